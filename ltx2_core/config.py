@@ -1,0 +1,551 @@
+"""One frozen configuration per network, and the only reader of checkpoint JSON.
+
+A key that is missing from the JSON takes the released value (spec: transformer 2, video_vae 2, audio 4-6,
+upsampler 1), never a library default. A value that this library does not implement is named in the error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Json = Mapping[str, Any]
+RopeType = Literal["split", "interleaved"]
+FrequenciesPrecision = Literal["float64", "float32"]
+PaddingMode = Literal["zeros", "reflect"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopeConfig:
+    """Rotary embedding shared by the transformer and the text connectors."""
+
+    theta: float = 10000.0
+    rope_type: RopeType = "split"
+    precision: FrequenciesPrecision = "float64"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """The audio-video diffusion transformer; the defaults are LTX-2.0 19B."""
+
+    num_layers: int = 48
+    heads: int = 32
+    head_dim: int = 128
+    audio_head_dim: int = 64
+    in_channels: int = 128
+    out_channels: int = 128
+    audio_in_channels: int = 128
+    audio_out_channels: int = 128
+    caption_channels: int = 3840
+    caption_projection: bool = True
+    """2.0 projects the text inside the transformer; later generations before the connectors."""
+    gated_attention: bool = False
+    cross_attention_adaln: bool = False
+    prompt_adaln: bool = True
+    """Whether the prompt modulation depends on the timestep; only read with ``cross_attention_adaln``."""
+    ff_bias: bool = True
+    audio_ff_bias: bool = True
+    keyframe_embedding: bool = False
+    rope: RopeConfig = RopeConfig()
+    max_pos: tuple[float, float, float] = (20, 2048, 2048)
+    """Seconds, pixel rows, pixel columns."""
+    audio_max_pos: float = 20
+    timestep_scale: float = 1000.0
+    cross_timestep_scale: float = 1000.0
+    norm_eps: float = 1e-6
+    qk_norm_eps: float = 1e-6
+    """ComfyUI uses 1e-5 whatever the checkpoint says (spec: transformer 12)."""
+
+    @property
+    def dim(self) -> int:
+        return self.heads * self.head_dim
+
+    @property
+    def audio_dim(self) -> int:
+        return self.heads * self.audio_head_dim
+
+    @property
+    def modulation_rows(self) -> int:
+        return 9 if self.cross_attention_adaln else 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectorConfig:
+    """One text connector: a small 1-D transformer with learnable registers."""
+
+    heads: int
+    head_dim: int
+    num_layers: int
+    num_registers: int = 128
+    gated_attention: bool = False
+    ff_bias: bool = True
+    max_pos: float = 4096
+    rope: RopeConfig = RopeConfig()
+    norm_eps: float = 1e-6
+    qk_norm_eps: float = 1e-6
+
+    @property
+    def dim(self) -> int:
+        return self.heads * self.head_dim
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """From text hidden states to contexts: normalisation, projection and the two connectors."""
+
+    per_token_norm: bool
+    """True: RMS per token and a projection per modality (2.3). False: range per clip, one projection (2.0)."""
+    video: ConnectorConfig
+    audio: ConnectorConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoBlock:
+    """One entry of an encoder or decoder block list."""
+
+    kind: Literal["res_x", "compress_space", "compress_time", "compress_all"]
+    num_layers: int = 1
+    multiplier: int = 1
+    residual: bool = False
+
+    @property
+    def strides(self) -> tuple[int, int, int]:
+        """(time, height, width)."""
+        return {
+            "res_x": (1, 1, 1),
+            "compress_space": (1, 2, 2),
+            "compress_time": (2, 1, 1),
+            "compress_all": (2, 2, 2),
+        }[self.kind]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoVAEConfig:
+    """Video autoencoder. Block lists are in execution order, input side first, for both halves."""
+
+    encoder_blocks: tuple[VideoBlock, ...]
+    decoder_blocks: tuple[VideoBlock, ...]
+    latent_channels: int = 128
+    encoder_base_channels: int = 128
+    decoder_base_channels: int = 128
+    channels: int = 3
+    patch_size: int = 4
+    encoder_padding: PaddingMode = "zeros"
+    decoder_padding: PaddingMode = "reflect"
+    causal_decoder: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioVAEConfig:
+    """Mel front end and audio autoencoder."""
+
+    channels: int = 128
+    channel_mult: tuple[int, ...] = (1, 2, 4)
+    num_res_blocks: int = 2
+    z_channels: int = 8
+    in_channels: int = 2
+    out_channels: int = 2
+    mel_bins: int = 64
+    sample_rate: int = 16000
+    n_fft: int = 1024
+    win_length: int = 1024
+    hop_length: int = 160
+    mel_fmin: float = 0.0
+    mel_fmax: float = 8000.0
+
+    @property
+    def downsample(self) -> int:
+        """Compression of time and of mel bins alike: 4."""
+        return 2 ** (len(self.channel_mult) - 1)
+
+    @property
+    def latent_bins(self) -> int:
+        return self.mel_bins // self.downsample
+
+    @property
+    def latents_per_second(self) -> float:
+        return self.sample_rate / self.hop_length / self.downsample
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorConfig:
+    """One mel-to-waveform generator (HiFi-GAN style, or anti-aliased AMP blocks)."""
+
+    initial_channels: int
+    upsample_rates: tuple[int, ...]
+    upsample_kernels: tuple[int, ...]
+    resblock_kernels: tuple[int, ...] = (3, 7, 11)
+    resblock_dilations: tuple[tuple[int, ...], ...] = ((1, 3, 5), (1, 3, 5), (1, 3, 5))
+    amp: bool = False
+    """Anti-aliased AMP1 blocks with SnakeBeta (2.3) instead of leaky-ReLU residual blocks (2.0)."""
+    final_bias: bool = True
+    final_activation: Literal["tanh", "clamp", "none"] = "tanh"
+    mel_bins: int = 64
+    channels: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class BandwidthExtensionConfig:
+    """Second stage of the 2.3 vocoder: from 16 kHz to 48 kHz."""
+
+    generator: GeneratorConfig
+    input_sample_rate: int = 16000
+    output_sample_rate: int = 48000
+    n_fft: int = 512
+    win_length: int = 512
+    hop_length: int = 80
+    mel_bins: int = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocoderConfig:
+    """Vocoder of one generation; ``bwe`` is None for 2.0."""
+
+    generator: GeneratorConfig
+    sample_rate: int
+    """Rate of the waveform that comes out, in Hz."""
+    bwe: BandwidthExtensionConfig | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpsamplerConfig:
+    """Latent upsampler: spatial (scale 0.75, 1.5, 2 or 4) and/or temporal x2."""
+
+    in_channels: int = 128
+    mid_channels: int = 1024
+    blocks_per_stage: int = 4
+    spatial: bool = True
+    temporal: bool = False
+    spatial_scale: float = 2.0
+    rational: bool = False
+    """Whether the spatial step is the rational layout (`upsampler.conv`); never for temporal upsamplers."""
+
+
+# --- readers ---------------------------------------------------------------------------------------------------
+
+
+def transformer_config(config: Json) -> TransformerConfig:
+    """Read ``config["transformer"]`` of a released header (spec: transformer 2)."""
+    c = _section(config, "transformer")
+    _require(c, "positional_embedding_type", "rope")
+    _require(c, "qk_norm", "rms_norm")
+    _require(c, "standardization_norm", "rms_norm")
+    _require(c, "norm_elementwise_affine", False)
+    _require(c, "activation_fn", "gelu-approximate")
+    _require(c, "attention_bias", True)
+    _require(c, "use_middle_indices_grid", True)
+    _require(c, "causal_temporal_positioning", True)
+    _require(c, "av_cross_ada_norm", True)
+    _require(c, "use_audio_video_cross_attention", True)
+    _require(c, "double_self_attention", False)
+    _require(c, "only_cross_attention", False)
+    _require(c, "share_ff", False)
+    _require(c, "upcast_attention", False)
+    _require(c, "use_linear_projection", False)
+    _require(c, "attention_type", "default")
+    _require(c, "num_vector_embeds", None)
+    heads = int(c.get("num_attention_heads", 32))
+    _require(c, "audio_num_attention_heads", heads)
+    result = TransformerConfig(
+        num_layers=int(c.get("num_layers", 48)),
+        heads=heads,
+        head_dim=int(c.get("attention_head_dim", 128)),
+        audio_head_dim=int(c.get("audio_attention_head_dim", 64)),
+        in_channels=int(c.get("in_channels", 128)),
+        out_channels=int(c.get("out_channels", 128)),
+        audio_in_channels=int(c.get("audio_in_channels", 128)),
+        audio_out_channels=int(c.get("audio_out_channels", 128)),
+        caption_channels=int(c.get("caption_channels", 3840)),
+        caption_projection=not c.get("caption_proj_before_connector", False),
+        gated_attention=bool(c.get("apply_gated_attention", False)),
+        cross_attention_adaln=bool(c.get("cross_attention_adaln", False)),
+        prompt_adaln=bool(c.get("use_prompt_adaln_single", True)),
+        ff_bias=bool(c.get("ff_bias", True)),
+        audio_ff_bias=bool(c.get("audio_ff_bias", True)),
+        keyframe_embedding=bool(c.get("use_keyframes_abs_pos_embedding", False)),
+        rope=_rope(c),
+        max_pos=_three(c, "positional_embedding_max_pos", (20, 2048, 2048)),
+        audio_max_pos=float(c.get("audio_positional_embedding_max_pos", [20])[0]),
+        timestep_scale=float(c.get("timestep_scale_multiplier", 1000)),
+        cross_timestep_scale=float(c.get("av_ca_timestep_scale_multiplier", 1000)),
+        norm_eps=float(c.get("norm_eps", 1e-6)),
+        qk_norm_eps=float(c.get("norm_eps", 1e-6)),
+    )
+    _require(c, "cross_attention_dim", result.dim)
+    _require(c, "audio_cross_attention_dim", result.audio_dim)
+    return result
+
+
+def text_config(config: Json) -> TextConfig:
+    """Read the connector keys of ``config["transformer"]`` (spec: text 5)."""
+    c = _section(config, "transformer")
+    _require(c, "use_embeddings_connector", True)
+    _require(c, "connector_norm_output", True)
+    per_token = bool(c.get("caption_proj_before_connector", False))
+    if per_token:
+        _require(c, "caption_projection_first_linear", False)
+        _require(c, "caption_projection_second_linear", False)
+        _require(c, "caption_proj_input_norm", False)
+    norm_type = c.get("text_encoder_norm_type")
+    if norm_type is not None and str(norm_type).lower() != "per_token_rms":
+        raise _unsupported("text_encoder_norm_type", norm_type, "per_token_rms")
+    heads = int(c.get("connector_num_attention_heads", 32 if per_token else 30))
+    head_dim = int(c.get("connector_attention_head_dim", 128))
+    layers = int(c.get("connector_num_layers", 8 if per_token else 2))
+
+    def connector(heads: int, head_dim: int, layers: int) -> ConnectorConfig:
+        return ConnectorConfig(
+            heads=heads,
+            head_dim=head_dim,
+            num_layers=layers,
+            num_registers=int(c.get("connector_num_learnable_registers", 128)),
+            gated_attention=bool(c.get("connector_apply_gated_attention", False)),
+            ff_bias=bool(c.get("connector_ff_bias", True)),
+            max_pos=float(c.get("connector_positional_embedding_max_pos", [4096])[0]),
+            rope=_rope(c),
+            norm_eps=float(c.get("norm_eps", 1e-6)),
+            qk_norm_eps=float(c.get("norm_eps", 1e-6)),
+        )
+
+    return TextConfig(
+        per_token_norm=per_token,
+        video=connector(heads, head_dim, layers),
+        audio=connector(
+            int(c.get("audio_connector_num_attention_heads", heads)),
+            int(c.get("audio_connector_attention_head_dim", head_dim)),
+            int(c.get("audio_connector_num_layers", layers)),
+        ),
+    )
+
+
+def video_vae_config(config: Json) -> VideoVAEConfig:
+    """Read ``config["vae"]`` (spec: video_vae 2)."""
+    c = _section(config, "vae")
+    _require(c, "_class_name", "CausalVideoAutoencoder")
+    _require(c, "dims", 3)
+    _require(c, "norm_layer", "pixel_norm")
+    _require(c, "latent_log_var", "uniform")
+    _require(c, "use_quant_conv", False)
+    _require(c, "timestep_conditioning", False)
+    _require(c, "normalize_latent_channels", False)
+    _require(c, "out_channels", int(c.get("in_channels", 3)))
+    padding = c.get("spatial_padding_mode")
+    return VideoVAEConfig(
+        encoder_blocks=_blocks(c, "encoder_blocks", suffix="_res"),
+        decoder_blocks=tuple(reversed(_blocks(c, "decoder_blocks", suffix=""))),
+        latent_channels=int(c.get("latent_channels", 128)),
+        encoder_base_channels=int(c.get("encoder_base_channels", 128)),
+        decoder_base_channels=int(c.get("decoder_base_channels", 128)),
+        channels=int(c.get("in_channels", 3)),
+        patch_size=int(c.get("patch_size", 4)),
+        encoder_padding=_padding(c.get("encoder_spatial_padding_mode", padding or "zeros")),
+        decoder_padding=_padding(padding or c.get("decoder_spatial_padding_mode", "reflect")),
+        causal_decoder=bool(c.get("causal_decoder", False)),
+    )
+
+
+def audio_vae_config(config: Json) -> AudioVAEConfig:
+    """Read ``config["audio_vae"]`` (spec: audio 4.1)."""
+    c = _section(config, "audio_vae")
+    params = c.get("model", {}).get("params", {})
+    dd = params.get("ddconfig", {})
+    pre = c.get("preprocessing", {})
+    stft, mel = pre.get("stft", {}), pre.get("mel", {})
+    _require(dd, "double_z", True)
+    _require(dd, "norm_type", "pixel")
+    _require(dd, "causality_axis", "height")
+    _require(dd, "mid_block_add_attention", False)
+    _require(dd, "attn_resolutions", [])
+    return AudioVAEConfig(
+        channels=int(dd.get("ch", 128)),
+        channel_mult=tuple(int(m) for m in dd.get("ch_mult", (1, 2, 4))),
+        num_res_blocks=int(dd.get("num_res_blocks", 2)),
+        z_channels=int(dd.get("z_channels", 8)),
+        in_channels=int(dd.get("in_channels", 2)),
+        out_channels=int(dd.get("out_ch", 2)),
+        mel_bins=int(dd.get("mel_bins", 64)),
+        sample_rate=int(params.get("sampling_rate", 16000)),
+        n_fft=int(stft.get("filter_length", 1024)),
+        win_length=int(stft.get("win_length", 1024)),
+        hop_length=int(stft.get("hop_length", 160)),
+        mel_fmin=float(mel.get("mel_fmin", 0)),
+        mel_fmax=float(mel.get("mel_fmax", 8000)),
+    )
+
+
+def vocoder_config(config: Json) -> VocoderConfig:
+    """Read ``config["vocoder"]``: flat for 2.0, nested with ``bwe`` for 2.3 (spec: audio 5 and 6)."""
+    c = _section(config, "vocoder")
+    if "bwe" not in c:
+        generator = _generator(c, rates=(6, 5, 2, 2, 2), kernels=(16, 15, 8, 4, 4), initial=1024)
+        audio = audio_vae_config(config) if "audio_vae" in config else AudioVAEConfig()
+        rate = audio.sample_rate * _product(generator.upsample_rates) // audio.hop_length
+        return VocoderConfig(generator=generator, sample_rate=rate)
+    bwe = _section(c, "bwe")
+    extension = BandwidthExtensionConfig(
+        generator=_generator(
+            {"apply_final_activation": False, **bwe},
+            rates=(6, 5, 2, 2, 2),
+            kernels=(12, 11, 4, 4, 4),
+            initial=512,
+        ),
+        input_sample_rate=int(bwe.get("input_sampling_rate", 16000)),
+        output_sample_rate=int(bwe.get("output_sampling_rate", 48000)),
+        n_fft=int(bwe.get("n_fft", 512)),
+        win_length=int(bwe.get("win_size", bwe.get("n_fft", 512))),
+        hop_length=int(bwe.get("hop_length", 80)),
+        mel_bins=int(bwe.get("num_mels", 64)),
+    )
+    return VocoderConfig(
+        generator=_generator(
+            _section(c, "vocoder"), rates=(5, 2, 2, 2, 2, 2), kernels=(11, 4, 4, 4, 4, 4), initial=1536
+        ),
+        sample_rate=extension.output_sample_rate,
+        bwe=extension,
+    )
+
+
+def upsampler_config(config: Json) -> UpsamplerConfig:
+    """Read the flat configuration of an upsampler file (spec: upsampler 1)."""
+    _require(config, "dims", 3)
+    temporal = bool(config.get("temporal_upsample", False))
+    spatial = bool(config.get("spatial_upsample", not temporal))
+    if not (spatial or temporal):
+        raise ValueError("upsampler config: spatial_upsample and temporal_upsample are both false; one is needed")
+    return UpsamplerConfig(
+        in_channels=int(config.get("in_channels", 128)),
+        mid_channels=int(config.get("mid_channels", 512 if temporal else 1024)),
+        blocks_per_stage=int(config.get("num_blocks_per_stage", 4)),
+        spatial=spatial,
+        temporal=temporal,
+        spatial_scale=float(config.get("spatial_scale", 2.0)) if spatial else 1.0,
+        rational=bool(config.get("rational_resampler", False)) and spatial and not temporal,
+    )
+
+
+def _section(config: Json, name: str) -> Json:
+    section = config.get(name, {})
+    if not isinstance(section, Mapping):
+        raise ValueError(f"config key {name!r} must be an object; got {type(section).__name__}")
+    return section
+
+
+def _require(c: Json, key: str, value: object) -> None:
+    if key in c and c[key] != value:
+        raise _unsupported(key, c[key], value)
+
+
+def _unsupported(key: str, given: object, allowed: object) -> ValueError:
+    return ValueError(
+        f"config key {key!r} is {given!r}; only {allowed!r} is supported. "
+        "This is not a released LTX-2 configuration, or it needs a newer version of this package."
+    )
+
+
+def _rope(c: Json) -> RopeConfig:
+    rope_type = c.get("rope_type", "split")
+    precision = c.get("frequencies_precision", "float64")
+    if rope_type not in ("split", "interleaved"):
+        raise _unsupported("rope_type", rope_type, "split' or 'interleaved")
+    if precision not in ("float64", "float32"):
+        raise _unsupported("frequencies_precision", precision, "float64' or 'float32")
+    return RopeConfig(
+        theta=float(c.get("positional_embedding_theta", 10000.0)), rope_type=rope_type, precision=precision
+    )
+
+
+def _three(c: Json, key: str, default: Sequence[float]) -> tuple[float, float, float]:
+    values = c.get(key, default)
+    if len(values) != 3:
+        raise _unsupported(key, values, "three numbers")
+    return float(values[0]), float(values[1]), float(values[2])
+
+
+def _padding(mode: object) -> PaddingMode:
+    if mode == "zeros":
+        return "zeros"
+    if mode == "reflect":
+        return "reflect"
+    raise _unsupported("spatial_padding_mode", mode, "zeros' or 'reflect")
+
+
+def _block(kind: str, multiplier: int = 1, num_layers: int = 1, residual: bool = False) -> list[Any]:
+    return [kind, {"num_layers": num_layers, "multiplier": multiplier, "residual": residual}]
+
+
+_ENCODER_20 = [
+    _block("res_x", num_layers=4),
+    _block("compress_space_res", 2),
+    _block("res_x", num_layers=6),
+    _block("compress_time_res", 2),
+    _block("res_x", num_layers=6),
+    _block("compress_all_res", 2),
+    _block("res_x", num_layers=2),
+    _block("compress_all_res", 2),
+    _block("res_x", num_layers=2),
+]
+_DECODER_20 = [
+    _block("res_x", num_layers=5),
+    *(
+        block
+        for _ in range(3)
+        for block in (_block("compress_all", 2, residual=True), _block("res_x", num_layers=5))
+    ),
+]
+
+
+def _blocks(c: Json, key: str, suffix: str) -> tuple[VideoBlock, ...]:
+    entries = c.get(key, _ENCODER_20 if suffix else _DECODER_20)
+    blocks: list[VideoBlock] = []
+    for name, given in entries:
+        options = given if isinstance(given, Mapping) else {"num_layers": given}
+        _require(options, "inject_noise", False)
+        kind = name
+        if name != "res_x" and suffix:
+            if not name.endswith(suffix):
+                raise _unsupported(key, name, f"res_x' or 'compress_*{suffix}")
+            kind = name[: -len(suffix)]
+        if kind not in ("res_x", "compress_space", "compress_time", "compress_all"):
+            raise _unsupported(key, name, "res_x' or 'compress_{space,time,all}")
+        blocks.append(
+            VideoBlock(
+                kind=kind,
+                num_layers=int(options.get("num_layers", 1)),
+                multiplier=int(options.get("multiplier", 1)),
+                residual=bool(options.get("residual", False)),
+            )
+        )
+    return tuple(blocks)
+
+
+def _generator(c: Json, *, rates: Sequence[int], kernels: Sequence[int], initial: int) -> GeneratorConfig:
+    resblock = str(c.get("resblock", "1"))
+    if resblock not in ("1", "AMP1"):
+        raise _unsupported("vocoder.resblock", resblock, "1' or 'AMP1")
+    amp = resblock == "AMP1"
+    if amp:
+        _require(c, "activation", "snakebeta")
+    _require(c, "stereo", True)
+    final: Literal["tanh", "clamp", "none"] = "tanh"
+    if not c.get("apply_final_activation", True):
+        final = "none"
+    elif not c.get("use_tanh_at_final", not amp):
+        final = "clamp"
+    return GeneratorConfig(
+        initial_channels=int(c.get("upsample_initial_channel", initial)),
+        upsample_rates=tuple(c.get("upsample_rates", rates)),
+        upsample_kernels=tuple(c.get("upsample_kernel_sizes", kernels)),
+        resblock_kernels=tuple(c.get("resblock_kernel_sizes", (3, 7, 11))),
+        resblock_dilations=tuple(tuple(d) for d in c.get("resblock_dilation_sizes", ((1, 3, 5),) * 3)),
+        amp=amp,
+        final_bias=bool(c.get("use_bias_at_final", not amp)),
+        final_activation=final,
+    )
+
+
+def _product(values: Sequence[int]) -> int:
+    result = 1
+    for value in values:
+        result *= value
+    return result

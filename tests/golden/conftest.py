@@ -1,0 +1,132 @@
+"""Finds reference fixtures and hands them to the tests of their kind.
+
+``LTX2_GOLDEN_DIR`` names the folder; without it the shared folder next to the checkout is taken if it is there,
+else the small copies in ``tests/golden/data``. A fixture is recognised by its metadata and tensor names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+HERE = Path(__file__).resolve().parent
+
+
+def golden_dir() -> Path:
+    if given := os.environ.get("LTX2_GOLDEN_DIR"):
+        return Path(given)
+    shared = HERE.parents[2] / "shared" / "golden"
+    return shared if shared.is_dir() else HERE / "data"
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One fixture file; ``sidecar`` is the JSON beside it, empty where there is none."""
+
+    path: Path
+
+    @cached_property
+    def _header(self) -> tuple[dict[str, Any], frozenset[str]]:
+        with safe_open(self.path, "pt") as file:
+            metadata: dict[str, Any] = {}
+            for key, text in (file.metadata() or {}).items():
+                try:
+                    metadata[key] = json.loads(text)
+                except json.JSONDecodeError:
+                    metadata[key] = text
+            return metadata, frozenset(file.keys())
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        return self._header[0]
+
+    @property
+    def names(self) -> frozenset[str]:
+        return self._header[1]
+
+    @cached_property
+    def sidecar(self) -> dict[str, Any]:
+        path = self.path.with_suffix(".json")
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.metadata.get("config") or self.sidecar.get("config") or {}
+
+    def tensors(self) -> dict[str, Tensor]:
+        return load_file(self.path)
+
+    def has(self, *names: str) -> bool:
+        return all(name in self.names for name in names)
+
+    def any(self, test: Callable[[str], bool]) -> bool:
+        return any(test(name) for name in self.names)
+
+    def sibling(self, name: str) -> Golden:
+        return Golden(self.path.with_name(f"{name}.safetensors"))
+
+
+def _is_dit(g: Golden) -> bool:
+    outputs = [n for n in g.names if n.startswith("out/")]
+    streams = any("video" in n or "audio" in n for n in outputs)
+    return streams and "case" not in g.metadata and not g.has("out/video_context")
+
+
+KINDS: dict[str, Callable[[Golden], bool]] = {
+    "core": lambda g: "case" in g.metadata and g.has("in/sigmas"),
+    "core_decode": lambda g: "case" in g.metadata and g.has("out/frames"),
+    "core_model": lambda g: not g.any(lambda n: n.startswith(("golden.", "in/", "out/")))
+    and g.path.parent.name == "models",
+    "rope": lambda g: g.any(lambda n: n.startswith("freq_grid/")),
+    "text_connectors": lambda g: g.has("out/video_context"),
+    "text_gemma": lambda g: g.has("in/input_ids"),
+    "text_quant": lambda g: g.any(lambda n: n.startswith("out/"))
+    and g.any(lambda n: n.endswith((".weight_scale", ".scale_weight"))),
+    "dit": _is_dit,
+    "dit_weights": lambda g: g.has("model.diffusion_model.patchify_proj.weight")
+    and not g.any(lambda n: n.startswith(("in/", "out/", "vae."))),
+    "mel": lambda g: g.has("golden.mel", "golden.waveform"),
+    "audio_vae": lambda g: g.any(lambda n: n.startswith("audio_vae.")) and g.any(lambda n: n.startswith("golden.")),
+    "vocoder": lambda g: g.any(lambda n: n.startswith("vocoder.")) and g.any(lambda n: n.startswith("golden.")),
+    "video_vae": lambda g: g.any(lambda n: n.startswith("vae.")) and g.any(lambda n: n.startswith("golden.")),
+    "upsampler": lambda g: g.has("initial_conv.weight", "golden.stats.mean"),
+}
+
+
+def kinds_of(golden: Golden) -> list[str]:
+    return [kind for kind, test in KINDS.items() if test(golden)]
+
+
+def all_goldens() -> list[Golden]:
+    return [Golden(path) for path in sorted(golden_dir().rglob("*.safetensors"))]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "golden(kind): runs once per reference fixture of that kind")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    marker = metafunc.definition.get_closest_marker("golden")
+    if marker is None:
+        return
+    kind = marker.args[0]
+    found = [g for g in all_goldens() if kind == "*" or kind in kinds_of(g)]
+    if found:
+        metafunc.parametrize("golden", found, ids=lambda g: g.name)
+    else:
+        reason = f"no {kind} fixture in {golden_dir().name}/; set LTX2_GOLDEN_DIR"
+        metafunc.parametrize("golden", [pytest.param(None, marks=pytest.mark.skip(reason=reason))])
