@@ -1,6 +1,16 @@
-"""The one home of the latent grid: pixels, frames, seconds and samples to latents and back."""
+"""The one home of the latent grid: pixels, frames, seconds and audio to latents and back.
+
+``frames`` are pixel frames, ``latent_frames`` latent ones; ``fps`` is frames per second, a float. A video
+latent is 32 x 32 pixels; latent frame 0 holds pixel frame 0, every later one holds 8.
+"""
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from .types import Numerics
 
 TEMPORAL_SCALE = 8
 SPATIAL_SCALE = 32
@@ -11,3 +21,207 @@ AUDIO_SAMPLE_RATE = 16000
 AUDIO_HOP_LENGTH = 160
 AUDIO_DOWNSAMPLE = 4
 AUDIO_LATENTS_PER_SECOND = 25
+
+
+class Snap(Enum):
+    """What to do with a size or length off the grid; of two equally near ones ``NEAREST`` is the smaller."""
+
+    FLOOR = "floor"
+    NEAREST = "nearest"
+    CEIL = "ceil"
+    ERROR = "error"
+
+
+def latent_frames_of(frames: int) -> int:
+    """Latent frames that hold ``frames`` pixel frames; frames beyond 8k + 1 are dropped."""
+    return (frames - 1) // TEMPORAL_SCALE + 1
+
+
+def frames_of(latent_frames: int) -> int:
+    """Pixel frames, always 8k + 1, that ``latent_frames`` decode to."""
+    return (latent_frames - 1) * TEMPORAL_SCALE + 1
+
+
+def audio_latents_of(frames: int, fps: float, numerics: Numerics = Numerics.OFFICIAL) -> int:
+    """Audio latents that accompany ``frames`` pixel frames at ``fps``; at least one.
+
+    ``OFFICIAL`` rounds to nearest (ties to even), ``COMFY`` rounds up. The operations are in the references'
+    order, so that the last bit of the product decides here as it does there.
+    """
+    latents = frames / fps * AUDIO_LATENTS_PER_SECOND
+    return max(1, math.ceil(latents) if numerics is Numerics.COMFY else round(latents))
+
+
+def audio_latents_of_samples(samples: int) -> int:
+    """Audio latents that a waveform of ``samples`` at 16 kHz encodes to."""
+    mel_frames = samples // AUDIO_HOP_LENGTH + 1
+    return -(-mel_frames // AUDIO_DOWNSAMPLE)
+
+
+def samples_of(audio_latents: int) -> int:
+    """Samples at 16 kHz that ``audio_latents`` decode to; the first is one mel frame, the others four."""
+    return ((audio_latents - 1) * AUDIO_DOWNSAMPLE + 1) * AUDIO_HOP_LENGTH
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipPlan:
+    """Size and length of a clip on the grid, video and audio together; made by :func:`plan_clip`."""
+
+    width: int
+    height: int
+    frames: int
+    fps: float
+    numerics: Numerics = Numerics.OFFICIAL
+    changes: tuple[str, ...] = ()
+    """One sentence for each thing that differs from what was asked."""
+
+    @property
+    def seconds(self) -> float:
+        return self.frames / self.fps
+
+    @property
+    def latent_frames(self) -> int:
+        return latent_frames_of(self.frames)
+
+    @property
+    def latent_height(self) -> int:
+        return self.height // SPATIAL_SCALE
+
+    @property
+    def latent_width(self) -> int:
+        return self.width // SPATIAL_SCALE
+
+    @property
+    def audio_latents(self) -> int:
+        return audio_latents_of(self.frames, self.fps, self.numerics)
+
+    @property
+    def video_tokens(self) -> int:
+        return self.latent_frames * self.latent_height * self.latent_width
+
+    @property
+    def audio_tokens(self) -> int:
+        return self.audio_latents
+
+    def video_shape(self, batch: int = 1) -> tuple[int, int, int, int, int]:
+        """(B, 128, F, H, W) in latents."""
+        return batch, VIDEO_CHANNELS, self.latent_frames, self.latent_height, self.latent_width
+
+    def audio_shape(self, batch: int = 1) -> tuple[int, int, int, int]:
+        """(B, 8, T, 16)."""
+        return batch, AUDIO_CHANNELS, self.audio_latents, AUDIO_BINS
+
+    def half(self) -> ClipPlan:
+        """The first stage of a two-stage run: half the width and height, the same length.
+
+        Raises ValueError if the size is not a multiple of 64; plan the clip with ``stages=2``.
+        """
+        multiple = 2 * SPATIAL_SCALE
+        if self.width % multiple or self.height % multiple:
+            raise ValueError(
+                f"{self.width}x{self.height} cannot be halved: width and height must be multiples of "
+                f"{multiple}; plan the clip with stages=2"
+            )
+        return replace(self, width=self.width // 2, height=self.height // 2)
+
+
+def plan_clip(
+    width: int,
+    height: int,
+    *,
+    frames: int | None = None,
+    seconds: float | None = None,
+    fps: float = 24.0,
+    snap: Snap = Snap.NEAREST,
+    stages: int = 1,
+    numerics: Numerics = Numerics.OFFICIAL,
+) -> ClipPlan:
+    """Bring a wanted size and length onto the grid, and say what changed.
+
+    Width and height become multiples of 32 (of 64 with two stages), the length 8k + 1 frames; give the length
+    either as ``frames`` or as ``seconds``. The audio follows the snapped length, so that both end together.
+
+    Raises ValueError for values that are not positive and finite, for both or neither of ``frames`` and
+    ``seconds``, and, with ``Snap.ERROR``, for anything off the grid (naming the nearest values on it).
+    """
+    if stages not in (1, 2):
+        raise ValueError(
+            f"stages={stages} is not supported: use 1, or 2 for half size first and then an upsample"
+        )
+    if (frames is None) == (seconds is None):
+        raise ValueError(
+            f"the length must be given once: frames={frames}, seconds={seconds}; give one of the two"
+        )
+    _check_positive("fps", fps)
+    multiple = SPATIAL_SCALE * stages
+    changes: list[str] = []
+
+    def snapped_size(name: str, value: int) -> int:
+        _check_whole(name, value)
+        result, rule = _snap(value, first=multiple, step=multiple, snap=snap), f"a multiple of {multiple}"
+        if result is None:
+            below, above = _neighbours(value, first=multiple, step=multiple)
+            raise ValueError(f"{name}={value} must be {rule}: the nearest are {below} and {above}")
+        if result != value:
+            changes.append(f"{name} is {result} instead of {value}: it must be {rule}")
+        return result
+
+    width, height = snapped_size("width", width), snapped_size("height", height)
+    if seconds is None:
+        assert frames is not None
+        _check_whole("frames", frames)
+        wanted, asked = float(frames), f"frames={frames}"
+    else:
+        _check_positive("seconds", seconds)
+        # Seconds times a rate such as 24000/1001 lands a few ulp beside the frame that is meant.
+        wanted, asked = (
+            round(seconds * fps, 6),
+            f"seconds={seconds:g} ({seconds * fps:g} frames at {fps:g} fps)",
+        )
+    length = _snap(wanted, first=1, step=TEMPORAL_SCALE, snap=snap)
+    if length is None:
+        options = " and ".join(
+            f"{n} ({n / fps:.3f} s)" for n in _neighbours(wanted, first=1, step=TEMPORAL_SCALE)
+        )
+        raise ValueError(f"{asked} must be {TEMPORAL_SCALE}k + 1 frames: the nearest are {options}")
+    if length != wanted:
+        changes.append(
+            f"the clip has {length} frames ({length / fps:.3f} s) instead of {asked}: "
+            f"it must be {TEMPORAL_SCALE}k + 1 frames"
+        )
+    return ClipPlan(
+        width=width,
+        height=height,
+        frames=length,
+        fps=float(fps),
+        numerics=numerics,
+        changes=tuple(changes),
+    )
+
+
+def _neighbours(value: float, *, first: int, step: int) -> tuple[int, int]:
+    """The values ``first + k * step`` around ``value``; both are ``first`` for anything below it."""
+    steps = (value - first) / step
+    return first + max(0, math.floor(steps)) * step, first + max(0, math.ceil(steps)) * step
+
+
+def _snap(value: float, *, first: int, step: int, snap: Snap) -> int | None:
+    """``value`` on the grid ``first + k * step``; None where ``Snap.ERROR`` forbids to move it."""
+    below, above = _neighbours(value, first=first, step=step)
+    if snap is Snap.ERROR:
+        return below if below == value else None
+    if snap is Snap.FLOOR:
+        return below
+    if snap is Snap.CEIL:
+        return above
+    return below if value - below <= above - value else above
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
+        raise ValueError(f"{name}={value} must be a positive, finite number")
+
+
+def _check_whole(name: str, value: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+        raise ValueError(f"{name}={value} must be a positive whole number")
