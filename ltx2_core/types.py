@@ -93,6 +93,19 @@ class TextContext:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Guide:
+    """Latent frames shown to the model beside the video, at its end in time, and cut off afterwards.
+
+    ``positions`` (1 or B, 3, N, 2) are those of its tokens, in seconds and pixels; ``attention`` is the
+    weight between them and the video: 1 is plain attention, 0 none.
+    """
+
+    frames: int
+    positions: Tensor
+    attention: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class LatentState:
     """What a sampler starts from.
 
@@ -104,6 +117,12 @@ class LatentState:
     latent: AVLatent
     mask: AVLatent
     fps: float
+    guides: tuple[Guide, ...] = ()
+    """In the order of their frames, which are the last ones of the video."""
+
+    @property
+    def guide_frames(self) -> int:
+        return sum(guide.frames for guide in self.guides)
 
 
 class Denoise(Protocol):
