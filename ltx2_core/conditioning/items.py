@@ -1,0 +1,162 @@
+"""Conditioning items: each takes a state and returns a new one with something given.
+
+Letters: B batch, K F latent frames, H W latent rows and columns, T audio latent frames.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..types import Guide, LatentState
+from .masks import expand_mask
+from .patchify import guide_positions
+
+
+class Conditioning(Protocol):
+    """Anything that can be applied to a state; the given state is never written to."""
+
+    def apply(self, state: LatentState) -> LatentState: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageInPlace:
+    """An encoded image or clip that takes the place of the first latent frames.
+
+    ``latent`` (B or 1, 128, K, H, W), normalised; ``strength`` 1 keeps it as it is, 0 generates freely,
+    between them it is renewed in part.
+    """
+
+    latent: Tensor
+    strength: float = 1.0
+
+    def apply(self, state: LatentState) -> LatentState:
+        """Raises ValueError if the size differs from the clip's, or if K is more than its latent frames."""
+        _check_strength(self.strength)
+        video, mask = _video(state)
+        given = _fit_batch("image latent", self.latent, video)
+        own = video.shape[2] - state.guide_frames
+        _check_grid("image latent", given, video)
+        frames = given.shape[2]
+        if frames > own:
+            raise ValueError(f"{frames} latent frames are given and the clip has {own}: give a shorter one")
+        return _with_video(
+            state,
+            torch.cat((given, video[:, :, frames:]), dim=2),
+            torch.cat((torch.full_like(mask[:, :, :frames], 1 - self.strength), mask[:, :, frames:]), dim=2),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoGiven:
+    """The whole video is given: ``latent`` (B or 1, 128, F, H, W), normalised, mask ``1 - strength``."""
+
+    latent: Tensor
+    strength: float = 1.0
+
+    def apply(self, state: LatentState) -> LatentState:
+        """Raises ValueError if the size or the length differs from the clip's."""
+        video, _ = _video(state)
+        own = video.shape[2] - state.guide_frames
+        if self.latent.shape[2] != own:
+            raise ValueError(
+                f"the given video has {self.latent.shape[2]} latent frames and the clip {own}: "
+                "cut the video, or plan the clip to its length"
+            )
+        return ImageInPlace(latent=self.latent, strength=self.strength).apply(state)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioGiven:
+    """The whole audio is given: ``latent`` (B or 1, 8, T, 16), normalised, mask ``1 - strength``.
+
+    With strength 1 the model hears it clean at every step and it comes out unchanged.
+    """
+
+    latent: Tensor
+    strength: float = 1.0
+
+    def apply(self, state: LatentState) -> LatentState:
+        """Raises ValueError if it does not have exactly the audio length of the clip."""
+        _check_strength(self.strength)
+        if state.latent.audio is None or state.mask.audio is None:
+            raise ValueError("audio is given but this state has none: plan the clip with audio")
+        audio = state.latent.audio
+        given = _fit_batch("audio latent", self.latent, audio)
+        if given.shape != audio.shape:
+            raise ValueError(
+                f"the given audio latent is {tuple(given.shape)} and the clip needs {tuple(audio.shape)}: "
+                f"cut the waveform, or pad it with silence before it is encoded, to {audio.shape[2]} latents"
+            )
+        mask = audio.new_full((len(audio), 1, audio.shape[2], 1), 1 - self.strength, dtype=torch.float32)
+        return replace(state, latent=replace(state.latent, audio=given), mask=replace(state.mask, audio=mask))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuideFrames:
+    """An encoded image or clip shown beside the video, at pixel frame ``frame``, and cut off afterwards.
+
+    ``latent`` (B or 1, 128, K, H, W). ``strength`` says how much of it is kept clean, ``attention`` (by
+    default the strength) how much the video attends to it: 1 is plain attention, 0 none, above 1 more.
+    """
+
+    latent: Tensor
+    frame: int
+    strength: float = 1.0
+    attention: float | None = None
+
+    def apply(self, state: LatentState) -> LatentState:
+        """Raises ValueError if the size differs from the clip's."""
+        video, mask = _video(state)
+        given = _fit_batch("guide latent", self.latent, video)
+        _check_grid("guide latent", given, video)
+        frames, height, width = given.shape[2:]
+        guide = Guide(
+            frames=frames,
+            positions=guide_positions(frames, height, width, state.fps, frame=self.frame),
+            attention=self.strength if self.attention is None else self.attention,
+        )
+        shape = (len(video), 1, frames, height, width)
+        state = _with_video(
+            state,
+            torch.cat((video, given), dim=2),
+            torch.cat((mask, mask.new_full(shape, max(0.0, 1 - self.strength))), dim=2),
+        )
+        return replace(state, guides=(*state.guides, guide))
+
+
+def _video(state: LatentState) -> tuple[Tensor, Tensor]:
+    mask = expand_mask(state.mask, state.latent).video
+    if state.latent.video is None or mask is None:
+        raise ValueError("an image or video is given but this state has no video: plan the clip with video")
+    return state.latent.video, mask
+
+
+def _with_video(state: LatentState, video: Tensor, mask: Tensor) -> LatentState:
+    return replace(state, latent=replace(state.latent, video=video), mask=replace(state.mask, video=mask))
+
+
+def _fit_batch(name: str, given: Tensor, own: Tensor) -> Tensor:
+    if given.ndim != own.ndim or given.shape[0] not in (1, own.shape[0]):
+        raise ValueError(
+            f"{name} of shape {tuple(given.shape)} does not fit {tuple(own.shape)}: "
+            f"give one sample or {own.shape[0]}"
+        )
+    return given.to(own).expand(own.shape[0], *given.shape[1:])
+
+
+def _check_grid(name: str, given: Tensor, own: Tensor) -> None:
+    if given.shape[1] != own.shape[1] or given.shape[3:] != own.shape[3:]:
+        raise ValueError(
+            f"{name} has {given.shape[1]} channels on {given.shape[3]}x{given.shape[4]} cells and the clip "
+            f"{own.shape[1]} on {own.shape[3]}x{own.shape[4]}: encode it at the size of this stage"
+        )
+
+
+def _check_strength(strength: float) -> None:
+    if not (math.isfinite(strength) and 0 <= strength <= 1):
+        raise ValueError(f"strength={strength} must be in [0, 1]")
