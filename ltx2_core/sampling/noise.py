@@ -1,0 +1,58 @@
+"""Noise in the order of the references, and the state that a sampler starts from.
+
+Letters: B batch, F latent frames, H W latent rows and columns, T audio latent frames.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..conditioning.masks import blend
+from ..shapes import ClipPlan
+from ..types import AVLatent, LatentState, Numerics
+
+
+def make_noise(
+    shapes: ClipPlan | AVLatent,
+    seed: int | torch.Generator,
+    *,
+    batch: int = 1,
+    device: torch.device | str = "cpu",
+) -> AVLatent:
+    """Unit Gaussian noise, float32: one draw for the whole video, then one for the audio, from one generator.
+
+    ``shapes`` is a plan (with ``batch`` samples) or a latent to match; guide frames in it take part in the
+    draw and so decide what the audio gets. A seed draws on ``device``; only the CPU's stream is the same on
+    every machine. A generator continues where it stands, on its own device.
+    """
+    generator = seed
+    if not isinstance(generator, torch.Generator):
+        generator = torch.Generator(device).manual_seed(seed)  # type: ignore[arg-type]
+    if isinstance(shapes, ClipPlan):
+        return AVLatent(
+            _randn(shapes.video_shape(batch), generator), _randn(shapes.audio_shape(batch), generator)
+        )
+    return AVLatent(
+        None if shapes.video is None else _randn(tuple(shapes.video.shape), generator),
+        None if shapes.audio is None else _randn(tuple(shapes.audio.shape), generator),
+    )
+
+
+def initial_state(
+    state: LatentState, noise: AVLatent, sigma: float, numerics: Numerics = Numerics.OFFICIAL
+) -> AVLatent:
+    """The clean latent mixed with noise, float32: ``sigma * noise + (1 - sigma) * latent``.
+
+    ``OFFICIAL`` mixes less where the mask is below 1 and not at all where it is 0. ``COMFY`` mixes
+    everywhere: its denoiser shows the model the kept content whatever the state holds there.
+    """
+    latent = state.latent.map(lambda x: x.float())
+    noised = latent.zip(noise, lambda x, n: torch.lerp(x, n.to(x.device), sigma))
+    if numerics is Numerics.COMFY:
+        return noised
+    return blend(latent, noised, state.mask)
+
+
+def _randn(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32)

@@ -1,0 +1,147 @@
+"""Noise schedules: functions that return sigmas, float32 (steps + 1,), falling from at most 1 to 0."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import torch
+from torch import Tensor
+
+_FEW_TOKENS, _MANY_TOKENS = 1024, 4096
+
+
+def as_sigmas(values: Sequence[float] | Tensor) -> Tensor:
+    """A checked schedule from numbers; see :func:`validate_sigmas` for what is refused."""
+    sigmas = torch.as_tensor(values, dtype=torch.float64).flatten().to("cpu", torch.float32)
+    validate_sigmas(sigmas)
+    return sigmas
+
+
+def validate_sigmas(sigmas: Tensor, *, partial: bool = False) -> None:
+    """Raise ValueError unless ``sigmas`` (N + 1,), N >= 1, fall strictly within [0, 1] and end in 0.
+
+    ``partial`` allows the first part of a split schedule, which ends above 0.
+    """
+    values = sigmas.tolist() if sigmas.ndim == 1 else []
+    if len(values) < 2:
+        raise ValueError(
+            f"a schedule of shape {tuple(sigmas.shape)} has no step: "
+            "give at least two sigmas in one row, such as 1, 0"
+        )
+    for index, value in enumerate(values):
+        if not 0 <= value <= 1:
+            raise ValueError(f"sigma {value:g} at position {index} is outside [0, 1]")
+        if index and value >= values[index - 1]:
+            raise ValueError(
+                f"sigma {value:g} at position {index} does not fall below {values[index - 1]:g} before it: "
+                "give the sigmas from noise to clean"
+            )
+    if values[-1] != 0 and not partial:
+        raise ValueError(f"the last sigma is {values[-1]:g} and must be 0: append 0 to finish the clip")
+
+
+def parse_sigmas(text: str) -> Tensor:
+    """Sigmas written as numbers between commas, semicolons or spaces, such as ``1, 0.725, 4e-1, 0``."""
+    words = [word for word in re.split(r"[\s,;]+", text.strip("[]() \t\n")) if word]
+    try:
+        values = [float(word) for word in words]
+    except ValueError as error:
+        raise ValueError(
+            f"{error} in the sigmas {text!r}: write numbers between commas, such as 1, 0.5, 0"
+        ) from None
+    return as_sigmas(values)
+
+
+def ltxv_sigmas(
+    steps: int,
+    tokens: int = _MANY_TOKENS,
+    *,
+    max_shift: float = 2.05,
+    base_shift: float = 0.95,
+    stretch: bool = True,
+    terminal: float = 0.1,
+) -> Tensor:
+    """The schedule of LTX-2: uniform steps shifted towards noise, the more the longer the clip.
+
+    The shift mu is linear in ``tokens``, from ``base_shift`` at 1024 to ``max_shift`` at 4096, and goes on
+    beyond both; then ``sigma = e^mu / (e^mu + 1/u - 1)`` for u falling uniformly. With ``stretch`` all but
+    the final 0 is scaled about 1 so that it ends in ``terminal``; a single step has nothing to stretch.
+    """
+    _check_steps(steps)
+    if tokens < 1:
+        raise ValueError(f"tokens={tokens} must be positive: frames x rows x columns of the video latent")
+    if not 0 <= terminal < 1:
+        raise ValueError(f"terminal={terminal} must be in [0, 1)")
+    if steps == 1:
+        return as_sigmas([1.0, 0.0])
+    mu = base_shift + (max_shift - base_shift) * (tokens - _FEW_TOKENS) / (_MANY_TOKENS - _FEW_TOKENS)
+    # Distances from 1, not sigmas: at many tokens those round to 1 and their differences to nothing.
+    odds = 1 / torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:-1] - 1
+    shrink = math.exp(-mu)
+    from_one = shrink * odds / (1 + shrink * odds)
+    if stretch:
+        from_one = (1 - terminal) * odds / odds[-1] * (1 + shrink * odds[-1]) / (1 + shrink * odds)
+    return as_sigmas([*(1 - from_one).tolist(), 0.0])
+
+
+def linear_quadratic_sigmas(steps: int, threshold: float = 0.025, linear_steps: int | None = None) -> Tensor:
+    """Equal small steps down to ``1 - threshold``, then a parabola that goes on with the same slope to 0.
+
+    ``linear_steps`` (default half of ``steps``) must be in 1 ... steps - 1. With 8 steps and the default
+    threshold this is the distilled schedule.
+    """
+    _check_steps(steps)
+    if not 0 < threshold < 1:
+        raise ValueError(f"threshold={threshold} must be in (0, 1)")
+    if steps == 1:
+        return as_sigmas([1.0, 0.0])
+    linear = steps // 2 if linear_steps is None else linear_steps
+    if not 1 <= linear < steps:
+        raise ValueError(f"linear_steps={linear} must be in 1 ... {steps - 1} for {steps} steps")
+    slope, curved = threshold / linear, steps - linear
+    bend = (1 - threshold - slope * curved) / curved**2
+    falls = [slope * i for i in range(linear)]
+    falls += [threshold + slope * i + bend * i**2 for i in range(curved)]
+    return as_sigmas([*(1 - fall for fall in falls), 0.0])
+
+
+def simple_sigmas(steps: int, shift: float = 2.37, *, table: int = 10000) -> Tensor:
+    """Every n-th entry of the model's table of ``table`` shifted sigmas: the usual default outside LTX-2."""
+    if not 1 <= steps <= table:
+        raise ValueError(f"steps={steps} must be in 1 ... {table}")
+    times = [(table - int(i * table / steps)) / table for i in range(steps)]
+    return as_sigmas([*(1 / (1 + math.exp(-shift) * (1 / t - 1)) for t in times), 0.0])
+
+
+def partial_sigmas(schedule: Callable[[int], Tensor], steps: int, denoise: float) -> Tensor:
+    """The last ``steps`` steps of the schedule of ``steps / denoise``, to renew a clip only in part.
+
+    ``denoise`` in (0, 1]: 1 is the whole schedule, 0.3 starts at the low noise of the last 30 per cent.
+    """
+    if not 0 < denoise <= 1:
+        raise ValueError(f"denoise={denoise} must be above 0 and at most 1")
+    _check_steps(steps)
+    return schedule(int(steps / denoise))[-(steps + 1) :]
+
+
+def _check_steps(steps: int) -> None:
+    if steps < 1:
+        raise ValueError(f"steps={steps} must be at least 1")
+
+
+DISTILLED_SIGMAS: Final = as_sigmas([1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875, 0.0])
+DISTILLED_STAGE2_SIGMAS: Final = as_sigmas([0.909375, 0.725, 0.421875, 0.0])
+
+FIXED_SIGMAS: Final[dict[str, Tensor]] = {
+    "distilled": DISTILLED_SIGMAS,
+    "distilled_stage2": DISTILLED_STAGE2_SIGMAS,
+    "stage2_2.3": as_sigmas([0.85, 0.725, 0.4219, 0.0]),
+    "inpaint_stage2": as_sigmas([0.725, 0.4219, 0.0]),
+    "hdr_stage2": as_sigmas([0.909375, 0.725, 0.0]),
+    "tiled_stage2": as_sigmas([0.625, 0.4, 0.0]),
+    "temporal_round": as_sigmas([0.975, 0.909375, 0.725, 0.421875, 0.0]),
+}
+"""The published lists by name; the two-step ones and ``temporal_round`` refine an existing clip."""
