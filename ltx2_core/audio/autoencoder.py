@@ -1,0 +1,231 @@
+"""Audio autoencoder: log-mel to latent and back, causal in time.
+
+Letters: B batch, C channels, T mel frames, M mel bins, L latent frames, N latent bins. Time and mel both
+shrink by 4: latent frame 0 stands for mel frame 0, latent frame i for mel frames 4i - 3 to 4i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ..config import AudioVAEConfig
+from .layers import Layers, without_autocast
+
+NORM_EPS = 1e-6
+
+
+class AudioEncoder(nn.Module):
+    """Log-mel to normalised latent (the posterior's mean). State dict: encoder.*, per_channel_statistics.*"""
+
+    def __init__(
+        self,
+        config: AudioVAEConfig,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        operations: Any = nn,
+    ) -> None:
+        super().__init__()
+        layers = Layers(operations, dtype, device)
+        self.config = config
+        self.encoder = _Encoder(config, layers)
+        self.per_channel_statistics = LatentStatistics(config, layers)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """mel (B, 2, T, M) -> normalised latent (B, 8, L, N) in float32, L = ceil(T / 4)."""
+        with without_autocast(mel.device):
+            mean, _ = self.encoder(mel.float()).chunk(2, dim=1)
+            return self.per_channel_statistics.normalize(mean)
+
+
+class AudioDecoder(nn.Module):
+    """Normalised latent to log-mel. State dict: decoder.*, per_channel_statistics.*"""
+
+    def __init__(
+        self,
+        config: AudioVAEConfig,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        operations: Any = nn,
+    ) -> None:
+        super().__init__()
+        layers = Layers(operations, dtype, device)
+        self.config = config
+        self.decoder = _Decoder(config, layers)
+        self.per_channel_statistics = LatentStatistics(config, layers)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """Normalised latent (B, 8, L, N) -> mel (B, 2, 4L - 3, M) in float32."""
+        with without_autocast(latent.device):
+            mel: Tensor = self.decoder(self.per_channel_statistics.un_normalize(latent.float()))
+            return mel
+
+
+class LatentStatistics(nn.Module):
+    """Mean and deviation of each (channel, bin) pair, stored in token order: index = channel * bins + bin."""
+
+    def __init__(self, config: AudioVAEConfig, layers: Layers) -> None:
+        super().__init__()
+        self.bins = config.latent_bins
+        size = config.z_channels * config.latent_bins
+        self.register_buffer("mean-of-means", torch.zeros(size, dtype=layers.dtype, device=layers.device))
+        self.register_buffer("std-of-means", torch.ones(size, dtype=layers.dtype, device=layers.device))
+
+    def normalize(self, latent: Tensor) -> Tensor:
+        """latent (B, C, L, N), zero mean and unit deviation per (channel, bin)."""
+        return (latent - self._table("mean-of-means", latent)) / self._table("std-of-means", latent)
+
+    def un_normalize(self, latent: Tensor) -> Tensor:
+        """Inverse of ``normalize``."""
+        return latent * self._table("std-of-means", latent) + self._table("mean-of-means", latent)
+
+    def _table(self, name: str, like: Tensor) -> Tensor:
+        table = self.get_buffer(name).to(device=like.device, dtype=like.dtype)
+        return rearrange(table, "(c n) -> c 1 n", n=self.bins)
+
+
+class _Encoder(nn.Module):
+    def __init__(self, config: AudioVAEConfig, layers: Layers) -> None:
+        super().__init__()
+        widths = _widths(config)
+        self.conv_in = CausalConv2d(config.in_channels, widths[0], layers)
+        self.down = nn.ModuleList()
+        for level, width in enumerate(widths):
+            stage = _Stage(widths[max(level - 1, 0)], width, config.num_res_blocks, layers)
+            if level < len(widths) - 1:
+                stage.downsample = Downsample(width, layers)
+            self.down.append(stage)
+        self.mid = _Middle(widths[-1], layers)
+        self.conv_out = CausalConv2d(widths[-1], 2 * config.z_channels, layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)
+        for stage in self.down:
+            x = stage(x)
+        out: Tensor = self.conv_out(F.silu(pixel_norm(self.mid(x))))
+        return out
+
+
+class _Decoder(nn.Module):
+    def __init__(self, config: AudioVAEConfig, layers: Layers) -> None:
+        super().__init__()
+        widths = _widths(config)
+        self.conv_in = CausalConv2d(config.z_channels, widths[-1], layers)
+        self.mid = _Middle(widths[-1], layers)
+        self.up = nn.ModuleList()
+        for level, width in enumerate(widths):
+            stage = _Stage(widths[min(level + 1, len(widths) - 1)], width, config.num_res_blocks + 1, layers)
+            if level > 0:
+                stage.upsample = Upsample(width, layers)
+            self.up.append(stage)
+        self.conv_out = CausalConv2d(widths[0], config.out_channels, layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.mid(self.conv_in(x))
+        # Stages are stored by level, finest first, and run from the coarsest.
+        for stage in reversed(self.up):
+            x = stage(x)
+        out: Tensor = self.conv_out(F.silu(pixel_norm(x)))
+        return out
+
+
+class _Stage(nn.Module):
+    """Residual blocks of one level, then its resampling where there is one."""
+
+    def __init__(self, inner: int, outer: int, blocks: int, layers: Layers) -> None:
+        super().__init__()
+        entries = [inner] + [outer] * (blocks - 1)
+        self.block = nn.ModuleList(ResidualBlock(entry, outer, layers) for entry in entries)
+        self.downsample: nn.Module | None = None
+        self.upsample: nn.Module | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.block:
+            x = block(x)
+        for resampling in (self.downsample, self.upsample):
+            if resampling is not None:
+                x = resampling(x)
+        return x
+
+
+class _Middle(nn.Module):
+    def __init__(self, width: int, layers: Layers) -> None:
+        super().__init__()
+        self.block_1 = ResidualBlock(width, width, layers)
+        self.block_2 = ResidualBlock(width, width, layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.block_2(self.block_1(x))
+        return out
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(silu(norm(conv(silu(norm(x)))))), the skip projected where the width changes."""
+
+    def __init__(self, inner: int, outer: int, layers: Layers) -> None:
+        super().__init__()
+        self.conv1 = CausalConv2d(inner, outer, layers)
+        self.conv2 = CausalConv2d(outer, outer, layers)
+        self.nin_shortcut = None if inner == outer else CausalConv2d(inner, outer, layers, kernel=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(pixel_norm(x)))
+        h = self.conv2(F.silu(pixel_norm(h)))
+        skip = x if self.nin_shortcut is None else self.nin_shortcut(x)
+        out: Tensor = skip + h
+        return out
+
+
+class CausalConv2d(nn.Module):
+    """Convolution over (time, mel): zeros before in time, on both sides in mel."""
+
+    def __init__(self, inner: int, outer: int, layers: Layers, *, kernel: int = 3) -> None:
+        super().__init__()
+        side = (kernel - 1) // 2
+        self.padding = (side, side, kernel - 1, 0)
+        self.conv = layers.conv2d(inner, outer, kernel)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(F.pad(x, self.padding))
+        return out
+
+
+class Downsample(nn.Module):
+    """Half the bins and half the frames, rounded up: (T, M) -> (ceil(T / 2), M / 2)."""
+
+    def __init__(self, width: int, layers: Layers) -> None:
+        super().__init__()
+        self.conv = layers.conv2d(width, width, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(F.pad(x, (0, 1, 2, 0)))
+        return out
+
+
+class Upsample(nn.Module):
+    """Twice the bins, and twice the frames but one: (T, M) -> (2T - 1, 2M)."""
+
+    def __init__(self, width: int, layers: Layers) -> None:
+        super().__init__()
+        self.conv = CausalConv2d(width, width, layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        doubled: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        # The first latent frame stands for a single mel frame, so the first of its two copies goes.
+        return doubled[:, :, 1:]
+
+
+def pixel_norm(x: Tensor) -> Tensor:
+    """Root-mean-square normalisation over the channels of x (B, C, T, M)."""
+    return x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + NORM_EPS)
+
+
+def _widths(config: AudioVAEConfig) -> Sequence[int]:
+    return [config.channels * multiplier for multiplier in config.channel_mult]

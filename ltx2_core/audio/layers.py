@@ -1,0 +1,91 @@
+"""Layers that compute in float32 in any checkpoint dtype: the networks are small, bfloat16 is audible."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Builds the layers of one network.
+
+    Layers of torch.nn keep their weights in ``dtype`` and upcast them at use. An injected namespace has its
+    own rule for that; it must follow the dtype of the input.
+    """
+
+    operations: Any
+    dtype: torch.dtype | None
+    device: torch.device | str | None
+
+    def conv1d(
+        self, inner: int, outer: int, kernel: int, *, dilation: int = 1, bias: bool = True
+    ) -> nn.Module:
+        """Convolution that keeps the length."""
+        padding = dilation * (kernel - 1) // 2
+        return self._make("Conv1d", inner, outer, kernel, padding=padding, dilation=dilation, bias=bias)
+
+    def conv2d(self, inner: int, outer: int, kernel: int, *, stride: int = 1) -> nn.Module:
+        """Convolution without padding."""
+        return self._make("Conv2d", inner, outer, kernel, stride=stride)
+
+    def conv_transpose1d(self, inner: int, outer: int, kernel: int, *, stride: int) -> nn.Module:
+        """Transposed convolution that makes the length exactly ``stride`` times as long."""
+        if kernel < stride or (kernel - stride) % 2:
+            raise ValueError(
+                f"upsampling by {stride} with kernel {kernel}: kernel - rate must be even and not negative"
+            )
+        padding = (kernel - stride) // 2
+        return self._make("ConvTranspose1d", inner, outer, kernel, stride=stride, padding=padding)
+
+    def constant(self, values: Any) -> Tensor:
+        """A stored constant of the checkpoint, before it is loaded."""
+        return torch.as_tensor(values, dtype=self.dtype or torch.float32, device=self.device)
+
+    def _make(self, name: str, *args: int, **options: Any) -> nn.Module:
+        namespace = UpcastLayers if self.operations is nn else self.operations
+        layer: nn.Module = getattr(namespace, name)(*args, **options, dtype=self.dtype, device=self.device)
+        return layer
+
+
+class _Conv1d(nn.Conv1d):
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self._conv_forward(x, self.weight.float(), _float(self.bias))
+        return out
+
+
+class _Conv2d(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self._conv_forward(x, self.weight.float(), _float(self.bias))
+        return out
+
+
+class _ConvTranspose1d(nn.ConvTranspose1d):
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        assert output_size is None
+        padding = [int(n) for n in self.padding]
+        return F.conv_transpose1d(x, self.weight.float(), _float(self.bias), self.stride, padding)
+
+
+class UpcastLayers:
+    """torch.nn layers that compute in float32 and keep their weights in any dtype."""
+
+    Conv1d = _Conv1d
+    Conv2d = _Conv2d
+    ConvTranspose1d = _ConvTranspose1d
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """A region where a caller's autocast does not reach."""
+    if not torch.amp.autocast_mode.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
+def _float(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.float()

@@ -1,0 +1,81 @@
+"""Mel front end: waveform to log-mel spectrogram.
+
+Letters: B batch, C channels, S samples, T mel frames, M mel bins, K frequency bins.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from ..config import AudioVAEConfig
+from ._torchaudio import torchaudio_functional
+from .layers import without_autocast
+
+LOG_FLOOR = 1e-5
+
+
+def to_stereo(waveform: Tensor) -> Tensor:
+    """waveform (B, C, S) -> (B, 2, S): one channel is repeated, of more than two the first two are kept."""
+    channels = waveform.shape[-2]
+    if channels == 0:
+        raise ValueError("the waveform has no channels; one (mono) or two (stereo) are needed")
+    return waveform.expand(-1, 2, -1) if channels == 1 else waveform[:, :2]
+
+
+def resample(waveform: Tensor, rate: int, target: int) -> Tensor:
+    """waveform (..., S) at ``rate`` Hz -> (..., ceil(S target / rate)) float32 at ``target`` Hz.
+
+    Windowed sinc with torchaudio's defaults, which are what the audio autoencoder was trained with.
+    """
+    if rate <= 0 or rate != int(rate):
+        raise ValueError(f"the sample rate must be a whole number of Hz above 0; got {rate}")
+    waveform = waveform.float()
+    if rate == target:
+        return waveform
+    resampled: Tensor = torchaudio_functional().resample(waveform, int(rate), target)
+    return resampled
+
+
+def log_mel(waveform: Tensor, config: AudioVAEConfig) -> Tensor:
+    """waveform (B, C, S) in [-1, 1] at ``config.sample_rate`` -> log-mel (B, C, T, M).
+
+    T = S // hop_length + 1. Natural logarithm of the mel-weighted magnitude (not power) of a centred
+    short-time Fourier transform with a periodic Hann window, in float32. Raises ValueError for an empty
+    waveform.
+    """
+    samples = waveform.shape[-1]
+    if samples == 0:
+        raise ValueError("the waveform is empty; at least one sample is needed")
+    with without_autocast(waveform.device):
+        # Reflection about the ends needs more samples than it adds: a shorter sound is followed by silence.
+        padded = F.pad(waveform.float(), (0, max(0, config.n_fft // 2 + 1 - samples)))
+        spectrum = torch.stft(
+            rearrange(padded, "b c s -> (b c) s"),
+            n_fft=config.n_fft,
+            hop_length=config.hop_length,
+            win_length=config.win_length,
+            window=torch.hann_window(config.win_length, device=waveform.device),
+            center=True,
+            pad_mode="reflect",
+            return_complex=True,
+        )
+        magnitude = rearrange(spectrum.abs(), "(b c) k t -> b c t k", b=waveform.shape[0])
+        magnitude = magnitude[:, :, : samples // config.hop_length + 1]
+        return (magnitude @ mel_filters(config).to(magnitude.device)).clamp(min=LOG_FLOOR).log()
+
+
+def mel_filters(config: AudioVAEConfig) -> Tensor:
+    """Triangular filters (K, M), Slaney scale and area normalisation, from mel_fmin to mel_fmax Hz."""
+    filters: Tensor = torchaudio_functional().melscale_fbanks(
+        n_freqs=config.n_fft // 2 + 1,
+        f_min=config.mel_fmin,
+        f_max=config.mel_fmax,
+        n_mels=config.mel_bins,
+        sample_rate=config.sample_rate,
+        norm="slaney",
+        mel_scale="slaney",
+    )
+    return filters
