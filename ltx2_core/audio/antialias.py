@@ -1,0 +1,122 @@
+"""Anti-aliased SnakeBeta activation: twice the rate, the nonlinearity, back down.
+
+Letters: B batch, C channels, S samples. From BigVGAN (Lee et al., 2023), section 3.2; the snake function is
+from Ziyin et al. (2020).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from .layers import Layers
+
+RATIO = 2
+TAPS = 12
+CUTOFF = 0.5 / RATIO
+HALF_WIDTH = 0.6 / RATIO
+
+
+class AntiAliasedSnake(nn.Module):
+    """x (B, C, S) -> the same shape, without the overtones that would fold back at the plain rate."""
+
+    def __init__(self, channels: int, layers: Layers) -> None:
+        super().__init__()
+        self.upsample = UpsampleByTwo(layers)
+        self.act = SnakeBeta(channels, layers)
+        self.downsample = DownsampleByTwo(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.downsample(self.act(self.upsample(x)))
+        return out
+
+
+class SnakeBeta(nn.Module):
+    """x + sin²(αx) / β, α and β per channel, stored as logarithms."""
+
+    def __init__(self, channels: int, layers: Layers) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(layers.constant([0.0] * channels))
+        self.beta = nn.Parameter(layers.constant([0.0] * channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        alpha, beta = (
+            rearrange(table.to(device=x.device, dtype=x.dtype).exp(), "c -> c 1")
+            for table in (self.alpha, self.beta)
+        )
+        return x + (x * alpha).sin().square() / (beta + 1e-9)
+
+
+class UpsampleByTwo(nn.Module):
+    """Windowed-sinc interpolation (B, C, S) -> (B, C, 2S)."""
+
+    filter: Tensor
+
+    def __init__(self, layers: Layers) -> None:
+        super().__init__()
+        self.register_buffer("filter", layers.constant([[lowpass_taps()]]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return upsample(x, self.filter, RATIO, edge=TAPS // RATIO - 1, cut=(15, 15))
+
+
+class DownsampleByTwo(nn.Module):
+    """Windowed-sinc decimation (B, C, 2S) -> (B, C, S)."""
+
+    def __init__(self, layers: Layers) -> None:
+        super().__init__()
+        self.lowpass = Lowpass(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.lowpass(x)
+        return out
+
+
+class Lowpass(nn.Module):
+    """The filter of ``DownsampleByTwo``, one level deeper because the checkpoint names it so."""
+
+    filter: Tensor
+
+    def __init__(self, layers: Layers) -> None:
+        super().__init__()
+        self.register_buffer("filter", layers.constant([[lowpass_taps()]]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        taps = self.filter.to(device=x.device, dtype=x.dtype)
+        padded = F.pad(x, (TAPS // 2 - 1, TAPS // 2), mode="replicate")
+        # All channels share one filter, so channels become batch.
+        out = F.conv1d(rearrange(padded, "b c s -> (b c) 1 s"), taps, stride=RATIO)
+        return rearrange(out, "(b c) 1 s -> b c s", c=x.shape[1])
+
+
+def upsample(x: Tensor, taps: Tensor, ratio: int, *, edge: int, cut: tuple[int, int]) -> Tensor:
+    """Interpolate x (B, C, S) -> (B, C, ratio * S) with ``taps`` (1, 1, K) of sum 1 for every channel.
+
+    The first and the last sample are repeated ``edge`` times; of the result, ``cut`` samples are dropped at
+    the front and at the end.
+    """
+    padded = F.pad(x, (edge, edge), mode="replicate")
+    gained = taps.to(device=x.device, dtype=x.dtype) * ratio
+    out = F.conv_transpose1d(rearrange(padded, "b c s -> (b c) 1 s"), gained, stride=ratio)
+    return rearrange(out[..., cut[0] : -cut[1]], "(b c) 1 s -> b c s", c=x.shape[1])
+
+
+def lowpass_taps() -> list[float]:
+    """Kaiser-windowed sinc of 12 taps and sum 1, cut off at a quarter of the (doubled) rate.
+
+    Released checkpoints store these filters, and the stored values are used.
+    """
+    attenuation = 2.285 * (TAPS // 2 - 1) * math.pi * 4 * HALF_WIDTH + 7.95
+    if attenuation > 50:
+        beta = 0.1102 * (attenuation - 8.7)
+    elif attenuation >= 21:
+        beta = 0.5842 * (attenuation - 21) ** 0.4 + 0.07886 * (attenuation - 21)
+    else:
+        beta = 0.0
+    t = np.arange(TAPS) - (TAPS - 1) / 2
+    taps = np.kaiser(TAPS, beta) * np.sinc(2 * CUTOFF * t)
+    return [float(value) for value in taps / taps.sum()]

@@ -1,0 +1,89 @@
+"""Bandwidth extension of the 2.3 vocoder: from the waveform at 16 kHz to one at 48 kHz.
+
+Letters: B batch, S samples, M mel bins, T mel frames, K frequency bins, W window length.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ..config import AudioVAEConfig, BandwidthExtensionConfig
+from .antialias import upsample
+from .layers import Layers
+from .mel import LOG_FLOOR, mel_filters
+
+ZERO_CROSSINGS = 6
+ROLLOFF = 0.99
+
+
+class LogMel(nn.Module):
+    """Log-mel of the low-rate waveform, with the transform and the filters that the checkpoint stores.
+
+    The checkpoint rounded both to bfloat16 and was trained with them so; do not recompute them.
+    """
+
+    mel_basis: Tensor
+
+    def __init__(self, config: BandwidthExtensionConfig, layers: Layers) -> None:
+        super().__init__()
+        self.hop_length = config.hop_length
+        self.pad = config.win_length - config.hop_length
+        filters = mel_filters(
+            AudioVAEConfig(
+                n_fft=config.n_fft,
+                mel_bins=config.mel_bins,
+                sample_rate=config.input_sample_rate,
+                mel_fmax=config.input_sample_rate / 2,
+            )
+        )
+        self.stft_fn = FourierBasis(config, layers)
+        self.register_buffer("mel_basis", layers.constant(filters.T.contiguous()))
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """waveform (B, 2, S) -> log-mel (B, 2, T, M), T = S / hop_length; zeros pad the left end only."""
+        basis = self.stft_fn.forward_basis.to(device=waveform.device, dtype=waveform.dtype)
+        filters = self.mel_basis.to(device=waveform.device, dtype=waveform.dtype)
+        padded = F.pad(rearrange(waveform, "b c s -> (b c) 1 s"), (self.pad, 0))
+        real, imaginary = F.conv1d(padded, basis, stride=self.hop_length).chunk(2, dim=1)
+        magnitude = (real.square() + imaginary.square()).sqrt()
+        mel = (filters @ magnitude).clamp(min=LOG_FLOOR).log()
+        return rearrange(mel, "(b c) m t -> b c t m", b=waveform.shape[0])
+
+
+class FourierBasis(nn.Module):
+    """Windowed cosines, then sines, as filters (2K, 1, W); the inverse is in the checkpoint but not used."""
+
+    forward_basis: Tensor
+
+    def __init__(self, config: BandwidthExtensionConfig, layers: Layers) -> None:
+        super().__init__()
+        if config.win_length != config.n_fft:
+            raise ValueError(f"win_size={config.win_length} must equal n_fft={config.n_fft}")
+        turns = np.outer(np.arange(config.n_fft // 2 + 1), np.arange(config.n_fft)) / config.n_fft
+        angles = 2 * np.pi * turns
+        window = np.hanning(config.n_fft + 1)[:-1]
+        basis = np.concatenate([np.cos(angles), -np.sin(angles)]) * window
+        self.register_buffer("forward_basis", layers.constant(basis[:, None]))
+        self.register_buffer("inverse_basis", layers.constant(np.zeros_like(basis)[:, None]))
+
+
+def sinc_upsample(waveform: Tensor, ratio: int) -> Tensor:
+    """Windowed-sinc interpolation (B, C, S) -> (B, C, ratio * S) with torchaudio's default filter."""
+    width = math.ceil(ZERO_CROSSINGS / ROLLOFF)
+    taps = torch.tensor(sinc_taps(ratio), dtype=waveform.dtype, device=waveform.device)
+    front = 2 * width * ratio
+    return upsample(waveform, taps[None, None], ratio, edge=width, cut=(front, front - ratio + 1))
+
+
+def sinc_taps(ratio: int) -> list[float]:
+    """Filter of ``sinc_upsample``: sinc times squared cosine over six zero crossings, gain about 1."""
+    width = math.ceil(ZERO_CROSSINGS / ROLLOFF)
+    t = (np.arange(2 * width * ratio + 1) / ratio - width) * ROLLOFF
+    window = np.cos(np.pi * np.clip(t, -ZERO_CROSSINGS, ZERO_CROSSINGS) / (2 * ZERO_CROSSINGS)) ** 2
+    return [float(value) for value in np.sinc(t) * window * ROLLOFF / ratio]

@@ -1,0 +1,89 @@
+"""The mel-to-waveform generator of every vocoder: transposed convolutions, each followed by residual blocks.
+
+Letters: B batch, C channels, T mel frames, M mel bins, S samples. HiFi-GAN (Kong et al., 2020) with leaky
+ReLU, or BigVGAN's AMP blocks (Lee et al., 2023) with the anti-aliased SnakeBeta: only activations differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from einops import rearrange
+from torch import Tensor, nn
+
+from ..config import GeneratorConfig
+from .antialias import AntiAliasedSnake
+from .layers import Layers
+
+SLOPE = 0.1
+FINAL_SLOPE = 0.01
+
+
+class Generator(nn.Module):
+    """mel (B, 2, T, M) -> waveform (B, 2, T * samples_per_frame)."""
+
+    def __init__(self, config: GeneratorConfig, layers: Layers) -> None:
+        super().__init__()
+        rates, kernels = config.upsample_rates, config.upsample_kernels
+        if len(rates) != len(kernels):
+            raise ValueError(f"upsample_rates {rates} and upsample_kernels {kernels} must be equally long")
+        if len(config.resblock_kernels) != len(config.resblock_dilations):
+            raise ValueError(
+                f"resblock_kernels {config.resblock_kernels} and resblock_dilations "
+                f"{config.resblock_dilations} must be equally long"
+            )
+        width = config.initial_channels
+        if width % 2 ** len(rates):
+            raise ValueError(f"initial_channels={width} must be a multiple of 2 ** {len(rates)}")
+        self.samples_per_frame = prod(rates)
+        self.final_activation = config.final_activation
+        self.blocks_per_stage = len(config.resblock_kernels)
+        self.conv_pre = layers.conv1d(config.channels * config.mel_bins, width, 7)
+        self.ups = nn.ModuleList()
+        self.resblocks = nn.ModuleList()
+        for rate, kernel in zip(rates, kernels, strict=True):
+            self.ups.append(layers.conv_transpose1d(width, width // 2, kernel, stride=rate))
+            width //= 2
+            for size, dilations in zip(config.resblock_kernels, config.resblock_dilations, strict=True):
+                self.resblocks.append(ResidualBlock(width, size, dilations, layers, amp=config.amp))
+        self.act_up = nn.Identity() if config.amp else nn.LeakyReLU(SLOPE)
+        self.act_post = AntiAliasedSnake(width, layers) if config.amp else nn.LeakyReLU(FINAL_SLOPE)
+        self.conv_post = layers.conv1d(width, config.channels, 7, bias=config.final_bias)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """mel (B, 2, T, M) float32 -> waveform (B, 2, S), left bins before right bins at the input."""
+        x = self.conv_pre(rearrange(mel, "b c t m -> b (c m) t"))
+        for stage, up in enumerate(self.ups):
+            x = up(self.act_up(x))
+            first = stage * self.blocks_per_stage
+            blocks = self.resblocks[first : first + self.blocks_per_stage]
+            x = sum(block(x) for block in blocks) / self.blocks_per_stage
+        waveform: Tensor = self.conv_post(self.act_post(x))
+        if self.final_activation == "tanh":
+            return waveform.tanh()
+        if self.final_activation == "clamp":
+            return waveform.clamp(-1, 1)
+        return waveform
+
+
+class ResidualBlock(nn.Module):
+    """For each dilation: x + conv(act(dilated conv(act(x))))."""
+
+    def __init__(
+        self, width: int, kernel: int, dilations: Sequence[int], layers: Layers, *, amp: bool
+    ) -> None:
+        super().__init__()
+
+        def activation() -> nn.Module:
+            return AntiAliasedSnake(width, layers) if amp else nn.LeakyReLU(SLOPE)
+
+        self.convs1 = nn.ModuleList(layers.conv1d(width, width, kernel, dilation=d) for d in dilations)
+        self.convs2 = nn.ModuleList(layers.conv1d(width, width, kernel) for _ in dilations)
+        self.acts1 = nn.ModuleList(activation() for _ in dilations)
+        self.acts2 = nn.ModuleList(activation() for _ in dilations)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv1, conv2, act1, act2 in zip(self.convs1, self.convs2, self.acts1, self.acts2, strict=True):
+            x = x + conv2(act2(conv1(act1(x))))
+        return x
