@@ -86,11 +86,10 @@ class Lowpass(nn.Module):
         self.register_buffer("filter", layers.constant([[lowpass_taps()]]))
 
     def forward(self, x: Tensor) -> Tensor:
-        taps = self.filter.to(device=x.device, dtype=x.dtype)
+        channels = x.shape[1]
+        taps = self.filter.to(device=x.device, dtype=x.dtype).expand(channels, 1, -1)
         padded = F.pad(x, (TAPS // 2 - 1, TAPS // 2), mode="replicate")
-        # All channels share one filter, so channels become batch.
-        out = F.conv1d(rearrange(padded, "b c s -> (b c) 1 s"), taps, stride=RATIO)
-        return rearrange(out, "(b c) 1 s -> b c s", c=x.shape[1])
+        return F.conv1d(padded, taps, stride=RATIO, groups=channels)
 
 
 def upsample(x: Tensor, taps: Tensor, ratio: int, *, edge: int, cut: tuple[int, int]) -> Tensor:
@@ -99,10 +98,12 @@ def upsample(x: Tensor, taps: Tensor, ratio: int, *, edge: int, cut: tuple[int, 
     The first and the last sample are repeated ``edge`` times; of the result, ``cut`` samples are dropped at
     the front and at the end.
     """
+    channels = x.shape[1]
     padded = F.pad(x, (edge, edge), mode="replicate")
-    gained = taps.to(device=x.device, dtype=x.dtype) * ratio
-    out = F.conv_transpose1d(rearrange(padded, "b c s -> (b c) 1 s"), gained, stride=ratio)
-    return rearrange(out[..., cut[0] : -cut[1]], "(b c) 1 s -> b c s", c=x.shape[1])
+    # Zeros between the samples divide the level by the ratio.
+    gained = (taps.to(device=x.device, dtype=x.dtype) * ratio).expand(channels, 1, -1)
+    out = F.conv_transpose1d(padded, gained, stride=ratio, groups=channels)
+    return out[..., cut[0] : out.shape[-1] - cut[1]]
 
 
 def lowpass_taps() -> list[float]:
