@@ -1,0 +1,1 @@
+"""What the sampler starts from: tokens, positions, masks and conditioning items."""

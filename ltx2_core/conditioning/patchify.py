@@ -1,0 +1,140 @@
+"""Latents to tokens and back, and where each token lies in seconds and pixels.
+
+Letters: B batch, C channels, F latent frames, H W latent rows and columns, T audio latent frames, N tokens.
+
+Positions are float32 intervals [start, end) on the CPU. They are computed there on purpose: CUDA divides by a
+number through its reciprocal, and the top rotary frequency turns that one ulp of time into 1e-3 of output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor
+
+from ..shapes import (
+    AUDIO_BINS,
+    AUDIO_DOWNSAMPLE,
+    AUDIO_HOP_LENGTH,
+    AUDIO_SAMPLE_RATE,
+    SPATIAL_SCALE,
+    TEMPORAL_SCALE,
+)
+
+
+def patchify_video(latent: Tensor) -> Tensor:
+    """(B, C, F, H, W) -> (B, N, C), frame by frame, row by row."""
+    return rearrange(latent, "b c f h w -> b (f h w) c")
+
+
+def unpatchify_video(tokens: Tensor, frames: int, height: int, width: int) -> Tensor:
+    """(B, N, C) -> (B, C, F, H, W); the sizes are those of the latent grid."""
+    _check_count(tokens, frames * height * width, f"a {frames}x{height}x{width} grid")
+    return rearrange(tokens, "b (f h w) c -> b c f h w", f=frames, h=height, w=width)
+
+
+def patchify_audio(latent: Tensor) -> Tensor:
+    """(B, 8, T, 16) -> (B, T, 128); a token's features are channel-major."""
+    return rearrange(latent, "b c t m -> b t (c m)")
+
+
+def unpatchify_audio(tokens: Tensor, bins: int = AUDIO_BINS) -> Tensor:
+    """(B, T, 128) -> (B, 8, T, 16)."""
+    return rearrange(tokens, "b t (c m) -> b c t m", m=bins)
+
+
+def video_positions(frames: int, height: int, width: int, fps: float, batch: int = 1) -> Tensor:
+    """Positions (B, 3, N, 2) of a latent grid: seconds, pixel rows, pixel columns.
+
+    The first latent frame stands for one pixel frame, every other one for eight.
+    """
+    return _positions(_causal(_steps(frames) * TEMPORAL_SCALE), height, width, fps=fps, batch=batch)
+
+
+def guide_positions(
+    frames: int,
+    height: int,
+    width: int,
+    fps: float,
+    *,
+    frame: int,
+    single_frame: bool | None = None,
+    batch: int = 1,
+) -> Tensor:
+    """Positions (B, 3, N, 2) of a guide latent placed at pixel frame ``frame`` of the target.
+
+    ``single_frame`` says that the latent was made from one image, by default whether it has one latent frame;
+    its tokens then cover one pixel frame. A clip at frame 0 starts like the target, with a one-frame latent.
+    """
+    spans = _steps(frames) * TEMPORAL_SCALE
+    spans = (_causal(spans) if frame == 0 else spans) + frame
+    if frames == 1 if single_frame is None else single_frame:
+        spans = torch.stack((spans[:, 0], spans[:, 0] + 1), dim=-1)
+    return _positions(spans, height, width, fps=fps, batch=batch)
+
+
+def keyframe_slot_positions(at: Sequence[int], height: int, width: int, fps: float, batch: int = 1) -> Tensor:
+    """Positions (B, 3, N, 2) of slots for generated keyframes: one latent frame a pixel frame in ``at``."""
+    start = torch.tensor(at, dtype=torch.float32)
+    return _positions(torch.stack((start, start + 1), dim=-1), height, width, fps=fps, batch=batch)
+
+
+def reference_positions(
+    frames: int,
+    height: int,
+    width: int,
+    fps: float,
+    *,
+    time_scale: int = 1,
+    space_scale: int = 1,
+    batch: int = 1,
+) -> Tensor:
+    """Positions (B, 3, N, 2) of a reference clip kept at a lower rate or resolution than the target.
+
+    ``time_scale`` and ``space_scale`` are how many target frames and pixels one of its own stands for.
+    ``fps`` is the target's.
+    """
+    spans = _causal(_steps(frames) * TEMPORAL_SCALE)
+    positions = _positions(spans, height, width, fps=fps / time_scale, batch=batch)
+    seconds, pixels = positions[:, :1], positions[:, 1:]
+    if time_scale != 1:
+        seconds = (seconds - (time_scale - 1) / fps).clamp(min=0)
+    return torch.cat((seconds, pixels * space_scale), dim=1)
+
+
+def audio_positions(length: int, shift: int = 0, batch: int = 1) -> Tensor:
+    """Positions (B, 1, T, 2) in seconds of ``length`` audio latents; the first one has number ``shift``."""
+    mel_frames = (_steps(length) + shift) * AUDIO_DOWNSAMPLE + (1 - AUDIO_DOWNSAMPLE)
+    seconds = mel_frames.clamp(min=0) * AUDIO_HOP_LENGTH / AUDIO_SAMPLE_RATE
+    return repeat(seconds, "t e -> b 1 t e", b=batch)
+
+
+def _steps(count: int) -> Tensor:
+    """[0, 1), [1, 2), ... as (count, 2)."""
+    start = torch.arange(count, dtype=torch.float32)
+    return torch.stack((start, start + 1), dim=-1)
+
+
+def _causal(spans: Tensor) -> Tensor:
+    """Move pixel-frame intervals so that the first one is a single frame long."""
+    return (spans + (1 - TEMPORAL_SCALE)).clamp(min=0)
+
+
+def _positions(spans: Tensor, height: int, width: int, *, fps: float, batch: int) -> Tensor:
+    if fps <= 0:
+        raise ValueError(f"fps must be above 0; got {fps}")
+    rows, columns = _steps(height) * SPATIAL_SCALE, _steps(width) * SPATIAL_SCALE
+    frames = spans.shape[0]
+    axes = (
+        repeat(spans / fps, "f e -> b (f h w) e", b=batch, h=height, w=width),
+        repeat(rows, "h e -> b (f h w) e", b=batch, f=frames, w=width),
+        repeat(columns, "w e -> b (f h w) e", b=batch, f=frames, h=height),
+    )
+    return torch.stack(axes, dim=1)
+
+
+def _check_count(tokens: Tensor, count: int, what: str) -> None:
+    if tokens.shape[1] != count:
+        raise ValueError(f"{what} has {count} tokens; got {tokens.shape[1]}. Cut guide tokens off first.")
