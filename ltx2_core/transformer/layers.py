@@ -1,0 +1,147 @@
+"""Attention, feed-forward and text projection, under the checkpoint's parameter names.
+
+Letters: B batch, N query tokens, S context tokens, H heads, D head width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..attention import attention
+from .rope import Rope, rotate
+
+
+def rms_norm(x: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x²) + eps) over the last axis, without a weight; statistics in float32."""
+    return F.rms_norm(x, x.shape[-1:], eps=eps)
+
+
+class Attention(nn.Module):
+    """Multi-head attention; queries and keys are RMS-normalised over all heads together, then rotated.
+
+    With ``gated``, each head of each token is multiplied by a gate in (0, 2) read off the query input.
+    """
+
+    def __init__(
+        self,
+        query_dim: int,
+        context_dim: int,
+        *,
+        heads: int,
+        head_dim: int,
+        gated: bool = False,
+        qk_norm_eps: float = 1e-6,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        operations: Any = nn,
+    ) -> None:
+        super().__init__()
+        layer: dict[str, Any] = {"dtype": dtype, "device": device}
+        inner = heads * head_dim
+        rms_norm_class = getattr(operations, "RMSNorm", nn.RMSNorm)
+        self.heads = heads
+        self.to_q = operations.Linear(query_dim, inner, **layer)
+        self.to_k = operations.Linear(context_dim, inner, **layer)
+        self.to_v = operations.Linear(context_dim, inner, **layer)
+        self.q_norm = rms_norm_class(inner, eps=qk_norm_eps, **layer)
+        self.k_norm = rms_norm_class(inner, eps=qk_norm_eps, **layer)
+        self.to_out = nn.Sequential(operations.Linear(inner, query_dim, **layer))
+        self.to_gate_logits = operations.Linear(query_dim, heads, **layer) if gated else None
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        rope: Rope | None = None,
+        context_rope: Rope | None = None,
+        bias: Tensor | None = None,
+        keep: tuple[bool, ...] | None = None,
+    ) -> Tensor:
+        """x (B, N, query_dim), context (B, S, context_dim) or x itself -> (B, N, query_dim).
+
+        ``bias`` is additive and broadcasts to (B, H, N, S). ``keep`` (self-attention only) names the samples
+        that attend; the others pass their values through, as spatio-temporal guidance wants.
+        """
+        source = x if context is None else context
+        v = self._heads(self.to_v(source))
+        if keep is not None and not any(keep):
+            out = v
+        else:
+            q, k = self._heads(self.q_norm(self.to_q(x))), self._heads(self.k_norm(self.to_k(source)))
+            if rope is not None:
+                q, k = rotate(q, rope), rotate(k, rope if context_rope is None else context_rope)
+            out = attention(q, k, v, bias)
+            if keep is not None and not all(keep):
+                out = torch.where(torch.tensor(keep, device=x.device)[:, None, None, None], out, v)
+        out = rearrange(out, "b h n d -> b n h d")
+        if self.to_gate_logits is not None:
+            out = out * (2 * torch.sigmoid(self.to_gate_logits(x))).unsqueeze(-1)
+        result: Tensor = self.to_out(out.flatten(-2))
+        return result
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return rearrange(x, "b n (h d) -> b h n d", h=self.heads)
+
+
+class FeedForward(nn.Module):
+    """Linear to four times the width, tanh-GELU, linear back."""
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        bias: bool = True,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        operations: Any = nn,
+    ) -> None:
+        super().__init__()
+        layer: dict[str, Any] = {"bias": bias, "dtype": dtype, "device": device}
+        # The identity is where the checkpoint's numbering counts a dropout.
+        self.net = nn.Sequential(
+            _GELUProjection(operations.Linear(width, 4 * width, **layer)),
+            nn.Identity(),
+            operations.Linear(4 * width, width, **layer),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, width) -> (B, N, width)."""
+        result: Tensor = self.net(x)
+        return result
+
+
+class _GELUProjection(nn.Module):
+    def __init__(self, proj: nn.Module) -> None:
+        super().__init__()
+        self.proj = proj
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(self.proj(x), approximate="tanh")
+
+
+class CaptionProjection(nn.Module):
+    """Text features to stream width (LTX-2.0)."""
+
+    def __init__(
+        self,
+        text_dim: int,
+        width: int,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        operations: Any = nn,
+    ) -> None:
+        super().__init__()
+        self.linear_1 = operations.Linear(text_dim, width, dtype=dtype, device=device)
+        self.linear_2 = operations.Linear(width, width, dtype=dtype, device=device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, S, text_dim) -> (B, S, width)."""
+        result: Tensor = self.linear_2(F.gelu(self.linear_1(x), approximate="tanh"))
+        return result

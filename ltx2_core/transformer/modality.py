@@ -1,0 +1,74 @@
+"""One stream as the transformer takes it, and the attention biases that its masks stand for.
+
+Letters: B batch, N tokens, C token channels, S text tokens, K text width, A position axes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Modality:
+    """Video or audio tokens with their timesteps, positions and text.
+
+    - ``tokens`` (B, N, C) decide the dtype and device of the computation.
+    - ``timesteps`` (B, N) in [0, 1] are the noise level of each token, or (B, 1) where all of a sample agree,
+      which is faster.
+    - ``sigma`` (B,) in [0, 1] is the noise level that the other stream's gates and the own text modulation see.
+    - ``positions`` (B or 1, A, N, 2) float32 are intervals: seconds, and for video pixel rows and columns.
+    - ``context`` (B, S, K) is the text.
+    - ``context_mask`` (B, S) is 1 on text to see, 0 elsewhere; a floating mask is added to the logits.
+    - ``attention_mask`` (B, N, N) in [0, 1] weakens what a query (row) sees.
+    - ``keyframes`` (B, N, 1) is above 0 on single-frame tokens; generations before 2.5 ignore it.
+    - a stream that is not ``enabled`` is left as it is and only serves the other one.
+    """
+
+    tokens: Tensor
+    timesteps: Tensor
+    sigma: Tensor
+    positions: Tensor
+    context: Tensor
+    context_mask: Tensor | None = None
+    attention_mask: Tensor | None = None
+    keyframes: Tensor | None = None
+    enabled: bool = True
+
+    def __post_init__(self) -> None:
+        if self.tokens.ndim != 3:
+            raise ValueError(
+                f"tokens must be (B, N, C); got {tuple(self.tokens.shape)}. Patchify the latent first."
+            )
+        batch, count, _ = self.tokens.shape
+        if self.timesteps.shape not in ((batch, count), (batch, 1)):
+            raise ValueError(
+                f"timesteps must be ({batch}, {count}) or ({batch}, 1) for these tokens; "
+                f"got {tuple(self.timesteps.shape)}"
+            )
+        if self.sigma.shape != (batch,):
+            raise ValueError(f"sigma must be one value a sample, ({batch},); got {tuple(self.sigma.shape)}")
+        if self.positions.ndim != 4 or self.positions.shape[2:] != (count, 2):
+            raise ValueError(
+                f"positions must be (B, axes, {count}, 2) for these tokens; got {tuple(self.positions.shape)}"
+            )
+
+
+def context_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Text mask (B, S) -> additive bias (B, 1, 1, S); a floating mask is additive already."""
+    if mask is None:
+        return None
+    if not mask.is_floating_point():
+        mask = (mask.to(dtype) - 1) * torch.finfo(dtype).max
+    return mask.to(dtype)[:, None, None, :]
+
+
+def attention_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Attention weights (B, N, N) in [0, 1] -> additive bias (B, 1, N, N): their logarithm, lowest for 0."""
+    if mask is None:
+        return None
+    weights = mask.float()
+    log = weights.clamp(min=torch.finfo(torch.float32).tiny).log().to(dtype)
+    return log.masked_fill(weights <= 0, torch.finfo(dtype).min).unsqueeze(1)

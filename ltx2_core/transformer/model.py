@@ -1,0 +1,232 @@
+"""The LTX-2 diffusion transformer: one velocity for each video and audio token.
+
+Letters: B batch, N tokens, C token channels, S text tokens, K text width, W stream width, A position axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..config import TransformerConfig
+from .adaln import AdaLNSingle, Modulation, group_timesteps
+from .block import StreamInputs, StreamSpec, TransformerBlock, audio_spec, video_spec
+from .layers import CaptionProjection
+from .modality import Modality, attention_bias, context_bias
+from .perturbations import KEEP_ALL, Perturbations
+from .rope import Rope, rope_table
+
+OnBlock = Callable[[int], None]
+"""Called with its number before each block runs. It may raise to stop within a step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopeTables:
+    """Rotary tables of one clip, good for every step. The cross tables exist when both streams do."""
+
+    video: Rope | None = None
+    audio: Rope | None = None
+    video_cross: Rope | None = None
+    audio_cross: Rope | None = None
+
+
+class Transformer(nn.Module):
+    """LTX-2.0, 2.3 and 2.5; parameters are named as in released files without ``model.diffusion_model.``."""
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        operations: Any = nn,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        layer: dict[str, Any] = {"dtype": dtype, "device": device}
+        built: dict[str, Any] = {**layer, "operations": operations}
+        for spec in (video_spec(config), audio_spec(config)):
+            width, prefix = spec.width, spec.prefix
+
+            def add(name: str, module: nn.Module, prefix: str = prefix) -> None:
+                self.add_module(prefix + name, module)
+
+            add("patchify_proj", operations.Linear(spec.in_channels, width, **layer))
+            add("adaln_single", AdaLNSingle(width, config.modulation_rows, **built))
+            self.add_module(f"av_ca_{spec.name}_scale_shift_adaln_single", AdaLNSingle(width, 4, **built))
+            self.add_module(f"av_ca_{spec.cross_gate}_gate_adaln_single", AdaLNSingle(width, 1, **built))
+            if config.cross_attention_adaln and config.prompt_adaln:
+                add("prompt_adaln_single", AdaLNSingle(width, 2, **built))
+            if config.caption_projection:
+                add("caption_projection", CaptionProjection(config.caption_channels, width, **built))
+            self.register_parameter(
+                f"{prefix}scale_shift_table", nn.Parameter(torch.empty(2, width, **layer))
+            )
+            add("proj_out", operations.Linear(width, spec.out_channels, **layer))
+        if config.keyframe_embedding:
+            self.keyframes_abs_pos_embedding = nn.Parameter(torch.empty(1, config.dim, **layer))
+        self.transformer_blocks = nn.ModuleList(
+            TransformerBlock(config, **built) for _ in range(config.num_layers)
+        )
+
+    def forward(
+        self,
+        video: Modality | None,
+        audio: Modality | None,
+        perturbations: Perturbations | None = None,
+        *,
+        rope: RopeTables | None = None,
+        on_block: OnBlock | None = None,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Velocity (B, N, C) of the video and the audio tokens; x0 = tokens - timestep * velocity.
+
+        A stream that is None or has no tokens takes no part. The result is None for such a stream, and for
+        one that is not enabled. ``rope`` saves computing the tables of ``rope_tables`` again.
+
+        Raises:
+            ValueError: there is no stream, batches differ, or ``rope`` or ``perturbations`` do not fit.
+        """
+        video, audio = _present(video), _present(audio)
+        self._check(video, audio, perturbations)
+        if rope is None:
+            rope = self.rope_tables(
+                None if video is None else video.positions, None if audio is None else audio.positions
+            )
+        x = video_inputs = y = audio_inputs = None
+        if video is not None:
+            x = self._embed(video_spec(self.config), video)
+            video_inputs = self._inputs(video_spec(self.config), video, audio, rope.video, rope.video_cross)
+        if audio is not None:
+            y = self._embed(audio_spec(self.config), audio)
+            audio_inputs = self._inputs(audio_spec(self.config), audio, video, rope.audio, rope.audio_cross)
+        x, y = self.run_blocks(x, y, video_inputs, audio_inputs, perturbations, on_block)
+        return (
+            self._head(video_spec(self.config), x, video_inputs),
+            self._head(audio_spec(self.config), y, audio_inputs),
+        )
+
+    def run_blocks(
+        self,
+        x: Tensor | None,
+        y: Tensor | None,
+        video: StreamInputs | None,
+        audio: StreamInputs | None,
+        perturbations: Perturbations | None,
+        on_block: OnBlock | None,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """All blocks in order; hosts that wrap or swap blocks override this."""
+        for number, block in enumerate(self.transformer_blocks):
+            if on_block is not None:
+                on_block(number)
+            x, y = block(x, y, video, audio, KEEP_ALL if perturbations is None else perturbations.at(number))
+        return x, y
+
+    def rope_tables(self, video_positions: Tensor | None, audio_positions: Tensor | None) -> RopeTables:
+        """Tables for video (B, 3, N, 2) and audio (B, 1, N, 2) positions; B may be 1 for a whole batch."""
+        c = self.config
+
+        def table(positions: Tensor, max_pos: tuple[float, ...], width: int) -> Rope:
+            points = positions.float().mean(dim=-1)
+            return rope_table(points, max_pos, width=width, heads=c.heads, config=c.rope)
+
+        both = video_positions is not None and audio_positions is not None
+        seconds = (max(c.max_pos[0], c.audio_max_pos),)
+        video = video_cross = audio = audio_cross = None
+        if video_positions is not None:
+            video = table(video_positions, c.max_pos, c.dim)
+            video_cross = table(video_positions[:, :1], seconds, c.audio_dim) if both else None
+        if audio_positions is not None:
+            audio = table(audio_positions, (c.audio_max_pos,), c.audio_dim)
+            audio_cross = table(audio_positions, seconds, c.audio_dim) if both else None
+        return RopeTables(video=video, audio=audio, video_cross=video_cross, audio_cross=audio_cross)
+
+    def project_context(self, context: Tensor, *, audio: bool) -> Tensor:
+        """Text (B, S, K) -> (B, S, W) of the video or the audio stream; the identity after LTX-2.0."""
+        if not self.config.caption_projection:
+            return context
+        spec = audio_spec(self.config) if audio else video_spec(self.config)
+        projected: Tensor = self._part(spec, "caption_projection")(context)
+        return projected
+
+    def _embed(self, spec: StreamSpec, modality: Modality) -> Tensor:
+        x: Tensor = self._part(spec, "patchify_proj")(modality.tokens)
+        if self.config.keyframe_embedding and modality.keyframes is not None and spec.name == "video":
+            marked = (modality.keyframes > 0).to(x.dtype)
+            x = torch.addcmul(x, marked, self.keyframes_abs_pos_embedding.to(device=x.device, dtype=x.dtype))
+        return x
+
+    def _inputs(
+        self,
+        spec: StreamSpec,
+        modality: Modality,
+        other: Modality | None,
+        rope: Rope | None,
+        cross_rope: Rope | None,
+    ) -> StreamInputs:
+        c, dtype, device = self.config, modality.tokens.dtype, modality.tokens.device
+        if rope is None or (other is not None and cross_rope is None):
+            raise ValueError(
+                f"rope has no tables for {spec.name}; make them with rope_tables() for the same streams"
+            )
+        timesteps, index = group_timesteps(modality.timesteps)
+        rows, embedding = self._part(spec, "adaln_single")(timesteps * c.timestep_scale, dtype)
+        prompt = cross = cross_gate = None
+        if c.cross_attention_adaln and c.prompt_adaln:
+            prompt = Modulation(
+                self._part(spec, "prompt_adaln_single")(modality.sigma * c.timestep_scale, dtype)[0]
+            )
+        if other is not None:
+            scale_shift = getattr(self, f"av_ca_{spec.name}_scale_shift_adaln_single")
+            gate = getattr(self, f"av_ca_{spec.cross_gate}_gate_adaln_single")
+            cross = Modulation(scale_shift(timesteps * c.timestep_scale, dtype)[0], index)
+            # How much to take from the other stream depends on how noisy that one is.
+            cross_gate = Modulation(gate(other.sigma * c.cross_timestep_scale, dtype)[0])
+        return StreamInputs(
+            modulation=Modulation(rows, index),
+            embedding=Modulation(embedding.unsqueeze(0), index),
+            context=self.project_context(modality.context, audio=spec.name == "audio"),
+            context_bias=context_bias(modality.context_mask, dtype),
+            attention_bias=attention_bias(modality.attention_mask, dtype),
+            rope=rope.to(dtype, device),
+            prompt=prompt,
+            cross=cross,
+            cross_gate=cross_gate,
+            cross_rope=None if cross_rope is None else cross_rope.to(dtype, device),
+            enabled=modality.enabled,
+        )
+
+    def _head(self, spec: StreamSpec, x: Tensor | None, inputs: StreamInputs | None) -> Tensor | None:
+        if x is None or inputs is None or not inputs.enabled:
+            return None
+        table: Tensor = getattr(self, f"{spec.prefix}scale_shift_table")
+        modulation = inputs.embedding.plus(table.to(device=x.device, dtype=x.dtype))
+        hidden = modulation.modulate(
+            F.layer_norm(x, x.shape[-1:], eps=self.config.norm_eps), shift=0, scale=1
+        )
+        velocity: Tensor = self._part(spec, "proj_out")(hidden)
+        return velocity
+
+    def _check(
+        self, video: Modality | None, audio: Modality | None, perturbations: Perturbations | None
+    ) -> None:
+        batches = {m.tokens.shape[0] for m in (video, audio) if m is not None}
+        if not batches:
+            raise ValueError("both streams are absent or empty; give video, audio or both")
+        if len(batches) > 1:
+            raise ValueError(f"video and audio must have the same batch; got {sorted(batches)}")
+        if perturbations is not None and {len(perturbations.samples)} != batches:
+            raise ValueError(
+                f"give one perturbation a sample: {batches.pop()}; got {len(perturbations.samples)}"
+            )
+
+    def _part(self, spec: StreamSpec, name: str) -> Any:
+        return getattr(self, spec.prefix + name)
+
+
+def _present(modality: Modality | None) -> Modality | None:
+    return None if modality is None or modality.tokens.shape[1] == 0 else modality

@@ -1,0 +1,115 @@
+"""The transformer against reference velocities."""
+
+import re
+from functools import lru_cache
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ltx2_core.config import transformer_config
+from ltx2_core.transformer import Modality, Perturbation, Perturbations, Transformer
+
+TOLERANCE = 1e-5
+PREFIX = "model.diffusion_model."
+CONNECTORS = ("video_embeddings_connector.", "audio_embeddings_connector.")
+PROMPT_ADALN = ("prompt_adaln_single.", "audio_prompt_adaln_single.")
+SWITCHES = {
+    "SKIP_VIDEO_SELF_ATTN": "video_self_attention",
+    "SKIP_AUDIO_SELF_ATTN": "audio_self_attention",
+    "SKIP_A2V_CROSS_ATTN": "a2v",
+    "SKIP_V2A_CROSS_ATTN": "v2a",
+}
+
+
+@lru_cache(maxsize=8)
+def weights_at(path):
+    state = load_file(path)
+    return {k.removeprefix(PREFIX): v for k, v in state.items() if k.startswith(PREFIX)}
+
+
+def load(config, golden):
+    """The network with the weights of ``golden``; raises when they are of another shape."""
+    drop = CONNECTORS if config.prompt_adaln else (*CONNECTORS, *PROMPT_ADALN)
+    state = {k: v for k, v in weights_at(golden.path).items() if not k.startswith(drop)}
+    model = Transformer(config, device="meta")
+    model.load_state_dict(state, strict=True, assign=True)
+    return model.eval()
+
+
+def weights_fixtures(golden):
+    """The fixture that the sidecar names, or every one in the folder that holds transformer weights."""
+    if name := golden.sidecar.get("weights"):
+        return [golden.sibling(name)]
+    siblings = [golden.sibling(path.stem) for path in sorted(golden.path.parent.glob("*.safetensors"))]
+    return [s for s in [golden, *siblings] if s.has(f"{PREFIX}patchify_proj.weight")]
+
+
+def model_of(golden):
+    config = transformer_config(golden.config)
+    for candidate in weights_fixtures(golden):
+        try:
+            return load(config, candidate)
+        except RuntimeError:
+            continue
+    pytest.fail(f"no weights fixture fits {golden.name}")
+
+
+def inputs_of(golden):
+    if golden.any(lambda n: n.startswith("in/")):
+        return golden.tensors()
+    return golden.sibling(golden.sidecar["inputs_from"]).tensors()
+
+
+def modality(tensors, stream, attention_mask="attention_mask"):
+    def get(name):
+        return tensors.get(f"in/{stream}_{name}")
+
+    if get("tokens") is None:
+        return None
+    return Modality(
+        tokens=get("tokens"),
+        timesteps=get("timesteps").flatten(1),
+        sigma=get("sigma"),
+        positions=get("positions"),
+        context=get("context"),
+        context_mask=get("context_mask"),
+        attention_mask=get(attention_mask),
+        keyframes=get("keyframes_mask"),
+    )
+
+
+def perturbation(entries):
+    return Perturbation(
+        **{SWITCHES[name]: "all" if blocks is None else tuple(blocks) for name, blocks in entries}
+    )
+
+
+def cases(golden, tensors):
+    """(output prefix, video, audio, perturbations) of every run that the fixture stores."""
+    video, audio = modality(tensors, "video"), modality(tensors, "audio")
+    if golden.any(lambda n: re.fullmatch(r"out/(video|audio)", n)):
+        yield "out/", video, audio, None
+    for stream in ("video", "audio"):
+        if golden.has(f"out/{stream}_only"):
+            yield "only", video if stream == "video" else None, audio if stream == "audio" else None, None
+    for name, samples in golden.sidecar.get("variants", {}).items():
+        yield f"out/{name}/", video, audio, Perturbations(tuple(perturbation(entries) for entries in samples))
+    for name in tensors:
+        if match := re.fullmatch(r"in/video_attention_mask_(\w+)", name):
+            yield f"out/{match[1]}/", modality(tensors, "video", f"attention_mask_{match[1]}"), audio, None
+
+
+@pytest.mark.golden("dit")
+def test_velocities_match(golden):
+    model, checked = model_of(golden), set()
+    for prefix, video, audio, perturbations in cases(golden, inputs_of(golden)):
+        with torch.inference_mode():
+            velocities = model(video, audio, perturbations)
+        for stream, velocity in zip(("video", "audio"), velocities, strict=True):
+            name = f"out/{stream}_only" if prefix == "only" else prefix + stream
+            if velocity is None or name not in golden.names:
+                continue
+            torch.testing.assert_close(velocity, golden.tensors()[name], rtol=0, atol=TOLERANCE)
+            checked.add(name)
+    assert checked == {n for n in golden.names if n.startswith("out/")}
