@@ -1,0 +1,22 @@
+"""Text conditioning: prompts -> Gemma hidden states -> features -> connectors -> context."""
+
+from .connectors import CONTEXT_LENGTH, TextConnectors
+from .encoder import OnLayer, TextEncoder
+from .features import FeatureAccumulator, FeatureExtractor
+from .gemma import Gemma, gemma_from_tensors, load_gemma
+from .tokenizer import MAX_TOKENS, Tokenizer, load_tokenizer
+
+__all__ = [
+    "CONTEXT_LENGTH",
+    "MAX_TOKENS",
+    "FeatureAccumulator",
+    "FeatureExtractor",
+    "Gemma",
+    "OnLayer",
+    "TextConnectors",
+    "TextEncoder",
+    "Tokenizer",
+    "gemma_from_tensors",
+    "load_gemma",
+    "load_tokenizer",
+]

@@ -1,0 +1,145 @@
+"""Text connectors: one small 1-D transformer per modality that fills the prompt up with learnt registers.
+
+Letters: B prompts, T tokens as given, S tokens of the context, W connector width, R registers.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import ConnectorConfig, TextConfig
+from ..transformer.layers import Attention, FeedForward, rms_norm
+from ..transformer.rope import Rope, rope_table
+from ..types import TextContext, TextFeatures
+
+CONTEXT_LENGTH = 1024
+"""Tokens and registers together, as the released models were trained."""
+
+
+class TextConnectors(nn.Module):
+    """The connectors of both modalities, with the parameter names of released checkpoints."""
+
+    def __init__(
+        self,
+        config: TextConfig,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        operations: Any = nn,
+    ) -> None:
+        super().__init__()
+        options: dict[str, Any] = {"dtype": dtype, "device": device, "operations": operations}
+        self.video_embeddings_connector = Connector(config.video, **options)
+        self.audio_embeddings_connector = Connector(config.audio, **options)
+
+    def forward(self, features: TextFeatures, *, length: int = CONTEXT_LENGTH) -> TextContext:
+        """Features (B, T, W), padded on either side -> contexts (B, S, W) in the dtype of the features.
+
+        S is ``length``, or, for prompts with more valid tokens, their number rounded up to a multiple of R.
+        Every position of the result is valid: nothing downstream takes a mask.
+
+        Raises:
+            ValueError: ``length`` is not a multiple of R, or the features have the wrong width.
+        """
+        return TextContext(
+            self.video_embeddings_connector(features.video, features.mask, length=length),
+            self.audio_embeddings_connector(features.audio, features.mask, length=length),
+        )
+
+
+class Connector(nn.Module):
+    """Registers behind the text, then plain transformer blocks over all positions."""
+
+    def __init__(
+        self,
+        config: ConnectorConfig,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        operations: Any = nn,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        options: dict[str, Any] = {"dtype": dtype, "device": device}
+        self.learnable_registers = nn.Parameter(torch.zeros(config.num_registers, config.dim, **options))
+        self.transformer_1d_blocks = nn.ModuleList(
+            ConnectorBlock(config, operations=operations, **options) for _ in range(config.num_layers)
+        )
+
+    def forward(self, features: Tensor, mask: Tensor, *, length: int) -> Tensor:
+        """features (B, T, W) with token mask (B, T) -> context (B, S, W)."""
+        if features.shape[-1] != self.config.dim:
+            raise ValueError(
+                f"text features are {features.shape[-1]} wide, the connector takes {self.config.dim}: "
+                "they come from another checkpoint's projection"
+            )
+        x = fill_with_registers(features, mask, self.learnable_registers, length=length)
+        rope = self._rope(x)
+        for block in self.transformer_1d_blocks:
+            x = block(x, rope)
+        return rms_norm(x, self.config.norm_eps)
+
+    def _rope(self, x: Tensor) -> Rope:
+        config = self.config
+        points = torch.arange(x.shape[1], dtype=torch.float32, device=x.device)[None, None]
+        table = rope_table(
+            points, (config.max_pos,), width=config.dim, heads=config.heads, config=config.rope
+        )
+        return table.to(x.dtype, x.device)
+
+
+class ConnectorBlock(nn.Module):
+    """Pre-normalised self-attention and feed-forward; the norms have no weights."""
+
+    def __init__(
+        self,
+        config: ConnectorConfig,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        operations: Any = nn,
+    ) -> None:
+        super().__init__()
+        options: dict[str, Any] = {"dtype": dtype, "device": device, "operations": operations}
+        self.norm_eps = config.norm_eps
+        self.attn1 = Attention(
+            config.dim,
+            config.dim,
+            heads=config.heads,
+            head_dim=config.head_dim,
+            gated=config.gated_attention,
+            qk_norm_eps=config.qk_norm_eps,
+            **options,
+        )
+        self.ff = FeedForward(config.dim, bias=config.ff_bias, **options)
+
+    def forward(self, x: Tensor, rope: Rope) -> Tensor:
+        """x (B, S, W) -> (B, S, W)."""
+        x = x + self.attn1(rms_norm(x, self.norm_eps), rope=rope)
+        result: Tensor = x + self.ff(rms_norm(x, self.norm_eps))
+        return result
+
+
+def fill_with_registers(features: Tensor, mask: Tensor, registers: Tensor, *, length: int) -> Tensor:
+    """Move valid tokens to the front in order and fill position p behind them with register p mod R.
+
+    features (B, T, W), mask (B, T), registers (R, W) -> (B, S, W) with S as for ``TextConnectors``. The
+    register follows from the absolute position: after n tokens the first one used is number n mod R.
+    """
+    count = registers.shape[0]
+    if length % count:
+        raise ValueError(f"context length must be a multiple of the {count} registers; got {length}")
+    valid = mask.to(features.device).bool()
+    lengths = valid.sum(dim=1)
+    total = max(length, ceil(int(lengths.max()) / count) * count)
+    order = torch.argsort(~valid, dim=1, stable=True)[:, :total]
+    text = features.gather(1, order.unsqueeze(-1).expand(-1, -1, features.shape[-1]))
+    text = F.pad(text, (0, 0, 0, total - text.shape[1]))
+    positions = torch.arange(total, device=features.device)
+    fill = registers.to(device=features.device, dtype=features.dtype)[positions % count]
+    return torch.where((positions < lengths.unsqueeze(1)).unsqueeze(-1), text, fill)

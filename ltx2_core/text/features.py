@@ -1,0 +1,146 @@
+"""From Gemma's hidden states to text features: normalise each layer, project, add up.
+
+Letters: B prompts, T tokens, N valid tokens of all prompts, D hidden width, L hidden states, K feature width.
+
+The projection multiplies the flattened stack of all L states (index d * L + l). Both normalisations work on
+one layer at a time, so each state is normalised and multiplied with its own weight columns as soon as it
+arrives, on valid tokens only; neither the stack nor a rearranged copy of the weight is ever made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import sqrt
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ..config import TextConfig
+from ..types import TextFeatures
+
+EPS = 1e-6
+
+
+class FeatureExtractor(nn.Module):
+    """Normalises and projects hidden states, with one shared projection (2.0) or one per modality (2.3)."""
+
+    def __init__(
+        self,
+        config: TextConfig,
+        hidden_size: int,
+        num_states: int,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        operations: Any = nn,
+    ) -> None:
+        super().__init__()
+        self.per_token_norm = config.per_token_norm
+        self.hidden_size = hidden_size
+        self.num_states = num_states
+        flat = hidden_size * num_states
+        options: dict[str, Any] = {"dtype": dtype, "device": device}
+        if config.per_token_norm:
+            self.video_aggregate_embed = operations.Linear(flat, config.video.dim, **options)
+            self.audio_aggregate_embed = operations.Linear(flat, config.audio.dim, **options)
+        else:
+            self.aggregate_embed = operations.Linear(flat, config.video.dim, bias=False, **options)
+
+    def accumulator(self, mask: Tensor) -> FeatureAccumulator:
+        """Start on prompts whose token mask (B, T) is 1 on valid tokens."""
+        return FeatureAccumulator(self, mask)
+
+    def forward(self, hidden_states: Iterable[Tensor], mask: Tensor) -> TextFeatures:
+        """The L ``hidden_states`` (B, T, D) in order -> features, float32."""
+        accumulator = self.accumulator(mask)
+        for index, hidden in enumerate(hidden_states):
+            accumulator.add(index, hidden)
+        return accumulator.result()
+
+    @property
+    def projections(self) -> tuple[Any, ...]:
+        """The projections of video and audio, or the one that serves both."""
+        if self.per_token_norm:
+            return self.video_aggregate_embed, self.audio_aggregate_embed
+        return (self.aggregate_embed,)
+
+
+class FeatureAccumulator:
+    """Sums the share of each hidden state; statistics and sums are float32."""
+
+    def __init__(self, extractor: FeatureExtractor, mask: Tensor) -> None:
+        self.extractor = extractor
+        self.mask = mask
+        self.lengths: list[int] = mask.sum(dim=1, dtype=torch.int64).tolist()
+        self.added: set[int] = set()
+        self.sums: list[Tensor] = []
+        if min(self.lengths) < 1:
+            raise ValueError("every prompt needs at least one valid token (BOS); the mask has a row of zeros")
+
+    def add(self, layer: int, hidden: Tensor) -> None:
+        """Add hidden state number ``layer`` (B, T, D); rows of padding tokens are ignored.
+
+        Raises:
+            ValueError: the layer does not exist or was added before, or the shape is not (B, T, D).
+        """
+        size, states = self.extractor.hidden_size, self.extractor.num_states
+        if not 0 <= layer < states or layer in self.added:
+            raise ValueError(f"hidden state {layer} is added twice or not in 0 ... {states - 1}")
+        if hidden.shape != (*self.mask.shape, size):
+            raise ValueError(
+                f"hidden state {layer} has shape {tuple(hidden.shape)}, not {(*self.mask.shape, size)}"
+            )
+        self.added.add(layer)
+        valid = hidden[self.mask.to(hidden.device).bool()].float()
+        z = rms_per_token(valid) if self.extractor.per_token_norm else range_per_prompt(valid, self.lengths)
+        shares = [self._project(z, projection, layer) for projection in self.extractor.projections]
+        self.sums = [a.add_(b) for a, b in zip(self.sums, shares, strict=True)] if self.sums else shares
+
+    def result(self) -> TextFeatures:
+        """Features (B, T, K) in float32, zero on padding.
+
+        Raises:
+            ValueError: a hidden state has not been added.
+        """
+        states = self.extractor.num_states
+        if len(self.added) != states:
+            raise ValueError(f"only {len(self.added)} of {states} hidden states were added")
+        pairs = zip(self.sums, self.extractor.projections, strict=True)
+        features = [self._unpack(self._finish(total, projection)) for total, projection in pairs]
+        return TextFeatures(features[0], features[-1], self.mask.to(features[0].device))
+
+    def _project(self, z: Tensor, projection: Any, layer: int) -> Tensor:
+        weight: Tensor = projection.weight
+        columns = rearrange(weight, "k (d l) -> l k d", l=self.extractor.num_states)[layer]
+        return F.linear(z, columns.to(device=z.device, dtype=z.dtype))
+
+    def _finish(self, total: Tensor, projection: Any) -> Tensor:
+        if not self.extractor.per_token_norm:
+            return total
+        # The factor belongs to the projection's input; as a constant it may wait for the sum of the layers.
+        scale = sqrt(total.shape[-1] / self.extractor.hidden_size)
+        bias: Tensor = projection.bias
+        return total * scale + bias.to(device=total.device, dtype=total.dtype)
+
+    def _unpack(self, packed: Tensor) -> Tensor:
+        features = packed.new_zeros(*self.mask.shape, packed.shape[-1])
+        features[self.mask.to(packed.device).bool()] = packed
+        return features
+
+
+def rms_per_token(x: Tensor) -> Tensor:
+    """x (N, D) with mean square 1 for each token (2.3 and later)."""
+    return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + EPS)
+
+
+def range_per_prompt(x: Tensor, lengths: list[int]) -> Tensor:
+    """x (N, D), prompt after prompt: mean 0 and range 8 over all tokens and channels of each prompt (2.0)."""
+
+    def normalise(part: Tensor) -> Tensor:
+        mean = part.sum() / (part.numel() + EPS)
+        return 8 * (part - mean) / (part.max() - part.min() + EPS)
+
+    return torch.cat([normalise(part) for part in torch.split(x, lengths)])

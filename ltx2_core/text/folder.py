@@ -1,0 +1,129 @@
+"""Finds configuration, weights and tokenizer inside a Hugging Face folder of a text encoder."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+PREFIXES = ("language_model.model.", "model.language_model.", "model.", "language_model.", "")
+"""Where the language model sits: Google's release, newer re-saves, text-only models, saved inner modules."""
+
+_NAME = r"(?:layers\.\d+|embed_tokens|norm)\..+"
+_LANGUAGE_KEY = re.compile(rf"^(?:{'|'.join(map(re.escape, PREFIXES))})({_NAME})$")
+
+
+@dataclass(frozen=True)
+class WeightSource:
+    """One tensor of the language model: the file that holds it and its key there."""
+
+    path: Path
+    key: str
+
+
+def find_config(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The nearest ``config.json`` of a Gemma 3 at or below ``folder``, and its text part.
+
+    Raises:
+        ValueError: there is no such file; says which architectures were found instead.
+    """
+    if not folder.is_dir():
+        kind = "is a file" if folder.exists() else "does not exist"
+        raise ValueError(
+            f"text encoder {folder} {kind}; expected a Hugging Face folder with config.json, the tokenizer "
+            "and the *.safetensors weights of Gemma 3"
+        )
+    others: list[str] = []
+    for path in _nearest_first(folder.rglob("config.json")):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        kind = config.get("model_type") or config.get("_class_name") or "no model_type"
+        if kind == "gemma3_text":
+            return path, config
+        if kind == "gemma3" and "text_config" in config:
+            return path, config["text_config"]
+        others.append(f"{path.relative_to(folder)} is {kind}")
+    found = "; ".join(others[:4]) or "no config.json"
+    raise ValueError(
+        f"no Gemma 3 text encoder in {folder}: found {found}; expected a config.json with model_type "
+        "'gemma3' or 'gemma3_text'"
+    )
+
+
+def find_weights(folder: Path, config_path: Path) -> dict[str, WeightSource]:
+    """Tensors of the language model, by their name inside it; vision weights are left out.
+
+    Files beside the configuration come first, then the whole ``folder`` is searched. In a directory with an
+    index, only the files that the index names count.
+
+    Raises:
+        ValueError: no weights, a shard that the index names is absent, or two files hold the same tensor.
+    """
+    for root in (config_path.parent, folder):
+        if found := _language_tensors(root):
+            return found
+    suffixes = (".bin", ".gguf", ".pt", ".safetensors")
+    names = sorted({path.name for path in folder.rglob("*") if path.suffix in suffixes})
+    raise ValueError(
+        f"no Gemma weights in {folder}: found {', '.join(names[:4]) or 'no weight file'}; "
+        "expected *.safetensors with keys such as model.embed_tokens.weight"
+    )
+
+
+def find_tokenizer(folder: Path) -> Path:
+    """``tokenizer.json``, or else ``tokenizer.model``, nearest to ``folder``.
+
+    Raises:
+        ValueError: the folder holds neither.
+    """
+    for name in ("tokenizer.json", "tokenizer.model"):
+        if found := _nearest_first(folder.rglob(name)):
+            return found[0]
+    names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    raise ValueError(
+        f"no tokenizer in {folder}: found {', '.join(names[:6]) or 'nothing'}; expected tokenizer.json or "
+        "tokenizer.model of Gemma 3, in the folder or below it"
+    )
+
+
+def _language_tensors(root: Path) -> dict[str, WeightSource]:
+    found: dict[str, WeightSource] = {}
+    for path in _weight_files(root):
+        with safe_open(path, framework="pt") as file:
+            keys = list(file.keys())
+        for key in keys:
+            if match := _LANGUAGE_KEY.match(key):
+                name = match[1]
+                if name in found:
+                    raise ValueError(
+                        f"{found[name].path} and {path} both hold {name}; "
+                        "give the folder of one text encoder only"
+                    )
+                found[name] = WeightSource(path, key)
+    return found if "embed_tokens.weight" in found else {}
+
+
+def _weight_files(root: Path) -> list[Path]:
+    files: list[Path] = []
+    indices = {path.parent: path for path in root.rglob("*.safetensors.index.json")}
+    for path in sorted(root.rglob("*.safetensors")):
+        if path.parent not in indices:
+            files.append(path)
+    for directory, index in sorted(indices.items()):
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        missing = [name for name in names if not (directory / name).is_file()]
+        if missing:
+            raise ValueError(
+                f"{index} names {len(names)} files but {', '.join(missing[:3])} ({len(missing)} in all) are "
+                "missing; download them again"
+            )
+        files.extend(directory / name for name in names)
+    return files
+
+
+def _nearest_first(paths: Iterable[Path]) -> list[Path]:
+    return sorted(paths, key=lambda path: (len(path.parts), path))
