@@ -1,0 +1,184 @@
+"""Writes a tiny random Gemma 3 with a working tokenizer, as a Hugging Face folder."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import AddedToken, decoders, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer as FastTokenizer
+from tokenizers.models import BPE
+from torch import Tensor
+
+VOCAB_SIZE = 512
+SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")
+SPACE = "▁"
+
+_WORDS = """
+a the an and of in on to from with at by into over under is are it its then while as after before
+red green blue yellow orange purple white black pink grey bright dark light small big large tiny
+circle square triangle ring star ball cube line dot shape shapes world background colour color
+moves moving move rolls bounces bouncing falls rises turns spins grows shrinks stops starts appears
+left right up down centre center middle top bottom corner across slowly quickly fast slow steady
+sound sounds sounding tone low high soft loud deep click beep hum noise music voice silence
+video scene camera shot close view still pans zooms man woman child dog cat bird tree water sky
+sea street city night day sun rain wind fire hand face eyes says speaks singing walking running
+"""
+
+
+def write_tiny_gemma(
+    folder: Path,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.bfloat16,
+    hidden_size: int = 64,
+    layers: int = 4,
+    heads: int = 2,
+    kv_heads: int = 1,
+    head_dim: int = 256,
+    intermediate_size: int = 128,
+) -> None:
+    """Write config.json, model.safetensors, tokenizer.json and tokenizer_config.json into ``folder``.
+
+    The weights follow from ``seed`` alone. The tokenizer knows 512 tokens: four special ones, all bytes and
+    common English pieces, so any text can be encoded. The head width of 256 is the one that ComfyUI assumes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "architectures": ["Gemma3ForCausalLM"],
+        "model_type": "gemma3_text",
+        "vocab_size": VOCAB_SIZE,
+        "hidden_size": hidden_size,
+        "intermediate_size": intermediate_size,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": head_dim,
+        "query_pre_attn_scalar": head_dim,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e6,
+        "rope_local_base_freq": 1e4,
+        "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        "sliding_window": 1024,
+        "sliding_window_pattern": 6,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "bos_token_id": 2,
+        "tie_word_embeddings": True,
+        "torch_dtype": str(dtype).removeprefix("torch."),
+    }
+    _write_json(folder / "config.json", config)
+    generator = torch.Generator().manual_seed(seed)
+    shapes = _shapes(hidden_size, layers, heads * head_dim, kv_heads * head_dim, head_dim, intermediate_size)
+    tensors = {name: _random(shape, generator).to(dtype) for name, shape in shapes}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    tiny_tokenizer().save(str(folder / "tokenizer.json"))
+    _write_json(folder / "tokenizer_config.json", _tokenizer_config())
+
+
+def tiny_tokenizer() -> FastTokenizer:
+    """A byte-fallback BPE laid out like Gemma's: pad, eos, bos, unk, the bytes, then English pieces."""
+    merges = _learn_merges(_WORDS.split(), VOCAB_SIZE)
+    letters = sorted({SPACE, *"".join(_WORDS.split()), *",.!?'-"})
+    pieces = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), *letters]
+    pieces = list(dict.fromkeys([*pieces, *(left + right for left, right in merges)]))[:VOCAB_SIZE]
+    known = set(pieces)
+    model = BPE(
+        vocab={piece: index for index, piece in enumerate(pieces)},
+        merges=[pair for pair in merges if pair[0] + pair[1] in known],
+        unk_token="<unk>",
+        fuse_unk=True,
+        byte_fallback=True,
+    )
+    tokenizer = FastTokenizer(model)
+    tokenizer.normalizer = normalizers.Replace(" ", SPACE)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL])
+    return tokenizer
+
+
+def _learn_merges(words: list[str], count: int) -> list[tuple[str, str]]:
+    """Byte-pair merges of the words, most frequent pair first; ties go to the alphabetically first pair."""
+    split = Counter(tuple(SPACE + word) for word in words)
+    merges: list[tuple[str, str]] = []
+    while len(merges) < count:
+        pairs: Counter[tuple[str, str]] = Counter()
+        for parts, times in split.items():
+            for pair in pairwise(parts):
+                pairs[pair] += times
+        if not pairs:
+            break
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        split = Counter({_merge(parts, best): times for parts, times in split.items()})
+    return merges
+
+
+def _merge(parts: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
+    merged: list[str] = []
+    for part in parts:
+        if merged and (merged[-1], part) == pair:
+            merged[-1] += part
+        else:
+            merged.append(part)
+    return tuple(merged)
+
+
+def _shapes(
+    hidden: int, layers: int, query: int, key: int, head_dim: int, intermediate: int
+) -> list[tuple[str, tuple[int, ...]]]:
+    shapes: list[tuple[str, tuple[int, ...]]] = [("model.embed_tokens.weight", (VOCAB_SIZE, hidden))]
+    for layer in range(layers):
+        block: dict[str, tuple[int, ...]] = {
+            "input_layernorm": (hidden,),
+            "self_attn.q_proj": (query, hidden),
+            "self_attn.k_proj": (key, hidden),
+            "self_attn.v_proj": (key, hidden),
+            "self_attn.o_proj": (hidden, query),
+            "self_attn.q_norm": (head_dim,),
+            "self_attn.k_norm": (head_dim,),
+            "post_attention_layernorm": (hidden,),
+            "pre_feedforward_layernorm": (hidden,),
+            "mlp.gate_proj": (intermediate, hidden),
+            "mlp.up_proj": (intermediate, hidden),
+            "mlp.down_proj": (hidden, intermediate),
+            "post_feedforward_layernorm": (hidden,),
+        }
+        shapes.extend((f"model.layers.{layer}.{name}.weight", shape) for name, shape in block.items())
+    return [*shapes, ("model.norm.weight", (hidden,))]
+
+
+def _random(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    # Norm weights are stored without their 1; the embedding is multiplied by √hidden in the model.
+    std = 0.1 if len(shape) == 1 else shape[-1] ** -0.5
+    return torch.randn(shape, generator=generator) * std
+
+
+def _tokenizer_config() -> dict[str, Any]:
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "pad_token": "<pad>",
+        "eos_token": "<eos>",
+        "bos_token": "<bos>",
+        "unk_token": "<unk>",
+        "padding_side": "left",
+        "model_max_length": 131072,
+        "clean_up_tokenization_spaces": False,
+    }
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
