@@ -1,0 +1,110 @@
+"""Gemma and the checkpoint's text projection as the host's CLIP.
+
+It emits what the host's own text encoder does: features of the valid tokens before the connectors (video and audio
+side by side where there are two projections) and the flag that says so. Any MODEL of the family takes that.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.ops
+import comfy.sd
+import comfy.supported_models_base
+import torch
+from torch import Tensor, nn
+
+from ...ltx2_core.loading.checkpoint import open_checkpoint
+from ...ltx2_core.loading.detect import Component
+from ...ltx2_core.text import TextEncoder, Tokenizer, load_gemma, load_tokenizer
+from .host_layers import use_host_layers
+from .progress import count_bar
+
+NAME = "gemma3"
+Tokens = dict[str, list[list[tuple[int, float]]]]
+
+
+def load_clip(gemma: str | Path, checkpoint: str | Path) -> comfy.sd.CLIP:
+    """A text encoder from a Gemma 3 folder and the checkpoint that holds the text projection.
+
+    Raises ValueError if either is missing something or if they do not belong together.
+    """
+    host = comfy.model_management
+    folder, file = Path(gemma), open_checkpoint(checkpoint)
+    file.infos(Component.TEXT_PROJECTION)
+    device = host.text_encoder_device()
+    dtype = host.text_encoder_dtype(device)
+    dtype = torch.bfloat16 if dtype == torch.float16 else dtype
+    tokenizer = load_tokenizer(folder)
+    encoder = TextEncoder(
+        use_host_layers(load_gemma(folder, dtype=dtype)),
+        tokenizer,
+        file.load(Component.TEXT_PROJECTION, dtype=dtype, operations=comfy.ops.manual_cast),
+    )
+    target = comfy.supported_models_base.ClipTarget(
+        lambda **options: HostTokenizer(tokenizer), lambda **options: HostTextModel(encoder, dtype)
+    )
+    clip = comfy.sd.CLIP(target, model_options={"dtype": dtype})
+    clip.patcher.cached_patcher_init = (_clip_patcher, (str(gemma), str(checkpoint)))
+    return clip
+
+
+class HostTokenizer:
+    """The tokenizer in the host's form: lists of (token, weight), where every weight is 1."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+
+    def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **options: Any) -> Tokens:
+        ids, _ = self.tokenizer([text])
+        return {NAME: [[(token, 1.0) for token in ids[0].tolist()]]}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {}
+
+
+class HostTextModel(nn.Module):
+    """The text encoder in the host's form."""
+
+    def __init__(self, encoder: TextEncoder, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.gemma, self.extractor = encoder.gemma, encoder.extractor
+        self.dtypes = {dtype}
+
+    def set_clip_options(self, options: dict[str, Any]) -> None:
+        self.gemma.model.execution_device = options.get("execution_device", self.gemma.model.execution_device)
+
+    def reset_clip_options(self) -> None:
+        self.gemma.model.execution_device = None
+
+    def encode_token_weights(self, tokens: Tokens) -> tuple[Tensor, None, dict[str, bool]]:
+        """Features (1, S, K) of the valid tokens, no pooled output, and the flag for the connectors."""
+        (row,) = tokens[NAME]
+        ids = torch.tensor([[token for token, _ in row]])
+        mask = torch.ones_like(ids)
+        accumulator = self.extractor.accumulator(mask)
+        on_count = count_bar(self.gemma.num_states)
+
+        def consume(index: int, hidden: Tensor) -> None:
+            accumulator.add(index, hidden)
+            on_count(index + 1)
+
+        self.gemma(ids, mask, consume)
+        features = accumulator.result()
+        parts = (features.video, features.audio) if self.extractor.per_token_norm else (features.video,)
+        out = torch.cat(parts, dim=-1).to(comfy.model_management.intermediate_device())
+        return out, None, {"unprocessed_ltxav_embeds": True}
+
+    def load_sd(self, state_dict: dict[str, Tensor]) -> tuple[list[str], list[str]]:
+        """Weights are in place already; the host only calls this for files it has read itself."""
+        return [], list(state_dict)
+
+    def memory_estimation_function(self, tokens: Tokens, device: torch.device | None = None) -> int:
+        """Bytes of activations: some tens of hidden states at a time."""
+        return sum(map(len, tokens[NAME])) * self.gemma.hidden_size * 4 * 64
+
+
+def _clip_patcher(gemma: str, checkpoint: str, disable_dynamic: bool = False) -> Any:
+    return load_clip(gemma, checkpoint).patcher

@@ -1,0 +1,67 @@
+"""The host's layers inside a network that another library built.
+
+The host loads a model in part and streams the rest only through layers of its own. Gemma comes from transformers,
+whose constructor takes no layer classes, so its linear, embedding and norm layers are turned into the host's
+afterwards. Parameters stay the same objects.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.ops
+import torch
+from torch import Tensor, nn
+
+from ...ltx2_core.text import Gemma
+
+
+def use_host_layers(gemma: Gemma) -> Gemma:
+    """Turn the layers of ``gemma`` into the host's; it then computes on its ``execution_device``."""
+    for module in list(gemma.modules()):
+        if type(module) is nn.Linear:
+            _become(module, comfy.ops.manual_cast.Linear)
+        elif isinstance(module, nn.Embedding):
+            _become(module, ScaledEmbedding)
+        elif type(module).__name__ == "Gemma3RMSNorm":
+            _become(module, OffsetRMSNorm)
+    gemma.model.__class__ = type("HostGemma3TextModel", (_OnDevice, type(gemma.model)), {})
+    gemma.model.execution_device = None
+    return gemma
+
+
+class ScaledEmbedding(comfy.ops.manual_cast.Embedding):
+    """Token embedding times a constant, in the dtype of the table."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 the host's name
+        embedded = super().forward(input, out_dtype=self.weight.dtype)
+        return embedded * self.embed_scale.to(embedded)
+
+
+class OffsetRMSNorm(nn.Module, comfy.ops.CastWeightBiasOp):
+    """RMS norm whose weight is stored as its difference from 1; computed in float32."""
+
+    comfy_cast_weights = True
+    bias = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = comfy.ops.cast_to_input(self.weight, x.float(), copy=False)
+        for change in self.weight_function:
+            weight = change(weight)
+        normed = x.float() * torch.rsqrt(x.float().square().mean(dim=-1, keepdim=True) + self.eps)
+        return (normed * (1 + weight)).to(x.dtype)
+
+
+class _OnDevice:
+    """While parts of a model are offloaded, the device of its first parameter says nothing."""
+
+    execution_device: torch.device | None
+
+    @property
+    def device(self) -> Any:
+        own = next(p for p in self.parameters()).device  # type: ignore[attr-defined]
+        return own if self.execution_device is None else self.execution_device
+
+
+def _become(module: nn.Module, kind: type[nn.Module]) -> None:
+    module.__class__ = kind

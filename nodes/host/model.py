@@ -1,0 +1,172 @@
+"""A checkpoint's transformer as the host's MODEL: conditioning, masks and memory as the host wants them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import comfy.conds
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management
+import comfy.supported_models_base
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ...ltx2_core.conditioning.patchify import patchify_audio, patchify_video
+from ...ltx2_core.config import text_config, transformer_config
+from ...ltx2_core.loading.components import COMFY_QK_NORM_EPS
+from ...ltx2_core.loading.detect import Component
+from .network import HostTransformer
+from .patcher import is_dynamic, make_patcher
+from .previews import add_av_previews
+from .weights import Tensors, Weights, load_exactly, read_weights
+
+PREFIX = "model.diffusion_model."
+DTYPES = [torch.bfloat16, torch.float32]
+
+
+def load_model(path: str | Path, *, disable_dynamic: bool = False) -> Any:
+    """The transformer of a checkpoint as a ModelPatcher.
+
+    Raises ValueError if the file holds no LTX-2 transformer with its text connectors, or if they do not fit.
+    """
+    weights = read_weights(path)
+    tensors = weights.take(Component.TRANSFORMER, Component.TEXT_CONNECTORS)
+    tensors = _as_host_quantised(tensors, weights)
+    config = LTX2Config(_network_arguments(weights.config))
+    _choose_dtypes(config, tensors)
+    load_device = comfy.model_management.get_torch_device()
+    offload_device = comfy.model_management.unet_offload_device()
+    model = LTX2Model(config, device=offload_device)
+    patcher = make_patcher(model, load_device, offload_device, dynamic=not disable_dynamic)
+    load_exactly(
+        model.diffusion_model, tensors, f"transformer of {weights.name}", assign=is_dynamic(patcher)
+    )
+    patcher.cached_patcher_init = (load_model, (str(path),))
+    add_av_previews(patcher)
+    return patcher
+
+
+class LTX2Config(comfy.supported_models_base.BASE):
+    """What the host wants to know about a model family."""
+
+    unet_config: dict[str, Any] = {}  # noqa: RUF012 the host's class attributes, copied per instance
+    unet_extra_config: dict[str, Any] = {}  # noqa: RUF012
+    latent_format = comfy.latent_formats.LTXAV
+    sampling_settings = {"shift": 2.37}  # noqa: RUF012
+    memory_usage_factor = 0.077
+    supported_inference_dtypes = DTYPES
+
+    def process_unet_state_dict_for_saving(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        return comfy.utils.state_dict_prefix_replace(state_dict, {"": PREFIX})
+
+
+class LTX2Model(comfy.model_base.LTXAV):
+    """Ours in the host's family: `isinstance` checks, LoRA names and context windows of the host apply to it."""
+
+    def __init__(self, config: LTX2Config, device: torch.device | None = None) -> None:
+        # The parent's constructor would build the host's own network.
+        comfy.model_base.BaseModel.__init__(
+            self, config, comfy.model_base.ModelType.FLUX, device=device, unet_model=HostTransformer
+        )
+
+    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+        """Conditioning -> arguments of the network; the text connectors run here, once per sampling."""
+        out = comfy.model_base.BaseModel.extra_conds(self, **kwargs)
+        text = kwargs.get("cross_attn")
+        if text is not None:
+            text = text.to(device=kwargs["device"], dtype=self.get_dtype_inference())
+            unprocessed = kwargs.get("unprocessed_ltxav_embeds", False)
+            out["c_crossattn"] = _regular(self.diffusion_model.preprocess_text_embeds(text, unprocessed))
+        shapes, mask = kwargs.get("latent_shapes"), kwargs.get("concat_mask", kwargs.get("denoise_mask"))
+        if mask is not None:
+            masks = [mask] if shapes is None else comfy.utils.unpack_latents(mask, shapes)
+            out.update(zip(("denoise_mask", "audio_denoise_mask"), map(_regular, masks), strict=False))
+        out["frame_rate"] = _constant(kwargs.get("frame_rate", 25))
+        for name, kind in (
+            ("attention_mask", _regular),
+            ("keyframe_idxs", _regular),
+            ("latent_shapes", _constant),
+            ("guide_attention_entries", _constant),
+            ("ref_audio", _constant),
+        ):
+            if kwargs.get(name) is not None:
+                out[name] = kind(kwargs[name])
+        return out
+
+    def process_timestep(
+        self,
+        timestep: Tensor,
+        x: Tensor | None = None,
+        denoise_mask: Tensor | None = None,
+        audio_denoise_mask: Tensor | None = None,
+        **conds: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """The noise level (B,) of video and audio; with a mask one per token (B, N), unless all agree."""
+        video = audio = timestep
+        if denoise_mask is not None:
+            video = _masked(timestep, patchify_video(denoise_mask[:, :1]))
+        if audio_denoise_mask is not None:
+            audio = _masked(timestep, patchify_audio(audio_denoise_mask[:, :1, :, :1]))
+        return video, audio
+
+    def scale_latent_inpaint(self, sigma: Tensor, noise: Tensor, latent_image: Tensor, **more: Any) -> Tensor:
+        """Kept content is shown clean: its tokens say that they are, through their timesteps."""
+        return latent_image
+
+
+def _masked(timestep: Tensor, mask: Tensor) -> Tensor:
+    """Timesteps (B,) and masks (B, N, 1) -> (B, N), or (B,) where no mask differs from 1."""
+    if bool((mask == 1).all()):
+        return timestep
+    return mask[..., 0] * timestep[:, None]
+
+
+def _network_arguments(config: dict[str, Any]) -> dict[str, Any]:
+    """What the host's constructor hands to ``HostTransformer``, in the numerics of the host's own network."""
+    text = text_config(config)
+    return {
+        "config": replace(transformer_config(config), qk_norm_eps=COMFY_QK_NORM_EPS),
+        "text": replace(
+            text,
+            video=replace(text.video, qk_norm_eps=COMFY_QK_NORM_EPS),
+            audio=replace(text.audio, qk_norm_eps=COMFY_QK_NORM_EPS),
+        ),
+    }
+
+
+def _choose_dtypes(config: LTX2Config, tensors: Tensors) -> None:
+    """Storage and compute dtype as the host chooses them for its own models."""
+    host = comfy.model_management
+    quantised = comfy.utils.detect_layer_quantization(tensors, "")
+    if quantised:
+        config.quant_config = quantised
+    stored = None if quantised else comfy.utils.weight_dtype(tensors)
+    parameters = comfy.utils.calculate_parameters(tensors)
+    dtype = host.unet_dtype(model_params=parameters, supported_dtypes=DTYPES, weight_dtype=stored)
+    device = host.get_torch_device()
+    config.set_inference_dtype(dtype, host.unet_manual_cast(None if quantised else dtype, device, DTYPES))
+
+
+def _as_host_quantised(tensors: Tensors, weights: Weights) -> Tensors:
+    """Quantised layers in the form that the host's layers read; tensors without any come back as they are."""
+    record, marker = weights.checkpoint.metadata.get("_quantization_metadata"), "scaled_fp8"
+    metadata = {}
+    if isinstance(record, dict):
+        layers = {name.removeprefix(PREFIX): how for name, how in record.get("layers", {}).items()}
+        metadata["_quantization_metadata"] = json.dumps({**record, "layers": layers})
+    if PREFIX + marker in weights.tensors:
+        tensors = {**tensors, marker: weights.tensors[PREFIX + marker]}
+    return comfy.utils.convert_old_quants(tensors, "", metadata=metadata)[0]
+
+
+def _regular(value: Tensor) -> Any:
+    return comfy.conds.CONDRegular(value)
+
+
+def _constant(value: Any) -> Any:
+    return comfy.conds.CONDConstant(value)

@@ -1,0 +1,270 @@
+"""The transformer as the host calls it: latents, timesteps and conditioning in, velocities out.
+
+Letters: B batch, C channels, F latent frames, H W latent rows and columns, T audio latent frames, N tokens,
+S text tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import comfy.patcher_extension
+import torch
+from comfy.ldm.lightricks.symmetric_patchifier import AudioPatchifier, SymmetricPatchifier
+from torch import Tensor
+
+from ...ltx2_core.conditioning.patchify import (
+    audio_positions,
+    patchify_audio,
+    patchify_video,
+    unpatchify_audio,
+    unpatchify_video,
+    video_positions,
+)
+from ...ltx2_core.config import TextConfig, TransformerConfig
+from ...ltx2_core.shapes import AUDIO_DOWNSAMPLE, AUDIO_HOP_LENGTH, AUDIO_SAMPLE_RATE, SPATIAL_SCALE, TEMPORAL_SCALE
+from ...ltx2_core.text.connectors import TextConnectors
+from ...ltx2_core.transformer import Modality, Perturbation, Perturbations, Transformer
+from ...ltx2_core.types import TextFeatures
+from .guides import Entry, GuideTokens, guide_attention, guide_tokens
+from .progress import check_interrupted
+
+Options = Mapping[str, Any]
+ALL = "all"
+
+
+class HostTransformer(Transformer):
+    """Transformer and text connectors in one network, under the names of released single files.
+
+    Attributes without use here (`patchifier`, scale factors) are what the host's own code and other packs read
+    from a network of this family.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        text: TextConfig,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        operations: Any = torch.nn,
+    ) -> None:
+        super().__init__(config, dtype=dtype, device=device, operations=operations)
+        connectors = TextConnectors(text, dtype=dtype, device=device, operations=operations)
+        self.video_embeddings_connector = connectors.video_embeddings_connector
+        self.audio_embeddings_connector = connectors.audio_embeddings_connector
+        self.text_config = text
+        # In a tuple it is no submodule, which would give the connectors' weights two names.
+        self._connectors = (connectors,)
+        self.dtype = dtype
+        self.patchifier = SymmetricPatchifier(1, start_end=True)
+        self.a_patchifier = AudioPatchifier(1, start_end=True)
+        self.vae_scale_factors = (TEMPORAL_SCALE, SPATIAL_SCALE, SPATIAL_SCALE)
+        self.causal_temporal_positioning = True
+        self.inner_dim, self.audio_inner_dim = config.dim, config.audio_dim
+        self.cross_attention_dim, self.audio_cross_attention_dim = config.dim, config.audio_dim
+        self.caption_channels = config.caption_channels
+        self.caption_proj_before_connector = not config.caption_projection
+        self.in_channels = config.in_channels
+
+    def preprocess_text_embeds(self, context: Tensor, unprocessed: bool = False) -> Tensor:
+        """Text features (B, S, K) of valid tokens -> contexts of video and audio side by side (B, 1024, Kv + Ka).
+
+        A context that has been through the connectors already comes back as it is.
+        """
+        video, audio = self.text_config.video.dim, self.text_config.audio.dim
+        if not unprocessed and context.shape[-1] == video + audio:
+            return context
+        widths = (video, audio) if self.text_config.per_token_norm else (video,)
+        if context.shape[-1] != sum(widths):
+            raise ValueError(
+                f"the text conditioning is {context.shape[-1]} wide and this checkpoint takes {sum(widths)}: "
+                "encode the prompt with a text encoder loaded for the same checkpoint"
+            )
+        parts = context.split(widths, dim=-1)
+        mask = torch.ones(context.shape[:2], dtype=torch.int64, device=context.device)
+        result = self._connectors[0](TextFeatures(parts[0], parts[-1], mask))
+        return torch.cat((result.video, result.audio), dim=-1)
+
+    def forward(  # type: ignore[override]
+        self,
+        x: list[Tensor],
+        timestep: Tensor | tuple[Tensor, Tensor],
+        context: Tensor,
+        attention_mask: Tensor | None = None,
+        frame_rate: float = 25,
+        transformer_options: Options = {},  # noqa: B006 the host's signature; it is only read
+        keyframe_idxs: Tensor | None = None,
+        denoise_mask: Tensor | None = None,
+        **conds: Any,
+    ) -> list[Tensor] | Tensor:
+        """Velocities of the latents ``x`` = [video (B, 128, F, H, W), audio (B, 8, T, 16)].
+
+        A list of one video latent gives a tensor. ``timestep`` is what ``LTX2Model.process_timestep`` made.
+        """
+        wrappers = comfy.patcher_extension.get_all_wrappers(
+            comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, transformer_options
+        )
+        run = comfy.patcher_extension.WrapperExecutor.new_class_executor(self._velocities, self, wrappers)
+        return run.execute(
+            x,
+            timestep,
+            context,
+            attention_mask,
+            frame_rate,
+            transformer_options,
+            keyframe_idxs,
+            denoise_mask=denoise_mask,
+            **conds,
+        )
+
+    def _velocities(
+        self,
+        x: list[Tensor],
+        timestep: Tensor | tuple[Tensor, Tensor],
+        context: Tensor,
+        attention_mask: Tensor | None,
+        frame_rate: float,
+        transformer_options: Options,
+        keyframe_idxs: Tensor | None,
+        denoise_mask: Tensor | None = None,
+        guide_attention_entries: list[Entry] | None = None,
+        ref_audio: dict[str, Tensor] | None = None,
+        **unused: Any,
+    ) -> list[Tensor] | Tensor:
+        latents = list(x) if isinstance(x, (list, tuple)) else [x]
+        video_latent, audio_latent = latents[0], latents[1] if len(latents) > 1 else None
+        times = timestep if isinstance(timestep, tuple) else (timestep, timestep)
+        widths = (self.text_config.video.dim, self.text_config.audio.dim)
+        contexts = context.split(widths, dim=-1)
+
+        guides = None
+        if keyframe_idxs is not None and keyframe_idxs.shape[2]:
+            count = video_latent[0, 0].numel()
+            guides = guide_tokens(keyframe_idxs, denoise_mask, guide_attention_entries or [], count)
+        video = _video(video_latent, times[0], frame_rate, contexts[0], guides, guide_attention_entries or [])
+        audio = None
+        if audio_latent is not None and audio_latent.numel():
+            audio = _audio(audio_latent, times[1], contexts[1], ref_audio)
+        video = replace(video, context_mask=attention_mask, enabled=transformer_options.get("run_vx", True))
+        if audio is not None:
+            audio = replace(audio, context_mask=attention_mask, enabled=transformer_options.get("run_ax", True))
+
+        streams = Transformer.forward(
+            self,
+            video,
+            audio,
+            _perturbations(transformer_options, len(video_latent)),
+            on_block=_on_block(list(self.transformer_blocks), video_latent.device, transformer_options),
+        )
+        return _latents(streams, video_latent, audio_latent, guides)
+
+
+def _video(
+    latent: Tensor,
+    timestep: Tensor,
+    fps: float,
+    context: Tensor,
+    guides: GuideTokens | None,
+    entries: list[Entry],
+) -> Modality:
+    _, _, frames, height, width = latent.shape
+    tokens = patchify_video(latent)
+    # Pixel frames first, seconds afterwards: the host multiplies by the reciprocal of the frame rate, and the top
+    # rotary frequency makes that ulp visible.
+    positions = video_positions(frames, height, width, fps=1.0).to(latent.device)
+    mask = None
+    if guides is not None:
+        keep = guides.keep.to(latent.device)
+        tokens, positions = tokens[:, keep], positions[:, :, keep].repeat(len(latent), 1, 1, 1)
+        if guides.count:
+            positions[:, :, -guides.count :] = guides.coordinates.to(positions)
+        if timestep.ndim > 1:
+            timestep = timestep[:, keep]
+        mask = guide_attention(guides, entries, tokens)
+    positions[:, 0] = positions[:, 0] * (1.0 / fps)
+    timesteps = _token_timesteps(timestep)
+    return Modality(
+        tokens=tokens,
+        timesteps=timesteps,
+        sigma=timesteps.amax(dim=1),
+        positions=positions,
+        context=context,
+        attention_mask=None if mask is None else mask.expand(len(latent), -1, -1),
+    )
+
+
+def _audio(latent: Tensor, timestep: Tensor, context: Tensor, reference: dict[str, Tensor] | None) -> Modality:
+    tokens, timesteps = patchify_audio(latent), _token_timesteps(timestep)
+    positions = audio_positions(tokens.shape[1])
+    if reference is not None:
+        given = reference["tokens"].to(tokens)
+        length = given.shape[1]
+        # The reference ends one latent before the sound begins.
+        times = audio_positions(length)
+        step = AUDIO_DOWNSAMPLE * AUDIO_HOP_LENGTH / AUDIO_SAMPLE_RATE
+        positions = torch.cat((times - (times[0, 0, -1, 1].item() + step), positions), dim=2)
+        timesteps = torch.cat(
+            (timesteps.new_zeros(len(latent), length), timesteps.expand(-1, tokens.shape[1])), dim=1
+        )
+        tokens = torch.cat((given.expand(len(latent), -1, -1), tokens), dim=1)
+    return Modality(
+        tokens=tokens,
+        timesteps=timesteps,
+        sigma=timesteps.amax(dim=1),
+        positions=positions.to(latent.device),
+        context=context,
+    )
+
+
+def _token_timesteps(timestep: Tensor) -> Tensor:
+    """(B,), (B, N) or (B, N, 1) -> (B, N), or (B, 1) where the host gave one value a sample."""
+    return timestep.reshape(len(timestep), -1)
+
+
+def _perturbations(options: Options, batch: int) -> Perturbations | None:
+    """The host's switches that cut the streams apart."""
+    a2v, v2a = options.get("a2v_cross_attn", True), options.get("v2a_cross_attn", True)
+    if a2v and v2a:
+        return None
+    return Perturbations((Perturbation(a2v=() if a2v else ALL, v2a=() if v2a else ALL),) * batch)
+
+
+def _latents(
+    streams: tuple[Tensor | None, Tensor | None],
+    video: Tensor,
+    audio: Tensor | None,
+    guides: GuideTokens | None,
+) -> list[Tensor] | Tensor:
+    """Token velocities back to latents; holes of guides and streams that did not run have velocity 0."""
+    tokens, sound = streams
+    if tokens is None:
+        velocity = torch.zeros_like(video)
+    else:
+        if guides is not None:
+            whole = tokens.new_zeros(len(video), len(guides.keep), tokens.shape[-1])
+            whole[:, guides.keep.to(tokens.device)] = tokens
+            tokens = whole
+        velocity = unpatchify_video(tokens, *video.shape[2:])
+    if audio is None or not audio.numel():
+        return velocity
+    if sound is None:
+        return [velocity, torch.zeros_like(audio)]
+    return [velocity, unpatchify_audio(sound[:, -audio.shape[2] :])]
+
+
+def _on_block(blocks: list[Any], device: torch.device, options: Options) -> Callable[[int], None]:
+    """Stop between blocks when the user asks for it, and let hosts that stream weights fetch the next block."""
+    try:
+        from comfy.model_prefetch import make_prefetch_queue, prefetch_queue_pop
+    except ImportError:
+        return lambda number: check_interrupted()
+    queue = make_prefetch_queue(blocks, device, options)
+
+    def on_block(number: int) -> None:
+        check_interrupted()
+        prefetch_queue_pop(queue, device, blocks[number])
+
+    return on_block

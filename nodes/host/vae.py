@@ -1,0 +1,182 @@
+"""The video and audio autoencoders as the host's VAE, so that its decode, encode and save nodes take them.
+
+Letters: B batch, C latent channels, F frames, H W rows and columns of pixels, f h w of the latent, S samples.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.ops
+import comfy.sd
+import torch
+from torch import Tensor, nn
+
+from ...ltx2_core.audio import AudioDecoder, AudioEncoder, AudioVAE, build_vocoder
+from ...ltx2_core.config import audio_vae_config, video_vae_config, vocoder_config
+from ...ltx2_core.loading.detect import Component
+from ...ltx2_core.shapes import SPATIAL_SCALE, TEMPORAL_SCALE
+from ...ltx2_core.video_vae import VideoVAE
+from .patcher import is_dynamic, make_patcher, remember_dtypes
+from .progress import count_bar
+from .weights import load_exactly, read_weights
+
+ENCODE_CHUNK = 16
+"""Pixel frames that are moved to the device at a time."""
+
+STREAM_BYTES = 1 << 30
+"""Working memory of a streamed pass beside the clip itself, whatever the clip's length."""
+
+HOST_AUDIO_RATIO = 4096
+"""Samples per latent as the host counts for audio; it only uses it to cut tiles."""
+
+
+def load_video_vae(path: str | Path, *, disable_dynamic: bool = False) -> comfy.sd.VAE:
+    """The video VAE of a checkpoint or VAE file.
+
+    Raises ValueError if the file holds none or its weights do not fit.
+    """
+    weights = read_weights(path)
+    tensors = weights.take(Component.VIDEO_ENCODER, Component.VIDEO_DECODER)
+    config = video_vae_config(weights.config)
+    dtype = comfy.model_management.vae_dtype(comfy.model_management.vae_device(), [torch.bfloat16, torch.float32])
+    network = HostVideoVAE(config, dtype=dtype, operations=comfy.ops.disable_weight_init)
+    vae = _HostVAE(network, dtype, dynamic=not disable_dynamic)
+    load_exactly(network, tensors, f"video VAE of {weights.name}", assign=is_dynamic(vae.patcher))
+    time, space = TEMPORAL_SCALE, SPATIAL_SCALE
+    vae.latent_channels, vae.latent_dim, vae.output_channels = config.latent_channels, 3, config.channels
+    vae.upscale_ratio = (lambda latents: max(0, time * (latents - 1) + 1), space, space)
+    vae.downscale_ratio = (lambda frames: max(0, (frames + time - 1) // time), space, space)
+    vae.upscale_index_formula = vae.downscale_index_formula = (time, space, space)
+    # Decoded frames lie on the output device; the passes themselves hold pieces of bounded size.
+    vae.memory_used_decode = lambda shape, dtype: STREAM_BYTES
+    vae.memory_used_encode = lambda shape, dtype: STREAM_BYTES
+    vae.patcher.cached_patcher_init = (_video_vae_patcher, (str(path),))
+    return vae
+
+
+def load_audio_vae(path: str | Path, *, disable_dynamic: bool = False) -> comfy.sd.VAE:
+    """The audio VAE and vocoder of a checkpoint. Encoding resamples once, to the rate of the mel front end.
+
+    Raises ValueError if the file holds none or its weights do not fit.
+    """
+    weights = read_weights(path)
+    parts = {
+        name: weights.take(component)
+        for name, component in (
+            ("encoder", Component.AUDIO_ENCODER),
+            ("decoder", Component.AUDIO_DECODER),
+            ("vocoder", Component.VOCODER),
+        )
+    }
+    config, vocoder = audio_vae_config(weights.config), vocoder_config(weights.config)
+    layer: dict[str, Any] = {"dtype": torch.float32, "operations": comfy.ops.disable_weight_init}
+    network = HostAudioVAE(
+        AudioEncoder(config, **layer), AudioDecoder(config, **layer), build_vocoder(vocoder, **layer)
+    )
+    for name, tensors in parts.items():
+        load_exactly(getattr(network, name), tensors, f"audio {name} of {weights.name}", assign=False)
+    vae = _HostVAE(network, torch.float32, dynamic=False)
+    vae.latent_channels, vae.latent_dim, vae.output_channels = config.z_channels, 2, config.out_channels
+    vae.upscale_ratio = vae.downscale_ratio = HOST_AUDIO_RATIO
+    vae.extra_1d_channel, vae.pad_channel_value, vae.crop_input = config.latent_bins, "replicate", False
+    vae.process_input = vae.process_output = lambda audio: audio
+    vae.working_dtypes, vae.disable_offload = [torch.float32], True
+    vae.audio_sample_rate, vae.audio_sample_rate_output = config.sample_rate, vocoder.sample_rate
+    vae.memory_used_encode = lambda shape, dtype: 2048 * shape[2]
+    vae.memory_used_decode = lambda shape, dtype: 512 * 1024 * prod(shape[2:])
+    vae.patcher.cached_patcher_init = (_audio_vae_patcher, (str(path),))
+    return vae
+
+
+class HostVideoVAE(VideoVAE):
+    """Speaks the host's protocol for reading and writing a clip in chunks."""
+
+    comfy_has_chunked_io = True
+
+    def decode_output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """(B, C, f, h, w) -> (B, 3, F, H, W)."""
+        batch, _, frames, height, width = shape
+        pixels = self.time_scale * (frames - 1) + 1, self.space_scale * height, self.space_scale * width
+        return batch, self.config.channels, *pixels
+
+    def decode(self, latent: Tensor, output_buffer: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """Normalised latent (B, C, f, h, w) -> frames (B, 3, F, H, W), each written as soon as it is done."""
+        shape = self.decode_output_shape(tuple(latent.shape))
+        frames = latent.new_empty(shape) if output_buffer is None else output_buffer
+        done, on_count = 0, count_bar(shape[2])
+        for piece in self.decode_stream(latent):
+            frames[:, :, done : done + piece.shape[2]].copy_(piece)
+            done += piece.shape[2]
+            on_count(done)
+        return frames
+
+    def encode(self, frames: Tensor, device: torch.device | None = None) -> Tensor:  # type: ignore[override]
+        """Frames (B, 3, F, H, W) in [-1, 1] -> normalised latent; those after the last 8k + 1 are left out."""
+        usable = (frames.shape[2] - 1) // self.time_scale * self.time_scale + 1
+        chunks = frames[:, :, :usable].split(ENCODE_CHUNK, dim=2)
+        return torch.cat(list(self.encode_stream(c.to(device or c.device) for c in chunks)), dim=2)
+
+
+class HostAudioVAE(AudioVAE):
+    """With the host's idea that a waveform has no sample rate: nodes resample to ``vae.audio_sample_rate``."""
+
+    def encode(self, waveform: Tensor, sample_rate: int | None = None) -> Tensor:  # type: ignore[override]
+        """waveform (B, channels, S), by default at our own rate -> latent (B, 8, L, 16)."""
+        return super().encode(waveform, sample_rate or self.sample_rate)
+
+
+class _HostVAE(comfy.sd.VAE):
+    """The host's VAE around a network of ours: its constructor only knows networks of its own."""
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype, *, dynamic: bool) -> None:
+        with _without_vae_warning():
+            super().__init__(sd={})
+        self.first_stage_model = network.eval().requires_grad_(False)
+        self.device, self.vae_dtype = comfy.model_management.vae_device(), dtype
+        self.output_device = comfy.model_management.intermediate_device()
+        remember_dtypes(network)
+        offload = comfy.model_management.vae_offload_device()
+        self.patcher = make_patcher(network, self.device, offload, dynamic=dynamic)
+
+    def decode(self, samples_in: Any, *args: Any, **options: Any) -> Tensor:
+        return super().decode(self._own_stream(samples_in), *args, **options)
+
+    def decode_tiled(self, samples: Any, *args: Any, **options: Any) -> Tensor:
+        return super().decode_tiled(self._own_stream(samples), *args, **options)
+
+    def _own_stream(self, samples: Any) -> Tensor:
+        """Of an audio-video latent, the stream that this VAE decodes."""
+        if not getattr(samples, "is_nested", False):
+            return samples
+        streams = samples.unbind()
+        return streams[0] if self.latent_dim == 3 else streams[-1]
+
+
+@contextmanager
+def _without_vae_warning() -> Iterator[None]:
+    """The host warns on the root logger that an empty state dict holds no VAE; here that is intended."""
+
+    def other(record: logging.LogRecord) -> bool:
+        return "No VAE weights" not in record.getMessage()
+
+    root = logging.getLogger()
+    root.addFilter(other)
+    try:
+        yield
+    finally:
+        root.removeFilter(other)
+
+
+def _video_vae_patcher(path: str, disable_dynamic: bool = False) -> Any:
+    return load_video_vae(path, disable_dynamic=disable_dynamic).patcher
+
+
+def _audio_vae_patcher(path: str, disable_dynamic: bool = False) -> Any:
+    return load_audio_vae(path, disable_dynamic=disable_dynamic).patcher
