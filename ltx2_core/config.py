@@ -157,7 +157,7 @@ class AudioVAEConfig:
     @property
     def downsample(self) -> int:
         """Compression of time and of mel bins alike: 4."""
-        return 2 ** (len(self.channel_mult) - 1)
+        return int(2 ** (len(self.channel_mult) - 1))
 
     @property
     def latent_bins(self) -> int:

@@ -1,0 +1,188 @@
+"""``ltx2 generate``: a prompt, a picture, a sound in; an MP4 out."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from tqdm import tqdm
+
+from ..media import check_output
+from ..pipeline import LTX2Pipeline, Progress
+from ..request import NEGATIVE_PROMPT, Request, plan_stages
+from ..sampling.samplers import SAMPLERS
+from ..sampling.schedules import parse_sigmas
+from ..shapes import Snap
+from ..types import Numerics
+from .plan import print_plan
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+EMBEDDED_DEFAULTS: dict[str, Any] = {"width": 256, "height": 192, "num_frames": 49, "steps": 8}
+"""A clip that the tiny set makes in seconds on any machine."""
+
+
+class LoraOption(click.ParamType[Any]):
+    """``FILE`` or ``FILE:STRENGTH``."""
+
+    name = "file[:strength]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        path, _, strength = str(value).rpartition(":")
+        try:
+            return (path, float(strength)) if path else (str(value), 1.0)
+        except ValueError:
+            return str(value), 1.0
+
+
+def _path(**options: Any) -> click.Path:
+    return click.Path(path_type=Path, **options)
+
+
+@click.command()
+@click.option("--prompt", required=True, help="What to show and to hear.")
+@click.option(
+    "--negative", "negative_prompt", default=NEGATIVE_PROMPT, help="What to avoid; used with --cfg above 1."
+)
+@click.option("--image", type=_path(), help="Picture that the video starts with.")
+@click.option(
+    "--image-strength", type=float, default=1.0, show_default=True, help="1 keeps the picture, 0 ignores it."
+)
+@click.option(
+    "--image-crf", type=int, default=33, show_default=True, help="H.264 round trip of the picture; 0 is off."
+)
+@click.option("--audio", type=_path(), help="Sound (or video with sound) to make the video for.")
+@click.option(
+    "--audio-start", "audio_start_s", type=float, default=0.0, help="Where in the sound to begin, in seconds."
+)
+@click.option("--width", type=int, help="Width of the clip.  [default: 768; embedded set 256]")
+@click.option("--height", type=int, help="Height of the clip.  [default: 512; embedded set 192]")
+@click.option(
+    "--frames", "num_frames", type=int, help="Length, 8k + 1 frames.  [default: 121; embedded set 49]"
+)
+@click.option("--seconds", type=float, help="Length in seconds, in place of --frames.")
+@click.option("--fps", type=float, default=24.0, show_default=True, help="Frames per second.")
+@click.option(
+    "--snap",
+    type=click.Choice([s.value for s in Snap]),
+    default=Snap.NEAREST.value,
+    show_default=True,
+    help="What to do with a size or length off the grid.",
+)
+@click.option("--steps", type=int, help="Steps of the first stage.  [default: 30; embedded set 8]")
+@click.option("--cfg", type=float, default=4.0, show_default=True, help="Guidance; 1 is none.")
+@click.option("--audio-cfg", type=float, help="Guidance of the sound, if it differs.")
+@click.option("--distilled", is_flag=True, help="Distilled weights or LoRA: 8 fixed steps, no guidance.")
+@click.option("--sigmas", help="Schedule of the first stage, such as '1, 0.725, 0.42, 0'.")
+@click.option("--sampler", type=click.Choice(sorted(SAMPLERS)), default="euler", show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--stages", type=click.IntRange(1, 2), default=2, show_default=True, help="2: half size, then upscaled."
+)
+@click.option(
+    "--lora", "loras", type=LoraOption(), multiple=True, help="LoRA for all stages; may be repeated."
+)
+@click.option(
+    "--stage2-lora", "stage2_loras", type=LoraOption(), multiple=True, help="LoRA for the second stage only."
+)
+@click.option(
+    "--checkpoint", "checkpoints", type=_path(), multiple=True, help="Model file; repeat for split files."
+)
+@click.option("--text-encoder", type=_path(), help="Folder of the Gemma 3 text encoder.")
+@click.option("--upscaler", type=_path(), help="Latent upscaler, for two stages.")
+@click.option("--device", help="cuda, cuda:1, cpu, ...  [default: cuda if there is one]")
+@click.option(
+    "--dtype",
+    type=click.Choice(list(DTYPES)),
+    help="Of the weights.  [default: bfloat16 on cuda, else float32]",
+)
+@click.option(
+    "--numerics",
+    type=click.Choice([n.value for n in Numerics]),
+    default=Numerics.OFFICIAL.value,
+    show_default=True,
+    help="Whose result to give where the public implementations differ.",
+)
+@click.option(
+    "-o", "--output", type=_path(), default=Path("ltx2.mp4"), show_default=True, help="The MP4 to write."
+)
+@click.option("--dry-run", is_flag=True, help="Print sizes, tokens, sigmas and predicted memory, and stop.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
+def generate(
+    checkpoints: tuple[Path, ...],
+    text_encoder: Path | None,
+    upscaler: Path | None,
+    loras: tuple[tuple[str, float], ...],
+    stage2_loras: tuple[tuple[str, float], ...],
+    device: str | None,
+    dtype: str | None,
+    numerics: str,
+    output: Path,
+    dry_run: bool,
+    quiet: bool,
+    sigmas: str | None,
+    snap: str,
+    **options: Any,
+) -> None:
+    """Make a video with sound. Without --checkpoint it runs on the tiny set that ships with the package."""
+    if checkpoints:
+        defaults: dict[str, Any] = {"steps": 30, "width": 768, "height": 512}
+    else:
+        defaults = dict(EMBEDDED_DEFAULTS)
+    if options["seconds"] is not None:
+        defaults.pop("num_frames", None)
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        request = Request(
+            **{**defaults, **given},
+            snap=Snap(snap),
+            sigmas=None if sigmas is None else parse_sigmas(sigmas).tolist(),
+        )
+        settings: dict[str, Any] = {
+            "loras": loras,
+            "stage2_loras": stage2_loras,
+            "device": device,
+            "dtype": None if dtype is None else DTYPES[dtype],
+            "numerics": Numerics(numerics),
+        }
+        if checkpoints:
+            pipeline = LTX2Pipeline(*checkpoints, text_encoder=text_encoder, upscaler=upscaler, **settings)
+        else:
+            pipeline = LTX2Pipeline.embedded(**settings)
+        stages = plan_stages(request, pipeline.numerics)
+        if dry_run:
+            print_plan(pipeline, stages)
+            return
+        for change in stages[-1].clip.changes:
+            click.echo(change, err=True)
+        check_output(output)
+        run(pipeline, request, output, quiet=quiet)
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(str(output.resolve()))
+
+
+def run(pipeline: LTX2Pipeline, request: Request, output: Path, *, quiet: bool) -> None:
+    """Sample and save with a progress bar on stderr."""
+    with nullcontext() if quiet else tqdm(file=sys.stderr, unit="step") as bar:
+        generation = pipeline(request, on_step=None if bar is None else lambda p: _show(bar, p))
+        frames = generation.clip.frames
+        generation.save(
+            output,
+            on_frames=None
+            if bar is None
+            else lambda done, total: _show(bar, Progress(stage="decode", step=done, steps=frames)),
+        )
+
+
+def _show(bar: Any, progress: Progress) -> None:
+    if bar.desc != f"{progress.stage}: " or progress.step < bar.n:
+        bar.reset(total=progress.steps)
+        bar.set_description(progress.stage, refresh=False)
+    bar.n = progress.step
+    bar.refresh()

@@ -1,0 +1,66 @@
+"""The table that ``ltx2 generate --dry-run`` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from ..config import transformer_config, video_vae_config
+from ..loading import Component
+from ..memory import MemoryEstimate, estimate_memory
+from ..pipeline import LTX2Pipeline
+from ..request import Stage
+
+
+def print_plan(pipeline: LTX2Pipeline, stages: Sequence[Stage]) -> None:
+    """Sizes, tokens, sigmas and predicted peak memory of a run, without loading any weights."""
+    clip = stages[-1].clip
+    click.echo(
+        f"clip      {clip.width}x{clip.height}, {clip.frames} frames at {clip.fps:g} fps, "
+        f"{clip.seconds:.3f} s"
+    )
+    for change in clip.changes:
+        click.echo(f"          {change}")
+    for index, stage in enumerate(stages, start=1):
+        guidance = f"cfg {stage.cfg:g}, audio {stage.audio_cfg:g}" if stage.guided else "no guidance"
+        click.echo(
+            f"stage {index}   {stage.clip.width}x{stage.clip.height}: {stage.clip.video_tokens} video + "
+            f"{stage.clip.audio_tokens} audio tokens, {len(stage.sigmas) - 1} steps, {guidance}"
+        )
+        click.echo("          sigmas " + ", ".join(f"{sigma:g}" for sigma in stage.sigmas.tolist()))
+    memory = predict(pipeline, stages)
+    for entry in memory:
+        click.echo(
+            f"memory    {entry.stage}: {_size(entry.weights)} weights, {_size(entry.activations)} activations"
+        )
+    peak = max(memory, key=lambda entry: entry.total)
+    click.echo(f"peak      about {_size(peak.total)} in {peak.stage} ({pipeline.networks.dtype})")
+
+
+def predict(pipeline: LTX2Pipeline, stages: Sequence[Stage]) -> tuple[MemoryEstimate, ...]:
+    """The memory of each stage with the files and the dtype of ``pipeline``."""
+    networks = pipeline.networks
+    itemsize = networks.dtype.itemsize
+
+    def weights(*components: Component) -> int:
+        return sum(info.numel * itemsize for c in components for info in networks.file(c).infos(c).values())
+
+    return estimate_memory(
+        text_weights=networks.text_encoder_bytes()
+        + weights(Component.TEXT_PROJECTION, Component.TEXT_CONNECTORS),
+        transformer_weights=weights(Component.TRANSFORMER),
+        decoder_weights=weights(Component.VIDEO_DECODER),
+        transformer=transformer_config(networks.file(Component.TRANSFORMER).config),
+        vae=video_vae_config(networks.file(Component.VIDEO_DECODER).config),
+        clips=[stage.clip for stage in stages],
+        dtype=networks.dtype,
+    )
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"

@@ -1,0 +1,121 @@
+"""What a run returns: latents at once, pictures and sound when they are asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .audio import resample
+from .media import VideoWriter
+from .media.writer import AAC_RATES
+from .request import Request
+from .shapes import ClipPlan
+from .types import AVLatent
+
+if TYPE_CHECKING:
+    from .pipeline import LTX2Pipeline
+
+METADATA_KEY = "ltx2"
+"""Tag of the MP4 file that holds the settings as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Generation:
+    """A sampled clip.
+
+    ``latents`` are normalised: video (1, 128, F, H, W), audio (1, 8, T, 16); give them to the next call, or
+    to ``pipeline.upsample``. ``sigmas`` are the schedules that ran, one for each stage.
+    """
+
+    pipeline: LTX2Pipeline
+    latents: AVLatent
+    clip: ClipPlan
+    request: Request
+    sigmas: tuple[tuple[float, ...], ...]
+    given_audio: tuple[Tensor, int] | None = None
+
+    @property
+    def fps(self) -> float:
+        return self.clip.fps
+
+    def frames(self, *, stop: Callable[[], bool] | None = None) -> Iterator[Tensor]:
+        """Decode the pictures in chunks (N, 3, H, W) in [-1, 1]; memory does not grow with the clip."""
+        assert self.latents.video is not None
+        return self.pipeline.decode_video(self.latents.video, stop=stop)
+
+    def array(self) -> NDArray[np.uint8]:
+        """All pictures at once, (F, H, W, 3) uint8."""
+        chunks = [
+            ((chunk + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy() for chunk in self.frames()
+        ]
+        return np.asarray(rearrange(np.concatenate(chunks), "f c h w -> f h w c"))
+
+    def audio(self) -> tuple[Tensor, int]:
+        """(waveform (C, S) in [-1, 1], sample rate in Hz): the given sound if there was one, else decoded."""
+        if self.given_audio is not None:
+            return self.given_audio
+        assert self.latents.audio is not None
+        return self.pipeline.decode_audio(self.latents.audio)
+
+    def settings(self) -> dict[str, Any]:
+        """What made this clip, as JSON values."""
+        try:
+            package = version("comfyui-ltx2")
+        except PackageNotFoundError:
+            package = "source"
+        return {
+            "version": package,
+            "checkpoints": [file.path.name for file in self.pipeline.networks.checkpoints],
+            "loras": [[lora.path.name, lora.strength] for lora in self.pipeline.loras],
+            "stage2_loras": [[lora.path.name, lora.strength] for lora in self.pipeline.stage2_loras],
+            "numerics": self.pipeline.numerics.value,
+            "dtype": str(self.pipeline.networks.dtype).removeprefix("torch."),
+            "clip": [self.clip.width, self.clip.height, self.clip.frames, self.clip.fps],
+            "sigmas": [list(sigmas) for sigmas in self.sigmas],
+            "request": self.request.settings(),
+        }
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        crf: int = 18,
+        on_frames: Callable[[int, int], None] | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> None:
+        """Write an MP4 (H.264, AAC): pictures are encoded as they are decoded, the settings go into its tags.
+
+        ``on_frames`` hears (frames written, all frames). Nothing is left behind if it fails or is stopped.
+        Raises what :class:`~ltx2_core.media.VideoWriter` raises.
+        """
+        waveform, rate = playable(*self.audio())
+        settings = json.dumps(self.settings())
+        with VideoWriter(
+            path,
+            width=self.clip.width,
+            height=self.clip.height,
+            fps=self.clip.fps,
+            sample_rate=rate,
+            metadata={METADATA_KEY: settings, "comment": self.request.prompt},
+            crf=crf,
+        ) as writer:
+            writer.write_audio(waveform)
+            for chunk in self.frames(stop=stop):
+                writer.write_frames(chunk)
+                if on_frames is not None:
+                    on_frames(writer.frame_count, self.clip.frames)
+
+
+def playable(waveform: Tensor, rate: int) -> tuple[Tensor, int]:
+    """The sound at a rate that AAC has, unchanged where it already is."""
+    return (waveform, rate) if rate in AAC_RATES else (resample(waveform, rate, 48000), 48000)

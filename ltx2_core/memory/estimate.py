@@ -1,0 +1,82 @@
+"""Predicted peak memory of a run, stage by stage, from shapes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+
+from ..config import TransformerConfig, VideoVAEConfig
+from ..shapes import SPATIAL_SCALE, ClipPlan
+from ..video_vae.streaming import MAX_PIECE_BYTES
+
+_TRANSFORMER_WIDTHS = 16
+"""Live activations of one block, in widths of its stream: residual, modulated input, and either q, k, v with
+their rotated copies or the fourfold hidden layer before and after its GELU."""
+
+_DECODE_PIECES = 4
+"""Working tensors of the decoder, in pieces: a padded input, its convolution, the activation and the skip."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryEstimate:
+    """Bytes of one stage: weights that must be resident and activations at their largest."""
+
+    stage: str
+    weights: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.activations
+
+
+def estimate_memory(
+    *,
+    text_weights: int,
+    transformer_weights: int,
+    decoder_weights: int,
+    transformer: TransformerConfig,
+    vae: VideoVAEConfig,
+    clips: Sequence[ClipPlan],
+    dtype: torch.dtype,
+) -> tuple[MemoryEstimate, ...]:
+    """One entry a stage, for one sample at a time; the networks live one after another.
+
+    An estimate, not a bound: attention is assumed to be fused, and allocators round up.
+    """
+    itemsize = dtype.itemsize
+    stages = [MemoryEstimate(stage="text", weights=text_weights, activations=0)]
+    for index, clip in enumerate(clips, start=1):
+        widths = clip.video_tokens * transformer.dim + clip.audio_tokens * transformer.audio_dim
+        stages.append(
+            MemoryEstimate(
+                stage=f"stage {index}",
+                weights=transformer_weights,
+                activations=widths * _TRANSFORMER_WIDTHS * itemsize,
+            )
+        )
+    stages.append(
+        MemoryEstimate(
+            stage="decode", weights=decoder_weights, activations=decode_bytes(vae, clips[-1], itemsize)
+        )
+    )
+    return tuple(stages)
+
+
+def decode_bytes(vae: VideoVAEConfig, clip: ClipPlan, itemsize: int) -> int:
+    """Streaming state of the decoder (6 frames a residual block, 4 an upsampler) and its working pieces."""
+    width = vae.decoder_base_channels * prod(block.multiplier for block in vae.decoder_blocks)
+    cells = clip.latent_height * clip.latent_width
+    state = 0
+    for block in vae.decoder_blocks:
+        if block.kind == "res_x":
+            state += 6 * block.num_layers * width * cells
+        else:
+            state += 4 * width * cells
+            width //= block.multiplier
+            cells *= block.strides[1] * block.strides[2]
+    largest = max(cells * width, clip.width * clip.height * vae.channels, SPATIAL_SCALE**2) * itemsize
+    return state * itemsize + _DECODE_PIECES * max(MAX_PIECE_BYTES, largest)

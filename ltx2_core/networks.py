@@ -1,0 +1,110 @@
+"""The networks of a run, loaded when they are needed and let go when they are not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .loading import Checkpoint, Component, Lora, find_component, open_checkpoint, open_lora, read_header
+from .text import TextEncoder, load_gemma, load_tokenizer
+from .types import Numerics
+
+LoraFile = tuple["str | os.PathLike[str]", float]
+"""A LoRA file and its strength."""
+
+_FLOAT32 = frozenset({Component.AUDIO_ENCODER, Component.AUDIO_DECODER, Component.VOCODER})
+"""Small, and audibly better than in bfloat16."""
+
+
+class Networks:
+    """Where each component comes from, and the ones that are loaded.
+
+    ``checkpoints`` may be one official file or the components in several; the first that holds a component
+    gives it. Headers are read at once, weights when :meth:`use` asks for them.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Sequence[str | os.PathLike[str]],
+        text_encoder: str | os.PathLike[str] | None,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        numerics: Numerics,
+        keep_loaded: bool,
+    ) -> None:
+        self.checkpoints = tuple(open_checkpoint(path) for path in checkpoints)
+        self.text_encoder = None if text_encoder is None else Path(text_encoder)
+        self.device = device
+        self.dtype = dtype
+        self.numerics = numerics
+        self.keep_loaded = keep_loaded
+        self._held: dict[Component, tuple[tuple[Lora, ...], nn.Module]] = {}
+        self._held_text: TextEncoder | None = None
+
+    def file(self, component: Component) -> Checkpoint:
+        """The file that ``component`` comes from. Raises ValueError where none of the files holds it."""
+        return find_component(self.checkpoints, component)
+
+    @contextmanager
+    def use(self, component: Component, loras: tuple[Lora, ...] = ()) -> Iterator[Any]:
+        """The network of ``component`` on the device, with ``loras`` merged, for the length of the block."""
+        held = self._held.get(component)
+        if held is not None and held[0] == loras:
+            yield held[1]
+            return
+        self._held.pop(component, None)
+        del held
+        network = self.file(component).load(
+            component,
+            dtype=torch.float32 if component in _FLOAT32 else self.dtype,
+            device=self.device,
+            loras=loras,
+            numerics=self.numerics,
+        )
+        if self.keep_loaded:
+            self._held[component] = (loras, network)
+        yield network
+        del network
+        self._release()
+
+    @contextmanager
+    def use_text_encoder(self) -> Iterator[TextEncoder]:
+        """Gemma with the checkpoint's projection, for the length of the block."""
+        if self._held_text is not None:
+            yield self._held_text
+            return
+        if self.text_encoder is None:
+            raise ValueError("no text encoder is given; give the folder of a Gemma 3 as text_encoder")
+        with self.use(Component.TEXT_PROJECTION) as projection:
+            gemma = load_gemma(self.text_encoder, dtype=self.dtype, device=self.device)
+            encoder = TextEncoder(gemma, load_tokenizer(self.text_encoder), projection)
+            if self.keep_loaded:
+                self._held_text = encoder
+            yield encoder
+        del encoder, gemma
+        self._release()
+
+    def text_encoder_bytes(self) -> int:
+        """Size of the text encoder in the dtype of this run; 0 where none is given."""
+        if self.text_encoder is None:
+            return 0
+        files = self.text_encoder.rglob("*.safetensors")
+        return sum(
+            info.numel * self.dtype.itemsize for f in files for info in read_header(f).tensors.values()
+        )
+
+    def _release(self) -> None:
+        if self.device.type == "cuda" and not self.keep_loaded:
+            torch.cuda.empty_cache()
+
+
+def open_loras(files: Sequence[LoraFile]) -> tuple[Lora, ...]:
+    """Headers of LoRA files with their strengths."""
+    return tuple(open_lora(path, strength) for path, strength in files)

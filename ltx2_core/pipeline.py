@@ -1,0 +1,350 @@
+"""Text, image and audio in, video with sound out, stage by stage.
+
+Only what a stage needs is in memory; ``keep_loaded`` trades that memory for the time to load.
+Letters: B batch, N pictures or frames, C channels, S samples, H W pixel rows and columns.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from .audio import decode_audio, encode_audio
+from .conditioning.items import AudioGiven, ImageInPlace
+from .conditioning.state import empty_state
+from .generation import Generation
+from .loading import Component
+from .media import compress_image, fit_image, load_image, read_audio, to_signed
+from .media.images import FitMode
+from .networks import LoraFile, Networks, open_loras
+from .request import Request, Stage, plan_stages
+from .sampling.denoiser import Denoiser
+from .sampling.guidance import Guidance, StreamGuidance
+from .sampling.noise import initial_state, make_noise
+from .sampling.samplers import SAMPLERS
+from .tiny import embedded_set
+from .types import AVLatent, LatentState, Numerics, TextContext
+from .upsampler import upsample_latent
+
+
+class Stopped(Exception):
+    """The run was told to stop."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where a run is: ``step`` of ``steps`` are done in ``stage``; ``x0`` is the estimate while sampling."""
+
+    stage: str
+    step: int
+    steps: int
+    x0: AVLatent | None = None
+
+
+OnStep = Callable[[Progress], None]
+Stop = Callable[[], bool]
+
+
+class LTX2Pipeline:
+    """LTX-2 from files, ready to be called.
+
+    Raises ValueError for files that are not LTX-2, FileNotFoundError for missing ones.
+
+    Args:
+        checkpoints: official single file, or the files that together hold its components.
+        text_encoder: folder of the Gemma 3 that belongs to it.
+        upscaler: latent upscaler file, for two stages.
+        loras: (file, strength) for every stage; ``stage2_loras`` for the second one besides.
+        device, dtype: where and in what to compute; by default CUDA in bfloat16, else the CPU in float32.
+        numerics: whose result to give where public implementations differ.
+        keep_loaded: keep networks in memory between stages and calls.
+    """
+
+    def __init__(
+        self,
+        *checkpoints: str | os.PathLike[str],
+        text_encoder: str | os.PathLike[str] | None = None,
+        upscaler: str | os.PathLike[str] | None = None,
+        loras: Sequence[LoraFile] = (),
+        stage2_loras: Sequence[LoraFile] = (),
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        numerics: Numerics = Numerics.OFFICIAL,
+        keep_loaded: bool = False,
+    ) -> None:
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.networks = Networks(
+            (*checkpoints, *(() if upscaler is None else (upscaler,))),
+            text_encoder,
+            device=device,
+            dtype=dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32),
+            numerics=numerics,
+            keep_loaded=keep_loaded,
+        )
+        self.numerics = numerics
+        self.loras = open_loras(loras)
+        self.stage2_loras = open_loras(stage2_loras)
+
+    @classmethod
+    def embedded(cls, **options: Any) -> LTX2Pipeline:
+        """The tiny set that ships with the package: every part real, the pictures not."""
+        files = embedded_set()
+        return cls(files.checkpoint, text_encoder=files.text_encoder, upscaler=files.upsampler, **options)
+
+    def __call__(
+        self,
+        prompt: str | Request,
+        *,
+        on_step: OnStep | None = None,
+        stop: Stop | None = None,
+        **options: Any,
+    ) -> Generation:
+        """Sample a clip; ``options`` are the fields of :class:`Request`. It is decoded when asked for.
+
+        ``on_step`` hears of every stage and step. ``stop`` is asked before every block of every evaluation,
+        and ends the run with :class:`Stopped` when it says True.
+        """
+        request = prompt if isinstance(prompt, Request) else Request(prompt=prompt, **options)
+        run = _Run(on_step, stop)
+        stages = plan_stages(request, self.numerics)
+        self._check_files(request, stages)
+        positive, negative = self.encode_text(
+            request.prompt, request.negative_prompt if any(s.guided for s in stages) else None, run=run
+        )
+        given_audio = self._read_audio(request, stages[-1])
+        items = self._conditioning(request, stages, given_audio, run)
+
+        generator = torch.Generator(request.noise_device).manual_seed(request.seed)
+        latents = request.latents
+        kept_audio: Tensor | None = None
+        for index, stage in enumerate(stages):
+            if index and latents is not None:
+                run.report(f"upscale to {stage.clip.width}x{stage.clip.height}", 0, 1)
+                latents = self.upsample(latents)
+            state = self._state(stage, latents)
+            for item in items[index]:
+                state = item.apply(state)
+            latents = self._sample(index, stage, state, positive, negative, request.sampler, generator, run)
+            if index == 0 and self._audio_stage(request, stages) == 1:
+                kept_audio = latents.audio
+        assert latents is not None
+        if kept_audio is not None:
+            latents = replace(latents, audio=kept_audio)
+        return Generation(
+            pipeline=self,
+            latents=latents,
+            clip=stages[-1].clip,
+            request=request,
+            sigmas=tuple(tuple(round(v, 6) for v in s.sigmas.tolist()) for s in stages),
+            given_audio=given_audio,
+        )
+
+    def encode_text(
+        self, prompt: str, negative_prompt: str | None = None, *, run: _Run | None = None
+    ) -> tuple[TextContext, TextContext | None]:
+        """Contexts of the prompt and, if there is one, of the negative prompt."""
+        run = run or _Run(None, None)
+        prompts = [prompt] if negative_prompt is None else [prompt, negative_prompt]
+        with self.networks.use_text_encoder() as encoder:
+            features = encoder.encode(prompts, on_layer=lambda step, steps: run.report("text", step, steps))
+        with self.networks.use(Component.TEXT_CONNECTORS) as connectors, torch.inference_mode():
+            dtype = self.networks.dtype
+            contexts = connectors(
+                replace(features, video=features.video.to(dtype), audio=features.audio.to(dtype))
+            )
+        single = [
+            TextContext(contexts.video[i : i + 1], contexts.audio[i : i + 1]) for i in range(len(prompts))
+        ]
+        return single[0], single[1] if negative_prompt is not None else None
+
+    def encode_video(self, frames: Tensor) -> Tensor:
+        """frames (N, 3, H, W) in [0, 1], N = 8k + 1 -> normalised latent (1, 128, k + 1, H / 32, W / 32)."""
+        with self.networks.use(Component.VIDEO_ENCODER) as encoder, torch.inference_mode():
+            pixels = rearrange(to_signed(frames), "n c h w -> 1 c n h w")
+            latent: Tensor = encoder.encode(pixels.to(self.networks.device, self.networks.dtype))
+        return latent.float()
+
+    def encode_audio(self, waveform: Tensor, sample_rate: int, *, latent_frames: int | None = None) -> Tensor:
+        """waveform (C, S) in [-1, 1] -> normalised latent (1, 8, T, 16), trimmed or padded with silence."""
+        with self.networks.use(Component.AUDIO_ENCODER) as encoder:
+            return encode_audio(
+                encoder, waveform.to(self.networks.device), sample_rate, latent_frames=latent_frames
+            )
+
+    def upsample(self, latents: AVLatent, *, adain: float = 0.0) -> AVLatent:
+        """The video at the upscaler's factor, usually twice the width and height; the audio as it is."""
+        if latents.video is None:
+            raise ValueError("there is no video to upscale in these latents")
+        with (
+            self.networks.use(Component.UPSAMPLER) as upsampler,
+            self.networks.use(Component.VIDEO_ENCODER) as encoder,
+            torch.inference_mode(),
+        ):
+            video = latents.video.to(self.networks.device, self.networks.dtype)
+            video = upsample_latent(upsampler, video, encoder.per_channel_statistics, adain=adain)
+        return replace(latents, video=video.float())
+
+    def decode_video(self, latent: Tensor, *, stop: Stop | None = None) -> Iterator[Tensor]:
+        """Normalised latent (1, 128, F, H, W) -> chunks (N, 3, 32 H, 32 W) in [-1, 1] on the CPU.
+
+        Exactly the whole clip's frames, with memory that does not depend on their number.
+        """
+        run = _Run(None, stop)
+        with self.networks.use(Component.VIDEO_DECODER) as decoder:
+            chunks = decoder.decode_stream(latent.to(self.networks.device, self.networks.dtype))
+            while True:
+                run.check()
+                with torch.inference_mode():
+                    chunk = next(chunks, None)
+                if chunk is None:
+                    return
+                if chunk.shape[2]:
+                    yield rearrange(chunk, "1 c n h w -> n c h w").float().cpu()
+
+    def decode_audio(self, latent: Tensor) -> tuple[Tensor, int]:
+        """Normalised latent (1, 8, T, 16) -> (waveform (2, S) in [-1, 1] on the CPU, sample rate in Hz)."""
+        with (
+            self.networks.use(Component.AUDIO_DECODER) as decoder,
+            self.networks.use(Component.VOCODER) as vocoder,
+        ):
+            waveform, rate = decode_audio(decoder, vocoder, latent.to(self.networks.device))
+        return waveform[0].cpu(), rate
+
+    def _check_files(self, request: Request, stages: Sequence[Stage]) -> None:
+        """Find every component that the run will need before anything is computed."""
+        needed = [Component.TEXT_PROJECTION, Component.TEXT_CONNECTORS, Component.TRANSFORMER]
+        needed += [Component.VIDEO_DECODER, Component.AUDIO_DECODER, Component.VOCODER]
+        if len(stages) > 1:
+            needed.append(Component.UPSAMPLER)
+        if len(stages) > 1 or request.image is not None:
+            needed.append(Component.VIDEO_ENCODER)
+        if request.audio is not None:
+            needed.append(Component.AUDIO_ENCODER)
+        for component in needed:
+            self.networks.file(component)
+
+    def _read_audio(self, request: Request, stage: Stage) -> tuple[Tensor, int] | None:
+        """The given sound, as long as the clip or shorter."""
+        if request.audio is None:
+            return None
+        if not isinstance(request.audio, tuple):
+            return read_audio(request.audio, start_s=request.audio_start_s, duration_s=stage.clip.seconds)
+        waveform, rate = request.audio
+        start = round(request.audio_start_s * rate)
+        return waveform[:, start : start + round(stage.clip.seconds * rate)], rate
+
+    def _conditioning(
+        self,
+        request: Request,
+        stages: Sequence[Stage],
+        audio: tuple[Tensor, int] | None,
+        run: _Run,
+    ) -> list[list[ImageInPlace | AudioGiven]]:
+        """What is given to each stage, encoded at its size."""
+        items: list[list[ImageInPlace | AudioGiven]] = [[] for _ in stages]
+        if request.image is not None:
+            run.report("image", 0, 1)
+            frames = _pictures(request.image)
+            for stage, given in zip(stages, items, strict=True):
+                pixels = self._prepare(frames, stage, request.image_crf)
+                given.append(ImageInPlace(latent=self.encode_video(pixels), strength=stage.image_strength))
+        if audio is not None:
+            run.report("audio", 0, 1)
+            latent = self.encode_audio(*audio, latent_frames=stages[0].clip.audio_latents)
+            for given in items:
+                given.append(AudioGiven(latent=latent))
+        return items
+
+    def _prepare(self, frames: Tensor, stage: Stage, crf: int) -> Tensor:
+        """Pictures at the stage's size; a single one goes through an H.264 round trip."""
+        mode: FitMode = "comfy" if self.numerics is Numerics.COMFY else "official"
+        if len(frames) == 1 and mode == "official":
+            frames = compress_image(frames[0], crf)[None]
+        frames = fit_image(frames, stage.clip.width, stage.clip.height, mode=mode)
+        if len(frames) == 1 and mode == "comfy":
+            frames = compress_image(frames[0], crf)[None]
+        return frames
+
+    def _state(self, stage: Stage, latents: AVLatent | None) -> LatentState:
+        state = empty_state(stage.clip, device=self.networks.device)
+        if latents is None:
+            return state
+        latents = latents.to(self.networks.device, torch.float32)
+        return replace(
+            state,
+            latent=AVLatent(
+                latents.video, latents.audio if latents.audio is not None else state.latent.audio
+            ),
+        )
+
+    def _sample(
+        self,
+        index: int,
+        stage: Stage,
+        state: LatentState,
+        positive: TextContext,
+        negative: TextContext | None,
+        sampler: str,
+        generator: torch.Generator,
+        run: _Run,
+    ) -> AVLatent:
+        name = f"stage {index + 1}"
+        loras = self.loras + (self.stage2_loras if index else ())
+        run.report(name, 0, len(stage.sigmas) - 1)
+        with self.networks.use(Component.TRANSFORMER, loras) as transformer:
+            denoise = Denoiser(
+                transformer,
+                state,
+                positive,
+                negative,
+                guidance=Guidance(
+                    video=StreamGuidance(cfg=stage.cfg), audio=StreamGuidance(cfg=stage.audio_cfg)
+                ),
+                numerics=self.numerics,
+                dtype=self.networks.dtype,
+                on_block=lambda block: run.check(),
+            )
+            noise = make_noise(state.latent, generator)
+            x = initial_state(state, noise, float(stage.sigmas[0]), self.numerics)
+            return SAMPLERS[sampler](
+                denoise,
+                x,
+                stage.sigmas,
+                lambda step, steps, x0: run.report(name, step, steps, x0),
+                generator=generator,
+            )
+
+    def _audio_stage(self, request: Request, stages: Sequence[Stage]) -> int:
+        if request.audio_stage is not None:
+            return request.audio_stage
+        return 1 if stages[0].guided and self.numerics is Numerics.OFFICIAL else 2
+
+
+class _Run:
+    """Progress out, the wish to stop in."""
+
+    def __init__(self, on_step: OnStep | None, stop: Stop | None) -> None:
+        self._on_step = on_step
+        self._stop = stop
+
+    def report(self, stage: str, step: int, steps: int, x0: AVLatent | None = None) -> None:
+        self.check()
+        if self._on_step is not None:
+            self._on_step(Progress(stage=stage, step=step, steps=steps, x0=x0))
+
+    def check(self) -> None:
+        if self._stop is not None and self._stop():
+            raise Stopped("the run was stopped")
+
+
+def _pictures(image: Any) -> Tensor:
+    """One picture or a clip as (N, 3, H, W) in [0, 1]."""
+    if isinstance(image, Tensor) and image.ndim == 4 and image.shape[0] > 1:
+        return image
+    return load_image(image)

@@ -1,0 +1,207 @@
+"""What a run is asked to make, and the stages that follow from it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from os import PathLike, fspath
+from typing import Any, Literal, TypeAlias
+
+from torch import Tensor
+
+from .media.images import ImageSource
+from .sampling.samplers import SAMPLERS
+from .sampling.schedules import (
+    DISTILLED_SIGMAS,
+    DISTILLED_STAGE2_SIGMAS,
+    as_sigmas,
+    ltxv_sigmas,
+    partial_sigmas,
+)
+from .shapes import SPATIAL_SCALE, ClipPlan, Snap, frames_of, plan_clip
+from .types import AVLatent, Numerics
+
+NEGATIVE_PROMPT = (
+    "blurry, low quality, still frame, frames, watermark, overlay, titles, has blurbox, has subtitles"
+)
+
+AudioSource: TypeAlias = "str | PathLike[str] | tuple[Tensor, int]"
+"""A sound or video file, or (waveform (C, S) in [-1, 1], sample rate in Hz)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Everything that a run can be asked for.
+
+    Attributes:
+        width, height: size of the finished clip in pixels; a multiple of 32, of 64 with two stages.
+        num_frames, seconds: length of the clip, one of the two (default 121 frames); 8k + 1 frames.
+        snap: what to do with a size or length off that grid.
+        image: picture, or clip (N, 3, H, W) in [0, 1], that the video starts with; cut to the clip's shape.
+        image_strength: 1 keeps it, 0 ignores it; two stages use 1 in the second.
+        image_crf: strength of the H.264 round trip that a picture goes through, 0 is off;
+            clips are left alone.
+        audio: sound to make the video for; trimmed to the clip or followed by silence, otherwise kept.
+        steps, cfg, audio_cfg: schedule and guidance of the first stage; ``audio_cfg`` defaults to ``cfg``.
+        distilled: for distilled weights or the distilled LoRA: the fixed 8 steps and no guidance.
+        sigmas: schedule of the first stage, in place of ``steps``; falls to 0.
+        denoise: with ``latents``, the part of the schedule to run: 0.3 keeps most of them.
+        stages: 1, or 2: half size first, then the upscaler and the 3 distilled steps at full size.
+        stage2_sigmas: schedule of the second stage.
+        latents: latents to go on from in place of nothing, re-noised to the first sigma.
+        sampler: ``euler`` or ``euler_ancestral``.
+        seed, noise_device: the same seed gives the same clip; noise drawn on "cpu" is alike on every machine.
+        audio_stage: which stage the sound is taken from; by default 1 with guidance and 2 without, as the
+            official pipelines do, and always 2 in the comfy numerics.
+    """
+
+    prompt: str
+    negative_prompt: str = NEGATIVE_PROMPT
+    width: int = 768
+    height: int = 512
+    num_frames: int | None = None
+    seconds: float | None = None
+    fps: float = 24.0
+    snap: Snap = Snap.NEAREST
+    image: ImageSource | None = None
+    image_strength: float = 1.0
+    image_crf: int = 33
+    audio: AudioSource | None = None
+    audio_start_s: float = 0.0
+    steps: int = 30
+    cfg: float = 4.0
+    audio_cfg: float | None = None
+    distilled: bool = False
+    sigmas: Sequence[float] | None = None
+    denoise: float = 1.0
+    stages: Literal[1, 2] = 1
+    stage2_sigmas: Sequence[float] | None = None
+    latents: AVLatent | None = None
+    sampler: str = "euler"
+    seed: int = 0
+    noise_device: str = "cpu"
+    audio_stage: Literal[1, 2] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.prompt, str):
+            raise ValueError(
+                f"prompt must be text; got {type(self.prompt).__name__}. Run several prompts one by one"
+            )
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"sampler {self.sampler!r} is unknown; use one of {', '.join(SAMPLERS)}")
+        for name in ("cfg", "audio_cfg"):
+            scale = getattr(self, name)
+            if scale is not None and not (math.isfinite(scale) and scale >= 0):
+                raise ValueError(f"{name} must be a number from 0 (1 is no guidance); got {scale}")
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed must be 0 ... 2**64 - 1; got {self.seed}")
+        if self.latents is not None and self.stages != 1:
+            raise ValueError("latents go on in one stage: give stages=1 and upscale between two calls")
+        if self.denoise != 1 and self.latents is None:
+            raise ValueError(
+                f"denoise={self.denoise} needs latents to keep something of; give latents or denoise=1"
+            )
+
+    def settings(self) -> dict[str, Any]:
+        """The request as JSON values: files by name, pictures and latents in memory by a note."""
+        plain: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Snap):
+                value = value.value
+            elif isinstance(value, PathLike):
+                value = fspath(value)
+            elif isinstance(value, Tensor | AVLatent | tuple) or hasattr(value, "__array_interface__"):
+                value = f"<{type(value).__name__} in memory>"
+            elif isinstance(value, Sequence) and not isinstance(value, str):
+                value = [float(v) for v in value]
+            plain[field.name] = value
+        json.dumps(plain)
+        return plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One sampling run: where, along which sigmas, with how much guidance and image."""
+
+    clip: ClipPlan
+    sigmas: Tensor
+    cfg: float
+    audio_cfg: float
+    image_strength: float
+
+    @property
+    def guided(self) -> bool:
+        return self.cfg != 1 or self.audio_cfg != 1
+
+
+def plan_stages(request: Request, numerics: Numerics = Numerics.OFFICIAL) -> tuple[Stage, ...]:
+    """The stages of ``request``; the last one has the size of the finished clip.
+
+    Raises ValueError for sizes, lengths and schedules that cannot be planned.
+    """
+    frames = request.num_frames
+    if request.latents is not None and request.latents.video is not None:
+        clip = _clip_of(request, request.latents, numerics)
+    else:
+        clip = plan_clip(
+            request.width,
+            request.height,
+            frames=121 if frames is None and request.seconds is None else frames,
+            seconds=request.seconds,
+            fps=request.fps,
+            snap=request.snap,
+            stages=request.stages,
+            numerics=numerics,
+        )
+    first = clip if request.stages == 1 else clip.half()
+    guided = not request.distilled
+    cfg = request.cfg if guided else 1.0
+    stage = Stage(
+        clip=first,
+        sigmas=_first_sigmas(request, first, numerics),
+        cfg=cfg,
+        audio_cfg=cfg if request.audio_cfg is None or not guided else request.audio_cfg,
+        image_strength=request.image_strength,
+    )
+    if request.stages == 1:
+        return (stage,)
+    sigmas = DISTILLED_STAGE2_SIGMAS if request.stage2_sigmas is None else as_sigmas(request.stage2_sigmas)
+    return stage, replace(stage, clip=clip, sigmas=sigmas, cfg=1.0, audio_cfg=1.0, image_strength=1.0)
+
+
+def _first_sigmas(request: Request, clip: ClipPlan, numerics: Numerics) -> Tensor:
+    if request.sigmas is not None:
+        return as_sigmas(request.sigmas)
+    if request.distilled:
+        return DISTILLED_SIGMAS if request.denoise == 1 else _tail(DISTILLED_SIGMAS, request.denoise)
+
+    def schedule(steps: int) -> Tensor:
+        # The official pipelines always schedule for 4096 tokens, ComfyUI for those of the clip.
+        return ltxv_sigmas(steps, clip.video_tokens) if numerics is Numerics.COMFY else ltxv_sigmas(steps)
+
+    return partial_sigmas(schedule, request.steps, request.denoise)
+
+
+def _tail(sigmas: Tensor, denoise: float) -> Tensor:
+    """The last ``denoise`` share of the steps of a fixed list; at least one step."""
+    if not 0 < denoise <= 1:
+        raise ValueError(f"denoise={denoise} must be above 0 and at most 1")
+    steps = max(1, round((len(sigmas) - 1) * denoise))
+    return sigmas[-steps - 1 :]
+
+
+def _clip_of(request: Request, latents: AVLatent, numerics: Numerics) -> ClipPlan:
+    """The plan that given latents already follow."""
+    assert latents.video is not None
+    _, _, frames, height, width = latents.video.shape
+    return plan_clip(
+        width * SPATIAL_SCALE,
+        height * SPATIAL_SCALE,
+        frames=frames_of(frames),
+        fps=request.fps,
+        snap=Snap.ERROR,
+        numerics=numerics,
+    )
