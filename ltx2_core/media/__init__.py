@@ -1,0 +1,26 @@
+"""Pictures, clips and sound from files and back, through PyAV and Pillow.
+
+Ranges: pictures and clips read from files are RGB in [0, 1]; the networks work in [-1, 1] (``to_signed``).
+"""
+
+from .atomic import check_output
+from .audio_in import read_audio
+from .compress import compress_image
+from .images import fit_image, load_image, to_signed
+from .video_in import VideoClip, read_video
+from .writer import VideoWriter, frame_rate, read_metadata, write_wav
+
+__all__ = [
+    "VideoClip",
+    "VideoWriter",
+    "check_output",
+    "compress_image",
+    "fit_image",
+    "frame_rate",
+    "load_image",
+    "read_audio",
+    "read_metadata",
+    "read_video",
+    "to_signed",
+    "write_wav",
+]

@@ -1,0 +1,67 @@
+"""Output files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def check_output(path: str | os.PathLike[str], *, overwrite: bool = True) -> Path:
+    """Find out before the work starts that ``path`` can be written; returns it as a Path.
+
+    Raises FileNotFoundError for a missing folder, IsADirectoryError for a folder in place of a file,
+    FileExistsError where ``overwrite`` is off, PermissionError for a folder that may not be written.
+    """
+    file = Path(path)
+    folder = file.parent
+    if not folder.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "no such output folder; create it first", str(folder))
+    if file.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "the output is a folder; add a file name", str(file))
+    if file.exists() and not overwrite:
+        raise FileExistsError(errno.EEXIST, "the output exists; choose another name", str(file))
+    probe = _temporary(file)
+    try:
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise explain(error, file) from error
+    return file
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary name in the folder of ``path``; rename it on success, remove it on any exception.
+
+    The old file at ``path`` stays untouched until the rename. OSErrors come out saying what to do.
+    """
+    temporary = _temporary(path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise explain(error, path) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def explain(error: OSError, path: Path) -> OSError:
+    """The same kind of error in words that say what to do about ``path``."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        advice = "the disk is full; free some space or choose another output folder"
+    elif error.errno == errno.EFBIG:
+        advice = "the file grew past the size limit set for this process; raise it"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        advice = "the output folder may not be written; choose another or change its rights"
+    else:
+        return error
+    # OSError turns into the subclass of its number: PermissionError for EACCES and EPERM.
+    return OSError(error.errno, advice, str(path))
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.stem}-{uuid.uuid4().hex[:12]}.part")

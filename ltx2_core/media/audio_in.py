@@ -1,0 +1,96 @@
+"""Sound from any file that holds some: WAV, MP3, FLAC, M4A, or the track of a video.
+
+Letters: C channels (1 or 2), S samples.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def read_audio(
+    path: str | os.PathLike[str], *, start_s: float = 0.0, duration_s: float | None = None
+) -> tuple[Tensor, int]:
+    """Decode to (waveform (C, S) float32, full scale at -1 and 1; sample rate in Hz).
+
+    Mono stays mono and stereo stereo; more channels are mixed down to stereo. Time runs with the file: sound
+    that begins after the picture is preceded by silence. ``start_s`` and ``duration_s`` cut to the sample;
+    a part that reaches past the end is returned shorter. The file's own rate is kept.
+
+    Raises FileNotFoundError for a missing file; ValueError for one that is unreadable, without sound, empty
+    in the part asked for, or not finite.
+    """
+    if not start_s >= 0:
+        raise ValueError(f"start_s must be 0 or later; got {start_s}")
+    if duration_s is not None and not duration_s > 0:
+        raise ValueError(f"duration_s must be positive; got {duration_s}")
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"no audio file at {file}")
+    try:
+        with av.open(os.fspath(file)) as container:
+            if not container.streams.audio:
+                raise ValueError(f"{file} has no audio stream; give a sound file or a video with sound")
+            samples, rate = _decode(container, start_s, duration_s)
+    except (av.error.FFmpegError, UnicodeError) as error:
+        raise ValueError(f"cannot decode the sound in {file}: {error}") from error
+    if samples.shape[1] == 0:
+        raise ValueError(f"{file} has no sound from {start_s:g} s on; choose an earlier start")
+    if not np.isfinite(samples).all():
+        raise ValueError(f"{file} holds NaN or infinite samples; export it again as 16-bit WAV")
+    return torch.from_numpy(samples), rate
+
+
+def has_audio(path: Path) -> bool:
+    """Whether the file has an audio stream."""
+    with av.open(os.fspath(path)) as container:
+        return bool(container.streams.audio)
+
+
+def _decode(container: Any, start_s: float, duration_s: float | None) -> tuple[NDArray[np.float32], int]:
+    stream = container.streams.audio[0]
+    rate, channels = int(stream.rate), min(int(stream.channels), 2)
+    start = round(start_s * rate)
+    stop = None if duration_s is None else start + round(duration_s * rate)
+    pieces: list[NDArray[np.float32]] = []
+    filled = start
+    for position, block in _blocks(container, stream, channels, rate):
+        silent_until = position if stop is None else min(position, stop)
+        if silent_until > filled:
+            pieces.append(np.zeros((channels, silent_until - filled), np.float32))
+            filled = silent_until
+        if stop is not None and position >= stop:
+            break
+        piece = block[:, max(start - position, 0) : None if stop is None else stop - position]
+        pieces.append(piece)
+        filled += piece.shape[1]
+    return np.concatenate(pieces, axis=1) if pieces else np.zeros((channels, 0), np.float32), rate
+
+
+def _blocks(
+    container: Any, stream: Any, channels: int, rate: int
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Decoded blocks (C, n), each with the position of its first sample from the start of the file."""
+    resampler = av.AudioResampler(format="fltp", layout="mono" if channels == 1 else "stereo", rate=rate)
+    origin_s = (container.start_time or 0) / av.time_base
+    position: int | None = None
+    for frame in chain(container.decode(stream), (None,)):
+        if position is None:
+            if frame is None:
+                return
+            late_s = 0.0 if frame.time is None else frame.time - origin_s
+            position = max(round(late_s * rate), 0)
+        for resampled in resampler.resample(frame):
+            block = np.asarray(resampled.to_ndarray(), dtype=np.float32)
+            yield position, block
+            position += block.shape[1]

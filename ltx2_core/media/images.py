@@ -1,0 +1,138 @@
+"""One picture from a file or from memory, and its fit to the size of a clip.
+
+Letters: N pictures, H W pixel rows and columns. Pictures are RGB float32 in [0, 1], channels first.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+ImageSource: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor"
+FitMode: TypeAlias = Literal["official", "comfy"]
+
+
+def load_image(source: ImageSource) -> Tensor:
+    """One picture as (1, 3, H, W) float32 in [0, 1].
+
+    A path or a Pillow image is turned upright by its EXIF orientation; transparency is laid over black; of an
+    animation the first picture is taken. An array is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), a tensor
+    (C, H, W) or (1, C, H, W), both uint8 or float in [0, 1].
+
+    Raises FileNotFoundError for a missing file, ValueError for one that is not a readable picture.
+    """
+    if isinstance(source, Tensor):
+        return _from_channels_first(source)
+    if isinstance(source, np.ndarray):
+        if source.ndim not in (2, 3):
+            raise ValueError(
+                f"an image array has 2 or 3 axes, (H, W) or (H, W, C); got shape {tuple(source.shape)}"
+            )
+        array = source[:, :, None] if source.ndim == 2 else source
+        return _from_channels_first(torch.from_numpy(np.array(array)).permute(2, 0, 1))
+    if isinstance(source, Image.Image):
+        return _from_pillow(source)
+    path = Path(source)
+    if not path.is_file():
+        raise FileNotFoundError(f"no image file at {path}")
+    try:
+        with Image.open(path) as image:
+            return _from_pillow(image)
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"cannot read {path} as an image ({error}); give a PNG, JPEG or WebP") from error
+
+
+def fit_image(frames: Tensor, width: int, height: int, *, mode: FitMode = "official") -> Tensor:
+    """Cover ``width`` x ``height`` and cut the overhang off around the centre.
+
+    frames (N, 3, H, W) -> (N, 3, height, width). Bilinear without antialiasing; the range is kept.
+    ``official`` scales to cover, then crops, as the LTX-2 repository does;
+    ``comfy`` crops to the aspect ratio, then scales to the exact size, as ComfyUI does.
+    """
+    if width < 1 or height < 1:
+        raise ValueError(f"the size to fit must be positive; got {width}x{height}")
+    if frames.ndim != 4:
+        raise ValueError(f"frames must be (N, 3, H, W); got shape {tuple(frames.shape)}")
+    if frames.shape[-2:] == (height, width):
+        return frames
+    if mode == "official":
+        return _cover_then_crop(frames, width, height)
+    if mode == "comfy":
+        return _crop_then_scale(frames, width, height)
+    raise ValueError(f"mode must be 'official' or 'comfy'; got {mode!r}")
+
+
+def to_signed(frames: Tensor) -> Tensor:
+    """uint8, or float in [0, 1] -> float in [-1, 1], the range of the networks."""
+    if frames.dtype == torch.uint8:
+        return frames.float() / 127.5 - 1.0
+    return frames * 2.0 - 1.0
+
+
+def _from_pillow(image: Image.Image) -> Tensor:
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):
+        # Pillow clips 16-bit grey to 8 bits when it converts; keep the upper byte's worth of range instead.
+        grey = np.asarray(upright).astype(np.float32) / 65535.0
+        return _from_channels_first(torch.from_numpy(grey)[None].clamp(0.0, 1.0))
+    has_alpha = "A" in upright.getbands() or "transparency" in upright.info
+    pixels = np.array(upright.convert("RGBA" if has_alpha else "RGB"))
+    return _from_channels_first(torch.from_numpy(pixels).permute(2, 0, 1))
+
+
+def _from_channels_first(image: Tensor) -> Tensor:
+    """(C, H, W) or (1, C, H, W), C of 1, 3 or 4 -> (1, 3, H, W) float32 in [0, 1]."""
+    if image.ndim == 3:
+        image = image[None]
+    if image.ndim != 4 or image.shape[0] != 1 or image.shape[1] not in (1, 3, 4) or 0 in image.shape:
+        raise ValueError(
+            f"an image is not empty and has 1, 3 or 4 channels; got (N, C, H, W) {tuple(image.shape)}"
+        )
+    if image.dtype == torch.uint8:
+        image = image.float() / 255.0
+    elif image.is_floating_point():
+        image = image.float()
+        low, high = image.min().item(), image.max().item()
+        if not (low >= -1e-3 and high <= 1.0 + 1e-3):
+            raise ValueError(f"float images are in [0, 1]; got values from {low:.4g} to {high:.4g}")
+        image = image.clamp(0.0, 1.0)
+    else:
+        raise ValueError(f"images are uint8 or float in [0, 1]; got {image.dtype}")
+    if image.shape[1] == 4:
+        return (image[:, :3] * image[:, 3:]).contiguous()
+    return image.expand(-1, 3, -1, -1).contiguous()
+
+
+def _cover_then_crop(frames: Tensor, width: int, height: int) -> Tensor:
+    rows, columns = frames.shape[-2:]
+    scale = max(height / rows, width / columns)
+    size = (math.ceil(rows * scale), math.ceil(columns * scale))
+    scaled = F.interpolate(frames, size=size, mode="bilinear", align_corners=False)
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    return scaled[..., top : top + height, left : left + width]
+
+
+def _crop_then_scale(frames: Tensor, width: int, height: int) -> Tensor:
+    rows, columns = frames.shape[-2:]
+    have, want = columns / rows, width / height
+    top = round((rows - rows * (have / want)) / 2) if have < want else 0
+    left = round((columns - columns * (want / have)) / 2) if have > want else 0
+    # A row or column always remains, whatever the proportions.
+    top, left = min(top, (rows - 1) // 2), min(left, (columns - 1) // 2)
+    cropped = frames[..., top : rows - top, left : columns - left]
+    return F.interpolate(cropped, size=(height, width), mode="bilinear", align_corners=False)
+
+
+def to_bytes_hwc(frame: Tensor) -> NDArray[np.uint8]:
+    """(3, H, W) uint8 -> the (H, W, 3) array that PyAV takes."""
+    return np.ascontiguousarray(rearrange(frame.cpu(), "c h w -> h w c").numpy())

@@ -1,0 +1,240 @@
+"""H.264 video with AAC sound, written as the frames arrive and put in place only when it is whole.
+
+Letters: N frames, H W pixel rows and columns, C channels, S samples.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import deque
+from collections.abc import Mapping
+from contextlib import ExitStack, nullcontext, suppress
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+
+from .atomic import check_output, replacing
+from .images import to_bytes_hwc
+
+AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
+AAC_BIT_RATE = 192_000
+ITU_709 = 1  # primaries, transfer, matrix and colour range all call theirs 1
+
+
+class VideoWriter:
+    """Context manager that streams a clip into an MP4 file.
+
+    ``write_frames`` and ``write_audio`` may be called any number of times in any order. Frames are encoded at
+    once; samples wait until the picture has caught up, and what reaches past the last frame is dropped, so
+    the sound never outlasts the video. Shorter sound is left short.
+
+    The file is written under a temporary name beside ``path`` and renamed when the block ends well. On any
+    exception the temporary file is removed and a file that was there stays as it was.
+
+    Raises ValueError for sizes, rates or values that cannot be encoded, OSError (PermissionError, disk full,
+    ...) saying what to do.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        width: int,
+        height: int,
+        fps: float | Fraction,
+        sample_rate: int | None = None,
+        metadata: Mapping[str, str] | None = None,
+        crf: int = 18,
+        overwrite: bool = True,
+    ) -> None:
+        if width < 2 or height < 2 or width % 2 or height % 2:
+            raise ValueError(f"H.264 needs an even width and height; got {width}x{height}")
+        if sample_rate is not None and sample_rate not in AAC_RATES:
+            raise ValueError(f"AAC has no sample rate of {sample_rate} Hz; resample to one of {AAC_RATES}")
+        if not 0 <= crf <= 51:
+            raise ValueError(f"crf must be 0 (lossless) to 51; got {crf}, try 18")
+        self.path = check_output(path, overwrite=overwrite)
+        self.width, self.height = width, height
+        self.fps = frame_rate(fps)
+        self.sample_rate = sample_rate
+        self.frame_count = 0
+        self.sample_count = 0
+        self._crf = crf
+        self._metadata = dict(metadata or {})
+        self._waiting: deque[Tensor] = deque()
+        self._stack = ExitStack()
+        self._container: Any = None
+        self._video: Any = None
+        self._audio: Any = None
+
+    def __enter__(self) -> VideoWriter:
+        with ExitStack() as stack:
+            temporary = stack.enter_context(replacing(self.path))
+            options = {"movflags": "faststart+use_metadata_tags"}
+            self._container = av.open(os.fspath(temporary), "w", format="mp4", options=options)
+            stack.push(self._close)
+            self._container.metadata.update(self._metadata)
+            self._video = self._add_video()
+            self._audio = None if self.sample_rate is None else self._add_audio(self.sample_rate)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            with self._stack:
+                self._finish()
+        else:
+            self._stack.__exit__(kind, error, trace)
+
+    def write_frames(self, frames: Tensor) -> None:
+        """Append frames (N, 3, H, W): uint8, or float in [-1, 1] (values outside are clipped)."""
+        self._check_open()
+        if frames.ndim != 4 or frames.shape[1:] != (3, self.height, self.width):
+            raise ValueError(
+                f"frames must be (N, 3, {self.height}, {self.width}); got shape {tuple(frames.shape)}"
+            )
+        for frame in frames:
+            self._encode_frame(_to_bytes(frame, self.frame_count))
+        self._encode_waiting()
+
+    def write_audio(self, waveform: Tensor) -> None:
+        """Append samples (C, S), C 1 or 2, full scale at -1 and 1; mono goes to both sides."""
+        self._check_open()
+        if self._audio is None:
+            raise ValueError("this file has no sound track; open the writer with sample_rate")
+        if waveform.ndim != 2 or waveform.shape[0] not in (1, 2):
+            raise ValueError(f"sound must be (1 or 2 channels, samples); got shape {tuple(waveform.shape)}")
+        samples = waveform.detach().to(device="cpu", dtype=torch.float32)
+        if not torch.isfinite(samples).all():
+            raise ValueError("the sound holds NaN or infinite samples; nothing was saved")
+        self._waiting.append(samples.expand(2, -1))
+        self._encode_waiting()
+
+    def _add_video(self) -> Any:
+        stream = self._container.add_stream("libx264", rate=self.fps, options={"crf": str(self._crf)})
+        stream.width, stream.height, stream.pix_fmt = self.width, self.height, "yuv420p"
+        context = stream.codec_context
+        # Untagged video is shown with the matrix of its size's era, which shifts the colours of large clips.
+        context.color_primaries = context.color_trc = context.colorspace = context.color_range = ITU_709
+        return stream
+
+    def _add_audio(self, sample_rate: int) -> Any:
+        stream = self._container.add_stream("aac", rate=sample_rate, layout="stereo")
+        stream.bit_rate = AAC_BIT_RATE
+        return stream
+
+    def _encode_frame(self, frame: Tensor) -> None:
+        picture = av.VideoFrame.from_ndarray(to_bytes_hwc(frame), format="rgb24")
+        picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709")
+        picture.pts, picture.time_base = self.frame_count, 1 / self.fps
+        self._container.mux(self._video.encode(picture))
+        self.frame_count += 1
+
+    def _encode_waiting(self) -> None:
+        """Encode the samples that fall before the end of the last frame."""
+        if self.sample_rate is None:
+            return
+        sample_rate = self.sample_rate
+        until = round(self.frame_count / self.fps * sample_rate)
+        while self._waiting and self.sample_count < until:
+            piece = self._waiting.popleft()
+            room = until - self.sample_count
+            if piece.shape[1] > room:
+                self._waiting.appendleft(piece[:, room:])
+                piece = piece[:, :room]
+            if not piece.shape[1]:
+                continue
+            samples = np.ascontiguousarray(piece.numpy())
+            block = av.AudioFrame.from_ndarray(samples, format="fltp", layout="stereo")
+            block.sample_rate, block.time_base = sample_rate, Fraction(1, sample_rate)
+            block.pts = self.sample_count
+            self._container.mux(self._audio.encode(block))
+            self.sample_count += piece.shape[1]
+
+    def _finish(self) -> None:
+        if not self.frame_count:
+            raise ValueError("no frames were written; a video holds at least one")
+        self._encode_waiting()
+        self._waiting.clear()
+        self._container.mux(self._video.encode(None))
+        if self._audio is not None:
+            self._container.mux(self._audio.encode(None))
+
+    def _close(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        container, self._container = self._container, None
+        # The trailer of a broken file may fail as well; the first error is the one to report.
+        with nullcontext() if error is None else suppress(av.error.FFmpegError):
+            container.close()
+
+    def _check_open(self) -> None:
+        if self._container is None:
+            raise ValueError("the writer is not open; use it in a with block")
+
+
+def frame_rate(fps: float | Fraction) -> Fraction:
+    """The exact rate that a float stands for: 23.976 -> 24000/1001, 29.97 -> 30000/1001, 25.0 -> 25.
+
+    Raises ValueError unless 0 < fps <= 1000.
+    """
+    if not (math.isfinite(fps) and 0 < fps <= 1000):
+        raise ValueError(f"fps must be above 0 and at most 1000; got {fps}")
+    if isinstance(fps, Fraction):
+        return fps
+    broadcast = Fraction(round(fps * 1.001) * 1000, 1001)
+    if not float(fps).is_integer() and abs(fps - broadcast) < 1e-3:
+        return broadcast
+    return Fraction(fps).limit_denominator(1000)
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The tags of a media file, with those that ``VideoWriter`` was given."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no media file at {path}")
+    try:
+        with av.open(os.fspath(path)) as container:
+            return dict(container.metadata)
+    except (av.error.FFmpegError, UnicodeError) as error:
+        raise ValueError(f"cannot read {path} as a media file: {error}") from error
+
+
+def write_wav(path: str | os.PathLike[str], waveform: Tensor, rate: int) -> None:
+    """Save (C, S), C 1 or 2, full scale at -1 and 1, as 16-bit WAV; louder samples are clipped."""
+    if waveform.ndim != 2 or waveform.shape[0] not in (1, 2) or not waveform.shape[1]:
+        raise ValueError(f"sound must be (1 or 2 channels, samples); got shape {tuple(waveform.shape)}")
+    samples = waveform.detach().to(device="cpu", dtype=torch.float32)
+    if not torch.isfinite(samples).all():
+        raise ValueError("the sound holds NaN or infinite samples; nothing was saved")
+    words = (samples.clamp(-1.0, 1.0) * 32767.0).round().to(torch.int16)
+    layout = "stereo" if waveform.shape[0] == 2 else "mono"
+    packed = np.ascontiguousarray(words.T.reshape(1, -1).numpy())
+    with (
+        replacing(check_output(path)) as temporary,
+        av.open(os.fspath(temporary), "w", format="wav") as container,
+    ):
+        stream = container.add_stream("pcm_s16le", rate=rate, layout=layout)
+        block = av.AudioFrame.from_ndarray(packed, format="s16", layout=layout)
+        block.sample_rate = rate
+        container.mux(stream.encode(block))
+        container.mux(stream.encode(None))
+
+
+def _to_bytes(frame: Tensor, index: int) -> Tensor:
+    """(3, H, W) uint8, or float in [-1, 1] -> uint8."""
+    if frame.dtype == torch.uint8:
+        return frame
+    if not frame.is_floating_point():
+        raise ValueError(f"frames are uint8 or float in [-1, 1]; got {frame.dtype}")
+    if not torch.isfinite(frame).all():
+        raise ValueError(f"frame {index} holds NaN or infinite values; nothing was saved")
+    return ((frame.float() + 1.0) * 127.5).round().clamp(0.0, 255.0).to(torch.uint8)

@@ -1,0 +1,130 @@
+"""Pictures in: orientation, transparency, ranges, damage; and the two ways to fit a size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from ltx2_core.media import fit_image, load_image, to_signed
+
+RED, GREEN = (255, 0, 0), (0, 255, 0)
+
+
+def two_tone(width: int = 8, height: int = 4) -> Image.Image:
+    image = Image.new("RGB", (width, height), GREEN)
+    image.paste(RED, (0, 0, width // 2, height))
+    return image
+
+
+def test_a_file_an_array_a_tensor_and_a_pillow_image_give_the_same_picture(tmp_path):
+    image = two_tone()
+    image.save(tmp_path / "a.png")
+    pixels = np.asarray(image)
+    expected = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
+    for source in (
+        tmp_path / "a.png",
+        str(tmp_path / "a.png"),
+        image,
+        pixels,
+        pixels.astype(np.float32) / 255,
+        expected,
+        expected[0],
+    ):
+        torch.testing.assert_close(load_image(source), expected)
+
+
+def test_exif_orientation_turns_the_picture_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise to show
+    two_tone().save(tmp_path / "turned.png", exif=exif)
+    image = load_image(tmp_path / "turned.png")
+    assert image.shape == (1, 3, 8, 4)
+    assert image[0, :, 0, 0].tolist() == [1, 0, 0] and image[0, :, -1, 0].tolist() == [0, 1, 0]
+
+
+def test_transparency_is_laid_over_black():
+    image = Image.new("RGBA", (2, 1), (200, 100, 50, 0))
+    image.putpixel((1, 0), (255, 255, 255, 255))
+    assert load_image(image)[0, :, 0].T.tolist() == [[0, 0, 0], [1, 1, 1]]
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "1", "LA", "I;16", "F"])
+def test_every_pillow_mode_becomes_rgb_in_the_unit_range(mode):
+    image = Image.fromarray(np.full((3, 5), 65535, np.uint16)) if mode == "I;16" else None
+    loaded = load_image(image or Image.new("L", (5, 3), 255).convert(mode))
+    assert loaded.shape == (1, 3, 3, 5) and loaded.dtype == torch.float32
+    torch.testing.assert_close(loaded, torch.ones(1, 3, 3, 5))
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
+def test_a_corrupt_file_is_named(tmp_path, content):
+    (tmp_path / "broken.png").write_bytes(content)
+    with pytest.raises(ValueError, match=r"broken\.png"):
+        load_image(tmp_path / "broken.png")
+
+
+def test_a_truncated_jpeg_is_refused(tmp_path):
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (64, 64, 3), np.uint8)).save(tmp_path / "a.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:2000])
+    with pytest.raises(ValueError, match=r"cut\.jpg"):
+        load_image(tmp_path / "cut.jpg")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.png"):
+        load_image(tmp_path / "nowhere.png")
+
+
+@pytest.mark.parametrize("bad", [torch.full((3, 2, 2), 255.0), torch.full((3, 2, 2), float("nan"))])
+def test_floats_outside_the_unit_range_are_refused(bad):
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        load_image(bad)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    rows=st.integers(1, 90),
+    columns=st.integers(1, 90),
+    width=st.integers(1, 90),
+    height=st.integers(1, 90),
+    mode=st.sampled_from(["official", "comfy"]),
+)
+def test_fit_gives_exactly_the_size_and_stays_within_the_values(rows, columns, width, height, mode):
+    frames = torch.rand(2, 3, rows, columns, generator=torch.Generator().manual_seed(rows))
+    fitted = fit_image(frames, width, height, mode=mode)
+    assert fitted.shape == (2, 3, height, width)
+    assert fitted.min() >= frames.min() - 1e-6 and fitted.max() <= frames.max() + 1e-6
+
+
+def test_a_picture_of_the_right_size_is_returned_as_it_is():
+    frames = torch.rand(1, 3, 6, 10)
+    assert fit_image(frames, 10, 6) is frames
+
+
+@pytest.mark.parametrize("mode", ["official", "comfy"])
+def test_fit_keeps_the_centre_and_cuts_both_sides_alike(mode):
+    ramp = torch.linspace(-1, 1, 64).expand(1, 3, 16, 64)
+    fitted = fit_image(ramp, 16, 16, mode=mode)
+    torch.testing.assert_close(fitted, ramp[..., 24:40])
+
+
+def test_the_two_ways_differ_where_cover_scaling_rounds_up():
+    frames = torch.rand(1, 3, 33, 50, generator=torch.Generator().manual_seed(0))
+    official, comfy = (fit_image(frames, 32, 32, mode=mode) for mode in ("official", "comfy"))
+    assert not torch.equal(official, comfy)
+    assert (official - comfy).abs().mean() < 0.2
+
+
+def test_fit_refuses_a_size_of_nothing():
+    with pytest.raises(ValueError, match="0x4"):
+        fit_image(torch.rand(1, 3, 4, 4), 0, 4)
+
+
+def test_to_signed_maps_black_and_white_to_the_ends():
+    assert to_signed(torch.tensor([0.0, 0.5, 1.0])).tolist() == [-1, 0, 1]
+    assert to_signed(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1, 1]
