@@ -1,0 +1,118 @@
+"""The doctor names what is wrong and how to mend it, and never falls over itself."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ltx2_core import environment
+from ltx2_core.cli.doctor import doctor
+from ltx2_core.environment import Fact, examine, pair_problem
+
+PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
+
+
+def facts() -> dict[str, Fact]:
+    return {fact.name: fact for fact in examine()}
+
+
+def pretend_versions(monkeypatch, **versions: str | None) -> None:
+    real = environment.installed_version
+    monkeypatch.setattr(environment, "installed_version", lambda name: versions.get(name, real(name)))
+
+
+def test_here_everything_needed_works():
+    result = CliRunner().invoke(doctor)
+    assert result.exit_code == 0, result.output
+    assert "all that is needed is here" in result.output and "libavcodec" in result.output
+
+
+@pytest.mark.parametrize(
+    ("torch_version", "torchaudio_version"),
+    [("2.11.0", "2.11.0"), ("2.11.0+cu130", "2.11.0+cu130"), ("2.7.1", "2.7.0"), ("2.11.0+cu130", "2.11.0")],
+)
+def test_a_matching_pair_is_no_problem(torch_version, torchaudio_version):
+    assert pair_problem(torch_version, torchaudio_version) is None
+
+
+@pytest.mark.parametrize(
+    ("torch_version", "torchaudio_version", "words"),
+    [
+        ("2.11.0", "2.9.1", "torch 2.11.0 and torchaudio 2.9.1 are different releases"),
+        ("2.11.0+cu130", "2.11.0+cpu", "builds for different devices"),
+        ("2.11.0", None, "torchaudio not installed"),
+        (None, None, "torch and torchaudio not installed"),
+    ],
+)
+def test_a_mismatched_pair_is_named_with_the_fix(torch_version, torchaudio_version, words):
+    problem = pair_problem(torch_version, torchaudio_version)
+    assert problem is not None and words in problem
+    assert "pip install torch==2.11.0 torchaudio==2.11.0" in problem
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("undefined symbol"), RuntimeError("CUDA versions"), ImportError("none")]
+)
+def test_a_torchaudio_that_does_not_load_is_a_problem_with_both_versions(monkeypatch, error):
+    class Refusing:
+        def find_spec(self, name, path=None, target=None):
+            if name.startswith("torchaudio"):
+                raise error
+
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchaudio"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Refusing(), *sys.meta_path])
+    pretend_versions(monkeypatch, torch="2.11.0", torchaudio="2.8.0")
+    result = CliRunner().invoke(doctor)
+    assert result.exit_code == 1
+    (line,) = [line for line in result.output.splitlines() if "torch + torchaudio" in line]
+    assert line.startswith("PROBLEM") and str(error) in line
+    assert "torch 2.11.0 and torchaudio 2.8.0" in line and "pip install torch==" in line
+
+
+def test_a_mismatch_that_still_loads_is_noted(monkeypatch):
+    pretend_versions(monkeypatch, torch="2.12.0", torchaudio="2.11.0")
+    fact = facts()["torch + torchaudio"]
+    assert fact.state == "note" and "torch 2.12.0 and torchaudio 2.11.0" in fact.text
+
+
+def test_a_missing_and_an_old_package_say_what_to_install(monkeypatch):
+    monkeypatch.setattr(environment, "REQUIRED", {"no-such-package": "1.0", "numpy": "999.0"})
+    missing, old = facts()["no-such-package"], facts()["numpy"]
+    assert missing.state == "problem" and "pip install no-such-package" in missing.text
+    assert old.state == "problem" and 'pip install "numpy>=999.0"' in old.text
+
+
+def test_missing_codecs_are_a_problem(monkeypatch):
+    monkeypatch.setattr(environment, "_has_codec", lambda name, mode: name != "libx264")
+    fact = facts()["video and sound"]
+    assert fact.state == "problem" and "libx264 encoder" in fact.text and "pip install" in fact.text
+
+
+def test_a_check_that_breaks_is_a_problem_and_not_a_crash(monkeypatch):
+    def broken() -> Fact:
+        raise OSError("libcuda is of another age")
+
+    monkeypatch.setattr(environment, "_devices", broken)
+    fact = facts()["devices"]
+    assert fact.state == "problem" and "another age" in fact.text
+
+
+def test_the_embedded_files_are_listed_and_their_absence_noted(monkeypatch, tmp_path):
+    monkeypatch.setattr(environment, "embedded_dir", lambda: tmp_path)
+    assert facts()["embedded model"].state == "note"
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "tiny.safetensors").write_bytes(b"\0" * 1024)
+    fact = facts()["embedded model"]
+    assert fact.state == "ok" and "tiny.safetensors" in fact.text
+
+
+def test_the_lowest_versions_are_those_of_the_project_file():
+    block = re.search(r"^dependencies = \[(.*?)^\]", PYPROJECT.read_text(encoding="utf-8"), re.M | re.S)
+    assert block is not None
+    wanted = dict(re.findall(r'"([A-Za-z]+)(?:>=([\d.]+))?"', block.group(1)))
+    assert {name: version or "0" for name, version in wanted.items()} == environment.REQUIRED
