@@ -18,7 +18,7 @@ class Modality:
     - ``tokens`` (B, N, C) decide the dtype and device of the computation.
     - ``timesteps`` (B, N) in [0, 1] are the noise level of each token, or (B, 1) where all of a sample agree,
       which is faster.
-    - ``sigma`` (B,) in [0, 1] is the noise level that the other stream's gates and the own text modulation see.
+    - ``sigma`` (B,) in [0, 1] is the noise level that the text modulation and the other stream's gates see.
     - ``positions`` (B or 1, A, N, 2) float32 are intervals: seconds, and for video pixel rows and columns.
     - ``context`` (B, S, K) is the text.
     - ``context_mask`` (B, S) is 1 on text to see, 0 elsewhere; a floating mask is added to the logits.
