@@ -100,17 +100,21 @@ class AudioGiven:
 class GuideFrames:
     """An encoded image or clip shown beside the video, at pixel frame ``frame``, and cut off afterwards.
 
-    ``latent`` (B or 1, 128, K, H, W). ``strength`` says how much of it is kept clean, ``attention`` (by
-    default the strength) how much the video attends to it: 1 is plain attention, 0 none, above 1 more.
+    ``latent`` (B or 1, 128, K, H, W). ``strength`` 1 keeps it clean, less renews it in part. ``attention``
+    weighs what the video sees of it: 1 is plain attention, 0 nothing, above 1 more. ComfyUI couples the two:
+    the strength of its guides is both.
     """
 
     latent: Tensor
     frame: int
     strength: float = 1.0
-    attention: float | None = None
+    attention: float = 1.0
 
     def apply(self, state: LatentState) -> LatentState:
-        """Raises ValueError if the size differs from the clip's."""
+        """Raises ValueError if the size differs from the clip's, or for a negative strength or attention."""
+        for name, value in (("strength", self.strength), ("attention", self.attention)):
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name}={value} must be 0 or more")
         video, mask = _video(state)
         given = _fit_batch("guide latent", self.latent, video)
         _check_grid("guide latent", given, video)
@@ -118,7 +122,7 @@ class GuideFrames:
         guide = Guide(
             frames=frames,
             positions=guide_positions(frames, height, width, state.fps, frame=self.frame),
-            attention=self.strength if self.attention is None else self.attention,
+            attention=self.attention,
         )
         shape = (len(video), 1, frames, height, width)
         state = _with_video(

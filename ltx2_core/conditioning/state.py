@@ -33,8 +33,8 @@ def empty_state(
 def next_stage(state: LatentState, latent: AVLatent) -> LatentState:
     """Start again from ``latent``, such as an upsampled video with the audio of the stage before.
 
-    The video is to be renewed whole: its conditioning items, guides too, are applied again at the new size. The
-    audio keeps its mask, so audio that was given stays given. Raises ValueError if its length changed.
+    The video is to be renewed whole: its conditioning items, guides too, are applied again at the new size.
+    The audio keeps its mask, so audio that was given stays given. Raises ValueError if its length changed.
     """
     mask = mask_like(latent)
     if latent.audio is not None and state.latent.audio is not None:

@@ -84,6 +84,8 @@ def test_given_video_freezes_every_frame():
         (VideoGiven(latent=GIVEN), "plan the clip to its length"),
         (AudioGiven(latent=torch.ones(1, 8, 24, 16)), "pad it with silence"),
         (GuideFrames(latent=torch.ones(1, 128, 1, 4, 6), frame=0), "size of this stage"),
+        (GuideFrames(latent=GIVEN, frame=0, strength=-1.0), "strength=-1.0"),
+        (GuideFrames(latent=GIVEN, frame=0, attention=float("nan")), "attention=nan"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_what_to_do(item, message):
@@ -104,7 +106,7 @@ def test_guides_go_to_the_end_in_order_and_come_off_again():
     two = GuideFrames(latent=GIVEN[:, :, :1] + 1, frame=0, strength=2.0, attention=0.5).apply(one)
     assert two.latent.video.shape[2] == 4 + 2 + 1
     assert two.guide_frames == 3
-    assert [g.attention for g in two.guides] == [0.75, 0.5]
+    assert [g.attention for g in two.guides] == [1.0, 0.5]
     assert two.mask.video[0, 0, :, 0, 0].tolist() == [1, 1, 1, 1, 0.25, 0.25, 0]
     assert torch.equal(drop_guides(two.latent, two).video, state.latent.video)
     late = ImageInPlace(latent=GIVEN).apply(two)
