@@ -19,9 +19,15 @@ from ..types import AVLatent, Denoise, OnStep
 from .noise import make_noise
 from .schedules import validate_sigmas
 
+Keep = Callable[[AVLatent], AVLatent]
+
 
 class Sampler(Protocol):
-    """One entry of :data:`SAMPLERS`; deterministic samplers draw nothing from ``generator``."""
+    """One entry of :data:`SAMPLERS`.
+
+    ``generator`` gives the noise that a sampler adds on the way, and ``keep`` is applied after adding it: the
+    official pipelines blend kept content back in there. A deterministic sampler ignores both.
+    """
 
     def __call__(
         self,
@@ -31,6 +37,7 @@ class Sampler(Protocol):
         on_step: OnStep | None = None,
         *,
         generator: torch.Generator | None = None,
+        keep: Keep | None = None,
     ) -> AVLatent: ...
 
 
@@ -42,8 +49,9 @@ def sample_euler(
     on_step: OnStep | None = None,
     *,
     generator: torch.Generator | None = None,
+    keep: Keep | None = None,
 ) -> AVLatent:
-    """Euler steps of the rectified-flow ODE ``dx/dsigma = (x - x0) / sigma``; draws nothing."""
+    """Euler steps of the rectified-flow ODE ``dx/dsigma = (x - x0) / sigma``; adds no noise."""
     x = x.to(dtype=torch.float32)
     for step, sigma, sigma_next in _steps(sigmas):
         x0 = denoise(x, sigma)
@@ -61,14 +69,13 @@ def sample_euler_ancestral(
     on_step: OnStep | None = None,
     *,
     generator: torch.Generator | None = None,
+    keep: Keep | None = None,
     eta: float = 1.0,
     noise_scale: float = 1.0,
-    keep: Callable[[AVLatent], AVLatent] | None = None,
 ) -> AVLatent:
     """Euler steps that go below the next sigma and come back with fresh noise, for rectified flow.
 
-    ``eta`` 0 is plain Euler and draws nothing; 1 renews the most. ``generator`` is needed when ``eta`` > 0.
-    ``keep`` is applied after noise was added: the official pipelines blend the kept content back in there.
+    ``eta`` 0 is plain Euler and adds no noise; 1 renews the most and needs a ``generator``.
     """
     if eta > 0 and generator is None:
         raise ValueError(f"eta={eta} adds noise at every step and needs a generator: pass one, or eta=0")
