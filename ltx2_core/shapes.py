@@ -52,17 +52,6 @@ def audio_latents_of(frames: int, fps: float, numerics: Numerics = Numerics.OFFI
     return max(1, math.ceil(latents) if numerics is Numerics.COMFY else round(latents))
 
 
-def audio_latents_of_samples(samples: int) -> int:
-    """Audio latents that a waveform of ``samples`` at 16 kHz encodes to."""
-    mel_frames = samples // AUDIO_HOP_LENGTH + 1
-    return -(-mel_frames // AUDIO_DOWNSAMPLE)
-
-
-def samples_of(audio_latents: int) -> int:
-    """Samples at 16 kHz that ``audio_latents`` decode to; the first is one mel frame, the others four."""
-    return ((audio_latents - 1) * AUDIO_DOWNSAMPLE + 1) * AUDIO_HOP_LENGTH
-
-
 @dataclass(frozen=True, kw_only=True)
 class ClipPlan:
     """Size and length of a clip on the grid, video and audio together; made by :func:`plan_clip`."""

@@ -11,11 +11,9 @@ from ltx2_core.shapes import (
     ClipPlan,
     Snap,
     audio_latents_of,
-    audio_latents_of_samples,
     frames_of,
     latent_frames_of,
     plan_clip,
-    samples_of,
 )
 from ltx2_core.types import Numerics
 
@@ -144,17 +142,6 @@ def test_audio_length_ties_go_to_the_even_number():
     assert audio_latents_of(1, 10) == 2
     assert audio_latents_of(3, 50) == 2
     assert audio_latents_of(1, 240) == 1
-
-
-@pytest.mark.parametrize("seconds, latents", [(5.0417, 127), (4.84, 122)])
-def test_an_encoded_waveform_may_be_one_latent_longer_than_the_plan(seconds, latents):
-    assert audio_latents_of_samples(round(seconds * 16000)) == latents
-
-
-def test_audio_latents_survive_samples_and_back():
-    for latents in range(1, 500):
-        assert audio_latents_of_samples(samples_of(latents)) == latents
-    assert samples_of(9) * 24000 // 16000 == 7920
 
 
 def test_frames_beyond_8k_plus_1_are_dropped_by_the_latent_grid():
