@@ -1,0 +1,134 @@
+"""Video encoder: frames in, normalised latent out, piece by piece and exactly.
+
+B batch, F frames, H W rows and columns of pixels; C channels, f h w grid of the latent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import VideoVAEConfig
+from .half import AutoencoderHalf, check_5d, check_reflection
+from .layers import Downsample, ResBlocks, StreamConv3d, normed, patchify
+from .streaming import MAX_PIECE_BYTES, Stage, Stream, collect, mark_last, run_stages
+
+
+class VideoEncoder(AutoencoderHalf):
+    """The encoding half; its state dict is ``encoder.*`` and ``per_channel_statistics.*``.
+
+    Nothing here turns gradients off: run it under ``torch.inference_mode()`` unless it is being trained.
+    """
+
+    def __init__(
+        self,
+        config: VideoVAEConfig,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        operations: Any = nn,
+    ) -> None:
+        super().__init__(config, dtype=dtype, device=device, operations=operations)
+        self.encoder = Encoder(config, dtype=dtype, device=device, operations=operations)
+
+    def encode(self, frames: Tensor, *, max_piece_bytes: int = MAX_PIECE_BYTES) -> Tensor:
+        """Frames (B, 3, F, H, W) in [-1, 1] -> normalised latent (B, C, f, h, w), the mean of the posterior.
+
+        F is 8k + 1; H and W are multiples of 32. ``max_piece_bytes`` bounds the activations, not the result.
+        Raises ValueError for another size, naming the nearest ones: cropping is for the caller to decide.
+        """
+        self.check_frames(frames)
+        latent_frames = (frames.shape[2] - 1) // self.time_scale + 1
+        return collect(self.encode_stream(frames, max_piece_bytes=max_piece_bytes), latent_frames)
+
+    def encode_stream(
+        self, chunks: Tensor | Iterable[Tensor], *, max_piece_bytes: int = MAX_PIECE_BYTES
+    ) -> Iterator[Tensor]:
+        """Like ``encode`` for a clip that comes in chunks of any lengths; yields latent frames when done.
+
+        The encoder is causal: a latent frame needs no pixel frame after its own last one.
+        """
+        stream = Stream(causal=True)
+        stages = self.encoder.stages()
+        length = 0
+        for chunk, last in mark_last([chunks] if isinstance(chunks, Tensor) else chunks):
+            self._check_chunk(chunk)
+            length += chunk.shape[2]
+            if last:
+                self._check_length(length)
+            for moments in run_stages(stages, chunk, stream, last, max_piece_bytes):
+                yield self.per_channel_statistics.normalize(moments[:, : self.config.latent_channels])
+
+    def check_frames(self, frames: Tensor) -> None:
+        """Raise ValueError unless ``frames`` is a clip that ``encode`` takes."""
+        self._check_chunk(frames)
+        self._check_length(frames.shape[2])
+
+    def _check_chunk(self, frames: Tensor) -> None:
+        check_5d(frames, self.config.channels, "frames")
+        height, width = frames.shape[3:]
+        if height % self.space_scale or width % self.space_scale:
+            smaller = [max(1, n // self.space_scale) * self.space_scale for n in (height, width)]
+            larger = [-(-n // self.space_scale) * self.space_scale for n in (height, width)]
+            raise ValueError(
+                f"height x width must be multiples of {self.space_scale}; got {height}x{width}, "
+                f"try {smaller[0]}x{smaller[1]} or {larger[0]}x{larger[1]}"
+            )
+        check_reflection(self.config.encoder_padding, height // self.space_scale, width // self.space_scale)
+
+    def _check_length(self, frames: int) -> None:
+        extra = (frames - 1) % self.time_scale
+        if extra:
+            below = frames - extra
+            options = " or ".join(str(n) for n in (below, below + self.time_scale) if n > 0)
+            raise ValueError(f"frames must be {self.time_scale}k + 1; got {frames}, try {options}")
+
+
+class Encoder(nn.Module):
+    """Patches of pixels to the mean of the raw latent, and one log-variance channel that nothing uses."""
+
+    def __init__(
+        self,
+        config: VideoVAEConfig,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        operations: Any = nn,
+    ) -> None:
+        super().__init__()
+        factory: dict[str, Any] = {
+            "padding": config.encoder_padding,
+            "dtype": dtype,
+            "device": device,
+            "operations": operations,
+        }
+        self.patch_size = config.patch_size
+        width = config.encoder_base_channels
+        self.conv_in = StreamConv3d(config.channels * config.patch_size**2, width, **factory)
+        self.down_blocks = nn.ModuleList()
+        for block in config.encoder_blocks:
+            if block.kind == "res_x":
+                self.down_blocks.append(ResBlocks(width, block.num_layers, **factory))
+            else:
+                self.down_blocks.append(Downsample(width, block.multiplier, block.strides, **factory))
+                width *= block.multiplier
+        self.conv_out = StreamConv3d(width, config.latent_channels + 1, **factory)
+
+    def stages(self) -> list[Stage]:
+        """The chain from frames (B, 3, F, H, W) to moments (B, C + 1, f, h, w)."""
+        return [
+            Stage(self._stem, self.conv_in.growth),
+            *(Stage(block) for block in self.down_blocks),
+            Stage(self._head),
+        ]
+
+    def _stem(self, frames: Tensor, stream: Stream, last: bool) -> Tensor:
+        h: Tensor = self.conv_in(patchify(frames, self.patch_size), stream, last)
+        return h
+
+    def _head(self, h: Tensor, stream: Stream, last: bool) -> Tensor:
+        moments: Tensor = self.conv_out(normed(h), stream, last)
+        return moments

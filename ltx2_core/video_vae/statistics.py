@@ -1,0 +1,43 @@
+"""Per-channel statistics of the latent: what stands between the autoencoder and the transformer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+OPTIONAL_KEYS = (
+    "per_channel_statistics.channel",
+    "per_channel_statistics.mean-of-stds",
+    "per_channel_statistics.mean-of-stds_over_std-of-means",
+)
+"""Keys of 2.0 files that nothing uses: a strict load takes a state dict with or without them."""
+
+
+class PerChannelStatistics(nn.Module):
+    """Mean and standard deviation of every latent channel, under the checkpoint's hyphenated names."""
+
+    def __init__(
+        self, channels: int, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> None:
+        super().__init__()
+        self.register_buffer("mean-of-means", torch.zeros(channels, dtype=dtype, device=device))
+        self.register_buffer("std-of-means", torch.ones(channels, dtype=dtype, device=device))
+        self.register_load_state_dict_post_hook(_forgive_unused)  # type: ignore[no-untyped-call]
+
+    def normalize(self, z: Tensor) -> Tensor:
+        """Raw latent (B, C, ...) -> normalised, as the transformer sees it."""
+        return (z - self._of("mean-of-means", z)) / self._of("std-of-means", z)
+
+    def un_normalize(self, z: Tensor) -> Tensor:
+        """Normalised latent (B, C, ...) -> raw."""
+        return z * self._of("std-of-means", z) + self._of("mean-of-means", z)
+
+    def _of(self, name: str, z: Tensor) -> Tensor:
+        statistic = self.get_buffer(name).to(device=z.device, dtype=z.dtype)
+        return statistic.view(-1, *[1] * (z.ndim - 2))
+
+
+def _forgive_unused(module: nn.Module, keys: Any) -> None:
+    keys.unexpected_keys[:] = [key for key in keys.unexpected_keys if not key.endswith(OPTIONAL_KEYS)]

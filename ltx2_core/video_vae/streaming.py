@@ -1,0 +1,118 @@
+"""Exact streaming: frames go through a chain of stages piece by piece, with the result of the whole clip.
+
+Every operation of the autoencoder is pointwise in time or a window of three frames. One that keeps the few
+input frames its next output needs therefore computes, however the clip is cut, what it does for the whole.
+What is kept lives in a ``Stream``, one per pass: modules hold weights only, and passes may interleave.
+
+B batch, C channels, T frames of a piece, H W rows and columns; tensors are (B, C, T, H, W).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+MAX_PIECE_BYTES = 128 * 2**20
+"""Default size of the largest activation; working memory is a few times this, whatever the clip's length."""
+
+
+class Stream:
+    """What one pass over a clip remembers between pieces.
+
+    ``causal``: convolutions look at the past only. Otherwise they see one frame ahead and lag by one.
+    """
+
+    def __init__(self, *, causal: bool) -> None:
+        self.causal = causal
+        self._kept: dict[nn.Module, Tensor] = {}
+        self._seen: set[nn.Module] = set()
+
+    def keep(self, owner: nn.Module, frames: Tensor) -> None:
+        """Hold a copy of ``frames`` for the owner's next call, so that the piece they lie in can be freed."""
+        if frames.shape[2]:
+            self._kept[owner] = frames.clone()
+
+    def recall(self, owner: nn.Module) -> Tensor | None:
+        """Hand back, once, what the owner kept; None if that was nothing."""
+        return self._kept.pop(owner, None)
+
+    def once(self, owner: nn.Module) -> bool:
+        """True on the owner's first call, then False."""
+        first = owner not in self._seen
+        self._seen.add(owner)
+        return first
+
+    def delayed(self, owner: nn.Module, x: Tensor, count: int) -> Tensor:
+        """The next ``count`` frames of a queue that ``x`` has just joined; the rest waits."""
+        kept = self.recall(owner)
+        queue = x if kept is None else torch.cat([kept, x], dim=2)
+        self.keep(owner, queue[:, :, count:])
+        return queue[:, :, :count]
+
+
+class Stage(NamedTuple):
+    """One link of the chain; ``growth`` is the size of its largest result over that of its input."""
+
+    run: Callable[[Tensor, Stream, bool], Tensor]
+    growth: float = 1.0
+
+
+def run_stages(
+    stages: Sequence[Stage], x: Tensor, stream: Stream, last: bool, max_piece_bytes: int
+) -> Iterator[Tensor]:
+    """Take ``x`` through the stages depth first: each piece reaches the end before the next one starts.
+
+    ``last`` says that the clip ends with ``x``; stages then release what lags behind. Since that too is cut
+    into pieces before the next stage, memory stays bounded to the end.
+    """
+    if x.shape[2] == 0:
+        return
+    if not stages:
+        yield x
+        return
+    head, *tail = stages
+    frame_bytes = x[:, :, :1].numel() * x.element_size() * max(head.growth, 1.0)
+    pieces = torch.split(x, max(1, int(max_piece_bytes / frame_bytes)), dim=2)
+    for index, piece in enumerate(pieces):
+        ends = last and index == len(pieces) - 1
+        yield from run_stages(tail, head.run(piece, stream, ends), stream, ends, max_piece_bytes)
+
+
+def mark_last(chunks: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:
+    """Pair every chunk that has frames with whether the clip ends with it; one chunk is read ahead.
+
+    Raises ValueError if there is none, or if two differ in more than their length.
+    """
+    held: Tensor | None = None
+    for chunk in chunks:
+        if held is not None and (chunk.shape[:2], chunk.shape[3:]) != (held.shape[:2], held.shape[3:]):
+            raise ValueError(
+                "chunks of one clip may differ in length only (axis 2); "
+                f"got {tuple(held.shape)}, then {tuple(chunk.shape)}"
+            )
+        if chunk.ndim == 5 and chunk.shape[2] == 0:
+            continue
+        if held is not None:
+            yield held, False
+        held = chunk
+    if held is None:
+        raise ValueError("the clip has no frames; give at least one")
+    yield held, True
+
+
+def collect(pieces: Iterable[Tensor], length: int) -> Tensor:
+    """Lay pieces that come to ``length`` frames into one tensor, without ever holding both."""
+    whole: Tensor | None = None
+    filled = 0
+    for piece in pieces:
+        if piece.shape[2] == length:
+            return piece
+        if whole is None:
+            whole = piece.new_empty((*piece.shape[:2], length, *piece.shape[3:]))
+        whole[:, :, filled : filled + piece.shape[2]] = piece
+        filled += piece.shape[2]
+    assert whole is not None and filled == length
+    return whole

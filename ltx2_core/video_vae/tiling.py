@@ -1,0 +1,197 @@
+"""Overlapping tiles with linear cross-fades, for pictures whose rows and columns do not fit in memory.
+
+An approximation: a tile does not see what lies beyond it. Time needs no tiles, since streaming is exact; time
+tiles are here to match the reference, whose splitting and masks these are (Lightricks/LTX-2, ``tiling.py``).
+
+B batch, C channels; f h w grid of the latent; F H W frames, rows and columns of pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .decoder import VideoDecoder
+from .encoder import VideoEncoder
+from .half import AutoencoderHalf, check_5d
+from .streaming import MAX_PIECE_BYTES
+
+MIN_CELLS = 2
+"""Least tile size, and least overlap when encoding, in latents."""
+
+
+class Tile(NamedTuple):
+    """Size and overlap of the tiles along one axis, in pixel frames, rows or columns."""
+
+    size: int
+    overlap: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiling:
+    """How to cut each axis; None leaves it whole. Values are multiples of 8 frames or 32 pixels."""
+
+    frames: Tile | None = None
+    height: Tile | None = None
+    width: Tile | None = None
+
+
+def tiled_decode(
+    decoder: VideoDecoder,
+    latent: Tensor,
+    tiling: Tiling,
+    *,
+    causal: bool | None = None,
+    max_piece_bytes: int = MAX_PIECE_BYTES,
+) -> Iterator[Tensor]:
+    """Normalised latent (B, C, f, h, w) -> frames (B, 3, F, H, W) in the latent's dtype, when finished.
+
+    Holds the frames of one time window in float32: all of them if time is whole.
+    """
+    check_5d(latent, decoder.config.latent_channels, "latent")
+    space = decoder.space_scale
+    times, rows, columns = _windows(decoder, tiling, latent.shape, min_overlap=0)
+    height, width = (space * size for size in latent.shape[3:])
+    blend = _Blend(latent, decoder.config.channels, height, width)
+    frame_windows = [time.to_frames(decoder.time_scale) for time in times]
+    for index, (time, frames) in enumerate(zip(times, frame_windows, strict=True)):
+        for row, column in product(rows, columns):
+            tile = latent[:, :, time.start : time.stop, row.start : row.stop, column.start : column.stop]
+            pieces = decoder.decode_stream(tile, causal=causal, max_piece_bytes=max_piece_bytes)
+            blend.add(pieces, frames, row.to_pixels(space), column.to_pixels(space))
+        is_last = index == len(times) - 1
+        yield blend.release(frames.stop if is_last else frame_windows[index + 1].start)
+
+
+def tiled_encode(
+    encoder: VideoEncoder, frames: Tensor, tiling: Tiling, *, max_piece_bytes: int = MAX_PIECE_BYTES
+) -> Tensor:
+    """Frames (B, 3, F, H, W) in [-1, 1] -> normalised latent (B, C, f, h, w) in the dtype of the frames."""
+    encoder.check_frames(frames)
+    time_scale, space = encoder.time_scale, encoder.space_scale
+    grid = (1 + (frames.shape[2] - 1) // time_scale, frames.shape[3] // space, frames.shape[4] // space)
+    blend = _Blend(frames, encoder.config.latent_channels, *grid[1:])
+    windows = _windows(encoder, tiling, (*frames.shape[:2], *grid), min_overlap=MIN_CELLS)
+    for time, row, column in product(*windows):
+        span, down, across = time.to_frames(time_scale), row.to_pixels(space), column.to_pixels(space)
+        tile = frames[:, :, span.start : span.stop, down.start : down.stop, across.start : across.stop]
+        blend.add(encoder.encode_stream(tile, max_piece_bytes=max_piece_bytes), time, row, column)
+    return blend.release(grid[0])
+
+
+class Window(NamedTuple):
+    """Positions ``start`` to ``stop`` of an axis, of which ``fade_in`` and ``fade_out`` are blended."""
+
+    start: int
+    stop: int
+    fade_in: int
+    fade_out: int
+
+    def to_pixels(self, scale: int) -> Window:
+        """From latent to pixel rows or columns."""
+        return Window(*(scale * value for value in self))
+
+    def to_frames(self, scale: int) -> Window:
+        """From latent to pixel frames: the window's first latent frame stands for a single pixel frame."""
+        stop = 1 + (self.stop - 1) * scale
+        fade_in = 1 + (self.fade_in - 1) * scale if self.fade_in else 0
+        return Window(self.start * scale, stop, fade_in, self.fade_out * scale)
+
+    def mask(self, device: torch.device, *, from_zero: bool = False) -> Tensor:
+        """Weights (stop - start,) in float32; ``from_zero`` gives the first position no weight."""
+        weights = torch.ones(self.stop - self.start, device=device)
+        if self.fade_in:
+            ramp = torch.linspace(0, 1, self.fade_in + (1 if from_zero else 2), device=device)
+            weights[: self.fade_in] *= ramp[0 if from_zero else 1 : -1]
+        if self.fade_out:
+            weights[-self.fade_out :] *= torch.linspace(1, 0, self.fade_out + 2, device=device)[1:-1]
+        return weights
+
+
+class _Blend:
+    """Weighted mean of overlapping tiles, in float32: bfloat16 sums would leave seams."""
+
+    def __init__(self, like: Tensor, channels: int, height: int, width: int) -> None:
+        self.dtype = like.dtype
+        self.origin = 0
+        self.sums = like.new_zeros((like.shape[0], channels, 0, height, width), dtype=torch.float32)
+        self.weights = like.new_zeros((0, height, width), dtype=torch.float32)
+
+    def add(self, pieces: Iterable[Tensor], time: Window, row: Window, column: Window) -> None:
+        """Add a tile that comes in pieces along time and fills the three windows."""
+        missing = max(0, time.stop - self.origin - len(self.weights))
+        self.sums = F.pad(self.sums, (0, 0, 0, 0, 0, missing))
+        self.weights = F.pad(self.weights, (0, 0, 0, 0, 0, missing))
+        device = self.weights.device
+        # A later tile takes its first frame for the start of a clip, so that one counts for nothing.
+        along = time.mask(device, from_zero=True)[:, None, None]
+        across = row.mask(device)[:, None] * column.mask(device)
+        sums = self.sums[:, :, :, row.start : row.stop, column.start : column.stop]
+        weights = self.weights[:, row.start : row.stop, column.start : column.stop]
+        at = time.start - self.origin
+        for piece in pieces:
+            length = piece.shape[2]
+            mask = along[:length] * across
+            sums[:, :, at : at + length] += mask * piece
+            weights[at : at + length] += mask
+            along, at = along[length:], at + length
+
+    def release(self, until: int) -> Tensor:
+        """Finish and let go of the frames before ``until``."""
+        count = until - self.origin
+        done = (self.sums[:, :, :count] / self.weights[:count]).to(self.dtype)
+        self.sums, self.weights, self.origin = (
+            self.sums[:, :, count:].clone(),
+            self.weights[count:].clone(),
+            until,
+        )
+        return done
+
+
+def _windows(
+    half: AutoencoderHalf, tiling: Tiling, shape: tuple[int, ...], *, min_overlap: int
+) -> tuple[list[Window], list[Window], list[Window]]:
+    """Windows of the time, height and width of a latent of this shape."""
+    time, height, width = (
+        _split(size, tile, scale, name, min_overlap)
+        for size, tile, scale, name in (
+            (shape[2], tiling.frames, half.time_scale, "frames"),
+            (shape[3], tiling.height, half.space_scale, "height"),
+            (shape[4], tiling.width, half.space_scale, "width"),
+        )
+    )
+    # A later time tile starts one latent early, since its first frame is spoiled.
+    early = [Window(w.start - 1, w.stop, w.fade_in + 1, w.fade_out) if w.start else w for w in time]
+    return early, height, width
+
+
+def _split(length: int, tile: Tile | None, scale: int, name: str, min_overlap: int) -> list[Window]:
+    if tile is None:
+        return [Window(0, length, 0, 0)]
+    size, overlap = tile
+    valid = size % scale == overlap % scale == 0 and min_overlap * scale <= overlap < size
+    if size < MIN_CELLS * scale or not valid:
+        raise ValueError(
+            f"tiles along {name} must have a size of at least {MIN_CELLS * scale} and an overlap from "
+            f"{min_overlap * scale} to below the size, multiples of {scale}; got {size} and {overlap}"
+        )
+    size, overlap = size // scale, overlap // scale
+    if length <= size:
+        return [Window(0, length, 0, 0)]
+    step = size - overlap
+    count = (length + size - 2 * overlap - 1) // step
+    return [
+        Window(
+            i * step,
+            min(i * step + size, length),
+            overlap if i else 0,
+            overlap if i < count - 1 else 0,
+        )
+        for i in range(count)
+    ]
