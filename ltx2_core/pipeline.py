@@ -25,7 +25,7 @@ from .media.images import FitMode
 from .networks import LoraFile, Networks, open_loras
 from .request import Request, Stage, plan_stages
 from .sampling.denoiser import Denoiser
-from .sampling.guidance import Guidance, StreamGuidance
+from .sampling.guidance import CFG
 from .sampling.noise import initial_state, make_noise
 from .sampling.samplers import SAMPLERS
 from .tiny import embedded_set
@@ -120,7 +120,9 @@ class LTX2Pipeline:
         given_audio = self._read_audio(request, stages[-1])
         items = self._conditioning(request, stages, given_audio, run)
 
-        generator = torch.Generator(request.noise_device).manual_seed(request.seed)
+        start_noise = torch.Generator(request.noise_device).manual_seed(request.seed)
+        # The official samplers draw theirs from a generator of its own, this far from the seed.
+        step_noise = torch.Generator(request.noise_device).manual_seed((request.seed + 10000) % 2**64)
         latents = request.latents
         kept_audio: Tensor | None = None
         for index, stage in enumerate(stages):
@@ -130,7 +132,9 @@ class LTX2Pipeline:
             state = self._state(stage, latents)
             for item in items[index]:
                 state = item.apply(state)
-            latents = self._sample(index, stage, state, positive, negative, request.sampler, generator, run)
+            latents = self._sample(
+                index, stage, state, positive, negative, request.sampler, start_noise, step_noise, run
+            )
             if index == 0 and self._audio_stage(request, stages) == 1:
                 kept_audio = latents.audio
         assert latents is not None
@@ -291,7 +295,8 @@ class LTX2Pipeline:
         positive: TextContext,
         negative: TextContext | None,
         sampler: str,
-        generator: torch.Generator,
+        start_noise: torch.Generator,
+        step_noise: torch.Generator,
         run: _Run,
     ) -> AVLatent:
         name = f"stage {index + 1}"
@@ -303,21 +308,20 @@ class LTX2Pipeline:
                 state,
                 positive,
                 negative,
-                guidance=Guidance(
-                    video=StreamGuidance(cfg=stage.cfg), audio=StreamGuidance(cfg=stage.audio_cfg)
-                ),
+                guidance=CFG(video=stage.cfg, audio=stage.audio_cfg),
                 numerics=self.numerics,
                 dtype=self.networks.dtype,
                 on_block=lambda block: run.check(),
             )
-            noise = make_noise(state.latent, generator)
+            noise = make_noise(state.latent, start_noise)
             x = initial_state(state, noise, float(stage.sigmas[0]), self.numerics)
             return SAMPLERS[sampler](
                 denoise,
                 x,
                 stage.sigmas,
                 lambda step, steps, x0: run.report(name, step, steps, x0),
-                generator=generator,
+                generator=step_noise,
+                keep=denoise.keep,
             )
 
     def _audio_stage(self, request: Request, stages: Sequence[Stage]) -> int:

@@ -197,7 +197,7 @@ def _clip_of(request: Request, latents: AVLatent, numerics: Numerics) -> ClipPla
     """The plan that given latents already follow."""
     assert latents.video is not None
     _, _, frames, height, width = latents.video.shape
-    return plan_clip(
+    clip = plan_clip(
         width * SPATIAL_SCALE,
         height * SPATIAL_SCALE,
         frames=frames_of(frames),
@@ -205,3 +205,9 @@ def _clip_of(request: Request, latents: AVLatent, numerics: Numerics) -> ClipPla
         snap=Snap.ERROR,
         numerics=numerics,
     )
+    if latents.audio is not None and latents.audio.shape[2] != clip.audio_latents:
+        raise ValueError(
+            f"the given audio has {latents.audio.shape[2]} latents and a video of {clip.frames} frames at "
+            f"{clip.fps:g} fps takes {clip.audio_latents}: give the fps that they were made with"
+        )
+    return clip

@@ -1,7 +1,7 @@
 """Finds reference fixtures and hands them to the tests of their kind.
 
-``LTX2_GOLDEN_DIR`` names the folder; without it the shared folder next to the checkout is taken if it is there,
-else the small copies in ``tests/golden/data``. A fixture is recognised by its metadata and tensor names.
+``LTX2_GOLDEN_DIR`` names the folder; without it the shared folder next to the checkout is taken if it is
+there, else the small copies in ``tests/golden/data``. A fixture is recognised by its metadata and tensor names.
 """
 
 from __future__ import annotations
@@ -86,23 +86,32 @@ def _is_dit(g: Golden) -> bool:
     return streams and "case" not in g.metadata and not g.has("out/video_context")
 
 
+def _holds(g: Golden, *prefixes: str) -> bool:
+    return all(g.any(lambda n, p=prefix: n.startswith(p)) for prefix in prefixes)
+
+
 KINDS: dict[str, Callable[[Golden], bool]] = {
     "core": lambda g: "case" in g.metadata and g.has("in/sigmas"),
     "core_decode": lambda g: "case" in g.metadata and g.has("out/frames"),
-    "core_model": lambda g: not g.any(lambda n: n.startswith(("golden.", "in/", "out/")))
-    and g.path.parent.name == "models",
+    "core_model": lambda g: (
+        not g.any(lambda n: n.startswith(("golden.", "in/", "out/"))) and g.path.parent.name == "models"
+    ),
     "rope": lambda g: g.any(lambda n: n.startswith("freq_grid/")),
     "text_connectors": lambda g: g.has("out/video_context"),
     "text_gemma": lambda g: g.has("in/input_ids"),
-    "text_quant": lambda g: g.any(lambda n: n.startswith("out/"))
-    and g.any(lambda n: n.endswith((".weight_scale", ".scale_weight"))),
+    "text_quant": lambda g: (
+        g.any(lambda n: n.startswith("out/"))
+        and g.any(lambda n: n.endswith((".weight_scale", ".scale_weight")))
+    ),
     "dit": _is_dit,
-    "dit_weights": lambda g: g.has("model.diffusion_model.patchify_proj.weight")
-    and not g.any(lambda n: n.startswith(("in/", "out/", "vae."))),
+    "dit_weights": lambda g: (
+        g.has("model.diffusion_model.patchify_proj.weight")
+        and not g.any(lambda n: n.startswith(("in/", "out/", "vae.")))
+    ),
     "mel": lambda g: g.has("golden.mel", "golden.waveform"),
-    "audio_vae": lambda g: g.any(lambda n: n.startswith("audio_vae.")) and g.any(lambda n: n.startswith("golden.")),
-    "vocoder": lambda g: g.any(lambda n: n.startswith("vocoder.")) and g.any(lambda n: n.startswith("golden.")),
-    "video_vae": lambda g: g.any(lambda n: n.startswith("vae.")) and g.any(lambda n: n.startswith("golden.")),
+    "audio_vae": lambda g: _holds(g, "audio_vae.", "golden."),
+    "vocoder": lambda g: _holds(g, "vocoder.", "golden."),
+    "video_vae": lambda g: _holds(g, "vae.", "golden."),
     "upsampler": lambda g: g.has("initial_conv.weight", "golden.stats.mean"),
 }
 

@@ -1,0 +1,53 @@
+"""What all tests share: one tiny random model set, one thread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from ltx2_core.tiny.write import TinySet, write_tiny_set
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(2, before))
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> TinySet:
+    """A float32 set of generation 2.3."""
+    return write_tiny_set(tmp_path_factory.mktemp("models"), dtype=torch.float32)
+
+
+@pytest.fixture(scope="session")
+def tiny_set_20(tmp_path_factory: pytest.TempPathFactory) -> TinySet:
+    """A float32 set of generation 2.0."""
+    return write_tiny_set(tmp_path_factory.mktemp("models20"), generation="2.0", dtype=torch.float32)
+
+
+@pytest.fixture(scope="session")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture file that has no round size."""
+    from PIL import Image
+
+    path = tmp_path_factory.mktemp("input") / "photo.png"
+    image = Image.radial_gradient("L").resize((150, 110))
+    Image.merge("RGB", (image, image.rotate(90), image.transpose(Image.Transpose.ROTATE_180))).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-second sound at 22,050 Hz, mono."""
+    from ltx2_core.media import write_wav
+
+    path = tmp_path_factory.mktemp("sound") / "sound.wav"
+    t = torch.arange(2 * 22050) / 22050
+    write_wav(path, 0.4 * torch.sin(2 * torch.pi * (300 + 100 * t) * t)[None], 22050)
+    return path
