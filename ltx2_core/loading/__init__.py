@@ -1,0 +1,21 @@
+"""Checkpoints: headers, key tables, strict assignment, LoRA and quantised layers."""
+
+from .checkpoint import Checkpoint, find_component, open_checkpoint
+from .detect import Component
+from .header import Header, TensorInfo, read_header
+from .infer import Generation
+from .lora import Lora, LoraReport, open_lora
+
+__all__ = [
+    "Checkpoint",
+    "Component",
+    "Generation",
+    "Header",
+    "Lora",
+    "LoraReport",
+    "TensorInfo",
+    "find_component",
+    "open_checkpoint",
+    "open_lora",
+    "read_header",
+]

@@ -1,0 +1,127 @@
+"""One builder per component: configuration in, network on the ``meta`` device out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from .. import config as cfg
+from ..types import Numerics
+from .detect import Component
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Official tensor name -> shape."""
+
+COMFY_QK_NORM_EPS = 1e-5
+"""ComfyUI normalises queries and keys with this epsilon whatever the checkpoint says."""
+
+
+def build(
+    component: Component, config: cfg.Json, shapes: Shapes, *, operations: Any, numerics: Numerics
+) -> nn.Module:
+    """The empty network of ``component`` for the header configuration ``config``; nothing is allocated."""
+    return _BUILDERS[component](config, shapes, {"device": "meta", "operations": operations}, numerics)
+
+
+# Networks are imported where they are built: looking into a file needs none of them, and the text encoder's
+# library alone costs seconds.
+
+
+def _transformer(config: cfg.Json, shapes: Shapes, options: dict[str, Any], numerics: Numerics) -> nn.Module:
+    from ..transformer import Transformer
+
+    settings = cfg.transformer_config(config)
+    if numerics is Numerics.COMFY:
+        settings = replace(settings, qk_norm_eps=COMFY_QK_NORM_EPS)
+    return Transformer(settings, **options)
+
+
+def _connectors(config: cfg.Json, shapes: Shapes, options: dict[str, Any], numerics: Numerics) -> nn.Module:
+    from ..text import TextConnectors
+
+    return TextConnectors(_text_config(config, numerics), **options)
+
+
+def _projection(config: cfg.Json, shapes: Shapes, options: dict[str, Any], numerics: Numerics) -> nn.Module:
+    from ..text import FeatureExtractor
+
+    hidden = cfg.transformer_config(config).caption_channels
+    name = next((n for n in ("aggregate_embed.weight", "video_aggregate_embed.weight") if n in shapes), None)
+    flat = shapes[name][-1] if name else 0
+    if not flat or flat % hidden:
+        raise ValueError(
+            f"the text projection takes {flat} values, no multiple of caption_channels={hidden}, the width "
+            "of the text encoder: file and configuration do not belong together"
+        )
+    return FeatureExtractor(_text_config(config, numerics), hidden, flat // hidden, **options)
+
+
+def _video_encoder(
+    config: cfg.Json, shapes: Shapes, options: dict[str, Any], numerics: Numerics
+) -> nn.Module:
+    from ..video_vae import VideoEncoder
+
+    return VideoEncoder(cfg.video_vae_config(config), **options)
+
+
+def _video_decoder(
+    config: cfg.Json, shapes: Shapes, options: dict[str, Any], numerics: Numerics
+) -> nn.Module:
+    from ..video_vae import VideoDecoder
+
+    return VideoDecoder(cfg.video_vae_config(config), **options)
+
+
+def _audio_encoder(
+    config: cfg.Json, shapes: Shapes, options: dict[str, Any], numerics: Numerics
+) -> nn.Module:
+    from ..audio import AudioEncoder
+
+    return AudioEncoder(cfg.audio_vae_config(config), **options)
+
+
+def _audio_decoder(
+    config: cfg.Json, shapes: Shapes, options: dict[str, Any], numerics: Numerics
+) -> nn.Module:
+    from ..audio import AudioDecoder
+
+    return AudioDecoder(cfg.audio_vae_config(config), **options)
+
+
+def _vocoder(config: cfg.Json, shapes: Shapes, options: dict[str, Any], numerics: Numerics) -> nn.Module:
+    from ..audio import build_vocoder
+
+    return build_vocoder(cfg.vocoder_config(config), **options)
+
+
+def _upsampler(config: cfg.Json, shapes: Shapes, options: dict[str, Any], numerics: Numerics) -> nn.Module:
+    from ..upsampler import LatentUpsampler
+
+    return LatentUpsampler(cfg.upsampler_config(config), **options)
+
+
+def _text_config(config: cfg.Json, numerics: Numerics) -> cfg.TextConfig:
+    settings = cfg.text_config(config)
+    if numerics is Numerics.OFFICIAL:
+        return settings
+    return replace(
+        settings,
+        video=replace(settings.video, qk_norm_eps=COMFY_QK_NORM_EPS),
+        audio=replace(settings.audio, qk_norm_eps=COMFY_QK_NORM_EPS),
+    )
+
+
+_BUILDERS: Mapping[Component, Callable[[cfg.Json, Shapes, dict[str, Any], Numerics], nn.Module]] = {
+    Component.TRANSFORMER: _transformer,
+    Component.TEXT_CONNECTORS: _connectors,
+    Component.TEXT_PROJECTION: _projection,
+    Component.VIDEO_ENCODER: _video_encoder,
+    Component.VIDEO_DECODER: _video_decoder,
+    Component.AUDIO_ENCODER: _audio_encoder,
+    Component.AUDIO_DECODER: _audio_decoder,
+    Component.VOCODER: _vocoder,
+    Component.UPSAMPLER: _upsampler,
+}

@@ -1,0 +1,215 @@
+"""Which components a file holds, and under which names: told from tensor names, never from the file name.
+
+Every public layout keeps the official names of a component and differs only in what stands in front of them
+(single file, split files with or without prefix). So a component is one row: an anchor that it always holds,
+the prefixes that may precede it, and the roots that belong to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Component(Enum):
+    """A part of the model that is loaded by itself."""
+
+    TRANSFORMER = "transformer"
+    TEXT_CONNECTORS = "text connectors"
+    TEXT_PROJECTION = "text projection"
+    VIDEO_ENCODER = "video encoder"
+    VIDEO_DECODER = "video decoder"
+    AUDIO_ENCODER = "audio encoder"
+    AUDIO_DECODER = "audio decoder"
+    VOCODER = "vocoder"
+    UPSAMPLER = "latent upsampler"
+    LORA = "LoRA"
+    TEXT_ENCODER = "text encoder"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How to recognise one component and which tensors are its own."""
+
+    component: Component
+    anchors: tuple[str, ...]
+    """Any of these, directly after a prefix, shows that the component is there."""
+    prefixes: tuple[str, ...]
+    """Tried in this order; "" accepts a file without prefix."""
+    roots: tuple[str, ...] = ()
+    """First parts of the component's names; none means all after the prefix that no other row claims."""
+    restored: str = ""
+    """Part of the official name that a re-packed layout dropped; put in front of what the prefix leaves."""
+    usual_file: str = ""
+    """Where it is normally found, for error messages."""
+
+
+_DIT = ("model.diffusion_model.", "diffusion_model.", "model.", "transformer.", "")
+_VIDEO = ("vae.", "")
+_AUDIO = ("audio_vae.", "autoencoder.", "")
+_STATISTICS = "per_channel_statistics."
+_SINGLE = "the main checkpoint (ltx-2-…/ltx-2.3-…)"
+
+LAYOUTS: tuple[Layout, ...] = (
+    Layout(
+        component=Component.TEXT_CONNECTORS,
+        anchors=(
+            "video_embeddings_connector.learnable_registers",
+            "audio_embeddings_connector.learnable_registers",
+        ),
+        prefixes=_DIT,
+        roots=("video_embeddings_connector.", "audio_embeddings_connector."),
+        usual_file=f"{_SINGLE}, a transformer file of 2.3, or an embeddings-connector file of 2.0",
+    ),
+    Layout(
+        component=Component.TEXT_PROJECTION,
+        anchors=("aggregate_embed.weight", "video_aggregate_embed.weight", "audio_aggregate_embed.weight"),
+        prefixes=("text_embedding_projection.", "model.text_embedding_projection.", ""),
+        roots=("aggregate_embed.", "video_aggregate_embed.", "audio_aggregate_embed."),
+        usual_file=f"{_SINGLE} or a text-projection file",
+    ),
+    Layout(
+        component=Component.TEXT_PROJECTION,
+        anchors=("weight",),
+        prefixes=("text_embedding_projection.",),
+        roots=("weight",),
+        restored="aggregate_embed.",
+    ),
+    Layout(
+        component=Component.VIDEO_ENCODER,
+        anchors=("encoder.down_blocks.0.res_blocks.0.conv1.conv.weight",),
+        prefixes=_VIDEO,
+        roots=("encoder.", _STATISTICS),
+        usual_file=f"{_SINGLE} or a video VAE file",
+    ),
+    Layout(
+        component=Component.VIDEO_DECODER,
+        anchors=("decoder.up_blocks.0.res_blocks.0.conv1.conv.weight",),
+        prefixes=_VIDEO,
+        roots=("decoder.", _STATISTICS),
+        usual_file=f"{_SINGLE} or a video VAE file",
+    ),
+    Layout(
+        component=Component.AUDIO_ENCODER,
+        anchors=("encoder.mid.block_1.conv1.conv.weight",),
+        prefixes=_AUDIO,
+        roots=("encoder.", _STATISTICS),
+        usual_file=f"{_SINGLE} or an audio VAE file",
+    ),
+    Layout(
+        component=Component.AUDIO_DECODER,
+        anchors=("decoder.mid.block_1.conv1.conv.weight",),
+        prefixes=_AUDIO,
+        roots=("decoder.", _STATISTICS),
+        usual_file=f"{_SINGLE} or an audio VAE file",
+    ),
+    # A 2.3 vocoder nests a generator that is itself called vocoder, so this row precedes the plain one and
+    # the prefix is stripped once.
+    Layout(
+        component=Component.VOCODER,
+        anchors=("bwe_generator.conv_pre.weight",),
+        prefixes=("vocoder.", ""),
+        roots=("vocoder.", "bwe_generator.", "mel_stft."),
+        usual_file=f"{_SINGLE}, an audio VAE file or a vocoder file",
+    ),
+    Layout(
+        component=Component.VOCODER,
+        anchors=("conv_pre.weight",),
+        prefixes=("vocoder.", ""),
+        roots=("conv_pre.", "conv_post.", "ups.", "resblocks."),
+        usual_file=f"{_SINGLE}, an audio VAE file or a vocoder file",
+    ),
+    Layout(
+        component=Component.UPSAMPLER,
+        anchors=("post_upsample_res_blocks.0.conv2.bias",),
+        prefixes=("latent_upsampler.", ""),
+        usual_file="an upscaler file (ltx-2-spatial-upscaler-… in latent_upscale_models)",
+    ),
+    Layout(
+        component=Component.TRANSFORMER,
+        anchors=("audio_adaln_single.linear.weight",),
+        prefixes=_DIT,
+        usual_file=f"{_SINGLE} or a transformer file (diffusion_models)",
+    ),
+)
+
+_TEXT_ENCODER_ANCHORS = (
+    "model.layers.0.post_feedforward_layernorm.weight",
+    "language_model.model.layers.0.post_feedforward_layernorm.weight",
+    "model.language_model.layers.0.post_feedforward_layernorm.weight",
+)
+_LORA_MARKS = (".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.")
+
+Names = Mapping[str, str]
+"""Own (official, unprefixed) name of a tensor -> its name in the file."""
+
+
+def find_components(names: Iterable[str]) -> dict[Component, Names]:
+    """Sort the names of a file into components; a name may serve two (the statistics of both VAE halves)."""
+    present = frozenset(names)
+    if any(mark in name for name in present for mark in _LORA_MARKS):
+        return {Component.LORA: {name: name for name in present}}
+    found: dict[Component, Names] = {}
+    claimed: set[str] = set()
+    for layout in LAYOUTS:
+        prefix = _prefix_of(layout, present)
+        if prefix is None or layout.component in found:
+            continue
+        own = {name[len(prefix) :]: name for name in present if name.startswith(prefix)}
+        own = {name: full for name, full in own.items() if name not in _UNUSED}
+        if layout.roots:
+            own = {name: full for name, full in own.items() if name.startswith(layout.roots)}
+        else:
+            own = {name: full for name, full in own.items() if full not in claimed}
+        found[layout.component] = {layout.restored + name: full for name, full in own.items()}
+        claimed.update(own.values())
+    if any(anchor in present for anchor in _TEXT_ENCODER_ANCHORS):
+        found[Component.TEXT_ENCODER] = {name: name for name in present if name not in claimed}
+    return found
+
+
+def usual_file(component: Component) -> str:
+    """Where a component is normally found, in words."""
+    if component is Component.TEXT_ENCODER:
+        return "a Gemma folder or file (text_encoders)"
+    return next((row.usual_file for row in LAYOUTS if row.component is component), "a LoRA file (loras)")
+
+
+def describe_foreign(names: Iterable[str]) -> str:
+    """Say in words what a file without any LTX-2 component seems to be."""
+    present = frozenset(names)
+
+    def has(*ends: str) -> bool:
+        return any(name.endswith(ends) for name in present)
+
+    if not present:
+        return "no tensors at all"
+    if has("adaln_single.emb.timestep_embedder.linear_1.bias"):
+        return "a transformer without audio (LTX-Video, or a video-only extract)"
+    if has("input_blocks.0.0.weight", "first_stage_model.encoder.conv_in.weight"):
+        return "a Stable Diffusion checkpoint"
+    if has("double_blocks.0.img_attn.qkv.weight", "double_blocks.0.img_mod.lin.weight"):
+        return "a Flux or Hunyuan transformer"
+    if has("proj_in.weight") and has("audio_time_embed.linear.weight"):
+        return "a transformer with diffusers names (a diffusers folder, which is not read yet)"
+    if has("text_model.encoder.layers.0.self_attn.q_proj.weight"):
+        return "a CLIP text encoder"
+    shown = ", ".join(sorted(present)[:3])
+    return f"{len(present)} tensors such as {shown}"
+
+
+def _prefix_of(layout: Layout, present: frozenset[str]) -> str | None:
+    return next((p for p in layout.prefixes if any(p + anchor in present for anchor in layout.anchors)), None)
+
+
+_UNUSED = (
+    "per_channel_statistics.channel",
+    "per_channel_statistics.mean-of-stds",
+    "per_channel_statistics.mean-of-stds_over_std-of-means",
+    "scaled_fp8",
+)
+"""Own names of optional tensors that no network uses; they belong to no component."""

@@ -1,0 +1,174 @@
+"""The header of a safetensors file: read alone, believed only after every entry has been checked.
+
+Layout: 8 bytes little-endian header length, a JSON header, then the data to the end of the file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+BITS = {
+    "F64": 64,
+    "F32": 32,
+    "F16": 16,
+    "BF16": 16,
+    "F8_E4M3": 8,
+    "F8_E5M2": 8,
+    "F8_E8M0": 8,
+    "F4": 4,
+    "I64": 64,
+    "I32": 32,
+    "I16": 16,
+    "I8": 8,
+    "U64": 64,
+    "U32": 32,
+    "U16": 16,
+    "U8": 8,
+    "BOOL": 8,
+}
+"""Bits per value of each dtype name that the format knows."""
+
+MAX_HEADER_BYTES = 100_000_000
+"""The format's own limit; a longer length field means that the file is something else."""
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One entry of the header; ``start`` and ``end`` are byte positions in the file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.end - self.start
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says about itself. ``metadata`` values are parsed as JSON where they are JSON."""
+
+    path: Path
+    metadata: Mapping[str, Any]
+    tensors: Mapping[str, TensorInfo]
+
+
+def read_header(path: str | os.PathLike[str]) -> Header:
+    """Read and check the header of a safetensors file; no tensor data is read.
+
+    Raises FileNotFoundError, or ValueError that names the file and what is wrong with it: a folder, an empty,
+    truncated or foreign file (pickle, GGUF, text), or entries that contradict the file's size or each other.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; a single .safetensors file is needed")
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; check the path, or download the file first")
+    size = path.stat().st_size
+    if size == 0:
+        raise ValueError(f"{path} is empty (0 bytes); download it again")
+    with path.open("rb") as file:
+        start = file.read(8)
+        if foreign := _foreign(start):
+            raise ValueError(f"{path} is {foreign}, not a safetensors file; get the .safetensors version")
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1
+        if not 2 <= length <= MAX_HEADER_BYTES:
+            raise ValueError(f"{path} is not a safetensors file (it starts with {start!r})")
+        if length > size - 8:
+            raise ValueError(f"{path} is truncated: {size} bytes, its header alone has {length}; {_AGAIN}")
+        raw = file.read(length)
+    try:
+        entries = json.loads(raw)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is not a safetensors file: its header is not JSON ({error})") from None
+    if not isinstance(entries, dict):
+        raise ValueError(f"{path} is not a safetensors file: its header is a {type(entries).__name__}")
+    metadata = entries.pop("__metadata__", {})
+    if not isinstance(metadata, dict):
+        raise ValueError(f"{path}: __metadata__ must be an object; got {type(metadata).__name__}")
+    tensors = {name: _tensor(path, name, entry, 8 + length) for name, entry in entries.items()}
+    _check_coverage(path, tensors, 8 + length, size)
+    return Header(
+        path,
+        MappingProxyType({key: _parsed(value) for key, value in metadata.items()}),
+        MappingProxyType(tensors),
+    )
+
+
+_AGAIN = "the download or copy was cut short, get it again"
+
+
+def _foreign(start: bytes) -> str | None:
+    """Names the formats that are met in place of safetensors, by their first bytes."""
+    if start[:4] == b"GGUF":
+        return "a GGUF file"
+    if start[:2] == b"PK":
+        return "a zip archive (a PyTorch .ckpt/.pt/.bin pickle)"
+    if (
+        start[:1] == b"\x80"
+        and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+        and start[2:8] != b"\0" * 6
+    ):
+        return "a Python pickle (.ckpt/.pt)"
+    if start.startswith(b"version "):
+        return "a Git LFS pointer (the file itself was not downloaded)"
+    if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in start):
+        return "a text file"
+    return None
+
+
+def _tensor(path: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
+    try:
+        dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        valid = all(type(n) is int and n >= 0 for n in (*shape, start, end)) and start <= end
+    except (TypeError, KeyError, ValueError):
+        raise ValueError(f"{path}: malformed header entry for tensor {name!r}: {entry!r}") from None
+    if not valid:
+        raise ValueError(f"{path}: tensor {name!r} has an impossible shape or offsets: {entry!r}")
+    if dtype not in BITS:
+        raise ValueError(f"{path}: tensor {name!r} has unknown dtype {dtype!r}; known: {', '.join(BITS)}")
+    bits = math.prod(shape) * BITS[dtype]
+    if bits != 8 * (end - start):
+        raise ValueError(
+            f"{path}: tensor {name!r} ({dtype} {shape}) needs {bits / 8:g} bytes, has {end - start}"
+        )
+    return TensorInfo(name, dtype, tuple(shape), data_start + start, data_start + end)
+
+
+def _check_coverage(path: Path, tensors: Mapping[str, TensorInfo], position: int, size: int) -> None:
+    """The tensors must fill the file exactly: no overlap, no hole, nothing after the end."""
+    for info in sorted(tensors.values(), key=lambda t: (t.start, t.end)):
+        if info.start != position:
+            what = "overlaps its neighbour" if info.start < position else "leaves a hole before it"
+            raise ValueError(f"{path}: corrupt header, tensor {info.name!r} {what}")
+        position = info.end
+    if position > size:
+        raise ValueError(
+            f"{path} is truncated: {size} bytes of {position} that its header promises; {_AGAIN}"
+        )
+    if position < size:
+        raise ValueError(f"{path}: {size - position} bytes after the last tensor; the file is corrupt")
+
+
+def _parsed(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value

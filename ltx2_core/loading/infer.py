@@ -1,0 +1,177 @@
+"""Configuration and generation from tensor names and shapes, for files that lost their metadata.
+
+The result is the same JSON that a released header carries, so that `config.py` stays its only reader. What
+shapes cannot tell (rope, padding, rates) is left to the released values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from .detect import Component
+from .infer_vae import Json, Shapes, count, infer_audio_vae, infer_video_vae, infer_vocoder
+
+Generation = Literal["2.0", "2.3", "2.5"]
+
+HEAD_DIM = 128
+"""Width of a video attention head in every released transformer and connector."""
+
+
+def infer_generation(parts: Mapping[Component, Shapes], version: str) -> Generation | None:
+    """Tell the generation from tensors; ``version`` (metadata) only decides where tensors fit several.
+
+    None where neither says anything, as for an upsampler or a LoRA without metadata.
+    """
+    stated = next((g for g in _GENERATIONS if version == g or version.startswith(f"{g}.")), None)
+    transformer = parts.get(Component.TRANSFORMER)
+    if transformer is not None:
+        if "transformer_blocks.0.prompt_scale_shift_table" not in transformer:
+            return "2.0"
+        newest = "keyframes_abs_pos_embedding" in transformer
+        return "2.5" if newest or "transformer_blocks.0.ff.net.0.proj.bias" not in transformer else "2.3"
+    old = [names(parts[component]) for component, names in _OLD.items() if component in parts]
+    if old:
+        return "2.0" if old[0] else "2.5" if stated == "2.5" else "2.3"
+    decoder = parts.get(Component.VIDEO_DECODER)
+    if stated is None and decoder is not None:
+        return "2.3" if count(decoder, "decoder.up_blocks.") > 7 else "2.0"
+    encoder = parts.get(Component.VIDEO_ENCODER)
+    if stated is None and encoder is not None:
+        return "2.3" if count(encoder, "encoder.down_blocks.4.res_blocks.") <= 4 else "2.0"
+    return stated
+
+
+def infer_config(parts: Mapping[Component, Shapes]) -> Json:
+    """Rebuild the header's configuration for the components in ``parts`` (official names -> shapes).
+
+    Raises ValueError where shapes leave something open that has no released value.
+    """
+    config: Json = {}
+    transformer = {
+        **infer_transformer(parts.get(Component.TRANSFORMER, {})),
+        **infer_connectors(parts.get(Component.TEXT_CONNECTORS, {})),
+    }
+    if "video_aggregate_embed.weight" in parts.get(Component.TEXT_PROJECTION, {}):
+        transformer["caption_proj_before_connector"] = True
+    video = {**parts.get(Component.VIDEO_ENCODER, {}), **parts.get(Component.VIDEO_DECODER, {})}
+    audio = {**parts.get(Component.AUDIO_ENCODER, {}), **parts.get(Component.AUDIO_DECODER, {})}
+    for section, found in (
+        ("transformer", transformer),
+        ("vae", infer_video_vae(video)),
+        ("audio_vae", infer_audio_vae(audio)),
+        ("vocoder", infer_vocoder(parts.get(Component.VOCODER, {}))),
+    ):
+        if found:
+            config[section] = found
+    config.update(infer_upsampler(parts.get(Component.UPSAMPLER, {})))
+    return config
+
+
+def infer_transformer(shapes: Shapes) -> Json:
+    """The ``transformer`` section without its connector keys."""
+    if not shapes:
+        return {}
+    width, channels = shapes["patchify_proj.weight"]
+    audio_width, audio_channels = shapes["audio_patchify_proj.weight"]
+    heads = _heads(shapes, "transformer_blocks.0.attn1", width)
+    late = "transformer_blocks.0.prompt_scale_shift_table" in shapes
+    config: Json = {
+        "num_layers": count(shapes, "transformer_blocks."),
+        "num_attention_heads": heads,
+        "attention_head_dim": width // heads,
+        "audio_num_attention_heads": heads,
+        "audio_attention_head_dim": audio_width // heads,
+        "in_channels": channels,
+        "out_channels": shapes["proj_out.weight"][0],
+        "audio_in_channels": audio_channels,
+        "audio_out_channels": shapes["audio_proj_out.weight"][0],
+        "cross_attention_dim": width,
+        "audio_cross_attention_dim": audio_width,
+        "apply_gated_attention": "transformer_blocks.0.attn1.to_gate_logits.weight" in shapes,
+        "cross_attention_adaln": late,
+        "use_prompt_adaln_single": not late or "prompt_adaln_single.linear.weight" in shapes,
+        "caption_proj_before_connector": "caption_projection.linear_1.weight" not in shapes,
+        "ff_bias": "transformer_blocks.0.ff.net.0.proj.bias" in shapes,
+        "audio_ff_bias": "transformer_blocks.0.audio_ff.net.0.proj.bias" in shapes,
+        "use_keyframes_abs_pos_embedding": "keyframes_abs_pos_embedding" in shapes,
+    }
+    if "caption_projection.linear_1.weight" in shapes:
+        config["caption_channels"] = shapes["caption_projection.linear_1.weight"][1]
+    return config
+
+
+def infer_connectors(shapes: Shapes) -> Json:
+    """The connector keys of the ``transformer`` section."""
+    if not shapes:
+        return {}
+    block = "{}_embeddings_connector.transformer_1d_blocks."
+    gated = block.format("video") + "0.attn1.to_gate_logits.weight" in shapes
+    config: Json = {
+        "caption_proj_before_connector": gated,
+        "connector_apply_gated_attention": gated,
+        "connector_ff_bias": block.format("video") + "0.ff.net.0.proj.bias" in shapes,
+    }
+    for stream, prefix in (("video", "connector_"), ("audio", "audio_connector_")):
+        registers, width = shapes[f"{stream}_embeddings_connector.learnable_registers"]
+        heads = _heads(shapes, block.format(stream) + "0.attn1", width)
+        config[f"{prefix}num_attention_heads"] = heads
+        config[f"{prefix}attention_head_dim"] = width // heads
+        config[f"{prefix}num_layers"] = count(shapes, block.format(stream))
+        config["connector_num_learnable_registers"] = registers
+    return config
+
+
+def infer_upsampler(shapes: Shapes) -> Json:
+    """The flat configuration of a latent upsampler."""
+    if not shapes:
+        return {}
+    mid, channels = shapes["initial_conv.weight"][:2]
+    config: Json = {
+        "in_channels": channels,
+        "mid_channels": mid,
+        "num_blocks_per_stage": count(shapes, "res_blocks."),
+        "dims": 3,
+    }
+    rational = shapes.get("upsampler.conv.weight")
+    if rational is not None:
+        scales = {4: 2.0, 9: 1.5, 16: 4.0}
+        ratio = rational[0] // mid
+        if ratio not in scales:
+            raise ValueError(f"rational upsampler of ratio {ratio}; known squares: {sorted(scales)}")
+        return {
+            **config,
+            "spatial_upsample": True,
+            "rational_resampler": True,
+            "spatial_scale": scales[ratio],
+        }
+    plain = shapes["upsampler.0.weight"]
+    ratio = plain[0] // mid
+    return {
+        **config,
+        "spatial_upsample": len(plain) == 4 or ratio == 8,
+        "temporal_upsample": len(plain) == 5,
+        "rational_resampler": False,
+    }
+
+
+_GENERATIONS: tuple[Generation, ...] = ("2.0", "2.3", "2.5")
+
+_OLD: Mapping[Component, Callable[[Shapes], bool]] = {
+    Component.TEXT_PROJECTION: lambda shapes: "aggregate_embed.weight" in shapes,
+    Component.TEXT_CONNECTORS: lambda shapes: not any("to_gate_logits" in name for name in shapes),
+    Component.VOCODER: lambda shapes: "conv_pre.weight" in shapes,
+}
+"""Whether the tensors of a component are those of 2.0."""
+
+
+def _heads(shapes: Shapes, attention: str, width: int) -> int:
+    gate = shapes.get(f"{attention}.to_gate_logits.weight")
+    if gate is not None:
+        return gate[0]
+    if width % HEAD_DIM:
+        raise ValueError(
+            f"the number of attention heads of {attention} (width {width}) cannot be told from shapes: "
+            "a file with its 'config' metadata is needed"
+        )
+    return width // HEAD_DIM

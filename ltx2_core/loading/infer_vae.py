@@ -1,0 +1,126 @@
+"""Configuration of the autoencoders and the vocoder from tensor shapes, as the JSON of a released header."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Official tensor name -> shape."""
+Json = dict[str, Any]
+
+
+def infer_video_vae(shapes: Shapes) -> Json:
+    """The ``vae`` section from the halves that are there."""
+    config: Json = {}
+    if "encoder.conv_in.conv.weight" in shapes:
+        base, patched = shapes["encoder.conv_in.conv.weight"][:2]
+        config["encoder_base_channels"] = base
+        config["patch_size"] = math.isqrt(patched // 3)
+        config["latent_channels"] = shapes["encoder.conv_out.conv.weight"][0] - 1
+        config["encoder_blocks"] = _video_blocks(shapes, "encoder.down_blocks.", base, "_res", old=False)
+    if "decoder.conv_in.conv.weight" in shapes:
+        widest, latent = shapes["decoder.conv_in.conv.weight"][:2]
+        patched, base = shapes["decoder.conv_out.conv.weight"][:2]
+        # Both released layouts are told apart by their number of blocks: 7 in 2.0, 9 since 2.3.
+        old = count(shapes, "decoder.up_blocks.") <= 7
+        config["decoder_base_channels"] = base
+        config["patch_size"] = math.isqrt(patched // 3)
+        config["latent_channels"] = latent
+        config["spatial_padding_mode"] = "reflect" if old else "zeros"
+        config["encoder_spatial_padding_mode"] = "zeros"
+        config["decoder_blocks"] = _video_blocks(shapes, "decoder.up_blocks.", widest, "", old=old)[::-1]
+    return config
+
+
+def infer_audio_vae(shapes: Shapes) -> Json:
+    """The ``audio_vae`` section; the mel front end keeps its released values."""
+    if not shapes:
+        return {}
+    half, level, first = (
+        ("encoder", "down", "conv_in") if "encoder.conv_in.conv.weight" in shapes else _AUDIO_DECODER
+    )
+    edge = shapes[f"{half}.{first}.conv.weight"]
+    channels, sound = edge[:2] if half == "encoder" else edge[1::-1]
+    levels = count(shapes, f"{half}.{level}.")
+    widths = [shapes[f"{half}.{level}.{i}.block.0.conv1.conv.weight"][0] for i in range(levels)]
+    blocks = count(shapes, f"{half}.{level}.0.block.")
+    if half == "encoder":
+        z_channels = shapes["encoder.conv_out.conv.weight"][0] // 2
+    else:
+        z_channels = shapes["decoder.conv_in.conv.weight"][1]
+    ddconfig = {
+        "ch": channels,
+        "ch_mult": [width // channels for width in widths],
+        "num_res_blocks": blocks if half == "encoder" else blocks - 1,
+        "z_channels": z_channels,
+        "in_channels": sound,
+        "out_ch": sound,
+    }
+    return {"model": {"params": {"ddconfig": ddconfig}}}
+
+
+def infer_vocoder(shapes: Shapes) -> Json:
+    """The ``vocoder`` section: flat for 2.0, nested with ``bwe`` since 2.3."""
+    if not shapes:
+        return {}
+    if "bwe_generator.conv_pre.weight" not in shapes:
+        return _generator(shapes, "", {16: 6, 15: 5, 8: 2, 4: 2}, {"resblock": "1"})
+    amp = {"resblock": "AMP1", "activation": "snakebeta"}
+    return {
+        "vocoder": _generator(shapes, "vocoder.", {11: 5, 4: 2}, amp),
+        "bwe": _generator(shapes, "bwe_generator.", {12: 6, 11: 5, 4: 2}, amp),
+    }
+
+
+def count(names: Iterable[str], prefix: str) -> int:
+    """One more than the highest index that follows ``prefix``."""
+    pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
+    return 1 + max((int(m[1]) for m in map(pattern.match, names) if m), default=-1)
+
+
+_AUDIO_DECODER = ("decoder", "up", "conv_out")
+
+
+def _video_blocks(shapes: Shapes, prefix: str, width: int, suffix: str, *, old: bool) -> list[Any]:
+    """Block list in the order of the tensor names; a resampler's kind is the ratio of its two widths."""
+    kinds = {8: "compress_all", 4: "compress_space", 2: "compress_time"}
+    blocks: list[Any] = []
+    for index in range(count(shapes, prefix)):
+        layers = count(shapes, f"{prefix}{index}.res_blocks.")
+        if layers:
+            blocks.append(["res_x", {"num_layers": layers}])
+            continue
+        out = shapes[f"{prefix}{index}.conv.conv.weight"][0]
+        after = shapes[f"{prefix}{index + 1}.res_blocks.0.conv1.conv.weight"][0]
+        ratio = max(after, out) // min(after, out)
+        if ratio not in kinds:
+            raise ValueError(f"{prefix}{index}: {out} and {after} channels are no known resampling")
+        options: Json = {"multiplier": max(after, width) // min(after, width)}
+        if old and not suffix:
+            options["residual"] = True
+        blocks.append([kinds[ratio] + suffix, options])
+        width = after
+    return blocks
+
+
+def _generator(shapes: Shapes, prefix: str, rates: Mapping[int, int], fixed: Json) -> Json:
+    kernels = [shapes[f"{prefix}ups.{i}.weight"][2] for i in range(count(shapes, f"{prefix}ups."))]
+    if any(kernel not in rates for kernel in kernels):
+        raise ValueError(
+            f"vocoder kernels {kernels} are not the released ones, so their rates are unknown: "
+            "a file with its 'config' metadata is needed"
+        )
+    per_stage = count(shapes, f"{prefix}resblocks.") // len(kernels)
+    return {
+        **fixed,
+        "upsample_initial_channel": shapes[f"{prefix}conv_pre.weight"][0],
+        "upsample_kernel_sizes": kernels,
+        "upsample_rates": [rates[kernel] for kernel in kernels],
+        "resblock_kernel_sizes": [
+            shapes[f"{prefix}resblocks.{i}.convs1.0.weight"][2] for i in range(per_stage)
+        ],
+        "use_bias_at_final": f"{prefix}conv_post.bias" in shapes,
+    }
