@@ -1,0 +1,25 @@
+"""Tiny models in the released layouts: written on demand, and one set that comes with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .write import TinySet
+
+__all__ = ["embedded_dir", "embedded_set"]
+
+EMBEDDED_SEED = 0
+
+
+def embedded_dir() -> Path:
+    """The folder of the embedded set, laid out like ComfyUI's ``models`` folder."""
+    return Path(__file__).resolve().parents[1] / "assets" / "tiny"
+
+
+def embedded_set() -> TinySet:
+    """The files of the embedded set: generation 2.3 in bfloat16, written with ``EMBEDDED_SEED``."""
+    from .write import TinySet
+
+    return TinySet.in_folder(embedded_dir())

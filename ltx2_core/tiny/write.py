@@ -1,0 +1,141 @@
+"""Writes a complete tiny model set in the released layouts, arranged in ComfyUI's model folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .. import config as cfg
+from ..loading.components import build
+from ..loading.detect import Component
+from ..types import Numerics
+from .settings import TEXT_LAYERS, TEXT_WIDTH, TinyGeneration, tiny_config, tiny_upsampler_config
+from .weights import random_tensor, random_weights, stored_transforms
+
+LORA_RANK = 4
+
+_PREFIXES: Mapping[Component, str] = {
+    Component.TRANSFORMER: "model.diffusion_model.",
+    Component.TEXT_CONNECTORS: "model.diffusion_model.",
+    Component.TEXT_PROJECTION: "text_embedding_projection.",
+    Component.VIDEO_ENCODER: "vae.",
+    Component.VIDEO_DECODER: "vae.",
+    Component.AUDIO_ENCODER: "audio_vae.",
+    Component.AUDIO_DECODER: "audio_vae.",
+    Component.VOCODER: "vocoder.",
+}
+
+
+@dataclass(frozen=True)
+class TinySet:
+    """Where the parts of a model set lie."""
+
+    checkpoint: Path
+    text_encoder: Path
+    upsampler: Path
+    lora: Path
+
+    @classmethod
+    def in_folder(cls, folder: Path, generation: TinyGeneration = "2.3") -> TinySet:
+        """The paths that ``write_tiny_set`` gives a set below ``folder``."""
+        return cls(
+            folder / "checkpoints" / f"ltx2-tiny-{generation}.safetensors",
+            folder / "text_encoders" / "gemma-tiny",
+            folder / "latent_upscale_models" / "ltx2-tiny-spatial-upscaler-x2.safetensors",
+            folder / "loras" / "ltx2-tiny-lora.safetensors",
+        )
+
+
+def write_tiny_set(
+    folder: str | os.PathLike[str],
+    *,
+    generation: TinyGeneration = "2.3",
+    seed: int = 0,
+    dtype: torch.dtype = torch.bfloat16,
+) -> TinySet:
+    """Write checkpoint, text encoder, upscaler and LoRA below ``folder`` (made if absent); a few megabytes.
+
+    The same seed gives the same tensors. Everything is written aside first and moved into place whole, so an
+    interruption leaves no half-written file. Raises OSError that names the folder where it cannot be written.
+    """
+    if generation not in ("2.0", "2.3"):
+        raise ValueError(f"tiny models exist of generations 2.0 and 2.3; got {generation!r}")
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise ValueError(f"dtype must be torch.float32 or torch.bfloat16; got {dtype}")
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=".ltx2-tiny-", dir=folder))
+    except OSError as error:
+        raise OSError(f"cannot write models to {folder}: {error.strerror}; choose another folder") from error
+    try:
+        _write(TinySet.in_folder(aside, generation), generation, seed, dtype)
+        for source in sorted(path for path in aside.rglob("*") if path.is_file()):
+            target = folder / source.relative_to(aside)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            source.chmod(0o644)  # safetensors makes files that only their owner can read
+            os.replace(source, target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return TinySet.in_folder(folder, generation)
+
+
+def _write(files: TinySet, generation: TinyGeneration, seed: int, dtype: torch.dtype) -> None:
+    # The text encoder's library takes seconds to import; a reader of paths should not pay for it.
+    from ..text.tiny_gemma import write_tiny_gemma
+
+    config = tiny_config(generation)
+    _save(
+        files.checkpoint,
+        checkpoint_tensors(config, seed),
+        dtype,
+        {"config": json.dumps(config), "model_version": f"{generation}.0-tiny"},
+    )
+    flat = tiny_upsampler_config()
+    network = build(Component.UPSAMPLER, flat, {}, operations=torch.nn, numerics=Numerics.OFFICIAL)
+    _save(files.upsampler, random_weights(network, seed), dtype, {"config": json.dumps(flat)})
+    _save(files.lora, lora_tensors(config, seed), dtype, {"reference_downscale_factor": "1"})
+    write_tiny_gemma(files.text_encoder, seed=seed, dtype=dtype, hidden_size=TEXT_WIDTH, layers=TEXT_LAYERS)
+
+
+def checkpoint_tensors(config: dict[str, Any], seed: int) -> dict[str, Tensor]:
+    """Every tensor of a single-file checkpoint in float32, under its full name."""
+    flat = TEXT_WIDTH * (TEXT_LAYERS + 1)
+    text = dict.fromkeys(("aggregate_embed.weight", "video_aggregate_embed.weight"), (0, flat))
+    tensors: dict[str, Tensor] = {}
+    for component, prefix in _PREFIXES.items():
+        network = build(component, config, text, operations=torch.nn, numerics=Numerics.OFFICIAL)
+        tensors |= random_weights(network, seed, prefix=prefix)
+    extension = cfg.vocoder_config(config).bwe
+    if extension is not None:
+        tensors |= stored_transforms(extension, "vocoder.mel_stft.")
+    return tensors
+
+
+def lora_tensors(config: dict[str, Any], seed: int) -> dict[str, Tensor]:
+    """Low-rank pairs for the attention layers that every generation has, in the official layout."""
+    settings = cfg.transformer_config(config)
+    tensors: dict[str, Tensor] = {}
+    for block in range(settings.num_layers):
+        for attention, width in (("attn1", settings.dim), ("audio_attn1", settings.audio_dim)):
+            for layer in ("to_q", "to_k", "to_v", "to_out.0"):
+                module = f"diffusion_model.transformer_blocks.{block}.{attention}.{layer}"
+                for half, shape in (("lora_A", (LORA_RANK, width)), ("lora_B", (width, LORA_RANK))):
+                    name = f"{module}.{half}.weight"
+                    tensors[name] = random_tensor(name, shape, seed)
+    return tensors
+
+
+def _save(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype, metadata: dict[str, str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.to(dtype) for name, tensor in sorted(tensors.items())}, path, metadata=metadata)
