@@ -1,0 +1,1 @@
+"""The command ``ltx2``: one file per subcommand."""

@@ -1,0 +1,46 @@
+"""The command group. A subcommand is imported when it is called, so that ``ltx2 --help`` is instant."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+SUBCOMMANDS = {
+    "generate": ("ltx2_core.cli.generate:generate", "Make a video with sound from text, images or audio."),
+    "inspect": ("ltx2_core.cli.inspect:inspect", "Say what a model file holds."),
+    "make-tiny": (
+        "ltx2_core.cli.make_tiny:make_tiny",
+        "Write a tiny random model set to try and test.",
+    ),
+    "doctor": ("ltx2_core.cli.doctor:doctor", "Check this machine and its installation."),
+}
+"""Name -> (module:function, help)."""
+
+
+class LazyGroup(click.Group):
+    """Lists subcommands from the table and imports only the one that runs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(SUBCOMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in SUBCOMMANDS:
+            return None
+        module, name = SUBCOMMANDS[cmd_name][0].split(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in SUBCOMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="comfyui-ltx2")
+def main() -> None:
+    """LTX-2: video with synchronised sound from text, images and audio."""
+
+
+if __name__ == "__main__":
+    main()

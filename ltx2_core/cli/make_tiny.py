@@ -1,0 +1,38 @@
+"""``ltx2 make-tiny``: a complete model set of a few megabytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import click
+
+
+@click.command("make-tiny")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--generation", type=click.Choice(["2.0", "2.3"]), default="2.3", show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same weights.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="bfloat16",
+    show_default=True,
+    help="Of weights.",
+)
+def make_tiny(folder: Path, generation: str, seed: int, dtype: str) -> None:
+    """Write a tiny random model set below DIR, in the folders that ComfyUI uses.
+
+    Checkpoint, text encoder, latent upscaler and LoRA have the layout of the released files, so everything
+    that reads those can be tried on them; what they generate is noise.
+    """
+    import torch
+
+    from ..tiny.write import write_tiny_set
+
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    try:
+        files = write_tiny_set(folder, generation=cast(Any, generation), seed=seed, dtype=dtypes[dtype])
+    except (OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    for path in (files.checkpoint, files.text_encoder, files.upsampler, files.lora):
+        click.echo(path)
