@@ -1,0 +1,51 @@
+"""One frozen configuration per network, and the only reader of checkpoint JSON."""
+
+from .networks import (
+    AudioVAEConfig,
+    BandwidthExtensionConfig,
+    ConnectorConfig,
+    FrequenciesPrecision,
+    GeneratorConfig,
+    PaddingMode,
+    RopeConfig,
+    RopeType,
+    TextConfig,
+    TransformerConfig,
+    UpsamplerConfig,
+    VideoBlock,
+    VideoVAEConfig,
+    VocoderConfig,
+)
+from .reader import (
+    Json,
+    audio_vae_config,
+    text_config,
+    transformer_config,
+    upsampler_config,
+    video_vae_config,
+    vocoder_config,
+)
+
+__all__ = [
+    "AudioVAEConfig",
+    "BandwidthExtensionConfig",
+    "ConnectorConfig",
+    "FrequenciesPrecision",
+    "GeneratorConfig",
+    "Json",
+    "PaddingMode",
+    "RopeConfig",
+    "RopeType",
+    "TextConfig",
+    "TransformerConfig",
+    "UpsamplerConfig",
+    "VideoBlock",
+    "VideoVAEConfig",
+    "VocoderConfig",
+    "audio_vae_config",
+    "text_config",
+    "transformer_config",
+    "upsampler_config",
+    "video_vae_config",
+    "vocoder_config",
+]
