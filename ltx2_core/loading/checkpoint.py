@@ -104,7 +104,7 @@ class Checkpoint:
     ) -> nn.Module:
         """The network of ``component`` in evaluation mode, without gradients.
 
-        With ``dtype`` None every tensor keeps the dtype of the file and on the CPU stays memory-mapped, so that
+        With ``dtype`` None every tensor keeps the file's dtype and on the CPU stays memory-mapped, so that
         pages are read when used and shared by processes. ``loras`` are merged in float32; only layers that
         they change are copied.
 

@@ -50,10 +50,9 @@ def infer_config(parts: Mapping[Component, Shapes]) -> Json:
     config: Json = {}
     transformer = {
         **infer_transformer(parts.get(Component.TRANSFORMER, {})),
+        **infer_projection(parts.get(Component.TEXT_PROJECTION, {})),
         **infer_connectors(parts.get(Component.TEXT_CONNECTORS, {})),
     }
-    if "video_aggregate_embed.weight" in parts.get(Component.TEXT_PROJECTION, {}):
-        transformer["caption_proj_before_connector"] = True
     video = {**parts.get(Component.VIDEO_ENCODER, {}), **parts.get(Component.VIDEO_DECODER, {})}
     audio = {**parts.get(Component.AUDIO_ENCODER, {}), **parts.get(Component.AUDIO_DECODER, {})}
     for section, found in (
@@ -99,6 +98,22 @@ def infer_transformer(shapes: Shapes) -> Json:
     if "caption_projection.linear_1.weight" in shapes:
         config["caption_channels"] = shapes["caption_projection.linear_1.weight"][1]
     return config
+
+
+def infer_projection(shapes: Shapes) -> Json:
+    """The keys of the ``transformer`` section that give the projection its widths."""
+    if not shapes:
+        return {}
+    late = "video_aggregate_embed.weight" in shapes
+    video, audio = ("video_aggregate_embed", "audio_aggregate_embed") if late else ("aggregate_embed",) * 2
+    width, audio_width = shapes[f"{video}.weight"][0], shapes[f"{audio}.weight"][0]
+    heads = max(1, width // HEAD_DIM)
+    return {
+        "caption_proj_before_connector": late,
+        "connector_num_attention_heads": heads,
+        "connector_attention_head_dim": width // heads,
+        "audio_connector_attention_head_dim": audio_width // heads,
+    }
 
 
 def infer_connectors(shapes: Shapes) -> Json:

@@ -113,6 +113,32 @@ def test_one_component_alone_is_enough_for_its_own_configuration(component, rele
         assert told == generation
 
 
+@pytest.mark.parametrize(
+    ("shapes", "generation", "widths"),
+    [
+        ({"aggregate_embed.weight": (3840, 188160)}, "2.0", (3840, 3840)),
+        (
+            {"video_aggregate_embed.weight": (4096, 188160), "audio_aggregate_embed.weight": (2048, 188160)},
+            "2.3",
+            (4096, 2048),
+        ),
+    ],
+)
+def test_a_released_projection_alone_gives_its_widths(shapes, generation, widths):
+    parts = {Component.TEXT_PROJECTION: shapes}
+    text = cfg.text_config(infer_config(parts))
+    assert infer_generation(parts, "") == generation
+    assert (text.video.dim, text.audio.dim) == widths
+    built = build(
+        Component.TEXT_PROJECTION,
+        infer_config(parts),
+        shapes,
+        operations=torch.nn,
+        numerics=Numerics.OFFICIAL,
+    )
+    assert {n: tuple(t.shape) for n, t in built.state_dict().items() if n.endswith("weight")} == shapes
+
+
 def test_the_stated_version_decides_only_where_tensors_fit_several(released):
     generation, _, parts = released
     assert infer_generation(parts, "2.0.0") == generation
