@@ -1,0 +1,169 @@
+"""Time and peak memory of loading a transformer, against reading the same file.
+
+Writes a random bf16 transformer of about ``--gb`` gigabytes to a temporary folder (removed afterwards) and
+runs each case in its own process. Every case ends with all pages touched, so that a memory map cannot win by
+not reading. Memory is what the process holds above its state after the imports; private memory leaves out
+pages that only mirror the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+CASES = {
+    "read the file": "plain read() into one buffer",
+    "torch copy": "load_file, then load_state_dict into allocated layers",
+    "ltx2_core": "Checkpoint.load: meta, memory map, assign",
+}
+PEAK_LIMIT = 1.1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--gb", type=float, default=2.0, help="size of the checkpoint (default 2)")
+    parser.add_argument("--dir", type=Path, help="folder for the temporary file (default: the system's)")
+    parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
+    parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.case:
+        print(json.dumps(measure(options.case, options.file)))
+        return
+    with tempfile.TemporaryDirectory(prefix="ltx2-load-", dir=options.dir) as folder:
+        path = Path(folder) / "transformer.safetensors"
+        write_transformer(path, options.gb)
+        results = {case: run(case, path) for case in CASES}
+        table(results, path.stat().st_size)
+
+
+def write_transformer(path: Path, gigabytes: float) -> None:
+    """A 2.3 transformer with full-width blocks; as many of them as fit, at least one."""
+    import torch
+    from safetensors.torch import save_file
+
+    from ltx2_core.config import TransformerConfig
+    from ltx2_core.transformer import Transformer
+
+    width = 4096 if gigabytes >= 1.5 else 2048
+    config = TransformerConfig(
+        heads=width // 128, caption_projection=False, gated_attention=True, cross_attention_adaln=True
+    )
+
+    def state(layers: int) -> dict[str, torch.Tensor]:
+        network = Transformer(replace(config, num_layers=layers), device="meta", dtype=torch.bfloat16)
+        return network.state_dict()
+
+    one, two = (sum(t.nbytes for t in state(layers).values()) for layers in (1, 2))
+    layers = max(1, round((gigabytes * 1e9 - one) / (two - one)) + 1)
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        name: torch.empty(shape.shape, dtype=shape.dtype).random_(0, 2, generator=generator)
+        for name, shape in state(layers).items()
+    }
+    save_file({f"model.diffusion_model.{name}": tensor for name, tensor in tensors.items()}, path)
+
+
+def run(case: str, path: Path) -> dict[str, float]:
+    command = [sys.executable, __file__, "--case", case, "--file", str(path)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return dict(json.loads(done.stdout))
+
+
+def measure(case: str, path: Path) -> dict[str, float]:
+    import torch
+
+    from ltx2_core.loading import Component, open_checkpoint
+    from ltx2_core.transformer import Transformer
+
+    torch.set_num_threads(1)
+    checkpoint = open_checkpoint(path)
+
+    def read() -> object:
+        return path.read_bytes()
+
+    def copy() -> object:
+        from safetensors.torch import load_file
+
+        from ltx2_core.config import transformer_config
+
+        state = load_file(path)
+        network = Transformer(transformer_config(checkpoint.config), dtype=torch.bfloat16)
+        network.load_state_dict({n.removeprefix("model.diffusion_model."): t for n, t in state.items()})
+        return touched(network)
+
+    def load() -> object:
+        return touched(checkpoint.load(Component.TRANSFORMER))
+
+    def touched(network: torch.nn.Module) -> object:
+        for tensor in network.state_dict().values():
+            tensor.view(torch.uint8).flatten()[::4096].sum()
+        return network
+
+    work: dict[str, Callable[[], object]] = {"read the file": read, "torch copy": copy, "ltx2_core": load}
+    with watching() as peak:
+        start = time.perf_counter()
+        kept = work[case]()
+        seconds = time.perf_counter() - start
+    del kept
+    return {"seconds": seconds, **peak}
+
+
+@contextmanager
+def watching():  # noqa: ANN201
+    """Yields a dict that holds the peak resident and private bytes above the start once the block ends."""
+    import psutil
+
+    process = psutil.Process()
+
+    def memory() -> tuple[int, int]:
+        info = process.memory_info()
+        return info.rss, info.rss - getattr(info, "shared", 0)
+
+    start, peaks, stop = memory(), list(memory()), threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.005):
+            peaks[:] = map(max, peaks, memory())
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    result: dict[str, float] = {}
+    try:
+        yield result
+    finally:
+        peaks[:] = map(max, peaks, memory())
+        stop.set()
+        thread.join()
+        result["peak"], result["private"] = (peak - first for peak, first in zip(peaks, start, strict=True))
+
+
+def table(results: dict[str, dict[str, float]], size: int) -> None:
+    baseline = results["read the file"]["seconds"]
+    print(f"checkpoint of {size / 1e9:.2f} GB\n")
+    print(f"{'case':<16}{'seconds':>9}{'x read':>8}{'peak/size':>11}{'private/size':>14}   what")
+    for case, result in results.items():
+        print(
+            f"{case:<16}{result['seconds']:>9.2f}{result['seconds'] / baseline:>8.2f}"
+            f"{result['peak'] / size:>11.2f}{result['private'] / size:>14.2f}   {CASES[case]}"
+        )
+    peak = results["ltx2_core"]["peak"] / size
+    verdict = "met" if peak <= PEAK_LIMIT else "MISSED"
+    print(f"\npeak of ltx2_core {peak:.2f} of the file, limit {PEAK_LIMIT}: {verdict}")
+    sys.exit(peak > PEAK_LIMIT)
+
+
+if __name__ == "__main__":
+    main()
