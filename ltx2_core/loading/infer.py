@@ -1,6 +1,6 @@
 """Configuration and generation from tensor names and shapes, for files that lost their metadata.
 
-The result is the same JSON that a released header carries, so that `config.py` stays its only reader. What
+The result is the same JSON that a released header carries, so that `config` stays its only reader. What
 shapes cannot tell (rope, padding, rates) is left to the released values.
 """
 
