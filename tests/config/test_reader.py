@@ -1,4 +1,4 @@
-"""Checkpoint JSON becomes typed configuration; what is missing is the released value, what is foreign is refused."""
+"""Checkpoint JSON becomes typed configuration; the missing is as released, the foreign is refused."""
 
 from __future__ import annotations
 
