@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+ITU_709 = 1
+"""What FFmpeg calls the primaries, the transfer and the matrix of BT.709."""
+
 ImageSource: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor"
 FitMode: TypeAlias = Literal["official", "comfy"]
 

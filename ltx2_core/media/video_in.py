@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .audio_in import has_audio, read_audio
+from .images import ITU_709
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,5 +136,8 @@ def _duration_s(container: Any, stream: Any) -> float:
 
 def _upright(frame: Any) -> Tensor:
     """A decoded frame as (3, H, W) uint8, turned as the file's display matrix says."""
-    pixels = np.rot90(frame.to_ndarray(format="rgb24"), k=round(getattr(frame, "rotation", 0) / 90) % 4)
+    # Older PyAV converts by the matrix of the frame only where source and target are both named.
+    matrix = {"src_colorspace": "ITU709", "dst_colorspace": "ITU601"} if frame.colorspace == ITU_709 else {}
+    turns = round(getattr(frame, "rotation", 0) / 90) % 4
+    pixels = np.rot90(frame.to_ndarray(format="rgb24", **matrix), k=turns)
     return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).contiguous()

@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from .atomic import check_output, replacing
-from .images import to_bytes_hwc
+from .images import ITU_709, to_bytes_hwc
 
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
 AAC_BIT_RATE = 192_000
-ITU_709 = 1  # primaries, transfer, matrix and colour range all call theirs 1
+STUDIO_RANGE = 1
 
 
 class VideoWriter:
@@ -124,7 +124,8 @@ class VideoWriter:
         stream.width, stream.height, stream.pix_fmt = self.width, self.height, "yuv420p"
         context = stream.codec_context
         # Untagged video is shown with the matrix of its size's era, which shifts the colours of large clips.
-        context.color_primaries = context.color_trc = context.colorspace = context.color_range = ITU_709
+        context.color_primaries = context.color_trc = context.colorspace = ITU_709
+        context.color_range = STUDIO_RANGE
         return stream
 
     def _add_audio(self, sample_rate: int) -> Any:
