@@ -141,8 +141,8 @@ def _video_vae(*, late: bool) -> Json:
         "scaling_factor": 1.0,
         "causal_decoder": False,
         "timestep_conditioning": False,
-        "spatial_padding_mode": "zeros" if late else "reflect",
-        "encoder_spatial_padding_mode": "zeros",
+        # As released: 2.0 names no padding, and readers take reflection in the decoder only.
+        **({"spatial_padding_mode": "zeros", "encoder_spatial_padding_mode": "zeros"} if late else {}),
     }
 
 
