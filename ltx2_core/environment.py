@@ -29,7 +29,7 @@ REQUIRED = {
     "safetensors": "0.4.2",
     "transformers": "4.50.3",
     "tokenizers": "0.13.3",
-    "av": "14.0.0",
+    "av": "15.1",
     "Pillow": "0",
     "tqdm": "0",
     "click": "8.1",

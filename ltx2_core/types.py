@@ -16,10 +16,10 @@ from torch import Tensor
 
 
 class Numerics(Enum):
-    """Whose result to give where the public implementations differ (spec: sampling, sections 5 and 9).
+    """Whose result to give where the public implementations differ.
 
-    ``OFFICIAL`` follows the official repository, ``COMFY`` ComfyUI core 0.27: q/k norm epsilon, the noise level
-    that the gates and the prompt modulation see, fractional denoise masks, and the rounding of audio lengths.
+    ``OFFICIAL`` follows the official repository, ``COMFY`` ComfyUI core 0.27: q/k norm epsilon, the noise
+    level that gates and prompt modulation see, fractional denoise masks, the rounding of audio lengths.
     """
 
     OFFICIAL = "official"
@@ -109,8 +109,8 @@ class Guide:
 class LatentState:
     """What a sampler starts from.
 
-    ``latent`` holds the clean content (zeros where there is none); ``mask`` is 1 where to generate, 0 where to
-    keep, in between where to renew partly: video (B, 1, F, H, W), audio (B, 1, T, 1), or broadcastable.
+    ``latent`` holds the clean content (zeros where there is none); ``mask`` is 1 where to generate, 0 where
+    to keep, in between where to renew partly: video (B, 1, F, H, W), audio (B, 1, T, 1), or broadcastable.
     ``fps`` are pixel frames per second.
     """
 

@@ -1,7 +1,8 @@
 """Finds reference fixtures and hands them to the tests of their kind.
 
 ``LTX2_GOLDEN_DIR`` names the folder; without it the shared folder next to the checkout is taken if it is
-there, else the small copies in ``tests/golden/data``. A fixture is recognised by its metadata and tensor names.
+there, else the small copies in ``tests/golden/data``. A fixture is recognised by its metadata and tensor
+names.
 """
 
 from __future__ import annotations
