@@ -1,0 +1,40 @@
+"""The nodes of this pack. Imported by the host only: every module below needs ComfyUI."""
+
+from __future__ import annotations
+
+from .clip_plan import LTX2AVClipPlan
+from .conditioning import LTX2AVImgToVideoInplace, LTX2AVPreprocess, LTX2AVSetAudio
+from .decode import LTX2AVDecodeAudio, LTX2AVDecodeToVideo, LTX2AVDecodeVideo
+from .latents import LTX2AVConcatLatent, LTX2AVEmptyLatent, LTX2AVLatentUpscale, LTX2AVSeparateLatent
+from .loaders import (
+    LTX2AVLoadAll,
+    LTX2AVLoadCheckpoint,
+    LTX2AVLoadLora,
+    LTX2AVLoadTextEncoder,
+    LTX2AVLoadUpscaler,
+)
+from .prompt import LTX2AVPrompt
+from .sampling import LTX2AVDistilledSigmas, LTX2AVSampleStage, LTX2AVScheduler
+
+NODES: list[type] = [
+    LTX2AVLoadAll,
+    LTX2AVLoadCheckpoint,
+    LTX2AVLoadTextEncoder,
+    LTX2AVLoadUpscaler,
+    LTX2AVLoadLora,
+    LTX2AVClipPlan,
+    LTX2AVPrompt,
+    LTX2AVEmptyLatent,
+    LTX2AVConcatLatent,
+    LTX2AVSeparateLatent,
+    LTX2AVLatentUpscale,
+    LTX2AVPreprocess,
+    LTX2AVImgToVideoInplace,
+    LTX2AVSetAudio,
+    LTX2AVScheduler,
+    LTX2AVDistilledSigmas,
+    LTX2AVSampleStage,
+    LTX2AVDecodeVideo,
+    LTX2AVDecodeAudio,
+    LTX2AVDecodeToVideo,
+]

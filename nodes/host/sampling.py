@@ -1,0 +1,88 @@
+"""One sampling run through the host's own guider, samplers, noise and progress bar.
+
+Letters: B batch, N values of a packed latent: the host lays video and audio behind each other, (B, 1, N).
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import torch
+from torch import Tensor
+
+from .latents import Latent, to_av
+
+
+def sample(
+    model: Any,
+    positive: Any,
+    negative: Any,
+    latent: Latent,
+    *,
+    seed: int,
+    sigmas: Tensor,
+    cfg: float,
+    audio_cfg: float,
+    sampler: str,
+) -> Latent:
+    """The LATENT at the end of ``sigmas``: what the host's advanced sampler gives for the same values.
+
+    Noise is drawn on the CPU, video first. Every step moves the progress bar; the stop button works there.
+    """
+    scales = _scales(latent, cfg, audio_cfg)
+    guider = comfy.samplers.CFGGuider(model if scales is None else _with_scales(model, scales))
+    guider.set_conds(positive, negative)
+    guider.set_cfg(cfg)
+    samples = comfy.sample.fix_empty_latent_channels(
+        model, latent["samples"], latent.get("downscale_ratio_spacial")
+    )
+    noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
+    bar = comfy.utils.ProgressBar(len(sigmas) - 1)
+
+    def on_step(step: int, x0: Tensor, x: Tensor, total: int) -> None:
+        bar.update_absolute(step + 1, total)
+
+    sampled = guider.sample(
+        noise,
+        samples,
+        comfy.samplers.sampler_object(sampler),
+        sigmas,
+        denoise_mask=latent.get("noise_mask"),
+        callback=on_step,
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=seed,
+    )
+    kept = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio_")}
+    return {**kept, "samples": sampled.to(comfy.model_management.intermediate_device())}
+
+
+def _scales(latent: Latent, cfg: float, audio_cfg: float) -> Tensor | None:
+    """Guidance per value of the packed latent (1, 1, N), or None where one number does."""
+    streams = to_av(latent)
+    if audio_cfg == cfg or streams.video is None or streams.audio is None:
+        return None
+    sizes = (prod(streams.video.shape[1:]), prod(streams.audio.shape[1:]))
+    return torch.repeat_interleave(torch.tensor([cfg, audio_cfg]), torch.tensor(sizes))[None, None]
+
+
+def _with_scales(model: Any, scales: Tensor) -> Any:
+    """A clone of ``model`` whose guidance has one scale per value."""
+    if "sampler_cfg_function" in model.model_options:
+        raise ValueError(
+            "this model has a guidance of its own from another node: set audio_cfg to 0, or take that "
+            "node out"
+        )
+
+    def guide(args: dict[str, Any]) -> Tensor:
+        uncond, cond = args["uncond_denoised"], args["cond_denoised"]
+        # The host subtracts the result from the input again.
+        return args["input"] - (uncond + (cond - uncond) * scales.to(uncond))
+
+    clone = model.clone()
+    clone.set_model_sampler_cfg_function(guide, disable_cfg1_optimization=True)
+    return clone

@@ -1,0 +1,56 @@
+"""A latent decoded straight into a file in the host's temporary folder, as the host's VIDEO."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import folder_paths
+from comfy_api.latest import InputImpl
+from einops import rearrange
+from torch import Tensor
+
+from ...ltx2_core.media import VideoWriter
+from ...ltx2_core.shapes import SPATIAL_SCALE, frames_of
+from .progress import check_interrupted, count_bar
+
+
+def write_video(
+    video_vae: Any, samples: Tensor, fps: float, sound: tuple[Tensor, int] | None, crf: int
+) -> InputImpl.VideoFromFile:
+    """Decode one clip ``samples`` (1, C, f, h, w) into an MP4 file; ``sound`` is ((C, S), rate in Hz).
+
+    Where the VAE can stream, only some frames exist at a time. The file lives as long as the host's temporary
+    folder; the host's save node copies its streams without encoding them again.
+    """
+    rows, columns = (SPATIAL_SCALE * size for size in samples.shape[3:])
+    rate = None if sound is None else sound[1]
+    folder = Path(folder_paths.get_temp_directory())
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"ltx2_{uuid.uuid4().hex}.mp4"
+    on_count = count_bar(frames_of(samples.shape[2]))
+    with VideoWriter(path, width=columns, height=rows, fps=fps, sample_rate=rate, crf=crf) as writer:
+        if sound is not None:
+            writer.write_audio(sound[0])
+        for frames in decoded_frames(video_vae, samples):
+            check_interrupted()
+            writer.write_frames(frames)
+            on_count(writer.frame_count)
+    return InputImpl.VideoFromFile(str(path))
+
+
+def decoded_frames(video_vae: Any, samples: Tensor) -> Iterator[Tensor]:
+    """Frames (N, 3, H, W) in [-1, 1] of one clip, a few at a time; all of them if the VAE cannot stream."""
+    network = video_vae.first_stage_model
+    if not hasattr(network, "decode_stream"):
+        # The host's VAE gives (B, F, H, W, 3) in [0, 1].
+        yield rearrange(video_vae.decode(samples)[0], "f h w c -> f c h w") * 2 - 1
+        return
+    memory = video_vae.memory_used_decode(samples.shape, video_vae.vae_dtype)
+    comfy.model_management.load_models_gpu([video_vae.patcher], memory_required=memory)
+    latent = samples.to(device=video_vae.device, dtype=video_vae.vae_dtype)
+    for piece in network.decode_stream(latent):
+        yield rearrange(piece[0], "c f h w -> f c h w")
