@@ -1,0 +1,45 @@
+// @ts-check
+/** What a node reports when it has run (a plan, a LoRA's matches) appears as text on the node. */
+
+const PREFIX = "LTX2AV";
+const NAME = "report";
+const OUTPUTS_WITH_REPORT = "report";
+
+/**
+ * The lines to show for a node's output, or null if it reports nothing.
+ * @param {unknown} output what the host sent when the node was executed
+ * @returns {string | null}
+ */
+export function reportOf(output) {
+  const text = /** @type {{ text?: unknown }} */ (output ?? {}).text;
+  const lines = Array.isArray(text) ? text.filter((line) => typeof line === "string") : [];
+  return lines.length ? lines.join("\n") : null;
+}
+
+/**
+ * Give a node of this pack that has a report output a read-only text below its widgets.
+ * @param {any} node
+ */
+export function showReports(node) {
+  const reports = node.outputs?.some((/** @type {{ name: string }} */ o) => o.name === OUTPUTS_WITH_REPORT);
+  if (!reports || !String(node.comfyClass).startsWith(PREFIX)) return;
+  const element = document.createElement("div");
+  element.style.cssText = "white-space: pre-wrap; overflow: auto; font-size: 12px; line-height: 1.4; opacity: 0.85;";
+  const widget = node.addDOMWidget(NAME, NAME, element, {
+    serialize: false,
+    getValue: () => element.textContent,
+    setValue: () => {},
+    getMinHeight: () => (element.textContent ? 84 : 0),
+  });
+  // Text of one run is no setting: neither workflow files nor prompts hold it.
+  widget.serialize = false;
+
+  const before = node.onExecuted;
+  node.onExecuted = function (/** @type {unknown} */ output) {
+    before?.call(this, output);
+    const report = reportOf(output);
+    if (report === null) return;
+    element.textContent = report;
+    this.setDirtyCanvas?.(true, true);
+  };
+}
