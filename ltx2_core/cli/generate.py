@@ -182,7 +182,7 @@ def run(pipeline: LTX2Pipeline, request: Request, output: Path, *, quiet: bool) 
 
 def _show(bar: Any, progress: Progress) -> None:
     if bar.desc != f"{progress.stage}: " or progress.step < bar.n:
-        bar.reset(total=progress.steps)
         bar.set_description(progress.stage, refresh=False)
+        bar.reset(total=progress.steps)
     bar.n = progress.step
     bar.refresh()

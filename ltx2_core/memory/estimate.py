@@ -9,7 +9,7 @@ from math import prod
 import torch
 
 from ..config import TransformerConfig, VideoVAEConfig
-from ..shapes import SPATIAL_SCALE, ClipPlan
+from ..shapes import ClipPlan
 from ..video_vae.streaming import MAX_PIECE_BYTES
 
 _TRANSFORMER_WIDTHS = 16
@@ -78,5 +78,6 @@ def decode_bytes(vae: VideoVAEConfig, clip: ClipPlan, itemsize: int) -> int:
             state += 4 * width * cells
             width //= block.multiplier
             cells *= block.strides[1] * block.strides[2]
-    largest = max(cells * width, clip.width * clip.height * vae.channels, SPATIAL_SCALE**2) * itemsize
-    return state * itemsize + _DECODE_PIECES * max(MAX_PIECE_BYTES, largest)
+    frame = max(cells * width, clip.width * clip.height * vae.channels) * itemsize
+    piece = min(max(MAX_PIECE_BYTES, frame), clip.frames * frame)
+    return state * itemsize + _DECODE_PIECES * piece
