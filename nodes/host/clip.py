@@ -1,7 +1,7 @@
 """Gemma and the checkpoint's text projection as the host's CLIP.
 
-It emits what the host's own text encoder does: features of the valid tokens before the connectors (video and audio
-side by side where there are two projections) and the flag that says so. Any MODEL of the family takes that.
+It emits what the host's own text encoder does, which any MODEL of the family takes: features of the valid
+tokens before the connectors, video and audio side by side where there are two projections, and a flag for it.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def load_clip(gemma: str | Path, checkpoint: str | Path) -> comfy.sd.CLIP:
     folder, file = Path(gemma), open_checkpoint(checkpoint)
     file.infos(Component.TEXT_PROJECTION)
     device = host.text_encoder_device()
-    dtype = host.text_encoder_dtype(device)
-    dtype = torch.bfloat16 if dtype == torch.float16 else dtype
+    # The host likes float16, whose range Gemma's hidden states exceed.
+    dtype = torch.float32 if host.text_encoder_dtype(device) == torch.float32 else torch.bfloat16
     tokenizer = load_tokenizer(folder)
     encoder = TextEncoder(
         use_host_layers(load_gemma(folder, dtype=dtype)),

@@ -1,4 +1,4 @@
-"""File lists for combos, and the way from a listed name to a path. All of it goes through the host's folders."""
+"""File lists for combos, and the way from a listed name to a path, through the host's folders."""
 
 from __future__ import annotations
 
@@ -37,6 +37,6 @@ def text_encoders() -> list[str]:
 
 
 def text_encoder_path(name: str) -> Path:
-    """The folder of a listed text encoder if it is one (a ``config.json`` lies beside the file), else the file."""
+    """The folder of a listed text encoder where a ``config.json`` lies beside the file, else the file."""
     path = Path(path_of(TEXT_ENCODERS, name))
     return path.parent if (path.parent / "config.json").is_file() else path

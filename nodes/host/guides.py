@@ -1,6 +1,6 @@
 """Guide frames as the host's conditioning describes them: extra latent frames at the end of the time axis.
 
-Letters: B batch, F latent frames, H W latent rows and columns, N video tokens, G guide tokens at the end of them.
+Letters: B batch, F latent frames, H W latent rows and columns, N video tokens, G guide tokens at their end.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Entry = dict[str, Any]
 
 @dataclass(frozen=True)
 class GuideTokens:
-    """``keep`` (N,) says which video tokens exist; ``coordinates`` (B, 3, G', 2) are of the guide tokens kept."""
+    """``keep`` (N,) says which video tokens exist; ``coordinates`` (B, 3, G', 2) are of guide tokens kept."""
 
     keep: Tensor
     coordinates: Tensor
@@ -31,11 +31,13 @@ class GuideTokens:
         return self.coordinates.shape[2]
 
 
-def guide_tokens(keyframes: Tensor, mask: Tensor | None, entries: Sequence[Entry], tokens: int) -> GuideTokens:
+def guide_tokens(
+    keyframes: Tensor, mask: Tensor | None, entries: Sequence[Entry], tokens: int
+) -> GuideTokens:
     """Read the host's guide conditioning.
 
-    ``keyframes`` (B, 3, G, 2) are pixel frames, rows and columns of the last G of ``tokens``. Negative values in
-    the denoise ``mask`` (B, C, F, H, W) mark holes of a guide that was spread over a finer grid.
+    ``keyframes`` (B, 3, G, 2) are pixel frames, rows and columns of the last G of ``tokens``. Negative values
+    in the denoise ``mask`` (B, C, F, H, W) mark holes of a guide that was spread over a finer grid.
     Raises ValueError if the entries do not account for every guide token.
     """
     if mask is None:
@@ -58,7 +60,9 @@ def guide_attention(guides: GuideTokens, entries: Sequence[Entry], like: Tensor)
 
     Only video to guide and guide to video are weighted; guides see each other fully.
     """
-    weights = [_weights(entry, count, like) for entry, count in zip(entries, guides.surviving, strict=True) if count]
+    weights = [
+        _weights(entry, count, like) for entry, count in zip(entries, guides.surviving, strict=True) if count
+    ]
     if not weights:
         return None
     tracked = torch.cat(weights)
@@ -84,8 +88,8 @@ def _weights(entry: Entry, count: int, like: Tensor) -> Tensor:
 def mask_to_grid(mask: Tensor, frames: int, height: int, width: int) -> Tensor:
     """Pixel mask (1, 1, F, H, W) in [0, 1] -> average per latent cell, flat.
 
-    The first pixel frame is the first latent frame alone; the rest are averaged in equal groups, or repeated if
-    there are fewer than latent frames.
+    The first pixel frame is the first latent frame alone; the rest are averaged in equal groups, or repeated
+    if there are fewer than latent frames.
     """
     small = F.interpolate(rearrange(mask, "1 1 f h w -> f 1 h w"), size=(height, width), mode="area")[:, 0]
     first, rest = small[:1], small[1:]

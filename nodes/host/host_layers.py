@@ -1,8 +1,8 @@
 """The host's layers inside a network that another library built.
 
-The host loads a model in part and streams the rest only through layers of its own. Gemma comes from transformers,
-whose constructor takes no layer classes, so its linear, embedding and norm layers are turned into the host's
-afterwards. Parameters stay the same objects.
+The host loads a model in part and streams the rest only through layers of its own. Gemma comes from
+transformers, whose constructor takes no layer classes, so its linear, embedding and norm layers are turned
+into the host's afterwards. Parameters stay the same objects.
 """
 
 from __future__ import annotations
@@ -31,11 +31,16 @@ def use_host_layers(gemma: Gemma) -> Gemma:
 
 
 class ScaledEmbedding(comfy.ops.manual_cast.Embedding):
-    """Token embedding times a constant, in the dtype of the table."""
+    """Token embedding times a constant, in float32.
+
+    From there on every layer computes in float32, as in the host's own text encoders, whatever dtype the
+    weights are stored in.
+    """
+
+    bias = None
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 the host's name
-        embedded = super().forward(input, out_dtype=self.weight.dtype)
-        return embedded * self.embed_scale.to(embedded)
+        return super().forward(input, out_dtype=torch.float32) * self.embed_scale.to(input.device)
 
 
 class OffsetRMSNorm(nn.Module, comfy.ops.CastWeightBiasOp):

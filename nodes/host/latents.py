@@ -19,7 +19,7 @@ Latent = dict[str, Any]
 def concat_av(video: Latent, audio: Latent) -> Latent:
     """Join a video LATENT (B, C, F, H, W) and an audio LATENT (B, 8, T, 16) into one AV LATENT.
 
-    If either has a noise mask, the other gets one of ones. Further keys are kept, the audio's before the video's.
+    If either has a noise mask, the other gets one of ones. Further keys are kept, first the audio's.
     """
     joined = {**video, **audio, "samples": NestedTensor((video["samples"], audio["samples"]))}
     masks = video.get("noise_mask"), audio.get("noise_mask")
@@ -75,7 +75,9 @@ def _to_av(samples: Any) -> AVLatent:
         return AVLatent(streams[0], streams[1])
     (one,) = streams
     if one.ndim not in (4, 5):
-        raise ValueError(f"a latent must be video (B, C, F, H, W) or audio (B, 8, T, 16); got {tuple(one.shape)}")
+        raise ValueError(
+            f"a latent must be video (B, C, F, H, W) or audio (B, 8, T, 16); got {tuple(one.shape)}"
+        )
     return AVLatent(one, None) if one.ndim == 5 else AVLatent(None, one)
 
 

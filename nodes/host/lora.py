@@ -17,8 +17,8 @@ NETWORK = "diffusion_model."
 def apply_lora(model: Any, path: str | Path, strength: float) -> tuple[Any, str]:
     """A clone of ``model`` with the LoRA added, and what matched in words.
 
-    The file's metadata goes with the clone, where the host's IC-LoRA node looks for it. Raises ValueError if the
-    file is no LoRA, or if nothing in it fits this model.
+    The file's metadata goes with the clone, where the host's IC-LoRA node looks for it. Raises ValueError if
+    the file is no LoRA, or if nothing in it fits this model.
     """
     lora = open_lora(path, strength)
     shapes = {
@@ -26,7 +26,9 @@ def apply_lora(model: Any, path: str | Path, strength: float) -> tuple[Any, str]
         for name, tensor in model.model.state_dict().items()
         if name.startswith(NETWORK)
     }
-    reports = [lora.report(component, shapes) for component in (Component.TRANSFORMER, Component.TEXT_CONNECTORS)]
+    reports = [
+        lora.report(component, shapes) for component in (Component.TRANSFORMER, Component.TEXT_CONNECTORS)
+    ]
     fitting = {name for report in reports for name in report.matched}
     text = _words(lora, reports)
     if not fitting:

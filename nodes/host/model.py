@@ -43,9 +43,7 @@ def load_model(path: str | Path, *, disable_dynamic: bool = False) -> Any:
     offload_device = comfy.model_management.unet_offload_device()
     model = LTX2Model(config, device=offload_device)
     patcher = make_patcher(model, load_device, offload_device, dynamic=not disable_dynamic)
-    load_exactly(
-        model.diffusion_model, tensors, f"transformer of {weights.name}", assign=is_dynamic(patcher)
-    )
+    load_exactly(model.diffusion_model, tensors, f"transformer of {weights.name}", assign=is_dynamic(patcher))
     patcher.cached_patcher_init = (load_model, (str(path),))
     add_av_previews(patcher)
     return patcher
@@ -66,7 +64,7 @@ class LTX2Config(comfy.supported_models_base.BASE):
 
 
 class LTX2Model(comfy.model_base.LTXAV):
-    """Ours in the host's family: `isinstance` checks, LoRA names and context windows of the host apply to it."""
+    """Ours in the host's family: its `isinstance` checks, LoRA names and context windows apply."""
 
     def __init__(self, config: LTX2Config, device: torch.device | None = None) -> None:
         # The parent's constructor would build the host's own network.

@@ -24,7 +24,13 @@ from ...ltx2_core.conditioning.patchify import (
     video_positions,
 )
 from ...ltx2_core.config import TextConfig, TransformerConfig
-from ...ltx2_core.shapes import AUDIO_DOWNSAMPLE, AUDIO_HOP_LENGTH, AUDIO_SAMPLE_RATE, SPATIAL_SCALE, TEMPORAL_SCALE
+from ...ltx2_core.shapes import (
+    AUDIO_DOWNSAMPLE,
+    AUDIO_HOP_LENGTH,
+    AUDIO_SAMPLE_RATE,
+    SPATIAL_SCALE,
+    TEMPORAL_SCALE,
+)
 from ...ltx2_core.text.connectors import TextConnectors
 from ...ltx2_core.transformer import Modality, Perturbation, Perturbations, Transformer
 from ...ltx2_core.types import TextFeatures
@@ -38,8 +44,8 @@ ALL = "all"
 class HostTransformer(Transformer):
     """Transformer and text connectors in one network, under the names of released single files.
 
-    Attributes without use here (`patchifier`, scale factors) are what the host's own code and other packs read
-    from a network of this family.
+    Attributes without use here (`patchifier`, scale factors) are what the host's own code and other packs
+    read from a network of this family.
     """
 
     def __init__(
@@ -70,7 +76,7 @@ class HostTransformer(Transformer):
         self.in_channels = config.in_channels
 
     def preprocess_text_embeds(self, context: Tensor, unprocessed: bool = False) -> Tensor:
-        """Text features (B, S, K) of valid tokens -> contexts of video and audio side by side (B, 1024, Kv + Ka).
+        """Text features (B, S, K) of valid tokens -> contexts of video and audio joined (B, 1024, Kv + Ka).
 
         A context that has been through the connectors already comes back as it is.
         """
@@ -150,7 +156,9 @@ class HostTransformer(Transformer):
             audio = _audio(audio_latent, times[1], contexts[1], ref_audio)
         video = replace(video, context_mask=attention_mask, enabled=transformer_options.get("run_vx", True))
         if audio is not None:
-            audio = replace(audio, context_mask=attention_mask, enabled=transformer_options.get("run_ax", True))
+            audio = replace(
+                audio, context_mask=attention_mask, enabled=transformer_options.get("run_ax", True)
+            )
 
         streams = Transformer.forward(
             self,
@@ -172,8 +180,8 @@ def _video(
 ) -> Modality:
     _, _, frames, height, width = latent.shape
     tokens = patchify_video(latent)
-    # Pixel frames first, seconds afterwards: the host multiplies by the reciprocal of the frame rate, and the top
-    # rotary frequency makes that ulp visible.
+    # Pixel frames first, seconds afterwards: the host multiplies by the reciprocal of the frame rate, and the
+    # top rotary frequency makes that ulp visible.
     positions = video_positions(frames, height, width, fps=1.0).to(latent.device)
     mask = None
     if guides is not None:
@@ -196,7 +204,9 @@ def _video(
     )
 
 
-def _audio(latent: Tensor, timestep: Tensor, context: Tensor, reference: dict[str, Tensor] | None) -> Modality:
+def _audio(
+    latent: Tensor, timestep: Tensor, context: Tensor, reference: dict[str, Tensor] | None
+) -> Modality:
     tokens, timesteps = patchify_audio(latent), _token_timesteps(timestep)
     positions = audio_positions(tokens.shape[1])
     if reference is not None:
@@ -256,7 +266,7 @@ def _latents(
 
 
 def _on_block(blocks: list[Any], device: torch.device, options: Options) -> Callable[[int], None]:
-    """Stop between blocks when the user asks for it, and let hosts that stream weights fetch the next block."""
+    """Stop between blocks when the user asks for it; a host that streams weights fetches the next block."""
     try:
         from comfy.model_prefetch import make_prefetch_queue, prefetch_queue_pop
     except ImportError:

@@ -1,8 +1,8 @@
 """Live previews while an audio-video latent is sampled.
 
-The host has none: its own previewer cannot read the packed latent. A wrapper around the sampling run unpacks the
-predicted clean latent and sends an image of its middle frame. Without a decoder the colours have no meaning: the
-three strongest directions of the 128 channels become red, green and blue, which shows layout and motion.
+The host has none: its own previewer cannot read the packed latent. A wrapper around the sampling run unpacks
+the predicted clean latent and sends an image of its middle frame. Without a decoder the colours have no
+meaning: the three strongest directions of the 128 channels become red, green and blue.
 """
 
 from __future__ import annotations
@@ -42,7 +42,11 @@ def _outer_sample(
     latent_shapes: Sequence[Sequence[int]] | None = None,
     **more: Any,
 ) -> Any:
-    if callback is not None and latent_shapes is not None and args.preview_method != LatentPreviewMethod.NoPreviews:
+    if (
+        callback is not None
+        and latent_shapes is not None
+        and args.preview_method != LatentPreviewMethod.NoPreviews
+    ):
         callback = _with_preview(callback, latent_shapes, len(sigmas) - 1)
     if latent_shapes is not None:
         more["latent_shapes"] = latent_shapes
@@ -70,7 +74,7 @@ def _with_preview(callback: Callback, latent_shapes: Sequence[Sequence[int]], st
 
 
 def preview_image(video: Tensor) -> Image.Image | None:
-    """The middle frame of ``video`` (B, C, F, H, W) in false colours, 8 pixels per latent cell; None for audio."""
+    """The middle frame of ``video`` (B, C, F, H, W) in false colours, 8 pixels a cell; None for audio."""
     if video.ndim != 5:
         return None
     frame = video[0, :, video.shape[2] // 2].detach().float().cpu()

@@ -45,7 +45,9 @@ def load_video_vae(path: str | Path, *, disable_dynamic: bool = False) -> comfy.
     weights = read_weights(path)
     tensors = weights.take(Component.VIDEO_ENCODER, Component.VIDEO_DECODER)
     config = video_vae_config(weights.config)
-    dtype = comfy.model_management.vae_dtype(comfy.model_management.vae_device(), [torch.bfloat16, torch.float32])
+    dtype = comfy.model_management.vae_dtype(
+        comfy.model_management.vae_device(), [torch.bfloat16, torch.float32]
+    )
     network = HostVideoVAE(config, dtype=dtype, operations=comfy.ops.disable_weight_init)
     vae = _HostVAE(network, dtype, dynamic=not disable_dynamic)
     load_exactly(network, tensors, f"video VAE of {weights.name}", assign=is_dynamic(vae.patcher))
@@ -118,14 +120,14 @@ class HostVideoVAE(VideoVAE):
         return frames
 
     def encode(self, frames: Tensor, device: torch.device | None = None) -> Tensor:  # type: ignore[override]
-        """Frames (B, 3, F, H, W) in [-1, 1] -> normalised latent; those after the last 8k + 1 are left out."""
+        """Frames (B, 3, F, H, W) in [-1, 1] -> normalised latent; those past the last 8k + 1 are left out."""
         usable = (frames.shape[2] - 1) // self.time_scale * self.time_scale + 1
         chunks = frames[:, :, :usable].split(ENCODE_CHUNK, dim=2)
         return torch.cat(list(self.encode_stream(c.to(device or c.device) for c in chunks)), dim=2)
 
 
 class HostAudioVAE(AudioVAE):
-    """With the host's idea that a waveform has no sample rate: nodes resample to ``vae.audio_sample_rate``."""
+    """To the host a waveform has no sample rate: its nodes resample to ``vae.audio_sample_rate``."""
 
     def encode(self, waveform: Tensor, sample_rate: int | None = None) -> Tensor:  # type: ignore[override]
         """waveform (B, channels, S), by default at our own rate -> latent (B, 8, L, 16)."""
