@@ -1,14 +1,21 @@
-"""Writes API-format graphs as Python: ``sampled = g.add("SamplerCustomAdvanced", noise=noise, ...)``."""
+"""Writes API-format graphs as Python, and the sampling graph that most host tests vary.
+
+``sampled = g.add("SamplerCustomAdvanced", noise=noise, ...)`` adds a node; ``node[1]`` is its second output.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+from tiny_models import TinyModels
+
+Whose = Literal["core", "ours"]
 
 
 @dataclass(frozen=True)
 class Link:
-    """Output ``slot`` of a node; ``node[1]`` is its second output."""
+    """Output ``slot`` of a node."""
 
     node: str
     slot: int = 0
@@ -34,3 +41,142 @@ class Graph:
     def dump(self, name: str, **what: Link) -> Link:
         """Write latent, image, audio or conditioning to a file that ``Result.tensors(name)`` reads."""
         return self.add("LTX2ProbeDump", name=name, **what)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The models of one checkpoint, each from the host's loaders or from ours."""
+
+    model: Link
+    vae: Link
+    audio_vae: Link
+    clip: Link
+
+
+def load(g: Graph, models: TinyModels, generation: str, *, model: Whose, vae: Whose | None = None) -> Loaded:
+    """Load a checkpoint; the text encoder is always ours, because the host's cannot be tiny."""
+    name = models.checkpoints[generation]
+    core = g.add("CheckpointLoaderSimple", ckpt_name=name)
+    core_audio = g.add("LTXVAudioVAELoader", ckpt_name=name)
+    ours = (vae or model) == "ours"
+    return Loaded(
+        model=g.add("LTX2ProbeLoadModel", ckpt_name=name) if model == "ours" else core,
+        vae=g.add("LTX2ProbeLoadVAE", ckpt_name=name, audio=False) if ours else core[2],
+        audio_vae=g.add("LTX2ProbeLoadVAE", ckpt_name=name, audio=True) if ours else core_audio,
+        clip=g.add("LTX2ProbeLoadClip", text_encoder=models.text_encoder, ckpt_name=name),
+    )
+
+
+@dataclass(frozen=True)
+class Guide:
+    frames: int
+    frame_idx: int
+    strength: float = 1.0
+    masked: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a sampling graph does besides text to video."""
+
+    frames: int = 9
+    batch: int = 1
+    steps: int = 2
+    cfg: float = 3.0
+    sampler: str = "euler"
+    image_strength: float | None = None
+    frame_mask: str = ""
+    """Noise mask of the video, one value per latent frame."""
+    audio_mask: str = ""
+    """Noise mask of the audio, one value per latent frame; 9 latents for 9 frames at 25 fps."""
+    guides: tuple[Guide, ...] = ()
+    lora: str = ""
+    lora_strength: float = 0.7
+    ic_lora: bool = False
+    audio: bool = True
+    reference_audio: bool = False
+
+
+def sample(g: Graph, loaded: Loaded, recipe: Recipe, *, whose_lora: Whose = "core") -> Link:
+    """Add the recipe's graph of core nodes; the result is the sampled latent."""
+    model = loaded.model
+    if recipe.lora and whose_lora == "ours":
+        model = g.add("LTX2ProbeLora", model=model, name=recipe.lora, strength=recipe.lora_strength)
+    elif recipe.lora:
+        model = g.add(
+            "LoraLoaderModelOnly", model=model, lora_name=recipe.lora, strength_model=recipe.lora_strength
+        )
+    positive = g.add("CLIPTextEncode", clip=loaded.clip, text="a red ball rolls to the left, low hum")
+    negative = g.add("CLIPTextEncode", clip=loaded.clip, text="noise")
+    cond = g.add("LTXVConditioning", positive=positive, negative=negative, frame_rate=24.0)
+    latent = g.add("EmptyLTXVLatentVideo", width=64, height=64, length=recipe.frames, batch_size=recipe.batch)
+    if recipe.image_strength is not None:
+        image = g.add("LTX2ProbeImage", seed=3, frames=1, width=64, height=64)
+        latent = g.add(
+            "LTXVImgToVideoInplace",
+            vae=loaded.vae,
+            image=image,
+            latent=latent,
+            strength=recipe.image_strength,
+            bypass=False,
+        )
+    if recipe.frame_mask:
+        latent = g.add("LTX2ProbeFrameMask", latent=latent, values=recipe.frame_mask)
+    for number, guide in enumerate(recipe.guides):
+        size = 32 if recipe.ic_lora else 64
+        more: dict[str, Any] = {}
+        if guide.masked:
+            image = g.add("LTX2ProbeImage", seed=60, frames=guide.frames, width=64, height=64)
+            more["attention_mask"] = g.add("ImageToMask", image=image, channel="red")
+        if recipe.ic_lora:
+            more["iclora_parameters"] = g.add("GetICLoRAParameters", iclora_model=model)
+        cond = g.add(
+            "LTXVAddGuide",
+            positive=cond[0],
+            negative=cond[1],
+            vae=loaded.vae,
+            latent=cond[2] if number else latent,
+            image=g.add("LTX2ProbeImage", seed=40 + number, frames=guide.frames, width=size, height=size),
+            frame_idx=guide.frame_idx,
+            strength=guide.strength,
+            **more,
+        )
+        latent = cond[2]
+    if recipe.audio:
+        sound = g.add(
+            "LTXVEmptyLatentAudio",
+            frames_number=recipe.frames,
+            frame_rate=25,
+            batch_size=recipe.batch,
+            audio_vae=loaded.audio_vae,
+        )
+        if recipe.audio_mask:
+            sound = g.add("LTX2ProbeFrameMask", latent=sound, values=recipe.audio_mask)
+        latent = g.add("LTXVConcatAVLatent", video_latent=latent, audio_latent=sound)
+    if recipe.reference_audio:
+        referenced = g.add(
+            "LTXVReferenceAudio",
+            model=model,
+            positive=cond[0],
+            negative=cond[1],
+            reference_audio=g.add("LTX2ProbeAudio", samples=6400, sample_rate=16000, channels=2),
+            audio_vae=loaded.audio_vae,
+            identity_guidance_scale=2.0,
+            start_percent=0.0,
+            end_percent=1.0,
+        )
+        model, cond = referenced, referenced[1]
+    sigmas = g.add(
+        "LTXVScheduler", steps=recipe.steps, max_shift=2.05, base_shift=0.95, stretch=True, terminal=0.1
+    )
+    guider = g.add(
+        "CFGGuider", model=model, positive=cond, negative=Link(cond.node, cond.slot + 1), cfg=recipe.cfg
+    )
+    return g.add(
+        "SamplerCustomAdvanced",
+        noise=g.add("RandomNoise", noise_seed=42),
+        guider=guider,
+        sampler=g.add("KSamplerSelect", sampler_name=recipe.sampler),
+        sigmas=sigmas,
+        latent_image=latent,
+    )

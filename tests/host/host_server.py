@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
@@ -19,6 +20,8 @@ from torch import Tensor
 
 Json = dict[str, Any]
 BOOT_S = 180.0
+CLIENT = "tests"
+ENDS = ("execution_success", "execution_error", "execution_interrupted")
 
 
 class GraphError(AssertionError):
@@ -68,11 +71,11 @@ class Server:
         command = [
             sys.executable,
             "main.py",
-            *("--cpu", "--force-fp32", "--use-pytorch-cross-attention", "--disable-api-nodes"),
+            *("--cpu", "--force-fp32", "--fp32-text-enc", "--use-pytorch-cross-attention"),
             *("--listen", "127.0.0.1", "--port", str(self.port), "--base-directory", str(base)),
-            *("--database-url", "sqlite:///:memory:", *flags),
+            *("--database-url", "sqlite:///:memory:", "--disable-api-nodes", *flags),
         ]
-        env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1"}
+        env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
             command, cwd=comfy, stdout=self._log, stderr=subprocess.STDOUT, env=env
         )
@@ -81,7 +84,9 @@ class Server:
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
             if self._process.poll() is not None:
-                raise RuntimeError(f"ComfyUI stopped with code {self._process.returncode}:\n{self.log()[-4000:]}")
+                raise RuntimeError(
+                    f"ComfyUI stopped with code {self._process.returncode}:\n{self.log()[-4000:]}"
+                )
             try:
                 self.get("/system_stats")
             except (urllib.error.URLError, ConnectionError):
@@ -116,10 +121,11 @@ class Server:
             text = answer.read()
         return json.loads(text) if text else None
 
-    def submit(self, prompt: Json, client_id: str = "tests") -> str:
+    def submit(self, prompt: Json, **extra_data: Any) -> str:
         """Queue an API-format graph; GraphError with the host's answer if any part of it is rejected."""
+        body = {"prompt": prompt, "client_id": CLIENT, "extra_data": extra_data}
         try:
-            answer = self.post("/prompt", {"prompt": prompt, "client_id": client_id})
+            answer = self.post("/prompt", body)
         except urllib.error.HTTPError as error:
             detail = json.loads(error.read())
             raise GraphError(f"rejected: {json.dumps(detail)[:2000]}", detail) from None
@@ -145,12 +151,37 @@ class Server:
     def run(self, prompt: Json, timeout_s: float = 120.0) -> Result:
         return self.wait(self.submit(prompt), timeout_s)
 
+    def listen(self, prompt: Json, timeout_s: float = 120.0, **extra_data: Any) -> list[Json | bytes]:
+        """Run a graph and return every message that its page would get: dicts, and images as bytes."""
+        return asyncio.run(self._listen(prompt, timeout_s, extra_data))
+
+    async def _listen(self, prompt: Json, timeout_s: float, extra_data: Json) -> list[Json | bytes]:
+        import aiohttp  # of the host's own requirements
+
+        messages: list[Json | bytes] = []
+        url = f"http://127.0.0.1:{self.port}/ws?clientId={CLIENT}"
+        async with aiohttp.ClientSession() as session, session.ws_connect(url, max_msg_size=0) as page:
+            prompt_id = await asyncio.to_thread(self.submit, prompt, **extra_data)
+            while True:
+                message = await page.receive(timeout=timeout_s)
+                messages.append(
+                    message.data if message.type == aiohttp.WSMsgType.BINARY else json.loads(message.data)
+                )
+                last = messages[-1]
+                if (
+                    isinstance(last, dict)
+                    and last["data"].get("prompt_id") == prompt_id
+                    and last["type"] in ENDS
+                ):
+                    return messages
+
 
 def _failure(entry: Json) -> str:
     for kind, message in entry["status"]["messages"]:
         if kind == "execution_error":
             trace = "".join(message.get("traceback", []))
-            return f"{message['node_type']}: {message['exception_type']}: {message['exception_message']}\n{trace}"
+            what = f"{message['exception_type']}: {message['exception_message']}"
+            return f"{message['node_type']}: {what}\n{trace}"
     return str(entry["status"])
 
 

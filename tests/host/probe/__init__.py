@@ -1,8 +1,10 @@
-"""Test-only nodes: write tensors to files, make conditionings without a text encoder, look inside a MODEL."""
+"""Test-only nodes: the pack's host layer without its nodes, tensors to files, inputs from nothing."""
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -61,7 +63,10 @@ class LTX2ProbeDump(io.ComfyNode):
         if sigmas is not None:
             found["sigmas"] = sigmas
         file = f"{uuid.uuid4().hex}.safetensors"
-        save_file({k: v.contiguous().clone() for k, v in found.items()}, Path(folder_paths.get_output_directory()) / file)
+        save_file(
+            {k: v.contiguous().clone() for k, v in found.items()},
+            Path(folder_paths.get_output_directory()) / file,
+        )
         return io.NodeOutput(ui={"dump_name": [name], "dump_file": [file]})
 
 
@@ -75,22 +80,141 @@ def _collect(found: dict[str, torch.Tensor], name: str, value: Any) -> None:
         found[name] = value
 
 
-class LTX2ProbeFeatures(io.ComfyNode):
-    """Random text features in front of the connectors, as the host's text encoder would give them."""
+class LTX2ProbeLoadModel(io.ComfyNode):
+    """MODEL of a checkpoint, through the pack's host layer."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="LTX2ProbeFeatures",
-            inputs=[io.Int.Input("seed"), io.Int.Input("tokens", default=17), io.Int.Input("width", default=64)],
+            node_id="LTX2ProbeLoadModel", inputs=[io.String.Input("ckpt_name")], outputs=[io.Model.Output()]
+        )
+
+    @classmethod
+    def execute(cls, ckpt_name: str) -> io.NodeOutput:
+        return io.NodeOutput(_host("model").load_model(_path("checkpoints", ckpt_name)))
+
+
+class LTX2ProbeLoadVAE(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2ProbeLoadVAE",
+            inputs=[io.String.Input("ckpt_name"), io.Boolean.Input("audio")],
+            outputs=[io.Vae.Output()],
+        )
+
+    @classmethod
+    def execute(cls, ckpt_name: str, audio: bool) -> io.NodeOutput:
+        load = _host("vae").load_audio_vae if audio else _host("vae").load_video_vae
+        return io.NodeOutput(load(_path("checkpoints", ckpt_name)))
+
+
+class LTX2ProbeLoadClip(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2ProbeLoadClip",
+            inputs=[io.String.Input("text_encoder"), io.String.Input("ckpt_name")],
+            outputs=[io.Clip.Output()],
+        )
+
+    @classmethod
+    def execute(cls, text_encoder: str, ckpt_name: str) -> io.NodeOutput:
+        folder = _host("folders").text_encoder_path(text_encoder)
+        return io.NodeOutput(_host("clip").load_clip(folder, _path("checkpoints", ckpt_name)))
+
+
+class LTX2ProbeCoreText(io.ComfyNode):
+    """The conditioning that the host's own text encoder makes of the weights of ``clip`` and its tokens."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2ProbeCoreText",
+            inputs=[io.Clip.Input("clip"), io.String.Input("text"), io.Int.Input("padding")],
             outputs=[io.Conditioning.Output()],
         )
 
     @classmethod
-    def execute(cls, seed: int, tokens: int, width: int) -> io.NodeOutput:
-        generator = torch.Generator().manual_seed(seed)
-        features = torch.randn(1, tokens, width, generator=generator)
-        return io.NodeOutput([[features, {"pooled_output": None, "unprocessed_ltxav_embeds": True}]])
+    def execute(cls, clip: Any, text: str, padding: int) -> io.NodeOutput:
+        from comfy.text_encoders import lt
+
+        ours = clip.cond_stage_model
+        config, extractor = ours.gemma.model.config, ours.extractor
+        sizes = {
+            name: getattr(config, name)
+            for name in (
+                "vocab_size",
+                "hidden_size",
+                "intermediate_size",
+                "num_hidden_layers",
+                "num_attention_heads",
+                "num_key_value_heads",
+            )
+        }
+        kind = "dual_linear" if extractor.per_token_norm else "single_linear"
+        model = lt.ltxav_te(dtype_llama=torch.float32, text_projection_type=kind)(
+            device="cpu", dtype=torch.float32, model_options={"_model_config": sizes}
+        )
+        flat = config.hidden_size * (config.num_hidden_layers + 1)
+        operations = model.gemma3_12b.operations
+        if kind == "dual_linear":
+            widths = (
+                extractor.video_aggregate_embed.out_features,
+                extractor.audio_aggregate_embed.out_features,
+            )
+            model.text_embedding_projection = lt.DualLinearProjection(flat, *widths, operations=operations)
+            weights = extractor.state_dict()
+        else:
+            model.text_embedding_projection = operations.Linear(flat, config.hidden_size, bias=False)
+            weights = {"weight": extractor.aggregate_embed.weight}
+        model.text_embedding_projection.load_state_dict(weights)
+        state = {f"model.{name}": tensor for name, tensor in ours.gemma.model.state_dict().items()}
+        missing, _ = model.gemma3_12b.load_sd(state)
+        assert not any(name.startswith("model.") for name in missing), missing[:3]
+        ((ids,),) = clip.tokenize(text).values()
+        model.execution_device = None
+        model.set_clip_options({"execution_device": torch.device("cpu")})
+        out, _, extra = model.encode_token_weights({"gemma3_12b": [[(0, 1.0)] * padding + ids]})
+        return io.NodeOutput([[out, extra]])
+
+
+class LTX2ProbeLora(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2ProbeLora",
+            inputs=[io.Model.Input("model"), io.String.Input("name"), io.Float.Input("strength")],
+            outputs=[io.Model.Output(), io.String.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, name: str, strength: float) -> io.NodeOutput:
+        return io.NodeOutput(*_host("lora").apply_lora(model, _path("loras", name), strength))
+
+
+class LTX2ProbeLoadUpscaler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2ProbeLoadUpscaler",
+            inputs=[io.String.Input("model_name")],
+            outputs=[io.LatentUpscaleModel.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model_name: str) -> io.NodeOutput:
+        return io.NodeOutput(_host("upscaler").load_upscaler(_path("latent_upscale_models", model_name)))
+
+
+def _host(module: str) -> Any:
+    """A module of the pack's host layer, under the name that the host imported the pack as."""
+    pack = next(name for name in sys.modules if name.endswith("comfyui-ltx2"))
+    return importlib.import_module(f"{pack}.nodes.host.{module}")
+
+
+def _path(category: str, name: str) -> str:
+    return folder_paths.get_full_path_or_raise(category, name)
 
 
 class LTX2ProbeImage(io.ComfyNode):
@@ -125,7 +249,7 @@ class LTX2ProbeAudio(io.ComfyNode):
         return io.Schema(
             node_id="LTX2ProbeAudio",
             inputs=[
-                io.Float.Input("seconds", default=0.5),
+                io.Int.Input("samples", default=8000),
                 io.Int.Input("sample_rate", default=16000),
                 io.Int.Input("channels", default=2),
             ],
@@ -133,14 +257,14 @@ class LTX2ProbeAudio(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, seconds: float, sample_rate: int, channels: int) -> io.NodeOutput:
-        t = torch.arange(int(seconds * sample_rate)) / sample_rate
+    def execute(cls, samples: int, sample_rate: int, channels: int) -> io.NodeOutput:
+        t = torch.arange(samples) / sample_rate
         voices = [0.3 * torch.sin(6.2832 * f * t) + 0.2 * torch.sin(6.2832 * 1.5 * f * t) for f in (220, 330)]
         return io.NodeOutput({"waveform": torch.stack(voices)[:channels][None], "sample_rate": sample_rate})
 
 
-class LTX2ProbeBatchMask(io.ComfyNode):
-    """Set a video noise mask of one value per latent frame."""
+class LTX2ProbeFrameMask(io.ComfyNode):
+    """Set a noise mask of one value per latent frame, for video or audio."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -212,16 +336,62 @@ class LTX2ProbePartialLoad(io.ComfyNode):
         return io.NodeOutput(clone)
 
 
+class LTX2ProbeInterrupt(io.ComfyNode):
+    """Press stop when the network is called; fail if it finishes all the same."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2ProbeInterrupt", inputs=[io.Model.Input("model")], outputs=[io.Model.Output()]
+        )
+
+    @classmethod
+    def execute(cls, model: Any) -> io.NodeOutput:
+        def wrapper(apply_model: Any, args: Any) -> Any:
+            comfy.model_management.interrupt_current_processing()
+            apply_model(args["input"], args["timestep"], **args["c"])
+            raise RuntimeError("the network ran to its end")
+
+        clone = model.clone()
+        clone.set_model_unet_function_wrapper(wrapper)
+        return io.NodeOutput(clone)
+
+
+class LTX2ProbeStreams(io.ComfyNode):
+    """Set the host's switches that cut the two streams apart."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2ProbeStreams",
+            inputs=[io.Model.Input("model"), io.String.Input("off")],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, off: str) -> io.NodeOutput:
+        clone = model.clone()
+        clone.model_options["transformer_options"].update(dict.fromkeys(off.split(","), False))
+        return io.NodeOutput(clone)
+
+
 class ProbeExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             LTX2ProbeDump,
-            LTX2ProbeFeatures,
+            LTX2ProbeLoadModel,
+            LTX2ProbeLoadVAE,
+            LTX2ProbeLoadClip,
+            LTX2ProbeCoreText,
+            LTX2ProbeLora,
+            LTX2ProbeLoadUpscaler,
             LTX2ProbeImage,
             LTX2ProbeAudio,
-            LTX2ProbeBatchMask,
+            LTX2ProbeFrameMask,
             LTX2ProbeModel,
             LTX2ProbePartialLoad,
+            LTX2ProbeInterrupt,
+            LTX2ProbeStreams,
         ]
 
 

@@ -1,0 +1,63 @@
+"""One ComfyUI for the whole session: this pack, the probe nodes and a tiny model set, in a temporary folder.
+
+``COMFYUI_DIR`` names a checkout of ComfyUI with its requirements installed in the running Python. Without it
+every test here is skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+PACK = HERE.parents[1]
+sys.path.insert(0, str(HERE))
+
+from host_server import Server  # noqa: E402
+from tiny_models import TinyModels, make_tiny_models  # noqa: E402
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in Path(item.path).parents:
+            item.add_marker(pytest.mark.host)
+
+
+@pytest.fixture(scope="session")
+def comfy_dir() -> Path:
+    given = os.environ.get("COMFYUI_DIR")
+    if not given:
+        pytest.skip("set COMFYUI_DIR to a checkout of ComfyUI to run the host tests")
+    path = Path(given).expanduser().resolve()
+    if not (path / "main.py").is_file():
+        pytest.fail(f"COMFYUI_DIR={given}: no main.py there; it must be a checkout of ComfyUI")
+    return path
+
+
+@pytest.fixture(scope="session")
+def base_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    base = tmp_path_factory.mktemp("comfy")
+    for folder in ("custom_nodes", "input", "output"):
+        (base / folder).mkdir()
+    (base / "custom_nodes" / "comfyui-ltx2").symlink_to(PACK, target_is_directory=True)
+    (base / "custom_nodes" / "ltx2_host_probe").symlink_to(HERE / "probe", target_is_directory=True)
+    return base
+
+
+@pytest.fixture(scope="session")
+def models(comfy_dir: Path, base_dir: Path) -> TinyModels:
+    return make_tiny_models(base_dir / "models")
+
+
+@pytest.fixture(scope="session")
+def server(comfy_dir: Path, base_dir: Path, models: TinyModels) -> Iterator[Server]:
+    host = Server(comfy_dir, base_dir)
+    try:
+        host.wait_ready()
+        yield host
+    finally:
+        host.stop()

@@ -1,0 +1,248 @@
+"""The same graph on the host's networks and on ours, with the same tiny float32 weights, gives the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from host_graph import Graph, Guide, Link, Recipe, Whose, load, sample
+from host_server import Result, Server
+from tiny_models import GENERATIONS, TinyModels
+from torch import Tensor
+
+TOLERANCE = 1e-4
+"""Relative L2. Measured: 2e-6."""
+
+RECIPES = {
+    "text": Recipe(),
+    "one_step_without_guidance": Recipe(steps=1, cfg=1.0),
+    "batch": Recipe(batch=2),
+    "ancestral": Recipe(sampler="euler_ancestral"),
+    "multistep": Recipe(sampler="dpmpp_2m", steps=3),
+    "image": Recipe(image_strength=1.0),
+    "image_soft": Recipe(image_strength=0.6, batch=2),
+    "frame_mask": Recipe(frames=17, frame_mask="0,1,0.5"),
+    "audio_given": Recipe(audio_mask="0,0,0,0,0,0,0,0,0"),
+    "audio_part": Recipe(audio_mask="0,0,0,0,0.5,1,1,1,1"),
+    "video_only": Recipe(audio=False),
+    "video_only_image": Recipe(audio=False, image_strength=1.0),
+    "guide_last": Recipe(frames=17, guides=(Guide(1, -1),)),
+    "guide_clip": Recipe(frames=33, guides=(Guide(16, 9),)),
+    "guides_soft": Recipe(frames=17, guides=(Guide(1, 0), Guide(1, -1, 0.5))),
+    "guide_amplified": Recipe(frames=17, guides=(Guide(1, -1, 1.7),)),
+    "guide_masked": Recipe(frames=17, guides=(Guide(9, 0, 0.8, masked=True),)),
+    "guide_and_image": Recipe(frames=17, image_strength=0.7, guides=(Guide(1, -1, 0.5),)),
+    "reference_audio": Recipe(reference_audio=True),
+    "reference_audio_given_part": Recipe(reference_audio=True, audio_mask="0,0,0,0,1,1,1,1,1"),
+}
+
+
+def run(
+    server: Server, models: TinyModels, generation: str, recipe: Recipe, whose: Whose
+) -> dict[str, Tensor]:
+    """Sample with one side's transformer; what both sides are given comes from the host's autoencoders."""
+    g = Graph()
+    loaded = load(g, models, generation, model=whose, vae="core")
+    g.dump("latent", latent=sample(g, loaded, recipe, whose_lora=whose))
+    return server.run(g.prompt).tensors("latent")
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    """Relative L2 distance of ``b`` from ``a``; shapes must agree."""
+    assert a.shape == b.shape, (a.shape, b.shape)
+    return ((a - b).norm() / a.norm().clamp_min(1e-12)).item()
+
+
+def assert_same(core: dict[str, Tensor], ours: dict[str, Tensor]) -> None:
+    assert core.keys() == ours.keys()
+    for name, tensor in core.items():
+        assert torch.isfinite(tensor.float()).all(), name
+        distance = relative(tensor.float(), ours[name].float())
+        assert distance < TOLERANCE, f"{name}: {distance:.1e}"
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("name", RECIPES)
+def test_our_model_samples_what_the_hosts_does(
+    server: Server, models: TinyModels, name: str, generation: str
+) -> None:
+    core, ours = (run(server, models, generation, RECIPES[name], whose) for whose in ("core", "ours"))
+    assert_same(core, ours)
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_a_lora_changes_our_model_as_it_does_the_hosts(
+    server: Server, models: TinyModels, generation: str
+) -> None:
+    recipe = Recipe(lora=models.lora)
+    core, ours = (run(server, models, generation, recipe, whose) for whose in ("core", "ours"))
+    assert_same(core, ours)
+    without = run(server, models, generation, Recipe(), "ours")
+    assert relative(without["latent/video"], ours["latent/video"]) > 1e-3
+
+
+def test_the_hosts_lora_loader_works_on_our_model(server: Server, models: TinyModels) -> None:
+    recipe = Recipe(lora=models.lora)
+
+    def sampled(whose_lora: Whose) -> dict[str, Tensor]:
+        g = Graph()
+        loaded = load(g, models, "2.3", model="ours", vae="core")
+        g.dump("latent", latent=sample(g, loaded, recipe, whose_lora=whose_lora))
+        return server.run(g.prompt).tensors("latent")
+
+    assert_same(sampled("core"), sampled("ours"))
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_a_reference_at_half_size_is_understood_as_the_host_does(
+    server: Server, models: TinyModels, generation: str
+) -> None:
+    recipe = Recipe(frames=17, guides=(Guide(9, 0, 0.8),), lora=models.ic_lora, ic_lora=True)
+    core, ours = (run(server, models, generation, recipe, whose) for whose in ("core", "ours"))
+    assert (core["mask/video"] < 0).any(), "the guide was not spread over the finer grid"
+    assert_same(core, ours)
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_a_model_that_is_only_partly_loaded_samples_the_same(
+    server: Server, models: TinyModels, generation: str
+) -> None:
+    def sampled(partial: bool) -> dict[str, Tensor]:
+        g = Graph()
+        loaded = load(g, models, generation, model="ours", vae="core")
+        model = g.add("LTX2ProbeLora", model=loaded.model, name=models.lora, strength=1.0)
+        if partial:
+            model = g.add("LTX2ProbePartialLoad", model=model)
+        part = type(loaded)(model, loaded.vae, loaded.audio_vae, loaded.clip)
+        g.dump("latent", latent=sample(g, part, Recipe()))
+        return server.run(g.prompt).tensors("latent")
+
+    assert_same(sampled(False), sampled(True))
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_our_autoencoders_decode_and_encode_what_the_hosts_do(
+    server: Server, models: TinyModels, generation: str
+) -> None:
+    def coded(whose: Whose) -> Result:
+        g = Graph()
+        loaded = load(g, models, generation, model="core", vae=whose)
+        latent = sample(g, loaded, Recipe(frames=25, steps=1, cfg=1.0))
+        parts = g.add("LTXVSeparateAVLatent", av_latent=latent)
+        g.dump("frames", image=g.add("VAEDecode", samples=latent, vae=loaded.vae))
+        g.dump(
+            "tiles",
+            image=g.add(
+                "VAEDecodeTiled",
+                samples=parts[0],
+                vae=loaded.vae,
+                tile_size=64,
+                overlap=32,
+                temporal_size=16,
+                temporal_overlap=8,
+            ),
+        )
+        g.dump("sound", audio=g.add("LTXVAudioVAEDecode", samples=parts[1], audio_vae=loaded.audio_vae))
+        image = g.add("LTX2ProbeImage", seed=5, frames=20, width=96, height=64)
+        g.dump("encoded", latent=g.add("VAEEncode", pixels=image, vae=loaded.vae))
+        return server.run(g.prompt)
+
+    core, ours = coded("core"), coded("ours")
+    for name in ("frames", "tiles", "sound", "encoded"):
+        assert_same(core.tensors(name), ours.tensors(name))
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_our_audio_encoder_gives_the_hosts_latent(server: Server, models: TinyModels, channels: int) -> None:
+    def encoded(whose: Whose) -> dict[str, Tensor]:
+        g = Graph()
+        loaded = load(g, models, "2.3", model="core", vae=whose)
+        # The one kind of sound that the host resamples once and crops nothing of.
+        audio = g.add("LTX2ProbeAudio", samples=6 * 4096, sample_rate=44100, channels=channels)
+        g.dump("latent", latent=g.add("LTXVAudioVAEEncode", audio=audio, audio_vae=loaded.audio_vae))
+        return server.run(g.prompt).tensors("latent")
+
+    assert_same(encoded("core"), encoded("ours"))
+
+
+def test_our_audio_encoder_drops_nothing_of_a_sound(server: Server, models: TinyModels) -> None:
+    g = Graph()
+    loaded = load(g, models, "2.3", model="core", vae="ours")
+    audio = g.add("LTX2ProbeAudio", samples=9600, sample_rate=16000, channels=2)
+    g.dump("latent", latent=g.add("LTXVAudioVAEEncode", audio=audio, audio_vae=loaded.audio_vae))
+    assert server.run(g.prompt).tensors("latent")["latent"].shape == (1, 8, 16, 16)
+
+
+def test_our_upscaler_gives_what_the_hosts_does(server: Server, models: TinyModels) -> None:
+    def upscaled(whose: Whose) -> dict[str, Tensor]:
+        g = Graph()
+        loaded = load(g, models, "2.3", model="core", vae=whose)
+        image = g.add("LTX2ProbeImage", seed=6, frames=9, width=96, height=64)
+        latent = g.add("VAEEncode", pixels=image, vae=loaded.vae)
+        node = "LTX2ProbeLoadUpscaler" if whose == "ours" else "LatentUpscaleModelLoader"
+        upscaler = g.add(node, model_name=models.upsampler)
+        g.dump(
+            "latent",
+            latent=g.add("LTXVLatentUpsampler", samples=latent, upscale_model=upscaler, vae=loaded.vae),
+        )
+        return server.run(g.prompt).tensors("latent")
+
+    assert_same(upscaled("core"), upscaled("ours"))
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("padding", [0, 7])
+def test_our_text_encoder_gives_the_hosts_conditioning(
+    server: Server, models: TinyModels, generation: str, padding: int
+) -> None:
+    g = Graph()
+    clip = load(g, models, generation, model="core").clip
+    text = "a blue cube spins slowly; a soft tone rises"
+    g.dump("ours", conditioning=g.add("CLIPTextEncode", clip=clip, text=text))
+    g.dump("core", conditioning=g.add("LTX2ProbeCoreText", clip=clip, text=text, padding=padding))
+    result = server.run(g.prompt)
+    assert_same(result.tensors("core"), result.tensors("ours"))
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize(("model", "vae"), [("ours", "core"), ("core", "ours")])
+def test_loaders_of_both_sides_may_be_mixed_in_one_graph(
+    server: Server, models: TinyModels, generation: str, model: Whose, vae: Whose
+) -> None:
+    def decoded(model: Whose, vae: Whose) -> Result:
+        g = Graph()
+        loaded = load(g, models, generation, model=model, vae=vae)
+        latent = sample(g, loaded, Recipe(image_strength=1.0))
+        parts = g.add("LTXVSeparateAVLatent", av_latent=latent)
+        g.dump("frames", image=g.add("VAEDecode", samples=parts[0], vae=loaded.vae))
+        g.dump("sound", audio=g.add("LTXVAudioVAEDecode", samples=parts[1], audio_vae=loaded.audio_vae))
+        return server.run(g.prompt)
+
+    core, mixed = decoded("core", "core"), decoded(model, vae)
+    for name in ("frames", "sound"):
+        assert_same(core.tensors(name), mixed.tensors(name))
+
+
+def test_samplers_of_the_older_kind_work_too(server: Server, models: TinyModels) -> None:
+    def sampled(whose: Whose) -> dict[str, Tensor]:
+        g = Graph()
+        loaded = load(g, models, "2.3", model=whose, vae="core")
+        inner = sample(g, loaded, Recipe())
+        inputs = g.prompt[inner.node]["inputs"]
+        guider = g.prompt[inputs["guider"][0]]["inputs"]
+        latent = g.add(
+            "KSampler",
+            model=loaded.model,
+            positive=Link(*guider["positive"]),
+            negative=Link(*guider["negative"]),
+            latent_image=Link(*inputs["latent_image"]),
+            seed=7,
+            steps=2,
+            cfg=2.0,
+            sampler_name="euler",
+            scheduler="simple",
+            denoise=0.9,
+        )
+        g.dump("latent", latent=latent)
+        return server.run(g.prompt).tensors("latent")
+
+    assert_same(sampled("core"), sampled("ours"))
