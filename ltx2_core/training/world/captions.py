@@ -1,0 +1,95 @@
+"""Captions in varied wording; each names shape, colour, background, motion and sound."""
+
+from __future__ import annotations
+
+import random
+
+from .palette import COLOURS, KINDS, Motion
+from .scene import Scene
+
+_MOVES: dict[Motion, tuple[str, ...]] = {
+    "bounce": ("bounces", "is bouncing", "bounces up and down", "keeps bouncing on the floor"),
+    "slide_left": (
+        "slides left",
+        "slides to the left",
+        "is sliding to the left",
+        "glides from right to left",
+    ),
+    "slide_right": (
+        "slides right",
+        "slides to the right",
+        "is sliding to the right",
+        "glides from left to right",
+    ),
+    "pulse": ("pulses", "is pulsing", "grows and shrinks", "keeps growing and shrinking"),
+    "still": ("stands still", "is still", "does not move", "rests motionless"),
+}
+_SOUNDS: dict[Motion, tuple[str, ...]] = {
+    "bounce": (
+        "a knock at each bounce",
+        "a knock on every hit",
+        "it knocks whenever it lands",
+        "knocking sound",
+    ),
+    "slide_left": (
+        "a tone glides down with it",
+        "a falling tone moves to the left",
+        "a tone falls as it goes",
+        "gliding tone",
+    ),
+    "slide_right": (
+        "a tone glides up with it",
+        "a rising tone moves to the right",
+        "a tone rises as it goes",
+        "gliding tone",
+    ),
+    "pulse": (
+        "a tone swells and fades with it",
+        "a tone gets louder as it grows",
+        "a tone follows its size",
+        "swelling tone",
+    ),
+    "still": ("silence", "near silence", "there is no sound", "nothing is heard"),
+}
+_BESIDE = (" beside a still {}", " next to a still {}", " near a motionless {}")
+_FORMS = (
+    "{actor} {moves}{beside} on a {background} background",
+    "{actor} {moves}{beside} against a {background} background",
+    "on a {background} background, {actor} {moves}{beside}",
+    "{background} background, {actor} {moves}{beside}",
+)
+_JOINTS = (", {}", "; {}", ", with sound: {}")
+
+
+def caption(scene: Scene, seed: int) -> str:
+    """One of some hundreds of wordings of the scene; the same seed words the same scene alike."""
+    choose = random.Random(seed).choice
+    actor, *others = (f"{body.colour} {body.kind}" for body in scene.bodies)
+    # All draws are made whether used or not, so that one seed is one wording for every scene.
+    form, move, sound, joint = choose(_FORMS), choose(range(4)), choose(range(4)), choose(_JOINTS)
+    beside, sentence = choose(_BESIDE), choose((False, True))
+    text = form.format(
+        actor=f"a {actor}",
+        moves=_MOVES[scene.motion][move],
+        beside="".join(beside.format(other) for other in others),
+        background=scene.background,
+    ) + joint.format(_SOUNDS[scene.motion][sound])
+    return text[0].upper() + text[1:] + "." if sentence else text
+
+
+def plain_caption(scene: Scene) -> str:
+    """The plainest wording, as a user would type it."""
+    actor, *others = (f"{body.colour} {body.kind}" for body in scene.bodies)
+    beside = "".join(f" beside a still {other}" for other in others)
+    move, sound = _MOVES[scene.motion][0], _SOUNDS[scene.motion][0]
+    return f"a {actor} {move}{beside} on a {scene.background} background, {sound}"
+
+
+def vocabulary() -> tuple[str, ...]:
+    """Every word that captions use, lower case and sorted: what a tokenizer has to cover."""
+    texts = [*_FORMS, *_BESIDE, *_JOINTS, *COLOURS, *KINDS]
+    texts += [phrase for table in (_MOVES, _SOUNDS) for phrases in table.values() for phrase in phrases]
+    words = " ".join(texts)
+    for slot in ("{actor}", "{moves}", "{beside}", "{background}", "{}", ",", ";", ":"):
+        words = words.replace(slot, " ")
+    return tuple(sorted({"a", *words.split()}))

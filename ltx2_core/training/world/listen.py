@@ -1,0 +1,137 @@
+"""What is heard in a clip, from its samples alone. S samples, F frames of the picture, E envelope steps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .palette import Sound
+
+_STEP_S = 0.002  # of the envelope
+_SILENCE = 0.02  # peak RMS below which nothing sounds
+_RISE_S = 0.016  # a knock's envelope rises within this, or within a vocoder's smear of it
+_RISE = 0.3  # of the loudest moment
+_APART_S = 0.1
+_PITCH_RANGE_HZ = (150.0, 4000.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heard:
+    """loudness, pan and pitch (F,) at the frames' times; pitch is NaN where nothing sounds."""
+
+    sound: Sound
+    onsets_s: tuple[float, ...]
+    pitch_hz: float  # median over knocks, or over the tone; NaN in silence
+    glide: float  # octaves per second
+    loudness: Tensor  # RMS
+    pan: Tensor  # -1 left, 1 right
+    pitch: Tensor
+
+
+def listen(waveform: Tensor, sample_rate: int, frames: int, fps: float) -> Heard:
+    """waveform (2, S) or (1, S) in [-1, 1] that accompanies ``frames`` frames at ``fps``."""
+    if waveform.ndim != 2 or waveform.shape[0] not in (1, 2):
+        raise ValueError(f"waveform is {tuple(waveform.shape)}; expected (2, S) or (1, S)")
+    sides = waveform.detach().float().cpu().expand(2, -1)
+    envelope = _envelope(sides.square().mean(dim=0), sample_rate)
+    onsets = find_onsets(envelope)
+    times = torch.arange(frames) / fps
+    loudness, pan = _levels(sides, sample_rate, times, 1 / fps)
+    loud = loudness > max(_SILENCE / 2, 0.1 * float(loudness.max()))
+    pitch = torch.tensor(
+        [
+            _pitch(sides, sample_rate, float(t) - 0.03, 0.06) if on else math.nan
+            for t, on in zip(times, loud, strict=True)
+        ]
+    )
+    knocks = torch.tensor([_pitch(sides, sample_rate, at + 0.004, 0.08) for at in onsets])
+    sound = _sound(envelope, onsets, pitch, loudness)
+    tone = knocks if sound == "knock" else pitch
+    return Heard(
+        sound=sound,
+        onsets_s=onsets,
+        pitch_hz=math.nan if sound == "silence" else float(tone.nanmedian()),
+        glide=_glide(times, pitch),
+        loudness=loudness,
+        pan=pan,
+        pitch=pitch,
+    )
+
+
+def find_onsets(envelope: Tensor) -> tuple[float, ...]:
+    """Seconds at which an envelope (E,), a step each 2 ms, rises steeply: the middle of each rise."""
+    peak = float(envelope.max())
+    if peak < _SILENCE:
+        return ()
+    half = round(_RISE_S / _STEP_S / 2) * 2
+    rise = envelope[half:] - envelope[:-half]
+    apart = round(_APART_S / _STEP_S)
+    top = F.max_pool1d(rise[None, None], 2 * (apart // 2) + 1, stride=1, padding=apart // 2)[0, 0]
+    steep = (rise == top) & (rise > _RISE * peak)
+    candidates = [int(i) + half // 2 for i in steep.nonzero()[:, 0]]
+    return tuple(i * _STEP_S for i in candidates if _struck(envelope, i, 0.25 * peak))
+
+
+def _struck(envelope: Tensor, i: int, least: float) -> bool:
+    """Whether quiet precedes step i and sound follows; a vocoder's flutter in a tone has sound on both."""
+    before = envelope[max(0, i - 35) : max(0, i - 8)]
+    after = envelope[i : i + 20].mean()
+    return len(before) > 4 and float(after) > max(least, 2.5 * float(before.mean()))
+
+
+def _envelope(power: Tensor, sample_rate: int) -> Tensor:
+    """RMS over 8 ms each 2 ms, (E,)."""
+    step = sample_rate * _STEP_S
+    total = F.pad(power.double().cumsum(0), (1, 0))
+    steps = int(len(power) / step)
+    centre = (torch.arange(steps) * step).round().long()
+    half = round(2 * step)
+    low, high = (centre - half).clamp(min=0), (centre + half).clamp(max=len(power))
+    return ((total[high] - total[low]) / (high - low)).sqrt().float()
+
+
+def _levels(sides: Tensor, sample_rate: int, times: Tensor, span_s: float) -> tuple[Tensor, Tensor]:
+    """RMS and pan (F,) around each time."""
+    total = F.pad(sides.square().double().cumsum(dim=1), (1, 0))
+    low = ((times - span_s / 2) * sample_rate).long().clamp(0, sides.shape[1])
+    high = ((times + span_s / 2) * sample_rate).long().clamp(0, sides.shape[1])
+    left, right = (total[:, high] - total[:, low]) / (high - low).clamp(min=1)
+    # Constant power: left cos, right sin of a quarter turn.
+    pan = torch.atan2(right.clamp(min=1e-12).sqrt(), left.clamp(min=1e-12).sqrt()) * (4 / math.pi) - 1
+    return ((left + right) / 2).sqrt().float(), pan.float()
+
+
+def _pitch(sides: Tensor, sample_rate: int, start_s: float, span_s: float) -> float:
+    """The strongest frequency in a span, in Hz; NaN if the span lies outside the sound."""
+    start, length = max(0, round(start_s * sample_rate)), round(span_s * sample_rate)
+    piece = sides[:, start : start + length]
+    if piece.shape[1] < length // 3:
+        return math.nan
+    size = 1 << (6 * length).bit_length()
+    # The powers are summed, not the samples: a decoder need not keep the two sides in phase.
+    spectrum = torch.fft.rfft(piece * torch.hann_window(piece.shape[1]), n=size).abs().square().sum(dim=0)
+    low, high = (round(hertz * size / sample_rate) for hertz in _PITCH_RANGE_HZ)
+    return (low + int(spectrum[low:high].argmax())) * sample_rate / size
+
+
+def _glide(times: Tensor, pitch: Tensor) -> float:
+    """Octaves per second of a pitch course, by the median of slopes so that a stray pitch does not count."""
+    heard = ~pitch.isnan()
+    if int(heard.sum()) < 4:
+        return 0.0
+    time, octave = times[heard], pitch[heard].log2()
+    apart = len(time) // 2
+    return float(((octave[apart:] - octave[:-apart]) / (time[apart:] - time[:-apart])).median())
+
+
+def _sound(envelope: Tensor, onsets: tuple[float, ...], pitch: Tensor, loudness: Tensor) -> Sound:
+    if float(envelope.max()) < _SILENCE:
+        return "silence"
+    low, middle = torch.quantile(loudness / loudness.max(), torch.tensor([0.1, 0.5])).tolist()
+    if onsets and middle < 0.35:
+        return "knock"
+    return "glide" if low > 0.6 else "swell"
