@@ -22,6 +22,7 @@ class LTX2AVClipPlan(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LTX2AVClipPlan",
+            has_intermediate_output=True,
             display_name="LTX-2 Clip Plan",
             category=CATEGORY,
             description="Decides size, length, frame rate and sound of a clip in one place, says what "

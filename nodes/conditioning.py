@@ -91,6 +91,7 @@ class LTX2AVSetAudio(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LTX2AVSetAudio",
+            has_intermediate_output=True,
             display_name="LTX-2 Set Audio",
             category=CATEGORY,
             description="Gives the clip its sound: the video is made for it and the sound itself stays "

@@ -85,6 +85,7 @@ class LTX2AVLoadLora(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LTX2AVLoadLora",
+            has_intermediate_output=True,
             display_name="LTX-2 Load LoRA",
             category=CATEGORY,
             description="Adds a LoRA of any naming style to the model and says how many of its layers "

@@ -1,0 +1,475 @@
+"""Each node gives what core's nodes give for the same values, and says what to do where it cannot."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from host_graph import Graph, Link
+from host_server import GraphError, Result, Server
+from tiny_models import TinyModels
+
+FRAMES, FPS, SIDE = 9, 24.0, 64
+SECOND_STAGE = "0.909375, 0.725, 0.421875, 0"
+
+
+def checkpoint(g: Graph, models: TinyModels) -> Link:
+    return g.add("LTX2AVLoadCheckpoint", ckpt_name=models.checkpoints["2.3"])
+
+
+def text_encoder(g: Graph, models: TinyModels) -> Link:
+    name = models.checkpoints["2.3"]
+    return g.add("LTX2AVLoadTextEncoder", text_encoder=models.text_encoder, ckpt_name=name)
+
+
+def core_latent(g: Graph, audio_vae: Link, frames: int = FRAMES, batch: int = 1) -> Link:
+    video = g.add("EmptyLTXVLatentVideo", width=SIDE, height=SIDE, length=frames, batch_size=batch)
+    audio = g.add(
+        "LTXVEmptyLatentAudio",
+        frames_number=frames,
+        frame_rate=int(FPS),
+        batch_size=batch,
+        audio_vae=audio_vae,
+    )
+    return g.add("LTXVConcatAVLatent", video_latent=video, audio_latent=audio)
+
+
+def our_latent(g: Graph, frames: int = FRAMES, batch: int = 1) -> Link:
+    return g.add("LTX2AVEmptyLatent", width=SIDE, height=SIDE, frames=frames, fps=FPS, batch_size=batch)
+
+
+def prompt(g: Graph, clip: Link) -> Link:
+    return g.add("LTX2AVPrompt", clip=clip, positive="a red ball", negative="noise", fps=FPS)
+
+
+def stage(g: Graph, model: Link, text: Link, latent: Link, **changes) -> Link:
+    values = {
+        "seed": 42,
+        "schedule": "distilled 3 (second stage)",
+        "steps": 2,
+        "cfg": 3.0,
+        "audio_cfg": 0.0,
+        "sampler": "euler",
+        **changes,
+    }
+    return g.add("LTX2AVSampleStage", model=model, positive=text, negative=text[1], latent=latent, **values)
+
+
+def image(g: Graph, frames: int = 1, width: int = 90, height: int = SIDE) -> Link:
+    return g.add("LTX2ProbeImage", seed=3, frames=frames, width=width, height=height)
+
+
+def sound_of(g: Graph, seconds: float, rate: int, channels: int) -> Link:
+    return g.add("LTX2ProbeAudio", samples=int(seconds * rate), sample_rate=rate, channels=channels)
+
+
+def masked(g: Graph, latent: Link, values: str) -> Link:
+    """An AV latent whose video has a noise mask of one value per latent frame."""
+    parts = g.add("LTXVSeparateAVLatent", av_latent=latent)
+    video = g.add("LTX2ProbeFrameMask", latent=parts, values=values)
+    return g.add("LTXVConcatAVLatent", video_latent=video, audio_latent=parts[1])
+
+
+def assert_equal(result: Result, ours: str = "ours", core: str = "core") -> None:
+    left, right = result.tensors(ours), result.tensors(core)
+    assert left.keys() == right.keys()
+    for name in right:
+        difference = (left[name].float() - right[name].float()).abs().max()
+        assert difference == 0, f"{name}: {difference:.1e}"
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_empty_latent_is_cores(server: Server, models: TinyModels, batch: int):
+    g = Graph()
+    g.dump("core", latent=core_latent(g, checkpoint(g, models)[2], batch=batch))
+    g.dump("ours", latent=our_latent(g, batch=batch))
+    assert_equal(server.run(g.prompt))
+
+
+@pytest.mark.parametrize("sampler", ["euler", "euler_ancestral"])
+def test_a_stage_is_what_cores_seven_nodes_give(server: Server, models: TinyModels, sampler: str):
+    g = Graph()
+    loaded, clip = checkpoint(g, models), text_encoder(g, models)
+    texts = [g.add("CLIPTextEncode", clip=clip, text=text) for text in ("a red ball", "noise")]
+    cond = g.add("LTXVConditioning", positive=texts[0], negative=texts[1], frame_rate=FPS)
+    core = g.add(
+        "SamplerCustomAdvanced",
+        noise=g.add("RandomNoise", noise_seed=42),
+        guider=g.add("CFGGuider", model=loaded, positive=cond, negative=cond[1], cfg=3.0),
+        sampler=g.add("KSamplerSelect", sampler_name=sampler),
+        sigmas=g.add("ManualSigmas", sigmas=SECOND_STAGE),
+        latent_image=core_latent(g, loaded[2]),
+    )
+    g.dump("core", latent=core)
+    g.dump("ours", latent=stage(g, loaded, prompt(g, clip), our_latent(g), sampler=sampler))
+    assert_equal(server.run(g.prompt))
+
+
+def test_the_schedule_is_cores_to_the_last_digits_of_float32(server: Server, models: TinyModels):
+    g = Graph()
+    shape = {"steps": 20, "max_shift": 2.05, "base_shift": 0.95, "stretch": True, "terminal": 0.1}
+    latent = our_latent(g, frames=33)
+    g.dump("core", sigmas=g.add("LTXVScheduler", latent=latent, **shape))
+    g.dump("ours", sigmas=g.add("LTX2AVScheduler", latent=latent, **shape))
+    result = server.run(g.prompt)
+    core, ours = (result.tensors(name)["sigmas"] for name in ("core", "ours"))
+    torch.testing.assert_close(ours, core, atol=3e-7, rtol=0)
+
+
+def test_the_guidance_of_the_audio_leaves_the_video_of_the_step_alone(server: Server, models: TinyModels):
+    g = Graph()
+    loaded, text = checkpoint(g, models), prompt(g, text_encoder(g, models))
+    one = {"schedule": "LTX-2 scheduler", "steps": 1}
+    for name, audio_cfg in (("same", 3.0), ("other", 6.0), ("off", 0.0)):
+        g.dump(name, latent=stage(g, loaded, text, our_latent(g), audio_cfg=audio_cfg, **one))
+    result = server.run(g.prompt)
+    assert_equal(result, "same", "off")
+    same, other = result.tensors("same"), result.tensors("other")
+    torch.testing.assert_close(other["latent/video"], same["latent/video"], atol=1e-5, rtol=1e-5)
+    assert (other["latent/audio"] - same["latent/audio"]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("frames", [1, 9, 12])
+@pytest.mark.parametrize("strength", [1.0, 0.6])
+def test_an_image_in_place_is_cores(server: Server, models: TinyModels, frames: int, strength: float):
+    g = Graph()
+    loaded, picture = checkpoint(g, models), image(g, frames)
+    start = masked(g, core_latent(g, loaded[2], frames=33), "1,1,0.5,0.2,1")
+    parts = g.add("LTXVSeparateAVLatent", av_latent=start)
+    placed = g.add(
+        "LTXVImgToVideoInplace", vae=loaded[1], image=picture, latent=parts, strength=strength, bypass=False
+    )
+    ours = {"video_vae": loaded[1], "image": picture, "strength": strength, "crf": 0}
+    g.dump("core", latent=placed)
+    g.dump("ours", latent=g.add("LTX2AVImgToVideoInplace", latent=parts, **ours))
+    g.dump("core_av", latent=g.add("LTXVConcatAVLatent", video_latent=placed, audio_latent=parts[1]))
+    g.dump("ours_av", latent=g.add("LTX2AVImgToVideoInplace", latent=start, **ours))
+    g.dump("start", latent=start)
+    result = server.run(g.prompt)
+    assert_equal(result)
+    assert_equal(result, "ours_av", "core_av")
+    assert not result.tensors("start")["latent/video"].any(), "inputs are never written to"
+
+
+def test_compression_is_cores_and_can_be_part_of_the_placing(server: Server, models: TinyModels):
+    g = Graph()
+    loaded, picture = checkpoint(g, models), image(g, 2, SIDE, SIDE)
+    squeezed = g.add("LTXVPreprocess", image=picture, img_compression=33)
+    g.dump("core", image=squeezed)
+    g.dump("ours", image=g.add("LTX2AVPreprocess", image=picture, crf=33))
+    place = {"video_vae": loaded[1], "latent": our_latent(g), "strength": 1.0}
+    g.dump("before", latent=g.add("LTX2AVImgToVideoInplace", image=squeezed, crf=0, **place))
+    g.dump("within", latent=g.add("LTX2AVImgToVideoInplace", image=picture, crf=33, **place))
+    result = server.run(g.prompt)
+    assert_equal(result)
+    assert_equal(result, "within", "before")
+
+
+def test_joining_and_taking_apart_are_cores_masks_included(server: Server, models: TinyModels):
+    g = Graph()
+    start = masked(g, core_latent(g, checkpoint(g, models)[2]), "0.3,1")
+    core = g.add("LTXVSeparateAVLatent", av_latent=start)
+    ours = g.add("LTX2AVSeparateLatent", latent=start)
+    for part, name in enumerate(("video", "audio")):
+        g.dump(f"core_{name}", latent=core[part])
+        g.dump(f"ours_{name}", latent=ours[part])
+    g.dump("core", latent=g.add("LTXVConcatAVLatent", video_latent=core, audio_latent=core[1]))
+    g.dump("ours", latent=g.add("LTX2AVConcatLatent", video_latent=ours, audio_latent=ours[1]))
+    result = server.run(g.prompt)
+    for suffix in ("", "_video", "_audio"):
+        assert_equal(result, f"ours{suffix}", f"core{suffix}")
+
+
+def test_upscaling_is_cores_and_lets_the_audio_pass(server: Server, models: TinyModels):
+    g = Graph()
+    loaded, text = checkpoint(g, models), prompt(g, text_encoder(g, models))
+    upscaler = g.add("LTX2AVLoadUpscaler", upscaler=models.upsampler)
+    sampled = stage(g, loaded, text, masked(g, our_latent(g), "0.5,1"))
+    parts = g.add("LTXVSeparateAVLatent", av_latent=sampled)
+    larger = g.add("LTXVLatentUpsampler", samples=parts, upscale_model=upscaler, vae=loaded[1])
+    g.dump("core", latent=g.add("LTXVConcatAVLatent", video_latent=larger, audio_latent=parts[1]))
+    ours = {"upscale_model": upscaler, "video_vae": loaded[1]}
+    g.dump("ours", latent=g.add("LTX2AVLatentUpscale", latent=sampled, **ours))
+    g.dump("core_video", latent=larger)
+    g.dump("ours_video", latent=g.add("LTX2AVLatentUpscale", latent=parts, **ours))
+    result = server.run(g.prompt)
+    assert_equal(result)
+    assert_equal(result, "ours_video", "core_video")
+    assert "mask" not in result.tensors("ours_video")
+
+
+@pytest.mark.parametrize("whose", ["ours", "core"])
+def test_decoding_is_cores_and_the_file_shows_the_same_frames(server: Server, models: TinyModels, whose: str):
+    g = Graph()
+    loaded, text = checkpoint(g, models), prompt(g, text_encoder(g, models))
+    vae, audio_vae = loaded[1], loaded[2]
+    if whose == "core":
+        name = models.checkpoints["2.3"]
+        vae = g.add("CheckpointLoaderSimple", ckpt_name=name)[2]
+        audio_vae = g.add("LTXVAudioVAELoader", ckpt_name=name)
+    sampled = stage(g, loaded, text, our_latent(g, frames=25, batch=2))
+    parts = g.add("LTXVSeparateAVLatent", av_latent=sampled)
+    frames = g.add("LTX2AVDecodeVideo", video_vae=vae, latent=sampled)
+    g.dump("core", image=g.add("VAEDecode", samples=parts, vae=vae))
+    g.dump("ours", image=frames)
+    g.dump("core_sound", audio=g.add("LTXVAudioVAEDecode", samples=parts[1], audio_vae=audio_vae))
+    g.dump("ours_sound", audio=g.add("LTX2AVDecodeAudio", audio_vae=audio_vae, latent=sampled))
+    values = {"fps": FPS, "crf": 0, "batch_index": 1, "audio_vae": audio_vae}
+    video = g.add("LTX2AVDecodeToVideo", video_vae=vae, latent=sampled, **values)
+    read = g.add("GetVideoComponents", video=video)
+    g.dump("file", image=read, audio=read[1])
+    result = server.run(g.prompt)
+    assert_equal(result)
+    assert_equal(result, "ours_sound", "core_sound")
+    shown, expected = result.tensors("file"), result.tensors("ours")["image"][25:]
+    assert shown["image"].shape == expected.shape
+    # Files halve the resolution of colour, and random weights decode to colour noise: compare brightness.
+    weights = torch.tensor([0.2126, 0.7152, 0.0722])
+    assert ((shown["image"] - expected) @ weights).abs().mean() < 0.02
+    assert int(shown["sample_rate"]) == 48000
+
+
+def test_a_given_sound_is_encoded_as_core_does_and_survives_both_stages(server: Server, models: TinyModels):
+    g = Graph()
+    loaded, text = checkpoint(g, models), prompt(g, text_encoder(g, models))
+    upscaler = g.add("LTX2AVLoadUpscaler", upscaler=models.upsampler)
+    sound = sound_of(g, 1.0, 16000, 1)
+    given = g.add("LTX2AVSetAudio", audio_vae=loaded[2], audio=sound, latent=our_latent(g), start=0.0)
+    first = stage(g, loaded, text, given)
+    larger = g.add("LTX2AVLatentUpscale", latent=first, upscale_model=upscaler, video_vae=loaded[1])
+    g.dump("whole", latent=g.add("LTXVAudioVAEEncode", audio=sound, audio_vae=loaded[2]))
+    g.dump("given", latent=given, audio=given[1])
+    g.dump("last", latent=stage(g, loaded, text, larger, cfg=1.0))
+    result = server.run(g.prompt)
+    given_, last = result.tensors("given"), result.tensors("last")
+    latents = given_["latent/audio"].shape[2]
+    torch.testing.assert_close(
+        given_["latent/audio"], result.tensors("whole")["latent"][:, :, :latents], atol=1e-5, rtol=1e-5
+    )
+    # The host's sampler steps towards the given latent and lands on it but for rounding.
+    torch.testing.assert_close(last["latent/audio"], given_["latent/audio"], atol=1e-5, rtol=1e-5)
+    assert not given_["mask/audio"].any() and given_["mask/video"].all()
+    assert given_["waveform"].shape[-1] == latents * 640
+
+
+def test_a_short_sound_is_followed_by_silence_and_the_node_says_so(server: Server, models: TinyModels):
+    g = Graph()
+    loaded = checkpoint(g, models)
+    sound = sound_of(g, 0.5, 22050, 2)
+    given = g.add(
+        "LTX2AVSetAudio", audio_vae=loaded[2], audio=sound, latent=our_latent(g, frames=25), start=0.1
+    )
+    g.dump("given", latent=given, audio=given[1])
+    result = server.run(g.prompt)
+    (report,) = (o["text"][0] for o in result.outputs.values() if "text" in o)
+    assert "0.68 s of silence added" in report
+    waveform = result.tensors("given")["waveform"]
+    assert waveform.shape[-1] == 27 * 22050 // 25
+    assert waveform[..., :8000].any() and not waveform[..., 8821:].any()
+
+
+def test_a_plan_says_what_it_rounded_and_gives_the_latent_of_the_first_stage(
+    server: Server, models: TinyModels
+):
+    g = Graph()
+    plan = plan_node(g, width=150, height=130, length=1.0)
+    g.dump("first", latent=plan[1])
+    result = server.run(g.prompt)
+    (report,) = (o["text"][0] for o in result.outputs.values() if "text" in o)
+    assert (
+        "width is 128 instead of 150" in report and "25 frames" in report and "first stage: 64 x 64" in report
+    )
+    first = result.tensors("first")
+    assert first["latent/video"].shape == (1, 128, 4, 2, 2)
+    assert first["latent/audio"].shape == (1, 8, 27, 16)
+
+
+def test_a_lora_is_reported_and_one_that_does_not_fit_is_refused(server: Server, models: TinyModels):
+    g = Graph()
+    g.dump(
+        "x", latent=stage(g, lora(g, models, models.lora), prompt(g, text_encoder(g, models)), our_latent(g))
+    )
+    (report,) = (o["text"][0] for o in server.run(g.prompt).outputs.values() if "text" in o)
+    assert "16 of 16 layers at strength 1" in report
+    g = Graph()
+    g.dump(
+        "x",
+        latent=stage(
+            g, lora(g, models, models.foreign_lora), prompt(g, text_encoder(g, models)), our_latent(g)
+        ),
+    )
+    with pytest.raises(GraphError, match="made for another model"):
+        server.run(g.prompt)
+
+
+def lora(g: Graph, models: TinyModels, name: str) -> Link:
+    return g.add("LTX2AVLoadLora", model=checkpoint(g, models), lora=name, strength=1.0)
+
+
+def plan_node(g: Graph, **changes) -> Link:
+    values = {
+        "width": 128,
+        "height": 128,
+        "length_unit": "seconds",
+        "length": 0.4,
+        "fps": FPS,
+        "snap": "nearest",
+        "stages": "2",
+        "batch_size": 1,
+    }
+    return g.add("LTX2AVClipPlan", **{**values, **changes})
+
+
+def decode_audio_of_video_only(g: Graph, models: TinyModels) -> Link:
+    video = g.add("LTX2AVSeparateLatent", latent=our_latent(g))
+    return g.add("LTX2AVDecodeAudio", audio_vae=checkpoint(g, models)[2], latent=video)
+
+
+def separate_video_only(g: Graph, models: TinyModels) -> Link:
+    video = g.add("LTX2AVSeparateLatent", latent=our_latent(g))
+    return g.add("LTX2AVSeparateLatent", latent=video)
+
+
+def decode_video_of_audio_only(g: Graph, models: TinyModels) -> Link:
+    audio = g.add("LTX2AVSeparateLatent", latent=our_latent(g))[1]
+    return g.add("LTX2AVDecodeVideo", video_vae=checkpoint(g, models)[1], latent=audio)
+
+
+def join_swapped(g: Graph, models: TinyModels) -> Link:
+    parts = g.add("LTX2AVSeparateLatent", latent=our_latent(g))
+    return g.add("LTX2AVConcatLatent", video_latent=parts[1], audio_latent=parts)
+
+
+def join_twice(g: Graph, models: TinyModels) -> Link:
+    latent = our_latent(g)
+    audio = g.add("LTX2AVSeparateLatent", latent=latent)[1]
+    return g.add("LTX2AVConcatLatent", video_latent=latent, audio_latent=audio)
+
+
+def foreign_latent(g: Graph, models: TinyModels) -> Link:
+    latent = g.add("EmptyLatentImage", width=64, height=64, batch_size=1)
+    return g.add("LTX2AVDecodeVideo", video_vae=checkpoint(g, models)[1], latent=latent)
+
+
+def off_the_grid(g: Graph, models: TinyModels) -> Link:
+    return g.add("LTX2AVEmptyLatent", width=100, height=64, frames=9, fps=FPS, batch_size=1)
+
+
+def length_off_the_grid(g: Graph, models: TinyModels) -> Link:
+    return plan_node(g, length_unit="frames", length=120, snap="error")[1]
+
+
+def half_a_frame(g: Graph, models: TinyModels) -> Link:
+    return plan_node(g, length_unit="frames", length=9.5)[1]
+
+
+def image_clip_too_long(g: Graph, models: TinyModels) -> Link:
+    place = {"video_vae": checkpoint(g, models)[1], "image": image(g, 17), "strength": 1.0, "crf": 0}
+    return g.add("LTX2AVImgToVideoInplace", latent=our_latent(g), **place)
+
+
+def sound_after_its_end(g: Graph, models: TinyModels) -> Link:
+    sound = sound_of(g, 0.5, 16000, 1)
+    vae = checkpoint(g, models)[2]
+    return g.add("LTX2AVSetAudio", audio_vae=vae, audio=sound, latent=our_latent(g), start=2.0)
+
+
+def sound_for_video_only(g: Graph, models: TinyModels) -> Link:
+    sound = sound_of(g, 0.5, 16000, 1)
+    video = g.add("LTX2AVSeparateLatent", latent=our_latent(g))
+    vae = checkpoint(g, models)[2]
+    return g.add("LTX2AVSetAudio", audio_vae=vae, audio=sound, latent=video, start=0.0)
+
+
+def sound_shorter_than_video(g: Graph, models: TinyModels) -> Link:
+    fast = g.add("LTX2AVEmptyLatent", width=SIDE, height=SIDE, frames=25, fps=48.0, batch_size=1)
+    return stage(g, checkpoint(g, models), prompt(g, text_encoder(g, models)), fast)
+
+
+def guides_of_the_first_stage(g: Graph, models: TinyModels) -> Link:
+    loaded, text = checkpoint(g, models), prompt(g, text_encoder(g, models))
+    video = g.add("LTX2AVSeparateLatent", latent=our_latent(g))
+    guided = g.add(
+        "LTXVAddGuide",
+        positive=text,
+        negative=text[1],
+        vae=loaded[1],
+        latent=video,
+        image=image(g),
+        frame_idx=0,
+        strength=1.0,
+    )
+    later = g.add("LTX2AVEmptyLatent", width=128, height=128, frames=9, fps=FPS, batch_size=1)
+    return stage(g, loaded, guided, later)
+
+
+def uncropped_guides(g: Graph, models: TinyModels) -> Link:
+    loaded, text = checkpoint(g, models), prompt(g, text_encoder(g, models))
+    plan = plan_node(g, stages="1")
+    parts = g.add("LTX2AVSeparateLatent", latent=plan[1])
+    guided = g.add(
+        "LTXVAddGuide",
+        positive=text,
+        negative=text[1],
+        vae=loaded[1],
+        latent=parts,
+        image=image(g),
+        frame_idx=0,
+        strength=1.0,
+    )
+    values = {"fps": FPS, "crf": 18, "batch_index": 0, "plan": plan}
+    video = g.add("LTX2AVDecodeToVideo", video_vae=loaded[1], latent=guided[2], **values)
+    return g.add("GetVideoComponents", video=video)
+
+
+def no_upscaler(g: Graph, models: TinyModels) -> Link:
+    loaded = g.add(
+        "LTX2AVLoadAll",
+        ckpt_name=models.checkpoints["2.3"],
+        text_encoder=models.text_encoder,
+        upscaler="none",
+    )
+    return g.add("LTX2AVLatentUpscale", latent=our_latent(g), upscale_model=loaded[4], video_vae=loaded[2])
+
+
+def not_in_the_batch(g: Graph, models: TinyModels) -> Link:
+    values = {"fps": FPS, "crf": 18, "batch_index": 1}
+    video = g.add("LTX2AVDecodeToVideo", video_vae=checkpoint(g, models)[1], latent=our_latent(g), **values)
+    return g.add("GetVideoComponents", video=video)
+
+
+MISTAKES = {
+    decode_audio_of_video_only: "its audio is missing",
+    separate_video_only: "its audio is missing: .*LTX-2 Concat AV Latent",
+    decode_video_of_audio_only: "its video is missing",
+    join_swapped: "swap the two",
+    join_twice: "apart with LTX-2 Separate AV Latent",
+    foreign_latent: "no LTX-2 audio latent",
+    off_the_grid: "width=100 must be a multiple of 32: the nearest are 96 and 128",
+    length_off_the_grid: "the nearest are 113 .* and 121",
+    half_a_frame: "length=9.5 frames must be a whole number",
+    image_clip_too_long: "give fewer images or plan a longer clip",
+    sound_after_its_end: "choose an earlier start",
+    sound_for_video_only: "its audio is missing",
+    sound_shorter_than_video: "use one LTX-2 Clip Plan",
+    guides_of_the_first_stage: "from another stage; crop guide frames",
+    uncropped_guides: "If guide frames were added: crop",
+    no_upscaler: "choose one in LTX-2 Load All instead of none",
+    not_in_the_batch: "batch_index=1 is not in a batch of 1",
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.__name__)
+def test_a_mistake_is_answered_with_what_to_do(server: Server, models: TinyModels, mistake):
+    g = Graph()
+    made = mistake(g, models)
+    kind = g.prompt[made.node]["class_type"]
+    if kind == "LTX2AVDecodeAudio":
+        g.dump("x", audio=made)
+    elif kind in ("LTX2AVDecodeVideo", "GetVideoComponents"):
+        g.dump("x", image=made)
+    else:
+        g.dump("x", latent=made)
+    with pytest.raises(GraphError, match=MISTAKES[mistake]) as failed:
+        server.run(g.prompt)
+    (error,) = (m for k, m in failed.value.detail["status"]["messages"] if k == "execution_error")
+    assert error["exception_type"] == "ValueError"
