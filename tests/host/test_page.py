@@ -1,0 +1,42 @@
+"""A shipped workflow in the real page: drop the file, press Run, and the video plays."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+
+import pytest
+from browser import chromium_path, comfy_page
+from host_server import Server
+from test_workflows import WORKFLOWS
+
+NAME = "image_to_video_two_stages"
+REPORTS = """() => JSON.stringify(app.graph.nodes
+    .flatMap((node) => (node.widgets ?? []).filter((w) => w.name === "report").map((w) => w.element.textContent)))"""
+PLAYS = """() => { const v = document.querySelector("video"); return v && v.readyState === 4 && v.duration > 2; }"""
+
+
+@pytest.fixture(scope="module")
+def chromium() -> str:
+    if importlib.util.find_spec("playwright") is None:
+        pytest.skip("install playwright to run the page test")
+    path = chromium_path()
+    if path is None:
+        pytest.skip("no Chromium found on the path; install it or set CHROMIUM to run the page test")
+    return path
+
+
+def test_a_dropped_workflow_runs_and_its_video_plays(server: Server, chromium: str):
+    for file in (WORKFLOWS / "input").iterdir():
+        shutil.copy(file, server.base / "input" / file.name)
+    with comfy_page(server.port, chromium) as page:
+        page.drop(f"{NAME}.json", (WORKFLOWS / f"{NAME}.json").read_text(encoding="utf-8"))
+        missing = page.missing()
+        assert missing == {"types": [], "overlay": []}
+        ended = page.run()
+        assert ended["kind"] == "execution_success", ended["detail"]
+        page.fit_view()
+        page.page.wait_for_function(PLAYS, timeout=30_000)
+        plan, matches = sorted(page.ask(REPORTS), key=len, reverse=True)
+        assert "256 x 192, 49 frames at 24 fps" in plan
+        assert "16 of 16 layers" in matches
