@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -42,17 +43,20 @@ def write_tiny_gemma(
     kv_heads: int = 1,
     head_dim: int = 256,
     intermediate_size: int = 128,
+    words: Sequence[str] = (),
+    vocab_size: int = VOCAB_SIZE,
 ) -> None:
     """Write config.json, model.safetensors, tokenizer.json and tokenizer_config.json into ``folder``.
 
-    The weights follow from ``seed`` alone. The tokenizer knows 512 tokens: four special ones, all bytes and
-    common English pieces, so any text can be encoded. The head width of 256 is the one that ComfyUI assumes.
+    The weights follow from ``seed`` alone. The tokenizer knows ``vocab_size`` tokens: four special ones, all
+    bytes and common English pieces, so any text can be encoded; each of ``words`` is one token, with a capital
+    and without, as far as there is room. The head width of 256 is the one that ComfyUI assumes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = {
         "architectures": ["Gemma3ForCausalLM"],
         "model_type": "gemma3_text",
-        "vocab_size": VOCAB_SIZE,
+        "vocab_size": vocab_size,
         "hidden_size": hidden_size,
         "intermediate_size": intermediate_size,
         "num_hidden_layers": layers,
@@ -76,23 +80,30 @@ def write_tiny_gemma(
     }
     _write_json(folder / "config.json", config)
     generator = torch.Generator().manual_seed(seed)
-    shapes = _shapes(hidden_size, layers, heads * head_dim, kv_heads * head_dim, head_dim, intermediate_size)
+    shapes = _shapes(
+        vocab_size, hidden_size, layers, heads * head_dim, kv_heads * head_dim, head_dim, intermediate_size
+    )
     tensors = {name: _random(shape, generator).to(dtype) for name, shape in shapes}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    tiny_tokenizer().save(str(folder / "tokenizer.json"))
+    tiny_tokenizer(words, vocab_size).save(str(folder / "tokenizer.json"))
     _write_json(folder / "tokenizer_config.json", _tokenizer_config())
 
 
-def tiny_tokenizer() -> FastTokenizer:
-    """A byte-fallback BPE laid out like Gemma's: pad, eos, bos, unk, the bytes, then English pieces."""
-    merges = _learn_merges(_WORDS.split(), VOCAB_SIZE)
-    letters = sorted({SPACE, *"".join(_WORDS.split()), *",.!?'-"})
+def tiny_tokenizer(words: Sequence[str] = (), vocab_size: int = VOCAB_SIZE) -> FastTokenizer:
+    """A byte-fallback BPE laid out like Gemma's: pad, eos, bos, unk, the bytes, then English pieces.
+
+    The given ``words`` come before common English ones.
+    """
+    own = [form for word in words for form in (SPACE + word, word, word.capitalize())]
+    common = [SPACE + word for word in _WORDS.split()]
+    merges = [*_learn_merges(own, vocab_size), *_learn_merges(common, vocab_size)]
+    letters = sorted({*"".join(own), *"".join(common), *",.!?'-"})
     pieces = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), *letters]
-    pieces = list(dict.fromkeys([*pieces, *(left + right for left, right in merges)]))[:VOCAB_SIZE]
+    pieces = list(dict.fromkeys([*pieces, *(left + right for left, right in merges)]))[:vocab_size]
     known = set(pieces)
     model = BPE(
         vocab={piece: index for index, piece in enumerate(pieces)},
-        merges=[pair for pair in merges if pair[0] + pair[1] in known],
+        merges=[pair for pair in dict.fromkeys(merges) if {*pair, pair[0] + pair[1]} <= known],
         unk_token="<unk>",
         fuse_unk=True,
         byte_fallback=True,
@@ -110,7 +121,7 @@ def tiny_tokenizer() -> FastTokenizer:
 
 def _learn_merges(words: list[str], count: int) -> list[tuple[str, str]]:
     """Byte-pair merges of the words, most frequent pair first; ties go to the alphabetically first pair."""
-    split = Counter(tuple(SPACE + word) for word in words)
+    split = Counter(tuple(word) for word in words)
     merges: list[tuple[str, str]] = []
     while len(merges) < count:
         pairs: Counter[tuple[str, str]] = Counter()
@@ -136,9 +147,9 @@ def _merge(parts: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
 
 
 def _shapes(
-    hidden: int, layers: int, query: int, key: int, head_dim: int, intermediate: int
+    vocabulary: int, hidden: int, layers: int, query: int, key: int, head_dim: int, intermediate: int
 ) -> list[tuple[str, tuple[int, ...]]]:
-    shapes: list[tuple[str, tuple[int, ...]]] = [("model.embed_tokens.weight", (VOCAB_SIZE, hidden))]
+    shapes: list[tuple[str, tuple[int, ...]]] = [("model.embed_tokens.weight", (vocabulary, hidden))]
     for layer in range(layers):
         block: dict[str, tuple[int, ...]] = {
             "input_layernorm": (hidden,),
