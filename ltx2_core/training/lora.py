@@ -19,6 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..media.atomic import replacing
+
 ATTENTION = r"\.to_(q|k|v|out\.0)$"
 """Every attention of every block: what most LoRAs of LTX-2 train."""
 
@@ -140,14 +142,16 @@ def save_lora(
     dtype: torch.dtype = torch.bfloat16,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a LoRA file whole or not at all; an IC-LoRA names its ``reference_downscale_factor`` in metadata."""
+    """Write a LoRA file whole or not at all.
+
+    The metadata of an IC-LoRA names its ``reference_downscale_factor``.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.part")
     stored = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in sorted(tensors.items())}
-    save_file(stored, aside, metadata=dict(metadata or {}) or None)
-    aside.chmod(0o644)  # safetensors makes files that only their owner can read
-    os.replace(aside, path)
+    with replacing(path) as temporary:
+        save_file(stored, temporary, metadata=dict(metadata or {}) or None)
+        temporary.chmod(0o644)  # safetensors makes files that only their owner can read
 
 
 def read_lora(path: str | os.PathLike[str]) -> dict[str, Tensor]:

@@ -1,0 +1,114 @@
+"""A LoRA that does in one step what the guided model does in several (Salimans and Ho, 2022, "Progressive
+distillation", with the teacher's guidance folded in as in Meng et al., 2023).
+
+For an interval of the short schedule, a clip is noised to its upper end, the teacher, guided, walks to its
+lower end in small steps, and the student learns the one velocity that gets there at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ..conditioning.masks import blend
+from ..conditioning.patchify import unpatchify_audio, unpatchify_video
+from ..sampling.schedules import DISTILLED_SIGMAS
+from ..text import CONTEXT_LENGTH
+from ..types import AVLatent, TextContext
+from .flow import FlowOptions, Task, draw_task, masked_error, noised, predict
+from .latents import Sample
+from .lora import LoraAdapters
+from .network import FlowNetwork
+from .text import batch_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillOptions:
+    """``substeps`` of the teacher for each step of the student, ``cfg`` of the teacher for both streams.
+
+    The three steps of a second stage are the last three of the eight, so one LoRA serves both.
+    """
+
+    sigmas: tuple[float, ...] = tuple(DISTILLED_SIGMAS.tolist())
+    substeps: int = 4
+    cfg: float = 4.0
+    early: float = 0.3
+    """Share of samples in the first, nearly equal steps; the rest is spread evenly over the large ones."""
+
+
+def distill_loss(
+    network: FlowNetwork,
+    adapters: LoraAdapters,
+    sample: Sample,
+    options: DistillOptions,
+    tasks: FlowOptions,
+    negative: Sequence[Tensor],
+    generator: torch.Generator,
+    *,
+    context_length: int = CONTEXT_LENGTH,
+) -> dict[str, Tensor]:
+    """``loss`` and its parts for one batch. ``adapters`` are those of the network's transformer.
+
+    ``negative`` are the states (T, L, D) of the prompts that the teacher is guided away from, one is drawn.
+    """
+    task = draw_task(sample, tasks, generator)
+    upper, lower = _interval(len(task.sigma), options, generator)
+    which = int(torch.randint(len(negative), (1,), generator=generator))
+    with torch.no_grad():
+        positive = network.context(sample.text, context_length)
+        away = network.context(batch_text([negative[which]] * len(upper)), context_length)
+        start = noised(sample.latent, task, upper)
+        with adapters.disabled():
+            end = _walk(network, start, task, upper, lower, (positive, away), sample.fps, options)
+        gap = (upper - lower).clamp(min=1e-6)
+        wanted = (start - end).map(partial(_scaled, by=1 / gap))
+    velocity = predict(network, start, task, upper, positive, sample.fps)
+    errors = masked_error(velocity, wanted, task)
+    return {"loss": errors["video"] + errors["audio"], **errors}
+
+
+def _interval(count: int, options: DistillOptions, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Upper and lower noise level (count,) of one step of the student for each sample."""
+    sigmas = torch.tensor(options.sigmas)
+    large = sigmas[:-1] - sigmas[1:] > _SMALL
+    weights = torch.where(large, 1 / large.sum().clamp(min=1), 0.0)
+    if bool((~large).any()):
+        weights = (1 - options.early) * weights + options.early * torch.where(large, 0.0, 1 / (~large).sum())
+    step = torch.multinomial(weights, count, replacement=True, generator=generator)
+    return sigmas[step], sigmas[step + 1]
+
+
+_SMALL = 0.02
+
+
+def _walk(
+    network: FlowNetwork,
+    x: AVLatent,
+    task: Task,
+    upper: Tensor,
+    lower: Tensor,
+    contexts: tuple[TextContext, TextContext],
+    fps: float,
+    options: DistillOptions,
+) -> AVLatent:
+    """Guided Euler steps of every sample from its upper to its lower noise level."""
+    assert x.video is not None and x.audio is not None
+    grid, bins = x.video.shape[2:], x.audio.shape[3]
+    for step in range(options.substeps):
+        sigma = upper + (lower - upper) * (step / options.substeps)
+        change = (lower - upper) / options.substeps
+        toward, away = (predict(network, x, task, sigma, context, fps) for context in contexts)
+        tokens = away + (toward - away) * options.cfg
+        assert tokens.video is not None and tokens.audio is not None
+        velocity = AVLatent(unpatchify_video(tokens.video, *grid), unpatchify_audio(tokens.audio, bins))
+        x = blend(task.given, x + velocity.map(partial(_scaled, by=change)), task.mask)
+    return x
+
+
+def _scaled(x: Tensor, by: Tensor) -> Tensor:
+    """x (B, ...) times one number a sample."""
+    return x * by.view(-1, *[1] * (x.ndim - 1))

@@ -1,0 +1,258 @@
+"""Flow matching of both streams at once: the transformer learns velocities ``noise - x0``.
+
+What is given to the model at its use is given here too, sample by sample: a first frame, a whole stream, all
+but a stretch of time. Given tokens have timestep 0 and no loss, and a stream without anything to generate
+sigma 0, as in the official trainer. Letters: B batch, F H W latent grid, T audio latents, N tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..conditioning.masks import blend, expand_mask, mask_like, token_mask
+from ..conditioning.patchify import (
+    audio_positions,
+    patchify_audio,
+    patchify_video,
+    reference_positions,
+    video_positions,
+)
+from ..shapes import AUDIO_LATENTS_PER_SECOND
+from ..text import CONTEXT_LENGTH
+from ..transformer import Modality
+from ..types import AVLatent, TextContext
+from .latents import Sample
+from .network import FlowNetwork
+from .text import TextBatch, batch_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowOptions:
+    """What a step is made of; shares are probabilities for each sample.
+
+    ``audio_given``, ``video_given`` and ``region`` exclude each other; a first frame may come with given or
+    generated audio. ``region`` keeps all but a random stretch of time of one stream or both; half of the
+    kept content is another clip's, so that text is obeyed where it contradicts what surrounds it.
+    """
+
+    unconditional: float = 0.1
+    first_frame: float = 0.2
+    audio_given: float = 0.12
+    video_given: float = 0.12
+    region: float = 0.15
+    audio_weight: float = 1.0
+    shift: float | None = None
+    """Of the noise levels; by default that of the official trainer for the clip's tokens."""
+    uniform: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is asked of the model: ``mask`` 1 where to generate; ``given`` is shown where it is 0."""
+
+    sigma: Tensor
+    mask: AVLatent
+    given: AVLatent
+    noise: AVLatent
+
+
+def draw_sigmas(
+    count: int, tokens: int, generator: torch.Generator, *, shift: float | None = None, uniform: float = 0.1
+) -> Tensor:
+    """Noise levels (count,) in (0, 1]: sigmoid(N(shift, 1)), stretched to reach both ends, some uniform.
+
+    The shift grows linearly in ``tokens``, from 0.95 at 1024 to 2.05 at 4096 where it stops. The stretch maps
+    the 0.5th and 99.9th percentile to 0 and 1.
+    """
+    low, few, high, many = 0.95, 1024, 2.05, 4096
+    mu = low + (high - low) * (min(tokens, many) - few) / (many - few) if shift is None else shift
+    drawn = torch.sigmoid(torch.randn(count, generator=generator) + mu)
+    bottom, top = (1 / (1 + math.exp(-mu - z)) for z in (-2.5758, 3.0902))
+    stretched = ((drawn - bottom) / (top - bottom)).abs().clamp(_SMALLEST, 1)
+    even = torch.rand(count, generator=generator) * (1 - _SMALLEST) + _SMALLEST
+    return torch.where(torch.rand(count, generator=generator) < uniform, even, stretched)
+
+
+_SMALLEST = 1e-3
+
+
+def draw_task(sample: Sample, options: FlowOptions, generator: torch.Generator) -> Task:
+    """Noise, noise levels and what is given, for every clip of ``sample``."""
+    latent = sample.latent
+    assert latent.video is not None and latent.audio is not None
+    batch, tokens = len(latent.video), latent.video[0, 0].numel()
+    sigma = draw_sigmas(batch, tokens, generator, shift=options.shift, uniform=options.uniform)
+    mask = mask_like(latent).map(torch.clone)
+    assert mask.video is not None and mask.audio is not None
+    others = latent.map(lambda x: x.roll(1, 0))
+    given = latent.map(torch.clone)
+    assert given.video is not None and given.audio is not None
+    assert others.video is not None and others.audio is not None
+    for index in range(batch):
+        kind, first, spliced, streams, *where = torch.rand(6, generator=generator).tolist()
+        row = slice(index, index + 1)
+        if kind < options.audio_given:
+            mask.audio[row] = 0
+        elif kind < options.audio_given + options.video_given:
+            mask.video[row] = 0
+        elif kind < options.audio_given + options.video_given + options.region:
+            region = _random_region(latent, sample.fps, streams, where)
+            assert region.video is not None and region.audio is not None
+            mask.video[row], mask.audio[row] = region.video, region.audio
+            if spliced < 0.5:
+                given.video[row], given.audio[row] = others.video[row], others.audio[row]
+            continue
+        if first < options.first_frame and bool(mask.video[row].any()):
+            mask.video[row, :, :1] = 0
+    noise = latent.map(lambda x: torch.randn(x.shape, generator=generator))
+    return Task(sigma=sigma, mask=mask, given=given, noise=noise)
+
+
+def time_region(
+    latent: AVLatent,
+    fps: float,
+    start_s: float,
+    end_s: float,
+    *,
+    video: bool = True,
+    audio: bool = True,
+) -> AVLatent:
+    """A mask (1, 1, F, 1, 1) and (1, 1, T, 1): 1 on latents whose middle is in [start_s, end_s).
+
+    A stream that is not to be changed is 0 throughout.
+    """
+    assert latent.video is not None and latent.audio is not None
+    frames = video_positions(latent.video.shape[2], 1, 1, fps)[0, 0].mean(dim=-1)
+    sounds = (torch.arange(latent.audio.shape[2]) + 0.5) / AUDIO_LATENTS_PER_SECOND
+    inside_video, inside_audio = (((at >= start_s) & (at < end_s)).float() for at in (frames, sounds))
+    return AVLatent(
+        (inside_video * video)[None, None, :, None, None], (inside_audio * audio)[None, None, :, None]
+    )
+
+
+def _random_region(latent: AVLatent, fps: float, streams: float, where: Sequence[float]) -> AVLatent:
+    """Between 20 and 80 % of the time, of both streams or (one time in four each) of one."""
+    assert latent.audio is not None
+    seconds = latent.audio.shape[2] / AUDIO_LATENTS_PER_SECOND
+    length = (0.2 + 0.6 * where[0]) * seconds
+    start = where[1] * (seconds - length)
+    mask = time_region(latent, fps, start, start + length, video=streams < 0.75, audio=streams >= 0.25)
+    if mask.video is not None and not bool(mask.video.any()):
+        return replace(mask, video=mask.video if streams >= 0.75 else torch.ones_like(mask.video))
+    return mask
+
+
+def drop_text(
+    text: TextBatch, unconditional: Sequence[Tensor], share: float, generator: torch.Generator
+) -> TextBatch:
+    """A ``share`` of captions replaced by any of the ``unconditional`` ones, each (T, L, D)."""
+    rows = [hidden[mask.bool()] for hidden, mask in zip(text.hidden, text.mask, strict=True)]
+    for index in range(len(rows)):
+        chance, which = torch.rand(2, generator=generator).tolist()
+        if chance < share:
+            rows[index] = unconditional[int(which * len(unconditional))]
+    return batch_text(rows)
+
+
+def predict(
+    network: FlowNetwork,
+    x: AVLatent,
+    task: Task,
+    sigma: Tensor,
+    context: TextContext,
+    fps: float,
+    *,
+    reference: Tensor | None = None,
+    reference_scale: int = 1,
+) -> AVLatent:
+    """Velocities of both streams, as tokens (B, N, C), of the state ``x`` at noise levels ``sigma`` (B,).
+
+    ``reference`` (B, 128, F, H, W) is shown clean beside the video, at the positions of the target: as an
+    IC-LoRA is. Each of its cells stands for ``reference_scale`` squared ones.
+    """
+    assert x.video is not None and x.audio is not None
+    mask = expand_mask(task.mask, x)
+    assert mask.video is not None and mask.audio is not None
+    tokens, video_mask = patchify_video(x.video), token_mask(mask.video)
+    audio_mask = token_mask(mask.audio)
+    own = tokens.shape[1]
+    frames, height, width = x.video.shape[2:]
+    positions = video_positions(frames, height, width, fps)
+    if reference is not None:
+        shown = patchify_video(reference)
+        tokens = torch.cat((tokens, shown), dim=1)
+        video_mask = torch.cat((video_mask, torch.zeros(shown.shape[:2])), dim=1)
+        frames, height, width = reference.shape[2:]
+        beside = reference_positions(frames, height, width, fps, space_scale=reference_scale)
+        positions = torch.cat((positions, beside), dim=2)
+    video = Modality(
+        tokens=tokens,
+        timesteps=video_mask * sigma[:, None],
+        sigma=sigma * (video_mask > 0).any(dim=1),
+        positions=positions,
+        context=context.video,
+    )
+    audio = Modality(
+        tokens=patchify_audio(x.audio),
+        timesteps=audio_mask * sigma[:, None],
+        sigma=sigma * (audio_mask > 0).any(dim=1),
+        positions=audio_positions(x.audio.shape[2]),
+        context=context.audio,
+    )
+    v, a = network.transformer(video, audio)
+    assert v is not None and a is not None
+    return AVLatent(v[:, :own].float(), a.float())
+
+
+def noised(clean: AVLatent, task: Task, sigma: Tensor) -> AVLatent:
+    """``(1 - sigma) clean + sigma noise`` where to generate, and what is given elsewhere."""
+
+    def mix(x: Tensor, noise: Tensor) -> Tensor:
+        return torch.lerp(x, noise, sigma.view(-1, *[1] * (x.ndim - 1)))
+
+    return blend(task.given, clean.zip(task.noise, mix), task.mask)
+
+
+def masked_error(prediction: AVLatent, target: AVLatent, task: Task) -> dict[str, Tensor]:
+    """Mean squared errors of ``video`` and ``audio`` tokens over what is generated."""
+    assert target.video is not None and target.audio is not None
+    mask = expand_mask(task.mask, target)
+    tokens = AVLatent(patchify_video(target.video), patchify_audio(target.audio))
+    weights = mask.map(token_mask)
+    errors = prediction.zip(tokens, lambda p, t: (p - t).square().mean(dim=-1))
+    means = errors.zip(weights, lambda e, w: (e * w).sum() / w.sum().clamp(min=1))
+    assert means.video is not None and means.audio is not None
+    return {"video": means.video, "audio": means.audio}
+
+
+def flow_loss(
+    network: FlowNetwork,
+    sample: Sample,
+    options: FlowOptions,
+    unconditional: Sequence[Tensor],
+    generator: torch.Generator,
+    *,
+    context_length: int = CONTEXT_LENGTH,
+    reference_scale: int = 1,
+) -> dict[str, Tensor]:
+    """``loss`` and its parts for one batch; a sample with edges is shown them as a reference."""
+    task = draw_task(sample, options, generator)
+    text = drop_text(sample.text, unconditional, options.unconditional, generator)
+    context = network.context(text, context_length)
+    velocity = predict(
+        network,
+        noised(sample.latent, task, task.sigma),
+        task,
+        task.sigma,
+        context,
+        sample.fps,
+        reference=sample.edges,
+        reference_scale=reference_scale,
+    )
+    errors = masked_error(velocity, task.noise - sample.latent, task)
+    return {"loss": errors["video"] + options.audio_weight * errors["audio"], **errors}

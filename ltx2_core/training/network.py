@@ -1,0 +1,100 @@
+"""What flow matching trains: transformer, connectors and text projection, as one network.
+
+Letters: B batch, T tokens, S text tokens of the context.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ..config import Json, text_config, transformer_config
+from ..text import FeatureExtractor, TextConnectors
+from ..transformer import Transformer
+from ..types import TextContext
+from .text import TextBatch
+
+_PREFIXES = {
+    "transformer.": "model.diffusion_model.",
+    "connectors.": "model.diffusion_model.",
+    "projection.": "text_embedding_projection.",
+}
+
+
+class FlowNetwork(nn.Module):
+    """Built from a checkpoint's configuration with weights ready to be trained from nothing."""
+
+    def __init__(self, config: Json, *, hidden_size: int, num_states: int, seed: int = 0) -> None:
+        super().__init__()
+        text = text_config(config)
+        self.transformer = Transformer(transformer_config(config))
+        self.connectors = TextConnectors(text)
+        self.projection = FeatureExtractor(text, hidden_size, num_states)
+        initialise(self, seed)
+
+    def context(self, text: TextBatch, length: int) -> TextContext:
+        """Gemma's states -> contexts (B, S, K) of both streams; S is ``length``, or more for longer prompts.
+
+        Most of the context that inference uses is registers. A ``length`` below their number takes the first
+        ones only, which makes a step several times cheaper; training should end with the full length.
+        """
+        features = self.projection(text.states(), text.mask)
+
+        def connect(connector: nn.Module, features: Tensor) -> Tensor:
+            registers = connector.get_parameter("learnable_registers")
+            context: Tensor = functional_call(
+                connector,
+                {"learnable_registers": registers[:length]},
+                (features, text.mask),
+                {"length": length},
+            )
+            return context
+
+        return TextContext(
+            connect(self.connectors.video_embeddings_connector, features.video),
+            connect(self.connectors.audio_embeddings_connector, features.audio),
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every parameter under its name in a released single file."""
+        return official_names(self.state_dict())
+
+
+def official_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names of :class:`FlowNetwork` -> those of a released single file."""
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        own = next(prefix for prefix in _PREFIXES if name.startswith(prefix))
+        tensors[_PREFIXES[own] + name[len(own) :]] = tensor
+    return tensors
+
+
+@torch.no_grad()
+def initialise(network: FlowNetwork, seed: int) -> None:
+    """Unit-gain weights; modulation and heads start at zero, so that each block starts as the identity.
+
+    Peebles and Xie, "Scalable diffusion models with transformers" (2023), call it adaLN-zero.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in network.named_parameters():
+        if name.endswith("norm.weight"):
+            parameter.fill_(1)
+        elif "learnable_registers" in name:
+            parameter.normal_(generator=generator)
+        elif name.endswith((".bias", "scale_shift_table", *_TABLES)) or _starts_at_zero(name):
+            parameter.zero_()
+        else:
+            bound = math.sqrt(3 / parameter.shape[-1])
+            parameter.uniform_(-bound, bound, generator=generator)
+
+
+_TABLES = ("scale_shift_table_a2v_ca_video", "scale_shift_table_a2v_ca_audio")
+
+
+def _starts_at_zero(name: str) -> bool:
+    modulation = "adaln_single.linear." in name
+    return modulation or name.endswith(("proj_out.weight", "to_gate_logits.weight"))

@@ -1,0 +1,158 @@
+"""Flow matching sees what inference will show, and learns only what it is asked to generate."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ltx2_core.conditioning.items import AudioGiven, GuideFrames, ImageInPlace
+from ltx2_core.conditioning.masks import mask_like
+from ltx2_core.conditioning.patchify import patchify_audio, patchify_video, unpatchify_audio, unpatchify_video
+from ltx2_core.conditioning.state import drop_guides
+from ltx2_core.sampling.denoiser import Denoiser
+from ltx2_core.training.distill import DistillOptions, distill_loss
+from ltx2_core.training.flow import (
+    FlowOptions,
+    Task,
+    draw_sigmas,
+    draw_task,
+    drop_text,
+    flow_loss,
+    masked_error,
+    noised,
+    predict,
+    time_region,
+)
+from ltx2_core.training.lora import LoraAdapters
+from ltx2_core.types import AVLatent, LatentState
+
+PLAIN = FlowOptions(unconditional=0, first_frame=0, audio_given=0, video_given=0, region=0)
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_noise_levels_fill_the_unit_interval_and_long_clips_get_more_noise() -> None:
+    few, many = draw_sigmas(20000, 64, rng()), draw_sigmas(20000, 4096, rng())
+    for sigmas in (few, many):
+        assert 0 < sigmas.min() < 0.02 and 0.99 < sigmas.max() <= 1
+    assert many.mean() - few.mean() > 0.1
+    torch.testing.assert_close(many, draw_sigmas(20000, 10**6, rng()))
+
+
+def test_shares_decide_what_is_given(sample) -> None:
+    def masks(**shares: float) -> AVLatent:
+        return draw_task(sample, replace(PLAIN, **shares), rng()).mask
+
+    everything = masks()
+    assert everything.video.all() and everything.audio.all()
+    assert not masks(audio_given=1).audio.any() and masks(audio_given=1).video.all()
+    assert not masks(video_given=1).video.any() and masks(video_given=1).audio.all()
+    first = masks(first_frame=1)
+    assert not first.video[:, :, 0].any() and first.video[:, :, 1:].all() and first.audio.all()
+    region = masks(region=1)
+    assert 0 < torch.cat((region.video.flatten(), region.audio.flatten())).mean() < 1
+
+
+def test_what_is_given_is_shown_clean_and_costs_nothing(sample) -> None:
+    task = draw_task(sample, replace(PLAIN, audio_given=1, first_frame=1), rng())
+    x = noised(sample.latent, task, task.sigma)
+    assert torch.equal(x.audio, sample.latent.audio)
+    assert torch.equal(x.video[:, :, 0], sample.latent.video[:, :, 0])
+    wrong = sample.latent.map(lambda latent: torch.full_like(latent, 9.0))
+    video = torch.where(task.mask.video.bool(), sample.latent.video, wrong.video)
+    tokens = AVLatent(patchify_video(video), patchify_audio(wrong.audio))
+    errors = masked_error(tokens, sample.latent, task)
+    assert errors["video"] == 0 and errors["audio"] == 0
+
+
+def test_kept_content_of_a_region_is_another_clips_half_of_the_time(sample) -> None:
+    foreign = 0
+    for seed in range(40):
+        task = draw_task(sample, replace(PLAIN, region=1), rng(seed))
+        foreign += int((task.given.video != sample.latent.video).flatten(1).any(dim=1).sum())
+    assert 20 <= foreign <= 60
+
+
+def test_a_time_region_covers_the_same_seconds_in_both_streams(sample) -> None:
+    mask = time_region(sample.latent, 25.0, 0.4, 0.6)
+    assert mask.video.flatten().tolist() == [0, 0, 1]  # their middles are at 0.02, 0.2 and 0.52 s
+    assert mask.audio.flatten().nonzero().flatten().tolist() == [10, 11, 12, 13, 14]
+    assert not time_region(sample.latent, 25.0, 0.0, 1.0, audio=False).audio.any()
+
+
+def test_captions_are_dropped_for_the_unconditional_ones(sample, states) -> None:
+    dropped = drop_text(sample.text, states[:1], 1.0, rng())
+    assert dropped.mask.sum(dim=1).tolist() == [1, 1]
+    kept = drop_text(sample.text, states[:1], 0.0, rng())
+    assert torch.equal(kept.hidden, sample.text.hidden) and torch.equal(kept.mask, sample.text.mask)
+
+
+@pytest.mark.parametrize("given", ["nothing", "image and sound", "reference"])
+def test_training_and_sampling_ask_the_model_the_same(network, sample, given) -> None:
+    sigma = 0.7
+    clean = sample.latent
+    state = LatentState(latent=clean.map(torch.zeros_like), mask=mask_like(clean), fps=sample.fps)
+    reference = None
+    if given == "image and sound":
+        state = ImageInPlace(latent=clean.video[:, :, :1]).apply(state)
+        state = AudioGiven(latent=clean.audio).apply(state)
+    elif given == "reference":
+        reference = torch.randn(clean.video.shape, generator=rng(3))
+        state = GuideFrames(latent=reference, frame=0).apply(state)
+    mask = drop_guides(state.mask, state)
+    task = Task(sigma=torch.full((2,), sigma), mask=mask, given=clean, noise=clean.map(torch.randn_like))
+    x = noised(clean, task, task.sigma)
+    with torch.no_grad():
+        context = network.context(sample.text, 128)
+        velocity = predict(network, x, task, task.sigma, context, sample.fps, reference=reference)
+    v = AVLatent(
+        unpatchify_video(velocity.video, *clean.video.shape[2:]), unpatchify_audio(velocity.audio, 16)
+    )
+    expected = x - v * mask * sigma
+    shown = x if reference is None else replace(x, video=torch.cat((x.video, reference), dim=2))
+    x0 = drop_guides(Denoiser(network.transformer, state, context)(shown, sigma), state)
+    torch.testing.assert_close(x0.video, expected.video)
+    torch.testing.assert_close(x0.audio, expected.audio)
+
+
+def test_a_full_set_of_registers_is_what_the_connectors_make(network, sample) -> None:
+    with torch.no_grad():
+        context = network.context(sample.text, 128)
+        short = network.context(sample.text, 32)
+        expected = network.connectors(network.projection(sample.text.states(), sample.text.mask), length=128)
+    torch.testing.assert_close(context.video, expected.video)
+    torch.testing.assert_close(context.audio, expected.audio)
+    assert short.video.shape[1] == short.audio.shape[1] == 32
+
+
+def test_a_few_steps_lower_the_loss_of_one_batch(network, sample, states) -> None:
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(25):
+        loss = flow_loss(network, sample, PLAIN, states[:1], rng(), context_length=32)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.6 * losses[0]
+    unused = [name for name, p in network.named_parameters() if p.grad is None]
+    assert not unused
+
+
+def test_a_student_has_nothing_to_learn_from_a_single_step_without_guidance(network, sample, states) -> None:
+    adapters = LoraAdapters(network.transformer, rank=2)
+    tasks = FlowOptions()
+
+    def loss(**options) -> dict[str, torch.Tensor]:
+        settings = DistillOptions(**options)
+        return distill_loss(network, adapters, sample, settings, tasks, states[:2], rng(), context_length=32)
+
+    assert loss(substeps=1, cfg=1.0)["loss"] < 1e-8
+    guided = loss(substeps=2, cfg=4.0)["loss"]
+    assert guided > 1e-4
+    guided.backward()
+    assert all(pair.b.grad is not None for pair in adapters.pairs)
