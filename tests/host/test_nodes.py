@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from host_graph import Graph, Link
@@ -10,6 +13,7 @@ from tiny_models import TinyModels
 
 FRAMES, FPS, SIDE = 9, 24.0, 64
 SECOND_STAGE = "0.909375, 0.725, 0.421875, 0"
+DOCS = Path(__file__).resolve().parents[2] / "web" / "docs"
 
 
 def checkpoint(g: Graph, models: TinyModels) -> Link:
@@ -473,3 +477,19 @@ def test_a_mistake_is_answered_with_what_to_do(server: Server, models: TinyModel
         server.run(g.prompt)
     (error,) = (m for k, m in failed.value.detail["status"]["messages"] if k == "execution_error")
     assert error["exception_type"] == "ValueError"
+
+
+def test_every_input_has_a_tooltip_and_the_help_page_names_all_inputs_and_outputs_in_order(server: Server):
+    ours = {name: node for name, node in server.get("/object_info").items() if name.startswith("LTX2AV")}
+    assert len(ours) == len(list(DOCS.glob("*.md")))
+    for name, node in ours.items():
+        assert node["display_name"].startswith("LTX-2 ") and node["category"].startswith("LTX-2/")
+        entries = {**node["input"].get("required", {}), **node["input"].get("optional", {})}
+        assert all(entry[1].get("tooltip") for entry in entries.values()), name
+        inputs, outputs = (DOCS / f"{name}.md").read_text(encoding="utf-8").split("## Outputs")
+        rows = re.findall(r"^\| (\w+) \| ([^|]+) \|", inputs, re.MULTILINE)[1:]
+        assert [row[0] for row in rows] == list(entries), name
+        optional = [row[0] for row in rows if row[1].endswith("optional")]
+        assert optional == list(node["input"].get("optional", {})), name
+        rows = re.findall(r"^\| (\w+) \|", outputs.split("## Notes")[0], re.MULTILINE)[1:]
+        assert rows == node["output_name"], name

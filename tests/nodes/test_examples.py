@@ -1,0 +1,140 @@
+"""The shipped workflows fit the documented nodes, and both formats of each say the same; without ComfyUI."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ltx2_core.tiny.write import TinySet
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES, DOCS = ROOT / "example_workflows", ROOT / "web" / "docs"
+NAMES = sorted(path.stem for path in EXAMPLES.glob("*.json"))
+MAX_NODES, MAX_PICTURE_BYTES = 12, 60_000
+OURS = "LTX2AV"
+CORE = {
+    "LoadImage": (["image"], 2),
+    "LoadAudio": (["audio"], 1),
+    "SaveVideo": (["filename_prefix", "format", "codec"], 1),
+}
+"""Core nodes that the examples use: their widgets and their number of outputs."""
+
+
+def ui(name: str) -> dict:
+    return json.loads((EXAMPLES / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def api(name: str) -> dict:
+    return json.loads((EXAMPLES / "api" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def documented(node: str) -> tuple[dict[str, bool], list[str]]:
+    """Inputs of a node, with whether they are optional, and outputs; a host test compares them with it."""
+    inputs, outputs = (DOCS / f"{node}.md").read_text(encoding="utf-8").split("## Outputs")
+    rows = re.findall(r"^\| (\w+) \| ([^|]+) \|", inputs, re.MULTILINE)
+    return {name: kind.endswith("optional") for name, kind in rows if name != "input"}, [
+        name
+        for name in re.findall(r"^\| (\w+) \|", outputs.split("## Notes")[0], re.MULTILINE)
+        if name != "output"
+    ]
+
+
+def outputs_of(node: str) -> int:
+    return CORE[node][1] if node in CORE else len(documented(node)[1])
+
+
+def test_every_node_has_its_page_of_help():
+    ids = set()
+    for path in (ROOT / "nodes").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if (
+                isinstance(node, ast.keyword)
+                and node.arg == "node_id"
+                and isinstance(node.value, ast.Constant)
+            ):
+                ids.add(node.value.value)
+    assert ids == {path.stem for path in DOCS.glob("*.md")}
+    assert all(node.startswith(OURS) for node in ids)
+
+
+def test_both_formats_of_every_workflow_are_there():
+    assert set(NAMES) == {path.stem for path in (EXAMPLES / "api").glob("*.json")} != set()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_workflow_names_existing_nodes_inputs_and_outputs(name):
+    graph = api(name)
+    for node in graph.values():
+        kind = node["class_type"]
+        if kind.startswith(OURS):
+            inputs, _ = documented(kind)
+            assert node["inputs"].keys() <= inputs.keys()
+            assert {one for one, optional in inputs.items() if not optional} <= node["inputs"].keys()
+        for value in node["inputs"].values():
+            if isinstance(value, list):
+                assert value[1] < outputs_of(graph[value[0]]["class_type"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_api_format_says_what_the_page_shows(name):
+    workflow, graph = ui(name), api(name)
+    links = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
+    assert {str(node["id"]): node["type"] for node in workflow["nodes"]} == {
+        key: node["class_type"] for key, node in graph.items()
+    }
+    for node in workflow["nodes"]:
+        kind, sockets = node["type"], {one["name"]: one["link"] for one in node["inputs"]}
+        shown = {name: links[link] for name, link in sockets.items() if link is not None}
+        widgets = (
+            CORE[kind][0] if kind in CORE else [one for one in documented(kind)[0] if one not in sockets]
+        )
+        values = iter(node.get("widgets_values") or [])
+        for widget in widgets:
+            shown[widget] = next(values)
+            if widget == "seed":
+                assert next(values) == "fixed", "the page adds what happens to a seed after a run"
+        assert shown == graph[str(node["id"])]["inputs"], kind
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_workflow_is_small_and_says_where_its_nodes_come_from(name):
+    workflow = ui(name)
+    assert len(workflow["nodes"]) <= MAX_NODES
+    for node in workflow["nodes"]:
+        ours = node["type"].startswith(OURS)
+        assert node["properties"]["cnr_id"] == ("comfyui-ltx2" if ours else "comfy-core")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_workflow_asks_for_the_tiny_models_and_the_shipped_inputs(name):
+    files = TinySet.in_folder(Path())
+    tiny = {
+        "ckpt_name": {files.checkpoint.name},
+        "text_encoder": {f"{files.text_encoder.name}/model.safetensors"},
+        "upscaler": {files.upsampler.name, "none"},
+        "lora": {files.lora.name},
+    }
+    for node in api(name).values():
+        for one, value in node["inputs"].items():
+            if one in tiny:
+                assert value in tiny[one]
+            if node["class_type"].startswith("Load") and isinstance(value, str):
+                assert (EXAMPLES / "input" / value).is_file()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_workflow_has_a_small_picture_for_the_template_browser(name):
+    path = EXAMPLES / f"{name}.jpg"
+    assert path.stat().st_size < MAX_PICTURE_BYTES
+    with Image.open(path) as picture:
+        assert picture.format == "JPEG" and min(picture.size) >= 256
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_workflow_is_introduced_in_the_readme_of_the_folder(name):
+    assert f"{name}.json" in (EXAMPLES / "README.md").read_text(encoding="utf-8")
