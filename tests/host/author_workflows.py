@@ -1,7 +1,7 @@
 """Writes example_workflows/: ``python tests/host/author_workflows.py`` with ``COMFYUI_DIR`` set.
 
 Each graph is written here in API format, loaded into ComfyUI's own page, arranged in columns, and serialised
-there: as UI format and, in ``api/``, as API format. Then it is run there, and a picture of it becomes the thumbnail.
+there: as UI format and, in ``api/``, as API format. Then it is run; a picture of it becomes the thumbnail.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -26,23 +27,21 @@ from browser import ComfyPage, chromium_path, comfy_page  # noqa: E402
 from host_graph import Graph, Link  # noqa: E402
 from host_server import Server  # noqa: E402
 
-from ltx2_core.tiny.write import write_tiny_set  # noqa: E402
-
 OUTPUT = PACK / "example_workflows"
-PROJECT, VERSION = "comfyui-ltx2", "0.1.0"
+PROJECT = "comfyui-ltx2"
 WIDTH, HEIGHT, SECONDS, FPS = 256, 192, 2.0, 24.0
 NEGATIVE = "blurry, low quality, still frame, watermark, overlay, titles, subtitles"
 BEACH = (
     "A red beach ball rolls slowly over wet sand towards the camera, leaving a shallow track, while small "
-    "waves break behind it in warm evening light. The camera stays low and still. Soft surf and distant gulls."
+    "waves break behind it in warm evening light. The camera stays low. Soft surf and distant gulls."
 )
 PHOTO = (
     "The scene comes alive: a light wind moves everything that can move, the light shifts slowly, and the "
     "camera glides forward. Quiet wind and a few far voices."
 )
 SONG = (
-    "The scene moves to the music: every swell of the sound brightens the light and pushes the camera forward "
-    "a little, and the picture calms down as the sound fades."
+    "The scene moves to the music: every swell of the sound brightens the light and pushes the camera "
+    "forward a little, and the picture calms down as the sound fades."
 )
 
 ARRANGE = """([columns, sizes]) => {
@@ -74,7 +73,7 @@ SERIALISE = """async () => {
 SIZES = {
     "LTX2AVLoadAll": [400, 0],
     "LTX2AVPrompt": [420, 420],
-    "LTX2AVClipPlan": [400, 420],
+    "LTX2AVClipPlan": [400, 480],
     "LTX2AVLoadLora": [320, 190],
     "LTX2AVSetAudio": [320, 240],
     "LoadImage": [320, 400],
@@ -272,10 +271,12 @@ def author(page: ComfyPage, build: Callable[[Graph, str], Columns]) -> None:
     page.page.wait_for_timeout(500)
     made = page.ask(SERIALISE)
     workflow, prompt_ = made["workflow"], made["output"]
+    version = re.search(r'^version = "(.+)"$', (PACK / "pyproject.toml").read_text(), re.MULTILINE)
+    assert version
     workflow["id"] = str(uuid5(NAMESPACE_URL, f"{PROJECT}/{name}"))
     for node in workflow["nodes"]:
         ours = node["type"].startswith("LTX2AV")
-        node["properties"] |= {"cnr_id": PROJECT, "ver": VERSION} if ours else {"cnr_id": "comfy-core"}
+        node["properties"] |= {"cnr_id": PROJECT, "ver": version[1]} if ours else {"cnr_id": "comfy-core"}
         if node["type"] == "LoadAudio":
             # The page fills the player's address in again; it holds a random number.
             node["widgets_values"][1] = ""
@@ -289,7 +290,7 @@ def author(page: ComfyPage, build: Callable[[Graph, str], Columns]) -> None:
     page.page.wait_for_selector(".p-toast-message", state="hidden")
     picture = Image.open(io.BytesIO(page.page.screenshot(clip=page.ask(BOUNDS)))).convert("RGB")
     picture.thumbnail((1000, 1000))
-    picture.save(OUTPUT / f"{name}.jpg", quality=75, optimize=True)
+    picture.save(OUTPUT / f"{name}.jpg", quality=65, optimize=True)
 
 
 def _write(path: Path, value: object) -> None:
@@ -307,7 +308,7 @@ def main() -> None:
         (base / "custom_nodes" / "comfyui-ltx2").symlink_to(PACK, target_is_directory=True)
         for file in (OUTPUT / "input").iterdir():
             shutil.copy(file, base / "input")
-        write_tiny_set(base / "models")
+        shutil.copytree(PACK / "ltx2_core" / "assets" / "tiny", base / "models")
         server = Server(comfy, base)
         try:
             server.wait_ready()

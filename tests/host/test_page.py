@@ -11,9 +11,12 @@ from host_server import Server
 from test_workflows import WORKFLOWS
 
 NAME = "image_to_video_two_stages"
-REPORTS = """() => JSON.stringify(app.graph.nodes
-    .flatMap((node) => (node.widgets ?? []).filter((w) => w.name === "report").map((w) => w.element.textContent)))"""
-PLAYS = """() => { const v = document.querySelector("video"); return v && v.readyState === 4 && v.duration > 2; }"""
+REPORTS = """() => JSON.stringify(app.graph.nodes.flatMap((node) => node.widgets ?? [])
+    .filter((widget) => widget.name === "report").map((widget) => widget.element.textContent))"""
+PLAYS = """() => {
+    const video = document.querySelector("video");
+    return video && video.readyState === 4 && video.duration > 2;
+}"""
 
 
 @pytest.fixture(scope="module")
