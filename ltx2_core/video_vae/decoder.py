@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..config import VideoVAEConfig
 from .half import AutoencoderHalf, check_5d, check_reflection
-from .layers import ResBlocks, StreamConv3d, Upsample, normed, unpatchify
+from .layers import ResBlocks, StreamConv3d, Upsample, normed, stages_of, unpatchify
 from .streaming import MAX_PIECE_BYTES, Stage, Stream, collect, mark_last, run_stages
 
 
@@ -62,12 +62,14 @@ class VideoDecoder(AutoencoderHalf):
         the rest.
         """
         stream = Stream(causal=self.config.causal_decoder if causal is None else causal)
-        stages = self.decoder.stages()
+        stages = [Stage(self._raw), *self.decoder.stages()]
         for chunk, last in mark_last([latents] if isinstance(latents, Tensor) else latents):
             check_5d(chunk, self.config.latent_channels, "latent")
             check_reflection(self.config.decoder_padding, *chunk.shape[3:])
-            z = self.per_channel_statistics.un_normalize(chunk)
-            yield from run_stages(stages, z, stream, last, max_piece_bytes)
+            yield from run_stages(stages, chunk, stream, last, max_piece_bytes)
+
+    def _raw(self, latent: Tensor, stream: Stream, last: bool) -> Tensor:
+        return self.per_channel_statistics.un_normalize(latent)
 
 
 class Decoder(nn.Module):
@@ -106,7 +108,7 @@ class Decoder(nn.Module):
         """The chain from the raw latent (B, C, f, h, w) to frames (B, 3, F, H, W)."""
         return [
             Stage(self.conv_in, self.conv_in.growth),
-            *(Stage(b, b.growth if isinstance(b, Upsample) else 1.0) for b in self.up_blocks),
+            *(stage for block in self.up_blocks for stage in stages_of(block)),
             Stage(self._head),
         ]
 

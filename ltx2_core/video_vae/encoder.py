@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..config import VideoVAEConfig
 from .half import AutoencoderHalf, check_5d, check_reflection
-from .layers import Downsample, ResBlocks, StreamConv3d, normed, patchify
+from .layers import Downsample, ResBlocks, StreamConv3d, normed, patchify, stages_of
 from .streaming import MAX_PIECE_BYTES, Stage, Stream, collect, mark_last, run_stages
 
 
@@ -121,7 +121,7 @@ class Encoder(nn.Module):
         """The chain from frames (B, 3, F, H, W) to moments (B, C + 1, f, h, w)."""
         return [
             Stage(self._stem, self.conv_in.growth),
-            *(Stage(block) for block in self.down_blocks),
+            *(stage for block in self.down_blocks for stage in stages_of(block)),
             Stage(self._head),
         ]
 

@@ -15,11 +15,10 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from ..config import PaddingMode
-from .streaming import Stream
+from .streaming import TAPS, Stage, Stream
 
 Strides = tuple[int, int, int]
 PIXEL_NORM_EPS = 1e-8
-TAPS = 3
 
 
 def normed(x: Tensor) -> Tensor:
@@ -71,25 +70,23 @@ class StreamConv3d(nn.Module):
 
         T' = T when causal; otherwise one less at the start of the clip and one more at its end.
         """
-        before = stream.recall(self)
-        if before is None:
-            before = x[:, :, :1].repeat(1, 1, TAPS - 1 if stream.causal else 1, 1, 1)
-        window = [before, x]
-        if last and not stream.causal:
-            window.append((x if x.shape[2] else before)[:, :, -1:])
-        x = torch.cat(window, dim=2)
-        if not last:
-            stream.keep(self, x[:, :, 1 - TAPS :])
-        if x.shape[2] < TAPS:
-            return x.new_empty((x.shape[0], self.out_channels, 0, *x.shape[3:]))
+        return self.convolve(stream.window(self, x, last))
+
+    def convolve(self, window: Tensor) -> Tensor:
+        """window (B, C, T, H, W) -> (B, out, T - 2, H, W), or no frames if that is less than one."""
+        if window.shape[2] < TAPS:
+            return window.new_empty((window.shape[0], self.out_channels, 0, *window.shape[3:]))
         if self.reflect:
-            x = F.pad(x, (1, 1, 1, 1, 0, 0), mode="reflect")
-        out: Tensor = self.conv(x)
+            window = F.pad(window, (1, 1, 1, 1, 0, 0), mode="reflect")
+        out: Tensor = self.conv(window)
         return out
 
 
 class ResBlock(nn.Module):
-    """Two normalised convolutions beside a skip, which waits in a queue for as long as they lag."""
+    """Two normalised convolutions beside a skip.
+
+    The frames kept for the first convolution are those that the skip, too, still has to add.
+    """
 
     def __init__(self, channels: int, **factory: Any) -> None:
         super().__init__()
@@ -98,23 +95,21 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, stream: Stream, last: bool) -> Tensor:
         """x (B, C, T, H, W) -> (B, C, T', H, W)."""
-        h: Tensor = self.conv1(normed(x), stream, last)
+        window = stream.window(self, x, last)
+        h: Tensor = self.conv1.convolve(normed(window))
+        # The first convolution's frames are the window's from the centre on; until the clip ends, the second
+        # one holds the last of them back.
+        stop = stream.centre + h.shape[2] - (0 if stream.causal or last else 1)
         h = self.conv2(normed(h), stream, last)
-        return h.add_(stream.delayed(self, x, h.shape[2]))
+        return h.add_(window[:, :, stop - h.shape[2] : stop])
 
 
 class ResBlocks(nn.Module):
-    """A run of residual blocks of one width."""
+    """A run of residual blocks of one width; a container, since each of them is a stage."""
 
     def __init__(self, channels: int, num_layers: int, **factory: Any) -> None:
         super().__init__()
         self.res_blocks = nn.ModuleList([ResBlock(channels, **factory) for _ in range(num_layers)])
-
-    def forward(self, x: Tensor, stream: Stream, last: bool) -> Tensor:
-        """x (B, C, T, H, W) -> (B, C, T', H, W)."""
-        for block in self.res_blocks:
-            x = block(x, stream, last)
-        return x
 
 
 class Downsample(nn.Module):
@@ -171,17 +166,25 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor, stream: Stream, last: bool) -> Tensor:
         """x (B, C, T, H, W) -> (B, C / multiplier, T', H', W')."""
-        h: Tensor = self.conv(x, stream, last)
-        skip = stream.delayed(self, x, h.shape[2]) if self.residual else None
+        window = stream.window(self, x, last)
+        h = self.conv.convolve(window)
+        frames = h.shape[2]
         h = self._from_cells(h)
-        if skip is not None:
-            skip = self._from_cells(skip)
+        if self.residual:
+            skip = self._from_cells(window[:, :, stream.centre : stream.centre + frames])
             # The skip is narrower and repeats as a whole block: c0 c1 c2 c0 c1 c2.
             h.view(h.shape[0], h.shape[1] // skip.shape[1], *skip.shape[1:]).add_(skip.unsqueeze(1))
-        if self.strides[0] == 2 and h.shape[2] and stream.once(self):
+        if self.strides[0] == 2 and frames and stream.once(self):
             h = h[:, :, 1:]
         return h
 
     def _from_cells(self, x: Tensor) -> Tensor:
         p, q, r = self.strides
         return rearrange(x, "b (c p q r) t h w -> b c (t p) (h q) (w r)", p=p, q=q, r=r)
+
+
+def stages_of(block: nn.Module) -> list[Stage]:
+    """The links of the chain that one entry of a block list stands for."""
+    if isinstance(block, ResBlocks):
+        return [Stage(res_block) for res_block in block.res_blocks]
+    return [Stage(block, block.growth if isinstance(block, Upsample) else 1.0)]

@@ -9,11 +9,15 @@ B batch, C channels, T frames of a piece, H W rows and columns; tensors are (B, 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+TAPS = 3
+"""Frames that a convolution sees at once."""
 
 MAX_PIECE_BYTES = 128 * 2**20
 """Default size of the largest activation; working memory is a few times this, whatever the clip's length."""
@@ -27,6 +31,7 @@ class Stream:
 
     def __init__(self, *, causal: bool) -> None:
         self.causal = causal
+        self.centre = TAPS - 1 if causal else TAPS // 2
         self._kept: dict[nn.Module, Tensor] = {}
         self._seen: set[nn.Module] = set()
 
@@ -45,12 +50,22 @@ class Stream:
         self._seen.add(owner)
         return first
 
-    def delayed(self, owner: nn.Module, x: Tensor, count: int) -> Tensor:
-        """The next ``count`` frames of a queue that ``x`` has just joined; the rest waits."""
-        kept = self.recall(owner)
-        queue = x if kept is None else torch.cat([kept, x], dim=2)
-        self.keep(owner, queue[:, :, count:])
-        return queue[:, :, :count]
+    def window(self, owner: nn.Module, x: Tensor, last: bool) -> Tensor:
+        """All frames that the convolution's next outputs need: those before ``x``, ``x``, and one at the end.
+
+        x (B, C, T, H, W) -> (B, C, T', H, W), of which the convolution makes T' - 2 frames: the window's from
+        ``self.centre`` on. The clip's first and last frames are repeated.
+        """
+        before = self.recall(owner)
+        if before is None:
+            before = x[:, :, :1].repeat(1, 1, self.centre, 1, 1)
+        parts = [before, x]
+        if last and not self.causal:
+            parts.append((x if x.shape[2] else before)[:, :, -1:])
+        window = torch.cat(parts, dim=2)
+        if not last:
+            self.keep(owner, window[:, :, 1 - TAPS :])
+        return window
 
 
 class Stage(NamedTuple):
@@ -75,10 +90,12 @@ def run_stages(
         return
     head, *tail = stages
     frame_bytes = x[:, :, :1].numel() * x.element_size() * max(head.growth, 1.0)
-    pieces = torch.split(x, max(1, int(max_piece_bytes / frame_bytes)), dim=2)
-    for index, piece in enumerate(pieces):
-        ends = last and index == len(pieces) - 1
-        yield from run_stages(tail, head.run(piece, stream, ends), stream, ends, max_piece_bytes)
+    pieces = deque(torch.split(x, max(1, int(max_piece_bytes / frame_bytes)), dim=2))
+    # No name may hold a piece while later stages run, or every level of the chain would keep one alive.
+    del x
+    while pieces:
+        ends = last and len(pieces) == 1
+        yield from run_stages(tail, head.run(pieces.popleft(), stream, ends), stream, ends, max_piece_bytes)
 
 
 def mark_last(chunks: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:

@@ -20,7 +20,6 @@ from ltx2_core.video_vae import VideoVAE
 EXACT = {"atol": 1e-10, "rtol": 1e-10}
 """For float64: room for another order of sums in another kernel, none for another formula."""
 
-
 LATENT = torch.randn(1, 3, 9, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 FRAMES = torch.randn(1, 3, 33, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
 NO_LIMIT = 2**40
@@ -156,14 +155,12 @@ class LiveBytes(TorchDispatchMode):
         self.peak = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        given = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() not in given:
                 storage = tensor.untyped_storage()
-                self.alive[storage.data_ptr()] = (
-                    StorageWeakRef(storage),
-                    storage.nbytes(),
-                )
+                self.alive[storage.data_ptr()] = (StorageWeakRef(storage), storage.nbytes())
         self.alive = {p: entry for p, entry in self.alive.items() if not entry[0].expired()}
         self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
         return out
@@ -185,6 +182,16 @@ def test_memory_of_decoding_does_not_grow_with_the_clip(vaes: Vaes, name: str, c
         return peak_bytes(vaes[name].decode_stream(clip, causal=causal, max_piece_bytes=2**16))
 
     assert peak(60) <= 1.02 * peak(20)
+
+
+@pytest.mark.parametrize("name", GENERATIONS)
+def test_the_piece_limit_bounds_the_memory_of_a_clip_given_whole(vaes: Vaes, name: str) -> None:
+    def peak(latents: int, limit: int) -> int:
+        clip = LATENT[:, :, :1].expand(-1, -1, latents, -1, -1)
+        return peak_bytes(vaes[name].decode_stream(clip, max_piece_bytes=limit))
+
+    assert peak(60, 2**14) <= 1.02 * peak(30, 2**14)
+    assert peak(30, NO_LIMIT) > 3 * peak(30, 2**14)
 
 
 def test_memory_of_encoding_does_not_grow_with_the_clip(vaes: Vaes) -> None:
