@@ -26,6 +26,12 @@ from .networks import (
 
 Json: TypeAlias = Mapping[str, Any]
 
+DIFFUSION_VAE = "CausalDiffusionVAE"
+DIFFUSION_VAE_ADVICE = (
+    "this is the diffusion video VAE of LTX-2.5, which is not supported; take the convolutional one, "
+    "ltx-2.5-video-vae-conv-bf16, which reads and writes the same latents"
+)
+
 
 def transformer_config(config: Json) -> TransformerConfig:
     """Read ``config["transformer"]`` of a released header (spec: transformer 2)."""
@@ -124,6 +130,8 @@ def text_config(config: Json) -> TextConfig:
 def video_vae_config(config: Json) -> VideoVAEConfig:
     """Read ``config["vae"]`` (spec: video_vae 2)."""
     c = _section(config, "vae")
+    if c.get("_class_name") == DIFFUSION_VAE:
+        raise ValueError(DIFFUSION_VAE_ADVICE)
     _require(c, "_class_name", "CausalVideoAutoencoder")
     _require(c, "dims", 3)
     _require(c, "norm_layer", "pixel_norm")

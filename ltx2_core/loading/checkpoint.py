@@ -1,4 +1,4 @@
-"""A model file: what it holds, told from its header alone, and its components as ready networks."""
+"""A model file or folder: what it holds, told from headers alone, and its components as ready networks."""
 
 from __future__ import annotations
 
@@ -9,32 +9,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from ..config.reader import DIFFUSION_VAE, DIFFUSION_VAE_ADVICE
 from ..types import Numerics
 from .components import build
+from .dequantize import decode, logical_shape, read_marker
 from .detect import Component, Names, describe_foreign, find_components, usual_file
+from .diffusers import read_folder
 from .header import Header, TensorInfo, read_header
 from .infer import Generation, infer_config, infer_generation
 from .lora import Lora, LoraReport, apply_loras
+from .quantized import TORCH_DTYPES, StoredLayer, find_quantized, replace_linears
 
-FLOATS = ("F64", "F32", "F16", "BF16")
-_QUANTISED = ("F8_E4M3", "F8_E5M2", "F8_E8M0", "F4", "U8", "I8")
-_COMPANIONS = (
-    ".weight_scale",
-    ".weight_scale_2",
-    ".input_scale",
-    ".scale_weight",
-    ".scale_input",
-    ".comfy_quant",
-)
+FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 
 
 class Checkpoint:
-    """One safetensors file: a single-file checkpoint, a split component, an upscaler or a LoRA.
+    """A file or folder: a single-file checkpoint, split components, a diffusers folder, an upscaler, a LoRA.
 
-    Nothing but the header is read until ``load``. The file name is never looked at.
+    Nothing but headers is read until ``load``. File names are never looked at.
     """
 
     def __init__(self, header: Header) -> None:
@@ -77,7 +72,7 @@ class Checkpoint:
         missing = {c: s for c, s in self._shapes.items() if _SECTION.get(c, "mid_channels") not in stated}
         try:
             return {**infer_config(missing), **stated}
-        except (KeyError, IndexError) as error:
+        except (LookupError, ZeroDivisionError) as error:
             raise ValueError(
                 f"{self.path} is incomplete: it has no 'config' metadata and lacks {error}"
             ) from None
@@ -101,6 +96,7 @@ class Checkpoint:
         operations: Any = nn,
         loras: Sequence[Lora] = (),
         numerics: Numerics = Numerics.OFFICIAL,
+        fp8_matmul: bool = False,
     ) -> nn.Module:
         """The network of ``component`` in evaluation mode, without gradients.
 
@@ -108,17 +104,27 @@ class Checkpoint:
         pages are read when used and shared by processes. ``loras`` are merged in float32; only layers that
         they change are copied.
 
-        Raises ValueError, before any tensor is read, where the component is not in the file, is incomplete,
-        quantised, or does not fit the configuration; or where a LoRA fits nowhere.
+        Quantised linear layers keep their weight as it is stored and decode it when used, so ``dtype`` is
+        what they compute in; ``fp8_matmul`` lets those in fp8 multiply in fp8 where the device can, which
+        rounds their input. What else is quantised is decoded while loading.
+
+        Raises ValueError, before any weight is read, where the component is not in the file, is incomplete,
+        of an unknown number format, or does not fit the configuration; or where a LoRA fits nowhere.
         """
         infos = self.infos(component)
-        shapes = {name: info.shape for name, info in infos.items()}
         try:
-            network = build(component, self.config, shapes, operations=operations, numerics=numerics)
+            network = build(
+                component, self.config, self._shapes[component], operations=operations, numerics=numerics
+            )
+            layers = find_quantized(infos, self._markers(component))
         except ValueError as error:
             raise ValueError(f"{component} of {self.path}: {error}") from error
-        self._check(component, infos, network)
-        state = self._read(component, dtype, torch.device(device))
+        # The projection is multiplied slice by slice, so its weight has to be there.
+        kept = [] if component is Component.TEXT_PROJECTION else list(layers.values())
+        expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+        resident = replace_linears(network, kept, fp8_matmul=fp8_matmul)
+        self._check(component, infos, layers, expected)
+        state = self._read(component, layers, resident, expected, dtype, torch.device(device))
         if loras:
             state, _ = apply_loras(state, loras, component)
         network.load_state_dict(state, strict=True, assign=True)
@@ -126,70 +132,137 @@ class Checkpoint:
 
     def lora_report(self, component: Component, lora: Lora) -> LoraReport:
         """What ``lora`` would change in ``component``, told from the two headers."""
-        return lora.report(component, {name: info.shape for name, info in self.infos(component).items()})
+        self._require(component)
+        return lora.report(component, self._shapes[component])
 
     @cached_property
     def _shapes(self) -> dict[Component, dict[str, tuple[int, ...]]]:
+        """Of the decoded tensors."""
         return {
-            component: {own: self.tensors[name].shape for own, name in names.items()}
+            component: {own: _logical(self.tensors[name]) for own, name in names.items()}
             for component, names in self._names.items()
         }
 
     def _require(self, component: Component) -> Names:
         if component not in self._names:
+            if component in _VIDEO_HALVES and self._is_diffusion_vae():
+                raise ValueError(f"{component} of {self.path}: {DIFFUSION_VAE_ADVICE}")
             raise ValueError(
                 f"{self.path} has no {component}; it holds {_listed(self.components)}. "
                 f"The {component} is usually in {usual_file(component)}"
             )
         return self._names[component]
 
-    def _check(self, component: Component, infos: Mapping[str, TensorInfo], network: nn.Module) -> None:
+    def _is_diffusion_vae(self) -> bool:
+        config = self.metadata.get("config")
+        vae = config.get("vae") if isinstance(config, dict) else None
+        return isinstance(vae, dict) and vae.get("_class_name") == DIFFUSION_VAE
+
+    def _markers(self, component: Component) -> dict[str, Mapping[str, Any]]:
+        """What the file says of its quantised layers, by their own names; reads tensors of a few bytes."""
+        names = self._require(component)
+        markers: dict[str, Mapping[str, Any]] = {}
+        stated = self.metadata.get("_quantization_metadata", {})
+        layers = stated.get("layers", {}) if isinstance(stated, dict) else None
+        if not isinstance(layers, dict) or not all(isinstance(entry, dict) for entry in layers.values()):
+            raise ValueError("metadata '_quantization_metadata' is not of the form {'layers': {name: {...}}}")
+        for own, name in names.items():
+            layer, _, last = own.rpartition(".")
+            if last == "weight":
+                # Names in the header come with the prefix of the file or without.
+                entry = layers.get(layer, layers.get(name.removesuffix(".weight")))
+                if entry is not None:
+                    markers[layer] = entry
+        own_markers = {own: name for own, name in names.items() if own.endswith(".comfy_quant")}
+        for own, tensor in self._tensors(own_markers).items():
+            layer = own.removesuffix(".comfy_quant")
+            markers[layer] = read_marker(layer, bytes(tensor.view(torch.uint8).tolist()))
+        return markers
+
+    def _check(
+        self,
+        component: Component,
+        infos: Mapping[str, TensorInfo],
+        layers: Mapping[str, StoredLayer],
+        expected: Mapping[str, tuple[int, ...]],
+    ) -> None:
         """Compare header and network while both are still free of data."""
-        self._refuse_quantised(component, infos)
-        expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+        companions = {f"{name}.{s}" for name, layer in layers.items() for s in layer.infos if s != "weight"}
+        given = infos.keys() - companions
+        wrong, unreadable = [], []
+        for name, shape in sorted(expected.items()):
+            if name not in infos:
+                continue
+            layer = layers.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
+            if not (layer.fits(shape) if layer else infos[name].shape == shape):
+                wrong.append(f"{name} (file {_logical(infos[name])}, configuration {shape})")
+            if layer is None and infos[name].dtype not in FLOATS:
+                unreadable.append(f"{name} ({infos[name].dtype})")
         problems = {
-            "missing": sorted(expected.keys() - infos.keys()),
-            "unexpected": sorted(infos.keys() - expected.keys()),
-            "of another shape": [
-                f"{name} (file {infos[name].shape}, configuration {shape})"
-                for name, shape in sorted(expected.items())
-                if name in infos and infos[name].shape != shape
-            ],
-            "not floating point": [
-                f"{name} ({info.dtype})" for name, info in sorted(infos.items()) if info.dtype not in FLOATS
-            ],
+            "missing": sorted(expected.keys() - given),
+            "unexpected": sorted(given - expected.keys()),
+            "of another shape": wrong,
+            "not floating point": unreadable,
         }
         told = [f"{len(names)} {what}: {_few(names)}" for what, names in problems.items() if names]
         if told:
             raise ValueError(f"{self.path} does not hold a usable {component}: {'; '.join(told)}")
 
-    def _refuse_quantised(self, component: Component, infos: Mapping[str, TensorInfo]) -> None:
-        quantised = [name for name, info in infos.items() if info.dtype in _QUANTISED]
-        companions = [name for name in infos if name.endswith(_COMPANIONS)]
-        if companions or any(infos[name].dtype.startswith("F8") for name in quantised):
-            shown = _few(sorted({*quantised, *companions}))
-            raise ValueError(
-                f"the {component} of {self.path} is quantised ({shown}), which is not supported yet; "
-                "use the bf16 file"
-            )
-
     def _read(
-        self, component: Component, dtype: torch.dtype | None, device: torch.device
+        self,
+        component: Component,
+        layers: Mapping[str, StoredLayer],
+        resident: frozenset[str],
+        expected: Mapping[str, tuple[int, ...]],
+        dtype: torch.dtype | None,
+        device: torch.device,
     ) -> dict[str, Tensor]:
-        with safe_open(self.path, framework="pt", device="cpu") as file:
-            return {
-                own: file.get_tensor(name).to(device=device, dtype=dtype)
-                for own, name in self._require(component).items()
-            }
+        """The state dict: stored tensors of ``resident`` layers, everything else decoded to ``dtype``."""
+        stored: dict[str, dict[str, Tensor]] = {}
+        state: dict[str, Tensor] = {}
+        for own, tensor in self._tensors(self._require(component)).items():
+            layer, _, last = own.rpartition(".")
+            if layer in resident and last in layers[layer].infos:
+                state[own] = tensor.to(device)
+            elif layer in layers and last in layers[layer].infos:
+                stored.setdefault(layer, {})[last] = tensor
+            else:
+                # fp8 is a way to store; nothing computes in it.
+                target = torch.bfloat16 if dtype is None and tensor.dtype.itemsize == 1 else dtype
+                state[own] = tensor.to(device=device, dtype=target)
+        for name, tensors in stored.items():
+            decoded = decode(name, layers[name].form, tensors, expected[f"{name}.weight"])
+            state[f"{name}.weight"] = decoded.to(device=device, dtype=dtype or torch.bfloat16)
+        return state
+
+    def _tensors(self, names: Names) -> dict[str, Tensor]:
+        """Own name -> memory-mapped tensor, for ``names`` (own name -> name in this checkpoint)."""
+        by_file: dict[Path, list[tuple[str, str]]] = {}
+        for own, name in names.items():
+            info = self.tensors[name]
+            by_file.setdefault(info.path, []).append((own, info.name))
+        tensors: dict[str, Tensor] = {}
+        for path, pairs in by_file.items():
+            try:
+                with safe_open(path, framework="pt", device="cpu") as file:
+                    tensors.update((own, file.get_tensor(name)) for own, name in pairs)
+            except SafetensorError as error:
+                raise ValueError(f"{path} cannot be read as safetensors ({error}); get it again") from None
+        return tensors
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Look into a model file; only its header is read.
+    """Look into a model file or folder; only headers are read.
+
+    A folder is a diffusers pipeline (or its ``model_index.json``), one component of it, or holds split files.
 
     Raises FileNotFoundError, or ValueError that says what the file is instead: damaged, of another format, or
     of another model.
     """
-    checkpoint = Checkpoint(read_header(path))
+    path = Path(path)
+    if path.name == "model_index.json":
+        path = path.parent
+    checkpoint = Checkpoint(read_folder(path) if path.is_dir() else read_header(path))
     video_only = "adaln_single.emb.timestep_embedder.linear_1.bias"
     foreign = Component.TRANSFORMER not in checkpoint.components and any(
         name.endswith(f".{video_only}") or name == video_only for name in checkpoint.tensors
@@ -214,6 +287,8 @@ def find_component(checkpoints: Iterable[Checkpoint], component: Component) -> C
     )
 
 
+_VIDEO_HALVES = (Component.VIDEO_ENCODER, Component.VIDEO_DECODER)
+
 _SECTION: Mapping[Component, str] = {
     Component.TRANSFORMER: "transformer",
     Component.TEXT_CONNECTORS: "transformer",
@@ -225,6 +300,10 @@ _SECTION: Mapping[Component, str] = {
     Component.VOCODER: "vocoder",
 }
 """Section of the header's configuration for each component; an upsampler's lies flat."""
+
+
+def _logical(info: TensorInfo) -> tuple[int, ...]:
+    return logical_shape(TORCH_DTYPES.get(info.dtype, torch.float32), info.shape)
 
 
 def _listed(components: Iterable[Component]) -> str:

@@ -22,8 +22,31 @@ COMFY_QK_NORM_EPS = 1e-5
 def build(
     component: Component, config: cfg.Json, shapes: Shapes, *, operations: Any, numerics: Numerics
 ) -> nn.Module:
-    """The empty network of ``component`` for the header configuration ``config``; nothing is allocated."""
-    return _BUILDERS[component](config, shapes, {"device": "meta", "operations": operations}, numerics)
+    """The empty network of ``component`` for the header configuration ``config``; nothing is allocated.
+
+    Raises ValueError where the configuration is not supported, malformed or too large for the file.
+    """
+    _check_counts(config)
+    try:
+        return _BUILDERS[component](config, shapes, {"device": "meta", "operations": operations}, numerics)
+    except (TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError) as error:
+        raise ValueError(f"the configuration is malformed: {error!r}") from error
+
+
+_COUNTS = ("num_layers", "num_res_blocks", "num_blocks_per_stage")
+_MOST = 1000
+
+
+def _check_counts(value: object) -> None:
+    """A damaged header may ask for billions of layers; building them would never end."""
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            if str(key).endswith(_COUNTS) and isinstance(entry, (int, float)) and not 0 <= entry <= _MOST:
+                raise ValueError(f"config key {key!r} is {entry!r}; a number from 0 to {_MOST} is expected")
+            _check_counts(entry)
+    elif isinstance(value, list):
+        for entry in value:
+            _check_counts(entry)
 
 
 # Networks are imported where they are built: looking into a file needs none of them, and the text encoder's

@@ -1,4 +1,4 @@
-"""Decodes quantised linear weights to float32: fp8 with or without a scale, and NVFP4.
+"""Decodes quantised linear weights to float32: fp8, NVFP4, MXFP8 and int8.
 
 Letters: O output features, I input features.
 """
@@ -6,7 +6,10 @@ Letters: O output features, I input features.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
 
 import torch
 from einops import rearrange
@@ -15,38 +18,147 @@ from torch import Tensor
 FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 SCALE_NAMES = ("weight_scale", "scale_weight")
 """The second name belongs to older files, those with a tensor ``scaled_fp8``."""
+COMPANIONS = (*SCALE_NAMES, "weight_scale_2", "input_scale", "scale_input", "comfy_quant")
+"""Names of the tensors that may stand beside a quantised ``weight``."""
 
+FP8_MAX = 448.0
 NVFP4_BLOCK = 16
+MXFP8_BLOCK = 32
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """Magnitudes of the codes 0 ... 7; bit 3 is the sign."""
+ROTATION = 256
+"""Inputs that share one rotation in int8 files, where the file does not say."""
+
+Kind = Literal["float", "nvfp4", "mxfp8", "int8"]
+_KINDS: Mapping[str, Kind] = {
+    "float8_e4m3fn": "float",
+    "float8_e5m2": "float",
+    "nvfp4": "nvfp4",
+    "mxfp8": "mxfp8",
+    "int8_tensorwise": "int8",
+}
 
 
-def dequantize(name: str, tensors: Mapping[str, Tensor], *, shape: tuple[int, int] | None = None) -> Tensor:
+@dataclass(frozen=True)
+class Format:
+    """How one layer is stored."""
+
+    kind: Kind
+    """"float" is any floating-point weight, fp8 too, times one scale if it has one."""
+    rotation: int = 0
+    """Inputs per group whose weights were multiplied with :func:`hadamard`; 0 for none."""
+    full_precision: bool = False
+    """Whether the file asks for a multiplication in the compute dtype."""
+
+
+def format_of(
+    name: str, dtypes: Mapping[str, torch.dtype], marker: Mapping[str, Any] | None = None
+) -> Format:
+    """The format of layer ``name`` from the dtype of its ``weight`` and companions, and its marker.
+
+    The marker is the JSON of ``comfy_quant`` or of the header's ``_quantization_metadata``.
+
+    Raises:
+        ValueError: a format that is not known, or tensors that it needs and that are absent.
+    """
+    weight = dtypes["weight"]
+    if marker is not None:
+        stated = str(marker.get("format"))
+        if stated not in _KINDS:
+            raise ValueError(
+                f"{name} is quantised as {stated!r}; supported are {', '.join(_KINDS)}: "
+                "take another file of this model"
+            )
+        kind = _KINDS[stated]
+    elif weight == torch.uint8 and "weight_scale_2" in dtypes:
+        kind = "nvfp4"
+    elif weight in FP8 and dtypes.get("weight_scale") in (torch.uint8, _E8M0):
+        kind = "mxfp8"
+    elif weight == torch.int8 and any(scale in dtypes for scale in SCALE_NAMES):
+        kind = "int8"
+    elif weight.is_floating_point:
+        kind = "float"
+    else:
+        raise ValueError(f"{name}.weight holds {weight} without a marker that says how to decode it")
+    stored = {"nvfp4": (torch.uint8,), "mxfp8": FP8, "int8": (torch.int8,)}.get(kind)
+    if (stored and weight not in stored) or not (stored or weight.is_floating_point):
+        raise ValueError(f"{name} is marked {kind} but its weight is {weight}; the file is damaged")
+    needed = {"nvfp4": ("weight_scale", "weight_scale_2"), "mxfp8": ("weight_scale",)}.get(kind, ())
+    for suffix in needed:
+        if suffix not in dtypes:
+            raise ValueError(
+                f"{name} is quantised as {kind} but {name}.{suffix} is missing; the file is incomplete"
+            )
+    options = marker or {}
+    rotation = int(options.get("convrot_groupsize", ROTATION)) if options.get("convrot") else 0
+    return Format(kind, rotation, bool(options.get("full_precision_matrix_mult")))
+
+
+def decode(name: str, form: Format, tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
+    """The weight in float32 and of ``shape``, (O, I) unless ``form.kind`` is "float".
+
+    ``tensors`` holds ``weight`` and its companions without the layer's name.
+
+    Raises:
+        ValueError: sizes that do not fit each other.
+    """
+    weight = tensors["weight"]
+    if form.kind == "nvfp4":
+        result = _nvfp4(name, weight, tensors["weight_scale"], tensors["weight_scale_2"])
+    elif form.kind == "mxfp8":
+        result = _mxfp8(name, weight, tensors["weight_scale"])
+    else:
+        result = weight.float()
+        scale = next((tensors[s] for s in SCALE_NAMES if s in tensors), None)
+        if scale is not None:
+            result = result * _broadcast(name, scale, weight, rows=form.kind == "int8")
+        if form.rotation:
+            result = _unrotate(name, result, form.rotation)
+    return result[: shape[0], : shape[1]] if result.shape != shape and len(shape) == 2 else result
+
+
+def dequantize(
+    name: str,
+    tensors: Mapping[str, Tensor],
+    *,
+    shape: tuple[int, int] | None = None,
+    marker: Mapping[str, Any] | None = None,
+) -> Tensor:
     """The weight (O, I) of layer ``name`` in float32.
 
     ``tensors`` holds ``{name}.weight`` with its scales and, where there is one, the marker
     ``{name}.comfy_quant``; without a marker the data types tell the format. An ordinary weight is only cast.
-    ``shape`` is (O, I) of the layer, for NVFP4 weights that were padded to multiples of 16.
+    ``shape`` is (O, I) of the layer, for weights that were padded.
 
     Raises:
         ValueError: a format that is not supported, or a scale that is absent or of an unknown form.
     """
-    weight = tensors[f"{name}.weight"]
-    kind = _format(name, tensors)
-    if kind == "nvfp4":
-        block_scale, scale = (
-            _required(name, tensors, "weight_scale"),
-            _required(name, tensors, "weight_scale_2"),
-        )
-        return _nvfp4(weight, block_scale, scale, shape or (weight.shape[0], 2 * weight.shape[1]))
-    scale_or_none = next((tensors[k] for s in SCALE_NAMES if (k := f"{name}.{s}") in tensors), None)
-    if scale_or_none is None:
-        return weight.float()
-    if scale_or_none.numel() != 1:
-        raise ValueError(
-            f"{name}: one scale per tensor is supported; got scales {tuple(scale_or_none.shape)}"
-        )
-    return weight.float() * scale_or_none.float().reshape(())
+    own = {
+        suffix: tensors[f"{name}.{suffix}"]
+        for suffix in ("weight", *COMPANIONS)
+        if f"{name}.{suffix}" in tensors
+    }
+    if "comfy_quant" in own:
+        marker = read_marker(name, bytes(own["comfy_quant"].cpu().tolist()))
+    form = format_of(name, {suffix: tensor.dtype for suffix, tensor in own.items()}, marker)
+    return decode(name, form, own, shape or logical_shape(own["weight"].dtype, own["weight"].shape))
+
+
+def read_marker(name: str, raw: bytes) -> Mapping[str, Any]:
+    """The JSON object of a ``comfy_quant`` tensor. Raises ValueError where it is none."""
+    try:
+        marker = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name}.comfy_quant is not JSON ({error}); the file is damaged") from None
+    if not isinstance(marker, dict):
+        raise ValueError(f"{name}.comfy_quant is not a JSON object; the file is damaged")
+    return marker
+
+
+def logical_shape(dtype: torch.dtype, stored: Iterable[int]) -> tuple[int, ...]:
+    """(O, I) of a weight from how it is stored: two fp4 values share a byte."""
+    sizes = tuple(stored)
+    return (*sizes[:-1], 2 * sizes[-1]) if dtype == torch.uint8 and len(sizes) == 2 else sizes
 
 
 def untile_block_scales(stored: Tensor, rows: int, columns: int) -> Tensor:
@@ -61,39 +173,66 @@ def untile_block_scales(stored: Tensor, rows: int, columns: int) -> Tensor:
     return tiles[:rows, :columns]
 
 
-def _format(name: str, tensors: Mapping[str, Tensor]) -> str:
-    marker = tensors.get(f"{name}.comfy_quant")
-    if marker is not None:
-        kind = str(json.loads(bytes(marker.cpu().tolist()))["format"])
-        if kind not in ("float8_e4m3fn", "float8_e5m2", "nvfp4"):
-            raise ValueError(
-                f"{name} is quantised as {kind!r}; supported are float8_e4m3fn, float8_e5m2 and nvfp4: "
-                "take another file of this model"
-            )
-        return kind
-    weight = tensors[f"{name}.weight"]
-    if weight.dtype == torch.uint8 and f"{name}.weight_scale_2" in tensors:
-        return "nvfp4"
-    if not weight.is_floating_point():
-        raise ValueError(f"{name}.weight holds {weight.dtype} without a marker that says how to decode it")
-    return str(weight.dtype)
+@lru_cache(maxsize=4)
+def hadamard(size: int) -> Tensor:
+    """Symmetric orthogonal (size, size), its own inverse: a Kronecker power of a 4 x 4 Hadamard matrix."""
+    base = torch.tensor([[1.0, 1, 1, -1], [1, 1, -1, 1], [1, -1, 1, 1], [-1, 1, 1, 1]]) / 2
+    result = torch.ones(1, 1)
+    while len(result) < size:
+        result = torch.kron(result, base)
+    if len(result) != size:
+        raise ValueError(f"rotations of {size} inputs are not known; only powers of 4 are")
+    return result
 
 
-def _required(name: str, tensors: Mapping[str, Tensor], suffix: str) -> Tensor:
-    if (tensor := tensors.get(f"{name}.{suffix}")) is None:
-        raise ValueError(
-            f"{name} is quantised as nvfp4 but {name}.{suffix} is missing; the file is incomplete"
-        )
-    return tensor
+_E8M0 = getattr(torch, "float8_e8m0fnu", torch.uint8)
 
 
-def _nvfp4(weight: Tensor, block_scale: Tensor, scale: Tensor, shape: tuple[int, int]) -> Tensor:
+def _nvfp4(name: str, weight: Tensor, block_scale: Tensor, scale: Tensor) -> Tensor:
     """E2M1 value x scale of its block of 16 inputs x scale of the tensor."""
-    table = torch.tensor((*E2M1, *(-magnitude for magnitude in E2M1)), device=weight.device)
-    # The even element of each pair is in the high nibble.
-    codes = rearrange([weight >> 4, weight & 15], "two o j -> o (j two)").long()
-    blocks = rearrange(table[codes], "o (n block) -> o n block", block=NVFP4_BLOCK)
+    values = (*E2M1, *(-magnitude for magnitude in E2M1))
+    # The even element of each pair is in the high nibble. One look-up per byte gives both.
+    pairs = torch.tensor([(high, low) for high in values for low in values], device=weight.device)
+    decoded = pairs.index_select(0, weight.reshape(-1).int())
+    blocks = rearrange(
+        decoded, "(o n j) two -> o n (j two)", o=weight.shape[0], j=_divide(name, weight, NVFP4_BLOCK // 2)
+    )
     stored = block_scale.view(torch.float8_e4m3fn) if block_scale.dtype == torch.uint8 else block_scale
-    scales = untile_block_scales(stored.float(), blocks.shape[0], blocks.shape[1])
-    decoded = blocks * scales[..., None] * scale.float().reshape(())
-    return rearrange(decoded, "o n block -> o (n block)")[: shape[0], : shape[1]]
+    scales = _untiled(name, stored.float(), blocks) * scale.float().reshape(())
+    return rearrange(blocks * scales[..., None], "o n block -> o (n block)")
+
+
+def _mxfp8(name: str, weight: Tensor, block_scale: Tensor) -> Tensor:
+    """fp8 value x 2^(exponent of its block of 32 inputs)."""
+    blocks = rearrange(weight.float(), "o (n b) -> o n b", b=_divide(name, weight, MXFP8_BLOCK))
+    exponents = _untiled(name, block_scale.view(torch.uint8).float(), blocks)
+    return rearrange(blocks * torch.exp2(exponents - 127)[..., None], "o n b -> o (n b)")
+
+
+def _unrotate(name: str, weight: Tensor, group: int) -> Tensor:
+    groups = rearrange(weight, "o (n g) -> o n g", g=_divide(name, weight, group))
+    return rearrange(groups @ hadamard(group).to(weight.device), "o n g -> o (n g)")
+
+
+def _untiled(name: str, stored: Tensor, blocks: Tensor) -> Tensor:
+    rows, columns = blocks.shape[:2]
+    tiled = (-(-rows // 128) * 128, -(-columns // 4) * 4)
+    if tuple(stored.shape) != tiled:
+        raise ValueError(f"{name}.weight_scale is {tuple(stored.shape)}; a weight of this size needs {tiled}")
+    return untile_block_scales(stored, rows, columns)
+
+
+def _divide(name: str, weight: Tensor, block: int) -> int:
+    if weight.ndim != 2 or weight.shape[-1] % block:
+        raise ValueError(
+            f"{name}.weight of shape {tuple(weight.shape)} does not split into blocks of {block}"
+        )
+    return block
+
+
+def _broadcast(name: str, scale: Tensor, weight: Tensor, *, rows: bool) -> Tensor:
+    if scale.numel() == 1:
+        return scale.float().reshape(())
+    if rows and scale.numel() == weight.shape[0]:
+        return scale.float().reshape(-1, *(1,) * (weight.ndim - 1))
+    raise ValueError(f"{name}: one scale per tensor is supported; got scales {tuple(scale.shape)}")

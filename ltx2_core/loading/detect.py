@@ -195,7 +195,7 @@ def describe_foreign(names: Iterable[str]) -> str:
     if has("double_blocks.0.img_attn.qkv.weight", "double_blocks.0.img_mod.lin.weight"):
         return "a Flux or Hunyuan transformer"
     if has("proj_in.weight") and has("audio_time_embed.linear.weight"):
-        return "a transformer with diffusers names (a diffusers folder, which is not read yet)"
+        return "a transformer with diffusers names (give the diffusers folder with its config.json instead)"
     if has("text_model.encoder.layers.0.self_attn.q_proj.weight"):
         return "a CLIP text encoder"
     shown = ", ".join(sorted(present)[:3])

@@ -42,13 +42,14 @@ MAX_HEADER_BYTES = 100_000_000
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One entry of the header; ``start`` and ``end`` are byte positions in the file."""
+    """One entry of a header; ``start`` and ``end`` are byte positions in the file at ``path``."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     start: int
     end: int
+    path: Path
 
     @property
     def nbytes(self) -> int:
@@ -61,7 +62,10 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says about itself. ``metadata`` values are parsed as JSON where they are JSON."""
+    """What a file says about itself. ``metadata`` values are parsed as JSON where they are JSON.
+
+    ``tensors`` are by their name in the file; for a folder, by the name that a single file would give them.
+    """
 
     path: Path
     metadata: Mapping[str, Any]
@@ -94,7 +98,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         raw = file.read(length)
     try:
         entries = json.loads(raw)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a safetensors file: its header is not JSON ({error})") from None
     if not isinstance(entries, dict):
         raise ValueError(f"{path} is not a safetensors file: its header is a {type(entries).__name__}")
@@ -136,18 +140,19 @@ def _tensor(path: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
     try:
         dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
         valid = all(type(n) is int and n >= 0 for n in (*shape, start, end)) and start <= end
+        known = dtype in BITS
     except (TypeError, KeyError, ValueError):
         raise ValueError(f"{path}: malformed header entry for tensor {name!r}: {entry!r}") from None
     if not valid:
         raise ValueError(f"{path}: tensor {name!r} has an impossible shape or offsets: {entry!r}")
-    if dtype not in BITS:
+    if not known:
         raise ValueError(f"{path}: tensor {name!r} has unknown dtype {dtype!r}; known: {', '.join(BITS)}")
     bits = math.prod(shape) * BITS[dtype]
     if bits != 8 * (end - start):
         raise ValueError(
             f"{path}: tensor {name!r} ({dtype} {shape}) needs {bits / 8:g} bytes, has {end - start}"
         )
-    return TensorInfo(name, dtype, tuple(shape), data_start + start, data_start + end)
+    return TensorInfo(name, dtype, tuple(shape), data_start + start, data_start + end, path)
 
 
 def _check_coverage(path: Path, tensors: Mapping[str, TensorInfo], position: int, size: int) -> None:

@@ -224,15 +224,23 @@ def test_a_component_that_does_not_fit_is_refused_before_any_tensor_is_read(
         checkpoint.load(Component.VIDEO_DECODER)
 
 
-def test_quantised_weights_are_refused_by_name(tiny23, tmp_path, metadata23):
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda t, x: t.update({f"{x}.weight": t[f"{x}.weight"].to(torch.int8)}), "without a marker"),
+        (
+            lambda t, x: (t.pop(f"{x}.weight"), t.update({f"{x}.weight_scale": torch.ones(())})),
+            r"to_q\.weight is missing",
+        ),
+        (lambda t, x: t.update({f"{x}.comfy_quant": torch.zeros(4, dtype=torch.uint8)}), "is not JSON"),
+    ],
+)
+def test_quantised_layers_that_cannot_be_read_are_refused_by_name(change, what, tiny23, tmp_path, metadata23):
     layer = f"{DIT}transformer_blocks.0.attn1.to_q"
-
-    def quantise(tensors):
-        tensors[f"{layer}.weight"] = tensors[f"{layer}.weight"].to(torch.float8_e4m3fn)
-        tensors[f"{layer}.weight_scale"] = torch.ones(())
-
-    checkpoint = _changed(tiny23.checkpoint, quantise, tmp_path / "x.safetensors", metadata23)
-    with pytest.raises(ValueError, match=r"quantised \(transformer_blocks.0.attn1.to_q.weight"):
+    checkpoint = _changed(
+        tiny23.checkpoint, lambda t: change(t, layer), tmp_path / "x.safetensors", metadata23
+    )
+    with pytest.raises(ValueError, match=rf"transformer of .*x\.safetensors: .*attn1\.to_q.*{what}"):
         checkpoint.load(Component.TRANSFORMER)
     checkpoint.load(Component.VOCODER)
 
@@ -272,12 +280,25 @@ def test_a_config_that_contradicts_the_tensors_names_both_shapes(tiny23, repack,
 
 def test_a_config_value_that_is_not_supported_names_file_and_key(tiny23, repack, metadata23):
     config = json.loads(metadata23["config"])
-    config["vae"]["_class_name"] = "CausalDiffusionVAE"
+    config["vae"]["norm_layer"] = "group_norm"
     path = repack(tiny23.checkpoint, lambda n: n, metadata={"config": json.dumps(config)})
-    with pytest.raises(
-        ValueError, match=r"video decoder of .*repacked.safetensors: config key '_class_name'"
-    ):
+    with pytest.raises(ValueError, match=r"video decoder of .*repacked.safetensors: config key 'norm_layer'"):
         open_checkpoint(path).load(Component.VIDEO_DECODER)
+
+
+@pytest.mark.parametrize("component", [Component.VIDEO_ENCODER, Component.VIDEO_DECODER])
+def test_the_diffusion_video_vae_of_2_5_is_refused_naming_the_file_to_take(
+    component, tiny23, repack, metadata23
+):
+    config = json.loads(metadata23["config"])
+    config["vae"] = {"_class_name": "CausalDiffusionVAE", "encoder": {}, "decoder": {}}
+
+    def rename(name: str) -> str | None:
+        return name if name.startswith("vae.") and "up_blocks" not in name else None
+
+    path = repack(tiny23.checkpoint, rename, metadata={"config": json.dumps(config)})
+    with pytest.raises(ValueError, match=r"repacked.*ltx-2\.5-video-vae-conv"):
+        open_checkpoint(path).load(component)
 
 
 def test_a_config_that_is_no_object_is_refused(tiny23, repack):

@@ -57,8 +57,8 @@ def test_nvfp4_reads_the_high_nibble_first_and_cuts_the_padding(scale_dtype, mar
 
 def test_what_cannot_be_decoded_is_named() -> None:
     weight = torch.zeros(2, 16, dtype=torch.uint8)
-    with pytest.raises(ValueError, match="a is quantised as 'mxfp8'; supported are float8_e4m3fn"):
-        dequantize("a", {"a.weight": weight, "a.comfy_quant": marker("mxfp8")})
+    with pytest.raises(ValueError, match="a is quantised as 'int4'; supported are float8_e4m3fn"):
+        dequantize("a", {"a.weight": weight, "a.comfy_quant": marker("int4")})
     with pytest.raises(ValueError, match=r"a\.weight_scale_2 is missing"):
         dequantize("a", {"a.weight": weight, "a.weight_scale": weight, "a.comfy_quant": marker("nvfp4")})
     with pytest.raises(ValueError, match="without a marker"):

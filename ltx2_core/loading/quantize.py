@@ -1,0 +1,98 @@
+"""Encodes float32 weights in the formats that :mod:`.dequantize` reads.
+
+Letters: O output features, I input features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from .dequantize import E2M1, FP8_MAX, MXFP8_BLOCK, NVFP4_BLOCK, Format, Kind, hadamard
+
+FP8_ERROR = 2.0**-4
+"""Largest relative error of rounding to float8_e4m3fn: half of the last of its three fraction bits."""
+FP8_STEP = 2.0**-10
+"""Half the distance of the smallest float8_e4m3fn values, in units of the scale."""
+
+INT8_MAX = 127
+_TINY = 1e-12
+
+
+def encode(form: Format, weight: Tensor) -> dict[str, Tensor]:
+    """``weight`` (O, I) in ``form``: its stored ``weight`` and scales by suffix, every scale fresh.
+
+    The kind "float" gives float8_e4m3fn with one scale. Blocks that the weight does not fill are padded.
+    """
+    return _ENCODERS[form.kind](form, weight.float())
+
+
+def quantize_fp8(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """``weight`` as float8_e4m3fn and its float32 scale (), with weight = stored * scale up to rounding."""
+    weight = weight.float()
+    scale = (weight.abs().amax() / FP8_MAX).clamp(min=_TINY)
+    return (weight / scale).clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn), scale
+
+
+def tile_block_scales(scales: Tensor) -> Tensor:
+    """(rows, columns) -> the tiled form of :func:`.dequantize.untile_block_scales`, padded with zeros."""
+    rows, columns = scales.shape
+    padded = F.pad(scales, (0, -columns % 4, 0, -rows % 128))
+    tiles = rearrange(padded, "(a q s) (b c) -> (a b s q c)", q=4, s=32, c=4)
+    return tiles.reshape(padded.shape)
+
+
+def _fp8(form: Format, weight: Tensor) -> dict[str, Tensor]:
+    stored, scale = quantize_fp8(weight)
+    return {"weight": stored, "weight_scale": scale}
+
+
+def _int8(form: Format, weight: Tensor) -> dict[str, Tensor]:
+    if not form.rotation:
+        scale = (weight.abs().amax() / INT8_MAX).clamp(min=_TINY)
+        return {"weight": (weight / scale).round().to(torch.int8), "weight_scale": scale}
+    groups = rearrange(weight, "o (n g) -> o n g", g=form.rotation)
+    rotated = rearrange(groups @ hadamard(form.rotation).to(weight.device), "o n g -> o (n g)")
+    scales = (rotated.abs().amax(dim=1, keepdim=True) / INT8_MAX).clamp(min=_TINY)
+    return {"weight": (rotated / scales).round().to(torch.int8), "weight_scale": scales}
+
+
+def _nvfp4(form: Format, weight: Tensor) -> dict[str, Tensor]:
+    rows, columns = weight.shape
+    padded = F.pad(weight, (0, -columns % NVFP4_BLOCK, 0, -rows % NVFP4_BLOCK))
+    blocks = rearrange(padded, "o (n b) -> o n b", b=NVFP4_BLOCK)
+    scale = (blocks.abs().amax() / (E2M1[-1] * FP8_MAX)).clamp(min=_TINY)
+    block_scales = (blocks.abs().amax(dim=-1) / E2M1[-1] / scale).to(torch.float8_e4m3fn)
+    units = blocks / (block_scales.float() * scale).clamp(min=_TINY)[..., None]
+    edges = torch.tensor([(a + b) / 2 for a, b in pairwise(E2M1)], device=weight.device)
+    codes = torch.bucketize(units.abs().contiguous(), edges) + 8 * (units < 0)
+    codes = rearrange(codes, "o n b -> o (n b)").to(torch.uint8)
+    # Bytes, as data types of 8 bits have no padding of their own.
+    tiled = tile_block_scales(block_scales.view(torch.uint8)).view(torch.float8_e4m3fn)
+    return {"weight": codes[:, ::2] << 4 | codes[:, 1::2], "weight_scale": tiled, "weight_scale_2": scale}
+
+
+def _mxfp8(form: Format, weight: Tensor) -> dict[str, Tensor]:
+    rows, columns = weight.shape
+    padded = F.pad(weight, (0, -columns % MXFP8_BLOCK, 0, -rows % MXFP8_BLOCK))
+    blocks = rearrange(padded, "o (n b) -> o n b", b=MXFP8_BLOCK)
+    largest = blocks.abs().amax(dim=-1).clamp(min=2.0**-120)
+    exponents = torch.ceil(torch.log2(largest / FP8_MAX))
+    stored = (blocks / torch.exp2(exponents)[..., None]).clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn)
+    return {
+        "weight": rearrange(stored, "o n b -> o (n b)"),
+        "weight_scale": tile_block_scales((exponents + 127).clamp(0, 254).to(torch.uint8)),
+    }
+
+
+_ENCODERS: Mapping[Kind, Callable[[Format, Tensor], dict[str, Tensor]]] = {
+    "float": _fp8,
+    "int8": _int8,
+    "nvfp4": _nvfp4,
+    "mxfp8": _mxfp8,
+}

@@ -1,0 +1,183 @@
+"""Linear layers that keep their weight as the file stores it and decode it when they are used.
+
+Letters: O output features, I input features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .dequantize import COMPANIONS, FP8_MAX, SCALE_NAMES, Format, decode, format_of, logical_shape
+from .header import TensorInfo
+
+TORCH_DTYPES: Mapping[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": getattr(torch, "float8_e8m0fnu", torch.uint8),
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""The dtypes of model files by their name in a header."""
+
+QUANTISED_DTYPES = ("F8_E4M3", "F8_E5M2", "U8", "I8")
+"""Of weights that are quantised even where nothing stands beside them."""
+
+
+@dataclass(frozen=True)
+class StoredLayer:
+    """One quantised layer as the header describes it."""
+
+    name: str
+    form: Format
+    infos: Mapping[str, TensorInfo]
+    """``weight`` and its companions -> entry."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The weight's shape; fp4 weights may be padded beyond the layer's."""
+        return logical_shape(TORCH_DTYPES[self.infos["weight"].dtype], self.infos["weight"].shape)
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether the stored weight serves a layer of ``shape``, padding to whole blocks allowed."""
+        if self.form.kind == "float" or self.shape == shape or len(self.shape) != len(shape):
+            return self.shape == shape
+        block = {"nvfp4": 16, "mxfp8": 32}.get(self.form.kind, 1)
+        return self.shape == tuple(-(-size // block) * block for size in shape)
+
+
+def find_quantized(
+    infos: Mapping[str, TensorInfo], markers: Mapping[str, Mapping[str, Any]]
+) -> dict[str, StoredLayer]:
+    """The quantised layers among ``infos`` (own name -> entry); ``markers`` is by the layer's own name.
+
+    A layer counts as quantised where its weight is no ordinary float or has companions.
+
+    Raises:
+        ValueError: a format that is not known, a companion without its weight.
+    """
+    layers: dict[str, StoredLayer] = {}
+    for name in infos:
+        layer, _, last = name.rpartition(".")
+        weight = f"{layer}.weight"
+        quantised = infos[name].dtype in QUANTISED_DTYPES and last == "weight"
+        if layer in layers or not (last in COMPANIONS or quantised):
+            continue
+        if weight not in infos:
+            raise ValueError(f"{name} belongs to a quantised weight, but {weight} is missing")
+        own = {s: infos[f"{layer}.{s}"] for s in ("weight", *COMPANIONS) if f"{layer}.{s}" in infos}
+        unknown = [f"{layer}.{s} ({info.dtype})" for s, info in own.items() if info.dtype not in TORCH_DTYPES]
+        if unknown:
+            raise ValueError(f"quantised tensors of a dtype that is not supported: {', '.join(unknown)}")
+        dtypes = {suffix: TORCH_DTYPES[info.dtype] for suffix, info in own.items()}
+        layers[layer] = StoredLayer(layer, format_of(layer, dtypes, markers.get(layer)), own)
+    return layers
+
+
+class QuantizedLinear(nn.Module):
+    """A linear layer on a stored weight. Nothing of the decoded weight outlives a call.
+
+    The exact path decodes in float32 and multiplies in the input's dtype. It holds the stored weight and, for
+    the time of one call, one decoded layer. ``fp8_matmul`` multiplies in fp8 instead, where
+    :func:`supports_fp8_matmul` and the layer's format allow it; the input is rounded to fp8 for that.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, linear: nn.Linear, layer: StoredLayer, *, fp8_matmul: bool = False) -> None:
+        """Takes the place of ``linear``; its tensors stay on ``meta`` until a state dict is assigned."""
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.form = layer.form
+        self.name = layer.name
+        self.fp8_matmul = fp8_matmul
+        self.companions = tuple(suffix for suffix in layer.infos if suffix != "weight")
+        for suffix, info in layer.infos.items():
+            self.register_buffer(
+                suffix, torch.empty(info.shape, dtype=TORCH_DTYPES[info.dtype], device="meta")
+            )
+        bias = linear.bias is not None
+        self.bias = nn.Parameter(torch.empty(linear.out_features, device="meta")) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., I) -> (..., O) in the dtype of ``x``."""
+        bias = None if self.bias is None else self.bias.to(device=x.device, dtype=x.dtype)
+        if self.fp8_matmul and self._is_fp8_ready(x):
+            return self._fp8(x, bias)
+        return F.linear(x, self.decoded(x.device).to(x.dtype), bias)
+
+    def decoded(self, device: torch.device | None = None) -> Tensor:
+        """The weight (O, I) in float32."""
+        tensors = {suffix: getattr(self, suffix).to(device) for suffix in ("weight", *self.companions)}
+        return decode(self.name, self.form, tensors, (self.out_features, self.in_features))
+
+    def extra_repr(self) -> str:
+        stored = str(self.weight.dtype).removeprefix("torch.")
+        return f"in_features={self.in_features}, out_features={self.out_features}, {self.form.kind} {stored}"
+
+    def _is_fp8_ready(self, x: Tensor) -> bool:
+        return (
+            self.form == Format("float")
+            and self.weight.dtype == torch.float8_e4m3fn
+            and x.dtype in (torch.bfloat16, torch.float16)
+            and self.in_features % 16 == self.out_features % 16 == 0
+            and supports_fp8_matmul(x.device)
+        )
+
+    def _fp8(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        flat = x.reshape(-1, self.in_features)
+        one = torch.ones((), device=x.device)
+        scale = next((getattr(self, s) for s in SCALE_NAMES if s in self.companions), one)
+        # A fixed input scale can clip; the largest value of this very input cannot.
+        input_scale = (flat.abs().amax().float() / FP8_MAX).clamp(min=1e-12)
+        out: Tensor = torch._scaled_mm(
+            (flat.float() / input_scale).clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn),
+            self.weight.to(x.device).t(),
+            scale_a=input_scale,
+            scale_b=scale.to(device=x.device, dtype=torch.float32).reshape(()),
+            bias=bias,
+            out_dtype=x.dtype,
+        )
+        return out.reshape(*x.shape[:-1], self.out_features)
+
+
+def replace_linears(
+    network: nn.Module, layers: Iterable[StoredLayer], *, fp8_matmul: bool = False
+) -> frozenset[str]:
+    """Put a :class:`QuantizedLinear` in place of each linear layer among ``layers``; returns their names.
+
+    The rest (convolutions, norms, tables that somebody cast to fp8) has to be decoded when it is loaded.
+    """
+    replaced = []
+    for layer in layers:
+        parent_name, _, child = layer.name.rpartition(".")
+        try:
+            parent = network.get_submodule(parent_name)
+            linear = parent.get_submodule(child)
+        except AttributeError:
+            continue
+        if isinstance(linear, nn.Linear):
+            parent.register_module(child, QuantizedLinear(linear, layer, fp8_matmul=fp8_matmul))
+            replaced.append(layer.name)
+    return frozenset(replaced)
+
+
+def supports_fp8_matmul(device: torch.device) -> bool:
+    """Whether ``torch._scaled_mm`` runs on ``device``: NVIDIA of compute capability 8.9 or newer."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 9)

@@ -1,0 +1,111 @@
+"""From the names of a diffusers folder to those of a single-file checkpoint: one declared table a class.
+
+No tensor is transposed or split on the way, so a name is all that changes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+Replacement = str | Callable[["re.Match[str]"], str]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The names of one component: ``rules`` one after the other, then ``prefix`` in front."""
+
+    prefix: str
+    rules: tuple[tuple[str, Replacement], ...] = ()
+
+    def rename(self, name: str) -> str:
+        for pattern, replacement in self.rules:
+            name = re.sub(pattern, replacement, name)
+        return self.prefix + name
+
+
+_NORMS: tuple[tuple[str, Replacement], ...] = ((r"\.norm_([qk])\.", r".\1_norm."),)
+
+_TRANSFORMER = Table(
+    "model.diffusion_model.",
+    (
+        (r"^(audio_)?proj_in\.", lambda m: f"{m[1] or ''}patchify_proj."),
+        (r"^(audio_)?time_embed\.", lambda m: f"{m[1] or ''}adaln_single."),
+        (r"^(audio_)?prompt_adaln\.", lambda m: f"{m[1] or ''}prompt_adaln_single."),
+        (r"^av_cross_attn_(video|audio)_scale_shift\.", r"av_ca_\1_scale_shift_adaln_single."),
+        (r"^av_cross_attn_(?:video|audio)_(a2v|v2a)_gate\.", r"av_ca_\1_gate_adaln_single."),
+        (r"\.(video|audio)_a2v_cross_attn_scale_shift_table$", r".scale_shift_table_a2v_ca_\1"),
+        *_NORMS,
+    ),
+)
+
+_CONNECTORS = Table(
+    "",
+    (
+        (
+            r"^(video_|audio_)?text_proj_in\.",
+            lambda m: f"text_embedding_projection.{m[1] or ''}aggregate_embed.",
+        ),
+        (r"^(video|audio)_connector\.", r"model.diffusion_model.\1_embeddings_connector."),
+        (r"_connector\.transformer_blocks\.", "_connector.transformer_1d_blocks."),
+        *_NORMS,
+    ),
+)
+
+_STATISTICS: tuple[tuple[str, Replacement], ...] = (
+    (r"^latents_mean$", "per_channel_statistics.mean-of-means"),
+    (r"^latents_std$", "per_channel_statistics.std-of-means"),
+)
+
+
+def _video_vae(blocks: int) -> Table:
+    """A block and its resampler are two entries in the original list; diffusers has ``blocks`` of them."""
+
+    def at(factor: int, offset: int) -> Callable[[re.Match[str]], str]:
+        return lambda m: f"{m[1]}.{factor * int(m[2]) + offset}.{_LEAF[m[3]]}"
+
+    return Table(
+        "vae.",
+        (
+            (r"^encoder\.mid_block\.resnets\.", f"encoder.down_blocks.{2 * blocks}.res_blocks."),
+            (r"^decoder\.mid_block\.resnets\.", "decoder.up_blocks.0.res_blocks."),
+            (r"^(encoder\.down_blocks)\.(\d+)\.(downsamplers\.0)\.", at(2, 1)),
+            (r"^(encoder\.down_blocks)\.(\d+)\.(resnets)\.", at(2, 0)),
+            (r"^(decoder\.up_blocks)\.(\d+)\.(upsamplers\.0)\.", at(2, 1)),
+            (r"^(decoder\.up_blocks)\.(\d+)\.(resnets)\.", at(2, 2)),
+            *_STATISTICS,
+        ),
+    )
+
+
+_LEAF = {"downsamplers.0": "", "upsamplers.0": "", "resnets": "res_blocks."}
+
+_VOCODER = Table(
+    "vocoder.",
+    (
+        (r"(^|\.)conv_in\.", r"\1conv_pre."),
+        (r"(^|\.)conv_out\.", r"\1conv_post."),
+        (r"(^|\.)upsamplers\.", r"\1ups."),
+        (r"(^|\.)resnets\.", r"\1resblocks."),
+        (r"(^|\.)act_out\.", r"\1act_post."),
+        (r"\.downsample\.filter$", ".downsample.lowpass.filter"),
+    ),
+)
+
+_TABLES: Mapping[str, Table] = {
+    "LTX2VideoTransformer3DModel": _TRANSFORMER,
+    "LTX2TextConnectors": _CONNECTORS,
+    "AutoencoderKLLTX2Audio": Table("audio_vae.", _STATISTICS),
+    "LTX2Vocoder": _VOCODER,
+    "LTX2VocoderWithBWE": _VOCODER,
+    "LTX2LatentUpsamplerModel": Table("latent_upsampler."),
+}
+
+
+def table_for(class_name: str, *, blocks: int = 0) -> Table | None:
+    """The table of a diffusers class, None for a class that is not known.
+
+    ``blocks`` is the number of down blocks of a video VAE, on which its names depend.
+    """
+    return _video_vae(blocks) if class_name == "AutoencoderKLLTX2Video" else _TABLES.get(class_name)
