@@ -25,19 +25,21 @@ EMBEDDED_DEFAULTS: dict[str, Any] = {"width": 256, "height": 192, "num_frames": 
 """A clip that the tiny set makes in seconds on any machine."""
 
 
-class LoraOption(click.ParamType[Any]):
-    """``FILE`` or ``FILE:STRENGTH``."""
+def parse_lora(text: str) -> tuple[str, float]:
+    """``FILE`` or ``FILE:STRENGTH``; a colon that no number follows belongs to the name."""
+    path, _, strength = text.rpartition(":")
+    try:
+        return (path, float(strength)) if path else (text, 1.0)
+    except ValueError:
+        return text, 1.0
 
-    name = "file[:strength]"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, tuple):
-            return value
-        path, _, strength = str(value).rpartition(":")
-        try:
-            return (path, float(strength)) if path else (str(value), 1.0)
-        except ValueError:
-            return str(value), 1.0
+def _loras(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> Any:
+    return tuple(parse_lora(value) for value in values)
+
+
+def _lora_option(*names: str, what: str) -> Any:
+    return click.option(*names, multiple=True, callback=_loras, metavar="FILE[:STRENGTH]", help=what)
 
 
 def _path(**options: Any) -> click.Path:
@@ -84,12 +86,8 @@ def _path(**options: Any) -> click.Path:
 @click.option(
     "--stages", type=click.IntRange(1, 2), default=2, show_default=True, help="2: half size, then upscaled."
 )
-@click.option(
-    "--lora", "loras", type=LoraOption(), multiple=True, help="LoRA for all stages; may be repeated."
-)
-@click.option(
-    "--stage2-lora", "stage2_loras", type=LoraOption(), multiple=True, help="LoRA for the second stage only."
-)
+@_lora_option("--lora", "loras", what="LoRA for all stages; may be repeated.")
+@_lora_option("--stage2-lora", "stage2_loras", what="LoRA for the second stage only.")
 @click.option(
     "--checkpoint", "checkpoints", type=_path(), multiple=True, help="Model file; repeat for split files."
 )
