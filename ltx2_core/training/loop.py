@@ -1,0 +1,238 @@
+"""The training loop: resumable from one file, the same for every network here.
+
+A step's data and noise come from a generator seeded with (seed, step), so the step number is all the random
+state there is, and a run that was killed continues as if it had not been: bit for bit in float32 on a CPU.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from .history import History, plot, write_line
+from .state import TrainingState, averaged_weights, copy_weights
+
+__all__ = [
+    "Evaluate",
+    "History",
+    "LoopOptions",
+    "Schedule",
+    "StepFn",
+    "averaged_weights",
+    "step_generator",
+    "swapped",
+    "train",
+    "warmup_stable_decay",
+]
+
+logger = logging.getLogger(__name__)
+
+StepFn = Callable[[nn.Module, torch.Generator, int], Mapping[str, Tensor]]
+"""(model, generator, step) -> scalars by name; "loss" is what is minimised, the rest is shown."""
+
+Schedule = Callable[[int], float]
+"""Step -> factor of the optimizer's learning rates."""
+
+Evaluate = Callable[[nn.Module, int], Mapping[str, float]]
+"""(model with averaged weights, step) -> figures for the log."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopOptions:
+    """How to run: precision, averaging and clipping alter what is learnt, the rest does not."""
+
+    dtype: torch.dtype = torch.float32
+    """bfloat16 computes under autocast; weights and moments stay float32."""
+    ema: float = 0.999
+    clip: float | None = None
+    """Largest norm of the gradient."""
+    save_every_s: float = 120.0
+    evaluate_every_s: float = 300.0
+    log_every_s: float = 60.0
+    max_seconds: float = math.inf
+    """Stop, saved, after so long; call again to go on."""
+    progress: bool = True
+
+
+def train(
+    step_fn: StepFn,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    state_path: str | Path,
+    *,
+    total_steps: int,
+    seed: int,
+    options: LoopOptions | None = None,
+    evaluate: Evaluate | None = None,
+) -> History:
+    """Train ``model`` in place up to ``total_steps``, continuing from ``state_path`` where it exists.
+
+    At the end, or when ``options.max_seconds`` are over, ``model`` holds the current weights and
+    ``state_path`` everything (``averaged_weights`` reads the averaged ones). Beside it grow a log of the same
+    name (``.log``) and the curves (``.png``, if matplotlib is installed). Where torch.distributed has been
+    initialised each rank draws its own data, gradients are averaged, and rank 0 writes.
+
+    Raises ValueError when the file belongs to another run, and FloatingPointError when the loss is no longer
+    finite; nothing is saved then.
+    """
+    options = options or LoopOptions()
+    path = Path(state_path)
+    rank = torch.distributed.get_rank() if _distributed() else 0
+    base_lrs = [group["lr"] for group in optimizer.param_groups]
+    averaged = {name: p.detach().clone() for name, p in model.named_parameters()}
+    state = TrainingState(model=model, optimizer=optimizer, averaged=averaged, seed=seed)
+    if path.exists():
+        state.load(path)
+        logger.info("continuing %s at step %d of %d", path, state.step, total_steps)
+    _broadcast([*model.parameters(), *averaged.values()])
+    clocks = _Clocks(options)
+    with tqdm(
+        total=total_steps, initial=state.step, disable=not options.progress or rank > 0, smoothing=0.02
+    ) as bar:
+        while state.step < total_steps and not clocks.over:
+            for group, lr in zip(optimizer.param_groups, base_lrs, strict=True):
+                group["lr"] = lr * schedule(state.step)
+            scalars = _update(state, step_fn, rank, options)
+            state.step += 1
+            bar.update()
+            ends = state.step == total_steps or clocks.over
+            if clocks.due("log") or ends:
+                values = _numbers(scalars, state.step, path)
+                state.history.add(state.step, values)
+                if evaluate is not None and (clocks.due("evaluate") or ends):
+                    with swapped(model, averaged):
+                        figures = dict(evaluate(model, state.step))
+                    state.history.add(state.step, figures)
+                    values |= figures
+                if rank == 0:
+                    write_line(path.with_suffix(".log"), state.step, clocks.seconds, values)
+                    bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()})
+            if rank == 0 and (clocks.due("save") or ends):
+                _numbers(scalars, state.step, path)
+                state.save(path)
+                plot(state.history, path.with_suffix(".png"))
+    for group, lr in zip(optimizer.param_groups, base_lrs, strict=True):
+        group["lr"] = lr
+    return state.history
+
+
+def _update(state: TrainingState, step_fn: StepFn, rank: int, options: LoopOptions) -> Mapping[str, Tensor]:
+    """One step of model, optimizer and averaged weights."""
+    parameters = [p for p in state.model.parameters() if p.requires_grad]
+    with _autocast(options.dtype, parameters[0].device):
+        scalars = step_fn(state.model, step_generator(state.seed, state.step, rank), state.step)
+    state.optimizer.zero_grad(set_to_none=True)
+    scalars["loss"].backward()  # type: ignore[no-untyped-call]
+    _average_gradients(parameters)
+    if options.clip is not None:
+        nn.utils.clip_grad_norm_(parameters, options.clip)
+    state.optimizer.step()
+    decay = min(options.ema, (1 + state.step) / (10 + state.step))
+    with torch.no_grad():
+        for name, p in state.model.named_parameters():
+            state.averaged[name].lerp_(p, 1 - decay)
+    return scalars
+
+
+class _Clocks:
+    """When something was last done, and whether it is time to do it again."""
+
+    def __init__(self, options: LoopOptions) -> None:
+        self.start = time.monotonic()
+        self.last = {
+            "log": (self.start, options.log_every_s),
+            "evaluate": (self.start, options.evaluate_every_s),
+            "save": (self.start, options.save_every_s),
+        }
+        self.max_seconds = options.max_seconds
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.start
+
+    @property
+    def over(self) -> bool:
+        return self.seconds > self.max_seconds
+
+    def due(self, what: str) -> bool:
+        """True when the interval has passed, and then starts it anew."""
+        last, interval = self.last[what]
+        now = time.monotonic()
+        if now - last <= interval:
+            return False
+        self.last[what] = (now, interval)
+        return True
+
+
+def _numbers(scalars: Mapping[str, Tensor], step: int, path: Path) -> dict[str, float]:
+    values = {name: float(value.detach()) for name, value in scalars.items()}
+    if not math.isfinite(values["loss"]):
+        raise FloatingPointError(
+            f"the loss is {values['loss']} at step {step}; {path} keeps what was last saved: continue "
+            "from it with a lower learning rate or with options.clip"
+        )
+    return values
+
+
+def step_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
+    """A generator that depends on these numbers only."""
+    digest = hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def warmup_stable_decay(total_steps: int, *, warmup: int = 40, decay: float = 0.3) -> Schedule:
+    """Linear rise over ``warmup`` steps, a plateau, and a linear fall to zero over the last ``decay`` of all.
+
+    A run on the plateau can be made longer, or shorter, by another ``total_steps`` when it is resumed.
+    """
+
+    def factor(step: int) -> float:
+        left = (total_steps - step) / max(1.0, decay * total_steps)
+        return max(0.0, min(1.0, (step + 1) / warmup, left))
+
+    return factor
+
+
+@contextmanager
+def swapped(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let ``model`` have ``weights`` for a while."""
+    own = {name: p.detach().clone() for name, p in model.named_parameters()}
+    try:
+        copy_weights(model, weights)
+        yield
+    finally:
+        copy_weights(model, own)
+
+
+def _autocast(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[Any]:
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+
+def _distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _broadcast(tensors: list[Tensor]) -> None:
+    if _distributed():
+        for tensor in tensors:
+            torch.distributed.broadcast(tensor.data, 0)
+
+
+def _average_gradients(parameters: list[nn.Parameter]) -> None:
+    if _distributed():
+        for p in parameters:
+            if p.grad is not None:
+                torch.distributed.all_reduce(p.grad)
+                p.grad /= torch.distributed.get_world_size()
