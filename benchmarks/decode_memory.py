@@ -1,0 +1,264 @@
+"""Memory and time of decoding clips of growing length, beside diffusers' AutoencoderKLLTX2Video.
+
+A random LTX-2.0 decoder of modest width runs on the CPU, each case in a process of its own:
+
+    python benchmarks/decode_memory.py --frames 25 49 97 193 385 --size 256 --width 32
+
+`live` is the peak of the bytes in tensors that operations made, less the frames returned: repeatable.
+`rss` is the peak growth of the resident set, less the frames returned: as the system sees it.
+`ratio` is the processor time over that of diffusers' whole-clip decode, `difference` the largest from its
+frames.
+
+Streamed decoding keeps a few frames per layer, and frames lag 22 latents behind: from 177 frames on every
+layer holds its full share and the peak must stay where it is. Shorter clips take less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+ROOT = Path(__file__).resolve().parents[1]
+METHODS = ("streamed", "whole", "diffusers whole", "diffusers tiled")
+LATENT_CHANNELS = 128
+LAYERS = 5
+MIB = 2**20
+SETTLED_FRAMES = 177
+FLAT = 1.05
+"""How far the streamed peak may rise between settled clips."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One decode: what runs, on what."""
+
+    method: str
+    frames: int
+    size: int
+    width: int
+    piece_bytes: int
+    threads: int
+    repeats: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What one decode took; bytes do not count the frames returned."""
+
+    live_bytes: int
+    rss_bytes: int
+    seconds: float
+    sample: list[float]
+    """Every 9th pixel of some frames, to compare methods."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--frames", type=int, nargs="+", default=[25, 49, 97, 193, 385], help="pixel frames, 8k + 1"
+    )
+    parser.add_argument("--size", type=int, default=256, help="height and width in pixels")
+    parser.add_argument("--width", type=int, default=32, help="decoder base channels; released: 128")
+    parser.add_argument(
+        "--piece-mib",
+        type=float,
+        default=4.0,
+        help="largest activation of `streamed`; `whole` has the default",
+    )
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=2, help="the best time counts")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.case:
+        print(json.dumps(asdict(measure(Case(**json.loads(options.case))))))
+        return
+    print(
+        f"{'frames':>6}  {'method':<16}{'live MiB':>10}{'rss MiB':>10}{'cpu s':>10}{'ratio':>8}  difference"
+    )
+    streamed: list[int] = []
+    for frames in options.frames:
+        results = {m: in_own_process(case_of(options, m, frames)) for m in options.methods}
+        peer = results.get("diffusers whole")
+        for method, result in results.items():
+            print(row(frames, method, result, peer), flush=True)
+        if "streamed" in results and frames >= SETTLED_FRAMES:
+            streamed.append(results["streamed"].live_bytes)
+    if len(streamed) > 1:
+        growth = max(streamed) / min(streamed)
+        print(f"streamed peak of settled clips, largest over smallest: {growth:.3f} (limit {FLAT})")
+        if growth > FLAT:
+            sys.exit(1)
+
+
+def case_of(options: argparse.Namespace, method: str, frames: int) -> Case:
+    if (frames - 1) % 8:
+        raise SystemExit(f"frames must be 8k + 1; got {frames}")
+    return Case(
+        method=method,
+        frames=frames,
+        size=options.size,
+        width=options.width,
+        piece_bytes=int(options.piece_mib * MIB),
+        threads=options.threads,
+        repeats=options.repeats,
+    )
+
+
+def in_own_process(case: Case) -> Result:
+    command = [sys.executable, __file__, "--case", json.dumps(asdict(case))]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(case.threads)}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return Result(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def row(frames: int, method: str, result: Result, peer: Result | None) -> str:
+    ratio = difference = "-"
+    if peer is not None:
+        ratio = f"{result.seconds / peer.seconds:.2f}"
+        difference = f"{max(abs(a - b) for a, b in zip(result.sample, peer.sample, strict=True)):.1e}"
+    live, rss = result.live_bytes / MIB, result.rss_bytes / MIB
+    return (
+        f"{frames:>6}  {method:<16}{live:>10.1f}{rss:>10.1f}{result.seconds:>10.2f}{ratio:>8}  {difference}"
+    )
+
+
+@torch.inference_mode()
+def measure(case: Case) -> Result:
+    torch.set_num_threads(case.threads)
+    decode = decoder_of(case)
+    latent_shape = (1, LATENT_CHANNELS, (case.frames - 1) // 8 + 1, case.size // 32, case.size // 32)
+    latent = torch.randn(latent_shape, generator=torch.Generator().manual_seed(1))
+    out = torch.empty(1, 3, case.frames, case.size, case.size)
+    output_bytes = out.nbytes
+    out.zero_()
+    del out
+    decode(latent[:, :, :1])
+    settle()
+
+    baseline = resident_bytes()
+    seconds = []
+    for _ in range(case.repeats):
+        start = time.process_time()
+        frames = decode(latent)
+        seconds.append(time.process_time() - start)
+        sample = frames[0, :, :: max(1, case.frames // 8), ::9, ::9].flatten().tolist()
+        del frames
+        if len(seconds) == 1:
+            rss = peak_resident_bytes() - baseline - output_bytes
+        settle()
+    with LiveBytes() as live:
+        decode(latent)
+    return Result(live_bytes=live.peak - output_bytes, rss_bytes=rss, seconds=min(seconds), sample=sample)
+
+
+def decoder_of(case: Case) -> Callable[[Tensor], Tensor]:
+    from ltx2_core.config import video_vae_config
+    from ltx2_core.video_vae import MAX_PIECE_BYTES, VideoDecoder
+
+    up = ["compress_all", {"residual": True, "multiplier": 2}]
+    blocks = [["res_x", LAYERS], *([up, ["res_x", LAYERS]] * 3)]
+    vae = {"decoder_base_channels": case.width, "latent_channels": LATENT_CHANNELS, "decoder_blocks": blocks}
+    torch.manual_seed(0)
+    decoder = VideoDecoder(video_vae_config({"vae": vae})).eval()
+    if not case.method.startswith("diffusers"):
+        limit = case.piece_bytes if case.method == "streamed" else MAX_PIECE_BYTES
+        return lambda latent: decoder.decode(latent, max_piece_bytes=limit)
+
+    peer = diffusers_twin(decoder, case)
+    if case.method == "diffusers tiled":
+        peer.enable_tiling()
+        peer.use_framewise_decoding = True
+    return lambda latent: peer.decode(latent, causal=False, return_dict=False)[0]
+
+
+def diffusers_twin(decoder: torch.nn.Module, case: Case) -> Any:
+    """diffusers' autoencoder with the same decoder weights, and an encoder that is never run."""
+    from diffusers import AutoencoderKLLTX2Video
+
+    peer = AutoencoderKLLTX2Video(
+        latent_channels=LATENT_CHANNELS,
+        block_out_channels=(8, 16, 32, 64),
+        layers_per_block=(1, 1, 1, 1, 1),
+        decoder_block_out_channels=tuple(case.width * n for n in (2, 4, 8)),
+        decoder_layers_per_block=(LAYERS,) * 4,
+        decoder_causal=False,
+        spatial_compression_ratio=32,
+        temporal_compression_ratio=8,
+    ).eval()
+    renamed = {}
+    for name, value in decoder.decoder.state_dict().items():
+        name = name.replace("res_blocks", "resnets")
+        if name.startswith("up_blocks."):
+            _, index, rest = name.split(".", 2)
+            block = (int(index) - 1) // 2
+            if index == "0":
+                name = f"mid_block.{rest}"
+            elif int(index) % 2:
+                name = f"up_blocks.{block}.upsamplers.0.{rest}"
+            else:
+                name = f"up_blocks.{block}.{rest}"
+        renamed[name] = value
+    peer.decoder.load_state_dict(renamed, strict=True)
+    return peer
+
+
+class LiveBytes(TorchDispatchMode):
+    """Peak bytes of the storages that operations make, as long as something holds them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() not in given:
+                storage = tensor.untyped_storage()
+                self.alive[storage.data_ptr()] = (StorageWeakRef(storage), storage.nbytes())
+        self.alive = {at: entry for at, entry in self.alive.items() if not entry[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
+        return out
+
+
+def settle() -> None:
+    """Give freed memory back to the system, so that the next peak starts from what is held."""
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def resident_bytes() -> int:
+    import psutil
+
+    return psutil.Process().memory_info().rss
+
+
+def peak_resident_bytes() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+if __name__ == "__main__":
+    main()
