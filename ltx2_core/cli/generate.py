@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import torch
@@ -25,6 +26,9 @@ EMBEDDED_DEFAULTS: dict[str, Any] = {"width": 256, "height": 192, "num_frames": 
 """A clip that the tiny set makes in seconds on any machine."""
 
 
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
 def parse_lora(text: str) -> tuple[str, float]:
     """``FILE`` or ``FILE:STRENGTH``; a colon that no number follows belongs to the name."""
     path, _, strength = text.rpartition(":")
@@ -38,7 +42,7 @@ def _loras(context: click.Context, option: click.Parameter, values: tuple[str, .
     return tuple(parse_lora(value) for value in values)
 
 
-def _lora_option(*names: str, what: str) -> Any:
+def _lora_option(*names: str, what: str) -> Callable[[Command], Command]:
     return click.option(*names, multiple=True, callback=_loras, metavar="FILE[:STRENGTH]", help=what)
 
 

@@ -31,11 +31,11 @@ def test_one_command_makes_a_file_with_picture_and_sound_and_prints_where(photo,
         assert len(file.streams.audio) == 1
 
 
-def test_progress_names_the_stages_on_stderr(tmp_path) -> None:
+def test_progress_names_the_stages(tmp_path) -> None:
     result = generate("-o", tmp_path / "clip.mp4", *SMALL[:-1])
     assert result.exit_code == 0, result.output
     for stage in ("stage 1", "stage 2", "decode"):
-        assert stage in result.stderr
+        assert stage in result.output
 
 
 def test_a_dry_run_shows_the_plan_and_writes_nothing(tmp_path) -> None:

@@ -73,7 +73,7 @@ def test_a_temporal_upsampler_is_never_rational() -> None:
         (cfg.transformer_config, {"transformer": {"cross_attention_dim": 17}}, "cross_attention_dim"),
         (cfg.transformer_config, {"transformer": []}, "transformer"),
         (cfg.video_vae_config, {"vae": {"timestep_conditioning": True}}, "timestep_conditioning"),
-        (cfg.video_vae_config, {"vae": {"_class_name": "CausalDiffusionVAE"}}, "_class_name"),
+        (cfg.video_vae_config, {"vae": {"_class_name": "CausalDiffusionVAE"}}, "conv"),
         (cfg.video_vae_config, {"vae": {"decoder_blocks": [["attn_res_x", {}]]}}, "decoder_blocks"),
         (
             cfg.audio_vae_config,
