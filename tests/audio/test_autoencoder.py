@@ -1,3 +1,5 @@
+"""The audio autoencoder: key names, lengths, causality."""
+
 import pytest
 import torch
 

@@ -1,3 +1,5 @@
+"""Whole sounds to latents and back: any rate, mono or stereo, exact lengths."""
+
 import math
 
 import pytest

@@ -1,3 +1,5 @@
+"""The mel front end: lengths, resampling, short and mono sounds."""
+
 import math
 
 import pytest

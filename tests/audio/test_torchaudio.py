@@ -1,3 +1,5 @@
+"""A torch and torchaudio that do not match are reported by name."""
+
 import sys
 
 import pytest

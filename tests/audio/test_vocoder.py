@@ -1,3 +1,5 @@
+"""Both vocoders: key names, lengths, filters, float32 in any weight dtype."""
+
 from dataclasses import replace
 
 import pytest

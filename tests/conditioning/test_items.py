@@ -1,3 +1,5 @@
+"""Conditioning items: what they keep, what they refuse, and that they never mutate."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Denoise masks: shapes, tokens and blending."""
+
 from __future__ import annotations
 
 import pytest

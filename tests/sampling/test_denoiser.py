@@ -1,3 +1,5 @@
+"""The denoiser: masks and timesteps in both numerics, frozen content, guidance passes."""
+
 from __future__ import annotations
 
 from dataclasses import replace

@@ -1,3 +1,5 @@
+"""Guidance: which evaluations a step needs and how they combine."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Noise: the published fingerprints, and the order video first, then audio."""
+
 from __future__ import annotations
 
 import pytest

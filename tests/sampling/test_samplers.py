@@ -1,3 +1,5 @@
+"""Samplers: exact on perfect denoisers, split schedules, published coefficients."""
+
 from __future__ import annotations
 
 import pytest

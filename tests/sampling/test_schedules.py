@@ -1,3 +1,5 @@
+"""Schedules: published rows, and what is refused."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""The latent grid and clip plans, over all sizes, lengths and frame rates."""
+
 from __future__ import annotations
 
 import math

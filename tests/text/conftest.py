@@ -1,3 +1,5 @@
+"""A tiny Gemma folder and configurations for the text tests."""
+
 from __future__ import annotations
 
 from pathlib import Path

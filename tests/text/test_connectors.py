@@ -1,3 +1,5 @@
+"""Connectors: key names, registers, padding."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Stored fp8, NVFP4 and int8 weights become what they stand for."""
+
 from __future__ import annotations
 
 import json

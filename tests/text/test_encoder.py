@@ -1,3 +1,5 @@
+"""Prompts to features: batches, padding, what does not belong together."""
+
 from __future__ import annotations
 
 import pytest

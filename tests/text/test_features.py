@@ -1,3 +1,5 @@
+"""Normalisation and projection layer by layer equal the whole stack."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Loading Gemma from folders, and its hidden states."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""Tokens: start, length, padding, any Unicode text."""
+
 from __future__ import annotations
 
 import pytest
