@@ -13,6 +13,7 @@ SUBCOMMANDS = {
         "ltx2_core.cli.make_tiny:make_tiny",
         "Write a tiny random model set to try and test.",
     ),
+    "train": ("ltx2_core.cli.train:train", "Train models, such as the tiny LTX-2 that ships."),
     "doctor": ("ltx2_core.cli.doctor:doctor", "Check this machine and its installation."),
 }
 """Name -> (module:function, help)."""

@@ -58,6 +58,7 @@ class LoopOptions:
     clip: float | None = None
     """Largest norm of the gradient."""
     save_every_s: float = 120.0
+    evaluates: bool = True
     evaluate_every_s: float = 300.0
     log_every_s: float = 60.0
     max_seconds: float = math.inf
@@ -111,7 +112,7 @@ def train(
             if clocks.due("log") or ends:
                 values = _numbers(scalars, state.step, path)
                 state.history.add(state.step, values)
-                if evaluate is not None and (clocks.due("evaluate") or ends):
+                if evaluate is not None and options.evaluates and (clocks.due("evaluate") or ends):
                     with swapped(model, averaged):
                         figures = dict(evaluate(model, state.step))
                     state.history.add(state.step, figures)
@@ -193,10 +194,11 @@ def step_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
 
 
 def warmup_stable_decay(total_steps: int, *, warmup: int = 40, decay: float = 0.3) -> Schedule:
-    """Linear rise over ``warmup`` steps, a plateau, and a linear fall to zero over the last ``decay`` of all.
+    """Linear rise over ``warmup`` steps or a tenth, a plateau, a linear fall to zero over the last ``decay``.
 
     A run on the plateau can be made longer, or shorter, by another ``total_steps`` when it is resumed.
     """
+    warmup = min(warmup, max(1, total_steps // 10))
 
     def factor(step: int) -> float:
         left = (total_steps - step) / max(1.0, decay * total_steps)

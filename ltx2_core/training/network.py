@@ -75,9 +75,11 @@ def official_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def initialise(network: FlowNetwork, seed: int) -> None:
-    """Unit-gain weights; modulation and heads start at zero, so that each block starts as the identity.
+    """Weights to start from: each block is the identity, and tokens pass unchanged from input to output.
 
-    Peebles and Xie, "Scalable diffusion models with transformers" (2023), call it adaLN-zero.
+    Velocities are mostly noise that has to be carried through, so the head starts as half the transpose of
+    the input projection, which is an isometry. Gates are open, modulations neutral, and the last layer of
+    each branch is zero: unlike gates at zero (Peebles and Xie, 2023) this lets a branch learn at once.
     """
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in network.named_parameters():
@@ -85,16 +87,21 @@ def initialise(network: FlowNetwork, seed: int) -> None:
             parameter.fill_(1)
         elif "learnable_registers" in name:
             parameter.normal_(generator=generator)
-        elif name.endswith((".bias", "scale_shift_table", *_TABLES)) or _starts_at_zero(name):
+        elif "table" in name:
+            parameter.zero_()
+            gates = parameter[4:] if "ca_" in name else parameter[2::3]
+            gates.fill_(1)
+        elif name.endswith(".bias") or any(part in name for part in _ZERO):
             parameter.zero_()
         else:
             bound = math.sqrt(3 / parameter.shape[-1])
             parameter.uniform_(-bound, bound, generator=generator)
+    transformer = network.transformer
+    for prefix in ("", "audio_"):
+        into = transformer.get_parameter(f"{prefix}patchify_proj.weight")
+        nn.init.orthogonal_(into, generator=generator)
+        transformer.get_parameter(f"{prefix}proj_out.weight").copy_(into.mT / 2)
+        transformer.get_parameter(f"{prefix}adaln_single.emb.timestep_embedder.linear_2.weight").mul_(0.3)
 
 
-_TABLES = ("scale_shift_table_a2v_ca_video", "scale_shift_table_a2v_ca_audio")
-
-
-def _starts_at_zero(name: str) -> bool:
-    modulation = "adaln_single.linear." in name
-    return modulation or name.endswith(("proj_out.weight", "to_gate_logits.weight"))
+_ZERO = ("adaln_single.linear.", "to_out.0.weight", "net.2.weight", "to_gate_logits")

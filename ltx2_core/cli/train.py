@@ -1,0 +1,126 @@
+"""``ltx2 train``: make models with the project's own training code."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from ..training.scales import Scale
+
+
+@click.group()
+def train() -> None:
+    """Train models."""
+
+
+class StepsOption(click.ParamType[Any]):
+    """``STAGE=N``."""
+
+    name = "stage=n"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        stage, _, count = str(value).partition("=")
+        if not stage or not count.isdigit():
+            self.fail(f"{value!r} is not a stage and a number of steps, such as transformer=8000", param, ctx)
+        return stage, int(count)
+
+
+@train.command()
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to work in."
+)
+@click.option("--stage", "stages", multiple=True, metavar="NAME", help="Only this stage; may be repeated.")
+@click.option(
+    "--scale",
+    type=click.Choice(["full", "smoke"]),
+    default="full",
+    show_default=True,
+    help="full ships; smoke only shows that everything runs, in less than a minute.",
+)
+@click.option("--steps", multiple=True, type=StepsOption(), help="Steps of a stage in place of the recipe's.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of weights, data and noise.")
+@click.option("--max-minutes", type=float, default=math.inf, help="Stop, saved, after so long.")
+@click.option("--threads", type=int, help="Of torch; by default all cores.")
+@click.option("--bf16", is_flag=True, help="Compute under bfloat16 autocast.")
+@click.option(
+    "--list", "only_list", is_flag=True, help="Show the stages with their cost and state, and stop."
+)
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+def tiny(
+    out: Path,
+    stages: tuple[str, ...],
+    scale: str,
+    steps: tuple[tuple[str, int], ...],
+    seed: int,
+    max_minutes: float,
+    threads: int | None,
+    bf16: bool,
+    only_list: bool,
+    quiet: bool,
+) -> None:
+    """Make the tiny LTX-2 of the synthetic world, from nothing.
+
+    Stages run in order and are skipped when their output exists, so the same command goes on after a stop.
+    The models are in OUT/models, laid out like ComfyUI's folders; a stage's loss curve is in OUT/state.
+    """
+    import torch
+
+    from ..request import NEGATIVE_PROMPT
+    from ..training.run import Run, Unfinished
+    from ..training.scales import SCALES
+    from ..training.stages import run_stages
+
+    if threads:
+        torch.set_num_threads(threads)
+    if not quiet:
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+    run = Run(
+        folder=out,
+        scale=SCALES[scale](),
+        seed=seed,
+        prompts=("", NEGATIVE_PROMPT),
+        steps=dict(steps),
+        max_seconds=max_minutes * 60,
+        dtype=torch.bfloat16 if bf16 else torch.float32,
+        progress=not quiet,
+    )
+    if not quiet or only_list:
+        _show_stages(run, stages)
+    if only_list:
+        return
+
+    def on_stage(stage: str, event: str) -> None:
+        if not quiet:
+            click.echo(f"{stage}: {event}")
+
+    try:
+        run_stages(run, stages or None, on_stage=on_stage)
+    except Unfinished as stop:
+        click.echo(f"stopped: {stop}. The same command goes on from there.")
+        return
+    except (ValueError, OSError, FloatingPointError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"models: {out / 'models'}")
+
+
+def _show_stages(run: Any, stages: tuple[str, ...]) -> None:
+    """What each stage is expected to take, what it has taken, and whether it is done."""
+    from ..training.stages import STAGES
+
+    cost, scale = run.cost(), run.scale
+    for stage in stages or STAGES:
+        done = stage in STAGES and all(path.exists() for path in run.outputs(stage))
+        click.echo(
+            f"{stage:12} {_minutes(scale, stage):>24}  spent {cost.get(stage, 0) / 60:6.1f} min"
+            f"{'  done' if done else ''}"
+        )
+
+
+def _minutes(scale: Scale, stage: str) -> str:
+    minutes = scale.minutes.get(stage)
+    return "" if minutes is None else f"about {minutes:g} min on 2 cores"

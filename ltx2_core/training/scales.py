@@ -1,0 +1,147 @@
+"""How large and how long: the recipe at the size that ships, and at one that only shows that it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..tiny.settings import tiny_config, tiny_upsampler_config
+from .audio_vae import AudioVAERecipe
+from .data import ClipSize
+from .diffusion import LONG, ContextChoice, FlowRecipe, LoraRecipe
+from .flow import FlowOptions
+from .latents import Bucket
+from .lora import ATTENTION
+from .recipe import trained_config, trained_upsampler_config
+from .upsampler import UpsamplerRecipe
+from .video_vae import VideoVAERecipe
+from .vocoder import VocoderRecipe
+
+Json = dict[str, Any]
+
+HEADS = 8
+HEAD_DIM = 32
+AUDIO_HEAD_DIM = 16
+LAYERS = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """Everything that ``ltx2 train tiny`` decides. ``minutes`` are those of a stage on two CPU cores."""
+
+    config: Json
+    upsampler_config: Json
+    video_vae: VideoVAERecipe
+    audio_vae: AudioVAERecipe
+    vocoder: VocoderRecipe
+    upsampler: UpsamplerRecipe
+    buckets: tuple[Bucket, ...]
+    shard_clips: int
+    transformer: FlowRecipe
+    distilled: LoraRecipe
+    edges: LoraRecipe
+    minutes: Mapping[str, float]
+    evaluates: bool = True
+    """Whether figures are measured on held-out clips while training."""
+    statistics_clips: tuple[int, int] = (64, 256)
+    """That the statistics of the video and of the audio latents are taken from."""
+
+
+def full_scale() -> Scale:
+    """The set that ships: about 12 million parameters, hours on two CPU cores."""
+    return Scale(
+        config=with_transformer(trained_config()),
+        upsampler_config=trained_upsampler_config(),
+        video_vae=VideoVAERecipe(),
+        audio_vae=AudioVAERecipe(),
+        vocoder=VocoderRecipe(),
+        upsampler=UpsamplerRecipe(),
+        buckets=(
+            Bucket(width=64, height=64, frames=17, clips=4096, share=0.3),
+            Bucket(width=64, height=64, frames=25, clips=4096, share=0.25, edges=True),
+            Bucket(width=128, height=128, frames=25, clips=4096, share=0.25, edges=True),
+            Bucket(width=96, height=64, frames=33, clips=1024, share=0.1),
+            Bucket(width=128, height=128, frames=33, clips=1024, share=0.1),
+        ),
+        shard_clips=256,
+        transformer=FlowRecipe(total_steps=12000, batch=32),
+        distilled=LoraRecipe(
+            rank=16,
+            flow=FlowRecipe(total_steps=800, batch=16, adam_lr=1e-3, contexts=((1.0, LONG),)),
+        ),
+        edges=LoraRecipe(
+            rank=16,
+            targets=ATTENTION,
+            flow=FlowRecipe(
+                total_steps=1500,
+                batch=16,
+                adam_lr=2e-3,
+                contexts=((1.0, LONG),),
+                options=FlowOptions(first_frame=0.1, video_given=0.0, region=0.0),
+            ),
+        ),
+        minutes={
+            "text": 0.1,
+            "video-vae": 180,
+            "audio-vae": 30,
+            "vocoder": 40,
+            "latents": 25,
+            "transformer": 150,
+            "upsampler": 20,
+            "distilled": 40,
+            "edges": 25,
+            "export": 0.1,
+        },
+    )
+
+
+def smoke_scale() -> Scale:
+    """All stages from nothing in less than a minute; what comes out loads and means nothing."""
+    clip = ClipSize(batch=1, frames=9, width=64, height=64)
+    contexts: tuple[tuple[float, tuple[ContextChoice, ...]], ...] = ((0.5, (ContextChoice(length=32),)),)
+    contexts += ((1.0, (ContextChoice(length=128),)),)
+    flow = FlowRecipe(total_steps=2, batch=2, contexts=contexts)
+    lora = LoraRecipe(rank=2, targets=ATTENTION, flow=flow)
+    return Scale(
+        config=tiny_config("2.3"),
+        upsampler_config=tiny_upsampler_config(),
+        video_vae=VideoVAERecipe(total_steps=2, sizes=((1.0, (clip,)),)),
+        audio_vae=AudioVAERecipe(total_steps=2, batch=1, seconds=(0.7,)),
+        vocoder=VocoderRecipe(total_steps=2, batch=1, seconds=0.6, mel_frames=20),
+        upsampler=UpsamplerRecipe(total_steps=2, sizes=(replace(clip, width=32, height=32),)),
+        buckets=(Bucket(width=64, height=64, frames=9, clips=4, edges=True),),
+        shard_clips=2,
+        transformer=flow,
+        distilled=lora,
+        edges=lora,
+        minutes={},
+        evaluates=False,
+        statistics_clips=(1, 2),
+    )
+
+
+SCALES = {"full": full_scale, "smoke": smoke_scale}
+
+
+def with_transformer(config: Json) -> Json:
+    """``config`` with the transformer and the connectors of the trained set.
+
+    A velocity is mostly noise that has to be carried through, so a stream narrower than its 128 channels
+    could not say it; what is left of the width is room to compute in.
+    """
+    video, audio = HEADS * HEAD_DIM, HEADS * AUDIO_HEAD_DIM
+    widths = {
+        "num_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "attention_head_dim": HEAD_DIM,
+        "cross_attention_dim": video,
+        "audio_num_attention_heads": HEADS,
+        "audio_attention_head_dim": AUDIO_HEAD_DIM,
+        "audio_cross_attention_dim": audio,
+        "connector_num_attention_heads": HEADS,
+        "connector_attention_head_dim": HEAD_DIM,
+        "audio_connector_num_attention_heads": HEADS,
+        "audio_connector_attention_head_dim": AUDIO_HEAD_DIM,
+    }
+    return {**config, "transformer": {**config["transformer"], **widths}}

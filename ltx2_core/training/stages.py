@@ -1,0 +1,270 @@
+"""The stages of ``ltx2 train tiny``, from nothing to a model set in ComfyUI's folders.
+
+A stage whose output exists is skipped; removing the output makes it run again. Each continues from its state.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from .. import config as cfg
+from ..tiny.weights import stored_transforms
+from ..video_vae import VideoVAE
+from .audio_vae import AudioPair, finish_audio_vae, train_audio_vae
+from .diffusion import LoraRecipe, load_averaged, train_distilled, train_edges, train_flow
+from .latents import Encoders, LatentCache, write_latents
+from .loop import averaged_weights
+from .lora import LoraAdapters, save_lora
+from .network import FlowNetwork, official_names
+from .run import Run, Unfinished, prefixed, save_tensors
+from .text import GEMMA_LAYERS, GEMMA_WIDTH, load_text, write_world_gemma
+from .upsampler import train_upsampler
+from .video_vae import finish_video_vae, train_video_vae
+from .vocoder import train_vocoder
+
+logger = logging.getLogger(__name__)
+
+OnStage = Callable[[str, str], None]
+"""Called with the stage and "starts", "is there", "done" or "stopped"."""
+
+
+def run_stages(run: Run, stages: Sequence[str] | None = None, *, on_stage: OnStage | None = None) -> None:
+    """Run ``stages`` (default: all) in their order, skipping those whose output exists.
+
+    Raises ValueError for an unknown stage or one whose inputs are missing, Unfinished when time is up.
+    """
+    wanted = list(STAGES) if stages is None else list(stages)
+    unknown = [stage for stage in wanted if stage not in STAGES]
+    if unknown:
+        raise ValueError(f"unknown stages {', '.join(unknown)}; choose from {', '.join(STAGES)}")
+    tell = on_stage or (lambda stage, event: None)
+    for stage in STAGES:
+        if stage not in wanted:
+            continue
+        if all(path.exists() for path in run.outputs(stage)):
+            tell(stage, "is there")
+            continue
+        missing = [n for n in NEEDS[stage] if not all(p.exists() for p in run.outputs(n))]
+        if missing:
+            raise ValueError(f"stage {stage} needs {', '.join(missing)} first: run them in the same folder")
+        tell(stage, "starts")
+        begin = time.monotonic()
+        try:
+            STAGES[stage](run)
+        except Unfinished:
+            tell(stage, "stopped")
+            raise
+        finally:
+            run.spend(stage, time.monotonic() - begin)
+        tell(stage, "done")
+
+
+def make_text(run: Run) -> None:
+    """Gemma is not trained: random states tell words apart, and the projection learns to read them."""
+    write_world_gemma(run.models.text_encoder, prompts=run.prompts, seed=run.seed)
+
+
+def make_video_vae(run: Run) -> None:
+    recipe = run.sized("video-vae", run.scale.video_vae)
+    state = run.state("video-vae")
+    config = cfg.video_vae_config(run.scale.config)
+    vae, _ = train_video_vae(config, state, recipe=recipe, seed=run.seed, options=run.options())
+    run.check_finished("video-vae", recipe.total_steps)
+    finish_video_vae(vae, recipe, clips=run.scale.statistics_clips[0], seed=run.seed)
+    save_tensors(run.part("video-vae"), prefixed("vae.", vae))
+
+
+def make_audio_vae(run: Run) -> None:
+    recipe = run.sized("audio-vae", run.scale.audio_vae)
+    state = run.state("audio-vae")
+    config = cfg.audio_vae_config(run.scale.config)
+    pair, _ = train_audio_vae(config, state, recipe=recipe, seed=run.seed, options=run.options())
+    run.check_finished("audio-vae", recipe.total_steps)
+    finish_audio_vae(pair, recipe, clips=run.scale.statistics_clips[1], seed=run.seed)
+    save_tensors(
+        run.part("audio-vae"), prefixed("audio_vae.", pair.encoder) | prefixed("audio_vae.", pair.decoder)
+    )
+
+
+def make_vocoder(run: Run) -> None:
+    recipe = run.sized("vocoder", run.scale.vocoder)
+    state = run.state("vocoder")
+    config = cfg.vocoder_config(run.scale.config)
+    vocoder, _ = train_vocoder(
+        config,
+        cfg.audio_vae_config(run.scale.config),
+        state,
+        recipe=recipe,
+        pair=_audio_pair(run),
+        seed=run.seed,
+        options=run.options(),
+    )
+    run.check_finished("vocoder", recipe.total_steps)
+    tensors = prefixed("vocoder.", vocoder)
+    if config.bwe is not None:
+        tensors |= stored_transforms(config.bwe, "vocoder.mel_stft.")
+    save_tensors(run.part("vocoder"), tensors)
+
+
+def make_latents(run: Run) -> None:
+    gemma, tokenizer = load_text(run.models.text_encoder)
+    encoders = Encoders(
+        video=_video_vae(run), audio=_audio_pair(run).encoder, gemma=gemma, tokenizer=tokenizer
+    )
+    folder = run.folder / "latents"
+
+    def on_shard(done: int, count: int) -> None:
+        logger.info("latents: %d of %d shards", done, count)
+        if done < count:
+            run.check_time()
+
+    write_latents(folder, run.scale.buckets, encoders, shard_clips=run.scale.shard_clips, on_shard=on_shard)
+    (folder / "complete").touch()
+
+
+def make_transformer(run: Run) -> None:
+    recipe = run.sized("transformer", run.scale.transformer)
+    state = run.state("transformer")
+    train_flow(
+        _flow_network(run),
+        _cache(run),
+        run.unconditional(),
+        state,
+        recipe=recipe,
+        seed=run.seed,
+        options=run.options(),
+    )
+    run.check_finished("transformer", recipe.total_steps)
+    save_tensors(run.part("transformer"), official_names(averaged_weights(state)))
+
+
+def make_upsampler(run: Run) -> None:
+    recipe = run.sized("upsampler", run.scale.upsampler)
+    upsampler, _ = train_upsampler(
+        cfg.upsampler_config(run.scale.upsampler_config),
+        _video_vae(run),
+        run.state("upsampler"),
+        recipe=recipe,
+        seed=run.seed,
+        options=run.options(),
+    )
+    run.check_finished("upsampler", recipe.total_steps)
+    metadata = {"config": json.dumps(run.scale.upsampler_config)}
+    save_tensors(run.models.upsampler, upsampler.state_dict(), dtype=torch.bfloat16, metadata=metadata)
+
+
+def make_distilled(run: Run) -> None:
+    recipe = run.scale.distilled
+    network, adapters = _adapted(run, recipe)
+    flow = run.sized("distilled", recipe.flow)
+    state = run.state("distilled")
+    train_distilled(
+        network,
+        adapters,
+        _cache(run),
+        run.unconditional(),
+        state,
+        recipe=flow,
+        seed=run.seed,
+        options=run.options(),
+    )
+    run.check_finished("distilled", flow.total_steps)
+    load_averaged(adapters, state)
+    save_lora(run.distilled, adapters.tensors())
+
+
+def make_edges(run: Run) -> None:
+    recipe = run.scale.edges
+    network, adapters = _adapted(run, recipe)
+    flow = run.sized("edges", recipe.flow)
+    state = run.state("edges")
+    train_edges(
+        network,
+        adapters,
+        _cache(run),
+        run.unconditional(),
+        state,
+        recipe=flow,
+        seed=run.seed,
+        options=run.options(),
+    )
+    run.check_finished("edges", flow.total_steps)
+    load_averaged(adapters, state)
+    save_lora(run.edges, adapters.tensors(), metadata={"reference_downscale_factor": "1"})
+
+
+def _flow_network(run: Run) -> FlowNetwork:
+    return FlowNetwork(run.scale.config, hidden_size=GEMMA_WIDTH, num_states=GEMMA_LAYERS + 1, seed=run.seed)
+
+
+def _adapted(run: Run, recipe: LoraRecipe) -> tuple[FlowNetwork, LoraAdapters]:
+    """The trained network, frozen, and a LoRA on its transformer."""
+    network = _flow_network(run)
+    tensors = load_file(run.part("transformer"))
+    own = {name: tensors[full] for name, full in zip(network.state_dict(), network.tensors(), strict=True)}
+    network.load_state_dict(own, strict=True)
+    network.requires_grad_(False)
+    return network, LoraAdapters(network.transformer, rank=recipe.rank, targets=recipe.targets, seed=run.seed)
+
+
+def _video_vae(run: Run) -> VideoVAE:
+    vae = VideoVAE(cfg.video_vae_config(run.scale.config))
+    run.load(vae, "video-vae", "vae.")
+    return vae
+
+
+def _audio_pair(run: Run) -> AudioPair:
+    pair = AudioPair(cfg.audio_vae_config(run.scale.config))
+    for half in (pair.encoder, pair.decoder):
+        run.load(half, "audio-vae", "audio_vae.")
+    return pair
+
+
+def _cache(run: Run) -> LatentCache:
+    return LatentCache(run.folder / "latents", run.scale.buckets)
+
+
+def export(run: Run) -> None:
+    """All parts in one file, as released."""
+    tensors: dict[str, Tensor] = {}
+    for name in PARTS:
+        tensors |= load_file(run.part(name))
+    metadata = {"config": json.dumps(run.scale.config), "model_version": "2.3.0-tiny"}
+    save_tensors(run.models.checkpoint, tensors, dtype=torch.bfloat16, metadata=metadata)
+
+
+PARTS = ("video-vae", "audio-vae", "vocoder", "transformer")
+
+STAGES: dict[str, Callable[[Run], None]] = {
+    "text": make_text,
+    "video-vae": make_video_vae,
+    "audio-vae": make_audio_vae,
+    "vocoder": make_vocoder,
+    "latents": make_latents,
+    "transformer": make_transformer,
+    "upsampler": make_upsampler,
+    "distilled": make_distilled,
+    "edges": make_edges,
+    "export": export,
+}
+"""In the order in which they run."""
+
+NEEDS: dict[str, tuple[str, ...]] = {
+    "text": (),
+    "video-vae": (),
+    "audio-vae": (),
+    "vocoder": ("audio-vae",),
+    "latents": ("text", "video-vae", "audio-vae"),
+    "transformer": ("text", "latents"),
+    "upsampler": ("video-vae",),
+    "distilled": ("transformer",),
+    "edges": ("transformer",),
+    "export": PARTS,
+}
