@@ -11,9 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from .loading import Checkpoint, Component, Lora, find_component, open_checkpoint, open_lora, read_header
-from .text import TextEncoder, load_gemma, load_tokenizer
-from .types import Numerics
+from .loading import Checkpoint, Component, Lora, find_component, open_checkpoint, open_lora
+from .loading.diffusers import text_encoder_folder
+from .loading.quantized import loaded_bytes
+from .text import FeatureCache, OnLayer, TextEncoder, load_gemma, load_tokenizer
+from .text.gemma import find_encoder
+from .types import Numerics, TextFeatures
 
 LoraFile = tuple["str | os.PathLike[str]", float]
 """A LoRA file and its strength."""
@@ -40,13 +43,21 @@ class Networks:
         keep_loaded: bool,
     ) -> None:
         self.checkpoints = tuple(open_checkpoint(path) for path in checkpoints)
-        self.text_encoder = None if text_encoder is None else Path(text_encoder)
+        own = (text_encoder_folder(checkpoint.path) for checkpoint in self.checkpoints)
+        beside = next((folder for folder in own if folder is not None), None)
+        self.text_encoder = beside if text_encoder is None else Path(text_encoder)
+        if self.text_encoder is not None and self.text_encoder.is_file():
+            # The encoder file of LTX-2.5 brings the projection along.
+            packed = open_checkpoint(self.text_encoder)
+            if Component.TEXT_PROJECTION in packed.components:
+                self.checkpoints = (*self.checkpoints, packed)
         self.device = device
         self.dtype = dtype
         self.numerics = numerics
         self.keep_loaded = keep_loaded
         self._held: dict[Component, tuple[tuple[Lora, ...], nn.Module]] = {}
         self._held_text: TextEncoder | None = None
+        self._features = FeatureCache()
 
     def file(self, component: Component) -> Checkpoint:
         """The file that ``component`` comes from. Raises ValueError where none of the files holds it."""
@@ -74,6 +85,17 @@ class Networks:
         del network
         self._release()
 
+    def encode(self, prompts: Sequence[str], *, on_layer: OnLayer | None = None) -> TextFeatures:
+        """Features of ``prompts`` on the device; Gemma is only loaded for those that were not met lately."""
+
+        def run(unknown: list[str]) -> TextFeatures:
+            with self.use_text_encoder() as encoder:
+                return encoder.encode(unknown, on_layer=on_layer)
+
+        projection = self.file(Component.TEXT_PROJECTION).path
+        features = self._features.encode((self.text_encoder, projection, self.dtype), prompts, run)
+        return TextFeatures(*(t.to(self.device) for t in (features.video, features.audio, features.mask)))
+
     @contextmanager
     def use_text_encoder(self) -> Iterator[TextEncoder]:
         """Gemma with the checkpoint's projection, for the length of the block."""
@@ -81,9 +103,10 @@ class Networks:
             yield self._held_text
             return
         if self.text_encoder is None:
-            raise ValueError("no text encoder is given; give the folder of a Gemma 3 as text_encoder")
+            raise ValueError("no text encoder is given; give the folder or file of a Gemma 3 as text_encoder")
         with self.use(Component.TEXT_PROJECTION) as projection:
             gemma = load_gemma(self.text_encoder, dtype=self.dtype, device=self.device)
+            self._check_generation(gemma.generation)
             encoder = TextEncoder(gemma, load_tokenizer(self.text_encoder), projection)
             if self.keep_loaded:
                 self._held_text = encoder
@@ -92,13 +115,23 @@ class Networks:
         self._release()
 
     def text_encoder_bytes(self) -> int:
-        """Size of the text encoder in the dtype of this run; 0 where none is given."""
+        """Size of the text encoder once it is loaded for this run; 0 where none is given."""
         if self.text_encoder is None:
             return 0
-        files = self.text_encoder.rglob("*.safetensors")
-        return sum(
-            info.numel * self.dtype.itemsize for f in files for info in read_header(f).tensors.values()
-        )
+        _, infos, _ = find_encoder(self.text_encoder)
+        return loaded_bytes(infos.values(), self.dtype)
+
+    def _check_generation(self, gemma: int) -> None:
+        """Both Gemmas have the same widths, so only their generations show that they were mixed up."""
+        told = [c for c in self.checkpoints if Component.TRANSFORMER in c.components]
+        checkpoint = told[0] if told else self.file(Component.TEXT_PROJECTION)
+        wanted = 4 if checkpoint.generation == "2.5" else 3
+        if checkpoint.generation is not None and gemma != wanted:
+            raise ValueError(
+                "text encoder and checkpoint do not belong together: "
+                f"{self.text_encoder} is a Gemma {gemma}, "
+                f"LTX-{checkpoint.generation} ({checkpoint.path}) was trained with a Gemma {wanted}"
+            )
 
     def _release(self) -> None:
         if self.device.type == "cuda" and not self.keep_loaded:

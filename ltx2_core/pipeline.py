@@ -58,7 +58,7 @@ class LTX2Pipeline:
 
     Args:
         checkpoints: official single file, or the files that together hold its components.
-        text_encoder: folder of the Gemma 3 that belongs to it.
+        text_encoder: folder or single file of the Gemma that belongs to it; a diffusers folder has its own.
         upscaler: latent upscaler file, for two stages.
         loras: (file, strength) for every stage; ``stage2_loras`` for the second one besides.
         device, dtype: where and in what to compute; by default CUDA in bfloat16, else the CPU in float32.
@@ -155,8 +155,7 @@ class LTX2Pipeline:
         """Contexts of the prompt and, if there is one, of the negative prompt."""
         run = run or _Run(None, None)
         prompts = [prompt] if negative_prompt is None else [prompt, negative_prompt]
-        with self.networks.use_text_encoder() as encoder:
-            features = encoder.encode(prompts, on_layer=lambda step, steps: run.report("text", step, steps))
+        features = self.networks.encode(prompts, on_layer=lambda step, steps: run.report("text", step, steps))
         with self.networks.use(Component.TEXT_CONNECTORS) as connectors, torch.inference_mode():
             dtype = self.networks.dtype
             contexts = connectors(

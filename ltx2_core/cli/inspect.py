@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ..loading import Component, open_checkpoint, open_lora, read_header
+from ..loading import Component, open_checkpoint, open_lora
 
 Report = dict[str, Any]
 
@@ -21,22 +21,22 @@ Report = dict[str, Any]
 def inspect(file: Path, as_json: bool) -> None:
     """Say what FILE holds: components, generation, number formats, sizes and metadata.
 
-    FILE is a .safetensors file (checkpoint, split component, upscaler, LoRA) or a text-encoder folder. Only
-    headers are read, so this is quick for files of any size.
+    FILE is a .safetensors file (checkpoint, split component, upscaler, LoRA, text encoder), a diffusers
+    folder or a text-encoder folder. Only headers are read, so this is quick for files of any size.
     """
     try:
-        report = describe_folder(file) if file.is_dir() else describe_file(file)
+        report = describe_text_encoder(file) if is_text_encoder(file) else describe_file(file)
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(json.dumps(report, indent=2, default=str) if as_json else as_text(report))
 
 
 def describe_file(path: str | os.PathLike[str]) -> Report:
-    """The content of one safetensors file as plain values. Raises ValueError, FileNotFoundError."""
+    """The content of a model file or folder as plain values. Raises ValueError, FileNotFoundError."""
     checkpoint = open_checkpoint(path)
     report: Report = {
         "file": str(checkpoint.path),
-        "size": checkpoint.path.stat().st_size,
+        "size": sum(file.stat().st_size for file in {i.path for i in checkpoint.tensors.values()}),
         "generation": checkpoint.generation,
         "components": [
             {
@@ -63,33 +63,43 @@ def describe_file(path: str | os.PathLike[str]) -> Report:
     return report
 
 
-def describe_folder(folder: Path) -> Report:
-    """The content of a Hugging Face text-encoder folder as plain values. Raises ValueError."""
-    from ..text.folder import find_config, find_tokenizer, find_weights
+def is_text_encoder(path: Path) -> bool:
+    """Whether ``path`` is a folder or file that holds a text encoder and nothing of a checkpoint."""
+    if path.is_dir():
+        config = path / "config.json"
+        diffusers = config.is_file() and b"_class_name" in config.read_bytes()
+        return not diffusers and not (path / "model_index.json").is_file()
+    return path.is_file() and open_checkpoint(path).components == {Component.TEXT_ENCODER}
 
-    config_path, config = find_config(folder)
-    weights = find_weights(folder, config_path)
-    headers = {path: read_header(path) for path in sorted({source.path for source in weights.values()})}
-    infos = [headers[source.path].tensors[source.key] for source in weights.values()]
+
+def describe_text_encoder(path: Path) -> Report:
+    """The content of a text encoder's folder or file as plain values. Raises ValueError."""
+    from ..text.folder import find_tokenizer
+    from ..text.gemma import find_encoder
+
+    config, infos, _ = find_encoder(path)
     keys = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-    return {
-        "file": str(folder),
-        "size": sum(path.stat().st_size for path in headers),
+    dtypes = Counter(info.dtype for info in infos.values())
+    report: Report = {
+        "file": str(path),
+        "size": sum(file.stat().st_size for file in {info.path for info in infos.values()}),
         "generation": None,
         "components": [
             {
                 "name": str(Component.TEXT_ENCODER),
                 "tensors": len(infos),
-                "parameters": sum(info.numel for info in infos),
-                "size": sum(info.nbytes for info in infos),
-                "dtypes": sorted({info.dtype for info in infos}),
+                "parameters": sum(info.numel for info in infos.values()),
+                "size": sum(info.nbytes for info in infos.values()),
+                "dtypes": sorted(dtypes),
             }
         ],
         "tensors": len(infos),
-        "dtypes": dict(Counter(info.dtype for info in infos)),
+        "dtypes": dict(dtypes),
         "metadata": {key: config[key] for key in ("model_type", *keys) if key in config},
-        "tokenizer": find_tokenizer(folder).name,
     }
+    if path.is_dir():
+        report["tokenizer"] = find_tokenizer(path).name
+    return report
 
 
 def as_text(report: Report) -> str:

@@ -8,6 +8,7 @@ import click
 
 from ..config import transformer_config, video_vae_config
 from ..loading import Component
+from ..loading.quantized import loaded_bytes
 from ..memory import MemoryEstimate, estimate_memory
 from ..pipeline import LTX2Pipeline
 from ..request import Stage
@@ -41,10 +42,9 @@ def print_plan(pipeline: LTX2Pipeline, stages: Sequence[Stage]) -> None:
 def predict(pipeline: LTX2Pipeline, stages: Sequence[Stage]) -> tuple[MemoryEstimate, ...]:
     """The memory of each stage with the files and the dtype of ``pipeline``."""
     networks = pipeline.networks
-    itemsize = networks.dtype.itemsize
 
     def weights(*components: Component) -> int:
-        return sum(info.numel * itemsize for c in components for info in networks.file(c).infos(c).values())
+        return sum(loaded_bytes(networks.file(c).infos(c).values(), networks.dtype) for c in components)
 
     return estimate_memory(
         text_weights=networks.text_encoder_bytes()

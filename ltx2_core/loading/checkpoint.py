@@ -9,19 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import nn
 
 from ..config.reader import DIFFUSION_VAE, DIFFUSION_VAE_ADVICE
 from ..types import Numerics
 from .components import build
-from .dequantize import decode, logical_shape, read_marker
 from .detect import Component, Names, describe_foreign, find_components, usual_file
 from .diffusers import read_folder
 from .header import Header, TensorInfo, read_header
 from .infer import Generation, infer_config, infer_generation
 from .lora import Lora, LoraReport, apply_loras
-from .quantized import TORCH_DTYPES, StoredLayer, find_quantized, replace_linears
+from .quantized import StoredLayer, find_quantized, replace_linears
+from .reading import decoded_shape, read_markers, read_state
 
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 
@@ -116,7 +115,7 @@ class Checkpoint:
             network = build(
                 component, self.config, self._shapes[component], operations=operations, numerics=numerics
             )
-            layers = find_quantized(infos, self._markers(component))
+            layers = find_quantized(infos, read_markers(infos, self.metadata))
         except ValueError as error:
             raise ValueError(f"{component} of {self.path}: {error}") from error
         # The projection is multiplied slice by slice, so its weight has to be there.
@@ -124,7 +123,7 @@ class Checkpoint:
         expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
         resident = replace_linears(network, kept, fp8_matmul=fp8_matmul)
         self._check(component, infos, layers, expected)
-        state = self._read(component, layers, resident, expected, dtype, torch.device(device))
+        state = read_state(infos, layers, resident, expected, dtype, torch.device(device))
         if loras:
             state, _ = apply_loras(state, loras, component)
         network.load_state_dict(state, strict=True, assign=True)
@@ -139,7 +138,7 @@ class Checkpoint:
     def _shapes(self) -> dict[Component, dict[str, tuple[int, ...]]]:
         """Of the decoded tensors."""
         return {
-            component: {own: _logical(self.tensors[name]) for own, name in names.items()}
+            component: {own: decoded_shape(self.tensors[name]) for own, name in names.items()}
             for component, names in self._names.items()
         }
 
@@ -158,27 +157,6 @@ class Checkpoint:
         vae = config.get("vae") if isinstance(config, dict) else None
         return isinstance(vae, dict) and vae.get("_class_name") == DIFFUSION_VAE
 
-    def _markers(self, component: Component) -> dict[str, Mapping[str, Any]]:
-        """What the file says of its quantised layers, by their own names; reads tensors of a few bytes."""
-        names = self._require(component)
-        markers: dict[str, Mapping[str, Any]] = {}
-        stated = self.metadata.get("_quantization_metadata", {})
-        layers = stated.get("layers", {}) if isinstance(stated, dict) else None
-        if not isinstance(layers, dict) or not all(isinstance(entry, dict) for entry in layers.values()):
-            raise ValueError("metadata '_quantization_metadata' is not of the form {'layers': {name: {...}}}")
-        for own, name in names.items():
-            layer, _, last = own.rpartition(".")
-            if last == "weight":
-                # Names in the header come with the prefix of the file or without.
-                entry = layers.get(layer, layers.get(name.removesuffix(".weight")))
-                if entry is not None:
-                    markers[layer] = entry
-        own_markers = {own: name for own, name in names.items() if own.endswith(".comfy_quant")}
-        for own, tensor in self._tensors(own_markers).items():
-            layer = own.removesuffix(".comfy_quant")
-            markers[layer] = read_marker(layer, bytes(tensor.view(torch.uint8).tolist()))
-        return markers
-
     def _check(
         self,
         component: Component,
@@ -195,7 +173,7 @@ class Checkpoint:
                 continue
             layer = layers.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
             if not (layer.fits(shape) if layer else infos[name].shape == shape):
-                wrong.append(f"{name} (file {_logical(infos[name])}, configuration {shape})")
+                wrong.append(f"{name} (file {decoded_shape(infos[name])}, configuration {shape})")
             if layer is None and infos[name].dtype not in FLOATS:
                 unreadable.append(f"{name} ({infos[name].dtype})")
         problems = {
@@ -207,48 +185,6 @@ class Checkpoint:
         told = [f"{len(names)} {what}: {_few(names)}" for what, names in problems.items() if names]
         if told:
             raise ValueError(f"{self.path} does not hold a usable {component}: {'; '.join(told)}")
-
-    def _read(
-        self,
-        component: Component,
-        layers: Mapping[str, StoredLayer],
-        resident: frozenset[str],
-        expected: Mapping[str, tuple[int, ...]],
-        dtype: torch.dtype | None,
-        device: torch.device,
-    ) -> dict[str, Tensor]:
-        """The state dict: stored tensors of ``resident`` layers, everything else decoded to ``dtype``."""
-        stored: dict[str, dict[str, Tensor]] = {}
-        state: dict[str, Tensor] = {}
-        for own, tensor in self._tensors(self._require(component)).items():
-            layer, _, last = own.rpartition(".")
-            if layer in resident and last in layers[layer].infos:
-                state[own] = tensor.to(device)
-            elif layer in layers and last in layers[layer].infos:
-                stored.setdefault(layer, {})[last] = tensor
-            else:
-                # fp8 is a way to store; nothing computes in it.
-                target = torch.bfloat16 if dtype is None and tensor.dtype.itemsize == 1 else dtype
-                state[own] = tensor.to(device=device, dtype=target)
-        for name, tensors in stored.items():
-            decoded = decode(name, layers[name].form, tensors, expected[f"{name}.weight"])
-            state[f"{name}.weight"] = decoded.to(device=device, dtype=dtype or torch.bfloat16)
-        return state
-
-    def _tensors(self, names: Names) -> dict[str, Tensor]:
-        """Own name -> memory-mapped tensor, for ``names`` (own name -> name in this checkpoint)."""
-        by_file: dict[Path, list[tuple[str, str]]] = {}
-        for own, name in names.items():
-            info = self.tensors[name]
-            by_file.setdefault(info.path, []).append((own, info.name))
-        tensors: dict[str, Tensor] = {}
-        for path, pairs in by_file.items():
-            try:
-                with safe_open(path, framework="pt", device="cpu") as file:
-                    tensors.update((own, file.get_tensor(name)) for own, name in pairs)
-            except SafetensorError as error:
-                raise ValueError(f"{path} cannot be read as safetensors ({error}); get it again") from None
-        return tensors
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -300,10 +236,6 @@ _SECTION: Mapping[Component, str] = {
     Component.VOCODER: "vocoder",
 }
 """Section of the header's configuration for each component; an upsampler's lies flat."""
-
-
-def _logical(info: TensorInfo) -> tuple[int, ...]:
-    return logical_shape(TORCH_DTYPES.get(info.dtype, torch.float32), info.shape)
 
 
 def _listed(components: Iterable[Component]) -> str:

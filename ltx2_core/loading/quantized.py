@@ -181,3 +181,10 @@ def supports_fp8_matmul(device: torch.device) -> bool:
     if device.type != "cuda" or torch.version.hip is not None:
         return False
     return torch.cuda.get_device_capability(device) >= (8, 9)
+
+
+def loaded_bytes(infos: Iterable[TensorInfo], dtype: torch.dtype) -> int:
+    """Memory of the tensors once loaded for computing in ``dtype``; quantised ones stay as stored."""
+    return sum(
+        info.nbytes if info.dtype in QUANTISED_DTYPES else info.numel * dtype.itemsize for info in infos
+    )

@@ -1,5 +1,6 @@
 """Text conditioning: prompts -> Gemma hidden states -> features -> connectors -> context."""
 
+from .cache import FeatureCache
 from .connectors import CONTEXT_LENGTH, TextConnectors
 from .encoder import OnLayer, TextEncoder
 from .features import FeatureAccumulator, FeatureExtractor
@@ -10,6 +11,7 @@ __all__ = [
     "CONTEXT_LENGTH",
     "MAX_TOKENS",
     "FeatureAccumulator",
+    "FeatureCache",
     "FeatureExtractor",
     "Gemma",
     "OnLayer",

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from ..loading.header import TensorInfo, read_header
 
 PREFIXES = ("language_model.model.", "model.language_model.", "model.", "language_model.", "")
 """Where the language model sits: Google's release, newer re-saves, text-only models, saved inner modules."""
@@ -18,12 +17,14 @@ _NAME = r"(?:layers\.\d+|embed_tokens|norm)\..+"
 _LANGUAGE_KEY = re.compile(rf"^(?:{'|'.join(map(re.escape, PREFIXES))})({_NAME})$")
 
 
-@dataclass(frozen=True)
-class WeightSource:
-    """One tensor of the language model: the file that holds it and its key there."""
+KINDS = ("gemma3_text", "gemma4_text", "gemma4_unified_text")
+"""Model types of a text-only Gemma, and of the text part of a multimodal one."""
 
-    path: Path
-    key: str
+
+def language_name(key: str) -> str | None:
+    """The name inside the language model of a tensor called ``key`` in a file; None for any other tensor."""
+    match = _LANGUAGE_KEY.match(key)
+    return match[1] if match else None
 
 
 def find_config(folder: Path) -> tuple[Path, dict[str, Any]]:
@@ -33,19 +34,18 @@ def find_config(folder: Path) -> tuple[Path, dict[str, Any]]:
         ValueError: there is no such file; says which architectures were found instead.
     """
     if not folder.is_dir():
-        kind = "is a file" if folder.exists() else "does not exist"
         raise ValueError(
-            f"text encoder {folder} {kind}; expected a Hugging Face folder with config.json, the tokenizer "
-            "and the *.safetensors weights of Gemma 3"
+            f"text encoder {folder} does not exist; expected a Hugging Face folder with config.json, the "
+            "tokenizer and the *.safetensors weights of Gemma 3, or a single file of them"
         )
     others: list[str] = []
     for path in _nearest_first(folder.rglob("config.json")):
         config = json.loads(path.read_text(encoding="utf-8"))
         kind = config.get("model_type") or config.get("_class_name") or "no model_type"
-        if kind == "gemma3_text":
+        if kind in KINDS:
             return path, config
-        if kind == "gemma3" and "text_config" in config:
-            return path, config["text_config"]
+        if f"{kind}_text" in KINDS and "text_config" in config:
+            return path, {"model_type": f"{kind}_text", **config["text_config"]}
         others.append(f"{path.relative_to(folder)} is {kind}")
     found = "; ".join(others[:4]) or "no config.json"
     raise ValueError(
@@ -54,8 +54,8 @@ def find_config(folder: Path) -> tuple[Path, dict[str, Any]]:
     )
 
 
-def find_weights(folder: Path, config_path: Path) -> dict[str, WeightSource]:
-    """Tensors of the language model, by their name inside it; vision weights are left out.
+def find_weights(folder: Path, config_path: Path) -> dict[str, TensorInfo]:
+    """Entries of the language model, by their name inside it; vision weights are left out.
 
     Files beside the configuration come first, then the whole ``folder`` is searched. In a directory with an
     index, only the files that the index names count.
@@ -90,20 +90,17 @@ def find_tokenizer(folder: Path) -> Path:
     )
 
 
-def _language_tensors(root: Path) -> dict[str, WeightSource]:
-    found: dict[str, WeightSource] = {}
+def _language_tensors(root: Path) -> dict[str, TensorInfo]:
+    found: dict[str, TensorInfo] = {}
     for path in _weight_files(root):
-        with safe_open(path, framework="pt") as file:
-            keys = list(file.keys())
-        for key in keys:
-            if match := _LANGUAGE_KEY.match(key):
-                name = match[1]
+        for key, info in read_header(path).tensors.items():
+            if name := language_name(key):
                 if name in found:
                     raise ValueError(
                         f"{found[name].path} and {path} both hold {name}; "
                         "give the folder of one text encoder only"
                     )
-                found[name] = WeightSource(path, key)
+                found[name] = info
     return found if "embed_tokens.weight" in found else {}
 
 

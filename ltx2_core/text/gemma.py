@@ -1,35 +1,39 @@
-"""Gemma 3 as a text encoder: all hidden states, one at a time.
+"""Gemma 3 (LTX-2.0, 2.3) or Gemma 4 (2.5) as a text encoder: all hidden states, one at a time.
 
 Letters: B prompts, T tokens, D hidden width, L layers.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
-from .folder import WeightSource, find_config, find_weights
+from ..loading.header import TensorInfo
+from ..loading.quantized import StoredLayer, find_quantized, replace_linears
+from ..loading.reading import read_markers, read_state
+from .folder import find_config, find_weights
+from .single_file import read_encoder_file
 
 OnHidden = Callable[[int, Tensor], None]
 """Called with (index, hidden (B, T, D)) while the model runs. It may raise to stop the run."""
 
 
 class Gemma(nn.Module):
-    """The inner Gemma 3 text model of the transformers library, without its output head."""
+    """The inner Gemma text model of the transformers library, without its output head."""
 
     def __init__(self, model: Any) -> None:
-        """``model`` is a ``Gemma3TextModel``."""
+        """``model`` is a ``Gemma3TextModel`` or one of the fourth generation."""
         super().__init__()
         self.model = model
         self.hidden_size: int = model.config.hidden_size
         self.num_states: int = model.config.num_hidden_layers + 1
         self.vocab_size: int = model.config.vocab_size
+        self.generation: int = 4 if "gemma4" in model.config.model_type else 3
 
     @torch.no_grad()
     def forward(self, input_ids: Tensor, attention_mask: Tensor, on_hidden: OnHidden) -> None:
@@ -61,58 +65,125 @@ class Gemma(nn.Module):
         on_hidden(self.num_states - 1, output.last_hidden_state)
 
 
-def load_gemma(folder: Path, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> Gemma:
-    """Load Gemma 3 from a Hugging Face folder, text-only or multimodal; vision weights are not read.
+def load_gemma(
+    path: str | os.PathLike[str], *, dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> Gemma:
+    """Load Gemma from a Hugging Face folder or a single file, text-only or multimodal, without its vision.
 
-    Configuration and weights may lie in subfolders. On the CPU, tensors that already have ``dtype`` stay
-    memory-mapped.
+    In a folder, configuration and weights may lie in subfolders. On the CPU, tensors that already have
+    ``dtype`` stay memory-mapped. Quantised layers keep their weights as they are stored, and decode them when
+    they run.
 
     Raises:
-        ValueError: not a Gemma 3, weights absent or not fitting the configuration, or ``dtype`` is float16,
+        ValueError: not a Gemma, weights absent or not fitting the configuration, or ``dtype`` is float16,
             whose range the hidden states exceed.
     """
     if dtype == torch.float16:
-        raise ValueError("Gemma 3 overflows in float16; use torch.bfloat16 or torch.float32")
-    config_path, config = find_config(folder)
-    sources = find_weights(folder, config_path)
+        raise ValueError("Gemma overflows in float16; use torch.bfloat16 or torch.float32")
+    path = Path(path)
+    config, infos, metadata = find_encoder(path)
     try:
-        return gemma_from_tensors(config, _read(sources, dtype, device))
+        return _from_infos(config, infos, metadata, dtype, torch.device(device))
     except ValueError as error:
-        raise ValueError(f"text encoder {folder}: {error}") from error
+        raise ValueError(f"text encoder {path}: {error}") from error
+
+
+def find_encoder(path: Path) -> tuple[dict[str, Any], dict[str, TensorInfo], Mapping[str, Any]]:
+    """Configuration, entries of the language model, and metadata of the folder or file at ``path``.
+
+    Raises:
+        ValueError: there is no Gemma.
+    """
+    if path.is_file():
+        config, infos, header = read_encoder_file(path)
+        return config, infos, header.metadata
+    config_path, config = find_config(path)
+    return config, find_weights(path, config_path), {}
 
 
 def gemma_from_tensors(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Gemma:
-    """Build Gemma from the fields of a ``Gemma3TextConfig`` and its tensors, which it keeps without a copy.
+    """Build Gemma from the fields of its text configuration and its tensors, which it keeps without a copy.
 
     ``tensors`` has the keys of the inner model: ``embed_tokens.weight``, ``layers.0. ...``, ``norm.weight``.
 
     Raises:
         ValueError: a tensor is missing, unexpected or of another shape than the configuration says.
     """
-    # Importing the library takes seconds, which those who only need the connectors should not wait for.
-    from transformers import Gemma3TextConfig, Gemma3TextModel
+    model = _empty(config)
+    _check({name: tuple(tensor.shape) for name, tensor in tensors.items()}, _shapes(model))
+    return _filled(model, tensors)
 
+
+def _from_infos(
+    config: Mapping[str, Any],
+    infos: Mapping[str, TensorInfo],
+    metadata: Mapping[str, Any],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Gemma:
+    model = _empty(config)
+    shapes = _shapes(model)
+    layers = find_quantized(infos, read_markers(infos, metadata))
+    companions = {f"{name}.{s}" for name, layer in layers.items() for s in layer.infos if s != "weight"}
+    _check(
+        {
+            name: _decoded(name, info, layers, shapes)
+            for name, info in infos.items()
+            if name not in companions
+        },
+        shapes,
+    )
+    resident = replace_linears(model, layers.values())
+    return _filled(model, read_state(infos, layers, resident, shapes, dtype, device))
+
+
+def _empty(config: Mapping[str, Any]) -> Any:
+    """The model of the library on the ``meta`` device."""
+    # Importing the library takes seconds, which those who only need the connectors should not wait for.
+    import transformers
+
+    kind = str(config.get("model_type", "gemma3_text"))
+    config_class, model_class = _CLASSES.get(kind, _CLASSES["gemma3_text"])
+    if not hasattr(transformers, model_class):
+        raise ValueError(
+            f"a {kind} needs a newer release of transformers than {transformers.__version__}: "
+            "pip install -U transformers"
+        )
+    fields = _portable(config) if kind == "gemma3_text" else dict(config)
     with torch.device("meta"):
-        model: Any = Gemma3TextModel(Gemma3TextConfig.from_dict(_portable(config)))
-    _check(tensors, model.state_dict())
-    model.load_state_dict(dict(tensors), strict=True, assign=True)
+        return getattr(transformers, model_class)(getattr(transformers, config_class).from_dict(fields))
+
+
+_CLASSES: Mapping[str, tuple[str, str]] = {
+    "gemma3_text": ("Gemma3TextConfig", "Gemma3TextModel"),
+    "gemma4_text": ("Gemma4TextConfig", "Gemma4TextModel"),
+    "gemma4_unified_text": ("Gemma4UnifiedTextConfig", "Gemma4UnifiedTextModel"),
+}
+
+
+def _shapes(model: Any) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _filled(model: Any, state: Mapping[str, Tensor]) -> Gemma:
+    model.load_state_dict(dict(state), strict=True, assign=True)
     _restore_constants(model)
-    model.to(tensors["embed_tokens.weight"].device)
+    model.to(state["embed_tokens.weight"].device)
     return Gemma(model.eval().requires_grad_(False))
 
 
-def _read(
-    sources: Mapping[str, WeightSource], dtype: torch.dtype, device: torch.device | str
-) -> dict[str, Tensor]:
-    by_file: dict[Path, list[tuple[str, str]]] = defaultdict(list)
-    for name, source in sources.items():
-        by_file[source.path].append((name, source.key))
-    tensors: dict[str, Tensor] = {}
-    for path, names in by_file.items():
-        with safe_open(path, framework="pt") as file:
-            for name, key in names:
-                tensors[name] = file.get_tensor(key).to(device=device, dtype=dtype)
-    return tensors
+def _decoded(
+    name: str,
+    info: TensorInfo,
+    layers: Mapping[str, StoredLayer],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> tuple[int, ...]:
+    """The shape of a tensor once it is decoded and its padding cut off."""
+    layer = layers.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
+    if layer is None:
+        return info.shape
+    wanted = shapes.get(name, ())
+    return wanted if layer.fits(wanted) else layer.shape
 
 
 def _portable(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,7 +198,7 @@ def _portable(config: Mapping[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _check(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+def _check(given: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
     missing = sorted(expected.keys() - given.keys())
     unexpected = sorted(given.keys() - expected.keys())
     if missing or unexpected:
@@ -136,11 +207,9 @@ def _check(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
             f"{len(missing)} tensors missing ({', '.join(missing[:3])}), "
             f"{len(unexpected)} unexpected ({', '.join(unexpected[:3])})"
         )
-    for name, tensor in expected.items():
-        if given[name].shape != tensor.shape:
-            raise ValueError(
-                f"{name} has shape {tuple(given[name].shape)}; its config.json says {tuple(tensor.shape)}"
-            )
+    for name, shape in expected.items():
+        if given[name] != shape:
+            raise ValueError(f"{name} has shape {given[name]}; its config.json says {shape}")
 
 
 def _restore_constants(model: Any) -> None:

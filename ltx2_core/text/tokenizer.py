@@ -6,6 +6,7 @@ Letters: B prompts, T tokens of the longest prompt.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tokenizers import Tokenizer as FastTokenizer
 from torch import Tensor
 
 from .folder import find_tokenizer
+from .single_file import tokenizer_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -67,18 +69,26 @@ class Tokenizer:
         return ids[: self.max_tokens]
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """Gemma's tokenizer from ``tokenizer.json`` or ``tokenizer.model``, in ``folder`` or below it.
+def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
+    """Gemma's tokenizer from a folder (``tokenizer.json`` or ``tokenizer.model``) or from an encoder file.
 
     Raises:
-        ValueError: there is neither file, or it is not Gemma's.
+        ValueError: there is none, it is not Gemma's, or a package that it needs is missing.
     """
-    path = find_tokenizer(folder)
-    return _from_json(path) if path.suffix == ".json" else _from_sentencepiece(path)
+    path = Path(path)
+    if path.is_file():
+        kind, content = tokenizer_bytes(path)
+        return _from_json(path, content) if kind == "tokenizer_json" else _from_sentencepiece(path, content)
+    found = find_tokenizer(path)
+    read = _from_json if found.suffix == ".json" else _from_sentencepiece
+    return read(found, found.read_bytes())
 
 
-def _from_json(path: Path) -> Tokenizer:
-    fast = FastTokenizer.from_file(str(path))
+def _from_json(path: Path, content: bytes) -> Tokenizer:
+    try:
+        fast = FastTokenizer.from_str(content.decode())
+    except Exception as error:  # the library raises nothing more specific
+        raise ValueError(f"the tokenizer of {path} is damaged ({error}); download it again") from None
     fast.no_padding()
     fast.no_truncation()
     bos, pad = fast.token_to_id("<bos>"), fast.token_to_id("<pad>")
@@ -91,14 +101,18 @@ def _from_json(path: Path) -> Tokenizer:
     return Tokenizer(encode, vocab_size=fast.get_vocab_size(), bos_id=bos, pad_id=pad)
 
 
-def _from_sentencepiece(path: Path) -> Tokenizer:
+def _from_sentencepiece(path: Path, content: bytes) -> Tokenizer:
     try:
         from sentencepiece import SentencePieceProcessor
     except ImportError as error:
         raise ValueError(
-            f"{path} needs the package sentencepiece; install it or put tokenizer.json into the folder"
+            f"the tokenizer of {path} needs the package sentencepiece: pip install sentencepiece, "
+            "or use a folder with tokenizer.json"
         ) from error
-    pieces = SentencePieceProcessor(model_file=str(path))
+    try:
+        pieces = SentencePieceProcessor(model_proto=content)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"the tokenizer of {path} is damaged ({error}); download it again") from None
     if pieces.bos_id() < 0 or pieces.pad_id() < 0:
         raise ValueError(f"{path} is not a Gemma tokenizer: it lacks the tokens <bos> and <pad>")
 

@@ -1,0 +1,96 @@
+"""From the entries of headers to the tensors of a state dict, stored or decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from .dequantize import decode, logical_shape, read_marker
+from .header import TensorInfo
+from .quantized import TORCH_DTYPES, StoredLayer
+
+Infos = Mapping[str, TensorInfo]
+"""Own (official, unprefixed) name -> entry, which says where the tensor lies."""
+
+_METADATA = "_quantization_metadata"
+
+
+def read_tensors(infos: Infos) -> dict[str, Tensor]:
+    """The tensors as they are stored, memory-mapped. Raises ValueError for a file that turns out damaged."""
+    by_file: dict[Path, list[tuple[str, str]]] = {}
+    for own, info in infos.items():
+        by_file.setdefault(info.path, []).append((own, info.name))
+    tensors: dict[str, Tensor] = {}
+    for path, pairs in by_file.items():
+        try:
+            with safe_open(path, framework="pt", device="cpu") as file:
+                tensors.update((own, file.get_tensor(name)) for own, name in pairs)
+        except SafetensorError as error:
+            raise ValueError(f"{path} cannot be read as safetensors ({error}); get it again") from None
+    return tensors
+
+
+def read_markers(infos: Infos, metadata: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """What a file says of its quantised layers, by their own names; reads tensors of a few bytes.
+
+    Raises ValueError where that is malformed.
+    """
+    stated = metadata.get(_METADATA, {})
+    layers = stated.get("layers", {}) if isinstance(stated, Mapping) else None
+    if not isinstance(layers, Mapping) or not all(isinstance(e, Mapping) for e in layers.values()):
+        raise ValueError(f"metadata {_METADATA!r} is not of the form {{'layers': {{name: {{...}}}}}}")
+    markers: dict[str, Mapping[str, Any]] = {}
+    for own, info in infos.items():
+        if own.endswith(".weight"):
+            layer = own.removesuffix(".weight")
+            # Names in the header come with the prefix of the file or without.
+            entry = layers.get(layer, layers.get(info.name.removesuffix(".weight")))
+            if entry is not None:
+                markers[layer] = entry
+    found = {own: info for own, info in infos.items() if own.endswith(".comfy_quant")}
+    for own, tensor in read_tensors(found).items():
+        layer = own.removesuffix(".comfy_quant")
+        markers[layer] = read_marker(layer, bytes(tensor.flatten().view(torch.uint8).tolist()))
+    return markers
+
+
+def read_state(
+    infos: Infos,
+    layers: Mapping[str, StoredLayer],
+    resident: frozenset[str],
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: torch.dtype | None,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """The state dict: ``resident`` ones of ``layers`` as they are stored, everything else as ``dtype``.
+
+    ``shapes`` are those of the network. With ``dtype`` None a tensor keeps its own, and bfloat16 takes the
+    place of a stored number format.
+    """
+    stored: dict[str, dict[str, Tensor]] = {}
+    state: dict[str, Tensor] = {}
+    for own, tensor in read_tensors(infos).items():
+        layer, _, last = own.rpartition(".")
+        if layer in layers and last in layers[layer].infos:
+            if layer in resident:
+                state[own] = tensor.to(device)
+            else:
+                stored.setdefault(layer, {})[last] = tensor
+        else:
+            # fp8 is a way to store; nothing computes in it.
+            target = torch.bfloat16 if dtype is None and tensor.dtype.itemsize == 1 else dtype
+            state[own] = tensor.to(device=device, dtype=target)
+    for name, tensors in stored.items():
+        decoded = decode(name, layers[name].form, tensors, shapes[f"{name}.weight"])
+        state[f"{name}.weight"] = decoded.to(device=device, dtype=dtype or torch.bfloat16)
+    return state
+
+
+def decoded_shape(info: TensorInfo) -> tuple[int, ...]:
+    """The shape of a tensor once it is decoded, as far as its entry tells."""
+    return logical_shape(TORCH_DTYPES.get(info.dtype, torch.float32), info.shape)

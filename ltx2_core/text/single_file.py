@@ -1,0 +1,116 @@
+"""A text encoder in one file: its language model, configuration and tokenizer, told from the header.
+
+ComfyUI and LTX-2.5 pack the weights under ``model.`` and the tokenizer as a tensor of bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..loading.header import Header, TensorInfo, read_header
+from ..loading.reading import decoded_shape, read_tensors
+from .folder import language_name
+
+TOKENIZERS = ("spiece_model", "tokenizer_json")
+"""Tensors that hold the bytes of a ``tokenizer.model`` and of a ``tokenizer.json``."""
+
+
+def read_encoder_file(path: Path) -> tuple[dict[str, Any], dict[str, TensorInfo], Header]:
+    """Configuration, entries of the language model by their names inside it, and the header.
+
+    Raises:
+        ValueError: no Gemma; says what the file seems to be.
+    """
+    header = read_header(path)
+    infos = {own: info for name, info in header.tensors.items() if (own := language_name(name))}
+    stated = header.metadata.get("gemma_config")
+    if isinstance(stated, Mapping):
+        text = stated.get("text_config", stated)
+        if not isinstance(text, Mapping):
+            raise ValueError(f"{path}: metadata 'gemma_config' has no object 'text_config'")
+        return {"model_type": stated.get("model_type"), **text}, infos, header
+    if other := _describe_other(header.tensors, infos):
+        raise ValueError(
+            f"{path} is no Gemma 3 text encoder: it seems to be {other}. Take gemma_3_12B_it (bf16, "
+            "fp8_scaled or fp4_mixed; it belongs in text_encoders), or the Hugging Face folder of Gemma 3 12B"
+        )
+    try:
+        return _config_of(infos), infos, header
+    except (LookupError, ZeroDivisionError, ValueError) as error:
+        raise ValueError(f"{path} is an incomplete Gemma 3: {error}") from None
+
+
+def tokenizer_bytes(path: Path) -> tuple[str, bytes]:
+    """The tokenizer that the file carries: its kind, one of ``TOKENIZERS``, and its bytes.
+
+    Raises:
+        ValueError: the file carries none.
+    """
+    header = read_header(path)
+    for kind in TOKENIZERS:
+        info = header.tensors.get(kind)
+        if info is not None and info.dtype in ("U8", "I8"):
+            return kind, bytes(read_tensors({kind: info})[kind].flatten().numpy().tobytes())
+    raise ValueError(
+        f"{path} carries no tokenizer (a tensor {' or '.join(TOKENIZERS)}); take a file that does, such as "
+        "gemma_3_12B_it, or the Hugging Face folder of the text encoder"
+    )
+
+
+def _config_of(infos: Mapping[str, TensorInfo]) -> dict[str, Any]:
+    """The fields of a Gemma 3 from its shapes; what they cannot tell has the values of the released 12B."""
+    shapes = {name: decoded_shape(info) for name, info in infos.items()}
+    vocab_size, hidden = shapes["embed_tokens.weight"]
+    attention = "layers.0.self_attn."
+    (head_dim,) = shapes[f"{attention}q_norm.weight"]
+    layers = {int(name.split(".")[1]) for name in shapes if name.startswith("layers.")}
+    return {
+        "model_type": "gemma3_text",
+        "vocab_size": vocab_size,
+        "hidden_size": hidden,
+        "intermediate_size": shapes["layers.0.mlp.gate_proj.weight"][0],
+        # As many as there are: a damaged name with a huge number must not ask for as many layers.
+        "num_hidden_layers": len(layers),
+        "num_attention_heads": shapes[f"{attention}q_proj.weight"][0] // head_dim,
+        "num_key_value_heads": shapes[f"{attention}k_proj.weight"][0] // head_dim,
+        "head_dim": head_dim,
+        "query_pre_attn_scalar": head_dim,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e6,
+        "rope_local_base_freq": 1e4,
+        "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        "sliding_window": 1024,
+        "sliding_window_pattern": 6,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "bos_token_id": 2,
+    }
+
+
+def _describe_other(names: Iterable[str], infos: Mapping[str, TensorInfo]) -> str | None:
+    """In words, what a file is that is no Gemma 3; None for a Gemma 3."""
+    all_names = list(names)
+
+    def has(pattern: str) -> bool:
+        return any(re.search(pattern, name) for name in all_names)
+
+    if "layers.0.layer_scalar" in infos:
+        return "a Gemma 4 without its 'gemma_config' metadata"
+    if "layers.0.self_attn.q_norm.weight" in infos and "layers.0.post_feedforward_layernorm.weight" in infos:
+        return None
+    if has(r"encoder\.block\.0\.layer\.0\.SelfAttention\.q\.weight$"):
+        return "a T5, the text encoder of other video models"
+    if has(r"text_model\.encoder\.layers\.0\.|^transformer\.resblocks\.0\.|conditioner\.embedders\."):
+        return "a CLIP text encoder"
+    if has(r"adaln_single\.linear\.weight$"):
+        return "an LTX-2 checkpoint, which never holds the text encoder"
+    if "layers.0.post_feedforward_layernorm.weight" in infos:
+        return "a Gemma 2"
+    if "layers.0.self_attn.q_proj.weight" in infos:
+        return "a language model of another family (Llama, Qwen, Mistral, an older Gemma)"
+    return f"something with tensors such as {', '.join(sorted(all_names)[:3]) or '(none)'}"
