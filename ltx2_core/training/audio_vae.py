@@ -20,7 +20,7 @@ from .data import HELD_OUT, draw_seeds, sound_batch
 from .initial import rotate_convolution
 from .loop import History, LoopOptions, StepFn, train, warmup_stable_decay
 from .muon import Muon
-from .state import averaged_weights, copy_weights
+from .state import load_averaged
 
 LOUD = -6.0
 """Log-mel that is clearly sound: between the world's noise floor, about -9, and its tones, about 0."""
@@ -58,7 +58,10 @@ def train_audio_vae(
     options: LoopOptions | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[AudioPair, History]:
-    """Train from nothing, or from ``state_path`` on; returns the averaged weights, ready for use."""
+    """Train from nothing or from ``state_path`` on, to averaged weights.
+
+    When all steps are done, ``finish_audio_vae`` makes it ready for use.
+    """
     recipe = recipe or AudioVAERecipe()
     pair = new_audio_vae(config, seed).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = Muon(
@@ -75,8 +78,7 @@ def train_audio_vae(
         options=options,
         evaluate=lambda model, step: {"mel_error": held_out_mel_error(model)},
     )
-    copy_weights(pair, averaged_weights(state_path))
-    finish_audio_vae(pair, recipe, seed=seed)
+    load_averaged(pair, state_path)
     return pair, history
 
 
@@ -145,11 +147,11 @@ def held_out_mel_error(pair: nn.Module, *, clips: int = 32, seconds: float = 1.0
 
 @torch.no_grad()
 def finish_audio_vae(pair: AudioPair, recipe: AudioVAERecipe, *, clips: int = 256, seed: int = 0) -> None:
-    """Set the statistics per channel and bin of a network without them, as ``finish_video_vae`` does."""
+    """Set statistics per channel and bin, and the log-variance, as ``finish_video_vae`` does."""
     config = pair.encoder.config
     generator = torch.Generator().manual_seed(seed)
     sound = sound_batch(draw_seeds(generator, clips), seconds=1.0, sample_rate=config.sample_rate)
-    mean = pair.encoder(log_mel(sound.to(_device(pair)), config))
+    mean = pair.encoder.encoder(log_mel(sound.to(_device(pair)), config)).chunk(2, dim=1)[0]
     flat = mean.transpose(1, 2).flatten(2).flatten(0, 1)  # (B L, C N), channels slower than bins
     deviation = (flat.var(0) + recipe.latent_noise**2).sqrt()
     for half in (pair.encoder, pair.decoder):

@@ -96,6 +96,12 @@ def averaged_weights(path: str | Path) -> dict[str, Tensor]:
     return _tensors(Path(path), _AVERAGED)
 
 
+def load_averaged(model: nn.Module, path: str | Path) -> None:
+    """Give ``model`` the averaged parameters of a state file; a run that never saved one leaves it alone."""
+    if Path(path).exists():
+        copy_weights(model, averaged_weights(path))
+
+
 def copy_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Overwrite the parameters of ``model``, in place."""
     with torch.no_grad():

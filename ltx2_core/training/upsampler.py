@@ -19,7 +19,7 @@ from .data import HELD_OUT, ClipSize, draw, draw_seeds, psnr, video_batch
 from .initial import rotate_convolution
 from .loop import History, LoopOptions, StepFn, train, warmup_stable_decay
 from .muon import Muon
-from .state import averaged_weights, copy_weights
+from .state import load_averaged
 from .video_vae import decode_whole, latent_mean
 
 
@@ -53,7 +53,7 @@ def train_upsampler(
 ) -> tuple[LatentUpsampler, History]:
     """Train for a finished ``vae``, from nothing or from ``state_path`` on, to averaged weights."""
     recipe = recipe or UpsamplerRecipe()
-    net = new_upsampler(config, seed).to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    net = new_upsampler(config, seed).to(device)
     history = train(
         upsampler_step(recipe, vae),
         net,
@@ -65,7 +65,7 @@ def train_upsampler(
         options=options,
         evaluate=lambda model, step: {"psnr": held_out_upsampled_psnr(model, vae)},
     )
-    copy_weights(net, averaged_weights(state_path))
+    load_averaged(net, state_path)
     return net, history
 
 

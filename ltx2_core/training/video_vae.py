@@ -20,7 +20,7 @@ from .data import HELD_OUT, ClipSize, draw, draw_seeds, psnr, video_batch
 from .initial import rotate_convolution
 from .loop import History, LoopOptions, StepFn, train, warmup_stable_decay
 from .muon import Muon
-from .state import averaged_weights, copy_weights
+from .state import load_averaged
 
 WHOLE = 1 << 62
 """A piece size no clip reaches: gradients need every activation anyway."""
@@ -68,12 +68,13 @@ def train_video_vae(
     options: LoopOptions | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[VideoVAE, History]:
-    """Train both halves from nothing or from ``state_path`` on; returns averaged weights, ready for use."""
+    """Train both halves from nothing or from ``state_path`` on, to averaged weights.
+
+    When all steps are done, ``finish_video_vae`` makes it ready for use."""
     recipe = recipe or VideoVAERecipe()
     vae = new_video_vae(config, seed).to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     history = _train(vae, list(vae.parameters()), recipe, state_path, seed, options)
-    copy_weights(vae, averaged_weights(state_path))
-    finish_video_vae(vae, recipe, seed=seed)
+    load_averaged(vae, state_path)
     return vae, history
 
 
@@ -93,7 +94,7 @@ def train_video_decoder(
     recipe = recipe or DECODER_RECIPE
     vae.encoder.requires_grad_(False)
     history = _train(vae, list(vae.decoder.parameters()), recipe, state_path, seed, options)
-    copy_weights(vae, averaged_weights(state_path))
+    load_averaged(vae, state_path)
     return history
 
 
@@ -186,7 +187,7 @@ def held_out_psnr(
 
 @torch.no_grad()
 def finish_video_vae(vae: VideoVAE, recipe: VideoVAERecipe, *, clips: int = 64, seed: int = 0) -> None:
-    """Set per-channel statistics, from fresh training clips, and log-variance of a network without them.
+    """Set per-channel statistics, from fresh training clips, and the log-variance.
 
     The deviation is that of the noisy posterior: a channel that says less than its noise hides must not be
     blown up to unit size, or a diffusion model would spend its effort on nothing.

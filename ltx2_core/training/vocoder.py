@@ -24,7 +24,7 @@ from .audio_vae import AudioPair
 from .data import HELD_OUT, draw_seeds, sound_batch
 from .loop import History, LoopOptions, StepFn, train, warmup_stable_decay
 from .muon import Muon
-from .state import averaged_weights, copy_weights
+from .state import load_averaged
 
 FLOOR = 3e-3
 """Amplitude below which a difference does not count: above the noise floor, far below any tone."""
@@ -72,7 +72,7 @@ def train_vocoder(
         options=options,
         evaluate=lambda model, step: {"spectral": held_out_spectral_error(model, mel_config, recipe)},
     )
-    copy_weights(vocoder, averaged_weights(state_path))
+    load_averaged(vocoder, state_path)
     return vocoder, history
 
 

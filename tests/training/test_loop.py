@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import signal
@@ -192,7 +193,7 @@ def test_the_schedule_rises_rests_and_falls():
     assert values[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
     assert set(values[10:70]) == {1.0}
     assert values[100] == 0
-    assert all(a > b for a, b in zip(values[70:], values[71:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(values[70:]))
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (8, 50), (50, 8), (1, 9)])

@@ -1,0 +1,219 @@
+"""Training of the autoencoders, the vocoder and the upsampler, at toy size."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from ltx2_core import config as cfg
+from ltx2_core.audio import log_mel
+from ltx2_core.loading.components import build
+from ltx2_core.loading.detect import Component
+from ltx2_core.tiny.settings import tiny_config, tiny_upsampler_config
+from ltx2_core.training import audio_vae, upsampler, video_vae, vocoder
+from ltx2_core.training.data import HELD_OUT, ClipSize, draw_seeds, psnr, sound_batch, video_batch
+from ltx2_core.training.initial import rotate_convolution
+from ltx2_core.training.loop import LoopOptions
+from ltx2_core.training.recipe import trained_config, trained_upsampler_config
+from ltx2_core.types import Numerics
+
+QUIET = LoopOptions(progress=False, log_every_s=0, evaluate_every_s=1e9)
+CLIP = ClipSize(batch=1, frames=9, width=32, height=32)
+VIDEO = video_vae.VideoVAERecipe(total_steps=30, sizes=((1.0, (replace(CLIP, batch=4),)),))
+AUDIO = audio_vae.AudioVAERecipe(total_steps=30, batch=2, seconds=(0.4,))
+VOCODER = vocoder.VocoderRecipe(total_steps=10, batch=1, seconds=0.4, mel_frames=20)
+MEL_ERROR = audio_vae.held_out_mel_error
+UPSAMPLER = upsampler.UpsamplerRecipe(total_steps=8, sizes=(CLIP,))
+
+
+@pytest.fixture(autouse=True)
+def quick_evaluation(monkeypatch):
+    """Figures at the end of each run are not what these tests are about."""
+    for module, name in (
+        (video_vae, "held_out_psnr"),
+        (audio_vae, "held_out_mel_error"),
+        (vocoder, "held_out_spectral_error"),
+        (upsampler, "held_out_upsampled_psnr"),
+    ):
+        monkeypatch.setattr(module, name, lambda *args, **kwargs: 0.0)
+
+
+@pytest.fixture(scope="module")
+def small_vae():
+    """A finished video autoencoder that was never trained."""
+    vae = video_vae.new_video_vae(cfg.video_vae_config(tiny_config("2.3")), 0)
+    video_vae.finish_video_vae(vae, VIDEO, clips=24)
+    return vae
+
+
+def mean_of(history, first: slice) -> float:
+    values = [value for _, value in history.curves["loss"]][first]
+    return sum(values) / len(values)
+
+
+def learns(history) -> bool:
+    return mean_of(history, slice(-4, None)) < 0.8 * mean_of(history, slice(0, 4))
+
+
+def test_the_video_autoencoder_learns(tmp_path):
+    config = cfg.video_vae_config(tiny_config("2.3"))
+    _, history = video_vae.train_video_vae(
+        config, tmp_path / "state.safetensors", recipe=VIDEO, options=QUIET
+    )
+    assert learns(history)
+
+
+def test_the_audio_autoencoder_learns(tmp_path):
+    config = cfg.audio_vae_config(tiny_config("2.3"))
+    path = tmp_path / "state.safetensors"
+    pair, _ = audio_vae.train_audio_vae(config, path, recipe=AUDIO, options=QUIET)
+    before, after = (
+        MEL_ERROR(each, clips=12, seconds=0.4) for each in (audio_vae.new_audio_vae(config, 0), pair)
+    )
+    assert after < 0.8 * before
+
+
+def test_the_vocoder_learns_from_true_and_from_decoded_mels(tmp_path):
+    header = tiny_config("2.3")
+    mel_config = cfg.audio_vae_config(header)
+    for name, pair in (("true", None), ("decoded", audio_vae.new_audio_vae(mel_config, 0))):
+        _, history = vocoder.train_vocoder(
+            cfg.vocoder_config(header),
+            mel_config,
+            tmp_path / f"{name}.safetensors",
+            recipe=VOCODER,
+            pair=pair,
+            options=QUIET,
+        )
+        assert learns(history), name
+
+
+def test_the_upsampler_learns(tmp_path, small_vae):
+    config = replace(cfg.upsampler_config(tiny_upsampler_config()), mid_channels=32)
+    _, history = upsampler.train_upsampler(
+        config, small_vae, tmp_path / "state.safetensors", recipe=UPSAMPLER, options=QUIET
+    )
+    assert learns(history)
+
+
+def test_training_the_decoder_further_leaves_latents_alone(tmp_path):
+    vae = video_vae.new_video_vae(cfg.video_vae_config(tiny_config("2.3")), 0)
+    video_vae.finish_video_vae(vae, VIDEO, clips=2)
+    frames = video_batch([5], frames=9, width=32, height=32)
+    with torch.no_grad():
+        latent = vae.encode(frames)
+        before = vae.decode(latent)
+    video_vae.train_video_decoder(
+        vae, tmp_path / "state.safetensors", recipe=replace(VIDEO, total_steps=2), options=QUIET
+    )
+    with torch.no_grad():
+        assert torch.equal(vae.encode(frames), latent)
+        assert not torch.equal(vae.decode(latent), before)
+
+
+def test_finished_video_latents_are_centred_and_at_most_of_unit_size(small_vae):
+    latents = []
+    with torch.no_grad():
+        for seed in draw_seeds(torch.Generator().manual_seed(1), 12):
+            latents.append(small_vae.encode(video_batch([seed], frames=25, width=128, height=128)))
+    flat = torch.cat(latents).movedim(1, -1).flatten(0, -2)
+    assert flat.mean(0).abs().mean() < 0.5
+    assert flat.std(0).mean() == pytest.approx(1, abs=0.35)
+
+
+def test_finishing_twice_changes_nothing(small_vae):
+    before = {name: tensor.clone() for name, tensor in small_vae.state_dict().items()}
+    video_vae.finish_video_vae(small_vae, VIDEO, clips=24)
+    after = small_vae.state_dict()
+    assert all(torch.allclose(before[name], after[name], atol=1e-4) for name in before)
+
+
+def test_a_channel_that_says_nothing_is_not_blown_up(small_vae):
+    vae = video_vae.new_video_vae(cfg.video_vae_config(tiny_config("2.3")), 0)
+    with torch.no_grad():
+        vae.get_parameter("encoder.conv_out.conv.weight")[0] = 0
+    video_vae.finish_video_vae(vae, VIDEO, clips=2)
+    deviation = vae.per_channel_statistics.get_buffer("std-of-means")
+    assert float(deviation[0]) == pytest.approx(VIDEO.latent_noise, rel=1e-4)
+
+
+def test_finished_audio_latents_have_unit_size_per_channel_and_bin():
+    config = cfg.audio_vae_config(tiny_config("2.3"))
+    pair = audio_vae.new_audio_vae(config, 0)
+    audio_vae.finish_audio_vae(pair, AUDIO, clips=24)
+    seeds = draw_seeds(torch.Generator().manual_seed(7), 24)
+    with torch.no_grad():
+        latent = pair.encoder(log_mel(sound_batch(seeds, seconds=1.0, sample_rate=16000), config))
+    flat = latent.transpose(1, 2).flatten(2).flatten(0, 1)
+    assert flat.mean(0).abs().mean() < 0.3
+    assert flat.std(0).mean() == pytest.approx(1, abs=0.3)
+
+
+def test_a_new_vocoder_extends_the_band_by_interpolation_only():
+    header = tiny_config("2.3")
+    new = vocoder.new_vocoder(cfg.vocoder_config(header), 0)
+    mel = torch.randn(1, 2, 12, 64, generator=torch.Generator().manual_seed(0)) - 4
+    with torch.no_grad():
+        high = new(mel)
+        # Three times the rate: every third sample is one of the low rate, but for the filter's ripple.
+        low = new.vocoder(mel)
+    inner = slice(40, -40)
+    assert high.shape[-1] == 3 * low.shape[-1]
+    assert torch.allclose(high[..., ::3][..., inner], low[..., inner], atol=0.05 * float(low.abs().max()))
+
+
+def test_the_spectral_error_ignores_phase_and_faint_noise_and_hears_pitch():
+    times = torch.arange(16000) / 16000
+
+    def tone(hertz: float, phase: float = 0.0) -> torch.Tensor:  # faded in and out: a cut is no tone
+        return (
+            (torch.pi * times).sin() * 0.5 * torch.sin(2 * torch.pi * hertz * times + phase).expand(1, 2, -1)
+        )
+
+    noise = 1e-4 * torch.randn(1, 2, 16000, generator=torch.Generator().manual_seed(0))
+    same = vocoder.spectral_error(tone(440, 1.0) + noise, tone(440), (512, 2048))
+    semitone = vocoder.spectral_error(tone(440 * 2 ** (1 / 12)), tone(440), (512, 2048))
+    assert 8 * same < semitone
+
+
+def test_scenes_for_evaluation_are_never_drawn():
+    seeds = draw_seeds(torch.Generator().manual_seed(0), 10_000)
+    assert len(set(seeds)) > 9_990
+    assert min(seeds) >= 0 and max(seeds) < HELD_OUT
+
+
+def test_psnr_counts_decibels_of_the_whole_range():
+    truth = torch.zeros(2, 3, 4, 4)
+    assert psnr(truth + torch.tensor([0.2, 0.02]).view(2, 1, 1, 1), truth).tolist() == pytest.approx([20, 40])
+    white = torch.ones(1, 3, 4, 4)
+    assert psnr(3 * white, white) > 90
+
+
+@pytest.mark.parametrize("shape", [(8, 4, 3, 3, 3), (4, 16, 3, 3)])
+def test_initial_convolutions_keep_the_size_of_a_smooth_signal(shape):
+    layer = (nn.Conv3d if len(shape) == 5 else nn.Conv2d)(shape[1], shape[0], 3, padding=1)
+    rotate_convolution(layer, torch.Generator().manual_seed(0))
+    signal = torch.randn(16, shape[1], *[1] * (len(shape) - 2), generator=torch.Generator().manual_seed(1))
+    out = layer(signal.expand(-1, -1, *[5] * (len(shape) - 2)))[:, :, 2:3]
+    gain = out.square().sum(1).mean() / signal.square().sum(1).mean()
+    expected = 0.8**2 * min(1, shape[0] / shape[1])
+    assert 0.5 * expected < gain < 2 * expected + 0.2
+
+
+@pytest.mark.parametrize(
+    "component",
+    [Component.VIDEO_ENCODER, Component.VIDEO_DECODER, Component.AUDIO_ENCODER, Component.VOCODER],
+)
+def test_the_trained_configuration_builds_and_fits_the_budget(component):
+    network = build(component, trained_config(), {}, operations=nn, numerics=Numerics.OFFICIAL)
+    assert sum(p.numel() for p in network.parameters()) < 6e6
+
+
+def test_the_trained_upsampler_fits_the_budget():
+    network = build(
+        Component.UPSAMPLER, trained_upsampler_config(), {}, operations=nn, numerics=Numerics.OFFICIAL
+    )
+    assert sum(p.numel() for p in network.parameters()) < 2.5e6
