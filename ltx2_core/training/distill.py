@@ -35,7 +35,7 @@ class DistillOptions:
 
     sigmas: tuple[float, ...] = tuple(DISTILLED_SIGMAS.tolist())
     substeps: int = 4
-    cfg: float = 4.0
+    cfg: float = 3.0
     early: float = 0.3
     """Share of samples in the first, nearly equal steps; the rest is spread evenly over the large ones."""
 

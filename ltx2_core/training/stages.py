@@ -49,6 +49,9 @@ def run_stages(run: Run, stages: Sequence[str] | None = None, *, on_stage: OnSta
         if stage not in wanted:
             continue
         if all(path.exists() for path in run.outputs(stage)):
+            older = [need for need in NEEDS[stage] if _newer(run, need, stage)]
+            if older:
+                logger.warning("%s is older than %s: remove it to make it anew", stage, ", ".join(older))
             tell(stage, "is there")
             continue
         missing = [n for n in NEEDS[stage] if not all(p.exists() for p in run.outputs(n))]
@@ -64,6 +67,12 @@ def run_stages(run: Run, stages: Sequence[str] | None = None, *, on_stage: OnSta
         finally:
             run.spend(stage, time.monotonic() - begin)
         tell(stage, "done")
+
+
+def _newer(run: Run, one: str, other: str) -> bool:
+    """Whether an output of ``one`` was made after one of ``other``."""
+    made = [path.stat().st_mtime for path in run.outputs(one) if path.exists()]
+    return bool(made) and max(made) > min(path.stat().st_mtime for path in run.outputs(other))
 
 
 def make_text(run: Run) -> None:
