@@ -53,7 +53,7 @@ class StreamConv3d(nn.Module):
     ) -> None:
         super().__init__()
         self.out_channels = out_channels
-        self.growth = out_channels / in_channels
+        self.growth = max(1.0, out_channels / in_channels)
         # Reflection is done by hand: a host that swaps the convolution kernel may overlook `padding_mode`.
         self.reflect = padding == "reflect"
         self.conv = operations.Conv3d(
@@ -161,7 +161,7 @@ class Upsample(nn.Module):
         self.out_channels = in_channels // multiplier
         self.strides = strides
         self.residual = residual
-        self.growth = cell / multiplier
+        self.growth = max(1.0, cell / multiplier)
         self.conv = StreamConv3d(in_channels, cell * self.out_channels, **factory)
 
     def forward(self, x: Tensor, stream: Stream, last: bool) -> Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -69,7 +70,7 @@ class Stream:
 
 
 class Stage(NamedTuple):
-    """One link of the chain; ``growth`` is the size of its largest result over that of its input."""
+    """One link of the chain; ``growth``, at least 1, is the size of its result over that of its input."""
 
     run: Callable[[Tensor, Stream, bool], Tensor]
     growth: float = 1.0
@@ -89,7 +90,8 @@ def run_stages(
         yield x
         return
     head, *tail = stages
-    frame_bytes = x[:, :, :1].numel() * x.element_size() * max(head.growth, 1.0)
+    # Counting the growth to come keeps what the early stages release at the end of the clip small, too.
+    frame_bytes = x[:, :, :1].numel() * x.element_size() * prod(stage.growth for stage in stages)
     pieces = deque(torch.split(x, max(1, int(max_piece_bytes / frame_bytes)), dim=2))
     # No name may hold a piece while later stages run, or every level of the chain would keep one alive.
     del x
