@@ -30,7 +30,7 @@ LOUD = -6.0
 class AudioVAERecipe:
     """Weights and length of the training."""
 
-    total_steps: int = 1200
+    total_steps: int = 500
     batch: int = 6
     seconds: tuple[float, ...] = (0.7, 1.0, 2.0)
     lr: float = 0.02

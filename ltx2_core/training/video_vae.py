@@ -40,7 +40,7 @@ LARGE = (
 class VideoVAERecipe:
     """Sizes, weights and length of the training. Clips grow: ``sizes`` are (share of the steps, choices)."""
 
-    total_steps: int = 2400
+    total_steps: int = 1600
     lr: float = 0.02
     adam_lr: float = 2e-3
     weight_decay: float = 0.01
@@ -55,7 +55,7 @@ class VideoVAERecipe:
         return next(sizes for until, sizes in self.sizes if step < until * self.total_steps or until >= 1)
 
 
-DECODER_RECIPE = VideoVAERecipe(sizes=((1.0, LARGE),))
+DECODER_RECIPE = VideoVAERecipe(total_steps=3000, lr=0.012, sizes=((1.0, LARGE),))
 """For ``train_video_decoder``."""
 
 

@@ -34,13 +34,13 @@ FLOOR = 3e-3
 class VocoderRecipe:
     """Segments, resolutions and length of the training."""
 
-    total_steps: int = 3000
+    total_steps: int = 1500
     batch: int = 4
     seconds: float = 1.2
     """Length of the rendered sounds; a segment of ``mel_frames`` frames is cut from each."""
     mel_frames: int = 50
     resolutions: tuple[int, ...] = (256, 512, 1024, 2048)
-    lr: float = 0.01
+    lr: float = 0.015
     adam_lr: float = 2e-3
     decoded_share: float = 0.5
     """Share of steps that start from the autoencoder's mel, where one is given."""
