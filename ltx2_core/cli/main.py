@@ -9,6 +9,10 @@ import click
 SUBCOMMANDS = {
     "generate": ("ltx2_core.cli.generate:generate", "Make a video with sound from text, images or audio."),
     "inspect": ("ltx2_core.cli.inspect:inspect", "Say what a model file holds."),
+    "convert": (
+        "ltx2_core.cli.convert:convert",
+        "Rewrite a model in one file, in split files, or in fp8.",
+    ),
     "make-tiny": (
         "ltx2_core.cli.make_tiny:make_tiny",
         "Write a tiny random model set to try and test.",

@@ -144,6 +144,19 @@ _TEXT_ENCODER_ANCHORS = (
 )
 _LORA_MARKS = (".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.")
 
+OFFICIAL_PREFIXES: Mapping[Component, str] = {
+    Component.TRANSFORMER: "model.diffusion_model.",
+    Component.TEXT_CONNECTORS: "model.diffusion_model.",
+    Component.TEXT_PROJECTION: "text_embedding_projection.",
+    Component.VIDEO_ENCODER: "vae.",
+    Component.VIDEO_DECODER: "vae.",
+    Component.AUDIO_ENCODER: "audio_vae.",
+    Component.AUDIO_DECODER: "audio_vae.",
+    Component.VOCODER: "vocoder.",
+    Component.UPSAMPLER: "",
+}
+"""What stands in front of a component's names in a released file."""
+
 Names = Mapping[str, str]
 """Own (official, unprefixed) name of a tensor -> its name in the file."""
 

@@ -17,23 +17,12 @@ from torch import Tensor
 
 from .. import config as cfg
 from ..loading.components import build
-from ..loading.detect import Component
+from ..loading.detect import OFFICIAL_PREFIXES, Component
 from ..types import Numerics
 from .settings import TEXT_LAYERS, TEXT_WIDTH, TinyGeneration, tiny_config, tiny_upsampler_config
 from .weights import random_tensor, random_weights, stored_transforms
 
 LORA_RANK = 4
-
-_PREFIXES: Mapping[Component, str] = {
-    Component.TRANSFORMER: "model.diffusion_model.",
-    Component.TEXT_CONNECTORS: "model.diffusion_model.",
-    Component.TEXT_PROJECTION: "text_embedding_projection.",
-    Component.VIDEO_ENCODER: "vae.",
-    Component.VIDEO_DECODER: "vae.",
-    Component.AUDIO_ENCODER: "audio_vae.",
-    Component.AUDIO_DECODER: "audio_vae.",
-    Component.VOCODER: "vocoder.",
-}
 
 
 @dataclass(frozen=True)
@@ -113,7 +102,9 @@ def checkpoint_tensors(config: dict[str, Any], seed: int) -> dict[str, Tensor]:
     flat = TEXT_WIDTH * (TEXT_LAYERS + 1)
     text = dict.fromkeys(("aggregate_embed.weight", "video_aggregate_embed.weight"), (0, flat))
     tensors: dict[str, Tensor] = {}
-    for component, prefix in _PREFIXES.items():
+    for component, prefix in OFFICIAL_PREFIXES.items():
+        if component is Component.UPSAMPLER:
+            continue  # never in this file
         network = build(component, config, text, operations=torch.nn, numerics=Numerics.OFFICIAL)
         tensors |= random_weights(network, seed, prefix=prefix)
     extension = cfg.vocoder_config(config).bwe

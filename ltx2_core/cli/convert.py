@@ -1,0 +1,45 @@
+"""``ltx2 convert``: another layout or number format of the same model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@click.argument("destination", type=click.Path(path_type=Path))
+@click.option("--fp8", is_flag=True, help="Store the large layers of the transformer as scaled fp8.")
+@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+def convert(sources: tuple[Path, ...], destination: Path, fp8: bool, overwrite: bool) -> None:
+    """Rewrite SOURCES, model files or diffusers folders, as DESTINATION.
+
+    A DESTINATION that ends in .safetensors becomes one file with everything that SOURCES hold; any other is
+    a folder for one file a component. The first source that holds a component gives it. With --fp8 the
+    audio layers and the sensitive ones stay in bfloat16. Everything is read back and compared before a file
+    gets its name.
+    """
+    from ..loading import Component, open_checkpoint
+    from ..loading import convert as core
+    from ..media.atomic import check_output, replacing
+
+    try:
+        opened = [open_checkpoint(source) for source in sources]
+        if destination.suffix == ".safetensors":
+            files = {destination: core.single_parts(opened)}
+        else:
+            destination.mkdir(parents=True, exist_ok=True)
+            split = core.split_parts(opened)
+            files = {destination / f"{name}.safetensors": parts for name, parts in split.items()}
+        if fp8 and not any(Component.TRANSFORMER in parts for parts in files.values()):
+            raise ValueError("--fp8 is about the transformer, which none of the sources holds")
+        for path in files:
+            check_output(path, overwrite=overwrite)
+        for path, parts in files.items():
+            with replacing(path) as temporary:
+                layers = core.convert(temporary, opened, parts, fp8=fp8)
+            size, told = path.stat().st_size / 1e9, f", {layers} layers in fp8" if layers else ""
+            click.echo(f"{path}  {size:.3g} GB, {', '.join(map(str, parts))}{told}")
+    except (OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from error

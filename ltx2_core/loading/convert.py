@@ -1,0 +1,180 @@
+"""Rewrites checkpoints: split or diffusers files to one file, one file to split ones, bf16 to scaled fp8.
+
+Whatever the sources look like, official names come out, every copied tensor bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from .checkpoint import Checkpoint
+from .dequantize import Format, decode
+from .detect import OFFICIAL_PREFIXES, Component
+from .header import TensorInfo, read_header
+from .quantize import FP8_ERROR, FP8_STEP, encode
+from .quantized import QUANTISED_DTYPES
+from .reading import read_markers
+from .write import Entry, as_bytes, write_safetensors
+
+KEPT_IN_BF16 = re.compile(
+    r"audio"
+    r"|^(patchify_proj|proj_out|caption_projection|.*adaln_single)\."
+    r"|\.to_gate_logits$"
+    r"|_embeddings_connector\."
+)
+"""Layers of the transformer that stay as they are when the rest becomes fp8.
+
+The audio stream and both cross-modal attentions: half as wide as the video, so they save little, and errors
+in sound are heard before errors in pictures are seen. Projections in and out, timestep and prompt modulation
+and the attention gates: every token passes them and their errors do not average out. Connectors: they run
+once a prompt.
+"""
+
+SPLIT_FILES: Mapping[str, tuple[Component, ...]] = {
+    "transformer": (Component.TRANSFORMER,),
+    "text_encoder_post_modules": (Component.TEXT_CONNECTORS, Component.TEXT_PROJECTION),
+    "video_vae_encoder": (Component.VIDEO_ENCODER,),
+    "video_vae_decoder": (Component.VIDEO_DECODER,),
+    "audio_vae_encoder": (Component.AUDIO_ENCODER,),
+    "audio_vae_decoder": (Component.AUDIO_DECODER,),
+    "audio_vocoder": (Component.VOCODER,),
+    "latent_upsampler": (Component.UPSAMPLER,),
+}
+"""Names of split files, those of the DiffSynth-Studio repackage, and what each holds."""
+
+Marker = Mapping[str, Any]
+
+
+def single_parts(sources: Sequence[Checkpoint]) -> tuple[Component, ...]:
+    """What one file made from ``sources`` holds: everything, or an upscaler where there is nothing else."""
+    held = {component for source in sources for component in source.components}
+    parts = tuple(component for component in OFFICIAL_PREFIXES if component in held)
+    main = tuple(component for component in parts if component is not Component.UPSAMPLER)
+    if not parts:
+        raise ValueError("none of the sources holds a part of an LTX-2 checkpoint that can be converted")
+    return main or parts
+
+
+def split_parts(sources: Sequence[Checkpoint]) -> dict[str, tuple[Component, ...]]:
+    """File name without its ending -> the components that ``sources`` have for it."""
+    held = {component for source in sources for component in source.components}
+    files = {name: tuple(c for c in parts if c in held) for name, parts in SPLIT_FILES.items()}
+    return {name: parts for name, parts in files.items() if parts}
+
+
+def convert(path: Path, sources: Sequence[Checkpoint], parts: Sequence[Component], *, fp8: bool) -> int:
+    """Write ``parts`` of ``sources`` to ``path`` and read them back; returns how many layers became fp8.
+
+    The first source that holds a component gives it. At most one tensor is in memory at a time.
+
+    Raises:
+        ValueError: a source is damaged, or what was written is not what was read.
+    """
+    read = _Reader()
+    entries: dict[str, Entry] = {}
+    checks: dict[str, Callable[[Mapping[str, TensorInfo]], bool]] = {}
+    config: dict[str, Any] = {}
+    layers = 0
+    for component in parts:
+        source = next(source for source in sources if component in source.components)
+        config = {**source.config, **config}
+        infos = source.infos(component)
+        markers = read_markers(infos, source.metadata)
+        prefix = OFFICIAL_PREFIXES[component]
+        for own, info in sorted(infos.items()):
+            name, layer = prefix + own, own.removesuffix(".weight")
+            if fp8 and component is Component.TRANSFORMER and _becomes_fp8(own, info):
+                encoded = _Fp8(partial(read, info))
+                entries[name] = Entry("F8_E4M3", info.shape, encoded.weight)
+                entries[f"{prefix}{layer}.weight_scale"] = Entry("F32", (), encoded.scale)
+                _mark(entries, prefix + layer, {"format": "float8_e4m3fn"})
+                checks[name] = partial(_is_close, read, name, info)
+                layers += 1
+                continue
+            entries[name] = Entry(info.dtype, info.shape, partial(read, info))
+            checks[name] = partial(_is_equal, read, name, info)
+            if own.endswith(".weight") and layer in markers and f"{layer}.comfy_quant" not in infos:
+                _mark(entries, prefix + layer, markers[layer])
+    version = next((str(s.metadata["model_version"]) for s in sources if "model_version" in s.metadata), None)
+    stated = next((s.generation for s in sources if s.generation), None)
+    metadata = {"config": json.dumps(config)}
+    if version or stated:
+        metadata["model_version"] = version or f"{stated}.0"
+    write_safetensors(path, entries, metadata)
+    _verify(path, checks)
+    return layers
+
+
+def _verify(path: Path, checks: Mapping[str, Callable[[Mapping[str, TensorInfo]], bool]]) -> None:
+    written = read_header(path).tensors
+    wrong = [name for name, check in checks.items() if not check(written)]
+    if wrong:
+        shown = ", ".join(wrong[:3])
+        raise ValueError(
+            f"{len(wrong)} tensors read back from {path} differ ({shown}); the disk may be damaged"
+        )
+
+
+def _is_equal(read: _Reader, name: str, source: TensorInfo, written: Mapping[str, TensorInfo]) -> bool:
+    return torch.equal(as_bytes(read(source)), as_bytes(read(written[name])))
+
+
+def _is_close(read: _Reader, name: str, source: TensorInfo, written: Mapping[str, TensorInfo]) -> bool:
+    """Whether every value is within the rounding of fp8."""
+    scale = read(written[f"{name}_scale"])
+    tensors = {"weight": read(written[name]), "weight_scale": scale}
+    weight = read(source).float()
+    error = (decode(name, Format("float"), tensors, source.shape) - weight).abs()
+    # A thousandth covers the float32 rounding of dividing by the scale and multiplying with it.
+    return bool((error <= (weight.abs() * FP8_ERROR + scale * FP8_STEP) * 1.001).all())
+
+
+def _becomes_fp8(own: str, info: TensorInfo) -> bool:
+    floats = info.dtype not in QUANTISED_DTYPES and info.dtype in ("BF16", "F16", "F32")
+    matrix = own.endswith(".weight") and len(info.shape) == 2
+    return floats and matrix and not KEPT_IN_BF16.search(own.removesuffix(".weight"))
+
+
+class _Fp8:
+    """Encodes one layer when its weight is asked for, and keeps no more than the scale of it."""
+
+    def __init__(self, read: Callable[[], Tensor]) -> None:
+        self.read = read
+        self._scale: Tensor | None = None
+
+    def weight(self) -> Tensor:
+        encoded = encode(Format("float"), self.read())
+        self._scale = encoded["weight_scale"]
+        return encoded["weight"]
+
+    def scale(self) -> Tensor:
+        assert self._scale is not None
+        return self._scale
+
+
+def _mark(entries: dict[str, Entry], layer: str, marker: Marker) -> None:
+    raw = json.dumps(dict(marker)).encode()
+    tensor = torch.tensor(list(raw), dtype=torch.uint8)
+    entries[f"{layer}.comfy_quant"] = Entry("U8", (len(raw),), lambda: tensor)
+
+
+class _Reader:
+    """Reads tensors one at a time from files that stay open."""
+
+    def __init__(self) -> None:
+        self.files: dict[Path, Any] = {}
+
+    def __call__(self, info: TensorInfo) -> Tensor:
+        if info.path not in self.files:
+            self.files[info.path] = safe_open(info.path, framework="pt", device="cpu")
+        tensor: Tensor = self.files[info.path].get_tensor(info.name)
+        return tensor
