@@ -9,13 +9,14 @@ pages that only mirror the file.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,16 +26,25 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 CASES = {
     "read the file": "plain read() into one buffer",
     "torch copy": "load_file, then load_state_dict into allocated layers",
+    "load_file": "safetensors' own load_file, no network",
+    "diffusers": "from_pretrained of a folder with the same tensors (needs diffusers)",
     "ltx2_core": "Checkpoint.load: meta, memory map, assign",
+    "ltx2_core folder": "Checkpoint.load of that diffusers folder",
 }
+BASELINE = "read the file"
 PEAK_LIMIT = 1.1
+PRIVATE_LIMIT = 0.1
+SECONDS_LIMIT = 0.3
+"""At 3 GB, beyond the time of touching every page of the file."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--gb", type=float, default=2.0, help="size of the checkpoint (default 2)")
+    parser.add_argument(
+        "--gb", type=float, default=2.0, help="size of the checkpoint (default 2; the targets are for 3)"
+    )
     parser.add_argument("--dir", type=Path, help="folder for the temporary file (default: the system's)")
     parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
@@ -45,7 +55,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ltx2-load-", dir=options.dir) as folder:
         path = Path(folder) / "transformer.safetensors"
         write_transformer(path, options.gb)
-        results = {case: run(case, path) for case in CASES}
+        cases = dict(CASES)
+        if importlib.util.find_spec("diffusers") is None:
+            cases = {case: text for case, text in CASES.items() if "diffusers" not in text}
+        else:
+            write_folder(path, Path(folder) / "transformer")
+        results = {case: run(case, path) for case in cases}
         table(results, path.stat().st_size)
 
 
@@ -76,6 +91,39 @@ def write_transformer(path: Path, gigabytes: float) -> None:
     save_file({f"model.diffusion_model.{name}": tensor for name, tensor in tensors.items()}, path)
 
 
+def write_folder(path: Path, folder: Path) -> None:
+    """The same transformer as diffusers saves it, in a folder of its own."""
+    import torch
+    from diffusers import LTX2VideoTransformer3DModel
+    from safetensors.torch import load_file
+
+    from ltx2_core.config import transformer_config
+    from ltx2_core.loading import open_checkpoint
+    from ltx2_core.loading.rename import table_for
+
+    c = transformer_config(open_checkpoint(path).config)
+    with torch.device("meta"):
+        network = LTX2VideoTransformer3DModel(
+            num_layers=c.num_layers,
+            num_attention_heads=c.heads,
+            attention_head_dim=c.head_dim,
+            cross_attention_dim=c.dim,
+            audio_num_attention_heads=c.heads,
+            audio_attention_head_dim=c.audio_head_dim,
+            audio_cross_attention_dim=c.audio_dim,
+            rope_type=c.rope.rope_type,
+            gated_attn=True,
+            audio_gated_attn=True,
+            cross_attn_mod=True,
+            audio_cross_attn_mod=True,
+            use_prompt_embeddings=False,
+        )
+    table, tensors = table_for("LTX2VideoTransformer3DModel"), load_file(path)
+    assert table is not None
+    network.load_state_dict({n: tensors[table.rename(n)] for n in network.state_dict()}, assign=True)
+    network.save_pretrained(folder, max_shard_size="100GB")
+
+
 def run(case: str, path: Path) -> dict[str, float]:
     command = [sys.executable, __file__, "--case", case, "--file", str(path)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -90,6 +138,9 @@ def measure(case: str, path: Path) -> dict[str, float]:
 
     torch.set_num_threads(1)
     checkpoint = open_checkpoint(path)
+    folder = path.with_name("transformer")
+    if case == "diffusers":
+        from diffusers import LTX2VideoTransformer3DModel
 
     def read() -> object:
         return path.read_bytes()
@@ -104,15 +155,38 @@ def measure(case: str, path: Path) -> dict[str, float]:
         network.load_state_dict({n.removeprefix("model.diffusion_model."): t for n, t in state.items()})
         return touched(network)
 
+    def file() -> object:
+        from safetensors.torch import load_file
+
+        state = load_file(path)
+        touch(state.values())
+        return state
+
+    def pretrained() -> object:
+        return touched(LTX2VideoTransformer3DModel.from_pretrained(folder, torch_dtype=torch.bfloat16))
+
     def load() -> object:
         return touched(checkpoint.load(Component.TRANSFORMER))
 
+    def load_folder() -> object:
+        return touched(open_checkpoint(folder).load(Component.TRANSFORMER))
+
     def touched(network: torch.nn.Module) -> object:
-        for tensor in network.state_dict().values():
-            tensor.view(torch.uint8).flatten()[::4096].sum()
+        touch(network.state_dict().values())
         return network
 
-    work: dict[str, Callable[[], object]] = {"read the file": read, "torch copy": copy, "ltx2_core": load}
+    def touch(tensors: Iterable[torch.Tensor]) -> None:
+        for tensor in tensors:
+            tensor.contiguous().view(torch.uint8).flatten()[::4096].sum()
+
+    work: dict[str, Callable[[], object]] = {
+        "read the file": read,
+        "torch copy": copy,
+        "load_file": file,
+        "diffusers": pretrained,
+        "ltx2_core": load,
+        "ltx2_core folder": load_folder,
+    }
     with watching() as peak:
         start = time.perf_counter()
         kept = work[case]()
@@ -151,18 +225,26 @@ def watching():  # noqa: ANN201
 
 
 def table(results: dict[str, dict[str, float]], size: int) -> None:
-    baseline = results["read the file"]["seconds"]
+    baseline = results[BASELINE]["seconds"]
     print(f"checkpoint of {size / 1e9:.2f} GB\n")
-    print(f"{'case':<16}{'seconds':>9}{'x read':>8}{'peak/size':>11}{'private/size':>14}   what")
+    print(f"{'case':<18}{'seconds':>9}{'x read':>8}{'peak/size':>11}{'private/size':>14}   what")
     for case, result in results.items():
         print(
-            f"{case:<16}{result['seconds']:>9.2f}{result['seconds'] / baseline:>8.2f}"
+            f"{case:<18}{result['seconds']:>9.2f}{result['seconds'] / baseline:>8.2f}"
             f"{result['peak'] / size:>11.2f}{result['private'] / size:>14.2f}   {CASES[case]}"
         )
-    peak = results["ltx2_core"]["peak"] / size
-    verdict = "met" if peak <= PEAK_LIMIT else "MISSED"
-    print(f"\npeak of ltx2_core {peak:.2f} of the file, limit {PEAK_LIMIT}: {verdict}")
-    sys.exit(peak > PEAK_LIMIT)
+    ours = results["ltx2_core"]
+    beyond = ours["seconds"] - results["load_file"]["seconds"]
+    checks = (
+        ("peak", ours["peak"] / size, PEAK_LIMIT, "of the file"),
+        ("private memory", ours["private"] / size, PRIVATE_LIMIT, "of the file"),
+        ("time beyond load_file with all pages touched", beyond, SECONDS_LIMIT, "s"),
+    )
+    print()
+    for what, value, limit, unit in checks:
+        verdict = "met" if value <= limit else "MISSED"
+        print(f"{what} of ltx2_core {value:.2f} {unit}, limit {limit:g}: {verdict}")
+    sys.exit(any(value > limit for _, value, limit, _ in checks))
 
 
 if __name__ == "__main__":
