@@ -179,6 +179,17 @@ def test_the_spectral_error_ignores_phase_and_faint_noise_and_hears_pitch():
     assert 8 * same < semitone
 
 
+@pytest.mark.parametrize("hertz", [523.25, 783.99, 1174.66])
+def test_locking_keeps_loudness_and_pitch_and_repeats_with_every_hop(hertz):
+    times = torch.arange(8000) / 16000
+    tone = 0.5 * torch.sin(2 * torch.pi * hertz * times).expand(1, 2, -1)
+    locked = vocoder.hop_locked(tone, 160)[..., 1600:6400]
+    assert torch.allclose(locked[..., 160:], locked[..., :-160], atol=0.02)
+    spectrum = torch.fft.rfft(locked[0, 0]).abs()
+    assert int(spectrum.argmax()) * 16000 / locked.shape[-1] == round(hertz, -2)
+    assert locked.square().mean().sqrt() == pytest.approx(0.5 / 2**0.5, rel=0.25)
+
+
 def test_scenes_for_evaluation_are_never_drawn():
     seeds = draw_seeds(torch.Generator().manual_seed(0), 10_000)
     assert len(set(seeds)) > 9_990
