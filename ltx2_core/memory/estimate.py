@@ -67,15 +67,15 @@ def estimate_memory(
 
 
 def decode_bytes(vae: VideoVAEConfig, clip: ClipPlan, itemsize: int) -> int:
-    """Streaming state of the decoder (6 frames a residual block, 4 an upsampler) and its working pieces."""
+    """Streaming state of the decoder (4 frames a residual block, 2 an upsampler) and its working pieces."""
     width = vae.decoder_base_channels * prod(block.multiplier for block in vae.decoder_blocks)
     cells = clip.latent_height * clip.latent_width
     state = 0
     for block in vae.decoder_blocks:
         if block.kind == "res_x":
-            state += 6 * block.num_layers * width * cells
+            state += 4 * block.num_layers * width * cells
         else:
-            state += 4 * width * cells
+            state += 2 * width * cells
             width //= block.multiplier
             cells *= block.strides[1] * block.strides[2]
     frame = max(cells * width, clip.width * clip.height * vae.channels) * itemsize
