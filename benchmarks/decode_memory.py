@@ -10,8 +10,8 @@ A random LTX-2.0 decoder of modest width runs on the CPU, each case in a process
 frames.
 
 Streamed decoding keeps a few frames per layer and works in pieces of at most `--piece-mib`. Where a piece of
-the last layers is shorter than the clip, as at the default sizes, the peak must stay where it is; a clip that fits
-into one piece takes less.
+the last layers is shorter than the clip, as at the default sizes, the peak must stay where it is; a clip that
+fits into one piece takes less.
 """
 
 from __future__ import annotations
