@@ -4,7 +4,8 @@ from .checkpoint import Checkpoint, find_component, open_checkpoint
 from .detect import Component
 from .header import Header, TensorInfo, read_header
 from .infer import Generation
-from .lora import Lora, LoraReport, open_lora
+from .lora import Lora, LoraSpec, open_lora
+from .lora_report import LoraReport
 
 __all__ = [
     "Checkpoint",
@@ -13,6 +14,7 @@ __all__ = [
     "Header",
     "Lora",
     "LoraReport",
+    "LoraSpec",
     "TensorInfo",
     "find_component",
     "open_checkpoint",

@@ -18,9 +18,11 @@ from .detect import Component, Names, describe_foreign, find_components, usual_f
 from .diffusers import read_folder
 from .header import Header, TensorInfo, read_header
 from .infer import Generation, infer_config, infer_generation
-from .lora import Lora, LoraReport, apply_loras
-from .quantized import StoredLayer, find_quantized, replace_linears
-from .reading import decoded_shape, read_markers, read_state
+from .lora import Lora
+from .lora_merge import Base, find_changes, merged, network_shapes, put, switch
+from .lora_report import LoraReport
+from .quantized import QuantizedLinear, StoredLayer, find_quantized, replace_linears
+from .reading import decoded_shape, read_markers
 
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 
@@ -100,8 +102,8 @@ class Checkpoint:
         """The network of ``component`` in evaluation mode, without gradients.
 
         With ``dtype`` None every tensor keeps the file's dtype and on the CPU stays memory-mapped, so that
-        pages are read when used and shared by processes. ``loras`` are merged in float32; only layers that
-        they change are copied.
+        pages are read when used and shared by processes. ``loras`` are merged, summed in float32; only layers
+        that they change are copied. :meth:`switch_loras` exchanges them later.
 
         Quantised linear layers keep their weight as it is stored and decode it when used, so ``dtype`` is
         what they compute in; ``fp8_matmul`` lets those in fp8 multiply in fp8 where the device can, which
@@ -123,16 +125,61 @@ class Checkpoint:
         expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
         resident = replace_linears(network, kept, fp8_matmul=fp8_matmul)
         self._check(component, infos, layers, expected)
-        state = read_state(infos, layers, resident, expected, dtype, torch.device(device))
-        if loras:
-            state, _ = apply_loras(state, loras, component)
+        base = Base(
+            infos=infos,
+            layers=layers,
+            resident=resident,
+            shapes=expected,
+            dtype=dtype,
+            device=torch.device(device),
+        )
+        changes, _ = find_changes(loras, component, expected, self.generation)
+        rebuilt = {name for module in changes for name in base.names(module)}
+        state = base.state([name for name in infos if name not in rebuilt])
+        for module, tensors in merged(base, changes):
+            put(network, module, tensors, base)
+            state.update((f"{module}.{suffix}", tensor) for suffix, tensor in tensors.items())
         network.load_state_dict(state, strict=True, assign=True)
         return network.requires_grad_(False).eval()
 
+    def switch_loras(
+        self,
+        network: nn.Module,
+        component: Component,
+        *,
+        before: Sequence[Lora],
+        after: Sequence[Lora],
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Exchange the LoRAs of a ``network`` that was loaded from here with ``before``, layer by layer.
+
+        Every changed weight is computed anew from the file, so the result has the bits of a fresh load with
+        ``after``, however often this is done. One layer at a time exists twice. ``dtype`` and ``device`` are
+        those that it was loaded with. Raises ValueError, before anything changes, where a LoRA fits nowhere;
+        after any other error the network has to be loaded again.
+        """
+        infos, shapes = self.infos(component), network_shapes(network)
+        base = Base(
+            infos=infos,
+            layers=find_quantized(infos, read_markers(infos, self.metadata)),
+            resident=frozenset(n for n, m in network.named_modules() if isinstance(m, QuantizedLinear)),
+            shapes=shapes,
+            dtype=dtype,
+            device=torch.device(device),
+        )
+        new, _ = find_changes(after, component, shapes, self.generation)
+        old, _ = find_changes(before, component, shapes, self.generation)
+        switch(network, base, old, new)
+
     def lora_report(self, component: Component, lora: Lora) -> LoraReport:
         """What ``lora`` would change in ``component``, told from the two headers."""
+        return lora.report(component, self.shapes(component), self.generation)
+
+    def shapes(self, component: Component) -> Mapping[str, tuple[int, ...]]:
+        """Official name -> shape of the decoded tensor. Raises ValueError where it is not there."""
         self._require(component)
-        return lora.report(component, self._shapes[component])
+        return self._shapes[component]
 
     @cached_property
     def _shapes(self) -> dict[Component, dict[str, tuple[int, ...]]]:

@@ -1,86 +1,57 @@
-"""LoRA files: low-rank changes W + strength * scale * (B @ A), added while a component is loaded.
+"""LoRA files: low-rank changes W + strength * scale * (B @ A), read by name until they are merged.
 
 Letters: R rank, I inputs, O outputs; A (R, I), B (O, R).
 """
 
 from __future__ import annotations
 
-import logging
+import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import safe_open
-from torch import Tensor
-
 from .detect import Component
 from .header import Header, read_header
+from .infer import infer_generation
+from .lora_dialects import LoraLayer, ModuleNames, find_layers, target_of
+from .lora_report import LoraEntry, LoraReport, Shape, Status, describe_generation, updated_stream
 
-log = logging.getLogger(__name__)
+Shapes = Mapping[str, Shape]
+"""A model's tensors: official name -> shape."""
 
-MODULE_PREFIXES = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.")
-"""What trainers put in front of the official module names, removed one by one; bare names are fine too."""
-
-ROLES: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"\.(lora_A|lora_down)(\.default)?\.weight$"), "A"),
-    (re.compile(r"\.(lora_B|lora_up)(\.default)?\.weight$"), "B"),
-    (re.compile(r"\.alpha$"), "alpha"),
-)
-"""How the dialects end the name of each tensor. A new dialect is a new row here or in MODULE_PREFIXES."""
-
-_CONNECTORS = ("video_embeddings_connector.", "audio_embeddings_connector.")
-_PROJECTION = "text_embedding_projection."
+PEFT_METADATA = "lora_adapter_metadata"
+PEFT_CONFIG = "adapter_config.json"
+_FOLDER_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 
 
-@dataclass(frozen=True)
-class LoraLayer:
-    """The tensor names of one module's change; without ``alpha`` the scale is 1."""
+@dataclass(frozen=True, kw_only=True)
+class LoraSpec:
+    """A LoRA file and how strongly it acts; 0 is off, negative values do the opposite.
 
-    a: str
-    b: str
-    alpha: str | None = None
+    ``video_strength`` and ``audio_strength`` take the place of ``strength`` in their stream. A layer between
+    the streams follows the one that it updates.
+    """
 
-
-@dataclass(frozen=True)
-class LoraReport:
-    """What a LoRA did to one component; entries are official module names."""
-
-    file: str
-    strength: float
-    component: Component
-    matched: tuple[str, ...] = ()
-    unmatched: tuple[str, ...] = ()
-    """Addressed to this component, which has no such module."""
-    shape_mismatched: tuple[str, ...] = ()
-    """Modules that exist with other widths, each with both shapes."""
-    elsewhere: tuple[str, ...] = ()
-    """Addressed to another component."""
-
-    def __str__(self) -> str:
-        text = f"{self.file}: {len(self.matched)} layers of the {self.component}, strength {self.strength:g}"
-        for names, what in (
-            (self.unmatched, "not in this model"),
-            (self.shape_mismatched, "of another shape"),
-        ):
-            if names:
-                text += f"; {len(names)} {what}: {_few(names)}"
-        if self.elsewhere:
-            text += f"; {len(self.elsewhere)} for other components"
-        return text
+    path: str | os.PathLike[str]
+    strength: float = 1.0
+    video_strength: float | None = None
+    audio_strength: float | None = None
 
 
 @dataclass(frozen=True)
 class Lora:
-    """An opened LoRA file and the strength to use it with; no tensor has been read yet."""
+    """An opened LoRA file and the strengths to use it with; no tensor has been read yet."""
 
     header: Header
     layers: Mapping[str, LoraLayer]
+    """By official module name, or by flat name."""
     strength: float = 1.0
+    video_strength: float = 1.0
+    audio_strength: float = 1.0
 
     @property
     def path(self) -> Path:
@@ -105,27 +76,74 @@ class Lora:
         """The different ranks in this file, ascending."""
         return tuple(sorted({self.header.tensors[layer.a].shape[0] for layer in self.layers.values()}))
 
-    def report(self, component: Component, shapes: Mapping[str, tuple[int, ...]]) -> LoraReport:
-        """Compare with the tensors (official name -> shape) of a component; reads no data."""
-        matched, unmatched, mismatched, elsewhere = [], [], [], []
-        for module, layer in self.layers.items():
-            target, own = target_of(module)
-            if target is not component:
-                elsewhere.append(module)
-            elif (shape := shapes.get(f"{own}.weight")) is None:
-                unmatched.append(own)
-            elif (change := self._shape(layer)) != shape:
-                mismatched.append(f"{own} (LoRA {change}, model {shape})")
-            else:
-                matched.append(own)
+    @property
+    def components(self) -> frozenset[Component]:
+        """The components that it has layers for."""
+        return frozenset(target_of(module)[0] for module in self.layers)
+
+    @property
+    def settings(self) -> list[str | float]:
+        """Name and strength, and the strength of the audio where it differs; JSON values."""
+        audio = [] if self.audio_strength == self.video_strength else [self.audio_strength]
+        return [self.path.name, self.video_strength, *audio]
+
+    def strength_of(self, component: Component, module: str) -> float:
+        """How strongly this LoRA acts on a module (official name)."""
+        stream = updated_stream(component, module)
+        if stream is None:
+            return self.strength
+        return self.video_strength if stream == "video" else self.audio_strength
+
+    def pairs(self, component: Component, shapes: Shapes) -> dict[str, LoraLayer]:
+        """The layers that fit a component, by the component's own module name."""
+        return self._match({component: shapes})[1].get(component, {})
+
+    def report(self, component: Component, shapes: Shapes, generation: str | None = None) -> LoraReport:
+        """Compare with the tensors of one component; reads no data. ``generation`` is the model's."""
+        return self.report_all({component: shapes}, generation)
+
+    def report_all(self, parts: Mapping[Component, Shapes], generation: str | None = None) -> LoraReport:
+        """Compare with several components of a model; layers for others count as elsewhere."""
+        entries, _ = self._match(parts)
+        note, wrong = describe_generation(
+            {(e.component, e.module): self._shape(layer) for e, layer in entries},
+            self.metadata,
+            generation or infer_generation(parts, ""),
+        )
         return LoraReport(
-            self.path.name,
-            self.strength,
-            component,
-            *(tuple(names) for names in (matched, unmatched, mismatched, elsewhere)),
+            file=self.path.name,
+            video_strength=self.video_strength,
+            audio_strength=self.audio_strength,
+            entries=tuple(entry for entry, _ in entries),
+            note=note,
+            wrong_generation=wrong,
         )
 
-    def _shape(self, layer: LoraLayer) -> tuple[int, ...]:
+    def _match(
+        self, parts: Mapping[Component, Shapes]
+    ) -> tuple[list[tuple[LoraEntry, LoraLayer]], dict[Component, dict[str, LoraLayer]]]:
+        names = {component: ModuleNames(shapes) for component, shapes in parts.items()}
+        entries: list[tuple[LoraEntry, LoraLayer]] = []
+        pairs: dict[Component, dict[str, LoraLayer]] = {}
+        for module, layer in self.layers.items():
+            component, name = target_of(module)
+            status: Status = "elsewhere"
+            detail = ""
+            if component in parts:
+                own, change = names[component].find(name), self._shape(layer)
+                shape = parts[component].get(f"{own}.weight")
+                name = own or name
+                if own is None or shape is None:
+                    status = "unmatched"
+                elif change != tuple(shape):
+                    status, detail = "mismatched", f"LoRA {change}, model {tuple(shape)}"
+                else:
+                    status = "matched"
+                    pairs.setdefault(component, {})[name] = layer
+            entries.append((LoraEntry(name, component, status, detail), layer))
+        return entries, pairs
+
+    def _shape(self, layer: LoraLayer) -> Shape:
         a, b = self.header.tensors[layer.a].shape, self.header.tensors[layer.b].shape
         return (b[0], a[1]) if len(a) == len(b) == 2 and a[0] == b[1] else (*b, *a)
 
@@ -136,102 +154,82 @@ class Lora:
         return value
 
 
-def open_lora(path: str | os.PathLike[str], strength: float = 1.0) -> Lora:
-    """Open a LoRA file; only its header is read. ``strength`` may be negative.
+def open_lora(
+    path: str | os.PathLike[str],
+    strength: float = 1.0,
+    *,
+    video_strength: float | None = None,
+    audio_strength: float | None = None,
+) -> Lora:
+    """Open a LoRA file, or the folder of PEFT or diffusers that holds one; only its header is read.
 
-    Raises ValueError for a file without LoRA tensors, with half a pair, or of a kind that is not supported.
+    Raises ValueError for a file without LoRA tensors, with half a pair, or of a kind that is not supported,
+    and for a strength that is not finite.
     """
-    if not math.isfinite(strength):
-        raise ValueError(f"LoRA strength must be a finite number; got {strength}")
-    header = read_header(path)
-    found: dict[str, dict[str, str]] = {}
-    other: list[str] = []
-    for name in header.tensors:
-        for pattern, role in ROLES:
-            if match := pattern.search(name):
-                found.setdefault(_module(name[: match.start()]), {})[role] = name
-                break
-        else:
-            other.append(name)
-    if not found:
-        raise ValueError(
-            f"{path} is not a LoRA: none of its tensors ends in lora_A/lora_B.weight (found {_few(other)})"
-        )
-    if other:
-        raise ValueError(
-            f"{path} holds tensors of an unsupported LoRA kind: {_few(other)}; only lora_A/lora_B is read"
-        )
-    halves = [module for module, roles in found.items() if not {"A", "B"} <= roles.keys()]
-    if halves:
-        raise ValueError(f"{path}: one half of the pair is missing for {_few(halves)}; the file is damaged")
-    layers = {module: LoraLayer(r["A"], r["B"], r.get("alpha")) for module, r in found.items()}
-    return Lora(header, layers, strength)
+    video = strength if video_strength is None else video_strength
+    audio = strength if audio_strength is None else audio_strength
+    for value in (strength, video, audio):
+        if not math.isfinite(value):
+            raise ValueError(f"LoRA strength must be a finite number; got {value}")
+    header = read_header(_file_in(Path(path)))
+    layers = find_layers(header.path, header.tensors)
+    settings = _peft_settings(
+        header, any(layer.a.startswith("base_model.model.") for layer in layers.values())
+    )
+    if settings:
+        ranks = {module: header.tensors[layer.a].shape[0] for module, layer in layers.items()}
+        layers = {m: _scaled(header.path, layer, ranks[m], settings) for m, layer in layers.items()}
+    return Lora(header, layers, strength, video, audio)
 
 
-def target_of(module: str) -> tuple[Component, str]:
-    """The component that a module belongs to and its name there."""
-    if module.startswith(_CONNECTORS):
-        return Component.TEXT_CONNECTORS, module
-    if module.startswith(_PROJECTION):
-        return Component.TEXT_PROJECTION, module[len(_PROJECTION) :]
-    return Component.TRANSFORMER, module
+def _file_in(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    files = [path / name for name in _FOLDER_FILES if (path / name).exists()] or sorted(
+        path.glob("*.safetensors")
+    )
+    if len(files) != 1:
+        names = ", ".join(file.name for file in files) or "none"
+        raise ValueError(f"{path} should hold one LoRA file; found: {names}. Give the file itself")
+    return files[0]
 
 
-def apply_loras(
-    state: dict[str, Tensor], loras: Sequence[Lora], component: Component
-) -> tuple[dict[str, Tensor], list[LoraReport]]:
-    """Return ``state`` with the changed weights replaced; untouched tensors are passed on, not copied.
-
-    The sum over all LoRAs is formed in float32, layer by layer, and rounded once to the weight's dtype.
-    Raises ValueError where a LoRA addresses this component and fits it nowhere.
-    """
-    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    reports = [lora.report(component, shapes) for lora in loras]
-    for report in reports:
-        if not report.matched and (report.unmatched or report.shape_mismatched):
-            raise ValueError(f"{report}. This LoRA was made for another model or another LTX-2 generation")
-        if report.unmatched or report.shape_mismatched:
-            log.warning("%s", report)
-        else:
-            log.info("%s", report)
-    result, changes = dict(state), _Changes(loras, reports)
-    for module in changes.modules:
-        weight = state[f"{module}.weight"]
-        total = weight.float()
-        for change in changes.of(module, weight.device):
-            total = total + change
-        result[f"{module}.weight"] = total.to(weight.dtype)
-    return result, reports
+def _peft_settings(header: Header, is_peft: bool) -> Mapping[str, Any]:
+    """What PEFT trained with: diffusers writes it into the file, PEFT itself beside it."""
+    stated = header.metadata.get(PEFT_METADATA)
+    beside = header.path.with_name(PEFT_CONFIG)
+    if stated is None and is_peft and beside.is_file():
+        try:
+            stated = json.loads(beside.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{beside} is not JSON ({error}); get it again") from None
+    if stated is None:
+        return {}
+    if not isinstance(stated, dict):
+        raise ValueError(f"{header.path}: the settings of PEFT must be a JSON object; got {stated!r:.60}")
+    return stated
 
 
-class _Changes:
-    """Reads the pairs of several LoRAs module by module."""
+def _scaled(path: Path, layer: LoraLayer, rank: int, settings: Mapping[str, Any]) -> LoraLayer:
+    """With the scale of PEFT: alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRAs."""
+    section = next((s for s in ("transformer.", "connectors.") if layer.a.startswith(s)), "")
 
-    def __init__(self, loras: Sequence[Lora], reports: Sequence[LoraReport]) -> None:
-        self.sources: list[tuple[Lora, dict[str, LoraLayer], Any]] = []
-        for lora, report in zip(loras, reports, strict=True):
-            own = {target_of(name): layer for name, layer in lora.layers.items()}
-            layers = {name: own[report.component, name] for name in report.matched}
-            self.sources.append((lora, layers, safe_open(lora.path, framework="pt")))
-        self.modules = dict.fromkeys(name for _, layers, _ in self.sources for name in layers)
+    def setting(key: str) -> Any:
+        return settings.get(section + key, settings.get(key))
 
-    def of(self, module: str, device: torch.device) -> list[Tensor]:
-        """The changes (O, I) of one module in float32, one per LoRA that has it."""
-        changes: list[Tensor] = []
-        for lora, layers, file in self.sources:
-            if layer := layers.get(module):
-                a, b = (file.get_tensor(name).to(device, torch.float32) for name in (layer.a, layer.b))
-                alpha = file.get_tensor(layer.alpha).item() / a.shape[0] if layer.alpha else 1.0
-                changes.append((b @ a) * (lora.strength * alpha))
-        return changes
-
-
-def _module(name: str) -> str:
-    for prefix in MODULE_PREFIXES:
-        name = name.removeprefix(prefix)
-    return name
-
-
-def _few(names: Sequence[str], limit: int = 3) -> str:
-    shown = ", ".join(names[:limit])
-    return shown + (", …" if len(names) > limit else "")
+    alpha = setting("lora_alpha")
+    patterns = setting("alpha_pattern") or {}
+    for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
+        try:
+            found = re.match(rf"(.*\.)?({pattern})$", layer.raw)
+        except re.error:
+            found = None
+        if found:
+            alpha = value
+            break
+    if alpha is None:
+        return layer
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
+        raise ValueError(f"{path}: lora_alpha must be a number; got {alpha!r}")
+    root = math.sqrt(rank) if setting("use_rslora") else rank
+    return LoraLayer(layer.a, layer.b, layer.alpha, layer.raw, alpha / root)

@@ -2,59 +2,55 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import comfy.sd
 import comfy.utils
+import torch
 
 from ...ltx2_core.loading.detect import Component
-from ...ltx2_core.loading.lora import Lora, LoraReport, open_lora, target_of
+from ...ltx2_core.loading.lora import open_lora
 
 NETWORK = "diffusion_model."
+log = logging.getLogger(__name__)
+
+COMPONENTS = (Component.TRANSFORMER, Component.TEXT_CONNECTORS)
+"""What the host's MODEL holds."""
 
 
-def apply_lora(model: Any, path: str | Path, strength: float) -> tuple[Any, str]:
+def apply_lora(
+    model: Any, path: str | Path, strength: float, *, audio_strength: float | None = None
+) -> tuple[Any, str]:
     """A clone of ``model`` with the LoRA added, and what matched in words.
 
     The file's metadata goes with the clone, where the host's IC-LoRA node looks for it. Raises ValueError if
     the file is no LoRA, or if nothing in it fits this model.
     """
-    lora = open_lora(path, strength)
+    lora = open_lora(path, strength, audio_strength=audio_strength)
     shapes = {
         name.removeprefix(NETWORK): tuple(tensor.shape)
         for name, tensor in model.model.state_dict().items()
         if name.startswith(NETWORK)
     }
-    reports = [
-        lora.report(component, shapes) for component in (Component.TRANSFORMER, Component.TEXT_CONNECTORS)
-    ]
-    fitting = {name for report in reports for name in report.matched}
-    text = _words(lora, reports)
-    if not fitting:
-        raise ValueError(f"{text}. This LoRA was made for another model or another LTX-2 generation")
+    report = lora.report_all(dict.fromkeys(COMPONENTS, shapes))
+    if not report.matched:
+        raise ValueError(f"{report}\nThis LoRA was made for another model or another LTX-2 generation")
+    log.log(logging.INFO if report.is_clean else logging.WARNING, "%s", report)
     stored, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
+    # The host knows one strength for all layers, so two are written into the alphas.
+    one = lora.video_strength == lora.audio_strength == lora.strength
     tensors = {}
-    for module, layer in lora.layers.items():
-        own = target_of(module)[1]
-        if own in fitting:
+    for component in COMPONENTS:
+        for own, layer in lora.pairs(component, shapes).items():
+            factor = 1.0 if one else lora.strength_of(component, own)
+            rank = stored[layer.a].shape[0]
+            alpha = float(stored[layer.alpha]) if layer.alpha else layer.scale * rank
             tensors[f"{NETWORK}{own}.lora_A.weight"] = stored[layer.a]
             tensors[f"{NETWORK}{own}.lora_B.weight"] = stored[layer.b]
-            if layer.alpha:
-                tensors[f"{NETWORK}{own}.alpha"] = stored[layer.alpha]
-    patched, _ = comfy.sd.load_lora_for_models(model, None, tensors, strength, 0)
+            tensors[f"{NETWORK}{own}.alpha"] = torch.tensor(alpha * factor)
+    patched, _ = comfy.sd.load_lora_for_models(model, None, tensors, strength if one else 1.0, 0)
     if metadata and hasattr(patched, "set_attachments"):
         patched.set_attachments("lora_metadata", metadata)
-    return patched, text
-
-
-def _words(lora: Lora, reports: list[LoraReport]) -> str:
-    matched = sum(len(report.matched) for report in reports)
-    text = f"{lora.path.name}: {matched} of {len(lora.layers)} layers at strength {lora.strength:g}"
-    for what, names in (
-        ("not in this model", [name for report in reports for name in report.unmatched]),
-        ("of another shape", [name for report in reports for name in report.shape_mismatched]),
-    ):
-        if names:
-            text += f"; {len(names)} {what}: {', '.join(names[:3])}"
-    return text
+    return patched, str(report)

@@ -6,23 +6,11 @@ import logging
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from ltx2_core.loading import Component, open_checkpoint, open_lora
-from ltx2_core.loading.lora import apply_loras
 
 Q0 = "transformer_blocks.0.attn1.to_q"
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write(tensors, metadata=None, name="lora.safetensors"):
-        path = tmp_path / name
-        save_file({n: t.contiguous() for n, t in tensors.items()}, path, metadata=metadata)
-        return path
-
-    return write
 
 
 def pair(
@@ -55,15 +43,6 @@ def test_two_loras_add_up_and_opposite_ones_cancel(tiny20):
         torch.testing.assert_close(tensor, plain[name], rtol=0, atol=1e-6)
 
 
-def test_only_changed_layers_become_private(tiny23):
-    with safe_open(tiny23.checkpoint, "pt") as file:
-        prefix = "model.diffusion_model."
-        state = {n[len(prefix) :]: file.get_tensor(n) for n in file.keys() if n.startswith(prefix)}  # noqa: SIM118
-    result, (report,) = apply_loras(state, [open_lora(tiny23.lora)], Component.TRANSFORMER)
-    kept = {name for name in state if result[name] is state[name]}
-    assert state.keys() - kept == {f"{module}.weight" for module in report.matched}
-
-
 def test_strength_zero_changes_nothing(tiny23):
     checkpoint = open_checkpoint(tiny23.checkpoint)
     plain = checkpoint.load(Component.TRANSFORMER).state_dict()
@@ -71,28 +50,6 @@ def test_strength_zero_changes_nothing(tiny23):
         checkpoint.load(Component.TRANSFORMER, loras=[open_lora(tiny23.lora, 0)]).state_dict().items()
     ):
         assert torch.equal(tensor, plain[name])
-
-
-@pytest.mark.parametrize(
-    "prefix", ["", "diffusion_model.", "transformer.", "base_model.model.", "model.diffusion_model."]
-)
-@pytest.mark.parametrize(
-    "ends",
-    [
-        (".lora_A.weight", ".lora_B.weight"),
-        (".lora_down.weight", ".lora_up.weight"),
-        (".lora_A.default.weight", ".lora_B.default.weight"),
-    ],
-)
-def test_simple_dialects_mean_the_same(prefix, ends, tiny20, write):
-    checkpoint = open_checkpoint(tiny20.checkpoint)
-    official = checkpoint.load(Component.TRANSFORMER, loras=[open_lora(write(pair(Q0)))])
-    other = checkpoint.load(
-        Component.TRANSFORMER,
-        loras=[open_lora(write(pair(Q0, prefix=prefix, ends=ends), name="b.safetensors"))],
-    )
-    name = f"{Q0}.weight"
-    assert torch.equal(official.state_dict()[name], other.state_dict()[name])
 
 
 def test_an_alpha_scales_by_alpha_over_rank(tiny20, write):
@@ -119,30 +76,38 @@ def test_connector_layers_reach_the_connectors_only(tiny20, write):
     assert not torch.equal(plain.state_dict()[name], merged.state_dict()[name])
 
 
-def test_the_report_names_what_did_not_fit_and_the_rest_is_merged(tiny20, write, caplog):
+def test_the_report_counts_by_stream_and_names_what_did_not_fit(tiny20, write, caplog):
     checkpoint = open_checkpoint(tiny20.checkpoint)
     lora = open_lora(
         write(
             {
                 **pair(Q0),
-                **pair("transformer_blocks.9.attn1.to_q"),
-                **pair("transformer_blocks.1.attn1.to_q", out=96),
+                **pair("transformer_blocks.9.audio_attn1.to_q"),
+                **pair("transformer_blocks.1.audio_to_video_attn.to_q", out=96),
+                **pair("lora_te_model_layers_0_mlp_up_proj", prefix=""),
             }
         ),
         0.8,
+        audio_strength=0.5,
     )
     report = checkpoint.lora_report(Component.TRANSFORMER, lora)
     assert report.matched == (Q0,)
-    assert report.unmatched == ("transformer_blocks.9.attn1.to_q",)
-    assert report.shape_mismatched == ("transformer_blocks.1.attn1.to_q (LoRA (96, 64), model (64, 64))",)
-    assert str(report) == (
-        "lora.safetensors: 1 layers of the transformer, strength 0.8; "
-        "1 not in this model: transformer_blocks.9.attn1.to_q; "
-        "1 of another shape: transformer_blocks.1.attn1.to_q (LoRA (96, 64), model (64, 64))"
-    )
+    assert report.unmatched == ("transformer_blocks.9.audio_attn1.to_q",)
+    (mismatch,) = report.shape_mismatched
+    assert mismatch.startswith("transformer_blocks.1.audio_to_video_attn.to_q (LoRA (96, 64), model (")
+    text = str(report)
+    for line in (
+        "lora.safetensors: 1 of 3 layers at strength 0.8, audio 0.5",
+        "video: 1 matched",
+        "audio: 1 not in this model",
+        "cross: 1 of another shape",
+        "not in this model: transformer_blocks.9.audio_attn1.to_q",
+        "for other components (text encoder): 1",
+    ):
+        assert line in text
     with caplog.at_level(logging.WARNING):
         checkpoint.load(Component.TRANSFORMER, loras=[lora])
-    assert str(report) in caplog.text
+    assert text in caplog.text
 
 
 def test_a_lora_that_fits_nowhere_is_an_error(tiny20, write):
@@ -151,8 +116,57 @@ def test_a_lora_that_fits_nowhere_is_an_error(tiny20, write):
         (pair(Q0, out=4096, inner=4096), r"LoRA \(4096, 4096\), model \(64, 64\)"),
         (pair("double_blocks.0.img_attn"), "not in this model: double_blocks.0.img_attn"),
     ):
-        with pytest.raises(ValueError, match=rf"0 layers.*{what}.*made for another model"):
+        with pytest.raises(ValueError, match=rf"(?s): 0 of 1 layers.*{what}.*made for another model"):
             checkpoint.load(Component.TRANSFORMER, loras=[open_lora(write(tensors))])
+
+
+@pytest.mark.parametrize(
+    ("made_for", "model", "tensors"),
+    [
+        ("2.0", "2.3", pair("caption_projection.linear_1")),
+        ("2.0", "2.3", pair("adaln_single.linear", out=6 * 64)),
+        ("2.3 or 2.5", "2.0", pair("transformer_blocks.0.attn1.to_gate_logits", out=2)),
+        ("2.3 or 2.5", "2.0", pair("adaln_single.linear", out=9 * 64)),
+        ("2.3 or 2.5", "2.0", pair("lora_unet_transformer_blocks_0_attn1_to_gate_logits", out=2, prefix="")),
+    ],
+)
+def test_a_lora_of_another_generation_says_so(made_for, model, tensors, tiny20, tiny23, write):
+    checkpoint = open_checkpoint((tiny20 if model == "2.0" else tiny23).checkpoint)
+    report = checkpoint.lora_report(Component.TRANSFORMER, open_lora(write({**pair(Q0), **tensors})))
+    assert report.matched == (Q0,) and report.wrong_generation
+    assert f"WRONG GENERATION: made for LTX-{made_for} (" in str(report)
+    assert f"this model is LTX-{model}" in str(report)
+
+
+def test_the_generation_comes_from_metadata_where_layers_do_not_tell(tiny20, tiny23, write):
+    plain = open_lora(write(pair(Q0)))
+    stated = open_lora(write(pair(Q0), {"model_version": "2.3.0"}, name="stated.safetensors"))
+    for files, wrong in ((tiny20, True), (tiny23, False)):
+        checkpoint = open_checkpoint(files.checkpoint)
+        assert "cannot be told" in str(checkpoint.lora_report(Component.TRANSFORMER, plain))
+        report = checkpoint.lora_report(Component.TRANSFORMER, stated)
+        assert report.wrong_generation is wrong and "cannot be told" not in str(report)
+
+
+def test_each_stream_follows_its_own_strength_and_cross_layers_the_one_they_update(tiny20, write):
+    checkpoint = open_checkpoint(tiny20.checkpoint)
+    shapes = checkpoint.shapes(Component.TRANSFORMER)
+    video = (Q0, "transformer_blocks.1.audio_to_video_attn.to_v", "av_ca_a2v_gate_adaln_single.linear")
+    audio = (
+        "transformer_blocks.0.audio_attn2.to_k",
+        "transformer_blocks.1.video_to_audio_attn.to_v",
+        "av_ca_audio_scale_shift_adaln_single.linear",
+        "audio_caption_projection.linear_1",
+    )
+    tensors = {}
+    for module in (*video, *audio):
+        tensors |= pair(module, *shapes[f"{module}.weight"])
+    path = write(tensors)
+    plain = checkpoint.load(Component.TRANSFORMER).state_dict()
+    for strengths, changed in (((1.0, 0.0), video), ((0.0, 1.0), audio)):
+        lora = open_lora(path, video_strength=strengths[0], audio_strength=strengths[1])
+        state = checkpoint.load(Component.TRANSFORMER, loras=[lora]).state_dict()
+        assert {n for n in plain if not torch.equal(plain[n], state[n])} == {f"{m}.weight" for m in changed}
 
 
 def test_files_that_are_no_plain_lora_are_refused(tiny20, write):
@@ -160,10 +174,30 @@ def test_files_that_are_no_plain_lora_are_refused(tiny20, write):
         open_lora(tiny20.upsampler)
     with pytest.raises(ValueError, match="one half of the pair is missing for transformer_blocks"):
         open_lora(write({f"diffusion_model.{Q0}.lora_A.weight": torch.zeros(4, 64)}))
-    with pytest.raises(ValueError, match=r"unsupported LoRA kind: .*dora_scale"):
-        open_lora(write({**pair(Q0), f"diffusion_model.{Q0}.dora_scale": torch.zeros(64)}))
+    with pytest.raises(ValueError, match=r"unsupported LoRA kind: .*surprise"):
+        open_lora(write({**pair(Q0), f"diffusion_model.{Q0}.surprise": torch.zeros(64)}))
     with pytest.raises(ValueError, match="finite"):
         open_lora(tiny20.lora, float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "ending"),
+    [
+        ("DoRA", "dora_scale"),
+        ("DoRA", "lora_magnitude_vector"),
+        ("LoKr", "lokr_w1"),
+        ("LoKr", "lokr_w2_a"),
+        ("LoHa", "hada_w1_b"),
+        ("OFT", "oft_blocks"),
+        ("LoCon", "lora_mid.weight"),
+        ("biases", "lora_B.bias"),
+        ("full differences", "diff"),
+    ],
+)
+def test_other_kinds_are_refused_by_name(kind, ending, write):
+    path = write({**pair(Q0), f"diffusion_model.{Q0}.{ending}": torch.zeros(64)})
+    with pytest.raises(ValueError, match=rf"lora.safetensors is of the kind .*{kind}.*{ending}"):
+        open_lora(path)
 
 
 def test_reference_factors_come_from_the_metadata(write):

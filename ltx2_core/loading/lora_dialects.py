@@ -1,0 +1,179 @@
+"""How trainers name the tensors of a LoRA: declared tables of endings, of prefixes and of kinds not done."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from .detect import Component
+from .rename import table_for
+
+PREFIXES = (
+    "base_model.model.",
+    "pipe.dit.",
+    "model.diffusion_model.",
+    "diffusion_model.",
+    "transformer.",
+    "connectors.",
+)
+"""What stands in front of a module's name, removed one by one; bare names are fine too."""
+
+FLAT_PREFIXES = ("lora_unet_", "lora_transformer_")
+"""Names of the kohya kind, whose dots became underscores: only a model's own names tell them apart."""
+
+ENDINGS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"\.(lora_A(\.[^.]+)?|lora_down|lora\.down)\.weight$"), "A"),
+    (re.compile(r"\.(lora_B(\.[^.]+)?|lora_up|lora\.up)\.weight$"), "B"),
+    (re.compile(r"\.alpha$"), "alpha"),
+)
+"""How a tensor's name ends; ``lora_A.default`` and the like name an adapter."""
+
+UNSUPPORTED: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"\.dora_scale$|\.lora_magnitude_vector(\.|$)"), "DoRA"),
+    (re.compile(r"\.lokr_(w[12]|t2)"), "LoKr"),
+    (re.compile(r"\.hada_(w[12]|t[12])"), "LoHa"),
+    (re.compile(r"\.(oft|boft)_"), "OFT"),
+    (re.compile(r"\.lora_mid\."), "LoCon with a third factor"),
+    (re.compile(r"\.lora_(B|up)(\.[^.]+)?\.bias$"), "LoRA with biases"),
+    (re.compile(r"\.diff(_b)?$"), "full differences of weights"),
+)
+"""Kinds of files that are refused by name, since leaving the odd tensors out would give another result."""
+
+_TEXT_ENCODER = ("lora_te", "text_encoder", "text_encoders", "language_model.", "model.layers.")
+_CONNECTORS = ("video_embeddings_connector", "audio_embeddings_connector")
+_PROJECTION = re.compile(r"^(text_embedding_projection[._])?((video_|audio_)?aggregate_embed)$")
+
+_TO_DIFFUSERS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"^(audio_|)patchify_proj$", r"\1proj_in"),
+        (r"^(audio_|)adaln_single\.", r"\1time_embed."),
+        (r"^(audio_|)prompt_adaln_single\.", r"\1prompt_adaln."),
+        (r"^av_ca_(video|audio)_scale_shift_adaln_single\.", r"av_cross_attn_\1_scale_shift."),
+        (r"^av_ca_a2v_gate_adaln_single\.", "av_cross_attn_video_a2v_gate."),
+        (r"^av_ca_v2a_gate_adaln_single\.", "av_cross_attn_audio_v2a_gate."),
+        (
+            r"^(video|audio)_embeddings_connector\.transformer_1d_blocks\.",
+            r"\1_connector.transformer_blocks.",
+        ),
+        (r"^(video_|audio_|)aggregate_embed$", r"\1text_proj_in"),
+        (r"\.([qk])_norm$", r".norm_\1"),
+    )
+)
+
+
+@dataclass(frozen=True)
+class LoraLayer:
+    """The tensor names of one module's change; without ``alpha`` it is ``scale * (B @ A)``."""
+
+    a: str
+    b: str
+    alpha: str | None = None
+    """A tensor whose value divided by the rank takes the place of ``scale``."""
+    raw: str = ""
+    """The module's name as the file has it, without prefixes."""
+    scale: float = 1.0
+
+
+def find_layers(path: object, names: Iterable[str]) -> dict[str, LoraLayer]:
+    """The pairs among the tensors of the file at ``path``, by the module's official name.
+
+    A flat name stays as it is. Raises ValueError for a file without pairs, with half of one, with two for
+    the same module, or of a kind that is not supported.
+    """
+    found: dict[str, dict[str, str]] = {}
+    raws: dict[str, str] = {}
+    other: list[str] = []
+    for name in names:
+        for pattern, kind in UNSUPPORTED:
+            if pattern.search(name):
+                raise ValueError(
+                    f"{path} is of the kind {kind} (it has {name}), which is not supported; merge it into a "
+                    "checkpoint with the tool that made it, or take a plain LoRA (lora_A and lora_B)"
+                )
+        for pattern, role in ENDINGS:
+            if match := pattern.search(name):
+                raw = _stripped(name[: match.start()])
+                module = official_name(raw)
+                roles = found.setdefault(module, {})
+                if role in roles:
+                    raise ValueError(f"{path} changes {module} twice: {roles[role]} and {name}")
+                roles[role], raws[module] = name, raw
+                break
+        else:
+            other.append(name)
+    if not any(roles.keys() & {"A", "B"} for roles in found.values()):
+        raise ValueError(
+            f"{path} is not a LoRA: none of its tensors ends in lora_A/lora_B.weight (found {few(other)})"
+        )
+    if other:
+        raise ValueError(
+            f"{path} holds tensors of an unsupported LoRA kind: {few(other)}; only lora_A/lora_B is read"
+        )
+    halves = [module for module, roles in found.items() if not {"A", "B"} <= roles.keys()]
+    if halves:
+        raise ValueError(f"{path}: one half of the pair is missing for {few(halves)}; the file is damaged")
+    return {m: LoraLayer(r["A"], r["B"], r.get("alpha"), raws[m]) for m, r in found.items()}
+
+
+def official_name(module: str) -> str:
+    """The official name of a module that may have its diffusers name; flat names lose their prefix only."""
+    for prefix in FLAT_PREFIXES:
+        module = module.removeprefix(prefix)
+    name = f"{module}."
+    for class_name in ("LTX2VideoTransformer3DModel", "LTX2TextConnectors"):
+        table = table_for(class_name)
+        assert table is not None
+        name = table.rename(name).removeprefix("model.diffusion_model.")
+    return name.removesuffix(".")
+
+
+def diffusers_name(module: str) -> str:
+    """The name that diffusers gives an official module (of the projection: without its component's name)."""
+    for pattern, replacement in _TO_DIFFUSERS:
+        module = pattern.sub(replacement, module)
+    return module
+
+
+def target_of(module: str) -> tuple[Component, str]:
+    """The component that a module of a LoRA belongs to, and its name there."""
+    if module.startswith(_TEXT_ENCODER):
+        return Component.TEXT_ENCODER, module
+    if module.startswith(_CONNECTORS):
+        return Component.TEXT_CONNECTORS, module
+    if match := _PROJECTION.match(module):
+        return Component.TEXT_PROJECTION, match[2]
+    return Component.TRANSFORMER, module
+
+
+class ModuleNames:
+    """Finds a model's modules by the name that a LoRA gives them."""
+
+    def __init__(self, weights: Mapping[str, tuple[int, ...]]) -> None:
+        """``weights``: the model's tensors by official name; those that are no ``weight`` do not matter."""
+        self._own = {name.removesuffix(".weight") for name in weights if name.endswith(".weight")}
+        self._flat: dict[str, set[str]] = {}
+        for name in self._own:
+            for spelling in {name, diffusers_name(name)}:
+                self._flat.setdefault(spelling.replace(".", "_"), set()).add(name)
+
+    def find(self, module: str) -> str | None:
+        """The model's own name; None where it has no such module, or where a flat name fits several."""
+        if module in self._own:
+            return module
+        candidates = self._flat.get(module, set())
+        return next(iter(candidates)) if len(candidates) == 1 else None
+
+
+def few(names: Iterable[str], limit: int = 3) -> str:
+    """The first names, and how many are left out."""
+    listed = list(names)
+    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
+    return ", ".join(listed[:limit]) + more
+
+
+def _stripped(name: str) -> str:
+    for prefix in PREFIXES:
+        name = name.removeprefix(prefix)
+    return name
