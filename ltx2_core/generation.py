@@ -76,8 +76,8 @@ class Generation:
         return {
             "version": package,
             "checkpoints": [file.path.name for file in self.pipeline.networks.checkpoints],
-            "loras": [[lora.path.name, lora.strength] for lora in self.pipeline.loras],
-            "stage2_loras": [[lora.path.name, lora.strength] for lora in self.pipeline.stage2_loras],
+            "loras": [lora.settings for lora in self.pipeline.loras],
+            "stage2_loras": [lora.settings for lora in self.pipeline.stage2_loras],
             "numerics": self.pipeline.numerics.value,
             "dtype": str(self.pipeline.networks.dtype).removeprefix("torch."),
             "clip": [self.clip.width, self.clip.height, self.clip.frames, self.clip.fps],

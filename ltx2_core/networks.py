@@ -11,15 +11,26 @@ from typing import Any
 import torch
 from torch import nn
 
-from .loading import Checkpoint, Component, Lora, find_component, open_checkpoint, open_lora
+from .loading import (
+    Checkpoint,
+    Component,
+    Lora,
+    LoraReport,
+    LoraSpec,
+    find_component,
+    open_checkpoint,
+    open_lora,
+)
 from .loading.diffusers import text_encoder_folder
 from .loading.quantized import loaded_bytes
 from .text import FeatureCache, OnLayer, TextEncoder, load_gemma, load_tokenizer
 from .text.gemma import find_encoder
 from .types import Numerics, TextFeatures
 
-LoraFile = tuple["str | os.PathLike[str]", float]
-"""A LoRA file and its strength."""
+LoraFile = LoraSpec | tuple[str | os.PathLike[str], float] | str | os.PathLike[str]
+"""A LoRA file, with its strength or with one for each stream."""
+
+_WITH_LORA = (Component.TRANSFORMER, Component.TEXT_CONNECTORS, Component.TEXT_PROJECTION)
 
 _FLOAT32 = frozenset({Component.AUDIO_ENCODER, Component.AUDIO_DECODER, Component.VOCODER})
 """Small, and audibly better than in bfloat16."""
@@ -65,53 +76,70 @@ class Networks:
 
     @contextmanager
     def use(self, component: Component, loras: tuple[Lora, ...] = ()) -> Iterator[Any]:
-        """The network of ``component`` on the device, with ``loras`` merged, for the length of the block."""
-        held = self._held.get(component)
-        if held is not None and held[0] == loras:
-            yield held[1]
-            return
-        self._held.pop(component, None)
-        del held
-        network = self.file(component).load(
-            component,
-            dtype=torch.float32 if component in _FLOAT32 else self.dtype,
-            device=self.device,
-            loras=loras,
-            numerics=self.numerics,
-        )
+        """The network of ``component`` on the device, with ``loras`` merged, for the length of the block.
+
+        One that is held with other LoRAs gets these in their place; its other weights stay where they are.
+        """
+        loras = tuple(lora for lora in loras if component in lora.components)
+        dtype = torch.float32 if component in _FLOAT32 else self.dtype
+        # Taken out, so that nobody gets a network of which an exchange of LoRAs was interrupted.
+        before, network = self._held.pop(component, ((), None))
+        if network is None:
+            network = self.file(component).load(
+                component, dtype=dtype, device=self.device, loras=loras, numerics=self.numerics
+            )
+        elif before != loras:
+            self.file(component).switch_loras(
+                network, component, before=before, after=loras, dtype=dtype, device=self.device
+            )
         if self.keep_loaded:
             self._held[component] = (loras, network)
         yield network
         del network
         self._release()
 
-    def encode(self, prompts: Sequence[str], *, on_layer: OnLayer | None = None) -> TextFeatures:
+    def lora_report(self, lora: Lora) -> LoraReport:
+        """What ``lora`` changes in the files of this run, told from headers.
+
+        Raises ValueError where it fits nowhere.
+        """
+        parts = {c: self.file(c).shapes(c) for c in _WITH_LORA}
+        report = lora.report_all(parts, self.file(Component.TRANSFORMER).generation)
+        report.require_match()
+        return report
+
+    def encode(
+        self, prompts: Sequence[str], *, loras: tuple[Lora, ...] = (), on_layer: OnLayer | None = None
+    ) -> TextFeatures:
         """Features of ``prompts`` on the device; Gemma is only loaded for those that were not met lately."""
+        loras = tuple(lora for lora in loras if Component.TEXT_PROJECTION in lora.components)
 
         def run(unknown: list[str]) -> TextFeatures:
-            with self.use_text_encoder() as encoder:
+            with self.use_text_encoder(loras) as encoder:
                 return encoder.encode(unknown, on_layer=on_layer)
 
         projection = self.file(Component.TEXT_PROJECTION).path
-        features = self._features.encode((self.text_encoder, projection, self.dtype), prompts, run)
+        changes = tuple((lora.path, lora.strength, *lora.settings) for lora in loras)
+        features = self._features.encode((self.text_encoder, projection, self.dtype, changes), prompts, run)
         return TextFeatures(*(t.to(self.device) for t in (features.video, features.audio, features.mask)))
 
     @contextmanager
-    def use_text_encoder(self) -> Iterator[TextEncoder]:
+    def use_text_encoder(self, loras: tuple[Lora, ...] = ()) -> Iterator[TextEncoder]:
         """Gemma with the checkpoint's projection, for the length of the block."""
-        if self._held_text is not None:
-            yield self._held_text
-            return
         if self.text_encoder is None:
             raise ValueError("no text encoder is given; give the folder or file of a Gemma 3 as text_encoder")
-        with self.use(Component.TEXT_PROJECTION) as projection:
-            gemma = load_gemma(self.text_encoder, dtype=self.dtype, device=self.device)
-            self._check_generation(gemma.generation)
-            encoder = TextEncoder(gemma, load_tokenizer(self.text_encoder), projection)
+        with self.use(Component.TEXT_PROJECTION, loras) as projection:
+            encoder = self._held_text
+            if encoder is None:
+                gemma = load_gemma(self.text_encoder, dtype=self.dtype, device=self.device)
+                self._check_generation(gemma.generation)
+                encoder = TextEncoder(gemma, load_tokenizer(self.text_encoder), projection)
+                del gemma
+            encoder.extractor = projection
             if self.keep_loaded:
                 self._held_text = encoder
             yield encoder
-        del encoder, gemma
+        del encoder
         self._release()
 
     def text_encoder_bytes(self) -> int:
@@ -140,4 +168,17 @@ class Networks:
 
 def open_loras(files: Sequence[LoraFile]) -> tuple[Lora, ...]:
     """Headers of LoRA files with their strengths."""
-    return tuple(open_lora(path, strength) for path, strength in files)
+    return tuple(_open(file) for file in files)
+
+
+def _open(file: LoraFile) -> Lora:
+    if isinstance(file, tuple):
+        return open_lora(*file)
+    if not isinstance(file, LoraSpec):
+        return open_lora(file)
+    return open_lora(
+        file.path,
+        file.strength,
+        video_strength=file.video_strength,
+        audio_strength=file.audio_strength,
+    )

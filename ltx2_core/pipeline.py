@@ -19,7 +19,7 @@ from .audio import decode_audio, encode_audio
 from .conditioning.items import AudioGiven, ImageInPlace
 from .conditioning.state import empty_state
 from .generation import Generation
-from .loading import Component
+from .loading import Component, Lora, LoraReport
 from .media import compress_image, fit_image, load_image, read_audio, to_signed
 from .media.images import FitMode
 from .networks import LoraFile, Networks, open_loras
@@ -60,7 +60,7 @@ class LTX2Pipeline:
         checkpoints: official single file, or the files that together hold its components.
         text_encoder: folder or single file of the Gemma that belongs to it; a diffusers folder has its own.
         upscaler: latent upscaler file, for two stages.
-        loras: (file, strength) for every stage; ``stage2_loras`` for the second one besides.
+        loras: (file, strength) or LoraSpec for every stage; ``stage2_loras`` for the second one besides.
         device, dtype: where and in what to compute; by default CUDA in bfloat16, else the CPU in float32.
         numerics: whose result to give where public implementations differ.
         keep_loaded: keep networks in memory between stages and calls.
@@ -114,9 +114,7 @@ class LTX2Pipeline:
         run = _Run(on_step, stop)
         stages = plan_stages(request, self.numerics)
         self._check_files(request, stages)
-        positive, negative = self.encode_text(
-            request.prompt, request.negative_prompt if any(s.guided for s in stages) else None, run=run
-        )
+        contexts = self._contexts(request, stages, run)
         given_audio = self._read_audio(request, stages[-1])
         items = self._conditioning(request, stages, given_audio, run)
 
@@ -133,7 +131,7 @@ class LTX2Pipeline:
             for item in items[index]:
                 state = item.apply(state)
             latents = self._sample(
-                index, stage, state, positive, negative, request.sampler, start_noise, step_noise, run
+                index, stage, state, *contexts[index], request.sampler, start_noise, step_noise, run
             )
             if index == 0 and self._audio_stage(request, stages) == 1:
                 kept_audio = latents.audio
@@ -149,14 +147,29 @@ class LTX2Pipeline:
             given_audio=given_audio,
         )
 
+    def lora_reports(self) -> tuple[LoraReport, ...]:
+        """What each LoRA changes, told from headers. Raises ValueError where one fits nowhere."""
+        return tuple(self.networks.lora_report(lora) for lora in (*self.loras, *self.stage2_loras))
+
     def encode_text(
-        self, prompt: str, negative_prompt: str | None = None, *, run: _Run | None = None
+        self,
+        prompt: str,
+        negative_prompt: str | None = None,
+        *,
+        loras: tuple[Lora, ...] | None = None,
+        run: _Run | None = None,
     ) -> tuple[TextContext, TextContext | None]:
-        """Contexts of the prompt and, if there is one, of the negative prompt."""
+        """Contexts of the prompt and, if there is one, of the negative prompt.
+
+        ``loras`` are by default those of every stage; few have layers for the text.
+        """
         run = run or _Run(None, None)
+        loras = self.loras if loras is None else loras
         prompts = [prompt] if negative_prompt is None else [prompt, negative_prompt]
-        features = self.networks.encode(prompts, on_layer=lambda step, steps: run.report("text", step, steps))
-        with self.networks.use(Component.TEXT_CONNECTORS) as connectors, torch.inference_mode():
+        features = self.networks.encode(
+            prompts, loras=loras, on_layer=lambda step, steps: run.report("text", step, steps)
+        )
+        with self.networks.use(Component.TEXT_CONNECTORS, loras) as connectors, torch.inference_mode():
             dtype = self.networks.dtype
             contexts = connectors(
                 replace(features, video=features.video.to(dtype), audio=features.audio.to(dtype))
@@ -231,6 +244,25 @@ class LTX2Pipeline:
             needed.append(Component.AUDIO_ENCODER)
         for component in needed:
             self.networks.file(component)
+        self.lora_reports()
+
+    def _stage_loras(self, index: int) -> tuple[Lora, ...]:
+        return self.loras + (self.stage2_loras if index else ())
+
+    def _contexts(
+        self, request: Request, stages: Sequence[Stage], run: _Run
+    ) -> list[tuple[TextContext, TextContext | None]]:
+        """Those of each stage; the second has its own where its LoRAs change how text is read."""
+        negative = request.negative_prompt if any(s.guided for s in stages) else None
+        text = {Component.TEXT_CONNECTORS, Component.TEXT_PROJECTION}
+        contexts: list[tuple[TextContext, TextContext | None]] = []
+        for index in range(len(stages)):
+            if index == 0 or any(text & lora.components for lora in self.stage2_loras):
+                loras = self._stage_loras(index)
+                contexts.append(self.encode_text(request.prompt, negative, loras=loras, run=run))
+            else:
+                contexts.append(contexts[0])
+        return contexts
 
     def _read_audio(self, request: Request, stage: Stage) -> tuple[Tensor, int] | None:
         """The given sound, as long as the clip or shorter."""
@@ -299,9 +331,8 @@ class LTX2Pipeline:
         run: _Run,
     ) -> AVLatent:
         name = f"stage {index + 1}"
-        loras = self.loras + (self.stage2_loras if index else ())
         run.report(name, 0, len(stage.sigmas) - 1)
-        with self.networks.use(Component.TRANSFORMER, loras) as transformer:
+        with self.networks.use(Component.TRANSFORMER, self._stage_loras(index)) as transformer:
             denoise = Denoiser(
                 transformer,
                 state,

@@ -12,6 +12,7 @@ import click
 import torch
 from tqdm import tqdm
 
+from ..loading import LoraSpec
 from ..media import check_output
 from ..pipeline import LTX2Pipeline, Progress
 from ..request import NEGATIVE_PROMPT, Request, plan_stages
@@ -29,13 +30,22 @@ EMBEDDED_DEFAULTS: dict[str, Any] = {"width": 256, "height": 192, "num_frames": 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def parse_lora(text: str) -> tuple[str, float]:
-    """``FILE`` or ``FILE:STRENGTH``; a colon that no number follows belongs to the name."""
-    path, _, strength = text.rpartition(":")
-    try:
-        return (path, float(strength)) if path else (text, 1.0)
-    except ValueError:
-        return text, 1.0
+def parse_lora(text: str) -> LoraSpec:
+    """``FILE[:STRENGTH[:AUDIO_STRENGTH]]``; a colon that no number follows belongs to the name."""
+    path, strengths = text, list[float]()
+    while len(strengths) < 2:
+        rest, _, last = path.rpartition(":")
+        try:
+            strength = float(last)
+        except ValueError:
+            break
+        if not rest:
+            break
+        path = rest
+        strengths.insert(0, strength)
+    if len(strengths) == 2:
+        return LoraSpec(path=path, strength=strengths[0], audio_strength=strengths[1])
+    return LoraSpec(path=path, strength=strengths[0] if strengths else 1.0)
 
 
 def _loras(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> Any:
@@ -43,7 +53,9 @@ def _loras(context: click.Context, option: click.Parameter, values: tuple[str, .
 
 
 def _lora_option(*names: str, what: str) -> Callable[[Command], Command]:
-    return click.option(*names, multiple=True, callback=_loras, metavar="FILE[:STRENGTH]", help=what)
+    return click.option(
+        *names, multiple=True, callback=_loras, metavar="FILE[:STRENGTH[:AUDIO_STRENGTH]]", help=what
+    )
 
 
 def _path(**options: Any) -> click.Path:
@@ -119,8 +131,8 @@ def generate(
     checkpoints: tuple[Path, ...],
     text_encoder: Path | None,
     upscaler: Path | None,
-    loras: tuple[tuple[str, float], ...],
-    stage2_loras: tuple[tuple[str, float], ...],
+    loras: tuple[LoraSpec, ...],
+    stage2_loras: tuple[LoraSpec, ...],
     device: str | None,
     dtype: str | None,
     numerics: str,
@@ -157,6 +169,8 @@ def generate(
         else:
             pipeline = LTX2Pipeline.embedded(**settings)
         stages = plan_stages(request, pipeline.numerics)
+        for report in pipeline.lora_reports():
+            click.echo(report, err=True)
         if dry_run:
             print_plan(pipeline, stages)
             return
