@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..storage.header import Header, read_header
 from .detect import Component
-from .header import Header, read_header
 from .infer import infer_generation
 from .lora_dialects import LoraLayer, ModuleNames, find_layers, target_of
 from .lora_report import LoraEntry, LoraReport, Shape, Status, describe_generation, updated_stream
@@ -25,6 +25,7 @@ Shapes = Mapping[str, Shape]
 
 PEFT_METADATA = "lora_adapter_metadata"
 PEFT_CONFIG = "adapter_config.json"
+_FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 _FOLDER_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 
 
@@ -173,6 +174,7 @@ def open_lora(
             raise ValueError(f"LoRA strength must be a finite number; got {value}")
     header = read_header(_file_in(Path(path)))
     layers = find_layers(header.path, header.tensors)
+    _check_tensors(header, layers)
     settings = _peft_settings(
         header, any(layer.a.startswith("base_model.model.") for layer in layers.values())
     )
@@ -180,6 +182,19 @@ def open_lora(
         ranks = {module: header.tensors[layer.a].shape[0] for module, layer in layers.items()}
         layers = {m: _scaled(header.path, layer, ranks[m], settings) for m, layer in layers.items()}
     return Lora(header, layers, strength, video, audio)
+
+
+def _check_tensors(header: Header, layers: Mapping[str, LoraLayer]) -> None:
+    for layer in layers.values():
+        for name in (layer.a, layer.b, layer.alpha):
+            info = None if name is None else header.tensors[name]
+            if info is not None and info.dtype not in _FLOATS:
+                raise ValueError(f"{header.path}: {name} holds {info.dtype}; floating point is needed")
+        rank = header.tensors[layer.a].shape[:1]
+        if not rank or not rank[0]:
+            raise ValueError(f"{header.path}: {layer.a} has no rank (it is empty); the file is damaged")
+        if layer.alpha is not None and header.tensors[layer.alpha].numel != 1:
+            raise ValueError(f"{header.path}: {layer.alpha} must be one number; the file is damaged")
 
 
 def _file_in(path: Path) -> Path:

@@ -181,6 +181,28 @@ def test_files_that_are_no_plain_lora_are_refused(tiny20, write):
 
 
 @pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lora_A.weight": torch.zeros(())}, "no rank"),
+        ({"lora_A.weight": torch.zeros(0, 64), "lora_B.weight": torch.zeros(64, 0)}, "no rank"),
+        ({"lora_B.weight": torch.zeros(64, 4, dtype=torch.int8)}, "holds I8"),
+        ({"alpha": torch.zeros(2)}, "must be one number"),
+    ],
+)
+def test_odd_tensors_are_refused_when_the_file_is_opened(changes, message, write):
+    tensors = {**pair(Q0), **{f"diffusion_model.{Q0}.{ending}": t for ending, t in changes.items()}}
+    with pytest.raises(ValueError, match=rf"lora.safetensors: .*{message}"):
+        open_lora(write(tensors, {"lora_adapter_metadata": '{"transformer.lora_alpha": 4}'}))
+
+
+@pytest.mark.parametrize("alpha", [float("nan"), float("inf")])
+def test_an_alpha_that_is_no_number_does_not_reach_the_weights(alpha, tiny20, write):
+    lora = open_lora(write({**pair(Q0), f"diffusion_model.{Q0}.alpha": torch.tensor(alpha)}))
+    with pytest.raises(ValueError, match="alpha is not a finite number"):
+        open_checkpoint(tiny20.checkpoint).load(Component.TRANSFORMER, loras=[lora])
+
+
+@pytest.mark.parametrize(
     ("kind", "ending"),
     [
         ("DoRA", "dora_scale"),
