@@ -27,8 +27,8 @@ def trained_config() -> Json:
         "upsample_initial_channel": 128,
         "upsample_rates": [5, 4, 4, 2],
         "upsample_kernel_sizes": [11, 8, 8, 4],
-        "resblock_kernel_sizes": [3, 7],
-        "resblock_dilation_sizes": [[1, 3, 5], [1, 3, 5]],
+        "resblock_kernel_sizes": [3],
+        "resblock_dilation_sizes": [[1, 3, 5]],
     }
     config["vocoder"]["bwe"] |= {"resblock_kernel_sizes": [3], "resblock_dilation_sizes": [[1, 3, 5]]}
     return config

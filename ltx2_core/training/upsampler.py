@@ -27,7 +27,7 @@ from .video_vae import decode_whole, latent_mean
 class UpsamplerRecipe:
     """Sizes of the smaller clip of each pair, weights and length of the training."""
 
-    total_steps: int = 1500
+    total_steps: int = 600
     lr: float = 0.02
     adam_lr: float = 2e-3
     weight_decay: float = 0.01

@@ -55,7 +55,7 @@ class VideoVAERecipe:
         return next(sizes for until, sizes in self.sizes if step < until * self.total_steps or until >= 1)
 
 
-DECODER_RECIPE = VideoVAERecipe(total_steps=3000, lr=0.012, sizes=((1.0, LARGE),))
+DECODER_RECIPE = VideoVAERecipe(total_steps=1700, lr=0.012, sizes=((1.0, LARGE),))
 """For ``train_video_decoder``."""
 
 

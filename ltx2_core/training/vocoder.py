@@ -38,7 +38,7 @@ FLOOR = 3e-3
 class VocoderRecipe:
     """Segments, resolutions and length of the training."""
 
-    total_steps: int = 1500
+    total_steps: int = 1000
     batch: int = 4
     seconds: float = 0.8
     """Length of the rendered sounds; a segment of ``mel_frames`` frames is cut from each."""
@@ -46,7 +46,7 @@ class VocoderRecipe:
     resolutions: tuple[int, ...] = (128, 256, 512)
     """Longer windows would tell a locked tone from the true one, and prefer silence."""
     spectral_weight: float = 0.3
-    lr: float = 0.015
+    lr: float = 0.02
     adam_lr: float = 2e-3
     decoded_share: float = 0.1
     """Share of steps that start from the autoencoder's mel, where one is given."""
