@@ -22,7 +22,7 @@ from .loading import (
     open_lora,
 )
 from .loading.diffusers import text_encoder_folder
-from .loading.quantized import loaded_bytes
+from .storage.quantized import loaded_bytes
 from .text import FeatureCache, OnLayer, TextEncoder, load_gemma, load_tokenizer
 from .text.gemma import find_encoder
 from .types import Numerics, TextFeatures

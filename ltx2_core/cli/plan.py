@@ -8,10 +8,10 @@ import click
 
 from ..config import transformer_config, video_vae_config
 from ..loading import Component
-from ..loading.quantized import loaded_bytes
 from ..memory import MemoryEstimate, estimate_memory
 from ..pipeline import LTX2Pipeline
 from ..request import Stage
+from ..storage.quantized import loaded_bytes
 
 
 def print_plan(pipeline: LTX2Pipeline, stages: Sequence[Stage]) -> None:

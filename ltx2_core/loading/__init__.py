@@ -1,8 +1,8 @@
 """Checkpoints: headers, key tables, strict assignment, LoRA and quantised layers."""
 
+from ..storage.header import Header, TensorInfo, read_header
 from .checkpoint import Checkpoint, find_component, open_checkpoint
 from .detect import Component
-from .header import Header, TensorInfo, read_header
 from .infer import Generation
 from .lora import Lora, LoraSpec, open_lora
 from .lora_report import LoraReport

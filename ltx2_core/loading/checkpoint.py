@@ -12,17 +12,17 @@ import torch
 from torch import nn
 
 from ..config.reader import DIFFUSION_VAE, DIFFUSION_VAE_ADVICE
+from ..storage.header import Header, TensorInfo, read_header
+from ..storage.quantized import QuantizedLinear, StoredLayer, find_quantized, replace_linears
+from ..storage.reading import decoded_shape, read_markers
 from ..types import Numerics
 from .components import build
 from .detect import Component, Names, describe_foreign, find_components, usual_file
 from .diffusers import read_folder
-from .header import Header, TensorInfo, read_header
 from .infer import Generation, infer_config, infer_generation
 from .lora import Lora
 from .lora_merge import Base, find_changes, merged, network_shapes, put, switch
 from .lora_report import LoraReport
-from .quantized import QuantizedLinear, StoredLayer, find_quantized, replace_linears
-from .reading import decoded_shape, read_markers
 
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 

@@ -16,13 +16,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from ..storage.dequantize import Format, decode
+from ..storage.header import TensorInfo, read_header
+from ..storage.quantize import FP8_ERROR, FP8_STEP, encode
+from ..storage.quantized import QUANTISED_DTYPES
+from ..storage.reading import read_markers
 from .checkpoint import Checkpoint
-from .dequantize import Format, decode
 from .detect import OFFICIAL_PREFIXES, Component
-from .header import TensorInfo, read_header
-from .quantize import FP8_ERROR, FP8_STEP, encode
-from .quantized import QUANTISED_DTYPES
-from .reading import read_markers
 from .write import Entry, as_bytes, write_safetensors
 
 KEPT_IN_BF16 = re.compile(

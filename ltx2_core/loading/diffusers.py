@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from .header import Header, TensorInfo, read_header
+from ..storage.header import Header, TensorInfo, read_header
 from .rename import table_for
 
 Json = dict[str, Any]

@@ -16,14 +16,14 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from .dequantize import SCALE_NAMES, decode
+from ..storage.dequantize import SCALE_NAMES, decode
+from ..storage.quantize import encode
+from ..storage.quantized import TORCH_DTYPES, QuantizedLinear, StoredLayer
+from ..storage.reading import Infos, read_state, read_tensors
 from .detect import Component
 from .lora import Lora
 from .lora_dialects import LoraLayer
 from .lora_report import LoraReport
-from .quantize import encode
-from .quantized import TORCH_DTYPES, QuantizedLinear, StoredLayer
-from .reading import Infos, read_state, read_tensors
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .header import BITS
-from .quantized import TORCH_DTYPES
+from ..storage.header import BITS
+from ..storage.quantized import TORCH_DTYPES
 
 
 @dataclass(frozen=True)

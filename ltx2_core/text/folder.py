@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..loading.header import TensorInfo, read_header
+from ..storage.header import TensorInfo, read_header
 
 PREFIXES = ("language_model.model.", "model.language_model.", "model.", "language_model.", "")
 """Where the language model sits: Google's release, newer re-saves, text-only models, saved inner modules."""

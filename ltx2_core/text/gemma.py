@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..loading.header import TensorInfo
-from ..loading.quantized import StoredLayer, find_quantized, replace_linears
-from ..loading.reading import read_markers, read_state
+from ..storage.header import TensorInfo
+from ..storage.quantized import StoredLayer, find_quantized, replace_linears
+from ..storage.reading import read_markers, read_state
 from .folder import find_config, find_weights
 from .single_file import read_encoder_file
 

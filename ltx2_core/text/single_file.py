@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..loading.header import Header, TensorInfo, read_header
-from ..loading.reading import decoded_shape, read_tensors
+from ..storage.header import Header, TensorInfo, read_header
+from ..storage.reading import decoded_shape, read_tensors
 from .folder import language_name
 
 TOKENIZERS = ("spiece_model", "tokenizer_json")

@@ -49,8 +49,8 @@ def write_tiny_gemma(
     """Write config.json, model.safetensors, tokenizer.json and tokenizer_config.json into ``folder``.
 
     The weights follow from ``seed`` alone. The tokenizer knows ``vocab_size`` tokens: four special ones, all
-    bytes and common English pieces, so any text can be encoded; each of ``words`` is one token, with a capital
-    and without, as far as there is room. The head width of 256 is the one that ComfyUI assumes.
+    bytes and common English pieces, so any text can be encoded; each of ``words`` is one token, with a
+    capital and without, as far as there is room. The head width of 256 is the one that ComfyUI assumes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = {

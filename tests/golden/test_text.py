@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ltx2_core.config import text_config
-from ltx2_core.loading.dequantize import dequantize
+from ltx2_core.storage.dequantize import dequantize
 from ltx2_core.text import FeatureExtractor, TextConnectors, gemma_from_tensors
 from ltx2_core.types import TextFeatures
 

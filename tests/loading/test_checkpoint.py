@@ -35,7 +35,7 @@ def test_a_single_file_holds_every_part_and_each_loads_with_its_values(generatio
 
 
 def test_loading_never_reads_tensors_of_other_components(tiny23, monkeypatch):
-    from ltx2_core.loading import reading as module
+    from ltx2_core.storage import reading as module
 
     read = []
 
@@ -216,7 +216,7 @@ def _changed(source, change, path, metadata):
 def test_a_component_that_does_not_fit_is_refused_before_any_tensor_is_read(
     change, what, tiny23, tmp_path, metadata23, monkeypatch
 ):
-    from ltx2_core.loading import reading as module
+    from ltx2_core.storage import reading as module
 
     checkpoint = _changed(tiny23.checkpoint, change, tmp_path / "x.safetensors", metadata23)
     monkeypatch.setattr(module, "safe_open", None)

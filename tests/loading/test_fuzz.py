@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save_file
 
 from ltx2_core.loading import Component, open_checkpoint
-from ltx2_core.loading.dequantize import Format
-from ltx2_core.loading.quantize import encode
+from ltx2_core.storage.dequantize import Format
+from ltx2_core.storage.quantize import encode
 from ltx2_core.text import load_gemma, load_tokenizer
 
 CASES = 500

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from ltx2_core.loading import Component, lora_merge, open_checkpoint, open_lora
-from ltx2_core.loading.dequantize import Format
 from ltx2_core.loading.lora_merge import _Pair, merge_weight
-from ltx2_core.loading.quantize import encode
-from ltx2_core.loading.quantized import QuantizedLinear
+from ltx2_core.storage.dequantize import Format
+from ltx2_core.storage.quantize import encode
+from ltx2_core.storage.quantized import QuantizedLinear
 
 PREFIX = "model.diffusion_model."
 

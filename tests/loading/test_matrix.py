@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ltx2_core.loading import Component, open_checkpoint
-from ltx2_core.loading.dequantize import Format, decode
-from ltx2_core.loading.quantize import encode
-from ltx2_core.loading.quantized import QuantizedLinear
+from ltx2_core.storage.dequantize import Format, decode
+from ltx2_core.storage.quantize import encode
+from ltx2_core.storage.quantized import QuantizedLinear
 
 DIT = "model.diffusion_model."
 CONNECTORS = (f"{DIT}video_embeddings_connector.", f"{DIT}audio_embeddings_connector.")

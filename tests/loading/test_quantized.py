@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from ltx2_core.loading import quantized as module
-from ltx2_core.loading.dequantize import Format, decode, untile_block_scales
-from ltx2_core.loading.header import TensorInfo
-from ltx2_core.loading.quantize import encode, tile_block_scales
-from ltx2_core.loading.quantized import QuantizedLinear, StoredLayer
+from ltx2_core.storage import quantized as module
+from ltx2_core.storage.dequantize import Format, decode, untile_block_scales
+from ltx2_core.storage.header import TensorInfo
+from ltx2_core.storage.quantize import encode, tile_block_scales
+from ltx2_core.storage.quantized import QuantizedLinear, StoredLayer
 
 ERRORS = {
     Format("float"): 0.04,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ltx2_core.loading.dequantize import E2M1, dequantize, untile_block_scales
+from ltx2_core.storage.dequantize import E2M1, dequantize, untile_block_scales
 
 
 def marker(kind: str) -> Tensor:

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ltx2_core.loading.dequantize import Format, decode
-from ltx2_core.loading.quantize import encode
-from ltx2_core.loading.quantized import QuantizedLinear
+from ltx2_core.storage.dequantize import Format, decode
+from ltx2_core.storage.quantize import encode
+from ltx2_core.storage.quantized import QuantizedLinear
 from ltx2_core.text import load_gemma, load_tokenizer
 
 FORMATS = {

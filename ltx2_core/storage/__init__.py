@@ -1,0 +1,1 @@
+"""What lies in safetensors files: headers, tensors, and quantised layers with their decoding."""
