@@ -22,6 +22,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..audio import build_vocoder, log_mel
+from ..audio.generator import Generator
 from ..audio.vocoder import BandwidthVocoder
 from ..config import AudioVAEConfig, VocoderConfig
 from .audio_vae import AudioPair
@@ -32,6 +33,9 @@ from .state import load_averaged
 
 FLOOR = 3e-3
 """Amplitude below which a difference does not count: above the noise floor, far below any tone."""
+
+QUIET = 0.02
+"""Loudness that silence is given when errors are set in relation to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +49,11 @@ class VocoderRecipe:
     mel_frames: int = 32
     resolutions: tuple[int, ...] = (128, 256, 512)
     """Longer windows would tell a locked tone from the true one, and prefer silence."""
-    spectral_weight: float = 0.3
-    lr: float = 0.02
+    spectral_weight: float = 0.1
+    coarse_share: float = 0.75
+    """Share of steps in which only the slowest stage has residual blocks: a third of the cost, and sooner in
+    tune, as the others are of use only when the tones are there."""
+    lr: float = 0.015
     adam_lr: float = 2e-3
     decoded_share: float = 0.1
     """Share of steps that start from the autoencoder's mel, where one is given."""
@@ -99,9 +106,10 @@ def vocoder_step(recipe: VocoderRecipe, mel_config: AudioVAEConfig, pair: AudioP
         last = min(mel.shape[2], sound.shape[2] // hop) - frames
         start = int(torch.randint(last + 1, (), generator=generator))
         truth = sound[:, :, start * hop : (start + frames) * hop]
-        made = vocoder.vocoder(mel[:, :, start : start + frames])
+        stages = 1 if step < recipe.coarse_share * recipe.total_steps else None
+        made = generate(vocoder.vocoder, mel[:, :, start : start + frames], stages)
         locked = hop_locked(sound, hop)[:, :, start * hop : (start + frames) * hop]
-        waveform = (made - locked).square().mean().sqrt() / (locked.square().mean().sqrt() + FLOOR)
+        waveform = ((made - locked).square().mean((1, 2)).sqrt() / (_loudness(locked) + QUIET)).mean()
         spectral = spectral_error(made, truth, recipe.resolutions)
         return {
             "loss": waveform + recipe.spectral_weight * spectral,
@@ -110,6 +118,22 @@ def vocoder_step(recipe: VocoderRecipe, mel_config: AudioVAEConfig, pair: AudioP
         }
 
     return step_fn
+
+
+def generate(generator: Generator, mel: Tensor, stages: int | None = None) -> Tensor:
+    """mel (B, 2, T, M) -> waveform (B, 2, S), without the residual blocks of all but the first ``stages``."""
+    if stages is None:
+        whole: Tensor = generator(mel)
+        return whole
+    x = generator.conv_pre(rearrange(mel, "b c t m -> b (c m) t"))
+    count = generator.blocks_per_stage
+    for stage, up in enumerate(generator.ups):
+        x = up(generator.act_up(x))
+        if stage < stages:
+            blocks = generator.resblocks[stage * count : (stage + 1) * count]
+            x = sum(block(x) for block in blocks) / count
+    out: Tensor = generator.conv_post(generator.act_post(x))
+    return out
 
 
 def hop_locked(waveform: Tensor, hop: int) -> Tensor:
@@ -135,6 +159,11 @@ def hop_locked(waveform: Tensor, hop: int) -> Tensor:
     periods = amplitudes @ phases.cos()
     locked = torch.lerp(periods[:, :-1], periods[:, 1:], time)
     return rearrange(locked, "(b c) t p -> b c (t p)", b=waveform.shape[0])
+
+
+def _loudness(waveform: Tensor) -> Tensor:
+    """Waveform (B, 2, S) -> root mean square (B,)."""
+    return waveform.square().mean((1, 2)).sqrt()
 
 
 def spectral_error(made: Tensor, truth: Tensor, resolutions: tuple[int, ...]) -> Tensor:
@@ -180,7 +209,7 @@ def new_vocoder(config: VocoderConfig, seed: int) -> BandwidthVocoder:
                 fan_in = 2 * p.shape[0]
             p.normal_(0, 1 / math.sqrt(fan_in), generator=generator)
             if ".convs2." in name:
-                p.mul_(0.1)
+                p.zero_()
             if name.endswith("conv_pre.weight"):
                 p.mul_(0.2)
             if name.endswith("conv_post.weight"):
