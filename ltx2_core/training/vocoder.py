@@ -42,7 +42,7 @@ QUIET = 0.02
 class VocoderRecipe:
     """Segments, resolutions and length of the training."""
 
-    total_steps: int = 1000
+    total_steps: int = 2500
     batch: int = 4
     seconds: float = 0.8
     """Length of the rendered sounds; a segment of ``mel_frames`` frames is cut from each."""
