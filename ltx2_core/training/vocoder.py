@@ -50,9 +50,9 @@ class VocoderRecipe:
     resolutions: tuple[int, ...] = (128, 256, 512)
     """Longer windows would tell a locked tone from the true one, and prefer silence."""
     spectral_weight: float = 0.1
-    coarse_share: float = 0.75
-    """Share of steps in which only the slowest stage has residual blocks: a third of the cost, and sooner in
-    tune, as the others are of use only when the tones are there."""
+    coarse_share: float = 1.0
+    """Share of steps in which only the slowest stage has residual blocks: a third of the cost, and in tune
+    sooner. The others are zero until then; woken at a high learning rate they undo what is learnt."""
     lr: float = 0.015
     adam_lr: float = 2e-3
     decoded_share: float = 0.1
