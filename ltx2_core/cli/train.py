@@ -18,7 +18,7 @@ def train() -> None:
     """Train models."""
 
 
-class StepsOption(click.ParamType[Any]):
+class StepsOption(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only
     """``STAGE=N``."""
 
     name = "stage=n"
