@@ -1,4 +1,4 @@
-"""The state before any conditioning, and the state of the next stage.
+"""The state before any conditioning, and a sampled state without its guides.
 
 Letters: B batch, F latent frames, H W latent rows and columns, T audio latent frames.
 """
@@ -28,23 +28,6 @@ def empty_state(
         torch.zeros(plan.audio_shape(batch), device=device) if audio else None,
     )
     return LatentState(latent=latent, mask=mask_like(latent), fps=plan.fps)
-
-
-def next_stage(state: LatentState, latent: AVLatent) -> LatentState:
-    """Start again from ``latent``, such as an upsampled video with the audio of the stage before.
-
-    The video is to be renewed whole: its conditioning items, guides too, are applied again at the new size.
-    The audio keeps its mask, so audio that was given stays given. Raises ValueError if its length changed.
-    """
-    mask = mask_like(latent)
-    if latent.audio is not None and state.latent.audio is not None:
-        if latent.audio.shape[2] != state.latent.audio.shape[2]:
-            raise ValueError(
-                f"the audio has {latent.audio.shape[2]} latents and the stage before had "
-                f"{state.latent.audio.shape[2]}: stages share their audio, keep its length"
-            )
-        mask = replace(mask, audio=state.mask.audio)
-    return LatentState(latent=latent, mask=mask, fps=state.fps)
 
 
 def drop_guides(x: AVLatent, state: LatentState) -> AVLatent:

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from ltx2_core.conditioning.items import AudioGiven, GuideFrames, ImageInPlace, VideoGiven
-from ltx2_core.conditioning.state import drop_guides, empty_state, next_stage
+from ltx2_core.conditioning.state import drop_guides, empty_state
 from ltx2_core.shapes import plan_clip
-from ltx2_core.types import AVLatent
 
 PLAN = plan_clip(96, 64, frames=25, fps=25)
 GIVEN = torch.full((1, 128, 2, 2, 3), 7.0)
@@ -113,16 +112,3 @@ def test_guides_go_to_the_end_in_order_and_come_off_again():
     assert torch.equal(drop_guides(two.latent, two).video, state.latent.video)
     late = ImageInPlace(latent=GIVEN).apply(two)
     assert torch.equal(late.mask.video[:, :, 4:], two.mask.video[:, :, 4:])
-
-
-def test_the_next_stage_renews_the_video_and_keeps_what_was_given_of_the_audio():
-    state = AudioGiven(latent=torch.ones(1, 8, 25, 16)).apply(empty_state(PLAN))
-    state = GuideFrames(latent=GIVEN, frame=0).apply(ImageInPlace(latent=GIVEN).apply(state))
-    upsampled = AVLatent(torch.ones(1, 128, 4, 4, 6), state.latent.audio)
-    after = next_stage(state, upsampled)
-    assert (after.mask.video == 1).all()
-    assert after.mask.video.shape == (1, 1, 4, 4, 6)
-    assert (after.mask.audio == 0).all()
-    assert after.guides == ()
-    with pytest.raises(ValueError, match="keep its length"):
-        next_stage(state, AVLatent(upsampled.video, torch.ones(1, 8, 24, 16)))
