@@ -64,7 +64,7 @@ class Muon(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(p)
         average = state["momentum"].lerp_(grad, 1 - group["momentum"])
         # Inputs vary fastest: in channels-last weights, the faster layout on a CPU, this is a view.
-        matrix = grad.lerp(average, group["momentum"]).bfloat16().movedim(1, -1).flatten(1)
+        matrix = grad.lerp(average, group["momentum"]).movedim(1, -1).flatten(1)
         direction = orthogonalised(matrix).view(p.shape[0], *p.shape[2:], p.shape[1]).movedim(-1, 1)
         p.add_(direction, alpha=-group["lr"] * max(1.0, p.shape[0] / p.shape[1]) ** 0.5)
 
@@ -80,12 +80,21 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
-    """The matrix (R, C) with all singular values brought near 1, by Newton-Schulz steps in its own dtype."""
+    """The matrix (R, C) with all singular values brought near 1, by Newton-Schulz steps.
+
+    Every step is a polynomial of the small Gram matrix times the matrix, so only the Gram matrix is iterated
+    and the large one is touched twice: for the flat matrices of convolutions a fifth of the work.
+    """
     linear, cubic, quintic = NEWTON_SCHULZ
     tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.mT if tall else matrix
+    x = (matrix.mT if tall else matrix).float()
     x = x / (x.norm() + 1e-7)
+    gram = x @ x.mT
+    total = torch.eye(len(gram), device=x.device)
     for _ in range(steps):
-        gram = x @ x.mT
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=cubic, alpha=quintic), x, beta=linear)
-    return x.mT.contiguous() if tall else x
+        factor = torch.addmm(gram, gram, gram, beta=cubic, alpha=quintic)
+        factor.diagonal().add_(linear)
+        total = factor @ total
+        gram = factor @ gram @ factor
+    x = total @ x
+    return (x.mT if tall else x).contiguous()
