@@ -16,6 +16,9 @@ from torch import Tensor, nn
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration: singular values end in about 0.7 to 1.2, which is near enough."""
 
+_LARGEST, _BLOCK = 256, 128
+"""A matrix larger than this both ways is taken in blocks of rows: its cost grows with the cube of its size."""
+
 
 class Muon(torch.optim.Optimizer):
     """Orthogonalised momentum for parameters of two or more axes, AdamW for the rest.
@@ -65,7 +68,9 @@ class Muon(torch.optim.Optimizer):
         average = state["momentum"].lerp_(grad, 1 - group["momentum"])
         # Inputs vary fastest: in channels-last weights, the faster layout on a CPU, this is a view.
         matrix = grad.lerp(average, group["momentum"]).movedim(1, -1).flatten(1)
-        direction = orthogonalised(matrix).view(p.shape[0], *p.shape[2:], p.shape[1]).movedim(-1, 1)
+        blocks = matrix.split(_BLOCK) if min(matrix.shape) > _LARGEST else [matrix]
+        rows = torch.cat([orthogonalised(block) for block in blocks])
+        direction = rows.view(p.shape[0], *p.shape[2:], p.shape[1]).movedim(-1, 1)
         p.add_(direction, alpha=-group["lr"] * max(1.0, p.shape[0] / p.shape[1]) ** 0.5)
 
     def _adam(self, p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
