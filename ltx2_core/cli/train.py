@@ -44,6 +44,12 @@ class StepsOption(click.ParamType):  # type: ignore[type-arg]  # generic in new 
 )
 @click.option("--steps", multiple=True, type=StepsOption(), help="Steps of a stage in place of the recipe's.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of weights, data and noise.")
+@click.option(
+    "--from",
+    "models",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Go on from the set in these model folders: stages that are named begin with its weights.",
+)
 @click.option("--max-minutes", type=float, default=math.inf, help="Stop, saved, after so long.")
 @click.option("--threads", type=int, help="Of torch; by default all cores.")
 @click.option("--bf16", is_flag=True, help="Compute under bfloat16 autocast.")
@@ -57,6 +63,7 @@ def tiny(
     scale: str,
     steps: tuple[tuple[str, int], ...],
     seed: int,
+    models: Path | None,
     max_minutes: float,
     threads: int | None,
     bf16: bool,
@@ -71,9 +78,11 @@ def tiny(
     import torch
 
     from ..request import NEGATIVE_PROMPT
+    from ..tiny.write import TinySet
     from ..training.run import Run, Unfinished
     from ..training.scales import SCALES
     from ..training.stages import run_stages
+    from ..training.start import start_from
 
     if threads:
         torch.set_num_threads(threads)
@@ -99,6 +108,8 @@ def tiny(
             click.echo(f"{stage}: {event}")
 
     try:
+        if models is not None:
+            start_from(run, TinySet.in_folder(models), stages)
         run_stages(run, stages or None, on_stage=on_stage)
     except Unfinished as stop:
         click.echo(f"stopped: {stop}. The same command goes on from there.")

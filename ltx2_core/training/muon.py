@@ -17,7 +17,7 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration: singular values end in about 0.7 to 1.2, which is near enough."""
 
 _LARGEST, _BLOCK = 256, 128
-"""A matrix larger than this both ways is taken in blocks of rows: its cost grows with the cube of its size."""
+"""A matrix larger than this both ways is taken in blocks of rows, for the cost grows with its size cubed."""
 
 
 class Muon(torch.optim.Optimizer):

@@ -1,7 +1,8 @@
 """One making of the tiny set: its folder, its files, and what each stage starts from.
 
 Below the folder: ``models`` is the result, ``parts`` one file for each finished network, ``latents`` the
-cache, ``state`` what unfinished stages continue from, ``cost.json`` the seconds that have been spent.
+cache, ``start`` given weights to begin with, ``state`` what unfinished stages continue from, ``cost.json``
+the seconds that have been spent.
 """
 
 from __future__ import annotations
@@ -64,6 +65,10 @@ class Run:
     def part(self, name: str) -> Path:
         return self.folder / "parts" / f"{name}.safetensors"
 
+    def start(self, name: str) -> Path:
+        """What a stage begins with in place of new weights, where the file exists."""
+        return self.folder / "start" / f"{name}.safetensors"
+
     def state(self, name: str) -> Path:
         return self.folder / "state" / f"{name}.safetensors"
 
@@ -95,9 +100,9 @@ class Run:
         """States (T, L, D) of the prompts that stand for no prompt."""
         return encode_captions(*load_text(self.models.text_encoder), self.prompts).all()
 
-    def load(self, network: nn.Module, part: str, prefix: str) -> None:
-        """Give ``network`` the tensors that ``part`` holds for it, and freeze it."""
-        tensors = load_file(self.part(part))
+    def load(self, network: nn.Module, path: Path, prefix: str) -> None:
+        """Give ``network`` the tensors that the part at ``path`` holds for it, and freeze it."""
+        tensors = load_file(path)
         state = {name: tensors[prefix + name] for name in network.state_dict()}
         network.load_state_dict(state, strict=True)
         network.eval().requires_grad_(False)

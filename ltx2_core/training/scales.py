@@ -15,7 +15,7 @@ from .latents import Bucket
 from .lora import ATTENTION
 from .recipe import trained_config, trained_upsampler_config
 from .upsampler import UpsamplerRecipe
-from .video_vae import VideoVAERecipe
+from .video_vae import DECODER_RECIPE, VideoVAERecipe
 from .vocoder import VocoderRecipe
 
 Json = dict[str, Any]
@@ -33,6 +33,7 @@ class Scale:
     config: Json
     upsampler_config: Json
     video_vae: VideoVAERecipe
+    video_decoder: VideoVAERecipe
     audio_vae: AudioVAERecipe
     vocoder: VocoderRecipe
     upsampler: UpsamplerRecipe
@@ -54,6 +55,7 @@ def full_scale() -> Scale:
         config=with_transformer(trained_config()),
         upsampler_config=trained_upsampler_config(),
         video_vae=VideoVAERecipe(),
+        video_decoder=DECODER_RECIPE,
         audio_vae=AudioVAERecipe(),
         vocoder=VocoderRecipe(),
         upsampler=UpsamplerRecipe(),
@@ -92,6 +94,7 @@ def full_scale() -> Scale:
             "upsampler": 20,
             "distilled": 40,
             "edges": 25,
+            "video-decoder": 60,
             "export": 0.1,
         },
     )
@@ -108,6 +111,7 @@ def smoke_scale() -> Scale:
         config=tiny_config("2.3"),
         upsampler_config=tiny_upsampler_config(),
         video_vae=VideoVAERecipe(total_steps=2, sizes=((1.0, (clip,)),)),
+        video_decoder=VideoVAERecipe(total_steps=2, sizes=((1.0, (clip,)),)),
         audio_vae=AudioVAERecipe(total_steps=2, batch=1, seconds=(0.7,)),
         vocoder=VocoderRecipe(total_steps=2, batch=1, seconds=0.6, mel_frames=20),
         upsampler=UpsamplerRecipe(total_steps=2, sizes=(replace(clip, width=32, height=32),)),

@@ -9,6 +9,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
@@ -26,7 +27,7 @@ from .network import FlowNetwork, official_names
 from .run import Run, Unfinished, prefixed, save_tensors
 from .text import GEMMA_LAYERS, GEMMA_WIDTH, load_text, write_world_gemma
 from .upsampler import train_upsampler
-from .video_vae import finish_video_vae, train_video_vae
+from .video_vae import finish_video_vae, train_video_decoder, train_video_vae
 from .vocoder import train_vocoder
 
 logger = logging.getLogger(__name__)
@@ -90,6 +91,19 @@ def make_video_vae(run: Run) -> None:
     save_tensors(run.part("video-vae"), prefixed("vae.", vae))
 
 
+def make_video_decoder(run: Run) -> None:
+    """The decoder goes on alone: latents keep their meaning, and what reads them can be trained meanwhile."""
+    recipe = run.sized("video-decoder", run.scale.video_decoder)
+    state = run.state("video-decoder")
+    vae = _video_vae(run).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    if run.start("video-decoder").exists():
+        run.load(vae.decoder, run.start("video-decoder"), "vae.decoder.")
+    vae.decoder.requires_grad_(True)
+    train_video_decoder(vae, state, recipe=recipe, seed=run.seed, options=run.options())
+    run.check_finished("video-decoder", recipe.total_steps)
+    save_tensors(run.part("video-decoder"), prefixed("vae.decoder.", vae.decoder))
+
+
 def make_audio_vae(run: Run) -> None:
     recipe = run.sized("audio-vae", run.scale.audio_vae)
     state = run.state("audio-vae")
@@ -141,8 +155,11 @@ def make_latents(run: Run) -> None:
 def make_transformer(run: Run) -> None:
     recipe = run.sized("transformer", run.scale.transformer)
     state = run.state("transformer")
+    network = _flow_network(run)
+    if run.start("transformer").exists():
+        _load_flow(network, run.start("transformer"))
     train_flow(
-        _flow_network(run),
+        network,
         _cache(run),
         run.unconditional(),
         state,
@@ -213,26 +230,30 @@ def _flow_network(run: Run) -> FlowNetwork:
     return FlowNetwork(run.scale.config, hidden_size=GEMMA_WIDTH, num_states=GEMMA_LAYERS + 1, seed=run.seed)
 
 
+def _load_flow(network: FlowNetwork, path: Path) -> None:
+    tensors = load_file(path)
+    own = {name: tensors[full] for name, full in zip(network.state_dict(), network.tensors(), strict=True)}
+    network.load_state_dict(own, strict=True)
+
+
 def _adapted(run: Run, recipe: LoraRecipe) -> tuple[FlowNetwork, LoraAdapters]:
     """The trained network, frozen, and a LoRA on its transformer."""
     network = _flow_network(run)
-    tensors = load_file(run.part("transformer"))
-    own = {name: tensors[full] for name, full in zip(network.state_dict(), network.tensors(), strict=True)}
-    network.load_state_dict(own, strict=True)
+    _load_flow(network, run.part("transformer"))
     network.requires_grad_(False)
     return network, LoraAdapters(network.transformer, rank=recipe.rank, targets=recipe.targets, seed=run.seed)
 
 
 def _video_vae(run: Run) -> VideoVAE:
     vae = VideoVAE(cfg.video_vae_config(run.scale.config))
-    run.load(vae, "video-vae", "vae.")
+    run.load(vae, run.part("video-vae"), "vae.")
     return vae
 
 
 def _audio_pair(run: Run) -> AudioPair:
     pair = AudioPair(cfg.audio_vae_config(run.scale.config))
     for half in (pair.encoder, pair.decoder):
-        run.load(half, "audio-vae", "audio_vae.")
+        run.load(half, run.part("audio-vae"), "audio_vae.")
     return pair
 
 
@@ -249,7 +270,8 @@ def export(run: Run) -> None:
     save_tensors(run.models.checkpoint, tensors, dtype=torch.bfloat16, metadata=metadata)
 
 
-PARTS = ("video-vae", "audio-vae", "vocoder", "transformer")
+PARTS = ("video-vae", "video-decoder", "audio-vae", "vocoder", "transformer")
+"""Of the checkpoint; the decoder comes after the autoencoder, whose own it replaces."""
 
 STAGES: dict[str, Callable[[Run], None]] = {
     "text": make_text,
@@ -261,6 +283,7 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "upsampler": make_upsampler,
     "distilled": make_distilled,
     "edges": make_edges,
+    "video-decoder": make_video_decoder,
     "export": export,
 }
 """In the order in which they run."""
@@ -275,5 +298,6 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "upsampler": ("video-vae",),
     "distilled": ("transformer",),
     "edges": ("transformer",),
+    "video-decoder": ("video-vae",),
     "export": PARTS,
 }

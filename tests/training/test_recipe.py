@@ -15,6 +15,7 @@ from ltx2_core.loading import Component, open_checkpoint, open_lora
 from ltx2_core.training.run import Run, Unfinished
 from ltx2_core.training.scales import full_scale, smoke_scale
 from ltx2_core.training.stages import NEEDS, STAGES, run_stages
+from ltx2_core.training.start import start_from
 
 CLIP = {"width": 128, "height": 64, "num_frames": 9, "fps": 25.0, "steps": 2, "cfg": 2.0}
 
@@ -96,3 +97,24 @@ def test_the_command_states_its_cost_without_starting(tmp_path) -> None:
         assert stage in result.output
     assert "min on 2 cores" in result.output
     assert full_scale().minutes.keys() == STAGES.keys()
+
+
+def test_a_set_can_be_gone_on_from_where_other_parts_allow_it(folder, tmp_path) -> None:
+    models = make_run(folder).models
+    arguments = ["train", "tiny", "--out", str(tmp_path), "--scale", "smoke", "-q", "--threads", "1"]
+    arguments += ["--from", str(folder / "models"), "--stage", "video-decoder", "--stage", "export"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    before, after = load_file(models.checkpoint), load_file(make_run(tmp_path).models.checkpoint)
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(name.startswith("vae.decoder.") for name in changed)
+
+
+def test_going_on_is_refused_for_what_all_else_depends_on_and_for_other_widths(folder, tmp_path) -> None:
+    models = make_run(folder).models
+    with pytest.raises(ValueError, match="video-vae: every other part depends on these"):
+        start_from(make_run(tmp_path), models, ["video-vae"])
+    with pytest.raises(ValueError, match="not of the sizes that this scale makes"):
+        start_from(Run(folder=tmp_path, scale=full_scale()), models, ["transformer"])
+    assert not list(tmp_path.rglob("*.safetensors"))
