@@ -22,7 +22,7 @@ from .loading import (
     open_lora,
 )
 from .loading.diffusers import text_encoder_folder
-from .storage.quantized import loaded_bytes
+from .storage.quantized import check_matmul, loaded_bytes
 from .text import FeatureCache, OnLayer, TextEncoder, load_gemma, load_tokenizer
 from .text.gemma import find_encoder
 from .types import Numerics, TextFeatures
@@ -52,7 +52,11 @@ class Networks:
         dtype: torch.dtype,
         numerics: Numerics,
         keep_loaded: bool,
+        fp8_matmul: bool = False,
+        nvfp4_matmul: bool = False,
     ) -> None:
+        """Raises ValueError for files that are not LTX-2 and for a product that ``device`` does not have."""
+        check_matmul(device, fp8_matmul=fp8_matmul, nvfp4_matmul=nvfp4_matmul)
         self.checkpoints = tuple(open_checkpoint(path) for path in checkpoints)
         own = (text_encoder_folder(checkpoint.path) for checkpoint in self.checkpoints)
         beside = next((folder for folder in own if folder is not None), None)
@@ -66,6 +70,7 @@ class Networks:
         self.dtype = dtype
         self.numerics = numerics
         self.keep_loaded = keep_loaded
+        self._matmul = {"fp8_matmul": fp8_matmul, "nvfp4_matmul": nvfp4_matmul}
         self._held: dict[Component, tuple[tuple[Lora, ...], nn.Module]] = {}
         self._held_text: TextEncoder | None = None
         self._features = FeatureCache()
@@ -86,7 +91,12 @@ class Networks:
         before, network = self._held.pop(component, ((), None))
         if network is None:
             network = self.file(component).load(
-                component, dtype=dtype, device=self.device, loras=loras, numerics=self.numerics
+                component,
+                dtype=dtype,
+                device=self.device,
+                loras=loras,
+                numerics=self.numerics,
+                **self._matmul,
             )
         elif before != loras:
             self.file(component).switch_loras(

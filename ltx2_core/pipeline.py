@@ -64,6 +64,8 @@ class LTX2Pipeline:
         device, dtype: where and in what to compute; by default CUDA in bfloat16, else the CPU in float32.
         numerics: whose result to give where public implementations differ.
         keep_loaded: keep networks in memory between stages and calls.
+        fp8_matmul, nvfp4_matmul: multiply layers stored so as they are, which rounds their input;
+            a ValueError where the device cannot.
     """
 
     def __init__(
@@ -77,6 +79,8 @@ class LTX2Pipeline:
         dtype: torch.dtype | None = None,
         numerics: Numerics = Numerics.OFFICIAL,
         keep_loaded: bool = False,
+        fp8_matmul: bool = False,
+        nvfp4_matmul: bool = False,
     ) -> None:
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.networks = Networks(
@@ -86,6 +90,8 @@ class LTX2Pipeline:
             dtype=dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32),
             numerics=numerics,
             keep_loaded=keep_loaded,
+            fp8_matmul=fp8_matmul,
+            nvfp4_matmul=nvfp4_matmul,
         )
         self.numerics = numerics
         self.loras = open_loras(loras)

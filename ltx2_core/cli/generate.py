@@ -122,6 +122,8 @@ def _path(**options: Any) -> click.Path:
     show_default=True,
     help="Whose result to give where the public implementations differ.",
 )
+@click.option("--fp8-matmul", is_flag=True, help="Multiply fp8 layers in fp8: faster, rounds their input.")
+@click.option("--nvfp4-matmul", is_flag=True, help="The same for NVFP4 layers, on Blackwell.")
 @click.option(
     "-o", "--output", type=_path(), default=Path("ltx2.mp4"), show_default=True, help="The MP4 to write."
 )
@@ -136,6 +138,8 @@ def generate(
     device: str | None,
     dtype: str | None,
     numerics: str,
+    fp8_matmul: bool,
+    nvfp4_matmul: bool,
     output: Path,
     dry_run: bool,
     quiet: bool,
@@ -163,6 +167,8 @@ def generate(
             "device": device,
             "dtype": None if dtype is None else DTYPES[dtype],
             "numerics": Numerics(numerics),
+            "fp8_matmul": fp8_matmul,
+            "nvfp4_matmul": nvfp4_matmul,
         }
         if checkpoints:
             pipeline = LTX2Pipeline(*checkpoints, text_encoder=text_encoder, upscaler=upscaler, **settings)

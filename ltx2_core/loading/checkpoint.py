@@ -98,6 +98,7 @@ class Checkpoint:
         loras: Sequence[Lora] = (),
         numerics: Numerics = Numerics.OFFICIAL,
         fp8_matmul: bool = False,
+        nvfp4_matmul: bool = False,
     ) -> nn.Module:
         """The network of ``component`` in evaluation mode, without gradients.
 
@@ -106,8 +107,9 @@ class Checkpoint:
         that they change are copied. :meth:`switch_loras` exchanges them later.
 
         Quantised linear layers keep their weight as it is stored and decode it when used, so ``dtype`` is
-        what they compute in; ``fp8_matmul`` lets those in fp8 multiply in fp8 where the device can, which
-        rounds their input. What else is quantised is decoded while loading.
+        what they compute in. ``fp8_matmul`` and ``nvfp4_matmul`` let those in fp8 and NVFP4 multiply as they
+        are stored where the device can, which rounds their input too. What else is quantised is decoded while
+        loading.
 
         Raises ValueError, before any weight is read, where the component is not in the file, is incomplete,
         of an unknown number format, or does not fit the configuration; or where a LoRA fits nowhere.
@@ -123,7 +125,7 @@ class Checkpoint:
         # The projection is multiplied slice by slice, so its weight has to be there.
         kept = [] if component is Component.TEXT_PROJECTION else list(layers.values())
         expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-        resident = replace_linears(network, kept, fp8_matmul=fp8_matmul)
+        resident = replace_linears(network, kept, fp8_matmul=fp8_matmul, nvfp4_matmul=nvfp4_matmul)
         self._check(component, infos, layers, expected)
         base = Base(
             infos=infos,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .dequantize import COMPANIONS, FP8_MAX, SCALE_NAMES, Format, decode, format_of, logical_shape
 from .header import TensorInfo
+from .quantize import encode
 
 TORCH_DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
@@ -93,18 +94,22 @@ class QuantizedLinear(nn.Module):
     The exact path decodes in float32 and multiplies in the input's dtype. It holds the stored weight and, for
     the time of one call, one decoded layer. ``fp8_matmul`` multiplies in fp8 instead, where
     :func:`supports_fp8_matmul` and the layer's format allow it; the input is rounded to fp8 for that.
+    ``nvfp4_matmul`` does the same for NVFP4 layers where :func:`supports_nvfp4_matmul`.
     """
 
     weight: Tensor
     bias: Tensor | None
 
-    def __init__(self, linear: nn.Linear, layer: StoredLayer, *, fp8_matmul: bool = False) -> None:
+    def __init__(
+        self, linear: nn.Linear, layer: StoredLayer, *, fp8_matmul: bool = False, nvfp4_matmul: bool = False
+    ) -> None:
         """Takes the place of ``linear``; its tensors stay on ``meta`` until a state dict is assigned."""
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.form = layer.form
         self.name = layer.name
         self.fp8_matmul = fp8_matmul
+        self.nvfp4_matmul = nvfp4_matmul
         self.companions = tuple(suffix for suffix in layer.infos if suffix != "weight")
         for suffix, info in layer.infos.items():
             self.register_buffer(
@@ -118,6 +123,8 @@ class QuantizedLinear(nn.Module):
         bias = None if self.bias is None else self.bias.to(device=x.device, dtype=x.dtype)
         if self.fp8_matmul and self._is_fp8_ready(x):
             return self._fp8(x, bias)
+        if self.nvfp4_matmul and self._is_nvfp4_ready(x):
+            return self._nvfp4(x, bias)
         return F.linear(x, self.decoded(x.device).to(x.dtype), bias)
 
     def decoded(self, device: torch.device | None = None) -> Tensor:
@@ -154,9 +161,40 @@ class QuantizedLinear(nn.Module):
         )
         return out.reshape(*x.shape[:-1], self.out_features)
 
+    def _is_nvfp4_ready(self, x: Tensor) -> bool:
+        return (
+            self.form == Format("nvfp4")
+            and x.dtype == torch.bfloat16  # the product before its scale leaves the range of float16
+            and self.in_features % 32 == self.out_features % 16 == 0
+            and supports_nvfp4_matmul(x.device)
+        )
+
+    def _nvfp4(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        # Two values share a byte in an order of the files' own, which both operands have, so that it does not
+        # matter for the product. Written after the documentation of torch; it has not been run on hardware.
+        flat = x.reshape(-1, self.in_features)
+        given = encode(self.form, flat)
+        packed: torch.dtype = torch.float4_e2m1fn_x2
+        block_scale = self.weight_scale.to(x.device).view(torch.float8_e4m3fn)
+        out: Tensor = torch._scaled_mm(
+            given["weight"].view(packed),
+            self.weight.to(x.device).view(packed).t(),
+            scale_a=given["weight_scale"].reshape(-1),
+            scale_b=block_scale.reshape(-1),
+            out_dtype=x.dtype,
+        )
+        scale = given["weight_scale_2"] * self.weight_scale_2.to(x.device, torch.float32).reshape(())
+        out = out[: len(flat)] * scale.to(x.dtype)
+        out = out if bias is None else out + bias
+        return out.reshape(*x.shape[:-1], self.out_features)
+
 
 def replace_linears(
-    network: nn.Module, layers: Iterable[StoredLayer], *, fp8_matmul: bool = False
+    network: nn.Module,
+    layers: Iterable[StoredLayer],
+    *,
+    fp8_matmul: bool = False,
+    nvfp4_matmul: bool = False,
 ) -> frozenset[str]:
     """Put a :class:`QuantizedLinear` in place of each linear layer among ``layers``; returns their names.
 
@@ -171,7 +209,8 @@ def replace_linears(
         except AttributeError:
             continue
         if isinstance(linear, nn.Linear):
-            parent.register_module(child, QuantizedLinear(linear, layer, fp8_matmul=fp8_matmul))
+            stored = QuantizedLinear(linear, layer, fp8_matmul=fp8_matmul, nvfp4_matmul=nvfp4_matmul)
+            parent.register_module(child, stored)
             replaced.append(layer.name)
     return frozenset(replaced)
 
@@ -180,7 +219,31 @@ def supports_fp8_matmul(device: torch.device) -> bool:
     """Whether ``torch._scaled_mm`` runs on ``device``: NVIDIA of compute capability 8.9 or newer."""
     if device.type != "cuda" or torch.version.hip is not None:
         return False
-    return torch.cuda.get_device_capability(device) >= (8, 9)
+    return hasattr(torch, "_scaled_mm") and torch.cuda.get_device_capability(device) >= (8, 9)
+
+
+def supports_nvfp4_matmul(device: torch.device) -> bool:
+    """Whether NVFP4 products run on ``device``: NVIDIA of compute capability 10.0 or newer, torch 2.8."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return False
+    return hasattr(torch, "float4_e2m1fn_x2") and torch.cuda.get_device_capability(device) >= (10, 0)
+
+
+def check_matmul(device: torch.device, *, fp8_matmul: bool, nvfp4_matmul: bool) -> None:
+    """Raise ValueError where a product is asked for that ``device`` does not have."""
+    for asked, supports, option, needed in (
+        (fp8_matmul, supports_fp8_matmul, "fp8_matmul", "8.9 or newer (Ada, Hopper, Blackwell)"),
+        (nvfp4_matmul, supports_nvfp4_matmul, "nvfp4_matmul", "10.0 or newer (Blackwell) and torch 2.8"),
+    ):
+        if asked and not supports(device):
+            found = ""
+            if device.type == "cuda" and torch.version.hip is None:
+                found = " of capability {}.{}".format(*torch.cuda.get_device_capability(device))
+            raise ValueError(
+                f"{option} needs an NVIDIA GPU of compute capability {needed}; "
+                f"the device is {device}{found}. "
+                f"Leave {option} off: quantised layers are then decoded when they are used"
+            )
 
 
 def loaded_bytes(infos: Iterable[TensorInfo], dtype: torch.dtype) -> int:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
 
+from ltx2_core import LTX2Pipeline
+from ltx2_core.cli.generate import generate
 from ltx2_core.storage import quantized as module
 from ltx2_core.storage.dequantize import Format, decode, untile_block_scales
 from ltx2_core.storage.header import TensorInfo
 from ltx2_core.storage.quantize import encode, tile_block_scales
-from ltx2_core.storage.quantized import QuantizedLinear, StoredLayer
+from ltx2_core.storage.quantized import (
+    QuantizedLinear,
+    StoredLayer,
+    check_matmul,
+    supports_nvfp4_matmul,
+)
 
 ERRORS = {
     Format("float"): 0.04,
@@ -37,18 +45,21 @@ def test_tiling_is_undone_exactly():
     assert torch.equal(untile_block_scales(tile_block_scales(scales), 130, 7), scales)
 
 
-def test_the_fp8_product_is_close_to_the_exact_one(monkeypatch):
-    if not hasattr(torch, "_scaled_mm"):
-        pytest.skip("this torch has no scaled product")
+def stored_linear(form, dtypes):
+    """The state of a layer of 64 inputs and 32 outputs in ``form``, and how the header describes it."""
     torch.manual_seed(0)
     linear = nn.Linear(64, 32).bfloat16()
-    tensors = encode(Format("float"), linear.weight.detach())
-    dtypes = {"weight": "F8_E4M3", "weight_scale": "F32"}
+    tensors = encode(form, linear.weight.detach())
     infos = {
         s: TensorInfo(s, dtypes[s], tuple(t.shape), 0, t.nbytes, module.__file__) for s, t in tensors.items()
     }
-    layer = StoredLayer("x", Format("float"), infos)
-    state = {**tensors, "bias": linear.bias.detach()}
+    return linear, StoredLayer("x", form, infos), {**tensors, "bias": linear.bias.detach()}
+
+
+def test_the_fp8_product_is_close_to_the_exact_one(monkeypatch):
+    if not hasattr(torch, "_scaled_mm"):
+        pytest.skip("this torch has no scaled product")
+    linear, layer, state = stored_linear(Format("float"), {"weight": "F8_E4M3", "weight_scale": "F32"})
     exact, fast = (QuantizedLinear(linear, layer, fp8_matmul=flag) for flag in (False, True))
     for quantised in (exact, fast):
         quantised.load_state_dict(state, strict=True, assign=True)
@@ -61,3 +72,46 @@ def test_the_fp8_product_is_close_to_the_exact_one(monkeypatch):
         pytest.skip(f"no scaled product here: {error}")
     assert result.shape == (2, 16, 32) and result.dtype == torch.bfloat16
     assert 0 < (result - exact(x)).float().norm() / exact(x).float().norm() < 0.06
+
+
+def test_nvfp4_layers_decode_exactly_where_the_device_has_no_product_of_them():
+    names = {"weight": "U8", "weight_scale": "F8_E4M3", "weight_scale_2": "F32"}
+    linear, layer, state = stored_linear(Format("nvfp4"), names)
+    exact, fast = (QuantizedLinear(linear, layer, nvfp4_matmul=flag) for flag in (False, True))
+    for quantised in (exact, fast):
+        quantised.load_state_dict(state, strict=True, assign=True)
+    x = torch.randn(2, 16, 64).bfloat16()
+    assert not supports_nvfp4_matmul(x.device)
+    assert torch.equal(fast(x), exact(x))
+
+
+def capable(monkeypatch, capability):
+    """As on a machine with a GPU of that compute capability."""
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    return torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize(
+    ("capability", "fp8", "nvfp4"), [((8, 0), False, False), ((9, 0), True, False), ((10, 0), True, True)]
+)
+def test_products_are_refused_by_name_where_the_gpu_is_too_old(capability, fp8, nvfp4, monkeypatch):
+    device = capable(monkeypatch, capability)
+    monkeypatch.setattr(torch, "float4_e2m1fn_x2", torch.uint8, raising=False)
+    for option, supported in (("fp8_matmul", fp8), ("nvfp4_matmul", nvfp4)):
+        asked = {"fp8_matmul": False, "nvfp4_matmul": False, option: True}
+        if supported:
+            check_matmul(device, **asked)
+            continue
+        with pytest.raises(ValueError, match=rf"{option} needs .*is cuda:0 of capability {capability[0]}\."):
+            check_matmul(device, **asked)
+
+
+@pytest.mark.parametrize("option", ["fp8_matmul", "nvfp4_matmul"])
+def test_a_pipeline_on_the_cpu_refuses_them_before_anything_is_loaded(option):
+    with pytest.raises(ValueError, match=rf"{option} needs an NVIDIA GPU .*the device is cpu\. Leave"):
+        LTX2Pipeline.embedded(device="cpu", **{option: True})
+    result = CliRunner().invoke(
+        generate, ["--prompt", "x", "--device", "cpu", "--dry-run", f"--{option.replace('_', '-')}"]
+    )
+    assert result.exit_code == 1 and f"{option} needs an NVIDIA GPU" in result.output
