@@ -97,12 +97,14 @@ class Guide:
     """Latent frames shown to the model beside the video, at its end in time, and cut off afterwards.
 
     ``positions`` (1 or B, 3, N, 2) are those of its tokens, in seconds and pixels; ``attention`` is the
-    weight between them and the video: 1 is plain attention, 0 none.
+    weight between them and the video, one or one a token (N,): 1 is plain attention, 0 none. ``keep`` (N,)
+    names the tokens that there are; by default all of them.
     """
 
     frames: int
     positions: Tensor
-    attention: float = 1.0
+    attention: float | Tensor = 1.0
+    keep: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

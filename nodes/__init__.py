@@ -5,6 +5,7 @@ from __future__ import annotations
 from .clip_plan import LTX2AVClipPlan
 from .conditioning import LTX2AVImgToVideoInplace, LTX2AVPreprocess, LTX2AVSetAudio
 from .decode import LTX2AVDecodeAudio, LTX2AVDecodeToVideo, LTX2AVDecodeVideo
+from .guides import LTX2AVAddGuide, LTX2AVCropGuides
 from .latents import LTX2AVConcatLatent, LTX2AVEmptyLatent, LTX2AVLatentUpscale, LTX2AVSeparateLatent
 from .loaders import (
     LTX2AVLoadAll,
@@ -31,6 +32,8 @@ NODES: list[type] = [
     LTX2AVPreprocess,
     LTX2AVImgToVideoInplace,
     LTX2AVSetAudio,
+    LTX2AVAddGuide,
+    LTX2AVCropGuides,
     LTX2AVScheduler,
     LTX2AVDistilledSigmas,
     LTX2AVSampleStage,

@@ -9,7 +9,7 @@ from ..ltx2_core.types import Numerics
 from .convert import split
 from .host.latents import Latent
 
-CROP = "crop guide frames with LTXVCropGuides, after separating the latent, and go on with its conditioning"
+CROP = "crop guide frames with LTX-2 Crop Guides right after the sampler, and go on with its conditioning"
 
 
 def check_stage(positive: Any, latent: Latent) -> None:

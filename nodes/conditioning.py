@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..ltx2_core.shapes import AUDIO_LATENTS_PER_SECOND, latent_frames_of
 from .convert import Streams, clip_sound, compress, encoder_sound, image_at_stage, split, split_av, video_of
+from .given import GivenImage, remember
 from .host.latents import Latent, concat_av
 from .host.masks import frame_mask
 
@@ -27,7 +28,7 @@ class LTX2AVPreprocess(io.ComfyNode):
             "too clean tend to stay frozen.",
             inputs=[
                 io.Image.Input("image", tooltip="Images to compress, each by itself."),
-                _crf_input(33, "Strength of the compression: 0 is off, 33 is usual for LTX-2.0, 18 for 2.3."),
+                crf_input(33, "Strength of the compression: 0 is off, 33 is usual for LTX-2.0, 18 for 2.3."),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The compressed images, cut to even sizes.")
@@ -62,7 +63,7 @@ class LTX2AVImgToVideoInplace(io.ComfyNode):
                     step=0.01,
                     tooltip="1 keeps the image exactly; less lets the model change it, 0 ignores it.",
                 ),
-                _crf_input(
+                crf_input(
                     0, "Compress the image like LTX-2 Preprocess Image, at the size of this stage; 0 is off."
                 ),
             ],
@@ -83,7 +84,8 @@ class LTX2AVImgToVideoInplace(io.ComfyNode):
                 f"{video['samples'].shape[2]}: give fewer images or plan a longer clip"
             )
         given = video_vae.encode(image_at_stage(image, video, crf))
-        return io.NodeOutput(Streams(_in_place(video, given, strength), split(latent).audio).joined())
+        joined = Streams(put_in_place(video, given, strength), split(latent).audio).joined()
+        return io.NodeOutput(remember(joined, GivenImage(image, strength)))
 
 
 class LTX2AVSetAudio(io.ComfyNode):
@@ -135,12 +137,13 @@ class LTX2AVSetAudio(io.ComfyNode):
         return io.NodeOutput(concat_av(video, frozen), sound, report, ui=ui.PreviewText(report))
 
 
-def _in_place(video: Latent, given: Tensor, strength: float) -> Latent:
+def put_in_place(video: Latent, given: Tensor, strength: float) -> Latent:
+    """The LATENT of a video whose first frames are ``given`` (1 or B, C, K, H, W), with its mask."""
     samples, mask, frames = video["samples"].clone(), frame_mask(video), given.shape[2]
     samples[:, :, :frames] = given
     mask[:, :, :frames] = 1.0 - strength
     return {**video, "samples": samples, "noise_mask": mask}
 
 
-def _crf_input(default: int, tooltip: str) -> io.Input:
+def crf_input(default: int, tooltip: str) -> io.Input:
     return io.Int.Input("crf", default=default, min=0, max=100, tooltip=tooltip)

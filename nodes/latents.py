@@ -10,6 +10,7 @@ from ..ltx2_core.shapes import Snap, plan_clip
 from ..ltx2_core.types import Numerics
 from .clip_plan import CATEGORY, batch_input, empty_latent, fps_input, size_input
 from .convert import Streams, split, split_av, video_of
+from .given import refuse_guides
 from .host.latents import Latent, concat_av
 from .host.upscaling import upscale_video
 
@@ -118,6 +119,7 @@ class LTX2AVLatentUpscale(io.ComfyNode):
     def execute(cls, latent: Latent, upscale_model: Any, video_vae: Any) -> io.NodeOutput:
         if upscale_model is None:
             raise ValueError("no upscaler was loaded: choose one in LTX-2 Load All instead of none")
+        refuse_guides(latent, "LTX-2 Latent Upscale")
         video, audio = video_of(latent), split(latent).audio
         larger = {key: value for key, value in video.items() if key != "noise_mask"}
         larger["samples"] = upscale_video(upscale_model, video["samples"], video_vae)

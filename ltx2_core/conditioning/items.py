@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
+from einops import repeat
 from torch import Tensor
 
+from ..shapes import SPATIAL_SCALE
 from ..types import Guide, LatentState
 from .masks import expand_mask
 from .patchify import guide_positions
@@ -101,36 +103,73 @@ class GuideFrames:
     """An encoded image or clip shown beside the video, at pixel frame ``frame``, and cut off afterwards.
 
     ``latent`` (B or 1, 128, K, H, W). ``strength`` 1 keeps it clean, less renews it in part. ``attention``
-    weighs what the video sees of it: 1 is plain attention, 0 nothing, above 1 more. ComfyUI couples the two:
-    the strength of its guides is both.
+    weighs what the video sees of it, or of each latent cell of it (K, H, W): 1 is plain attention, 0
+    nothing, above 1 more. ComfyUI couples the two: the strength of its guides is both. ``scale`` is how many
+    times larger the clip is, for references of IC-LoRAs that are kept small. ``single_frame`` says that its
+    first latent frame was made from one picture, by default whether it has only one.
     """
 
     latent: Tensor
     frame: int
     strength: float = 1.0
-    attention: float = 1.0
+    attention: float | Tensor = 1.0
+    scale: int = 1
+    single_frame: bool | None = None
 
     def apply(self, state: LatentState) -> LatentState:
         """Raises ValueError if the size differs from the clip's, or for a negative strength or attention."""
         for name, value in (("strength", self.strength), ("attention", self.attention)):
-            if not (math.isfinite(value) and value >= 0):
+            values = torch.as_tensor(value)
+            if not bool((values.isfinite() & (values >= 0)).all()):
                 raise ValueError(f"{name}={value} must be 0 or more")
         video, mask = _video(state)
-        given = _fit_batch("guide latent", self.latent, video)
+        given, keep = dilate(_fit_batch("guide latent", self.latent, video), self.scale)
         _check_grid("guide latent", given, video)
         frames, height, width = given.shape[2:]
+        positions = guide_positions(
+            frames, height, width, state.fps, frame=self.frame, single_frame=self.single_frame
+        )
+        positions[:, 1:, :, 1] += (self.scale - 1) * SPATIAL_SCALE
         guide = Guide(
             frames=frames,
-            positions=guide_positions(frames, height, width, state.fps, frame=self.frame),
-            attention=self.attention,
+            positions=positions,
+            attention=self._attention(frames, height, width),
+            keep=None if keep is None else keep.flatten(),
         )
-        shape = (len(video), 1, frames, height, width)
-        state = _with_video(
-            state,
-            torch.cat((video, given), dim=2),
-            torch.cat((mask, mask.new_full(shape, max(0.0, 1 - self.strength))), dim=2),
-        )
+        renewed = mask.new_full((len(video), 1, frames, height, width), max(0.0, 1 - self.strength))
+        if keep is not None:
+            renewed = renewed * keep.to(renewed)
+        state = _with_video(state, torch.cat((video, given), dim=2), torch.cat((mask, renewed), dim=2))
         return replace(state, guides=(*state.guides, guide))
+
+    def _attention(self, *grid: int) -> float | Tensor:
+        """One weight, or one for each token of the full grid."""
+        if not isinstance(self.attention, Tensor):
+            return self.attention
+        cells = repeat(self.attention, "k h w -> k (h y) (w x)", y=self.scale, x=self.scale)
+        if cells.shape != grid:
+            raise ValueError(
+                f"attention of shape {tuple(self.attention.shape)} must be (K, H, W) of the guide latent "
+                f"{tuple(self.latent.shape)}"
+            )
+        return cells.flatten()
+
+
+def dilate(latent: Tensor, scale: int) -> tuple[Tensor, Tensor | None]:
+    """Spread a latent (B, C, K, H, W) over a grid ``scale`` times finer.
+
+    The second result (K, sH, sW) is True where its cells are, or None for a scale of 1.
+    """
+    if scale < 1:
+        raise ValueError(f"scale={scale} must be 1 or more")
+    if scale == 1:
+        return latent, None
+    _, _, frames, height, width = latent.shape
+    spread = latent.new_zeros(*latent.shape[:3], height * scale, width * scale)
+    spread[..., ::scale, ::scale] = latent
+    keep = torch.zeros(frames, height * scale, width * scale, dtype=torch.bool, device=latent.device)
+    keep[:, ::scale, ::scale] = True
+    return spread, keep
 
 
 def _video(state: LatentState) -> tuple[Tensor, Tensor]:

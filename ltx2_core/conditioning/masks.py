@@ -5,8 +5,10 @@ Letters: B batch, F latent frames, H W latent rows and columns, T audio latent f
 
 from __future__ import annotations
 
+import torch
 from einops import rearrange
 from torch import Tensor
+from torch.nn import functional
 
 from ..types import AVLatent
 
@@ -43,6 +45,27 @@ def token_mask(mask: Tensor) -> Tensor:
 def blend(clean: AVLatent, x: AVLatent, mask: AVLatent) -> AVLatent:
     """``mask * x + (1 - mask) * clean``: bit-exact ``x`` where the mask is 1 and ``clean`` where it is 0."""
     return x * mask + clean * mask.map(lambda m: 1 - m)
+
+
+def mask_to_grid(mask: Tensor, frames: int, height: int, width: int) -> Tensor:
+    """Pixel mask (F, H, W) in [0, 1] -> its average in each latent cell (frames, height, width).
+
+    The first pixel frame is the first latent frame alone; the rest are averaged in equal groups, or repeated
+    if there are fewer than latent frames.
+    """
+    small = functional.interpolate(mask[:, None], size=(height, width), mode="area")[:, 0]
+    first, rest = small[:1], small[1:]
+    if frames == 1:
+        return first
+    if len(rest) == 0:
+        return first.expand(frames, -1, -1)
+    group = len(rest) // (frames - 1)
+    if group:
+        rest = rearrange(rest[: group * (frames - 1)], "(f g) h w -> f g h w", g=group).mean(dim=1)
+    else:
+        flat = rearrange(rest, "f h w -> (h w) 1 f")
+        rest = rearrange(functional.interpolate(flat, size=frames - 1), "(h w) 1 f -> f h w", h=height)
+    return torch.cat((first, rest))
 
 
 def _mask_shape(latent: Tensor) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ from ..conditioning.patchify import (
     unpatchify_video,
     video_positions,
 )
-from ..transformer import Modality, OnBlock, Perturbations, RopeTables, Transformer
+from ..transformer import GuideWeights, Modality, OnBlock, Perturbations, RopeTables, Transformer
 from ..types import AVLatent, Guide, LatentState, Numerics, TextContext
 from .guidance import Guidance, Pass
 
@@ -60,6 +60,7 @@ class Denoiser:
         self._mask = expand_mask(state.mask, state.latent).to(device, torch.float32)
         self._passes = self._needed_passes()
         contexts = self._contexts(positive, negative)
+        self._kept = _kept_tokens(state, self._clean.video)
         self._video = self._video_stream(state, [context.video for context in contexts])
         self._audio = self._audio_stream([context.audio for context in contexts])
         streams = [stream for stream in (self._video, self._audio) if stream is not None]
@@ -92,7 +93,9 @@ class Denoiser:
         """Velocities of ``x`` for the passes numbered in ``call``, from one evaluation of the model."""
         video = audio = None
         if x.video is not None and self._video is not None:
-            video = self._video.modality(patchify_video(x.video).to(self._dtype), sigma, call)
+            tokens = patchify_video(x.video)
+            tokens = tokens if self._kept is None else tokens[:, self._kept]
+            video = self._video.modality(tokens.to(self._dtype), sigma, call)
         if x.audio is not None and self._audio is not None:
             audio = self._audio.modality(patchify_audio(x.audio).to(self._dtype), sigma, call)
         batch = len(self._mask.video if self._mask.video is not None else _present(self._mask.audio))
@@ -104,11 +107,20 @@ class Denoiser:
             rope=self._rope,
             on_block=self._on_block,
         )
+        v = None if v is None else self._spread(v.float())
         latents = AVLatent(
-            None if x.video is None else unpatchify_video(_present(v).float(), *x.video.shape[2:]),
+            None if x.video is None else unpatchify_video(_present(v), *x.video.shape[2:]),
             None if x.audio is None else unpatchify_audio(_present(a).float(), x.audio.shape[3]),
         )
         return [_chunk(latents, number, len(call)) for number in range(len(call))]
+
+    def _spread(self, tokens: Tensor) -> Tensor:
+        """Video tokens (B, N, C) back among the holes of guides, which are 0."""
+        if self._kept is None:
+            return tokens
+        whole = tokens.new_zeros(tokens.shape[0], len(self._kept), tokens.shape[2])
+        whole[:, self._kept] = tokens
+        return whole
 
     def _needed_passes(self) -> tuple[Pass, ...]:
         """The passes of the guidance, less those that only a stream without anything to generate asks for."""
@@ -138,14 +150,11 @@ class Denoiser:
         first_frame = torch.zeros(1, positions.shape[2], 1, device=latent.device)
         first_frame[:, : height * width] = 1
         between_guides = 1.0 if self._numerics is Numerics.COMFY else 0.0
-        weights = guide_attention(own.shape[2], state.guides, between_guides=between_guides)
-        return self._stream(
-            mask,
-            positions,
-            contexts,
-            attention_mask=None if weights is None else weights.to(latent.device),
-            keyframes=first_frame,
-        )
+        weights = guide_attention(state.guides, between_guides=between_guides)
+        if self._kept is not None:
+            kept = self._kept.to(positions.device)
+            positions, first_frame = positions[:, :, kept], first_frame[:, self._kept]
+        return self._stream(mask, positions, contexts, attention_mask=weights, keyframes=first_frame)
 
     def _audio_stream(self, contexts: Sequence[Tensor]) -> _Stream | None:
         latent, mask = self._clean.audio, self._mask.audio
@@ -158,7 +167,7 @@ class Denoiser:
         mask: Tensor,
         positions: Tensor,
         contexts: Sequence[Tensor],
-        attention_mask: Tensor | None = None,
+        attention_mask: GuideWeights | None = None,
         keyframes: Tensor | None = None,
     ) -> _Stream:
         batch = len(mask)
@@ -168,6 +177,8 @@ class Denoiser:
                     f"a text context has {len(context)} samples and the latent {batch}: give 1 or {batch}"
                 )
         tokens = token_mask(mask)
+        if self._kept is not None and mask.ndim == 5:
+            tokens = tokens[:, self._kept]
         highest = tokens.amax(dim=1)
         return _Stream(
             mask=highest[:, None] if bool((tokens == highest[:, None]).all()) else tokens,
@@ -202,7 +213,7 @@ class _Stream:
     level: Tensor
     positions: Tensor
     contexts: tuple[Tensor, ...]
-    attention_mask: Tensor | None
+    attention_mask: GuideWeights | None
     keyframes: Tensor | None
 
     @property
@@ -223,23 +234,29 @@ class _Stream:
         )
 
 
-def guide_attention(tokens: int, guides: Sequence[Guide], *, between_guides: float) -> Tensor | None:
-    """Attention weights (1, N + G, N + G) of a video of ``tokens`` with its guides; None if all are plain.
+def guide_attention(guides: Sequence[Guide], *, between_guides: float) -> GuideWeights | None:
+    """Attention weights of a video with its guides; None if all are plain.
 
     A guide and the video see each other by its weight, two guides by ``between_guides``.
     """
-    if all(guide.attention == 1 for guide in guides):
-        return None
-    total = tokens + sum(guide.positions.shape[2] for guide in guides)
-    weights = torch.full((1, total, total), between_guides)
-    weights[:, :tokens, :tokens] = 1
-    start = tokens
+    each = []
     for guide in guides:
-        group = slice(start, start + guide.positions.shape[2])
-        weights[:, group, group] = 1
-        weights[:, :tokens, group] = weights[:, group, :tokens] = guide.attention
-        start = group.stop
-    return weights
+        weight = torch.as_tensor(guide.attention, dtype=torch.float32).expand(guide.positions.shape[2])
+        each.append(weight if guide.keep is None else weight[guide.keep.to(weight.device)])
+    weights = GuideWeights(tuple(each), between=between_guides)
+    return None if weights.plain else weights
+
+
+def _kept_tokens(state: LatentState, video: Tensor | None) -> Tensor | None:
+    """Which video tokens there are (N,), or None for all of them."""
+    if video is None or all(guide.keep is None for guide in state.guides):
+        return None
+    guides = [
+        torch.ones(guide.positions.shape[2], dtype=torch.bool) if guide.keep is None else guide.keep.cpu()
+        for guide in state.guides
+    ]
+    own = video[0, 0].numel() - sum(len(guide) for guide in guides)
+    return torch.cat((torch.ones(own, dtype=torch.bool), *guides)).to(video.device)
 
 
 def _chunk(x: AVLatent, number: int, chunks: int) -> AVLatent:

@@ -1,7 +1,16 @@
 """The diffusion transformer: noisy video and audio tokens with text to velocities."""
 
+from .guided import GuideWeights
 from .modality import Modality
 from .model import OnBlock, RopeTables, Transformer
 from .perturbations import Perturbation, Perturbations
 
-__all__ = ["Modality", "OnBlock", "Perturbation", "Perturbations", "RopeTables", "Transformer"]
+__all__ = [
+    "GuideWeights",
+    "Modality",
+    "OnBlock",
+    "Perturbation",
+    "Perturbations",
+    "RopeTables",
+    "Transformer",
+]

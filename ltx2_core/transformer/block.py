@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..config import TransformerConfig
 from .adaln import Modulation
+from .guided import GuideBias
 from .layers import Attention, FeedForward, rms_norm
 from .perturbations import KEEP_ALL, BlockKeep, Keep
 from .rope import Rope
@@ -70,7 +71,7 @@ class StreamInputs:
     embedding: Modulation
     context: Tensor
     context_bias: Tensor | None
-    attention_bias: Tensor | None
+    attention_bias: Tensor | GuideBias | None
     rope: Rope
     prompt: Modulation | None = None
     cross: Modulation | None = None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..attention import attention
+from .guided import GuideBias, guided_attention
 from .rope import Rope, rotate
 
 
@@ -60,13 +61,14 @@ class Attention(nn.Module):
         *,
         rope: Rope | None = None,
         context_rope: Rope | None = None,
-        bias: Tensor | None = None,
+        bias: Tensor | GuideBias | None = None,
         keep: tuple[bool, ...] | None = None,
     ) -> Tensor:
         """x (B, N, query_dim), context (B, S, context_dim) or x itself -> (B, N, query_dim).
 
-        ``bias`` is additive and broadcasts to (B, H, N, S). ``keep`` (self-attention only) names the samples
-        that attend; the others pass their values through, as spatio-temporal guidance wants.
+        ``bias`` is additive and broadcasts to (B, H, N, S), or is between a video and its guides.
+        ``keep`` (self-attention only) names the samples that attend; the others pass their values through,
+        as spatio-temporal guidance wants.
         """
         source = x if context is None else context
         v = self._heads(self.to_v(source))
@@ -76,7 +78,10 @@ class Attention(nn.Module):
             q, k = self._heads(self.q_norm(self.to_q(x))), self._heads(self.k_norm(self.to_k(source)))
             if rope is not None:
                 q, k = rotate(q, rope), rotate(k, rope if context_rope is None else context_rope)
-            out = attention(q, k, v, bias)
+            if isinstance(bias, GuideBias):
+                out = guided_attention(q, k, v, bias)
+            else:
+                out = attention(q, k, v, bias)
             if keep is not None and not all(keep):
                 out = torch.where(torch.tensor(keep, device=x.device)[:, None, None, None], out, v)
         out = rearrange(out, "b h n d -> b n h d")

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .guided import GuideBias, GuideWeights, log_weights
+
 
 @dataclass(frozen=True, kw_only=True)
 class Modality:
@@ -22,7 +24,8 @@ class Modality:
     - ``positions`` (B or 1, A, N, 2) float32 are intervals: seconds, and for video pixel rows and columns.
     - ``context`` (B, S, K) is the text.
     - ``context_mask`` (B, S) is 1 on text to see, 0 elsewhere; a floating mask is added to the logits.
-    - ``attention_mask`` (B, N, N) in [0, 1] weakens what a query (row) sees.
+    - ``attention_mask`` (B, N, N) from 0 weighs what a query (row) sees; ``GuideWeights`` say the same of
+      guides at the end of a video, in far less memory.
     - ``keyframes`` (B, N, 1) is above 0 on single-frame tokens; generations before 2.5 ignore it.
     - a stream that is not ``enabled`` is left as it is and only serves the other one.
     """
@@ -33,7 +36,7 @@ class Modality:
     positions: Tensor
     context: Tensor
     context_mask: Tensor | None = None
-    attention_mask: Tensor | None = None
+    attention_mask: Tensor | GuideWeights | None = None
     keyframes: Tensor | None = None
     enabled: bool = True
 
@@ -65,10 +68,12 @@ def context_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return mask.to(dtype)[:, None, None, :]
 
 
-def attention_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Attention weights (B, N, N) in [0, 1] -> additive bias (B, 1, N, N): their logarithm, lowest for 0."""
+def attention_bias(
+    mask: Tensor | GuideWeights | None, dtype: torch.dtype, device: torch.device | None = None
+) -> Tensor | GuideBias | None:
+    """Attention weights (B, N, N) -> additive bias (B, 1, N, N): their logarithm, lowest for 0."""
     if mask is None:
         return None
-    weights = mask.float()
-    log = weights.clamp(min=torch.finfo(torch.float32).tiny).log().to(dtype)
-    return log.masked_fill(weights <= 0, torch.finfo(dtype).min).unsqueeze(1)
+    if isinstance(mask, GuideWeights):
+        return GuideBias.of(mask, dtype, device)
+    return log_weights(mask, dtype).unsqueeze(1)

@@ -191,7 +191,7 @@ class Transformer(nn.Module):
             embedding=Modulation(embedding.unsqueeze(0), index),
             context=self.project_context(modality.context, audio=spec.name == "audio"),
             context_bias=context_bias(modality.context_mask, dtype),
-            attention_bias=attention_bias(modality.attention_mask, dtype),
+            attention_bias=attention_bias(modality.attention_mask, dtype, device),
             rope=rope.to(dtype, device),
             prompt=prompt,
             cross=cross,

@@ -9,10 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import node_helpers
 import torch
-import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor
+
+from ...ltx2_core.conditioning.masks import mask_to_grid
+from ...ltx2_core.transformer import GuideWeights
 
 Entry = dict[str, Any]
 
@@ -55,52 +58,67 @@ def guide_tokens(
     return GuideTokens(keep, keyframes[:, :, guides], surviving)
 
 
-def guide_attention(guides: GuideTokens, entries: Sequence[Entry], like: Tensor) -> Tensor | None:
-    """Attention weights (1, N, N) of the tokens ``like`` (B, N, C), or None where every weight is 1.
+def guide_attention(guides: GuideTokens, entries: Sequence[Entry]) -> GuideWeights | None:
+    """Attention weights of a video with its guides, or None where every weight is 1.
 
     Only video to guide and guide to video are weighted; guides see each other fully.
     """
     weights = [
-        _weights(entry, count, like) for entry, count in zip(entries, guides.surviving, strict=True) if count
+        _weights(entry, count) for entry, count in zip(entries, guides.surviving, strict=True) if count
     ]
-    if not weights:
-        return None
-    tracked = torch.cat(weights)
-    if bool((tracked == 1).all()):
-        return None
-    tokens = like.shape[1]
-    start, end = tokens - guides.count, tokens - guides.count + len(tracked)
-    mask = torch.ones(1, tokens, tokens, device=like.device)
-    mask[:, :start, start:end] = tracked
-    mask[:, start:end, :start] = tracked[:, None]
-    return mask
+    untracked = guides.count - sum(len(weight) for weight in weights)
+    if untracked:
+        weights.append(torch.ones(untracked))
+    attention = GuideWeights(tuple(weights))
+    return None if attention.plain else attention
 
 
-def _weights(entry: Entry, count: int, like: Tensor) -> Tensor:
+def _weights(entry: Entry, count: int) -> Tensor:
     """Weight of each of a guide's ``count`` tokens (count,)."""
     strength, pixels, shape = float(entry["strength"]), entry.get("pixel_mask"), entry.get("latent_shape")
     if pixels is None or shape is None:
-        return torch.full((count,), strength, device=like.device)
-    grid = mask_to_grid(pixels[:1].to(device=like.device, dtype=torch.float32), *shape)
-    return grid[:count] * strength
+        return torch.full((count,), strength)
+    return mask_to_grid(pixels[0, 0].float(), *shape).flatten()[:count] * strength
 
 
-def mask_to_grid(mask: Tensor, frames: int, height: int, width: int) -> Tensor:
-    """Pixel mask (1, 1, F, H, W) in [0, 1] -> average per latent cell, flat.
+def guides_of(conditioning: Any) -> Tensor | None:
+    """Coordinates (B, 3, G, 2) of the guide tokens that a CONDITIONING describes, or None."""
+    return next((e[1]["keyframe_idxs"] for e in conditioning if e[1].get("keyframe_idxs") is not None), None)
 
-    The first pixel frame is the first latent frame alone; the rest are averaged in equal groups, or repeated
-    if there are fewer than latent frames.
+
+def guide_frames_of(conditioning: Any, video: Tensor) -> int:
+    """Latent frames of guides in a video (B, C, F, H, W), as the CONDITIONING describes them.
+
+    Raises ValueError if they are those of a latent of another size.
     """
-    small = F.interpolate(rearrange(mask, "1 1 f h w -> f 1 h w"), size=(height, width), mode="area")[:, 0]
-    first, rest = small[:1], small[1:]
-    if frames == 1:
-        return first.flatten()
-    if len(rest) == 0:
-        return repeat(first, "1 h w -> (f h w)", f=frames)
-    group = len(rest) // (frames - 1)
-    if group:
-        rest = rearrange(rest[: group * (frames - 1)], "(f g) h w -> f g h w", g=group).mean(dim=1)
-    else:
-        flat = rearrange(rest, "f h w -> (h w) 1 f")
-        rest = rearrange(F.interpolate(flat, size=frames - 1), "(h w) 1 f -> f h w", h=height)
-    return torch.cat((first, rest)).flatten()
+    keyframes = guides_of(conditioning)
+    tokens, cells = (0 if keyframes is None else keyframes.shape[2]), video.shape[3] * video.shape[4]
+    if tokens % cells or tokens >= video[0, 0].numel():
+        raise ValueError(
+            f"the conditioning describes {tokens} guide tokens and the latent has {video.shape[2]} frames of "
+            f"{cells}: they are from different stages. Connect the three outputs of one LTX-2 Add Guide, or "
+            "move LTX-2 Crop Guides before the upscaler and go on with its conditioning"
+        )
+    return tokens // cells
+
+
+def with_guide(conditioning: Any, coordinates: Tensor, entry: Entry) -> Any:
+    """A CONDITIONING with one more guide; ``coordinates`` (1, 3, G, 2) are pixel frames, rows and columns."""
+    before = guides_of(conditioning)
+    entries = next(
+        (e[1]["guide_attention_entries"] for e in conditioning if e[1].get("guide_attention_entries")), []
+    )
+    return node_helpers.conditioning_set_values(
+        conditioning,
+        {
+            "keyframe_idxs": coordinates if before is None else torch.cat((before, coordinates), dim=2),
+            "guide_attention_entries": [*entries, entry],
+        },
+    )
+
+
+def without_guides(conditioning: Any) -> Any:
+    """A CONDITIONING that describes no guides."""
+    return node_helpers.conditioning_set_values(
+        conditioning, {"keyframe_idxs": None, "guide_attention_entries": None}
+    )

@@ -14,6 +14,8 @@ from torch import Tensor
 from ...ltx2_core.types import AVLatent
 
 Latent = dict[str, Any]
+GIVEN, GUIDE_FRAMES = "ltx2av_given", "ltx2av_guide_frames"
+"""Further keys of a LATENT: what was put into its video, and how many guide frames are at the end of it."""
 
 
 def concat_av(video: Latent, audio: Latent) -> Latent:
@@ -21,7 +23,8 @@ def concat_av(video: Latent, audio: Latent) -> Latent:
 
     If either has a noise mask, the other gets one of ones. Further keys are kept, first the audio's.
     """
-    joined = {**video, **audio, "samples": NestedTensor((video["samples"], audio["samples"]))}
+    own = {key: video[key] for key in (GIVEN, GUIDE_FRAMES) if key in video}
+    joined = {**video, **audio, **own, "samples": NestedTensor((video["samples"], audio["samples"]))}
     masks = video.get("noise_mask"), audio.get("noise_mask")
     joined.pop("noise_mask", None)
     if any(mask is not None for mask in masks):

@@ -191,7 +191,7 @@ def _video(
             positions[:, :, -guides.count :] = guides.coordinates.to(positions)
         if timestep.ndim > 1:
             timestep = timestep[:, keep]
-        mask = guide_attention(guides, entries, tokens)
+        mask = guide_attention(guides, entries)
     positions[:, 0] = positions[:, 0] * (1.0 / fps)
     timesteps = _token_timesteps(timestep)
     return Modality(
@@ -200,7 +200,7 @@ def _video(
         sigma=timesteps.amax(dim=1),
         positions=positions,
         context=context,
-        attention_mask=None if mask is None else mask.expand(len(latent), -1, -1),
+        attention_mask=mask,
     )
 
 

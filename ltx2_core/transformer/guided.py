@@ -1,0 +1,104 @@
+"""Attention of a video that sees its guides by weights, without a mask of all tokens by all tokens.
+
+Letters: B batch, H heads, N video tokens, G guide tokens behind them, S = N + G, D head width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..attention import attention
+
+ROWS = 256
+"""Guide queries of unequal weight that are looked up at a time: their bias is (ROWS, S)."""
+
+
+@dataclass(frozen=True, eq=False)
+class GuideWeights:
+    """What video and guide tokens see of each other: 1 is plain attention, 0 nothing, above 1 more.
+
+    ``guides`` has one (g,) for each guide, in the order of their tokens, on any device. Tokens of one guide
+    see each other plainly, those of two guides by ``between``, video tokens each other plainly.
+    """
+
+    guides: tuple[Tensor, ...]
+    between: float = 1.0
+
+    @cached_property
+    def count(self) -> int:
+        return sum(len(guide) for guide in self.guides)
+
+    @cached_property
+    def uniform(self) -> tuple[float | None, ...]:
+        """The weight of each guide whose tokens agree, None for the others."""
+        return tuple(float(g[0]) if bool((g == g[0]).all()) else None for g in self.guides)
+
+    @property
+    def plain(self) -> bool:
+        """Whether every weight is 1; ``between`` is then left aside, as the references do."""
+        return all(weight == 1 for weight in self.uniform)
+
+    def dense(self, tokens: int) -> Tensor:
+        """The same as one mask (1, S, S), for ``tokens`` = S."""
+        mask = torch.ones(1, tokens, tokens)
+        video = tokens - self.count
+        mask[:, video:, video:] = self.between
+        start = video
+        for guide in self.guides:
+            group = slice(start, start + len(guide))
+            mask[:, group, group] = 1
+            mask[:, :video, group] = guide.float().cpu()
+            mask[:, group, :video] = guide.float().cpu()[:, None]
+            start = group.stop
+        return mask
+
+
+@dataclass(frozen=True, eq=False)
+class GuideBias:
+    """The logarithms of :class:`GuideWeights` in the dtype and on the device of the computation."""
+
+    weights: GuideWeights
+    logs: tuple[Tensor, ...]
+    between: Tensor
+
+    @classmethod
+    def of(cls, weights: GuideWeights, dtype: torch.dtype, device: torch.device | None) -> GuideBias:
+        between = torch.tensor([weights.between])
+        logs = tuple(log_weights(g.to(device), dtype) for g in weights.guides)
+        return cls(weights, logs, log_weights(between, dtype).to(device))
+
+
+def guided_attention(q: Tensor, k: Tensor, v: Tensor, bias: GuideBias) -> Tensor:
+    """``attention`` with a bias between the video and its guides; q, k, v (B, H, S, D) -> (B, H, S, D).
+
+    Video queries share one row of biases. So do the queries of a guide of one weight; the others go ROWS at
+    a time. No bias is larger than (ROWS, S).
+    """
+    tokens = q.shape[2]
+    video = tokens - bias.weights.count
+    row = torch.cat((q.new_zeros(video), *bias.logs))[None, None, None]
+    parts = [attention(q[:, :, :video], k, v, row)]
+    start = video
+    for log, weight in zip(bias.logs, bias.weights.uniform, strict=True):
+        stop = start + len(log)
+        others = bias.between.expand(bias.weights.count).clone()
+        others[start - video : stop - video] = 0
+        step = len(log) if weight is not None else ROWS
+        for first in range(0, len(log), step):
+            seen = log[:1] if weight is not None else log[first : first + step]
+            rows = torch.cat((seen[:, None].expand(-1, video), others[None].expand(len(seen), -1)), dim=1)
+            queries = q[:, :, start + first : min(start + first + step, stop)]
+            parts.append(attention(queries, k, v, rows[None, None]))
+        start = stop
+    return torch.cat(parts, dim=2)
+
+
+def log_weights(weights: Tensor, dtype: torch.dtype) -> Tensor:
+    """Weights from 0 as additive biases: their logarithm, the lowest number of ``dtype`` for 0."""
+    weights = weights.float()
+    log = weights.clamp(min=torch.finfo(torch.float32).tiny).log().to(dtype)
+    return log.masked_fill(weights <= 0, torch.finfo(dtype).min)

@@ -1,0 +1,54 @@
+"""What a latent remembers of the pictures put into it, so that the next stage can be given them again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from .host.latents import GIVEN, GUIDE_FRAMES, Latent
+
+
+@dataclass(frozen=True, eq=False)
+class GivenImage:
+    """An image or clip in the place of the first frames."""
+
+    image: Tensor
+    strength: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GivenGuide:
+    """An image or clip beside the video, with everything that LTX-2 Add Guide was told."""
+
+    image: Tensor
+    frame: int
+    strength: float
+    attention: float
+    mask: Tensor | None
+    downscale: int
+
+
+def given_to(latent: Latent) -> tuple[Any, ...]:
+    """In the order in which they were put in."""
+    return latent.get(GIVEN, ())
+
+
+def remember(latent: Latent, item: GivenImage | GivenGuide) -> Latent:
+    """The LATENT, which now also remembers ``item``."""
+    return {**latent, GIVEN: (*given_to(latent), item)}
+
+
+def marked_guides(latent: Latent, frames: int) -> Latent:
+    """The LATENT, marked as holding ``frames`` guide frames at the end of its video."""
+    return {**latent, GUIDE_FRAMES: frames}
+
+
+def refuse_guides(latent: Latent, node: str) -> None:
+    """Raise ValueError if guide frames are still in a LATENT that goes into ``node``."""
+    if latent.get(GUIDE_FRAMES):
+        raise ValueError(
+            f"this latent still holds {latent[GUIDE_FRAMES]} guide frames: move LTX-2 Crop Guides between "
+            f"the sampler and {node}, and give the next stage its conditioning"
+        )
