@@ -1,44 +1,15 @@
-"""Samplers: loops over sigmas that know nothing of the model, the schedule or the guidance.
-
-All of them take ``denoise(x, sigma)``, the state ``x`` at ``sigmas[0]`` (float32, both streams) and falling
-``sigmas`` (N + 1,), and return the state at ``sigmas[-1]``. A schedule may be split: run the first part, then
-the second on its result.
-"""
+"""Euler steps of the rectified-flow ODE, plain and ancestral."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..types import AVLatent, Denoise, OnStep
-from .noise import make_noise
-from .schedules import validate_sigmas
-
-Keep = Callable[[AVLatent], AVLatent]
-
-
-class Sampler(Protocol):
-    """One entry of :data:`SAMPLERS`.
-
-    ``generator`` gives the noise that a sampler adds on the way, and ``keep`` is applied after adding it: the
-    official pipelines blend kept content back in there. A deterministic sampler ignores both.
-    """
-
-    def __call__(
-        self,
-        denoise: Denoise,
-        x: AVLatent,
-        sigmas: Tensor,
-        on_step: OnStep | None = None,
-        *,
-        generator: torch.Generator | None = None,
-        keep: Keep | None = None,
-    ) -> AVLatent: ...
+from ...types import AVLatent, Denoise, OnStep
+from .base import History, Keep, draw, need_generator, steps
 
 
 @torch.inference_mode()
@@ -50,10 +21,11 @@ def sample_euler(
     *,
     generator: torch.Generator | None = None,
     keep: Keep | None = None,
+    history: History | None = None,
 ) -> AVLatent:
     """Euler steps of the rectified-flow ODE ``dx/dsigma = (x - x0) / sigma``; adds no noise."""
     x = x.to(dtype=torch.float32)
-    for step, sigma, sigma_next in _steps(sigmas):
+    for step, sigma, sigma_next in steps(sigmas):
         x0 = denoise(x, sigma)
         x = x0 + (x - x0) * (sigma_next / sigma)
         if on_step is not None:
@@ -70,6 +42,7 @@ def sample_euler_ancestral(
     *,
     generator: torch.Generator | None = None,
     keep: Keep | None = None,
+    history: History | None = None,
     eta: float = 1.0,
     noise_scale: float = 1.0,
 ) -> AVLatent:
@@ -77,17 +50,14 @@ def sample_euler_ancestral(
 
     ``eta`` 0 is plain Euler and adds no noise; 1 renews the most and needs a ``generator``.
     """
-    if eta > 0 and generator is None:
-        raise ValueError(f"eta={eta} adds noise at every step and needs a generator: pass one, or eta=0")
+    need_generator(eta, generator)
     x = x.to(dtype=torch.float32)
-    for step, sigma, sigma_next in _steps(sigmas):
+    for step, sigma, sigma_next in steps(sigmas):
         x0 = denoise(x, sigma)
         c = ancestral_step(sigma, sigma_next, eta)
         x = x0 + (x - x0) * (c.down / sigma)
         if c.noise > 0:
-            assert generator is not None
-            noise = make_noise(x, generator).zip(x, lambda n, like: n.to(like.device))
-            x = x * c.alpha + noise * (c.noise * noise_scale)
+            x = x * c.alpha + draw(x, generator) * (c.noise * noise_scale)
             x = x if keep is None else keep(x)
         if on_step is not None:
             on_step(step, len(sigmas) - 1, x0)
@@ -111,12 +81,3 @@ def ancestral_step(sigma: float, sigma_next: float, eta: float) -> AncestralStep
     return AncestralStep(
         down=down, alpha=alpha, noise=math.sqrt(max(0.0, sigma_next**2 - (down * alpha) ** 2))
     )
-
-
-def _steps(sigmas: Tensor) -> Iterator[tuple[int, float, float]]:
-    validate_sigmas(sigmas, partial=True)
-    for step, (sigma, sigma_next) in enumerate(pairwise(sigmas.tolist()), start=1):
-        yield step, sigma, sigma_next
-
-
-SAMPLERS: dict[str, Sampler] = {"euler": sample_euler, "euler_ancestral": sample_euler_ancestral}
