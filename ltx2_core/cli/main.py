@@ -17,6 +17,7 @@ SUBCOMMANDS = {
         "ltx2_core.cli.make_tiny:make_tiny",
         "Write a tiny random model set to try and test.",
     ),
+    "models": ("ltx2_core.cli.models:models", "Copy the embedded model set into ComfyUI's model folders."),
     "train": ("ltx2_core.cli.train:train", "Train models, such as the tiny LTX-2 that ships."),
     "doctor": ("ltx2_core.cli.doctor:doctor", "Check this machine and its installation."),
 }
