@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,19 +90,27 @@ def find_changes(
 
 
 @torch.no_grad()
-def merged(base: Base, changes: Changes) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Every changed module with its new tensors by suffix: ``weight``, and its scales where quantised."""
+def merged(
+    base: Base, changes: Changes, memory: Callable[[str], Tensor | None] = lambda module: None
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Every changed module with its new tensors by suffix: ``weight``, and its scales where quantised.
+
+    ``memory`` may give a weight to write the new one into, so that both never exist at once.
+    """
     stored = read_tensors({n: base.infos[n] for module in changes for n in base.names(module)})
     files = {lora.path: safe_open(lora.path, framework="pt") for c in changes.values() for lora, _, _ in c}
     for module, own in changes.items():
-        tensors = {name.rpartition(".")[2]: stored.pop(name).to(base.device) for name in base.names(module)}
+        tensors = {name.rpartition(".")[2]: stored.pop(name) for name in base.names(module)}
         pairs = [_Pair.read(files[lora.path], layer, strength, base.device) for lora, layer, strength in own]
         layer = base.layers.get(module)
         if layer is None:
-            weight = tensors["weight"]
-            decoded_dtype = torch.bfloat16 if weight.dtype.itemsize == 1 else weight.dtype
-            yield module, {"weight": merge_weight(weight, pairs, base.dtype or decoded_dtype)}
+            weight, out = tensors["weight"], memory(module)
+            if out is None:
+                decoded_dtype = torch.bfloat16 if weight.dtype.itemsize == 1 else weight.dtype
+                out = torch.empty(weight.shape, dtype=base.dtype or decoded_dtype, device=base.device)
+            yield module, {"weight": merge_into(out, weight, pairs)}
             continue
+        tensors = {suffix: tensor.to(base.device) for suffix, tensor in tensors.items()}
         weight = decode(module, layer.form, tensors, base.shapes[f"{module}.weight"])
         if module in base.resident:
             kept = {s: t for s, t in tensors.items() if s not in ("weight", "weight_scale_2", *SCALE_NAMES)}
@@ -110,7 +118,7 @@ def merged(base: Base, changes: Changes) -> Iterator[tuple[str, dict[str, Tensor
             if layer.form.kind == "float" and stored_dtype.itemsize > 1:
                 yield module, {**kept, "weight": merge_weight(weight, pairs, stored_dtype)}
             else:
-                yield module, {**kept, **encode(layer.form, merge_weight(weight, pairs, torch.float32))}
+                yield module, {**kept, **encode(layer.form, merge_into(weight, weight, pairs))}
         else:
             yield module, {"weight": merge_weight(weight, pairs, base.dtype or torch.bfloat16)}
 
@@ -128,6 +136,8 @@ def put(network: nn.Module, module: str, tensors: Mapping[str, Tensor], base: Ba
         return
     old, new = layer.get_parameter("weight"), tensors["weight"]
     is_alike = old.dtype == new.dtype and old.shape == new.shape and old.device == new.device
+    if is_alike and old.data_ptr() == new.data_ptr():
+        return
     if is_alike and not base.is_mapped(new, _stored_dtype(base, module)):
         with torch.no_grad():
             old.copy_(new)
@@ -141,7 +151,13 @@ def switch(network: nn.Module, base: Base, before: Changes, after: Changes) -> N
         names = base.names(module)
         tensors = {name.rpartition(".")[2]: t for name, t in base.state(names).items()}
         put(network, module, tensors, base)
-    for module, tensors in merged(base, after):
+
+    def own_memory(module: str) -> Tensor | None:
+        weight = network.get_submodule(module).get_parameter("weight").data
+        mapped = base.is_mapped(weight, _stored_dtype(base, module)) and module not in before
+        return None if mapped else weight
+
+    for module, tensors in merged(base, after, own_memory):
         put(network, module, tensors, base)
 
 
@@ -171,23 +187,27 @@ class _Pair:
 
 def merge_weight(weight: Tensor, pairs: Sequence[_Pair], dtype: torch.dtype) -> Tensor:
     """weight (O, I) + sum of scale * B @ A, summed in float32 and rounded once to ``dtype``."""
+    return merge_into(torch.empty(weight.shape, dtype=dtype, device=weight.device), weight, pairs)
+
+
+def merge_into(out: Tensor, weight: Tensor, pairs: Sequence[_Pair]) -> Tensor:
+    """:func:`merge_weight` into ``out`` (O, I), which may be ``weight``; on the device of ``out``."""
     pairs = sorted((p for p in pairs if p.scale), key=lambda p: abs(p.scale), reverse=True)
     if not pairs:
-        return weight.to(dtype, copy=True)
-    if dtype == torch.bfloat16 and all(t.dtype == dtype for p in pairs for t in (weight, p.a, p.b)):
+        return out.copy_(weight)
+    if all(t.dtype == torch.bfloat16 for p in pairs for t in (out, weight, p.a, p.b)):
         # Products of bfloat16 are exact in the float32 that the matrix multiplication sums in, the weight
         # included, so nothing is lost and nothing has to be converted.
         a, b = _stacked(pairs)
-        return torch.addmm(weight, b, a, alpha=pairs[0].scale)
-    result = torch.empty(weight.shape, dtype=dtype, device=weight.device)
+        return out.copy_(weight).addmm_(b, a, alpha=pairs[0].scale)
     wide = [pair.a.float() for pair in pairs]
     for start in range(0, len(weight), ROWS):
         rows = slice(start, start + ROWS)
-        total = weight[rows].to(torch.float32, copy=True)
+        total = weight[rows].to(out.device, torch.float32, copy=True)
         for pair, wide_a in zip(pairs, wide, strict=True):
             total.addmm_(pair.b[rows].float(), wide_a, alpha=pair.scale)
-        result[rows] = total
-    return result
+        out[rows] = total
+    return out
 
 
 def _stacked(pairs: Sequence[_Pair]) -> tuple[Tensor, Tensor]:
@@ -195,6 +215,8 @@ def _stacked(pairs: Sequence[_Pair]) -> tuple[Tensor, Tensor]:
 
     A factor that bfloat16 cannot hold becomes two, which together keep 16 bits of it.
     """
+    if len(pairs) == 1:
+        return pairs[0].a, pairs[0].b
     a, b = [pairs[0].a], [pairs[0].b]
     for pair in pairs[1:]:
         scaled = pair.a.float() * (pair.scale / pairs[0].scale)

@@ -175,7 +175,9 @@ def extra_memory(run, *files):
 
 
 @pytest.mark.parametrize("dtype", [None, torch.float32])
-def test_an_exchange_takes_one_layer_and_no_second_model(dtype, tiny23, lora_on):
+def test_an_exchange_takes_less_than_one_layer_beyond_the_model(dtype, tiny23, lora_on, monkeypatch):
+    # A part of a layer is in float32 at once, as it is where layers have thousands of rows.
+    monkeypatch.setattr(lora_merge, "ROWS", 16)
     checkpoint = open_checkpoint(tiny23.checkpoint)
     ends = ("to_q", "to_k", "to_v", "to_out.0", "net.2", "proj", "linear_1", "linear_2", "linear")
     sets = [[open_lora(lora_on(checkpoint, *ends, seed=seed, name=f"{seed}.safetensors"))] for seed in (0, 1)]
@@ -190,9 +192,9 @@ def test_an_exchange_takes_one_layer_and_no_second_model(dtype, tiny23, lora_on)
     # What was there before the profile began is not seen to go, so the exchanges are counted as they replace
     # each other's.
     peak = extra_memory(exchange, tiny23.checkpoint, sets[0][0].path, sets[1][0].path)
-    assert 0 < peak <= 2.5 * max(sizes) < sum(sizes) / 3
-    if dtype is torch.float32:
-        assert pointers == {name: tensor.data_ptr() for name, tensor in network.named_parameters()}
+    assert peak <= max(sizes) < sum(sizes) / 3
+    assert extra_memory(lambda: torch.zeros(1000)) == 4000, "the profiler counts what is gone again"
+    assert pointers == {name: tensor.data_ptr() for name, tensor in network.named_parameters()}
 
 
 def test_nothing_changes_when_the_new_set_fits_nowhere(tiny23, write):
