@@ -22,6 +22,7 @@ from .loading import (
     open_lora,
 )
 from .loading.diffusers import text_encoder_folder
+from .loading.text_match import check_text_encoder
 from .storage.quantized import check_matmul, loaded_bytes
 from .text import FeatureCache, OnLayer, TextEncoder, load_gemma, load_tokenizer
 from .text.gemma import find_encoder
@@ -141,8 +142,8 @@ class Networks:
         with self.use(Component.TEXT_PROJECTION, loras) as projection:
             encoder = self._held_text
             if encoder is None:
+                check_text_encoder(self.checkpoints, self.text_encoder)
                 gemma = load_gemma(self.text_encoder, dtype=self.dtype, device=self.device)
-                self._check_generation(gemma.generation)
                 encoder = TextEncoder(gemma, load_tokenizer(self.text_encoder), projection)
                 del gemma
             encoder.extractor = projection
@@ -158,18 +159,6 @@ class Networks:
             return 0
         _, infos, _ = find_encoder(self.text_encoder)
         return loaded_bytes(infos.values(), self.dtype)
-
-    def _check_generation(self, gemma: int) -> None:
-        """Both Gemmas have the same widths, so only their generations show that they were mixed up."""
-        told = [c for c in self.checkpoints if Component.TRANSFORMER in c.components]
-        checkpoint = told[0] if told else self.file(Component.TEXT_PROJECTION)
-        wanted = 4 if checkpoint.generation == "2.5" else 3
-        if checkpoint.generation is not None and gemma != wanted:
-            raise ValueError(
-                "text encoder and checkpoint do not belong together: "
-                f"{self.text_encoder} is a Gemma {gemma}, "
-                f"LTX-{checkpoint.generation} ({checkpoint.path}) was trained with a Gemma {wanted}"
-            )
 
     def _release(self) -> None:
         if self.device.type == "cuda" and not self.keep_loaded:

@@ -114,35 +114,21 @@ class Checkpoint:
         Raises ValueError, before any weight is read, where the component is not in the file, is incomplete,
         of an unknown number format, or does not fit the configuration; or where a LoRA fits nowhere.
         """
-        infos = self.infos(component)
-        try:
-            network = build(
-                component, self.config, self._shapes[component], operations=operations, numerics=numerics
-            )
-            layers = find_quantized(infos, read_markers(infos, self.metadata))
-        except ValueError as error:
-            raise ValueError(f"{component} of {self.path}: {error}") from error
-        # The projection is multiplied slice by slice, so its weight has to be there.
-        kept = [] if component is Component.TEXT_PROJECTION else list(layers.values())
-        expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-        resident = replace_linears(network, kept, fp8_matmul=fp8_matmul, nvfp4_matmul=nvfp4_matmul)
-        self._check(component, infos, layers, expected)
-        base = Base(
-            infos=infos,
-            layers=layers,
-            resident=resident,
-            shapes=expected,
-            dtype=dtype,
-            device=torch.device(device),
+        network, base = self._prepare(
+            component, operations, numerics, dtype, torch.device(device), fp8_matmul, nvfp4_matmul
         )
-        changes, _ = find_changes(loras, component, expected, self.generation)
+        changes, _ = find_changes(loras, component, base.shapes, self.generation)
         rebuilt = {name for module in changes for name in base.names(module)}
-        state = base.state([name for name in infos if name not in rebuilt])
+        state = base.state([name for name in base.infos if name not in rebuilt])
         for module, tensors in merged(base, changes):
             put(network, module, tensors, base)
             state.update((f"{module}.{suffix}", tensor) for suffix, tensor in tensors.items())
         network.load_state_dict(state, strict=True, assign=True)
         return network.requires_grad_(False).eval()
+
+    def check(self, component: Component) -> None:
+        """Raise the ValueError that :meth:`load` would raise before it reads any weight."""
+        self._prepare(component, nn, Numerics.OFFICIAL, None, torch.device("cpu"), False, False)
 
     def switch_loras(
         self,
@@ -205,6 +191,34 @@ class Checkpoint:
         config = self.metadata.get("config")
         vae = config.get("vae") if isinstance(config, dict) else None
         return isinstance(vae, dict) and vae.get("_class_name") == DIFFUSION_VAE
+
+    def _prepare(
+        self,
+        component: Component,
+        operations: Any,
+        numerics: Numerics,
+        dtype: torch.dtype | None,
+        device: torch.device,
+        fp8_matmul: bool,
+        nvfp4_matmul: bool,
+    ) -> tuple[nn.Module, Base]:
+        """The network on ``meta`` and what fills it, found to fit each other."""
+        infos = self.infos(component)
+        try:
+            network = build(
+                component, self.config, self._shapes[component], operations=operations, numerics=numerics
+            )
+            layers = find_quantized(infos, read_markers(infos, self.metadata))
+        except ValueError as error:
+            raise ValueError(f"{component} of {self.path}: {error}") from error
+        # The projection is multiplied slice by slice, so its weight has to be there.
+        kept = [] if component is Component.TEXT_PROJECTION else list(layers.values())
+        expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+        resident = replace_linears(network, kept, fp8_matmul=fp8_matmul, nvfp4_matmul=nvfp4_matmul)
+        self._check(component, infos, layers, expected)
+        return network, Base(
+            infos=infos, layers=layers, resident=resident, shapes=expected, dtype=dtype, device=device
+        )
 
     def _check(
         self,

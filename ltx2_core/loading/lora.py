@@ -25,6 +25,11 @@ Shapes = Mapping[str, Shape]
 
 PEFT_METADATA = "lora_adapter_metadata"
 PEFT_CONFIG = "adapter_config.json"
+_FAMILY = re.compile(
+    r"^transformer_blocks[._]\d+[._](audio_)?(attn[12]|ff|audio_to_video_attn|video_to_audio_attn)[._]"
+    r"|^(audio_)?(patchify_proj|proj_out|caption_projection|(prompt_)?adaln_single)([._]|$)"
+    r"|^av_ca_|_embeddings_connector[._]|aggregate_embed$"
+)
 _FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 _FOLDER_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 
@@ -87,6 +92,17 @@ class Lora:
         """Name and strength, and the strength of the audio where it differs; JSON values."""
         audio = [] if self.audio_strength == self.video_strength else [self.audio_strength]
         return [self.path.name, self.video_strength, *audio]
+
+    @property
+    def made_for(self) -> str:
+        """What layers and metadata say about the generation that it is for; "" where they say nothing."""
+        shapes = {target_of(module): self._shape(layer) for module, layer in self.layers.items()}
+        return describe_generation(shapes, self.metadata, None)[0]
+
+    @property
+    def is_of_family(self) -> bool:
+        """Whether any layer has a name that a transformer of this family, or what goes with it, may have."""
+        return any(_FAMILY.search(target_of(module)[1]) for module in self.layers)
 
     def strength_of(self, component: Component, module: str) -> float:
         """How strongly this LoRA acts on a module (official name)."""

@@ -8,7 +8,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
 
 from ltx2_core.cli.main import SUBCOMMANDS, main
 from ltx2_core.tiny import embedded_set
@@ -56,12 +58,63 @@ def test_the_table_shows_the_same():
 def test_loras_upscalers_and_text_encoder_folders_are_told_too():
     files = embedded_set()
     lora = report(files.lora)
-    assert lora["lora"] == {"layers": 16, "ranks": [4], "reference_downscale_factor": 1}
-    assert "16 layers of rank 4" in run(files.lora).output
+    assert lora["lora"] == {
+        "layers": 16,
+        "ranks": [4],
+        "streams": {"video": 8, "audio": 8},
+        "made_for": "",
+        "reference_downscale_factor": 1,
+        "reference_temporal_scale_factor": 1,
+    }
+    assert "16 layers of rank 4: video 8, audio 8" in run(files.lora).output
     assert [part["name"] for part in report(files.upsampler)["components"]] == ["latent upsampler"]
     text = report(files.text_encoder)
     assert text["components"][0]["name"] == "text encoder"
     assert text["metadata"]["hidden_size"] == 64 and text["tokenizer"] == "tokenizer.json"
+
+
+def test_a_folder_of_split_files_is_told_as_one_model(tmp_path):
+    path = embedded_set().checkpoint
+    assert CliRunner().invoke(main, ["convert", str(path), str(tmp_path / "parts")]).exit_code == 0
+    whole, parts = report(path), report(tmp_path / "parts")
+    assert parts["layout"] == "split files" and whole["layout"] == "single file"
+    assert parts["generation"] == "2.3" and parts["components"] == whole["components"]
+    assert report(tmp_path / "parts" / "transformer.safetensors")["layout"] == "split file"
+    lines = run(tmp_path / "parts").output.splitlines()
+    assert any(line.split() == ["layout", "split", "files"] for line in lines)
+
+
+def test_quantised_layers_are_counted_by_format(tmp_path):
+    path = tmp_path / "fp8.safetensors"
+    converted = CliRunner().invoke(main, ["convert", "--fp8", str(embedded_set().checkpoint), str(path)])
+    assert converted.exit_code == 0, converted.output
+    (transformer,) = (part for part in report(path)["components"] if part["name"] == "transformer")
+    assert transformer["quantised"].keys() == {"F8_E4M3 scaled"} and not transformer["problem"]
+    assert (
+        f"quantised layers: {transformer['quantised']['F8_E4M3 scaled']} F8_E4M3 scaled" in run(path).output
+    )
+
+
+def test_a_part_that_cannot_be_loaded_says_why(tmp_path):
+    path = embedded_set().checkpoint
+    tensors = load_file(path)
+    del tensors["model.diffusion_model.proj_out.weight"]
+    save_file(tensors, tmp_path / "x.safetensors", {"config": json.dumps(report(path)["metadata"]["config"])})
+    problems = {part["name"]: part["problem"] for part in report(tmp_path / "x.safetensors")["components"]}
+    assert "1 missing: proj_out.weight" in problems.pop("transformer")
+    assert set(problems.values()) == {None}
+    assert "CANNOT BE LOADED" in run(tmp_path / "x.safetensors").output
+
+
+def test_an_ic_lora_and_one_of_an_unknown_kind_are_told(tmp_path):
+    tensors = load_file(embedded_set().lora)
+    save_file(tensors, tmp_path / "ic.safetensors", {"reference_downscale_factor": "2"})
+    assert (
+        "IC-LoRA: reference video at 1/2 of the size, every frame" in run(tmp_path / "ic.safetensors").output
+    )
+    name = next(iter(tensors)).removesuffix(".lora_A.weight").removesuffix(".lora_B.weight")
+    save_file({**tensors, f"{name}.dora_scale": torch.ones(4)}, tmp_path / "dora.safetensors")
+    assert "DoRA" in report(tmp_path / "dora.safetensors")["lora"]["problem"]
 
 
 @pytest.mark.parametrize(

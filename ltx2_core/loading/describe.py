@@ -1,0 +1,234 @@
+"""What a model file or folder holds, from headers alone: as plain values, as a table, in one line."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..storage.header import TensorInfo
+from ..storage.quantized import StoredLayer, find_quantized
+from ..storage.reading import read_markers
+from ..text.folder import find_tokenizer
+from ..text.gemma import find_encoder
+from ..text.single_file import TOKENIZERS
+from .checkpoint import Checkpoint, open_checkpoint
+from .detect import Component
+from .lora import open_lora
+from .lora_dialects import target_of
+from .lora_report import STREAMS, stream_of
+
+Report = dict[str, Any]
+
+_MAIN = frozenset({Component.TRANSFORMER, Component.VIDEO_DECODER, Component.AUDIO_DECODER})
+
+
+def describe(path: str | os.PathLike[str]) -> Report:
+    """The content of a model file or folder as plain values: a part of LTX-2, a LoRA or a text encoder.
+
+    Components that cannot be loaded carry the reason as their ``problem``. Raises ValueError for what is
+    damaged or of another model, FileNotFoundError.
+    """
+    path = Path(path)
+    return _describe_text_encoder(path) if is_text_encoder(path) else _describe_file(path)
+
+
+def is_text_encoder(path: Path) -> bool:
+    """Whether ``path`` is a folder or file that holds a text encoder and nothing of a checkpoint."""
+    if path.is_dir():
+        config = path / "config.json"
+        if config.is_file():
+            return b"_class_name" not in config.read_bytes()
+        return not (path / "model_index.json").is_file() and not any(path.glob("*.safetensors"))
+    return path.is_file() and open_checkpoint(path).components == {Component.TEXT_ENCODER}
+
+
+def as_text(report: Report) -> str:
+    """A report as a table."""
+    generation = report["generation"]
+    lines = [
+        report["file"],
+        f"  {_size(report['size'])}, {report['tensors']} tensors ({_counts(report['dtypes'])})",
+        f"  layout      {report['layout']}",
+        f"  generation  {'LTX-' + generation if generation else 'not stated'}",
+        "",
+        f"  {'component':<18}{'tensors':>8}{'parameters':>14}{'size':>11}  dtypes",
+    ]
+    for part in report["components"]:
+        lines.append(
+            f"  {part['name']:<18}{part['tensors']:>8}{part['parameters']:>14,}{_size(part['size']):>11}"
+            f"  {', '.join(part['dtypes'])}"
+        )
+        if part.get("quantised"):
+            lines.append(f"  {'':<18}  quantised layers: {_counts(part['quantised'])}")
+        if part.get("problem"):
+            lines.append(f"  {'':<18}  CANNOT BE LOADED: {part['problem']}")
+    if "tokenizer" in report:
+        lines.append(f"  tokenizer   {report['tokenizer'] or 'none: take a file or folder that has one'}")
+    if lora := report.get("lora"):
+        lines += ["", *_lora_lines(lora)]
+    if report["metadata"]:
+        lines += ["", "  metadata"]
+        lines += [f"    {key}: {_short(value)}" for key, value in report["metadata"].items()]
+    return "\n".join(lines)
+
+
+def summary(checkpoint: Checkpoint) -> str:
+    """What a file holds in half a line: "LTX-2.3: transformer, text connectors"."""
+    held = ", ".join(str(component) for component in Component if component in checkpoint.components)
+    return f"LTX-{checkpoint.generation}: {held}" if checkpoint.generation else held
+
+
+def _describe_file(path: Path) -> Report:
+    checkpoint = open_checkpoint(path)
+    report: Report = {
+        "file": str(checkpoint.path),
+        "size": sum(file.stat().st_size for file in {i.path for i in checkpoint.tensors.values()}),
+        "generation": checkpoint.generation,
+        "layout": _layout(checkpoint),
+        "components": [
+            {
+                **_part(component, checkpoint.infos(component), checkpoint.metadata),
+                "size": checkpoint.nbytes(component),
+                "problem": _problem(checkpoint, component),
+            }
+            for component in Component
+            if component in checkpoint.components
+        ],
+        "tensors": len(checkpoint.tensors),
+        "dtypes": dict(Counter(info.dtype for info in checkpoint.tensors.values())),
+        "metadata": dict(checkpoint.metadata),
+    }
+    if Component.LORA in checkpoint.components:
+        report["lora"] = _describe_lora(path)
+    return report
+
+
+def _describe_text_encoder(path: Path) -> Report:
+    config, infos, metadata = find_encoder(path)
+    keys = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+    part = _part(Component.TEXT_ENCODER, infos, metadata)
+    return {
+        "file": str(path),
+        "size": sum(file.stat().st_size for file in {info.path for info in infos.values()}),
+        "generation": None,
+        "layout": "Hugging Face folder" if path.is_dir() else "text encoder in one file",
+        "components": [part],
+        "tensors": len(infos),
+        "dtypes": dict(Counter(info.dtype for info in infos.values())),
+        "metadata": {key: config[key] for key in ("model_type", *keys) if key in config},
+        "tokenizer": _tokenizer(path),
+    }
+
+
+def _describe_lora(path: Path) -> Report:
+    try:
+        lora = open_lora(path)
+        streams = Counter(stream_of(*target_of(module)) for module in lora.layers)
+        return {
+            "layers": len(lora.layers),
+            "ranks": list(lora.ranks),
+            "streams": {stream: streams[stream] for stream in STREAMS if streams[stream]},
+            "made_for": lora.made_for,
+            "reference_downscale_factor": lora.reference_downscale_factor,
+            "reference_temporal_scale_factor": lora.reference_temporal_scale_factor,
+        }
+    except ValueError as error:
+        return {"problem": str(error)}
+
+
+def _part(component: Component, infos: Mapping[str, TensorInfo], metadata: Mapping[str, Any]) -> Report:
+    part: Report = {
+        "name": str(component),
+        "tensors": len(infos),
+        "parameters": sum(info.numel for info in infos.values()),
+        "size": sum(info.nbytes for info in infos.values()),
+        "dtypes": sorted({info.dtype for info in infos.values()}),
+    }
+    try:
+        layers = find_quantized(infos, read_markers(infos, metadata))
+    except ValueError as error:
+        return {**part, "problem": str(error)}
+    return {**part, "quantised": dict(Counter(_format(layer) for layer in layers.values()))}
+
+
+def _problem(checkpoint: Checkpoint, component: Component) -> str | None:
+    """Why a component cannot be loaded; None where it can, or is read elsewhere."""
+    if component in (Component.LORA, Component.TEXT_ENCODER):
+        return None
+    try:
+        checkpoint.check(component)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _format(layer: StoredLayer) -> str:
+    if layer.form.kind != "float":
+        return f"{layer.form.kind} rotated" if layer.form.rotation else layer.form.kind
+    scaled = any(suffix in layer.infos for suffix in ("weight_scale", "scale_weight"))
+    return f"{layer.infos['weight'].dtype} {'scaled' if scaled else 'cast'}"
+
+
+def _layout(checkpoint: Checkpoint) -> str:
+    held, path = checkpoint.components, checkpoint.path
+    if path.is_dir():
+        if (path / "model_index.json").is_file():
+            return "diffusers pipeline"
+        return "one part of a diffusers pipeline" if (path / "config.json").is_file() else "split files"
+    if held >= _MAIN:
+        return "single file"
+    if len(held) == 1 and held & {Component.LORA, Component.UPSAMPLER}:
+        return str(next(iter(held)))
+    if Component.TEXT_ENCODER in held:
+        return "text encoder in one file, with its projection"
+    return "split file"
+
+
+def _tokenizer(path: Path) -> str | None:
+    if path.is_dir():
+        try:
+            return find_tokenizer(path).name
+        except ValueError:
+            return None
+    names = open_checkpoint(path).tensors
+    return next((f"in the file, as {name}" for name in TOKENIZERS if name in names), None)
+
+
+def _lora_lines(lora: Report) -> list[str]:
+    if "problem" in lora:
+        return [f"  CANNOT BE LOADED: {lora['problem']}"]
+    ranks = ", ".join(map(str, lora["ranks"]))
+    streams = ", ".join(f"{stream} {count}" for stream, count in lora["streams"].items())
+    lines = [f"  {lora['layers']} layers of rank {ranks}: {streams}"]
+    lines += [f"  {lora['made_for']}"] if lora["made_for"] else []
+    space, time = lora["reference_downscale_factor"], lora["reference_temporal_scale_factor"]
+    if (space, time) != (1, 1):
+        lines.append(f"  IC-LoRA: reference video at 1/{space} of the size, every {_nth(time)}frame")
+    return lines
+
+
+def _nth(factor: int) -> str:
+    return "" if factor == 1 else f"{factor}. "
+
+
+def _size(nbytes: int) -> str:
+    size = float(nbytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {dtype}" for dtype, count in sorted(counts.items())) or "none"
+
+
+def _short(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(value) + "}"
+    text = str(value)
+    return text if len(text) <= 80 else text[:77] + "..."

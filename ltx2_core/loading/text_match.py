@@ -1,0 +1,59 @@
+"""Whether a text encoder is the one that a checkpoint was trained with: told from headers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..text.gemma import find_encoder
+from .checkpoint import Checkpoint, find_component
+from .detect import Component
+
+
+def check_text_encoder(checkpoints: Sequence[Checkpoint], text_encoder: Path) -> None:
+    """Raise ValueError where the Gemma at ``text_encoder`` does not belong to ``checkpoints``.
+
+    Gemma 3 and 4 of 12B have the same widths, so only their generations show that they were mixed up; LTX-2.5
+    also names the version of its own Gemma. Reads no weights.
+    """
+    config, _, metadata = find_encoder(text_encoder)
+    told = [c for c in checkpoints if Component.TRANSFORMER in c.components]
+    checkpoint = told[0] if told else find_component(checkpoints, Component.TEXT_PROJECTION)
+    gemma = 4 if "gemma4" in str(config.get("model_type")) else 3
+    wanted = 4 if checkpoint.generation == "2.5" else 3
+    if checkpoint.generation is not None and gemma != wanted:
+        raise ValueError(
+            f"{_APART}{text_encoder} is a Gemma {gemma}, "
+            f"LTX-{checkpoint.generation} ({checkpoint.path}) was trained with a Gemma {wanted}. "
+            f"Take {_FILES[wanted]}"
+        )
+    version = _version(metadata.get("gemma_config"))
+    source = _version(checkpoint.metadata.get("gemma_source_checkpoint"))
+    if version and source and version != source:
+        raise ValueError(
+            f"{_APART}{text_encoder} is gemma_version {version}, "
+            f"{checkpoint.path} was trained with {source}. Take both from the same release"
+        )
+    states, hidden = int(config.get("num_hidden_layers", 0)) + 1, int(config.get("hidden_size", 0))
+    projection = find_component(checkpoints, Component.TEXT_PROJECTION)
+    widths = {s[-1] for n, s in projection.shapes(Component.TEXT_PROJECTION).items() if n.endswith(".weight")}
+    if hidden and widths != {states * hidden}:
+        raise ValueError(
+            f"{_APART}{text_encoder} gives {states} hidden states of width {hidden}, "
+            f"{states * hidden} values; the text projection of {projection.path} takes "
+            f"{', '.join(map(str, sorted(widths)))}. Take {_FILES[wanted]}"
+        )
+
+
+_APART = "text encoder and checkpoint do not belong together: "
+
+_FILES: Mapping[int, str] = {
+    3: "gemma_3_12B_it (bf16, fp8_scaled or fp4_mixed) or the Hugging Face folder of Gemma 3 12B",
+    4: "gemma4-12b-with-proj-ltx-2.5-bf16",
+}
+
+
+def _version(stated: Any) -> str | None:
+    value = stated.get("gemma_version") if isinstance(stated, Mapping) else None
+    return None if value is None else str(value)
