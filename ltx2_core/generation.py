@@ -19,6 +19,7 @@ from .audio import resample
 from .media import VideoWriter
 from .media.writer import AAC_RATES
 from .request import Request
+from .sampling.caching import Evaluations
 from .shapes import ClipPlan
 from .types import AVLatent
 
@@ -43,6 +44,8 @@ class Generation:
     request: Request
     sigmas: tuple[tuple[float, ...], ...]
     given_audio: tuple[Tensor, int] | None = None
+    evaluations: tuple[Evaluations, ...] = ()
+    """Of each stage: passes that the transformer evaluated, and passes that the step cache saved."""
 
     @property
     def fps(self) -> float:
@@ -82,6 +85,7 @@ class Generation:
             "dtype": str(self.pipeline.networks.dtype).removeprefix("torch."),
             "clip": [self.clip.width, self.clip.height, self.clip.frames, self.clip.fps],
             "sigmas": [list(sigmas) for sigmas in self.sigmas],
+            "evaluations": [used._asdict() for used in self.evaluations],
             "request": self.request.settings(),
         }
 

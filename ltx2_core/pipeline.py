@@ -24,10 +24,10 @@ from .media import compress_image, fit_image, load_image, read_audio, to_signed
 from .media.images import FitMode
 from .networks import LoraFile, Networks, open_loras
 from .request import Request, Stage, plan_stages
+from .sampling.caching import Evaluations, StepCache
 from .sampling.denoiser import Denoiser
-from .sampling.guidance import CFG
 from .sampling.noise import initial_state, make_noise
-from .sampling.samplers import SAMPLERS
+from .sampling.samplers import get_sampler
 from .tiny import embedded_set
 from .types import AVLatent, LatentState, Numerics, TextContext
 from .upsampler import upsample_latent
@@ -64,6 +64,8 @@ class LTX2Pipeline:
         device, dtype: where and in what to compute; by default CUDA in bfloat16, else the CPU in float32.
         numerics: whose result to give where public implementations differ.
         keep_loaded: keep networks in memory between stages and calls.
+        passes_per_call: how many passes of guidance one call of the transformer evaluates; more are faster on
+            a GPU with room to spare, with the same result.
         fp8_matmul, nvfp4_matmul: multiply layers stored so as they are, which rounds their input;
             a ValueError where the device cannot.
     """
@@ -79,6 +81,7 @@ class LTX2Pipeline:
         dtype: torch.dtype | None = None,
         numerics: Numerics = Numerics.OFFICIAL,
         keep_loaded: bool = False,
+        passes_per_call: int = 1,
         fp8_matmul: bool = False,
         nvfp4_matmul: bool = False,
     ) -> None:
@@ -94,6 +97,7 @@ class LTX2Pipeline:
             nvfp4_matmul=nvfp4_matmul,
         )
         self.numerics = numerics
+        self.passes_per_call = passes_per_call
         self.loras = open_loras(loras)
         self.stage2_loras = open_loras(stage2_loras)
 
@@ -129,6 +133,7 @@ class LTX2Pipeline:
         step_noise = torch.Generator(request.noise_device).manual_seed((request.seed + 10000) % 2**64)
         latents = request.latents
         kept_audio: Tensor | None = None
+        evaluations: list[Evaluations] = []
         for index, stage in enumerate(stages):
             if index and latents is not None:
                 run.report(f"upscale to {stage.clip.width}x{stage.clip.height}", 0, 1)
@@ -136,9 +141,10 @@ class LTX2Pipeline:
             state = self._state(stage, latents)
             for item in items[index]:
                 state = item.apply(state)
-            latents = self._sample(
-                index, stage, state, *contexts[index], request.sampler, start_noise, step_noise, run
+            latents, used = self._sample(
+                index, stage, state, *contexts[index], request.cache, start_noise, step_noise, run
             )
+            evaluations.append(used)
             if index == 0 and self._audio_stage(request, stages) == 1:
                 kept_audio = latents.audio
         assert latents is not None
@@ -151,6 +157,7 @@ class LTX2Pipeline:
             request=request,
             sigmas=tuple(tuple(round(v, 6) for v in s.sigmas.tolist()) for s in stages),
             given_audio=given_audio,
+            evaluations=tuple(evaluations),
         )
 
     def lora_reports(self) -> tuple[LoraReport, ...]:
@@ -259,7 +266,7 @@ class LTX2Pipeline:
         self, request: Request, stages: Sequence[Stage], run: _Run
     ) -> list[tuple[TextContext, TextContext | None]]:
         """Those of each stage; the second has its own where its LoRAs change how text is read."""
-        negative = request.negative_prompt if any(s.guided for s in stages) else None
+        negative = request.negative_prompt if any(s.needs_negative for s in stages) else None
         text = {Component.TEXT_CONNECTORS, Component.TEXT_PROJECTION}
         contexts: list[tuple[TextContext, TextContext | None]] = []
         for index in range(len(stages)):
@@ -331,11 +338,11 @@ class LTX2Pipeline:
         state: LatentState,
         positive: TextContext,
         negative: TextContext | None,
-        sampler: str,
+        cache: StepCache | None,
         start_noise: torch.Generator,
         step_noise: torch.Generator,
         run: _Run,
-    ) -> AVLatent:
+    ) -> tuple[AVLatent, Evaluations]:
         name = f"stage {index + 1}"
         run.report(name, 0, len(stage.sigmas) - 1)
         with self.networks.use(Component.TRANSFORMER, self._stage_loras(index)) as transformer:
@@ -344,14 +351,17 @@ class LTX2Pipeline:
                 state,
                 positive,
                 negative,
-                guidance=CFG(video=stage.cfg, audio=stage.audio_cfg),
+                guidance=stage.guidance,
+                nag=stage.nag,
                 numerics=self.numerics,
                 dtype=self.networks.dtype,
+                passes_per_call=self.passes_per_call,
+                cache=cache,
                 on_block=lambda block: run.check(),
             )
             noise = make_noise(state.latent, start_noise)
             x = initial_state(state, noise, float(stage.sigmas[0]), self.numerics)
-            return SAMPLERS[sampler](
+            latents = get_sampler(stage.sampler, eta=stage.eta)(
                 denoise,
                 x,
                 stage.sigmas,
@@ -359,6 +369,7 @@ class LTX2Pipeline:
                 generator=step_noise,
                 keep=denoise.keep,
             )
+            return latents, denoise.evaluations
 
     def _audio_stage(self, request: Request, stages: Sequence[Stage]) -> int:
         if request.audio_stage is not None:

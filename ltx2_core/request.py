@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from os import PathLike, fspath
 from typing import Any, Literal, TypeAlias
 
 from torch import Tensor
 
 from .media.images import ImageSource
-from .sampling.samplers import SAMPLERS
+from .sampling.caching import StepCache
+from .sampling.guidance import CFG, Guidance, GuidanceSchedule, Nag, Pass, StreamGuidance
+from .sampling.samplers import PAIRED, get_sampler
 from .sampling.schedules import (
     DISTILLED_SIGMAS,
     DISTILLED_STAGE2_SIGMAS,
@@ -51,7 +53,11 @@ class Request:
         stages: 1, or 2: half size first, then the upscaler and the 3 distilled steps at full size.
         stage2_sigmas: schedule of the second stage.
         latents: latents to go on from in place of nothing, re-noised to the first sigma.
-        sampler: ``euler`` or ``euler_ancestral``.
+        sampler, eta: a name of ``SAMPLERS``; the share of fresh noise of those that add some.
+        stage2_sampler: that of the second stage, by default Euler with guidance and ``sampler`` without.
+        guidance: all of it for the first stage, in place of ``cfg`` and ``audio_cfg``.
+        nag: keeps away from the negative prompt where no pass does, at cfg 1 and in the second stage.
+        cache: reuses velocities between steps, which is faster and not exact.
         seed, noise_device: the same seed gives the same clip; noise drawn on "cpu" is alike on every machine.
         audio_stage: which stage the sound is taken from; by default 1 with guidance and 2 without, as the
             official pipelines do, and always 2 in the comfy numerics.
@@ -80,6 +86,11 @@ class Request:
     stage2_sigmas: Sequence[float] | None = None
     latents: AVLatent | None = None
     sampler: str = "euler"
+    eta: float | None = None
+    stage2_sampler: str | None = None
+    guidance: Guidance | GuidanceSchedule | None = None
+    nag: Nag | None = None
+    cache: StepCache | None = None
     seed: int = 0
     noise_device: str = "cpu"
     audio_stage: Literal[1, 2] | None = None
@@ -89,8 +100,9 @@ class Request:
             raise ValueError(
                 f"prompt must be text; got {type(self.prompt).__name__}. Run several prompts one by one"
             )
-        if self.sampler not in SAMPLERS:
-            raise ValueError(f"sampler {self.sampler!r} is unknown; use one of {', '.join(SAMPLERS)}")
+        get_sampler(self.sampler, eta=self.eta)
+        if self.stage2_sampler is not None:
+            get_sampler(self.stage2_sampler)
         for name in ("cfg", "audio_cfg"):
             scale = getattr(self, name)
             if scale is not None and not (math.isfinite(scale) and scale >= 0):
@@ -113,6 +125,8 @@ class Request:
                 value = value.value
             elif isinstance(value, PathLike):
                 value = fspath(value)
+            elif is_dataclass(value) and not isinstance(value, AVLatent):
+                value = asdict(value)  # type: ignore[arg-type]
             elif isinstance(value, Tensor | AVLatent | tuple) or hasattr(value, "__array_interface__"):
                 value = f"<{type(value).__name__} in memory>"
             elif isinstance(value, Sequence) and not isinstance(value, str):
@@ -121,6 +135,29 @@ class Request:
         json.dumps(plain)
         return plain
 
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Request:
+        """The request that :meth:`settings` describes, such as a file's tags hold.
+
+        Raises ValueError for a picture, sound or latent that was in memory, and for unknown fields.
+        """
+        known = {field.name for field in fields(cls)}
+        unknown = settings.keys() - known
+        if unknown:
+            raise ValueError(
+                f"the settings have {', '.join(sorted(unknown))}, which this version does not know: use the "
+                "version that wrote them"
+            )
+        values = dict(settings)
+        for name, value in values.items():
+            if isinstance(value, str) and value.startswith("<") and value.endswith(" in memory>"):
+                raise ValueError(f"{name} was {value} and is not in the settings: give it again")
+        readers = {"snap": Snap, "guidance": _guidance, "nag": _build(Nag), "cache": _build(StepCache)}
+        for name, read in readers.items():
+            if values.get(name) is not None:
+                values[name] = read(values[name])
+        return cls(**values)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
@@ -128,13 +165,20 @@ class Stage:
 
     clip: ClipPlan
     sigmas: Tensor
-    cfg: float
-    audio_cfg: float
+    guidance: Guidance | GuidanceSchedule
     image_strength: float
+    sampler: str = "euler"
+    eta: float | None = None
+    nag: Nag | None = None
 
     @property
     def guided(self) -> bool:
-        return self.cfg != 1 or self.audio_cfg != 1
+        return len(self.guidance.passes()) > 1
+
+    @property
+    def needs_negative(self) -> bool:
+        """Whether the negative prompt is read."""
+        return Pass.NEGATIVE in self.guidance.passes() or self.nag is not None or self.sampler in PAIRED
 
 
 def plan_stages(request: Request, numerics: Numerics = Numerics.OFFICIAL) -> tuple[Stage, ...]:
@@ -157,19 +201,39 @@ def plan_stages(request: Request, numerics: Numerics = Numerics.OFFICIAL) -> tup
             numerics=numerics,
         )
     first = clip if request.stages == 1 else clip.half()
-    guided = not request.distilled
-    cfg = request.cfg if guided else 1.0
+    guidance = _first_guidance(request)
+    reads_negative = Pass.NEGATIVE in guidance.passes()
     stage = Stage(
         clip=first,
         sigmas=_first_sigmas(request, first, numerics),
-        cfg=cfg,
-        audio_cfg=cfg if request.audio_cfg is None or not guided else request.audio_cfg,
+        guidance=guidance,
         image_strength=request.image_strength,
+        sampler=request.sampler,
+        eta=request.eta,
+        nag=None if reads_negative else request.nag,
     )
     if request.stages == 1:
         return (stage,)
     sigmas = DISTILLED_STAGE2_SIGMAS if request.stage2_sigmas is None else as_sigmas(request.stage2_sigmas)
-    return stage, replace(stage, clip=clip, sigmas=sigmas, cfg=1.0, audio_cfg=1.0, image_strength=1.0)
+    sampler = request.stage2_sampler or ("euler" if stage.guided else request.sampler)
+    return stage, replace(
+        stage,
+        clip=clip,
+        sigmas=sigmas,
+        guidance=Guidance(),
+        image_strength=1.0,
+        sampler=sampler,
+        eta=request.eta if sampler == request.sampler else None,
+        nag=request.nag,
+    )
+
+
+def _first_guidance(request: Request) -> Guidance | GuidanceSchedule:
+    if request.guidance is not None:
+        return request.guidance
+    if request.distilled:
+        return Guidance()
+    return CFG(video=request.cfg, audio=request.cfg if request.audio_cfg is None else request.audio_cfg)
 
 
 def _first_sigmas(request: Request, clip: ClipPlan, numerics: Numerics) -> Tensor:
@@ -191,6 +255,29 @@ def _tail(sigmas: Tensor, denoise: float) -> Tensor:
         raise ValueError(f"denoise={denoise} must be above 0 and at most 1")
     steps = max(1, round((len(sigmas) - 1) * denoise))
     return sigmas[-steps - 1 :]
+
+
+def _guidance(settings: Mapping[str, Any]) -> Guidance | GuidanceSchedule:
+    """Guidance, plain or scheduled, from its JSON values."""
+    if "entries" in settings:
+        return GuidanceSchedule(
+            tuple((sigma, _plain_guidance(guidance)) for sigma, guidance in settings["entries"])
+        )
+    return _plain_guidance(settings)
+
+
+def _plain_guidance(settings: Mapping[str, Any]) -> Guidance:
+    streams = {name: _build(StreamGuidance)(settings[name]) for name in ("video", "audio")}
+    return _build(Guidance)({**settings, **streams, "stg_blocks": tuple(settings["stg_blocks"])})
+
+
+def _build(kind: Any) -> Any:
+    """A reader of one dataclass from its JSON values."""
+
+    def read(settings: Mapping[str, Any]) -> Any:
+        return kind(**settings)
+
+    return read
 
 
 def _clip_of(request: Request, latents: AVLatent, numerics: Numerics) -> ClipPlan:

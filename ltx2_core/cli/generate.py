@@ -16,10 +16,10 @@ from ..loading import LoraSpec
 from ..media import check_output
 from ..pipeline import LTX2Pipeline, Progress
 from ..request import NEGATIVE_PROMPT, Request, plan_stages
-from ..sampling.samplers import SAMPLERS
 from ..sampling.schedules import parse_sigmas
 from ..shapes import Snap
 from ..types import Numerics
+from .guidance import check_files, read_sampling, repeated_request, sampling_options, settings_of
 from .plan import print_plan
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -63,7 +63,12 @@ def _path(**options: Any) -> click.Path:
 
 
 @click.command()
-@click.option("--prompt", required=True, help="What to show and to hear.")
+@click.option("--prompt", help="What to show and to hear.")
+@click.option(
+    "--from-file",
+    type=_path(),
+    help="Repeat what made this MP4; options given besides change it. LoRAs and model files are given again.",
+)
 @click.option(
     "--negative", "negative_prompt", default=NEGATIVE_PROMPT, help="What to avoid; used with --cfg above 1."
 )
@@ -93,11 +98,9 @@ def _path(**options: Any) -> click.Path:
     help="What to do with a size or length off the grid.",
 )
 @click.option("--steps", type=int, help="Steps of the first stage.  [default: 30; embedded set 8]")
-@click.option("--cfg", type=float, default=4.0, show_default=True, help="Guidance; 1 is none.")
-@click.option("--audio-cfg", type=float, help="Guidance of the sound, if it differs.")
 @click.option("--distilled", is_flag=True, help="Distilled weights or LoRA: 8 fixed steps, no guidance.")
 @click.option("--sigmas", help="Schedule of the first stage, such as '1, 0.725, 0.42, 0'.")
-@click.option("--sampler", type=click.Choice(sorted(SAMPLERS)), default="euler", show_default=True)
+@sampling_options
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
     "--stages", type=click.IntRange(1, 2), default=2, show_default=True, help="2: half size, then upscaled."
@@ -122,6 +125,9 @@ def _path(**options: Any) -> click.Path:
     show_default=True,
     help="Whose result to give where the public implementations differ.",
 )
+@click.option(
+    "--passes-per-call", type=int, default=1, show_default=True, help="Passes of guidance evaluated at once."
+)
 @click.option("--fp8-matmul", is_flag=True, help="Multiply fp8 layers in fp8: faster, rounds their input.")
 @click.option("--nvfp4-matmul", is_flag=True, help="The same for NVFP4 layers, on Blackwell.")
 @click.option(
@@ -129,7 +135,10 @@ def _path(**options: Any) -> click.Path:
 )
 @click.option("--dry-run", is_flag=True, help="Print sizes, tokens, sigmas and predicted memory, and stop.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
+@click.pass_context
 def generate(
+    context: click.Context,
+    from_file: Path | None,
     checkpoints: tuple[Path, ...],
     text_encoder: Path | None,
     upscaler: Path | None,
@@ -140,6 +149,7 @@ def generate(
     numerics: str,
     fp8_matmul: bool,
     nvfp4_matmul: bool,
+    passes_per_call: int,
     output: Path,
     dry_run: bool,
     quiet: bool,
@@ -154,13 +164,12 @@ def generate(
         defaults = dict(EMBEDDED_DEFAULTS)
     if options["seconds"] is not None:
         defaults.pop("num_frames", None)
-    given = {name: value for name, value in options.items() if value is not None}
     try:
-        request = Request(
-            **{**defaults, **given},
-            snap=Snap(snap),
-            sigmas=None if sigmas is None else parse_sigmas(sigmas).tolist(),
-        )
+        recorded = None if from_file is None else settings_of(from_file)
+        if recorded is not None and not _is_given(context, "numerics"):
+            numerics = recorded["numerics"]
+        if recorded is not None and dtype is None and recorded["dtype"] in DTYPES:
+            dtype = recorded["dtype"]
         settings: dict[str, Any] = {
             "loras": loras,
             "stage2_loras": stage2_loras,
@@ -169,11 +178,25 @@ def generate(
             "numerics": Numerics(numerics),
             "fp8_matmul": fp8_matmul,
             "nvfp4_matmul": nvfp4_matmul,
+            "passes_per_call": passes_per_call,
         }
         if checkpoints:
             pipeline = LTX2Pipeline(*checkpoints, text_encoder=text_encoder, upscaler=upscaler, **settings)
         else:
             pipeline = LTX2Pipeline.embedded(**settings)
+        options |= {"snap": Snap(snap), "sigmas": None if sigmas is None else parse_sigmas(sigmas).tolist()}
+        if recorded is None:
+            if options["prompt"] is None:
+                raise ValueError("--prompt is missing: say what to show and to hear, or give --from-file")
+            given = {name: value for name, value in options.items() if value is not None}
+            fields = read_sampling(given, pipeline)
+            request = Request(**{**defaults, **fields, **given})
+        else:
+            given = {name: value for name, value in options.items() if _is_given(context, name)}
+            request = repeated_request(recorded, {**read_sampling(given, pipeline), **given})
+            differs = check_files(recorded, pipeline, given_loras=bool(loras or stage2_loras))
+            if differs is not None:
+                click.echo(differs, err=True)
         stages = plan_stages(request, pipeline.numerics)
         for report in pipeline.lora_reports():
             click.echo(report, err=True)
@@ -187,6 +210,11 @@ def generate(
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(str(output.resolve()))
+
+
+def _is_given(context: click.Context, name: str) -> bool:
+    """Whether an option was written on the command line."""
+    return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
 
 
 def run(pipeline: LTX2Pipeline, request: Request, output: Path, *, quiet: bool) -> None:

@@ -24,7 +24,10 @@ def print_plan(pipeline: LTX2Pipeline, stages: Sequence[Stage]) -> None:
     for change in clip.changes:
         click.echo(f"          {change}")
     for index, stage in enumerate(stages, start=1):
-        guidance = f"cfg {stage.cfg:g}, audio {stage.audio_cfg:g}" if stage.guided else "no guidance"
+        passes = len(stage.guidance.passes())
+        guidance = (
+            f"{stage.sampler}, {passes} passes a step" if stage.guided else f"{stage.sampler}, no guidance"
+        )
         click.echo(
             f"stage {index}   {stage.clip.width}x{stage.clip.height}: {stage.clip.video_tokens} video + "
             f"{stage.clip.audio_tokens} audio tokens, {len(stage.sigmas) - 1} steps, {guidance}"

@@ -104,13 +104,18 @@ class _Watch:
         self.added: Sequence[Tensor] | None = None
         self._block = model.transformer_blocks[0]
         self._before, self._threshold = before, threshold
+        self._start: list[Tensor | None] = []
 
     def __enter__(self) -> _Watch:
-        self._hook = self._block.register_forward_hook(self._see)
+        self._hooks = (
+            self._block.register_forward_pre_hook(self._see_input),
+            self._block.register_forward_hook(self._see),
+        )
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
 
     def on_block(self, number: int) -> None:
         """Raises if the block before number 1 has added what it did at the last full evaluation."""
@@ -121,11 +126,16 @@ class _Watch:
         if all(_distance(now, then) < self._threshold for now, then in pairs):
             raise _Unchanged
 
+    def _see_input(self, block: Any, args: tuple[Any, ...]) -> None:
+        if self.added is None:
+            # A block may write into its input.
+            self._start = [None if t is None else t.clone() for t in args[:2]]
+
     def _see(self, block: Any, args: tuple[Any, ...], result: tuple[Tensor | None, Tensor | None]) -> None:
         if self.added is None:
-            self.added = [
-                after - start for start, after in zip(args[:2], result, strict=True) if after is not None
-            ]
+            pairs = zip(self._start, result, strict=True)
+            self.added = [after - start for start, after in pairs if start is not None and after is not None]
+            self._start = []
 
 
 def _distance(now: Tensor, before: Tensor) -> float:

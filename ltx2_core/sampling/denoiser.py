@@ -6,7 +6,7 @@ G guide tokens, S text tokens, K text width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,17 +22,21 @@ from ..conditioning.patchify import (
     video_positions,
 )
 from ..transformer import GuideWeights, Modality, OnBlock, Perturbations, RopeTables, Transformer
+from ..transformer.nag import NegativeText
 from ..types import AVLatent, Guide, LatentState, Numerics, TextContext
-from .guidance import Guidance, Pass
+from .caching import Evaluations, Reuse, StepCache
+from .guidance import Guidance, GuidanceAt, GuidanceSchedule, Nag, Pass
+from .samplers.base import Estimates
 
 
 class Denoiser:
     """Predicts x0 of a state with a model; one object serves one run, at any sigmas and with any sampler.
 
     The latent is float32 throughout, the model sees ``dtype``. Where the mask is 0 the given content comes
-    back bit for bit. ``batch_guidance`` evaluates all passes of a step in one call of the model, for more
-    memory (contexts of different length go one after the other all the same). ``on_block`` is called before
-    each block of the model and may raise to stop within a step.
+    back bit for bit. ``passes_per_call`` is how many passes of a step one call of the model may evaluate, for
+    more memory (contexts of different length go one after the other all the same). ``nag`` lets the model
+    read the negative prompt in the passes of the positive one. ``cache`` reuses velocities between steps.
+    ``on_block`` is called before each block of the model and may raise to stop within a step.
     """
 
     def __init__(
@@ -42,74 +46,134 @@ class Denoiser:
         positive: TextContext,
         negative: TextContext | None = None,
         *,
-        guidance: Guidance | None = None,
+        guidance: GuidanceAt | None = None,
+        nag: Nag | None = None,
         numerics: Numerics = Numerics.OFFICIAL,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
-        batch_guidance: bool = False,
+        passes_per_call: int = 1,
+        cache: StepCache | None = None,
         on_block: OnBlock | None = None,
     ) -> None:
         """``device`` is where model and latents are, by default that of the state.
 
-        Raises ValueError if the guidance needs a ``negative`` that is not given, or if a context has neither
-        one sample nor as many as the state.
+        Raises ValueError if the guidance or ``nag`` needs a ``negative`` that is not given or a block that
+        the model lacks, if both use the negative prompt, or if a context has neither one sample nor as many
+        as the state.
         """
+        if passes_per_call < 1:
+            raise ValueError(f"passes_per_call={passes_per_call} must be at least 1, which is one by one")
         self._model, self._numerics, self._dtype, self._on_block = model, numerics, dtype, on_block
-        self._guidance = Guidance() if guidance is None else guidance
+        self._guidance: GuidanceAt = Guidance() if guidance is None else guidance
+        self._passes_per_call = passes_per_call
         self._clean = state.latent.to(device, torch.float32)
         self._mask = expand_mask(state.mask, state.latent).to(device, torch.float32)
-        self._passes = self._needed_passes()
-        contexts = self._contexts(positive, negative)
+        contexts = self._contexts(positive, negative, nag)
         self._kept = _kept_tokens(state, self._clean.video)
-        self._video = self._video_stream(state, [context.video for context in contexts])
-        self._audio = self._audio_stream([context.audio for context in contexts])
+        self._video = self._video_stream(state, {which: c.video for which, c in contexts.items()})
+        self._audio = self._audio_stream({which: c.audio for which, c in contexts.items()})
         streams = [stream for stream in (self._video, self._audio) if stream is not None]
         if not streams:
             raise ValueError("the state has neither video nor audio: there is nothing to denoise")
         self._device = streams[0].mask.device
         self._rope = self._rope_tables()
-        together = batch_guidance and all(stream.contexts_agree for stream in streams)
-        each = range(len(self._passes))
-        self._calls = [tuple(each)] if together else [(index,) for index in each]
+        self._together = all(stream.contexts_agree for stream in streams)
+        self._nag = nag
+        self._reuse = None if cache is None else Reuse(cache, model)
+        self._evaluated = self._reused = 0
+
+    @property
+    def evaluations(self) -> Evaluations:
+        """How many passes the model has evaluated since this was made, and how many were reused."""
+        return Evaluations(run=self._evaluated, reused=self._reused)
 
     def __call__(self, x: AVLatent, sigma: float) -> AVLatent:
         """x0 of ``x`` at noise level ``sigma`` in (0, 1], guided and with the given content in place."""
-        x = x.to(self._device, torch.float32)
-        taken: AVLatent | float = self._mask * sigma
-        if self._numerics is Numerics.COMFY:
-            # Kept content is shown clean, and the noise of the step is taken off whatever a cell's own level.
-            x, taken = blend(self._clean, x, self._mask), sigma
-        x0 = {}
-        for call in self._calls:
-            for index, velocity in zip(call, self._velocities(x, sigma, call), strict=True):
-                x0[self._passes[index]] = x - velocity * taken
-        return blend(self._clean, self._guidance.combine(x0), self._mask)
+        guidance = self._guidance.at(sigma)
+        x0 = self._estimates(x, sigma, guidance, self._needed(guidance))
+        return blend(self._clean, guidance.combine(x0), self._mask)
+
+    def pair(self, x: AVLatent, sigma: float) -> Estimates:
+        """x0 as from a call, and what the negative prompt alone gives, evaluated whatever the guidance.
+
+        Raises ValueError if there is no negative context.
+        """
+        if Pass.NEGATIVE not in self._known:
+            raise ValueError("this sampler needs a negative prompt at any cfg: give its context")
+        guidance = self._guidance.at(sigma)
+        needed = {*self._needed(guidance), Pass.NEGATIVE}
+        x0 = self._estimates(x, sigma, guidance, tuple(which for which in Pass if which in needed))
+        negative = x0[Pass.NEGATIVE]
+        if self._numerics is Numerics.OFFICIAL:
+            negative = blend(self._clean, negative, self._mask)
+        return Estimates(blend(self._clean, guidance.combine(x0), self._mask), negative)
 
     def keep(self, x: AVLatent) -> AVLatent:
         """Blend the given content into a state to which a sampler has added noise."""
         return x if self._numerics is Numerics.COMFY else blend(self._clean, x, self._mask)
 
-    def _velocities(self, x: AVLatent, sigma: float, call: Sequence[int]) -> list[AVLatent]:
-        """Velocities of ``x`` for the passes numbered in ``call``, from one evaluation of the model."""
+    def _estimates(
+        self, x: AVLatent, sigma: float, guidance: Guidance, passes: tuple[Pass, ...]
+    ) -> dict[Pass, AVLatent]:
+        """The clean estimates of a step, before guidance and given content."""
+        x = x.to(self._device, torch.float32)
+        taken: AVLatent | float = self._mask * sigma
+        if self._numerics is Numerics.COMFY:
+            # Kept content is shown clean, and the noise of the step is taken off whatever a cell's own level.
+            x, taken = blend(self._clean, x, self._mask), sigma
+        if self._reuse is None:
+            velocities = self._velocities(x, sigma, guidance, passes)
+            self._evaluated += len(passes)
+        else:
+            velocities, evaluated = self._reuse(
+                sigma,
+                passes,
+                lambda watch: self._velocities(x, sigma, guidance, passes, watch),
+            )
+            self._evaluated += evaluated
+            self._reused += len(passes) - evaluated
+        return {which: x - velocities[which] * taken for which in passes}
+
+    def _velocities(
+        self,
+        x: AVLatent,
+        sigma: float,
+        guidance: Guidance,
+        passes: tuple[Pass, ...],
+        watch: OnBlock | None = None,
+    ) -> dict[Pass, AVLatent]:
+        """Velocities of ``x`` for each pass; ``watch`` hears of the blocks as ``on_block`` does."""
+        size = self._passes_per_call if self._together else 1
+        found: dict[Pass, AVLatent] = {}
+        for start in range(0, len(passes), size):
+            call = passes[start : start + size]
+            found.update(zip(call, self._evaluate(x, sigma, guidance, call, watch), strict=True))
+        return found
+
+    def _evaluate(
+        self, x: AVLatent, sigma: float, guidance: Guidance, call: Sequence[Pass], watch: OnBlock | None
+    ) -> list[AVLatent]:
+        """Velocities of ``x`` for the passes in ``call``, from one evaluation of the model."""
         video = audio = None
         if x.video is not None and self._video is not None:
             tokens = patchify_video(x.video)
             tokens = tokens if self._kept is None else tokens[:, self._kept]
-            video = self._video.modality(tokens.to(self._dtype), sigma, call)
+            video = self._video.modality(tokens.to(self._dtype), sigma, call, self._nag)
         if x.audio is not None and self._audio is not None:
-            audio = self._audio.modality(patchify_audio(x.audio).to(self._dtype), sigma, call)
+            audio = self._audio.modality(patchify_audio(x.audio).to(self._dtype), sigma, call, self._nag)
         batch = len(self._mask.video if self._mask.video is not None else _present(self._mask.audio))
-        perturbations = [self._guidance.perturbation(self._passes[index]) for index in call]
+        perturbations = [guidance.perturbation(which) for which in call]
         v, a = self._model(
             video,
             audio,
             Perturbations(tuple(p for p in perturbations for _ in range(batch))),
             rope=self._rope,
-            on_block=self._on_block,
+            on_block=_both(self._on_block, watch),
         )
-        v = None if v is None else self._spread(v.float())
         latents = AVLatent(
-            None if x.video is None else unpatchify_video(_present(v), *x.video.shape[2:]),
+            None
+            if x.video is None
+            else unpatchify_video(self._spread(_present(v).float()), *x.video.shape[2:]),
             None if x.audio is None else unpatchify_audio(_present(a).float(), x.audio.shape[3]),
         )
         return [_chunk(latents, number, len(call)) for number in range(len(call))]
@@ -122,25 +186,44 @@ class Denoiser:
         whole[:, self._kept] = tokens
         return whole
 
-    def _needed_passes(self) -> tuple[Pass, ...]:
+    def _needed(self, guidance: GuidanceAt) -> tuple[Pass, ...]:
         """The passes of the guidance, less those that only a stream without anything to generate asks for."""
         video, audio = (
             mask is not None and bool((mask > 0).any()) for mask in (self._mask.video, self._mask.audio)
         )
         both = self._mask.video is not None and self._mask.audio is not None
         return tuple(
-            which
-            for which in self._guidance.passes(video=video, audio=audio)
-            if both or which is not Pass.APART
+            which for which in guidance.passes(video=video, audio=audio) if both or which is not Pass.APART
         )
 
-    def _contexts(self, positive: TextContext, negative: TextContext | None) -> list[TextContext]:
-        """The text that each pass reads."""
-        if negative is None and Pass.NEGATIVE in self._passes:
+    def _contexts(
+        self, positive: TextContext, negative: TextContext | None, nag: Nag | None
+    ) -> dict[Pass, TextContext]:
+        """The text that each pass reads; that of the negative one is there whenever it is given."""
+        needed = self._needed(self._guidance)
+        if Pass.UNREFERENCED in needed:
+            raise ValueError("identity guidance needs a reference sound, which only the nodes take: use 0")
+        if Pass.NEGATIVE in needed and negative is None:
             raise ValueError("cfg is not 1, which needs a negative prompt: give its context, or use cfg 1")
-        return [negative if negative and which is Pass.NEGATIVE else positive for which in self._passes]
+        if nag is not None and negative is None:
+            raise ValueError("nag needs a negative prompt: give its context")
+        if nag is not None and Pass.NEGATIVE in needed:
+            raise ValueError("nag takes the place of cfg: use cfg 1 with it, or leave nag out")
+        layers = self._model.config.num_layers
+        skipped = {block for g in _parts(self._guidance) for block in g.stg_blocks}
+        if Pass.PERTURBED in needed and not all(0 <= block < layers for block in skipped):
+            raise ValueError(
+                f"stg_blocks {sorted(skipped)} are not all among the {layers} blocks of this model: "
+                f"use numbers from 0 to {layers - 1}"
+            )
+        contexts = dict.fromkeys(needed, positive)
+        self._known = {*needed}
+        if negative is not None:
+            contexts[Pass.NEGATIVE] = negative
+            self._known.add(Pass.NEGATIVE)
+        return contexts
 
-    def _video_stream(self, state: LatentState, contexts: Sequence[Tensor]) -> _Stream | None:
+    def _video_stream(self, state: LatentState, contexts: Mapping[Pass, Tensor]) -> _Stream | None:
         latent, mask = self._clean.video, self._mask.video
         if latent is None or mask is None:
             return None
@@ -156,7 +239,7 @@ class Denoiser:
             positions, first_frame = positions[:, :, kept], first_frame[:, self._kept]
         return self._stream(mask, positions, contexts, attention_mask=weights, keyframes=first_frame)
 
-    def _audio_stream(self, contexts: Sequence[Tensor]) -> _Stream | None:
+    def _audio_stream(self, contexts: Mapping[Pass, Tensor]) -> _Stream | None:
         latent, mask = self._clean.audio, self._mask.audio
         if latent is None or mask is None:
             return None
@@ -166,12 +249,12 @@ class Denoiser:
         self,
         mask: Tensor,
         positions: Tensor,
-        contexts: Sequence[Tensor],
+        contexts: Mapping[Pass, Tensor],
         attention_mask: GuideWeights | None = None,
         keyframes: Tensor | None = None,
     ) -> _Stream:
         batch = len(mask)
-        for context in contexts:
+        for context in contexts.values():
             if len(context) not in (1, batch):
                 raise ValueError(
                     f"a text context has {len(context)} samples and the latent {batch}: give 1 or {batch}"
@@ -184,7 +267,10 @@ class Denoiser:
             mask=highest[:, None] if bool((tokens == highest[:, None]).all()) else tokens,
             level=highest if self._numerics is Numerics.COMFY else (highest > 0).float(),
             positions=positions,
-            contexts=tuple(c.to(mask.device, self._dtype).expand(batch, *c.shape[1:]) for c in contexts),
+            contexts={
+                which: c.to(mask.device, self._dtype).expand(batch, *c.shape[1:])
+                for which, c in contexts.items()
+            },
             attention_mask=attention_mask,
             keyframes=keyframes,
         )
@@ -212,26 +298,31 @@ class _Stream:
     mask: Tensor
     level: Tensor
     positions: Tensor
-    contexts: tuple[Tensor, ...]
+    contexts: Mapping[Pass, Tensor]
     attention_mask: GuideWeights | None
     keyframes: Tensor | None
 
     @property
     def contexts_agree(self) -> bool:
-        return len({context.shape[1] for context in self.contexts}) == 1
+        return len({context.shape[1] for context in self.contexts.values()}) == 1
 
-    def modality(self, tokens: Tensor, sigma: float, call: Sequence[int]) -> Modality:
-        """Tokens (B, N, C) at noise level ``sigma``, once for each pass numbered in ``call``."""
+    def modality(self, tokens: Tensor, sigma: float, call: Sequence[Pass], nag: Nag | None) -> Modality:
+        """Tokens (B, N, C) at noise level ``sigma``, once for each pass in ``call``."""
         passes = len(call)
         return Modality(
             tokens=tokens.repeat(passes, 1, 1),
             timesteps=(self.mask * sigma).repeat(passes, 1),
             sigma=(self.level * sigma).repeat(passes),
             positions=self.positions,
-            context=torch.cat([self.contexts[index] for index in call]),
+            context=torch.cat([self.contexts[which] for which in call]),
             attention_mask=self.attention_mask,
             keyframes=self.keyframes,
+            negative=None if nag is None else self._negative(nag, passes),
         )
+
+    def _negative(self, nag: Nag, passes: int) -> NegativeText:
+        context = self.contexts[Pass.NEGATIVE].repeat(passes, 1, 1)
+        return NegativeText(context=context, scale=nag.scale, alpha=nag.alpha, tau=nag.tau)
 
 
 def guide_attention(guides: Sequence[Guide], *, between_guides: float) -> GuideWeights | None:
@@ -261,6 +352,26 @@ def _kept_tokens(state: LatentState, video: Tensor | None) -> Tensor | None:
 
 def _chunk(x: AVLatent, number: int, chunks: int) -> AVLatent:
     return x.map(lambda t: t.chunk(chunks)[number])
+
+
+def _parts(guidance: GuidanceAt) -> tuple[Guidance, ...]:
+    """The guidance of every range of sigma."""
+    if isinstance(guidance, GuidanceSchedule):
+        return tuple(entry for _, entry in guidance.entries)
+    return (guidance,) if isinstance(guidance, Guidance) else ()
+
+
+def _both(first: OnBlock | None, second: OnBlock | None) -> OnBlock | None:
+    """One callback for two; the first is asked first."""
+    if first is None or second is None:
+        return first or second
+    a, b = first, second
+
+    def on_block(number: int) -> None:
+        a(number)
+        b(number)
+
+    return on_block
 
 
 def _present(x: Tensor | None) -> Tensor:

@@ -15,6 +15,7 @@ from ..config import TransformerConfig
 from .adaln import Modulation
 from .guided import GuideBias
 from .layers import Attention, FeedForward, rms_norm
+from .nag import NegativeText
 from .perturbations import KEEP_ALL, BlockKeep, Keep
 from .rope import Rope
 
@@ -77,6 +78,7 @@ class StreamInputs:
     cross: Modulation | None = None
     cross_gate: Modulation | None = None
     cross_rope: Rope | None = None
+    negative: NegativeText | None = None
     enabled: bool = True
 
 
@@ -164,14 +166,25 @@ class BlockStream:
         update = self._attention("attn1")(hidden, rope=inputs.rope, bias=inputs.attention_bias, keep=keep)
         self.x = m.gate(self.x, update, row=2)
 
-        text_attention = self._attention("attn2")
         if not self.block.config.cross_attention_adaln:
-            self.x = self.x + text_attention(self._norm(), inputs.context, bias=inputs.context_bias)
+            self.x = self.x + self._read_text(self._norm(), None)
             return
-        prompt = self._prompt_modulation()
-        context = prompt.modulate(inputs.context, shift=0, scale=1)
         hidden = m.modulate(self._norm(), shift=6, scale=7)
-        self.x = m.gate(self.x, text_attention(hidden, context, bias=inputs.context_bias), row=8)
+        self.x = m.gate(self.x, self._read_text(hidden, self._prompt_modulation()), row=8)
+
+    def _read_text(self, hidden: Tensor, prompt: Modulation | None) -> Tensor:
+        """What the text adds to tokens (B, N, W), led away from the negative text where there is one."""
+        inputs = self.inputs
+
+        def read(context: Tensor, bias: Tensor | None) -> Tensor:
+            context = context if prompt is None else prompt.modulate(context, shift=0, scale=1)
+            update: Tensor = self._attention("attn2")(hidden, context, bias=bias)
+            return update
+
+        update = read(inputs.context, inputs.context_bias)
+        if inputs.negative is None:
+            return update
+        return inputs.negative.guide(update, read(inputs.negative.context, None))
 
     def attend_other(
         self,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .guided import GuideBias, GuideWeights, log_weights
+from .nag import NegativeText
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,7 @@ class Modality:
     - ``attention_mask`` (B, N, N) from 0 weighs what a query (row) sees; ``GuideWeights`` say the same of
       guides at the end of a video, in far less memory.
     - ``keyframes`` (B, N, 1) is above 0 on single-frame tokens; generations before 2.5 ignore it.
+    - ``negative`` is a text to keep away from, in the place of a pass of its own.
     - a stream that is not ``enabled`` is left as it is and only serves the other one.
     """
 
@@ -38,6 +40,7 @@ class Modality:
     context_mask: Tensor | None = None
     attention_mask: Tensor | GuideWeights | None = None
     keyframes: Tensor | None = None
+    negative: NegativeText | None = None
     enabled: bool = True
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ Letters: B batch, N tokens, C token channels, S text tokens, K text width, W str
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from .adaln import AdaLNSingle, Modulation, group_timesteps
 from .block import StreamInputs, StreamSpec, TransformerBlock, audio_spec, video_spec
 from .layers import CaptionProjection
 from .modality import Modality, attention_bias, context_bias
+from .nag import NegativeText
 from .perturbations import KEEP_ALL, Perturbations
 from .rope import Rope, rope_table
 
@@ -197,8 +198,14 @@ class Transformer(nn.Module):
             cross=cross,
             cross_gate=cross_gate,
             cross_rope=None if cross_rope is None else cross_rope.to(dtype, device),
+            negative=self._negative(spec, modality.negative),
             enabled=modality.enabled,
         )
+
+    def _negative(self, spec: StreamSpec, text: NegativeText | None) -> NegativeText | None:
+        if text is None:
+            return None
+        return replace(text, context=self.project_context(text.context, audio=spec.name == "audio"))
 
     def _head(self, spec: StreamSpec, x: Tensor | None, inputs: StreamInputs | None) -> Tensor | None:
         if x is None or inputs is None or not inputs.enabled:

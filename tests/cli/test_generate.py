@@ -116,3 +116,55 @@ def test_control_c_stops_at_once_and_leaves_nothing(tmp_path) -> None:
     process.wait(timeout=60)
     assert process.returncode != 0 and time.monotonic() - start < 30
     assert "Traceback" not in process.stderr.read() and not list(tmp_path.iterdir())
+
+
+def test_the_settings_in_a_file_repeat_it_bit_for_bit(photo, tmp_path) -> None:
+    first, again, other = (tmp_path / f"{name}.mp4" for name in ("first", "again", "other"))
+    sampling = ["--sampler", "res_2s", "--eta", "0.3", "--stg", "1", "--modality", "2", "--audio-cfg", "3"]
+    sampling += ["--rescale", "0.5", "--seed", "7", "--image", photo, "--cfg-star", "--to-sigma", "0.5"]
+    result = generate(*sampling, "--dtype", "float32", "-o", first, *SMALL)
+    assert result.exit_code == 0, result.output
+    repeat = ["generate", "--from-file", str(first), "--quiet"]
+    result = CliRunner().invoke(main, [*repeat, "-o", str(again)])
+    assert result.exit_code == 0, result.output
+    assert packets(again) == packets(first)
+    result = CliRunner().invoke(main, [*repeat, "--seed", "8", "-o", str(other)])
+    assert result.exit_code == 0, result.output
+    assert packets(other) != packets(first)
+
+
+def packets(path: Path) -> list[bytes]:
+    with av.open(str(path)) as file:
+        return [bytes(packet) for packet in file.demux() if packet.size]
+
+
+@pytest.mark.parametrize("preset", ["distilled 8", "dev 30 guided", "quality res_2s 15"])
+def test_a_preset_is_shown_in_the_plan(preset, tmp_path) -> None:
+    result = generate("--preset", preset, "--dry-run", "-o", tmp_path / "clip.mp4", *SMALL[:6])
+    assert result.exit_code == 0, result.output
+    expected = {"distilled 8": "8 steps, euler, no", "dev 30 guided": "30 steps, euler, 4 passes"}
+    assert expected.get(preset, "15 steps, res_2s, 3 passes") in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--from-file", "missing.mp4"], "missing.mp4"),
+        (["--cache", "magic:0.1"], "first_block"),
+        (["--cache", "first_block:x"], "no number"),
+        (["--eta", "0.5"], "no meaning"),
+        (["--stg", "1", "--stg-blocks", "a"], "block numbers"),
+        (["--nag-tau", "2"], "--nag"),
+        (["--rescale", "3"], "rescale=3"),
+        (["--passes-per-call", "0"], "passes_per_call=0"),
+    ],
+)
+def test_sampling_options_without_meaning_end_with_one_line(arguments, message, tmp_path) -> None:
+    result = generate(*SMALL, *arguments, "-o", tmp_path / "clip.mp4")
+    assert result.exit_code == 1 and message in result.output, result.output
+    assert "Traceback" not in result.output and not list(tmp_path.iterdir())
+
+
+def test_without_a_prompt_and_without_a_file_there_is_nothing_to_make() -> None:
+    result = CliRunner().invoke(main, ["generate"])
+    assert result.exit_code == 1 and "--prompt" in result.output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -11,11 +12,12 @@ from ltx2_core.conditioning.items import AudioGiven, GuideFrames, ImageInPlace, 
 from ltx2_core.conditioning.patchify import unpatchify_audio, unpatchify_video
 from ltx2_core.conditioning.state import empty_state
 from ltx2_core.config import TransformerConfig
+from ltx2_core.sampling.caching import StepCache
 from ltx2_core.sampling.denoiser import Denoiser, guide_attention
-from ltx2_core.sampling.guidance import CFG, Guidance, StreamGuidance
+from ltx2_core.sampling.guidance import CFG, Guidance, GuidanceSchedule, Nag, StreamGuidance
 from ltx2_core.sampling.noise import initial_state, make_noise
-from ltx2_core.sampling.samplers import SAMPLERS, sample_euler
-from ltx2_core.sampling.schedules import DISTILLED_STAGE2_SIGMAS
+from ltx2_core.sampling.samplers import SAMPLERS, sample_euler, sample_euler_cfg_pp
+from ltx2_core.sampling.schedules import DISTILLED_SIGMAS, DISTILLED_STAGE2_SIGMAS
 from ltx2_core.shapes import plan_clip
 from ltx2_core.transformer import Modality, Transformer
 from ltx2_core.types import AVLatent, Guide, Numerics, TextContext
@@ -162,7 +164,7 @@ def test_kept_cells_come_out_bit_for_bit(model, name, numerics):
     assert torch.equal(out.video[:, :, 0], state.latent.video[:, :, 0])
     assert not torch.equal(out.video[:, :, 1], state.latent.video[:, :, 1])
     frozen = AudioGiven(latent=state.latent.audio).apply(VideoGiven(latent=state.latent.video).apply(state))
-    denoise = Denoiser(model, frozen, text(), numerics=numerics)
+    denoise = Denoiser(model, frozen, text(), text(1), numerics=numerics)
     assert_equal(denoise(initial_state(frozen, noisy(frozen), 1.0, numerics), 1.0), frozen.latent)
 
 
@@ -191,14 +193,16 @@ def test_official_and_comfy_agree_on_masks_of_zero_and_one(model):
 def test_a_step_costs_one_evaluation_for_each_scale_in_use_or_one_call_in_all(model, guidance, passes):
     state = empty_state(PLAN, 2)
     x, results = noisy(state), []
-    for together in (False, True):
+    for size in (1, 2, 4):
         model.calls.clear()
-        denoise = Denoiser(model, state, text(), text(1), guidance=guidance, batch_guidance=together)
+        denoise = Denoiser(model, state, text(), text(1), guidance=guidance, passes_per_call=size)
         results.append(denoise(x, 0.8))
-        assert len(model.calls) == (1 if together else passes)
+        assert len(model.calls) == math.ceil(passes / size)
         assert sum(len(call[0].tokens) for call in model.calls) == 2 * passes
-    torch.testing.assert_close(results[0].video, results[1].video)
-    torch.testing.assert_close(results[0].audio, results[1].audio)
+        assert denoise.evaluations == (passes, 0)
+    for sliced in results[1:]:
+        torch.testing.assert_close(results[0].video, sliced.video, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(results[0].audio, sliced.audio, atol=1e-4, rtol=1e-4)
 
 
 def test_guidance_of_a_frozen_or_absent_stream_costs_nothing(model):
@@ -222,7 +226,7 @@ def test_guidance_per_stream_leaves_the_other_one_as_it_is(model):
 def test_contexts_of_different_length_are_evaluated_one_after_the_other(model):
     state = empty_state(PLAN)
     denoise = Denoiser(
-        model, state, text(), text(1, length=4), guidance=CFG(video=3, audio=3), batch_guidance=True
+        model, state, text(), text(1, length=4), guidance=CFG(video=3, audio=3), passes_per_call=4
     )
     denoise(noisy(state), 0.8)
     assert [call[0].context.shape[1] for call in model.calls] == [6, 4]
@@ -316,8 +320,104 @@ def test_guides_and_video_see_each_other_by_the_weight_of_the_guide(between):
     assert guide_attention([guide(1, 1.0), guide(2, 1.0)], between_guides=between) is None
 
 
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_kept_cells_are_kept_at_every_split_of_an_official_schedule(model, name):
+    state = soft_state()
+    state = replace(state, latent=state.latent.map(lambda x: x * 3 + 1e-3))
+    denoise = Denoiser(model, state, text(), text(1), guidance=CFG(video=3, audio=2))
+    x = initial_state(state, noisy(state), 0.909375)
+    out = SAMPLERS[name](
+        denoise,
+        x,
+        DISTILLED_STAGE2_SIGMAS[:3],
+        generator=torch.Generator().manual_seed(0),
+        keep=denoise.keep,
+    )
+    assert torch.equal(out.video[:, :, 0], state.latent.video[:, :, 0])
+
+
+def test_cfg_pp_evaluates_the_negative_prompt_at_cfg_1_too(model):
+    state = empty_state(PLAN)
+    denoise = Denoiser(model, state, text(), text(1))
+    sample_euler_cfg_pp(denoise, noisy(state), DISTILLED_STAGE2_SIGMAS)
+    assert denoise.evaluations.run == 6
+    x = noisy(state)
+    guided, negative = Denoiser(model, state, text(), text(1), guidance=CFG(video=3)).pair(x, 0.8)
+    alone = Denoiser(model, state, text(1))(x, 0.8)
+    positive = Denoiser(model, state, text())(x, 0.8)
+    torch.testing.assert_close(negative.video, alone.video)
+    torch.testing.assert_close(guided.video, 3 * positive.video - 2 * alone.video, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="negative prompt"):
+        Denoiser(model, state, text()).pair(x, 0.8)
+
+
+def test_guidance_that_ends_early_saves_the_evaluations_of_the_other_steps(model):
+    state = empty_state(PLAN)
+    window = Guidance(video=StreamGuidance(cfg=3), from_sigma=0.98, to_sigma=0.9)
+    binned = GuidanceSchedule(((1.0, CFG(video=3)), (0.9, Guidance())))
+    for guidance, passes in ((window, 8 + 2), (binned, 8 + 6)):
+        denoise = Denoiser(model, state, text(), text(1), guidance=guidance)
+        sample_euler(denoise, noisy(state), DISTILLED_SIGMAS)
+        assert denoise.evaluations.run == len(model.calls) == passes
+        model.calls.clear()
+
+
+def test_nag_reads_the_negative_prompt_without_a_pass(model):
+    state = empty_state(PLAN)
+    x = noisy(state)
+
+    def run(negative, **nag):
+        return Denoiser(model, state, text(), negative, nag=Nag(**nag))(x, 0.8)
+
+    plain = Denoiser(model, state, text())(x, 0.8)
+    calls = len(model.calls)
+    assert_equal(run(text(1), scale=1.0, alpha=0.0), plain)
+    torch.testing.assert_close(run(text(), scale=11.0).video, plain.video, atol=1e-4, rtol=1e-4)
+    led = run(text(1))
+    assert not torch.allclose(led.video, plain.video, atol=1e-3)
+    assert not torch.allclose(led.audio, plain.audio, atol=1e-3)
+    assert len(model.calls) == calls + 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "threshold", "end"), [("timestep", 0.3, 0.89), ("first_block", 0.05, 0.8995)]
+)
+def test_a_step_cache_saves_evaluations_and_a_low_threshold_saves_none(model, kind, threshold, end):
+    state = empty_state(PLAN)
+    guidance, sigmas = CFG(video=3, audio=3), torch.linspace(0.9, end, 9)
+
+    def run(cache):
+        denoise = Denoiser(model, state, text(), text(1), guidance=guidance, cache=cache)
+        return sample_euler(denoise, noisy(state), sigmas), denoise.evaluations
+
+    exact, counts = run(None)
+    assert counts == (16, 0)
+    same, counts = run(StepCache(kind=kind, threshold=1e-9))
+    assert counts == (16, 0)
+    assert_equal(same, exact)
+    near, counts = run(StepCache(kind=kind, threshold=threshold))
+    assert counts.run + counts.reused == 16 and 0 < counts.reused < 14 and counts.reused % 2 == 0
+    assert (near.video - exact.video).norm() < 0.2 * (noisy(state).video - exact.video).norm()
+    block = model.transformer_blocks[0]
+    assert not block._forward_hooks and not block._forward_pre_hooks
+
+
 def test_what_cannot_be_denoised_is_refused(model):
     state = empty_state(PLAN, 2)
+    with pytest.raises(ValueError, match="0 to 1"):
+        Denoiser(model, state, text(), guidance=Guidance(video=StreamGuidance(stg=1), stg_blocks=(28,)))
+    with pytest.raises(ValueError, match="reference sound"):
+        Denoiser(model, state, text(), guidance=Guidance(audio=StreamGuidance(identity=3)))
+    with pytest.raises(ValueError, match="nag needs a negative"):
+        Denoiser(model, state, text(), nag=Nag())
+    with pytest.raises(ValueError, match="takes the place"):
+        Denoiser(model, state, text(), text(1), nag=Nag(), guidance=CFG(video=3))
+    with pytest.raises(ValueError, match="passes_per_call"):
+        Denoiser(model, state, text(), passes_per_call=0)
+    with pytest.raises(ValueError, match="unknown"):
+        StepCache(kind="magic")
+    with pytest.raises(ValueError, match="threshold"):
+        StepCache(threshold=0.0)
     with pytest.raises(ValueError, match="negative prompt"):
         Denoiser(model, state, text(), guidance=CFG(video=3))
     with pytest.raises(ValueError, match="give 1 or 2"):

@@ -1,0 +1,66 @@
+"""Presets: the sampling settings that the published pipelines use, every number in sight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from torch import Tensor
+
+from .guidance import Guidance, StreamGuidance
+from .schedules import FIXED_SIGMAS, ltxv_sigmas
+
+LTXV: Final = "ltxv"
+UNGUIDED: Final = StreamGuidance()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """One way to sample. ``schedule`` is ``ltxv``, which takes ``steps``, or a name of ``FIXED_SIGMAS``."""
+
+    schedule: str
+    steps: int
+    sampler: str
+    eta: float | None = None
+    video: StreamGuidance = UNGUIDED
+    audio: StreamGuidance = UNGUIDED
+
+    def sigmas(self, tokens: int | None = None) -> Tensor:
+        """The schedule, for ``tokens`` video tokens where it depends on them (default 4096)."""
+        if self.schedule != LTXV:
+            return FIXED_SIGMAS[self.schedule].clone()
+        return ltxv_sigmas(self.steps) if tokens is None else ltxv_sigmas(self.steps, tokens)
+
+    def guidance(self, stg_blocks: tuple[int, ...]) -> Guidance:
+        """The guidance; ``stg_blocks`` are those of the model, unused where the preset has no stg."""
+        stg = self.video.stg or self.audio.stg
+        return Guidance(video=self.video, audio=self.audio, stg_blocks=stg_blocks if stg else ())
+
+
+PRESETS: Final[dict[str, Preset]] = {
+    "distilled 8": Preset(schedule="distilled", steps=8, sampler="euler"),
+    "distilled 3": Preset(schedule="distilled_stage2", steps=3, sampler="euler"),
+    "dev 20": Preset(
+        schedule=LTXV,
+        steps=20,
+        sampler="euler",
+        video=StreamGuidance(cfg=4.0),
+        audio=StreamGuidance(cfg=4.0),
+    ),
+    "dev 30 guided": Preset(
+        schedule=LTXV,
+        steps=30,
+        sampler="euler",
+        video=StreamGuidance(cfg=3.0, stg=1.0, modality=3.0, rescale=0.7),
+        audio=StreamGuidance(cfg=7.0, stg=1.0, modality=3.0, rescale=0.7),
+    ),
+    "quality res_2s 15": Preset(
+        schedule=LTXV,
+        steps=15,
+        sampler="res_2s",
+        eta=0.5,
+        video=StreamGuidance(cfg=3.0, modality=3.0, rescale=0.45),
+        audio=StreamGuidance(cfg=7.0, modality=3.0, rescale=1.0),
+    ),
+}
+"""For distilled weights or LoRA the first two, otherwise the others. ``distilled 3`` is a second stage."""
