@@ -4,6 +4,7 @@ from .guided import GuideWeights
 from .modality import Modality
 from .model import OnBlock, RopeTables, Transformer
 from .perturbations import Perturbation, Perturbations
+from .texts import TextMemory
 
 __all__ = [
     "GuideWeights",
@@ -12,5 +13,6 @@ __all__ = [
     "Perturbation",
     "Perturbations",
     "RopeTables",
+    "TextMemory",
     "Transformer",
 ]

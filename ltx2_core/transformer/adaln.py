@@ -1,11 +1,13 @@
 """Adaptive layer norm driven by the timestep.
 
-Letters: B batch, N tokens, W stream width, R modulation rows, G groups: tokens that share one timestep.
+Letters: B batch, N tokens, W stream width, R modulation rows, S segments of the tokens, G groups: tokens that
+share one timestep.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from math import log
 from typing import Any
 
@@ -17,46 +19,152 @@ from torch.nn import functional as F
 _SINUSOID_WIDTH = 256
 
 
-@dataclass(frozen=True)
-class Modulation:
-    """Rows (R, G, W), evaluated once for each distinct timestep.
+_MAX_SEGMENTS = 16
+"""Tokens whose timesteps change more often than this along the sequence are looked up one by one."""
 
-    ``index`` (B, N) names the group of every token; without it a group is a sample and its rows are broadcast
-    over the tokens, so uniform timesteps cost no token-sized tensor.
+Bounds = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Distinct ``timesteps`` (G,), those of each sample by themselves, and which token has which.
+
+    Along the tokens a timestep mostly changes a few times. ``segments`` (S of them) are the runs [start, stop)
+    in which none does, and ``index`` (S, B) names the group of each; where they change often there are no
+    segments and ``index`` (B, N) names the group of every token.
     """
 
-    rows: Tensor
-    index: Tensor | None = None
-
-    def plus(self, table: Tensor) -> Modulation:
-        """Add a learned ``table`` (R, W)."""
-        return Modulation(self.rows + table.unsqueeze(1), self.index)
-
-    def row(self, number: int) -> Tensor:
-        """(B, 1, W), or (B, N, W) where timesteps differ between tokens."""
-        return self._spread(self.rows[number])
-
-    def modulate(self, x: Tensor, *, scale: int, shift: int) -> Tensor:
-        """x (B, N, W) * (1 + row ``scale``) + row ``shift``."""
-        return torch.addcmul(self.row(shift), x, self._spread(self.rows[scale] + 1))
-
-    def gate(self, x: Tensor, update: Tensor, *, row: int) -> Tensor:
-        """x + update * row."""
-        return torch.addcmul(x, update, self.row(row))
-
-    def _spread(self, row: Tensor) -> Tensor:
-        return row.unsqueeze(1) if self.index is None else F.embedding(self.index, row)
+    timesteps: Tensor
+    index: Tensor
+    segments: Bounds
 
 
-def group_timesteps(timesteps: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Timesteps (B, N) or (B, 1) -> distinct ones (G,) and the group of each token, None for (B, 1).
+def group_timesteps(timesteps: Tensor, tokens: int, device: torch.device) -> Groups:
+    """Timesteps (B, N), or (B, 1) where all tokens of a sample agree, -> their groups on ``device``.
 
     A conditioned clip has thousands of tokens but few noise levels, so the modulation is evaluated per level.
     """
+    batch = len(timesteps)
+    samples = torch.arange(batch, device=timesteps.device)
     if timesteps.shape[1] == 1:
-        return timesteps[:, 0], None
+        return Groups(timesteps[:, 0].to(device), samples[None].to(device), ((0, tokens),))
     values, index = torch.unique(timesteps, return_inverse=True)
-    return values, index
+    index = index + samples[:, None] * len(values)
+    changes = (index[:, 1:] != index[:, :-1]).any(dim=0).nonzero().flatten().tolist()
+    starts = [0, *(change + 1 for change in changes)]
+    segments: Bounds = ()
+    if len(starts) <= _MAX_SEGMENTS:
+        segments = tuple(zip(starts, (*starts[1:], tokens), strict=True))
+        index = index[:, starts].T
+    return Groups(values.repeat(batch).to(device), index.to(device), segments)
+
+
+@dataclass(frozen=True)
+class Modulation:
+    """Rows of modulation, held once for each distinct timestep and never spread over the tokens.
+
+    ``rows`` (R, S, B, 1, W) are those of the ``segments`` of the tokens, (R, B, 1, W) where there is but one.
+    Without segments they are (R, G, W), and ``index`` (B, N) names the group of every token.
+    """
+
+    rows: Tensor
+    segments: Bounds
+    index: Tensor | None = None
+
+    @classmethod
+    def of(cls, rows: Tensor, groups: Groups) -> Modulation:
+        """rows (R, G, W), one for each group."""
+        if not groups.segments:
+            return cls(rows, (), groups.index)
+        by_segment = rows[:, groups.index].unsqueeze(-2)
+        return cls(by_segment if len(groups.segments) > 1 else by_segment[:, 0], groups.segments)
+
+    @classmethod
+    def of_samples(cls, rows: Tensor) -> Modulation:
+        """rows (R, B, W), the same for all tokens of a sample."""
+        return cls(rows.unsqueeze(-2), ((0, -1),))
+
+    def and_samples(self, rows: Tensor) -> Modulation:
+        """These rows and then ``rows`` (R, B, W), the same for all tokens of a sample."""
+        if self.index is None:
+            rows = rows.unsqueeze(-2)
+            if len(self.segments) > 1:
+                rows = rows[:, None].expand(-1, len(self.segments), -1, -1, -1)
+        else:
+            rows = rows.repeat_interleave(self.rows.shape[1] // len(self.index), dim=1)
+        return replace(self, rows=torch.cat((self.rows, rows)))
+
+    def plus(self, table: Tensor, *, scales: slice) -> Rows:
+        """Add a learned ``table`` (R, W), and 1 to those of its rows that are ``scales``."""
+        rows = self.rows + table.view(-1, *[1] * (self.rows.ndim - 2), table.shape[-1])
+        rows[scales].add_(1)
+        return Rows((rows.flatten(0, 1) if len(self.segments) > 1 else rows).unbind(), self)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows that one layer uses: R x S ``parts`` (B, 1, W), or R parts (G, W), laid out as ``by`` says.
+
+    ``start`` is the place of the first of the given tokens. ``in_place`` writes into ``x``; it is for callers
+    that own ``x`` and need no gradients.
+    """
+
+    parts: tuple[Tensor, ...]
+    by: Modulation
+
+    def modulate(
+        self, x: Tensor, *, scale: int, shift: int, start: int = 0, in_place: bool = False
+    ) -> Tensor:
+        """x (B, N, W) * row ``scale`` + row ``shift``."""
+        return self._run(
+            lambda out, a, scale, shift: torch.addcmul(shift, a, scale, out=out),
+            (x,),
+            (scale, shift),
+            start,
+            in_place,
+        )
+
+    def gate(self, x: Tensor, update: Tensor, *, row: int, start: int = 0, in_place: bool = False) -> Tensor:
+        """x (B, N, W) + update * row ``row``."""
+        return self._run(
+            lambda out, a, b, gate: torch.addcmul(a, b, gate, out=out), (x, update), (row,), start, in_place
+        )
+
+    def _run(
+        self,
+        formula: Callable[..., Tensor],
+        tensors: tuple[Tensor, ...],
+        rows: tuple[int, ...],
+        start: int,
+        in_place: bool,
+    ) -> Tensor:
+        """``formula(out, *tensors, *rows)``, segment by segment where there are several."""
+        x, length = tensors[0], tensors[0].shape[1]
+        index = self.by.index
+        if index is not None:
+            spread = [F.embedding(index[:, start : start + length], self.parts[row]) for row in rows]
+            return formula(x if in_place else None, *tensors, *spread)
+        segments = self.by.segments
+        count = len(segments)
+        if count == 1:
+            return formula(x if in_place else None, *tensors, *(self.parts[row] for row in rows))
+        # One entry a segment that the given tokens touch: its number, and how many of them are in it.
+        sizes = {
+            number: min(last, start + length) - max(first, start)
+            for number, (first, last) in enumerate(segments)
+            if first < start + length and last > start
+        }
+        given = [t.split(list(sizes.values()), dim=1) for t in tensors]
+        if torch.is_grad_enabled():
+            targets: Sequence[Tensor | None] = [None] * len(sizes)
+        else:
+            out = x if in_place else torch.empty_like(x)
+            targets = given[0] if in_place else out.split(list(sizes.values()), dim=1)
+        made = [
+            formula(target, *pieces, *(self.parts[row * count + number] for row in rows))
+            for number, target, *pieces in zip(sizes, targets, *given, strict=True)
+        ]
+        return torch.cat(made, dim=1) if torch.is_grad_enabled() else out
 
 
 class AdaLNSingle(nn.Module):

@@ -5,6 +5,7 @@ Letters: B batch, N tokens, S text tokens, W stream width, R modulation rows.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from ..config import TransformerConfig
-from .adaln import Modulation
+from .adaln import Modulation, Rows
 from .guided import GuideBias
-from .layers import Attention, FeedForward, rms_norm
+from .layers import Attention, Bias, FeedForward, rms_norm
 from .nag import NegativeText
 from .perturbations import KEEP_ALL, BlockKeep, Keep
 from .rope import Rope
+from .texts import KeysValues, TextMemory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +66,9 @@ def audio_spec(config: TransformerConfig) -> StreamSpec:
 class StreamInputs:
     """What a stream brings to every block, unchanged from block to block.
 
-    ``modulation`` has 6 or 9 rows, ``embedding`` (for the head) 1, ``cross`` 4, ``cross_gate`` 1 and
-    ``prompt`` 2. ``cross``, ``cross_gate`` and ``cross_rope`` are there when both streams are.
+    ``modulation`` has 6 or 9 rows, ``embedding`` (for the head) 1, ``cross`` 4 and the gate, ``prompt`` 2.
+    ``cross`` and ``cross_rope`` are there when both streams are. ``chunk_tokens`` bounds what is computed at
+    once and needs ``in_place``: the tokens of the stream are nobody else's, and no gradient goes through them.
     """
 
     modulation: Modulation
@@ -76,9 +79,11 @@ class StreamInputs:
     rope: Rope
     prompt: Modulation | None = None
     cross: Modulation | None = None
-    cross_gate: Modulation | None = None
     cross_rope: Rope | None = None
     negative: NegativeText | None = None
+    texts: TextMemory | None = None
+    in_place: bool = False
+    chunk_tokens: int | None = None
     enabled: bool = True
 
 
@@ -127,18 +132,27 @@ class TransformerBlock(nn.Module):
         audio: StreamInputs | None,
         keep: BlockKeep = KEEP_ALL,
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Video x (B, Nv, Wv) and audio y (B, Na, Wa) -> the same; an absent stream is None twice."""
+        """Video x (B, Nv, Wv) and audio y (B, Na, Wa) -> the same; an absent stream is None twice.
+
+        Where the inputs say ``in_place``, x and y are written into.
+        """
         v = None if x is None or video is None else BlockStream(self, video_spec(self.config), video, x)
         a = None if y is None or audio is None else BlockStream(self, audio_spec(self.config), audio, y)
+        # From here on the streams alone hold them, and let go of them when they have new ones.
+        del x, y
         if v is not None:
             v.attend(keep.video_self_attention)
         if a is not None:
             a.attend(keep.audio_self_attention)
         if v is not None and a is not None:
             # Both sides look at the other as it was before either was updated.
-            x_norm, y_norm = rms_norm(v.x, self.config.norm_eps), rms_norm(a.x, self.config.norm_eps)
-            v.attend_other(self.audio_to_video_attn, x_norm, a, y_norm, row=0, keep=keep.a2v)
-            a.attend_other(self.video_to_audio_attn, y_norm, v, x_norm, row=2, keep=keep.v2a)
+            sound = a.show(self.audio_to_video_attn, row=0) if v.wants(keep.a2v) else None
+            sight = v.show(self.video_to_audio_attn, row=2) if a.wants(keep.v2a) else None
+            if sound is not None:
+                v.attend_other(self.audio_to_video_attn, *sound, row=0, keep=keep.a2v)
+            if sight is not None:
+                a.attend_other(self.video_to_audio_attn, *sight, row=2, keep=keep.v2a)
+            del sound, sight
         for stream in (v, a):
             if stream is not None:
                 stream.feed_forward()
@@ -149,87 +163,162 @@ class BlockStream:
     """One stream on its way through one block.
 
     The checkpoint keeps both streams of a block in one flat namespace, so this reads a stream's parts through
-    their prefix instead of owning them. Main tables hold shift, scale, gate;
-    the cross-modal ones scale, shift.
+    their prefix instead of owning them. Main tables hold shift, scale, gate; the cross-modal ones scale,
+    shift. All but keys and values of the whole stream is computed ``chunk_tokens`` tokens at a time.
     """
 
     def __init__(self, block: TransformerBlock, spec: StreamSpec, inputs: StreamInputs, x: Tensor) -> None:
         self.block, self.spec, self.inputs, self.x = block, spec, inputs, x
-        self.modulation = inputs.modulation.plus(self._table(f"{spec.prefix}scale_shift_table"))
+        self.rows = inputs.modulation.plus(
+            self._table(f"{spec.prefix}scale_shift_table"), scales=slice(1, None, 3)
+        )
+        self.cross_rows: Rows | None = None
+        if inputs.cross is not None:
+            table = self._table(f"scale_shift_table_a2v_ca_{spec.name}")
+            self.cross_rows = inputs.cross.plus(table, scales=slice(0, 4, 2))
 
     def attend(self, keep: Keep) -> None:
         """Attention to the stream itself, then to the text."""
-        if not self.inputs.enabled:
-            return
-        m, inputs = self.modulation, self.inputs
-        hidden = m.modulate(self._norm(), shift=0, scale=1)
-        update = self._attention("attn1")(hidden, rope=inputs.rope, bias=inputs.attention_bias, keep=keep)
-        self.x = m.gate(self.x, update, row=2)
+        if self.inputs.enabled:
+            self._attend_self(keep)
+            self._attend_text()
 
-        if not self.block.config.cross_attention_adaln:
-            self.x = self.x + self._read_text(self._norm(), None)
-            return
-        hidden = m.modulate(self._norm(), shift=6, scale=7)
-        self.x = m.gate(self.x, self._read_text(hidden, self._prompt_modulation()), row=8)
+    def wants(self, keep: Keep) -> bool:
+        """Whether the stream takes anything from the other one."""
+        return self.inputs.enabled and (keep is None or any(keep))
 
-    def _read_text(self, hidden: Tensor, prompt: Modulation | None) -> Tensor:
-        """What the text adds to tokens (B, N, W), led away from the negative text where there is one."""
-        inputs = self.inputs
-
-        def read(context: Tensor, bias: Tensor | None) -> Tensor:
-            context = context if prompt is None else prompt.modulate(context, shift=0, scale=1)
-            update: Tensor = self._attention("attn2")(hidden, context, bias=bias)
-            return update
-
-        update = read(inputs.context, inputs.context_bias)
-        if inputs.negative is None:
-            return update
-        return inputs.negative.guide(update, read(inputs.negative.context, None))
+    def show(self, attention: Attention, *, row: int) -> KeysValues:
+        """Keys and values for the other stream; the direction's scale and shift are at ``row``."""
+        return self._keys_values(attention, lambda part: self._cross(part, row), self.inputs.cross_rope)
 
     def attend_other(
-        self,
-        attention: Attention,
-        norm: Tensor,
-        other: BlockStream,
-        other_norm: Tensor,
-        *,
-        row: int,
-        keep: Keep,
+        self, attention: Attention, keys: Tensor, values: Tensor, *, row: int, keep: Keep
     ) -> None:
-        """Attention to the other stream; the direction's scale and shift are at ``row`` of both tables."""
-        if not self.inputs.enabled or (keep is not None and not any(keep)):
-            return
-        hidden = self._cross_modulation().modulate(norm, scale=row, shift=row + 1)
-        context = other._cross_modulation().modulate(other_norm, scale=row, shift=row + 1)
-        update = attention(hidden, context, rope=self.inputs.cross_rope, context_rope=other.inputs.cross_rope)
-        if keep is not None:
-            update = update * torch.tensor(keep, dtype=update.dtype, device=update.device)[:, None, None]
-        assert self.inputs.cross_gate is not None
-        gate = self.inputs.cross_gate.plus(self._cross_table()[4:])
-        self.x = gate.gate(self.x, update, row=0)
+        """Attention to what the other stream shows."""
+        assert self.cross_rows is not None
+        for part in self._parts():
+            rope = _rope(self.inputs.cross_rope, part)
+            update = attention.attend(self._cross(part, row), keys, values, rope=rope)
+            if keep is not None:
+                update = update * torch.tensor(keep, dtype=update.dtype, device=update.device)[:, None, None]
+            self._gate(self.cross_rows, update, part, row=4)
 
     def feed_forward(self) -> None:
         if not self.inputs.enabled:
             return
-        hidden = self.modulation.modulate(self._norm(), shift=3, scale=4)
-        update: Tensor = self._part("ff")(hidden)
-        self.x = self.modulation.gate(self.x, update, row=5)
+        for part in self._parts():
+            update = self._part("ff")(self._main(part, shift=3, scale=4))
+            self._gate(self.rows, update, part, row=5)
 
-    def _norm(self) -> Tensor:
-        return rms_norm(self.x, self.block.config.norm_eps)
-
-    def _prompt_modulation(self) -> Modulation:
-        table = self._table(f"{self.spec.prefix}prompt_scale_shift_table")
-        return (
-            Modulation(table.unsqueeze(1)) if self.inputs.prompt is None else self.inputs.prompt.plus(table)
+    def _attend_self(self, keep: Keep) -> None:
+        attention, inputs = self._attention("attn1"), self.inputs
+        # The weights of guides are laid out for all queries at once.
+        parts = [None] if isinstance(inputs.attention_bias, GuideBias) else self._parts()
+        if parts == [None]:
+            hidden = self._main(None, shift=0, scale=1)
+            update = attention(hidden, rope=inputs.rope, bias=inputs.attention_bias, keep=keep)
+            del hidden
+            self._gate(self.rows, update, None, row=2)
+            return
+        keys, values = self._keys_values(
+            attention, lambda part: self._main(part, shift=0, scale=1), inputs.rope
         )
+        for part in parts:
+            update = attention.attend(
+                self._main(part, shift=0, scale=1),
+                keys if keep is None or any(keep) else None,
+                values,
+                rope=_rope(inputs.rope, part),
+                bias=_queries(inputs.attention_bias, part),
+                keep=keep,
+                own=values[:, :, part],
+            )
+            self._gate(self.rows, update, part, row=2)
 
-    def _cross_modulation(self) -> Modulation:
-        assert self.inputs.cross is not None
-        return self.inputs.cross.plus(self._cross_table()[:4])
+    def _attend_text(self) -> None:
+        attention, inputs = self._attention("attn2"), self.inputs
+        adaptive = self.block.config.cross_attention_adaln
+        positive = self._text(attention, inputs.context)
+        negative = None if inputs.negative is None else self._text(attention, inputs.negative.context)
+        for part in self._parts():
+            hidden = self._main(part, shift=6, scale=7) if adaptive else self._norm(part)
+            update = attention.attend(hidden, *positive, bias=inputs.context_bias)
+            if inputs.negative is not None and negative is not None:
+                update = inputs.negative.guide(update, attention.attend(hidden, *negative))
+            del hidden
+            if adaptive:
+                self._gate(self.rows, update, part, row=8)
+            else:
+                self._add(update, part)
 
-    def _cross_table(self) -> Tensor:
-        return self._table(f"scale_shift_table_a2v_ca_{self.spec.name}")
+    def _text(self, attention: Attention, context: Tensor) -> KeysValues:
+        """Keys and values of a text, from ``inputs.texts`` where they do not depend on the noise level."""
+        inputs = self.inputs
+
+        def compute() -> KeysValues:
+            source = context
+            if self.block.config.cross_attention_adaln:
+                table = self._table(f"{self.spec.prefix}prompt_scale_shift_table")
+                prompt = inputs.prompt or Modulation.of_samples(table.new_zeros(1, 1, 1))
+                source = prompt.plus(table, scales=slice(1, None)).modulate(context, shift=0, scale=1)
+            return attention.keys(source, None), attention.values(source)
+
+        if inputs.texts is None or inputs.prompt is not None:
+            return compute()
+        return inputs.texts.keys_values(attention, context, compute)
+
+    def _keys_values(
+        self, attention: Attention, hidden: Callable[[slice | None], Tensor], rope: Rope | None
+    ) -> KeysValues:
+        """Keys and values of all tokens, whose ``hidden`` inputs exist a part at a time."""
+        parts = self._parts()
+        if parts == [None]:
+            source = hidden(None)
+            return attention.keys(source, rope), attention.values(source)
+        whole: list[Tensor] = []
+        for part in parts:
+            source = hidden(part)
+            pieces = (attention.keys(source, _rope(rope, part)), attention.values(source))
+            del source
+            whole = whole or [_room(piece, self.x.shape[1]) for piece in pieces]
+            for room, piece in zip(whole, pieces, strict=True):
+                room[:, :, part] = piece
+            del piece, pieces
+        return whole[0], whole[1]
+
+    def _parts(self) -> Sequence[slice | None]:
+        """Runs of tokens to compute one after the other; None stands for all of them."""
+        size, tokens = self.inputs.chunk_tokens, self.x.shape[1]
+        if size is None or size >= tokens or not self.inputs.in_place:
+            return [None]
+        return [slice(start, min(start + size, tokens)) for start in range(0, tokens, size)]
+
+    def _norm(self, part: slice | None) -> Tensor:
+        x = self.x if part is None else self.x[:, part]
+        return rms_norm(x, self.block.config.norm_eps)
+
+    def _main(self, part: slice | None, *, shift: int, scale: int) -> Tensor:
+        return self._modulate(self.rows, part, shift=shift, scale=scale)
+
+    def _cross(self, part: slice | None, row: int) -> Tensor:
+        assert self.cross_rows is not None
+        return self._modulate(self.cross_rows, part, scale=row, shift=row + 1)
+
+    def _modulate(self, rows: Rows, part: slice | None, *, shift: int, scale: int) -> Tensor:
+        start, in_place = _start(part), not torch.is_grad_enabled()
+        return rows.modulate(self._norm(part), shift=shift, scale=scale, start=start, in_place=in_place)
+
+    def _gate(self, rows: Rows, update: Tensor, part: slice | None, *, row: int) -> None:
+        if part is None:
+            self.x = rows.gate(self.x, update, row=row, in_place=self.inputs.in_place)
+            return
+        rows.gate(self.x[:, part], update, row=row, start=part.start, in_place=True)
+
+    def _add(self, update: Tensor, part: slice | None) -> None:
+        if part is None:
+            self.x = self.x.add_(update) if self.inputs.in_place else self.x + update
+            return
+        self.x[:, part].add_(update)
 
     def _attention(self, name: str) -> Attention:
         module: Attention = self._part(name)
@@ -240,4 +329,25 @@ class BlockStream:
 
     def _table(self, name: str) -> Tensor:
         table: Tensor = getattr(self.block, name)
+        if (table.device, table.dtype) == (self.x.device, self.x.dtype):
+            return table
         return table.to(device=self.x.device, dtype=self.x.dtype)
+
+
+def _start(part: slice | None) -> int:
+    return 0 if part is None else part.start
+
+
+def _rope(rope: Rope | None, part: slice | None) -> Rope | None:
+    return rope if rope is None or part is None else rope.part(part)
+
+
+def _queries(bias: Bias, part: slice) -> Bias:
+    """The bias of some of the queries."""
+    return bias[:, :, part] if isinstance(bias, Tensor) and bias.shape[2] > 1 else bias
+
+
+def _room(piece: Tensor, tokens: int) -> Tensor:
+    """An empty (B, H, tokens, D) for parts such as ``piece``, all heads of a token beside each other."""
+    batch, heads, _, width = piece.shape
+    return piece.new_empty(batch, tokens, heads, width).transpose(1, 2)

@@ -14,7 +14,10 @@ from torch.nn import functional as F
 
 from ..attention import attention
 from .guided import GuideBias, guided_attention
+from .perturbations import Keep
 from .rope import Rope, rotate
+
+Bias = Tensor | GuideBias | None
 
 
 def rms_norm(x: Tensor, eps: float) -> Tensor:
@@ -61,37 +64,74 @@ class Attention(nn.Module):
         *,
         rope: Rope | None = None,
         context_rope: Rope | None = None,
-        bias: Tensor | GuideBias | None = None,
-        keep: tuple[bool, ...] | None = None,
+        bias: Bias = None,
+        keep: Keep = None,
     ) -> Tensor:
         """x (B, N, query_dim), context (B, S, context_dim) or x itself -> (B, N, query_dim).
 
-        ``bias`` is additive and broadcasts to (B, H, N, S), or is between a video and its guides.
-        ``keep`` (self-attention only) names the samples that attend; the others pass their values through,
-        as spatio-temporal guidance wants.
+        ``bias`` is additive and broadcasts to (B, H, N, S), or is between a video and its guides. ``keep``
+        (self-attention only) names the samples that attend; the others pass their values through, as
+        spatio-temporal guidance wants.
         """
         source = x if context is None else context
-        v = self._heads(self.to_v(source))
-        if keep is not None and not any(keep):
-            out = v
+        values = self.values(source)
+        keys = None
+        if keep is None or any(keep):
+            keys = self.keys(source, rope if context_rope is None else context_rope)
+        return self.attend(x, keys, values, rope=rope, bias=bias, keep=keep, own=values)
+
+    def keys(self, source: Tensor, rope: Rope | None) -> Tensor:
+        """source (B, S, context_dim) -> (B, H, S, D), normalised and rotated."""
+        k = self._heads(self.k_norm(self.to_k(source)))
+        return k if rope is None else rotate(k, rope)
+
+    def values(self, source: Tensor) -> Tensor:
+        """source (B, S, context_dim) -> (B, H, S, D)."""
+        return self._heads(self.to_v(source))
+
+    def attend(
+        self,
+        x: Tensor,
+        keys: Tensor | None,
+        values: Tensor,
+        *,
+        rope: Rope | None = None,
+        bias: Bias = None,
+        keep: Keep = None,
+        own: Tensor | None = None,
+    ) -> Tensor:
+        """Queries x (B, N, query_dim) on ``keys`` and ``values`` (B, H, S, D) -> (B, N, query_dim).
+
+        ``keys`` may be None where nobody attends; ``own`` (B, H, N, D) are the values of ``x``.
+        """
+        if keys is None:
+            assert own is not None
+            out = own
         else:
-            q, k = self._heads(self.q_norm(self.to_q(x))), self._heads(self.k_norm(self.to_k(source)))
+            q = self._heads(self.q_norm(self.to_q(x)))
             if rope is not None:
-                q, k = rotate(q, rope), rotate(k, rope if context_rope is None else context_rope)
+                q = rotate(q, rope)
             if isinstance(bias, GuideBias):
-                out = guided_attention(q, k, v, bias)
+                out = guided_attention(q, keys, values, bias)
             else:
-                out = attention(q, k, v, bias)
+                out = attention(q, keys, values, bias)
+            del q
             if keep is not None and not all(keep):
-                out = torch.where(torch.tensor(keep, device=x.device)[:, None, None, None], out, v)
+                assert own is not None
+                out = torch.where(torch.tensor(keep, device=x.device)[:, None, None, None], out, own)
+        del keys, values, own
         out = rearrange(out, "b h n d -> b n h d")
         if self.to_gate_logits is not None:
-            out = out * (2 * torch.sigmoid(self.to_gate_logits(x))).unsqueeze(-1)
+            logits = self.to_gate_logits(x)
+            if torch.is_grad_enabled():
+                out = out * (2 * torch.sigmoid(logits)).unsqueeze(-1)
+            else:
+                out = out.mul_(logits.sigmoid_().mul_(2).unsqueeze(-1))
         result: Tensor = self.to_out(out.flatten(-2))
         return result
 
     def _heads(self, x: Tensor) -> Tensor:
-        return rearrange(x, "b n (h d) -> b h n d", h=self.heads)
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 class FeedForward(nn.Module):
@@ -127,7 +167,11 @@ class _GELUProjection(nn.Module):
         self.proj = proj
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(self.proj(x), approximate="tanh")
+        hidden = self.proj(x)
+        if torch.is_grad_enabled():
+            return F.gelu(hidden, approximate="tanh")
+        in_place: Tensor = torch.ops.aten.gelu_(hidden, approximate="tanh")
+        return in_place
 
 
 class CaptionProjection(nn.Module):

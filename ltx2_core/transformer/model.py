@@ -21,6 +21,7 @@ from .modality import Modality, attention_bias, context_bias
 from .nag import NegativeText
 from .perturbations import KEEP_ALL, Perturbations
 from .rope import Rope, rope_table
+from .texts import TextMemory
 
 OnBlock = Callable[[int], None]
 """Called with its number before each block runs. It may raise to stop within a step."""
@@ -37,7 +38,13 @@ class RopeTables:
 
 
 class Transformer(nn.Module):
-    """LTX-2.0, 2.3 and 2.5; parameters are named as in released files without ``model.diffusion_model.``."""
+    """LTX-2.0, 2.3 and 2.5; parameters are named as in released files without ``model.diffusion_model.``.
+
+    ``chunk_tokens`` bounds how many tokens of a stream go through its layers at once, None for all: the same
+    result up to the rounding of kernels, for less memory. It holds where gradients are off.
+    """
+
+    chunk_tokens: int | None = None
 
     def __init__(
         self,
@@ -82,12 +89,14 @@ class Transformer(nn.Module):
         perturbations: Perturbations | None = None,
         *,
         rope: RopeTables | None = None,
+        texts: TextMemory | None = None,
         on_block: OnBlock | None = None,
     ) -> tuple[Tensor | None, Tensor | None]:
         """Velocity (B, N, C) of the video and the audio tokens; x0 = tokens - timestep * velocity.
 
         A stream that is None or has no tokens takes no part. The result is None for such a stream, and for
-        one that is not enabled. ``rope`` saves computing the tables of ``rope_tables`` again.
+        one that is not enabled. ``rope`` saves computing the tables of ``rope_tables`` again, ``texts`` what is
+        made of the text alone: give the same one with the same text.
 
         Raises:
             ValueError: there is no stream, batches differ, or ``rope`` or ``perturbations`` do not fit.
@@ -95,16 +104,25 @@ class Transformer(nn.Module):
         video, audio = _present(video), _present(audio)
         self._check(video, audio, perturbations)
         if rope is None:
+            tokens = (video or _given(audio)).tokens
             rope = self.rope_tables(
-                None if video is None else video.positions, None if audio is None else audio.positions
+                None if video is None else video.positions,
+                None if audio is None else audio.positions,
+                dtype=tokens.dtype,
+                device=tokens.device,
             )
         x = video_inputs = y = audio_inputs = None
         if video is not None:
             x = self._embed(video_spec(self.config), video)
-            video_inputs = self._inputs(video_spec(self.config), video, audio, rope.video, rope.video_cross)
+            video_inputs = self._inputs(
+                video_spec(self.config), video, audio, rope.video, rope.video_cross, texts
+            )
         if audio is not None:
             y = self._embed(audio_spec(self.config), audio)
-            audio_inputs = self._inputs(audio_spec(self.config), audio, video, rope.audio, rope.audio_cross)
+            audio_inputs = self._inputs(
+                audio_spec(self.config), audio, video, rope.audio, rope.audio_cross, texts
+            )
+        del rope
         x, y = self.run_blocks(x, y, video_inputs, audio_inputs, perturbations, on_block)
         return (
             self._head(video_spec(self.config), x, video_inputs),
@@ -127,13 +145,25 @@ class Transformer(nn.Module):
             x, y = block(x, y, video, audio, KEEP_ALL if perturbations is None else perturbations.at(number))
         return x, y
 
-    def rope_tables(self, video_positions: Tensor | None, audio_positions: Tensor | None) -> RopeTables:
-        """Tables for video (B, 3, N, 2) and audio (B, 1, N, 2) positions; B may be 1 for a whole batch."""
+    def rope_tables(
+        self,
+        video_positions: Tensor | None,
+        audio_positions: Tensor | None,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> RopeTables:
+        """Tables for video (B, 3, N, 2) and audio (B, 1, N, 2) positions; B may be 1 for a whole batch.
+
+        They are computed in float32 and kept as ``dtype`` on ``device``, by default that of the positions.
+        """
         c = self.config
 
         def table(positions: Tensor, max_pos: tuple[float, ...], width: int) -> Rope:
             points = positions.float().mean(dim=-1)
-            return rope_table(points, max_pos, width=width, heads=c.heads, config=c.rope)
+            return rope_table(
+                points, max_pos, width=width, heads=c.heads, config=c.rope, dtype=dtype, device=device
+            )
 
         both = video_positions is not None and audio_positions is not None
         seconds = (max(c.max_pos[0], c.audio_max_pos),)
@@ -168,55 +198,69 @@ class Transformer(nn.Module):
         other: Modality | None,
         rope: Rope | None,
         cross_rope: Rope | None,
+        texts: TextMemory | None,
     ) -> StreamInputs:
         c, dtype, device = self.config, modality.tokens.dtype, modality.tokens.device
         if rope is None or (other is not None and cross_rope is None):
             raise ValueError(
                 f"rope has no tables for {spec.name}; make them with rope_tables() for the same streams"
             )
-        timesteps, index = group_timesteps(modality.timesteps)
-        rows, embedding = self._part(spec, "adaln_single")(timesteps * c.timestep_scale, dtype)
-        prompt = cross = cross_gate = None
+        groups = group_timesteps(modality.timesteps, modality.tokens.shape[1], device)
+        timesteps = groups.timesteps * c.timestep_scale
+        rows, embedding = self._part(spec, "adaln_single")(timesteps, dtype)
+        prompt = cross = None
         if c.cross_attention_adaln and c.prompt_adaln:
-            prompt = Modulation(
-                self._part(spec, "prompt_adaln_single")(modality.sigma * c.timestep_scale, dtype)[0]
-            )
+            adaln = self._part(spec, "prompt_adaln_single")
+            prompt = Modulation.of_samples(adaln(modality.sigma * c.timestep_scale, dtype)[0])
         if other is not None:
             scale_shift = getattr(self, f"av_ca_{spec.name}_scale_shift_adaln_single")
             gate = getattr(self, f"av_ca_{spec.cross_gate}_gate_adaln_single")
-            cross = Modulation(scale_shift(timesteps * c.timestep_scale, dtype)[0], index)
             # How much to take from the other stream depends on how noisy that one is.
-            cross_gate = Modulation(gate(other.sigma * c.cross_timestep_scale, dtype)[0])
+            gates = gate(other.sigma * c.cross_timestep_scale, dtype)[0]
+            cross = Modulation.of(scale_shift(timesteps, dtype)[0], groups).and_samples(gates)
         return StreamInputs(
-            modulation=Modulation(rows, index),
-            embedding=Modulation(embedding.unsqueeze(0), index),
-            context=self.project_context(modality.context, audio=spec.name == "audio"),
+            modulation=Modulation.of(rows, groups),
+            embedding=Modulation.of(embedding.unsqueeze(0), groups),
+            context=self._context(spec, modality.context, texts),
             context_bias=context_bias(modality.context_mask, dtype),
             attention_bias=attention_bias(modality.attention_mask, dtype, device),
             rope=rope.to(dtype, device),
             prompt=prompt,
             cross=cross,
-            cross_gate=cross_gate,
             cross_rope=None if cross_rope is None else cross_rope.to(dtype, device),
-            negative=self._negative(spec, modality.negative),
+            negative=self._negative(spec, modality.negative, texts),
+            texts=texts,
+            in_place=not torch.is_grad_enabled(),
+            chunk_tokens=self.chunk_tokens,
             enabled=modality.enabled,
         )
 
-    def _negative(self, spec: StreamSpec, text: NegativeText | None) -> NegativeText | None:
-        if text is None:
+    def _context(self, spec: StreamSpec, context: Tensor, texts: TextMemory | None) -> Tensor:
+        audio = spec.name == "audio"
+        if texts is None or not self.config.caption_projection:
+            return self.project_context(context, audio=audio)
+        projection = self._part(spec, "caption_projection")
+        return texts.projected(projection, context, lambda: self.project_context(context, audio=audio))
+
+    def _negative(
+        self, spec: StreamSpec, negative: NegativeText | None, texts: TextMemory | None
+    ) -> NegativeText | None:
+        if negative is None:
             return None
-        return replace(text, context=self.project_context(text.context, audio=spec.name == "audio"))
+        return replace(negative, context=self._context(spec, negative.context, texts))
 
     def _head(self, spec: StreamSpec, x: Tensor | None, inputs: StreamInputs | None) -> Tensor | None:
         if x is None or inputs is None or not inputs.enabled:
             return None
         table: Tensor = getattr(self, f"{spec.prefix}scale_shift_table")
-        modulation = inputs.embedding.plus(table.to(device=x.device, dtype=x.dtype))
-        hidden = modulation.modulate(
-            F.layer_norm(x, x.shape[-1:], eps=self.config.norm_eps), shift=0, scale=1
-        )
-        velocity: Tensor = self._part(spec, "proj_out")(hidden)
-        return velocity
+        rows = inputs.embedding.plus(table.to(device=x.device, dtype=x.dtype), scales=slice(1, None))
+        size = inputs.chunk_tokens if inputs.in_place and inputs.chunk_tokens else x.shape[1]
+        velocities = []
+        for start in range(0, x.shape[1], size):
+            hidden = F.layer_norm(x[:, start : start + size], x.shape[-1:], eps=self.config.norm_eps)
+            hidden = rows.modulate(hidden, shift=0, scale=1, start=start, in_place=inputs.in_place)
+            velocities.append(self._part(spec, "proj_out")(hidden))
+        return velocities[0] if len(velocities) == 1 else torch.cat(velocities, dim=1)
 
     def _check(
         self, video: Modality | None, audio: Modality | None, perturbations: Perturbations | None
@@ -237,3 +281,8 @@ class Transformer(nn.Module):
 
 def _present(modality: Modality | None) -> Modality | None:
     return None if modality is None or modality.tokens.shape[1] == 0 else modality
+
+
+def _given(modality: Modality | None) -> Modality:
+    assert modality is not None
+    return modality

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import pi
 
 import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..config import RopeConfig, RopeType
+
+
+_TABLE_TOKENS = 1024
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,19 @@ class Rope:
     sin: Tensor
     rope_type: RopeType = "split"
 
+    @cached_property
+    def paired(self) -> Tensor:
+        """The cosines with an axis for the two channels of a pair."""
+        return self.cos.unsqueeze(-2 if self.rope_type == "split" else -1)
+
     def to(self, dtype: torch.dtype, device: torch.device) -> Rope:
+        if (self.cos.dtype, self.cos.device) == (dtype, device):
+            return self
         return Rope(self.cos.to(device, dtype), self.sin.to(device, dtype), self.rope_type)
+
+    def part(self, tokens: slice) -> Rope:
+        """The table of some of the tokens."""
+        return Rope(self.cos[:, :, tokens], self.sin[:, :, tokens], self.rope_type)
 
 
 def frequency_grid(config: RopeConfig, width: int, axes: int) -> Tensor:
@@ -44,24 +58,37 @@ def frequency_grid(config: RopeConfig, width: int, axes: int) -> Tensor:
 
 
 def rope_table(
-    points: Tensor, max_pos: Sequence[float], *, width: int, heads: int, config: RopeConfig
+    points: Tensor,
+    max_pos: Sequence[float],
+    *,
+    width: int,
+    heads: int,
+    config: RopeConfig,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
 ) -> Rope:
-    """Table for attention of inner ``width`` over ``heads``.
+    """Table for attention of inner ``width`` over ``heads``, computed in float32 and kept as ``dtype``.
 
     ``points`` (B, A, N) float32 are in the units of ``max_pos`` (A,). Channels that the frequencies do not
-    fill lie at the front, in head 0, and are not rotated.
+    fill lie at the front, in head 0, and are not rotated. ``device`` is by default that of the points.
     """
-    axes = points.shape[1]
+    axes, tokens = points.shape[1:]
     if len(max_pos) != axes:
         raise ValueError(f"points have {axes} axes but max_pos has {len(max_pos)} entries; they must agree")
     # A tensor, not a number: CUDA divides by a number through its reciprocal, and an ulp of time is visible.
     limits = torch.tensor(max_pos, dtype=torch.float32, device=points.device).unsqueeze(-1)
     centred = points.float() / limits * 2 - 1
     grid = frequency_grid(config, width, axes).to(points.device)
-    angles = rearrange(centred.unsqueeze(-1) * grid, "b a n g -> b n (g a)")
-    pad = width // 2 - angles.shape[-1]
-    cos = F.pad(angles.cos(), (pad, 0), value=1.0)
-    sin = F.pad(angles.sin(), (pad, 0), value=0.0)
+    pad = width // 2 - axes * len(grid)
+    shape = (len(points), tokens, width // 2)
+    cos = torch.empty(shape, dtype=dtype, device=device or points.device)
+    sin = torch.empty_like(cos)
+    cos[..., :pad], sin[..., :pad] = 1, 0
+    # A part at a time: float32 angles of a whole clip are several times the table.
+    for start in range(0, tokens, _TABLE_TOKENS):
+        part = slice(start, start + _TABLE_TOKENS)
+        angles = rearrange(centred[:, :, part].unsqueeze(-1) * grid, "b a n g -> b n (g a)")
+        cos[:, part, pad:], sin[:, part, pad:] = angles.cos(), angles.sin()
     by_head = "b n (h d) -> b h n d"
     return Rope(rearrange(cos, by_head, h=heads), rearrange(sin, by_head, h=heads), config.rope_type)
 
@@ -69,8 +96,11 @@ def rope_table(
 def rotate(x: Tensor, rope: Rope) -> Tensor:
     """Rotate channel pairs of x (B, H, N, D): halves of a head (split) or neighbours (interleaved)."""
     axis, shape = (-2, (2, -1)) if rope.rope_type == "split" else (-1, (-1, 2))
-    pairs = x.view(*x.shape[:-1], *shape)
-    out = pairs * rope.cos.unsqueeze(axis)
-    out.select(axis, 0).addcmul_(pairs.select(axis, 1), rope.sin, value=-1)
-    out.select(axis, 1).addcmul_(pairs.select(axis, 0), rope.sin)
-    return out.view(x.shape)
+    pairs = x.unflatten(-1, shape)
+    first, second = pairs.unbind(axis)
+    out = pairs * rope.paired
+    # With gradients, views that come several from one call may not be written into.
+    halves = (out.select(axis, 0), out.select(axis, 1)) if torch.is_grad_enabled() else out.unbind(axis)
+    halves[0].addcmul_(second, rope.sin, value=-1)
+    halves[1].addcmul_(first, rope.sin)
+    return out.flatten(-2)

@@ -50,22 +50,54 @@ def test_the_sinusoid_starts_with_the_cosine_of_the_timestep_itself():
     torch.testing.assert_close(values[1, 128:].double(), (1.5 * exact).sin(), rtol=0, atol=1e-6)
 
 
-@given(st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=2, max_size=9))
-def test_grouping_timesteps_loses_none(values):
-    timesteps = torch.tensor([values, values[::-1]])
-    groups, index = group_timesteps(timesteps)
-    assert torch.equal(groups[index], timesteps)
-    assert len(groups) == len(set(values))
+@given(st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=2, max_size=40), st.booleans())
+def test_grouping_timesteps_loses_none(values, mirror):
+    timesteps = torch.tensor([values, values[::-1] if mirror else values])
+    groups = group_timesteps(timesteps, len(values), timesteps.device)
+    index = groups.index
+    if groups.segments:
+        assert [stop for _, stop in groups.segments[:-1]] == [start for start, _ in groups.segments[1:]]
+        lengths = torch.tensor([stop - start for start, stop in groups.segments])
+        index = index.T.repeat_interleave(lengths, dim=1)
+    assert torch.equal(groups.timesteps[index], timesteps)
+    assert len(groups.timesteps) == 2 * len(set(values))
 
 
-def test_modulation_by_group_equals_modulation_by_token():
+def test_timesteps_that_change_often_are_looked_up():
+    often = torch.arange(40.0)[None] % 2
+    assert group_timesteps(often, 40, often.device).segments == ()
+    seldom = (torch.arange(40.0)[None] >= 7).float()
+    assert group_timesteps(seldom, 40, seldom.device).segments == ((0, 7), (7, 40))
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("often", [False, True])
+def test_modulation_by_group_equals_modulation_by_token(in_place, grad, often):
     torch.manual_seed(0)
-    rows, table, x = torch.randn(3, 4, 8), torch.randn(3, 8), torch.randn(2, 5, 8)
-    index = torch.tensor([[0, 1, 3, 3, 2], [2, 2, 0, 1, 0]])
-    m = Modulation(rows, index).plus(table)
-    shift, scale, gate = ((rows + table[:, None])[r][index] for r in range(3))
-    torch.testing.assert_close(m.modulate(x, shift=0, scale=1), x * (1 + scale) + shift)
-    torch.testing.assert_close(m.gate(x, 2 * x, row=2), x + 2 * x * gate)
+    timesteps = (torch.tensor([[0, 0, 3, 3, 3, 2], [2, 2, 0, 0, 0, 1]]) / 4).repeat(1, 8 if often else 1)
+    count = timesteps.shape[1]
+    groups = group_timesteps(timesteps, count, timesteps.device)
+    assert bool(groups.segments) is not often
+    values, x, table = torch.randn(3, 8), torch.randn(2, count, 8), torch.randn(4, 8)
+    by_sample = torch.randn(1, 2, 8)
+    rows = torch.stack([values[row] * t for row in range(3) for t in groups.timesteps]).unflatten(0, (3, -1))
+    with torch.set_grad_enabled(grad):
+        m = Modulation.of(rows, groups).and_samples(by_sample).plus(table, scales=slice(1, 2))
+        shift, scale, gate = (values[r] * timesteps[..., None] + table[r] for r in range(3))
+        writes = in_place and not grad
+        for start, stop in ((0, count), (1, 4), (3, count)):
+            part = x[:, start:stop]
+            given = part.clone()
+            actual = m.modulate(given, shift=0, scale=1, start=start, in_place=writes)
+            expected = part * (1 + scale[:, start:stop]) + shift[:, start:stop]
+            torch.testing.assert_close(actual, expected)
+            assert torch.equal(given, part) is not writes
+            given = part.clone()
+            actual = m.gate(given, 2 * part, row=2, start=start, in_place=writes)
+            torch.testing.assert_close(actual, part + 2 * part * gate[:, start:stop])
+            actual = m.gate(part.clone(), part, row=3, start=start)
+            torch.testing.assert_close(actual, part + part * (by_sample[0, :, None] + table[3]))
 
 
 def test_norm_statistics_are_float32():

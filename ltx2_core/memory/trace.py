@@ -1,0 +1,137 @@
+"""What a computation holds and calls, operation by operation: on the meta device without memory, or for real."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_leaves
+
+
+class Trace(TorchDispatchMode):
+    """Follows the bytes of tensors that operations make for as long as something holds them.
+
+    Tensors that exist before, weights for one, do not count unless they are :meth:`hold`-ed; views and results
+    in place count once. On the meta device attention and RMS norm are taken for fused, as they are on
+    accelerators: they make their result only. What a kernel needs for itself is not seen.
+
+    Under ``torch.inference_mode()`` an operation is one call (``linear``, ``rms_norm``); under ``no_grad``
+    torch takes such calls apart first, and each part counts.
+
+    >>> with torch.inference_mode(), Trace() as trace:
+    ...     with trace.stage("first"):
+    ...         network(x)
+    >>> trace.peak, trace.stages["first"], trace.operations
+    """
+
+    def __init__(self, held: Iterable[Tensor] = ()) -> None:
+        super().__init__()
+        self.peak = 0
+        """Most bytes alive at once."""
+        self.operations: Counter[str] = Counter()
+        """Calls by name, views included."""
+        self.stages: dict[str, int] = {}
+        """Most bytes alive at once within each stage."""
+        self._stage: list[str] = []
+        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._fused = _Fused(self)
+        for tensor in held:
+            self.hold(tensor)
+
+    @property
+    def live(self) -> int:
+        """Bytes alive now."""
+        self._forget()
+        return sum(size for _, size in self._alive.values())
+
+    def hold(self, tensor: Tensor) -> None:
+        """Count ``tensor``, too, while it lives."""
+        storage = tensor.untyped_storage()
+        # The weak reference keeps the address from being used again while it is a key.
+        self._alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Record the peak of what runs inside as ``stages[name]``; the largest one if it runs often."""
+        self._stage.append(name)
+        self._note()
+        try:
+            yield
+        finally:
+            self._note()
+            self._stage.pop()
+
+    def __enter__(self) -> Trace:
+        self._fused.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._fused.__exit__(*error)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        out = func(*args, **(kwargs or {}))
+        made = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        self.record(
+            func.overloadpacket.__name__, [t for t in made if t.untyped_storage()._cdata not in given]
+        )
+        return out
+
+    def record(self, name: str, made: Iterable[Tensor]) -> None:
+        """Count one call of ``name`` and the new tensors that it made."""
+        self.operations[name] += 1
+        for tensor in made:
+            self.hold(tensor)
+        self._note()
+
+    def _note(self) -> None:
+        live = self.live
+        self.peak = max(self.peak, live)
+        for name in self._stage:
+            self.stages[name] = max(self.stages.get(name, 0), live)
+
+    def _forget(self) -> None:
+        gone = [at for at, (reference, _) in self._alive.items() if reference.expired()]
+        for at in gone:
+            del self._alive[at]
+
+
+class _Fused(TorchFunctionMode):
+    """Attention and RMS norm on the meta device, where torch would take them apart, as one operation each."""
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__()
+        self._trace = trace
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            q, v = args[0] if args else kwargs["query"], args[2] if len(args) > 2 else kwargs["value"]
+            if q.is_meta:
+                # The layout of the fused kernels: all heads of a token beside each other.
+                shape = (q.shape[0], q.shape[2], q.shape[1], v.shape[-1])
+                out = self._made("scaled_dot_product_attention", shape, q.dtype)
+                with _disable_current_modes():
+                    return out.transpose(1, 2)
+        elif func in _RMS_NORMS and args[0].is_meta:
+            return self._made("rms_norm", args[0].shape, args[0].dtype)
+        return func(*args, **kwargs)
+
+    def _made(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        with _disable_current_modes():
+            out = torch.empty(shape, dtype=dtype, device="meta")
+        self._trace.record(name, [out])
+        return out
+
+
+_RMS_NORMS = (F.rms_norm, torch.rms_norm)
