@@ -95,11 +95,12 @@ def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
     x = (matrix.mT if tall else matrix).float()
     x = x / (x.norm() + 1e-7)
     gram = x @ x.mT
-    total = torch.eye(len(gram), device=x.device)
-    for _ in range(steps):
+    total = gram
+    for step in range(steps):
         factor = torch.addmm(gram, gram, gram, beta=cubic, alpha=quintic)
         factor.diagonal().add_(linear)
-        total = factor @ total
-        gram = factor @ gram @ factor
+        total = factor @ total if step else factor
+        if step < steps - 1:
+            gram = factor @ gram @ factor
     x = total @ x
     return (x.mT if tall else x).contiguous()

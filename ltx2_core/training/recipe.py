@@ -36,7 +36,7 @@ def trained_config() -> Json:
 
 def trained_upsampler_config() -> Json:
     """The flat ``config`` object of the trained spatial x2 upscaler."""
-    return tiny_upsampler_config() | {"mid_channels": 96}
+    return tiny_upsampler_config() | {"mid_channels": 64}
 
 
 def _widened(blocks: list[Any], multipliers: dict[str, int], last: int | None = None) -> list[Any]:

@@ -21,9 +21,9 @@ from .vocoder import VocoderRecipe
 Json = dict[str, Any]
 
 HEADS = 8
-HEAD_DIM = 24
+HEAD_DIM = 20
 AUDIO_HEAD_DIM = 16
-LAYERS = 5
+LAYERS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,25 +60,26 @@ def full_scale() -> Scale:
         vocoder=VocoderRecipe(),
         upsampler=UpsamplerRecipe(),
         buckets=(
-            Bucket(width=64, height=64, frames=17, clips=4096, share=0.3),
-            Bucket(width=64, height=64, frames=25, clips=4096, share=0.25, edges=True),
-            Bucket(width=128, height=128, frames=25, clips=4096, share=0.25, edges=True),
-            Bucket(width=96, height=64, frames=33, clips=1024, share=0.1),
-            Bucket(width=128, height=128, frames=33, clips=1024, share=0.1),
+            Bucket(width=64, height=64, frames=17, clips=1536, share=0.3),
+            Bucket(width=64, height=64, frames=25, clips=1536, share=0.3),
+            Bucket(width=128, height=128, frames=25, clips=2560, share=0.25),
+            Bucket(width=128, height=96, frames=25, clips=768, share=0.05, edges=True),
+            Bucket(width=96, height=64, frames=33, clips=512, share=0.05),
+            Bucket(width=128, height=128, frames=49, clips=384, share=0.05),
         ),
-        shard_clips=256,
-        transformer=FlowRecipe(total_steps=12000, batch=32),
+        shard_clips=128,
+        transformer=FlowRecipe(total_steps=4000, batch=16),
         distilled=LoraRecipe(
-            rank=16,
+            rank=8,
             targets=ATTENTION,
-            flow=FlowRecipe(total_steps=800, batch=16, adam_lr=1e-3, contexts=((1.0, LONG),)),
+            flow=FlowRecipe(total_steps=300, batch=8, adam_lr=1e-3, contexts=((1.0, LONG),)),
         ),
         edges=LoraRecipe(
             rank=8,
             targets=ATTENTION,
             flow=FlowRecipe(
-                total_steps=1500,
-                batch=16,
+                total_steps=450,
+                batch=8,
                 adam_lr=2e-3,
                 contexts=((1.0, LONG),),
                 options=FlowOptions(first_frame=0.1, video_given=0.0, region=0.0),
