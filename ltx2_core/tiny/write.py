@@ -33,6 +33,17 @@ class TinySet:
     text_encoder: Path
     upsampler: Path
     lora: Path
+    """Of random weights, as ``write_tiny_set`` makes it; the trained set has those below instead."""
+
+    @property
+    def distilled(self) -> Path:
+        """The LoRA for few steps without guidance, in a trained set."""
+        return self.lora.with_name("ltx2-tiny-distilled-lora.safetensors")
+
+    @property
+    def edges(self) -> Path:
+        """The IC-LoRA that follows edges, in a trained set."""
+        return self.lora.with_name("ltx2-tiny-edges-ic-lora.safetensors")
 
     @classmethod
     def in_folder(cls, folder: Path, generation: TinyGeneration = "2.3") -> TinySet:

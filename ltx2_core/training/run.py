@@ -56,11 +56,11 @@ class Run:
 
     @property
     def distilled(self) -> Path:
-        return self.folder / "models" / "loras" / "ltx2-tiny-distilled-lora.safetensors"
+        return self.models.distilled
 
     @property
     def edges(self) -> Path:
-        return self.folder / "models" / "loras" / "ltx2-tiny-edges-ic-lora.safetensors"
+        return self.models.edges
 
     def part(self, name: str) -> Path:
         return self.folder / "parts" / f"{name}.safetensors"
