@@ -1,4 +1,4 @@
-"""What a computation holds and calls, operation by operation: on the meta device without memory, or for real."""
+"""What a computation holds and calls, operation by operation; on the meta device it needs no memory."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from torch.utils._pytree import tree_leaves
 class Trace(TorchDispatchMode):
     """Follows the bytes of tensors that operations make for as long as something holds them.
 
-    Tensors that exist before, weights for one, do not count unless they are :meth:`hold`-ed; views and results
-    in place count once. On the meta device attention and RMS norm are taken for fused, as they are on
+    Tensors that exist before, weights for one, do not count unless they are held; views and results in place
+    count once. On the meta device attention and RMS norm are taken for fused, as they are on
     accelerators: they make their result only. What a kernel needs for itself is not seen.
 
     Under ``torch.inference_mode()`` an operation is one call (``linear``, ``rms_norm``); under ``no_grad``

@@ -29,9 +29,9 @@ Bounds = tuple[tuple[int, int], ...]
 class Groups:
     """Distinct ``timesteps`` (G,), those of each sample by themselves, and which token has which.
 
-    Along the tokens a timestep mostly changes a few times. ``segments`` (S of them) are the runs [start, stop)
-    in which none does, and ``index`` (S, B) names the group of each; where they change often there are no
-    segments and ``index`` (B, N) names the group of every token.
+    Along the tokens a timestep mostly changes a few times. ``segments`` (S of them) are the runs [start,
+    stop) in which none does, and ``index`` (S, B) names the group of each; where they change often there are
+    no segments and ``index`` (B, N) names the group of every token.
     """
 
     timesteps: Tensor

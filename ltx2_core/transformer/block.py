@@ -68,7 +68,7 @@ class StreamInputs:
 
     ``modulation`` has 6 or 9 rows, ``embedding`` (for the head) 1, ``cross`` 4 and the gate, ``prompt`` 2.
     ``cross`` and ``cross_rope`` are there when both streams are. ``chunk_tokens`` bounds what is computed at
-    once and needs ``in_place``: the tokens of the stream are nobody else's, and no gradient goes through them.
+    once and needs ``in_place``: the tokens are nobody else's, and no gradient goes through them.
     """
 
     modulation: Modulation

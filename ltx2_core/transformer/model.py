@@ -95,8 +95,8 @@ class Transformer(nn.Module):
         """Velocity (B, N, C) of the video and the audio tokens; x0 = tokens - timestep * velocity.
 
         A stream that is None or has no tokens takes no part. The result is None for such a stream, and for
-        one that is not enabled. ``rope`` saves computing the tables of ``rope_tables`` again, ``texts`` what is
-        made of the text alone: give the same one with the same text.
+        one that is not enabled. ``rope`` saves computing the tables of ``rope_tables`` again,
+        ``texts`` what is made of the text alone: give the same one with the same text.
 
         Raises:
             ValueError: there is no stream, batches differ, or ``rope`` or ``perturbations`` do not fit.

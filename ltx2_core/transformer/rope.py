@@ -17,7 +17,6 @@ from torch import Tensor
 
 from ..config import RopeConfig, RopeType
 
-
 _TABLE_TOKENS = 1024
 
 

@@ -7,6 +7,8 @@ import torch
 
 from ltx2_core.config import TransformerConfig
 from ltx2_core.memory import Trace
+from ltx2_core.memory.estimate import step_bytes
+from ltx2_core.shapes import plan_clip
 from ltx2_core.transformer import Modality, Perturbation, Perturbations, TextMemory, Transformer
 
 RELEASED = TransformerConfig(
@@ -60,6 +62,14 @@ def test_a_step_at_released_size_stays_below_its_limit(size, chunk_tokens, image
     assert (
         released_step(SIZES[size], image=image, chunk_tokens=chunk_tokens).peak <= LIMITS[size, chunk_tokens]
     )
+
+
+@pytest.mark.parametrize(("size", "chunk_tokens"), LIMITS)
+def test_the_prediction_is_within_a_tenth_of_the_trace(size, chunk_tokens):
+    width, height, frames = (int(n) for n in size.split("x"))
+    predicted = step_bytes(RELEASED, plan_clip(width, height, frames=frames), 2, chunk_tokens=chunk_tokens)
+    traced = released_step(SIZES[size], image=False, chunk_tokens=chunk_tokens).peak
+    assert predicted == pytest.approx(traced, rel=0.1)
 
 
 def test_more_blocks_need_no_more_memory():

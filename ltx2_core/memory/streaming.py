@@ -1,0 +1,116 @@
+"""A transformer larger than the device: blocks come from system memory while the ones before them compute."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..transformer import Transformer
+
+
+class BlockStreaming:
+    """Keeps ``resident`` blocks of ``transformer`` on ``device`` and copies the others there in turn.
+
+    At most two of the others are on the device at once, the one that computes and the next. Their weights
+    stay where they are, in a memory-mapped file for one; ``pin``, the default for CUDA, copies them to memory
+    from which it can fetch them beside the computation. Results are those of the resident network bit for
+    bit. The transformer must not be moved until :meth:`close`.
+
+    Raises ValueError if there are fewer blocks than ``resident``, or that is negative.
+    """
+
+    def __init__(
+        self,
+        transformer: Transformer,
+        device: torch.device | str,
+        *,
+        resident: int,
+        pin: bool | None = None,
+    ) -> None:
+        blocks = list(transformer.transformer_blocks)
+        if not 0 <= resident <= len(blocks):
+            raise ValueError(
+                f"resident must be from 0 to {len(blocks)}, the number of blocks; got {resident}"
+            )
+        self.device = torch.device(device)
+        self._cuda = self.device.type == "cuda"
+        self._copying: Any = torch.cuda.Stream(self.device) if self._cuda else None
+        self._streamed = blocks[resident:]
+        self._place_rest(transformer, blocks[:resident])
+        if self._cuda if pin is None else pin:
+            for tensor in chain.from_iterable(map(_tensors, self._streamed)):
+                tensor.data = tensor.data.pin_memory()
+        self._home: dict[nn.Module, list[Tensor]] = {}
+        self._ahead: dict[nn.Module, tuple[list[Tensor], Any]] = {}
+        self._hooks = [
+            hook
+            for block in self._streamed
+            for hook in (
+                block.register_forward_pre_hook(self._enter),
+                block.register_forward_hook(self._leave, always_call=True),
+            )
+        ]
+
+    def close(self) -> None:
+        """Stop copying; every block is where it was."""
+        for hook in self._hooks:
+            hook.remove()
+        for block in list(self._home):
+            self._return(block)
+        self._ahead.clear()
+
+    def _place_rest(self, transformer: Transformer, resident: list[nn.Module]) -> None:
+        for child in transformer.children():
+            if child is not transformer.transformer_blocks:
+                child.to(self.device)
+        for parameter in transformer.parameters(recurse=False):
+            parameter.data = parameter.data.to(self.device)
+        for block in resident:
+            block.to(self.device)
+
+    def _enter(self, block: nn.Module, given: Any) -> None:
+        """Put the copies of ``block`` in the place of its weights, and send for the next block's."""
+        if block not in self._ahead:
+            # The first step, or an order of blocks that nobody foresaw.
+            self._ahead.clear()
+            self._fetch(block)
+        copies, arrived = self._ahead.pop(block)
+        if arrived is not None:
+            now = torch.cuda.current_stream(self.device)
+            now.wait_event(arrived)
+            for copy in copies:
+                copy.record_stream(now)
+        tensors = _tensors(block)
+        self._home[block] = [tensor.data for tensor in tensors]
+        for tensor, copy in zip(tensors, copies, strict=True):
+            tensor.data = copy
+        following = self._streamed[(self._streamed.index(block) + 1) % len(self._streamed)]
+        if following is not block:
+            self._fetch(following)
+
+    def _leave(self, block: nn.Module, given: Any, made: Any) -> None:
+        self._return(block)
+
+    def _fetch(self, block: nn.Module) -> None:
+        if not self._cuda:
+            self._ahead[block] = (
+                [tensor.data.to(self.device, copy=True) for tensor in _tensors(block)],
+                None,
+            )
+            return
+        with torch.cuda.stream(self._copying):
+            copies = [tensor.data.to(self.device, non_blocking=True) for tensor in _tensors(block)]
+            self._ahead[block] = (copies, self._copying.record_event())
+
+    def _return(self, block: nn.Module) -> None:
+        home = self._home.pop(block, None)
+        if home is not None:
+            for tensor, data in zip(_tensors(block), home, strict=True):
+                tensor.data = data
+
+
+def _tensors(block: nn.Module) -> list[Tensor]:
+    return [*block.parameters(), *block.buffers()]
