@@ -27,7 +27,7 @@ def empty(*shape):
     return torch.empty(*shape, dtype=torch.bfloat16, device="meta")
 
 
-def released_step(grid, *, image, layers=2, chunk_tokens=None):
+def released_step(grid, *, image, layers=1, chunk_tokens=None):
     """Trace one step of 2.3 with its rotary tables; an ``image`` holds the first latent frame clean."""
     frames, height, width = grid
     count, sound = frames * height * width, 126
