@@ -5,6 +5,7 @@ from __future__ import annotations
 from .clip_plan import LTX2AVClipPlan
 from .conditioning import LTX2AVImgToVideoInplace, LTX2AVPreprocess, LTX2AVSetAudio
 from .decode import LTX2AVDecodeAudio, LTX2AVDecodeToVideo, LTX2AVDecodeVideo
+from .guidance import LTX2AVGuider, LTX2AVStreamGuidance
 from .guides import LTX2AVAddGuide, LTX2AVCropGuides
 from .latents import LTX2AVConcatLatent, LTX2AVEmptyLatent, LTX2AVLatentUpscale, LTX2AVSeparateLatent
 from .loaders import (
@@ -15,6 +16,7 @@ from .loaders import (
     LTX2AVLoadUpscaler,
 )
 from .prompt import LTX2AVPrompt
+from .samplers import LTX2AVSampler
 from .sampling import LTX2AVDistilledSigmas, LTX2AVSampleStage, LTX2AVScheduler
 
 NODES: list[type] = [
@@ -36,6 +38,9 @@ NODES: list[type] = [
     LTX2AVCropGuides,
     LTX2AVScheduler,
     LTX2AVDistilledSigmas,
+    LTX2AVSampler,
+    LTX2AVStreamGuidance,
+    LTX2AVGuider,
     LTX2AVSampleStage,
     LTX2AVDecodeVideo,
     LTX2AVDecodeAudio,

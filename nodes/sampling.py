@@ -12,7 +12,8 @@ from ..ltx2_core.sampling.schedules import FIXED_SIGMAS, ltxv_sigmas, validate_s
 from .checks import check_stage
 from .convert import video_of
 from .host.latents import Latent
-from .host.sampling import sample
+from .host.sampling import sample, sample_guided
+from .presets import BY_HAND, preset_input, preset_of
 
 CATEGORY = "LTX-2/sampling"
 LTXV = "LTX-2 scheduler"
@@ -163,6 +164,7 @@ class LTX2AVSampleStage(io.ComfyNode):
                 io.Sigmas.Input(
                     "sigmas", optional=True, tooltip="A schedule of your own, in place of schedule and steps."
                 ),
+                preset_input(),
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="The sampled latent; masks go along.")],
         )
@@ -181,8 +183,17 @@ class LTX2AVSampleStage(io.ComfyNode):
         audio_cfg: float,
         sampler: str,
         sigmas: Tensor | None = None,
+        preset: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
         check_stage(positive, latent)
+        if preset is not None and preset["preset"] != BY_HAND:
+            chosen, blocks = preset_of(preset, model)
+            if sigmas is None:
+                sigmas = chosen.sigmas(video_tokens(latent))
+            validate_sigmas(sigmas, partial=True)
+            how = {"guidance": chosen.guidance(blocks), "sampler": chosen.sampler, "eta": chosen.eta}
+            result = sample_guided(model, positive, negative, latent, seed=seed, sigmas=sigmas, **how)
+            return io.NodeOutput(result)
         if sigmas is None:
             sigmas = schedule_sigmas(schedule, steps, latent)
         validate_sigmas(sigmas, partial=True)

@@ -6,7 +6,7 @@ S text tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -33,12 +33,17 @@ from ...ltx2_core.shapes import (
 )
 from ...ltx2_core.text.connectors import TextConnectors
 from ...ltx2_core.transformer import Modality, Perturbation, Perturbations, Transformer
+from ...ltx2_core.transformer.nag import NegativeText
 from ...ltx2_core.types import TextFeatures
 from .guides import Entry, GuideTokens, guide_attention, guide_tokens
 from .progress import check_interrupted
 
 Options = Mapping[str, Any]
 ALL = "all"
+PERTURBATIONS = "ltx2_perturbations"
+"""Among the options of a call: what each of its conditionings leaves out, in the order of the guider."""
+NAG = "ltx2_nag"
+"""Among the options of a call: the settings of normalized attention guidance and the text to avoid."""
 
 
 class HostTransformer(Transformer):
@@ -159,6 +164,10 @@ class HostTransformer(Transformer):
             audio = replace(
                 audio, context_mask=attention_mask, enabled=transformer_options.get("run_ax", True)
             )
+        if NAG in transformer_options:
+            avoided = _negative_texts(transformer_options, contexts)
+            video = replace(video, negative=avoided[0])
+            audio = None if audio is None else replace(audio, negative=avoided[1])
 
         streams = Transformer.forward(
             self,
@@ -235,11 +244,30 @@ def _token_timesteps(timestep: Tensor) -> Tensor:
 
 
 def _perturbations(options: Options, batch: int) -> Perturbations | None:
-    """The host's switches that cut the streams apart."""
+    """What each sample leaves out: by our guider, or by the host's switches that cut the streams apart."""
+    if PERTURBATIONS in options:
+        each = options[PERTURBATIONS]
+        order = options["cond_or_uncond"]
+        return Perturbations(tuple(each[number] for number in order for _ in range(batch // len(order))))
     a2v, v2a = options.get("a2v_cross_attn", True), options.get("v2a_cross_attn", True)
     if a2v and v2a:
         return None
     return Perturbations((Perturbation(a2v=() if a2v else ALL, v2a=() if v2a else ALL),) * batch)
+
+
+def _negative_texts(options: Options, contexts: Sequence[Tensor]) -> list[NegativeText]:
+    """The text to avoid, for video and audio, as many samples as there are."""
+    nag, text = options[NAG]
+    parts = text.to(contexts[0]).split([context.shape[-1] for context in contexts], dim=-1)
+    return [
+        NegativeText(
+            context=part.repeat(len(context) // len(part), 1, 1),
+            scale=nag.scale,
+            alpha=nag.alpha,
+            tau=nag.tau,
+        )
+        for part, context in zip(parts, contexts, strict=True)
+    ]
 
 
 def _latents(

@@ -15,7 +15,10 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from ...ltx2_core.sampling.guidance import GuidanceAt
+from .guider import AVGuider
 from .latents import Latent, to_av
+from .samplers import sampler_object
 
 
 def sample(
@@ -30,16 +33,40 @@ def sample(
     audio_cfg: float,
     sampler: str,
 ) -> Latent:
-    """The LATENT at the end of ``sigmas``: what the host's advanced sampler gives for the same values.
-
-    Noise is drawn on the CPU, video first. Every step moves the progress bar; the stop button works there.
-    """
+    """The LATENT at the end of ``sigmas``, with the host's own guider, by ``cfg``."""
     scales = _scales(latent, cfg, audio_cfg)
     guider = comfy.samplers.CFGGuider(model if scales is None else _with_scales(model, scales))
     guider.set_conds(positive, negative)
     guider.set_cfg(cfg)
+    object_ = comfy.samplers.sampler_object(sampler)
+    return run(guider, object_, latent, seed=seed, sigmas=sigmas)
+
+
+def sample_guided(
+    model: Any,
+    positive: Any,
+    negative: Any,
+    latent: Latent,
+    *,
+    seed: int,
+    sigmas: Tensor,
+    guidance: GuidanceAt,
+    sampler: str,
+    eta: float | None,
+) -> Latent:
+    """The LATENT at the end of ``sigmas``, with the library's guidance and samplers."""
+    guider = AVGuider(model, guidance)
+    guider.set_conds(positive, negative)
+    return run(guider, sampler_object(sampler, eta), latent, seed=seed, sigmas=sigmas)
+
+
+def run(guider: Any, sampler: Any, latent: Latent, *, seed: int, sigmas: Tensor) -> Latent:
+    """What the host's advanced sampler gives for the same values.
+
+    Noise is drawn on the CPU, video first. Every step moves the progress bar; the stop button works there.
+    """
     samples = comfy.sample.fix_empty_latent_channels(
-        model, latent["samples"], latent.get("downscale_ratio_spacial")
+        guider.model_patcher, latent["samples"], latent.get("downscale_ratio_spacial")
     )
     noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
     bar = comfy.utils.ProgressBar(len(sigmas) - 1)
@@ -50,7 +77,7 @@ def sample(
     sampled = guider.sample(
         noise,
         samples,
-        comfy.samplers.sampler_object(sampler),
+        sampler,
         sigmas,
         denoise_mask=latent.get("noise_mask"),
         callback=on_step,
