@@ -7,17 +7,17 @@ Letters: B batch, N pictures or frames, C channels, S samples, H W pixel rows an
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
 from .audio import decode_audio, encode_audio
-from .conditioning.items import AudioGiven, ImageInPlace
-from .conditioning.state import empty_state
+from .conditioning.items import AudioGiven, Conditioning, ImageInPlace
+from .conditioning.state import drop_guides, empty_state
 from .generation import Generation
 from .loading import Component, Lora, LoraReport
 from .media import compress_image, fit_image, load_image, read_audio, to_signed
@@ -28,6 +28,7 @@ from .sampling.caching import Evaluations, StepCache
 from .sampling.denoiser import Denoiser
 from .sampling.noise import initial_state, make_noise
 from .sampling.samplers import get_sampler
+from .shapes import ClipPlan
 from .tiny import embedded_set
 from .types import AVLatent, LatentState, Numerics, TextContext
 from .upsampler import upsample_latent
@@ -45,6 +46,12 @@ class Progress:
     step: int
     steps: int
     x0: AVLatent | None = None
+
+
+class Given(Protocol):
+    """Something given to every stage, encoded at the size of each."""
+
+    def at(self, pipeline: LTX2Pipeline, clip: ClipPlan) -> Conditioning: ...
 
 
 OnStep = Callable[[Progress], None]
@@ -111,22 +118,26 @@ class LTX2Pipeline:
         self,
         prompt: str | Request,
         *,
+        given: Sequence[Given] = (),
         on_step: OnStep | None = None,
         stop: Stop | None = None,
         **options: Any,
     ) -> Generation:
         """Sample a clip; ``options`` are the fields of :class:`Request`. It is decoded when asked for.
 
+        ``given`` is applied after the image and the audio of the request, in its order.
         ``on_step`` hears of every stage and step. ``stop`` is asked before every block of every evaluation,
         and ends the run with :class:`Stopped` when it says True.
         """
         request = prompt if isinstance(prompt, Request) else Request(prompt=prompt, **options)
         run = _Run(on_step, stop)
         stages = plan_stages(request, self.numerics)
-        self._check_files(request, stages)
+        self._check_files(request, stages, given)
         contexts = self._contexts(request, stages, run)
         given_audio = self._read_audio(request, stages[-1])
         items = self._conditioning(request, stages, given_audio, run)
+        for stage, more in zip(stages, items, strict=True):
+            more.extend(one.at(self, stage.clip) for one in given)
 
         start_noise = torch.Generator(request.noise_device).manual_seed(request.seed)
         # The official samplers draw theirs from a generator of its own, this far from the seed.
@@ -138,13 +149,14 @@ class LTX2Pipeline:
             if index and latents is not None:
                 run.report(f"upscale to {stage.clip.width}x{stage.clip.height}", 0, 1)
                 latents = self.upsample(latents)
-            state = self._state(stage, latents)
+            state = self._state(stage, latents, video=request.video)
             for item in items[index]:
                 state = item.apply(state)
             latents, used = self._sample(
                 index, stage, state, *contexts[index], request.cache, start_noise, step_noise, run
             )
             evaluations.append(used)
+            latents = drop_guides(latents, state)
             if index == 0 and self._audio_stage(request, stages) == 1:
                 kept_audio = latents.audio
         assert latents is not None
@@ -219,14 +231,17 @@ class LTX2Pipeline:
             video = upsample_latent(upsampler, video, encoder.per_channel_statistics, adain=adain)
         return replace(latents, video=video.float())
 
-    def decode_video(self, latent: Tensor, *, stop: Stop | None = None) -> Iterator[Tensor]:
-        """Normalised latent (1, 128, F, H, W) -> chunks (N, 3, 32 H, 32 W) in [-1, 1] on the CPU.
+    def decode_video(
+        self, latent: Tensor | Iterable[Tensor], *, stop: Stop | None = None
+    ) -> Iterator[Tensor]:
+        """Normalised latent (1, 128, F, H, W), whole or in pieces -> chunks (N, 3, 32 H, 32 W) in [-1, 1].
 
         Exactly the whole clip's frames, with memory that does not depend on their number.
         """
         run = _Run(None, stop)
         with self.networks.use(Component.VIDEO_DECODER) as decoder:
-            chunks = decoder.decode_stream(latent.to(self.networks.device, self.networks.dtype))
+            pieces = (latent,) if isinstance(latent, Tensor) else latent
+            chunks = decoder.decode_stream(p.to(self.networks.device, self.networks.dtype) for p in pieces)
             while True:
                 run.check()
                 with torch.inference_mode():
@@ -245,13 +260,13 @@ class LTX2Pipeline:
             waveform, rate = decode_audio(decoder, vocoder, latent.to(self.networks.device))
         return waveform[0].cpu(), rate
 
-    def _check_files(self, request: Request, stages: Sequence[Stage]) -> None:
+    def _check_files(self, request: Request, stages: Sequence[Stage], given: Sequence[Given]) -> None:
         """Find every component that the run will need before anything is computed."""
         needed = [Component.TEXT_PROJECTION, Component.TEXT_CONNECTORS, Component.TRANSFORMER]
         needed += [Component.VIDEO_DECODER, Component.AUDIO_DECODER, Component.VOCODER]
         if len(stages) > 1:
             needed.append(Component.UPSAMPLER)
-        if len(stages) > 1 or request.image is not None:
+        if len(stages) > 1 or request.image is not None or given:
             needed.append(Component.VIDEO_ENCODER)
         if request.audio is not None:
             needed.append(Component.AUDIO_ENCODER)
@@ -293,9 +308,9 @@ class LTX2Pipeline:
         stages: Sequence[Stage],
         audio: tuple[Tensor, int] | None,
         run: _Run,
-    ) -> list[list[ImageInPlace | AudioGiven]]:
+    ) -> list[list[Conditioning]]:
         """What is given to each stage, encoded at its size."""
-        items: list[list[ImageInPlace | AudioGiven]] = [[] for _ in stages]
+        items: list[list[Conditioning]] = [[] for _ in stages]
         if request.image is not None:
             run.report("image", 0, 1)
             frames = _pictures(request.image)
@@ -319,8 +334,8 @@ class LTX2Pipeline:
             frames = compress_image(frames[0], crf)[None]
         return frames
 
-    def _state(self, stage: Stage, latents: AVLatent | None) -> LatentState:
-        state = empty_state(stage.clip, device=self.networks.device)
+    def _state(self, stage: Stage, latents: AVLatent | None, *, video: bool) -> LatentState:
+        state = empty_state(stage.clip, video=video, device=self.networks.device)
         if latents is None:
             return state
         latents = latents.to(self.networks.device, torch.float32)

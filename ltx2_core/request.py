@@ -61,6 +61,7 @@ class Request:
         seed, noise_device: the same seed gives the same clip; noise drawn on "cpu" is alike on every machine.
         audio_stage: which stage the sound is taken from; by default 1 with guidance and 2 without, as the
             official pipelines do, and always 2 in the comfy numerics.
+        video: False makes the sound alone, in one stage.
     """
 
     prompt: str
@@ -94,6 +95,7 @@ class Request:
     seed: int = 0
     noise_device: str = "cpu"
     audio_stage: Literal[1, 2] | None = None
+    video: bool = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.prompt, str):
@@ -109,6 +111,8 @@ class Request:
                 raise ValueError(f"{name} must be a number from 0 (1 is no guidance); got {scale}")
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"seed must be 0 ... 2**64 - 1; got {self.seed}")
+        if not self.video and self.stages != 1:
+            raise ValueError("sound alone is made in one stage: give stages=1")
         if self.latents is not None and self.stages != 1:
             raise ValueError("latents go on in one stage: give stages=1 and upscale between two calls")
         if self.denoise != 1 and self.latents is None:

@@ -14,7 +14,7 @@ from einops import repeat
 from torch import Tensor
 
 from ..shapes import SPATIAL_SCALE
-from ..types import Guide, LatentState
+from ..types import AVLatent, Guide, LatentState
 from .masks import expand_mask
 from .patchify import guide_positions
 
@@ -99,6 +99,81 @@ class AudioGiven:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Overlap:
+    """Latents that the clip begins with: ``video`` (1, 128, K, H, W), ``audio`` (1, 8, T, 16) or None.
+
+    ``skip`` of the first video frames are left to be made: one that stands for eight pictures does not fit
+    the first latent frame of a clip, which stands for one. ``strength`` 1 keeps the rest as it is.
+    """
+
+    video: Tensor | None
+    audio: Tensor | None
+    skip: int = 0
+    strength: float = 1.0
+
+    def apply(self, state: LatentState) -> LatentState:
+        """Raises ValueError if there is more of it than the clip is long, or if the size differs."""
+        _check_strength(self.strength)
+        if self.video is not None:
+            video, mask = _video(state)
+            given = _fit_batch("overlap", self.video, video)
+            _check_grid("overlap", given, video)
+            state = _with_video(
+                state,
+                _laid_in(video, given[:, :, self.skip :], self.skip),
+                _laid_in(mask, torch.full_like(given[:, :1, self.skip :], 1 - self.strength), self.skip),
+            )
+        audio, mask = state.latent.audio, expand_mask(state.mask, state.latent).audio
+        if self.audio is not None and audio is not None and mask is not None:
+            given = _fit_batch("audio overlap", self.audio, audio)
+            kept = torch.full_like(given[:, :1, :, :1], 1 - self.strength)
+            state = replace(
+                state,
+                latent=replace(state.latent, audio=_laid_in(audio, given, 0)),
+                mask=replace(state.mask, audio=_laid_in(mask, kept, 0)),
+            )
+        return state
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptOutside:
+    """A source of which only time regions are made anew, and what lies past its end.
+
+    ``latent`` holds the source: video (1, 128, F, H, W), audio (1, 8, T, 16), each as long as the clip or
+    shorter; a stream that is None is made in full. ``video`` and ``audio`` (F or T,) are True where to make.
+    Inside them the state keeps what it holds: in a second stage that of the first.
+    """
+
+    latent: AVLatent
+    video: Tensor
+    audio: Tensor
+
+    def apply(self, state: LatentState) -> LatentState:
+        """Raises ValueError if the size differs or the source is longer than the clip."""
+        if self.latent.video is not None:
+            video, mask = _video(state)
+            given = _fit_batch("source", self.latent.video, video)
+            _check_grid("source", given, video)
+            made = self.video[: given.shape[2]].to(video.device).view(1, 1, -1, 1, 1)
+            kept = torch.where(made, video[:, :, : given.shape[2]], given)
+            opened = made.to(mask).expand_as(mask[:, :, : given.shape[2]])
+            state = _with_video(state, _laid_in(video, kept, 0), _laid_in(mask, opened, 0))
+        audio, mask = state.latent.audio, expand_mask(state.mask, state.latent).audio
+        if self.latent.audio is not None and audio is not None and mask is not None:
+            given = _fit_batch("audio source", self.latent.audio, audio)
+            made = self.audio[: given.shape[2]].to(audio.device).view(1, 1, -1, 1)
+            kept = torch.where(made, audio[:, :, : given.shape[2]], given)
+            state = replace(
+                state,
+                latent=replace(state.latent, audio=_laid_in(audio, kept, 0)),
+                mask=replace(
+                    state.mask, audio=_laid_in(mask, made.to(mask).expand(len(mask), -1, -1, -1), 0)
+                ),
+            )
+        return state
+
+
+@dataclass(frozen=True, kw_only=True)
 class GuideFrames:
     """An encoded image or clip shown beside the video, at pixel frame ``frame``, and cut off afterwards.
 
@@ -170,6 +245,16 @@ def dilate(latent: Tensor, scale: int) -> tuple[Tensor, Tensor | None]:
     keep = torch.zeros(frames, height * scale, width * scale, dtype=torch.bool, device=latent.device)
     keep[:, ::scale, ::scale] = True
     return spread, keep
+
+
+def _laid_in(whole: Tensor, part: Tensor, at: int) -> Tensor:
+    """A copy of ``whole`` with ``part`` in it from ``at`` on, along time."""
+    end = at + part.shape[2]
+    if end > whole.shape[2]:
+        raise ValueError(
+            f"{end} latents are given and the clip has {whole.shape[2]}: give fewer, or plan it longer"
+        )
+    return torch.cat((whole[:, :, :at], part.to(whole), whole[:, :, end:]), dim=2)
 
 
 def _video(state: LatentState) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,145 @@
+"""Make parts of a clip anew, in time, in one or two stages, and keep the rest.
+
+Letters: N pictures, F latent frames, T audio latents, C channels, S samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..audio import resample
+from ..conditioning.patchify import audio_positions
+from ..conditioning.regions import Region, Rounding, audio_cells, check_regions, video_cells
+from ..generation import Generation
+from ..media import to_signed
+from ..request import Request
+from ..shapes import Snap, frames_of, latent_frames_of, plan_clip
+from .extend import FADE_S, pipeline_rate
+from .footage import Edit, Footage
+from .given import Outside, encoded_sound
+
+if TYPE_CHECKING:
+    from ..pipeline import LTX2Pipeline, OnStep, Stop
+
+
+def retake(
+    pipeline: LTX2Pipeline,
+    prompt: str,
+    source: Footage,
+    *,
+    video: Sequence[Region] = (),
+    audio: Sequence[Region] = (),
+    rounding: Rounding = Rounding.COVER,
+    paste: bool = True,
+    on_step: OnStep | None = None,
+    stop: Stop | None = None,
+    **options: Any,
+) -> Edit:
+    """The source with the seconds in ``video`` and in ``audio`` made anew; a region past the end extends it.
+
+    Both stages see the clean source at their own size, and the region is opened again in the second. With
+    ``paste`` the pictures outside are those of the source, else they went through the autoencoder. Kept sound
+    is the source's to the sample, but for 50 ms inside a region at its borders. A source without sound gets
+    one all along. Pictures after the last 8k + 1 of a source that is not extended are left as they are.
+
+    Raises ValueError if nothing is to be made, or for regions that end before they begin.
+    """
+    video, audio = check_regions(video), check_regions(audio)
+    if not any(start < end for start, end in (*video, *audio)) and source.sound is not None:
+        raise ValueError("nothing is to be made anew: give a region of the video or of the audio")
+    wanted = max([source.seconds, *(end for _, end in (*video, *audio))])
+    extends = round(wanted * source.fps) > len(source.frames)
+    usable = frames_of(latent_frames_of(len(source.frames)))
+    stages = options.get("stages", 1)
+    length = round(wanted * source.fps) if extends else usable
+    clip = plan_clip(
+        *source.size, frames=length, fps=source.fps, snap=Snap.CEIL, stages=stages, numerics=pipeline.numerics
+    )
+    size = plan_clip(*source.size, frames=clip.frames, fps=source.fps, stages=stages)
+    request = Request(
+        prompt=prompt,
+        **{**options, "width": size.width, "height": size.height, "num_frames": clip.frames},
+        fps=source.fps,
+    )
+    made_video = video_cells(video, clip.latent_frames, source.fps, rounding)
+    made_audio = audio_cells(audio, clip.audio_latents, rounding)
+    made_video[latent_frames_of(usable) :] = True
+    sound = None
+    if source.sound is None:
+        made_audio[:] = True
+    else:
+        heard = source.seconds if extends else clip.seconds
+        made_audio[audio_positions(len(made_audio))[0, 0, :, 1] > heard + 0.05] = True
+        sound = encoded_sound(pipeline, source.sound, clip.audio_latents)
+    given = Outside(
+        source=replace(source, frames=source.frames[:usable]), sound=sound, video=made_video, audio=made_audio
+    )
+    result = pipeline(request, given=[given], on_step=on_step, stop=stop)
+    whole = source.fitted(result.clip)
+    total = length if extends else len(source.frames)
+    rate = pipeline_rate(source, result)
+    track = _mended_sound(whole, result, made_audio, total / source.fps, rate)
+    return Edit(
+        pictures=lambda: _mended_pictures(whole, result, made_video, total, paste),
+        sounds=lambda: iter((track,)),
+        frame_count=total,
+        width=result.clip.width,
+        height=result.clip.height,
+        fps=source.fps,
+        rate=rate,
+        settings={
+            **result.settings(),
+            "retake": {"video": [*video], "audio": [*audio], "rounding": rounding.value, "paste": paste},
+        },
+    )
+
+
+def _mended_pictures(
+    source: Footage, result: Generation, made: Tensor, total: int, paste: bool
+) -> Iterator[Tensor]:
+    position = 0
+    for chunk in result.frames():
+        chunk = chunk[: total - position]
+        if paste:
+            chunk = chunk.clone()
+            for number in range(len(chunk)):
+                frame = position + number
+                if frame < len(source.frames) and not made[latent_frames_of(frame + 8) - 1]:
+                    chunk[number] = to_signed(source.frames[frame])
+        position += len(chunk)
+        yield chunk
+    if position < total:
+        yield to_signed(source.frames[position:total])
+
+
+def _mended_sound(source: Footage, result: Generation, made: Tensor, seconds: float, rate: int) -> Tensor:
+    """(C, S) of exactly ``seconds``: the new sound where it was made, else the source's, sample by sample."""
+    waveform, own = result.audio()
+    waveform = waveform if own == rate else resample(waveform, own, rate)
+    channels = max(waveform.shape[0], 1 if source.sound is None else source.sound[0].shape[0])
+    samples = round(seconds * rate)
+    kept = source.track(channels, rate, seconds)
+    new = torch.zeros(channels, samples)
+    new[:, : min(samples, waveform.shape[1])] = waveform[:, :samples]
+    weight = torch.zeros(samples)
+    spans = audio_positions(len(made))[0, 0]
+    for start, end in spans[made].tolist():
+        last = samples if end >= float(spans[-1, 1]) else round(end * rate)
+        weight[round(start * rate) : last] = 1
+    if source.sound is not None:
+        weight = _ramps(weight, round(FADE_S * rate))
+    return torch.where(weight == 0, kept, torch.lerp(kept, new, weight))
+
+
+def _ramps(weight: Tensor, length: int) -> Tensor:
+    """Rises and falls of a 0 / 1 weight (S,), spread over ``length`` samples inside the ones."""
+    padded = torch.nn.functional.pad(weight[None, None], (length, length), mode="replicate")
+    sums = padded[0, 0].double().cumsum(0)
+    width = 2 * length + 1
+    mean = (sums[width - 1 :] - torch.cat((sums.new_zeros(1), sums[:-width]))) / width
+    return ((mean - 0.5) * 2).clamp(0, 1).float() * weight
