@@ -1,0 +1,223 @@
+"""Evaluations and seconds a step of each preset, against diffusers' way with the same random weights.
+
+    python benchmarks/guidance.py --threads 1 --repeats 3
+    python benchmarks/guidance.py --cache
+
+A step is everything between two states: all passes of guidance and the sampler's arithmetic. diffusers joins
+the negative and the positive prompt in one call and evaluates perturbed and apart passes by themselves; it
+has no res_2s, so its column there is twice its step. Runs alternate; a ratio is the median of ours / theirs.
+``--cache`` measures the step caches on the embedded set instead: passes saved, and the distance of the
+latents from those of the run without it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from transformer_step import Case, alternate, build
+
+from ltx2_core.conditioning.state import empty_state
+from ltx2_core.config import TransformerConfig
+from ltx2_core.pipeline import LTX2Pipeline
+from ltx2_core.sampling.caching import StepCache
+from ltx2_core.sampling.denoiser import Denoiser
+from ltx2_core.sampling.guidance import Guidance, Pass
+from ltx2_core.sampling.noise import initial_state, make_noise
+from ltx2_core.sampling.presets import PRESETS, Preset
+from ltx2_core.sampling.samplers import EVALUATIONS, get_sampler
+from ltx2_core.shapes import plan_clip
+from ltx2_core.transformer import Transformer
+from ltx2_core.types import AVLatent, TextContext
+
+FPS = 24.0
+BLOCKS = (2,)
+TEXT = 64
+
+
+def case() -> Case:
+    config = TransformerConfig(
+        num_layers=4,
+        heads=4,
+        head_dim=48,
+        audio_head_dim=24,
+        caption_channels=192,
+        caption_projection=False,
+        gated_attention=True,
+        cross_attention_adaln=True,
+    )
+    return Case(name="tiny-2.3", config=config, dtype=torch.float32, grid=(3, 4, 6), text=TEXT)
+
+
+class Ours:
+    """One clip with our denoiser."""
+
+    def __init__(self, model: Transformer, grid: tuple[int, int, int]) -> None:
+        frames, height, width = grid
+        self.model = model
+        plan = plan_clip(32 * width, 32 * height, frames=8 * (frames - 1) + 1, fps=FPS)
+        self.state = empty_state(plan)
+        self.noise = make_noise(self.state.latent, 0)
+        generator = torch.Generator().manual_seed(1)
+        c = model.config
+        self.texts = [
+            TextContext(
+                torch.randn(1, TEXT, c.dim, generator=generator),
+                torch.randn(1, TEXT, c.audio_dim, generator=generator),
+            )
+            for _ in range(2)
+        ]
+
+    def step(self, preset: Preset, passes_per_call: int) -> Callable[[], AVLatent]:
+        """The second step of a preset, of which none ends in 0."""
+        guidance = preset.guidance(BLOCKS)
+        denoise = Denoiser(
+            self.model, self.state, *self.texts, guidance=guidance, passes_per_call=passes_per_call
+        )
+        sigmas = preset.sigmas()[1:3]
+        x = initial_state(self.state, self.noise, float(sigmas[0]))
+        sampler = get_sampler(preset.sampler, eta=preset.eta)
+        return lambda: sampler(denoise, x, sigmas, generator=torch.Generator().manual_seed(0))
+
+    def evaluations(self, preset: Preset) -> int:
+        """Passes of a whole run, counted without running the model."""
+        passes = len(preset.guidance(BLOCKS).passes())
+        calls = preset.steps * EVALUATIONS.get(preset.sampler, 1) + (preset.sampler == "res_2s")
+        return passes * calls
+
+
+class Theirs:
+    """The same clip with diffusers' transformer, called as its pipeline calls it."""
+
+    def __init__(self, model: torch.nn.Module, ours: Ours, grid: tuple[int, int, int]) -> None:
+        from ltx2_core.conditioning.patchify import (
+            audio_positions,
+            patchify_audio,
+            patchify_video,
+            video_positions,
+        )
+
+        noise = ours.noise
+        assert noise.video is not None and noise.audio is not None
+        self.model = model
+        self.tokens = (patchify_video(noise.video), patchify_audio(noise.audio))
+        self.texts = ours.texts
+        self.positions = (video_positions(*grid, FPS), audio_positions(noise.audio.shape[2]))
+
+    def call(self, texts: list[TextContext], sigma: float, **options: object) -> list[Tensor]:
+        many = len(texts)
+        level = torch.full((many,), 1000 * sigma)
+        found = self.model(
+            hidden_states=self.tokens[0].repeat(many, 1, 1),
+            audio_hidden_states=self.tokens[1].repeat(many, 1, 1),
+            encoder_hidden_states=torch.cat([text.video for text in texts]),
+            audio_encoder_hidden_states=torch.cat([text.audio for text in texts]),
+            timestep=level,
+            audio_timestep=level,
+            sigma=level,
+            audio_sigma=level,
+            video_coords=self.positions[0].repeat(many, 1, 1, 1),
+            audio_coords=self.positions[1].repeat(many, 1, 1, 1),
+            return_dict=False,
+            **options,
+        )
+        return [velocity.float() for velocity in found[:2]]
+
+    def step(self, preset: Preset, guidance: Guidance) -> Callable[[], list[Tensor]]:
+        sigma, sigma_next = preset.sigmas()[1:3].tolist()
+        wanted = guidance.passes()
+        times = EVALUATIONS.get(preset.sampler, 1)
+
+        def once() -> list[Tensor]:
+            estimates: dict[Pass, list[Tensor]] = {}
+
+            def x0(velocities: list[Tensor]) -> list[Tensor]:
+                return [x - sigma * v for x, v in zip(self.tokens, velocities, strict=True)]
+
+            if Pass.NEGATIVE in wanted:
+                found = x0(self.call([self.texts[1], self.texts[0]], sigma))
+                estimates[Pass.NEGATIVE] = [t[:1] for t in found]
+                estimates[Pass.CONDITIONAL] = [t[1:] for t in found]
+            else:
+                estimates[Pass.CONDITIONAL] = x0(self.call([self.texts[0]], sigma))
+            if Pass.PERTURBED in wanted:
+                options = {"spatio_temporal_guidance_blocks": list(BLOCKS)}
+                estimates[Pass.PERTURBED] = x0(self.call([self.texts[0]], sigma, **options))
+            if Pass.APART in wanted:
+                estimates[Pass.APART] = x0(self.call([self.texts[0]], sigma, isolate_modalities=True))
+            guided = [
+                stream.combine({which: e[index] for which, e in estimates.items()})
+                for index, stream in enumerate((guidance.video, guidance.audio))
+            ]
+            pairs = zip(self.tokens, guided, strict=True)
+            return [x0 + (x - x0) * (sigma_next / sigma) for x, x0 in pairs]
+
+        def step() -> list[Tensor]:
+            for _ in range(times):
+                result = once()
+            return result
+
+        return step
+
+
+def compare(repeats: int) -> None:
+    bench = case()
+    model, peer = build(bench)
+    ours = Ours(model, bench.grid)
+    theirs = Theirs(peer, ours, bench.grid)
+    print("| preset | passes | a step | one by one s | at once s | diffusers s | wall ratio | CPU ratio |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name, preset in PRESETS.items():
+        guidance = preset.guidance(BLOCKS)
+        passes = len(guidance.passes()) * EVALUATIONS.get(preset.sampler, 1)
+        peer_step = theirs.step(preset, guidance)
+        single, seconds, wall, cpu = alternate(ours.step(preset, 1), peer_step, repeats)
+        joined = alternate(ours.step(preset, 4), peer_step, repeats)[0]
+        figures = f"{single:.3f} | {joined:.3f} | {seconds:.3f} | {wall:.2f} | {cpu:.2f}"
+        print(f"| {name} | {ours.evaluations(preset)} | {passes} | {figures} |", flush=True)
+
+
+def measure_caches() -> None:
+    pipeline = LTX2Pipeline.embedded(dtype=torch.float32, keep_loaded=True)
+    size = {"width": 128, "height": 96, "num_frames": 25, "steps": 20, "seed": 1, "fps": 24.0}
+    exact = pipeline("a red ball rolls to the left", **size)
+    print("| cache | threshold | passes run | passes saved | video error | audio error |")
+    print("|---|---|---|---|---|---|")
+    print(f"| none | | {exact.evaluations[0].run} | 0 | 0 | 0 |")
+    for kind, thresholds in (("first_block", (0.05, 0.1, 0.2)), ("timestep", (0.05, 0.1, 0.2))):
+        for threshold in thresholds:
+            request = replace(exact.request, cache=StepCache(kind=kind, threshold=threshold))
+            near = pipeline(request)
+            (used,) = near.evaluations
+            errors = [
+                float((a - b).norm() / b.norm())
+                for a, b in (
+                    (near.latents.video, exact.latents.video),
+                    (near.latents.audio, exact.latents.audio),
+                )
+            ]
+            row = f"{used.run} | {used.reused} | {errors[0]:.3f} | {errors[1]:.3f}"
+            print(f"| {kind} | {threshold} | {row} |", flush=True)
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--cache", action="store_true", help="measure the step caches on the embedded set")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.cache:
+        measure_caches()
+    else:
+        compare(args.repeats)
+
+
+if __name__ == "__main__":
+    main()
