@@ -280,6 +280,9 @@ def find_component(checkpoints: Iterable[Checkpoint], component: Component) -> C
     for checkpoint in files:
         if component in checkpoint.components:
             return checkpoint
+    for checkpoint in files:
+        if len(files) == 1 or (component in _VIDEO_HALVES and checkpoint._is_diffusion_vae()):
+            checkpoint._require(component)
     held = "; ".join(f"{c.path.name}: {_listed(c.components)}" for c in files) or "no files"
     raise ValueError(
         f"no {component} in the given files ({held}). The {component} is usually in {usual_file(component)}"

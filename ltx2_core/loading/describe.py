@@ -1,4 +1,4 @@
-"""What a model file or folder holds, from headers alone: as plain values, as a table, in one line."""
+"""What a model file or folder holds, from headers alone: as plain values and as a table."""
 
 from __future__ import annotations
 
@@ -73,12 +73,6 @@ def as_text(report: Report) -> str:
         lines += ["", "  metadata"]
         lines += [f"    {key}: {_short(value)}" for key, value in report["metadata"].items()]
     return "\n".join(lines)
-
-
-def summary(checkpoint: Checkpoint) -> str:
-    """What a file holds in half a line: "LTX-2.3: transformer, text connectors"."""
-    held = ", ".join(str(component) for component in Component if component in checkpoint.components)
-    return f"LTX-{checkpoint.generation}: {held}" if checkpoint.generation else held
 
 
 def _describe_file(path: Path) -> Report:

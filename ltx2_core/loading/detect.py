@@ -52,7 +52,7 @@ _DIT = ("model.diffusion_model.", "diffusion_model.", "model.", "transformer.", 
 _VIDEO = ("vae.", "")
 _AUDIO = ("audio_vae.", "autoencoder.", "")
 _STATISTICS = "per_channel_statistics."
-_SINGLE = "the main checkpoint (ltx-2-…/ltx-2.3-…)"
+_SINGLE = "the main checkpoint (ltx-2-19b-… or ltx-2.3-22b-…, folder checkpoints)"
 
 LAYOUTS: tuple[Layout, ...] = (
     Layout(
@@ -63,14 +63,16 @@ LAYOUTS: tuple[Layout, ...] = (
         ),
         prefixes=_DIT,
         roots=("video_embeddings_connector.", "audio_embeddings_connector."),
-        usual_file=f"{_SINGLE}, a transformer file of 2.3, or an embeddings-connector file of 2.0",
+        usual_file=f"{_SINGLE}, in a transformer file of 2.3 (diffusion_models), or for 2.0 in "
+        "ltx-2-19b-embeddings_connector_dev_bf16 or …_distill_bf16 (text_encoders)",
     ),
     Layout(
         component=Component.TEXT_PROJECTION,
         anchors=("aggregate_embed.weight", "video_aggregate_embed.weight", "audio_aggregate_embed.weight"),
         prefixes=("text_embedding_projection.", "model.text_embedding_projection.", ""),
         roots=("aggregate_embed.", "video_aggregate_embed.", "audio_aggregate_embed."),
-        usual_file=f"{_SINGLE} or a text-projection file",
+        usual_file=f"{_SINGLE}, in ltx-2.3_text_projection_bf16, or for 2.5 in "
+        "gemma4-12b-with-proj-ltx-2.5-bf16 (text_encoders)",
     ),
     Layout(
         component=Component.TEXT_PROJECTION,
@@ -84,28 +86,32 @@ LAYOUTS: tuple[Layout, ...] = (
         anchors=("encoder.down_blocks.0.res_blocks.0.conv1.conv.weight",),
         prefixes=_VIDEO,
         roots=("encoder.", _STATISTICS),
-        usual_file=f"{_SINGLE} or a video VAE file",
+        usual_file=f"{_SINGLE} or in a video VAE file: LTX2_video_vae_bf16, for 2.5 "
+        "ltx-2.5-video-vae-conv-bf16 (vae)",
     ),
     Layout(
         component=Component.VIDEO_DECODER,
         anchors=("decoder.up_blocks.0.res_blocks.0.conv1.conv.weight",),
         prefixes=_VIDEO,
         roots=("decoder.", _STATISTICS),
-        usual_file=f"{_SINGLE} or a video VAE file",
+        usual_file=f"{_SINGLE} or in a video VAE file: LTX2_video_vae_bf16, for 2.5 "
+        "ltx-2.5-video-vae-conv-bf16 (vae)",
     ),
     Layout(
         component=Component.AUDIO_ENCODER,
         anchors=("encoder.mid.block_1.conv1.conv.weight",),
         prefixes=_AUDIO,
         roots=("encoder.", _STATISTICS),
-        usual_file=f"{_SINGLE} or an audio VAE file",
+        usual_file=f"{_SINGLE} or in an audio VAE file: LTX2_audio_vae_bf16, for 2.5 "
+        "ltx-2.5-audio-vae-bf16 (vae)",
     ),
     Layout(
         component=Component.AUDIO_DECODER,
         anchors=("decoder.mid.block_1.conv1.conv.weight",),
         prefixes=_AUDIO,
         roots=("decoder.", _STATISTICS),
-        usual_file=f"{_SINGLE} or an audio VAE file",
+        usual_file=f"{_SINGLE} or in an audio VAE file: LTX2_audio_vae_bf16, for 2.5 "
+        "ltx-2.5-audio-vae-bf16 (vae)",
     ),
     # A 2.3 vocoder nests a generator that is itself called vocoder, so this row precedes the plain one and
     # the prefix is stripped once.
@@ -114,26 +120,29 @@ LAYOUTS: tuple[Layout, ...] = (
         anchors=("bwe_generator.conv_pre.weight",),
         prefixes=("vocoder.", ""),
         roots=("vocoder.", "bwe_generator.", "mel_stft."),
-        usual_file=f"{_SINGLE}, an audio VAE file or a vocoder file",
+        usual_file=f"{_SINGLE}, in an audio VAE file: LTX2_audio_vae_bf16, for 2.5 "
+        "ltx-2.5-audio-vae-bf16 (vae), or in a vocoder file",
     ),
     Layout(
         component=Component.VOCODER,
         anchors=("conv_pre.weight",),
         prefixes=("vocoder.", ""),
         roots=("conv_pre.", "conv_post.", "ups.", "resblocks."),
-        usual_file=f"{_SINGLE}, an audio VAE file or a vocoder file",
+        usual_file=f"{_SINGLE}, in an audio VAE file: LTX2_audio_vae_bf16, for 2.5 "
+        "ltx-2.5-audio-vae-bf16 (vae), or in a vocoder file",
     ),
     Layout(
         component=Component.UPSAMPLER,
         anchors=("post_upsample_res_blocks.0.conv2.bias",),
         prefixes=("latent_upsampler.", ""),
-        usual_file="an upscaler file (ltx-2-spatial-upscaler-… in latent_upscale_models)",
+        usual_file="an upscaler file: ltx-2-spatial-upscaler-x2-1.0, "
+        "ltx-2.3-spatial-upscaler-x2-1.1 (latent_upscale_models)",
     ),
     Layout(
         component=Component.TRANSFORMER,
         anchors=("audio_adaln_single.linear.weight",),
         prefixes=_DIT,
-        usual_file=f"{_SINGLE} or a transformer file (diffusion_models)",
+        usual_file=f"{_SINGLE} or in a transformer file (diffusion_models)",
     ),
 )
 
