@@ -7,6 +7,7 @@ from .conditioning import LTX2AVImgToVideoInplace, LTX2AVPreprocess, LTX2AVSetAu
 from .decode import LTX2AVDecodeAudio, LTX2AVDecodeToVideo, LTX2AVDecodeVideo
 from .guidance import LTX2AVGuider, LTX2AVStreamGuidance
 from .guides import LTX2AVAddGuide, LTX2AVCropGuides
+from .inspect import LTX2AVInspect
 from .latents import LTX2AVConcatLatent, LTX2AVEmptyLatent, LTX2AVLatentUpscale, LTX2AVSeparateLatent
 from .loaders import (
     LTX2AVLoadAll,
@@ -25,6 +26,7 @@ NODES: list[type] = [
     LTX2AVLoadTextEncoder,
     LTX2AVLoadUpscaler,
     LTX2AVLoadLora,
+    LTX2AVInspect,
     LTX2AVClipPlan,
     LTX2AVPrompt,
     LTX2AVEmptyLatent,

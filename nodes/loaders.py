@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io, ui
 
-from .host import folders
+from . import shelves
 from .host.clip import load_clip
 from .host.lora import apply_lora
 from .host.model import load_model
 from .host.upscaler import load_upscaler
 from .host.vae import load_audio_vae, load_video_vae
+from .shelves import NONE, SAME, Shelf
 
 CATEGORY = "LTX-2/loaders"
-NONE = "none"
 
 
 class LTX2AVLoadCheckpoint(io.ComfyNode):
@@ -24,15 +27,29 @@ class LTX2AVLoadCheckpoint(io.ComfyNode):
             node_id="LTX2AVLoadCheckpoint",
             display_name="LTX-2 Load Checkpoint",
             category=CATEGORY,
-            description="Loads the model, the video VAE and the audio VAE of a single-file LTX-2 checkpoint.",
-            inputs=[_checkpoint("Single-file LTX-2 checkpoint in models/checkpoints.")],
+            description="Loads the model, the video VAE and the audio VAE of LTX-2 from one checkpoint, from "
+            "a diffusers folder or from split files.",
+            inputs=[_model(), *_parts()],
             outputs=_checkpoint_outputs(),
         )
 
     @classmethod
-    def execute(cls, ckpt_name: str) -> io.NodeOutput:
-        path = folders.path_of(folders.CHECKPOINTS, ckpt_name)
-        return io.NodeOutput(load_model(path), load_video_vae(path), load_audio_vae(path))
+    def validate_inputs(
+        cls,
+        ckpt_name: str | None = None,
+        video_vae: str | None = None,
+        audio_vae: str | None = None,
+        text_parts: str | None = None,
+    ) -> bool | str:
+        return _check_parts(ckpt_name, video_vae, audio_vae, text_parts)
+
+    @classmethod
+    def execute(
+        cls, ckpt_name: str, video_vae: str = SAME, audio_vae: str = SAME, text_parts: str = SAME
+    ) -> io.NodeOutput:
+        return io.NodeOutput(
+            load_model(*_model_paths(ckpt_name, text_parts)), *_vaes(ckpt_name, video_vae, audio_vae)
+        )
 
 
 class LTX2AVLoadTextEncoder(io.ComfyNode):
@@ -42,17 +59,27 @@ class LTX2AVLoadTextEncoder(io.ComfyNode):
             node_id="LTX2AVLoadTextEncoder",
             display_name="LTX-2 Load Text Encoder",
             category=CATEGORY,
-            description="Loads Gemma 3 together with the text projection that the checkpoint holds.",
+            description="Loads Gemma together with the text projection that the checkpoint holds.",
             inputs=[
                 _text_encoder(),
-                _checkpoint("The checkpoint whose model the text is for: it holds the text projection."),
+                _combo(
+                    "ckpt_name",
+                    shelves.TEXT_SOURCES,
+                    "The checkpoint whose model the text is for: it holds the text projection. For split "
+                    "files of 2.3 the projection file, for 2.5 the transformer.",
+                ),
             ],
             outputs=[io.Clip.Output(display_name="clip", tooltip="Text encoder for LTX-2 Prompt.")],
         )
 
     @classmethod
+    def validate_inputs(cls, text_encoder: str | None = None, ckpt_name: str | None = None) -> bool | str:
+        return shelves.check((shelves.ENCODERS, text_encoder), (shelves.TEXT_SOURCES, ckpt_name))
+
+    @classmethod
     def execute(cls, text_encoder: str, ckpt_name: str) -> io.NodeOutput:
-        return io.NodeOutput(_load_clip(text_encoder, ckpt_name))
+        source = shelves.TEXT_SOURCES.path(ckpt_name)
+        return io.NodeOutput(load_clip(shelves.ENCODERS.path(text_encoder), source))
 
 
 class LTX2AVLoadUpscaler(io.ComfyNode):
@@ -64,9 +91,7 @@ class LTX2AVLoadUpscaler(io.ComfyNode):
             category=CATEGORY,
             description="Loads a latent upscaler: between two stages it makes the video latent larger.",
             inputs=[
-                _upscaler(
-                    folders.files(folders.UPSCALERS), "Latent upscaler in models/latent_upscale_models."
-                )
+                _combo("upscaler", shelves.UPSCALERS, "Latent upscaler in models/latent_upscale_models.")
             ],
             outputs=[
                 io.LatentUpscaleModel.Output(
@@ -76,8 +101,12 @@ class LTX2AVLoadUpscaler(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, upscaler: str | None = None) -> bool | str:
+        return shelves.check((shelves.UPSCALERS, upscaler))
+
+    @classmethod
     def execute(cls, upscaler: str) -> io.NodeOutput:
-        return io.NodeOutput(load_upscaler(folders.path_of(folders.UPSCALERS, upscaler)))
+        return io.NodeOutput(load_upscaler(shelves.UPSCALERS.path(upscaler)))
 
 
 class LTX2AVLoadLora(io.ComfyNode):
@@ -92,9 +121,7 @@ class LTX2AVLoadLora(io.ComfyNode):
             "matched. A LoRA of which nothing matches is an error instead of being ignored.",
             inputs=[
                 io.Model.Input("model", tooltip="The model to add the LoRA to; it stays as it is."),
-                io.Combo.Input(
-                    "lora", options=folders.files(folders.LORAS), tooltip="LoRA file in models/loras."
-                ),
+                _combo("lora", shelves.LORAS, "LoRA file in models/loras."),
                 io.Float.Input(
                     "strength",
                     default=1.0,
@@ -104,6 +131,13 @@ class LTX2AVLoadLora(io.ComfyNode):
                     tooltip="How strongly the LoRA acts: 0 is off, negative values do the opposite. "
                     "Distilled LoRAs: 1.0 for LTX-2.0, about 0.5 for 2.3.",
                 ),
+                io.String.Input(
+                    "audio_strength",
+                    default="",
+                    optional=True,
+                    tooltip="Strength of the layers that update the sound, from -10 to 10; empty means as "
+                    "strength. 0 leaves the sound as it would be without the LoRA's audio layers.",
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with the LoRA."),
@@ -112,8 +146,14 @@ class LTX2AVLoadLora(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, lora: str, strength: float) -> io.NodeOutput:
-        patched, report = apply_lora(model, folders.path_of(folders.LORAS, lora), strength)
+    def validate_inputs(cls, lora: str | None = None) -> bool | str:
+        return shelves.check((shelves.LORAS, lora))
+
+    @classmethod
+    def execute(cls, model: Any, lora: str, strength: float, audio_strength: str = "") -> io.NodeOutput:
+        patched, report = apply_lora(
+            model, shelves.LORAS.path(lora), strength, audio_strength=_strength(audio_strength)
+        )
         return io.NodeOutput(patched, report, ui=ui.PreviewText(report))
 
 
@@ -127,12 +167,15 @@ class LTX2AVLoadAll(io.ComfyNode):
             description="Loads everything that a graph needs: model, text encoder, both VAEs and an "
             "upscaler.",
             inputs=[
-                _checkpoint("Single-file LTX-2 checkpoint in models/checkpoints."),
+                _model(),
                 _text_encoder(),
-                _upscaler(
-                    [NONE, *folders.files(folders.UPSCALERS)],
+                _combo(
+                    "upscaler",
+                    shelves.UPSCALERS,
                     "Latent upscaler for the second stage, or none for graphs of one stage.",
+                    NONE,
                 ),
+                *_parts(),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The transformer, for sampling."),
@@ -146,37 +189,132 @@ class LTX2AVLoadAll(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, ckpt_name: str, text_encoder: str, upscaler: str) -> io.NodeOutput:
-        path = folders.path_of(folders.CHECKPOINTS, ckpt_name)
-        upscale_model = (
-            None if upscaler == NONE else load_upscaler(folders.path_of(folders.UPSCALERS, upscaler))
-        )
-        clip = _load_clip(text_encoder, ckpt_name)
-        return io.NodeOutput(
-            load_model(path), clip, load_video_vae(path), load_audio_vae(path), upscale_model
-        )
+    def validate_inputs(
+        cls,
+        ckpt_name: str | None = None,
+        text_encoder: str | None = None,
+        upscaler: str | None = None,
+        video_vae: str | None = None,
+        audio_vae: str | None = None,
+        text_parts: str | None = None,
+    ) -> bool | str:
+        chosen = shelves.check((shelves.ENCODERS, text_encoder), (shelves.UPSCALERS, upscaler))
+        parts = _check_parts(ckpt_name, video_vae, audio_vae, text_parts)
+        return parts if isinstance(parts, str) else chosen
+
+    @classmethod
+    def execute(
+        cls,
+        ckpt_name: str,
+        text_encoder: str,
+        upscaler: str,
+        video_vae: str = SAME,
+        audio_vae: str = SAME,
+        text_parts: str = SAME,
+    ) -> io.NodeOutput:
+        paths = _model_paths(ckpt_name, text_parts)
+        clip = load_clip(shelves.ENCODERS.path(text_encoder), *paths)
+        upscale_model = None if upscaler == NONE else load_upscaler(shelves.UPSCALERS.path(upscaler))
+        vaes = _vaes(ckpt_name, video_vae, audio_vae)
+        return io.NodeOutput(load_model(*paths), clip, *vaes, upscale_model)
 
 
-def _load_clip(text_encoder: str, ckpt_name: str) -> Any:
-    checkpoint = folders.path_of(folders.CHECKPOINTS, ckpt_name)
-    return load_clip(folders.text_encoder_path(text_encoder), checkpoint)
+def _model_paths(ckpt_name: str, text_parts: str) -> list[Path]:
+    """The files of a model; what is given besides the checkpoint counts before it."""
+    own = [] if text_parts == SAME else [shelves.TEXT_PARTS.path(text_parts)]
+    return [*own, shelves.MODELS.path(ckpt_name)]
 
 
-def _checkpoint(tooltip: str) -> io.Input:
-    return io.Combo.Input("ckpt_name", options=folders.files(folders.CHECKPOINTS), tooltip=tooltip)
-
-
-def _text_encoder() -> io.Input:
-    return io.Combo.Input(
-        "text_encoder",
-        options=folders.text_encoders(),
-        tooltip="Gemma 3 12B in models/text_encoders: a folder with config.json, tokenizer and weights "
-        "appears here by its first weight file.",
+def _vaes(ckpt_name: str, video_vae: str, audio_vae: str) -> tuple[Any, Any]:
+    return (
+        _vae("video_vae", shelves.VIDEO_VAES, ckpt_name, video_vae, load_video_vae),
+        _vae("audio_vae", shelves.AUDIO_VAES, ckpt_name, audio_vae, load_audio_vae),
     )
 
 
-def _upscaler(options: list[str], tooltip: str) -> io.Input:
-    return io.Combo.Input("upscaler", options=options, tooltip=tooltip)
+def _vae(name: str, shelf: Shelf, ckpt_name: str, choice: str, load: Callable[[Path], Any]) -> Any:
+    if choice == NONE:
+        return None
+    if choice != SAME:
+        return load(shelf.path(choice))
+    path = shelves.MODELS.path(ckpt_name)
+    if problem := shelf.problem(path):
+        raise ValueError(f"{problem}. Choose a file in {name} ({shelf.get}), or {NONE} where it is not used")
+    return load(path)
+
+
+def _check_parts(
+    ckpt_name: str | None, video_vae: str | None, audio_vae: str | None, text_parts: str | None
+) -> bool | str:
+    return shelves.check(
+        (shelves.MODELS, ckpt_name),
+        (shelves.VIDEO_VAES, video_vae),
+        (shelves.AUDIO_VAES, audio_vae),
+        (shelves.TEXT_PARTS, text_parts),
+    )
+
+
+def _strength(text: str) -> float | None:
+    try:
+        value = float(text) if text.strip() else None
+    except ValueError:
+        value = math.nan
+    if value is not None and not -10 <= value <= 10:
+        raise ValueError(f"audio_strength={text!r} must be a number from -10 to 10, or empty for as strength")
+    return value
+
+
+def _combo(name: str, shelf: Shelf, tooltip: str, *fixed: str, optional: bool = False) -> io.Input:
+    default = fixed[0] if optional else None
+    options = [*fixed, *shelf.names()]
+    return io.Combo.Input(name, options=options, tooltip=tooltip, optional=optional, default=default)
+
+
+def _model() -> io.Input:
+    return _combo(
+        "ckpt_name",
+        shelves.MODELS,
+        "LTX-2 checkpoint in models/checkpoints, transformer file in models/diffusion_models, or folder in "
+        "models/diffusers. Only what can be loaded is listed: LTX-2 Inspect File says why a file is not.",
+    )
+
+
+def _parts() -> list[io.Input]:
+    """What split files bring besides the transformer; last and optional, as older workflows lack them."""
+    return [
+        _combo(
+            "video_vae",
+            shelves.VIDEO_VAES,
+            "Where the video VAE is, if not in ckpt_name: a file in models/vae.",
+            SAME,
+            NONE,
+            optional=True,
+        ),
+        _combo(
+            "audio_vae",
+            shelves.AUDIO_VAES,
+            "Where the audio VAE with its vocoder is, if not in ckpt_name: a file in models/vae.",
+            SAME,
+            NONE,
+            optional=True,
+        ),
+        _combo(
+            "text_parts",
+            shelves.TEXT_PARTS,
+            "Where text connectors and projection are, if not in ckpt_name: a file in models/text_encoders.",
+            SAME,
+            optional=True,
+        ),
+    ]
+
+
+def _text_encoder() -> io.Input:
+    return _combo(
+        "text_encoder",
+        shelves.ENCODERS,
+        "Gemma 3 12B (for LTX-2.5 its Gemma 4) in models/text_encoders: one file in bf16, fp8_scaled or "
+        "fp4_mixed, or a folder with config.json, tokenizer and weights, which appears by its first file.",
+    )
 
 
 def _checkpoint_outputs() -> list[io.Output]:

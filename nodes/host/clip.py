@@ -16,8 +16,9 @@ import comfy.supported_models_base
 import torch
 from torch import Tensor, nn
 
-from ...ltx2_core.loading.checkpoint import open_checkpoint
+from ...ltx2_core.loading.checkpoint import find_component, open_checkpoint
 from ...ltx2_core.loading.detect import Component
+from ...ltx2_core.loading.text_match import check_text_encoder
 from ...ltx2_core.text import TextEncoder, Tokenizer, load_gemma, load_tokenizer
 from .host_layers import use_host_layers
 from .progress import count_bar
@@ -26,28 +27,33 @@ NAME = "gemma3"
 Tokens = dict[str, list[list[tuple[int, float]]]]
 
 
-def load_clip(gemma: str | Path, checkpoint: str | Path) -> comfy.sd.CLIP:
-    """A text encoder from a Gemma 3 folder and the checkpoint that holds the text projection.
+def load_clip(gemma: str | Path, *checkpoints: str | Path) -> comfy.sd.CLIP:
+    """A text encoder from a Gemma, in a folder or a file, and the files that may hold the text projection.
 
-    Raises ValueError if either is missing something or if they do not belong together.
+    The encoder file of LTX-2.5 may hold it itself. Raises ValueError if either is missing something or if
+    they do not belong together, before any weight is read.
     """
     host = comfy.model_management
-    folder, file = Path(gemma), open_checkpoint(checkpoint)
-    file.infos(Component.TEXT_PROJECTION)
+    path = Path(gemma)
+    files = [open_checkpoint(checkpoint) for checkpoint in checkpoints]
+    if path.is_file():
+        files.append(open_checkpoint(path))
+    projection = find_component(files, Component.TEXT_PROJECTION)
+    check_text_encoder(files, path)
     device = host.text_encoder_device()
     # The host likes float16, whose range Gemma's hidden states exceed.
     dtype = torch.float32 if host.text_encoder_dtype(device) == torch.float32 else torch.bfloat16
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(path)
     encoder = TextEncoder(
-        use_host_layers(load_gemma(folder, dtype=dtype)),
+        use_host_layers(load_gemma(path, dtype=dtype)),
         tokenizer,
-        file.load(Component.TEXT_PROJECTION, dtype=dtype, operations=comfy.ops.manual_cast),
+        projection.load(Component.TEXT_PROJECTION, dtype=dtype, operations=comfy.ops.manual_cast),
     )
     target = comfy.supported_models_base.ClipTarget(
         lambda **options: HostTokenizer(tokenizer), lambda **options: HostTextModel(encoder, dtype)
     )
     clip = comfy.sd.CLIP(target, model_options={"dtype": dtype})
-    clip.patcher.cached_patcher_init = (_clip_patcher, (str(gemma), str(checkpoint)))
+    clip.patcher.cached_patcher_init = (_clip_patcher, (str(gemma), *map(str, checkpoints)))
     return clip
 
 
@@ -106,5 +112,5 @@ class HostTextModel(nn.Module):
         return sum(map(len, tokens[NAME])) * self.gemma.hidden_size * 4 * 64
 
 
-def _clip_patcher(gemma: str, checkpoint: str, disable_dynamic: bool = False) -> Any:
-    return load_clip(gemma, checkpoint).patcher
+def _clip_patcher(gemma: str, *checkpoints: str, disable_dynamic: bool = False) -> Any:
+    return load_clip(gemma, *checkpoints).patcher

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from ...ltx2_core.text import Gemma
 
+GEMMA4_NORMS = ("Gemma4RMSNorm", "Gemma4UnifiedRMSNorm")
+
 
 def use_host_layers(gemma: Gemma) -> Gemma:
     """Turn the layers of ``gemma`` into the host's; it then computes on its ``execution_device``."""
@@ -25,7 +27,12 @@ def use_host_layers(gemma: Gemma) -> Gemma:
             _become(module, ScaledEmbedding)
         elif type(module).__name__ == "Gemma3RMSNorm":
             _become(module, OffsetRMSNorm)
-    gemma.model.__class__ = type("HostGemma3TextModel", (_OnDevice, type(gemma.model)), {})
+        elif type(module).__name__ in GEMMA4_NORMS and module.with_scale:
+            _become(module, PlainRMSNorm)
+        if isinstance(getattr(module, "layer_scalar", None), Tensor):
+            # The host moves no buffers of modules with children; a tensor without dimensions works anywhere.
+            module.layer_scalar = module.layer_scalar.reshape(())
+    gemma.model.__class__ = type("HostGemmaTextModel", (_OnDevice, type(gemma.model)), {})
     gemma.model.execution_device = None
     return gemma
 
@@ -48,13 +55,20 @@ class OffsetRMSNorm(nn.Module, comfy.ops.CastWeightBiasOp):
 
     comfy_cast_weights = True
     bias = None
+    offset = 1.0
 
     def forward(self, x: Tensor) -> Tensor:
         weight = comfy.ops.cast_to_input(self.weight, x.float(), copy=False)
         for change in self.weight_function:
             weight = change(weight)
         normed = x.float() * torch.rsqrt(x.float().square().mean(dim=-1, keepdim=True) + self.eps)
-        return (normed * (1 + weight)).to(x.dtype)
+        return (normed * (self.offset + weight)).to(x.dtype)
+
+
+class PlainRMSNorm(OffsetRMSNorm):
+    """The same with the weight stored as it is."""
+
+    offset = 0.0
 
 
 class _OnDevice:

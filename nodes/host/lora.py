@@ -29,11 +29,7 @@ def apply_lora(
     the file is no LoRA, or if nothing in it fits this model.
     """
     lora = open_lora(path, strength, audio_strength=audio_strength)
-    shapes = {
-        name.removeprefix(NETWORK): tuple(tensor.shape)
-        for name, tensor in model.model.state_dict().items()
-        if name.startswith(NETWORK)
-    }
+    shapes = _shapes(model)
     report = lora.report_all(dict.fromkeys(COMPONENTS, shapes))
     if not report.matched:
         raise ValueError(f"{report}\nThis LoRA was made for another model or another LTX-2 generation")
@@ -54,3 +50,16 @@ def apply_lora(
     if metadata and hasattr(patched, "set_attachments"):
         patched.set_attachments("lora_metadata", metadata)
     return patched, str(report)
+
+
+def _shapes(model: Any) -> dict[str, tuple[int, ...]]:
+    """Of the network's tensors as they compute; quantised weights have other shapes where they are stored."""
+    shapes = {
+        name.removeprefix(NETWORK): tuple(tensor.shape)
+        for name, tensor in model.model.state_dict().items()
+        if name.startswith(NETWORK)
+    }
+    for name, layer in model.model.diffusion_model.named_modules():
+        if hasattr(layer, "in_features") and hasattr(layer, "out_features"):
+            shapes[f"{name}.weight"] = (layer.out_features, layer.in_features)
+    return shapes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,20 +22,19 @@ from ...ltx2_core.loading.detect import Component
 from .network import HostTransformer
 from .patcher import is_dynamic, make_patcher
 from .previews import add_av_previews
-from .weights import Tensors, Weights, load_exactly, read_weights
+from .weights import Tensors, load_exactly, read_weights
 
 PREFIX = "model.diffusion_model."
 DTYPES = [torch.bfloat16, torch.float32]
 
 
-def load_model(path: str | Path, *, disable_dynamic: bool = False) -> Any:
-    """The transformer of a checkpoint as a ModelPatcher.
+def load_model(*paths: str | Path, disable_dynamic: bool = False) -> Any:
+    """The transformer of a checkpoint, or of files that hold its parts, as a ModelPatcher.
 
-    Raises ValueError if the file holds no LTX-2 transformer with its text connectors, or if they do not fit.
+    Raises ValueError if they hold no LTX-2 transformer with its text connectors, or if these do not fit.
     """
-    weights = read_weights(path)
-    tensors = weights.take(Component.TRANSFORMER, Component.TEXT_CONNECTORS)
-    tensors = _as_host_quantised(tensors, weights)
+    weights = read_weights(*paths)
+    tensors = weights.take_quantised(Component.TRANSFORMER, Component.TEXT_CONNECTORS)
     config = LTX2Config(_network_arguments(weights.config))
     _choose_dtypes(config, tensors)
     load_device = comfy.model_management.get_torch_device()
@@ -44,7 +42,7 @@ def load_model(path: str | Path, *, disable_dynamic: bool = False) -> Any:
     model = LTX2Model(config, device=offload_device)
     patcher = make_patcher(model, load_device, offload_device, dynamic=not disable_dynamic)
     load_exactly(model.diffusion_model, tensors, f"transformer of {weights.name}", assign=is_dynamic(patcher))
-    patcher.cached_patcher_init = (load_model, (str(path),))
+    patcher.cached_patcher_init = (load_model, tuple(map(str, paths)))
     add_av_previews(patcher)
     return patcher
 
@@ -148,18 +146,6 @@ def _choose_dtypes(config: LTX2Config, tensors: Tensors) -> None:
     dtype = host.unet_dtype(model_params=parameters, supported_dtypes=DTYPES, weight_dtype=stored)
     device = host.get_torch_device()
     config.set_inference_dtype(dtype, host.unet_manual_cast(None if quantised else dtype, device, DTYPES))
-
-
-def _as_host_quantised(tensors: Tensors, weights: Weights) -> Tensors:
-    """Quantised layers in the form that the host's layers read; tensors without any come back as they are."""
-    record, marker = weights.checkpoint.metadata.get("_quantization_metadata"), "scaled_fp8"
-    metadata = {}
-    if isinstance(record, dict):
-        layers = {name.removeprefix(PREFIX): how for name, how in record.get("layers", {}).items()}
-        metadata["_quantization_metadata"] = json.dumps({**record, "layers": layers})
-    if PREFIX + marker in weights.tensors:
-        tensors = {**tensors, marker: weights.tensors[PREFIX + marker]}
-    return comfy.utils.convert_old_quants(tensors, "", metadata=metadata)[0]
 
 
 def _regular(value: Tensor) -> Any:

@@ -37,12 +37,12 @@ HOST_AUDIO_RATIO = 4096
 """Samples per latent as the host counts for audio; it only uses it to cut tiles."""
 
 
-def load_video_vae(path: str | Path, *, disable_dynamic: bool = False) -> comfy.sd.VAE:
-    """The video VAE of a checkpoint or VAE file.
+def load_video_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.sd.VAE:
+    """The video VAE of a checkpoint, a VAE file, or the files of its halves.
 
-    Raises ValueError if the file holds none or its weights do not fit.
+    Raises ValueError if they hold none or its weights do not fit.
     """
-    weights = read_weights(path)
+    weights = read_weights(*paths)
     tensors = weights.take(Component.VIDEO_ENCODER, Component.VIDEO_DECODER)
     config = video_vae_config(weights.config)
     dtype = comfy.model_management.vae_dtype(
@@ -59,16 +59,18 @@ def load_video_vae(path: str | Path, *, disable_dynamic: bool = False) -> comfy.
     # Decoded frames lie on the output device; the passes themselves hold pieces of bounded size.
     vae.memory_used_decode = lambda shape, dtype: STREAM_BYTES
     vae.memory_used_encode = lambda shape, dtype: STREAM_BYTES
-    vae.patcher.cached_patcher_init = (_video_vae_patcher, (str(path),))
+    vae.patcher.cached_patcher_init = (_video_vae_patcher, tuple(map(str, paths)))
     return vae
 
 
-def load_audio_vae(path: str | Path, *, disable_dynamic: bool = False) -> comfy.sd.VAE:
-    """The audio VAE and vocoder of a checkpoint. Encoding resamples once, to the rate of the mel front end.
+def load_audio_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.sd.VAE:
+    """The audio VAE and vocoder of a checkpoint or of files with its parts.
 
-    Raises ValueError if the file holds none or its weights do not fit.
+    Encoding resamples once, to the rate of the mel front end.
+
+    Raises ValueError if they hold none or the weights do not fit.
     """
-    weights = read_weights(path)
+    weights = read_weights(*paths)
     parts = {
         name: weights.take(component)
         for name, component in (
@@ -93,7 +95,7 @@ def load_audio_vae(path: str | Path, *, disable_dynamic: bool = False) -> comfy.
     vae.audio_sample_rate, vae.audio_sample_rate_output = config.sample_rate, vocoder.sample_rate
     vae.memory_used_encode = lambda shape, dtype: 2048 * shape[2]
     vae.memory_used_decode = lambda shape, dtype: 512 * 1024 * prod(shape[2:])
-    vae.patcher.cached_patcher_init = (_audio_vae_patcher, (str(path),))
+    vae.patcher.cached_patcher_init = (_audio_vae_patcher, tuple(map(str, paths)))
     return vae
 
 
@@ -176,9 +178,9 @@ def _without_vae_warning() -> Iterator[None]:
         root.removeFilter(other)
 
 
-def _video_vae_patcher(path: str, disable_dynamic: bool = False) -> Any:
-    return load_video_vae(path, disable_dynamic=disable_dynamic).patcher
+def _video_vae_patcher(*paths: str, disable_dynamic: bool = False) -> Any:
+    return load_video_vae(*paths, disable_dynamic=disable_dynamic).patcher
 
 
-def _audio_vae_patcher(path: str, disable_dynamic: bool = False) -> Any:
-    return load_audio_vae(path, disable_dynamic=disable_dynamic).patcher
+def _audio_vae_patcher(*paths: str, disable_dynamic: bool = False) -> Any:
+    return load_audio_vae(*paths, disable_dynamic=disable_dynamic).patcher

@@ -1,49 +1,93 @@
-"""Reading a checkpoint through the host, so that its lazy and file-backed loading stays in force."""
+"""Reading model files through the host, so that its lazy and file-backed loading stays in force."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import comfy.quant_ops
 import comfy.utils
+import torch
 from torch import Tensor, nn
 
-from ...ltx2_core.loading.checkpoint import Checkpoint, open_checkpoint
+from ...ltx2_core.loading.checkpoint import Checkpoint, find_component, open_checkpoint
 from ...ltx2_core.loading.detect import Component
+from ...ltx2_core.storage.dequantize import SCALE_NAMES, Format, decode
+from ...ltx2_core.storage.header import TensorInfo
+from ...ltx2_core.storage.quantized import StoredLayer, find_quantized
+from ...ltx2_core.storage.reading import read_markers
 
 Tensors = dict[str, Tensor]
+
+HOST_NAMES = {"scale_weight": "weight_scale", "scale_input": "input_scale"}
+"""What the host calls the companions of older files."""
+
+HOST_FORMATS: Mapping[str, str] = {"nvfp4": "nvfp4", "mxfp8": "mxfp8", "int8": "int8_tensorwise"}
+FP8_FORMATS: Mapping[str, str] = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
 
 
 @dataclass(frozen=True)
 class Weights:
-    """One opened file: what it holds and its tensors under their names in the file."""
+    """Opened files and folders; of each component the first that holds it counts."""
 
-    checkpoint: Checkpoint
-    tensors: Mapping[str, Tensor]
+    checkpoints: tuple[Checkpoint, ...]
+    _files: dict[Path, Mapping[str, Tensor]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        return self.checkpoint.path.name
+        return " + ".join(checkpoint.path.name for checkpoint in self.checkpoints)
 
     @property
     def config(self) -> dict[str, Any]:
-        return self.checkpoint.config
+        """The configuration of all files; where two state the same key, that of the first."""
+        merged: dict[str, Any] = {}
+        for checkpoint in reversed(self.checkpoints):
+            for key, value in checkpoint.config.items():
+                both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+                merged[key] = {**merged[key], **value} if both else value
+        return merged
+
+    def source(self, component: Component) -> Checkpoint:
+        """Where ``component`` comes from. Raises ValueError where no file holds it."""
+        return find_component(self.checkpoints, component)
 
     def take(self, *components: Component) -> Tensors:
-        """Tensors of ``components`` under their official names; ValueError if the file lacks one of them."""
+        """Tensors of ``components`` under their official names; ValueError if no file holds one of them."""
         return {
-            own: self.tensors[info.name]
+            own: self._tensor(info)
             for component in components
-            for own, info in self.checkpoint.infos(component).items()
+            for own, info in self.source(component).infos(component).items()
         }
 
+    def take_quantised(self, *components: Component) -> Tensors:
+        """As :meth:`take`, with quantised layers in the form that the host's own quantised layers read.
 
-def read_weights(path: str | Path) -> Weights:
-    """Open a safetensors file. Raises ValueError if it is damaged or not one of LTX-2."""
-    checkpoint = open_checkpoint(path)
-    return Weights(checkpoint, comfy.utils.load_torch_file(str(path)))
+        Formats that this host does not know are decoded to bfloat16.
+        """
+        tensors = self.take(*components)
+        for component in components:
+            source = self.source(component)
+            infos = source.infos(component)
+            markers = read_markers(infos, source.metadata)
+            exact = _asks_for_full_precision(source)
+            for layer in find_quantized(infos, markers).values():
+                parts = {s: tensors.pop(f"{layer.name}.{s}") for s in layer.infos}
+                own = _for_host(layer, parts, markers.get(layer.name), full_precision=exact)
+                tensors |= {f"{layer.name}.{suffix}": tensor for suffix, tensor in own.items()}
+        return tensors
+
+    def _tensor(self, info: TensorInfo) -> Tensor:
+        if info.path not in self._files:
+            self._files[info.path] = comfy.utils.load_torch_file(str(info.path))
+        return self._files[info.path][info.name]
+
+
+def read_weights(*paths: str | Path) -> Weights:
+    """Open model files or folders. Raises ValueError if one is damaged or not one of LTX-2."""
+    return Weights(tuple(open_checkpoint(path) for path in paths))
 
 
 def load_exactly(module: nn.Module, tensors: Tensors, what: str, *, assign: bool) -> None:
@@ -57,3 +101,31 @@ def load_exactly(module: nn.Module, tensors: Tensors, what: str, *, assign: bool
             f"{what}: the weights do not fit the network; {len(missing)} missing ({', '.join(missing[:3])}), "
             f"{len(unexpected)} unexpected ({', '.join(unexpected[:3])})"
         )
+
+
+def _for_host(
+    layer: StoredLayer, parts: Tensors, marker: Mapping[str, Any] | None, *, full_precision: bool
+) -> Tensors:
+    name = HOST_FORMATS.get(layer.form.kind) or FP8_FORMATS.get(layer.infos["weight"].dtype)
+    if layer.form.kind == "float" and not any(suffix in parts for suffix in SCALE_NAMES):
+        return {"weight": parts["weight"]}
+    known = getattr(comfy.quant_ops, "QUANT_ALGOS", {})
+    if name not in known:
+        return {"weight": decode(layer.name, layer.form, parts, layer.shape).bfloat16()}
+    entry = {**(marker or _entry(layer.form)), "format": name}
+    if full_precision:
+        entry["full_precision_matrix_mult"] = True
+    own = {HOST_NAMES.get(suffix, suffix): tensor for suffix, tensor in parts.items()}
+    own = {suffix: own[suffix] for suffix in own if suffix in {"weight", *known[name]["parameters"]}}
+    raw = list(json.dumps(entry).encode())
+    return {**own, "comfy_quant": torch.tensor(raw, dtype=torch.uint8)}
+
+
+def _entry(form: Format) -> dict[str, Any]:
+    return {"convrot": True, "convrot_groupsize": form.rotation} if form.rotation else {}
+
+
+def _asks_for_full_precision(source: Checkpoint) -> bool:
+    """Older files say so with two elements in their tensor ``scaled_fp8``."""
+    marks = (info for name, info in source.tensors.items() if name.rpartition(".")[2] == "scaled_fp8")
+    return any(mark.numel == 2 for mark in marks)

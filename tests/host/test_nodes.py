@@ -1,4 +1,4 @@
-"""Each node gives what core's nodes give for the same values, and says what to do where it cannot."""
+"""Each node gives what core's nodes give for the same values; every node has its page of help."""
 
 from __future__ import annotations
 
@@ -7,78 +7,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from host_graph import Graph, Link
-from host_server import GraphError, Result, Server
+from host_graph import Graph
+from host_server import Server
+from node_graphs import (
+    FPS,
+    SIDE,
+    assert_equal,
+    checkpoint,
+    core_latent,
+    image,
+    masked,
+    our_latent,
+    plan_node,
+    prompt,
+    sound_of,
+    stage,
+    text_encoder,
+)
 from tiny_models import TinyModels
 
-FRAMES, FPS, SIDE = 9, 24.0, 64
 SECOND_STAGE = "0.909375, 0.725, 0.421875, 0"
 DOCS = Path(__file__).resolve().parents[2] / "web" / "docs"
-
-
-def checkpoint(g: Graph, models: TinyModels) -> Link:
-    return g.add("LTX2AVLoadCheckpoint", ckpt_name=models.checkpoints["2.3"])
-
-
-def text_encoder(g: Graph, models: TinyModels) -> Link:
-    name = models.checkpoints["2.3"]
-    return g.add("LTX2AVLoadTextEncoder", text_encoder=models.text_encoder, ckpt_name=name)
-
-
-def core_latent(g: Graph, audio_vae: Link, frames: int = FRAMES, batch: int = 1) -> Link:
-    video = g.add("EmptyLTXVLatentVideo", width=SIDE, height=SIDE, length=frames, batch_size=batch)
-    audio = g.add(
-        "LTXVEmptyLatentAudio",
-        frames_number=frames,
-        frame_rate=int(FPS),
-        batch_size=batch,
-        audio_vae=audio_vae,
-    )
-    return g.add("LTXVConcatAVLatent", video_latent=video, audio_latent=audio)
-
-
-def our_latent(g: Graph, frames: int = FRAMES, batch: int = 1) -> Link:
-    return g.add("LTX2AVEmptyLatent", width=SIDE, height=SIDE, frames=frames, fps=FPS, batch_size=batch)
-
-
-def prompt(g: Graph, clip: Link) -> Link:
-    return g.add("LTX2AVPrompt", clip=clip, positive="a red ball", negative="noise", fps=FPS)
-
-
-def stage(g: Graph, model: Link, text: Link, latent: Link, **changes) -> Link:
-    values = {
-        "seed": 42,
-        "schedule": "distilled 3 (second stage)",
-        "steps": 2,
-        "cfg": 3.0,
-        "audio_cfg": 0.0,
-        "sampler": "euler",
-        **changes,
-    }
-    return g.add("LTX2AVSampleStage", model=model, positive=text, negative=text[1], latent=latent, **values)
-
-
-def image(g: Graph, frames: int = 1, width: int = 90, height: int = SIDE) -> Link:
-    return g.add("LTX2ProbeImage", seed=3, frames=frames, width=width, height=height)
-
-
-def sound_of(g: Graph, seconds: float, rate: int, channels: int) -> Link:
-    return g.add("LTX2ProbeAudio", samples=int(seconds * rate), sample_rate=rate, channels=channels)
-
-
-def masked(g: Graph, latent: Link, values: str) -> Link:
-    """An AV latent whose video has a noise mask of one value per latent frame."""
-    parts = g.add("LTXVSeparateAVLatent", av_latent=latent)
-    video = g.add("LTX2ProbeFrameMask", latent=parts, values=values)
-    return g.add("LTXVConcatAVLatent", video_latent=video, audio_latent=parts[1])
-
-
-def assert_equal(result: Result, ours: str = "ours", core: str = "core") -> None:
-    left, right = result.tensors(ours), result.tensors(core)
-    assert left.keys() == right.keys()
-    for name in right:
-        difference = (left[name].float() - right[name].float()).abs().max()
-        assert difference == 0, f"{name}: {difference:.1e}"
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -285,198 +234,6 @@ def test_a_plan_says_what_it_rounded_and_gives_the_latent_of_the_first_stage(
     first = result.tensors("first")
     assert first["latent/video"].shape == (1, 128, 4, 2, 2)
     assert first["latent/audio"].shape == (1, 8, 27, 16)
-
-
-def test_a_lora_is_reported_and_one_that_does_not_fit_is_refused(server: Server, models: TinyModels):
-    g = Graph()
-    g.dump(
-        "x", latent=stage(g, lora(g, models, models.lora), prompt(g, text_encoder(g, models)), our_latent(g))
-    )
-    (report,) = (o["text"][0] for o in server.run(g.prompt).outputs.values() if "text" in o)
-    assert "16 of 16 layers at strength 1" in report
-    g = Graph()
-    g.dump(
-        "x",
-        latent=stage(
-            g, lora(g, models, models.foreign_lora), prompt(g, text_encoder(g, models)), our_latent(g)
-        ),
-    )
-    with pytest.raises(GraphError, match="made for another model"):
-        server.run(g.prompt)
-
-
-def lora(g: Graph, models: TinyModels, name: str) -> Link:
-    return g.add("LTX2AVLoadLora", model=checkpoint(g, models), lora=name, strength=1.0)
-
-
-def plan_node(g: Graph, **changes) -> Link:
-    values = {
-        "width": 128,
-        "height": 128,
-        "length_unit": "seconds",
-        "length": 0.4,
-        "fps": FPS,
-        "snap": "nearest",
-        "stages": "2",
-        "batch_size": 1,
-    }
-    return g.add("LTX2AVClipPlan", **{**values, **changes})
-
-
-def decode_audio_of_video_only(g: Graph, models: TinyModels) -> Link:
-    video = g.add("LTX2AVSeparateLatent", latent=our_latent(g))
-    return g.add("LTX2AVDecodeAudio", audio_vae=checkpoint(g, models)[2], latent=video)
-
-
-def separate_video_only(g: Graph, models: TinyModels) -> Link:
-    video = g.add("LTX2AVSeparateLatent", latent=our_latent(g))
-    return g.add("LTX2AVSeparateLatent", latent=video)
-
-
-def decode_video_of_audio_only(g: Graph, models: TinyModels) -> Link:
-    audio = g.add("LTX2AVSeparateLatent", latent=our_latent(g))[1]
-    return g.add("LTX2AVDecodeVideo", video_vae=checkpoint(g, models)[1], latent=audio)
-
-
-def join_swapped(g: Graph, models: TinyModels) -> Link:
-    parts = g.add("LTX2AVSeparateLatent", latent=our_latent(g))
-    return g.add("LTX2AVConcatLatent", video_latent=parts[1], audio_latent=parts)
-
-
-def join_twice(g: Graph, models: TinyModels) -> Link:
-    latent = our_latent(g)
-    audio = g.add("LTX2AVSeparateLatent", latent=latent)[1]
-    return g.add("LTX2AVConcatLatent", video_latent=latent, audio_latent=audio)
-
-
-def foreign_latent(g: Graph, models: TinyModels) -> Link:
-    latent = g.add("EmptyLatentImage", width=64, height=64, batch_size=1)
-    return g.add("LTX2AVDecodeVideo", video_vae=checkpoint(g, models)[1], latent=latent)
-
-
-def off_the_grid(g: Graph, models: TinyModels) -> Link:
-    return g.add("LTX2AVEmptyLatent", width=100, height=64, frames=9, fps=FPS, batch_size=1)
-
-
-def length_off_the_grid(g: Graph, models: TinyModels) -> Link:
-    return plan_node(g, length_unit="frames", length=120, snap="error")[1]
-
-
-def half_a_frame(g: Graph, models: TinyModels) -> Link:
-    return plan_node(g, length_unit="frames", length=9.5)[1]
-
-
-def image_clip_too_long(g: Graph, models: TinyModels) -> Link:
-    place = {"video_vae": checkpoint(g, models)[1], "image": image(g, 17), "strength": 1.0, "crf": 0}
-    return g.add("LTX2AVImgToVideoInplace", latent=our_latent(g), **place)
-
-
-def sound_after_its_end(g: Graph, models: TinyModels) -> Link:
-    sound = sound_of(g, 0.5, 16000, 1)
-    vae = checkpoint(g, models)[2]
-    return g.add("LTX2AVSetAudio", audio_vae=vae, audio=sound, latent=our_latent(g), start=2.0)
-
-
-def sound_for_video_only(g: Graph, models: TinyModels) -> Link:
-    sound = sound_of(g, 0.5, 16000, 1)
-    video = g.add("LTX2AVSeparateLatent", latent=our_latent(g))
-    vae = checkpoint(g, models)[2]
-    return g.add("LTX2AVSetAudio", audio_vae=vae, audio=sound, latent=video, start=0.0)
-
-
-def sound_shorter_than_video(g: Graph, models: TinyModels) -> Link:
-    fast = g.add("LTX2AVEmptyLatent", width=SIDE, height=SIDE, frames=25, fps=48.0, batch_size=1)
-    return stage(g, checkpoint(g, models), prompt(g, text_encoder(g, models)), fast)
-
-
-def guides_of_the_first_stage(g: Graph, models: TinyModels) -> Link:
-    loaded, text = checkpoint(g, models), prompt(g, text_encoder(g, models))
-    video = g.add("LTX2AVSeparateLatent", latent=our_latent(g))
-    guided = g.add(
-        "LTXVAddGuide",
-        positive=text,
-        negative=text[1],
-        vae=loaded[1],
-        latent=video,
-        image=image(g),
-        frame_idx=0,
-        strength=1.0,
-    )
-    later = g.add("LTX2AVEmptyLatent", width=128, height=128, frames=9, fps=FPS, batch_size=1)
-    return stage(g, loaded, guided, later)
-
-
-def uncropped_guides(g: Graph, models: TinyModels) -> Link:
-    loaded, text = checkpoint(g, models), prompt(g, text_encoder(g, models))
-    plan = plan_node(g, stages="1")
-    parts = g.add("LTX2AVSeparateLatent", latent=plan[1])
-    guided = g.add(
-        "LTXVAddGuide",
-        positive=text,
-        negative=text[1],
-        vae=loaded[1],
-        latent=parts,
-        image=image(g),
-        frame_idx=0,
-        strength=1.0,
-    )
-    values = {"fps": FPS, "crf": 18, "batch_index": 0, "plan": plan}
-    video = g.add("LTX2AVDecodeToVideo", video_vae=loaded[1], latent=guided[2], **values)
-    return g.add("GetVideoComponents", video=video)
-
-
-def no_upscaler(g: Graph, models: TinyModels) -> Link:
-    loaded = g.add(
-        "LTX2AVLoadAll",
-        ckpt_name=models.checkpoints["2.3"],
-        text_encoder=models.text_encoder,
-        upscaler="none",
-    )
-    return g.add("LTX2AVLatentUpscale", latent=our_latent(g), upscale_model=loaded[4], video_vae=loaded[2])
-
-
-def not_in_the_batch(g: Graph, models: TinyModels) -> Link:
-    values = {"fps": FPS, "crf": 18, "batch_index": 1}
-    video = g.add("LTX2AVDecodeToVideo", video_vae=checkpoint(g, models)[1], latent=our_latent(g), **values)
-    return g.add("GetVideoComponents", video=video)
-
-
-MISTAKES = {
-    decode_audio_of_video_only: "its audio is missing",
-    separate_video_only: "its audio is missing: .*LTX-2 Concat AV Latent",
-    decode_video_of_audio_only: "its video is missing",
-    join_swapped: "swap the two",
-    join_twice: "apart with LTX-2 Separate AV Latent",
-    foreign_latent: "no LTX-2 audio latent",
-    off_the_grid: "width=100 must be a multiple of 32: the nearest are 96 and 128",
-    length_off_the_grid: "the nearest are 113 .* and 121",
-    half_a_frame: "length=9.5 frames must be a whole number",
-    image_clip_too_long: "give fewer images or plan a longer clip",
-    sound_after_its_end: "choose an earlier start",
-    sound_for_video_only: "its audio is missing",
-    sound_shorter_than_video: "use one LTX-2 Clip Plan",
-    guides_of_the_first_stage: "from another stage; crop guide frames",
-    uncropped_guides: "If guide frames were added: crop",
-    no_upscaler: "choose one in LTX-2 Load All instead of none",
-    not_in_the_batch: "batch_index=1 is not in a batch of 1",
-}
-
-
-@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.__name__)
-def test_a_mistake_is_answered_with_what_to_do(server: Server, models: TinyModels, mistake):
-    g = Graph()
-    made = mistake(g, models)
-    kind = g.prompt[made.node]["class_type"]
-    if kind == "LTX2AVDecodeAudio":
-        g.dump("x", audio=made)
-    elif kind in ("LTX2AVDecodeVideo", "GetVideoComponents"):
-        g.dump("x", image=made)
-    else:
-        g.dump("x", latent=made)
-    with pytest.raises(GraphError, match=MISTAKES[mistake]) as failed:
-        server.run(g.prompt)
-    (error,) = (m for k, m in failed.value.detail["status"]["messages"] if k == "execution_error")
-    assert error["exception_type"] == "ValueError"
 
 
 def test_every_input_has_a_tooltip_and_the_help_page_names_all_inputs_and_outputs_in_order(server: Server):
