@@ -1,16 +1,21 @@
-"""Work on clips that exist: extend, make parts of them anew, add sound."""
+"""Work on clips that exist: extend, make parts anew, add sound; and clips longer than one run can hold."""
 
 from .extend import extend
 from .footage import Edit, Footage
+from .long_video import LongVideo, long_video
+from .prompts import PromptSchedule
 from .retake import retake
 from .sound import add_sound, limit_loudness, text_to_audio
 
 __all__ = [
     "Edit",
     "Footage",
+    "LongVideo",
+    "PromptSchedule",
     "add_sound",
     "extend",
     "limit_loudness",
+    "long_video",
     "retake",
     "text_to_audio",
 ]

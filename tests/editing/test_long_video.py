@@ -1,0 +1,137 @@
+"""Windows on the grid, prompts in time, and a long clip that ends the same however often it is stopped."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from ltx2_core import LTX2Pipeline
+from ltx2_core.editing import LongVideo, PromptSchedule, long_video
+from ltx2_core.editing.given import Keyframe
+from ltx2_core.editing.long_video import decoded_sound
+from ltx2_core.editing.windows import WindowStore, plan_windows, video_pieces
+from ltx2_core.shapes import plan_clip
+from ltx2_core.types import AVLatent
+
+OPTIONS = {"width": 64, "height": 64, "num_frames": 57, "fps": 8.0, "steps": 2, "cfg": 1.0, "seed": 5}
+HOW = LongVideo(window_frames=25, overlap_frames=16)
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_set) -> LTX2Pipeline:
+    return LTX2Pipeline(tiny_set.checkpoint, text_encoder=tiny_set.text_encoder, keep_loaded=True)
+
+
+def test_windows_cover_every_latent_once():
+    rng = random.Random(0)
+    for _ in range(300):
+        clip = plan_clip(64, 64, frames=rng.randint(1, 2000), fps=rng.choice((8, 23.976, 24, 25, 29.97, 60)))
+        length = 8 * rng.randint(2, 20) + 1
+        windows = plan_windows(clip, length, 8 * rng.randint(2, length // 8))
+        assert sum(w.fresh for w in windows) == clip.latent_frames
+        assert sum(w.audio_fresh for w in windows) == clip.audio_latents
+        at = heard = 0
+        for window in windows:
+            assert (window.start, window.audio_start) == (at, heard)
+            assert window.overlap < window.clip.latent_frames and window.audio_overlap >= 0
+            assert abs(window.audio_start - window.start * 8 / clip.fps * 25) <= 1.5
+            at, heard = at + window.fresh, heard + window.audio_fresh
+
+
+@pytest.mark.parametrize(("window", "overlap"), [(24, 8), (25, 12), (25, 8), (25, 32), (9, 8)])
+def test_windows_off_the_grid_are_refused(window, overlap):
+    with pytest.raises(ValueError, match="must be"):
+        plan_windows(plan_clip(64, 64, frames=121), window, overlap)
+
+
+def test_prompts_come_as_text_lines_or_json():
+    assert PromptSchedule.parse("a: b").parts == ((0, "a: b"),)
+    lines = PromptSchedule.parse("0: a red ball\n2.5s: a blue square")
+    assert (lines.at(0), lines.at(2.4), lines.at(2.5), lines.at(99)) == (
+        "a red ball", "a red ball", "a blue square", "a blue square",
+    )  # fmt: skip
+    as_json = PromptSchedule.parse('[{"prompt": "a red ball"}, {"from": 2.5, "prompt": "a blue square"}]')
+    assert as_json == lines
+    for wrong in ("[1]", "[{]", '[{"from": 1}]', "0: a\n0: b", "[]"):
+        with pytest.raises(ValueError, match=r"prompts|JSON"):
+            PromptSchedule.parse(wrong)
+
+
+def test_a_run_that_was_killed_ends_with_the_identical_clip(pipeline, tmp_path):
+    prompts = "0: a red ball\n3: a blue square"
+    whole = long_video(pipeline, prompts, how=HOW, folder=tmp_path / "whole", **OPTIONS)
+
+    class Killed(Exception):
+        pass
+
+    def kill(done: int, total: int) -> None:
+        if done == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        long_video(pipeline, prompts, how=HOW, folder=tmp_path / "cut", on_window=kill, **OPTIONS)
+    assert len(list((tmp_path / "cut").glob("*.safetensors"))) == 2
+    seen: list[str] = []
+    again = long_video(
+        pipeline, prompts, how=HOW, folder=tmp_path / "cut", on_step=lambda p: seen.append(p.stage), **OPTIONS
+    )
+    assert torch.equal(whole.frames(), again.frames())
+    assert torch.equal(whole.sound()[0], again.sound()[0])
+    assert whole.frames().shape == (57, 3, 64, 64)
+    assert whole.sound()[0].shape[1] == round(57 / 8 * whole.rate)
+    runs = sum(stage == "stage 1" for stage in seen) // 3
+    assert runs == 1, "two of three windows were there already"
+    with pytest.raises(ValueError, match="other settings"):
+        long_video(pipeline, "another", how=HOW, folder=tmp_path / "cut", **OPTIONS)
+
+
+def test_the_end_of_a_window_is_kept_and_a_keyframe_matters_where_it_lies(pipeline, tmp_path):
+    picture = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    folders = {"plain": (), "keyed": (Keyframe(frames=picture, frame=40),)}
+    clip = plan_clip(64, 64, frames=57, fps=8)
+    windows = plan_windows(clip, 25, 16)
+    latents = {}
+    for name, keyframes in folders.items():
+        how = LongVideo(window_frames=25, overlap_frames=16, keyframes=keyframes)
+        long_video(pipeline, "a ball", how=how, folder=tmp_path / name, **OPTIONS)
+        store = WindowStore.__new__(WindowStore)
+        store.folder = tmp_path / name
+        one, two = store.load(0).video, store.load(1).video
+        assert torch.equal(two[:, :, :2], one[:, :, -2:])
+        latents[name] = torch.cat(list(video_pieces(windows, store)), dim=2)
+    differs = (latents["plain"] != latents["keyed"]).flatten(3).any(3)[0].any(0)
+    first = differs.nonzero()[0].item()
+    assert first >= 4, "frame 40 lies in the third window and the ones after it"
+
+
+def test_sound_decoded_in_chunks_is_that_of_the_whole(pipeline):
+    clip = plan_clip(64, 64, frames=121, fps=12)
+    latent = torch.randn(1, 8, clip.audio_latents, 16, generator=torch.Generator().manual_seed(2))
+    whole, rate = pipeline.decode_audio(latent)
+    chunks = decoded_sound(lambda x: pipeline.decode_audio(x)[0], iter(latent.split(40, dim=2)), clip, rate)
+    joined = torch.cat(list(chunks), dim=1)
+    assert joined.shape[1] == round(clip.seconds * rate)
+    length = min(joined.shape[1], whole.shape[1])
+    difference = (joined[:, :length] - whole[:, :length]).norm() / whole.norm()
+    assert difference < 1e-3
+
+
+def test_a_window_of_the_store_is_there_whole_or_not_at_all(tmp_path):
+    store = WindowStore(tmp_path, {"a": 1})
+    latent = AVLatent(torch.randn(1, 128, 2, 2, 2), torch.randn(1, 8, 3, 16))
+    store.save(0, latent)
+    assert store.has(0) and not store.has(1)
+    assert torch.equal(store.load(0).video, latent.video)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.json", "window_00000.safetensors"]
+
+
+def test_two_stages_and_a_keyframe_past_the_end_are_refused(pipeline):
+    with pytest.raises(ValueError, match="stages=1"):
+        long_video(pipeline, "x", how=HOW, stages=2, **OPTIONS)
+    late = LongVideo(
+        window_frames=25, overlap_frames=16, keyframes=(Keyframe(frames=torch.zeros(1, 3, 8, 8), frame=57),)
+    )
+    with pytest.raises(ValueError, match="frames 0 to 56"):
+        long_video(pipeline, "x", how=late, **OPTIONS)
