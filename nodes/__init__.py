@@ -16,6 +16,7 @@ from .loaders import (
     LTX2AVLoadTextEncoder,
     LTX2AVLoadUpscaler,
 )
+from .masks import LTX2AVTimeMask
 from .prompt import LTX2AVPrompt
 from .samplers import LTX2AVSampler
 from .sampling import LTX2AVDistilledSigmas, LTX2AVSampleStage, LTX2AVScheduler
@@ -38,6 +39,7 @@ NODES: list[type] = [
     LTX2AVSetAudio,
     LTX2AVAddGuide,
     LTX2AVCropGuides,
+    LTX2AVTimeMask,
     LTX2AVScheduler,
     LTX2AVDistilledSigmas,
     LTX2AVSampler,
