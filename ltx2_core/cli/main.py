@@ -8,6 +8,10 @@ import click
 
 SUBCOMMANDS = {
     "generate": ("ltx2_core.cli.generate:generate", "Make a video with sound from text, images or audio."),
+    "extend": ("ltx2_core.cli.edit:extend_", "Go on with a video, picture and sound."),
+    "retake": ("ltx2_core.cli.edit:retake_", "Make parts of a video anew and keep the rest."),
+    "sound": ("ltx2_core.cli.edit:sound", "Make sound for a video, or sound alone."),
+    "long": ("ltx2_core.cli.edit:long", "Make a clip of any length, window by window."),
     "inspect": ("ltx2_core.cli.inspect:inspect", "Say what a model file holds."),
     "convert": (
         "ltx2_core.cli.convert:convert",
