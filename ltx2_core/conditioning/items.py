@@ -123,14 +123,14 @@ class Overlap:
                 _laid_in(video, given[:, :, self.skip :], self.skip),
                 _laid_in(mask, torch.full_like(given[:, :1, self.skip :], 1 - self.strength), self.skip),
             )
-        audio, mask = state.latent.audio, expand_mask(state.mask, state.latent).audio
-        if self.audio is not None and audio is not None and mask is not None:
+        audio, opened_audio = state.latent.audio, expand_mask(state.mask, state.latent).audio
+        if self.audio is not None and audio is not None and opened_audio is not None:
             given = _fit_batch("audio overlap", self.audio, audio)
             kept = torch.full_like(given[:, :1, :, :1], 1 - self.strength)
             state = replace(
                 state,
                 latent=replace(state.latent, audio=_laid_in(audio, given, 0)),
-                mask=replace(state.mask, audio=_laid_in(mask, kept, 0)),
+                mask=replace(state.mask, audio=_laid_in(opened_audio, kept, 0)),
             )
         return state
 
@@ -158,8 +158,8 @@ class KeptOutside:
             kept = torch.where(made, video[:, :, : given.shape[2]], given)
             opened = made.to(mask).expand_as(mask[:, :, : given.shape[2]])
             state = _with_video(state, _laid_in(video, kept, 0), _laid_in(mask, opened, 0))
-        audio, mask = state.latent.audio, expand_mask(state.mask, state.latent).audio
-        if self.latent.audio is not None and audio is not None and mask is not None:
+        audio, opened_audio = state.latent.audio, expand_mask(state.mask, state.latent).audio
+        if self.latent.audio is not None and audio is not None and opened_audio is not None:
             given = _fit_batch("audio source", self.latent.audio, audio)
             made = self.audio[: given.shape[2]].to(audio.device).view(1, 1, -1, 1)
             kept = torch.where(made, audio[:, :, : given.shape[2]], given)
@@ -167,7 +167,10 @@ class KeptOutside:
                 state,
                 latent=replace(state.latent, audio=_laid_in(audio, kept, 0)),
                 mask=replace(
-                    state.mask, audio=_laid_in(mask, made.to(mask).expand(len(mask), -1, -1, -1), 0)
+                    state.mask,
+                    audio=_laid_in(
+                        opened_audio, made.to(opened_audio).expand(len(opened_audio), -1, -1, -1), 0
+                    ),
                 ),
             )
         return state

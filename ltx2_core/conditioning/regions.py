@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
@@ -154,7 +155,11 @@ def spatial_cells(mask: Tensor, latent_frames: int, height: int, width: int) -> 
     frames = frames_of(latent_frames)
     if len(cells) < frames:
         raise ValueError(f"{len(cells)} masks are given and the clip has {frames} frames: give one, or all")
-    later = cells[1:frames].unflatten(0, (-1, TEMPORAL_SCALE)).amax(dim=1) if frames > 1 else cells[:0]
+    later = (
+        rearrange(cells[1:frames], "(f g) h w -> f g h w", g=TEMPORAL_SCALE).amax(dim=1)
+        if frames > 1
+        else cells[:0]
+    )
     return torch.cat((cells[:1], later))
 
 
