@@ -183,7 +183,8 @@ def test_the_hosts_quantised_layers_give_what_the_decoded_weights_do(
         g.dump(name, latent=stage(g, loaded, text, our_latent(g)))
     g.dump("plain", latent=stage(g, checkpoint(g, models), text, our_latent(g)))
     result = server.run(g.prompt)
-    assert distance(result, "ours", "exact") < 1e-3
+    # The host multiplies int8 weights with activations that it rounds to int8 as well.
+    assert distance(result, "ours", "exact") < (1e-2 if kind == "int8" else 1e-3)
     assert distance(result, "exact", "plain") > 1e-3
 
 
@@ -286,7 +287,7 @@ def test_a_list_notices_a_file_that_changed(server: Server, models: TinyModels, 
 @pytest.mark.parametrize(
     ("node", "changes", "words"),
     [
-        ("LTX2AVLoadAll", {"ckpt_name": "upscaler.safetensors"}, "it holds latent upsampler.*Choose .*tiny"),
+        ("LTX2AVLoadAll", {"ckpt_name": "upscaler.safetensors"}, "it holds latent upsampler.*Choose .*safetensors"),
         ("LTX2AVLoadAll", {"ckpt_name": "gone.safetensors"}, "is not in models/checkpoints or models/diff"),
         (
             "LTX2AVLoadAll",
