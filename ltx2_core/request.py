@@ -272,7 +272,10 @@ def _guidance(settings: Mapping[str, Any]) -> Guidance | GuidanceSchedule:
 
 def _plain_guidance(settings: Mapping[str, Any]) -> Guidance:
     streams = {name: _build(StreamGuidance)(settings[name]) for name in ("video", "audio")}
-    return _build(Guidance)({**settings, **streams, "stg_blocks": tuple(settings["stg_blocks"])})
+    guidance: Guidance = _build(Guidance)(
+        {**settings, **streams, "stg_blocks": tuple(settings["stg_blocks"])}
+    )
+    return guidance
 
 
 def _build(kind: Any) -> Any:

@@ -144,6 +144,7 @@ def sound(source: Path | None, seconds: float | None, prompt: str, output: Path,
     if source is not None:
         _run(output, lambda: add_sound(_pipeline(given), prompt, Footage.read(source), **given))
         return
+    assert seconds is not None
     output = output.with_suffix(".wav")
     try:
         write_wav(output, *text_to_audio(_pipeline(given), prompt, seconds=seconds, **given))

@@ -148,6 +148,7 @@ def _path(**options: Any) -> click.Path:
 @click.pass_context
 def generate(
     context: click.Context,
+    /,
     from_file: Path | None,
     checkpoints: tuple[Path, ...],
     text_encoder: Path | None,

@@ -33,7 +33,7 @@ class Trace(TorchDispatchMode):
     """
 
     def __init__(self, held: Iterable[Tensor] = ()) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
         """Most bytes alive at once."""
         self.operations: Counter[str] = Counter()
@@ -70,13 +70,13 @@ class Trace(TorchDispatchMode):
             self._stage.pop()
 
     def __enter__(self) -> Trace:
-        self._fused.__enter__()
-        super().__enter__()
+        self._fused.__enter__()  # type: ignore[no-untyped-call]
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        self._fused.__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._fused.__exit__(*error)  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}

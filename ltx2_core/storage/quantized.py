@@ -175,7 +175,7 @@ class QuantizedLinear(nn.Module):
         flat = x.reshape(-1, self.in_features)
         given = encode(self.form, flat)
         packed: torch.dtype = torch.float4_e2m1fn_x2
-        block_scale = self.weight_scale.to(x.device).view(torch.float8_e4m3fn)
+        block_scale = self.get_buffer("weight_scale").to(x.device).view(torch.float8_e4m3fn)
         out: Tensor = torch._scaled_mm(
             given["weight"].view(packed),
             self.weight.to(x.device).view(packed).t(),
@@ -183,7 +183,7 @@ class QuantizedLinear(nn.Module):
             scale_b=block_scale.reshape(-1),
             out_dtype=x.dtype,
         )
-        scale = given["weight_scale_2"] * self.weight_scale_2.to(x.device, torch.float32).reshape(())
+        scale = given["weight_scale_2"] * self.get_buffer("weight_scale_2").to(x.device, torch.float32).reshape(())
         out = out[: len(flat)] * scale.to(x.dtype)
         out = out if bias is None else out + bias
         return out.reshape(*x.shape[:-1], self.out_features)

@@ -135,7 +135,7 @@ def _update(state: TrainingState, step_fn: StepFn, rank: int, options: LoopOptio
     with _autocast(options.dtype, parameters[0].device):
         scalars = step_fn(state.model, step_generator(state.seed, state.step, rank), state.step)
     state.optimizer.zero_grad(set_to_none=True)
-    scalars["loss"].backward()  # type: ignore[no-untyped-call]
+    scalars["loss"].backward()
     _average_gradients(parameters)
     if options.clip is not None:
         nn.utils.clip_grad_norm_(parameters, options.clip)

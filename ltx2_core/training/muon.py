@@ -95,7 +95,7 @@ def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
     x = (matrix.mT if tall else matrix).float()
     x = x / (x.norm() + 1e-7)
     gram = x @ x.mT
-    total = gram
+    total: Tensor = gram
     for step in range(steps):
         factor = torch.addmm(gram, gram, gram, beta=cubic, alpha=quintic)
         factor.diagonal().add_(linear)
@@ -103,4 +103,5 @@ def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
         if step < steps - 1:
             gram = factor @ gram @ factor
     x = total @ x
-    return (x.mT if tall else x).contiguous()
+    result: Tensor = (x.mT if tall else x).contiguous()
+    return result

@@ -342,9 +342,11 @@ def _rope(rope: Rope | None, part: slice | None) -> Rope | None:
     return rope if rope is None or part is None else rope.part(part)
 
 
-def _queries(bias: Bias, part: slice) -> Bias:
-    """The bias of some of the queries."""
-    return bias[:, :, part] if isinstance(bias, Tensor) and bias.shape[2] > 1 else bias
+def _queries(bias: Bias, part: slice | None) -> Bias:
+    """The bias of some of the queries; None stands for all."""
+    if part is None or not isinstance(bias, Tensor) or bias.shape[2] == 1:
+        return bias
+    return bias[:, :, part]
 
 
 def _room(piece: Tensor, tokens: int) -> Tensor:

@@ -102,4 +102,5 @@ def rotate(x: Tensor, rope: Rope) -> Tensor:
     halves = (out.select(axis, 0), out.select(axis, 1)) if torch.is_grad_enabled() else out.unbind(axis)
     halves[0].addcmul_(second, rope.sin, value=-1)
     halves[1].addcmul_(first, rope.sin)
-    return out.flatten(-2)
+    result: Tensor = out.flatten(-2)
+    return result

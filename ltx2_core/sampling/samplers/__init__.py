@@ -8,7 +8,7 @@ the second on its result, with the same generator and the same :class:`History`.
 from __future__ import annotations
 
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from .base import Estimates, History, Keep, PairDenoise, Sampler
 from .cfg_pp import cfg_pp_step, sample_euler_ancestral_cfg_pp, sample_euler_cfg_pp
@@ -50,7 +50,8 @@ def get_sampler(name: str, *, eta: float | None = None) -> Sampler:
         )
     if not 0 <= eta <= 1:
         raise ValueError(f"eta={eta:g} must be in [0, 1]: 0 adds no noise, 1 the most")
-    return partial(SAMPLERS[name], eta=eta)
+    sampler: Any = SAMPLERS[name]
+    return partial(sampler, eta=eta)
 
 
 __all__ = [
