@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .config import transformer_config, video_vae_config
 from .loading import (
     Checkpoint,
     Component,
@@ -23,10 +24,14 @@ from .loading import (
 )
 from .loading.diffusers import text_encoder_folder
 from .loading.text_match import check_text_encoder
+from .memory import BlockStreaming, MemoryPlan, check_budget, choose_piece, plan_memory, usable
+from .shapes import ClipPlan
 from .storage.quantized import check_matmul, loaded_bytes
 from .text import FeatureCache, OnLayer, TextEncoder, load_gemma, load_tokenizer
 from .text.gemma import find_encoder
+from .transformer import Transformer
 from .types import Numerics, TextFeatures
+from .video_vae.streaming import MAX_PIECE_BYTES
 
 LoraFile = LoraSpec | tuple[str | os.PathLike[str], float] | str | os.PathLike[str]
 """A LoRA file, with its strength or with one for each stream."""
@@ -41,7 +46,8 @@ class Networks:
     """Where each component comes from, and the ones that are loaded.
 
     ``checkpoints`` may be one official file or the components in several; the first that holds a component
-    gives it. Headers are read at once, weights when :meth:`use` asks for them.
+    gives it. Headers are read at once, weights when :meth:`use` asks for them. With ``max_memory``, in bytes
+    of the device, networks that are kept wait in system memory.
     """
 
     def __init__(
@@ -55,8 +61,13 @@ class Networks:
         keep_loaded: bool,
         fp8_matmul: bool = False,
         nvfp4_matmul: bool = False,
+        max_memory: int | None = None,
     ) -> None:
-        """Raises ValueError for files that are not LTX-2 and for a product that ``device`` does not have."""
+        """Raises ValueError for files that are not LTX-2, for a product that ``device`` does not have and for
+        a ``max_memory`` below 1.
+        """
+        if max_memory is not None:
+            check_budget(max_memory)
         check_matmul(device, fp8_matmul=fp8_matmul, nvfp4_matmul=nvfp4_matmul)
         self.checkpoints = tuple(open_checkpoint(path) for path in checkpoints)
         own = (text_encoder_folder(checkpoint.path) for checkpoint in self.checkpoints)
@@ -71,6 +82,7 @@ class Networks:
         self.dtype = dtype
         self.numerics = numerics
         self.keep_loaded = keep_loaded
+        self.max_memory = max_memory
         self._matmul = {"fp8_matmul": fp8_matmul, "nvfp4_matmul": nvfp4_matmul}
         self._held: dict[Component, tuple[tuple[Lora, ...], nn.Module]] = {}
         self._held_text: TextEncoder | None = None
@@ -81,11 +93,15 @@ class Networks:
         return find_component(self.checkpoints, component)
 
     @contextmanager
-    def use(self, component: Component, loras: tuple[Lora, ...] = ()) -> Iterator[Any]:
-        """The network of ``component`` on the device, with ``loras`` merged, for the length of the block.
+    def use(
+        self, component: Component, loras: tuple[Lora, ...] = (), *, device: torch.device | None = None
+    ) -> Iterator[Any]:
+        """The network of ``component`` with ``loras`` merged, for the length of the block; on ``device``, by
+        default that of the run.
 
         One that is held with other LoRAs gets these in their place; its other weights stay where they are.
         """
+        device = self.device if device is None else device
         loras = tuple(lora for lora in loras if component in lora.components)
         dtype = torch.float32 if component in _FLOAT32 else self.dtype
         # Taken out, so that nobody gets a network of which an exchange of LoRAs was interrupted.
@@ -94,20 +110,85 @@ class Networks:
             network = self.file(component).load(
                 component,
                 dtype=dtype,
-                device=self.device,
+                device=device,
                 loras=loras,
                 numerics=self.numerics,
                 **self._matmul,
             )
-        elif before != loras:
-            self.file(component).switch_loras(
-                network, component, before=before, after=loras, dtype=dtype, device=self.device
-            )
+        else:
+            self._place(network, device)
+            if before != loras:
+                self.file(component).switch_loras(
+                    network, component, before=before, after=loras, dtype=dtype, device=device
+                )
         if self.keep_loaded:
             self._held[component] = (loras, network)
-        yield network
-        del network
-        self._release()
+        try:
+            yield network
+        finally:
+            self._put_aside(network)
+            del network
+            self._release()
+
+    @contextmanager
+    def use_transformer(
+        self, loras: tuple[Lora, ...] = (), plan: MemoryPlan | None = None
+    ) -> Iterator[Transformer]:
+        """The transformer as ``plan`` has it, for the length of the block; without one all on the device."""
+        streamed = plan is not None and plan.streamed
+        device = torch.device("cpu") if streamed else None
+        with self.use(Component.TRANSFORMER, loras, device=device) as transformer:
+            transformer.chunk_tokens = None if plan is None else plan.chunk_tokens
+            if plan is None or not streamed:
+                yield transformer
+                return
+            streaming = BlockStreaming(transformer, self.device, resident=plan.resident_blocks)
+            try:
+                yield transformer
+            finally:
+                streaming.close()
+
+    def plan(self, clips: Sequence[ClipPlan], *, budget: int, batch: int = 1) -> MemoryPlan:
+        """How to make ``clips``, stage by stage, within ``budget`` bytes, told from headers.
+
+        ``batch`` samples go through the transformer at once.
+        """
+        transformer = transformer_config(self.file(Component.TRANSFORMER).config)
+        return plan_memory(
+            budget,
+            text_weights=self.text_bytes(),
+            transformer_weights=self.component_bytes(Component.TRANSFORMER),
+            block_weights=self.component_bytes(Component.TRANSFORMER, within="transformer_blocks.")
+            // transformer.num_layers,
+            decoder_weights=self.component_bytes(Component.VIDEO_DECODER),
+            transformer=transformer,
+            vae=video_vae_config(self.file(Component.VIDEO_DECODER).config),
+            clips=clips,
+            dtype=self.dtype,
+            batch=batch,
+        )
+
+    def piece_bytes(self, clip: ClipPlan) -> int:
+        """Bound for the pieces in which ``clip`` is decoded."""
+        if self.max_memory is None:
+            return MAX_PIECE_BYTES
+        return choose_piece(
+            self.max_memory,
+            decoder_weights=self.component_bytes(Component.VIDEO_DECODER),
+            vae=video_vae_config(self.file(Component.VIDEO_DECODER).config),
+            clip=clip,
+            dtype=self.dtype,
+        )
+
+    def component_bytes(self, *components: Component, within: str = "") -> int:
+        """Bytes of what is named ``within...`` in ``components``, once it is loaded for this run."""
+        infos = (item for c in components for item in self.file(c).infos(c).items())
+        return loaded_bytes((info for name, info in infos if name.startswith(within)), self.dtype)
+
+    def text_bytes(self) -> int:
+        """Bytes of what reads the prompt."""
+        parts = (Component.TEXT_PROJECTION, Component.TEXT_CONNECTORS)
+        return self.text_encoder_bytes() + self.component_bytes(*parts)
 
     def lora_report(self, lora: Lora) -> LoraReport:
         """What ``lora`` changes in the files of this run, told from headers.
@@ -139,18 +220,25 @@ class Networks:
         """Gemma with the checkpoint's projection, for the length of the block."""
         if self.text_encoder is None:
             raise ValueError("no text encoder is given; give the folder or file of a Gemma 3 as text_encoder")
-        with self.use(Component.TEXT_PROJECTION, loras) as projection:
+        crowded = self.max_memory is not None and self.text_bytes() > usable(self.max_memory)
+        device = torch.device("cpu") if crowded else self.device
+        with self.use(Component.TEXT_PROJECTION, loras, device=device) as projection:
             encoder = self._held_text
             if encoder is None:
                 check_text_encoder(self.checkpoints, self.text_encoder)
-                gemma = load_gemma(self.text_encoder, dtype=self.dtype, device=self.device)
+                gemma = load_gemma(self.text_encoder, dtype=self.dtype, device=device)
                 encoder = TextEncoder(gemma, load_tokenizer(self.text_encoder), projection)
                 del gemma
+            else:
+                self._place(encoder, device)
             encoder.extractor = projection
             if self.keep_loaded:
                 self._held_text = encoder
-            yield encoder
-        del encoder
+            try:
+                yield encoder
+            finally:
+                self._put_aside(encoder)
+                del encoder
         self._release()
 
     def text_encoder_bytes(self) -> int:
@@ -160,8 +248,17 @@ class Networks:
         _, infos, _ = find_encoder(self.text_encoder)
         return loaded_bytes(infos.values(), self.dtype)
 
+    def _place(self, network: nn.Module, device: torch.device) -> None:
+        """Fetch a network that was put aside."""
+        if self.max_memory is not None:
+            network.to(device)
+
+    def _put_aside(self, network: nn.Module) -> None:
+        if self.max_memory is not None and self.keep_loaded:
+            network.to("cpu")
+
     def _release(self) -> None:
-        if self.device.type == "cuda" and not self.keep_loaded:
+        if self.device.type == "cuda" and (self.max_memory is not None or not self.keep_loaded):
             torch.cuda.empty_cache()
 
 

@@ -7,8 +7,10 @@ Letters: B batch, N pictures or frames, C channels, S samples, H W pixel rows an
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Protocol
 
 import torch
@@ -22,16 +24,18 @@ from .generation import Generation
 from .loading import Component, Lora, LoraReport
 from .media import compress_image, fit_image, load_image, read_audio, to_signed
 from .media.images import FitMode
+from .memory import MemoryPlan
 from .networks import LoraFile, Networks, open_loras
 from .request import Request, Stage, plan_stages
 from .sampling.caching import Evaluations, StepCache
 from .sampling.denoiser import Denoiser
 from .sampling.noise import initial_state, make_noise
 from .sampling.samplers import get_sampler
-from .shapes import ClipPlan
+from .shapes import SPATIAL_SCALE, ClipPlan
 from .tiny import embedded_set
 from .types import AVLatent, LatentState, Numerics, TextContext
 from .upsampler import upsample_latent
+from .video_vae.streaming import MAX_PIECE_BYTES
 
 
 class Stopped(Exception):
@@ -73,6 +77,9 @@ class LTX2Pipeline:
         keep_loaded: keep networks in memory between stages and calls.
         passes_per_call: how many passes of guidance one call of the transformer evaluates; more are faster on
             a GPU with room to spare, with the same result.
+        max_memory: bytes of the device that a run may use; it is planned so that it keeps to them, where
+            blocks do not fit by copying them there in turn. With ``keep_loaded`` networks then wait in system
+            memory.
         fp8_matmul, nvfp4_matmul: multiply layers stored so as they are, which rounds their input;
             a ValueError where the device cannot.
     """
@@ -91,6 +98,7 @@ class LTX2Pipeline:
         passes_per_call: int = 1,
         fp8_matmul: bool = False,
         nvfp4_matmul: bool = False,
+        max_memory: int | None = None,
     ) -> None:
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.networks = Networks(
@@ -102,6 +110,7 @@ class LTX2Pipeline:
             keep_loaded=keep_loaded,
             fp8_matmul=fp8_matmul,
             nvfp4_matmul=nvfp4_matmul,
+            max_memory=max_memory,
         )
         self.numerics = numerics
         self.passes_per_call = passes_per_call
@@ -133,6 +142,9 @@ class LTX2Pipeline:
         run = _Run(on_step, stop)
         stages = plan_stages(request, self.numerics)
         self._check_files(request, stages, given)
+        plan = None if self.networks.max_memory is None else self.plan(stages, self.networks.max_memory)
+        if plan is not None and not plan.fits:
+            raise ValueError(plan.shortage)
         contexts = self._contexts(request, stages, run)
         given_audio = self._read_audio(request, stages[-1])
         items = self._conditioning(request, stages, given_audio, run)
@@ -153,7 +165,7 @@ class LTX2Pipeline:
             for item in items[index]:
                 state = item.apply(state)
             latents, used = self._sample(
-                index, stage, state, *contexts[index], request.cache, start_noise, step_noise, run
+                index, stage, state, *contexts[index], request.cache, start_noise, step_noise, run, plan
             )
             evaluations.append(used)
             latents = drop_guides(latents, state)
@@ -240,8 +252,13 @@ class LTX2Pipeline:
         """
         run = _Run(None, stop)
         with self.networks.use(Component.VIDEO_DECODER) as decoder:
-            pieces = (latent,) if isinstance(latent, Tensor) else latent
-            chunks = decoder.decode_stream(p.to(self.networks.device, self.networks.dtype) for p in pieces)
+            pieces = iter((latent,) if isinstance(latent, Tensor) else latent)
+            first = next(pieces, None)
+            given = pieces if first is None else chain((first,), pieces)
+            chunks = decoder.decode_stream(
+                (piece.to(self.networks.device, self.networks.dtype) for piece in given),
+                max_piece_bytes=MAX_PIECE_BYTES if first is None else self._piece_bytes(first),
+            )
             while True:
                 run.check()
                 with torch.inference_mode():
@@ -259,6 +276,19 @@ class LTX2Pipeline:
         ):
             waveform, rate = decode_audio(decoder, vocoder, latent.to(self.networks.device))
         return waveform[0].cpu(), rate
+
+    def plan(self, stages: Sequence[Stage], budget: int) -> MemoryPlan:
+        """How ``stages`` would run within ``budget`` bytes of the device, told from headers."""
+        batch = max(min(self.passes_per_call, len(stage.guidance.passes())) for stage in stages)
+        return self.networks.plan([stage.clip for stage in stages], budget=budget, batch=batch)
+
+    def _piece_bytes(self, latent: Tensor) -> int:
+        """Bound for the pieces in which a clip that begins with ``latent`` is decoded, however it goes on."""
+        rows, columns = latent.shape[3:]
+        clip = ClipPlan(
+            width=columns * SPATIAL_SCALE, height=rows * SPATIAL_SCALE, frames=sys.maxsize, fps=24.0
+        )
+        return self.networks.piece_bytes(clip)
 
     def _check_files(self, request: Request, stages: Sequence[Stage], given: Sequence[Given]) -> None:
         """Find every component that the run will need before anything is computed."""
@@ -357,10 +387,11 @@ class LTX2Pipeline:
         start_noise: torch.Generator,
         step_noise: torch.Generator,
         run: _Run,
+        plan: MemoryPlan | None,
     ) -> tuple[AVLatent, Evaluations]:
         name = f"stage {index + 1}"
         run.report(name, 0, len(stage.sigmas) - 1)
-        with self.networks.use(Component.TRANSFORMER, self._stage_loras(index)) as transformer:
+        with self.networks.use_transformer(self._stage_loras(index), plan) as transformer:
             denoise = Denoiser(
                 transformer,
                 state,

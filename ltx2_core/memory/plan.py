@@ -22,6 +22,8 @@ CHUNK_TOKENS = 2048
 _RESERVE = 0.06
 """Share of the budget that allocators round up and kernels use for themselves."""
 
+_SIZES = {"": 1, "b": 1, "m": 10**6, "mb": 10**6, "g": GB, "gb": GB, "mib": 2**20, "gib": 2**30}
+
 _SMALLEST_PIECE = 8 * 2**20
 _COPIES = 2
 """Blocks on the device at once besides the resident ones: one that computes, one that arrives."""
@@ -46,7 +48,8 @@ class MemoryPlan:
     """How to run within ``budget`` bytes.
 
     ``resident_blocks`` of ``blocks`` stay on the device and the others are streamed. ``chunk_tokens`` is for
-    ``Transformer.chunk_tokens``, ``piece_bytes`` for the decoder's ``max_piece_bytes``.
+    ``Transformer.chunk_tokens``, ``piece_bytes`` for the decoder's ``max_piece_bytes``. Text that is encoded
+    beside the device has its weights in the ``host`` bytes of its stage.
     """
 
     budget: int
@@ -63,7 +66,12 @@ class MemoryPlan:
     @property
     def fits(self) -> bool:
         """Whether every stage stays within the budget; if not, the plan is the smallest that there is."""
-        return self.peak <= _usable(self.budget)
+        return self.peak <= usable(self.budget)
+
+    @property
+    def streamed(self) -> bool:
+        """Whether some of the blocks are copied to the device when they are needed."""
+        return self.resident_blocks < self.blocks
 
     def lines(self) -> list[str]:
         """The plan as a table."""
@@ -73,11 +81,21 @@ class MemoryPlan:
             rows.append(f"{s.stage:10}" + "".join(f"{size / GB:>7.2f} GB" for size in sizes))
         chunk = "all tokens at once" if self.chunk_tokens is None else f"{self.chunk_tokens} tokens at a time"
         rows.append(f"{self.resident_blocks} of {self.blocks} blocks stay on the device, {chunk}")
+        rows.append(f"video is decoded in pieces of {self.piece_bytes / 2**20:.0f} MiB")
+        if any(s.stage == "text" and s.host for s in self.stages):
+            rows.append("the text encoder stays in system memory and computes there")
         if not self.fits:
-            rows.append(
-                f"does not fit: {self.peak / GB:.1f} GB of {self.budget / GB:.1f} GB; make a smaller clip"
-            )
+            rows.append(self.shortage)
         return rows
+
+    @property
+    def shortage(self) -> str:
+        """What is missing of a plan that does not fit, and what to do."""
+        return (
+            f"does not fit: the run needs {size_text(self.peak)} and may use {size_text(usable(self.budget))} "
+            f"of {size_text(self.budget)}; make a smaller clip, or allow at least "
+            f"{size_text(self.peak / (1 - _RESERVE))}"
+        )
 
 
 def plan_memory(
@@ -91,35 +109,41 @@ def plan_memory(
     vae: VideoVAEConfig,
     clips: Sequence[ClipPlan],
     dtype: torch.dtype,
+    batch: int = 1,
 ) -> MemoryPlan:
     """The fastest plan that fits into ``budget`` bytes, or the smallest one; what it costs grows downwards:
-    everything resident, tokens in chunks, blocks streamed, smaller pieces for the decoder.
+    everything resident, tokens in chunks, blocks streamed, smaller pieces for the decoder. A text encoder
+    that does not fit stays beside the device.
 
-    ``transformer_weights`` count all blocks, ``block_weights`` one. Raises ValueError for a budget below 1.
+    ``transformer_weights`` count all blocks, ``block_weights`` one; ``batch`` samples go through the
+    transformer at once. Raises ValueError for a budget below 1.
     """
-    if budget < 1:
-        raise ValueError(f"the budget must be at least 1 byte; got {budget}. Give what the device has free")
-    usable, blocks, itemsize = _usable(budget), transformer.num_layers, dtype.itemsize
+    check_budget(budget)
+    room, blocks, itemsize = usable(budget), transformer.num_layers, dtype.itemsize
 
     def working(chunk_tokens: int | None) -> list[int]:
-        return [step_bytes(transformer, clip, itemsize, chunk_tokens=chunk_tokens) for clip in clips]
+        return [batch * step_bytes(transformer, clip, itemsize, chunk_tokens=chunk_tokens) for clip in clips]
 
-    chunk_tokens = None if transformer_weights + max(working(None)) <= usable else CHUNK_TOKENS
+    chunk_tokens = None if transformer_weights + max(working(None)) <= room else CHUNK_TOKENS
     steps = working(chunk_tokens)
     resident, on_device = blocks, transformer_weights
-    if transformer_weights + max(steps) > usable:
+    if transformer_weights + max(steps) > room and blocks > _COPIES:
         others = transformer_weights - blocks * block_weights
-        room = usable - max(steps) - others - _COPIES * block_weights
-        resident = min(max(room // block_weights, 0), blocks - _COPIES)
+        left = room - max(steps) - others - _COPIES * block_weights
+        resident = min(max(left // block_weights, 0), blocks - _COPIES)
         on_device = others + (resident + _COPIES) * block_weights
     waiting = (blocks - resident) * block_weights
 
-    piece = MAX_PIECE_BYTES
-    while (
-        piece > _SMALLEST_PIECE and decoder_weights + decode_bytes(vae, clips[-1], itemsize, piece) > usable
-    ):
-        piece //= 2
-    stages = [PlannedStage(stage="text", weights=text_weights, activations=0)]
+    piece = choose_piece(budget, decoder_weights=decoder_weights, vae=vae, clip=clips[-1], dtype=dtype)
+    beside = text_weights > room
+    stages = [
+        PlannedStage(
+            stage="text",
+            weights=0 if beside else text_weights,
+            activations=0,
+            host=text_weights if beside else 0,
+        )
+    ]
     stages += [
         PlannedStage(stage=f"stage {number}", weights=on_device, activations=step, host=waiting)
         for number, step in enumerate(steps, start=1)
@@ -136,5 +160,44 @@ def plan_memory(
     )
 
 
-def _usable(budget: int) -> int:
+def choose_piece(
+    budget: int, *, decoder_weights: int, vae: VideoVAEConfig, clip: ClipPlan, dtype: torch.dtype
+) -> int:
+    """The largest ``max_piece_bytes`` with which decoding ``clip`` fits, or the smallest one there is."""
+    piece, room = MAX_PIECE_BYTES, usable(budget) - decoder_weights
+    while piece > _SMALLEST_PIECE and decode_bytes(vae, clip, dtype.itemsize, piece) > room:
+        piece //= 2
+    return piece
+
+
+def usable(budget: int) -> int:
+    """Bytes of ``budget`` that a plan gives away."""
     return int(budget * (1 - _RESERVE))
+
+
+def check_budget(budget: int) -> None:
+    """Raise ValueError for a budget below 1 byte."""
+    if budget < 1:
+        raise ValueError(f"the budget must be at least 1 byte; got {budget}. Give what the device has free")
+
+
+def parse_size(text: str) -> int:
+    """``8GB``, ``7.5 GiB``, ``900MB`` or a number of bytes -> bytes. Raises ValueError for anything else."""
+    number = text.strip().rstrip("BGMbgim ")
+    factor = _SIZES.get(text.strip()[len(number) :].strip().lower())
+    try:
+        size = int(float(number) * (factor or 0))
+    except (ValueError, OverflowError):
+        size = 0
+    if factor is None or size < 1:
+        raise ValueError(f"{text!r} is no size; write such as 8GB, 7.5GiB, 900MB or a number of bytes")
+    return size
+
+
+def size_text(count: float) -> str:
+    """Bytes for people: 1.23 GB."""
+    for unit in ("B", "KB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"

@@ -7,7 +7,7 @@ G guide tokens, S text tokens, K text width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from ..conditioning.patchify import (
 )
 from ..transformer import GuideWeights, Modality, OnBlock, Perturbations, RopeTables, Transformer
 from ..transformer.nag import NegativeText
+from ..transformer.texts import TextMemory
 from ..types import AVLatent, Guide, LatentState, Numerics, TextContext
 from .caching import Evaluations, Reuse, StepCache
 from .guidance import Guidance, GuidanceAt, GuidanceSchedule, Nag, Pass
@@ -77,6 +78,7 @@ class Denoiser:
             raise ValueError("the state has neither video nor audio: there is nothing to denoise")
         self._device = streams[0].mask.device
         self._rope = self._rope_tables()
+        self._texts = TextMemory()
         self._together = all(stream.contexts_agree for stream in streams)
         self._nag = nag
         self._reuse = None if cache is None else Reuse(cache, model)
@@ -168,6 +170,7 @@ class Denoiser:
             audio,
             Perturbations(tuple(p for p in perturbations for _ in range(batch))),
             rope=self._rope,
+            texts=self._texts,
             on_block=_both(self._on_block, watch),
         )
         latents = AVLatent(
@@ -263,27 +266,24 @@ class Denoiser:
         if self._kept is not None and mask.ndim == 5:
             tokens = tokens[:, self._kept]
         highest = tokens.amax(dim=1)
+        # Passes that read the same text share the tensor, and so what is made of it.
+        read = {id(c): c.to(mask.device, self._dtype).expand(batch, *c.shape[1:]) for c in contexts.values()}
         return _Stream(
             mask=highest[:, None] if bool((tokens == highest[:, None]).all()) else tokens,
             level=highest if self._numerics is Numerics.COMFY else (highest > 0).float(),
             positions=positions,
-            contexts={
-                which: c.to(mask.device, self._dtype).expand(batch, *c.shape[1:])
-                for which, c in contexts.items()
-            },
+            contexts={which: read[id(c)] for which, c in contexts.items()},
             attention_mask=attention_mask,
             keyframes=keyframes,
         )
 
     def _rope_tables(self) -> RopeTables:
-        """The rotary tables of this clip, made once and where they are needed."""
-        rope = self._model.rope_tables(
+        """The rotary tables of this clip, made once as and where they are needed."""
+        return self._model.rope_tables(
             None if self._video is None else self._video.positions,
             None if self._audio is None else self._audio.positions,
-        )
-        tables = {name: getattr(rope, name) for name in ("video", "audio", "video_cross", "audio_cross")}
-        return RopeTables(
-            **{name: t if t is None else t.to(self._dtype, self._device) for name, t in tables.items()}
+            dtype=self._dtype,
+            device=self._device,
         )
 
 
@@ -301,6 +301,8 @@ class _Stream:
     contexts: Mapping[Pass, Tensor]
     attention_mask: GuideWeights | None
     keyframes: Tensor | None
+    _joined: dict[tuple[Pass, ...], Tensor] = field(default_factory=dict)
+    """Contexts of calls that evaluate several passes, the same tensors at every step."""
 
     @property
     def contexts_agree(self) -> bool:
@@ -314,14 +316,21 @@ class _Stream:
             timesteps=(self.mask * sigma).repeat(passes, 1),
             sigma=(self.level * sigma).repeat(passes),
             positions=self.positions,
-            context=torch.cat([self.contexts[which] for which in call]),
+            context=self._context(tuple(call)),
             attention_mask=self.attention_mask,
             keyframes=self.keyframes,
             negative=None if nag is None else self._negative(nag, passes),
         )
 
+    def _context(self, call: tuple[Pass, ...]) -> Tensor:
+        if len(call) == 1:
+            return self.contexts[call[0]]
+        if call not in self._joined:
+            self._joined[call] = torch.cat([self.contexts[which] for which in call])
+        return self._joined[call]
+
     def _negative(self, nag: Nag, passes: int) -> NegativeText:
-        context = self.contexts[Pass.NEGATIVE].repeat(passes, 1, 1)
+        context = self._context((Pass.NEGATIVE,) * passes)
         return NegativeText(context=context, scale=nag.scale, alpha=nag.alpha, tau=nag.tau)
 
 

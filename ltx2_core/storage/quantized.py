@@ -183,7 +183,9 @@ class QuantizedLinear(nn.Module):
             scale_b=block_scale.reshape(-1),
             out_dtype=x.dtype,
         )
-        scale = given["weight_scale_2"] * self.get_buffer("weight_scale_2").to(x.device, torch.float32).reshape(())
+        scale = given["weight_scale_2"] * self.get_buffer("weight_scale_2").to(
+            x.device, torch.float32
+        ).reshape(())
         out = out[: len(flat)] * scale.to(x.dtype)
         out = out if bias is None else out + bias
         return out.reshape(*x.shape[:-1], self.out_features)

@@ -17,6 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+Remembered = tuple[dict[nn.Module, Tensor], set[nn.Module]]
+
 TAPS = 3
 """Frames that a convolution sees at once."""
 
@@ -33,6 +35,8 @@ class Stream:
     def __init__(self, *, causal: bool) -> None:
         self.causal = causal
         self.centre = TAPS - 1 if causal else TAPS // 2
+        self.parts = 1
+        """Pieces are this many times smaller than asked for, since memory has run out."""
         self._kept: dict[nn.Module, Tensor] = {}
         self._seen: set[nn.Module] = set()
 
@@ -50,6 +54,14 @@ class Stream:
         first = owner not in self._seen
         self._seen.add(owner)
         return first
+
+    def remembered(self) -> Remembered:
+        """What is kept now, for :meth:`restore`."""
+        return dict(self._kept), set(self._seen)
+
+    def restore(self, remembered: Remembered) -> None:
+        """Forget everything since ``remembered``, so that a stage can take its piece again."""
+        self._kept, self._seen = remembered
 
     def window(self, owner: nn.Module, x: Tensor, last: bool) -> Tensor:
         """All frames that the convolution's next outputs need: those before ``x``, ``x``, and one at the end.
@@ -82,7 +94,8 @@ def run_stages(
     """Take ``x`` through the stages depth first: each piece reaches the end before the next one starts.
 
     ``last`` says that the clip ends with ``x``; stages then release what lags behind. Since that too is cut
-    into pieces before the next stage, memory stays bounded to the end.
+    into pieces before the next stage, memory stays bounded to the end. A stage for whose piece there is not
+    enough memory takes it again in halves, and pieces stay so small for the rest of the clip.
     """
     if x.shape[2] == 0:
         return
@@ -92,12 +105,47 @@ def run_stages(
     head, *tail = stages
     # Counting the growth to come keeps what the early stages release at the end of the clip small, too.
     frame_bytes = x[:, :, :1].numel() * x.element_size() * prod(stage.growth for stage in stages)
-    pieces = deque(torch.split(x, max(1, int(max_piece_bytes / frame_bytes)), dim=2))
+    pieces = deque([x])
     # No name may hold a piece while later stages run, or every level of the chain would keep one alive.
     del x
     while pieces:
+        _cut(pieces, max(1, int(max_piece_bytes / stream.parts / frame_bytes)))
         ends = last and len(pieces) == 1
-        yield from run_stages(tail, head.run(pieces.popleft(), stream, ends), stream, ends, max_piece_bytes)
+        result = _attempt(head, pieces, stream, ends)
+        if result is None:
+            stream.parts *= 2
+            _cut(pieces, (pieces[0].shape[2] + 1) // 2)
+            continue
+        made = [result]
+        del result
+        yield from run_stages(tail, made.pop(), stream, ends, max_piece_bytes)
+
+
+def _cut(pieces: deque[Tensor], frames: int) -> None:
+    """Let the first of ``pieces`` have at most ``frames``."""
+    if pieces[0].shape[2] > frames:
+        whole = pieces.popleft()
+        pieces.extendleft((whole[:, :, frames:], whole[:, :, :frames]))
+
+
+def _attempt(stage: Stage, pieces: deque[Tensor], stream: Stream, last: bool) -> Tensor | None:
+    """What ``stage`` makes of the first piece, which is then gone; None if memory ran out and a smaller one
+    may do, with everything as it was.
+    """
+    if pieces[0].shape[2] == 1:
+        return stage.run(pieces.popleft(), stream, last)
+    before = stream.remembered()
+    try:
+        made = stage.run(pieces[0], stream, last)
+    except torch.cuda.OutOfMemoryError:
+        stream.restore(before)
+    else:
+        pieces.popleft()
+        return made
+    # The error is gone here, and with it the tensors that its traceback held.
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    return None
 
 
 def mark_last(chunks: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:

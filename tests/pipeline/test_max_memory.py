@@ -1,0 +1,114 @@
+"""A run within a budget gives the clip of a run without one, and one that cannot fit says so first."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from ltx2_core import LTX2Pipeline
+from ltx2_core.memory import BlockStreaming
+from ltx2_core.request import Request, plan_stages
+from ltx2_core.storage.quantized import loaded_bytes
+
+BLOCKS = 32
+REQUEST = Request(prompt="a ball", width=64, height=64, num_frames=9, fps=8.0, steps=2, seed=4)
+
+
+@pytest.fixture(scope="module")
+def deep(tiny_set, tmp_path_factory):
+    """The tiny set with so many blocks that they are most of its weight."""
+    with safe_open(tiny_set.checkpoint, "pt") as file:
+        metadata = file.metadata()
+        state = {name: file.get_tensor(name) for name in file.keys()}
+    config = json.loads(metadata["config"])
+    config["transformer"]["num_layers"] = BLOCKS
+    prefix = "model.diffusion_model.transformer_blocks."
+    first = {
+        name.removeprefix(f"{prefix}0."): t for name, t in state.items() if name.startswith(f"{prefix}0.")
+    }
+    for block in range(2, BLOCKS):
+        state |= {f"{prefix}{block}.{name}": (t * (1 + 0.01 * block)).clone() for name, t in first.items()}
+    path = tmp_path_factory.mktemp("deep") / "deep.safetensors"
+    save_file(state, path, metadata={**metadata, "config": json.dumps(config)})
+    return replace(tiny_set, checkpoint=path)
+
+
+def pipeline(files, **options):
+    return LTX2Pipeline(
+        files.checkpoint, text_encoder=files.text_encoder, upscaler=files.upsampler, device="cpu", **options
+    )
+
+
+@pytest.fixture(scope="module")
+def resident(deep):
+    made = pipeline(deep)("a ball", **_options())
+    return made.latents, made.array()
+
+
+def _options():
+    names = ("width", "height", "num_frames", "fps", "steps", "seed")
+    return {name: getattr(REQUEST, name) for name in names}
+
+
+def _tight(files):
+    """A budget that holds the decoder and not all blocks."""
+    whole = pipeline(files)
+    plan = whole.plan(plan_stages(REQUEST, whole.numerics), 10**12)
+    others = max(stage.total for stage in plan.stages if not stage.stage.startswith("stage"))
+    sampling = max(stage.total for stage in plan.stages if stage.stage.startswith("stage"))
+    assert sampling > 1.3 * others
+    return int(1.2 * others / 0.94)
+
+
+@pytest.mark.parametrize("keep_loaded", [False, True])
+def test_a_small_budget_gives_the_same_bits(deep, resident, monkeypatch, keep_loaded):
+    budget, used = _tight(deep), []
+    start = BlockStreaming.__init__
+
+    def watched(self, transformer, device, **options):
+        used.append(options["resident"])
+        start(self, transformer, device, **options)
+
+    monkeypatch.setattr(BlockStreaming, "__init__", watched)
+    small = pipeline(deep, max_memory=budget, keep_loaded=keep_loaded)
+    plan = small.plan(plan_stages(REQUEST, small.numerics), budget)
+    assert plan.fits and 0 < plan.resident_blocks < BLOCKS
+    for _ in range(1 + keep_loaded):
+        made = small("a ball", **_options())
+        assert torch.equal(made.latents.video, resident[0].video)
+        assert torch.equal(made.latents.audio, resident[0].audio)
+        assert (made.array() == resident[1]).all()
+    assert used == [plan.resident_blocks] * (1 + keep_loaded)
+
+
+def test_a_text_encoder_that_does_not_fit_computes_beside_the_device(deep):
+    whole = pipeline(deep)
+    weights = whole.networks.text_bytes()
+    plan = whole.networks.plan([plan_stages(REQUEST, whole.numerics)[0].clip], budget=weights)
+    assert (plan.stages[0].weights, plan.stages[0].host) == (0, weights)
+    assert any("system memory" in line for line in plan.lines())
+
+
+def test_blocks_and_the_rest_make_the_whole_transformer(deep):
+    networks = pipeline(deep).networks
+    from ltx2_core.loading import Component
+
+    file = networks.file(Component.TRANSFORMER)
+    whole = networks.component_bytes(Component.TRANSFORMER)
+    assert whole == loaded_bytes(file.infos(Component.TRANSFORMER).values(), torch.float32)
+    blocks = networks.component_bytes(Component.TRANSFORMER, within="transformer_blocks.")
+    assert blocks % BLOCKS == 0 and 0.8 * whole < blocks < whole
+
+
+def test_a_run_that_cannot_fit_is_refused_before_anything_is_computed(deep):
+    heard = []
+    with pytest.raises(ValueError, match=r"does not fit: .* make a smaller clip, or allow at least"):
+        pipeline(deep, max_memory=1_000_000)(REQUEST, on_step=heard.append)
+    assert not heard
+    with pytest.raises(ValueError, match="at least 1 byte; got 0"):
+        pipeline(deep, max_memory=0)
