@@ -5,6 +5,7 @@ from __future__ import annotations
 from .clip_plan import LTX2AVClipPlan
 from .conditioning import LTX2AVImgToVideoInplace, LTX2AVPreprocess, LTX2AVSetAudio
 from .decode import LTX2AVDecodeAudio, LTX2AVDecodeToVideo, LTX2AVDecodeVideo
+from .editing import LTX2AVExtend, LTX2AVFinishEdit, LTX2AVRetake, LTX2AVSound
 from .guidance import LTX2AVGuider, LTX2AVStreamGuidance
 from .guides import LTX2AVAddGuide, LTX2AVCropGuides
 from .inspect import LTX2AVInspect
@@ -20,6 +21,7 @@ from .masks import LTX2AVTimeMask
 from .prompt import LTX2AVPrompt
 from .samplers import LTX2AVSampler
 from .sampling import LTX2AVDistilledSigmas, LTX2AVSampleStage, LTX2AVScheduler
+from .two_stage import LTX2AVNextStage
 
 NODES: list[type] = [
     LTX2AVLoadAll,
@@ -49,4 +51,9 @@ NODES: list[type] = [
     LTX2AVDecodeVideo,
     LTX2AVDecodeAudio,
     LTX2AVDecodeToVideo,
+    LTX2AVNextStage,
+    LTX2AVExtend,
+    LTX2AVRetake,
+    LTX2AVSound,
+    LTX2AVFinishEdit,
 ]

@@ -76,16 +76,7 @@ class LTX2AVImgToVideoInplace(io.ComfyNode):
     def execute(
         cls, video_vae: Any, image: Tensor, latent: Latent, strength: float, crf: int
     ) -> io.NodeOutput:
-        video = video_of(latent)
-        frames = latent_frames_of(len(image))
-        if frames > video["samples"].shape[2]:
-            raise ValueError(
-                f"{len(image)} images are {frames} latent frames and the clip has only "
-                f"{video['samples'].shape[2]}: give fewer images or plan a longer clip"
-            )
-        given = video_vae.encode(image_at_stage(image, video, crf))
-        joined = Streams(put_in_place(video, given, strength), split(latent).audio).joined()
-        return io.NodeOutput(remember(joined, GivenImage(image, strength)))
+        return io.NodeOutput(place_image(video_vae, latent, GivenImage(image, strength, crf)))
 
 
 class LTX2AVSetAudio(io.ComfyNode):
@@ -135,6 +126,23 @@ class LTX2AVSetAudio(io.ComfyNode):
             report += f"; it is too short for the clip: {silence_s:.2f} s of silence added at the end"
         sound = {"waveform": waveform, "sample_rate": rate}
         return io.NodeOutput(concat_av(video, frozen), sound, report, ui=ui.PreviewText(report))
+
+
+def place_image(video_vae: Any, latent: Latent, given: GivenImage) -> Latent:
+    """The LATENT with an image in the place of its first frames; it remembers it.
+
+    Raises ValueError for more images than the clip has frames.
+    """
+    video = video_of(latent)
+    frames = latent_frames_of(len(given.image))
+    if frames > video["samples"].shape[2]:
+        raise ValueError(
+            f"{len(given.image)} images are {frames} latent frames and the clip has only "
+            f"{video['samples'].shape[2]}: give fewer images or plan a longer clip"
+        )
+    encoded = video_vae.encode(image_at_stage(given.image, video, given.crf))
+    joined = Streams(put_in_place(video, encoded, given.strength), split(latent).audio).joined()
+    return remember(joined, given)
 
 
 def put_in_place(video: Latent, given: Tensor, strength: float) -> Latent:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -16,6 +15,7 @@ class GivenImage:
 
     image: Tensor
     strength: float
+    crf: int = 0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -30,14 +30,30 @@ class GivenGuide:
     downscale: int
 
 
-def given_to(latent: Latent) -> tuple[Any, ...]:
+@dataclass(frozen=True, eq=False)
+class GivenSource:
+    """A clip (8k + 1, H, W, 3) that the video is made of, but for the latent frames ``made`` (F,) bool."""
+
+    image: Tensor
+    made: Tensor
+
+
+Given = GivenImage | GivenGuide | GivenSource
+
+
+def given_to(latent: Latent) -> tuple[Given, ...]:
     """In the order in which they were put in."""
     return latent.get(GIVEN, ())
 
 
-def remember(latent: Latent, item: GivenImage | GivenGuide) -> Latent:
+def remember(latent: Latent, item: Given) -> Latent:
     """The LATENT, which now also remembers ``item``."""
     return {**latent, GIVEN: (*given_to(latent), item)}
+
+
+def forgotten(latent: Latent) -> Latent:
+    """The LATENT, which remembers nothing."""
+    return {key: value for key, value in latent.items() if key != GIVEN}
 
 
 def marked_guides(latent: Latent, frames: int) -> Latent:
@@ -52,3 +68,8 @@ def refuse_guides(latent: Latent, node: str) -> None:
             f"this latent still holds {latent[GUIDE_FRAMES]} guide frames: move LTX-2 Crop Guides between "
             f"the sampler and {node}, and give the next stage its conditioning"
         )
+
+
+def guides_marked(latent: Latent) -> int:
+    """Guide frames that a LATENT says are at the end of its video."""
+    return int(latent.get(GUIDE_FRAMES) or 0)

@@ -212,7 +212,7 @@ def _coordinates(placed: GuidePlacement, spread: Tensor, scale: int) -> Tensor:
 
 def _with_frames(video: Latent, guide: Tensor, keep: Tensor | None, strength: float) -> Latent:
     """The video LATENT with the guide behind it. Holes of a spread guide have a mask below 0."""
-    samples, mask = video["samples"], frame_mask(video)
+    samples, mask = video["samples"], frame_mask(video)[:, :1]
     if keep is None:
         added = mask.new_full((len(mask), 1, guide.shape[2], *mask.shape[3:]), max(0.0, 1 - strength))
     else:

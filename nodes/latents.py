@@ -117,10 +117,15 @@ class LTX2AVLatentUpscale(io.ComfyNode):
 
     @classmethod
     def execute(cls, latent: Latent, upscale_model: Any, video_vae: Any) -> io.NodeOutput:
-        if upscale_model is None:
-            raise ValueError("no upscaler was loaded: choose one in LTX-2 Load All instead of none")
         refuse_guides(latent, "LTX-2 Latent Upscale")
-        video, audio = video_of(latent), split(latent).audio
-        larger = {key: value for key, value in video.items() if key != "noise_mask"}
-        larger["samples"] = upscale_video(upscale_model, video["samples"], video_vae)
-        return io.NodeOutput(Streams(larger, audio).joined())
+        return io.NodeOutput(enlarged(latent, upscale_model, video_vae))
+
+
+def enlarged(latent: Latent, upscale_model: Any, video_vae: Any) -> Latent:
+    """The LATENT with its video upscaled and without its mask. Raises ValueError if there is no upscaler."""
+    if upscale_model is None:
+        raise ValueError("no upscaler was loaded: choose one in LTX-2 Load All instead of none")
+    video, audio = video_of(latent), split(latent).audio
+    larger = {key: value for key, value in video.items() if key != "noise_mask"}
+    larger["samples"] = upscale_video(upscale_model, video["samples"], video_vae)
+    return Streams(larger, audio).joined()

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ..audio import resample
 from ..conditioning.patchify import audio_positions
-from ..generation import Generation
 from ..media import to_signed
 from ..request import Request
-from ..shapes import Snap, frames_of, latent_frames_of, plan_clip
+from ..shapes import ClipPlan, frames_of, latent_frames_of
+from ..types import Numerics
 from .footage import Edit, Footage, cross_fade, take
 from .given import FirstFrames, FirstSound, encoded_sound
 
@@ -54,44 +54,25 @@ def extend(
         raise ValueError(f"give the new length once: frames={frames}, seconds={seconds}")
     new = round(seconds * source.fps) if seconds is not None else frames
     assert new is not None
-    if new < 1:
-        raise ValueError(f"{new} new frames are nothing to make: ask for at least one")
-    if keep_frames != frames_of(latent_frames_of(keep_frames)) or not 1 <= keep_frames <= len(source.frames):
-        raise ValueError(
-            f"keep_frames={keep_frames} must be 8k + 1, at least 1, and at most the {len(source.frames)} "
-            "frames of the source"
-        )
-    stages = options.get("stages", 1)
-    clip = plan_clip(
-        *source.size,
-        frames=keep_frames + new,
-        fps=source.fps,
-        snap=Snap.CEIL,
-        numerics=pipeline.numerics,
-        stages=stages,
+    clip = plan_extension(
+        source, keep_frames, new, stages=options.get("stages", 1), numerics=pipeline.numerics
     )
-    size = plan_clip(*source.size, frames=clip.frames, fps=source.fps, stages=stages)
     request = Request(
         prompt=prompt,
-        **{**options, "width": size.width, "height": size.height, "num_frames": clip.frames},
+        **{**options, "width": clip.width, "height": clip.height, "num_frames": clip.frames},
         fps=source.fps,
     )
     kept_s = keep_frames / source.fps
     given: list[Any] = [FirstFrames(source.frames[-keep_frames:])]
     if source.sound is not None:
-        ends = audio_positions(clip.audio_latents)[0, 0, :, 1]
-        latents = int((ends <= kept_s + 1e-5).sum())
-        track = source.track(source.sound[0].shape[0], source.sound[1], source.seconds)
-        first = track.shape[1] - round(kept_s * source.sound[1])
-        sound = track[:, first:], source.sound[1]
-        given.append(FirstSound(encoded_sound(pipeline, sound, latents)))
+        latents = latents_within(clip, kept_s)
+        given.append(FirstSound(encoded_sound(pipeline, last_sound(source, kept_s), latents)))
     made = pipeline(request, given=given, on_step=on_step, stop=stop)
     whole = source.fitted(made.clip)
     total = len(source.frames) + new
-    rate = pipeline_rate(source, made)
-    joined = _joined_sound(whole, made, kept_s, total / source.fps, rate)
+    joined, rate = joined_sound(whole, made.audio(), kept_s, total / source.fps)
     return Edit(
-        pictures=lambda: _joined_pictures(whole, made, keep_frames, new, min(fade_frames, keep_frames)),
+        pictures=lambda: joined_pictures(whole, made.frames(), keep_frames, new, fade_frames),
         sounds=lambda: iter((joined,)),
         frame_count=total,
         width=made.clip.width,
@@ -102,17 +83,55 @@ def extend(
     )
 
 
-def pipeline_rate(source: Footage, made: Generation) -> int:
-    """The rate of the source's sound, which is kept to the sample, or else that of the vocoder."""
-    return made.audio()[1] if source.sound is None else source.sound[1]
+def plan_extension(
+    source: Footage, keep_frames: int, new_frames: int, *, stages: int, numerics: Numerics
+) -> ClipPlan:
+    """The plan of the run that begins with what is kept.
+
+    Raises ValueError for frames that cannot be kept, and if nothing is to be made.
+    """
+    if new_frames < 1:
+        raise ValueError(f"{new_frames} new frames are nothing to make: ask for at least one")
+    if keep_frames != frames_of(latent_frames_of(keep_frames)) or not 1 <= keep_frames <= len(source.frames):
+        raise ValueError(
+            f"keep_frames={keep_frames} must be 8k + 1, at least 1, and at most the {len(source.frames)} "
+            "frames of the source"
+        )
+    return source.plan(keep_frames + new_frames, stages=stages, numerics=numerics)
 
 
-def _joined_pictures(source: Footage, made: Generation, keep: int, new: int, fade: int) -> Iterator[Tensor]:
+def latents_within(clip: ClipPlan, seconds: float) -> int:
+    """Audio latents of a clip that end within its first ``seconds``."""
+    return int((audio_positions(clip.audio_latents)[0, 0, :, 1] <= seconds + 1e-5).sum())
+
+
+def last_sound(source: Footage, seconds: float) -> tuple[Tensor, int]:
+    """The sound ((C, S), Hz) under the last ``seconds`` of the pictures of a source that has one."""
+    assert source.sound is not None
+    waveform, rate = source.sound
+    track = source.track(waveform.shape[0], rate, source.seconds)
+    return track[:, track.shape[1] - round(seconds * rate) :], rate
+
+
+def track_rate(source: Footage, sound: tuple[Tensor, int]) -> int:
+    """The rate of the source's sound, which is kept to the sample, or else that of the new one."""
+    return sound[1] if source.sound is None else source.sound[1]
+
+
+def joined_pictures(
+    source: Footage, made: Iterator[Tensor], keep: int, new: int, fade: int
+) -> Iterator[Tensor]:
+    """The source and ``new`` pictures after it, in chunks (N, 3, H, W) in [-1, 1].
+
+    ``made`` are chunks of the same kind whose first ``keep`` pictures are the last ones of the source. The
+    last ``fade`` of the source, at most ``keep``, go over into them.
+    """
+    fade = min(fade, keep)
     before, tail = len(source.frames) - fade, to_signed(source.frames[len(source.frames) - fade :])
     for start in range(0, before, 32):
         yield to_signed(source.frames[start : min(start + 32, before)])
     position = 0
-    for chunk in take(made.frames(), keep - fade, fade + new):
+    for chunk in take(made, keep - fade, fade + new):
         mixed = max(0, min(fade - position, len(chunk)))
         if mixed:
             weight = (torch.arange(position, position + mixed) + 1) / (fade + 1)
@@ -122,9 +141,14 @@ def _joined_pictures(source: Footage, made: Generation, keep: int, new: int, fad
         yield chunk
 
 
-def _joined_sound(source: Footage, made: Generation, kept_s: float, total_s: float, rate: int) -> Tensor:
-    """(C, S): the source's sound to the sample until 50 ms before the joint, then the new one."""
-    waveform, own = made.audio()
+def joined_sound(
+    source: Footage, made: tuple[Tensor, int], kept_s: float, total_s: float
+) -> tuple[Tensor, int]:
+    """((C, S), Hz): the source's sound to the sample until 50 ms before the joint, then the new one.
+
+    ``made`` ((C, S), Hz) begins with the last ``kept_s`` seconds of the source.
+    """
+    (waveform, own), rate = made, track_rate(source, made)
     waveform = waveform if own == rate else resample(waveform, own, rate)
     samples, joint = round(total_s * rate), round(source.seconds * rate)
     channels = max(waveform.shape[0], 1 if source.sound is None else source.sound[0].shape[0])
@@ -134,4 +158,4 @@ def _joined_sound(source: Footage, made: Generation, kept_s: float, total_s: flo
     after = torch.zeros(channels, samples)
     part = waveform[:, : samples - shift]
     after[:, shift : shift + part.shape[1]] = part
-    return cross_fade(before, after, joint, round(FADE_S * rate))
+    return cross_fade(before, after, joint, round(FADE_S * rate)), rate

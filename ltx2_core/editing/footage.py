@@ -18,7 +18,8 @@ from torch.nn import functional
 from ..audio import resample
 from ..generation import METADATA_KEY, playable
 from ..media import VideoWriter, fit_image, read_video
-from ..shapes import ClipPlan
+from ..shapes import ClipPlan, Snap, plan_clip
+from ..types import Numerics
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,6 +50,12 @@ class Footage:
     def size(self) -> tuple[int, int]:
         """(width, height)."""
         return self.frames.shape[3], self.frames.shape[2]
+
+    def plan(self, frames: int, *, stages: int = 1, numerics: Numerics = Numerics.OFFICIAL) -> ClipPlan:
+        """The shortest plan that holds ``frames`` pictures, at the size on the grid nearest to its own."""
+        how: dict[str, Any] = {"fps": self.fps, "stages": stages, "numerics": numerics}
+        longer = plan_clip(*self.size, frames=frames, snap=Snap.CEIL, **how)
+        return plan_clip(*self.size, frames=longer.frames, **how)
 
     def fitted(self, clip: ClipPlan) -> Footage:
         """Cut around the centre to the size of a plan."""

@@ -6,7 +6,7 @@ Letters: N pictures, F latent frames, T audio latents, C channels, S samples.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,11 +15,11 @@ from torch import Tensor
 from ..audio import resample
 from ..conditioning.patchify import audio_positions
 from ..conditioning.regions import Region, Rounding, audio_cells, check_regions, video_cells
-from ..generation import Generation
 from ..media import to_signed
 from ..request import Request
-from ..shapes import Snap, frames_of, latent_frames_of, plan_clip
-from .extend import FADE_S, pipeline_rate
+from ..shapes import ClipPlan, frames_of, latent_frames_of
+from ..types import Numerics
+from .extend import FADE_S, track_rate
 from .footage import Edit, Footage
 from .given import Outside, encoded_sound
 
@@ -50,44 +50,31 @@ def retake(
     Raises ValueError if nothing is to be made, or for regions that end before they begin.
     """
     video, audio = check_regions(video), check_regions(audio)
-    if not any(start < end for start, end in (*video, *audio)) and source.sound is not None:
-        raise ValueError("nothing is to be made anew: give a region of the video or of the audio")
-    wanted = max([source.seconds, *(end for _, end in (*video, *audio))])
-    extends = round(wanted * source.fps) > len(source.frames)
-    usable = frames_of(latent_frames_of(len(source.frames)))
-    stages = options.get("stages", 1)
-    length = round(wanted * source.fps) if extends else usable
-    clip = plan_clip(
-        *source.size, frames=length, fps=source.fps, snap=Snap.CEIL, stages=stages, numerics=pipeline.numerics
+    plan = plan_retake(
+        source, video, audio, rounding, stages=options.get("stages", 1), numerics=pipeline.numerics
     )
-    size = plan_clip(*source.size, frames=clip.frames, fps=source.fps, stages=stages)
+    clip = plan.clip
     request = Request(
         prompt=prompt,
-        **{**options, "width": size.width, "height": size.height, "num_frames": clip.frames},
+        **{**options, "width": clip.width, "height": clip.height, "num_frames": clip.frames},
         fps=source.fps,
     )
-    made_video = video_cells(video, clip.latent_frames, source.fps, rounding)
-    made_audio = audio_cells(audio, clip.audio_latents, rounding)
-    made_video[latent_frames_of(usable) :] = True
     sound = None
-    if source.sound is None:
-        made_audio[:] = True
-    else:
-        heard = source.seconds if extends else clip.seconds
-        made_audio[audio_positions(len(made_audio))[0, 0, :, 1] > heard + 0.05] = True
+    if source.sound is not None:
         sound = encoded_sound(pipeline, source.sound, clip.audio_latents)
     given = Outside(
-        source=replace(source, frames=source.frames[:usable]), sound=sound, video=made_video, audio=made_audio
+        source=replace(source, frames=source.frames[: plan.usable]),
+        sound=sound,
+        video=plan.video,
+        audio=plan.audio,
     )
     result = pipeline(request, given=[given], on_step=on_step, stop=stop)
     whole = source.fitted(result.clip)
-    total = length if extends else len(source.frames)
-    rate = pipeline_rate(source, result)
-    track = _mended_sound(whole, result, made_audio, total / source.fps, rate)
+    track, rate = mended_sound(whole, result.audio(), plan.audio, plan.frames / source.fps)
     return Edit(
-        pictures=lambda: _mended_pictures(whole, result, made_video, total, paste),
+        pictures=lambda: mended_pictures(whole, result.frames(), plan.video, plan.frames, paste),
         sounds=lambda: iter((track,)),
-        frame_count=total,
+        frame_count=plan.frames,
         width=result.clip.width,
         height=result.clip.height,
         fps=source.fps,
@@ -99,11 +86,58 @@ def retake(
     )
 
 
-def _mended_pictures(
-    source: Footage, result: Generation, made: Tensor, total: int, paste: bool
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RetakePlan:
+    """What a retake makes: ``video`` (F,) and ``audio`` (T,) are True where.
+
+    ``clip`` is the plan of the run, which sees the first ``usable`` pictures of the source; the result has
+    ``frames``.
+    """
+
+    clip: ClipPlan
+    usable: int
+    frames: int
+    video: Tensor
+    audio: Tensor
+
+
+def plan_retake(
+    source: Footage,
+    video: Sequence[Region],
+    audio: Sequence[Region],
+    rounding: Rounding,
+    *,
+    stages: int,
+    numerics: Numerics,
+) -> RetakePlan:
+    """Raises ValueError if nothing is to be made, or for regions that end before they begin."""
+    regions = (*check_regions(video), *check_regions(audio))
+    if not any(start < end for start, end in regions) and source.sound is not None:
+        raise ValueError("nothing is to be made anew: give a region of the video or of the audio")
+    wanted = round(max([source.seconds, *(end for _, end in regions)]) * source.fps)
+    extends = wanted > len(source.frames)
+    usable = frames_of(latent_frames_of(len(source.frames)))
+    clip = source.plan(wanted if extends else usable, stages=stages, numerics=numerics)
+    made_video = video_cells(video, clip.latent_frames, source.fps, rounding)
+    made_video[latent_frames_of(usable) :] = True
+    made_audio = audio_cells(audio, clip.audio_latents, rounding)
+    heard = source.seconds if extends else clip.seconds
+    if source.sound is None:
+        heard = -1.0
+    made_audio[audio_positions(len(made_audio))[0, 0, :, 1] > heard + 0.05] = True
+    frames = wanted if extends else len(source.frames)
+    return RetakePlan(clip=clip, usable=usable, frames=frames, video=made_video, audio=made_audio)
+
+
+def mended_pictures(
+    source: Footage, result: Iterator[Tensor], made: Tensor, total: int, paste: bool
 ) -> Iterator[Tensor]:
+    """``total`` pictures in chunks (N, 3, H, W) in [-1, 1] of a ``result`` in such chunks.
+
+    With ``paste`` those that are not ``made`` (F,) are the source's.
+    """
     position = 0
-    for chunk in result.frames():
+    for chunk in result:
         chunk = chunk[: total - position]
         if paste:
             chunk = chunk.clone()
@@ -117,9 +151,11 @@ def _mended_pictures(
         yield to_signed(source.frames[position:total])
 
 
-def _mended_sound(source: Footage, result: Generation, made: Tensor, seconds: float, rate: int) -> Tensor:
-    """(C, S) of exactly ``seconds``: the new sound where it was made, else the source's, sample by sample."""
-    waveform, own = result.audio()
+def mended_sound(
+    source: Footage, result: tuple[Tensor, int], made: Tensor, seconds: float
+) -> tuple[Tensor, int]:
+    """((C, S), Hz) of exactly ``seconds``: the new sound where it was made, else the source's, by sample."""
+    (waveform, own), rate = result, track_rate(source, result)
     waveform = waveform if own == rate else resample(waveform, own, rate)
     channels = max(waveform.shape[0], 1 if source.sound is None else source.sound[0].shape[0])
     samples = round(seconds * rate)
@@ -133,7 +169,7 @@ def _mended_sound(source: Footage, result: Generation, made: Tensor, seconds: fl
         weight[round(start * rate) : last] = 1
     if source.sound is not None:
         weight = _ramps(weight, round(FADE_S * rate))
-    return torch.where(weight == 0, kept, torch.lerp(kept, new, weight))
+    return torch.where(weight == 0, kept, torch.lerp(kept, new, weight)), rate
 
 
 def _ramps(weight: Tensor, length: int) -> Tensor:

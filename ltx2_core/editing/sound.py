@@ -41,9 +41,7 @@ def add_sound(
     size = {"width": clip.width, "height": clip.height, "num_frames": usable, "stages": 1}
     request = Request(prompt=prompt, **{**options, **size}, fps=source.fps)
     made = pipeline(request, given=[WholeVideo(source.frames[:usable])], on_step=on_step, stop=stop)
-    waveform, rate = made.audio()
-    waveform = limit_loudness(waveform, ceiling_db)
-    track = functional.pad(waveform, (0, round(source.seconds * rate) - waveform.shape[1]))
+    track, rate = fitted_sound(made.audio(), source.seconds, ceiling_db)
     return Edit(
         pictures=lambda: iter(to_signed(chunk) for chunk in source.frames.split(32)),
         sounds=lambda: iter((track,)),
@@ -73,6 +71,12 @@ def text_to_audio(
     )
     waveform, rate = pipeline(request, on_step=on_step, stop=stop).audio()
     return limit_loudness(waveform[:, : round(seconds * rate)], ceiling_db), rate
+
+
+def fitted_sound(sound: tuple[Tensor, int], seconds: float, ceiling_db: float) -> tuple[Tensor, int]:
+    """A sound ((C, S), Hz), limited, and exactly ``seconds`` long: cut, or followed by silence."""
+    waveform, rate = limit_loudness(sound[0], ceiling_db), sound[1]
+    return functional.pad(waveform, (0, round(seconds * rate) - waveform.shape[1])), rate
 
 
 def limit_loudness(waveform: Tensor, ceiling_db: float = CEILING_DB) -> Tensor:

@@ -287,7 +287,11 @@ def test_a_list_notices_a_file_that_changed(server: Server, models: TinyModels, 
 @pytest.mark.parametrize(
     ("node", "changes", "words"),
     [
-        ("LTX2AVLoadAll", {"ckpt_name": "upscaler.safetensors"}, "it holds latent upsampler.*Choose .*safetensors"),
+        (
+            "LTX2AVLoadAll",
+            {"ckpt_name": "upscaler.safetensors"},
+            "it holds latent upsampler.*Choose .*safetensors",
+        ),
         ("LTX2AVLoadAll", {"ckpt_name": "gone.safetensors"}, "is not in models/checkpoints or models/diff"),
         (
             "LTX2AVLoadAll",
