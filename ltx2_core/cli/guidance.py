@@ -32,7 +32,7 @@ def sampling_options(command: Command) -> Command:
     """Add the options that :func:`read_sampling` takes in."""
     options = [
         click.option("--preset", type=click.Choice(list(PRESETS)), help="Settings to start from."),
-        click.option("--cfg", type=float, help="Guidance; 1 is none.  [default: 4; embedded set 3]"),
+        click.option("--cfg", type=float, help="Guidance; 1 is none.  [default: 4]"),
         click.option("--stg", type=float, help="Perturbed self-attention guidance; 0 is none."),
         click.option("--modality", type=float, help="Guidance towards the other stream; 1 is none."),
         click.option("--rescale", type=float, help="Against too much contrast, 0 to 1; 0 is none."),
