@@ -92,9 +92,9 @@ class MemoryPlan:
     def shortage(self) -> str:
         """What is missing of a plan that does not fit, and what to do."""
         return (
-            f"does not fit: the run needs {size_text(self.peak)} and may use {size_text(usable(self.budget))} "
-            f"of {size_text(self.budget)}; make a smaller clip, or allow at least "
-            f"{size_text(self.peak / (1 - _RESERVE))}"
+            f"does not fit: the run needs {size_text(self.peak)} and may use "
+            f"{size_text(usable(self.budget))} of {size_text(self.budget)}; make a smaller clip, or allow at "
+            f"least {size_text(self.peak / (1 - _RESERVE))}"
         )
 
 
