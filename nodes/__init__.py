@@ -5,7 +5,8 @@ from __future__ import annotations
 from .clip_plan import LTX2AVClipPlan
 from .conditioning import LTX2AVImgToVideoInplace, LTX2AVPreprocess, LTX2AVSetAudio
 from .decode import LTX2AVDecodeAudio, LTX2AVDecodeToVideo, LTX2AVDecodeVideo
-from .editing import LTX2AVExtend, LTX2AVFinishEdit, LTX2AVRetake, LTX2AVSound
+from .editing import LTX2AVExtend, LTX2AVRetake, LTX2AVSound
+from .finish_edit import LTX2AVFinishEdit
 from .guidance import LTX2AVGuider, LTX2AVStreamGuidance
 from .guides import LTX2AVAddGuide, LTX2AVCropGuides
 from .inspect import LTX2AVInspect

@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 from einops import rearrange
+from torch import Tensor
 
 from ..ltx2_core.shapes import ClipPlan, frames_of
 from .checks import CROP, check_sound
@@ -39,8 +40,7 @@ class LTX2AVDecodeVideo(io.ComfyNode):
 
     @classmethod
     def execute(cls, video_vae: Any, latent: Latent) -> io.NodeOutput:
-        images = video_vae.decode(video_of(latent)["samples"])
-        return io.NodeOutput(rearrange(images, "b f h w c -> (b f) h w c"))
+        return io.NodeOutput(decoded_images(video_vae, latent))
 
 
 class LTX2AVDecodeAudio(io.ComfyNode):
@@ -60,7 +60,7 @@ class LTX2AVDecodeAudio(io.ComfyNode):
 
     @classmethod
     def execute(cls, audio_vae: Any, latent: Latent) -> io.NodeOutput:
-        return io.NodeOutput(_decode_audio(audio_vae, latent))
+        return io.NodeOutput(decoded_sound(audio_vae, latent))
 
 
 class LTX2AVDecodeToVideo(io.ComfyNode):
@@ -120,12 +120,19 @@ class LTX2AVDecodeToVideo(io.ComfyNode):
         if audio is None and audio_vae is not None:
             own = audio_of(latent)["samples"]
             check_sound(samples.shape[2], own.shape[2], rate)
-            audio = _decode_audio(audio_vae, {"samples": _one(own, batch_index)})
+            audio = decoded_sound(audio_vae, {"samples": _one(own, batch_index)})
         sound = None if audio is None else track_of(audio, batch_index)
         return io.NodeOutput(write_video(video_vae, samples, rate, sound, crf))
 
 
-def _decode_audio(audio_vae: Any, latent: Latent) -> dict[str, Any]:
+def decoded_images(video_vae: Any, latent: Latent) -> Tensor:
+    """IMAGE of a LATENT; the clips of a batch one after another."""
+    images = video_vae.decode(video_of(latent)["samples"])
+    return rearrange(images, "b f h w c -> (b f) h w c")
+
+
+def decoded_sound(audio_vae: Any, latent: Latent) -> dict[str, Any]:
+    """AUDIO of a LATENT."""
     decoded = audio_vae.decode(audio_of(latent)["samples"])
     return audio_from_decoder(decoded, audio_vae.first_stage_model.output_sample_rate)
 

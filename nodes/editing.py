@@ -1,10 +1,8 @@
-"""Work on a clip that exists: go on with it, make parts of it anew, give it sound; and join both again."""
+"""Work on a clip that exists: go on with it, make parts of it anew, give it sound."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from comfy_api.latest import io, ui
@@ -12,104 +10,20 @@ from torch import Tensor
 
 from ..ltx2_core.conditioning.items import KeptOutside, Overlap, VideoGiven
 from ..ltx2_core.conditioning.regions import Rounding, covered, parse_regions
-from ..ltx2_core.editing.extend import (
-    FADE_FRAMES,
-    KEEP_FRAMES,
-    joined_pictures,
-    joined_sound,
-    last_sound,
-    latents_within,
-    plan_extension,
-)
+from ..ltx2_core.editing.extend import FADE_FRAMES, KEEP_FRAMES, last_sound, latents_within, plan_extension
 from ..ltx2_core.editing.footage import Footage
-from ..ltx2_core.editing.retake import RetakePlan, mended_pictures, mended_sound, plan_retake
-from ..ltx2_core.editing.sound import CEILING_DB, fitted_sound
-from ..ltx2_core.media import fit_image, to_signed
+from ..ltx2_core.editing.retake import plan_retake
+from ..ltx2_core.editing.sound import CEILING_DB
 from ..ltx2_core.shapes import ClipPlan, frames_of, latent_frames_of
 from ..ltx2_core.types import AVLatent, Numerics
 from .clip_plan import FRAMES, SECONDS, Plan, empty_latent, fps_input, whole_frames
 from .conditioning import place_image
-from .convert import (
-    clip_sound,
-    encoder_sound,
-    frames_from_image,
-    image_at_stage,
-    image_from_frames,
-    video_of,
-)
+from .convert import clip_sound, encoder_sound, frames_from_image, image_at_stage, video_of
+from .finish_edit import CATEGORY, AddedSound, EditJob, Extension, Job, Retake, Sound
 from .given import GivenImage, GivenSource
 from .two_stage import applied, place_source
 
-CATEGORY = "LTX-2/editing"
-EditJob = io.Custom("LTX2AV_EDIT")
-Sound = tuple[Tensor, int]
 NO_LATENTS = torch.zeros(0, dtype=torch.bool)
-
-
-class Job(Protocol):
-    """What LTX-2 Finish Edit still has to do with the decoded clip."""
-
-    source: Footage
-    clip: ClipPlan
-
-    def pictures(self, made: Tensor | None) -> Tensor:
-        """IMAGE of the whole result, of the decoded one."""
-        ...
-
-    def sound(self, made: Sound) -> Sound: ...
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Extension:
-    """The source, then ``new`` pictures after the ``keep`` that the run began with."""
-
-    source: Footage
-    clip: ClipPlan
-    keep: int
-    new: int
-    fade: int
-
-    def pictures(self, made: Tensor | None) -> Tensor:
-        chunks = _chunks(made, self.clip)
-        return _image(
-            joined_pictures(_fitted(self.source, self.clip), chunks, self.keep, self.new, self.fade)
-        )
-
-    def sound(self, made: Sound) -> Sound:
-        fps = self.source.fps
-        return joined_sound(self.source, made, self.keep / fps, (len(self.source.frames) + self.new) / fps)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Retake:
-    """The source with parts made anew; ``paste`` takes the pictures outside from it."""
-
-    source: Footage
-    clip: ClipPlan
-    plan: RetakePlan
-    paste: bool
-
-    def pictures(self, made: Tensor | None) -> Tensor:
-        chunks, source = _chunks(made, self.clip), _fitted(self.source, self.clip)
-        return _image(mended_pictures(source, chunks, self.plan.video, self.plan.frames, self.paste))
-
-    def sound(self, made: Sound) -> Sound:
-        return mended_sound(self.source, made, self.plan.audio, self.plan.frames / self.source.fps)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class AddedSound:
-    """The source's pictures as they are, with a new sound."""
-
-    source: Footage
-    clip: ClipPlan
-    ceiling_db: float
-
-    def pictures(self, made: Tensor | None) -> Tensor:
-        return image_from_frames(self.source.frames)
-
-    def sound(self, made: Sound) -> Sound:
-        return fitted_sound(made, self.source.seconds, self.ceiling_db)
 
 
 class LTX2AVExtend(io.ComfyNode):
@@ -300,39 +214,6 @@ class LTX2AVSound(io.ComfyNode):
         )
 
 
-class LTX2AVFinishEdit(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="LTX2AVFinishEdit",
-            display_name="LTX-2 Finish Edit",
-            category=CATEGORY,
-            description="Joins what was made to the clip that it was made from: kept pictures and sound are "
-            "the clip's own, the joints fade, the length is exact. Connect Create Video after it.",
-            inputs=[
-                EditJob.Input("edit", tooltip="From LTX-2 Extend, LTX-2 Retake or LTX-2 Video To Audio."),
-                io.Audio.Input("audio", tooltip="From LTX-2 Decode Audio."),
-                io.Image.Input(
-                    "images",
-                    optional=True,
-                    tooltip="From LTX-2 Decode Video after the last stage; not needed after LTX-2 Video To "
-                    "Audio.",
-                ),
-            ],
-            outputs=[
-                io.Image.Output(display_name="images", tooltip="The whole clip."),
-                io.Audio.Output(display_name="audio", tooltip="Its sound, exactly as long."),
-                io.Float.Output(display_name="fps", tooltip="Frames per second, for Create Video."),
-            ],
-        )
-
-    @classmethod
-    def execute(cls, edit: Job, audio: dict[str, Any], images: Tensor | None = None) -> io.NodeOutput:
-        waveform, rate = edit.sound((audio["waveform"][0].float().cpu(), int(audio["sample_rate"])))
-        sound = {"waveform": waveform[None], "sample_rate": rate}
-        return io.NodeOutput(edit.pictures(images), sound, edit.source.fps)
-
-
 def _footage(images: Tensor, fps: float, audio: Any, audio_vae: Any) -> Footage:
     sound = None
     if audio is not None:
@@ -353,29 +234,6 @@ def _encoded(audio_vae: Any, sound: Sound, latents: int) -> Tensor:
     """A sound ((C, S), Hz) as ``latents`` audio latents: cut, or followed by silence."""
     waveform, rate, _ = clip_sound({"waveform": sound[0][None], "sample_rate": sound[1]}, 0.0, latents)
     return audio_vae.encode(encoder_sound(waveform, rate, audio_vae.audio_sample_rate, latents))
-
-
-def _fitted(source: Footage, clip: ClipPlan) -> Footage:
-    """Cut to a plan as the nodes cut what they encode."""
-    return replace(source, frames=fit_image(source.frames, clip.width, clip.height, mode="comfy"))
-
-
-def _chunks(made: Tensor | None, clip: ClipPlan) -> Iterator[Tensor]:
-    """A decoded IMAGE as (N, 3, H, W) in [-1, 1]. Raises ValueError if it is not the clip of the plan."""
-    if made is None:
-        raise ValueError("the pictures are missing: connect images of LTX-2 Decode Video")
-    if tuple(made.shape[:3]) != (clip.frames, clip.height, clip.width):
-        raise ValueError(
-            f"{len(made)} pictures of {made.shape[2]} x {made.shape[1]} are given and the edit makes "
-            f"{clip.frames} of {clip.width} x {clip.height}: connect LTX-2 Decode Video of the last stage, "
-            "and set stages of the preparing node to how many there are"
-        )
-    return iter(to_signed(part) for part in frames_from_image(made).float().cpu().split(32))
-
-
-def _image(chunks: Iterator[Tensor]) -> Tensor:
-    """(N, 3, H, W) in [-1, 1] in chunks -> IMAGE."""
-    return torch.cat([image_from_frames((chunk + 1) / 2) for chunk in chunks]).clamp_(0, 1)
 
 
 def _result(latent: dict[str, Any], job: Job, report: str) -> io.NodeOutput:

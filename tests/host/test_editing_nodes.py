@@ -36,7 +36,11 @@ def next_stage(g: Graph, models: TinyModels, loaded: Link, text: Link, latent: L
     )
 
 
-def finished(g: Graph, loaded: Link, edit: Link, latent: Link) -> Link:
+def finished(g: Graph, loaded: Link, edit: Link, latent: Link, *, decoded: bool) -> Link:
+    """The end of an edit, given decoded pictures and sound, or the latent to decode."""
+    if not decoded:
+        vaes = {"video_vae": loaded[1], "audio_vae": loaded[2]}
+        return g.add("LTX2AVFinishEdit", edit=edit, latent=latent, **vaes)
     return g.add(
         "LTX2AVFinishEdit",
         edit=edit,
@@ -93,7 +97,7 @@ def test_an_extension_keeps_the_clip_and_has_exactly_the_new_frames(server: Serv
     ends = {"video_vae": loaded[1], "images": pictures, "audio_vae": loaded[2], "audio": sound}
     start = g.add("LTX2AVExtend", **ends, **values, stages="2")
     latent = two_stages(g, models, loaded, start)
-    done = finished(g, loaded, start[2], latent)
+    done = finished(g, loaded, start[2], latent, decoded=True)
     g.dump("start", latent=start)
     g.dump("source", image=pictures, audio=sound)
     g.dump("done", image=done, audio=done[1])
@@ -121,7 +125,7 @@ def test_a_retake_in_two_stages_leaves_what_is_outside(server: Server, models: T
     text = prompt(g, text_encoder(g, models))
     larger = next_stage(g, models, loaded, text, stage(g, loaded, text, start, **FIRST))
     latent = stage(g, loaded, larger, larger[2], **SECOND)
-    done = finished(g, loaded, start[2], latent)
+    done = finished(g, loaded, start[2], latent, decoded=False)
     g.dump("again", latent=larger[2])
     g.dump("latent", latent=latent)
     g.dump("source", image=pictures, audio=sound)
