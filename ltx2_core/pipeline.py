@@ -6,6 +6,7 @@ Letters: B batch, N pictures or frames, C channels, S samples, H W pixel rows an
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,9 +17,11 @@ from typing import Any, Protocol
 import torch
 from einops import rearrange
 from torch import Tensor
+from torch.nn import functional
 
-from .audio import decode_audio, encode_audio
+from .audio import decode_audio, encode_audio, with_noise_floor
 from .conditioning.items import AudioGiven, Conditioning, ImageInPlace
+from .conditioning.reference import ReferenceSound
 from .conditioning.state import drop_guides, empty_state
 from .generation import Generation
 from .loading import Component, Lora, LoraReport
@@ -27,7 +30,7 @@ from .media.images import FitMode
 from .memory import MemoryPlan
 from .networks import LoraFile, Networks, open_loras
 from .request import Request, Stage, plan_stages
-from .sampling.caching import Evaluations, StepCache
+from .sampling.caching import Evaluations
 from .sampling.denoiser import Denoiser
 from .sampling.noise import initial_state, make_noise
 from .sampling.samplers import get_sampler
@@ -165,7 +168,7 @@ class LTX2Pipeline:
             for item in items[index]:
                 state = item.apply(state)
             latents, used = self._sample(
-                index, stage, state, *contexts[index], request.cache, start_noise, step_noise, run, plan
+                index, stage, state, *contexts[index], request, start_noise, step_noise, run, plan
             )
             evaluations.append(used)
             latents = drop_guides(latents, state)
@@ -298,7 +301,7 @@ class LTX2Pipeline:
             needed.append(Component.UPSAMPLER)
         if len(stages) > 1 or request.image is not None or given:
             needed.append(Component.VIDEO_ENCODER)
-        if request.audio is not None:
+        if request.audio is not None or request.reference_audio is not None:
             needed.append(Component.AUDIO_ENCODER)
         for component in needed:
             self.networks.file(component)
@@ -347,9 +350,17 @@ class LTX2Pipeline:
             for stage, given in zip(stages, items, strict=True):
                 pixels = self._prepare(frames, stage, request.image_crf)
                 given.append(ImageInPlace(latent=self.encode_video(pixels), strength=stage.image_strength))
+        if request.reference_audio is not None:
+            run.report("reference", 0, 1)
+            voice = ReferenceSound(latent=self.encode_audio(*_reference(request)))
+            for given in items:
+                given.append(voice)
         if audio is not None:
             run.report("audio", 0, 1)
-            latent = self.encode_audio(*audio, latent_frames=stages[0].clip.audio_latents)
+            latent = self.encode_audio(
+                *_heard(audio, stages[0].clip, request.audio_noise_db),
+                latent_frames=stages[0].clip.audio_latents,
+            )
             for given in items:
                 given.append(AudioGiven(latent=latent))
         return items
@@ -383,7 +394,7 @@ class LTX2Pipeline:
         state: LatentState,
         positive: TextContext,
         negative: TextContext | None,
-        cache: StepCache | None,
+        request: Request,
         start_noise: torch.Generator,
         step_noise: torch.Generator,
         run: _Run,
@@ -402,7 +413,8 @@ class LTX2Pipeline:
                 numerics=self.numerics,
                 dtype=self.networks.dtype,
                 passes_per_call=self.passes_per_call,
-                cache=cache,
+                cache=request.cache,
+                tiles=request.tiles,
                 on_block=lambda block: run.check(),
             )
             noise = make_noise(state.latent, start_noise)
@@ -438,6 +450,24 @@ class _Run:
     def check(self) -> None:
         if self._stop is not None and self._stop():
             raise Stopped("the run was stopped")
+
+
+def _heard(audio: tuple[Tensor, int], clip: ClipPlan, noise_db: float | None) -> tuple[Tensor, int]:
+    """A given sound as the model hears it: over a noise floor, if any, until the end of the clip."""
+    if noise_db is None:
+        return audio
+    waveform, rate = audio
+    missing = max(0, math.ceil(clip.seconds * rate) - waveform.shape[1])
+    return with_noise_floor(functional.pad(waveform, (0, missing)), noise_db), rate
+
+
+def _reference(request: Request) -> tuple[Tensor, int]:
+    """The beginning of the reference sound."""
+    if not isinstance(request.reference_audio, tuple):
+        assert request.reference_audio is not None
+        return read_audio(request.reference_audio, duration_s=request.reference_s)
+    waveform, rate = request.reference_audio
+    return waveform[:, : round(request.reference_s * rate)], rate
 
 
 def _pictures(image: Any) -> Tensor:

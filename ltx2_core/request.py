@@ -19,10 +19,12 @@ from .sampling.schedules import (
     DISTILLED_SIGMAS,
     DISTILLED_STAGE2_SIGMAS,
     as_sigmas,
+    last_sigmas,
     ltxv_sigmas,
     partial_sigmas,
 )
 from .shapes import SPATIAL_SCALE, ClipPlan, Snap, frames_of, plan_clip
+from .transformer.tiles import Tiles
 from .types import AVLatent, Numerics
 
 NEGATIVE_PROMPT = (
@@ -46,6 +48,9 @@ class Request:
         image_crf: strength of the H.264 round trip that a picture goes through, 0 is off;
             clips are left alone.
         audio: sound to make the video for; trimmed to the clip or followed by silence, otherwise kept.
+        audio_noise_db: loudness (dB of full scale) of a soft noise that only the model hears under ``audio``.
+        reference_audio: sound, such as a voice, that the clip's own shall be like, for LoRAs trained so; its
+            first ``reference_s`` seconds. ``identity`` is how strongly, at one more evaluation a step.
         steps, cfg, audio_cfg: schedule and guidance of the first stage; ``audio_cfg`` defaults to ``cfg``.
         distilled: for distilled weights or the distilled LoRA: the fixed 8 steps and no guidance.
         sigmas: schedule of the first stage, in place of ``steps``; falls to 0.
@@ -58,6 +63,7 @@ class Request:
         guidance: all of it for the first stage, in place of ``cfg`` and ``audio_cfg``.
         nag: keeps away from the negative prompt where no pass does, at cfg 1 and in the second stage.
         cache: reuses velocities between steps, which is faster and not exact.
+        tiles: shows the model a large frame in parts, at every step of every stage.
         seed, noise_device: the same seed gives the same clip; noise drawn on "cpu" is alike on every machine.
         audio_stage: which stage the sound is taken from; by default 1 with guidance and 2 without, as the
             official pipelines do, and always 2 in the comfy numerics.
@@ -77,6 +83,10 @@ class Request:
     image_crf: int = 33
     audio: AudioSource | None = None
     audio_start_s: float = 0.0
+    audio_noise_db: float | None = None
+    reference_audio: AudioSource | None = None
+    reference_s: float = 5.0
+    identity: float = 3.0
     steps: int = 30
     cfg: float = 4.0
     audio_cfg: float | None = None
@@ -92,6 +102,7 @@ class Request:
     guidance: Guidance | GuidanceSchedule | None = None
     nag: Nag | None = None
     cache: StepCache | None = None
+    tiles: Tiles | None = None
     seed: int = 0
     noise_device: str = "cpu"
     audio_stage: Literal[1, 2] | None = None
@@ -156,7 +167,13 @@ class Request:
         for name, value in values.items():
             if isinstance(value, str) and value.startswith("<") and value.endswith(" in memory>"):
                 raise ValueError(f"{name} was {value} and is not in the settings: give it again")
-        readers = {"snap": Snap, "guidance": _guidance, "nag": _build(Nag), "cache": _build(StepCache)}
+        readers = {
+            "snap": Snap,
+            "guidance": _guidance,
+            "nag": _build(Nag),
+            "cache": _build(StepCache),
+            "tiles": _build(Tiles),
+        }
         for name, read in readers.items():
             if values.get(name) is not None:
                 values[name] = read(values[name])
@@ -236,29 +253,30 @@ def _first_guidance(request: Request) -> Guidance | GuidanceSchedule:
     if request.guidance is not None:
         return request.guidance
     if request.distilled:
-        return Guidance()
-    return CFG(video=request.cfg, audio=request.cfg if request.audio_cfg is None else request.audio_cfg)
+        guidance = Guidance()
+    else:
+        audio_cfg = request.cfg if request.audio_cfg is None else request.audio_cfg
+        guidance = CFG(video=request.cfg, audio=audio_cfg)
+    if request.reference_audio is None or not request.identity:
+        return guidance
+    return replace(
+        guidance,
+        video=replace(guidance.video, identity=request.identity),
+        audio=replace(guidance.audio, identity=request.identity),
+    )
 
 
 def _first_sigmas(request: Request, clip: ClipPlan, numerics: Numerics) -> Tensor:
     if request.sigmas is not None:
         return as_sigmas(request.sigmas)
     if request.distilled:
-        return DISTILLED_SIGMAS if request.denoise == 1 else _tail(DISTILLED_SIGMAS, request.denoise)
+        return last_sigmas(DISTILLED_SIGMAS, request.denoise)
 
     def schedule(steps: int) -> Tensor:
         # The official pipelines always schedule for 4096 tokens, ComfyUI for those of the clip.
         return ltxv_sigmas(steps, clip.video_tokens) if numerics is Numerics.COMFY else ltxv_sigmas(steps)
 
     return partial_sigmas(schedule, request.steps, request.denoise)
-
-
-def _tail(sigmas: Tensor, denoise: float) -> Tensor:
-    """The last ``denoise`` share of the steps of a fixed list; at least one step."""
-    if not 0 < denoise <= 1:
-        raise ValueError(f"denoise={denoise} must be above 0 and at most 1")
-    steps = max(1, round((len(sigmas) - 1) * denoise))
-    return sigmas[-steps - 1 :]
 
 
 def _guidance(settings: Mapping[str, Any]) -> Guidance | GuidanceSchedule:

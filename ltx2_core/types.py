@@ -121,6 +121,8 @@ class LatentState:
     fps: float
     guides: tuple[Guide, ...] = ()
     """In the order of their frames, which are the last ones of the video."""
+    reference_audio: Tensor | None = None
+    """A sound (1 or B, 8, T, 16) that is heard before the clip, such as a voice, and is no part of it."""
 
     @property
     def guide_frames(self) -> int:

@@ -2,7 +2,7 @@
 
 from .autoencoder import AudioDecoder, AudioEncoder
 from .codec import AudioVAE, decode_audio, encode_audio, samples_for_latents
-from .mel import log_mel, resample, to_stereo
+from .mel import log_mel, resample, to_stereo, with_noise_floor
 from .vocoder import Vocoder, build_vocoder
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "resample",
     "samples_for_latents",
     "to_stereo",
+    "with_noise_floor",
 ]

@@ -79,3 +79,15 @@ def mel_filters(config: AudioVAEConfig) -> Tensor:
         mel_scale="slaney",
     )
     return filters
+
+
+def with_noise_floor(waveform: Tensor, level_db: float, seed: int = 0) -> Tensor:
+    """The sound (..., S) over white noise of ``level_db`` dB of full scale (RMS), the same at every call.
+
+    Digital silence is unlike any recording: a model hears a sound better over such a floor.
+    Raises ValueError for a level above 0 dB.
+    """
+    if not level_db <= 0:
+        raise ValueError(f"level_db={level_db:g} must be 0 or below, such as -60")
+    noise = torch.randn(waveform.shape, generator=torch.Generator().manual_seed(seed))
+    return waveform + noise.to(waveform) * 10 ** (level_db / 20)

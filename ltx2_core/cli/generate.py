@@ -80,6 +80,9 @@ def _path(**options: Any) -> click.Path:
     "--image-crf", type=int, default=33, show_default=True, help="H.264 round trip of the picture; 0 is off."
 )
 @click.option("--audio", type=_path(), help="Sound (or video with sound) to make the video for.")
+@click.option("--audio-noise-db", type=float, help="A soft noise that only the model hears, such as -60.")
+@click.option("--reference-audio", type=_path(), help="Voice or sound that the new one shall be like.")
+@click.option("--identity", type=float, default=3.0, show_default=True, help="How much so; 0 is off.")
 @click.option(
     "--audio-start", "audio_start_s", type=float, default=0.0, help="Where in the sound to begin, in seconds."
 )

@@ -21,9 +21,11 @@ from ..conditioning.patchify import (
     unpatchify_video,
     video_positions,
 )
+from ..conditioning.reference import with_reference_positions
 from ..transformer import GuideWeights, Modality, OnBlock, Perturbations, RopeTables, Transformer
 from ..transformer.nag import NegativeText
 from ..transformer.texts import TextMemory
+from ..transformer.tiles import Tiles, evaluate_tiles
 from ..types import AVLatent, Guide, LatentState, Numerics, TextContext
 from .caching import Evaluations, Reuse, StepCache
 from .guidance import Guidance, GuidanceAt, GuidanceSchedule, Nag, Pass
@@ -36,7 +38,8 @@ class Denoiser:
     The latent is float32 throughout, the model sees ``dtype``. Where the mask is 0 the given content comes
     back bit for bit. ``passes_per_call`` is how many passes of a step one call of the model may evaluate, for
     more memory (contexts of different length go one after the other all the same). ``nag`` lets the model
-    read the negative prompt in the passes of the positive one. ``cache`` reuses velocities between steps.
+    read the negative prompt in the passes of the positive one. ``cache`` reuses velocities between steps,
+    ``tiles`` shows the model a large frame in parts.
     ``on_block`` is called before each block of the model and may raise to stop within a step.
     """
 
@@ -54,14 +57,17 @@ class Denoiser:
         device: torch.device | str | None = None,
         passes_per_call: int = 1,
         cache: StepCache | None = None,
+        tiles: Tiles | None = None,
         on_block: OnBlock | None = None,
     ) -> None:
         """``device`` is where model and latents are, by default that of the state.
 
         Raises ValueError if the guidance or ``nag`` needs a ``negative`` that is not given or a block that
-        the model lacks, if both use the negative prompt, or if a context has neither one sample nor as many
-        as the state.
+        the model lacks, if both use the negative prompt, if a context has neither one sample nor as many
+        as the state, or for a ``cache`` with ``tiles``.
         """
+        if cache is not None and tiles is not None:
+            raise ValueError("the step cache does not know tiles: use one of the two")
         if passes_per_call < 1:
             raise ValueError(f"passes_per_call={passes_per_call} must be at least 1, which is one by one")
         self._model, self._numerics, self._dtype, self._on_block = model, numerics, dtype, on_block
@@ -69,16 +75,21 @@ class Denoiser:
         self._passes_per_call = passes_per_call
         self._clean = state.latent.to(device, torch.float32)
         self._mask = expand_mask(state.mask, state.latent).to(device, torch.float32)
+        self._referenced = state.reference_audio is not None and self._clean.audio is not None
         contexts = self._contexts(positive, negative, nag)
         self._kept = _kept_tokens(state, self._clean.video)
         self._video = self._video_stream(state, {which: c.video for which, c in contexts.items()})
-        self._audio = self._audio_stream({which: c.audio for which, c in contexts.items()})
+        heard = {which: c.audio for which, c in contexts.items()}
+        self._reference = None if self._clean.audio is None else state.reference_audio
+        self._audio = self._audio_stream(heard, self._reference)
+        self._unreferenced = None if self._reference is None else self._audio_stream(heard, None)
         streams = [stream for stream in (self._video, self._audio) if stream is not None]
         if not streams:
             raise ValueError("the state has neither video nor audio: there is nothing to denoise")
         self._device = streams[0].mask.device
-        self._rope = self._rope_tables()
+        self._rope = None if tiles is not None else self._rope_tables(self._audio)
         self._texts = TextMemory()
+        self._tiles = tiles
         self._together = all(stream.contexts_agree for stream in streams)
         self._nag = nag
         self._reuse = None if cache is None else Reuse(cache, model)
@@ -123,6 +134,7 @@ class Denoiser:
         if self._numerics is Numerics.COMFY:
             # Kept content is shown clean, and the noise of the step is taken off whatever a cell's own level.
             x, taken = blend(self._clean, x, self._mask), sigma
+        velocities: Mapping[Pass, AVLatent]
         if self._reuse is None:
             velocities = self._velocities(x, sigma, guidance, passes)
             self._evaluated += len(passes)
@@ -147,8 +159,11 @@ class Denoiser:
         """Velocities of ``x`` for each pass; ``watch`` hears of the blocks as ``on_block`` does."""
         size = self._passes_per_call if self._together else 1
         found: dict[Pass, AVLatent] = {}
-        for start in range(0, len(passes), size):
-            call = passes[start : start + size]
+        # The one without the reference has fewer tokens than the others.
+        alone = tuple(which for which in passes if which is Pass.UNREFERENCED)
+        others = tuple(which for which in passes if which is not Pass.UNREFERENCED)
+        calls = [others[start : start + size] for start in range(0, len(others), size)]
+        for call in (*calls, alone) if alone else calls:
             found.update(zip(call, self._evaluate(x, sigma, guidance, call, watch), strict=True))
         return found
 
@@ -161,23 +176,38 @@ class Denoiser:
             tokens = patchify_video(x.video)
             tokens = tokens if self._kept is None else tokens[:, self._kept]
             video = self._video.modality(tokens.to(self._dtype), sigma, call, self._nag)
-        if x.audio is not None and self._audio is not None:
-            audio = self._audio.modality(patchify_audio(x.audio).to(self._dtype), sigma, call, self._nag)
+        plain = Pass.UNREFERENCED in call
+        stream = self._unreferenced if plain else self._audio
+        if x.audio is not None and stream is not None:
+            heard = patchify_audio(x.audio)
+            if self._reference is not None and not plain:
+                voice = patchify_audio(self._reference).to(heard)
+                heard = torch.cat((voice.expand(len(heard), -1, -1), heard), dim=1)
+            audio = stream.modality(heard.to(self._dtype), sigma, call, self._nag)
         batch = len(self._mask.video if self._mask.video is not None else _present(self._mask.audio))
         perturbations = [guidance.perturbation(which) for which in call]
-        v, a = self._model(
-            video,
-            audio,
-            Perturbations(tuple(p for p in perturbations for _ in range(batch))),
-            rope=self._rope,
-            texts=self._texts,
-            on_block=_both(self._on_block, watch),
-        )
+        apart = Perturbations(tuple(p for p in perturbations for _ in range(batch)))
+        on_block = _both(self._on_block, watch)
+
+        def evaluate(
+            video: Modality | None, audio: Modality | None, rope: RopeTables | None = None
+        ) -> tuple[Tensor | None, Tensor | None]:
+            found: tuple[Tensor | None, Tensor | None] = self._model(
+                video, audio, apart, rope=rope, texts=self._texts, on_block=on_block
+            )
+            return found
+
+        if video is None or self._tiles is None:
+            v, a = evaluate(video, audio, None if plain else self._rope)
+        else:
+            v, a = evaluate_tiles(evaluate, self._tiles, video, audio)
         latents = AVLatent(
             None
             if x.video is None
             else unpatchify_video(self._spread(_present(v).float()), *x.video.shape[2:]),
-            None if x.audio is None else unpatchify_audio(_present(a).float(), x.audio.shape[3]),
+            None
+            if x.audio is None
+            else unpatchify_audio(_present(a)[:, -x.audio.shape[2] :].float(), x.audio.shape[3]),
         )
         return [_chunk(latents, number, len(call)) for number in range(len(call))]
 
@@ -204,8 +234,8 @@ class Denoiser:
     ) -> dict[Pass, TextContext]:
         """The text that each pass reads; that of the negative one is there whenever it is given."""
         needed = self._needed(self._guidance)
-        if Pass.UNREFERENCED in needed:
-            raise ValueError("identity guidance needs a reference sound, which only the nodes take: use 0")
+        if Pass.UNREFERENCED in needed and not self._referenced:
+            raise ValueError("identity guidance needs a reference sound: give one, or use identity 0")
         if Pass.NEGATIVE in needed and negative is None:
             raise ValueError("cfg is not 1, which needs a negative prompt: give its context, or use cfg 1")
         if nag is not None and negative is None:
@@ -242,11 +272,15 @@ class Denoiser:
             positions, first_frame = positions[:, :, kept], first_frame[:, self._kept]
         return self._stream(mask, positions, contexts, attention_mask=weights, keyframes=first_frame)
 
-    def _audio_stream(self, contexts: Mapping[Pass, Tensor]) -> _Stream | None:
+    def _audio_stream(self, contexts: Mapping[Pass, Tensor], reference: Tensor | None) -> _Stream | None:
         latent, mask = self._clean.audio, self._mask.audio
         if latent is None or mask is None:
             return None
-        return self._stream(mask, audio_positions(latent.shape[2]), contexts)
+        positions = audio_positions(latent.shape[2])
+        if reference is not None:
+            positions = with_reference_positions(reference, positions)
+            mask = torch.cat((mask.new_zeros(len(mask), 1, reference.shape[2], 1), mask), dim=2)
+        return self._stream(mask, positions, contexts)
 
     def _stream(
         self,
@@ -277,11 +311,11 @@ class Denoiser:
             keyframes=keyframes,
         )
 
-    def _rope_tables(self) -> RopeTables:
+    def _rope_tables(self, audio: _Stream | None) -> RopeTables:
         """The rotary tables of this clip, made once as and where they are needed."""
         return self._model.rope_tables(
             None if self._video is None else self._video.positions,
-            None if self._audio is None else self._audio.positions,
+            None if audio is None else audio.positions,
             dtype=self._dtype,
             device=self._device,
         )

@@ -10,7 +10,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-_FEW_TOKENS, _MANY_TOKENS = 1024, 4096
+FEW_TOKENS, MANY_TOKENS = 1024, 4096
 
 
 def as_sigmas(values: Sequence[float] | Tensor) -> Tensor:
@@ -57,7 +57,7 @@ def parse_sigmas(text: str) -> Tensor:
 
 def ltxv_sigmas(
     steps: int,
-    tokens: int = _MANY_TOKENS,
+    tokens: int = MANY_TOKENS,
     *,
     max_shift: float = 2.05,
     base_shift: float = 0.95,
@@ -77,7 +77,7 @@ def ltxv_sigmas(
         raise ValueError(f"terminal={terminal} must be in [0, 1)")
     if steps == 1:
         return as_sigmas([1.0, 0.0])
-    mu = base_shift + (max_shift - base_shift) * (tokens - _FEW_TOKENS) / (_MANY_TOKENS - _FEW_TOKENS)
+    mu = base_shift + (max_shift - base_shift) * (tokens - FEW_TOKENS) / (MANY_TOKENS - FEW_TOKENS)
     # Distances from 1, not sigmas: at many tokens those round to 1 and their differences to nothing.
     odds = 1 / torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:-1] - 1
     shrink = math.exp(-mu)
@@ -125,6 +125,14 @@ def partial_sigmas(schedule: Callable[[int], Tensor], steps: int, denoise: float
         raise ValueError(f"denoise={denoise} must be above 0 and at most 1")
     _check_steps(steps)
     return schedule(int(steps / denoise))[-(steps + 1) :]
+
+
+def last_sigmas(sigmas: Tensor, denoise: float) -> Tensor:
+    """The last ``denoise`` share of the steps of a schedule, at least one step, to renew a clip in part."""
+    if not 0 < denoise <= 1:
+        raise ValueError(f"denoise={denoise} must be above 0 and at most 1")
+    steps = max(1, round((len(sigmas) - 1) * denoise))
+    return sigmas[-steps - 1 :]
 
 
 def _check_steps(steps: int) -> None:

@@ -1,0 +1,47 @@
+"""A sound that the clip's own shall be like: its tokens stand before the clip and do not come out.
+
+Letters: B batch, T audio latents, R those of the reference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..shapes import AUDIO_DOWNSAMPLE, AUDIO_HOP_LENGTH, AUDIO_SAMPLE_RATE
+from ..types import LatentState
+from .patchify import audio_positions
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceSound:
+    """An encoded reference, ``latent`` (1 or B, 8, R, 16), such as five seconds of a voice."""
+
+    latent: Tensor
+
+    def apply(self, state: LatentState) -> LatentState:
+        """Raises ValueError for a state without audio, or a reference of another shape."""
+        audio = state.latent.audio
+        if audio is None:
+            raise ValueError("a reference sound is given and this state has no audio: plan the clip with it")
+        shape = self.latent.shape
+        if self.latent.ndim != 4 or shape[1::2] != audio.shape[1::2] or shape[0] not in (1, len(audio)):
+            raise ValueError(
+                f"a reference of shape {tuple(shape)} does not fit an audio latent {tuple(audio.shape)}: "
+                "only its length may differ"
+            )
+        return replace(state, reference_audio=self.latent.to(audio))
+
+
+def reference_sound_positions(length: int) -> Tensor:
+    """Positions (1, 1, R, 2) in seconds of a reference that ends one audio latent before the clip begins."""
+    times = audio_positions(length)
+    step = AUDIO_DOWNSAMPLE * AUDIO_HOP_LENGTH / AUDIO_SAMPLE_RATE
+    return times - (float(times[0, 0, -1, 1]) + step)
+
+
+def with_reference_positions(reference: Tensor, positions: Tensor) -> Tensor:
+    """Positions of an audio stream (1, 1, T, 2) behind those of its reference (1 or B, 8, R, 16)."""
+    return torch.cat((reference_sound_positions(reference.shape[2]).to(positions), positions), dim=2)

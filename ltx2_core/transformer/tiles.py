@@ -1,0 +1,138 @@
+"""Large frames in spatial tiles: at each evaluation the model sees one tile at a time, with all of the sound.
+
+The velocities of tiles are blended by linear ramps, so the sampler sees one frame and no tile is sampled for
+itself. Letters: B batch, N tokens, C token channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..shapes import SPATIAL_SCALE
+from .guided import GuideWeights
+from .modality import Modality
+
+Evaluate = Callable[[Modality, Modality | None], tuple[Tensor | None, Tensor | None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiles:
+    """How many tiles a frame has, and how many latent cells (of 32 pixels) two of them share.
+
+    Memory and time of attention follow a tile; the overlaps are computed twice.
+    """
+
+    columns: int = 1
+    rows: int = 1
+    overlap: int = 4
+
+    def __post_init__(self) -> None:
+        if self.columns < 1 or self.rows < 1 or self.overlap < 1:
+            raise ValueError(
+                f"columns={self.columns}, rows={self.rows} and overlap={self.overlap} must be at least 1"
+            )
+
+
+def tile_spans(length: int, count: int, overlap: int) -> list[tuple[int, int]]:
+    """``count`` spans of equal length that cover ``length`` cells, neighbours sharing at least ``overlap``.
+
+    Raises ValueError where a tile would be no larger than what it shares.
+    """
+    size = -(-(length + (count - 1) * overlap) // count)
+    if count > 1 and (size <= overlap or size >= length):
+        raise ValueError(
+            f"{count} tiles that share {overlap} cells do not fit {length} cells: use fewer tiles, or a "
+            "smaller overlap"
+        )
+    starts = [round(i * (length - size) / (count - 1)) for i in range(count)] if count > 1 else [0]
+    return [(start, start + size) for start in starts]
+
+
+def tile_weights(length: int, spans: list[tuple[int, int]]) -> Tensor:
+    """The share of each span at each cell (spans, length): ramps where they overlap, 1 in all."""
+    weights = torch.zeros(len(spans), length)
+    for number, (start, stop) in enumerate(spans):
+        ramp = torch.ones(stop - start)
+        if number:
+            shared = spans[number - 1][1] - start
+            ramp[:shared] *= torch.arange(1, shared + 1) / (shared + 1)
+        if number + 1 < len(spans):
+            shared = stop - spans[number + 1][0]
+            ramp[-shared:] *= torch.arange(shared, 0, -1) / (shared + 1)
+        weights[number, start:stop] = ramp
+    return weights / weights.sum(dim=0)
+
+
+def evaluate_tiles(
+    evaluate: Evaluate, tiles: Tiles, video: Modality, audio: Modality | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """Velocities (B, N, C) of all video tokens, and the mean of those of the sound.
+
+    Guides are cut as the video is, by the place of their tokens. Raises ValueError for tiles that do not fit.
+    """
+    whole = heard = None
+    for chosen, share, origin, part in _parts(video, tiles):
+        own, sound = evaluate(_within(video, chosen, origin), audio)
+        if own is not None:
+            whole = own.new_zeros(*video.tokens.shape[:2], own.shape[2]) if whole is None else whole
+            whole[:, chosen] += own * share.to(own)[:, None]
+        if sound is not None:
+            heard = sound * part if heard is None else heard + sound * part
+    return whole, heard
+
+
+def _parts(video: Modality, tiles: Tiles) -> Iterator[tuple[Tensor, Tensor, tuple[int, int], float]]:
+    """For each tile its tokens, their shares, its first row and column in pixels, its part of the sound."""
+    spans = video.positions[0, 1:].cpu()
+    cells = (spans.mean(dim=-1) / SPATIAL_SCALE).floor().long()
+    # Those of the clip itself are one cell each; a guide that was spread reaches further.
+    rows, columns = ((spans[axis, :, 0].max() / SPATIAL_SCALE).long().item() + 1 for axis in (0, 1))
+    by_row = tile_spans(int(rows), tiles.rows, tiles.overlap)
+    by_column = tile_spans(int(columns), tiles.columns, tiles.overlap)
+    down, across = tile_weights(int(rows), by_row), tile_weights(int(columns), by_column)
+    for y, (top, bottom) in enumerate(by_row):
+        for x, (left, right) in enumerate(by_column):
+            inside = (cells[0] >= top) & (cells[0] < bottom) & (cells[1] >= left) & (cells[1] < right)
+            chosen = inside.nonzero().flatten()
+            share = down[y, cells[0, chosen]] * across[x, cells[1, chosen]]
+            yield (
+                chosen.to(video.tokens.device),
+                share,
+                (top * SPATIAL_SCALE, left * SPATIAL_SCALE),
+                1 / (tiles.rows * tiles.columns),
+            )
+
+
+def _within(video: Modality, chosen: Tensor, origin: tuple[int, int]) -> Modality:
+    """The chosen tokens as a clip of their own."""
+    positions = video.positions[:, :, chosen.to(video.positions.device)].clone()
+    positions[:, 1] -= origin[0]
+    positions[:, 2] -= origin[1]
+    mask = video.attention_mask
+    if isinstance(mask, GuideWeights):
+        mask = _guides_within(mask, chosen, video.tokens.shape[1])
+    elif mask is not None:
+        mask = mask[:, chosen][:, :, chosen]
+    return replace(
+        video,
+        tokens=video.tokens[:, chosen],
+        timesteps=video.timesteps if video.timesteps.shape[1] == 1 else video.timesteps[:, chosen],
+        positions=positions,
+        attention_mask=mask,
+        keyframes=None if video.keyframes is None else video.keyframes[:, chosen],
+    )
+
+
+def _guides_within(weights: GuideWeights, chosen: Tensor, tokens: int) -> GuideWeights:
+    """Of each guide at the end of ``tokens`` those that are chosen."""
+    chosen, start = chosen.cpu(), tokens - weights.count
+    guides = []
+    for guide in weights.guides:
+        own = chosen[(chosen >= start) & (chosen < start + len(guide))] - start
+        guides.append(guide[own.to(guide.device)])
+        start += len(guide)
+    return replace(weights, guides=tuple(guide for guide in guides if len(guide)))
