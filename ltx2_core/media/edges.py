@@ -1,0 +1,73 @@
+"""Edges of pictures as a control video: after Canny (1986), with two thresholds.
+
+Letters: N pictures, H W pixel rows and columns.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+LUMA = (0.299, 0.587, 0.114)
+SMOOTHING = 1.4
+
+
+def canny(frames: Tensor, low: float = 0.1, high: float = 0.3) -> Tensor:
+    """Pictures (N, 3, H, W) in [0, 1] -> edges (N, H, W), 1 on an edge and 0 elsewhere.
+
+    A crest of the smoothed brightness's gradient is an edge where it exceeds ``high``, and where it exceeds
+    ``low`` and leads to such a place along the crest. Gradients are Sobel's, per two pixels: a step from
+    black to white has 0.52. Raises ValueError for thresholds that are not 0 < low <= high <= 1.
+    """
+    if not 0 < low <= high <= 1:
+        raise ValueError(f"low={low:g} and high={high:g} must be above 0, at most 1, and low not above high")
+    if frames.ndim != 4 or frames.shape[1] != 3:
+        raise ValueError(f"frames must be (N, 3, H, W); got {tuple(frames.shape)}")
+    return torch.cat([_edges(part, low, high) for part in frames.split(16)])
+
+
+def _edges(frames: Tensor, low: float, high: float) -> Tensor:
+    grey = (frames.float() * frames.new_tensor(LUMA, dtype=torch.float32).view(1, 3, 1, 1)).sum(
+        1, keepdim=True
+    )
+    dx, dy = _sobel(_smoothed(grey))
+    size = torch.hypot(dx, dy)
+    crest = _on_crest(size, dx, dy)
+    strong, weak = crest & (size > high), crest & (size > low)
+    while True:
+        around = F.max_pool2d(strong.float()[:, None], 3, stride=1, padding=1)[:, 0] > 0
+        grown = around & weak
+        if bool((grown == strong).all()):
+            return strong.float()
+        strong = grown | strong
+
+
+def _smoothed(grey: Tensor) -> Tensor:
+    reach = math.ceil(2 * SMOOTHING)
+    kernel = torch.exp(-(torch.arange(-reach, reach + 1).to(grey) ** 2) / (2 * SMOOTHING**2))
+    kernel = kernel / kernel.sum()
+    padded = F.pad(grey, (reach,) * 4, mode="replicate")
+    return F.conv2d(F.conv2d(padded, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
+
+
+def _sobel(grey: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients (N, H, W) along x and y."""
+    kernel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]).to(grey) / 4
+    found = F.conv2d(F.pad(grey, (1,) * 4, mode="replicate"), torch.stack((kernel, kernel.T))[:, None])
+    return found[:, 0], found[:, 1]
+
+
+def _on_crest(size: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
+    """Whether the gradient is at its largest across the edge, in the nearest of four directions."""
+    around = F.pad(size[:, None], (1,) * 4)[:, 0]
+    height, width = size.shape[1:]
+    octant = torch.round(torch.atan2(dy, dx) / (math.pi / 4)).long() % 4
+    crest = torch.zeros_like(size, dtype=torch.bool)
+    for index, (down, right) in enumerate(((0, 1), (1, 1), (1, 0), (1, -1))):
+        behind = around[:, 1 - down : 1 - down + height, 1 - right : 1 - right + width]
+        ahead = around[:, 1 + down : 1 + down + height, 1 + right : 1 + right + width]
+        crest |= (octant == index) & (size > behind) & (size >= ahead)
+    return crest
