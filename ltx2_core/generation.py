@@ -14,6 +14,7 @@ import torch
 from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from .audio import resample
 from .media import VideoWriter
@@ -103,6 +104,7 @@ class Generation:
         Raises what :class:`~ltx2_core.media.VideoWriter` raises.
         """
         waveform, rate = playable(*self.audio())
+        waveform = as_long_as(waveform, rate, self.clip.seconds)
         settings = json.dumps(self.settings())
         with VideoWriter(
             path,
@@ -118,6 +120,14 @@ class Generation:
                 writer.write_frames(chunk)
                 if on_frames is not None:
                     on_frames(writer.frame_count, self.clip.frames)
+
+
+def as_long_as(waveform: Tensor, rate: int, seconds: float) -> Tensor:
+    """The sound (..., S) of exactly ``seconds``: cut, or followed by silence.
+
+    The last audio latent may end some hundredths of a second before the last frame.
+    """
+    return functional.pad(waveform, (0, round(seconds * rate) - waveform.shape[-1]))
 
 
 def playable(waveform: Tensor, rate: int) -> tuple[Tensor, int]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import comfy.model_management
 import folder_paths
+import torch
 from comfy_api.latest import InputImpl
 from einops import rearrange
 from torch import Tensor
 
+from ...ltx2_core.editing import Edit
+from ...ltx2_core.generation import as_long_as
 from ...ltx2_core.media import VideoWriter
 from ...ltx2_core.shapes import SPATIAL_SCALE, frames_of
 from .progress import check_interrupted, count_bar
@@ -28,29 +32,51 @@ def write_video(
     """
     rows, columns = (SPATIAL_SCALE * size for size in samples.shape[3:])
     rate = None if sound is None else sound[1]
-    folder = Path(folder_paths.get_temp_directory())
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"ltx2_{uuid.uuid4().hex}.mp4"
+    path = temporary_mp4()
     on_count = count_bar(frames_of(samples.shape[2]))
     with VideoWriter(path, width=columns, height=rows, fps=fps, sample_rate=rate, crf=crf) as writer:
         if sound is not None:
-            writer.write_audio(sound[0])
-        for frames in decoded_frames(video_vae, samples):
+            writer.write_audio(as_long_as(*sound, frames_of(samples.shape[2]) / fps))
+        for frames in decoded_frames(video_vae, (samples,)):
             check_interrupted()
             writer.write_frames(frames)
             on_count(writer.frame_count)
     return InputImpl.VideoFromFile(str(path))
 
 
-def decoded_frames(video_vae: Any, samples: Tensor) -> Iterator[Tensor]:
-    """Frames (N, 3, H, W) in [-1, 1] of one clip, a few at a time; all of them if the VAE cannot stream."""
+def write_edit(edit: Edit, crf: int) -> InputImpl.VideoFromFile:
+    """Write a clip whose pictures and sound are made as they are written."""
+    path, bar = temporary_mp4(), count_bar(edit.frame_count)
+
+    def on_frames(done: int, total: int) -> None:
+        check_interrupted()
+        bar(done)
+
+    edit.save(path, crf=crf, on_frames=on_frames)
+    return InputImpl.VideoFromFile(str(path))
+
+
+def temporary_mp4() -> Path:
+    """A new name in the host's temporary folder."""
+    folder = Path(folder_paths.get_temp_directory())
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"ltx2_{uuid.uuid4().hex}.mp4"
+
+
+def decoded_frames(video_vae: Any, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Frames (N, 3, H, W) in [-1, 1] of one clip, a few at a time; all of them if the VAE cannot stream.
+
+    ``pieces`` (1, C, f, h, w) are its latent, in one or in parts one after another.
+    """
     network = video_vae.first_stage_model
     if not hasattr(network, "decode_stream"):
         # The host's VAE gives (B, F, H, W, 3) in [0, 1].
-        yield rearrange(video_vae.decode(samples)[0], "f h w c -> f c h w") * 2 - 1
+        yield rearrange(video_vae.decode(torch.cat([*pieces], dim=2))[0], "f h w c -> f c h w") * 2 - 1
         return
-    memory = video_vae.memory_used_decode(samples.shape, video_vae.vae_dtype)
+    parts = iter(pieces)
+    first = next(parts)
+    memory = video_vae.memory_used_decode(first.shape, video_vae.vae_dtype)
     comfy.model_management.load_models_gpu([video_vae.patcher], memory_required=memory)
-    latent = samples.to(device=video_vae.device, dtype=video_vae.vae_dtype)
-    for piece in network.decode_stream(latent):
+    where = {"device": video_vae.device, "dtype": video_vae.vae_dtype}
+    for piece in network.decode_stream(part.to(**where) for part in chain((first,), parts)):
         yield rearrange(piece[0], "c f h w -> f c h w")
