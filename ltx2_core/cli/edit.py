@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,14 @@ from typing import Any
 import click
 
 from ..conditioning.regions import Rounding, parse_regions
-from ..editing import Footage, LongVideo, add_sound, extend, long_video, retake, text_to_audio
+from ..editing import FileReel, Footage, LongVideo, add_sound, extend, long_video, retake, text_to_audio
 from ..editing.extend import KEEP_FRAMES
 from ..editing.sound import CEILING_DB
 from ..loading import LoraSpec
 from ..media import check_output, write_wav
 from ..pipeline import LTX2Pipeline
 from ..request import NEGATIVE_PROMPT
+from ..transformer.tiles import Tiles
 from .generate import DTYPES, parse_lora
 
 Command = Callable[..., Any]
@@ -73,6 +75,15 @@ def _pipeline(given: dict[str, Any]) -> LTX2Pipeline:
     if checkpoints:
         return LTX2Pipeline(*checkpoints, text_encoder=text_encoder, upscaler=upscaler, **settings)
     return LTX2Pipeline.embedded(**settings)
+
+
+def _tiles(text: str) -> Tiles | None:
+    """``"2x1"`` -> two columns in one row; None for one tile."""
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if match is None:
+        raise ValueError(f"--tiles {text} must be columns x rows, such as 2x1")
+    tiles = Tiles(columns=int(match[1]), rows=int(match[2]))
+    return None if tiles.columns == tiles.rows == 1 else tiles
 
 
 def _run(output: Path, make: Callable[[], Any]) -> None:
@@ -165,6 +176,11 @@ def sound(source: Path | None, seconds: float | None, prompt: str, output: Path,
 @click.option("--overlap-frames", type=int, default=24, show_default=True, help="Shared by runs, 8k.")
 @click.option("--overlap-strength", type=float, default=1.0, show_default=True, help="1 keeps the overlap.")
 @click.option("--adain", type=float, default=0.0, show_default=True, help="Against drift of colours, 0 to 1.")
+@click.option("--audio", type=_path(), help="A sound to make the clip for, kept as it is.")
+@click.option("--video", "source", type=_path(), help="A clip to follow: control or reference of an IC-LoRA.")
+@click.option("--reference", "source_strength", type=float, default=1.0, show_default=True, help="0 is off.")
+@click.option("--denoise", type=float, default=1.0, show_default=True, help="Below 1 starts from --video.")
+@click.option("--tiles", default="1x1", show_default=True, help="Columns x rows in which to see the frame.")
 @click.option(
     "--state", type=_path(), help="Folder of finished runs; run again to go on with a stopped clip."
 )
@@ -175,6 +191,10 @@ def long(
     overlap_frames: int,
     overlap_strength: float,
     adain: float,
+    source: Path | None,
+    source_strength: float,
+    denoise: float,
+    tiles: str,
     state: Path | None,
     output: Path,
     **given: Any,
@@ -188,6 +208,9 @@ def long(
             overlap_frames=overlap_frames,
             overlap_strength=overlap_strength,
             adain_factor=adain,
+            source=None if source is None else FileReel.open(source),
+            source_strength=source_strength,
+            denoise=denoise,
         )
         pipeline = _pipeline(given)
         return long_video(
@@ -195,6 +218,7 @@ def long(
             text,
             how=how,
             folder=state,
+            tiles=_tiles(tiles),
             on_window=lambda done, windows: click.echo(f"window {done} of {windows}", err=True),
             **given,
         )

@@ -4,13 +4,16 @@ from .extend import extend
 from .footage import Edit, Footage
 from .long_video import LongVideo, long_video
 from .prompts import PromptSchedule
+from .reel import FileReel, PictureReel
 from .retake import retake
 from .sound import add_sound, limit_loudness, text_to_audio
 
 __all__ = [
     "Edit",
+    "FileReel",
     "Footage",
     "LongVideo",
+    "PictureReel",
     "PromptSchedule",
     "add_sound",
     "extend",

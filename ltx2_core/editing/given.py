@@ -11,7 +11,7 @@ from torch import Tensor
 from ..conditioning.guides import place_guide
 from ..conditioning.items import Conditioning, GuideFrames, ImageInPlace, KeptOutside, Overlap, VideoGiven
 from ..media import fit_image
-from ..shapes import ClipPlan
+from ..shapes import SPATIAL_SCALE, ClipPlan
 from ..types import AVLatent
 from .footage import Footage
 
@@ -81,6 +81,22 @@ class Keyframe:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Reference:
+    """A clip (8k + 1, 3, H, W) in [0, 1] as long as the video, shown beside it, ``scale`` times smaller."""
+
+    frames: Tensor
+    scale: int = 1
+    strength: float = 1.0
+
+    def at(self, pipeline: LTX2Pipeline, clip: ClipPlan) -> Conditioning:
+        """Raises ValueError for a size that ``scale`` does not divide."""
+        check_scale(clip, self.scale)
+        pixels = fit_image(self.frames, clip.width // self.scale, clip.height // self.scale)
+        latent = pipeline.encode_video(pixels)
+        return GuideFrames(latent=latent, frame=0, strength=self.strength, scale=self.scale)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Outside:
     """A source that is kept but for the latent frames that ``video`` and ``audio`` (F or T,) name."""
 
@@ -93,6 +109,15 @@ class Outside:
         pixels = fit_image(self.source.frames, clip.width, clip.height)
         latent = AVLatent(pipeline.encode_video(pixels), self.sound)
         return KeptOutside(latent=latent, video=self.video, audio=self.audio)
+
+
+def check_scale(clip: ClipPlan, scale: int) -> None:
+    """Raise ValueError unless a reference ``scale`` times smaller than the clip is whole latent cells."""
+    if clip.latent_width % scale or clip.latent_height % scale:
+        raise ValueError(
+            f"a reference {scale} times smaller does not fit {clip.width} x {clip.height}: use a width and "
+            f"height that are multiples of {SPATIAL_SCALE * scale}"
+        )
 
 
 def encoded_sound(pipeline: LTX2Pipeline, sound: tuple[Tensor, int], latents: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Clips longer than one run can hold, with memory that does not grow with them, that survive being stopped.
 
-Letters: N pictures, H W latent rows and columns, T audio latents, C channels, S samples.
+Letters: N pictures, H W latent rows and columns.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ..conditioning.items import Conditioning
 from ..media import fit_image
@@ -21,8 +20,10 @@ from ..request import Request
 from ..shapes import AUDIO_LATENTS_PER_SECOND, ClipPlan, plan_clip
 from ..types import AVLatent, LatentState
 from .footage import Edit
-from .given import Keyframe, Ready
+from .given import Keyframe, Ready, Reference, check_scale
 from .prompts import PromptSchedule
+from .reel import Reel, reel_part
+from .track import decoded_sound, given_sound, sound_identity, sound_rate
 from .windows import (
     PlacedLatent,
     Window,
@@ -34,10 +35,7 @@ from .windows import (
 )
 
 if TYPE_CHECKING:
-    from ..pipeline import LTX2Pipeline, OnStep, Stop
-
-AUDIO_CHUNK, AUDIO_CONTEXT = 100, 25
-"""Audio latents that are decoded at a time, and how many around them the decoder hears besides."""
+    from ..pipeline import Given, LTX2Pipeline, OnStep, Stop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +48,11 @@ class LongVideo:
         overlap_strength: 1 keeps these as they were, less renews them in part and fades over.
         adain_factor: from 0 to 1, how far to bring back the colours and contrasts of the first run.
         keyframes: pictures anywhere, by their frame in the whole clip.
+        source: a clip to follow, at least as long: each run is shown its part of it as the reference of an
+            IC-LoRA, and starts from it where ``denoise`` is below 1.
+        source_strength: 1 shows the reference clean, 0 does not show it.
+        source_scale: how many times smaller than the clip it is shown; by default what the LoRAs say.
+        denoise: the part of the schedule to run; below 1 the clip keeps as much of its source.
     """
 
     window_frames: int = 121
@@ -57,6 +60,14 @@ class LongVideo:
     overlap_strength: float = 1.0
     adain_factor: float = 0.0
     keyframes: Sequence[Keyframe] = ()
+    source: Reel | None = None
+    source_strength: float = 1.0
+    source_scale: int | None = None
+    denoise: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.denoise != 1 and self.source is None:
+            raise ValueError(f"denoise={self.denoise} needs a source to keep something of: give one, or 1")
 
 
 def long_video(
@@ -75,7 +86,8 @@ def long_video(
     ``prompts`` may change with time, see :meth:`PromptSchedule.parse`. Each run is saved in ``folder`` when
     it is finished: called again with the same settings, it goes on with the first one that is missing and
     ends with the identical clip. Without a folder they lie in a temporary one as long as the result lives.
-    A run has its own noise, from ``seed`` and its number.
+    A run has its own noise, from ``seed`` and its number. Sound that is given (``audio``) is what every run
+    hears, and comes out as it is.
 
     Raises ValueError for settings that do not fit each other, or a folder with runs of another clip.
     """
@@ -94,22 +106,37 @@ def long_video(
         numerics=pipeline.numerics,
     )
     windows = plan_windows(clip, how.window_frames, how.overlap_frames)
+    scale = _scale(pipeline, how)
+    if how.source is not None:
+        check_scale(clip, scale)
     settings = _settings(pipeline, request, schedule, how, clip)
     temporary = tempfile.TemporaryDirectory(prefix="ltx2_long_") if folder is None else None
     store = WindowStore(Path(temporary.name if temporary else str(folder)), settings)
 
     def sample(window: Window, given: Sequence[Conditioning]) -> tuple[AVLatent, LatentState | None]:
+        shown: list[Given] = [Ready(item) for item in given]
+        latents = None
+        if how.source is not None:
+            size = window.clip.width, window.clip.height
+            part = reel_part(how.source, window.first_frame, window.clip.frames, *size)
+            if how.source_strength > 0:
+                shown.append(Reference(frames=part, scale=scale, strength=how.source_strength))
+            if how.denoise < 1:
+                latents = AVLatent(pipeline.encode_video(part), None)
         run = replace(
             request,
-            prompt=schedule.at(window.prompt_s),
+            prompt=schedule.at(window.prompt_s, window.index),
             width=clip.width,
             height=clip.height,
             num_frames=window.clip.frames,
             seconds=None,
             seed=(request.seed + window.index) % 2**64,
             image=request.image if window.index == 0 else None,
+            audio_start_s=request.audio_start_s + window.audio_start / AUDIO_LATENTS_PER_SECOND,
+            latents=latents,
+            denoise=how.denoise,
         )
-        made = pipeline(run, given=[Ready(item) for item in given], on_step=on_step, stop=stop)
+        made = pipeline(run, given=shown, on_step=on_step, stop=stop)
         return made.latents, None
 
     make_windows(
@@ -121,16 +148,21 @@ def long_video(
         keyframes=[_encoded(pipeline, keyframe, clip) for keyframe in how.keyframes],
         on_window=on_window,
     )
-    rate = _rate(pipeline)
 
     def pictures(kept: Any = temporary) -> Iterator[Tensor]:
         return pipeline.decode_video(video_pieces(windows, store))
 
+    def sounds() -> Iterator[Tensor]:
+        if request.audio is not None:
+            return given_sound(request.audio, request.audio_start_s, clip)
+        return decoded_sound(
+            lambda latent: pipeline.decode_audio(latent)[0], audio_pieces(windows, store), clip, rate
+        )
+
+    rate = _rate(pipeline) if request.audio is None else sound_rate(request.audio)
     return Edit(
         pictures=pictures,
-        sounds=lambda: decoded_sound(
-            lambda latent: pipeline.decode_audio(latent)[0], audio_pieces(windows, store), clip, rate
-        ),
+        sounds=sounds,
         frame_count=clip.frames,
         width=clip.width,
         height=clip.height,
@@ -138,28 +170,6 @@ def long_video(
         rate=rate,
         settings=settings,
     )
-
-
-def decoded_sound(
-    decode: Callable[[Tensor], Tensor], pieces: Iterator[Tensor], clip: ClipPlan, rate: int
-) -> Iterator[Tensor]:
-    """Waveform chunks (C, S) of audio latent ``pieces`` (1, 8, t, 16), as long as the clip's pictures.
-
-    ``decode`` makes (C, S) at ``rate`` Hz of a latent. Each chunk is decoded with its neighbours around it.
-    """
-    per_latent, total = rate // AUDIO_LATENTS_PER_SECOND, round(clip.seconds * rate)
-    held, first = torch.zeros(1, 8, 0, 16), 0
-    for start in range(0, clip.audio_latents, AUDIO_CHUNK):
-        stop = min(start + AUDIO_CHUNK, clip.audio_latents)
-        heard = min(stop + AUDIO_CONTEXT, clip.audio_latents)
-        while first + held.shape[2] < heard:
-            held = torch.cat((held, next(pieces)), dim=2)
-        begin = max(0, start - AUDIO_CONTEXT)
-        held, first = held[:, :, begin - first :], begin
-        waveform = decode(held[:, :, : heard - begin])
-        end = total if stop == clip.audio_latents else min(total, stop * per_latent)
-        chunk = waveform[:, (start - begin) * per_latent : end - begin * per_latent]
-        yield functional.pad(chunk, (0, end - start * per_latent - chunk.shape[1]))
 
 
 def _encoded(pipeline: LTX2Pipeline, keyframe: Keyframe, clip: ClipPlan) -> PlacedLatent:
@@ -172,6 +182,12 @@ def _encoded(pipeline: LTX2Pipeline, keyframe: Keyframe, clip: ClipPlan) -> Plac
     return PlacedLatent(frame=frame, latent=latent, strength=keyframe.strength)
 
 
+def _scale(pipeline: LTX2Pipeline, how: LongVideo) -> int:
+    if how.source_scale is not None:
+        return how.source_scale
+    return max((lora.reference_downscale_factor for lora in pipeline.loras), default=1)
+
+
 def _rate(pipeline: LTX2Pipeline) -> int:
     return pipeline.decode_audio(torch.zeros(1, 8, 2, 16))[1]
 
@@ -180,6 +196,7 @@ def _settings(
     pipeline: LTX2Pipeline, request: Request, schedule: PromptSchedule, how: LongVideo, clip: ClipPlan
 ) -> dict[str, Any]:
     """What decides the clip, as JSON values."""
+    source = how.source_strength, _scale(pipeline, how), how.denoise
     return {
         "checkpoints": [file.path.name for file in pipeline.networks.checkpoints],
         "loras": [lora.settings for lora in pipeline.loras],
@@ -188,5 +205,7 @@ def _settings(
         "prompts": [list(part) for part in schedule.parts],
         "window": [how.window_frames, how.overlap_frames, how.overlap_strength, how.adain_factor],
         "keyframes": [[k.frame, k.strength, float(k.frames.double().sum())] for k in how.keyframes],
+        "source": None if how.source is None else [how.source.identity, *source],
+        "sound": sound_identity(request.audio),
         "request": request.settings(),
     }

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+LINE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*s?\s*(?:(?:-|to)\s*(\d+(?:\.\d+)?)\s*s?\s*)?:\s*(.+)")
+
 
 @dataclass(frozen=True)
 class PromptSchedule:
-    """``parts`` are (second from which it holds, prompt), rising, the first from 0 on."""
+    """``parts`` are (second from which it holds, prompt), rising, the first from 0 on.
+
+    With ``by_window`` the numbers count windows in place of seconds.
+    """
 
     parts: tuple[tuple[float, str], ...]
+    by_window: bool = False
 
     def __post_init__(self) -> None:
         times = [start for start, _ in self.parts]
@@ -23,43 +30,64 @@ class PromptSchedule:
 
     @classmethod
     def parse(cls, text: str) -> PromptSchedule:
-        """One prompt; or lines ``seconds: prompt``; or JSON, a list of ``{"from": seconds, "prompt": text}``.
+        """One prompt, or several by time or by window.
 
-        The first part begins at 0 whatever it says. Raises ValueError for JSON of another shape, and for
-        times that do not rise.
+        By time: lines ``2.5: prompt`` or ``2.5-4: prompt``, or JSON, a list of ``{"from": seconds, "prompt":
+        text}``. By window, the last one holding on: prompts between ``|``, or a JSON list of texts. The first
+        part begins at 0 whatever it says, and a part holds until the next one, whatever end is written.
+        Raises ValueError for JSON of another shape, and for times that do not rise.
         """
         if text.lstrip().startswith("["):
-            return cls._of([(one.get("from", 0), one.get("prompt")) for one in _entries(text)])
-        lines = [
-            re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*s?\s*:\s*(.+)", line) for line in text.strip().splitlines()
-        ]
+            entries = _entries(text)
+            if entries and all(isinstance(one, str) for one in entries):
+                return cls._windows(entries)
+            return cls._of([(one.get("from", 0), one.get("prompt"), one.get("to")) for one in entries])
+        lines = [LINE.fullmatch(line) for line in text.strip().splitlines()]
         if lines and all(lines):
-            return cls._of([(float(line[1]), line[2].strip()) for line in lines if line])
-        return cls(((0.0, text),))
+            return cls._of(
+                [
+                    (float(line[1]), line[3].strip(), None if line[2] is None else float(line[2]))
+                    for line in lines
+                    if line
+                ]
+            )
+        return cls._windows(text.split("|")) if "|" in text else cls(((0.0, text),))
 
     @classmethod
-    def _of(cls, parts: Sequence[tuple[Any, Any]]) -> PromptSchedule:
-        checked = []
-        for start, prompt in parts:
+    def _windows(cls, prompts: Sequence[str]) -> PromptSchedule:
+        return cls(tuple((float(i), prompt.strip()) for i, prompt in enumerate(prompts)), by_window=True)
+
+    @classmethod
+    def _of(cls, parts: Sequence[tuple[Any, Any, Any]]) -> PromptSchedule:
+        checked: list[tuple[float, str]] = []
+        for index, (start, prompt, end) in enumerate(parts):
             if not isinstance(start, (int, float)) or not isinstance(prompt, str):
                 raise ValueError(
                     f'a part of the prompts must be {{"from": seconds, "prompt": text}}; got {prompt!r}'
+                )
+            following = parts[index + 1][0] if index + 1 < len(parts) else math.inf
+            if end is not None and not (isinstance(end, (int, float)) and start < end <= following):
+                raise ValueError(
+                    f"the prompt from {start:g} s is said to end at {end} s: it must end after it begins and "
+                    "not after the next one begins"
                 )
             checked.append((float(start), prompt))
         if checked:
             checked[0] = (0.0, checked[0][1])
         return cls(tuple(checked))
 
-    def at(self, second: float) -> str:
-        """The prompt that holds at ``second``."""
-        return [prompt for start, prompt in self.parts if start <= max(second, 0)][-1]
+    def at(self, second: float, window: int = 0) -> str:
+        """The prompt that holds at ``second``, which lies in ``window``."""
+        now = window if self.by_window else max(second, 0)
+        return [prompt for start, prompt in self.parts if start <= now][-1]
 
 
-def _entries(text: str) -> list[dict[str, Any]]:
+def _entries(text: str) -> list[Any]:
     try:
         entries = json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"the prompts begin like JSON and are none: {error}") from error
-    if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries):
-        raise ValueError('JSON prompts must be a list of {"from": seconds, "prompt": text}')
-    return entries
+    kinds = {type(one) for one in entries} if isinstance(entries, list) else set()
+    if kinds not in ({dict}, {str}):
+        raise ValueError('JSON prompts must be a list of {"from": seconds, "prompt": text}, or of texts')
+    return list(entries)

@@ -8,11 +8,14 @@ import pytest
 import torch
 
 from ltx2_core import LTX2Pipeline
-from ltx2_core.editing import LongVideo, PromptSchedule, long_video
+from ltx2_core.editing import FileReel, LongVideo, PictureReel, PromptSchedule, long_video
 from ltx2_core.editing.given import Keyframe
-from ltx2_core.editing.long_video import decoded_sound
+from ltx2_core.editing.track import decoded_sound
 from ltx2_core.editing.windows import WindowStore, plan_windows, video_pieces
+from ltx2_core.media import VideoWriter
+from ltx2_core.sampling.caching import StepCache
 from ltx2_core.shapes import plan_clip
+from ltx2_core.transformer.tiles import Tiles
 from ltx2_core.types import AVLatent
 
 OPTIONS = {"width": 64, "height": 64, "num_frames": 57, "fps": 8.0, "steps": 2, "cfg": 1.0, "seed": 5}
@@ -54,8 +57,14 @@ def test_prompts_come_as_text_lines_or_json():
     )  # fmt: skip
     as_json = PromptSchedule.parse('[{"prompt": "a red ball"}, {"from": 2.5, "prompt": "a blue square"}]')
     assert as_json == lines
-    for wrong in ("[1]", "[{]", '[{"from": 1}]', "0: a\n0: b", "[]"):
-        with pytest.raises(ValueError, match=r"prompts|JSON"):
+    ranges = PromptSchedule.parse("0-2.5: a red ball\n2.5 to 4s: a blue square")
+    assert ranges == lines
+    for text in ("a red ball | a blue square", '["a red ball", "a blue square"]'):
+        windows = PromptSchedule.parse(text)
+        assert [windows.at(99, i) for i in range(3)] == ["a red ball", "a blue square", "a blue square"]
+    wrong_ranges = ("0-3: a\n2: b", '[{"from": 2, "to": 1, "prompt": "a"}]', '[{"prompt": "a"}, "b"]')
+    for wrong in ("[1]", "[{]", '[{"from": 1}]', "0: a\n0: b", "[]", *wrong_ranges):
+        with pytest.raises(ValueError, match=r"prompt|JSON"):
             PromptSchedule.parse(wrong)
 
 
@@ -135,3 +144,46 @@ def test_two_stages_and_a_keyframe_past_the_end_are_refused(pipeline):
     )
     with pytest.raises(ValueError, match="frames 0 to 56"):
         long_video(pipeline, "x", how=late, **OPTIONS)
+
+
+def test_a_source_is_followed_and_a_given_sound_comes_back_as_it_is(pipeline, tmp_path):
+    pictures = torch.rand(57, 3, 64, 64, generator=torch.Generator().manual_seed(4))
+    sound = torch.rand(1, 8 * 11025, generator=torch.Generator().manual_seed(5)) - 0.5
+    made = {}
+    for name, more in {
+        "free": {},
+        "shown": {"source": PictureReel(pictures)},
+        "other": {"source": PictureReel(pictures.flip(0))},
+        "started": {"source": PictureReel(pictures), "source_strength": 0.0, "denoise": 0.5},
+    }.items():
+        how = LongVideo(window_frames=25, overlap_frames=16, **more)
+        made[name] = long_video(pipeline, "x", how=how, audio=(sound, 11025), **OPTIONS)
+    frames = {name: clip.frames() for name, clip in made.items()}
+    for name, one in frames.items():
+        assert one.shape == (57, 3, 64, 64)
+        assert all(name == other or not torch.equal(one, frames[other]) for other in frames)
+        track, rate = made[name].sound()
+        assert rate == 11025 and torch.equal(track, sound[:, : round(57 / 8 * rate)])
+
+
+def test_a_source_in_a_file_is_read_part_by_part(pipeline, tmp_path):
+    pictures = (
+        torch.rand(1, 3, 64, 64).expand(30, -1, -1, -1) * torch.linspace(0.2, 1, 30)[:, None, None, None]
+    )
+    with VideoWriter(tmp_path / "clip.mp4", width=64, height=64, fps=8) as writer:
+        writer.write_frames(pictures * 2 - 1)
+    reel = FileReel.open(tmp_path / "clip.mp4")
+    assert (reel.frame_count, reel.fps, reel.width, reel.height) == (30, 8.0, 64, 64)
+    whole = reel.part(0, 30)
+    assert torch.equal(reel.part(16, 9), whole[16:25]) and len(whole) == 30
+    with pytest.raises(ValueError, match="30 frames and the clip needs 57"):
+        long_video(pipeline, "x", how=LongVideo(window_frames=57, overlap_frames=16, source=reel), **OPTIONS)
+
+
+def test_a_frame_in_tiles_is_made_in_the_same_windows(pipeline):
+    wide = {**OPTIONS, "width": 192, "num_frames": 25}
+    whole = long_video(pipeline, "x", how=HOW, **wide).frames()
+    tiled = long_video(pipeline, "x", how=HOW, tiles=Tiles(columns=2, overlap=2), **wide).frames()
+    assert whole.shape == tiled.shape and not torch.equal(whole, tiled)
+    with pytest.raises(ValueError, match="one of the two"):
+        long_video(pipeline, "x", how=HOW, tiles=Tiles(columns=2), cache=StepCache(), **wide)
