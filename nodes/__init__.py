@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .clip_plan import LTX2AVClipPlan
 from .conditioning import LTX2AVImgToVideoInplace, LTX2AVPreprocess, LTX2AVSetAudio
+from .control import LTX2AVCanny
 from .decode import LTX2AVDecodeAudio, LTX2AVDecodeToVideo, LTX2AVDecodeVideo
 from .editing import LTX2AVExtend, LTX2AVRetake, LTX2AVSound
 from .finish_edit import LTX2AVFinishEdit
@@ -18,10 +19,13 @@ from .loaders import (
     LTX2AVLoadTextEncoder,
     LTX2AVLoadUpscaler,
 )
+from .long_video import LTX2AVDecodeLongVideo, LTX2AVLongVideo
 from .masks import LTX2AVTimeMask
 from .prompt import LTX2AVPrompt
 from .samplers import LTX2AVSampler
 from .sampling import LTX2AVDistilledSigmas, LTX2AVSampleStage, LTX2AVScheduler
+from .sound import LTX2AVReferenceAudio, LTX2AVTextToAudio
+from .tiles import LTX2AVSpatialTiles
 from .two_stage import LTX2AVNextStage
 
 NODES: list[type] = [
@@ -57,4 +61,10 @@ NODES: list[type] = [
     LTX2AVRetake,
     LTX2AVSound,
     LTX2AVFinishEdit,
+    LTX2AVSpatialTiles,
+    LTX2AVLongVideo,
+    LTX2AVDecodeLongVideo,
+    LTX2AVTextToAudio,
+    LTX2AVReferenceAudio,
+    LTX2AVCanny,
 ]

@@ -7,6 +7,7 @@ from typing import Any
 from ..ltx2_core.shapes import AUDIO_LATENTS_PER_SECOND, audio_latents_of, frames_of
 from ..ltx2_core.types import Numerics
 from .convert import split
+from .given import guides_marked
 from .host.latents import Latent
 
 CROP = "crop guide frames with LTX-2 Crop Guides right after the sampler, and go on with its conditioning"
@@ -31,6 +32,13 @@ def check_stage(positive: Any, latent: Latent) -> None:
         raise ValueError(
             f"the conditioning describes {guide_tokens} guide tokens, which do not fit a latent of {frames} "
             f"frames of {rows} x {columns}: it is from another stage; {CROP}"
+        )
+    marked = guides_marked(latent)
+    if marked is not None and marked * cells != guide_tokens:
+        raise ValueError(
+            f"this latent holds {marked} guide frames and the conditioning describes "
+            f"{guide_tokens // cells}: connect positive, negative and latent of the last LTX-2 Add Guide "
+            "together to the sampler, and after LTX-2 Crop Guides its three outputs"
         )
     fps = _value(positive, "frame_rate")
     if audio is not None and fps:

@@ -8,6 +8,7 @@ from comfy_api.latest import io, ui
 
 from ..ltx2_core.shapes import SPATIAL_SCALE, ClipPlan, Snap, plan_clip
 from ..ltx2_core.types import AVLatent, Numerics
+from .given import marked_guides
 from .host.latents import Latent, from_av
 
 CATEGORY = "LTX-2/latent"
@@ -123,7 +124,8 @@ def empty_latent(plan: ClipPlan, batch_size: int) -> Latent:
     device = intermediate_device()
     video = torch.zeros(plan.video_shape(batch_size), device=device)
     audio = torch.zeros(plan.audio_shape(batch_size), device=device)
-    return from_av(AVLatent(video, audio), {"downscale_ratio_spacial": SPATIAL_SCALE, "type": "audio"})
+    latent = from_av(AVLatent(video, audio), {"downscale_ratio_spacial": SPATIAL_SCALE, "type": "audio"})
+    return marked_guides(latent, 0)
 
 
 def describe(plan: ClipPlan, first: ClipPlan) -> str:

@@ -8,6 +8,7 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ..ltx2_core.audio import with_noise_floor
 from ..ltx2_core.shapes import AUDIO_LATENTS_PER_SECOND, latent_frames_of
 from .convert import Streams, clip_sound, compress, encoder_sound, image_at_stage, split, split_av, video_of
 from .given import GivenImage, remember
@@ -103,6 +104,16 @@ class LTX2AVSetAudio(io.ComfyNode):
                     step=0.01,
                     tooltip="Where in the sound the clip begins, in seconds.",
                 ),
+                io.Float.Input(
+                    "noise_floor",
+                    default=0.0,
+                    min=-120.0,
+                    max=0.0,
+                    step=1.0,
+                    optional=True,
+                    tooltip="A soft noise that only the model hears, in dB of full scale, such as -60: "
+                    "digital silence is unlike a recording. 0 is off.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The latent with the sound kept fixed."),
@@ -114,11 +125,14 @@ class LTX2AVSetAudio(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, audio_vae: Any, audio: Any, latent: Latent, start: float) -> io.NodeOutput:
+    def execute(
+        cls, audio_vae: Any, audio: Any, latent: Latent, start: float, noise_floor: float = 0.0
+    ) -> io.NodeOutput:
         video, own = split_av(latent)
         latents = own["samples"].shape[2]
         waveform, rate, silence_s = clip_sound(audio, start, latents)
-        encoded = audio_vae.encode(encoder_sound(waveform, rate, audio_vae.audio_sample_rate, latents))
+        heard = with_noise_floor(waveform, noise_floor) if noise_floor else waveform
+        encoded = audio_vae.encode(encoder_sound(heard, rate, audio_vae.audio_sample_rate, latents))
         samples = encoded.to(own["samples"]).expand_as(own["samples"]).clone()
         frozen = {**own, "samples": samples, "noise_mask": torch.zeros_like(samples)}
         report = f"sound of {latents / AUDIO_LATENTS_PER_SECOND:.2f} s from {start:g} s on"

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from comfy_api.latest import io
 from einops import rearrange
 from torch import Tensor
 
+from ..ltx2_core.editing import limit_loudness
+from ..ltx2_core.generation import as_long_as
 from ..ltx2_core.shapes import ClipPlan, frames_of
 from .checks import CROP, check_sound
 from .clip_plan import fps_input, plan_input
 from .convert import audio_from_decoder, audio_of, track_of, video_of
+from .given import refuse_guides
 from .host.latents import Latent
 from .host.video import write_video
 
@@ -40,6 +44,7 @@ class LTX2AVDecodeVideo(io.ComfyNode):
 
     @classmethod
     def execute(cls, video_vae: Any, latent: Latent) -> io.NodeOutput:
+        refuse_guides(latent, "LTX-2 Decode Video")
         return io.NodeOutput(decoded_images(video_vae, latent))
 
 
@@ -54,13 +59,38 @@ class LTX2AVDecodeAudio(io.ComfyNode):
             inputs=[
                 io.Vae.Input("audio_vae", tooltip="Audio VAE of the checkpoint."),
                 io.Latent.Input("latent", tooltip="Sampled latent: audio-video, or audio only."),
+                io.Float.Input(
+                    "seconds",
+                    default=0.0,
+                    min=0.0,
+                    max=100000.0,
+                    step=0.001,
+                    optional=True,
+                    tooltip="Exact length of the sound: cut, or followed by silence; 0 is all of it.",
+                ),
+                io.Float.Input(
+                    "ceiling",
+                    default=0.0,
+                    min=-60.0,
+                    max=0.0,
+                    step=0.1,
+                    optional=True,
+                    tooltip="Loudest sample in dB of full scale: a louder sound is made quieter as a whole.",
+                ),
             ],
             outputs=[io.Audio.Output(display_name="audio", tooltip="The sound, at the rate of the vocoder.")],
         )
 
     @classmethod
-    def execute(cls, audio_vae: Any, latent: Latent) -> io.NodeOutput:
-        return io.NodeOutput(decoded_sound(audio_vae, latent))
+    def execute(
+        cls, audio_vae: Any, latent: Latent, seconds: float = 0.0, ceiling: float = 0.0
+    ) -> io.NodeOutput:
+        sound = decoded_sound(audio_vae, latent)
+        waveform, rate = sound["waveform"], sound["sample_rate"]
+        if seconds:
+            waveform = as_long_as(waveform, rate, seconds)
+        limited = torch.stack([limit_loudness(one, ceiling) for one in waveform]) if ceiling else waveform
+        return io.NodeOutput({"waveform": limited, "sample_rate": rate})
 
 
 class LTX2AVDecodeToVideo(io.ComfyNode):
@@ -114,6 +144,7 @@ class LTX2AVDecodeToVideo(io.ComfyNode):
         audio: Any = None,
         plan: ClipPlan | None = None,
     ) -> io.NodeOutput:
+        refuse_guides(latent, "LTX-2 Decode To Video")
         rate = fps if plan is None else plan.fps
         samples = _one(video_of(latent)["samples"], batch_index)
         _check_length(samples.shape[2], plan)

@@ -19,6 +19,7 @@ from ..ltx2_core.media import fit_image, to_signed
 from ..ltx2_core.shapes import ClipPlan
 from .convert import frames_from_image, image_from_frames
 from .decode import decoded_images, decoded_sound
+from .given import refuse_guides
 from .host.latents import Latent
 
 CATEGORY = "LTX-2/editing"
@@ -154,6 +155,7 @@ def _given(latent: Latent | None, vae: Any, decoded: str) -> Latent:
             f"{decoded} is missing: connect the latent of the last stage and the VAEs, or what LTX-2 Decode "
             "made of them"
         )
+    refuse_guides(latent, "LTX-2 Finish Edit")
     return latent
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .host.latents import GIVEN, GUIDE_FRAMES, Latent
+from .host.latents import GIVEN, GUIDE_FRAMES, Latent, to_av
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,18 +58,27 @@ def forgotten(latent: Latent) -> Latent:
 
 def marked_guides(latent: Latent, frames: int) -> Latent:
     """The LATENT, marked as holding ``frames`` guide frames at the end of its video."""
-    return {**latent, GUIDE_FRAMES: frames}
+    return {**latent, GUIDE_FRAMES: (frames, _frames(latent))}
 
 
 def refuse_guides(latent: Latent, node: str) -> None:
     """Raise ValueError if guide frames are still in a LATENT that goes into ``node``."""
-    if latent.get(GUIDE_FRAMES):
+    if guides := guides_marked(latent):
         raise ValueError(
-            f"this latent still holds {latent[GUIDE_FRAMES]} guide frames: move LTX-2 Crop Guides between "
+            f"this latent still holds {guides} guide frames: move LTX-2 Crop Guides between "
             f"the sampler and {node}, and give the next stage its conditioning"
         )
 
 
-def guides_marked(latent: Latent) -> int:
-    """Guide frames that a LATENT says are at the end of its video."""
-    return int(latent.get(GUIDE_FRAMES) or 0)
+def guides_marked(latent: Latent) -> int | None:
+    """Guide frames that a LATENT says are at the end of its video; None where nothing is known.
+
+    A mark counts only while the video is as long as when it was made: other nodes copy it along.
+    """
+    guides, frames = latent.get(GUIDE_FRAMES) or (None, None)
+    return guides if frames is not None and frames == _frames(latent) else None
+
+
+def _frames(latent: Latent) -> int:
+    video = to_av(latent).video
+    return 0 if video is None else int(video.shape[2])

@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..ltx2_core.conditioning.guides import GuidePlacement, place_guide
-from ..ltx2_core.conditioning.items import dilate
+from ..ltx2_core.conditioning.items import GuideFrames, dilate
 from ..ltx2_core.conditioning.patchify import guide_positions
 from ..ltx2_core.media import fit_image
 from ..ltx2_core.shapes import SPATIAL_SCALE
@@ -118,7 +118,7 @@ class LTX2AVAddGuide(io.ComfyNode):
             strength=strength,
             attention=attention_strength or strength,
             mask=attention_mask,
-            downscale=downscale or _factor(iclora_parameters),
+            downscale=downscale or downscale_of(iclora_parameters),
         )
         positive, negative, latent, report = add_guide(positive, negative, video_vae, latent, guide)
         return io.NodeOutput(positive, negative, latent, report, ui=ui.PreviewText(report))
@@ -166,20 +166,37 @@ def add_guide(
         )
     placed = place_guide(len(guide.image), guide.frame, samples.shape[2] - before)
     encoded = placed.latent(video_vae.encode(_pixels(guide, placed, rows // scale, columns // scale)))
-    spread, keep = dilate(encoded.to(samples), scale)
+    item = GuideFrames(
+        latent=encoded,
+        frame=placed.frame,
+        strength=guide.strength,
+        attention=guide.attention,
+        scale=scale,
+        single_frame=placed.single_frame,
+    )
+    positive, negative, latent = attach_guide(positive, negative, latent, item, guide.mask)
+    return positive, negative, remember(latent, guide), placed.describe()
+
+
+def attach_guide(
+    positive: Any, negative: Any, latent: Latent, guide: GuideFrames, mask: Tensor | None = None
+) -> tuple[Any, Any, Latent]:
+    """Conditioning and LATENT with an encoded guide; ``mask`` (N, H, W) weighs its parts."""
+    video = video_of(latent)
+    before = guide_frames_of(positive, video["samples"])
+    spread, keep = dilate(guide.latent.to(video["samples"]), guide.scale)
     entry = {
         "pre_filter_count": spread[0, 0].numel(),
         "strength": guide.attention,
-        "pixel_mask": None if guide.mask is None else guide.mask[None, None],
-        "latent_shape": list(encoded.shape[2:]),
+        "pixel_mask": None if mask is None else mask[None, None],
+        "latent_shape": list(guide.latent.shape[2:]),
     }
-    coordinates = _coordinates(placed, spread, scale)
+    coordinates = _coordinates(guide, spread)
     joined = Streams(_with_frames(video, spread, keep, guide.strength), split(latent).audio).joined()
     return (
         with_guide(positive, coordinates, entry),
         with_guide(negative, coordinates, entry),
-        marked_guides(remember(joined, guide), before + placed.latent_frames),
-        placed.describe(),
+        marked_guides(joined, before + guide.latent.shape[2]),
     )
 
 
@@ -201,12 +218,12 @@ def _pixels(guide: GivenGuide, placed: GuidePlacement, rows: int, columns: int) 
     return image_from_frames(fit_image(frames, columns * SPATIAL_SCALE, rows * SPATIAL_SCALE, mode="comfy"))
 
 
-def _coordinates(placed: GuidePlacement, spread: Tensor, scale: int) -> Tensor:
+def _coordinates(guide: GuideFrames, spread: Tensor) -> Tensor:
     """(1, 3, G, 2) in pixel frames and pixels, as the host's conditioning has them."""
     positions = guide_positions(
-        *spread.shape[2:], fps=1.0, frame=placed.frame, single_frame=placed.single_frame
+        *spread.shape[2:], fps=1.0, frame=guide.frame, single_frame=guide.single_frame
     )
-    positions[:, 1:, :, 1] += (scale - 1) * SPATIAL_SCALE
+    positions[:, 1:, :, 1] += (guide.scale - 1) * SPATIAL_SCALE
     return positions.to(spread.device)
 
 
@@ -228,7 +245,7 @@ def _with_frames(video: Latent, guide: Tensor, keep: Tensor | None, strength: fl
     }
 
 
-def _factor(parameters: dict[str, Any] | None) -> int:
+def downscale_of(parameters: dict[str, Any] | None) -> int:
     """The downscale factor that an IC-LoRA says it was trained with."""
     try:
         return max(1, round(float((parameters or {}).get("reference_downscale_factor", 1))))

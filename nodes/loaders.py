@@ -9,7 +9,9 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
+from ..ltx2_core.loading.lora import open_lora
 from . import shelves
+from .guides import ICLoraParameters
 from .host.clip import load_clip
 from .host.lora import apply_lora
 from .host.model import load_model
@@ -142,6 +144,10 @@ class LTX2AVLoadLora(io.ComfyNode):
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with the LoRA."),
                 io.String.Output(display_name="report", tooltip="Which layers matched."),
+                ICLoraParameters.Output(
+                    display_name="iclora_parameters",
+                    tooltip="For LTX-2 Add Guide: how small the reference video of an IC-LoRA is.",
+                ),
             ],
         )
 
@@ -151,10 +157,10 @@ class LTX2AVLoadLora(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, lora: str, strength: float, audio_strength: str = "") -> io.NodeOutput:
-        patched, report = apply_lora(
-            model, shelves.LORAS.path(lora), strength, audio_strength=_strength(audio_strength)
-        )
-        return io.NodeOutput(patched, report, ui=ui.PreviewText(report))
+        path = shelves.LORAS.path(lora)
+        patched, report = apply_lora(model, path, strength, audio_strength=_strength(audio_strength))
+        parameters = {"reference_downscale_factor": open_lora(path).reference_downscale_factor}
+        return io.NodeOutput(patched, report, parameters, ui=ui.PreviewText(report))
 
 
 class LTX2AVLoadAll(io.ComfyNode):

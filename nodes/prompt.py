@@ -49,10 +49,11 @@ class LTX2AVPrompt(io.ComfyNode):
         cls, clip: Any, positive: str, negative: str, fps: float, plan: ClipPlan | None = None
     ) -> io.NodeOutput:
         rate = fps if plan is None else plan.fps
-        return io.NodeOutput(*(_encode(clip, text, rate) for text in (positive, negative)))
+        return io.NodeOutput(*(encode_prompt(clip, text, rate) for text in (positive, negative)))
 
 
-def _encode(clip: Any, text: str, fps: float) -> Any:
+def encode_prompt(clip: Any, text: str, fps: float) -> Any:
+    """CONDITIONING with its frame rate. Raises ValueError without a text encoder."""
     if clip is None:
         raise ValueError(
             "there is no text encoder: LTX-2 checkpoints hold none, use LTX-2 Load All or LTX-2 Load "

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..ltx2_core.sampling.schedules import FIXED_SIGMAS, ltxv_sigmas, validate_sigmas
+from ..ltx2_core.sampling.schedules import (
+    FIXED_SIGMAS,
+    MANY_TOKENS,
+    last_sigmas,
+    ltxv_sigmas,
+    validate_sigmas,
+)
 from .checks import check_stage
 from .convert import video_of
-from .host.latents import Latent
+from .host.latents import SOUND_ALONE, Latent
 from .host.sampling import sample, sample_guided
 from .presets import BY_HAND, preset_input, preset_of
 
@@ -123,48 +131,8 @@ class LTX2AVSampleStage(io.ComfyNode):
                     "negative", tooltip="From LTX-2 Prompt; without effect where cfg is 1."
                 ),
                 io.Latent.Input("latent", tooltip="Latent to start from; its noise mask says what to keep."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**64 - 1,
-                    control_after_generate=True,
-                    tooltip="Starting noise: the same seed gives the same clip.",
-                ),
-                io.Combo.Input(
-                    "schedule",
-                    options=[LTXV, *LISTS],
-                    tooltip="LTX-2 scheduler: full model, uses steps. distilled 8: distilled model or "
-                    "LoRA, cfg 1. distilled 3: second stage after the upscaler, cfg 1.",
-                ),
-                steps_input(" Only the LTX-2 scheduler uses it."),
-                io.Float.Input(
-                    "cfg",
-                    default=4.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="How strongly to follow the prompt: about 4 for the full model. 1 turns "
-                    "guidance off, takes half the time, and is right for distilled schedules.",
-                ),
-                io.Float.Input(
-                    "audio_cfg",
-                    default=0.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="Guidance of the audio by itself; 0 means the same as cfg.",
-                ),
-                io.Combo.Input(
-                    "sampler",
-                    options=SAMPLERS,
-                    tooltip="euler gives the same result with few and many steps; euler_ancestral adds "
-                    "fresh noise at every step.",
-                ),
-                io.Sigmas.Input(
-                    "sigmas", optional=True, tooltip="A schedule of your own, in place of schedule and steps."
-                ),
-                preset_input(),
+                *run_inputs(),
+                *run_extras(),
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="The sampled latent; masks go along.")],
         )
@@ -186,21 +154,102 @@ class LTX2AVSampleStage(io.ComfyNode):
         preset: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
         check_stage(positive, latent)
-        if preset is not None and preset["preset"] != BY_HAND:
-            chosen, blocks = preset_of(preset, model)
-            if sigmas is None:
-                sigmas = chosen.sigmas(video_tokens(latent))
-            validate_sigmas(sigmas, partial=True)
-            how = {"guidance": chosen.guidance(blocks), "sampler": chosen.sampler, "eta": chosen.eta}
-            result = sample_guided(model, positive, negative, latent, seed=seed, sigmas=sigmas, **how)
-            return io.NodeOutput(result)
-        if sigmas is None:
-            sigmas = schedule_sigmas(schedule, steps, latent)
-        validate_sigmas(sigmas, partial=True)
-        guidance = {"cfg": cfg, "audio_cfg": audio_cfg or cfg}
-        return io.NodeOutput(
-            sample(model, positive, negative, latent, seed=seed, sigmas=sigmas, sampler=sampler, **guidance)
-        )
+        settings = {"schedule": schedule, "steps": steps, "cfg": cfg, "audio_cfg": audio_cfg}
+        run = plan_run(model, latent, **settings, sampler=sampler, sigmas=sigmas, preset=preset)
+        return io.NodeOutput(run(model, positive, negative, latent, seed))
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """How to sample: along which sigmas, with the host's guider or the library's."""
+
+    sigmas: Tensor
+    sample: Callable[..., Latent]
+    how: dict[str, Any]
+
+    def __call__(self, model: Any, positive: Any, negative: Any, latent: Latent, seed: int) -> Latent:
+        return self.sample(model, positive, negative, latent, seed=seed, sigmas=self.sigmas, **self.how)
+
+
+def plan_run(
+    model: Any,
+    latent: Latent,
+    *,
+    schedule: str,
+    steps: int,
+    cfg: float,
+    audio_cfg: float,
+    sampler: str,
+    sigmas: Tensor | None = None,
+    preset: dict[str, Any] | None = None,
+    denoise: float = 1.0,
+) -> Run:
+    """What the widgets of ``run_inputs`` and ``run_extras`` say; ``denoise`` runs that part of a schedule."""
+    given = sigmas is not None
+    if preset is not None and preset["preset"] != BY_HAND:
+        chosen, blocks = preset_of(preset, model)
+        sigmas = sigmas if given else chosen.sigmas(video_tokens(latent))
+        how = {"guidance": chosen.guidance(blocks), "sampler": chosen.sampler, "eta": chosen.eta}
+        run = Run(sigmas, sample_guided, how)
+    else:
+        sigmas = sigmas if given else schedule_sigmas(schedule, steps, latent)
+        run = Run(sigmas, sample, {"cfg": cfg, "audio_cfg": audio_cfg or cfg, "sampler": sampler})
+    validate_sigmas(sigmas, partial=True)
+    return run if given else replace(run, sigmas=last_sigmas(run.sigmas, denoise))
+
+
+def run_inputs() -> list[io.Input]:
+    """The widgets of a sampling run."""
+    return [
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=2**64 - 1,
+            control_after_generate=True,
+            tooltip="Starting noise: the same seed gives the same clip.",
+        ),
+        io.Combo.Input(
+            "schedule",
+            options=[LTXV, *LISTS],
+            tooltip="LTX-2 scheduler: full model, uses steps. distilled 8: distilled model or "
+            "LoRA, cfg 1. distilled 3: second stage after the upscaler, cfg 1.",
+        ),
+        steps_input(" Only the LTX-2 scheduler uses it."),
+        io.Float.Input(
+            "cfg",
+            default=4.0,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            tooltip="How strongly to follow the prompt: about 4 for the full model. 1 turns "
+            "guidance off, takes half the time, and is right for distilled schedules.",
+        ),
+        io.Float.Input(
+            "audio_cfg",
+            default=0.0,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            tooltip="Guidance of the audio by itself; 0 means the same as cfg.",
+        ),
+        io.Combo.Input(
+            "sampler",
+            options=SAMPLERS,
+            tooltip="euler gives the same result with few and many steps; euler_ancestral adds "
+            "fresh noise at every step.",
+        ),
+    ]
+
+
+def run_extras() -> list[io.Input]:
+    """What may take their place."""
+    return [
+        io.Sigmas.Input(
+            "sigmas", optional=True, tooltip="A schedule of your own, in place of schedule and steps."
+        ),
+        preset_input(),
+    ]
 
 
 def schedule_sigmas(schedule: str, steps: int, latent: Latent) -> Tensor:
@@ -211,7 +260,9 @@ def schedule_sigmas(schedule: str, steps: int, latent: Latent) -> Tensor:
 
 
 def video_tokens(latent: Latent) -> int:
-    """Tokens of the video of a LATENT, guide frames included."""
+    """Tokens of the video of a LATENT, guide frames included; 4096 of one that holds sound alone."""
+    if latent.get(SOUND_ALONE):
+        return MANY_TOKENS
     return prod(video_of(latent)["samples"].shape[2:])
 
 

@@ -51,7 +51,7 @@ class LTX2AVNextStage(io.ComfyNode):
         cls, positive: Any, negative: Any, latent: Latent, upscale_model: Any, video_vae: Any
     ) -> io.NodeOutput:
         given, guides = given_to(latent), guide_frames_of(positive, video_of(latent)["samples"])
-        if guides_marked(latent) not in (0, guides):
+        if guides_marked(latent) not in (None, guides):
             raise ValueError(
                 f"this latent holds {guides_marked(latent)} guide frames and the conditioning describes "
                 f"{guides}: connect positive and negative of the last LTX-2 Add Guide to LTX-2 Next Stage"

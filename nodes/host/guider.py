@@ -71,7 +71,7 @@ class AVGuider(comfy.samplers.CFGGuider):
         if which is Pass.NEGATIVE:
             return self.conds["negative"]
         positive = self.conds["positive"]
-        return [_without_reference(entry) for entry in positive] if which is Pass.UNREFERENCED else positive
+        return [without_reference(entry) for entry in positive] if which is Pass.UNREFERENCED else positive
 
     def _after(
         self,
@@ -100,6 +100,7 @@ class AVGuider(comfy.samplers.CFGGuider):
         return guided
 
 
-def _without_reference(entry: dict[str, Any]) -> dict[str, Any]:
+def without_reference(entry: dict[str, Any]) -> dict[str, Any]:
+    """A processed conditioning without its reference sound."""
     conds = {name: cond for name, cond in entry.get("model_conds", {}).items() if name != "ref_audio"}
     return {**entry, "model_conds": conds}

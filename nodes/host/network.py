@@ -23,17 +23,13 @@ from ...ltx2_core.conditioning.patchify import (
     unpatchify_video,
     video_positions,
 )
+from ...ltx2_core.conditioning.reference import reference_sound_positions
 from ...ltx2_core.config import TextConfig, TransformerConfig
-from ...ltx2_core.shapes import (
-    AUDIO_DOWNSAMPLE,
-    AUDIO_HOP_LENGTH,
-    AUDIO_SAMPLE_RATE,
-    SPATIAL_SCALE,
-    TEMPORAL_SCALE,
-)
+from ...ltx2_core.shapes import SPATIAL_SCALE, TEMPORAL_SCALE
 from ...ltx2_core.text.connectors import TextConnectors
 from ...ltx2_core.transformer import Modality, Perturbation, Perturbations, Transformer
 from ...ltx2_core.transformer.nag import NegativeText
+from ...ltx2_core.transformer.tiles import evaluate_tiles
 from ...ltx2_core.types import TextFeatures
 from .guides import Entry, GuideTokens, guide_attention, guide_tokens
 from .progress import check_interrupted
@@ -44,6 +40,8 @@ PERTURBATIONS = "ltx2_perturbations"
 """Among the options of a call: what each of its conditionings leaves out, in the order of the guider."""
 NAG = "ltx2_nag"
 """Among the options of a call: the settings of normalized attention guidance and the text to avoid."""
+TILES = "ltx2_tiles"
+"""Among the options of a call: the tiles in which the model sees the frame."""
 
 
 class HostTransformer(Transformer):
@@ -169,13 +167,14 @@ class HostTransformer(Transformer):
             video = replace(video, negative=avoided[0])
             audio = None if audio is None else replace(audio, negative=avoided[1])
 
-        streams = Transformer.forward(
-            self,
-            video,
-            audio,
-            _perturbations(transformer_options, len(video_latent)),
-            on_block=_on_block(list(self.transformer_blocks), video_latent.device, transformer_options),
-        )
+        perturbations = _perturbations(transformer_options, len(video_latent))
+
+        def evaluate(video: Modality, audio: Modality | None) -> tuple[Tensor | None, Tensor | None]:
+            on_block = _on_block(list(self.transformer_blocks), video_latent.device, transformer_options)
+            return Transformer.forward(self, video, audio, perturbations, on_block=on_block)
+
+        tiles = transformer_options.get(TILES)
+        streams = evaluate(video, audio) if tiles is None else evaluate_tiles(evaluate, tiles, video, audio)
         return _latents(streams, video_latent, audio_latent, guides)
 
 
@@ -221,10 +220,7 @@ def _audio(
     if reference is not None:
         given = reference["tokens"].to(tokens)
         length = given.shape[1]
-        # The reference ends one latent before the sound begins.
-        times = audio_positions(length)
-        step = AUDIO_DOWNSAMPLE * AUDIO_HOP_LENGTH / AUDIO_SAMPLE_RATE
-        positions = torch.cat((times - (times[0, 0, -1, 1].item() + step), positions), dim=2)
+        positions = torch.cat((reference_sound_positions(length), positions), dim=2)
         timesteps = torch.cat(
             (timesteps.new_zeros(len(latent), length), timesteps.expand(-1, tokens.shape[1])), dim=1
         )

@@ -104,6 +104,12 @@ class Server:
             self._process.wait()
         self._log.close()
 
+    def kill(self) -> None:
+        """End the process as a power cut would."""
+        self._process.kill()
+        self._process.wait()
+        self._log.close()
+
     def log(self) -> str:
         return self.log_path.read_text(errors="replace")
 

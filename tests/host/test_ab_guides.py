@@ -22,7 +22,8 @@ class Case:
     guides: tuple[tuple[int, int, float], ...]
     in_place: bool = False
     masked: bool = False
-    ic_lora: bool = False
+    ic_lora: str = ""
+    """Whose loader says how small the guide is."""
 
 
 CASES = {
@@ -38,8 +39,8 @@ CASES = {
     "two_at_one_frame": Case(guides=((1, 8, 1.0), (1, 8, 0.5))),
     "after_an_image": Case(guides=((1, -1, 0.5),), in_place=True),
     "masked": Case(guides=((9, 0, 0.8),), masked=True),
-    "small": Case(guides=((9, 0, 0.8),), ic_lora=True),
-    "small_masked_amid": Case(guides=((16, 9, 1.0),), ic_lora=True, masked=True),
+    "small": Case(guides=((9, 0, 0.8),), ic_lora="core"),
+    "small_masked_amid": Case(guides=((16, 9, 1.0),), ic_lora="ours", masked=True),
 }
 
 
@@ -54,9 +55,12 @@ def start(g: Graph, models: TinyModels, case: Case) -> tuple[Link, Link, Link, d
     if case.masked:
         mask = g.add("LTX2ProbeImage", seed=60, frames=9, width=SIDE, height=SIDE)
         more["attention_mask"] = g.add("ImageToMask", image=mask, channel="red")
-    if case.ic_lora:
+    if case.ic_lora == "core":
         lora = g.add("LoraLoaderModelOnly", model=loaded, lora_name=models.ic_lora, strength_model=1.0)
         more["iclora_parameters"] = g.add("GetICLoRAParameters", iclora_model=lora)
+    elif case.ic_lora:
+        lora = g.add("LTX2AVLoadLora", model=loaded, lora=models.ic_lora, strength=1.0)
+        more["iclora_parameters"] = lora[2]
     return loaded, prompt(g, text_encoder(g, models)), latent, more
 
 
@@ -179,7 +183,36 @@ def guide_past_the_end(g: Graph, models: TinyModels) -> Link:
     return our_guide(g, loaded[1], text, our_latent(g), image(g, frames=16), 9)[2]
 
 
+def guides_without_their_latent(g: Graph, models: TinyModels) -> Link:
+    loaded, text = checkpoint(g, models), prompt(g, text_encoder(g, models))
+    return stage(g, loaded, our_guide(g, loaded[1], text, our_latent(g), image(g), 0), our_latent(g))
+
+
+def guides_without_their_conditioning(g: Graph, models: TinyModels) -> Link:
+    loaded, text = checkpoint(g, models), prompt(g, text_encoder(g, models))
+    return stage(g, loaded, text, our_guide(g, loaded[1], text, our_latent(g), image(g), 0)[2])
+
+
+def conditioning_from_before_the_crop(g: Graph, models: TinyModels) -> Link:
+    loaded, text = checkpoint(g, models), prompt(g, text_encoder(g, models))
+    guided = our_guide(g, loaded[1], text, our_latent(g), image(g), 0)
+    cropped = g.add("LTX2AVCropGuides", positive=guided, negative=guided[1], latent=guided[2])
+    return stage(g, loaded, guided, cropped[2])
+
+
+def decoded_with_guides(g: Graph, models: TinyModels) -> Link:
+    loaded, text = checkpoint(g, models), prompt(g, text_encoder(g, models))
+    guided = our_guide(g, loaded[1], text, our_latent(g), image(g), 0)
+    pictures = g.add("LTX2AVDecodeVideo", video_vae=loaded[1], latent=guided[2])
+    return g.add("VAEEncode", pixels=pictures, vae=loaded[1])
+
+
+TOGETHER = "connect positive, negative and latent of the last LTX-2 Add Guide"
 MISTAKES = {
+    guides_without_their_latent: TOGETHER,
+    guides_without_their_conditioning: TOGETHER,
+    conditioning_from_before_the_crop: "after LTX-2 Crop Guides its three outputs",
+    decoded_with_guides: "move LTX-2 Crop Guides between the sampler and LTX-2 Decode Video",
     upscale_with_guides: "move LTX-2 Crop Guides between the sampler and LTX-2 Latent Upscale",
     guide_of_another_stage: "move LTX-2 Crop Guides before the upscaler",
     guide_past_the_end: "use fewer pictures or an earlier frame",
