@@ -77,7 +77,7 @@ def convert(path: Path, sources: Sequence[Checkpoint], parts: Sequence[Component
     The first source that holds a component gives it. At most one tensor is in memory at a time.
 
     Raises:
-        ValueError: a source is damaged, or what was written is not what was read.
+        ValueError: a source is damaged, what was written is not what was read, or it would not load.
     """
     read = _Reader()
     entries: dict[str, Entry] = {}
@@ -111,6 +111,9 @@ def convert(path: Path, sources: Sequence[Checkpoint], parts: Sequence[Component
         metadata["model_version"] = version or f"{stated}.0"
     write_safetensors(path, entries, metadata)
     _verify(path, checks)
+    written = Checkpoint(read_header(path))
+    for component in parts:
+        written.check(component)
     return layers
 
 

@@ -14,6 +14,9 @@ from torch import Tensor
 from ..storage.header import BITS
 from ..storage.quantized import TORCH_DTYPES
 
+ALIGNMENT = 64
+"""Bytes; where the data begins on a multiple of it, mapped weights lie as the processor likes them."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -40,7 +43,7 @@ def write_safetensors(path: Path, entries: Mapping[str, Entry], metadata: Mappin
         header[name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": [position, end]}
         position = end
     text = json.dumps(header, ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name, entry in entries.items():

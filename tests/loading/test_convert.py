@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from click.testing import CliRunner
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from ltx2_core.cli.main import main
 from ltx2_core.loading import Component, open_checkpoint
@@ -52,6 +54,24 @@ def test_a_quantised_file_stays_as_it_is(tiny23, tmp_path):
     assert result.exit_code == 0 and "in fp8" not in result.output
     first, second = (load_file(tmp_path / f"{name}.safetensors") for name in ("fp8", "again"))
     assert first.keys() == second.keys()
+
+
+def test_the_data_of_a_written_file_is_aligned(tiny23, tmp_path):
+    assert run(tiny23.checkpoint, tmp_path / "one.safetensors").exit_code == 0
+    assert (
+        min(info.start for info in open_checkpoint(tmp_path / "one.safetensors").tensors.values()) % 64 == 0
+    )
+
+
+def test_what_is_written_must_load_as_well(tiny23, tmp_path):
+    """Equal tensors are not enough where the source itself lacks one."""
+    tensors = load_file(tiny23.checkpoint)
+    del tensors["vae.decoder.conv_out.conv.bias"]
+    config = {"config": json.dumps(open_checkpoint(tiny23.checkpoint).config)}
+    save_file(tensors, tmp_path / "source.safetensors", metadata=config)
+    result = run(tmp_path / "source.safetensors", tmp_path / "one.safetensors")
+    assert result.exit_code == 1 and "1 missing: decoder.conv_out.conv.bias" in result.output
+    assert not (tmp_path / "one.safetensors").exists()
 
 
 def test_an_upscaler_converts_by_itself(tiny23, tmp_path):

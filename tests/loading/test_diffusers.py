@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor
 
+from ltx2_core.cli.main import main
 from ltx2_core.conditioning.patchify import audio_positions, video_positions
 from ltx2_core.loading import Component, open_checkpoint
 from ltx2_core.loading.rename import table_for
@@ -230,6 +232,23 @@ def test_a_pipeline_folder_is_one_checkpoint_and_says_which_shard_is_missing(tmp
     shard.unlink()
     with pytest.raises(ValueError, match=rf"index\.json names .*{shard.name} .*missing"):
         open_checkpoint(tmp_path)
+
+
+def test_a_pipeline_of_diffusers_becomes_one_official_file(tmp_path, velocities):
+    folder, target = tmp_path / "pipeline", tmp_path / "one.safetensors"
+    options = {**TRANSFORMER, **LATE}
+    random_model(diffusers.LTX2VideoTransformer3DModel, **options).save_pretrained(folder / "transformer")
+    random_model(diffusers.AutoencoderKLLTX2Video, **VAE_LATE).save_pretrained(folder / "vae")
+    (folder / "model_index.json").write_text('{"_class_name": "LTX2Pipeline"}')
+    assert CliRunner().invoke(main, ["convert", str(folder), str(target)]).exit_code == 0
+    theirs, ours = open_checkpoint(folder), open_checkpoint(target)
+    assert ours.generation == "2.3" and ours.components == theirs.components
+    for component in ours.components:
+        before, after = (c.load(component).state_dict() for c in (theirs, ours))
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+    for a, b in zip(*(velocities(c.load(Component.TRANSFORMER)) for c in (theirs, ours)), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -120,8 +120,15 @@ def test_a_folder_of_split_files_is_one_checkpoint(generation, generations, tmp_
     split(generations[generation], tmp_path, REPACKAGE, metadata=True)
     folder, whole = open_checkpoint(tmp_path), open_checkpoint(generations[generation])
     assert folder.components == PARTS and folder.generation == generation
+    for component in PARTS:
+        ours, plain = (c.load(component).state_dict() for c in (folder, whole))
+        assert ours.keys() == plain.keys()
+        assert all(torch.equal(ours[name], plain[name]) for name in plain)
+    # Products of matrices begin their sums elsewhere where the memory is aligned otherwise, as it is in
+    # another file, so equal weights give velocities that are equal but for rounding.
     ours, plain = (velocities(c.load(Component.TRANSFORMER)) for c in (folder, whole))
-    assert all(torch.equal(a, b) for a, b in zip(ours, plain, strict=True))
+    for a, b in zip(ours, plain, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
 def test_two_models_in_one_folder_are_refused(generations, tmp_path):

@@ -90,7 +90,10 @@ def test_a_single_file_gives_the_states_of_its_folder(gemma_folder, tmp_path) ->
     folder, file = (
         load_gemma(p, dtype=torch.float32) for p in (gemma_folder, tmp_path / "gemma.safetensors")
     )
-    assert torch.equal(states(folder, tokenizer), states(file, tokenizer))
+    ours, plain = file.state_dict(), folder.state_dict()
+    assert ours.keys() == plain.keys() and all(torch.equal(ours[name], plain[name]) for name in plain)
+    # Weights that are aligned otherwise in another file are summed from elsewhere.
+    torch.testing.assert_close(states(file, tokenizer), states(folder, tokenizer), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("style", ["tensors", "header", "legacy"])
@@ -110,7 +113,7 @@ def test_quantised_files_compute_what_their_decoded_weights_do(kind, style, gemm
         load_gemma(tmp_path / f"{name}.safetensors", dtype=torch.float32) for name in ("quantised", "decoded")
     )
     assert isinstance(stored.model.layers[0].mlp.up_proj, QuantizedLinear)
-    assert torch.equal(states(stored, tokenizer), states(decoded, tokenizer))
+    torch.testing.assert_close(states(stored, tokenizer), states(decoded, tokenizer), atol=1e-5, rtol=1e-5)
 
 
 def test_the_tokenizer_comes_from_the_file(gemma_folder, pieces, tmp_path) -> None:
