@@ -36,14 +36,15 @@ def lora_on(write):
     return make
 
 
+@pytest.mark.parametrize("multiplies_bfloat16", [True, False])
 @settings(max_examples=40, deadline=None)
 @given(
-    st.integers(1, 40),
-    st.integers(1, 40),
-    st.lists(st.tuples(st.integers(1, 8), st.floats(-2, 2)), min_size=1, max_size=3),
-    st.integers(0, 99),
+    rows=st.integers(1, 40),
+    columns=st.integers(1, 40),
+    ranks=st.lists(st.tuples(st.integers(1, 8), st.floats(-2, 2)), min_size=1, max_size=3),
+    seed=st.integers(0, 99),
 )
-def test_a_merged_weight_is_the_exact_sum_rounded_once(rows, columns, ranks, seed):
+def test_a_merged_weight_is_the_exact_sum_rounded_once(rows, columns, ranks, seed, multiplies_bfloat16):
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(rows, columns, generator=generator).bfloat16()
     pairs = [
@@ -55,7 +56,9 @@ def test_a_merged_weight_is_the_exact_sum_rounded_once(rows, columns, ranks, see
         for rank, scale in ranks
     ]
     exact = weight.double() + sum(p.scale * (p.b.double() @ p.a.double()) for p in pairs)
-    result = merge_weight(weight, pairs, torch.bfloat16)
+    with pytest.MonkeyPatch.context() as processor:
+        processor.setattr(lora_merge, "_multiplies_bfloat16", lambda device: multiplies_bfloat16)
+        result = merge_weight(weight, pairs, torch.bfloat16)
     # Half a unit in the last place of bfloat16, and far less than that of the terms of sums that cancel.
     terms = weight.double().abs() + sum(
         abs(p.scale) * (p.b.abs().double() @ p.a.abs().double()) for p in pairs
