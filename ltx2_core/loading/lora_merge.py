@@ -7,7 +7,6 @@ sets of LoRAs any number of times gives the bits of a fresh load. Letters: R ran
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -101,7 +100,9 @@ def merged(
     files = {lora.path: safe_open(lora.path, framework="pt") for c in changes.values() for lora, _, _ in c}
     for module, own in changes.items():
         tensors = {name.rpartition(".")[2]: stored.pop(name) for name in base.names(module)}
-        pairs = [_Pair.read(files[lora.path], layer, strength, base.device) for lora, layer, strength in own]
+        pairs = [
+            _Pair.read(files[lora.path], lora, layer, strength, base.device) for lora, layer, strength in own
+        ]
         layer = base.layers.get(module)
         if layer is None:
             weight, out = tensors["weight"], memory(module)
@@ -177,12 +178,13 @@ class _Pair:
     scale: float
 
     @classmethod
-    def read(cls, file: Any, layer: LoraLayer, strength: float, device: torch.device) -> _Pair:
+    def read(cls, file: Any, lora: Lora, layer: LoraLayer, strength: float, device: torch.device) -> _Pair:
         a, b = (file.get_tensor(name).to(device) for name in (layer.a, layer.b))
         scale = file.get_tensor(layer.alpha).item() / a.shape[0] if layer.alpha else layer.scale
-        if not math.isfinite(scale):
-            raise ValueError(f"{layer.alpha} is not a finite number; the LoRA is damaged")
-        return cls(a, b, strength * scale)
+        scale *= strength
+        if not abs(scale) <= torch.finfo(torch.float32).max:
+            raise ValueError(f"{lora.path}: {layer.a} is to be scaled by {scale:g}; the file is damaged")
+        return cls(a, b, scale)
 
 
 def merge_weight(weight: Tensor, pairs: Sequence[_Pair], dtype: torch.dtype) -> Tensor:

@@ -1,11 +1,17 @@
-"""Damaged files give a ValueError with the path; none crashes, hangs or takes more memory than its size."""
+"""Damaged files give a ValueError with their path; none crashes, hangs, takes memory or runs anything."""
 
 from __future__ import annotations
 
 import json
+import os
 import random
 import struct
+import sys
+import time
 import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +19,23 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ltx2_core.loading import Component, open_checkpoint
+from ltx2_core.loading import Component, open_checkpoint, open_lora
 from ltx2_core.storage.dequantize import Format
 from ltx2_core.storage.quantize import encode
 from ltx2_core.text import load_gemma, load_tokenizer
 
-CASES = 500
-BATCHES = 10
+CASES = {"checkpoint": 500, "LoRA": 100, "upscaler": 50}
+BATCH = 50
+SECONDS = 10.0
+"""Of the processor, for one file."""
+MEGABYTES = 64
+"""More than that beyond the files themselves and what was there before is too much."""
+FORBIDDEN = ("os.system", "os.exec", "os.fork", "os.posix_spawn", "subprocess.Popen", "pickle.find_class")
+
+SETTINGS = ("config", "lora_adapter_metadata")
+"""Metadata that is JSON."""
+
+_seen: list[str] | None = None
 
 VALUES: tuple[Any, ...] = (
     *(None, True, -1, 0, 1, 2**31, 2**63, 2**200, 0.5, 1e308, float("nan"), "", "x", "9" * 5000),
@@ -27,9 +43,42 @@ VALUES: tuple[Any, ...] = (
 )
 
 
+def _watch(event: str, arguments: tuple[Any, ...]) -> None:
+    if _seen is not None and event in FORBIDDEN:
+        _seen.append(event)
+
+
+@contextmanager
+def guarded(size: int) -> Iterator[list[str]]:
+    """Yields which programs and pickles run meanwhile.
+
+    Memory is refused beyond some copies of a file of ``size`` bytes.
+    """
+    global _seen
+    resource, status = pytest.importorskip("resource"), Path("/proc/self/status")
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    if status.is_file():
+        (held,) = (line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmData"))
+        limit = int(held) * 1024 + 4 * size + MEGABYTES * 2**20
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, before[1]))
+    if _watch not in _hooks:
+        sys.addaudithook(_watch)
+        _hooks.append(_watch)
+    _seen = seen = []
+    try:
+        yield seen
+    finally:
+        _seen = None
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+_hooks: list[object] = []
+"""An audit hook stays for good, so it is added once."""
+
+
 @pytest.fixture(scope="module")
-def original(generations) -> bytes:
-    """A small transformer file with quantised layers and its configuration."""
+def originals(generations, tiny23) -> dict[str, bytes]:
+    """A small transformer file with quantised layers and its configuration, a LoRA and an upscaler."""
     from safetensors.torch import load_file
 
     tensors = {
@@ -42,7 +91,20 @@ def original(generations) -> bytes:
     path = Path(generations["2.3"]).with_name("fuzz.safetensors")
     config = json.dumps(open_checkpoint(generations["2.3"]).config)
     save_file(tensors, path, metadata={"config": config, "model_version": "2.3.0"})
-    return path.read_bytes()
+    lora = {**load_file(tiny23.lora), "diffusion_model.transformer_blocks.0.attn1.to_q.alpha": torch.ones(1)}
+    settings = json.dumps({"lora_alpha": 4, "r": 4, "alpha_pattern": {"to_k": 2}})
+    stated = {"lora_adapter_metadata": settings, "reference_downscale_factor": "2"}
+    save_file(lora, path.with_name("fuzz lora.safetensors"), metadata=stated)
+    return {
+        "checkpoint": path.read_bytes(),
+        "LoRA": path.with_name("fuzz lora.safetensors").read_bytes(),
+        "upscaler": tiny23.upsampler.read_bytes(),
+    }
+
+
+@pytest.fixture
+def original(originals) -> bytes:
+    return originals["checkpoint"]
 
 
 def mutated(original: bytes, rng: random.Random) -> bytes:
@@ -59,7 +121,8 @@ def mutated(original: bytes, rng: random.Random) -> bytes:
     if kind == 2:
         return struct.pack("<Q", rng.choice([0, 1, length - 1, length + 1, 2**40, 2**63])) + original[8:]
     header = json.loads(original[8 : 8 + length])
-    config = json.loads(header["__metadata__"]["config"])
+    settings = next(name for name in SETTINGS if name in header["__metadata__"])
+    config = json.loads(header["__metadata__"][settings])
     for _ in range(rng.randrange(1, 4)):
         target = header if kind == 3 else config
         for _ in range(rng.randrange(1, 6)):
@@ -68,38 +131,70 @@ def mutated(original: bytes, rng: random.Random) -> bytes:
             if not inner:
                 break
             target = rng.choice(inner)
+        if not target:
+            continue
         key = rng.choice(list(target) if isinstance(target, dict) else range(len(target)))
         if isinstance(target, dict) and rng.random() < 0.2:
             target[rng.choice(["", "x.lora_A.weight", "__metadata__", key + "0"])] = target.pop(key)
         else:
-            target[key] = rng.choice(VALUES)
+            target[key] = deepcopy(rng.choice(VALUES))
     metadata = header.get("__metadata__")
     if kind == 4 and isinstance(metadata, dict):
-        metadata["config"] = json.dumps(config)
+        metadata[settings] = json.dumps(config)
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + original[8 + length :]
 
 
-def use(path: Path) -> None:
+def use(path: Path, base: Path) -> None:
+    """Load everything that the file holds; a LoRA, into the transformer of ``base``."""
     checkpoint = open_checkpoint(path)
     checkpoint.generation  # noqa: B018
     for component in checkpoint.components - {Component.LORA, Component.TEXT_ENCODER}:
         checkpoint.load(component)
+    if Component.LORA in checkpoint.components:
+        lora = open_lora(path)
+        assert lora.ranks and lora.reference_downscale_factor and lora.reference_temporal_scale_factor
+        open_checkpoint(base).load(Component.TRANSFORMER, loras=[lora])
 
 
-@pytest.mark.parametrize("batch", range(BATCHES))
-def test_a_damaged_file_gives_a_value_error_with_its_path(batch, original, tmp_path):
-    path = tmp_path / "damaged.safetensors"
-    refused = 0
-    for case in range(CASES // BATCHES):
-        content = mutated(original, random.Random(batch * 1000 + case))
-        path.write_bytes(content)
+def read_damaged(
+    kind: str, original: bytes, batch: int, path: Path, read: Callable[[Path], None]
+) -> tuple[int, int]:
+    """How many files of a batch were refused and how many could be read."""
+    counts = [0, 0]
+    for case in range(BATCH):
+        path.write_bytes(mutated(original, random.Random(f"{kind} {batch} {case}")))
+        start = time.process_time()
         try:
-            use(path)
+            read(path)
+            counts[1] += 1
         except ValueError as error:
-            refused += 1
-            assert str(path) in str(error), (batch, case, error)
-    assert refused > CASES // BATCHES // 2
+            counts[0] += 1
+            assert str(path) in str(error), (kind, batch, case, error)
+        assert time.process_time() - start < SECONDS, (kind, batch, case)
+    return counts[0], counts[1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "batch"), [(kind, batch) for kind, cases in CASES.items() for batch in range(cases // BATCH)]
+)
+def test_a_damaged_file_gives_a_value_error_with_its_path(kind, batch, originals, tiny23, tmp_path):
+    path = tmp_path / "damaged.safetensors"
+    path.write_bytes(originals[kind])
+    use(path, tiny23.checkpoint)  # imports what reading needs, and shows that the file itself is sound
+    with guarded(len(originals[kind])) as seen:
+        refused, _ = read_damaged(
+            kind, originals[kind], batch, path, lambda damaged: use(damaged, tiny23.checkpoint)
+        )
+    assert not seen, f"ran {seen}"
+    assert refused > BATCH // 2
+
+
+def test_the_guard_notices_what_it_is_there_for():
+    with guarded(0) as seen, pytest.raises((MemoryError, RuntimeError)):
+        os.system("exit")
+        torch.empty(2**30)
+    assert seen == ["os.system"]
 
 
 def test_reading_a_header_takes_memory_in_proportion_to_the_file(original, tmp_path):
@@ -109,7 +204,7 @@ def test_reading_a_header_takes_memory_in_proportion_to_the_file(original, tmp_p
         path.write_bytes(struct.pack("<Q", claimed) + original[8:])
         tracemalloc.start()
         with pytest.raises(ValueError, match=r"damaged\.safetensors"):
-            use(path)
+            use(path, path)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert peak < len(original)

@@ -198,7 +198,7 @@ def test_odd_tensors_are_refused_when_the_file_is_opened(changes, message, write
 @pytest.mark.parametrize("alpha", [float("nan"), float("inf")])
 def test_an_alpha_that_is_no_number_does_not_reach_the_weights(alpha, tiny20, write):
     lora = open_lora(write({**pair(Q0), f"diffusion_model.{Q0}.alpha": torch.tensor(alpha)}))
-    with pytest.raises(ValueError, match="alpha is not a finite number"):
+    with pytest.raises(ValueError, match=r"lora\.safetensors: .*scaled by (nan|inf)"):
         open_checkpoint(tiny20.checkpoint).load(Component.TRANSFORMER, loras=[lora])
 
 
