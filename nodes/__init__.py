@@ -21,6 +21,7 @@ from .loaders import (
 )
 from .long_video import LTX2AVDecodeLongVideo, LTX2AVLongVideo
 from .masks import LTX2AVTimeMask
+from .memory_plan import LTX2AVMemoryPlan
 from .prompt import LTX2AVPrompt
 from .samplers import LTX2AVSampler
 from .sampling import LTX2AVDistilledSigmas, LTX2AVSampleStage, LTX2AVScheduler
@@ -36,6 +37,7 @@ NODES: list[type] = [
     LTX2AVLoadLora,
     LTX2AVInspect,
     LTX2AVClipPlan,
+    LTX2AVMemoryPlan,
     LTX2AVPrompt,
     LTX2AVEmptyLatent,
     LTX2AVConcatLatent,

@@ -18,7 +18,7 @@ from ..media import check_output, write_wav
 from ..pipeline import LTX2Pipeline
 from ..request import NEGATIVE_PROMPT
 from ..transformer.tiles import Tiles
-from .generate import DTYPES, parse_lora
+from .generate import DTYPES, MAX_MEMORY_HELP, budget_of, parse_lora
 
 Command = Callable[..., Any]
 
@@ -41,6 +41,7 @@ def _common(command: Command) -> Command:
         click.option("--upscaler", type=_path(), help="Latent upscaler, for two stages."),
         click.option("--device", help="cuda, cuda:1, cpu, ...  [default: cuda if there is one]"),
         click.option("--dtype", type=click.Choice(list(DTYPES)), help="Of the weights."),
+        click.option("--max-memory", help=MAX_MEMORY_HELP),
         click.option("-o", "--output", type=_path(), default=Path("ltx2.mp4"), show_default=True),
     )
     for option in reversed(options):
@@ -66,11 +67,13 @@ def _pipeline(given: dict[str, Any]) -> LTX2Pipeline:
     """The pipeline of the options in ``given``, which are taken out of it."""
     checkpoints, dtype = given.pop("checkpoints"), given.pop("dtype")
     text_encoder, upscaler = given.pop("text_encoder"), given.pop("upscaler")
+    device = given.pop("device")
     loras: tuple[LoraSpec, ...] = tuple(parse_lora(lora) for lora in given.pop("loras"))
     settings: dict[str, Any] = {
         "loras": loras,
-        "device": given.pop("device"),
+        "device": device,
         "dtype": None if dtype is None else DTYPES[dtype],
+        "max_memory": budget_of(given.pop("max_memory"), device),
     }
     if checkpoints:
         return LTX2Pipeline(*checkpoints, text_encoder=text_encoder, upscaler=upscaler, **settings)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from ..loading import LoraSpec
 from ..media import check_output
+from ..memory import parse_budget
 from ..pipeline import LTX2Pipeline, Progress
 from ..request import NEGATIVE_PROMPT, Request, plan_stages
 from ..sampling.schedules import parse_sigmas
@@ -26,6 +27,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 EMBEDDED_DEFAULTS: dict[str, Any] = {"width": 256, "height": 192, "num_frames": 49, "steps": 8, "stages": 2}
 """A clip that the tiny set makes in seconds on any machine."""
 
+
+MAX_MEMORY_HELP = (
+    "Memory of the device that the run may use, such as 12GB, or auto for what is free: tokens are computed "
+    "in chunks and blocks copied when they are needed, with the same result. See ltx2 plan."
+)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -46,6 +52,12 @@ def parse_lora(text: str) -> LoraSpec:
     if len(strengths) == 2:
         return LoraSpec(path=path, strength=strengths[0], audio_strength=strengths[1])
     return LoraSpec(path=path, strength=strengths[0] if strengths else 1.0)
+
+
+def budget_of(text: str | None, device: str | None) -> int | None:
+    """Bytes of a --max-memory on the device of a run."""
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    return None if text is None else parse_budget(text, torch.device(device or default))
 
 
 def _loras(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> Any:
@@ -133,6 +145,7 @@ def _path(**options: Any) -> click.Path:
 @click.option(
     "--passes-per-call", type=int, default=1, show_default=True, help="Passes of guidance evaluated at once."
 )
+@click.option("--max-memory", help=MAX_MEMORY_HELP)
 @click.option("--fp8-matmul", is_flag=True, help="Multiply fp8 layers in fp8: faster, rounds their input.")
 @click.option("--nvfp4-matmul", is_flag=True, help="The same for NVFP4 layers, on Blackwell.")
 @click.option(
@@ -156,6 +169,7 @@ def generate(
     fp8_matmul: bool,
     nvfp4_matmul: bool,
     passes_per_call: int,
+    max_memory: str | None,
     output: Path,
     dry_run: bool,
     quiet: bool,
@@ -185,6 +199,7 @@ def generate(
             "fp8_matmul": fp8_matmul,
             "nvfp4_matmul": nvfp4_matmul,
             "passes_per_call": passes_per_call,
+            "max_memory": budget_of(max_memory, device),
         }
         if checkpoints:
             pipeline = LTX2Pipeline(*checkpoints, text_encoder=text_encoder, upscaler=upscaler, **settings)

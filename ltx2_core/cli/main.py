@@ -12,6 +12,7 @@ SUBCOMMANDS = {
     "retake": ("ltx2_core.cli.edit:retake_", "Make parts of a video anew and keep the rest."),
     "sound": ("ltx2_core.cli.edit:sound", "Make sound for a video, or sound alone."),
     "long": ("ltx2_core.cli.edit:long", "Make a clip of any length, window by window."),
+    "plan": ("ltx2_core.cli.memory_plan:plan", "Show what a clip needs in memory, and how it would fit."),
     "inspect": ("ltx2_core.cli.inspect:inspect", "Say what a model file holds."),
     "convert": (
         "ltx2_core.cli.convert:convert",

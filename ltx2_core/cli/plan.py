@@ -8,7 +8,7 @@ import click
 
 from ..config import transformer_config, video_vae_config
 from ..loading import Component
-from ..memory import MemoryEstimate, estimate_memory
+from ..memory import MemoryEstimate, estimate_memory, size_text
 from ..pipeline import LTX2Pipeline
 from ..request import Stage
 from ..storage.quantized import loaded_bytes
@@ -33,13 +33,19 @@ def print_plan(pipeline: LTX2Pipeline, stages: Sequence[Stage]) -> None:
             f"{stage.clip.audio_tokens} audio tokens, {len(stage.sigmas) - 1} steps, {guidance}"
         )
         click.echo("          sigmas " + ", ".join(f"{sigma:g}" for sigma in stage.sigmas.tolist()))
+    budget = pipeline.networks.max_memory
+    if budget is not None:
+        for line in pipeline.plan(stages, budget).lines():
+            click.echo(f"memory    {line}")
+        return
     memory = predict(pipeline, stages)
     for entry in memory:
         click.echo(
-            f"memory    {entry.stage}: {_size(entry.weights)} weights, {_size(entry.activations)} activations"
+            f"memory    {entry.stage}: {size_text(entry.weights)} weights, "
+            f"{size_text(entry.activations)} activations"
         )
     peak = max(memory, key=lambda entry: entry.total)
-    click.echo(f"peak      about {_size(peak.total)} in {peak.stage} ({pipeline.networks.dtype})")
+    click.echo(f"peak      about {size_text(peak.total)} in {peak.stage} ({pipeline.networks.dtype})")
 
 
 def predict(pipeline: LTX2Pipeline, stages: Sequence[Stage]) -> tuple[MemoryEstimate, ...]:
@@ -59,11 +65,3 @@ def predict(pipeline: LTX2Pipeline, stages: Sequence[Stage]) -> tuple[MemoryEsti
         clips=[stage.clip for stage in stages],
         dtype=networks.dtype,
     )
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"

@@ -10,7 +10,7 @@ import torch
 from ..config import TransformerConfig, VideoVAEConfig
 from ..shapes import ClipPlan
 from ..video_vae.streaming import MAX_PIECE_BYTES
-from .estimate import decode_bytes, step_bytes
+from .estimate import decoding, step_bytes
 
 GB = 10**9
 PRESETS = {f"{size} GB": size * GB for size in (8, 12, 16, 24, 32, 80)}
@@ -31,11 +31,15 @@ _COPIES = 2
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedStage:
-    """Bytes of one stage on the device, and in system memory what waits to be copied there."""
+    """Bytes of one stage on the device, and in system memory what waits to be copied there.
+
+    ``state`` is the part of the activations that a decoder keeps from piece to piece.
+    """
 
     stage: str
     weights: int
     activations: int
+    state: int = 0
     host: int = 0
 
     @property
@@ -75,9 +79,9 @@ class MemoryPlan:
 
     def lines(self) -> list[str]:
         """The plan as a table."""
-        rows = [f"{'':10}{'weights':>10}{'working':>10}{'total':>10}{'host':>10}"]
+        rows = [f"{'':10}{'weights':>10}{'working':>10}{'state':>10}{'total':>10}{'host':>10}"]
         for s in self.stages:
-            sizes = (s.weights, s.activations, s.total, s.host)
+            sizes = (s.weights, s.activations - s.state, s.state, s.total, s.host)
             rows.append(f"{s.stage:10}" + "".join(f"{size / GB:>7.2f} GB" for size in sizes))
         chunk = "all tokens at once" if self.chunk_tokens is None else f"{self.chunk_tokens} tokens at a time"
         rows.append(f"{self.resident_blocks} of {self.blocks} blocks stay on the device, {chunk}")
@@ -148,8 +152,10 @@ def plan_memory(
         PlannedStage(stage=f"stage {number}", weights=on_device, activations=step, host=waiting)
         for number, step in enumerate(steps, start=1)
     ]
-    decode = decode_bytes(vae, clips[-1], itemsize, piece)
-    stages.append(PlannedStage(stage="decode", weights=decoder_weights, activations=decode))
+    decode = decoding(vae, clips[-1], itemsize, piece)
+    stages.append(
+        PlannedStage(stage="decode", weights=decoder_weights, activations=decode.peak, state=decode.state)
+    )
     return MemoryPlan(
         budget=budget,
         blocks=blocks,
@@ -165,9 +171,17 @@ def choose_piece(
 ) -> int:
     """The largest ``max_piece_bytes`` with which decoding ``clip`` fits, or the smallest one there is."""
     piece, room = MAX_PIECE_BYTES, usable(budget) - decoder_weights
-    while piece > _SMALLEST_PIECE and decode_bytes(vae, clip, dtype.itemsize, piece) > room:
+    while piece > _SMALLEST_PIECE and decoding(vae, clip, dtype.itemsize, piece).peak > room:
         piece //= 2
     return piece
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes of ``device`` that a run may use now, the reserve of this process included; None if unknown."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def usable(budget: int) -> int:
@@ -179,6 +193,19 @@ def check_budget(budget: int) -> None:
     """Raise ValueError for a budget below 1 byte."""
     if budget < 1:
         raise ValueError(f"the budget must be at least 1 byte; got {budget}. Give what the device has free")
+
+
+def parse_budget(text: str, device: torch.device) -> int:
+    """A size as for ``parse_size``, or ``auto`` for what ``device`` has free.
+
+    Raises ValueError for anything else, and for ``auto`` where the device does not say.
+    """
+    if text.strip().lower() != "auto":
+        return parse_size(text)
+    free = free_memory(device)
+    if free is None:
+        raise ValueError(f"{device.type} does not say what it has free: give a size such as 16GB")
+    return free
 
 
 def parse_size(text: str) -> int:

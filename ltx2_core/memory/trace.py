@@ -23,6 +23,9 @@ class Trace(TorchDispatchMode):
     count once. On the meta device attention and RMS norm are taken for fused, as they are on
     accelerators: they make their result only. What a kernel needs for itself is not seen.
 
+    With ``limit`` it is an allocator that refuses: what would leave more bytes alive raises
+    ``torch.OutOfMemoryError`` and is let go.
+
     Under ``torch.inference_mode()`` an operation is one call (``linear``, ``rms_norm``); under ``no_grad``
     torch takes such calls apart first, and each part counts.
 
@@ -32,8 +35,11 @@ class Trace(TorchDispatchMode):
     >>> trace.peak, trace.stages["first"], trace.operations
     """
 
-    def __init__(self, held: Iterable[Tensor] = ()) -> None:
+    def __init__(self, held: Iterable[Tensor] = (), *, limit: int | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.limit = limit
+        self.refused = 0
+        """How often an operation went over the limit."""
         self.peak = 0
         """Most bytes alive at once."""
         self.operations: Counter[str] = Counter()
@@ -92,6 +98,10 @@ class Trace(TorchDispatchMode):
         self.operations[name] += 1
         for tensor in made:
             self.hold(tensor)
+        live = self.live
+        if self.limit is not None and live > self.limit:
+            self.refused += 1
+            raise torch.OutOfMemoryError(f"{name} would leave {live} bytes alive of {self.limit}")
         self._note()
 
     def _note(self) -> None:

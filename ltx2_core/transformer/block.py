@@ -5,8 +5,8 @@ Letters: B batch, N tokens, S text tokens, W stream width, R modulation rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..config import TransformerConfig
 from .adaln import Modulation, Rows
+from .chunks import Chunks, Step
 from .guided import GuideBias
 from .layers import Attention, Bias, FeedForward, rms_norm
 from .nag import NegativeText
@@ -67,8 +68,8 @@ class StreamInputs:
     """What a stream brings to every block, unchanged from block to block.
 
     ``modulation`` has 6 or 9 rows, ``embedding`` (for the head) 1, ``cross`` 4 and the gate, ``prompt`` 2.
-    ``cross`` and ``cross_rope`` are there when both streams are. ``chunk_tokens`` bounds what is computed at
-    once and needs ``in_place``: the tokens are nobody else's, and no gradient goes through them.
+    ``cross`` and ``cross_rope`` are there when both streams are. ``chunks`` bound what is computed at once
+    where ``in_place`` is: the tokens are nobody else's, and no gradient goes through them.
     """
 
     modulation: Modulation
@@ -83,7 +84,7 @@ class StreamInputs:
     negative: NegativeText | None = None
     texts: TextMemory | None = None
     in_place: bool = False
-    chunk_tokens: int | None = None
+    chunks: Chunks = field(default_factory=Chunks)
     enabled: bool = True
 
 
@@ -164,7 +165,8 @@ class BlockStream:
 
     The checkpoint keeps both streams of a block in one flat namespace, so this reads a stream's parts through
     their prefix instead of owning them. Main tables hold shift, scale, gate; the cross-modal ones scale,
-    shift. All but keys and values of the whole stream is computed ``chunk_tokens`` tokens at a time.
+    shift. All but keys and values of the whole stream is computed in ``chunks`` of tokens; what a chunk adds
+    to ``x`` is written last, so that one without room can be computed again in halves.
     """
 
     def __init__(self, block: TransformerBlock, spec: StreamSpec, inputs: StreamInputs, x: Tensor) -> None:
@@ -195,35 +197,46 @@ class BlockStream:
         self, attention: Attention, keys: Tensor, values: Tensor, *, row: int, keep: Keep
     ) -> None:
         """Attention to what the other stream shows."""
-        assert self.cross_rows is not None
-        for part in self._parts():
+        table = self.cross_rows
+        assert table is not None
+
+        def step(part: slice | None) -> None:
             rope = _rope(self.inputs.cross_rope, part)
             update = attention.attend(self._cross(part, row), keys, values, rope=rope)
             if keep is not None:
                 update = update * torch.tensor(keep, dtype=update.dtype, device=update.device)[:, None, None]
-            self._gate(self.cross_rows, update, part, row=4)
+            self._gate(table, update, part, row=4)
+
+        self._each(step)
 
     def feed_forward(self) -> None:
-        if not self.inputs.enabled:
-            return
-        for part in self._parts():
+        def step(part: slice | None) -> None:
             update = self._part("ff")(self._main(part, shift=3, scale=4))
             self._gate(self.rows, update, part, row=5)
 
+        if self.inputs.enabled:
+            self._each(step)
+
     def _attend_self(self, keep: Keep) -> None:
         attention, inputs = self._attention("attn1"), self.inputs
-        # The weights of guides are laid out for all queries at once.
-        parts = [None] if isinstance(inputs.attention_bias, GuideBias) else self._parts()
-        if parts == [None]:
+
+        def whole(part: slice | None) -> None:
             hidden = self._main(None, shift=0, scale=1)
             update = attention(hidden, rope=inputs.rope, bias=inputs.attention_bias, keep=keep)
             del hidden
             self._gate(self.rows, update, None, row=2)
+
+        # The weights of guides are laid out for all queries at once.
+        if isinstance(inputs.attention_bias, GuideBias) or not inputs.in_place:
+            whole(None)
+            return
+        if inputs.chunks.whole(self.x.shape[1], whole):
             return
         keys, values = self._keys_values(
             attention, lambda part: self._main(part, shift=0, scale=1), inputs.rope
         )
-        for part in parts:
+
+        def step(part: slice | None) -> None:
             update = attention.attend(
                 self._main(part, shift=0, scale=1),
                 keys if keep is None or any(keep) else None,
@@ -231,16 +244,19 @@ class BlockStream:
                 rope=_rope(inputs.rope, part),
                 bias=_queries(inputs.attention_bias, part),
                 keep=keep,
-                own=values[:, :, part],
+                own=values if part is None else values[:, :, part],
             )
             self._gate(self.rows, update, part, row=2)
+
+        self._each(step)
 
     def _attend_text(self) -> None:
         attention, inputs = self._attention("attn2"), self.inputs
         adaptive = self.block.config.cross_attention_adaln
         positive = self._text(attention, inputs.context)
         negative = None if inputs.negative is None else self._text(attention, inputs.negative.context)
-        for part in self._parts():
+
+        def step(part: slice | None) -> None:
             hidden = self._main(part, shift=6, scale=7) if adaptive else self._norm(part)
             update = attention.attend(hidden, *positive, bias=inputs.context_bias)
             if inputs.negative is not None and negative is not None:
@@ -250,6 +266,8 @@ class BlockStream:
                 self._gate(self.rows, update, part, row=8)
             else:
                 self._add(update, part)
+
+        self._each(step)
 
     def _text(self, attention: Attention, context: Tensor) -> KeysValues:
         """Keys and values of a text, from ``inputs.texts`` where they do not depend on the noise level."""
@@ -271,27 +289,29 @@ class BlockStream:
         self, attention: Attention, hidden: Callable[[slice | None], Tensor], rope: Rope | None
     ) -> KeysValues:
         """Keys and values of all tokens, whose ``hidden`` inputs exist a part at a time."""
-        parts = self._parts()
-        if parts == [None]:
-            source = hidden(None)
-            return attention.keys(source, rope), attention.values(source)
         whole: list[Tensor] = []
-        for part in parts:
+
+        def step(part: slice | None) -> None:
             source = hidden(part)
-            pieces = (attention.keys(source, _rope(rope, part)), attention.values(source))
+            pieces = [attention.keys(source, _rope(rope, part)), attention.values(source)]
             del source
-            whole = whole or [_room(piece, self.x.shape[1]) for piece in pieces]
+            if part is None:
+                whole[:] = pieces
+                return
+            if not whole:
+                whole[:] = [_room(piece, self.x.shape[1]) for piece in pieces]
             for room, piece in zip(whole, pieces, strict=True):
                 room[:, :, part] = piece
-            del piece, pieces
+
+        self._each(step)
         return whole[0], whole[1]
 
-    def _parts(self) -> Sequence[slice | None]:
-        """Runs of tokens to compute one after the other; None stands for all of them."""
-        size, tokens = self.inputs.chunk_tokens, self.x.shape[1]
-        if size is None or size >= tokens or not self.inputs.in_place:
-            return [None]
-        return [slice(start, min(start + size, tokens)) for start in range(0, tokens, size)]
+    def _each(self, step: Step) -> None:
+        """Call ``step`` for runs of tokens, or once for all of them."""
+        if self.inputs.in_place:
+            self.inputs.chunks.each(self.x.shape[1], step)
+        else:
+            step(None)
 
     def _norm(self, part: slice | None) -> Tensor:
         x = self.x if part is None else self.x[:, part]

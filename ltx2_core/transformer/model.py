@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from ..config import TransformerConfig
 from .adaln import AdaLNSingle, Modulation, group_timesteps
 from .block import StreamInputs, StreamSpec, TransformerBlock, audio_spec, video_spec
+from .chunks import Chunks
 from .layers import CaptionProjection
 from .modality import Modality, attention_bias, context_bias
 from .nag import NegativeText
@@ -41,10 +42,9 @@ class Transformer(nn.Module):
     """LTX-2.0, 2.3 and 2.5; parameters are named as in released files without ``model.diffusion_model.``.
 
     ``chunk_tokens`` bounds how many tokens of a stream go through its layers at once, None for all: the same
-    result up to the rounding of kernels, for less memory. It holds where gradients are off.
+    result up to the rounding of kernels, for less memory. It holds where gradients are off, and is halved
+    when memory runs out.
     """
-
-    chunk_tokens: int | None = None
 
     def __init__(
         self,
@@ -56,6 +56,7 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
+        self._chunks = Chunks()
         layer: dict[str, Any] = {"dtype": dtype, "device": device}
         built: dict[str, Any] = {**layer, "operations": operations}
         for spec in (video_spec(config), audio_spec(config)):
@@ -81,6 +82,14 @@ class Transformer(nn.Module):
         self.transformer_blocks = nn.ModuleList(
             TransformerBlock(config, **built) for _ in range(config.num_layers)
         )
+
+    @property
+    def chunk_tokens(self) -> int | None:
+        return self._chunks.tokens
+
+    @chunk_tokens.setter
+    def chunk_tokens(self, tokens: int | None) -> None:
+        self._chunks.tokens = tokens
 
     def forward(
         self,
@@ -231,7 +240,7 @@ class Transformer(nn.Module):
             negative=self._negative(spec, modality.negative, texts),
             texts=texts,
             in_place=not torch.is_grad_enabled(),
-            chunk_tokens=self.chunk_tokens,
+            chunks=self._chunks,
             enabled=modality.enabled,
         )
 
@@ -254,12 +263,18 @@ class Transformer(nn.Module):
             return None
         table: Tensor = getattr(self, f"{spec.prefix}scale_shift_table")
         rows = inputs.embedding.plus(table.to(device=x.device, dtype=x.dtype), scales=slice(1, None))
-        size = inputs.chunk_tokens if inputs.in_place and inputs.chunk_tokens else x.shape[1]
-        velocities = []
-        for start in range(0, x.shape[1], size):
-            hidden = F.layer_norm(x[:, start : start + size], x.shape[-1:], eps=self.config.norm_eps)
+        velocities: list[Tensor] = []
+
+        def step(part: slice | None) -> None:
+            tokens, start = (x, 0) if part is None else (x[:, part], part.start)
+            hidden = F.layer_norm(tokens, x.shape[-1:], eps=self.config.norm_eps)
             hidden = rows.modulate(hidden, shift=0, scale=1, start=start, in_place=inputs.in_place)
             velocities.append(self._part(spec, "proj_out")(hidden))
+
+        if inputs.in_place:
+            inputs.chunks.each(x.shape[1], step)
+        else:
+            step(None)
         return velocities[0] if len(velocities) == 1 else torch.cat(velocities, dim=1)
 
     def _check(

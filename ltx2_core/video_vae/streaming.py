@@ -17,6 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..out_of_memory import is_out_of_memory, release_cached
+
 Remembered = tuple[dict[nn.Module, Tensor], set[nn.Module]]
 
 TAPS = 3
@@ -137,14 +139,15 @@ def _attempt(stage: Stage, pieces: deque[Tensor], stream: Stream, last: bool) ->
     before = stream.remembered()
     try:
         made = stage.run(pieces[0], stream, last)
-    except torch.cuda.OutOfMemoryError:
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
         stream.restore(before)
     else:
         pieces.popleft()
         return made
     # The error is gone here, and with it the tensors that its traceback held.
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+    release_cached()
     return None
 
 

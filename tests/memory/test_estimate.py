@@ -32,7 +32,9 @@ def test_sampling_grows_with_the_clip_and_streamed_decoding_does_not() -> None:
 
 
 def test_decoding_grows_with_the_picture() -> None:
-    assert estimate(121, width=1536)["decode"].activations > 1.3 * estimate(121)["decode"].activations
+    # Below that the pieces, whose size is bounded, are most of it.
+    small, large = estimate(121)["decode"], estimate(121, width=3072)["decode"]
+    assert large.activations > 1.3 * small.activations
 
 
 def test_the_second_of_two_stages_is_the_larger_one() -> None:

@@ -102,7 +102,7 @@ def test_chunks_give_what_the_whole_gives(model, streams, image):
             try:
                 parts = model(given, audio, perturbations)
             finally:
-                del model.chunk_tokens
+                model.chunk_tokens = None
             for a, e in zip(parts, whole, strict=True):
                 torch.testing.assert_close(a, e, rtol=0, atol=2e-5)
 

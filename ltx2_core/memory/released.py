@@ -1,0 +1,86 @@
+"""Sizes of the released models, so that a run can be planned before anything is downloaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Literal
+
+from torch import nn
+
+from ..config import TransformerConfig, VideoVAEConfig, text_config, transformer_config, video_vae_config
+from ..text.connectors import TextConnectors
+from ..transformer import Transformer
+from ..video_vae import VideoDecoder
+
+Released = Literal["2.0", "2.3"]
+Stored = Literal["bf16", "fp8"]
+RELEASED: tuple[Released, ...] = ("2.0", "2.3")
+STORED: dict[Stored, int] = {"bf16": 2, "fp8": 1}
+"""Bytes of a weight of the transformer's blocks."""
+
+_GEMMA = 11_770_000_000
+"""Parameters of the language model in Gemma 3 12B."""
+
+_PROJECTION = {"2.0": 188_160 * 3840, "2.3": 188_160 * 6144}
+"""Parameters from all hidden states to the features of the text."""
+
+_NEW = {
+    "caption_proj_before_connector": True,
+    "apply_gated_attention": True,
+    "cross_attention_adaln": True,
+    "connector_apply_gated_attention": True,
+    "audio_connector_attention_head_dim": 64,
+    "text_encoder_norm_type": "per_token_rms",
+}
+_UP = (("space", 2, 6), ("time", 2, 4), ("all", 1, 2), ("all", 2, 2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSize:
+    """Configuration and bytes of what a run loads; ``block`` is one of the transformer's."""
+
+    transformer: TransformerConfig
+    vae: VideoVAEConfig
+    text_weights: int
+    transformer_weights: int
+    block_weights: int
+    decoder_weights: int
+
+
+@lru_cache(maxsize=8)
+def released_size(generation: Released, stored: Stored = "bf16") -> ModelSize:
+    """The size of ``generation``; with ``stored`` "fp8" a weight of a block takes one byte.
+
+    Raises ValueError for anything else than ``RELEASED`` and ``STORED``.
+    """
+    if generation not in RELEASED or stored not in STORED:
+        raise ValueError(
+            f"no sizes are known of {generation!r} in {stored!r}; "
+            f"use one of {', '.join(RELEASED)} in {' or '.join(STORED)}"
+        )
+    config: dict[str, Any] = {} if generation == "2.0" else {"transformer": _NEW, "vae": _vae()}
+    transformer, vae = transformer_config(config), video_vae_config(config)
+    one, two = (_parameters(Transformer(replace(transformer, num_layers=n), device="meta")) for n in (1, 2))
+    block = two - one
+    connectors = _parameters(TextConnectors(text_config(config), device="meta"))
+    return ModelSize(
+        transformer=transformer,
+        vae=vae,
+        text_weights=2 * (_GEMMA + _PROJECTION[generation] + connectors),
+        transformer_weights=2 * (one - block) + STORED[stored] * block * transformer.num_layers,
+        block_weights=STORED[stored] * block,
+        decoder_weights=2 * _parameters(VideoDecoder(vae, device="meta")),
+    )
+
+
+def _vae() -> dict[str, Any]:
+    """The decoder of 2.3; encoders are loaded for a moment and are smaller."""
+    blocks: list[Any] = [["res_x", {"num_layers": 4}]]
+    for kind, multiplier, layers in _UP:
+        blocks += [[f"compress_{kind}", {"multiplier": multiplier}], ["res_x", {"num_layers": layers}]]
+    return {"spatial_padding_mode": "zeros", "decoder_blocks": blocks}
+
+
+def _parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())

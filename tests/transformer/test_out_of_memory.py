@@ -1,0 +1,70 @@
+"""An allocator that refuses above a cap: the step goes on in halves and gives what it would have given."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ltx2_core.conditioning.patchify import video_positions
+from ltx2_core.memory import Trace
+from ltx2_core.out_of_memory import is_out_of_memory
+from ltx2_core.transformer import Perturbation, Perturbations
+
+GRID = (4, 8, 16)
+TOKENS = 4 * 8 * 16
+
+
+def large(video):
+    positions = video_positions(*GRID, 24.0)
+    tokens = torch.randn(2, TOKENS, video.tokens.shape[2], generator=torch.Generator().manual_seed(3))
+    return replace(video, tokens=tokens, positions=positions)
+
+
+def run(model, video, audio, perturbations, limit=None):
+    rope = model.rope_tables(video.positions, audio.positions)
+    with torch.inference_mode(), Trace(limit=limit) as trace:
+        return model(video, audio, perturbations, rope=rope), trace
+
+
+@pytest.mark.parametrize("image", [False, True])
+def test_a_step_that_runs_out_of_memory_goes_on_in_halves(model, streams, image):
+    video, audio = large(streams[0](model.config)), streams[1](model.config)
+    if image:
+        timesteps = video.timesteps.repeat(1, TOKENS)
+        timesteps[:, :130] = 0
+        video = replace(video, timesteps=timesteps)
+    skip = Perturbations((Perturbation(video_self_attention=[1]), Perturbation(a2v="all")))
+    try:
+        for perturbations in (None, skip):
+            model.chunk_tokens = None
+            expected, free = run(model, video, audio, perturbations)
+            actual, tight = run(model, video, audio, perturbations, limit=int(0.75 * free.peak))
+            assert tight.refused > 0 and tight.peak <= 0.75 * free.peak
+            assert 64 <= model.chunk_tokens <= TOKENS / 2
+            for a, e in zip(actual, expected, strict=True):
+                torch.testing.assert_close(a, e, rtol=0, atol=2e-5)
+            _, later = run(model, video, audio, perturbations, limit=int(0.75 * free.peak))
+            assert later.refused < tight.refused, "what was learnt is kept for the next step"
+    finally:
+        model.chunk_tokens = None
+
+
+def test_a_step_that_cannot_fit_says_so_and_leaves_the_model_as_it_was(model23, streams):
+    video, audio = large(streams[0](model23.config)), streams[1](model23.config)
+    expected, free = run(model23, video, audio, None)
+    try:
+        with pytest.raises(torch.OutOfMemoryError):
+            run(model23, video, audio, None, limit=free.peak // 20)
+        actual, _ = run(model23, video, audio, None)
+    finally:
+        model23.chunk_tokens = None
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e, rtol=0, atol=2e-5)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory():
+    assert is_out_of_memory(torch.OutOfMemoryError("x")) and is_out_of_memory(MemoryError())
+    assert is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"))
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
