@@ -47,6 +47,8 @@ class Generation:
     given_audio: tuple[Tensor, int] | None = None
     evaluations: tuple[Evaluations, ...] = ()
     """Of each stage: passes that the transformer evaluated, and passes that the step cache saved."""
+    recorded: dict[str, Any] | None = None
+    """The settings, where the latents come from an earlier run."""
 
     @property
     def fps(self) -> float:
@@ -73,6 +75,8 @@ class Generation:
 
     def settings(self) -> dict[str, Any]:
         """What made this clip, as JSON values."""
+        if self.recorded is not None:
+            return self.recorded
         try:
             package = version("comfyui-ltx2")
         except PackageNotFoundError:

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import torch
-from tqdm import tqdm
 
 from ..loading import LoraSpec
 from ..media import check_output
 from ..memory import parse_budget
-from ..pipeline import LTX2Pipeline, Progress
+from ..pipeline import LTX2Pipeline
 from ..request import NEGATIVE_PROMPT, Request, plan_stages
 from ..sampling.schedules import parse_sigmas
 from ..shapes import Snap
 from ..types import Numerics
 from .guidance import check_files, read_sampling, repeated_request, sampling_options, settings_of
 from .plan import print_plan
+from .saving import resume_run, run
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 EMBEDDED_DEFAULTS: dict[str, Any] = {"width": 256, "height": 192, "num_frames": 49, "steps": 8, "stages": 2}
@@ -151,6 +149,12 @@ def _path(**options: Any) -> click.Path:
 @click.option(
     "-o", "--output", type=_path(), default=Path("ltx2.mp4"), show_default=True, help="The MP4 to write."
 )
+@click.option(
+    "--resume",
+    "resumes",
+    is_flag=True,
+    help="Decode what an earlier run had sampled when it failed: that for -o, or the last one.",
+)
 @click.option("--dry-run", is_flag=True, help="Print sizes, tokens, sigmas and predicted memory, and stop.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 @click.pass_context
@@ -171,6 +175,7 @@ def generate(
     passes_per_call: int,
     max_memory: str | None,
     output: Path,
+    resumes: bool,
     dry_run: bool,
     quiet: bool,
     sigmas: str | None,
@@ -178,6 +183,18 @@ def generate(
     **options: Any,
 ) -> None:
     """Make a video with sound. Without --checkpoint it runs on the tiny set that ships with the package."""
+    if resumes:
+        try:
+            how = {
+                "dtype": None if dtype is None else DTYPES[dtype],
+                "max_memory": budget_of(max_memory, device),
+            }
+            wanted = output if _is_given(context, "output") else None
+            output = resume_run(wanted, checkpoints, quiet=quiet, device=device, **how)
+        except (ValueError, OSError) as error:
+            raise click.ClickException(str(error)) from error
+        click.echo(str(output.resolve()))
+        return
     if checkpoints:
         defaults: dict[str, Any] = {"steps": 30, "width": 768, "height": 512, "stages": 2}
     else:
@@ -236,24 +253,3 @@ def generate(
 def _is_given(context: click.Context, name: str) -> bool:
     """Whether an option was written on the command line."""
     return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-
-
-def run(pipeline: LTX2Pipeline, request: Request, output: Path, *, quiet: bool) -> None:
-    """Sample and save with a progress bar on stderr."""
-    with nullcontext() if quiet else tqdm(file=sys.stderr, unit="step") as bar:
-        generation = pipeline(request, on_step=None if bar is None else lambda p: _show(bar, p))
-        frames = generation.clip.frames
-        generation.save(
-            output,
-            on_frames=None
-            if bar is None
-            else lambda done, total: _show(bar, Progress(stage="decode", step=done, steps=frames)),
-        )
-
-
-def _show(bar: Any, progress: Progress) -> None:
-    if bar.desc != f"{progress.stage}: " or progress.step < bar.n:
-        bar.set_description(progress.stage, refresh=False)
-        bar.reset(total=progress.steps)
-    bar.n = progress.step
-    bar.refresh()

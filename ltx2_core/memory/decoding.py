@@ -73,7 +73,7 @@ class _Link:
 def _links(vae: VideoVAEConfig, cells: tuple[int, int], itemsize: int) -> list[_Link]:
     unit = cells[0] * cells[1] * itemsize
     width = vae.decoder_base_channels * prod(block.multiplier for block in vae.decoder_blocks)
-    latent, now = vae.latent_channels * unit, width * unit
+    latent, now = vae.latent_channels * unit, float(width * unit)
     links = [
         _Link(kind="plain", given=latent, made=latent),
         _Link(kind="conv", given=latent, made=now, growth=max(1.0, width / vae.latent_channels)),

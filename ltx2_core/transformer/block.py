@@ -20,6 +20,7 @@ from .layers import Attention, Bias, FeedForward, rms_norm
 from .nag import NegativeText
 from .perturbations import KEEP_ALL, BlockKeep, Keep
 from .rope import Rope
+from .shards import Shards, Sharing
 from .texts import KeysValues, TextMemory
 
 
@@ -69,7 +70,8 @@ class StreamInputs:
 
     ``modulation`` has 6 or 9 rows, ``embedding`` (for the head) 1, ``cross`` 4 and the gate, ``prompt`` 2.
     ``cross`` and ``cross_rope`` are there when both streams are. ``chunks`` bound what is computed at once
-    where ``in_place`` is: the tokens are nobody else's, and no gradient goes through them.
+    where ``in_place`` is: the tokens are nobody else's, and no gradient goes through them. With ``shards``
+    this process has a part of the stream's ``tokens``, and computes it at once.
     """
 
     modulation: Modulation
@@ -85,7 +87,18 @@ class StreamInputs:
     texts: TextMemory | None = None
     in_place: bool = False
     chunks: Chunks = field(default_factory=Chunks)
+    shards: Shards | None = None
+    tokens: int = 0
     enabled: bool = True
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether tokens may be computed in several runs."""
+        return self.in_place and self.shards is None
+
+    def sharing(self, tokens: int) -> Sharing | None:
+        """What attention to ``tokens`` of all processes needs to know, where there are several."""
+        return None if self.shards is None else Sharing(self.shards, (self.tokens, tokens))
 
 
 class TransformerBlock(nn.Module):
@@ -150,9 +163,9 @@ class TransformerBlock(nn.Module):
             sound = a.show(self.audio_to_video_attn, row=0) if v.wants(keep.a2v) else None
             sight = v.show(self.video_to_audio_attn, row=2) if a.wants(keep.v2a) else None
             if sound is not None:
-                v.attend_other(self.audio_to_video_attn, *sound, row=0, keep=keep.a2v)
+                v.attend_other(self.audio_to_video_attn, *sound, row=0, keep=keep.a2v, tokens=a.inputs.tokens)
             if sight is not None:
-                a.attend_other(self.video_to_audio_attn, *sight, row=2, keep=keep.v2a)
+                a.attend_other(self.video_to_audio_attn, *sight, row=2, keep=keep.v2a, tokens=v.inputs.tokens)
             del sound, sight
         for stream in (v, a):
             if stream is not None:
@@ -194,15 +207,17 @@ class BlockStream:
         return self._keys_values(attention, lambda part: self._cross(part, row), self.inputs.cross_rope)
 
     def attend_other(
-        self, attention: Attention, keys: Tensor, values: Tensor, *, row: int, keep: Keep
+        self, attention: Attention, keys: Tensor, values: Tensor, *, row: int, keep: Keep, tokens: int
     ) -> None:
-        """Attention to what the other stream shows."""
+        """Attention to what the other stream shows of its ``tokens``."""
         table = self.cross_rows
         assert table is not None
 
         def step(part: slice | None) -> None:
             rope = _rope(self.inputs.cross_rope, part)
-            update = attention.attend(self._cross(part, row), keys, values, rope=rope)
+            update = attention.attend(
+                self._cross(part, row), keys, values, rope=rope, sharing=self.inputs.sharing(tokens)
+            )
             if keep is not None:
                 update = update * torch.tensor(keep, dtype=update.dtype, device=update.device)[:, None, None]
             self._gate(table, update, part, row=4)
@@ -222,12 +237,18 @@ class BlockStream:
 
         def whole(part: slice | None) -> None:
             hidden = self._main(None, shift=0, scale=1)
-            update = attention(hidden, rope=inputs.rope, bias=inputs.attention_bias, keep=keep)
+            update = attention(
+                hidden,
+                rope=inputs.rope,
+                bias=inputs.attention_bias,
+                keep=keep,
+                sharing=inputs.sharing(inputs.tokens),
+            )
             del hidden
             self._gate(self.rows, update, None, row=2)
 
         # The weights of guides are laid out for all queries at once.
-        if isinstance(inputs.attention_bias, GuideBias) or not inputs.in_place:
+        if isinstance(inputs.attention_bias, GuideBias) or not inputs.in_parts:
             whole(None)
             return
         if inputs.chunks.whole(self.x.shape[1], whole):
@@ -308,7 +329,7 @@ class BlockStream:
 
     def _each(self, step: Step) -> None:
         """Call ``step`` for runs of tokens, or once for all of them."""
-        if self.inputs.in_place:
+        if self.inputs.in_parts:
             self.inputs.chunks.each(self.x.shape[1], step)
         else:
             step(None)

@@ -5,6 +5,7 @@ Letters: B batch, N query tokens, S context tokens, H heads, D head width.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from ..attention import attention
 from .guided import GuideBias, guided_attention
 from .perturbations import Keep
 from .rope import Rope, rotate
+from .shards import Sharing
 
 Bias = Tensor | GuideBias | None
 
@@ -66,6 +68,7 @@ class Attention(nn.Module):
         context_rope: Rope | None = None,
         bias: Bias = None,
         keep: Keep = None,
+        sharing: Sharing | None = None,
     ) -> Tensor:
         """x (B, N, query_dim), context (B, S, context_dim) or x itself -> (B, N, query_dim).
 
@@ -78,7 +81,7 @@ class Attention(nn.Module):
         keys = None
         if keep is None or any(keep):
             keys = self.keys(source, rope if context_rope is None else context_rope)
-        return self.attend(x, keys, values, rope=rope, bias=bias, keep=keep, own=values)
+        return self.attend(x, keys, values, rope=rope, bias=bias, keep=keep, own=values, sharing=sharing)
 
     def keys(self, source: Tensor, rope: Rope | None) -> Tensor:
         """source (B, S, context_dim) -> (B, H, S, D), normalised and rotated."""
@@ -99,10 +102,12 @@ class Attention(nn.Module):
         bias: Bias = None,
         keep: Keep = None,
         own: Tensor | None = None,
+        sharing: Sharing | None = None,
     ) -> Tensor:
         """Queries x (B, N, query_dim) on ``keys`` and ``values`` (B, H, S, D) -> (B, N, query_dim).
 
         ``keys`` may be None where nobody attends; ``own`` (B, H, N, D) are the values of ``x``.
+        With ``sharing`` x, keys and values are this process's part of the tokens, and attention is over all.
         """
         if keys is None:
             assert own is not None
@@ -111,10 +116,10 @@ class Attention(nn.Module):
             q = self._heads(self.q_norm(self.to_q(x)))
             if rope is not None:
                 q = rotate(q, rope)
-            if isinstance(bias, GuideBias):
-                out = guided_attention(q, keys, values, bias)
+            if sharing is None:
+                out = _attention(q, keys, values, bias)
             else:
-                out = attention(q, keys, values, bias)
+                out = sharing.attend(q, keys, values, partial(_attention, bias=bias))
             del q
             if keep is not None and not all(keep):
                 assert own is not None
@@ -133,6 +138,12 @@ class Attention(nn.Module):
     def _heads(self, x: Tensor) -> Tensor:
         heads: Tensor = x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
         return heads
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
+    if isinstance(bias, GuideBias):
+        return guided_attention(q, k, v, bias)
+    return attention(q, k, v, bias)
 
 
 class FeedForward(nn.Module):

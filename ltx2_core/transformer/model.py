@@ -22,10 +22,14 @@ from .modality import Modality, attention_bias, context_bias
 from .nag import NegativeText
 from .perturbations import KEEP_ALL, Perturbations
 from .rope import Rope, rope_table
+from .shards import Shards
 from .texts import TextMemory
 
 OnBlock = Callable[[int], None]
 """Called with its number before each block runs. It may raise to stop within a step."""
+
+
+_TABLES = ("video", "audio", "video_cross", "audio_cross")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +41,21 @@ class RopeTables:
     video_cross: Rope | None = None
     audio_cross: Rope | None = None
 
+    def part(self, video: slice, audio: slice) -> RopeTables:
+        """The tables of some of the video and audio tokens."""
+        each = (
+            (self.video, video),
+            (self.audio, audio),
+            (self.video_cross, video),
+            (self.audio_cross, audio),
+        )
+        return RopeTables(
+            **{
+                name: None if table is None else table.part(tokens)
+                for name, (table, tokens) in zip(_TABLES, each, strict=True)
+            }
+        )
+
 
 class Transformer(nn.Module):
     """LTX-2.0, 2.3 and 2.5; parameters are named as in released files without ``model.diffusion_model.``.
@@ -44,6 +63,9 @@ class Transformer(nn.Module):
     ``chunk_tokens`` bounds how many tokens of a stream go through its layers at once, None for all: the same
     result up to the rounding of kernels, for less memory. It holds where gradients are off, and is halved
     when memory runs out.
+
+    With ``shards`` each of several processes computes a part of the tokens; all are given the same inputs and
+    get the same result, to the rounding of kernels.
     """
 
     def __init__(
@@ -57,6 +79,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self._chunks = Chunks()
+        self.shards: Shards | None = None
         layer: dict[str, Any] = {"dtype": dtype, "device": device}
         built: dict[str, Any] = {**layer, "operations": operations}
         for spec in (video_spec(config), audio_spec(config)):
@@ -112,6 +135,11 @@ class Transformer(nn.Module):
         """
         video, audio = _present(video), _present(audio)
         self._check(video, audio, perturbations)
+        counts = [0 if stream is None else stream.tokens.shape[1] for stream in (video, audio)]
+        if self.shards is not None:
+            video = None if video is None else self.shards.of(video)
+            audio = None if audio is None else self.shards.of(audio)
+            rope = None if rope is None else rope.part(*map(self.shards.part, counts))
         if rope is None:
             tokens = (video or _given(audio)).tokens
             rope = self.rope_tables(
@@ -124,12 +152,12 @@ class Transformer(nn.Module):
         if video is not None:
             x = self._embed(video_spec(self.config), video)
             video_inputs = self._inputs(
-                video_spec(self.config), video, audio, rope.video, rope.video_cross, texts
+                video_spec(self.config), video, audio, rope.video, rope.video_cross, texts, counts[0]
             )
         if audio is not None:
             y = self._embed(audio_spec(self.config), audio)
             audio_inputs = self._inputs(
-                audio_spec(self.config), audio, video, rope.audio, rope.audio_cross, texts
+                audio_spec(self.config), audio, video, rope.audio, rope.audio_cross, texts, counts[1]
             )
         del rope
         x, y = self.run_blocks(x, y, video_inputs, audio_inputs, perturbations, on_block)
@@ -208,6 +236,7 @@ class Transformer(nn.Module):
         rope: Rope | None,
         cross_rope: Rope | None,
         texts: TextMemory | None,
+        tokens: int,
     ) -> StreamInputs:
         c, dtype, device = self.config, modality.tokens.dtype, modality.tokens.device
         if rope is None or (other is not None and cross_rope is None):
@@ -241,6 +270,8 @@ class Transformer(nn.Module):
             texts=texts,
             in_place=not torch.is_grad_enabled(),
             chunks=self._chunks,
+            shards=self.shards,
+            tokens=tokens,
             enabled=modality.enabled,
         )
 
@@ -271,11 +302,12 @@ class Transformer(nn.Module):
             hidden = rows.modulate(hidden, shift=0, scale=1, start=start, in_place=inputs.in_place)
             velocities.append(self._part(spec, "proj_out")(hidden))
 
-        if inputs.in_place:
+        if inputs.in_parts:
             inputs.chunks.each(x.shape[1], step)
         else:
             step(None)
-        return velocities[0] if len(velocities) == 1 else torch.cat(velocities, dim=1)
+        velocity = velocities[0] if len(velocities) == 1 else torch.cat(velocities, dim=1)
+        return velocity if self.shards is None else self.shards.gather(velocity, inputs.tokens)
 
     def _check(
         self, video: Modality | None, audio: Modality | None, perturbations: Perturbations | None

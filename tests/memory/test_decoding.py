@@ -34,7 +34,7 @@ def traced(vae, latent, piece_bytes):
 @pytest.mark.parametrize("generation", ["2.0", "2.3"])
 @pytest.mark.parametrize(
     ("width", "height", "frames", "mib"),
-    [(768, 512, 121, 128), (768, 512, 49, 32), (1920, 1088, 121, 128)],
+    [(768, 512, 121, 128), (768, 512, 49, 32), (1920, 1088, 49, 128)],
 )
 def test_the_prediction_is_within_a_tenth_of_the_trace_at_released_sizes(
     generation, width, height, frames, mib

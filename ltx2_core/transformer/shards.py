@@ -1,0 +1,122 @@
+"""One stream's tokens over several processes, each of which computes a part of them (DeepSpeed-Ulysses).
+
+All but attention is done token by token. For attention the processes exchange tokens for heads: each has all
+tokens of some heads, and gives the result back (Jacobs et al. 2023, arXiv 2309.14509).
+
+Letters: B batch, H heads, T tokens of all processes, t of this one, D head width, C channels, P processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from .modality import Modality
+
+
+@dataclass(frozen=True)
+class Shards:
+    """This process among those of ``group`` (by default all of them), which share every stream."""
+
+    group: Any = None
+
+    @property
+    def count(self) -> int:
+        return dist.get_world_size(self.group)
+
+    @property
+    def rank(self) -> int:
+        return dist.get_rank(self.group)
+
+    def part(self, tokens: int, rank: int | None = None) -> slice:
+        """The tokens of this process, or of ``rank``; parts differ by one token at most."""
+        rank = self.rank if rank is None else rank
+        return slice(tokens * rank // self.count, tokens * (rank + 1) // self.count)
+
+    def of(self, modality: Modality) -> Modality:
+        """The part of a stream; text, noise level and attention mask are everyone's.
+
+        Raises ValueError if there are fewer tokens than processes.
+        """
+        tokens = modality.tokens.shape[1]
+        if tokens < self.count:
+            raise ValueError(
+                f"a stream has {tokens} tokens, too few for {self.count} processes: use fewer of them"
+            )
+        part, times, marks = self.part(tokens), modality.timesteps, modality.keyframes
+        return replace(
+            modality,
+            tokens=modality.tokens[:, part],
+            timesteps=times if times.shape[1] == 1 else times[:, part],
+            positions=modality.positions[:, :, part],
+            keyframes=None if marks is None else marks[:, part],
+        )
+
+    def gather(self, x: Tensor, tokens: int) -> Tensor:
+        """x (B, t, C) of every process -> (B, T, C) for all of them."""
+        sizes = [part.stop - part.start for part in self._parts(tokens)]
+        longest = max(sizes)
+        own = x.new_zeros(x.shape[0], longest, x.shape[2])
+        own[:, : x.shape[1]] = x
+        pieces = [torch.empty_like(own) for _ in sizes]
+        dist.all_gather(pieces, own, group=self.group)
+        return torch.cat([piece[:, :size] for piece, size in zip(pieces, sizes, strict=True)], dim=1)
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, tokens: tuple[int, int], attend: Callable[..., Tensor]
+    ) -> Tensor:
+        """``attend(q, k, v)`` over the tokens of all processes; q, k, v (B, H, t, D) -> (B, H, t, D).
+
+        ``tokens`` are T of the queries and of the keys. Raises ValueError if the heads cannot be divided.
+        """
+        if q.shape[1] % self.count:
+            raise ValueError(
+                f"{q.shape[1]} heads cannot be divided among {self.count} processes: use a divisor"
+            )
+        given, seen = tokens
+        out = attend(self._to_heads(q, given), self._to_heads(k, seen), self._to_heads(v, seen))
+        return self._to_tokens(out, given)
+
+    def _parts(self, tokens: int) -> list[slice]:
+        return [self.part(tokens, rank) for rank in range(self.count)]
+
+    def _to_heads(self, x: Tensor, tokens: int) -> Tensor:
+        """(B, H, t, D) -> (B, H / P, T, D)."""
+        batch, heads, _, width = x.shape
+        own = heads // self.count
+        sizes = [part.stop - part.start for part in self._parts(tokens)]
+        sent = [x[:, own * rank : own * (rank + 1)] for rank in range(self.count)]
+        received = self._exchange(sent, [(batch, own, size, width) for size in sizes])
+        return torch.cat(received, dim=2)
+
+    def _to_tokens(self, x: Tensor, tokens: int) -> Tensor:
+        """(B, H / P, T, D) -> (B, H, t, D)."""
+        parts = self._parts(tokens)
+        batch, own, _, width = x.shape
+        here = parts[self.rank].stop - parts[self.rank].start
+        received = self._exchange([x[:, :, part] for part in parts], [(batch, own, here, width)] * self.count)
+        return torch.cat(received, dim=1)
+
+    def _exchange(self, sent: list[Tensor], shapes: list[tuple[int, ...]]) -> list[Tensor]:
+        """Give the rank-th of ``sent`` to each process; what each of them gave, in ``shapes``."""
+        packed = torch.cat([piece.reshape(-1) for piece in sent])
+        sizes = [torch.Size(shape).numel() for shape in shapes]
+        room = packed.new_empty(sum(sizes))
+        dist.all_to_all_single(room, packed, sizes, [piece.numel() for piece in sent], group=self.group)
+        return [piece.view(shape) for piece, shape in zip(room.split(sizes), shapes, strict=True)]
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """``shards`` for one attention, which has ``tokens`` queries and keys in all."""
+
+    shards: Shards
+    tokens: tuple[int, int]
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, attend: Callable[..., Tensor]) -> Tensor:
+        return self.shards.attend(q, k, v, self.tokens, attend)
