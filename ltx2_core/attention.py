@@ -1,10 +1,26 @@
-"""The one choice of attention backend.
+"""The one choice of attention backend: FlashAttention 3, cuDNN or what PyTorch chooses, by hardware.
 
 Letters: B batch, H heads, T query tokens, S key tokens, D head width.
 """
 
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import lru_cache
+from importlib import import_module
+from typing import Any, Literal
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+Backend = Literal["FlashAttention 3", "cuDNN", "PyTorch"]
+
+_HALF = (torch.bfloat16, torch.float16)
+_HOPPER = (9, 0)
+_log = logging.getLogger(__name__)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -12,4 +28,81 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Te
 
     q (B, H, T, D), k and v (B, H, S, D) -> (B, H, T, D). ``bias`` is additive and broadcasts to (B, H, T, S).
     """
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    if bias is not None or not q.is_cuda or q.dtype not in _HALF or torch.is_grad_enabled():
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    backend, flash = _choice(q.device.index or 0)
+    if flash is not None and q.shape[-1] in (64, 128):
+        return flash(q, k, v)
+    if backend == "PyTorch":
+        return F.scaled_dot_product_attention(q, k, v)
+    with sdpa_kernel(_ORDER, set_priority=True):
+        return F.scaled_dot_product_attention(q, k, v)
+
+
+def attention_backend(device: torch.device, dtype: torch.dtype) -> Backend:
+    """What serves attention without a bias there; with one it is always PyTorch's choice."""
+    if device.type != "cuda" or dtype not in _HALF:
+        return "PyTorch"
+    return _choice(device.index or 0)[0]
+
+
+_ORDER = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
+
+
+@lru_cache(maxsize=16)
+def _choice(index: int) -> tuple[Backend, Callable[[Tensor, Tensor, Tensor], Tensor] | None]:
+    """The backend of a CUDA device; one that is missing or gives something else in a trial is passed over."""
+    if torch.version.hip or torch.cuda.get_device_capability(index) < _HOPPER:
+        return "PyTorch", None
+    device = torch.device("cuda", index)
+    flash = _flash3(device)
+    if flash is not None:
+        chosen: Backend = "FlashAttention 3"
+    else:
+        chosen = "cuDNN" if _agrees(_cudnn, device) else "PyTorch"
+    _log.info("attention on %s: %s", torch.cuda.get_device_name(index), chosen)
+    return chosen, flash
+
+
+def _flash3(device: torch.device) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
+    if torch.cuda.get_device_capability(device)[0] != _HOPPER[0]:
+        return None
+    try:
+        kernel: Any = import_module("flash_attn_interface").flash_attn_func
+    except (ImportError, OSError, AttributeError):
+        return None
+
+    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        # The kernel wants all heads of a token beside each other, as they lie in memory.
+        made = kernel(*(t.transpose(1, 2) for t in (q, k, v)))
+        out: Tensor = made[0] if isinstance(made, tuple) else made
+        return out.transpose(1, 2)
+
+    return run if _agrees(run, device) else None
+
+
+def _cudnn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    with sdpa_kernel([SDPBackend.CUDNN_ATTENTION]):
+        return F.scaled_dot_product_attention(q, k, v)
+
+
+def _agrees(run: Callable[[Tensor, Tensor, Tensor], Tensor], device: torch.device) -> bool:
+    """Whether a backend works and gives what the plain formula gives."""
+    generator = torch.Generator(device).manual_seed(0)
+    q, k, v = (
+        torch.randn(1, 2, 96, 64, device=device, dtype=torch.bfloat16, generator=generator) for _ in range(3)
+    )
+    try:
+        with torch.no_grad():
+            made = run(q, k, v).float()
+    except Exception as error:
+        _log.info("an attention backend was passed over: %s", error)
+        return False
+    with sdpa_kernel([SDPBackend.MATH]):
+        plain = F.scaled_dot_product_attention(q.float(), k.float(), v.float())
+    return bool((made - plain).abs().max() < 0.03)

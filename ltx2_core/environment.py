@@ -53,6 +53,7 @@ def examine() -> Iterator[Fact]:
     for name, check in (
         ("torch + torchaudio", _audio_pair),
         ("devices", _devices),
+        ("attention", _attention),
         ("video and sound", _codecs),
         ("embedded model", _embedded_set),
         ("memory", _memory),
@@ -155,6 +156,16 @@ def _devices() -> Fact:
         state="note",
         text=f"no GPU is usable, everything runs on the CPU (this is a {build} build of torch)",
     )
+
+
+def _attention() -> Fact:
+    import torch
+
+    from .attention import attention_backend
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    backend = attention_backend(device, torch.bfloat16)
+    return Fact(name="attention", state="ok", text=f"{backend} in bfloat16 on {device.type}")
 
 
 def _codecs() -> Fact:

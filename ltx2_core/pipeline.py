@@ -36,6 +36,7 @@ from .sampling.noise import initial_state, make_noise
 from .sampling.samplers import get_sampler
 from .shapes import SPATIAL_SCALE, ClipPlan
 from .tiny import embedded_set
+from .transformer.fused import Fused
 from .types import AVLatent, LatentState, Numerics, TextContext
 from .upsampler import upsample_latent
 from .video_vae.streaming import MAX_PIECE_BYTES
@@ -83,6 +84,8 @@ class LTX2Pipeline:
         max_memory: bytes of the device that a run may use; it is planned so that it keeps to them, where
             blocks do not fit by copying them there in turn. With ``keep_loaded`` networks then wait in system
             memory.
+        fused: take elementwise operations of the transformer several at once; faster on a GPU after the first
+            step, which compiles them, and rounds otherwise in the last bits.
         fp8_matmul, nvfp4_matmul: multiply layers stored so as they are, which rounds their input;
             a ValueError where the device cannot.
     """
@@ -102,6 +105,7 @@ class LTX2Pipeline:
         fp8_matmul: bool = False,
         nvfp4_matmul: bool = False,
         max_memory: int | None = None,
+        fused: bool = False,
     ) -> None:
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.networks = Networks(
@@ -117,6 +121,7 @@ class LTX2Pipeline:
         )
         self.numerics = numerics
         self.passes_per_call = passes_per_call
+        self._fused = Fused() if fused else None
         self.loras = open_loras(loras)
         self.stage2_loras = open_loras(stage2_loras)
 
@@ -403,6 +408,7 @@ class LTX2Pipeline:
         name = f"stage {index + 1}"
         run.report(name, 0, len(stage.sigmas) - 1)
         with self.networks.use_transformer(self._stage_loras(index), plan) as transformer:
+            transformer.fused = self._fused
             denoise = Denoiser(
                 transformer,
                 state,

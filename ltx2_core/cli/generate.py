@@ -144,6 +144,7 @@ def _path(**options: Any) -> click.Path:
     "--passes-per-call", type=int, default=1, show_default=True, help="Passes of guidance evaluated at once."
 )
 @click.option("--max-memory", help=MAX_MEMORY_HELP)
+@click.option("--fused", is_flag=True, help="Several elementwise operations in one kernel; faster on a GPU.")
 @click.option("--fp8-matmul", is_flag=True, help="Multiply fp8 layers in fp8: faster, rounds their input.")
 @click.option("--nvfp4-matmul", is_flag=True, help="The same for NVFP4 layers, on Blackwell.")
 @click.option(
@@ -174,6 +175,7 @@ def generate(
     nvfp4_matmul: bool,
     passes_per_call: int,
     max_memory: str | None,
+    fused: bool,
     output: Path,
     resumes: bool,
     dry_run: bool,
@@ -217,6 +219,7 @@ def generate(
             "nvfp4_matmul": nvfp4_matmul,
             "passes_per_call": passes_per_call,
             "max_memory": budget_of(max_memory, device),
+            "fused": fused,
         }
         if checkpoints:
             pipeline = LTX2Pipeline(*checkpoints, text_encoder=text_encoder, upscaler=upscaler, **settings)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..config import TransformerConfig
 from .adaln import Modulation, Rows
 from .chunks import Chunks, Step
+from .fused import Fused
 from .guided import GuideBias
 from .layers import Attention, Bias, FeedForward, rms_norm
 from .nag import NegativeText
@@ -89,6 +90,7 @@ class StreamInputs:
     chunks: Chunks = field(default_factory=Chunks)
     shards: Shards | None = None
     tokens: int = 0
+    fused: Fused | None = None
     enabled: bool = True
 
     @property
@@ -347,6 +349,10 @@ class BlockStream:
 
     def _modulate(self, rows: Rows, part: slice | None, *, shift: int, scale: int) -> Tensor:
         start, in_place = _start(part), not torch.is_grad_enabled()
+        fused = self.inputs.fused
+        if fused is not None and in_place and len(rows.by.segments) == 1:
+            x = self.x if part is None else self.x[:, part]
+            return fused.norm_modulate(x, rows.parts[scale], rows.parts[shift], self.block.config.norm_eps)
         return rows.modulate(self._norm(part), shift=shift, scale=scale, start=start, in_place=in_place)
 
     def _gate(self, rows: Rows, update: Tensor, part: slice | None, *, row: int) -> None:

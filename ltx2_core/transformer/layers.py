@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..attention import attention
+from .fused import Fused, can_fuse
 from .guided import GuideBias, guided_attention
 from .perturbations import Keep
 from .rope import Rope, rotate
@@ -31,7 +32,10 @@ class Attention(nn.Module):
     """Multi-head attention; queries and keys are RMS-normalised over all heads together, then rotated.
 
     With ``gated``, each head of each token is multiplied by a gate in (0, 2) read off the query input.
+    ``fused`` norms and rotates in one kernel, where gradients are off.
     """
+
+    fused: Fused | None = None
 
     def __init__(
         self,
@@ -85,8 +89,7 @@ class Attention(nn.Module):
 
     def keys(self, source: Tensor, rope: Rope | None) -> Tensor:
         """source (B, S, context_dim) -> (B, H, S, D), normalised and rotated."""
-        k = self._heads(self.k_norm(self.to_k(source)))
-        return k if rope is None else rotate(k, rope)
+        return self._normed(self.to_k(source), self.k_norm, rope)
 
     def values(self, source: Tensor) -> Tensor:
         """source (B, S, context_dim) -> (B, H, S, D)."""
@@ -113,9 +116,7 @@ class Attention(nn.Module):
             assert own is not None
             out = own
         else:
-            q = self._heads(self.q_norm(self.to_q(x)))
-            if rope is not None:
-                q = rotate(q, rope)
+            q = self._normed(self.to_q(x), self.q_norm, rope)
             if sharing is None:
                 out = _attention(q, keys, values, bias)
             else:
@@ -134,6 +135,12 @@ class Attention(nn.Module):
                 out = out.mul_(logits.sigmoid_().mul_(2).unsqueeze(-1))
         result: Tensor = self.to_out(out.flatten(-2))
         return result
+
+    def _normed(self, x: Tensor, norm: nn.Module, rope: Rope | None) -> Tensor:
+        if self.fused is not None and rope is not None and can_fuse(norm):
+            return self.fused.norm_rotate(x, norm, rope, self.heads)
+        by_head = self._heads(norm(x))
+        return by_head if rope is None else rotate(by_head, rope)
 
     def _heads(self, x: Tensor) -> Tensor:
         heads: Tensor = x.unflatten(-1, (self.heads, -1)).transpose(1, 2)

@@ -17,7 +17,8 @@ from ..config import TransformerConfig
 from .adaln import AdaLNSingle, Modulation, group_timesteps
 from .block import StreamInputs, StreamSpec, TransformerBlock, audio_spec, video_spec
 from .chunks import Chunks
-from .layers import CaptionProjection
+from .fused import Fused
+from .layers import Attention, CaptionProjection
 from .modality import Modality, attention_bias, context_bias
 from .nag import NegativeText
 from .perturbations import KEEP_ALL, Perturbations
@@ -79,6 +80,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self._chunks = Chunks()
+        self._fused: Fused | None = None
         self.shards: Shards | None = None
         layer: dict[str, Any] = {"dtype": dtype, "device": device}
         built: dict[str, Any] = {**layer, "operations": operations}
@@ -105,6 +107,18 @@ class Transformer(nn.Module):
         self.transformer_blocks = nn.ModuleList(
             TransformerBlock(config, **built) for _ in range(config.num_layers)
         )
+
+    @property
+    def fused(self) -> Fused | None:
+        """Kernels for several elementwise operations at once; None, the default, runs each by itself."""
+        return self._fused
+
+    @fused.setter
+    def fused(self, fused: Fused | None) -> None:
+        self._fused = fused
+        for module in self.transformer_blocks.modules():
+            if isinstance(module, Attention):
+                module.fused = fused
 
     @property
     def chunk_tokens(self) -> int | None:
@@ -272,6 +286,7 @@ class Transformer(nn.Module):
             chunks=self._chunks,
             shards=self.shards,
             tokens=tokens,
+            fused=self.fused,
             enabled=modality.enabled,
         )
 

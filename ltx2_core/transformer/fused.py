@@ -1,0 +1,71 @@
+"""Elementwise regions of a block as one kernel each: norm with modulation, norm with rotation.
+
+The plain formulas stay the reference: a region that cannot be compiled here runs as it is written.
+Letters: B batch, N tokens, W width, H heads, D head width.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..out_of_memory import is_out_of_memory
+from .rope import Rope, rotate
+
+_log = logging.getLogger(__name__)
+
+
+class Fused:
+    """The regions, each compiled when it is first needed.
+
+    ``problem`` says why the plain formulas are used instead, once that has happened.
+    """
+
+    def __init__(self, backend: str = "inductor") -> None:
+        self.problem: str | None = None
+        self._backend = backend
+        self._compiled: dict[Callable[..., Tensor], Any] = {}
+
+    def norm_modulate(self, x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
+        """x (B, N, W) normalised, times ``scale``, plus ``shift``; both (B, 1, W)."""
+        return self._run(_norm_modulate, x, scale, shift, eps)
+
+    def norm_rotate(self, x: Tensor, norm: nn.Module, rope: Rope, heads: int) -> Tensor:
+        """x (B, N, H D) -> (B, H, N, D), normalised over all heads with the weight of ``norm``, rotated."""
+        return self._run(_norm_rotate, x, norm.weight, norm.eps, rope.cos, rope.sin, rope.rope_type, heads)
+
+    def _run(self, formula: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        if self.problem is None:
+            try:
+                if formula not in self._compiled:
+                    self._compiled[formula] = torch.compile(formula, backend=self._backend, dynamic=True)
+                made: Tensor = self._compiled[formula](*arguments)
+                return made
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise
+                self.problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                _log.warning("fused kernels are off, as they cannot be compiled here: %s", self.problem)
+        return formula(*arguments)
+
+
+def can_fuse(norm: nn.Module) -> bool:
+    """Whether a norm is the plain one, whose weight may be used without it, and no gradient is asked for."""
+    return type(norm) is nn.RMSNorm and norm.weight is not None and not torch.is_grad_enabled()
+
+
+def _norm_modulate(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
+    return torch.addcmul(shift, F.rms_norm(x, x.shape[-1:], eps=eps), scale)
+
+
+def _norm_rotate(
+    x: Tensor, weight: Tensor, eps: float, cos: Tensor, sin: Tensor, rope_type: Any, heads: int
+) -> Tensor:
+    normed = F.rms_norm(x, x.shape[-1:], weight, eps)
+    by_head = normed.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return rotate(by_head, Rope(cos, sin, rope_type))

@@ -1,0 +1,83 @@
+"""Fused regions give what the plain ones give, and where they cannot be compiled the plain ones run."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+
+from ltx2_core.attention import attention, attention_backend
+from ltx2_core.memory import Trace
+from ltx2_core.transformer.fused import Fused
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+def run(model, streams, fused, *, chunk_tokens=None):
+    model.fused, model.chunk_tokens = fused, chunk_tokens
+    try:
+        with torch.inference_mode():
+            return model(*(make(model.config) for make in streams))
+    finally:
+        model.fused, model.chunk_tokens = None, None
+
+
+@pytest.mark.parametrize("chunk_tokens", [None, 5])
+def test_fused_regions_give_what_the_plain_ones_give(model23, streams, chunk_tokens):
+    fused = Fused("aot_eager")
+    expected = run(model23, streams, None)
+    actual = run(model23, streams, fused, chunk_tokens=chunk_tokens)
+    assert fused.problem is None and len(fused._compiled) == 2
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e, rtol=0, atol=2e-5)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_fused_kernels_give_what_the_plain_ones_give_on_a_gpu(model23, streams):
+    model = model23.to("cuda")
+    moved = [lambda config, make=make: to_cuda(make(config)) for make in streams]
+    fused = Fused()
+    for a, e in zip(run(model, moved, fused), run(model, moved, None), strict=True):
+        torch.testing.assert_close(a, e, rtol=0, atol=1e-4)
+    assert fused.problem is None
+    model.to("cpu")
+
+
+def to_cuda(stream):
+    tensors = {f.name: getattr(stream, f.name) for f in fields(stream)}
+    return replace(stream, **{n: t.cuda() for n, t in tensors.items() if isinstance(t, torch.Tensor)})
+
+
+def test_a_compiler_that_fails_is_passed_over(model23, streams, caplog):
+    fused = Fused("no_such_backend")
+    expected, actual = run(model23, streams, None), run(model23, streams, fused)
+    assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))
+    assert "no_such_backend" in fused.problem and "fused kernels are off" in caplog.text
+
+
+def test_a_lack_of_memory_is_not_taken_for_a_compiler_that_fails(model23, streams):
+    fused = Fused("aot_eager")
+    run(model23, streams, fused)
+    with pytest.raises(torch.OutOfMemoryError), Trace(limit=1):
+        run(model23, streams, fused)
+    assert fused.problem is None
+
+
+def test_attention_is_the_plain_formula_and_names_its_backend():
+    q, k, v = (torch.randn(2, 3, 5, 8) for _ in range(3))
+    plain = torch.softmax(q @ k.mT / 8**0.5, dim=-1) @ v
+    torch.testing.assert_close(attention(q, k, v), plain)
+    assert attention_backend(torch.device("cpu"), torch.bfloat16) == "PyTorch"
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("width", [64, 128])
+def test_attention_on_a_gpu_is_the_plain_formula(width):
+    q, k, v = (torch.randn(2, 4, 300, width, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+    plain = torch.softmax(q.float() @ k.float().mT / width**0.5, dim=-1) @ v.float()
+    with torch.inference_mode():
+        torch.testing.assert_close(attention(q, k, v).float(), plain, rtol=0, atol=0.02)
+    assert attention_backend(torch.device("cuda"), torch.bfloat16)
