@@ -80,7 +80,8 @@ class LTX2Pipeline:
         numerics: whose result to give where public implementations differ.
         keep_loaded: keep networks in memory between stages and calls.
         passes_per_call: how many passes of guidance one call of the transformer evaluates; more are faster on
-            a GPU with room to spare, with the same result.
+            a GPU with room to spare, with the same result. In float32 on the CPU they always go one by one,
+            and the result is the same bit for bit.
         max_memory: bytes of the device that a run may use; it is planned so that it keeps to them, where
             blocks do not fit by copying them there in turn. With ``keep_loaded`` networks then wait in system
             memory.
@@ -421,6 +422,7 @@ class LTX2Pipeline:
                 passes_per_call=self.passes_per_call,
                 cache=request.cache,
                 tiles=request.tiles,
+                sigmas=stage.sigmas,
                 on_block=lambda block: run.check(),
             )
             noise = make_noise(state.latent, start_noise)

@@ -23,7 +23,7 @@ from ..sampling.samplers import SAMPLERS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-SCALES = ("cfg", "stg", "modality", "rescale")
+SCALES = ("cfg", "stg", "modality", "rescale", "skip_steps")
 SHARED = ("cfg_star", "apg_eta", "apg_threshold")
 RANGE = ("from_sigma", "to_sigma")
 
@@ -36,8 +36,13 @@ def sampling_options(command: Command) -> Command:
         click.option("--stg", type=float, help="Perturbed self-attention guidance; 0 is none."),
         click.option("--modality", type=float, help="Guidance towards the other stream; 1 is none."),
         click.option("--rescale", type=float, help="Against too much contrast, 0 to 1; 0 is none."),
+        click.option("--skip-steps", type=int, help="Steps to skip after each evaluated one; inexact."),
         *(
-            click.option(f"--audio-{name}", type=float, help=f"--{name} of the sound, if it differs.")
+            click.option(
+                f"--audio-{name.replace('_', '-')}",
+                type=int if name == "skip_steps" else float,
+                help=f"--{name.replace('_', '-')} of the sound, if it differs.",
+            )
             for name in SCALES
         ),
         click.option("--stg-blocks", help="Blocks for --stg, such as '28'.  [default: the model's]"),

@@ -47,6 +47,8 @@ class StreamGuidance:
     """Adaptive projected guidance: how much the part of the update along the estimate counts; 1 is all."""
     apg_threshold: float = 0.0
     """Adaptive projected guidance: the longest update (norm of c - n) of a sample; 0 is no limit."""
+    skip_steps: int = 0
+    """How many steps after each evaluated one take its estimate again; 0 evaluates every step."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -59,6 +61,10 @@ class StreamGuidance:
             raise ValueError(f"rescale={self.rescale:g} must be in [0, 1]; 0 is off")
         if self.apg_threshold < 0:
             raise ValueError(f"apg_threshold={self.apg_threshold:g} must be at least 0, which is no limit")
+        if self.skip_steps < 0 or self.skip_steps != int(self.skip_steps):
+            raise ValueError(
+                f"skip_steps={self.skip_steps:g} must be a whole number from 0, which skips none"
+            )
 
     @property
     def weights(self) -> dict[Pass, float]:
@@ -105,6 +111,14 @@ class GuidanceAt(Protocol):
     def passes(self, *, video: bool = True, audio: bool = True) -> tuple[Pass, ...]:
         """Every evaluation that some step needs when ``video`` and ``audio`` are generated."""
 
+    @property
+    def skips(self) -> bool:
+        """Whether some step may be skipped."""
+
+    @property
+    def perturbed_blocks(self) -> frozenset[int]:
+        """Every block that some step perturbs."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Guidance:
@@ -136,6 +150,18 @@ class Guidance:
         """The evaluations of a step when ``video`` and ``audio`` are generated, the conditional one first."""
         wanted = {**(self.video.weights if video else {}), **(self.audio.weights if audio else {})}
         return (Pass.CONDITIONAL, *(which for which in Pass if which in wanted))
+
+    @property
+    def skips(self) -> bool:
+        return bool(self.video.skip_steps or self.audio.skip_steps)
+
+    @property
+    def perturbed_blocks(self) -> frozenset[int]:
+        return frozenset(self.stg_blocks)
+
+    def skipped(self, step: int) -> tuple[bool, bool]:
+        """Whether video and audio take their last estimate again at ``step`` of a run, counted from 0."""
+        return step % (self.video.skip_steps + 1) > 0, step % (self.audio.skip_steps + 1) > 0
 
     def perturbation(self, which: Pass) -> Perturbation:
         """What the model leaves out in a pass."""
@@ -181,6 +207,14 @@ class GuidanceSchedule:
         """Every evaluation that some step needs when ``video`` and ``audio`` are generated."""
         wanted = {which for _, entry in self.entries for which in entry.passes(video=video, audio=audio)}
         return tuple(which for which in Pass if which in wanted)
+
+    @property
+    def skips(self) -> bool:
+        return any(entry.skips for _, entry in self.entries)
+
+    @property
+    def perturbed_blocks(self) -> frozenset[int]:
+        return frozenset(block for _, entry in self.entries for block in entry.stg_blocks)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -135,6 +135,12 @@ def last_sigmas(sigmas: Tensor, denoise: float) -> Tensor:
     return sigmas[-steps - 1 :]
 
 
+def step_of(sigmas: Tensor, sigma: float) -> int:
+    """The number, from 0, of the step of a schedule in which ``sigma`` lies; at its start that one's."""
+    # Float32 schedules hold a sigma a little beside what a sampler makes of it.
+    return max(int((sigmas >= sigma - 1e-6).sum()) - 1, 0)
+
+
 def _check_steps(steps: int) -> None:
     if steps < 1:
         raise ValueError(f"steps={steps} must be at least 1")

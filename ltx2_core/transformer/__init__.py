@@ -2,12 +2,13 @@
 
 from .guided import GuideWeights
 from .modality import Modality
-from .model import OnBlock, RopeTables, Transformer
+from .model import Hidden, OnBlock, RopeTables, Transformer
 from .perturbations import Perturbation, Perturbations
 from .texts import TextMemory
 
 __all__ = [
     "GuideWeights",
+    "Hidden",
     "Modality",
     "OnBlock",
     "Perturbation",

@@ -29,6 +29,9 @@ from .texts import TextMemory
 OnBlock = Callable[[int], None]
 """Called with its number before each block runs. It may raise to stop within a step."""
 
+Hidden = tuple[Tensor | None, Tensor | None]
+"""Video and audio (B, N, W) between two blocks."""
+
 
 _TABLES = ("video", "audio", "video_cross", "audio_cross")
 
@@ -137,6 +140,8 @@ class Transformer(nn.Module):
         rope: RopeTables | None = None,
         texts: TextMemory | None = None,
         on_block: OnBlock | None = None,
+        until: int | None = None,
+        resume: tuple[int, Hidden] | None = None,
     ) -> tuple[Tensor | None, Tensor | None]:
         """Velocity (B, N, C) of the video and the audio tokens; x0 = tokens - timestep * velocity.
 
@@ -144,11 +149,16 @@ class Transformer(nn.Module):
         one that is not enabled. ``rope`` saves computing the tables of ``rope_tables`` again,
         ``texts`` what is made of the text alone: give the same one with the same text.
 
+        With ``until`` it stops before the block of that number and gives the streams as they are there. With
+        ``resume`` it goes on from such streams at the block named, and may write into them.
+
         Raises:
             ValueError: there is no stream, batches differ, or ``rope`` or ``perturbations`` do not fit.
         """
         video, audio = _present(video), _present(audio)
         self._check(video, audio, perturbations)
+        start, hidden = (0, None) if resume is None else resume
+        stop = len(self.transformer_blocks) if until is None else until
         counts = [0 if stream is None else stream.tokens.shape[1] for stream in (video, audio)]
         if self.shards is not None:
             video = None if video is None else self.shards.of(video)
@@ -164,37 +174,27 @@ class Transformer(nn.Module):
             )
         x = video_inputs = y = audio_inputs = None
         if video is not None:
-            x = self._embed(video_spec(self.config), video)
+            x = self._embed(video_spec(self.config), video) if hidden is None else hidden[0]
             video_inputs = self._inputs(
                 video_spec(self.config), video, audio, rope.video, rope.video_cross, texts, counts[0]
             )
         if audio is not None:
-            y = self._embed(audio_spec(self.config), audio)
+            y = self._embed(audio_spec(self.config), audio) if hidden is None else hidden[1]
             audio_inputs = self._inputs(
                 audio_spec(self.config), audio, video, rope.audio, rope.audio_cross, texts, counts[1]
             )
-        del rope
-        x, y = self.run_blocks(x, y, video_inputs, audio_inputs, perturbations, on_block)
+        del rope, hidden, resume
+        for number in range(start, stop):
+            if on_block is not None:
+                on_block(number)
+            keep = KEEP_ALL if perturbations is None else perturbations.at(number)
+            x, y = self.transformer_blocks[number](x, y, video_inputs, audio_inputs, keep)
+        if until is not None:
+            return x, y
         return (
             self._head(video_spec(self.config), x, video_inputs),
             self._head(audio_spec(self.config), y, audio_inputs),
         )
-
-    def run_blocks(
-        self,
-        x: Tensor | None,
-        y: Tensor | None,
-        video: StreamInputs | None,
-        audio: StreamInputs | None,
-        perturbations: Perturbations | None,
-        on_block: OnBlock | None,
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """All blocks in order; hosts that wrap or swap blocks override this."""
-        for number, block in enumerate(self.transformer_blocks):
-            if on_block is not None:
-                on_block(number)
-            x, y = block(x, y, video, audio, KEEP_ALL if perturbations is None else perturbations.at(number))
-        return x, y
 
     def rope_tables(
         self,

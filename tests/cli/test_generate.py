@@ -122,6 +122,7 @@ def test_the_settings_in_a_file_repeat_it_bit_for_bit(photo, tmp_path) -> None:
     first, again, other = (tmp_path / f"{name}.mp4" for name in ("first", "again", "other"))
     sampling = ["--sampler", "res_2s", "--eta", "0.3", "--stg", "1", "--modality", "2", "--audio-cfg", "3"]
     sampling += ["--rescale", "0.5", "--seed", "7", "--image", photo, "--cfg-star", "--to-sigma", "0.5"]
+    sampling += ["--audio-skip-steps", "1"]
     result = generate(*sampling, "--dtype", "float32", "-o", first, *SMALL)
     assert result.exit_code == 0, result.output
     repeat = ["generate", "--from-file", str(first), "--quiet"]
@@ -156,6 +157,7 @@ def test_a_preset_is_shown_in_the_plan(preset, tmp_path) -> None:
         (["--stg", "1", "--stg-blocks", "a"], "block numbers"),
         (["--nag-tau", "2"], "--nag"),
         (["--rescale", "3"], "rescale=3"),
+        (["--skip-steps", "-1"], "skip_steps=-1"),
         (["--passes-per-call", "0"], "passes_per_call=0"),
     ],
 )

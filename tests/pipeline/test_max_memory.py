@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
-
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 
 from ltx2_core import LTX2Pipeline
 from ltx2_core.memory import BlockStreaming
@@ -17,25 +12,6 @@ from ltx2_core.storage.quantized import loaded_bytes
 
 BLOCKS = 32
 REQUEST = Request(prompt="a ball", width=64, height=64, num_frames=9, fps=8.0, steps=2, seed=4)
-
-
-@pytest.fixture(scope="module")
-def deep(tiny_set, tmp_path_factory):
-    """The tiny set with so many blocks that they are most of its weight."""
-    with safe_open(tiny_set.checkpoint, "pt") as file:
-        metadata = file.metadata()
-    state = load_file(tiny_set.checkpoint)
-    config = json.loads(metadata["config"])
-    config["transformer"]["num_layers"] = BLOCKS
-    prefix = "model.diffusion_model.transformer_blocks."
-    first = {
-        name.removeprefix(f"{prefix}0."): t for name, t in state.items() if name.startswith(f"{prefix}0.")
-    }
-    for block in range(2, BLOCKS):
-        state |= {f"{prefix}{block}.{name}": (t * (1 + 0.01 * block)).clone() for name, t in first.items()}
-    path = tmp_path_factory.mktemp("deep") / "deep.safetensors"
-    save_file(state, path, metadata={**metadata, "config": json.dumps(config)})
-    return replace(tiny_set, checkpoint=path)
 
 
 def pipeline(files, **options):

@@ -1,0 +1,237 @@
+"""What the model is told of a clip: positions, masks and texts, the same at every step.
+
+Letters: B batch, C channels, F latent frames, H W latent rows and columns, T audio latent frames, N tokens,
+G guide tokens, S text tokens, K text width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..conditioning.masks import token_mask
+from ..conditioning.patchify import (
+    audio_positions,
+    patchify_audio,
+    patchify_video,
+    unpatchify_audio,
+    unpatchify_video,
+    video_positions,
+)
+from ..conditioning.reference import with_reference_positions
+from ..transformer import GuideWeights, Modality, RopeTables, Transformer
+from ..transformer.nag import NegativeText
+from ..types import AVLatent, Guide, LatentState, Numerics, TextContext
+from .guidance import Nag, Pass
+
+Pair = tuple[Modality | None, Modality | None]
+
+
+class ClipInputs:
+    """Both streams of a clip as the model takes them, for any passes at any noise level.
+
+    ``clean`` and ``mask`` are those of ``state`` in float32 on the device of the run; ``contexts`` hold the
+    text of each pass. Raises ValueError if there is neither stream, or if a context has neither one sample
+    nor as many as the state.
+    """
+
+    def __init__(
+        self,
+        state: LatentState,
+        clean: AVLatent,
+        mask: AVLatent,
+        contexts: Mapping[Pass, TextContext],
+        *,
+        nag: Nag | None,
+        numerics: Numerics,
+        dtype: torch.dtype,
+    ) -> None:
+        self.dtype = dtype
+        self._nag, self._comfy = nag, numerics is Numerics.COMFY
+        self._kept = _kept_tokens(state, clean.video)
+        self._video = self._video_stream(state, mask.video, {which: c.video for which, c in contexts.items()})
+        heard = {which: c.audio for which, c in contexts.items()}
+        self._reference = None if clean.audio is None else state.reference_audio
+        self._audio = self._audio_stream(mask.audio, heard, self._reference)
+        self._unreferenced = None if self._reference is None else self._audio_stream(mask.audio, heard, None)
+        streams = [stream for stream in (self._video, self._audio) if stream is not None]
+        if not streams:
+            raise ValueError("the state has neither video nor audio: there is nothing to denoise")
+        self.batch, self.device = len(streams[0].mask), streams[0].mask.device
+        self.joinable = all(stream.contexts_agree for stream in streams)
+        """Whether passes with different text can share a call."""
+
+    def modalities(self, x: AVLatent, sigma: float, call: Sequence[Pass]) -> Pair:
+        """``x`` at ``sigma``, once for each pass in ``call``, of which one without the reference is alone."""
+        video = audio = None
+        if x.video is not None and self._video is not None:
+            tokens = patchify_video(x.video)
+            tokens = tokens if self._kept is None else tokens[:, self._kept]
+            video = self._video.modality(tokens.to(self.dtype), sigma, call, self._nag)
+        plain = Pass.UNREFERENCED in call
+        stream = self._unreferenced if plain else self._audio
+        if x.audio is not None and stream is not None:
+            heard = patchify_audio(x.audio)
+            if self._reference is not None and not plain:
+                voice = patchify_audio(self._reference).to(heard)
+                heard = torch.cat((voice.expand(len(heard), -1, -1), heard), dim=1)
+            audio = stream.modality(heard.to(self.dtype), sigma, call, self._nag)
+        return video, audio
+
+    def latents(self, x: AVLatent, video: Tensor | None, audio: Tensor | None) -> AVLatent:
+        """Tokens (B, N, C) of both streams as float32 latents of the shape of ``x``; no guide there is 0."""
+        whole = None
+        if x.video is not None and video is not None:
+            whole = unpatchify_video(self._spread(video.float()), *x.video.shape[2:])
+        sound = None
+        if x.audio is not None and audio is not None:
+            sound = unpatchify_audio(audio[:, -x.audio.shape[2] :].float(), x.audio.shape[3])
+        return AVLatent(whole, sound)
+
+    def rope_tables(self, model: Transformer) -> RopeTables:
+        """The rotary tables of this clip, to be made once, as and where they are needed."""
+        return model.rope_tables(
+            None if self._video is None else self._video.positions,
+            None if self._audio is None else self._audio.positions,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+    def _spread(self, tokens: Tensor) -> Tensor:
+        """Video tokens (B, N, C) back among the holes of guides, which are 0."""
+        if self._kept is None:
+            return tokens
+        whole = tokens.new_zeros(tokens.shape[0], len(self._kept), tokens.shape[2])
+        whole[:, self._kept] = tokens
+        return whole
+
+    def _video_stream(
+        self, state: LatentState, mask: Tensor | None, contexts: Mapping[Pass, Tensor]
+    ) -> _Stream | None:
+        if mask is None:
+            return None
+        frames, height, width = mask.shape[2:]
+        own = video_positions(frames - state.guide_frames, height, width, state.fps)
+        positions = torch.cat((own, *(guide.positions.to(own) for guide in state.guides)), dim=2)
+        first_frame = torch.zeros(1, positions.shape[2], 1, device=mask.device)
+        first_frame[:, : height * width] = 1
+        weights = guide_attention(state.guides, between_guides=1.0 if self._comfy else 0.0)
+        if self._kept is not None:
+            kept = self._kept.to(positions.device)
+            positions, first_frame = positions[:, :, kept], first_frame[:, self._kept]
+        return self._stream(mask, positions, contexts, attention_mask=weights, keyframes=first_frame)
+
+    def _audio_stream(
+        self, mask: Tensor | None, contexts: Mapping[Pass, Tensor], reference: Tensor | None
+    ) -> _Stream | None:
+        if mask is None:
+            return None
+        positions = audio_positions(mask.shape[2])
+        if reference is not None:
+            positions = with_reference_positions(reference, positions)
+            mask = torch.cat((mask.new_zeros(len(mask), 1, reference.shape[2], 1), mask), dim=2)
+        return self._stream(mask, positions, contexts)
+
+    def _stream(
+        self,
+        mask: Tensor,
+        positions: Tensor,
+        contexts: Mapping[Pass, Tensor],
+        attention_mask: GuideWeights | None = None,
+        keyframes: Tensor | None = None,
+    ) -> _Stream:
+        batch = len(mask)
+        for context in contexts.values():
+            if len(context) not in (1, batch):
+                raise ValueError(
+                    f"a text context has {len(context)} samples and the latent {batch}: give 1 or {batch}"
+                )
+        tokens = token_mask(mask)
+        if self._kept is not None and mask.ndim == 5:
+            tokens = tokens[:, self._kept]
+        highest = tokens.amax(dim=1)
+        # Passes that read the same text share the tensor, and so what is made of it.
+        read = {id(c): c.to(mask.device, self.dtype).expand(batch, *c.shape[1:]) for c in contexts.values()}
+        return _Stream(
+            mask=highest[:, None] if bool((tokens == highest[:, None]).all()) else tokens,
+            level=highest if self._comfy else (highest > 0).float(),
+            positions=positions,
+            contexts={which: read[id(c)] for which, c in contexts.items()},
+            attention_mask=attention_mask,
+            keyframes=keyframes,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stream:
+    """What the model is told of one stream besides its tokens.
+
+    ``mask`` (B, N), or (B, 1) where the tokens of a sample agree; ``level`` (B,) is the part of sigma that
+    gates and text modulation see; ``contexts`` one (B, S, K) a pass.
+    """
+
+    mask: Tensor
+    level: Tensor
+    positions: Tensor
+    contexts: Mapping[Pass, Tensor]
+    attention_mask: GuideWeights | None
+    keyframes: Tensor | None
+    _joined: dict[tuple[Pass, ...], Tensor] = field(default_factory=dict)
+    """Contexts of calls that evaluate several passes, the same tensors at every step."""
+
+    @property
+    def contexts_agree(self) -> bool:
+        return len({context.shape[1] for context in self.contexts.values()}) == 1
+
+    def modality(self, tokens: Tensor, sigma: float, call: Sequence[Pass], nag: Nag | None) -> Modality:
+        """Tokens (B, N, C) at noise level ``sigma``, once for each pass in ``call``."""
+        passes = len(call)
+        return Modality(
+            tokens=tokens.repeat(passes, 1, 1),
+            timesteps=(self.mask * sigma).repeat(passes, 1),
+            sigma=(self.level * sigma).repeat(passes),
+            positions=self.positions,
+            context=self._context(tuple(call)),
+            attention_mask=self.attention_mask,
+            keyframes=self.keyframes,
+            negative=None if nag is None else self._negative(nag, passes),
+        )
+
+    def _context(self, call: tuple[Pass, ...]) -> Tensor:
+        if len(call) == 1:
+            return self.contexts[call[0]]
+        if call not in self._joined:
+            self._joined[call] = torch.cat([self.contexts[which] for which in call])
+        return self._joined[call]
+
+    def _negative(self, nag: Nag, passes: int) -> NegativeText:
+        context = self._context((Pass.NEGATIVE,) * passes)
+        return NegativeText(context=context, scale=nag.scale, alpha=nag.alpha, tau=nag.tau)
+
+
+def guide_attention(guides: Sequence[Guide], *, between_guides: float) -> GuideWeights | None:
+    """Attention weights of a video with its guides; None if all are plain.
+
+    A guide and the video see each other by its weight, two guides by ``between_guides``.
+    """
+    each = []
+    for guide in guides:
+        weight = torch.as_tensor(guide.attention, dtype=torch.float32).expand(guide.positions.shape[2])
+        each.append(weight if guide.keep is None else weight[guide.keep.to(weight.device)])
+    weights = GuideWeights(tuple(each), between=between_guides)
+    return None if weights.plain else weights
+
+
+def _kept_tokens(state: LatentState, video: Tensor | None) -> Tensor | None:
+    """Which video tokens there are (N,), or None for all of them."""
+    if video is None or all(guide.keep is None for guide in state.guides):
+        return None
+    guides = [
+        torch.ones(guide.positions.shape[2], dtype=torch.bool) if guide.keep is None else guide.keep.cpu()
+        for guide in state.guides
+    ]
+    own = video[0, 0].numel() - sum(len(guide) for guide in guides)
+    return torch.cat((torch.ones(own, dtype=torch.bool), *guides)).to(video.device)
