@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from .generation import Generation
     from .pipeline import LTX2Pipeline, Progress, Stopped
     from .request import Request
+    from .transformer.tiles import Tiles
 
 _HOMES = {
     "Generation": "generation",
@@ -15,9 +16,10 @@ _HOMES = {
     "Progress": "pipeline",
     "Request": "request",
     "Stopped": "pipeline",
+    "Tiles": "transformer.tiles",
 }
 
-__all__ = ["Generation", "LTX2Pipeline", "Progress", "Request", "Stopped"]
+__all__ = ["Generation", "LTX2Pipeline", "Progress", "Request", "Stopped", "Tiles"]
 
 
 def __getattr__(name: str) -> Any:

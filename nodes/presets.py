@@ -7,7 +7,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..ltx2_core.sampling.presets import LTXV, PRESETS, Preset
+from ..ltx2_core.sampling.presets import LTXV as SCHEDULED
+from ..ltx2_core.sampling.presets import PRESETS, Preset
 from ..ltx2_core.sampling.samplers import SAMPLERS, STOCHASTIC
 from .guidance import SCALES, blocks_input, parse_blocks, scale_input
 
@@ -49,7 +50,7 @@ def preset_of(values: dict[str, Any], model: Any) -> tuple[Preset, tuple[int, ..
 
 def _numbers(preset: Preset) -> list[io.Input]:
     inputs: list[io.Input] = []
-    if preset.schedule == LTXV:
+    if preset.schedule == SCHEDULED:
         inputs.append(
             io.Int.Input("steps", default=preset.steps, min=1, max=10000, tooltip="Sampling steps.")
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -15,13 +15,14 @@ from ..ltx2_core.sampling.schedules import (
     MANY_TOKENS,
     last_sigmas,
     ltxv_sigmas,
+    partial_sigmas,
     validate_sigmas,
 )
 from .checks import check_stage
 from .convert import video_of
 from .host.latents import SOUND_ALONE, Latent
 from .host.sampling import sample, sample_guided
-from .presets import BY_HAND, preset_input, preset_of
+from .presets import BY_HAND, SCHEDULED, preset_input, preset_of
 
 CATEGORY = "LTX-2/sampling"
 LTXV = "LTX-2 scheduler"
@@ -185,17 +186,20 @@ def plan_run(
     denoise: float = 1.0,
 ) -> Run:
     """What the widgets of ``run_inputs`` and ``run_extras`` say; ``denoise`` runs that part of a schedule."""
-    given = sigmas is not None
     if preset is not None and preset["preset"] != BY_HAND:
         chosen, blocks = preset_of(preset, model)
-        sigmas = sigmas if given else chosen.sigmas(video_tokens(latent))
+        if sigmas is None and chosen.schedule == SCHEDULED:
+            sigmas = schedule_sigmas(LTXV, chosen.steps, latent, denoise)
+        elif sigmas is None:
+            sigmas = last_sigmas(chosen.sigmas(), denoise)
         how = {"guidance": chosen.guidance(blocks), "sampler": chosen.sampler, "eta": chosen.eta}
         run = Run(sigmas, sample_guided, how)
     else:
-        sigmas = sigmas if given else schedule_sigmas(schedule, steps, latent)
+        if sigmas is None:
+            sigmas = schedule_sigmas(schedule, steps, latent, denoise)
         run = Run(sigmas, sample, {"cfg": cfg, "audio_cfg": audio_cfg or cfg, "sampler": sampler})
     validate_sigmas(sigmas, partial=True)
-    return run if given else replace(run, sigmas=last_sigmas(run.sigmas, denoise))
+    return run
 
 
 def run_inputs() -> list[io.Input]:
@@ -252,11 +256,15 @@ def run_extras() -> list[io.Input]:
     ]
 
 
-def schedule_sigmas(schedule: str, steps: int, latent: Latent) -> Tensor:
-    """The schedule of that name; the one with steps depends on the size of the video."""
-    if schedule == LTXV:
-        return ltxv_sigmas(steps, video_tokens(latent))
-    return FIXED_SIGMAS[LISTS[schedule]].clone()
+def schedule_sigmas(schedule: str, steps: int, latent: Latent, denoise: float = 1.0) -> Tensor:
+    """The schedule of that name; the one with steps depends on the size of the video.
+
+    With ``denoise`` below 1 it takes as many steps over that part, a fixed list its last ones.
+    """
+    if schedule != LTXV:
+        return last_sigmas(FIXED_SIGMAS[LISTS[schedule]], denoise).clone()
+    tokens = video_tokens(latent)
+    return partial_sigmas(lambda count: ltxv_sigmas(count, tokens), steps, denoise)
 
 
 def video_tokens(latent: Latent) -> int:
