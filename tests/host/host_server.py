@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 Json = dict[str, Any]
-BOOT_S = 180.0
+BOOT_S = 600.0
 CLIENT = "tests"
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
 
