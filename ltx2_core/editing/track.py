@@ -17,8 +17,9 @@ from ..media import read_audio
 from ..request import AudioSource
 from ..shapes import AUDIO_LATENTS_PER_SECOND, ClipPlan
 
-AUDIO_CHUNK, AUDIO_CONTEXT = 100, 25
-"""Audio latents that are decoded at a time, and how many around them the decoder hears besides."""
+AUDIO_CHUNK, AUDIO_CONTEXT = 50, 25
+"""Audio latents that are decoded at a time, and how many around them the decoder hears besides; the vocoder's
+memory follows their number."""
 SOUND_CHUNK_S = 30
 """Seconds of a given sound that are read at a time."""
 
