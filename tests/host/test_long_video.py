@@ -161,7 +161,7 @@ def test_a_server_that_is_killed_ends_with_the_identical_file(
         ({"window_frames": 24}, "must be 8k"),
         ({"folder": "../elsewhere"}, "within the output folder"),
         ({"denoise": 0.5}, "connect one"),
-        ({"prompts": "2: a\n1: b"}, "must begin at 0 s"),
+        ({"prompts": "0: a\n2: b\n1: c"}, "must begin at 0 s"),
     ],
 )
 def test_what_cannot_be_says_why(server: Server, models: TinyModels, changes: dict, message: str):
