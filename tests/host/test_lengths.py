@@ -19,7 +19,7 @@ def asked(seed: int) -> dict:
     rng = random.Random(seed)
     fps = rng.choice(RATES)
     unit = rng.choice(("seconds", "frames"))
-    frames = rng.randint(2, 30)
+    frames = rng.randint(10, 30)
     return {
         "width": 32 * rng.randint(1, 3) + rng.randint(0, 31),
         "height": 32 * rng.randint(1, 3) + rng.randint(0, 31),
@@ -38,7 +38,7 @@ def file_of(g: Graph, loaded: Link, latent: Link, plan: Link, name: str) -> None
     g.add("SaveVideo", video=video, filename_prefix=name, format="auto", codec="auto")
 
 
-@pytest.mark.parametrize("seeds", [range(5), range(5, 10)], ids=["first", "more"])
+@pytest.mark.parametrize("seeds", [range(3), range(3, 6)], ids=["first", "more"])
 def test_nodes_stages_and_files_agree(server: Server, models: TinyModels, seeds: range):
     g = Graph()
     loaded = checkpoint(g, models)
@@ -72,8 +72,6 @@ def test_nodes_stages_and_files_agree(server: Server, models: TinyModels, seeds:
         }
         for name, more in edits.items():
             stages = {} if name == "sound" else {"stages": "1"}
-            if name == "retake":
-                stages |= {"paste": True}
             node = g.add(f"LTX2AV{name.capitalize()}", **source, **more, **stages)
             file_of(g, loaded, node, node[1], f"{name}{seed}")
     result = server.run(g.prompt, timeout_s=900)
