@@ -22,7 +22,7 @@ from .loading import (
     open_checkpoint,
     open_lora,
 )
-from .loading.diffusers import text_encoder_folder
+from .loading.folder import text_encoder_folder
 from .loading.text_match import check_text_encoder
 from .memory import BlockStreaming, MemoryPlan, check_budget, choose_piece, plan_memory, usable
 from .shapes import ClipPlan

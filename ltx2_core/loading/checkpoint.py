@@ -13,18 +13,17 @@ from torch import nn
 
 from ..config.reader import DIFFUSION_VAE, DIFFUSION_VAE_ADVICE
 from ..storage.header import Header, TensorInfo, read_header
-from ..storage.quantized import QuantizedLinear, StoredLayer, find_quantized, replace_linears
+from ..storage.quantized import QuantizedLinear, find_quantized, replace_linears
 from ..storage.reading import decoded_shape, read_markers
 from ..types import Numerics
 from .components import build
 from .detect import Component, Names, describe_foreign, find_components, usual_file
-from .diffusers import read_folder
+from .fit import check_fit
+from .folder import read_folder
 from .infer import Generation, infer_config, infer_generation
 from .lora import Lora
 from .lora_merge import Base, find_changes, merged, network_shapes, put, switch
 from .lora_report import LoraReport
-
-FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 
 
 class Checkpoint:
@@ -215,39 +214,10 @@ class Checkpoint:
         kept = [] if component is Component.TEXT_PROJECTION else list(layers.values())
         expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
         resident = replace_linears(network, kept, fp8_matmul=fp8_matmul, nvfp4_matmul=nvfp4_matmul)
-        self._check(component, infos, layers, expected)
+        check_fit(self.path, component, infos, layers, expected)
         return network, Base(
             infos=infos, layers=layers, resident=resident, shapes=expected, dtype=dtype, device=device
         )
-
-    def _check(
-        self,
-        component: Component,
-        infos: Mapping[str, TensorInfo],
-        layers: Mapping[str, StoredLayer],
-        expected: Mapping[str, tuple[int, ...]],
-    ) -> None:
-        """Compare header and network while both are still free of data."""
-        companions = {f"{name}.{s}" for name, layer in layers.items() for s in layer.infos if s != "weight"}
-        given = infos.keys() - companions
-        wrong, unreadable = [], []
-        for name, shape in sorted(expected.items()):
-            if name not in infos:
-                continue
-            layer = layers.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
-            if not (layer.fits(shape) if layer else infos[name].shape == shape):
-                wrong.append(f"{name} (file {decoded_shape(infos[name])}, configuration {shape})")
-            if layer is None and infos[name].dtype not in FLOATS:
-                unreadable.append(f"{name} ({infos[name].dtype})")
-        problems = {
-            "missing": sorted(expected.keys() - given),
-            "unexpected": sorted(given - expected.keys()),
-            "of another shape": wrong,
-            "not floating point": unreadable,
-        }
-        told = [f"{len(names)} {what}: {_few(names)}" for what, names in problems.items() if names]
-        if told:
-            raise ValueError(f"{self.path} does not hold a usable {component}: {'; '.join(told)}")
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -307,7 +277,3 @@ _SECTION: Mapping[Component, str] = {
 def _listed(components: Iterable[Component]) -> str:
     order = list(Component)
     return ", ".join(str(c) for c in sorted(components, key=order.index)) or "nothing known"
-
-
-def _few(names: Sequence[str], limit: int = 3) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

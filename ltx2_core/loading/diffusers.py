@@ -1,119 +1,11 @@
-"""A folder of model files as one header: a diffusers pipeline or component, or split official files.
-
-Every tensor keeps its place in its own file and gets the name that a single-file checkpoint would give it;
-every ``config.json`` becomes its section of the single-file configuration.
-"""
+"""The ``config.json`` of each diffusers class as the section of a single-file configuration."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from types import MappingProxyType
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..storage.header import Header, TensorInfo, read_header
-from .rename import table_for
-
 Json = dict[str, Any]
-
-PARTS = ("transformer", "connectors", "vae", "audio_vae", "vocoder", "latent_upsampler")
-"""Subfolders of a pipeline whose weights are read; the text encoder has a reader of its own."""
-
-_STATISTICS = "per_channel_statistics."
-
-
-def read_folder(folder: Path) -> Header:
-    """The header of a diffusers pipeline folder, of one of its parts, or of a folder of split files.
-
-    Raises ValueError that names the folder and what is missing or contradicts itself.
-    """
-    if (folder / "model_index.json").is_file():
-        parts = [folder / name for name in PARTS if (folder / name / "config.json").is_file()]
-        if not parts:
-            raise ValueError(f"{folder} has a model_index.json but none of the folders {', '.join(PARTS)}")
-    elif (folder / "config.json").is_file():
-        parts = [folder]
-    else:
-        return _merged(folder, [read_header(path) for path in sorted(folder.glob("*.safetensors"))])
-    return _merged(folder, [_read_part(part) for part in parts])
-
-
-def text_encoder_folder(path: Path) -> Path | None:
-    """The pipeline folder at ``path`` where it has a text encoder of its own, which lies beside the rest."""
-    return path if (path / "text_encoder" / "config.json").is_file() else None
-
-
-def _read_part(folder: Path) -> Header:
-    config = _json(folder / "config.json")
-    name = str(config.get("_class_name"))
-    translate = _TRANSLATIONS.get(name)
-    blocks = config.get("block_out_channels", ())
-    table = table_for(name, blocks=len(blocks) if isinstance(blocks, list) else 0)
-    if table is None or translate is None:
-        raise ValueError(f"{folder} holds a {name}; known are {', '.join(_TRANSLATIONS)}")
-    try:
-        section = translate(config)
-    except (LookupError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-        said = str(error) if type(error) is ValueError else repr(error)
-        raise ValueError(f"{folder / 'config.json'} is no configuration of a {name}: {said}") from None
-    tensors: dict[str, TensorInfo] = {}
-    for path in _shards(folder):
-        for own, info in read_header(path).tensors.items():
-            tensors[table.rename(own)] = info
-    return Header(folder, {"config": section}, tensors)
-
-
-def _shards(folder: Path) -> list[Path]:
-    indices = sorted(folder.glob("*.safetensors.index.json"))
-    # A folder may hold variants such as fp16 beside the full weights, whose names have one dot less.
-    if index := min(indices, key=lambda path: path.name.count("."), default=None):
-        names = _json(index).get("weight_map")
-        if not isinstance(names, dict) or not all(_is_file_name(name) for name in names.values()):
-            raise ValueError(f"{index} has no 'weight_map' from tensors to file names; download it again")
-        files = [folder / name for name in sorted(set(names.values()))]
-        missing = [path.name for path in files if not path.is_file()]
-        if missing:
-            raise ValueError(
-                f"{index} names {len(files)} files but {', '.join(missing[:3])} ({len(missing)} in all) are "
-                "missing; download them again"
-            )
-        return files
-    files = sorted(folder.glob("*.safetensors"), key=lambda path: (path.name.count("."), path.name))
-    if not files:
-        raise ValueError(f"{folder} has a config.json but no .safetensors weights; download them")
-    return files[:1]
-
-
-def _merged(folder: Path, headers: Iterable[Header]) -> Header:
-    tensors: dict[str, TensorInfo] = {}
-    config: Json = {}
-    metadata: Json = {}
-    for header in headers:
-        for name, info in header.tensors.items():
-            # Both halves of a VAE carry the statistics; anything else twice means two models.
-            if name in tensors and _STATISTICS not in name:
-                raise ValueError(
-                    f"{tensors[name].path} and {header.path} both hold {name}; "
-                    "give one of them, or a folder with the files of one model"
-                )
-            tensors.setdefault(name, info)
-        for key, value in header.metadata.items():
-            if key != "config":
-                metadata.setdefault(key, value)
-        if isinstance(section := header.metadata.get("config"), Mapping):
-            for key, value in section.items():
-                known = config.get(key)
-                merge = isinstance(value, Mapping) and isinstance(known, Mapping)
-                config[key] = {**dict(known or {}), **value} if merge else value
-    if not tensors:
-        raise ValueError(
-            f"{folder} holds no model files; give a .safetensors file, a folder of them, or a diffusers "
-            "folder with its model_index.json"
-        )
-    if config:
-        metadata["config"] = config
-    return Header(folder, MappingProxyType(metadata), MappingProxyType(tensors))
 
 
 def _transformer(c: Json) -> Json:
@@ -295,7 +187,7 @@ _RESAMPLING = {
     "spatiotemporal": "compress_all",
 }
 
-_TRANSLATIONS: Mapping[str, Callable[[Json], Json]] = {
+TRANSLATIONS: Mapping[str, Callable[[Json], Json]] = {
     "LTX2VideoTransformer3DModel": _transformer,
     "LTX2TextConnectors": _connectors,
     "AutoencoderKLLTX2Video": _video_vae,
@@ -328,17 +220,3 @@ def _per_block(value: Any, count: int) -> list[Any]:
 
 def _present(c: Json, *keys: str) -> Json:
     return {key: c[key] for key in keys if key in c}
-
-
-def _is_file_name(name: object) -> bool:
-    return isinstance(name, str) and name == Path(name).name and name.endswith(".safetensors")
-
-
-def _json(path: Path) -> Json:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON ({error}); download it again") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold a JSON object; got {type(value).__name__}")
-    return value
