@@ -82,6 +82,7 @@ def _path(**options: Any) -> click.Path:
 @click.option(
     "--negative", "negative_prompt", default=NEGATIVE_PROMPT, help="What to avoid; used with --cfg above 1."
 )
+@click.option("--trigger", help="Word of a LoRA, for [trigger] in both prompts.")
 @click.option("--image", type=_path(), help="Picture that the video starts with.")
 @click.option(
     "--image-strength", type=float, default=1.0, show_default=True, help="1 keeps the picture, 0 ignores it."
@@ -182,6 +183,7 @@ def generate(
     quiet: bool,
     sigmas: str | None,
     snap: str,
+    trigger: str | None,
     **options: Any,
 ) -> None:
     """Make a video with sound. Without --checkpoint it runs on the tiny set that ships with the package."""
@@ -203,6 +205,9 @@ def generate(
         defaults = dict(EMBEDDED_DEFAULTS)
     if options["seconds"] is not None:
         defaults.pop("num_frames", None)
+    for name in ("prompt", "negative_prompt"):
+        if trigger is not None and options[name] is not None:
+            options[name] = options[name].replace("[trigger]", trigger)
     try:
         recorded = None if from_file is None else settings_of(from_file)
         if recorded is not None and not _is_given(context, "numerics"):

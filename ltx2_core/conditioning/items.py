@@ -183,8 +183,9 @@ class GuideFrames:
     ``latent`` (B or 1, 128, K, H, W). ``strength`` 1 keeps it clean, less renews it in part. ``attention``
     weighs what the video sees of it, or of each latent cell of it (K, H, W): 1 is plain attention, 0
     nothing, above 1 more. ComfyUI couples the two: the strength of its guides is both. ``scale`` is how many
-    times larger the clip is, for references of IC-LoRAs that are kept small. ``single_frame`` says that its
-    first latent frame was made from one picture, by default whether it has only one.
+    times larger the clip is, and ``time_scale`` how many of the clip's frames one of its own stands for, for
+    references of IC-LoRAs that are kept small. ``single_frame`` says that its first latent frame was made
+    from one picture, by default whether it has only one.
     """
 
     latent: Tensor
@@ -193,6 +194,26 @@ class GuideFrames:
     attention: float | Tensor = 1.0
     scale: int = 1
     single_frame: bool | None = None
+    time_scale: int = 1
+
+    def positions(self, frames: int, height: int, width: int, fps: float) -> Tensor:
+        """Positions (1, 3, N, 2) of its cells on the clip's grid.
+
+        Raises ValueError for a ``time_scale`` at another frame than 0.
+        """
+        if self.time_scale < 1 or (self.time_scale > 1 and self.frame):
+            raise ValueError(
+                f"a reference of every {self.time_scale}. frame begins with the clip, at frame 0; got "
+                f"frame {self.frame}"
+            )
+        positions = guide_positions(
+            frames, height, width, fps, frame=self.frame, single_frame=self.single_frame
+        )
+        positions[:, 1:, :, 1] += (self.scale - 1) * SPATIAL_SCALE
+        if self.time_scale > 1:
+            seconds = positions[:, :1] * self.time_scale - (self.time_scale - 1) / fps
+            positions = torch.cat((seconds.clamp(min=0), positions[:, 1:]), dim=1)
+        return positions
 
     def apply(self, state: LatentState) -> LatentState:
         """Raises ValueError if the size differs from the clip's, or for a negative strength or attention."""
@@ -204,13 +225,9 @@ class GuideFrames:
         given, keep = dilate(_fit_batch("guide latent", self.latent, video), self.scale)
         _check_grid("guide latent", given, video)
         frames, height, width = given.shape[2:]
-        positions = guide_positions(
-            frames, height, width, state.fps, frame=self.frame, single_frame=self.single_frame
-        )
-        positions[:, 1:, :, 1] += (self.scale - 1) * SPATIAL_SCALE
         guide = Guide(
             frames=frames,
-            positions=positions,
+            positions=self.positions(frames, height, width, state.fps),
             attention=self._attention(frames, height, width),
             keep=None if keep is None else keep.flatten(),
         )

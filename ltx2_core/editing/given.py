@@ -11,7 +11,7 @@ from torch import Tensor
 from ..conditioning.guides import place_guide
 from ..conditioning.items import Conditioning, GuideFrames, ImageInPlace, KeptOutside, Overlap, VideoGiven
 from ..media import fit_image
-from ..shapes import SPATIAL_SCALE, ClipPlan
+from ..shapes import SPATIAL_SCALE, ClipPlan, frames_of, latent_frames_of
 from ..types import AVLatent
 from .footage import Footage
 
@@ -82,18 +82,25 @@ class Keyframe:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Reference:
-    """A clip (8k + 1, 3, H, W) in [0, 1] as long as the video, shown beside it, ``scale`` times smaller."""
+    """A clip (8k + 1, 3, H, W) in [0, 1] as long as the video, shown beside it, ``scale`` times smaller.
+
+    Of its frames every ``every``-th is shown.
+    """
 
     frames: Tensor
     scale: int = 1
     strength: float = 1.0
+    every: int = 1
 
     def at(self, pipeline: LTX2Pipeline, clip: ClipPlan) -> Conditioning:
         """Raises ValueError for a size that ``scale`` does not divide."""
         check_scale(clip, self.scale)
-        pixels = fit_image(self.frames, clip.width // self.scale, clip.height // self.scale)
-        latent = pipeline.encode_video(pixels)
-        return GuideFrames(latent=latent, frame=0, strength=self.strength, scale=self.scale)
+        shown = self.frames[:: self.every]
+        shown = shown[: frames_of(latent_frames_of(len(shown)))]
+        latent = pipeline.encode_video(fit_image(shown, clip.width // self.scale, clip.height // self.scale))
+        return GuideFrames(
+            latent=latent, frame=0, strength=self.strength, scale=self.scale, time_scale=self.every
+        )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

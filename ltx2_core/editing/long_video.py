@@ -120,7 +120,8 @@ def long_video(
             size = window.clip.width, window.clip.height
             part = reel_part(how.source, window.first_frame, window.clip.frames, *size)
             if how.source_strength > 0:
-                shown.append(Reference(frames=part, scale=scale, strength=how.source_strength))
+                every = max((lora.reference_temporal_scale_factor for lora in pipeline.loras), default=1)
+                shown.append(Reference(frames=part, scale=scale, strength=how.source_strength, every=every))
             if how.denoise < 1:
                 latents = AVLatent(pipeline.encode_video(part), None)
         run = replace(

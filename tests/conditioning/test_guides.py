@@ -7,6 +7,7 @@ import torch
 
 from ltx2_core.conditioning.guides import place_guide
 from ltx2_core.conditioning.items import GuideFrames, dilate
+from ltx2_core.conditioning.patchify import reference_positions
 from ltx2_core.conditioning.state import empty_state
 from ltx2_core.shapes import plan_clip
 
@@ -90,3 +91,24 @@ def test_attention_may_be_given_for_every_cell():
     assert torch.equal(guide.attention[guide.keep], cells.flatten())
     with pytest.raises(ValueError, match=r"must be \(K, H, W\)"):
         GuideFrames(latent=torch.randn(1, 128, 2, 2, 4), frame=0, attention=cells).apply(empty_state(plan))
+
+
+@pytest.mark.parametrize(("space", "time"), [(1, 1), (2, 1), (1, 2), (2, 3)])
+def test_a_reference_at_a_lower_rate_and_size_lies_where_the_official_one_does(space, time):
+    frames, height, width = 3, 2, 4
+    item = GuideFrames(
+        latent=torch.zeros(1, 128, frames, height, width), frame=0, scale=space, time_scale=time
+    )
+    ours = item.positions(frames, height * space, width * space, 25.0)
+    cells = dilate(item.latent, space)[1]
+    kept = ours if cells is None else ours[:, :, cells.flatten()]
+    expected = reference_positions(frames, height, width, 25.0, time_scale=time, space_scale=space)
+    torch.testing.assert_close(kept, expected)
+    seconds = (1 + (frames - 1) * 8) * time / 25.0 - (time - 1) / 25.0
+    assert kept[:, 0].max() == pytest.approx(seconds)
+
+
+def test_a_reference_at_a_lower_rate_begins_with_the_clip():
+    item = GuideFrames(latent=torch.zeros(1, 128, 1, 2, 2), frame=9, time_scale=2)
+    with pytest.raises(ValueError, match=r"every 2\. frame begins with the clip, at frame 0; got frame 9"):
+        item.positions(1, 2, 2, 25.0)
