@@ -22,9 +22,9 @@ from ..media.atomic import replacing
 from ..shapes import audio_latents_of
 from ..text import Gemma, Tokenizer
 from ..types import AVLatent
-from ..video_vae import VideoEncoder
 from .data import HELD_OUT
 from .text import TextBatch, TextStates, batch_text, encode_captions
+from .video_code import EncodesVideo
 from .world import FPS, Clip, edge_map, make_clip
 
 SOUND_RATE = 16000
@@ -55,7 +55,7 @@ class Bucket:
 class Encoders:
     """What turns a clip into latents and a caption into states."""
 
-    video: VideoEncoder
+    video: EncodesVideo
     audio: AudioEncoder
     gemma: Gemma
     tokenizer: Tokenizer
@@ -103,7 +103,7 @@ def encode_clips(clips: Sequence[Clip], encoders: Encoders) -> AVLatent:
     )
 
 
-def encode_frames(clips: Sequence[Tensor], encoder: VideoEncoder) -> Tensor:
+def encode_frames(clips: Sequence[Tensor], encoder: EncodesVideo) -> Tensor:
     """Frames (F, 3, H, W) in [-1, 1] of N clips -> normalised latents (N, 128, f, h, w)."""
     with torch.no_grad():
         return encoder.encode(rearrange(torch.stack(list(clips)), "n f c h w -> n c f h w")).float()

@@ -154,3 +154,8 @@ def save_tensors(
 def prefixed(prefix: str, network: nn.Module) -> dict[str, Tensor]:
     """The state dict with ``prefix`` before each name."""
     return {prefix + name: tensor for name, tensor in network.state_dict().items()}
+
+
+def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with ``prefix``, by the rest of their names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -9,13 +9,14 @@ from typing import Any
 from ..tiny.settings import tiny_config, tiny_upsampler_config
 from .audio_vae import AudioVAERecipe
 from .data import ClipSize
-from .diffusion import LONG, ContextChoice, FlowRecipe, LoraRecipe
+from .diffusion import LONG, SHORT, ContextChoice, FlowRecipe, LoraRecipe
 from .flow import FlowOptions
 from .latents import Bucket
 from .lora import ATTENTION
 from .recipe import trained_config, trained_upsampler_config
 from .upsampler import UpsamplerRecipe
-from .video_vae import DECODER_RECIPE, VideoVAERecipe
+from .video_code import SAMPLES
+from .video_vae import VideoVAERecipe
 from .vocoder import VocoderRecipe
 
 Json = dict[str, Any]
@@ -32,7 +33,13 @@ class Scale:
 
     config: Json
     upsampler_config: Json
-    video_vae: VideoVAERecipe
+    code_sizes: tuple[ClipSize, ...]
+    """Clips that the video code is found from."""
+    linear_steps: int
+    """Of the linear encoder that training starts from."""
+    fit_sizes: tuple[ClipSize, ...]
+    """Clips that the layers of the decoder are fitted on."""
+    video_encoder: VideoVAERecipe
     video_decoder: VideoVAERecipe
     audio_vae: AudioVAERecipe
     vocoder: VocoderRecipe
@@ -45,8 +52,8 @@ class Scale:
     minutes: Mapping[str, float]
     evaluates: bool = True
     """Whether figures are measured on held-out clips while training."""
-    statistics_clips: tuple[int, int] = (64, 256)
-    """That the statistics of the video and of the audio latents are taken from."""
+    statistics_clips: int = 256
+    """That the statistics of the audio latents are taken from."""
 
 
 def full_scale() -> Scale:
@@ -54,48 +61,57 @@ def full_scale() -> Scale:
     return Scale(
         config=with_transformer(trained_config()),
         upsampler_config=trained_upsampler_config(),
-        video_vae=VideoVAERecipe(),
-        video_decoder=DECODER_RECIPE,
+        code_sizes=SAMPLES,
+        linear_steps=700,
+        fit_sizes=(
+            ClipSize(batch=420, frames=17, width=128, height=128),
+            ClipSize(batch=500, frames=17, width=64, height=64),
+            ClipSize(batch=200, frames=17, width=96, height=96),
+        ),
+        # Gradients have added nothing to the fitted halves in an hour; a longer run may ask for them.
+        video_encoder=VideoVAERecipe(total_steps=0),
+        video_decoder=VideoVAERecipe(total_steps=0),
         audio_vae=AudioVAERecipe(),
         vocoder=VocoderRecipe(),
         upsampler=UpsamplerRecipe(),
         buckets=(
-            Bucket(width=64, height=64, frames=17, clips=1536, share=0.3),
-            Bucket(width=64, height=64, frames=25, clips=1536, share=0.3),
-            Bucket(width=128, height=128, frames=25, clips=2560, share=0.25),
-            Bucket(width=128, height=96, frames=25, clips=768, share=0.05, edges=True),
-            Bucket(width=96, height=64, frames=33, clips=512, share=0.05),
-            Bucket(width=128, height=128, frames=49, clips=384, share=0.05),
+            Bucket(width=64, height=64, frames=17, clips=1536, share=0.1),
+            Bucket(width=64, height=64, frames=25, clips=3072, share=0.25),
+            Bucket(width=96, height=64, frames=33, clips=768, share=0.05),
+            Bucket(width=128, height=128, frames=25, clips=4096, share=0.4),
+            Bucket(width=128, height=128, frames=49, clips=1024, share=0.15),
+            Bucket(width=128, height=96, frames=25, clips=1024, share=0.05, edges=True),
         ),
         shard_clips=128,
-        transformer=FlowRecipe(total_steps=4000, batch=16),
+        transformer=FlowRecipe(total_steps=6000, batch=32, options=FlowOptions(shift=1.6)),
         distilled=LoraRecipe(
             rank=8,
             targets=ATTENTION,
-            flow=FlowRecipe(total_steps=300, batch=8, adam_lr=1e-3, contexts=((1.0, LONG),)),
+            flow=FlowRecipe(total_steps=300, batch=8, adam_lr=1e-3, contexts=((0.7, SHORT), (1.0, LONG))),
         ),
         edges=LoraRecipe(
             rank=8,
             targets=ATTENTION,
             flow=FlowRecipe(
-                total_steps=450,
-                batch=8,
+                total_steps=600,
+                batch=16,
                 adam_lr=2e-3,
-                contexts=((1.0, LONG),),
+                contexts=((0.7, SHORT), (1.0, LONG)),
                 options=FlowOptions(first_frame=0.1, video_given=0.0, region=0.0),
             ),
         ),
         minutes={
             "text": 0.1,
-            "video-vae": 180,
+            "video-code": 0.5,
+            "video-encoder": 5,
+            "video-decoder": 5,
             "audio-vae": 30,
             "vocoder": 40,
-            "latents": 25,
+            "latents": 8,
             "transformer": 120,
-            "upsampler": 20,
+            "upsampler": 10,
             "distilled": 40,
             "edges": 25,
-            "video-decoder": 60,
             "export": 0.1,
         },
     )
@@ -111,8 +127,11 @@ def smoke_scale() -> Scale:
     return Scale(
         config=tiny_config("2.3"),
         upsampler_config=tiny_upsampler_config(),
-        video_vae=VideoVAERecipe(total_steps=2, sizes=((1.0, (clip,)),)),
-        video_decoder=VideoVAERecipe(total_steps=2, sizes=((1.0, (clip,)),)),
+        code_sizes=(ClipSize(batch=24, frames=17, width=64, height=64),),
+        linear_steps=2,
+        fit_sizes=(ClipSize(batch=4, frames=9, width=64, height=64),),
+        video_encoder=VideoVAERecipe(total_steps=2, sizes=(clip,)),
+        video_decoder=VideoVAERecipe(total_steps=2, sizes=(clip,)),
         audio_vae=AudioVAERecipe(total_steps=2, batch=1, seconds=(0.7,)),
         vocoder=VocoderRecipe(total_steps=2, batch=1, seconds=0.6, mel_frames=20),
         upsampler=UpsamplerRecipe(total_steps=2, sizes=(replace(clip, width=32, height=32),)),
@@ -123,7 +142,7 @@ def smoke_scale() -> Scale:
         edges=lora,
         minutes={},
         evaluates=False,
-        statistics_clips=(1, 2),
+        statistics_clips=2,
     )
 
 

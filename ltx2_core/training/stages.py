@@ -16,18 +16,23 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .. import config as cfg
+from ..shapes import VIDEO_CHANNELS
 from ..tiny.weights import stored_transforms
 from ..video_vae import VideoVAE
 from .audio_vae import AudioPair, finish_audio_vae, train_audio_vae
 from .diffusion import LoraRecipe, load_averaged, train_distilled, train_edges, train_flow
 from .latents import Encoders, LatentCache, write_latents
-from .loop import averaged_weights
+from .layerwise import fit_decoder
+from .linear_decoder import start_linear_decoder
+from .linear_encoder import start_linear_encoder
+from .loop import History, averaged_weights
 from .lora import LoraAdapters, save_lora
 from .network import FlowNetwork, official_names
-from .run import Run, Unfinished, prefixed, save_tensors
+from .run import Run, Unfinished, prefixed, save_tensors, without_prefix
 from .text import GEMMA_LAYERS, GEMMA_WIDTH, load_text, write_world_gemma
 from .upsampler import train_upsampler
-from .video_vae import finish_video_vae, train_video_decoder, train_video_vae
+from .video_code import EncodesVideo, VideoCode, principal_code
+from .video_vae import LATENT_NOISE, VideoVAERecipe, new_video_vae, train_video_decoder, train_video_encoder
 from .vocoder import train_vocoder
 
 logger = logging.getLogger(__name__)
@@ -81,27 +86,51 @@ def make_text(run: Run) -> None:
     write_world_gemma(run.models.text_encoder, prompts=run.prompts, seed=run.seed)
 
 
-def make_video_vae(run: Run) -> None:
-    recipe = run.sized("video-vae", run.scale.video_vae)
-    state = run.state("video-vae")
-    config = cfg.video_vae_config(run.scale.config)
-    vae, _ = train_video_vae(config, state, recipe=recipe, seed=run.seed, options=run.options())
-    run.check_finished("video-vae", recipe.total_steps)
-    finish_video_vae(vae, recipe, clips=run.scale.statistics_clips[0], seed=run.seed)
-    save_tensors(run.part("video-vae"), prefixed("vae.", vae))
+def make_video_code(run: Run) -> None:
+    code = principal_code(VIDEO_CHANNELS, sizes=run.scale.code_sizes, seed=run.seed)
+    save_tensors(run.part("video-code"), code.tensors())
+
+
+def make_video_encoder(run: Run) -> None:
+    def start(vae: VideoVAE, code: VideoCode) -> None:
+        scale = run.scale
+        start_linear_encoder(
+            vae.encoder, code, sizes=scale.code_sizes, steps=scale.linear_steps, seed=run.seed
+        )
+
+    _make_half(run, "encoder", run.scale.video_encoder, start, train_video_encoder)
 
 
 def make_video_decoder(run: Run) -> None:
-    """The decoder goes on alone: latents keep their meaning, and what reads them can be trained meanwhile."""
-    recipe = run.sized("video-decoder", run.scale.video_decoder)
-    state = run.state("video-decoder")
-    vae = _video_vae(run).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    if run.start("video-decoder").exists():
-        run.load(vae.decoder, run.start("video-decoder"), "vae.decoder.")
-    vae.decoder.requires_grad_(True)
-    train_video_decoder(vae, state, recipe=recipe, seed=run.seed, options=run.options())
-    run.check_finished("video-decoder", recipe.total_steps)
-    save_tensors(run.part("video-decoder"), prefixed("vae.decoder.", vae.decoder))
+    def start(vae: VideoVAE, code: VideoCode) -> None:
+        scale = run.scale
+        levels = start_linear_decoder(vae.decoder, code, sizes=scale.code_sizes, seed=run.seed)
+        fit_decoder(vae.decoder, levels, code, sizes=scale.fit_sizes, noise=LATENT_NOISE, seed=run.seed)
+
+    _make_half(run, "decoder", run.scale.video_decoder, start, train_video_decoder)
+
+
+def _make_half(
+    run: Run,
+    half: str,
+    recipe: VideoVAERecipe,
+    start: Callable[[VideoVAE, VideoCode], None],
+    train: Callable[..., History],
+) -> None:
+    stage = f"video-{half}"
+    recipe, code = run.sized(stage, recipe), _code(run)
+    vae = new_video_vae(cfg.video_vae_config(run.scale.config), code, run.seed)
+    network = vae.get_submodule(half)
+    if run.start(stage).exists():
+        network.load_state_dict(without_prefix(f"vae.{half}.", load_file(run.start(stage))))
+    elif isinstance(code, VideoCode) and not run.state(stage).exists():
+        start(vae, code)
+    vae.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    if recipe.total_steps:
+        train(vae, code, run.state(stage), recipe=recipe, seed=run.seed, options=run.options())
+        run.check_finished(stage, recipe.total_steps)
+    statistics = prefixed("vae.per_channel_statistics.", vae.per_channel_statistics)
+    save_tensors(run.part(stage), prefixed(f"vae.{half}.", network) | statistics)
 
 
 def make_audio_vae(run: Run) -> None:
@@ -110,7 +139,7 @@ def make_audio_vae(run: Run) -> None:
     config = cfg.audio_vae_config(run.scale.config)
     pair, _ = train_audio_vae(config, state, recipe=recipe, seed=run.seed, options=run.options())
     run.check_finished("audio-vae", recipe.total_steps)
-    finish_audio_vae(pair, recipe, clips=run.scale.statistics_clips[1], seed=run.seed)
+    finish_audio_vae(pair, recipe, clips=run.scale.statistics_clips, seed=run.seed)
     save_tensors(
         run.part("audio-vae"), prefixed("audio_vae.", pair.encoder) | prefixed("audio_vae.", pair.decoder)
     )
@@ -138,9 +167,7 @@ def make_vocoder(run: Run) -> None:
 
 def make_latents(run: Run) -> None:
     gemma, tokenizer = load_text(run.models.text_encoder)
-    encoders = Encoders(
-        video=_video_vae(run), audio=_audio_pair(run).encoder, gemma=gemma, tokenizer=tokenizer
-    )
+    encoders = Encoders(video=_code(run), audio=_audio_pair(run).encoder, gemma=gemma, tokenizer=tokenizer)
     folder = run.folder / "latents"
 
     def on_shard(done: int, count: int) -> None:
@@ -175,7 +202,7 @@ def make_upsampler(run: Run) -> None:
     recipe = run.sized("upsampler", run.scale.upsampler)
     upsampler, _ = train_upsampler(
         cfg.upsampler_config(run.scale.upsampler_config),
-        _video_vae(run),
+        _code(run),
         run.state("upsampler"),
         recipe=recipe,
         seed=run.seed,
@@ -244,9 +271,14 @@ def _adapted(run: Run, recipe: LoraRecipe) -> tuple[FlowNetwork, LoraAdapters]:
     return network, LoraAdapters(network.transformer, rank=recipe.rank, targets=recipe.targets, seed=run.seed)
 
 
-def _video_vae(run: Run) -> VideoVAE:
-    vae = VideoVAE(cfg.video_vae_config(run.scale.config))
-    run.load(vae, run.part("video-vae"), "vae.")
+def _code(run: Run) -> EncodesVideo:
+    """The code, or in a run that goes on from a set the encoder that has learnt it."""
+    tensors = load_file(run.part("video-code"))
+    if "basis" in tensors:
+        return VideoCode(**tensors)
+    vae = VideoVAE(cfg.video_vae_config(run.scale.config)).requires_grad_(False)
+    for name in ("encoder", "per_channel_statistics"):
+        vae.get_submodule(name).load_state_dict(without_prefix(f"vae.{name}.", tensors))
     return vae
 
 
@@ -270,12 +302,14 @@ def export(run: Run) -> None:
     save_tensors(run.models.checkpoint, tensors, dtype=torch.bfloat16, metadata=metadata)
 
 
-PARTS = ("video-vae", "video-decoder", "audio-vae", "vocoder", "transformer")
-"""Of the checkpoint; the decoder comes after the autoencoder, whose own it replaces."""
+PARTS = ("video-encoder", "video-decoder", "audio-vae", "vocoder", "transformer")
+"""Of the checkpoint."""
 
 STAGES: dict[str, Callable[[Run], None]] = {
     "text": make_text,
-    "video-vae": make_video_vae,
+    "video-code": make_video_code,
+    "video-encoder": make_video_encoder,
+    "video-decoder": make_video_decoder,
     "audio-vae": make_audio_vae,
     "vocoder": make_vocoder,
     "latents": make_latents,
@@ -283,21 +317,21 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "upsampler": make_upsampler,
     "distilled": make_distilled,
     "edges": make_edges,
-    "video-decoder": make_video_decoder,
     "export": export,
 }
 """In the order in which they run."""
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "text": (),
-    "video-vae": (),
+    "video-code": (),
+    "video-encoder": ("video-code",),
+    "video-decoder": ("video-code",),
     "audio-vae": (),
     "vocoder": ("audio-vae",),
-    "latents": ("text", "video-vae", "audio-vae"),
+    "latents": ("text", "video-code", "audio-vae"),
     "transformer": ("text", "latents"),
-    "upsampler": ("video-vae",),
+    "upsampler": ("video-code",),
     "distilled": ("transformer",),
     "edges": ("transformer",),
-    "video-decoder": ("video-vae",),
     "export": PARTS,
 }

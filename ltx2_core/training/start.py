@@ -12,15 +12,16 @@ from ..tiny.write import TinySet
 from .run import Run, save_tensors
 
 PREFIXES = {
-    "video-vae": ("vae.",),
-    "video-decoder": ("vae.decoder.",),
+    "video-code": ("vae.encoder.", "vae.per_channel_statistics."),
+    "video-encoder": ("vae.encoder.", "vae.per_channel_statistics."),
+    "video-decoder": ("vae.decoder.", "vae.per_channel_statistics."),
     "audio-vae": ("audio_vae.",),
     "vocoder": ("vocoder.",),
     "transformer": ("model.diffusion_model.", "text_embedding_projection."),
 }
-"""Names in a single file of what each part holds."""
+"""Names in a single file of what each part holds; the encoder stands for the code that it has learnt."""
 
-_FOUNDATIONS = ("text", "video-vae", "audio-vae", "vocoder")
+_FOUNDATIONS = ("text", "video-code", "audio-vae", "vocoder")
 
 
 def start_from(run: Run, models: TinySet, stages: Sequence[str]) -> None:

@@ -1,4 +1,7 @@
-"""Trains the video autoencoder: reconstruction and a little divergence from a normal prior.
+"""Trains the two halves of the video autoencoder, each on a code that stands still (:mod:`.video_code`).
+
+The encoder learns to give the code of a clip, the decoder to make the clip of a code with some noise on it.
+Neither waits for the other, and latents can be made from the code before either is trained.
 
 B batch, C channels, f h w grid of the latent; F frames, H W rows and columns of pixels.
 """
@@ -18,16 +21,19 @@ from ..video_vae import VideoVAE
 from ..video_vae.layers import Downsample, ResBlock
 from .data import HELD_OUT, ClipSize, draw, draw_seeds, psnr, video_batch
 from .initial import rotate_convolution
-from .loop import History, LoopOptions, StepFn, train, warmup_stable_decay
+from .loop import Evaluate, History, LoopOptions, StepFn, train, warmup_stable_decay
 from .muon import Muon
 from .state import load_averaged
+from .video_code import EncodesVideo
 
 WHOLE = 1 << 62
 """A piece size no clip reaches: gradients need every activation anyway."""
 
+LATENT_NOISE = 0.1
+"""Deviation of the posterior, a constant."""
 
-SMALL = ClipSize(batch=8, frames=9, width=64, height=64)
-LARGE = (
+SIZES = (
+    ClipSize(batch=8, frames=9, width=64, height=64),
     ClipSize(batch=4, frames=17, width=64, height=64),
     ClipSize(batch=3, frames=9, width=96, height=96),
     ClipSize(batch=2, frames=9, width=128, height=128),
@@ -38,76 +44,77 @@ LARGE = (
 
 @dataclass(frozen=True, kw_only=True)
 class VideoVAERecipe:
-    """Sizes, weights and length of the training. Clips grow: ``sizes`` are (share of the steps, choices)."""
+    """Length, step and sizes of the training of one half."""
 
-    total_steps: int = 1600
-    lr: float = 0.02
-    adam_lr: float = 2e-3
+    total_steps: int
+    lr: float = 3e-4
+    adam_lr: float = 3e-4
     weight_decay: float = 0.01
     absolute_weight: float = 0.2
-    divergence_weight: float = 3e-4
-    latent_noise: float = 0.1
-    """Deviation of the posterior, a constant: learnt, it swings more than the means do early on."""
-    sizes: tuple[tuple[float, tuple[ClipSize, ...]], ...] = ((0.25, (SMALL,)), (1.0, (SMALL, *LARGE)))
-
-    def choices(self, step: int) -> tuple[ClipSize, ...]:
-        """The clip sizes that ``step`` may use."""
-        return next(sizes for until, sizes in self.sizes if step < until * self.total_steps or until >= 1)
+    """Of absolute beside squared errors of pixels."""
+    sizes: tuple[ClipSize, ...] = SIZES
 
 
-DECODER_RECIPE = VideoVAERecipe(total_steps=1700, lr=0.012, sizes=((1.0, LARGE),))
-"""For ``train_video_decoder``."""
-
-
-def train_video_vae(
-    config: VideoVAEConfig,
+def train_video_encoder(
+    vae: VideoVAE,
+    code: EncodesVideo,
     state_path: str | Path,
     *,
-    recipe: VideoVAERecipe | None = None,
+    recipe: VideoVAERecipe,
     seed: int = 0,
     options: LoopOptions | None = None,
-    device: torch.device | str = "cpu",
-) -> tuple[VideoVAE, History]:
-    """Train both halves from nothing or from ``state_path`` on, to averaged weights.
+) -> History:
+    """Train the encoder in place, from what it holds or from ``state_path`` on, to its averaged weights."""
 
-    When all steps are done, ``finish_video_vae`` makes it ready for use."""
-    recipe = recipe or VideoVAERecipe()
-    vae = new_video_vae(config, seed).to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    history = _train(vae, list(vae.parameters()), recipe, state_path, seed, options)
-    load_averaged(vae, state_path)
-    return vae, history
+    def step_fn(model: nn.Module, generator: torch.Generator, step: int) -> Mapping[str, Tensor]:
+        frames = _draw_frames(recipe, generator)
+        return {"loss": (latent_mean(vae, frames) - _encoded(code, frames)).square().mean()}
+
+    def evaluate(model: nn.Module, step: int) -> dict[str, float]:
+        return {"error": held_out_code_error(vae, code)}
+
+    vae.decoder.requires_grad_(False)
+    return _train(vae, list(vae.encoder.parameters()), step_fn, evaluate, recipe, state_path, seed, options)
 
 
 def train_video_decoder(
     vae: VideoVAE,
+    code: EncodesVideo,
     state_path: str | Path,
     *,
-    recipe: VideoVAERecipe | None = None,
+    recipe: VideoVAERecipe,
     seed: int = 0,
     options: LoopOptions | None = None,
 ) -> History:
-    """Train the decoder of a finished ``vae`` further, in place, to its averaged weights.
+    """Train the decoder in place, from what it holds or from ``state_path`` on, to its averaged weights."""
 
-    The encoder and the statistics stay, so latents keep their meaning: what reads them can be trained
-    meanwhile.
-    """
-    recipe = recipe or DECODER_RECIPE
+    def step_fn(model: nn.Module, generator: torch.Generator, step: int) -> Mapping[str, Tensor]:
+        frames = _draw_frames(recipe, generator)
+        latent = _encoded(code, frames)
+        noise = torch.randn(latent.shape, generator=generator)
+        error = decode_whole(vae, latent + LATENT_NOISE * noise).float() - frames
+        square = error.square().mean()
+        return {"loss": square + recipe.absolute_weight * error.abs().mean(), "square": square}
+
+    def evaluate(model: nn.Module, step: int) -> dict[str, float]:
+        return {"psnr": held_out_psnr(vae, code)}
+
     vae.encoder.requires_grad_(False)
-    history = _train(vae, list(vae.decoder.parameters()), recipe, state_path, seed, options)
-    load_averaged(vae, state_path)
-    return history
+    return _train(vae, list(vae.decoder.parameters()), step_fn, evaluate, recipe, state_path, seed, options)
 
 
 def _train(
     vae: VideoVAE,
     parameters: list[nn.Parameter],
+    step_fn: StepFn,
+    evaluate: Evaluate,
     recipe: VideoVAERecipe,
     state_path: str | Path,
     seed: int,
     options: LoopOptions | None,
 ) -> History:
-    return train(
-        video_vae_step(recipe),
+    history = train(
+        step_fn,
         vae,
         Muon(parameters, lr=recipe.lr, adam_lr=recipe.adam_lr, weight_decay=recipe.weight_decay),
         warmup_stable_decay(recipe.total_steps),
@@ -115,32 +122,22 @@ def _train(
         total_steps=recipe.total_steps,
         seed=seed,
         options=options,
-        evaluate=lambda model, step: {"psnr": held_out_psnr(model)},
+        evaluate=evaluate,
     )
+    load_averaged(vae, state_path)
+    return history
 
 
-def video_vae_step(recipe: VideoVAERecipe) -> StepFn:
-    """The loss of one batch; noise is added to raw latents."""
+def _draw_frames(recipe: VideoVAERecipe, generator: torch.Generator) -> Tensor:
+    size = draw(recipe.sizes, generator)
+    seeds = draw_seeds(generator, size.batch)
+    frames = video_batch(seeds, frames=size.frames, width=size.width, height=size.height)
+    return frames.contiguous(memory_format=torch.channels_last_3d)
 
-    def step_fn(vae: nn.Module, generator: torch.Generator, step: int) -> Mapping[str, Tensor]:
-        assert isinstance(vae, VideoVAE)
-        statistics = vae.per_channel_statistics
-        device = statistics.get_buffer("mean-of-means").device
-        size = draw(recipe.choices(step), generator)
-        seeds = draw_seeds(generator, size.batch)
-        frames = video_batch(seeds, frames=size.frames, width=size.width, height=size.height)
-        frames = frames.to(device, memory_format=torch.channels_last_3d)
-        raw = statistics.un_normalize(latent_mean(vae, frames))
-        noise = torch.randn(raw.shape, generator=generator).to(device)
-        latent = statistics.normalize(raw + recipe.latent_noise * noise)
-        error = decode_whole(vae, latent).float() - frames
-        square = error.square().mean()
-        # The divergence from a unit normal, less what a constant variance adds to it.
-        divergence = 0.5 * raw.square().mean()
-        loss = square + recipe.absolute_weight * error.abs().mean() + recipe.divergence_weight * divergence
-        return {"loss": loss, "square": square, "divergence": divergence}
 
-    return step_fn
+def _encoded(code: EncodesVideo, frames: Tensor) -> Tensor:
+    with torch.no_grad():
+        return code.encode(frames)
 
 
 def latent_mean(vae: VideoVAE, frames: Tensor) -> Tensor:
@@ -153,54 +150,58 @@ def decode_whole(vae: VideoVAE, latent: Tensor) -> Tensor:
     return vae.decode(latent, max_piece_bytes=WHOLE)
 
 
-def new_video_vae(config: VideoVAEConfig, seed: int) -> VideoVAE:
-    """A network whose convolutions rotate channels and whose residual branches add nothing yet."""
+@torch.no_grad()
+def new_video_vae(config: VideoVAEConfig, code: EncodesVideo, seed: int) -> VideoVAE:
+    """A network whose convolutions rotate channels and whose residual branches add nothing yet.
+
+    Its raw latents are to be those of ``code``, whose amplitudes are the statistics that normalise them.
+    """
     generator = torch.Generator().manual_seed(seed)
     vae = VideoVAE(config)
-    with torch.no_grad():
-        for module in vae.modules():
-            if isinstance(module, nn.Conv3d):
-                rotate_convolution(module, generator)
-        for module in vae.modules():
-            if isinstance(module, ResBlock):
-                module.conv2.conv.weight.zero_()
-            elif isinstance(module, Downsample):
-                module.conv.conv.weight.mul_(0.5)
-        vae.decoder.conv_out.conv.weight.mul_(0.2)
-        vae.encoder.conv_out.conv.weight[-1] = 0
+    for module in vae.modules():
+        if isinstance(module, nn.Conv3d):
+            rotate_convolution(module, generator)
+    for module in vae.modules():
+        if isinstance(module, ResBlock):
+            module.conv2.conv.weight.zero_()
+        elif isinstance(module, Downsample):
+            module.conv.conv.weight.mul_(0.5)
+    vae.decoder.conv_out.conv.weight.mul_(0.2)
+    last = vae.encoder.conv_out.conv
+    assert last.bias is not None
+    last.weight[-1] = 0
+    last.bias[-1] = 2 * math.log(LATENT_NOISE)
+    vae.per_channel_statistics = code.per_channel_statistics
     return vae
 
 
 @torch.no_grad()
 def held_out_psnr(
-    vae: nn.Module, *, clips: int = 12, frames: int = 25, width: int = 128, height: int = 128
+    vae: nn.Module,
+    code: EncodesVideo | None = None,
+    *,
+    clips: int = 12,
+    frames: int = 25,
+    width: int = 128,
+    height: int = 128,
 ) -> float:
-    """Mean PSNR in dB of reconstructions of scenes that are never trained on, in the caller's precision."""
+    """Mean PSNR in dB of scenes that are never trained on, decoded from ``code`` or from the encoder's."""
     assert isinstance(vae, VideoVAE)
-    device = vae.per_channel_statistics.get_buffer("mean-of-means").device
     total = 0.0
     for index in range(clips):
-        truth = video_batch([HELD_OUT + index], frames=frames, width=width, height=height).to(device)
-        total += float(psnr(decode_whole(vae, vae.encode(truth, max_piece_bytes=WHOLE)), truth))
+        truth = video_batch([HELD_OUT + index], frames=frames, width=width, height=height)
+        latent = latent_mean(vae, truth) if code is None else code.encode(truth)
+        total += float(psnr(decode_whole(vae, latent), truth))
     return total / clips
 
 
 @torch.no_grad()
-def finish_video_vae(vae: VideoVAE, recipe: VideoVAERecipe, *, clips: int = 64, seed: int = 0) -> None:
-    """Set per-channel statistics, from fresh training clips, and the log-variance.
-
-    The deviation is that of the noisy posterior: a channel that says less than its noise hides must not be
-    blown up to unit size, or a diffusion model would spend its effort on nothing.
-    """
-    statistics = vae.per_channel_statistics
-    device = statistics.get_buffer("mean-of-means").device
-    generator = torch.Generator().manual_seed(seed)
-    samples = []
-    for scene in draw_seeds(generator, clips):
-        batch = video_batch([scene], frames=25, width=128, height=128).to(device)
-        samples.append(statistics.un_normalize(latent_mean(vae, batch)).movedim(1, -1).flatten(0, -2))
-    latents = torch.cat(samples)
-    statistics.get_buffer("mean-of-means").copy_(latents.mean(0))
-    statistics.get_buffer("std-of-means").copy_((latents.var(0) + recipe.latent_noise**2).sqrt())
-    assert vae.encoder.conv_out.conv.bias is not None
-    vae.encoder.conv_out.conv.bias[-1] = 2 * math.log(recipe.latent_noise)
+def held_out_code_error(vae: VideoVAE, code: EncodesVideo, *, clips: int = 12) -> float:
+    """Squared error of the encoder's latents of held-out clips over the code's variance."""
+    wrong = power = 0.0
+    for index in range(clips):
+        frames = video_batch([HELD_OUT + index], frames=25, width=128, height=128)
+        target = code.encode(frames)
+        wrong += float((latent_mean(vae, frames) - target).square().sum())
+        power += float(target.square().sum())
+    return wrong / power

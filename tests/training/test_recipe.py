@@ -82,7 +82,7 @@ def test_a_stage_that_ran_out_of_time_is_finished_by_the_next_call(folder, tmp_p
 
 
 def test_a_stage_says_what_it_needs_and_unknown_stages_are_refused(tmp_path) -> None:
-    with pytest.raises(ValueError, match="latents needs text, video-vae, audio-vae first"):
+    with pytest.raises(ValueError, match="latents needs text, video-code, audio-vae first"):
         run_stages(make_run(tmp_path), ["latents"])
     with pytest.raises(ValueError, match="unknown stages nonsense"):
         run_stages(make_run(tmp_path), ["nonsense"])
@@ -113,8 +113,8 @@ def test_a_set_can_be_gone_on_from_where_other_parts_allow_it(folder, tmp_path) 
 
 def test_going_on_is_refused_for_what_all_else_depends_on_and_for_other_widths(folder, tmp_path) -> None:
     models = make_run(folder).models
-    with pytest.raises(ValueError, match="video-vae: every other part depends on these"):
-        start_from(make_run(tmp_path), models, ["video-vae"])
+    with pytest.raises(ValueError, match="video-code: every other part depends on these"):
+        start_from(make_run(tmp_path), models, ["video-code"])
     with pytest.raises(ValueError, match="not of the sizes that this scale makes"):
         start_from(Run(folder=tmp_path, scale=full_scale()), models, ["transformer"])
     assert not list(tmp_path.rglob("*.safetensors"))

@@ -1,0 +1,83 @@
+"""ComfyUI core, given the embedded set and our text, shows the clip that the library makes of it."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from host_graph import Graph
+from host_server import Server
+from torch import Tensor
+
+from ltx2_core import LTX2Pipeline
+from ltx2_core.sampling.schedules import ltxv_sigmas
+from ltx2_core.tiny import embedded_set
+from ltx2_core.training.data import psnr
+from ltx2_core.training.world import measure
+from ltx2_core.types import Numerics
+
+PROMPT = "a red circle bounces on a blue background, a knock at each bounce"
+NEGATIVE = "blurry"
+SIDE, FRAMES, STEPS, CFG, SEED = 128, 25, 12, 3.0, 1
+
+
+@pytest.fixture(scope="module")
+def shown_by_core(server: Server) -> Tensor:
+    """Frames (F, 3, H, W) in [-1, 1] from the host's loader, sampler and decoder."""
+    files = embedded_set()
+    checkpoint, encoder = "embedded.safetensors", "embedded-gemma"
+    shutil.copyfile(files.checkpoint, server.base / "models" / "checkpoints" / checkpoint)
+    folder = server.base / "models" / "text_encoders" / encoder
+    shutil.copytree(files.text_encoder, folder, dirs_exist_ok=True)
+    g = Graph()
+    core = g.add("CheckpointLoaderSimple", ckpt_name=checkpoint)
+    audio_vae = g.add("LTXVAudioVAELoader", ckpt_name=checkpoint)
+    clip = g.add("LTX2ProbeLoadClip", text_encoder=f"{encoder}/model.safetensors", ckpt_name=checkpoint)
+    positive, negative = (g.add("CLIPTextEncode", clip=clip, text=text) for text in (PROMPT, NEGATIVE))
+    cond = g.add("LTXVConditioning", positive=positive, negative=negative, frame_rate=25.0)
+    video = g.add("EmptyLTXVLatentVideo", width=SIDE, height=SIDE, length=FRAMES, batch_size=1)
+    sound = g.add(
+        "LTXVEmptyLatentAudio", frames_number=FRAMES, frame_rate=25, batch_size=1, audio_vae=audio_vae
+    )
+    sampled = g.add(
+        "SamplerCustomAdvanced",
+        noise=g.add("RandomNoise", noise_seed=SEED),
+        guider=g.add("CFGGuider", model=core, positive=cond, negative=cond[1], cfg=CFG),
+        sampler=g.add("KSamplerSelect", sampler_name="euler"),
+        sigmas=g.add(
+            "LTXVScheduler", steps=STEPS, max_shift=2.05, base_shift=0.95, stretch=True, terminal=0.1
+        ),
+        latent_image=g.add("LTXVConcatAVLatent", video_latent=video, audio_latent=sound),
+    )
+    streams = g.add("LTXVSeparateAVLatent", av_latent=sampled)
+    g.dump("frames", image=g.add("VAEDecode", samples=streams, vae=core[2]))
+    (frames,) = server.run(g.prompt).tensors("frames").values()
+    return frames.float().movedim(-1, 1) * 2 - 1
+
+
+@pytest.fixture(scope="module")
+def made_by_the_library() -> Tensor:
+    pipeline = LTX2Pipeline.embedded(dtype=torch.float32, device="cpu", numerics=Numerics.COMFY)
+    clip = pipeline(
+        PROMPT,
+        negative_prompt=NEGATIVE,
+        width=SIDE,
+        height=SIDE,
+        num_frames=FRAMES,
+        fps=25.0,
+        sigmas=ltxv_sigmas(STEPS).tolist(),
+        cfg=CFG,
+        seed=SEED,
+    )
+    return torch.cat(list(clip.frames()))
+
+
+def test_core_and_the_library_show_the_same_clip(shown_by_core: Tensor, made_by_the_library: Tensor) -> None:
+    assert shown_by_core.shape == made_by_the_library.shape == (FRAMES, 3, SIDE, SIDE)
+    assert float(psnr(shown_by_core[None], made_by_the_library[None].clamp(-1, 1))) > 35
+
+
+def test_what_core_shows_is_what_the_prompt_says(shown_by_core: Tensor) -> None:
+    seen = measure(shown_by_core, None)
+    assert seen.background == "blue" and "red" in seen.colours

@@ -1,0 +1,66 @@
+"""Both halves of the video autoencoder start as linear networks that already know their code."""
+
+from __future__ import annotations
+
+import pytest
+
+from ltx2_core import config as cfg
+from ltx2_core.training import video_vae
+from ltx2_core.training.data import ClipSize
+from ltx2_core.training.layerwise import fit_decoder
+from ltx2_core.training.linear_decoder import start_linear_decoder
+from ltx2_core.training.linear_encoder import start_linear_encoder
+from ltx2_core.training.recipe import trained_config
+from ltx2_core.training.video_code import principal_code
+
+SIZES = (
+    ClipSize(batch=60, frames=17, width=64, height=64),
+    ClipSize(batch=24, frames=17, width=96, height=96),
+)
+HELD_OUT_CLIPS = {"clips": 3, "frames": 17, "width": 64, "height": 64}
+
+
+@pytest.fixture(scope="module")
+def code():
+    return principal_code(128, sizes=SIZES)
+
+
+@pytest.fixture
+def vae(code):
+    return video_vae.new_video_vae(cfg.video_vae_config(trained_config()), code, 0)
+
+
+def test_the_decoder_starts_as_the_inverse_of_the_code(vae, code):
+    before = video_vae.held_out_psnr(vae, code, **HELD_OUT_CLIPS)
+    start_linear_decoder(vae.decoder, code, sizes=SIZES)
+    assert before < 10 and video_vae.held_out_psnr(vae, code, **HELD_OUT_CLIPS) > 20
+
+
+def test_fitting_layer_by_layer_improves_on_the_linear_decoder(code):
+    config = trained_config()
+    config["vae"]["decoder_base_channels"] = 16
+    vae = video_vae.new_video_vae(cfg.video_vae_config(config), code, 0)
+    levels = start_linear_decoder(vae.decoder, code, sizes=SIZES)
+    linear = video_vae.held_out_psnr(vae, code, **HELD_OUT_CLIPS)
+    told = []
+    fit_decoder(
+        vae.decoder,
+        levels,
+        code,
+        sizes=(ClipSize(batch=600, frames=9, width=64, height=64),),
+        noise=0.1,
+        on_layer=lambda name, error: told.append((name, error)),
+    )
+    assert video_vae.held_out_psnr(vae, code, **HELD_OUT_CLIPS) > linear + 0.3
+    assert told[-1][0] == "conv_out" and len(told) == len(vae.decoder.up_blocks) + 1
+    assert all(0 < error < 1 for _, error in told)
+
+
+def test_the_encoder_starts_near_its_code(vae, code):
+    before = video_vae.held_out_code_error(vae, code, clips=2)
+    told = []
+    error = start_linear_encoder(
+        vae.encoder, code, sizes=SIZES, steps=30, on_step=lambda step, error: told.append((step, error))
+    )
+    assert error < 0.25 and told[-1] == (30, pytest.approx(error))
+    assert before > 0.5 and video_vae.held_out_code_error(vae, code, clips=2) < 0.2
