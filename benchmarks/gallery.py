@@ -73,7 +73,7 @@ def exhibits() -> list[Exhibit]:
 
 
 def make(pipeline: LTX2Pipeline, exhibit: Exhibit, seed: int) -> Generation:
-    size = {"width": 128, "height": 128, "num_frames": 49, "fps": FPS, "steps": 20, "cfg": 3.0}
+    size = {"width": 128, "height": 128, "num_frames": 49, "fps": FPS, "steps": 20, "cfg": 4.0}
     return pipeline(exhibit.prompt, seed=seed, **{**size, **exhibit.options})
 
 

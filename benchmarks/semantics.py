@@ -500,7 +500,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=64, help="held-out prompts (default 64)")
     parser.add_argument("--size", default="128x128x25", help="width x height x frames (default 128x128x25)")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--cfg", type=float, default=3.0)
+    parser.add_argument("--cfg", type=float, default=4.0)
     parser.add_argument("--threads", type=int, help="of torch")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     options = parser.parse_args()

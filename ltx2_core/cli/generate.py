@@ -22,8 +22,15 @@ from .plan import print_plan
 from .saving import resume_run, run
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-EMBEDDED_DEFAULTS: dict[str, Any] = {"width": 256, "height": 192, "num_frames": 49, "steps": 8, "stages": 2}
-"""A clip that the tiny set makes in seconds on any machine."""
+EMBEDDED_DEFAULTS: dict[str, Any] = {
+    "width": 128,
+    "height": 128,
+    "num_frames": 49,
+    "fps": 25.0,
+    "steps": 20,
+    "stages": 1,
+}
+"""A clip of the size and rate that the embedded set knows, made in seconds on any machine."""
 
 
 MAX_MEMORY_HELP = (
@@ -97,13 +104,13 @@ def _path(**options: Any) -> click.Path:
 @click.option(
     "--audio-start", "audio_start_s", type=float, default=0.0, help="Where in the sound to begin, in seconds."
 )
-@click.option("--width", type=int, help="Width of the clip.  [default: 768; embedded set 256]")
-@click.option("--height", type=int, help="Height of the clip.  [default: 512; embedded set 192]")
+@click.option("--width", type=int, help="Width of the clip.  [default: 768; embedded set 128]")
+@click.option("--height", type=int, help="Height of the clip.  [default: 512; embedded set 128]")
 @click.option(
     "--frames", "num_frames", type=int, help="Length, 8k + 1 frames.  [default: 121; embedded set 49]"
 )
 @click.option("--seconds", type=float, help="Length in seconds, in place of --frames.")
-@click.option("--fps", type=float, help="Frames per second.  [default: 24]")
+@click.option("--fps", type=float, help="Frames per second.  [default: 24; embedded set 25]")
 @click.option(
     "--snap",
     type=click.Choice([s.value for s in Snap]),
@@ -111,7 +118,7 @@ def _path(**options: Any) -> click.Path:
     show_default=True,
     help="What to do with a size or length off the grid.",
 )
-@click.option("--steps", type=int, help="Steps of the first stage.  [default: 30; embedded set 8]")
+@click.option("--steps", type=int, help="Steps of the first stage.  [default: 30; embedded set 20]")
 @click.option("--distilled", is_flag=True, help="Distilled weights or LoRA: 8 fixed steps, no guidance.")
 @click.option("--sigmas", help="Schedule of the first stage, such as '1, 0.725, 0.42, 0'.")
 @sampling_options
@@ -119,7 +126,7 @@ def _path(**options: Any) -> click.Path:
 @click.option(
     "--stages",
     type=click.IntRange(1, 2),
-    help="2: half size, then upscaled.  [default: 2]",
+    help="2: half size, then upscaled.  [default: 2; embedded set 1]",
 )
 @_lora_option("--lora", "loras", what="LoRA for all stages; may be repeated.")
 @_lora_option("--stage2-lora", "stage2_loras", what="LoRA for the second stage only.")

@@ -1,4 +1,4 @@
-"""Tiny models in the released layouts: written on demand, and one set that comes with the package."""
+"""Tiny models in the released layouts: random ones written on demand, a trained set with the package."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ if TYPE_CHECKING:
 
 __all__ = ["embedded_dir", "embedded_set"]
 
-EMBEDDED_SEED = 0
-
 
 def embedded_dir() -> Path:
     """The folder of the embedded set, laid out like ComfyUI's ``models`` folder."""
@@ -19,7 +17,7 @@ def embedded_dir() -> Path:
 
 
 def embedded_set() -> TinySet:
-    """The files of the embedded set: generation 2.3 in bfloat16, written with ``EMBEDDED_SEED``."""
+    """The files of the embedded set: generation 2.3 in bfloat16, made by ``ltx2 train tiny``."""
     from .write import TinySet
 
     return TinySet.in_folder(embedded_dir())

@@ -14,7 +14,8 @@ from click.testing import CliRunner, Result
 
 from ltx2_core.cli.main import main
 
-SMALL = ["--width", "128", "--height", "64", "--frames", "17", "--fps", "8", "--steps", "2", "--quiet"]
+SMALL = ["--width", "128", "--height", "64", "--frames", "17", "--fps", "8", "--steps", "2", "--stages", "2"]
+SMALL += ["--quiet"]
 
 
 def generate(*arguments: str | Path) -> Result:
@@ -39,9 +40,10 @@ def test_progress_names_the_stages(tmp_path) -> None:
 
 
 def test_a_dry_run_shows_the_plan_and_writes_nothing(tmp_path) -> None:
-    result = generate("--width", "200", "--seconds", "2", "-o", tmp_path / "clip.mp4", "--dry-run")
+    arguments = ["--width", "200", "--seconds", "2", "--stages", "2", "--dry-run"]
+    result = generate(*arguments, "-o", tmp_path / "clip.mp4")
     assert result.exit_code == 0, result.output
-    for part in ("192x192", "49 frames", "width is 192 instead of 200", "sigmas 1,", "0.909375", "peak"):
+    for part in ("192x128", "49 frames", "width is 192 instead of 200", "sigmas 1,", "0.909375", "peak"):
         assert part in result.output
     assert not list(tmp_path.iterdir())
 
@@ -50,7 +52,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(tmp_path) -> None:
     ("arguments", "message"),
     [
         (["--width", "0"], "width=0"),
-        (["--width", "200", "--snap", "error"], "multiple of 64"),
+        (["--width", "200", "--stages", "2", "--snap", "error"], "multiple of 64"),
         (["--seconds", "2", "--frames", "17"], "once"),
         (["--fps", "nan"], "fps"),
         (["--image", "missing.png"], "missing.png"),

@@ -43,7 +43,7 @@ def test_a_checkpoint_is_listed_with_its_parts_sizes_and_metadata():
     }
     assert all(part["dtypes"] == ["BF16"] for part in parts.values())
     assert all(part["size"] == 2 * part["parameters"] > 0 for part in parts.values())
-    assert told["metadata"]["config"]["transformer"]["num_layers"] == 2
+    assert told["metadata"]["config"]["transformer"]["num_layers"] == 4
 
 
 def test_the_table_shows_the_same():
@@ -55,8 +55,8 @@ def test_the_table_shows_the_same():
     assert any("config: {transformer, vae, audio_vae, vocoder, scheduler}" in line for line in lines)
 
 
-def test_loras_upscalers_and_text_encoder_folders_are_told_too():
-    files = embedded_set()
+def test_loras_upscalers_and_text_encoder_folders_are_told_too(tiny_set):
+    files = tiny_set
     lora = report(files.lora)
     assert lora["lora"] == {
         "layers": 16,
@@ -106,8 +106,8 @@ def test_a_part_that_cannot_be_loaded_says_why(tmp_path):
     assert "CANNOT BE LOADED" in run(tmp_path / "x.safetensors").output
 
 
-def test_an_ic_lora_and_one_of_an_unknown_kind_are_told(tmp_path):
-    tensors = load_file(embedded_set().lora)
+def test_an_ic_lora_and_one_of_an_unknown_kind_are_told(tiny_set, tmp_path):
+    tensors = load_file(tiny_set.lora)
     save_file(tensors, tmp_path / "ic.safetensors", {"reference_downscale_factor": "2"})
     assert (
         "IC-LoRA: reference video at 1/2 of the size, every frame" in run(tmp_path / "ic.safetensors").output

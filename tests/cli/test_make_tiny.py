@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from safetensors.torch import load_file
 
 from ltx2_core.cli.main import main
 from ltx2_core.loading import Component, open_checkpoint, open_lora
-from ltx2_core.tiny import EMBEDDED_SEED, embedded_dir, embedded_set
+from ltx2_core.tiny import embedded_dir, embedded_set
 from ltx2_core.tiny import write as writing
 from ltx2_core.tiny.write import TinySet, write_tiny_set
 
@@ -141,34 +140,9 @@ def test_unknown_generations_are_refused(tmp_path):
         write_tiny_set(tmp_path, generation="2.5")
 
 
-@pytest.fixture(scope="module")
-def remade(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("embedded")
-    write_tiny_set(folder, generation="2.3", seed=EMBEDDED_SEED, dtype=torch.bfloat16)
-    return folder
-
-
-def test_the_embedded_set_is_what_make_tiny_writes(remade):
-    names = sorted(str(path.relative_to(remade)) for path in remade.rglob("*") if path.is_file())
-    assert names == sorted(
-        str(path.relative_to(embedded_dir())) for path in embedded_dir().rglob("*") if path.is_file()
-    )
-    for name in names:
-        if not name.endswith(".safetensors"):
-            assert (remade / name).read_text() == (embedded_dir() / name).read_text(), name
-            continue
-        with safe_open(remade / name, "pt") as new, safe_open(embedded_dir() / name, "pt") as kept:
-            assert new.metadata() == kept.metadata()
-            assert set(new.keys()) == set(kept.keys())
-            for key in new.keys():  # noqa: SIM118
-                # Another build of torch may round the last bit of a product differently.
-                torch.testing.assert_close(new.get_tensor(key), kept.get_tensor(key), rtol=1e-2, atol=1e-6)
-
-
 def test_the_embedded_set_is_small_and_complete():
     files = embedded_set()
     size = sum(path.stat().st_size for path in embedded_dir().rglob("*") if path.is_file())
-    assert size < 8_000_000
-    assert files.checkpoint.stat().st_size < 5_500_000
+    assert size < 40_000_000
     assert open_checkpoint(files.checkpoint).generation == "2.3"
-    assert all(path.exists() for path in (files.text_encoder, files.upsampler, files.lora))
+    assert all(path.exists() for path in (files.text_encoder, files.upsampler, files.distilled, files.edges))

@@ -1,0 +1,81 @@
+"""The embedded set shows what it is asked for: a few clips by default, the table with ``-m semantic``."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ltx2_core import LTX2Pipeline
+from ltx2_core.training.data import HELD_OUT, psnr
+from ltx2_core.training.latents import SOUND_RATE
+from ltx2_core.training.world import FPS, Clip, clip_of, event_f1, listen, measure, sample_scene
+
+ROOT = Path(__file__).resolve().parents[2]
+SIDE, FRAMES = 128, 25
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> LTX2Pipeline:
+    return LTX2Pipeline.embedded(device="cpu", dtype=torch.float32, keep_loaded=True)
+
+
+def held_out(index: int, **wanted: str) -> Clip:
+    return clip_of(sample_scene(HELD_OUT + index, **wanted), FRAMES, SIDE, SIDE, SOUND_RATE)
+
+
+def test_colours_are_those_of_the_prompt(pipeline: LTX2Pipeline) -> None:
+    asked = (("red", "blue"), ("green", "magenta"), ("white", "green"), ("cyan", "red"))
+    right = []
+    for seed, (colour, background) in enumerate(asked):
+        clip = pipeline(
+            f"a {colour} circle stands still on a {background} background, silence",
+            width=SIDE,
+            height=SIDE,
+            num_frames=FRAMES,
+            fps=FPS,
+            steps=12,
+            seed=seed,
+        )
+        seen = measure(torch.cat(list(clip.frames())), None)
+        right += [seen.background == background, colour in seen.colours]
+    assert sum(right) >= len(right) - 1, right
+
+
+def test_scenes_that_training_never_saw_come_back_from_the_video_autoencoder(pipeline: LTX2Pipeline) -> None:
+    values = []
+    for index in range(4):
+        frames = held_out(index).frames
+        again = torch.cat(list(pipeline.decode_video(pipeline.encode_video((frames + 1) / 2))))
+        values.append(float(psnr(again[None], frames[None])))
+    assert sum(values) / len(values) > 22, values
+
+
+def test_knocks_come_back_from_the_audio_autoencoder_where_they_were(pipeline: LTX2Pipeline) -> None:
+    for index in range(3):
+        clip = held_out(index, motion="bounce")
+        latent = pipeline.encode_audio(clip.waveform, SOUND_RATE, latent_frames=FRAMES)
+        heard = listen(*pipeline.decode_audio(latent), FRAMES, FPS)
+        assert heard.sound == "knock"
+        found = event_f1(
+            heard.onsets_s, clip.truth.contacts_s, tolerance_s=0.04, seconds=FRAMES / FPS, margin_s=0.05
+        )
+        assert found > 0.8
+
+
+@pytest.mark.semantic
+def test_the_table_holds(tmp_path: Path) -> None:
+    path = tmp_path / "figures.json"
+    parts = ["text-to-video", "image-to-video", "inpainting", "guidance"]
+    command = [sys.executable, str(ROOT / "benchmarks" / "semantics.py"), "--clips", "16"]
+    subprocess.run([*command, "--json", str(path), "--only", *parts], check=True, cwd=ROOT)
+    figures = {(f["part"], f["what"]): f["value"] for f in json.loads(path.read_text())["figures"]}
+    assert figures["text to video", "background right"] >= 85
+    assert figures["text to video", "colour right"] >= 75
+    assert figures["image to video", "first frame below the VAE's"] <= 1
+    assert figures["inpainting", "outside below the VAE's"] <= 1
+    assert figures["guidance", "colour right lost without it"] >= 1
