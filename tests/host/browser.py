@@ -34,6 +34,10 @@ MISSING = """() => JSON.stringify({
     types: app.graph.nodes.map((n) => n.type).filter((t) => !(t in LiteGraph.registered_node_types)),
     overlay: [...document.querySelectorAll("[data-testid=error-overlay]")].map((e) => e.textContent),
 })"""
+CONVERT = """async (text) => {
+    await app.loadGraphData(JSON.parse(text));
+    return JSON.stringify((await app.graphToPrompt()).output);
+}"""
 RUN = """() => new Promise((done) => {
     const finish = (kind) => (event) => done(JSON.stringify({ kind, detail: event.detail }));
     for (const kind of ["execution_success", "execution_error", "execution_interrupted"])
@@ -97,6 +101,10 @@ class ComfyPage:
     def missing(self) -> Json:
         """Node types that the page does not know, and what its error overlay says."""
         return self.ask(MISSING)
+
+    def convert(self, text: str) -> Json:
+        """A workflow in UI format as the page sends it to the host: in API format."""
+        return self.ask(CONVERT, text)
 
     def run(self) -> Json:
         """Press Run and wait for the end: its kind and detail."""

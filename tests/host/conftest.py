@@ -6,6 +6,7 @@ every test here is skipped.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator
@@ -17,8 +18,10 @@ HERE = Path(__file__).resolve().parent
 PACK = HERE.parents[1]
 sys.path.insert(0, str(HERE))
 
+from browser import chromium_path  # noqa: E402
 from host_server import Server  # noqa: E402
 from tiny_models import TinyModels, make_tiny_models  # noqa: E402
+from workflow_runs import Runs  # noqa: E402
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -61,3 +64,18 @@ def server(comfy_dir: Path, base_dir: Path, models: TinyModels) -> Iterator[Serv
         yield host
     finally:
         host.stop()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    if importlib.util.find_spec("playwright") is None:
+        pytest.skip("install playwright to run the tests of the page")
+    path = chromium_path()
+    if path is None:
+        pytest.skip("no Chromium found on the path; install it or set CHROMIUM to run the tests of the page")
+    return path
+
+
+@pytest.fixture(scope="session")
+def runs(server: Server) -> Runs:
+    return Runs(server)

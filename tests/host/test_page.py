@@ -1,39 +1,25 @@
-"""A shipped workflow in the real page: drop the file, press Run, and the video plays."""
+"""Shipped workflows in the real page: drop the file, press Run, and the video plays."""
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
+import json
 
-import pytest
-from browser import chromium_path, comfy_page
+from browser import comfy_page
 from host_server import Server
-from test_workflows import WORKFLOWS
+from workflow_runs import EXAMPLES, Runs
 
 NAME = "image_to_video_two_stages"
 REPORTS = """() => JSON.stringify(app.graph.nodes.flatMap((node) => node.widgets ?? [])
     .filter((widget) => widget.name === "report").map((widget) => widget.element.textContent))"""
 PLAYS = """() => {
     const video = document.querySelector("video");
-    return video && video.readyState === 4 && video.duration > 2;
+    return video && video.readyState === 4 && video.duration > 1.9;
 }"""
 
 
-@pytest.fixture(scope="module")
-def chromium() -> str:
-    if importlib.util.find_spec("playwright") is None:
-        pytest.skip("install playwright to run the page test")
-    path = chromium_path()
-    if path is None:
-        pytest.skip("no Chromium found on the path; install it or set CHROMIUM to run the page test")
-    return path
-
-
-def test_a_dropped_workflow_runs_and_its_video_plays(server: Server, chromium: str):
-    for file in (WORKFLOWS / "input").iterdir():
-        shutil.copy(file, server.base / "input" / file.name)
+def test_a_dropped_workflow_runs_and_its_video_plays(server: Server, runs: Runs, chromium: str):
     with comfy_page(server.port, chromium) as page:
-        page.drop(f"{NAME}.json", (WORKFLOWS / f"{NAME}.json").read_text(encoding="utf-8"))
+        page.drop(f"{NAME}.json", (EXAMPLES / f"{NAME}.json").read_text(encoding="utf-8"))
         missing = page.missing()
         assert missing == {"types": [], "overlay": []}
         ended = page.run()
@@ -42,5 +28,18 @@ def test_a_dropped_workflow_runs_and_its_video_plays(server: Server, chromium: s
         page.page.wait_for_function(PLAYS, timeout=30_000)
         reports = page.ask(REPORTS)
         assert len(reports) == 2
-        for told in ("256 x 192, 49 frames at 24 fps", "16 of 16 layers"):
+        for told in ("128 x 128, 49 frames at 25 fps", "16 of 16 layers"):
             assert any(told in report for report in reports), reports
+
+
+def test_every_workflow_opens_with_nothing_missing_and_is_sent_as_its_api_file(
+    server: Server, runs: Runs, chromium: str
+):
+    with comfy_page(server.port, chromium) as page:
+        for path in sorted(EXAMPLES.glob("*.json")):
+            text = path.read_text(encoding="utf-8")
+            sent = page.convert(text)
+            assert page.missing() == {"types": [], "overlay": []}, path.name
+            shipped = json.loads((EXAMPLES / "api" / path.name).read_text(encoding="utf-8"))
+            for number, node in shipped.items():
+                assert node["inputs"].items() <= sent[number]["inputs"].items(), f"{path.name}: {number}"

@@ -40,6 +40,7 @@ def make_tiny_models(models: Path) -> TinyModels:
         name.replace("transformer_blocks", "double_blocks"): tensor for name, tensor in tensors.items()
     }
     save_file(foreign, models / "loras" / "foreign.safetensors")
+    with_trained_loras(models)
     return TinyModels(
         checkpoints={generation: s.checkpoint.name for generation, s in sets.items()},
         text_encoder=f"{files.text_encoder.name}/model.safetensors",
@@ -49,6 +50,14 @@ def make_tiny_models(models: Path) -> TinyModels:
         foreign_lora="foreign.safetensors",
         broken=_broken(models / "checkpoints", files),
     )
+
+
+def with_trained_loras(models: Path) -> None:
+    """Give a set of random weights the LoRAs that the trained one has: its own, under their names."""
+    files = TinySet.in_folder(models)
+    for lora in (files.distilled, files.edges):
+        if not lora.exists():
+            shutil.copy(files.lora, lora)
 
 
 def _broken(folder: Path, files: TinySet) -> dict[str, str]:

@@ -1,0 +1,206 @@
+"""The workflows that begin with a clip: editing it, or following it; each is a table of columns."""
+
+from __future__ import annotations
+
+from workflow_format import Workflow, node
+from workflow_parts import (
+    EDGES,
+    FPS,
+    control_plan,
+    crop,
+    editing,
+    finished,
+    guide,
+    last_stage,
+    lora,
+    models,
+    next_stage,
+    plan,
+    prompt,
+    saved,
+    source,
+    stage,
+)
+
+REAL = "real models: 1024 x 576"
+BOUNCE = "a red circle bounces on a blue background, a knock at each bounce"
+OTHER = "a green circle bounces on a white background, a knock at each bounce"
+CONTROL = "a white triangle bounces on a red background, a knock at each bounce"
+REDRAWN = "a yellow triangle bounces on a blue background, a knock at each bounce"
+GUIDED = {"positive": "@guide", "negative": "@guide"}
+
+EDITING = {
+    "extend_video": Workflow(
+        {
+            "Clip to go on with": source("clip.mp4"),
+            f"Models ({REAL})": {
+                "models": models(),
+                "edit": editing(
+                    "LTX2AVExtend",
+                    audio="@clip",
+                    length_unit="seconds",
+                    length=1.28,
+                    keep_frames=17,
+                    stages="1",
+                ),
+            },
+            "Prompt of the whole clip": {"text": prompt(BOUNCE)},
+            "What comes next, picture and sound": {"first": stage("@edit")},
+            "Joined to the clip": finished("extend_video", "@first"),
+        }
+    ),
+    "retake_two_stages": Workflow(
+        {
+            "Clip to work on": source("clip.mp4"),
+            "Models, and what to make anew": {
+                "models": models(True),
+                "edit": editing(
+                    "LTX2AVRetake", audio="@clip", video_regions="1-1.9", audio_regions="1.4-1.7", stages="2"
+                ),
+            },
+            "Prompt": {"text": prompt(OTHER)},
+            "First stage: half size": {"first": stage("@edit")},
+            "Second stage: the clip again, at full size": {
+                "next": next_stage("@first"),
+                "distilled": lora(),
+                "second": last_stage("@next.latent", model="@distilled"),
+            },
+            "Joined to the clip": finished("retake_two_stages", "@second"),
+        }
+    ),
+    "mask_past_the_end": Workflow(
+        {
+            "Clip, and models": {**source("clip.mp4"), "models": models()},
+            "Encoded": {
+                "picture": node("VAEEncode", pixels="@clip.images"),
+                "sound": node("LTXVAudioVAEEncode", audio="@clip"),
+                "joined": node("LTX2AVConcatLatent", video_latent="@picture", audio_latent="@sound"),
+            },
+            "From 1.4 s on anew, and longer": {
+                "edit": node(
+                    "LTX2AVTimeMask",
+                    latent="@joined",
+                    video_regions="1.4-2.6",
+                    audio_regions="1.4-2.6",
+                    fps=FPS,
+                    length="extend",
+                ),
+                "text": prompt(BOUNCE),
+            },
+            "One stage": {"first": stage("@edit")},
+            "Result": saved("mask_past_the_end", "@first"),
+        }
+    ),
+    "video_to_audio": Workflow(
+        {
+            "Clip to make sound for": source("clip.mp4"),
+            "Models": {
+                "models": models(),
+                "edit": editing("LTX2AVSound", ceiling=-3.0),
+            },
+            "Prompt": {"text": prompt(BOUNCE)},
+            "Sound alone; the picture is kept": {"first": stage("@edit")},
+            "The clip with its sound": finished("video_to_audio", "@first"),
+        }
+    ),
+    "video_to_video": Workflow(
+        {
+            "Clip, and models": {**source("clip.mp4"), "models": models()},
+            "Encoded; the sound is kept": {
+                "picture": node("VAEEncode", pixels="@clip.images"),
+                "silence": node("LTXVAudioVAEEncode", audio="@clip"),
+                "joined": node("LTX2AVConcatLatent", video_latent="@picture", audio_latent="@silence"),
+                "given": node("LTX2AVSetAudio", audio="@clip", latent="@joined"),
+            },
+            "Prompt of the new clip": {"text": prompt(OTHER)},
+            "From 0.909 of the noise on": {
+                "first": stage("@given.latent", schedule="distilled 3 (second stage)")
+            },
+            "Result": saved("video_to_video", "@first", audio="@given"),
+        }
+    ),
+    "ic_lora_control": Workflow(
+        {
+            "Control video": source("edges.mp4"),
+            f"Models and size ({REAL})": {"models": models(), "plan": control_plan()},
+            "Prompt and IC-LoRA": {"text": prompt(CONTROL), "control": lora(EDGES)},
+            "The control video beside the clip": {"guide": guide("@clip.images", "@plan")},
+            "One stage, guide off again": {
+                "first": stage("@guide.latent", model="@control", **GUIDED),
+                "cropped": crop("@first", "@guide"),
+            },
+            "Result": saved("ic_lora_control", "@cropped.latent"),
+        }
+    ),
+    "ic_lora_canny": Workflow(
+        {
+            "Video whose edges to follow": {
+                **source("source.mp4"),
+                "edges": node("LTX2AVCanny", image="@clip.images"),
+            },
+            f"Models and size ({REAL})": {"models": models(), "plan": control_plan()},
+            "Prompt and IC-LoRA": {"text": prompt(REDRAWN), "control": lora(EDGES)},
+            "The edges beside the clip": {"guide": guide("@edges", "@plan")},
+            "One stage, guide off again": {
+                "first": stage("@guide.latent", model="@control", **GUIDED),
+                "cropped": crop("@first", "@guide"),
+            },
+            "Result": saved("ic_lora_canny", "@cropped.latent"),
+        }
+    ),
+    "ic_lora_two_stages": Workflow(
+        {
+            "Control video": source("edges.mp4"),
+            "Models and size (real models: 1280 x 704)": {
+                "models": models(True),
+                "plan": plan(2, seconds=1.0),
+            },
+            "Prompt and IC-LoRA": {"text": prompt(CONTROL), "control": lora(EDGES)},
+            "First stage: half size, with the guide": {
+                "guide": guide("@clip.images", "@plan"),
+                "first": stage("@guide.latent", model="@control", **GUIDED),
+            },
+            "Second stage: no guide, no IC-LoRA": {
+                "cropped": crop("@first", "@guide"),
+                "larger": node("LTX2AVLatentUpscale", latent="@cropped"),
+                "distilled": lora(),
+                "second": last_stage("@larger", model="@distilled", positive="@cropped", negative="@cropped"),
+            },
+            "Result": saved("ic_lora_two_stages", "@second"),
+        }
+    ),
+    "ic_lora_image": Workflow(
+        {
+            "Control video and first image": {
+                **source("edges.mp4"),
+                "image": node("LoadImage", image="control_first.png"),
+            },
+            f"Models and size ({REAL})": {"models": models(), "plan": control_plan()},
+            "Prompt and IC-LoRA": {"text": prompt(CONTROL), "control": lora(EDGES)},
+            "The image first, then the guide": {
+                "begun": node("LTX2AVImgToVideoInplace", image="@image", latent="@plan"),
+                "guide": guide("@clip.images", "@begun"),
+            },
+            "One stage, guide off again": {
+                "first": stage("@guide.latent", model="@control", **GUIDED),
+                "cropped": crop("@first", "@guide"),
+            },
+            "Result": saved("ic_lora_image", "@cropped.latent"),
+        }
+    ),
+    "ic_lora_union": Workflow(
+        {
+            "Control video": source("edges.mp4"),
+            f"Models and size ({REAL})": {"models": models(), "plan": plan(seconds=1.0)},
+            "Prompt and IC-LoRA": {"text": prompt(CONTROL), "control": lora(EDGES)},
+            "The guide, at the size that the LoRA wants": {
+                "guide": guide("@clip.images", "@plan", iclora_parameters="@control"),
+            },
+            "One stage, guide off again": {
+                "first": stage("@guide.latent", model="@control", **GUIDED),
+                "cropped": crop("@first", "@guide"),
+            },
+            "Result": saved("ic_lora_union", "@cropped.latent"),
+        }
+    ),
+}

@@ -1,0 +1,80 @@
+"""The workflows made of windows, or of sound alone; each is a table of columns."""
+
+from __future__ import annotations
+
+from workflow_format import Workflow, node
+from workflow_parts import DISTILLED, lora, models, plan, prompt, save, source, stage
+
+PARTS = (
+    "0-2.4: a red circle bounces on a blue background, a knock at each bounce\n"
+    "2.4-5: a green circle bounces on a white background, a knock at each bounce"
+)
+BOUNCE = "a red circle bounces on a blue background, a knock at each bounce"
+
+LONG = {
+    "long_video": Workflow(
+        {
+            "Models and length (real models: a minute)": {
+                "models": models(),
+                "distilled": lora(),
+                "plan": plan(seconds=4.84),
+            },
+            "A prompt for each part": {
+                "long": node(
+                    "LTX2AVLongVideo",
+                    model="@distilled",
+                    prompts=PARTS,
+                    seed=42,
+                    schedule="distilled 8",
+                    cfg=1.0,
+                    window_frames=49,
+                    overlap_frames=16,
+                    folder="long_video",
+                )
+            },
+            "Result": {"video": node("LTX2AVDecodeLongVideo", windows="@long"), "save": save("long_video")},
+        }
+    ),
+    "detailer": Workflow(
+        {
+            "Small clip": source("small.mp4"),
+            "Models, LoRA and final size": {
+                "models": models(),
+                "detailer": lora(DISTILLED),
+                "plan": plan(),
+            },
+            "Noised to 0.909 and drawn again, window by window": {
+                "long": node(
+                    "LTX2AVLongVideo",
+                    model="@detailer",
+                    prompts=BOUNCE,
+                    audio="@clip",
+                    source="@clip.images",
+                    seed=42,
+                    schedule="distilled 3 (second stage)",
+                    cfg=1.0,
+                    window_frames=33,
+                    overlap_frames=16,
+                    folder="detailer",
+                )
+            },
+            "Result, with the clip's sound": {
+                "video": node("LTX2AVDecodeLongVideo", windows="@long"),
+                "save": save("detailer"),
+            },
+        }
+    ),
+    "text_to_audio": Workflow(
+        {
+            "Models": {"models": models(), "text": prompt("a knock at each bounce")},
+            "Sound alone, no picture": {
+                "alone": node("LTX2AVTextToAudio", seconds=1.96),
+                "first": stage("@alone", model="@alone"),
+            },
+            "Result": {
+                "sound": node("LTX2AVDecodeAudio", latent="@first", seconds="@alone"),
+                "save": node("SaveAudio", audio="@sound", filename_prefix="audio/text_to_audio"),
+            },
+        }
+    ),
+}
