@@ -72,10 +72,22 @@ def released_name(name: str) -> str:
 
 def build(case: Case) -> tuple[Transformer, torch.nn.Module]:
     """Both networks over the very same tensors."""
+    ours = Transformer(case.config, device="meta")
+    generator = torch.Generator().manual_seed(0)
+
+    def random(name: str, shape: torch.Size) -> Tensor:
+        values = torch.empty(shape, dtype=case.dtype).normal_(generator=generator)
+        return values.div_(shape[-1] ** 0.5) if len(shape) > 1 else values.mul_(0.02).add_("norm" in name)
+
+    state = {name: random(name, p.shape) for name, p in ours.state_dict().items()}
+    ours.load_state_dict(state, assign=True)
+    return ours.eval(), diffusers_twin(case.config, ours)
+
+
+def diffusers_twin(c: TransformerConfig, ours: Transformer) -> torch.nn.Module:
+    """diffusers' transformer over the tensors of ours."""
     from diffusers import LTX2VideoTransformer3DModel
 
-    c = case.config
-    ours = Transformer(c, device="meta")
     with torch.device("meta"):
         theirs = LTX2VideoTransformer3DModel(
             in_channels=c.in_channels,
@@ -95,16 +107,9 @@ def build(case: Case) -> tuple[Transformer, torch.nn.Module]:
             rope_type=c.rope.rope_type,
             use_prompt_embeddings=c.caption_projection,
         )
-    generator = torch.Generator().manual_seed(0)
-
-    def random(name: str, shape: torch.Size) -> Tensor:
-        values = torch.empty(shape, dtype=case.dtype).normal_(generator=generator)
-        return values.div_(shape[-1] ** 0.5) if len(shape) > 1 else values.mul_(0.02).add_("norm" in name)
-
-    state = {name: random(name, p.shape) for name, p in ours.state_dict().items()}
-    ours.load_state_dict(state, assign=True)
+    state = ours.state_dict()
     theirs.load_state_dict({n: state[released_name(n)] for n in theirs.state_dict()}, assign=True)
-    return ours.eval(), theirs.eval()
+    return theirs.eval()
 
 
 def streams(case: Case) -> tuple[Modality, Modality]:

@@ -37,6 +37,7 @@ from .sampling.samplers import get_sampler
 from .shapes import SPATIAL_SCALE, ClipPlan
 from .tiny import embedded_set
 from .transformer.fused import Fused
+from .transformer.shards import Shards
 from .types import AVLatent, LatentState, Numerics, TextContext
 from .upsampler import upsample_latent
 from .video_vae.streaming import MAX_PIECE_BYTES
@@ -87,6 +88,8 @@ class LTX2Pipeline:
             memory.
         fused: take elementwise operations of the transformer several at once; faster on a GPU after the first
             step, which compiles them, and rounds otherwise in the last bits.
+        shards: the part of this process where several make one clip (``join_processes``); each calls the
+            pipeline in the same way and gets the same latents.
         fp8_matmul, nvfp4_matmul: multiply layers stored so as they are, which rounds their input;
             a ValueError where the device cannot.
     """
@@ -107,6 +110,7 @@ class LTX2Pipeline:
         nvfp4_matmul: bool = False,
         max_memory: int | None = None,
         fused: bool = False,
+        shards: Shards | None = None,
     ) -> None:
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.networks = Networks(
@@ -123,6 +127,7 @@ class LTX2Pipeline:
         self.numerics = numerics
         self.passes_per_call = passes_per_call
         self._fused = Fused() if fused else None
+        self._shards = shards
         self.loras = open_loras(loras)
         self.stage2_loras = open_loras(stage2_loras)
 
@@ -151,6 +156,10 @@ class LTX2Pipeline:
         run = _Run(on_step, stop)
         stages = plan_stages(request, self.numerics)
         self._check_files(request, stages, given)
+        if self._shards is not None and request.cache is not None:
+            raise ValueError(
+                "a step cache decides by what one process sees: use it without several processes"
+            )
         plan = None if self.networks.max_memory is None else self.plan(stages, self.networks.max_memory)
         if plan is not None and not plan.fits:
             raise ValueError(plan.shortage)
@@ -409,7 +418,7 @@ class LTX2Pipeline:
         name = f"stage {index + 1}"
         run.report(name, 0, len(stage.sigmas) - 1)
         with self.networks.use_transformer(self._stage_loras(index), plan) as transformer:
-            transformer.fused = self._fused
+            transformer.fused, transformer.shards = self._fused, self._shards
             denoise = Denoiser(
                 transformer,
                 state,

@@ -34,7 +34,9 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"storage"}),
     frozenset({"transformer", "video_vae", "audio", "text", "upsampler", "latent_filters"}),
     frozenset({"sampling", "conditioning", "loading", "media", "memory", "training", "tiny"}),
-    frozenset({"networks", "request", "generation", "kept", "pipeline", "editing", "environment"}),
+    frozenset(
+        {"networks", "request", "generation", "kept", "processes", "pipeline", "editing", "environment"}
+    ),
     frozenset({"cli", "serve"}),
     frozenset({"__init__"}),
 )

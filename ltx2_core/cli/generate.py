@@ -13,6 +13,7 @@ from ..loading import LoraSpec
 from ..media import check_output
 from ..memory import parse_budget
 from ..pipeline import LTX2Pipeline
+from ..processes import join_processes, leave_processes
 from ..request import NEGATIVE_PROMPT, Request, plan_stages
 from ..sampling.schedules import parse_sigmas
 from ..shapes import Snap
@@ -216,6 +217,8 @@ def generate(
         if trigger is not None and options[name] is not None:
             options[name] = options[name].replace("[trigger]", trigger)
     try:
+        shards, device = join_processes(device)
+        context.call_on_close(leave_processes)
         recorded = None if from_file is None else settings_of(from_file)
         if recorded is not None and not _is_given(context, "numerics"):
             numerics = recorded["numerics"]
@@ -232,6 +235,7 @@ def generate(
             "passes_per_call": passes_per_call,
             "max_memory": budget_of(max_memory, device),
             "fused": fused,
+            "shards": shards,
         }
         if checkpoints:
             pipeline = LTX2Pipeline(*checkpoints, text_encoder=text_encoder, upscaler=upscaler, **settings)
@@ -259,6 +263,9 @@ def generate(
         for change in stages[-1].clip.changes:
             click.echo(change, err=True)
         check_output(output)
+        if shards is not None and shards.rank > 0:
+            pipeline(request)
+            return
         run(pipeline, request, output, quiet=quiet)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error

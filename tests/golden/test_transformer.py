@@ -1,14 +1,23 @@
 """The transformer against reference velocities."""
 
 import re
+import sys
 from functools import lru_cache
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from ltx2_core.config import transformer_config
+from ltx2_core.memory import BlockStreaming
 from ltx2_core.transformer import Modality, Perturbation, Perturbations, Transformer
+from ltx2_core.transformer.fused import Fused
+from ltx2_core.transformer.shards import Shards
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from processes import run_processes
 
 TOLERANCE = 1e-5
 PREFIX = "model.diffusion_model."
@@ -100,12 +109,49 @@ def cases(golden, tensors):
             yield f"out/{match[1]}/", modality(tensors, "video", f"attention_mask_{match[1]}"), audio, None
 
 
+def plain(model, runs):
+    with torch.inference_mode():
+        return [list(model(*run)) for run in runs]
+
+
+def chunked(model, runs):
+    model.chunk_tokens = 5
+    return plain(model, runs)
+
+
+def fused(model, runs):
+    model.fused = Fused("eager")
+    made = plain(model, runs)
+    assert model.fused.problem is None
+    return made
+
+
+def streamed(model, runs):
+    streaming = BlockStreaming(model, "cpu", resident=1)
+    try:
+        return plain(model, runs)
+    finally:
+        streaming.close()
+
+
+def sharded(model, runs):
+    model.shards = Shards()
+    return plain(model, runs)
+
+
+def two_processes(model, runs):
+    first, second = run_processes(2, sharded, model, runs)
+    for one, other in zip(first, second, strict=True):
+        assert all(a is b is None or torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    return first
+
+
 @pytest.mark.golden("dit")
-def test_velocities_match(golden):
+@pytest.mark.parametrize("mode", [plain, chunked, fused, streamed, two_processes])
+def test_velocities_match(golden, mode):
     model, checked = model_of(golden), set()
-    for prefix, video, audio, perturbations in cases(golden, inputs_of(golden)):
-        with torch.inference_mode():
-            velocities = model(video, audio, perturbations)
+    every = list(cases(golden, inputs_of(golden)))
+    for (prefix, *_), velocities in zip(every, mode(model, [run for _, *run in every]), strict=True):
         for stream, velocity in zip(("video", "audio"), velocities, strict=True):
             name = f"out/{stream}_only" if prefix == "only" else prefix + stream
             if velocity is None or name not in golden.names:
