@@ -29,6 +29,7 @@ from .media import compress_image, fit_image, load_image, read_audio, to_signed
 from .media.images import FitMode
 from .memory import MemoryPlan
 from .networks import LoraFile, Networks, open_loras
+from .processes import Processes
 from .request import Request, Stage, plan_stages
 from .sampling.caching import Evaluations
 from .sampling.denoiser import Denoiser
@@ -37,7 +38,6 @@ from .sampling.samplers import get_sampler
 from .shapes import SPATIAL_SCALE, ClipPlan
 from .tiny import embedded_set
 from .transformer.fused import Fused
-from .transformer.shards import Shards
 from .types import AVLatent, LatentState, Numerics, TextContext
 from .upsampler import upsample_latent
 from .video_vae.streaming import MAX_PIECE_BYTES
@@ -88,7 +88,7 @@ class LTX2Pipeline:
             memory.
         fused: take elementwise operations of the transformer several at once; faster on a GPU after the first
             step, which compiles them, and rounds otherwise in the last bits.
-        shards: the part of this process where several make one clip (``join_processes``); each calls the
+        processes: what is this process's where several make one clip (``join_processes``); each calls the
             pipeline in the same way and gets the same latents.
         fp8_matmul, nvfp4_matmul: multiply layers stored so as they are, which rounds their input;
             a ValueError where the device cannot.
@@ -110,7 +110,7 @@ class LTX2Pipeline:
         nvfp4_matmul: bool = False,
         max_memory: int | None = None,
         fused: bool = False,
-        shards: Shards | None = None,
+        processes: Processes | None = None,
     ) -> None:
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.networks = Networks(
@@ -127,7 +127,7 @@ class LTX2Pipeline:
         self.numerics = numerics
         self.passes_per_call = passes_per_call
         self._fused = Fused() if fused else None
-        self._shards = shards
+        self._processes = Processes() if processes is None else processes
         self.loras = open_loras(loras)
         self.stage2_loras = open_loras(stage2_loras)
 
@@ -156,7 +156,7 @@ class LTX2Pipeline:
         run = _Run(on_step, stop)
         stages = plan_stages(request, self.numerics)
         self._check_files(request, stages, given)
-        if self._shards is not None and request.cache is not None:
+        if request.cache is not None and self._processes != Processes():
             raise ValueError(
                 "a step cache decides by what one process sees: use it without several processes"
             )
@@ -418,7 +418,7 @@ class LTX2Pipeline:
         name = f"stage {index + 1}"
         run.report(name, 0, len(stage.sigmas) - 1)
         with self.networks.use_transformer(self._stage_loras(index), plan) as transformer:
-            transformer.fused, transformer.shards = self._fused, self._shards
+            transformer.fused, transformer.shards = self._fused, self._processes.shards
             denoise = Denoiser(
                 transformer,
                 state,
@@ -429,6 +429,7 @@ class LTX2Pipeline:
                 numerics=self.numerics,
                 dtype=self.networks.dtype,
                 passes_per_call=self.passes_per_call,
+                pass_group=self._processes.passes,
                 cache=request.cache,
                 tiles=request.tiles,
                 sigmas=stage.sigmas,

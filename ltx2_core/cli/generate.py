@@ -152,6 +152,13 @@ def _path(**options: Any) -> click.Path:
 @click.option(
     "--passes-per-call", type=int, default=1, show_default=True, help="Passes of guidance evaluated at once."
 )
+@click.option(
+    "--guidance-parallel",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Under torchrun: groups of processes that share the passes of guidance; each shares the tokens.",
+)
 @click.option("--max-memory", help=MAX_MEMORY_HELP)
 @click.option("--fused", is_flag=True, help="Several elementwise operations in one kernel; faster on a GPU.")
 @click.option("--fp8-matmul", is_flag=True, help="Multiply fp8 layers in fp8: faster, rounds their input.")
@@ -183,6 +190,7 @@ def generate(
     fp8_matmul: bool,
     nvfp4_matmul: bool,
     passes_per_call: int,
+    guidance_parallel: int,
     max_memory: str | None,
     fused: bool,
     output: Path,
@@ -217,7 +225,7 @@ def generate(
         if trigger is not None and options[name] is not None:
             options[name] = options[name].replace("[trigger]", trigger)
     try:
-        shards, device = join_processes(device)
+        processes, device = join_processes(device, passes=guidance_parallel)
         context.call_on_close(leave_processes)
         recorded = None if from_file is None else settings_of(from_file)
         if recorded is not None and not _is_given(context, "numerics"):
@@ -235,7 +243,7 @@ def generate(
             "passes_per_call": passes_per_call,
             "max_memory": budget_of(max_memory, device),
             "fused": fused,
-            "shards": shards,
+            "processes": processes,
         }
         if checkpoints:
             pipeline = LTX2Pipeline(*checkpoints, text_encoder=text_encoder, upscaler=upscaler, **settings)
@@ -263,7 +271,7 @@ def generate(
         for change in stages[-1].clip.changes:
             click.echo(change, err=True)
         check_output(output)
-        if shards is not None and shards.rank > 0:
+        if processes.rank > 0:
             pipeline(request)
             return
         run(pipeline, request, output, quiet=quiet)

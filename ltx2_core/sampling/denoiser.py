@@ -14,6 +14,7 @@ from ..types import AVLatent, LatentState, Numerics, TextContext
 from .caching import Evaluations, Reuse, StepCache
 from .guidance import Guidance, GuidanceAt, Nag, Pass
 from .inputs import ClipInputs
+from .pass_group import PassGroup
 from .passes import Passes
 from .samplers.base import Estimates
 from .schedules import step_of
@@ -25,10 +26,11 @@ class Denoiser:
 
     The latent is float32 throughout, the model sees ``dtype``. Where the mask is 0 the given content comes
     back bit for bit. ``passes_per_call`` is how many passes of a step one call of the model may evaluate, for
-    more memory; the result is the same, bit for bit in float32 on the CPU. ``nag`` lets the model read the
-    negative prompt in the passes of the positive one. ``cache`` reuses velocities between steps, ``tiles``
-    shows the model a large frame in parts. ``sigmas`` is the schedule, by which guidance with ``skip_steps``
-    counts steps. ``on_block`` is called before each block of the model and may raise to stop within a step.
+    more memory; the result is the same, bit for bit in float32 on the CPU. The processes of a ``pass_group``
+    share the passes. ``nag`` lets the model read the negative prompt in the passes of the positive one.
+    ``cache`` reuses velocities between steps, ``tiles`` shows the model a large frame in parts. ``sigmas`` is
+    the schedule, by which guidance with ``skip_steps`` counts steps. ``on_block`` is called before each block
+    of the model and may raise to stop within a step.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Denoiser:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
         passes_per_call: int = 1,
+        pass_group: PassGroup | None = None,
         cache: StepCache | None = None,
         tiles: Tiles | None = None,
         sigmas: Tensor | None = None,
@@ -73,7 +76,9 @@ class Denoiser:
         self._has_negative = negative is not None
         clip = ClipInputs(state, self._clean, self._mask, contexts, nag=nag, numerics=numerics, dtype=dtype)
         self._device = clip.device
-        self._passes = Passes(model, clip, per_call=passes_per_call, tiles=tiles, on_block=on_block)
+        self._passes = Passes(
+            model, clip, per_call=passes_per_call, tiles=tiles, group=pass_group, on_block=on_block
+        )
         self._reuse = None if cache is None else Reuse(cache, model)
         self._skipping = Skipping()
         self._evaluated = self._reused = 0

@@ -14,6 +14,7 @@ from ..transformer.tiles import Tiles, evaluate_tiles
 from ..types import AVLatent
 from .guidance import Guidance, Pass
 from .inputs import ClipInputs
+from .pass_group import PassGroup
 
 
 class Passes:
@@ -24,7 +25,8 @@ class Passes:
     whose texts differ in length go one by one.
 
     The perturbed pass is the conditional one up to the first block that it perturbs, and starts there. With
-    ``tiles`` the model sees a large frame in parts, and passes share nothing.
+    ``tiles`` the model sees a large frame in parts, and passes share nothing. The processes of ``group`` each
+    evaluate some of the passes.
     """
 
     def __init__(
@@ -34,13 +36,14 @@ class Passes:
         *,
         per_call: int,
         tiles: Tiles | None = None,
+        group: PassGroup | None = None,
         on_block: OnBlock | None,
     ) -> None:
         self._model, self._clip, self._on_block = model, clip, on_block
         exact = clip.device.type == "cpu" and clip.dtype == torch.float32
         self._per_call = 1 if exact or not clip.joinable else per_call
         self._rope = None if tiles is not None else clip.rope_tables(model)
-        self._tiles, self._texts = tiles, TextMemory()
+        self._tiles, self._texts, self._group = tiles, TextMemory(), group
 
     def velocities(
         self,
@@ -70,6 +73,7 @@ class Passes:
             result: Hidden = evaluate(video, audio, rope=rope, until=until, resume=resume)
             return result
 
+        every, passes = passes, passes if self._group is None else self._group.mine(passes)
         # The one that starts late comes last, behind the one that it goes on from.
         order = sorted(passes, key=lambda which: which is Pass.PERTURBED)
         alone = [[which] for which in order if which is Pass.UNREFERENCED]
@@ -83,7 +87,7 @@ class Passes:
             streams, kept = (run(which), None) if fork == 0 else self._forked(run, fork, which, kept)
             latents = self._clip.latents(x, *streams)
             found.update((one, _chunk(latents, i, len(which))) for i, one in enumerate(which))
-        return found
+        return found if self._group is None else self._group.share(found, every, x)
 
     def _forked(
         self, run: _Run, fork: int, which: Sequence[Pass], kept: Hidden | None

@@ -1,0 +1,59 @@
+"""The passes of a step over several processes, each of which evaluates some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ..types import AVLatent
+from .guidance import Pass
+
+_TOGETHER = (Pass.CONDITIONAL, Pass.PERTURBED)
+"""The second goes on from what the first one is some blocks in."""
+
+
+@dataclass(frozen=True)
+class PassGroup:
+    """This process among those of ``group``, by default all of them."""
+
+    group: Any = None
+
+    def mine(self, passes: Sequence[Pass]) -> list[Pass]:
+        """The passes that this process evaluates."""
+        rank = dist.get_rank(self.group)
+        return [which for which, owner in self._owners(passes).items() if owner == rank]
+
+    def share(
+        self, found: Mapping[Pass, AVLatent], passes: Sequence[Pass], x: AVLatent
+    ) -> dict[Pass, AVLatent]:
+        """What all processes have ``found`` of ``passes``, shaped like ``x``."""
+        shared: dict[Pass, AVLatent] = {}
+        for which, owner in self._owners(passes).items():
+            source = owner if self.group is None else dist.get_global_rank(self.group, owner)
+            mine = found.get(which)
+
+            def sent(own: Tensor | None, like: Tensor | None, source: int = source) -> Tensor | None:
+                if like is None:
+                    return None
+                tensor = torch.empty_like(like) if own is None else own.contiguous()
+                dist.broadcast(tensor, source, group=self.group)
+                return tensor
+
+            shared[which] = AVLatent(
+                sent(None if mine is None else mine.video, x.video),
+                sent(None if mine is None else mine.audio, x.audio),
+            )
+        return shared
+
+    def _owners(self, passes: Sequence[Pass]) -> dict[Pass, int]:
+        """The rank that evaluates each pass, in an order that all processes agree on."""
+        count = dist.get_world_size(self.group)
+        ordered = [which for which in Pass if which in passes]
+        units = dict.fromkeys(_TOGETHER[0] if which in _TOGETHER else which for which in ordered)
+        ranks = {unit: number % count for number, unit in enumerate(units)}
+        return {which: ranks[_TOGETHER[0] if which in _TOGETHER else which] for which in ordered}
