@@ -12,14 +12,9 @@ from .guidance import LTX2AVGuider, LTX2AVStreamGuidance
 from .guides import LTX2AVAddGuide, LTX2AVCropGuides
 from .inspect import LTX2AVInspect
 from .latents import LTX2AVConcatLatent, LTX2AVEmptyLatent, LTX2AVLatentUpscale, LTX2AVSeparateLatent
-from .loaders import (
-    LTX2AVLoadAll,
-    LTX2AVLoadCheckpoint,
-    LTX2AVLoadLora,
-    LTX2AVLoadTextEncoder,
-    LTX2AVLoadUpscaler,
-)
+from .loaders import LTX2AVLoadAll, LTX2AVLoadCheckpoint, LTX2AVLoadTextEncoder, LTX2AVLoadUpscaler
 from .long_video import LTX2AVDecodeLongVideo, LTX2AVLongVideo
+from .lora import LTX2AVLoadLora
 from .masks import LTX2AVTimeMask
 from .memory_plan import LTX2AVMemoryPlan
 from .prompt import LTX2AVPrompt

@@ -28,6 +28,7 @@ class GivenGuide:
     attention: float
     mask: Tensor | None
     downscale: int
+    every: int = 1
 
 
 @dataclass(frozen=True, eq=False)

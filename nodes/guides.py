@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ..ltx2_core.conditioning.guides import GuidePlacement, place_guide
 from ..ltx2_core.conditioning.items import GuideFrames, dilate
-from ..ltx2_core.conditioning.patchify import guide_positions
 from ..ltx2_core.media import fit_image
 from ..ltx2_core.shapes import SPATIAL_SCALE
 from .conditioning import CATEGORY, crf_input
@@ -119,6 +118,7 @@ class LTX2AVAddGuide(io.ComfyNode):
             attention=attention_strength or strength,
             mask=attention_mask,
             downscale=downscale or downscale_of(iclora_parameters),
+            every=every_of(iclora_parameters),
         )
         positive, negative, latent, report = add_guide(positive, negative, video_vae, latent, guide)
         return io.NodeOutput(positive, negative, latent, report, ui=ui.PreviewText(report))
@@ -164,8 +164,9 @@ def add_guide(
             f"the latent is {columns} x {rows} cells and the guide {scale} times smaller: choose a width and "
             f"height that are multiples of {SPATIAL_SCALE * scale} pixels"
         )
-    placed = place_guide(len(guide.image), guide.frame, samples.shape[2] - before)
-    encoded = placed.latent(video_vae.encode(_pixels(guide, placed, rows // scale, columns // scale)))
+    guide_image = guide.image[:: guide.every]
+    placed = place_guide(len(guide_image), guide.frame, samples.shape[2] - before)
+    encoded = placed.latent(video_vae.encode(_pixels(guide_image, placed, rows // scale, columns // scale)))
     item = GuideFrames(
         latent=encoded,
         frame=placed.frame,
@@ -173,9 +174,11 @@ def add_guide(
         attention=guide.attention,
         scale=scale,
         single_frame=placed.single_frame,
+        time_scale=guide.every,
     )
     positive, negative, latent = attach_guide(positive, negative, latent, item, guide.mask)
-    return positive, negative, remember(latent, guide), placed.describe()
+    every = f", every {guide.every}. picture" if guide.every > 1 else ""
+    return positive, negative, remember(latent, guide), placed.describe() + every
 
 
 def attach_guide(
@@ -213,18 +216,14 @@ def crop_guides(positive: Any, negative: Any, latent: Latent) -> tuple[Any, Any,
     return without_guides(positive), without_guides(negative), joined
 
 
-def _pixels(guide: GivenGuide, placed: GuidePlacement, rows: int, columns: int) -> Tensor:
-    frames = placed.pictures(frames_from_image(guide.image))
+def _pixels(image: Tensor, placed: GuidePlacement, rows: int, columns: int) -> Tensor:
+    frames = placed.pictures(frames_from_image(image))
     return image_from_frames(fit_image(frames, columns * SPATIAL_SCALE, rows * SPATIAL_SCALE, mode="comfy"))
 
 
 def _coordinates(guide: GuideFrames, spread: Tensor) -> Tensor:
     """(1, 3, G, 2) in pixel frames and pixels, as the host's conditioning has them."""
-    positions = guide_positions(
-        *spread.shape[2:], fps=1.0, frame=guide.frame, single_frame=guide.single_frame
-    )
-    positions[:, 1:, :, 1] += (guide.scale - 1) * SPATIAL_SCALE
-    return positions.to(spread.device)
+    return guide.positions(*spread.shape[2:], fps=1.0).to(spread.device)
 
 
 def _with_frames(video: Latent, guide: Tensor, keep: Tensor | None, strength: float) -> Latent:
@@ -246,8 +245,17 @@ def _with_frames(video: Latent, guide: Tensor, keep: Tensor | None, strength: fl
 
 
 def downscale_of(parameters: dict[str, Any] | None) -> int:
-    """The downscale factor that an IC-LoRA says it was trained with."""
+    """How many times smaller than the clip an IC-LoRA wants its reference."""
+    return _factor(parameters, "reference_downscale_factor")
+
+
+def every_of(parameters: dict[str, Any] | None) -> int:
+    """Every how many pictures an IC-LoRA wants one of its reference."""
+    return _factor(parameters, "reference_temporal_scale_factor")
+
+
+def _factor(parameters: dict[str, Any] | None, name: str) -> int:
     try:
-        return max(1, round(float((parameters or {}).get("reference_downscale_factor", 1))))
+        return max(1, round(float((parameters or {}).get(name, 1))))
     except (TypeError, ValueError):
         return 1

@@ -1,19 +1,15 @@
-"""Loaders: checkpoints, text encoders, upscalers and LoRAs from the host's model folders."""
+"""Loaders: checkpoints, text encoders and upscalers from the host's model folders."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
-from ..ltx2_core.loading.lora import open_lora
 from . import shelves
-from .guides import ICLoraParameters
 from .host.clip import load_clip
-from .host.lora import apply_lora
 from .host.model import load_model
 from .host.upscaler import load_upscaler
 from .host.vae import load_audio_vae, load_video_vae
@@ -64,7 +60,7 @@ class LTX2AVLoadTextEncoder(io.ComfyNode):
             description="Loads Gemma together with the text projection that the checkpoint holds.",
             inputs=[
                 _text_encoder(),
-                _combo(
+                combo(
                     "ckpt_name",
                     shelves.TEXT_SOURCES,
                     "The checkpoint whose model the text is for: it holds the text projection. For split "
@@ -92,9 +88,7 @@ class LTX2AVLoadUpscaler(io.ComfyNode):
             display_name="LTX-2 Load Latent Upscaler",
             category=CATEGORY,
             description="Loads a latent upscaler: between two stages it makes the video latent larger.",
-            inputs=[
-                _combo("upscaler", shelves.UPSCALERS, "Latent upscaler in models/latent_upscale_models.")
-            ],
+            inputs=[combo("upscaler", shelves.UPSCALERS, "Latent upscaler in models/latent_upscale_models.")],
             outputs=[
                 io.LatentUpscaleModel.Output(
                     display_name="upscale_model", tooltip="For LTX-2 Latent Upscale."
@@ -111,58 +105,6 @@ class LTX2AVLoadUpscaler(io.ComfyNode):
         return io.NodeOutput(load_upscaler(shelves.UPSCALERS.path(upscaler)))
 
 
-class LTX2AVLoadLora(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="LTX2AVLoadLora",
-            has_intermediate_output=True,
-            display_name="LTX-2 Load LoRA",
-            category=CATEGORY,
-            description="Adds a LoRA of any naming style to the model and says how many of its layers "
-            "matched. A LoRA of which nothing matches is an error instead of being ignored.",
-            inputs=[
-                io.Model.Input("model", tooltip="The model to add the LoRA to; it stays as it is."),
-                _combo("lora", shelves.LORAS, "LoRA file in models/loras."),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=-10.0,
-                    max=10.0,
-                    step=0.05,
-                    tooltip="How strongly the LoRA acts: 0 is off, negative values do the opposite. "
-                    "Distilled LoRAs: 1.0 for LTX-2.0, about 0.5 for 2.3.",
-                ),
-                io.String.Input(
-                    "audio_strength",
-                    default="",
-                    optional=True,
-                    tooltip="Strength of the layers that update the sound, from -10 to 10; empty means as "
-                    "strength. 0 leaves the sound as it would be without the LoRA's audio layers.",
-                ),
-            ],
-            outputs=[
-                io.Model.Output(display_name="model", tooltip="The model with the LoRA."),
-                io.String.Output(display_name="report", tooltip="Which layers matched."),
-                ICLoraParameters.Output(
-                    display_name="iclora_parameters",
-                    tooltip="For LTX-2 Add Guide: how small the reference video of an IC-LoRA is.",
-                ),
-            ],
-        )
-
-    @classmethod
-    def validate_inputs(cls, lora: str | None = None) -> bool | str:
-        return shelves.check((shelves.LORAS, lora))
-
-    @classmethod
-    def execute(cls, model: Any, lora: str, strength: float, audio_strength: str = "") -> io.NodeOutput:
-        path = shelves.LORAS.path(lora)
-        patched, report = apply_lora(model, path, strength, audio_strength=_strength(audio_strength))
-        parameters = {"reference_downscale_factor": open_lora(path).reference_downscale_factor}
-        return io.NodeOutput(patched, report, parameters, ui=ui.PreviewText(report))
-
-
 class LTX2AVLoadAll(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -175,7 +117,7 @@ class LTX2AVLoadAll(io.ComfyNode):
             inputs=[
                 _model(),
                 _text_encoder(),
-                _combo(
+                combo(
                     "upscaler",
                     shelves.UPSCALERS,
                     "Latent upscaler for the second stage, or none for graphs of one stage.",
@@ -260,24 +202,15 @@ def _check_parts(
     )
 
 
-def _strength(text: str) -> float | None:
-    try:
-        value = float(text) if text.strip() else None
-    except ValueError:
-        value = math.nan
-    if value is not None and not -10 <= value <= 10:
-        raise ValueError(f"audio_strength={text!r} must be a number from -10 to 10, or empty for as strength")
-    return value
-
-
-def _combo(name: str, shelf: Shelf, tooltip: str, *fixed: str, optional: bool = False) -> io.Input:
+def combo(name: str, shelf: Shelf, tooltip: str, *fixed: str, optional: bool = False) -> io.Input:
+    """A list of what ``shelf`` holds, behind the ``fixed`` choices."""
     default = fixed[0] if optional else None
-    options = [*fixed, *shelf.names()]
+    options = [*fixed, *shelf.names()] or [shelf.nothing]
     return io.Combo.Input(name, options=options, tooltip=tooltip, optional=optional, default=default)
 
 
 def _model() -> io.Input:
-    return _combo(
+    return combo(
         "ckpt_name",
         shelves.MODELS,
         "LTX-2 checkpoint in models/checkpoints, transformer file in models/diffusion_models, or folder in "
@@ -288,7 +221,7 @@ def _model() -> io.Input:
 def _parts() -> list[io.Input]:
     """What split files bring besides the transformer; last and optional, as older workflows lack them."""
     return [
-        _combo(
+        combo(
             "video_vae",
             shelves.VIDEO_VAES,
             "Where the video VAE is, if not in ckpt_name: a file in models/vae.",
@@ -296,7 +229,7 @@ def _parts() -> list[io.Input]:
             NONE,
             optional=True,
         ),
-        _combo(
+        combo(
             "audio_vae",
             shelves.AUDIO_VAES,
             "Where the audio VAE with its vocoder is, if not in ckpt_name: a file in models/vae.",
@@ -304,7 +237,7 @@ def _parts() -> list[io.Input]:
             NONE,
             optional=True,
         ),
-        _combo(
+        combo(
             "text_parts",
             shelves.TEXT_PARTS,
             "Where text connectors and projection are, if not in ckpt_name: a file in models/text_encoders.",
@@ -315,7 +248,7 @@ def _parts() -> list[io.Input]:
 
 
 def _text_encoder() -> io.Input:
-    return _combo(
+    return combo(
         "text_encoder",
         shelves.ENCODERS,
         "Gemma 3 12B (for LTX-2.5 its Gemma 4) in models/text_encoders: one file in bf16, fp8_scaled or "

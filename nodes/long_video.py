@@ -25,7 +25,7 @@ from ..ltx2_core.request import NEGATIVE_PROMPT
 from ..ltx2_core.shapes import ClipPlan
 from .clip_plan import Plan, empty_latent
 from .convert import audio_from_decoder, track_of
-from .guides import downscale_of
+from .guides import downscale_of, every_of
 from .host.state import state_folder, upstream
 from .host.video import decoded_frames, write_edit
 from .long_inputs import given_inputs, source_inputs, window_inputs
@@ -116,9 +116,8 @@ class LTX2AVLongVideo(io.ComfyNode):
         windows = plan_windows(plan, window_frames, overlap_frames)
         schedule = PromptSchedule.parse(prompts)
         placed = placed_keyframes(video_vae, keyframes, keyframe_frames, keyframe_strength, plan)
-        shown = shown_source(
-            source, plan, source_strength, denoise, downscale or downscale_of(iclora_parameters)
-        )
+        scale, every = downscale or downscale_of(iclora_parameters), every_of(iclora_parameters)
+        shown = shown_source(source, plan, source_strength, denoise, scale, every)
         sound = None if audio is None else kept_sound(audio, audio_vae, plan)
         settings = {
             "graph": upstream(cls.hidden.prompt, cls.hidden.unique_id),

@@ -61,7 +61,7 @@ class WindowSampler:
             strength, scale = self.shown.strength, self.shown.scale
             guide = GivenGuide(
                 image=self.shown.part(window), frame=0, strength=strength, attention=strength, mask=None,
-                downscale=scale,
+                downscale=scale, every=self.shown.every,
             )  # fmt: skip
             positive, negative, latent, _ = add_guide(positive, negative, self.video_vae, latent, guide)
         sampled = self.run(self.model, positive, negative, latent, seed=(self.seed + window.index) % 2**64)
@@ -72,12 +72,16 @@ class WindowSampler:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Shown:
-    """A clip (N, H, W, 3) that each window is shown, ``scale`` times smaller, and may start from."""
+    """A clip (N, H, W, 3) that each window is shown, ``scale`` times smaller, and may start from.
+
+    Of its pictures every ``every``-th is shown.
+    """
 
     image: Tensor
     strength: float
     scale: int
     starts: bool
+    every: int = 1
 
     def part(self, window: Window) -> Tensor:
         return self.image[window.first_frame : window.first_frame + window.clip.frames]
@@ -111,7 +115,7 @@ def placed_keyframes(
 
 
 def shown_source(
-    source: Tensor | None, clip: ClipPlan, strength: float, denoise: float, scale: int
+    source: Tensor | None, clip: ClipPlan, strength: float, denoise: float, scale: int, every: int = 1
 ) -> Shown | None:
     if source is None:
         if denoise < 1:
@@ -121,7 +125,7 @@ def shown_source(
         raise ValueError(
             f"the source has {len(source)} frames and the clip {clip.frames}: plan a clip that is not longer"
         )
-    return Shown(image=source, strength=strength, scale=scale, starts=denoise < 1)
+    return Shown(image=source, strength=strength, scale=scale, starts=denoise < 1, every=every)
 
 
 def kept_sound(audio: Any, audio_vae: Any, clip: ClipPlan) -> tuple[dict[str, Any], Tensor]:

@@ -54,7 +54,7 @@ TEXT_PARTS = Shelf(
     "into models/text_encoders",
 )
 TEXT_SOURCES = Shelf(
-    what="the checkpoint of a text encoder",
+    what="a checkpoint for text",
     categories=(folders.CHECKPOINTS, folders.DIFFUSION_MODELS, folders.DIFFUSERS, folders.TEXT_ENCODERS),
     problem=_text_or_model,
     get=f"{_SINGLE}, or ltx-2.3_text_projection_bf16 into models/text_encoders",
@@ -68,7 +68,7 @@ ENCODERS = Shelf(
 )
 UPSCALERS = Shelf(
     what="a latent upscaler",
-    categories=(folders.UPSCALERS,),
+    categories=(folders.UPSCALERS, folders.DIFFUSERS),
     problem=holds(Component.UPSAMPLER),
     get="ltx-2-spatial-upscaler-x2-1.0 or ltx-2.3-spatial-upscaler-x2-1.1 into models/latent_upscale_models",
 )

@@ -6,6 +6,7 @@ tokens before the connectors, video and audio side by side where there are two p
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ...ltx2_core.loading.checkpoint import find_component, open_checkpoint
 from ...ltx2_core.loading.detect import Component
 from ...ltx2_core.loading.text_match import check_text_encoder
 from ...ltx2_core.text import TextEncoder, Tokenizer, load_gemma, load_tokenizer
+from ...ltx2_core.text.cache import PROMPTS
 from .host_layers import use_host_layers
 from .progress import count_bar
 
@@ -52,9 +54,44 @@ def load_clip(gemma: str | Path, *checkpoints: str | Path) -> comfy.sd.CLIP:
     target = comfy.supported_models_base.ClipTarget(
         lambda **options: HostTokenizer(tokenizer), lambda **options: HostTextModel(encoder, dtype)
     )
-    clip = comfy.sd.CLIP(target, model_options={"dtype": dtype})
+    clip = RememberingCLIP(target, model_options={"dtype": dtype})
     clip.patcher.cached_patcher_init = (_clip_patcher, (str(gemma), *map(str, checkpoints)))
     return clip
+
+
+class RememberingCLIP(comfy.sd.CLIP):
+    """The host's CLIP, which keeps what it made of the last prompts: those cost nothing when they come again.
+
+    Clones share what is kept; the LoRAs that a clone has are part of its key.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.recent: OrderedDict[Any, dict[str, Any]] = OrderedDict()
+
+    def clone(self, **options: Any) -> comfy.sd.CLIP:
+        copy = super().clone(**options)
+        copy.__class__, copy.recent = type(self), self.recent
+        return copy
+
+    def encode_from_tokens(
+        self, tokens: Tokens, return_pooled: bool | str = False, return_dict: bool = False
+    ) -> Any:
+        row = tuple(token for row in tokens.get(NAME, ()) for token, _ in row)
+        # Hooks change weights from step to step, and other packs put embeddings in the place of tokens.
+        plain = self.patcher.forced_hooks is None and self.apply_hooks_to_conds is None
+        if not plain or not all(isinstance(token, int) for token in row):
+            return super().encode_from_tokens(tokens, return_pooled, return_dict)
+        key = (self.patcher.patches_uuid, row)
+        if key not in self.recent:
+            self.recent[key] = super().encode_from_tokens(tokens, return_pooled=True, return_dict=True)
+        self.recent.move_to_end(key)
+        while len(self.recent) > PROMPTS:
+            self.recent.popitem(last=False)
+        found = self.recent[key]
+        if return_dict:
+            return dict(found)
+        return (found["cond"], found["pooled_output"]) if return_pooled else found["cond"]
 
 
 class HostTokenizer:

@@ -49,6 +49,11 @@ class Shelf:
         """Everything that can be loaded."""
         return [name for name, path in self._listed() if not self.problem(path)]
 
+    @property
+    def nothing(self) -> str:
+        """What a list shows that would be empty: a name that the page can send and hear more about."""
+        return f"no {self.what.removeprefix('a ').removeprefix('an ')} found"
+
     def path(self, name: str) -> Path:
         """Where a listed name lies. Raises ValueError that says what it is instead, and what to choose."""
         if message := self.refusal(name):
@@ -58,7 +63,9 @@ class Shelf:
     def refusal(self, name: str) -> str:
         """Why ``name`` cannot be chosen, and what can; "" where it can."""
         listed = dict(self._listed())
-        if name not in listed:
+        if name == self.nothing:
+            reason = f"{self.nothing} in models/{' or models/'.join(self.categories)}"
+        elif name not in listed:
             reason = f"{name} is not in models/{' or models/'.join(self.categories)}"
         elif reason := self.problem(listed[name]):
             reason = f"{name} cannot serve as {self.what}: {reason}"

@@ -1,58 +1,127 @@
-"""LoRA files of any dialect onto a MODEL, with a report instead of the host's silence."""
+"""LoRA files of any dialect onto a MODEL and a CLIP, with a report instead of the host's silence."""
 
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import comfy.sd
+import comfy.lora
 import comfy.utils
 import torch
+from torch import Tensor
 
 from ...ltx2_core.loading.detect import Component
-from ...ltx2_core.loading.lora import open_lora
+from ...ltx2_core.loading.lora import Lora, open_lora
 
 NETWORK = "diffusion_model."
+ATTACHMENT = "lora_metadata"
+"""Where the host's own nodes look for the metadata of the LoRAs on a MODEL."""
+
+IN_MODEL = (Component.TRANSFORMER, Component.TEXT_CONNECTORS)
+"""What the host's MODEL holds; the text projection is in the CLIP."""
+
+_PROJECTION = re.compile(
+    r"(?:^|\.)(?:((?:video_|audio_)?aggregate_embed)|text_embedding_projection)\.weight$"
+)
 log = logging.getLogger(__name__)
 
-COMPONENTS = (Component.TRANSFORMER, Component.TEXT_CONNECTORS)
-"""What the host's MODEL holds."""
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class AppliedLora:
+    """Clones of the MODEL and the CLIP with a LoRA, and what matched in words."""
+
+    model: Any
+    clip: Any
+    report: str
+    parameters: dict[str, int]
+    """What an IC-LoRA wants of its reference, under the names that it has in the file's metadata."""
 
 
 def apply_lora(
-    model: Any, path: str | Path, strength: float, *, audio_strength: float | None = None
-) -> tuple[Any, str]:
-    """A clone of ``model`` with the LoRA added, and what matched in words.
+    model: Any, path: str | Path, strength: float, *, audio_strength: float | None = None, clip: Any = None
+) -> AppliedLora:
+    """Add a LoRA to ``model``, and to the text projection of ``clip`` where one is given.
 
-    The file's metadata goes with the clone, where the host's IC-LoRA node looks for it. Raises ValueError if
-    the file is no LoRA, or if nothing in it fits this model.
+    The file's metadata goes with the MODEL, where the host's IC-LoRA node looks for it; what LoRAs before it
+    said stays where it says nothing. Raises ValueError if the file is no LoRA, or if nothing in it fits.
     """
     lora = open_lora(path, strength, audio_strength=audio_strength)
-    shapes = _shapes(model)
-    report = lora.report_all(dict.fromkeys(COMPONENTS, shapes))
+    shapes, projection = _model_shapes(model), _projection_names(clip)
+    parts: dict[Component, Shapes] = dict.fromkeys(IN_MODEL, shapes)
+    if clip is not None:
+        clip_shapes = {key: tuple(t.shape) for key, t in clip.patcher.model.state_dict().items()}
+        parts[Component.TEXT_PROJECTION] = {
+            f"{own}.weight": clip_shapes[key] for own, key in projection.items()
+        }
+    report = lora.report_all(parts)
     if not report.matched:
         raise ValueError(f"{report}\nThis LoRA was made for another model or another LTX-2 generation")
     log.log(logging.INFO if report.is_clean else logging.WARNING, "%s", report)
-    stored, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
-    # The host knows one strength for all layers, so two are written into the alphas.
+    told = str(report)
+    if clip is None and Component.TEXT_PROJECTION in lora.components:
+        told += (
+            "\n  it also changes how prompts are read: connect clip, and encode with the clip that comes out"
+        )
+    stored, metadata = comfy.utils.load_torch_file(str(lora.path), safe_load=True, return_metadata=True)
+    patched = model.clone()
+    for component in IN_MODEL:
+        names = {own: f"{NETWORK}{own}.weight" for own in lora.pairs(component, shapes)}
+        _add(patched, lora, component, names, shapes, stored)
+    if metadata:
+        patched.set_attachments(ATTACHMENT, {**(patched.get_attachment(ATTACHMENT) or {}), **metadata})
+    if clip is not None:
+        clip = clip.clone()
+        _add(
+            clip.patcher,
+            lora,
+            Component.TEXT_PROJECTION,
+            projection,
+            parts[Component.TEXT_PROJECTION],
+            stored,
+        )
+    parameters = {
+        "reference_downscale_factor": lora.reference_downscale_factor,
+        "reference_temporal_scale_factor": lora.reference_temporal_scale_factor,
+    }
+    return AppliedLora(patched, clip, told, parameters)
+
+
+def _add(
+    patcher: Any,
+    lora: Lora,
+    component: Component,
+    names: Mapping[str, str],
+    shapes: Shapes,
+    stored: Mapping[str, Tensor],
+) -> None:
+    """Give ``patcher`` the layers of one component; ``names`` are the host's, by the component's own."""
+    # The host knows one strength for all layers, so where there are two they are written into the alphas.
     one = lora.video_strength == lora.audio_strength == lora.strength
-    tensors = {}
-    for component in COMPONENTS:
-        for own, layer in lora.pairs(component, shapes).items():
-            factor = 1.0 if one else lora.strength_of(component, own)
-            rank = stored[layer.a].shape[0]
-            alpha = float(stored[layer.alpha]) if layer.alpha else layer.scale * rank
-            tensors[f"{NETWORK}{own}.lora_A.weight"] = stored[layer.a]
-            tensors[f"{NETWORK}{own}.lora_B.weight"] = stored[layer.b]
-            tensors[f"{NETWORK}{own}.alpha"] = torch.tensor(alpha * factor)
-    patched, _ = comfy.sd.load_lora_for_models(model, None, tensors, strength if one else 1.0, 0)
-    if metadata and hasattr(patched, "set_attachments"):
-        patched.set_attachments("lora_metadata", metadata)
-    return patched, str(report)
+    tensors: dict[str, Tensor] = {}
+    for own, layer in lora.pairs(component, shapes).items():
+        a, b = stored[layer.a], stored[layer.b]
+        alpha = float(stored[layer.alpha]) if layer.alpha else layer.scale * a.shape[0]
+        factor = 1.0 if one else lora.strength_of(component, own)
+        tensors[f"{own}.lora_A.weight"], tensors[f"{own}.lora_B.weight"] = a, b
+        tensors[f"{own}.alpha"] = torch.tensor(alpha * factor)
+    patches = comfy.lora.load_lora(tensors, dict(names))
+    patcher.add_patches(patches, lora.strength if one else 1.0)
 
 
-def _shapes(model: Any) -> dict[str, tuple[int, ...]]:
+def _projection_names(clip: Any) -> dict[str, str]:
+    """Layers of the text projection -> their weights in a CLIP, ours or the host's."""
+    names = () if clip is None else clip.patcher.model.state_dict()
+    found = ((_PROJECTION.search(name), name) for name in names)
+    return {match[1] or "aggregate_embed": name for match, name in found if match}
+
+
+def _model_shapes(model: Any) -> dict[str, tuple[int, ...]]:
     """Of the network's tensors as they compute; quantised weights have other shapes where they are stored."""
     shapes = {
         name.removeprefix(NETWORK): tuple(tensor.shape)

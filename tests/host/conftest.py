@@ -20,6 +20,7 @@ sys.path.insert(0, str(HERE))
 
 from browser import chromium_path  # noqa: E402
 from host_server import Server  # noqa: E402
+from layouts import write_layouts  # noqa: E402
 from tiny_models import TinyModels, make_tiny_models  # noqa: E402
 from workflow_runs import Runs  # noqa: E402
 
@@ -54,6 +55,13 @@ def base_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def models(comfy_dir: Path, base_dir: Path) -> TinyModels:
     return make_tiny_models(base_dir / "models")
+
+
+@pytest.fixture(scope="session")
+def folder(models: TinyModels, base_dir: Path) -> Path:
+    """The model folders, with the parts of the tiny checkpoint in other layouts and number formats."""
+    write_layouts(base_dir / "models", models)
+    return base_dir / "models"
 
 
 @pytest.fixture(scope="session")

@@ -74,6 +74,18 @@ def assert_equal(result: Result, ours: str = "ours", core: str = "core") -> None
         assert difference == 0, f"{name}: {difference:.1e}"
 
 
+def distance(result: Result, ours: str, exact: str) -> float:
+    """Of the videos of two dumped latents, in units of the second."""
+    left, right = (result.tensors(name)["latent/video"] for name in (ours, exact))
+    return float((left - right).norm() / right.norm())
+
+
+def report(result: Result) -> str:
+    """The one text that the graph showed."""
+    (text,) = (o["text"][0] for o in result.outputs.values() if "text" in o)
+    return text
+
+
 def lora(g: Graph, models: TinyModels, name: str) -> Link:
     return g.add("LTX2AVLoadLora", model=checkpoint(g, models), lora=name, strength=1.0)
 

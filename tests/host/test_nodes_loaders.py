@@ -2,118 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
-import torch
 from host_graph import Graph, Link
-from host_server import GraphError, Result, Server
-from node_graphs import FPS, assert_equal, checkpoint, our_latent, prompt, stage, text_encoder
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from host_server import GraphError, Server
+from layouts import FORMATS
+from node_graphs import (
+    FPS,
+    assert_equal,
+    checkpoint,
+    distance,
+    our_latent,
+    prompt,
+    report,
+    stage,
+    text_encoder,
+)
 from tiny_models import TinyModels
-from torch import Tensor
-
-from ltx2_core.loading import open_checkpoint
-from ltx2_core.loading.convert import convert, split_parts
-from ltx2_core.storage.dequantize import Format, decode
-from ltx2_core.storage.quantize import encode
-
-DIT = "model.diffusion_model."
-CONNECTORS = (f"{DIT}video_embeddings_connector.", f"{DIT}audio_embeddings_connector.")
-FORMATS = {
-    "fp8 marked": (Format("float"), "float8_e4m3fn"),
-    "fp8 official": (Format("float"), ""),
-    "nvfp4": (Format("nvfp4"), "nvfp4"),
-    "int8": (Format("int8", 16), "int8_tensorwise"),
-}
-
-
-@pytest.fixture(scope="module")
-def folder(models: TinyModels, base_dir: Path) -> Path:
-    """The model folders, with the parts of the tiny checkpoint in other layouts."""
-    root = base_dir / "models"
-    path = root / "checkpoints" / models.checkpoints["2.3"]
-    tensors, metadata = load_file(path), metadata_of(path)
-    parts = {
-        "diffusion_models/only.safetensors": {
-            name.removeprefix(DIT): t
-            for name, t in tensors.items()
-            if name.startswith(DIT) and not name.startswith(CONNECTORS)
-        },
-        "text_encoders/parts.safetensors": {
-            name: t
-            for name, t in tensors.items()
-            if name.startswith((*CONNECTORS, "text_embedding_projection."))
-        },
-        "vae/video.safetensors": {
-            n.removeprefix("vae."): t for n, t in tensors.items() if n.startswith("vae.")
-        },
-        "vae/audio.safetensors": {
-            n: t for n, t in tensors.items() if n.startswith(("audio_vae.", "vocoder."))
-        },
-    }
-    for name, own in parts.items():
-        (root / name).parent.mkdir(exist_ok=True)
-        save_file(own, root / name, metadata)
-    pieces = root / "diffusers" / "pieces"
-    pieces.mkdir(parents=True)
-    opened = [open_checkpoint(path)]
-    for name, components in split_parts(opened).items():
-        convert(pieces / f"{name}.safetensors", opened, components, fp8=False)
-    for kind in FORMATS:
-        stored, decoded = quantised(tensors, *FORMATS[kind])
-        save_file(stored, root / "checkpoints" / f"{kind}.safetensors", metadata)
-        save_file(decoded, root / "checkpoints" / f"{kind} decoded.safetensors", metadata)
-    pack_text_encoders(root / "text_encoders", root / "text_encoders" / Path(models.text_encoder).parent)
-    return root
-
-
-def metadata_of(path: Path) -> dict[str, str]:
-    with safe_open(path, "pt") as file:
-        return file.metadata()
-
-
-def quantised(
-    tensors: dict[str, Tensor], form: Format, mark: str
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """(stored, decoded) with the matrices of the video's attention in ``form``."""
-    stored, decoded = dict(tensors), dict(tensors)
-    for name, weight in tensors.items():
-        if not name.startswith(f"{DIT}transformer_blocks.") or ".attn1.to_" not in name or weight.ndim != 2:
-            continue
-        if not name.endswith(".weight") or "gate" in name:
-            continue
-        layer, parts = name.removesuffix(".weight"), encode(form, weight)
-        stored |= {f"{layer}.{suffix}": part.contiguous() for suffix, part in parts.items()}
-        decoded[name] = decode(layer, form, parts, tuple(weight.shape))
-        if mark:
-            rotation = {"convrot": True, "convrot_groupsize": form.rotation} if form.rotation else {}
-            raw = json.dumps({"format": mark, **rotation}).encode()
-            stored[f"{layer}.comfy_quant"] = torch.tensor(list(raw), dtype=torch.uint8)
-        else:
-            stored[f"{layer}.input_scale"] = torch.tensor(1.0)
-    return stored, decoded
-
-
-def pack_text_encoders(target: Path, folder: Path) -> None:
-    """Single files of the tiny Gemma as ComfyUI packs them, plain and in fp8."""
-    tensors = {
-        f"model.{n.removeprefix('model.')}": t for n, t in load_file(folder / "model.safetensors").items()
-    }
-    content = (folder / "tokenizer.json").read_bytes()
-    tensors["tokenizer_json"] = torch.tensor(list(content), dtype=torch.uint8)
-    save_file(tensors, target / "gemma.safetensors")
-    for name in [name for name in tensors if name.endswith("_proj.weight")]:
-        layer = name.removesuffix(".weight")
-        tensors |= {
-            f"{layer}.{suffix}": part for suffix, part in encode(Format("float"), tensors[name]).items()
-        }
-        raw = json.dumps({"format": "float8_e4m3fn"}).encode()
-        tensors[f"{layer}.comfy_quant"] = torch.tensor(list(raw), dtype=torch.uint8)
-    save_file(tensors, target / "gemma_fp8.safetensors")
-    save_file({"shared.weight": torch.zeros(2, 2)}, target / "t5.safetensors")
 
 
 def everything(g: Graph, models: TinyModels, **changes: str) -> Link:
@@ -188,49 +94,6 @@ def test_the_hosts_quantised_layers_give_what_the_decoded_weights_do(
     assert distance(result, "exact", "plain") > 1e-3
 
 
-def distance(result: Result, ours: str, exact: str) -> float:
-    left, right = (result.tensors(name)["latent/video"] for name in (ours, exact))
-    return float((left - right).norm() / right.norm())
-
-
-def test_a_lora_matches_quantised_layers_and_acts_on_them(server: Server, models: TinyModels, folder: Path):
-    g = Graph()
-    text = prompt(g, text_encoder(g, models))
-    loaded = g.add("LTX2AVLoadCheckpoint", ckpt_name="nvfp4.safetensors")
-    changed = g.add("LTX2AVLoadLora", model=loaded, lora=models.lora, strength=1.0)
-    g.dump("without", latent=stage(g, loaded, text, our_latent(g)))
-    g.dump("with", latent=stage(g, changed, text, our_latent(g)))
-    result = server.run(g.prompt)
-    assert "16 of 16 layers at strength 1" in report(result)
-    assert distance(result, "with", "without") > 1e-3
-
-
-def report(result: Result) -> str:
-    (text,) = (o["text"][0] for o in result.outputs.values() if "text" in o)
-    return text
-
-
-def test_the_streams_of_a_lora_have_strengths_of_their_own(server: Server, models: TinyModels):
-    g = Graph()
-    loaded, text = checkpoint(g, models), prompt(g, text_encoder(g, models))
-    for name, strength, audio in (
-        ("none", 0.0, "0"),
-        ("sound", 0.0, "1"),
-        ("both", 1.0, ""),
-        ("all", 1.0, "1"),
-    ):
-        model = g.add(
-            "LTX2AVLoadLora", model=loaded, lora=models.lora, strength=strength, audio_strength=audio
-        )
-        g.dump(name, latent=stage(g, model, text, our_latent(g)))
-    result = server.run(g.prompt)
-    texts = [o["text"][0] for o in result.outputs.values() if "text" in o]
-    assert any("at strength 0, audio 1" in told for told in texts)
-    assert_equal(result, "both", "all")
-    none, sound, both = (result.tensors(name)["latent/audio"] for name in ("none", "sound", "both"))
-    assert (none - sound).abs().max() > 1e-4 and (sound - both).abs().max() > 1e-4
-
-
 def test_text_encoders_in_one_file_give_the_conditioning_of_the_folder(
     server: Server, models: TinyModels, folder: Path
 ):
@@ -246,6 +109,22 @@ def test_text_encoders_in_one_file_give_the_conditioning_of_the_folder(
     assert_equal(result, "file", "folder")
     exact, stored = (result.tensors(name)["cond"] for name in ("folder", "fp8"))
     assert 0 < (exact - stored).norm() / exact.norm() < 0.3
+
+
+def test_a_prompt_that_was_met_before_is_not_read_again(server: Server, models: TinyModels):
+    def passes(fps: float, positive: str) -> int:
+        """Runs of Gemma, which end with the last of its hidden states."""
+        g = Graph()
+        clip = text_encoder(g, models)
+        read = g.add("LTX2AVPrompt", clip=clip, positive=positive, negative="noise", fps=fps)
+        g.dump("x", conditioning=read)
+        told = [m["data"] for m in server.listen(g.prompt) if isinstance(m, dict) and m["type"] == "progress"]
+        return sum(d["value"] == d["max"] for d in told if d["node"] == read.node)
+
+    assert passes(25.0, "a seal sings") == 2
+    assert passes(26.0, "a seal sings") == 0
+    assert passes(26.0, "a seal sings loudly") == 1
+    assert passes(24.0, "a seal sings loudly") == 0
 
 
 def options(server: Server, node: str, name: str) -> list[str]:
@@ -322,19 +201,27 @@ def test_a_wrong_name_is_answered_with_what_it_is_and_what_to_choose(
         server.run(g.prompt)
 
 
-def test_a_graph_saved_before_the_new_widgets_still_runs(server: Server, models: TinyModels):
-    g = Graph()
-    loaded = g.add("LTX2AVLoadLora", model=checkpoint(g, models), lora=models.lora, strength=1.0)
-    g.dump("x", latent=stage(g, loaded, prompt(g, text_encoder(g, models)), our_latent(g)))
-    assert "16 of 16 layers at strength 1" in report(server.run(g.prompt))
-
-
-def test_a_number_that_is_none_is_refused(server: Server, models: TinyModels):
-    g = Graph()
-    values = {"lora": models.lora, "strength": 1.0, "audio_strength": "loud"}
-    g.add("LTX2ProbeModel", model=g.add("LTX2AVLoadLora", model=checkpoint(g, models), **values))
-    with pytest.raises(GraphError, match="audio_strength='loud' must be a number from -10 to 10"):
-        server.run(g.prompt)
+def test_an_empty_list_says_what_to_download_and_where_to_put_it(
+    server: Server, models: TinyModels, folder: Path
+):
+    path = folder / "latent_upscale_models" / models.upsampler
+    aside = path.rename(path.with_suffix(".aside"))
+    try:
+        assert options(server, "LTX2AVLoadUpscaler", "upscaler") == ["no latent upscaler found"]
+        g = Graph()
+        loaded = g.add("LTX2AVLoadUpscaler", upscaler="no latent upscaler found")
+        vae = everything(g, models)[2]
+        g.dump(
+            "x",
+            latent=g.add("LTX2AVLatentUpscale", latent=our_latent(g), upscale_model=loaded, video_vae=vae),
+        )
+        words = (
+            r"no latent upscaler found in models/latent_upscale_models .*Download ltx-2-spatial-upscaler-x2"
+        )
+        with pytest.raises(GraphError, match=words):
+            server.run(g.prompt)
+    finally:
+        aside.rename(path)
 
 
 @pytest.mark.parametrize(

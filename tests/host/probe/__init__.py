@@ -190,7 +190,8 @@ class LTX2ProbeLora(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, name: str, strength: float) -> io.NodeOutput:
-        return io.NodeOutput(*_host("lora").apply_lora(model, _path("loras", name), strength))
+        done = _host("lora").apply_lora(model, _path("loras", name), strength)
+        return io.NodeOutput(done.model, done.report)
 
 
 class LTX2ProbeLoadUpscaler(io.ComfyNode):
