@@ -1,31 +1,41 @@
-"""Evaluations and seconds a step of each preset, against diffusers' way with the same random weights.
+"""Evaluations and seconds a step of each preset, against diffusers' and core's way with the same weights.
 
-    python benchmarks/guidance.py --threads 1 --repeats 3
+    python benchmarks/guidance.py --threads 1 --repeats 3 --comfy COMFYUI_DIR
     python benchmarks/guidance.py --cache
+    python benchmarks/guidance.py --previews
 
 A step is everything between two states: all passes of guidance and the sampler's arithmetic. diffusers joins
 the negative and the positive prompt in one call and evaluates perturbed and apart passes by themselves; it
-has no res_2s, so its column there is twice its step. Runs alternate; a ratio is the median of ours / theirs.
-``--cache`` measures the step caches on the embedded set instead: passes saved, and the distance of the
-latents from those of the run without it.
+has no res_2s, so its column there is twice its step. Core's guider joins both prompts too and has no other
+pass, so it stands beside presets with cfg alone. Runs alternate; a ratio is the median of ours / theirs in
+CPU time. ``blocks`` is how many of them a step computes, of those in the network times its passes.
+``--cache`` measures step caches and skipped steps on the embedded set: passes saved, and the distance of the
+latents from those of the run without. ``--previews`` measures one preview of a large clip.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from statistics import median
 
 import torch
+from core_step import build_core, core_velocities
 from torch import Tensor
 from transformer_step import Case, alternate, build
 
 from ltx2_core.conditioning.state import empty_state
 from ltx2_core.config import TransformerConfig
+from ltx2_core.generation import Generation
 from ltx2_core.pipeline import LTX2Pipeline
+from ltx2_core.previews import LinearMap, Previews
 from ltx2_core.sampling.caching import StepCache
 from ltx2_core.sampling.denoiser import Denoiser
-from ltx2_core.sampling.guidance import Guidance, Pass
+from ltx2_core.sampling.guidance import Guidance, Pass, StreamGuidance
 from ltx2_core.sampling.noise import initial_state, make_noise
 from ltx2_core.sampling.presets import PRESETS, Preset
 from ltx2_core.sampling.samplers import EVALUATIONS, get_sampler
@@ -49,7 +59,7 @@ def case() -> Case:
         gated_attention=True,
         cross_attention_adaln=True,
     )
-    return Case(name="tiny-2.3", config=config, dtype=torch.float32, grid=(3, 4, 6), text=TEXT)
+    return Case(name="tiny-2.3", config=config, dtype=torch.float32, grid=(5, 8, 12), text=TEXT)
 
 
 class Ours:
@@ -71,16 +81,25 @@ class Ours:
             for _ in range(2)
         ]
 
-    def step(self, preset: Preset, passes_per_call: int) -> Callable[[], AVLatent]:
+    def step(self, preset: Preset, passes_per_call: int = 1) -> Callable[[], AVLatent]:
         """The second step of a preset, of which none ends in 0."""
         guidance = preset.guidance(BLOCKS)
         denoise = Denoiser(
-            self.model, self.state, *self.texts, guidance=guidance, passes_per_call=passes_per_call
+            self.model,
+            self.state,
+            *self.texts,
+            guidance=guidance,
+            passes_per_call=passes_per_call,
+            on_block=self._count,
         )
         sigmas = preset.sigmas()[1:3]
+        self.blocks = 0
         x = initial_state(self.state, self.noise, float(sigmas[0]))
         sampler = get_sampler(preset.sampler, eta=preset.eta)
         return lambda: sampler(denoise, x, sigmas, generator=torch.Generator().manual_seed(0))
+
+    def _count(self, number: int) -> None:
+        self.blocks += 1
 
     def evaluations(self, preset: Preset) -> int:
         """Passes of a whole run, counted without running the model."""
@@ -163,21 +182,54 @@ class Theirs:
         return step
 
 
-def compare(repeats: int) -> None:
+class Core:
+    """The same clip with core's network, called as core's guider calls it."""
+
+    def __init__(self, folder: Path, ours: Ours) -> None:
+        noise = ours.noise
+        assert noise.video is not None and noise.audio is not None
+        self.model = build_core(folder, ours.model)
+        self.latents = [noise.video, noise.audio]
+        self.contexts = [torch.cat((text.video, text.audio), dim=-1) for text in ours.texts]
+
+    def step(self, preset: Preset, guidance: Guidance) -> Callable[[], list[Tensor]] | None:
+        wanted = guidance.passes()
+        if {*wanted} - {Pass.CONDITIONAL, Pass.NEGATIVE} or EVALUATIONS.get(preset.sampler, 1) > 1:
+            return None
+        sigma, sigma_next = preset.sigmas()[1:3].tolist()
+
+        def step() -> list[Tensor]:
+            contexts = self.contexts[: len(wanted)]
+            found = core_velocities(self.model, self.latents, contexts, sigma, FPS)
+            estimates = [[x - sigma * v for x, v in zip(self.latents, one, strict=True)] for one in found]
+            scales = (guidance.video.cfg, guidance.audio.cfg)
+            made = []
+            for x, scale, *each in zip(self.latents, scales, *estimates, strict=True):
+                x0 = each[-1] + scale * (each[0] - each[-1])
+                made.append(x0 + (x - x0) * (sigma_next / sigma))
+            return made
+
+        return step
+
+
+def compare(repeats: int, comfy: Path | None) -> None:
     bench = case()
     model, peer = build(bench)
     ours = Ours(model, bench.grid)
     theirs = Theirs(peer, ours, bench.grid)
-    print("| preset | passes | a step | one by one s | at once s | diffusers s | wall ratio | CPU ratio |")
-    print("|---|---|---|---|---|---|---|---|")
+    core = None if comfy is None else Core(comfy, ours)
+    print("| preset | passes of a run | passes a step | blocks a step | s | over diffusers | over core |")
+    print("|---|---|---|---|---|---|---|")
     for name, preset in PRESETS.items():
         guidance = preset.guidance(BLOCKS)
         passes = len(guidance.passes()) * EVALUATIONS.get(preset.sampler, 1)
-        peer_step = theirs.step(preset, guidance)
-        single, seconds, wall, cpu = alternate(ours.step(preset, 1), peer_step, repeats)
-        joined = alternate(ours.step(preset, 4), peer_step, repeats)[0]
-        figures = f"{single:.3f} | {joined:.3f} | {seconds:.3f} | {wall:.2f} | {cpu:.2f}"
-        print(f"| {name} | {ours.evaluations(preset)} | {passes} | {figures} |", flush=True)
+        ours.step(preset)()
+        blocks = f"{ours.blocks} of {passes * len(model.transformer_blocks)}"
+        seconds, _, _, cpu = alternate(ours.step(preset), theirs.step(preset, guidance), repeats)
+        core_step = None if core is None else core.step(preset, guidance)
+        ratio = "" if core_step is None else f"{alternate(ours.step(preset), core_step, repeats)[3]:.2f}"
+        row = f"{ours.evaluations(preset)} | {passes} | {blocks} | {seconds:.3f} | {cpu:.2f} | {ratio}"
+        print(f"| {name} | {row} |", flush=True)
 
 
 def measure_caches() -> None:
@@ -189,18 +241,41 @@ def measure_caches() -> None:
     print(f"| none | | {exact.evaluations[0].run} | 0 | 0 | 0 |")
     for kind, thresholds in (("first_block", (0.05, 0.1, 0.2)), ("timestep", (0.05, 0.1, 0.2))):
         for threshold in thresholds:
-            request = replace(exact.request, cache=StepCache(kind=kind, threshold=threshold))
-            near = pipeline(request)
-            (used,) = near.evaluations
-            errors = [
-                float((a - b).norm() / b.norm())
-                for a, b in (
-                    (near.latents.video, exact.latents.video),
-                    (near.latents.audio, exact.latents.audio),
-                )
-            ]
-            row = f"{used.run} | {used.reused} | {errors[0]:.3f} | {errors[1]:.3f}"
-            print(f"| {kind} | {threshold} | {row} |", flush=True)
+            cache = StepCache(kind=kind, threshold=threshold)
+            report(f"{kind} | {threshold}", pipeline(replace(exact.request, cache=cache)), exact)
+    for skip in (1, 2):
+        stream = StreamGuidance(cfg=4.0, skip_steps=skip)
+        guidance = Guidance(video=stream, audio=stream)
+        report(f"skip_steps | {skip}", pipeline(replace(exact.request, guidance=guidance)), exact)
+
+
+def report(name: str, near: Generation, exact: Generation) -> None:
+    (used,) = near.evaluations
+    pairs = (
+        (near.latents.video, exact.latents.video),
+        (near.latents.audio, exact.latents.audio),
+    )
+    errors = [float((a - b).norm() / b.norm()) for a, b in pairs if a is not None and b is not None]
+    print(f"| {name} | {used.run} | {used.reused} | {errors[0]:.3f} | {errors[1]:.3f} |", flush=True)
+
+
+def measure_previews(repeats: int) -> None:
+    """CPU milliseconds of one preview by linear maps; a step of that size takes seconds on any device."""
+    generator = torch.Generator().manual_seed(0)
+    maps = [LinearMap(torch.randn(128, n, generator=generator), torch.zeros(n)) for n in (3, 1)]
+    previews = Previews(colour=maps[0], loudness=maps[1], quiet=-8.0, loud=0.0)
+    print("| clip | picture and sound, ms |")
+    print("|---|---|")
+    for width, height, frames in ((768, 512, 121), (1920, 1088, 121)):
+        clip = empty_state(plan_clip(width, height, frames=frames, fps=FPS)).latent
+        assert clip.video is not None and clip.audio is not None
+        times = []
+        for _ in range(repeats + 1):
+            start = time.process_time()
+            previews.picture(clip.video, clip.video.shape[2] // 2)
+            previews.levels(clip.audio)
+            times.append(time.process_time() - start)
+        print(f"| {width}x{height}x{frames} | {1000 * median(times[1:]):.2f} |", flush=True)
 
 
 @torch.inference_mode()
@@ -210,13 +285,20 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--cache", action="store_true", help="measure the step caches on the embedded set")
+    parser.add_argument(
+        "--cache", action="store_true", help="measure what skips evaluations on the embedded set"
+    )
+    parser.add_argument("--previews", action="store_true", help="measure a preview")
+    parser.add_argument("--comfy", type=Path, help="a checkout of ComfyUI to compare with")
     args = parser.parse_args()
+    sys.argv[1:] = []  # ComfyUI reads it too.
     torch.set_num_threads(args.threads)
     if args.cache:
         measure_caches()
+    elif args.previews:
+        measure_previews(args.repeats)
     else:
-        compare(args.repeats)
+        compare(args.repeats, args.comfy)
 
 
 if __name__ == "__main__":

@@ -102,6 +102,15 @@ class LTX2AVStreamGuidance(io.ComfyNode):
                     step=0.1,
                     tooltip="Longest update by cfg. 0 is no limit.",
                 ),
+                io.Int.Input(
+                    "skip_steps",
+                    default=0,
+                    min=0,
+                    max=100,
+                    optional=True,
+                    tooltip="Steps that take the last estimate again after each evaluated one. Faster where "
+                    "both streams skip, and not exact. 0 evaluates every step.",
+                ),
             ],
             outputs=[Scales.Output(display_name="guidance", tooltip="For video or audio of LTX-2 Guider.")],
         )

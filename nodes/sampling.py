@@ -187,11 +187,14 @@ def plan_run(
 ) -> Run:
     """What the widgets of ``run_inputs`` and ``run_extras`` say; ``denoise`` runs that part of a schedule."""
     if preset is not None and preset["preset"] != BY_HAND:
-        chosen, blocks = preset_of(preset, model)
+        chosen, listed, blocks = preset_of(preset, model)
         if sigmas is None and chosen.schedule == SCHEDULED:
-            sigmas = schedule_sigmas(LTXV, chosen.steps, latent, denoise)
+            tokens = video_tokens(latent)
+            sigmas = partial_sigmas(
+                lambda count: replace(chosen, steps=count).sigmas(tokens), chosen.steps, denoise
+            )
         elif sigmas is None:
-            sigmas = last_sigmas(chosen.sigmas(), denoise)
+            sigmas = last_sigmas(chosen.sigmas() if listed is None else listed, denoise)
         how = {"guidance": chosen.guidance(blocks), "sampler": chosen.sampler, "eta": chosen.eta}
         run = Run(sigmas, sample_guided, how)
     else:

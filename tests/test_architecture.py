@@ -32,7 +32,7 @@ UNSAFE = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shel
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"config", "shapes", "types", "attention", "out_of_memory"}),
     frozenset({"storage"}),
-    frozenset({"transformer", "video_vae", "audio", "text", "upsampler", "latent_filters"}),
+    frozenset({"transformer", "video_vae", "audio", "text", "upsampler", "latent_filters", "previews"}),
     frozenset({"sampling", "conditioning", "loading", "media", "memory", "training", "tiny"}),
     frozenset(
         {"networks", "request", "generation", "kept", "processes", "pipeline", "editing", "environment"}

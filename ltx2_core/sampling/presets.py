@@ -8,7 +8,7 @@ from typing import Final
 from torch import Tensor
 
 from .guidance import Guidance, StreamGuidance
-from .schedules import FIXED_SIGMAS, ltxv_sigmas
+from .schedules import FIXED_SIGMAS, MANY_TOKENS, ltxv_sigmas
 
 LTXV: Final = "ltxv"
 UNGUIDED: Final = StreamGuidance()
@@ -16,7 +16,10 @@ UNGUIDED: Final = StreamGuidance()
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """One way to sample. ``schedule`` is ``ltxv``, which takes ``steps``, or a name of ``FIXED_SIGMAS``."""
+    """One way to sample. ``schedule`` is ``ltxv``, which takes ``steps``, or a name of ``FIXED_SIGMAS``.
+
+    ``max_shift``, ``base_shift`` and ``terminal`` are those of ``ltxv_sigmas``.
+    """
 
     schedule: str
     steps: int
@@ -24,12 +27,21 @@ class Preset:
     eta: float | None = None
     video: StreamGuidance = UNGUIDED
     audio: StreamGuidance = UNGUIDED
+    max_shift: float = 2.05
+    base_shift: float = 0.95
+    terminal: float = 0.1
 
     def sigmas(self, tokens: int | None = None) -> Tensor:
         """The schedule, for ``tokens`` video tokens where it depends on them (default 4096)."""
         if self.schedule != LTXV:
             return FIXED_SIGMAS[self.schedule].clone()
-        return ltxv_sigmas(self.steps) if tokens is None else ltxv_sigmas(self.steps, tokens)
+        return ltxv_sigmas(
+            self.steps,
+            MANY_TOKENS if tokens is None else tokens,
+            max_shift=self.max_shift,
+            base_shift=self.base_shift,
+            terminal=self.terminal,
+        )
 
     def guidance(self, stg_blocks: tuple[int, ...]) -> Guidance:
         """The guidance; ``stg_blocks`` are those of the model, unused where the preset has no stg."""

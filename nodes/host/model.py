@@ -43,7 +43,7 @@ def load_model(*paths: str | Path, disable_dynamic: bool = False) -> Any:
     patcher = make_patcher(model, load_device, offload_device, dynamic=not disable_dynamic)
     load_exactly(model.diffusion_model, tensors, f"transformer of {weights.name}", assign=is_dynamic(patcher))
     patcher.cached_patcher_init = (load_model, tuple(map(str, paths)))
-    add_av_previews(patcher)
+    add_av_previews(patcher, *paths)
     return patcher
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import comfy.patcher_extension
@@ -31,6 +32,7 @@ from ...ltx2_core.transformer import Modality, Perturbation, Perturbations, Tran
 from ...ltx2_core.transformer.nag import NegativeText
 from ...ltx2_core.transformer.tiles import evaluate_tiles
 from ...ltx2_core.types import TextFeatures
+from .forking import FORK, Fork, Late
 from .guides import Entry, GuideTokens, guide_attention, guide_tokens
 from .progress import check_interrupted
 
@@ -168,13 +170,26 @@ class HostTransformer(Transformer):
             audio = None if audio is None else replace(audio, negative=avoided[1])
 
         perturbations = _perturbations(transformer_options, len(video_latent))
+        samples, fork = len(video_latent), transformer_options.get(FORK)
+        start = fork.start(samples) if isinstance(fork, Late) else 0
+        device = video_latent.device
 
-        def evaluate(video: Modality, audio: Modality | None) -> tuple[Tensor | None, Tensor | None]:
-            on_block = _on_block(list(self.transformer_blocks), video_latent.device, transformer_options)
-            return Transformer.forward(self, video, audio, perturbations, on_block=on_block)
+        def evaluate(
+            video: Modality, audio: Modality | None, **part: Any
+        ) -> tuple[Tensor | None, Tensor | None]:
+            blocks = list(self.transformer_blocks)[start:]
+            on_block = _on_block(blocks, start, device, transformer_options)
+            return Transformer.forward(self, video, audio, perturbations, on_block=on_block, **part)
 
-        tiles = transformer_options.get(TILES)
-        streams = evaluate(video, audio) if tiles is None else evaluate_tiles(evaluate, tiles, video, audio)
+        tiles, run = transformer_options.get(TILES), partial(evaluate, video, audio)
+        if tiles is not None:
+            streams = evaluate_tiles(evaluate, tiles, video, audio)
+        elif isinstance(fork, Late):
+            streams = fork.run(run, samples)
+        elif isinstance(fork, Fork):
+            streams = fork.passing(run, transformer_options["cond_or_uncond"], samples)
+        else:
+            streams = run()
         return _latents(streams, video_latent, audio_latent, guides)
 
 
@@ -289,7 +304,7 @@ def _latents(
     return [velocity, unpatchify_audio(sound[:, -audio.shape[2] :])]
 
 
-def _on_block(blocks: list[Any], device: torch.device, options: Options) -> Callable[[int], None]:
+def _on_block(blocks: list[Any], start: int, device: torch.device, options: Options) -> Callable[[int], None]:
     """Stop between blocks when the user asks for it; a host that streams weights fetches the next block."""
     try:
         from comfy.model_prefetch import make_prefetch_queue, prefetch_queue_pop
@@ -299,6 +314,6 @@ def _on_block(blocks: list[Any], device: torch.device, options: Options) -> Call
 
     def on_block(number: int) -> None:
         check_interrupted()
-        prefetch_queue_pop(queue, device, blocks[number])
+        prefetch_queue_pop(queue, device, blocks[number - start])
 
     return on_block

@@ -1,17 +1,20 @@
-"""Live previews while an audio-video latent is sampled.
+"""Live previews while an audio-video latent is sampled: a picture and, below it, how loud the sound is.
 
 The host has none: its own previewer cannot read the packed latent. A wrapper around the sampling run unpacks
-the predicted clean latent and sends an image of its middle frame. Without a decoder the colours have no
-meaning: the three strongest directions of the 128 channels become red, green and blue.
+the predicted clean latent and hands an image to the host's progress bar, which shows it on the node.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import comfy.model_management
+import comfy.sd
 import comfy.utils
+import folder_paths
 import latent_preview
 import torch
 from comfy.cli_args import LatentPreviewMethod, args
@@ -19,72 +22,166 @@ from comfy.patcher_extension import WrappersMP
 from PIL import Image
 from torch import Tensor
 
+from ...ltx2_core.loading import Component
+from ...ltx2_core.previews import Previews, TimeShare, false_colours, fit_previews, relative_levels
+from .weights import read_weights
+
 log = logging.getLogger(__name__)
 KEY = "ltx2_av_previews"
+SHARE = 0.02
+"""Of the time of a run, the most that previews may take; where they are slower, steps go without."""
+TINY_DECODERS = ("taeltx_2", "taeltx2")
+"""How names of tiny decoders for these latents begin, in the host's folder ``vae_approx``."""
+
+_SMALL = 128 * 2**20
+"""Bytes of autoencoders that are small enough to be asked what their latents look like."""
+_CELL, _STRIP = 8, 24
+"""Pixels of a latent cell, and height of the sound."""
+
 Callback = Callable[[int, Tensor, Tensor, int], None]
 
 
-def add_av_previews(patcher: Any) -> None:
-    """Attach previews to a MODEL. A preview that fails is logged once and never stops the run."""
-    patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _outer_sample)
+def add_av_previews(patcher: Any, *paths: str | Path) -> None:
+    """Attach previews to a MODEL whose autoencoders are in ``paths``, if anywhere.
+
+    A preview that fails is logged once and never stops the run.
+    """
+    patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _Wrapper(paths))
 
 
-def _outer_sample(
-    executor: Callable[..., Any],
-    noise: Tensor,
-    latent_image: Tensor,
-    sampler: Any,
-    sigmas: Tensor,
-    denoise_mask: Tensor | None = None,
-    callback: Callback | None = None,
-    disable_pbar: bool = False,
-    seed: int | None = None,
-    latent_shapes: Sequence[Sequence[int]] | None = None,
-    **more: Any,
-) -> Any:
-    if (
-        callback is not None
-        and latent_shapes is not None
-        and args.preview_method != LatentPreviewMethod.NoPreviews
-    ):
-        callback = _with_preview(callback, latent_shapes, len(sigmas) - 1)
-    if latent_shapes is not None:
-        more["latent_shapes"] = latent_shapes
-    return executor(noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **more)
+class _Wrapper:
+    """Adds previews to the callback of a sampling run."""
 
+    def __init__(self, paths: Sequence[str | Path]) -> None:
+        self._paths = paths
+        self._fitted: list[Previews | None] = []
 
-def _with_preview(callback: Callback, latent_shapes: Sequence[Sequence[int]], steps: int) -> Callback:
-    bar = comfy.utils.ProgressBar(steps)
-    working = True
+    def __call__(
+        self,
+        executor: Callable[..., Any],
+        noise: Tensor,
+        latent_image: Tensor,
+        sampler: Any,
+        sigmas: Tensor,
+        denoise_mask: Tensor | None = None,
+        callback: Callback | None = None,
+        disable_pbar: bool = False,
+        seed: int | None = None,
+        latent_shapes: Sequence[Sequence[int]] | None = None,
+        **more: Any,
+    ) -> Any:
+        wanted = args.preview_method != LatentPreviewMethod.NoPreviews
+        if callback is not None and latent_shapes is not None and wanted:
+            callback = _Drawing(callback, latent_shapes, len(sigmas) - 1, self._fit())
+        if latent_shapes is not None:
+            more["latent_shapes"] = latent_shapes
+        return executor(
+            noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **more
+        )
 
-    def with_preview(step: int, x0: Tensor, x: Tensor, total: int) -> None:
-        nonlocal working
-        callback(step, x0, x, total)
-        image = None
-        if working:
+    def _fit(self) -> Previews | None:
+        """How the latents of these files look, found out before the first run that wants to know."""
+        if not self._fitted:
             try:
-                image = preview_image(comfy.utils.unpack_latents(x0, latent_shapes)[0])
-            except (RuntimeError, ValueError, IndexError):
-                working = False
+                self._fitted.append(_fit_small(self._paths))
+            except Exception:
+                log.warning("previews go without true colours", exc_info=True)
+                self._fitted.append(None)
+        return self._fitted[0]
+
+
+class _Drawing:
+    """The callback of one run: the original one, and a preview where there is time for it."""
+
+    def __init__(
+        self, callback: Callback, shapes: Sequence[Sequence[int]], steps: int, fitted: Previews | None
+    ) -> None:
+        self._callback, self._shapes, self._fitted = callback, shapes, fitted
+        self._bar = comfy.utils.ProgressBar(steps)
+        self._time = TimeShare(SHARE)
+        self._decode: Callable[[Tensor], Tensor] | None = None
+        self._decoder_tried = self._failed = False
+
+    def __call__(self, step: int, x0: Tensor, x: Tensor, total: int) -> None:
+        self._callback(step, x0, x, total)
+        if self._failed or not self._time.due:
+            return
+        # What a device has still to compute is the step's time, not the preview's.
+        x0[..., :1].cpu()
+        image = None
+        with self._time.spend():
+            try:
+                image = self._draw(comfy.utils.unpack_latents(x0, self._shapes))
+            except comfy.model_management.InterruptProcessingException:
+                raise
+            except Exception:
+                self._failed = True
                 log.warning("no preview of this run", exc_info=True)
-        if image is not None:
-            bar.update_absolute(step + 1, total, ("JPEG", image, latent_preview.MAX_PREVIEW_RESOLUTION))
+            if image is not None:
+                preview = ("JPEG", image, latent_preview.MAX_PREVIEW_RESOLUTION)
+                self._bar.update_absolute(step + 1, total, preview)
 
-    return with_preview
+    def _draw(self, streams: Sequence[Tensor]) -> Image.Image | None:
+        video = next((t for t in streams if t.ndim == 5 and t.numel()), None)
+        audio = next((t for t in streams if t.ndim == 4 and t.numel()), None)
+        pixels = None if video is None else self._picture(video)
+        if audio is not None:
+            levels = relative_levels(audio) if self._fitted is None else self._fitted.levels(audio)
+            strip = level_strip(levels.cpu(), 256 if pixels is None else pixels.shape[1])
+            pixels = strip if pixels is None else torch.cat((pixels, strip))
+        return None if pixels is None else Image.fromarray(pixels.numpy())
+
+    def _picture(self, video: Tensor) -> Tensor:
+        """The middle frame as bytes (H, W, 3)."""
+        frame = video.shape[2] // 2
+        if not self._decoder_tried:
+            self._decoder_tried, self._decode = True, _tiny_decoder()
+        if self._decode is not None:
+            return _bytes(self._decode(video[:1, :, frame : frame + 1]))
+        colours = false_colours if self._fitted is None else self._fitted.picture
+        cells = colours(video[:1, :, frame : frame + 1].cpu(), 0)
+        size = (_CELL * cells.shape[1], _CELL * cells.shape[0])
+        image = Image.fromarray(_bytes(cells).numpy()).resize(size, Image.Resampling.BILINEAR)
+        return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(size[1], size[0], 3)
 
 
-def preview_image(video: Tensor) -> Image.Image | None:
-    """The middle frame of ``video`` (B, C, F, H, W) in false colours, 8 pixels a cell; None for audio."""
-    if video.ndim != 5:
+def level_strip(levels: Tensor, width: int) -> Tensor:
+    """Levels (T,) in [0, 1] as bars on a dark ground, bytes (height, width, 3), time from left to right."""
+    moments = torch.arange(width) * len(levels) // width
+    heights = 1 + levels[moments] * (_STRIP - 3)
+    lit = torch.arange(_STRIP)[:, None] >= _STRIP - heights[None]
+    return torch.where(lit[..., None], torch.tensor([90, 210, 120]), torch.tensor([24, 24, 28])).byte()
+
+
+def _tiny_decoder() -> Callable[[Tensor], Tensor] | None:
+    """What makes pixels (H, W, 3) of one latent frame, if the host is set to such and there is a file."""
+    if args.preview_method != LatentPreviewMethod.TAESD:
         return None
-    frame = video[0, :, video.shape[2] // 2].detach().float().cpu()
-    channels, height, width = frame.shape
-    cells = frame.reshape(channels, -1)
-    cells = cells - cells.mean(dim=1, keepdim=True)
-    directions = torch.linalg.eigh(cells @ cells.T).eigenvectors[:, -3:].flip(1)
-    # An eigenvector has no sign of its own; without this one the colours would flip from step to step.
-    directions = directions * directions.sum(dim=0, keepdim=True).sign()
-    rgb = directions.T @ cells
-    spread = rgb.abs().amax(dim=1, keepdim=True).clamp_min(1e-6)
-    pixels = (127.5 * (1 + rgb / spread)).reshape(3, height, width).byte().movedim(0, -1)
-    return Image.fromarray(pixels.numpy()).resize((width * 8, height * 8), Image.Resampling.BILINEAR)
+    names = [n for n in folder_paths.get_filename_list("vae_approx") if n.startswith(TINY_DECODERS)]
+    if not names:
+        log.warning(
+            "no tiny decoder: put a file whose name begins with %s into models/vae_approx", TINY_DECODERS[0]
+        )
+        return None
+    path = folder_paths.get_full_path_or_raise("vae_approx", names[0])
+    vae = comfy.sd.VAE(comfy.utils.load_torch_file(path))
+    vae.first_stage_model.show_progress_bar = False
+    return lambda frame: vae.decode(frame)[0, 0].float().cpu()
+
+
+def _fit_small(paths: Sequence[str | Path]) -> Previews | None:
+    """The maps of autoencoders that lie in the files of the model and are small; None for others."""
+    parts = (Component.VIDEO_ENCODER, Component.VIDEO_DECODER, Component.AUDIO_DECODER)
+    weights = read_weights(*paths)
+    try:
+        sources = {part: weights.source(part) for part in parts}
+    except ValueError:
+        return None
+    if sum(info.nbytes for part, s in sources.items() for info in s.infos(part).values()) > _SMALL:
+        return None
+    encoder, decoder, audio = (s.load(part, dtype=torch.float32) for part, s in sources.items())
+    return fit_previews(encoder, decoder, audio)
+
+
+def _bytes(colours: Tensor) -> Tensor:
+    return (colours.clamp(0, 1) * 255).round().byte()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -45,6 +46,8 @@ def test_presets_are_the_published_schedules_and_cost_the_published_evaluations(
     assert torch.equal(PRESETS["distilled 8"].sigmas(), DISTILLED_SIGMAS)
     assert torch.equal(PRESETS["distilled 3"].sigmas(), DISTILLED_STAGE2_SIGMAS)
     assert torch.equal(PRESETS["dev 20"].sigmas(1536), ltxv_sigmas(20, 1536))
+    steep = replace(PRESETS["dev 20"], max_shift=3.0, base_shift=1.0, terminal=0.2)
+    assert torch.equal(steep.sigmas(), ltxv_sigmas(20, max_shift=3.0, base_shift=1.0, terminal=0.2))
     passes = {name: len(preset.guidance((1,)).passes()) for name, preset in PRESETS.items()}
     assert passes == {
         "distilled 8": 1,

@@ -376,6 +376,96 @@ class LTX2ProbeStreams(io.ComfyNode):
         return io.NodeOutput(clone)
 
 
+class LTX2ProbeWrapped(io.ComfyNode):
+    """Wrap every call of the network, as other packs do, without changing it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2ProbeWrapped", inputs=[io.Model.Input("model")], outputs=[io.Model.Output()]
+        )
+
+    @classmethod
+    def execute(cls, model: Any) -> io.NodeOutput:
+        def wrapper(apply_model: Any, args: Any) -> Any:
+            return apply_model(args["input"], args["timestep"], **args["c"])
+
+        clone = model.clone()
+        clone.set_model_unet_function_wrapper(wrapper)
+        return io.NodeOutput(clone)
+
+
+class LTX2ProbeCount(io.ComfyNode):
+    """Count the samples that each block computes, for LTX2ProbeCounts to tell."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2ProbeCount",
+            inputs=[io.Model.Input("model"), io.String.Input("name")],
+            outputs=[io.Model.Output()],
+            not_idempotent=True,
+        )
+
+    @classmethod
+    def execute(cls, model: Any, name: str) -> io.NodeOutput:
+        clone = model.clone()
+        blocks = clone.model.diffusion_model.transformer_blocks
+        counts = [0] * len(blocks)
+
+        def hook(number: int) -> Any:
+            def count(block: Any, given: Any) -> None:
+                counts[number] += len(given[0])
+
+            return count
+
+        hooks = [block.register_forward_pre_hook(hook(number)) for number, block in enumerate(blocks)]
+        clone.set_attachments("probe_counts", (counts, hooks))
+        return io.NodeOutput(clone)
+
+
+class LTX2ProbeCounts(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2ProbeCounts",
+            inputs=[io.Model.Input("model"), io.Latent.Input("latent")],
+            outputs=[],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, model: Any, latent: Any) -> io.NodeOutput:
+        counts, hooks = model.get_attachment("probe_counts")
+        for hook in hooks:
+            hook.remove()
+        return io.NodeOutput(ui={"report": [json.dumps(counts)]})
+
+
+class LTX2ProbeTinyDecoder(io.ComfyNode):
+    """Write a tiny decoder of random weights, or a file that is none, into the host's folder for them."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2ProbeTinyDecoder",
+            inputs=[io.Boolean.Input("whole"), io.String.Input("name")],
+            outputs=[],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, whole: bool, name: str) -> io.NodeOutput:
+        from comfy.taesd.taehv import TAEHV
+
+        torch.manual_seed(0)
+        state = TAEHV(128).state_dict() if whole else {"nothing": torch.zeros(1)}
+        folder = Path(folder_paths.get_folder_paths("vae_approx")[0])
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.contiguous().clone() for k, v in state.items()}, folder / name)
+        return io.NodeOutput()
+
+
 class ProbeExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
@@ -393,6 +483,10 @@ class ProbeExtension(ComfyExtension):
             LTX2ProbePartialLoad,
             LTX2ProbeInterrupt,
             LTX2ProbeStreams,
+            LTX2ProbeWrapped,
+            LTX2ProbeCount,
+            LTX2ProbeCounts,
+            LTX2ProbeTinyDecoder,
         ]
 
 

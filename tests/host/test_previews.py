@@ -1,0 +1,103 @@
+"""Previews of picture and sound in a running host: what they show, and that they never break a run."""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+import pytest
+import torch
+from host_graph import Graph, Link
+from host_server import Server
+from PIL import Image
+from tiny_models import TinyModels
+
+STRIP = 24
+
+
+def graph(models: TinyModels, *, stage: bool, audio: bool = True, steps: int = 4) -> Graph:
+    """Sampling with our model, by our stage node or by the host's."""
+    g = Graph()
+    name = models.checkpoints["2.3"]
+    model = g.add("LTX2AVLoadCheckpoint", ckpt_name=name)
+    clip = g.add("LTX2AVLoadTextEncoder", text_encoder=models.text_encoder, ckpt_name=name)
+    text = g.add("LTX2AVPrompt", clip=clip, positive="a red ball", negative="noise", fps=24.0)
+    latent: Link = g.add("LTX2AVEmptyLatent", width=96, height=64, frames=17, fps=24.0, batch_size=1)
+    if not audio:
+        latent = g.add("LTXVSeparateAVLatent", av_latent=latent)
+    shared = {"model": model, "positive": text, "negative": text[1]}
+    if stage:
+        out = g.add(
+            "LTX2AVSampleStage",
+            **shared,
+            latent=latent,
+            seed=1,
+            schedule="LTX-2 scheduler",
+            steps=steps,
+            cfg=1.0,
+            audio_cfg=0.0,
+            sampler="euler",
+        )
+    else:
+        out = g.add(
+            "SamplerCustomAdvanced",
+            noise=g.add("RandomNoise", noise_seed=1),
+            guider=g.add("CFGGuider", cfg=1.0, **shared),
+            sampler=g.add("KSamplerSelect", sampler_name="euler"),
+            sigmas=g.add("LTX2AVDistilledSigmas", schedule="distilled"),
+            latent_image=latent,
+        )
+    g.dump("latent", latent=out)
+    return g
+
+
+def pictures(messages: list) -> list[Image.Image]:
+    found = []
+    for message in messages:
+        if isinstance(message, bytes):
+            found.append(Image.open(BytesIO(message[message.index(b"\xff\xd8\xff") :])))
+    return found
+
+
+def write_decoder(server: Server, name: str, whole: bool) -> None:
+    g = Graph()
+    g.add("LTX2ProbeTinyDecoder", whole=whole, name=name)
+    server.run(g.prompt)
+
+
+@pytest.mark.parametrize("stage", [True, False])
+@pytest.mark.parametrize("audio", [True, False])
+def test_a_preview_has_the_picture_and_below_it_the_sound(
+    server: Server, models: TinyModels, stage: bool, audio: bool
+) -> None:
+    made = graph(models, stage=stage, audio=audio)
+    images = pictures(server.listen(made.prompt, preview_method="latent2rgb"))
+    assert images
+    assert {image.size for image in images} == {(3 * 8, 2 * 8 + STRIP * audio)}
+    if audio:
+        strip = torch.frombuffer(bytearray(images[-1].convert("RGB").tobytes()), dtype=torch.uint8)
+        strip = strip.view(2 * 8 + STRIP, 3 * 8, 3)[16:].float()
+        green = strip[..., 1] - strip[..., 0]
+        assert green[-1].max() > 60 and green[0].min() < 40, "bars stand on the ground of the strip"
+
+
+def test_a_tiny_decoder_is_used_where_the_host_is_set_to_one_and_a_broken_one_does_no_harm(
+    server: Server, models: TinyModels
+) -> None:
+    made = graph(models, stage=False)
+    plain = server.wait(server.submit(made.prompt, preview_method="none")).tensors("latent")
+    write_decoder(server, "taeltx_2.safetensors", whole=True)
+    messages = server.listen(made.prompt | again(made, 1), preview_method="taesd")
+    assert {image.size for image in pictures(messages)} == {(96, 64 + STRIP)}
+    write_decoder(server, "taeltx_2.safetensors", whole=False)
+    messages = server.listen(made.prompt | again(made, 2), preview_method="taesd")
+    assert not pictures(messages)
+    assert "no preview of this run" in server.log()
+    found = server.run(made.prompt | again(made, 3)).tensors("latent")
+    assert all(torch.equal(found[name], plain[name]) for name in plain)
+
+
+def again(made: Graph, seed: int) -> dict:
+    """The same graph to be computed anew: the host keeps what it has computed before."""
+    number = next(n for n, node in made.prompt.items() if node["class_type"] == "CFGGuider")
+    node = made.prompt[number]
+    return {number: {**node, "inputs": {**node["inputs"], "cfg": 1.0 + seed * 1e-9}}}
