@@ -239,7 +239,7 @@ def measure_caches() -> None:
     print("| cache | threshold | passes run | passes saved | video error | audio error |")
     print("|---|---|---|---|---|---|")
     print(f"| none | | {exact.evaluations[0].run} | 0 | 0 | 0 |")
-    for kind, thresholds in (("first_block", (0.05, 0.1, 0.2)), ("timestep", (0.05, 0.1, 0.2))):
+    for kind, thresholds in (("first_block", (0.3, 0.5, 0.7)), ("timestep", (0.3, 0.6, 1.0))):
         for threshold in thresholds:
             cache = StepCache(kind=kind, threshold=threshold)
             report(f"{kind} | {threshold}", pipeline(replace(exact.request, cache=cache)), exact)
