@@ -165,6 +165,9 @@ def _tiny_decoder() -> Callable[[Tensor], Tensor] | None:
         return None
     path = folder_paths.get_full_path_or_raise("vae_approx", names[0])
     vae = comfy.sd.VAE(comfy.utils.load_torch_file(path))
+    if vae.first_stage_model is None:
+        log.warning("%s is no decoder: previews go without it", names[0])
+        return None
     vae.first_stage_model.show_progress_bar = False
     return lambda frame: vae.decode(frame)[0, 0].float().cpu()
 

@@ -67,9 +67,9 @@ def shape_of(width: int, height: int) -> float:
     return round(width / height, 2)
 
 
-def write_decoder(server: Server, name: str, whole: bool) -> None:
+def write_decoder(server: Server, channels: int) -> None:
     g = Graph()
-    g.add("LTX2ProbeTinyDecoder", whole=whole, name=name)
+    g.add("LTX2ProbeTinyDecoder", channels=channels, name="taeltx_2.safetensors")
     server.run(g.prompt)
 
 
@@ -95,15 +95,20 @@ def test_a_tiny_decoder_is_used_where_the_host_is_set_to_one_and_a_broken_one_do
 ) -> None:
     made = graph(models, stage=False)
     plain = server.wait(server.submit(made.prompt, preview_method="none")).tensors("latent")
-    write_decoder(server, "taeltx_2.safetensors", whole=True)
-    messages = server.listen(made.prompt | again(made, 1), preview_method="taesd")
-    assert {shape(image) for image in pictures(messages)} == {shape_of(96, 64 + STRIP)}
-    write_decoder(server, "taeltx_2.safetensors", whole=False)
-    messages = server.listen(made.prompt | again(made, 2), preview_method="taesd")
-    assert not pictures(messages)
-    assert "no preview of this run" in server.log()
-    found = server.run(made.prompt | again(made, 3)).tensors("latent")
-    assert all(torch.equal(found[name], plain[name]) for name in plain)
+    colours = shape_of(3 * 8, 2 * 8 + STRIP)
+    for number, (channels, seen, log) in enumerate(
+        (
+            (128, {shape_of(96, 64 + STRIP)}, ""),
+            (0, {colours}, "taeltx_2.safetensors is no decoder"),
+            (48, set(), "no preview of this run"),
+        )
+    ):
+        write_decoder(server, channels)
+        messages = server.listen(made.prompt | again(made, number + 1), preview_method="taesd")
+        assert {shape(image) for image in pictures(messages)} == seen
+        assert log in server.log()
+        found = server.run(made.prompt | again(made, number + 1)).tensors("latent")
+        assert all(torch.equal(found[name], plain[name]) for name in plain)
 
 
 def again(made: Graph, seed: int) -> dict:

@@ -443,23 +443,23 @@ class LTX2ProbeCounts(io.ComfyNode):
 
 
 class LTX2ProbeTinyDecoder(io.ComfyNode):
-    """Write a tiny decoder of random weights, or a file that is none, into the host's folder for them."""
+    """Write a tiny decoder of random weights, with 0 channels a file that is none, into the host's folder."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LTX2ProbeTinyDecoder",
-            inputs=[io.Boolean.Input("whole"), io.String.Input("name")],
+            inputs=[io.Int.Input("channels"), io.String.Input("name")],
             outputs=[],
             is_output_node=True,
         )
 
     @classmethod
-    def execute(cls, whole: bool, name: str) -> io.NodeOutput:
+    def execute(cls, channels: int, name: str) -> io.NodeOutput:
         from comfy.taesd.taehv import TAEHV
 
         torch.manual_seed(0)
-        state = TAEHV(128).state_dict() if whole else {"nothing": torch.zeros(1)}
+        state = TAEHV(channels).state_dict() if channels else {"nothing": torch.zeros(1)}
         folder = Path(folder_paths.get_folder_paths("vae_approx")[0])
         folder.mkdir(parents=True, exist_ok=True)
         save_file({k: v.contiguous().clone() for k, v in state.items()}, folder / name)
