@@ -79,7 +79,7 @@ def _numbers(preset: Preset) -> list[io.Input]:
 
 def _schedule(preset: Preset) -> list[io.Input]:
     """The numbers of the schedule besides its steps."""
-    if preset.schedule != LTXV:
+    if preset.schedule != SCHEDULED:
         text = ", ".join(f"{sigma:g}" for sigma in preset.sigmas().tolist())
         tooltip = "The noise levels from step to step, falling to 0; the published list by default."
         return [io.String.Input("sigmas", default=text, optional=True, tooltip=tooltip)]
