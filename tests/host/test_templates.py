@@ -1,4 +1,4 @@
-"""A template of core's, as its page converts it, on our loaders: our models under its nodes."""
+"""Core's own LTX-2 templates, as its page converts them, on our loaders: our models under its nodes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,22 @@ from saved import decoded, saved_video
 from tiny_models import TinyModels
 from workflow_inputs import FOLDER as INPUTS
 
-NAMES = {"video_ltx2_3_flf2v": 25}
+NAMES = {
+    "template_ltx2_3_style_transition": 25,
+    "video_ltx2_3_flf2v": 25,
+    "video_ltx2_3_i2v": 25,
+    "video_ltx2_3_ia2v": 25,
+    "video_ltx2_3_ic_lora": 49,
+    "video_ltx2_3_id_lora": 25,
+    "video_ltx2_3_t2v": 25,
+    "video_ltx2_canny_to_video": 17,
+    "video_ltx2_depth_to_video": 17,
+    "video_ltx2_i2v": 17,
+    "video_ltx2_i2v_distilled": 17,
+    "video_ltx2_i2v_lora": 17,
+    "video_ltx2_t2v": 17,
+    "video_ltx2_t2v_distilled": 17,
+}
 """Frames that come out of each with the lengths of `small`."""
 SIDE = 128
 CORE_LOADERS = {
