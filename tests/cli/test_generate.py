@@ -106,6 +106,8 @@ def test_control_c_stops_at_once_and_leaves_nothing(tmp_path) -> None:
         stderr=subprocess.PIPE,
         cwd=Path(__file__).resolve().parents[2],
         text=True,
+        # A shell that runs the tests in the background has told its children to ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stderr is not None
     seen = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -23,17 +24,26 @@ SIDE, FRAMES, STEPS, CFG, SEED = 128, 25, 12, 3.0, 1
 
 
 @pytest.fixture(scope="module")
-def shown_by_core(server: Server) -> Tensor:
+def names(server: Server) -> Iterator[tuple[str, str]]:
+    """Checkpoint and text encoder of the embedded set among the host's models, for a while."""
+    files, models = embedded_set(), server.base / "models"
+    checkpoint = models / "checkpoints" / "embedded.safetensors"
+    encoder = models / "text_encoders" / "embedded-gemma"
+    shutil.copyfile(files.checkpoint, checkpoint)
+    shutil.copytree(files.text_encoder, encoder)
+    yield checkpoint.name, f"{encoder.name}/model.safetensors"
+    checkpoint.unlink()
+    shutil.rmtree(encoder)
+
+
+@pytest.fixture(scope="module")
+def shown_by_core(server: Server, names: tuple[str, str]) -> Tensor:
     """Frames (F, 3, H, W) in [-1, 1] from the host's loader, sampler and decoder."""
-    files = embedded_set()
-    checkpoint, encoder = "embedded.safetensors", "embedded-gemma"
-    shutil.copyfile(files.checkpoint, server.base / "models" / "checkpoints" / checkpoint)
-    folder = server.base / "models" / "text_encoders" / encoder
-    shutil.copytree(files.text_encoder, folder, dirs_exist_ok=True)
+    checkpoint, encoder = names
     g = Graph()
     core = g.add("CheckpointLoaderSimple", ckpt_name=checkpoint)
     audio_vae = g.add("LTXVAudioVAELoader", ckpt_name=checkpoint)
-    clip = g.add("LTX2ProbeLoadClip", text_encoder=f"{encoder}/model.safetensors", ckpt_name=checkpoint)
+    clip = g.add("LTX2ProbeLoadClip", text_encoder=encoder, ckpt_name=checkpoint)
     positive, negative = (g.add("CLIPTextEncode", clip=clip, text=text) for text in (PROMPT, NEGATIVE))
     cond = g.add("LTXVConditioning", positive=positive, negative=negative, frame_rate=25.0)
     video = g.add("EmptyLTXVLatentVideo", width=SIDE, height=SIDE, length=FRAMES, batch_size=1)

@@ -159,7 +159,7 @@ def test_the_edges_of_a_video_are_lines_of_black_and_white(runs: Runs):
 
 def test_a_union_lora_says_how_much_smaller_its_guide_is(runs: Runs):
     plain = runs.run("ic_lora_union")
-    halved = runs.run("ic_lora_union", control={"lora": "ic.safetensors"})
+    halved = runs.run("ic_lora_union", control={"lora": runs.half_size_lora})
     assert guide_frames(plain) == 4 and guide_frames(halved) == 4
     shown = halved["guided"]["mask/video"][0, 0, 4:] >= 0
     assert shown.float().mean() == 0.25, "a guide of half the size fills one cell in four"

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from host_server import Json, Result, Server
+from safetensors.torch import load_file, save_file
 from saved import Decoded, decoded, saved_video
 from torch import Tensor
 from workflow_edit_tables import EDITING
@@ -86,6 +87,13 @@ class Runs:
         if trained is not None:
             for folder in trained.iterdir():
                 shutil.copytree(folder, server.base / "models" / folder.name / "trained", dirs_exist_ok=True)
+        self.half_size_lora = "ic.safetensors"
+        """An IC-LoRA whose metadata says that its reference video has half the output's size."""
+        if trained is not None:
+            self.half_size_lora = "trained/half-size.safetensors"
+            tensors = load_file(TinySet.in_folder(trained).edges)
+            path = server.base / "models" / "loras" / self.half_size_lora
+            save_file(tensors, path, {"reference_downscale_factor": "2"})
 
     def prompt(self, name: str) -> Json:
         """The workflow in API format, on the set that tests look at."""
