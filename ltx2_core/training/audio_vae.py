@@ -147,7 +147,7 @@ def held_out_mel_error(pair: nn.Module, *, clips: int = 32, seconds: float = 1.0
 
 @torch.no_grad()
 def finish_audio_vae(pair: AudioPair, recipe: AudioVAERecipe, *, clips: int = 256, seed: int = 0) -> None:
-    """Set statistics per channel and bin, and the log-variance, as ``finish_video_vae`` does."""
+    """Set statistics per channel and bin, and the log-variance, from fresh training clips."""
     config = pair.encoder.config
     generator = torch.Generator().manual_seed(seed)
     sound = sound_batch(draw_seeds(generator, clips), seconds=1.0, sample_rate=config.sample_rate)

@@ -1,4 +1,4 @@
-"""A decoder that starts as the linear inverse of its code, exactly: training begins at 24 dB, not at noise.
+"""A decoder that starts as the linear inverse of its code, exactly: training begins at 25 dB, not at noise.
 
 The skips of the decoder are linear from the latent to the last norm. Every upsampling cuts a block of the
 picture into smaller ones, so its convolution at the start takes the components of a block to those of its

@@ -68,7 +68,7 @@ def full_scale() -> Scale:
             ClipSize(batch=500, frames=17, width=64, height=64),
             ClipSize(batch=200, frames=17, width=96, height=96),
         ),
-        # Gradients have added nothing to the fitted halves in an hour; a longer run may ask for them.
+        # Some minutes of gradient steps added nothing to the fitted halves; a longer run may ask for them.
         video_encoder=VideoVAERecipe(total_steps=0),
         video_decoder=VideoVAERecipe(total_steps=0),
         audio_vae=AudioVAERecipe(),
