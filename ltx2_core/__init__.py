@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .generation import Generation
+    from .kept import find_kept, keep_latents, resume
     from .pipeline import LTX2Pipeline, Progress, Stopped
     from .request import Request
     from .transformer.tiles import Tiles
@@ -16,10 +17,23 @@ _HOMES = {
     "Progress": "pipeline",
     "Request": "request",
     "Stopped": "pipeline",
+    "find_kept": "kept",
+    "keep_latents": "kept",
+    "resume": "kept",
     "Tiles": "transformer.tiles",
 }
 
-__all__ = ["Generation", "LTX2Pipeline", "Progress", "Request", "Stopped", "Tiles"]
+__all__ = [
+    "Generation",
+    "LTX2Pipeline",
+    "Progress",
+    "Request",
+    "Stopped",
+    "Tiles",
+    "find_kept",
+    "keep_latents",
+    "resume",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -32,16 +33,24 @@ def kept_folder() -> Path:
     return Path(tempfile.gettempdir()) / f"ltx2-latents-{user}"
 
 
+def kept_windows(output: str | os.PathLike[str]) -> Path:
+    """The folder in which the runs of a long clip are until ``output`` is written."""
+    path = Path(output).resolve()
+    return kept_folder() / f"{path.stem}-{sha256(os.fspath(path).encode()).hexdigest()[:8]}.windows"
+
+
 def keep_latents(
     generation: Generation,
     output: str | os.PathLike[str],
     *,
     files: Mapping[str, Any] | None = None,
+    edit: Mapping[str, Any] | None = None,
     folder: Path | None = None,
 ) -> Path:
     """Write the latents of a run that will become ``output``; delete the file when that is written.
 
-    ``files`` are JSON values for whoever resumes, such as the paths of the checkpoints.
+    ``files`` are JSON values for whoever resumes, such as the paths of the checkpoints; ``edit`` are those of
+    the edit that the run is a part of (``EditTask.settings``).
     """
     folder = kept_folder() if folder is None else folder
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -58,6 +67,7 @@ def keep_latents(
         "settings": generation.settings(),
         "rate": rate,
         "files": dict(files or {}),
+        "edit": None if edit is None else dict(edit),
     }
     path = folder / f"{Path(output).stem}-{uuid4().hex[:8]}{SUFFIX}"
     with replacing(path) as temporary:

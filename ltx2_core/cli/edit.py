@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,18 @@ from typing import Any
 import click
 
 from ..conditioning.regions import Rounding, parse_regions
-from ..editing import FileReel, Footage, LongVideo, add_sound, extend, long_video, retake, text_to_audio
+from ..editing import EditTask, FileReel, LongVideo, long_video
 from ..editing.extend import KEEP_FRAMES
 from ..editing.sound import CEILING_DB
+from ..editing.task import EditKind
+from ..kept import kept_windows
 from ..loading import LoraSpec
-from ..media import check_output, write_wav
+from ..media import check_output
 from ..pipeline import LTX2Pipeline
 from ..request import NEGATIVE_PROMPT
 from ..transformer.tiles import Tiles
 from .generate import DTYPES, MAX_MEMORY_HELP, budget_of, parse_lora
+from .saving import RESUME_HELP, resume_run, run_edit
 
 Command = Callable[..., Any]
 
@@ -54,13 +58,15 @@ def _stages(command: Command) -> Command:
 
 
 def _video(command: Command) -> Command:
-    return click.option("--video", "source", type=_path(), required=True, help="The video to work on.")(
-        command
-    )
+    return click.option("--video", "source", type=_path(), help="The video to work on.")(command)
 
 
 def _prompt(command: Command) -> Command:
-    return click.option("--prompt", required=True, help="What to show and to hear.")(command)
+    return click.option("--prompt", help="What to show and to hear.")(command)
+
+
+def _resumable(command: Command) -> Command:
+    return click.option("--resume", "resumes", is_flag=True, help=RESUME_HELP)(command)
 
 
 def _pipeline(given: dict[str, Any]) -> LTX2Pipeline:
@@ -89,14 +95,43 @@ def _tiles(text: str) -> Tiles | None:
     return None if tiles.columns == tiles.rows == 1 else tiles
 
 
-def _run(output: Path, make: Callable[[], Any]) -> None:
-    """Make and save, with what a user can fix as a message."""
+def _edit(
+    kind: EditKind,
+    output: Path,
+    prompt: str | None,
+    source: Path | None,
+    given: dict[str, Any],
+    **own: Any,
+) -> None:
+    """Make an edit, or finish the one that was sampled, with what a user can fix as a message."""
     try:
-        check_output(output)
-        make().save(output)
+        if given.pop("resumes"):
+            output = _resume(output, given)
+        else:
+            needed = {"--prompt": prompt} if kind == "audio" else {"--video": source, "--prompt": prompt}
+            for name, value in needed.items():
+                if value is None:
+                    raise click.UsageError(f"Missing option '{name}'.")
+            assert prompt is not None
+            check_output(output)
+            pipeline = _pipeline(given)
+            run_edit(pipeline, EditTask(kind=kind, prompt=prompt, source=source, options=given | own), output)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(str(output.resolve()))
+
+
+def _resume(output: Path, given: dict[str, Any]) -> Path:
+    written = click.get_current_context().get_parameter_source("output")
+    dtype, device = given["dtype"], given["device"]
+    return resume_run(
+        output if written is click.core.ParameterSource.COMMANDLINE else None,
+        given["checkpoints"],
+        quiet=True,
+        device=device,
+        dtype=None if dtype is None else DTYPES[dtype],
+        max_memory=budget_of(given["max_memory"], device),
+    )
 
 
 @click.command("extend")
@@ -106,10 +141,11 @@ def _run(output: Path, make: Callable[[], Any]) -> None:
 @click.option("--frames", type=int, help="How much to add, in frames.")
 @click.option("--keep-frames", type=int, default=KEEP_FRAMES, show_default=True, help="8k + 1 to go on from.")
 @_stages
+@_resumable
 @_common
-def extend_(source: Path, prompt: str, output: Path, **given: Any) -> None:
+def extend_(source: Path | None, prompt: str | None, output: Path, **given: Any) -> None:
     """Go on with a video: its last frames and their sound are kept, and both continue."""
-    _run(output, lambda: extend(_pipeline(given), prompt, Footage.read(source), **given))
+    _edit("extend", output, prompt, source, given)
 
 
 @click.command("retake")
@@ -126,23 +162,22 @@ def extend_(source: Path, prompt: str, output: Path, **given: Any) -> None:
 )
 @click.option("--paste/--no-paste", default=True, help="Put the source's own frames back outside.")
 @_stages
+@_resumable
 @_common
 def retake_(
-    source: Path, prompt: str, video_region: str, audio_region: str, rounding: str, output: Path, **given: Any
+    source: Path | None,
+    prompt: str | None,
+    video_region: str,
+    audio_region: str,
+    output: Path,
+    **given: Any,
 ) -> None:
     """Make parts of a video anew and keep the rest; a region past the end extends it."""
-    _run(
-        output,
-        lambda: retake(
-            _pipeline(given),
-            prompt,
-            Footage.read(source),
-            video=parse_regions(video_region),
-            audio=parse_regions(audio_region),
-            rounding=Rounding(rounding),
-            **given,
-        ),
-    )
+    try:
+        regions = {"video": parse_regions(video_region), "audio": parse_regions(audio_region)}
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    _edit("retake", output, prompt, source, given, **regions)
 
 
 @click.command("sound")
@@ -150,21 +185,16 @@ def retake_(
 @click.option("--video", "source", type=_path(), help="Make sound for this video; its frames stay.")
 @click.option("--seconds", type=float, help="Without a video: the length of the sound, saved as WAV.")
 @click.option("--ceiling-db", type=float, default=CEILING_DB, show_default=True, help="Loudest sample.")
+@_resumable
 @_common
-def sound(source: Path | None, seconds: float | None, prompt: str, output: Path, **given: Any) -> None:
+def sound(source: Path | None, seconds: float | None, prompt: str | None, output: Path, **given: Any) -> None:
     """Make sound for a video, or sound alone."""
-    if (source is None) == (seconds is None):
+    if not given["resumes"] and (source is None) == (seconds is None):
         raise click.UsageError("give --video, or --seconds for sound alone")
-    if source is not None:
-        _run(output, lambda: add_sound(_pipeline(given), prompt, Footage.read(source), **given))
-        return
-    assert seconds is not None
-    output = output.with_suffix(".wav")
-    try:
-        write_wav(output, *text_to_audio(_pipeline(given), prompt, seconds=seconds, **given))
-    except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
-    click.echo(str(output.resolve()))
+    if seconds is None:
+        _edit("sound", output, prompt, source, given)
+    else:
+        _edit("audio", output.with_suffix(".wav"), prompt, None, given, seconds=seconds)
 
 
 @click.command("long")
@@ -185,7 +215,13 @@ def sound(source: Path | None, seconds: float | None, prompt: str, output: Path,
 @click.option("--denoise", type=float, default=1.0, show_default=True, help="Below 1 starts from --video.")
 @click.option("--tiles", default="1x1", show_default=True, help="Columns x rows in which to see the frame.")
 @click.option(
-    "--state", type=_path(), help="Folder of finished runs; run again to go on with a stopped clip."
+    "--state", type=_path(), help="Folder that keeps finished runs; run again to go on with a stopped clip."
+)
+@click.option(
+    "--resume",
+    "resumes",
+    is_flag=True,
+    help="Without --state: go on with what failed, with the same options.",
 )
 @_common
 def long(
@@ -203,8 +239,14 @@ def long(
     **given: Any,
 ) -> None:
     """Make a clip of any length, window by window, with memory that does not grow with it."""
-
-    def make() -> Any:
+    own = kept_windows(output) if state is None else None
+    try:
+        check_output(output)
+        if own is not None and not given["resumes"]:
+            shutil.rmtree(own, ignore_errors=True)
+        elif own is not None and not own.is_dir():
+            raise ValueError(f"no runs of {output} are kept: make it without --resume")
+        given.pop("resumes")
         text = Path(prompts[1:]).read_text(encoding="utf-8") if prompts.startswith("@") else prompts
         how = LongVideo(
             window_frames=window_frames,
@@ -215,15 +257,22 @@ def long(
             source_strength=source_strength,
             denoise=denoise,
         )
-        pipeline = _pipeline(given)
-        return long_video(
-            pipeline,
+        made = long_video(
+            _pipeline(given),
             text,
             how=how,
-            folder=state,
+            folder=own or state,
             tiles=_tiles(tiles),
             on_window=lambda done, windows: click.echo(f"window {done} of {windows}", err=True),
             **given,
         )
-
-    _run(output, make)
+        made.save(output)
+    except BaseException as error:
+        if own is not None and any(own.glob("window_*")):
+            click.echo("the finished runs are kept; the same command with --resume goes on", err=True)
+        if isinstance(error, ValueError | OSError):
+            raise click.ClickException(str(error)) from error
+        raise
+    if own is not None:
+        shutil.rmtree(own)
+    click.echo(str(output.resolve()))

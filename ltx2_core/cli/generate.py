@@ -20,7 +20,7 @@ from ..shapes import Snap
 from ..types import Numerics
 from .guidance import check_files, read_sampling, repeated_request, sampling_options, settings_of
 from .plan import print_plan
-from .saving import resume_run, run
+from .saving import RESUME_HELP, resume_run, run
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 EMBEDDED_DEFAULTS: dict[str, Any] = {
@@ -166,12 +166,7 @@ def _path(**options: Any) -> click.Path:
 @click.option(
     "-o", "--output", type=_path(), default=Path("ltx2.mp4"), show_default=True, help="The MP4 to write."
 )
-@click.option(
-    "--resume",
-    "resumes",
-    is_flag=True,
-    help="Decode what an earlier run had sampled when it failed: that for -o, or the last one.",
-)
+@click.option("--resume", "resumes", is_flag=True, help=RESUME_HELP)
 @click.option("--dry-run", is_flag=True, help="Print sizes, tokens, sigmas and predicted memory, and stop.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 @click.pass_context

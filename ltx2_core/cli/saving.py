@@ -3,29 +3,48 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
+import torch
+from torch import Tensor
 from tqdm import tqdm
 
+from ..editing import Edit, EditTask
 from ..generation import Generation
 from ..kept import about_kept, find_kept, keep_latents, resume
-from ..media import check_output
+from ..media import check_output, write_wav
 from ..out_of_memory import is_out_of_memory
 from ..pipeline import LTX2Pipeline, Progress
 from ..request import Request
 from ..types import Numerics
 
+RESUME_HELP = "Decode what an earlier run had sampled when it failed: that for -o, or the last one."
+
 
 def run(pipeline: LTX2Pipeline, request: Request, output: Path, *, quiet: bool) -> None:
     """Sample and save with a progress bar on stderr; the latents are on disk until the file is written."""
-    with nullcontext() if quiet else tqdm(file=sys.stderr, unit="step") as bar:
+    with (
+        nullcontext() if quiet else tqdm(file=sys.stderr, unit="step") as bar,
+        _kept_until_written("generate", output) as kept,
+    ):
         generation = pipeline(request, on_step=None if bar is None else lambda p: _show(bar, p))
-        files = {"checkpoints": [str(file.path.resolve()) for file in pipeline.networks.checkpoints]}
-        _save(generation, output, keep_latents(generation, output, files=files), bar)
+        kept.append(keep_latents(generation, output, files=_files(pipeline)))
+        _save(generation, output, bar)
+
+
+def run_edit(pipeline: LTX2Pipeline, task: EditTask, output: Path) -> None:
+    """Sample, finish and save an edit; its latents are on disk until the file is written."""
+    with _kept_until_written("sound" if task.kind == "audio" else task.kind, output) as kept:
+
+        def keep(generation: Generation) -> None:
+            files = _files(pipeline)
+            kept.append(keep_latents(generation, output, files=files, edit=task.settings()))
+
+        _save_edit(task.make(pipeline, on_sampled=keep), output)
 
 
 def resume_run(output: Path | None, checkpoints: Sequence[Path], *, quiet: bool, **options: Any) -> Path:
@@ -33,32 +52,63 @@ def resume_run(output: Path | None, checkpoints: Sequence[Path], *, quiet: bool,
 
     Raises ValueError where none are kept, FileNotFoundError where the files of the model have moved.
     """
-    kept = find_kept(output)
-    about = about_kept(kept)
+    path = find_kept(output)
+    about = about_kept(path)
     target = Path(about["output"]) if output is None else output
     check_output(target)
-    numerics = Numerics(about["settings"]["numerics"])
-    pipeline = LTX2Pipeline(*(checkpoints or about["files"]["checkpoints"]), numerics=numerics, **options)
-    with nullcontext() if quiet else tqdm(file=sys.stderr, unit="frame") as bar:
-        _save(resume(kept, pipeline), target, kept, bar)
+    settings, edit = about["settings"], about.get("edit")
+    if options.get("dtype") is None:
+        options["dtype"] = getattr(torch, settings["dtype"])
+    files = checkpoints or about["files"]["checkpoints"]
+    pipeline = LTX2Pipeline(*files, numerics=Numerics(settings["numerics"]), **options)
+    with (
+        nullcontext() if quiet else tqdm(file=sys.stderr, unit="frame") as bar,
+        _kept_until_written("generate", target) as kept,
+    ):
+        kept.append(path)
+        generation = resume(path, pipeline)
+        if edit is None:
+            _save(generation, target, bar)
+        else:
+            _save_edit(EditTask.from_settings(edit).make(pipeline, sampled=generation), target, bar)
     return target
 
 
-def _save(generation: Generation, output: Path, kept: Path, bar: Any) -> None:
-    frames = generation.clip.frames
+@contextmanager
+def _kept_until_written(command: str, output: Path) -> Iterator[list[Path]]:
+    """Files of latents that are removed if the block ends well; if not, how to go on from them is said."""
+    kept: list[Path] = []
     try:
-        generation.save(
-            output,
-            on_frames=None
-            if bar is None
-            else lambda done, total: _show(bar, Progress(stage="decode", step=done, steps=frames)),
-        )
+        yield kept
     except BaseException as error:
-        click.echo(f"what was sampled is kept; ltx2 generate --resume -o {output} decodes it", err=True)
-        if is_out_of_memory(error):
-            raise click.ClickException(f"memory ran out while decoding: {error}") from error
+        if kept:
+            click.echo(f"what was sampled is kept; ltx2 {command} --resume -o {output} decodes it", err=True)
+            if is_out_of_memory(error):
+                raise click.ClickException(f"memory ran out while decoding: {error}") from error
         raise
-    kept.unlink(missing_ok=True)
+    for path in kept:
+        path.unlink(missing_ok=True)
+
+
+def _files(pipeline: LTX2Pipeline) -> dict[str, Any]:
+    return {"checkpoints": [str(file.path.resolve()) for file in pipeline.networks.checkpoints]}
+
+
+def _save(generation: Generation, output: Path, bar: Any) -> None:
+    generation.save(output, on_frames=_on_frames(bar, generation.clip.frames))
+
+
+def _save_edit(made: Edit | tuple[Tensor, int], output: Path, bar: Any = None) -> None:
+    if isinstance(made, Edit):
+        made.save(output, on_frames=_on_frames(bar, made.frame_count))
+    else:
+        write_wav(output, *made)
+
+
+def _on_frames(bar: Any, frames: int) -> Callable[[int, int], None] | None:
+    if bar is None:
+        return None
+    return lambda done, total: _show(bar, Progress(stage="decode", step=done, steps=frames))
 
 
 def _show(bar: Any, progress: Progress) -> None:

@@ -7,9 +7,11 @@ from .prompts import PromptSchedule
 from .reel import FileReel, PictureReel
 from .retake import retake
 from .sound import add_sound, limit_loudness, text_to_audio
+from .task import EditTask
 
 __all__ = [
     "Edit",
+    "EditTask",
     "FileReel",
     "Footage",
     "LongVideo",

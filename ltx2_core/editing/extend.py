@@ -13,12 +13,14 @@ from torch import Tensor
 
 from ..audio import resample
 from ..conditioning.patchify import audio_positions
+from ..generation import Generation
 from ..media import to_signed
 from ..request import Request
 from ..shapes import ClipPlan, frames_of, latent_frames_of
 from ..types import Numerics
 from .footage import Edit, Footage, cross_fade, take
 from .given import FirstFrames, FirstSound, encoded_sound
+from .sampled import OnSampled, sampled_clip
 
 if TYPE_CHECKING:
     from ..pipeline import LTX2Pipeline, OnStep, Stop
@@ -39,6 +41,8 @@ def extend(
     fade_frames: int = FADE_FRAMES,
     on_step: OnStep | None = None,
     stop: Stop | None = None,
+    sampled: Generation | None = None,
+    on_sampled: OnSampled | None = None,
     **options: Any,
 ) -> Edit:
     """The source and, after it, exactly ``frames`` new pictures (or ``seconds``) with their sound.
@@ -46,7 +50,8 @@ def extend(
     The last ``keep_frames`` (8k + 1) pictures and the sound under them are what the model goes on from.
     The source comes back as it was but for the joint: its last ``fade_frames`` pictures and 50 ms of sound go
     over into the new ones. A source whose size is off the grid is cut around its centre. ``options`` are the
-    further fields of :class:`Request`.
+    further fields of :class:`Request`. ``on_sampled`` may keep what was sampled (``kept.keep_latents``);
+    ``sampled`` is what an earlier call with the same arguments kept (``kept.resume``), and is not made again.
 
     Raises ValueError for a length that is not given once, or if the source is shorter than what to keep.
     """
@@ -63,11 +68,23 @@ def extend(
         fps=source.fps,
     )
     kept_s = keep_frames / source.fps
-    given: list[Any] = [FirstFrames(source.frames[-keep_frames:])]
-    if source.sound is not None:
-        latents = latents_within(clip, kept_s)
-        given.append(FirstSound(encoded_sound(pipeline, last_sound(source, kept_s), latents)))
-    made = pipeline(request, given=given, on_step=on_step, stop=stop)
+
+    def given() -> list[Any]:
+        first: list[Any] = [FirstFrames(source.frames[-keep_frames:])]
+        if source.sound is not None:
+            latents = latents_within(clip, kept_s)
+            first.append(FirstSound(encoded_sound(pipeline, last_sound(source, kept_s), latents)))
+        return first
+
+    made = sampled_clip(
+        pipeline,
+        request,
+        given,
+        sampled=sampled,
+        on_sampled=on_sampled,
+        on_step=on_step,
+        stop=stop,
+    )
     whole = source.fitted(made.clip)
     total = len(source.frames) + new
     joined, rate = joined_sound(whole, made.audio(), kept_s, total / source.fps)

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..audio import resample
 from ..conditioning.patchify import audio_positions
 from ..conditioning.regions import Region, Rounding, audio_cells, check_regions, video_cells
+from ..generation import Generation
 from ..media import to_signed
 from ..request import Request
 from ..shapes import ClipPlan, frames_of, latent_frames_of
@@ -22,6 +23,7 @@ from ..types import Numerics
 from .extend import FADE_S, track_rate
 from .footage import Edit, Footage
 from .given import Outside, encoded_sound
+from .sampled import OnSampled, sampled_clip
 
 if TYPE_CHECKING:
     from ..pipeline import LTX2Pipeline, OnStep, Stop
@@ -38,6 +40,8 @@ def retake(
     paste: bool = True,
     on_step: OnStep | None = None,
     stop: Stop | None = None,
+    sampled: Generation | None = None,
+    on_sampled: OnSampled | None = None,
     **options: Any,
 ) -> Edit:
     """The source with the seconds in ``video`` and in ``audio`` made anew; a region past the end extends it.
@@ -46,6 +50,7 @@ def retake(
     ``paste`` the pictures outside are those of the source, else they went through the autoencoder. Kept sound
     is the source's to the sample, but for 50 ms inside a region at its borders. A source without sound gets
     one all along. Pictures after the last 8k + 1 of a source that is not extended are left as they are.
+    ``sampled`` and ``on_sampled`` are those of :func:`extend`.
 
     Raises ValueError if nothing is to be made, or for regions that end before they begin.
     """
@@ -59,16 +64,23 @@ def retake(
         **{**options, "width": clip.width, "height": clip.height, "num_frames": clip.frames},
         fps=source.fps,
     )
-    sound = None
-    if source.sound is not None:
-        sound = encoded_sound(pipeline, source.sound, clip.audio_latents)
-    given = Outside(
-        source=replace(source, frames=source.frames[: plan.usable]),
-        sound=sound,
-        video=plan.video,
-        audio=plan.audio,
+
+    def given() -> list[Outside]:
+        sound = None
+        if source.sound is not None:
+            sound = encoded_sound(pipeline, source.sound, clip.audio_latents)
+        shown = replace(source, frames=source.frames[: plan.usable])
+        return [Outside(source=shown, sound=sound, video=plan.video, audio=plan.audio)]
+
+    result = sampled_clip(
+        pipeline,
+        request,
+        given,
+        sampled=sampled,
+        on_sampled=on_sampled,
+        on_step=on_step,
+        stop=stop,
     )
-    result = pipeline(request, given=[given], on_step=on_step, stop=stop)
     whole = source.fitted(result.clip)
     track, rate = mended_sound(whole, result.audio(), plan.audio, plan.frames / source.fps)
     return Edit(

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.nn import functional
 
+from ..generation import Generation
 from ..media import to_signed
 from ..request import Request
 from ..shapes import frames_of, latent_frames_of, plan_clip
 from .footage import Edit, Footage
 from .given import WholeVideo
+from .sampled import OnSampled, sampled_clip
 
 if TYPE_CHECKING:
     from ..pipeline import LTX2Pipeline, OnStep, Stop
@@ -29,18 +31,29 @@ def add_sound(
     ceiling_db: float = CEILING_DB,
     on_step: OnStep | None = None,
     stop: Stop | None = None,
+    sampled: Generation | None = None,
+    on_sampled: OnSampled | None = None,
     **options: Any,
 ) -> Edit:
     """The source's pictures, as they are and never decoded, with sound made for them.
 
     The model sees the last 8k + 1 or fewer of them that the grid holds; the sound is as long as the pictures.
-    It is made quieter where a sample would pass ``ceiling_db``.
+    It is made quieter where a sample would pass ``ceiling_db``. ``sampled`` and ``on_sampled`` are those of
+    :func:`extend`.
     """
     usable = frames_of(latent_frames_of(len(source.frames)))
     clip = plan_clip(*source.size, frames=usable, fps=source.fps, numerics=pipeline.numerics)
     size = {"width": clip.width, "height": clip.height, "num_frames": usable, "stages": 1}
     request = Request(prompt=prompt, **{**options, **size}, fps=source.fps)
-    made = pipeline(request, given=[WholeVideo(source.frames[:usable])], on_step=on_step, stop=stop)
+    made = sampled_clip(
+        pipeline,
+        request,
+        lambda: [WholeVideo(source.frames[:usable])],
+        sampled=sampled,
+        on_sampled=on_sampled,
+        on_step=on_step,
+        stop=stop,
+    )
     track, rate = fitted_sound(made.audio(), source.seconds, ceiling_db)
     return Edit(
         pictures=lambda: iter(to_signed(chunk) for chunk in source.frames.split(32)),
@@ -62,14 +75,28 @@ def text_to_audio(
     ceiling_db: float = CEILING_DB,
     on_step: OnStep | None = None,
     stop: Stop | None = None,
+    sampled: Generation | None = None,
+    on_sampled: OnSampled | None = None,
     **options: Any,
 ) -> tuple[Tensor, int]:
-    """Sound alone: (waveform (2, S), rate in Hz), exactly ``seconds`` long."""
+    """Sound alone: (waveform (2, S), rate in Hz), exactly ``seconds`` long.
+
+    ``sampled`` and ``on_sampled`` are those of :func:`extend`.
+    """
     fps = options.pop("fps", 24.0)
     request = Request(
         prompt=prompt, **{**options, "stages": 1, "video": False, "seconds": seconds + 8 / fps}, fps=fps
     )
-    waveform, rate = pipeline(request, on_step=on_step, stop=stop).audio()
+    made = sampled_clip(
+        pipeline,
+        request,
+        tuple,
+        sampled=sampled,
+        on_sampled=on_sampled,
+        on_step=on_step,
+        stop=stop,
+    )
+    waveform, rate = made.audio()
     return limit_loudness(waveform[:, : round(seconds * rate)], ceiling_db), rate
 
 

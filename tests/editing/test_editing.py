@@ -6,7 +6,7 @@ import av
 import pytest
 import torch
 
-from ltx2_core import LTX2Pipeline
+from ltx2_core import LTX2Pipeline, keep_latents, resume
 from ltx2_core.conditioning.regions import Rounding
 from ltx2_core.editing import Footage, add_sound, extend, limit_loudness, retake, text_to_audio
 from ltx2_core.editing.footage import cross_fade, take
@@ -162,3 +162,18 @@ def test_a_cross_fade_keeps_both_sides_bit_for_bit():
 def test_pictures_are_taken_out_of_a_stream_of_chunks():
     chunks = torch.arange(20).split(6)
     assert torch.cat(list(take(iter(chunks), 4, 9))).tolist() == list(range(4, 13))
+
+
+def test_an_edit_is_finished_from_latents_that_were_kept(pipeline, tmp_path):
+    source, kept = footage(), []
+    how = {"video": [(1.0, 2.0)], **QUICK}
+
+    def keep(generation):
+        kept.append(keep_latents(generation, tmp_path / "clip.mp4", folder=tmp_path))
+
+    made = retake(pipeline, "a ball", source, on_sampled=keep, **how)
+    again = retake(pipeline, "a ball", source, sampled=resume(kept[0], pipeline), **how)
+    assert torch.equal(again.frames(), made.frames()) and torch.equal(again.sound()[0], made.sound()[0])
+    assert again.settings == made.settings
+    with pytest.raises(ValueError, match="what was sampled is 128x64, 25 frames"):
+        retake(pipeline, "a ball", footage(17), sampled=resume(kept[0], pipeline), **how)
