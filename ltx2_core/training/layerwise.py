@@ -66,7 +66,7 @@ class _Clip:
 def fit_decoder(
     decoder: Decoder,
     levels: Sequence[Blocks],
-    code: EncodesVideo,
+    codes: Sequence[EncodesVideo],
     *,
     sizes: Sequence[ClipSize],
     noise: float,
@@ -75,10 +75,11 @@ def fit_decoder(
 ) -> None:
     """Fit every layer of a decoder that :func:`.linear_decoder.start_linear_decoder` has set.
 
-    ``levels`` are what that returned. Latents are those of ``code`` with ``noise`` on them.
+    ``levels`` are what that returned. Latents are those of ``codes``, clip by clip in turn, with ``noise`` on
+    them: a decoder that has also seen what the encoder makes of the code forgives its errors.
     """
     generator = torch.Generator().manual_seed(seed)
-    clips = _make_clips(code, sizes, noise, generator)
+    clips = _make_clips(codes, sizes, noise, generator)
     tell = on_layer or (lambda name, error: None)
     for clip in clips:
         clip.x = _convolved(decoder.conv_in, clip.x)
@@ -97,12 +98,13 @@ def fit_decoder(
 
 
 def _make_clips(
-    code: EncodesVideo, sizes: Sequence[ClipSize], noise: float, generator: torch.Generator
+    codes: Sequence[EncodesVideo], sizes: Sequence[ClipSize], noise: float, generator: torch.Generator
 ) -> list[_Clip]:
-    clips = []
+    clips: list[_Clip] = []
     for size in sizes:
         for scene in draw_seeds(generator, size.batch):
             frames = video_batch([scene], frames=size.frames, width=size.width, height=size.height)
+            code = codes[len(clips) % len(codes)]
             latent = code.encode(frames)
             latent = latent + noise * torch.randn(latent.shape, generator=generator)
             clips.append(_Clip(code.per_channel_statistics.un_normalize(latent), scene, size))

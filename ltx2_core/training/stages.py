@@ -104,8 +104,10 @@ def make_video_encoder(run: Run) -> None:
 def make_video_decoder(run: Run) -> None:
     def start(vae: VideoVAE, code: VideoCode) -> None:
         scale = run.scale
+        run.load(vae.encoder, run.part("video-encoder"), "vae.encoder.")
         levels = start_linear_decoder(vae.decoder, code, sizes=scale.code_sizes, seed=run.seed)
-        fit_decoder(vae.decoder, levels, code, sizes=scale.fit_sizes, noise=LATENT_NOISE, seed=run.seed)
+        codes = vae, code
+        fit_decoder(vae.decoder, levels, codes, sizes=scale.fit_sizes, noise=LATENT_NOISE, seed=run.seed)
 
     _make_half(run, "decoder", run.scale.video_decoder, start, train_video_decoder)
 
@@ -325,7 +327,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "text": (),
     "video-code": (),
     "video-encoder": ("video-code",),
-    "video-decoder": ("video-code",),
+    "video-decoder": ("video-code", "video-encoder"),
     "audio-vae": (),
     "vocoder": ("audio-vae",),
     "latents": ("text", "video-code", "audio-vae"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from ltx2_core import config as cfg
 from ltx2_core.training import video_vae
@@ -11,7 +12,7 @@ from ltx2_core.training.layerwise import fit_decoder
 from ltx2_core.training.linear_decoder import start_linear_decoder
 from ltx2_core.training.linear_encoder import start_linear_encoder
 from ltx2_core.training.recipe import trained_config
-from ltx2_core.training.video_code import principal_code
+from ltx2_core.training.video_code import VideoCode, principal_code
 
 SIZES = (
     ClipSize(batch=60, frames=17, width=64, height=64),
@@ -30,6 +31,18 @@ def vae(code):
     return video_vae.new_video_vae(cfg.video_vae_config(trained_config()), code, 0)
 
 
+class Counting:
+    """A code that counts the clips it has encoded."""
+
+    def __init__(self, code: VideoCode) -> None:
+        self.code, self.clips = code, 0
+        self.per_channel_statistics = code.per_channel_statistics
+
+    def encode(self, frames: torch.Tensor) -> torch.Tensor:
+        self.clips += len(frames)
+        return self.code.encode(frames)
+
+
 def test_the_decoder_starts_as_the_inverse_of_the_code(vae, code):
     before = video_vae.held_out_psnr(vae, code, **HELD_OUT_CLIPS)
     start_linear_decoder(vae.decoder, code, sizes=SIZES)
@@ -42,11 +55,12 @@ def test_fitting_layer_by_layer_improves_on_the_linear_decoder(code):
     vae = video_vae.new_video_vae(cfg.video_vae_config(config), code, 0)
     levels = start_linear_decoder(vae.decoder, code, sizes=SIZES)
     linear = video_vae.held_out_psnr(vae, code, **HELD_OUT_CLIPS)
-    told = []
+    told: list[tuple[str, float]] = []
+    other = Counting(code)
     fit_decoder(
         vae.decoder,
         levels,
-        code,
+        (code, other),
         sizes=(ClipSize(batch=600, frames=9, width=64, height=64),),
         noise=0.1,
         on_layer=lambda name, error: told.append((name, error)),
@@ -54,6 +68,7 @@ def test_fitting_layer_by_layer_improves_on_the_linear_decoder(code):
     assert video_vae.held_out_psnr(vae, code, **HELD_OUT_CLIPS) > linear + 0.3
     assert told[-1][0] == "conv_out" and len(told) == len(vae.decoder.up_blocks) + 1
     assert all(0 < error < 1 for _, error in told)
+    assert other.clips == 300
 
 
 def test_the_encoder_starts_near_its_code(vae, code):

@@ -28,6 +28,13 @@ _SHARES: dict[Motion, float] = {
     "still": 0.15,
 }
 _COMPANY_SHARE = 0.2
+COLUMNS = (0.0, 0.25, 0.5, 0.75, 1.0)
+HEIGHTS = (0.0, 0.5, 1.0)
+"""Where bodies stand: a bounce stays in a column and a slide at a height, the rest where the two cross.
+
+Anywhere would be a world that a network this small has to see for days; shapes it draws on rails it learns.
+"""
+RADIUS, RADIUS_IN_COMPANY, RADIUS_ASIDE = 0.19, 0.15, 0.125
 T = TypeVar("T")
 
 
@@ -143,7 +150,7 @@ def sample_scene(
     ground = _pick(grounds, colours[0]) if background is None else background
     paint = _pick([c for c in COLOURS if not confusable(c, ground)], colours[1]) if colour is None else colour
     company = pick[2] < _COMPANY_SHARE if company is None else company
-    radius = _between(0.14, 0.16, place[0]) if company else _between(0.16, 0.21, place[0])
+    radius = RADIUS_IN_COMPANY if company else RADIUS
     actor = Body(kind=shape, colour=paint, radius=radius, path=_path(motion, place[1:], company))
     bodies = [actor]
     if company:
@@ -152,7 +159,7 @@ def sample_scene(
             Body(
                 kind=_pick(KINDS, pick[3]),
                 colour=_pick(others, colours[2]),
-                radius=_between(0.12, 0.13, place[6]),
+                radius=RADIUS_ASIDE,
                 path=_aside(actor.path, place[7]),
             )
         )
@@ -161,19 +168,20 @@ def sample_scene(
 
 def _path(motion: Motion, u: np.ndarray, company: bool) -> Path:
     """The actor's path from 5 draws; in company it keeps to one side, or below, clear of the other body."""
-    across = u[0] if not company else 0.1 * u[0] + (0.9 if u[1] < 0.5 else 0.0)
+    across = _pick(COLUMNS[:: len(COLUMNS) - 1] if company else COLUMNS, u[0])
+    lift = _pick(HEIGHTS, u[1])
     if motion == "bounce":
         period = _between(0.5, 0.8, u[2])
         return Bounce(
             across=across, period_s=period, first_contact_s=_between(0.12, min(period - 0.1, 0.44), u[3])
         )
     if motion == "pulse":
-        return Pulse(across=across, lift=u[2], period_s=_between(0.7, 1.0, u[3]), phase=u[4], depth=0.35)
+        return Pulse(across=across, lift=lift, period_s=_between(0.7, 1.0, u[3]), phase=u[4], depth=0.35)
     if motion == "still":
-        return Still(across=across, lift=u[2])
+        return Still(across=across, lift=lift)
     # Two seconds at the highest speed do not reach the other wall.
-    start, speed = 0.2 * u[0], _between(0.3, 0.4, u[2])
-    lift = 0.1 * u[3] if company else u[3]
+    start, speed = 0.2 * u[0], _between(0.36, 0.4, u[2])
+    lift = HEIGHTS[0] if company else lift
     return (
         Slide(start=start, speed=speed, lift=lift)
         if motion == "slide_right"
@@ -184,8 +192,8 @@ def _path(motion: Motion, u: np.ndarray, company: bool) -> Path:
 def _aside(path: Path, u: float) -> Still:
     """Where a companion stands: above a slide, else at the wall away from the actor."""
     if isinstance(path, Slide):
-        return Still(across=u, lift=1.0)
-    return Still(across=1.0 if path.across < 0.5 else 0.0, lift=u)
+        return Still(across=_pick(COLUMNS, u), lift=HEIGHTS[-1])
+    return Still(across=1.0 if path.across < 0.5 else 0.0, lift=_pick(HEIGHTS, u))
 
 
 def _between(low: float, high: float, u: float) -> float:
