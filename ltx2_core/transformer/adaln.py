@@ -63,47 +63,60 @@ def group_timesteps(timesteps: Tensor, tokens: int, device: torch.device) -> Gro
 class Modulation:
     """Rows of modulation, held once for each distinct timestep and never spread over the tokens.
 
-    ``rows`` (R, S, B, 1, W) are those of the ``segments`` of the tokens, (R, B, 1, W) where there is but one.
-    Without segments they are (R, G, W), and ``index`` (B, N) names the group of every token.
+    ``rows`` (B, 1, S, R, W) are those of the ``segments`` of the tokens, (B, 1, R, W) where there is but one.
+    Without segments they are (G, R, W), and ``index`` (B, N) names the group of every token. ``ones`` (R, 1)
+    are 1 for the rows that scale.
     """
 
     rows: Tensor
     segments: Bounds
     index: Tensor | None = None
+    ones: Tensor | None = None
 
     @classmethod
     def of(cls, rows: Tensor, groups: Groups) -> Modulation:
         """rows (R, G, W), one for each group."""
+        by_group = rows.transpose(0, 1)
         if not groups.segments:
-            return cls(rows, (), groups.index)
-        by_segment = rows[:, groups.index].unsqueeze(-2)
-        return cls(by_segment if len(groups.segments) > 1 else by_segment[:, 0], groups.segments)
+            return cls(by_group, (), groups.index)
+        by_segment = by_group[groups.index.T].unsqueeze(1)
+        return cls(by_segment if len(groups.segments) > 1 else by_segment[:, :, 0], groups.segments)
 
     @classmethod
     def of_samples(cls, rows: Tensor) -> Modulation:
         """rows (R, B, W), the same for all tokens of a sample."""
-        return cls(rows.unsqueeze(-2), ((0, -1),))
+        return cls(rows.transpose(0, 1).unsqueeze(1), ((0, -1),))
 
     def and_samples(self, rows: Tensor) -> Modulation:
         """These rows and then ``rows`` (R, B, W), the same for all tokens of a sample."""
+        rows = rows.transpose(0, 1)
         if self.index is None:
-            rows = rows.unsqueeze(-2)
+            rows = rows.unsqueeze(1)
             if len(self.segments) > 1:
-                rows = rows[:, None].expand(-1, len(self.segments), -1, -1, -1)
+                rows = rows.unsqueeze(2).expand(-1, -1, len(self.segments), -1, -1)
         else:
-            rows = rows.repeat_interleave(self.rows.shape[1] // len(self.index), dim=1)
-        return replace(self, rows=torch.cat((self.rows, rows)))
+            rows = rows.repeat_interleave(len(self.rows) // len(self.index), dim=0)
+        return replace(self, rows=torch.cat((self.rows, rows), dim=-2))
 
-    def plus(self, table: Tensor, *, scales: slice) -> Rows:
-        """Add a learned ``table`` (R, W), and 1 to those of its rows that are ``scales``."""
-        rows = self.rows + table.view(-1, *[1] * (self.rows.ndim - 2), table.shape[-1])
-        rows[scales].add_(1)
-        return Rows((rows.flatten(0, 1) if len(self.segments) > 1 else rows).unbind(), self)
+    def scaling(self, count: int, scales: slice) -> Modulation:
+        """These rows for tables of ``count`` rows, to ``scales`` of which 1 is added: laid out once."""
+        ones = self.rows.new_zeros(count, 1)
+        ones[scales] = 1
+        return replace(self, ones=ones)
+
+    def plus(self, table: Tensor, *, scales: slice | None = None) -> Rows:
+        """Add a learned ``table`` (R, W), and 1 to its rows ``scales``, by default those laid out."""
+        rows = self.rows + table
+        if scales is not None:
+            rows[..., scales, :].add_(1)
+        elif self.ones is not None:
+            rows.add_(self.ones)
+        return Rows((rows.flatten(-3, -2) if len(self.segments) > 1 else rows).unbind(-2), self)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows that one layer uses: R x S ``parts`` (B, 1, W), or R parts (G, W), laid out as ``by`` says.
+    """The rows that one layer uses: S x R ``parts`` (B, 1, W), or R parts (G, W), laid out as ``by`` says.
 
     ``start`` is the place of the first of the given tokens. ``in_place`` writes into ``x``; it is for callers
     that own ``x`` and need no gradients.
@@ -148,6 +161,7 @@ class Rows:
         count = len(segments)
         if count == 1:
             return formula(x if in_place else None, *tensors, *(self.parts[row] for row in rows))
+        each = len(self.parts) // count
         # One entry a segment that the given tokens touch: its number, and how many of them are in it.
         sizes = {
             number: min(last, start + length) - max(first, start)
@@ -161,7 +175,7 @@ class Rows:
             out = x if in_place else torch.empty_like(x)
             targets = given[0] if in_place else out.split(list(sizes.values()), dim=1)
         made = [
-            formula(target, *pieces, *(self.parts[row * count + number] for row in rows))
+            formula(target, *pieces, *(self.parts[number * each + row] for row in rows))
             for number, target, *pieces in zip(sizes, targets, *given, strict=True)
         ]
         return torch.cat(made, dim=1) if torch.is_grad_enabled() else out

@@ -69,7 +69,8 @@ def audio_spec(config: TransformerConfig) -> StreamSpec:
 class StreamInputs:
     """What a stream brings to every block, unchanged from block to block.
 
-    ``modulation`` has 6 or 9 rows, ``embedding`` (for the head) 1, ``cross`` 4 and the gate, ``prompt`` 2.
+    ``modulation`` has 6 or 9 rows, ``embedding`` (for the head) 1, ``cross`` 4 and the gate, ``prompt`` 2;
+    each knows which of them scale.
     ``cross`` and ``cross_rope`` are there when both streams are. ``chunks`` bound what is computed at once
     where ``in_place`` is: the tokens are nobody else's, and no gradient goes through them. With ``shards``
     this process has a part of the stream's ``tokens``, and computes it at once.
@@ -186,13 +187,11 @@ class BlockStream:
 
     def __init__(self, block: TransformerBlock, spec: StreamSpec, inputs: StreamInputs, x: Tensor) -> None:
         self.block, self.spec, self.inputs, self.x = block, spec, inputs, x
-        self.rows = inputs.modulation.plus(
-            self._table(f"{spec.prefix}scale_shift_table"), scales=slice(1, None, 3)
-        )
+        self.rows = inputs.modulation.plus(self._table(f"{spec.prefix}scale_shift_table"))
         self.cross_rows: Rows | None = None
         if inputs.cross is not None:
             table = self._table(f"scale_shift_table_a2v_ca_{spec.name}")
-            self.cross_rows = inputs.cross.plus(table, scales=slice(0, 4, 2))
+            self.cross_rows = inputs.cross.plus(table)
 
     def attend(self, keep: Keep) -> None:
         """Attention to the stream itself, then to the text."""
@@ -300,8 +299,11 @@ class BlockStream:
             source = context
             if self.block.config.cross_attention_adaln:
                 table = self._table(f"{self.spec.prefix}prompt_scale_shift_table")
-                prompt = inputs.prompt or Modulation.of_samples(table.new_zeros(1, 1, 1))
-                source = prompt.plus(table, scales=slice(1, None)).modulate(context, shift=0, scale=1)
+                if inputs.prompt is None:
+                    rows = Modulation.of_samples(table.new_zeros(1, 1, 1)).plus(table, scales=slice(1, None))
+                else:
+                    rows = inputs.prompt.plus(table)
+                source = rows.modulate(context, shift=0, scale=1)
             return attention.keys(source, None), attention.values(source)
 
         if inputs.texts is None or inputs.prompt is not None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..out_of_memory import is_out_of_memory
-from .rope import Rope, rotate
+from .rope import Rope, rotate_heads
 
 _log = logging.getLogger(__name__)
 
@@ -67,5 +67,4 @@ def _norm_rotate(
     x: Tensor, weight: Tensor, eps: float, cos: Tensor, sin: Tensor, rope_type: Any, heads: int
 ) -> Tensor:
     normed = F.rms_norm(x, x.shape[-1:], weight, eps)
-    by_head = normed.unflatten(-1, (heads, -1)).transpose(1, 2)
-    return rotate(by_head, Rope(cos, sin, rope_type))
+    return rotate_heads(normed, Rope(cos, sin, rope_type), heads)

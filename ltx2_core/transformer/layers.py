@@ -17,7 +17,7 @@ from ..attention import attention
 from .fused import Fused, can_fuse
 from .guided import GuideBias, guided_attention
 from .perturbations import Keep
-from .rope import Rope, rotate
+from .rope import Rope, rotate_heads
 from .shards import Sharing
 
 Bias = Tensor | GuideBias | None
@@ -139,8 +139,8 @@ class Attention(nn.Module):
     def _normed(self, x: Tensor, norm: nn.Module, rope: Rope | None) -> Tensor:
         if self.fused is not None and rope is not None and can_fuse(norm):
             return self.fused.norm_rotate(x, norm, rope, self.heads)
-        by_head = self._heads(norm(x))
-        return by_head if rope is None else rotate(by_head, rope)
+        normed = norm(x)
+        return self._heads(normed) if rope is None else rotate_heads(normed, rope, self.heads)
 
     def _heads(self, x: Tensor) -> Tensor:
         heads: Tensor = x.unflatten(-1, (self.heads, -1)).transpose(1, 2)

@@ -208,24 +208,37 @@ class Transformer(nn.Module):
 
         They are computed in float32 and kept as ``dtype`` on ``device``, by default that of the positions.
         """
+        both = video_positions is not None and audio_positions is not None
+        where: dict[str, Any] = {"cross": both, "dtype": dtype, "device": device}
+        video: tuple[Rope | None, Rope | None] = (None, None)
+        audio: tuple[Rope | None, Rope | None] = (None, None)
+        if video_positions is not None:
+            video = self.stream_tables(video_positions, audio=False, **where)
+        if audio_positions is not None:
+            audio = self.stream_tables(audio_positions, audio=True, **where)
+        return RopeTables(video=video[0], audio=audio[0], video_cross=video[1], audio_cross=audio[1])
+
+    def stream_tables(
+        self,
+        positions: Tensor,
+        *,
+        audio: bool,
+        cross: bool,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> tuple[Rope, Rope | None]:
+        """The tables of one stream, for itself and, where ``cross``, for attention between the two."""
         c = self.config
 
-        def table(positions: Tensor, max_pos: tuple[float, ...], width: int) -> Rope:
-            points = positions.float().mean(dim=-1)
+        def table(axes: int, max_pos: tuple[float, ...], width: int) -> Rope:
+            points = positions[:, :axes].float().mean(dim=-1)
             return rope_table(
                 points, max_pos, width=width, heads=c.heads, config=c.rope, dtype=dtype, device=device
             )
 
-        both = video_positions is not None and audio_positions is not None
+        max_pos, width = ((c.audio_max_pos,), c.audio_dim) if audio else (c.max_pos, c.dim)
         seconds = (max(c.max_pos[0], c.audio_max_pos),)
-        video = video_cross = audio = audio_cross = None
-        if video_positions is not None:
-            video = table(video_positions, c.max_pos, c.dim)
-            video_cross = table(video_positions[:, :1], seconds, c.audio_dim) if both else None
-        if audio_positions is not None:
-            audio = table(audio_positions, (c.audio_max_pos,), c.audio_dim)
-            audio_cross = table(audio_positions, seconds, c.audio_dim) if both else None
-        return RopeTables(video=video, audio=audio, video_cross=video_cross, audio_cross=audio_cross)
+        return table(positions.shape[1], max_pos, width), table(1, seconds, c.audio_dim) if cross else None
 
     def project_context(self, context: Tensor, *, audio: bool) -> Tensor:
         """Text (B, S, K) -> (B, S, W) of the video or the audio stream; the identity after LTX-2.0."""
@@ -264,14 +277,16 @@ class Transformer(nn.Module):
         if c.cross_attention_adaln and c.prompt_adaln:
             adaln = self._part(spec, "prompt_adaln_single")
             prompt = Modulation.of_samples(adaln(modality.sigma * c.timestep_scale, dtype)[0])
+            prompt = prompt.scaling(2, slice(1, None))
         if other is not None:
             scale_shift = getattr(self, f"av_ca_{spec.name}_scale_shift_adaln_single")
             gate = getattr(self, f"av_ca_{spec.cross_gate}_gate_adaln_single")
             # How much to take from the other stream depends on how noisy that one is.
             gates = gate(other.sigma * c.cross_timestep_scale, dtype)[0]
             cross = Modulation.of(scale_shift(timesteps, dtype)[0], groups).and_samples(gates)
+            cross = cross.scaling(5, slice(0, 4, 2))
         return StreamInputs(
-            modulation=Modulation.of(rows, groups),
+            modulation=Modulation.of(rows, groups).scaling(len(rows), slice(1, None, 3)),
             embedding=Modulation.of(embedding.unsqueeze(0), groups),
             context=self._context(spec, modality.context, texts),
             context_bias=context_bias(modality.context_mask, dtype),

@@ -5,7 +5,7 @@ Letters: B batch, A position axes, N tokens, H heads, D head width, G frequencie
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import pi
@@ -18,6 +18,7 @@ from torch import Tensor
 from ..config import RopeConfig, RopeType
 
 _TABLE_TOKENS = 1024
+_PAIRS: Mapping[RopeType, tuple[int, int]] = {"split": (2, -1), "interleaved": (-1, 2)}
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,17 @@ def rope_table(
 
 def rotate(x: Tensor, rope: Rope) -> Tensor:
     """Rotate channel pairs of x (B, H, N, D): halves of a head (split) or neighbours (interleaved)."""
-    axis, shape = (-2, (2, -1)) if rope.rope_type == "split" else (-1, (-1, 2))
-    pairs = x.unflatten(-1, shape)
+    return _rotated(x.unflatten(-1, _PAIRS[rope.rope_type]), rope)
+
+
+def rotate_heads(x: Tensor, rope: Rope, heads: int) -> Tensor:
+    """x (B, N, H D) by head (B, H, N, D) and rotated: heads and pairs of channels are one view."""
+    return _rotated(x.unflatten(-1, (heads, *_PAIRS[rope.rope_type])).transpose(1, 2), rope)
+
+
+def _rotated(pairs: Tensor, rope: Rope) -> Tensor:
+    """pairs (B, H, N, 2, D / 2), of neighbours (B, H, N, D / 2, 2) -> (B, H, N, D)."""
+    axis = -2 if rope.rope_type == "split" else -1
     first, second = pairs.unbind(axis)
     out = pairs * rope.paired
     # With gradients, views that come several from one call may not be written into.
