@@ -29,8 +29,9 @@ class Denoiser:
     more memory; the result is the same, bit for bit in float32 on the CPU. The processes of a ``pass_group``
     share the passes. ``nag`` lets the model read the negative prompt in the passes of the positive one.
     ``cache`` reuses velocities between steps, ``tiles`` shows the model a large frame in parts. ``sigmas`` is
-    the schedule, by which guidance with ``skip_steps`` counts steps. ``on_block`` is called before each block
-    of the model and may raise to stop within a step.
+    the schedule, by which guidance with ``skip_steps`` counts steps. ``text_keys`` keeps what the model makes
+    of the text from step to step (``text_keys_bytes`` says how much that is). ``on_block`` is called before
+    each block of the model and may raise to stop within a step.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Denoiser:
         cache: StepCache | None = None,
         tiles: Tiles | None = None,
         sigmas: Tensor | None = None,
+        text_keys: bool = False,
         on_block: OnBlock | None = None,
     ) -> None:
         """``device`` is where model and latents are, by default that of the state.
@@ -77,7 +79,13 @@ class Denoiser:
         clip = ClipInputs(state, self._clean, self._mask, contexts, nag=nag, numerics=numerics, dtype=dtype)
         self._device = clip.device
         self._passes = Passes(
-            model, clip, per_call=passes_per_call, tiles=tiles, group=pass_group, on_block=on_block
+            model,
+            clip,
+            per_call=passes_per_call,
+            tiles=tiles,
+            group=pass_group,
+            text_keys=text_keys,
+            on_block=on_block,
         )
         self._reuse = None if cache is None else Reuse(cache, model)
         self._skipping = Skipping()

@@ -22,7 +22,7 @@ from ..conditioning.patchify import (
     video_positions,
 )
 from ..conditioning.reference import with_reference_positions
-from ..transformer import GuideWeights, Modality, RopeTables, Transformer
+from ..transformer import GuideWeights, Modality
 from ..transformer.nag import NegativeText
 from ..types import AVLatent, Guide, LatentState, Numerics, TextContext
 from .guidance import Nag, Pass
@@ -90,15 +90,6 @@ class ClipInputs:
         if x.audio is not None and audio is not None:
             sound = unpatchify_audio(audio[:, -x.audio.shape[2] :].float(), x.audio.shape[3])
         return AVLatent(whole, sound)
-
-    def rope_tables(self, model: Transformer) -> RopeTables:
-        """The rotary tables of this clip, to be made once, as and where they are needed."""
-        return model.rope_tables(
-            None if self._video is None else self._video.positions,
-            None if self._audio is None else self._audio.positions,
-            dtype=self.dtype,
-            device=self.device,
-        )
 
     def _spread(self, tokens: Tensor) -> Tensor:
         """Video tokens (B, N, C) back among the holes of guides, which are 0."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ..transformer import Hidden, OnBlock, Perturbations, TextMemory, Transformer
+from ..transformer import Hidden, Modality, OnBlock, Perturbations, RopeMemory, TextMemory, Transformer
 from ..transformer.tiles import Tiles, evaluate_tiles
 from ..types import AVLatent
 from .guidance import Guidance, Pass
@@ -26,7 +25,7 @@ class Passes:
 
     The perturbed pass is the conditional one up to the first block that it perturbs, and starts there. With
     ``tiles`` the model sees a large frame in parts, and passes share nothing. The processes of ``group`` each
-    evaluate some of the passes.
+    evaluate some of the passes. ``text_keys`` keeps the keys and values of the text where they do not change.
     """
 
     def __init__(
@@ -37,13 +36,14 @@ class Passes:
         per_call: int,
         tiles: Tiles | None = None,
         group: PassGroup | None = None,
+        text_keys: bool = False,
         on_block: OnBlock | None,
     ) -> None:
         self._model, self._clip, self._on_block = model, clip, on_block
         exact = clip.device.type == "cpu" and clip.dtype == torch.float32
         self._per_call = 1 if exact or not clip.joinable else per_call
-        self._rope = None if tiles is not None else clip.rope_tables(model)
-        self._tiles, self._texts, self._group = tiles, TextMemory(), group
+        self._rope = RopeMemory()
+        self._tiles, self._texts, self._group = tiles, TextMemory(keys=text_keys), group
 
     def velocities(
         self,
@@ -59,19 +59,24 @@ class Passes:
             which: Sequence[Pass], until: int | None = None, resume: tuple[int, Hidden] | None = None
         ) -> Hidden:
             perturbations = [guidance.perturbation(one) for one in which for _ in range(self._clip.batch)]
-            evaluate: Any = partial(
-                self._model,
-                perturbations=Perturbations(tuple(perturbations)),
-                texts=self._texts,
-                on_block=_both(self._on_block, watch),
-            )
+
+            def evaluate(video: Modality | None, audio: Modality | None) -> Hidden:
+                made: Hidden = self._model(
+                    video,
+                    audio,
+                    Perturbations(tuple(perturbations)),
+                    rope=self._rope.tables(self._model, video, audio),
+                    texts=self._texts,
+                    on_block=_both(self._on_block, watch),
+                    until=until,
+                    resume=resume,
+                )
+                return made
+
             video, audio = self._clip.modalities(x, sigma, which)
             if video is not None and self._tiles is not None:
                 return evaluate_tiles(evaluate, self._tiles, video, audio)
-            # The pass without the reference sound has fewer tokens, and is alone.
-            rope = None if Pass.UNREFERENCED in which else self._rope
-            result: Hidden = evaluate(video, audio, rope=rope, until=until, resume=resume)
-            return result
+            return evaluate(video, audio)
 
         every, passes = passes, passes if self._group is None else self._group.mine(passes)
         # The one that starts late comes last, behind the one that it goes on from.

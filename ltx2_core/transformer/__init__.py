@@ -4,7 +4,8 @@ from .guided import GuideWeights
 from .modality import Modality
 from .model import Hidden, OnBlock, RopeTables, Transformer
 from .perturbations import Perturbation, Perturbations
-from .texts import TextMemory
+from .rope_memory import RopeMemory
+from .texts import TextMemory, text_keys_bytes
 
 __all__ = [
     "GuideWeights",
@@ -13,7 +14,9 @@ __all__ = [
     "OnBlock",
     "Perturbation",
     "Perturbations",
+    "RopeMemory",
     "RopeTables",
     "TextMemory",
     "Transformer",
+    "text_keys_bytes",
 ]

@@ -9,10 +9,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from ..config import TransformerConfig
 
 KeysValues = tuple[Tensor, Tensor]
 """(B, H, S, D) twice."""
+
+
+def text_keys_bytes(config: TransformerConfig, dtype: torch.dtype, *, tokens: int, samples: int = 1) -> int:
+    """What a :class:`TextMemory` with ``keys`` holds of ``samples`` texts; 0 where the noise level enters."""
+    if config.cross_attention_adaln and config.prompt_adaln:
+        return 0
+    return 2 * config.num_layers * samples * tokens * (config.dim + config.audio_dim) * dtype.itemsize
 
 
 @dataclass(eq=False)

@@ -20,7 +20,7 @@ from ...ltx2_core.config import text_config, transformer_config
 from ...ltx2_core.loading.components import COMFY_QK_NORM_EPS
 from ...ltx2_core.loading.detect import Component
 from .network import HostTransformer
-from .patcher import is_dynamic, make_patcher
+from .patcher import forget_tables_when_idle, is_dynamic, make_patcher
 from .previews import add_av_previews
 from .weights import Tensors, load_exactly, read_weights
 
@@ -43,6 +43,7 @@ def load_model(*paths: str | Path, disable_dynamic: bool = False) -> Any:
     patcher = make_patcher(model, load_device, offload_device, dynamic=not disable_dynamic)
     load_exactly(model.diffusion_model, tensors, f"transformer of {weights.name}", assign=is_dynamic(patcher))
     patcher.cached_patcher_init = (load_model, tuple(map(str, paths)))
+    forget_tables_when_idle(patcher)
     add_av_previews(patcher, *paths)
     return patcher
 

@@ -28,7 +28,7 @@ from ...ltx2_core.conditioning.reference import reference_sound_positions
 from ...ltx2_core.config import TextConfig, TransformerConfig
 from ...ltx2_core.shapes import SPATIAL_SCALE, TEMPORAL_SCALE
 from ...ltx2_core.text.connectors import TextConnectors
-from ...ltx2_core.transformer import Modality, Perturbation, Perturbations, Transformer
+from ...ltx2_core.transformer import Modality, Perturbation, Perturbations, RopeMemory, Transformer
 from ...ltx2_core.transformer.nag import NegativeText
 from ...ltx2_core.transformer.tiles import evaluate_tiles
 from ...ltx2_core.types import TextFeatures
@@ -67,6 +67,7 @@ class HostTransformer(Transformer):
         self.video_embeddings_connector = connectors.video_embeddings_connector
         self.audio_embeddings_connector = connectors.audio_embeddings_connector
         self.text_config = text
+        self.rope_memory = RopeMemory()
         # In a tuple it is no submodule, which would give the connectors' weights two names.
         self._connectors = (connectors,)
         self.dtype = dtype
@@ -179,7 +180,10 @@ class HostTransformer(Transformer):
         ) -> tuple[Tensor | None, Tensor | None]:
             blocks = list(self.transformer_blocks)[start:]
             on_block = _on_block(blocks, start, device, transformer_options)
-            return Transformer.forward(self, video, audio, perturbations, on_block=on_block, **part)
+            rope = self.rope_memory.tables(self, video, audio)
+            return Transformer.forward(
+                self, video, audio, perturbations, rope=rope, on_block=on_block, **part
+            )
 
         tiles, run = transformer_options.get(TILES), partial(evaluate, video, audio)
         if tiles is not None:
@@ -205,10 +209,11 @@ def _video(
     tokens = patchify_video(latent)
     # Pixel frames first, seconds afterwards: the host multiplies by the reciprocal of the frame rate, and the
     # top rotary frequency makes that ulp visible.
-    positions = video_positions(frames, height, width, fps=1.0).to(latent.device)
+    positions = video_positions(frames, height, width, fps=1.0)
     mask = None
     if guides is not None:
         keep = guides.keep.to(latent.device)
+        positions = positions.to(latent.device)
         tokens, positions = tokens[:, keep], positions[:, :, keep].repeat(len(latent), 1, 1, 1)
         if guides.count:
             positions[:, :, -guides.count :] = guides.coordinates.to(positions)
@@ -244,7 +249,7 @@ def _audio(
         tokens=tokens,
         timesteps=timesteps,
         sigma=timesteps.amax(dim=1),
-        positions=positions.to(latent.device),
+        positions=positions,
         context=context,
     )
 

@@ -7,6 +7,7 @@ from typing import Any
 import comfy.model_management
 import comfy.model_patcher
 import torch
+from comfy.patcher_extension import CallbacksMP
 from torch import nn
 
 
@@ -25,6 +26,16 @@ def make_patcher(
 def is_dynamic(patcher: Any) -> bool:
     """Whether weights stay in the file and stream in; older hosts have no such patcher."""
     return bool(getattr(patcher, "is_dynamic", lambda: False)())
+
+
+def forget_tables_when_idle(patcher: Any) -> None:
+    """Let go of rotary tables after a sampling and when the model is unloaded: the host knows not of them."""
+
+    def forget(patcher: Any, *how: Any) -> None:
+        patcher.model.diffusion_model.rope_memory.clear()
+
+    for event in (CallbacksMP.ON_CLEANUP, CallbacksMP.ON_DETACH):
+        patcher.add_callback_with_key(event, "ltx2_rope", forget)
 
 
 def remember_dtypes(model: nn.Module) -> None:

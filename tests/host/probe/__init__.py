@@ -442,6 +442,27 @@ class LTX2ProbeCounts(io.ComfyNode):
         return io.NodeOutput(ui={"report": [json.dumps(counts)]})
 
 
+class LTX2ProbeRopeTables(io.ComfyNode):
+    """How many rotary tables were made before the last report and until now, and how many are held."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2ProbeRopeTables",
+            inputs=[io.Model.Input("model"), io.Latent.Input("latent")],
+            outputs=[],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, model: Any, latent: Any) -> io.NodeOutput:
+        network = model.model.diffusion_model
+        memory = network.rope_memory
+        before = getattr(network, "probe_tables", 0)
+        network.probe_tables = memory.computed
+        return io.NodeOutput(ui={"report": [json.dumps([before, memory.computed, memory.kept])]})
+
+
 class LTX2ProbeTinyDecoder(io.ComfyNode):
     """Write a tiny decoder of random weights, with 0 channels a file that is none, into the host's folder."""
 
@@ -486,6 +507,7 @@ class ProbeExtension(ComfyExtension):
             LTX2ProbeWrapped,
             LTX2ProbeCount,
             LTX2ProbeCounts,
+            LTX2ProbeRopeTables,
             LTX2ProbeTinyDecoder,
         ]
 
