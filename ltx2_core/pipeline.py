@@ -23,6 +23,7 @@ from .audio import decode_audio, encode_audio, with_noise_floor
 from .conditioning.items import AudioGiven, Conditioning, ImageInPlace
 from .conditioning.reference import ReferenceSound
 from .conditioning.state import drop_guides, empty_state
+from .config import transformer_config
 from .generation import Generation
 from .loading import Component, Lora, LoraReport
 from .media import compress_image, fit_image, load_image, read_audio, to_signed
@@ -36,7 +37,9 @@ from .sampling.denoiser import Denoiser
 from .sampling.noise import initial_state, make_noise
 from .sampling.samplers import get_sampler
 from .shapes import SPATIAL_SCALE, ClipPlan
+from .text.connectors import CONTEXT_LENGTH
 from .tiny import embedded_set
+from .transformer import text_keys_bytes
 from .transformer.fused import Fused
 from .types import AVLatent, LatentState, Numerics, TextContext
 from .upsampler import upsample_latent
@@ -88,6 +91,9 @@ class LTX2Pipeline:
             memory.
         fused: take elementwise operations of the transformer several at once; faster on a GPU after the first
             step, which compiles them, and rounds otherwise in the last bits.
+        keep_text_keys: compute the keys and values of the text once for each prompt and not in every step,
+            with the same result; 1.2 GB a prompt for LTX-2.0 in bfloat16. Later models make them anew at
+            every noise level, and nothing is kept.
         processes: what is this process's where several make one clip (``join_processes``); each calls the
             pipeline in the same way and gets the same latents.
         fp8_matmul, nvfp4_matmul: multiply layers stored so as they are, which rounds their input;
@@ -110,6 +116,7 @@ class LTX2Pipeline:
         nvfp4_matmul: bool = False,
         max_memory: int | None = None,
         fused: bool = False,
+        keep_text_keys: bool = False,
         processes: Processes | None = None,
     ) -> None:
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -127,6 +134,7 @@ class LTX2Pipeline:
         self.numerics = numerics
         self.passes_per_call = passes_per_call
         self._fused = Fused() if fused else None
+        self.keep_text_keys = keep_text_keys
         self._processes = Processes() if processes is None else processes
         self.loras = open_loras(loras)
         self.stage2_loras = open_loras(stage2_loras)
@@ -298,7 +306,22 @@ class LTX2Pipeline:
     def plan(self, stages: Sequence[Stage], budget: int) -> MemoryPlan:
         """How ``stages`` would run within ``budget`` bytes of the device, told from headers."""
         batch = max(min(self.passes_per_call, len(stage.guidance.passes())) for stage in stages)
-        return self.networks.plan([stage.clip for stage in stages], budget=budget, batch=batch)
+        left = max(1, budget - self.text_keys_bytes(stages))
+        return self.networks.plan([stage.clip for stage in stages], budget=left, batch=batch)
+
+    def text_keys_bytes(self, stages: Sequence[Stage]) -> int:
+        """What ``keep_text_keys`` adds to ``stages``; 0 where it is off or the model does not allow it."""
+        if not self.keep_text_keys:
+            return 0
+        passes = max(len(stage.guidance.passes()) for stage in stages)
+        texts = 1 + any(stage.needs_negative for stage in stages)
+        return text_keys_bytes(
+            transformer_config(self.networks.file(Component.TRANSFORMER).config),
+            self.networks.dtype,
+            tokens=CONTEXT_LENGTH,
+            # Passes that share a call are one text to the model.
+            samples=texts if self.passes_per_call == 1 else passes,
+        )
 
     def _piece_bytes(self, latent: Tensor) -> int:
         """Bound for the pieces in which a clip that begins with ``latent`` is decoded, however it goes on."""
@@ -433,6 +456,7 @@ class LTX2Pipeline:
                 cache=request.cache,
                 tiles=request.tiles,
                 sigmas=stage.sigmas,
+                text_keys=self.keep_text_keys,
                 on_block=lambda block: run.check(),
             )
             noise = make_noise(state.latent, start_noise)

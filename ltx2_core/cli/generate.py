@@ -161,6 +161,11 @@ def _path(**options: Any) -> click.Path:
 )
 @click.option("--max-memory", help=MAX_MEMORY_HELP)
 @click.option("--fused", is_flag=True, help="Several elementwise operations in one kernel; faster on a GPU.")
+@click.option(
+    "--keep-text-keys",
+    is_flag=True,
+    help="Compute keys and values of the text once, not in every step (LTX-2.0): 1.2 GB more a prompt.",
+)
 @click.option("--fp8-matmul", is_flag=True, help="Multiply fp8 layers in fp8: faster, rounds their input.")
 @click.option("--nvfp4-matmul", is_flag=True, help="The same for NVFP4 layers, on Blackwell.")
 @click.option(
@@ -188,6 +193,7 @@ def generate(
     guidance_parallel: int,
     max_memory: str | None,
     fused: bool,
+    keep_text_keys: bool,
     output: Path,
     resumes: bool,
     dry_run: bool,
@@ -238,6 +244,7 @@ def generate(
             "passes_per_call": passes_per_call,
             "max_memory": budget_of(max_memory, device),
             "fused": fused,
+            "keep_text_keys": keep_text_keys,
             "processes": processes,
         }
         if checkpoints:
