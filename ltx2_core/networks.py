@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,11 +31,14 @@ from .storage.quantized import check_matmul, loaded_bytes
 from .text import FeatureCache, OnLayer, TextEncoder, load_gemma, load_tokenizer
 from .text.gemma import find_encoder
 from .transformer import Transformer
+from .transformer.fp8 import Product, fp8_problem, is_fp8, kernel_product, use_fp8
 from .types import Numerics, TextFeatures
 from .video_vae.streaming import MAX_PIECE_BYTES
 
 LoraFile = LoraSpec | tuple[str | os.PathLike[str], float] | str | os.PathLike[str]
 """A LoRA file, with its strength or with one for each stream."""
+
+_log = logging.getLogger(__name__)
 
 _WITH_LORA = (Component.TRANSFORMER, Component.TEXT_CONNECTORS, Component.TEXT_PROJECTION)
 
@@ -47,7 +51,8 @@ class Networks:
 
     ``checkpoints`` may be one official file or the components in several; the first that holds a component
     gives it. Headers are read at once, weights when :meth:`use` asks for them. With ``max_memory``, in bytes
-    of the device, networks that are kept wait in system memory.
+    of the device, networks that are kept wait in system memory. ``fp8_blocks`` has the transformer multiply
+    in fp8 where ``device`` can; ``fp8_problem`` says why it cannot.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class Networks:
         fp8_matmul: bool = False,
         nvfp4_matmul: bool = False,
         max_memory: int | None = None,
+        fp8_blocks: bool = False,
     ) -> None:
         """Raises ValueError for files that are not LTX-2, for a product that ``device`` does not have and for
         a ``max_memory`` below 1.
@@ -84,6 +90,12 @@ class Networks:
         self.keep_loaded = keep_loaded
         self.max_memory = max_memory
         self._matmul = {"fp8_matmul": fp8_matmul, "nvfp4_matmul": nvfp4_matmul}
+        self.fp8_problem = fp8_problem(device, dtype) if fp8_blocks else None
+        self.fp8_product: Product | None = None
+        if fp8_blocks and self.fp8_problem is None:
+            self.fp8_product = kernel_product
+        elif fp8_blocks:
+            _log.warning("blocks are not held in fp8: %s", self.fp8_problem)
         self._held: dict[Component, tuple[tuple[Lora, ...], nn.Module]] = {}
         self._held_text: TextEncoder | None = None
         self._features = FeatureCache()
@@ -106,6 +118,9 @@ class Networks:
         dtype = torch.float32 if component in _FLOAT32 else self.dtype
         # Taken out, so that nobody gets a network of which an exchange of LoRAs was interrupted.
         before, network = self._held.pop(component, ((), None))
+        if network is not None and before != loras and is_fp8(network):
+            # Nothing is left of the weights that LoRAs are merged into.
+            network = None
         if network is None:
             network = self.file(component).load(
                 component,
@@ -136,8 +151,12 @@ class Networks:
     ) -> Iterator[Transformer]:
         """The transformer as ``plan`` has it, for the length of the block; without one all on the device."""
         streamed = plan is not None and plan.streamed
-        device = torch.device("cpu") if streamed else None
+        device = torch.device("cpu") if streamed or self.fp8_product is not None else None
         with self.use(Component.TRANSFORMER, loras, device=device) as transformer:
+            if self.fp8_product is not None:
+                # One layer after another goes to the device to be rounded: it never holds all of them.
+                use_fp8(transformer, self.fp8_product, self.device)
+                transformer.to(device if streamed else self.device)
             transformer.chunk_tokens = None if plan is None else plan.chunk_tokens
             if plan is None or not streamed:
                 yield transformer

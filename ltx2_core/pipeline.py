@@ -41,6 +41,7 @@ from .text.connectors import CONTEXT_LENGTH
 from .tiny import embedded_set
 from .transformer import text_keys_bytes
 from .transformer.fused import Fused
+from .transformer.graphs import Graphs
 from .types import AVLatent, LatentState, Numerics, TextContext
 from .upsampler import upsample_latent
 from .video_vae.streaming import MAX_PIECE_BYTES
@@ -96,6 +97,11 @@ class LTX2Pipeline:
             every noise level, and nothing is kept.
         processes: what is this process's where several make one clip (``join_processes``); each calls the
             pipeline in the same way and gets the same latents.
+        cuda_graphs: record the blocks of short clips on CUDA and replay them, which saves the launches of
+            their kernels; where that cannot be, steps are computed as ever.
+        fp8_blocks: hold the large layers of all blocks but the first and the last in fp8, with a scale a row,
+            and multiply them so: half the memory, faster, and rounded; where the device cannot, it is left
+            out and ``networks.fp8_problem`` says why.
         fp8_matmul, nvfp4_matmul: multiply layers stored so as they are, which rounds their input;
             a ValueError where the device cannot.
     """
@@ -117,6 +123,8 @@ class LTX2Pipeline:
         max_memory: int | None = None,
         fused: bool = False,
         keep_text_keys: bool = False,
+        cuda_graphs: bool = False,
+        fp8_blocks: bool = False,
         processes: Processes | None = None,
     ) -> None:
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -130,10 +138,12 @@ class LTX2Pipeline:
             fp8_matmul=fp8_matmul,
             nvfp4_matmul=nvfp4_matmul,
             max_memory=max_memory,
+            fp8_blocks=fp8_blocks,
         )
         self.numerics = numerics
         self.passes_per_call = passes_per_call
         self._fused = Fused() if fused else None
+        self._cuda_graphs = cuda_graphs
         self.keep_text_keys = keep_text_keys
         self._processes = Processes() if processes is None else processes
         self.loras = open_loras(loras)
@@ -442,6 +452,7 @@ class LTX2Pipeline:
         run.report(name, 0, len(stage.sigmas) - 1)
         with self.networks.use_transformer(self._stage_loras(index), plan) as transformer:
             transformer.fused, transformer.shards = self._fused, self._processes.shards
+            transformer.graphs = Graphs() if self._cuda_graphs else None
             denoise = Denoiser(
                 transformer,
                 state,

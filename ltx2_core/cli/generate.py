@@ -166,6 +166,12 @@ def _path(**options: Any) -> click.Path:
     is_flag=True,
     help="Compute keys and values of the text once, not in every step (LTX-2.0): 1.2 GB more a prompt.",
 )
+@click.option("--cuda-graphs", is_flag=True, help="Replay the blocks of short clips in one launch.")
+@click.option(
+    "--fp8-blocks",
+    is_flag=True,
+    help="Hold all blocks but the first and the last in fp8 and multiply them so: half the memory, rounded.",
+)
 @click.option("--fp8-matmul", is_flag=True, help="Multiply fp8 layers in fp8: faster, rounds their input.")
 @click.option("--nvfp4-matmul", is_flag=True, help="The same for NVFP4 layers, on Blackwell.")
 @click.option(
@@ -194,6 +200,8 @@ def generate(
     max_memory: str | None,
     fused: bool,
     keep_text_keys: bool,
+    cuda_graphs: bool,
+    fp8_blocks: bool,
     output: Path,
     resumes: bool,
     dry_run: bool,
@@ -245,6 +253,8 @@ def generate(
             "max_memory": budget_of(max_memory, device),
             "fused": fused,
             "keep_text_keys": keep_text_keys,
+            "cuda_graphs": cuda_graphs,
+            "fp8_blocks": fp8_blocks,
             "processes": processes,
         }
         if checkpoints:
@@ -265,6 +275,8 @@ def generate(
             if differs is not None:
                 click.echo(differs, err=True)
         stages = plan_stages(request, pipeline.numerics)
+        if pipeline.networks.fp8_problem is not None:
+            click.echo(f"--fp8-blocks is left out: {pipeline.networks.fp8_problem}", err=True)
         for report in pipeline.lora_reports():
             click.echo(report, err=True)
         if dry_run:

@@ -18,6 +18,7 @@ from .adaln import AdaLNSingle, Modulation, group_timesteps
 from .block import StreamInputs, StreamSpec, TransformerBlock, audio_spec, video_spec
 from .chunks import Chunks
 from .fused import Fused
+from .graphs import Graphs
 from .layers import Attention, CaptionProjection
 from .modality import Modality, attention_bias, context_bias
 from .nag import NegativeText
@@ -68,6 +69,8 @@ class Transformer(nn.Module):
     result up to the rounding of kernels, for less memory. It holds where gradients are off, and is halved
     when memory runs out.
 
+    ``graphs`` records the blocks of small steps and replays them, where that can be.
+
     With ``shards`` each of several processes computes a part of the tokens; all are given the same inputs and
     get the same result, to the rounding of kernels.
     """
@@ -84,6 +87,7 @@ class Transformer(nn.Module):
         self.config = config
         self._chunks = Chunks()
         self._fused: Fused | None = None
+        self.graphs: Graphs | None = None
         self.shards: Shards | None = None
         layer: dict[str, Any] = {"dtype": dtype, "device": device}
         built: dict[str, Any] = {**layer, "operations": operations}
@@ -160,6 +164,7 @@ class Transformer(nn.Module):
         start, hidden = (0, None) if resume is None else resume
         stop = len(self.transformer_blocks) if until is None else until
         counts = [0 if stream is None else stream.tokens.shape[1] for stream in (video, audio)]
+        given_tables = rope is not None
         if self.shards is not None:
             video = None if video is None else self.shards.of(video)
             audio = None if audio is None else self.shards.of(audio)
@@ -184,6 +189,13 @@ class Transformer(nn.Module):
                 audio_spec(self.config), audio, video, rope.audio, rope.audio_cross, texts, counts[1]
             )
         del rope, hidden, resume
+        graphs, inputs = self.graphs, (video_inputs, audio_inputs)
+        whole = start == 0 and until is None and given_tables and not _perturbed(perturbations, stop)
+        if graphs is not None and whole and graphs.why_not(self.transformer_blocks, x, y, inputs) is None:
+            if on_block is not None:
+                for number in range(stop):
+                    on_block(number)
+            return graphs.run(self, self._all_blocks, x, y, inputs)
         for number in range(start, stop):
             if on_block is not None:
                 on_block(number)
@@ -195,6 +207,14 @@ class Transformer(nn.Module):
             self._head(video_spec(self.config), x, video_inputs),
             self._head(audio_spec(self.config), y, audio_inputs),
         )
+
+    def _all_blocks(
+        self, x: Tensor | None, y: Tensor | None, video: StreamInputs | None, audio: StreamInputs | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """All blocks and the heads."""
+        for block in self.transformer_blocks:
+            x, y = block(x, y, video, audio, KEEP_ALL)
+        return self._head(video_spec(self.config), x, video), self._head(audio_spec(self.config), y, audio)
 
     def rope_tables(
         self,
@@ -354,6 +374,11 @@ class Transformer(nn.Module):
 
     def _part(self, spec: StreamSpec, name: str) -> Any:
         return getattr(self, spec.prefix + name)
+
+
+def _perturbed(perturbations: Perturbations | None, blocks: int) -> bool:
+    """Whether any block leaves something out."""
+    return perturbations is not None and any(perturbations.at(n) != KEEP_ALL for n in range(blocks))
 
 
 def _present(modality: Modality | None) -> Modality | None:

@@ -40,6 +40,12 @@ def model(request):
     return random_model(GENERATIONS[request.param])
 
 
+@pytest.fixture(params=["2.0", "2.3"])
+def make_deep(request):
+    """A maker of the same network of four blocks, two of which are neither the first nor the last."""
+    return lambda: random_model(replace(GENERATIONS[request.param], num_layers=4))
+
+
 @pytest.fixture(scope="session")
 def model23():
     return random_model(LTX23)

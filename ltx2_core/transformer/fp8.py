@@ -1,0 +1,160 @@
+"""Linear layers that multiply in fp8, with a scale for each output row of the weight and each token.
+
+The first and the last block, modulation, gates and everything outside the blocks stay as they are.
+Letters: M tokens, O output features, I input features.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from ..storage.dequantize import FP8_MAX, SCALE_NAMES, Format
+from ..storage.quantized import QuantizedLinear
+from .model import Transformer
+
+_log = logging.getLogger(__name__)
+
+_TINY = 1e-12
+_ALIGNED = 16
+"""What the kernels want the sizes of a product to be a multiple of."""
+
+Product = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None, torch.dtype], Tensor]
+"""Of x (M, I) fp8 and scales (M, 1), weight (O, I) fp8 and scales (O, 1), bias (O,) -> (M, O) in a dtype."""
+
+
+def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x (M, I) as float8_e4m3fn and float32 scales (M, 1), with x = stored * scale up to rounding.
+
+    The largest value of a row is stored as the largest that there is, so nothing is clipped.
+    """
+    largest = torch.linalg.vector_norm(x, float("inf"), dim=-1, keepdim=True, dtype=torch.float32)
+    scale = (largest / FP8_MAX).clamp_(min=_TINY)
+    return (x / scale).to(torch.float8_e4m3fn), scale
+
+
+def exact_product(
+    x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """The product of the same rounded values in float32: what the kernel is compared with, on any device."""
+    out = (x.float() * x_scale) @ (weight.float() * weight_scale).mT
+    return (out if bias is None else out + bias.float()).to(dtype)
+
+
+def kernel_product(
+    x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """The product of an NVIDIA GPU that has one with scales a row, in bfloat16."""
+    out: Tensor = torch._scaled_mm(
+        x, weight.t(), scale_a=x_scale, scale_b=weight_scale.t(), bias=bias, out_dtype=torch.bfloat16,
+        use_fast_accum=True,
+    )  # fmt: skip
+    return out.to(dtype)
+
+
+class Fp8Linear(nn.Module):
+    """A linear layer whose weight is held in fp8 and multiplied so; its input is rounded to fp8, too."""
+
+    weight: Tensor
+    weight_scale: Tensor
+
+    def __init__(self, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, product: Product) -> None:
+        """weight (O, I) float8_e4m3fn, weight_scale (O, 1) float32."""
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self.register_buffer("weight", weight)
+        self.register_buffer("weight_scale", weight_scale)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self._product = product
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., I) -> (..., O) in the dtype of ``x``."""
+        rows, scale = quantize_rows(x.reshape(-1, self.in_features))
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        out = self._product(rows, scale, self.weight, self.weight_scale, bias, x.dtype)
+        return out.view(*x.shape[:-1], self.out_features)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, fp8 by rows"
+
+
+def use_fp8(transformer: Transformer, product: Product, device: torch.device | None = None) -> int:
+    """Put an :class:`Fp8Linear` in the place of each large layer between the first and the last block.
+
+    Layers stay where they are and are rounded on ``device``, one after another, so that no two copies of the
+    network exist. Layers that a file stores in fp8 with one scale keep their values. Returns how many were
+    replaced; those that are in fp8 by rows already are left alone.
+    """
+    count = 0
+    for parent, name, layer in list(_large_layers(transformer)):
+        setattr(parent, name, _fp8_layer(layer, product, device))
+        count += 1
+    return count
+
+
+def is_fp8(network: nn.Module) -> bool:
+    """Whether :func:`use_fp8` has changed a network, which then has no weights to change further."""
+    return any(isinstance(module, Fp8Linear) for module in network.modules())
+
+
+def fp8_problem(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why :func:`kernel_product` cannot serve there; None where it can, which is tried out."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return f"products in fp8 need an NVIDIA GPU; the device is {device}"
+    if dtype != torch.bfloat16:
+        return f"products in fp8 give bfloat16; the run computes in {dtype}".replace("torch.", "")
+    return _trial(device.index or 0)
+
+
+@lru_cache(maxsize=16)
+def _trial(index: int) -> str | None:
+    """Why a product of a CUDA device is not the exact one."""
+    device = torch.device("cuda", index)
+    found = "{}.{}".format(*torch.cuda.get_device_capability(device))
+    if torch.cuda.get_device_capability(device) < (8, 9):
+        return f"products in fp8 need compute capability 8.9 (Ada, Hopper or newer); {device} has {found}"
+    generator = torch.Generator(device).manual_seed(0)
+    x, w = (
+        torch.randn(size, 256, device=device, dtype=torch.bfloat16, generator=generator)
+        * torch.logspace(-1, 1, size, device=device, dtype=torch.bfloat16)[:, None]
+        for size in (48, 128)
+    )
+    given = (*quantize_rows(x), *quantize_rows(w), torch.ones(128, device=device, dtype=torch.bfloat16))
+    try:
+        made = kernel_product(*given, torch.bfloat16)
+    except (RuntimeError, ValueError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return f"this PyTorch has no fp8 product with scales a row for capability {found}: {first}"
+    exact = exact_product(*given, torch.float32)
+    wrong = float((made.float() - exact).norm() / exact.norm())
+    return None if wrong < 0.01 else f"the fp8 product of {device} is off by {wrong:.1%} in a trial"
+
+
+def _large_layers(transformer: Transformer) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    for block in transformer.transformer_blocks[1:-1]:
+        for parent in block.modules():
+            for name, layer in parent.named_children():
+                if name != "to_gate_logits" and _fits(layer):
+                    yield parent, name, layer
+
+
+def _fits(layer: nn.Module) -> bool:
+    if isinstance(layer, QuantizedLinear):
+        plain = layer.form == Format("float") and layer.weight.dtype == torch.float8_e4m3fn
+        return plain and layer.in_features % _ALIGNED == layer.out_features % _ALIGNED == 0
+    return type(layer) is nn.Linear and layer.in_features % _ALIGNED == layer.out_features % _ALIGNED == 0
+
+
+def _fp8_layer(layer: nn.Module, product: Product, device: torch.device | None) -> Fp8Linear:
+    if isinstance(layer, QuantizedLinear):
+        scale = next((getattr(layer, s) for s in SCALE_NAMES if s in layer.companions), torch.ones(()))
+        rows = scale.to(layer.weight.device, torch.float32).reshape(1, 1).expand(layer.out_features, 1)
+        return Fp8Linear(layer.weight, rows.contiguous(), layer.bias, product)
+    assert isinstance(layer, nn.Linear)
+    home = layer.weight.device
+    stored, scale = quantize_rows(layer.weight.detach().to(device))
+    return Fp8Linear(stored.to(home), scale.to(home), layer.bias, product)
