@@ -75,6 +75,8 @@ class FeatureAccumulator:
         self.extractor = extractor
         self.mask = mask
         self.lengths: list[int] = mask.sum(dim=1, dtype=torch.int64).tolist()
+        # Found once, and not for every layer: on a GPU each look at a mask waits for everything before it.
+        self._valid = mask.bool().flatten().nonzero()[:, 0]
         self.added: set[int] = set()
         self.sums: list[Tensor] = []
         if min(self.lengths) < 1:
@@ -94,7 +96,8 @@ class FeatureAccumulator:
                 f"hidden state {layer} has shape {tuple(hidden.shape)}, not {(*self.mask.shape, size)}"
             )
         self.added.add(layer)
-        valid = hidden[self.mask.to(hidden.device).bool()].float()
+        self._valid = self._valid.to(hidden.device)
+        valid = hidden.flatten(0, 1).index_select(0, self._valid).float()
         z = rms_per_token(valid) if self.extractor.per_token_norm else range_per_prompt(valid, self.lengths)
         shares = [self._project(z, projection, layer) for projection in self.extractor.projections]
         self.sums = [a.add_(b) for a, b in zip(self.sums, shares, strict=True)] if self.sums else shares
@@ -126,9 +129,9 @@ class FeatureAccumulator:
         return total * scale + bias.to(device=total.device, dtype=total.dtype)
 
     def _unpack(self, packed: Tensor) -> Tensor:
-        features = packed.new_zeros(*self.mask.shape, packed.shape[-1])
-        features[self.mask.to(packed.device).bool()] = packed
-        return features
+        features = packed.new_zeros(self.mask.numel(), packed.shape[-1])
+        features.index_copy_(0, self._valid.to(packed.device), packed)
+        return features.view(*self.mask.shape, -1)
 
 
 def rms_per_token(x: Tensor) -> Tensor:

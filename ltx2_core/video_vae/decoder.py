@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..config import VideoVAEConfig
 from .half import AutoencoderHalf, check_5d, check_reflection
 from .layers import ResBlocks, StreamConv3d, Upsample, normed, stages_of, unpatchify
+from .space_tiles import Convert, SpaceTiles, decode_in_tiles, field_of_view
 from .streaming import MAX_PIECE_BYTES, Stage, Stream, collect, mark_last, run_stages
 
 
@@ -62,11 +63,57 @@ class VideoDecoder(AutoencoderHalf):
         the rest.
         """
         stream = Stream(causal=self.config.causal_decoder if causal is None else causal)
-        stages = [Stage(self._raw), *self.decoder.stages()]
+        stages = self._stages()
         for chunk, last in mark_last([latents] if isinstance(latents, Tensor) else latents):
-            check_5d(chunk, self.config.latent_channels, "latent")
-            check_reflection(self.config.decoder_padding, *chunk.shape[3:])
+            self._check(chunk)
             yield from run_stages(stages, chunk, stream, last, max_piece_bytes)
+
+    def decode_tiles(
+        self,
+        latents: Tensor | Iterable[Tensor],
+        tiles: SpaceTiles,
+        *,
+        causal: bool | None = None,
+        max_piece_bytes: int = MAX_PIECE_BYTES,
+        convert: Convert | None = None,
+    ) -> Iterator[Tensor]:
+        """Like ``decode_stream``, tile by tile, with frames on the CPU; the state of one tile is with the
+        weights and that of the others waits in system memory.
+
+        Exact where ``tiles.halo`` reaches ``field_of_view``, else borders are cross-faded. ``convert`` is
+        applied to frames (B, 3, T, H, W) before they leave the device. Raises ValueError for tiles that are
+        smaller than their borders.
+        """
+        view = field_of_view(self.config)
+
+        def checked() -> Iterator[Tensor]:
+            for chunk in [latents] if isinstance(latents, Tensor) else latents:
+                self._check(chunk)
+                if not tiles.fits((chunk.shape[3], chunk.shape[4]), view):
+                    raise ValueError(
+                        f"a latent of {chunk.shape[3]}x{chunk.shape[4]} is too small for {tiles.rows} rows "
+                        f"and {tiles.columns} columns with borders of {tiles.halo} cells: take fewer, or a "
+                        "smaller halo"
+                    )
+                yield chunk
+
+        return decode_in_tiles(
+            self._stages(),
+            checked(),
+            tiles,
+            exact=tiles.halo >= view,
+            scale=self.space_scale,
+            causal=self.config.causal_decoder if causal is None else causal,
+            max_piece_bytes=max_piece_bytes,
+            convert=convert,
+        )
+
+    def _stages(self) -> list[Stage]:
+        return [Stage(self._raw), *self.decoder.stages()]
+
+    def _check(self, latent: Tensor) -> None:
+        check_5d(latent, self.config.latent_channels, "latent")
+        check_reflection(self.config.decoder_padding, *latent.shape[3:])
 
     def _raw(self, latent: Tensor, stream: Stream, last: bool) -> Tensor:
         return self.per_channel_statistics.un_normalize(latent)

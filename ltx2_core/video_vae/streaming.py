@@ -65,6 +65,10 @@ class Stream:
         """Forget everything since ``remembered``, so that a stage can take its piece again."""
         self._kept, self._seen = remembered
 
+    def move(self, device: torch.device) -> None:
+        """Bring everything that is kept to ``device``."""
+        self._kept = {owner: frames.to(device) for owner, frames in self._kept.items()}
+
     def window(self, owner: nn.Module, x: Tensor, last: bool) -> Tensor:
         """All frames that the convolution's next outputs need: those before ``x``, ``x``, and one at the end.
 
