@@ -10,7 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
@@ -54,16 +53,16 @@ class Generation:
     def fps(self) -> float:
         return self.clip.fps
 
-    def frames(self, *, stop: Callable[[], bool] | None = None) -> Iterator[Tensor]:
-        """Decode the pictures in chunks (N, 3, H, W) in [-1, 1]; memory does not grow with the clip."""
+    def frames(self, *, as_bytes: bool = False, stop: Callable[[], bool] | None = None) -> Iterator[Tensor]:
+        """Decode the pictures in chunks (N, 3, H, W) in [-1, 1], or in uint8 with ``as_bytes``; memory does
+        not grow with the clip.
+        """
         assert self.latents.video is not None
-        return self.pipeline.decode_video(self.latents.video, stop=stop)
+        return self.pipeline.decode_video(self.latents.video, as_bytes=as_bytes, stop=stop)
 
     def array(self) -> NDArray[np.uint8]:
         """All pictures at once, (F, H, W, 3) uint8."""
-        chunks = [
-            ((chunk + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy() for chunk in self.frames()
-        ]
+        chunks = [chunk.numpy() for chunk in self.frames(as_bytes=True)]
         return np.asarray(rearrange(np.concatenate(chunks), "f c h w -> f h w c"))
 
     def audio(self) -> tuple[Tensor, int]:
@@ -120,7 +119,7 @@ class Generation:
             crf=crf,
         ) as writer:
             writer.write_audio(waveform)
-            for chunk in self.frames(stop=stop):
+            for chunk in self.frames(as_bytes=True, stop=stop):
                 writer.write_frames(chunk)
                 if on_frames is not None:
                     on_frames(writer.frame_count, self.clip.frames)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .config import transformer_config, video_vae_config
+from .config import text_config, transformer_config, video_vae_config
 from .loading import (
     Checkpoint,
     Component,
@@ -25,7 +25,17 @@ from .loading import (
 )
 from .loading.folder import text_encoder_folder
 from .loading.text_match import check_text_encoder
-from .memory import BlockStreaming, MemoryPlan, check_budget, choose_piece, plan_memory, usable
+from .memory import (
+    BlockStreaming,
+    DecodeChoice,
+    MemoryPlan,
+    TextSize,
+    check_budget,
+    choose_decode,
+    plan_memory,
+    text_bytes,
+    usable,
+)
 from .shapes import ClipPlan
 from .storage.quantized import check_matmul, loaded_bytes
 from .text import FeatureCache, OnLayer, TextEncoder, load_gemma, load_tokenizer
@@ -33,7 +43,6 @@ from .text.gemma import find_encoder
 from .transformer import Transformer
 from .transformer.fp8 import Product, fp8_problem, is_fp8, kernel_product, use_fp8
 from .types import Numerics, TextFeatures
-from .video_vae.streaming import MAX_PIECE_BYTES
 
 LoraFile = LoraSpec | tuple[str | os.PathLike[str], float] | str | os.PathLike[str]
 """A LoRA file, with its strength or with one for each stream."""
@@ -185,15 +194,15 @@ class Networks:
             clips=clips,
             dtype=self.dtype,
             batch=batch,
+            text=self.text_size(),
         )
 
-    def piece_bytes(self, clip: ClipPlan) -> int:
-        """Bound for the pieces in which ``clip`` is decoded."""
+    def decode_choice(self, clip: ClipPlan) -> DecodeChoice | None:
+        """How ``clip`` is decoded within ``max_memory``; None where that is not given."""
         if self.max_memory is None:
-            return MAX_PIECE_BYTES
-        return choose_piece(
-            self.max_memory,
-            decoder_weights=self.component_bytes(Component.VIDEO_DECODER),
+            return None
+        return choose_decode(
+            usable(self.max_memory) - self.component_bytes(Component.VIDEO_DECODER),
             vae=video_vae_config(self.file(Component.VIDEO_DECODER).config),
             clip=clip,
             dtype=self.dtype,
@@ -239,8 +248,7 @@ class Networks:
         """Gemma with the checkpoint's projection, for the length of the block."""
         if self.text_encoder is None:
             raise ValueError("no text encoder is given; give the folder or file of a Gemma 3 as text_encoder")
-        crowded = self.max_memory is not None and self.text_bytes() > usable(self.max_memory)
-        device = torch.device("cpu") if crowded else self.device
+        device = torch.device("cpu") if self._text_is_beside() else self.device
         with self.use(Component.TEXT_PROJECTION, loras, device=device) as projection:
             encoder = self._held_text
             if encoder is None:
@@ -259,6 +267,23 @@ class Networks:
                 self._put_aside(encoder)
                 del encoder
         self._release()
+
+    def text_size(self) -> TextSize | None:
+        """Widths of what reads the prompt; None where no text encoder is given."""
+        if self.text_encoder is None:
+            return None
+        _, infos, _ = find_encoder(self.text_encoder)
+        # Quantised layers may be packed along their columns, never along their rows.
+        rows = {name: infos[f"layers.0.mlp.{name}.weight"].shape[0] for name in ("gate_proj", "down_proj")}
+        config = text_config(self.file(Component.TEXT_CONNECTORS).config)
+        return TextSize.of(config, hidden=rows["down_proj"], intermediate=rows["gate_proj"])
+
+    def _text_is_beside(self) -> bool:
+        """Whether the text encoder does not fit the device with what it computes, and stays on the CPU."""
+        size = self.text_size()
+        if self.max_memory is None or size is None:
+            return False
+        return self.text_bytes() + max(text_bytes(size, self.dtype.itemsize)) > usable(self.max_memory)
 
     def text_encoder_bytes(self) -> int:
         """Size of the text encoder once it is loaded for this run; 0 where none is given."""

@@ -24,11 +24,12 @@ from .conditioning.items import AudioGiven, Conditioning, ImageInPlace
 from .conditioning.reference import ReferenceSound
 from .conditioning.state import drop_guides, empty_state
 from .config import transformer_config
+from .decoding import decode_chunks
 from .generation import Generation
 from .loading import Component, Lora, LoraReport
 from .media import compress_image, fit_image, load_image, read_audio, to_signed
 from .media.images import FitMode
-from .memory import MemoryPlan
+from .memory import DecodeChoice, MemoryPlan
 from .networks import LoraFile, Networks, open_loras
 from .processes import Processes
 from .request import Request, Stage, plan_stages
@@ -36,7 +37,7 @@ from .sampling.caching import Evaluations
 from .sampling.denoiser import Denoiser
 from .sampling.noise import initial_state, make_noise
 from .sampling.samplers import get_sampler
-from .shapes import SPATIAL_SCALE, ClipPlan
+from .shapes import SPATIAL_SCALE, ClipPlan, frames_of
 from .text.connectors import CONTEXT_LENGTH
 from .tiny import embedded_set
 from .transformer import text_keys_bytes
@@ -44,7 +45,9 @@ from .transformer.fused import Fused
 from .transformer.graphs import Graphs
 from .types import AVLatent, LatentState, Numerics, TextContext
 from .upsampler import upsample_latent
-from .video_vae.streaming import MAX_PIECE_BYTES
+
+ENCODED_AT_ONCE = 32
+"""Frames that are brought to the device together."""
 
 
 class Stopped(Exception):
@@ -253,10 +256,18 @@ class LTX2Pipeline:
         return single[0], single[1] if negative_prompt is not None else None
 
     def encode_video(self, frames: Tensor) -> Tensor:
-        """frames (N, 3, H, W) in [0, 1], N = 8k + 1 -> normalised latent (1, 128, k + 1, H / 32, W / 32)."""
+        """frames (N, 3, H, W) in [0, 1], N = 8k + 1 -> normalised latent (1, 128, k + 1, H / 32, W / 32).
+
+        Only some of the frames are on the device at a time.
+        """
         with self.networks.use(Component.VIDEO_ENCODER) as encoder, torch.inference_mode():
-            pixels = rearrange(to_signed(frames), "n c h w -> 1 c n h w")
-            latent: Tensor = encoder.encode(pixels.to(self.networks.device, self.networks.dtype))
+            encoder.check_frames(rearrange(frames, "n c h w -> 1 c n h w"))
+            where = self.networks.device, self.networks.dtype
+            chunks = (
+                rearrange(to_signed(part), "n c h w -> 1 c n h w").to(*where)
+                for part in frames.split(ENCODED_AT_ONCE)
+            )
+            latent = torch.cat(list(encoder.encode_stream(chunks)), dim=2)
         return latent.float()
 
     def encode_audio(self, waveform: Tensor, sample_rate: int, *, latent_frames: int | None = None) -> Tensor:
@@ -280,29 +291,27 @@ class LTX2Pipeline:
         return replace(latents, video=video.float())
 
     def decode_video(
-        self, latent: Tensor | Iterable[Tensor], *, stop: Stop | None = None
+        self, latent: Tensor | Iterable[Tensor], *, as_bytes: bool = False, stop: Stop | None = None
     ) -> Iterator[Tensor]:
         """Normalised latent (1, 128, F, H, W), whole or in pieces -> chunks (N, 3, 32 H, 32 W) in [-1, 1].
 
-        Exactly the whole clip's frames, with memory that does not depend on their number.
+        Exactly the whole clip's frames, with memory that does not depend on their number. With ``as_bytes``
+        they are uint8, made so before they leave the device: a quarter of what there is to copy and to hold.
         """
-        run = _Run(None, stop)
         with self.networks.use(Component.VIDEO_DECODER) as decoder:
             pieces = iter((latent,) if isinstance(latent, Tensor) else latent)
             first = next(pieces, None)
-            given = pieces if first is None else chain((first,), pieces)
-            chunks = decoder.decode_stream(
-                (piece.to(self.networks.device, self.networks.dtype) for piece in given),
-                max_piece_bytes=MAX_PIECE_BYTES if first is None else self._piece_bytes(first),
+            if first is None:
+                raise ValueError("there is no latent to decode; give at least one piece")
+            frames = frames_of(latent.shape[2]) if isinstance(latent, Tensor) else sys.maxsize
+            where = self.networks.device, self.networks.dtype
+            yield from decode_chunks(
+                decoder,
+                (piece.to(*where) for piece in chain((first,), pieces)),
+                self._decode_choice(first, frames),
+                as_bytes=as_bytes,
+                check=_Run(None, stop).check,
             )
-            while True:
-                run.check()
-                with torch.inference_mode():
-                    chunk = next(chunks, None)
-                if chunk is None:
-                    return
-                if chunk.shape[2]:
-                    yield rearrange(chunk, "1 c n h w -> n c h w").float().cpu()
 
     def decode_audio(self, latent: Tensor) -> tuple[Tensor, int]:
         """Normalised latent (1, 8, T, 16) -> (waveform (2, S) in [-1, 1] on the CPU, sample rate in Hz)."""
@@ -333,13 +342,11 @@ class LTX2Pipeline:
             samples=texts if self.passes_per_call == 1 else passes,
         )
 
-    def _piece_bytes(self, latent: Tensor) -> int:
-        """Bound for the pieces in which a clip that begins with ``latent`` is decoded, however it goes on."""
+    def _decode_choice(self, latent: Tensor, frames: int) -> DecodeChoice | None:
+        """How a clip of ``frames`` that begins with ``latent`` is decoded."""
         rows, columns = latent.shape[3:]
-        clip = ClipPlan(
-            width=columns * SPATIAL_SCALE, height=rows * SPATIAL_SCALE, frames=sys.maxsize, fps=24.0
-        )
-        return self.networks.piece_bytes(clip)
+        clip = ClipPlan(width=columns * SPATIAL_SCALE, height=rows * SPATIAL_SCALE, frames=frames, fps=24.0)
+        return self.networks.decode_choice(clip)
 
     def _check_files(self, request: Request, stages: Sequence[Stage], given: Sequence[Given]) -> None:
         """Find every component that the run will need before anything is computed."""

@@ -200,6 +200,9 @@ class LTX2AVDecodeLongVideo(io.ComfyNode):
             sounds = partial(_decoded_sound, decode, windows, rate)
         edit = Edit(
             pictures=lambda: _cpu(decoded_frames(video_vae, video_pieces(windows.windows, store))),
+            byte_pictures=lambda: decoded_frames(
+                video_vae, video_pieces(windows.windows, store), as_bytes=True
+            ),
             sounds=sounds,
             frame_count=clip.frames,
             width=clip.width,

@@ -35,7 +35,17 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"transformer", "video_vae", "audio", "text", "upsampler", "latent_filters", "previews"}),
     frozenset({"sampling", "conditioning", "loading", "media", "memory", "training", "tiny"}),
     frozenset(
-        {"networks", "request", "generation", "kept", "processes", "pipeline", "editing", "environment"}
+        {
+            "networks",
+            "request",
+            "decoding",
+            "generation",
+            "kept",
+            "processes",
+            "pipeline",
+            "editing",
+            "environment",
+        }
     ),
     frozenset({"cli", "serve"}),
     frozenset({"__init__"}),

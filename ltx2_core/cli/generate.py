@@ -36,7 +36,8 @@ EMBEDDED_DEFAULTS: dict[str, Any] = {
 
 MAX_MEMORY_HELP = (
     "Memory of the device that the run may use, such as 12GB, or auto for what is free: tokens are computed "
-    "in chunks and blocks copied when they are needed, with the same result. See ltx2 plan."
+    "in chunks and blocks copied when they are needed, with the same result; a frame whose decoder does not "
+    "fit is made in tiles, exact where there is room for their borders. See ltx2 plan."
 )
 
 Command = TypeVar("Command", bound=Callable[..., Any])

@@ -68,4 +68,5 @@ def predict(pipeline: LTX2Pipeline, stages: Sequence[Stage]) -> tuple[MemoryEsti
         vae=video_vae_config(networks.file(Component.VIDEO_DECODER).config),
         clips=[stage.clip for stage in stages],
         dtype=networks.dtype,
+        text=networks.text_size(),
     )

@@ -87,6 +87,8 @@ class Edit:
     fps: float
     rate: int
     settings: Mapping[str, Any] = field(default_factory=dict)
+    byte_pictures: Callable[[], Iterator[Tensor]] | None = None
+    """``pictures`` in uint8 for a file, where they can be had so from the device."""
 
     def frames(self) -> Tensor:
         """All pictures at once, (N, 3, H, W) in [-1, 1]."""
@@ -119,7 +121,7 @@ class Edit:
             metadata={METADATA_KEY: json.dumps(dict(self.settings))},
             crf=crf,
         ) as writer:
-            for chunk in self.pictures():
+            for chunk in (self.byte_pictures or self.pictures)():
                 writer.write_frames(chunk)
                 while written < (writer.frame_count / self.fps) * self.rate:
                     piece = next(sounds, None)

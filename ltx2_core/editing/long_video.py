@@ -150,8 +150,8 @@ def long_video(
         on_window=on_window,
     )
 
-    def pictures(kept: Any = temporary) -> Iterator[Tensor]:
-        return pipeline.decode_video(video_pieces(windows, store))
+    def pictures(kept: Any = temporary, as_bytes: bool = False) -> Iterator[Tensor]:
+        return pipeline.decode_video(video_pieces(windows, store), as_bytes=as_bytes)
 
     def sounds() -> Iterator[Tensor]:
         if request.audio is not None:
@@ -170,6 +170,7 @@ def long_video(
         fps=clip.fps,
         rate=rate,
         settings=settings,
+        byte_pictures=lambda: pictures(as_bytes=True),
     )
 
 

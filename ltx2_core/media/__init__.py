@@ -6,7 +6,7 @@ Ranges: pictures and clips read from files are RGB in [0, 1]; the networks work 
 from .atomic import check_output
 from .audio_in import read_audio
 from .compress import compress_image
-from .images import fit_image, load_image, to_signed
+from .images import fit_image, load_image, to_bytes, to_signed
 from .video_in import VideoClip, read_video
 from .writer import VideoWriter, frame_rate, read_metadata, write_wav
 
@@ -21,6 +21,7 @@ __all__ = [
     "read_audio",
     "read_metadata",
     "read_video",
+    "to_bytes",
     "to_signed",
     "write_wav",
 ]

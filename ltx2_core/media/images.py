@@ -82,6 +82,29 @@ def to_signed(frames: Tensor) -> Tensor:
     return frames * 2.0 - 1.0
 
 
+def to_bytes(frames: Tensor, *, first: int = 0) -> Tensor:
+    """frames (N, 3, H, W) in [-1, 1], clipped, or uint8 as they are -> uint8, on their device.
+
+    One picture after another, so that no more than one of them is there in float32 besides. The error counts
+    them from ``first`` on. Raises ValueError for NaN or infinite values, and for other types.
+    """
+    if frames.dtype == torch.uint8:
+        return frames
+    if not frames.is_floating_point():
+        raise ValueError(f"frames are uint8 or float in [-1, 1]; got {frames.dtype}")
+    made = torch.empty(frames.shape, dtype=torch.uint8, device=frames.device)
+    finite = []
+    for frame, bytes_ in zip(frames, made, strict=True):
+        # NaN and infinity reach the smallest or the largest value; no mask of the whole picture is needed.
+        finite.append(torch.stack(torch.aminmax(frame)).isfinite().all())
+        bytes_.copy_(frame.to(torch.float32, copy=True).add_(1.0).mul_(127.5).round_().clamp_(0.0, 255.0))
+    # One look at all of them: each would make a GPU wait.
+    for index, good in enumerate(torch.stack(finite).tolist() if finite else ()):
+        if not good:
+            raise ValueError(f"frame {first + index} holds NaN or infinite values; nothing was saved")
+    return made
+
+
 def _from_pillow(image: Image.Image) -> Tensor:
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I"):

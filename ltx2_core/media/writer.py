@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from .atomic import check_output, replacing
-from .images import ITU_709, to_bytes_hwc
+from .images import ITU_709, to_bytes, to_bytes_hwc
 
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
 AAC_BIT_RATE = 192_000
@@ -103,7 +103,7 @@ class VideoWriter:
                 f"frames must be (N, 3, {self.height}, {self.width}); got shape {tuple(frames.shape)}"
             )
         for frame in frames:
-            self._encode_frame(_to_bytes(frame, self.frame_count))
+            self._encode_frame(to_bytes(frame[None], first=self.frame_count)[0])
         self._encode_waiting()
 
     def write_audio(self, waveform: Tensor) -> None:
@@ -228,14 +228,3 @@ def write_wav(path: str | os.PathLike[str], waveform: Tensor, rate: int) -> None
         block.sample_rate = rate
         container.mux(stream.encode(block))
         container.mux(stream.encode(None))
-
-
-def _to_bytes(frame: Tensor, index: int) -> Tensor:
-    """(3, H, W) uint8, or float in [-1, 1] -> uint8."""
-    if frame.dtype == torch.uint8:
-        return frame
-    if not frame.is_floating_point():
-        raise ValueError(f"frames are uint8 or float in [-1, 1]; got {frame.dtype}")
-    if not torch.isfinite(frame).all():
-        raise ValueError(f"frame {index} holds NaN or infinite values; nothing was saved")
-    return ((frame.float() + 1.0) * 127.5).round().clamp(0.0, 255.0).to(torch.uint8)

@@ -1,5 +1,6 @@
 """What a run will need in memory, how it keeps within a budget, and what it did need."""
 
+from .decode_choice import DecodeChoice, choose_decode
 from .decoding import DecoderMemory, decoder_memory
 from .estimate import MemoryEstimate, estimate_memory
 from .picture import draw_plans
@@ -8,7 +9,6 @@ from .plan import (
     MemoryPlan,
     PlannedStage,
     check_budget,
-    choose_piece,
     free_memory,
     parse_budget,
     parse_size,
@@ -18,6 +18,7 @@ from .plan import (
 )
 from .released import RELEASED, STORED, ModelSize, Released, Stored, released_size
 from .streaming import BlockStreaming
+from .text_stage import TextSize, text_bytes
 from .trace import Trace
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "RELEASED",
     "STORED",
     "BlockStreaming",
+    "DecodeChoice",
     "DecoderMemory",
     "MemoryEstimate",
     "MemoryPlan",
@@ -32,9 +34,10 @@ __all__ = [
     "PlannedStage",
     "Released",
     "Stored",
+    "TextSize",
     "Trace",
     "check_budget",
-    "choose_piece",
+    "choose_decode",
     "decoder_memory",
     "draw_plans",
     "estimate_memory",
@@ -44,5 +47,6 @@ __all__ = [
     "plan_memory",
     "released_size",
     "size_text",
+    "text_bytes",
     "usable",
 ]

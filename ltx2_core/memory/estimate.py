@@ -11,6 +11,7 @@ from ..config import TransformerConfig, VideoVAEConfig
 from ..shapes import ClipPlan
 from ..video_vae.streaming import MAX_PIECE_BYTES
 from .decoding import DecoderMemory, decoder_memory
+from .text_stage import TextSize, text_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +38,15 @@ def estimate_memory(
     dtype: torch.dtype,
     chunk_tokens: int | None = None,
     piece_bytes: int = MAX_PIECE_BYTES,
+    text: TextSize | None = None,
 ) -> tuple[MemoryEstimate, ...]:
     """One entry a stage, for one sample at a time; the networks live one after another.
 
     An estimate, not a bound: attention is assumed to be fused, and allocators round up.
     """
     itemsize = dtype.itemsize
-    stages = [MemoryEstimate(stage="text", weights=text_weights, activations=0)]
+    reading = 0 if text is None else max(text_bytes(text, itemsize))
+    stages = [MemoryEstimate(stage="text", weights=text_weights, activations=reading)]
     for index, clip in enumerate(clips, start=1):
         stages.append(
             MemoryEstimate(

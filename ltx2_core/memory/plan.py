@@ -9,8 +9,9 @@ import torch
 
 from ..config import TransformerConfig, VideoVAEConfig
 from ..shapes import ClipPlan
-from ..video_vae.streaming import MAX_PIECE_BYTES
-from .estimate import decoding, step_bytes
+from .decode_choice import DecodeChoice, choose_decode
+from .estimate import step_bytes
+from .text_stage import TextSize, text_bytes
 
 GB = 10**9
 PRESETS = {f"{size} GB": size * GB for size in (8, 12, 16, 24, 32, 80)}
@@ -24,7 +25,6 @@ _RESERVE = 0.06
 
 _SIZES = {"": 1, "b": 1, "m": 10**6, "mb": 10**6, "g": GB, "gb": GB, "mib": 2**20, "gib": 2**30}
 
-_SMALLEST_PIECE = 8 * 2**20
 _COPIES = 2
 """Blocks on the device at once besides the resident ones: one that computes, one that arrives."""
 
@@ -52,15 +52,15 @@ class MemoryPlan:
     """How to run within ``budget`` bytes.
 
     ``resident_blocks`` of ``blocks`` stay on the device and the others are streamed. ``chunk_tokens`` is for
-    ``Transformer.chunk_tokens``, ``piece_bytes`` for the decoder's ``max_piece_bytes``. Text that is encoded
-    beside the device has its weights in the ``host`` bytes of its stage.
+    ``Transformer.chunk_tokens``, ``decode`` for the video decoder. Text that is encoded beside the device has
+    its weights in the ``host`` bytes of its stage, and tiles that wait have their state there.
     """
 
     budget: int
     blocks: int
     resident_blocks: int
     chunk_tokens: int | None
-    piece_bytes: int
+    decode: DecodeChoice
     stages: tuple[PlannedStage, ...]
 
     @property
@@ -85,7 +85,7 @@ class MemoryPlan:
             rows.append(f"{s.stage:10}" + "".join(f"{size / GB:>7.2f} GB" for size in sizes))
         chunk = "all tokens at once" if self.chunk_tokens is None else f"{self.chunk_tokens} tokens at a time"
         rows.append(f"{self.resident_blocks} of {self.blocks} blocks stay on the device, {chunk}")
-        rows.append(f"video is decoded in pieces of {self.piece_bytes / 2**20:.0f} MiB")
+        rows.append(self.decode.line())
         if any(s.stage == "text" and s.host for s in self.stages):
             rows.append("the text encoder stays in system memory and computes there")
         if not self.fits:
@@ -114,13 +114,15 @@ def plan_memory(
     clips: Sequence[ClipPlan],
     dtype: torch.dtype,
     batch: int = 1,
+    text: TextSize | None = None,
 ) -> MemoryPlan:
     """The fastest plan that fits into ``budget`` bytes, or the smallest one; what it costs grows downwards:
-    everything resident, tokens in chunks, blocks streamed, smaller pieces for the decoder. A text encoder
-    that does not fit stays beside the device.
+    everything resident, tokens in chunks, blocks streamed; smaller pieces for the decoder, then tiles. A text
+    encoder that does not fit stays beside the device.
 
     ``transformer_weights`` count all blocks, ``block_weights`` one; ``batch`` samples go through the
-    transformer at once. Raises ValueError for a budget below 1.
+    transformer at once. Prompts are taken to be as long as they can be, a negative one included; without
+    ``text`` what reading them needs besides weights is left out. Raises ValueError for a budget below 1.
     """
     check_budget(budget)
     room, blocks, itemsize = usable(budget), transformer.num_layers, dtype.itemsize
@@ -138,13 +140,14 @@ def plan_memory(
         on_device = others + (resident + _COPIES) * block_weights
     waiting = (blocks - resident) * block_weights
 
-    piece = choose_piece(budget, decoder_weights=decoder_weights, vae=vae, clip=clips[-1], dtype=dtype)
-    beside = text_weights > room
+    decode = choose_decode(room - decoder_weights, vae=vae, clip=clips[-1], dtype=dtype)
+    encoder, connectors = (0, 0) if text is None else text_bytes(text, itemsize)
+    beside = text_weights + max(encoder, connectors) > room
     stages = [
         PlannedStage(
             stage="text",
             weights=0 if beside else text_weights,
-            activations=0,
+            activations=connectors if beside else max(encoder, connectors),
             host=text_weights if beside else 0,
         )
     ]
@@ -152,28 +155,23 @@ def plan_memory(
         PlannedStage(stage=f"stage {number}", weights=on_device, activations=step, host=waiting)
         for number, step in enumerate(steps, start=1)
     ]
-    decode = decoding(vae, clips[-1], itemsize, piece)
     stages.append(
-        PlannedStage(stage="decode", weights=decoder_weights, activations=decode.peak, state=decode.state)
+        PlannedStage(
+            stage="decode",
+            weights=decoder_weights,
+            activations=decode.memory.peak,
+            state=decode.memory.state,
+            host=decode.host,
+        )
     )
     return MemoryPlan(
         budget=budget,
         blocks=blocks,
         resident_blocks=resident,
         chunk_tokens=chunk_tokens,
-        piece_bytes=piece,
+        decode=decode,
         stages=tuple(stages),
     )
-
-
-def choose_piece(
-    budget: int, *, decoder_weights: int, vae: VideoVAEConfig, clip: ClipPlan, dtype: torch.dtype
-) -> int:
-    """The largest ``max_piece_bytes`` with which decoding ``clip`` fits, or the smallest one there is."""
-    piece, room = MAX_PIECE_BYTES, usable(budget) - decoder_weights
-    while piece > _SMALLEST_PIECE and decoding(vae, clip, dtype.itemsize, piece).peak > room:
-        piece //= 2
-    return piece
 
 
 def free_memory(device: torch.device) -> int | None:

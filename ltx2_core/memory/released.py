@@ -12,6 +12,7 @@ from ..config import TransformerConfig, VideoVAEConfig, text_config, transformer
 from ..text.connectors import TextConnectors
 from ..transformer import Transformer
 from ..video_vae import VideoDecoder
+from .text_stage import TextSize
 
 Released = Literal["2.0", "2.3"]
 Stored = Literal["bf16", "fp8"]
@@ -22,10 +23,12 @@ STORED: dict[Stored, int] = {"bf16": 2, "fp8": 1}
 _GEMMA = 11_770_000_000
 """Parameters of the language model in Gemma 3 12B."""
 
+_GEMMA_HIDDEN, _GEMMA_INTERMEDIATE = 3840, 15360
+
 _PROJECTION = {"2.0": 188_160 * 3840, "2.3": 188_160 * 6144}
 """Parameters from all hidden states to the features of the text."""
 
-_NEW = {
+NEW_CONFIG: dict[str, Any] = {
     "caption_proj_before_connector": True,
     "apply_gated_attention": True,
     "cross_attention_adaln": True,
@@ -42,6 +45,7 @@ class ModelSize:
 
     transformer: TransformerConfig
     vae: VideoVAEConfig
+    text: TextSize
     text_weights: int
     transformer_weights: int
     block_weights: int
@@ -59,14 +63,15 @@ def released_size(generation: Released, stored: Stored = "bf16") -> ModelSize:
             f"no sizes are known of {generation!r} in {stored!r}; "
             f"use one of {', '.join(RELEASED)} in {' or '.join(STORED)}"
         )
-    config: dict[str, Any] = {} if generation == "2.0" else {"transformer": _NEW, "vae": _vae()}
-    transformer, vae = transformer_config(config), video_vae_config(config)
+    config: dict[str, Any] = {} if generation == "2.0" else {"transformer": NEW_CONFIG, "vae": _vae()}
+    transformer, vae, text = transformer_config(config), video_vae_config(config), text_config(config)
     one, two = (_parameters(Transformer(replace(transformer, num_layers=n), device="meta")) for n in (1, 2))
     block = two - one
-    connectors = _parameters(TextConnectors(text_config(config), device="meta"))
+    connectors = _parameters(TextConnectors(text, device="meta"))
     return ModelSize(
         transformer=transformer,
         vae=vae,
+        text=TextSize.of(text, hidden=_GEMMA_HIDDEN, intermediate=_GEMMA_INTERMEDIATE),
         text_weights=2 * (_GEMMA + _PROJECTION[generation] + connectors),
         transformer_weights=2 * (one - block) + STORED[stored] * block * transformer.num_layers,
         block_weights=STORED[stored] * block,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...ltx2_core.editing import Edit
 from ...ltx2_core.generation import as_long_as
-from ...ltx2_core.media import VideoWriter
+from ...ltx2_core.media import VideoWriter, to_bytes
 from ...ltx2_core.shapes import SPATIAL_SCALE, frames_of
 from .progress import check_interrupted, count_bar
 
@@ -37,7 +37,7 @@ def write_video(
     with VideoWriter(path, width=columns, height=rows, fps=fps, sample_rate=rate, crf=crf) as writer:
         if sound is not None:
             writer.write_audio(as_long_as(*sound, frames_of(samples.shape[2]) / fps))
-        for frames in decoded_frames(video_vae, (samples,)):
+        for frames in decoded_frames(video_vae, (samples,), as_bytes=True):
             check_interrupted()
             writer.write_frames(frames)
             on_count(writer.frame_count)
@@ -63,10 +63,11 @@ def temporary_mp4() -> Path:
     return folder / f"ltx2_{uuid.uuid4().hex}.mp4"
 
 
-def decoded_frames(video_vae: Any, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
+def decoded_frames(video_vae: Any, pieces: Iterable[Tensor], *, as_bytes: bool = False) -> Iterator[Tensor]:
     """Frames (N, 3, H, W) in [-1, 1] of one clip, a few at a time; all of them if the VAE cannot stream.
 
-    ``pieces`` (1, C, f, h, w) are its latent, in one or in parts one after another.
+    ``pieces`` (1, C, f, h, w) are its latent, in one or in parts one after another. With ``as_bytes`` frames
+    that stream are uint8 before they leave the device.
     """
     network = video_vae.first_stage_model
     if not hasattr(network, "decode_stream"):
@@ -78,5 +79,13 @@ def decoded_frames(video_vae: Any, pieces: Iterable[Tensor]) -> Iterator[Tensor]
     memory = video_vae.memory_used_decode(first.shape, video_vae.vae_dtype)
     comfy.model_management.load_models_gpu([video_vae.patcher], memory_required=memory)
     where = {"device": video_vae.device, "dtype": video_vae.vae_dtype}
+    done = 0
     for piece in network.decode_stream(part.to(**where) for part in chain((first,), parts)):
-        yield rearrange(piece[0], "c f h w -> f c h w")
+        frames = rearrange(piece[0], "c f h w -> f c h w")
+        done += len(frames)
+        if as_bytes:
+            frames = to_bytes(frames, first=done - len(frames)).cpu()
+        # Neither name may keep this piece on the device while the next one is made.
+        del piece
+        yield frames
+        del frames

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ltx2_core.media import fit_image, load_image, to_signed
+from ltx2_core.media import fit_image, load_image, to_bytes, to_signed
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
 
@@ -128,3 +128,27 @@ def test_fit_refuses_a_size_of_nothing():
 def test_to_signed_maps_black_and_white_to_the_ends():
     assert to_signed(torch.tensor([0.0, 0.5, 1.0])).tolist() == [-1, 0, 1]
     assert to_signed(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1, 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_bytes_are_the_nearest_levels_and_the_frames_stay_as_they_were(dtype):
+    levels = torch.arange(256) / 127.5 - 1
+    halves = (torch.arange(256) + 0.5) / 127.5 - 1
+    values = torch.cat((levels, halves, torch.randn(1024), torch.tensor([-9.0, 9.0]))).to(dtype)
+    frames = values[: 3 * 2 * 256].reshape(2, 3, 16, 16).clone()
+    before = frames.clone()
+    expected = ((frames.float() + 1.0) * 127.5).round().clamp(0.0, 255.0).to(torch.uint8)
+    made = to_bytes(frames)
+    assert torch.equal(made, expected) and torch.equal(frames, before)
+    assert torch.equal(to_bytes(frames.movedim(0, 1).contiguous().movedim(0, 1)), expected)
+    assert to_bytes(made) is made
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_the_first_frame_that_is_not_finite_is_named(value):
+    frames = torch.zeros(4, 3, 8, 8)
+    frames[2:, 1, 3, 3] = value
+    with pytest.raises(ValueError, match="frame 42 holds NaN or infinite"):
+        to_bytes(frames, first=40)
+    with pytest.raises(ValueError, match=r"float in \[-1, 1\]; got torch.int64"):
+        to_bytes(torch.zeros(1, 3, 2, 2, dtype=torch.int64))
