@@ -33,7 +33,7 @@ from .memory import (
     check_budget,
     choose_decode,
     plan_memory,
-    text_bytes,
+    text_stages,
     usable,
 )
 from .shapes import ClipPlan
@@ -194,6 +194,7 @@ class Networks:
             clips=clips,
             dtype=self.dtype,
             batch=batch,
+            connector_weights=self.component_bytes(Component.TEXT_CONNECTORS),
             text=self.text_size(),
         )
 
@@ -280,10 +281,11 @@ class Networks:
 
     def _text_is_beside(self) -> bool:
         """Whether the text encoder does not fit the device with what it computes, and stays on the CPU."""
-        size = self.text_size()
-        if self.max_memory is None or size is None:
+        if self.max_memory is None:
             return False
-        return self.text_bytes() + max(text_bytes(size, self.dtype.itemsize)) > usable(self.max_memory)
+        connectors = self.component_bytes(Component.TEXT_CONNECTORS)
+        reading, _ = text_stages(self.text_bytes(), connectors, self.text_size(), self.dtype.itemsize)
+        return reading.total > usable(self.max_memory)
 
     def text_encoder_bytes(self) -> int:
         """Size of the text encoder once it is loaded for this run; 0 where none is given."""

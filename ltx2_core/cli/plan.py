@@ -68,5 +68,6 @@ def predict(pipeline: LTX2Pipeline, stages: Sequence[Stage]) -> tuple[MemoryEsti
         vae=video_vae_config(networks.file(Component.VIDEO_DECODER).config),
         clips=[stage.clip for stage in stages],
         dtype=networks.dtype,
+        connector_weights=networks.component_bytes(Component.TEXT_CONNECTORS),
         text=networks.text_size(),
     )

@@ -14,6 +14,7 @@ from .plan import (
     parse_size,
     plan_memory,
     size_text,
+    text_stages,
     usable,
 )
 from .released import RELEASED, STORED, ModelSize, Released, Stored, released_size
@@ -48,5 +49,6 @@ __all__ = [
     "released_size",
     "size_text",
     "text_bytes",
+    "text_stages",
     "usable",
 ]

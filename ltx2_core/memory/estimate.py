@@ -38,6 +38,7 @@ def estimate_memory(
     dtype: torch.dtype,
     chunk_tokens: int | None = None,
     piece_bytes: int = MAX_PIECE_BYTES,
+    connector_weights: int = 0,
     text: TextSize | None = None,
 ) -> tuple[MemoryEstimate, ...]:
     """One entry a stage, for one sample at a time; the networks live one after another.
@@ -45,8 +46,10 @@ def estimate_memory(
     An estimate, not a bound: attention is assumed to be fused, and allocators round up.
     """
     itemsize = dtype.itemsize
-    reading = 0 if text is None else max(text_bytes(text, itemsize))
-    stages = [MemoryEstimate(stage="text", weights=text_weights, activations=reading)]
+    encoder, connectors = (0, 0) if text is None else text_bytes(text, itemsize)
+    reading = MemoryEstimate(stage="text", weights=text_weights - connector_weights, activations=encoder)
+    connecting = MemoryEstimate(stage="text", weights=connector_weights, activations=connectors)
+    stages = [max(reading, connecting, key=lambda stage: stage.total)]
     for index, clip in enumerate(clips, start=1):
         stages.append(
             MemoryEstimate(

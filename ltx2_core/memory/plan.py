@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -114,15 +114,17 @@ def plan_memory(
     clips: Sequence[ClipPlan],
     dtype: torch.dtype,
     batch: int = 1,
+    connector_weights: int = 0,
     text: TextSize | None = None,
 ) -> MemoryPlan:
     """The fastest plan that fits into ``budget`` bytes, or the smallest one; what it costs grows downwards:
     everything resident, tokens in chunks, blocks streamed; smaller pieces for the decoder, then tiles. A text
     encoder that does not fit stays beside the device.
 
-    ``transformer_weights`` count all blocks, ``block_weights`` one; ``batch`` samples go through the
-    transformer at once. Prompts are taken to be as long as they can be, a negative one included; without
-    ``text`` what reading them needs besides weights is left out. Raises ValueError for a budget below 1.
+    ``transformer_weights`` count all blocks, ``block_weights`` one, ``text_weights`` also the connectors,
+    which follow the encoder; ``batch`` samples go through the transformer at once. Prompts are taken to be as
+    long as they can be, a negative one included; without ``text`` what reading them needs besides weights is
+    left out. Raises ValueError for a budget below 1.
     """
     check_budget(budget)
     room, blocks, itemsize = usable(budget), transformer.num_layers, dtype.itemsize
@@ -141,15 +143,12 @@ def plan_memory(
     waiting = (blocks - resident) * block_weights
 
     decode = choose_decode(room - decoder_weights, vae=vae, clip=clips[-1], dtype=dtype)
-    encoder, connectors = (0, 0) if text is None else text_bytes(text, itemsize)
-    beside = text_weights + max(encoder, connectors) > room
+    reading, connecting = text_stages(text_weights, connector_weights, text, itemsize)
+    beside = reading.total > room
     stages = [
-        PlannedStage(
-            stage="text",
-            weights=0 if beside else text_weights,
-            activations=connectors if beside else max(encoder, connectors),
-            host=text_weights if beside else 0,
-        )
+        replace(connecting, host=reading.weights)
+        if beside
+        else max(reading, connecting, key=lambda stage: stage.total)
     ]
     stages += [
         PlannedStage(stage=f"stage {number}", weights=on_device, activations=step, host=waiting)
@@ -171,6 +170,17 @@ def plan_memory(
         chunk_tokens=chunk_tokens,
         decode=decode,
         stages=tuple(stages),
+    )
+
+
+def text_stages(
+    text_weights: int, connector_weights: int, text: TextSize | None, itemsize: int
+) -> tuple[PlannedStage, PlannedStage]:
+    """The encoder and the connectors, which live one after the other."""
+    encoder, connectors = (0, 0) if text is None else text_bytes(text, itemsize)
+    return (
+        PlannedStage(stage="text", weights=text_weights - connector_weights, activations=encoder),
+        PlannedStage(stage="text", weights=connector_weights, activations=connectors),
     )
 
 

@@ -47,6 +47,7 @@ class ModelSize:
     vae: VideoVAEConfig
     text: TextSize
     text_weights: int
+    connector_weights: int
     transformer_weights: int
     block_weights: int
     decoder_weights: int
@@ -72,6 +73,7 @@ def released_size(generation: Released, stored: Stored = "bf16") -> ModelSize:
         transformer=transformer,
         vae=vae,
         text=TextSize.of(text, hidden=_GEMMA_HIDDEN, intermediate=_GEMMA_INTERMEDIATE),
+        connector_weights=2 * connectors,
         text_weights=2 * (_GEMMA + _PROJECTION[generation] + connectors),
         transformer_weights=2 * (one - block) + STORED[stored] * block * transformer.num_layers,
         block_weights=STORED[stored] * block,

@@ -109,8 +109,9 @@ def test_plan_and_estimate_count_it():
         plan_memory(budget * 10**9, **vars(size), clips=[clip], dtype=torch.bfloat16).stages[0]
         for budget in (80, 8)
     )
-    assert (roomy.activations, roomy.host) == (max(encoder, connectors), 0)
-    assert (tight.activations, tight.weights, tight.host) == (connectors, 0, size.text_weights)
+    gemma = size.text_weights - size.connector_weights
+    assert (roomy.weights, roomy.activations, roomy.host) == (gemma, encoder, 0)
+    assert (tight.weights, tight.activations, tight.host) == (size.connector_weights, connectors, gemma)
     fields = {name: value for name, value in vars(size).items() if name != "block_weights"}
     stage = estimate_memory(**fields, clips=[clip], dtype=torch.bfloat16)[0]
     assert stage.activations == roomy.activations

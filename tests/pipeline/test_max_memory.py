@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ltx2_core import LTX2Pipeline
+from ltx2_core.loading import Component
 from ltx2_core.memory import BlockStreaming
 from ltx2_core.request import Request, plan_stages
 from ltx2_core.storage.quantized import loaded_bytes
@@ -32,10 +33,10 @@ def _options():
 
 
 def _tight(files):
-    """A budget that holds the decoder and not all blocks."""
+    """A budget that holds the decoder and the connectors, and not all blocks."""
     whole = pipeline(files)
-    plan = whole.plan(plan_stages(REQUEST, whole.numerics), 10**12)
-    others = max(stage.total for stage in plan.stages if not stage.stage.startswith("stage"))
+    plan, least = (whole.plan(plan_stages(REQUEST, whole.numerics), budget) for budget in (10**12, 1))
+    others = max(stage.total for stage in least.stages if not stage.stage.startswith("stage"))
     sampling = max(stage.total for stage in plan.stages if stage.stage.startswith("stage"))
     assert sampling > 1.3 * others
     return int(1.2 * others / 0.94)
@@ -64,16 +65,15 @@ def test_a_small_budget_gives_the_same_bits(deep, resident, monkeypatch, keep_lo
 
 def test_a_text_encoder_that_does_not_fit_computes_beside_the_device(deep):
     whole = pipeline(deep)
-    weights = whole.networks.text_bytes()
-    plan = whole.networks.plan([plan_stages(REQUEST, whole.numerics)[0].clip], budget=weights)
-    assert (plan.stages[0].weights, plan.stages[0].host) == (0, weights)
+    connectors = whole.networks.component_bytes(Component.TEXT_CONNECTORS)
+    encoder = whole.networks.text_bytes() - connectors
+    plan = whole.networks.plan([plan_stages(REQUEST, whole.numerics)[0].clip], budget=encoder)
+    assert (plan.stages[0].weights, plan.stages[0].host) == (connectors, encoder)
     assert any("system memory" in line for line in plan.lines())
 
 
 def test_blocks_and_the_rest_make_the_whole_transformer(deep):
     networks = pipeline(deep).networks
-    from ltx2_core.loading import Component
-
     file = networks.file(Component.TRANSFORMER)
     whole = networks.component_bytes(Component.TRANSFORMER)
     assert whole == loaded_bytes(file.infos(Component.TRANSFORMER).values(), torch.float32)
