@@ -12,7 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from .config import text_config, transformer_config, video_vae_config
+from .config import (
+    audio_vae_config,
+    text_config,
+    transformer_config,
+    video_vae_config,
+    vocoder_config,
+)
 from .loading import (
     Checkpoint,
     Component,
@@ -29,6 +35,7 @@ from .memory import (
     BlockStreaming,
     DecodeChoice,
     MemoryPlan,
+    SoundSize,
     TextSize,
     check_budget,
     choose_decode,
@@ -196,6 +203,7 @@ class Networks:
             batch=batch,
             connector_weights=self.component_bytes(Component.TEXT_CONNECTORS),
             text=self.text_size(),
+            sound=self.sound_size(),
         )
 
     def decode_choice(self, clip: ClipPlan) -> DecodeChoice | None:
@@ -278,6 +286,14 @@ class Networks:
         rows = {name: infos[f"layers.0.mlp.{name}.weight"].shape[0] for name in ("gate_proj", "down_proj")}
         config = text_config(self.file(Component.TEXT_CONNECTORS).config)
         return TextSize.of(config, hidden=rows["down_proj"], intermediate=rows["gate_proj"])
+
+    def sound_size(self) -> SoundSize | None:
+        """Of the networks that decode the sound; None where no file holds them."""
+        parts = (Component.AUDIO_DECODER, Component.VOCODER)
+        if not all(any(part in file.components for file in self.checkpoints) for part in parts):
+            return None
+        decoder, vocoder = (self.file(part).config for part in parts)
+        return SoundSize(decoder=audio_vae_config(decoder), vocoder=vocoder_config(vocoder))
 
     def _text_is_beside(self) -> bool:
         """Whether the text encoder does not fit the device with what it computes, and stays on the CPU."""

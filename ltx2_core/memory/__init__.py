@@ -18,6 +18,7 @@ from .plan import (
     usable,
 )
 from .released import RELEASED, STORED, ModelSize, Released, Stored, released_size
+from .sound_stage import SoundSize, sound_bytes
 from .streaming import BlockStreaming
 from .text_stage import TextSize, text_bytes
 from .trace import Trace
@@ -34,6 +35,7 @@ __all__ = [
     "ModelSize",
     "PlannedStage",
     "Released",
+    "SoundSize",
     "Stored",
     "TextSize",
     "Trace",
@@ -48,6 +50,7 @@ __all__ = [
     "plan_memory",
     "released_size",
     "size_text",
+    "sound_bytes",
     "text_bytes",
     "text_stages",
     "usable",

@@ -11,6 +11,7 @@ from ..config import TransformerConfig, VideoVAEConfig
 from ..shapes import ClipPlan
 from .decode_choice import DecodeChoice, choose_decode
 from .estimate import step_bytes
+from .sound_stage import SoundSize, sound_bytes
 from .text_stage import TextSize, text_bytes
 
 GB = 10**9
@@ -116,6 +117,7 @@ def plan_memory(
     batch: int = 1,
     connector_weights: int = 0,
     text: TextSize | None = None,
+    sound: SoundSize | None = None,
 ) -> MemoryPlan:
     """The fastest plan that fits into ``budget`` bytes, or the smallest one; what it costs grows downwards:
     everything resident, tokens in chunks, blocks streamed; smaller pieces for the decoder, then tiles. A text
@@ -123,8 +125,8 @@ def plan_memory(
 
     ``transformer_weights`` count all blocks, ``block_weights`` one, ``text_weights`` also the connectors,
     which follow the encoder; ``batch`` samples go through the transformer at once. Prompts are taken to be as
-    long as they can be, a negative one included; without ``text`` what reading them needs besides weights is
-    left out. Raises ValueError for a budget below 1.
+    long as they can be, a negative one included. Without ``text`` what reading them needs besides weights is
+    left out, without ``sound`` its decoding. Raises ValueError for a budget below 1.
     """
     check_budget(budget)
     room, blocks, itemsize = usable(budget), transformer.num_layers, dtype.itemsize
@@ -154,6 +156,9 @@ def plan_memory(
         PlannedStage(stage=f"stage {number}", weights=on_device, activations=step, host=waiting)
         for number, step in enumerate(steps, start=1)
     ]
+    if sound is not None:
+        weights, activations = sound_bytes(sound, clips[-1].audio_latents)
+        stages.append(PlannedStage(stage="sound", weights=weights, activations=activations))
     stages.append(
         PlannedStage(
             stage="decode",

@@ -8,10 +8,19 @@ from typing import Any, Literal
 
 from torch import nn
 
-from ..config import TransformerConfig, VideoVAEConfig, text_config, transformer_config, video_vae_config
+from ..config import (
+    TransformerConfig,
+    VideoVAEConfig,
+    audio_vae_config,
+    text_config,
+    transformer_config,
+    video_vae_config,
+    vocoder_config,
+)
 from ..text.connectors import TextConnectors
 from ..transformer import Transformer
 from ..video_vae import VideoDecoder
+from .sound_stage import SoundSize
 from .text_stage import TextSize
 
 Released = Literal["2.0", "2.3"]
@@ -36,6 +45,13 @@ NEW_CONFIG: dict[str, Any] = {
     "audio_connector_attention_head_dim": 64,
     "text_encoder_norm_type": "per_token_rms",
 }
+_AMP = {
+    "resblock": "AMP1",
+    "activation": "snakebeta",
+    "use_tanh_at_final": False,
+    "use_bias_at_final": False,
+}
+_SOUND = {"vocoder": {"vocoder": _AMP, "bwe": _AMP}}
 _UP = (("space", 2, 6), ("time", 2, 4), ("all", 1, 2), ("all", 2, 2))
 
 
@@ -46,6 +62,7 @@ class ModelSize:
     transformer: TransformerConfig
     vae: VideoVAEConfig
     text: TextSize
+    sound: SoundSize
     text_weights: int
     connector_weights: int
     transformer_weights: int
@@ -64,7 +81,9 @@ def released_size(generation: Released, stored: Stored = "bf16") -> ModelSize:
             f"no sizes are known of {generation!r} in {stored!r}; "
             f"use one of {', '.join(RELEASED)} in {' or '.join(STORED)}"
         )
-    config: dict[str, Any] = {} if generation == "2.0" else {"transformer": NEW_CONFIG, "vae": _vae()}
+    config: dict[str, Any] = (
+        {} if generation == "2.0" else {"transformer": NEW_CONFIG, "vae": _vae(), **_SOUND}
+    )
     transformer, vae, text = transformer_config(config), video_vae_config(config), text_config(config)
     one, two = (_parameters(Transformer(replace(transformer, num_layers=n), device="meta")) for n in (1, 2))
     block = two - one
@@ -72,6 +91,7 @@ def released_size(generation: Released, stored: Stored = "bf16") -> ModelSize:
     return ModelSize(
         transformer=transformer,
         vae=vae,
+        sound=SoundSize(decoder=audio_vae_config(config), vocoder=vocoder_config(config)),
         text=TextSize.of(text, hidden=_GEMMA_HIDDEN, intermediate=_GEMMA_INTERMEDIATE),
         connector_weights=2 * connectors,
         text_weights=2 * (_GEMMA + _PROJECTION[generation] + connectors),
