@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from ...ltx2_core.audio import AudioDecoder, AudioEncoder, AudioVAE, build_vocoder
-from ...ltx2_core.config import audio_vae_config, video_vae_config, vocoder_config
+from ...ltx2_core.config import VideoVAEConfig, audio_vae_config, video_vae_config, vocoder_config
 from ...ltx2_core.loading.detect import Component
-from ...ltx2_core.shapes import SPATIAL_SCALE, TEMPORAL_SCALE
+from ...ltx2_core.memory import decoder_memory
+from ...ltx2_core.shapes import SPATIAL_SCALE, TEMPORAL_SCALE, latent_frames_of
 from ...ltx2_core.video_vae import VideoVAE
 from .patcher import is_dynamic, make_patcher, remember_dtypes
 from .progress import count_bar
@@ -31,7 +32,7 @@ ENCODE_CHUNK = 16
 """Pixel frames that are moved to the device at a time."""
 
 STREAM_BYTES = 1 << 30
-"""Working memory of a streamed pass beside the clip itself, whatever the clip's length."""
+"""Least working memory of a streamed pass beside the clip itself, whatever the clip's length."""
 
 HOST_AUDIO_RATIO = 4096
 """Samples per latent as the host counts for audio; it only uses it to cut tiles."""
@@ -57,8 +58,8 @@ def load_video_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.s
     vae.downscale_ratio = (lambda frames: max(0, (frames + time - 1) // time), space, space)
     vae.upscale_index_formula = vae.downscale_index_formula = (time, space, space)
     # Decoded frames lie on the output device; the passes themselves hold pieces of bounded size.
-    vae.memory_used_decode = lambda shape, dtype: STREAM_BYTES
-    vae.memory_used_encode = lambda shape, dtype: STREAM_BYTES
+    vae.memory_used_decode = lambda shape, dtype: _decode_bytes(config, tuple(shape), dtype)
+    vae.memory_used_encode = lambda shape, dtype: _encode_bytes(config, tuple(shape), dtype)
     vae.patcher.cached_patcher_init = (_video_vae_patcher, tuple(map(str, paths)))
     return vae
 
@@ -97,6 +98,20 @@ def load_audio_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.s
     vae.memory_used_decode = lambda shape, dtype: 512 * 1024 * prod(shape[2:])
     vae.patcher.cached_patcher_init = (_audio_vae_patcher, tuple(map(str, paths)))
     return vae
+
+
+def _decode_bytes(config: VideoVAEConfig, shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    """What decoding a latent (B, C, f, h, w) needs besides weights and frames, for the host to make room."""
+    batch, _, frames, *cells = shape
+    memory = decoder_memory(config, latent_frames=frames, cells=(cells[0], cells[1]), itemsize=dtype.itemsize)
+    return max(STREAM_BYTES, batch * memory.peak)
+
+
+def _encode_bytes(config: VideoVAEConfig, shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    """The same for frames (B, 3, F, H, W): by traces, at most half as much again as for decoding them."""
+    batch, _, frames, height, width = shape
+    cells = max(1, height // SPATIAL_SCALE), max(1, width // SPATIAL_SCALE)
+    return _decode_bytes(config, (batch, 0, latent_frames_of(frames), *cells), dtype) * 3 // 2
 
 
 class HostVideoVAE(VideoVAE):

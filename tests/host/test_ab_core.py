@@ -116,7 +116,9 @@ def test_a_model_that_is_only_partly_loaded_samples_the_same(
         g.dump("latent", latent=sample(g, part, Recipe()))
         return server.run(g.prompt).tensors("latent")
 
-    assert_same(sampled(False), sampled(True))
+    whole, before = sampled(False), server.log().count("loaded partially")
+    assert_same(whole, sampled(True))
+    assert server.log().count("loaded partially") > before
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)

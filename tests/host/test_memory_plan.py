@@ -61,3 +61,9 @@ def test_a_loaded_model_is_planned_as_it_is(server: Server, models: TinyModels):
     plan(g, model=foreign)
     with pytest.raises(GraphError, match="use LTX-2 Load Checkpoint"):
         server.run(g.prompt)
+
+
+def test_a_frame_whose_decoder_does_not_fit_is_planned_in_tiles(server: Server):
+    text = report(server, width=3840, height=2176, budget="8 GB")
+    assert "tiles with 512 pixels around each: exact" in text
+    assert "tiles" not in report(server, width=3840, height=2176, budget="24 GB")

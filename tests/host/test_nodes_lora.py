@@ -129,7 +129,9 @@ def test_a_lora_acts_the_same_on_a_model_that_is_only_partly_loaded(
     partly = g.add("LTX2ProbePartialLoad", model=changed)
     for name, model in (("whole", changed), ("partly", partly), ("without", loaded)):
         g.dump(name, latent=stage(g, model, text, our_latent(g)))
+    before = server.log().count("loaded partially")
     result = server.run(g.prompt)
+    assert server.log().count("loaded partially") > before
     # Where it loads a quantised layer whole, the host rounds the merged weight to the stored format.
     limit = 1e-5 if file == "ltx2-tiny-2.3" else distance(result, "without", "whole") / 2
     assert distance(result, "partly", "whole") < limit
