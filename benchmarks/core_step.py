@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ltx2_core.conditioning.patchify import unpatchify_audio, unpatchify_video
 from ltx2_core.config import TransformerConfig
-from ltx2_core.transformer import Transformer
+from ltx2_core.transformer import Modality, Transformer
 
 Streams = list[Tensor]
 
@@ -25,7 +27,8 @@ def build_core(folder: Path, ours: Transformer) -> torch.nn.Module:
     from comfy.ldm.lightricks.av_model import LTXAVModel
 
     c = ours.config
-    model = LTXAVModel(**_arguments(c), dtype=torch.float32, operations=comfy.ops.disable_weight_init)
+    dtype = next(ours.parameters()).dtype
+    model = LTXAVModel(**_arguments(c), dtype=dtype, operations=comfy.ops.disable_weight_init)
     missing, unexpected = model.load_state_dict(ours.state_dict(), strict=False, assign=True)
     if unexpected or not all("connector" in name for name in missing):
         raise ValueError(f"core's network is another one: missing {missing[:3]}, unexpected {unexpected[:3]}")
@@ -54,6 +57,15 @@ def _arguments(c: TransformerConfig) -> dict[str, Any]:
         "causal_temporal_positioning": True,
         "use_middle_indices_grid": True,
     }
+
+
+def core_forward(
+    model: torch.nn.Module, video: Modality, audio: Modality, grid: tuple[int, int, int], fps: float
+) -> Callable[[], Streams]:
+    """One call for the clip that our streams are, which is of ``grid`` latent frames, rows and columns."""
+    latents = [unpatchify_video(video.tokens, *grid), unpatchify_audio(audio.tokens)]
+    context, sigma = torch.cat((video.context, audio.context), dim=-1), float(video.sigma[0])
+    return lambda: core_velocities(model, latents, [context], sigma, fps)[0]
 
 
 def core_velocities(

@@ -1,4 +1,4 @@
-"""The gates that a CPU and the meta device can measure, beside diffusers where it is installed.
+"""The gates that a CPU and the meta device can measure, beside diffusers and ComfyUI's core where they are.
 
     python benchmarks/cpu.py --out benchmarks/results --repeats 3
 
@@ -18,8 +18,10 @@ from pathlib import Path
 import decode_memory
 import torch
 import transformer_step
+from core_step import build_core, core_forward
 from rows import Row, Rows
 
+from ltx2_core.conditioning.patchify import unpatchify_video
 from ltx2_core.memory import Trace, released_size
 from ltx2_core.memory.estimate import decoding, step_bytes
 from ltx2_core.shapes import plan_clip
@@ -38,7 +40,39 @@ def step(case: transformer_step.Case, repeats: int) -> Row:
     return {
         "ours over diffusers": plain[3],
         "image, ours over diffusers": image[3],
-        "image over text": image[0] / plain[0],
+        "image over text": image_over_text(case, repeats),
+    }
+
+
+def image_over_text(case: transformer_step.Case, repeats: int) -> float:
+    """Processor time of our image-to-video step over that of our text-to-video step, in turns."""
+    ours, (video, audio) = transformer_step.build_ours(case), transformer_step.streams(case)
+    image = transformer_step.per_token(case, video)
+    with torch.inference_mode():
+        tables = ours.rope_tables(video.positions, audio.positions, dtype=case.dtype)
+        steps = [lambda given=given: ours(given, audio, rope=tables) for given in (image, video)]
+        return transformer_step.alternate(*steps, repeats)[3]
+
+
+def core(case: transformer_step.Case, repeats: int) -> Row:
+    """Processor time of a step over that of the network of the ComfyUI that ``COMFYUI_DIR`` names."""
+    folder = os.environ.get("COMFYUI_DIR")
+    if not folder:
+        return {"not measured": "set COMFYUI_DIR to a checkout of ComfyUI"}
+    ours = transformer_step.build_ours(case)
+    video, audio = transformer_step.streams(case)
+    theirs = core_forward(build_core(Path(folder), ours), video, audio, case.grid, transformer_step.FPS)
+    with torch.inference_mode():
+        tables = ours.rope_tables(video.positions, audio.positions, dtype=case.dtype)
+        expected, found = theirs()[0], ours(video, audio)[0]
+        assert found is not None
+        made = unpatchify_video(found, *case.grid)
+        measured = transformer_step.alternate(lambda: ours(video, audio, rope=tables), theirs, repeats)
+        anew = transformer_step.alternate(lambda: ours(video, audio), theirs, repeats)
+    return {
+        "ours over core": measured[3],
+        "tables anew, ours over core": anew[3],
+        "largest relative difference": float((made - expected).abs().max() / expected.abs().max()),
     }
 
 
@@ -145,6 +179,10 @@ def main() -> None:
         },
         **{f"decode {size}, traced": lambda s=size: decoded(s) for size in SIZES},
         **{f"step {case.name}": lambda c=case: step(c, options.repeats) for case in transformer_step.cases()},
+        **{
+            f"step {case.name}, core": lambda c=case: core(c, options.repeats)
+            for case in transformer_step.cases()
+        },
         "decode 49 frames, 256 px, streamed": lambda: decode_time(49, 256, "streamed"),
     }
     for name, run in every.items():

@@ -28,15 +28,15 @@ from ltx2_core.conditioning.patchify import audio_positions, video_positions
 from ltx2_core.config import TransformerConfig
 from ltx2_core.memory import BlockStreaming, plan_memory, released_size
 from ltx2_core.shapes import plan_clip
-from ltx2_core.storage.dequantize import Format
-from ltx2_core.storage.header import TensorInfo
-from ltx2_core.storage.quantize import encode
-from ltx2_core.storage.quantized import QuantizedLinear, StoredLayer, supports_fp8_matmul
+from ltx2_core.storage.quantized import supports_fp8_matmul
 from ltx2_core.transformer import Modality, RopeTables, Transformer
+from ltx2_core.transformer.fp8 import fp8_problem, is_fp8, kernel_product, use_fp8
 from ltx2_core.transformer.fused import Fused
+from ltx2_core.transformer.graphs import Graphs
 from ltx2_core.video_vae import VideoDecoder
 
 SIZES = {"768x512x121": (768, 512, 121), "1280x704x121": (1280, 704, 121), "1920x1088x121": (1920, 1088, 121)}
+SMALL_SIZES = {"384x256x25": (384, 256, 25)}
 TINY_SIZES = {"128x64x9": (128, 64, 9)}
 CAPS_GB = (24, 16, 12, 8)
 TEXT = 1024
@@ -100,8 +100,8 @@ class Bench:
             return {"not measured": "this device has no fp8 products"}
         n = 8192
         a, b = (torch.randn(n, n, device=self.device).to(torch.float8_e4m3fn) for _ in range(2))
-        one = torch.ones((), device=self.device)
-        call = lambda: torch._scaled_mm(a, b.t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16)  # noqa: E731
+        scale = torch.ones(n, 1, device=self.device)
+        call = lambda: kernel_product(a, scale, b, scale, None, torch.bfloat16)  # noqa: E731
         self.gemm_fp8 = 2 * n**3 / self.seconds(call, 10)
         return {"tflops": self.gemm_fp8 / 1e12}
 
@@ -206,10 +206,10 @@ class Bench:
         self.resident[size] = row["ms"]
         return row
 
-    def fused(self, model: Transformer, size: str, *, image: bool = False) -> Row:
+    def fused(self, model: Transformer, size: str, *, image: bool = False, rate: float | None = None) -> Row:
         model.fused = Fused("inductor" if self.cuda else "aot_eager")
         try:
-            row = self.step(model, size, image=image)
+            row = self.step(model, size, image=image, rate=rate)
             row["kernels"] = model.fused.problem or "compiled"
         finally:
             model.fused = None
@@ -223,17 +223,27 @@ class Bench:
             model.chunk_tokens = None
 
     def fp8(self, model: Transformer) -> Row:
-        """Put the blocks between the first and the last into fp8, in place."""
-        if not supports_fp8_matmul(self.device):
-            return {"not measured": "this device has no fp8 products"}
-        count = 0
-        for block in model.transformer_blocks[1:-1]:
-            for module in list(block.modules()):
-                for name, linear in list(module.named_children()):
-                    if isinstance(linear, nn.Linear) and linear.out_features >= 128:
-                        setattr(module, name, _stored(linear))
-                        count += 1
+        """Put the blocks between the first and the last into fp8 by rows, in place."""
+        problem = fp8_problem(self.device, self.dtype)
+        if problem is not None:
+            return {"not measured": problem}
+        count = use_fp8(model, kernel_product)
         return {"layers": count, "weights_gb": _bytes(model) / 1e9}
+
+    def graphs(self, model: Transformer, size: str) -> Row:
+        """A step of few tokens, one kernel at a time and as one CUDA graph."""
+        video, audio, tables = self.inputs(size)
+        graphs = Graphs()
+        with torch.inference_mode():
+            plain = self.seconds(lambda: model(video, audio, rope=tables), 5)
+            model.graphs = graphs
+            try:
+                replayed = self.seconds(lambda: model(video, audio, rope=tables), 5)
+            finally:
+                model.graphs = None
+        if graphs.recorded == 0:
+            return {"not measured": graphs.problem or "graphs need CUDA"}
+        return {"ms": 1000 * replayed, "eager_ms": 1000 * plain, "ratio to eager": replayed / plain}
 
     def streamed(self, model: Transformer, size: str, cap_gb: int) -> Row:
         """A step with memory capped, blocks copied in turn, over the same step with all of them resident."""
@@ -321,20 +331,6 @@ class Bench:
         return row
 
 
-def _stored(linear: nn.Linear) -> QuantizedLinear:
-    tensors = encode(Format("float"), linear.weight.float())
-    names = {torch.float8_e4m3fn: "F8_E4M3", torch.float32: "F32", torch.bfloat16: "BF16"}
-    infos = {
-        suffix: TensorInfo(suffix, names[t.dtype], tuple(t.shape), 0, t.nbytes, Path("random"))
-        for suffix, t in tensors.items()
-    }
-    made = QuantizedLinear(linear, StoredLayer("random", Format("float"), infos), fp8_matmul=True)
-    for suffix, tensor in tensors.items():
-        setattr(made, suffix, tensor.to(linear.weight.device))
-    made.bias = linear.bias
-    return made
-
-
 def _bytes(model: nn.Module) -> int:
     return sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
 
@@ -365,7 +361,8 @@ def run(bench: Bench) -> None:
         ("copies", bench.copies),
     ):
         rows.measure(name, machine)
-    with torch.inference_mode():
+    # Not under inference_mode: diffusers could not take such tensors for its parameters.
+    with torch.no_grad():
         model = bench.build()
     for size in sizes:
         rows.measure(f"step {size}, eager", lambda size=size: bench.eager(model, size))
@@ -373,6 +370,9 @@ def run(bench: Bench) -> None:
     rows.measure(f"step {sizes[0]}, image", lambda: bench.step(model, sizes[0], image=True))
     for size in sizes:
         rows.measure(f"step {size}, fused", lambda size=size: bench.fused(model, size), needs_s=40)
+    bench.sizes |= SMALL_SIZES
+    for size in SMALL_SIZES:
+        rows.measure(f"step {size}, CUDA graph", lambda size=size: bench.graphs(model, size), needs_s=15)
     rows.measure(f"step {sizes[-1]}, chunks of 2048", lambda: bench.chunked(model, sizes[-1]))
     with torch.no_grad():
         rows.measure("LoRA of rank 384 merged", lambda: bench.lora(model))
@@ -396,12 +396,17 @@ def run(bench: Bench) -> None:
     with torch.no_grad():
         model.to(bench.device)
         rows.measure("blocks to fp8", lambda: bench.fp8(model))
-    if supports_fp8_matmul(bench.device):
+    if is_fp8(model):
         for size in sizes:
             rows.measure(
                 f"step {size}, fp8",
                 lambda size=size: bench.step(model, size, rate=bench.gemm_fp8),
                 needs_s=20,
+            )
+            rows.measure(
+                f"step {size}, fp8, fused",
+                lambda size=size: bench.fused(model, size, rate=bench.gemm_fp8),
+                needs_s=40,
             )
     rows.draw("ratio", f"time over the floor, {bench.rows.about['device']}")
     rows.write()

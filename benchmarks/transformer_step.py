@@ -72,6 +72,11 @@ def released_name(name: str) -> str:
 
 def build(case: Case) -> tuple[Transformer, torch.nn.Module]:
     """Both networks over the very same tensors."""
+    ours = build_ours(case)
+    return ours, diffusers_twin(case.config, ours)
+
+
+def build_ours(case: Case) -> Transformer:
     ours = Transformer(case.config, device="meta")
     generator = torch.Generator().manual_seed(0)
 
@@ -81,7 +86,7 @@ def build(case: Case) -> tuple[Transformer, torch.nn.Module]:
 
     state = {name: random(name, p.shape) for name, p in ours.state_dict().items()}
     ours.load_state_dict(state, assign=True)
-    return ours.eval(), diffusers_twin(case.config, ours)
+    return ours.eval()
 
 
 def diffusers_twin(c: TransformerConfig, ours: Transformer) -> torch.nn.Module:
