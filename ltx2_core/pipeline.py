@@ -43,6 +43,7 @@ from .tiny import embedded_set
 from .transformer import text_keys_bytes
 from .transformer.fused import Fused
 from .transformer.graphs import Graphs
+from .transformer.packed import pack_projections
 from .types import AVLatent, LatentState, Numerics, TextContext
 from .upsampler import upsample_latent
 
@@ -459,6 +460,8 @@ class LTX2Pipeline:
         run.report(name, 0, len(stage.sigmas) - 1)
         with self.networks.use_transformer(self._stage_loras(index), plan) as transformer:
             transformer.fused, transformer.shards = self._fused, self._processes.shards
+            if self._fused is not None and (plan is None or not plan.streamed):
+                pack_projections(transformer.transformer_blocks)
             transformer.graphs = Graphs() if self._cuda_graphs else None
             denoise = Denoiser(
                 transformer,

@@ -304,7 +304,7 @@ class BlockStream:
                 else:
                     rows = inputs.prompt.plus(table)
                 source = rows.modulate(context, shift=0, scale=1)
-            return attention.keys(source, None), attention.values(source)
+            return attention.keys_values(source, None)
 
         if inputs.texts is None or inputs.prompt is not None:
             return compute()
@@ -318,7 +318,7 @@ class BlockStream:
 
         def step(part: slice | None) -> None:
             source = hidden(part)
-            pieces = [attention.keys(source, _rope(rope, part)), attention.values(source)]
+            pieces = list(attention.keys_values(source, _rope(rope, part)))
             del source
             if part is None:
                 whole[:] = pieces

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..storage.dequantize import FP8_MAX, SCALE_NAMES, Format
 from ..storage.quantized import QuantizedLinear
+from .fused import Fused
 from .model import Transformer
 
 _log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ def kernel_product(
 class Fp8Linear(nn.Module):
     """A linear layer whose weight is held in fp8 and multiplied so; its input is rounded to fp8, too."""
 
+    fused: Fused | None = None
     weight: Tensor
     weight_scale: Tensor
 
@@ -73,7 +75,11 @@ class Fp8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., I) -> (..., O) in the dtype of ``x``."""
-        rows, scale = quantize_rows(x.reshape(-1, self.in_features))
+        flat = x.reshape(-1, self.in_features)
+        if self.fused is None or torch.is_grad_enabled():
+            rows, scale = quantize_rows(flat)
+        else:
+            rows, scale = self.fused.run(quantize_rows, flat)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         out = self._product(rows, scale, self.weight, self.weight_scale, bias, x.dtype)
         return out.view(*x.shape[:-1], self.out_features)

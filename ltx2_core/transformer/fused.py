@@ -29,23 +29,27 @@ class Fused:
     def __init__(self, backend: str = "inductor") -> None:
         self.problem: str | None = None
         self._backend = backend
-        self._compiled: dict[Callable[..., Tensor], Any] = {}
+        self._compiled: dict[Callable[..., Any], Any] = {}
 
     def norm_modulate(self, x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
         """x (B, N, W) normalised, times ``scale``, plus ``shift``; both (B, 1, W)."""
-        return self._run(_norm_modulate, x, scale, shift, eps)
+        made: Tensor = self.run(_norm_modulate, x, scale, shift, eps)
+        return made
 
     def norm_rotate(self, x: Tensor, norm: nn.Module, rope: Rope, heads: int) -> Tensor:
         """x (B, N, H D) -> (B, H, N, D), normalised over all heads with the weight of ``norm``, rotated."""
-        return self._run(_norm_rotate, x, norm.weight, norm.eps, rope.cos, rope.sin, rope.rope_type, heads)
+        made: Tensor = self.run(
+            _norm_rotate, x, norm.weight, norm.eps, rope.cos, rope.sin, rope.rope_type, heads
+        )
+        return made
 
-    def _run(self, formula: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    def run(self, formula: Callable[..., Any], *arguments: Any) -> Any:
+        """``formula(*arguments)`` as one kernel, or as it is written."""
         if self.problem is None:
             try:
                 if formula not in self._compiled:
                     self._compiled[formula] = torch.compile(formula, backend=self._backend, dynamic=True)
-                made: Tensor = self._compiled[formula](*arguments)
-                return made
+                return self._compiled[formula](*arguments)
             except Exception as error:
                 if is_out_of_memory(error):
                     raise

@@ -16,11 +16,17 @@ from torch.nn import functional as F
 from ..attention import attention
 from .fused import Fused, can_fuse
 from .guided import GuideBias, guided_attention
+from .packed import together
 from .perturbations import Keep
 from .rope import Rope, rotate_heads
 from .shards import Sharing
 
 Bias = Tensor | GuideBias | None
+
+_AT_ONCE = 4096
+"""Tokens up to which one product for several layers pays; beyond, each fills the device, and what they make
+together would stay in memory together.
+"""
 
 
 def rms_norm(x: Tensor, eps: float) -> Tensor:
@@ -80,12 +86,27 @@ class Attention(nn.Module):
         (self-attention only) names the samples that attend; the others pass their values through, as
         spatio-temporal guidance wants.
         """
+        rest: dict[str, Any] = {"rope": rope, "bias": bias, "keep": keep, "sharing": sharing}
         source = x if context is None else context
-        values = self.values(source)
-        keys = None
-        if keep is None or any(keep):
-            keys = self.keys(source, rope if context_rope is None else context_rope)
-        return self.attend(x, keys, values, rope=rope, bias=bias, keep=keep, own=values, sharing=sharing)
+        source_rope = rope if context_rope is None else context_rope
+        if keep is not None and not any(keep):
+            values = self.values(source)
+            return self.attend(x, None, values, own=values, **rest)
+        made = self._at_once(x, self.to_q, self.to_k, self.to_v) if context is None else None
+        if made is None:
+            keys, values = self.keys_values(source, source_rope)
+            return self.attend(x, keys, values, own=values, **rest)
+        queries, keys, values = made
+        del made
+        keys, values = self._normed(keys, self.k_norm, source_rope), self._heads(values)
+        return self.attend(x, keys, values, own=values, queries=queries, **rest)
+
+    def keys_values(self, source: Tensor, rope: Rope | None) -> tuple[Tensor, Tensor]:
+        """Both of them, from one product where the fused layers lie together."""
+        made = self._at_once(source, self.to_k, self.to_v)
+        if made is None:
+            return self.keys(source, rope), self.values(source)
+        return self._normed(made[0], self.k_norm, rope), self._heads(made[1])
 
     def keys(self, source: Tensor, rope: Rope | None) -> Tensor:
         """source (B, S, context_dim) -> (B, H, S, D), normalised and rotated."""
@@ -106,17 +127,20 @@ class Attention(nn.Module):
         keep: Keep = None,
         own: Tensor | None = None,
         sharing: Sharing | None = None,
+        queries: Tensor | None = None,
     ) -> Tensor:
         """Queries x (B, N, query_dim) on ``keys`` and ``values`` (B, H, S, D) -> (B, N, query_dim).
 
         ``keys`` may be None where nobody attends; ``own`` (B, H, N, D) are the values of ``x``.
+        ``queries`` (B, N, H D) are the projection of ``x``, where it is there already.
         With ``sharing`` x, keys and values are this process's part of the tokens, and attention is over all.
         """
         if keys is None:
             assert own is not None
             out = own
         else:
-            q = self._normed(self.to_q(x), self.q_norm, rope)
+            q = self._normed(self.to_q(x) if queries is None else queries, self.q_norm, rope)
+            del queries
             if sharing is None:
                 out = _attention(q, keys, values, bias)
             else:
@@ -135,6 +159,16 @@ class Attention(nn.Module):
                 out = out.mul_(logits.sigmoid_().mul_(2).unsqueeze(-1))
         result: Tensor = self.to_out(out.flatten(-2))
         return result
+
+    def _at_once(self, x: Tensor, *layers: Any) -> tuple[Tensor, ...] | None:
+        """What ``layers`` make of x by one product; None where it is not for them, or would not pay."""
+        if self.fused is None or torch.is_grad_enabled() or x.shape[0] * x.shape[1] > _AT_ONCE:
+            return None
+        found = together(layers)
+        if found is None:
+            return None
+        made: tuple[Tensor, ...] = F.linear(x, *found).split([len(layer.weight) for layer in layers], dim=-1)
+        return made
 
     def _normed(self, x: Tensor, norm: nn.Module, rope: Rope | None) -> Tensor:
         if self.fused is not None and rope is not None and can_fuse(norm):

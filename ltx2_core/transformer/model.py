@@ -19,7 +19,7 @@ from .block import StreamInputs, StreamSpec, TransformerBlock, audio_spec, video
 from .chunks import Chunks
 from .fused import Fused
 from .graphs import Graphs
-from .layers import Attention, CaptionProjection
+from .layers import CaptionProjection
 from .modality import Modality, attention_bias, context_bias
 from .nag import NegativeText
 from .perturbations import KEEP_ALL, Perturbations
@@ -124,8 +124,8 @@ class Transformer(nn.Module):
     def fused(self, fused: Fused | None) -> None:
         self._fused = fused
         for module in self.transformer_blocks.modules():
-            if isinstance(module, Attention):
-                module.fused = fused
+            if hasattr(type(module), "fused"):
+                module.fused = fused  # type: ignore[assignment]
 
     @property
     def chunk_tokens(self) -> int | None:

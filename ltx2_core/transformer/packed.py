@@ -1,0 +1,86 @@
+"""Projections that read one input as one matrix product: q, k and v of self-attention, else k and v.
+
+The layers keep their names and their weights, which become parts of one tensor that lie one behind another.
+Where they no longer do, after a move or an exchange, each multiplies by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+_SELF = ("attn1", "audio_attn1")
+
+
+def pack_projections(blocks: nn.Module) -> int:
+    """Lay the weights of projections that share an input together; returns how many products that saves.
+
+    One group after another, so that no more than one exists twice. Layers of another kind, quantised ones for
+    one, stay as they are, and so do weights that are learnt.
+    """
+    saved = 0
+    for layers in _groups(blocks):
+        if together(layers) is None and _can_pack(layers):
+            _pack(layers)
+            saved += len(layers) - 1
+    return saved
+
+
+def together(layers: Sequence[Any]) -> tuple[Tensor, Tensor | None] | None:
+    """Weight (sum of O, I) and bias of ``layers`` that lie one behind another; None where they do not."""
+    weight = _behind_another([layer.weight for layer in layers])
+    if weight is None:
+        return None
+    biases = [layer.bias for layer in layers]
+    if biases[0] is None:
+        return weight, None
+    bias = _behind_another(biases)
+    return None if bias is None else (weight, bias)
+
+
+def _behind_another(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    first = tensors[0]
+    if not isinstance(first, nn.Parameter):
+        return None
+    place, rows = first.data_ptr(), 0
+    for tensor in tensors:
+        alike = tensor is not None and tensor.dtype == first.dtype and tensor.shape[1:] == first.shape[1:]
+        if not alike or tensor is None or tensor.data_ptr() != place or not tensor.is_contiguous():
+            return None
+        place += tensor.nbytes
+        rows += len(tensor)
+    # Neighbours by chance are in storages of their own, which end with them.
+    needed = (first.storage_offset() + rows * first.stride(0)) * first.element_size()
+    if first.is_meta or first.untyped_storage().nbytes() < needed:
+        return None
+    return first.detach().as_strided((rows, *first.shape[1:]), first.stride())
+
+
+def _groups(blocks: nn.Module) -> Iterator[list[Any]]:
+    for name, module in blocks.named_modules():
+        if hasattr(module, "to_q") and hasattr(module, "to_v"):
+            layers = [module.to_q, module.to_k, module.to_v]
+            yield layers if name.rpartition(".")[2] in _SELF else layers[1:]
+
+
+def _can_pack(layers: Sequence[Any]) -> bool:
+    plain = all(type(layer) is nn.Linear and not layer.weight.requires_grad for layer in layers)
+    if not plain:
+        return False
+    kinds = {
+        (layer.weight.dtype, layer.weight.device, layer.in_features, layer.bias is None) for layer in layers
+    }
+    return len(kinds) == 1 and not layers[0].weight.is_meta
+
+
+def _pack(layers: Sequence[nn.Linear]) -> None:
+    for name in ("weight", "bias"):
+        parts = [getattr(layer, name) for layer in layers]
+        if parts[0] is None:
+            continue
+        whole = parts[0].data.new_empty((sum(map(len, parts)), *parts[0].shape[1:]))
+        for part, room in zip(parts, whole.split([len(part) for part in parts]), strict=True):
+            room.copy_(part.data)
+            part.data = room
