@@ -13,6 +13,7 @@ from ltx2_core.config import transformer_config
 from ltx2_core.memory import BlockStreaming
 from ltx2_core.transformer import Modality, Perturbation, Perturbations, Transformer
 from ltx2_core.transformer.fused import Fused
+from ltx2_core.transformer.packed import pack_projections
 from ltx2_core.transformer.shards import Shards
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -121,6 +122,7 @@ def chunked(model, runs):
 
 def fused(model, runs):
     model.fused = Fused("eager")
+    assert pack_projections(model.requires_grad_(False).transformer_blocks) > 0
     made = plain(model, runs)
     assert model.fused.problem is None
     return made
