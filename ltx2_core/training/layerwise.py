@@ -34,6 +34,10 @@ _CLIPS = 300
 _RIDGE = 1e-3
 """Of the features' mean power."""
 
+_CUTS = 0.5
+"""Share of clips that change the scene half-way: else a decoder learns to take colours from its neighbours,
+and what is generated beside a given frame shines into it."""
+
 OnLayer = Callable[[str, float], None]
 """Called with a layer's name and the error that it leaves, over the power of its targets."""
 
@@ -43,14 +47,17 @@ class _Clip:
     """What a clip is at the level that is being fitted, and where its truth comes from."""
 
     x: Tensor  # (1, C, T, H, W)
-    scene: int
+    scenes: tuple[int, int]
+    cut: int  # the frame from which the second scene is shown
     size: ClipSize
 
     @property
     def frames(self) -> Tensor:
         """(1, 3, F, H, W), drawn anew: that takes less than keeping them."""
         size = self.size
-        return video_batch([self.scene], frames=size.frames, width=size.width, height=size.height)
+        drawn = [self.scenes[0]] if self.cut == size.frames else list(self.scenes)
+        shown = video_batch(drawn, frames=size.frames, width=size.width, height=size.height)
+        return torch.cat((shown[:1, :, : self.cut], shown[-1:, :, self.cut :]), dim=2)
 
     def truth(self, blocks: Blocks, length: int) -> Tensor:
         """True components (1, K, length, H, W) of its blocks, the last ``length`` in time."""
@@ -102,12 +109,17 @@ def _make_clips(
 ) -> list[_Clip]:
     clips: list[_Clip] = []
     for size in sizes:
-        for scene in draw_seeds(generator, size.batch):
-            frames = video_batch([scene], frames=size.frames, width=size.width, height=size.height)
+        scenes = draw_seeds(generator, size.batch)
+        for first, second in zip(scenes, [*scenes[1:], scenes[0]], strict=True):
+            chance, where = torch.rand(2, generator=generator).tolist()
+            cells = (size.frames - 1) // TEMPORAL_SCALE
+            cut = 1 + int(where * cells) * TEMPORAL_SCALE if chance < _CUTS else size.frames
+            clip = _Clip(torch.empty(0), (first, second), cut, size)
             code = codes[len(clips) % len(codes)]
-            latent = code.encode(frames)
+            latent = code.encode(clip.frames)
             latent = latent + noise * torch.randn(latent.shape, generator=generator)
-            clips.append(_Clip(code.per_channel_statistics.un_normalize(latent), scene, size))
+            clip.x = code.per_channel_statistics.un_normalize(latent)
+            clips.append(clip)
     order = torch.randperm(len(clips), generator=generator).tolist()
     return [clips[index] for index in order]
 

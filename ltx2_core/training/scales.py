@@ -90,8 +90,7 @@ def full_scale() -> Scale:
             flow=FlowRecipe(total_steps=300, batch=8, adam_lr=1e-3, contexts=((0.7, SHORT), (1.0, LONG))),
         ),
         edges=LoraRecipe(
-            rank=8,
-            targets=ATTENTION,
+            rank=16,
             flow=FlowRecipe(
                 total_steps=600,
                 batch=16,
