@@ -6,7 +6,6 @@ Letters: B batch, N tokens, S text tokens, W stream width, R modulation rows.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,94 +13,13 @@ from torch import Tensor, nn
 
 from ..config import TransformerConfig
 from .adaln import Modulation, Rows
-from .chunks import Chunks, Step
-from .fused import Fused
+from .chunks import Step
 from .guided import GuideBias
 from .layers import Attention, Bias, FeedForward, rms_norm
-from .nag import NegativeText
 from .perturbations import KEEP_ALL, BlockKeep, Keep
 from .rope import Rope
-from .shards import Shards, Sharing
-from .texts import KeysValues, TextMemory
-
-
-@dataclass(frozen=True, kw_only=True)
-class StreamSpec:
-    """What tells the video stream from the audio stream; ``prefix`` leads its names in the checkpoint."""
-
-    name: str
-    prefix: str
-    cross_gate: str
-    width: int
-    head_dim: int
-    in_channels: int
-    out_channels: int
-    ff_bias: bool
-
-
-def video_spec(config: TransformerConfig) -> StreamSpec:
-    return StreamSpec(
-        name="video",
-        prefix="",
-        cross_gate="a2v",
-        width=config.dim,
-        head_dim=config.head_dim,
-        in_channels=config.in_channels,
-        out_channels=config.out_channels,
-        ff_bias=config.ff_bias,
-    )
-
-
-def audio_spec(config: TransformerConfig) -> StreamSpec:
-    return StreamSpec(
-        name="audio",
-        prefix="audio_",
-        cross_gate="v2a",
-        width=config.audio_dim,
-        head_dim=config.audio_head_dim,
-        in_channels=config.audio_in_channels,
-        out_channels=config.audio_out_channels,
-        ff_bias=config.audio_ff_bias,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class StreamInputs:
-    """What a stream brings to every block, unchanged from block to block.
-
-    ``modulation`` has 6 or 9 rows, ``embedding`` (for the head) 1, ``cross`` 4 and the gate, ``prompt`` 2;
-    each knows which of them scale.
-    ``cross`` and ``cross_rope`` are there when both streams are. ``chunks`` bound what is computed at once
-    where ``in_place`` is: the tokens are nobody else's, and no gradient goes through them. With ``shards``
-    this process has a part of the stream's ``tokens``, and computes it at once.
-    """
-
-    modulation: Modulation
-    embedding: Modulation
-    context: Tensor
-    context_bias: Tensor | None
-    attention_bias: Tensor | GuideBias | None
-    rope: Rope
-    prompt: Modulation | None = None
-    cross: Modulation | None = None
-    cross_rope: Rope | None = None
-    negative: NegativeText | None = None
-    texts: TextMemory | None = None
-    in_place: bool = False
-    chunks: Chunks = field(default_factory=Chunks)
-    shards: Shards | None = None
-    tokens: int = 0
-    fused: Fused | None = None
-    enabled: bool = True
-
-    @property
-    def in_parts(self) -> bool:
-        """Whether tokens may be computed in several runs."""
-        return self.in_place and self.shards is None
-
-    def sharing(self, tokens: int) -> Sharing | None:
-        """What attention to ``tokens`` of all processes needs to know, where there are several."""
-        return None if self.shards is None else Sharing(self.shards, (self.tokens, tokens))
+from .streams import StreamInputs, StreamSpec, audio_spec, video_spec
+from .texts import KeysValues
 
 
 class TransformerBlock(nn.Module):
@@ -173,7 +91,7 @@ class TransformerBlock(nn.Module):
         for stream in (v, a):
             if stream is not None:
                 stream.feed_forward()
-        return None if v is None else v.x, None if a is None else a.x
+        return None if v is None else v.settled(), None if a is None else a.settled()
 
 
 class BlockStream:
@@ -182,11 +100,13 @@ class BlockStream:
     The checkpoint keeps both streams of a block in one flat namespace, so this reads a stream's parts through
     their prefix instead of owning them. Main tables hold shift, scale, gate; the cross-modal ones scale,
     shift. All but keys and values of the whole stream is computed in ``chunks`` of tokens; what a chunk adds
-    to ``x`` is written last, so that one without room can be computed again in halves.
+    to ``x`` is written last, so that one without room can be computed again in halves. Where kernels are
+    fused, what a branch adds ``waits`` as (update, gate) for the next one to read the stream.
     """
 
     def __init__(self, block: TransformerBlock, spec: StreamSpec, inputs: StreamInputs, x: Tensor) -> None:
         self.block, self.spec, self.inputs, self.x = block, spec, inputs, x
+        self.waits: tuple[Tensor, Tensor] | None = None
         self.rows = inputs.modulation.plus(self._table(f"{spec.prefix}scale_shift_table"))
         self.cross_rows: Rows | None = None
         if inputs.cross is not None:
@@ -338,9 +258,19 @@ class BlockStream:
         else:
             step(None)
 
+    def settled(self) -> Tensor:
+        """``x``, to which nothing waits to be added."""
+        if self.waits is not None:
+            self.x.addcmul_(*self.waits)
+            self.waits = None
+        return self.x
+
+    def _tokens(self, part: slice | None) -> Tensor:
+        x = self.settled()
+        return x if part is None else x[:, part]
+
     def _norm(self, part: slice | None) -> Tensor:
-        x = self.x if part is None else self.x[:, part]
-        return rms_norm(x, self.block.config.norm_eps)
+        return rms_norm(self._tokens(part), self.block.config.norm_eps)
 
     def _main(self, part: slice | None, *, shift: int, scale: int) -> Tensor:
         return self._modulate(self.rows, part, shift=shift, scale=scale)
@@ -351,23 +281,36 @@ class BlockStream:
 
     def _modulate(self, rows: Rows, part: slice | None, *, shift: int, scale: int) -> Tensor:
         start, in_place = _start(part), not torch.is_grad_enabled()
-        fused = self.inputs.fused
-        if fused is not None and in_place and len(rows.by.segments) == 1:
-            x = self.x if part is None else self.x[:, part]
-            return fused.norm_modulate(x, rows.parts[scale], rows.parts[shift], self.block.config.norm_eps)
-        return rows.modulate(self._norm(part), shift=shift, scale=scale, start=start, in_place=in_place)
+        fused, eps = self.inputs.fused, self.block.config.norm_eps
+        if fused is None or not in_place or len(rows.by.segments) != 1:
+            return rows.modulate(self._norm(part), shift=shift, scale=scale, start=start, in_place=in_place)
+        if self.waits is None or part is not None:
+            return fused.norm_modulate(self._tokens(part), rows.parts[scale], rows.parts[shift], eps)
+        hidden = fused.add_norm_modulate(self.x, *self.waits, rows.parts[scale], rows.parts[shift], eps)
+        self.waits = None
+        return hidden
 
     def _gate(self, rows: Rows, update: Tensor, part: slice | None, *, row: int) -> None:
-        if part is None:
-            self.x = rows.gate(self.x, update, row=row, in_place=self.inputs.in_place)
-            return
-        rows.gate(self.x[:, part], update, row=row, start=part.start, in_place=True)
+        if part is not None:
+            rows.gate(self._tokens(part), update, row=row, start=part.start, in_place=True)
+        elif self._can_wait(rows):
+            self.settled()
+            self.waits = update, rows.parts[row]
+        else:
+            self.x = rows.gate(self.settled(), update, row=row, in_place=self.inputs.in_place)
+
+    def _can_wait(self, rows: Rows) -> bool:
+        """Whether a kernel can add an update and go on: one row for all tokens, and the stream is ours."""
+        fused = self.inputs.fused
+        compiled = fused is not None and fused.problem is None
+        return compiled and self.inputs.in_place and len(rows.by.segments) == 1
 
     def _add(self, update: Tensor, part: slice | None) -> None:
-        if part is None:
-            self.x = self.x.add_(update) if self.inputs.in_place else self.x + update
-            return
-        self.x[:, part].add_(update)
+        if part is not None:
+            self._tokens(part).add_(update)
+        else:
+            x = self.settled()
+            self.x = x.add_(update) if self.inputs.in_place else x + update
 
     def _attention(self, name: str) -> Attention:
         module: Attention = self._part(name)

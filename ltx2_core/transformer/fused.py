@@ -1,4 +1,4 @@
-"""Elementwise regions of a block as one kernel each: norm with modulation, norm with rotation.
+"""Elementwise regions of a block as one kernel each: a gated update, norm and modulation; norm and rotation.
 
 The plain formulas stay the reference: a region that cannot be compiled here runs as it is written.
 Letters: B batch, N tokens, W width, H heads, D head width.
@@ -36,6 +36,16 @@ class Fused:
         made: Tensor = self.run(_norm_modulate, x, scale, shift, eps)
         return made
 
+    def add_norm_modulate(
+        self, x: Tensor, update: Tensor, gate: Tensor, scale: Tensor, shift: Tensor, eps: float
+    ) -> Tensor:
+        """Add ``update`` (B, N, W) times ``gate`` (B, 1, W) to x, in place; then as :meth:`norm_modulate`.
+
+        x is written last, so that it is as it was where memory runs out.
+        """
+        made: Tensor = self.run(_add_norm_modulate, x, update, gate, scale, shift, eps)
+        return made
+
     def norm_rotate(self, x: Tensor, norm: nn.Module, rope: Rope, heads: int) -> Tensor:
         """x (B, N, H D) -> (B, H, N, D), normalised over all heads with the weight of ``norm``, rotated."""
         made: Tensor = self.run(
@@ -65,6 +75,15 @@ def can_fuse(norm: nn.Module) -> bool:
 
 def _norm_modulate(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
     return torch.addcmul(shift, F.rms_norm(x, x.shape[-1:], eps=eps), scale)
+
+
+def _add_norm_modulate(
+    x: Tensor, update: Tensor, gate: Tensor, scale: Tensor, shift: Tensor, eps: float
+) -> Tensor:
+    added = torch.addcmul(x, update, gate)
+    made = _norm_modulate(added, scale, shift, eps)
+    x.copy_(added)
+    return made
 
 
 def _norm_rotate(

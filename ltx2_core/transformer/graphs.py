@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..out_of_memory import is_out_of_memory
 from .adaln import Modulation
-from .block import StreamInputs
+from .streams import StreamInputs
 
 _log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ..config import TransformerConfig
 from .adaln import AdaLNSingle, Modulation, group_timesteps
-from .block import StreamInputs, StreamSpec, TransformerBlock, audio_spec, video_spec
+from .block import TransformerBlock
 from .chunks import Chunks
 from .fused import Fused
 from .graphs import Graphs
@@ -25,6 +25,7 @@ from .nag import NegativeText
 from .perturbations import KEEP_ALL, Perturbations
 from .rope import Rope, rope_table
 from .shards import Shards
+from .streams import StreamInputs, StreamSpec, audio_spec, video_spec
 from .texts import TextMemory
 
 OnBlock = Callable[[int], None]

@@ -9,6 +9,7 @@ import torch
 
 from ltx2_core.attention import attention, attention_backend
 from ltx2_core.memory import Trace
+from ltx2_core.transformer.adaln import Rows
 from ltx2_core.transformer.fused import Fused
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -28,9 +29,52 @@ def test_fused_regions_give_what_the_plain_ones_give(model23, streams, chunk_tok
     fused = Fused("aot_eager")
     expected = run(model23, streams, None)
     actual = run(model23, streams, fused, chunk_tokens=chunk_tokens)
-    assert fused.problem is None and len(fused._compiled) == 2
+    assert fused.problem is None and len(fused._compiled) == 3
     for a, e in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, e, rtol=0, atol=2e-5)
+
+
+def test_an_update_is_added_by_the_kernel_that_reads_the_stream_next(model, streams, monkeypatch):
+    plain = run(model, streams, None)
+    gates = count_gates(monkeypatch)
+    fused, formulas, as_it_is = Fused("eager"), [], Fused.run
+    monkeypatch.setattr(Fused, "run", lambda *given: formulas.append(given[1].__name__) or as_it_is(*given))
+    actual = run(model, streams, fused)
+    # Behind self-attention and text of each stream, before what it shows or does next; 2.0 only norms its
+    # tokens for the text, and adds the answer as it is.
+    each = 3 if model.config.cross_attention_adaln else 1
+    assert formulas.count("_add_norm_modulate") == 2 * each * len(model.transformer_blocks) and not gates
+    for a, e in zip(actual, plain, strict=True):
+        torch.testing.assert_close(a, e, rtol=0, atol=2e-5)
+
+
+def test_tokens_of_several_noise_levels_are_added_segment_by_segment(model23, streams, monkeypatch):
+    noise = torch.tensor([0.0, *[0.9] * 11])[None].expand(2, -1)
+    image = (lambda config: replace(streams[0](config), timesteps=noise), streams[1])
+    expected = run(model23, image, None)
+    gates = count_gates(monkeypatch)
+    for a, e in zip(run(model23, image, Fused("eager")), expected, strict=True):
+        torch.testing.assert_close(a, e, rtol=0, atol=2e-5)
+    assert len(gates) == 4 * len(model23.transformer_blocks), "those of the video"
+
+
+def test_a_stream_is_as_it_was_where_the_kernel_that_adds_to_it_has_no_room():
+    x, update = torch.randn(2, 1, 3, 8)
+    before, row = x.clone(), torch.randn(1, 1, 8)
+    with torch.inference_mode():
+        for numbers in range(1, 4):
+            with pytest.raises(torch.OutOfMemoryError), Trace(limit=numbers * x.nbytes - 1):
+                Fused("eager").add_norm_modulate(x, update, row, row, row, 1e-6)
+            assert torch.equal(x, before)
+        Fused("eager").add_norm_modulate(x, update, row, row, row, 1e-6)
+    torch.testing.assert_close(x, before + update * row)
+
+
+def count_gates(monkeypatch):
+    """A list that gets an entry for each update that is added by itself."""
+    gates, gate = [], Rows.gate
+    monkeypatch.setattr(Rows, "gate", lambda *given, **how: gates.append(how) or gate(*given, **how))
+    return gates
 
 
 @pytest.mark.gpu

@@ -11,6 +11,7 @@ from ltx2_core.conditioning.patchify import video_positions
 from ltx2_core.memory import Trace
 from ltx2_core.out_of_memory import is_out_of_memory
 from ltx2_core.transformer import Perturbation, Perturbations
+from ltx2_core.transformer.fused import Fused
 
 GRID = (4, 8, 16)
 TOKENS = 4 * 8 * 16
@@ -28,14 +29,16 @@ def run(model, video, audio, perturbations, limit=None):
         return model(video, audio, perturbations, rope=rope), trace
 
 
+@pytest.mark.parametrize("fused", [None, Fused("eager")], ids=["plain", "fused"])
 @pytest.mark.parametrize("image", [False, True])
-def test_a_step_that_runs_out_of_memory_goes_on_in_halves(model, streams, image):
+def test_a_step_that_runs_out_of_memory_goes_on_in_halves(model, streams, image, fused):
     video, audio = large(streams[0](model.config)), streams[1](model.config)
     if image:
         timesteps = video.timesteps.repeat(1, TOKENS)
         timesteps[:, :130] = 0
         video = replace(video, timesteps=timesteps)
     skip = Perturbations((Perturbation(video_self_attention=[1]), Perturbation(a2v="all")))
+    model.fused = fused
     try:
         for perturbations in (None, skip):
             model.chunk_tokens = None
@@ -48,7 +51,7 @@ def test_a_step_that_runs_out_of_memory_goes_on_in_halves(model, streams, image)
             _, later = run(model, video, audio, perturbations, limit=int(0.75 * free.peak))
             assert later.refused < tight.refused, "what was learnt is kept for the next step"
     finally:
-        model.chunk_tokens = None
+        model.chunk_tokens = model.fused = None
 
 
 def test_a_step_that_cannot_fit_says_so_and_leaves_the_model_as_it_was(model23, streams):
