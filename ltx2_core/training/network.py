@@ -17,6 +17,7 @@ from ..text import FeatureExtractor, TextConnectors
 from ..transformer import Transformer
 from ..types import TextContext
 from .text import TextBatch
+from .timing import attend_near_in_time
 
 _PREFIXES = {
     "transformer.": "model.diffusion_model.",
@@ -79,7 +80,8 @@ def initialise(network: FlowNetwork, seed: int) -> None:
 
     Velocities are mostly noise that has to be carried through, so the head starts as half the transpose of
     the input projection, which is an isometry. Gates are open, modulations neutral, and the last layer of
-    each branch is zero: unlike gates at zero (Peebles and Xie, 2023) this lets a branch learn at once.
+    each branch is zero: unlike gates at zero (Peebles and Xie, 2023) this lets a branch learn at once. Sound
+    and picture look at each other near their own time.
     """
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in network.named_parameters():
@@ -102,6 +104,7 @@ def initialise(network: FlowNetwork, seed: int) -> None:
         nn.init.orthogonal_(into, generator=generator)
         transformer.get_parameter(f"{prefix}proj_out.weight").copy_(into.mT / 2)
         transformer.get_parameter(f"{prefix}adaln_single.emb.timestep_embedder.linear_2.weight").mul_(0.3)
+    attend_near_in_time(transformer)
 
 
 _ZERO = ("adaln_single.linear.", "to_out.0.weight", "net.2.weight", "to_gate_logits")
