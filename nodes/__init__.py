@@ -21,6 +21,7 @@ from .prompt import LTX2AVPrompt
 from .samplers import LTX2AVSampler
 from .sampling import LTX2AVDistilledSigmas, LTX2AVSampleStage, LTX2AVScheduler
 from .sound import LTX2AVReferenceAudio, LTX2AVTextToAudio
+from .speed import LTX2AVSpeed
 from .tiles import LTX2AVSpatialTiles
 from .two_stage import LTX2AVNextStage
 
@@ -59,6 +60,7 @@ NODES: list[type] = [
     LTX2AVSound,
     LTX2AVFinishEdit,
     LTX2AVSpatialTiles,
+    LTX2AVSpeed,
     LTX2AVLongVideo,
     LTX2AVDecodeLongVideo,
     LTX2AVTextToAudio,

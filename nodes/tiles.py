@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..ltx2_core.transformer.tiles import Tiles
-from .host.network import TILES, HostTransformer
+from .host.network import TILES, with_option
 
 
 class LTX2AVSpatialTiles(io.ComfyNode):
@@ -42,15 +42,4 @@ class LTX2AVSpatialTiles(io.ComfyNode):
 
 def in_tiles(model: Any, tiles: Tiles) -> Any:
     """A clone of MODEL that sees frames in tiles. Raises ValueError for the host's own network."""
-    if not isinstance(model.model.diffusion_model, HostTransformer):
-        raise ValueError(
-            "tiles need the model of LTX-2 Load Checkpoint or LTX-2 Load All: connect that in place of the "
-            "host's loader"
-        )
-    clone = model.clone()
-    options = clone.model_options
-    clone.model_options = {
-        **options,
-        "transformer_options": {**options.get("transformer_options", {}), TILES: tiles},
-    }
-    return clone
+    return with_option(model, TILES, tiles, what="tiles")

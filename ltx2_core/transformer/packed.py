@@ -29,7 +29,12 @@ def pack_projections(blocks: nn.Module) -> int:
 
 
 def together(layers: Sequence[Any]) -> tuple[Tensor, Tensor | None] | None:
-    """Weight (sum of O, I) and bias of ``layers`` that lie one behind another; None where they do not."""
+    """Weight (sum of O, I) and bias of ``layers`` that lie one behind another; None where they do not.
+
+    Only plain layers multiply by what they hold: others may change or decode it first.
+    """
+    if any(type(layer) is not nn.Linear for layer in layers):
+        return None
     weight = _behind_another([layer.weight for layer in layers])
     if weight is None:
         return None

@@ -44,6 +44,8 @@ NAG = "ltx2_nag"
 """Among the options of a call: the settings of normalized attention guidance and the text to avoid."""
 TILES = "ltx2_tiles"
 """Among the options of a call: the tiles in which the model sees the frame."""
+FUSED = "ltx2_fused"
+"""Among the options of a call: the fused kernels that it runs on."""
 
 
 class HostTransformer(Transformer):
@@ -178,6 +180,9 @@ class HostTransformer(Transformer):
         def evaluate(
             video: Modality, audio: Modality | None, **part: Any
         ) -> tuple[Tensor | None, Tensor | None]:
+            # All clones of a MODEL share the network; which kernels it takes is a matter of the call.
+            if self.fused is not transformer_options.get(FUSED):
+                self.fused = transformer_options.get(FUSED)
             blocks = list(self.transformer_blocks)[start:]
             on_block = _on_block(blocks, start, device, transformer_options)
             rope = self.rope_memory.tables(self, video, audio)
@@ -195,6 +200,25 @@ class HostTransformer(Transformer):
         else:
             streams = run()
         return _latents(streams, video_latent, audio_latent, guides)
+
+
+def with_option(model: Any, name: str, value: Any, *, what: str) -> Any:
+    """A clone of MODEL whose calls have an option more.
+
+    Raises ValueError, which says what the option is for, where the network is the host's own.
+    """
+    if not isinstance(model.model.diffusion_model, HostTransformer):
+        raise ValueError(
+            f"{what} need the model of LTX-2 Load Checkpoint or LTX-2 Load All: connect that in place of the "
+            "host's loader"
+        )
+    clone = model.clone()
+    options = clone.model_options
+    clone.model_options = {
+        **options,
+        "transformer_options": {**options.get("transformer_options", {}), name: value},
+    }
+    return clone
 
 
 def _video(

@@ -68,6 +68,22 @@ def test_packed_layers_are_the_same_layers_in_fewer_products(model, streams):
     assert held == named
 
 
+def test_layers_that_do_more_than_multiply_are_never_put_together(model, streams):
+    """A file that is mapped into memory holds one layer behind another, and a host's layers add a LoRA."""
+
+    class Doubled(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    plain, packed = frozen(model), frozen(model)
+    pack_projections(packed.transformer_blocks)
+    for network in (plain, packed):
+        for attention in (m for m in network.modules() if hasattr(m, "to_v")):
+            attention.to_v.__class__ = Doubled
+    (expected, _), (actual, _) = run(plain, streams), run(packed, streams)
+    close(actual, expected)
+
+
 def test_without_fused_layers_or_with_gradients_each_multiplies_by_itself(model, streams):
     packed = frozen(model)
     pack_projections(packed.transformer_blocks)
