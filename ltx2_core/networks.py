@@ -48,7 +48,7 @@ from .storage.quantized import check_matmul, loaded_bytes
 from .text import FeatureCache, OnLayer, TextEncoder, load_gemma, load_tokenizer
 from .text.gemma import find_encoder
 from .transformer import Transformer
-from .transformer.fp8 import Product, fp8_problem, is_fp8, kernel_product, use_fp8
+from .transformer.fp8 import Product, fp8_problem, fp8_saving, is_fp8, kernel_product, use_fp8
 from .types import Numerics, TextFeatures
 
 LoraFile = LoraSpec | tuple[str | os.PathLike[str], float] | str | os.PathLike[str]
@@ -189,12 +189,17 @@ class Networks:
         ``batch`` samples go through the transformer at once.
         """
         transformer = transformer_config(self.file(Component.TRANSFORMER).config)
+        weights = self.component_bytes(Component.TRANSFORMER)
+        blocks = self.component_bytes(Component.TRANSFORMER, within="transformer_blocks.")
+        saved = 0
+        if self.fp8_product is not None:
+            saved = fp8_saving(self.file(Component.TRANSFORMER).infos(Component.TRANSFORMER), self.dtype)
         return plan_memory(
             budget,
             text_weights=self.text_bytes(),
-            transformer_weights=self.component_bytes(Component.TRANSFORMER),
-            block_weights=self.component_bytes(Component.TRANSFORMER, within="transformer_blocks.")
-            // transformer.num_layers,
+            transformer_weights=weights - saved * max(0, transformer.num_layers - 2),
+            # What the first and the last block have more, in 16 bits, counts as staying on the device.
+            block_weights=blocks // transformer.num_layers - saved,
             decoder_weights=self.component_bytes(Component.VIDEO_DECODER),
             transformer=transformer,
             vae=video_vae_config(self.file(Component.VIDEO_DECODER).config),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ltx2_core import LTX2Pipeline
+from ltx2_core.shapes import plan_clip
 from ltx2_core.transformer.fp8 import exact_product, fp8_problem, is_fp8
 
 
@@ -29,3 +30,14 @@ def test_a_network_in_fp8_is_loaded_anew_for_other_loras(deep):
             assert is_fp8(transformer)
             weights.append(transformer.transformer_blocks[1].attn1.to_q)
     assert weights[0] is not weights[1] and weights[1] is weights[2]
+
+
+def test_the_plan_counts_the_bytes_that_fp8_saves(deep):
+    networks = LTX2Pipeline(deep.checkpoint, device="cpu", dtype=torch.bfloat16, keep_loaded=True).networks
+    clips = [plan_clip(128, 128, frames=9, fps=25)]
+    before = networks.plan(clips, budget=10**9).stages[1].weights
+    networks.fp8_product = exact_product
+    after = networks.plan(clips, budget=10**9).stages[1].weights
+    with networks.use_transformer() as transformer:
+        held = [*transformer.parameters(), *transformer.buffers()]
+        assert after == sum(tensor.nbytes for tensor in held) < before
