@@ -69,12 +69,12 @@ def test_an_av_latent_is_decoded_by_the_tiled_node_too(server: Server, models: T
 
 
 def test_previews_arrive_while_an_av_latent_is_sampled(server: Server, models: TinyModels) -> None:
-    messages = server.listen(graph(models, Recipe(steps=3)).prompt, preview_method="latent2rgb")
+    messages = server.listen(graph(models, Recipe(steps=20)).prompt, preview_method="latent2rgb")
     images = [m for m in messages if isinstance(m, bytes)]
     assert len(images) >= 2
     assert all(b"\xff\xd8\xff" in image[:64] for image in images), "previews are JPEG"
     steps = [m["data"]["value"] for m in messages if isinstance(m, dict) and m["type"] == "progress"]
-    assert 3 in steps
+    assert 20 in steps
 
 
 def test_previews_do_not_change_the_result(server: Server, models: TinyModels) -> None:
