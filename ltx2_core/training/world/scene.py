@@ -32,7 +32,7 @@ COLUMNS = (0.0, 0.25, 0.5, 0.75, 1.0)
 HEIGHTS = (0.0, 0.5, 1.0)
 """Where bodies stand: a bounce stays in a column and a slide at a height, the rest where the two cross.
 
-Anywhere would be a world that a network this small has to see for days; shapes it draws on rails it learns.
+Anywhere and at any size, the tiny network still drew shapes in several places at once after 4,000 steps.
 """
 RADIUS, RADIUS_IN_COMPANY, RADIUS_ASIDE = 0.19, 0.15, 0.125
 T = TypeVar("T")
