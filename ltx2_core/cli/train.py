@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    import torch
+
     from ..training.scales import Scale
 
 
@@ -52,6 +54,7 @@ class StepsOption(click.ParamType):  # type: ignore[type-arg]  # generic in new 
 )
 @click.option("--max-minutes", type=float, default=math.inf, help="Stop, saved, after so long.")
 @click.option("--threads", type=int, help="Of torch; by default all cores.")
+@click.option("--device", default="cpu", show_default=True, help="Where gradient steps are: cpu, cuda.")
 @click.option("--bf16", is_flag=True, help="Compute under bfloat16 autocast.")
 @click.option(
     "--list", "only_list", is_flag=True, help="Show the stages with their cost and state, and stop."
@@ -66,6 +69,7 @@ def tiny(
     models: Path | None,
     max_minutes: float,
     threads: int | None,
+    device: str,
     bf16: bool,
     only_list: bool,
     quiet: bool,
@@ -96,6 +100,7 @@ def tiny(
         steps=dict(steps),
         max_seconds=max_minutes * 60,
         dtype=torch.bfloat16 if bf16 else torch.float32,
+        device=_device(device),
         progress=not quiet,
     )
     if not quiet or only_list:
@@ -117,6 +122,18 @@ def tiny(
     except (ValueError, OSError, FloatingPointError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"models: {out / 'models'}")
+
+
+def _device(name: str) -> torch.device:
+    """Raises a usage error for a device that is not there."""
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise click.UsageError(f"--device {name}: {str(error).splitlines()[0]}") from error
+    return device
 
 
 def _show_stages(run: Any, stages: tuple[str, ...]) -> None:

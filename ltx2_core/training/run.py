@@ -37,7 +37,8 @@ class Run:
     """One making of the set: where, how large, from which seed.
 
     ``prompts`` stand for "no prompt" in training: the empty one and what negative prompts will say.
-    ``steps`` replaces the number of steps of stages by name. ``max_seconds`` bounds the whole run.
+    ``steps`` replaces the number of steps of stages by name. ``max_seconds`` bounds the whole run. Gradient
+    steps are on ``device``; what is solved, drawn and kept stays on the CPU.
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class Run:
     steps: Mapping[str, int] = field(default_factory=dict)
     max_seconds: float = float("inf")
     dtype: torch.dtype = torch.float32
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     progress: bool = True
     started: float = field(default_factory=time.monotonic)
 
