@@ -39,10 +39,10 @@ class StepsOption(click.ParamType):  # type: ignore[type-arg]  # generic in new 
 @click.option("--stage", "stages", multiple=True, metavar="NAME", help="Only this stage; may be repeated.")
 @click.option(
     "--scale",
-    type=click.Choice(["full", "smoke"]),
+    type=click.Choice(["full", "gpu", "smoke"]),
     default="full",
     show_default=True,
-    help="full ships; smoke only shows that everything runs, in less than a minute.",
+    help="full is for two cores, gpu for --device cuda; smoke only shows that everything runs.",
 )
 @click.option("--steps", multiple=True, type=StepsOption(), help="Steps of a stage in place of the recipe's.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of weights, data and noise.")
@@ -55,6 +55,7 @@ class StepsOption(click.ParamType):  # type: ignore[type-arg]  # generic in new 
 @click.option("--max-minutes", type=float, default=math.inf, help="Stop, saved, after so long.")
 @click.option("--threads", type=int, help="Of torch; by default all cores.")
 @click.option("--device", default="cpu", show_default=True, help="Where gradient steps are: cpu, cuda.")
+@click.option("--workers", default=1, show_default=True, help="Processes that make latents.")
 @click.option("--bf16", is_flag=True, help="Compute under bfloat16 autocast.")
 @click.option(
     "--list", "only_list", is_flag=True, help="Show the stages with their cost and state, and stop."
@@ -70,6 +71,7 @@ def tiny(
     max_minutes: float,
     threads: int | None,
     device: str,
+    workers: int,
     bf16: bool,
     only_list: bool,
     quiet: bool,
@@ -101,6 +103,7 @@ def tiny(
         max_seconds=max_minutes * 60,
         dtype=torch.bfloat16 if bf16 else torch.float32,
         device=_device(device),
+        workers=workers,
         progress=not quiet,
     )
     if not quiet or only_list:
@@ -151,4 +154,4 @@ def _show_stages(run: Any, stages: tuple[str, ...]) -> None:
 
 def _minutes(scale: Scale, stage: str) -> str:
     minutes = scale.minutes.get(stage)
-    return "" if minutes is None else f"about {minutes:g} min on 2 cores"
+    return "" if minutes is None else f"about {minutes:g} min on {scale.machine}"

@@ -71,26 +71,28 @@ class Connector(nn.Module):
             ConnectorBlock(config, operations=operations, **options) for _ in range(config.num_layers)
         )
 
-    def forward(self, features: Tensor, mask: Tensor, *, length: int) -> Tensor:
-        """features (B, T, W) with token mask (B, T) -> context (B, S, W)."""
+    def forward(self, features: Tensor, mask: Tensor, *, length: int, rope: Rope | None = None) -> Tensor:
+        """features (B, T, W) with token mask (B, T) -> context (B, S, W).
+
+        ``rope`` is what :meth:`rope` gave for S, to save making it again.
+        """
         if features.shape[-1] != self.config.dim:
             raise ValueError(
                 f"text features are {features.shape[-1]} wide, the connector takes {self.config.dim}: "
                 "they come from another checkpoint's projection"
             )
         x = fill_with_registers(features, mask, self.learnable_registers, length=length)
-        rope = self._rope(x)
+        rope = self.rope(x.shape[1], x.device) if rope is None else rope
+        rope = rope.to(x.dtype, x.device)
         for block in self.transformer_1d_blocks:
             x = block(x, rope)
         return rms_norm(x, self.config.norm_eps)
 
-    def _rope(self, x: Tensor) -> Rope:
+    def rope(self, length: int, device: torch.device) -> Rope:
+        """The rotary table of a context of ``length``, float32."""
         config = self.config
-        points = torch.arange(x.shape[1], dtype=torch.float32, device=x.device)[None, None]
-        table = rope_table(
-            points, (config.max_pos,), width=config.dim, heads=config.heads, config=config.rope
-        )
-        return table.to(x.dtype, x.device)
+        points = torch.arange(length, dtype=torch.float32, device=device)[None, None]
+        return rope_table(points, (config.max_pos,), width=config.dim, heads=config.heads, config=config.rope)
 
 
 class ConnectorBlock(nn.Module):
@@ -136,7 +138,9 @@ def fill_with_registers(features: Tensor, mask: Tensor, registers: Tensor, *, le
         raise ValueError(f"context length must be a multiple of the {count} registers; got {length}")
     valid = mask.to(features.device).bool()
     lengths = valid.sum(dim=1)
-    total = max(length, ceil(int(lengths.max()) / count) * count)
+    total = length
+    if mask.shape[1] > length:  # else no prompt can be longer, and a GPU need not wait for the answer
+        total = max(length, ceil(int(lengths.max()) / count) * count)
     order = torch.argsort(~valid, dim=1, stable=True)[:, :total]
     text = features.gather(1, order.unsqueeze(-1).expand(-1, -1, features.shape[-1]))
     text = F.pad(text, (0, 0, 0, total - text.shape[1]))

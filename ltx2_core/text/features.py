@@ -60,6 +60,23 @@ class FeatureExtractor(nn.Module):
             accumulator.add(index, hidden)
         return accumulator.result()
 
+    def padded(self, hidden: Tensor, mask: Tensor) -> TextFeatures:
+        """All states at once, (B, T, L, D) with mask (B, T) -> features, float32: for training.
+
+        It computes padding as well and never looks at the mask, so that a GPU need not wait.
+
+        Raises:
+            ValueError: states are normalised over whole prompts (2.0), which needs their lengths.
+        """
+        if not self.per_token_norm:
+            raise ValueError("states that are normalised prompt by prompt need forward(), not padded()")
+        flat = rearrange(rms_per_token(hidden.float()), "b t l d -> b t (d l)")
+        features = []
+        for projection in self.projections:
+            scale = sqrt(projection.weight.shape[0] / self.hidden_size)
+            features.append(F.linear(flat * scale, projection.weight, projection.bias) * mask.unsqueeze(-1))
+        return TextFeatures(features[0], features[-1], mask)
+
     @property
     def projections(self) -> tuple[Any, ...]:
         """The projections of video and audio, or the one that serves both."""
@@ -135,7 +152,7 @@ class FeatureAccumulator:
 
 
 def rms_per_token(x: Tensor) -> Tensor:
-    """x (N, D) with mean square 1 for each token (2.3 and later)."""
+    """x (..., D) with mean square 1 for each token (2.3 and later)."""
     return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + EPS)
 
 

@@ -49,3 +49,17 @@ def psnr(frames: Tensor, truth: Tensor) -> Tensor:
     """Peak signal to noise (B,) in dB of clips (B, ...) in [-1, 1]; what exceeds the range is clipped."""
     error = (frames.float().clamp(-1, 1) - truth).square().flatten(1).mean(1)
     return 10 * torch.log10(4 / error.clamp(min=1e-10))
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on ``device``, without waiting for what is being computed there."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def noise_like(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard normal numbers drawn where ``tensor`` is, from a ``generator`` of the CPU."""
+    if tensor.device.type == "cpu":
+        return torch.randn(tensor.shape, generator=generator)
+    seed = int(torch.randint(1 << 62, (), generator=generator))
+    there = torch.Generator(tensor.device).manual_seed(seed)
+    return torch.randn(tensor.shape, generator=there, device=tensor.device)

@@ -5,7 +5,7 @@ All three keep their state in one file and continue from it; see :func:`ltx2_cor
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from ..text import CONTEXT_LENGTH
 from .distill import DistillOptions, distill_loss
-from .flow import FlowOptions, flow_loss
+from .flow import FlowBatch, FlowOptions, draw_flow, flow_loss
 from .latents import LatentCache
 from .loop import History, LoopOptions, StepFn, averaged_weights, train, warmup_stable_decay
 from .lora import ATTENTION_AND_FEED_FORWARD, LoraAdapters
 from .muon import Muon
 from .network import FlowNetwork
+from .recorded import RecordedStep
+from .text import TextBatch
 
 FIRST_AND_LAST = (
     "patchify_proj",
@@ -93,34 +95,26 @@ class LoraRecipe:
 def train_flow(
     network: FlowNetwork,
     cache: LatentCache,
-    unconditional: Sequence[Tensor],
+    unconditional: TextBatch,
     state_path: str | Path,
     *,
     recipe: FlowRecipe,
     seed: int = 0,
     options: LoopOptions | None = None,
 ) -> History:
-    """Train transformer, connectors and projection together; ``unconditional`` are states (T, L, D).
+    """Train transformer, connectors and projection together; ``unconditional`` stand for no caption.
 
     The averaged weights are those to ship: :func:`load_averaged`.
     """
-
-    def step_fn(model: nn.Module, generator: torch.Generator, step: int) -> Mapping[str, Tensor]:
-        assert isinstance(model, FlowNetwork)
-        context = recipe.context(step, generator)
-        sample = cache.batch(recipe.batch_for(context), generator)
-        return flow_loss(
-            model, sample, recipe.options, unconditional, generator, context_length=context.length
-        )
-
-    return _train(step_fn, network, recipe, state_path, seed, options)
+    step = _flow_step(network, cache, unconditional, recipe, edges=False)
+    return _train(step, network, recipe, state_path, seed, options)
 
 
 def train_distilled(
     network: FlowNetwork,
     adapters: LoraAdapters,
     cache: LatentCache,
-    negative: Sequence[Tensor],
+    negative: TextBatch,
     state_path: str | Path,
     *,
     recipe: FlowRecipe,
@@ -153,7 +147,7 @@ def train_edges(
     network: FlowNetwork,
     adapters: LoraAdapters,
     cache: LatentCache,
-    unconditional: Sequence[Tensor],
+    unconditional: TextBatch,
     state_path: str | Path,
     *,
     recipe: FlowRecipe,
@@ -162,15 +156,20 @@ def train_edges(
 ) -> History:
     """Train ``adapters`` to follow the edges that are shown beside the video as a reference."""
 
-    def step_fn(model: nn.Module, generator: torch.Generator, step: int) -> Mapping[str, Tensor]:
-        context = recipe.context(step, generator)
-        sample = cache.batch(recipe.batch_for(context), generator, edges=True)
-        return flow_loss(
-            network, sample, recipe.options, unconditional, generator, context_length=context.length
-        )
-
     network.requires_grad_(False)
-    return _train(step_fn, adapters, recipe, state_path, seed, options)
+    step = _flow_step(network, cache, unconditional, recipe, edges=True)
+    return _train(step, adapters, recipe, state_path, seed, options)
+
+
+def _flow_step(
+    network: FlowNetwork, cache: LatentCache, unconditional: TextBatch, recipe: FlowRecipe, *, edges: bool
+) -> RecordedStep[FlowBatch]:
+    def draw(generator: torch.Generator, step: int) -> FlowBatch:
+        context = recipe.context(step, generator)
+        sample = cache.batch(recipe.batch_for(context), generator, edges=edges)
+        return draw_flow(sample, recipe.options, unconditional, generator, context_length=context.length)
+
+    return RecordedStep(draw, lambda batch: flow_loss(network, batch, recipe.options))
 
 
 def load_averaged(model: nn.Module, state_path: str | Path) -> None:

@@ -7,7 +7,6 @@ lower end in small steps, and the student learns the one velocity that gets ther
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,11 +18,12 @@ from ..conditioning.patchify import unpatchify_audio, unpatchify_video
 from ..sampling.schedules import DISTILLED_SIGMAS
 from ..text import CONTEXT_LENGTH
 from ..types import AVLatent, TextContext
+from .data import sent
 from .flow import FlowOptions, Task, draw_task, masked_error, noised, predict
 from .latents import Sample
 from .lora import LoraAdapters
 from .network import FlowNetwork
-from .text import batch_text
+from .text import TextBatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,21 +46,22 @@ def distill_loss(
     sample: Sample,
     options: DistillOptions,
     tasks: FlowOptions,
-    negative: Sequence[Tensor],
+    negative: TextBatch,
     generator: torch.Generator,
     *,
     context_length: int = CONTEXT_LENGTH,
 ) -> dict[str, Tensor]:
     """``loss`` and its parts for one batch. ``adapters`` are those of the network's transformer.
 
-    ``negative`` are the states (T, L, D) of the prompts that the teacher is guided away from, one is drawn.
+    ``negative`` are the prompts that the teacher is guided away from, one is drawn.
     """
     task = draw_task(sample, tasks, generator)
-    upper, lower = _interval(len(task.sigma), options, generator)
-    which = int(torch.randint(len(negative), (1,), generator=generator))
+    device = task.sigma.device
+    upper, lower = (sent(s, device) for s in _interval(len(task.sigma), options, generator))
+    which = int(torch.randint(len(negative.mask), (1,), generator=generator))
     with torch.no_grad():
         positive = network.context(sample.text, context_length)
-        away = network.context(batch_text([negative[which]] * len(upper)), context_length)
+        away = network.context(negative.map(partial(_repeated, which, len(upper))), context_length)
         start = noised(sample.latent, task, upper)
         with adapters.disabled():
             end = _walk(network, start, task, upper, lower, (positive, away), sample.fps, options)
@@ -107,6 +108,11 @@ def _walk(
         velocity = AVLatent(unpatchify_video(tokens.video, *grid), unpatchify_audio(tokens.audio, bins))
         x = blend(task.given, x + velocity.map(partial(_scaled, by=change)), task.mask)
     return x
+
+
+def _repeated(row: int, count: int, tensor: Tensor) -> Tensor:
+    """One row of a tensor, ``count`` times."""
+    return tensor[row : row + 1].expand(count, *tensor.shape[1:])
 
 
 def _scaled(x: Tensor, by: Tensor) -> Tensor:

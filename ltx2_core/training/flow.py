@@ -8,27 +8,22 @@ sigma 0, as in the official trainer. Letters: B batch, F H W latent grid, T audi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ..conditioning.masks import blend, expand_mask, mask_like, token_mask
-from ..conditioning.patchify import (
-    audio_positions,
-    patchify_audio,
-    patchify_video,
-    reference_positions,
-    video_positions,
-)
+from ..conditioning.masks import blend, expand_mask, token_mask
+from ..conditioning.patchify import patchify_audio, patchify_video, video_positions
 from ..shapes import AUDIO_LATENTS_PER_SECOND
 from ..text import CONTEXT_LENGTH
 from ..transformer import Modality
 from ..types import AVLatent, TextContext
+from .data import noise_like, sent
 from .latents import Sample
-from .network import FlowNetwork
-from .text import TextBatch, batch_text
+from .network import FlowNetwork, Grid, Places
+from .text import TextBatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,35 +77,40 @@ _SMALLEST = 1e-3
 
 
 def draw_task(sample: Sample, options: FlowOptions, generator: torch.Generator) -> Task:
-    """Noise, noise levels and what is given, for every clip of ``sample``."""
+    """Noise, noise levels and what is given, for every clip of ``sample``, on its device."""
     latent = sample.latent
     assert latent.video is not None and latent.audio is not None
-    batch, tokens = len(latent.video), latent.video[0, 0].numel()
+    batch, tokens, device = len(latent.video), latent.video[0, 0].numel(), latent.video.device
     sigma = draw_sigmas(batch, tokens, generator, shift=options.shift, uniform=options.uniform)
-    mask = mask_like(latent).map(torch.clone)
-    assert mask.video is not None and mask.audio is not None
-    others = latent.map(lambda x: x.roll(1, 0))
-    given = latent.map(torch.clone)
-    assert given.video is not None and given.audio is not None
-    assert others.video is not None and others.audio is not None
-    for index in range(batch):
-        kind, first, spliced, streams, *where = torch.rand(6, generator=generator).tolist()
-        row = slice(index, index + 1)
+    video = torch.ones(batch, 1, latent.video.shape[2], 1, 1)
+    audio = torch.ones(batch, 1, latent.audio.shape[2], 1)
+    foreign = torch.zeros(batch, dtype=torch.bool)
+    chances = torch.rand(batch, 6, generator=generator).tolist()
+    for index, (kind, first, spliced, streams, *where) in enumerate(chances):
         if kind < options.audio_given:
-            mask.audio[row] = 0
+            audio[index] = 0
         elif kind < options.audio_given + options.video_given:
-            mask.video[row] = 0
+            video[index] = 0
+            continue
         elif kind < options.audio_given + options.video_given + options.region:
             region = _random_region(latent, sample.fps, streams, where)
             assert region.video is not None and region.audio is not None
-            mask.video[row], mask.audio[row] = region.video, region.audio
-            if spliced < 0.5:
-                given.video[row], given.audio[row] = others.video[row], others.audio[row]
+            video[index], audio[index] = region.video[0], region.audio[0]
+            foreign[index] = spliced < 0.5
             continue
-        if first < options.first_frame and bool(mask.video[row].any()):
-            mask.video[row, :, :1] = 0
-    noise = latent.map(lambda x: torch.randn(x.shape, generator=generator))
-    return Task(sigma=sigma, mask=mask, given=given, noise=noise)
+        if first < options.first_frame:
+            video[index, :, :1] = 0
+    other = sent(foreign, device)
+
+    def given(x: Tensor) -> Tensor:
+        return torch.where(other.view(-1, *[1] * (x.ndim - 1)), x.roll(1, 0), x)
+
+    return Task(
+        sigma=sent(sigma, device),
+        mask=AVLatent(sent(video, device), sent(audio, device)),
+        given=latent.map(given),
+        noise=latent.map(lambda x: noise_like(x, generator)),
+    )
 
 
 def time_region(
@@ -148,15 +148,18 @@ def _random_region(latent: AVLatent, fps: float, streams: float, where: Sequence
 
 
 def drop_text(
-    text: TextBatch, unconditional: Sequence[Tensor], share: float, generator: torch.Generator
+    text: TextBatch, unconditional: TextBatch, share: float, generator: torch.Generator
 ) -> TextBatch:
-    """A ``share`` of captions replaced by any of the ``unconditional`` ones, each (T, L, D)."""
-    rows = [hidden[mask.bool()] for hidden, mask in zip(text.hidden, text.mask, strict=True)]
-    for index in range(len(rows)):
-        chance, which = torch.rand(2, generator=generator).tolist()
-        if chance < share:
-            rows[index] = unconditional[int(which * len(unconditional))]
-    return batch_text(rows)
+    """A ``share`` of captions replaced by any of the ``unconditional`` ones."""
+    length = max(text.mask.shape[1], unconditional.mask.shape[1])
+    own, others = text.padded(length), unconditional.padded(length)
+    chance, which = torch.rand(2, len(text.mask), generator=generator)
+    drop = sent(chance < share, text.mask.device)
+    row = sent((which * len(others.mask)).long(), text.mask.device)
+    return TextBatch(
+        torch.where(drop[:, None, None, None], others.hidden[row], own.hidden),
+        torch.where(drop[:, None], others.mask[row], own.mask),
+    )
 
 
 def predict(
@@ -181,15 +184,13 @@ def predict(
     tokens, video_mask = patchify_video(x.video), token_mask(mask.video)
     audio_mask = token_mask(mask.audio)
     own = tokens.shape[1]
-    frames, height, width = x.video.shape[2:]
-    positions = video_positions(frames, height, width, fps)
+    beside = None if reference is None else _grid(reference)
+    key = Places(_grid(x.video), x.audio.shape[2], fps, beside, reference_scale)
+    positions, heard, rope = network.places(key, tokens.device)
     if reference is not None:
         shown = patchify_video(reference)
         tokens = torch.cat((tokens, shown), dim=1)
-        video_mask = torch.cat((video_mask, torch.zeros(shown.shape[:2])), dim=1)
-        frames, height, width = reference.shape[2:]
-        beside = reference_positions(frames, height, width, fps, space_scale=reference_scale)
-        positions = torch.cat((positions, beside), dim=2)
+        video_mask = torch.cat((video_mask, video_mask.new_zeros(shown.shape[:2])), dim=1)
     video = Modality(
         tokens=tokens,
         timesteps=video_mask * sigma[:, None],
@@ -201,12 +202,17 @@ def predict(
         tokens=patchify_audio(x.audio),
         timesteps=audio_mask * sigma[:, None],
         sigma=sigma * (audio_mask > 0).any(dim=1),
-        positions=audio_positions(x.audio.shape[2]),
+        positions=heard,
         context=context.audio,
     )
-    v, a = network.transformer(video, audio)
+    v, a = network.transformer(video, audio, rope=rope)
     assert v is not None and a is not None
     return AVLatent(v[:, :own].float(), a.float())
+
+
+def _grid(latent: Tensor) -> Grid:
+    frames, height, width = latent.shape[2:]
+    return frames, height, width
 
 
 def noised(clean: AVLatent, task: Task, sigma: Tensor) -> AVLatent:
@@ -230,29 +236,88 @@ def masked_error(prediction: AVLatent, target: AVLatent, task: Task) -> dict[str
     return {"video": means.video, "audio": means.audio}
 
 
-def flow_loss(
-    network: FlowNetwork,
+@dataclass(frozen=True, kw_only=True)
+class FlowBatch:
+    """One step's clips, what is asked about them, and what the text says."""
+
+    latent: AVLatent
+    task: Task
+    text: TextBatch
+    context_length: int
+    fps: float
+    edges: Tensor | None = None
+    reference_scale: int = 1
+
+    @property
+    def layout(self) -> object:
+        """What is no tensor."""
+        return self.context_length, self.fps, self.reference_scale
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> FlowBatch:
+        """Every tensor changed."""
+        task = self.task
+        return replace(
+            self,
+            latent=self.latent.map(change),
+            task=Task(
+                sigma=change(task.sigma),
+                mask=task.mask.map(change),
+                given=task.given.map(change),
+                noise=task.noise.map(change),
+            ),
+            text=self.text.map(change),
+            edges=None if self.edges is None else change(self.edges),
+        )
+
+    def copied(self) -> FlowBatch:
+        """With tensors of its own."""
+        return self.map(torch.clone)
+
+    def tensors(self) -> list[Tensor]:
+        """All of them, in the order in which they are named."""
+        found: list[Tensor] = []
+
+        def keep(tensor: Tensor) -> Tensor:
+            found.append(tensor)
+            return tensor
+
+        self.map(keep)
+        return found
+
+
+def draw_flow(
     sample: Sample,
     options: FlowOptions,
-    unconditional: Sequence[Tensor],
+    unconditional: TextBatch,
     generator: torch.Generator,
     *,
     context_length: int = CONTEXT_LENGTH,
     reference_scale: int = 1,
-) -> dict[str, Tensor]:
-    """``loss`` and its parts for one batch; a sample with edges is shown them as a reference."""
-    task = draw_task(sample, options, generator)
-    text = drop_text(sample.text, unconditional, options.unconditional, generator)
-    context = network.context(text, context_length)
-    velocity = predict(
-        network,
-        noised(sample.latent, task, task.sigma),
-        task,
-        task.sigma,
-        context,
-        sample.fps,
-        reference=sample.edges,
+) -> FlowBatch:
+    """A task for every clip, and some captions left out; a sample with edges is shown them as a reference."""
+    return FlowBatch(
+        latent=sample.latent,
+        task=draw_task(sample, options, generator),
+        text=drop_text(sample.text, unconditional, options.unconditional, generator),
+        context_length=context_length,
+        fps=sample.fps,
+        edges=sample.edges,
         reference_scale=reference_scale,
     )
-    errors = masked_error(velocity, task.noise - sample.latent, task)
+
+
+def flow_loss(network: FlowNetwork, batch: FlowBatch, options: FlowOptions) -> dict[str, Tensor]:
+    """``loss`` and its parts for one batch."""
+    task = batch.task
+    velocity = predict(
+        network,
+        noised(batch.latent, task, task.sigma),
+        task,
+        task.sigma,
+        network.context(batch.text, batch.context_length),
+        batch.fps,
+        reference=batch.edges,
+        reference_scale=batch.reference_scale,
+    )
+    errors = masked_error(velocity, task.noise - batch.latent, task)
     return {"loss": errors["video"] + options.audio_weight * errors["audio"], **errors}

@@ -7,9 +7,12 @@ A shard holds clips of one size and length: ``video`` (N, 128, F, H, W), ``audio
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from einops import rearrange, repeat
@@ -22,7 +25,7 @@ from ..media.atomic import replacing
 from ..shapes import audio_latents_of
 from ..text import Gemma, Tokenizer
 from ..types import AVLatent
-from .data import HELD_OUT
+from .data import HELD_OUT, sent
 from .text import TextBatch, TextStates, batch_text, encode_captions
 from .video_code import EncodesVideo
 from .world import FPS, Clip, edge_map, make_clip
@@ -64,32 +67,76 @@ class Encoders:
 def write_latents(
     folder: Path,
     buckets: Sequence[Bucket],
-    encoders: Encoders,
+    load: Callable[[], Encoders],
     *,
     first_seed: int = 0,
     shard_clips: int = 256,
+    workers: int = 1,
     on_shard: OnShard | None = None,
 ) -> None:
-    """Write the shards of all buckets that are not in ``folder`` yet; a kill loses one shard at most.
+    """Write the shards of all buckets that are not in ``folder`` yet; a kill loses one shard a worker.
 
-    Each bucket has scenes of its own: seeds count up from ``first_seed`` through the buckets. Raises
-    ValueError if they reach the held-out ones.
+    Each bucket has scenes of its own: seeds count up from ``first_seed`` through the buckets. Above one,
+    ``workers`` are processes of one thread each, and ``load``, which gives the encoders, must pickle.
+
+    Raises ValueError if the seeds reach the held-out ones.
     """
     if first_seed + sum(bucket.clips for bucket in buckets) > HELD_OUT:
         raise ValueError(f"first_seed={first_seed} reaches held-out scenes, from {HELD_OUT} on; start lower")
     folder.mkdir(parents=True, exist_ok=True)
-    planned: list[tuple[Path, Bucket, range]] = []
+    planned: list[_Shard] = []
     seed = first_seed
     for bucket in buckets:
         for number, start in enumerate(range(0, bucket.clips, shard_clips)):
             seeds = range(seed + start, seed + min(start + shard_clips, bucket.clips))
-            planned.append((folder / f"{bucket.name}-{number:04d}.safetensors", bucket, seeds))
+            planned.append(_Shard(folder / f"{bucket.name}-{number:04d}.safetensors", bucket, seeds))
         seed += bucket.clips
-    for done, (path, bucket, seeds) in enumerate(planned):
-        if not path.exists():
-            _write_shard(path, bucket, seeds, encoders)
+    missing = [shard for shard in planned if not shard.path.exists()]
+    there = len(planned) - len(missing)
+    for done, _ in enumerate(_each_written(missing, load, workers), start=there + 1):
         if on_shard is not None:
-            on_shard(done + 1, len(planned))
+            on_shard(done, len(planned))
+
+
+class _Shard(NamedTuple):
+    path: Path
+    bucket: Bucket
+    seeds: range
+
+
+def _each_written(shards: Sequence[_Shard], load: Callable[[], Encoders], workers: int) -> Iterator[None]:
+    """Writes the shards, and says so after each."""
+    if workers == 1 or len(shards) < 2:
+        encoders = load()
+        for shard in shards:
+            _write_shard(*shard, encoders)
+            yield
+        return
+    # Not forked: threads and devices of this process do not survive in a copy.
+    pool = ProcessPoolExecutor(
+        min(workers, len(shards)), mp_context=get_context("spawn"), initializer=_begin, initargs=(load,)
+    )
+    with pool:
+        futures = [pool.submit(_write_with_own, shard) for shard in shards]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+_own: list[Encoders] = []
+"""The encoders of a worker process."""
+
+
+def _begin(load: Callable[[], Encoders]) -> None:
+    torch.set_num_threads(1)
+    _own.append(load())
+
+
+def _write_with_own(shard: _Shard) -> None:
+    _write_shard(*shard, _own[0])
 
 
 def encode_clips(clips: Sequence[Clip], encoders: Encoders) -> AVLatent:
@@ -125,15 +172,16 @@ class Sample:
 
 
 class LatentCache:
-    """All shards of a folder in memory; :meth:`batch` draws from them."""
+    """All shards of a folder in the memory of a device; :meth:`batch` draws from them."""
 
-    def __init__(self, folder: Path, buckets: Sequence[Bucket]) -> None:
+    def __init__(self, folder: Path, buckets: Sequence[Bucket], device: torch.device | str = "cpu") -> None:
         """Raises ValueError for a bucket that has no shard there."""
-        self._parts = [_Part.read(folder, bucket) for bucket in buckets]
+        self._device = torch.device(device)
+        self._parts = [_Part.read(folder, bucket, self._device) for bucket in buckets]
         self._shares = torch.tensor([bucket.share for bucket in buckets])
 
     def __len__(self) -> int:
-        return sum(len(part.captions) for part in self._parts)
+        return sum(len(part.lengths) for part in self._parts)
 
     def batch(self, size: int, generator: torch.Generator, *, edges: bool = False) -> Sample:
         """``size`` clips of one bucket; with ``edges`` only of those that keep them.
@@ -146,10 +194,13 @@ class LatentCache:
             if not bool(shares.any()):
                 raise ValueError("no bucket keeps edges: write the latents with Bucket(edges=True)")
         part = self._parts[int(torch.multinomial(shares, 1, generator=generator))]
-        rows = torch.randint(len(part.captions), (size,), generator=generator)
+        drawn = torch.randint(len(part.lengths), (size,), generator=generator)
+        # On a GPU steps are recorded, for which batches of a bucket keep one shape.
+        longest = part.text.mask.shape[1] if self._device.type == "cuda" else int(part.lengths[drawn].max())
+        rows = sent(drawn, self._device)
         return Sample(
             AVLatent(part.video[rows].float(), part.audio[rows].float()),
-            batch_text([part.captions[int(row)] for row in rows]),
+            TextBatch(part.text.hidden[rows, :longest].float(), part.text.mask[rows, :longest]),
             part.edges[rows].float() if edges and part.edges is not None else None,
         )
 
@@ -159,17 +210,20 @@ class _Part:
     video: Tensor
     audio: Tensor
     edges: Tensor | None
-    captions: list[Tensor]
+    text: TextBatch
+    lengths: Tensor  # of captions, on the CPU
 
     @classmethod
-    def read(cls, folder: Path, bucket: Bucket) -> _Part:
+    def read(cls, folder: Path, bucket: Bucket, device: torch.device) -> _Part:
         paths = sorted(folder.glob(f"{bucket.name}-*.safetensors"))
         if not paths:
             raise ValueError(f"{folder} has no latents of {bucket.name}: write them first")
         shards = [_read(path) for path in paths]
         captions = [caption for _, states in shards for caption in states.all()]
-        tensors = {name: torch.cat([shard[name] for shard, _ in shards]) for name in shards[0][0]}
-        return cls(tensors["video"], tensors["audio"], tensors.get("edges"), captions)
+        tensors = {name: torch.cat([shard[name] for shard, _ in shards]).to(device) for name in shards[0][0]}
+        text = batch_text(captions).map(lambda t: t.to(device))
+        lengths = torch.tensor([len(caption) for caption in captions])
+        return cls(tensors["video"], tensors["audio"], tensors.get("edges"), text, lengths)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], TextStates]:

@@ -39,7 +39,10 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 StepFn = Callable[[nn.Module, torch.Generator, int], Mapping[str, Tensor]]
-"""(model, generator, step) -> scalars by name; "loss" is what is minimised, the rest is shown."""
+"""(model, generator, step) -> scalars by name; "loss" is what is minimised, the rest is shown.
+
+A step that has computed the gradients itself gives a loss that needs none.
+"""
 
 Schedule = Callable[[int], float]
 """Step -> factor of the optimizer's learning rates."""
@@ -132,18 +135,19 @@ def train(
 def _update(state: TrainingState, step_fn: StepFn, rank: int, options: LoopOptions) -> Mapping[str, Tensor]:
     """One step of model, optimizer and averaged weights."""
     parameters = [p for p in state.model.parameters() if p.requires_grad]
+    state.optimizer.zero_grad(set_to_none=True)
     with _autocast(options.dtype, parameters[0].device):
         scalars = step_fn(state.model, step_generator(state.seed, state.step, rank), state.step)
-    state.optimizer.zero_grad(set_to_none=True)
-    scalars["loss"].backward()
+    if scalars["loss"].requires_grad:
+        scalars["loss"].backward()
     _average_gradients(parameters)
     if options.clip is not None:
         nn.utils.clip_grad_norm_(parameters, options.clip)
     state.optimizer.step()
     decay = min(options.ema, (1 + state.step) / (10 + state.step))
     with torch.no_grad():
-        for name, p in state.model.named_parameters():
-            state.averaged[name].lerp_(p, 1 - decay)
+        current = dict(state.model.named_parameters())
+        torch._foreach_lerp_(list(state.averaged.values()), [current[n] for n in state.averaged], 1 - decay)
     return scalars
 
 

@@ -55,50 +55,72 @@ class Muon(torch.optim.Optimizer):
         """Update every parameter that has a gradient."""
         assert closure is None
         for group in self.param_groups:
-            update = self._orthogonal if group["orthogonal"] else self._adam
-            for p in group["params"]:
-                if p.grad is not None:
-                    p.mul_(1 - group["lr"] * group["weight_decay"])
-                    update(p, p.grad, group)
+            given = [p for p in group["params"] if p.grad is not None]
+            if given:
+                torch._foreach_mul_(given, 1 - group["lr"] * group["weight_decay"])
+                (self._orthogonal if group["orthogonal"] else self._adam)(given, group)
 
-    def _orthogonal(self, p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[p]
-        if not state:
-            state["momentum"] = torch.zeros_like(p)
-        average = state["momentum"].lerp_(grad, 1 - group["momentum"])
-        # Inputs vary fastest: in channels-last weights, the faster layout on a CPU, this is a view.
-        matrix = grad.lerp(average, group["momentum"]).movedim(1, -1).flatten(1)
-        blocks = matrix.split(_BLOCK) if min(matrix.shape) > _LARGEST else [matrix]
-        rows = torch.cat([orthogonalised(block) for block in blocks])
-        direction = rows.view(p.shape[0], *p.shape[2:], p.shape[1]).movedim(-1, 1)
-        p.add_(direction, alpha=-group["lr"] * max(1.0, p.shape[0] / p.shape[1]) ** 0.5)
+    def _orthogonal(self, given: list[Tensor], group: dict[str, Any]) -> None:
+        grads = [p.grad for p in given if p.grad is not None]
+        averages = [self._kept(p, "momentum") for p in given]
+        torch._foreach_lerp_(averages, grads, 1 - group["momentum"])
+        wanted = torch._foreach_lerp(grads, averages, group["momentum"])
+        # Matrices of one shape go through the iteration together: on a GPU that saves most of the launches.
+        alike: dict[torch.Size, list[int]] = {}
+        for number, p in enumerate(given):
+            alike.setdefault(p.shape, []).append(number)
+        for shape, numbers in alike.items():
+            # Inputs vary fastest: in channels-last weights, the faster layout on a CPU, this is a view.
+            matrices = torch.stack([wanted[number].movedim(1, -1).flatten(1) for number in numbers])
+            blocks = matrices.split(_BLOCK, dim=1) if min(matrices.shape[1:]) > _LARGEST else [matrices]
+            rows = torch.cat([orthogonalised(block) for block in blocks], dim=1)
+            directions = rows.view(len(numbers), shape[0], *shape[2:], shape[1]).movedim(-1, 2)
+            torch._foreach_add_(
+                [given[number] for number in numbers],
+                list(directions.unbind()),
+                alpha=-group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5,
+            )
 
-    def _adam(self, p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[p]
-        if not state:
-            state |= {"step": 0, "mean": torch.zeros_like(p), "square": torch.zeros_like(p)}
-        state["step"] += 1
+    def _adam(self, given: list[Tensor], group: dict[str, Any]) -> None:
+        grads = [p.grad for p in given if p.grad is not None]
+        means, squares = ([self._kept(p, name) for p in given] for name in ("mean", "square"))
+        steps = []
+        for p in given:
+            self.state[p]["step"] = self.state[p].get("step", 0) + 1
+            steps.append(self.state[p]["step"])
         fast, slow = group["betas"]
-        mean = state["mean"].lerp_(grad, 1 - fast) / (1 - fast ** state["step"])
-        square = state["square"].lerp_(grad.square(), 1 - slow) / (1 - slow ** state["step"])
-        p.addcdiv_(mean, square.sqrt().add_(group["eps"]), value=-group["lr"])
+        torch._foreach_lerp_(means, grads, 1 - fast)
+        torch._foreach_lerp_(squares, torch._foreach_pow(grads, 2), 1 - slow)
+        below = torch._foreach_div(squares, [1 - slow**step for step in steps])
+        torch._foreach_sqrt_(below)
+        torch._foreach_add_(below, group["eps"])
+        torch._foreach_mul_(below, [1 - fast**step for step in steps])
+        torch._foreach_addcdiv_(given, means, below, value=-group["lr"])
+
+    def _kept(self, p: Tensor, name: str) -> Tensor:
+        """A running average that begins at zero."""
+        state = self.state[p]
+        if name not in state:
+            state[name] = torch.zeros_like(p)
+        average: Tensor = state[name]
+        return average
 
 
 def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
-    """The matrix (R, C) with all singular values brought near 1, by Newton-Schulz steps.
+    """Matrices (..., R, C) with all singular values brought near 1, by Newton-Schulz steps.
 
     Every step is a polynomial of the small Gram matrix times the matrix, so only the Gram matrix is iterated
     and the large one is touched twice: for the flat matrices of convolutions a fifth of the work.
     """
     linear, cubic, quintic = NEWTON_SCHULZ
-    tall = matrix.shape[0] > matrix.shape[1]
+    tall = matrix.shape[-2] > matrix.shape[-1]
     x = (matrix.mT if tall else matrix).float()
-    x = x / (x.norm() + 1e-7)
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     gram = x @ x.mT
     total: Tensor = gram
     for step in range(steps):
-        factor = torch.addmm(gram, gram, gram, beta=cubic, alpha=quintic)
-        factor.diagonal().add_(linear)
+        factor = cubic * gram + quintic * (gram @ gram)
+        factor.diagonal(dim1=-2, dim2=-1).add_(linear)
         total = factor @ total if step else factor
         if step < steps - 1:
             gram = factor @ gram @ factor

@@ -6,15 +6,18 @@ Letters: B batch, T tokens, S text tokens of the context.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..conditioning.patchify import audio_positions, reference_positions, video_positions
 from ..config import Json, text_config, transformer_config
 from ..text import FeatureExtractor, TextConnectors
-from ..transformer import Transformer
+from ..text.connectors import Connector
+from ..transformer import RopeTables, Transformer
 from ..types import TextContext
 from .text import TextBatch
 from .timing import attend_near_in_time
@@ -26,6 +29,20 @@ _PREFIXES = {
 }
 
 
+T = TypeVar("T")
+Grid = tuple[int, int, int]
+
+
+class Places(NamedTuple):
+    """Where tokens lie: latent ``grid`` (F, H, W), number of audio latents, and the grid of a reference."""
+
+    grid: Grid
+    sounds: int
+    fps: float
+    reference: Grid | None = None
+    reference_scale: int = 1
+
+
 class FlowNetwork(nn.Module):
     """Built from a checkpoint's configuration with weights ready to be trained from nothing."""
 
@@ -35,6 +52,7 @@ class FlowNetwork(nn.Module):
         self.transformer = Transformer(transformer_config(config))
         self.connectors = TextConnectors(text)
         self.projection = FeatureExtractor(text, hidden_size, num_states)
+        self._made: dict[tuple[object, torch.device], Any] = {}
         initialise(self, seed)
 
     def context(self, text: TextBatch, length: int) -> TextContext:
@@ -43,15 +61,22 @@ class FlowNetwork(nn.Module):
         Most of the context that inference uses is registers. A ``length`` below their number takes the first
         ones only, which makes a step several times cheaper; training should end with the full length.
         """
-        features = self.projection(text.states(), text.mask)
+        if self.projection.per_token_norm:
+            features = self.projection.padded(text.hidden, text.mask)
+        else:
+            features = self.projection(text.states(), text.mask)
 
-        def connect(connector: nn.Module, features: Tensor) -> Tensor:
-            registers = connector.get_parameter("learnable_registers")
+        def connect(connector: Connector, features: Tensor) -> Tensor:
+            registers = connector.learnable_registers
+            given: dict[str, Any] = {"length": length}
+            if text.mask.shape[1] <= length:
+                given["rope"] = self._kept(
+                    (length, id(connector)),
+                    registers.device,
+                    lambda: connector.rope(length, registers.device),
+                )
             context: Tensor = functional_call(
-                connector,
-                {"learnable_registers": registers[:length]},
-                (features, text.mask),
-                {"length": length},
+                connector, {"learnable_registers": registers[:length]}, (features, text.mask), given
             )
             return context
 
@@ -59,6 +84,26 @@ class FlowNetwork(nn.Module):
             connect(self.connectors.video_embeddings_connector, features.video),
             connect(self.connectors.audio_embeddings_connector, features.audio),
         )
+
+    def places(self, key: Places, device: torch.device) -> tuple[Tensor, Tensor, RopeTables]:
+        """Positions of video and audio tokens, on the CPU, and their rotary tables on ``device``."""
+
+        def make() -> tuple[Tensor, Tensor, RopeTables]:
+            video, audio = video_positions(*key.grid, key.fps), audio_positions(key.sounds)
+            if key.reference is not None:
+                shown = reference_positions(*key.reference, key.fps, space_scale=key.reference_scale)
+                video = torch.cat((video, shown), dim=2)
+            return video, audio, self.transformer.rope_tables(video, audio, device=device)
+
+        return self._kept(key, device, make)
+
+    def _kept(self, key: object, device: torch.device, make: Callable[[], T]) -> T:
+        """What depends on shapes only, made once."""
+        if (key, device) not in self._made:
+            with torch.no_grad():
+                self._made[key, device] = make()
+        found: T = self._made[key, device]
+        return found
 
     def tensors(self) -> dict[str, Tensor]:
         """Every parameter under its name in a released single file."""

@@ -23,7 +23,7 @@ from ..media.atomic import replacing
 from ..tiny.write import TinySet
 from .loop import LoopOptions
 from .scales import Scale
-from .text import encode_captions, load_text
+from .text import TextBatch, batch_text, encode_captions, load_text
 
 Recipe = TypeVar("Recipe")
 
@@ -49,6 +49,8 @@ class Run:
     max_seconds: float = float("inf")
     dtype: torch.dtype = torch.float32
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    workers: int = 1
+    """Processes that make latents."""
     progress: bool = True
     started: float = field(default_factory=time.monotonic)
 
@@ -98,9 +100,10 @@ class Run:
             return recipe
         return replace(recipe, total_steps=self.steps[stage])  # type: ignore[type-var]
 
-    def unconditional(self) -> list[Tensor]:
-        """States (T, L, D) of the prompts that stand for no prompt."""
-        return encode_captions(*load_text(self.models.text_encoder), self.prompts).all()
+    def unconditional(self) -> TextBatch:
+        """States of the prompts that stand for no prompt, on the device."""
+        states = encode_captions(*load_text(self.models.text_encoder), self.prompts).all()
+        return batch_text(states).map(lambda t: t.to(self.device))
 
     def load(self, network: nn.Module, path: Path, prefix: str) -> None:
         """Give ``network`` the tensors that the part at ``path`` holds for it, and freeze it."""

@@ -29,7 +29,7 @@ LAYERS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """Everything that ``ltx2 train tiny`` decides. ``minutes`` are those of a stage on two CPU cores."""
+    """Everything that ``ltx2 train tiny`` decides. ``minutes`` are those of a stage on ``machine``."""
 
     config: Json
     upsampler_config: Json
@@ -50,6 +50,7 @@ class Scale:
     distilled: LoraRecipe
     edges: LoraRecipe
     minutes: Mapping[str, float]
+    machine: str = "2 cores"
     evaluates: bool = True
     """Whether figures are measured on held-out clips while training."""
     statistics_clips: int = 256
@@ -116,6 +117,18 @@ def full_scale() -> Scale:
     )
 
 
+def gpu_scale() -> Scale:
+    """The same networks on one GPU: four times the batch, more clips and steps, in minutes."""
+    scale = full_scale()
+    clips = {"128x128x25": 12288, "128x128x49": 4608, "128x96x25": 2048, "64x64x25": 4096}
+    return replace(
+        scale,
+        buckets=tuple(replace(b, clips=clips.get(b.name, 2048)) for b in scale.buckets),
+        transformer=replace(scale.transformer, total_steps=16000, batch=128),
+        machine="one H100 and 16 cores",
+    )
+
+
 def smoke_scale() -> Scale:
     """All stages from nothing in less than a minute; what comes out loads and means nothing."""
     clip = ClipSize(batch=1, frames=9, width=64, height=64)
@@ -145,7 +158,7 @@ def smoke_scale() -> Scale:
     )
 
 
-SCALES = {"full": full_scale, "smoke": smoke_scale}
+SCALES = {"full": full_scale, "gpu": gpu_scale, "smoke": smoke_scale}
 
 
 def with_transformer(config: Json) -> Json:

@@ -9,6 +9,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -139,7 +140,9 @@ def make_audio_vae(run: Run) -> None:
     recipe = run.sized("audio-vae", run.scale.audio_vae)
     state = run.state("audio-vae")
     config = cfg.audio_vae_config(run.scale.config)
-    pair, _ = train_audio_vae(config, state, recipe=recipe, seed=run.seed, options=run.options())
+    pair, _ = train_audio_vae(
+        config, state, recipe=recipe, seed=run.seed, options=run.options(), device=run.device
+    )
     run.check_finished("audio-vae", recipe.total_steps)
     finish_audio_vae(pair, recipe, clips=run.scale.statistics_clips, seed=run.seed)
     save_tensors(
@@ -156,9 +159,10 @@ def make_vocoder(run: Run) -> None:
         cfg.audio_vae_config(run.scale.config),
         state,
         recipe=recipe,
-        pair=_audio_pair(run),
+        pair=_audio_pair(run).to(run.device),
         seed=run.seed,
         options=run.options(),
+        device=run.device,
     )
     run.check_finished("vocoder", recipe.total_steps)
     tensors = prefixed("vocoder.", vocoder)
@@ -168,8 +172,6 @@ def make_vocoder(run: Run) -> None:
 
 
 def make_latents(run: Run) -> None:
-    gemma, tokenizer = load_text(run.models.text_encoder)
-    encoders = Encoders(video=_code(run), audio=_audio_pair(run).encoder, gemma=gemma, tokenizer=tokenizer)
     folder = run.folder / "latents"
 
     def on_shard(done: int, count: int) -> None:
@@ -177,8 +179,20 @@ def make_latents(run: Run) -> None:
         if done < count:
             run.check_time()
 
-    write_latents(folder, run.scale.buckets, encoders, shard_clips=run.scale.shard_clips, on_shard=on_shard)
+    write_latents(
+        folder,
+        run.scale.buckets,
+        partial(_encoders, run),
+        shard_clips=run.scale.shard_clips,
+        workers=run.workers,
+        on_shard=on_shard,
+    )
     (folder / "complete").touch()
+
+
+def _encoders(run: Run) -> Encoders:
+    gemma, tokenizer = load_text(run.models.text_encoder)
+    return Encoders(video=_code(run), audio=_audio_pair(run).encoder, gemma=gemma, tokenizer=tokenizer)
 
 
 def make_transformer(run: Run) -> None:
@@ -256,7 +270,10 @@ def make_edges(run: Run) -> None:
 
 
 def _flow_network(run: Run) -> FlowNetwork:
-    return FlowNetwork(run.scale.config, hidden_size=GEMMA_WIDTH, num_states=GEMMA_LAYERS + 1, seed=run.seed)
+    network = FlowNetwork(
+        run.scale.config, hidden_size=GEMMA_WIDTH, num_states=GEMMA_LAYERS + 1, seed=run.seed
+    )
+    return network.to(run.device)
 
 
 def _load_flow(network: FlowNetwork, path: Path) -> None:
@@ -292,7 +309,7 @@ def _audio_pair(run: Run) -> AudioPair:
 
 
 def _cache(run: Run) -> LatentCache:
-    return LatentCache(run.folder / "latents", run.scale.buckets)
+    return LatentCache(run.folder / "latents", run.scale.buckets, run.device)
 
 
 def export(run: Run) -> None:

@@ -8,12 +8,13 @@ B captions of a batch, T tokens of the longest of them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..text import Gemma, Tokenizer, load_gemma, load_tokenizer
 from .world import vocabulary
@@ -70,6 +71,15 @@ class TextBatch:
     def states(self) -> Iterable[Tensor]:
         """The L hidden states (B, T, D), as the projection takes them."""
         return self.hidden.unbind(dim=2)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> TextBatch:
+        """Both tensors changed."""
+        return TextBatch(change(self.hidden), change(self.mask))
+
+    def padded(self, length: int) -> TextBatch:
+        """With T at least ``length``."""
+        more = max(0, length - self.mask.shape[1])
+        return TextBatch(F.pad(self.hidden, (0, 0, 0, 0, 0, more)), F.pad(self.mask, (0, more)))
 
 
 def batch_text(captions: Sequence[Tensor]) -> TextBatch:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import log
 from typing import Any
 
@@ -31,23 +32,32 @@ class Groups:
 
     Along the tokens a timestep mostly changes a few times. ``segments`` (S of them) are the runs [start,
     stop) in which none does, and ``index`` (S, B) names the group of each; where they change often there are
-    no segments and ``index`` (B, N) names the group of every token.
+    no segments and ``index`` (B, N) names the group of every token. Without ``index`` every token is a group
+    of its own, in order.
     """
 
     timesteps: Tensor
-    index: Tensor
+    index: Tensor | None
     segments: Bounds
+
+    @classmethod
+    def apart(cls, timesteps: Tensor) -> Groups:
+        """Every token of (B, N) by itself: more to compute, but nothing to look for."""
+        return cls(timesteps.flatten(), None, ((0, timesteps.shape[1]),))
 
 
 def group_timesteps(timesteps: Tensor, tokens: int, device: torch.device) -> Groups:
     """Timesteps (B, N), or (B, 1) where all tokens of a sample agree, -> their groups on ``device``.
 
     A conditioned clip has thousands of tokens but few noise levels, so the modulation is evaluated per level.
+    In training on a GPU it is not: finding the levels would make it wait in every step.
     """
     batch = len(timesteps)
     samples = torch.arange(batch, device=timesteps.device)
     if timesteps.shape[1] == 1:
         return Groups(timesteps[:, 0].to(device), samples[None].to(device), ((0, tokens),))
+    if timesteps.is_cuda and torch.is_grad_enabled():
+        return Groups.apart(timesteps)
     values, index = torch.unique(timesteps, return_inverse=True)
     index = index + samples[:, None] * len(values)
     changes = (index[:, 1:] != index[:, :-1]).any(dim=0).nonzero().flatten().tolist()
@@ -63,7 +73,8 @@ def group_timesteps(timesteps: Tensor, tokens: int, device: torch.device) -> Gro
 class Modulation:
     """Rows of modulation, held once for each distinct timestep and never spread over the tokens.
 
-    ``rows`` (B, 1, S, R, W) are those of the ``segments`` of the tokens, (B, 1, R, W) where there is but one.
+    ``rows`` (B, 1, S, R, W) are those of the ``segments`` of the tokens, (B, 1, R, W) where there is but one
+    and (B, N, R, W) where every token has its own.
     Without segments they are (G, R, W), and ``index`` (B, N) names the group of every token. ``ones`` (R, 1)
     are 1 for the rows that scale.
     """
@@ -77,6 +88,8 @@ class Modulation:
     def of(cls, rows: Tensor, groups: Groups) -> Modulation:
         """rows (R, G, W), one for each group."""
         by_group = rows.transpose(0, 1)
+        if groups.index is None:
+            return cls(by_group.unflatten(0, (-1, groups.segments[0][1])), groups.segments)
         if not groups.segments:
             return cls(by_group, (), groups.index)
         by_segment = by_group[groups.index.T].unsqueeze(1)
@@ -91,7 +104,7 @@ class Modulation:
         """These rows and then ``rows`` (R, B, W), the same for all tokens of a sample."""
         rows = rows.transpose(0, 1)
         if self.index is None:
-            rows = rows.unsqueeze(1)
+            rows = rows.unsqueeze(1).expand(-1, self.rows.shape[1], -1, -1)
             if len(self.segments) > 1:
                 rows = rows.unsqueeze(2).expand(-1, -1, len(self.segments), -1, -1)
         else:
@@ -101,7 +114,7 @@ class Modulation:
     def scaling(self, count: int, scales: slice) -> Modulation:
         """These rows for tables of ``count`` rows, to ``scales`` of which 1 is added: laid out once."""
         ones = self.rows.new_zeros(count, 1)
-        ones[scales] = 1
+        ones[scales].fill_(1)
         return replace(self, ones=ones)
 
     def plus(self, table: Tensor, *, scales: slice | None = None) -> Rows:
@@ -236,11 +249,13 @@ class TimestepEmbedder(nn.Module):
 
 def sinusoid(timesteps: Tensor) -> Tensor:
     """(G,) -> (G, 256) float32: the cosines of 128 frequencies from 1 down to 1/10000, then the sines."""
-    angles = timesteps.float().unsqueeze(-1) * _frequencies().to(timesteps.device)
+    angles = timesteps.float().unsqueeze(-1) * _frequencies(timesteps.device)
     return torch.cat((angles.cos(), angles.sin()), dim=-1)
 
 
-def _frequencies() -> Tensor:
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def _frequencies(device: torch.device) -> Tensor:
     """10000^(-j/128) for j = 0 ... 127, the same on every machine.
 
     Timesteps reach 1000, so one ulp of frequency moves the output by 1e-5, and float32 exponentials differ by
@@ -251,4 +266,4 @@ def _frequencies() -> Tensor:
     frequencies = np.exp(exponents.astype(np.float64)).astype(np.float32)
     # Nearly half-way between two floats; the library behind the reference results rounds it up.
     frequencies[12] = np.nextafter(frequencies[12], np.float32(1))
-    return torch.from_numpy(frequencies)
+    return torch.from_numpy(frequencies).to(device)

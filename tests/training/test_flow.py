@@ -16,6 +16,7 @@ from ltx2_core.training.distill import DistillOptions, distill_loss
 from ltx2_core.training.flow import (
     FlowOptions,
     Task,
+    draw_flow,
     draw_sigmas,
     draw_task,
     drop_text,
@@ -26,6 +27,7 @@ from ltx2_core.training.flow import (
     time_region,
 )
 from ltx2_core.training.lora import LoraAdapters
+from ltx2_core.training.text import batch_text
 from ltx2_core.types import AVLatent, LatentState
 
 PLAIN = FlowOptions(unconditional=0, first_frame=0, audio_given=0, video_given=0, region=0)
@@ -85,9 +87,9 @@ def test_a_time_region_covers_the_same_seconds_in_both_streams(sample) -> None:
 
 
 def test_captions_are_dropped_for_the_unconditional_ones(sample, states) -> None:
-    dropped = drop_text(sample.text, states[:1], 1.0, rng())
+    dropped = drop_text(sample.text, batch_text(states[:1]), 1.0, rng())
     assert dropped.mask.sum(dim=1).tolist() == [1, 1]
-    kept = drop_text(sample.text, states[:1], 0.0, rng())
+    kept = drop_text(sample.text, batch_text(states[:1]), 0.0, rng())
     assert torch.equal(kept.hidden, sample.text.hidden) and torch.equal(kept.mask, sample.text.mask)
 
 
@@ -133,7 +135,8 @@ def test_a_few_steps_lower_the_loss_of_one_batch(network, sample, states) -> Non
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     losses = []
     for _ in range(25):
-        loss = flow_loss(network, sample, PLAIN, states[:1], rng(), context_length=32)["loss"]
+        batch = draw_flow(sample, PLAIN, batch_text(states[:1]), rng(), context_length=32)
+        loss = flow_loss(network, batch, PLAIN)["loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -145,11 +148,11 @@ def test_a_few_steps_lower_the_loss_of_one_batch(network, sample, states) -> Non
 
 def test_a_student_has_nothing_to_learn_from_a_single_step_without_guidance(network, sample, states) -> None:
     adapters = LoraAdapters(network.transformer, rank=2)
-    tasks = FlowOptions()
+    tasks, negative = FlowOptions(), batch_text(states[:2])
 
     def loss(**options) -> dict[str, torch.Tensor]:
         settings = DistillOptions(**options)
-        return distill_loss(network, adapters, sample, settings, tasks, states[:2], rng(), context_length=32)
+        return distill_loss(network, adapters, sample, settings, tasks, negative, rng(), context_length=32)
 
     assert loss(substeps=1, cfg=1.0)["loss"] < 1e-8
     guided = loss(substeps=2, cfg=4.0)["loss"]

@@ -42,7 +42,7 @@ def encoders(tiny_set, world_gemma) -> Encoders:
 @pytest.fixture(scope="module")
 def folder(encoders, tmp_path_factory):
     folder = tmp_path_factory.mktemp("latents")
-    write_latents(folder, BUCKETS, encoders, first_seed=5, shard_clips=2)
+    write_latents(folder, BUCKETS, lambda: encoders, first_seed=5, shard_clips=2)
     return folder
 
 
@@ -87,7 +87,7 @@ def test_finished_shards_are_not_written_again(folder, encoders) -> None:
     before = [path.stat().st_mtime_ns for path in paths[1:]]
     content = load_file(paths[0])
     paths[0].unlink()
-    write_latents(folder, BUCKETS, encoders, first_seed=5, shard_clips=2)
+    write_latents(folder, BUCKETS, lambda: encoders, first_seed=5, shard_clips=2)
     assert [path.stat().st_mtime_ns for path in paths[1:]] == before
     again = load_file(paths[0])
     assert again.keys() == content.keys() and all(torch.equal(again[n], content[n]) for n in content)
@@ -95,6 +95,6 @@ def test_finished_shards_are_not_written_again(folder, encoders) -> None:
 
 def test_held_out_scenes_and_missing_buckets_are_refused(folder, encoders, tmp_path) -> None:
     with pytest.raises(ValueError, match="held-out"):
-        write_latents(tmp_path, BUCKETS, encoders, first_seed=HELD_OUT - 4)
+        write_latents(tmp_path, BUCKETS, lambda: encoders, first_seed=HELD_OUT - 4)
     with pytest.raises(ValueError, match="has no latents of 64x64x9"):
         LatentCache(folder, [Bucket(width=64, height=64, frames=9, clips=1)])

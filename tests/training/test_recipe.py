@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from ltx2_core import LTX2Pipeline
 from ltx2_core.cli.main import main
 from ltx2_core.loading import Component, open_checkpoint, open_lora
+from ltx2_core.request import NEGATIVE_PROMPT
 from ltx2_core.training.run import Run, Unfinished
 from ltx2_core.training.scales import full_scale, smoke_scale
 from ltx2_core.training.stages import NEEDS, STAGES, run_stages
@@ -24,14 +25,14 @@ CLIP = {"width": 128, "height": 64, "num_frames": 9, "fps": 25.0, "steps": 2, "c
 def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("recipe")
     result = CliRunner().invoke(
-        main, ["train", "tiny", "--out", str(out), "--scale", "smoke", "-q", "--threads", "1"]
+        main, ["train", "tiny", "--out", str(out), "--scale", "smoke", "-q", "--threads", "1", "--workers", "2"]
     )
     assert result.exit_code == 0, result.output
     return out
 
 
 def make_run(folder, **options) -> Run:
-    return Run(folder=folder, scale=smoke_scale(), prompts=("", "blurry"), progress=False, **options)
+    return Run(folder=folder, scale=smoke_scale(), prompts=("", NEGATIVE_PROMPT), progress=False, **options)
 
 
 def test_one_command_makes_a_set_that_the_pipeline_runs(folder) -> None:
@@ -101,7 +102,7 @@ def test_the_command_states_its_cost_without_starting(tmp_path) -> None:
 
 def test_a_set_can_be_gone_on_from_where_other_parts_allow_it(folder, tmp_path) -> None:
     models = make_run(folder).models
-    arguments = ["train", "tiny", "--out", str(tmp_path), "--scale", "smoke", "-q", "--threads", "1"]
+    arguments = ["train", "tiny", "--out", str(tmp_path), "--scale", "smoke", "-q", "--threads", "1", "--workers", "2"]
     arguments += ["--from", str(folder / "models"), "--stage", "video-decoder", "--stage", "export"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output

@@ -1,0 +1,133 @@
+"""A recorded training step makes the gradients of the step it stands for, whatever is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ltx2_core.training.flow import FlowBatch, FlowOptions, Task, draw_flow, flow_loss
+from ltx2_core.training.network import FlowNetwork
+from ltx2_core.training.recorded import RecordedStep
+from ltx2_core.training.scales import smoke_scale
+from ltx2_core.training.text import TextBatch, batch_text
+from ltx2_core.types import AVLatent
+
+
+class Again:
+    """A record that computes: what a graph does, from the tensors that it was given and into its own."""
+
+    def __init__(self, compute: Callable[[], Mapping[str, Tensor]], network: Any) -> None:
+        self._compute, self._network = compute, network
+        self.out = dict(compute())
+        self._gradients = [p.grad for p in network.parameters()]
+
+    def replay(self) -> None:
+        for p in self._network.parameters():
+            p.grad = None
+        made = self._compute()
+        for own, p in zip(self._gradients, self._network.parameters(), strict=True):
+            if own is not None:
+                own.copy_(p.grad)
+        for name, value in made.items():
+            self.out[name].copy_(value)
+
+
+def steps(network, sample, states, record) -> tuple[RecordedStep[FlowBatch], Callable[..., Any]]:
+    options = FlowOptions()
+
+    def draw(generator: torch.Generator, step: int) -> FlowBatch:
+        length = 64 if step % 3 == 2 else 32
+        return draw_flow(sample, options, batch_text(states[:2]), generator, context_length=length)
+
+    def loss(batch: FlowBatch) -> Mapping[str, Tensor]:
+        return flow_loss(network, batch, options)
+
+    step = RecordedStep(draw, loss, record=record, devices=("cpu",))
+    return step, lambda generator, number: loss(draw(generator, number))
+
+
+def test_replays_give_the_gradients_of_the_step(network, sample, states) -> None:
+    records = []
+
+    def record(compute):
+        records.append(Again(compute, network))
+        return records[-1]
+
+    step, plain = steps(network, sample, states, record)
+    for number in range(6):
+        recorded = step(network, torch.Generator().manual_seed(number), number)
+        gradients = {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+        network.zero_grad()
+        expected = plain(torch.Generator().manual_seed(number), number)
+        assert not recorded["loss"].requires_grad
+        for name, value in expected.items():
+            torch.testing.assert_close(recorded[name], value.detach())
+        expected["loss"].backward()
+        for name, p in network.named_parameters():
+            if p.grad is not None:
+                torch.testing.assert_close(gradients[name], p.grad, msg=name)
+        network.zero_grad()
+    assert len(records) == 2 and step.problem is None
+
+
+def test_where_recording_fails_steps_go_on_as_ever(network, sample, states) -> None:
+    def record(compute):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    step, plain = steps(network, sample, states, record)
+    for number in range(2):
+        made = step(network, torch.Generator().manual_seed(number), number)
+        assert made["loss"].requires_grad
+        torch.testing.assert_close(made, plain(torch.Generator().manual_seed(number), number))
+    assert "not permitted" in step.problem
+    assert all(p.grad is None for p in network.parameters())
+
+
+def test_memory_that_runs_out_is_not_taken_for_a_failure_to_record(network, sample, states) -> None:
+    def record(compute):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    step, _ = steps(network, sample, states, record)
+    with pytest.raises(torch.OutOfMemoryError):
+        step(network, torch.Generator(), 0)
+
+
+def test_nothing_of_a_step_is_on_the_cpu_or_waits_for_a_value(monkeypatch) -> None:
+    monkeypatch.setattr("ltx2_core.training.network.initialise", lambda network, seed: None)
+    device = torch.device("cuda", 0)
+    options = FlowOptions()
+    with FakeTensorMode(allow_non_fake_inputs=True), device:
+        network = FlowNetwork(smoke_scale().config, hidden_size=64, num_states=5)
+        latent = AVLatent(torch.randn(2, 128, 2, 4, 4), torch.randn(2, 8, 10, 16))
+        mask = AVLatent(torch.ones(2, 1, 2, 1, 1), torch.ones(2, 1, 10, 1))
+        batch = FlowBatch(
+            latent=latent,
+            task=Task(sigma=torch.rand(2), mask=mask, given=latent, noise=latent),
+            text=TextBatch(torch.randn(2, 20, 5, 64), torch.ones(2, 20, dtype=torch.long)),
+            context_length=32,
+            fps=25.0,
+            edges=torch.randn(2, 128, 2, 4, 4),
+        )
+        flow_loss(network, batch, options)  # what is made once is there now
+        with OnlyThere():
+            made = flow_loss(network, batch, options)
+    assert made["loss"].device == device
+
+
+class OnlyThere(TorchDispatchMode):
+    """Every tensor of every operation is on the GPU, but numbers that are given as tensors."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func is not torch.ops.aten._local_scalar_dense.default
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves((args, kwargs, out)):
+            if isinstance(leaf, Tensor) and leaf.ndim:
+                assert leaf.device.type == "cuda", func
+        return out
