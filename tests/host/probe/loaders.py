@@ -1,0 +1,149 @@
+"""Networks through the pack's host layer, without its nodes, and text through the host's own encoder."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import folder_paths
+import torch
+from comfy_api.latest import io
+
+
+class LTX2ProbeLoadModel(io.ComfyNode):
+    """MODEL of a checkpoint, through the pack's host layer."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2ProbeLoadModel", inputs=[io.String.Input("ckpt_name")], outputs=[io.Model.Output()]
+        )
+
+    @classmethod
+    def execute(cls, ckpt_name: str) -> io.NodeOutput:
+        return io.NodeOutput(_host("model").load_model(_path("checkpoints", ckpt_name)))
+
+
+class LTX2ProbeLoadVAE(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2ProbeLoadVAE",
+            inputs=[io.String.Input("ckpt_name"), io.Boolean.Input("audio")],
+            outputs=[io.Vae.Output()],
+        )
+
+    @classmethod
+    def execute(cls, ckpt_name: str, audio: bool) -> io.NodeOutput:
+        load = _host("vae").load_audio_vae if audio else _host("vae").load_video_vae
+        return io.NodeOutput(load(_path("checkpoints", ckpt_name)))
+
+
+class LTX2ProbeLoadClip(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2ProbeLoadClip",
+            inputs=[io.String.Input("text_encoder"), io.String.Input("ckpt_name")],
+            outputs=[io.Clip.Output()],
+        )
+
+    @classmethod
+    def execute(cls, text_encoder: str, ckpt_name: str) -> io.NodeOutput:
+        folder = _host("folders").text_encoder_path(text_encoder)
+        return io.NodeOutput(_host("clip").load_clip(folder, _path("checkpoints", ckpt_name)))
+
+
+class LTX2ProbeLora(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2ProbeLora",
+            inputs=[io.Model.Input("model"), io.String.Input("name"), io.Float.Input("strength")],
+            outputs=[io.Model.Output(), io.String.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, name: str, strength: float) -> io.NodeOutput:
+        done = _host("lora").apply_lora(model, _path("loras", name), strength)
+        return io.NodeOutput(done.model, done.report)
+
+
+class LTX2ProbeLoadUpscaler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2ProbeLoadUpscaler",
+            inputs=[io.String.Input("model_name")],
+            outputs=[io.LatentUpscaleModel.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model_name: str) -> io.NodeOutput:
+        return io.NodeOutput(_host("upscaler").load_upscaler(_path("latent_upscale_models", model_name)))
+
+
+class LTX2ProbeCoreText(io.ComfyNode):
+    """The conditioning that the host's own text encoder makes of the weights of ``clip`` and its tokens."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2ProbeCoreText",
+            inputs=[io.Clip.Input("clip"), io.String.Input("text"), io.Int.Input("padding")],
+            outputs=[io.Conditioning.Output()],
+        )
+
+    @classmethod
+    def execute(cls, clip: Any, text: str, padding: int) -> io.NodeOutput:
+        from comfy.text_encoders import lt
+
+        ours = clip.cond_stage_model
+        config, extractor = ours.gemma.model.config, ours.extractor
+        sizes = {
+            name: getattr(config, name)
+            for name in (
+                "vocab_size",
+                "hidden_size",
+                "intermediate_size",
+                "num_hidden_layers",
+                "num_attention_heads",
+                "num_key_value_heads",
+            )
+        }
+        kind = "dual_linear" if extractor.per_token_norm else "single_linear"
+        model = lt.ltxav_te(dtype_llama=torch.float32, text_projection_type=kind)(
+            device="cpu", dtype=torch.float32, model_options={"_model_config": sizes}
+        )
+        flat = config.hidden_size * (config.num_hidden_layers + 1)
+        operations = model.gemma3_12b.operations
+        if kind == "dual_linear":
+            widths = (
+                extractor.video_aggregate_embed.out_features,
+                extractor.audio_aggregate_embed.out_features,
+            )
+            model.text_embedding_projection = lt.DualLinearProjection(flat, *widths, operations=operations)
+            weights = extractor.state_dict()
+        else:
+            model.text_embedding_projection = operations.Linear(flat, config.hidden_size, bias=False)
+            weights = {"weight": extractor.aggregate_embed.weight}
+        model.text_embedding_projection.load_state_dict(weights)
+        state = {f"model.{name}": tensor for name, tensor in ours.gemma.model.state_dict().items()}
+        missing, _ = model.gemma3_12b.load_sd(state)
+        assert not any(name.startswith("model.") for name in missing), missing[:3]
+        ((ids,),) = clip.tokenize(text).values()
+        model.execution_device = None
+        model.set_clip_options({"execution_device": torch.device("cpu")})
+        out, _, extra = model.encode_token_weights({"gemma3_12b": [[(0, 1.0)] * padding + ids]})
+        return io.NodeOutput([[out, extra]])
+
+
+def _host(module: str) -> Any:
+    """A module of the pack's host layer, under the name that the host imported the pack as."""
+    pack = next(name for name in sys.modules if name.endswith("comfyui-ltx2"))
+    return importlib.import_module(f"{pack}.nodes.host.{module}")
+
+
+def _path(category: str, name: str) -> str:
+    return folder_paths.get_full_path_or_raise(category, name)
