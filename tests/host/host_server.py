@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,26 @@ class Server:
 
     def run(self, prompt: Json, timeout_s: float = 120.0) -> Result:
         return self.wait(self.submit(prompt), timeout_s)
+
+    def free(self, prompt: Json | None = None, **what: bool) -> None:
+        """Have the host let go and wait until it has, which is once a graph has run.
+
+        ``prompt`` is one that has run: the host remembers nodes of the last graph only.
+        """
+        self.post("/free", what)
+        picture = {"seed": 1, "frames": 1, "width": 8, "height": 8}
+        dump = {"name": uuid.uuid4().hex, "image": ["any picture", 0]}
+        self.run(
+            {
+                **(prompt or {}),
+                "any picture": {"class_type": "LTX2ProbeImage", "inputs": picture},
+                "any dump": {"class_type": "LTX2ProbeDump", "inputs": dump},
+            }
+        )
+
+    def loads(self) -> int:
+        """How often the host has begun to load a network."""
+        return self.log().count("Requested to load")
 
     def listen(self, prompt: Json, timeout_s: float = 120.0, **extra_data: Any) -> list[Json | bytes]:
         """Run a graph and return every message that its page would get: dicts, and images as bytes."""

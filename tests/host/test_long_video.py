@@ -85,11 +85,7 @@ def test_a_long_clip_has_its_length_and_is_not_made_twice(server: Server, models
             # A node that leads nowhere gives all others another number.
             g.add("PrimitiveInt", value=there)
             # Or the host answers with what it remembers of the first run.
-            server.post("/free", {"unload_models": True, "free_memory": True})
-            # It lets go after a graph.
-            other = Graph()
-            other.dump("other", image=other.add("LTX2ProbeImage", seed=1, frames=1, width=8, height=8))
-            server.run(other.prompt)
+            server.free(unload_models=True, free_memory=True)
         loaded, made = long_graph(g, models)
         saved(g, loaded, made, f"long{there}")
         result = server.run(g.prompt, timeout_s=900)

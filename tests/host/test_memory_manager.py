@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import uuid
 
 import pytest
 import torch
@@ -45,22 +44,6 @@ def same(first: Result, second: Result, **tolerance: float) -> None:
             torch.testing.assert_close(right[key], left[key], **tolerance)
 
 
-def free(server: Server, graph: Graph, **what: bool) -> None:
-    """Let the host let go, and wait until it has: it does so after a graph, here one that it has made before.
-
-    Another graph would have it forget the nodes of this one.
-    """
-    server.post("/free", what)
-    picture = graph.add("LTX2ProbeImage", seed=1, frames=1, width=8, height=8)
-    graph.dump(uuid.uuid4().hex, image=picture)
-    server.run(graph.prompt)
-
-
-def requests(server: Server) -> int:
-    """How often the host has begun to load a network."""
-    return server.log().count("Requested to load")
-
-
 def weights(opens: FileOpens) -> dict[str, int]:
     return {name: count for name, count in opens.counts().items() if WEIGHTS.search(name)}
 
@@ -70,23 +53,23 @@ def test_a_second_run_with_the_same_files_opens_and_loads_nothing(server: Server
     with FileOpens(server.base / "models") as opens:
         server.run(whole(models, 1).prompt)
         opens.counts()
-        before = requests(server)
+        before = server.loads()
         server.run(whole(models, 2).prompt)
         assert weights(opens) == {}
-        assert requests(server) == before
+        assert server.loads() == before
 
 
 @needs_inotify
 def test_what_the_host_unloads_comes_back_without_its_file(server: Server, models: TinyModels) -> None:
     first = server.run(whole(models, 3).prompt)
     with FileOpens(server.base / "models") as opens:
-        free(server, whole(models, 3), unload_models=True)
+        server.free(whole(models, 3).prompt, unload_models=True)
         opens.counts()
-        before = requests(server)
+        before = server.loads()
         again = server.run(whole(models, 4).prompt)
         assert weights(opens) == {}, "the nodes still have their networks"
-        assert requests(server) > before, "they were unloaded"
-        free(server, whole(models, 4), unload_models=True, free_memory=True)
+        assert server.loads() > before, "they were unloaded"
+        server.free(whole(models, 4).prompt, unload_models=True, free_memory=True)
         last = server.run(whole(models, 3).prompt)
         assert weights(opens), "the nodes had let them go"
     same(first, last, rtol=0, atol=0)

@@ -106,8 +106,10 @@ def test_a_run_stops_when_the_user_asks(server: Server, models: TinyModels) -> N
 
 def test_models_come_back_after_the_host_unloaded_them(server: Server, models: TinyModels) -> None:
     before = server.run(graph(models, Recipe()).prompt).tensors("latent")
-    server.post("/free", {"unload_models": True, "free_memory": True})
+    server.free(unload_models=True, free_memory=True)
+    loads = server.loads()
     assert_equal(before, server.run(graph(models, Recipe()).prompt).tensors("latent"))
+    assert server.loads() > loads, "they were unloaded"
 
 
 @pytest.mark.parametrize("off", ["a2v_cross_attn", "v2a_cross_attn", "a2v_cross_attn,v2a_cross_attn"])
