@@ -183,10 +183,12 @@ class Networks:
             finally:
                 streaming.close()
 
-    def plan(self, clips: Sequence[ClipPlan], *, budget: int, batch: int = 1) -> MemoryPlan:
+    def plan(
+        self, clips: Sequence[ClipPlan], *, budget: int, batch: int = 1, text_keys: int = 0
+    ) -> MemoryPlan:
         """How to make ``clips``, stage by stage, within ``budget`` bytes, told from headers.
 
-        ``batch`` samples go through the transformer at once.
+        ``batch`` samples go through the transformer at once, beside ``text_keys`` bytes that are kept.
         """
         transformer = transformer_config(self.file(Component.TRANSFORMER).config)
         weights = self.component_bytes(Component.TRANSFORMER)
@@ -206,6 +208,7 @@ class Networks:
             clips=clips,
             dtype=self.dtype,
             batch=batch,
+            text_keys=text_keys,
             connector_weights=self.component_bytes(Component.TEXT_CONNECTORS),
             text=self.text_size(),
             sound=self.sound_size(),

@@ -33,7 +33,7 @@ def print_plan(pipeline: LTX2Pipeline, stages: Sequence[Stage]) -> None:
             f"{stage.clip.audio_tokens} audio tokens, {len(stage.sigmas) - 1} steps, {guidance}"
         )
         click.echo("          sigmas " + ", ".join(f"{sigma:g}" for sigma in stage.sigmas.tolist()))
-    if pipeline.keep_text_keys:
+    if pipeline.speed.keep_text_keys:
         kept = pipeline.text_keys_bytes(stages)
         unless = "nothing, as this model makes them anew at every noise level"
         click.echo(f"memory    keys and values of the text: {size_text(kept) + ' kept' if kept else unless}")

@@ -115,6 +115,7 @@ def plan_memory(
     clips: Sequence[ClipPlan],
     dtype: torch.dtype,
     batch: int = 1,
+    text_keys: int = 0,
     connector_weights: int = 0,
     text: TextSize | None = None,
     sound: SoundSize | None = None,
@@ -124,15 +125,17 @@ def plan_memory(
     encoder that does not fit stays beside the device.
 
     ``transformer_weights`` count all blocks, ``block_weights`` one, ``text_weights`` also the connectors,
-    which follow the encoder; ``batch`` samples go through the transformer at once. Prompts are taken to be as
-    long as they can be, a negative one included. Without ``text`` what reading them needs besides weights is
-    left out, without ``sound`` its decoding. Raises ValueError for a budget below 1.
+    which follow the encoder; ``batch`` samples go through the transformer at once, beside ``text_keys`` bytes
+    that are kept of the text while it samples. Prompts are taken to be as long as they can be, a negative one
+    included. Without ``text`` what reading them needs besides weights is left out, without ``sound`` its
+    decoding. Raises ValueError for a budget below 1.
     """
     check_budget(budget)
     room, blocks, itemsize = usable(budget), transformer.num_layers, dtype.itemsize
 
     def working(chunk_tokens: int | None) -> list[int]:
-        return [batch * step_bytes(transformer, clip, itemsize, chunk_tokens=chunk_tokens) for clip in clips]
+        steps = (step_bytes(transformer, clip, itemsize, chunk_tokens=chunk_tokens) for clip in clips)
+        return [batch * step + text_keys for step in steps]
 
     chunk_tokens = None if transformer_weights + max(working(None)) <= room else CHUNK_TOKENS
     steps = working(chunk_tokens)

@@ -76,9 +76,27 @@ def test_a_pipeline_counts_what_it_keeps_and_makes_the_same_clip(tiny_set_20):
     plain, keeping = pipeline(), pipeline(keep_text_keys=True)
     stages = plan_stages(Request(prompt="a ball", **options), plain.numerics)
     assert plain.text_keys_bytes(stages) == 0 < keeping.text_keys_bytes(stages)
-    budget = 10**9
-    smaller = budget - keeping.text_keys_bytes(stages)
-    assert keeping.plan(stages, budget) == plain.plan(stages, smaller)
+    plans = [p.plan(stages, 10**9).stages for p in (keeping, plain)]
+    more = [one.total - other.total for one, other in zip(*plans, strict=True)]
+    assert more == [0, keeping.text_keys_bytes(stages), 0, 0], "text, stage, sound, decode"
     made = [p("a ball", **options).latents for p in (plain, keeping)]
     torch.testing.assert_close(made[0].video, made[1].video, rtol=0, atol=1e-6)
     torch.testing.assert_close(made[0].audio, made[1].audio, rtol=0, atol=1e-6)
+
+
+def test_the_decode_that_is_planned_beside_kept_keys_is_the_one_that_runs(tiny_set_20):
+    def pipeline(**options):
+        return LTX2Pipeline(tiny_set_20.checkpoint, text_encoder=tiny_set_20.text_encoder, **options)
+
+    options = {"width": 256, "height": 256, "num_frames": 25, "fps": 8.0, "steps": 2, "stages": 1}
+    plain = pipeline()
+    stages = plan_stages(Request(prompt="a ball", **options), plain.numerics)
+    clip, kept = stages[-1].clip, pipeline(keep_text_keys=True).text_keys_bytes(stages)
+    roomy = plain.plan(stages, 10**12).stages[-1].total
+    matters = 0
+    for budget in range(roomy // 2, 2 * roomy, roomy // 8):
+        keeping = pipeline(keep_text_keys=True, max_memory=budget)
+        runs = keeping.networks.decode_choice(clip)
+        assert keeping.plan(stages, budget).decode == runs
+        matters += runs != plain.plan(stages, budget - kept).decode
+    assert matters, "or the budgets say nothing"
