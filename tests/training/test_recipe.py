@@ -25,7 +25,8 @@ CLIP = {"width": 128, "height": 64, "num_frames": 9, "fps": 25.0, "steps": 2, "c
 def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("recipe")
     result = CliRunner().invoke(
-        main, ["train", "tiny", "--out", str(out), "--scale", "smoke", "-q", "--threads", "1", "--workers", "2"]
+        main,
+        ["train", "tiny", "--out", str(out), "--scale", "smoke", "-q", "--threads", "1", "--workers", "2"],
     )
     assert result.exit_code == 0, result.output
     return out
@@ -102,7 +103,19 @@ def test_the_command_states_its_cost_without_starting(tmp_path) -> None:
 
 def test_a_set_can_be_gone_on_from_where_other_parts_allow_it(folder, tmp_path) -> None:
     models = make_run(folder).models
-    arguments = ["train", "tiny", "--out", str(tmp_path), "--scale", "smoke", "-q", "--threads", "1", "--workers", "2"]
+    arguments = [
+        "train",
+        "tiny",
+        "--out",
+        str(tmp_path),
+        "--scale",
+        "smoke",
+        "-q",
+        "--threads",
+        "1",
+        "--workers",
+        "2",
+    ]
     arguments += ["--from", str(folder / "models"), "--stage", "video-decoder", "--stage", "export"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -131,3 +133,27 @@ class OnlyThere(TorchDispatchMode):
             if isinstance(leaf, Tensor) and leaf.ndim:
                 assert leaf.device.type == "cuda", func
         return out
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_cuda_graph_of_a_step_makes_its_gradients(network, sample, states) -> None:
+    network, there = copy.deepcopy(network).cuda(), sample.latent.map(lambda t: t.cuda())
+    sample = replace(sample, latent=there, text=sample.text.map(lambda t: t.cuda()))
+    unconditional, options = batch_text(states[:2]).map(lambda t: t.cuda()), FlowOptions()
+
+    def draw(generator: torch.Generator, step: int) -> FlowBatch:
+        return draw_flow(sample, options, unconditional, generator, context_length=32)
+
+    step = RecordedStep(draw, lambda batch: flow_loss(network, batch, options))
+    for number in range(4):
+        made = step(network, torch.Generator().manual_seed(number), number)
+        gradients = [None if p.grad is None else p.grad.clone() for p in network.parameters()]
+        network.zero_grad()
+        expected = flow_loss(network, draw(torch.Generator().manual_seed(number), number), options)
+        expected["loss"].backward()
+        torch.testing.assert_close(made["loss"], expected["loss"].detach())
+        for own, p in zip(gradients, network.parameters(), strict=True):
+            if p.grad is not None:
+                assert own is not None
+                torch.testing.assert_close(own, p.grad, rtol=1e-3, atol=1e-5)
+    assert step.problem is None

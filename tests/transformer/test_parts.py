@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ltx2_core.config import RopeConfig
-from ltx2_core.transformer.adaln import Modulation, group_timesteps, sinusoid
+from ltx2_core.transformer.adaln import Groups, Modulation, group_timesteps, sinusoid
 from ltx2_core.transformer.layers import rms_norm
 from ltx2_core.transformer.modality import attention_bias
 from ltx2_core.transformer.rope import frequency_grid, rope_table, rotate
@@ -72,13 +72,17 @@ def test_timesteps_that_change_often_are_looked_up():
 
 @pytest.mark.parametrize("in_place", [False, True])
 @pytest.mark.parametrize("grad", [False, True])
-@pytest.mark.parametrize("often", [False, True])
-def test_modulation_by_group_equals_modulation_by_token(in_place, grad, often):
+@pytest.mark.parametrize("kind", ["seldom", "often", "apart"])
+def test_modulation_by_group_equals_modulation_by_token(in_place, grad, kind):
     torch.manual_seed(0)
-    timesteps = (torch.tensor([[0, 0, 3, 3, 3, 2], [2, 2, 0, 0, 0, 1]]) / 4).repeat(1, 8 if often else 1)
+    timesteps = (torch.tensor([[0, 0, 3, 3, 3, 2], [2, 2, 0, 0, 0, 1]]) / 4).repeat(
+        1, 8 if kind == "often" else 1
+    )
     count = timesteps.shape[1]
     groups = group_timesteps(timesteps, count, timesteps.device)
-    assert bool(groups.segments) is not often
+    assert bool(groups.segments) is (kind != "often")
+    if kind == "apart":
+        groups = Groups.apart(timesteps)
     values, x, table = torch.randn(3, 8), torch.randn(2, count, 8), torch.randn(4, 8)
     by_sample = torch.randn(1, 2, 8)
     rows = torch.stack([values[row] * t for row in range(3) for t in groups.timesteps]).unflatten(0, (3, -1))
@@ -86,7 +90,7 @@ def test_modulation_by_group_equals_modulation_by_token(in_place, grad, often):
         m = Modulation.of(rows, groups).and_samples(by_sample).plus(table, scales=slice(1, 2))
         shift, scale, gate = (values[r] * timesteps[..., None] + table[r] for r in range(3))
         writes = in_place and not grad
-        for start, stop in ((0, count), (1, 4), (3, count)):
+        for start, stop in ((0, count),) if kind == "apart" else ((0, count), (1, 4), (3, count)):
             part = x[:, start:stop]
             given = part.clone()
             actual = m.modulate(given, shift=0, scale=1, start=start, in_place=writes)
