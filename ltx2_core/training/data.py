@@ -34,9 +34,11 @@ def draw(options: Sequence[ClipSize], generator: torch.Generator) -> ClipSize:
     return options[int(torch.randint(len(options), (), generator=generator))]
 
 
-def video_batch(seeds: Sequence[int], *, frames: int, width: int, height: int) -> Tensor:
-    """Frames (B, 3, F, H, W) float32 in [-1, 1] of the scenes with these seeds."""
-    clips = [render_frames(sample_scene(seed), frames, width, height) for seed in seeds]
+def video_batch(
+    seeds: Sequence[int], *, frames: int, width: int, height: int, device: torch.device | None = None
+) -> Tensor:
+    """Frames (B, 3, F, H, W) float32 in [-1, 1] of the scenes with these seeds, on ``device``."""
+    clips = [render_frames(sample_scene(seed), frames, width, height, device) for seed in seeds]
     return torch.stack(clips).movedim(1, 2)
 
 

@@ -9,6 +9,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from .network import FlowNetwork, official_names
 from .run import Run, Unfinished, prefixed, save_tensors, without_prefix
 from .text import GEMMA_LAYERS, GEMMA_WIDTH, load_text, write_world_gemma
 from .upsampler import train_upsampler
-from .video_code import EncodesVideo, VideoCode, principal_code
+from .video_code import VideoCode, principal_code
 from .video_vae import LATENT_NOISE, VideoVAERecipe, new_video_vae, train_video_decoder, train_video_encoder
 from .vocoder import train_vocoder
 
@@ -105,12 +106,11 @@ def make_video_encoder(run: Run) -> None:
 def make_video_decoder(run: Run) -> None:
     def start(vae: VideoVAE, code: VideoCode) -> None:
         scale = run.scale
-        run.load(vae.encoder, run.part("video-encoder"), "vae.encoder.")
         levels = start_linear_decoder(vae.decoder, code, sizes=scale.code_sizes, seed=run.seed)
         codes = vae, code
         fit_decoder(vae.decoder, levels, codes, sizes=scale.fit_sizes, noise=LATENT_NOISE, seed=run.seed)
 
-    _make_half(run, "decoder", run.scale.video_decoder, start, train_video_decoder)
+    _make_half(run, "decoder", run.scale.video_decoder, start, partial(train_video_decoder, encoded=True))
 
 
 def _make_half(
@@ -124,14 +124,20 @@ def _make_half(
     recipe, code = run.sized(stage, recipe), _code(run)
     vae = new_video_vae(cfg.video_vae_config(run.scale.config), code, run.seed)
     network = vae.get_submodule(half)
+    if half == "decoder":
+        run.load(vae.encoder, run.part("video-encoder"), "vae.encoder.")
     if run.start(stage).exists():
         network.load_state_dict(without_prefix(f"vae.{half}.", load_file(run.start(stage))))
     elif isinstance(code, VideoCode) and not run.state(stage).exists():
         start(vae, code)
-    vae.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    vae.to(device=run.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     if recipe.total_steps:
-        train(vae, code, run.state(stage), recipe=recipe, seed=run.seed, options=run.options())
-        run.check_finished(stage, recipe.total_steps)
+        options, began = run.options(), time.monotonic()
+        if run.device.type == "cuda":
+            options = replace(options, evaluate_every_s=60.0)
+        train(vae, code.to(run.device), run.state(stage), recipe=recipe, seed=run.seed, options=options)
+        if time.monotonic() - began < recipe.seconds:
+            run.check_finished(stage, recipe.total_steps)
     statistics = prefixed("vae.per_channel_statistics.", vae.per_channel_statistics)
     save_tensors(run.part(stage), prefixed(f"vae.{half}.", network) | statistics)
 
@@ -290,7 +296,7 @@ def _adapted(run: Run, recipe: LoraRecipe) -> tuple[FlowNetwork, LoraAdapters]:
     return network, LoraAdapters(network.transformer, rank=recipe.rank, targets=recipe.targets, seed=run.seed)
 
 
-def _code(run: Run) -> EncodesVideo:
+def _code(run: Run) -> VideoCode | VideoVAE:
     """The code, or in a run that goes on from a set the encoder that has learnt it."""
     tensors = load_file(run.part("video-code"))
     if "basis" in tensors:

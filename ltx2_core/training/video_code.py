@@ -57,6 +57,10 @@ class VideoCode:
         """For a file."""
         return {field.name: getattr(self, field.name).contiguous() for field in fields(self)}
 
+    def to(self, device: torch.device) -> VideoCode:
+        """The same code where its clips are."""
+        return VideoCode(**{name: tensor.to(device) for name, tensor in self.tensors().items()})
+
     def encode(self, frames: Tensor) -> Tensor:
         """Frames (B, 3, F, H, W) in [-1, 1] -> normalised latent (B, K, f, h, w)."""
         components = (cells(frames) - self.mean) @ (self.basis * (self.amplitude / self.deviation))
@@ -65,7 +69,7 @@ class VideoCode:
     @property
     def per_channel_statistics(self) -> PerChannelStatistics:
         """Those of an autoencoder with this code."""
-        statistics = PerChannelStatistics(len(self.amplitude))
+        statistics = PerChannelStatistics(len(self.amplitude), device=self.amplitude.device)
         statistics.get_buffer("std-of-means").copy_(1 / self.amplitude)
         return statistics
 

@@ -9,25 +9,31 @@ B batch, C channels, f h w grid of the latent; F frames, H W rows and columns of
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from ..config import VideoVAEConfig
+from ..shapes import TEMPORAL_SCALE
 from ..video_vae import VideoVAE
 from ..video_vae.layers import Downsample, ResBlock
 from .data import HELD_OUT, ClipSize, draw, draw_seeds, psnr, video_batch
 from .initial import rotate_convolution
-from .loop import Evaluate, History, LoopOptions, StepFn, train, warmup_stable_decay
+from .loop import Evaluate, History, LoopOptions, Schedule, StepFn, train, warmup_stable_decay
 from .muon import Muon
 from .state import load_averaged
 from .video_code import EncodesVideo
 
 WHOLE = 1 << 62
 """A piece size no clip reaches: gradients need every activation anyway."""
+
+_FALL = 0.3
+"""Share of the time in which the learning rate falls."""
 
 LATENT_NOISE = 0.1
 """Deviation of the posterior, a constant."""
@@ -53,6 +59,13 @@ class VideoVAERecipe:
     absolute_weight: float = 0.2
     """Of absolute beside squared errors of pixels."""
     sizes: tuple[ClipSize, ...] = SIZES
+    cuts: float = 0.0
+    """Share of the decoder's clips that change the scene half-way: else it learns to take colours from its
+    neighbours in time, and what is generated beside a given frame shines into it."""
+    clip: float | None = None
+    """Largest norm of the gradient."""
+    seconds: float = math.inf
+    """Steps end here if not before, with the fall of the learning rate: the speed of a GPU is not known."""
 
 
 def train_video_encoder(
@@ -66,9 +79,11 @@ def train_video_encoder(
 ) -> History:
     """Train the encoder in place, from what it holds or from ``state_path`` on, to its averaged weights."""
 
+    device = _device(vae)
+
     def step_fn(model: nn.Module, generator: torch.Generator, step: int) -> Mapping[str, Tensor]:
-        frames = _draw_frames(recipe, generator)
-        return {"loss": (latent_mean(vae, frames) - _encoded(code, frames)).square().mean()}
+        frames = draw_frames(recipe, generator, device)
+        return {"loss": encoder_error(vae, code, frames)}
 
     def evaluate(model: nn.Module, step: int) -> dict[str, float]:
         return {"error": held_out_code_error(vae, code)}
@@ -83,21 +98,27 @@ def train_video_decoder(
     state_path: str | Path,
     *,
     recipe: VideoVAERecipe,
+    encoded: bool = False,
     seed: int = 0,
     options: LoopOptions | None = None,
 ) -> History:
-    """Train the decoder in place, from what it holds or from ``state_path`` on, to its averaged weights."""
+    """Train the decoder in place, from what it holds or from ``state_path`` on, to its averaged weights.
+
+    With ``encoded`` it sees latents of the code and of the encoder beside it in turn, and forgives the errors
+    of that.
+    """
+    device = _device(vae)
 
     def step_fn(model: nn.Module, generator: torch.Generator, step: int) -> Mapping[str, Tensor]:
-        frames = _draw_frames(recipe, generator)
-        latent = _encoded(code, frames)
-        noise = torch.randn(latent.shape, generator=generator)
-        error = decode_whole(vae, latent + LATENT_NOISE * noise).float() - frames
+        frames = draw_frames(recipe, generator, device, cuts=recipe.cuts)
+        own = (len(frames) + step % 2) // 2 if encoded else 0
+        error = decoder_error(vae, code, frames, generator, encoded=own)
         square = error.square().mean()
         return {"loss": square + recipe.absolute_weight * error.abs().mean(), "square": square}
 
     def evaluate(model: nn.Module, step: int) -> dict[str, float]:
-        return {"psnr": held_out_psnr(vae, code)}
+        figures = {"psnr": held_out_psnr(vae, code)}
+        return figures | {"encoded": held_out_psnr(vae)} if encoded else figures
 
     vae.encoder.requires_grad_(False)
     return _train(vae, list(vae.decoder.parameters()), step_fn, evaluate, recipe, state_path, seed, options)
@@ -113,31 +134,99 @@ def _train(
     seed: int,
     options: LoopOptions | None,
 ) -> History:
-    history = train(
-        step_fn,
-        vae,
-        Muon(parameters, lr=recipe.lr, adam_lr=recipe.adam_lr, weight_decay=recipe.weight_decay),
-        warmup_stable_decay(recipe.total_steps),
-        state_path,
-        total_steps=recipe.total_steps,
-        seed=seed,
-        options=options,
-        evaluate=evaluate,
+    options = options or LoopOptions()
+    options = replace(
+        options, clip=recipe.clip or options.clip, max_seconds=min(options.max_seconds, recipe.seconds)
     )
+    with tensor_cores(_device(vae)):
+        history = train(
+            step_fn,
+            vae,
+            Muon(parameters, lr=recipe.lr, adam_lr=recipe.adam_lr, weight_decay=recipe.weight_decay),
+            _schedule(recipe),
+            state_path,
+            total_steps=recipe.total_steps,
+            seed=seed,
+            options=options,
+            evaluate=evaluate,
+        )
     load_averaged(vae, state_path)
     return history
 
 
-def _draw_frames(recipe: VideoVAERecipe, generator: torch.Generator) -> Tensor:
+def _schedule(recipe: VideoVAERecipe) -> Schedule:
+    """Warm-up, plateau and fall, by steps or by the clock, whichever is further on."""
+    by_steps = warmup_stable_decay(recipe.total_steps)
+    began = time.monotonic()
+
+    def factor(step: int) -> float:
+        left = 1 - (time.monotonic() - began) / recipe.seconds
+        return min(by_steps(step), max(0.0, left / _FALL))
+
+    return factor if recipe.seconds < math.inf else by_steps
+
+
+def draw_frames(
+    recipe: VideoVAERecipe, generator: torch.Generator, device: torch.device, *, cuts: float = 0.0
+) -> Tensor:
+    """A batch of clips (B, 3, F, H, W) on ``device``; a share ``cuts`` of them turns into another scene."""
     size = draw(recipe.sizes, generator)
-    seeds = draw_seeds(generator, size.batch)
-    frames = video_batch(seeds, frames=size.frames, width=size.width, height=size.height)
+    seeds = draw_seeds(generator, size.batch + (cuts > 0))
+    frames = video_batch(seeds, frames=size.frames, width=size.width, height=size.height, device=device)
+    if cuts:
+        frames = cut_to_next(frames, cuts, generator)
     return frames.contiguous(memory_format=torch.channels_last_3d)
 
 
-def _encoded(code: EncodesVideo, frames: Tensor) -> Tensor:
+@contextmanager
+def tensor_cores(device: torch.device) -> Iterator[None]:
+    """On a CUDA device: products of float32 in TF32, and for convolutions the kernel measured fastest."""
+    if device.type != "cuda":
+        yield
+        return
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    matmul.allow_tf32 = cudnn.allow_tf32 = cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
+
+
+def _device(vae: nn.Module) -> torch.device:
+    return next(vae.parameters()).device
+
+
+def cut_to_next(frames: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Clips (B + 1, ...) -> (B, ...): a ``share`` of them goes on as the next from some latent frame on."""
+    length = frames.shape[2]
+    chance, where = torch.rand(2, len(frames) - 1, 1, generator=generator)
+    first = 1 + (where * ((length - 1) // TEMPORAL_SCALE)).long() * TEMPORAL_SCALE
+    after = (chance < share) & (torch.arange(length) >= first)
+    after = after.to(frames.device, non_blocking=True)[:, None, :, None, None]
+    return torch.where(after, frames[1:], frames[:-1])
+
+
+def encoder_error(vae: VideoVAE, code: EncodesVideo, frames: Tensor) -> Tensor:
+    """Mean squared error of the encoder's latents of ``frames``, where those are."""
     with torch.no_grad():
-        return code.encode(frames)
+        target = code.encode(frames)
+    return (latent_mean(vae, frames) - target).square().mean()
+
+
+def decoder_error(
+    vae: VideoVAE, code: EncodesVideo, frames: Tensor, generator: torch.Generator, *, encoded: int = 0
+) -> Tensor:
+    """What the decoder makes of latents with noise, less ``frames``, where those are.
+
+    The first ``encoded`` clips come from the encoder beside it, the rest from the code.
+    """
+    with torch.no_grad():
+        made = [code.encode(frames[encoded:])] if encoded < len(frames) else []
+        made = [latent_mean(vae, frames[:encoded]), *made] if encoded else made
+    latent = torch.cat(made)
+    noise = torch.randn(latent.shape, generator=generator).to(frames.device, non_blocking=True)
+    return decode_whole(vae, latent + LATENT_NOISE * noise).float() - frames
 
 
 def latent_mean(vae: VideoVAE, frames: Tensor) -> Tensor:
@@ -189,7 +278,9 @@ def held_out_psnr(
     assert isinstance(vae, VideoVAE)
     total = 0.0
     for index in range(clips):
-        truth = video_batch([HELD_OUT + index], frames=frames, width=width, height=height)
+        truth = video_batch(
+            [HELD_OUT + index], frames=frames, width=width, height=height, device=_device(vae)
+        )
         latent = latent_mean(vae, truth) if code is None else code.encode(truth)
         total += float(psnr(decode_whole(vae, latent), truth))
     return total / clips
@@ -200,7 +291,7 @@ def held_out_code_error(vae: VideoVAE, code: EncodesVideo, *, clips: int = 12) -
     """Squared error of the encoder's latents of held-out clips over the code's variance."""
     wrong = power = 0.0
     for index in range(clips):
-        frames = video_batch([HELD_OUT + index], frames=25, width=128, height=128)
+        frames = video_batch([HELD_OUT + index], frames=25, width=128, height=128, device=_device(vae))
         target = code.encode(frames)
         wrong += float((latent_mean(vae, frames) - target).square().sum())
         power += float(target.square().sum())

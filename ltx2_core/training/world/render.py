@@ -7,25 +7,35 @@ import math
 import torch
 from torch import Tensor
 
-from .palette import Kind, rgb
+from .palette import Colour, Kind, rgb
 from .scene import EXTENTS, Body, Scene
 
 
-def render_frames(scene: Scene, frames: int, width: int, height: int) -> Tensor:
-    """Antialiased frames (F, 3, H, W) float32 in [-1, 1]."""
-    picture = torch.tensor(rgb(scene.background)).view(1, 3, 1, 1).expand(frames, 3, height, width)
+def render_frames(
+    scene: Scene, frames: int, width: int, height: int, device: torch.device | None = None
+) -> Tensor:
+    """Antialiased frames (F, 3, H, W) float32 in [-1, 1], painted on ``device``."""
+    device = device or torch.device("cpu")
+
+    def paint(colour: Colour) -> Tensor:
+        return torch.tensor(rgb(colour)).view(1, 3, 1, 1).to(device, non_blocking=True)
+
+    picture = paint(scene.background).expand(frames, 3, height, width)
     for body in scene.bodies:
-        cover = _coverage(body, scene.times(frames), width, height)
-        picture = torch.lerp(picture, torch.tensor(rgb(body.colour)).view(1, 3, 1, 1), cover[:, None])
+        cover = _coverage(body, scene.times(frames), width, height, device)
+        picture = torch.lerp(picture, paint(body.colour), cover[:, None])
     return picture.contiguous()
 
 
-def _coverage(body: Body, times: Tensor, width: int, height: int) -> Tensor:
-    """How much of each pixel the body covers, (F, H, W) in [0, 1]."""
+def _coverage(body: Body, times: Tensor, width: int, height: int, device: torch.device) -> Tensor:
+    """How much of each pixel the body covers, (F, H, W) in [0, 1]; where it is, is found on the CPU."""
     centre, radius = body.place(times, width, height)
-    size = (radius * min(width, height)).float()[:, None, None]
-    x = torch.arange(width) + 0.5 - (centre[:, :1] * width).float()
-    y = torch.arange(height) + 0.5 - (centre[:, 1:] * height).float()
+    places = torch.stack((centre[:, 0] * width, centre[:, 1] * height, radius * min(width, height))).float()
+    # Nothing waits for the copy: memory that is not pinned is staged before the call returns.
+    across, down, size = places.to(device, non_blocking=True)[:, :, None]
+    x = torch.arange(width, device=device) + 0.5 - across
+    y = torch.arange(height, device=device) + 0.5 - down
+    size = size[:, :, None]
     return (0.5 - distance(body.kind, x[:, None, :], y[:, :, None], size)).clamp_(0, 1)
 
 
