@@ -41,6 +41,7 @@ GPU_DECODER = VideoVAERecipe(
     lr=3e-4,
     adam_lr=3e-5,
     weight_decay=0.0,
+    decibels=True,
     cuts=0.5,
     sizes=(
         ClipSize(batch=16, frames=25, width=128, height=128),

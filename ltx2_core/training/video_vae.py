@@ -32,8 +32,11 @@ from .video_code import EncodesVideo
 WHOLE = 1 << 62
 """A piece size no clip reaches: gradients need every activation anyway."""
 
-_FALL = 0.3
-"""Share of the time in which the learning rate falls."""
+_FALL = 0.5
+"""Share of the time in which the learning rate falls, where a recipe ends by the clock."""
+
+_LEAST = 1e-4
+"""Squared error, 46 dB, below which a clip need not get better."""
 
 LATENT_NOISE = 0.1
 """Deviation of the posterior, a constant."""
@@ -58,6 +61,8 @@ class VideoVAERecipe:
     weight_decay: float = 0.01
     absolute_weight: float = 0.2
     """Of absolute beside squared errors of pixels."""
+    decibels: bool = False
+    """Minimise mean logarithms of squared errors of clips in place of that sum: PSNR, as it is judged."""
     sizes: tuple[ClipSize, ...] = SIZES
     cuts: float = 0.0
     """Share of the decoder's clips that change the scene half-way: else it learns to take colours from its
@@ -114,6 +119,8 @@ def train_video_decoder(
         own = (len(frames) + step % 2) // 2 if encoded else 0
         error = decoder_error(vae, code, frames, generator, encoded=own)
         square = error.square().mean()
+        if recipe.decibels:
+            return {"loss": (error.square().flatten(1).mean(1) + _LEAST).log().mean(), "square": square}
         return {"loss": square + recipe.absolute_weight * error.abs().mean(), "square": square}
 
     def evaluate(model: nn.Module, step: int) -> dict[str, float]:

@@ -10,12 +10,14 @@ from ltx2_core import config as cfg
 from ltx2_core.tiny.settings import tiny_config
 from ltx2_core.training import video_vae
 from ltx2_core.training.data import ClipSize, draw_seeds, video_batch
+from ltx2_core.training.loop import LoopOptions, step_generator
 from ltx2_core.training.video_code import VideoCode, principal_code
 from ltx2_core.training.world import render_frames, sample_scene
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 SIZE = ClipSize(batch=6, frames=17, width=32, height=32)
 SCENES = (0, 1, 2, 3)
+QUIET = LoopOptions(progress=False, log_every_s=0)
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +106,21 @@ def test_without_cuts_a_batch_is_the_scenes_drawn_and_with_them_half_turn_into_t
     assert 40 < turned < 80
 
 
+def test_in_decibels_the_loss_is_the_psnr_of_the_batch(code, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(video_vae, "held_out_psnr", lambda *args, **kwargs: 0.0)
+    vae = video_vae.new_video_vae(config(), code, 0)
+    recipe = video_vae.VideoVAERecipe(total_steps=1, sizes=(SIZE,), cuts=0.5, decibels=True)
+    generator = step_generator(0, 0)
+    frames = video_vae.draw_frames(recipe, generator, CPU, cuts=0.5)
+    with torch.no_grad():
+        error = video_vae.decoder_error(vae, code, frames, generator)
+    expected = (error.square().mean(dim=(1, 2, 3, 4)) + 1e-4).log().mean()
+    history = video_vae.train_video_decoder(
+        vae, code, tmp_path / "s.safetensors", recipe=recipe, options=QUIET
+    )
+    assert history.curves["loss"][0][1] == pytest.approx(float(expected), rel=1e-4)
+
+
 def test_tensor_cores_are_used_for_the_training_only() -> None:
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark
     with video_vae.tensor_cores(CPU):
@@ -118,7 +135,6 @@ def test_a_run_by_the_clock_ends_in_time(code, tmp_path, monkeypatch) -> None:
     vae = video_vae.new_video_vae(config(), code, 0)
     size = ClipSize(batch=1, frames=9, width=32, height=32)
     recipe = video_vae.VideoVAERecipe(total_steps=100_000, sizes=(size,), seconds=2.0)
-    options = video_vae.LoopOptions(progress=False, log_every_s=0)
     state = tmp_path / "state.safetensors"
-    history = video_vae.train_video_decoder(vae, code, state, recipe=recipe, encoded=True, options=options)
+    history = video_vae.train_video_decoder(vae, code, state, recipe=recipe, encoded=True, options=QUIET)
     assert 2 < len(history.curves["loss"]) < 2000
