@@ -9,7 +9,6 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -132,10 +131,9 @@ def _make_half(
         start(vae, code)
     vae.to(device=run.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     if recipe.total_steps:
-        options, began = run.options(), time.monotonic()
-        if run.device.type == "cuda":
-            options = replace(options, evaluate_every_s=60.0)
-        train(vae, code.to(run.device), run.state(stage), recipe=recipe, seed=run.seed, options=options)
+        began = time.monotonic()
+        code = code.to(run.device)
+        train(vae, code, run.state(stage), recipe=recipe, seed=run.seed, options=run.options())
         if time.monotonic() - began < recipe.seconds:
             run.check_finished(stage, recipe.total_steps)
     statistics = prefixed("vae.per_channel_statistics.", vae.per_channel_statistics)

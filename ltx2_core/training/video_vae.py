@@ -143,7 +143,10 @@ def _train(
 ) -> History:
     options = options or LoopOptions()
     options = replace(
-        options, clip=recipe.clip or options.clip, max_seconds=min(options.max_seconds, recipe.seconds)
+        options,
+        clip=recipe.clip or options.clip,
+        evaluate_every_s=min(options.evaluate_every_s, recipe.seconds / 4),
+        max_seconds=min(options.max_seconds, recipe.seconds),
     )
     with tensor_cores(_device(vae)):
         history = train(
