@@ -11,328 +11,16 @@ same rows on a small network, on the CPU too.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import torch
-from rows import Row, Rows
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from gpu_network import Bench
+from rows import Rows
 
-from ltx2_core.attention import attention, attention_backend
-from ltx2_core.conditioning.patchify import audio_positions, video_positions
-from ltx2_core.config import TransformerConfig
-from ltx2_core.memory import BlockStreaming, plan_memory, released_size
-from ltx2_core.shapes import plan_clip
-from ltx2_core.storage.quantized import supports_fp8_matmul
-from ltx2_core.transformer import Modality, RopeTables, Transformer
-from ltx2_core.transformer.fp8 import fp8_problem, is_fp8, kernel_product, use_fp8
-from ltx2_core.transformer.fused import Fused
-from ltx2_core.transformer.graphs import Graphs
-from ltx2_core.video_vae import VideoDecoder
+from ltx2_core.transformer.fp8 import is_fp8
 
-SIZES = {"768x512x121": (768, 512, 121), "1280x704x121": (1280, 704, 121), "1920x1088x121": (1920, 1088, 121)}
 SMALL_SIZES = {"384x256x25": (384, 256, 25)}
-TINY_SIZES = {"128x64x9": (128, 64, 9)}
 CAPS_GB = (24, 16, 12, 8)
-TEXT = 1024
-Inputs = tuple[Modality, Modality, RopeTables]
-
-
-class Bench:
-    """The device, its rates as they are found, and one network for all rows."""
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.device, self.tiny, self.repeats = torch.device(options.device), options.tiny, options.repeats
-        self.cuda = self.device.type == "cuda"
-        self.dtype = torch.bfloat16 if self.cuda else torch.float32
-        size = released_size("2.3")
-        self.config: TransformerConfig = size.transformer
-        if self.tiny:
-            self.config = replace(self.config, num_layers=3, heads=4, head_dim=32, audio_head_dim=16)
-        self.sizes = TINY_SIZES if self.tiny else SIZES
-        about = {"device": torch.cuda.get_device_name() if self.cuda else "CPU", "tiny": self.tiny}
-        self.rows = Rows(Path(options.out), options.name, options.budget_s, about)
-        self.gemm = self.gemm_fp8 = self.heads = self.copy = float("nan")
-        self.resident: dict[str, float] = {}
-        self.expected: Tensor | None = None
-
-    def seconds(self, run: Callable[[], object], repeats: int | None = None) -> float:
-        """Median of some runs after one to warm up."""
-        times = []
-        for _ in range((repeats or self.repeats) + 1):
-            self.wait()
-            start = time.perf_counter()
-            run()
-            self.wait()
-            times.append(time.perf_counter() - start)
-        return statistics.median(times[1:])
-
-    def wait(self) -> None:
-        if self.cuda:
-            torch.cuda.synchronize()
-
-    @contextmanager
-    def peak(self, row: Row) -> Iterator[None]:
-        """Record the most memory beyond what there was."""
-        if not self.cuda:
-            yield
-            return
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        yield
-        row["peak_gb"] = (torch.cuda.max_memory_allocated() - before) / 1e9
-
-    # The machine
-
-    def products(self) -> Row:
-        n = 256 if self.tiny else 8192
-        a, b = (torch.randn(n, n, device=self.device, dtype=self.dtype) for _ in range(2))
-        self.gemm = 2 * n**3 / self.seconds(lambda: a @ b, 10)
-        return {"tflops": self.gemm / 1e12}
-
-    def products_fp8(self) -> Row:
-        if not supports_fp8_matmul(self.device):
-            return {"not measured": "this device has no fp8 products"}
-        n = 8192
-        a, b = (torch.randn(n, n, device=self.device).to(torch.float8_e4m3fn) for _ in range(2))
-        scale = torch.ones(n, 1, device=self.device)
-        call = lambda: kernel_product(a, scale, b, scale, None, torch.bfloat16)  # noqa: E731
-        self.gemm_fp8 = 2 * n**3 / self.seconds(call, 10)
-        return {"tflops": self.gemm_fp8 / 1e12}
-
-    def attends(self) -> Row:
-        tokens = 64 if self.tiny else 16384
-        q, k, v = (torch.randn(1, self.config.heads, tokens, self.config.head_dim, device=self.device,
-                               dtype=self.dtype) for _ in range(3))  # fmt: skip
-        flops = 4 * self.config.heads * tokens**2 * self.config.head_dim
-        with torch.inference_mode():
-            self.heads = flops / self.seconds(lambda: attention(q, k, v), 5)
-        return {"tflops": self.heads / 1e12, "backend": attention_backend(self.device, self.dtype)}
-
-    def copies(self) -> Row:
-        if not self.cuda:
-            return {"not measured": "no GPU"}
-        host = torch.empty(2**30, dtype=torch.uint8).pin_memory()
-        there = torch.empty(2**30, dtype=torch.uint8, device=self.device)
-        self.copy = 2**30 / self.seconds(lambda: there.copy_(host, non_blocking=True), 5)
-        other = torch.empty_like(there)
-        own = 2**31 / self.seconds(lambda: other.copy_(there), 10)
-        return {"host_gb_s": self.copy / 1e9, "device_gb_s": own / 1e9}
-
-    # The network
-
-    def build(self) -> Transformer:
-        model = Transformer(self.config, dtype=self.dtype, device=self.device).eval().requires_grad_(False)
-        for parameter in model.parameters():
-            parameter.normal_(std=0.02)
-        return model
-
-    def inputs(self, size: str, *, image: bool = False) -> Inputs:
-        clip = plan_clip(*self.sizes[size][:2], frames=self.sizes[size][2])
-        grid = (clip.latent_frames, clip.latent_height, clip.latent_width)
-        sigma = torch.tensor([0.7], device=self.device)
-        made = []
-        for positions, width in (
-            (video_positions(*grid, clip.fps), self.config.dim),
-            (audio_positions(clip.audio_latents), self.config.audio_dim),
-        ):
-            generator = torch.Generator(self.device).manual_seed(len(made))
-            tokens = positions.shape[2]
-            shapes = (1, tokens, 128), (1, TEXT if not self.tiny else 8, width)
-            x, text = (
-                torch.randn(s, generator=generator, device=self.device, dtype=self.dtype) for s in shapes
-            )
-            times = torch.full((1, tokens), 0.7)
-            times[:, : grid[1] * grid[2]] = 0
-            made.append(
-                Modality(
-                    tokens=x,
-                    timesteps=times if image and not made else sigma[:, None].cpu(),
-                    sigma=sigma,
-                    positions=positions.to(self.device),
-                    context=text,
-                )
-            )
-        tables = Transformer(replace(self.config, num_layers=0), device="meta").rope_tables(
-            made[0].positions, made[1].positions, dtype=self.dtype, device=self.device
-        )
-        return made[0], made[1], tables
-
-    def floor(self, size: str, rate: float) -> float:
-        """Seconds of the arithmetic of one step: products at ``rate``, attention at its own."""
-        clip = plan_clip(*self.sizes[size][:2], frames=self.sizes[size][2])
-        counts = []
-        for layers in (1, 2):
-            model = Transformer(replace(self.config, num_layers=layers), device="meta", dtype=self.dtype)
-            streams = [
-                Modality(
-                    tokens=torch.empty(1, n, 128, device="meta", dtype=self.dtype),
-                    timesteps=torch.full((1, 1), 0.7),
-                    sigma=torch.empty(1, device="meta"),
-                    positions=torch.empty(1, axes, n, 2, device="meta"),
-                    context=torch.empty(1, TEXT, width, device="meta", dtype=self.dtype),
-                )
-                for n, axes, width in (
-                    (clip.video_tokens, 3, self.config.dim),
-                    (clip.audio_tokens, 1, self.config.audio_dim),
-                )
-            ]
-            with torch.no_grad(), FlopCounterMode(display=False) as counter:
-                model(*streams)
-            by_kind = {str(k).rpartition(".")[2]: v for k, v in counter.get_flop_counts()["Global"].items()}
-            own = sum(v for k, v in by_kind.items() if "bmm" in k or "attention" in k)
-            counts.append((sum(by_kind.values()) - own, own))
-        layers = self.config.num_layers
-        linear, attended = (counts[0][i] + (layers - 1) * (counts[1][i] - counts[0][i]) for i in (0, 1))
-        return linear / rate + attended / self.heads
-
-    def step(self, model: Transformer, size: str, *, image: bool = False, rate: float | None = None) -> Row:
-        video, audio, tables = self.inputs(size, image=image)
-        row: Row = {}
-        with torch.inference_mode(), self.peak(row):
-            spent = self.seconds(lambda: model(video, audio, rope=tables))
-        row["ms"] = 1000 * spent
-        row["floor_ms"] = 1000 * self.floor(size, self.gemm if rate is None else rate)
-        row["ratio"] = row["ms"] / row["floor_ms"]
-        return row
-
-    def eager(self, model: Transformer, size: str) -> Row:
-        row = self.step(model, size)
-        self.resident[size] = row["ms"]
-        return row
-
-    def fused(self, model: Transformer, size: str, *, image: bool = False, rate: float | None = None) -> Row:
-        model.fused = Fused("inductor" if self.cuda else "aot_eager")
-        try:
-            row = self.step(model, size, image=image, rate=rate)
-            row["kernels"] = model.fused.problem or "compiled"
-        finally:
-            model.fused = None
-        return row
-
-    def chunked(self, model: Transformer, size: str) -> Row:
-        model.chunk_tokens = 2048 if not self.tiny else 4
-        try:
-            return self.step(model, size)
-        finally:
-            model.chunk_tokens = None
-
-    def fp8(self, model: Transformer) -> Row:
-        """Put the blocks between the first and the last into fp8 by rows, in place."""
-        problem = fp8_problem(self.device, self.dtype)
-        if problem is not None:
-            return {"not measured": problem}
-        count = use_fp8(model, kernel_product)
-        return {"layers": count, "weights_gb": _bytes(model) / 1e9}
-
-    def graphs(self, model: Transformer, size: str) -> Row:
-        """A step of few tokens, one kernel at a time and as one CUDA graph."""
-        video, audio, tables = self.inputs(size)
-        graphs = Graphs()
-        with torch.inference_mode():
-            plain = self.seconds(lambda: model(video, audio, rope=tables), 5)
-            model.graphs = graphs
-            try:
-                replayed = self.seconds(lambda: model(video, audio, rope=tables), 5)
-            finally:
-                model.graphs = None
-        if graphs.recorded == 0:
-            return {"not measured": graphs.problem or "graphs need CUDA"}
-        return {"ms": 1000 * replayed, "eager_ms": 1000 * plain, "ratio to eager": replayed / plain}
-
-    def streamed(self, model: Transformer, size: str, cap_gb: int) -> Row:
-        """A step with memory capped, blocks copied in turn, over the same step with all of them resident."""
-        if not self.cuda:
-            return {"not measured": "no GPU"}
-        clip = plan_clip(*self.sizes[size][:2], frames=self.sizes[size][2])
-        weights = released_size("2.3")
-        plan = plan_memory(cap_gb * 10**9, **vars(weights), clips=[clip], dtype=self.dtype)
-        model.to("cpu")
-        torch.cuda.empty_cache()
-        total = torch.cuda.get_device_properties(self.device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, cap_gb * 1e9 / total), self.device)
-        streaming = BlockStreaming(model, self.device, resident=plan.resident_blocks)
-        model.chunk_tokens = plan.chunk_tokens
-        try:
-            video, audio, tables = self.inputs(size)
-            row: Row = {"resident_blocks": plan.resident_blocks, "planned_gb": plan.peak / 1e9}
-            torch.cuda.reset_peak_memory_stats()
-            with torch.inference_mode():
-                row["ms"] = 1000 * self.seconds(lambda: model(video, audio, rope=tables), 2)
-            row["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
-            moved = (plan.blocks - plan.resident_blocks) * weights.block_weights
-            row["copy_floor_ms"] = 1000 * moved / self.copy
-            if size in self.resident:
-                row["ratio to resident"] = row["ms"] / self.resident[size]
-            return row
-        finally:
-            streaming.close()
-            model.chunk_tokens = None
-            torch.cuda.set_per_process_memory_fraction(1.0, self.device)
-
-    # Around the network
-
-    def decode(self, generation: str, size: str, *, channels_last: bool = False) -> Row:
-        vae = released_size(generation).vae  # type: ignore[arg-type]
-        if self.tiny:
-            vae = replace(vae, decoder_base_channels=8)
-        decoder = VideoDecoder(vae, dtype=self.dtype, device=self.device).eval().requires_grad_(False)
-        for parameter in decoder.parameters():
-            parameter.normal_(std=0.01)
-        if channels_last:
-            decoder.to(memory_format=torch.channels_last_3d)
-        width, height, frames = self.sizes[size]
-        latent = torch.randn(
-            plan_clip(width, height, frames=frames).video_shape(), device=self.device, dtype=self.dtype
-        )
-        row: Row = {}
-
-        def run() -> None:
-            for piece in decoder.decode_stream(latent):
-                ((piece + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8).cpu()
-
-        with torch.inference_mode(), self.peak(row):
-            row["s"] = self.seconds(run, 1)
-        row["frames_s"] = frames / row["s"]
-        return row
-
-    def lora(self, model: Transformer) -> Row:
-        """W += 0.7 B A of rank 384 on every layer of the blocks, and back, over reading and writing them."""
-        rank, spent, size = 384, 0.0, 0
-        for linear in (m for b in model.transformer_blocks for m in b.modules() if isinstance(m, nn.Linear)):
-            a = torch.randn(rank, linear.in_features, device=self.device, dtype=self.dtype)
-            b = torch.randn(linear.out_features, rank, device=self.device, dtype=self.dtype)
-            self.wait()
-            start = time.perf_counter()
-            linear.weight.addmm_(b, a, alpha=0.7)
-            self.wait()
-            spent += time.perf_counter() - start
-            linear.weight.addmm_(b, a, alpha=-0.7)
-            size += linear.weight.nbytes
-        return {"s": spent, "gb_s": 2 * size / spent / 1e9}
-
-    def diffusers(self, model: Transformer, size: str) -> Row:
-        """The same weights and inputs in diffusers' transformer."""
-        from transformer_step import diffusers_twin, their_forward
-
-        peer = diffusers_twin(self.config, model)
-        video, audio, _ = self.inputs(size)
-        on_device = [replace(m, timesteps=m.timesteps.to(self.device)) for m in (video, audio)]
-        row: Row = {}
-        with torch.inference_mode(), self.peak(row):
-            row["ms"] = 1000 * self.seconds(their_forward(peer, *on_device))
-        if size in self.resident:
-            row["ours over it"] = self.resident[size] / row["ms"]
-        return row
-
-
-def _bytes(model: nn.Module) -> int:
-    return sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
 
 
 def main() -> None:
@@ -346,14 +34,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--budget-s", type=float, default=520)
     options = parser.parse_args()
-    bench = Bench(options)
+    bench = Bench(options.device, tiny=options.tiny, repeats=options.repeats)
     if not bench.cuda and not bench.tiny:
         raise SystemExit("there is no GPU here: try the benchmark itself with --tiny")
-    run(bench)
+    about = {"device": torch.cuda.get_device_name() if bench.cuda else "CPU", "tiny": bench.tiny}
+    run(bench, Rows(Path(options.out), options.name, options.budget_s, about))
 
 
-def run(bench: Bench) -> None:
-    rows, sizes = bench.rows, list(bench.sizes)
+def run(bench: Bench, rows: Rows) -> None:
+    sizes = list(bench.sizes)
     for name, machine in (
         ("product, bf16", bench.products),
         ("product, fp8", bench.products_fp8),
@@ -408,7 +97,7 @@ def run(bench: Bench) -> None:
                 lambda size=size: bench.fused(model, size, rate=bench.gemm_fp8),
                 needs_s=40,
             )
-    rows.draw("ratio", f"time over the floor, {bench.rows.about['device']}")
+    rows.draw("ratio", f"time over the floor, {rows.about['device']}")
     rows.write()
 
 
