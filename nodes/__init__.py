@@ -9,6 +9,7 @@ from .decode import LTX2AVDecodeAudio, LTX2AVDecodeToVideo, LTX2AVDecodeVideo
 from .editing import LTX2AVExtend, LTX2AVRetake, LTX2AVSound
 from .finish_edit import LTX2AVFinishEdit
 from .guidance import LTX2AVGuider, LTX2AVStreamGuidance
+from .guidance_ranges import LTX2AVGuidanceRange
 from .guides import LTX2AVAddGuide, LTX2AVCropGuides
 from .inspect import LTX2AVInspect
 from .latents import LTX2AVConcatLatent, LTX2AVEmptyLatent, LTX2AVLatentUpscale, LTX2AVSeparateLatent
@@ -49,6 +50,7 @@ NODES: list[type] = [
     LTX2AVDistilledSigmas,
     LTX2AVSampler,
     LTX2AVStreamGuidance,
+    LTX2AVGuidanceRange,
     LTX2AVGuider,
     LTX2AVSampleStage,
     LTX2AVDecodeVideo,

@@ -6,12 +6,13 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..ltx2_core.sampling.guidance import Guidance, Nag, StreamGuidance, stg_blocks_of
+from ..ltx2_core.sampling.guidance import Guidance, GuidanceSchedule, Nag, StreamGuidance, stg_blocks_of
 from .host.guider import AVGuider
 from .host.network import HostTransformer
 
 CATEGORY = "LTX-2/sampling"
 Scales = io.Custom("LTX2AV_GUIDANCE")
+Ranges = io.Custom("LTX2AV_GUIDANCE_RANGES")
 SCALES = {
     "cfg": (0.0, 100.0, "How strongly to follow the prompt. 1 is off."),
     "stg": (
@@ -174,6 +175,11 @@ class LTX2AVGuider(io.ComfyNode):
                 io.Float.Input(
                     "nag_tau", default=2.5, min=0.1, max=100.0, step=0.1, tooltip="How far nag may go."
                 ),
+                Ranges.Input(
+                    "ranges",
+                    optional=True,
+                    tooltip="Other scales from some noise level down, from LTX-2 Guidance Range.",
+                ),
             ],
             outputs=[io.Guider.Output(display_name="guider", tooltip="For SamplerCustomAdvanced.")],
         )
@@ -192,15 +198,19 @@ class LTX2AVGuider(io.ComfyNode):
         nag_alpha: float,
         nag_tau: float,
         audio: StreamGuidance | None = None,
+        ranges: dict[float, tuple[StreamGuidance, StreamGuidance]] | None = None,
     ) -> io.NodeOutput:
-        heard = video if audio is None else audio
-        stg = video.stg or heard.stg
-        guidance = Guidance(
-            video=video,
-            audio=heard,
-            stg_blocks=parse_blocks(stg_blocks, model) if stg else (),
-            from_sigma=from_sigma,
-            to_sigma=to_sigma,
+        scales = {1.0: (video, video if audio is None else audio), **(ranges or {})}
+        stg = any(stream.stg for streams in scales.values() for stream in streams)
+        whole = {
+            "stg_blocks": parse_blocks(stg_blocks, model) if stg else (),
+            "from_sigma": from_sigma,
+            "to_sigma": to_sigma,
+        }
+        guidance = GuidanceSchedule(
+            tuple(
+                (sigma, Guidance(video=seen, audio=heard, **whole)) for sigma, (seen, heard) in scales.items()
+            )
         )
         nag = None if nag_scale == 1 else Nag(scale=nag_scale, alpha=nag_alpha, tau=nag_tau)
         guider = AVGuider(model, guidance, nag)

@@ -79,10 +79,12 @@ class Bench:
     def ours(self, name: str, eta: float = -1.0) -> Link:
         return self.g.add("LTX2AVSampler", sampler=name, eta=eta)
 
-    def sample(self, guider: Link, sampler: Link, sigmas: str = SIGMAS, seed: int = 42) -> Link:
+    def sample(
+        self, guider: Link, sampler: Link, sigmas: str = SIGMAS, seed: int = 42, *, noise: bool = True
+    ) -> Link:
         return self.g.add(
             "SamplerCustomAdvanced",
-            noise=self.g.add("RandomNoise", noise_seed=seed),
+            noise=self.g.add("RandomNoise", noise_seed=seed) if noise else self.g.add("DisableNoise"),
             guider=guider,
             sampler=sampler,
             sigmas=self.g.add("ManualSigmas", sigmas=sigmas),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from host_server import Server
+from host_graph import Link
+from host_server import GraphError, Server
 from test_ab_samplers import NEUTRAL, Bench, distance
 from tiny_models import TinyModels
 
@@ -108,3 +109,42 @@ def test_a_schedule_in_two_parts_is_the_whole_one(server: Server, models: TinyMo
     found = bench.run(server, **samplings)
     for name in ("euler", "euler_cfg_pp"):
         assert distance(found[f"{name} whole"], found[f"{name} parts"]) < 1e-5
+
+
+def ranged(bench: Bench, *below: tuple[float, float]) -> Link:
+    """All of guidance at first, and cfg alone from each noise level down."""
+    ranges: dict[str, Link] = {}
+    for sigma, cfg in below:
+        scales = bench.g.add("LTX2AVStreamGuidance", **{**NEUTRAL, "cfg": cfg})
+        ranges["ranges"] = bench.g.add("LTX2AVGuidanceRange", below_sigma=sigma, video=scales, **ranges)
+    return bench.guider({**ALL, "stg": 0.0}, **ranges)
+
+
+def test_ranges_of_guidance_are_what_each_gives_alone(server: Server, models: TinyModels) -> None:
+    bench = Bench(models)
+    euler, latent = bench.core("euler"), bench.latent
+    whole = bench.sample(ranged(bench, (0.3, 1.0), (0.85, 2.0)), euler, "1, 0.8, 0.3, 0")
+    first = bench.guider({**ALL, "stg": 0.0})
+    alone = bench.sample(first, euler, "1, 0.8, 0.3, 0")
+    bench.latent = bench.sample(first, euler, "1, 0.8")
+    bench.latent = bench.sample(bench.guider({"cfg": 2.0}), euler, "0.8, 0.3", noise=False)
+    parts, bench.latent = bench.sample(bench.guider({}), euler, "0.3, 0", noise=False), latent
+    found = bench.run(server, whole=whole, parts=parts, alone=alone)
+    assert distance(found["whole"], found["parts"]) < 1e-5
+    assert distance(found["whole"], found["alone"]) > 1e-3
+
+
+def test_a_range_costs_what_it_asks_for(server: Server, models: TinyModels) -> None:
+    bench = Bench(models)
+    bench.model = bench.g.add("LTX2ProbeCount", model=bench.model, name="ranges")
+    guider = ranged(bench, (0.85, 2.0), (0.3, 1.0))
+    latent = bench.sample(guider, bench.core("euler"), "1, 0.8, 0.3, 0")
+    bench.g.add("LTX2ProbeCounts", model=bench.model, latent=latent)
+    assert {*server.run(bench.g.prompt).report()} == {3 + 2 + 1}
+
+
+def test_two_ranges_at_one_noise_level_are_an_error(server: Server, models: TinyModels) -> None:
+    bench = Bench(models)
+    latent = bench.sample(ranged(bench, (0.5, 2.0), (0.5, 1.0)), bench.core("euler"))
+    with pytest.raises(GraphError, match=r"below_sigma=0\.5 is given by two .* such as 0\.25"):
+        bench.run(server, latent=latent)
