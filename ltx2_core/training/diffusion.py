@@ -5,8 +5,9 @@ All three keep their state in one file and continue from it; see :func:`ltx2_cor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from ..text import CONTEXT_LENGTH
 from .distill import DistillOptions, distill_loss
 from .flow import FlowBatch, FlowOptions, draw_flow, flow_loss
 from .latents import LatentCache
-from .loop import History, LoopOptions, StepFn, averaged_weights, train, warmup_stable_decay
+from .loop import Course, History, LoopOptions, StepFn, averaged_weights, train, warmup_stable_decay
 from .lora import ATTENTION_AND_FEED_FORWARD, LoraAdapters
 from .muon import Muon
 from .network import FlowNetwork
@@ -65,6 +66,8 @@ class FlowRecipe:
     """
 
     total_steps: int = 12000
+    seconds: float = math.inf
+    """Steps end here if not before, with all that comes towards the end."""
     batch: int = 32
     lr: float = 0.02
     adam_lr: float = 2e-3
@@ -72,9 +75,9 @@ class FlowRecipe:
     options: FlowOptions = field(default_factory=FlowOptions)
     contexts: tuple[tuple[float, tuple[ContextChoice, ...]], ...] = ((0.7, SHORT), (1.0, ADAPTING))
 
-    def context(self, step: int, generator: torch.Generator) -> ContextChoice:
-        """The context of one step."""
-        choices = next(c for until, c in self.contexts if step < until * self.total_steps or until >= 1)
+    def context(self, share: float, generator: torch.Generator) -> ContextChoice:
+        """The context of one step, where ``share`` of the run is behind."""
+        choices = next(c for until, c in self.contexts if share < until or until >= 1)
         shares = torch.tensor([choice.share for choice in choices])
         return choices[int(torch.multinomial(shares, 1, generator=generator))]
 
@@ -106,8 +109,9 @@ def train_flow(
 
     The averaged weights are those to ship: :func:`load_averaged`.
     """
-    step = _flow_step(network, cache, unconditional, recipe, edges=False)
-    return _train(step, network, recipe, state_path, seed, options)
+    course = Course(recipe.total_steps, recipe.seconds)
+    step = _flow_step(network, cache, unconditional, recipe, course, edges=False)
+    return _train(step, network, recipe, course, state_path, seed, options)
 
 
 def train_distilled(
@@ -123,10 +127,10 @@ def train_distilled(
     options: LoopOptions | None = None,
 ) -> History:
     """Train ``adapters``, on the network's transformer, to need neither many steps nor guidance."""
-    settings = distill or DistillOptions()
+    settings, course = distill or DistillOptions(), Course(recipe.total_steps, recipe.seconds)
 
     def step_fn(model: nn.Module, generator: torch.Generator, step: int) -> Mapping[str, Tensor]:
-        context = recipe.context(step, generator)
+        context = recipe.context(course.share(step), generator)
         sample = cache.batch(recipe.batch_for(context), generator)
         return distill_loss(
             network,
@@ -140,7 +144,7 @@ def train_distilled(
         )
 
     network.requires_grad_(False)
-    return _train(step_fn, adapters, recipe, state_path, seed, options)
+    return _train(step_fn, adapters, recipe, course, state_path, seed, options)
 
 
 def train_edges(
@@ -157,15 +161,22 @@ def train_edges(
     """Train ``adapters`` to follow the edges that are shown beside the video as a reference."""
 
     network.requires_grad_(False)
-    step = _flow_step(network, cache, unconditional, recipe, edges=True)
-    return _train(step, adapters, recipe, state_path, seed, options)
+    course = Course(recipe.total_steps, recipe.seconds)
+    step = _flow_step(network, cache, unconditional, recipe, course, edges=True)
+    return _train(step, adapters, recipe, course, state_path, seed, options)
 
 
 def _flow_step(
-    network: FlowNetwork, cache: LatentCache, unconditional: TextBatch, recipe: FlowRecipe, *, edges: bool
+    network: FlowNetwork,
+    cache: LatentCache,
+    unconditional: TextBatch,
+    recipe: FlowRecipe,
+    course: Course,
+    *,
+    edges: bool,
 ) -> RecordedStep[FlowBatch]:
     def draw(generator: torch.Generator, step: int) -> FlowBatch:
-        context = recipe.context(step, generator)
+        context = recipe.context(course.share(step), generator)
         sample = cache.batch(recipe.batch_for(context), generator, edges=edges)
         return draw_flow(sample, recipe.options, unconditional, generator, context_length=context.length)
 
@@ -181,10 +192,13 @@ def _train(
     step_fn: StepFn,
     model: nn.Module,
     recipe: FlowRecipe,
+    course: Course,
     state_path: str | Path,
     seed: int,
     options: LoopOptions | None,
 ) -> History:
+    options = options or LoopOptions()
+    options = replace(options, max_seconds=min(options.max_seconds, recipe.seconds))
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer: torch.optim.Optimizer
     if isinstance(model, LoraAdapters):
@@ -202,7 +216,7 @@ def _train(
         step_fn,
         model,
         optimizer,
-        warmup_stable_decay(recipe.total_steps),
+        warmup_stable_decay(course),
         state_path,
         total_steps=recipe.total_steps,
         seed=seed,

@@ -24,6 +24,7 @@ from .history import History, plot, write_line
 from .state import TrainingState, averaged_weights, copy_weights
 
 __all__ = [
+    "Course",
     "Evaluate",
     "History",
     "LoopOptions",
@@ -102,9 +103,9 @@ def train(
         logger.info("continuing %s at step %d of %d", path, state.step, total_steps)
     _broadcast([*model.parameters(), *averaged.values()])
     clocks = _Clocks(options)
-    with tqdm(
-        total=total_steps, initial=state.step, disable=not options.progress or rank > 0, smoothing=0.02
-    ) as bar:
+    hidden = not options.progress or rank > 0
+    bar = tqdm(total=total_steps, initial=state.step, disable=hidden, smoothing=0.02)
+    with bar, tensor_cores(next(model.parameters()).device):
         while state.step < total_steps and not clocks.over:
             for group, lr in zip(optimizer.param_groups, base_lrs, strict=True):
                 group["lr"] = lr * schedule(state.step)
@@ -197,18 +198,51 @@ def step_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def warmup_stable_decay(total_steps: int, *, warmup: int = 40, decay: float = 0.3) -> Schedule:
+class Course:
+    """How much of a run is behind: by steps, or by the clock where that is further on.
+
+    The speed of a machine is not known before, and what happens towards the end has to happen in time.
+    """
+
+    def __init__(self, total_steps: int, seconds: float = math.inf) -> None:
+        self.total_steps, self.seconds = total_steps, seconds
+        self._began = time.monotonic()
+
+    def share(self, step: int) -> float:
+        """In [0, 1], of the steps from 0 to ``total_steps`` and of the seconds since this was made."""
+        by_clock = (time.monotonic() - self._began) / self.seconds
+        return min(1.0, max(step / self.total_steps, by_clock))
+
+
+def warmup_stable_decay(course: Course | int, *, warmup: int = 40, decay: float = 0.3) -> Schedule:
     """Linear rise over ``warmup`` steps or a tenth, a plateau, a linear fall to zero over the last ``decay``.
 
-    A run on the plateau can be made longer, or shorter, by another ``total_steps`` when it is resumed.
+    ``course`` may be a number of steps. A run on the plateau can be made longer, or shorter, by another one
+    when it is resumed.
     """
-    warmup = min(warmup, max(1, total_steps // 10))
+    course = Course(course) if isinstance(course, int) else course
+    rise = min(warmup, max(1, course.total_steps // 10))
+    fall = max(decay, 1 / course.total_steps)
 
     def factor(step: int) -> float:
-        left = (total_steps - step) / max(1.0, decay * total_steps)
-        return max(0.0, min(1.0, (step + 1) / warmup, left))
+        return max(0.0, min(1.0, (step + 1) / rise, (1 - course.share(step)) / fall))
 
     return factor
+
+
+@contextmanager
+def tensor_cores(device: torch.device) -> Iterator[None]:
+    """On a CUDA device: products of float32 in TF32, and for convolutions the kernel measured fastest."""
+    if device.type != "cuda":
+        yield
+        return
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    matmul.allow_tf32 = cudnn.allow_tf32 = cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
 
 
 @contextmanager

@@ -112,8 +112,13 @@ class Run:
         network.load_state_dict(state, strict=True)
         network.eval().requires_grad_(False)
 
-    def check_finished(self, stage: str, total_steps: int) -> None:
-        """Raises Unfinished unless the state of ``stage`` has reached ``total_steps``."""
+    def check_finished(self, stage: str, total_steps: int, *, after: float = 0, seconds: float = 1) -> None:
+        """Raises Unfinished unless the state of ``stage`` has reached ``total_steps``.
+
+        A recipe that has been given ``seconds`` is finished ``after`` as many.
+        """
+        if after >= seconds:
+            return
         step, path = 0, self.state(stage)
         if path.exists():
             with safe_open(path, framework="pt") as file:

@@ -160,8 +160,10 @@ def gpu_scale() -> Scale:
     clips = {"128x128x25": 12288, "128x128x49": 4608, "128x96x25": 2048, "64x64x25": 4096}
     return replace(
         scale,
+        video_encoder=GPU_ENCODER,
+        video_decoder=GPU_DECODER,
         buckets=tuple(replace(b, clips=clips.get(b.name, 2048)) for b in scale.buckets),
-        transformer=replace(scale.transformer, total_steps=16000, batch=128),
+        transformer=replace(scale.transformer, total_steps=100_000, seconds=420, batch=128),
         machine="one H100 and 16 cores",
     )
 

@@ -134,8 +134,8 @@ def _make_half(
         began = time.monotonic()
         code = code.to(run.device)
         train(vae, code, run.state(stage), recipe=recipe, seed=run.seed, options=run.options())
-        if time.monotonic() - began < recipe.seconds:
-            run.check_finished(stage, recipe.total_steps)
+        spent = time.monotonic() - began
+        run.check_finished(stage, recipe.total_steps, after=spent, seconds=recipe.seconds)
     statistics = prefixed("vae.per_channel_statistics.", vae.per_channel_statistics)
     save_tensors(run.part(stage), prefixed(f"vae.{half}.", network) | statistics)
 
@@ -205,6 +205,7 @@ def make_transformer(run: Run) -> None:
     network = _flow_network(run)
     if run.start("transformer").exists():
         _load_flow(network, run.start("transformer"))
+    began = time.monotonic()
     train_flow(
         network,
         _cache(run),
@@ -214,7 +215,8 @@ def make_transformer(run: Run) -> None:
         seed=run.seed,
         options=run.options(),
     )
-    run.check_finished("transformer", recipe.total_steps)
+    spent = time.monotonic() - began
+    run.check_finished("transformer", recipe.total_steps, after=spent, seconds=recipe.seconds)
     save_tensors(run.part("transformer"), official_names(averaged_weights(state)))
 
 
@@ -222,11 +224,12 @@ def make_upsampler(run: Run) -> None:
     recipe = run.sized("upsampler", run.scale.upsampler)
     upsampler, _ = train_upsampler(
         cfg.upsampler_config(run.scale.upsampler_config),
-        _code(run),
+        _code(run).to(run.device),
         run.state("upsampler"),
         recipe=recipe,
         seed=run.seed,
         options=run.options(),
+        device=run.device,
     )
     run.check_finished("upsampler", recipe.total_steps)
     metadata = {"config": json.dumps(run.scale.upsampler_config)}

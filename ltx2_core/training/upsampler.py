@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..config import UpsamplerConfig
 from ..upsampler import LatentUpsampler, ResBlock, upsample_latent
-from .data import HELD_OUT, ClipSize, draw, draw_seeds, video_batch
+from .data import HELD_OUT, ClipSize, draw, draw_seeds, noise_like, video_batch
 from .initial import rotate_convolution
 from .loop import History, LoopOptions, StepFn, train, warmup_stable_decay
 from .muon import Muon
@@ -48,10 +48,14 @@ def train_upsampler(
     recipe: UpsamplerRecipe | None = None,
     seed: int = 0,
     options: LoopOptions | None = None,
+    device: torch.device | str = "cpu",
 ) -> tuple[LatentUpsampler, History]:
-    """Train for latents of ``code``, from nothing or from ``state_path`` on, to averaged weights."""
+    """Train for latents of ``code``, from nothing or from ``state_path`` on, to averaged weights.
+
+    ``code`` is on ``device`` already.
+    """
     recipe = recipe or UpsamplerRecipe()
-    net = new_upsampler(config, seed)
+    net = new_upsampler(config, seed).to(device)
     history = train(
         upsampler_step(recipe, code),
         net,
@@ -75,19 +79,27 @@ def upsampler_step(recipe: UpsamplerRecipe, code: EncodesVideo) -> StepFn:
         assert isinstance(net, LatentUpsampler)
         size = draw(recipe.sizes, generator)
         with torch.no_grad():
-            small, large = encoded_pair(code, draw_seeds(generator, size.batch), size)
-        noise = torch.randn(small.shape, generator=generator)
+            small, large = encoded_pair(code, draw_seeds(generator, size.batch), size, _device(net))
+        noise = noise_like(small, generator)
         made = upsample_latent(net, small + recipe.input_noise * noise, statistics)
         return {"loss": (made.float() - large).square().mean()}
 
     return step_fn
 
 
-def encoded_pair(code: EncodesVideo, seeds: list[int], size: ClipSize) -> tuple[Tensor, Tensor]:
+def encoded_pair(
+    code: EncodesVideo, seeds: list[int], size: ClipSize, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
     """Normalised latents (B, C, f, h, w) of the scenes at the size and at twice the size."""
     small, large = (
         code.encode(
-            video_batch(seeds, frames=size.frames, width=scale * size.width, height=scale * size.height)
+            video_batch(
+                seeds,
+                frames=size.frames,
+                width=scale * size.width,
+                height=scale * size.height,
+                device=device,
+            )
         )
         for scale in (1, 2)
     )
@@ -113,6 +125,11 @@ def held_out_upsampling_error(net: nn.Module, code: EncodesVideo, *, clips: int 
     """Squared error of upsampled latents of held-out clips over the power of the true ones."""
     assert isinstance(net, LatentUpsampler)
     size = ClipSize(batch=clips, frames=25, width=64, height=64)
-    small, large = encoded_pair(code, [HELD_OUT + index for index in range(clips)], size)
+    seeds = [HELD_OUT + index for index in range(clips)]
+    small, large = encoded_pair(code, seeds, size, _device(net))
     made = upsample_latent(net, small, code.per_channel_statistics)
     return float((made - large).square().sum() / large.square().sum())
+
+
+def _device(net: nn.Module) -> torch.device:
+    return next(net.parameters()).device

@@ -9,9 +9,7 @@ B batch, C channels, f h w grid of the latent; F frames, H W rows and columns of
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,16 +22,13 @@ from ..video_vae import VideoVAE
 from ..video_vae.layers import Downsample, ResBlock
 from .data import HELD_OUT, ClipSize, draw, draw_seeds, psnr, video_batch
 from .initial import rotate_convolution
-from .loop import Evaluate, History, LoopOptions, Schedule, StepFn, train, warmup_stable_decay
+from .loop import Course, Evaluate, History, LoopOptions, StepFn, train, warmup_stable_decay
 from .muon import Muon
 from .state import load_averaged
 from .video_code import EncodesVideo
 
 WHOLE = 1 << 62
 """A piece size no clip reaches: gradients need every activation anyway."""
-
-_FALL = 0.5
-"""Share of the time in which the learning rate falls, where a recipe ends by the clock."""
 
 _LEAST = 1e-4
 """Squared error, 46 dB, below which a clip need not get better."""
@@ -148,32 +143,19 @@ def _train(
         evaluate_every_s=min(options.evaluate_every_s, recipe.seconds / 4),
         max_seconds=min(options.max_seconds, recipe.seconds),
     )
-    with tensor_cores(_device(vae)):
-        history = train(
-            step_fn,
-            vae,
-            Muon(parameters, lr=recipe.lr, adam_lr=recipe.adam_lr, weight_decay=recipe.weight_decay),
-            _schedule(recipe),
-            state_path,
-            total_steps=recipe.total_steps,
-            seed=seed,
-            options=options,
-            evaluate=evaluate,
-        )
+    history = train(
+        step_fn,
+        vae,
+        Muon(parameters, lr=recipe.lr, adam_lr=recipe.adam_lr, weight_decay=recipe.weight_decay),
+        warmup_stable_decay(Course(recipe.total_steps, recipe.seconds)),
+        state_path,
+        total_steps=recipe.total_steps,
+        seed=seed,
+        options=options,
+        evaluate=evaluate,
+    )
     load_averaged(vae, state_path)
     return history
-
-
-def _schedule(recipe: VideoVAERecipe) -> Schedule:
-    """Warm-up, plateau and fall, by steps or by the clock, whichever is further on."""
-    by_steps = warmup_stable_decay(recipe.total_steps)
-    began = time.monotonic()
-
-    def factor(step: int) -> float:
-        left = 1 - (time.monotonic() - began) / recipe.seconds
-        return min(by_steps(step), max(0.0, left / _FALL))
-
-    return factor if recipe.seconds < math.inf else by_steps
 
 
 def draw_frames(
@@ -186,21 +168,6 @@ def draw_frames(
     if cuts:
         frames = cut_to_next(frames, cuts, generator)
     return frames.contiguous(memory_format=torch.channels_last_3d)
-
-
-@contextmanager
-def tensor_cores(device: torch.device) -> Iterator[None]:
-    """On a CUDA device: products of float32 in TF32, and for convolutions the kernel measured fastest."""
-    if device.type != "cuda":
-        yield
-        return
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
-    matmul.allow_tf32 = cudnn.allow_tf32 = cudnn.benchmark = True
-    try:
-        yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
 
 
 def _device(vae: nn.Module) -> torch.device:

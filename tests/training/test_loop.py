@@ -15,7 +15,14 @@ import torch
 from torch import nn
 
 from ltx2_core.training.history import History, plot
-from ltx2_core.training.loop import LoopOptions, averaged_weights, step_generator, train, warmup_stable_decay
+from ltx2_core.training.loop import (
+    Course,
+    LoopOptions,
+    averaged_weights,
+    step_generator,
+    train,
+    warmup_stable_decay,
+)
 from ltx2_core.training.muon import Muon, orthogonalised
 
 STEPS = 12
@@ -196,6 +203,19 @@ def test_the_schedule_rises_rests_and_falls():
     assert set(values[10:70]) == {1.0}
     assert values[100] == 0
     assert all(a > b for a, b in itertools.pairwise(values[70:]))
+
+
+def test_the_schedule_falls_in_time_where_the_clock_is_further_on(monkeypatch):
+    now = 50.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    course = Course(100, seconds=10)
+    factor = warmup_stable_decay(course, warmup=10, decay=0.4)
+    assert factor(20) == 1 and course.share(20) == 0.2
+    now = 58.0
+    assert factor(20) == pytest.approx(0.5)
+    assert factor(90) == pytest.approx(0.25)
+    now = 61.0
+    assert factor(20) == 0 and course.share(20) == 1
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (8, 50), (50, 8), (1, 9)])

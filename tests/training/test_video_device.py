@@ -8,7 +8,7 @@ from torch._subclasses import FakeTensorMode
 
 from ltx2_core import config as cfg
 from ltx2_core.tiny.settings import tiny_config
-from ltx2_core.training import video_vae
+from ltx2_core.training import loop, video_vae
 from ltx2_core.training.data import ClipSize, draw_seeds, video_batch
 from ltx2_core.training.loop import LoopOptions, step_generator
 from ltx2_core.training.video_code import VideoCode, principal_code
@@ -123,9 +123,9 @@ def test_in_decibels_the_loss_is_the_psnr_of_the_batch(code, tmp_path, monkeypat
 
 def test_tensor_cores_are_used_for_the_training_only() -> None:
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark
-    with video_vae.tensor_cores(CPU):
+    with loop.tensor_cores(CPU):
         assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark) == before
-    with video_vae.tensor_cores(CUDA):
+    with loop.tensor_cores(CUDA):
         assert torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.benchmark
     assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark) == before
 
