@@ -273,7 +273,9 @@ def _broadcast(tensors: list[Tensor]) -> None:
 
 def _average_gradients(parameters: list[nn.Parameter]) -> None:
     if _distributed():
-        for p in parameters:
-            if p.grad is not None:
-                torch.distributed.all_reduce(p.grad)
-                p.grad /= torch.distributed.get_world_size()
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        together = torch.cat([gradient.flatten() for gradient in gradients])
+        torch.distributed.all_reduce(together)
+        together /= torch.distributed.get_world_size()
+        for gradient, mean in zip(gradients, together.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient))

@@ -141,8 +141,8 @@ def full_scale() -> Scale:
             "video-code": 0.5,
             "video-encoder": 5,
             "video-decoder": 5,
-            "audio-vae": 30,
-            "vocoder": 40,
+            "audio-vae": 10,
+            "vocoder": 5,
             "latents": 8,
             "transformer": 120,
             "upsampler": 10,
@@ -151,6 +151,9 @@ def full_scale() -> Scale:
             "export": 0.1,
         },
     )
+
+
+_SHORT = ContextChoice(length=64)
 
 
 def gpu_scale() -> Scale:
@@ -162,7 +165,18 @@ def gpu_scale() -> Scale:
         video_encoder=GPU_ENCODER,
         video_decoder=GPU_DECODER,
         buckets=tuple(replace(b, clips=clips.get(b.name, 2048)) for b in scale.buckets),
-        transformer=replace(scale.transformer, total_steps=100_000, seconds=420, batch=128),
+        # 64 tokens hold every caption, so that no step has to look how long its captions are.
+        transformer=replace(
+            scale.transformer,
+            total_steps=100_000,
+            seconds=420,
+            batch=128,
+            contexts=(
+                (0.7, (ContextChoice(length=64),)),
+                (1.0, (ContextChoice(length=64, share=0.6), *LONG)),
+            ),
+        ),
+        minutes={"text": 0.1, "transformer": 7, "video-encoder": 1, "video-decoder": 4, "export": 0.1},
         machine="one H100 and 16 cores",
     )
 

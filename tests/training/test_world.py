@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from ltx2_core.training.text import load_text
 from ltx2_core.training.world import (
     COLOURS,
     KINDS,
@@ -37,6 +38,7 @@ from ltx2_core.training.world import (
     vocabulary,
 )
 from ltx2_core.training.world.clip import Truth, truth_of
+from ltx2_core.training.world.motion import Still
 
 SIZES = ((64, 64), (96, 64), (64, 96))
 LENGTHS = (17, 25, 33)
@@ -212,7 +214,25 @@ def test_captions_name_everything_in_varied_words():
             assert f"{body.colour} {body.kind}" in text
         assert scene.background in text
         words = text.translate(str.maketrans("", "", ".,;:")).split()
-        assert set(words) <= set(vocabulary())
+        assert set(words) <= {*vocabulary(), "top", "middle", "bottom", "centre"}
+
+
+def test_most_captions_say_where() -> None:
+    scene = sample_scene(1, motion="still", company=False)
+    scene = replace(scene, bodies=(replace(scene.actor, path=Still(across=0.25, lift=1.0)),))
+    texts = [caption(scene, seed) for seed in range(400)]
+    assert 0.65 < sum(" at the top centre left" in text for text in texts) / 400 < 0.85
+    bounce = sample_scene(1, motion="bounce", company=False)
+    bounce = replace(bounce, bodies=(replace(bounce.actor, path=replace(bounce.actor.path, across=1.0)),))
+    assert any(" at the right " in caption(bounce, seed) for seed in range(20))
+    company = sample_scene(1, motion="slide_left", company=True)
+    assert not any(" at the " in caption(company, seed) for seed in range(20))
+
+
+def test_no_caption_is_longer_than_its_share_of_a_context(world_gemma) -> None:
+    _, tokenizer = load_text(world_gemma)
+    texts = [caption(sample_scene(seed), seed) for seed in range(500)]
+    assert tokenizer(texts)[1].sum(dim=1).max() <= 40
 
 
 def test_captions_of_different_motions_differ_in_words():

@@ -1,11 +1,13 @@
-"""Captions in varied wording; each names shape, colour, background, motion and sound."""
+"""Captions in varied wording; each names shape, colour, background, motion and sound, and most the place."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
+from .motion import Bounce, Path, Slide
 from .palette import COLOURS, KINDS, Motion
-from .scene import Scene
+from .scene import COLUMNS, HEIGHTS, Scene
 
 _MOVES: dict[Motion, tuple[str, ...]] = {
     "bounce": ("bounces", "is bouncing", "bounces up and down", "keeps bouncing on the floor"),
@@ -52,29 +54,50 @@ _SOUNDS: dict[Motion, tuple[str, ...]] = {
     "still": ("silence", "near silence", "there is no sound", "nothing is heard"),
 }
 _BESIDE = (" beside a still {}", " next to a still {}", " near a motionless {}")
+_COLUMNS = ("left", "centre left", "centre", "centre right", "right")
+_HEIGHTS = ("bottom", "middle", "top")
+_PLACED = 0.75
+"""Share of captions that say where: what is left open, a model has to choose alike in every token."""
+
 _FORMS = (
-    "{actor} {moves}{beside} on a {background} background",
-    "{actor} {moves}{beside} against a {background} background",
-    "on a {background} background, {actor} {moves}{beside}",
-    "{background} background, {actor} {moves}{beside}",
+    "{actor} {moves}{place}{beside} on a {background} background",
+    "{actor} {moves}{place}{beside} against a {background} background",
+    "on a {background} background, {actor} {moves}{place}{beside}",
+    "{background} background, {actor} {moves}{place}{beside}",
 )
 _JOINTS = (", {}", "; {}", ", with sound: {}")
 
 
 def caption(scene: Scene, seed: int) -> str:
     """One of some hundreds of wordings of the scene; the same seed words the same scene alike."""
-    choose = random.Random(seed).choice
+    generator = random.Random(seed)
+    choose = generator.choice
     actor, *others = (f"{body.colour} {body.kind}" for body in scene.bodies)
     # All draws are made whether used or not, so that one seed is one wording for every scene.
     form, move, sound, joint = choose(_FORMS), choose(range(4)), choose(range(4)), choose(_JOINTS)
     beside, sentence = choose(_BESIDE), choose((False, True))
+    place = _place(scene.actor.path, alone=not others) if generator.random() < _PLACED else ""
     text = form.format(
         actor=f"a {actor}",
         moves=_MOVES[scene.motion][move],
+        place=f" at the {place}" if place else "",
         beside="".join(beside.format(other) for other in others),
         background=scene.background,
     ) + joint.format(_SOUNDS[scene.motion][sound])
     return text[0].upper() + text[1:] + "." if sentence else text
+
+
+def _place(path: Path, *, alone: bool) -> str:
+    """Height and column, as far as the path stays there: "top centre left". In company slides are low."""
+    if isinstance(path, Slide) and not alone:
+        return ""
+    height = "" if isinstance(path, Bounce) else _nearest(path.lift, HEIGHTS, _HEIGHTS)
+    column = "" if isinstance(path, Slide) else _nearest(path.across, COLUMNS, _COLUMNS)
+    return f"{height} {column}".strip()
+
+
+def _nearest(value: float, values: Sequence[float], names: Sequence[str]) -> str:
+    return min(zip(values, names, strict=True), key=lambda entry: abs(entry[0] - value))[1]
 
 
 def plain_caption(scene: Scene) -> str:
@@ -86,10 +109,13 @@ def plain_caption(scene: Scene) -> str:
 
 
 def vocabulary() -> tuple[str, ...]:
-    """Every word that captions use, lower case and sorted: what a tokenizer has to cover."""
+    """Words that captions use, lower case and sorted: what a tokenizer has to cover.
+
+    Those of places are left out: any tokenizer has them.
+    """
     texts = [*_FORMS, *_BESIDE, *_JOINTS, *COLOURS, *KINDS]
     texts += [phrase for table in (_MOVES, _SOUNDS) for phrases in table.values() for phrase in phrases]
     words = " ".join(texts)
-    for slot in ("{actor}", "{moves}", "{beside}", "{background}", "{}", ",", ";", ":"):
+    for slot in ("{actor}", "{moves}", "{place}", "{beside}", "{background}", "{}", ",", ";", ":"):
         words = words.replace(slot, " ")
     return tuple(sorted({"a", *words.split()}))
