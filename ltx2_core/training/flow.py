@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..conditioning.masks import blend, expand_mask, token_mask
 from ..conditioning.patchify import patchify_audio, patchify_video, video_positions
-from ..shapes import AUDIO_LATENTS_PER_SECOND
+from ..shapes import AUDIO_LATENTS_PER_SECOND, frames_of
 from ..text import CONTEXT_LENGTH
 from ..transformer import Modality
 from ..types import AVLatent, TextContext
@@ -40,6 +41,8 @@ class FlowOptions:
     audio_given: float = 0.12
     video_given: float = 0.12
     region: float = 0.15
+    guides: float = 0.2
+    """Of steps, not of samples: the last frame is shown as a guide, half of the time the first one too."""
     audio_weight: float = 1.0
     shift: float | None = None
     """Of the noise levels; by default that of the official trainer for the clip's tokens."""
@@ -170,13 +173,14 @@ def predict(
     context: TextContext,
     fps: float,
     *,
+    guides: Guides | None = None,
     reference: Tensor | None = None,
     reference_scale: int = 1,
 ) -> AVLatent:
     """Velocities of both streams, as tokens (B, N, C), of the state ``x`` at noise levels ``sigma`` (B,).
 
-    ``reference`` (B, 128, F, H, W) is shown clean beside the video, at the positions of the target: as an
-    IC-LoRA is. Each of its cells stands for ``reference_scale`` squared ones.
+    ``guides`` are shown clean at their frames, and so is ``reference`` (B, 128, F, H, W) at the positions of
+    the target, as an IC-LoRA is. Each of its cells stands for ``reference_scale`` squared ones.
     """
     assert x.video is not None and x.audio is not None
     mask = expand_mask(task.mask, x)
@@ -185,10 +189,13 @@ def predict(
     audio_mask = token_mask(mask.audio)
     own = tokens.shape[1]
     beside = None if reference is None else _grid(reference)
-    key = Places(_grid(x.video), x.audio.shape[2], fps, beside, reference_scale)
+    at = () if guides is None else guides.frames
+    key = Places(_grid(x.video), x.audio.shape[2], fps, at, beside, reference_scale)
     positions, heard, rope = network.places(key, tokens.device)
-    if reference is not None:
-        shown = patchify_video(reference)
+    for clean in (None if guides is None else guides.latent, reference):
+        if clean is None:
+            continue
+        shown = patchify_video(clean)
         tokens = torch.cat((tokens, shown), dim=1)
         video_mask = torch.cat((video_mask, video_mask.new_zeros(shown.shape[:2])), dim=1)
     video = Modality(
@@ -208,6 +215,13 @@ def predict(
     v, a = network.transformer(video, audio, rope=rope)
     assert v is not None and a is not None
     return AVLatent(v[:, :own].float(), a.float())
+
+
+class Guides(NamedTuple):
+    """Latents (B, 128, G, H, W) of single pictures, and the pixel frames at which they are shown."""
+
+    latent: Tensor
+    frames: tuple[int, ...]
 
 
 def _grid(latent: Tensor) -> Grid:
@@ -245,13 +259,15 @@ class FlowBatch:
     text: TextBatch
     context_length: int
     fps: float
+    guides: Guides | None = None
     edges: Tensor | None = None
     reference_scale: int = 1
 
     @property
     def layout(self) -> object:
         """What is no tensor."""
-        return self.context_length, self.fps, self.reference_scale
+        frames = None if self.guides is None else self.guides.frames
+        return self.context_length, self.fps, frames, self.reference_scale
 
     def map(self, change: Callable[[Tensor], Tensor]) -> FlowBatch:
         """Every tensor changed."""
@@ -266,6 +282,7 @@ class FlowBatch:
                 noise=task.noise.map(change),
             ),
             text=self.text.map(change),
+            guides=None if self.guides is None else self.guides._replace(latent=change(self.guides.latent)),
             edges=None if self.edges is None else change(self.edges),
         )
 
@@ -301,9 +318,23 @@ def draw_flow(
         text=drop_text(sample.text, unconditional, options.unconditional, generator),
         context_length=context_length,
         fps=sample.fps,
+        guides=draw_guides(sample, options, generator),
         edges=sample.edges,
         reference_scale=reference_scale,
     )
+
+
+def draw_guides(sample: Sample, options: FlowOptions, generator: torch.Generator) -> Guides | None:
+    """The last frame of every clip, or the first and the last, or nothing."""
+    chance, both = torch.rand(2, generator=generator).tolist()
+    if sample.last is None or chance >= options.guides:
+        return None
+    assert sample.latent.video is not None
+    first = sample.latent.video[:, :, :1]
+    last = frames_of(sample.latent.video.shape[2]) - 1
+    if both < 0.5:
+        return Guides(torch.cat((first, sample.last), dim=2), (0, last))
+    return Guides(sample.last, (last,))
 
 
 def flow_loss(network: FlowNetwork, batch: FlowBatch, options: FlowOptions) -> dict[str, Tensor]:
@@ -316,6 +347,7 @@ def flow_loss(network: FlowNetwork, batch: FlowBatch, options: FlowOptions) -> d
         task.sigma,
         network.context(batch.text, batch.context_length),
         batch.fps,
+        guides=batch.guides,
         reference=batch.edges,
         reference_scale=batch.reference_scale,
     )

@@ -1,7 +1,8 @@
 """Latents of world clips, made once by given autoencoders and kept in shards.
 
-A shard holds clips of one size and length: ``video`` (N, 128, F, H, W), ``audio`` (N, 8, T, 16), perhaps
-``edges`` like ``video``, and the states of N captions. Letters as in types.py; N clips of a shard.
+A shard holds clips of one size and length: ``video`` (N, 128, F, H, W), ``last`` (N, 128, 1, H, W) of their
+last frames alone, ``audio`` (N, 8, T, 16), perhaps ``edges`` like ``video``, and the states of N captions.
+Letters as in types.py; N clips of a shard.
 """
 
 from __future__ import annotations
@@ -156,6 +157,10 @@ def encode_frames(clips: Sequence[Tensor], encoder: EncodesVideo) -> Tensor:
         return encoder.encode(rearrange(torch.stack(list(clips)), "n f c h w -> n c f h w")).float()
 
 
+def _last(clips: Sequence[Clip], encoder: EncodesVideo) -> Tensor:
+    return encode_frames([clip.frames[-1:] for clip in clips], encoder)
+
+
 def edge_frames(frames: Tensor) -> Tensor:
     """The control picture of frames (F, 3, H, W): their edges, white on black, (F, 3, H, W) in [-1, 1]."""
     return repeat(edge_map(frames) * 2 - 1, "f h w -> f c h w", c=3)
@@ -163,10 +168,14 @@ def edge_frames(frames: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Sample:
-    """A batch of one bucket: clean latents, text, and the edges' latents where the bucket has them."""
+    """A batch of one bucket: clean latents, text, and the edges' latents where the bucket has them.
+
+    ``last`` (B, 128, 1, H, W) are those of the last frames, each encoded as a clip of its own.
+    """
 
     latent: AVLatent
     text: TextBatch
+    last: Tensor | None = None
     edges: Tensor | None = None
     fps: float = FPS
 
@@ -201,6 +210,7 @@ class LatentCache:
         return Sample(
             AVLatent(part.video[rows].float(), part.audio[rows].float()),
             TextBatch(part.text.hidden[rows, :longest].float(), part.text.mask[rows, :longest]),
+            part.last[rows].float(),
             part.edges[rows].float() if edges and part.edges is not None else None,
         )
 
@@ -208,6 +218,7 @@ class LatentCache:
 @dataclass(frozen=True)
 class _Part:
     video: Tensor
+    last: Tensor
     audio: Tensor
     edges: Tensor | None
     text: TextBatch
@@ -219,16 +230,18 @@ class _Part:
         if not paths:
             raise ValueError(f"{folder} has no latents of {bucket.name}: write them first")
         shards = [_read(path) for path in paths]
+        if any("last" not in shard for shard, _ in shards):
+            raise ValueError(f"{folder} was written without last frames: remove it to make it anew")
         captions = [caption for _, states in shards for caption in states.all()]
         tensors = {name: torch.cat([shard[name] for shard, _ in shards]).to(device) for name in shards[0][0]}
         text = batch_text(captions).map(lambda t: t.to(device))
         lengths = torch.tensor([len(caption) for caption in captions])
-        return cls(tensors["video"], tensors["audio"], tensors.get("edges"), text, lengths)
+        return cls(tensors["video"], tensors["last"], tensors["audio"], tensors.get("edges"), text, lengths)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], TextStates]:
     with safe_open(path, framework="pt") as file:
-        names = [name for name in ("video", "audio", "edges") if name in file.keys()]  # noqa: SIM118
+        names = [name for name in ("video", "last", "audio", "edges") if name in file.keys()]  # noqa: SIM118
         lengths = tuple(json.loads(file.metadata()["lengths"]))
         return {name: file.get_tensor(name) for name in names}, TextStates(file.get_tensor("text"), lengths)
 
@@ -241,6 +254,7 @@ def _write_shard(path: Path, bucket: Bucket, seeds: range, encoders: Encoders) -
     tensors = {
         "video": torch.cat([latent.video for latent in latents if latent.video is not None]).half(),
         "audio": torch.cat([latent.audio for latent in latents if latent.audio is not None]).half(),
+        "last": torch.cat([_last(group, encoders.video) for group in groups]).half(),
         "text": text.hidden,
     }
     if bucket.edges:

@@ -13,7 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..conditioning.patchify import audio_positions, reference_positions, video_positions
+from ..conditioning.patchify import (
+    audio_positions,
+    guide_positions,
+    reference_positions,
+    video_positions,
+)
 from ..config import Json, text_config, transformer_config
 from ..text import FeatureExtractor, TextConnectors
 from ..text.connectors import Connector
@@ -34,11 +39,13 @@ Grid = tuple[int, int, int]
 
 
 class Places(NamedTuple):
-    """Where tokens lie: latent ``grid`` (F, H, W), number of audio latents, and the grid of a reference."""
+    """Where tokens lie: latent ``grid`` (F, H, W), number of audio latents, frames of ``guides``, grid of a
+    reference."""
 
     grid: Grid
     sounds: int
     fps: float
+    guides: tuple[int, ...] = ()
     reference: Grid | None = None
     reference_scale: int = 1
 
@@ -90,6 +97,9 @@ class FlowNetwork(nn.Module):
 
         def make() -> tuple[Tensor, Tensor, RopeTables]:
             video, audio = video_positions(*key.grid, key.fps), audio_positions(key.sounds)
+            for frame in key.guides:
+                shown = guide_positions(1, *key.grid[1:], key.fps, frame=frame)
+                video = torch.cat((video, shown), dim=2)
             if key.reference is not None:
                 shown = reference_positions(*key.reference, key.fps, space_scale=key.reference_scale)
                 video = torch.cat((video, shown), dim=2)

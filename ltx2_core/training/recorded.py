@@ -7,7 +7,8 @@ step is copied into the tensors that were recorded; gradients appear where the r
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -137,21 +138,14 @@ class RecordedStep(Generic[B]):
                     p.grad = None
 
 
-class _side_stream:
+@contextmanager
+def _side_stream(device: torch.device) -> Iterator[None]:
     """Another stream of a CUDA device, which goes on from this one and is waited for; nothing elsewhere."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
-
-    def __enter__(self) -> None:
-        if self._cuda:
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            self._context = torch.cuda.stream(side)
-            self._side = side
-            self._context.__enter__()
-
-    def __exit__(self, *error: object) -> None:
-        if self._cuda:
-            self._context.__exit__(*error)
-            torch.cuda.current_stream().wait_stream(self._side)
+    if device.type != "cuda":
+        yield
+        return
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        yield
+    torch.cuda.current_stream().wait_stream(side)

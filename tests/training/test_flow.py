@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -15,8 +16,10 @@ from ltx2_core.sampling.denoiser import Denoiser
 from ltx2_core.training.distill import DistillOptions, distill_loss
 from ltx2_core.training.flow import (
     FlowOptions,
+    Guides,
     Task,
     draw_flow,
+    draw_guides,
     draw_sigmas,
     draw_task,
     drop_text,
@@ -30,7 +33,7 @@ from ltx2_core.training.lora import LoraAdapters
 from ltx2_core.training.text import batch_text
 from ltx2_core.types import AVLatent, LatentState
 
-PLAIN = FlowOptions(unconditional=0, first_frame=0, audio_given=0, video_given=0, region=0)
+PLAIN = FlowOptions(unconditional=0, first_frame=0, audio_given=0, video_given=0, region=0, guides=0)
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -93,15 +96,19 @@ def test_captions_are_dropped_for_the_unconditional_ones(sample, states) -> None
     assert torch.equal(kept.hidden, sample.text.hidden) and torch.equal(kept.mask, sample.text.mask)
 
 
-@pytest.mark.parametrize("given", ["nothing", "image and sound", "reference"])
+@pytest.mark.parametrize("given", ["nothing", "image and sound", "guides", "reference"])
 def test_training_and_sampling_ask_the_model_the_same(network, sample, given) -> None:
     sigma = 0.7
     clean = sample.latent
     state = LatentState(latent=clean.map(torch.zeros_like), mask=mask_like(clean), fps=sample.fps)
-    reference = None
+    reference = guides = None
     if given == "image and sound":
         state = ImageInPlace(latent=clean.video[:, :, :1]).apply(state)
         state = AudioGiven(latent=clean.audio).apply(state)
+    elif given == "guides":
+        guides = Guides(torch.randn(clean.video[:, :, :2].shape, generator=rng(3)), (0, 16))
+        for latent, frame in zip(guides.latent.split(1, dim=2), guides.frames, strict=True):
+            state = GuideFrames(latent=latent, frame=frame).apply(state)
     elif given == "reference":
         reference = torch.randn(clean.video.shape, generator=rng(3))
         state = GuideFrames(latent=reference, frame=0).apply(state)
@@ -110,15 +117,32 @@ def test_training_and_sampling_ask_the_model_the_same(network, sample, given) ->
     x = noised(clean, task, task.sigma)
     with torch.no_grad():
         context = network.context(sample.text, 128)
-        velocity = predict(network, x, task, task.sigma, context, sample.fps, reference=reference)
+        velocity = predict(
+            network, x, task, task.sigma, context, sample.fps, guides=guides, reference=reference
+        )
     v = AVLatent(
         unpatchify_video(velocity.video, *clean.video.shape[2:]), unpatchify_audio(velocity.audio, 16)
     )
     expected = x - v * mask * sigma
-    shown = x if reference is None else replace(x, video=torch.cat((x.video, reference), dim=2))
+    beside = reference if guides is None else guides.latent
+    shown = x if beside is None else replace(x, video=torch.cat((x.video, beside), dim=2))
     x0 = drop_guides(Denoiser(network.transformer, state, context)(shown, sigma), state)
     torch.testing.assert_close(x0.video, expected.video)
     torch.testing.assert_close(x0.audio, expected.audio)
+
+
+def test_guides_are_the_last_frames_and_half_of_the_time_the_first(sample) -> None:
+    sample = replace(sample, last=torch.randn(sample.latent.video[:, :, :1].shape))
+    drawn = [draw_guides(sample, replace(PLAIN, guides=0.5), rng(seed)) for seed in range(200)]
+    frames = Counter(None if guides is None else guides.frames for guides in drawn)
+    assert frames.keys() == {None, (16,), (0, 16)} and 75 < frames[None] < 125
+    for guides in drawn:
+        if guides is not None:
+            assert torch.equal(guides.latent[:, :, -1:], sample.last)
+            assert len(guides.frames) == 1 or torch.equal(
+                guides.latent[:, :, :1], sample.latent.video[:, :, :1]
+            )
+    assert draw_guides(replace(sample, last=None), replace(PLAIN, guides=1), rng()) is None
 
 
 def test_a_full_set_of_registers_is_what_the_connectors_make(network, sample) -> None:
