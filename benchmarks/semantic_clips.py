@@ -11,8 +11,8 @@ from semantic_figures import Figure, agreements, frames_apart, given_events, per
 
 from ltx2_core.conditioning.items import VideoGiven
 from ltx2_core.training.data import HELD_OUT, psnr
-from ltx2_core.training.flow import time_region
 from ltx2_core.training.latents import SOUND_RATE
+from ltx2_core.training.tasks import time_region
 from ltx2_core.training.world import (
     FPS,
     agreement,

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from ..text import CONTEXT_LENGTH
 from .distill import DistillOptions, distill_loss
-from .flow import FlowBatch, FlowOptions, draw_flow, flow_loss
+from .flow import FlowBatch, draw_flow, flow_loss
 from .latents import LatentCache
 from .loop import Course, History, LoopOptions, StepFn, averaged_weights, train, warmup_stable_decay
 from .lora import ATTENTION_AND_FEED_FORWARD, LoraAdapters
 from .muon import Muon
 from .network import FlowNetwork
 from .recorded import RecordedStep
+from .tasks import FlowOptions
 from .text import TextBatch
 
 FIRST_AND_LAST = (

@@ -19,10 +19,11 @@ from ..sampling.schedules import DISTILLED_SIGMAS
 from ..text import CONTEXT_LENGTH
 from ..types import AVLatent, TextContext
 from .data import sent
-from .flow import FlowOptions, Task, draw_task, masked_error, noised, predict
+from .flow import masked_error, noised, predict
 from .latents import Sample
 from .lora import LoraAdapters
 from .network import FlowNetwork
+from .tasks import FlowOptions, Task, draw_task
 from .text import TextBatch
 
 

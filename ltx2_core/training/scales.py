@@ -10,10 +10,10 @@ from ..tiny.settings import tiny_config, tiny_upsampler_config
 from .audio_vae import AudioVAERecipe
 from .data import ClipSize
 from .diffusion import LONG, SHORT, ContextChoice, FlowRecipe, LoraRecipe
-from .flow import FlowOptions
 from .latents import Bucket
 from .lora import ATTENTION
 from .recipe import trained_config, trained_upsampler_config
+from .tasks import FlowOptions
 from .upsampler import UpsamplerRecipe
 from .video_code import SAMPLES
 from .video_vae import VideoVAERecipe

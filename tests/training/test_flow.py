@@ -14,22 +14,18 @@ from ltx2_core.conditioning.patchify import patchify_audio, patchify_video, unpa
 from ltx2_core.conditioning.state import drop_guides
 from ltx2_core.sampling.denoiser import Denoiser
 from ltx2_core.training.distill import DistillOptions, distill_loss
-from ltx2_core.training.flow import (
+from ltx2_core.training.flow import draw_flow, flow_loss, masked_error, noised, predict
+from ltx2_core.training.lora import LoraAdapters
+from ltx2_core.training.tasks import (
     FlowOptions,
     Guides,
     Task,
-    draw_flow,
     draw_guides,
     draw_sigmas,
     draw_task,
     drop_text,
-    flow_loss,
-    masked_error,
-    noised,
-    predict,
     time_region,
 )
-from ltx2_core.training.lora import LoraAdapters
 from ltx2_core.training.text import batch_text
 from ltx2_core.types import AVLatent, LatentState
 
