@@ -6,15 +6,14 @@ All three keep their state in one file and continue from it; see :func:`ltx2_cor
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..text import CONTEXT_LENGTH
-from .distill import DistillOptions, distill_loss
+from .distill import DistillBatch, DistillOptions, distill_loss, draw_distill
 from .flow import FlowBatch, draw_flow, flow_loss
 from .latents import LatentCache
 from .loop import Course, History, LoopOptions, StepFn, averaged_weights, train, warmup_stable_decay
@@ -130,22 +129,16 @@ def train_distilled(
     """Train ``adapters``, on the network's transformer, to need neither many steps nor guidance."""
     settings, course = distill or DistillOptions(), Course(recipe.total_steps, recipe.seconds)
 
-    def step_fn(model: nn.Module, generator: torch.Generator, step: int) -> Mapping[str, Tensor]:
+    def draw(generator: torch.Generator, step: int) -> DistillBatch:
         context = recipe.context(course.share(step), generator)
         sample = cache.batch(recipe.batch_for(context), generator)
-        return distill_loss(
-            network,
-            adapters,
-            sample,
-            settings,
-            recipe.options,
-            negative,
-            generator,
-            context_length=context.length,
+        return draw_distill(
+            sample, settings, recipe.options, negative, generator, context_length=context.length
         )
 
+    step = RecordedStep(draw, lambda batch: distill_loss(network, adapters, batch, settings))
     network.requires_grad_(False)
-    return _train(step_fn, adapters, recipe, course, state_path, seed, options)
+    return _train(step, adapters, recipe, course, state_path, seed, options)
 
 
 def train_edges(

@@ -7,6 +7,7 @@ lower end in small steps, and the student learns the one velocity that gets ther
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,10 +20,11 @@ from ..sampling.schedules import DISTILLED_SIGMAS
 from ..text import CONTEXT_LENGTH
 from ..types import AVLatent, TextContext
 from .data import sent
-from .flow import masked_error, noised, predict
+from .flow import FlowBatch, masked_error, noised, predict
 from .latents import Sample
 from .lora import LoraAdapters
 from .network import FlowNetwork
+from .recorded import Drawn
 from .tasks import FlowOptions, Task, draw_task
 from .text import TextBatch
 
@@ -41,9 +43,32 @@ class DistillOptions:
     """Share of samples in the first, nearly equal steps; the rest is spread evenly over the large ones."""
 
 
-def distill_loss(
-    network: FlowNetwork,
-    adapters: LoraAdapters,
+@dataclass(frozen=True, kw_only=True)
+class DistillBatch(Drawn):
+    """A task for every clip, the interval that the student has to cross, and a prompt to be guided away from.
+
+    ``upper`` and ``lower`` are noise levels (B,).
+    """
+
+    flow: FlowBatch
+    away: TextBatch
+    upper: Tensor
+    lower: Tensor
+
+    @property
+    def layout(self) -> object:
+        return self.flow.layout
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> DistillBatch:
+        return DistillBatch(
+            flow=self.flow.map(change),
+            away=self.away.map(change),
+            upper=change(self.upper),
+            lower=change(self.lower),
+        )
+
+
+def draw_distill(
     sample: Sample,
     options: DistillOptions,
     tasks: FlowOptions,
@@ -51,25 +76,36 @@ def distill_loss(
     generator: torch.Generator,
     *,
     context_length: int = CONTEXT_LENGTH,
-) -> dict[str, Tensor]:
-    """``loss`` and its parts for one batch. ``adapters`` are those of the network's transformer.
-
-    ``negative`` are the prompts that the teacher is guided away from, one is drawn.
-    """
+) -> DistillBatch:
+    """One batch; of ``negative``, the prompts that the teacher is guided away from, one is drawn."""
     task = draw_task(sample, tasks, generator)
-    device = task.sigma.device
-    upper, lower = (sent(s, device) for s in _interval(len(task.sigma), options, generator))
+    upper, lower = (sent(s, task.sigma.device) for s in _interval(len(task.sigma), options, generator))
     which = int(torch.randint(len(negative.mask), (1,), generator=generator))
+    return DistillBatch(
+        flow=FlowBatch(
+            latent=sample.latent, task=task, text=sample.text, context_length=context_length, fps=sample.fps
+        ),
+        away=negative.map(partial(_repeated, which, len(upper))),
+        upper=upper,
+        lower=lower,
+    )
+
+
+def distill_loss(
+    network: FlowNetwork, adapters: LoraAdapters, batch: DistillBatch, options: DistillOptions
+) -> dict[str, Tensor]:
+    """``loss`` and its parts for one batch. ``adapters`` are those of the network's transformer."""
+    flow, upper, lower = batch.flow, batch.upper, batch.lower
     with torch.no_grad():
-        positive = network.context(sample.text, context_length)
-        away = network.context(negative.map(partial(_repeated, which, len(upper))), context_length)
-        start = noised(sample.latent, task, upper)
+        positive = network.context(flow.text, flow.context_length)
+        away = network.context(batch.away, flow.context_length)
+        start = noised(flow.latent, flow.task, upper)
         with adapters.disabled():
-            end = _walk(network, start, task, upper, lower, (positive, away), sample.fps, options)
+            end = _walk(network, start, flow.task, upper, lower, (positive, away), flow.fps, options)
         gap = (upper - lower).clamp(min=1e-6)
         wanted = (start - end).map(partial(_scaled, by=1 / gap))
-    velocity = predict(network, start, task, upper, positive, sample.fps)
-    errors = masked_error(velocity, wanted, task)
+    velocity = predict(network, start, flow.task, upper, positive, flow.fps)
+    errors = masked_error(velocity, wanted, flow.task)
     return {"loss": errors["video"] + errors["audio"], **errors}
 
 

@@ -19,6 +19,7 @@ from ..transformer import Modality
 from ..types import AVLatent, TextContext
 from .latents import Sample
 from .network import FlowNetwork, Grid, Places
+from .recorded import Drawn
 from .tasks import FlowOptions, Guides, Task, draw_guides, draw_task, drop_text
 from .text import TextBatch
 
@@ -102,7 +103,7 @@ def masked_error(prediction: AVLatent, target: AVLatent, task: Task) -> dict[str
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowBatch:
+class FlowBatch(Drawn):
     """One step's clips, what is asked about them, and what the text says."""
 
     latent: AVLatent
@@ -136,21 +137,6 @@ class FlowBatch:
             guides=None if self.guides is None else self.guides._replace(latent=change(self.guides.latent)),
             edges=None if self.edges is None else change(self.edges),
         )
-
-    def copied(self) -> FlowBatch:
-        """With tensors of its own."""
-        return self.map(torch.clone)
-
-    def tensors(self) -> list[Tensor]:
-        """All of them, in the order in which they are named."""
-        found: list[Tensor] = []
-
-        def keep(tensor: Tensor) -> Tensor:
-            found.append(tensor)
-            return tensor
-
-        self.map(keep)
-        return found
 
 
 def draw_flow(

@@ -7,15 +7,19 @@ step is copied into the tensors that were recorded; gradients appear where the r
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ..out_of_memory import is_out_of_memory
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _log = logging.getLogger(__name__)
 
@@ -23,16 +27,35 @@ WARM_UP = 3
 """Steps before recording, in which libraries allocate what they need."""
 
 
-class Batch(Protocol):
-    """What is drawn for a step: its tensors, and what else tells one shape of step from another."""
+class Drawn(ABC):
+    """What is drawn for a step."""
 
     @property
-    def layout(self) -> object: ...
-    def tensors(self) -> list[Tensor]: ...
-    def copied(self: B) -> B: ...
+    @abstractmethod
+    def layout(self) -> object:
+        """What tells one kind of step from another, besides the shapes of its tensors."""
+
+    @abstractmethod
+    def map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """Every tensor changed."""
+
+    def copied(self) -> Self:
+        """With tensors of its own."""
+        return self.map(torch.clone)
+
+    def tensors(self) -> list[Tensor]:
+        """All of them, in the order in which they are changed."""
+        found: list[Tensor] = []
+
+        def keep(tensor: Tensor) -> Tensor:
+            found.append(tensor)
+            return tensor
+
+        self.map(keep)
+        return found
 
 
-B = TypeVar("B", bound=Batch)
+B = TypeVar("B", bound=Drawn)
 Compute = Callable[[], Mapping[str, Tensor]]
 """Loss and its parts, gradients made."""
 

@@ -13,7 +13,7 @@ from ltx2_core.conditioning.masks import mask_like
 from ltx2_core.conditioning.patchify import patchify_audio, patchify_video, unpatchify_audio, unpatchify_video
 from ltx2_core.conditioning.state import drop_guides
 from ltx2_core.sampling.denoiser import Denoiser
-from ltx2_core.training.distill import DistillOptions, distill_loss
+from ltx2_core.training.distill import DistillOptions, distill_loss, draw_distill
 from ltx2_core.training.flow import draw_flow, flow_loss, masked_error, noised, predict
 from ltx2_core.training.lora import LoraAdapters
 from ltx2_core.training.tasks import (
@@ -172,7 +172,8 @@ def test_a_student_has_nothing_to_learn_from_a_single_step_without_guidance(netw
 
     def loss(**options) -> dict[str, torch.Tensor]:
         settings = DistillOptions(**options)
-        return distill_loss(network, adapters, sample, settings, tasks, negative, rng(), context_length=32)
+        batch = draw_distill(sample, settings, tasks, negative, rng(), context_length=32)
+        return distill_loss(network, adapters, batch, settings)
 
     assert loss(substeps=1, cfg=1.0)["loss"] < 1e-8
     guided = loss(substeps=2, cfg=4.0)["loss"]
