@@ -119,6 +119,8 @@ def inpainting(bench: Bench) -> Iterator[Figure]:
 
 def guidance(bench: Bench) -> Iterator[Figure]:
     plain = [bench.generate(clip, index, cfg=1.0) for index, clip in enumerate(bench.truths)]
-    on = agreements(bench.text_to_video, bench.truths)["colour"]
-    off = agreements(plain, bench.truths)["colour"]
-    yield Figure(part="guidance", what="colour right lost without it", value=on - off, least=1)
+    on, off = (agreements(made, bench.truths) for made in (bench.text_to_video, plain))
+    for word, least in (("colour", 1), ("motion", None), ("kind", None)):
+        yield Figure(
+            part="guidance", what=f"{word} right lost without it", value=on[word] - off[word], least=least
+        )
