@@ -196,6 +196,7 @@ def _train(
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer: torch.optim.Optimizer
     if isinstance(model, LoraAdapters):
+        options = replace(options, clip=1.0 if options.clip is None else options.clip)
         # The product of a pair is what counts, and it has no more directions than the rank.
         optimizer = torch.optim.AdamW(trained, lr=recipe.adam_lr, betas=(0.9, 0.98), weight_decay=0.0)
     else:

@@ -29,7 +29,7 @@ from ..types import AVLatent
 from .data import HELD_OUT, sent
 from .text import TextBatch, TextStates, batch_text, encode_captions
 from .video_code import EncodesVideo
-from .world import FPS, Clip, edge_map, make_clip
+from .world import FPS, Clip, caption, edge_map, make_clip
 
 SOUND_RATE = 16000
 OnShard = Callable[[int, int], None]
@@ -48,7 +48,10 @@ class Bucket:
     clips: int
     share: float = 1.0
     edges: bool = False
-    """Whether the latents of the clips' edges are kept beside them."""
+    """Whether the latents of the clips' edges are kept beside them.
+
+    Captions then do not say where bodies are: a LoRA that could read it there would not learn to see it.
+    """
 
     @property
     def name(self) -> str:
@@ -250,7 +253,10 @@ def _write_shard(path: Path, bucket: Bucket, seeds: range, encoders: Encoders) -
     clips = [make_clip(seed, bucket.frames, bucket.width, bucket.height, SOUND_RATE) for seed in seeds]
     groups = [clips[start : start + _TOGETHER] for start in range(0, len(clips), _TOGETHER)]
     latents = [encode_clips(group, encoders) for group in groups]
-    text = encode_captions(encoders.gemma, encoders.tokenizer, [clip.caption for clip in clips])
+    captions = [
+        caption(clip.scene, seed, places=not bucket.edges) for clip, seed in zip(clips, seeds, strict=True)
+    ]
+    text = encode_captions(encoders.gemma, encoders.tokenizer, captions)
     tensors = {
         "video": torch.cat([latent.video for latent in latents if latent.video is not None]).half(),
         "audio": torch.cat([latent.audio for latent in latents if latent.audio is not None]).half(),
@@ -263,7 +269,7 @@ def _write_shard(path: Path, bucket: Bucket, seeds: range, encoders: Encoders) -
     metadata = {
         "lengths": json.dumps(text.lengths),
         "seeds": json.dumps([seeds.start, seeds.stop]),
-        "captions": json.dumps([clip.caption for clip in clips]),
+        "captions": json.dumps(captions),
     }
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)

@@ -93,6 +93,20 @@ class Scale:
     """That the statistics of the audio latents are taken from."""
 
 
+_ALL_TASKS = FlowOptions(audio_given=0.17, video_given=0.17, region=0.12, guides=0.15, shift=1.6)
+
+_SEEING_EDGES = FlowOptions(
+    first_frame=0.05,
+    audio_given=0.05,
+    video_given=0.0,
+    region=0.0,
+    guides=0.0,
+    audio_weight=0.2,
+    shift=3.0,
+)
+"""Noise is strong: edges say nothing that a clip does not show by itself below a level of about 0.8."""
+
+
 def full_scale() -> Scale:
     """The set that ships, hours on two CPU cores: 7 million parameters beside the autoencoders."""
     return Scale(
@@ -112,28 +126,28 @@ def full_scale() -> Scale:
         vocoder=VocoderRecipe(),
         upsampler=UpsamplerRecipe(),
         buckets=(
-            Bucket(width=128, height=128, frames=25, clips=4096, share=0.45),
-            Bucket(width=128, height=128, frames=49, clips=2048, share=0.25),
-            Bucket(width=128, height=96, frames=25, clips=1024, share=0.08, edges=True),
+            Bucket(width=128, height=128, frames=25, clips=4096, share=0.62),
+            Bucket(width=128, height=128, frames=49, clips=2048, share=0.12),
+            Bucket(width=128, height=96, frames=25, clips=1024, share=0.06, edges=True),
             Bucket(width=64, height=64, frames=25, clips=1536, share=0.12),
-            Bucket(width=96, height=64, frames=33, clips=768, share=0.06),
+            Bucket(width=96, height=64, frames=33, clips=768, share=0.04),
             Bucket(width=64, height=64, frames=17, clips=768, share=0.04),
         ),
         shard_clips=128,
-        transformer=FlowRecipe(total_steps=6000, batch=32, options=FlowOptions(shift=1.6)),
+        transformer=FlowRecipe(total_steps=6000, batch=32, options=_ALL_TASKS),
         distilled=LoraRecipe(
             rank=8,
             targets=ATTENTION,
             flow=FlowRecipe(total_steps=300, batch=8, adam_lr=1e-3, contexts=((0.7, SHORT), (1.0, LONG))),
         ),
         edges=LoraRecipe(
-            rank=16,
+            rank=32,
             flow=FlowRecipe(
-                total_steps=600,
+                total_steps=900,
                 batch=16,
-                adam_lr=2e-3,
+                adam_lr=4e-3,
                 contexts=((0.7, SHORT), (1.0, LONG)),
-                options=FlowOptions(first_frame=0.1, video_given=0.0, region=0.0),
+                options=_SEEING_EDGES,
             ),
         ),
         minutes={

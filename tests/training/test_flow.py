@@ -13,9 +13,11 @@ from ltx2_core.conditioning.masks import mask_like
 from ltx2_core.conditioning.patchify import patchify_audio, patchify_video, unpatchify_audio, unpatchify_video
 from ltx2_core.conditioning.state import drop_guides
 from ltx2_core.sampling.denoiser import Denoiser
+from ltx2_core.tiny.settings import tiny_config
 from ltx2_core.training.distill import DistillOptions, distill_loss, draw_distill
 from ltx2_core.training.flow import draw_flow, flow_loss, masked_error, noised, predict
 from ltx2_core.training.lora import LoraAdapters
+from ltx2_core.training.network import FlowNetwork
 from ltx2_core.training.tasks import (
     FlowOptions,
     Guides,
@@ -26,7 +28,7 @@ from ltx2_core.training.tasks import (
     drop_text,
     time_region,
 )
-from ltx2_core.training.text import batch_text
+from ltx2_core.training.text import GEMMA_LAYERS, GEMMA_WIDTH, batch_text
 from ltx2_core.types import AVLatent, LatentState
 
 PLAIN = FlowOptions(unconditional=0, first_frame=0, audio_given=0, video_given=0, region=0, guides=0)
@@ -163,7 +165,26 @@ def test_a_few_steps_lower_the_loss_of_one_batch(network, sample, states) -> Non
         losses.append(loss.item())
     assert losses[-1] < 0.6 * losses[0]
     unused = [name for name, p in network.named_parameters() if p.grad is None]
-    assert not unused
+    assert unused == [name for name, _ in network.named_parameters() if is_gate_between_streams(name)]
+
+
+def is_gate_between_streams(name: str) -> bool:
+    return "_to_" in name and "to_gate_logits" in name
+
+
+def test_no_training_shuts_the_gates_between_the_streams(sample, states) -> None:
+    network = FlowNetwork(tiny_config("2.3"), hidden_size=GEMMA_WIDTH, num_states=GEMMA_LAYERS + 1)
+    gates = {name: p for name, p in network.named_parameters() if is_gate_between_streams(name)}
+    assert len(gates) == 4 * len(network.transformer.transformer_blocks)
+    assert not any(p.requires_grad or p.any() for p in gates.values()), "2 sigmoid(0) is 1"
+    batch = draw_flow(sample, PLAIN, batch_text(states[:1]), rng(), context_length=32)
+    flow_loss(network, batch, PLAIN)["loss"].backward()
+    outputs = [
+        block.get_submodule(f"{name}.to_out.0").weight.grad
+        for block in network.transformer.transformer_blocks
+        for name in ("audio_to_video_attn", "video_to_audio_attn")
+    ]
+    assert all(gradient is not None and gradient.any() for gradient in outputs), "both streams are heard"
 
 
 def test_a_student_has_nothing_to_learn_from_a_single_step_without_guidance(network, sample, states) -> None:

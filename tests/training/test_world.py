@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -228,6 +229,13 @@ def test_most_captions_say_where() -> None:
     assert any(" at the right " in caption(bounce, seed) for seed in range(20))
     company = sample_scene(1, motion="slide_left", company=True)
     assert not any(" at the " in caption(company, seed) for seed in range(20))
+
+
+def test_captions_beside_edges_do_not_say_where() -> None:
+    scene = sample_scene(1, motion="still", company=False)
+    for seed in range(50):
+        told, untold = caption(scene, seed), caption(scene, seed, places=False)
+        assert untold == re.sub(r" at the (top|middle|bottom) ((centre )?(left|right)|centre)\b", "", told)
 
 
 def test_no_caption_is_longer_than_the_contexts_of_recorded_steps(world_gemma) -> None:

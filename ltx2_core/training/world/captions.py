@@ -68,15 +68,19 @@ _FORMS = (
 _JOINTS = (", {}", "; {}", ", with sound: {}")
 
 
-def caption(scene: Scene, seed: int) -> str:
-    """One of some hundreds of wordings of the scene; the same seed words the same scene alike."""
+def caption(scene: Scene, seed: int, *, places: bool = True) -> str:
+    """One of some hundreds of wordings of the scene; the same seed words the same scene alike.
+
+    Without ``places`` none says where the body is.
+    """
     generator = random.Random(seed)
     choose = generator.choice
     actor, *others = (f"{body.colour} {body.kind}" for body in scene.bodies)
     # All draws are made whether used or not, so that one seed is one wording for every scene.
     form, move, sound, joint = choose(_FORMS), choose(range(4)), choose(range(4)), choose(_JOINTS)
     beside, sentence = choose(_BESIDE), choose((False, True))
-    place = _place(scene.actor.path, alone=not others) if generator.random() < _PLACED else ""
+    placed = generator.random() < _PLACED and places
+    place = _place(scene.actor.path, alone=not others) if placed else ""
     text = form.format(
         actor=f"a {actor}",
         moves=_MOVES[scene.motion][move],
