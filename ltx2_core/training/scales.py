@@ -93,7 +93,9 @@ class Scale:
     """That the statistics of the audio latents are taken from."""
 
 
-_ALL_TASKS = FlowOptions(audio_given=0.17, video_given=0.17, region=0.12, guides=0.15, shift=1.6)
+_ALL_TASKS = FlowOptions(
+    audio_given=0.2, video_given=0.2, region=0.12, first_frame=0.15, guides=0.12, shift=1.6
+)
 
 _SEEING_EDGES = FlowOptions(
     first_frame=0.05,
