@@ -97,7 +97,6 @@ def test_a_retake_is_the_source_outside_and_something_else_inside(world: Runs):
     )
 
 
-@pytest.mark.xfail(reason="IoU with the edge LoRA 0.12, of 0.3")
 def test_the_edges_of_the_clips_are_those_of_the_control(world: Runs):
     wanted = edge_map(render_frames(CONTROL, CONTROL_FRAMES, *CONTROL_SIZE))
     names = ("ic_lora_control", "ic_lora_canny", "ic_lora_image")
