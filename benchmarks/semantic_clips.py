@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from statistics import median
 
 from semantic_bench import Bench
-from semantic_figures import Figure, agreements, every_colour, frames_apart, given_events, percent
+from semantic_figures import Figure, agreements, frames_apart, given_events, percent
 
 from ltx2_core.conditioning.items import VideoGiven
 from ltx2_core.training.data import HELD_OUT, psnr
@@ -118,13 +118,9 @@ def inpainting(bench: Bench) -> Iterator[Figure]:
 
 
 def guidance(bench: Bench) -> Iterator[Figure]:
-    """``every colour``: of the background and of each body, with no body too many."""
     plain = [bench.generate(clip, index, cfg=1.0) for index, clip in enumerate(bench.truths)]
-    on, off = (
-        agreements(made, bench.truths) | {"every colour": every_colour(made, bench.truths)}
-        for made in (bench.text_to_video, plain)
-    )
-    for word, least in (("colour", None), ("every colour", 1), ("motion", None), ("kind", None)):
+    on, off = (agreements(made, bench.truths) for made in (bench.text_to_video, plain))
+    for word, least in (("colour", 1), ("motion", None), ("kind", None)):
         yield Figure(
             part="guidance", what=f"{word} right lost without it", value=on[word] - off[word], least=least
         )

@@ -36,12 +36,6 @@ def agreements(made: Sequence[Measured], clips: Sequence[Clip]) -> dict[str, flo
     return {word: percent([getattr(row, word) for row in rows]) for word in Agreement._fields}
 
 
-def every_colour(made: Sequence[Measured], clips: Sequence[Clip]) -> float:
-    """Share of clips, in per cent, in which no colour word failed: of the background nor of any body."""
-    rows = [agreement(m, clip.truth) for m, clip in zip(made, clips, strict=True)]
-    return percent([row.background and row.colour and row.company for row in rows])
-
-
 def score(made: Sequence[Measured], clips: Sequence[Clip]) -> float:
     """Mean over the words that the table asks for."""
     rates = agreements(made, clips)
