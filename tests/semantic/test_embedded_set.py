@@ -115,5 +115,7 @@ def test_the_table_holds(tmp_path: Path) -> None:
     assert figures["text to video", "background right"] >= 90
     assert figures["text to video", "colour right"] >= 90
     assert figures["image to video", "motion as prompted"] >= 40
+    assert figures["sound and picture", "contact to knock, median"] <= 2
+    assert figures["edge IC-LoRA", "over no LoRA"] >= 1.5
     assert figures["inpainting", "both colours inside follow"] >= 75
     assert figures["distilled LoRA", "8 steps, cfg 1: score over the full model's"] >= 80
