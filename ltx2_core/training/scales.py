@@ -160,7 +160,7 @@ def full_scale() -> Scale:
             "video-encoder": 5,
             "video-decoder": 5,
             "audio-vae": 10,
-            "vocoder": 5,
+            "vocoder": 12,
             "latents": 11,
             "transformer": 120,
             "upsampler": 10,

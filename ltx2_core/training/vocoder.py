@@ -1,10 +1,10 @@
-"""Trains the vocoder's generator on a locked waveform and on spectra; no discriminator.
+"""Trains the vocoder's generator on a locked waveform and on its spectra; no discriminator.
 
 B batch, T mel frames, M mel bins, S samples, K frequency bins.
 
 The mel of a steady tone is the same in every frame, so a convolutional network answers it with something that
 repeats with every hop: harmonics of 100 Hz. On spectra alone training does not find even those, as silence is
-the nearer minimum; so it starts from a waveform that is of this kind.
+the nearer minimum; so it is shown a waveform that is of this kind.
 
 The world's sounds end below 8 kHz, so the second stage, which adds what lies above, starts silent and stays
 so: 48 kHz come from its sinc interpolation alone.
@@ -42,20 +42,21 @@ QUIET = 0.02
 class VocoderRecipe:
     """Segments, resolutions and length of the training."""
 
-    total_steps: int = 2500
+    total_steps: int = 5000
     batch: int = 4
     seconds: float = 0.8
     """Length of the rendered sounds; a segment of ``mel_frames`` frames is cut from each."""
     mel_frames: int = 32
     resolutions: tuple[int, ...] = (128, 256, 512)
-    """Longer windows would tell a locked tone from the true one, and prefer silence."""
+    """Window lengths of the spectra. Longer ones would tell a locked tone from the true one."""
     spectral_weight: float = 0.1
     coarse_share: float = 1.0
     """Share of steps in which only the slowest stage has residual blocks: a third of the cost, and in tune
     sooner. The others are zero until then; woken at a high learning rate they undo what is learnt."""
-    lr: float = 0.015
+    lr: float = 0.003
+    """At 0.015 the waveform's error stays above a half, and a decay ends at half the loudness."""
     adam_lr: float = 2e-3
-    decoded_share: float = 0.1
+    decoded_share: float = 0.3
     """Share of steps that start from the autoencoder's mel, where one is given."""
 
 
@@ -105,12 +106,11 @@ def vocoder_step(recipe: VocoderRecipe, mel_config: AudioVAEConfig, pair: AudioP
         frames, hop = recipe.mel_frames, mel_config.hop_length
         last = min(mel.shape[2], sound.shape[2] // hop) - frames
         start = int(torch.randint(last + 1, (), generator=generator))
-        truth = sound[:, :, start * hop : (start + frames) * hop]
         stages = 1 if step < recipe.coarse_share * recipe.total_steps else None
         made = generate(vocoder.vocoder, mel[:, :, start : start + frames], stages)
         locked = hop_locked(sound, hop)[:, :, start * hop : (start + frames) * hop]
         waveform = ((made - locked).square().mean((1, 2)).sqrt() / (_loudness(locked) + QUIET)).mean()
-        spectral = spectral_error(made, truth, recipe.resolutions)
+        spectral = spectral_error(made, locked, recipe.resolutions)
         return {
             "loss": waveform + recipe.spectral_weight * spectral,
             "waveform": waveform,
@@ -140,7 +140,8 @@ def hop_locked(waveform: Tensor, hop: int) -> Tensor:
     """Waveform (B, 2, S) -> its loudness and pitch, rounded to what repeats with every hop, (B, 2, S').
 
     S' = S // hop * hop. Harmonics of the hop's frequency, with fixed phases, get the amplitudes that the
-    sound has around them; weaker neighbours of a harmonic are weakened further, so that one of them leads.
+    sound has around them; weaker neighbours of a harmonic are weakened further, so that one of them leads,
+    and all are made as loud as the sound, or a gliding tone would fade between two harmonics.
     """
     spectrum = torch.stft(
         rearrange(waveform, "b c s -> (b c) s"),
@@ -152,6 +153,9 @@ def hop_locked(waveform: Tensor, hop: int) -> Tensor:
     amplitudes = spectrum.abs()[:, 2:-1:2] * (2 / hop)
     strongest = nn.functional.max_pool2d(amplitudes, (3, 1), stride=1, padding=(1, 0))
     amplitudes = rearrange(amplitudes.square() / (strongest + 1e-9), "n k t -> n t k")
+    # A tone of amplitude a puts a power of 3/8 (a hop)^2 into the bins of its Hann window.
+    amplitude = (8 / 3 * spectrum.abs().square().sum(dim=1)).sqrt() / hop
+    amplitudes = amplitudes * (amplitude / (amplitudes.norm(dim=2) + 1e-9))[:, :, None]
     number = torch.arange(1, amplitudes.shape[2] + 1, device=waveform.device)
     time = torch.arange(hop, device=waveform.device) / hop
     # Phases that grow with the square of the number keep the peaks low (Schroeder, 1970).
