@@ -57,9 +57,9 @@ class Missing(Exception):
 class Bench:
     """Clips of one checkpoint, made once where several parts look at them."""
 
-    def __init__(self, files: Files, settings: Settings) -> None:
+    def __init__(self, files: Files, settings: Settings, pipeline: LTX2Pipeline | None = None) -> None:
         self.files, self.settings = files, settings
-        self.pipeline = LTX2Pipeline(
+        self.pipeline = pipeline or LTX2Pipeline(
             *files.checkpoints, text_encoder=files.text_encoder, upscaler=files.upscaler, keep_loaded=True
         )
 
