@@ -41,6 +41,9 @@ class DistillOptions:
     cfg: float = 3.0
     early: float = 0.3
     """Share of samples in the first, nearly equal steps; the rest is spread evenly over the large ones."""
+    mixed: float = 0.3
+    """Share of samples at noise levels above 0.9 that start from another clip: a second stage starts from what
+    the first one made, which may have missed the prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +84,14 @@ def draw_distill(
     task = draw_task(sample, tasks, generator)
     upper, lower = (sent(s, task.sigma.device) for s in _interval(len(task.sigma), options, generator))
     which = int(torch.randint(len(negative.mask), (1,), generator=generator))
+    chosen = sent(torch.rand(len(upper), generator=generator) < options.mixed, upper.device) & (upper > 0.9)
     return DistillBatch(
         flow=FlowBatch(
-            latent=sample.latent, task=task, text=sample.text, context_length=context_length, fps=sample.fps
+            latent=sample.latent.map(partial(_of_the_next, chosen)),
+            task=task,
+            text=sample.text,
+            context_length=context_length,
+            fps=sample.fps,
         ),
         away=negative.map(partial(_repeated, which, len(upper))),
         upper=upper,
@@ -145,6 +153,11 @@ def _walk(
         velocity = AVLatent(unpatchify_video(tokens.video, *grid), unpatchify_audio(tokens.audio, bins))
         x = blend(task.given, x + velocity.map(partial(_scaled, by=change)), task.mask)
     return x
+
+
+def _of_the_next(chosen: Tensor, x: Tensor) -> Tensor:
+    """x (B, ...), where ``chosen`` (B,) that of the next clip of the batch."""
+    return torch.where(chosen.view(-1, *[1] * (x.ndim - 1)), x.roll(-1, 0), x)
 
 
 def _repeated(row: int, count: int, tensor: Tensor) -> Tensor:

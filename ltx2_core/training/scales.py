@@ -140,8 +140,7 @@ def full_scale() -> Scale:
         shard_clips=128,
         transformer=FlowRecipe(total_steps=6000, batch=32, options=_ALL_TASKS),
         distilled=LoraRecipe(
-            rank=8,
-            targets=ATTENTION,
+            rank=16,
             flow=FlowRecipe(total_steps=300, batch=8, adam_lr=1e-3, contexts=((0.7, SHORT), (1.0, LONG))),
         ),
         edges=LoraRecipe(

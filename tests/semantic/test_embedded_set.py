@@ -74,6 +74,18 @@ def test_knocks_come_back_from_the_audio_autoencoder_where_they_were(pipeline: L
         assert found > 0.8
 
 
+def test_gliding_tones_come_back_as_loud_and_from_the_same_side(pipeline: LTX2Pipeline) -> None:
+    for index, motion in enumerate(("slide_left", "slide_right", "slide_left", "slide_right")):
+        clip = held_out(index, motion=motion)
+        latent = pipeline.encode_audio(clip.waveform, SOUND_RATE, latent_frames=FRAMES)
+        truth = listen(clip.waveform, SOUND_RATE, FRAMES, FPS)
+        heard = listen(*pipeline.decode_audio(latent), FRAMES, FPS)
+        assert heard.sound == "glide"
+        inner = slice(1, -1)
+        assert (heard.loudness / truth.loudness)[inner].mean() == pytest.approx(1, abs=0.2)
+        assert (heard.pan - truth.pan)[inner].abs().mean() < 0.2
+
+
 @pytest.mark.parametrize("given", ["video", "audio"])
 def test_what_is_given_in_one_stream_tells_the_other(pipeline: LTX2Pipeline, given: str) -> None:
     """Of bounces that one caption describes, the noisy stream is nearest to what belongs to the given one."""

@@ -204,3 +204,18 @@ def test_a_student_has_nothing_to_learn_from_a_single_step_without_guidance(netw
     assert guided > 1e-4
     guided.backward()
     assert all(pair.b.grad is not None for pair in adapters.pairs)
+
+
+def test_a_student_is_shown_other_clips_where_a_second_stage_starts_and_nowhere_below(sample, states) -> None:
+    settings = DistillOptions(mixed=1.0)
+    seen = set()
+    for seed in range(8):
+        batch = draw_distill(sample, settings, FlowOptions(), batch_text(states[:2]), rng(seed))
+        for made, own, other in (
+            (batch.flow.latent.video, sample.latent.video, sample.latent.video.roll(-1, 0)),
+            (batch.flow.latent.audio, sample.latent.audio, sample.latent.audio.roll(-1, 0)),
+        ):
+            for index, upper in enumerate(batch.upper.tolist()):
+                assert torch.equal(made[index], (other if upper > 0.9 else own)[index])
+                seen.add(upper > 0.9)
+    assert seen == {True, False}
