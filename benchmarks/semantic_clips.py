@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from statistics import median
 
 from semantic_bench import Bench
-from semantic_figures import Figure, agreements, frames_apart, given_events, percent
+from semantic_figures import Figure, agreements, frames_apart, given_events, percent, score
 
 from ltx2_core.conditioning.items import VideoGiven
 from ltx2_core.training.data import HELD_OUT, psnr
@@ -118,9 +118,10 @@ def inpainting(bench: Bench) -> Iterator[Figure]:
 
 
 def guidance(bench: Bench) -> Iterator[Figure]:
+    """Words of the prompt that come true because of it; a colour alone may need none."""
     plain = [bench.generate(clip, index, cfg=1.0) for index, clip in enumerate(bench.truths)]
+    lost = score(bench.text_to_video, bench.truths) - score(plain, bench.truths)
+    yield Figure(part="guidance", what="words right lost without it", value=lost, least=1)
     on, off = (agreements(made, bench.truths) for made in (bench.text_to_video, plain))
-    for word, least in (("colour", 1), ("motion", None), ("kind", None)):
-        yield Figure(
-            part="guidance", what=f"{word} right lost without it", value=on[word] - off[word], least=least
-        )
+    for word in ("colour", "motion", "kind", "sound"):
+        yield Figure(part="guidance", what=f"{word} right lost without it", value=on[word] - off[word])
