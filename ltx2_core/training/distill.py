@@ -42,8 +42,8 @@ class DistillOptions:
     early: float = 0.3
     """Share of samples in the first, nearly equal steps; the rest is spread evenly over the large ones."""
     mixed: float = 0.3
-    """Share of samples at noise levels above 0.9 that start from another clip: a second stage starts from what
-    the first one made, which may have missed the prompt."""
+    """Share of samples at noise levels above 0.9 that start from another clip: a second stage starts from
+    what the first one made, which may have missed the prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -141,7 +141,7 @@ def full_scale() -> Scale:
         transformer=FlowRecipe(total_steps=6000, batch=32, options=_ALL_TASKS),
         distilled=LoraRecipe(
             rank=16,
-            flow=FlowRecipe(total_steps=300, batch=8, adam_lr=1e-3, contexts=((0.7, SHORT), (1.0, LONG))),
+            flow=FlowRecipe(total_steps=1000, batch=8, adam_lr=1e-3, contexts=((0.85, SHORT), (1.0, LONG))),
         ),
         edges=LoraRecipe(
             rank=32,
@@ -163,7 +163,7 @@ def full_scale() -> Scale:
             "latents": 11,
             "transformer": 120,
             "upsampler": 10,
-            "distilled": 40,
+            "distilled": 30,
             "edges": 25,
             "export": 0.1,
         },
