@@ -121,7 +121,8 @@ def guidance(bench: Bench) -> Iterator[Figure]:
     """Words of the prompt that come true because of it; a colour alone may need none."""
     plain = [bench.generate(clip, index, cfg=1.0) for index, clip in enumerate(bench.truths)]
     lost = score(bench.text_to_video, bench.truths) - score(plain, bench.truths)
-    yield Figure(part="guidance", what="words right lost without it", value=lost, least=1)
+    yield Figure(part="guidance", what="words right lost without it", value=lost)
     on, off = (agreements(made, bench.truths) for made in (bench.text_to_video, plain))
-    for word in ("colour", "motion", "kind", "sound"):
-        yield Figure(part="guidance", what=f"{word} right lost without it", value=on[word] - off[word])
+    for word, least in (("colour", 1), ("motion", None), ("kind", None), ("sound", None)):
+        change = on[word] - off[word]
+        yield Figure(part="guidance", what=f"{word} right lost without it", value=change, least=least)

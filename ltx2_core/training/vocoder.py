@@ -54,7 +54,7 @@ class VocoderRecipe:
     """Share of steps in which only the slowest stage has residual blocks: a third of the cost, and in tune
     sooner. The others are zero until then; woken at a high learning rate they undo what is learnt."""
     lr: float = 0.003
-    """At 0.015 the waveform's error stays above a half, and a decay ends at half the loudness."""
+    """At 0.015 the waveform's error stays near a half, and a decay ends at half the loudness."""
     adam_lr: float = 2e-3
     decoded_share: float = 0.3
     """Share of steps that start from the autoencoder's mel, where one is given."""

@@ -106,4 +106,4 @@ def test_the_edges_of_the_clips_are_those_of_the_control(world: Runs):
         return [edge_iou(edge_map(run.clip.frames), wanted, tolerance=2) for run in runs]
 
     shown, unlearnt = agreed(), agreed(control={"strength": 0.0})
-    assert mean(shown) > 2 * mean(unlearnt), (shown, unlearnt)
+    assert mean(shown) > max(0.25, 2 * mean(unlearnt)), (shown, unlearnt)
