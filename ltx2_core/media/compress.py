@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .images import to_bytes_hwc
+from .x264 import repeatable_options
 
 MAX_CRF = 100
 
@@ -44,7 +45,8 @@ def compress_image(frame: Tensor, crf: int) -> Tensor:
 def _round_trip(pixels: NDArray[np.uint8], crf: int) -> NDArray[np.uint8]:
     with BytesIO() as file:
         with av.open(file, "w", format="mp4") as container:
-            stream = container.add_stream("libx264", rate=1, options={"crf": str(crf), "preset": "veryfast"})
+            options = {"crf": str(crf), "preset": "veryfast", **repeatable_options()}
+            stream = container.add_stream("libx264", rate=1, options=options)
             stream.height, stream.width = pixels.shape[:2]
             stream.pix_fmt = "yuv420p"
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p")

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from .atomic import check_output, replacing
 from .images import ITU_709, to_bytes, to_bytes_hwc
+from .x264 import repeatable_options
 
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
 AAC_BIT_RATE = 192_000
@@ -120,7 +121,8 @@ class VideoWriter:
         self._encode_waiting()
 
     def _add_video(self) -> Any:
-        stream = self._container.add_stream("libx264", rate=self.fps, options={"crf": str(self._crf)})
+        options = {"crf": str(self._crf), **repeatable_options()}
+        stream = self._container.add_stream("libx264", rate=self.fps, options=options)
         stream.width, stream.height, stream.pix_fmt = self.width, self.height, "yuv420p"
         context = stream.codec_context
         # Untagged video is shown with the matrix of its size's era, which shifts the colours of large clips.
