@@ -19,8 +19,8 @@ from PIL import Image
 
 from ltx2_core import Generation, LTX2Pipeline
 from ltx2_core.tiny import embedded_dir, embedded_set
-from ltx2_core.training.latents import SOUND_RATE
-from ltx2_core.training.world import FPS, render_frames, render_sound, sample_scene
+from ltx2_core.training.latents import AUDIO_RATE
+from ltx2_core.training.world import FPS, render_audio, render_frames, sample_scene
 
 SHOWN = 8
 """Frames of each clip on the sheet."""
@@ -41,7 +41,7 @@ def exhibits() -> list[Exhibit]:
     scene = sample_scene(1 << 32, motion="slide_right", kind="square", colour="yellow", background="blue")
     first = (render_frames(scene, 1, 128, 128) + 1) / 2
     bounce = sample_scene((1 << 32) + 1, motion="bounce", kind="triangle")
-    knocks = render_sound(bounce, 49 / FPS, SOUND_RATE)
+    knocks = render_audio(bounce, 49 / FPS, AUDIO_RATE)
     return [
         Exhibit(name="bounce", prompt="a red circle bounces on a blue background, a knock at each bounce"),
         Exhibit(
@@ -61,7 +61,7 @@ def exhibits() -> list[Exhibit]:
             name="audio",
             prompt="a cyan triangle bounces on a black background, a knock at each bounce",
             what="audio to video",
-            options={"audio": (knocks, SOUND_RATE)},
+            options={"audio": (knocks, AUDIO_RATE)},
         ),
         Exhibit(
             name="two_stages",

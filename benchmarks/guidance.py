@@ -31,13 +31,13 @@ from transformer_step import Case, alternate, build
 
 from ltx2_core.conditioning.state import empty_state
 from ltx2_core.config import TransformerConfig
-from ltx2_core.pipeline import LTX2Pipeline
-from ltx2_core.previews import LinearMap, Previews
+from ltx2_core.run.pipeline import LTX2Pipeline
 from ltx2_core.sampling.caching import StepCache
 from ltx2_core.sampling.denoiser import Denoiser
 from ltx2_core.sampling.guidance import Guidance, Pass, StreamGuidance
 from ltx2_core.sampling.noise import initial_state, make_noise
 from ltx2_core.sampling.presets import PRESETS, Preset
+from ltx2_core.sampling.previews import LinearMap, Previews
 from ltx2_core.sampling.samplers import EVALUATIONS, get_sampler
 from ltx2_core.shapes import plan_clip
 from ltx2_core.training.data import HELD_OUT

@@ -29,7 +29,7 @@ from ltx2_core.sampling.guidance import stg_blocks_of
 from ltx2_core.sampling.presets import LTXV, PRESETS, Preset
 from ltx2_core.tiny import embedded_dir
 from ltx2_core.training.data import HELD_OUT
-from ltx2_core.training.latents import SOUND_RATE
+from ltx2_core.training.latents import AUDIO_RATE
 from ltx2_core.training.world import FPS, Agreement, Clip, Measured, agreement, clip_of, measure, sample_scene
 
 SECOND_STAGE = "distilled 3"
@@ -96,7 +96,7 @@ def main() -> None:
     width, height, frames = (int(number) for number in args.size.split("x"))
     s = Settings(clips=args.clips, width=width, height=height, frames=frames)
     clips = [
-        clip_of(sample_scene(seed), frames, width, height, SOUND_RATE, caption_seed=seed)
+        clip_of(sample_scene(seed), frames, width, height, AUDIO_RATE, caption_seed=seed)
         for seed in range(HELD_OUT, HELD_OUT + s.clips)
     ]
     folder: Path = args.models

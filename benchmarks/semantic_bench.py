@@ -15,8 +15,8 @@ from ltx2_core import LTX2Pipeline
 from ltx2_core.conditioning.items import Conditioning
 from ltx2_core.conditioning.state import drop_guides, empty_state
 from ltx2_core.loading import Component
-from ltx2_core.networks import LoraFile, open_loras
-from ltx2_core.request import NEGATIVE_PROMPT
+from ltx2_core.run.components import LoraFile, open_loras
+from ltx2_core.run.request import NEGATIVE_PROMPT
 from ltx2_core.sampling.denoiser import Denoiser
 from ltx2_core.sampling.guidance import CFG
 from ltx2_core.sampling.noise import initial_state, make_noise
@@ -24,7 +24,7 @@ from ltx2_core.sampling.samplers import sample_euler
 from ltx2_core.sampling.schedules import DISTILLED_SIGMAS, ltxv_sigmas
 from ltx2_core.shapes import plan_clip
 from ltx2_core.training.data import HELD_OUT
-from ltx2_core.training.latents import SOUND_RATE
+from ltx2_core.training.latents import AUDIO_RATE
 from ltx2_core.training.world import FPS, Clip, Measured, clip_of, measure, sample_scene
 from ltx2_core.types import AVLatent, LatentState
 
@@ -68,7 +68,7 @@ class Bench:
         s = self.settings
         seeds = range(HELD_OUT, HELD_OUT + (s.clips if count is None else count))
         return [
-            clip_of(sample_scene(seed, **wanted), s.frames, s.width, s.height, SOUND_RATE, caption_seed=seed)
+            clip_of(sample_scene(seed, **wanted), s.frames, s.width, s.height, AUDIO_RATE, caption_seed=seed)
             for seed in seeds
         ]
 

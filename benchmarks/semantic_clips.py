@@ -9,9 +9,9 @@ from statistics import median
 from semantic_bench import Bench
 from semantic_figures import Figure, agreements, frames_apart, given_events, percent, score
 
-from ltx2_core.conditioning.items import VideoGiven
+from ltx2_core.conditioning.items import InputVideo
 from ltx2_core.training.data import HELD_OUT, psnr
-from ltx2_core.training.latents import SOUND_RATE
+from ltx2_core.training.latents import AUDIO_RATE
 from ltx2_core.training.tasks import time_region
 from ltx2_core.training.world import (
     FPS,
@@ -64,7 +64,7 @@ def image_to_video(bench: Bench) -> Iterator[Figure]:
 
 def audio_to_video(bench: Bench) -> Iterator[Figure]:
     made = [
-        bench.generate(clip, index, audio=(clip.waveform, SOUND_RATE))
+        bench.generate(clip, index, audio=(clip.waveform, AUDIO_RATE))
         for index, clip in enumerate(bench.bounces)
     ]
     yield given_events(
@@ -75,7 +75,7 @@ def audio_to_video(bench: Bench) -> Iterator[Figure]:
 def video_to_audio(bench: Bench) -> Iterator[Figure]:
     onsets = []
     for index, clip in enumerate(bench.bounces):
-        latent = bench.sample(clip.caption, index, [VideoGiven(latent=bench.encode(clip.frames))])
+        latent = bench.sample(clip.caption, index, [InputVideo(latent=bench.encode(clip.frames))])
         assert latent.audio is not None
         onsets.append(listen(*bench.sound(latent.audio), len(clip.frames), FPS).onsets_s)
     yield given_events("video to audio", "knock to given contact", onsets, bench.bounces)
@@ -89,7 +89,7 @@ def inpainting(bench: Bench) -> Iterator[Figure]:
         motion, seed = clip.scene.motion, HELD_OUT + bench.settings.clips + index
         other = sample_scene(seed, motion=motion, kind=clip.scene.actor.kind)
         video = bench.encode(clip.frames)
-        audio = bench.pipeline.encode_audio(clip.waveform, SOUND_RATE, latent_frames=len(clip.frames))
+        audio = bench.pipeline.encode_audio(clip.waveform, AUDIO_RATE, latent_frames=len(clip.frames))
         given = AVLatent(video, audio)
         seconds = len(clip.frames) / FPS
         made = bench.sample(

@@ -5,21 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .generation import Generation
-    from .kept import find_kept, keep_latents, resume
-    from .pipeline import LTX2Pipeline, Progress, Stopped
-    from .request import Request
+    from .run.generation import Generation
+    from .run.pipeline import LTX2Pipeline, Progress, Stopped
+    from .run.request import Request
+    from .run.saved_latents import find_saved, resume, save_latents
     from .transformer.tiles import Tiles
 
 _HOMES = {
-    "Generation": "generation",
-    "LTX2Pipeline": "pipeline",
-    "Progress": "pipeline",
-    "Request": "request",
-    "Stopped": "pipeline",
-    "find_kept": "kept",
-    "keep_latents": "kept",
-    "resume": "kept",
+    "Generation": "run.generation",
+    "LTX2Pipeline": "run.pipeline",
+    "Progress": "run.pipeline",
+    "Request": "run.request",
+    "Stopped": "run.pipeline",
+    "find_saved": "run.saved_latents",
+    "save_latents": "run.saved_latents",
+    "resume": "run.saved_latents",
     "Tiles": "transformer.tiles",
 }
 
@@ -30,14 +30,19 @@ __all__ = [
     "Request",
     "Stopped",
     "Tiles",
-    "find_kept",
-    "keep_latents",
+    "find_saved",
     "resume",
+    "save_latents",
 ]
+
+
+_RENAMED = {"find_kept": "find_saved", "keep_latents": "save_latents"}
+"""Names of 0.1, which still work."""
 
 
 def __getattr__(name: str) -> Any:
     """Import on first use: ComfyUI and ``ltx2 inspect`` should not pay for the whole pipeline."""
+    name = _RENAMED.get(name, name)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from .clip_plan import LTX2AVClipPlan
-from .conditioning import LTX2AVImgToVideoInplace, LTX2AVPreprocess, LTX2AVSetAudio
-from .control import LTX2AVCanny
-from .decode import LTX2AVDecodeAudio, LTX2AVDecodeToVideo, LTX2AVDecodeVideo
-from .editing import LTX2AVExtend, LTX2AVRetake, LTX2AVSound
-from .finish_edit import LTX2AVFinishEdit
-from .guidance import LTX2AVGuider, LTX2AVStreamGuidance
-from .guidance_ranges import LTX2AVGuidanceRange
-from .guides import LTX2AVAddGuide, LTX2AVCropGuides
-from .inspect import LTX2AVInspect
-from .latents import LTX2AVConcatLatent, LTX2AVEmptyLatent, LTX2AVLatentUpscale, LTX2AVSeparateLatent
-from .loaders import LTX2AVLoadAll, LTX2AVLoadCheckpoint, LTX2AVLoadTextEncoder, LTX2AVLoadUpscaler
-from .long_video import LTX2AVDecodeLongVideo, LTX2AVLongVideo
-from .lora import LTX2AVLoadLora
-from .masks import LTX2AVTimeMask
-from .memory_plan import LTX2AVMemoryPlan
-from .prompt import LTX2AVPrompt
-from .samplers import LTX2AVSampler
-from .sampling import LTX2AVDistilledSigmas, LTX2AVSampleStage, LTX2AVScheduler
-from .sound import LTX2AVReferenceAudio, LTX2AVTextToAudio
-from .speed import LTX2AVSpeed
-from .tiles import LTX2AVSpatialTiles
-from .two_stage import LTX2AVNextStage
+from .clip.decode import LTX2AVDecodeAudio, LTX2AVDecodeToVideo, LTX2AVDecodeVideo
+from .clip.latents import LTX2AVConcatLatent, LTX2AVEmptyLatent, LTX2AVLatentUpscale, LTX2AVSeparateLatent
+from .clip.memory_plan import LTX2AVMemoryPlan
+from .clip.plan import LTX2AVClipPlan
+from .clip.prompt import LTX2AVPrompt
+from .conditioning.audio import LTX2AVReferenceAudio, LTX2AVTextToAudio
+from .conditioning.control import LTX2AVCanny
+from .conditioning.guides import LTX2AVAddGuide, LTX2AVCropGuides
+from .conditioning.images import LTX2AVImgToVideoInplace, LTX2AVPreprocess, LTX2AVSetAudio
+from .conditioning.time_mask import LTX2AVTimeMask
+from .editing.finish import LTX2AVFinishEdit
+from .editing.jobs import LTX2AVExtend, LTX2AVRetake, LTX2AVSound
+from .editing.long_video import LTX2AVDecodeLongVideo, LTX2AVLongVideo
+from .loading.inspect import LTX2AVInspect
+from .loading.loaders import LTX2AVLoadAll, LTX2AVLoadCheckpoint, LTX2AVLoadTextEncoder, LTX2AVLoadUpscaler
+from .loading.lora import LTX2AVLoadLora
+from .sampling.guidance import LTX2AVGuider, LTX2AVStreamGuidance
+from .sampling.guidance_ranges import LTX2AVGuidanceRange
+from .sampling.samplers import LTX2AVSampler
+from .sampling.speed import LTX2AVSpeed
+from .sampling.stage import LTX2AVDistilledSigmas, LTX2AVSampleStage, LTX2AVScheduler
+from .sampling.tiles import LTX2AVSpatialTiles
+from .sampling.two_stage import LTX2AVNextStage
 
 NODES: list[type] = [
     LTX2AVLoadAll,

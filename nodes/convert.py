@@ -27,7 +27,7 @@ from ..ltx2_core.shapes import (
 )
 from .host.latents import Latent, concat_av, separate_av, to_av
 
-VIDEO_SOUND_RATE = 48000
+VIDEO_AUDIO_RATE = 48000
 JOIN = (
     "connect the latent of LTX-2 Clip Plan or LTX-2 Empty AV Latent, "
     "or join the two with LTX-2 Concat AV Latent"
@@ -126,7 +126,7 @@ def image_at_stage(image: Tensor, video: Latent, crf: int) -> Tensor:
     return compress(image_from_frames(fitted), crf)
 
 
-def clip_sound(audio: dict[str, Any] | None, start_s: float, latents: int) -> tuple[Tensor, int, float]:
+def clip_audio(audio: dict[str, Any] | None, start_s: float, latents: int) -> tuple[Tensor, int, float]:
     """AUDIO from ``start_s`` on, exactly as long as ``latents`` audio latents.
 
     Returns (waveform (B, C, S), its rate, seconds of silence added at the end). Raises ValueError if there
@@ -148,7 +148,7 @@ def clip_sound(audio: dict[str, Any] | None, start_s: float, latents: int) -> tu
     return F.pad(waveform[..., start:], (0, missing)), rate, max(0, missing) / rate
 
 
-def encoder_sound(waveform: Tensor, rate: int, target: int, latents: int) -> Tensor:
+def encoder_audio(waveform: Tensor, rate: int, target: int, latents: int) -> Tensor:
     """Sound as an audio VAE of the host takes it: (B, S, 2) at ``target`` Hz, ``latents`` latents long."""
     sound = resample(to_stereo(waveform), rate, target)
     samples = latents * AUDIO_DOWNSAMPLE * AUDIO_HOP_LENGTH - 1
@@ -164,4 +164,4 @@ def track_of(audio: dict[str, Any], index: int) -> tuple[Tensor, int]:
     """One sound of an AUDIO as a video file takes it: ((1 or 2, S), a rate that AAC has)."""
     waveform, rate = audio["waveform"], int(audio["sample_rate"])
     one = waveform[min(index, len(waveform) - 1)][:2]
-    return (one, rate) if rate in AAC_RATES else (resample(one, rate, VIDEO_SOUND_RATE), VIDEO_SOUND_RATE)
+    return (one, rate) if rate in AAC_RATES else (resample(one, rate, VIDEO_AUDIO_RATE), VIDEO_AUDIO_RATE)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ltx2_core.loading import Component, open_checkpoint
-from ltx2_core.previews import TimeShare, false_colours, fit_previews, relative_levels
+from ltx2_core.sampling.previews import TimeShare, false_colours, fit_previews, relative_levels
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from ..environment import Fact, examine
+from .environment import Fact, examine
 
 MARKS = {"ok": "ok", "note": "note", "problem": "PROBLEM"}
 

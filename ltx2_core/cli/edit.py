@@ -11,15 +11,15 @@ from typing import Any
 import click
 
 from ..conditioning.regions import Rounding, parse_regions
-from ..editing import EditTask, FileReel, LongVideo, long_video
+from ..editing import EditTask, FramesInFile, LongVideo, long_video
+from ..editing.audio import CEILING_DB
 from ..editing.extend import KEEP_FRAMES
-from ..editing.sound import CEILING_DB
 from ..editing.task import EditKind
-from ..kept import kept_windows
 from ..loading import LoraSpec
 from ..media import check_output
-from ..pipeline import LTX2Pipeline
-from ..request import NEGATIVE_PROMPT
+from ..run.pipeline import LTX2Pipeline
+from ..run.request import NEGATIVE_PROMPT
+from ..run.saved_latents import saved_windows
 from ..transformer.tiles import Tiles
 from .generate import DTYPES, MAX_MEMORY_HELP, budget_of, parse_lora
 from .saving import RESUME_HELP, resume_run, run_edit
@@ -239,7 +239,7 @@ def long(
     **given: Any,
 ) -> None:
     """Make a clip of any length, window by window, with memory that does not grow with it."""
-    own = kept_windows(output) if state is None else None
+    own = saved_windows(output) if state is None else None
     try:
         check_output(output)
         if own is not None and not given["resumes"]:
@@ -253,7 +253,7 @@ def long(
             overlap_frames=overlap_frames,
             overlap_strength=overlap_strength,
             adain_factor=adain,
-            source=None if source is None else FileReel.open(source),
+            source=None if source is None else FramesInFile.open(source),
             source_strength=source_strength,
             denoise=denoise,
         )

@@ -12,9 +12,9 @@ import torch
 from ..loading import LoraSpec
 from ..media import check_output
 from ..memory import parse_budget
-from ..pipeline import LTX2Pipeline
-from ..processes import join_processes, leave_processes
-from ..request import NEGATIVE_PROMPT, Request, plan_stages
+from ..run.distributed import join_processes, leave_processes
+from ..run.pipeline import LTX2Pipeline
+from ..run.request import NEGATIVE_PROMPT, Request, plan_stages
 from ..sampling.schedules import parse_sigmas
 from ..shapes import Snap
 from ..types import Numerics

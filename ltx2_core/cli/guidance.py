@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 import click
 
 from ..config import transformer_config
-from ..generation import METADATA_KEY
 from ..loading import Component
 from ..media.writer import read_metadata
-from ..pipeline import LTX2Pipeline
-from ..request import Request
+from ..run.generation import METADATA_KEY
+from ..run.pipeline import LTX2Pipeline
+from ..run.request import Request
 from ..sampling.caching import StepCache
 from ..sampling.guidance import Guidance, Nag, StreamGuidance, stg_blocks_of
 from ..sampling.presets import LTXV, PRESETS, Preset

@@ -23,7 +23,7 @@ from ..memory import (
     released_size,
     size_text,
 )
-from ..networks import Networks
+from ..run.components import Components
 from ..shapes import ClipPlan, Snap, plan_clip
 from ..types import Numerics
 from .generate import DTYPES
@@ -133,7 +133,7 @@ def _of_released(model: Any, stored: Any, clips: list[ClipPlan], dtype: torch.dt
 def _of_files(
     files: tuple[Path, ...], text: Path | None, clips: list[ClipPlan], dtype: torch.dtype, batch: int
 ) -> Planner:
-    networks = Networks(
+    networks = Components(
         files, text, device=torch.device("cpu"), dtype=dtype, numerics=Numerics.OFFICIAL, keep_loaded=False
     )
     return lambda budget: networks.plan(clips, budget=budget, batch=batch)

@@ -9,8 +9,8 @@ import click
 from ..config import transformer_config, video_vae_config
 from ..loading import Component
 from ..memory import MemoryEstimate, estimate_memory, size_text
-from ..pipeline import LTX2Pipeline
-from ..request import Stage
+from ..run.pipeline import LTX2Pipeline
+from ..run.request import Stage
 from ..storage.quantized import loaded_bytes
 
 

@@ -14,12 +14,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..editing import Edit, EditTask
-from ..generation import Generation
-from ..kept import about_kept, find_kept, keep_latents, resume
 from ..media import check_output, write_wav
 from ..out_of_memory import is_out_of_memory
-from ..pipeline import LTX2Pipeline, Progress
-from ..request import Request
+from ..run.generation import Generation
+from ..run.pipeline import LTX2Pipeline, Progress
+from ..run.request import Request
+from ..run.saved_latents import find_saved, read_saved, resume, save_latents
 from ..types import Numerics
 
 RESUME_HELP = "Decode what an earlier run had sampled when it failed: that for -o, or the last one."
@@ -29,20 +29,20 @@ def run(pipeline: LTX2Pipeline, request: Request, output: Path, *, quiet: bool) 
     """Sample and save with a progress bar on stderr; the latents are on disk until the file is written."""
     with (
         nullcontext() if quiet else tqdm(file=sys.stderr, unit="step") as bar,
-        _kept_until_written("generate", output) as kept,
+        _saved_until_written("generate", output) as kept,
     ):
         generation = pipeline(request, on_step=None if bar is None else lambda p: _show(bar, p))
-        kept.append(keep_latents(generation, output, files=_files(pipeline)))
+        kept.append(save_latents(generation, output, files=_files(pipeline)))
         _save(generation, output, bar)
 
 
 def run_edit(pipeline: LTX2Pipeline, task: EditTask, output: Path) -> None:
     """Sample, finish and save an edit; its latents are on disk until the file is written."""
-    with _kept_until_written("sound" if task.kind == "audio" else task.kind, output) as kept:
+    with _saved_until_written("sound" if task.kind == "audio" else task.kind, output) as kept:
 
         def keep(generation: Generation) -> None:
             files = _files(pipeline)
-            kept.append(keep_latents(generation, output, files=files, edit=task.settings()))
+            kept.append(save_latents(generation, output, files=files, edit=task.settings()))
 
         _save_edit(task.make(pipeline, on_sampled=keep), output)
 
@@ -52,8 +52,8 @@ def resume_run(output: Path | None, checkpoints: Sequence[Path], *, quiet: bool,
 
     Raises ValueError where none are kept, FileNotFoundError where the files of the model have moved.
     """
-    path = find_kept(output)
-    about = about_kept(path)
+    path = find_saved(output)
+    about = read_saved(path)
     target = Path(about["output"]) if output is None else output
     check_output(target)
     settings, edit = about["settings"], about.get("edit")
@@ -63,7 +63,7 @@ def resume_run(output: Path | None, checkpoints: Sequence[Path], *, quiet: bool,
     pipeline = LTX2Pipeline(*files, numerics=Numerics(settings["numerics"]), **options)
     with (
         nullcontext() if quiet else tqdm(file=sys.stderr, unit="frame") as bar,
-        _kept_until_written("generate", target) as kept,
+        _saved_until_written("generate", target) as kept,
     ):
         kept.append(path)
         generation = resume(path, pipeline)
@@ -75,7 +75,7 @@ def resume_run(output: Path | None, checkpoints: Sequence[Path], *, quiet: bool,
 
 
 @contextmanager
-def _kept_until_written(command: str, output: Path) -> Iterator[list[Path]]:
+def _saved_until_written(command: str, output: Path) -> Iterator[list[Path]]:
     """Files of latents that are removed if the block ends well; if not, how to go on from them is said."""
     kept: list[Path] = []
     try:

@@ -12,7 +12,7 @@ import click
 if TYPE_CHECKING:
     import torch
 
-    from ..training.scales import Scale
+    from ..training.tiny.scales import Scale
 
 
 @click.group()
@@ -83,12 +83,12 @@ def tiny(
     """
     import torch
 
-    from ..request import NEGATIVE_PROMPT
+    from ..run.request import NEGATIVE_PROMPT
     from ..tiny.write import TinySet
-    from ..training.run import Run, Unfinished
-    from ..training.scales import SCALES
-    from ..training.stages import run_stages
-    from ..training.start import start_from
+    from ..training.tiny.run import Run, Unfinished
+    from ..training.tiny.scales import SCALES
+    from ..training.tiny.stages import run_stages
+    from ..training.tiny.start import start_from
 
     if threads:
         torch.set_num_threads(threads)
@@ -141,7 +141,7 @@ def _device(name: str) -> torch.device:
 
 def _show_stages(run: Any, stages: tuple[str, ...]) -> None:
     """What each stage is expected to take, what it has taken, and whether it is done."""
-    from ..training.stages import STAGES
+    from ..training.tiny.stages import STAGES
 
     cost, scale = run.cost(), run.scale
     for stage in stages or STAGES:

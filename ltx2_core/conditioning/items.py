@@ -54,7 +54,7 @@ class ImageInPlace:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VideoGiven:
+class InputVideo:
     """The whole video is given: ``latent`` (B or 1, 128, F, H, W), normalised, mask ``1 - strength``."""
 
     latent: Tensor
@@ -73,7 +73,7 @@ class VideoGiven:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AudioGiven:
+class InputAudio:
     """The whole audio is given: ``latent`` (B or 1, 8, T, 16), normalised, mask ``1 - strength``.
 
     With strength 1 the model hears it clean at every step and it comes out unchanged.
@@ -136,7 +136,7 @@ class Overlap:
 
 
 @dataclass(frozen=True, kw_only=True)
-class KeptOutside:
+class PreserveOutside:
     """A source of which only time regions are made anew, and what lies past its end.
 
     ``latent`` holds the source: video (1, 128, F, H, W), audio (1, 8, T, 16), each as long as the clip or

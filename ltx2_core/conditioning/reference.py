@@ -16,7 +16,7 @@ from .patchify import audio_positions
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReferenceSound:
+class ReferenceAudio:
     """An encoded reference, ``latent`` (1 or B, 8, R, 16), such as five seconds of a voice."""
 
     latent: Tensor
@@ -35,7 +35,7 @@ class ReferenceSound:
         return replace(state, reference_audio=self.latent.to(audio))
 
 
-def reference_sound_positions(length: int) -> Tensor:
+def reference_audio_positions(length: int) -> Tensor:
     """Positions (1, 1, R, 2) in seconds of a reference that ends one audio latent before the clip begins."""
     times = audio_positions(length)
     step = AUDIO_DOWNSAMPLE * AUDIO_HOP_LENGTH / AUDIO_SAMPLE_RATE
@@ -44,4 +44,4 @@ def reference_sound_positions(length: int) -> Tensor:
 
 def with_reference_positions(reference: Tensor, positions: Tensor) -> Tensor:
     """Positions of an audio stream (1, 1, T, 2) behind those of its reference (1 or B, 8, R, 16)."""
-    return torch.cat((reference_sound_positions(reference.shape[2]).to(positions), positions), dim=2)
+    return torch.cat((reference_audio_positions(reference.shape[2]).to(positions), positions), dim=2)

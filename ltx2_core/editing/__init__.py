@@ -1,23 +1,23 @@
 """Work on clips that exist: extend, make parts anew, add sound; and clips longer than one run can hold."""
 
+from .audio import add_audio, limit_loudness, text_to_audio
 from .extend import extend
 from .footage import Edit, Footage
 from .long_video import LongVideo, long_video
 from .prompts import PromptSchedule
-from .reel import FileReel, PictureReel
 from .retake import retake
-from .sound import add_sound, limit_loudness, text_to_audio
+from .sources import FramesInFile, FramesInMemory
 from .task import EditTask
 
 __all__ = [
     "Edit",
     "EditTask",
-    "FileReel",
     "Footage",
+    "FramesInFile",
+    "FramesInMemory",
     "LongVideo",
-    "PictureReel",
     "PromptSchedule",
-    "add_sound",
+    "add_audio",
     "extend",
     "limit_loudness",
     "long_video",

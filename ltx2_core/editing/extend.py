@@ -13,17 +13,17 @@ from torch import Tensor
 
 from ..audio import resample
 from ..conditioning.patchify import audio_positions
-from ..generation import Generation
 from ..media import to_signed
-from ..request import Request
+from ..run.generation import Generation
+from ..run.request import Request
 from ..shapes import ClipPlan, frames_of, latent_frames_of
 from ..types import Numerics
+from .conditioning import FirstAudio, FirstFrames, encoded_audio
 from .footage import Edit, Footage, cross_fade, take
-from .given import FirstFrames, FirstSound, encoded_sound
 from .sampled import OnSampled, sampled_clip
 
 if TYPE_CHECKING:
-    from ..pipeline import LTX2Pipeline, OnStep, Stop
+    from ..run.pipeline import LTX2Pipeline, OnStep, Stop
 
 KEEP_FRAMES = 25
 FADE_FRAMES = 8
@@ -50,7 +50,7 @@ def extend(
     The last ``keep_frames`` (8k + 1) pictures and the sound under them are what the model goes on from.
     The source comes back as it was but for the joint: its last ``fade_frames`` pictures and 50 ms of sound go
     over into the new ones. A source whose size is off the grid is cut around its centre. ``options`` are the
-    further fields of :class:`Request`. ``on_sampled`` may keep what was sampled (``kept.keep_latents``);
+    further fields of :class:`Request`. ``on_sampled`` may keep what was sampled (``kept.save_latents``);
     ``sampled`` is what an earlier call with the same arguments kept (``kept.resume``), and is not made again.
 
     Raises ValueError for a length that is not given once, or if the source is shorter than what to keep.
@@ -73,7 +73,7 @@ def extend(
         first: list[Any] = [FirstFrames(source.frames[-keep_frames:])]
         if source.sound is not None:
             latents = latents_within(clip, kept_s)
-            first.append(FirstSound(encoded_sound(pipeline, last_sound(source, kept_s), latents)))
+            first.append(FirstAudio(encoded_audio(pipeline, last_audio(source, kept_s), latents)))
         return first
 
     made = sampled_clip(
@@ -87,9 +87,9 @@ def extend(
     )
     whole = source.fitted(made.clip)
     total = len(source.frames) + new
-    joined, rate = joined_sound(whole, made.audio(), kept_s, total / source.fps)
+    joined, rate = joined_audio(whole, made.audio(), kept_s, total / source.fps)
     return Edit(
-        pictures=lambda: joined_pictures(whole, made.frames(), keep_frames, new, fade_frames),
+        pictures=lambda: joined_frames(whole, made.frames(), keep_frames, new, fade_frames),
         sounds=lambda: iter((joined,)),
         frame_count=total,
         width=made.clip.width,
@@ -122,7 +122,7 @@ def latents_within(clip: ClipPlan, seconds: float) -> int:
     return int((audio_positions(clip.audio_latents)[0, 0, :, 1] <= seconds + 1e-5).sum())
 
 
-def last_sound(source: Footage, seconds: float) -> tuple[Tensor, int]:
+def last_audio(source: Footage, seconds: float) -> tuple[Tensor, int]:
     """The sound ((C, S), Hz) under the last ``seconds`` of the pictures of a source that has one."""
     assert source.sound is not None
     waveform, rate = source.sound
@@ -135,7 +135,7 @@ def track_rate(source: Footage, sound: tuple[Tensor, int]) -> int:
     return sound[1] if source.sound is None else source.sound[1]
 
 
-def joined_pictures(
+def joined_frames(
     source: Footage, made: Iterator[Tensor], keep: int, new: int, fade: int
 ) -> Iterator[Tensor]:
     """The source and ``new`` pictures after it, in chunks (N, 3, H, W) in [-1, 1].
@@ -158,7 +158,7 @@ def joined_pictures(
         yield chunk
 
 
-def joined_sound(
+def joined_audio(
     source: Footage, made: tuple[Tensor, int], kept_s: float, total_s: float
 ) -> tuple[Tensor, int]:
     """((C, S), Hz): the source's sound to the sample until 50 ms before the joint, then the new one.

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..audio import resample
-from ..generation import METADATA_KEY, playable
 from ..media import VideoWriter, fit_image, read_video
+from ..run.generation import METADATA_KEY, playable
 from ..shapes import ClipPlan, Snap, plan_clip
 from ..types import Numerics
 

@@ -16,26 +16,18 @@ from torch import Tensor
 
 from ..conditioning.items import Conditioning
 from ..media import fit_image
-from ..request import Request
+from ..run.request import Request
 from ..shapes import AUDIO_LATENTS_PER_SECOND, ClipPlan, plan_clip
 from ..types import AVLatent, LatentState
+from .audio_track import audio_identity, audio_rate, decoded_audio, read_input_audio
+from .conditioning import Keyframe, Ready, Reference, check_scale
 from .footage import Edit
-from .given import Keyframe, Ready, Reference, check_scale
 from .prompts import PromptSchedule
-from .reel import Reel, reel_part
-from .track import decoded_sound, given_sound, sound_identity, sound_rate
-from .windows import (
-    PlacedLatent,
-    Window,
-    WindowStore,
-    audio_pieces,
-    make_windows,
-    plan_windows,
-    video_pieces,
-)
+from .sources import FrameSource, source_frames
+from .windows import PlacedLatent, Window, WindowStore, audio_pieces, make_windows, plan_windows, video_pieces
 
 if TYPE_CHECKING:
-    from ..pipeline import Given, LTX2Pipeline, OnStep, Stop
+    from ..run.pipeline import Given, LTX2Pipeline, OnStep, Stop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +52,7 @@ class LongVideo:
     overlap_strength: float = 1.0
     adain_factor: float = 0.0
     keyframes: Sequence[Keyframe] = ()
-    source: Reel | None = None
+    source: FrameSource | None = None
     source_strength: float = 1.0
     source_scale: int | None = None
     denoise: float = 1.0
@@ -118,7 +110,7 @@ def long_video(
         latents = None
         if how.source is not None:
             size = window.clip.width, window.clip.height
-            part = reel_part(how.source, window.first_frame, window.clip.frames, *size)
+            part = source_frames(how.source, window.first_frame, window.clip.frames, *size)
             if how.source_strength > 0:
                 every = max((lora.reference_temporal_scale_factor for lora in pipeline.loras), default=1)
                 shown.append(Reference(frames=part, scale=scale, strength=how.source_strength, every=every))
@@ -155,12 +147,12 @@ def long_video(
 
     def sounds() -> Iterator[Tensor]:
         if request.audio is not None:
-            return given_sound(request.audio, request.audio_start_s, clip)
-        return decoded_sound(
+            return read_input_audio(request.audio, request.audio_start_s, clip)
+        return decoded_audio(
             lambda latent: pipeline.decode_audio(latent)[0], audio_pieces(windows, store), clip, rate
         )
 
-    rate = _rate(pipeline) if request.audio is None else sound_rate(request.audio)
+    rate = _rate(pipeline) if request.audio is None else audio_rate(request.audio)
     return Edit(
         pictures=pictures,
         sounds=sounds,
@@ -208,6 +200,6 @@ def _settings(
         "window": [how.window_frames, how.overlap_frames, how.overlap_strength, how.adain_factor],
         "keyframes": [[k.frame, k.strength, float(k.frames.double().sum())] for k in how.keyframes],
         "source": None if how.source is None else [how.source.identity, *source],
-        "sound": sound_identity(request.audio),
+        "sound": audio_identity(request.audio),
         "request": request.settings(),
     }

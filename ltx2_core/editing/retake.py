@@ -15,18 +15,18 @@ from torch import Tensor
 from ..audio import resample
 from ..conditioning.patchify import audio_positions
 from ..conditioning.regions import Region, Rounding, audio_cells, check_regions, video_cells
-from ..generation import Generation
 from ..media import to_signed
-from ..request import Request
+from ..run.generation import Generation
+from ..run.request import Request
 from ..shapes import ClipPlan, frames_of, latent_frames_of
 from ..types import Numerics
+from .conditioning import Outside, encoded_audio
 from .extend import FADE_S, track_rate
 from .footage import Edit, Footage
-from .given import Outside, encoded_sound
 from .sampled import OnSampled, sampled_clip
 
 if TYPE_CHECKING:
-    from ..pipeline import LTX2Pipeline, OnStep, Stop
+    from ..run.pipeline import LTX2Pipeline, OnStep, Stop
 
 
 def retake(
@@ -68,7 +68,7 @@ def retake(
     def given() -> list[Outside]:
         sound = None
         if source.sound is not None:
-            sound = encoded_sound(pipeline, source.sound, clip.audio_latents)
+            sound = encoded_audio(pipeline, source.sound, clip.audio_latents)
         shown = replace(source, frames=source.frames[: plan.usable])
         return [Outside(source=shown, sound=sound, video=plan.video, audio=plan.audio)]
 
@@ -82,9 +82,9 @@ def retake(
         stop=stop,
     )
     whole = source.fitted(result.clip)
-    track, rate = mended_sound(whole, result.audio(), plan.audio, plan.frames / source.fps)
+    track, rate = retaken_audio(whole, result.audio(), plan.audio, plan.frames / source.fps)
     return Edit(
-        pictures=lambda: mended_pictures(whole, result.frames(), plan.video, plan.frames, paste),
+        pictures=lambda: retaken_frames(whole, result.frames(), plan.video, plan.frames, paste),
         sounds=lambda: iter((track,)),
         frame_count=plan.frames,
         width=result.clip.width,
@@ -141,7 +141,7 @@ def plan_retake(
     return RetakePlan(clip=clip, usable=usable, frames=frames, video=made_video, audio=made_audio)
 
 
-def mended_pictures(
+def retaken_frames(
     source: Footage, result: Iterator[Tensor], made: Tensor, total: int, paste: bool
 ) -> Iterator[Tensor]:
     """``total`` pictures in chunks (N, 3, H, W) in [-1, 1] of a ``result`` in such chunks.
@@ -163,7 +163,7 @@ def mended_pictures(
         yield to_signed(source.frames[position:total])
 
 
-def mended_sound(
+def retaken_audio(
     source: Footage, result: tuple[Tensor, int], made: Tensor, seconds: float
 ) -> tuple[Tensor, int]:
     """((C, S), Hz) of exactly ``seconds``: the new sound where it was made, else the source's, by sample."""

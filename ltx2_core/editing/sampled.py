@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from ..generation import Generation
-from ..request import Request, plan_stages
+from ..run.generation import Generation
+from ..run.request import Request, plan_stages
 
 if TYPE_CHECKING:
-    from ..pipeline import Given, LTX2Pipeline, OnStep, Stop
+    from ..run.pipeline import Given, LTX2Pipeline, OnStep, Stop
 
 OnSampled = Callable[[Generation], None]
 """Hears of what was sampled before any of it is decoded."""

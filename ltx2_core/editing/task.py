@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 
 from ..conditioning.regions import Rounding
-from ..generation import Generation
+from ..run.generation import Generation
+from .audio import add_audio, text_to_audio
 from .extend import extend
 from .footage import Edit, Footage
 from .retake import retake
 from .sampled import OnSampled
-from .sound import add_sound, text_to_audio
 
 if TYPE_CHECKING:
-    from ..pipeline import LTX2Pipeline
+    from ..run.pipeline import LTX2Pipeline
 
 EditKind = Literal["extend", "retake", "sound", "audio"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EditTask:
-    """One call of ``extend``, ``retake``, ``add_sound`` ("sound") or ``text_to_audio`` ("audio").
+    """One call of ``extend``, ``retake``, ``add_audio`` ("sound") or ``text_to_audio`` ("audio").
 
     ``options`` are its arguments besides the prompt and the source, as JSON values; "audio" has no source.
     """
@@ -51,7 +51,7 @@ class EditTask:
         if self.kind == "extend":
             return extend(pipeline, self.prompt, source, **how)
         if self.kind == "sound":
-            return add_sound(pipeline, self.prompt, source, **how)
+            return add_audio(pipeline, self.prompt, source, **how)
         for name in ("video", "audio"):
             how[name] = tuple((start, end) for start, end in how.get(name, ()))
         how["rounding"] = Rounding(how.get("rounding", Rounding.COVER.value))

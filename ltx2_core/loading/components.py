@@ -49,7 +49,7 @@ def _check_counts(value: object) -> None:
             _check_counts(entry)
 
 
-# Networks are imported where they are built: looking into a file needs none of them, and the text encoder's
+# Components are imported where they are built: looking into a file needs none of them, and the text encoder's
 # library alone costs seconds.
 
 

@@ -1,9 +1,9 @@
 """What a run will need in memory, how it keeps within a budget, and what it did need."""
 
+from .audio_stage import AudioSize, audio_bytes
 from .decode_choice import DecodeChoice, choose_decode
 from .decoding import DecoderMemory, decoder_memory
 from .estimate import MemoryEstimate, estimate_memory
-from .picture import draw_plans
 from .plan import (
     PRESETS,
     MemoryPlan,
@@ -17,8 +17,8 @@ from .plan import (
     text_stages,
     usable,
 )
+from .plot import draw_plans
 from .released import RELEASED, STORED, ModelSize, Released, Stored, released_size
-from .sound_stage import SoundSize, sound_bytes
 from .streaming import BlockStreaming
 from .text_stage import TextSize, text_bytes
 from .trace import Trace
@@ -27,6 +27,7 @@ __all__ = [
     "PRESETS",
     "RELEASED",
     "STORED",
+    "AudioSize",
     "BlockStreaming",
     "DecodeChoice",
     "DecoderMemory",
@@ -35,10 +36,10 @@ __all__ = [
     "ModelSize",
     "PlannedStage",
     "Released",
-    "SoundSize",
     "Stored",
     "TextSize",
     "Trace",
+    "audio_bytes",
     "check_budget",
     "choose_decode",
     "decoder_memory",
@@ -50,7 +51,6 @@ __all__ = [
     "plan_memory",
     "released_size",
     "size_text",
-    "sound_bytes",
     "text_bytes",
     "text_stages",
     "usable",

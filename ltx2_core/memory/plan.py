@@ -9,9 +9,9 @@ import torch
 
 from ..config import TransformerConfig, VideoVAEConfig
 from ..shapes import ClipPlan
+from .audio_stage import AudioSize, audio_bytes
 from .decode_choice import DecodeChoice, choose_decode
 from .estimate import step_bytes
-from .sound_stage import SoundSize, sound_bytes
 from .text_stage import TextSize, text_bytes
 
 GB = 10**9
@@ -118,7 +118,7 @@ def plan_memory(
     text_keys: int = 0,
     connector_weights: int = 0,
     text: TextSize | None = None,
-    sound: SoundSize | None = None,
+    sound: AudioSize | None = None,
 ) -> MemoryPlan:
     """The fastest plan that fits into ``budget`` bytes, or the smallest one; what it costs grows downwards:
     everything resident, tokens in chunks, blocks streamed; smaller pieces for the decoder, then tiles. A text
@@ -160,7 +160,7 @@ def plan_memory(
         for number, step in enumerate(steps, start=1)
     ]
     if sound is not None:
-        weights, activations = sound_bytes(sound, clips[-1].audio_latents)
+        weights, activations = audio_bytes(sound, clips[-1].audio_latents)
         stages.append(PlannedStage(stage="sound", weights=weights, activations=activations))
     stages.append(
         PlannedStage(

@@ -20,7 +20,7 @@ from ..config import (
 from ..text.connectors import TextConnectors
 from ..transformer import Transformer
 from ..video_vae import VideoDecoder
-from .sound_stage import SoundSize
+from .audio_stage import AudioSize
 from .text_stage import TextSize
 
 Released = Literal["2.0", "2.3"]
@@ -62,7 +62,7 @@ class ModelSize:
     transformer: TransformerConfig
     vae: VideoVAEConfig
     text: TextSize
-    sound: SoundSize
+    sound: AudioSize
     text_weights: int
     connector_weights: int
     transformer_weights: int
@@ -91,7 +91,7 @@ def released_size(generation: Released, stored: Stored = "bf16") -> ModelSize:
     return ModelSize(
         transformer=transformer,
         vae=vae,
-        sound=SoundSize(decoder=audio_vae_config(config), vocoder=vocoder_config(config)),
+        sound=AudioSize(decoder=audio_vae_config(config), vocoder=vocoder_config(config)),
         text=TextSize.of(text, hidden=_GEMMA_HIDDEN, intermediate=_GEMMA_INTERMEDIATE),
         connector_weights=2 * connectors,
         text_weights=2 * (_GEMMA + _PROJECTION[generation] + connectors),

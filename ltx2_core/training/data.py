@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .world import render_frames, render_sound, sample_scene
+from .world import render_audio, render_frames, sample_scene
 
 HELD_OUT = 1 << 31
 """Scene seeds from here on are for evaluation only."""
@@ -42,9 +42,9 @@ def video_batch(
     return torch.stack(clips).movedim(1, 2)
 
 
-def sound_batch(seeds: Sequence[int], *, seconds: float, sample_rate: int) -> Tensor:
+def audio_batch(seeds: Sequence[int], *, seconds: float, sample_rate: int) -> Tensor:
     """Waveforms (B, 2, S) float32 in [-1, 1] of the scenes with these seeds."""
-    return torch.stack([render_sound(sample_scene(seed), seconds, sample_rate) for seed in seeds])
+    return torch.stack([render_audio(sample_scene(seed), seconds, sample_rate) for seed in seeds])
 
 
 def psnr(frames: Tensor, truth: Tensor) -> Tensor:

@@ -26,12 +26,12 @@ from ..media.atomic import replacing
 from ..shapes import audio_latents_of
 from ..text import Gemma, Tokenizer
 from ..types import AVLatent
+from .autoencoders.video_code import EncodesVideo
 from .data import HELD_OUT, sent
 from .text import TextBatch, TextStates, batch_text, encode_captions
-from .video_code import EncodesVideo
 from .world import FPS, Clip, caption, edge_map, make_clip
 
-SOUND_RATE = 16000
+AUDIO_RATE = 16000
 OnShard = Callable[[int, int], None]
 """Called with (finished shards, all shards)."""
 
@@ -150,7 +150,7 @@ def encode_clips(clips: Sequence[Clip], encoders: Encoders) -> AVLatent:
     length = audio_latents_of(frames, FPS)
     return AVLatent(
         encode_frames([clip.frames for clip in clips], encoders.video),
-        encode_audio(encoders.audio, waveforms, SOUND_RATE, latent_frames=length),
+        encode_audio(encoders.audio, waveforms, AUDIO_RATE, latent_frames=length),
     )
 
 
@@ -250,7 +250,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], TextStates]:
 
 
 def _write_shard(path: Path, bucket: Bucket, seeds: range, encoders: Encoders) -> None:
-    clips = [make_clip(seed, bucket.frames, bucket.width, bucket.height, SOUND_RATE) for seed in seeds]
+    clips = [make_clip(seed, bucket.frames, bucket.width, bucket.height, AUDIO_RATE) for seed in seeds]
     groups = [clips[start : start + _TOGETHER] for start in range(0, len(clips), _TOGETHER)]
     latents = [encode_clips(group, encoders) for group in groups]
     captions = [

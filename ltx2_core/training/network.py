@@ -13,12 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..conditioning.patchify import (
-    audio_positions,
-    guide_positions,
-    reference_positions,
-    video_positions,
-)
+from ..conditioning.patchify import audio_positions, guide_positions, reference_positions, video_positions
 from ..config import Json, text_config, transformer_config
 from ..text import FeatureExtractor, TextConnectors
 from ..text.connectors import Connector

@@ -33,7 +33,7 @@ Stamp = tuple[tuple[str, int, int], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shelf:
+class FileList:
     """The files of some host folders that serve one purpose.
 
     Names of the first category stand alone, those of others behind the category: ``vae/x.safetensors``.

@@ -17,7 +17,7 @@ Latent = dict[str, Any]
 GIVEN, GUIDE_FRAMES = "ltx2av_given", "ltx2av_guide_frames"
 """Further keys of a LATENT: what was put into its video, and (how many guide frames are at the end of it, all
 of its frames)."""
-SOUND_ALONE = "ltx2av_sound_alone"
+AUDIO_ONLY = "ltx2av_sound_alone"
 """Further key of a LATENT whose video is only there because the host's model wants one."""
 
 

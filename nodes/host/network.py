@@ -24,7 +24,7 @@ from ...ltx2_core.conditioning.patchify import (
     unpatchify_video,
     video_positions,
 )
-from ...ltx2_core.conditioning.reference import reference_sound_positions
+from ...ltx2_core.conditioning.reference import reference_audio_positions
 from ...ltx2_core.config import TextConfig, TransformerConfig
 from ...ltx2_core.shapes import SPATIAL_SCALE, TEMPORAL_SCALE
 from ...ltx2_core.text.connectors import TextConnectors
@@ -264,7 +264,7 @@ def _audio(
     if reference is not None:
         given = reference["tokens"].to(tokens)
         length = given.shape[1]
-        positions = torch.cat((reference_sound_positions(length), positions), dim=2)
+        positions = torch.cat((reference_audio_positions(length), positions), dim=2)
         timesteps = torch.cat(
             (timesteps.new_zeros(len(latent), length), timesteps.expand(-1, tokens.shape[1])), dim=1
         )

@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from ...ltx2_core.loading import Component
-from ...ltx2_core.previews import Previews, TimeShare, false_colours, fit_previews, relative_levels
+from ...ltx2_core.sampling.previews import Previews, TimeShare, false_colours, fit_previews, relative_levels
 from .weights import read_weights
 
 log = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ from einops import rearrange
 from torch import Tensor
 
 from ...ltx2_core.editing import Edit
-from ...ltx2_core.generation import as_long_as
 from ...ltx2_core.media import VideoWriter, to_bytes
+from ...ltx2_core.run.generation import as_long_as
 from ...ltx2_core.shapes import SPATIAL_SCALE, frames_of
 from .progress import check_interrupted, count_bar
 

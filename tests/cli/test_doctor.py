@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from ltx2_core import environment
+from ltx2_core.cli import environment
 from ltx2_core.cli.doctor import doctor
-from ltx2_core.environment import Fact, examine, pair_problem
+from ltx2_core.cli.environment import Fact, examine, pair_problem
 
 PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from ltx2_core.cli.main import main
 from ltx2_core.media import read_video
-from ltx2_core.processes import Processes, join_processes
+from ltx2_core.run.distributed import Processes, join_processes
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from ltx2_core import kept
 from ltx2_core.cli.main import main
 from ltx2_core.media import read_metadata
-from ltx2_core.pipeline import LTX2Pipeline
+from ltx2_core.run import saved_latents as kept
+from ltx2_core.run.pipeline import LTX2Pipeline
 
 SMALL = ["--width", "64", "--height", "64", "--frames", "9", "--fps", "8", "--steps", "1", "--stages", "1"]
 
@@ -19,7 +19,7 @@ SMALL = ["--width", "64", "--height", "64", "--frames", "9", "--fps", "8", "--st
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(kept.tempfile, "gettempdir", lambda: str(tmp_path / "temporary"))
-    return kept.kept_folder()
+    return kept.saved_folder()
 
 
 def generate(*arguments):

@@ -6,10 +6,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from ltx2_core import kept
 from ltx2_core.cli.main import main
 from ltx2_core.media import VideoWriter
-from ltx2_core.pipeline import LTX2Pipeline
+from ltx2_core.run import saved_latents as kept
+from ltx2_core.run.pipeline import LTX2Pipeline
 
 QUICK = ["--steps", "1", "--cfg", "1", "--seed", "3"]
 EDITS = {
@@ -23,7 +23,7 @@ EDITS = {
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(kept.tempfile, "gettempdir", lambda: str(tmp_path / "temporary"))
-    return kept.kept_folder()
+    return kept.saved_folder()
 
 
 @pytest.fixture

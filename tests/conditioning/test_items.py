@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ltx2_core.conditioning.items import AudioGiven, GuideFrames, ImageInPlace, VideoGiven
+from ltx2_core.conditioning.items import GuideFrames, ImageInPlace, InputAudio, InputVideo
 from ltx2_core.conditioning.state import drop_guides, empty_state
 from ltx2_core.shapes import plan_clip
 
@@ -43,8 +43,8 @@ def test_an_image_in_place_takes_the_first_frames_and_leaves_the_other_masks(str
     "item",
     [
         ImageInPlace(latent=GIVEN),
-        VideoGiven(latent=GIVEN.repeat(1, 1, 2, 1, 1)),
-        AudioGiven(latent=torch.ones(1, 8, 25, 16)),
+        InputVideo(latent=GIVEN.repeat(1, 1, 2, 1, 1)),
+        InputAudio(latent=torch.ones(1, 8, 25, 16)),
         GuideFrames(latent=GIVEN, frame=9, strength=0.5),
     ],
 )
@@ -61,14 +61,14 @@ def test_no_item_writes_to_the_state_or_to_its_own_latent(item):
 
 
 def test_given_audio_freezes_the_audio_and_nothing_else():
-    state = AudioGiven(latent=torch.ones(1, 8, 25, 16)).apply(empty_state(PLAN, 2))
+    state = InputAudio(latent=torch.ones(1, 8, 25, 16)).apply(empty_state(PLAN, 2))
     assert (state.latent.audio == 1).all()
     assert (state.mask.audio == 0).all()
     assert (state.mask.video == 1).all()
 
 
 def test_given_video_freezes_every_frame():
-    state = VideoGiven(latent=torch.ones(1, 128, 4, 2, 3)).apply(empty_state(PLAN))
+    state = InputVideo(latent=torch.ones(1, 128, 4, 2, 3)).apply(empty_state(PLAN))
     assert (state.mask.video == 0).all()
     assert (state.mask.audio == 1).all()
 
@@ -82,8 +82,8 @@ def test_given_video_freezes_every_frame():
         (ImageInPlace(latent=torch.ones(3, 128, 1, 2, 3)), "give one sample or 2"),
         (ImageInPlace(latent=GIVEN, strength=1.5), "strength=1.5"),
         (ImageInPlace(latent=GIVEN, strength=float("nan")), "strength=nan"),
-        (VideoGiven(latent=GIVEN), "plan the clip to its length"),
-        (AudioGiven(latent=torch.ones(1, 8, 24, 16)), "pad it with silence"),
+        (InputVideo(latent=GIVEN), "plan the clip to its length"),
+        (InputAudio(latent=torch.ones(1, 8, 24, 16)), "pad it with silence"),
         (GuideFrames(latent=torch.ones(1, 128, 1, 4, 6), frame=0), "size of this stage"),
         (GuideFrames(latent=GIVEN, frame=0, strength=-1.0), "strength=-1.0"),
         (GuideFrames(latent=GIVEN, frame=0, attention=float("nan")), "attention=nan"),
@@ -98,7 +98,7 @@ def test_items_for_an_absent_stream_are_refused():
     with pytest.raises(ValueError, match="no video"):
         ImageInPlace(latent=GIVEN).apply(empty_state(PLAN, video=False))
     with pytest.raises(ValueError, match="this state has none"):
-        AudioGiven(latent=torch.ones(1, 8, 25, 16)).apply(empty_state(PLAN, audio=False))
+        InputAudio(latent=torch.ones(1, 8, 25, 16)).apply(empty_state(PLAN, audio=False))
 
 
 def test_guides_go_to_the_end_in_order_and_come_off_again():

@@ -6,9 +6,9 @@ import av
 import pytest
 import torch
 
-from ltx2_core import LTX2Pipeline, keep_latents, resume
+from ltx2_core import LTX2Pipeline, resume, save_latents
 from ltx2_core.conditioning.regions import Rounding
-from ltx2_core.editing import Footage, add_sound, extend, limit_loudness, retake, text_to_audio
+from ltx2_core.editing import Footage, add_audio, extend, limit_loudness, retake, text_to_audio
 from ltx2_core.editing.footage import cross_fade, take
 from ltx2_core.media import to_signed
 
@@ -124,7 +124,7 @@ def test_a_silent_source_gets_sound_all_along_and_nothing_to_do_is_refused(pipel
 def test_sound_is_added_to_pictures_that_are_not_touched(pipeline, monkeypatch):
     source = footage(20)
     monkeypatch.setattr(type(pipeline), "decode_video", lambda *a, **k: pytest.fail("it decoded"))
-    made = add_sound(pipeline, "a ball", source, ceiling_db=-60.0, **QUICK)
+    made = add_audio(pipeline, "a ball", source, ceiling_db=-60.0, **QUICK)
     assert torch.equal(made.frames(), to_signed(source.frames))
     sound, rate = made.sound()
     assert sound.shape[1] == round(20 / FPS * rate)
@@ -132,9 +132,9 @@ def test_sound_is_added_to_pictures_that_are_not_touched(pipeline, monkeypatch):
 
 
 def test_the_model_hears_nothing_else_than_the_given_video(pipeline):
-    one = add_sound(pipeline, "a ball", footage(17), **QUICK).sound()[0]
+    one = add_audio(pipeline, "a ball", footage(17), **QUICK).sound()[0]
     other = Footage(frames=footage(17).frames.flip(0), fps=FPS)
-    assert not torch.equal(one, add_sound(pipeline, "a ball", other, **QUICK).sound()[0])
+    assert not torch.equal(one, add_audio(pipeline, "a ball", other, **QUICK).sound()[0])
 
 
 def test_text_becomes_sound_alone(pipeline):
@@ -169,7 +169,7 @@ def test_an_edit_is_finished_from_latents_that_were_kept(pipeline, tmp_path):
     how = {"video": [(1.0, 2.0)], **QUICK}
 
     def keep(generation):
-        kept.append(keep_latents(generation, tmp_path / "clip.mp4", folder=tmp_path))
+        kept.append(save_latents(generation, tmp_path / "clip.mp4", folder=tmp_path))
 
     made = retake(pipeline, "a ball", source, on_sampled=keep, **how)
     again = retake(pipeline, "a ball", source, sampled=resume(kept[0], pipeline), **how)

@@ -12,11 +12,11 @@ import torch
 from ltx2_core import LTX2Pipeline, Request
 from ltx2_core.conditioning.regions import Rounding
 from ltx2_core.conditioning.state import empty_state
-from ltx2_core.editing import Footage, LongVideo, add_sound, extend, long_video, retake
+from ltx2_core.editing import Footage, LongVideo, add_audio, extend, long_video, retake
 from ltx2_core.editing.extend import plan_extension
 from ltx2_core.editing.retake import plan_retake
 from ltx2_core.editing.windows import plan_windows
-from ltx2_core.request import plan_stages
+from ltx2_core.run.request import plan_stages
 from ltx2_core.shapes import Snap, plan_clip
 from ltx2_core.types import Numerics
 
@@ -135,7 +135,7 @@ def test_picture_and_sound_of_a_written_edit_end_together(pipeline, tmp_path, se
     edits = {
         frames + 5: extend(pipeline, "x", source, frames=5, keep_frames=9, **options),
         frames: retake(pipeline, "x", source, video=[(0, end / 2)], audio=[(0, end / 2)], **options),
-        -frames: add_sound(pipeline, "x", source, **options),
+        -frames: add_audio(pipeline, "x", source, **options),
     }
     for count, edit in edits.items():
         edit.save(tmp_path / "edit.mp4")

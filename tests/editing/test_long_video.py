@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from ltx2_core import LTX2Pipeline
-from ltx2_core.editing import FileReel, LongVideo, PictureReel, PromptSchedule, long_video
-from ltx2_core.editing.given import Keyframe
-from ltx2_core.editing.track import decoded_sound
+from ltx2_core.editing import FramesInFile, FramesInMemory, LongVideo, PromptSchedule, long_video
+from ltx2_core.editing.audio_track import decoded_audio
+from ltx2_core.editing.conditioning import Keyframe
 from ltx2_core.editing.windows import WindowStore, plan_windows, video_pieces
 from ltx2_core.media import VideoWriter
 from ltx2_core.sampling.caching import StepCache
@@ -119,7 +119,7 @@ def test_sound_decoded_in_chunks_is_that_of_the_whole(pipeline):
     clip = plan_clip(64, 64, frames=121, fps=12)
     latent = torch.randn(1, 8, clip.audio_latents, 16, generator=torch.Generator().manual_seed(2))
     whole, rate = pipeline.decode_audio(latent)
-    chunks = decoded_sound(lambda x: pipeline.decode_audio(x)[0], iter(latent.split(40, dim=2)), clip, rate)
+    chunks = decoded_audio(lambda x: pipeline.decode_audio(x)[0], iter(latent.split(40, dim=2)), clip, rate)
     joined = torch.cat(list(chunks), dim=1)
     assert joined.shape[1] == round(clip.seconds * rate)
     length = min(joined.shape[1], whole.shape[1])
@@ -152,9 +152,9 @@ def test_a_source_is_followed_and_a_given_sound_comes_back_as_it_is(pipeline, tm
     made = {}
     for name, more in {
         "free": {},
-        "shown": {"source": PictureReel(pictures)},
-        "other": {"source": PictureReel(pictures.flip(0))},
-        "started": {"source": PictureReel(pictures), "source_strength": 0.0, "denoise": 0.5},
+        "shown": {"source": FramesInMemory(pictures)},
+        "other": {"source": FramesInMemory(pictures.flip(0))},
+        "started": {"source": FramesInMemory(pictures), "source_strength": 0.0, "denoise": 0.5},
     }.items():
         how = LongVideo(window_frames=25, overlap_frames=16, **more)
         made[name] = long_video(pipeline, "x", how=how, audio=(sound, 11025), **OPTIONS)
@@ -172,7 +172,7 @@ def test_a_source_in_a_file_is_read_part_by_part(pipeline, tmp_path):
     )
     with VideoWriter(tmp_path / "clip.mp4", width=64, height=64, fps=8) as writer:
         writer.write_frames(pictures * 2 - 1)
-    reel = FileReel.open(tmp_path / "clip.mp4")
+    reel = FramesInFile.open(tmp_path / "clip.mp4")
     assert (reel.frame_count, reel.fps, reel.width, reel.height) == (30, 8.0, 64, 64)
     whole = reel.part(0, 30)
     assert torch.equal(reel.part(16, 9), whole[16:25]) and len(whole) == 30

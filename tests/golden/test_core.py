@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ltx2_core.audio import decode_audio
-from ltx2_core.conditioning.items import AudioGiven, GuideFrames, ImageInPlace
+from ltx2_core.conditioning.items import GuideFrames, ImageInPlace, InputAudio
 from ltx2_core.conditioning.state import empty_state
 from ltx2_core.loading import Component, open_checkpoint, open_lora
 from ltx2_core.sampling.denoiser import Denoiser
@@ -48,7 +48,7 @@ def conditioned(case: dict, tensors: dict[str, Tensor]) -> LatentState:
     if case["name"] == "stage2":
         state = LatentState(latent=AVLatent(video, audio), mask=state.mask, fps=state.fps)
     if case["name"] == "audio_frozen":
-        state = AudioGiven(latent=audio).apply(state)
+        state = InputAudio(latent=audio).apply(state)
     if "in_place_strength" in case:
         given = video[:, :, : (len(tensors["in/image"]) - 1) // 8 + 1]
         state = ImageInPlace(latent=given, strength=case["in_place_strength"]).apply(state)

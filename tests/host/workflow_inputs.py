@@ -13,8 +13,8 @@ from torch import Tensor  # noqa: E402
 
 from ltx2_core.media import VideoWriter, write_wav  # noqa: E402
 from ltx2_core.training.data import HELD_OUT  # noqa: E402
-from ltx2_core.training.latents import SOUND_RATE, edge_frames  # noqa: E402
-from ltx2_core.training.world import FPS, Scene, render_frames, render_sound, sample_scene  # noqa: E402
+from ltx2_core.training.latents import AUDIO_RATE, edge_frames  # noqa: E402
+from ltx2_core.training.world import FPS, Scene, render_audio, render_frames, sample_scene  # noqa: E402
 
 FOLDER = PACK / "example_workflows" / "input"
 FRAMES, SIZE, SMALL = 49, (128, 128), (64, 64)
@@ -39,8 +39,8 @@ STILLS = {"first.png": 0, "middle.png": FRAMES // 2, "last.png": FRAMES - 1}
 
 
 def write_clip(path: Path, frames: Tensor, sound: Tensor | None) -> None:
-    """frames (F, 3, H, W) in [-1, 1], sound (2, S) at SOUND_RATE or None."""
-    rate = None if sound is None else SOUND_RATE
+    """frames (F, 3, H, W) in [-1, 1], sound (2, S) at AUDIO_RATE or None."""
+    rate = None if sound is None else AUDIO_RATE
     height, width = frames.shape[2:]
     with VideoWriter(path, width=width, height=height, fps=FPS, sample_rate=rate, crf=CRF) as writer:
         if sound is not None:
@@ -49,7 +49,7 @@ def write_clip(path: Path, frames: Tensor, sound: Tensor | None) -> None:
 
 
 def sound_of(scene: Scene, frames: int) -> Tensor:
-    return render_sound(scene, frames / FPS, SOUND_RATE)
+    return render_audio(scene, frames / FPS, AUDIO_RATE)
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def main() -> None:
     control = render_frames(CONTROL, CONTROL_FRAMES, *CONTROL_SIZE)
     write_clip(FOLDER / "source.mp4", control, sound_of(CONTROL, CONTROL_FRAMES))
     write_clip(FOLDER / "edges.mp4", edge_frames(control), None)
-    write_wav(FOLDER / "knocks.wav", sound_of(KNOCKS, FRAMES).mean(dim=0, keepdim=True), SOUND_RATE)
+    write_wav(FOLDER / "knocks.wav", sound_of(KNOCKS, FRAMES).mean(dim=0, keepdim=True), AUDIO_RATE)
     _still("control_first.png", control[0])
     slide = render_frames(SLIDE, FRAMES, *SIZE)
     for name, frame in STILLS.items():

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ltx2_core.networks import Networks
+from ltx2_core.run.components import Components
 from ltx2_core.storage.dequantize import Format, decode
 from ltx2_core.storage.header import read_header
 from ltx2_core.storage.quantize import encode
@@ -92,7 +92,7 @@ def test_a_quantised_gemma_4_computes_what_its_decoded_weights_do(kind, gemma4, 
 
 
 def encode_with(checkpoint: Path, text_encoder: Path) -> None:
-    networks = Networks(
+    networks = Components(
         [checkpoint],
         text_encoder,
         device=torch.device("cpu"),

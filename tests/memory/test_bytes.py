@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from ltx2_core import LTX2Pipeline
-from ltx2_core.decoding import decode_chunks
 from ltx2_core.loading import Component
 from ltx2_core.memory import DecodeChoice, DecoderMemory, Trace
+from ltx2_core.run.decode import decode_chunks
 
 LATENT = torch.randn(1, 128, 6, 4, 4, generator=torch.Generator().manual_seed(2))
 

@@ -58,7 +58,7 @@ def outputs_of(node: str) -> int:
 
 def test_every_node_has_its_page_of_help():
     ids = set()
-    for path in (ROOT / "nodes").glob("*.py"):
+    for path in (ROOT / "nodes").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if (
                 isinstance(node, ast.keyword)
@@ -157,7 +157,7 @@ def test_a_workflow_is_introduced_in_the_readme_of_the_folder(name):
 def test_the_table_for_those_who_come_from_other_nodes_names_nodes_that_exist():
     shown = {
         name
-        for path in (ROOT / "nodes").glob("*.py")
+        for path in (ROOT / "nodes").rglob("*.py")
         for name in re.findall(r'display_name="(LTX-2 [^"]+)"', path.read_text(encoding="utf-8"))
     }
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

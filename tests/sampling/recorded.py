@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ltx2_core.conditioning.items import AudioGiven, ImageInPlace
+from ltx2_core.conditioning.items import ImageInPlace, InputAudio
 from ltx2_core.conditioning.state import empty_state
 from ltx2_core.config import TransformerConfig
 from ltx2_core.sampling.noise import make_noise
@@ -50,7 +50,7 @@ def soft_state(batch=1):
     torch.manual_seed(2)
     state = ImageInPlace(latent=torch.randn(1, 128, 3, 2, 2), strength=0.4).apply(empty_state(PLAN, batch))
     state = ImageInPlace(latent=torch.randn(1, 128, 1, 2, 2)).apply(state)
-    return AudioGiven(latent=torch.randn(1, 8, 17, 16), strength=0.3).apply(state)
+    return InputAudio(latent=torch.randn(1, 8, 17, 16), strength=0.3).apply(state)
 
 
 def assert_equal(a, b):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from recorded import CONFIG, PLAN, Recorded, assert_equal, noisy, soft_state, text
 
-from ltx2_core.conditioning.items import AudioGiven, GuideFrames, ImageInPlace, VideoGiven
+from ltx2_core.conditioning.items import GuideFrames, ImageInPlace, InputAudio, InputVideo
 from ltx2_core.conditioning.patchify import unpatchify_audio, unpatchify_video
 from ltx2_core.conditioning.state import empty_state
 from ltx2_core.sampling.caching import StepCache
@@ -81,7 +81,7 @@ def test_gates_see_the_noise_of_the_step_officially_and_that_of_the_noisiest_tok
 
 @pytest.mark.parametrize("numerics", list(Numerics))
 def test_a_frozen_stream_is_shown_without_noise_to_itself_and_to_the_other(model, numerics):
-    state = AudioGiven(latent=torch.randn(1, 8, 17, 16)).apply(empty_state(PLAN))
+    state = InputAudio(latent=torch.randn(1, 8, 17, 16)).apply(empty_state(PLAN))
     x = initial_state(state, noisy(state), 1.0, numerics)
     Denoiser(model, state, text(), numerics=numerics)(x, 1.0)
     video, audio = model.calls[-1][:2]
@@ -103,7 +103,7 @@ def test_kept_cells_come_out_bit_for_bit(model, name, numerics):
     )
     assert torch.equal(out.video[:, :, 0], state.latent.video[:, :, 0])
     assert not torch.equal(out.video[:, :, 1], state.latent.video[:, :, 1])
-    frozen = AudioGiven(latent=state.latent.audio).apply(VideoGiven(latent=state.latent.video).apply(state))
+    frozen = InputAudio(latent=state.latent.audio).apply(InputVideo(latent=state.latent.video).apply(state))
     denoise = Denoiser(model, frozen, text(), text(1), numerics=numerics)
     assert_equal(denoise(initial_state(frozen, noisy(frozen), 1.0, numerics), 1.0), frozen.latent)
 

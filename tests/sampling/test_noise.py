@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ltx2_core.conditioning.items import AudioGiven, GuideFrames, ImageInPlace
+from ltx2_core.conditioning.items import GuideFrames, ImageInPlace, InputAudio
 from ltx2_core.conditioning.state import empty_state
 from ltx2_core.sampling.noise import initial_state, make_noise
 from ltx2_core.shapes import plan_clip
@@ -69,7 +69,7 @@ def test_the_start_mixes_noise_by_the_mask_officially_and_everywhere_in_comfy(si
     state = ImageInPlace(latent=latent, strength=0.0).apply(state)
     state = ImageInPlace(latent=latent[:, :, :2], strength=0.6).apply(state)
     state = ImageInPlace(latent=latent[:, :, :1]).apply(state)
-    state = AudioGiven(latent=torch.randn(1, 8, 25, 16)).apply(state)
+    state = InputAudio(latent=torch.randn(1, 8, 25, 16)).apply(state)
     noise = make_noise(state.latent, 1)
 
     official = initial_state(state, noise, sigma)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from recorded import PLAN, assert_equal, noisy, text
 
-from ltx2_core.conditioning.items import AudioGiven
+from ltx2_core.conditioning.items import InputAudio
 from ltx2_core.conditioning.patchify import unpatchify_video
 from ltx2_core.conditioning.state import empty_state
 from ltx2_core.sampling.caching import StepCache
@@ -95,7 +95,7 @@ def test_the_perturbed_pass_starts_at_its_block_and_gives_what_it_gives_from_the
 
 
 def test_guidance_of_a_frozen_or_absent_stream_costs_nothing(model):
-    frozen = AudioGiven(latent=torch.randn(1, 8, 17, 16)).apply(empty_state(PLAN))
+    frozen = InputAudio(latent=torch.randn(1, 8, 17, 16)).apply(empty_state(PLAN))
     Denoiser(model, frozen, text(), guidance=CFG(audio=7))(noisy(frozen), 0.8)
     silent = empty_state(PLAN, audio=False)
     apart = Guidance(video=StreamGuidance(modality=3))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ltx2_core import LTX2Pipeline
-from ltx2_core.conditioning.reference import ReferenceSound
+from ltx2_core.conditioning.reference import ReferenceAudio
 from ltx2_core.conditioning.state import empty_state
 from ltx2_core.config import TransformerConfig
 from ltx2_core.sampling.denoiser import Denoiser
@@ -52,7 +52,7 @@ def model():
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_the_reference_lies_before_the_clip_at_no_noise(model, batch, monkeypatch):
-    state, seen = ReferenceSound(latent=VOICE).apply(empty_state(PLAN, batch)), []
+    state, seen = ReferenceAudio(latent=VOICE).apply(empty_state(PLAN, batch)), []
     forward = Transformer.forward
 
     def record(self, video, audio, *args, **options):
@@ -75,7 +75,7 @@ def test_the_reference_lies_before_the_clip_at_no_noise(model, batch, monkeypatc
 
 @pytest.mark.parametrize("together", [1, 3])
 def test_identity_adds_what_the_reference_changes(model, together):
-    state, x = ReferenceSound(latent=VOICE).apply(empty_state(PLAN)), noisy(empty_state(PLAN))
+    state, x = ReferenceAudio(latent=VOICE).apply(empty_state(PLAN)), noisy(empty_state(PLAN))
     guidance = Guidance(video=StreamGuidance(cfg=2.0), audio=StreamGuidance(cfg=2.0, identity=3.0))
     found = Denoiser(model, state, text(), text(1), guidance=guidance, passes_per_call=together)(x, 0.6)
     with_reference = Denoiser(model, state, text(), text(1), guidance=CFG(video=2.0, audio=2.0))(x, 0.6)
@@ -89,9 +89,9 @@ def test_identity_adds_what_the_reference_changes(model, together):
 
 def test_a_reference_of_another_shape_or_for_no_sound_is_refused():
     with pytest.raises(ValueError, match="only its length"):
-        ReferenceSound(latent=VOICE[:, :4]).apply(empty_state(PLAN))
+        ReferenceAudio(latent=VOICE[:, :4]).apply(empty_state(PLAN))
     with pytest.raises(ValueError, match="no audio"):
-        ReferenceSound(latent=VOICE).apply(empty_state(PLAN, audio=False))
+        ReferenceAudio(latent=VOICE).apply(empty_state(PLAN, audio=False))
 
 
 def test_the_pipeline_takes_a_reference_and_a_noise_floor(tiny_set, sound):

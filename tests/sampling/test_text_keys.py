@@ -10,7 +10,7 @@ from recorded import CONFIG, PLAN, Recorded, noisy, text
 
 from ltx2_core import LTX2Pipeline
 from ltx2_core.conditioning.state import empty_state
-from ltx2_core.request import Request, plan_stages
+from ltx2_core.run.request import Request, plan_stages
 from ltx2_core.sampling.denoiser import Denoiser
 from ltx2_core.sampling.guidance import CFG
 from ltx2_core.transformer import TextMemory, text_keys_bytes

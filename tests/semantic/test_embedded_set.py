@@ -18,7 +18,7 @@ from ltx2_core.loading import Component
 from ltx2_core.sampling.denoiser import Denoiser
 from ltx2_core.sampling.noise import make_noise
 from ltx2_core.training.data import HELD_OUT, psnr
-from ltx2_core.training.latents import SOUND_RATE
+from ltx2_core.training.latents import AUDIO_RATE
 from ltx2_core.training.world import FPS, Clip, clip_of, event_f1, listen, measure, sample_scene
 from ltx2_core.types import AVLatent, LatentState
 
@@ -32,7 +32,7 @@ def pipeline() -> LTX2Pipeline:
 
 
 def held_out(index: int, **wanted: Any) -> Clip:
-    return clip_of(sample_scene(HELD_OUT + index, **wanted), FRAMES, SIDE, SIDE, SOUND_RATE)
+    return clip_of(sample_scene(HELD_OUT + index, **wanted), FRAMES, SIDE, SIDE, AUDIO_RATE)
 
 
 def test_colours_are_those_of_the_prompt(pipeline: LTX2Pipeline) -> None:
@@ -65,7 +65,7 @@ def test_scenes_that_training_never_saw_come_back_from_the_video_autoencoder(pip
 def test_knocks_come_back_from_the_audio_autoencoder_where_they_were(pipeline: LTX2Pipeline) -> None:
     for index in range(3):
         clip = held_out(index, motion="bounce")
-        latent = pipeline.encode_audio(clip.waveform, SOUND_RATE, latent_frames=FRAMES)
+        latent = pipeline.encode_audio(clip.waveform, AUDIO_RATE, latent_frames=FRAMES)
         heard = listen(*pipeline.decode_audio(latent), FRAMES, FPS)
         assert heard.sound == "knock"
         found = event_f1(
@@ -77,8 +77,8 @@ def test_knocks_come_back_from_the_audio_autoencoder_where_they_were(pipeline: L
 def test_gliding_tones_come_back_as_loud_and_from_the_same_side(pipeline: LTX2Pipeline) -> None:
     for index, motion in enumerate(("slide_left", "slide_right", "slide_left", "slide_right")):
         clip = held_out(index, motion=motion)
-        latent = pipeline.encode_audio(clip.waveform, SOUND_RATE, latent_frames=FRAMES)
-        truth = listen(clip.waveform, SOUND_RATE, FRAMES, FPS)
+        latent = pipeline.encode_audio(clip.waveform, AUDIO_RATE, latent_frames=FRAMES)
+        truth = listen(clip.waveform, AUDIO_RATE, FRAMES, FPS)
         heard = listen(*pipeline.decode_audio(latent), FRAMES, FPS)
         assert heard.sound == "glide"
         inner = slice(1, -1)
@@ -94,7 +94,7 @@ def test_what_is_given_in_one_stream_tells_the_other(pipeline: LTX2Pipeline, giv
     clips = [held_out(index, **red) for index in range(count)]
     video = torch.cat([pipeline.encode_video((clip.frames + 1) / 2) for clip in clips])
     audio = torch.cat(
-        [pipeline.encode_audio(clip.waveform, SOUND_RATE, latent_frames=FRAMES) for clip in clips]
+        [pipeline.encode_audio(clip.waveform, AUDIO_RATE, latent_frames=FRAMES) for clip in clips]
     )
     clean = AVLatent(video, audio)
     prompt = pipeline.encode_text("a red circle bounces on a blue background, a knock at each bounce", "")[0]

@@ -13,12 +13,12 @@ from ltx2_core.audio import log_mel
 from ltx2_core.loading.components import build
 from ltx2_core.loading.detect import Component
 from ltx2_core.tiny.settings import tiny_config, tiny_upsampler_config
-from ltx2_core.training import audio_vae, upsampler, video_vae, vocoder
-from ltx2_core.training.data import HELD_OUT, ClipSize, draw_seeds, psnr, sound_batch
-from ltx2_core.training.initial import rotate_convolution
+from ltx2_core.training.autoencoders import audio_vae, upsampler, video_vae, vocoder
+from ltx2_core.training.autoencoders.initial import rotate_convolution
+from ltx2_core.training.autoencoders.video_code import principal_code
+from ltx2_core.training.data import HELD_OUT, ClipSize, audio_batch, draw_seeds, psnr
 from ltx2_core.training.loop import LoopOptions
-from ltx2_core.training.recipe import trained_config, trained_upsampler_config
-from ltx2_core.training.video_code import principal_code
+from ltx2_core.training.tiny.recipe import trained_config, trained_upsampler_config
 from ltx2_core.types import Numerics
 
 QUIET = LoopOptions(progress=False, log_every_s=0, evaluate_every_s=1e9)
@@ -116,7 +116,7 @@ def test_finished_audio_latents_have_unit_size_per_channel_and_bin():
     audio_vae.finish_audio_vae(pair, AUDIO, clips=24)
     seeds = draw_seeds(torch.Generator().manual_seed(7), 24)
     with torch.no_grad():
-        latent = pair.encoder(log_mel(sound_batch(seeds, seconds=1.0, sample_rate=16000), config))
+        latent = pair.encoder(log_mel(audio_batch(seeds, seconds=1.0, sample_rate=16000), config))
     flat = latent.transpose(1, 2).flatten(2).flatten(0, 1)
     assert flat.mean(0).abs().mean() < 0.3
     assert flat.std(0).mean() == pytest.approx(1, abs=0.3)

@@ -8,17 +8,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ltx2_core.conditioning.items import AudioGiven, GuideFrames, ImageInPlace
+from ltx2_core.conditioning.items import GuideFrames, ImageInPlace, InputAudio
 from ltx2_core.conditioning.masks import mask_like
 from ltx2_core.conditioning.patchify import patchify_audio, patchify_video, unpatchify_audio, unpatchify_video
 from ltx2_core.conditioning.state import drop_guides
 from ltx2_core.sampling.denoiser import Denoiser
 from ltx2_core.tiny.settings import tiny_config
-from ltx2_core.training.distill import DistillOptions, distill_loss, draw_distill
 from ltx2_core.training.flow import draw_flow, flow_loss, masked_error, noised, predict
 from ltx2_core.training.lora import LoraAdapters
-from ltx2_core.training.muon import Muon
 from ltx2_core.training.network import FlowNetwork
+from ltx2_core.training.optimisers import Muon
 from ltx2_core.training.tasks import (
     FlowOptions,
     Guides,
@@ -30,6 +29,7 @@ from ltx2_core.training.tasks import (
     time_region,
 )
 from ltx2_core.training.text import GEMMA_LAYERS, GEMMA_WIDTH, batch_text
+from ltx2_core.training.tiny.distill import DistillOptions, distill_loss, draw_distill
 from ltx2_core.types import AVLatent, LatentState
 
 PLAIN = FlowOptions(unconditional=0, first_frame=0, audio_given=0, video_given=0, region=0, guides=0)
@@ -103,7 +103,7 @@ def test_training_and_sampling_ask_the_model_the_same(network, sample, given) ->
     reference = guides = None
     if given == "image and sound":
         state = ImageInPlace(latent=clean.video[:, :, :1]).apply(state)
-        state = AudioGiven(latent=clean.audio).apply(state)
+        state = InputAudio(latent=clean.audio).apply(state)
     elif given == "guides":
         guides = Guides(torch.randn(clean.video[:, :, :2].shape, generator=rng(3)), (0, 16))
         for latent, frame in zip(guides.latent.split(1, dim=2), guides.frames, strict=True):

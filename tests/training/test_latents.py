@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from ltx2_core.loading import Component, open_checkpoint
 from ltx2_core.training.data import HELD_OUT
 from ltx2_core.training.latents import (
-    SOUND_RATE,
+    AUDIO_RATE,
     Bucket,
     Encoders,
     LatentCache,
@@ -49,7 +49,7 @@ def folder(encoders, tmp_path_factory):
 def test_the_cache_holds_the_clips_of_consecutive_seeds(folder, encoders) -> None:
     cache = LatentCache(folder, BUCKETS[:1])
     assert len(cache) == 3
-    clips = [make_clip(seed, 9, 64, 32, SOUND_RATE) for seed in (5, 6, 7)]
+    clips = [make_clip(seed, 9, 64, 32, AUDIO_RATE) for seed in (5, 6, 7)]
     latent = encode_clips(clips, encoders)
     states = encode_captions(encoders.gemma, encoders.tokenizer, [clip.caption for clip in clips]).all()
     sample = cache.batch(8, torch.Generator().manual_seed(0))
@@ -73,7 +73,7 @@ def test_edges_come_from_the_buckets_that_keep_them(folder, encoders) -> None:
     sample = LatentCache(folder, BUCKETS).batch(4, torch.Generator().manual_seed(1), edges=True)
     assert sample.edges.shape == sample.latent.video.shape == (4, 128, 2, 1, 1)
     wanted = encode_frames(
-        [edge_frames(make_clip(s, 9, 32, 32, SOUND_RATE).frames) for s in (8, 9)], encoders.video
+        [edge_frames(make_clip(s, 9, 32, 32, AUDIO_RATE).frames) for s in (8, 9)], encoders.video
     )
     nearest = (sample.edges[:, None] - wanted).abs().flatten(2).amax(dim=2).amin(dim=1)
     assert nearest.max() < 1e-2

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from ltx2_core import config as cfg
-from ltx2_core.training import video_vae
+from ltx2_core.training.autoencoders import video_vae
+from ltx2_core.training.autoencoders.layerwise import fit_decoder
+from ltx2_core.training.autoencoders.linear_decoder import start_linear_decoder
+from ltx2_core.training.autoencoders.linear_encoder import start_linear_encoder
+from ltx2_core.training.autoencoders.video_code import VideoCode, principal_code
 from ltx2_core.training.data import HELD_OUT, ClipSize, psnr, video_batch
-from ltx2_core.training.layerwise import fit_decoder
-from ltx2_core.training.linear_decoder import start_linear_decoder
-from ltx2_core.training.linear_encoder import start_linear_encoder
-from ltx2_core.training.recipe import trained_config
-from ltx2_core.training.video_code import VideoCode, principal_code
+from ltx2_core.training.tiny.recipe import trained_config
 from ltx2_core.video_vae import VideoVAE
 
 SIZES = (

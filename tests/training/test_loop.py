@@ -23,7 +23,7 @@ from ltx2_core.training.loop import (
     train,
     warmup_stable_decay,
 )
-from ltx2_core.training.muon import Muon, orthogonalised
+from ltx2_core.training.optimisers import Muon, orthogonalised
 
 STEPS = 12
 QUIET = LoopOptions(progress=False, save_every_s=0, log_every_s=0, ema=0.9)

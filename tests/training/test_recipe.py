@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from ltx2_core import LTX2Pipeline
 from ltx2_core.cli.main import main
 from ltx2_core.loading import Component, open_checkpoint, open_lora
-from ltx2_core.request import NEGATIVE_PROMPT
-from ltx2_core.training.run import Run, Unfinished
-from ltx2_core.training.scales import full_scale, smoke_scale
-from ltx2_core.training.stages import NEEDS, STAGES, run_stages
-from ltx2_core.training.start import start_from
+from ltx2_core.run.request import NEGATIVE_PROMPT
+from ltx2_core.training.tiny.run import Run, Unfinished
+from ltx2_core.training.tiny.scales import full_scale, smoke_scale
+from ltx2_core.training.tiny.stages import NEEDS, STAGES, run_stages
+from ltx2_core.training.tiny.start import start_from
 
 CLIP = {"width": 128, "height": 64, "num_frames": 9, "fps": 25.0, "steps": 2, "cfg": 2.0}
 

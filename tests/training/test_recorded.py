@@ -17,9 +17,9 @@ from torch.utils._pytree import tree_leaves
 from ltx2_core.training.flow import FlowBatch, draw_flow, flow_loss
 from ltx2_core.training.network import FlowNetwork
 from ltx2_core.training.recorded import RecordedStep
-from ltx2_core.training.scales import smoke_scale
 from ltx2_core.training.tasks import FlowOptions, Task
 from ltx2_core.training.text import TextBatch, batch_text
+from ltx2_core.training.tiny.scales import smoke_scale
 from ltx2_core.types import AVLatent
 
 

@@ -8,8 +8,8 @@ from torch import nn
 
 from ltx2_core.conditioning.patchify import audio_positions, video_positions
 from ltx2_core.config import transformer_config
-from ltx2_core.training.scales import full_scale
 from ltx2_core.training.timing import attend_near_in_time
+from ltx2_core.training.tiny.scales import full_scale
 from ltx2_core.transformer import Transformer
 
 FRAMES, SOUNDS = 7, 49

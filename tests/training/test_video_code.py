@@ -6,8 +6,8 @@ import pytest
 import torch
 from einops import rearrange
 
+from ltx2_core.training.autoencoders.video_code import VideoCode, principal_code
 from ltx2_core.training.data import HELD_OUT, ClipSize, psnr, video_batch
-from ltx2_core.training.video_code import VideoCode, principal_code
 
 SIZE = ClipSize(batch=60, frames=17, width=64, height=64)
 
@@ -18,7 +18,7 @@ def code() -> VideoCode:
 
 
 def test_the_same_seed_finds_the_same_code_and_a_file_keeps_it(code, tmp_path):
-    from ltx2_core.training.run import save_tensors
+    from ltx2_core.training.tiny.run import save_tensors
 
     again = principal_code(128, sizes=(SIZE,), seed=3)
     save_tensors(tmp_path / "code.safetensors", again.tensors())

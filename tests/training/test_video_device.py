@@ -8,10 +8,11 @@ from torch._subclasses import FakeTensorMode
 
 from ltx2_core import config as cfg
 from ltx2_core.tiny.settings import tiny_config
-from ltx2_core.training import loop, video_vae
+from ltx2_core.training import loop
+from ltx2_core.training.autoencoders import video_vae
+from ltx2_core.training.autoencoders.video_code import VideoCode, principal_code
 from ltx2_core.training.data import ClipSize, draw_seeds, video_batch
 from ltx2_core.training.loop import LoopOptions, step_generator
-from ltx2_core.training.video_code import VideoCode, principal_code
 from ltx2_core.training.world import render_frames, sample_scene
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ltx2_core.training.scales import gpu_scale
 from ltx2_core.training.text import load_text
+from ltx2_core.training.tiny.scales import gpu_scale
 from ltx2_core.training.world import (
     COLOURS,
     KINDS,
@@ -33,8 +33,8 @@ from ltx2_core.training.world import (
     make_clip,
     measure,
     plain_caption,
+    render_audio,
     render_frames,
-    render_sound,
     sample_scene,
     semitones,
     vocabulary,
@@ -127,7 +127,7 @@ def test_sound_of_each_motion_says_what_the_picture_does():
 def test_a_knock_starts_at_its_contact_and_not_before():
     scene = sample_scene(3, motion="bounce")
     for rate in (16000, 44100, 48000):
-        waveform = render_sound(scene, 1.0, rate)
+        waveform = render_audio(scene, 1.0, rate)
         assert waveform.shape == (2, rate)
         assert waveform.abs().max() < 1
         start = math.ceil(scene.contacts(1.0)[0] * rate)
@@ -153,7 +153,7 @@ def test_other_sizes_and_lengths_show_the_same_scene():
         scene = sample_scene(seed)
         small, large = render_frames(scene, 17, 64, 64), render_frames(scene, 33, 192, 192)
         assert (F.avg_pool2d(large[:17], 3) - small).abs().mean() < 0.03
-        slow, fast = render_sound(scene, 0.5, 16000), render_sound(scene, 1.0, 48000)
+        slow, fast = render_audio(scene, 0.5, 16000), render_audio(scene, 1.0, 48000)
         assert (fast[:, : 3 * 8000 : 3] - slow).abs().max() < 0.02
 
 

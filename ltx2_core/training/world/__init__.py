@@ -10,7 +10,7 @@ from .palette import COLOURS, KINDS, MOTIONS, PITCH_HZ, Colour, Kind, Motion, So
 from .render import render_frames
 from .scene import FPS, Body, Scene, sample_scene
 from .score import Agreement, agreement, contact_onset_distance, event_distance, event_f1, semitones
-from .sound import render_sound
+from .sound import render_audio
 
 __all__ = [
     "COLOURS",
@@ -46,8 +46,8 @@ __all__ = [
     "make_clip",
     "measure",
     "plain_caption",
+    "render_audio",
     "render_frames",
-    "render_sound",
     "sample_scene",
     "semitones",
     "truth_of",

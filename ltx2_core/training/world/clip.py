@@ -11,7 +11,7 @@ from .captions import caption
 from .palette import Colour, Kind, Motion, Sound
 from .render import render_frames
 from .scene import Scene, sample_scene
-from .sound import render_sound
+from .sound import render_audio
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ def clip_of(
     """Render a given scene."""
     return Clip(
         frames=render_frames(scene, frames, width, height),
-        waveform=render_sound(scene, frames / scene.fps, sample_rate),
+        waveform=render_audio(scene, frames / scene.fps, sample_rate),
         caption=caption(scene, caption_seed),
         truth=truth_of(scene, frames, width, height),
         scene=scene,

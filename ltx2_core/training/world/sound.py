@@ -18,7 +18,7 @@ _GLIDE_OCTAVES = 1.5  # over the whole free run
 _CORPUS = 0x50D
 
 
-def render_sound(scene: Scene, seconds: float, sample_rate: int) -> Tensor:
+def render_audio(scene: Scene, seconds: float, sample_rate: int) -> Tensor:
     """Waveform (2, S) float32 in [-1, 1], S = round(seconds * sample_rate); 16 kHz or more holds all of it.
 
     Bounce: a knock at each contact. Slide: a tone whose pitch rises to the right, panned with the position.

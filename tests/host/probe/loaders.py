@@ -1,4 +1,4 @@
-"""Networks through the pack's host layer, without its nodes, and text through the host's own encoder."""
+"""Components through the pack's host layer, without its nodes, and text through the host's own encoder."""
 
 from __future__ import annotations
 

@@ -1,0 +1,229 @@
+"""What is installed here and whether it works: the facts that ``ltx2 doctor`` prints.
+
+Nothing heavy is imported before a check asks for it, and no check raises: what fails becomes a fact.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from typing import Literal, TypeAlias
+
+from ..tiny import embedded_dir
+
+State: TypeAlias = Literal["ok", "note", "problem"]
+
+KNOWN_PAIR = "2.11.0"
+PAIR_FIX = (
+    f"install both together and from the same place: pip install torch=={KNOWN_PAIR} torchaudio=={KNOWN_PAIR}"
+)
+REQUIRED = {
+    "torch": "2.4",
+    "torchaudio": "2.4",
+    "numpy": "1.25",
+    "einops": "0",
+    "safetensors": "0.4.2",
+    "transformers": "4.50.3",
+    "tokenizers": "0.13.3",
+    "av": "15.1",
+    "Pillow": "0",
+    "tqdm": "0",
+    "click": "8.1",
+}
+"""Lowest versions of the packages needed, the same as in pyproject.toml."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    """One finding. A ``note`` limits what can be done, a ``problem`` stops the library from working."""
+
+    name: str
+    state: State
+    text: str
+
+
+def examine() -> Iterator[Fact]:
+    """Run every check in turn."""
+    yield _python()
+    yield from _packages()
+    for name, check in (
+        ("torch + torchaudio", _audio_pair),
+        ("devices", _devices),
+        ("attention", _attention),
+        ("video and sound", _codecs),
+        ("embedded model", _embedded_set),
+        ("memory", _memory),
+    ):
+        yield _guarded(name, check)
+
+
+def torch_pair_problem() -> str | None:
+    """Why the installed torch and torchaudio do not belong together, with the fix; None where they do."""
+    return pair_problem(installed_version("torch"), installed_version("torchaudio"))
+
+
+def pair_problem(torch_version: str | None, torchaudio_version: str | None) -> str | None:
+    """As ``torch_pair_problem``, of given versions such as "2.11.0+cu130"; None stands for not installed."""
+    if torch_version is None or torchaudio_version is None:
+        missing = " and ".join(
+            name
+            for name, version in (("torch", torch_version), ("torchaudio", torchaudio_version))
+            if version is None
+        )
+        return f"{missing} not installed; {PAIR_FIX}"
+    same_release = _release(torch_version)[:2] == _release(torchaudio_version)[:2]
+    builds = (torch_version.partition("+")[2], torchaudio_version.partition("+")[2])
+    same_build = "" in builds or builds[0] == builds[1]
+    if same_release and same_build:
+        return None
+    what = "are different releases" if not same_release else "are builds for different devices"
+    return f"torch {torch_version} and torchaudio {torchaudio_version} {what}; {PAIR_FIX}"
+
+
+def installed_version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The leading numbers: "2.11.0+cu130" -> (2, 11, 0)."""
+    found = re.match(r"\d+(?:\.\d+)*", version)
+    return tuple(int(part) for part in found.group().split(".")) if found else ()
+
+
+def _python() -> Fact:
+    text = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    return Fact(name="python", state="ok", text=text)
+
+
+def _packages() -> Iterator[Fact]:
+    for package, lowest in REQUIRED.items():
+        version = installed_version(package)
+        if version is None:
+            yield Fact(name=package, state="problem", text=f"not installed; pip install {package}")
+        elif _release(version) < _release(lowest):
+            text = f'{version} is too old; pip install "{package}>={lowest}"'
+            yield Fact(name=package, state="problem", text=text)
+        else:
+            yield Fact(name=package, state="ok", text=version)
+
+
+def _guarded(name: str, check: Callable[[], Fact]) -> Fact:
+    """A broken installation can raise anything while it is imported; that is the finding, not a crash."""
+    try:
+        return check()
+    except Exception as error:
+        return Fact(name=name, state="problem", text=f"{type(error).__name__}: {error}")
+
+
+def _audio_pair() -> Fact:
+    name = "torch + torchaudio"
+    mismatch = torch_pair_problem()
+    try:
+        import torch
+        import torchaudio.functional
+
+        torchaudio.functional.resample(torch.zeros(1, 480), 48000, 16000)
+    except Exception as error:
+        versions = f"torch {installed_version('torch')} and torchaudio {installed_version('torchaudio')}"
+        text = f"{versions} do not work together ({type(error).__name__}: {error}); {mismatch or PAIR_FIX}"
+        return Fact(name=name, state="problem", text=text)
+    if mismatch:
+        return Fact(name=name, state="note", text=f"loads here, but {mismatch}")
+    return Fact(name=name, state="ok", text="belong together")
+
+
+def _devices() -> Fact:
+    import torch
+
+    if torch.cuda.is_available():
+        found = []
+        for index in range(torch.cuda.device_count()):
+            free, total = torch.cuda.mem_get_info(index)
+            found.append(f"{torch.cuda.get_device_name(index)} ({_gib(free)} free of {_gib(total)})")
+        return Fact(name="devices", state="ok", text=f"CUDA {torch.version.cuda}: " + ", ".join(found))
+    if torch.backends.mps.is_available():
+        return Fact(name="devices", state="ok", text="Apple GPU (mps)")
+    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU"
+    return Fact(
+        name="devices",
+        state="note",
+        text=f"no GPU is usable, everything runs on the CPU (this is a {build} build of torch)",
+    )
+
+
+def _attention() -> Fact:
+    import torch
+
+    from ..attention import attention_backend
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    backend = attention_backend(device, torch.bfloat16)
+    return Fact(name="attention", state="ok", text=f"{backend} in bfloat16 on {device.type}")
+
+
+def _codecs() -> Fact:
+    import av
+
+    name = "video and sound"
+    lacking = [f"{codec} encoder" for codec in ("libx264", "aac") if not _has_codec(codec, "w")]
+    lacking += [f"{codec} decoder" for codec in ("h264", "aac", "mp3", "flac") if not _has_codec(codec, "r")]
+    libraries = ", ".join(
+        f"{library} {'.'.join(map(str, version))}"
+        for library, version in av.library_versions.items()
+        if library in ("libavcodec", "libavformat")
+    )
+    if lacking:
+        fix = "reinstall PyAV from its binary wheel: pip install --force-reinstall av"
+        return Fact(name=name, state="problem", text=f"PyAV lacks {', '.join(lacking)} ({libraries}); {fix}")
+    return Fact(name=name, state="ok", text=f"H.264 and AAC in and out ({libraries})")
+
+
+def _has_codec(name: str, mode: Literal["r", "w"]) -> bool:
+    import av
+
+    try:
+        av.codec.Codec(name, mode)
+    except ValueError:
+        return False
+    return True
+
+
+def _embedded_set() -> Fact:
+    folder = embedded_dir()
+    files = sorted(folder.rglob("*.safetensors"))
+    if not files:
+        fix = "reinstall this package, or name a checkpoint on the command line"
+        return Fact(name="embedded model", state="note", text=f"no files in {folder}; {fix}")
+    size = sum(file.stat().st_size for file in files) / 2**20
+    return Fact(
+        name="embedded model", state="ok", text=f"{', '.join(file.name for file in files)} ({size:.1f} MiB)"
+    )
+
+
+def _memory() -> Fact:
+    free = free_memory()
+    if free is None:
+        return Fact(name="memory", state="note", text="unknown; pip install psutil shows it")
+    return Fact(name="memory", state="ok", text=f"{_gib(free)} free")
+
+
+def free_memory() -> int | None:
+    """Bytes of main memory that a new program can use, or None where the system does not say."""
+    try:
+        return int(import_module("psutil").virtual_memory().available)
+    except ImportError:
+        pass
+    if "SC_AVPHYS_PAGES" not in getattr(os, "sysconf_names", {}):
+        return None
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"

@@ -1,0 +1,1 @@
+"""From a request to a clip: the stages of a run, the networks they need, what they return."""

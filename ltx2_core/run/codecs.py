@@ -1,0 +1,138 @@
+"""Text, pictures and sound to latents and back, each with the networks that it takes and no others.
+
+Letters: B batch, N pictures or frames, C channels, S samples, H W pixel rows and columns.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import chain
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from ..audio import decode_audio, encode_audio
+from ..loading import Component, Lora
+from ..media import to_signed
+from ..memory import DecodeChoice
+from ..shapes import SPATIAL_SCALE, ClipPlan, frames_of
+from ..types import AVLatent, TextContext
+from ..upsampler import upsample_latent
+from .components import Components
+from .decode import decode_chunks
+from .progress import Run, Stop
+
+ENCODED_AT_ONCE = 32
+"""Frames that are brought to the device together."""
+
+
+class Codecs:
+    """What goes into the transformer and what comes out of it; ``loras`` are those of every stage."""
+
+    def __init__(self, networks: Components, loras: tuple[Lora, ...] = ()) -> None:
+        self.networks = networks
+        self.loras = loras
+
+    def encode_text(
+        self,
+        prompt: str,
+        negative_prompt: str | None = None,
+        *,
+        loras: tuple[Lora, ...] | None = None,
+        run: Run | None = None,
+    ) -> tuple[TextContext, TextContext | None]:
+        """Contexts of the prompt and, if there is one, of the negative prompt.
+
+        ``loras`` are by default those of every stage; few have layers for the text.
+        """
+        run = run or Run()
+        loras = self.loras if loras is None else loras
+        prompts = [prompt] if negative_prompt is None else [prompt, negative_prompt]
+        features = self.networks.encode(
+            prompts, loras=loras, on_layer=lambda step, steps: run.report("text", step, steps)
+        )
+        with self.networks.use(Component.TEXT_CONNECTORS, loras) as connectors, torch.inference_mode():
+            dtype = self.networks.dtype
+            contexts = connectors(
+                replace(features, video=features.video.to(dtype), audio=features.audio.to(dtype))
+            )
+        single = [
+            TextContext(contexts.video[i : i + 1], contexts.audio[i : i + 1]) for i in range(len(prompts))
+        ]
+        return single[0], single[1] if negative_prompt is not None else None
+
+    def encode_video(self, frames: Tensor) -> Tensor:
+        """frames (N, 3, H, W) in [0, 1], N = 8k + 1 -> normalised latent (1, 128, k + 1, H / 32, W / 32).
+
+        Only some of the frames are on the device at a time.
+        """
+        with self.networks.use(Component.VIDEO_ENCODER) as encoder, torch.inference_mode():
+            encoder.check_frames(rearrange(frames, "n c h w -> 1 c n h w"))
+            where = self.networks.device, self.networks.dtype
+            chunks = (
+                rearrange(to_signed(part), "n c h w -> 1 c n h w").to(*where)
+                for part in frames.split(ENCODED_AT_ONCE)
+            )
+            latent = torch.cat(list(encoder.encode_stream(chunks)), dim=2)
+        return latent.float()
+
+    def encode_audio(self, waveform: Tensor, sample_rate: int, *, latent_frames: int | None = None) -> Tensor:
+        """waveform (C, S) in [-1, 1] -> normalised latent (1, 8, T, 16), trimmed or padded with silence."""
+        with self.networks.use(Component.AUDIO_ENCODER) as encoder:
+            return encode_audio(
+                encoder, waveform.to(self.networks.device), sample_rate, latent_frames=latent_frames
+            )
+
+    def upsample(self, latents: AVLatent, *, adain: float = 0.0) -> AVLatent:
+        """The video at the upscaler's factor, usually twice the width and height; the audio as it is."""
+        if latents.video is None:
+            raise ValueError("there is no video to upscale in these latents")
+        with (
+            self.networks.use(Component.UPSAMPLER) as upsampler,
+            self.networks.use(Component.VIDEO_ENCODER) as encoder,
+            torch.inference_mode(),
+        ):
+            video = latents.video.to(self.networks.device, self.networks.dtype)
+            video = upsample_latent(upsampler, video, encoder.per_channel_statistics, adain=adain)
+        return replace(latents, video=video.float())
+
+    def decode_video(
+        self, latent: Tensor | Iterable[Tensor], *, as_bytes: bool = False, stop: Stop | None = None
+    ) -> Iterator[Tensor]:
+        """Normalised latent (1, 128, F, H, W), whole or in pieces -> chunks (N, 3, 32 H, 32 W) in [-1, 1].
+
+        Exactly the whole clip's frames, with memory that does not depend on their number. With ``as_bytes``
+        they are uint8, made so before they leave the device: a quarter of what there is to copy and to hold.
+        """
+        with self.networks.use(Component.VIDEO_DECODER) as decoder:
+            pieces = iter((latent,) if isinstance(latent, Tensor) else latent)
+            first = next(pieces, None)
+            if first is None:
+                raise ValueError("there is no latent to decode; give at least one piece")
+            frames = frames_of(latent.shape[2]) if isinstance(latent, Tensor) else sys.maxsize
+            where = self.networks.device, self.networks.dtype
+            yield from decode_chunks(
+                decoder,
+                (piece.to(*where) for piece in chain((first,), pieces)),
+                self._decode_choice(first, frames),
+                as_bytes=as_bytes,
+                check=Run(stop=stop).check,
+            )
+
+    def decode_audio(self, latent: Tensor) -> tuple[Tensor, int]:
+        """Normalised latent (1, 8, T, 16) -> (waveform (2, S) in [-1, 1] on the CPU, sample rate in Hz)."""
+        with (
+            self.networks.use(Component.AUDIO_DECODER) as decoder,
+            self.networks.use(Component.VOCODER) as vocoder,
+        ):
+            waveform, rate = decode_audio(decoder, vocoder, latent.to(self.networks.device))
+        return waveform[0].cpu(), rate
+
+    def _decode_choice(self, latent: Tensor, frames: int) -> DecodeChoice | None:
+        """How a clip of ``frames`` that begins with ``latent`` is decoded."""
+        rows, columns = latent.shape[3:]
+        clip = ClipPlan(width=columns * SPATIAL_SCALE, height=rows * SPATIAL_SCALE, frames=frames, fps=24.0)
+        return self.networks.decode_choice(clip)

@@ -1,0 +1,344 @@
+"""The networks of a run, loaded when they are needed and let go when they are not."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..config import audio_vae_config, text_config, transformer_config, video_vae_config, vocoder_config
+from ..loading import (
+    Checkpoint,
+    Component,
+    Lora,
+    LoraReport,
+    LoraSpec,
+    find_component,
+    open_checkpoint,
+    open_lora,
+)
+from ..loading.folder import text_encoder_folder
+from ..loading.text_match import check_text_encoder
+from ..memory import (
+    AudioSize,
+    BlockStreaming,
+    DecodeChoice,
+    MemoryPlan,
+    TextSize,
+    check_budget,
+    choose_decode,
+    plan_memory,
+    text_stages,
+    usable,
+)
+from ..shapes import ClipPlan
+from ..storage.quantized import check_matmul, loaded_bytes
+from ..text import FeatureCache, OnLayer, TextEncoder, load_gemma, load_tokenizer
+from ..text.gemma import find_encoder
+from ..transformer import Transformer
+from ..transformer.fp8 import Product, fp8_problem, fp8_saving, is_fp8, kernel_product, use_fp8
+from ..types import Numerics, TextFeatures
+
+LoraFile = LoraSpec | tuple[str | os.PathLike[str], float] | str | os.PathLike[str]
+"""A LoRA file, with its strength or with one for each stream."""
+
+_log = logging.getLogger(__name__)
+
+_WITH_LORA = (Component.TRANSFORMER, Component.TEXT_CONNECTORS, Component.TEXT_PROJECTION)
+
+_FLOAT32 = frozenset({Component.AUDIO_ENCODER, Component.AUDIO_DECODER, Component.VOCODER})
+"""Small, and audibly better than in bfloat16."""
+
+
+class Components:
+    """Where each component comes from, and the ones that are loaded.
+
+    ``checkpoints`` may be one official file or the components in several; the first that holds a component
+    gives it. Headers are read at once, weights when :meth:`use` asks for them. With ``max_memory``, in bytes
+    of the device, networks that are kept wait in system memory. ``fp8_blocks`` has the transformer multiply
+    in fp8 where ``device`` can; ``fp8_problem`` says why it cannot.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Sequence[str | os.PathLike[str]],
+        text_encoder: str | os.PathLike[str] | None,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        numerics: Numerics,
+        keep_loaded: bool,
+        fp8_matmul: bool = False,
+        nvfp4_matmul: bool = False,
+        max_memory: int | None = None,
+        fp8_blocks: bool = False,
+    ) -> None:
+        """Raises ValueError for files that are not LTX-2, for a product that ``device`` does not have and for
+        a ``max_memory`` below 1.
+        """
+        if max_memory is not None:
+            check_budget(max_memory)
+        check_matmul(device, fp8_matmul=fp8_matmul, nvfp4_matmul=nvfp4_matmul)
+        self.checkpoints = tuple(open_checkpoint(path) for path in checkpoints)
+        own = (text_encoder_folder(checkpoint.path) for checkpoint in self.checkpoints)
+        beside = next((folder for folder in own if folder is not None), None)
+        self.text_encoder = beside if text_encoder is None else Path(text_encoder)
+        if self.text_encoder is not None and self.text_encoder.is_file():
+            # The encoder file of LTX-2.5 brings the projection along.
+            packed = open_checkpoint(self.text_encoder)
+            if Component.TEXT_PROJECTION in packed.components:
+                self.checkpoints = (*self.checkpoints, packed)
+        self.device = device
+        self.dtype = dtype
+        self.numerics = numerics
+        self.keep_loaded = keep_loaded
+        self.max_memory = max_memory
+        self._matmul = {"fp8_matmul": fp8_matmul, "nvfp4_matmul": nvfp4_matmul}
+        self.fp8_problem = fp8_problem(device, dtype) if fp8_blocks else None
+        self.fp8_product: Product | None = None
+        if fp8_blocks and self.fp8_problem is None:
+            self.fp8_product = kernel_product
+        elif fp8_blocks:
+            _log.warning("blocks are not held in fp8: %s", self.fp8_problem)
+        self._held: dict[Component, tuple[tuple[Lora, ...], nn.Module]] = {}
+        self._held_text: TextEncoder | None = None
+        self._features = FeatureCache()
+
+    def file(self, component: Component) -> Checkpoint:
+        """The file that ``component`` comes from. Raises ValueError where none of the files holds it."""
+        return find_component(self.checkpoints, component)
+
+    @contextmanager
+    def use(
+        self, component: Component, loras: tuple[Lora, ...] = (), *, device: torch.device | None = None
+    ) -> Iterator[Any]:
+        """The network of ``component`` with ``loras`` merged, for the length of the block; on ``device``, by
+        default that of the run.
+
+        One that is held with other LoRAs gets these in their place; its other weights stay where they are.
+        """
+        device = self.device if device is None else device
+        loras = tuple(lora for lora in loras if component in lora.components)
+        dtype = torch.float32 if component in _FLOAT32 else self.dtype
+        # Taken out, so that nobody gets a network of which an exchange of LoRAs was interrupted.
+        before, network = self._held.pop(component, ((), None))
+        if network is not None and before != loras and is_fp8(network):
+            # Nothing is left of the weights that LoRAs are merged into.
+            network = None
+        if network is None:
+            network = self.file(component).load(
+                component,
+                dtype=dtype,
+                device=device,
+                loras=loras,
+                numerics=self.numerics,
+                **self._matmul,
+            )
+        else:
+            self._place(network, device)
+            if before != loras:
+                self.file(component).switch_loras(
+                    network, component, before=before, after=loras, dtype=dtype, device=device
+                )
+        if self.keep_loaded:
+            self._held[component] = (loras, network)
+        try:
+            yield network
+        finally:
+            self._put_aside(network)
+            del network
+            self._release()
+
+    @contextmanager
+    def use_transformer(
+        self, loras: tuple[Lora, ...] = (), plan: MemoryPlan | None = None
+    ) -> Iterator[Transformer]:
+        """The transformer as ``plan`` has it, for the length of the block; without one all on the device."""
+        streamed = plan is not None and plan.streamed
+        device = torch.device("cpu") if streamed or self.fp8_product is not None else None
+        with self.use(Component.TRANSFORMER, loras, device=device) as transformer:
+            if self.fp8_product is not None:
+                # One layer after another goes to the device to be rounded: it never holds all of them.
+                use_fp8(transformer, self.fp8_product, self.device)
+                transformer.to(device if streamed else self.device)
+            transformer.chunk_tokens = None if plan is None else plan.chunk_tokens
+            if plan is None or not streamed:
+                yield transformer
+                return
+            streaming = BlockStreaming(transformer, self.device, resident=plan.resident_blocks)
+            try:
+                yield transformer
+            finally:
+                streaming.close()
+
+    def plan(
+        self, clips: Sequence[ClipPlan], *, budget: int, batch: int = 1, text_keys: int = 0
+    ) -> MemoryPlan:
+        """How to make ``clips``, stage by stage, within ``budget`` bytes, told from headers.
+
+        ``batch`` samples go through the transformer at once, beside ``text_keys`` bytes that are kept.
+        """
+        transformer = transformer_config(self.file(Component.TRANSFORMER).config)
+        weights = self.component_bytes(Component.TRANSFORMER)
+        blocks = self.component_bytes(Component.TRANSFORMER, within="transformer_blocks.")
+        saved = 0
+        if self.fp8_product is not None:
+            saved = fp8_saving(self.file(Component.TRANSFORMER).infos(Component.TRANSFORMER), self.dtype)
+        return plan_memory(
+            budget,
+            text_weights=self.text_bytes(),
+            transformer_weights=weights - saved * max(0, transformer.num_layers - 2),
+            # What the first and the last block have more, in 16 bits, counts as staying on the device.
+            block_weights=blocks // transformer.num_layers - saved,
+            decoder_weights=self.component_bytes(Component.VIDEO_DECODER),
+            transformer=transformer,
+            vae=video_vae_config(self.file(Component.VIDEO_DECODER).config),
+            clips=clips,
+            dtype=self.dtype,
+            batch=batch,
+            text_keys=text_keys,
+            connector_weights=self.component_bytes(Component.TEXT_CONNECTORS),
+            text=self.text_size(),
+            sound=self.audio_size(),
+        )
+
+    def decode_choice(self, clip: ClipPlan) -> DecodeChoice | None:
+        """How ``clip`` is decoded within ``max_memory``; None where that is not given."""
+        if self.max_memory is None:
+            return None
+        return choose_decode(
+            usable(self.max_memory) - self.component_bytes(Component.VIDEO_DECODER),
+            vae=video_vae_config(self.file(Component.VIDEO_DECODER).config),
+            clip=clip,
+            dtype=self.dtype,
+        )
+
+    def component_bytes(self, *components: Component, within: str = "") -> int:
+        """Bytes of what is named ``within...`` in ``components``, once it is loaded for this run."""
+        infos = (item for c in components for item in self.file(c).infos(c).items())
+        return loaded_bytes((info for name, info in infos if name.startswith(within)), self.dtype)
+
+    def text_bytes(self) -> int:
+        """Bytes of what reads the prompt."""
+        parts = (Component.TEXT_PROJECTION, Component.TEXT_CONNECTORS)
+        return self.text_encoder_bytes() + self.component_bytes(*parts)
+
+    def lora_report(self, lora: Lora) -> LoraReport:
+        """What ``lora`` changes in the files of this run, told from headers.
+
+        Raises ValueError where it fits nowhere.
+        """
+        parts = {c: self.file(c).shapes(c) for c in _WITH_LORA}
+        report = lora.report_all(parts, self.file(Component.TRANSFORMER).generation)
+        report.require_match()
+        return report
+
+    def encode(
+        self, prompts: Sequence[str], *, loras: tuple[Lora, ...] = (), on_layer: OnLayer | None = None
+    ) -> TextFeatures:
+        """Features of ``prompts`` on the device; Gemma is only loaded for those that were not met lately."""
+        loras = tuple(lora for lora in loras if Component.TEXT_PROJECTION in lora.components)
+
+        def run(unknown: list[str]) -> TextFeatures:
+            with self.use_text_encoder(loras) as encoder:
+                return encoder.encode(unknown, on_layer=on_layer)
+
+        projection = self.file(Component.TEXT_PROJECTION).path
+        changes = tuple((lora.path, lora.strength, *lora.settings) for lora in loras)
+        features = self._features.encode((self.text_encoder, projection, self.dtype, changes), prompts, run)
+        return TextFeatures(*(t.to(self.device) for t in (features.video, features.audio, features.mask)))
+
+    @contextmanager
+    def use_text_encoder(self, loras: tuple[Lora, ...] = ()) -> Iterator[TextEncoder]:
+        """Gemma with the checkpoint's projection, for the length of the block."""
+        if self.text_encoder is None:
+            raise ValueError("no text encoder is given; give the folder or file of a Gemma 3 as text_encoder")
+        device = torch.device("cpu") if self._text_is_beside() else self.device
+        with self.use(Component.TEXT_PROJECTION, loras, device=device) as projection:
+            encoder = self._held_text
+            if encoder is None:
+                check_text_encoder(self.checkpoints, self.text_encoder)
+                gemma = load_gemma(self.text_encoder, dtype=self.dtype, device=device)
+                encoder = TextEncoder(gemma, load_tokenizer(self.text_encoder), projection)
+                del gemma
+            else:
+                self._place(encoder, device)
+            encoder.extractor = projection
+            if self.keep_loaded:
+                self._held_text = encoder
+            try:
+                yield encoder
+            finally:
+                self._put_aside(encoder)
+                del encoder
+        self._release()
+
+    def text_size(self) -> TextSize | None:
+        """Widths of what reads the prompt; None where no text encoder is given."""
+        if self.text_encoder is None:
+            return None
+        _, infos, _ = find_encoder(self.text_encoder)
+        # Quantised layers may be packed along their columns, never along their rows.
+        rows = {name: infos[f"layers.0.mlp.{name}.weight"].shape[0] for name in ("gate_proj", "down_proj")}
+        config = text_config(self.file(Component.TEXT_CONNECTORS).config)
+        return TextSize.of(config, hidden=rows["down_proj"], intermediate=rows["gate_proj"])
+
+    def audio_size(self) -> AudioSize | None:
+        """Of the networks that decode the sound; None where no file holds them."""
+        parts = (Component.AUDIO_DECODER, Component.VOCODER)
+        if not all(any(part in file.components for file in self.checkpoints) for part in parts):
+            return None
+        decoder, vocoder = (self.file(part).config for part in parts)
+        return AudioSize(decoder=audio_vae_config(decoder), vocoder=vocoder_config(vocoder))
+
+    def _text_is_beside(self) -> bool:
+        """Whether the text encoder does not fit the device with what it computes, and stays on the CPU."""
+        if self.max_memory is None:
+            return False
+        connectors = self.component_bytes(Component.TEXT_CONNECTORS)
+        reading, _ = text_stages(self.text_bytes(), connectors, self.text_size(), self.dtype.itemsize)
+        return reading.total > usable(self.max_memory)
+
+    def text_encoder_bytes(self) -> int:
+        """Size of the text encoder once it is loaded for this run; 0 where none is given."""
+        if self.text_encoder is None:
+            return 0
+        _, infos, _ = find_encoder(self.text_encoder)
+        return loaded_bytes(infos.values(), self.dtype)
+
+    def _place(self, network: nn.Module, device: torch.device) -> None:
+        """Fetch a network that was put aside."""
+        if self.max_memory is not None:
+            network.to(device)
+
+    def _put_aside(self, network: nn.Module) -> None:
+        if self.max_memory is not None and self.keep_loaded:
+            network.to("cpu")
+
+    def _release(self) -> None:
+        if self.device.type == "cuda" and (self.max_memory is not None or not self.keep_loaded):
+            torch.cuda.empty_cache()
+
+
+def open_loras(files: Sequence[LoraFile]) -> tuple[Lora, ...]:
+    """Headers of LoRA files with their strengths."""
+    return tuple(_open(file) for file in files)
+
+
+def _open(file: LoraFile) -> Lora:
+    if isinstance(file, tuple):
+        return open_lora(*file)
+    if not isinstance(file, LoraSpec):
+        return open_lora(file)
+    return open_lora(
+        file.path,
+        file.strength,
+        video_strength=file.video_strength,
+        audio_strength=file.audio_strength,
+    )

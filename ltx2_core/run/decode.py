@@ -1,0 +1,65 @@
+"""A latent to pictures, as there is memory for it: in pieces, in tiles, as bytes.
+
+N pictures, H W rows and columns of pixels.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from ..media import to_bytes
+from ..memory import DecodeChoice
+from ..video_vae import VideoDecoder
+
+logger = logging.getLogger(__name__)
+
+
+def decode_chunks(
+    decoder: VideoDecoder,
+    latents: Iterable[Tensor],
+    choice: DecodeChoice | None,
+    *,
+    as_bytes: bool,
+    check: Callable[[], None],
+) -> Iterator[Tensor]:
+    """Chunks (N, 3, H, W) on the CPU: float32 in [-1, 1], or uint8.
+
+    ``latents`` (1, C, f, h, w) are one clip, one after another, where the decoder is. ``check`` is asked
+    before each chunk and may raise to stop.
+    """
+    if choice is None:
+        chunks = decoder.decode_stream(latents)
+    elif choice.tiles is None:
+        chunks = decoder.decode_stream(latents, max_piece_bytes=choice.piece_bytes)
+    else:
+        if not choice.exact:
+            logger.warning("the decoder's state does not fit: %s", choice.line())
+        convert = _to_bytes if as_bytes else None
+        chunks = decoder.decode_tiles(
+            latents, choice.tiles, max_piece_bytes=choice.piece_bytes, convert=convert
+        )
+    done = 0
+    while True:
+        check()
+        with torch.inference_mode():
+            chunk = next(chunks, None)
+            if chunk is None:
+                return
+            frames = rearrange(chunk, "1 c n h w -> n c h w")
+            frames = (to_bytes(frames, first=done) if as_bytes else frames.float()).cpu()
+        done += len(frames)
+        # Neither name may keep this chunk while the next one is made.
+        del chunk
+        if len(frames):
+            yield frames
+        del frames
+
+
+def _to_bytes(frames: Tensor) -> Tensor:
+    """(1, 3, N, H, W) in [-1, 1] -> uint8."""
+    return rearrange(to_bytes(rearrange(frames, "1 c n h w -> n c h w")), "n c h w -> 1 c n h w")

@@ -1,0 +1,130 @@
+"""Sampled latents on disk until their file is written, so that a decode that fails costs no sampling."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..media.atomic import replacing
+from ..sampling.caching import Evaluations
+from ..shapes import ClipPlan
+from ..types import AVLatent, Numerics
+from .codecs import Codecs
+from .generation import Generation
+from .request import Request
+
+KEY = "ltx2_kept"
+SUFFIX = ".latents.safetensors"
+
+
+def saved_folder() -> Path:
+    """Where runs keep their latents: a folder of this user among the temporary ones."""
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    return Path(tempfile.gettempdir()) / f"ltx2-latents-{user}"
+
+
+def saved_windows(output: str | os.PathLike[str]) -> Path:
+    """The folder in which the runs of a long clip are until ``output`` is written."""
+    path = Path(output).resolve()
+    return saved_folder() / f"{path.stem}-{sha256(os.fspath(path).encode()).hexdigest()[:8]}.windows"
+
+
+def save_latents(
+    generation: Generation,
+    output: str | os.PathLike[str],
+    *,
+    files: Mapping[str, Any] | None = None,
+    edit: Mapping[str, Any] | None = None,
+    folder: Path | None = None,
+) -> Path:
+    """Write the latents of a run that will become ``output``; delete the file when that is written.
+
+    ``files`` are JSON values for whoever resumes, such as the paths of the checkpoints; ``edit`` are those of
+    the edit that the run is a part of (``EditTask.settings``).
+    """
+    folder = saved_folder() if folder is None else folder
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    tensors: dict[str, Tensor] = {}
+    for name in ("video", "audio"):
+        stream = getattr(generation.latents, name)
+        if stream is not None:
+            tensors[name] = stream.detach().cpu().contiguous()
+    rate = None
+    if generation.input_audio is not None:
+        tensors["waveform"], rate = generation.input_audio[0].contiguous(), generation.input_audio[1]
+    about = {
+        "output": str(Path(output).resolve()),
+        "settings": generation.settings(),
+        "rate": rate,
+        "files": dict(files or {}),
+        "edit": None if edit is None else dict(edit),
+    }
+    path = folder / f"{Path(output).stem}-{uuid4().hex[:8]}{SUFFIX}"
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={KEY: json.dumps(about)})
+    return path
+
+
+def find_saved(output: str | os.PathLike[str] | None = None, *, folder: Path | None = None) -> Path:
+    """The newest latents that were kept, of ``output`` if one is named.
+
+    Raises ValueError where there are none.
+    """
+    folder = saved_folder() if folder is None else folder
+    files = sorted(folder.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    wanted = None if output is None else str(Path(output).resolve())
+    for path in files:
+        if wanted is None or read_saved(path)["output"] == wanted:
+            return path
+    of = "" if wanted is None else f" of {wanted}"
+    others = ", ".join(read_saved(path)["output"] for path in files[:5])
+    raise ValueError(
+        f"no latents{of} are kept in {folder}: a run leaves them only if its file was not written"
+        + (f". There are those of {others}" if others else "")
+    )
+
+
+def read_saved(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What was written beside the latents. Raises ValueError for another kind of file."""
+    with safe_open(os.fspath(path), "pt") as file:
+        metadata = file.metadata() or {}
+    if KEY not in metadata:
+        raise ValueError(f"{path} holds no latents of a run; give a file that ends in {SUFFIX}")
+    about: dict[str, Any] = json.loads(metadata[KEY])
+    return about
+
+
+def resume(path: str | os.PathLike[str], codecs: Codecs) -> Generation:
+    """The run whose latents are in ``path``, to be decoded by ``codecs``: nothing is sampled again."""
+    about = read_saved(path)
+    with safe_open(os.fspath(path), "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    settings = about["settings"]
+    fields = {name: value for name, value in settings["request"].items() if not _in_memory(value)}
+    width, height, frames, fps = settings["clip"]
+    return Generation(
+        codecs=codecs,
+        latents=AVLatent(tensors.get("video"), tensors.get("audio")),
+        clip=ClipPlan(
+            width=width, height=height, frames=frames, fps=fps, numerics=Numerics(settings["numerics"])
+        ),
+        request=Request.from_settings(fields),
+        sigmas=tuple(tuple(sigmas) for sigmas in settings["sigmas"]),
+        input_audio=(tensors["waveform"], about["rate"]) if "waveform" in tensors else None,
+        evaluations=tuple(Evaluations(**used) for used in settings["evaluations"]),
+        recorded=settings,
+    )
+
+
+def _in_memory(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith("<") and value.endswith(" in memory>")

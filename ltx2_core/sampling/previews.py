@@ -1,0 +1,144 @@
+"""A glance at latents while they are sampled: colours and loudness by linear maps, without a decoder.
+
+Letters: B batch, C channels, F latent frames, H W latent rows and columns, T audio latent frames, N latent
+bins, K samples, D outputs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..shapes import AUDIO_BINS, AUDIO_CHANNELS, AUDIO_DOWNSAMPLE, SPATIAL_SCALE
+from ..video_vae import VideoDecoder, VideoEncoder
+
+_CLIPS = 10
+"""Of 16 cells each: more samples than a cell has channels."""
+_SOUNDS = 24
+_RIDGE = {"colour": 0.01, "loudness": 0.1}
+
+
+@dataclass(frozen=True, eq=False)
+class LinearMap:
+    """Latent cells (..., C) to (..., D)."""
+
+    weights: Tensor
+    bias: Tensor
+
+    def __call__(self, cells: Tensor) -> Tensor:
+        return cells @ self.weights.to(cells) + self.bias.to(cells)
+
+
+@dataclass(frozen=True, eq=False)
+class Previews:
+    """How the latents of one pair of autoencoders look and sound; ``quiet`` and ``loud`` bound the latter."""
+
+    colour: LinearMap
+    loudness: LinearMap
+    quiet: float
+    loud: float
+
+    def picture(self, video: Tensor, frame: int) -> Tensor:
+        """Colours (H, W, 3) in [0, 1] of one frame of the first sample of ``video`` (B, C, F, H, W)."""
+        cells = rearrange(video[0, :, frame].float(), "c h w -> h w c")
+        return ((self.colour(cells) + 1) / 2).clamp(0, 1)
+
+    def levels(self, audio: Tensor) -> Tensor:
+        """Loudness (T,) in [0, 1] of the first sample of ``audio`` (B, 8, T, 16)."""
+        log_mel = self.loudness(rearrange(audio[0].float(), "c t n -> t (c n)"))[:, 0]
+        return ((log_mel - self.quiet) / max(self.loud - self.quiet, 1e-6)).clamp(0, 1)
+
+
+@torch.inference_mode()
+def fit_previews(encoder: VideoEncoder, decoder: VideoDecoder, audio: Callable[[Tensor], Tensor]) -> Previews:
+    """Linear maps that come nearest, in least squares, to what the decoders show and sound like.
+
+    A cell's colour is the mean of its pixels in made-up clips, a sound's level that of its mel bins in random
+    latents. ``audio`` is an AudioDecoder; all must be on the CPU in float32.
+    """
+    generator = torch.Generator().manual_seed(0)
+    cells, colours = [], []
+    for _ in range(_CLIPS):
+        latent = encoder.encode(_clip(generator))
+        frames = decoder.decode(latent)[0, :, 1:].mean(dim=1)
+        blocks = rearrange(frames, "c (h y) (w x) -> (h w) c (y x)", y=SPATIAL_SCALE, x=SPATIAL_SCALE)
+        cells.append(rearrange(latent[0, :, 1], "c h w -> (h w) c"))
+        colours.append(blocks.mean(dim=-1))
+    sounds = torch.randn(_SOUNDS, AUDIO_CHANNELS, 33, AUDIO_BINS, generator=generator)
+    mel = rearrange(audio(sounds)[:, :, 1:], "b c (t s) m -> (b t) (c s m)", s=AUDIO_DOWNSAMPLE)
+    levels = mel.mean(dim=-1, keepdim=True)
+    return Previews(
+        colour=_fit(torch.cat(cells), torch.cat(colours), _RIDGE["colour"]),
+        loudness=_fit(rearrange(sounds[:, :, 1:], "b c t n -> (b t) (c n)"), levels, _RIDGE["loudness"]),
+        quiet=float(levels.quantile(0.05)),
+        loud=float(levels.quantile(0.95)),
+    )
+
+
+class TimeShare:
+    """Lets something take at most ``share`` of the time that has passed since this was made, after once."""
+
+    def __init__(self, share: float, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._share, self._clock = share, clock
+        self._start, self._spent = clock(), 0.0
+
+    @property
+    def due(self) -> bool:
+        """Whether there is time for it now."""
+        return self._spent <= self._share * (self._clock() - self._start)
+
+    @contextmanager
+    def spend(self) -> Iterator[None]:
+        """Count the time of a block."""
+        began = self._clock()
+        try:
+            yield
+        finally:
+            self._spent += self._clock() - began
+
+
+def false_colours(video: Tensor, frame: int) -> Tensor:
+    """As :meth:`Previews.picture` for autoencoders that nothing is known of: shapes without true colours.
+
+    The three strongest directions of the channels become red, green and blue.
+    """
+    cells = rearrange(video[0, :, frame].float(), "c h w -> c (h w)")
+    cells = cells - cells.mean(dim=1, keepdim=True)
+    directions = torch.linalg.eigh(cells @ cells.T).eigenvectors[:, -3:].flip(1)
+    # An eigenvector has no sign of its own; without this one the colours would flip from step to step.
+    directions = directions * directions.sum(dim=0, keepdim=True).sign()
+    rgb = directions.T @ cells
+    rgb = rgb / rgb.abs().amax(dim=1, keepdim=True).clamp_min(1e-6)
+    pixels: Tensor = rearrange((1 + rgb) / 2, "c (h w) -> h w c", h=video.shape[3])
+    return pixels
+
+
+def relative_levels(audio: Tensor) -> Tensor:
+    """As :meth:`Previews.levels` for an unknown autoencoder: how far each moment is from the mean of all."""
+    moments = rearrange(audio[0].float(), "c t n -> t (c n)")
+    distance: Tensor = (moments - moments.mean(dim=0)).norm(dim=1)
+    return distance / distance.amax().clamp_min(1e-6)
+
+
+def _clip(generator: torch.Generator) -> Tensor:
+    """Soft patches of any colour that move a little, (1, 3, 9, 128, 128) in [-1, 1]."""
+    coarse = 2.4 * torch.rand(1, 3, 2, 6, 6, generator=generator) - 1.2
+    coarse[:, :, 1] = 0.7 * coarse[:, :, 0] + 0.3 * coarse[:, :, 1]
+    return F.interpolate(coarse, size=(9, 128, 128), mode="trilinear", align_corners=True).clamp(-1, 1)
+
+
+def _fit(x: Tensor, y: Tensor, ridge: float) -> LinearMap:
+    """Ridge regression of ``y`` (K, D) on ``x`` (K, C)."""
+    x, y = x.double(), y.double()
+    mean, target = x.mean(dim=0), y.mean(dim=0)
+    a = x - mean
+    gram = a.T @ a + ridge * len(x) * torch.eye(x.shape[1], dtype=x.dtype)
+    weights = torch.linalg.solve(gram, a.T @ (y - target))
+    return LinearMap(weights.float(), (target - mean @ weights).float())

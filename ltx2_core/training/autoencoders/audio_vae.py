@@ -1,0 +1,166 @@
+"""Trains the audio autoencoder on log-mel spectrograms: reconstruction and a little pull towards zero.
+
+B batch, C channels, T mel frames, M mel bins; L latent frames, N latent bins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ...audio import AudioDecoder, AudioEncoder, log_mel
+from ...audio.autoencoder import ResidualBlock
+from ...config import AudioVAEConfig
+from ..data import HELD_OUT, audio_batch, draw_seeds
+from ..loop import History, LoopOptions, StepFn, train, warmup_stable_decay
+from ..optimisers import Muon
+from ..state import load_averaged
+from .initial import rotate_convolution
+
+LOUD = -6.0
+"""Log-mel that is clearly sound: between the world's noise floor, about -9, and its tones, about 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioVAERecipe:
+    """Weights and length of the training."""
+
+    total_steps: int = 500
+    batch: int = 6
+    seconds: tuple[float, ...] = (0.7, 1.0, 2.0)
+    lr: float = 0.02
+    adam_lr: float = 2e-3
+    weight_decay: float = 0.01
+    divergence_weight: float = 1e-3
+    latent_noise: float = 0.1
+
+
+class AudioPair(nn.Module):
+    """Both halves, each with its own copy of the statistics, as a checkpoint is read."""
+
+    def __init__(self, config: AudioVAEConfig) -> None:
+        super().__init__()
+        self.encoder = AudioEncoder(config)
+        self.decoder = AudioDecoder(config)
+
+
+def train_audio_vae(
+    config: AudioVAEConfig,
+    state_path: str | Path,
+    *,
+    recipe: AudioVAERecipe | None = None,
+    seed: int = 0,
+    options: LoopOptions | None = None,
+    device: torch.device | str = "cpu",
+) -> tuple[AudioPair, History]:
+    """Train from nothing or from ``state_path`` on, to averaged weights.
+
+    When all steps are done, ``finish_audio_vae`` makes it ready for use.
+    """
+    recipe = recipe or AudioVAERecipe()
+    pair = new_audio_vae(config, seed).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = Muon(
+        pair.parameters(), lr=recipe.lr, adam_lr=recipe.adam_lr, weight_decay=recipe.weight_decay
+    )
+    history = train(
+        audio_vae_step(recipe),
+        pair,
+        optimizer,
+        warmup_stable_decay(recipe.total_steps),
+        state_path,
+        total_steps=recipe.total_steps,
+        seed=seed,
+        options=options,
+        evaluate=lambda model, step: {"mel_error": held_out_mel_error(model)},
+    )
+    load_averaged(pair, state_path)
+    return pair, history
+
+
+def audio_vae_step(recipe: AudioVAERecipe) -> StepFn:
+    """The loss of one batch."""
+
+    def step_fn(pair: nn.Module, generator: torch.Generator, step: int) -> Mapping[str, Tensor]:
+        assert isinstance(pair, AudioPair)
+        config, device = pair.encoder.config, _device(pair)
+        seconds = recipe.seconds[int(torch.randint(len(recipe.seconds), (), generator=generator))]
+        seeds = draw_seeds(generator, recipe.batch)
+        sound = audio_batch(seeds, seconds=seconds, sample_rate=config.sample_rate).to(device)
+        mel = log_mel(sound, config)
+        # The inner networks: the outer ones turn autocast off, which matters for a listener only.
+        mean = pair.encoder.encoder(mel).chunk(2, dim=1)[0].float()
+        latent = mean + recipe.latent_noise * torch.randn(mean.shape, generator=generator).to(device)
+        decoded = pair.decoder.decoder(latent).float()
+        error = weighted_mel_error(decoded, mel[:, :, : decoded.shape[2]])
+        divergence = 0.5 * mean.square().mean()
+        return {
+            "loss": error + recipe.divergence_weight * divergence,
+            "error": error,
+            "divergence": divergence,
+        }
+
+    return step_fn
+
+
+def weighted_mel_error(mel: Tensor, truth: Tensor) -> Tensor:
+    """Mean of absolute and squared differences of (B, C, T, M); quiet places count a tenth of loud ones.
+
+    The noise floor is random: a network that tried to learn it would have no capacity left for the tones.
+    """
+    weight = 0.1 + 0.9 * torch.sigmoid(torch.maximum(truth, mel.detach()) - LOUD)
+    difference = (mel - truth).abs()
+    return (weight * (difference + 0.5 * difference.square())).mean()
+
+
+def new_audio_vae(config: AudioVAEConfig, seed: int) -> AudioPair:
+    """Near-isometric, residual branches silent, and a decoder that starts from the noise floor."""
+    generator = torch.Generator().manual_seed(seed)
+    pair = AudioPair(config)
+    with torch.no_grad():
+        for module in pair.modules():
+            if isinstance(module, nn.Conv2d):
+                rotate_convolution(module, generator)
+        for module in pair.modules():
+            if isinstance(module, ResidualBlock):
+                module.get_parameter("conv2.conv.weight").zero_()
+        pair.get_parameter("encoder.encoder.conv_in.conv.weight").mul_(0.3)
+        pair.get_parameter("decoder.decoder.conv_out.conv.bias").fill_(-8.0)
+    return pair
+
+
+@torch.no_grad()
+def held_out_mel_error(pair: nn.Module, *, clips: int = 32, seconds: float = 1.0) -> float:
+    """``weighted_mel_error`` on scenes that are never trained on."""
+    assert isinstance(pair, AudioPair)
+    config = pair.encoder.config
+    seeds = range(HELD_OUT, HELD_OUT + clips)
+    sound = audio_batch(seeds, seconds=seconds, sample_rate=config.sample_rate).to(_device(pair))
+    mel = log_mel(sound, config)
+    decoded = pair.decoder(pair.encoder(mel))
+    return float(weighted_mel_error(decoded, mel[:, :, : decoded.shape[2]]))
+
+
+@torch.no_grad()
+def finish_audio_vae(pair: AudioPair, recipe: AudioVAERecipe, *, clips: int = 256, seed: int = 0) -> None:
+    """Set statistics per channel and bin, and the log-variance, from fresh training clips."""
+    config = pair.encoder.config
+    generator = torch.Generator().manual_seed(seed)
+    sound = audio_batch(draw_seeds(generator, clips), seconds=1.0, sample_rate=config.sample_rate)
+    mean = pair.encoder.encoder(log_mel(sound.to(_device(pair)), config)).chunk(2, dim=1)[0]
+    flat = mean.transpose(1, 2).flatten(2).flatten(0, 1)  # (B L, C N), channels slower than bins
+    deviation = (flat.var(0) + recipe.latent_noise**2).sqrt()
+    for half in (pair.encoder, pair.decoder):
+        half.per_channel_statistics.get_buffer("mean-of-means").copy_(flat.mean(0))
+        half.per_channel_statistics.get_buffer("std-of-means").copy_(deviation)
+    final = pair.encoder.get_submodule("encoder.conv_out.conv")
+    final.get_parameter("weight")[config.z_channels :] = 0
+    final.get_parameter("bias")[config.z_channels :] = 2 * math.log(recipe.latent_noise)
+
+
+def _device(pair: AudioPair) -> torch.device:
+    return pair.encoder.per_channel_statistics.get_buffer("mean-of-means").device

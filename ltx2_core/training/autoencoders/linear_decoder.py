@@ -1,0 +1,147 @@
+"""A decoder that starts as the linear inverse of its code, exactly: training begins at 25 dB, not at noise.
+
+The skips of the decoder are linear from the latent to the last norm. Every upsampling cuts a block of the
+picture into smaller ones, so its convolution at the start takes the components of a block to those of its
+parts. Before the last norm values stand beside their negatives and large constants: the norm then divides by
+nearly the same number everywhere, and SiLU(a) - SiLU(-a) = a.
+
+D numbers of a block of pooled pixels, K components of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from ...shapes import SPATIAL_SCALE, TEMPORAL_SCALE
+from ...video_vae.decoder import Decoder
+from ...video_vae.layers import Strides, Upsample
+from ..data import ClipSize
+from .video_code import POOL, VideoCode, sample_cells
+
+_CONSTANT = 6.0
+_SHOWN = 40_000
+"""Blocks that the components of a level are found from."""
+
+
+class Blocks(NamedTuple):
+    """What channels (K,) say of a block of ``shape``: ``mean`` (D,) + ``basis`` (D, K) @ channels.
+
+    ``read`` (D, K) finds the channels of a block.
+    """
+
+    shape: Strides
+    mean: Tensor
+    basis: Tensor
+    read: Tensor
+    paired: bool = False
+    """Whether each channel stands beside its negative."""
+
+
+@torch.no_grad()
+def start_linear_decoder(
+    decoder: Decoder, code: VideoCode, *, sizes: Sequence[ClipSize], seed: int = 0
+) -> list[Blocks]:
+    """Set the convolutions of ``decoder`` outside its residual branches, which must add nothing yet.
+
+    Returns what the channels mean at each level, from the latent's to that of the pixels' patches.
+    """
+    cells = sample_cells(sizes, torch.Generator().manual_seed(seed))
+    side = SPATIAL_SCALE // POOL
+    width = min(decoder.conv_in.out_channels, code.basis.shape[1])
+    _set(decoder.conv_in.conv, torch.eye(width))
+    blocks = Blocks(
+        (TEMPORAL_SCALE, side, side),
+        code.mean,
+        (code.basis * code.deviation)[:, :width],
+        (code.basis / code.deviation)[:, :width],
+    )
+    levels = [blocks]
+    upsamplers = [block for block in decoder.up_blocks if isinstance(block, Upsample)]
+    for upsampler in upsamplers[:-1]:
+        parts = _components(cells, _cut(blocks.shape, upsampler.strides), upsampler.out_channels)
+        _split(upsampler, blocks, parts, parts.basis.mT)
+        blocks = parts
+        levels.append(parts)
+    last = upsamplers[-1]
+    shape = _cut(blocks.shape, last.strides)
+    parts = _components(cells, shape, last.out_channels // 2)
+    constants = last.out_channels - 2 * parts.basis.shape[1]
+    _split(last, blocks, parts, torch.cat((parts.basis.mT, -parts.basis.mT)), constants=constants)
+    _show(decoder, parts, cells)
+    return [*levels, parts._replace(paired=True)]
+
+
+def _split(upsampler: Upsample, blocks: Blocks, parts: Blocks, read: Tensor, *, constants: int = 0) -> None:
+    """From the channels of ``blocks`` to ``read`` (channels, D) of each of their parts, and constants."""
+    p, q, r = upsampler.strides
+    pattern = "(c p t q y r x) k -> (p q r) (c t y x) k"
+    t, y, x = parts.shape
+    sizes = {"p": p, "q": q, "r": r, "t": t, "y": y, "x": x}
+    of_parts = rearrange(blocks.basis, pattern, **sizes)
+    means = rearrange(blocks.mean[:, None], pattern, **sizes)[..., 0]
+    weight = torch.einsum("od,pdk->opk", read, of_parts)
+    bias = torch.einsum("od,pd->op", read, means - parts.mean)
+    weight = torch.cat((weight, weight.new_zeros(constants, *weight.shape[1:])))
+    bias = torch.cat((bias, bias.new_full((constants, bias.shape[1]), _CONSTANT)))
+    _set(upsampler.conv.conv, weight.flatten(0, 1), bias.flatten())
+
+
+def _show(decoder: Decoder, parts: Blocks, cells: Tensor) -> None:
+    """The last convolution: from normed values and their negatives to pixels."""
+    k = parts.basis.shape[1]
+    width = decoder.conv_out.conv.in_channels
+    values = (_blocks(cells, parts.shape) - parts.mean) @ parts.basis
+    power = 2 * values.square().sum(dim=1).mean() + (width - 2 * k) * _CONSTANT**2
+    size = decoder.patch_size
+    spread = {"y": parts.shape[1], "x": parts.shape[2]}
+    rows = size // parts.shape[1], size // parts.shape[2]
+
+    def pixels(blocks: Tensor) -> Tensor:  # (D, K) -> (patch, K) in the order of unpatchify
+        grid = rearrange(blocks, "(c t y x) k -> c (t y) x k", t=1, **spread)
+        grid = grid.repeat_interleave(rows[0], 1).repeat_interleave(rows[1], 2)
+        return rearrange(grid, "c p q k -> (c q p) k")
+
+    towards = pixels(parts.basis) * (power / width).sqrt()
+    _set(
+        decoder.conv_out.conv,
+        torch.cat((towards, -towards, towards.new_zeros(len(towards), width - 2 * k)), dim=1),
+        pixels(parts.mean[:, None])[:, 0],
+    )
+
+
+def _components(cells: Tensor, shape: Strides, count: int) -> Blocks:
+    """The principal components of blocks of ``shape``."""
+    found = _blocks(cells, shape)
+    found = found[:: max(1, len(found) // _SHOWN)]
+    mean = found.mean(dim=0)
+    _, vectors = torch.linalg.eigh((found - mean).mT @ (found - mean))
+    basis = vectors.flip(1)[:, :count].contiguous()
+    return Blocks(shape, mean, basis, basis)
+
+
+def _blocks(cells: Tensor, shape: Strides) -> Tensor:
+    """Cells (N, D) -> all their blocks of ``shape``, one after another."""
+    t, y, x = shape
+    side = SPATIAL_SCALE // POOL
+    sizes = {"c": 3, "p": TEMPORAL_SCALE // t, "q": side // y, "r": side // x, "t": t, "y": y}
+    return rearrange(cells, "n (c p t q y r x) -> (n p q r) (c t y x)", **sizes)
+
+
+def _cut(shape: Strides, strides: Strides) -> Strides:
+    t, y, x = (size // stride for size, stride in zip(shape, strides, strict=True))
+    return t, y, x
+
+
+def _set(conv: nn.Conv3d, centre: Tensor, bias: Tensor | None = None) -> None:
+    """Zeros but for the centre of the kernel, (outputs, inputs), and perhaps a bias."""
+    conv.weight.zero_()
+    conv.weight[: centre.shape[0], : centre.shape[1], 1, 1, 1] = centre
+    assert conv.bias is not None
+    conv.bias.zero_()
+    if bias is not None:
+        conv.bias[: len(bias)] = bias

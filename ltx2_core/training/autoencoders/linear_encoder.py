@@ -1,0 +1,183 @@
+"""An encoder that starts as a linear one, fitted to its code on cells alone: minutes in place of hours.
+
+Without its residual branches and with the centres of its kernels only, the encoder is linear and works on one
+cell at a time, so it can be fitted without a convolution. Its averaged skips rule out a closed form. Before
+the last norm a constant stands beside the values, which makes norm and SiLU nearly linear.
+
+N cells, t y x grid inside a cell, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from einops import rearrange, reduce
+from torch import Tensor, nn
+
+from ...video_vae.encoder import Encoder
+from ...video_vae.layers import Downsample, normed
+from ..data import ClipSize
+from .video_code import POOL, VideoCode, pooled_grid, sample_cells
+
+_CONSTANT = 8.0
+"""Of the last values' deviations."""
+
+_FLAT = 0.1
+"""Share of the cells of one colour among those that are fitted; half of all are, and they are easy."""
+
+OnStep = Callable[[int, float], None]
+"""Called with the step and the error on cells that are not fitted, over their power."""
+
+
+def start_linear_encoder(
+    encoder: Encoder,
+    code: VideoCode,
+    *,
+    sizes: Sequence[ClipSize],
+    steps: int = 700,
+    seed: int = 0,
+    on_step: OnStep | None = None,
+) -> float:
+    """Set the convolutions of ``encoder`` outside its residual branches, which must add nothing yet.
+
+    Returns the squared error on cells that were not fitted, over their power.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    cells = _fitted_cells(sample_cells(sizes, generator), generator)
+    patches = pooled_grid(cells, encoder.patch_size // POOL)
+    target = (cells - code.mean) @ (code.basis * (code.amplitude / code.deviation))
+    downsamplers = [block for block in encoder.down_blocks if isinstance(block, Downsample)]
+    weights = _first_guess(patches, target, encoder.conv_in.out_channels, downsamplers, generator)
+    error = _fit(patches, target, weights, downsamplers, steps, generator, on_step)
+    with torch.no_grad():
+        _write(encoder, code, patches, target, weights, downsamplers)
+    return error
+
+
+def _fitted_cells(cells: Tensor, generator: torch.Generator) -> Tensor:
+    """Those that hold an edge, some that do not, in any order."""
+    spread = rearrange(cells, "n (c d) -> n c d", c=3).var(dim=2).sum(dim=1) > 1e-4
+    flat = cells[~spread]
+    chosen = torch.cat((cells[spread], flat[: int(_FLAT * int(spread.sum()))]))
+    return chosen[torch.randperm(len(chosen), generator=generator)]
+
+
+def _down(x: Tensor, weight: Tensor, block: Downsample) -> Tensor:
+    """A downsampling block of centres only: x (N, t, y, x, C) -> (N, t', y', x', C')."""
+    skip = reduce(_to_cells(x, block), "n t h w (c g) -> n t h w c", "mean", c=block.out_channels)
+    return _to_cells(x @ weight, block) + skip
+
+
+def _to_cells(x: Tensor, block: Downsample) -> Tensor:
+    p, q, r = block.strides
+    return rearrange(x, "n (t p) (h q) (w r) c -> n t h w (c p q r)", p=p, q=q, r=r)
+
+
+def _run(patches: Tensor, weights: Sequence[Tensor], blocks: Sequence[Downsample]) -> Tensor:
+    """Patches (N, t, y, x, C) -> the last values before the norm, (N, C)."""
+    x = patches @ weights[0]
+    for weight, block in zip(weights[1:], blocks, strict=False):
+        x = _down(x, weight, block)
+    return x.flatten(1)
+
+
+@torch.no_grad()
+def _first_guess(
+    patches: Tensor,
+    target: Tensor,
+    width: int,
+    blocks: Sequence[Downsample],
+    generator: torch.Generator,
+) -> list[Tensor]:
+    """The principal components of what each block sees, then least squares."""
+    first = torch.empty(patches.shape[-1], width)
+    weights = [nn.init.orthogonal_(first, generator=generator)]
+    x = patches @ first
+    for block in blocks:
+        seen = x.flatten(0, -2)
+        seen = seen[:: max(1, len(seen) // 60_000)]
+        seen = seen - seen.mean(dim=0)
+        _, vectors = torch.linalg.eigh(seen.mT @ seen)
+        weights.append(vectors.flip(1)[:, : block.conv.out_channels].contiguous())
+        x = _down(x, weights[-1], block)
+    values = x.flatten(1)
+    solution = torch.linalg.lstsq(torch.cat((values, values.new_ones(len(values), 1)), 1), target).solution
+    return [*weights, solution[:-1].contiguous(), solution[-1].contiguous()]
+
+
+def _fit(
+    patches: Tensor,
+    target: Tensor,
+    weights: list[Tensor],
+    blocks: Sequence[Downsample],
+    steps: int,
+    generator: torch.Generator,
+    on_step: OnStep | None,
+) -> float:
+    """Adam on all weights together, in place; returns the error on the last tenth of the cells."""
+    for weight in weights:
+        weight.requires_grad_(True)
+    optimizer = torch.optim.Adam(weights, lr=2e-3)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, 2 * (steps - step) / steps))
+    kept = max(1, len(patches) // 10)
+
+    def error_on(rows: Tensor | slice) -> Tensor:
+        made = _run(patches[rows], weights[:-2], blocks) @ weights[-2] + weights[-1]
+        return (made - target[rows]).square().sum() / target[rows].square().sum()
+
+    for step in range(steps):
+        rows = torch.randint(len(patches) - kept, (min(512, len(patches)),), generator=generator)
+        optimizer.zero_grad()
+        error_on(rows).backward()
+        optimizer.step()
+        schedule.step()
+        if on_step is not None and (step % 100 == 99 or step == steps - 1):
+            with torch.no_grad():
+                on_step(step + 1, float(error_on(slice(-kept, None))))
+    for weight in weights:
+        weight.requires_grad_(False)
+    with torch.no_grad():
+        return float(error_on(slice(-kept, None)))
+
+
+def _write(
+    encoder: Encoder,
+    code: VideoCode,
+    patches: Tensor,
+    target: Tensor,
+    weights: Sequence[Tensor],
+    blocks: Sequence[Downsample],
+) -> None:
+    # A patch of pixels is averaged first; its columns vary slower than its rows, those of pooled ones faster.
+    size = encoder.patch_size
+    pooled = rearrange(weights[0], "(c y x) k -> c y x k", c=3, y=size // POOL)
+    spread = pooled.repeat_interleave(POOL, dim=1).repeat_interleave(POOL, dim=2) / POOL**2
+    _set(encoder.conv_in.conv, rearrange(spread, "c p q k -> k (c q p)"))
+    for weight, block in zip(weights[1:], blocks, strict=False):
+        _set(block.conv.conv, weight.mT)
+    values = _run(patches, weights[:-2], blocks)
+    constant = _CONSTANT * float(values.square().mean().sqrt())
+    last = blocks[-1].conv.conv
+    assert last.bias is not None
+    last.bias.fill_(constant)
+    seen = normed(values + constant)
+    centre = seen.mean(dim=0)
+    gram = (seen - centre).mT @ (seen - centre)
+    gram.diagonal().add_(1e-6 * float(gram.trace()) / len(gram))
+    raw = target / code.amplitude
+    solution = torch.linalg.solve(gram, (seen - centre).mT @ (raw - raw.mean(dim=0)))
+    out = encoder.conv_out.conv
+    assert out.bias is not None
+    kept = out.weight[-1].clone(), out.bias[-1].clone()
+    _set(out, solution.mT)
+    out.bias[:-1] = raw.mean(dim=0) - centre @ solution
+    out.weight[-1], out.bias[-1] = kept
+
+
+def _set(conv: nn.Conv3d, weight: Tensor) -> None:
+    """Zeros but for the kernel's tap on the frame itself, the last of a causal one: (outputs, inputs)."""
+    conv.weight.zero_()
+    conv.weight[: len(weight), :, -1, 1, 1] = weight
+    if conv.bias is not None:
+        conv.bias.zero_()

@@ -1,0 +1,135 @@
+"""Trains the spatial x2 upsampler of latents: one scene, encoded at two sizes.
+
+B batch, C channels, f h w grid of the latent; F frames, H W rows and columns of pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ...config import UpsamplerConfig
+from ...upsampler import LatentUpsampler, ResBlock, upsample_latent
+from ..data import HELD_OUT, ClipSize, draw, draw_seeds, noise_like, video_batch
+from ..loop import History, LoopOptions, StepFn, train, warmup_stable_decay
+from ..optimisers import Muon
+from ..state import load_averaged
+from .initial import rotate_convolution
+from .video_code import EncodesVideo
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpsamplerRecipe:
+    """Sizes of the smaller clip of each pair, weights and length of the training."""
+
+    total_steps: int = 3000
+    lr: float = 0.02
+    adam_lr: float = 2e-3
+    weight_decay: float = 0.01
+    input_noise: float = 0.1
+    """Deviation of noise on normalised inputs: sampled latents are not as clean as encoded ones."""
+    sizes: tuple[ClipSize, ...] = (
+        ClipSize(batch=16, frames=9, width=64, height=64),
+        ClipSize(batch=8, frames=25, width=64, height=64),
+        ClipSize(batch=8, frames=9, width=96, height=64),
+        ClipSize(batch=4, frames=17, width=96, height=96),
+    )
+
+
+def train_upsampler(
+    config: UpsamplerConfig,
+    code: EncodesVideo,
+    state_path: str | Path,
+    *,
+    recipe: UpsamplerRecipe | None = None,
+    seed: int = 0,
+    options: LoopOptions | None = None,
+    device: torch.device | str = "cpu",
+) -> tuple[LatentUpsampler, History]:
+    """Train for latents of ``code``, from nothing or from ``state_path`` on, to averaged weights.
+
+    ``code`` is on ``device`` already.
+    """
+    recipe = recipe or UpsamplerRecipe()
+    net = new_upsampler(config, seed).to(device)
+    history = train(
+        upsampler_step(recipe, code),
+        net,
+        Muon(net.parameters(), lr=recipe.lr, adam_lr=recipe.adam_lr, weight_decay=recipe.weight_decay),
+        warmup_stable_decay(recipe.total_steps),
+        state_path,
+        total_steps=recipe.total_steps,
+        seed=seed,
+        options=options,
+        evaluate=lambda model, step: {"error": held_out_upsampling_error(model, code)},
+    )
+    load_averaged(net, state_path)
+    return net, history
+
+
+def upsampler_step(recipe: UpsamplerRecipe, code: EncodesVideo) -> StepFn:
+    """The loss of one batch: the squared error of normalised latents."""
+    statistics = code.per_channel_statistics
+
+    def step_fn(net: nn.Module, generator: torch.Generator, step: int) -> Mapping[str, Tensor]:
+        assert isinstance(net, LatentUpsampler)
+        size = draw(recipe.sizes, generator)
+        with torch.no_grad():
+            small, large = encoded_pair(code, draw_seeds(generator, size.batch), size, _device(net))
+        noise = noise_like(small, generator)
+        made = upsample_latent(net, small + recipe.input_noise * noise, statistics)
+        return {"loss": (made.float() - large).square().mean()}
+
+    return step_fn
+
+
+def encoded_pair(
+    code: EncodesVideo, seeds: list[int], size: ClipSize, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
+    """Normalised latents (B, C, f, h, w) of the scenes at the size and at twice the size."""
+    small, large = (
+        code.encode(
+            video_batch(
+                seeds,
+                frames=size.frames,
+                width=scale * size.width,
+                height=scale * size.height,
+                device=device,
+            )
+        )
+        for scale in (1, 2)
+    )
+    return small, large
+
+
+def new_upsampler(config: UpsamplerConfig, seed: int) -> LatentUpsampler:
+    """A network whose convolutions rotate channels and whose residual branches add nothing yet."""
+    generator = torch.Generator().manual_seed(seed)
+    net = LatentUpsampler(config)
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, (nn.Conv2d, nn.Conv3d)):
+                rotate_convolution(module, generator)
+        for module in net.modules():
+            if isinstance(module, ResBlock):
+                module.norm2.weight.zero_()
+    return net
+
+
+@torch.no_grad()
+def held_out_upsampling_error(net: nn.Module, code: EncodesVideo, *, clips: int = 8) -> float:
+    """Squared error of upsampled latents of held-out clips over the power of the true ones."""
+    assert isinstance(net, LatentUpsampler)
+    size = ClipSize(batch=clips, frames=25, width=64, height=64)
+    seeds = [HELD_OUT + index for index in range(clips)]
+    small, large = encoded_pair(code, seeds, size, _device(net))
+    made = upsample_latent(net, small, code.per_channel_statistics)
+    return float((made - large).square().sum() / large.square().sum())
+
+
+def _device(net: nn.Module) -> torch.device:
+    return next(net.parameters()).device

@@ -1,0 +1,275 @@
+"""Trains the two halves of the video autoencoder, each on a code that stands still (:mod:`.video_code`).
+
+The encoder learns to give the code of a clip, the decoder to make the clip of a code with some noise on it.
+Neither waits for the other, and latents can be made from the code before either is trained.
+
+B batch, C channels, f h w grid of the latent; F frames, H W rows and columns of pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ...config import VideoVAEConfig
+from ...shapes import TEMPORAL_SCALE
+from ...video_vae import VideoVAE
+from ...video_vae.layers import Downsample, ResBlock
+from ..data import HELD_OUT, ClipSize, draw, draw_seeds, psnr, video_batch
+from ..loop import Course, Evaluate, History, LoopOptions, StepFn, train, warmup_stable_decay
+from ..optimisers import Muon
+from ..state import load_averaged
+from .initial import rotate_convolution
+from .video_code import EncodesVideo
+
+WHOLE = 1 << 62
+"""A piece size no clip reaches: gradients need every activation anyway."""
+
+_LEAST = 1e-4
+"""Squared error, 46 dB, below which a clip need not get better."""
+
+LATENT_NOISE = 0.1
+"""Deviation of the posterior, a constant."""
+
+SIZES = (
+    ClipSize(batch=8, frames=9, width=64, height=64),
+    ClipSize(batch=4, frames=17, width=64, height=64),
+    ClipSize(batch=3, frames=9, width=96, height=96),
+    ClipSize(batch=2, frames=9, width=128, height=128),
+    ClipSize(batch=1, frames=25, width=96, height=128),
+    ClipSize(batch=1, frames=25, width=128, height=128),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoVAERecipe:
+    """Length, step and sizes of the training of one half."""
+
+    total_steps: int
+    lr: float = 3e-4
+    adam_lr: float = 3e-4
+    weight_decay: float = 0.01
+    absolute_weight: float = 0.2
+    """Of absolute beside squared errors of pixels."""
+    decibels: bool = False
+    """Minimise mean logarithms of squared errors of clips in place of that sum: PSNR, as it is judged."""
+    sizes: tuple[ClipSize, ...] = SIZES
+    cuts: float = 0.0
+    """Share of the decoder's clips that change the scene half-way: else it learns to take colours from its
+    neighbours in time, and what is generated beside a given frame shines into it."""
+    clip: float | None = None
+    """Largest norm of the gradient."""
+    seconds: float = math.inf
+    """Steps end here if not before, with the fall of the learning rate: the speed of a GPU is not known."""
+
+
+def train_video_encoder(
+    vae: VideoVAE,
+    code: EncodesVideo,
+    state_path: str | Path,
+    *,
+    recipe: VideoVAERecipe,
+    seed: int = 0,
+    options: LoopOptions | None = None,
+) -> History:
+    """Train the encoder in place, from what it holds or from ``state_path`` on, to its averaged weights."""
+
+    device = _device(vae)
+
+    def step_fn(model: nn.Module, generator: torch.Generator, step: int) -> Mapping[str, Tensor]:
+        frames = draw_frames(recipe, generator, device)
+        return {"loss": encoder_error(vae, code, frames)}
+
+    def evaluate(model: nn.Module, step: int) -> dict[str, float]:
+        return {"error": held_out_code_error(vae, code)}
+
+    vae.decoder.requires_grad_(False)
+    return _train(vae, list(vae.encoder.parameters()), step_fn, evaluate, recipe, state_path, seed, options)
+
+
+def train_video_decoder(
+    vae: VideoVAE,
+    code: EncodesVideo,
+    state_path: str | Path,
+    *,
+    recipe: VideoVAERecipe,
+    encoded: bool = False,
+    seed: int = 0,
+    options: LoopOptions | None = None,
+) -> History:
+    """Train the decoder in place, from what it holds or from ``state_path`` on, to its averaged weights.
+
+    With ``encoded`` it sees latents of the code and of the encoder beside it in turn, and forgives the errors
+    of that.
+    """
+    device = _device(vae)
+
+    def step_fn(model: nn.Module, generator: torch.Generator, step: int) -> Mapping[str, Tensor]:
+        frames = draw_frames(recipe, generator, device, cuts=recipe.cuts)
+        own = (len(frames) + step % 2) // 2 if encoded else 0
+        error = decoder_error(vae, code, frames, generator, encoded=own)
+        square = error.square().mean()
+        if recipe.decibels:
+            return {"loss": (error.square().flatten(1).mean(1) + _LEAST).log().mean(), "square": square}
+        return {"loss": square + recipe.absolute_weight * error.abs().mean(), "square": square}
+
+    def evaluate(model: nn.Module, step: int) -> dict[str, float]:
+        figures = {"psnr": held_out_psnr(vae, code)}
+        return figures | {"encoded": held_out_psnr(vae)} if encoded else figures
+
+    vae.encoder.requires_grad_(False)
+    return _train(vae, list(vae.decoder.parameters()), step_fn, evaluate, recipe, state_path, seed, options)
+
+
+def _train(
+    vae: VideoVAE,
+    parameters: list[nn.Parameter],
+    step_fn: StepFn,
+    evaluate: Evaluate,
+    recipe: VideoVAERecipe,
+    state_path: str | Path,
+    seed: int,
+    options: LoopOptions | None,
+) -> History:
+    options = options or LoopOptions()
+    options = replace(
+        options,
+        clip=recipe.clip or options.clip,
+        evaluate_every_s=min(options.evaluate_every_s, recipe.seconds / 4),
+        max_seconds=min(options.max_seconds, recipe.seconds),
+    )
+    history = train(
+        step_fn,
+        vae,
+        Muon(parameters, lr=recipe.lr, adam_lr=recipe.adam_lr, weight_decay=recipe.weight_decay),
+        warmup_stable_decay(Course(recipe.total_steps, recipe.seconds)),
+        state_path,
+        total_steps=recipe.total_steps,
+        seed=seed,
+        options=options,
+        evaluate=evaluate,
+    )
+    load_averaged(vae, state_path)
+    return history
+
+
+def draw_frames(
+    recipe: VideoVAERecipe, generator: torch.Generator, device: torch.device, *, cuts: float = 0.0
+) -> Tensor:
+    """A batch of clips (B, 3, F, H, W) on ``device``; a share ``cuts`` of them turns into another scene."""
+    size = draw(recipe.sizes, generator)
+    seeds = draw_seeds(generator, size.batch + (cuts > 0))
+    frames = video_batch(seeds, frames=size.frames, width=size.width, height=size.height, device=device)
+    if cuts:
+        frames = cut_to_next(frames, cuts, generator)
+    return frames.contiguous(memory_format=torch.channels_last_3d)
+
+
+def _device(vae: nn.Module) -> torch.device:
+    return next(vae.parameters()).device
+
+
+def cut_to_next(frames: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Clips (B + 1, ...) -> (B, ...): a ``share`` of them goes on as the next from some latent frame on."""
+    length = frames.shape[2]
+    chance, where = torch.rand(2, len(frames) - 1, 1, generator=generator)
+    first = 1 + (where * ((length - 1) // TEMPORAL_SCALE)).long() * TEMPORAL_SCALE
+    after = (chance < share) & (torch.arange(length) >= first)
+    after = after.to(frames.device, non_blocking=True)[:, None, :, None, None]
+    return torch.where(after, frames[1:], frames[:-1])
+
+
+def encoder_error(vae: VideoVAE, code: EncodesVideo, frames: Tensor) -> Tensor:
+    """Mean squared error of the encoder's latents of ``frames``, where those are."""
+    with torch.no_grad():
+        target = code.encode(frames)
+    return (latent_mean(vae, frames) - target).square().mean()
+
+
+def decoder_error(
+    vae: VideoVAE, code: EncodesVideo, frames: Tensor, generator: torch.Generator, *, encoded: int = 0
+) -> Tensor:
+    """What the decoder makes of latents with noise, less ``frames``, where those are.
+
+    The first ``encoded`` clips come from the encoder beside it, the rest from the code.
+    """
+    with torch.no_grad():
+        made = [code.encode(frames[encoded:])] if encoded < len(frames) else []
+        made = [latent_mean(vae, frames[:encoded]), *made] if encoded else made
+    latent = torch.cat(made)
+    noise = torch.randn(latent.shape, generator=generator).to(frames.device, non_blocking=True)
+    return decode_whole(vae, latent + LATENT_NOISE * noise).float() - frames
+
+
+def latent_mean(vae: VideoVAE, frames: Tensor) -> Tensor:
+    """Frames (B, 3, F, H, W) -> normalised latent (B, C, f, h, w) in float32: in one piece, for gradients."""
+    return vae.encode(frames, max_piece_bytes=WHOLE).float()
+
+
+def decode_whole(vae: VideoVAE, latent: Tensor) -> Tensor:
+    """Normalised latent -> frames, with gradients in mind: in one piece."""
+    return vae.decode(latent, max_piece_bytes=WHOLE)
+
+
+@torch.no_grad()
+def new_video_vae(config: VideoVAEConfig, code: EncodesVideo, seed: int) -> VideoVAE:
+    """A network whose convolutions rotate channels and whose residual branches add nothing yet.
+
+    Its raw latents are to be those of ``code``, whose amplitudes are the statistics that normalise them.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    vae = VideoVAE(config)
+    for module in vae.modules():
+        if isinstance(module, nn.Conv3d):
+            rotate_convolution(module, generator)
+    for module in vae.modules():
+        if isinstance(module, ResBlock):
+            module.conv2.conv.weight.zero_()
+        elif isinstance(module, Downsample):
+            module.conv.conv.weight.mul_(0.5)
+    vae.decoder.conv_out.conv.weight.mul_(0.2)
+    last = vae.encoder.conv_out.conv
+    assert last.bias is not None
+    last.weight[-1] = 0
+    last.bias[-1] = 2 * math.log(LATENT_NOISE)
+    vae.per_channel_statistics = code.per_channel_statistics
+    return vae
+
+
+@torch.no_grad()
+def held_out_psnr(
+    vae: nn.Module,
+    code: EncodesVideo | None = None,
+    *,
+    clips: int = 12,
+    frames: int = 25,
+    width: int = 128,
+    height: int = 128,
+) -> float:
+    """Mean PSNR in dB of scenes that are never trained on, decoded from ``code`` or from the encoder's."""
+    assert isinstance(vae, VideoVAE)
+    total = 0.0
+    for index in range(clips):
+        truth = video_batch(
+            [HELD_OUT + index], frames=frames, width=width, height=height, device=_device(vae)
+        )
+        latent = latent_mean(vae, truth) if code is None else code.encode(truth)
+        total += float(psnr(decode_whole(vae, latent), truth))
+    return total / clips
+
+
+@torch.no_grad()
+def held_out_code_error(vae: VideoVAE, code: EncodesVideo, *, clips: int = 12) -> float:
+    """Squared error of the encoder's latents of held-out clips over the code's variance."""
+    wrong = power = 0.0
+    for index in range(clips):
+        frames = video_batch([HELD_OUT + index], frames=25, width=128, height=128, device=_device(vae))
+        target = code.encode(frames)
+        wrong += float((latent_mean(vae, frames) - target).square().sum())
+        power += float(target.square().sum())
+    return wrong / power

@@ -1,0 +1,1 @@
+"""The making of the embedded tiny set: its stages, its sizes and its recipe."""

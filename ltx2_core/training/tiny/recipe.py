@@ -1,0 +1,50 @@
+"""Header configuration of the trained tiny set: 2.3 with widths that two CPU cores can train."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...tiny.settings import tiny_config, tiny_upsampler_config
+
+Json = dict[str, Any]
+
+_VIDEO_WIDTH = 32
+_AUDIO_WIDTH = 24
+
+
+def trained_config() -> Json:
+    """The ``config`` object of the trained checkpoint, as :func:`ltx2_core.tiny.settings.tiny_config`."""
+    config = tiny_config("2.3")
+    config["vae"] |= {
+        "encoder_base_channels": _VIDEO_WIDTH,
+        "decoder_base_channels": _VIDEO_WIDTH,
+        "encoder_blocks": _widened(config["vae"]["encoder_blocks"], {"compress_time_res": 1}, last=1),
+        "decoder_blocks": _widened(config["vae"]["decoder_blocks"], {"compress_time": 1}),
+    }
+    config["audio_vae"]["model"]["params"]["ddconfig"]["ch"] = _AUDIO_WIDTH
+    # Fewer and larger steps to the waveform than released, so that its last widths are not 1 and 2.
+    config["vocoder"]["vocoder"] |= {
+        "upsample_initial_channel": 128,
+        "upsample_rates": [5, 4, 4, 2],
+        "upsample_kernel_sizes": [11, 8, 8, 4],
+        "resblock_kernel_sizes": [3],
+        "resblock_dilation_sizes": [[1, 3, 5]],
+    }
+    config["vocoder"]["bwe"] |= {"resblock_kernel_sizes": [3], "resblock_dilation_sizes": [[1, 3, 5]]}
+    return config
+
+
+def trained_upsampler_config() -> Json:
+    """The flat ``config`` object of the trained spatial x2 upscaler."""
+    return tiny_upsampler_config() | {"mid_channels": 64}
+
+
+def _widened(blocks: list[Any], multipliers: dict[str, int], last: int | None = None) -> list[Any]:
+    """The block list with other width multipliers, by kind and for the last resampling."""
+    result = [
+        [kind, {**options, "multiplier": multipliers[kind]} if kind in multipliers else dict(options)]
+        for kind, options in blocks
+    ]
+    if last is not None:
+        next(options for kind, options in reversed(result) if "multiplier" in options)["multiplier"] = last
+    return result

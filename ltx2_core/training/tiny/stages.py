@@ -1,0 +1,369 @@
+"""The stages of ``ltx2 train tiny``, from nothing to a model set in ComfyUI's folders.
+
+A stage whose output exists is skipped; removing the output makes it run again. Each continues from its state.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ... import config as cfg
+from ...shapes import VIDEO_CHANNELS
+from ...tiny.weights import stored_transforms
+from ...video_vae import VideoVAE
+from ..autoencoders.audio_vae import AudioPair, finish_audio_vae, train_audio_vae
+from ..autoencoders.layerwise import fit_decoder
+from ..autoencoders.linear_decoder import start_linear_decoder
+from ..autoencoders.linear_encoder import start_linear_encoder
+from ..autoencoders.upsampler import train_upsampler
+from ..autoencoders.video_code import VideoCode, principal_code
+from ..autoencoders.video_vae import (
+    LATENT_NOISE,
+    VideoVAERecipe,
+    new_video_vae,
+    train_video_decoder,
+    train_video_encoder,
+)
+from ..autoencoders.vocoder import train_vocoder
+from ..latents import Encoders, LatentCache, write_latents
+from ..loop import History, averaged_weights
+from ..lora import LoraAdapters, save_lora
+from ..network import FlowNetwork, official_names
+from ..text import GEMMA_LAYERS, GEMMA_WIDTH, load_text, write_world_gemma
+from .diffusion import LoraRecipe, load_averaged, train_distilled, train_edges, train_flow
+from .run import Run, Unfinished, prefixed, save_tensors, without_prefix
+
+logger = logging.getLogger(__name__)
+
+OnStage = Callable[[str, str], None]
+"""Called with the stage and "starts", "is there", "done" or "stopped"."""
+
+
+def run_stages(run: Run, stages: Sequence[str] | None = None, *, on_stage: OnStage | None = None) -> None:
+    """Run ``stages`` (default: all) in their order, skipping those whose output exists.
+
+    Raises ValueError for an unknown stage or one whose inputs are missing, Unfinished when time is up.
+    """
+    wanted = list(STAGES) if stages is None else list(stages)
+    unknown = [stage for stage in wanted if stage not in STAGES]
+    if unknown:
+        raise ValueError(f"unknown stages {', '.join(unknown)}; choose from {', '.join(STAGES)}")
+    tell = on_stage or (lambda stage, event: None)
+    for stage in STAGES:
+        if stage not in wanted:
+            continue
+        if all(path.exists() for path in run.outputs(stage)):
+            older = [need for need in NEEDS[stage] if _newer(run, need, stage)]
+            if older:
+                logger.warning("%s is older than %s: remove it to make it anew", stage, ", ".join(older))
+            tell(stage, "is there")
+            continue
+        missing = [n for n in NEEDS[stage] if not all(p.exists() for p in run.outputs(n))]
+        if missing:
+            raise ValueError(f"stage {stage} needs {', '.join(missing)} first: run them in the same folder")
+        tell(stage, "starts")
+        begin = time.monotonic()
+        try:
+            STAGES[stage](run)
+        except Unfinished:
+            tell(stage, "stopped")
+            raise
+        finally:
+            run.spend(stage, time.monotonic() - begin)
+        tell(stage, "done")
+
+
+def _newer(run: Run, one: str, other: str) -> bool:
+    """Whether an output of ``one`` was made after one of ``other``."""
+    made = [path.stat().st_mtime for path in run.outputs(one) if path.exists()]
+    return bool(made) and max(made) > min(path.stat().st_mtime for path in run.outputs(other))
+
+
+def make_text(run: Run) -> None:
+    """Gemma is not trained: random states tell words apart, and the projection learns to read them."""
+    write_world_gemma(run.models.text_encoder, prompts=run.prompts, seed=run.seed)
+
+
+def make_video_code(run: Run) -> None:
+    code = principal_code(VIDEO_CHANNELS, sizes=run.scale.code_sizes, seed=run.seed)
+    save_tensors(run.part("video-code"), code.tensors())
+
+
+def make_video_encoder(run: Run) -> None:
+    def start(vae: VideoVAE, code: VideoCode) -> None:
+        scale = run.scale
+        start_linear_encoder(
+            vae.encoder, code, sizes=scale.code_sizes, steps=scale.linear_steps, seed=run.seed
+        )
+
+    _make_half(run, "encoder", run.scale.video_encoder, start, train_video_encoder)
+
+
+def make_video_decoder(run: Run) -> None:
+    def start(vae: VideoVAE, code: VideoCode) -> None:
+        scale = run.scale
+        levels = start_linear_decoder(vae.decoder, code, sizes=scale.code_sizes, seed=run.seed)
+        codes = vae, code
+        fit_decoder(vae.decoder, levels, codes, sizes=scale.fit_sizes, noise=LATENT_NOISE, seed=run.seed)
+
+    _make_half(run, "decoder", run.scale.video_decoder, start, partial(train_video_decoder, encoded=True))
+
+
+def _make_half(
+    run: Run,
+    half: str,
+    recipe: VideoVAERecipe,
+    start: Callable[[VideoVAE, VideoCode], None],
+    train: Callable[..., History],
+) -> None:
+    stage = f"video-{half}"
+    recipe, code = run.sized(stage, recipe), _code(run)
+    vae = new_video_vae(cfg.video_vae_config(run.scale.config), code, run.seed)
+    network = vae.get_submodule(half)
+    if half == "decoder":
+        run.load(vae.encoder, run.part("video-encoder"), "vae.encoder.")
+    if run.start(stage).exists():
+        network.load_state_dict(without_prefix(f"vae.{half}.", load_file(run.start(stage))))
+    elif isinstance(code, VideoCode) and not run.state(stage).exists():
+        start(vae, code)
+    vae.to(device=run.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    if recipe.total_steps:
+        began = time.monotonic()
+        code = code.to(run.device)
+        train(vae, code, run.state(stage), recipe=recipe, seed=run.seed, options=run.options())
+        spent = time.monotonic() - began
+        run.check_finished(stage, recipe.total_steps, after=spent, seconds=recipe.seconds)
+    statistics = prefixed("vae.per_channel_statistics.", vae.per_channel_statistics)
+    save_tensors(run.part(stage), prefixed(f"vae.{half}.", network) | statistics)
+
+
+def make_audio_vae(run: Run) -> None:
+    recipe = run.sized("audio-vae", run.scale.audio_vae)
+    state = run.state("audio-vae")
+    config = cfg.audio_vae_config(run.scale.config)
+    pair, _ = train_audio_vae(
+        config, state, recipe=recipe, seed=run.seed, options=run.options(), device=run.device
+    )
+    run.check_finished("audio-vae", recipe.total_steps)
+    finish_audio_vae(pair, recipe, clips=run.scale.statistics_clips, seed=run.seed)
+    save_tensors(
+        run.part("audio-vae"), prefixed("audio_vae.", pair.encoder) | prefixed("audio_vae.", pair.decoder)
+    )
+
+
+def make_vocoder(run: Run) -> None:
+    recipe = run.sized("vocoder", run.scale.vocoder)
+    state = run.state("vocoder")
+    config = cfg.vocoder_config(run.scale.config)
+    vocoder, _ = train_vocoder(
+        config,
+        cfg.audio_vae_config(run.scale.config),
+        state,
+        recipe=recipe,
+        pair=_audio_pair(run).to(run.device),
+        seed=run.seed,
+        options=run.options(),
+        device=run.device,
+    )
+    run.check_finished("vocoder", recipe.total_steps)
+    tensors = prefixed("vocoder.", vocoder)
+    if config.bwe is not None:
+        tensors |= stored_transforms(config.bwe, "vocoder.mel_stft.")
+    save_tensors(run.part("vocoder"), tensors)
+
+
+def make_latents(run: Run) -> None:
+    folder = run.folder / "latents"
+
+    def on_shard(done: int, count: int) -> None:
+        logger.info("latents: %d of %d shards", done, count)
+        if done < count:
+            run.check_time()
+
+    write_latents(
+        folder,
+        run.scale.buckets,
+        partial(_encoders, run),
+        shard_clips=run.scale.shard_clips,
+        workers=run.workers,
+        on_shard=on_shard,
+    )
+    (folder / "complete").touch()
+
+
+def _encoders(run: Run) -> Encoders:
+    gemma, tokenizer = load_text(run.models.text_encoder)
+    return Encoders(video=_code(run), audio=_audio_pair(run).encoder, gemma=gemma, tokenizer=tokenizer)
+
+
+def make_transformer(run: Run) -> None:
+    recipe = run.sized("transformer", run.scale.transformer)
+    state = run.state("transformer")
+    network = _flow_network(run)
+    if run.start("transformer").exists():
+        _load_flow(network, run.start("transformer"))
+    began = time.monotonic()
+    train_flow(
+        network,
+        _cache(run),
+        run.unconditional(),
+        state,
+        recipe=recipe,
+        seed=run.seed,
+        options=run.options(),
+    )
+    spent = time.monotonic() - began
+    run.check_finished("transformer", recipe.total_steps, after=spent, seconds=recipe.seconds)
+    save_tensors(run.part("transformer"), official_names(averaged_weights(state)))
+
+
+def make_upsampler(run: Run) -> None:
+    recipe = run.sized("upsampler", run.scale.upsampler)
+    upsampler, _ = train_upsampler(
+        cfg.upsampler_config(run.scale.upsampler_config),
+        _code(run).to(run.device),
+        run.state("upsampler"),
+        recipe=recipe,
+        seed=run.seed,
+        options=run.options(),
+        device=run.device,
+    )
+    run.check_finished("upsampler", recipe.total_steps)
+    metadata = {"config": json.dumps(run.scale.upsampler_config)}
+    save_tensors(run.models.upsampler, upsampler.state_dict(), dtype=torch.bfloat16, metadata=metadata)
+
+
+def make_distilled(run: Run) -> None:
+    recipe = run.scale.distilled
+    network, adapters = _adapted(run, recipe)
+    flow = run.sized("distilled", recipe.flow)
+    state = run.state("distilled")
+    train_distilled(
+        network,
+        adapters,
+        _cache(run),
+        run.unconditional(),
+        state,
+        recipe=flow,
+        seed=run.seed,
+        options=run.options(),
+    )
+    run.check_finished("distilled", flow.total_steps)
+    load_averaged(adapters, state)
+    save_lora(run.distilled, adapters.tensors())
+
+
+def make_edges(run: Run) -> None:
+    recipe = run.scale.edges
+    network, adapters = _adapted(run, recipe)
+    flow = run.sized("edges", recipe.flow)
+    state = run.state("edges")
+    train_edges(
+        network,
+        adapters,
+        _cache(run),
+        run.unconditional(),
+        state,
+        recipe=flow,
+        seed=run.seed,
+        options=run.options(),
+    )
+    run.check_finished("edges", flow.total_steps)
+    load_averaged(adapters, state)
+    save_lora(run.edges, adapters.tensors(), metadata={"reference_downscale_factor": "1"})
+
+
+def _flow_network(run: Run) -> FlowNetwork:
+    network = FlowNetwork(
+        run.scale.config, hidden_size=GEMMA_WIDTH, num_states=GEMMA_LAYERS + 1, seed=run.seed
+    )
+    return network.to(run.device)
+
+
+def _load_flow(network: FlowNetwork, path: Path) -> None:
+    tensors = load_file(path)
+    own = {name: tensors[full] for name, full in zip(network.state_dict(), network.tensors(), strict=True)}
+    network.load_state_dict(own, strict=True)
+
+
+def _adapted(run: Run, recipe: LoraRecipe) -> tuple[FlowNetwork, LoraAdapters]:
+    """The trained network, frozen, and a LoRA on its transformer."""
+    network = _flow_network(run)
+    _load_flow(network, run.part("transformer"))
+    network.requires_grad_(False)
+    return network, LoraAdapters(network.transformer, rank=recipe.rank, targets=recipe.targets, seed=run.seed)
+
+
+def _code(run: Run) -> VideoCode | VideoVAE:
+    """The code, or in a run that goes on from a set the encoder that has learnt it."""
+    tensors = load_file(run.part("video-code"))
+    if "basis" in tensors:
+        return VideoCode(**tensors)
+    vae = VideoVAE(cfg.video_vae_config(run.scale.config)).requires_grad_(False)
+    for name in ("encoder", "per_channel_statistics"):
+        vae.get_submodule(name).load_state_dict(without_prefix(f"vae.{name}.", tensors))
+    return vae
+
+
+def _audio_pair(run: Run) -> AudioPair:
+    pair = AudioPair(cfg.audio_vae_config(run.scale.config))
+    for half in (pair.encoder, pair.decoder):
+        run.load(half, run.part("audio-vae"), "audio_vae.")
+    return pair
+
+
+def _cache(run: Run) -> LatentCache:
+    return LatentCache(run.folder / "latents", run.scale.buckets, run.device)
+
+
+def export(run: Run) -> None:
+    """All parts in one file, as released."""
+    tensors: dict[str, Tensor] = {}
+    for name in PARTS:
+        tensors |= load_file(run.part(name))
+    metadata = {"config": json.dumps(run.scale.config), "model_version": "2.3.0-tiny"}
+    save_tensors(run.models.checkpoint, tensors, dtype=torch.bfloat16, metadata=metadata)
+
+
+PARTS = ("video-encoder", "video-decoder", "audio-vae", "vocoder", "transformer")
+"""Of the checkpoint."""
+
+STAGES: dict[str, Callable[[Run], None]] = {
+    "text": make_text,
+    "video-code": make_video_code,
+    "video-encoder": make_video_encoder,
+    "video-decoder": make_video_decoder,
+    "audio-vae": make_audio_vae,
+    "vocoder": make_vocoder,
+    "latents": make_latents,
+    "transformer": make_transformer,
+    "upsampler": make_upsampler,
+    "distilled": make_distilled,
+    "edges": make_edges,
+    "export": export,
+}
+"""In the order in which they run."""
+
+NEEDS: dict[str, tuple[str, ...]] = {
+    "text": (),
+    "video-code": (),
+    "video-encoder": ("video-code",),
+    "video-decoder": ("video-code", "video-encoder"),
+    "audio-vae": (),
+    "vocoder": ("audio-vae",),
+    "latents": ("text", "video-code", "audio-vae"),
+    "transformer": ("text", "latents"),
+    "upsampler": ("video-code",),
+    "distilled": ("transformer",),
+    "edges": ("transformer",),
+    "export": PARTS,
+}

@@ -1,0 +1,182 @@
+"""Latents back to pictures, sound, or straight to a video file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+from einops import rearrange
+from torch import Tensor
+
+from ...ltx2_core.editing import limit_loudness
+from ...ltx2_core.run.generation import as_long_as
+from ...ltx2_core.shapes import ClipPlan, frames_of
+from ..conditioning.attached import refuse_guides
+from ..convert import audio_from_decoder, audio_of, track_of, video_of
+from ..host.latents import Latent
+from ..host.video import write_video
+from ..sampling.checks import CROP, check_audio
+from .plan import fps_input, plan_input
+
+CATEGORY = "LTX-2/decode"
+
+
+class LTX2AVDecodeVideo(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2AVDecodeVideo",
+            display_name="LTX-2 Decode Video",
+            category=CATEGORY,
+            description="Decodes the video of a latent to images, all of them in memory. LTX-2 Decode To "
+            "Video needs far less.",
+            inputs=[
+                io.Vae.Input("video_vae", tooltip="Video VAE of the checkpoint."),
+                io.Latent.Input("latent", tooltip="Sampled latent: audio-video, or video only."),
+            ],
+            outputs=[
+                io.Image.Output(
+                    display_name="images", tooltip="The frames; those of a batch one clip after another."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, video_vae: Any, latent: Latent) -> io.NodeOutput:
+        refuse_guides(latent, "LTX-2 Decode Video")
+        return io.NodeOutput(decoded_images(video_vae, latent))
+
+
+class LTX2AVDecodeAudio(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2AVDecodeAudio",
+            display_name="LTX-2 Decode Audio",
+            category=CATEGORY,
+            description="Decodes the audio of a latent to stereo sound.",
+            inputs=[
+                io.Vae.Input("audio_vae", tooltip="Audio VAE of the checkpoint."),
+                io.Latent.Input("latent", tooltip="Sampled latent: audio-video, or audio only."),
+                io.Float.Input(
+                    "seconds",
+                    default=0.0,
+                    min=0.0,
+                    max=100000.0,
+                    step=0.001,
+                    optional=True,
+                    tooltip="Exact length of the sound: cut, or followed by silence; 0 is all of it.",
+                ),
+                io.Float.Input(
+                    "ceiling",
+                    default=0.0,
+                    min=-60.0,
+                    max=0.0,
+                    step=0.1,
+                    optional=True,
+                    tooltip="Loudest sample in dB of full scale: a louder sound is made quieter as a whole.",
+                ),
+            ],
+            outputs=[io.Audio.Output(display_name="audio", tooltip="The sound, at the rate of the vocoder.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, audio_vae: Any, latent: Latent, seconds: float = 0.0, ceiling: float = 0.0
+    ) -> io.NodeOutput:
+        sound = decoded_audio(audio_vae, latent)
+        waveform, rate = sound["waveform"], sound["sample_rate"]
+        if seconds:
+            waveform = as_long_as(waveform, rate, seconds)
+        limited = torch.stack([limit_loudness(one, ceiling) for one in waveform]) if ceiling else waveform
+        return io.NodeOutput({"waveform": limited, "sample_rate": rate})
+
+
+class LTX2AVDecodeToVideo(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2AVDecodeToVideo",
+            display_name="LTX-2 Decode To Video",
+            category=CATEGORY,
+            description="Decodes straight into a video file with sound: frames are encoded as they come, "
+            "so a clip of any length fits in memory. Connect Save Video to keep it.",
+            inputs=[
+                io.Vae.Input("video_vae", tooltip="Video VAE of the checkpoint."),
+                io.Latent.Input("latent", tooltip="Sampled latent: audio-video, or video only."),
+                fps_input("Frames per second of the file; a connected plan overrides it."),
+                io.Int.Input(
+                    "crf",
+                    default=18,
+                    min=0,
+                    max=51,
+                    tooltip="Quality of the H.264 file: lower is better and larger, 18 looks lossless.",
+                ),
+                io.Int.Input(
+                    "batch_index", default=0, min=0, max=63, tooltip="Which clip of a batch to decode."
+                ),
+                io.Vae.Input(
+                    "audio_vae",
+                    optional=True,
+                    tooltip="Audio VAE of the checkpoint; without it, and without audio, the video is "
+                    "silent.",
+                ),
+                io.Audio.Input(
+                    "audio",
+                    optional=True,
+                    tooltip="Sound to use in place of the latent's, such as that of LTX-2 Set Audio.",
+                ),
+                plan_input("Takes the frame rate from an LTX-2 Clip Plan and checks the length against it."),
+            ],
+            outputs=[io.Video.Output(display_name="video", tooltip="The finished clip, for Save Video.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        video_vae: Any,
+        latent: Latent,
+        fps: float,
+        crf: int,
+        batch_index: int,
+        audio_vae: Any = None,
+        audio: Any = None,
+        plan: ClipPlan | None = None,
+    ) -> io.NodeOutput:
+        refuse_guides(latent, "LTX-2 Decode To Video")
+        rate = fps if plan is None else plan.fps
+        samples = _one(video_of(latent)["samples"], batch_index)
+        _check_length(samples.shape[2], plan)
+        if audio is None and audio_vae is not None:
+            own = audio_of(latent)["samples"]
+            check_audio(samples.shape[2], own.shape[2], rate)
+            audio = decoded_audio(audio_vae, {"samples": _one(own, batch_index)})
+        sound = None if audio is None else track_of(audio, batch_index)
+        return io.NodeOutput(write_video(video_vae, samples, rate, sound, crf))
+
+
+def decoded_images(video_vae: Any, latent: Latent) -> Tensor:
+    """IMAGE of a LATENT; the clips of a batch one after another."""
+    images = video_vae.decode(video_of(latent)["samples"])
+    return rearrange(images, "b f h w c -> (b f) h w c")
+
+
+def decoded_audio(audio_vae: Any, latent: Latent) -> dict[str, Any]:
+    """AUDIO of a LATENT."""
+    decoded = audio_vae.decode(audio_of(latent)["samples"])
+    return audio_from_decoder(decoded, audio_vae.first_stage_model.output_sample_rate)
+
+
+def _one(samples: Any, index: int) -> Any:
+    if index >= len(samples):
+        raise ValueError(f"batch_index={index} is not in a batch of {len(samples)}: the first clip is 0")
+    return samples[index : index + 1]
+
+
+def _check_length(latent_frames: int, plan: ClipPlan | None) -> None:
+    if plan is not None and latent_frames != plan.latent_frames:
+        raise ValueError(
+            f"the latent has {frames_of(latent_frames)} frames and the plan {plan.frames}: connect the "
+            f"plan that the latent was made from. If guide frames were added: {CROP}"
+        )

@@ -1,0 +1,131 @@
+"""Latents of video and audio: make, join, take apart, enlarge."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ...ltx2_core.shapes import Snap, plan_clip
+from ...ltx2_core.types import Numerics
+from ..conditioning.attached import refuse_guides
+from ..convert import Streams, split, split_av, video_of
+from ..host.latents import Latent, concat_av
+from ..host.upscaling import upscale_video
+from .plan import CATEGORY, batch_input, empty_latent, fps_input, size_input
+
+
+class LTX2AVEmptyLatent(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2AVEmptyLatent",
+            display_name="LTX-2 Empty AV Latent",
+            category=CATEGORY,
+            description="An empty latent of video and audio of equal length. Values off the grid are an "
+            "error; LTX-2 Clip Plan rounds them instead.",
+            inputs=[
+                size_input("width", 768, "Width in pixels"),
+                size_input("height", 512, "Height in pixels"),
+                io.Int.Input(
+                    "frames",
+                    default=97,
+                    min=1,
+                    max=100001,
+                    step=8,
+                    tooltip="Number of frames: 8k + 1, such as 97.",
+                ),
+                fps_input("Frames per second; it decides how long the sound is."),
+                batch_input(),
+            ],
+            outputs=[io.Latent.Output(display_name="latent", tooltip="Empty video and audio, for sampling.")],
+        )
+
+    @classmethod
+    def execute(cls, width: int, height: int, frames: int, fps: float, batch_size: int) -> io.NodeOutput:
+        plan = plan_clip(width, height, frames=frames, fps=fps, snap=Snap.ERROR, numerics=Numerics.COMFY)
+        return io.NodeOutput(empty_latent(plan, batch_size))
+
+
+class LTX2AVConcatLatent(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2AVConcatLatent",
+            display_name="LTX-2 Concat AV Latent",
+            category=CATEGORY,
+            description="Joins a video and an audio latent into one, with their noise masks.",
+            inputs=[
+                io.Latent.Input("video_latent", tooltip="Video latent; a noise mask goes along."),
+                io.Latent.Input("audio_latent", tooltip="Audio latent; a noise mask goes along."),
+            ],
+            outputs=[io.Latent.Output(display_name="latent", tooltip="Both in one latent.")],
+        )
+
+    @classmethod
+    def execute(cls, video_latent: Latent, audio_latent: Latent) -> io.NodeOutput:
+        video, more_audio = split(video_latent)
+        more_video, audio = split(audio_latent)
+        if video is None and audio is None:
+            raise ValueError("video_latent holds audio and audio_latent holds video: swap the two")
+        if video is None or more_audio is not None or audio is None or more_video is not None:
+            raise ValueError(
+                "video_latent must hold video only and audio_latent audio only: take an audio-video latent "
+                "apart with LTX-2 Separate AV Latent first"
+            )
+        return io.NodeOutput(concat_av(video, audio))
+
+
+class LTX2AVSeparateLatent(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2AVSeparateLatent",
+            display_name="LTX-2 Separate AV Latent",
+            category=CATEGORY,
+            description="Takes an audio-video latent apart. Both parts keep their noise mask.",
+            inputs=[io.Latent.Input("latent", tooltip="Latent that holds video and audio.")],
+            outputs=[
+                io.Latent.Output(display_name="video_latent", tooltip="The video with its mask."),
+                io.Latent.Output(display_name="audio_latent", tooltip="The audio with its mask."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, latent: Latent) -> io.NodeOutput:
+        return io.NodeOutput(*split_av(latent))
+
+
+class LTX2AVLatentUpscale(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2AVLatentUpscale",
+            display_name="LTX-2 Latent Upscale",
+            category=CATEGORY,
+            description="Enlarges the video between two stages. Audio passes through with its mask; the "
+            "video mask is dropped, so give the first image again after this node.",
+            inputs=[
+                io.Latent.Input("latent", tooltip="Result of the first stage, without guide frames."),
+                io.LatentUpscaleModel.Input("upscale_model", tooltip="Latent upscaler, such as spatial x2."),
+                io.Vae.Input(
+                    "video_vae", tooltip="Video VAE of the checkpoint: it holds the latent statistics."
+                ),
+            ],
+            outputs=[io.Latent.Output(display_name="latent", tooltip="Enlarged video, same audio.")],
+        )
+
+    @classmethod
+    def execute(cls, latent: Latent, upscale_model: Any, video_vae: Any) -> io.NodeOutput:
+        refuse_guides(latent, "LTX-2 Latent Upscale")
+        return io.NodeOutput(enlarged(latent, upscale_model, video_vae))
+
+
+def enlarged(latent: Latent, upscale_model: Any, video_vae: Any) -> Latent:
+    """The LATENT with its video upscaled and without its mask. Raises ValueError if there is no upscaler."""
+    if upscale_model is None:
+        raise ValueError("no upscaler was loaded: choose one in LTX-2 Load All instead of none")
+    video, audio = video_of(latent), split(latent).audio
+    larger = {key: value for key, value in video.items() if key != "noise_mask"}
+    larger["samples"] = upscale_video(upscale_model, video["samples"], video_vae)
+    return Streams(larger, audio).joined()

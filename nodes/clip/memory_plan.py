@@ -1,0 +1,132 @@
+"""What a clip will need in memory, told before anything runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import comfy.model_management
+import torch
+from comfy_api.latest import io, ui
+
+from ...ltx2_core.memory import PRESETS, RELEASED, STORED, ModelSize, draw_plans, plan_memory, released_size
+from ...ltx2_core.shapes import ClipPlan, Snap, plan_clip
+from ...ltx2_core.types import Numerics
+from .plan import plan_input, size_input
+
+MEASURED, ALL = "what is free now", "all sizes"
+
+
+class LTX2AVMemoryPlan(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2AVMemoryPlan",
+            is_output_node=True,
+            display_name="LTX-2 Memory Plan",
+            category="LTX-2/utils",
+            description="Says what a clip of a given size needs in memory, stage by stage, and how much of "
+            "the model can stay on the GPU. Loads nothing.",
+            inputs=[
+                size_input("width", 768, "Width of the finished clip in pixels"),
+                size_input("height", 512, "Height of the finished clip in pixels"),
+                io.Int.Input(
+                    "frames",
+                    default=121,
+                    min=1,
+                    max=100001,
+                    step=8,
+                    tooltip="Length in frames, 8k + 1. Longer clips need more memory while they are sampled.",
+                ),
+                io.Combo.Input(
+                    "stages",
+                    options=["1", "2"],
+                    default="2",
+                    tooltip="2: the first stage has half the width and height. 1: sample at full size.",
+                ),
+                io.Combo.Input(
+                    "budget",
+                    options=[MEASURED, *PRESETS, ALL],
+                    default=MEASURED,
+                    tooltip="Memory of the GPU that the run may use; all sizes compares common GPUs.",
+                ),
+                io.Combo.Input(
+                    "model_version",
+                    options=list(RELEASED),
+                    default="2.3",
+                    tooltip="Released model to plan for. A connected model overrides its transformer.",
+                ),
+                io.Combo.Input(
+                    "weights",
+                    options=list(STORED),
+                    default="bf16",
+                    tooltip="How the blocks of the transformer are stored; fp8 takes half of the memory.",
+                ),
+                io.Model.Input("model", optional=True, tooltip="Plan for this model as it is loaded."),
+                plan_input("Takes size and length from an LTX-2 Clip Plan."),
+            ],
+            outputs=[
+                io.String.Output(display_name="report", tooltip="The plan as a table."),
+                io.Image.Output(
+                    display_name="picture", tooltip="The plan as bars; a red line is the budget."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        width: int,
+        height: int,
+        frames: int,
+        stages: str,
+        budget: str,
+        model_version: Any,
+        weights: Any,
+        model: Any = None,
+        plan: ClipPlan | None = None,
+    ) -> io.NodeOutput:
+        if plan is None:
+            plan = plan_clip(
+                width,
+                height,
+                frames=frames,
+                snap=Snap.NEAREST,
+                stages=int(stages),
+                numerics=Numerics.COMFY,
+            )
+        size = released_size(model_version, weights)
+        size, dtype = (size, torch.bfloat16) if model is None else _of_model(size, model)
+        clips = [plan] if stages == "1" else [plan.half(), plan]
+        plans = [plan_memory(room, **vars(size), clips=clips, dtype=dtype) for room in _budgets(budget)]
+        tables = ["\n".join((f"within {one.budget / 1e9:.3g} GB", *one.lines())) for one in plans]
+        report = "\n\n".join((f"{plan.width} x {plan.height}, {plan.frames} frames", *tables, *plan.changes))
+        picture = draw_plans(plans)[None]
+        shown = ui.PreviewText(report).as_dict() | ui.PreviewImage(picture, cls=cls).as_dict()
+        return io.NodeOutput(report, picture, ui=shown)
+
+
+def _budgets(budget: str) -> list[int]:
+    if budget == ALL:
+        return list(PRESETS.values())
+    if budget in PRESETS:
+        return [PRESETS[budget]]
+    return [int(comfy.model_management.get_free_memory(comfy.model_management.get_torch_device()))]
+
+
+def _of_model(size: ModelSize, model: Any) -> tuple[ModelSize, torch.dtype]:
+    """``size`` with the transformer of a loaded MODEL, and the dtype in which it computes.
+
+    Raises ValueError for a model that is not one of this pack's loaders.
+    """
+    network = model.model.diffusion_model
+    config = getattr(network, "config", None)
+    if type(config) is not type(size.transformer):
+        raise ValueError("the model is not LTX-2 or not from this pack's loaders: use LTX-2 Load Checkpoint")
+    blocks = network.transformer_blocks
+    own = sum(t.numel() * t.element_size() for block in blocks for t in block.state_dict().values())
+    whole = sum(t.numel() * t.element_size() for t in network.state_dict().values())
+    changed = replace(
+        size, transformer=config, transformer_weights=whole, block_weights=own // max(1, len(blocks))
+    )
+    return changed, model.model.get_dtype_inference()

@@ -1,0 +1,63 @@
+"""Prompts to conditioning that knows its frame rate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import node_helpers
+from comfy_api.latest import io
+
+from ...ltx2_core.run.request import NEGATIVE_PROMPT
+from ...ltx2_core.shapes import ClipPlan
+from .plan import fps_input, plan_input
+
+
+class LTX2AVPrompt(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2AVPrompt",
+            display_name="LTX-2 Prompt",
+            category="LTX-2/conditioning",
+            description="Encodes the positive and the negative prompt and stores the frame rate with them.",
+            inputs=[
+                io.Clip.Input("clip", tooltip="Text encoder from LTX-2 Load All or LTX-2 Load Text Encoder."),
+                io.String.Input(
+                    "positive",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    tooltip="What happens, as one paragraph: subject, motion, camera, light, and every "
+                    "sound or spoken word (in quotes).",
+                ),
+                io.String.Input(
+                    "negative",
+                    multiline=True,
+                    default=NEGATIVE_PROMPT,
+                    tooltip="What to keep away from. It has no effect where cfg is 1.",
+                ),
+                fps_input("Frames per second that the model assumes; a connected plan overrides it."),
+                plan_input("Takes the frame rate from an LTX-2 Clip Plan, so that both always agree."),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="positive", tooltip="For the sampler's positive."),
+                io.Conditioning.Output(display_name="negative", tooltip="For the sampler's negative."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, clip: Any, positive: str, negative: str, fps: float, plan: ClipPlan | None = None
+    ) -> io.NodeOutput:
+        rate = fps if plan is None else plan.fps
+        return io.NodeOutput(*(encode_prompt(clip, text, rate) for text in (positive, negative)))
+
+
+def encode_prompt(clip: Any, text: str, fps: float) -> Any:
+    """CONDITIONING with its frame rate. Raises ValueError without a text encoder."""
+    if clip is None:
+        raise ValueError(
+            "there is no text encoder: LTX-2 checkpoints hold none, use LTX-2 Load All or LTX-2 Load "
+            "Text Encoder"
+        )
+    conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text))
+    return node_helpers.conditioning_set_values(conditioning, {"frame_rate": fps})

@@ -1,0 +1,47 @@
+"""Control maps that need no other pack."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ...ltx2_core.media.edges import canny
+from ..convert import frames_from_image
+from .images import CATEGORY
+
+
+class LTX2AVCanny(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2AVCanny",
+            display_name="LTX-2 Canny Edges",
+            category=CATEGORY,
+            description="White edges on black of every frame: the control video of a canny or union "
+            "IC-LoRA, for LTX-2 Add Guide. Pose and depth come from preprocessor packs.",
+            inputs=[
+                io.Image.Input("image", tooltip="Image or clip."),
+                io.Float.Input(
+                    "low",
+                    default=0.1,
+                    min=0.01,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Weakest edge that is kept where it leads to a strong one: less draws more.",
+                ),
+                io.Float.Input(
+                    "high",
+                    default=0.3,
+                    min=0.01,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Weakest edge that is kept by itself; a step from black to white has about 0.5.",
+                ),
+            ],
+            outputs=[io.Image.Output(display_name="image", tooltip="The edges, of the same size.")],
+        )
+
+    @classmethod
+    def execute(cls, image: Tensor, low: float, high: float) -> io.NodeOutput:
+        edges = canny(frames_from_image(image), low, high)
+        return io.NodeOutput(edges[..., None].expand(-1, -1, -1, 3).contiguous())

@@ -1,0 +1,1 @@
+"""Nodes that extend and retake clips, add audio, and sample long clips window by window."""

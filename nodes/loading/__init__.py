@@ -1,0 +1,1 @@
+"""Nodes that load checkpoints, text encoders, upscalers and LoRAs."""

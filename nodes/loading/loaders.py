@@ -1,0 +1,264 @@
+"""Loaders: checkpoints, text encoders and upscalers from the host's model folders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..host.clip import load_clip
+from ..host.model import load_model
+from ..host.upscaler import load_upscaler
+from ..host.vae import load_audio_vae, load_video_vae
+from . import file_lists as shelves
+from .file_lists import NONE, SAME, FileList
+
+CATEGORY = "LTX-2/loaders"
+
+
+class LTX2AVLoadCheckpoint(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2AVLoadCheckpoint",
+            display_name="LTX-2 Load Checkpoint",
+            category=CATEGORY,
+            description="Loads the model, the video VAE and the audio VAE of LTX-2 from one checkpoint, from "
+            "a diffusers folder or from split files.",
+            inputs=[_model(), *_parts()],
+            outputs=_checkpoint_outputs(),
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        ckpt_name: str | None = None,
+        video_vae: str | None = None,
+        audio_vae: str | None = None,
+        text_parts: str | None = None,
+    ) -> bool | str:
+        return _check_parts(ckpt_name, video_vae, audio_vae, text_parts)
+
+    @classmethod
+    def execute(
+        cls, ckpt_name: str, video_vae: str = SAME, audio_vae: str = SAME, text_parts: str = SAME
+    ) -> io.NodeOutput:
+        return io.NodeOutput(
+            load_model(*_model_paths(ckpt_name, text_parts)), *_vaes(ckpt_name, video_vae, audio_vae)
+        )
+
+
+class LTX2AVLoadTextEncoder(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2AVLoadTextEncoder",
+            display_name="LTX-2 Load Text Encoder",
+            category=CATEGORY,
+            description="Loads Gemma together with the text projection that the checkpoint holds.",
+            inputs=[
+                _text_encoder(),
+                combo(
+                    "ckpt_name",
+                    shelves.TEXT_SOURCES,
+                    "The checkpoint whose model the text is for: it holds the text projection. For split "
+                    "files of 2.3 the projection file, for 2.5 the transformer.",
+                ),
+            ],
+            outputs=[io.Clip.Output(display_name="clip", tooltip="Text encoder for LTX-2 Prompt.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, text_encoder: str | None = None, ckpt_name: str | None = None) -> bool | str:
+        return shelves.check((shelves.ENCODERS, text_encoder), (shelves.TEXT_SOURCES, ckpt_name))
+
+    @classmethod
+    def execute(cls, text_encoder: str, ckpt_name: str) -> io.NodeOutput:
+        source = shelves.TEXT_SOURCES.path(ckpt_name)
+        return io.NodeOutput(load_clip(shelves.ENCODERS.path(text_encoder), source))
+
+
+class LTX2AVLoadUpscaler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2AVLoadUpscaler",
+            display_name="LTX-2 Load Latent Upscaler",
+            category=CATEGORY,
+            description="Loads a latent upscaler: between two stages it makes the video latent larger.",
+            inputs=[combo("upscaler", shelves.UPSCALERS, "Latent upscaler in models/latent_upscale_models.")],
+            outputs=[
+                io.LatentUpscaleModel.Output(
+                    display_name="upscale_model", tooltip="For LTX-2 Latent Upscale."
+                )
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, upscaler: str | None = None) -> bool | str:
+        return shelves.check((shelves.UPSCALERS, upscaler))
+
+    @classmethod
+    def execute(cls, upscaler: str) -> io.NodeOutput:
+        return io.NodeOutput(load_upscaler(shelves.UPSCALERS.path(upscaler)))
+
+
+class LTX2AVLoadAll(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2AVLoadAll",
+            display_name="LTX-2 Load All",
+            category=CATEGORY,
+            description="Loads everything that a graph needs: model, text encoder, both VAEs and an "
+            "upscaler.",
+            inputs=[
+                _model(),
+                _text_encoder(),
+                combo(
+                    "upscaler",
+                    shelves.UPSCALERS,
+                    "Latent upscaler for the second stage, or none for graphs of one stage.",
+                    NONE,
+                ),
+                *_parts(),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The transformer, for sampling."),
+                io.Clip.Output(display_name="clip", tooltip="Text encoder for LTX-2 Prompt."),
+                io.Vae.Output(display_name="video_vae", tooltip="Encodes and decodes pictures."),
+                io.Vae.Output(display_name="audio_vae", tooltip="Encodes and decodes sound."),
+                io.LatentUpscaleModel.Output(
+                    display_name="upscale_model", tooltip="For LTX-2 Latent Upscale."
+                ),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        ckpt_name: str | None = None,
+        text_encoder: str | None = None,
+        upscaler: str | None = None,
+        video_vae: str | None = None,
+        audio_vae: str | None = None,
+        text_parts: str | None = None,
+    ) -> bool | str:
+        chosen = shelves.check((shelves.ENCODERS, text_encoder), (shelves.UPSCALERS, upscaler))
+        parts = _check_parts(ckpt_name, video_vae, audio_vae, text_parts)
+        return parts if isinstance(parts, str) else chosen
+
+    @classmethod
+    def execute(
+        cls,
+        ckpt_name: str,
+        text_encoder: str,
+        upscaler: str,
+        video_vae: str = SAME,
+        audio_vae: str = SAME,
+        text_parts: str = SAME,
+    ) -> io.NodeOutput:
+        paths = _model_paths(ckpt_name, text_parts)
+        clip = load_clip(shelves.ENCODERS.path(text_encoder), *paths)
+        upscale_model = None if upscaler == NONE else load_upscaler(shelves.UPSCALERS.path(upscaler))
+        vaes = _vaes(ckpt_name, video_vae, audio_vae)
+        return io.NodeOutput(load_model(*paths), clip, *vaes, upscale_model)
+
+
+def _model_paths(ckpt_name: str, text_parts: str) -> list[Path]:
+    """The files of a model; what is given besides the checkpoint counts before it."""
+    own = [] if text_parts == SAME else [shelves.TEXT_PARTS.path(text_parts)]
+    return [*own, shelves.MODELS.path(ckpt_name)]
+
+
+def _vaes(ckpt_name: str, video_vae: str, audio_vae: str) -> tuple[Any, Any]:
+    return (
+        _vae("video_vae", shelves.VIDEO_VAES, ckpt_name, video_vae, load_video_vae),
+        _vae("audio_vae", shelves.AUDIO_VAES, ckpt_name, audio_vae, load_audio_vae),
+    )
+
+
+def _vae(name: str, shelf: FileList, ckpt_name: str, choice: str, load: Callable[[Path], Any]) -> Any:
+    if choice == NONE:
+        return None
+    if choice != SAME:
+        return load(shelf.path(choice))
+    path = shelves.MODELS.path(ckpt_name)
+    if problem := shelf.problem(path):
+        raise ValueError(f"{problem}. Choose a file in {name} ({shelf.get}), or {NONE} where it is not used")
+    return load(path)
+
+
+def _check_parts(
+    ckpt_name: str | None, video_vae: str | None, audio_vae: str | None, text_parts: str | None
+) -> bool | str:
+    return shelves.check(
+        (shelves.MODELS, ckpt_name),
+        (shelves.VIDEO_VAES, video_vae),
+        (shelves.AUDIO_VAES, audio_vae),
+        (shelves.TEXT_PARTS, text_parts),
+    )
+
+
+def combo(name: str, shelf: FileList, tooltip: str, *fixed: str, optional: bool = False) -> io.Input:
+    """A list of what ``shelf`` holds, behind the ``fixed`` choices."""
+    default = fixed[0] if optional else None
+    options = [*fixed, *shelf.names()] or [shelf.nothing]
+    return io.Combo.Input(name, options=options, tooltip=tooltip, optional=optional, default=default)
+
+
+def _model() -> io.Input:
+    return combo(
+        "ckpt_name",
+        shelves.MODELS,
+        "LTX-2 checkpoint in models/checkpoints, transformer file in models/diffusion_models, or folder in "
+        "models/diffusers. Only what can be loaded is listed: LTX-2 Inspect File says why a file is not.",
+    )
+
+
+def _parts() -> list[io.Input]:
+    """What split files bring besides the transformer; last and optional, as older workflows lack them."""
+    return [
+        combo(
+            "video_vae",
+            shelves.VIDEO_VAES,
+            "Where the video VAE is, if not in ckpt_name: a file in models/vae.",
+            SAME,
+            NONE,
+            optional=True,
+        ),
+        combo(
+            "audio_vae",
+            shelves.AUDIO_VAES,
+            "Where the audio VAE with its vocoder is, if not in ckpt_name: a file in models/vae.",
+            SAME,
+            NONE,
+            optional=True,
+        ),
+        combo(
+            "text_parts",
+            shelves.TEXT_PARTS,
+            "Where text connectors and projection are, if not in ckpt_name: a file in models/text_encoders.",
+            SAME,
+            optional=True,
+        ),
+    ]
+
+
+def _text_encoder() -> io.Input:
+    return combo(
+        "text_encoder",
+        shelves.ENCODERS,
+        "Gemma 3 12B (for LTX-2.5 its Gemma 4) in models/text_encoders: one file in bf16, fp8_scaled or "
+        "fp4_mixed, or a folder with config.json, tokenizer and weights, which appears by its first file.",
+    )
+
+
+def _checkpoint_outputs() -> list[io.Output]:
+    return [
+        io.Model.Output(display_name="model", tooltip="The transformer, for sampling."),
+        io.Vae.Output(display_name="video_vae", tooltip="Encodes and decodes pictures."),
+        io.Vae.Output(display_name="audio_vae", tooltip="Encodes and decodes sound."),
+    ]

@@ -1,0 +1,1 @@
+"""Nodes of sampling: schedules, samplers, guidance, stages."""

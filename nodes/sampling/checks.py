@@ -1,0 +1,60 @@
+"""Wiring mistakes that would only show in the finished clip, found before the work starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...ltx2_core.shapes import AUDIO_LATENTS_PER_SECOND, audio_latents_of, frames_of
+from ...ltx2_core.types import Numerics
+from ..conditioning.attached import guides_marked
+from ..convert import split
+from ..host.latents import Latent
+
+CROP = "crop guide frames with LTX-2 Crop Guides right after the sampler, and go on with its conditioning"
+
+
+def check_stage(positive: Any, latent: Latent) -> None:
+    """Raise ValueError if prompt and latent were not made for each other.
+
+    Sampling needs video. Guide frames that the conditioning describes must be in the latent, and the
+    sound must not be shorter than the rest of the video at the frame rate of the conditioning.
+    """
+    video, audio = split(latent)
+    if video is None:
+        raise ValueError(
+            "this latent holds audio only: join it with a video latent (LTX-2 Concat AV Latent), "
+            "or use the latent of LTX-2 Clip Plan"
+        )
+    frames, rows, columns = video["samples"].shape[2:]
+    guides = _value(positive, "keyframe_idxs")
+    guide_tokens, cells = (0 if guides is None else guides.shape[2]), rows * columns
+    if guide_tokens % cells or guide_tokens >= frames * cells:
+        raise ValueError(
+            f"the conditioning describes {guide_tokens} guide tokens, which do not fit a latent of {frames} "
+            f"frames of {rows} x {columns}: it is from another stage; {CROP}"
+        )
+    marked = guides_marked(latent)
+    if marked is not None and marked * cells != guide_tokens:
+        raise ValueError(
+            f"this latent holds {marked} guide frames and the conditioning describes "
+            f"{guide_tokens // cells}: connect positive, negative and latent of the last LTX-2 Add Guide "
+            "together to the sampler, and after LTX-2 Crop Guides its three outputs"
+        )
+    fps = _value(positive, "frame_rate")
+    if audio is not None and fps:
+        check_audio(frames - guide_tokens // cells, audio["samples"].shape[2], fps)
+
+
+def check_audio(latent_frames: int, audio_latents: int, fps: float) -> None:
+    """Raise ValueError if the audio ends before the video, by more than the rounding of its length."""
+    frames = frames_of(latent_frames)
+    if audio_latents < audio_latents_of(frames, fps, Numerics.COMFY) - 1:
+        raise ValueError(
+            f"the sound lasts {audio_latents / AUDIO_LATENTS_PER_SECOND:.2f} s and the video "
+            f"{frames / fps:.2f} s ({frames} frames at {fps:g} fps): use one LTX-2 Clip Plan for latent, "
+            f"prompt and decoding. If the video still has guide frames: {CROP}"
+        )
+
+
+def _value(conditioning: Any, key: str) -> Any:
+    return next((entry[1][key] for entry in conditioning if entry[1].get(key) is not None), None)

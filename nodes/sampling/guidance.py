@@ -1,0 +1,218 @@
+"""Guidance for each stream by itself, as a GUIDER for core's sampling nodes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ...ltx2_core.sampling.guidance import Guidance, GuidanceSchedule, Nag, StreamGuidance, stg_blocks_of
+from ..host.guider import AVGuider
+from ..host.network import HostTransformer
+
+CATEGORY = "LTX-2/sampling"
+Scales = io.Custom("LTX2AV_GUIDANCE")
+Ranges = io.Custom("LTX2AV_GUIDANCE_RANGES")
+SCALES = {
+    "cfg": (0.0, 100.0, "How strongly to follow the prompt. 1 is off."),
+    "stg": (
+        0.0,
+        100.0,
+        "How far away from what the model makes with a block that does not look around. 0 is off.",
+    ),
+    "modality": (0.0, 100.0, "How closely to follow the other stream. 1 is off, 3 usual for the full model."),
+    "rescale": (0.0, 1.0, "Takes back the contrast that guidance adds. 0 is off."),
+}
+"""Range and meaning of the scales of a stream."""
+
+
+def scale_input(name: str, default: float, stream: str | None = None) -> io.Input:
+    """A widget for one scale, of the stream named."""
+    low, high, tooltip = SCALES[name]
+    label = name if stream is None else f"{stream}_{name}"
+    return io.Float.Input(label, default=default, min=low, max=high, step=0.05, tooltip=tooltip)
+
+
+def blocks_input() -> io.Input:
+    """A widget for the blocks of stg."""
+    return io.String.Input(
+        "stg_blocks",
+        default="",
+        tooltip="Blocks that stg perturbs, such as 28; empty: 29 for LTX-2.0, 28 for later models.",
+    )
+
+
+def parse_blocks(text: str, model: Any) -> tuple[int, ...]:
+    """Block numbers between commas; those of the model where there are none."""
+    network = model.model.diffusion_model
+    if not text.strip():
+        if not isinstance(network, HostTransformer):
+            return (28,)
+        config = network.config
+        return stg_blocks_of(config.num_layers, "2.0" if config.caption_projection else "2.3")
+    try:
+        blocks = tuple(int(word) for word in text.replace(",", " ").split())
+    except ValueError:
+        raise ValueError(f"stg_blocks {text!r} must be block numbers between commas, such as 28") from None
+    count = len(network.transformer_blocks)
+    if not all(0 <= block < count for block in blocks):
+        raise ValueError(f"stg_blocks {text!r}: this model has blocks 0 to {count - 1}")
+    return blocks
+
+
+class LTX2AVStreamGuidance(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2AVStreamGuidance",
+            display_name="LTX-2 Stream Guidance",
+            category=CATEGORY,
+            description="The scales of one stream, video or audio. A value that is off costs nothing.",
+            inputs=[
+                scale_input("cfg", 3.0),
+                scale_input("stg", 0.0),
+                scale_input("modality", 1.0),
+                scale_input("rescale", 0.0),
+                io.Float.Input(
+                    "identity",
+                    default=0.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.05,
+                    tooltip="How strongly to sound like the reference of LTXVReferenceAudio; set its own "
+                    "identity_guidance_scale to 0. 0 is off.",
+                ),
+                io.Boolean.Input(
+                    "cfg_star",
+                    default=False,
+                    tooltip="Fit the estimate of the negative prompt to the other one before subtracting it.",
+                ),
+                io.Float.Input(
+                    "apg_eta",
+                    default=1.0,
+                    min=-1.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="How much of cfg acts along the estimate, which saturates colours. 1 is all.",
+                ),
+                io.Float.Input(
+                    "apg_threshold",
+                    default=0.0,
+                    min=0.0,
+                    max=10000.0,
+                    step=0.1,
+                    tooltip="Longest update by cfg. 0 is no limit.",
+                ),
+                io.Int.Input(
+                    "skip_steps",
+                    default=0,
+                    min=0,
+                    max=100,
+                    optional=True,
+                    tooltip="Steps that take the last estimate again after each evaluated one. Faster where "
+                    "both streams skip, and not exact. 0 evaluates every step.",
+                ),
+            ],
+            outputs=[Scales.Output(display_name="guidance", tooltip="For video or audio of LTX-2 Guider.")],
+        )
+
+    @classmethod
+    def execute(cls, **scales: Any) -> io.NodeOutput:
+        return io.NodeOutput(StreamGuidance(**scales))
+
+
+class LTX2AVGuider(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2AVGuider",
+            display_name="LTX-2 Guider",
+            category=CATEGORY,
+            description="Guides video and audio each by its own scales. For SamplerCustomAdvanced.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model, with LoRAs if any."),
+                io.Conditioning.Input("positive", tooltip="From LTX-2 Prompt."),
+                io.Conditioning.Input(
+                    "negative", tooltip="From LTX-2 Prompt; without effect where cfg and nag_scale are 1."
+                ),
+                Scales.Input("video", tooltip="Scales of the video, from LTX-2 Stream Guidance."),
+                Scales.Input(
+                    "audio", optional=True, tooltip="Scales of the audio; without them those of the video."
+                ),
+                blocks_input(),
+                io.Float.Input(
+                    "from_sigma",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    tooltip="Steps above this noise level are not guided, and cost one evaluation.",
+                ),
+                io.Float.Input(
+                    "to_sigma",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    tooltip="Steps below this noise level are not guided, and cost one evaluation.",
+                ),
+                io.Float.Input(
+                    "nag_scale",
+                    default=1.0,
+                    min=1.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="Makes the negative prompt work at cfg 1, without a pass. 1 is off, 11 usual.",
+                ),
+                io.Float.Input(
+                    "nag_alpha",
+                    default=0.25,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Share of nag in the result.",
+                ),
+                io.Float.Input(
+                    "nag_tau", default=2.5, min=0.1, max=100.0, step=0.1, tooltip="How far nag may go."
+                ),
+                Ranges.Input(
+                    "ranges",
+                    optional=True,
+                    tooltip="Other scales from some noise level down, from LTX-2 Guidance Range.",
+                ),
+            ],
+            outputs=[io.Guider.Output(display_name="guider", tooltip="For SamplerCustomAdvanced.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        positive: Any,
+        negative: Any,
+        video: StreamGuidance,
+        stg_blocks: str,
+        from_sigma: float,
+        to_sigma: float,
+        nag_scale: float,
+        nag_alpha: float,
+        nag_tau: float,
+        audio: StreamGuidance | None = None,
+        ranges: dict[float, tuple[StreamGuidance, StreamGuidance]] | None = None,
+    ) -> io.NodeOutput:
+        scales = {1.0: (video, video if audio is None else audio), **(ranges or {})}
+        stg = any(stream.stg for streams in scales.values() for stream in streams)
+        whole = {
+            "stg_blocks": parse_blocks(stg_blocks, model) if stg else (),
+            "from_sigma": from_sigma,
+            "to_sigma": to_sigma,
+        }
+        guidance = GuidanceSchedule(
+            tuple(
+                (sigma, Guidance(video=seen, audio=heard, **whole)) for sigma, (seen, heard) in scales.items()
+            )
+        )
+        nag = None if nag_scale == 1 else Nag(scale=nag_scale, alpha=nag_alpha, tau=nag_tau)
+        guider = AVGuider(model, guidance, nag)
+        guider.set_conds(positive, negative)
+        return io.NodeOutput(guider)

@@ -1,0 +1,53 @@
+"""Guidance that changes with the noise: other scales for the steps from some noise level down."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ...ltx2_core.sampling.guidance import StreamGuidance
+from .guidance import CATEGORY, Ranges, Scales
+
+
+class LTX2AVGuidanceRange(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2AVGuidanceRange",
+            display_name="LTX-2 Guidance Range",
+            category=CATEGORY,
+            description="Other scales for the steps from one noise level down. For LTX-2 Guider.",
+            inputs=[
+                io.Float.Input(
+                    "below_sigma",
+                    default=0.5,
+                    min=0.001,
+                    max=0.999,
+                    step=0.001,
+                    tooltip="The scales are for steps at this noise level and below, until the next range.",
+                ),
+                Scales.Input("video", tooltip="Scales of the video, from LTX-2 Stream Guidance."),
+                Scales.Input(
+                    "audio", optional=True, tooltip="Scales of the audio; without them those of the video."
+                ),
+                Ranges.Input("ranges", optional=True, tooltip="Further ranges, in any order."),
+            ],
+            outputs=[Ranges.Output(display_name="ranges", tooltip="For LTX-2 Guider, or another range.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        below_sigma: float,
+        video: StreamGuidance,
+        audio: StreamGuidance | None = None,
+        ranges: dict[float, Any] | None = None,
+    ) -> io.NodeOutput:
+        others = ranges or {}
+        if below_sigma in others:
+            raise ValueError(
+                f"below_sigma={below_sigma:g} is given by two guidance ranges: give each its own, such as "
+                f"{below_sigma / 2:.3g} for the later steps"
+            )
+        return io.NodeOutput({**others, below_sigma: (video, video if audio is None else audio)})

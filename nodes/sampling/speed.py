@@ -1,0 +1,42 @@
+"""Faster steps of the same result, for any sampler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ...ltx2_core.transformer.fused import Fused
+from ..host.network import FUSED, with_option
+
+
+class LTX2AVSpeed(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2AVSpeed",
+            display_name="LTX-2 Speed",
+            category="LTX-2/sampling",
+            description="Makes steps of the model faster with the same result, to the rounding of kernels. "
+            "What rounds is a matter of the file: the host multiplies a checkpoint in fp8 as it is stored, "
+            "where the GPU can.",
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    tooltip="From LTX-2 Load All or LTX-2 Load Checkpoint; LoRAs may come before or after.",
+                ),
+                io.Boolean.Input(
+                    "fused",
+                    default=False,
+                    tooltip="Exact. Compiles gated updates, norms and modulation into one kernel. Faster on "
+                    "a GPU, after a first step of some seconds; where nothing can be compiled the log says "
+                    "so, and the run goes on as without.",
+                ),
+            ],
+            outputs=[io.Model.Output(display_name="model", tooltip="For the sampler.")],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, fused: bool = False) -> io.NodeOutput:
+        kernels = Fused() if fused else None
+        return io.NodeOutput(with_option(model, FUSED, kernels, what="fused kernels"))

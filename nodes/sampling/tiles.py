@@ -1,0 +1,45 @@
+"""Large frames in spatial tiles, for any sampler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ...ltx2_core.transformer.tiles import Tiles
+from ..host.network import TILES, with_option
+
+
+class LTX2AVSpatialTiles(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2AVSpatialTiles",
+            display_name="LTX-2 Spatial Tiles",
+            category="LTX-2/sampling",
+            description="Shows the model a large frame in overlapping tiles, at every step, and blends what "
+            "it says of them: memory and the time of attention follow a tile. Every sampler works on it.",
+            inputs=[
+                io.Model.Input("model", tooltip="From LTX-2 Load All or LTX-2 Load Checkpoint."),
+                io.Int.Input("columns", default=2, min=1, max=16, tooltip="Tiles beside each other."),
+                io.Int.Input("rows", default=1, min=1, max=16, tooltip="Tiles above each other."),
+                io.Int.Input(
+                    "overlap",
+                    default=4,
+                    min=1,
+                    max=64,
+                    tooltip="How much two tiles share, in cells of 32 pixels: more hides the seam better "
+                    "and takes longer.",
+                ),
+            ],
+            outputs=[io.Model.Output(display_name="model", tooltip="For the sampler.")],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, columns: int, rows: int, overlap: int) -> io.NodeOutput:
+        return io.NodeOutput(in_tiles(model, Tiles(columns=columns, rows=rows, overlap=overlap)))
+
+
+def in_tiles(model: Any, tiles: Tiles) -> Any:
+    """A clone of MODEL that sees frames in tiles. Raises ValueError for the host's own network."""
+    return with_option(model, TILES, tiles, what="tiles")

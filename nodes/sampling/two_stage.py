@@ -1,0 +1,118 @@
+"""From one stage to the next in one node: guides off, larger, and everything given put back in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io, ui
+
+from ...ltx2_core.conditioning.items import Conditioning, PreserveOutside
+from ...ltx2_core.conditioning.masks import expand_mask, mask_like
+from ...ltx2_core.shapes import SPATIAL_SCALE
+from ...ltx2_core.types import AVLatent, LatentState
+from ..clip.latents import CATEGORY, enlarged
+from ..conditioning.attached import (
+    AttachedGuide,
+    AttachedImage,
+    AttachedSource,
+    Given,
+    forgotten,
+    given_to,
+    guides_marked,
+    remember,
+)
+from ..conditioning.guides import add_guide, crop_guides
+from ..conditioning.images import place_image
+from ..convert import Streams, image_at_stage, split, video_of
+from ..host.guides import guide_frames_of
+from ..host.latents import Latent
+from ..host.masks import frame_mask
+
+
+class LTX2AVNextStage(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2AVNextStage",
+            has_intermediate_output=True,
+            display_name="LTX-2 Next Stage",
+            category=CATEGORY,
+            description="Everything between two stages: takes guide frames off, enlarges the video, and puts "
+            "images, guides and a kept source back in at the larger size. The sound passes with its mask.",
+            inputs=[
+                io.Conditioning.Input("positive", tooltip="What the stage before was sampled with."),
+                io.Conditioning.Input("negative", tooltip="Goes along with positive."),
+                io.Latent.Input("latent", tooltip="Result of the stage before, with its guide frames."),
+                io.LatentUpscaleModel.Input("upscale_model", tooltip="Latent upscaler, such as spatial x2."),
+                io.Vae.Input("video_vae", tooltip="Video VAE that encodes what is put back in."),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="positive", tooltip="For the next stage."),
+                io.Conditioning.Output(display_name="negative", tooltip="For the next stage."),
+                io.Latent.Output(display_name="latent", tooltip="For the next LTX-2 Sample Stage."),
+                io.String.Output(display_name="report", tooltip="What was done, in order."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, positive: Any, negative: Any, latent: Latent, upscale_model: Any, video_vae: Any
+    ) -> io.NodeOutput:
+        given, guides = given_to(latent), guide_frames_of(positive, video_of(latent)["samples"])
+        if guides_marked(latent) not in (None, guides):
+            raise ValueError(
+                f"this latent holds {guides_marked(latent)} guide frames and the conditioning describes "
+                f"{guides}: connect positive and negative of the last LTX-2 Add Guide to LTX-2 Next Stage"
+            )
+        positive, negative, latent = crop_guides(positive, negative, forgotten(latent))
+        latent = enlarged(latent, upscale_model, video_vae)
+        rows, columns = (SPATIAL_SCALE * size for size in video_of(latent)["samples"].shape[3:])
+        lines = [f"{guides} guide frames taken off"] * bool(guides) + [f"enlarged to {columns} x {rows}"]
+        for item in given:
+            positive, negative, latent, line = put_back(positive, negative, latent, video_vae, item)
+            lines.append(f"put back: {line}")
+        report = "\n".join(lines)
+        return io.NodeOutput(positive, negative, latent, report, ui=ui.PreviewText(report))
+
+
+def put_back(
+    positive: Any, negative: Any, latent: Latent, video_vae: Any, item: Given
+) -> tuple[Any, Any, Latent, str]:
+    """Conditioning and LATENT with a remembered item, encoded at its size, and one line on it."""
+    if isinstance(item, AttachedGuide):
+        return add_guide(positive, negative, video_vae, latent, item)
+    if isinstance(item, AttachedImage):
+        line = f"{len(item.image)} pictures in place of the first frames"
+        return positive, negative, place_image(video_vae, latent, item), line
+    line = f"the source, but for {int(item.made.sum())} of {len(item.made)} latent frames"
+    return positive, negative, place_source(video_vae, latent, item), line
+
+
+def place_source(video_vae: Any, latent: Latent, source: AttachedSource) -> Latent:
+    """The LATENT whose video is an encoded clip but for the frames to make; it remembers the clip."""
+    encoded = video_vae.encode(image_at_stage(source.image, video_of(latent), 0))
+    kept = PreserveOutside(latent=AVLatent(encoded, None), video=source.made, audio=torch.zeros(0).bool())
+    return remember(applied(latent, kept), source)
+
+
+def applied(latent: Latent, item: Conditioning) -> Latent:
+    """The LATENT after an item of the library."""
+    streams = split(latent)
+    samples = AVLatent(*(None if one is None else one["samples"] for one in streams))
+    mask = mask_like(samples)
+    if streams.video is not None:
+        mask = expand_mask(AVLatent(frame_mask(streams.video)[:, :1], mask.audio), samples)
+    if streams.audio is not None and "noise_mask" in streams.audio:
+        mask = AVLatent(mask.video, streams.audio["noise_mask"][:, :1, :, :1].expand_as(mask.audio))
+    state = item.apply(LatentState(latent=samples, mask=mask, fps=1.0))
+    video, audio = (
+        None if one is None else {**one, "samples": x.clone(), "noise_mask": m.to(torch.float32).clone()}
+        for one, x, m in zip(
+            streams,
+            (state.latent.video, state.latent.audio),
+            (state.mask.video, state.mask.audio),
+            strict=True,
+        )
+    )
+    return Streams(video, audio).joined()
