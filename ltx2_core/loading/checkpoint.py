@@ -202,18 +202,20 @@ class Checkpoint:
         nvfp4_matmul: bool,
     ) -> tuple[nn.Module, Base]:
         """The network on ``meta`` and what fills it, found to fit each other."""
-        infos = self.infos(component)
+        infos, shapes = self.infos(component), self._shapes[component]
         try:
-            network = build(
-                component, self.config, self._shapes[component], operations=operations, numerics=numerics
-            )
+            network = build(component, self.config, shapes, operations=operations, numerics=numerics)
+            plain = network
+            if operations is not nn:
+                # A host's layers may have no parameters before they are loaded: torch's tell what to expect.
+                plain = build(component, self.config, shapes, operations=nn, numerics=numerics)
             layers = find_quantized(infos, read_markers(infos, self.metadata))
         except ValueError as error:
             raise ValueError(f"{component} of {self.path}: {error}") from error
         # The projection is multiplied slice by slice, so its weight has to be there.
         kept = [] if component is Component.TEXT_PROJECTION else list(layers.values())
-        expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-        resident = replace_linears(network, kept, fp8_matmul=fp8_matmul, nvfp4_matmul=nvfp4_matmul)
+        expected = {name: tuple(tensor.shape) for name, tensor in plain.state_dict().items()}
+        resident = replace_linears(network, kept, plain, fp8_matmul=fp8_matmul, nvfp4_matmul=nvfp4_matmul)
         check_fit(self.path, component, infos, layers, expected)
         return network, Base(
             infos=infos, layers=layers, resident=resident, shapes=expected, dtype=dtype, device=device

@@ -194,12 +194,14 @@ class QuantizedLinear(nn.Module):
 def replace_linears(
     network: nn.Module,
     layers: Iterable[StoredLayer],
+    plain: nn.Module | None = None,
     *,
     fp8_matmul: bool = False,
     nvfp4_matmul: bool = False,
 ) -> frozenset[str]:
     """Put a :class:`QuantizedLinear` in place of each linear layer among ``layers``; returns their names.
 
+    ``plain`` is the same network of torch's own layers, where those of ``network`` may lack parameters.
     The rest (convolutions, norms, tables that somebody cast to fp8) has to be decoded when it is loaded.
     """
     replaced = []
@@ -207,7 +209,7 @@ def replace_linears(
         parent_name, _, child = layer.name.rpartition(".")
         try:
             parent = network.get_submodule(parent_name)
-            linear = parent.get_submodule(child)
+            linear = (network if plain is None else plain).get_submodule(layer.name)
         except AttributeError:
             continue
         if isinstance(linear, nn.Linear):

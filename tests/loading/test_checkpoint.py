@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ltx2_core.loading import Component, find_component, open_checkpoint
+from ltx2_core.loading.convert import convert
 from ltx2_core.types import Numerics
 
 PARTS = frozenset(Component) - {Component.UPSAMPLER, Component.LORA, Component.TEXT_ENCODER}
@@ -78,6 +79,38 @@ def test_injected_layers_are_used(tiny23):
 
     network = open_checkpoint(tiny23.checkpoint).load(Component.TEXT_PROJECTION, operations=Operations())
     assert isinstance(network.video_aggregate_embed, Linear)
+
+
+class LazyLinear(torch.nn.Linear):
+    """Without parameters until its state dict is loaded, as ComfyUI's are where it streams weights."""
+
+    def __init__(self, in_features, out_features, bias=True, device=None, dtype=None):
+        torch.nn.Module.__init__(self)
+        self.in_features, self.out_features, self.weight, self.bias = in_features, out_features, None, None
+
+    def _load_from_state_dict(self, state, prefix, *args):
+        for name in ("weight", "bias"):
+            if prefix + name in state:
+                setattr(self, name, torch.nn.Parameter(state[prefix + name], requires_grad=False))
+
+
+class LazyOperations:
+    Linear = LazyLinear
+
+    def __getattr__(self, name):
+        return getattr(torch.nn, name)
+
+
+@pytest.mark.parametrize("fp8", [False, True])
+def test_layers_without_parameters_until_they_are_loaded_load_every_component(fp8, tiny23, tmp_path):
+    checkpoint = open_checkpoint(tiny23.checkpoint)
+    if fp8:
+        path = tmp_path / "fp8.safetensors"
+        convert(path, [checkpoint], sorted(PARTS, key=str), fp8=True)
+        checkpoint = open_checkpoint(path)
+    for component in PARTS:
+        plain, lazy = checkpoint.load(component), checkpoint.load(component, operations=LazyOperations())
+        torch.testing.assert_close(lazy.state_dict(), plain.state_dict(), rtol=0, atol=0)
 
 
 def test_comfy_numerics_change_the_query_key_epsilon_only(tiny23):
