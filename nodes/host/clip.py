@@ -145,8 +145,11 @@ class HostTextModel(nn.Module):
         return [], list(state_dict)
 
     def memory_estimation_function(self, tokens: Tokens, device: torch.device | None = None) -> int:
-        """Bytes of activations: some tens of hidden states at a time."""
-        return sum(map(len, tokens[NAME])) * self.gemma.hidden_size * 4 * 64
+        """Bytes of activations: some tens of hidden states at a time.
+
+        Nodes that save or merge weights call it without tokens.
+        """
+        return sum(map(len, tokens.get(NAME, ()))) * self.gemma.hidden_size * 4 * 64
 
 
 def _clip_patcher(gemma: str, *checkpoints: str, disable_dynamic: bool = False) -> Any:

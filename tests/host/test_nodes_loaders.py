@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from host_graph import Graph, Link
 from host_server import GraphError, Server
 from layouts import FORMATS
@@ -19,6 +20,7 @@ from node_graphs import (
     stage,
     text_encoder,
 )
+from safetensors.torch import load_file
 from tiny_models import TinyModels
 
 
@@ -240,3 +242,16 @@ def test_inspect_says_what_a_file_is(server: Server, models: TinyModels, folder:
     g.add("LTX2AVInspect", file=file)
     told = report(server.run(g.prompt))
     assert all(word in told for word in words), told
+
+
+def test_the_hosts_checkpoint_save_takes_what_the_pack_loads(server: Server, models: TinyModels):
+    g = Graph()
+    loaded = everything(g, models)
+    g.add("CheckpointSave", model=loaded, clip=loaded[1], vae=loaded[2], filename_prefix="saved/all")
+    server.run(g.prompt)
+    (path,) = (server.output / "saved").glob("all*.safetensors")
+    saved = load_file(path)
+    source = load_file(server.base / "models/checkpoints" / models.checkpoints["2.3"])
+    network = {name: tensor for name, tensor in source.items() if name.startswith("model.diffusion_model.")}
+    assert network and all(torch.equal(saved[name], tensor) for name, tensor in network.items())
+    assert any("embed_tokens" in name for name in saved)
