@@ -1,4 +1,4 @@
-"""Latent upscalers as the host's LATENT_UPSCALE_MODEL, which is a bare network."""
+"""Latent upscalers as the host's LATENT_UPSCALE_MODEL: a ModelPatcher from 0.29 on, the network before."""
 
 from __future__ import annotations
 
@@ -6,16 +6,39 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management
+import comfy.ops
 import torch
+from comfy.ldm.lightricks.latent_upsampler import LatentUpsampler as CoreUpsampler
 
 from ...ltx2_core.loading.checkpoint import open_checkpoint
 from ...ltx2_core.loading.detect import Component
+from ...ltx2_core.upsampler import LatentUpsampler
+from .patcher import make_patcher, remember_dtypes
+
+MANAGED = hasattr(CoreUpsampler, "get_dtype")
+"""Whether this host's own loader makes a ModelPatcher: its network then has to know its dtype."""
 
 
 def load_upscaler(path: str | Path) -> Any:
-    """The upscaler of a file, in the dtype that the host uses for VAEs; nodes move it to a device themselves.
+    """The upscaler of a file, in the dtype that the host uses for VAEs and of the kind that its loader makes.
 
     Raises ValueError if the file holds none or its weights do not fit.
     """
-    dtype = comfy.model_management.vae_dtype(allowed_dtypes=[torch.bfloat16, torch.float32])
-    return open_checkpoint(path).load(Component.UPSAMPLER, dtype=dtype)
+    host = comfy.model_management
+    dtype = host.vae_dtype(allowed_dtypes=[torch.bfloat16, torch.float32])
+    network = open_checkpoint(path).load(
+        Component.UPSAMPLER, dtype=dtype, operations=comfy.ops.disable_weight_init
+    )
+    network.__class__ = HostUpsampler
+    if not MANAGED:
+        return network
+    remember_dtypes(network)
+    return make_patcher(network, host.get_torch_device(), host.unet_offload_device())
+
+
+class HostUpsampler(LatentUpsampler):
+    """Tells the host what it computes in."""
+
+    def get_dtype(self) -> torch.dtype:
+        """The dtype that latents must have."""
+        return self.initial_conv.weight.dtype

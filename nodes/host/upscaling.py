@@ -1,28 +1,51 @@
-"""Running a latent upscaler, which the host does not move to a device by itself."""
+"""Running a latent upscaler of either kind: one that the host manages, or a bare network."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import prod
 from typing import Any
 
 import comfy.model_management
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from ...ltx2_core.upsampler import upsample_latent
+from ...ltx2_core.upsampler import LatentUpsampler, upsample_latent
 
 BYTES_PER_VALUE = 3000.0
 """Working memory per value of the latent: the host's own estimate."""
 
 
 def upscale_video(upscale_model: Any, samples: Tensor, video_vae: Any) -> Tensor:
-    """Normalised video latent (B, C, f, h, w) -> larger one, on the host's device for results."""
-    host = comfy.model_management
-    device, dtype = host.get_torch_device(), next(upscale_model.parameters()).dtype
-    host.free_memory(host.module_size(upscale_model) + prod(samples.shape) * BYTES_PER_VALUE, device)
+    """Normalised video latent (B, C, f, h, w) -> larger one, on the host's device for results.
+
+    Raises ValueError if ``upscale_model`` is that of another model family.
+    """
     statistics = video_vae.first_stage_model.per_channel_statistics
-    try:
-        upscale_model.to(device)
-        larger = upsample_latent(upscale_model, samples.to(device=device, dtype=dtype), statistics)
-    finally:
-        upscale_model.cpu()
-    return larger.to(device=host.intermediate_device(), dtype=samples.dtype)
+    with _on_device(upscale_model, prod(samples.shape) * BYTES_PER_VALUE) as (network, device, dtype):
+        larger = upsample_latent(network, samples.to(device=device, dtype=dtype), statistics)
+    return larger.to(device=comfy.model_management.intermediate_device(), dtype=samples.dtype)
+
+
+@contextmanager
+def _on_device(
+    upscale_model: Any, nbytes: float
+) -> Iterator[tuple[LatentUpsampler, torch.device, torch.dtype]]:
+    """The network with its device and dtype, where ``nbytes`` of working memory are free."""
+    host = comfy.model_management
+    if isinstance(upscale_model, nn.Module):
+        device = host.get_torch_device()
+        host.free_memory(host.module_size(upscale_model) + nbytes, device)
+        try:
+            yield upscale_model.to(device), device, next(upscale_model.parameters()).dtype
+        finally:
+            upscale_model.cpu()
+    elif hasattr(upscale_model, "model_dtype") and upscale_model.model_dtype() is not None:
+        host.load_models_gpu([upscale_model], memory_required=nbytes)
+        yield upscale_model.model, upscale_model.load_device, upscale_model.model_dtype()
+    else:
+        raise ValueError(
+            f"{type(upscale_model).__name__} is no latent upscaler of LTX-2: load "
+            "ltx-2-spatial-upscaler-x2 with LTX-2 Load Latent Upscaler"
+        )

@@ -174,21 +174,40 @@ def test_our_audio_encoder_drops_nothing_of_a_sound(server: Server, models: Tiny
     assert server.run(g.prompt).tensors("latent")["latent"].shape == (1, 8, 16, 16)
 
 
-def test_our_upscaler_gives_what_the_hosts_does(server: Server, models: TinyModels) -> None:
-    def upscaled(whose: Whose) -> dict[str, Tensor]:
-        g = Graph()
-        loaded = load(g, models, "2.3", model="core", vae=whose)
-        image = g.add("LTX2ProbeImage", seed=6, frames=9, width=96, height=64)
-        latent = g.add("VAEEncode", pixels=image, vae=loaded.vae)
-        node = "LTX2ProbeLoadUpscaler" if whose == "ours" else "LatentUpscaleModelLoader"
-        upscaler = g.add(node, model_name=models.upsampler)
-        g.dump(
-            "latent",
-            latent=g.add("LTXVLatentUpsampler", samples=latent, upscale_model=upscaler, vae=loaded.vae),
-        )
-        return server.run(g.prompt).tensors("latent")
+UPSCALER_LOADERS: dict[Whose, str] = {"core": "LatentUpscaleModelLoader", "ours": "LTX2ProbeLoadUpscaler"}
 
-    assert_same(upscaled("core"), upscaled("ours"))
+
+def upscaled(server: Server, models: TinyModels, loader: Whose, node: Whose) -> dict[str, Tensor]:
+    """A latent after one side's upscaling node, with the upscaler of one side's loader."""
+    g = Graph()
+    vae = load(g, models, "2.3", model="core").vae
+    image = g.add("LTX2ProbeImage", seed=6, frames=9, width=96, height=64)
+    latent = g.add("VAEEncode", pixels=image, vae=vae)
+    upscaler = g.add(UPSCALER_LOADERS[loader], model_name=models.upsampler)
+    if node == "core":
+        larger = g.add("LTXVLatentUpsampler", samples=latent, upscale_model=upscaler, vae=vae)
+    else:
+        larger = g.add("LTX2AVLatentUpscale", latent=latent, upscale_model=upscaler, video_vae=vae)
+    g.dump("latent", latent=larger)
+    return server.run(g.prompt).tensors("latent")
+
+
+@pytest.mark.parametrize("loader", ["core", "ours"])
+@pytest.mark.parametrize("node", ["core", "ours"])
+def test_either_loader_of_upscalers_serves_either_node(
+    server: Server, models: TinyModels, loader: Whose, node: Whose
+) -> None:
+    assert_same(upscaled(server, models, "core", "core"), upscaled(server, models, loader, node))
+
+
+def test_our_loader_of_upscalers_makes_the_kind_that_the_hosts_makes(
+    server: Server, models: TinyModels
+) -> None:
+    g = Graph()
+    core, ours = (g.add(UPSCALER_LOADERS[whose], model_name=models.upsampler) for whose in ("core", "ours"))
+    g.add("LTX2ProbeUpscalers", first=core, second=ours)
+    first, second = server.run(g.prompt).report()["kinds"]
+    assert first == second
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from typing import Any
 
@@ -82,6 +83,27 @@ class LTX2ProbeLoadUpscaler(io.ComfyNode):
     @classmethod
     def execute(cls, model_name: str) -> io.NodeOutput:
         return io.NodeOutput(_host("upscaler").load_upscaler(_path("latent_upscale_models", model_name)))
+
+
+class LTX2ProbeUpscalers(io.ComfyNode):
+    """Report of two upscalers whether the host manages them and what they compute in."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2ProbeUpscalers",
+            inputs=[io.LatentUpscaleModel.Input("first"), io.LatentUpscaleModel.Input("second")],
+            outputs=[],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, first: Any, second: Any) -> io.NodeOutput:
+        kinds = [
+            [hasattr(one, "load_device"), str(one.model_dtype()) if hasattr(one, "model_dtype") else ""]
+            for one in (first, second)
+        ]
+        return io.NodeOutput(ui={"report": [json.dumps({"kinds": kinds})]})
 
 
 class LTX2ProbeCoreText(io.ComfyNode):
