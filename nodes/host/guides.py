@@ -18,6 +18,8 @@ from ...ltx2_core.conditioning.masks import mask_to_grid
 from ...ltx2_core.transformer import GuideWeights
 
 Entry = dict[str, Any]
+Slots = dict[str, Any]
+"""The host's conditioning of generated keyframes: which latent frames stand for one pixel frame each."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,26 @@ def guide_tokens(
         )
     surviving = tuple(int(part.sum()) for part in guides.split(sizes)) if entries else ()
     return GuideTokens(keep, keyframes[:, :, guides], surviving)
+
+
+def single_frame_marks(video: Tensor, slots: Slots | None, guides: GuideTokens | None) -> Tensor:
+    """Marks (1, N, 1) of the tokens of a video (B, C, F, H, W) that stand for one pixel frame each.
+
+    Those are the tokens of the first latent frame and of generated keyframes, not those of other guides.
+    Raises ValueError if the keyframes were added to a latent of another size.
+    """
+    _, _, frames, height, width = video.shape
+    marks = torch.zeros(frames, height * width, 1, device=video.device)
+    marks[0] = 1
+    if slots is not None:
+        if slots["tokens_per_frame"] != height * width:
+            raise ValueError(
+                f"the generated keyframes have {slots['tokens_per_frame']} tokens a latent frame and this "
+                f"latent has {height * width}: separate them from the latent before it is upscaled"
+            )
+        marks[slots["first_latent_frame"] :][: slots["num_keyframes"]] = 1
+    marks = marks.reshape(1, -1, 1)
+    return marks if guides is None else marks[:, guides.keep.to(marks.device)]
 
 
 def guide_attention(guides: GuideTokens, entries: Sequence[Entry]) -> GuideWeights | None:
@@ -118,7 +140,8 @@ def with_guide(conditioning: Any, coordinates: Tensor, entry: Entry) -> Any:
 
 
 def without_guides(conditioning: Any) -> Any:
-    """A CONDITIONING that describes no guides."""
+    """A CONDITIONING that describes no guides, and no generated keyframes, whose frames are guides too."""
     return node_helpers.conditioning_set_values(
-        conditioning, {"keyframe_idxs": None, "guide_attention_entries": None}
+        conditioning,
+        {"keyframe_idxs": None, "guide_attention_entries": None, "generated_keyframes": None},
     )

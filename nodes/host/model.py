@@ -90,6 +90,7 @@ class LTX2Model(comfy.model_base.LTXAV):
             ("latent_shapes", _constant),
             ("guide_attention_entries", _constant),
             ("ref_audio", _constant),
+            ("generated_keyframes", _constant),
         ):
             if kwargs.get(name) is not None:
                 out[name] = kind(kwargs[name])

@@ -33,7 +33,7 @@ from ...ltx2_core.transformer.nag import NegativeText
 from ...ltx2_core.transformer.tiles import evaluate_tiles
 from ...ltx2_core.types import TextFeatures
 from .forking import FORK, Fork, Late
-from .guides import Entry, GuideTokens, guide_attention, guide_tokens
+from .guides import Entry, GuideTokens, Slots, guide_attention, guide_tokens, single_frame_marks
 from .progress import check_interrupted
 
 Options = Mapping[str, Any]
@@ -146,6 +146,7 @@ class HostTransformer(Transformer):
         denoise_mask: Tensor | None = None,
         guide_attention_entries: list[Entry] | None = None,
         ref_audio: dict[str, Tensor] | None = None,
+        generated_keyframes: Slots | None = None,
         **unused: Any,
     ) -> list[Tensor] | Tensor:
         latents = list(x) if isinstance(x, (list, tuple)) else [x]
@@ -162,7 +163,12 @@ class HostTransformer(Transformer):
         audio = None
         if audio_latent is not None and audio_latent.numel():
             audio = _audio(audio_latent, times[1], contexts[1], ref_audio)
-        video = replace(video, context_mask=attention_mask, enabled=transformer_options.get("run_vx", True))
+        video = replace(
+            video,
+            context_mask=attention_mask,
+            keyframes=single_frame_marks(video_latent, generated_keyframes, guides),
+            enabled=transformer_options.get("run_vx", True),
+        )
         if audio is not None:
             audio = replace(
                 audio, context_mask=attention_mask, enabled=transformer_options.get("run_ax", True)

@@ -93,6 +93,14 @@ class Recipe:
     lora: str = ""
     lora_strength: float = 0.7
     ic_lora: bool = False
+    slots: str = ""
+    """Pixel frames of generated keyframes."""
+    slots_marked: bool = True
+    """Whether the conditioning says that they are such."""
+    slots_cells: int = 0
+    """Tokens a frame that it says they have; 0 for those that they have."""
+    streams_off: str = ""
+    """Switches of the network that are off."""
     audio: bool = True
     reference_audio: bool = False
 
@@ -106,6 +114,8 @@ def sample(g: Graph, loaded: Loaded, recipe: Recipe, *, whose_lora: Whose = "cor
         model = g.add(
             "LoraLoaderModelOnly", model=model, lora_name=recipe.lora, strength_model=recipe.lora_strength
         )
+    if recipe.streams_off:
+        model = g.add("LTX2ProbeStreams", model=model, off=recipe.streams_off)
     positive = g.add("CLIPTextEncode", clip=loaded.clip, text="a red ball rolls to the left, low hum")
     negative = g.add("CLIPTextEncode", clip=loaded.clip, text="noise")
     cond = g.add("LTXVConditioning", positive=positive, negative=negative, frame_rate=24.0)
@@ -140,6 +150,17 @@ def sample(g: Graph, loaded: Loaded, recipe: Recipe, *, whose_lora: Whose = "cor
             frame_idx=guide.frame_idx,
             strength=guide.strength,
             **more,
+        )
+        latent = cond[2]
+    if recipe.slots:
+        cond = g.add(
+            "LTX2ProbeSlots",
+            positive=cond[0],
+            negative=cond[1],
+            latent=latent,
+            frames=recipe.slots,
+            marked=recipe.slots_marked,
+            cells=recipe.slots_cells,
         )
         latent = cond[2]
     if recipe.audio:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import folder_paths
+import node_helpers
 import torch
 from comfy_api.latest import io
 from safetensors.torch import save_file
@@ -75,6 +76,75 @@ class LTX2ProbeFrameMask(io.ComfyNode):
         shape = (1, 1, -1, 1, 1) if latent["samples"].ndim == 5 else (1, 1, -1, 1)
         mask = numbers.view(shape).expand(latent["samples"].shape[0], 1, *latent["samples"].shape[2:])
         return io.NodeOutput({**latent, "noise_mask": mask.contiguous()})
+
+
+class LTX2ProbeSlots(io.ComfyNode):
+    """Append slots of generated keyframes, in the form of the host's LTXVAddGeneratedKeyframes."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2ProbeSlots",
+            inputs=[
+                io.Conditioning.Input("positive"),
+                io.Conditioning.Input("negative"),
+                io.Latent.Input("latent"),
+                io.String.Input("frames"),
+                io.Boolean.Input("marked"),
+                io.Int.Input("cells"),
+            ],
+            outputs=[io.Conditioning.Output(), io.Conditioning.Output(), io.Latent.Output()],
+        )
+
+    @classmethod
+    def execute(
+        cls, positive: Any, negative: Any, latent: Any, frames: str, marked: bool, cells: int
+    ) -> io.NodeOutput:
+        at, samples = [int(frame) for frame in frames.split(",")], latent["samples"]
+        batch, _, first, height, width = samples.shape
+        entry = {
+            "pre_filter_count": len(at) * height * width,
+            "strength": 1.0,
+            "pixel_mask": None,
+            "latent_shape": [len(at), height, width],
+        }
+        described = []
+        for conditioning in (positive, negative):
+            values = conditioning[0][1]
+            before, entries = values.get("keyframe_idxs"), values.get("guide_attention_entries") or []
+            own = _slot_coordinates(at, height, width)
+            added = {
+                "keyframe_idxs": own if before is None else torch.cat((before, own), dim=2),
+                "guide_attention_entries": [*entries, entry],
+            }
+            if marked:
+                added["generated_keyframes"] = {
+                    "first_latent_frame": first,
+                    "num_keyframes": len(at),
+                    "frame_indices": at,
+                    "num_pixel_frames": 8 * (first - 1) + 1,
+                    "guide_entry_index": len(entries),
+                    "tokens_per_frame": cells or height * width,
+                }
+            described.append(node_helpers.conditioning_set_values(conditioning, added))
+        mask = latent.get("noise_mask", torch.ones(batch, 1, first, 1, 1))
+        return io.NodeOutput(
+            *described,
+            {
+                **latent,
+                "samples": torch.cat((samples, samples.new_zeros(*samples[:, :, : len(at)].shape)), dim=2),
+                "noise_mask": torch.cat((mask, torch.ones(*mask[:, :, : len(at)].shape)), dim=2),
+            },
+        )
+
+
+def _slot_coordinates(at: list[int], height: int, width: int) -> torch.Tensor:
+    """(1, 3, G, 2): each slot is one pixel frame on the full grid."""
+    grid = torch.meshgrid(
+        torch.tensor(at), 32 * torch.arange(height), 32 * torch.arange(width), indexing="ij"
+    )
+    starts = torch.stack([axis.flatten() for axis in grid]).float()
+    return torch.stack((starts, starts + torch.tensor([[1.0], [32.0], [32.0]])), dim=-1)[None]
 
 
 class LTX2ProbeTinyDecoder(io.ComfyNode):
