@@ -31,7 +31,17 @@ UNSAFE = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shel
 # Lowest first; a file of a row imports files of its own row and of those below. The longest name that fits
 # a file says its row, so one file of a room may stand elsewhere than the room.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("shapes", "types", "attention", "out_of_memory", "config", "storage", "media", "kernels"),
+    (
+        "shapes",
+        "types",
+        "attention",
+        "out_of_memory",
+        "torchaudio_import",
+        "config",
+        "storage",
+        "media",
+        "kernels",
+    ),
     ("transformer", "video_vae", "audio", "text", "upsampler", "latent_filters"),
     ("sampling", "conditioning", "loading", "memory", "tiny"),
     ("training",),

@@ -15,11 +15,9 @@ from torch import Tensor, nn
 
 from ..config import AudioVAEConfig, BandwidthExtensionConfig
 from .antialias import upsample
+from .dsp import ROLLOFF, ZERO_CROSSINGS
 from .layers import Layers
 from .mel import LOG_FLOOR, mel_filters
-
-ZERO_CROSSINGS = 6
-ROLLOFF = 0.99
 
 
 class LogMel(nn.Module):
@@ -74,7 +72,7 @@ class FourierBasis(nn.Module):
 
 
 def sinc_upsample(waveform: Tensor, ratio: int) -> Tensor:
-    """Windowed-sinc interpolation (B, C, S) -> (B, C, ratio * S) with torchaudio's default filter."""
+    """Windowed-sinc interpolation (B, C, S) -> (B, C, ratio * S) with the filter of ``resample``."""
     width = math.ceil(ZERO_CROSSINGS / ROLLOFF)
     taps = torch.tensor(sinc_taps(ratio), dtype=waveform.dtype, device=waveform.device)
     front = 2 * width * ratio

@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..config import AudioVAEConfig
-from ._torchaudio import torchaudio_functional
+from .dsp import mel_filter_bank, resample_sinc
 from .layers import without_autocast
 
 LOG_FLOOR = 1e-5
@@ -28,15 +28,14 @@ def to_stereo(waveform: Tensor) -> Tensor:
 def resample(waveform: Tensor, rate: int, target: int) -> Tensor:
     """waveform (..., S) at ``rate`` Hz -> (..., ceil(S target / rate)) float32 at ``target`` Hz.
 
-    Windowed sinc with torchaudio's defaults, which are what the audio autoencoder was trained with.
+    Windowed sinc with the defaults of torchaudio, with which the audio autoencoder was trained.
     """
     if rate <= 0 or rate != int(rate):
         raise ValueError(f"the sample rate must be a whole number of Hz above 0; got {rate}")
     waveform = waveform.float()
     if rate == target:
         return waveform
-    resampled: Tensor = torchaudio_functional().resample(waveform, int(rate), target)
-    return resampled
+    return resample_sinc(waveform, int(rate), target)
 
 
 def log_mel(waveform: Tensor, config: AudioVAEConfig) -> Tensor:
@@ -69,16 +68,13 @@ def log_mel(waveform: Tensor, config: AudioVAEConfig) -> Tensor:
 
 def mel_filters(config: AudioVAEConfig) -> Tensor:
     """Triangular filters (K, M), Slaney scale and area normalisation, from mel_fmin to mel_fmax Hz."""
-    filters: Tensor = torchaudio_functional().melscale_fbanks(
-        n_freqs=config.n_fft // 2 + 1,
+    return mel_filter_bank(
+        frequencies=config.n_fft // 2 + 1,
+        mel_bins=config.mel_bins,
+        sample_rate=config.sample_rate,
         f_min=config.mel_fmin,
         f_max=config.mel_fmax,
-        n_mels=config.mel_bins,
-        sample_rate=config.sample_rate,
-        norm="slaney",
-        mel_scale="slaney",
     )
-    return filters
 
 
 def with_noise_floor(waveform: Tensor, level_db: float, seed: int = 0) -> Tensor:

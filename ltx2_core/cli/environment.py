@@ -17,13 +17,8 @@ from ..tiny import embedded_dir
 
 State: TypeAlias = Literal["ok", "note", "problem"]
 
-KNOWN_PAIR = "2.11.0"
-PAIR_FIX = (
-    f"install both together and from the same place: pip install torch=={KNOWN_PAIR} torchaudio=={KNOWN_PAIR}"
-)
 REQUIRED = {
     "torch": "2.4",
-    "torchaudio": "2.4",
     "numpy": "1.25",
     "einops": "0",
     "safetensors": "0.4.2",
@@ -51,7 +46,7 @@ def examine() -> Iterator[Fact]:
     yield _python()
     yield from _packages()
     for name, check in (
-        ("torch + torchaudio", _audio_pair),
+        ("resampling", _resampling),
         ("devices", _devices),
         ("attention", _attention),
         ("video and sound", _codecs),
@@ -59,29 +54,6 @@ def examine() -> Iterator[Fact]:
         ("memory", _memory),
     ):
         yield _guarded(name, check)
-
-
-def torch_pair_problem() -> str | None:
-    """Why the installed torch and torchaudio do not belong together, with the fix; None where they do."""
-    return pair_problem(installed_version("torch"), installed_version("torchaudio"))
-
-
-def pair_problem(torch_version: str | None, torchaudio_version: str | None) -> str | None:
-    """As ``torch_pair_problem``, of given versions such as "2.11.0+cu130"; None stands for not installed."""
-    if torch_version is None or torchaudio_version is None:
-        missing = " and ".join(
-            name
-            for name, version in (("torch", torch_version), ("torchaudio", torchaudio_version))
-            if version is None
-        )
-        return f"{missing} not installed; {PAIR_FIX}"
-    same_release = _release(torch_version)[:2] == _release(torchaudio_version)[:2]
-    builds = (torch_version.partition("+")[2], torchaudio_version.partition("+")[2])
-    same_build = "" in builds or builds[0] == builds[1]
-    if same_release and same_build:
-        return None
-    what = "are different releases" if not same_release else "are builds for different devices"
-    return f"torch {torch_version} and torchaudio {torchaudio_version} {what}; {PAIR_FIX}"
 
 
 def installed_version(package: str) -> str | None:
@@ -122,21 +94,10 @@ def _guarded(name: str, check: Callable[[], Fact]) -> Fact:
         return Fact(name=name, state="problem", text=f"{type(error).__name__}: {error}")
 
 
-def _audio_pair() -> Fact:
-    name = "torch + torchaudio"
-    mismatch = torch_pair_problem()
-    try:
-        import torch
-        import torchaudio.functional
+def _resampling() -> Fact:
+    from ..audio.dsp import in_use
 
-        torchaudio.functional.resample(torch.zeros(1, 480), 48000, 16000)
-    except Exception as error:
-        versions = f"torch {installed_version('torch')} and torchaudio {installed_version('torchaudio')}"
-        text = f"{versions} do not work together ({type(error).__name__}: {error}); {mismatch or PAIR_FIX}"
-        return Fact(name=name, state="problem", text=text)
-    if mismatch:
-        return Fact(name=name, state="note", text=f"loads here, but {mismatch}")
-    return Fact(name=name, state="ok", text="belong together")
+    return Fact(name="resampling", state="ok", text=in_use())
 
 
 def _devices() -> Fact:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..storage.header import TensorInfo
 from ..storage.quantized import StoredLayer, find_quantized, replace_linears
 from ..storage.reading import read_markers, read_state
+from ..torchaudio_import import without_broken_torchaudio
 from .folder import find_config, find_weights
 from .single_file import read_encoder_file
 
@@ -140,8 +141,13 @@ def _from_infos(
 def _empty(config: Mapping[str, Any]) -> Any:
     """The model of the library on the ``meta`` device."""
     # Importing the library takes seconds, which those who only need the connectors should not wait for.
-    import transformers
+    with without_broken_torchaudio():
+        import transformers
 
+        return _built(transformers, config)
+
+
+def _built(transformers: Any, config: Mapping[str, Any]) -> Any:
     kind = str(config.get("model_type", "gemma3_text"))
     config_class, model_class = _CLASSES.get(kind, _CLASSES["gemma3_text"])
     if not hasattr(transformers, model_class):

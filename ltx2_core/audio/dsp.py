@@ -1,0 +1,123 @@
+"""Resampling and mel filters: torchaudio's where it is installed and loads, else the same formulas.
+
+Letters: S samples, K frequency bins, M mel bins.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..torchaudio_import import load_torchaudio, version
+
+ZERO_CROSSINGS = 6
+"""Of the sinc on each side of an output sample; the window ends there."""
+
+ROLLOFF = 0.99
+"""Cutoff of the low-pass filter as a part of the lower Nyquist frequency."""
+
+_HZ_PER_MEL = 200 / 3
+_LOG_FROM_HZ = 1000.0
+_LOG_FROM_MEL = _LOG_FROM_HZ / _HZ_PER_MEL
+_LOG_STEP = math.log(6.4) / 27
+
+
+def resample_sinc(waveform: Tensor, rate: int, target: int) -> Tensor:
+    """waveform (..., S) at ``rate`` Hz -> (..., ceil(S target / rate)) at ``target`` Hz, in its dtype.
+
+    Low-pass filter and interpolation in one: a sinc under a Hann window.
+    """
+    functional = load_torchaudio().functional
+    if functional is None:
+        return own_resample(waveform, rate, target)
+    resampled: Tensor = functional.resample(waveform, rate, target)
+    return resampled
+
+
+def mel_filter_bank(
+    *, frequencies: int, mel_bins: int, sample_rate: int, f_min: float, f_max: float
+) -> Tensor:
+    """Triangular filters (K, M) in float32 on the Slaney mel scale, each divided by its width in Hz.
+
+    Rows are ``frequencies`` bins from 0 Hz to half of ``sample_rate``.
+    """
+    functional = load_torchaudio().functional
+    if functional is None:
+        return own_mel_filter_bank(
+            frequencies=frequencies, mel_bins=mel_bins, sample_rate=sample_rate, f_min=f_min, f_max=f_max
+        )
+    filters: Tensor = functional.melscale_fbanks(
+        n_freqs=frequencies,
+        f_min=f_min,
+        f_max=f_max,
+        n_mels=mel_bins,
+        sample_rate=sample_rate,
+        norm="slaney",
+        mel_scale="slaney",
+    )
+    return filters
+
+
+def in_use() -> str:
+    """Which of the two computes here, in words for ``ltx2 doctor``."""
+    functional, _, reason = load_torchaudio()
+    return f"own functions ({reason})" if functional is None else f"torchaudio {version('torchaudio')}"
+
+
+def own_resample(waveform: Tensor, rate: int, target: int) -> Tensor:
+    """As :func:`resample_sinc`, by the formula of band-limited interpolation (Smith, 1984).
+
+    y(j) = sum_i x(i) h(i / rate - j / target) with h the windowed sinc. Output j + target / gcd has the
+    filter of output j, rate / gcd samples later: one strided convolution with a filter for each j computes
+    all. Filters are computed in the dtype of the waveform, which gives the bits of torchaudio.
+    """
+    if rate == target:
+        return waveform
+    divisor = math.gcd(rate, target)
+    rate, target = rate // divisor, target // divisor
+    cutoff = ROLLOFF * min(rate, target)
+    reach = math.ceil(ZERO_CROSSINGS * rate / cutoff)
+    dtype, device = waveform.dtype, waveform.device
+    inputs = torch.arange(-reach, reach + rate, dtype=dtype, device=device) / rate
+    outputs = torch.arange(0, -target, -1, dtype=dtype, device=device) / target
+    t = ((outputs[:, None] + inputs) * cutoff).clamp(-ZERO_CROSSINGS, ZERO_CROSSINGS)
+    window = torch.cos(t * math.pi / (2 * ZERO_CROSSINGS)).square()
+    angle = t * math.pi
+    sinc = torch.where(angle == 0, 1, angle.sin() / angle)
+    filters = sinc * (window * (cutoff / rate))
+
+    *batch, samples = waveform.shape
+    padded = F.pad(waveform.reshape(math.prod(batch), 1, samples), (reach, reach + rate))
+    interleaved = F.conv1d(padded, filters[:, None], stride=rate).transpose(1, 2).flatten(1)
+    # The length is rounded in float32, as torchaudio does, so that both give as many samples.
+    length = math.ceil(torch.tensor(target * samples / rate, dtype=torch.float32).item())
+    resampled = interleaved[:, :length]
+    return resampled.reshape(*batch, resampled.shape[-1])
+
+
+def own_mel_filter_bank(
+    *, frequencies: int, mel_bins: int, sample_rate: int, f_min: float, f_max: float
+) -> Tensor:
+    """As :func:`mel_filter_bank`: each triangle rises from the centre before it and falls to the next."""
+    hertz = torch.linspace(0, sample_rate // 2, frequencies)
+    corners = _mel_to_hertz(torch.linspace(_hertz_to_mel(f_min), _hertz_to_mel(f_max), mel_bins + 2))
+    left, right = corners[:-2], corners[2:]
+    widths = corners.diff()
+    rising = (hertz[:, None] - left) / widths[:-1]
+    falling = (right - hertz[:, None]) / widths[1:]
+    return torch.minimum(rising, falling).clamp(min=0) * (2 / (right - left))
+
+
+def _hertz_to_mel(hertz: float) -> float:
+    """Slaney's scale: linear below 1 kHz, logarithmic above, 27 mel to a factor of 6.4."""
+    if hertz < _LOG_FROM_HZ:
+        return hertz / _HZ_PER_MEL
+    return _LOG_FROM_MEL + math.log(hertz / _LOG_FROM_HZ) / _LOG_STEP
+
+
+def _mel_to_hertz(mel: Tensor) -> Tensor:
+    above = _LOG_FROM_HZ * torch.exp(_LOG_STEP * (mel - _LOG_FROM_MEL))
+    return torch.where(mel >= _LOG_FROM_MEL, above, mel * _HZ_PER_MEL)
