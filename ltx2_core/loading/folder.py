@@ -6,11 +6,11 @@ every ``config.json`` becomes its section of the single-file configuration.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from ..storage.files import entries, indexed_files, read_object
 from ..storage.header import Header, TensorInfo, read_header
 from .diffusers import TRANSLATIONS, Json
 from .rename import table_for
@@ -33,7 +33,7 @@ def read_folder(folder: Path) -> Header:
     elif (folder / "config.json").is_file():
         parts = [folder]
     else:
-        return _merged(folder, [read_header(path) for path in sorted(folder.glob("*.safetensors"))])
+        return _merged(folder, [read_header(path) for path in _inside(folder, ".safetensors")])
     return _merged(folder, [_read_part(part) for part in parts])
 
 
@@ -43,7 +43,7 @@ def text_encoder_folder(path: Path) -> Path | None:
 
 
 def _read_part(folder: Path) -> Header:
-    config = _json(folder / "config.json")
+    config = read_object(folder / "config.json")
     name = str(config.get("_class_name"))
     translate = TRANSLATIONS.get(name)
     blocks = config.get("block_out_channels", ())
@@ -63,24 +63,18 @@ def _read_part(folder: Path) -> Header:
 
 
 def _shards(folder: Path) -> list[Path]:
-    indices = sorted(folder.glob("*.safetensors.index.json"))
+    indices = _inside(folder, ".safetensors.index.json")
     # A folder may hold variants such as fp16 beside the full weights, whose names have one dot less.
     if index := min(indices, key=lambda path: path.name.count("."), default=None):
-        names = _json(index).get("weight_map")
-        if not isinstance(names, dict) or not all(_is_file_name(name) for name in names.values()):
-            raise ValueError(f"{index} has no 'weight_map' from tensors to file names; download it again")
-        files = [folder / name for name in sorted(set(names.values()))]
-        missing = [path.name for path in files if not path.is_file()]
-        if missing:
-            raise ValueError(
-                f"{index} names {len(files)} files but {', '.join(missing[:3])} ({len(missing)} in all) are "
-                "missing; download them again"
-            )
-        return files
-    files = sorted(folder.glob("*.safetensors"), key=lambda path: (path.name.count("."), path.name))
+        return indexed_files(index)
+    files = sorted(_inside(folder, ".safetensors"), key=lambda path: (path.name.count("."), path.name))
     if not files:
         raise ValueError(f"{folder} has a config.json but no .safetensors weights; download them")
     return files[:1]
+
+
+def _inside(folder: Path, end: str) -> list[Path]:
+    return [path for path in entries(folder) if path.parent == folder and path.name.endswith(end)]
 
 
 def _merged(folder: Path, headers: Iterable[Header]) -> Header:
@@ -112,17 +106,3 @@ def _merged(folder: Path, headers: Iterable[Header]) -> Header:
     if config:
         metadata["config"] = config
     return Header(folder, MappingProxyType(metadata), MappingProxyType(tensors))
-
-
-def _is_file_name(name: object) -> bool:
-    return isinstance(name, str) and name == Path(name).name and name.endswith(".safetensors")
-
-
-def _json(path: Path) -> Json:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON ({error}); download it again") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold a JSON object; got {type(value).__name__}")
-    return value

@@ -5,7 +5,6 @@ Letters: R rank, I inputs, O outputs; A (R, I), B (O, R).
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..storage.files import read_object
 from ..storage.header import Header, read_header
 from .detect import Component
 from .infer import infer_generation
@@ -230,10 +230,7 @@ def _peft_settings(header: Header, is_peft: bool) -> Mapping[str, Any]:
     stated = header.metadata.get(PEFT_METADATA)
     beside = header.path.with_name(PEFT_CONFIG)
     if stated is None and is_peft and beside.is_file():
-        try:
-            stated = json.loads(beside.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{beside} is not JSON ({error}); get it again") from None
+        stated = read_object(beside)
     if stated is None:
         return {}
     if not isinstance(stated, dict):

@@ -83,6 +83,8 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         raise ValueError(f"{path} is a folder; a single .safetensors file is needed")
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; check the path, or download the file first")
+    if not path.is_file():
+        raise ValueError(f"{path} is not a regular file")
     size = path.stat().st_size
     if size == 0:
         raise ValueError(f"{path} is empty (0 bytes); download it again")

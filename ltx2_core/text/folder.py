@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ..storage.files import entries, indexed_files, read_object
 from ..storage.header import TensorInfo, read_header
 
 PREFIXES = ("language_model.model.", "model.language_model.", "model.", "language_model.", "")
@@ -27,11 +26,16 @@ def language_name(key: str) -> str | None:
     return match[1] if match else None
 
 
+class NotGemmaError(ValueError):
+    """The folder is sound, as far as its configurations say, and holds something else."""
+
+
 def find_config(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The nearest ``config.json`` of a Gemma 3 at or below ``folder``, and its text part.
+    """The nearest ``config.json`` of a Gemma at or below ``folder``, and its text part.
 
     Raises:
-        ValueError: there is no such file; says which architectures were found instead.
+        NotGemmaError: there is no such file; says which architectures were found instead.
+        ValueError: one is malformed, and no other is of a Gemma; or the folder does not exist.
     """
     if not folder.is_dir():
         raise ValueError(
@@ -39,16 +43,30 @@ def find_config(folder: Path) -> tuple[Path, dict[str, Any]]:
             "tokenizer and the *.safetensors weights of Gemma 3, or a single file of them"
         )
     others: list[str] = []
-    for path in _nearest_first(folder.rglob("config.json")):
-        config = json.loads(path.read_text(encoding="utf-8"))
+    malformed: list[ValueError] = []
+    for path in entries(folder):
+        if path.name != "config.json":
+            continue
+        try:
+            config = read_object(path)
+        except ValueError as error:
+            malformed.append(error)
+            continue
         kind = config.get("model_type") or config.get("_class_name") or "no model_type"
         if kind in KINDS:
             return path, config
         if f"{kind}_text" in KINDS and "text_config" in config:
-            return path, {"model_type": f"{kind}_text", **config["text_config"]}
+            if isinstance(text := config["text_config"], dict):
+                return path, {"model_type": f"{kind}_text", **text}
+            malformed.append(
+                ValueError(f"{path}: 'text_config' must be an object; got {type(text).__name__}")
+            )
+            continue
         others.append(f"{path.relative_to(folder)} is {kind}")
+    if malformed:
+        raise malformed[0]
     found = "; ".join(others[:4]) or "no config.json"
-    raise ValueError(
+    raise NotGemmaError(
         f"no Gemma 3 text encoder in {folder}: found {found}; expected a config.json with model_type "
         "'gemma3' or 'gemma3_text'"
     )
@@ -67,7 +85,7 @@ def find_weights(folder: Path, config_path: Path) -> dict[str, TensorInfo]:
         if found := _language_tensors(root):
             return found
     suffixes = (".bin", ".gguf", ".pt", ".safetensors")
-    names = sorted({path.name for path in folder.rglob("*") if path.suffix in suffixes})
+    names = sorted({path.name for path in entries(folder) if path.suffix in suffixes})
     raise ValueError(
         f"no Gemma weights in {folder}: found {', '.join(names[:4]) or 'no weight file'}; "
         "expected *.safetensors with keys such as model.embed_tokens.weight"
@@ -80,10 +98,12 @@ def find_tokenizer(folder: Path) -> Path:
     Raises:
         ValueError: the folder holds neither.
     """
+    found = entries(folder)
     for name in ("tokenizer.json", "tokenizer.model"):
-        if found := _nearest_first(folder.rglob(name)):
-            return found[0]
-    names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+        for path in found:
+            if path.name == name and path.is_file():
+                return path
+    names = [path.name for path in found if path.parent == folder]
     raise ValueError(
         f"no tokenizer in {folder}: found {', '.join(names[:6]) or 'nothing'}; expected tokenizer.json or "
         "tokenizer.model of Gemma 3, in the folder or below it"
@@ -105,22 +125,9 @@ def _language_tensors(root: Path) -> dict[str, TensorInfo]:
 
 
 def _weight_files(root: Path) -> list[Path]:
-    files: list[Path] = []
-    indices = {path.parent: path for path in root.rglob("*.safetensors.index.json")}
-    for path in sorted(root.rglob("*.safetensors")):
-        if path.parent not in indices:
-            files.append(path)
-    for directory, index in sorted(indices.items()):
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        missing = [name for name in names if not (directory / name).is_file()]
-        if missing:
-            raise ValueError(
-                f"{index} names {len(names)} files but {', '.join(missing[:3])} ({len(missing)} in all) are "
-                "missing; download them again"
-            )
-        files.extend(directory / name for name in names)
+    found = entries(root)
+    indices = {path.parent: path for path in found if path.name.endswith(".safetensors.index.json")}
+    files = [path for path in found if path.suffix == ".safetensors" and path.parent not in indices]
+    for _, index in sorted(indices.items()):
+        files.extend(indexed_files(index))
     return files
-
-
-def _nearest_first(paths: Iterable[Path]) -> list[Path]:
-    return sorted(paths, key=lambda path: (len(path.parts), path))

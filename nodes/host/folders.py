@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import folder_paths
 
 from ...ltx2_core.loading.checkpoint import open_checkpoint
 from ...ltx2_core.loading.detect import Component
 from ...ltx2_core.loading.lora import open_lora
-from ...ltx2_core.text.folder import find_tokenizer
+from ...ltx2_core.storage.files import entries
+from ...ltx2_core.text.folder import NotGemmaError, find_tokenizer
 from ...ltx2_core.text.gemma import find_encoder
 from ...ltx2_core.text.single_file import TOKENIZERS
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
 DIFFUSION_MODELS = "diffusion_models"
@@ -28,6 +34,9 @@ CATEGORIES = (CHECKPOINTS, DIFFUSION_MODELS, DIFFUSERS, VAES, TEXT_ENCODERS, LOR
 SHOWN = 4
 """Names of a list that an error repeats."""
 
+CACHED = 2**20
+"""Answers about files that are remembered: with less than there are files, every list would read all."""
+
 Stamp = tuple[tuple[str, int, int], ...]
 """Name, time of change and size of every file of a model."""
 
@@ -38,16 +47,19 @@ class FileList:
 
     Names of the first category stand alone, those of others behind the category: ``vae/x.safetensors``.
     ``problem`` says why a path cannot serve, "" where it can; ``get`` what to download and where to put it.
+    Paths that ``shows`` accepts are listed though they cannot serve, last: choosing one says why.
     """
 
     what: str
     categories: tuple[str, ...]
     problem: Callable[[Path], str]
     get: str
+    shows: Callable[[Path], bool] = lambda path: False
 
     def names(self) -> list[str]:
-        """Everything that can be loaded."""
-        return [name for name, path in self._listed() if not self.problem(path)]
+        """Everything that can be loaded, then what is listed with its fault."""
+        usable, faulty = self._sorted()
+        return usable + faulty
 
     @property
     def nothing(self) -> str:
@@ -71,10 +83,21 @@ class FileList:
             reason = f"{name} cannot serve as {self.what}: {reason}"
         else:
             return ""
-        names = self.names()
+        names, _ = self._sorted()
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         choose = f"Choose {', '.join(names[:SHOWN])}{more}, or download" if names else "Download"
         return f"{reason}. {choose} {self.get}"
+
+    def _sorted(self) -> tuple[list[str], list[str]]:
+        """Names that can be loaded, and names that are listed though they cannot."""
+        usable: list[str] = []
+        faulty: list[str] = []
+        for name, path in self._listed():
+            if not self.problem(path):
+                usable.append(name)
+            elif self.shows(path):
+                faulty.append(name)
+        return usable, faulty
 
     def _listed(self) -> Iterator[tuple[str, Path]]:
         for category in self.categories:
@@ -109,88 +132,150 @@ def is_lora(path: Path) -> str:
 
 
 def is_encoder(path: Path) -> str:
-    return _encoder_problem(path, _stamp(path))
+    return _encoder_problem(path, _stamp(path))[0]
+
+
+def is_faulty_encoder(path: Path) -> bool:
+    """Whether ``path`` is a folder that seems meant as a text encoder and cannot be loaded."""
+    return _encoder_problem(path, _stamp(path))[1]
 
 
 def _paths(category: str) -> Iterator[tuple[str, Path]]:
-    """Names and paths in a category of the host; none where a host does not know it."""
+    """Names and paths in a category of the host; none where a host does not know it or cannot list it."""
     if category not in folder_paths.folder_names_and_paths:
         return
-    if category == DIFFUSERS:
-        yield from _folders()
-        return
-    encoders: set[PurePath] = set()
+    try:
+        yield from _folders() if category == DIFFUSERS else _files(category)
+    except OSError as error:
+        _warn(f"models/{category} cannot be listed: {error}")
+
+
+def _files(category: str) -> Iterator[tuple[str, Path]]:
+    encoders: dict[str, bool] = {}
     for name in sorted(folder_paths.get_filename_list(category)):
-        found = folder_paths.get_full_path(category, name)
-        if found is None or PurePath(name).parent in encoders:
+        parent = os.path.dirname(name)
+        # A folder of shards is listed by its first file.
+        if encoders.get(parent) or (found := folder_paths.get_full_path(category, name)) is None:
             continue
-        path = _encoder_at(Path(found)) if category == TEXT_ENCODERS else Path(found)
-        if path.is_dir():
-            # A folder of shards is listed by its first file.
-            encoders.add(PurePath(name).parent)
+        path = Path(found)
+        if category == TEXT_ENCODERS and parent not in encoders:
+            folder = _encoder_at(path)
+            encoders[parent] = folder != path
+            path = folder
         yield name, path
 
 
 def _folders() -> Iterator[tuple[str, Path]]:
     """Folders in models/diffusers, and one level below: pipelines and split files."""
     for root in map(Path, folder_paths.get_folder_paths(DIFFUSERS)):
-        for path in sorted((*root.glob("*/"), *root.glob("*/*/"))) if root.is_dir() else ():
-            if (path / "model_index.json").is_file() or (
-                any(path.glob("*.safetensors")) and not (path / "config.json").is_file()
-            ):
+        for path in sorted((*root.glob("*/"), *root.glob("*/*/"))) if os.path.isdir(root) else ():
+            if _is_model_folder(path):
                 yield path.relative_to(root).as_posix(), path
 
 
+def _is_model_folder(path: Path) -> bool:
+    if os.path.isfile(path / "model_index.json"):
+        return True
+    try:
+        return any(path.glob("*.safetensors")) and not os.path.isfile(path / "config.json")
+    except OSError:
+        return False
+
+
 def _encoder_at(path: Path) -> Path:
-    return path.parent if (path.parent / "config.json").is_file() else path
+    """The folder of a file where a ``config.json`` lies beside it, be it a pipe or a broken link; else it."""
+    return path.parent if os.path.lexists(path.parent / "config.json") else path
 
 
 def _stamp(path: Path) -> Stamp:
     """Changes when what is known of ``path`` has to be found out again."""
-    files = [path]
-    if path.is_dir():
-        files = sorted(f for f in path.rglob("*") if f.suffix in (".safetensors", ".json", ".model"))
+    own = _stamp_of(path)
+    if not os.path.isdir(path):
+        return (own,)
+    # So many files that it raises are no model, whatever they hold.
+    with suppress(ValueError):
+        return (
+            own,
+            *(_stamp_of(f) for f in entries(path) if f.suffix in (".safetensors", ".json", ".model")),
+        )
+    return (own,)
+
+
+def _stamp_of(path: Path) -> tuple[str, int, int]:
     try:
-        return tuple((str(f), f.stat().st_mtime_ns, f.stat().st_size) for f in files)
+        status = os.stat(path)
     except OSError:
-        return ()
+        return str(path), 0, 0
+    return str(path), status.st_mtime_ns, status.st_size
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=CACHED)
 def _lacks(path: Path, stamp: Stamp, components: tuple[Component, ...]) -> str:
-    try:
+    def check() -> None:
         checkpoint = open_checkpoint(path)
         for component in components:
             checkpoint.check(component)
-    except (OSError, ValueError) as error:
-        return _short(error, path)
-    return ""
+
+    return _reason(path, check)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=CACHED)
 def _lora_problem(path: Path, stamp: Stamp) -> str:
-    try:
-        lora = open_lora(path)
-    except (OSError, ValueError) as error:
-        return _short(error, path)
-    return (
-        "" if lora.is_of_family else "it is a LoRA of another model: none of its layers has a name of LTX-2"
-    )
+    def check() -> None:
+        if not open_lora(path).is_of_family:
+            raise ValueError("it is a LoRA of another model: none of its layers has a name of LTX-2")
+
+    return _reason(path, check)
 
 
-@lru_cache(maxsize=4096)
-def _encoder_problem(path: Path, stamp: Stamp) -> str:
-    try:
-        find_encoder(path)
+@lru_cache(maxsize=CACHED)
+def _encoder_problem(path: Path, stamp: Stamp) -> tuple[str, bool]:
+    """Why ``path`` cannot be a text encoder, "" where it can, and whether it is a folder with a fault."""
+    foreign = False
+
+    def check() -> None:
+        nonlocal foreign
+        try:
+            find_encoder(path)
+        except NotGemmaError:
+            foreign = True
+            raise
         if path.is_dir():
             find_tokenizer(path)
         elif not any(name in open_checkpoint(path).tensors for name in TOKENIZERS):
-            return "it carries no tokenizer"
+            raise ValueError("it carries no tokenizer")
+
+    reason = _reason(path, check)
+    faulty = bool(reason) and not foreign and os.path.isdir(path)
+    if faulty:
+        _warn(f"{path} cannot be loaded: {reason}")
+    return reason, faulty
+
+
+def _reason(path: Path, check: Callable[[], None]) -> str:
+    """Why ``check`` fails, "" where it does not. No error passes: one file must not take the nodes away."""
+    try:
+        check()
     except (OSError, ValueError) as error:
         return _short(error, path)
+    except Exception as error:
+        reason = f"it is malformed ({type(error).__name__}: {_short(error, path)})"
+        _warn(f"{path} cannot be loaded: {reason}")
+        return reason
     return ""
+
+
+@lru_cache(maxsize=CACHED)
+def _warn(message: str) -> None:
+    """Log a message once."""
+    logger.warning("%s", _encodable(message))
 
 
 def _short(error: Exception, path: Path) -> str:
     """The message without the folder, which the page need not show."""
-    return str(error).replace(str(path), path.name)
+    return _encodable(str(error).replace(str(path), path.name))
+
+
+def _encodable(text: str) -> str:
+    """Names of files may hold bytes that are no UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()

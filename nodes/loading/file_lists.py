@@ -63,6 +63,7 @@ ENCODERS = FileList(
     what="a text encoder",
     categories=(folders.TEXT_ENCODERS, folders.DIFFUSERS),
     problem=folders.is_encoder,
+    shows=folders.is_faulty_encoder,
     get="gemma_3_12B_it (bf16, fp8_scaled or fp4_mixed; for 2.5 gemma4-12b-with-proj-ltx-2.5-bf16) into "
     "models/text_encoders",
 )

@@ -34,6 +34,6 @@ class LTX2AVInspect(io.ComfyNode):
         path = model_path(file)
         try:
             report = as_text(describe(path))
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             report = f"{file} cannot be loaded: {error}"
         return io.NodeOutput(report, ui=ui.PreviewText(report))
