@@ -65,14 +65,19 @@ def models(tmp_path: Path, gemma: Path) -> Path:
 
 
 @pytest.fixture
-def shelves(models: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """``nodes/shelves.py``, imported without the nodes; no list may take longer than a minute."""
+def lists(models: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """``nodes/loading/file_lists.py``, imported without the nodes; no list may take longer than a minute."""
     monkeypatch.setitem(sys.modules, "folder_paths", host_folders(models))
-    for name, path in ((PACK, ROOT), (f"{PACK}.nodes", ROOT / "nodes")):
+    rooms = (
+        (PACK, ROOT),
+        (f"{PACK}.nodes", ROOT / "nodes"),
+        (f"{PACK}.nodes.loading", ROOT / "nodes" / "loading"),
+    )
+    for name, path in rooms:
         package = ModuleType(name)
         package.__path__ = [str(path)]
         monkeypatch.setitem(sys.modules, name, package)
-    for name in (f"{PACK}.nodes.host.folders", f"{PACK}.nodes.shelves"):
+    for name in (f"{PACK}.nodes.host.folders", f"{PACK}.nodes.loading.file_lists"):
         sys.modules.pop(name, None)
 
     def late(*_: object) -> None:
@@ -81,7 +86,7 @@ def shelves(models: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     if hasattr(signal, "SIGALRM"):
         signal.signal(signal.SIGALRM, late)
         signal.alarm(60)
-    yield import_module(f"{PACK}.nodes.shelves")
+    yield import_module(f"{PACK}.nodes.loading.file_lists")
     if hasattr(signal, "SIGALRM"):
         signal.alarm(0)
 
@@ -185,83 +190,83 @@ SOUND: dict[str, Callable[[Path], None]] = {
 posix = pytest.mark.skipif(sys.platform == "win32", reason="pipes, devices and links of POSIX")
 
 
-def every_list(shelves: Any) -> None:
+def every_list(lists: Any) -> None:
     """All that the schemas of the nodes list."""
-    for shelf in vars(shelves).values():
-        if isinstance(shelf, shelves.Shelf):
-            shelf.names()
-    shelves.folders.every_file()
+    for one in vars(lists).values():
+        if isinstance(one, lists.FileList):
+            one.names()
+    lists.folders.every_file()
 
 
 @posix
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_faulty_text_encoder_is_listed_last_and_choosing_it_says_why(models, shelves, caplog, fault):
+def test_a_faulty_text_encoder_is_listed_last_and_choosing_it_says_why(models, lists, caplog, fault):
     spoil, words = FAULTS[fault]
     spoil(models / "text_encoders" / "bad")
     caplog.set_level(logging.WARNING)
     for _ in range(2):
-        every_list(shelves)
-        assert shelves.ENCODERS.names() == [GOOD, BAD]
+        every_list(lists)
+        assert lists.ENCODERS.names() == [GOOD, BAD]
     with pytest.raises(
         ValueError, match=rf"{BAD} cannot serve as a text encoder: .*{words}(.|\n)*Choose {GOOD}"
     ):
-        shelves.ENCODERS.path(BAD)
-    assert str(models) not in shelves.ENCODERS.refusal(BAD)
-    assert not shelves.ENCODERS.refusal(GOOD)
+        lists.ENCODERS.path(BAD)
+    assert str(models) not in lists.ENCODERS.refusal(BAD)
+    assert not lists.ENCODERS.refusal(GOOD)
     (record,) = caplog.records
     assert "bad cannot be loaded" in record.getMessage()
 
 
 @posix
 @pytest.mark.parametrize("fault", FOREIGN)
-def test_a_folder_of_another_model_is_not_listed(models, shelves, caplog, fault):
+def test_a_folder_of_another_model_is_not_listed(models, lists, caplog, fault):
     FOREIGN[fault](models / "text_encoders" / "bad")
-    every_list(shelves)
-    assert shelves.ENCODERS.names() == [GOOD] and not caplog.records
-    assert "no Gemma 3 text encoder" in shelves.ENCODERS.refusal(BAD)
+    every_list(lists)
+    assert lists.ENCODERS.names() == [GOOD] and not caplog.records
+    assert "no Gemma 3 text encoder" in lists.ENCODERS.refusal(BAD)
 
 
 @posix
 @pytest.mark.parametrize("oddity", SOUND)
-def test_what_lies_beside_a_text_encoder_does_not_matter(models, shelves, oddity):
+def test_what_lies_beside_a_text_encoder_does_not_matter(models, lists, oddity):
     SOUND[oddity](models / "text_encoders" / "bad")
-    every_list(shelves)
-    assert {GOOD, BAD} <= {*shelves.ENCODERS.names()}
+    every_list(lists)
+    assert {GOOD, BAD} <= {*lists.ENCODERS.names()}
 
 
 @posix
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("category", ["diffusers", "checkpoints", "loras", "vae", "diffusion_models"])
-def test_the_same_faults_in_another_category_leave_every_list(models, shelves, category, fault):
+def test_the_same_faults_in_another_category_leave_every_list(models, lists, category, fault):
     folder = models / category / "bad"
     shutil.copytree(models / "text_encoders" / "bad", folder)
     (folder / "model_index.json").write_text("{}")
     shutil.copytree(folder, folder / "text_encoder")
     for path in (folder, folder / "text_encoder"):
         FAULTS[fault][0](path)
-    every_list(shelves)
-    assert shelves.ENCODERS.names()[:2] == [BAD, GOOD]
+    every_list(lists)
+    assert lists.ENCODERS.names()[:2] == [BAD, GOOD]
 
 
-def test_an_unforeseen_error_is_a_fault_and_not_the_end_of_the_nodes(models, shelves, monkeypatch, caplog):
+def test_an_unforeseen_error_is_a_fault_and_not_the_end_of_the_nodes(models, lists, monkeypatch, caplog):
     def unforeseen(path: Path) -> None:
         raise TypeError("list indices must be integers")
 
     for name in ("find_encoder", "open_checkpoint", "open_lora"):
-        monkeypatch.setattr(shelves.folders, name, unforeseen)
-    every_list(shelves)
-    assert shelves.ENCODERS.names() == [BAD, GOOD]
-    assert "it is malformed (TypeError: list indices" in shelves.ENCODERS.refusal(BAD)
+        monkeypatch.setattr(lists.folders, name, unforeseen)
+    every_list(lists)
+    assert lists.ENCODERS.names() == [BAD, GOOD]
+    assert "it is malformed (TypeError: list indices" in lists.ENCODERS.refusal(BAD)
     assert len(caplog.records) == 2
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".safetensors"])
-def test_a_folder_of_a_hundred_thousand_files_is_refused_at_once(models, shelves, suffix):
+def test_a_folder_of_a_hundred_thousand_files_is_refused_at_once(models, lists, suffix):
     folder = models / "text_encoders" / "bad"
     for number in range(100_000):
         os.close(os.open(f"{folder}/{number}{suffix}", os.O_CREAT))
     start = time.perf_counter()
-    every_list(shelves)
+    every_list(lists)
     assert time.perf_counter() - start < 15
-    (bad,) = [name for name in shelves.ENCODERS.names() if name != GOOD]
-    assert "holds more than 10000 files" in shelves.ENCODERS.refusal(bad)
+    (bad,) = [name for name in lists.ENCODERS.names() if name != GOOD]
+    assert "holds more than 10000 files" in lists.ENCODERS.refusal(bad)
