@@ -44,10 +44,14 @@ class LogMel(nn.Module):
         self.register_buffer("mel_basis", layers.constant(filters.T.contiguous()))
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """waveform (B, 2, S) -> log-mel (B, 2, T, M), T = S / hop_length; zeros pad the left end only."""
+        """waveform (B, 2, S) -> log-mel (B, 2, T, M), T = ceil(S / hop_length).
+
+        Zeros fill the last hop and, on the left, the part of the window before the first hop.
+        """
         basis = self.stft_fn.forward_basis.to(device=waveform.device, dtype=waveform.dtype)
         filters = self.mel_basis.to(device=waveform.device, dtype=waveform.dtype)
-        padded = F.pad(rearrange(waveform, "b c s -> (b c) 1 s"), (self.pad, 0))
+        last_hop = -waveform.shape[-1] % self.hop_length
+        padded = F.pad(rearrange(waveform, "b c s -> (b c) 1 s"), (self.pad, last_hop))
         real, imaginary = F.conv1d(padded, basis, stride=self.hop_length).chunk(2, dim=1)
         magnitude = (real.square() + imaginary.square()).sqrt()
         mel = (filters @ magnitude).clamp(min=LOG_FLOOR).log()

@@ -1,8 +1,8 @@
 """Finds reference fixtures and hands them to the tests of their kind.
 
-``LTX2_GOLDEN_DIR`` names the folder; without it the shared folder next to the checkout is taken if it is
-there, else the small copies in ``tests/golden/data``. A fixture is recognised by its metadata and tensor
-names.
+``LTX2_GOLDEN_DIR`` names one folder or several, separated as in PATH; without it the shared folder next to
+the checkout is taken if it is there, else the small copies in ``tests/golden/data``. A fixture is recognised
+by its metadata and tensor names, never by its own name.
 """
 
 from __future__ import annotations
@@ -23,11 +23,16 @@ from torch import Tensor
 HERE = Path(__file__).resolve().parent
 
 
-def golden_dir() -> Path:
-    if given := os.environ.get("LTX2_GOLDEN_DIR"):
-        return Path(given)
-    shared = HERE.parents[2] / "shared" / "golden"
-    return shared if shared.is_dir() else HERE / "data"
+SHARED = ("golden",)
+"""Folders of fixtures whose kinds are all supported; golden_ltx25, golden_training, golden_ltxv are not yet."""
+
+
+def golden_dirs() -> list[Path]:
+    if named := os.environ.get("LTX2_GOLDEN_DIR"):
+        return [Path(folder).expanduser() for folder in named.split(os.pathsep) if folder]
+    shared = HERE.parents[2] / "shared"
+    present = [shared / name for name in SHARED if (shared / name).is_dir()]
+    return present or [HERE / "data"]
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,15 @@ class Golden:
         return any(test(name) for name in self.names)
 
     def sibling(self, name: str) -> Golden:
-        return Golden(self.path.with_name(f"{name}.safetensors"))
+        """The fixture ``name`` of the same folder, else of the folder ``golden`` next to that one."""
+        file = f"{name}.safetensors"
+        own, beside = self.path.with_name(file), self.path.parent.parent / "golden" / file
+        return Golden(own if own.is_file() or not beside.is_file() else beside)
+
+    def source(self, role: str) -> Golden:
+        """The fixture that the sidecar names as ``role`` (``weights``, ``inputs_from``), else this one."""
+        name = self.sidecar.get(role)
+        return self if name in (None, self.name) else self.sibling(name)
 
 
 def _is_dit(g: Golden) -> bool:
@@ -122,7 +135,7 @@ def kinds_of(golden: Golden) -> list[str]:
 
 
 def all_goldens() -> list[Golden]:
-    return [Golden(path) for path in sorted(golden_dir().rglob("*.safetensors"))]
+    return [Golden(path) for folder in golden_dirs() for path in sorted(folder.rglob("*.safetensors"))]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -138,5 +151,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if found:
         metafunc.parametrize("golden", found, ids=lambda g: g.name)
     else:
-        reason = f"no {kind} fixture in {golden_dir().name}/; set LTX2_GOLDEN_DIR"
+        folders = ", ".join(f"{folder.name}/" for folder in golden_dirs())
+        reason = f"no {kind} fixture in {folders}; set LTX2_GOLDEN_DIR"
         metafunc.parametrize("golden", [pytest.param(None, marks=pytest.mark.skip(reason=reason))])

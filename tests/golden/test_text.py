@@ -29,8 +29,8 @@ def hidden_states(tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
 def test_features_and_contexts_match_the_official_text_path(golden) -> None:
     tensors = golden.tensors()
     for source in ("weights", "inputs_from"):
-        if (name := golden.sidecar.get(source, golden.name)) != golden.name:
-            tensors = {**golden.sibling(name).tensors(), **tensors}
+        if (other := golden.source(source)) != golden:
+            tensors = {**other.tensors(), **tensors}
     config = text_config(golden.config)
     hidden, mask = hidden_states(tensors)
     extractor = FeatureExtractor(config, *hidden.shape[2:], device="meta")

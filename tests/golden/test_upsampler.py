@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import Tensor
@@ -43,12 +45,23 @@ def test_upsamples_like_the_reference(golden) -> None:
 @torch.inference_mode()
 def test_filters_like_the_reference(golden) -> None:
     net, statistics, tensors = load(golden)
-    if "golden.a.adain07" not in tensors:
+    filtered = [re.fullmatch(r"(.+)\.(adain|tonemap)(\d+)(_per_frame)?", name) for name in tensors]
+    if not any(filtered):
         pytest.skip("the fixture has no filtered case")
-    latent, upsampled = tensors["golden.a.latent"], tensors["golden.a.upsampled"]
-    wanted = tensors["golden.a.adain07"]
-    torch.testing.assert_close(adain(upsampled, latent, factor=0.7), wanted, **TOLERANCE)
-    torch.testing.assert_close(upsample_latent(net, latent, statistics, adain=0.7), wanted, **TOLERANCE)
-    per_frame = adain(upsampled, latent, per_frame=True)
-    torch.testing.assert_close(per_frame, tensors["golden.a.adain1_per_frame"], **TOLERANCE)
-    torch.testing.assert_close(tone_map(upsampled, 0.5), tensors["golden.a.tonemap05"], **TOLERANCE)
+    for match in filter(None, filtered):
+        case, what, digits, per_frame = match.groups()
+        # "07" stands for 0.7, "1" for 1.
+        amount = float(f"{digits[0]}.{digits[1:] or 0}")
+        latent, upsampled, expected = (
+            tensors[f"{case}.latent"],
+            tensors[f"{case}.upsampled"],
+            tensors[match[0]],
+        )
+        if what == "tonemap":
+            torch.testing.assert_close(tone_map(upsampled, amount), expected, **TOLERANCE)
+            continue
+        actual = adain(upsampled, latent, factor=amount, per_frame=bool(per_frame))
+        torch.testing.assert_close(actual, expected, **TOLERANCE)
+        if not per_frame:
+            filtered_in_one = upsample_latent(net, latent, statistics, adain=amount)
+            torch.testing.assert_close(filtered_in_one, expected, **TOLERANCE)
