@@ -24,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 
 
 SHARED = ("golden",)
-"""Folders of fixtures whose kinds are all supported; golden_ltx25, golden_training, golden_ltxv are not yet."""
+"""Folders of fixtures whose kinds are all supported; those of LTX-2.5, training and LTX-Video are not yet."""
 
 
 def golden_dirs() -> list[Path]:
