@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,10 @@ import pytest
 import torch
 
 from ltx2_core.tiny.write import TinySet, write_tiny_set
+
+
+# For the processes that tests start. On a busy machine one of them took 286 s with as many threads as cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)
