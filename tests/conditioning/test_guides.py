@@ -32,7 +32,7 @@ def test_which_pictures_count(images, at_start, later):
     assert (start.latent_frames, start.used) == at_start
     assert (mid.latent_frames, mid.used) == later
     for placed in (start, mid):
-        pictures = placed.pictures(torch.arange(images, dtype=torch.float32))
+        pictures = placed.frames_to_encode(torch.arange(images, dtype=torch.float32))
         assert len(pictures) % 8 == 1
         made = placed.latent(torch.zeros(1, 128, (len(pictures) - 1) // 8 + 1, 2, 2))
         assert made.shape[2] == placed.latent_frames
@@ -67,14 +67,14 @@ def test_a_small_reference_is_spread_over_the_grid_and_its_cells_reach_as_far():
     small = torch.randn(1, 128, 2, 1, 2)
     state = GuideFrames(latent=small, frame=0, scale=2, strength=1.5).apply(empty_state(plan))
     (guide,) = state.guides
-    assert guide.keep.sum() == small[0, 0].numel() and len(guide.keep) == 2 * 2 * 4
-    kept = guide.positions[0, 1:, guide.keep]
+    assert guide.valid.sum() == small[0, 0].numel() and len(guide.valid) == 2 * 2 * 4
+    kept = guide.positions[0, 1:, guide.valid]
     assert kept[:, :2].tolist() == [
         [[0, 64], [0, 64]],
         [[0, 64], [64, 128]],
     ] or (kept[1, :2].tolist() == [[0, 64], [64, 128]])
     assert (state.mask.video[:, :, 2:] == 0).all()
-    tokens = state.latent.video[0, :, 2:].flatten(1)[:, guide.keep]
+    tokens = state.latent.video[0, :, 2:].flatten(1)[:, guide.valid]
     assert torch.equal(tokens, small[0].flatten(1))
     assert dilate(small, 1)[1] is None
     with pytest.raises(ValueError, match="size of this stage"):
@@ -88,7 +88,7 @@ def test_attention_may_be_given_for_every_cell():
         empty_state(plan)
     )
     (guide,) = state.guides
-    assert torch.equal(guide.attention[guide.keep], cells.flatten())
+    assert torch.equal(guide.attention[guide.valid], cells.flatten())
     with pytest.raises(ValueError, match=r"must be \(K, H, W\)"):
         GuideFrames(latent=torch.randn(1, 128, 2, 2, 4), frame=0, attention=cells).apply(empty_state(plan))
 

@@ -17,7 +17,7 @@ from ltx2_core.conditioning.regions import (
     video_cells,
 )
 from ltx2_core.conditioning.state import empty_state
-from ltx2_core.conditioning.timeline import KEPT, MADE, draw_timeline
+from ltx2_core.conditioning.timeline import PRESERVED, REGENERATED, draw_timeline
 from ltx2_core.shapes import plan_clip
 from ltx2_core.types import AVLatent
 
@@ -97,8 +97,8 @@ def test_the_report_and_the_picture_show_the_real_times():
     assert str(audio) == "audio: kept"
     picture = (draw_timeline((video, audio)) * 255).round().int()
     assert picture.ndim == 3 and picture.shape[-1] == 3
-    made = (picture == torch.tensor(MADE)).all(-1).any(0).nonzero().flatten()
+    made = (picture == torch.tensor(REGENERATED)).all(-1).any(0).nonzero().flatten()
     width = (640 - 12 - 64) / 4.84
     assert made[0].item() == pytest.approx(64 + 2.28 * width, abs=2)
     assert made[-1].item() == pytest.approx(64 + 3.88 * width, abs=2)
-    assert (picture == torch.tensor(KEPT)).all(-1).any()
+    assert (picture == torch.tensor(PRESERVED)).all(-1).any()
