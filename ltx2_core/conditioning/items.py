@@ -20,7 +20,7 @@ from .patchify import guide_positions
 
 
 class Conditioning(Protocol):
-    """Anything that can be applied to a state. ``apply`` returns a new state and leaves its input unchanged."""
+    """Anything that can be applied to a state; ``apply`` returns a new state and never changes its input."""
 
     def apply(self, state: LatentState) -> LatentState: ...
 
@@ -103,7 +103,9 @@ class InputAudio:
                 f"cut the waveform, or pad it with silence before it is encoded, to {audio.shape[2]} latents"
             )
         mask = audio.new_full((len(audio), 1, audio.shape[2], 1), 1 - self.strength, dtype=torch.float32)
-        return replace(state, latent=replace(state.latent, audio=fitted), mask=replace(state.mask, audio=mask))
+        return replace(
+            state, latent=replace(state.latent, audio=fitted), mask=replace(state.mask, audio=mask)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +204,7 @@ class GuideFrames:
     time_scale: int = 1
 
     def positions(self, frames: int, height: int, width: int, fps: float) -> Tensor:
-        """Positions (1, 3, N, 2) in seconds and pixels of a guide of ``frames`` x ``height`` x ``width`` cells.
+        """Positions (1, 3, N, 2) in seconds and pixels for a guide latent of that many frames and cells.
 
         Raises ValueError if ``time_scale`` is below 1, or above 1 for a guide that does not start at frame 0.
         """
@@ -274,7 +276,7 @@ def dilate(latent: Tensor, scale: int) -> tuple[Tensor, Tensor | None]:
 
 
 def _merged_outside(own: Tensor, mask: Tensor, source: Tensor, regenerate: Tensor) -> tuple[Tensor, Tensor]:
-    """Latent and mask of one stream: ``source`` where ``regenerate`` (F or T,) is False, ``own`` elsewhere."""
+    """Latent and mask of one stream: ``own`` where ``regenerate`` (F or T,) is True, else ``source``."""
     length = source.shape[2]
     if length > own.shape[2]:
         raise ValueError(
@@ -286,7 +288,7 @@ def _merged_outside(own: Tensor, mask: Tensor, source: Tensor, regenerate: Tenso
 
 
 def _inserted(whole: Tensor, part: Tensor, at: int) -> Tensor:
-    """A copy of ``whole`` in which ``part`` replaces the latents from index ``at`` on, along time (axis 2)."""
+    """A copy of ``whole`` in which ``part`` replaces the latents from index ``at`` on (axis 2, time)."""
     end = at + part.shape[2]
     if end > whole.shape[2]:
         raise ValueError(
@@ -322,8 +324,8 @@ def _fit_batch(name: str, latent: Tensor, own: Tensor) -> Tensor:
 def _check_grid(name: str, latent: Tensor, own: Tensor) -> None:
     if latent.shape[1] != own.shape[1] or latent.shape[3:] != own.shape[3:]:
         raise ValueError(
-            f"{name} has {latent.shape[1]} channels on {latent.shape[3]}x{latent.shape[4]} cells and the clip "
-            f"{own.shape[1]} on {own.shape[3]}x{own.shape[4]}: encode it at the size of this stage"
+            f"{name} has {latent.shape[1]} channels on {latent.shape[3]}x{latent.shape[4]} cells and the "
+            f"clip {own.shape[1]} on {own.shape[3]}x{own.shape[4]}: encode it at the size of this stage"
         )
 
 

@@ -14,7 +14,7 @@ from ..types import AVLatent
 
 
 def mask_like(latent: AVLatent, value: float = 1.0) -> AVLatent:
-    """A float32 mask filled with ``value`` on the latent's device: video (B, 1, F, H, W), audio (B, 1, T, 1)."""
+    """A float32 mask filled with ``value`` for a latent: video (B, 1, F, H, W), audio (B, 1, T, 1)."""
     return latent.map(lambda x: x.new_full(_mask_shape(x), value).float())
 
 
@@ -44,7 +44,7 @@ def token_mask(mask: Tensor) -> Tensor:
 
 
 def blend(clean: AVLatent, x: AVLatent, mask: AVLatent) -> AVLatent:
-    """``mask * x + (1 - mask) * clean``: exactly ``x`` where the mask is 1 and exactly ``clean`` where it is 0."""
+    """``mask * x + (1 - mask) * clean``; exact where the mask is 0 or 1."""
     return x * mask + clean * mask.map(lambda m: 1 - m)
 
 

@@ -8,7 +8,6 @@ number through its reciprocal, and the top rotary frequency turns that one ulp o
 
 from __future__ import annotations
 
-
 import torch
 from einops import rearrange, repeat
 from torch import Tensor
@@ -75,7 +74,6 @@ def guide_positions(
     return _positions(spans, height, width, fps=fps, batch=batch)
 
 
-
 def reference_positions(
     frames: int,
     height: int,
@@ -122,7 +120,7 @@ def _causal(spans: Tensor) -> Tensor:
 
 
 def _positions(spans: Tensor, height: int, width: int, *, fps: float, batch: int) -> Tensor:
-    """Intervals in pixel frames (F, 2) -> positions (B, 3, N, 2) of a grid of ``height`` x ``width`` cells."""
+    """Intervals in pixel frames (F, 2) -> positions (B, 3, N, 2) of a grid of ``height`` x ``width``."""
     if fps <= 0:
         raise ValueError(f"fps must be above 0; got {fps}")
     rows, columns = _steps(height) * SPATIAL_SCALE, _steps(width) * SPATIAL_SCALE

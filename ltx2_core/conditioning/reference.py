@@ -1,4 +1,4 @@
-"""Reference audio, such as a voice to imitate: clean tokens placed before the clip and not part of the result.
+"""Reference audio, such as a voice to imitate: clean tokens before the clip that are not part of the result.
 
 Letters: B batch, T audio latents of the clip, R audio latents of the reference.
 """

@@ -161,7 +161,7 @@ def spatial_cells(mask: Tensor, latent_frames: int, height: int, width: int) -> 
     frames = frames_of(latent_frames)
     if len(cells) < frames:
         raise ValueError(
-            f"there are {len(cells)} masks and the clip has {frames} frames: use one mask, or one for each frame"
+            f"there are {len(cells)} masks and the clip has {frames} frames: use one mask, or one a frame"
         )
     later = (
         rearrange(cells[1:frames], "(f g) h w -> f g h w", g=TEMPORAL_SCALE).amax(dim=1)

@@ -163,7 +163,6 @@ class AudioVAEConfig:
         return self.mel_bins // self.downsample
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class GeneratorConfig:
     """One mel-to-waveform generator (HiFi-GAN style, or anti-aliased AMP blocks)."""
@@ -215,4 +214,4 @@ class UpsamplerConfig:
     temporal: bool = False
     spatial_scale: float = 2.0
     rational: bool = False
-    """Whether the spatial step is a rational resampler (tensor ``upsampler.conv``); never with ``temporal``."""
+    """Whether the spatial step is a rational resampler (``upsampler.conv``); never with ``temporal``."""

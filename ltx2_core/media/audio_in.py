@@ -80,7 +80,7 @@ def _decode(container: Any, start_s: float, duration_s: float | None) -> tuple[N
 def _blocks(
     container: Any, stream: Any, channels: int, rate: int
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Yield decoded blocks (C, n), each after the index of its first sample, counted from the file's start."""
+    """Yield (index of the first sample from the file's start, block (C, n)) for each decoded block."""
     resampler = av.AudioResampler(format="fltp", layout="mono" if channels == 1 else "stereo", rate=rate)
     origin_s = (container.start_time or 0) / av.time_base
     position: int | None = None

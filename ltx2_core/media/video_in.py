@@ -68,7 +68,7 @@ class VideoClip:
         return torch.stack(frames).float() / 255.0
 
     def audio(self) -> tuple[Tensor, int] | None:
-        """Audio of the same part as (waveform (C, S), sample rate in Hz), or None for a file without audio."""
+        """Audio of the same part as (waveform (C, S), sample rate in Hz); None for a file without audio."""
         if not self.has_audio:
             return None
         duration_s = None if self.max_frames is None else self.max_frames / self.fps

@@ -117,7 +117,7 @@ def _host(choice: DecodeChoice, clip: ClipPlan, vae: VideoVAEConfig) -> int:
 
 
 def _lag(vae: VideoVAEConfig) -> float:
-    """Latent frames by which output frames lag behind their latents: each convolution looks one frame ahead."""
+    """Latent frames by which output frames lag behind: each convolution needs one later frame."""
     lag, scale = 1.0, 1
     for block in vae.decoder_blocks:
         if block.kind == "res_x":

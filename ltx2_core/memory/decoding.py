@@ -25,7 +25,7 @@ Kind = Literal["plain", "conv", "residual", "upsample", "head"]
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderMemory:
-    """Bytes at the largest moment (``peak``), and the largest cache between pieces (``state``), a part of it."""
+    """Peak bytes of a decode (``peak``), and the most that is cached between pieces (``state``)."""
 
     peak: int
     state: int
@@ -54,7 +54,9 @@ def _simulated(
 ) -> DecoderMemory:
     stages = _stages(vae, cells, itemsize)
     pad = (cells[0] + 2) * (cells[1] + 2) / (cells[0] * cells[1]) if vae.decoder_padding == "reflect" else 0.0
-    simulation = _Simulation(stages=stages, piece=piece_bytes, pad=pad, centre=_CACHED if vae.causal_decoder else 1)
+    simulation = _Simulation(
+        stages=stages, piece=piece_bytes, pad=pad, centre=_CACHED if vae.causal_decoder else 1
+    )
     simulation.through(0, frames, last=True, above=0)
     return DecoderMemory(peak=int(simulation.peak), state=int(simulation.largest_cache))
 
@@ -178,7 +180,9 @@ class _Simulation:
             self._started.add(number)
         return outputs * stage.times, int(first)
 
-    def _convolve(self, number: int, which: int, frames: int, last: bool, above: float, out_bytes: float) -> int:
+    def _convolve(
+        self, number: int, which: int, frames: int, last: bool, above: float, out_bytes: float
+    ) -> int:
         """Output frames of convolution ``which`` of a stage for ``frames`` more input frames."""
         in_bytes = self.stages[number].input
         window = self._window(number, which, frames, last, above, in_bytes)

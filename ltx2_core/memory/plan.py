@@ -1,4 +1,4 @@
-"""Planning of a run within a memory budget: what stays on the device, what is streamed or computed in parts."""
+"""Planning of a run within a memory budget: what stays on the device, is streamed, or computed in parts."""
 
 from __future__ import annotations
 
@@ -121,16 +121,17 @@ def plan_memory(
     text: TextSize | None = None,
     audio: AudioSize | None = None,
 ) -> MemoryPlan:
-    """The fastest plan that fits into ``budget`` bytes of device memory, or else the one with the lowest peak.
+    """The fastest plan that fits into ``budget`` bytes of device memory, or else that with the lowest peak.
 
-    For sampling it tries, in this order: everything resident, tokens in chunks, blocks streamed. For decoding:
-    smaller pieces, then tiles. A text encoder that does not fit stays in system memory and runs on the CPU.
+    For sampling it tries, in this order: everything resident, tokens in chunks, blocks streamed. For
+    decoding: smaller pieces, then tiles. A text encoder that does not fit stays in system memory and runs on
+    the CPU.
 
     All ``*_weights`` are bytes: ``transformer_weights`` of the whole transformer, ``block_weights`` of one
-    block, ``text_weights`` of encoder and connectors, ``connector_weights`` of the connectors alone. ``batch``
-    samples go through the transformer at once, and ``text_keys`` bytes of cached text keys and values are
-    held while it samples. A positive and a negative prompt of the full length are assumed. Without ``text``
-    the activations of text encoding are not counted, without ``audio`` the decoding of audio.
+    block, ``text_weights`` of encoder and connectors, ``connector_weights`` of the connectors alone.
+    ``batch`` samples go through the transformer at once, and ``text_keys`` bytes of cached text keys and
+    values are held while it samples. A positive and a negative prompt of the full length are assumed. Without
+    ``text`` the activations of text encoding are not counted, without ``audio`` the decoding of audio.
 
     Raises ValueError for a budget below 1.
     """
@@ -204,7 +205,7 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def usable(budget: int) -> int:
-    """Bytes of ``budget`` that a plan may use, after the reserve of 6 %."""
+    """Bytes of ``budget`` that a plan may use, which leaves a reserve for the allocator."""
     return int(budget * (1 - _RESERVE))
 
 

@@ -1,4 +1,4 @@
-"""Memory for encoding the prompts, without weights: Gemma, the features summed from its states, connectors."""
+"""Memory for encoding the prompts, without weights: Gemma, the features of its states, and connectors."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class TextSize:
 def text_bytes(
     size: TextSize, itemsize: int, *, prompts: int = PROMPTS, tokens: int = MAX_TOKENS
 ) -> tuple[int, int]:
-    """Bytes of activations of (encoder, connectors) for ``prompts`` of ``tokens`` each, within 10 % of ``Trace``.
+    """Bytes of activations of (encoder, connectors) for ``prompts`` of ``tokens`` each.
 
-    Counted while a layer of Gemma runs: four hidden widths (embedding, input, residual, normalised input),
-    three feed-forward widths and the features summed so far. While a hidden state is projected: the embedding
-    and the state, both again in float32 and normalised, the sums twice, and the projection's columns for this
-    state in float32. ``itemsize`` is the bytes of one activation.
+    Within 10 % of ``Trace``. Counted while a layer of Gemma runs: four hidden widths (embedding, input,
+    residual, normalised input), three feed-forward widths and the features summed so far. While a hidden
+    state is projected: the embedding and the state, both again in float32 and normalised, the sums twice, and
+    the projection's columns for this state in float32. ``itemsize`` is the bytes of one activation.
     """
     count, row = prompts * tokens, 4 * size.hidden
     sums = 4 * size.features

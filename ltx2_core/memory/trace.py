@@ -120,7 +120,7 @@ class Trace(TorchDispatchMode):
 
 
 class _Fused(TorchFunctionMode):
-    """Counts attention and RMS norm on the meta device as one operation each; torch would split them there."""
+    """Counts attention and RMS norm on the meta device as one operation each; torch would split them."""
 
     def __init__(self, trace: Trace) -> None:
         super().__init__()

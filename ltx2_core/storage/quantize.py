@@ -25,7 +25,7 @@ _TINY = 1e-12
 
 
 def encode(form: Format, weight: Tensor) -> dict[str, Tensor]:
-    """Encode ``weight`` (O, I) in the format ``form``; returns the stored ``weight`` and its scales by suffix.
+    """Encode ``weight`` (O, I) in the format ``form``; returns the stored weight and its scales by suffix.
 
     Scales are computed from this weight. The kind "float" gives float8_e4m3fn with one scale. Block formats
     pad the weight with zeros to whole blocks.

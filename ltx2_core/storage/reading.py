@@ -68,11 +68,11 @@ def read_state(
     dtype: torch.dtype | None,
     device: torch.device,
 ) -> dict[str, Tensor]:
-    """Read ``infos`` as a state dict: ``resident`` layers in their stored format, everything else as ``dtype``.
+    """Read ``infos`` as a state dict: ``resident`` layers in their stored format, all else as ``dtype``.
 
-    ``layers`` are the quantised layers and ``resident`` the names of those that stay quantised in the network;
-    the others are decoded to ``shapes``, those of the network. With ``dtype`` None plain tensors keep their
-    dtype, and decoded ones become bfloat16.
+    ``layers`` are the quantised layers and ``resident`` the names of those that stay quantised in the
+    network; the others are decoded to ``shapes``, those of the network. With ``dtype`` None plain tensors
+    keep their dtype, and decoded ones become bfloat16.
     """
     stored: dict[str, dict[str, Tensor]] = {}
     state: dict[str, Tensor] = {}
