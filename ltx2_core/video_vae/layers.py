@@ -139,7 +139,7 @@ class Downsample(nn.Module):
         self.conv = StreamConv3d(in_channels, self.out_channels // cell, **factory)
 
     def forward(self, x: Tensor, stream: Stream, last: bool) -> Tensor:
-        """x (B, C, T, H, W) -> (B, C x multiplier, T', H', W'); caches an odd last frame for the next piece."""
+        """x (B, C, T, H, W) -> (B, C x multiplier, T', H', W'); an unpaired last frame is cached."""
         if self.strides[0] == 2:
             # The clip's first frame has a cell of its own, so it is paired with itself.
             unpaired = x[:, :, :1] if stream.is_first_call(self) else stream.take(self)

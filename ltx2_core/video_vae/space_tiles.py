@@ -120,7 +120,7 @@ def decode_in_tiles(
 
 
 class _Span(NamedTuple):
-    """A tile along one axis, in latent cells: ``start`` to ``stop`` with borders, ``first`` to ``end`` without."""
+    """One axis of a tile in latent cells: ``start`` to ``stop`` with border, ``first`` to ``end`` without."""
 
     start: int
     first: int
