@@ -47,6 +47,7 @@ class SnakeBeta(nn.Module):
         self.beta = nn.Parameter(layers.constant([0.0] * channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        # Tables are cast here and not when loaded, because a host may keep them in another dtype.
         alpha, beta = (
             rearrange(table.to(device=x.device, dtype=x.dtype).exp(), "c -> c 1")
             for table in (self.alpha, self.beta)

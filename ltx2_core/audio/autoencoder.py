@@ -43,6 +43,7 @@ class AudioEncoder(nn.Module):
     def forward(self, mel: Tensor) -> Tensor:
         """mel (B, 2, T, M) -> normalised latent (B, 8, L, N) in float32, L = ceil(T / 4)."""
         with without_autocast(mel.device):
+            # The second half is the log-variance of the posterior, which is needed only for training.
             mean, _ = self.encoder(mel.float()).chunk(2, dim=1)
             return self.per_channel_statistics.normalize(mean)
 
@@ -182,6 +183,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.conv1 = CausalConv2d(inner, outer, layers)
         self.conv2 = CausalConv2d(outer, outer, layers)
+        # The name is the checkpoint's.
         self.nin_shortcut = None if inner == outer else CausalConv2d(inner, outer, layers, kernel=1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -69,6 +69,7 @@ class FourierBasis(nn.Module):
             raise ValueError(f"win_size={config.win_length} must equal n_fft={config.n_fft}")
         turns = np.outer(np.arange(config.n_fft // 2 + 1), np.arange(config.n_fft)) / config.n_fft
         angles = 2 * np.pi * turns
+        # Dropping the last value makes the symmetric window periodic, as in torch.hann_window.
         window = np.hanning(config.n_fft + 1)[:-1]
         basis = np.concatenate([np.cos(angles), -np.sin(angles)]) * window
         self.register_buffer("forward_basis", layers.constant(basis[:, None]))

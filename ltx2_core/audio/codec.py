@@ -68,6 +68,7 @@ def samples_for_latents(latent_frames: int, config: AudioVAEConfig) -> int:
     """
     if latent_frames < 1:
         raise ValueError(f"latent_frames must be at least 1; got {latent_frames}")
+    # One sample more would start another mel frame, and with it another latent.
     return latent_frames * config.downsample * config.hop_length - 1
 
 

@@ -18,6 +18,7 @@ from .layers import Layers
 
 SLOPE = 0.1
 FINAL_SLOPE = 0.01
+"""The original code uses PyTorch's default slope for the last activation, not ``SLOPE``."""
 
 
 class Generator(nn.Module):
@@ -61,6 +62,7 @@ class Generator(nn.Module):
             x = up(self.act_up(x))
             first = stage * self.blocks_per_stage
             blocks = self.resblocks[first : first + self.blocks_per_stage]
+            # The blocks run in parallel on the same input; their mean keeps the level.
             x = sum(block(x) for block in blocks) / self.blocks_per_stage
         waveform: Tensor = self.conv_post(self.act_post(x))
         if self.final_activation == "tanh":

@@ -51,6 +51,7 @@ class Layers:
         return torch.as_tensor(values, dtype=self.dtype or torch.float32, device=self.device)
 
     def _make(self, name: str, *args: int, **options: Any) -> nn.Module:
+        # A host's layers cast their weights themselves, so only torch's need the upcasting variants.
         namespace = UpcastLayers if self.operations is nn else self.operations
         layer: nn.Module = getattr(namespace, name)(*args, **options, dtype=self.dtype, device=self.device)
         return layer

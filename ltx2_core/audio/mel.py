@@ -66,6 +66,7 @@ def log_mel(waveform: Tensor, config: AudioVAEConfig) -> Tensor:
             return_complex=True,
         )
         magnitude = rearrange(spectrum.abs(), "(b c) k t -> b c t k", b=waveform.shape[0])
+        # The silence that was added for the reflection must not add frames.
         magnitude = magnitude[:, :, : samples // config.hop_length + 1]
         return (magnitude @ mel_filters(config).to(magnitude.device)).clamp(min=LOG_FLOOR).log()
 
@@ -82,12 +83,14 @@ def mel_filters(config: AudioVAEConfig) -> Tensor:
 
 
 def with_noise_floor(waveform: Tensor, level_db: float, seed: int = 0) -> Tensor:
-    """Add white noise of ``level_db`` dB of full scale (RMS) to a waveform (..., S); the same for a ``seed``.
+    """Add white noise of ``level_db`` dB of full scale (RMS) to a waveform (..., S).
 
     The audio model was trained on recordings, which have a noise floor, and follows reference audio better if
-    it has one instead of digital silence. Raises ValueError for a level above 0 dB.
+    it has one instead of digital silence. Equal seeds give equal noise. Raises ValueError for a level above
+    0 dB.
     """
     if not level_db <= 0:
         raise ValueError(f"level_db={level_db:g} must be 0 or below, such as -60")
+    # Drawn on the CPU, so that the noise does not depend on the device.
     noise = torch.randn(waveform.shape, generator=torch.Generator().manual_seed(seed))
     return waveform + noise.to(waveform) * 10 ** (level_db / 20)

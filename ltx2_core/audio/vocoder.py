@@ -79,6 +79,7 @@ class BandwidthVocoder(nn.Module):
         with without_autocast(mel.device):
             low_rate: Tensor = self.vocoder(mel.float())
             samples = low_rate.shape[-1]
+            # The log-mel needs whole hops; the padding is cut off from the result again.
             whole_hops = F.pad(low_rate, (0, -samples % self.hop_length))
             added_band = self.bwe_generator(self.mel_stft(whole_hops))
             waveform: Tensor = (added_band + sinc_upsample(whole_hops, self.ratio)).clamp(-1, 1)

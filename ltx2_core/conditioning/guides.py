@@ -67,8 +67,10 @@ def place_guide(images: int, frame: int, latent_frames: int) -> GuidePlacement:
     if images < 1:
         raise ValueError("a guide needs at least one image; got none")
     clip = frames_of(latent_frames)
+    # ComfyUI clamps a negative frame before the start instead of refusing it.
     at = frame if frame >= 0 else max(clip + frame, 0)
     whole = frames_of(latent_frames_of(images))
+    # At frame 0 the guide's first latent frame coincides with the clip's, which also stands for one frame.
     lead = at != 0 and whole > 1
     if lead:
         encoded = frames_of(latent_frames_of(images + 1))

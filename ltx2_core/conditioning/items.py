@@ -38,7 +38,10 @@ class ImageInPlace:
     strength: float = 1.0
 
     def apply(self, state: LatentState) -> LatentState:
-        """Raises ValueError if the size differs from the clip's, or if K is more than its latent frames."""
+        """Replace the first K latent frames and their mask.
+
+        Raises ValueError if the size differs from the clip's, or if the clip has fewer than K latent frames.
+        """
         _check_strength(self.strength)
         video, mask = _video(state)
         image = _fit_batch("image latent", self.latent, video)
@@ -68,7 +71,10 @@ class InputVideo:
     strength: float = 1.0
 
     def apply(self, state: LatentState) -> LatentState:
-        """Raises ValueError if the size or the length differs from the clip's."""
+        """Replace all latent frames and their mask.
+
+        Raises ValueError if the size or the length differs from the clip's.
+        """
         video, _ = _video(state)
         clip_frames = video.shape[2] - state.guide_frames
         if self.latent.shape[2] != clip_frames:
@@ -91,7 +97,10 @@ class InputAudio:
     strength: float = 1.0
 
     def apply(self, state: LatentState) -> LatentState:
-        """Raises ValueError for a state without audio, or if the shape is not exactly the clip's."""
+        """Replace the audio latent and its mask.
+
+        Raises ValueError for a state without audio, or if the shape is not exactly the clip's.
+        """
         _check_strength(self.strength)
         if state.latent.audio is None or state.mask.audio is None:
             raise ValueError("there is input audio but this state has no audio: plan the clip with audio")
@@ -102,6 +111,7 @@ class InputAudio:
                 f"the input audio latent is {tuple(fitted.shape)} and the clip needs {tuple(audio.shape)}: "
                 f"cut the waveform, or pad it with silence before it is encoded, to {audio.shape[2]} latents"
             )
+        # Masks are float32 in every state, whatever the dtype of the latents.
         mask = audio.new_full((len(audio), 1, audio.shape[2], 1), 1 - self.strength, dtype=torch.float32)
         return replace(
             state, latent=replace(state.latent, audio=fitted), mask=replace(state.mask, audio=mask)
@@ -124,7 +134,10 @@ class Overlap:
     strength: float = 1.0
 
     def apply(self, state: LatentState) -> LatentState:
-        """Raises ValueError if the overlap is longer than the clip, or if the size differs."""
+        """Insert the overlap at the start of both streams and set its mask.
+
+        Raises ValueError if the overlap is longer than the clip, or if the size differs.
+        """
         _check_strength(self.strength)
         if self.video is not None:
             video, mask = _video(state)
@@ -162,13 +175,17 @@ class PreserveOutside:
     audio: Tensor
 
     def apply(self, state: LatentState) -> LatentState:
-        """Raises ValueError if the size differs or the source is longer than the clip."""
+        """Insert the source outside of the regions and set the mask to regenerate them.
+
+        Raises ValueError if the size differs or the source is longer than the clip.
+        """
         if self.latent.video is not None:
             video, mask = _video(state)
             source = _fit_batch("source", self.latent.video, video)
             _check_grid("source", source, video)
             merged, merged_mask = _merged_outside(video, mask, source, self.video)
             state = _with_video(state, merged, merged_mask)
+        # The other stream is optional, so that a video-only state can use an audio-video source.
         audio, mask_of_audio = state.latent.audio, expand_mask(state.mask, state.latent).audio
         if self.latent.audio is not None and audio is not None and mask_of_audio is not None:
             source = _fit_batch("audio source", self.latent.audio, audio)
@@ -216,6 +233,7 @@ class GuideFrames:
         positions = guide_positions(
             frames, height, width, fps, frame=self.frame, single_frame=self.single_frame
         )
+        # Each cell of a small reference stands for scale x scale cells of the clip, so its interval grows.
         positions[:, 1:, :, 1] += (self.scale - 1) * SPATIAL_SCALE
         if self.time_scale > 1:
             seconds = positions[:, :1] * self.time_scale - (self.time_scale - 1) / fps
@@ -223,8 +241,12 @@ class GuideFrames:
         return positions
 
     def apply(self, state: LatentState) -> LatentState:
-        """Raises ValueError if the size differs from the clip's, or for a negative strength or attention."""
+        """Append the guide's latent frames, mask and positions to the state.
+
+        Raises ValueError if the size differs from the clip's, or for a negative strength or attention.
+        """
         for name, value in (("strength", self.strength), ("attention", self.attention)):
+            # Not limited to 1, as in ComfyUI; a strength above 1 acts like 1.
             values = torch.as_tensor(value)
             if not bool((values.isfinite() & (values >= 0)).all()):
                 raise ValueError(f"{name}={value} must be 0 or more")

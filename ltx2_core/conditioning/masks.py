@@ -54,6 +54,7 @@ def mask_to_grid(mask: Tensor, frames: int, height: int, width: int) -> Tensor:
     The first mask frame belongs to the first latent frame. The rest are averaged in groups of equal size,
     one for each later latent frame; if there are too few for that, they are repeated.
     """
+    # The mean, not the maximum: a fractional mask regenerates a cell partly.
     small = functional.interpolate(mask[:, None], size=(height, width), mode="area")[:, 0]
     first, rest = small[:1], small[1:]
     if frames == 1:

@@ -90,8 +90,10 @@ def reference_positions(
     target pixels along each axis. ``fps`` is the target's.
     """
     spans = _causal(_steps(frames) * TEMPORAL_SCALE)
+    # A lower frame rate stretches the positions to the target's duration.
     positions = _positions(spans, height, width, fps=fps / time_scale, batch=batch)
     seconds, pixels = positions[:, :1], positions[:, 1:]
+    # The first reference frame stands for the first target frame alone, so later ones move back.
     if time_scale != 1:
         seconds = (seconds - (time_scale - 1) / fps).clamp(min=0)
     return torch.cat((seconds, pixels * space_scale), dim=1)

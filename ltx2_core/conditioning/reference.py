@@ -22,7 +22,10 @@ class ReferenceAudio:
     latent: Tensor
 
     def apply(self, state: LatentState) -> LatentState:
-        """Raises ValueError for a state without audio, or a reference of another shape."""
+        """Return the state with this reference audio.
+
+        Raises ValueError for a state without audio, or a reference of another shape.
+        """
         audio = state.latent.audio
         if audio is None:
             raise ValueError("there is reference audio but this state has no audio: plan the clip with audio")
@@ -37,6 +40,7 @@ class ReferenceAudio:
 
 def reference_audio_positions(length: int) -> Tensor:
     """Positions (1, 1, R, 2) of reference audio, in negative seconds: it ends one latent before the clip."""
+    # Negative times keep the clip's own positions unchanged, whatever the length of the reference.
     times = audio_positions(length)
     step = AUDIO_DOWNSAMPLE * AUDIO_HOP_LENGTH / AUDIO_SAMPLE_RATE
     return times - (float(times[0, 0, -1, 1]) + step)

@@ -51,7 +51,10 @@ class TimeRegions:
     add: bool = False
 
     def apply(self, state: LatentState) -> LatentState:
-        """Raises ValueError for a region that ends before it begins."""
+        """Return the state with the mask of these regions; guide frames keep their mask.
+
+        Raises ValueError for a region that ends before it begins.
+        """
         before = expand_mask(state.mask, state.latent)
         video, audio = before.video, before.audio
         if video is not None:
@@ -112,12 +115,14 @@ def audio_cells(regions: Sequence[Region], length: int, rounding: Rounding) -> T
         return _overlapped(check_regions(regions), audio_positions(length)[0, 0], rounding)
     for start, end in check_regions(regions):
         first, last = round(start * AUDIO_LATENTS_PER_SECOND), round(end * AUDIO_LATENTS_PER_SECOND)
+        # An empty region must select nothing, although its slice has one latent.
         chosen[first : last + 1] |= start < end
     return chosen
 
 
 def _overlapped(regions: Sequence[Region], spans: Tensor, rounding: Rounding) -> Tensor:
     """Whether each span (N, 2) in seconds overlaps a region, or touches one with ``TOUCH``: (N,) bool."""
+    # Regions are Python floats; comparing in float64 avoids rounding them to float32 first.
     begin, end = spans[:, 0].double(), spans[:, 1].double()
     chosen = torch.zeros(len(spans), dtype=torch.bool)
     # The spans are float32, so a border a few ulp away is the same border.
@@ -155,6 +160,7 @@ def spatial_cells(mask: Tensor, latent_frames: int, height: int, width: int) -> 
     A single mask serves all frames. Of several, the first belongs to latent frame 0, and each later latent
     frame takes the maximum of the next 8. Raises ValueError if there are fewer than the clip has frames.
     """
+    # The maximum, because a cell is regenerated as a whole if any of its pixels is.
     cells = functional.adaptive_max_pool2d(mask[:, None].float(), (height, width))[:, 0]
     if len(cells) == 1:
         return cells.expand(latent_frames, -1, -1)

@@ -35,6 +35,7 @@ def draw_timeline(streams: Sequence[Covered]) -> Tensor:
         draw.rectangle((x(0), top, x(float(stream.spans[-1, 1])), top + ROW - 10), fill=PRESERVED)
         for start, end in stream.ranges:
             draw.rectangle((x(start), top, max(x(start) + 1, x(end)), top + ROW - 10), fill=REGENERATED)
+    # About twelve ticks at most, so that their labels do not overlap.
     step = next(s for s in (0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 300, 3600) if seconds / s <= 12 or s == 3600)
     for tick in range(int(seconds / step) + 1):
         at = x(tick * step)

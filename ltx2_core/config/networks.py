@@ -87,7 +87,7 @@ class ConnectorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
-    """From text hidden states to contexts: normalisation, projection and the two connectors."""
+    """Everything between the text encoder's hidden states and the transformer: projection and connectors."""
 
     per_token_norm: bool
     """How hidden states are normalised and projected to features.
@@ -182,7 +182,7 @@ class GeneratorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BandwidthExtensionConfig:
-    """Second stage of the 2.3 vocoder: from 16 kHz to 48 kHz."""
+    """Second stage of the 2.3 vocoder, which extends its 16 kHz waveform to 48 kHz. Rates are in Hz."""
 
     generator: GeneratorConfig
     input_sample_rate: int = 16000

@@ -357,6 +357,7 @@ def _generator(c: Json, *, rates: Sequence[int], kernels: Sequence[int], initial
     resblock = str(c.get("resblock", "1"))
     if resblock not in ("1", "AMP1"):
         raise _unsupported("vocoder.resblock", resblock, "1' or 'AMP1")
+    # The key names the kind of residual block; "1" is HiFi-GAN's and AMP1 BigVGAN's.
     amp = resblock == "AMP1"
     if amp:
         _require(c, "activation", "snakebeta")

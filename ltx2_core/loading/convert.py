@@ -109,6 +109,7 @@ def convert(path: Path, sources: Sequence[Checkpoint], parts: Sequence[Component
             checks[name] = partial(_is_equal, read, name, info)
             if own.endswith(".weight") and layer in markers and f"{layer}.comfy_quant" not in infos:
                 _mark(entries, prefix + layer, markers[layer])
+    # The exact version of a source is preferred to the detected generation, which has no patch number.
     version = next((str(s.metadata["model_version"]) for s in sources if "model_version" in s.metadata), None)
     stated = next((s.generation for s in sources if s.generation), None)
     metadata = {"config": json.dumps(config)}

@@ -176,6 +176,7 @@ def find_components(names: Iterable[str]) -> dict[Component, Names]:
     A tensor may belong to two components, such as the latent statistics to both halves of a VAE.
     """
     present = frozenset(names)
+    # LoRAs come first, because their module names contain the anchors of the transformer.
     if any(mark in name for name in present for mark in _LORA_MARKS):
         return {Component.LORA: {name: name for name in present}}
     found: dict[Component, Names] = {}

@@ -29,6 +29,7 @@ def infer_generation(parts: Mapping[Component, Shapes], version: str) -> Generat
     if transformer is not None:
         if "transformer_blocks.0.prompt_scale_shift_table" not in transformer:
             return "2.0"
+        # Either sign of 2.5 is enough: the keyframe embedding, or a feed-forward without biases.
         newest = "keyframes_abs_pos_embedding" in transformer
         return "2.5" if newest or "transformer_blocks.0.ff.net.0.proj.bias" not in transformer else "2.3"
     old = [names(parts[component]) for component, names in _OLD.items() if component in parts]

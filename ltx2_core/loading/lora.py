@@ -258,6 +258,7 @@ def _scaled(path: Path, layer: LoraLayer, rank: int, settings: Mapping[str, Any]
             break
     if alpha is None:
         return layer
+    # json.loads gives a bool for true, which is an int to isinstance.
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
         raise ValueError(f"{path}: lora_alpha must be a number; got {alpha!r}")
     root = math.sqrt(rank) if setting("use_rslora") else rank

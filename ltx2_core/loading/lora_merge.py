@@ -201,6 +201,7 @@ def merge_into(out: Tensor, weight: Tensor, pairs: Sequence[_Pair]) -> Tensor:
 
     Computes on the device of ``out``.
     """
+    # The largest scale comes first, because the bfloat16 path expresses the others relative to it.
     pairs = sorted((p for p in pairs if p.scale), key=lambda p: abs(p.scale), reverse=True)
     if not pairs:
         return out.copy_(weight)
@@ -218,6 +219,7 @@ def _merge_bfloat16(out: Tensor, weight: Tensor, pairs: Sequence[_Pair]) -> Tens
 
 
 def _merge_float32(out: Tensor, weight: Tensor, pairs: Sequence[_Pair]) -> Tensor:
+    # In slices of rows, so that the float32 copy of a large weight never exists as a whole.
     wide = [pair.a.float() for pair in pairs]
     for start in range(0, len(weight), ROWS):
         rows = slice(start, start + ROWS)

@@ -24,6 +24,7 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool = True) -> Pat
         raise IsADirectoryError(errno.EISDIR, "the output is a folder; add a file name", str(file))
     if file.exists() and not overwrite:
         raise FileExistsError(errno.EEXIST, "the output exists; choose another name", str(file))
+    # Permission bits do not tell for network and read-only file systems, so a file is really created.
     probe = _temporary(file)
     try:
         probe.touch(exist_ok=False)

@@ -86,6 +86,7 @@ def _blocks(
     position: int | None = None
     # None at the end makes the resampler return the samples that it still buffers.
     for frame in chain(container.decode(stream), (None,)):
+        # Only the first frame's time is used; the samples after it are taken as continuous.
         if position is None:
             if frame is None:
                 return

@@ -40,6 +40,7 @@ def _edges(frames: Tensor, low: float, high: float) -> Tensor:
     size = torch.hypot(dx, dy)
     crest = _on_crest(size, dx, dy)
     strong, weak = crest & (size > high), crest & (size > low)
+    # Each pass grows the edges by one pixel along weak candidates, until nothing changes.
     while True:
         around = F.max_pool2d(strong.float()[:, None], 3, stride=1, padding=1)[:, 0] > 0
         grown = around & weak
@@ -67,6 +68,7 @@ def _on_crest(size: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
     """Where the gradient is a local maximum across the edge, in the nearest of four directions (N, H, W)."""
     around = F.pad(size[:, None], (1,) * 4)[:, 0]
     height, width = size.shape[1:]
+    # Opposite directions are the same axis, hence modulo 4.
     octant = torch.round(torch.atan2(dy, dx) / (math.pi / 4)).long() % 4
     crest = torch.zeros_like(size, dtype=torch.bool)
     for index, (down, right) in enumerate(((0, 1), (1, 1), (1, 0), (1, -1))):

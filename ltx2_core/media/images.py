@@ -131,6 +131,7 @@ def _from_channels_first(image: Tensor) -> Tensor:
     elif image.is_floating_point():
         image = image.float()
         low, high = image.min().item(), image.max().item()
+        # Rounding in an earlier resize may exceed the range slightly; anything more is a wrong range.
         if not (low >= -1e-3 and high <= 1.0 + 1e-3):
             raise ValueError(f"float images are in [0, 1]; got values from {low:.4g} to {high:.4g}")
         image = image.clamp(0.0, 1.0)

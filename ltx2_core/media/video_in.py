@@ -47,6 +47,7 @@ class VideoClip:
                 container.seek(int(self.start_s / stream.time_base), stream=stream)
             # Half a frame of slack: a start on a frame's own time must not lose it to rounding.
             earliest = self.start_s - 0.5 / self.fps
+            # Streams need not start at time 0; times are counted from their own start.
             origin = float((stream.start_time or 0) * stream.time_base)
             yielded = 0
             for frame in container.decode(stream):
@@ -99,6 +100,7 @@ def read_video(
             raise ValueError(f"{file} declares no frame rate; read a single image with load_image")
         seconds = _duration_s(container, stream)
         declared = stream.frames or round(seconds * fps)
+    # Half a frame of slack, as in VideoClip.frames.
     left = max(declared - math.ceil(start_s * fps - 0.5), 0)
     return VideoClip(
         path=file,
@@ -138,6 +140,7 @@ def _upright(frame: Any) -> Tensor:
     """A decoded frame as (3, H, W) uint8, rotated by the file's display matrix."""
     # Older PyAV applies the frame's colour matrix only if source and target are both named.
     matrix = {"src_colorspace": "ITU709", "dst_colorspace": "ITU601"} if frame.colorspace == ITU_709 else {}
+    # Older PyAV has no rotation attribute.
     turns = round(getattr(frame, "rotation", 0) / 90) % 4
     pixels = np.rot90(frame.to_ndarray(format="rgb24", **matrix), k=turns)
     return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).contiguous()

@@ -78,6 +78,7 @@ class VideoWriter:
     def __enter__(self) -> VideoWriter:
         with ExitStack() as stack:
             temporary = stack.enter_context(replacing(self.path))
+            # faststart moves the index to the front, for players that stream; the other flag allows any tag.
             options = {"movflags": "faststart+use_metadata_tags"}
             self._container = av.open(os.fspath(temporary), "w", format="mp4", options=options)
             stack.push(self._close)
@@ -163,6 +164,7 @@ class VideoWriter:
                 piece = piece[:, :room]
             if not piece.shape[1]:
                 continue
+            # PyAV needs contiguous samples, and a slice of stereo samples is not.
             samples = np.ascontiguousarray(piece.numpy())
             block = av.AudioFrame.from_ndarray(samples, format="fltp", layout="stereo")
             block.sample_rate, block.time_base = sample_rate, Fraction(1, sample_rate)
@@ -201,6 +203,7 @@ def frame_rate(fps: float | Fraction) -> Fraction:
         raise ValueError(f"fps must be above 0 and at most 1000; got {fps}")
     if isinstance(fps, Fraction):
         return fps
+    # Broadcast rates are an integer times 1000/1001 and are usually written with three digits.
     broadcast = Fraction(round(fps * 1.001) * 1000, 1001)
     if not float(fps).is_integer() and abs(fps - broadcast) < 1e-3:
         return broadcast

@@ -36,6 +36,7 @@ def audio_bytes(size: AudioSize, latents: int) -> tuple[int, int]:
 
 @lru_cache(maxsize=8)
 def _traced(size: AudioSize) -> tuple[int, tuple[int, int]]:
+    # Both networks always compute in float32, whatever the dtype of the run.
     decoder = AudioDecoder(size.decoder, dtype=torch.float32, device="meta")
     vocoder = build_vocoder(size.vocoder, dtype=torch.float32, device="meta")
     peaks = []

@@ -197,7 +197,10 @@ class _Simulation:
             self._note(above + window * in_bytes * (self.pad or 1) + out * out_bytes)
 
     def _window(self, number: int, which: int, frames: int, last: bool, above: float, in_bytes: float) -> int:
-        """Frames in the window of a convolution; also updates what it caches for the next piece."""
+        """Frames in the input window of convolution ``which`` of a stage for ``frames`` new input frames.
+
+        Also updates the number of frames that it caches for the next piece, and the peak.
+        """
         before = self._cached.pop((number, which), None)
         count = self.centre if before is None else before
         if before is not None:

@@ -144,6 +144,7 @@ def plan_memory(
 
     chunk_tokens = None if transformer_weights + max(working(None)) <= room else CHUNK_TOKENS
     steps = working(chunk_tokens)
+    # Chunks cost little time, streaming costs much, so chunks are used before any block is offloaded.
     resident, on_device = blocks, transformer_weights
     if transformer_weights + max(steps) > room and blocks > _COPIES:
         others = transformer_weights - blocks * block_weights
@@ -153,6 +154,7 @@ def plan_memory(
     offloaded = (blocks - resident) * block_weights
 
     decode = choose_decode(room - decoder_weights, vae=vae, clip=clips[-1], dtype=dtype)
+    # The connectors are small and always run on the device, even if the encoder does not.
     encoder, connectors = text_stages(text_weights, connector_weights, text, itemsize)
     stages = [
         replace(connectors, host=encoder.weights)
@@ -200,6 +202,7 @@ def free_memory(device: torch.device) -> int | None:
     """Free bytes of ``device``, plus what this process's allocator has cached; None if it is not CUDA."""
     if device.type != "cuda":
         return None
+    # Memory that this process's allocator has cached is not free for the driver, but it is for a run.
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 

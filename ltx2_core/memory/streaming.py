@@ -50,6 +50,7 @@ class BlockStreaming:
             for block in self._streamed
             for hook in (
                 block.register_forward_pre_hook(self._enter),
+                # always_call, because an interrupted run must get its weights back too.
                 block.register_forward_hook(self._leave, always_call=True),
             )
         ]
@@ -88,6 +89,7 @@ class BlockStreaming:
         self._home[block] = [tensor.data for tensor in tensors]
         for tensor, copy in zip(tensors, copies, strict=True):
             tensor.data = copy
+        # After the last block comes the first one again, for the next forward pass.
         following = self._streamed[(self._streamed.index(block) + 1) % len(self._streamed)]
         if following is not block:
             self._fetch(following)

@@ -115,6 +115,7 @@ def decode(name: str, form: Format, tensors: Mapping[str, Tensor], shape: tuple[
             result = result * _broadcast(name, scale, weight, rows=form.kind == "int8")
         if form.rotation:
             result = _unrotate(name, result, form.rotation)
+    # NVFP4 and MXFP8 weights are padded to whole blocks.
     return result[: shape[0], : shape[1]] if result.shape != shape and len(shape) == 2 else result
 
 

@@ -129,6 +129,7 @@ def _foreign(start: bytes) -> str | None:
     if (
         start[:1] == b"\x80"
         and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+        # A small safetensors header has a length whose first byte may be 0x80, followed by zeros.
         and start[2:8] != b"\0" * 6
     ):
         return "a Python pickle (.ckpt/.pt)"
@@ -142,6 +143,7 @@ def _foreign(start: bytes) -> str | None:
 def _tensor(path: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
     try:
         dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        # Not isinstance: JSON's true is a bool, which is an int in Python.
         valid = all(type(n) is int and n >= 0 for n in (*shape, start, end)) and start <= end
         known = dtype in BITS
     except (TypeError, KeyError, ValueError):

@@ -73,6 +73,7 @@ def _nvfp4(form: Format, weight: Tensor) -> dict[str, Tensor]:
     scale = (blocks.abs().amax() / (E2M1[-1] * FP8_MAX)).clamp(min=_TINY)
     block_scales = (blocks.abs().amax(dim=-1) / E2M1[-1] / scale).to(torch.float8_e4m3fn)
     units = blocks / (block_scales.float() * scale).clamp(min=_TINY)[..., None]
+    # Codes are found by the midpoints between the eight magnitudes, which rounds to nearest.
     edges = torch.tensor([(a + b) / 2 for a, b in pairwise(E2M1)], device=weight.device)
     codes = torch.bucketize(units.abs().contiguous(), edges) + 8 * (units < 0)
     codes = rearrange(codes, "o n b -> o (n b)").to(torch.uint8)

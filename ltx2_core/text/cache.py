@@ -34,6 +34,7 @@ class FeatureCache:
         missing = [p for p in dict.fromkeys(prompts) if (encoder, p) not in self._held]
         if missing:
             features = encode(missing)
+            # Only valid tokens are stored, so that the padding of one call does not reach the next.
             for index, prompt in enumerate(missing):
                 valid = features.mask[index].bool()
                 video = features.video[index][valid].cpu()

@@ -92,6 +92,7 @@ class Connector(nn.Module):
     def rope(self, length: int, device: torch.device) -> Rope:
         """Rotary table in float32 for a context of ``length`` tokens."""
         config = self.config
+        # Positions are those of the context with registers, not of the prompt's tokens.
         points = torch.arange(length, dtype=torch.float32, device=device)[None, None]
         return rope_table(points, (config.max_pos,), width=config.dim, heads=config.heads, config=config.rope)
 
@@ -143,6 +144,7 @@ def fill_with_registers(features: Tensor, mask: Tensor, registers: Tensor, *, le
     # Reading lengths synchronises with the GPU, so it is done only if a prompt can be longer.
     if mask.shape[1] > length:
         total = max(length, ceil(int(lengths.max()) / count) * count)
+    # A stable sort moves the valid tokens to the front without changing their order.
     order = torch.argsort(~valid, dim=1, stable=True)[:, :total]
     text = features.gather(1, order.unsqueeze(-1).expand(-1, -1, features.shape[-1]))
     text = F.pad(text, (0, 0, 0, total - text.shape[1]))

@@ -33,6 +33,7 @@ class TextEncoder(nn.Module):
                 f"the encoder has {actual[0]} hidden states of width {actual[1]}, "
                 f"the checkpoint's projection takes {expected[0]} of width {expected[1]}"
             )
+        # Released embeddings have more rows than tokens, so that only a larger tokenizer is wrong.
         if tokenizer.vocab_size > gemma.vocab_size:
             raise ValueError(
                 "tokenizer and text encoder do not belong together: "

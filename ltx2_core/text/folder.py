@@ -81,6 +81,7 @@ def find_weights(folder: Path, config_path: Path) -> dict[str, TensorInfo]:
     Raises:
         ValueError: there are no weights, a shard of the index is missing, or two files hold the same tensor.
     """
+    # A folder may hold other models in other subfolders, so the configuration's own comes first.
     for root in (config_path.parent, folder):
         if found := _language_tensors(root):
             return found

@@ -51,6 +51,7 @@ class Gemma(nn.Module):
 
             return hook
 
+        # Hooks instead of output_hidden_states, which would hold all states in memory.
         handles = [
             layer.register_forward_pre_hook(entering(index), with_kwargs=True)
             for index, layer in enumerate(self.model.layers)
@@ -174,6 +175,7 @@ def _shapes(model: Any) -> dict[str, tuple[int, ...]]:
 def _filled(model: Any, state: Mapping[str, Tensor]) -> Gemma:
     model.load_state_dict(dict(state), strict=True, assign=True)
     _restore_constants(model)
+    # The constants are created on the CPU; the weights may be elsewhere.
     model.to(state["embed_tokens.weight"].device)
     return Gemma(model.eval().requires_grad_(False))
 

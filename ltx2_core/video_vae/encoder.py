@@ -58,6 +58,7 @@ class VideoEncoder(AutoencoderHalf):
         length = 0
         for chunk, last in mark_last([chunks] if isinstance(chunks, Tensor) else chunks):
             self._check_chunk(chunk)
+            # A stream's length is only known at its end, so that it is checked there.
             length += chunk.shape[2]
             if last:
                 self._check_length(length)

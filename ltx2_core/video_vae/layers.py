@@ -109,6 +109,7 @@ class ResBlock(nn.Module):
         # lags by one more frame until the clip ends.
         stop = stream.centre + h.shape[2] - (0 if stream.causal or last else 1)
         h = self.conv2(normed(h), stream, last)
+        # In place, so that the largest activation exists only once.
         return h.add_(window[:, :, stop - h.shape[2] : stop])
 
 

@@ -110,6 +110,7 @@ def decode_in_tiles(
             tile = chunk[:, :, :, rows.start : rows.stop, columns.start : columns.stop]
             pieces = run_stages(stages, tile, part.stream, last, max_piece_bytes)
             decoded = deque(part.cropped(piece, convert).to(home) for piece in pieces)
+            # Offload before the next tile starts, so that only one tile's caches are on the device.
             part.stream.move(home)
             if frames is None and decoded:
                 dtype = decoded[0].dtype
@@ -198,6 +199,7 @@ def _contribution(span: _Span, scale: int, *, exact: bool) -> tuple[slice, Tenso
     """The pixels of one axis that a tile contributes, and their weights, which fade over its borders."""
     if exact:
         return slice(span.first * scale, span.end * scale), torch.ones((span.end - span.first) * scale)
+    # Both tiles' borders overlap at a cut, so a fade is two halos long, centred on it.
     weights = torch.ones((span.stop - span.start) * scale)
     before, after = (2 * scale * size for size in (span.first - span.start, span.stop - span.end))
     if before:
