@@ -51,7 +51,7 @@ class TimeRegions:
     add: bool = False
 
     def apply(self, state: LatentState) -> LatentState:
-        """Return the state with the mask of these regions; guide frames keep their mask.
+        """Return the state with the mask of these regions; the mask of guide frames does not change.
 
         Raises ValueError for a region that ends before it begins.
         """

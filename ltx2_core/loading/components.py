@@ -26,7 +26,7 @@ def build(
 
     ``config`` is the header's configuration, ``shapes`` the file's tensors by official name, from which the
     text projection takes its width. Raises ValueError for a configuration that is not supported, is malformed
-    or asks for more than 1000 layers.
+    or has more than 1000 layers.
     """
     _check_counts(config)
     try:
@@ -40,7 +40,7 @@ _MOST = 1000
 
 
 def _check_counts(value: object) -> None:
-    """Raise ValueError for layer counts beyond ``_MOST``: a damaged header may ask for billions of layers."""
+    """Raise ValueError for layer counts beyond ``_MOST``; a damaged header may contain billions."""
     if isinstance(value, Mapping):
         for key, entry in value.items():
             if str(key).endswith(_COUNTS) and isinstance(entry, (int, float)) and not 0 <= entry <= _MOST:

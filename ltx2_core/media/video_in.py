@@ -41,7 +41,7 @@ class VideoClip:
     has_audio: bool
 
     def frames(self) -> Iterator[Tensor]:
-        """Yield frames (3, H, W) uint8 in order; every call decodes anew from ``start_s``."""
+        """Yield frames (3, H, W) uint8 in order; every call decodes again from ``start_s``."""
         with _open_video(self.path) as (container, stream):
             if self.start_s > 0:
                 container.seek(int(self.start_s / stream.time_base), stream=stream)

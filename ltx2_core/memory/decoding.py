@@ -1,7 +1,7 @@
 """Peak memory of the streaming video decoder, by a simulation that counts frames instead of computing them.
 
 It follows ``video_vae.streaming.run_stages`` step by step and must change together with it. Sizes in bytes
-are those of one frame at the given point of the decoder.
+are those of one frame at that point of the decoder.
 """
 
 from __future__ import annotations

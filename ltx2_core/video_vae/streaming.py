@@ -107,7 +107,7 @@ def run_stages(
     """Run ``x`` (B, C, T, H, W) through all stages in pieces, depth first; yields the results in order.
 
     Each piece reaches the last stage before the next one starts. ``last`` is True if ``x`` ends the clip;
-    stages then also output the frames by which they lag behind. Every stage cuts its input into pieces anew,
+    stages then also output the frames by which they lag behind. Every stage cuts its own input into pieces,
     so that its results stay below ``max_piece_bytes``. If memory runs out, the stage runs again on half of
     its piece, and pieces stay that small for the rest of the clip.
     """

@@ -1,4 +1,4 @@
-"""Conditioning items: what they keep, what they refuse, and that they never mutate."""
+"""Conditioning items: what they preserve, what they refuse, and that they never change their input."""
 
 from __future__ import annotations
 

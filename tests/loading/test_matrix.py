@@ -67,7 +67,7 @@ SPLITS = {
     "one file a component": (COMMUNITY, True),
     "without prefixes": (STRIPPED, True),
 }
-"""Layout -> (file -> names, whether the header keeps its configuration)."""
+"""Layout -> (file -> names, whether the header has its configuration)."""
 
 
 def split(source: Path, folder: Path, files: dict[str, Rename], *, metadata: bool) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Pictures in: orientation, transparency, ranges, damage; and the two ways to fit a size."""
+"""Loading images: orientation, transparency, ranges, damage; and the two modes of fitting a size."""
 
 from __future__ import annotations
 

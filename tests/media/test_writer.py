@@ -57,7 +57,7 @@ def test_frames_size_rate_and_sound_come_back(tmp_path, fps, exact, rate):
         (decoded[:, 20 + lag : expected - 20 + lag] * waveform[:, 20 : expected - 20]).sum()
         for lag in range(-5, 6)
     ]
-    assert torch.stack(match).argmax() == 5, "the sound is early or late"
+    assert torch.stack(match).argmax() == 5, "the audio is early or late"
 
 
 def test_the_sound_track_ends_with_the_picture(tmp_path):

@@ -1,4 +1,4 @@
-"""How a decode is cut where memory is short: in time, then in exact tiles; the real decode keeps to it."""
+"""How a decode is cut if memory is short: in time, then in exact tiles; the real decode stays within it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plan keeps within its budget where anything can, and gives up as little as that needs."""
+"""The plan stays within its budget if any plan can, and offloads no more than that needs."""
 
 from __future__ import annotations
 
