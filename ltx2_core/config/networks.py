@@ -137,7 +137,7 @@ class VideoVAEConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AudioVAEConfig:
-    """Mel front end and audio autoencoder."""
+    """Audio autoencoder and its mel front end; window and hop lengths are in samples, frequencies in Hz."""
 
     channels: int = 128
     channel_mult: tuple[int, ...] = (1, 2, 4)

@@ -13,7 +13,7 @@ Json = dict[str, Any]
 
 
 def infer_video_vae(shapes: Shapes) -> Json:
-    """The ``vae`` section, from the tensors of encoder, decoder or both."""
+    """The ``vae`` section of the configuration, from the shapes of encoder, decoder or both."""
     config: Json = {}
     if "encoder.conv_in.conv.weight" in shapes:
         base, patched = shapes["encoder.conv_in.conv.weight"][:2]
@@ -36,7 +36,7 @@ def infer_video_vae(shapes: Shapes) -> Json:
 
 
 def infer_audio_vae(shapes: Shapes) -> Json:
-    """The ``audio_vae`` section, without the mel front end, which has no tensors."""
+    """The ``audio_vae`` section of the configuration, without the mel front end, which has no tensors."""
     if not shapes:
         return {}
     half, level, first = (
@@ -63,7 +63,7 @@ def infer_audio_vae(shapes: Shapes) -> Json:
 
 
 def infer_vocoder(shapes: Shapes) -> Json:
-    """The ``vocoder`` section: flat in 2.0, nested with ``bwe`` (bandwidth extension) since 2.3."""
+    """The ``vocoder`` section of the configuration: flat in 2.0, with ``bwe`` nested in it since 2.3."""
     if not shapes:
         return {}
     if "bwe_generator.conv_pre.weight" not in shapes:

@@ -19,7 +19,7 @@ _BLOCK = re.compile(r"^transformer_blocks[._]\d+[._]")
 
 @dataclass(frozen=True)
 class LoraEntry:
-    """How one layer of a LoRA fits the model."""
+    """How one layer of a LoRA fits the model; ``detail`` has both shapes if they differ."""
 
     module: str
     """The model's name of the module if it has one, otherwise the LoRA's."""

@@ -59,7 +59,10 @@ class VideoClip:
                 yielded += 1
 
     def read(self) -> Tensor:
-        """All frames as (N, 3, H, W) float32 in [0, 1]. Raises ValueError for a damaged file or no frame."""
+        """All frames as (N, 3, H, W) float32 in [0, 1].
+
+        Raises ValueError if there are none or the file is damaged.
+        """
         try:
             frames = list(self.frames())
         except av.error.FFmpegError as error:

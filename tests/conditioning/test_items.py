@@ -97,7 +97,7 @@ def test_what_does_not_fit_is_refused_with_what_to_do(item, message):
 def test_items_for_an_absent_stream_are_refused():
     with pytest.raises(ValueError, match="no video"):
         ImageInPlace(latent=SEVENS).apply(empty_state(PLAN, video=False))
-    with pytest.raises(ValueError, match="this state has none"):
+    with pytest.raises(ValueError, match="this state has no audio"):
         InputAudio(latent=torch.ones(1, 8, 25, 16)).apply(empty_state(PLAN, audio=False))
 
 
