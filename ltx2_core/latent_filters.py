@@ -12,10 +12,10 @@ from torch import Tensor
 def adain(x: Tensor, reference: Tensor, *, factor: float = 1.0, per_frame: bool = False) -> Tensor:
     """Move each channel's mean and standard deviation towards those of the reference: x + factor (y - x).
 
-    x (B, C, f, h, w), reference (B, C, f', h', w'). Statistics are taken over the clip, or frame by frame
-    against the same frame of the reference (its only frame, if it has one). A constant channel takes the
-    reference's mean. Raises ValueError if the reference has too few frames. Adaptive instance normalisation,
-    Huang and Belongie 2017.
+    y is x with the reference's statistics (adaptive instance normalisation, Huang and Belongie 2017). x is
+    (B, C, f, h, w), reference (B, C, f', h', w'). Statistics are taken over the whole clip, or with
+    ``per_frame`` over each frame and the same frame of the reference (its first for all, if it has only one).
+    A constant channel takes the reference's mean. Raises ValueError if the reference has too few frames.
     """
     dims = (3, 4) if per_frame else (2, 3, 4)
     if per_frame and reference.shape[2] > 1:
@@ -28,16 +28,17 @@ def adain(x: Tensor, reference: Tensor, *, factor: float = 1.0, per_frame: bool 
     source, target = x.float(), reference.float()
     mean, std = _moments(source, dims)
     target_mean, target_std = _moments(target, dims)
-    # The deviation of a constant channel is rounding error, which the division must not blow up.
+    # The deviation of a constant channel is rounding error, which the division must not amplify.
     floor = 1e-5 * mean.abs() + torch.finfo(torch.float32).tiny
     y = (source - mean) / std.clamp_min(floor) * target_std + target_mean
     return (source + factor * (y - source)).to(x.dtype)
 
 
 def tone_map(x: Tensor, compression: float) -> Tensor:
-    """Shrink large values by a smooth curve; ``compression`` in [0, 1], 0 changes nothing.
+    """Compress large values of a latent by a smooth curve; ``compression`` is in [0, 1], 0 changes nothing.
 
     x times 1 - 0.8 s sigmoid(4 s (|x| - 1)) with s = 0.75 compression, as in diffusers' LTX-2 pipeline.
+    Raises ValueError for a compression outside [0, 1].
     """
     if not 0 <= compression <= 1:
         raise ValueError(f"tone map compression must lie in [0, 1]; got {compression}")
@@ -46,7 +47,7 @@ def tone_map(x: Tensor, compression: float) -> Tensor:
 
 
 def _moments(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased standard deviation, which is 0 for a single value."""
+    """Mean and unbiased standard deviation over ``dims``; the deviation of a single value is 0, not NaN."""
     mean = x.mean(dims, keepdim=True)
     values = x[0, 0].numel() if len(dims) == 3 else x[0, 0, 0].numel()
     return mean, x.std(dims, keepdim=True) if values > 1 else torch.zeros_like(mean)

@@ -1,7 +1,7 @@
-"""The one home of the latent grid: pixels, frames, seconds and audio to latents and back.
+"""The latent grid: conversions between pixels, frames, seconds and audio, and the latents that hold them.
 
-``frames`` are pixel frames, ``latent_frames`` latent ones; ``fps`` is frames per second, a float. A video
-latent is 32 x 32 pixels; latent frame 0 holds pixel frame 0, every later one holds 8.
+``frames`` are pixel frames, ``latent_frames`` latent ones; ``fps`` is frames per second, a float. A latent
+cell covers 32 x 32 pixels. Latent frame 0 holds pixel frame 0, every later one holds 8 pixel frames.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ AUDIO_LATENTS_PER_SECOND = 25
 
 
 class Snap(Enum):
-    """What to do with a size or length off the grid; of two equally near ones ``NEAREST`` is the smaller."""
+    """How to bring a size or length onto the grid: round down, to the nearest, up, or raise an error.
+
+    ``NEAREST`` takes the smaller of two values at the same distance.
+    """
 
     FLOOR = "floor"
     NEAREST = "nearest"
@@ -33,7 +36,7 @@ class Snap(Enum):
 
 
 def latent_frames_of(frames: int) -> int:
-    """Latent frames that hold ``frames`` pixel frames; frames beyond 8k + 1 are dropped."""
+    """Latent frames of a clip of ``frames`` pixel frames; a remainder beyond 8k + 1 is not counted."""
     return (frames - 1) // TEMPORAL_SCALE + 1
 
 
@@ -45,16 +48,17 @@ def frames_of(latent_frames: int) -> int:
 def audio_latents_of(frames: int, fps: float, numerics: Numerics = Numerics.OFFICIAL) -> int:
     """Audio latents that accompany ``frames`` pixel frames at ``fps``; at least one.
 
-    ``OFFICIAL`` rounds to nearest (ties to even), ``COMFY`` rounds up. The operations are in the references'
-    order, so that the last bit of the product decides here as it does there.
+    ``OFFICIAL`` rounds to nearest (ties to even), ``COMFY`` rounds up.
     """
+    # Divide before multiplying, as both implementations do: another order rounds differently in the last bit,
+    # and near a tie that changes the length.
     latents = frames / fps * AUDIO_LATENTS_PER_SECOND
     return max(1, math.ceil(latents) if numerics is Numerics.COMFY else round(latents))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipPlan:
-    """Size and length of a clip on the grid, video and audio together; made by :func:`plan_clip`."""
+    """Size and length of a clip on the latent grid, video and audio together; built by :func:`plan_clip`."""
 
     width: int
     height: int
@@ -62,7 +66,7 @@ class ClipPlan:
     fps: float
     numerics: Numerics = Numerics.OFFICIAL
     changes: tuple[str, ...] = ()
-    """One sentence for each thing that differs from what was asked."""
+    """One sentence for each value that differs from the requested one."""
 
     @property
     def seconds(self) -> float:
@@ -93,11 +97,11 @@ class ClipPlan:
         return self.audio_latents
 
     def video_shape(self, batch: int = 1) -> tuple[int, int, int, int, int]:
-        """(B, 128, F, H, W) in latents."""
+        """Shape (B, 128, F, H, W) of the video latent."""
         return batch, VIDEO_CHANNELS, self.latent_frames, self.latent_height, self.latent_width
 
     def audio_shape(self, batch: int = 1) -> tuple[int, int, int, int]:
-        """(B, 8, T, 16)."""
+        """Shape (B, 8, T, 16) of the audio latent."""
         return batch, AUDIO_CHANNELS, self.audio_latents, AUDIO_BINS
 
     def half(self) -> ClipPlan:
@@ -125,10 +129,10 @@ def plan_clip(
     stages: int = 1,
     numerics: Numerics = Numerics.OFFICIAL,
 ) -> ClipPlan:
-    """Bring a wanted size and length onto the grid, and say what changed.
+    """Bring a requested size and length onto the latent grid, and record what changed.
 
-    Width and height become multiples of 32 (of 64 with two stages), the length 8k + 1 frames; give the length
-    either as ``frames`` or as ``seconds``. The audio follows the snapped length, so that both end together.
+    Width and height become multiples of 32 (of 64 with two stages), the length 8k + 1 frames. The length is
+    either ``frames`` or ``seconds``. The audio follows the snapped length, so that both end together.
 
     Raises ValueError for values that are not positive and finite, for both or neither of ``frames`` and
     ``seconds``, and, with ``Snap.ERROR``, for anything off the grid (naming the nearest values on it).
@@ -139,7 +143,7 @@ def plan_clip(
         )
     if (frames is None) == (seconds is None):
         raise ValueError(
-            f"the length must be given once: frames={frames}, seconds={seconds}; give one of the two"
+            f"the length must be set once: got frames={frames}, seconds={seconds}; use one of the two"
         )
     _check_positive("fps", fps)
     multiple = SPATIAL_SCALE * stages
@@ -159,23 +163,23 @@ def plan_clip(
     if seconds is None:
         assert frames is not None
         _check_whole("frames", frames)
-        wanted, asked = float(frames), f"frames={frames}"
+        requested, text = float(frames), f"frames={frames}"
     else:
         _check_positive("seconds", seconds)
-        # Seconds times a rate such as 24000/1001 lands a few ulp beside the frame that is meant.
-        wanted, asked = (
+        # Seconds times a rate such as 24000/1001 misses the intended whole frame by a few ulp.
+        requested, text = (
             round(seconds * fps, 6),
             f"seconds={seconds:g} ({seconds * fps:g} frames at {fps:g} fps)",
         )
-    length = _snap(wanted, first=1, step=TEMPORAL_SCALE, snap=snap)
+    length = _snap(requested, first=1, step=TEMPORAL_SCALE, snap=snap)
     if length is None:
         options = " and ".join(
-            f"{n} ({n / fps:.3f} s)" for n in _neighbours(wanted, first=1, step=TEMPORAL_SCALE)
+            f"{n} ({n / fps:.3f} s)" for n in _neighbours(requested, first=1, step=TEMPORAL_SCALE)
         )
-        raise ValueError(f"{asked} must be {TEMPORAL_SCALE}k + 1 frames: the nearest are {options}")
-    if length != wanted:
+        raise ValueError(f"{text} must be {TEMPORAL_SCALE}k + 1 frames: the nearest are {options}")
+    if length != requested:
         changes.append(
-            f"the clip has {length} frames ({length / fps:.3f} s) instead of {asked}: "
+            f"the clip has {length} frames ({length / fps:.3f} s) instead of {text}: "
             f"it must be {TEMPORAL_SCALE}k + 1 frames"
         )
     return ClipPlan(
@@ -189,13 +193,13 @@ def plan_clip(
 
 
 def _neighbours(value: float, *, first: int, step: int) -> tuple[int, int]:
-    """The values ``first + k * step`` around ``value``; both are ``first`` for anything below it."""
+    """The grid values ``first + k * step`` below and above ``value``; both are ``first`` below the grid."""
     steps = (value - first) / step
     return first + max(0, math.floor(steps)) * step, first + max(0, math.ceil(steps)) * step
 
 
 def _snap(value: float, *, first: int, step: int, snap: Snap) -> int | None:
-    """``value`` on the grid ``first + k * step``; None where ``Snap.ERROR`` forbids to move it."""
+    """``value`` snapped to the grid ``first + k * step``; None if it is off the grid with ``Snap.ERROR``."""
     below, above = _neighbours(value, first=first, step=step)
     if snap is Snap.ERROR:
         return below if below == value else None
@@ -212,5 +216,6 @@ def _check_positive(name: str, value: float) -> None:
 
 
 def _check_whole(name: str, value: int) -> None:
+    # A bool is an int to isinstance, and never a size.
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
         raise ValueError(f"{name}={value} must be a positive whole number")

@@ -1,4 +1,4 @@
-"""torchaudio where it is installed and works with this torch; without it, nothing else fails."""
+"""Optional import of torchaudio: used if it is installed and works with this torch, never required."""
 
 from __future__ import annotations
 
@@ -19,17 +19,20 @@ logger = logging.getLogger(__name__)
 
 
 class Torchaudio(NamedTuple):
-    """``torchaudio.functional``, or None and the reason."""
+    """Result of the import: ``torchaudio.functional``, or None with the reason why it is not used."""
 
     functional: ModuleType | None
     broken: bool
-    """Installed, but it does not work: its binaries are for another torch, or it lacks a package."""
+    """True if it is installed but does not work: built for another torch, or missing a dependency."""
     reason: str
 
 
 @cache
 def load_torchaudio() -> Torchaudio:
-    """Import torchaudio and try the two functions in use; once a process, logged where it fails."""
+    """Import torchaudio and try the two functions that this package uses.
+
+    The result is cached for the process. Never raises; a failure is logged with its reason.
+    """
     try:
         functional = importlib.import_module("torchaudio.functional")
         functional.resample(torch.zeros(1, 4), 2, 1)
@@ -47,10 +50,10 @@ def load_torchaudio() -> Torchaudio:
 
 @contextmanager
 def without_broken_torchaudio() -> Iterator[None]:
-    """Puts an empty module in the place of a torchaudio that cannot be imported.
+    """Context in which a torchaudio that fails to import is replaced by an empty module.
 
-    transformers imports an installed torchaudio together with any of its models, and remembers from its own
-    import on that there is one; so one that raises would take the text encoder with it.
+    transformers imports torchaudio together with any of its models if the package is installed. Without the
+    empty module, a broken torchaudio would make the import of the text encoder fail.
     """
     if not load_torchaudio().broken or "torchaudio" in sys.modules:
         yield
@@ -66,7 +69,7 @@ def without_broken_torchaudio() -> Iterator[None]:
 
 
 def version(package: str) -> str:
-    """Of an installed package, as its metadata states it."""
+    """Version of an installed package from its metadata, or "(unknown version)"."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

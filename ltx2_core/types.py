@@ -1,4 +1,4 @@
-"""Values that travel between stages: frozen, replaced rather than written to.
+"""Values that are passed between stages; all are frozen and changed by ``dataclasses.replace``.
 
 Letters: B batch, C latent channels, F latent frames, H W latent rows and columns, T audio latent frames,
 N tokens, S text tokens.
@@ -16,10 +16,11 @@ from torch import Tensor
 
 
 class Numerics(Enum):
-    """Whose result to give where the public implementations differ.
+    """Which public implementation to reproduce where they differ.
 
-    ``OFFICIAL`` follows the official repository, ``COMFY`` ComfyUI core 0.27: q/k norm epsilon, the noise
-    level that gates and prompt modulation see, fractional denoise masks, the rounding of audio lengths.
+    ``OFFICIAL`` follows the official LTX-2 repository, ``COMFY`` ComfyUI core 0.27. They differ in the
+    epsilon of the query/key norm, in the timestep that feeds cross-modal gates and prompt modulation, in
+    fractional denoise masks, and in the rounding of audio lengths.
     """
 
     OFFICIAL = "official"
@@ -30,21 +31,24 @@ class Numerics(Enum):
 class AVLatent:
     """Normalised latents of one clip: video (B, C, F, H, W), audio (B, 8, T, 16); None is an absent stream.
 
-    Supports ``+ -`` with another AVLatent of the same streams and ``*`` with a number or with an AVLatent of
-    broadcastable masks, so that a sampler reads the same for it as for a tensor.
+    Supports ``+`` and ``-`` with another AVLatent of the same streams, and ``*`` with a number, a tensor or
+    an AVLatent of broadcastable masks, so that sampler code is the same as for a single tensor.
     """
 
     video: Tensor | None
     audio: Tensor | None
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> AVLatent:
-        """Apply ``fn`` to each stream that is present."""
+        """Apply ``fn`` to each stream that is present; an absent one stays None."""
         return AVLatent(
             None if self.video is None else fn(self.video), None if self.audio is None else fn(self.audio)
         )
 
     def zip(self, other: AVLatent, fn: Callable[[Tensor, Tensor], Tensor]) -> AVLatent:
-        """Combine stream by stream; both must hold the same streams."""
+        """Apply ``fn`` to both latents' video and to both latents' audio.
+
+        Raises ValueError unless both have the same streams.
+        """
         if (self.video is None) != (other.video is None) or (self.audio is None) != (other.audio is None):
             raise ValueError(
                 f"cannot combine latents of different streams: {self._streams()} and {other._streams()}"
@@ -77,7 +81,11 @@ class AVLatent:
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """Projected text before the connectors: video and audio (B, S, K), mask (B, S) with 1 on valid tokens."""
+    """Projected text features, input of the connectors.
+
+    ``video`` (B, S, Kv) and ``audio`` (B, S, Ka), one set of features for each modality; ``mask`` (B, S) is 1
+    on valid tokens and 0 on padding.
+    """
 
     video: Tensor
     audio: Tensor
@@ -86,7 +94,7 @@ class TextFeatures:
 
 @dataclass(frozen=True)
 class TextContext:
-    """Text after the connectors, as the transformer takes it: video (B, S, Kv), audio (B, S, Ka)."""
+    """Output of the text connectors, which the transformer attends to: video (B, S, Kv), audio (B, S, Ka)."""
 
     video: Tensor
     audio: Tensor
@@ -94,35 +102,36 @@ class TextContext:
 
 @dataclass(frozen=True, kw_only=True)
 class Guide:
-    """Latent frames shown to the model beside the video, at its end in time, and cut off afterwards.
+    """Conditioning tokens appended to the video's along time, attended to and removed after sampling.
 
-    ``positions`` (1 or B, 3, N, 2) are those of its tokens, in seconds and pixels; ``attention`` is the
-    weight between them and the video, one or one a token (N,): 1 is plain attention, 0 none. ``keep`` (N,)
-    names the tokens that there are; by default all of them.
+    ``frames`` is their number of latent frames. ``positions`` (1 or B, 3, N, 2) are in seconds and pixels.
+    ``attention`` weights the attention between guide and video, as one number or per token (N,): 1 is plain
+    attention, 0 none. ``valid`` (N,) bool marks the tokens that exist, where a small reference was spread
+    over a finer grid; None means all.
     """
 
     frames: int
     positions: Tensor
     attention: float | Tensor = 1.0
-    keep: Tensor | None = None
+    valid: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatentState:
-    """What a sampler starts from.
+    """Conditioned latents and their denoise mask, from which a sampler starts.
 
-    ``latent`` holds the clean content (zeros where there is none); ``mask`` is 1 where to generate, 0 where
-    to keep, in between where to renew partly: video (B, 1, F, H, W), audio (B, 1, T, 1), or broadcastable.
-    ``fps`` are pixel frames per second.
+    ``latent`` holds the clean content (zeros where there is none). ``mask`` is 1 where to generate, 0 where
+    to preserve, between where to regenerate partly: video (B, 1, F, H, W), audio (B, 1, T, 1), or shapes
+    that broadcast to these. ``fps`` is the video's frame rate in pixel frames per second.
     """
 
     latent: AVLatent
     mask: AVLatent
     fps: float
     guides: tuple[Guide, ...] = ()
-    """In the order of their frames, which are the last ones of the video."""
+    """Guides in the order of their latent frames, which are the last ones of ``latent.video``."""
     reference_audio: Tensor | None = None
-    """A sound (1 or B, 8, T, 16) that is heard before the clip, such as a voice, and is no part of it."""
+    """Latent (1 or B, 8, R, 16) of audio to imitate, such as a voice. Its tokens precede the clip's audio."""
 
     @property
     def guide_frames(self) -> int:
@@ -130,10 +139,10 @@ class LatentState:
 
 
 class Denoise(Protocol):
-    """Predicts the clean latent x0 from ``x`` at noise level ``sigma`` in (0, 1]."""
+    """Predicts the clean latent x0 from the noisy ``x`` at noise level ``sigma`` in (0, 1]."""
 
     def __call__(self, x: AVLatent, sigma: float) -> AVLatent: ...
 
 
 OnStep = Callable[[int, int, AVLatent], None]
-"""Called after each step with (finished steps, all steps, x0). It may raise to stop the run."""
+"""Called after each sampling step with (finished steps, total steps, x0). It may raise to stop the run."""

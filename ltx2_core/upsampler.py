@@ -1,7 +1,7 @@
-"""Latent upsampler: a small convolutional net that makes a video latent larger in space, in time or in both.
+"""Latent upsampler: a small convolutional net that enlarges a video latent in space, in time or in both.
 
-B batch, C channels, f h w grid of the latent; tensors are (B, C, f, h, w). Group norms see the whole clip, so
-there is no exact tiling or streaming here; whole clips are small enough.
+B batch, C channels, f h w grid of the latent; tensors are (B, C, f, h, w). Its group norms take statistics
+over the whole clip, so that tiling or streaming could not be exact; whole latents are small enough.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .video_vae import PerChannelStatistics
 
 NORM_GROUPS = 32
 RATIOS = {0.75: (3, 4), 1.5: (3, 2), 2.0: (2, 1), 4.0: (4, 1)}
-"""Spatial scale: (numerator, denominator)."""
+"""Spatial scales of the rational resampler, each as (numerator, denominator)."""
 
 
 def upsample_latent(
@@ -31,11 +31,12 @@ def upsample_latent(
     per_frame: bool = False,
     tone_map: float = 0.0,
 ) -> Tensor:
-    """Normalised latent (B, C, f, h, w) -> normalised latent on the upsampler's grid.
+    """Normalised latent (B, C, f, h, w) -> normalised latent (B, C, f', h', w') on the upsampler's grid.
 
-    ``statistics`` are the video autoencoder's. ``adain`` is the share of the way back to the channel
-    statistics of ``latent`` (frame by frame with ``per_frame``), ``tone_map`` in [0, 1] compresses extremes;
-    0 turns either off. A temporal upsampler doubles the frame rate: duration and audio do not change.
+    ``statistics`` are the video autoencoder's, since the net works on un-normalised latents. ``adain`` in
+    [0, 1] moves the channel statistics of the result back to those of ``latent`` (per frame with
+    ``per_frame``), ``tone_map`` in [0, 1] compresses large values; 0 turns either off. A temporal upsampler
+    doubles the frame rate: duration and audio do not change.
     """
     raw = statistics.un_normalize(latent)
     upsampled: Tensor = net(raw)
@@ -47,7 +48,7 @@ def upsample_latent(
 
 
 class LatentUpsampler(nn.Module):
-    """Residual blocks, one upsampling step, residual blocks; on un-normalised latents."""
+    """Residual blocks, one upsampling step, residual blocks. Input and output are un-normalised latents."""
 
     def __init__(
         self,
@@ -84,7 +85,7 @@ class LatentUpsampler(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Two normalised convolutions; the last activation comes after the sum."""
+    """Two convolutions with group norm and a skip connection; the last SiLU follows the addition."""
 
     def __init__(self, channels: int, operations: Any, factory: dict[str, Any]) -> None:
         super().__init__()
@@ -100,7 +101,10 @@ class ResBlock(nn.Module):
 
 
 class Shuffle(nn.Module):
-    """Channels to cells of (time, height, width); a doubled time axis loses its first frame."""
+    """Pixel shuffle in three dimensions: channels become cells of (time, height, width).
+
+    A doubled time axis drops its first frame, because the first latent frame stands for one pixel frame.
+    """
 
     def __init__(self, time: int, space: int) -> None:
         super().__init__()
@@ -116,7 +120,7 @@ class Shuffle(nn.Module):
 
 
 class PerFrame(nn.Sequential):
-    """Two-dimensional layers, applied to every frame."""
+    """A sequence of two-dimensional layers, applied to every frame by itself."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, f, h, w) -> (B, C', f, h', w')."""
@@ -128,7 +132,7 @@ class PerFrame(nn.Sequential):
 
 
 class RationalResampler(nn.Module):
-    """Spatial scale p / q: a pixel shuffle by p, then a blur and every q-th pixel."""
+    """Scales height and width by p / q: a pixel shuffle by p, then a low-pass filter and every q-th pixel."""
 
     def __init__(self, channels: int, scale: float, operations: Any, factory: dict[str, Any]) -> None:
         super().__init__()
@@ -146,7 +150,7 @@ class RationalResampler(nn.Module):
 
 
 class Blur(nn.Module):
-    """Binomial 5 x 5 low-pass filter per channel, taken at every ``stride``-th pixel; zeros beyond edges."""
+    """Binomial 5 x 5 low-pass filter of each channel, evaluated at every ``stride``-th pixel, zero-padded."""
 
     def __init__(
         self, stride: int, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None

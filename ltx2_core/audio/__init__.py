@@ -1,4 +1,4 @@
-"""Sound: waveform -> log-mel -> latent, and latent -> log-mel -> waveform."""
+"""Audio autoencoder and vocoder: waveform -> log-mel -> latent, and latent -> log-mel -> waveform."""
 
 from .autoencoder import AudioDecoder, AudioEncoder
 from .codec import AudioVAE, decode_audio, encode_audio, samples_for_latents

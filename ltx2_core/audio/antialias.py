@@ -1,4 +1,4 @@
-"""Anti-aliased SnakeBeta activation: twice the rate, the nonlinearity, back down.
+"""Anti-aliased SnakeBeta activation: upsample by two, apply the nonlinearity, downsample by two.
 
 Letters: B batch, C channels, S samples. From BigVGAN (Lee et al., 2023), section 3.2; the snake function is
 from Ziyin et al. (2020).
@@ -22,7 +22,10 @@ HALF_WIDTH = 0.6 / RATIO
 
 
 class AntiAliasedSnake(nn.Module):
-    """x (B, C, S) -> the same shape, without the overtones that would fold back at the plain rate."""
+    """SnakeBeta at twice the sample rate, x (B, C, S) -> (B, C, S).
+
+    The nonlinearity creates overtones. At the doubled rate they can be filtered out before they alias.
+    """
 
     def __init__(self, channels: int, layers: Layers) -> None:
         super().__init__()
@@ -36,7 +39,7 @@ class AntiAliasedSnake(nn.Module):
 
 
 class SnakeBeta(nn.Module):
-    """x + sin²(αx) / β, α and β per channel, stored as logarithms."""
+    """x + sin²(αx) / β on (B, C, S), with one α and β per channel, stored as logarithms."""
 
     def __init__(self, channels: int, layers: Layers) -> None:
         super().__init__()
@@ -44,6 +47,7 @@ class SnakeBeta(nn.Module):
         self.beta = nn.Parameter(layers.constant([0.0] * channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        # Tables are cast here and not when loaded, because a host may keep them in another dtype.
         alpha, beta = (
             rearrange(table.to(device=x.device, dtype=x.dtype).exp(), "c -> c 1")
             for table in (self.alpha, self.beta)
@@ -77,7 +81,7 @@ class DownsampleByTwo(nn.Module):
 
 
 class Lowpass(nn.Module):
-    """The filter of ``DownsampleByTwo``, one level deeper because the checkpoint names it so."""
+    """Low-pass filter and decimation by two. A module of its own only to match names in the checkpoint."""
 
     filter: Tensor
 
@@ -93,23 +97,24 @@ class Lowpass(nn.Module):
 
 
 def upsample(x: Tensor, taps: Tensor, ratio: int, *, edge: int, cut: tuple[int, int]) -> Tensor:
-    """Interpolate x (B, C, S) -> (B, C, ratio * S) with ``taps`` (1, 1, K) of sum 1 for every channel.
+    """Interpolate x (B, C, S) -> (B, C, ratio * S) with a filter ``taps`` (1, 1, K) whose values sum to 1.
 
-    The first and the last sample are repeated ``edge`` times; of the result, ``cut`` samples are dropped at
-    the front and at the end.
+    The input is padded by repeating its first and last sample ``edge`` times. From the result, ``cut``
+    samples are dropped at the start and at the end.
     """
     channels = x.shape[1]
     padded = F.pad(x, (edge, edge), mode="replicate")
-    # Zeros between the samples divide the level by the ratio.
+    # The zeros that are inserted between samples lower the level by the ratio; the gain restores it.
     gained = (taps.to(device=x.device, dtype=x.dtype) * ratio).expand(channels, 1, -1)
     out = F.conv_transpose1d(padded, gained, stride=ratio, groups=channels)
     return out[..., cut[0] : out.shape[-1] - cut[1]]
 
 
 def lowpass_taps() -> list[float]:
-    """Kaiser-windowed sinc of 12 taps and sum 1, cut off at a quarter of the (doubled) rate.
+    """Kaiser-windowed sinc low-pass filter of 12 taps with sum 1, cut off at a quarter of the doubled rate.
 
-    Released checkpoints store these filters, and the stored values are used.
+    Released checkpoints store these filters and loading replaces the values, so they matter only for new
+    models. The formula of the window's beta is Kaiser's (1974).
     """
     attenuation = 2.285 * (TAPS // 2 - 1) * math.pi * 4 * HALF_WIDTH + 7.95
     if attenuation > 50:

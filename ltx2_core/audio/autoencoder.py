@@ -1,7 +1,7 @@
 """Audio autoencoder: log-mel to latent and back, causal in time.
 
-Letters: B batch, C channels, T mel frames, M mel bins, L latent frames, N latent bins. Time and mel both
-shrink by 4: latent frame 0 stands for mel frame 0, latent frame i for mel frames 4i - 3 to 4i.
+Letters: B batch, C channels, T mel frames, M mel bins, L latent frames, N latent bins. Time and mel bins are
+both compressed by 4: latent frame 0 stands for mel frame 0, latent frame i for mel frames 4i - 3 to 4i.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ NORM_EPS = 1e-6
 
 
 class AudioEncoder(nn.Module):
-    """Log-mel to normalised latent (the posterior's mean). State dict: encoder.*, per_channel_statistics.*"""
+    """Log-mel spectrogram to normalised latent, the mean of the posterior.
+
+    State dict: ``encoder.*`` and ``per_channel_statistics.*``.
+    """
 
     def __init__(
         self,
@@ -40,12 +43,16 @@ class AudioEncoder(nn.Module):
     def forward(self, mel: Tensor) -> Tensor:
         """mel (B, 2, T, M) -> normalised latent (B, 8, L, N) in float32, L = ceil(T / 4)."""
         with without_autocast(mel.device):
+            # The second half is the log-variance of the posterior, which is needed only for training.
             mean, _ = self.encoder(mel.float()).chunk(2, dim=1)
             return self.per_channel_statistics.normalize(mean)
 
 
 class AudioDecoder(nn.Module):
-    """Normalised latent to log-mel. State dict: decoder.*, per_channel_statistics.*"""
+    """Normalised latent to log-mel spectrogram.
+
+    State dict: ``decoder.*`` and ``per_channel_statistics.*``.
+    """
 
     def __init__(
         self,
@@ -69,7 +76,10 @@ class AudioDecoder(nn.Module):
 
 
 class LatentStatistics(nn.Module):
-    """Mean and deviation of each (channel, bin) pair, stored in token order: index = channel * bins + bin."""
+    """Mean and standard deviation for each pair of latent channel and bin.
+
+    Stored flat in the order of a token's features: index = channel * bins + bin.
+    """
 
     def __init__(self, config: AudioVAEConfig, layers: Layers) -> None:
         super().__init__()
@@ -79,11 +89,11 @@ class LatentStatistics(nn.Module):
         self.register_buffer("std-of-means", torch.ones(size, dtype=layers.dtype, device=layers.device))
 
     def normalize(self, latent: Tensor) -> Tensor:
-        """latent (B, C, L, N), zero mean and unit deviation per (channel, bin)."""
+        """Raw latent (B, C, L, N) -> zero mean and unit deviation per (channel, bin)."""
         return (latent - self._table("mean-of-means", latent)) / self._table("std-of-means", latent)
 
     def un_normalize(self, latent: Tensor) -> Tensor:
-        """Inverse of ``normalize``."""
+        """Normalised latent (B, C, L, N) -> raw; the inverse of ``normalize``."""
         return latent * self._table("std-of-means", latent) + self._table("mean-of-means", latent)
 
     def _table(self, name: str, like: Tensor) -> Tensor:
@@ -137,7 +147,7 @@ class _Decoder(nn.Module):
 
 
 class _Stage(nn.Module):
-    """Residual blocks of one level, then its resampling where there is one."""
+    """Residual blocks of one level, followed by its resampling, if it has one."""
 
     def __init__(self, inner: int, outer: int, blocks: int, layers: Layers) -> None:
         super().__init__()
@@ -167,12 +177,13 @@ class _Middle(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x)))))), the skip projected where the width changes."""
+    """x + conv(silu(norm(conv(silu(norm(x)))))); the skip is projected if the number of channels changes."""
 
     def __init__(self, inner: int, outer: int, layers: Layers) -> None:
         super().__init__()
         self.conv1 = CausalConv2d(inner, outer, layers)
         self.conv2 = CausalConv2d(outer, outer, layers)
+        # The name is the checkpoint's.
         self.nin_shortcut = None if inner == outer else CausalConv2d(inner, outer, layers, kernel=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -184,7 +195,7 @@ class ResidualBlock(nn.Module):
 
 
 class CausalConv2d(nn.Module):
-    """Convolution over (time, mel): zeros before in time, on both sides in mel."""
+    """Convolution over (time, mel bins), padded with zeros: in time only before, in mel on both sides."""
 
     def __init__(self, inner: int, outer: int, layers: Layers, *, kernel: int = 3) -> None:
         super().__init__()
@@ -198,7 +209,7 @@ class CausalConv2d(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the bins and half the frames, rounded up: (T, M) -> (ceil(T / 2), M / 2)."""
+    """Strided convolution that halves frames and bins: (T, M) -> (ceil(T / 2), M / 2)."""
 
     def __init__(self, width: int, layers: Layers) -> None:
         super().__init__()
@@ -210,7 +221,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the bins, and twice the frames but one: (T, M) -> (2T - 1, 2M)."""
+    """Nearest-neighbour doubling of frames and bins, then a convolution: (T, M) -> (2T - 1, 2M)."""
 
     def __init__(self, width: int, layers: Layers) -> None:
         super().__init__()
@@ -218,7 +229,7 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         doubled: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        # The first latent frame stands for a single mel frame, so the first of its two copies goes.
+        # The first latent frame stands for a single mel frame, so one of its two copies is dropped.
         return doubled[:, :, 1:]
 
 

@@ -1,4 +1,4 @@
-"""Bandwidth extension of the 2.3 vocoder: from the waveform at 16 kHz to one at 48 kHz.
+"""Parts of the 2.3 vocoder's bandwidth extension: log-mel of the 16 kHz waveform, upsampling to 48 kHz.
 
 Letters: B batch, S samples, M mel bins, T mel frames, K frequency bins, W window length.
 """
@@ -21,9 +21,10 @@ from .mel import LOG_FLOOR, mel_filters
 
 
 class LogMel(nn.Module):
-    """Log-mel of the low-rate waveform, with the transform and the filters that the checkpoint stores.
+    """Log-mel spectrogram of the low-rate waveform, with Fourier basis and mel filters from the checkpoint.
 
-    The checkpoint rounded both to bfloat16 and was trained with them so; do not recompute them.
+    The stored values are rounded to bfloat16 and the model was trained with these, so exact ones would
+    change the result.
     """
 
     mel_basis: Tensor
@@ -59,7 +60,10 @@ class LogMel(nn.Module):
 
 
 class FourierBasis(nn.Module):
-    """Windowed cosines, then sines, as filters (2K, 1, W); the inverse is in the checkpoint but not used."""
+    """Short-time Fourier transform as convolution filters (2K, 1, W): windowed cosines, then sines.
+
+    Checkpoints also store the inverse transform, which nothing uses.
+    """
 
     forward_basis: Tensor
 
@@ -69,6 +73,7 @@ class FourierBasis(nn.Module):
             raise ValueError(f"win_size={config.win_length} must equal n_fft={config.n_fft}")
         turns = np.outer(np.arange(config.n_fft // 2 + 1), np.arange(config.n_fft)) / config.n_fft
         angles = 2 * np.pi * turns
+        # Dropping the last value makes the symmetric window periodic, as in torch.hann_window.
         window = np.hanning(config.n_fft + 1)[:-1]
         basis = np.concatenate([np.cos(angles), -np.sin(angles)]) * window
         self.register_buffer("forward_basis", layers.constant(basis[:, None]))
@@ -76,7 +81,7 @@ class FourierBasis(nn.Module):
 
 
 def sinc_upsample(waveform: Tensor, ratio: int) -> Tensor:
-    """Windowed-sinc interpolation (B, C, S) -> (B, C, ratio * S) with the filter of ``resample``."""
+    """Windowed-sinc interpolation (B, C, S) -> (B, C, ratio * S), by the filter of ``dsp.resample_sinc``."""
     width = math.ceil(ZERO_CROSSINGS / ROLLOFF)
     taps = torch.tensor(sinc_taps(ratio), dtype=waveform.dtype, device=waveform.device)
     front = 2 * width * ratio
@@ -84,7 +89,7 @@ def sinc_upsample(waveform: Tensor, ratio: int) -> Tensor:
 
 
 def sinc_taps(ratio: int) -> list[float]:
-    """Filter of ``sinc_upsample``: sinc times squared cosine over six zero crossings, gain about 1."""
+    """Taps of ``sinc_upsample``: a Hann-windowed sinc with six zero crossings on each side; sum about 1."""
     width = math.ceil(ZERO_CROSSINGS / ROLLOFF)
     t = (np.arange(2 * width * ratio + 1) / ratio - width) * ROLLOFF
     window = np.cos(np.pi * np.clip(t, -ZERO_CROSSINGS, ZERO_CROSSINGS) / (2 * ZERO_CROSSINGS)) ** 2

@@ -1,4 +1,4 @@
-"""Whole sounds to latents and back.
+"""Waveforms to audio latents and back, with all networks in between.
 
 Letters: B batch, C channels, S samples, L audio latent frames, N latent bins.
 """
@@ -23,9 +23,9 @@ def encode_audio(
 ) -> Tensor:
     """waveform (C, S) or (B, C, S) in [-1, 1] at ``sample_rate`` Hz -> normalised latent (B, 8, L, N).
 
-    L is ``latent_frames`` where given: a longer sound is trimmed, a shorter one followed by silence. Else it
-    follows from the sound: 25 a second and one more. Runs in float32 on the waveform's device, where the
-    encoder must be. Raises ValueError for an empty waveform.
+    With ``latent_frames`` the audio is trimmed, or padded with silence, to exactly that L. Otherwise L is
+    about 25 per second of audio, plus 1. Computes in float32 on the waveform's device, where the encoder must
+    be. Raises ValueError for an empty waveform or one of another shape.
     """
     if waveform.ndim not in (2, 3):
         raise ValueError(
@@ -35,10 +35,11 @@ def encode_audio(
         raise ValueError("the waveform is empty; at least one sample is needed")
     config = encoder.config
     batched = waveform if waveform.ndim == 3 else waveform[None]
-    sound = resample(to_stereo(batched), sample_rate, config.sample_rate)
+    samples = resample(to_stereo(batched), sample_rate, config.sample_rate)
     if latent_frames is not None:
-        sound = F.pad(sound, (0, samples_for_latents(latent_frames, config) - sound.shape[-1]))
-    latent: Tensor = encoder(log_mel(sound, config))
+        # A negative padding trims.
+        samples = F.pad(samples, (0, samples_for_latents(latent_frames, config) - samples.shape[-1]))
+    latent: Tensor = encoder(log_mel(samples, config))
     return latent
 
 
@@ -46,7 +47,8 @@ def encode_audio(
 def decode_audio(decoder: AudioDecoder, vocoder: Vocoder, latent: Tensor) -> tuple[Tensor, int]:
     """Normalised latent (B, 8, L, N) -> waveform (B, 2, S) float32 in [-1, 1] and its sample rate in Hz.
 
-    S is 4L - 3 mel frames of 10 ms: 30 ms less than L latent frames of 40 ms.
+    S covers 4L - 3 mel frames of 10 ms, which is 30 ms less than L latent frames of 40 ms. Raises ValueError
+    for a latent of another shape.
     """
     expected = (decoder.config.z_channels, decoder.config.latent_bins)
     if latent.ndim != 4 or (latent.shape[1], latent.shape[3]) != expected or latent.shape[2] == 0:
@@ -59,18 +61,19 @@ def decode_audio(decoder: AudioDecoder, vocoder: Vocoder, latent: Tensor) -> tup
 
 
 def samples_for_latents(latent_frames: int, config: AudioVAEConfig) -> int:
-    """Samples at ``config.sample_rate`` that encode to exactly ``latent_frames``: the most there are.
+    """The largest number of samples at ``config.sample_rate`` that encodes to ``latent_frames``.
 
-    With all of them every mel frame that reaches the last latent sees the real sound, so trimming a sound to
-    this length before encoding equals encoding it whole and cropping the latent.
+    Every mel frame of the last latent is then computed from real samples, so that trimming audio to this
+    length before encoding equals encoding all of it and cropping the latent. Raises ValueError below 1.
     """
     if latent_frames < 1:
         raise ValueError(f"latent_frames must be at least 1; got {latent_frames}")
+    # One sample more would start another mel frame, and with it another latent.
     return latent_frames * config.downsample * config.hop_length - 1
 
 
 class AudioVAE(nn.Module):
-    """Encoder, decoder and vocoder as one waveform-to-latent network, with what hosts ask it for."""
+    """Encoder, decoder and vocoder as one network, with the attributes that ComfyUI reads of an audio VAE."""
 
     def __init__(self, encoder: AudioEncoder, decoder: AudioDecoder, vocoder: Vocoder) -> None:
         super().__init__()
@@ -79,7 +82,7 @@ class AudioVAE(nn.Module):
         self.vocoder = vocoder
 
     def encode(self, waveform: Tensor, sample_rate: int, *, latent_frames: int | None = None) -> Tensor:
-        """See ``encode_audio``."""
+        """Waveform to normalised latent; see :func:`encode_audio`."""
         return encode_audio(self.encoder, waveform, sample_rate, latent_frames=latent_frames)
 
     def decode(self, latent: Tensor) -> Tensor:
@@ -87,17 +90,17 @@ class AudioVAE(nn.Module):
         return decode_audio(self.decoder, self.vocoder, latent)[0]
 
     def num_of_latents_from_frames(self, frames: int, fps: float) -> int:
-        """Audio latent frames that cover ``frames`` video frames, rounded up as ComfyUI does."""
+        """Audio latent frames that cover ``frames`` video frames at ``fps``, rounded up as in ComfyUI."""
         return audio_latents_of(frames, fps, Numerics.COMFY)
 
     @property
     def sample_rate(self) -> int:
-        """Rate that the mel front end works at, in Hz."""
+        """Sample rate of the mel front end in Hz; ``encode`` resamples to it."""
         return self.encoder.config.sample_rate
 
     @property
     def output_sample_rate(self) -> int:
-        """Rate of decoded waveforms, in Hz."""
+        """Sample rate of decoded waveforms in Hz."""
         return self.vocoder.sample_rate
 
     @property

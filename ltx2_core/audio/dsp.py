@@ -1,4 +1,4 @@
-"""Resampling and mel filters: torchaudio's where it is installed and loads, else the same formulas.
+"""Resampling and mel filters: torchaudio's functions if they work, otherwise own ones with the same results.
 
 Letters: S samples, K frequency bins, M mel bins.
 """
@@ -14,10 +14,10 @@ from torch import Tensor
 from ..torchaudio_import import load_torchaudio, version
 
 ZERO_CROSSINGS = 6
-"""Of the sinc on each side of an output sample; the window ends there."""
+"""Zero crossings of the sinc on each side of an output sample; the window ends at the last one."""
 
 ROLLOFF = 0.99
-"""Cutoff of the low-pass filter as a part of the lower Nyquist frequency."""
+"""Cutoff of the low-pass filter as a fraction of the lower of the two Nyquist frequencies."""
 
 _HZ_PER_MEL = 200 / 3
 _LOG_FROM_HZ = 1000.0
@@ -26,9 +26,9 @@ _LOG_STEP = math.log(6.4) / 27
 
 
 def resample_sinc(waveform: Tensor, rate: int, target: int) -> Tensor:
-    """waveform (..., S) at ``rate`` Hz -> (..., ceil(S target / rate)) at ``target`` Hz, in its dtype.
+    """Resample a waveform (..., S) from ``rate`` to ``target`` Hz -> (..., ceil(S target / rate)).
 
-    Low-pass filter and interpolation in one: a sinc under a Hann window.
+    Filters and interpolates with a Hann-windowed sinc, in the dtype of the waveform.
     """
     functional = load_torchaudio().functional
     if functional is None:
@@ -40,9 +40,10 @@ def resample_sinc(waveform: Tensor, rate: int, target: int) -> Tensor:
 def mel_filter_bank(
     *, frequencies: int, mel_bins: int, sample_rate: int, f_min: float, f_max: float
 ) -> Tensor:
-    """Triangular filters (K, M) in float32 on the Slaney mel scale, each divided by its width in Hz.
+    """Triangular mel filters (K, M) in float32 on the Slaney scale, each with an area of 1.
 
-    Rows are ``frequencies`` bins from 0 Hz to half of ``sample_rate``.
+    K = ``frequencies`` bins from 0 Hz to half of ``sample_rate``; M = ``mel_bins`` from ``f_min`` to
+    ``f_max`` Hz.
     """
     functional = load_torchaudio().functional
     if functional is None:
@@ -62,17 +63,18 @@ def mel_filter_bank(
 
 
 def in_use() -> str:
-    """Which of the two computes here, in words for ``ltx2 doctor``."""
+    """Which implementation is in use and why, as text for ``ltx2 doctor``."""
     functional, _, reason = load_torchaudio()
     return f"own functions ({reason})" if functional is None else f"torchaudio {version('torchaudio')}"
 
 
 def own_resample(waveform: Tensor, rate: int, target: int) -> Tensor:
-    """As :func:`resample_sinc`, by the formula of band-limited interpolation (Smith, 1984).
+    """:func:`resample_sinc` without torchaudio, by band-limited interpolation (Smith and Gossett, 1984).
 
-    y(j) = sum_i x(i) h(i / rate - j / target) with h the windowed sinc. Output j + target / gcd has the
-    filter of output j, rate / gcd samples later: one strided convolution with a filter for each j computes
-    all. Filters are computed in the dtype of the waveform, which gives the bits of torchaudio.
+    y(j) = sum_i x(i) h(i / rate - j / target) with h the windowed sinc. Output j + target / gcd uses the same
+    filter as output j, shifted by rate / gcd samples. So one strided convolution with target / gcd filters
+    computes all outputs. Filters are computed in the dtype of the waveform, as in torchaudio, to get the same
+    bits.
     """
     if rate == target:
         return waveform
@@ -92,7 +94,7 @@ def own_resample(waveform: Tensor, rate: int, target: int) -> Tensor:
     *batch, samples = waveform.shape
     padded = F.pad(waveform.reshape(math.prod(batch), 1, samples), (reach, reach + rate))
     interleaved = F.conv1d(padded, filters[:, None], stride=rate).transpose(1, 2).flatten(1)
-    # The length is rounded in float32, as torchaudio does, so that both give as many samples.
+    # The length is computed in float32, as in torchaudio, so that both return equally many samples.
     length = math.ceil(torch.tensor(target * samples / rate, dtype=torch.float32).item())
     resampled = interleaved[:, :length]
     return resampled.reshape(*batch, resampled.shape[-1])
@@ -101,7 +103,10 @@ def own_resample(waveform: Tensor, rate: int, target: int) -> Tensor:
 def own_mel_filter_bank(
     *, frequencies: int, mel_bins: int, sample_rate: int, f_min: float, f_max: float
 ) -> Tensor:
-    """As :func:`mel_filter_bank`: each triangle rises from the centre before it and falls to the next."""
+    """:func:`mel_filter_bank` without torchaudio.
+
+    Each triangle rises from the centre of the previous filter and falls to the centre of the next one.
+    """
     hertz = torch.linspace(0, sample_rate // 2, frequencies)
     corners = _mel_to_hertz(torch.linspace(_hertz_to_mel(f_min), _hertz_to_mel(f_max), mel_bins + 2))
     left, right = corners[:-2], corners[2:]
@@ -112,7 +117,7 @@ def own_mel_filter_bank(
 
 
 def _hertz_to_mel(hertz: float) -> float:
-    """Slaney's scale: linear below 1 kHz, logarithmic above, 27 mel to a factor of 6.4."""
+    """Slaney's mel scale: linear below 1 kHz, logarithmic above, where 27 mel are a factor of 6.4."""
     if hertz < _LOG_FROM_HZ:
         return hertz / _HZ_PER_MEL
     return _LOG_FROM_MEL + math.log(hertz / _LOG_FROM_HZ) / _LOG_STEP

@@ -1,7 +1,7 @@
-"""The mel-to-waveform generator of every vocoder: transposed convolutions, each followed by residual blocks.
+"""The mel-to-waveform generator of all vocoders: transposed convolutions, each followed by residual blocks.
 
 Letters: B batch, C channels, T mel frames, M mel bins, S samples. HiFi-GAN (Kong et al., 2020) with leaky
-ReLU, or BigVGAN's AMP blocks (Lee et al., 2023) with the anti-aliased SnakeBeta: only activations differ.
+ReLU, or BigVGAN (Lee et al., 2023) with anti-aliased SnakeBeta; the two differ only in their activations.
 """
 
 from __future__ import annotations
@@ -18,10 +18,14 @@ from .layers import Layers
 
 SLOPE = 0.1
 FINAL_SLOPE = 0.01
+"""The original code uses PyTorch's default slope for the last activation, not ``SLOPE``."""
 
 
 class Generator(nn.Module):
-    """mel (B, 2, T, M) -> waveform (B, 2, T * samples_per_frame)."""
+    """Vocoder network, log-mel (B, 2, T, M) -> waveform (B, 2, T * samples_per_frame).
+
+    Raises ValueError for a configuration whose lists or widths do not fit each other.
+    """
 
     def __init__(self, config: GeneratorConfig, layers: Layers) -> None:
         super().__init__()
@@ -52,12 +56,13 @@ class Generator(nn.Module):
         self.conv_post = layers.conv1d(width, config.channels, 7, bias=config.final_bias)
 
     def forward(self, mel: Tensor) -> Tensor:
-        """mel (B, 2, T, M) float32 -> waveform (B, 2, S), left bins before right bins at the input."""
+        """Log-mel (B, 2, T, M) in float32 -> waveform (B, 2, S); left and right bins are concatenated."""
         x = self.conv_pre(rearrange(mel, "b c t m -> b (c m) t"))
         for stage, up in enumerate(self.ups):
             x = up(self.act_up(x))
             first = stage * self.blocks_per_stage
             blocks = self.resblocks[first : first + self.blocks_per_stage]
+            # The blocks run in parallel on the same input; their mean keeps the level.
             x = sum(block(x) for block in blocks) / self.blocks_per_stage
         waveform: Tensor = self.conv_post(self.act_post(x))
         if self.final_activation == "tanh":
@@ -68,7 +73,7 @@ class Generator(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """For each dilation: x + conv(act(dilated conv(act(x))))."""
+    """x + conv(act(dilated conv(act(x)))), once for each dilation in turn."""
 
     def __init__(
         self, width: int, kernel: int, dilations: Sequence[int], layers: Layers, *, amp: bool

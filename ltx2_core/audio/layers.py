@@ -1,4 +1,4 @@
-"""Layers that compute in float32 in any checkpoint dtype: the networks are small, bfloat16 is audible."""
+"""Layers that compute in float32 whatever the checkpoint's dtype: rounding to bfloat16 would be audible."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Layers:
-    """Builds the layers of one network.
+    """Factory for the layers of one network.
 
-    Layers of torch.nn keep their weights in ``dtype`` and upcast them at use. An injected namespace has its
-    own rule for that; it must follow the dtype of the input.
+    With ``operations`` = torch.nn, layers store weights in ``dtype`` and cast them to float32 in the forward
+    pass. Another namespace (a host's layers) must compute in the dtype of the input by itself.
     """
 
     operations: Any
@@ -26,7 +26,7 @@ class Layers:
     def conv1d(
         self, inner: int, outer: int, kernel: int, *, dilation: int = 1, bias: bool = True
     ) -> nn.Module:
-        """Convolution that keeps the length."""
+        """Convolution, padded so that the output is as long as the input."""
         padding = dilation * (kernel - 1) // 2
         return self._make("Conv1d", inner, outer, kernel, padding=padding, dilation=dilation, bias=bias)
 
@@ -35,7 +35,10 @@ class Layers:
         return self._make("Conv2d", inner, outer, kernel, stride=stride)
 
     def conv_transpose1d(self, inner: int, outer: int, kernel: int, *, stride: int) -> nn.Module:
-        """Transposed convolution that makes the length exactly ``stride`` times as long."""
+        """Transposed convolution whose output is exactly ``stride`` times as long as its input.
+
+        Raises ValueError for a kernel with which that is impossible.
+        """
         if kernel < stride or (kernel - stride) % 2:
             raise ValueError(
                 f"upsampling by {stride} with kernel {kernel}: kernel - rate must be even and not negative"
@@ -44,10 +47,11 @@ class Layers:
         return self._make("ConvTranspose1d", inner, outer, kernel, stride=stride, padding=padding)
 
     def constant(self, values: Any) -> Tensor:
-        """A stored constant of the checkpoint, before it is loaded."""
+        """Initial value of a buffer or parameter, in the network's dtype and on its device."""
         return torch.as_tensor(values, dtype=self.dtype or torch.float32, device=self.device)
 
     def _make(self, name: str, *args: int, **options: Any) -> nn.Module:
+        # A host's layers cast their weights themselves, so only torch's need the upcasting variants.
         namespace = UpcastLayers if self.operations is nn else self.operations
         layer: nn.Module = getattr(namespace, name)(*args, **options, dtype=self.dtype, device=self.device)
         return layer
@@ -73,7 +77,7 @@ class _ConvTranspose1d(nn.ConvTranspose1d):
 
 
 class UpcastLayers:
-    """torch.nn layers that compute in float32 and keep their weights in any dtype."""
+    """torch.nn layers with weights in any dtype that compute in float32."""
 
     Conv1d = _Conv1d
     Conv2d = _Conv2d
@@ -81,7 +85,7 @@ class UpcastLayers:
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """A region where a caller's autocast does not reach."""
+    """Context that disables autocast on ``device``, for computations that must stay in float32."""
     if not torch.amp.autocast_mode.is_autocast_available(device.type):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)

@@ -18,7 +18,10 @@ LOG_FLOOR = 1e-5
 
 
 def to_stereo(waveform: Tensor) -> Tensor:
-    """waveform (B, C, S) -> (B, 2, S): one channel is repeated, of more than two the first two are kept."""
+    """Waveform (B, C, S) -> (B, 2, S): mono is repeated, of more than two channels the first two are taken.
+
+    Raises ValueError for a waveform without channels.
+    """
     channels = waveform.shape[-2]
     if channels == 0:
         raise ValueError("the waveform has no channels; one (mono) or two (stereo) are needed")
@@ -26,9 +29,10 @@ def to_stereo(waveform: Tensor) -> Tensor:
 
 
 def resample(waveform: Tensor, rate: int, target: int) -> Tensor:
-    """waveform (..., S) at ``rate`` Hz -> (..., ceil(S target / rate)) float32 at ``target`` Hz.
+    """Waveform (..., S) at ``rate`` Hz -> (..., ceil(S target / rate)) in float32 at ``target`` Hz.
 
-    Windowed sinc with the defaults of torchaudio, with which the audio autoencoder was trained.
+    Windowed sinc with torchaudio's defaults, with which the audio autoencoder was trained. Raises ValueError
+    for a rate that is not a positive whole number.
     """
     if rate <= 0 or rate != int(rate):
         raise ValueError(f"the sample rate must be a whole number of Hz above 0; got {rate}")
@@ -49,7 +53,7 @@ def log_mel(waveform: Tensor, config: AudioVAEConfig) -> Tensor:
     if samples == 0:
         raise ValueError("the waveform is empty; at least one sample is needed")
     with without_autocast(waveform.device):
-        # Reflection about the ends needs more samples than it adds: a shorter sound is followed by silence.
+        # Padding by reflection needs more samples than it adds, so shorter audio first gets silence.
         padded = F.pad(waveform.float(), (0, max(0, config.n_fft // 2 + 1 - samples)))
         spectrum = torch.stft(
             rearrange(padded, "b c s -> (b c) s"),
@@ -62,12 +66,13 @@ def log_mel(waveform: Tensor, config: AudioVAEConfig) -> Tensor:
             return_complex=True,
         )
         magnitude = rearrange(spectrum.abs(), "(b c) k t -> b c t k", b=waveform.shape[0])
+        # The silence that was added for the reflection must not add frames.
         magnitude = magnitude[:, :, : samples // config.hop_length + 1]
         return (magnitude @ mel_filters(config).to(magnitude.device)).clamp(min=LOG_FLOOR).log()
 
 
 def mel_filters(config: AudioVAEConfig) -> Tensor:
-    """Triangular filters (K, M), Slaney scale and area normalisation, from mel_fmin to mel_fmax Hz."""
+    """Mel filters (K, M) of a configuration; see :func:`.dsp.mel_filter_bank`."""
     return mel_filter_bank(
         frequencies=config.n_fft // 2 + 1,
         mel_bins=config.mel_bins,
@@ -78,12 +83,14 @@ def mel_filters(config: AudioVAEConfig) -> Tensor:
 
 
 def with_noise_floor(waveform: Tensor, level_db: float, seed: int = 0) -> Tensor:
-    """The sound (..., S) over white noise of ``level_db`` dB of full scale (RMS), the same at every call.
+    """Add white noise of ``level_db`` dB of full scale (RMS) to a waveform (..., S).
 
-    Digital silence is unlike any recording: a model hears a sound better over such a floor.
-    Raises ValueError for a level above 0 dB.
+    The audio model was trained on recordings, which have a noise floor, and follows reference audio better if
+    it has one instead of digital silence. Equal seeds give equal noise. Raises ValueError for a level above
+    0 dB.
     """
     if not level_db <= 0:
         raise ValueError(f"level_db={level_db:g} must be 0 or below, such as -60")
+    # Drawn on the CPU, so that the noise does not depend on the device.
     noise = torch.randn(waveform.shape, generator=torch.Generator().manual_seed(seed))
     return waveform + noise.to(waveform) * 10 ** (level_db / 20)

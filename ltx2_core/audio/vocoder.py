@@ -24,9 +24,10 @@ def build_vocoder(
     device: torch.device | str | None = None,
     operations: Any = nn,
 ) -> Vocoder:
-    """The vocoder of ``config``: mel (B, 2, T, M) -> waveform (B, 2, S) in [-1, 1] at its ``sample_rate``.
+    """Build the vocoder of ``config``: log-mel (B, 2, T, M) -> waveform (B, 2, S) in [-1, 1].
 
-    Parameter names are those of a checkpoint without its first ``vocoder.``. Both kinds compute in float32.
+    Parameter names are those of a checkpoint without the prefix ``vocoder.``. Both kinds compute in float32.
+    Raises ValueError for a configuration whose rates do not fit each other.
     """
     layers = Layers(operations, dtype, device)
     if config.bwe is None:
@@ -35,7 +36,7 @@ def build_vocoder(
 
 
 class PlainVocoder(Generator):
-    """The 2.0 vocoder: one generator straight to the output rate."""
+    """The 2.0 vocoder: a single generator that produces the output sample rate."""
 
     def __init__(self, config: VocoderConfig, layers: Layers) -> None:
         super().__init__(config.generator, layers)
@@ -48,7 +49,11 @@ class PlainVocoder(Generator):
 
 
 class BandwidthVocoder(nn.Module):
-    """The 2.3 vocoder: a generator to 16 kHz, interpolation to 48 kHz, a second generator on top."""
+    """The 2.3 vocoder, with bandwidth extension from 16 kHz to 48 kHz.
+
+    A first generator makes the waveform at 16 kHz. A second one predicts the band above 8 kHz from it, which
+    is added to the interpolated waveform.
+    """
 
     def __init__(self, config: VocoderConfig, bwe: BandwidthExtensionConfig, layers: Layers) -> None:
         super().__init__()
@@ -74,6 +79,7 @@ class BandwidthVocoder(nn.Module):
         with without_autocast(mel.device):
             low_rate: Tensor = self.vocoder(mel.float())
             samples = low_rate.shape[-1]
+            # The log-mel needs whole hops; the padding is cut off from the result again.
             whole_hops = F.pad(low_rate, (0, -samples % self.hop_length))
             added_band = self.bwe_generator(self.mel_stft(whole_hops))
             waveform: Tensor = (added_band + sinc_upsample(whole_hops, self.ratio)).clamp(-1, 1)

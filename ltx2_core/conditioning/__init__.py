@@ -1,1 +1,1 @@
-"""What the sampler starts from: tokens, positions, masks and conditioning items."""
+"""The sampler's starting state: token layout, positions, denoise masks and conditioning items."""

@@ -1,6 +1,6 @@
-"""Where a guide goes and which of its pictures count: the rules of ComfyUI core 0.27's Add Guide.
+"""Placement of a guide: its start frame and how many of its frames are used, as in ComfyUI core's Add Guide.
 
-Letters: N pictures, K guide latent frames, H W latent rows and columns.
+Letters: N frames, K guide latent frames, H W latent rows and columns.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from ..shapes import TEMPORAL_SCALE, frames_of, latent_frames_of
 
 @dataclass(frozen=True, kw_only=True)
 class GuidePlacement:
-    """A guide on the grid of a clip.
+    """Where a guide of one or more frames lies in a clip, and what to encode for it.
 
-    ``frame`` is the pixel frame that it begins at. Of its pictures ``used`` count, ``encoded`` of them are to
-    be encoded; with ``lead`` a copy of the first goes before these and the first latent frame comes off
-    again, because the encoder makes it from one picture while the frames amid a clip stand for eight.
+    ``frame`` is the pixel frame of the clip at which it begins, ``used`` how many of its frames take effect,
+    ``encoded`` how many frames go through the encoder, and ``latent_frames`` its length in latents. With
+    ``lead`` the first frame is encoded twice and the first latent frame is dropped again: the encoder makes
+    that one from a single frame, while latent frames inside a clip stand for eight.
     """
 
     frame: int
@@ -30,55 +31,59 @@ class GuidePlacement:
 
     @property
     def single_frame(self) -> bool:
-        """Whether it is one picture, whose tokens cover one frame."""
+        """Whether the guide is one image, so that its tokens cover one pixel frame."""
         return self.used == 1
 
     @property
     def latent_index(self) -> int:
-        """The latent frame of the clip that it begins in."""
+        """Index of the clip's latent frame in which the guide begins."""
         return (self.frame + TEMPORAL_SCALE - 1) // TEMPORAL_SCALE
 
     def describe(self) -> str:
-        """One line for a report."""
+        """One line for a report: the frames that the guide covers, and its size in latents."""
         last = self.frame + self.used - 1
         where = f"frame {self.frame}" if self.used == 1 else f"frames {self.frame} to {last}"
-        return f"{where}: {self.used} pictures used, {self.latent_frames} latent frames"
+        return f"{where}: {self.used} frames used, {self.latent_frames} latent frames"
 
-    def pictures(self, images: Tensor) -> Tensor:
-        """The pictures to encode, of ``images`` (N, ...)."""
+    def frames_to_encode(self, images: Tensor) -> Tensor:
+        """``images`` (N, ...) -> the ``encoded`` frames to pass to the encoder, in order."""
         used = images[: self.encoded - self.lead]
         return torch.cat((used[:1], used)) if self.lead else used
 
     def latent(self, encoded: Tensor) -> Tensor:
-        """The guide of what the encoder made, (B, C, K + lead, H, W) -> (B, C, K, H, W)."""
+        """Encoder output (B, C, K + lead, H, W) -> the guide's latent (B, C, K, H, W)."""
         return encoded[:, :, 1:] if self.lead else encoded
 
 
 def place_guide(images: int, frame: int, latent_frames: int) -> GuidePlacement:
-    """Put ``images`` pictures at pixel frame ``frame`` of a clip of ``latent_frames``.
+    """Place a guide of ``images`` frames at pixel frame ``frame`` of a clip of ``latent_frames``.
 
-    A negative frame counts from the end, -1 is the last. At frame 0, 8k + 1 pictures count; one picture may
-    lie anywhere; a clip elsewhere begins at a frame 8k + 1, which is rounded down to, and 8k of its pictures
-    count. Raises ValueError for no picture, and for a guide that reaches past the end.
+    A negative ``frame`` counts from the end; -1 is the last. A single image may lie at any frame. Several
+    frames at frame 0 are cut to 8k + 1. Several frames elsewhere start at a frame of the form 8k + 1, to
+    which ``frame`` is rounded down, and are cut to a multiple of 8.
+
+    Raises ValueError if ``images`` is below 1, or if the guide reaches past the end of the clip.
     """
     if images < 1:
-        raise ValueError("a guide needs at least one picture; got none")
+        raise ValueError("a guide needs at least one image; got none")
     clip = frames_of(latent_frames)
+    # ComfyUI clamps a negative frame before the start instead of refusing it.
     at = frame if frame >= 0 else max(clip + frame, 0)
-    keep = frames_of(latent_frames_of(images))
-    lead = at != 0 and keep > 1
+    whole = frames_of(latent_frames_of(images))
+    # At frame 0 the guide's first latent frame coincides with the clip's, which also stands for one frame.
+    lead = at != 0 and whole > 1
     if lead:
         encoded = frames_of(latent_frames_of(images + 1))
         used, length = encoded - 1, latent_frames_of(encoded) - 1
         if used > 1:
             at = (at - 1) // TEMPORAL_SCALE * TEMPORAL_SCALE + 1
     else:
-        encoded = used = keep
-        length = latent_frames_of(keep)
+        encoded = used = whole
+        length = latent_frames_of(whole)
     placed = GuidePlacement(frame=at, encoded=encoded, used=used, latent_frames=length, lead=lead)
     if placed.latent_index + length > latent_frames:
         raise ValueError(
-            f"a guide of {used} pictures at frame {at} ends at frame {at + used - 1} and the clip has frames "
-            f"0 to {clip - 1}: use fewer pictures or an earlier frame"
+            f"a guide of {used} frames at frame {at} ends at frame {at + used - 1} and the clip has frames "
+            f"0 to {clip - 1}: use fewer frames or an earlier position"
         )
     return placed

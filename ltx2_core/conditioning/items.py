@@ -1,4 +1,4 @@
-"""Conditioning items: each takes a state and returns a new one with something given.
+"""Conditioning items: each takes a latent state and returns a new one with its conditioning added.
 
 Letters: B batch, K F latent frames, H W latent rows and columns, T audio latent frames.
 """
@@ -20,53 +20,66 @@ from .patchify import guide_positions
 
 
 class Conditioning(Protocol):
-    """Anything that can be applied to a state; the given state is never written to."""
+    """Anything that can be applied to a state; ``apply`` returns a new state and never changes its input."""
 
     def apply(self, state: LatentState) -> LatentState: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageInPlace:
-    """An encoded image or clip that takes the place of the first latent frames.
+    """An encoded image or clip that replaces the first latent frames (image to video).
 
-    ``latent`` (B or 1, 128, K, H, W), normalised; ``strength`` 1 keeps it as it is, 0 generates freely,
-    between them it is renewed in part.
+    ``latent`` (B or 1, 128, K, H, W) is normalised. ``strength`` in [0, 1] sets the denoise mask of these
+    frames to ``1 - strength``: 1 preserves them exactly, 0 regenerates them, values between regenerate them
+    partly.
     """
 
     latent: Tensor
     strength: float = 1.0
 
     def apply(self, state: LatentState) -> LatentState:
-        """Raises ValueError if the size differs from the clip's, or if K is more than its latent frames."""
+        """Replace the first K latent frames and their mask.
+
+        Raises ValueError if the size differs from the clip's, or if the clip has fewer than K latent frames.
+        """
         _check_strength(self.strength)
         video, mask = _video(state)
-        given = _fit_batch("image latent", self.latent, video)
-        own = video.shape[2] - state.guide_frames
-        _check_grid("image latent", given, video)
-        frames = given.shape[2]
-        if frames > own:
-            raise ValueError(f"{frames} latent frames are given and the clip has {own}: give a shorter one")
+        image = _fit_batch("image latent", self.latent, video)
+        clip_frames = video.shape[2] - state.guide_frames
+        _check_grid("image latent", image, video)
+        frames = image.shape[2]
+        if frames > clip_frames:
+            raise ValueError(
+                f"the image latent has {frames} latent frames and the clip {clip_frames}: use a shorter one"
+            )
         return _with_video(
             state,
-            torch.cat((given, video[:, :, frames:]), dim=2),
+            torch.cat((image, video[:, :, frames:]), dim=2),
             torch.cat((torch.full_like(mask[:, :, :frames], 1 - self.strength), mask[:, :, frames:]), dim=2),
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class InputVideo:
-    """The whole video is given: ``latent`` (B or 1, 128, F, H, W), normalised, mask ``1 - strength``."""
+    """An input video of the clip's full length, for video to video or video to audio.
+
+    ``latent`` (B or 1, 128, F, H, W) is normalised. The denoise mask becomes ``1 - strength`` everywhere:
+    strength 1 preserves the video, 0 regenerates it.
+    """
 
     latent: Tensor
     strength: float = 1.0
 
     def apply(self, state: LatentState) -> LatentState:
-        """Raises ValueError if the size or the length differs from the clip's."""
+        """Replace all latent frames and their mask.
+
+        Raises ValueError if the size or the length differs from the clip's.
+        """
         video, _ = _video(state)
-        own = video.shape[2] - state.guide_frames
-        if self.latent.shape[2] != own:
+        clip_frames = video.shape[2] - state.guide_frames
+        if self.latent.shape[2] != clip_frames:
             raise ValueError(
-                f"the given video has {self.latent.shape[2]} latent frames and the clip {own}: "
+                f"the input video has {self.latent.shape[2]} latent frames and the clip {clip_frames}: "
                 "cut the video, or plan the clip to its length"
             )
         return ImageInPlace(latent=self.latent, strength=self.strength).apply(state)
@@ -74,36 +87,45 @@ class InputVideo:
 
 @dataclass(frozen=True, kw_only=True)
 class InputAudio:
-    """The whole audio is given: ``latent`` (B or 1, 8, T, 16), normalised, mask ``1 - strength``.
+    """An input audio of the clip's full length, for audio to video.
 
-    With strength 1 the model hears it clean at every step and it comes out unchanged.
+    ``latent`` (B or 1, 8, T, 16) is normalised. The denoise mask becomes ``1 - strength`` everywhere. With
+    strength 1 the model receives the audio without noise at every step and the audio is returned unchanged.
     """
 
     latent: Tensor
     strength: float = 1.0
 
     def apply(self, state: LatentState) -> LatentState:
-        """Raises ValueError if it does not have exactly the audio length of the clip."""
+        """Replace the audio latent and its mask.
+
+        Raises ValueError for a state without audio, or if the shape is not exactly the clip's.
+        """
         _check_strength(self.strength)
         if state.latent.audio is None or state.mask.audio is None:
-            raise ValueError("audio is given but this state has none: plan the clip with audio")
+            raise ValueError("there is input audio but this state has no audio: plan the clip with audio")
         audio = state.latent.audio
-        given = _fit_batch("audio latent", self.latent, audio)
-        if given.shape != audio.shape:
+        fitted = _fit_batch("audio latent", self.latent, audio)
+        if fitted.shape != audio.shape:
             raise ValueError(
-                f"the given audio latent is {tuple(given.shape)} and the clip needs {tuple(audio.shape)}: "
+                f"the input audio latent is {tuple(fitted.shape)} and the clip needs {tuple(audio.shape)}: "
                 f"cut the waveform, or pad it with silence before it is encoded, to {audio.shape[2]} latents"
             )
+        # Masks are float32 in every state, whatever the dtype of the latents.
         mask = audio.new_full((len(audio), 1, audio.shape[2], 1), 1 - self.strength, dtype=torch.float32)
-        return replace(state, latent=replace(state.latent, audio=given), mask=replace(state.mask, audio=mask))
+        return replace(
+            state, latent=replace(state.latent, audio=fitted), mask=replace(state.mask, audio=mask)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Overlap:
-    """Latents that the clip begins with: ``video`` (1, 128, K, H, W), ``audio`` (1, 8, T, 16) or None.
+    """Latents of an earlier clip that this clip begins with, for extending and for windows of a long clip.
 
-    ``skip`` of the first video frames are left to be made: one that stands for eight pictures does not fit
-    the first latent frame of a clip, which stands for one. ``strength`` 1 keeps the rest as it is.
+    ``video`` (1, 128, K, H, W) and ``audio`` (1, 8, T, 16) fill the start of their streams; None leaves a
+    stream as it is. The first ``skip`` latent frames of ``video`` are not used, and the clip's own ones are
+    generated there: a latent frame from inside a clip stands for eight pixel frames and cannot serve as the
+    first latent frame, which stands for one. ``strength`` 1 preserves the overlap, 0 regenerates it.
     """
 
     video: Tensor | None
@@ -112,36 +134,40 @@ class Overlap:
     strength: float = 1.0
 
     def apply(self, state: LatentState) -> LatentState:
-        """Raises ValueError if there is more of it than the clip is long, or if the size differs."""
+        """Insert the overlap at the start of both streams and set its mask.
+
+        Raises ValueError if the overlap is longer than the clip, or if the size differs.
+        """
         _check_strength(self.strength)
         if self.video is not None:
             video, mask = _video(state)
-            given = _fit_batch("overlap", self.video, video)
-            _check_grid("overlap", given, video)
+            overlap = _fit_batch("overlap", self.video, video)
+            _check_grid("overlap", overlap, video)
             state = _with_video(
                 state,
-                _laid_in(video, given[:, :, self.skip :], self.skip),
-                _laid_in(mask, torch.full_like(given[:, :1, self.skip :], 1 - self.strength), self.skip),
+                _inserted(video, overlap[:, :, self.skip :], self.skip),
+                _inserted(mask, torch.full_like(overlap[:, :1, self.skip :], 1 - self.strength), self.skip),
             )
-        audio, opened_audio = state.latent.audio, expand_mask(state.mask, state.latent).audio
-        if self.audio is not None and audio is not None and opened_audio is not None:
-            given = _fit_batch("audio overlap", self.audio, audio)
-            kept = torch.full_like(given[:, :1, :, :1], 1 - self.strength)
+        audio, audio_mask = state.latent.audio, expand_mask(state.mask, state.latent).audio
+        if self.audio is not None and audio is not None and audio_mask is not None:
+            overlap = _fit_batch("audio overlap", self.audio, audio)
+            overlap_mask = torch.full_like(overlap[:, :1, :, :1], 1 - self.strength)
             state = replace(
                 state,
-                latent=replace(state.latent, audio=_laid_in(audio, given, 0)),
-                mask=replace(state.mask, audio=_laid_in(opened_audio, kept, 0)),
+                latent=replace(state.latent, audio=_inserted(audio, overlap, 0)),
+                mask=replace(state.mask, audio=_inserted(audio_mask, overlap_mask, 0)),
             )
         return state
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreserveOutside:
-    """A source of which only time regions are made anew, and what lies past its end.
+    """A source clip whose latents are preserved outside of the regions to regenerate (retake).
 
     ``latent`` holds the source: video (1, 128, F, H, W), audio (1, 8, T, 16), each as long as the clip or
-    shorter; a stream that is None is made in full. ``video`` and ``audio`` (F or T,) are True where to make.
-    Inside them the state keeps what it holds: in a second stage that of the first.
+    shorter. A stream that is None, and whatever lies past the end of the source, is generated in full.
+    ``video`` (F,) and ``audio`` (T,) are bool, True where to regenerate. There the state's own latents stay,
+    so that a second stage starts from the first stage's result and not from the source.
     """
 
     latent: AVLatent
@@ -149,43 +175,41 @@ class PreserveOutside:
     audio: Tensor
 
     def apply(self, state: LatentState) -> LatentState:
-        """Raises ValueError if the size differs or the source is longer than the clip."""
+        """Insert the source outside of the regions and set the mask to regenerate them.
+
+        Raises ValueError if the size differs or the source is longer than the clip.
+        """
         if self.latent.video is not None:
             video, mask = _video(state)
-            given = _fit_batch("source", self.latent.video, video)
-            _check_grid("source", given, video)
-            made = self.video[: given.shape[2]].to(video.device).view(1, 1, -1, 1, 1)
-            kept = torch.where(made, video[:, :, : given.shape[2]], given)
-            opened = made.to(mask).expand_as(mask[:, :, : given.shape[2]])
-            state = _with_video(state, _laid_in(video, kept, 0), _laid_in(mask, opened, 0))
-        audio, opened_audio = state.latent.audio, expand_mask(state.mask, state.latent).audio
-        if self.latent.audio is not None and audio is not None and opened_audio is not None:
-            given = _fit_batch("audio source", self.latent.audio, audio)
-            made = self.audio[: given.shape[2]].to(audio.device).view(1, 1, -1, 1)
-            kept = torch.where(made, audio[:, :, : given.shape[2]], given)
+            source = _fit_batch("source", self.latent.video, video)
+            _check_grid("source", source, video)
+            merged, merged_mask = _merged_outside(video, mask, source, self.video)
+            state = _with_video(state, merged, merged_mask)
+        # The other stream is optional, so that a video-only state can use an audio-video source.
+        audio, mask_of_audio = state.latent.audio, expand_mask(state.mask, state.latent).audio
+        if self.latent.audio is not None and audio is not None and mask_of_audio is not None:
+            source = _fit_batch("audio source", self.latent.audio, audio)
+            merged, merged_mask = _merged_outside(audio, mask_of_audio, source, self.audio)
             state = replace(
                 state,
-                latent=replace(state.latent, audio=_laid_in(audio, kept, 0)),
-                mask=replace(
-                    state.mask,
-                    audio=_laid_in(
-                        opened_audio, made.to(opened_audio).expand(len(opened_audio), -1, -1, -1), 0
-                    ),
-                ),
+                latent=replace(state.latent, audio=merged),
+                mask=replace(state.mask, audio=merged_mask),
             )
         return state
 
 
 @dataclass(frozen=True, kw_only=True)
 class GuideFrames:
-    """An encoded image or clip shown beside the video, at pixel frame ``frame``, and cut off afterwards.
+    """An encoded image or clip whose tokens are appended to the video's, positioned at pixel frame ``frame``.
 
-    ``latent`` (B or 1, 128, K, H, W). ``strength`` 1 keeps it clean, less renews it in part. ``attention``
-    weighs what the video sees of it, or of each latent cell of it (K, H, W): 1 is plain attention, 0
-    nothing, above 1 more. ComfyUI couples the two: the strength of its guides is both. ``scale`` is how many
-    times larger the clip is, and ``time_scale`` how many of the clip's frames one of its own stands for, for
-    references of IC-LoRAs that are kept small. ``single_frame`` says that its first latent frame was made
-    from one picture, by default whether it has only one.
+    The video attends to these tokens; :func:`.state.drop_guides` removes them after sampling. ``latent``
+    (B or 1, 128, K, H, W) is normalised. ``strength`` 1 leaves it without noise, less regenerates it partly.
+    ``attention`` weights the attention between video and guide, as one number or per latent cell (K, H, W):
+    1 is plain attention, 0 none, above 1 more. (A guide's strength in ComfyUI sets both at once.)
+
+    IC-LoRAs may take a reference that is smaller than the clip: ``scale`` is the clip's width over the
+    reference's, ``time_scale`` how many of the clip's frames one of the reference's frames stands for.
+    ``single_frame`` says that the guide was encoded from one image; None takes that from K == 1.
     """
 
     latent: Tensor
@@ -197,9 +221,9 @@ class GuideFrames:
     time_scale: int = 1
 
     def positions(self, frames: int, height: int, width: int, fps: float) -> Tensor:
-        """Positions (1, 3, N, 2) of its cells on the clip's grid.
+        """Positions (1, 3, N, 2) in seconds and pixels for a guide latent of that many frames and cells.
 
-        Raises ValueError for a ``time_scale`` at another frame than 0.
+        Raises ValueError if ``time_scale`` is below 1, or above 1 for a guide that does not start at frame 0.
         """
         if self.time_scale < 1 or (self.time_scale > 1 and self.frame):
             raise ValueError(
@@ -209,6 +233,7 @@ class GuideFrames:
         positions = guide_positions(
             frames, height, width, fps, frame=self.frame, single_frame=self.single_frame
         )
+        # Each cell of a small reference stands for scale x scale cells of the clip, so its interval grows.
         positions[:, 1:, :, 1] += (self.scale - 1) * SPATIAL_SCALE
         if self.time_scale > 1:
             seconds = positions[:, :1] * self.time_scale - (self.time_scale - 1) / fps
@@ -216,29 +241,33 @@ class GuideFrames:
         return positions
 
     def apply(self, state: LatentState) -> LatentState:
-        """Raises ValueError if the size differs from the clip's, or for a negative strength or attention."""
+        """Append the guide's latent frames, mask and positions to the state.
+
+        Raises ValueError if the size differs from the clip's, or for a negative strength or attention.
+        """
         for name, value in (("strength", self.strength), ("attention", self.attention)):
+            # Not limited to 1, as in ComfyUI; a strength above 1 acts like 1.
             values = torch.as_tensor(value)
             if not bool((values.isfinite() & (values >= 0)).all()):
                 raise ValueError(f"{name}={value} must be 0 or more")
         video, mask = _video(state)
-        given, keep = dilate(_fit_batch("guide latent", self.latent, video), self.scale)
-        _check_grid("guide latent", given, video)
-        frames, height, width = given.shape[2:]
+        cells, valid = dilate(_fit_batch("guide latent", self.latent, video), self.scale)
+        _check_grid("guide latent", cells, video)
+        frames, height, width = cells.shape[2:]
         guide = Guide(
             frames=frames,
             positions=self.positions(frames, height, width, state.fps),
             attention=self._attention(frames, height, width),
-            keep=None if keep is None else keep.flatten(),
+            valid=None if valid is None else valid.flatten(),
         )
-        renewed = mask.new_full((len(video), 1, frames, height, width), max(0.0, 1 - self.strength))
-        if keep is not None:
-            renewed = renewed * keep.to(renewed)
-        state = _with_video(state, torch.cat((video, given), dim=2), torch.cat((mask, renewed), dim=2))
+        guide_mask = mask.new_full((len(video), 1, frames, height, width), max(0.0, 1 - self.strength))
+        if valid is not None:
+            guide_mask = guide_mask * valid.to(guide_mask)
+        state = _with_video(state, torch.cat((video, cells), dim=2), torch.cat((mask, guide_mask), dim=2))
         return replace(state, guides=(*state.guides, guide))
 
     def _attention(self, *grid: int) -> float | Tensor:
-        """One weight, or one for each token of the full grid."""
+        """The attention weight: one number, or one for each token of the clip's grid (N,)."""
         if not isinstance(self.attention, Tensor):
             return self.attention
         cells = repeat(self.attention, "k h w -> k (h y) (w x)", y=self.scale, x=self.scale)
@@ -251,9 +280,10 @@ class GuideFrames:
 
 
 def dilate(latent: Tensor, scale: int) -> tuple[Tensor, Tensor | None]:
-    """Spread a latent (B, C, K, H, W) over a grid ``scale`` times finer.
+    """Spread a latent (B, C, K, H, W) over a grid ``scale`` times finer, with zeros between its cells.
 
-    The second result (K, sH, sW) is True where its cells are, or None for a scale of 1.
+    Returns (B, C, K, sH, sW) and a bool mask (K, sH, sW) that is True at the original cells, or the latent
+    itself and None for a scale of 1. Raises ValueError for a scale below 1.
     """
     if scale < 1:
         raise ValueError(f"scale={scale} must be 1 or more")
@@ -262,17 +292,30 @@ def dilate(latent: Tensor, scale: int) -> tuple[Tensor, Tensor | None]:
     _, _, frames, height, width = latent.shape
     spread = latent.new_zeros(*latent.shape[:3], height * scale, width * scale)
     spread[..., ::scale, ::scale] = latent
-    keep = torch.zeros(frames, height * scale, width * scale, dtype=torch.bool, device=latent.device)
-    keep[:, ::scale, ::scale] = True
-    return spread, keep
+    valid = torch.zeros(frames, height * scale, width * scale, dtype=torch.bool, device=latent.device)
+    valid[:, ::scale, ::scale] = True
+    return spread, valid
 
 
-def _laid_in(whole: Tensor, part: Tensor, at: int) -> Tensor:
-    """A copy of ``whole`` with ``part`` in it from ``at`` on, along time."""
+def _merged_outside(own: Tensor, mask: Tensor, source: Tensor, regenerate: Tensor) -> tuple[Tensor, Tensor]:
+    """Latent and mask of one stream: ``own`` where ``regenerate`` (F or T,) is True, else ``source``."""
+    length = source.shape[2]
+    if length > own.shape[2]:
+        raise ValueError(
+            f"the source has {length} latents and the clip {own.shape[2]}: cut it, or plan a longer clip"
+        )
+    chosen = regenerate[:length].to(own.device).view(1, 1, -1, *(1,) * (own.ndim - 3))
+    merged = torch.where(chosen, own[:, :, :length], source)
+    return _inserted(own, merged, 0), _inserted(mask, chosen.to(mask).expand_as(mask[:, :, :length]), 0)
+
+
+def _inserted(whole: Tensor, part: Tensor, at: int) -> Tensor:
+    """A copy of ``whole`` in which ``part`` replaces the latents from index ``at`` on (axis 2, time)."""
     end = at + part.shape[2]
     if end > whole.shape[2]:
         raise ValueError(
-            f"{end} latents are given and the clip has {whole.shape[2]}: give fewer, or plan it longer"
+            f"the conditioning reaches to latent {end} and the clip has {whole.shape[2]}: "
+            "use a shorter one, or plan a longer clip"
         )
     return torch.cat((whole[:, :, :at], part.to(whole), whole[:, :, end:]), dim=2)
 
@@ -280,7 +323,9 @@ def _laid_in(whole: Tensor, part: Tensor, at: int) -> Tensor:
 def _video(state: LatentState) -> tuple[Tensor, Tensor]:
     mask = expand_mask(state.mask, state.latent).video
     if state.latent.video is None or mask is None:
-        raise ValueError("an image or video is given but this state has no video: plan the clip with video")
+        raise ValueError(
+            "there is an input image or video but this state has no video: plan the clip with video"
+        )
     return state.latent.video, mask
 
 
@@ -288,20 +333,21 @@ def _with_video(state: LatentState, video: Tensor, mask: Tensor) -> LatentState:
     return replace(state, latent=replace(state.latent, video=video), mask=replace(state.mask, video=mask))
 
 
-def _fit_batch(name: str, given: Tensor, own: Tensor) -> Tensor:
-    if given.ndim != own.ndim or given.shape[0] not in (1, own.shape[0]):
+def _fit_batch(name: str, latent: Tensor, own: Tensor) -> Tensor:
+    """``latent`` in the dtype and on the device of ``own``, one sample expanded to the batch."""
+    if latent.ndim != own.ndim or latent.shape[0] not in (1, own.shape[0]):
         raise ValueError(
-            f"{name} of shape {tuple(given.shape)} does not fit {tuple(own.shape)}: "
-            f"give one sample or {own.shape[0]}"
+            f"{name} of shape {tuple(latent.shape)} does not fit {tuple(own.shape)}: "
+            f"use one sample or {own.shape[0]}"
         )
-    return given.to(own).expand(own.shape[0], *given.shape[1:])
+    return latent.to(own).expand(own.shape[0], *latent.shape[1:])
 
 
-def _check_grid(name: str, given: Tensor, own: Tensor) -> None:
-    if given.shape[1] != own.shape[1] or given.shape[3:] != own.shape[3:]:
+def _check_grid(name: str, latent: Tensor, own: Tensor) -> None:
+    if latent.shape[1] != own.shape[1] or latent.shape[3:] != own.shape[3:]:
         raise ValueError(
-            f"{name} has {given.shape[1]} channels on {given.shape[3]}x{given.shape[4]} cells and the clip "
-            f"{own.shape[1]} on {own.shape[3]}x{own.shape[4]}: encode it at the size of this stage"
+            f"{name} has {latent.shape[1]} channels on {latent.shape[3]}x{latent.shape[4]} cells and the "
+            f"clip {own.shape[1]} on {own.shape[3]}x{own.shape[4]}: encode it at the size of this stage"
         )
 
 

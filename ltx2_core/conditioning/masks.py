@@ -1,4 +1,4 @@
-"""Denoise masks: 1 where to generate, 0 where to keep, in between where to renew partly.
+"""Denoise masks: 1 where to generate, 0 where to preserve, between where to regenerate partly.
 
 Letters: B batch, F latent frames, H W latent rows and columns, T audio latent frames, N tokens.
 """
@@ -14,14 +14,15 @@ from ..types import AVLatent
 
 
 def mask_like(latent: AVLatent, value: float = 1.0) -> AVLatent:
-    """A mask of one value, float32, on the latent's device: video (B, 1, F, H, W), audio (B, 1, T, 1)."""
+    """A float32 mask filled with ``value`` for a latent: video (B, 1, F, H, W), audio (B, 1, T, 1)."""
     return latent.map(lambda x: x.new_full(_mask_shape(x), value).float())
 
 
 def expand_mask(mask: AVLatent, latent: AVLatent) -> AVLatent:
-    """Masks as video (B, 1, F, H, W) and audio (B, 1, T, 1), from any that broadcast to it, without copying.
+    """Expand masks to video (B, 1, F, H, W) and audio (B, 1, T, 1), as views that share memory.
 
-    Raises ValueError for a mask that does not: the channels and mel bins of a cell are kept or made together.
+    Raises ValueError for a mask that does not broadcast to these shapes. There is one value for all channels
+    (and all mel bins) of a cell, because a token is noised as a whole.
     """
 
     def expand(mask: Tensor, latent: Tensor) -> Tensor:
@@ -38,21 +39,22 @@ def expand_mask(mask: AVLatent, latent: AVLatent) -> AVLatent:
 
 
 def token_mask(mask: Tensor) -> Tensor:
-    """An expanded mask per token: video (B, 1, F, H, W) or audio (B, 1, T, 1) -> (B, N)."""
+    """Expanded mask, video (B, 1, F, H, W) or audio (B, 1, T, 1) -> one value per token (B, N)."""
     return rearrange(mask, "b 1 ... -> b (...)")
 
 
 def blend(clean: AVLatent, x: AVLatent, mask: AVLatent) -> AVLatent:
-    """``mask * x + (1 - mask) * clean``: bit-exact ``x`` where the mask is 1 and ``clean`` where it is 0."""
+    """``mask * x + (1 - mask) * clean``; exact where the mask is 0 or 1."""
     return x * mask + clean * mask.map(lambda m: 1 - m)
 
 
 def mask_to_grid(mask: Tensor, frames: int, height: int, width: int) -> Tensor:
-    """Pixel mask (F, H, W) in [0, 1] -> its average in each latent cell (frames, height, width).
+    """Pixel mask (N, H, W) in [0, 1] -> its mean in each latent cell (frames, height, width).
 
-    The first pixel frame is the first latent frame alone; the rest are averaged in equal groups, or repeated
-    if there are fewer than latent frames.
+    The first mask frame belongs to the first latent frame. The rest are averaged in groups of equal size,
+    one for each later latent frame; if there are too few for that, they are repeated.
     """
+    # The mean, not the maximum: a fractional mask regenerates a cell partly.
     small = functional.interpolate(mask[:, None], size=(height, width), mode="area")[:, 0]
     first, rest = small[:1], small[1:]
     if frames == 1:
@@ -70,6 +72,7 @@ def mask_to_grid(mask: Tensor, frames: int, height: int, width: int) -> Tensor:
 
 def _mask_shape(latent: Tensor) -> tuple[int, ...]:
     batch, _, *cells = latent.shape
+    # Audio latents have four axes, and their mel bins share one mask value.
     if latent.ndim == 4:
         cells[-1] = 1
     return batch, 1, *cells

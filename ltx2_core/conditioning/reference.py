@@ -1,6 +1,6 @@
-"""A sound that the clip's own shall be like: its tokens stand before the clip and do not come out.
+"""Reference audio, such as a voice to imitate: clean tokens before the clip that are not part of the result.
 
-Letters: B batch, T audio latents, R those of the reference.
+Letters: B batch, T audio latents of the clip, R audio latents of the reference.
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ from .patchify import audio_positions
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceAudio:
-    """An encoded reference, ``latent`` (1 or B, 8, R, 16), such as five seconds of a voice."""
+    """Conditions the generated audio on an encoded reference: ``latent`` (1 or B, 8, R, 16), normalised."""
 
     latent: Tensor
 
     def apply(self, state: LatentState) -> LatentState:
-        """Raises ValueError for a state without audio, or a reference of another shape."""
+        """Return the state with this reference audio.
+
+        Raises ValueError for a state without audio, or a reference of another shape.
+        """
         audio = state.latent.audio
         if audio is None:
-            raise ValueError("a reference sound is given and this state has no audio: plan the clip with it")
+            raise ValueError("there is reference audio but this state has no audio: plan the clip with audio")
         shape = self.latent.shape
         if self.latent.ndim != 4 or shape[1::2] != audio.shape[1::2] or shape[0] not in (1, len(audio)):
             raise ValueError(
@@ -36,12 +39,13 @@ class ReferenceAudio:
 
 
 def reference_audio_positions(length: int) -> Tensor:
-    """Positions (1, 1, R, 2) in seconds of a reference that ends one audio latent before the clip begins."""
+    """Positions (1, 1, R, 2) of reference audio, in negative seconds: it ends one latent before the clip."""
+    # Negative times keep the clip's own positions unchanged, whatever the length of the reference.
     times = audio_positions(length)
     step = AUDIO_DOWNSAMPLE * AUDIO_HOP_LENGTH / AUDIO_SAMPLE_RATE
     return times - (float(times[0, 0, -1, 1]) + step)
 
 
 def with_reference_positions(reference: Tensor, positions: Tensor) -> Tensor:
-    """Positions of an audio stream (1, 1, T, 2) behind those of its reference (1 or B, 8, R, 16)."""
+    """Positions (1, 1, R + T, 2) of a reference (1 or B, 8, R, 16) followed by ``positions`` (1, 1, T, 2)."""
     return torch.cat((reference_audio_positions(reference.shape[2]).to(positions), positions), dim=2)

@@ -1,4 +1,4 @@
-"""Time regions to make anew: from seconds to latent frames, as masks, as text and as a picture.
+"""Time regions to regenerate: parsed from text, turned from seconds into latents and masks, and reported.
 
 Letters: B batch, F latent frames, H W latent rows and columns, T audio latent frames.
 """
@@ -22,12 +22,15 @@ from .masks import expand_mask
 from .patchify import audio_positions, video_positions
 
 Region = tuple[float, float]
-"""From one second to another; nothing where both are the same."""
+"""Start and end in seconds; a region with the same start and end is empty."""
 
 
 class Rounding(Enum):
-    """Which latent frames a region takes: those that lie inside it (as KJNodes), all that it overlaps (as the
-    official retake), or those too that it only touches (as DiffSynth)."""
+    """Which latent frames belong to a time region.
+
+    ``INSIDE``: those that lie inside it (as in KJNodes). ``COVER``: all that it overlaps (as in the official
+    retake pipeline). ``TOUCH``: also neighbours with which it only shares a border (as in DiffSynth).
+    """
 
     INSIDE = "inside"
     COVER = "cover"
@@ -36,10 +39,10 @@ class Rounding(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class TimeRegions:
-    """Makes the given seconds anew and keeps the rest of what a state holds.
+    """Sets the denoise mask to regenerate time regions and to preserve everything else.
 
-    Regions of ``video`` and of ``audio`` are apart; none keeps the whole stream. With ``add`` the mask that
-    is there already stays and the regions are opened besides.
+    ``video`` and ``audio`` list the regions of their streams independently; no region preserves the whole
+    stream. With ``add`` the regions are added to the mask that the state already has, by the maximum.
     """
 
     video: Sequence[Region] = ()
@@ -48,15 +51,18 @@ class TimeRegions:
     add: bool = False
 
     def apply(self, state: LatentState) -> LatentState:
-        """Raises ValueError for a region that ends before it begins."""
+        """Return the state with the mask of these regions; the mask of guide frames does not change.
+
+        Raises ValueError for a region that ends before it begins.
+        """
         before = expand_mask(state.mask, state.latent)
         video, audio = before.video, before.audio
         if video is not None:
-            own = video.shape[2] - state.guide_frames
-            chosen = video_cells(self.video, own, state.fps, self.rounding)
-            opened = chosen.to(video).view(1, 1, -1, 1, 1).expand_as(video[:, :, :own])
-            opened = torch.maximum(opened, video[:, :, :own]) if self.add else opened
-            video = torch.cat((opened, video[:, :, own:]), dim=2)
+            frames = video.shape[2] - state.guide_frames
+            chosen = video_cells(self.video, frames, state.fps, self.rounding)
+            opened = chosen.to(video).view(1, 1, -1, 1, 1).expand_as(video[:, :, :frames])
+            opened = torch.maximum(opened, video[:, :, :frames]) if self.add else opened
+            video = torch.cat((opened, video[:, :, frames:]), dim=2)
         if audio is not None:
             chosen = audio_cells(self.audio, audio.shape[2], self.rounding)
             opened = chosen.to(audio).view(1, 1, -1, 1).expand_as(audio)
@@ -65,9 +71,9 @@ class TimeRegions:
 
 
 def parse_regions(text: str) -> tuple[Region, ...]:
-    """``"2-4, 5.5-6"`` -> ((2, 4), (5.5, 6)); empty text is no region.
+    """Parse regions in seconds: ``"2-4, 5.5-6"`` -> ((2, 4), (5.5, 6)); empty text gives no region.
 
-    Raises ValueError for anything else, and for a region that ends before it begins.
+    Raises ValueError for text of another form, and for a region that ends before it begins.
     """
     regions = []
     for part in filter(None, (one.strip() for one in re.split(r"[,;\n]", text))):
@@ -79,17 +85,17 @@ def parse_regions(text: str) -> tuple[Region, ...]:
 
 
 def check_regions(regions: Sequence[Region]) -> tuple[Region, ...]:
-    """The regions. Raises ValueError for one that is not from an earlier to a later second."""
+    """Return ``regions`` as a tuple. Raises ValueError for a negative, infinite or reversed one."""
     for start, end in regions:
         if not (math.isfinite(start) and math.isfinite(end) and 0 <= start <= end):
             raise ValueError(
-                f"region {start:g}-{end:g} must run from a time of 0 s or later to one not before it"
+                f"region {start:g}-{end:g} must start at 0 s or later and must not end before it starts"
             )
     return tuple(regions)
 
 
 def video_cells(regions: Sequence[Region], latent_frames: int, fps: float, rounding: Rounding) -> Tensor:
-    """Which of ``latent_frames`` the regions take, (F,) bool."""
+    """Latent frames that belong to the regions: (F,) bool for a clip of ``latent_frames``."""
     chosen = torch.zeros(latent_frames, dtype=torch.bool)
     if rounding is not Rounding.INSIDE:
         return _overlapped(check_regions(regions), video_positions(latent_frames, 1, 1, fps)[0, 0], rounding)
@@ -103,18 +109,20 @@ def video_cells(regions: Sequence[Region], latent_frames: int, fps: float, round
 
 
 def audio_cells(regions: Sequence[Region], length: int, rounding: Rounding) -> Tensor:
-    """Which of ``length`` audio latents the regions take, (T,) bool."""
+    """Audio latents that belong to the regions: (T,) bool for an audio stream of ``length`` latents."""
     chosen = torch.zeros(length, dtype=torch.bool)
     if rounding is not Rounding.INSIDE:
         return _overlapped(check_regions(regions), audio_positions(length)[0, 0], rounding)
     for start, end in check_regions(regions):
         first, last = round(start * AUDIO_LATENTS_PER_SECOND), round(end * AUDIO_LATENTS_PER_SECOND)
+        # An empty region must select nothing, although its slice has one latent.
         chosen[first : last + 1] |= start < end
     return chosen
 
 
 def _overlapped(regions: Sequence[Region], spans: Tensor, rounding: Rounding) -> Tensor:
-    """Spans (N, 2) in seconds that the regions overlap, or touch."""
+    """Whether each span (N, 2) in seconds overlaps a region, or touches one with ``TOUCH``: (N,) bool."""
+    # Regions are Python floats; comparing in float64 avoids rounding them to float32 first.
     begin, end = spans[:, 0].double(), spans[:, 1].double()
     chosen = torch.zeros(len(spans), dtype=torch.bool)
     # The spans are float32, so a border a few ulp away is the same border.
@@ -128,7 +136,10 @@ def _overlapped(regions: Sequence[Region], spans: Tensor, rounding: Rounding) ->
 def extended(
     latent: AVLatent, mask: AVLatent, latent_frames: int, audio_latents: int
 ) -> tuple[AVLatent, AVLatent]:
-    """Latent and expanded mask, made longer with zeros to generate; what is long enough stays."""
+    """Pad latent and expanded mask at the end to at least these lengths, with zeros whose mask is 1.
+
+    A stream that is long enough already is returned unchanged.
+    """
 
     def pad(x: Tensor, length: int, value: float) -> Tensor:
         added = max(0, length - x.shape[2])
@@ -144,17 +155,20 @@ def extended(
 
 
 def spatial_cells(mask: Tensor, latent_frames: int, height: int, width: int) -> Tensor:
-    """Picture masks (N, H, W) in [0, 1] -> the most of each latent cell (F, height, width).
+    """Pixel masks (N, H, W) in [0, 1] -> the maximum in each latent cell (F, height, width).
 
-    One mask is for every frame; of several the first is that of latent frame 0 and each later one takes 8.
-    Raises ValueError if there are fewer than the clip has frames.
+    A single mask serves all frames. Of several, the first belongs to latent frame 0, and each later latent
+    frame takes the maximum of the next 8. Raises ValueError if there are fewer than the clip has frames.
     """
+    # The maximum, because a cell is regenerated as a whole if any of its pixels is.
     cells = functional.adaptive_max_pool2d(mask[:, None].float(), (height, width))[:, 0]
     if len(cells) == 1:
         return cells.expand(latent_frames, -1, -1)
     frames = frames_of(latent_frames)
     if len(cells) < frames:
-        raise ValueError(f"{len(cells)} masks are given and the clip has {frames} frames: give one, or all")
+        raise ValueError(
+            f"there are {len(cells)} masks and the clip has {frames} frames: use one mask, or one a frame"
+        )
     later = (
         rearrange(cells[1:frames], "(f g) h w -> f g h w", g=TEMPORAL_SCALE).amax(dim=1)
         if frames > 1
@@ -165,7 +179,11 @@ def spatial_cells(mask: Tensor, latent_frames: int, height: int, width: int) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class Covered:
-    """What of one stream a mask makes anew: ``cells`` (N,) bool, and where each lies (N, 2) in seconds."""
+    """The part of one stream that a mask regenerates.
+
+    ``cells`` (N,) is True for latents with any mask value above 0; ``spans`` (N, 2) are the start and end of
+    each latent in seconds.
+    """
 
     name: str
     cells: Tensor
@@ -173,21 +191,22 @@ class Covered:
 
     @property
     def ranges(self) -> tuple[Region, ...]:
-        """The seconds that are really covered, neighbours joined."""
+        """The regenerated time in seconds, on the borders of latents, with adjacent latents joined."""
         return tuple(
             (float(self.spans[first, 0]), float(self.spans[last, 1])) for first, last in self._runs()
         )
 
     def __str__(self) -> str:
         if not self.cells.any():
-            return f"{self.name}: kept"
+            return f"{self.name}: preserved"
         parts = [
             f"{self.spans[first, 0]:.2f}-{self.spans[last, 1]:.2f} s (latents {first} to {last})"
             for first, last in self._runs()
         ]
-        return f"{self.name}: {', '.join(parts)} of {float(self.spans[-1, 1]):.2f} s made anew"
+        return f"{self.name}: {', '.join(parts)} of {float(self.spans[-1, 1]):.2f} s regenerated"
 
     def _runs(self) -> list[tuple[int, int]]:
+        """First and last index of each stretch of adjacent regenerated latents."""
         runs: list[tuple[int, int]] = []
         for index in self.cells.nonzero().flatten().tolist():
             if runs and runs[-1][1] == index - 1:
@@ -198,7 +217,11 @@ class Covered:
 
 
 def covered(mask: AVLatent, fps: float) -> tuple[Covered, ...]:
-    """What an expanded mask, video (B, 1, F, H, W) and audio (B, 1, T, 1), makes anew in any part."""
+    """For each stream, the latents in which an expanded mask regenerates at least one cell.
+
+    ``mask`` is video (B, 1, F, H, W) and audio (B, 1, T, 1), ``fps`` the frame rate of the clip. Only the
+    first sample of the batch is read.
+    """
     streams = []
     if mask.video is not None:
         spans = video_positions(mask.video.shape[2], 1, 1, fps)[0, 0]

@@ -22,7 +22,10 @@ def empty_state(
     audio: bool = True,
     device: torch.device | str | None = None,
 ) -> LatentState:
-    """Nothing given, everything to generate: zeros and a mask of ones, float32; a stream may be left out."""
+    """A state without conditioning: latents of zeros and a mask of ones (generate everything), in float32.
+
+    ``video=False`` or ``audio=False`` leaves that stream out (None).
+    """
     latent = AVLatent(
         torch.zeros(plan.video_shape(batch), device=device) if video else None,
         torch.zeros(plan.audio_shape(batch), device=device) if audio else None,
@@ -31,7 +34,7 @@ def empty_state(
 
 
 def drop_guides(x: AVLatent, state: LatentState) -> AVLatent:
-    """``x`` without the guide frames that ``state`` has at the end of its video."""
+    """Remove the guide latent frames of ``state``, which are the last ones of the video, from ``x``."""
     if x.video is None or not state.guides:
         return x
     return replace(x, video=x.video[:, :, : x.video.shape[2] - state.guide_frames])

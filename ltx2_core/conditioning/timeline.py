@@ -1,4 +1,4 @@
-"""A picture of what is kept and what is made anew along a clip."""
+"""An image of what is preserved and what is regenerated along a clip."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from torch import Tensor
 from .regions import Covered
 
 WIDTH, ROW, MARGIN = 640, 34, 12
-BACK, KEPT, MADE, INK = (24, 24, 27), (82, 82, 91), (34, 160, 107), (228, 228, 231)
+BACK, PRESERVED, REGENERATED, INK = (24, 24, 27), (82, 82, 91), (34, 160, 107), (228, 228, 231)
 
 
 def draw_timeline(streams: Sequence[Covered]) -> Tensor:
-    """One bar a stream over an axis in seconds: grey is kept, green made anew. (H, W, 3) in [0, 1]."""
+    """Draw one bar for each stream over an axis in seconds: grey is preserved, green is regenerated.
+
+    Returns an image (H, W, 3) in [0, 1].
+    """
     seconds = max(float(stream.spans[-1, 1]) for stream in streams)
     height = MARGIN + len(streams) * ROW + 24
     image = Image.new("RGB", (WIDTH, height), BACK)
@@ -29,9 +32,10 @@ def draw_timeline(streams: Sequence[Covered]) -> Tensor:
     for number, stream in enumerate(streams):
         top = MARGIN + number * ROW
         draw.text((MARGIN, top + 6), stream.name, fill=INK)
-        draw.rectangle((x(0), top, x(float(stream.spans[-1, 1])), top + ROW - 10), fill=KEPT)
+        draw.rectangle((x(0), top, x(float(stream.spans[-1, 1])), top + ROW - 10), fill=PRESERVED)
         for start, end in stream.ranges:
-            draw.rectangle((x(start), top, max(x(start) + 1, x(end)), top + ROW - 10), fill=MADE)
+            draw.rectangle((x(start), top, max(x(start) + 1, x(end)), top + ROW - 10), fill=REGENERATED)
+    # About twelve ticks at most, so that their labels do not overlap.
     step = next(s for s in (0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 300, 3600) if seconds / s <= 12 or s == 3600)
     for tick in range(int(seconds / step) + 1):
         at = x(tick * step)

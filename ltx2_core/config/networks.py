@@ -21,7 +21,7 @@ class RopeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """The audio-video diffusion transformer; the defaults are LTX-2.0 19B."""
+    """The audio-video diffusion transformer. The defaults are those of LTX-2.0 19B."""
 
     num_layers: int = 48
     heads: int = 32
@@ -33,7 +33,7 @@ class TransformerConfig:
     audio_out_channels: int = 128
     caption_channels: int = 3840
     caption_projection: bool = True
-    """2.0 projects the text inside the transformer; later generations before the connectors."""
+    """Whether the transformer projects the text itself (2.0); later generations do before the connectors."""
     gated_attention: bool = False
     cross_attention_adaln: bool = False
     prompt_adaln: bool = True
@@ -43,13 +43,13 @@ class TransformerConfig:
     keyframe_embedding: bool = False
     rope: RopeConfig = RopeConfig()
     max_pos: tuple[float, float, float] = (20, 2048, 2048)
-    """Seconds, pixel rows, pixel columns."""
+    """Range of video positions that rotary frequencies are scaled to: seconds, pixel rows, pixel columns."""
     audio_max_pos: float = 20
     timestep_scale: float = 1000.0
     cross_timestep_scale: float = 1000.0
     norm_eps: float = 1e-6
     qk_norm_eps: float = 1e-6
-    """ComfyUI uses 1e-5 whatever the checkpoint says (spec: transformer 12)."""
+    """Epsilon of the query and key norms; ComfyUI uses 1e-5 whatever the checkpoint says."""
 
     @property
     def dim(self) -> int:
@@ -61,6 +61,7 @@ class TransformerConfig:
 
     @property
     def modulation_rows(self) -> int:
+        """Vectors of modulation parameters per block: shift, scale and gate of two or three branches."""
         return 9 if self.cross_attention_adaln else 6
 
 
@@ -86,10 +87,14 @@ class ConnectorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
-    """From text hidden states to contexts: normalisation, projection and the two connectors."""
+    """Everything between the text encoder's hidden states and the transformer: projection and connectors."""
 
     per_token_norm: bool
-    """True: RMS per token, a projection per modality (2.3). False: range per clip, one projection (2.0)."""
+    """How hidden states are normalised and projected to features.
+
+    True (2.3): by the RMS of each token, with one projection for each modality. False (2.0): by the value
+    range of the whole prompt, with one projection for both.
+    """
     video: ConnectorConfig
     audio: ConnectorConfig
 
@@ -105,7 +110,7 @@ class VideoBlock:
 
     @property
     def strides(self) -> tuple[int, int, int]:
-        """(time, height, width)."""
+        """Resampling factors (time, height, width)."""
         return {
             "res_x": (1, 1, 1),
             "compress_space": (1, 2, 2),
@@ -116,7 +121,7 @@ class VideoBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoVAEConfig:
-    """Video autoencoder. Block lists are in execution order, input side first, for both halves."""
+    """Video autoencoder. Both block lists are in the order of execution, from the input to the output."""
 
     encoder_blocks: tuple[VideoBlock, ...]
     decoder_blocks: tuple[VideoBlock, ...]
@@ -132,7 +137,7 @@ class VideoVAEConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AudioVAEConfig:
-    """Mel front end and audio autoencoder."""
+    """Audio autoencoder and its mel front end; window and hop lengths are in samples, frequencies in Hz."""
 
     channels: int = 128
     channel_mult: tuple[int, ...] = (1, 2, 4)
@@ -150,16 +155,12 @@ class AudioVAEConfig:
 
     @property
     def downsample(self) -> int:
-        """Compression of time and of mel bins alike: 4."""
+        """Compression factor of time, and equally of mel bins: 4 in released models."""
         return int(2 ** (len(self.channel_mult) - 1))
 
     @property
     def latent_bins(self) -> int:
         return self.mel_bins // self.downsample
-
-    @property
-    def latents_per_second(self) -> float:
-        return self.sample_rate / self.hop_length / self.downsample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +182,7 @@ class GeneratorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BandwidthExtensionConfig:
-    """Second stage of the 2.3 vocoder: from 16 kHz to 48 kHz."""
+    """Second stage of the 2.3 vocoder, which extends its 16 kHz waveform to 48 kHz. Rates are in Hz."""
 
     generator: GeneratorConfig
     input_sample_rate: int = 16000
@@ -198,7 +199,7 @@ class VocoderConfig:
 
     generator: GeneratorConfig
     sample_rate: int
-    """Rate of the waveform that comes out, in Hz."""
+    """Sample rate of the output waveform in Hz."""
     bwe: BandwidthExtensionConfig | None = None
 
 
@@ -213,4 +214,4 @@ class UpsamplerConfig:
     temporal: bool = False
     spatial_scale: float = 2.0
     rational: bool = False
-    """Whether the spatial step is the rational layout (`upsampler.conv`); never for temporal upsamplers."""
+    """Whether the spatial step is a rational resampler (``upsampler.conv``); never with ``temporal``."""

@@ -34,7 +34,10 @@ DIFFUSION_VAE_ADVICE = (
 
 
 def transformer_config(config: Json) -> TransformerConfig:
-    """Read ``config["transformer"]`` of a released header (spec: transformer 2)."""
+    """Read the transformer's settings from ``config["transformer"]`` of a released header.
+
+    Raises ValueError that names the key for a value that is not supported.
+    """
     c = _section(config, "transformer")
     _require(c, "positional_embedding_type", "rope")
     _require(c, "qk_norm", "rms_norm")
@@ -86,7 +89,10 @@ def transformer_config(config: Json) -> TransformerConfig:
 
 
 def text_config(config: Json) -> TextConfig:
-    """Read the connector keys of ``config["transformer"]`` (spec: text 5)."""
+    """Read the text connectors' settings, which are keys of ``config["transformer"]``.
+
+    Raises ValueError that names the key for a value that is not supported.
+    """
     c = _section(config, "transformer")
     _require(c, "use_embeddings_connector", True)
     _require(c, "connector_norm_output", True)
@@ -128,7 +134,10 @@ def text_config(config: Json) -> TextConfig:
 
 
 def video_vae_config(config: Json) -> VideoVAEConfig:
-    """Read ``config["vae"]`` (spec: video_vae 2)."""
+    """Read the video autoencoder's settings from ``config["vae"]``.
+
+    Raises ValueError that names the key for a value that is not supported, such as the diffusion VAE of 2.5.
+    """
     c = _section(config, "vae")
     if c.get("_class_name") == DIFFUSION_VAE:
         raise ValueError(DIFFUSION_VAE_ADVICE)
@@ -143,6 +152,7 @@ def video_vae_config(config: Json) -> VideoVAEConfig:
     padding = c.get("spatial_padding_mode")
     return VideoVAEConfig(
         encoder_blocks=_blocks(c, "encoder_blocks", suffix="_res"),
+        # Checkpoints list the decoder's blocks from its output to its input.
         decoder_blocks=tuple(reversed(_blocks(c, "decoder_blocks", suffix=""))),
         latent_channels=int(c.get("latent_channels", 128)),
         encoder_base_channels=int(c.get("encoder_base_channels", 128)),
@@ -156,7 +166,10 @@ def video_vae_config(config: Json) -> VideoVAEConfig:
 
 
 def audio_vae_config(config: Json) -> AudioVAEConfig:
-    """Read ``config["audio_vae"]`` (spec: audio 4.1)."""
+    """Read the settings of mel front end and audio autoencoder from ``config["audio_vae"]``.
+
+    Raises ValueError that names the key for a value that is not supported.
+    """
     c = _section(config, "audio_vae")
     params = c.get("model", {}).get("params", {})
     dd = params.get("ddconfig", {})
@@ -185,7 +198,11 @@ def audio_vae_config(config: Json) -> AudioVAEConfig:
 
 
 def vocoder_config(config: Json) -> VocoderConfig:
-    """Read ``config["vocoder"]``: flat for 2.0, nested with ``bwe`` for 2.3 (spec: audio 5 and 6)."""
+    """Read the vocoder's settings from ``config["vocoder"]``, which is flat in 2.0 and nested in 2.3.
+
+    The nested form has the keys ``vocoder`` and ``bwe`` (bandwidth extension). Raises ValueError that names
+    the key for a value that is not supported.
+    """
     c = _section(config, "vocoder")
     if "bwe" not in c:
         generator = _generator(c, rates=(6, 5, 2, 2, 2), kernels=(16, 15, 8, 4, 4), initial=1024)
@@ -217,7 +234,10 @@ def vocoder_config(config: Json) -> VocoderConfig:
 
 
 def upsampler_config(config: Json) -> UpsamplerConfig:
-    """Read the flat configuration of an upsampler file (spec: upsampler 1)."""
+    """Read the configuration of a latent upsampler file, whose keys are at the top level of ``config``.
+
+    Raises ValueError that names the key for a value that is not supported.
+    """
     _require(config, "dims", 3)
     temporal = bool(config.get("temporal_upsample", False))
     spatial = bool(config.get("spatial_upsample", not temporal))
@@ -244,13 +264,14 @@ def _section(config: Json, name: str) -> Json:
 
 
 def _require(c: Json, key: str, value: object) -> None:
+    """Raise ValueError if ``key`` is present with another value than the only one supported."""
     if key in c and c[key] != value:
         raise _unsupported(key, c[key], value)
 
 
-def _unsupported(key: str, given: object, allowed: object) -> ValueError:
+def _unsupported(key: str, value: object, allowed: object) -> ValueError:
     return ValueError(
-        f"config key {key!r} is {given!r}; only {allowed!r} is supported. "
+        f"config key {key!r} is {value!r}; only {allowed!r} is supported. "
         "This is not a released LTX-2 configuration, or it needs a newer version of this package."
     )
 
@@ -310,8 +331,9 @@ _DECODER_20 = [
 def _blocks(c: Json, key: str, suffix: str) -> tuple[VideoBlock, ...]:
     entries = c.get(key, _ENCODER_20 if suffix else _DECODER_20)
     blocks: list[VideoBlock] = []
-    for name, given in entries:
-        options = given if isinstance(given, Mapping) else {"num_layers": given}
+    for name, setting in entries:
+        # Some headers write the options of a block as its number of layers alone.
+        options = setting if isinstance(setting, Mapping) else {"num_layers": setting}
         _require(options, "inject_noise", False)
         kind = name
         if name != "res_x" and suffix:
@@ -335,6 +357,7 @@ def _generator(c: Json, *, rates: Sequence[int], kernels: Sequence[int], initial
     resblock = str(c.get("resblock", "1"))
     if resblock not in ("1", "AMP1"):
         raise _unsupported("vocoder.resblock", resblock, "1' or 'AMP1")
+    # The key names the kind of residual block; "1" is HiFi-GAN's and AMP1 BigVGAN's.
     amp = resblock == "AMP1"
     if amp:
         _require(c, "activation", "snakebeta")

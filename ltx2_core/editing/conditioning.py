@@ -70,7 +70,7 @@ class Keyframe:
 
     def at(self, pipeline: LTX2Pipeline, clip: ClipPlan) -> Conditioning:
         placed = place_guide(len(self.frames), self.frame, clip.latent_frames)
-        pixels = fit_image(placed.pictures(self.frames), clip.width, clip.height)
+        pixels = fit_image(placed.frames_to_encode(self.frames), clip.width, clip.height)
         return GuideFrames(
             latent=placed.latent(pipeline.encode_video(pixels)),
             frame=placed.frame,

@@ -1,4 +1,4 @@
-"""Checkpoints: headers, key tables, strict assignment, LoRA and quantised layers."""
+"""Loading of model files: detection of their content, networks from checkpoints, LoRAs, conversion."""
 
 from ..storage.header import Header, TensorInfo, read_header
 from .checkpoint import Checkpoint, find_component, open_checkpoint

@@ -1,4 +1,4 @@
-"""A model file or folder: what it holds, told from headers alone, and its components as ready networks."""
+"""Opening a model file or folder: detects its components from headers and loads them as networks."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ from .lora_report import LoraReport
 
 
 class Checkpoint:
-    """A file or folder: a single-file checkpoint, split components, a diffusers folder, an upscaler, a LoRA.
+    """A model file or folder: single-file checkpoint, split components, diffusers folder, upscaler or LoRA.
 
-    Nothing but headers is read until ``load``. File names are never looked at.
+    Its content is detected from tensor names and metadata, never from file names. Only headers are read until
+    :meth:`load`.
     """
 
     def __init__(self, header: Header) -> None:
@@ -42,12 +43,12 @@ class Checkpoint:
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """The header's ``__metadata__``, values parsed as JSON where they are JSON."""
+        """The header's ``__metadata__``; values that are JSON text are parsed."""
         return self._header.metadata
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
-        """Every tensor of the file by its name there."""
+        """Header entries of all tensors, by their name in the file."""
         return self._header.tensors
 
     @property
@@ -56,14 +57,14 @@ class Checkpoint:
 
     @cached_property
     def generation(self) -> Generation | None:
-        """ "2.0", "2.3" or "2.5"; None where the file does not say (a LoRA or upscaler without metadata)."""
+        """ "2.0", "2.3" or "2.5"; None if unknown, as for a LoRA or upscaler without metadata."""
         return infer_generation(self._shapes, str(self.metadata.get("model_version", "")))
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The header's configuration; a section that is missing there is rebuilt from tensor shapes.
+        """The header's configuration; a missing section is reconstructed from tensor shapes.
 
-        Raises ValueError where neither the header nor the shapes tell.
+        Raises ValueError if the header is malformed, or if the shapes do not determine a missing section.
         """
         stated = self.metadata.get("config", {})
         if not isinstance(stated, dict):
@@ -80,11 +81,14 @@ class Checkpoint:
             raise ValueError(f"{self.path}: {error}") from None
 
     def infos(self, component: Component) -> dict[str, TensorInfo]:
-        """Official (unprefixed) name -> entry, for one component. Raises ValueError where it is not there."""
+        """Header entries of one component, by official name without prefix.
+
+        Raises ValueError if the file does not contain the component.
+        """
         return {own: self.tensors[name] for own, name in self._require(component).items()}
 
     def nbytes(self, component: Component) -> int:
-        """Bytes of the component in the file; tensors that two components share count in both."""
+        """Bytes of the component in the file; tensors shared by two components count for both."""
         return sum(info.nbytes for info in self.infos(component).values())
 
     def load(
@@ -99,19 +103,20 @@ class Checkpoint:
         fp8_matmul: bool = False,
         nvfp4_matmul: bool = False,
     ) -> nn.Module:
-        """The network of ``component`` in evaluation mode, without gradients.
+        """Load the network of ``component``, in evaluation mode and without gradients.
 
-        With ``dtype`` None every tensor keeps the file's dtype and on the CPU stays memory-mapped, so that
-        pages are read when used and shared by processes. ``loras`` are merged, summed in float32; only layers
-        that they change are copied. :meth:`switch_loras` exchanges them later.
+        With ``dtype`` None every tensor keeps the file's dtype. On the CPU such tensors stay memory-mapped:
+        they are read from disk when used and shared between processes. ``operations`` is the namespace of
+        layer classes, torch.nn or a host's. ``loras`` are merged in float32, which copies only the layers
+        they change; :meth:`switch_loras` exchanges them later.
 
-        Quantised linear layers keep their weight as it is stored and decode it when used, so ``dtype`` is
-        what they compute in. ``fp8_matmul`` and ``nvfp4_matmul`` let those in fp8 and NVFP4 multiply as they
-        are stored where the device can, which rounds their input too. What else is quantised is decoded while
-        loading.
+        Quantised linear layers stay quantised and decode their weight in the forward pass; ``dtype`` is what
+        they compute in. With ``fp8_matmul`` or ``nvfp4_matmul``, layers in fp8 or NVFP4 are multiplied in
+        that format on devices that support it, which rounds their input too. Other quantised tensors are
+        decoded while loading.
 
-        Raises ValueError, before any weight is read, where the component is not in the file, is incomplete,
-        of an unknown number format, or does not fit the configuration; or where a LoRA fits nowhere.
+        Raises ValueError, before any weight is read, if the component is missing, incomplete, in an unknown
+        number format or does not fit the configuration, or if a LoRA has layers for it but none fits.
         """
         network, base = self._prepare(
             component, operations, numerics, dtype, torch.device(device), fp8_matmul, nvfp4_matmul
@@ -126,7 +131,7 @@ class Checkpoint:
         return network.requires_grad_(False).eval()
 
     def check(self, component: Component) -> None:
-        """Raise the ValueError that :meth:`load` would raise before it reads any weight."""
+        """Raise the ValueError that :meth:`load` would raise for this component, without reading weights."""
         self._prepare(component, nn, Numerics.OFFICIAL, None, torch.device("cpu"), False, False)
 
     def switch_loras(
@@ -139,12 +144,12 @@ class Checkpoint:
         dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        """Exchange the LoRAs of a ``network`` that was loaded from here with ``before``, layer by layer.
+        """Replace the LoRAs ``before`` of a loaded ``network`` by ``after``, in place and layer by layer.
 
-        Every changed weight is computed anew from the file, so the result has the bits of a fresh load with
-        ``after``, however often this is done. One layer at a time exists twice. ``dtype`` and ``device`` are
-        those that it was loaded with. Raises ValueError, before anything changes, where a LoRA fits nowhere;
-        after any other error the network has to be loaded again.
+        Every changed weight is computed again from the file, so that the result equals a fresh load with
+        ``after`` bit for bit, however often LoRAs are switched. At most one layer is in memory twice.
+        ``dtype`` and ``device`` must be those of :meth:`load`. Raises ValueError, before anything changes, if
+        a LoRA does not fit; after any other error the network must be loaded again.
         """
         infos, shapes = self.infos(component), network_shapes(network)
         base = Base(
@@ -160,17 +165,20 @@ class Checkpoint:
         switch(network, base, old, new)
 
     def lora_report(self, component: Component, lora: Lora) -> LoraReport:
-        """What ``lora`` would change in ``component``, told from the two headers."""
+        """Report which layers of ``component`` a LoRA would change; reads only headers."""
         return lora.report(component, self.shapes(component), self.generation)
 
     def shapes(self, component: Component) -> Mapping[str, tuple[int, ...]]:
-        """Official name -> shape of the decoded tensor. Raises ValueError where it is not there."""
+        """Shapes of a component's decoded tensors, by official name.
+
+        Raises ValueError if the file does not contain the component.
+        """
         self._require(component)
         return self._shapes[component]
 
     @cached_property
     def _shapes(self) -> dict[Component, dict[str, tuple[int, ...]]]:
-        """Of the decoded tensors."""
+        """Shapes of all decoded tensors, by component and official name."""
         return {
             component: {own: decoded_shape(self.tensors[name]) for own, name in names.items()}
             for component, names in self._names.items()
@@ -201,21 +209,23 @@ class Checkpoint:
         fp8_matmul: bool,
         nvfp4_matmul: bool,
     ) -> tuple[nn.Module, Base]:
-        """The network on ``meta`` and what fills it, found to fit each other."""
+        """Build the network on ``meta``, and check that the file's tensors fit it."""
         infos, shapes = self.infos(component), self._shapes[component]
         try:
             network = build(component, self.config, shapes, operations=operations, numerics=numerics)
             plain = network
             if operations is not nn:
-                # A host's layers may have no parameters before they are loaded: torch's tell what to expect.
+                # A host's layers may create parameters only when loaded, so torch's give the expected shapes.
                 plain = build(component, self.config, shapes, operations=nn, numerics=numerics)
             layers = find_quantized(infos, read_markers(infos, self.metadata))
         except ValueError as error:
             raise ValueError(f"{component} of {self.path}: {error}") from error
-        # The projection is multiplied slice by slice, so its weight has to be there.
-        kept = [] if component is Component.TEXT_PROJECTION else list(layers.values())
+        # The text projection is multiplied slice by slice, so its weight must be decoded.
+        quantised = [] if component is Component.TEXT_PROJECTION else list(layers.values())
         expected = {name: tuple(tensor.shape) for name, tensor in plain.state_dict().items()}
-        resident = replace_linears(network, kept, plain, fp8_matmul=fp8_matmul, nvfp4_matmul=nvfp4_matmul)
+        resident = replace_linears(
+            network, quantised, plain, fp8_matmul=fp8_matmul, nvfp4_matmul=nvfp4_matmul
+        )
         check_fit(self.path, component, infos, layers, expected)
         return network, Base(
             infos=infos, layers=layers, resident=resident, shapes=expected, dtype=dtype, device=device
@@ -223,17 +233,19 @@ class Checkpoint:
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Look into a model file or folder; only headers are read.
+    """Open a model file or folder; only headers are read.
 
-    A folder is a diffusers pipeline (or its ``model_index.json``), one component of it, or holds split files.
+    A folder is a diffusers pipeline (its ``model_index.json`` is accepted too), one component of a pipeline,
+    or a folder of split files.
 
-    Raises FileNotFoundError, or ValueError that says what the file is instead: damaged, of another format, or
-    of another model.
+    Raises FileNotFoundError for a missing path, and ValueError for a damaged file, another format or another
+    model, which it describes.
     """
     path = Path(path)
     if path.name == "model_index.json":
         path = path.parent
     checkpoint = Checkpoint(read_folder(path) if path.is_dir() else read_header(path))
+    # A transformer without audio, such as LTX-Video's, has this tensor but not the audio one of LTX-2.
     video_only = "adaln_single.emb.timestep_embedder.linear_1.bias"
     foreign = Component.TRANSFORMER not in checkpoint.components and any(
         name.endswith(f".{video_only}") or name == video_only for name in checkpoint.tensors
@@ -247,7 +259,10 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def find_component(checkpoints: Iterable[Checkpoint], component: Component) -> Checkpoint:
-    """The first file that holds ``component``. Raises ValueError that lists what each file holds."""
+    """The first checkpoint that contains ``component``.
+
+    Raises ValueError that lists the components of each file and says where this one is usually found.
+    """
     files = list(checkpoints)
     for checkpoint in files:
         if component in checkpoint.components:
@@ -257,7 +272,7 @@ def find_component(checkpoints: Iterable[Checkpoint], component: Component) -> C
             checkpoint._require(component)
     held = "; ".join(f"{c.path.name}: {_listed(c.components)}" for c in files) or "no files"
     raise ValueError(
-        f"no {component} in the given files ({held}). The {component} is usually in {usual_file(component)}"
+        f"no {component} in these files ({held}). The {component} is usually in {usual_file(component)}"
     )
 
 
@@ -273,7 +288,7 @@ _SECTION: Mapping[Component, str] = {
     Component.AUDIO_DECODER: "audio_vae",
     Component.VOCODER: "vocoder",
 }
-"""Section of the header's configuration for each component; an upsampler's lies flat."""
+"""Section of the header's configuration for each component; an upsampler's keys are in no section."""
 
 
 def _listed(components: Iterable[Component]) -> str:

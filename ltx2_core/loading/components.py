@@ -1,4 +1,4 @@
-"""One builder per component: configuration in, network on the ``meta`` device out."""
+"""One builder for each component: from the header's configuration to a network on the ``meta`` device."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ Shapes = Mapping[str, tuple[int, ...]]
 """Official tensor name -> shape."""
 
 COMFY_QK_NORM_EPS = 1e-5
-"""ComfyUI normalises queries and keys with this epsilon whatever the checkpoint says."""
+"""Epsilon of ComfyUI's query and key norms; it ignores the checkpoint's value."""
 
 
 def build(
     component: Component, config: cfg.Json, shapes: Shapes, *, operations: Any, numerics: Numerics
 ) -> nn.Module:
-    """The empty network of ``component`` for the header configuration ``config``; nothing is allocated.
+    """Build the network of ``component`` on the ``meta`` device, which allocates no memory.
 
-    Raises ValueError where the configuration is not supported, malformed or too large for the file.
+    ``config`` is the header's configuration, ``shapes`` the file's tensors by official name, from which the
+    text projection takes its width. Raises ValueError for a configuration that is not supported, is malformed
+    or has more than 1000 layers.
     """
     _check_counts(config)
     try:
@@ -38,7 +40,7 @@ _MOST = 1000
 
 
 def _check_counts(value: object) -> None:
-    """A damaged header may ask for billions of layers; building them would never end."""
+    """Raise ValueError for layer counts beyond ``_MOST``; a damaged header may contain billions."""
     if isinstance(value, Mapping):
         for key, entry in value.items():
             if str(key).endswith(_COUNTS) and isinstance(entry, (int, float)) and not 0 <= entry <= _MOST:
@@ -49,8 +51,8 @@ def _check_counts(value: object) -> None:
             _check_counts(entry)
 
 
-# Components are imported where they are built: looking into a file needs none of them, and the text encoder's
-# library alone costs seconds.
+# Networks are imported only when they are built: inspecting a file needs none of them, and importing the
+# text encoder's library alone takes seconds.
 
 
 def _transformer(config: cfg.Json, shapes: Shapes, options: dict[str, Any], numerics: Numerics) -> nn.Module:
@@ -76,8 +78,8 @@ def _projection(config: cfg.Json, shapes: Shapes, options: dict[str, Any], numer
     flat = shapes[name][-1] if name else 0
     if not flat or flat % hidden:
         raise ValueError(
-            f"the text projection takes {flat} values, no multiple of caption_channels={hidden}, the width "
-            "of the text encoder: file and configuration do not belong together"
+            f"the text projection takes {flat} values, which is not a multiple of caption_channels={hidden}, "
+            "the width of the text encoder: file and configuration do not belong together"
         )
     return FeatureExtractor(_text_config(config, numerics), hidden, flat // hidden, **options)
 

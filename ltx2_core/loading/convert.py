@@ -1,6 +1,6 @@
-"""Rewrites checkpoints: split or diffusers files to one file, one file to split ones, bf16 to scaled fp8.
+"""Conversion of checkpoints: between single files, split files and diffusers folders, and from bf16 to fp8.
 
-Whatever the sources look like, official names come out, every copied tensor bit for bit.
+The result always has the official names. Tensors that are not converted are copied bit for bit.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from .checkpoint import Checkpoint
 from .detect import OFFICIAL_PREFIXES, Component
 from .write import Entry, as_bytes, write_safetensors
 
-KEPT_IN_BF16 = re.compile(
+NOT_QUANTISED = re.compile(
     r"audio"
     r"|^(patchify_proj|proj_out|caption_projection|.*adaln_single)\."
     r"|\.to_gate_logits$"
     r"|_embeddings_connector\."
 )
-"""Layers of the transformer that stay as they are when the rest becomes fp8.
+"""Layers of the transformer that keep their dtype when the rest is converted to fp8.
 
-The audio stream and both cross-modal attentions: half as wide as the video, so they save little, and errors
-in sound are heard before errors in pictures are seen. Projections in and out, timestep and prompt modulation
-and the attention gates: every token passes them and their errors do not average out. Connectors: they run
-once a prompt.
+The audio stream and both cross-modal attentions are half as wide as the video stream, so they save little,
+and errors in audio are noticed sooner than errors in frames. Every token passes the input and output
+projections, timestep and prompt modulation and attention gates, so their errors do not average out.
+Connectors run only once for each prompt.
 """
 
 SPLIT_FILES: Mapping[str, tuple[Component, ...]] = {
@@ -49,35 +49,40 @@ SPLIT_FILES: Mapping[str, tuple[Component, ...]] = {
     "audio_vocoder": (Component.VOCODER,),
     "latent_upsampler": (Component.UPSAMPLER,),
 }
-"""Names of split files, those of the DiffSynth-Studio repackage, and what each holds."""
+"""Names of split files, as in the DiffSynth-Studio repackage, and the components of each."""
 
 Marker = Mapping[str, Any]
 
 
 def single_parts(sources: Sequence[Checkpoint]) -> tuple[Component, ...]:
-    """What one file made from ``sources`` holds: everything, or an upscaler where there is nothing else."""
+    """Components for a single file converted from ``sources``: all but the upscaler, or only the upscaler.
+
+    Raises ValueError if the sources contain nothing that can be converted.
+    """
     held = {component for source in sources for component in source.components}
     parts = tuple(component for component in OFFICIAL_PREFIXES if component in held)
     main = tuple(component for component in parts if component is not Component.UPSAMPLER)
     if not parts:
-        raise ValueError("none of the sources holds a part of an LTX-2 checkpoint that can be converted")
+        raise ValueError("none of the sources contains a part of an LTX-2 checkpoint that can be converted")
     return main or parts
 
 
 def split_parts(sources: Sequence[Checkpoint]) -> dict[str, tuple[Component, ...]]:
-    """File name without its ending -> the components that ``sources`` have for it."""
+    """Split files to write for ``sources``: file name without extension -> its components."""
     held = {component for source in sources for component in source.components}
     files = {name: tuple(c for c in parts if c in held) for name, parts in SPLIT_FILES.items()}
     return {name: parts for name, parts in files.items() if parts}
 
 
 def convert(path: Path, sources: Sequence[Checkpoint], parts: Sequence[Component], *, fp8: bool) -> int:
-    """Write ``parts`` of ``sources`` to ``path`` and read them back; returns how many layers became fp8.
+    """Write the components ``parts`` of ``sources`` to one file at ``path``, then read it back and compare.
 
-    The first source that holds a component gives it. At most one tensor is in memory at a time.
+    Each component is taken from the first source that contains it. With ``fp8`` most matrices of the
+    transformer become scaled float8_e4m3fn; returns the number of these layers. One tensor is in memory at a
+    time.
 
     Raises:
-        ValueError: a source is damaged, what was written is not what was read, or it would not load.
+        ValueError: a source is damaged, the written tensors differ, or the written file cannot be loaded.
     """
     read = _Reader()
     entries: dict[str, Entry] = {}
@@ -104,6 +109,7 @@ def convert(path: Path, sources: Sequence[Checkpoint], parts: Sequence[Component
             checks[name] = partial(_is_equal, read, name, info)
             if own.endswith(".weight") and layer in markers and f"{layer}.comfy_quant" not in infos:
                 _mark(entries, prefix + layer, markers[layer])
+    # The exact version of a source is preferred to the detected generation, which has no patch number.
     version = next((str(s.metadata["model_version"]) for s in sources if "model_version" in s.metadata), None)
     stated = next((s.generation for s in sources if s.generation), None)
     metadata = {"config": json.dumps(config)}
@@ -121,9 +127,9 @@ def _verify(path: Path, checks: Mapping[str, Callable[[Mapping[str, TensorInfo]]
     written = read_header(path).tensors
     wrong = [name for name, check in checks.items() if not check(written)]
     if wrong:
-        shown = ", ".join(wrong[:3])
+        names = ", ".join(wrong[:3])
         raise ValueError(
-            f"{len(wrong)} tensors read back from {path} differ ({shown}); the disk may be damaged"
+            f"{len(wrong)} tensors read back from {path} differ ({names}); the disk may be damaged"
         )
 
 
@@ -132,7 +138,7 @@ def _is_equal(read: _Reader, name: str, source: TensorInfo, written: Mapping[str
 
 
 def _is_close(read: _Reader, name: str, source: TensorInfo, written: Mapping[str, TensorInfo]) -> bool:
-    """Whether every value is within the rounding of fp8."""
+    """Whether every written fp8 value is within the rounding error of the source's value."""
     scale = read(written[f"{name}_scale"])
     tensors = {"weight": read(written[name]), "weight_scale": scale}
     weight = read(source).float()
@@ -144,11 +150,11 @@ def _is_close(read: _Reader, name: str, source: TensorInfo, written: Mapping[str
 def _becomes_fp8(own: str, info: TensorInfo) -> bool:
     floats = info.dtype not in QUANTISED_DTYPES and info.dtype in ("BF16", "F16", "F32")
     matrix = own.endswith(".weight") and len(info.shape) == 2
-    return floats and matrix and not KEPT_IN_BF16.search(own.removesuffix(".weight"))
+    return floats and matrix and not NOT_QUANTISED.search(own.removesuffix(".weight"))
 
 
 class _Fp8:
-    """Encodes one layer when its weight is asked for, and keeps no more than the scale of it."""
+    """Encodes one layer to fp8 when its weight is written, and remembers only the scale, written next."""
 
     def __init__(self, read: Callable[[], Tensor]) -> None:
         self.read = read
@@ -171,7 +177,7 @@ def _mark(entries: dict[str, Entry], layer: str, marker: Marker) -> None:
 
 
 class _Reader:
-    """Reads tensors one at a time from files that stay open."""
+    """Reads single tensors from files that stay open between calls."""
 
     def __init__(self) -> None:
         self.files: dict[Path, Any] = {}

@@ -1,4 +1,4 @@
-"""What a model file or folder holds, from headers alone: as plain values and as a table."""
+"""Description of a model file or folder from its headers, as plain values and as a table."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _MAIN = frozenset({Component.TRANSFORMER, Component.VIDEO_DECODER, Component.AUD
 
 
 def describe(path: str | os.PathLike[str]) -> Report:
-    """The content of a model file or folder as plain values: a part of LTX-2, a LoRA or a text encoder.
+    """Describe a checkpoint, a LoRA or a text encoder as plain values that can be written as JSON.
 
-    Components that cannot be loaded carry the reason as their ``problem``. Raises ValueError for what is
-    damaged or of another model, FileNotFoundError.
+    A component that cannot be loaded has the reason in ``problem``. Raises FileNotFoundError for a missing
+    path, ValueError for a damaged file or another model.
     """
     path = Path(path)
     return _describe_text_encoder(path) if is_text_encoder(path) else _describe_file(path)
 
 
 def is_text_encoder(path: Path) -> bool:
-    """Whether ``path`` is a folder or file that holds a text encoder and nothing of a checkpoint."""
+    """Whether ``path`` is a folder or file with a text encoder and no other component."""
     if path.is_dir():
         config = path / "config.json"
         if config.is_file():
@@ -46,7 +46,7 @@ def is_text_encoder(path: Path) -> bool:
 
 
 def as_text(report: Report) -> str:
-    """A report as a table."""
+    """Format a report of :func:`describe` as a table."""
     generation = report["generation"]
     lines = [
         report["file"],
@@ -66,7 +66,7 @@ def as_text(report: Report) -> str:
         if part.get("problem"):
             lines.append(f"  {'':<18}  CANNOT BE LOADED: {part['problem']}")
     if "tokenizer" in report:
-        lines.append(f"  tokenizer   {report['tokenizer'] or 'none: take a file or folder that has one'}")
+        lines.append(f"  tokenizer   {report['tokenizer'] or 'none: use a file or folder that has one'}")
     if lora := report.get("lora"):
         lines += ["", *_lora_lines(lora)]
     if report["metadata"]:
@@ -125,7 +125,7 @@ def _describe_lora(path: Path) -> Report:
             "layers": len(lora.layers),
             "ranks": list(lora.ranks),
             "streams": {stream: streams[stream] for stream in STREAMS if streams[stream]},
-            "made_for": lora.made_for,
+            "made_for": lora.base_model,
             "reference_downscale_factor": lora.reference_downscale_factor,
             "reference_temporal_scale_factor": lora.reference_temporal_scale_factor,
         }
@@ -149,7 +149,7 @@ def _part(component: Component, infos: Mapping[str, TensorInfo], metadata: Mappi
 
 
 def _problem(checkpoint: Checkpoint, component: Component) -> str | None:
-    """Why a component cannot be loaded; None where it can, or is read elsewhere."""
+    """Why a component cannot be loaded; None if it can, and for LoRAs and text encoders."""
     if component in (Component.LORA, Component.TEXT_ENCODER):
         return None
     try:

@@ -1,8 +1,8 @@
-"""Which components a file holds, and under which names: told from tensor names, never from the file name.
+"""Detection of a file's components from its tensor names; file names are never used.
 
-Every public layout keeps the official names of a component and differs only in what stands in front of them
-(single file, split files with or without prefix). So a component is one row: an anchor that it always holds,
-the prefixes that may precede it, and the roots that belong to it.
+All public layouts (single file, split files with or without prefix) use the official tensor names and differ
+only in the prefix before them. So each component is described by an anchor, a tensor that it always has, by
+the possible prefixes, and by the first parts of its tensors' names.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from enum import Enum
 
 
 class Component(Enum):
-    """A part of the model that is loaded by itself."""
+    """A part of the model that can be loaded by itself."""
 
     TRANSFORMER = "transformer"
     TEXT_CONNECTORS = "text connectors"
@@ -33,19 +33,19 @@ class Component(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How to recognise one component and which tensors are its own."""
+    """How to recognise one component in a file, and which tensors belong to it."""
 
     component: Component
     anchors: tuple[str, ...]
-    """Any of these, directly after a prefix, shows that the component is there."""
+    """The component is present if any of these tensors follows a prefix."""
     prefixes: tuple[str, ...]
-    """Tried in this order; "" accepts a file without prefix."""
+    """Prefixes to try, in this order; "" stands for names without prefix."""
     roots: tuple[str, ...] = ()
-    """First parts of the component's names; none means all after the prefix that no other row claims."""
+    """First parts of the component's names; empty means all with the prefix that no earlier layout claims."""
     restored: str = ""
-    """Part of the official name that a re-packed layout dropped; put in front of what the prefix leaves."""
+    """Part of the official name that a repackaged layout dropped; it is put before the rest of the name."""
     usual_file: str = ""
-    """Where it is normally found, for error messages."""
+    """Where the component is normally found, for error messages."""
 
 
 _DIT = ("model.diffusion_model.", "diffusion_model.", "model.", "transformer.", "")
@@ -113,8 +113,8 @@ LAYOUTS: tuple[Layout, ...] = (
         usual_file=f"{_SINGLE} or in an audio VAE file: LTX2_audio_vae_bf16, for 2.5 "
         "ltx-2.5-audio-vae-bf16 (vae)",
     ),
-    # A 2.3 vocoder nests a generator that is itself called vocoder, so this row precedes the plain one and
-    # the prefix is stripped once.
+    # A 2.3 vocoder contains a generator that is itself named "vocoder." Its layout must come before the plain
+    # one, and the prefix is removed only once.
     Layout(
         component=Component.VOCODER,
         anchors=("bwe_generator.conv_pre.weight",),
@@ -164,15 +164,19 @@ OFFICIAL_PREFIXES: Mapping[Component, str] = {
     Component.VOCODER: "vocoder.",
     Component.UPSAMPLER: "",
 }
-"""What stands in front of a component's names in a released file."""
+"""Prefix of each component's tensor names in released single files."""
 
 Names = Mapping[str, str]
-"""Own (official, unprefixed) name of a tensor -> its name in the file."""
+"""Official name of a tensor, without prefix -> its name in the file."""
 
 
 def find_components(names: Iterable[str]) -> dict[Component, Names]:
-    """Sort the names of a file into components; a name may serve two (the statistics of both VAE halves)."""
+    """Assign the tensor names of a file to components.
+
+    A tensor may belong to two components, such as the latent statistics to both halves of a VAE.
+    """
     present = frozenset(names)
+    # LoRAs come first, because their module names contain the anchors of the transformer.
     if any(mark in name for name in present for mark in _LORA_MARKS):
         return {Component.LORA: {name: name for name in present}}
     found: dict[Component, Names] = {}
@@ -195,14 +199,14 @@ def find_components(names: Iterable[str]) -> dict[Component, Names]:
 
 
 def usual_file(component: Component) -> str:
-    """Where a component is normally found, in words."""
+    """Where a component is normally found, as text for error messages."""
     if component is Component.TEXT_ENCODER:
         return "a Gemma folder or file (text_encoders)"
     return next((row.usual_file for row in LAYOUTS if row.component is component), "a LoRA file (loras)")
 
 
 def describe_foreign(names: Iterable[str]) -> str:
-    """Say in words what a file without any LTX-2 component seems to be."""
+    """Describe a file without any LTX-2 component: which other model it seems to be."""
     present = frozenset(names)
 
     def has(*ends: str) -> bool:
@@ -217,11 +221,11 @@ def describe_foreign(names: Iterable[str]) -> str:
     if has("double_blocks.0.img_attn.qkv.weight", "double_blocks.0.img_mod.lin.weight"):
         return "a Flux or Hunyuan transformer"
     if has("proj_in.weight") and has("audio_time_embed.linear.weight"):
-        return "a transformer with diffusers names (give the diffusers folder with its config.json instead)"
+        return "a transformer with diffusers names (use the diffusers folder with its config.json instead)"
     if has("text_model.encoder.layers.0.self_attn.q_proj.weight"):
         return "a CLIP text encoder"
-    shown = ", ".join(sorted(present)[:3])
-    return f"{len(present)} tensors such as {shown}"
+    examples = ", ".join(sorted(present)[:3])
+    return f"{len(present)} tensors such as {examples}"
 
 
 def _prefix_of(layout: Layout, present: frozenset[str]) -> str | None:
@@ -234,4 +238,4 @@ _UNUSED = (
     "per_channel_statistics.mean-of-stds_over_std-of-means",
     "scaled_fp8",
 )
-"""Own names of optional tensors that no network uses; they belong to no component."""
+"""Official names of optional tensors that no network uses; they belong to no component."""

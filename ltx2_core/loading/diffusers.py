@@ -1,4 +1,4 @@
-"""The ``config.json`` of each diffusers class as the section of a single-file configuration."""
+"""Translation of the ``config.json`` of each diffusers class to the single-file configuration."""
 
 from __future__ import annotations
 
@@ -59,7 +59,11 @@ def _connectors(c: Json) -> Json:
 
 
 def _video_vae(c: Json) -> Json:
-    """Both block lists are stored output side first, except ``upsample_type``, which is in running order."""
+    """The ``vae`` section.
+
+    diffusers lists the encoder's blocks in running order, and the decoder's in reverse, with the exception of
+    ``upsample_type``, which is in the decoder's running order.
+    """
     latent = c.get("latent_channels", 128)
     for key in ("spatio_temporal_scaling", "decoder_spatio_temporal_scaling"):
         value = c.get(key, True)
@@ -132,8 +136,8 @@ def _vocoder(c: Json) -> Json:
 
 
 def _vocoder_bwe(c: Json) -> Json:
-    # diffusers stores no final activation for the first stage, where the original network clamps; so a
-    # missing one is the clamp here.
+    # The original network clamps the first stage's output. diffusers has no setting for that and stores no
+    # final activation, which must be read as the clamp.
     first = {**_generator(c, ""), "use_tanh_at_final": False}
     first.pop("apply_final_activation", None)
     return {
@@ -196,7 +200,10 @@ TRANSLATIONS: Mapping[str, Callable[[Json], Json]] = {
     "LTX2VocoderWithBWE": _vocoder_bwe,
     "LTX2LatentUpsamplerModel": _upsampler,
 }
-"""diffusers class -> its part of the single-file configuration; fields that 2.0 lacks take its values."""
+"""diffusers class -> function from its ``config.json`` to a part of the single-file configuration.
+
+Missing fields take the values of 2.0, whose folders do not have them.
+"""
 
 
 def _rope(c: Json) -> Json:

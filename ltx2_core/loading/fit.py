@@ -1,4 +1,4 @@
-"""Whether a file's tensors are those of a network: told from names and shapes, before any is read."""
+"""Check that a file's tensors fit a network, by names and shapes, before any tensor is read."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def check_fit(
     layers: Mapping[str, StoredLayer],
     expected: Mapping[str, tuple[int, ...]],
 ) -> None:
-    """Raise ValueError that names what is missing, too much or of another shape.
+    """Raise ValueError that lists missing and unexpected tensors, and those of another shape or dtype.
 
-    ``infos`` are the component's tensors by their own names, ``layers`` the quantised ones among them,
-    ``expected`` the shapes of the network's.
+    ``infos`` are the component's header entries by official name, ``layers`` the quantised layers among them,
+    ``expected`` the shapes of the network's tensors.
     """
     companions = {f"{name}.{s}" for name, layer in layers.items() for s in layer.infos if s != "weight"}
-    given = infos.keys() - companions
+    names_in_file = infos.keys() - companions
     wrong, unreadable = [], []
     for name, shape in sorted(expected.items()):
         if name not in infos:
@@ -37,14 +37,14 @@ def check_fit(
         if layer is None and infos[name].dtype not in FLOATS:
             unreadable.append(f"{name} ({infos[name].dtype})")
     problems = {
-        "missing": sorted(expected.keys() - given),
-        "unexpected": sorted(given - expected.keys()),
+        "missing": sorted(expected.keys() - names_in_file),
+        "unexpected": sorted(names_in_file - expected.keys()),
         "of another shape": wrong,
         "not floating point": unreadable,
     }
-    told = [f"{len(names)} {what}: {_few(names)}" for what, names in problems.items() if names]
-    if told:
-        raise ValueError(f"{path} does not hold a usable {component}: {'; '.join(told)}")
+    found = [f"{len(names)} {what}: {_few(names)}" for what, names in problems.items() if names]
+    if found:
+        raise ValueError(f"{path} does not hold a usable {component}: {'; '.join(found)}")
 
 
 def _few(names: Sequence[str], limit: int = 3) -> str:

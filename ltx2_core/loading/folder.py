@@ -1,7 +1,7 @@
 """A folder of model files as one header: a diffusers pipeline or component, or split official files.
 
-Every tensor keeps its place in its own file and gets the name that a single-file checkpoint would give it;
-every ``config.json`` becomes its section of the single-file configuration.
+Tensors stay in their files, and are listed under the names of a single-file checkpoint. Each ``config.json``
+is translated to its section of the single-file configuration.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from .diffusers import TRANSLATIONS, Json
 from .rename import table_for
 
 PARTS = ("transformer", "connectors", "vae", "audio_vae", "vocoder", "latent_upsampler")
-"""Subfolders of a pipeline whose weights are read; the text encoder has a reader of its own."""
+"""Subfolders of a pipeline that are read here; the text encoder's is read by ``text.folder``."""
 
 _STATISTICS = "per_channel_statistics."
 
 
 def read_folder(folder: Path) -> Header:
-    """The header of a diffusers pipeline folder, of one of its parts, or of a folder of split files.
+    """Merge the headers of a diffusers pipeline, of one of its component folders, or of split files.
 
-    Raises ValueError that names the folder and what is missing or contradicts itself.
+    Raises ValueError that names the folder and says what is missing or contradictory.
     """
     if (folder / "model_index.json").is_file():
         parts = [folder / name for name in PARTS if (folder / name / "config.json").is_file()]
@@ -38,7 +38,7 @@ def read_folder(folder: Path) -> Header:
 
 
 def text_encoder_folder(path: Path) -> Path | None:
-    """The pipeline folder at ``path`` where it has a text encoder of its own, which lies beside the rest."""
+    """``path`` if it is a diffusers pipeline folder that contains its text encoder, otherwise None."""
     return path if (path / "text_encoder" / "config.json").is_file() else None
 
 
@@ -53,8 +53,8 @@ def _read_part(folder: Path) -> Header:
     try:
         section = translate(config)
     except (LookupError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-        said = str(error) if type(error) is ValueError else repr(error)
-        raise ValueError(f"{folder / 'config.json'} is no configuration of a {name}: {said}") from None
+        reason = str(error) if type(error) is ValueError else repr(error)
+        raise ValueError(f"{folder / 'config.json'} is not a configuration of a {name}: {reason}") from None
     tensors: dict[str, TensorInfo] = {}
     for path in _shards(folder):
         for own, info in read_header(path).tensors.items():
@@ -64,7 +64,7 @@ def _read_part(folder: Path) -> Header:
 
 def _shards(folder: Path) -> list[Path]:
     indices = _inside(folder, ".safetensors.index.json")
-    # A folder may hold variants such as fp16 beside the full weights, whose names have one dot less.
+    # A folder may also hold variants such as fp16; the names of the full weights have one dot less.
     if index := min(indices, key=lambda path: path.name.count("."), default=None):
         return indexed_files(index)
     files = sorted(_inside(folder, ".safetensors"), key=lambda path: (path.name.count("."), path.name))
@@ -83,11 +83,11 @@ def _merged(folder: Path, headers: Iterable[Header]) -> Header:
     metadata: Json = {}
     for header in headers:
         for name, info in header.tensors.items():
-            # Both halves of a VAE carry the statistics; anything else twice means two models.
+            # Both halves of a VAE contain the statistics; any other duplicate comes from a second model.
             if name in tensors and _STATISTICS not in name:
                 raise ValueError(
                     f"{tensors[name].path} and {header.path} both hold {name}; "
-                    "give one of them, or a folder with the files of one model"
+                    "use one of them, or a folder with the files of one model"
                 )
             tensors.setdefault(name, info)
         for key, value in header.metadata.items():
@@ -100,7 +100,7 @@ def _merged(folder: Path, headers: Iterable[Header]) -> Header:
                 config[key] = {**dict(known or {}), **value} if merge else value
     if not tensors:
         raise ValueError(
-            f"{folder} holds no model files; give a .safetensors file, a folder of them, or a diffusers "
+            f"{folder} holds no model files; use a .safetensors file, a folder of them, or a diffusers "
             "folder with its model_index.json"
         )
     if config:

@@ -1,7 +1,7 @@
-"""Configuration and generation from tensor names and shapes, for files that lost their metadata.
+"""Reconstruction of configuration and generation from tensor names and shapes, for files without metadata.
 
-The result is the same JSON that a released header carries, so that `config` stays its only reader. What
-shapes cannot tell (rope, padding, rates) is left to the released values.
+The result is the JSON of a released header, so that ``config`` remains the only reader of settings. Settings
+that shapes do not determine (rope, padding, sample rates) are left out and take their released values.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ HEAD_DIM = 128
 
 
 def infer_generation(parts: Mapping[Component, Shapes], version: str) -> Generation | None:
-    """Tell the generation from tensors; ``version`` (metadata) only decides where tensors fit several.
+    """Detect the model generation from the tensors of a file's components.
 
-    None where neither says anything, as for an upsampler or a LoRA without metadata.
+    ``version`` is the header's ``model_version`` or "", which decides only if the tensors fit several
+    generations. Returns None if neither is conclusive, as for an upsampler or a LoRA without metadata.
     """
     stated = next((g for g in _GENERATIONS if version == g or version.startswith(f"{g}.")), None)
     transformer = parts.get(Component.TRANSFORMER)
     if transformer is not None:
         if "transformer_blocks.0.prompt_scale_shift_table" not in transformer:
             return "2.0"
+        # Either sign of 2.5 is enough: the keyframe embedding, or a feed-forward without biases.
         newest = "keyframes_abs_pos_embedding" in transformer
         return "2.5" if newest or "transformer_blocks.0.ff.net.0.proj.bias" not in transformer else "2.3"
     old = [names(parts[component]) for component, names in _OLD.items() if component in parts]
@@ -43,9 +45,9 @@ def infer_generation(parts: Mapping[Component, Shapes], version: str) -> Generat
 
 
 def infer_config(parts: Mapping[Component, Shapes]) -> Json:
-    """Rebuild the header's configuration for the components in ``parts`` (official names -> shapes).
+    """Reconstruct the header's configuration for the components in ``parts`` (official names -> shapes).
 
-    Raises ValueError where shapes leave something open that has no released value.
+    Raises ValueError for shapes that belong to no released layout, LookupError for a tensor that is missing.
     """
     config: Json = {}
     transformer = {
@@ -68,7 +70,7 @@ def infer_config(parts: Mapping[Component, Shapes]) -> Json:
 
 
 def infer_transformer(shapes: Shapes) -> Json:
-    """The ``transformer`` section without its connector keys."""
+    """The ``transformer`` section, without the keys of the text connectors."""
     if not shapes:
         return {}
     width, channels = shapes["patchify_proj.weight"]
@@ -101,7 +103,7 @@ def infer_transformer(shapes: Shapes) -> Json:
 
 
 def infer_projection(shapes: Shapes) -> Json:
-    """The keys of the ``transformer`` section that give the projection its widths."""
+    """The keys of the ``transformer`` section that determine the widths of the text projection."""
     if not shapes:
         return {}
     late = "video_aggregate_embed.weight" in shapes
@@ -117,7 +119,7 @@ def infer_projection(shapes: Shapes) -> Json:
 
 
 def infer_connectors(shapes: Shapes) -> Json:
-    """The connector keys of the ``transformer`` section."""
+    """The keys of the ``transformer`` section for the text connectors."""
     if not shapes:
         return {}
     block = "{}_embeddings_connector.transformer_1d_blocks."
@@ -138,7 +140,7 @@ def infer_connectors(shapes: Shapes) -> Json:
 
 
 def infer_upsampler(shapes: Shapes) -> Json:
-    """The flat configuration of a latent upsampler."""
+    """The configuration of a latent upsampler, whose keys are not in a section."""
     if not shapes:
         return {}
     mid, channels = shapes["initial_conv.weight"][:2]
@@ -153,7 +155,7 @@ def infer_upsampler(shapes: Shapes) -> Json:
         scales = {4: 2.0, 9: 1.5, 16: 4.0}
         ratio = rational[0] // mid
         if ratio not in scales:
-            raise ValueError(f"rational upsampler of ratio {ratio}; known squares: {sorted(scales)}")
+            raise ValueError(f"rational upsampler of ratio {ratio}; supported squares: {sorted(scales)}")
         return {
             **config,
             "spatial_upsample": True,
@@ -177,7 +179,7 @@ _OLD: Mapping[Component, Callable[[Shapes], bool]] = {
     Component.TEXT_CONNECTORS: lambda shapes: not any("to_gate_logits" in name for name in shapes),
     Component.VOCODER: lambda shapes: "conv_pre.weight" in shapes,
 }
-"""Whether the tensors of a component are those of 2.0."""
+"""Component -> test whether its tensors are those of 2.0, for files without a transformer."""
 
 
 def _heads(shapes: Shapes, attention: str, width: int) -> int:
@@ -186,7 +188,7 @@ def _heads(shapes: Shapes, attention: str, width: int) -> int:
         return gate[0]
     if width % HEAD_DIM:
         raise ValueError(
-            f"the number of attention heads of {attention} (width {width}) cannot be told from shapes: "
+            f"the number of attention heads of {attention} (width {width}) does not follow from shapes: "
             "a file with its 'config' metadata is needed"
         )
     return width // HEAD_DIM

@@ -1,4 +1,4 @@
-"""Configuration of the autoencoders and the vocoder from tensor shapes, as the JSON of a released header."""
+"""Reconstruction of the autoencoders' and the vocoder's configuration from tensor shapes, as header JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Json = dict[str, Any]
 
 
 def infer_video_vae(shapes: Shapes) -> Json:
-    """The ``vae`` section from the halves that are there."""
+    """The ``vae`` section of the configuration, from the shapes of encoder, decoder or both."""
     config: Json = {}
     if "encoder.conv_in.conv.weight" in shapes:
         base, patched = shapes["encoder.conv_in.conv.weight"][:2]
@@ -24,7 +24,7 @@ def infer_video_vae(shapes: Shapes) -> Json:
     if "decoder.conv_in.conv.weight" in shapes:
         widest, latent = shapes["decoder.conv_in.conv.weight"][:2]
         patched, base = shapes["decoder.conv_out.conv.weight"][:2]
-        # Both released layouts are told apart by their number of blocks: 7 in 2.0, 9 since 2.3.
+        # The two released decoder layouts differ in their number of blocks: 7 in 2.0, 9 since 2.3.
         old = count(shapes, "decoder.up_blocks.") <= 7
         config["decoder_base_channels"] = base
         config["patch_size"] = math.isqrt(patched // 3)
@@ -36,14 +36,14 @@ def infer_video_vae(shapes: Shapes) -> Json:
 
 
 def infer_audio_vae(shapes: Shapes) -> Json:
-    """The ``audio_vae`` section; the mel front end keeps its released values."""
+    """The ``audio_vae`` section of the configuration, without the mel front end, which has no tensors."""
     if not shapes:
         return {}
     half, level, first = (
         ("encoder", "down", "conv_in") if "encoder.conv_in.conv.weight" in shapes else _AUDIO_DECODER
     )
     edge = shapes[f"{half}.{first}.conv.weight"]
-    channels, sound = edge[:2] if half == "encoder" else edge[1::-1]
+    channels, audio_channels = edge[:2] if half == "encoder" else edge[1::-1]
     levels = count(shapes, f"{half}.{level}.")
     widths = [shapes[f"{half}.{level}.{i}.block.0.conv1.conv.weight"][0] for i in range(levels)]
     blocks = count(shapes, f"{half}.{level}.0.block.")
@@ -56,14 +56,14 @@ def infer_audio_vae(shapes: Shapes) -> Json:
         "ch_mult": [width // channels for width in widths],
         "num_res_blocks": blocks if half == "encoder" else blocks - 1,
         "z_channels": z_channels,
-        "in_channels": sound,
-        "out_ch": sound,
+        "in_channels": audio_channels,
+        "out_ch": audio_channels,
     }
     return {"model": {"params": {"ddconfig": ddconfig}}}
 
 
 def infer_vocoder(shapes: Shapes) -> Json:
-    """The ``vocoder`` section: flat for 2.0, nested with ``bwe`` since 2.3."""
+    """The ``vocoder`` section of the configuration: flat in 2.0, with ``bwe`` nested in it since 2.3."""
     if not shapes:
         return {}
     if "bwe_generator.conv_pre.weight" not in shapes:
@@ -76,7 +76,7 @@ def infer_vocoder(shapes: Shapes) -> Json:
 
 
 def count(names: Iterable[str], prefix: str) -> int:
-    """One more than the highest index that follows ``prefix``."""
+    """Length of a module list: one more than the highest index that follows ``prefix`` in the names."""
     pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
     return 1 + max((int(m[1]) for m in map(pattern.match, names) if m), default=-1)
 
@@ -85,7 +85,11 @@ _AUDIO_DECODER = ("decoder", "up", "conv_out")
 
 
 def _video_blocks(shapes: Shapes, prefix: str, width: int, suffix: str, *, old: bool) -> list[Any]:
-    """Block list in the order of the tensor names; a resampler's kind is the ratio of its two widths."""
+    """The list of blocks, in the order of the tensor names.
+
+    The kind of a resampler follows from its convolution: its channels over those of the next block are the
+    number of cells that are folded or unfolded.
+    """
     kinds = {8: "compress_all", 4: "compress_space", 2: "compress_time"}
     blocks: list[Any] = []
     for index in range(count(shapes, prefix)):
@@ -97,7 +101,7 @@ def _video_blocks(shapes: Shapes, prefix: str, width: int, suffix: str, *, old: 
         after = shapes[f"{prefix}{index + 1}.res_blocks.0.conv1.conv.weight"][0]
         ratio = max(after, out) // min(after, out)
         if ratio not in kinds:
-            raise ValueError(f"{prefix}{index}: {out} and {after} channels are no known resampling")
+            raise ValueError(f"{prefix}{index}: {out} and {after} channels fit no supported resampling")
         options: Json = {"multiplier": max(after, width) // min(after, width)}
         if old and not suffix:
             options["residual"] = True

@@ -1,6 +1,7 @@
-"""LoRA files: low-rank changes W + strength * scale * (B @ A), read by name until they are merged.
+"""LoRA files: low-rank changes W + strength * scale * (B @ A) (Hu et al., 2021), matched to a model's layers.
 
-Letters: R rank, I inputs, O outputs; A (R, I), B (O, R).
+Letters: R rank, I inputs, O outputs; A (R, I), B (O, R). Only headers are read here; ``lora_merge`` reads
+the tensors.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from .lora_dialects import LoraLayer, ModuleNames, find_layers, target_of
 from .lora_report import LoraEntry, LoraReport, Shape, Status, describe_generation, updated_stream
 
 Shapes = Mapping[str, Shape]
-"""A model's tensors: official name -> shape."""
+"""Tensors of a model: official name -> shape."""
 
 PEFT_METADATA = "lora_adapter_metadata"
 PEFT_CONFIG = "adapter_config.json"
@@ -36,10 +37,10 @@ _FOLDER_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class LoraSpec:
-    """A LoRA file and how strongly it acts; 0 is off, negative values do the opposite.
+    """A LoRA file and its strength; 0 turns it off, negative values apply the opposite change.
 
-    ``video_strength`` and ``audio_strength`` take the place of ``strength`` in their stream. A layer between
-    the streams follows the one that it updates.
+    ``video_strength`` and ``audio_strength`` override ``strength`` for the layers of their stream. A
+    cross-modal layer counts for the stream that it updates.
     """
 
     path: str | os.PathLike[str]
@@ -50,11 +51,11 @@ class LoraSpec:
 
 @dataclass(frozen=True)
 class Lora:
-    """An opened LoRA file and the strengths to use it with; no tensor has been read yet."""
+    """An opened LoRA file and the strengths to merge it with; no tensor has been read yet."""
 
     header: Header
     layers: Mapping[str, LoraLayer]
-    """By official module name, or by flat name."""
+    """Layers by official module name, or by flat name (see ``lora_dialects.FLAT_PREFIXES``)."""
     strength: float = 1.0
     video_strength: float = 1.0
     audio_strength: float = 1.0
@@ -69,58 +70,58 @@ class Lora:
 
     @property
     def reference_downscale_factor(self) -> int:
-        """An IC-LoRA's reference video has 1/n of the output's width and height; 1 for any other LoRA."""
+        """n if an IC-LoRA was trained with reference videos of 1/n of the width and height; otherwise 1."""
         return self._factor("reference_downscale_factor")
 
     @property
     def reference_temporal_scale_factor(self) -> int:
-        """The reference video of an IC-LoRA has every n-th frame; 1 for any other LoRA."""
+        """n if an IC-LoRA was trained with every n-th frame of the reference video; otherwise 1."""
         return self._factor("reference_temporal_scale_factor")
 
     @property
     def ranks(self) -> tuple[int, ...]:
-        """The different ranks in this file, ascending."""
+        """The ranks that occur in this file, ascending."""
         return tuple(sorted({self.header.tensors[layer.a].shape[0] for layer in self.layers.values()}))
 
     @property
     def components(self) -> frozenset[Component]:
-        """The components that it has layers for."""
+        """The components for which the file has layers."""
         return frozenset(target_of(module)[0] for module in self.layers)
 
     @property
     def settings(self) -> list[str | float]:
-        """Name and strength, and the strength of the audio where it differs; JSON values."""
+        """File name and strength, and the audio strength if it differs, as JSON values for saved settings."""
         audio = [] if self.audio_strength == self.video_strength else [self.audio_strength]
         return [self.path.name, self.video_strength, *audio]
 
     @property
-    def made_for(self) -> str:
-        """What layers and metadata say about the generation that it is for; "" where they say nothing."""
+    def base_model(self) -> str:
+        """The generation of the base model and how it was detected, as text; "" if it is unknown."""
         shapes = {target_of(module): self._shape(layer) for module, layer in self.layers.items()}
         return describe_generation(shapes, self.metadata, None)[0]
 
     @property
     def is_of_family(self) -> bool:
-        """Whether any layer has a name that a transformer of this family, or what goes with it, may have."""
+        """Whether any layer's name occurs in an LTX-2 transformer, text connector or text projection."""
         return any(_FAMILY.search(target_of(module)[1]) for module in self.layers)
 
     def strength_of(self, component: Component, module: str) -> float:
-        """How strongly this LoRA acts on a module (official name)."""
+        """The strength for a module (official name) of a component."""
         stream = updated_stream(component, module)
         if stream is None:
             return self.strength
         return self.video_strength if stream == "video" else self.audio_strength
 
     def pairs(self, component: Component, shapes: Shapes) -> dict[str, LoraLayer]:
-        """The layers that fit a component, by the component's own module name."""
+        """The layers that fit a component with tensors of ``shapes``, by the component's module name."""
         return self._match({component: shapes})[1].get(component, {})
 
     def report(self, component: Component, shapes: Shapes, generation: str | None = None) -> LoraReport:
-        """Compare with the tensors of one component; reads no data. ``generation`` is the model's."""
+        """Compare the layers with the tensors of one component; ``generation`` is the model's, if known."""
         return self.report_all({component: shapes}, generation)
 
     def report_all(self, parts: Mapping[Component, Shapes], generation: str | None = None) -> LoraReport:
-        """Compare with several components of a model; layers for others count as elsewhere."""
+        """Compare the layers with several components of a model; layers for others are "elsewhere"."""
         entries, _ = self._match(parts)
         note, wrong = describe_generation(
             {(e.component, e.module): self._shape(layer) for e, layer in entries},
@@ -178,10 +179,10 @@ def open_lora(
     video_strength: float | None = None,
     audio_strength: float | None = None,
 ) -> Lora:
-    """Open a LoRA file, or the folder of PEFT or diffusers that holds one; only its header is read.
+    """Open a LoRA file, or the PEFT or diffusers folder of one; only the header is read.
 
-    Raises ValueError for a file without LoRA tensors, with half a pair, or of a kind that is not supported,
-    and for a strength that is not finite.
+    Raises FileNotFoundError for a missing file. Raises ValueError for a file without LoRA tensors, with
+    incomplete pairs or of an unsupported kind such as LoKr, and for a strength that is not finite.
     """
     video = strength if video_strength is None else video_strength
     audio = strength if audio_strength is None else audio_strength
@@ -221,16 +222,16 @@ def _file_in(path: Path) -> Path:
     )
     if len(files) != 1:
         names = ", ".join(file.name for file in files) or "none"
-        raise ValueError(f"{path} should hold one LoRA file; found: {names}. Give the file itself")
+        raise ValueError(f"{path} should hold one LoRA file; found: {names}. Use the path of the file")
     return files[0]
 
 
 def _peft_settings(header: Header, is_peft: bool) -> Mapping[str, Any]:
-    """What PEFT trained with: diffusers writes it into the file, PEFT itself beside it."""
+    """The training settings of a PEFT LoRA: diffusers stores them in the header, PEFT in a second file."""
     stated = header.metadata.get(PEFT_METADATA)
-    beside = header.path.with_name(PEFT_CONFIG)
-    if stated is None and is_peft and beside.is_file():
-        stated = read_object(beside)
+    settings_file = header.path.with_name(PEFT_CONFIG)
+    if stated is None and is_peft and settings_file.is_file():
+        stated = read_object(settings_file)
     if stated is None:
         return {}
     if not isinstance(stated, dict):
@@ -239,7 +240,7 @@ def _peft_settings(header: Header, is_peft: bool) -> Mapping[str, Any]:
 
 
 def _scaled(path: Path, layer: LoraLayer, rank: int, settings: Mapping[str, Any]) -> LoraLayer:
-    """With the scale of PEFT: alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRAs."""
+    """The layer with PEFT's scale: alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRAs."""
     section = next((s for s in ("transformer.", "connectors.") if layer.a.startswith(s)), "")
 
     def setting(key: str) -> Any:
@@ -257,6 +258,7 @@ def _scaled(path: Path, layer: LoraLayer, rank: int, settings: Mapping[str, Any]
             break
     if alpha is None:
         return layer
+    # json.loads gives a bool for true, which is an int to isinstance.
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
         raise ValueError(f"{path}: lora_alpha must be a number; got {alpha!r}")
     root = math.sqrt(rank) if setting("use_rslora") else rank

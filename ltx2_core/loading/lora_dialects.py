@@ -1,4 +1,4 @@
-"""How trainers name the tensors of a LoRA: declared tables of endings, of prefixes and of kinds not done."""
+"""How different trainers name the tensors of a LoRA: tables of endings, prefixes and unsupported kinds."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ PREFIXES = (
     "transformer.",
     "connectors.",
 )
-"""What stands in front of a module's name, removed one by one; bare names are fine too."""
+"""Prefixes of module names, removed in this order; names without prefix are accepted too."""
 
 FLAT_PREFIXES = ("lora_unet_", "lora_transformer_")
-"""Names of the kohya kind, whose dots became underscores: only a model's own names tell them apart."""
+"""Prefixes of flat names (kohya), in which dots are underscores; only a model's names can resolve them."""
 
 ENDINGS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\.(lora_A(\.[^.]+)?|lora_down|lora\.down)\.weight$"), "A"),
     (re.compile(r"\.(lora_B(\.[^.]+)?|lora_up|lora\.up)\.weight$"), "B"),
     (re.compile(r"\.alpha$"), "alpha"),
 )
-"""How a tensor's name ends; ``lora_A.default`` and the like name an adapter."""
+"""Endings of tensor names and their role; PEFT inserts the name of the adapter, as in ``lora_A.default``."""
 
 UNSUPPORTED: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\.dora_scale$|\.lora_magnitude_vector(\.|$)"), "DoRA"),
@@ -38,7 +38,7 @@ UNSUPPORTED: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\.lora_(B|up)(\.[^.]+)?\.bias$"), "LoRA with biases"),
     (re.compile(r"\.diff(_b)?$"), "full differences of weights"),
 )
-"""Kinds of files that are refused by name, since leaving the odd tensors out would give another result."""
+"""Kinds of files that are refused by name, since ignoring their extra tensors would give a wrong result."""
 
 _TEXT_ENCODER = ("lora_te", "text_encoder", "text_encoders", "language_model.", "model.layers.")
 _CONNECTORS = ("video_embeddings_connector", "audio_embeddings_connector")
@@ -65,22 +65,22 @@ _TO_DIFFUSERS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 
 @dataclass(frozen=True)
 class LoraLayer:
-    """The tensor names of one module's change; without ``alpha`` it is ``scale * (B @ A)``."""
+    """Names of the tensors that change one module by ``scale * (B @ A)``."""
 
     a: str
     b: str
     alpha: str | None = None
-    """A tensor whose value divided by the rank takes the place of ``scale``."""
+    """Name of a scalar tensor; if present, its value divided by the rank replaces ``scale``."""
     raw: str = ""
-    """The module's name as the file has it, without prefixes."""
+    """The module's name as in the file, without prefixes."""
     scale: float = 1.0
 
 
 def find_layers(path: object, names: Iterable[str]) -> dict[str, LoraLayer]:
-    """The pairs among the tensors of the file at ``path``, by the module's official name.
+    """Find the pairs of A and B among the tensor ``names`` of a file, by the module's official name.
 
-    A flat name stays as it is. Raises ValueError for a file without pairs, with half of one, with two for
-    the same module, or of a kind that is not supported.
+    Flat names are not resolved here. Raises ValueError, naming ``path``, for a file without pairs, with an
+    incomplete pair, with two pairs for one module, or of an unsupported kind.
     """
     found: dict[str, dict[str, str]] = {}
     raws: dict[str, str] = {}
@@ -90,7 +90,7 @@ def find_layers(path: object, names: Iterable[str]) -> dict[str, LoraLayer]:
             if pattern.search(name):
                 raise ValueError(
                     f"{path} is of the kind {kind} (it has {name}), which is not supported; merge it into a "
-                    "checkpoint with the tool that made it, or take a plain LoRA (lora_A and lora_B)"
+                    "checkpoint with the tool that made it, or use a plain LoRA (lora_A and lora_B)"
                 )
         for pattern, role in ENDINGS:
             if match := pattern.search(name):
@@ -118,7 +118,7 @@ def find_layers(path: object, names: Iterable[str]) -> dict[str, LoraLayer]:
 
 
 def official_name(module: str) -> str:
-    """The official name of a module that may have its diffusers name; flat names lose their prefix only."""
+    """Convert a module's diffusers name to the official one; flat names only lose their prefix."""
     for prefix in FLAT_PREFIXES:
         module = module.removeprefix(prefix)
     name = f"{module}."
@@ -130,14 +130,14 @@ def official_name(module: str) -> str:
 
 
 def diffusers_name(module: str) -> str:
-    """The name that diffusers gives an official module (of the projection: without its component's name)."""
+    """Convert a module's official name to the diffusers one."""
     for pattern, replacement in _TO_DIFFUSERS:
         module = pattern.sub(replacement, module)
     return module
 
 
 def target_of(module: str) -> tuple[Component, str]:
-    """The component that a module of a LoRA belongs to, and its name there."""
+    """The component to which a module of a LoRA belongs, and the module's name in that component."""
     if module.startswith(_TEXT_ENCODER):
         return Component.TEXT_ENCODER, module
     if module.startswith(_CONNECTORS):
@@ -148,10 +148,10 @@ def target_of(module: str) -> tuple[Component, str]:
 
 
 class ModuleNames:
-    """Finds a model's modules by the name that a LoRA gives them."""
+    """Finds the module of a model for a module name in a LoRA."""
 
     def __init__(self, weights: Mapping[str, tuple[int, ...]]) -> None:
-        """``weights``: the model's tensors by official name; those that are no ``weight`` do not matter."""
+        """``weights`` are the model's tensors, official name -> shape; only those called "weight" count."""
         self._own = {name.removesuffix(".weight") for name in weights if name.endswith(".weight")}
         self._flat: dict[str, set[str]] = {}
         for name in self._own:
@@ -159,7 +159,7 @@ class ModuleNames:
                 self._flat.setdefault(spelling.replace(".", "_"), set()).add(name)
 
     def find(self, module: str) -> str | None:
-        """The model's own name; None where it has no such module, or where a flat name fits several."""
+        """The model's name of ``module``; None if there is no such module, or if a flat name fits several."""
         if module in self._own:
             return module
         candidates = self._flat.get(module, set())
@@ -167,7 +167,7 @@ class ModuleNames:
 
 
 def few(names: Iterable[str], limit: int = 3) -> str:
-    """The first names, and how many are left out."""
+    """The first ``limit`` names as text, with the number of those left out."""
     listed = list(names)
     more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
     return ", ".join(listed[:limit]) + more

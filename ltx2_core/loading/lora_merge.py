@@ -1,7 +1,7 @@
-"""Merges LoRAs into the weights of a network, once, and exchanges them without drift.
+"""Merging of LoRAs into the weights of a network, and switching between LoRAs without drift.
 
-Every merged weight is computed from the file's own, never from one that was merged before, so exchanging
-sets of LoRAs any number of times gives the bits of a fresh load. Letters: R rank, I inputs, O outputs.
+A merged weight is always computed from the file's original weight, never from a merged one. So a network
+whose LoRAs were switched equals a freshly loaded one bit for bit. Letters: R rank, I inputs, O outputs.
 """
 
 from __future__ import annotations
@@ -27,20 +27,21 @@ from .lora_report import LoraReport
 log = logging.getLogger(__name__)
 
 ROWS = 256
-"""Rows of a weight that are in float32 at once."""
+"""Rows of a weight that are converted to float32 at a time."""
 
 Layers = Mapping[str, StoredLayer]
 Change = tuple[Lora, LoraLayer, float]
 Changes = Mapping[str, Sequence[Change]]
-"""Module -> the pairs that change it, each with its strength; never empty, never at strength 0."""
+"""Module -> the pairs that change it, each with its strength. Lists are not empty, strengths not 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
-    """The file's tensors of a component, and as what they are loaded.
+    """The original tensors of a component in the file, and how they are loaded.
 
-    ``layers`` are the quantised ones, of which ``resident`` stay as they are stored; ``shapes`` are those of
-    the network's tensors once they are decoded.
+    ``layers`` are the quantised layers, of which those in ``resident`` stay quantised in the network.
+    ``shapes`` are the decoded shapes of the network's tensors, ``dtype`` and ``device`` those of
+    ``Checkpoint.load``.
     """
 
     infos: Infos
@@ -51,17 +52,17 @@ class Base:
     device: torch.device
 
     def state(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """Those tensors as they are without any LoRA."""
+        """Read the named tensors as a state dict without any LoRA."""
         infos = {name: self.infos[name] for name in names}
         return read_state(infos, self.layers, self.resident, self.shapes, self.dtype, self.device)
 
     def names(self, module: str) -> list[str]:
-        """The weight of a module and what belongs to it."""
+        """Names of a module's weight and its companion tensors."""
         layer = self.layers.get(module)
         return [f"{module}.{suffix}" for suffix in (layer.infos if layer else ("weight",))]
 
     def is_mapped(self, tensor: Tensor, stored: torch.dtype | None) -> bool:
-        """Whether the tensor, unchanged, would only be a view of the file."""
+        """Whether a loaded tensor is a view of the memory-mapped file; ``stored`` is its dtype there."""
         return self.device.type == "cpu" and tensor.dtype == stored
 
 
@@ -71,9 +72,9 @@ def find_changes(
     shapes: Mapping[str, tuple[int, ...]],
     generation: str | None,
 ) -> tuple[dict[str, list[Change]], list[LoraReport]]:
-    """Which modules are changed by what, and the reports, which are logged.
+    """Find the changes of each module of a component, and the report of each LoRA, which is also logged.
 
-    Raises ValueError where a LoRA addresses this component and fits it nowhere.
+    Raises ValueError if a LoRA has layers for this component but none fits.
     """
     changes: dict[str, list[Change]] = {}
     reports = []
@@ -92,9 +93,10 @@ def find_changes(
 def merged(
     base: Base, changes: Changes, memory: Callable[[str], Tensor | None] = lambda module: None
 ) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Every changed module with its new tensors by suffix: ``weight``, and its scales where quantised.
+    """Yield every changed module with its merged tensors by suffix: ``weight``, and scales if quantised.
 
-    ``memory`` may give a weight to write the new one into, so that both never exist at once.
+    ``memory`` may return an existing weight for a module, into which the merged one is written to save
+    memory.
     """
     stored = read_tensors({n: base.infos[n] for module in changes for n in base.names(module)})
     files = {lora.path: safe_open(lora.path, framework="pt") for c in changes.values() for lora, _, _ in c}
@@ -114,18 +116,18 @@ def merged(
         tensors = {suffix: tensor.to(base.device) for suffix, tensor in tensors.items()}
         weight = decode(module, layer.form, tensors, base.shapes[f"{module}.weight"])
         if module in base.resident:
-            kept = {s: t for s, t in tensors.items() if s not in ("weight", "weight_scale_2", *SCALE_NAMES)}
+            others = {s: t for s, t in tensors.items() if s not in ("weight", "weight_scale_2", *SCALE_NAMES)}
             stored_dtype = tensors["weight"].dtype
             if layer.form.kind == "float" and stored_dtype.itemsize > 1:
-                yield module, {**kept, "weight": merge_weight(weight, pairs, stored_dtype)}
+                yield module, {**others, "weight": merge_weight(weight, pairs, stored_dtype)}
             else:
-                yield module, {**kept, **encode(layer.form, merge_into(weight, weight, pairs))}
+                yield module, {**others, **encode(layer.form, merge_into(weight, weight, pairs))}
         else:
             yield module, {"weight": merge_weight(weight, pairs, base.dtype or torch.bfloat16)}
 
 
 def put(network: nn.Module, module: str, tensors: Mapping[str, Tensor], base: Base) -> None:
-    """Give a module of the loaded network new tensors, in place where they have memory of their own."""
+    """Replace the tensors of a module of the loaded network; copies in place unless they map the file."""
     layer = network.get_submodule(module)
     if isinstance(layer, QuantizedLinear):
         for suffix in layer.companions:
@@ -147,7 +149,7 @@ def put(network: nn.Module, module: str, tensors: Mapping[str, Tensor], base: Ba
 
 
 def switch(network: nn.Module, base: Base, before: Changes, after: Changes) -> None:
-    """Exchange the changes in a loaded network, layer by layer; at most one layer exists twice."""
+    """Replace the changes ``before`` by ``after`` in a loaded network, holding one layer twice at a time."""
     for module in before.keys() - after.keys():
         names = base.names(module)
         tensors = {name.rpartition(".")[2]: t for name, t in base.state(names).items()}
@@ -163,7 +165,7 @@ def switch(network: nn.Module, base: Base, before: Changes, after: Changes) -> N
 
 
 def network_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
-    """The decoded shape of every weight of a network, quantised layers among them."""
+    """Name -> decoded shape of every tensor of a network, including its quantised layers."""
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     for name, layer in network.named_modules():
         if isinstance(layer, QuantizedLinear):
@@ -173,6 +175,8 @@ def network_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class _Pair:
+    """A (R, I), B (O, R) and their factor: the scale of the LoRA times its strength."""
+
     a: Tensor
     b: Tensor
     scale: float
@@ -188,12 +192,16 @@ class _Pair:
 
 
 def merge_weight(weight: Tensor, pairs: Sequence[_Pair], dtype: torch.dtype) -> Tensor:
-    """weight (O, I) + sum of scale * B @ A, summed in float32 and rounded once to ``dtype``."""
+    """``weight`` (O, I) + sum of scale * B @ A, summed in float32 and rounded once to ``dtype``."""
     return merge_into(torch.empty(weight.shape, dtype=dtype, device=weight.device), weight, pairs)
 
 
 def merge_into(out: Tensor, weight: Tensor, pairs: Sequence[_Pair]) -> Tensor:
-    """:func:`merge_weight` into ``out`` (O, I), which may be ``weight``; on the device of ``out``."""
+    """Like :func:`merge_weight`, but writes into ``out`` (O, I), which may be ``weight`` itself.
+
+    Computes on the device of ``out``.
+    """
+    # The largest scale comes first, because the bfloat16 path expresses the others relative to it.
     pairs = sorted((p for p in pairs if p.scale), key=lambda p: abs(p.scale), reverse=True)
     if not pairs:
         return out.copy_(weight)
@@ -204,13 +212,14 @@ def merge_into(out: Tensor, weight: Tensor, pairs: Sequence[_Pair]) -> Tensor:
 
 
 def _merge_bfloat16(out: Tensor, weight: Tensor, pairs: Sequence[_Pair]) -> Tensor:
-    # Products of bfloat16 are exact in the float32 that the matrix multiplication sums in, the weight
-    # included, so nothing is lost and nothing has to be converted.
+    # The matrix multiplication sums in float32, in which products of bfloat16 are exact. So this equals the
+    # float32 path up to the order of the sum, and needs no conversions.
     a, b = _stacked(pairs)
     return out.copy_(weight).addmm_(b, a, alpha=pairs[0].scale)
 
 
 def _merge_float32(out: Tensor, weight: Tensor, pairs: Sequence[_Pair]) -> Tensor:
+    # In slices of rows, so that the float32 copy of a large weight never exists as a whole.
     wide = [pair.a.float() for pair in pairs]
     for start in range(0, len(weight), ROWS):
         rows = slice(start, start + ROWS)
@@ -222,16 +231,15 @@ def _merge_float32(out: Tensor, weight: Tensor, pairs: Sequence[_Pair]) -> Tenso
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether ``device`` has instructions for it; a processor without (AVX2) takes 60 times as long as in
-    float32.
-    """
+    """Whether ``device`` multiplies bfloat16 in hardware; a CPU that does not takes 60 times as long."""
     return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _stacked(pairs: Sequence[_Pair]) -> tuple[Tensor, Tensor]:
-    """A (R, I) and B (O, R) whose product is that of all pairs, in units of the first, the largest, scale.
+    """Concatenate all pairs to one A (R, I) and B (O, R), scaled relative to the first pair's scale.
 
-    A factor that bfloat16 cannot hold becomes two, which together keep 16 bits of it.
+    The first scale is the largest. A scaled A does not fit into bfloat16, so it is split into a high and a
+    low part, which together have 16 significant bits.
     """
     if len(pairs) == 1:
         return pairs[0].a, pairs[0].b

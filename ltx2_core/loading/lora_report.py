@@ -1,4 +1,4 @@
-"""What a LoRA does to a model, stream by stream, and which generation it was made for: told from headers."""
+"""Report on how a LoRA fits a model: matching layers of each stream, and its base model's generation."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _BLOCK = re.compile(r"^transformer_blocks[._]\d+[._]")
 
 @dataclass(frozen=True)
 class LoraEntry:
-    """What becomes of one layer of a LoRA."""
+    """How one layer of a LoRA fits the model; ``detail`` has both shapes if they differ."""
 
     module: str
-    """The model's own name where it has such a module."""
+    """The model's name of the module if it has one, otherwise the LoRA's."""
     component: Component
     status: Status
     detail: str = ""
@@ -37,14 +37,14 @@ class LoraEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraReport:
-    """What a LoRA changes in a model, or in one component of it; ``str`` says it in words."""
+    """Which layers of a LoRA fit a model or one component of it; ``str()`` gives a readable report."""
 
     file: str
     video_strength: float
     audio_strength: float
     entries: tuple[LoraEntry, ...]
     note: str = ""
-    """What its layers say about the generation that it was made for."""
+    """A sentence about the generation of its base model, or ""."""
     wrong_generation: bool = False
 
     @property
@@ -53,44 +53,44 @@ class LoraReport:
 
     @property
     def unmatched(self) -> tuple[str, ...]:
-        """Layers that this model does not have."""
+        """Layers for modules that this model does not have."""
         return self._named("unmatched")
 
     @property
     def shape_mismatched(self) -> tuple[str, ...]:
-        """Layers that this model has with other widths, each with both shapes."""
+        """Layers for modules of other widths, each as text with both shapes."""
         return self._named("mismatched")
 
     @property
     def elsewhere(self) -> tuple[str, ...]:
-        """Layers of components that were not looked at."""
+        """Layers for components that were not compared."""
         return self._named("elsewhere")
 
     @property
     def is_clean(self) -> bool:
-        """Whether every layer that was looked at found its place."""
+        """Whether every compared layer fits and the generation is not a wrong one."""
         return not (self.unmatched or self.shape_mismatched or self.wrong_generation)
 
     def count(self, stream: Stream, status: Status) -> int:
         return sum(entry.stream == stream and entry.status == status for entry in self.entries)
 
     def require_match(self) -> None:
-        """Raises ValueError where the LoRA addresses what was looked at and fits it nowhere."""
+        """Raise ValueError if the LoRA has layers for the compared components but none of them fits."""
         if not self.matched and (self.unmatched or self.shape_mismatched):
             raise ValueError(f"{self}\nThis LoRA was made for another model or another LTX-2 generation")
 
     def __str__(self) -> str:
-        looked_at = len(self.entries) - len(self.elsewhere)
-        lines = [f"{self.file}: {len(self.matched)} of {looked_at} layers at {self._strengths()}"]
+        compared = len(self.entries) - len(self.elsewhere)
+        lines = [f"{self.file}: {len(self.matched)} of {compared} layers at {self._strengths()}"]
         for stream in STREAMS:
             counts: tuple[tuple[Status, str], ...] = (
                 ("matched", "matched"),
                 ("unmatched", "not in this model"),
                 ("mismatched", "of another shape"),
             )
-            told = [f"{n} {what}" for status, what in counts if (n := self.count(stream, status))]
-            if told:
-                lines.append(f"{stream}: {', '.join(told)}")
+            present = [f"{n} {what}" for status, what in counts if (n := self.count(stream, status))]
+            if present:
+                lines.append(f"{stream}: {', '.join(present)}")
         for names, what in (
             (self.unmatched, "not in this model"),
             (self.shape_mismatched, "of another shape"),
@@ -112,7 +112,7 @@ class LoraReport:
 
 
 def stream_of(component: Component, module: str) -> Stream:
-    """Where a module belongs. What stands between the streams is "cross", what handles text alone "text"."""
+    """The stream of a module; "cross" means cross-modal attention and its modulation, "text" text modules."""
     name = _BLOCK.sub("", module)
     if component is not Component.TRANSFORMER or name.removeprefix("audio_").startswith("caption_projection"):
         return "text"
@@ -122,7 +122,7 @@ def stream_of(component: Component, module: str) -> Stream:
 
 
 def updated_stream(component: Component, module: str) -> Literal["video", "audio"] | None:
-    """The stream whose strength a module follows: the one that it updates; None where it serves both."""
+    """The stream that a module updates, whose LoRA strength applies to it; None if it serves both."""
     name = _BLOCK.sub("", module)
     if name.startswith("aggregate_embed"):
         return None
@@ -139,27 +139,28 @@ Shape = tuple[int, ...]
 def describe_generation(
     layers: Mapping[tuple[Component, str], Shape], metadata: Mapping[str, Any], model: str | None
 ) -> tuple[str, bool]:
-    """What to say about the generation of a LoRA, and whether ``model`` is certainly of another one.
+    """A sentence about the generation of a LoRA's base model, and whether ``model`` is certainly another one.
 
-    ``layers`` are shapes of the changes by component and own module name. 2.3 and 2.5 have the same layers,
-    as far as a LoRA can show, so both count as 2.3.
+    ``layers`` are the shapes of the changes, by component and the component's module name; ``model`` is the
+    generation of the model or None if unknown. A LoRA for 2.3 has the same layers as one for 2.5, so these
+    two are not distinguished.
     """
-    made_for, why = _told_by_layers(layers)
-    if made_for is None:
-        made_for, why = _told_by_metadata(metadata)
+    base, why = _generation_by_layers(layers)
+    if base is None:
+        base, why = _generation_by_metadata(metadata)
     if model is None:
-        return (f"made for LTX-{_family(made_for)}: it has {why}" if made_for else ""), False
-    if made_for is None:
+        return (f"made for LTX-{_family(base)}: it has {why}" if base else ""), False
+    if base is None:
         return (
-            f"whether it was made for LTX-{model} cannot be told: LTX-2.0, 2.3 and 2.5 have all of its "
-            "layers in the same sizes"
+            f"whether it was made for LTX-{model} is unknown: LTX-2.0, 2.3 and 2.5 have all of its layers "
+            "in the same sizes"
         ), False
-    if made_for == ("2.0" if model == "2.0" else "2.3"):
+    if base == ("2.0" if model == "2.0" else "2.3"):
         return "", False
-    return f"WRONG GENERATION: made for LTX-{_family(made_for)} ({why}), this model is LTX-{model}", True
+    return f"WRONG GENERATION: made for LTX-{_family(base)} ({why}), this model is LTX-{model}", True
 
 
-_ROWS = re.compile(r"^(audio_)?adaln_single[._]linear$")
+_MODULATION = re.compile(r"^(audio_)?adaln_single[._]linear$")
 _LATE = re.compile(
     r"[._]to_gate_logits$|^(audio_)?prompt_adaln_single[._]|^(video|audio)_aggregate_embed$"
     r"|_connector[._]transformer_1d_blocks[._][2-7][._]"
@@ -167,7 +168,7 @@ _LATE = re.compile(
 _EARLY = re.compile(r"^(audio_)?caption_projection[._]|^aggregate_embed$")
 
 
-def _told_by_layers(layers: Mapping[tuple[Component, str], Shape]) -> tuple[str | None, str]:
+def _generation_by_layers(layers: Mapping[tuple[Component, str], Shape]) -> tuple[str | None, str]:
     for (component, name), shape in layers.items():
         if component is Component.TEXT_ENCODER:
             continue
@@ -175,13 +176,13 @@ def _told_by_layers(layers: Mapping[tuple[Component, str], Shape]) -> tuple[str 
             return "2.0", f"its layer {name}"
         if _LATE.search(name):
             return "2.3", f"its layer {name}"
-        if _ROWS.search(name) and len(shape) == 2 and shape[0] in (6 * shape[1], 9 * shape[1]):
-            rows = shape[0] // shape[1]
-            return ("2.0" if rows == 6 else "2.3"), f"the {rows} rows of {name}"
+        if _MODULATION.search(name) and len(shape) == 2 and shape[0] in (6 * shape[1], 9 * shape[1]):
+            parameters = shape[0] // shape[1]
+            return ("2.0" if parameters == 6 else "2.3"), f"the {parameters} modulation parameters of {name}"
     return None, ""
 
 
-def _told_by_metadata(metadata: Mapping[str, Any]) -> tuple[str | None, str]:
+def _generation_by_metadata(metadata: Mapping[str, Any]) -> tuple[str | None, str]:
     for key in ("model_version", "ss_base_model_version", "modelspec.architecture"):
         found = re.search(r"2[._](0|3|5)\b", str(metadata.get(key, "")))
         if found:

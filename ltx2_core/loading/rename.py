@@ -1,6 +1,6 @@
-"""From the names of a diffusers folder to those of a single-file checkpoint: one declared table a class.
+"""Renaming of tensors from a diffusers folder to a single-file checkpoint: one table for each class.
 
-No tensor is transposed or split on the way, so a name is all that changes.
+Only names differ between the two layouts; no tensor is transposed or split.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Replacement = str | Callable[["re.Match[str]"], str]
 
 @dataclass(frozen=True)
 class Table:
-    """The names of one component: ``rules`` one after the other, then ``prefix`` in front."""
+    """Renaming of one component: all ``rules`` (pattern, replacement) in order, then ``prefix`` in front."""
 
     prefix: str
     rules: tuple[tuple[str, Replacement], ...] = ()
@@ -60,7 +60,11 @@ _STATISTICS: tuple[tuple[str, Replacement], ...] = (
 
 
 def _video_vae(blocks: int) -> Table:
-    """A block and its resampler are two entries in the original list; diffusers has ``blocks`` of them."""
+    """The table of a video VAE with ``blocks`` down blocks.
+
+    diffusers puts residual blocks and their resampler into one block; in the official list they are two
+    entries, hence the factor of 2.
+    """
 
     def at(factor: int, offset: int) -> Callable[[re.Match[str]], str]:
         return lambda m: f"{m[1]}.{factor * int(m[2]) + offset}.{_LEAF[m[3]]}"
@@ -104,7 +108,7 @@ _TABLES: Mapping[str, Table] = {
 
 
 def table_for(class_name: str, *, blocks: int = 0) -> Table | None:
-    """The table of a diffusers class, None for a class that is not known.
+    """The renaming table of a diffusers class; None for an unsupported class.
 
     ``blocks`` is the number of down blocks of a video VAE, on which its names depend.
     """

@@ -1,4 +1,4 @@
-"""Whether a text encoder is the one that a checkpoint was trained with: told from headers."""
+"""Check that a text encoder is the one with which a checkpoint was trained, from headers alone."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from .detect import Component
 
 
 def check_text_encoder(checkpoints: Sequence[Checkpoint], text_encoder: Path) -> None:
-    """Raise ValueError where the Gemma at ``text_encoder`` does not belong to ``checkpoints``.
+    """Raise ValueError if the Gemma at ``text_encoder`` does not belong to ``checkpoints``. Reads no weights.
 
-    Gemma 3 and 4 of 12B have the same widths, so only their generations show that they were mixed up; LTX-2.5
-    also names the version of its own Gemma. Reads no weights.
+    Gemma 3 12B and Gemma 4 12B have the same widths, so comparing shapes is not enough: their generation is
+    compared, and for LTX-2.5 also the version of its fine-tuned Gemma.
     """
     config, _, metadata = find_encoder(text_encoder)
-    told = [c for c in checkpoints if Component.TRANSFORMER in c.components]
-    checkpoint = told[0] if told else find_component(checkpoints, Component.TEXT_PROJECTION)
+    transformers = [c for c in checkpoints if Component.TRANSFORMER in c.components]
+    checkpoint = transformers[0] if transformers else find_component(checkpoints, Component.TEXT_PROJECTION)
     gemma = 4 if "gemma4" in str(config.get("model_type")) else 3
-    wanted = 4 if checkpoint.generation == "2.5" else 3
-    if checkpoint.generation is not None and gemma != wanted:
+    required = 4 if checkpoint.generation == "2.5" else 3
+    if checkpoint.generation is not None and gemma != required:
         raise ValueError(
-            f"{_APART}{text_encoder} is a Gemma {gemma}, "
-            f"LTX-{checkpoint.generation} ({checkpoint.path}) was trained with a Gemma {wanted}. "
-            f"Take {_FILES[wanted]}"
+            f"{_MISMATCH}{text_encoder} is a Gemma {gemma}, "
+            f"LTX-{checkpoint.generation} ({checkpoint.path}) was trained with a Gemma {required}. "
+            f"Use {_FILES[required]}"
         )
     version = _version(metadata.get("gemma_config"))
     source = _version(checkpoint.metadata.get("gemma_source_checkpoint"))
     if version and source and version != source:
         raise ValueError(
-            f"{_APART}{text_encoder} is gemma_version {version}, "
-            f"{checkpoint.path} was trained with {source}. Take both from the same release"
+            f"{_MISMATCH}{text_encoder} is gemma_version {version}, "
+            f"{checkpoint.path} was trained with {source}. Use both from the same release"
         )
     states, hidden = int(config.get("num_hidden_layers", 0)) + 1, int(config.get("hidden_size", 0))
     projection = find_component(checkpoints, Component.TEXT_PROJECTION)
     widths = {s[-1] for n, s in projection.shapes(Component.TEXT_PROJECTION).items() if n.endswith(".weight")}
     if hidden and widths != {states * hidden}:
         raise ValueError(
-            f"{_APART}{text_encoder} gives {states} hidden states of width {hidden}, "
+            f"{_MISMATCH}{text_encoder} gives {states} hidden states of width {hidden}, "
             f"{states * hidden} values; the text projection of {projection.path} takes "
-            f"{', '.join(map(str, sorted(widths)))}. Take {_FILES[wanted]}"
+            f"{', '.join(map(str, sorted(widths)))}. Use {_FILES[required]}"
         )
 
 
-_APART = "text encoder and checkpoint do not belong together: "
+_MISMATCH = "text encoder and checkpoint do not belong together: "
 
 _FILES: Mapping[int, str] = {
     3: "gemma_3_12B_it (bf16, fp8_scaled or fp4_mixed) or the Hugging Face folder of Gemma 3 12B",

@@ -1,4 +1,4 @@
-"""Writes a safetensors file tensor by tensor, so that a model never has to be in memory as a whole."""
+"""Writing of safetensors files one tensor at a time, for models that do not fit in memory."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from ..storage.header import BITS
 from ..storage.quantized import TORCH_DTYPES
 
 ALIGNMENT = 64
-"""Bytes; where the data begins on a multiple of it, mapped weights lie as the processor likes them."""
+"""The data begins at a multiple of this many bytes, so that memory-mapped weights are aligned for SIMD."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor to be written; ``make`` is called once, when its turn has come."""
+    """One tensor to write: dtype name as in a header, shape, and a function that returns the tensor.
+
+    ``make`` is called once, just before the tensor is written.
+    """
 
     dtype: str
     shape: tuple[int, ...]
@@ -35,7 +38,10 @@ class Entry:
 
 
 def write_safetensors(path: Path, entries: Mapping[str, Entry], metadata: Mapping[str, str]) -> None:
-    """Write ``entries`` in their order. Raises ValueError for a tensor that is not what its entry says."""
+    """Write a safetensors file with ``entries`` in their order.
+
+    Raises ValueError if a tensor does not have the dtype and shape of its entry.
+    """
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     position = 0
     for name, entry in entries.items():
@@ -56,5 +62,5 @@ def write_safetensors(path: Path, entries: Mapping[str, Entry], metadata: Mappin
 
 
 def as_bytes(tensor: Tensor) -> Tensor:
-    """The values of ``tensor`` as one row of bytes."""
+    """The bytes of a tensor's values, as a one-dimensional uint8 tensor."""
     return tensor.contiguous().reshape(-1).view(torch.uint8)

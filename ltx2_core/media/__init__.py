@@ -1,6 +1,6 @@
-"""Pictures, clips and sound from files and back, through PyAV and Pillow.
+"""Reading and writing of images, video and audio files, through PyAV and Pillow.
 
-Ranges: pictures and clips read from files are RGB in [0, 1]; the networks work in [-1, 1] (``to_signed``).
+Ranges: images and clips read from files are RGB in [0, 1]; the networks work in [-1, 1] (``to_signed``).
 """
 
 from .atomic import check_output

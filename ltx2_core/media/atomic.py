@@ -1,4 +1,4 @@
-"""Output files that appear whole or not at all."""
+"""Output files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool = True) -> Path:
-    """Find out before the work starts that ``path`` can be written; returns it as a Path.
+    """Check that ``path`` can be written, before the work starts; returns it as a Path.
 
     Raises FileNotFoundError for a missing folder, IsADirectoryError for a folder in place of a file,
     FileExistsError where ``overwrite`` is off, PermissionError for a folder that may not be written.
@@ -24,6 +24,7 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool = True) -> Pat
         raise IsADirectoryError(errno.EISDIR, "the output is a folder; add a file name", str(file))
     if file.exists() and not overwrite:
         raise FileExistsError(errno.EEXIST, "the output exists; choose another name", str(file))
+    # Permission bits do not tell for network and read-only file systems, so a file is really created.
     probe = _temporary(file)
     try:
         probe.touch(exist_ok=False)
@@ -35,10 +36,12 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool = True) -> Pat
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name in the folder of ``path``; rename it on success, remove it on any exception.
+    """Yield a temporary path in the folder of ``path``; rename it on success, remove it on any exception.
 
-    The old file at ``path`` stays untouched until the rename. OSErrors come out saying what to do.
+    An old file at ``path`` stays untouched until the rename. An OSError is raised again with advice on what
+    to do (see :func:`explain`).
     """
+    # The temporary file is in the same folder, because a rename is atomic only within one file system.
     temporary = _temporary(path)
     try:
         yield temporary
@@ -50,7 +53,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def explain(error: OSError, path: Path) -> OSError:
-    """The same kind of error in words that say what to do about ``path``."""
+    """An OSError with the number of ``error`` and a message that says what to do about ``path``.
+
+    Returns ``error`` itself if there is no advice for its number.
+    """
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         advice = "the disk is full; free some space or choose another output folder"
     elif error.errno == errno.EFBIG:

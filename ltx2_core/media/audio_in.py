@@ -1,4 +1,4 @@
-"""Sound from any file that holds some: WAV, MP3, FLAC, M4A, or the track of a video.
+"""Audio from any file that contains some: WAV, MP3, FLAC, M4A, or the audio track of a video.
 
 Letters: C channels (1 or 2), S samples.
 """
@@ -21,14 +21,14 @@ from torch import Tensor
 def read_audio(
     path: str | os.PathLike[str], *, start_s: float = 0.0, duration_s: float | None = None
 ) -> tuple[Tensor, int]:
-    """Decode to (waveform (C, S) float32, full scale at -1 and 1; sample rate in Hz).
+    """Decode to (waveform (C, S) float32, full scale at -1 and 1; sample rate of the file in Hz).
 
-    Mono stays mono and stereo stereo; more channels are mixed down to stereo. Time runs with the file: sound
-    that begins after the picture is preceded by silence. ``start_s`` and ``duration_s`` cut to the sample;
-    a part that reaches past the end is returned shorter. The file's own rate is kept.
+    Mono stays mono and stereo stereo; more channels are mixed down to stereo. Time 0 is the start of the
+    file: if the audio track begins later than the video, silence is put before it. ``start_s`` and
+    ``duration_s`` select a part, exact to the sample; a part that reaches past the end is returned shorter.
 
-    Raises FileNotFoundError for a missing file; ValueError for one that is unreadable, without sound, empty
-    in the part asked for, or not finite.
+    Raises FileNotFoundError for a missing file, ValueError for one that is unreadable, has no audio, has no
+    samples in the selected part, or has samples that are not finite.
     """
     if not start_s >= 0:
         raise ValueError(f"start_s must be 0 or later; got {start_s}")
@@ -40,12 +40,12 @@ def read_audio(
     try:
         with av.open(os.fspath(file)) as container:
             if not container.streams.audio:
-                raise ValueError(f"{file} has no audio stream; give a sound file or a video with sound")
+                raise ValueError(f"{file} has no audio stream; use an audio file or a video with audio")
             samples, rate = _decode(container, start_s, duration_s)
     except (av.error.FFmpegError, UnicodeError) as error:
-        raise ValueError(f"cannot decode the sound in {file}: {error}") from error
+        raise ValueError(f"cannot decode the audio in {file}: {error}") from error
     if samples.shape[1] == 0:
-        raise ValueError(f"{file} has no sound from {start_s:g} s on; choose an earlier start")
+        raise ValueError(f"{file} has no audio from {start_s:g} s on; choose an earlier start")
     if not np.isfinite(samples).all():
         raise ValueError(f"{file} holds NaN or infinite samples; export it again as 16-bit WAV")
     return torch.from_numpy(samples), rate
@@ -80,11 +80,13 @@ def _decode(container: Any, start_s: float, duration_s: float | None) -> tuple[N
 def _blocks(
     container: Any, stream: Any, channels: int, rate: int
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Decoded blocks (C, n), each with the position of its first sample from the start of the file."""
+    """Yield (index of the first sample from the file's start, block (C, n)) for each decoded block."""
     resampler = av.AudioResampler(format="fltp", layout="mono" if channels == 1 else "stereo", rate=rate)
     origin_s = (container.start_time or 0) / av.time_base
     position: int | None = None
+    # None at the end makes the resampler return the samples that it still buffers.
     for frame in chain(container.decode(stream), (None,)):
+        # Only the first frame's time is used; the samples after it are taken as continuous.
         if position is None:
             if frame is None:
                 return

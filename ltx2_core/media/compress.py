@@ -1,7 +1,8 @@
-"""Makes a still look like a video frame: one H.264 round trip in memory.
+"""Adds video compression artefacts to an image by one H.264 round trip in memory.
 
-The model learned from compressed video; a picture that is too clean tends to stay frozen. The recipe is the
-one of the LTX-2 repository and of ComfyUI's LTXVPreprocess: libx264, veryfast, yuv420p, one frame a second.
+The model was trained on compressed video, and an image without artefacts tends to give a motionless clip.
+The settings are those of the LTX-2 repository and of ComfyUI's LTXVPreprocess: libx264, veryfast, yuv420p,
+one frame per second.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ MAX_CRF = 100
 
 
 def compress_image(frame: Tensor, crf: int) -> Tensor:
-    """(3, H, W) -> (3, H', W'), H' and W' floored to even; uint8 stays uint8, float in [0, 1] stays float.
+    """Compress an image (3, H, W) -> (3, H', W'), H' and W' rounded down to even numbers.
 
-    ``crf`` is the strength: 0 returns the frame as it is, 33 is usual for LTX-2, 18 for 2.3 and later;
-    libx264 treats everything above 51 as 51. Floats become bytes by truncation.
+    The image is uint8, or float in [0, 1], and keeps its dtype. ``crf`` sets the strength: 0 returns the
+    image unchanged, 33 is usual for LTX-2.0, 18 for 2.3 and later; libx264 treats values above 51 as 51.
+    Raises ValueError for a crf outside [0, 100] or an image of another shape.
     """
     if not 0 <= crf <= MAX_CRF:
         raise ValueError(f"crf must be 0 (off) to {MAX_CRF}; got {crf}, try 33")
@@ -36,6 +38,7 @@ def compress_image(frame: Tensor, crf: int) -> Tensor:
     if not rows or not columns:
         raise ValueError(f"compress_image needs at least 2x2 pixels; got shape {tuple(frame.shape)}")
     even = frame[:, :rows, :columns]
+    # Truncation, not rounding, as in the reference, so that the encoder gets the same bytes.
     pixels = even if frame.dtype == torch.uint8 else (even.float().clamp(0.0, 1.0) * 255.0).to(torch.uint8)
     decoded = torch.from_numpy(_round_trip(to_bytes_hwc(pixels), crf)).permute(2, 0, 1).contiguous()
     decoded = decoded.to(frame.device)

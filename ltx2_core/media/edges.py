@@ -1,6 +1,6 @@
-"""Edges of pictures as a control video: after Canny (1986), with two thresholds.
+"""Edge detection for control videos, after Canny (1986), with two thresholds.
 
-Letters: N pictures, H W pixel rows and columns.
+Letters: N frames, H W pixel rows and columns.
 """
 
 from __future__ import annotations
@@ -16,16 +16,19 @@ SMOOTHING = 1.4
 
 
 def canny(frames: Tensor, low: float = 0.1, high: float = 0.3) -> Tensor:
-    """Pictures (N, 3, H, W) in [0, 1] -> edges (N, H, W), 1 on an edge and 0 elsewhere.
+    """Frames (N, 3, H, W) in [0, 1] -> edges (N, H, W), 1.0 on an edge and 0.0 elsewhere.
 
-    A crest of the smoothed brightness's gradient is an edge where it exceeds ``high``, and where it exceeds
-    ``low`` and leads to such a place along the crest. Gradients are Sobel's, per two pixels: a step from
-    black to white has 0.52. Raises ValueError for thresholds that are not 0 < low <= high <= 1.
+    Candidates are the local maxima of the gradient of the smoothed luma, across the edge. Those above
+    ``high`` are edges, and those above ``low`` that are connected to an edge through such candidates. The
+    gradient is Sobel's over two pixels; a sharp step from black to white has 0.52 after smoothing.
+
+    Raises ValueError for thresholds that are not 0 < low <= high <= 1, or frames of another shape.
     """
     if not 0 < low <= high <= 1:
         raise ValueError(f"low={low:g} and high={high:g} must be above 0, at most 1, and low not above high")
     if frames.ndim != 4 or frames.shape[1] != 3:
         raise ValueError(f"frames must be (N, 3, H, W); got {tuple(frames.shape)}")
+    # Sixteen frames at a time bound the memory of the intermediate gradients.
     return torch.cat([_edges(part, low, high) for part in frames.split(16)])
 
 
@@ -37,6 +40,7 @@ def _edges(frames: Tensor, low: float, high: float) -> Tensor:
     size = torch.hypot(dx, dy)
     crest = _on_crest(size, dx, dy)
     strong, weak = crest & (size > high), crest & (size > low)
+    # Each pass grows the edges by one pixel along weak candidates, until nothing changes.
     while True:
         around = F.max_pool2d(strong.float()[:, None], 3, stride=1, padding=1)[:, 0] > 0
         grown = around & weak
@@ -54,16 +58,17 @@ def _smoothed(grey: Tensor) -> Tensor:
 
 
 def _sobel(grey: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients (N, H, W) along x and y."""
+    """Gradients of ``grey`` (N, 1, H, W) along x and y, each (N, H, W)."""
     kernel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]).to(grey) / 4
-    found = F.conv2d(F.pad(grey, (1,) * 4, mode="replicate"), torch.stack((kernel, kernel.T))[:, None])
-    return found[:, 0], found[:, 1]
+    gradients = F.conv2d(F.pad(grey, (1,) * 4, mode="replicate"), torch.stack((kernel, kernel.T))[:, None])
+    return gradients[:, 0], gradients[:, 1]
 
 
 def _on_crest(size: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
-    """Whether the gradient is at its largest across the edge, in the nearest of four directions."""
+    """Where the gradient is a local maximum across the edge, in the nearest of four directions (N, H, W)."""
     around = F.pad(size[:, None], (1,) * 4)[:, 0]
     height, width = size.shape[1:]
+    # Opposite directions are the same axis, hence modulo 4.
     octant = torch.round(torch.atan2(dy, dx) / (math.pi / 4)).long() % 4
     crest = torch.zeros_like(size, dtype=torch.bool)
     for index, (down, right) in enumerate(((0, 1), (1, 1), (1, 0), (1, -1))):

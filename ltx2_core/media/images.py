@@ -1,6 +1,6 @@
-"""One picture from a file or from memory, and its fit to the size of a clip.
+"""Images from files or memory, their fit to the size of a clip, and conversion of frames to bytes.
 
-Letters: N pictures, H W pixel rows and columns. Pictures are RGB float32 in [0, 1], channels first.
+Letters: N images or frames, H W pixel rows and columns. Images are RGB float32 in [0, 1], channels first.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 ITU_709 = 1
-"""What FFmpeg calls the primaries, the transfer and the matrix of BT.709."""
+"""FFmpeg's number for the colour primaries, the transfer function and the matrix of BT.709."""
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor"
 FitMode: TypeAlias = Literal["official", "comfy"]
 
 
 def load_image(source: ImageSource) -> Tensor:
-    """One picture as (1, 3, H, W) float32 in [0, 1].
+    """Load one image as (1, 3, H, W) float32 in [0, 1].
 
-    A path or a Pillow image is turned upright by its EXIF orientation; transparency is laid over black; of an
-    animation the first picture is taken. An array is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), a tensor
-    (C, H, W) or (1, C, H, W), both uint8 or float in [0, 1].
+    A path or a Pillow image is rotated by its EXIF orientation, and the first frame of an animation is
+    taken. An array is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), a tensor (C, H, W) or (1, C, H, W), both
+    uint8 or float in [0, 1]. Transparent pixels are blended with black.
 
-    Raises FileNotFoundError for a missing file, ValueError for one that is not a readable picture.
+    Raises FileNotFoundError for a missing file, ValueError for one that is not a readable image and for
+    arrays and tensors of another shape or range.
     """
     if isinstance(source, Tensor):
         return _from_channels_first(source)
@@ -56,11 +57,11 @@ def load_image(source: ImageSource) -> Tensor:
 
 
 def fit_image(frames: Tensor, width: int, height: int, *, mode: FitMode = "official") -> Tensor:
-    """Cover ``width`` x ``height`` and cut the overhang off around the centre.
+    """Scale and centre-crop frames (N, 3, H, W) -> (N, 3, height, width), without distortion or borders.
 
-    frames (N, 3, H, W) -> (N, 3, height, width). Bilinear without antialiasing; the range is kept.
-    ``official`` scales to cover, then crops, as the LTX-2 repository does;
-    ``comfy`` crops to the aspect ratio, then scales to the exact size, as ComfyUI does.
+    Bilinear without antialiasing; the value range does not change. ``official`` scales until the size is
+    covered and then crops, as the LTX-2 repository does; ``comfy`` crops to the aspect ratio and then scales
+    to the exact size, as ComfyUI does. Raises ValueError for another mode, shape or a size below 1.
     """
     if width < 1 or height < 1:
         raise ValueError(f"the size to fit must be positive; got {width}x{height}")
@@ -76,39 +77,40 @@ def fit_image(frames: Tensor, width: int, height: int, *, mode: FitMode = "offic
 
 
 def to_signed(frames: Tensor) -> Tensor:
-    """uint8, or float in [0, 1] -> float in [-1, 1], the range of the networks."""
+    """Frames of any shape, uint8 or float in [0, 1] -> float in [-1, 1], the range of the networks."""
     if frames.dtype == torch.uint8:
         return frames.float() / 127.5 - 1.0
     return frames * 2.0 - 1.0
 
 
 def to_bytes(frames: Tensor, *, first: int = 0) -> Tensor:
-    """frames (N, 3, H, W) in [-1, 1], clipped, or uint8 as they are -> uint8, on their device.
+    """Frames (N, 3, H, W) in [-1, 1] -> uint8 on the same device; values outside are clipped.
 
-    One picture after another, so that no more than one of them is there in float32 besides. The error counts
-    them from ``first`` on. Raises ValueError for NaN or infinite values, and for other types.
+    uint8 frames are returned unchanged. ``first`` is the number of the first frame in the clip, for the
+    error text. Raises ValueError for NaN or infinite values, and for other dtypes.
     """
     if frames.dtype == torch.uint8:
         return frames
     if not frames.is_floating_point():
         raise ValueError(f"frames are uint8 or float in [-1, 1]; got {frames.dtype}")
-    made = torch.empty(frames.shape, dtype=torch.uint8, device=frames.device)
+    converted = torch.empty(frames.shape, dtype=torch.uint8, device=frames.device)
     finite = []
-    for frame, bytes_ in zip(frames, made, strict=True):
-        # NaN and infinity reach the smallest or the largest value; no mask of the whole picture is needed.
+    # Frame by frame, so that only one float32 copy of a frame exists at a time.
+    for frame, bytes_ in zip(frames, converted, strict=True):
+        # NaN and infinity appear in the minimum or maximum, so no mask of the whole frame is needed.
         finite.append(torch.stack(torch.aminmax(frame)).isfinite().all())
         bytes_.copy_(frame.to(torch.float32, copy=True).add_(1.0).mul_(127.5).round_().clamp_(0.0, 255.0))
-    # One look at all of them: each would make a GPU wait.
+    # One transfer for all frames, because each read of a value synchronises with the GPU.
     for index, good in enumerate(torch.stack(finite).tolist() if finite else ()):
         if not good:
             raise ValueError(f"frame {first + index} holds NaN or infinite values; nothing was saved")
-    return made
+    return converted
 
 
 def _from_pillow(image: Image.Image) -> Tensor:
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I"):
-        # Pillow clips 16-bit grey to 8 bits when it converts; keep the upper byte's worth of range instead.
+        # Pillow clips 16-bit grey to 255 when it converts to RGB, so it is scaled from 65535 here.
         grey = np.asarray(upright).astype(np.float32) / 65535.0
         return _from_channels_first(torch.from_numpy(grey)[None].clamp(0.0, 1.0))
     has_alpha = "A" in upright.getbands() or "transparency" in upright.info
@@ -129,6 +131,7 @@ def _from_channels_first(image: Tensor) -> Tensor:
     elif image.is_floating_point():
         image = image.float()
         low, high = image.min().item(), image.max().item()
+        # Rounding in an earlier resize may exceed the range slightly; anything more is a wrong range.
         if not (low >= -1e-3 and high <= 1.0 + 1e-3):
             raise ValueError(f"float images are in [0, 1]; got values from {low:.4g} to {high:.4g}")
         image = image.clamp(0.0, 1.0)
@@ -150,15 +153,15 @@ def _cover_then_crop(frames: Tensor, width: int, height: int) -> Tensor:
 
 def _crop_then_scale(frames: Tensor, width: int, height: int) -> Tensor:
     rows, columns = frames.shape[-2:]
-    have, want = columns / rows, width / height
-    top = round((rows - rows * (have / want)) / 2) if have < want else 0
-    left = round((columns - columns * (want / have)) / 2) if have > want else 0
-    # A row or column always remains, whatever the proportions.
+    aspect, target = columns / rows, width / height
+    top = round((rows - rows * (aspect / target)) / 2) if aspect < target else 0
+    left = round((columns - columns * (target / aspect)) / 2) if aspect > target else 0
+    # At least one row and one column must remain, whatever the proportions.
     top, left = min(top, (rows - 1) // 2), min(left, (columns - 1) // 2)
     cropped = frames[..., top : rows - top, left : columns - left]
     return F.interpolate(cropped, size=(height, width), mode="bilinear", align_corners=False)
 
 
 def to_bytes_hwc(frame: Tensor) -> NDArray[np.uint8]:
-    """(3, H, W) uint8 -> the (H, W, 3) array that PyAV takes."""
+    """Frame (3, H, W) uint8 -> contiguous array (H, W, 3), the layout that PyAV takes."""
     return np.ascontiguousarray(rearrange(frame.cpu(), "c h w -> h w c").numpy())

@@ -1,4 +1,4 @@
-"""H.264 video with AAC sound, written as the frames arrive and put in place only when it is whole.
+"""H.264 video with AAC audio, encoded as frames arrive and renamed to its path only when complete.
 
 Letters: N frames, H W pixel rows and columns, C channels, S samples.
 """
@@ -32,15 +32,15 @@ STUDIO_RANGE = 1
 class VideoWriter:
     """Context manager that streams a clip into an MP4 file.
 
-    ``write_frames`` and ``write_audio`` may be called any number of times in any order. Frames are encoded at
-    once; samples wait until the picture has caught up, and what reaches past the last frame is dropped, so
-    the sound never outlasts the video. Shorter sound is left short.
+    ``write_frames`` and ``write_audio`` may be called any number of times in any order. Frames are encoded
+    immediately. Audio samples are buffered until the frames reach their time, and samples after the last
+    frame are dropped, so that the audio is never longer than the video; shorter audio is left short.
 
-    The file is written under a temporary name beside ``path`` and renamed when the block ends well. On any
-    exception the temporary file is removed and a file that was there stays as it was.
+    The file is written under a temporary name in the same folder and renamed to ``path`` when the block ends
+    without an exception. On an exception the temporary file is removed and an old file at ``path`` remains.
 
-    Raises ValueError for sizes, rates or values that cannot be encoded, OSError (PermissionError, disk full,
-    ...) saying what to do.
+    Raises ValueError for sizes, rates or values that cannot be encoded, and OSError (no permission, disk
+    full, ...) with advice on what to do.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class VideoWriter:
         self.sample_count = 0
         self._crf = crf
         self._metadata = dict(metadata or {})
-        self._waiting: deque[Tensor] = deque()
+        self._pending: deque[Tensor] = deque()
         self._stack = ExitStack()
         self._container: Any = None
         self._video: Any = None
@@ -78,6 +78,7 @@ class VideoWriter:
     def __enter__(self) -> VideoWriter:
         with ExitStack() as stack:
             temporary = stack.enter_context(replacing(self.path))
+            # faststart moves the index to the front, for players that stream; the other flag allows any tag.
             options = {"movflags": "faststart+use_metadata_tags"}
             self._container = av.open(os.fspath(temporary), "w", format="mp4", options=options)
             stack.push(self._close)
@@ -97,7 +98,10 @@ class VideoWriter:
             self._stack.__exit__(kind, error, trace)
 
     def write_frames(self, frames: Tensor) -> None:
-        """Append frames (N, 3, H, W): uint8, or float in [-1, 1] (values outside are clipped)."""
+        """Append frames (N, 3, H, W): uint8, or float in [-1, 1] (values outside are clipped).
+
+        Raises ValueError for another size, and for NaN or infinite values.
+        """
         self._check_open()
         if frames.ndim != 4 or frames.shape[1:] != (3, self.height, self.width):
             raise ValueError(
@@ -105,27 +109,31 @@ class VideoWriter:
             )
         for frame in frames:
             self._encode_frame(to_bytes(frame[None], first=self.frame_count)[0])
-        self._encode_waiting()
+        self._encode_pending()
 
     def write_audio(self, waveform: Tensor) -> None:
-        """Append samples (C, S), C 1 or 2, full scale at -1 and 1; mono goes to both sides."""
+        """Append samples (C, S), C 1 or 2, full scale at -1 and 1; mono is written to both channels.
+
+        Raises ValueError if the writer was opened without ``sample_rate``, for another shape, and for NaN or
+        infinite samples.
+        """
         self._check_open()
         if self._audio is None:
-            raise ValueError("this file has no sound track; open the writer with sample_rate")
+            raise ValueError("this file has no audio track; open the writer with sample_rate")
         if waveform.ndim != 2 or waveform.shape[0] not in (1, 2):
-            raise ValueError(f"sound must be (1 or 2 channels, samples); got shape {tuple(waveform.shape)}")
+            raise ValueError(f"audio must be (1 or 2 channels, samples); got shape {tuple(waveform.shape)}")
         samples = waveform.detach().to(device="cpu", dtype=torch.float32)
         if not torch.isfinite(samples).all():
-            raise ValueError("the sound holds NaN or infinite samples; nothing was saved")
-        self._waiting.append(samples.expand(2, -1))
-        self._encode_waiting()
+            raise ValueError("the audio holds NaN or infinite samples; nothing was saved")
+        self._pending.append(samples.expand(2, -1))
+        self._encode_pending()
 
     def _add_video(self) -> Any:
         options = {"crf": str(self._crf), **repeatable_options()}
         stream = self._container.add_stream("libx264", rate=self.fps, options=options)
         stream.width, stream.height, stream.pix_fmt = self.width, self.height, "yuv420p"
         context = stream.codec_context
-        # Untagged video is shown with the matrix of its size's era, which shifts the colours of large clips.
+        # Players guess the colour matrix of untagged video from its size, which shifts the colours of some.
         context.color_primaries = context.color_trc = context.colorspace = ITU_709
         context.color_range = STUDIO_RANGE
         return stream
@@ -136,26 +144,27 @@ class VideoWriter:
         return stream
 
     def _encode_frame(self, frame: Tensor) -> None:
-        picture = av.VideoFrame.from_ndarray(to_bytes_hwc(frame), format="rgb24")
-        picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709")
-        picture.pts, picture.time_base = self.frame_count, 1 / self.fps
-        self._container.mux(self._video.encode(picture))
+        video_frame = av.VideoFrame.from_ndarray(to_bytes_hwc(frame), format="rgb24")
+        video_frame = video_frame.reformat(format="yuv420p", dst_colorspace="ITU709")
+        video_frame.pts, video_frame.time_base = self.frame_count, 1 / self.fps
+        self._container.mux(self._video.encode(video_frame))
         self.frame_count += 1
 
-    def _encode_waiting(self) -> None:
-        """Encode the samples that fall before the end of the last frame."""
+    def _encode_pending(self) -> None:
+        """Encode the buffered samples up to the end of the last frame written."""
         if self.sample_rate is None:
             return
         sample_rate = self.sample_rate
         until = round(self.frame_count / self.fps * sample_rate)
-        while self._waiting and self.sample_count < until:
-            piece = self._waiting.popleft()
+        while self._pending and self.sample_count < until:
+            piece = self._pending.popleft()
             room = until - self.sample_count
             if piece.shape[1] > room:
-                self._waiting.appendleft(piece[:, room:])
+                self._pending.appendleft(piece[:, room:])
                 piece = piece[:, :room]
             if not piece.shape[1]:
                 continue
+            # PyAV needs contiguous samples, and a slice of stereo samples is not.
             samples = np.ascontiguousarray(piece.numpy())
             block = av.AudioFrame.from_ndarray(samples, format="fltp", layout="stereo")
             block.sample_rate, block.time_base = sample_rate, Fraction(1, sample_rate)
@@ -166,8 +175,8 @@ class VideoWriter:
     def _finish(self) -> None:
         if not self.frame_count:
             raise ValueError("no frames were written; a video holds at least one")
-        self._encode_waiting()
-        self._waiting.clear()
+        self._encode_pending()
+        self._pending.clear()
         self._container.mux(self._video.encode(None))
         if self._audio is not None:
             self._container.mux(self._audio.encode(None))
@@ -176,7 +185,7 @@ class VideoWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         container, self._container = self._container, None
-        # The trailer of a broken file may fail as well; the first error is the one to report.
+        # Writing the trailer of a broken file may fail too; the first error is the one to report.
         with nullcontext() if error is None else suppress(av.error.FFmpegError):
             container.close()
 
@@ -186,7 +195,7 @@ class VideoWriter:
 
 
 def frame_rate(fps: float | Fraction) -> Fraction:
-    """The exact rate that a float stands for: 23.976 -> 24000/1001, 29.97 -> 30000/1001, 25.0 -> 25.
+    """The exact rate that a rounded float means: 23.976 -> 24000/1001, 29.97 -> 30000/1001, 25.0 -> 25.
 
     Raises ValueError unless 0 < fps <= 1000.
     """
@@ -194,6 +203,7 @@ def frame_rate(fps: float | Fraction) -> Fraction:
         raise ValueError(f"fps must be above 0 and at most 1000; got {fps}")
     if isinstance(fps, Fraction):
         return fps
+    # Broadcast rates are an integer times 1000/1001 and are usually written with three digits.
     broadcast = Fraction(round(fps * 1.001) * 1000, 1001)
     if not float(fps).is_integer() and abs(fps - broadcast) < 1e-3:
         return broadcast
@@ -201,7 +211,10 @@ def frame_rate(fps: float | Fraction) -> Fraction:
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """The tags of a media file, with those that ``VideoWriter`` was given."""
+    """The metadata tags of a media file, including the ``metadata`` passed to ``VideoWriter``.
+
+    Raises FileNotFoundError for a missing file, ValueError for one that is not a media file.
+    """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no media file at {path}")
     try:
@@ -212,12 +225,15 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def write_wav(path: str | os.PathLike[str], waveform: Tensor, rate: int) -> None:
-    """Save (C, S), C 1 or 2, full scale at -1 and 1, as 16-bit WAV; louder samples are clipped."""
+    """Save a waveform (C, S), C 1 or 2, full scale at -1 and 1, as 16-bit WAV at ``rate`` Hz.
+
+    Louder samples are clipped. Raises ValueError for another shape, and for NaN or infinite samples.
+    """
     if waveform.ndim != 2 or waveform.shape[0] not in (1, 2) or not waveform.shape[1]:
-        raise ValueError(f"sound must be (1 or 2 channels, samples); got shape {tuple(waveform.shape)}")
+        raise ValueError(f"audio must be (1 or 2 channels, samples); got shape {tuple(waveform.shape)}")
     samples = waveform.detach().to(device="cpu", dtype=torch.float32)
     if not torch.isfinite(samples).all():
-        raise ValueError("the sound holds NaN or infinite samples; nothing was saved")
+        raise ValueError("the audio holds NaN or infinite samples; nothing was saved")
     words = (samples.clamp(-1.0, 1.0) * 32767.0).round().to(torch.int16)
     layout = "stereo" if waveform.shape[0] == 2 else "mono"
     packed = np.ascontiguousarray(words.T.reshape(1, -1).numpy())

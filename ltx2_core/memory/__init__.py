@@ -1,4 +1,4 @@
-"""What a run will need in memory, how it keeps within a budget, and what it did need."""
+"""Memory of a run: predicted before it starts, planned to fit a budget, and measured while it runs."""
 
 from .audio_stage import AudioSize, audio_bytes
 from .decode_choice import DecodeChoice, choose_decode

@@ -1,4 +1,4 @@
-"""What decoding the sound needs in memory: it grows with the clip, since all of it is decoded at once."""
+"""Memory for decoding the audio, which grows with the length of the clip: it is decoded in one piece."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from ..config import AudioVAEConfig, VocoderConfig
 from .trace import Trace
 
 _TRACED = (25, 50)
-"""Audio latents of the two traces through which the line is drawn."""
+"""Lengths in audio latents of the two traces from which the line is extrapolated."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudioSize:
-    """The networks that make a waveform of an audio latent, both in float32."""
+    """Configurations of the networks that turn an audio latent into a waveform; both compute in float32."""
 
     decoder: AudioVAEConfig
     vocoder: VocoderConfig
 
 
 def audio_bytes(size: AudioSize, latents: int) -> tuple[int, int]:
-    """(weights, activations) of decoding ``latents`` audio latents, within 10 % of ``Trace``.
+    """Bytes of (weights, activations) for decoding ``latents`` audio latents, within 10 % of ``Trace``.
 
-    Traced on the meta device at two lengths: every layer is local in time, so the rest is a line.
+    The activations are traced on the meta device at two lengths and extrapolated as a line, because every
+    layer is local in time.
     """
     weights, (short, long) = _traced(size)
     slope = (long - short) / (_TRACED[1] - _TRACED[0])
@@ -35,6 +36,7 @@ def audio_bytes(size: AudioSize, latents: int) -> tuple[int, int]:
 
 @lru_cache(maxsize=8)
 def _traced(size: AudioSize) -> tuple[int, tuple[int, int]]:
+    # Both networks always compute in float32, whatever the dtype of the run.
     decoder = AudioDecoder(size.decoder, dtype=torch.float32, device="meta")
     vocoder = build_vocoder(size.vocoder, dtype=torch.float32, device="meta")
     peaks = []

@@ -1,4 +1,4 @@
-"""How to decode a clip within given memory: pieces of time first, tiles only where its state does not fit."""
+"""How to decode a clip within a memory limit: smaller pieces of time first, spatial tiles only if needed."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from .decoding import DecoderMemory, decoder_memory
 
 SMALLEST_PIECE = 8 * 2**20
 _PIECES = tuple(MAX_PIECE_BYTES >> halvings for halvings in range(5))
-"""Down to the smallest; below it time grows and memory does not shrink."""
+"""Sizes to try, largest first. Pieces below 8 MiB take longer and save no more memory."""
 
 MOST_TILES = 8
-"""Along an axis."""
+"""Largest number of tiles along one axis."""
 
 FADED_HALOS = (8, 6, 4)
-"""Borders in latent cells, where one that would be exact leaves no room; below these seams begin to show."""
+"""Tile borders in latent cells to try if an exact one does not fit. Below 4 cells seams become visible."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeChoice:
-    """``piece_bytes`` is for the decoder's ``max_piece_bytes``; without ``tiles`` the frame is whole.
+    """How to decode a clip, and what memory that takes.
 
-    ``memory`` is what is on the device at once, ``host`` the bytes of system memory for the tiles that wait
-    and the frames that they make up.
+    ``piece_bytes`` is the decoder's ``max_piece_bytes``. Without ``tiles`` every frame is decoded whole.
+    ``exact`` is False if tile borders are cross-faded. ``memory`` is the working memory on the device,
+    ``host`` the bytes of system memory for the caches of inactive tiles and for the frames being assembled.
     """
 
     piece_bytes: int
@@ -39,7 +40,7 @@ class DecodeChoice:
     host: int = 0
 
     def line(self) -> str:
-        """For people."""
+        """One line for a report."""
         pieces = f"video is decoded in pieces of {self.piece_bytes / 2**20:.0f} MiB"
         if self.tiles is None:
             return pieces
@@ -49,9 +50,10 @@ class DecodeChoice:
 
 
 def choose_decode(room: int, *, vae: VideoVAEConfig, clip: ClipPlan, dtype: torch.dtype) -> DecodeChoice:
-    """The fastest way to decode ``clip`` within ``room`` bytes besides the weights, or the smallest one.
+    """The fastest way to decode ``clip`` with ``room`` bytes for activations, or else the smallest one.
 
-    What it costs grows downwards: smaller pieces; exact tiles; tiles with faded borders.
+    In this order: whole frames in ever smaller pieces, exact tiles, tiles with cross-faded borders. If none
+    of them fits, returns the one with the lowest peak.
     """
     cells = clip.latent_height, clip.latent_width
 
@@ -63,16 +65,16 @@ def choose_decode(room: int, *, vae: VideoVAEConfig, clip: ClipPlan, dtype: torc
             itemsize=dtype.itemsize,
             piece_bytes=piece_bytes,
         )
-        made = DecodeChoice(piece_bytes=piece_bytes, memory=memory, tiles=tiles)
+        found = DecodeChoice(piece_bytes=piece_bytes, memory=memory, tiles=tiles)
         if tiles is None:
-            return made
-        made = replace(made, exact=tiles.halo >= view)
-        return replace(made, host=_host(made, clip, vae))
+            return found
+        found = replace(found, exact=tiles.halo >= view)
+        return replace(found, host=_host(found, clip, vae))
 
     view = field_of_view(vae)
     smallest = choice(None, SMALLEST_PIECE)
     if smallest.memory.peak <= room:
-        return next(made for p in _PIECES if (made := choice(None, p)).memory.peak <= room)
+        return next(fit for p in _PIECES if (fit := choice(None, p)).memory.peak <= room)
     for halo in (view, *(halo for halo in FADED_HALOS if halo < view)):
         cuts = _cuts(cells, halo, view)
         if not cuts:
@@ -84,12 +86,12 @@ def choose_decode(room: int, *, vae: VideoVAEConfig, clip: ClipPlan, dtype: torc
             continue
         for tiles in cuts:
             if choice(tiles, SMALLEST_PIECE).memory.peak <= room:
-                return next(made for p in _PIECES if (made := choice(tiles, p)).memory.peak <= room)
+                return next(fit for p in _PIECES if (fit := choice(tiles, p)).memory.peak <= room)
     return smallest
 
 
 def _cuts(cells: tuple[int, int], halo: int, view: int) -> list[SpaceTiles]:
-    """Ways to cut a frame into tiles smaller than it, least to decode in all first."""
+    """All ways to cut a frame into smaller tiles, those that decode the fewest cells in total first."""
     ways = (
         SpaceTiles(columns=columns, rows=rows, halo=halo)
         for columns in range(1, MOST_TILES + 1)
@@ -100,10 +102,10 @@ def _cuts(cells: tuple[int, int], halo: int, view: int) -> list[SpaceTiles]:
 
 
 def _host(choice: DecodeChoice, clip: ClipPlan, vae: VideoVAEConfig) -> int:
-    """State of the tiles that wait, and the frames that lie there until all tiles have made their part.
+    """Bytes of system memory for tiled decoding: caches of the inactive tiles, and frames being assembled.
 
-    At the end of the clip that is all that the decoder lags behind. Exact tiles are bytes when they leave the
-    device, as for a file; faded ones are added up in float32.
+    Most frames are assembled at the end of the clip, when the decoder releases all frames by which it lags
+    behind. Exact tiles arrive as bytes, cross-faded ones are summed in float32.
     """
     assert choice.tiles is not None
     lag = 0 if vae.causal_decoder else ceil(_lag(vae))
@@ -115,7 +117,7 @@ def _host(choice: DecodeChoice, clip: ClipPlan, vae: VideoVAEConfig) -> int:
 
 
 def _lag(vae: VideoVAEConfig) -> float:
-    """Latent frames that frames come after their own: each convolution waits for one more."""
+    """Latent frames by which output frames lag behind: each convolution needs one later frame."""
     lag, scale = 1.0, 1
     for block in vae.decoder_blocks:
         if block.kind == "res_x":

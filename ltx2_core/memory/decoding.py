@@ -1,6 +1,7 @@
-"""What the streaming video decoder holds, played through with numbers of frames in the place of tensors.
+"""Peak memory of the streaming video decoder, by a simulation that counts frames instead of computing them.
 
-Letters: T frames of a piece; sizes are bytes of one frame.
+It follows ``video_vae.streaming.run_stages`` step by step and must change together with it. Sizes in bytes
+are those of one frame at that point of the decoder.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ from typing import Literal
 from ..config import VideoVAEConfig
 from ..video_vae.streaming import MAX_PIECE_BYTES, TAPS
 
-_KEPT = TAPS - 1
+_CACHED = TAPS - 1
+"""Input frames that a convolution caches from one piece to the next."""
+
 _ENOUGH_LATENTS = 48
-"""Longer clips than this decoder's view hold no more than one of this length."""
+"""Latent frames after which the peak no longer grows with the length of the clip."""
 
 Kind = Literal["plain", "conv", "residual", "upsample", "head"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderMemory:
-    """Most bytes at once (``peak``), of them what is kept from piece to piece (``state``)."""
+    """Peak bytes of a decode (``peak``), and the most that is cached between pieces (``state``)."""
 
     peak: int
     state: int
@@ -36,59 +39,64 @@ def decoder_memory(
     itemsize: int,
     piece_bytes: int = MAX_PIECE_BYTES,
 ) -> DecoderMemory:
-    """Of decoding a latent of ``latent_frames`` frames of ``cells`` rows and columns in pieces.
+    """Working memory for decoding a latent of ``latent_frames`` frames with ``cells`` (rows, columns).
 
-    Within 10 % of what ``Trace`` counts; the latent and the frames that are handed on do not count.
+    ``itemsize`` is the bytes of one value, ``piece_bytes`` the decoder's ``max_piece_bytes``. Within 10 % of
+    what ``Trace`` counts. Weights, the latent and the frames already yielded are not included.
     """
     frames = min(latent_frames, _ENOUGH_LATENTS)
-    return _played(vae, frames, cells, itemsize, piece_bytes)
+    return _simulated(vae, frames, cells, itemsize, piece_bytes)
 
 
 @lru_cache(maxsize=256)
-def _played(
+def _simulated(
     vae: VideoVAEConfig, frames: int, cells: tuple[int, int], itemsize: int, piece_bytes: int
 ) -> DecoderMemory:
-    links = _links(vae, cells, itemsize)
+    stages = _stages(vae, cells, itemsize)
     pad = (cells[0] + 2) * (cells[1] + 2) / (cells[0] * cells[1]) if vae.decoder_padding == "reflect" else 0.0
-    play = _Play(links=links, piece=piece_bytes, pad=pad, centre=_KEPT if vae.causal_decoder else 1)
-    play.through(0, frames, last=True, above=0)
-    return DecoderMemory(peak=int(play.peak), state=int(play.most_kept))
+    simulation = _Simulation(
+        stages=stages, piece=piece_bytes, pad=pad, centre=_CACHED if vae.causal_decoder else 1
+    )
+    simulation.through(0, frames, last=True, above=0)
+    return DecoderMemory(peak=int(simulation.peak), state=int(simulation.largest_cache))
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Link:
-    """One stage of the chain; ``given`` and ``made`` are the sizes of its input and output frames."""
+class _Stage:
+    """One stage of the decoder; ``input`` and ``output`` are the bytes of one frame before and after it."""
 
     kind: Kind
-    given: float
-    made: float
+    input: float
+    output: float
     inner: float = 0.0
-    """Output of its convolution for one frame."""
+    """Bytes of one frame after the convolution of an upsampling stage, before its pixel shuffle."""
     growth: float = 1.0
+    """As in ``video_vae.streaming.Stage``: size of the result over the size of the input, at least 1."""
     times: int = 1
     """Output frames for each input frame."""
     residual: bool = False
+    """Whether an upsampling stage adds its input to the result."""
 
 
-def _links(vae: VideoVAEConfig, cells: tuple[int, int], itemsize: int) -> list[_Link]:
+def _stages(vae: VideoVAEConfig, cells: tuple[int, int], itemsize: int) -> list[_Stage]:
     unit = cells[0] * cells[1] * itemsize
     width = vae.decoder_base_channels * prod(block.multiplier for block in vae.decoder_blocks)
     latent, now = vae.latent_channels * unit, float(width * unit)
-    links = [
-        _Link(kind="plain", given=latent, made=latent),
-        _Link(kind="conv", given=latent, made=now, growth=max(1.0, width / vae.latent_channels)),
+    stages = [
+        _Stage(kind="plain", input=latent, output=latent),
+        _Stage(kind="conv", input=latent, output=now, growth=max(1.0, width / vae.latent_channels)),
     ]
     for block in vae.decoder_blocks:
         if block.kind == "res_x":
-            links += [_Link(kind="residual", given=now, made=now)] * block.num_layers
+            stages += [_Stage(kind="residual", input=now, output=now)] * block.num_layers
             continue
         cell = prod(block.strides)
         inner = now / block.multiplier * cell
-        links.append(
-            _Link(
+        stages.append(
+            _Stage(
                 kind="upsample",
-                given=now,
-                made=inner / block.strides[0],
+                input=now,
+                output=inner / block.strides[0],
                 inner=inner,
                 growth=max(1.0, cell / block.multiplier),
                 times=block.strides[0],
@@ -98,106 +106,115 @@ def _links(vae: VideoVAEConfig, cells: tuple[int, int], itemsize: int) -> list[_
         now = inner / block.strides[0]
         width //= block.multiplier
     pixels = now / width * vae.channels * vae.patch_size**2
-    links.append(_Link(kind="head", given=now, made=pixels))
-    return links
+    stages.append(_Stage(kind="head", input=now, output=pixels))
+    return stages
 
 
 @dataclass(kw_only=True)
-class _Play:
-    """One pass: which frames every convolution keeps, and the most that there was at once."""
+class _Simulation:
+    """One pass over a clip: how many frames every convolution caches, and the peak so far."""
 
-    links: list[_Link]
+    stages: list[_Stage]
     piece: int
     pad: float
-    """Size of a reflected input over that of the input; 0 where the convolution pads itself."""
+    """Size of an input padded by reflection over the plain input; 0 where the convolution pads with zeros."""
     centre: int
+    """Frames that a convolution repeats before the first one of the clip."""
     peak: float = 0.0
-    most_kept: float = 0.0
-    _kept: dict[tuple[int, int], int] = field(default_factory=dict)
-    _begun: set[int] = field(default_factory=set)
+    largest_cache: float = 0.0
+    _cached: dict[tuple[int, int], int] = field(default_factory=dict)
+    _started: set[int] = field(default_factory=set)
     _held: float = 0.0
-    """What is kept now."""
+    """Bytes cached now by all convolutions."""
 
     def through(self, number: int, frames: int, *, last: bool, above: float, unused: int = 0) -> None:
-        """Take a piece of ``frames`` through the links from ``number`` on, beside ``above`` bytes.
+        """Run a piece of ``frames`` through stage ``number`` and all later ones.
 
-        It is a view of a tensor with ``unused`` frames more.
+        ``above`` are the bytes that earlier stages hold meanwhile. The piece is a view of a tensor that has
+        ``unused`` frames more.
         """
         if frames == 0:
             return
-        if number == len(self.links):
+        if number == len(self.stages):
             self._note(above)
             return
-        link = self.links[number]
-        step = max(1, int(self.piece / (link.given * prod(one.growth for one in self.links[number:]))))
-        whole, left = (frames + unused) * link.given, frames
+        stage = self.stages[number]
+        step = max(1, int(self.piece / (stage.input * prod(one.growth for one in self.stages[number:]))))
+        whole, left = (frames + unused) * stage.input, frames
         while left:
             now = min(step, left)
             ends = last and now == left
-            made, dropped = self._run(number, now, ends, above + whole)
+            outputs, dropped = self._run(number, now, ends, above + whole)
             left -= now
-            # Pieces are views: the whole of them is there until the last one is used up.
-            beside = above + (whole if left else 0.0)
-            self.through(number + 1, made - dropped, last=ends, above=beside, unused=dropped)
+            # Pieces are views of one tensor, which is freed only with the last of them.
+            held = above + (whole if left else 0.0)
+            self.through(number + 1, outputs - dropped, last=ends, above=held, unused=dropped)
 
-    def _run(self, number: int, frames: int, last: bool, beside: float) -> tuple[int, int]:
-        """Frames that a link makes of ``frames``, and how many of them it then leaves out."""
-        link = self.links[number]
-        if link.kind == "plain":
-            self._note(beside + frames * link.made)
+    def _run(self, number: int, frames: int, last: bool, above: float) -> tuple[int, int]:
+        """Output frames of a stage for ``frames`` input frames, and how many of them it drops again."""
+        stage = self.stages[number]
+        if stage.kind == "plain":
+            self._note(above + frames * stage.output)
             return frames, 0
-        if link.kind == "conv":
-            return self._convolve(number, 0, frames, last, beside, link.made), 0
-        if link.kind == "head":
-            self._note(beside + 2 * frames * link.given)
-            made = self._convolve(number, 0, frames, last, beside + frames * link.given, link.made)
-            self._note(beside + 2 * made * link.made)
-            return made, 0
-        window = self._window(number, 0, frames, last, beside, link.given)
-        wide, made = window * link.given, max(0, window - _KEPT)
-        if link.kind == "residual":
-            self._note(beside + 3 * wide)
-            self._kernel(window, made, beside + wide, link.given, link.made)
-            hidden = made * link.made
-            self._note(beside + wide + 3 * hidden)
-            return self._convolve(number, 1, made, last, beside + wide + 2 * hidden, link.made), 0
-        self._kernel(window, made, beside, link.given, link.inner)
-        self._note(beside + wide + 2 * made * link.inner)
-        if link.residual:
-            self._note(beside + wide + made * (link.inner + link.given))
-        first = link.times == 2 and made > 0 and number not in self._begun
+        if stage.kind == "conv":
+            return self._convolve(number, 0, frames, last, above, stage.output), 0
+        if stage.kind == "head":
+            self._note(above + 2 * frames * stage.input)
+            outputs = self._convolve(number, 0, frames, last, above + frames * stage.input, stage.output)
+            self._note(above + 2 * outputs * stage.output)
+            return outputs, 0
+        window = self._window(number, 0, frames, last, above, stage.input)
+        wide, outputs = window * stage.input, max(0, window - _CACHED)
+        if stage.kind == "residual":
+            self._note(above + 3 * wide)
+            self._kernel(window, outputs, above + wide, stage.input, stage.output)
+            hidden = outputs * stage.output
+            self._note(above + wide + 3 * hidden)
+            return self._convolve(number, 1, outputs, last, above + wide + 2 * hidden, stage.output), 0
+        self._kernel(window, outputs, above, stage.input, stage.inner)
+        self._note(above + wide + 2 * outputs * stage.inner)
+        if stage.residual:
+            self._note(above + wide + outputs * (stage.inner + stage.input))
+        first = stage.times == 2 and outputs > 0 and number not in self._started
         if first:
-            self._begun.add(number)
-        return made * link.times, int(first)
+            self._started.add(number)
+        return outputs * stage.times, int(first)
 
-    def _convolve(self, number: int, which: int, frames: int, last: bool, beside: float, made: float) -> int:
-        """Output frames of a convolution."""
-        given = self.links[number].given
-        window = self._window(number, which, frames, last, beside, given)
-        out = max(0, window - _KEPT)
-        self._kernel(window, out, beside, given, made)
+    def _convolve(
+        self, number: int, which: int, frames: int, last: bool, above: float, out_bytes: float
+    ) -> int:
+        """Output frames of convolution ``which`` of a stage for ``frames`` more input frames."""
+        in_bytes = self.stages[number].input
+        window = self._window(number, which, frames, last, above, in_bytes)
+        out = max(0, window - _CACHED)
+        self._kernel(window, out, above, in_bytes, out_bytes)
         return out
 
-    def _kernel(self, window: int, out: int, beside: float, given: float, made: float) -> None:
+    def _kernel(self, window: int, out: int, above: float, in_bytes: float, out_bytes: float) -> None:
+        """Count the input, its padded copy and the output of one convolution."""
         if out:
-            self._note(beside + window * given * (1 + self.pad))
-            self._note(beside + window * given * (self.pad or 1) + out * made)
+            self._note(above + window * in_bytes * (1 + self.pad))
+            self._note(above + window * in_bytes * (self.pad or 1) + out * out_bytes)
 
-    def _window(self, number: int, which: int, frames: int, last: bool, beside: float, given: float) -> int:
-        """Frames that a convolution sees; what it keeps afterwards is accounted for."""
-        before = self._kept.pop((number, which), None)
+    def _window(self, number: int, which: int, frames: int, last: bool, above: float, in_bytes: float) -> int:
+        """Frames in the input window of convolution ``which`` of a stage for ``frames`` new input frames.
+
+        Also updates the number of frames that it caches for the next piece, and the peak.
+        """
+        before = self._cached.pop((number, which), None)
         count = self.centre if before is None else before
         if before is not None:
-            self._held -= before * given
-        window = count + frames + (last and self.centre < _KEPT)
-        self._note(beside + (count + window) * given)
+            self._held -= before * in_bytes
+        window = count + frames + (last and self.centre < _CACHED)
+        self._note(above + (count + window) * in_bytes)
         if not last:
-            kept = min(window, _KEPT)
-            self._kept[number, which] = kept
-            self._held += kept * given
-            self.most_kept = max(self.most_kept, self._held)
-        self._note(beside + window * given)
+            cached = min(window, _CACHED)
+            self._cached[number, which] = cached
+            self._held += cached * in_bytes
+            self.largest_cache = max(self.largest_cache, self._held)
+        self._note(above + window * in_bytes)
         return window
 
     def _note(self, bytes_: float) -> None:
+        """Count a moment with ``bytes_`` of activations, in addition to what is cached."""
         self.peak = max(self.peak, bytes_ + self._held)

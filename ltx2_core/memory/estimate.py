@@ -1,4 +1,4 @@
-"""Predicted peak memory of a run, stage by stage, from shapes alone."""
+"""Predicted peak memory of a run, stage by stage, from the shapes of networks and clips."""
 
 from __future__ import annotations
 
@@ -41,9 +41,10 @@ def estimate_memory(
     connector_weights: int = 0,
     text: TextSize | None = None,
 ) -> tuple[MemoryEstimate, ...]:
-    """One entry a stage, for one sample at a time; the networks live one after another.
+    """One entry for each stage of a run with a batch of one, in the order of the run.
 
-    An estimate, not a bound: attention is assumed to be fused, and allocators round up.
+    The ``*_weights`` are bytes. Only one network is assumed to be loaded at a time, so the peak of the run is
+    the largest entry. An estimate, not a bound: attention is assumed to be fused, and allocators round up.
     """
     itemsize = dtype.itemsize
     encoder, connectors = (0, 0) if text is None else text_bytes(text, itemsize)
@@ -71,11 +72,12 @@ def estimate_memory(
 def step_bytes(
     config: TransformerConfig, clip: ClipPlan, itemsize: int, *, chunk_tokens: int | None = None
 ) -> int:
-    """Activations of one step with its rotary tables, within 10 % of what ``Trace`` counts at real sizes.
+    """Bytes of activations of one forward pass of the transformer, within 10 % of ``Trace`` at real sizes.
 
-    All through the step there are a stream's tokens and its two rotary tables. The feed-forward adds its
-    input, four hidden widths and its output for the tokens it computes at once, a chunked self-attention
-    keys and values of all tokens and four widths of the chunk.
+    With ``chunk_tokens`` the branches of a block process that many video tokens at a time. Always counted:
+    the tokens of both streams and two rotary tables for each. On top comes the larger of the feed-forward
+    (input, four hidden widths and output of its chunk) and chunked self-attention (keys and values of all
+    tokens, four widths of the chunk).
     """
     video = clip.video_tokens * config.dim * itemsize
     audio = clip.audio_tokens * config.audio_dim * itemsize
@@ -90,7 +92,7 @@ def step_bytes(
 def decoding(
     vae: VideoVAEConfig, clip: ClipPlan, itemsize: int, piece_bytes: int = MAX_PIECE_BYTES
 ) -> DecoderMemory:
-    """Working memory and state of decoding ``clip``, within 10 % of what ``Trace`` counts."""
+    """Working memory for decoding ``clip`` in whole frames, within 10 % of what ``Trace`` counts."""
     return decoder_memory(
         vae,
         latent_frames=clip.latent_frames,

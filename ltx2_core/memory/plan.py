@@ -1,4 +1,4 @@
-"""What to keep, to stream and to compute in parts so that a run stays within a budget."""
+"""Planning of a run within a memory budget: what stays on the device, is streamed, or computed in parts."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from .text_stage import TextSize, text_bytes
 
 GB = 10**9
 PRESETS = {f"{size} GB": size * GB for size in (8, 12, 16, 24, 32, 80)}
-"""Budgets of common devices."""
+"""Budgets in bytes for common sizes of GPU memory."""
 
 CHUNK_TOKENS = 2048
-"""Enough tokens to keep matrix products efficient, few enough that their activations hardly count."""
+"""Tokens per chunk: enough for efficient matrix products, few enough for small activations."""
 
 _RESERVE = 0.06
-"""Share of the budget that allocators round up and kernels use for themselves."""
+"""Share of the budget left free, for rounding by allocators and workspace of kernels."""
 
 _SIZES = {"": 1, "b": 1, "m": 10**6, "mb": 10**6, "g": GB, "gb": GB, "mib": 2**20, "gib": 2**30}
 
 _COPIES = 2
-"""Blocks on the device at once besides the resident ones: one that computes, one that arrives."""
+"""Streamed blocks on the device at once: one that computes and one that is being copied."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedStage:
-    """Bytes of one stage on the device, and in system memory what waits to be copied there.
+    """Bytes of one stage: ``weights`` and ``activations`` on the device, ``host`` in system memory.
 
-    ``state`` is the part of the activations that a decoder keeps from piece to piece.
+    ``state`` is the part of the activations that a decoder caches between pieces.
     """
 
     stage: str
@@ -50,11 +50,12 @@ class PlannedStage:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryPlan:
-    """How to run within ``budget`` bytes.
+    """How to run within ``budget`` bytes of device memory.
 
-    ``resident_blocks`` of ``blocks`` stay on the device and the others are streamed. ``chunk_tokens`` is for
-    ``Transformer.chunk_tokens``, ``decode`` for the video decoder. Text that is encoded beside the device has
-    its weights in the ``host`` bytes of its stage, and tiles that wait have their state there.
+    ``resident_blocks`` of the transformer's ``blocks`` stay on the device, the others are streamed.
+    ``chunk_tokens`` is how many video tokens a branch processes at a time (None: all), ``decode`` how the
+    video is decoded. The ``host`` bytes of a stage hold streamed blocks, the text encoder if it runs on the
+    CPU, or the caches of inactive tiles.
     """
 
     budget: int
@@ -70,16 +71,16 @@ class MemoryPlan:
 
     @property
     def fits(self) -> bool:
-        """Whether every stage stays within the budget; if not, the plan is the smallest that there is."""
+        """Whether every stage stays within the budget; if not, this is the plan with the lowest peak."""
         return self.peak <= usable(self.budget)
 
     @property
     def streamed(self) -> bool:
-        """Whether some of the blocks are copied to the device when they are needed."""
+        """Whether some blocks are offloaded and copied to the device when they are needed."""
         return self.resident_blocks < self.blocks
 
     def lines(self) -> list[str]:
-        """The plan as a table."""
+        """The plan as a table and notes, line by line."""
         rows = [f"{'':10}{'weights':>10}{'working':>10}{'state':>10}{'total':>10}{'host':>10}"]
         for s in self.stages:
             sizes = (s.weights, s.activations - s.state, s.state, s.total, s.host)
@@ -95,7 +96,7 @@ class MemoryPlan:
 
     @property
     def shortage(self) -> str:
-        """What is missing of a plan that does not fit, and what to do."""
+        """For a plan that does not fit: how much it needs, how much it may use, and what to do."""
         return (
             f"does not fit: the run needs {size_text(self.peak)} and may use "
             f"{size_text(usable(self.budget))} of {size_text(self.budget)}; make a smaller clip, or allow at "
@@ -118,17 +119,21 @@ def plan_memory(
     text_keys: int = 0,
     connector_weights: int = 0,
     text: TextSize | None = None,
-    sound: AudioSize | None = None,
+    audio: AudioSize | None = None,
 ) -> MemoryPlan:
-    """The fastest plan that fits into ``budget`` bytes, or the smallest one; what it costs grows downwards:
-    everything resident, tokens in chunks, blocks streamed; smaller pieces for the decoder, then tiles. A text
-    encoder that does not fit stays beside the device.
+    """The fastest plan that fits into ``budget`` bytes of device memory, or else that with the lowest peak.
 
-    ``transformer_weights`` count all blocks, ``block_weights`` one, ``text_weights`` also the connectors,
-    which follow the encoder; ``batch`` samples go through the transformer at once, beside ``text_keys`` bytes
-    that are kept of the text while it samples. Prompts are taken to be as long as they can be, a negative one
-    included. Without ``text`` what reading them needs besides weights is left out, without ``sound`` its
-    decoding. Raises ValueError for a budget below 1.
+    For sampling it tries, in this order: everything resident, tokens in chunks, blocks streamed. For
+    decoding: smaller pieces, then tiles. A text encoder that does not fit stays in system memory and runs on
+    the CPU.
+
+    All ``*_weights`` are bytes: ``transformer_weights`` of the whole transformer, ``block_weights`` of one
+    block, ``text_weights`` of encoder and connectors, ``connector_weights`` of the connectors alone.
+    ``batch`` samples go through the transformer at once, and ``text_keys`` bytes of cached text keys and
+    values are held while it samples. A positive and a negative prompt of the full length are assumed. Without
+    ``text`` the activations of text encoding are not counted, without ``audio`` the decoding of audio.
+
+    Raises ValueError for a budget below 1.
     """
     check_budget(budget)
     room, blocks, itemsize = usable(budget), transformer.num_layers, dtype.itemsize
@@ -139,29 +144,30 @@ def plan_memory(
 
     chunk_tokens = None if transformer_weights + max(working(None)) <= room else CHUNK_TOKENS
     steps = working(chunk_tokens)
+    # Chunks cost little time, streaming costs much, so chunks are used before any block is offloaded.
     resident, on_device = blocks, transformer_weights
     if transformer_weights + max(steps) > room and blocks > _COPIES:
         others = transformer_weights - blocks * block_weights
         left = room - max(steps) - others - _COPIES * block_weights
         resident = min(max(left // block_weights, 0), blocks - _COPIES)
         on_device = others + (resident + _COPIES) * block_weights
-    waiting = (blocks - resident) * block_weights
+    offloaded = (blocks - resident) * block_weights
 
     decode = choose_decode(room - decoder_weights, vae=vae, clip=clips[-1], dtype=dtype)
-    reading, connecting = text_stages(text_weights, connector_weights, text, itemsize)
-    beside = reading.total > room
+    # The connectors are small and always run on the device, even if the encoder does not.
+    encoder, connectors = text_stages(text_weights, connector_weights, text, itemsize)
     stages = [
-        replace(connecting, host=reading.weights)
-        if beside
-        else max(reading, connecting, key=lambda stage: stage.total)
+        replace(connectors, host=encoder.weights)
+        if encoder.total > room
+        else max(encoder, connectors, key=lambda stage: stage.total)
     ]
     stages += [
-        PlannedStage(stage=f"stage {number}", weights=on_device, activations=step, host=waiting)
+        PlannedStage(stage=f"stage {number}", weights=on_device, activations=step, host=offloaded)
         for number, step in enumerate(steps, start=1)
     ]
-    if sound is not None:
-        weights, activations = audio_bytes(sound, clips[-1].audio_latents)
-        stages.append(PlannedStage(stage="sound", weights=weights, activations=activations))
+    if audio is not None:
+        weights, activations = audio_bytes(audio, clips[-1].audio_latents)
+        stages.append(PlannedStage(stage="audio", weights=weights, activations=activations))
     stages.append(
         PlannedStage(
             stage="decode",
@@ -184,7 +190,7 @@ def plan_memory(
 def text_stages(
     text_weights: int, connector_weights: int, text: TextSize | None, itemsize: int
 ) -> tuple[PlannedStage, PlannedStage]:
-    """The encoder and the connectors, which live one after the other."""
+    """The stages of the text encoder and of the connectors, which are loaded one after the other."""
     encoder, connectors = (0, 0) if text is None else text_bytes(text, itemsize)
     return (
         PlannedStage(stage="text", weights=text_weights - connector_weights, activations=encoder),
@@ -193,34 +199,35 @@ def text_stages(
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes of ``device`` that a run may use now, the reserve of this process included; None if unknown."""
+    """Free bytes of ``device``, plus what this process's allocator has cached; None if it is not CUDA."""
     if device.type != "cuda":
         return None
+    # Memory that this process's allocator has cached is not free for the driver, but it is for a run.
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def usable(budget: int) -> int:
-    """Bytes of ``budget`` that a plan gives away."""
+    """Bytes of ``budget`` that a plan may use, which leaves a reserve for the allocator."""
     return int(budget * (1 - _RESERVE))
 
 
 def check_budget(budget: int) -> None:
     """Raise ValueError for a budget below 1 byte."""
     if budget < 1:
-        raise ValueError(f"the budget must be at least 1 byte; got {budget}. Give what the device has free")
+        raise ValueError(f"the budget must be at least 1 byte; got {budget}. Use what the device has free")
 
 
 def parse_budget(text: str, device: torch.device) -> int:
-    """A size as for ``parse_size``, or ``auto`` for what ``device`` has free.
+    """Parse a memory budget: a size as for ``parse_size``, or ``auto`` for the free memory of ``device``.
 
-    Raises ValueError for anything else, and for ``auto`` where the device does not say.
+    Returns bytes. Raises ValueError for other text, and for ``auto`` on a device that does not report it.
     """
     if text.strip().lower() != "auto":
         return parse_size(text)
     free = free_memory(device)
     if free is None:
-        raise ValueError(f"{device.type} does not say what it has free: give a size such as 16GB")
+        raise ValueError(f"{device.type} does not report its free memory: use a size such as 16GB")
     return free
 
 
@@ -233,12 +240,12 @@ def parse_size(text: str) -> int:
     except (ValueError, OverflowError):
         size = 0
     if factor is None or size < 1:
-        raise ValueError(f"{text!r} is no size; write such as 8GB, 7.5GiB, 900MB or a number of bytes")
+        raise ValueError(f"{text!r} is not a size; write 8GB, 7.5GiB, 900MB or a number of bytes")
     return size
 
 
 def size_text(count: float) -> str:
-    """Bytes for people: 1.23 GB."""
+    """A number of bytes as readable text, such as "1.23 GB"."""
     for unit in ("B", "KB", "MB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

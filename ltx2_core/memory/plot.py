@@ -1,4 +1,4 @@
-"""A picture of memory plans: a bar for every stage, and the budget as a line."""
+"""A bar chart of memory plans: one bar for every stage, and the budget as a line."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ PARTS = {
     "weights": (59, 130, 246),
     "working": (34, 160, 107),
     "decoder state": (234, 179, 8),
-    "waits in system memory": (82, 82, 91),
+    "in system memory": (82, 82, 91),
 }
 
 
 def draw_plans(plans: Sequence[MemoryPlan]) -> Tensor:
-    """One group of bars a plan over an axis in GB, (H, W, 3) in [0, 1]; the red line is its budget."""
+    """Draw a group of bars for each plan over an axis in GB; a red line marks the plan's budget.
+
+    Returns an image (H, W, 3) in [0, 1].
+    """
     rows = sum(len(plan.stages) + 1 for plan in plans)
     image = Image.new("RGB", (WIDTH, 2 * MARGIN + rows * ROW + 2 * ROW), BACK)
     draw = ImageDraw.Draw(image)
@@ -35,8 +38,8 @@ def draw_plans(plans: Sequence[MemoryPlan]) -> Tensor:
     top = MARGIN
     for plan in plans:
         state = "fits" if plan.fits else "does not fit"
-        kept = f"{plan.resident_blocks} of {plan.blocks} blocks resident"
-        draw.text((MARGIN, top + 4), f"{plan.budget / GB:.3g} GB: {state}, {kept}", fill=INK)
+        resident = f"{plan.resident_blocks} of {plan.blocks} blocks resident"
+        draw.text((MARGIN, top + 4), f"{plan.budget / GB:.3g} GB: {state}, {resident}", fill=INK)
         first = top = top + ROW
         for stage in plan.stages:
             draw.text((MARGIN, top + 4), stage.stage, fill=INK)

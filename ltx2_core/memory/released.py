@@ -27,7 +27,7 @@ Released = Literal["2.0", "2.3"]
 Stored = Literal["bf16", "fp8"]
 RELEASED: tuple[Released, ...] = ("2.0", "2.3")
 STORED: dict[Stored, int] = {"bf16": 2, "fp8": 1}
-"""Bytes of a weight of the transformer's blocks."""
+"""How the weights of the transformer's blocks are stored -> bytes per weight."""
 
 _GEMMA = 11_770_000_000
 """Parameters of the language model in Gemma 3 12B."""
@@ -35,7 +35,7 @@ _GEMMA = 11_770_000_000
 _GEMMA_HIDDEN, _GEMMA_INTERMEDIATE = 3840, 15360
 
 _PROJECTION = {"2.0": 188_160 * 3840, "2.3": 188_160 * 6144}
-"""Parameters from all hidden states to the features of the text."""
+"""Parameters of the projection from all hidden states of Gemma to text features."""
 
 NEW_CONFIG: dict[str, Any] = {
     "caption_proj_before_connector": True,
@@ -51,18 +51,22 @@ _AMP = {
     "use_tanh_at_final": False,
     "use_bias_at_final": False,
 }
-_SOUND = {"vocoder": {"vocoder": _AMP, "bwe": _AMP}}
+_VOCODER = {"vocoder": {"vocoder": _AMP, "bwe": _AMP}}
 _UP = (("space", 2, 6), ("time", 2, 4), ("all", 1, 2), ("all", 2, 2))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSize:
-    """Configuration and bytes of what a run loads; ``block`` is one of the transformer's."""
+    """Configurations of the networks that a run loads, and the bytes of their weights.
+
+    ``block_weights`` are of one transformer block; ``text_weights`` include ``connector_weights``. The fields
+    are keyword arguments of :func:`.plan.plan_memory`.
+    """
 
     transformer: TransformerConfig
     vae: VideoVAEConfig
     text: TextSize
-    sound: AudioSize
+    audio: AudioSize
     text_weights: int
     connector_weights: int
     transformer_weights: int
@@ -72,9 +76,9 @@ class ModelSize:
 
 @lru_cache(maxsize=8)
 def released_size(generation: Released, stored: Stored = "bf16") -> ModelSize:
-    """The size of ``generation``; with ``stored`` "fp8" a weight of a block takes one byte.
+    """The size of a released model; with ``stored`` "fp8" a weight of a transformer block takes one byte.
 
-    Raises ValueError for anything else than ``RELEASED`` and ``STORED``.
+    Raises ValueError for a generation that is not in ``RELEASED`` or storage that is not in ``STORED``.
     """
     if generation not in RELEASED or stored not in STORED:
         raise ValueError(
@@ -82,16 +86,17 @@ def released_size(generation: Released, stored: Stored = "bf16") -> ModelSize:
             f"use one of {', '.join(RELEASED)} in {' or '.join(STORED)}"
         )
     config: dict[str, Any] = (
-        {} if generation == "2.0" else {"transformer": NEW_CONFIG, "vae": _vae(), **_SOUND}
+        {} if generation == "2.0" else {"transformer": NEW_CONFIG, "vae": _vae(), **_VOCODER}
     )
     transformer, vae, text = transformer_config(config), video_vae_config(config), text_config(config)
+    # A block is the difference of two depths; building all 48 on the meta device would take seconds.
     one, two = (_parameters(Transformer(replace(transformer, num_layers=n), device="meta")) for n in (1, 2))
     block = two - one
     connectors = _parameters(TextConnectors(text, device="meta"))
     return ModelSize(
         transformer=transformer,
         vae=vae,
-        sound=AudioSize(decoder=audio_vae_config(config), vocoder=vocoder_config(config)),
+        audio=AudioSize(decoder=audio_vae_config(config), vocoder=vocoder_config(config)),
         text=TextSize.of(text, hidden=_GEMMA_HIDDEN, intermediate=_GEMMA_INTERMEDIATE),
         connector_weights=2 * connectors,
         text_weights=2 * (_GEMMA + _PROJECTION[generation] + connectors),
@@ -102,7 +107,7 @@ def released_size(generation: Released, stored: Stored = "bf16") -> ModelSize:
 
 
 def _vae() -> dict[str, Any]:
-    """The decoder of 2.3; encoders are loaded for a moment and are smaller."""
+    """The ``vae`` section of 2.3, decoder only: encoders are smaller and never decide the peak."""
     blocks: list[Any] = [["res_x", {"num_layers": 4}]]
     for kind, multiplier, layers in _UP:
         blocks += [[f"compress_{kind}", {"multiplier": multiplier}], ["res_x", {"num_layers": layers}]]

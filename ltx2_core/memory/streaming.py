@@ -1,4 +1,4 @@
-"""A transformer larger than the device: blocks come from system memory while the ones before them compute."""
+"""Block streaming, for a transformer larger than the device: blocks are copied while earlier ones compute."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ..transformer import Transformer
 
 
 class BlockStreaming:
-    """Keeps ``resident`` blocks of ``transformer`` on ``device`` and copies the others there in turn.
+    """Holds the first ``resident`` blocks of ``transformer`` on ``device`` and streams the others.
 
-    At most two of the others are on the device at once, the one that computes and the next. Their weights
-    stay where they are, in a memory-mapped file for one; ``pin``, the default for CUDA, copies them to memory
-    from which it can fetch them beside the computation. Results are those of the resident network bit for
-    bit. The transformer must not be moved until :meth:`close`.
+    At most two streamed blocks are on the device at once: the one that computes and the next one. Their
+    weights stay in system memory, which may be a memory-mapped file. ``pin`` (default: True for CUDA) first
+    copies them to pinned memory, which CUDA needs to copy while it computes. Results equal those of the
+    resident network bit for bit. Do not move the transformer before :meth:`close`.
 
-    Raises ValueError if there are fewer blocks than ``resident``, or that is negative.
+    Raises ValueError if ``resident`` is negative or more than the number of blocks.
     """
 
     def __init__(
@@ -50,12 +50,13 @@ class BlockStreaming:
             for block in self._streamed
             for hook in (
                 block.register_forward_pre_hook(self._enter),
+                # always_call, because an interrupted run must get its weights back too.
                 block.register_forward_hook(self._leave, always_call=True),
             )
         ]
 
     def close(self) -> None:
-        """Stop copying; every block is where it was."""
+        """Remove the hooks and return every streamed block to its weights in system memory."""
         for hook in self._hooks:
             hook.remove()
         for block in list(self._home):
@@ -71,27 +72,29 @@ class BlockStreaming:
         for block in resident:
             block.to(self.device)
 
-    def _enter(self, block: nn.Module, given: Any) -> None:
-        """Put the copies of ``block`` in the place of its weights, and send for the next block's."""
+    def _enter(self, block: nn.Module, args: Any) -> None:
+        """Replace the weights of ``block`` by their copies on the device; start copying the next block."""
         if block not in self._ahead:
-            # The first step, or an order of blocks that nobody foresaw.
+            # The first forward pass, or blocks that run in another order than they are stored.
             self._ahead.clear()
             self._fetch(block)
         copies, arrived = self._ahead.pop(block)
         if arrived is not None:
             now = torch.cuda.current_stream(self.device)
             now.wait_event(arrived)
+            # The allocator must not reuse the copies, made on another stream, before this one is done.
             for copy in copies:
                 copy.record_stream(now)
         tensors = _tensors(block)
         self._home[block] = [tensor.data for tensor in tensors]
         for tensor, copy in zip(tensors, copies, strict=True):
             tensor.data = copy
+        # After the last block comes the first one again, for the next forward pass.
         following = self._streamed[(self._streamed.index(block) + 1) % len(self._streamed)]
         if following is not block:
             self._fetch(following)
 
-    def _leave(self, block: nn.Module, given: Any, made: Any) -> None:
+    def _leave(self, block: nn.Module, args: Any, output: Any) -> None:
         self._return(block)
 
     def _fetch(self, block: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""What reading the prompts needs in memory besides weights: Gemma, the sums of its states, the connectors."""
+"""Memory for encoding the prompts, without weights: Gemma, the features of its states, and connectors."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from ..text.connectors import CONTEXT_LENGTH
 from ..text.tokenizer import MAX_TOKENS
 
 PROMPTS = 2
-"""One and its negative."""
+"""A positive and a negative prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextSize:
-    """Widths: of Gemma's hidden states and feed-forward, of the features and contexts of each modality."""
+    """Widths that decide the memory: Gemma's hidden states and feed-forward, and each modality's features."""
 
     hidden: int
     intermediate: int
     video: int
     audio: int
     shared: bool
-    """One projection serves both modalities (2.0)."""
+    """Whether one projection serves both modalities (2.0)."""
 
     @classmethod
     def of(cls, config: TextConfig, *, hidden: int, intermediate: int) -> TextSize:
+        """From the configuration of the connectors and the two widths of the text encoder."""
         return cls(
             hidden=hidden,
             intermediate=intermediate,
@@ -35,18 +36,19 @@ class TextSize:
 
     @property
     def features(self) -> int:
-        """Values of a token's features, of both modalities."""
+        """Number of feature values per token, of both modalities together."""
         return self.video if self.shared else self.video + self.audio
 
 
 def text_bytes(
     size: TextSize, itemsize: int, *, prompts: int = PROMPTS, tokens: int = MAX_TOKENS
 ) -> tuple[int, int]:
-    """Activations of (encoder, connectors) for ``prompts`` of ``tokens`` each, within 10 % of ``Trace``.
+    """Bytes of activations of (encoder, connectors) for ``prompts`` of ``tokens`` each.
 
-    While a layer runs there are the embedding, its input, the residual and what is normed, three
-    feed-forward widths and the sums; while a state is added the embedding, the state, it and its normalised
-    form in float32, its share of the sums, and in float32 the columns that it is multiplied with.
+    Within 10 % of ``Trace``. Counted while a layer of Gemma runs: four hidden widths (embedding, input,
+    residual, normalised input), three feed-forward widths and the features summed so far. While a hidden
+    state is projected: the embedding and the state, both again in float32 and normalised, the sums twice, and
+    the projection's columns for this state in float32. ``itemsize`` is the bytes of one activation.
     """
     count, row = prompts * tokens, 4 * size.hidden
     sums = 4 * size.features
@@ -58,9 +60,9 @@ def text_bytes(
     second = 0 if size.shared else adding + count * sums + convert * size.audio
     encoder = max(layer, first, second) + masks
     length = max(CONTEXT_LENGTH, tokens)
-    # Eight widths of the tokens in attention, and the rotary table that all prompts share; the sound's
-    # context is made beside that of the picture.
+    # Attention takes eight widths per token, and all prompts share a rotary table. The audio connector runs
+    # second, while the video context already exists.
     wide = 8 * prompts + 1
     connector = max(wide * size.video, wide * size.audio + prompts * size.video) * length * itemsize
-    kept = prompts * tokens * (sums + itemsize * (size.video + size.audio))
-    return encoder, connector + kept
+    features = prompts * tokens * (sums + itemsize * (size.video + size.audio))
+    return encoder, connector + features

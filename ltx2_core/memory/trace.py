@@ -1,4 +1,4 @@
-"""What a computation holds and calls, operation by operation; on the meta device it needs no memory."""
+"""Tracing of memory and operations of a computation; on the meta device this allocates nothing."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from torch.utils._pytree import tree_leaves
 
 
 class Trace(TorchDispatchMode):
-    """Follows the bytes of tensors that operations make for as long as something holds them.
+    """Context that counts the bytes of all tensors created inside, for as long as each of them is alive.
 
-    Tensors that exist before, weights for one, do not count unless they are held; views and results in place
-    count once. On the meta device attention and RMS norm are taken for fused, as they are on
-    accelerators: they make their result only. What a kernel needs for itself is not seen.
+    Tensors that existed before, such as weights, count only if passed as ``held``. Views and in-place results
+    count once. On the meta device attention and RMS norm count as fused kernels, as on accelerators: only
+    their result is counted. Workspace inside kernels is not counted.
 
-    With ``limit`` it is an allocator that refuses: what would leave more bytes alive raises
-    ``torch.OutOfMemoryError`` and is let go.
+    ``limit`` simulates a device of that many bytes: an operation that would exceed it raises
+    ``torch.OutOfMemoryError``, and its result is freed.
 
     Under ``torch.inference_mode()`` an operation is one call (``linear``, ``rms_norm``); under ``no_grad``
-    torch takes such calls apart first, and each part counts.
+    torch splits such calls into smaller operations first, and each of them counts.
 
     >>> with torch.inference_mode(), Trace() as trace:
     ...     with trace.stage("first"):
@@ -55,18 +55,19 @@ class Trace(TorchDispatchMode):
     @property
     def live(self) -> int:
         """Bytes alive now."""
+        # Storages die without notice, so dead ones are dropped whenever the sum is read.
         self._forget()
         return sum(size for _, size in self._alive.values())
 
     def hold(self, tensor: Tensor) -> None:
-        """Count ``tensor``, too, while it lives."""
+        """Count ``tensor`` too, for as long as it is alive."""
         storage = tensor.untyped_storage()
-        # The weak reference keeps the address from being used again while it is a key.
+        # The weak reference prevents that the address is reused for another storage while it is a key.
         self._alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Record the peak of what runs inside as ``stages[name]``; the largest one if it runs often."""
+        """Record the peak inside this context as ``stages[name]``; of several runs, the largest."""
         self._stage.append(name)
         self._note()
         try:
@@ -85,18 +86,21 @@ class Trace(TorchDispatchMode):
         self._fused.__exit__(*error)  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        inputs = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         out = func(*args, **(kwargs or {}))
-        made = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
         self.record(
-            func.overloadpacket.__name__, [t for t in made if t.untyped_storage()._cdata not in given]
+            func.overloadpacket.__name__, [t for t in outputs if t.untyped_storage()._cdata not in inputs]
         )
         return out
 
-    def record(self, name: str, made: Iterable[Tensor]) -> None:
-        """Count one call of ``name`` and the new tensors that it made."""
+    def record(self, name: str, created: Iterable[Tensor]) -> None:
+        """Count one call of operation ``name`` and the tensors that it created.
+
+        Raises torch.OutOfMemoryError if more than ``limit`` bytes are then alive.
+        """
         self.operations[name] += 1
-        for tensor in made:
+        for tensor in created:
             self.hold(tensor)
         live = self.live
         if self.limit is not None and live > self.limit:
@@ -117,7 +121,7 @@ class Trace(TorchDispatchMode):
 
 
 class _Fused(TorchFunctionMode):
-    """Attention and RMS norm on the meta device, where torch would take them apart, as one operation each."""
+    """Counts attention and RMS norm on the meta device as one operation each; torch would split them."""
 
     def __init__(self, trace: Trace) -> None:
         super().__init__()
@@ -128,16 +132,16 @@ class _Fused(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:
             q, v = args[0] if args else kwargs["query"], args[2] if len(args) > 2 else kwargs["value"]
             if q.is_meta:
-                # The layout of the fused kernels: all heads of a token beside each other.
+                # The memory layout of the fused kernels, in which all heads of a token are adjacent.
                 shape = (q.shape[0], q.shape[2], q.shape[1], v.shape[-1])
-                out = self._made("scaled_dot_product_attention", shape, q.dtype)
+                out = self._created("scaled_dot_product_attention", shape, q.dtype)
                 with _disable_current_modes():
                     return out.transpose(1, 2)
         elif func in _RMS_NORMS and args[0].is_meta:
-            return self._made("rms_norm", args[0].shape, args[0].dtype)
+            return self._created("rms_norm", args[0].shape, args[0].dtype)
         return func(*args, **kwargs)
 
-    def _made(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    def _created(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         with _disable_current_modes():
             out = torch.empty(shape, dtype=dtype, device="meta")
         self._trace.record(name, [out])

@@ -205,7 +205,7 @@ class Components:
             text_keys=text_keys,
             connector_weights=self.component_bytes(Component.TEXT_CONNECTORS),
             text=self.text_size(),
-            sound=self.audio_size(),
+            audio=self.audio_size(),
         )
 
     def decode_choice(self, clip: ClipPlan) -> DecodeChoice | None:

@@ -211,17 +211,17 @@ def guide_attention(guides: Sequence[Guide], *, between_guides: float) -> GuideW
     each = []
     for guide in guides:
         weight = torch.as_tensor(guide.attention, dtype=torch.float32).expand(guide.positions.shape[2])
-        each.append(weight if guide.keep is None else weight[guide.keep.to(weight.device)])
+        each.append(weight if guide.valid is None else weight[guide.valid.to(weight.device)])
     weights = GuideWeights(tuple(each), between=between_guides)
     return None if weights.plain else weights
 
 
 def _kept_tokens(state: LatentState, video: Tensor | None) -> Tensor | None:
     """Which video tokens there are (N,), or None for all of them."""
-    if video is None or all(guide.keep is None for guide in state.guides):
+    if video is None or all(guide.valid is None for guide in state.guides):
         return None
     guides = [
-        torch.ones(guide.positions.shape[2], dtype=torch.bool) if guide.keep is None else guide.keep.cpu()
+        torch.ones(guide.positions.shape[2], dtype=torch.bool) if guide.valid is None else guide.valid.cpu()
         for guide in state.guides
     ]
     own = video[0, 0].numel() - sum(len(guide) for guide in guides)

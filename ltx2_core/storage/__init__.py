@@ -1,1 +1,1 @@
-"""What lies in safetensors files: headers, tensors, and quantised layers with their decoding."""
+"""Reading of safetensors files: headers, tensors, and quantised layers with their decoding."""

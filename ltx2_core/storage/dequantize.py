@@ -19,7 +19,7 @@ FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 SCALE_NAMES = ("weight_scale", "scale_weight")
 """The second name belongs to older files, those with a tensor ``scaled_fp8``."""
 COMPANIONS = (*SCALE_NAMES, "weight_scale_2", "input_scale", "scale_input", "comfy_quant")
-"""Names of the tensors that may stand beside a quantised ``weight``."""
+"""Names of the tensors that may accompany a quantised ``weight``."""
 
 FP8_MAX = 448.0
 NVFP4_BLOCK = 16
@@ -27,7 +27,7 @@ MXFP8_BLOCK = 32
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """Magnitudes of the codes 0 ... 7; bit 3 is the sign."""
 ROTATION = 256
-"""Inputs that share one rotation in int8 files, where the file does not say."""
+"""Default number of inputs that share one rotation in int8 files."""
 
 Kind = Literal["float", "nvfp4", "mxfp8", "int8"]
 _KINDS: Mapping[str, Kind] = {
@@ -44,22 +44,22 @@ class Format:
     """How one layer is stored."""
 
     kind: Kind
-    """"float" is any floating-point weight, fp8 too, times one scale if it has one."""
+    """ "float" is any floating-point weight, fp8 included, times one scale if it has one."""
     rotation: int = 0
-    """Inputs per group whose weights were multiplied with :func:`hadamard`; 0 for none."""
+    """Inputs per group whose weights were multiplied with :func:`hadamard`; 0 for no rotation."""
     full_precision: bool = False
-    """Whether the file asks for a multiplication in the compute dtype."""
+    """Whether the file demands that the layer is multiplied in the compute dtype, not in the stored one."""
 
 
 def format_of(
     name: str, dtypes: Mapping[str, torch.dtype], marker: Mapping[str, Any] | None = None
 ) -> Format:
-    """The format of layer ``name`` from the dtype of its ``weight`` and companions, and its marker.
+    """The format of layer ``name``, from the dtypes of its ``weight`` and companions and from its marker.
 
-    The marker is the JSON of ``comfy_quant`` or of the header's ``_quantization_metadata``.
+    ``marker`` is the JSON object of the tensor ``comfy_quant`` or of the header's ``_quantization_metadata``.
 
     Raises:
-        ValueError: a format that is not known, or tensors that it needs and that are absent.
+        ValueError: the format is not supported, or a tensor that it needs is missing or of another dtype.
     """
     weight = dtypes["weight"]
     if marker is not None:
@@ -67,7 +67,7 @@ def format_of(
         if stated not in _KINDS:
             raise ValueError(
                 f"{name} is quantised as {stated!r}; supported are {', '.join(_KINDS)}: "
-                "take another file of this model"
+                "use another file of this model"
             )
         kind = _KINDS[stated]
     elif weight == torch.uint8 and "weight_scale_2" in dtypes:
@@ -95,12 +95,13 @@ def format_of(
 
 
 def decode(name: str, form: Format, tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
-    """The weight in float32 and of ``shape``, (O, I) unless ``form.kind`` is "float".
+    """Decode the stored weight of layer ``name`` to float32 of ``shape``.
 
-    ``tensors`` holds ``weight`` and its companions without the layer's name.
+    ``tensors`` holds ``weight`` and its companions, without the layer's name in their keys. ``shape`` is
+    (O, I), or any shape if ``form.kind`` is "float"; padding beyond it is cut off.
 
     Raises:
-        ValueError: sizes that do not fit each other.
+        ValueError: the sizes of weight and scales do not fit each other.
     """
     weight = tensors["weight"]
     if form.kind == "nvfp4":
@@ -114,6 +115,7 @@ def decode(name: str, form: Format, tensors: Mapping[str, Tensor], shape: tuple[
             result = result * _broadcast(name, scale, weight, rows=form.kind == "int8")
         if form.rotation:
             result = _unrotate(name, result, form.rotation)
+    # NVFP4 and MXFP8 weights are padded to whole blocks.
     return result[: shape[0], : shape[1]] if result.shape != shape and len(shape) == 2 else result
 
 
@@ -124,11 +126,11 @@ def dequantize(
     shape: tuple[int, int] | None = None,
     marker: Mapping[str, Any] | None = None,
 ) -> Tensor:
-    """The weight (O, I) of layer ``name`` in float32.
+    """Decode the weight (O, I) of layer ``name`` to float32.
 
-    ``tensors`` holds ``{name}.weight`` with its scales and, where there is one, the marker
-    ``{name}.comfy_quant``; without a marker the data types tell the format. An ordinary weight is only cast.
-    ``shape`` is (O, I) of the layer, for weights that were padded.
+    ``tensors`` holds ``{name}.weight`` with its scales and, if there is one, the marker
+    ``{name}.comfy_quant``. Without a marker the format is detected from the dtypes. A plain weight is only
+    cast. ``shape`` is (O, I) of the layer; it is needed for weights that were padded.
 
     Raises:
         ValueError: a format that is not supported, or a scale that is absent or of an unknown form.
@@ -145,7 +147,7 @@ def dequantize(
 
 
 def read_marker(name: str, raw: bytes) -> Mapping[str, Any]:
-    """The JSON object of a ``comfy_quant`` tensor. Raises ValueError where it is none."""
+    """Parse the bytes of a ``comfy_quant`` tensor. Raises ValueError unless they are a JSON object."""
     try:
         marker = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -156,16 +158,16 @@ def read_marker(name: str, raw: bytes) -> Mapping[str, Any]:
 
 
 def logical_shape(dtype: torch.dtype, stored: Iterable[int]) -> tuple[int, ...]:
-    """(O, I) of a weight from how it is stored: two fp4 values share a byte."""
+    """Shape (O, I) of a weight from its stored dtype and shape; uint8 means two fp4 values per byte."""
     sizes = tuple(stored)
     return (*sizes[:-1], 2 * sizes[-1]) if dtype == torch.uint8 and len(sizes) == 2 else sizes
 
 
 def untile_block_scales(stored: Tensor, rows: int, columns: int) -> Tensor:
-    """Undo the tiling that cuBLAS wants: ``stored`` (R, C) -> (rows, columns), element order restored.
+    """Undo the tiled layout that cuBLAS requires for block scales: ``stored`` (R, C) -> (rows, columns).
 
     R is ``rows`` rounded up to 128, C ``columns`` rounded up to 4. A tile covers 128 rows and 4 columns and
-    stores rows r, r + 32, r + 64 and r + 96 side by side.
+    stores rows r, r + 32, r + 64 and r + 96 next to each other.
     """
     tiles = rearrange(
         stored.reshape(-1), "(a b s q c) -> (a q s) (b c)", b=stored.shape[1] // 4, s=32, q=4, c=4
@@ -175,13 +177,16 @@ def untile_block_scales(stored: Tensor, rows: int, columns: int) -> Tensor:
 
 @lru_cache(maxsize=4)
 def hadamard(size: int) -> Tensor:
-    """Symmetric orthogonal (size, size), its own inverse: a Kronecker power of a 4 x 4 Hadamard matrix."""
+    """Hadamard rotation (size, size): symmetric, orthogonal and its own inverse.
+
+    It is a Kronecker power of a 4 x 4 Hadamard matrix. Raises ValueError unless ``size`` is a power of 4.
+    """
     base = torch.tensor([[1.0, 1, 1, -1], [1, 1, -1, 1], [1, -1, 1, 1], [-1, 1, 1, 1]]) / 2
     result = torch.ones(1, 1)
     while len(result) < size:
         result = torch.kron(result, base)
     if len(result) != size:
-        raise ValueError(f"rotations of {size} inputs are not known; only powers of 4 are")
+        raise ValueError(f"rotations of {size} inputs are not supported; only powers of 4 are")
     return result
 
 
@@ -189,7 +194,7 @@ _E8M0 = getattr(torch, "float8_e8m0fnu", torch.uint8)
 
 
 def _nvfp4(name: str, weight: Tensor, block_scale: Tensor, scale: Tensor) -> Tensor:
-    """E2M1 value x scale of its block of 16 inputs x scale of the tensor."""
+    """Decode NVFP4: E2M1 value x scale of its block of 16 inputs x scale of the tensor."""
     values = (*E2M1, *(-magnitude for magnitude in E2M1))
     # The even element of each pair is in the high nibble. One look-up per byte gives both.
     pairs = torch.tensor([(high, low) for high in values for low in values], device=weight.device)
@@ -203,7 +208,7 @@ def _nvfp4(name: str, weight: Tensor, block_scale: Tensor, scale: Tensor) -> Ten
 
 
 def _mxfp8(name: str, weight: Tensor, block_scale: Tensor) -> Tensor:
-    """fp8 value x 2^(exponent of its block of 32 inputs)."""
+    """Decode MXFP8: fp8 value x 2^(exponent of its block of 32 inputs)."""
     blocks = rearrange(weight.float(), "o (n b) -> o n b", b=_divide(name, weight, MXFP8_BLOCK))
     exponents = _untiled(name, block_scale.view(torch.uint8).float(), blocks)
     return rearrange(blocks * torch.exp2(exponents - 127)[..., None], "o n b -> o (n b)")

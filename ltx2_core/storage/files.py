@@ -1,7 +1,7 @@
-"""Files of a model folder: listed within bounds, and JSON read from regular files only.
+"""Listing of model folders and reading of their JSON files, safe against unexpected content.
 
-Anything may lie in a model folder, so nothing here waits for a pipe or a device, follows a link to a folder,
-or reads more than it must.
+Users put anything into model folders. So the listing is bounded and does not follow links to folders, and
+JSON is read from regular files of limited size only: a pipe would block for ever.
 """
 
 from __future__ import annotations
@@ -13,37 +13,40 @@ from pathlib import Path
 from typing import Any
 
 MAX_ENTRIES = 10_000
-"""Files and folders in a model folder; a released one has below 100."""
+"""Most files and folders below a model folder; released ones have fewer than 100."""
 
 MAX_JSON_BYTES = 64 * 2**20
-"""Of a configuration or an index; the largest index of a released model has 0.2 MB."""
+"""Largest configuration or index that is read; the largest index of a released model has 0.2 MB."""
 
 
 def entries(folder: Path) -> list[Path]:
-    """All that lies in ``folder`` and below, the nearest first, in the order of names.
+    """All files and folders below ``folder``, sorted by depth and then by path.
 
-    What cannot be listed is left out. Raises ValueError for more than ``MAX_ENTRIES``.
+    Folders that cannot be listed are left out. Raises ValueError for more than ``MAX_ENTRIES``.
     """
     found: list[Path] = []
-    waiting = [folder]
-    while waiting:
+    pending = [folder]
+    while pending:
         try:
-            with os.scandir(waiting.pop()) as listing:
+            with os.scandir(pending.pop()) as listing:
                 for entry in listing:
                     found.append(Path(entry.path))
                     if len(found) > MAX_ENTRIES:
                         raise ValueError(
-                            f"{folder} holds more than {MAX_ENTRIES} files: it is no model folder"
+                            f"{folder} holds more than {MAX_ENTRIES} files: it is not a model folder"
                         )
                     if entry.is_dir(follow_symlinks=False):
-                        waiting.append(found[-1])
+                        pending.append(found[-1])
         except OSError:
             continue
     return sorted(found, key=lambda path: (len(path.parts), path))
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises ValueError that names the file and what it is instead."""
+    """Read a JSON object from a file.
+
+    Raises ValueError that names the file if it cannot be read, is too large, or holds something else.
+    """
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -63,9 +66,9 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def indexed_files(index: Path) -> list[Path]:
-    """The files that a ``*.safetensors.index.json`` names, all in its folder.
+    """The shards that a ``*.safetensors.index.json`` lists, as paths in its folder.
 
-    Raises ValueError where it names none, or one that is absent.
+    Raises ValueError if it lists none, a name with a folder in it, or a file that is missing.
     """
     names = read_object(index).get("weight_map")
     if not isinstance(names, dict) or not all(_is_file_name(name) for name in names.values()):

@@ -1,4 +1,4 @@
-"""The header of a safetensors file: read alone, believed only after every entry has been checked.
+"""Reading the header of a safetensors file without its data, and checking every entry.
 
 Layout: 8 bytes little-endian header length, a JSON header, then the data to the end of the file.
 """
@@ -34,7 +34,7 @@ BITS = {
     "U8": 8,
     "BOOL": 8,
 }
-"""Bits per value of each dtype name that the format knows."""
+"""Bits per value, for each dtype name of the format."""
 
 MAX_HEADER_BYTES = 100_000_000
 """The format's own limit; a longer length field means that the file is something else."""
@@ -42,7 +42,7 @@ MAX_HEADER_BYTES = 100_000_000
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One entry of a header; ``start`` and ``end`` are byte positions in the file at ``path``."""
+    """One tensor of a header; its data are the bytes ``start`` to ``end`` of the file at ``path``."""
 
     name: str
     dtype: str
@@ -62,9 +62,10 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says about itself. ``metadata`` values are parsed as JSON where they are JSON.
+    """The header of a file, or the merged headers of a folder of files.
 
-    ``tensors`` are by their name in the file; for a folder, by the name that a single file would give them.
+    ``metadata`` values that are JSON text are parsed. ``tensors`` are keyed by their name in the file; for a
+    folder, by the name that they would have in a single-file checkpoint.
     """
 
     path: Path
@@ -120,7 +121,7 @@ _AGAIN = "the download or copy was cut short, get it again"
 
 
 def _foreign(start: bytes) -> str | None:
-    """Names the formats that are met in place of safetensors, by their first bytes."""
+    """The format of a file that is not safetensors, from its first 8 bytes; None if it is not recognised."""
     if start[:4] == b"GGUF":
         return "a GGUF file"
     if start[:2] == b"PK":
@@ -128,6 +129,7 @@ def _foreign(start: bytes) -> str | None:
     if (
         start[:1] == b"\x80"
         and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+        # A small safetensors header has a length whose first byte may be 0x80, followed by zeros.
         and start[2:8] != b"\0" * 6
     ):
         return "a Python pickle (.ckpt/.pt)"
@@ -141,6 +143,7 @@ def _foreign(start: bytes) -> str | None:
 def _tensor(path: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
     try:
         dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        # Not isinstance: JSON's true is a bool, which is an int in Python.
         valid = all(type(n) is int and n >= 0 for n in (*shape, start, end)) and start <= end
         known = dtype in BITS
     except (TypeError, KeyError, ValueError):
@@ -158,7 +161,7 @@ def _tensor(path: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
 
 
 def _check_coverage(path: Path, tensors: Mapping[str, TensorInfo], position: int, size: int) -> None:
-    """The tensors must fill the file exactly: no overlap, no hole, nothing after the end."""
+    """Raise ValueError unless the tensors fill the file exactly: no overlap, no gap, nothing at the end."""
     for info in sorted(tensors.values(), key=lambda t: (t.start, t.end)):
         if info.start != position:
             what = "overlaps its neighbour" if info.start < position else "leaves a hole before it"

@@ -1,4 +1,4 @@
-"""Encodes float32 weights in the formats that :mod:`.dequantize` reads.
+"""Encodes weights in the quantised formats that :mod:`.dequantize` decodes.
 
 Letters: O output features, I input features.
 """
@@ -18,29 +18,33 @@ from .dequantize import E2M1, FP8_MAX, MXFP8_BLOCK, NVFP4_BLOCK, Format, Kind, h
 FP8_ERROR = 2.0**-4
 """Largest relative error of rounding to float8_e4m3fn: half of the last of its three fraction bits."""
 FP8_STEP = 2.0**-10
-"""Half the distance of the smallest float8_e4m3fn values, in units of the scale."""
+"""Largest absolute rounding error among the smallest float8_e4m3fn values, in units of the scale."""
 
 INT8_MAX = 127
 _TINY = 1e-12
 
 
 def encode(form: Format, weight: Tensor) -> dict[str, Tensor]:
-    """``weight`` (O, I) in ``form``: its stored ``weight`` and scales by suffix, every scale fresh.
+    """Encode ``weight`` (O, I) in the format ``form``; returns the stored weight and its scales by suffix.
 
-    The kind "float" gives float8_e4m3fn with one scale. Blocks that the weight does not fill are padded.
+    Scales are computed from this weight. The kind "float" gives float8_e4m3fn with one scale. Block formats
+    pad the weight with zeros to whole blocks.
     """
     return _ENCODERS[form.kind](form, weight.float())
 
 
 def quantize_fp8(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """``weight`` as float8_e4m3fn and its float32 scale (), with weight = stored * scale up to rounding."""
+    """Encode ``weight`` as (float8_e4m3fn, float32 scalar scale); weight = stored * scale up to rounding."""
     weight = weight.float()
     scale = (weight.abs().amax() / FP8_MAX).clamp(min=_TINY)
     return (weight / scale).clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn), scale
 
 
 def tile_block_scales(scales: Tensor) -> Tensor:
-    """(rows, columns) -> the tiled form of :func:`.dequantize.untile_block_scales`, padded with zeros."""
+    """Block scales (rows, columns) -> cuBLAS's tiled layout, padded with zeros.
+
+    The inverse of :func:`.dequantize.untile_block_scales`, which describes the layout.
+    """
     rows, columns = scales.shape
     padded = F.pad(scales, (0, -columns % 4, 0, -rows % 128))
     tiles = rearrange(padded, "(a q s) (b c) -> (a b s q c)", q=4, s=32, c=4)
@@ -69,10 +73,11 @@ def _nvfp4(form: Format, weight: Tensor) -> dict[str, Tensor]:
     scale = (blocks.abs().amax() / (E2M1[-1] * FP8_MAX)).clamp(min=_TINY)
     block_scales = (blocks.abs().amax(dim=-1) / E2M1[-1] / scale).to(torch.float8_e4m3fn)
     units = blocks / (block_scales.float() * scale).clamp(min=_TINY)[..., None]
+    # Codes are found by the midpoints between the eight magnitudes, which rounds to nearest.
     edges = torch.tensor([(a + b) / 2 for a, b in pairwise(E2M1)], device=weight.device)
     codes = torch.bucketize(units.abs().contiguous(), edges) + 8 * (units < 0)
     codes = rearrange(codes, "o n b -> o (n b)").to(torch.uint8)
-    # Bytes, as data types of 8 bits have no padding of their own.
+    # Viewed as bytes, because torch cannot pad tensors of fp8.
     tiled = tile_block_scales(block_scales.view(torch.uint8)).view(torch.float8_e4m3fn)
     return {"weight": codes[:, ::2] << 4 | codes[:, 1::2], "weight_scale": tiled, "weight_scale_2": scale}
 

@@ -1,4 +1,4 @@
-"""Linear layers that keep their weight as the file stores it and decode it when they are used.
+"""Linear layers that hold their weight in the stored, quantised format and decode it in every forward pass.
 
 Letters: O output features, I input features.
 """
@@ -32,28 +32,28 @@ TORCH_DTYPES: Mapping[str, torch.dtype] = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-"""The dtypes of model files by their name in a header."""
+"""dtype name in a safetensors header -> torch dtype."""
 
 QUANTISED_DTYPES = ("F8_E4M3", "F8_E5M2", "U8", "I8")
-"""Of weights that are quantised even where nothing stands beside them."""
+"""dtypes of weights that count as quantised even without companion tensors."""
 
 
 @dataclass(frozen=True)
 class StoredLayer:
-    """One quantised layer as the header describes it."""
+    """One quantised layer of a file, described by its header entries."""
 
     name: str
     form: Format
     infos: Mapping[str, TensorInfo]
-    """``weight`` and its companions -> entry."""
+    """Suffix (``weight`` or a companion's name) -> header entry."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The weight's shape; fp4 weights may be padded beyond the layer's."""
+        """Shape of the decoded weight, including padding to whole blocks."""
         return logical_shape(TORCH_DTYPES[self.infos["weight"].dtype], self.infos["weight"].shape)
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether the stored weight serves a layer of ``shape``, padding to whole blocks allowed."""
+        """Whether the stored weight can be decoded for a layer of ``shape``, apart from padding."""
         if self.form.kind == "float" or self.shape == shape or len(self.shape) != len(shape):
             return self.shape == shape
         block = {"nvfp4": 16, "mxfp8": 32}.get(self.form.kind, 1)
@@ -63,12 +63,13 @@ class StoredLayer:
 def find_quantized(
     infos: Mapping[str, TensorInfo], markers: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, StoredLayer]:
-    """The quantised layers among ``infos`` (own name -> entry); ``markers`` is by the layer's own name.
+    """The quantised layers among ``infos`` (official name -> entry), by the layer's name.
 
-    A layer counts as quantised where its weight is no ordinary float or has companions.
+    ``markers`` maps a layer's name to its marker (see :func:`.dequantize.format_of`). A layer is quantised if
+    its weight has a dtype of ``QUANTISED_DTYPES`` or companion tensors.
 
     Raises:
-        ValueError: a format that is not known, a companion without its weight.
+        ValueError: a format or dtype is not supported, or a companion has no weight.
     """
     layers: dict[str, StoredLayer] = {}
     for name in infos:
@@ -89,12 +90,12 @@ def find_quantized(
 
 
 class QuantizedLinear(nn.Module):
-    """A linear layer on a stored weight. Nothing of the decoded weight outlives a call.
+    """A linear layer with a quantised weight. The decoded weight exists only during a forward pass.
 
-    The exact path decodes in float32 and multiplies in the input's dtype. It holds the stored weight and, for
-    the time of one call, one decoded layer. ``fp8_matmul`` multiplies in fp8 instead, where
-    :func:`supports_fp8_matmul` and the layer's format allow it; the input is rounded to fp8 for that.
-    ``nvfp4_matmul`` does the same for NVFP4 layers where :func:`supports_nvfp4_matmul`.
+    By default the weight is decoded to float32, cast to the input's dtype and multiplied there. With
+    ``fp8_matmul`` fp8 layers are multiplied in fp8 instead, which rounds the input to fp8 too; this needs
+    :func:`supports_fp8_matmul`. ``nvfp4_matmul`` does the same for NVFP4 layers and needs
+    :func:`supports_nvfp4_matmul`.
     """
 
     weight: Tensor
@@ -103,7 +104,7 @@ class QuantizedLinear(nn.Module):
     def __init__(
         self, linear: nn.Linear, layer: StoredLayer, *, fp8_matmul: bool = False, nvfp4_matmul: bool = False
     ) -> None:
-        """Takes the place of ``linear``; its tensors stay on ``meta`` until a state dict is assigned."""
+        """A replacement for ``linear``. Its tensors are on ``meta`` until a state dict is assigned."""
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.form = layer.form
@@ -128,7 +129,7 @@ class QuantizedLinear(nn.Module):
         return F.linear(x, self.decoded(x.device).to(x.dtype), bias)
 
     def decoded(self, device: torch.device | None = None) -> Tensor:
-        """The weight (O, I) in float32."""
+        """The decoded weight (O, I) in float32 on ``device``."""
         tensors = {suffix: getattr(self, suffix).to(device) for suffix in ("weight", *self.companions)}
         return decode(self.name, self.form, tensors, (self.out_features, self.in_features))
 
@@ -149,7 +150,7 @@ class QuantizedLinear(nn.Module):
         flat = x.reshape(-1, self.in_features)
         one = torch.ones((), device=x.device)
         scale = next((getattr(self, s) for s in SCALE_NAMES if s in self.companions), one)
-        # A fixed input scale can clip; the largest value of this very input cannot.
+        # The scale is computed from this input, because the fixed one of some files can clip.
         input_scale = (flat.abs().amax().float() / FP8_MAX).clamp(min=1e-12)
         out: Tensor = torch._scaled_mm(
             (flat.float() / input_scale).clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn),
@@ -164,26 +165,27 @@ class QuantizedLinear(nn.Module):
     def _is_nvfp4_ready(self, x: Tensor) -> bool:
         return (
             self.form == Format("nvfp4")
-            and x.dtype == torch.bfloat16  # the product before its scale leaves the range of float16
+            # The product before it is scaled exceeds the range of float16.
+            and x.dtype == torch.bfloat16
             and self.in_features % 32 == self.out_features % 16 == 0
             and supports_nvfp4_matmul(x.device)
         )
 
     def _nvfp4(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        # Two values share a byte in an order of the files' own, which both operands have, so that it does not
-        # matter for the product. Written after the documentation of torch; it has not been run on hardware.
+        # Files pack the two values of a byte in another order than torch. Both operands are packed alike, so
+        # the product is the same. This path follows torch's documentation and has not run on hardware.
         flat = x.reshape(-1, self.in_features)
-        given = encode(self.form, flat)
+        encoded = encode(self.form, flat)
         packed: torch.dtype = torch.float4_e2m1fn_x2
         block_scale = self.get_buffer("weight_scale").to(x.device).view(torch.float8_e4m3fn)
         out: Tensor = torch._scaled_mm(
-            given["weight"].view(packed),
+            encoded["weight"].view(packed),
             self.weight.to(x.device).view(packed).t(),
-            scale_a=given["weight_scale"].reshape(-1),
+            scale_a=encoded["weight_scale"].reshape(-1),
             scale_b=block_scale.reshape(-1),
             out_dtype=x.dtype,
         )
-        scale = given["weight_scale_2"] * self.get_buffer("weight_scale_2").to(
+        scale = encoded["weight_scale_2"] * self.get_buffer("weight_scale_2").to(
             x.device, torch.float32
         ).reshape(())
         out = out[: len(flat)] * scale.to(x.dtype)
@@ -199,10 +201,11 @@ def replace_linears(
     fp8_matmul: bool = False,
     nvfp4_matmul: bool = False,
 ) -> frozenset[str]:
-    """Put a :class:`QuantizedLinear` in place of each linear layer among ``layers``; returns their names.
+    """Replace the linear layers among ``layers`` by :class:`QuantizedLinear`; returns the replaced names.
 
-    ``plain`` is the same network of torch's own layers, where those of ``network`` may lack parameters.
-    The rest (convolutions, norms, tables that somebody cast to fp8) has to be decoded when it is loaded.
+    ``plain`` is the same network built with ``torch.nn`` layers, needed if the layers of ``network`` have no
+    parameters yet. Quantised tensors of other modules (convolutions, norms, tables cast to fp8) are not
+    replaced and must be decoded while loading.
     """
     replaced = []
     for layer in layers:
@@ -234,12 +237,12 @@ def supports_nvfp4_matmul(device: torch.device) -> bool:
 
 
 def check_matmul(device: torch.device, *, fp8_matmul: bool, nvfp4_matmul: bool) -> None:
-    """Raise ValueError where a product is asked for that ``device`` does not have."""
-    for asked, supports, option, needed in (
+    """Raise ValueError if an option is set that ``device`` does not support."""
+    for enabled, supports, option, needed in (
         (fp8_matmul, supports_fp8_matmul, "fp8_matmul", "8.9 or newer (Ada, Hopper, Blackwell)"),
         (nvfp4_matmul, supports_nvfp4_matmul, "nvfp4_matmul", "10.0 or newer (Blackwell) and torch 2.8"),
     ):
-        if asked and not supports(device):
+        if enabled and not supports(device):
             found = ""
             if device.type == "cuda" and torch.version.hip is None:
                 found = " of capability {}.{}".format(*torch.cuda.get_device_capability(device))
@@ -251,7 +254,7 @@ def check_matmul(device: torch.device, *, fp8_matmul: bool, nvfp4_matmul: bool) 
 
 
 def loaded_bytes(infos: Iterable[TensorInfo], dtype: torch.dtype) -> int:
-    """Memory of the tensors once loaded for computing in ``dtype``; quantised ones stay as stored."""
+    """Bytes of the tensors after loading in ``dtype``; quantised ones keep their stored size."""
     return sum(
         info.nbytes if info.dtype in QUANTISED_DTYPES else info.numel * dtype.itemsize for info in infos
     )

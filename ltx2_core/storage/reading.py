@@ -1,4 +1,4 @@
-"""From the entries of headers to the tensors of a state dict, stored or decoded."""
+"""Reading the tensors of header entries into a state dict, in their stored format or decoded."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .header import TensorInfo
 from .quantized import TORCH_DTYPES, StoredLayer
 
 Infos = Mapping[str, TensorInfo]
-"""Own (official, unprefixed) name -> entry, which says where the tensor lies."""
+"""Official name without prefix -> header entry, which holds file and position of the tensor."""
 
 _METADATA = "_quantization_metadata"
 
 
 def read_tensors(infos: Infos) -> dict[str, Tensor]:
-    """The tensors as they are stored, memory-mapped. Raises ValueError for a file that turns out damaged."""
+    """Read tensors in their stored format, memory-mapped. Raises ValueError for a damaged file."""
     by_file: dict[Path, list[tuple[str, str]]] = {}
     for own, info in infos.items():
         by_file.setdefault(info.path, []).append((own, info.name))
@@ -36,9 +36,10 @@ def read_tensors(infos: Infos) -> dict[str, Tensor]:
 
 
 def read_markers(infos: Infos, metadata: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """What a file says of its quantised layers, by their own names; reads tensors of a few bytes.
+    """The markers of quantised layers, by the layer's official name (see :func:`.dequantize.format_of`).
 
-    Raises ValueError where that is malformed.
+    They come from the header's metadata and from ``comfy_quant`` tensors of a few bytes, which are read.
+    Raises ValueError for a malformed marker.
     """
     stated = metadata.get(_METADATA, {})
     layers = stated.get("layers", {}) if isinstance(stated, Mapping) else None
@@ -48,7 +49,7 @@ def read_markers(infos: Infos, metadata: Mapping[str, Any]) -> dict[str, Mapping
     for own, info in infos.items():
         if own.endswith(".weight"):
             layer = own.removesuffix(".weight")
-            # Names in the header come with the prefix of the file or without.
+            # Layer names in the metadata are written with or without the file's prefix.
             entry = layers.get(layer, layers.get(info.name.removesuffix(".weight")))
             if entry is not None:
                 markers[layer] = entry
@@ -67,10 +68,11 @@ def read_state(
     dtype: torch.dtype | None,
     device: torch.device,
 ) -> dict[str, Tensor]:
-    """The state dict: ``resident`` ones of ``layers`` as they are stored, everything else as ``dtype``.
+    """Read ``infos`` as a state dict: ``resident`` layers in their stored format, all else as ``dtype``.
 
-    ``shapes`` are those of the network. With ``dtype`` None a tensor keeps its own, and bfloat16 takes the
-    place of a stored number format.
+    ``layers`` are the quantised layers and ``resident`` the names of those that stay quantised in the
+    network; the others are decoded to ``shapes``, those of the network. With ``dtype`` None plain tensors
+    keep their dtype, and decoded ones become bfloat16.
     """
     stored: dict[str, dict[str, Tensor]] = {}
     state: dict[str, Tensor] = {}
@@ -82,7 +84,7 @@ def read_state(
             else:
                 stored.setdefault(layer, {})[last] = tensor
         else:
-            # fp8 is a way to store; nothing computes in it.
+            # fp8 is a storage format only, so an fp8 tensor without scale is cast too.
             target = torch.bfloat16 if dtype is None and tensor.dtype.itemsize == 1 else dtype
             state[own] = tensor.to(device=device, dtype=target)
     for name, tensors in stored.items():
@@ -92,5 +94,5 @@ def read_state(
 
 
 def decoded_shape(info: TensorInfo) -> tuple[int, ...]:
-    """The shape of a tensor once it is decoded, as far as its entry tells."""
+    """Shape of the decoded tensor, from its header entry; padding to whole blocks is included."""
     return logical_shape(TORCH_DTYPES.get(info.dtype, torch.float32), info.shape)

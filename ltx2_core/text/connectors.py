@@ -1,6 +1,6 @@
-"""Text connectors: one small 1-D transformer per modality that fills the prompt up with learnt registers.
+"""Text connectors: a small 1-D transformer for each modality, on tokens padded with learnt registers.
 
-Letters: B prompts, T tokens as given, S tokens of the context, W connector width, R registers.
+Letters: B prompts, T input tokens, S tokens of the context, W connector width, R registers.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from ..transformer.rope import Rope, rope_table
 from ..types import TextContext, TextFeatures
 
 CONTEXT_LENGTH = 1024
-"""Tokens and registers together, as the released models were trained."""
+"""Length of the context, tokens and registers together, with which the released models were trained."""
 
 
 class TextConnectors(nn.Module):
-    """The connectors of both modalities, with the parameter names of released checkpoints."""
+    """The connectors for the video and the audio stream, with the parameter names of released checkpoints."""
 
     def __init__(
         self,
@@ -38,13 +38,14 @@ class TextConnectors(nn.Module):
         self.audio_embeddings_connector = Connector(config.audio, **options)
 
     def forward(self, features: TextFeatures, *, length: int = CONTEXT_LENGTH) -> TextContext:
-        """Features (B, T, W), padded on either side -> contexts (B, S, W) in the dtype of the features.
+        """Text features (B, T, W) -> context (B, S, W) for each modality, in the dtype of the features.
 
-        S is ``length``, or, for prompts with more valid tokens, their number rounded up to a multiple of R.
-        Every position of the result is valid: nothing downstream takes a mask.
+        Padding may be on the left or on the right. S is ``length``; if a prompt has more valid tokens, S is
+        their number rounded up to a multiple of R. Registers replace the padding, so the result needs no
+        mask.
 
         Raises:
-            ValueError: ``length`` is not a multiple of R, or the features have the wrong width.
+            ValueError: ``length`` is not a multiple of R, or the features do not have width W.
         """
         return TextContext(
             self.video_embeddings_connector(features.video, features.mask, length=length),
@@ -53,7 +54,7 @@ class TextConnectors(nn.Module):
 
 
 class Connector(nn.Module):
-    """Registers behind the text, then plain transformer blocks over all positions."""
+    """Appends registers to the text, then applies transformer blocks over all positions, and an RMS norm."""
 
     def __init__(
         self,
@@ -72,9 +73,9 @@ class Connector(nn.Module):
         )
 
     def forward(self, features: Tensor, mask: Tensor, *, length: int, rope: Rope | None = None) -> Tensor:
-        """features (B, T, W) with token mask (B, T) -> context (B, S, W).
+        """Features (B, T, W) with token mask (B, T) -> context (B, S, W); see :meth:`TextConnectors.forward`.
 
-        ``rope`` is what :meth:`rope` gave for S, to save making it again.
+        ``rope`` is the result of :meth:`rope` for S, if the caller has it already.
         """
         if features.shape[-1] != self.config.dim:
             raise ValueError(
@@ -89,14 +90,15 @@ class Connector(nn.Module):
         return rms_norm(x, self.config.norm_eps)
 
     def rope(self, length: int, device: torch.device) -> Rope:
-        """The rotary table of a context of ``length``, float32."""
+        """Rotary table in float32 for a context of ``length`` tokens."""
         config = self.config
+        # Positions are those of the context with registers, not of the prompt's tokens.
         points = torch.arange(length, dtype=torch.float32, device=device)[None, None]
         return rope_table(points, (config.max_pos,), width=config.dim, heads=config.heads, config=config.rope)
 
 
 class ConnectorBlock(nn.Module):
-    """Pre-normalised self-attention and feed-forward; the norms have no weights."""
+    """Self-attention and feed-forward, each after an RMS norm without weights and with a skip connection."""
 
     def __init__(
         self,
@@ -128,10 +130,10 @@ class ConnectorBlock(nn.Module):
 
 
 def fill_with_registers(features: Tensor, mask: Tensor, registers: Tensor, *, length: int) -> Tensor:
-    """Move valid tokens to the front in order and fill position p behind them with register p mod R.
+    """Move valid tokens to the front, in order, and fill every later position p with register p mod R.
 
-    features (B, T, W), mask (B, T), registers (R, W) -> (B, S, W) with S as for ``TextConnectors``. The
-    register follows from the absolute position: after n tokens the first one used is number n mod R.
+    features (B, T, W), mask (B, T), registers (R, W) -> (B, S, W), with S as in
+    :meth:`TextConnectors.forward`. Raises ValueError if ``length`` is not a multiple of R.
     """
     count = registers.shape[0]
     if length % count:
@@ -139,8 +141,10 @@ def fill_with_registers(features: Tensor, mask: Tensor, registers: Tensor, *, le
     valid = mask.to(features.device).bool()
     lengths = valid.sum(dim=1)
     total = length
-    if mask.shape[1] > length:  # else no prompt can be longer, and a GPU need not wait for the answer
+    # Reading lengths synchronises with the GPU, so it is done only if a prompt can be longer.
+    if mask.shape[1] > length:
         total = max(length, ceil(int(lengths.max()) / count) * count)
+    # A stable sort moves the valid tokens to the front without changing their order.
     order = torch.argsort(~valid, dim=1, stable=True)[:, :total]
     text = features.gather(1, order.unsqueeze(-1).expand(-1, -1, features.shape[-1]))
     text = F.pad(text, (0, 0, 0, total - text.shape[1]))

@@ -1,4 +1,4 @@
-"""Prompts in, text features out: tokenizer, Gemma and projection in one pass."""
+"""Text encoder: prompts to text features, by tokenizer, Gemma and projection."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ from .gemma import Gemma
 from .tokenizer import Tokenizer
 
 OnLayer = Callable[[int, int], None]
-"""Called after each hidden state with (finished states, all states). It may raise to stop the run."""
+"""Called after each hidden state with (finished states, total states). It may raise to stop the run."""
 
 
 class TextEncoder(nn.Module):
-    """Turns prompts into the features that the connectors take.
+    """Encodes prompts to the text features that the connectors take.
 
     Raises:
-        ValueError: Gemma, tokenizer and projection are not made for each other.
+        ValueError: sizes of Gemma, tokenizer and projection do not match.
     """
 
     def __init__(self, gemma: Gemma, tokenizer: Tokenizer, extractor: FeatureExtractor) -> None:
         super().__init__()
-        given = (gemma.num_states, gemma.hidden_size)
-        wanted = (extractor.num_states, extractor.hidden_size)
-        if given != wanted:
+        actual = (gemma.num_states, gemma.hidden_size)
+        expected = (extractor.num_states, extractor.hidden_size)
+        if actual != expected:
             raise ValueError(
                 "text encoder and checkpoint do not belong together: "
-                f"the encoder gives {given[0]} hidden states of width {given[1]}, "
-                f"the checkpoint's projection takes {wanted[0]} of width {wanted[1]}"
+                f"the encoder has {actual[0]} hidden states of width {actual[1]}, "
+                f"the checkpoint's projection takes {expected[0]} of width {expected[1]}"
             )
+        # Released embeddings have more rows than tokens, so that only a larger tokenizer is wrong.
         if tokenizer.vocab_size > gemma.vocab_size:
             raise ValueError(
                 "tokenizer and text encoder do not belong together: "
-                f"the tokenizer knows {tokenizer.vocab_size} tokens, the encoder {gemma.vocab_size}"
+                f"the tokenizer has {tokenizer.vocab_size} tokens, the encoder {gemma.vocab_size}"
             )
         self.gemma = gemma
         self.tokenizer = tokenizer
@@ -44,7 +45,7 @@ class TextEncoder(nn.Module):
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str], *, on_layer: OnLayer | None = None) -> TextFeatures:
-        """Features of ``prompts`` in float32, zero on the left padding of the shorter ones."""
+        """Text features of ``prompts`` in float32; shorter prompts are padded with zeros on the left."""
         input_ids, mask = self.tokenizer(prompts)
         accumulator = self.extractor.accumulator(mask)
 

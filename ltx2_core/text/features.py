@@ -1,10 +1,10 @@
-"""From Gemma's hidden states to text features: normalise each layer, project, add up.
+"""From Gemma's hidden states to text features: normalise each state, project it, and sum over the states.
 
 Letters: B prompts, T tokens, N valid tokens of all prompts, D hidden width, L hidden states, K feature width.
 
-The projection multiplies the flattened stack of all L states (index d * L + l). Both normalisations work on
-one layer at a time, so each state is normalised and multiplied with its own weight columns as soon as it
-arrives, on valid tokens only; neither the stack nor a rearranged copy of the weight is ever made.
+The checkpoint's projection is one matrix on all L states of a token, flattened with index d * L + l. Since
+both normalisations act on one state at a time, each state is normalised and multiplied with its own columns
+of the matrix as soon as Gemma has computed it, for valid tokens only. The states are never stacked in memory.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ EPS = 1e-6
 
 
 class FeatureExtractor(nn.Module):
-    """Normalises and projects hidden states, with one shared projection (2.0) or one per modality (2.3)."""
+    """Normalises hidden states and projects them to features for video and audio.
+
+    2.0 has one projection for both modalities, 2.3 and later have one for each.
+    """
 
     def __init__(
         self,
@@ -50,23 +53,24 @@ class FeatureExtractor(nn.Module):
             self.aggregate_embed = operations.Linear(flat, config.video.dim, bias=False, **options)
 
     def accumulator(self, mask: Tensor) -> FeatureAccumulator:
-        """Start on prompts whose token mask (B, T) is 1 on valid tokens."""
+        """A new accumulator for prompts with token mask (B, T), which is 1 on valid tokens."""
         return FeatureAccumulator(self, mask)
 
     def forward(self, hidden_states: Iterable[Tensor], mask: Tensor) -> TextFeatures:
-        """The L ``hidden_states`` (B, T, D) in order -> features, float32."""
+        """All L ``hidden_states`` (B, T, D) in order, with token mask (B, T) -> features in float32."""
         accumulator = self.accumulator(mask)
         for index, hidden in enumerate(hidden_states):
             accumulator.add(index, hidden)
         return accumulator.result()
 
     def padded(self, hidden: Tensor, mask: Tensor) -> TextFeatures:
-        """All states at once, (B, T, L, D) with mask (B, T) -> features, float32: for training.
+        """Stacked states (B, T, L, D) with token mask (B, T) -> features in float32, for training.
 
-        It computes padding as well and never looks at the mask, so that a GPU need not wait.
+        Padding tokens are computed and then zeroed. Unlike in ``forward``, no value of the mask is read on
+        the host, so that a GPU is not synchronised.
 
         Raises:
-            ValueError: states are normalised over whole prompts (2.0), which needs their lengths.
+            ValueError: the model is 2.0, whose normalisation over whole prompts needs their lengths.
         """
         if not self.per_token_norm:
             raise ValueError("states that are normalised prompt by prompt need forward(), not padded()")
@@ -79,20 +83,23 @@ class FeatureExtractor(nn.Module):
 
     @property
     def projections(self) -> tuple[Any, ...]:
-        """The projections of video and audio, or the one that serves both."""
+        """The projections for video and audio, or the one for both (2.0)."""
         if self.per_token_norm:
             return self.video_aggregate_embed, self.audio_aggregate_embed
         return (self.aggregate_embed,)
 
 
 class FeatureAccumulator:
-    """Sums the share of each hidden state; statistics and sums are float32."""
+    """Sums the projected hidden states of a batch of prompts, in float32.
+
+    Raises ValueError for a prompt without valid tokens.
+    """
 
     def __init__(self, extractor: FeatureExtractor, mask: Tensor) -> None:
         self.extractor = extractor
         self.mask = mask
         self.lengths: list[int] = mask.sum(dim=1, dtype=torch.int64).tolist()
-        # Found once, and not for every layer: on a GPU each look at a mask waits for everything before it.
+        # Computed once and not for every state, because each read of the mask synchronises with the GPU.
         self._valid = mask.bool().flatten().nonzero()[:, 0]
         self.added: set[int] = set()
         self.sums: list[Tensor] = []
@@ -100,10 +107,10 @@ class FeatureAccumulator:
             raise ValueError("every prompt needs at least one valid token (BOS); the mask has a row of zeros")
 
     def add(self, layer: int, hidden: Tensor) -> None:
-        """Add hidden state number ``layer`` (B, T, D); rows of padding tokens are ignored.
+        """Add hidden state number ``layer`` (B, T, D); values at padding tokens are ignored.
 
         Raises:
-            ValueError: the layer does not exist or was added before, or the shape is not (B, T, D).
+            ValueError: there is no such state, it was added before, or its shape is not (B, T, D).
         """
         size, states = self.extractor.hidden_size, self.extractor.num_states
         if not 0 <= layer < states or layer in self.added:
@@ -120,10 +127,10 @@ class FeatureAccumulator:
         self.sums = [a.add_(b) for a, b in zip(self.sums, shares, strict=True)] if self.sums else shares
 
     def result(self) -> TextFeatures:
-        """Features (B, T, K) in float32, zero on padding.
+        """Features (B, T, K) in float32, zero on padding tokens.
 
         Raises:
-            ValueError: a hidden state has not been added.
+            ValueError: not all hidden states have been added.
         """
         states = self.extractor.num_states
         if len(self.added) != states:
@@ -140,7 +147,7 @@ class FeatureAccumulator:
     def _finish(self, total: Tensor, projection: Any) -> Tensor:
         if not self.extractor.per_token_norm:
             return total
-        # The factor belongs to the projection's input; as a constant it may wait for the sum of the layers.
+        # The factor belongs to the projection's input. Being constant, it can be applied to the sum.
         scale = sqrt(total.shape[-1] / self.extractor.hidden_size)
         bias: Tensor = projection.bias
         return total * scale + bias.to(device=total.device, dtype=total.dtype)
@@ -152,12 +159,15 @@ class FeatureAccumulator:
 
 
 def rms_per_token(x: Tensor) -> Tensor:
-    """x (..., D) with mean square 1 for each token (2.3 and later)."""
+    """Normalise x (..., D) to a root mean square of 1 for each token (2.3 and later)."""
     return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + EPS)
 
 
 def range_per_prompt(x: Tensor, lengths: list[int]) -> Tensor:
-    """x (N, D), prompt after prompt: mean 0 and range 8 over all tokens and channels of each prompt (2.0)."""
+    """Normalise each prompt to mean 0 and range 8 over all its tokens and channels (2.0).
+
+    x (N, D) holds the valid tokens of all prompts one after another, ``lengths`` their numbers of tokens.
+    """
 
     def normalise(part: Tensor) -> Tensor:
         mean = part.sum() / (part.numel() + EPS)

@@ -1,4 +1,4 @@
-"""Finds configuration, weights and tokenizer inside a Hugging Face folder of a text encoder."""
+"""Finding configuration, weights and tokenizer in a Hugging Face folder of a text encoder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..storage.files import entries, indexed_files, read_object
 from ..storage.header import TensorInfo, read_header
 
 PREFIXES = ("language_model.model.", "model.language_model.", "model.", "language_model.", "")
-"""Where the language model sits: Google's release, newer re-saves, text-only models, saved inner modules."""
+"""Prefixes of the language model's tensors: Google's release, newer transformers, text-only, inner module."""
 
 _NAME = r"(?:layers\.\d+|embed_tokens|norm)\..+"
 _LANGUAGE_KEY = re.compile(rf"^(?:{'|'.join(map(re.escape, PREFIXES))})({_NAME})$")
@@ -21,21 +21,21 @@ KINDS = ("gemma3_text", "gemma4_text", "gemma4_unified_text")
 
 
 def language_name(key: str) -> str | None:
-    """The name inside the language model of a tensor called ``key`` in a file; None for any other tensor."""
+    """The name within the language model of the tensor ``key`` of a file; None for other tensors."""
     match = _LANGUAGE_KEY.match(key)
     return match[1] if match else None
 
 
 class NotGemmaError(ValueError):
-    """The folder is sound, as far as its configurations say, and holds something else."""
+    """The folder's configurations are valid, but none is of a Gemma."""
 
 
 def find_config(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The nearest ``config.json`` of a Gemma at or below ``folder``, and its text part.
+    """Path and text section of the first ``config.json`` of a Gemma at or below ``folder``.
 
     Raises:
-        NotGemmaError: there is no such file; says which architectures were found instead.
-        ValueError: one is malformed, and no other is of a Gemma; or the folder does not exist.
+        NotGemmaError: there is no such file; the message lists the architectures found instead.
+        ValueError: the folder does not exist, or a configuration is malformed and none is of a Gemma.
     """
     if not folder.is_dir():
         raise ValueError(
@@ -73,14 +73,15 @@ def find_config(folder: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def find_weights(folder: Path, config_path: Path) -> dict[str, TensorInfo]:
-    """Entries of the language model, by their name inside it; vision weights are left out.
+    """Header entries of the language model's tensors, by their name within it; vision weights are left out.
 
-    Files beside the configuration come first, then the whole ``folder`` is searched. In a directory with an
-    index, only the files that the index names count.
+    The folder of the configuration is searched first, then the whole ``folder``. In a directory with an index
+    only the files in the index are read.
 
     Raises:
-        ValueError: no weights, a shard that the index names is absent, or two files hold the same tensor.
+        ValueError: there are no weights, a shard of the index is missing, or two files hold the same tensor.
     """
+    # A folder may hold other models in other subfolders, so the configuration's own comes first.
     for root in (config_path.parent, folder):
         if found := _language_tensors(root):
             return found
@@ -93,10 +94,10 @@ def find_weights(folder: Path, config_path: Path) -> dict[str, TensorInfo]:
 
 
 def find_tokenizer(folder: Path) -> Path:
-    """``tokenizer.json``, or else ``tokenizer.model``, nearest to ``folder``.
+    """Path of ``tokenizer.json``, or else of ``tokenizer.model``, in ``folder`` or below it.
 
     Raises:
-        ValueError: the folder holds neither.
+        ValueError: there is neither.
     """
     found = entries(folder)
     for name in ("tokenizer.json", "tokenizer.model"):
@@ -118,7 +119,7 @@ def _language_tensors(root: Path) -> dict[str, TensorInfo]:
                 if name in found:
                     raise ValueError(
                         f"{found[name].path} and {path} both hold {name}; "
-                        "give the folder of one text encoder only"
+                        "use the folder of one text encoder only"
                     )
                 found[name] = info
     return found if "embed_tokens.weight" in found else {}

@@ -1,4 +1,4 @@
-"""Gemma 3 (LTX-2.0, 2.3) or Gemma 4 (2.5) as a text encoder: all hidden states, one at a time.
+"""Gemma 3 (LTX-2.0, 2.3) or Gemma 4 (2.5) as a text encoder that returns all hidden states, one at a time.
 
 Letters: B prompts, T tokens, D hidden width, L layers.
 """
@@ -25,10 +25,10 @@ OnHidden = Callable[[int, Tensor], None]
 
 
 class Gemma(nn.Module):
-    """The inner Gemma text model of the transformers library, without its output head."""
+    """The Gemma text model of the transformers library, without its output head."""
 
     def __init__(self, model: Any) -> None:
-        """``model`` is a ``Gemma3TextModel`` or one of the fourth generation."""
+        """``model`` is a ``Gemma3TextModel`` or the text model of a Gemma 4."""
         super().__init__()
         self.model = model
         self.hidden_size: int = model.config.hidden_size
@@ -38,11 +38,11 @@ class Gemma(nn.Module):
 
     @torch.no_grad()
     def forward(self, input_ids: Tensor, attention_mask: Tensor, on_hidden: OnHidden) -> None:
-        """Hand the L + 1 hidden states to ``on_hidden`` in order, as soon as each exists.
+        """Run the model and pass each of its L + 1 hidden states to ``on_hidden`` as soon as it is computed.
 
-        ``input_ids`` and ``attention_mask`` (B, T), padded on the left. State 0 is the scaled embedding,
-        states 1 ... L - 1 are what enters the next layer, state L comes after the final norm. Rows of padding
-        tokens are arbitrary. Nothing is kept, so the whole stack never exists at once.
+        ``input_ids`` and ``attention_mask`` are (B, T), padded on the left. State 0 is the scaled embedding,
+        state i the input of layer i, state L the output of the final norm. Values at padding tokens are
+        arbitrary. The states are not stored, so that they are never all in memory.
         """
 
         def entering(index: int) -> Callable[..., None]:
@@ -51,6 +51,7 @@ class Gemma(nn.Module):
 
             return hook
 
+        # Hooks instead of output_hidden_states, which would hold all states in memory.
         handles = [
             layer.register_forward_pre_hook(entering(index), with_kwargs=True)
             for index, layer in enumerate(self.model.layers)
@@ -69,15 +70,14 @@ class Gemma(nn.Module):
 def load_gemma(
     path: str | os.PathLike[str], *, dtype: torch.dtype, device: torch.device | str = "cpu"
 ) -> Gemma:
-    """Load Gemma from a Hugging Face folder or a single file, text-only or multimodal, without its vision.
+    """Load Gemma from a Hugging Face folder or a single file; of a multimodal model, only its text part.
 
-    In a folder, configuration and weights may lie in subfolders. On the CPU, tensors that already have
-    ``dtype`` stay memory-mapped. Quantised layers keep their weights as they are stored, and decode them when
-    they run.
+    Configuration and weights may be in subfolders. On the CPU, tensors that have ``dtype`` in the file stay
+    memory-mapped. Quantised layers stay quantised and decode their weights in the forward pass.
 
     Raises:
-        ValueError: not a Gemma, weights absent or not fitting the configuration, or ``dtype`` is float16,
-            whose range the hidden states exceed.
+        ValueError: it is not a Gemma, weights are missing or do not fit the configuration, or ``dtype`` is
+            float16, in which the hidden states overflow.
     """
     if dtype == torch.float16:
         raise ValueError("Gemma overflows in float16; use torch.bfloat16 or torch.float32")
@@ -90,10 +90,10 @@ def load_gemma(
 
 
 def find_encoder(path: Path) -> tuple[dict[str, Any], dict[str, TensorInfo], Mapping[str, Any]]:
-    """Configuration, entries of the language model, and metadata of the folder or file at ``path``.
+    """Configuration, header entries of the language model, and metadata of the folder or file at ``path``.
 
     Raises:
-        ValueError: there is no Gemma.
+        ValueError: ``path`` does not contain a Gemma.
     """
     if path.is_file():
         config, infos, header = read_encoder_file(path)
@@ -103,9 +103,10 @@ def find_encoder(path: Path) -> tuple[dict[str, Any], dict[str, TensorInfo], Map
 
 
 def gemma_from_tensors(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Gemma:
-    """Build Gemma from the fields of its text configuration and its tensors, which it keeps without a copy.
+    """Build Gemma from its text configuration and its tensors, which are used without a copy.
 
-    ``tensors`` has the keys of the inner model: ``embed_tokens.weight``, ``layers.0. ...``, ``norm.weight``.
+    Keys of ``tensors`` are names within the language model: ``embed_tokens.weight``, ``layers.0. ...``,
+    ``norm.weight``.
 
     Raises:
         ValueError: a tensor is missing, unexpected or of another shape than the configuration says.
@@ -139,8 +140,8 @@ def _from_infos(
 
 
 def _empty(config: Mapping[str, Any]) -> Any:
-    """The model of the library on the ``meta`` device."""
-    # Importing the library takes seconds, which those who only need the connectors should not wait for.
+    """The transformers model for a configuration, on the ``meta`` device."""
+    # Importing transformers takes seconds, and users of the connectors alone do not need it.
     with without_broken_torchaudio():
         import transformers
 
@@ -174,6 +175,7 @@ def _shapes(model: Any) -> dict[str, tuple[int, ...]]:
 def _filled(model: Any, state: Mapping[str, Tensor]) -> Gemma:
     model.load_state_dict(dict(state), strict=True, assign=True)
     _restore_constants(model)
+    # The constants are created on the CPU; the weights may be elsewhere.
     model.to(state["embed_tokens.weight"].device)
     return Gemma(model.eval().requires_grad_(False))
 
@@ -184,16 +186,16 @@ def _decoded(
     layers: Mapping[str, StoredLayer],
     shapes: Mapping[str, tuple[int, ...]],
 ) -> tuple[int, ...]:
-    """The shape of a tensor once it is decoded and its padding cut off."""
+    """Shape of a tensor after decoding, without the padding of quantised formats."""
     layer = layers.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
     if layer is None:
         return info.shape
-    wanted = shapes.get(name, ())
-    return wanted if layer.fits(wanted) else layer.shape
+    expected = shapes.get(name, ())
+    return expected if layer.fits(expected) else layer.shape
 
 
 def _portable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Spell the rotary fields in the way that every supported transformers release reads."""
+    """The configuration with its rotary fields in the older form, which all supported transformers read."""
     config = dict(config)
     rope = config.pop("rope_parameters", None)
     if rope:
@@ -204,9 +206,10 @@ def _portable(config: Mapping[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _check(given: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
-    missing = sorted(expected.keys() - given.keys())
-    unexpected = sorted(given.keys() - expected.keys())
+def _check(actual: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise ValueError unless both have the same names with the same shapes."""
+    missing = sorted(expected.keys() - actual.keys())
+    unexpected = sorted(actual.keys() - expected.keys())
     if missing or unexpected:
         raise ValueError(
             "the weights do not fit the configuration: "
@@ -214,12 +217,12 @@ def _check(given: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[in
             f"{len(unexpected)} unexpected ({', '.join(unexpected[:3])})"
         )
     for name, shape in expected.items():
-        if given[name] != shape:
-            raise ValueError(f"{name} has shape {given[name]}; its config.json says {shape}")
+        if actual[name] != shape:
+            raise ValueError(f"{name} has shape {actual[name]}; its config.json says {shape}")
 
 
 def _restore_constants(model: Any) -> None:
-    """Recompute the constants that no checkpoint holds and that were built on the meta device."""
+    """Compute the constants that checkpoints do not store: embedding scale and rotary frequencies."""
     model.embed_tokens.embed_scale = torch.tensor(model.config.hidden_size**0.5)
     for name, module in list(model.named_children()):
         if name.startswith("rotary_emb"):

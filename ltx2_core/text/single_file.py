@@ -1,6 +1,6 @@
-"""A text encoder in one file: its language model, configuration and tokenizer, told from the header.
+"""A text encoder in a single file: language model, configuration and tokenizer.
 
-ComfyUI and LTX-2.5 pack the weights under ``model.`` and the tokenizer as a tensor of bytes.
+The files of ComfyUI and LTX-2.5 have the weights under ``model.`` and the tokenizer as a tensor of bytes.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from ..storage.reading import decoded_shape, read_tensors
 from .folder import language_name
 
 TOKENIZERS = ("spiece_model", "tokenizer_json")
-"""Tensors that hold the bytes of a ``tokenizer.model`` and of a ``tokenizer.json``."""
+"""Tensors with the bytes of a ``tokenizer.model`` or of a ``tokenizer.json``."""
 
 
 def read_encoder_file(path: Path) -> tuple[dict[str, Any], dict[str, TensorInfo], Header]:
-    """Configuration, entries of the language model by their names inside it, and the header.
+    """Configuration, header entries of the language model by their name within it, and the file's header.
+
+    The configuration is from the metadata, or reconstructed from shapes for a Gemma 3.
 
     Raises:
-        ValueError: no Gemma; says what the file seems to be.
+        ValueError: the file is not a Gemma; the message says what it seems to be.
     """
     header = read_header(path)
     infos = {own: info for name, info in header.tensors.items() if (own := language_name(name))}
@@ -34,7 +36,7 @@ def read_encoder_file(path: Path) -> tuple[dict[str, Any], dict[str, TensorInfo]
         return {"model_type": stated.get("model_type"), **text}, infos, header
     if other := _describe_other(header.tensors, infos):
         raise ValueError(
-            f"{path} is no Gemma 3 text encoder: it seems to be {other}. Take gemma_3_12B_it (bf16, "
+            f"{path} is not a Gemma 3 text encoder: it seems to be {other}. Use gemma_3_12B_it (bf16, "
             "fp8_scaled or fp4_mixed; it belongs in text_encoders), or the Hugging Face folder of Gemma 3 12B"
         )
     try:
@@ -44,10 +46,10 @@ def read_encoder_file(path: Path) -> tuple[dict[str, Any], dict[str, TensorInfo]
 
 
 def tokenizer_bytes(path: Path) -> tuple[str, bytes]:
-    """The tokenizer that the file carries: its kind, one of ``TOKENIZERS``, and its bytes.
+    """The tokenizer stored in the file: its kind, one of ``TOKENIZERS``, and its bytes.
 
     Raises:
-        ValueError: the file carries none.
+        ValueError: the file contains no tokenizer.
     """
     header = read_header(path)
     for kind in TOKENIZERS:
@@ -55,13 +57,13 @@ def tokenizer_bytes(path: Path) -> tuple[str, bytes]:
         if info is not None and info.dtype in ("U8", "I8"):
             return kind, bytes(read_tensors({kind: info})[kind].flatten().numpy().tobytes())
     raise ValueError(
-        f"{path} carries no tokenizer (a tensor {' or '.join(TOKENIZERS)}); take a file that does, such as "
+        f"{path} contains no tokenizer (a tensor {' or '.join(TOKENIZERS)}); use a file that does, such as "
         "gemma_3_12B_it, or the Hugging Face folder of the text encoder"
     )
 
 
 def _config_of(infos: Mapping[str, TensorInfo]) -> dict[str, Any]:
-    """The fields of a Gemma 3 from its shapes; what they cannot tell has the values of the released 12B."""
+    """Configuration of a Gemma 3 from its tensor shapes; other settings are those of the released 12B."""
     shapes = {name: decoded_shape(info) for name, info in infos.items()}
     vocab_size, hidden = shapes["embed_tokens.weight"]
     attention = "layers.0.self_attn."
@@ -72,7 +74,7 @@ def _config_of(infos: Mapping[str, TensorInfo]) -> dict[str, Any]:
         "vocab_size": vocab_size,
         "hidden_size": hidden,
         "intermediate_size": shapes["layers.0.mlp.gate_proj.weight"][0],
-        # As many as there are: a damaged name with a huge number must not ask for as many layers.
+        # The number of different indices, not the highest one, which a damaged name could make huge.
         "num_hidden_layers": len(layers),
         "num_attention_heads": shapes[f"{attention}q_proj.weight"][0] // head_dim,
         "num_key_value_heads": shapes[f"{attention}k_proj.weight"][0] // head_dim,
@@ -93,7 +95,7 @@ def _config_of(infos: Mapping[str, TensorInfo]) -> dict[str, Any]:
 
 
 def _describe_other(names: Iterable[str], infos: Mapping[str, TensorInfo]) -> str | None:
-    """In words, what a file is that is no Gemma 3; None for a Gemma 3."""
+    """Describe a file that is not a Gemma 3; None for a Gemma 3."""
     all_names = list(names)
 
     def has(pattern: str) -> bool:

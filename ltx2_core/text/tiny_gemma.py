@@ -1,4 +1,4 @@
-"""Writes a tiny random Gemma 3 with a working tokenizer, as a Hugging Face folder."""
+"""Writing of a tiny Gemma 3 with random weights and a working tokenizer, as a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def write_tiny_gemma(
 ) -> None:
     """Write config.json, model.safetensors, tokenizer.json and tokenizer_config.json into ``folder``.
 
-    The weights follow from ``seed`` alone. The tokenizer knows ``vocab_size`` tokens: four special ones, all
-    bytes and common English pieces, so any text can be encoded; each of ``words`` is one token, with a
-    capital and without, as far as there is room. The head width of 256 is the one that ComfyUI assumes.
+    The weights depend on ``seed`` alone. The tokenizer has ``vocab_size`` tokens: four special ones, all
+    bytes, so that any text can be encoded, and pieces of words. Each of ``words`` becomes a single token,
+    with and without a capital, as long as there is room. ComfyUI assumes a head width of 256.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = {
@@ -90,9 +90,9 @@ def write_tiny_gemma(
 
 
 def tiny_tokenizer(words: Sequence[str] = (), vocab_size: int = VOCAB_SIZE) -> FastTokenizer:
-    """A byte-fallback BPE laid out like Gemma's: pad, eos, bos, unk, the bytes, then English pieces.
+    """A BPE tokenizer with byte fallback in Gemma's layout: pad, eos, bos, unk, bytes, then pieces of words.
 
-    The given ``words`` come before common English ones.
+    Pieces of ``words`` come first, then those of common English words, up to ``vocab_size`` tokens.
     """
     own = [form for word in words for form in (SPACE + word, word, word.capitalize())]
     common = [SPACE + word for word in _WORDS.split()]
@@ -120,7 +120,7 @@ def tiny_tokenizer(words: Sequence[str] = (), vocab_size: int = VOCAB_SIZE) -> F
 
 
 def _learn_merges(words: list[str], count: int) -> list[tuple[str, str]]:
-    """Byte-pair merges of the words, most frequent pair first; ties go to the alphabetically first pair."""
+    """Learn at most ``count`` byte-pair merges, most frequent pair first; ties are broken alphabetically."""
     split = Counter(tuple(word) for word in words)
     merges: list[tuple[str, str]] = []
     while len(merges) < count:
@@ -171,7 +171,7 @@ def _shapes(
 
 
 def _random(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    # Norm weights are stored without their 1; the embedding is multiplied by √hidden in the model.
+    # Gemma adds 1 to the stored norm weights and multiplies the embedding by sqrt(hidden).
     std = 0.1 if len(shape) == 1 else shape[-1] ** -0.5
     return torch.randn(shape, generator=generator) * std
 

@@ -1,4 +1,4 @@
-"""Prompts to token ids, in the way the connectors were trained on.
+"""Tokenization of prompts as in the training of LTX-2.
 
 Letters: B prompts, T tokens of the longest prompt.
 """
@@ -23,10 +23,11 @@ MAX_TOKENS = 1024
 
 
 class Tokenizer:
-    """Strips the prompt, puts BOS first, keeps the first ``max_tokens`` tokens and pads on the left.
+    """Tokenizes prompts: strips whitespace, prepends BOS, truncates to ``max_tokens`` and pads on the left.
 
-    No chat template, no EOS. Prompts are padded to the longest of the call and not to 1024: Gemma masks
-    padding and its rotary positions only matter as differences, so the valid tokens come out the same.
+    There is no chat template and no EOS. Prompts are padded to the longest one of the call instead of to 1024
+    tokens, which is faster and does not change the result: Gemma masks padding, and its rotary embedding
+    depends only on differences of positions.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class Tokenizer:
         pad_id: int = 0,
         max_tokens: int = MAX_TOKENS,
     ) -> None:
-        """``encode`` turns text into ids without special tokens."""
+        """``encode`` maps text to token ids without special tokens."""
         self.encode = encode
         self.vocab_size = vocab_size
         self.bos_id = bos_id
@@ -46,20 +47,20 @@ class Tokenizer:
         self.max_tokens = max_tokens
 
     def __call__(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Token ids and mask, both (B, T) int64; the mask is 1 on tokens and 0 on padding.
+        """Token ids and attention mask, both int64 (B, T); the mask is 1 on tokens and 0 on padding.
 
         Raises:
-            ValueError: ``prompts`` is one string or empty.
+            ValueError: ``prompts`` is empty or a single string.
         """
         if isinstance(prompts, str) or not prompts:
             raise ValueError(f"prompts must be a list of at least one string; got {prompts!r}")
-        rows = [self._ids(prompt) for prompt in prompts]
-        longest = max(map(len, rows))
-        ids = torch.full((len(rows), longest), self.pad_id, dtype=torch.int64)
+        tokens = [self._ids(prompt) for prompt in prompts]
+        longest = max(map(len, tokens))
+        ids = torch.full((len(tokens), longest), self.pad_id, dtype=torch.int64)
         mask = torch.zeros_like(ids)
-        for index, row in enumerate(rows):
-            ids[index, longest - len(row) :] = torch.tensor(row)
-            mask[index, longest - len(row) :] = 1
+        for index, one in enumerate(tokens):
+            ids[index, longest - len(one) :] = torch.tensor(one)
+            mask[index, longest - len(one) :] = 1
         return ids, mask
 
     def _ids(self, prompt: str) -> list[int]:
@@ -70,10 +71,10 @@ class Tokenizer:
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
-    """Gemma's tokenizer from a folder (``tokenizer.json`` or ``tokenizer.model``) or from an encoder file.
+    """Load Gemma's tokenizer from a Hugging Face folder or from a single file of a text encoder.
 
     Raises:
-        ValueError: there is none, it is not Gemma's, or a package that it needs is missing.
+        ValueError: there is no tokenizer, it is not Gemma's, or the package sentencepiece is missing.
     """
     path = Path(path)
     if path.is_file():
@@ -87,7 +88,8 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
 def _from_json(path: Path, content: bytes) -> Tokenizer:
     try:
         fast = FastTokenizer.from_str(content.decode())
-    except Exception as error:  # the library raises nothing more specific
+    # The tokenizers library raises plain Exception.
+    except Exception as error:
         raise ValueError(f"the tokenizer of {path} is damaged ({error}); download it again") from None
     fast.no_padding()
     fast.no_truncation()

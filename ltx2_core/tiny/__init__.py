@@ -1,4 +1,4 @@
-"""Tiny models in the released layouts: random ones written on demand, a trained set with the package."""
+"""Tiny models in the released layouts: a trained set in the package, and random ones to write."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["embedded_dir", "embedded_set"]
 
 
 def embedded_dir() -> Path:
-    """The folder of the embedded set, laid out like ComfyUI's ``models`` folder."""
+    """Folder of the embedded model set, laid out like ComfyUI's ``models`` folder."""
     return Path(__file__).resolve().parents[1] / "assets" / "tiny"
 
 
 def embedded_set() -> TinySet:
-    """The files of the embedded set: generation 2.3 in bfloat16, made by ``ltx2 train tiny``."""
+    """Files of the embedded model set: generation 2.3 in bfloat16, trained by ``ltx2 train tiny``."""
     from .write import TinySet
 
     return TinySet.in_folder(embedded_dir())

@@ -1,6 +1,7 @@
-"""Header configuration of the tiny models: released structure, released constants, small widths.
+"""Header configuration of the tiny models: structure and constants of the released ones, with small widths.
 
-They keep what ComfyUI assumes: 128 latent channels, 128 registers, strides 8 x 32 x 32, three audio levels.
+What ComfyUI assumes is not changed: 128 latent channels, 128 registers, compression by 8 x 32 x 32, and three
+levels of the audio autoencoder.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ AUDIO_BASE_CHANNELS = 8
 
 
 def tiny_config(generation: TinyGeneration) -> Json:
-    """The ``config`` object of a single-file checkpoint."""
+    """The ``config`` metadata of a single-file checkpoint of that generation."""
     return {
         "transformer": _transformer(late=generation == "2.3"),
         "vae": _video_vae(late=generation == "2.3"),
@@ -35,7 +36,7 @@ def tiny_config(generation: TinyGeneration) -> Json:
 
 
 def tiny_upsampler_config() -> Json:
-    """The flat ``config`` object of a spatial x2 upscaler; its group norms need a multiple of 32 channels."""
+    """The ``config`` metadata of a spatial x2 upsampler, whose group norms need a multiple of 32 channels."""
     return {
         "_class_name": "LatentUpsampler",
         "in_channels": 128,
@@ -141,13 +142,16 @@ def _video_vae(*, late: bool) -> Json:
         "scaling_factor": 1.0,
         "causal_decoder": False,
         "timestep_conditioning": False,
-        # As released: 2.0 names no padding, and readers take reflection in the decoder only.
+        # As in released files: 2.0 has no padding keys, and readers then pad the decoder by reflection.
         **({"spatial_padding_mode": "zeros", "encoder_spatial_padding_mode": "zeros"} if late else {}),
     }
 
 
 def _with_res_blocks(resamplers: list[tuple[str, Json]]) -> list[list[Any]]:
-    """A residual block before, between and after resamplers; ComfyUI knows the decoder by the last one."""
+    """Put residual blocks before, between and after the resamplers.
+
+    ComfyUI detects the decoder's version by the last residual block.
+    """
     blocks: list[list[Any]] = [["res_x", {"num_layers": 1}]]
     for name, options in resamplers:
         blocks += [[name, dict(options)], ["res_x", {"num_layers": 1}]]
@@ -204,7 +208,7 @@ def _vocoder_20() -> Json:
 
 
 def _vocoder_23() -> Json:
-    # Each upsampling halves the width, so six of them need 64 channels and five 32.
+    # Each upsampling halves the channels: six need a multiple of 64 channels, five a multiple of 32.
     amp: Json = {
         "resblock": "AMP1",
         "activation": "snakebeta",

@@ -1,7 +1,7 @@
-"""Random weights that keep a tiny model alive: every branch matters, nothing saturates.
+"""Random weights for tiny models, scaled so that every branch contributes and no activation saturates.
 
-Each tensor has its own generator, seeded by the seed and its name, so a value depends on nothing else: not on
-the other tensors, their order, or any global state.
+Each tensor has its own generator, seeded by the set's seed and the tensor's name. So its values do not depend
+on other tensors, on their order, or on global state.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Fill = Callable[[tuple[int, ...], torch.Generator], Tensor]
 
 
 def random_weights(network: nn.Module, seed: int, *, prefix: str = "") -> dict[str, Tensor]:
-    """A float32 state dict for ``network`` (which may be on ``meta``), names preceded by ``prefix``."""
+    """A random float32 state dict for ``network``, which may be on ``meta``; names begin with ``prefix``."""
     return {
         prefix + name: random_tensor(prefix + name, tuple(tensor.shape), seed)
         for name, tensor in network.state_dict().items()
@@ -31,14 +31,18 @@ def random_weights(network: nn.Module, seed: int, *, prefix: str = "") -> dict[s
 
 
 def random_tensor(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
-    """The tensor ``name`` of the set with this ``seed``, by the first rule that fits its name."""
+    """The random tensor ``name`` of the set with this ``seed``; its distribution depends on the name."""
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    # A seed must fit into a signed 64-bit integer.
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
     return next(fill for pattern, fill in _RULES if pattern.search(name))(shape, generator)
 
 
 def stored_transforms(config: cfg.BandwidthExtensionConfig, prefix: str) -> Mapping[str, Tensor]:
-    """The Fourier and mel matrices that a 2.3 vocoder carries: real ones, as noise would be no spectrum."""
+    """The Fourier basis and mel filters of a 2.3 vocoder; names begin with ``prefix``.
+
+    They get their real values, because random ones would not compute a spectrum.
+    """
     return {
         f"{prefix}{name}": tensor
         for name, tensor in LogMel(config, Layers(nn, None, None)).state_dict().items()
@@ -50,14 +54,17 @@ def _normal(std: float, mean: float = 0.0) -> Fill:
 
 
 def _scaled(gain: float) -> Fill:
-    """Standard deviation gain / sqrt(inputs), the first axis being the outputs."""
+    """Normal weights (outputs, inputs, ...) with standard deviation gain / sqrt(inputs)."""
     return lambda shape, generator: (
         torch.randn(shape, generator=generator) * (gain / math.sqrt(math.prod(shape[1:])))
     )
 
 
 def _transposed(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """(inputs, outputs, kernel): a kernel of twice the stride sums two taps of every input per sample."""
+    """Weights (inputs, outputs, kernel) of a transposed convolution.
+
+    Its kernel is twice the stride, so that each output sample sums two taps of every input channel.
+    """
     return torch.randn(shape, generator=generator) / math.sqrt(2 * shape[0])
 
 
@@ -68,17 +75,17 @@ def _taps(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 _RULES: tuple[tuple[re.Pattern[str], Fill], ...] = tuple(
     (re.compile(pattern), fill)
     for pattern, fill in (
-        # What the random encoders give, so that normalised latents have a standard deviation near 1.
+        # Measured on the random encoders, so that normalised latents have a standard deviation near 1.
         (r"std-of-means$", _normal(0.04, mean=0.45)),
         (r"mean-of-means$", _normal(0.1)),
         (r"\.filter$", _taps),
         (r"\.act\.(alpha|beta)$", _normal(0.1)),
         (r"(^|[._])(q_norm|k_norm|norm\d?|initial_norm)\.weight$", _normal(0.1, mean=1.0)),
-        # Gates and modulation away from zero, or half of the branches would not count.
+        # Gates and modulation must not be near zero, or half of the branches would have no effect.
         (r"scale_shift_table|learnable_registers", _normal(0.5)),
         (r"\.bias$", _normal(0.05)),
         (r"ups\.\d+\.weight$", _transposed),
-        # Residual blocks of the vocoder add up to a clipped waveform unless their convolutions are small.
+        # Without small convolutions the vocoder's residual blocks sum to a waveform that clips.
         (r"resblocks\.\d+\.convs", _scaled(0.3)),
         (r"bwe_generator\.conv_post\.weight$", _scaled(0.03)),
         (r"vocoder\.vocoder\.conv_post\.weight$", _scaled(0.2)),

@@ -1,4 +1,4 @@
-"""Writes a complete tiny model set in the released layouts, arranged in ComfyUI's model folders."""
+"""Writing of a complete tiny model set in the released layouts, sorted into ComfyUI's model folders."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ LORA_RANK = 4
 
 @dataclass(frozen=True)
 class TinySet:
-    """Where the parts of a model set lie."""
+    """Paths of the files of a model set."""
 
     checkpoint: Path
     text_encoder: Path
     upsampler: Path
     lora: Path
-    """Of random weights, as ``write_tiny_set`` makes it; the trained set has those below instead."""
+    """A LoRA with random weights. The trained set has ``distilled`` and ``edges`` instead."""
 
     @property
     def distilled(self) -> Path:
-        """The LoRA for few steps without guidance, in a trained set."""
+        """The distilled LoRA of a trained set, for few steps without guidance."""
         return self.lora.with_name("ltx2-tiny-distilled-lora.safetensors")
 
     @property
     def edges(self) -> Path:
-        """The IC-LoRA that follows edges, in a trained set."""
+        """The IC-LoRA of a trained set, for control videos of edges."""
         return self.lora.with_name("ltx2-tiny-edges-ic-lora.safetensors")
 
     @classmethod
     def in_folder(cls, folder: Path, generation: TinyGeneration = "2.3") -> TinySet:
-        """The paths that ``write_tiny_set`` gives a set below ``folder``."""
+        """The paths of a set that ``write_tiny_set`` writes to ``folder``."""
         return cls(
             folder / "checkpoints" / f"ltx2-tiny-{generation}.safetensors",
             folder / "text_encoders" / "gemma-tiny",
@@ -63,10 +63,11 @@ def write_tiny_set(
     seed: int = 0,
     dtype: torch.dtype = torch.bfloat16,
 ) -> TinySet:
-    """Write checkpoint, text encoder, upscaler and LoRA below ``folder`` (made if absent); a few megabytes.
+    """Write checkpoint, text encoder, upscaler and LoRA, a few megabytes, into subfolders of ``folder``.
 
-    The same seed gives the same tensors. Everything is written aside first and moved into place whole, so an
-    interruption leaves no half-written file. Raises OSError that names the folder where it cannot be written.
+    The same seed gives the same tensors. Files are written to a temporary folder and then moved, so that an
+    interruption leaves no incomplete file. Raises ValueError for another generation or dtype, and OSError
+    that names the folder if it cannot be written.
     """
     if generation not in ("2.0", "2.3"):
         raise ValueError(f"tiny models exist of generations 2.0 and 2.3; got {generation!r}")
@@ -75,23 +76,24 @@ def write_tiny_set(
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=".ltx2-tiny-", dir=folder))
+        temporary = Path(tempfile.mkdtemp(prefix=".ltx2-tiny-", dir=folder))
     except OSError as error:
         raise OSError(f"cannot write models to {folder}: {error.strerror}; choose another folder") from error
     try:
-        _write(TinySet.in_folder(aside, generation), generation, seed, dtype)
-        for source in sorted(path for path in aside.rglob("*") if path.is_file()):
-            target = folder / source.relative_to(aside)
+        _write(TinySet.in_folder(temporary, generation), generation, seed, dtype)
+        for source in sorted(path for path in temporary.rglob("*") if path.is_file()):
+            target = folder / source.relative_to(temporary)
             target.parent.mkdir(parents=True, exist_ok=True)
-            source.chmod(0o644)  # safetensors makes files that only their owner can read
+            # safetensors creates files that only their owner can read.
+            source.chmod(0o644)
             os.replace(source, target)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return TinySet.in_folder(folder, generation)
 
 
 def _write(files: TinySet, generation: TinyGeneration, seed: int, dtype: torch.dtype) -> None:
-    # The text encoder's library takes seconds to import; a reader of paths should not pay for it.
+    # Importing the tokenizers library takes time, and users of the paths alone do not need it.
     from ..text.tiny_gemma import write_tiny_gemma
 
     config = tiny_config(generation)
@@ -109,13 +111,14 @@ def _write(files: TinySet, generation: TinyGeneration, seed: int, dtype: torch.d
 
 
 def checkpoint_tensors(config: dict[str, Any], seed: int) -> dict[str, Tensor]:
-    """Every tensor of a single-file checkpoint in float32, under its full name."""
+    """Random float32 tensors of a single-file checkpoint with this configuration, by their full name."""
     flat = TEXT_WIDTH * (TEXT_LAYERS + 1)
     text = dict.fromkeys(("aggregate_embed.weight", "video_aggregate_embed.weight"), (0, flat))
     tensors: dict[str, Tensor] = {}
     for component, prefix in OFFICIAL_PREFIXES.items():
         if component is Component.UPSAMPLER:
-            continue  # never in this file
+            # The upsampler has a file of its own.
+            continue
         network = build(component, config, text, operations=torch.nn, numerics=Numerics.OFFICIAL)
         tensors |= random_weights(network, seed, prefix=prefix)
     extension = cfg.vocoder_config(config).bwe
@@ -125,7 +128,7 @@ def checkpoint_tensors(config: dict[str, Any], seed: int) -> dict[str, Tensor]:
 
 
 def lora_tensors(config: dict[str, Any], seed: int) -> dict[str, Tensor]:
-    """Low-rank pairs for the attention layers that every generation has, in the official layout."""
+    """Random LoRA tensors for the attention layers of all generations, named as in official LoRA files."""
     settings = cfg.transformer_config(config)
     tensors: dict[str, Tensor] = {}
     for block in range(settings.num_layers):

@@ -1,4 +1,4 @@
-"""Video autoencoder: frames <-> normalised latents, streamed exactly in both directions."""
+"""Video autoencoder: frames <-> normalised latents, both ways in pieces with the result of the whole clip."""
 
 from __future__ import annotations
 
@@ -26,4 +26,7 @@ __all__ = [
 
 
 class VideoVAE(VideoEncoder, VideoDecoder):
-    """Both halves on one copy of the statistics; its state dict is a checkpoint's less ``vae.``"""
+    """Encoder and decoder in one module that share the latent statistics.
+
+    Its state dict has the names of a checkpoint without the prefix ``vae.``.
+    """

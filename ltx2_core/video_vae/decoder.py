@@ -1,4 +1,4 @@
-"""Video decoder: normalised latent in, frames out, piece by piece and exactly.
+"""Video decoder: normalised latent to frames, computed in pieces with exactly the result of the whole clip.
 
 B batch, C channels, f h w grid of the latent; F frames, H W rows and columns of pixels.
 """
@@ -20,9 +20,10 @@ from .streaming import MAX_PIECE_BYTES, Stage, Stream, collect, mark_last, run_s
 
 
 class VideoDecoder(AutoencoderHalf):
-    """The decoding half; its state dict is ``decoder.*`` and ``per_channel_statistics.*``.
+    """The decoding half of the video autoencoder.
 
-    Nothing here turns gradients off: run it under ``torch.inference_mode()`` unless it is being trained.
+    State dict: ``decoder.*`` and ``per_channel_statistics.*``. Gradients are not disabled here; call it under
+    ``torch.inference_mode()`` unless it is being trained.
     """
 
     def __init__(
@@ -39,10 +40,11 @@ class VideoDecoder(AutoencoderHalf):
     def decode(
         self, latent: Tensor, *, causal: bool | None = None, max_piece_bytes: int = MAX_PIECE_BYTES
     ) -> Tensor:
-        """Normalised latent (B, C, f, h, w) -> frames (B, 3, 8(f - 1) + 1, 32h, 32w), unclamped [-1, 1].
+        """Normalised latent (B, C, f, h, w) -> frames (B, 3, 8(f - 1) + 1, 32h, 32w) in [-1, 1], not clamped.
 
-        ``causal`` overrides the configuration; released decoders were trained to look ahead.
-        ``max_piece_bytes`` bounds the activations, not the result.
+        ``causal`` overrides the configuration; released decoders are not causal and use later latents too.
+        ``max_piece_bytes`` limits the size of activations and does not change the result. Raises ValueError
+        for a latent of another shape.
         """
         check_5d(latent, self.config.latent_channels, "latent")
         length = self.time_scale * (latent.shape[2] - 1) + 1
@@ -57,10 +59,10 @@ class VideoDecoder(AutoencoderHalf):
     ) -> Iterator[Tensor]:
         """Like ``decode``, but yields the frames in order, a few at a time; stop iterating to interrupt.
 
-        ``latents`` is the whole latent, or latent frames in chunks of any lengths. Memory does not depend on
-        the clip: each convolution keeps two frames, each skip two more. Unless causal, frames lag behind the
-        latents (the first come with latent 23 of a 2.0 decoder, 15 of a 2.3 one) and the last chunk releases
-        the rest.
+        ``latents`` is the whole latent, or an iterable of chunks of any number of latent frames. Memory does
+        not grow with the length of the clip: each convolution caches two frames, each skip two more. A
+        decoder that is not causal lags behind its input: the first frames are yielded after latent 23 with
+        2.0 and after latent 15 with 2.3, the last ones with the last chunk.
         """
         stream = Stream(causal=self.config.causal_decoder if causal is None else causal)
         stages = self._stages()
@@ -77,12 +79,12 @@ class VideoDecoder(AutoencoderHalf):
         max_piece_bytes: int = MAX_PIECE_BYTES,
         convert: Convert | None = None,
     ) -> Iterator[Tensor]:
-        """Like ``decode_stream``, tile by tile, with frames on the CPU; the state of one tile is with the
-        weights and that of the others waits in system memory.
+        """Like ``decode_stream``, but in spatial tiles, one after another; yields frames on the CPU.
 
-        Exact where ``tiles.halo`` reaches ``field_of_view``, else borders are cross-faded. ``convert`` is
-        applied to frames (B, 3, T, H, W) before they leave the device. Raises ValueError for tiles that are
-        smaller than their borders.
+        Only the active tile has its caches on the device, those of the others are offloaded to system memory.
+        The result is exact if ``tiles.halo`` is at least ``field_of_view``; otherwise overlapping borders are
+        cross-faded. ``convert`` is applied to frames (B, 3, T, H, W) before they are copied to the CPU.
+        Raises ValueError if the latent is too small for these tiles.
         """
         view = field_of_view(self.config)
 
@@ -92,8 +94,8 @@ class VideoDecoder(AutoencoderHalf):
                 if not tiles.fits((chunk.shape[3], chunk.shape[4]), view):
                     raise ValueError(
                         f"a latent of {chunk.shape[3]}x{chunk.shape[4]} is too small for {tiles.rows} rows "
-                        f"and {tiles.columns} columns with borders of {tiles.halo} cells: take fewer, or a "
-                        "smaller halo"
+                        f"and {tiles.columns} columns with borders of {tiles.halo} cells: use fewer tiles, "
+                        "or a smaller halo"
                     )
                 yield chunk
 
@@ -120,7 +122,7 @@ class VideoDecoder(AutoencoderHalf):
 
 
 class Decoder(nn.Module):
-    """Raw latent to patches of pixels."""
+    """The decoder's network: raw latent (B, C, f, h, w) to frames (B, 3, F, H, W), as a list of stages."""
 
     def __init__(
         self,
@@ -152,7 +154,7 @@ class Decoder(nn.Module):
         self.conv_out = StreamConv3d(width, config.channels * config.patch_size**2, **factory)
 
     def stages(self) -> list[Stage]:
-        """The chain from the raw latent (B, C, f, h, w) to frames (B, 3, F, H, W)."""
+        """The stages from the raw latent (B, C, f, h, w) to frames (B, 3, F, H, W), for ``run_stages``."""
         return [
             Stage(self.conv_in, self.conv_in.growth),
             *(stage for block in self.up_blocks for stage in stages_of(block)),

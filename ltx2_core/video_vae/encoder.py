@@ -1,4 +1,4 @@
-"""Video encoder: frames in, normalised latent out, piece by piece and exactly.
+"""Video encoder: frames to normalised latent, computed in pieces with exactly the result of the whole clip.
 
 B batch, F frames, H W rows and columns of pixels; C channels, f h w grid of the latent.
 """
@@ -18,9 +18,10 @@ from .streaming import MAX_PIECE_BYTES, Stage, Stream, collect, mark_last, run_s
 
 
 class VideoEncoder(AutoencoderHalf):
-    """The encoding half; its state dict is ``encoder.*`` and ``per_channel_statistics.*``.
+    """The encoding half of the video autoencoder.
 
-    Nothing here turns gradients off: run it under ``torch.inference_mode()`` unless it is being trained.
+    State dict: ``encoder.*`` and ``per_channel_statistics.*``. Gradients are not disabled here; call it under
+    ``torch.inference_mode()`` unless it is being trained.
     """
 
     def __init__(
@@ -37,8 +38,9 @@ class VideoEncoder(AutoencoderHalf):
     def encode(self, frames: Tensor, *, max_piece_bytes: int = MAX_PIECE_BYTES) -> Tensor:
         """Frames (B, 3, F, H, W) in [-1, 1] -> normalised latent (B, C, f, h, w), the mean of the posterior.
 
-        F is 8k + 1; H and W are multiples of 32. ``max_piece_bytes`` bounds the activations, not the result.
-        Raises ValueError for another size, naming the nearest ones: cropping is for the caller to decide.
+        F must be 8k + 1, H and W multiples of 32. ``max_piece_bytes`` limits the size of activations and does
+        not change the result. Raises ValueError for another size and names the nearest valid ones; nothing is
+        cropped here.
         """
         self.check_frames(frames)
         latent_frames = (frames.shape[2] - 1) // self.time_scale + 1
@@ -47,15 +49,16 @@ class VideoEncoder(AutoencoderHalf):
     def encode_stream(
         self, chunks: Tensor | Iterable[Tensor], *, max_piece_bytes: int = MAX_PIECE_BYTES
     ) -> Iterator[Tensor]:
-        """Like ``encode`` for a clip that comes in chunks of any lengths; yields latent frames when done.
+        """Like ``encode``, for a clip in chunks of any number of frames; yields latent frames as they finish.
 
-        The encoder is causal: a latent frame needs no pixel frame after its own last one.
+        The encoder is causal: a latent frame depends on no pixel frame after its own eight.
         """
         stream = Stream(causal=True)
         stages = self.encoder.stages()
         length = 0
         for chunk, last in mark_last([chunks] if isinstance(chunks, Tensor) else chunks):
             self._check_chunk(chunk)
+            # A stream's length is only known at its end, so that it is checked there.
             length += chunk.shape[2]
             if last:
                 self._check_length(length)
@@ -63,7 +66,7 @@ class VideoEncoder(AutoencoderHalf):
                 yield self.per_channel_statistics.normalize(moments[:, : self.config.latent_channels])
 
     def check_frames(self, frames: Tensor) -> None:
-        """Raise ValueError unless ``frames`` is a clip that ``encode`` takes."""
+        """Raise ValueError unless ``frames`` has a shape that ``encode`` accepts."""
         self._check_chunk(frames)
         self._check_length(frames.shape[2])
 
@@ -88,7 +91,7 @@ class VideoEncoder(AutoencoderHalf):
 
 
 class Encoder(nn.Module):
-    """Patches of pixels to the mean of the raw latent, and one log-variance channel that nothing uses."""
+    """The encoder's network: frames to the mean of the raw latent, and an unused log-variance channel."""
 
     def __init__(
         self,
@@ -118,7 +121,7 @@ class Encoder(nn.Module):
         self.conv_out = StreamConv3d(width, config.latent_channels + 1, **factory)
 
     def stages(self) -> list[Stage]:
-        """The chain from frames (B, 3, F, H, W) to moments (B, C + 1, f, h, w)."""
+        """The stages from frames (B, 3, F, H, W) to moments (B, C + 1, f, h, w), for ``run_stages``."""
         return [
             Stage(self._stem, self.conv_in.growth),
             *(stage for block in self.down_blocks for stage in stages_of(block)),

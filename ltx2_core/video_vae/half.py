@@ -1,4 +1,4 @@
-"""What the two halves of the video autoencoder share: configuration, scale factors and latent statistics."""
+"""Common base of video encoder and decoder: configuration, scale factors, latent statistics and checks."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from .statistics import PerChannelStatistics
 
 
 class AutoencoderHalf(nn.Module):
-    """Base of ``VideoEncoder`` and ``VideoDecoder``; cooperative, so that one module can be both.
+    """Base class of ``VideoEncoder`` and ``VideoDecoder``; a subclass may inherit from both.
 
-    ``time_scale`` pixel frames and ``space_scale`` pixel rows and columns make one latent cell; the first
-    latent frame stands for a single pixel frame.
+    One latent cell covers ``time_scale`` pixel frames and ``space_scale`` pixel rows and columns, except that
+    the first latent frame covers a single pixel frame. Raises ValueError if the two block lists of the
+    configuration compress differently.
     """
 
     def __init__(
@@ -41,17 +42,17 @@ class AutoencoderHalf(nn.Module):
 
 
 def check_5d(x: Tensor, channels: int, what: str) -> None:
-    """Raise unless ``x`` is (B, channels, T, H, W)."""
+    """Raise ValueError unless ``x`` is (B, channels, T, H, W)."""
     if x.ndim != 5 or x.shape[1] != channels:
         raise ValueError(f"{what} must be (B, {channels}, T, H, W); got {tuple(x.shape)}")
 
 
 def check_reflection(padding: PaddingMode, rows: int, columns: int) -> None:
-    """Raise if a latent is too small to be padded by reflection, which takes the second row from the edge."""
+    """Raise ValueError if a latent is too small for padding by reflection, which copies the second row."""
     if padding == "reflect" and min(rows, columns) < 2:
         raise ValueError(
             "this autoencoder (LTX-2.0) pads by reflection and needs at least 2 latent rows and columns; "
-            f"got a latent of {rows}x{columns}, use a larger picture or tile"
+            f"got a latent of {rows}x{columns}, use a larger frame or tile"
         )
 
 

@@ -1,8 +1,8 @@
-"""Building blocks of the video autoencoder, all of them exact on a stream of pieces.
+"""Building blocks of the video autoencoder; each computes a clip in pieces with the result of the whole.
 
 B batch, C channels, T frames of a piece, H W rows and columns; tensors are (B, C, T, H, W). Every block is
-called as ``block(x, stream, last)``: ``stream`` holds what the block remembers, ``last`` says that the clip
-ends with ``x``.
+called as ``block(x, stream, last)``: ``stream`` holds the frames that the block caches between pieces, and
+``last`` is True for the last piece of the clip.
 """
 
 from __future__ import annotations
@@ -22,24 +22,32 @@ PIXEL_NORM_EPS = 1e-8
 
 
 def normed(x: Tensor) -> Tensor:
-    """Divide every position by the root mean square of its channels, then SiLU."""
+    """RMS normalisation over the channels of each position (B, C, T, H, W), then SiLU."""
+    # The mean is taken in float32 at least: squares of bfloat16 lose too many digits in a sum.
     precision = torch.promote_types(x.dtype, torch.float32)
     power = x.square().mean(1, keepdim=True, dtype=precision)
     return F.silu(x * (power + PIXEL_NORM_EPS).rsqrt().to(x.dtype), inplace=True)
 
 
 def patchify(frames: Tensor, size: int) -> Tensor:
-    """Fold cells of pixels into channels; the column offset varies slower than the row offset."""
+    """Fold ``size`` x ``size`` pixels into channels: (B, C, T, H, W) -> (B, C size size, T, H/size, W/size).
+
+    In the channel index the column offset varies slower than the row offset, as in released checkpoints.
+    """
     return rearrange(frames, "b c t (h p) (w q) -> b (c q p) t h w", p=size, q=size)
 
 
 def unpatchify(x: Tensor, size: int) -> Tensor:
-    """Undo ``patchify``."""
+    """The inverse of ``patchify``."""
     return rearrange(x, "b (c q p) t h w -> b c t (h p) (w q)", p=size, q=size)
 
 
 class StreamConv3d(nn.Module):
-    """3 x 3 x 3 convolution; repeats the clip's first and last frames in time, pads space as configured."""
+    """3 x 3 x 3 convolution on a stream of pieces.
+
+    Time is padded by repeating the clip's first and last frames, space with zeros or by reflection. Causal
+    streams repeat the first frame twice; others repeat the first and the last frame once.
+    """
 
     def __init__(
         self,
@@ -54,7 +62,7 @@ class StreamConv3d(nn.Module):
         super().__init__()
         self.out_channels = out_channels
         self.growth = max(1.0, out_channels / in_channels)
-        # Reflection is done by hand: a host that swaps the convolution kernel may overlook `padding_mode`.
+        # Reflection is explicit, because a host that replaces the convolution may ignore `padding_mode`.
         self.reflect = padding == "reflect"
         self.conv = operations.Conv3d(
             in_channels,
@@ -68,12 +76,12 @@ class StreamConv3d(nn.Module):
     def forward(self, x: Tensor, stream: Stream, last: bool) -> Tensor:
         """x (B, C, T, H, W) -> (B, out, T', H, W).
 
-        T' = T when causal; otherwise one less at the start of the clip and one more at its end.
+        T' = T if causal. Otherwise the first piece gives one frame less and the last piece one more.
         """
         return self.convolve(stream.window(self, x, last))
 
     def convolve(self, window: Tensor) -> Tensor:
-        """window (B, C, T, H, W) -> (B, out, T - 2, H, W), or no frames if that is less than one."""
+        """Convolve a window (B, C, T, H, W) -> (B, out, T - 2, H, W); no frames if T is below 3."""
         if window.shape[2] < TAPS:
             return window.new_empty((window.shape[0], self.out_channels, 0, *window.shape[3:]))
         if self.reflect:
@@ -83,9 +91,9 @@ class StreamConv3d(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Two normalised convolutions beside a skip.
+    """Two normalised convolutions with a skip connection.
 
-    The frames kept for the first convolution are those that the skip, too, still has to add.
+    The cached input frames of the first convolution also serve the skip, which must lag as much.
     """
 
     def __init__(self, channels: int, **factory: Any) -> None:
@@ -97,15 +105,16 @@ class ResBlock(nn.Module):
         """x (B, C, T, H, W) -> (B, C, T', H, W)."""
         window = stream.window(self, x, last)
         h: Tensor = self.conv1.convolve(normed(window))
-        # The first convolution's frames are the window's from the centre on; until the clip ends, the second
-        # one holds the last of them back.
+        # The first convolution's outputs belong to the window's frames from the centre on. The second one
+        # lags by one more frame until the clip ends.
         stop = stream.centre + h.shape[2] - (0 if stream.causal or last else 1)
         h = self.conv2(normed(h), stream, last)
+        # In place, so that the largest activation exists only once.
         return h.add_(window[:, :, stop - h.shape[2] : stop])
 
 
 class ResBlocks(nn.Module):
-    """A run of residual blocks of one width; a container, since each of them is a stage."""
+    """Container of residual blocks with the same number of channels; each block is a stage of its own."""
 
     def __init__(self, channels: int, num_layers: int, **factory: Any) -> None:
         super().__init__()
@@ -113,7 +122,10 @@ class ResBlocks(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Cells to channels after a convolution, plus the input's own cells averaged in consecutive groups."""
+    """Convolution, then space-time cells folded into channels, plus a skip.
+
+    The skip folds the input in the same way and averages consecutive groups of channels.
+    """
 
     def __init__(self, in_channels: int, multiplier: int, strides: Strides, **factory: Any) -> None:
         super().__init__()
@@ -128,13 +140,13 @@ class Downsample(nn.Module):
         self.conv = StreamConv3d(in_channels, self.out_channels // cell, **factory)
 
     def forward(self, x: Tensor, stream: Stream, last: bool) -> Tensor:
-        """x (B, C, T, H, W) -> (B, C x multiplier, T', H', W'); a frame without its pair waits for it."""
+        """x (B, C, T, H, W) -> (B, C x multiplier, T', H', W'); an unpaired last frame is cached."""
         if self.strides[0] == 2:
-            # The clip's first frame has a cell to itself: it is its own partner.
-            waiting = x[:, :, :1] if stream.once(self) else stream.recall(self)
-            x = x if waiting is None else torch.cat([waiting, x], dim=2)
+            # The clip's first frame has a cell of its own, so it is paired with itself.
+            unpaired = x[:, :, :1] if stream.is_first_call(self) else stream.take(self)
+            x = x if unpaired is None else torch.cat([unpaired, x], dim=2)
             paired = x.shape[2] // 2 * 2
-            stream.keep(self, x[:, :, paired:])
+            stream.cache(self, x[:, :, paired:])
             x = x[:, :, :paired]
         skip = reduce(self._to_cells(x), "b (c g) t h w -> b c t h w", "mean", c=self.out_channels)
         h: Tensor = self.conv(x, stream, last)
@@ -146,7 +158,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Channels to cells after a convolution, plus the input's own channels if ``residual``."""
+    """Convolution, then channels unfolded into space-time cells, plus the unfolded input if ``residual``."""
 
     def __init__(
         self, in_channels: int, multiplier: int, strides: Strides, *, residual: bool, **factory: Any
@@ -172,9 +184,10 @@ class Upsample(nn.Module):
         h = self._from_cells(h)
         if self.residual:
             skip = self._from_cells(window[:, :, stream.centre : stream.centre + frames])
-            # The skip is narrower and repeats as a whole block: c0 c1 c2 c0 c1 c2.
+            # The skip has fewer channels and is repeated as a whole: c0 c1 c2 c0 c1 c2.
             h.view(h.shape[0], h.shape[1] // skip.shape[1], *skip.shape[1:]).add_(skip.unsqueeze(1))
-        if self.strides[0] == 2 and frames and stream.once(self):
+        # The first latent frame stands for one pixel frame, so one of its two copies is dropped.
+        if self.strides[0] == 2 and frames and stream.is_first_call(self):
             h = h[:, :, 1:]
         return h
 
@@ -184,7 +197,7 @@ class Upsample(nn.Module):
 
 
 def stages_of(block: nn.Module) -> list[Stage]:
-    """The links of the chain that one entry of a block list stands for."""
+    """The stages of one entry of a block list: one for each residual block, one for a resampler."""
     if isinstance(block, ResBlocks):
         return [Stage(res_block) for res_block in block.res_blocks]
     return [Stage(block, block.growth if isinstance(block, Upsample) else 1.0)]

@@ -1,7 +1,7 @@
-"""Decoding a clip in spatial tiles, in turn, with a border around each: for frames whose state does not fit.
+"""Decoding in spatial tiles with borders, for frames so large that the decoder's caches exceed the memory.
 
-A tile whose border holds all that its pixels depend on is exact. Where there is no room for so much, the
-borders are cross-faded instead, which is an approximation. Time is exact either way: every tile is streamed.
+Tiles are exact if their borders hold everything that their pixels depend on. Smaller borders are cross-faded
+instead, which is an approximation. Time is exact either way, because every tile is streamed.
 
 B batch, C channels, T frames; f h w grid of the latent; H W rows and columns of pixels.
 """
@@ -21,14 +21,17 @@ from ..config import VideoVAEConfig
 from .streaming import Stage, Stream, mark_last, run_stages
 
 LATENTS_AT_ONCE = 4
-"""Latent frames that one tile takes before the next one gets its turn; fewer copy states more often."""
+"""Latent frames that a tile decodes before the next tile; fewer would copy its caches more often."""
 
 Convert = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpaceTiles:
-    """``columns`` x ``rows`` tiles of about one size, each decoded with ``halo`` latent cells around it."""
+    """``columns`` x ``rows`` tiles of about the same size, each with a border of ``halo`` latent cells.
+
+    Raises ValueError for a number below 1.
+    """
 
     columns: int = 1
     rows: int = 1
@@ -46,7 +49,7 @@ class SpaceTiles:
         return self.columns * self.rows
 
     def largest(self, cells: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of the largest tile with its border, of a latent of ``cells`` rows and columns."""
+        """Size of the largest tile with its border, for a latent of ``cells``; both are (rows, columns)."""
         height, width = (
             max(span.stop - span.start for span in _spans(size, parts, self.halo))
             for size, parts in zip(cells, (self.rows, self.columns), strict=True)
@@ -54,9 +57,10 @@ class SpaceTiles:
         return height, width
 
     def fits(self, cells: tuple[int, int], view: int) -> bool:
-        """Whether a latent of ``cells`` rows and columns can be cut so; ``view`` is ``field_of_view``.
+        """Whether a latent of ``cells`` (rows, columns) is large enough for these tiles.
 
-        Borders that are faded may not reach into each other.
+        ``view`` is the decoder's ``field_of_view``. Borders below it are cross-faded and must not overlap
+        each other, so their tiles must be larger.
         """
         least = 1 if self.halo >= view else 2 * self.halo
         return all(
@@ -66,7 +70,7 @@ class SpaceTiles:
 
 
 def field_of_view(config: VideoVAEConfig) -> int:
-    """How many latent cells to each side a decoded pixel depends on: a border of so many is exact."""
+    """Latent cells to each side on which a decoded pixel depends; tiles with this border are exact."""
     cells = 1
     for block in reversed(config.decoder_blocks):
         if block.kind == "res_x":
@@ -87,11 +91,11 @@ def decode_in_tiles(
     max_piece_bytes: int,
     convert: Convert | None = None,
 ) -> Iterator[Tensor]:
-    """Latents (B, C, f, h, w), one after another in time -> frames (B, 3, T, H, W) on the CPU.
+    """Decode consecutive latent chunks (B, C, f, h, w) in tiles; yields frames (B, 3, T, H, W) on the CPU.
 
-    Only the tile that computes has its state where the latents are; those of the others wait on the CPU.
-    ``convert`` is applied to what a tile makes before it leaves its device. Faded borders make float32 of it
-    for the time being.
+    The caches of the active tile are on the latents' device, those of the others on the CPU. ``convert`` is
+    applied to a tile's frames before they are copied. Cross-faded borders (``exact`` False) are summed in
+    float32 and returned in the dtype that ``convert`` gives.
     """
     parts: list[_Part] = []
     home, dtype = torch.device("cpu"), torch.float32
@@ -103,20 +107,21 @@ def decode_in_tiles(
         for part in parts:
             part.stream.move(chunk.device)
             rows, columns = part.rows, part.columns
-            own = chunk[:, :, :, rows.start : rows.stop, columns.start : columns.stop]
-            pieces = run_stages(stages, own, part.stream, last, max_piece_bytes)
-            made = deque(part.shown(piece, convert).to(home) for piece in pieces)
+            tile = chunk[:, :, :, rows.start : rows.stop, columns.start : columns.stop]
+            pieces = run_stages(stages, tile, part.stream, last, max_piece_bytes)
+            decoded = deque(part.cropped(piece, convert).to(home) for piece in pieces)
+            # Offload before the next tile starts, so that only one tile's caches are on the device.
             part.stream.move(home)
-            if frames is None and made:
-                dtype = made[0].dtype
-                frames = _canvas(made[0], sum(piece.shape[2] for piece in made), parts, exact=exact)
-            part.lay(made, frames, exact=exact)
+            if frames is None and decoded:
+                dtype = decoded[0].dtype
+                frames = _canvas(decoded[0], sum(piece.shape[2] for piece in decoded), parts, exact=exact)
+            part.insert(decoded, frames, exact=exact)
         if frames is not None:
             yield frames if frames.dtype == dtype else _as(frames, dtype)
 
 
 class _Span(NamedTuple):
-    """Cells ``start`` to ``stop`` of an axis, of which ``first`` to ``end`` are not border."""
+    """One axis of a tile in latent cells: ``start`` to ``stop`` with border, ``first`` to ``end`` without."""
 
     start: int
     first: int
@@ -126,7 +131,11 @@ class _Span(NamedTuple):
 
 @dataclass(kw_only=True, eq=False)
 class _Part:
-    """A tile: its cells, what it shows in pixels, and what it remembers."""
+    """One tile: its latent cells, the pixels that it contributes with their weights, and its stream.
+
+    ``down`` and ``across`` are the contributed pixel rows and columns of the frame, ``origin`` the pixel at
+    which its decoded cells begin, ``weight`` (rows, columns) their weights.
+    """
 
     rows: _Span
     columns: _Span
@@ -136,19 +145,19 @@ class _Part:
     weight: Tensor
     stream: Stream = field(repr=False)
 
-    def shown(self, piece: Tensor, convert: Convert | None) -> Tensor:
-        """Of a decoded piece (B, 3, T, H, W), the pixels that count."""
+    def cropped(self, piece: Tensor, convert: Convert | None) -> Tensor:
+        """Crop a decoded piece (B, 3, T, H, W) to the pixels that the tile contributes, and convert it."""
         top, left = self.down.start - self.origin[0], self.across.start - self.origin[1]
         height, width = self.weight.shape
         piece = piece[:, :, :, top : top + height, left : left + width]
         return piece.contiguous() if convert is None else convert(piece)
 
-    def lay(self, made: deque[Tensor], frames: Tensor | None, *, exact: bool) -> None:
-        """Put the pieces in their place, one after another in time; they are gone then."""
+    def insert(self, pieces: deque[Tensor], frames: Tensor | None, *, exact: bool) -> None:
+        """Write consecutive pieces into ``frames``, or add them with weights; empties ``pieces``."""
         at = 0
-        while made:
+        while pieces:
             assert frames is not None
-            piece = made.popleft()
+            piece = pieces.popleft()
             place = frames[:, :, at : at + piece.shape[2], self.down, self.across]
             if exact:
                 place.copy_(piece)
@@ -164,7 +173,7 @@ def _parts(
     for rows in _spans(cells[0], tiles.rows, tiles.halo):
         for columns in _spans(cells[1], tiles.columns, tiles.halo):
             (down, fade_down), (across, fade_across) = (
-                _shown(span, scale, exact=exact) for span in (rows, columns)
+                _contribution(span, scale, exact=exact) for span in (rows, columns)
             )
             parts.append(
                 _Part(
@@ -181,15 +190,16 @@ def _parts(
 
 
 def _spans(size: int, parts: int, halo: int) -> list[_Span]:
-    """An axis of ``size`` cells in ``parts``, whose lengths differ by one at most."""
+    """Divide an axis of ``size`` cells into ``parts`` whose lengths differ by at most one."""
     cuts = [round(size * number / parts) for number in range(parts + 1)]
     return [_Span(max(0, first - halo), first, end, min(size, end + halo)) for first, end in pairwise(cuts)]
 
 
-def _shown(span: _Span, scale: int, *, exact: bool) -> tuple[slice, Tensor]:
-    """The pixels of an axis that a tile shows, and their weights, which fade over its borders."""
+def _contribution(span: _Span, scale: int, *, exact: bool) -> tuple[slice, Tensor]:
+    """The pixels of one axis that a tile contributes, and their weights, which fade over its borders."""
     if exact:
         return slice(span.first * scale, span.end * scale), torch.ones((span.end - span.first) * scale)
+    # Both tiles' borders overlap at a cut, so a fade is two halos long, centred on it.
     weights = torch.ones((span.stop - span.start) * scale)
     before, after = (2 * scale * size for size in (span.first - span.start, span.stop - span.end))
     if before:

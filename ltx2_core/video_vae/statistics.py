@@ -1,4 +1,4 @@
-"""Per-channel statistics of the latent: what stands between the autoencoder and the transformer."""
+"""Per-channel statistics that normalise the autoencoder's latents for the transformer."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ OPTIONAL_KEYS = (
     "per_channel_statistics.mean-of-stds",
     "per_channel_statistics.mean-of-stds_over_std-of-means",
 )
-"""Keys of 2.0 files that nothing uses: a strict load takes a state dict with or without them."""
+"""Keys of 2.0 files that are not used; strict loading accepts a state dict with or without them."""
 
 
 class PerChannelStatistics(nn.Module):
-    """Mean and standard deviation of every latent channel, under the checkpoint's hyphenated names."""
+    """Mean and standard deviation of every latent channel; buffers have the checkpoint's hyphenated names."""
 
     def __init__(
         self, channels: int, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
@@ -27,11 +27,11 @@ class PerChannelStatistics(nn.Module):
         self.register_load_state_dict_post_hook(_forgive_unused)  # type: ignore[no-untyped-call]
 
     def normalize(self, z: Tensor) -> Tensor:
-        """Raw latent (B, C, ...) -> normalised, as the transformer sees it."""
+        """Raw latent (B, C, ...) -> normalised latent, the transformer's input."""
         return (z - self._of("mean-of-means", z)) / self._of("std-of-means", z)
 
     def un_normalize(self, z: Tensor) -> Tensor:
-        """Normalised latent (B, C, ...) -> raw."""
+        """Normalised latent (B, C, ...) -> raw latent, the decoder's input."""
         return z * self._of("std-of-means", z) + self._of("mean-of-means", z)
 
     def _of(self, name: str, z: Tensor) -> Tensor:

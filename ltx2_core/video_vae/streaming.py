@@ -1,8 +1,9 @@
-"""Exact streaming: frames go through a chain of stages piece by piece, with the result of the whole clip.
+"""Exact streaming: a clip passes through a chain of stages in pieces, with the result of the whole clip.
 
-Every operation of the autoencoder is pointwise in time or a window of three frames. One that keeps the few
-input frames its next output needs therefore computes, however the clip is cut, what it does for the whole.
-What is kept lives in a ``Stream``, one per pass: modules hold weights only, and passes may interleave.
+Every operation of the autoencoder is pointwise in time or sees a window of three frames. If it caches the few
+input frames that its next output needs, its result does not depend on how the clip is cut into pieces. The
+caches are in a ``Stream``, one for each pass over a clip. Modules hold weights only, so passes may
+interleave.
 
 B batch, C channels, T frames of a piece, H W rows and columns; tensors are (B, C, T, H, W).
 """
@@ -19,63 +20,66 @@ from torch import Tensor, nn
 
 from ..out_of_memory import is_out_of_memory, release_cached
 
-Remembered = tuple[dict[nn.Module, Tensor], set[nn.Module]]
+Snapshot = tuple[dict[nn.Module, Tensor], set[nn.Module]]
 
 TAPS = 3
-"""Frames that a convolution sees at once."""
+"""Kernel size of every convolution in time."""
 
 MAX_PIECE_BYTES = 128 * 2**20
-"""Default size of the largest activation; working memory is a few times this, whatever the clip's length."""
+"""Default limit for one activation. Working memory is a few times this, for clips of any length."""
 
 
 class Stream:
-    """What one pass over a clip remembers between pieces.
+    """The caches of one pass over a clip, by the module that owns them.
 
-    ``causal``: convolutions look at the past only. Otherwise they see one frame ahead and lag by one.
+    With ``causal`` convolutions use past frames only. Otherwise they also use one later frame, so that their
+    output lags one frame behind their input.
     """
 
     def __init__(self, *, causal: bool) -> None:
         self.causal = causal
         self.centre = TAPS - 1 if causal else TAPS // 2
         self.parts = 1
-        """Pieces are this many times smaller than asked for, since memory has run out."""
-        self._kept: dict[nn.Module, Tensor] = {}
-        self._seen: set[nn.Module] = set()
+        """Divisor of the size of pieces; it doubles whenever memory runs out."""
+        self._cached: dict[nn.Module, Tensor] = {}
+        self._called: set[nn.Module] = set()
 
-    def keep(self, owner: nn.Module, frames: Tensor) -> None:
-        """Hold a copy of ``frames`` for the owner's next call, so that the piece they lie in can be freed."""
+    def cache(self, owner: nn.Module, frames: Tensor) -> None:
+        """Store ``frames`` (B, C, T, H, W) for the owner's next call; no frames store nothing."""
         if frames.shape[2]:
-            self._kept[owner] = frames.clone()
+            # A copy, because a view would keep the whole piece in memory.
+            self._cached[owner] = frames.clone()
 
-    def recall(self, owner: nn.Module) -> Tensor | None:
-        """Hand back, once, what the owner kept; None if that was nothing."""
-        return self._kept.pop(owner, None)
+    def take(self, owner: nn.Module) -> Tensor | None:
+        """Remove and return the owner's cached frames; None if there are none."""
+        return self._cached.pop(owner, None)
 
-    def once(self, owner: nn.Module) -> bool:
-        """True on the owner's first call, then False."""
-        first = owner not in self._seen
-        self._seen.add(owner)
+    def is_first_call(self, owner: nn.Module) -> bool:
+        """True when first called for ``owner``, then False."""
+        first = owner not in self._called
+        self._called.add(owner)
         return first
 
-    def remembered(self) -> Remembered:
-        """What is kept now, for :meth:`restore`."""
-        return dict(self._kept), set(self._seen)
+    def snapshot(self) -> Snapshot:
+        """The present state of all caches, for :meth:`restore`."""
+        return dict(self._cached), set(self._called)
 
-    def restore(self, remembered: Remembered) -> None:
-        """Forget everything since ``remembered``, so that a stage can take its piece again."""
-        self._kept, self._seen = remembered
+    def restore(self, snapshot: Snapshot) -> None:
+        """Undo all changes since ``snapshot``, so that a stage can run on the same piece again."""
+        self._cached, self._called = snapshot
 
     def move(self, device: torch.device) -> None:
-        """Bring everything that is kept to ``device``."""
-        self._kept = {owner: frames.to(device) for owner, frames in self._kept.items()}
+        """Move all cached frames to ``device``."""
+        self._cached = {owner: frames.to(device) for owner, frames in self._cached.items()}
 
     def window(self, owner: nn.Module, x: Tensor, last: bool) -> Tensor:
-        """All frames that the convolution's next outputs need: those before ``x``, ``x``, and one at the end.
+        """The input window of a convolution: its cached frames, then ``x``, then padding at the clip's end.
 
-        x (B, C, T, H, W) -> (B, C, T', H, W), of which the convolution makes T' - 2 frames: the window's from
-        ``self.centre`` on. The clip's first and last frames are repeated.
+        x (B, C, T, H, W) -> (B, C, T', H, W). The convolution computes T' - 2 output frames from it, which
+        belong to the window's frames from ``self.centre`` on. At the start and at the end of the clip its
+        first and last frames are repeated.
         """
-        before = self.recall(owner)
+        before = self.take(owner)
         if before is None:
             before = x[:, :, :1].repeat(1, 1, self.centre, 1, 1)
         parts = [before, x]
@@ -83,12 +87,15 @@ class Stream:
             parts.append((x if x.shape[2] else before)[:, :, -1:])
         window = torch.cat(parts, dim=2)
         if not last:
-            self.keep(owner, window[:, :, 1 - TAPS :])
+            self.cache(owner, window[:, :, 1 - TAPS :])
         return window
 
 
 class Stage(NamedTuple):
-    """One link of the chain; ``growth``, at least 1, is the size of its result over that of its input."""
+    """One step of the chain, called as ``run(x, stream, last)``.
+
+    ``growth`` is the size of its result over the size of its input, but at least 1.
+    """
 
     run: Callable[[Tensor, Stream, bool], Tensor]
     growth: float = 1.0
@@ -97,11 +104,12 @@ class Stage(NamedTuple):
 def run_stages(
     stages: Sequence[Stage], x: Tensor, stream: Stream, last: bool, max_piece_bytes: int
 ) -> Iterator[Tensor]:
-    """Take ``x`` through the stages depth first: each piece reaches the end before the next one starts.
+    """Run ``x`` (B, C, T, H, W) through all stages in pieces, depth first; yields the results in order.
 
-    ``last`` says that the clip ends with ``x``; stages then release what lags behind. Since that too is cut
-    into pieces before the next stage, memory stays bounded to the end. A stage for whose piece there is not
-    enough memory takes it again in halves, and pieces stay so small for the rest of the clip.
+    Each piece reaches the last stage before the next one starts. ``last`` is True if ``x`` ends the clip;
+    stages then also output the frames by which they lag behind. Every stage cuts its own input into pieces,
+    so that its results stay below ``max_piece_bytes``. If memory runs out, the stage runs again on half of
+    its piece, and pieces stay that small for the rest of the clip.
     """
     if x.shape[2] == 0:
         return
@@ -109,10 +117,10 @@ def run_stages(
         yield x
         return
     head, *tail = stages
-    # Counting the growth to come keeps what the early stages release at the end of the clip small, too.
+    # The growth of all later stages counts, so that frames released at the end of the clip stay small too.
     frame_bytes = x[:, :, :1].numel() * x.element_size() * prod(stage.growth for stage in stages)
     pieces = deque([x])
-    # No name may hold a piece while later stages run, or every level of the chain would keep one alive.
+    # No local name may refer to a piece while later stages run, or every stage would hold one in memory.
     del x
     while pieces:
         _cut(pieces, max(1, int(max_piece_bytes / stream.parts / frame_bytes)))
@@ -122,43 +130,45 @@ def run_stages(
             stream.parts *= 2
             _cut(pieces, (pieces[0].shape[2] + 1) // 2)
             continue
-        made = [result]
+        results = [result]
         del result
-        yield from run_stages(tail, made.pop(), stream, ends, max_piece_bytes)
+        yield from run_stages(tail, results.pop(), stream, ends, max_piece_bytes)
 
 
 def _cut(pieces: deque[Tensor], frames: int) -> None:
-    """Let the first of ``pieces`` have at most ``frames``."""
+    """Split the first of ``pieces`` if it has more than ``frames`` frames."""
     if pieces[0].shape[2] > frames:
         whole = pieces.popleft()
         pieces.extendleft((whole[:, :, frames:], whole[:, :, :frames]))
 
 
 def _attempt(stage: Stage, pieces: deque[Tensor], stream: Stream, last: bool) -> Tensor | None:
-    """What ``stage`` makes of the first piece, which is then gone; None if memory ran out and a smaller one
-    may do, with everything as it was.
+    """Run ``stage`` on the first piece and remove that piece.
+
+    Returns None if memory ran out, with pieces and stream unchanged, so that a smaller piece can be tried.
+    Raises the error if the piece has only one frame.
     """
     if pieces[0].shape[2] == 1:
         return stage.run(pieces.popleft(), stream, last)
-    before = stream.remembered()
+    before = stream.snapshot()
     try:
-        made = stage.run(pieces[0], stream, last)
+        result = stage.run(pieces[0], stream, last)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         stream.restore(before)
     else:
         pieces.popleft()
-        return made
-    # The error is gone here, and with it the tensors that its traceback held.
+        return result
+    # Outside of the except block the traceback is gone, and with it the tensors that it referred to.
     release_cached()
     return None
 
 
 def mark_last(chunks: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:
-    """Pair every chunk that has frames with whether the clip ends with it; one chunk is read ahead.
+    """Yield every chunk that has frames, with True for the last one; one chunk is read ahead for that.
 
-    Raises ValueError if there is none, or if two differ in more than their length.
+    Raises ValueError if no chunk has frames, or if two chunks differ in more than the number of frames.
     """
     held: Tensor | None = None
     for chunk in chunks:
@@ -173,12 +183,12 @@ def mark_last(chunks: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:
             yield held, False
         held = chunk
     if held is None:
-        raise ValueError("the clip has no frames; give at least one")
+        raise ValueError("the clip has no frames; at least one is needed")
     yield held, True
 
 
 def collect(pieces: Iterable[Tensor], length: int) -> Tensor:
-    """Lay pieces that come to ``length`` frames into one tensor, without ever holding both."""
+    """Join pieces of ``length`` frames in total into one tensor, holding one piece at a time."""
     whole: Tensor | None = None
     filled = 0
     for piece in pieces:

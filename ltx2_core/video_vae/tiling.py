@@ -1,7 +1,7 @@
-"""Overlapping tiles with linear cross-fades, for pictures whose rows and columns do not fit in memory.
+"""Overlapping tiles with linear cross-fades, in the reference's layout (Lightricks/LTX-2, ``tiling.py``).
 
-An approximation: a tile does not see what lies beyond it. Time needs no tiles, since streaming is exact; time
-tiles are here to match the reference, whose splitting and masks these are (Lightricks/LTX-2, ``tiling.py``).
+An approximation: a tile has no access to pixels beyond it. Tiles in time only serve to reproduce the
+reference, since streaming in time is exact; ``space_tiles`` has exact tiles in space.
 
 B batch, C channels; f h w grid of the latent; F H W frames, rows and columns of pixels.
 """
@@ -23,7 +23,7 @@ from .half import AutoencoderHalf, check_5d
 from .streaming import MAX_PIECE_BYTES
 
 MIN_CELLS = 2
-"""Least tile size, and least overlap when encoding, in latents."""
+"""Smallest size of a tile, and smallest overlap when encoding, in latent cells."""
 
 
 class Tile(NamedTuple):
@@ -35,7 +35,7 @@ class Tile(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Tiling:
-    """How to cut each axis; None leaves it whole. Values are multiples of 8 frames or 32 pixels."""
+    """Tiles along each axis; None does not cut it. Sizes are multiples of 8 frames or of 32 pixels."""
 
     frames: Tile | None = None
     height: Tile | None = None
@@ -50,9 +50,10 @@ def tiled_decode(
     causal: bool | None = None,
     max_piece_bytes: int = MAX_PIECE_BYTES,
 ) -> Iterator[Tensor]:
-    """Normalised latent (B, C, f, h, w) -> frames (B, 3, F, H, W) in the latent's dtype, when finished.
+    """Decode a normalised latent (B, C, f, h, w) in tiles; yields frames (B, 3, T, H, W) in its dtype.
 
-    Holds the frames of one time window in float32: all of them if time is whole.
+    Frames are yielded once all their tiles are blended. Until then they are held in float32: the frames of
+    one time tile, or all of them if time is not cut. Raises ValueError for tiles that do not fit the grid.
     """
     check_5d(latent, decoder.config.latent_channels, "latent")
     space = decoder.space_scale
@@ -72,7 +73,10 @@ def tiled_decode(
 def tiled_encode(
     encoder: VideoEncoder, frames: Tensor, tiling: Tiling, *, max_piece_bytes: int = MAX_PIECE_BYTES
 ) -> Tensor:
-    """Frames (B, 3, F, H, W) in [-1, 1] -> normalised latent (B, C, f, h, w) in the dtype of the frames."""
+    """Encode frames (B, 3, F, H, W) in [-1, 1] in tiles -> normalised latent (B, C, f, h, w) in their dtype.
+
+    Raises ValueError for frames or tiles that do not fit the latent grid.
+    """
     encoder.check_frames(frames)
     time_scale, space = encoder.time_scale, encoder.space_scale
     grid = (1 + (frames.shape[2] - 1) // time_scale, frames.shape[3] // space, frames.shape[4] // space)
@@ -86,7 +90,10 @@ def tiled_encode(
 
 
 class Window(NamedTuple):
-    """Positions ``start`` to ``stop`` of an axis, of which ``fade_in`` and ``fade_out`` are blended."""
+    """A tile along one axis, positions ``start`` to ``stop``.
+
+    Its first ``fade_in`` and last ``fade_out`` positions overlap neighbours and are cross-faded.
+    """
 
     start: int
     stop: int
@@ -94,17 +101,17 @@ class Window(NamedTuple):
     fade_out: int
 
     def to_pixels(self, scale: int) -> Window:
-        """From latent to pixel rows or columns."""
+        """Convert latent rows or columns to pixels."""
         return Window(*(scale * value for value in self))
 
     def to_frames(self, scale: int) -> Window:
-        """From latent to pixel frames: the window's first latent frame stands for a single pixel frame."""
+        """Convert latent frames to pixel frames; the tile's first latent frame decodes to one pixel frame."""
         stop = 1 + (self.stop - 1) * scale
         fade_in = 1 + (self.fade_in - 1) * scale if self.fade_in else 0
         return Window(self.start * scale, stop, fade_in, self.fade_out * scale)
 
     def mask(self, device: torch.device, *, from_zero: bool = False) -> Tensor:
-        """Weights (stop - start,) in float32; ``from_zero`` gives the first position no weight."""
+        """Blending weights (stop - start,) in float32; with ``from_zero`` the fade-in starts at weight 0."""
         weights = torch.ones(self.stop - self.start, device=device)
         if self.fade_in:
             ramp = torch.linspace(0, 1, self.fade_in + (1 if from_zero else 2), device=device)
@@ -115,7 +122,7 @@ class Window(NamedTuple):
 
 
 class _Blend:
-    """Weighted mean of overlapping tiles, in float32: bfloat16 sums would leave seams."""
+    """Weighted mean of overlapping tiles, summed in float32 because bfloat16 sums would leave seams."""
 
     def __init__(self, like: Tensor, channels: int, height: int, width: int) -> None:
         self.dtype = like.dtype
@@ -124,12 +131,12 @@ class _Blend:
         self.weights = like.new_zeros((0, height, width), dtype=torch.float32)
 
     def add(self, pieces: Iterable[Tensor], time: Window, row: Window, column: Window) -> None:
-        """Add a tile that comes in pieces along time and fills the three windows."""
+        """Add one tile, as pieces along time that together fill the windows of the three axes."""
         missing = max(0, time.stop - self.origin - len(self.weights))
         self.sums = F.pad(self.sums, (0, 0, 0, 0, 0, missing))
         self.weights = F.pad(self.weights, (0, 0, 0, 0, 0, missing))
         device = self.weights.device
-        # A later tile takes its first frame for the start of a clip, so that one counts for nothing.
+        # The network treats a tile's first frame as the start of a clip, so a later tile's gets no weight.
         along = time.mask(device, from_zero=True)[:, None, None]
         across = row.mask(device)[:, None] * column.mask(device)
         sums = self.sums[:, :, :, row.start : row.stop, column.start : column.stop]
@@ -143,7 +150,7 @@ class _Blend:
             along, at = along[length:], at + length
 
     def release(self, until: int) -> Tensor:
-        """Finish and let go of the frames before ``until``."""
+        """Return the finished frames before ``until`` and free their sums."""
         count = until - self.origin
         done = (self.sums[:, :, :count] / self.weights[:count]).to(self.dtype)
         self.sums, self.weights, self.origin = (
@@ -157,7 +164,7 @@ class _Blend:
 def _windows(
     half: AutoencoderHalf, tiling: Tiling, shape: tuple[int, ...], *, min_overlap: int
 ) -> tuple[list[Window], list[Window], list[Window]]:
-    """Windows of the time, height and width of a latent of this shape."""
+    """Tiles along time, height and width for a latent of ``shape`` (B, C, f, h, w)."""
     time, height, width = (
         _split(size, tile, scale, name, min_overlap)
         for size, tile, scale, name in (
@@ -166,7 +173,7 @@ def _windows(
             (shape[4], tiling.width, half.space_scale, "width"),
         )
     )
-    # A later time tile starts one latent early, since its first frame is spoiled.
+    # Later time tiles start one latent earlier, because their first frame is decoded as the start of a clip.
     early = [Window(w.start - 1, w.stop, w.fade_in + 1, w.fade_out) if w.start else w for w in time]
     return early, height, width
 

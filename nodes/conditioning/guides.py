@@ -217,7 +217,7 @@ def crop_guides(positive: Any, negative: Any, latent: Latent) -> tuple[Any, Any,
 
 
 def _pixels(image: Tensor, placed: GuidePlacement, rows: int, columns: int) -> Tensor:
-    frames = placed.pictures(frames_from_image(image))
+    frames = placed.frames_to_encode(frames_from_image(image))
     return image_from_frames(fit_image(frames, columns * SPATIAL_SCALE, rows * SPATIAL_SCALE, mode="comfy"))
 
 

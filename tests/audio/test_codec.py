@@ -1,4 +1,4 @@
-"""Whole sounds to latents and back: any rate, mono or stereo, exact lengths."""
+"""Waveforms to latents and back: any rate, mono or stereo, exact lengths."""
 
 import math
 
@@ -46,13 +46,13 @@ def test_a_second_of_any_sample_rate_gives_one_latent_more_than_25(rate) -> None
 
 @given(samples=st.integers(1, 4000), latent_frames=st.integers(1, 6))
 @settings(max_examples=25, deadline=None)
-def test_latent_frames_are_exactly_as_many_as_asked_for(samples, latent_frames) -> None:
+def test_the_latent_has_exactly_the_requested_number_of_frames(samples, latent_frames) -> None:
     assert (
         encode_audio(ENCODER, noise(1, samples), 16000, latent_frames=latent_frames).shape[2] == latent_frames
     )
 
 
-def test_samples_for_latents_is_the_longest_sound_of_that_many_latents() -> None:
+def test_samples_for_latents_is_the_longest_waveform_of_that_many_latents() -> None:
     for latent_frames in range(1, 6):
         samples = samples_for_latents(latent_frames, CONFIG)
         assert encode_audio(ENCODER, noise(1, samples), 16000).shape[2] == latent_frames
@@ -60,18 +60,18 @@ def test_samples_for_latents_is_the_longest_sound_of_that_many_latents() -> None
 
 
 @pytest.mark.parametrize("latent_frames", [1, 2, 7])
-def test_trimming_a_sound_equals_encoding_all_of_it_and_cropping_the_latent(latent_frames) -> None:
-    sound = noise(1, 2, 8000)
-    whole = encode_audio(ENCODER, sound, 16000)
-    trimmed = encode_audio(ENCODER, sound, 16000, latent_frames=latent_frames)
+def test_trimming_audio_equals_encoding_all_of_it_and_cropping_the_latent(latent_frames) -> None:
+    samples_in = noise(1, 2, 8000)
+    whole = encode_audio(ENCODER, samples_in, 16000)
+    trimmed = encode_audio(ENCODER, samples_in, 16000, latent_frames=latent_frames)
     torch.testing.assert_close(trimmed, whole[:, :, :latent_frames], atol=1e-5, rtol=0)
 
 
-def test_a_short_sound_is_followed_by_silence() -> None:
-    sound = noise(1, 2, 2000)
+def test_short_audio_is_padded_with_silence() -> None:
+    samples_in = noise(1, 2, 2000)
     silence = torch.zeros(1, 2, samples_for_latents(9, CONFIG) - 2000)
-    padded = encode_audio(ENCODER, sound, 16000, latent_frames=9)
-    assert torch.equal(padded, encode_audio(ENCODER, torch.cat([sound, silence], dim=-1), 16000))
+    padded = encode_audio(ENCODER, samples_in, 16000, latent_frames=9)
+    assert torch.equal(padded, encode_audio(ENCODER, torch.cat([samples_in, silence], dim=-1), 16000))
 
 
 def test_mono_equals_stereo_of_two_equal_channels_with_and_without_a_batch_axis() -> None:
@@ -81,12 +81,12 @@ def test_mono_equals_stereo_of_two_equal_channels_with_and_without_a_batch_axis(
     assert torch.equal(latent, encode_audio(ENCODER, mono[None], 44100))
 
 
-def test_sounds_of_a_batch_are_encoded_and_decoded_as_each_alone() -> None:
-    sounds = noise(3, 2, 2500)
-    latents = encode_audio(ENCODER, sounds, 16000)
+def test_waveforms_of_a_batch_are_encoded_and_decoded_as_each_alone() -> None:
+    batch = noise(3, 2, 2500)
+    latents = encode_audio(ENCODER, batch, 16000)
     waveforms, _ = decode_audio(DECODER, VOCODER, latents)
     for i in range(3):
-        alone = encode_audio(ENCODER, sounds[i], 16000)
+        alone = encode_audio(ENCODER, batch[i], 16000)
         torch.testing.assert_close(latents[i : i + 1], alone, atol=1e-5, rtol=0)
         torch.testing.assert_close(
             waveforms[i : i + 1], decode_audio(DECODER, VOCODER, alone)[0], atol=1e-5, rtol=0
@@ -94,11 +94,11 @@ def test_sounds_of_a_batch_are_encoded_and_decoded_as_each_alone() -> None:
 
 
 def test_inputs_are_not_written_to() -> None:
-    sound, latent = noise(1, 2, 2500), noise(1, 8, 3, 16)
-    sound_before, latent_before = sound.clone(), latent.clone()
-    encode_audio(ENCODER, sound, 16000, latent_frames=2)
+    samples_in, latent = noise(1, 2, 2500), noise(1, 8, 3, 16)
+    samples_before, latent_before = samples_in.clone(), latent.clone()
+    encode_audio(ENCODER, samples_in, 16000, latent_frames=2)
     decode_audio(DECODER, VOCODER, latent)
-    assert torch.equal(sound, sound_before)
+    assert torch.equal(samples_in, samples_before)
     assert torch.equal(latent, latent_before)
 
 
@@ -122,7 +122,7 @@ def test_the_combined_network_answers_what_a_host_asks() -> None:
     assert torch.equal(vae.decode(latent), decode_audio(DECODER, VOCODER, latent)[0])
 
 
-def test_what_is_not_a_sound_or_a_latent_is_refused() -> None:
+def test_what_is_not_a_waveform_or_a_latent_is_refused() -> None:
     with pytest.raises(ValueError, match="channels, samples"):
         encode_audio(ENCODER, noise(100), 16000)
     with pytest.raises(ValueError, match="empty"):

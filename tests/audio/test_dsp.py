@@ -36,7 +36,7 @@ FILTERS = (
 
 @pytest.fixture
 def fresh():
-    """torchaudio is looked for anew, before and after the test."""
+    """Clears the cached result of importing torchaudio, before and after the test."""
     load_torchaudio.cache_clear()
     yield
     load_torchaudio.cache_clear()

@@ -1,4 +1,4 @@
-"""The mel front end: lengths, resampling, short and mono sounds."""
+"""The mel front end: lengths, resampling, short and mono audio."""
 
 import math
 
@@ -13,7 +13,7 @@ CONFIG = AudioVAEConfig()
 
 
 @pytest.mark.parametrize("samples", [1, 159, 160, 161, 511, 512, 513, 639, 640, 1279, 1280, 1281])
-def test_a_mel_frame_starts_at_every_hop_however_short_the_sound(samples) -> None:
+def test_a_mel_frame_starts_at_every_hop_however_short_the_waveform(samples) -> None:
     mel = log_mel(torch.randn(1, 2, samples), CONFIG)
     assert mel.shape == (1, 2, samples // 160 + 1, 64)
     assert mel.isfinite().all()
@@ -46,7 +46,7 @@ def test_the_mel_is_float32_inside_autocast_and_for_a_half_precision_waveform() 
     torch.testing.assert_close(mel, log_mel(waveform.float(), CONFIG), atol=0, rtol=0)
 
 
-def test_mono_is_repeated_and_of_surround_the_first_two_channels_are_kept() -> None:
+def test_mono_is_repeated_and_of_surround_the_first_two_channels_are_taken() -> None:
     mono, surround = torch.randn(2, 1, 5), torch.randn(2, 6, 5)
     assert torch.equal(to_stereo(mono), torch.cat([mono, mono], dim=1))
     assert torch.equal(to_stereo(surround), surround[:, :2])
@@ -61,7 +61,7 @@ def test_resampling_keeps_duration_and_a_low_tone(rate) -> None:
     torch.testing.assert_close(resampled[100:3100], expected[100:3100], atol=5e-3, rtol=0)
 
 
-def test_what_cannot_be_heard_is_refused() -> None:
+def test_what_is_not_audio_is_refused() -> None:
     with pytest.raises(ValueError, match="empty"):
         log_mel(torch.zeros(1, 2, 0), CONFIG)
     with pytest.raises(ValueError, match="no channels"):

@@ -1,4 +1,4 @@
-"""Guides on the grid: the table of which pictures count and where they land."""
+"""Placement of guides: which frames are used, and where they lie on the latent grid."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ LATENTS = 16
         (121, (16, 121), (15, 120)),
     ],
 )
-def test_which_pictures_count(images, at_start, later):
+def test_which_frames_are_used(images, at_start, later):
     start, mid = place_guide(images, 0, LATENTS), place_guide(images, 1, LATENTS)
     assert (start.latent_frames, start.used) == at_start
     assert (mid.latent_frames, mid.used) == later
     for placed in (start, mid):
-        pictures = placed.pictures(torch.arange(images, dtype=torch.float32))
-        assert len(pictures) % 8 == 1
-        made = placed.latent(torch.zeros(1, 128, (len(pictures) - 1) // 8 + 1, 2, 2))
-        assert made.shape[2] == placed.latent_frames
+        encoded_frames = placed.frames_to_encode(torch.arange(images, dtype=torch.float32))
+        assert len(encoded_frames) % 8 == 1
+        result = placed.latent(torch.zeros(1, 128, (len(encoded_frames) - 1) // 8 + 1, 2, 2))
+        assert result.shape[2] == placed.latent_frames
         if placed.lead:
-            assert pictures[0] == pictures[1] == 0
+            assert encoded_frames[0] == encoded_frames[1] == 0
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_negative_frames_count_from_the_end():
 
 
 def test_a_guide_past_the_end_is_refused():
-    with pytest.raises(ValueError, match="frames 0 to 120: use fewer pictures"):
+    with pytest.raises(ValueError, match="frames 0 to 120: use fewer frames"):
         place_guide(16, 113, LATENTS)
     with pytest.raises(ValueError, match="at least one"):
         place_guide(0, 0, LATENTS)
@@ -67,28 +67,28 @@ def test_a_small_reference_is_spread_over_the_grid_and_its_cells_reach_as_far():
     small = torch.randn(1, 128, 2, 1, 2)
     state = GuideFrames(latent=small, frame=0, scale=2, strength=1.5).apply(empty_state(plan))
     (guide,) = state.guides
-    assert guide.keep.sum() == small[0, 0].numel() and len(guide.keep) == 2 * 2 * 4
-    kept = guide.positions[0, 1:, guide.keep]
-    assert kept[:, :2].tolist() == [
+    assert guide.valid.sum() == small[0, 0].numel() and len(guide.valid) == 2 * 2 * 4
+    selected = guide.positions[0, 1:, guide.valid]
+    assert selected[:, :2].tolist() == [
         [[0, 64], [0, 64]],
         [[0, 64], [64, 128]],
-    ] or (kept[1, :2].tolist() == [[0, 64], [64, 128]])
+    ] or (selected[1, :2].tolist() == [[0, 64], [64, 128]])
     assert (state.mask.video[:, :, 2:] == 0).all()
-    tokens = state.latent.video[0, :, 2:].flatten(1)[:, guide.keep]
+    tokens = state.latent.video[0, :, 2:].flatten(1)[:, guide.valid]
     assert torch.equal(tokens, small[0].flatten(1))
     assert dilate(small, 1)[1] is None
     with pytest.raises(ValueError, match="size of this stage"):
         GuideFrames(latent=torch.randn(1, 128, 2, 1, 1), frame=0, scale=3).apply(empty_state(plan))
 
 
-def test_attention_may_be_given_for_every_cell():
+def test_attention_may_be_set_for_every_cell():
     plan = plan_clip(128, 64, frames=9, fps=8)
     cells = torch.rand(2, 1, 2)
     state = GuideFrames(latent=torch.randn(1, 128, 2, 1, 2), frame=0, scale=2, attention=cells).apply(
         empty_state(plan)
     )
     (guide,) = state.guides
-    assert torch.equal(guide.attention[guide.keep], cells.flatten())
+    assert torch.equal(guide.attention[guide.valid], cells.flatten())
     with pytest.raises(ValueError, match=r"must be \(K, H, W\)"):
         GuideFrames(latent=torch.randn(1, 128, 2, 2, 4), frame=0, attention=cells).apply(empty_state(plan))
 
@@ -101,11 +101,11 @@ def test_a_reference_at_a_lower_rate_and_size_lies_where_the_official_one_does(s
     )
     ours = item.positions(frames, height * space, width * space, 25.0)
     cells = dilate(item.latent, space)[1]
-    kept = ours if cells is None else ours[:, :, cells.flatten()]
+    selected = ours if cells is None else ours[:, :, cells.flatten()]
     expected = reference_positions(frames, height, width, 25.0, time_scale=time, space_scale=space)
-    torch.testing.assert_close(kept, expected)
+    torch.testing.assert_close(selected, expected)
     seconds = (1 + (frames - 1) * 8) * time / 25.0 - (time - 1) / 25.0
-    assert kept[:, 0].max() == pytest.approx(seconds)
+    assert selected[:, 0].max() == pytest.approx(seconds)
 
 
 def test_a_reference_at_a_lower_rate_begins_with_the_clip():

@@ -1,4 +1,4 @@
-"""Seconds to latents: the examples of the references, several regions, longer clips, report and picture."""
+"""Seconds to latents: examples of the references, several regions, longer clips, report and timeline."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ltx2_core.conditioning.regions import (
     video_cells,
 )
 from ltx2_core.conditioning.state import empty_state
-from ltx2_core.conditioning.timeline import KEPT, MADE, draw_timeline
+from ltx2_core.conditioning.timeline import PRESERVED, REGENERATED, draw_timeline
 from ltx2_core.shapes import plan_clip
 from ltx2_core.types import AVLatent
 
@@ -52,7 +52,7 @@ def test_audio_regions_round_as_the_references_do():
     assert (cover[0], cover[-1]) == (26, 50) and (touch[0], touch[-1]) == (25, 51)
 
 
-def test_regions_are_opened_and_the_rest_is_kept_unless_it_was_open():
+def test_regions_are_regenerated_and_the_rest_is_preserved_unless_it_was_open():
     state = empty_state(plan_clip(64, 64, frames=121, fps=25))
     after = TimeRegions(video=((0, 0.5), (2, 4)), rounding=Rounding.INSIDE).apply(state)
     assert taken(after.mask.video[0, 0, :, 0, 0]) == [0, 1, *range(8, 13)]
@@ -84,21 +84,21 @@ def test_any_painted_pixel_opens_its_cell():
     cells = spatial_cells(mask, 3, 2, 3)
     assert cells.nonzero().tolist() == [[1, 1, 2]]
     assert spatial_cells(mask[3:4], 3, 2, 3).sum() == 3
-    with pytest.raises(ValueError, match="give one, or all"):
+    with pytest.raises(ValueError, match="use one mask, or one a frame"):
         spatial_cells(mask[:9], 3, 2, 3)
 
 
-def test_the_report_and_the_picture_show_the_real_times():
+def test_the_report_and_the_timeline_have_the_real_times():
     state = TimeRegions(video=((2, 4),), rounding=Rounding.INSIDE).apply(
         empty_state(plan_clip(64, 64, frames=121, fps=25))
     )
     video, audio = covered(state.mask, state.fps)
     assert str(video).startswith("video: 2.28-3.88 s (latents 8 to 12)")
-    assert str(audio) == "audio: kept"
-    picture = (draw_timeline((video, audio)) * 255).round().int()
-    assert picture.ndim == 3 and picture.shape[-1] == 3
-    made = (picture == torch.tensor(MADE)).all(-1).any(0).nonzero().flatten()
+    assert str(audio) == "audio: preserved"
+    image = (draw_timeline((video, audio)) * 255).round().int()
+    assert image.ndim == 3 and image.shape[-1] == 3
+    result = (image == torch.tensor(REGENERATED)).all(-1).any(0).nonzero().flatten()
     width = (640 - 12 - 64) / 4.84
-    assert made[0].item() == pytest.approx(64 + 2.28 * width, abs=2)
-    assert made[-1].item() == pytest.approx(64 + 3.88 * width, abs=2)
-    assert (picture == torch.tensor(KEPT)).all(-1).any()
+    assert result[0].item() == pytest.approx(64 + 2.28 * width, abs=2)
+    assert result[-1].item() == pytest.approx(64 + 3.88 * width, abs=2)
+    assert (image == torch.tensor(PRESERVED)).all(-1).any()

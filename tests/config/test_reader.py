@@ -1,4 +1,4 @@
-"""Checkpoint JSON becomes typed configuration; the missing is as released, the foreign is refused."""
+"""Checkpoint JSON to typed configuration: missing keys get released values, unsupported ones are refused."""
 
 from __future__ import annotations
 

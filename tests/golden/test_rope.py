@@ -9,7 +9,6 @@ from einops import rearrange, repeat
 from ltx2_core.conditioning.patchify import (
     audio_positions,
     guide_positions,
-    keyframe_slot_positions,
     reference_positions,
     video_positions,
 )
@@ -63,7 +62,7 @@ def guide(name, fps, expected):
     if name.startswith(("image_at", "clip_at")):
         return guide_positions(frames, height, width, fps, frame=numbers[0])
     if name.startswith("generated_slots"):
-        return keyframe_slot_positions(numbers, height, width, fps)
+        return torch.cat([guide_positions(1, height, width, fps, frame=number) for number in numbers], dim=2)
     if name.startswith("reference"):
         time_scale = {"quarter": 4, "half": 2}[name.split("_")[1]] if name.endswith("_rate") else 1
         return reference_positions(frames, height, width, fps, time_scale=time_scale, space_scale=space_scale)

@@ -44,5 +44,5 @@ def test_regions_become_masks_and_a_longer_clip(server: Server, models: TinyMode
 def test_a_region_that_is_none_says_how_to_write_one(server: Server, models: TinyModels):
     g = Graph()
     g.dump("x", latent=masked(g, our_latent(g), "4-2", ""))
-    with pytest.raises(GraphError, match="must run from a time"):
+    with pytest.raises(GraphError, match="must start at 0 s or later"):
         server.run(g.prompt)

@@ -44,7 +44,7 @@ def raw(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def repack(tmp_path: Path) -> Callable[..., Path]:
-    """Copy a file with its tensors renamed; a name that becomes None is left out. Metadata only if given."""
+    """Copy a file with its tensors renamed; a name that becomes None is left out. Metadata only if passed."""
 
     def write(
         source: Path,

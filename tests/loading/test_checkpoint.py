@@ -61,11 +61,11 @@ def test_loading_never_reads_tensors_of_other_components(tiny23, monkeypatch):
     assert read and all(name.startswith("vocoder.") for name in read)
 
 
-def test_dtype_is_that_of_the_file_unless_asked_for(tiny23):
+def test_the_dtype_is_that_of_the_file_unless_one_is_passed(tiny23):
     checkpoint = open_checkpoint(tiny23.checkpoint)
-    kept = checkpoint.load(Component.VIDEO_ENCODER)
+    unchanged = checkpoint.load(Component.VIDEO_ENCODER)
     cast = checkpoint.load(Component.VIDEO_ENCODER, dtype=torch.float32)
-    assert {t.dtype for t in kept.state_dict().values()} == {torch.bfloat16}
+    assert {t.dtype for t in unchanged.state_dict().values()} == {torch.bfloat16}
     assert {t.dtype for t in cast.state_dict().values()} == {torch.float32}
 
 
@@ -82,7 +82,7 @@ def test_injected_layers_are_used(tiny23):
 
 
 class LazyLinear(torch.nn.Linear):
-    """Without parameters until its state dict is loaded, as ComfyUI's are where it streams weights."""
+    """Has no parameters until its state dict is loaded, like ComfyUI's layers when it streams weights."""
 
     def __init__(self, in_features, out_features, bias=True, device=None, dtype=None):
         torch.nn.Module.__init__(self)
@@ -122,7 +122,7 @@ def test_comfy_numerics_change_the_query_key_epsilon_only(tiny23):
 
 
 @pytest.mark.parametrize("prefix", ["", "model.", "diffusion_model.", "transformer.", DIT])
-def test_a_transformer_file_loads_whatever_stands_in_front_of_its_names(prefix, tiny23, repack, metadata23):
+def test_a_transformer_file_loads_with_any_prefix(prefix, tiny23, repack, metadata23):
     def rename(name: str) -> str | None:
         own = name.removeprefix(DIT)
         return prefix + own if name.startswith(DIT) and "_connector." not in name else None
@@ -220,7 +220,7 @@ def test_a_missing_component_is_an_error_that_says_what_is_there_and_where_to_lo
         upsampler.load(Component.VOCODER)
     files = [upsampler, open_checkpoint(tiny23.checkpoint)]
     assert find_component(files, Component.VOCODER) is files[1]
-    with pytest.raises(ValueError, match="no vocoder in the given files"):
+    with pytest.raises(ValueError, match="no vocoder in these files"):
         find_component([upsampler, upsampler], Component.VOCODER)
 
 
@@ -320,7 +320,7 @@ def test_a_config_value_that_is_not_supported_names_file_and_key(tiny23, repack,
 
 
 @pytest.mark.parametrize("component", [Component.VIDEO_ENCODER, Component.VIDEO_DECODER])
-def test_the_diffusion_video_vae_of_2_5_is_refused_naming_the_file_to_take(
+def test_the_diffusion_video_vae_of_2_5_is_refused_with_the_name_of_the_file_to_use(
     component, tiny23, repack, metadata23
 ):
     config = json.loads(metadata23["config"])
@@ -334,7 +334,7 @@ def test_the_diffusion_video_vae_of_2_5_is_refused_naming_the_file_to_take(
         open_checkpoint(path).load(component)
 
 
-def test_a_config_that_is_no_object_is_refused(tiny23, repack):
+def test_a_config_that_is_not_an_object_is_refused(tiny23, repack):
     path = repack(tiny23.checkpoint, lambda n: n, metadata={"config": "[1]"})
     with pytest.raises(ValueError, match="metadata 'config' must be a JSON object"):
         open_checkpoint(path).load(Component.VOCODER)

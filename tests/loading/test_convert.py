@@ -1,4 +1,4 @@
-"""Converted files hold the same model, are read back before they get their name, and appear whole."""
+"""Converted files hold the same model, are verified before they get their name, and are never incomplete."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from ltx2_core.cli.main import main
 from ltx2_core.loading import Component, open_checkpoint
 from ltx2_core.loading import convert as module
-from ltx2_core.loading.convert import KEPT_IN_BF16
+from ltx2_core.loading.convert import NOT_QUANTISED
 
 
 def run(*arguments: object):
@@ -31,7 +31,9 @@ def test_splitting_and_joining_gives_the_same_tensors(tiny23, tmp_path):
 
 
 @pytest.mark.parametrize("generation", ["2.0", "2.3", "2.5"])
-def test_fp8_keeps_audio_and_sensitive_layers_and_the_velocity(generation, generations, tmp_path, velocities):
+def test_fp8_leaves_audio_and_sensitive_layers_unchanged_and_gives_a_similar_velocity(
+    generation, generations, tmp_path, velocities
+):
     target = tmp_path / "fp8.safetensors"
     result = run(generations[generation], target, "--fp8")
     assert result.exit_code == 0 and "layers in fp8" in result.output
@@ -39,7 +41,7 @@ def test_fp8_keeps_audio_and_sensitive_layers_and_the_velocity(generation, gener
     stored = {name for name, info in infos.items() if info.dtype == "F8_E4M3"}
     assert {"transformer_blocks.0.attn1.to_q.weight", "transformer_blocks.1.ff.net.2.weight"} <= stored
     assert not any("audio" in name or "adaln" in name or "to_gate_logits" in name for name in stored)
-    assert not any(KEPT_IN_BF16.search(name.removesuffix(".weight")) for name in stored)
+    assert not any(NOT_QUANTISED.search(name.removesuffix(".weight")) for name in stored)
     ours, plain = (
         velocities(open_checkpoint(path).load(Component.TRANSFORMER, dtype=torch.float32))
         for path in (target, generations[generation])
@@ -64,7 +66,7 @@ def test_the_data_of_a_written_file_is_aligned(tiny23, tmp_path):
 
 
 def test_what_is_written_must_load_as_well(tiny23, tmp_path):
-    """Equal tensors are not enough where the source itself lacks one."""
+    """Comparing tensors is not enough if the source itself lacks one."""
     tensors = load_file(tiny23.checkpoint)
     del tensors["vae.decoder.conv_out.conv.bias"]
     config = {"config": json.dumps(open_checkpoint(tiny23.checkpoint).config)}
@@ -79,7 +81,7 @@ def test_an_upscaler_converts_by_itself(tiny23, tmp_path):
     open_checkpoint(tmp_path / "up.safetensors").load(Component.UPSAMPLER)
 
 
-def test_what_reads_back_differently_leaves_no_file_and_keeps_the_old_one(tiny23, tmp_path, monkeypatch):
+def test_a_file_that_reads_back_differently_is_removed_and_the_old_one_remains(tiny23, tmp_path, monkeypatch):
     target = tmp_path / "one.safetensors"
     target.write_bytes(b"old")
     whole = module.write_safetensors
@@ -96,7 +98,7 @@ def test_what_reads_back_differently_leaves_no_file_and_keeps_the_old_one(tiny23
     assert [p.name for p in tmp_path.iterdir()] == ["one.safetensors"] and target.read_bytes() == b"old"
 
 
-def test_what_cannot_be_converted_is_said_in_one_line(tiny23, tmp_path):
+def test_a_source_that_cannot_be_converted_is_an_error_of_one_line(tiny23, tmp_path):
     (tmp_path / "there.safetensors").touch()
     for arguments, what in (
         ((tiny23.checkpoint, tmp_path / "there.safetensors"), "exists"),

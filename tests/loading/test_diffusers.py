@@ -1,4 +1,4 @@
-"""What diffusers saves loads here and computes the same."""
+"""Models saved by diffusers load here and compute the same."""
 
 from __future__ import annotations
 

@@ -27,15 +27,15 @@ from ltx2_core.text import load_gemma, load_tokenizer
 CASES = {"checkpoint": 500, "LoRA": 100, "upscaler": 50}
 BATCH = 50
 SECONDS = 10.0
-"""Of the processor, for one file."""
+"""Limit of processor time in seconds for one file."""
 MEGABYTES = 64
-"""More than that beyond the files themselves and what was there before is too much."""
+"""Limit of memory in bytes beyond the size of the files and the memory in use before."""
 FORBIDDEN = ("os.system", "os.exec", "os.fork", "os.posix_spawn", "subprocess.Popen", "pickle.find_class")
 
 SETTINGS = ("config", "lora_adapter_metadata")
 """Metadata that is JSON."""
 
-_seen: list[str] | None = None
+_events: list[str] | None = None
 
 VALUES: tuple[Any, ...] = (
     *(None, True, -1, 0, 1, 2**31, 2**63, 2**200, 0.5, 1e308, float("nan"), "", "x", "9" * 5000),
@@ -44,17 +44,17 @@ VALUES: tuple[Any, ...] = (
 
 
 def _watch(event: str, arguments: tuple[Any, ...]) -> None:
-    if _seen is not None and event in FORBIDDEN:
-        _seen.append(event)
+    if _events is not None and event in FORBIDDEN:
+        _events.append(event)
 
 
 @contextmanager
 def guarded(size: int) -> Iterator[list[str]]:
-    """Yields which programs and pickles run meanwhile.
+    """Yields the list of programs and pickles that run inside of the context.
 
     Memory is refused beyond some copies of a file of ``size`` bytes.
     """
-    global _seen
+    global _events
     resource, status = pytest.importorskip("resource"), Path("/proc/self/status")
     before = resource.getrlimit(resource.RLIMIT_DATA)
     if status.is_file():
@@ -64,16 +64,16 @@ def guarded(size: int) -> Iterator[list[str]]:
     if _watch not in _hooks:
         sys.addaudithook(_watch)
         _hooks.append(_watch)
-    _seen = seen = []
+    _events = events = []
     try:
-        yield seen
+        yield events
     finally:
-        _seen = None
+        _events = None
         resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 _hooks: list[object] = []
-"""An audit hook stays for good, so it is added once."""
+"""An audit hook cannot be removed, so it is added once."""
 
 
 @pytest.fixture(scope="module")
@@ -181,20 +181,20 @@ def read_damaged(
 def test_a_damaged_file_gives_a_value_error_with_its_path(kind, batch, originals, tiny23, tmp_path):
     path = tmp_path / "damaged.safetensors"
     path.write_bytes(originals[kind])
-    use(path, tiny23.checkpoint)  # imports what reading needs, and shows that the file itself is sound
-    with guarded(len(originals[kind])) as seen:
+    use(path, tiny23.checkpoint)  # Imports what reading needs, and proves that the original is valid.
+    with guarded(len(originals[kind])) as events:
         refused, _ = read_damaged(
             kind, originals[kind], batch, path, lambda damaged: use(damaged, tiny23.checkpoint)
         )
-    assert not seen, f"ran {seen}"
+    assert not events, f"ran {events}"
     assert refused > BATCH // 2
 
 
-def test_the_guard_notices_what_it_is_there_for():
-    with guarded(0) as seen, pytest.raises((MemoryError, RuntimeError)):
+def test_the_guard_notices_memory_and_programs():
+    with guarded(0) as events, pytest.raises((MemoryError, RuntimeError)):
         os.system("exit")
         torch.empty(2**30)
-    assert seen == ["os.system"]
+    assert events == ["os.system"]
 
 
 def test_reading_a_header_takes_memory_in_proportion_to_the_file(original, tmp_path):

@@ -1,4 +1,4 @@
-"""Headers are believed only after they have been checked against the file."""
+"""Headers are checked against the file before they are used."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_other_files_are_named_for_what_they_are(tmp_path, content, what):
         read_header(path)
 
 
-def test_a_folder_and_a_missing_file_are_told_apart(tmp_path):
+def test_a_folder_and_a_missing_file_have_different_errors(tmp_path):
     with pytest.raises(ValueError, match="is a folder"):
         read_header(tmp_path)
     with pytest.raises(FileNotFoundError, match="does not exist"):
@@ -85,7 +85,7 @@ def test_a_folder_and_a_missing_file_are_told_apart(tmp_path):
         ("tensor", "malformed"),
     ],
 )
-def test_a_lying_entry_is_an_error_that_names_the_tensor(raw, entry, what):
+def test_a_false_entry_is_an_error_that_names_the_tensor(raw, entry, what):
     with pytest.raises(ValueError, match=what):
         read_header(raw({"a": entry}, b"\0" * 8))
 

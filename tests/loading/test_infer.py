@@ -1,4 +1,4 @@
-"""Without metadata the configuration comes back from names and shapes."""
+"""Without metadata the configuration is reconstructed from names and shapes."""
 
 from __future__ import annotations
 
@@ -106,11 +106,11 @@ def test_one_component_alone_is_enough_for_its_own_configuration(component, rele
     generation, _, parts = released
     alone = {component: parts[component]}
     assert shapes_of(component, infer_config(alone)) == parts[component]
-    told = infer_generation(alone, "")
+    detected = infer_generation(alone, "")
     if component is Component.TRANSFORMER or (
         component in (Component.TEXT_CONNECTORS, Component.VOCODER) and generation != "2.5"
     ):
-        assert told == generation
+        assert detected == generation
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_the_stated_version_decides_only_where_tensors_fit_several(released):
 
 
 @pytest.mark.parametrize(
-    ("stated", "kept"),
+    ("stated", "expected"),
     [
         ({"spatial_scale": 2.0, "rational_resampler": True, "mid_channels": 32}, "spatial_scale"),
         ({"spatial_scale": 1.5, "rational_resampler": True, "mid_channels": 32}, "spatial_scale"),
@@ -157,9 +157,9 @@ def test_the_stated_version_decides_only_where_tensors_fit_several(released):
         ({"spatial_upsample": True, "temporal_upsample": True, "mid_channels": 32}, "temporal_upsample"),
     ],
 )
-def test_every_kind_of_upscaler_is_told_from_its_shapes(stated, kept):
+def test_every_kind_of_upscaler_is_detected_from_its_shapes(stated, expected):
     inferred = infer_upsampler(shapes_of(Component.UPSAMPLER, stated))
-    assert kept in inferred
+    assert expected in inferred
     assert cfg.upsampler_config(inferred) == cfg.upsampler_config(stated)
 
 
@@ -175,7 +175,7 @@ def test_a_tiny_2_3_file_without_metadata_loads_everywhere(tiny23, repack):
         bare.load(Component.TEXT_PROJECTION)
 
 
-def test_a_section_that_the_header_lacks_is_inferred_and_the_rest_kept(tiny23, repack, metadata23):
+def test_a_section_that_the_header_lacks_is_inferred_and_the_rest_unchanged(tiny23, repack, metadata23):
     config = json.loads(metadata23["config"])
     del config["vae"]
     checkpoint = open_checkpoint(
@@ -185,7 +185,7 @@ def test_a_section_that_the_header_lacks_is_inferred_and_the_rest_kept(tiny23, r
     assert checkpoint.config["vae"]["decoder_base_channels"] == 4
 
 
-def test_heads_that_shapes_cannot_tell_are_asked_for(tiny20, repack):
+def test_heads_that_shapes_do_not_determine_need_the_metadata(tiny20, repack):
     checkpoint = open_checkpoint(repack(tiny20.checkpoint, lambda n: n))
     assert checkpoint.generation == "2.0"
     with pytest.raises(

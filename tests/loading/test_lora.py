@@ -1,4 +1,4 @@
-"""LoRA: merged exactly, reported completely, refused when it fits nowhere."""
+"""LoRA: merged exactly, reported completely, refused if no layer fits."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_a_lora_that_fits_nowhere_is_an_error(tiny20, write):
 
 
 @pytest.mark.parametrize(
-    ("made_for", "model", "tensors"),
+    ("base", "model", "tensors"),
     [
         ("2.0", "2.3", pair("caption_projection.linear_1")),
         ("2.0", "2.3", pair("adaln_single.linear", out=6 * 64)),
@@ -130,22 +130,22 @@ def test_a_lora_that_fits_nowhere_is_an_error(tiny20, write):
         ("2.3 or 2.5", "2.0", pair("lora_unet_transformer_blocks_0_attn1_to_gate_logits", out=2, prefix="")),
     ],
 )
-def test_a_lora_of_another_generation_says_so(made_for, model, tensors, tiny20, tiny23, write):
+def test_a_lora_of_another_generation_says_so(base, model, tensors, tiny20, tiny23, write):
     checkpoint = open_checkpoint((tiny20 if model == "2.0" else tiny23).checkpoint)
     report = checkpoint.lora_report(Component.TRANSFORMER, open_lora(write({**pair(Q0), **tensors})))
     assert report.matched == (Q0,) and report.wrong_generation
-    assert f"WRONG GENERATION: made for LTX-{made_for} (" in str(report)
+    assert f"WRONG GENERATION: made for LTX-{base} (" in str(report)
     assert f"this model is LTX-{model}" in str(report)
 
 
-def test_the_generation_comes_from_metadata_where_layers_do_not_tell(tiny20, tiny23, write):
+def test_the_generation_comes_from_metadata_if_layers_do_not_determine_it(tiny20, tiny23, write):
     plain = open_lora(write(pair(Q0)))
     stated = open_lora(write(pair(Q0), {"model_version": "2.3.0"}, name="stated.safetensors"))
     for files, wrong in ((tiny20, True), (tiny23, False)):
         checkpoint = open_checkpoint(files.checkpoint)
-        assert "cannot be told" in str(checkpoint.lora_report(Component.TRANSFORMER, plain))
+        assert "is unknown" in str(checkpoint.lora_report(Component.TRANSFORMER, plain))
         report = checkpoint.lora_report(Component.TRANSFORMER, stated)
-        assert report.wrong_generation is wrong and "cannot be told" not in str(report)
+        assert report.wrong_generation is wrong and "is unknown" not in str(report)
 
 
 def test_each_stream_follows_its_own_strength_and_cross_layers_the_one_they_update(tiny20, write):
@@ -169,7 +169,7 @@ def test_each_stream_follows_its_own_strength_and_cross_layers_the_one_they_upda
         assert {n for n in plain if not torch.equal(plain[n], state[n])} == {f"{m}.weight" for m in changed}
 
 
-def test_files_that_are_no_plain_lora_are_refused(tiny20, write):
+def test_files_that_are_not_a_plain_lora_are_refused(tiny20, write):
     with pytest.raises(ValueError, match="is not a LoRA"):
         open_lora(tiny20.upsampler)
     with pytest.raises(ValueError, match="one half of the pair is missing for transformer_blocks"):
@@ -196,7 +196,7 @@ def test_odd_tensors_are_refused_when_the_file_is_opened(changes, message, write
 
 
 @pytest.mark.parametrize("alpha", [float("nan"), float("inf")])
-def test_an_alpha_that_is_no_number_does_not_reach_the_weights(alpha, tiny20, write):
+def test_an_alpha_that_is_not_a_number_does_not_reach_the_weights(alpha, tiny20, write):
     lora = open_lora(write({**pair(Q0), f"diffusion_model.{Q0}.alpha": torch.tensor(alpha)}))
     with pytest.raises(ValueError, match=r"lora\.safetensors: .*scaled by (nan|inf)"):
         open_checkpoint(tiny20.checkpoint).load(Component.TRANSFORMER, loras=[lora])

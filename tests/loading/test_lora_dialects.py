@@ -110,7 +110,7 @@ def test_every_dialect_reaches_every_layer_and_merges_to_the_same_weights(
 
 
 @pytest.mark.parametrize("generation", ["2.0", "2.3", "2.5"])
-def test_the_names_of_diffusers_and_ours_map_onto_each_other_both_ways(generation, generations):
+def test_official_and_diffusers_names_map_to_each_other_both_ways(generation, generations):
     for component in COMPONENTS:
         names = linears(generations[generation], component)
         theirs = {diffusers_name(name) for name in names}
@@ -161,8 +161,8 @@ def test_ranks_may_differ_by_module_and_alpha_is_divided_by_each(generations, wr
         ({"lora_alpha": 8, "r": 4, "alpha_pattern": {"proj_in": 12}}, (2.0, 3.0)),
     ],
 )
-@pytest.mark.parametrize("where", ["in the file", "beside it"])
-def test_the_scale_of_peft_is_read_in_the_file_and_beside_it(settings, scales, where, write, tmp_path):
+@pytest.mark.parametrize("where", ["in the file", "next to it"])
+def test_the_scale_of_peft_is_read_in_the_file_and_next_to_it(settings, scales, where, write, tmp_path):
     prefix = "transformer." if where == "in the file" else "base_model.model."
     names = ("transformer_blocks.0.attn1.to_q", "proj_in")
     tensors = {}
@@ -196,7 +196,7 @@ def test_a_file_that_peft_and_diffusers_wrote_merges_to_the_weights_that_peft_me
     names = linears(generations["2.3"], Component.TRANSFORMER)
 
     class Shapes(torch.nn.Module):
-        """Linear layers under the names of diffusers, with our weights: all that PEFT needs to know."""
+        """Linear layers with the names of diffusers and our weights, which is all that PEFT needs."""
 
     root, state = Shapes(), checkpoint.load(Component.TRANSFORMER).state_dict()
     for name, (out, inner) in names.items():

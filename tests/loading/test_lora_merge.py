@@ -1,4 +1,4 @@
-"""Merging: one rounding, fresh scales, and sets exchanged without drift and without a second model."""
+"""Merging: one rounding, new scales, and LoRAs switched without drift and without a second model."""
 
 from __future__ import annotations
 
@@ -129,8 +129,8 @@ def test_quantised_layers_get_a_fresh_scale_and_exchange_without_drift(kind, tin
     assert isinstance(layer, QuantizedLinear)
     pair = load_file(lora.path)
     a, b = (pair[f"transformer_blocks.0.attn1.to_q.lora_{half}.weight"].float() for half in "AB")
-    wanted = plain.transformer_blocks[0].attn1.to_q.decoded() + 2.0 * (b @ a)
-    error = (layer.decoded() - wanted).norm() / wanted.norm()
+    expected = plain.transformer_blocks[0].attn1.to_q.decoded() + 2.0 * (b @ a)
+    error = (layer.decoded() - expected).norm() / expected.norm()
     assert error < {"float": 0.04, "nvfp4": 0.15, "int8": 0.02, "mxfp8": 0.05}[kind]
     before, after = (lora,), ()
     for _ in range(4):
@@ -150,7 +150,7 @@ def bits(tensor):
 FORMATS = {"float": "float8_e4m3fn", "nvfp4": "nvfp4", "int8": "int8_tensorwise", "mxfp8": "mxfp8"}
 
 
-def test_a_plain_cast_to_fp8_is_given_a_scale(tiny20, lora_on, tmp_path):
+def test_a_plain_cast_to_fp8_gets_a_scale(tiny20, lora_on, tmp_path):
     path, tensors = tmp_path / "cast.safetensors", load_file(tiny20.checkpoint)
     name = f"{PREFIX}transformer_blocks.0.attn1.to_q.weight"
     tensors[name] = tensors[name].to(torch.float8_e5m2)
@@ -203,9 +203,9 @@ def test_an_exchange_takes_less_than_one_layer_beyond_the_model(dtype, tiny23, l
 def test_nothing_changes_when_the_new_set_fits_nowhere(tiny23, write):
     checkpoint, lora = open_checkpoint(tiny23.checkpoint), open_lora(tiny23.lora)
     network = checkpoint.load(Component.TRANSFORMER, loras=[lora])
-    kept = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    unchanged = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     foreign = open_lora(write({f"x.lora_{half}.weight": torch.zeros(4, 4) for half in "AB"}))
     with pytest.raises(ValueError, match="another model"):
         checkpoint.switch_loras(network, Component.TRANSFORMER, before=[lora], after=[foreign])
     for name, tensor in network.state_dict().items():
-        assert torch.equal(tensor, kept[name])
+        assert torch.equal(tensor, unchanged[name])

@@ -67,7 +67,7 @@ SPLITS = {
     "one file a component": (COMMUNITY, True),
     "without prefixes": (STRIPPED, True),
 }
-"""Layout -> (file -> names, whether the header keeps its configuration)."""
+"""Layout -> (file -> names, whether the header has its configuration)."""
 
 
 def split(source: Path, folder: Path, files: dict[str, Rename], *, metadata: bool) -> list[Path]:
@@ -89,8 +89,8 @@ def test_split_layouts_load_as_the_single_file_does(layout, generation, generati
     for checkpoint in opened:
         for component in checkpoint.components:
             found.add(component)
-            if not metadata and component in UNTOLD[generation]:
-                with pytest.raises(ValueError, match=r"\.safetensors: .*(cannot be told|belong together)"):
+            if not metadata and component in AMBIGUOUS[generation]:
+                with pytest.raises(ValueError, match=r"\.safetensors: .*(does not follow|belong together)"):
                     checkpoint.load(component)
                 continue
             ours, plain = (c.load(component).state_dict() for c in (checkpoint, whole))
@@ -99,17 +99,17 @@ def test_split_layouts_load_as_the_single_file_does(layout, generation, generati
     assert found == PARTS
 
 
-UNTOLD = {
+AMBIGUOUS = {
     "2.0": (Component.TRANSFORMER, Component.TEXT_CONNECTORS, Component.TEXT_PROJECTION),
     "2.3": (Component.TEXT_PROJECTION,),
     "2.5": (Component.TEXT_PROJECTION,),
 }
 """What needs the configuration at these widths: 2.0 has its number of heads in no tensor, and none holds the
-width of the text encoder since 2.3. Released widths tell both."""
+width of the text encoder since 2.3. Released widths determine both."""
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
-def test_the_generation_is_told_from_tensors_alone(generation, generations, tmp_path):
+def test_the_generation_is_detected_from_tensors_alone(generation, generations, tmp_path):
     path = tmp_path / "ltx-2.1-misnamed.safetensors"
     save_file(load_file(generations[generation]), path)
     assert open_checkpoint(path).generation == generation

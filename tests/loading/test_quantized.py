@@ -99,12 +99,12 @@ def test_products_are_refused_by_name_where_the_gpu_is_too_old(capability, fp8, 
     device = capable(monkeypatch, capability)
     monkeypatch.setattr(torch, "float4_e2m1fn_x2", torch.uint8, raising=False)
     for option, supported in (("fp8_matmul", fp8), ("nvfp4_matmul", nvfp4)):
-        asked = {"fp8_matmul": False, "nvfp4_matmul": False, option: True}
+        options = {"fp8_matmul": False, "nvfp4_matmul": False, option: True}
         if supported:
-            check_matmul(device, **asked)
+            check_matmul(device, **options)
             continue
         with pytest.raises(ValueError, match=rf"{option} needs .*is cuda:0 of capability {capability[0]}\."):
-            check_matmul(device, **asked)
+            check_matmul(device, **options)
 
 
 @pytest.mark.parametrize("option", ["fp8_matmul", "nvfp4_matmul"])

@@ -61,10 +61,10 @@ def gemma4(tmp_path_factory) -> Path:
 
 
 def states(gemma: Gemma) -> Tensor:
-    kept: list[Tensor] = []
+    hidden_states: list[Tensor] = []
     ids = torch.tensor([[2, 5, 9, 11, 30]])
-    gemma(ids, torch.ones_like(ids), lambda index, hidden: kept.append(hidden.clone()))
-    return torch.stack(kept)
+    gemma(ids, torch.ones_like(ids), lambda index, hidden: hidden_states.append(hidden.clone()))
+    return torch.stack(hidden_states)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -105,10 +105,10 @@ def encode_with(checkpoint: Path, text_encoder: Path) -> None:
 
 def test_a_gemma_of_the_other_generation_is_refused_before_it_is_read(gemma4, generations, tiny23):
     with pytest.raises(
-        ValueError, match=r"gemma4\.safetensors is a Gemma 4, LTX-2\.3 .*with a Gemma 3\. Take gemma_3_12B_it"
+        ValueError, match=r"gemma4\.safetensors is a Gemma 4, LTX-2\.3 .*with a Gemma 3\. Use gemma_3_12B_it"
     ):
         encode_with(generations["2.3"], gemma4)
-    with pytest.raises(ValueError, match=r"is a Gemma 3, LTX-2\.5 .*with a Gemma 4\. Take gemma4-12b-with"):
+    with pytest.raises(ValueError, match=r"is a Gemma 3, LTX-2\.5 .*with a Gemma 4\. Use gemma4-12b-with"):
         encode_with(generations["2.5"], tiny23.text_encoder)
 
 

@@ -1,4 +1,4 @@
-"""Sound in from every common container, cut to the sample."""
+"""Audio from every common container, cut exactly to the sample."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def encode(path, samples: np.ndarray, *, layout: str, rate: int = RATE) -> None:
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "mp3", "m4a"])
 @pytest.mark.parametrize("layout", ["mono", "stereo"])
-def test_every_format_gives_the_sound_at_its_own_rate(tmp_path, suffix, layout):
+def test_every_format_gives_the_audio_at_its_own_rate(tmp_path, suffix, layout):
     samples = tone(0.5, 1 if layout == "mono" else 2)
     encode(tmp_path / f"a.{suffix}", samples, layout=layout)
-    heard, rate = read_audio(tmp_path / f"a.{suffix}")
-    assert rate == RATE and heard.dtype == torch.float32 and heard.shape[0] == samples.shape[0]
-    assert abs(heard.shape[1] - samples.shape[1]) < 2400
+    decoded, rate = read_audio(tmp_path / f"a.{suffix}")
+    assert rate == RATE and decoded.dtype == torch.float32 and decoded.shape[0] == samples.shape[0]
+    assert abs(decoded.shape[1] - samples.shape[1]) < 2400
     inner = slice(2000, 18000)
-    loudness = heard[:, inner].square().mean(dim=1).sqrt()
+    loudness = decoded[:, inner].square().mean(dim=1).sqrt()
     torch.testing.assert_close(loudness, torch.full_like(loudness, 0.5 / math.sqrt(2)), rtol=0.1, atol=0)
 
 
@@ -60,19 +60,19 @@ def test_a_part_is_cut_to_the_sample(tmp_path, suffix, start_s, duration_s):
 
 def test_surround_is_mixed_down_to_stereo(tmp_path):
     encode(tmp_path / "a.flac", tone(0.2, 6), layout="5.1")
-    heard, _ = read_audio(tmp_path / "a.flac")
-    assert heard.shape[0] == 2 and 0.05 < heard.abs().max() <= 1
+    decoded, _ = read_audio(tmp_path / "a.flac")
+    assert decoded.shape[0] == 2 and 0.05 < decoded.abs().max() <= 1
 
 
 def test_full_scale_is_one(tmp_path):
     square = torch.ones(1, 800)
     square[:, ::2] = -1
     write_wav(tmp_path / "a.wav", square, 16000)
-    heard, _ = read_audio(tmp_path / "a.wav")
-    torch.testing.assert_close(heard, square, rtol=0, atol=1e-4)
+    decoded, _ = read_audio(tmp_path / "a.wav")
+    torch.testing.assert_close(decoded, square, rtol=0, atol=1e-4)
 
 
-def test_sound_that_begins_after_the_picture_is_preceded_by_silence(tmp_path):
+def test_audio_that_begins_after_the_video_is_preceded_by_silence(tmp_path):
     path = tmp_path / "late.mp4"
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=10)
@@ -85,23 +85,23 @@ def test_sound_that_begins_after_the_picture_is_preceded_by_silence(tmp_path):
         block.sample_rate, block.pts = 16000, 8000
         container.mux(audio.encode(block))
         container.mux(audio.encode(None))
-    heard, _ = read_audio(path)
-    assert heard[:, :6800].abs().max() < 0.01
-    assert heard[:, 9200:15000].square().mean().sqrt() == pytest.approx(0.35, abs=0.05)
+    decoded, _ = read_audio(path)
+    assert decoded[:, :6800].abs().max() < 0.01
+    assert decoded[:, 9200:15000].square().mean().sqrt() == pytest.approx(0.35, abs=0.05)
     part, _ = read_audio(path, start_s=0.25, duration_s=0.5)
-    assert torch.equal(part, heard[:, 4000:12000])
+    assert torch.equal(part, decoded[:, 4000:12000])
     silence, _ = read_audio(path, duration_s=0.25)
     assert torch.equal(silence, torch.zeros(1, 4000))
 
 
-@pytest.mark.parametrize("content", [b"", b"RIFF", b"not sound at all" * 20])
+@pytest.mark.parametrize("content", [b"", b"RIFF", b"not audio at all" * 20])
 def test_a_corrupt_file_is_named(tmp_path, content):
     (tmp_path / "broken.wav").write_bytes(content)
     with pytest.raises(ValueError, match=r"broken\.wav"):
         read_audio(tmp_path / "broken.wav")
 
 
-def test_a_file_without_sound_says_so(tmp_path):
+def test_a_file_without_audio_is_refused(tmp_path):
     with VideoWriter(tmp_path / "mute.mp4", width=32, height=32, fps=10) as writer:
         writer.write_frames(torch.zeros(1, 3, 32, 32))
     with pytest.raises(ValueError, match="no audio stream"):

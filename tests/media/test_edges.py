@@ -1,4 +1,4 @@
-"""Canny edges: thin, where the picture steps, and carried on by the lower threshold."""
+"""Canny edges: one pixel wide, at steps of brightness, and continued down to the lower threshold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures in: orientation, transparency, ranges, damage; and the two ways to fit a size."""
+"""Loading images: orientation, transparency, ranges, damage; and the two modes of fitting a size."""
 
 from __future__ import annotations
 
@@ -138,10 +138,10 @@ def test_bytes_are_the_nearest_levels_and_the_frames_stay_as_they_were(dtype):
     frames = values[: 3 * 2 * 256].reshape(2, 3, 16, 16).clone()
     before = frames.clone()
     expected = ((frames.float() + 1.0) * 127.5).round().clamp(0.0, 255.0).to(torch.uint8)
-    made = to_bytes(frames)
-    assert torch.equal(made, expected) and torch.equal(frames, before)
+    result = to_bytes(frames)
+    assert torch.equal(result, expected) and torch.equal(frames, before)
     assert torch.equal(to_bytes(frames.movedim(0, 1).contiguous().movedim(0, 1)), expected)
-    assert to_bytes(made) is made
+    assert to_bytes(result) is result
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

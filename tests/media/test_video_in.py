@@ -14,7 +14,7 @@ LEVELS = torch.linspace(-0.9, 0.9, 30)
 
 @pytest.fixture(scope="module")
 def clip_path(tmp_path_factory):
-    """30 flat frames at 10 fps, each brighter than the one before, with 3 s of sound."""
+    """30 flat frames at 10 fps, each brighter than the one before, with 3 s of audio."""
     path = tmp_path_factory.mktemp("clips") / "steps.mp4"
     with VideoWriter(path, width=64, height=32, fps=10, sample_rate=16000, crf=1) as writer:
         writer.write_frames(LEVELS[:, None, None, None].expand(-1, 3, 32, 64))

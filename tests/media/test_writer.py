@@ -41,23 +41,23 @@ def write_clip(path: Path, frames: torch.Tensor, fps: float = 24.0, **options) -
 @pytest.mark.parametrize("rate", [16000, 24000, 48000])
 def test_frames_size_rate_and_sound_come_back(tmp_path, fps, exact, rate):
     frames, path = ramps(9), tmp_path / "clip.mp4"
-    sound = tone(2, rate)
+    waveform = tone(2, rate)
     with VideoWriter(path, width=64, height=32, fps=fps, sample_rate=rate, crf=10) as writer:
         writer.write_frames(frames)
-        writer.write_audio(sound)
+        writer.write_audio(waveform)
     clip = read_video(path)
     assert (clip.width, clip.height, clip.frame_count) == (64, 32, 9)
     assert clip.fps == pytest.approx(float(exact), abs=1e-9)
     torch.testing.assert_close(clip.read() * 2 - 1, frames, rtol=0, atol=0.06)
-    heard, heard_rate = clip.audio()
+    decoded, heard_rate = clip.audio()
     expected = round(9 / exact * rate)
-    assert heard_rate == rate and expected <= heard.shape[1] < expected + AAC_FRAME
-    assert (heard[:, :expected] - sound[:, :expected]).square().mean().sqrt() < 0.03
+    assert heard_rate == rate and expected <= decoded.shape[1] < expected + AAC_FRAME
+    assert (decoded[:, :expected] - waveform[:, :expected]).square().mean().sqrt() < 0.03
     match = [
-        (heard[:, 20 + lag : expected - 20 + lag] * sound[:, 20 : expected - 20]).sum()
+        (decoded[:, 20 + lag : expected - 20 + lag] * waveform[:, 20 : expected - 20]).sum()
         for lag in range(-5, 6)
     ]
-    assert torch.stack(match).argmax() == 5, "the sound is early or late"
+    assert torch.stack(match).argmax() == 5, "the audio is early or late"
 
 
 def test_the_sound_track_ends_with_the_picture(tmp_path):
@@ -74,13 +74,13 @@ def test_the_sound_track_ends_with_the_picture(tmp_path):
 
 
 def test_writing_in_pieces_and_in_any_order_gives_the_same_file(tmp_path):
-    frames, sound = ramps(10), tone(10 / 24, 24000)
+    frames, waveform = ramps(10), tone(10 / 24, 24000)
     options = {"width": 64, "height": 32, "fps": 24, "sample_rate": 24000}
     with VideoWriter(tmp_path / "whole.mp4", **options) as writer:
         writer.write_frames(frames)
-        writer.write_audio(sound)
+        writer.write_audio(waveform)
     with VideoWriter(tmp_path / "pieces.mp4", **options) as writer:
-        for frame, samples in zip(frames.split(3), sound.split(2500, dim=1), strict=True):
+        for frame, samples in zip(frames.split(3), waveform.split(2500, dim=1), strict=True):
             writer.write_audio(samples)
             writer.write_frames(frame)
     whole, pieces = read_video(tmp_path / "whole.mp4"), read_video(tmp_path / "pieces.mp4")
@@ -93,10 +93,10 @@ def test_shorter_sound_stays_short_and_mono_goes_to_both_sides(tmp_path):
     with VideoWriter(path, width=64, height=32, fps=24, sample_rate=24000) as writer:
         writer.write_frames(ramps(24))
         writer.write_audio(tone(0.5, 24000)[:1])
-    heard, _ = read_audio(path)
-    assert heard.shape[0] == 2
-    torch.testing.assert_close(heard[0], heard[1], rtol=0, atol=1e-3)
-    assert 12000 <= heard.shape[1] < 12000 + AAC_FRAME
+    decoded, _ = read_audio(path)
+    assert decoded.shape[0] == 2
+    torch.testing.assert_close(decoded[0], decoded[1], rtol=0, atol=1e-3)
+    assert 12000 <= decoded.shape[1] < 12000 + AAC_FRAME
 
 
 def test_metadata_comes_back_word_for_word(tmp_path):
@@ -106,7 +106,7 @@ def test_metadata_comes_back_word_for_word(tmp_path):
     assert found["ltx2"] == settings and found["comment"] == "made by a test"
 
 
-def test_bytes_and_floats_are_the_same_picture(tmp_path):
+def test_bytes_and_floats_give_the_same_frame(tmp_path):
     levels = torch.arange(0, 256, 4, dtype=torch.uint8).expand(2, 3, 32, 64)
     write_clip(tmp_path / "bytes.mp4", levels)
     write_clip(tmp_path / "floats.mp4", levels.float() / 127.5 - 1)
@@ -156,7 +156,7 @@ def test_impossible_frame_rates_are_refused(fps):
         ({"crf": 60}, "crf"),
     ],
 )
-def test_what_cannot_be_encoded_is_refused_before_the_file_is_made(tmp_path, change, words):
+def test_what_cannot_be_encoded_is_refused_before_the_file_is_created(tmp_path, change, words):
     options = {"width": 64, "height": 32, "fps": 24, "sample_rate": 24000} | change
     with pytest.raises(ValueError, match=words):
         VideoWriter(tmp_path / "clip.mp4", **options)
@@ -183,7 +183,7 @@ def interrupt(writer: VideoWriter) -> None:
         (lambda w: w.write_audio(torch.tensor([[0.0, math.inf]])), ValueError),
         (lambda w: w.write_audio(torch.zeros(6, 100)), ValueError),
     ],
-    ids=["interrupt", "nan frame", "wrong size", "wrong dtype", "infinite sound", "six channels"],
+    ids=["interrupt", "nan frame", "wrong size", "wrong dtype", "infinite audio", "six channels"],
 )
 def test_a_failure_leaves_the_old_file_and_no_other(tmp_path, action, error):
     path = tmp_path / "clip.mp4"
@@ -203,7 +203,7 @@ def test_no_frames_is_an_error_and_no_file(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_success_replaces_the_old_file_unless_told_not_to(tmp_path):
+def test_success_replaces_the_old_file_unless_overwriting_is_off(tmp_path):
     path = tmp_path / "clip.mp4"
     path.write_bytes(b"the old film")
     with pytest.raises(FileExistsError, match="exists"):
@@ -235,7 +235,7 @@ def test_a_folder_without_rights_says_what_to_do(tmp_path):
         write_clip(tmp_path / "clip.mp4", ramps(1))
 
 
-def test_sound_without_a_track_and_writing_outside_the_block_are_refused(tmp_path):
+def test_audio_without_a_track_and_writing_outside_the_block_are_refused(tmp_path):
     writer = VideoWriter(tmp_path / "clip.mp4", width=64, height=32, fps=24)
     with pytest.raises(ValueError, match="with block"):
         writer.write_frames(ramps(1))
@@ -280,15 +280,15 @@ def test_a_full_disk_is_reported_and_leaves_nothing_behind(tmp_path):
 
 @pytest.mark.parametrize("channels", [1, 2])
 def test_wav_comes_back_to_the_sixteenth_bit(tmp_path, channels):
-    sound = tone(0.3, 44100)[:channels]
-    write_wav(tmp_path / "a.wav", sound, 44100)
-    heard, rate = read_audio(tmp_path / "a.wav")
+    waveform = tone(0.3, 44100)[:channels]
+    write_wav(tmp_path / "a.wav", waveform, 44100)
+    decoded, rate = read_audio(tmp_path / "a.wav")
     assert rate == 44100
-    torch.testing.assert_close(heard, sound, rtol=0, atol=1e-4)
+    torch.testing.assert_close(decoded, waveform, rtol=0, atol=1e-4)
 
 
-def test_wav_refuses_what_is_not_sound(tmp_path):
+def test_wav_refuses_what_is_not_audio(tmp_path):
     for bad in (torch.zeros(3, 10), torch.zeros(2, 0), torch.full((1, 4), math.nan)):
-        with pytest.raises(ValueError, match="sound"):
+        with pytest.raises(ValueError, match="audio"):
             write_wav(tmp_path / "a.wav", bad, 16000)
     assert not list(tmp_path.iterdir())

@@ -11,7 +11,7 @@ import torch
 from ltx2_core.media import VideoWriter
 from ltx2_core.media.x264 import repeatable_options
 
-# Widths at which x264's AVX-512 code was seen to give several files, and 128, at which it was not.
+# Widths at which x264's AVX-512 code gave several files, and 128, at which it gave one.
 WIDTHS = (32, 64, 96, 112, 128, 224)
 
 

@@ -1,4 +1,4 @@
-"""Pictures for a file leave the decoder as bytes: the values of before, and less memory to hold them."""
+"""Frames for a file leave the decoder as bytes: the same values in less memory."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def pipeline(tiny_set):
 
 def test_bytes_are_the_rounded_floats(pipeline):
     floats = torch.cat(list(pipeline.decode_video(LATENT)))
-    made = torch.cat(list(pipeline.decode_video(LATENT, as_bytes=True)))
-    assert floats.dtype == torch.float32 and made.dtype == torch.uint8
-    assert torch.equal(made, ((floats + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
+    result = torch.cat(list(pipeline.decode_video(LATENT, as_bytes=True)))
+    assert floats.dtype == torch.float32 and result.dtype == torch.uint8
+    assert torch.equal(result, ((floats + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
 
 
 def test_bytes_take_less_at_the_peak_and_a_quarter_to_keep(pipeline):
@@ -41,7 +41,7 @@ def test_bytes_take_less_at_the_peak_and_a_quarter_to_keep(pipeline):
 
     floats, in_bytes = peak(False), peak(True)
     assert floats[2] == in_bytes[2] > 2 and in_bytes[1] * 4 == floats[1]
-    # A reader holds what it was given while the next one is made.
+    # The consumer holds one piece while the next one is decoded.
     assert floats[0] - in_bytes[0] >= 0.5 * (floats[1] - in_bytes[1])
 
 

@@ -1,4 +1,4 @@
-"""How a decode is cut where memory is short: in time, then in exact tiles; the real decode keeps to it."""
+"""How a decode is cut if memory is short: in time, then in exact tiles; the real decode stays within it."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def choices(generation, clip, shares):
 @pytest.mark.parametrize("generation", ["2.0", "2.3"])
 def test_tiles_come_only_where_the_state_itself_does_not_fit(generation):
     shares = (9.0, 1.0, 0.7, 0.3, 0.15)
-    vae, made, least = choices(generation, LARGE, shares)
-    assert (made[0].tiles, made[0].piece_bytes) == (None, MAX_PIECE_BYTES)
-    assert made[1].tiles is None and made[1].memory.state < least < made[1].memory.peak + 1
-    assert made[2].exact and made[2].tiles.halo == field_of_view(vae) and made[2].tiles.count == 2
-    for share, choice in zip(shares, made, strict=True):
+    vae, chosen, least = choices(generation, LARGE, shares)
+    assert (chosen[0].tiles, chosen[0].piece_bytes) == (None, MAX_PIECE_BYTES)
+    assert chosen[1].tiles is None and chosen[1].memory.state < least < chosen[1].memory.peak + 1
+    assert chosen[2].exact and chosen[2].tiles.halo == field_of_view(vae) and chosen[2].tiles.count == 2
+    for share, choice in zip(shares, chosen, strict=True):
         assert choice.memory.peak <= share * least
-    assert not made[4].exact and made[4].tiles.halo < field_of_view(vae)
-    assert "2 x 1 tiles" in made[2].line() and "around each: exact" in made[2].line()
-    assert "faded, not exact" in made[4].line() and "tiles" not in made[1].line()
+    assert not chosen[4].exact and chosen[4].tiles.halo < field_of_view(vae)
+    assert "2 x 1 tiles" in chosen[2].line() and "around each: exact" in chosen[2].line()
+    assert "faded, not exact" in chosen[4].line() and "tiles" not in chosen[1].line()
 
 
 def test_a_frame_for_which_nothing_is_small_enough_gets_the_smallest_there_is():
@@ -63,19 +63,19 @@ def test_a_tile_needs_what_is_said_of_it_at_released_sizes(share):
     assert choice.memory.peak == pytest.approx(trace.peak, rel=0.1)
 
 
-def test_the_plan_says_that_it_takes_tiles_and_what_waits():
+def test_the_plan_reports_tiles_and_the_system_memory_they_need():
     size = released_size("2.3", "fp8")
-    made = plan_memory(8 * 10**9, **vars(size), clips=[LARGE], dtype=torch.bfloat16)
-    stage = made.stages[-1]
-    assert made.decode.tiles is not None and made.decode.exact
-    assert stage.host == made.decode.host > 10**9 and stage.total <= 0.94 * 8e9
-    assert any("tiles" in line and "exact" in line for line in made.lines())
-    assert draw_plans([made]).std() > 0.05
+    chosen = plan_memory(8 * 10**9, **vars(size), clips=[LARGE], dtype=torch.bfloat16)
+    stage = chosen.stages[-1]
+    assert chosen.decode.tiles is not None and chosen.decode.exact
+    assert stage.host == chosen.decode.host > 10**9 and stage.total <= 0.94 * 8e9
+    assert any("tiles" in line and "exact" in line for line in chosen.lines())
+    assert draw_plans([chosen]).std() > 0.05
     roomy = plan_memory(24 * 10**9, **vars(size), clips=[LARGE], dtype=torch.bfloat16)
     assert roomy.decode.tiles is None and roomy.stages[-1].host == 0
 
 
-def test_the_command_shows_the_tiles():
+def test_the_command_prints_the_tiles():
     ran = CliRunner().invoke(main, ["plan", "--width", "3840", "--height", "2176", "--max-memory", "8GB"])
     assert ran.exit_code == 0, ran.output
     assert "2 x 1 tiles with 512 pixels around each: exact" in ran.output
@@ -105,9 +105,9 @@ def test_a_real_decode_within_a_budget_takes_the_tiles_of_its_plan(tiny_set, dec
     )
     choice = small.networks.decode_choice(clip)
     assert choice.exact and choice.tiles.count > 1
-    made = torch.cat(list(small.decode_video(latent, as_bytes=as_bytes)))
+    chosen = torch.cat(list(small.decode_video(latent, as_bytes=as_bytes)))
     if as_bytes:
         levels = ((frames + 1) * 127.5).round().clamp(0, 255)
-        assert made.dtype == torch.uint8 and (made - levels).abs().max() <= 1
+        assert chosen.dtype == torch.uint8 and (chosen - levels).abs().max() <= 1
     else:
-        torch.testing.assert_close(made, frames, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(chosen, frames, atol=1e-4, rtol=1e-4)

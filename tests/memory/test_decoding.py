@@ -80,11 +80,11 @@ def test_released_sizes_are_those_of_the_files():
 
 def test_the_plan_names_the_state_of_the_decoder():
     size, clip = released_size("2.0"), plan_clip(1920, 1088, frames=121)
-    made = plan_memory(24 * 10**9, **vars(size), clips=[clip], dtype=torch.bfloat16)
-    stage = made.stages[-1]
+    result = plan_memory(24 * 10**9, **vars(size), clips=[clip], dtype=torch.bfloat16)
+    stage = result.stages[-1]
     assert stage.activations == decoding(size.vae, clip, 2, MAX_PIECE_BYTES).peak
     assert 1.2e9 < stage.state < stage.activations
-    assert "state" in made.lines()[0]
+    assert "state" in result.lines()[0]
 
 
 @pytest.mark.parametrize("share", [0.5, 0.8])

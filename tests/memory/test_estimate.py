@@ -31,7 +31,7 @@ def test_sampling_grows_with_the_clip_and_streamed_decoding_does_not() -> None:
     assert long["decode"] == short["decode"]
 
 
-def test_decoding_grows_with_the_picture() -> None:
+def test_decoding_grows_with_the_frame_size() -> None:
     # Below that the pieces, whose size is bounded, are most of it.
     small, large = estimate(121)["decode"], estimate(121, width=3072)["decode"]
     assert large.activations > 1.3 * small.activations

@@ -1,4 +1,4 @@
-"""The plan keeps within its budget where anything can, and gives up as little as that needs."""
+"""The plan stays within its budget if any plan can, and offloads no more than that needs."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def plan(budget, *, width=768, height=512, frames=121):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_holds_a_clip_of_five_seconds(preset):
-    made = plan(PRESETS[preset])
-    assert made.fits and made.peak <= PRESETS[preset]
+    result = plan(PRESETS[preset])
+    assert result.fits and result.peak <= PRESETS[preset]
 
 
 def test_a_smaller_budget_keeps_fewer_blocks_and_accounts_for_all_of_them():
     plans = [plan(budget) for budget in PRESETS.values()]
-    kept = [made.resident_blocks for made in plans]
-    assert kept == sorted(kept) and kept[0] < 10 and kept[-1] == 48
-    for made in plans:
-        stage = next(stage for stage in made.stages if stage.stage == "stage 1")
-        twice = 2 * BLOCK if made.resident_blocks < 48 else 0
+    resident = [result.resident_blocks for result in plans]
+    assert resident == sorted(resident) and resident[0] < 10 and resident[-1] == 48
+    for result in plans:
+        stage = next(stage for stage in result.stages if stage.stage == "stage 1")
+        twice = 2 * BLOCK if result.resident_blocks < 48 else 0
         assert stage.weights + stage.host == 38_000_000_000 + twice
 
 
@@ -50,8 +50,8 @@ def test_chunks_come_before_streaming():
 
 
 def test_a_plan_that_cannot_fit_says_so():
-    made = plan(2 * 10**9, width=1920, height=1088)
-    assert not made.fits
-    assert "does not fit" in made.lines()[-1]
+    result = plan(2 * 10**9, width=1920, height=1088)
+    assert not result.fits
+    assert "does not fit" in result.lines()[-1]
     with pytest.raises(ValueError, match="at least 1 byte; got 0"):
         plan(0)

@@ -70,7 +70,7 @@ def test_at_most_two_streamed_blocks_are_there_at_once(network):
     streaming = BlockStreaming(model, "cpu", resident=1)
     copies, most = [], 0
 
-    def look(block, given, made):
+    def look(block, args, output):
         nonlocal most
         number = list(model.transformer_blocks).index(block)
         weight = block.attn1.to_q.weight.data

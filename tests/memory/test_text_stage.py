@@ -112,6 +112,6 @@ def test_plan_and_estimate_count_it():
     gemma = size.text_weights - size.connector_weights
     assert (roomy.weights, roomy.activations, roomy.host) == (gemma, encoder, 0)
     assert (tight.weights, tight.activations, tight.host) == (size.connector_weights, connectors, gemma)
-    fields = {name: value for name, value in vars(size).items() if name not in ("block_weights", "sound")}
+    fields = {name: value for name, value in vars(size).items() if name not in ("block_weights", "audio")}
     stage = estimate_memory(**fields, clips=[clip], dtype=torch.bfloat16)[0]
     assert stage.activations == roomy.activations

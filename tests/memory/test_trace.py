@@ -25,14 +25,14 @@ def test_the_peak_is_what_is_alive_together(device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_views_results_in_place_and_given_tensors_count_nothing(device):
-    given = torch.zeros(256, device=device)
+def test_views_results_in_place_and_existing_tensors_do_not_count(device):
+    existing = torch.zeros(256, device=device)
     with torch.inference_mode(), Trace() as trace:
-        given.view(16, 16).mul_(2)
-        given.chunk(2)[0].add_(1)
+        existing.view(16, 16).mul_(2)
+        existing.chunk(2)[0].add_(1)
     assert trace.peak == 0
     assert trace.operations == {"view": 1, "mul_": 1, "chunk": 1, "add_": 1}
-    with Trace([given]) as trace:
+    with Trace([existing]) as trace:
         pass
     assert trace.live == KB
 

@@ -123,7 +123,7 @@ def test_five_seconds_give_121_frames_at_both_common_rates():
     assert plan_clip(64, 64, seconds=10, fps=24000 / 1001).frames == 241
 
 
-def test_every_change_is_told_in_one_sentence():
+def test_every_change_is_described_in_one_sentence():
     plan = plan_clip(1280, 720, seconds=5, fps=25, stages=2)
     assert plan.changes == (
         "height is 704 instead of 720: it must be a multiple of 64",

@@ -1,4 +1,4 @@
-"""Repeated prompts cost nothing and give what they gave."""
+"""Repeated prompts are not encoded again and give the same features."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ltx2_core.types import TextFeatures
 
 
 class Encoder:
-    """Gives each prompt one token a letter, left-padded, and counts what it was asked."""
+    """Gives each prompt one token a letter, left-padded, and records the prompts of every call."""
 
     def __init__(self) -> None:
-        self.asked: list[list[str]] = []
+        self.calls: list[list[str]] = []
 
     def __call__(self, prompts: list[str]) -> TextFeatures:
-        self.asked.append(prompts)
+        self.calls.append(prompts)
         longest = max(map(len, prompts))
         video, mask = torch.zeros(len(prompts), longest, 2), torch.zeros(len(prompts), longest).long()
         for row, prompt in enumerate(prompts):
@@ -37,24 +37,24 @@ def test_only_prompts_that_are_new_are_encoded_and_the_order_is_that_of_the_call
     cache, encoder = FeatureCache(), Encoder()
     first = cache.encode("a", ["red", "blue ball"], encoder)
     again = cache.encode("a", ["blue ball", "red", "x", "red"], encoder)
-    assert encoder.asked == [["red", "blue ball"], ["x"]]
+    assert encoder.calls == [["red", "blue ball"], ["x"]]
     assert letters(again) == ["blue ball", "red", "x", "red"]
     assert torch.equal(again.video[0], first.video[1]) and torch.equal(again.audio[1], first.audio[0])
     assert again.video[1][~again.mask[1].bool()].count_nonzero() == 0
 
 
-def test_another_encoder_is_asked_for_the_same_text() -> None:
+def test_another_encoder_encodes_the_same_text_again() -> None:
     cache, encoder = FeatureCache(), Encoder()
     cache.encode("a", ["red"], encoder)
     cache.encode("b", ["red"], encoder)
-    assert len(encoder.asked) == 2
+    assert len(encoder.calls) == 2
 
 
 @pytest.mark.parametrize("limit", [1, 2])
-def test_the_oldest_prompts_are_forgotten_even_within_one_call(limit) -> None:
+def test_the_oldest_prompts_are_dropped_even_within_one_call(limit) -> None:
     cache, encoder = FeatureCache(limit), Encoder()
     assert letters(cache.encode("a", ["one", "two", "three"], encoder)) == ["one", "two", "three"]
     cache.encode("a", ["three"], encoder)
-    assert len(encoder.asked) == 1
+    assert len(encoder.calls) == 1
     cache.encode("a", ["one"], encoder)
-    assert encoder.asked[1:] == [["one"]]
+    assert encoder.calls[1:] == [["one"]]

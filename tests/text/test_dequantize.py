@@ -1,4 +1,4 @@
-"""Stored fp8, NVFP4 and int8 weights become what they stand for."""
+"""Stored fp8, NVFP4 and int8 weights are decoded to their values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prompts to features: batches, padding, what does not belong together."""
+"""Prompts to features: batches, padding, parts that do not match."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_progress_counts_every_hidden_state_and_may_stop_the_run(encoder) -> Non
 
 def test_parts_that_do_not_belong_together_are_refused(encoder, text_config) -> None:
     wrong = FeatureExtractor(text_config, 3840, 49, device="meta")
-    with pytest.raises(ValueError, match="the encoder gives 5 hidden states of width 64"):
+    with pytest.raises(ValueError, match="the encoder has 5 hidden states of width 64"):
         TextEncoder(encoder.gemma, encoder.tokenizer, wrong)
     big = Tokenizer(lambda text: [], vocab_size=262144)
     with pytest.raises(ValueError, match="262144 tokens, the encoder 512"):

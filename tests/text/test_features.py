@@ -57,8 +57,8 @@ def test_adding_layer_by_layer_equals_the_whole_stack(per_token_norm, lengths, s
         features = extractor(stack.unbind(-1), mask)
         expected = whole_stack(extractor, stack, mask)
     kinds = (features.video, features.audio)[: len(extractor.projections)]
-    given_rows = [kind[i][mask[i].bool()] for i in range(len(lengths)) for kind in kinds]
-    for ours, reference in zip(given_rows, expected, strict=True):
+    actual = [kind[i][mask[i].bool()] for i in range(len(lengths)) for kind in kinds]
+    for ours, reference in zip(actual, expected, strict=True):
         torch.testing.assert_close(ours.double(), reference, atol=1e-5, rtol=1e-5)
 
 

@@ -70,7 +70,7 @@ def test_a_batch_equals_its_prompts_one_by_one(gemma_folder, gemma) -> None:
             torch.testing.assert_close(together[i][mask[i].bool()], alone[0], atol=5e-5, rtol=0)
 
 
-def test_what_stands_on_padding_changes_no_valid_token(gemma_folder, gemma) -> None:
+def test_padding_tokens_change_no_valid_token(gemma_folder, gemma) -> None:
     ids, mask = load_tokenizer(gemma_folder)(PROMPTS)
     other = torch.where(mask.bool(), ids, 77)
     for a, b in zip(states_of(gemma, ids, mask), states_of(gemma, other, mask), strict=True):
@@ -78,19 +78,19 @@ def test_what_stands_on_padding_changes_no_valid_token(gemma_folder, gemma) -> N
 
 
 def test_states_arrive_in_order_and_a_consumer_can_stop_the_run(gemma) -> None:
-    seen: list[int] = []
+    indices: list[int] = []
 
     def stop_at_two(index: int, hidden: Tensor) -> None:
-        seen.append(index)
+        indices.append(index)
         if index == 2:
             raise InterruptedError
 
     ids = torch.tensor([[2, 300, 301]])
     with pytest.raises(InterruptedError):
         gemma(ids, torch.ones_like(ids), stop_at_two)
-    assert seen == [0, 1, 2]
+    assert indices == [0, 1, 2]
     assert len(states_of(gemma, ids, torch.ones_like(ids))) == 5
-    assert seen == [0, 1, 2], "the hooks of the stopped run must be gone"
+    assert indices == [0, 1, 2], "the hooks of the stopped run must be gone"
 
 
 @pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model.", "model.", ""])
@@ -128,14 +128,16 @@ def test_new_and_old_rotary_fields_mean_the_same(gemma_folder) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads the mappings that Linux lists")
-def test_weights_in_the_wanted_dtype_stay_memory_mapped(gemma_folder, tmp_path) -> None:
+def test_weights_that_have_the_dtype_stay_memory_mapped(gemma_folder, tmp_path) -> None:
     shutil.copytree(gemma_folder, tmp_path / "a")
     path = str(tmp_path / "a" / "model.safetensors")
     converted = load_gemma(tmp_path, dtype=torch.bfloat16)
     assert path not in Path("/proc/self/maps").read_text()
-    kept = load_gemma(tmp_path, dtype=torch.float32)
+    mapped = load_gemma(tmp_path, dtype=torch.float32)
     assert path in Path("/proc/self/maps").read_text()
-    torch.testing.assert_close(converted.model.norm.weight.float(), kept.model.norm.weight, atol=1e-2, rtol=0)
+    torch.testing.assert_close(
+        converted.model.norm.weight.float(), mapped.model.norm.weight, atol=1e-2, rtol=0
+    )
 
 
 def test_a_loaded_model_is_complete_frozen_and_of_one_dtype(gemma_folder) -> None:
@@ -166,7 +168,7 @@ def test_another_architecture_is_named(tmp_path, kind) -> None:
         load_gemma(tmp_path, dtype=torch.float32)
 
 
-def test_a_missing_folder_and_an_empty_folder_are_told_apart(tmp_path) -> None:
+def test_a_missing_folder_and_an_empty_folder_have_different_errors(tmp_path) -> None:
     for path, words in (
         (tmp_path / "nowhere", "does not exist"),
         (tmp_path, "found no config.json"),

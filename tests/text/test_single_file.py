@@ -1,4 +1,4 @@
-"""A text encoder in one file: every number format, its tokenizer, and what is mistaken for it."""
+"""A text encoder in one file: every number format, its tokenizer, and files that are mistaken for one."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def pieces() -> bytes:
 
 
 def packed(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a tiny folder as ComfyUI packs them, beside a vision part that nobody reads."""
+    """The tensors of a tiny folder as ComfyUI packs them, with a vision part that is not read."""
     tensors = load_file(folder / "model.safetensors")
     named = {f"model.{name.removeprefix('model.')}": tensor for name, tensor in tensors.items()}
     return {**named, "vision_model.embeddings.patch_embedding.weight": torch.zeros(4, 3)}
@@ -79,9 +79,9 @@ def quantised(tensors: dict[str, Tensor], formats: list[Format], style: str) -> 
 
 def states(gemma, tokenizer) -> Tensor:
     ids, mask = tokenizer(["a red circle moves"])
-    kept: list[Tensor] = []
-    gemma(ids, mask, lambda index, hidden: kept.append(hidden.clone()))
-    return torch.stack(kept)
+    hidden_states: list[Tensor] = []
+    gemma(ids, mask, lambda index, hidden: hidden_states.append(hidden.clone()))
+    return torch.stack(hidden_states)
 
 
 def test_a_single_file_gives_the_states_of_its_folder(gemma_folder, tmp_path) -> None:
@@ -100,7 +100,7 @@ def test_a_single_file_gives_the_states_of_its_folder(gemma_folder, tmp_path) ->
 @pytest.mark.parametrize("kind", FORMATS)
 def test_quantised_files_compute_what_their_decoded_weights_do(kind, style, gemma_folder, tmp_path) -> None:
     if style == "legacy" and kind != "fp8 scaled":
-        pytest.skip("the older markers only know fp8")
+        pytest.skip("the older markers only support fp8")
     plain = packed(gemma_folder)
     tensors, metadata = quantised(plain, FORMATS[kind], style)
     save_file(tensors, tmp_path / "quantised.safetensors", metadata=metadata)
@@ -145,7 +145,7 @@ def test_a_damaged_or_missing_tokenizer_is_an_error_with_the_file(name, gemma_fo
     with pytest.raises(ValueError, match=r"gemma\.safetensors"):
         load_tokenizer(path)
     save_file(packed(gemma_folder), path)
-    with pytest.raises(ValueError, match=r"gemma\.safetensors carries no tokenizer .*spiece_model"):
+    with pytest.raises(ValueError, match=r"gemma\.safetensors contains no tokenizer .*spiece_model"):
         load_tokenizer(path)
 
 
@@ -170,7 +170,7 @@ def test_a_damaged_or_missing_tokenizer_is_an_error_with_the_file(name, gemma_fo
 def test_what_is_mistaken_for_a_text_encoder_is_named(names, what, tmp_path) -> None:
     path = tmp_path / "other.safetensors"
     save_file({name: torch.zeros(4, 4) for name in names}, path)
-    with pytest.raises(ValueError, match=rf"other\.safetensors is no Gemma 3 .*seems to be {what}.*12B"):
+    with pytest.raises(ValueError, match=rf"other\.safetensors is not a Gemma 3 .*seems to be {what}.*12B"):
         load_gemma(path, dtype=torch.bfloat16)
 
 
@@ -202,8 +202,8 @@ def test_a_gemma_4_file_gives_the_states_of_the_transformers_library(tmp_path) -
     gemma = load_gemma(tmp_path / "gemma4.safetensors", dtype=torch.float32)
     assert gemma.generation == 4
     ids = torch.tensor([[2, 5, 9, 11, 30]])
-    kept: list[Tensor] = []
-    gemma(ids, torch.ones_like(ids), lambda index, hidden: kept.append(hidden.clone()))
+    hidden_states: list[Tensor] = []
+    gemma(ids, torch.ones_like(ids), lambda index, hidden: hidden_states.append(hidden.clone()))
     with torch.no_grad():
         expected = model(ids, output_hidden_states=True, use_cache=False).hidden_states
-    torch.testing.assert_close(torch.stack(kept), torch.stack(expected), atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.stack(hidden_states), torch.stack(expected), atol=1e-5, rtol=0)

@@ -43,7 +43,7 @@ def test_shorter_prompts_are_padded_on_the_left(tokenizer) -> None:
     assert mask[1].all()
 
 
-def test_a_long_prompt_keeps_its_start_and_says_so(tokenizer, caplog) -> None:
+def test_a_long_prompt_is_truncated_with_a_warning(tokenizer, caplog) -> None:
     prompt = "zx" * 2000
     ids, mask = tokenizer([prompt])
     assert ids.shape == (1, MAX_TOKENS)
@@ -80,7 +80,7 @@ def test_the_tiny_tokenizer_is_always_the_same() -> None:
     assert TINY.get_vocab_size() == VOCAB_SIZE
 
 
-def test_one_string_is_not_taken_for_a_list_of_letters(tokenizer) -> None:
+def test_a_single_string_is_refused(tokenizer) -> None:
     for prompts in ("red", []):
         with pytest.raises(ValueError, match="list of at least one string"):
             tokenizer(prompts)
@@ -92,7 +92,7 @@ def test_a_tokenizer_in_a_subfolder_is_found(gemma_folder, tmp_path) -> None:
     assert load_tokenizer(tmp_path)(["red"])[0].tolist() == load_tokenizer(gemma_folder)(["red"])[0].tolist()
 
 
-def test_a_folder_without_tokenizer_says_what_it_holds(tmp_path) -> None:
+def test_a_folder_without_tokenizer_is_an_error_that_lists_its_files(tmp_path) -> None:
     (tmp_path / "vocab.txt").touch()
     with pytest.raises(ValueError, match=r"no tokenizer in .*found vocab\.txt; expected tokenizer\.json"):
         load_tokenizer(tmp_path)

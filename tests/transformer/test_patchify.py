@@ -6,7 +6,6 @@ import torch
 from ltx2_core.conditioning.patchify import (
     audio_positions,
     guide_positions,
-    keyframe_slot_positions,
     patchify_audio,
     patchify_video,
     reference_positions,
@@ -61,7 +60,6 @@ def test_an_image_guide_covers_one_frame_and_a_clip_eight_a_latent():
     assert image[0, 0].tolist() == [[9, 10]]
     assert clip[0, 0].tolist() == [[8, 16], [16, 24]]
     assert guide_positions(1, 1, 1, 1.0, frame=9, single_frame=False)[0, 0].tolist() == [[9, 17]]
-    assert torch.equal(keyframe_slot_positions([9], 1, 1, 1.0), image)
 
 
 def test_a_small_reference_spreads_over_the_whole_picture():

@@ -76,7 +76,7 @@ def test_a_scale_without_a_ratio_is_refused() -> None:
         tiny(spatial_scale=3.0, rational=True)
 
 
-def test_the_net_sees_un_normalised_latents() -> None:
+def test_the_net_gets_un_normalised_latents() -> None:
     net = tiny()
     statistics = PerChannelStatistics(4)
     mean, std = torch.randn(4), torch.rand(4) + 0.5
@@ -97,7 +97,7 @@ def test_full_adain_gives_the_statistics_of_the_reference(per_frame: bool) -> No
     torch.testing.assert_close(y.std(dims), reference.std(dims))
 
 
-def test_adain_by_a_factor_goes_part_of_the_way() -> None:
+def test_adain_by_a_factor_interpolates() -> None:
     x, reference = torch.randn(1, 4, 2, 3, 4), torch.randn(1, 4, 2, 3, 4)
     torch.testing.assert_close(adain(x, reference, factor=0.0), x)
     halfway = (x + adain(x, reference)) / 2
@@ -108,8 +108,8 @@ def test_adain_by_a_factor_goes_part_of_the_way() -> None:
 def test_adain_moves_a_constant_channel_to_the_mean_of_the_reference(value: float) -> None:
     reference = torch.randn(1, 2, 3, 4, 4)
     for x in (torch.full((1, 2, 3, 4, 4), value), torch.full((1, 2, 1, 1, 1), value)):
-        wanted = reference.mean((2, 3, 4), keepdim=True).expand_as(x)
-        torch.testing.assert_close(adain(x, reference), wanted, atol=0.02, rtol=0)
+        expected = reference.mean((2, 3, 4), keepdim=True).expand_as(x)
+        torch.testing.assert_close(adain(x, reference), expected, atol=0.02, rtol=0)
 
 
 def test_one_reference_frame_serves_every_frame_and_too_few_are_refused() -> None:
@@ -121,7 +121,7 @@ def test_one_reference_frame_serves_every_frame_and_too_few_are_refused() -> Non
         adain(x, reference, per_frame=True)
 
 
-def test_tone_mapping_spares_small_values_and_shrinks_large_ones() -> None:
+def test_tone_mapping_compresses_large_values_more_than_small_ones() -> None:
     x = torch.linspace(-8, 8, 33)
     assert torch.equal(tone_map(x, 0.0), x)
     ratio = tone_map(x, 1.0)[x != 0] / x[x != 0]

@@ -27,7 +27,7 @@ def config_20() -> VideoVAEConfig:
 
 
 def config_23() -> VideoVAEConfig:
-    """Plain upsampling, zero padding, steps of one axis, steps that keep the width."""
+    """Plain upsampling, zero padding, steps of one axis, steps that do not change the width."""
     blocks: list[object] = [["res_x", 1]]
     for kind, multiplier in (("space", 2), ("time", 2), ("all", 1), ("all", 2)):
         blocks += [[f"compress_{kind}", {"multiplier": multiplier}], ["res_x", 1]]

@@ -38,7 +38,7 @@ def test_a_stream_of_a_wrong_length_is_refused_at_its_end(vaes: Vaes) -> None:
         list(vaes["2.0"].encode_stream(chunks))
 
 
-def test_a_wrong_picture_size_is_refused_with_the_nearest_right_ones(vaes: Vaes) -> None:
+def test_a_wrong_frame_size_is_refused_with_the_nearest_valid_ones(vaes: Vaes) -> None:
     with pytest.raises(ValueError, match="multiples of 32; got 100x64, try 96x64 or 128x64"):
         vaes["2.0"].encode(torch.zeros(1, 3, 9, 100, 64, dtype=torch.float64))
 

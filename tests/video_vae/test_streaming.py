@@ -91,7 +91,7 @@ def test_whole_results_do_not_depend_on_the_piece_limit(
 
 
 @pytest.mark.parametrize("name", GENERATIONS)
-def test_two_streams_through_one_decoder_do_not_meet(vaes: Vaes, decoded: Decoded, name: str) -> None:
+def test_two_streams_through_one_decoder_do_not_interfere(vaes: Vaes, decoded: Decoded, name: str) -> None:
     vae = vaes[name]
     other = LATENT.flip(2)
     streams = [vae.decode_stream(z, max_piece_bytes=1) for z in (LATENT, other)]
@@ -103,21 +103,21 @@ def test_two_streams_through_one_decoder_do_not_meet(vaes: Vaes, decoded: Decode
 
 def test_the_causal_decoder_emits_frames_with_every_latent(vaes: Vaes) -> None:
     lengths: list[int] = []
-    given_latents = 0
+    read_latents = 0
 
     def latents() -> Iterator[Tensor]:
-        nonlocal given_latents
+        nonlocal read_latents
         for latent in LATENT.split(1, dim=2):
-            given_latents += 1
+            read_latents += 1
             yield latent
 
     for piece in vaes["2.3"].decode_stream(latents(), causal=True, max_piece_bytes=NO_LIMIT):
         lengths.append(piece.shape[2])
-        assert given_latents <= len(lengths) + 1, "only one chunk is read ahead"
+        assert read_latents <= len(lengths) + 1, "only one chunk is read ahead"
     assert lengths == [1] + [8] * 8
 
 
-def test_the_encoder_needs_no_frame_after_a_latents_own_last_one(vaes: Vaes, encoded: Encoded) -> None:
+def test_a_latent_does_not_depend_on_later_frames(vaes: Vaes, encoded: Encoded) -> None:
     changed = FRAMES.clone()
     changed[:, :, 17:] = 0
     latent = vaes["2.0"].encode(changed)
@@ -147,7 +147,7 @@ def test_gradients_do_not_depend_on_the_piece_limit(vaes: Vaes) -> None:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of storages that operations made and that are still alive."""
+    """Counts the bytes of storages that were created by operations and are still alive."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,10 +155,12 @@ class LiveBytes(TorchDispatchMode):
         self.peak = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        given = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        inputs = {
+            t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)
+        }
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() not in given:
+            if isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() not in inputs:
                 storage = tensor.untyped_storage()
                 self.alive[storage.data_ptr()] = (StorageWeakRef(storage), storage.nbytes())
         self.alive = {p: entry for p, entry in self.alive.items() if not entry[0].expired()}
@@ -185,7 +187,7 @@ def test_memory_of_decoding_does_not_grow_with_the_clip(vaes: Vaes, name: str, c
 
 
 @pytest.mark.parametrize("name", GENERATIONS)
-def test_the_piece_limit_bounds_the_memory_of_a_clip_given_whole(vaes: Vaes, name: str) -> None:
+def test_the_piece_limit_bounds_the_memory_of_a_clip_passed_whole(vaes: Vaes, name: str) -> None:
     def peak(latents: int, limit: int) -> int:
         clip = LATENT[:, :, :1].expand(-1, -1, latents, -1, -1)
         return peak_bytes(vaes[name].decode_stream(clip, max_piece_bytes=limit))

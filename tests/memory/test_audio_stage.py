@@ -1,4 +1,4 @@
-"""What decoding the sound needs is what a trace of it counts, at released sizes and for real."""
+"""Predicted memory of audio decoding equals a trace of it, at released sizes and in a real run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def traced(size: AudioSize, latents: int, device: str) -> int:
 @pytest.mark.parametrize("generation", ["2.0", "2.3"])
 @pytest.mark.parametrize("latents", [26, 126, 501])
 def test_the_prediction_is_within_a_tenth_of_the_trace_at_released_sizes(generation, latents):
-    size = released_size(generation).sound
+    size = released_size(generation).audio
     _, predicted = audio_bytes(size, latents)
     assert predicted == pytest.approx(traced(size, latents, "meta"), rel=0.1)
 
@@ -41,8 +41,8 @@ def test_the_prediction_is_within_a_tenth_of_a_real_trace(tiny_set):
 
 def test_the_plan_has_a_stage_for_it():
     size, clip = released_size("2.3"), plan_clip(768, 512, frames=481)
-    made = plan_memory(24 * 10**9, **vars(size), clips=[clip], dtype=torch.bfloat16)
-    stage = made.stages[-2]
-    weights, activations = audio_bytes(size.sound, clip.audio_latents)
-    assert (stage.stage, stage.weights, stage.activations) == ("sound", weights, activations)
-    assert any(line.startswith("sound") for line in made.lines())
+    result = plan_memory(24 * 10**9, **vars(size), clips=[clip], dtype=torch.bfloat16)
+    stage = result.stages[-2]
+    weights, activations = audio_bytes(size.audio, clip.audio_latents)
+    assert (stage.stage, stage.weights, stage.activations) == ("audio", weights, activations)
+    assert any(line.startswith("audio") for line in result.lines())
