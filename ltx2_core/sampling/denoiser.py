@@ -112,7 +112,7 @@ class Denoiser:
             negative = blend(self._clean, negative, self._mask)
         return Estimates(blend(self._clean, x0, self._mask), negative)
 
-    def keep(self, x: AVLatent) -> AVLatent:
+    def preserve(self, x: AVLatent) -> AVLatent:
         """Blend the given content into a state to which a sampler has added noise."""
         return x if self._numerics is Numerics.COMFY else blend(self._clean, x, self._mask)
 

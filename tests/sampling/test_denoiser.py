@@ -99,7 +99,11 @@ def test_kept_cells_come_out_bit_for_bit(model, name, numerics):
     denoise = Denoiser(model, state, text(), text(1), guidance=CFG(video=3, audio=2), numerics=numerics)
     x = initial_state(state, noisy(state), 0.909375, numerics)
     out = SAMPLERS[name](
-        denoise, x, DISTILLED_STAGE2_SIGMAS, generator=torch.Generator().manual_seed(0), keep=denoise.keep
+        denoise,
+        x,
+        DISTILLED_STAGE2_SIGMAS,
+        generator=torch.Generator().manual_seed(0),
+        preserve=denoise.preserve,
     )
     assert torch.equal(out.video[:, :, 0], state.latent.video[:, :, 0])
     assert not torch.equal(out.video[:, :, 1], state.latent.video[:, :, 1])
@@ -210,7 +214,7 @@ def test_kept_cells_are_kept_at_every_split_of_an_official_schedule(model, name)
         x,
         DISTILLED_STAGE2_SIGMAS[:3],
         generator=torch.Generator().manual_seed(0),
-        keep=denoise.keep,
+        preserve=denoise.preserve,
     )
     assert torch.equal(out.video[:, :, 0], state.latent.video[:, :, 0])
 

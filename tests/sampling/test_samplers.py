@@ -143,7 +143,7 @@ def test_kept_content_can_be_put_back_after_the_noise():
         clean,
         DISTILLED_SIGMAS,
         generator=torch.Generator(),
-        keep=lambda x: AVLatent(x.video, clean.audio),
+        preserve=lambda x: AVLatent(x.video, clean.audio),
     )
     assert all(torch.equal(x.audio, clean.audio) for x in seen)
     assert not torch.equal(seen[-1].video, clean.video)
