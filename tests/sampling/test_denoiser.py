@@ -223,7 +223,7 @@ def test_what_cannot_be_denoised_is_refused(model):
     state = empty_state(PLAN, 2)
     with pytest.raises(ValueError, match="0 to 1"):
         Denoiser(model, state, text(), guidance=Guidance(video=StreamGuidance(stg=1), stg_blocks=(28,)))
-    with pytest.raises(ValueError, match="reference sound"):
+    with pytest.raises(ValueError, match="reference audio"):
         Denoiser(model, state, text(), guidance=Guidance(audio=StreamGuidance(identity=3)))
     with pytest.raises(ValueError, match="nag needs a negative"):
         Denoiser(model, state, text(), nag=Nag())

@@ -221,5 +221,5 @@ def test_both_halves_of_a_res_2s_step_are_skipped_together(model):
     denoise = Denoiser(model, state, text(), guidance=guidance, sigmas=DISTILLED_SIGMAS)
     sample_res_2s(denoise, noisy(state), DISTILLED_SIGMAS, generator=torch.Generator())
     assert denoise.evaluations == (8, 9)
-    with pytest.raises(ValueError, match="give sigmas"):
+    with pytest.raises(ValueError, match="pass sigmas"):
         Denoiser(model, state, text(), guidance=guidance)
