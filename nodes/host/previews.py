@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ...ltx2_core.loading import Component
 from ...ltx2_core.sampling.previews import Previews, TimeShare, false_colours, fit_previews, relative_levels
+from ...ltx2_core.video_vae import VideoDecoder, VideoEncoder
 from .weights import read_weights
 
 log = logging.getLogger(__name__)
@@ -186,6 +187,7 @@ def _fit_small(paths: Sequence[str | Path]) -> Previews | None:
     if sum(info.nbytes for part, s in sources.items() for info in s.infos(part).values()) > _SMALL:
         return None
     encoder, decoder, audio = (s.load(part, dtype=torch.float32) for part, s in sources.items())
+    assert isinstance(encoder, VideoEncoder) and isinstance(decoder, VideoDecoder)
     return fit_previews(encoder, decoder, audio)
 
 
