@@ -89,7 +89,7 @@ def test_the_fixed_lists_are_valid_and_the_second_stage_is_the_end_of_the_first(
 
 
 @pytest.mark.parametrize(("steps", "denoise"), [(4, 1.0), (4, 0.5), (3, 0.7), (1, 0.25)])
-def test_partial_denoising_keeps_the_last_steps_of_a_longer_schedule(steps, denoise):
+def test_partial_denoising_uses_the_last_steps_of_a_longer_schedule(steps, denoise):
     sigmas = partial_sigmas(ltxv_sigmas, steps, denoise)
     assert torch.equal(sigmas, ltxv_sigmas(int(steps / denoise))[-(steps + 1) :])
     assert len(sigmas) == steps + 1
