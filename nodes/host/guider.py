@@ -20,10 +20,7 @@ Options = Mapping[str, Any]
 
 
 class AVGuider(comfy.samplers.CFGGuider):
-    """Guides video and audio each by its own scales; works with any of the host's samplers.
-
-    The host decides how many passes one call of the model evaluates, by the memory there is.
-    """
+    """Guides video and audio with separate scales; works with any of the host's samplers."""
 
     def __init__(self, model: Any, guidance: GuidanceAt, nag: Nag | None = None) -> None:
         """Raises ValueError if the model is of the host's own network and cannot be guided so."""
@@ -75,7 +72,7 @@ class AVGuider(comfy.samplers.CFGGuider):
         )
 
     def _batching(self, x: Tensor, model_options: Options) -> Batching:
-        """How the host runs guidance passes: in one call, which it divides by the memory there is.
+        """How guidance passes run: all in one call of the host, which divides it by free memory.
 
         On the CPU they run one by one, so that the result does not depend on free memory.
         """

@@ -107,7 +107,7 @@ class _Preview:
         self._callback(step, x0, x, total)
         if self._failed or not self._time.due:
             return
-        # Wait for the device, so that the time of the step does not count as time of the preview.
+        # Synchronise with the device, so that the time of the step does not count as that of the preview.
         x0[..., :1].cpu()
         image = None
         with self._time.spend():

@@ -14,7 +14,7 @@ CROP = "crop guide frames with LTX-2 Crop Guides right after the sampler, and co
 
 
 def check_stage(positive: Any, latent: Latent) -> None:
-    """Raise ValueError if prompt and latent were not made for each other.
+    """Raise ValueError if prompt and latent do not belong together.
 
     Sampling needs video. Guide frames that the conditioning describes must be in the latent, and the audio
     must not be shorter than the rest of the video at the frame rate of the conditioning.
