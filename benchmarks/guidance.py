@@ -278,7 +278,7 @@ def measure_previews(repeats: int) -> None:
         times = []
         for _ in range(repeats + 1):
             start = time.process_time()
-            previews.picture(clip.video, clip.video.shape[2] // 2)
+            previews.colours(clip.video, clip.video.shape[2] // 2)
             previews.levels(clip.audio)
             times.append(time.process_time() - start)
         print(f"| {width}x{height}x{frames} | {1000 * median(times[1:]):.2f} |", flush=True)

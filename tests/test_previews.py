@@ -1,4 +1,4 @@
-"""What a preview shows of a latent is what its decoder shows, and takes no more time than it may."""
+"""A preview of a latent agrees with its decoder and stays within its share of the time."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ def correlation(a, b):
 
 
 @torch.inference_mode()
-def test_colours_are_those_of_the_decoded_picture(networks, previews):
+def test_colours_are_those_of_the_decoded_frame(networks, previews):
     encoder, decoder, _ = networks
     generator = torch.Generator().manual_seed(7)
     patches = torch.rand(1, 3, 1, 3, 4, generator=generator) * 2 - 1
     clip = patches.repeat_interleave(32, dim=3).repeat_interleave(32, dim=4).expand(-1, -1, 17, -1, -1)
     latent = encoder.encode(clip)
-    shown = previews.picture(latent, 2)
-    assert shown.shape == (3, 4, 3) and shown.min() >= 0 and shown.max() <= 1
+    colours = previews.colours(latent, 2)
+    assert colours.shape == (3, 4, 3) and colours.min() >= 0 and colours.max() <= 1
     frames = decoder.decode(latent)[0, :, 9:].mean(dim=1)
     decoded = frames.unflatten(2, (4, 32)).unflatten(1, (3, 32)).mean(dim=(2, 4)).movedim(0, -1)
-    assert correlation(shown, decoded) > 0.9
+    assert correlation(colours, decoded) > 0.9
 
 
 @torch.inference_mode()
-def test_levels_follow_the_decoded_sound(networks):
-    """On a decoder with a volume in its latents, which one of random weights has not."""
+def test_levels_follow_the_decoded_audio(networks):
+    """By a decoder whose latents hold the volume, unlike one of random weights."""
 
     def decode(latent):
         loud = latent[:, 2, :, 5] - 0.5 * latent[:, 3, :, 1] + 0.1 * latent[:, 0, :, 0].square()
@@ -54,19 +54,20 @@ def test_levels_follow_the_decoded_sound(networks):
     assert correlation(levels[1:], mel) > 0.9
 
 
-def test_without_known_autoencoders_shapes_and_changes_still_show():
+def test_without_the_autoencoders_shapes_and_changes_are_still_visible():
     video, audio = torch.zeros(1, 128, 3, 4, 6), torch.zeros(1, 8, 9, 16)
     video[0, :, 1, :, 3:] = 1
     audio[0, :, 6] = 1
-    shown = false_colours(video, 1)
-    assert shown.shape == (4, 6, 3)
-    assert torch.allclose(shown[:, :3], shown[:1, :1]) and not torch.allclose(shown[:, 3:], shown[:1, :1])
+    colours = false_colours(video, 1)
+    assert colours.shape == (4, 6, 3)
+    assert torch.allclose(colours[:, :3], colours[:1, :1])
+    assert not torch.allclose(colours[:, 3:], colours[:1, :1])
     assert relative_levels(audio).argmax() == 6
     assert not relative_levels(torch.zeros(1, 8, 9, 16)).any()
 
 
-@pytest.mark.parametrize(("cost", "drawn"), [(0.01, 100), (0.1, 20), (1.0, 2)])
-def test_no_more_than_the_share_of_time_is_taken(cost, drawn):
+@pytest.mark.parametrize(("cost", "runs"), [(0.01, 100), (0.1, 20), (1.0, 2)])
+def test_previews_take_no_more_than_their_share_of_the_time(cost, runs):
     now = [0.0]
     share, count = TimeShare(0.02, clock=lambda: now[0]), 0
     for _ in range(100):
@@ -75,4 +76,4 @@ def test_no_more_than_the_share_of_time_is_taken(cost, drawn):
             count += 1
             with share.spend():
                 now[0] += cost
-    assert abs(count - drawn) <= 1
+    assert abs(count - runs) <= 1

@@ -310,7 +310,7 @@ class LTX2Pipeline(Codecs):
                 stage.sigmas,
                 lambda step, steps, x0: run.report(name, step, steps, x0),
                 generator=step_noise,
-                keep=denoise.keep,
+                preserve=denoise.preserve,
             )
             return latents, denoise.evaluations
 

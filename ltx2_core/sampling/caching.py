@@ -1,18 +1,19 @@
-"""Step caching: velocities of the step before in place of an evaluation, where little has changed since.
+"""Step caching: a step reuses the velocities of the previous one where little has changed since.
 
-An approximation, off by default. A velocity that is taken again is an Euler step that goes on for longer.
+An approximation, off by default. Reusing a velocity is the same as a longer Euler step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from types import TracebackType
+from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..transformer import OnBlock, Transformer
+from ..transformer import Hidden, OnBlock, Transformer
 from ..types import AVLatent
 from .guidance import Pass
 
@@ -21,13 +22,13 @@ Velocities = Mapping[Pass, AVLatent]
 
 @dataclass(frozen=True, kw_only=True)
 class StepCache:
-    """When to take the velocities again.
+    """When to reuse the velocities.
 
-    - ``timestep``: as long as the embedding of the noise level has moved by less than ``threshold`` in all
+    - ``timestep``: as long as the embedding of the noise level has changed by less than ``threshold`` in all
       (relative L1) since the last evaluation, as TeaCache does (Liu et al. 2024, arXiv 2411.19108). Free, and
-      the same at every prompt.
-    - ``first_block``: if what the first block adds differs by less than ``threshold`` (relative L1) from the
-      last full evaluation. Costs that block, and follows the content.
+      the same for every prompt.
+    - ``first_block``: if the residual of the first block differs by less than ``threshold`` (relative L1)
+      from the last full evaluation. Costs that block, and depends on the content.
     """
 
     kind: Literal["timestep", "first_block"] = "first_block"
@@ -41,21 +42,21 @@ class StepCache:
 
 
 class Evaluations(NamedTuple):
-    """Passes that the model evaluated, and passes that were reused in their place."""
+    """Guidance passes that the model evaluated, and those whose result was reused instead."""
 
     run: int
     reused: int
 
 
 class Reuse:
-    """The cache of one run: decides on the first call of a step, and then for all of its passes."""
+    """The cache of one run: the first forward pass of a step decides for all guidance passes of the step."""
 
     def __init__(self, cache: StepCache, model: Transformer) -> None:
         self._cache, self._model = cache, model
         self._last: dict[Pass, AVLatent] = {}
         self._embedding: Tensor | None = None
-        self._moved = 0.0
-        self._added: Sequence[Tensor] | None = None
+        self._change = 0.0
+        self._residual: Sequence[Tensor] | None = None
 
     def __call__(
         self,
@@ -63,25 +64,28 @@ class Reuse:
         passes: tuple[Pass, ...],
         evaluate: Callable[[OnBlock | None], dict[Pass, AVLatent]],
     ) -> tuple[Velocities, int]:
-        """Velocities of the passes and how many of them were evaluated."""
-        known = all(which in self._last for which in passes)
+        """Velocities of the passes, and how many of them were evaluated.
+
+        ``evaluate`` computes them, and calls its argument before each block, which may raise to end it.
+        """
+        cached = all(which in self._last for which in passes)
         if self._cache.kind == "timestep":
-            self._move(sigma)
-            if known and self._moved < self._cache.threshold:
+            self._accumulate_change(sigma)
+            if cached and self._change < self._cache.threshold:
                 return self._last, 0
-            self._moved = 0.0
+            self._change = 0.0
             self._last = evaluate(None)
             return self._last, len(passes)
-        with _Watch(self._model, self._added if known else None, self._cache.threshold) as watch:
+        with _Watch(self._model, self._residual if cached else None, self._cache.threshold) as watch:
             try:
                 self._last = evaluate(watch.on_block)
             except _Unchanged:
                 return self._last, 0
-        self._added = watch.added
+        self._residual = watch.residual
         return self._last, len(passes)
 
-    def _move(self, sigma: float) -> None:
-        """Add how far the embedding of the noise level has moved."""
+    def _accumulate_change(self, sigma: float) -> None:
+        """Add the change of the embedding of the noise level since the last call."""
         embed = self._model.get_submodule("adaln_single")
         weight = next(embed.parameters())
         scale = self._model.config.timestep_scale
@@ -89,57 +93,64 @@ class Reuse:
             level = torch.tensor([sigma * scale], device=weight.device)
             embedding = embed(level, weight.dtype if weight.is_floating_point() else torch.float32)[0].float()
         if self._embedding is not None:
-            self._moved += _distance(embedding, self._embedding)
+            self._change += _distance(embedding, self._embedding)
         self._embedding = embedding
 
 
 class _Unchanged(Exception):
-    """The first block says that there is no need to go on."""
+    """The residual of the first block is close to that of the last evaluation: the velocities are reused."""
 
 
 class _Watch:
-    """Sees what the first block adds in the first call of a step, and stops there if it is what it was."""
+    """Records the residual of the first block in the first forward pass of a step.
 
-    def __init__(self, model: Transformer, before: Sequence[Tensor] | None, threshold: float) -> None:
-        self.added: Sequence[Tensor] | None = None
+    The forward pass ends there if the residual is close to ``last``, that of the last full evaluation.
+    """
+
+    def __init__(self, model: Transformer, last: Sequence[Tensor] | None, threshold: float) -> None:
+        self.residual: Sequence[Tensor] | None = None
         self._block = model.transformer_blocks[0]
-        self._before, self._threshold = before, threshold
-        self._start: list[Tensor | None] = []
+        self._last, self._threshold = last, threshold
+        self._input: list[Tensor | None] = []
 
     def __enter__(self) -> _Watch:
         self._hooks = (
-            self._block.register_forward_pre_hook(self._see_input),
-            self._block.register_forward_hook(self._see),
+            self._block.register_forward_pre_hook(self._record_input),
+            self._block.register_forward_hook(self._record_residual),
         )
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for hook in self._hooks:
             hook.remove()
 
     def on_block(self, number: int) -> None:
-        """Raises if the block before number 1 has added what it did at the last full evaluation."""
-        if number != 1 or self._before is None or self.added is None:
+        """Raise before block 1 if block 0 has added about the same as at the last full evaluation."""
+        if number != 1 or self._last is None or self.residual is None:
             return
-        before, self._before = self._before, None
-        pairs = zip(self.added, before, strict=True)
+        last, self._last = self._last, None
+        pairs = zip(self.residual, last, strict=True)
         if all(_distance(now, then) < self._threshold for now, then in pairs):
             raise _Unchanged
 
-    def _see_input(self, block: Any, args: tuple[Any, ...]) -> None:
-        if self.added is None:
+    def _record_input(self, block: nn.Module, args: tuple[Tensor | None, ...]) -> None:
+        if self.residual is None:
             # A block may write into its input.
-            self._start = [None if t is None else t.clone() for t in args[:2]]
+            self._input = [None if t is None else t.clone() for t in args[:2]]
 
-    def _see(self, block: Any, args: tuple[Any, ...], result: tuple[Tensor | None, Tensor | None]) -> None:
-        if self.added is None:
-            pairs = zip(self._start, result, strict=True)
-            self.added = [after - start for start, after in pairs if start is not None and after is not None]
-            self._start = []
+    def _record_residual(self, block: nn.Module, args: tuple[Tensor | None, ...], result: Hidden) -> None:
+        if self.residual is None:
+            pairs = zip(self._input, result, strict=True)
+            self.residual = [
+                after - before for before, after in pairs if before is not None and after is not None
+            ]
+            self._input = []
 
 
-def _distance(now: Tensor, before: Tensor) -> float:
-    """Relative L1 distance; infinite between different shapes, as after a change of the passes in a call."""
-    if now.shape != before.shape:
+def _distance(now: Tensor, last: Tensor) -> float:
+    """Relative L1 distance; infinite between different shapes, as when the passes of a batch change."""
+    if now.shape != last.shape:
         return float("inf")
-    return float((now - before).abs().mean() / before.abs().mean().clamp_min(1e-12))
+    return float((now - last).abs().mean() / last.abs().mean().clamp_min(1e-12))

@@ -13,25 +13,19 @@ from ..transformer.tiles import Tiles
 from ..types import AVLatent, LatentState, Numerics, TextContext
 from .caching import Evaluations, Reuse, StepCache
 from .guidance import Guidance, GuidanceAt, Nag, Pass
+from .guided_steps import GuidedSteps
 from .inputs import ClipInputs
 from .pass_group import PassGroup
+from .pass_plan import ActiveStreams, StepPlan, needed_passes
 from .passes import Passes
 from .samplers.base import Estimates
-from .schedules import step_of
-from .skipping import Skipping
 
 
 class Denoiser:
     """Predicts x0 of a state with a model; one object serves one run, at any sigmas and with any sampler.
 
-    The latent is float32 throughout, the model sees ``dtype``. Where the mask is 0 the given content comes
-    back bit for bit. ``passes_per_call`` is how many passes of a step one call of the model may evaluate, for
-    more memory; the result is the same, bit for bit in float32 on the CPU. The processes of a ``pass_group``
-    share the passes. ``nag`` lets the model read the negative prompt in the passes of the positive one.
-    ``cache`` reuses velocities between steps, ``tiles`` shows the model a large frame in parts. ``sigmas`` is
-    the schedule, by which guidance with ``skip_steps`` counts steps. ``text_keys`` keeps what the model makes
-    of the text from step to step (``text_keys_bytes`` says how much that is). ``on_block`` is called before
-    each block of the model and may raise to stop within a step.
+    The latent is float32 throughout, the model computes in ``dtype``. Where the mask is 0 the clean latent of
+    the state comes back bit for bit.
     """
 
     def __init__(
@@ -54,14 +48,30 @@ class Denoiser:
         text_keys: bool = False,
         on_block: OnBlock | None = None,
     ) -> None:
-        """``device`` is where model and latents are, by default that of the state.
+        """Prepare a run.
 
-        Raises ValueError if the guidance or ``nag`` needs a ``negative`` that is not given, a block that the
-        model lacks or ``sigmas``, if both use the negative prompt, if a context has neither one sample nor as
-        many as the state, or for a ``cache`` with ``tiles``.
+        Args:
+            model, state: the network, and the clean latent with its mask.
+            positive, negative: the texts, of one sample or as many as the state has.
+            guidance: by default none, which takes one guidance pass per step.
+            nag: makes the passes of the positive prompt avoid the negative one.
+            numerics: whose result to give where public implementations differ.
+            device: of model and latents, by default that of the state.
+            passes_per_call: how many guidance passes one forward pass may evaluate. More need more memory;
+                the result is the same, bit for bit in float32 on the CPU.
+            pass_group: the processes that share the passes.
+            cache: reuses velocities between steps.
+            tiles: evaluates a large frame in parts.
+            sigmas: the schedule, by which guidance with ``skip_steps`` counts the steps.
+            text_keys: caches the keys and values of the text; ``text_keys_bytes`` is their size.
+            on_block: called before each block of the model; it may raise to stop within a step.
+
+        Raises ValueError if guidance or ``nag`` need a ``negative`` or ``sigmas`` that are missing, or a
+        block that the model lacks; if both use the negative prompt; if the number of samples of a text does
+        not fit; for a ``cache`` with ``tiles``.
         """
         if cache is not None and tiles is not None:
-            raise ValueError("the step cache does not know tiles: use one of the two")
+            raise ValueError("the step cache does not support tiles: use one of the two")
         if passes_per_call < 1:
             raise ValueError(f"passes_per_call={passes_per_call} must be at least 1, which is one by one")
         self._numerics = numerics
@@ -69,7 +79,11 @@ class Denoiser:
         self._sigmas = sigmas
         self._clean = state.latent.to(device, torch.float32)
         self._mask = expand_mask(state.mask, state.latent).to(device, torch.float32)
-        self._generated = _any(self._mask.video), _any(self._mask.audio)
+        self._streams = ActiveStreams(
+            video=_any(self._mask.video),
+            audio=_any(self._mask.audio),
+            both=self._mask.video is not None and self._mask.audio is not None,
+        )
         self._referenced = state.reference_audio is not None and self._clean.audio is not None
         self._check(model, negative, nag)
         contexts = dict.fromkeys(self._guidance.passes(), positive)
@@ -87,97 +101,75 @@ class Denoiser:
             text_keys=text_keys,
             on_block=on_block,
         )
+        self._steps = GuidedSteps(self._guidance)
         self._reuse = None if cache is None else Reuse(cache, model)
-        self._skipping = Skipping()
         self._evaluated = self._reused = 0
 
     @property
     def evaluations(self) -> Evaluations:
-        """How many passes the model has evaluated since this was made, and how many were reused."""
+        """How many guidance passes the model has evaluated in this run, and how many were reused."""
         return Evaluations(run=self._evaluated, reused=self._reused)
 
     def __call__(self, x: AVLatent, sigma: float) -> AVLatent:
-        """x0 of ``x`` at noise level ``sigma`` in (0, 1], guided and with the given content in place."""
+        """x0 of ``x`` at noise level ``sigma`` in (0, 1]: guided, and the clean latent where preserved."""
         return blend(self._clean, self._guided(x, sigma, negative=False).x0, self._mask)
 
     def pair(self, x: AVLatent, sigma: float) -> Estimates:
-        """x0 as from a call, and what the negative prompt alone gives, evaluated whatever the guidance.
+        """x0 as from a call, and that of the negative prompt alone, evaluated whatever the guidance.
 
         Raises ValueError if there is no negative context.
         """
         if not self._has_negative:
-            raise ValueError("this sampler needs a negative prompt at any cfg: give its context")
+            raise ValueError("this sampler needs a negative prompt at any cfg: pass its context")
         x0, negative = self._guided(x, sigma, negative=True)
         if self._numerics is Numerics.OFFICIAL:
             negative = blend(self._clean, negative, self._mask)
         return Estimates(blend(self._clean, x0, self._mask), negative)
 
-    def keep(self, x: AVLatent) -> AVLatent:
-        """Blend the given content into a state to which a sampler has added noise."""
+    def preserve(self, x: AVLatent) -> AVLatent:
+        """``x``, to which a sampler has added noise, with the clean latent where the mask preserves it."""
         return x if self._numerics is Numerics.COMFY else blend(self._clean, x, self._mask)
 
     def _guided(self, x: AVLatent, sigma: float, *, negative: bool) -> Estimates:
-        """The guided estimate before the given content, and that of the negative prompt if it is asked for.
+        """The guided estimate before masking, and that of the negative prompt if ``negative``.
 
-        Streams whose step is skipped have those of the last step that was not.
+        Streams that skip the step repeat their estimates of the last step that did not.
         """
-        guidance = self._guidance.at(sigma)
-        step = 0 if self._sigmas is None else step_of(self._sigmas, sigma)
-        skipped = self._skipping.streams(guidance, step)
-        video, audio = (one and not s for one, s in zip(self._generated, skipped, strict=True))
-        due = self._due(guidance, self._generated, negative)
-        if any(skipped) and not (video or audio):
-            self._reused += len(due)
-            return Estimates(*self._skipping.join(None, skipped))
-        passes = self._due(guidance, (video, audio), negative)
-        self._reused += len(due) - len(passes)
-        x0 = self._estimates(x, sigma, guidance, passes)
-        made = Estimates(guidance.combine(x0), x0.get(Pass.NEGATIVE, x0[Pass.CONDITIONAL]))
-        return Estimates(*self._skipping.join(made, skipped))
+        plan = self._steps.plan(sigma, self._sigmas, self._streams, self._passes.batching, negative=negative)
+        self._reused += plan.reused
+        return self._steps.combine(plan, self._estimates(x, sigma, plan) if plan.passes else {})
 
-    def _estimates(
-        self, x: AVLatent, sigma: float, guidance: Guidance, passes: tuple[Pass, ...]
-    ) -> dict[Pass, AVLatent]:
-        """The clean estimates of a step, before guidance and given content."""
+    def _estimates(self, x: AVLatent, sigma: float, plan: StepPlan) -> dict[Pass, AVLatent]:
+        """The clean estimate of each pass, before guidance and masking."""
         x = x.to(self._device, torch.float32)
-        taken: AVLatent | float = self._mask * sigma
+        removed: AVLatent | float = self._mask * sigma
         if self._numerics is Numerics.COMFY:
-            # Kept content is shown clean, and the noise of the step is taken off whatever a cell's own level.
-            x, taken = blend(self._clean, x, self._mask), sigma
+            # The model gets preserved content clean, and every cell loses the noise of the step, not its own.
+            x, removed = blend(self._clean, x, self._mask), sigma
         velocities: Mapping[Pass, AVLatent]
         if self._reuse is None:
-            velocities = self._passes.velocities(x, sigma, guidance, passes)
-            self._evaluated += len(passes)
+            velocities = self._passes.velocities(x, sigma, plan)
+            self._evaluated += len(plan.passes)
         else:
             velocities, evaluated = self._reuse(
-                sigma,
-                passes,
-                lambda watch: self._passes.velocities(x, sigma, guidance, passes, watch),
+                sigma, plan.passes, lambda on_block: self._passes.velocities(x, sigma, plan, on_block)
             )
             self._evaluated += evaluated
-            self._reused += len(passes) - evaluated
-        return {which: x - velocities[which] * taken for which in passes}
-
-    def _due(
-        self, guidance: GuidanceAt, wanted: tuple[bool, bool], negative: bool = False
-    ) -> tuple[Pass, ...]:
-        """The passes of the guidance, less those that only streams ask for which are not ``wanted``."""
-        both = self._mask.video is not None and self._mask.audio is not None
-        passes = {*guidance.passes(video=wanted[0], audio=wanted[1])} - (set() if both else {Pass.APART})
-        return tuple(which for which in Pass if which in passes or (negative and which is Pass.NEGATIVE))
+            self._reused += len(plan.passes) - evaluated
+        return {which: x - velocities[which] * removed for which in plan.passes}
 
     def _check(self, model: Transformer, negative: TextContext | None, nag: Nag | None) -> None:
-        needed = self._due(self._guidance, self._generated)
+        needed = needed_passes(self._guidance, self._streams)
         if Pass.UNREFERENCED in needed and not self._referenced:
-            raise ValueError("identity guidance needs a reference sound: give one, or use identity 0")
+            raise ValueError("identity guidance needs a reference audio: pass one, or use identity 0")
         if Pass.NEGATIVE in needed and negative is None:
-            raise ValueError("cfg is not 1, which needs a negative prompt: give its context, or use cfg 1")
+            raise ValueError("cfg is not 1, which needs a negative prompt: pass its context, or use cfg 1")
         if nag is not None and negative is None:
-            raise ValueError("nag needs a negative prompt: give its context")
+            raise ValueError("nag needs a negative prompt: pass its context")
         if nag is not None and Pass.NEGATIVE in needed:
             raise ValueError("nag takes the place of cfg: use cfg 1 with it, or leave nag out")
         if self._guidance.skips and self._sigmas is None:
-            raise ValueError("skip_steps counts the steps of a schedule: give sigmas, or use skip_steps 0")
+            raise ValueError("skip_steps counts the steps of a schedule: pass sigmas, or use skip_steps 0")
         layers, skipped = model.config.num_layers, self._guidance.perturbed_blocks
         if Pass.PERTURBED in needed and not all(0 <= block < layers for block in skipped):
             raise ValueError(

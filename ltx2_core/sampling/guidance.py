@@ -1,9 +1,9 @@
-"""Guidance: which evaluations of the model a step needs, and how their clean estimates become one.
+"""Guidance: which guidance passes a step needs, and how their clean estimates are combined.
 
-For each stream, with the estimates c conditional, n negative prompt, p perturbed self-attention, q the two
-streams apart and r without the reference sound:
+For each stream, with the estimates c of the prompt, n of the negative prompt, p with perturbed
+self-attention, q with both streams apart and r without the reference audio:
 ``x0 = c + (cfg - 1) (c - n) + stg (c - p) + (modality - 1) (c - q) + identity (c - r)``.
-A scale at its neutral value needs no evaluation.
+A scale at its neutral value needs no pass.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..types import AVLatent
 
 
 class Pass(Enum):
-    """One evaluation of the model within a step."""
+    """A guidance pass: one evaluation of the model within a step, for a clean estimate of its own."""
 
     CONDITIONAL = "conditional"
     NEGATIVE = "negative"
@@ -32,23 +32,24 @@ class Pass(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class StreamGuidance:
-    """Scales of one stream. Neutral: ``cfg`` 1, ``stg`` 0, ``modality`` 1, ``identity`` 0, ``rescale`` 0."""
+    """Guidance scales of one stream. The defaults are neutral: one pass, without guidance."""
 
     cfg: float = 1.0
     stg: float = 0.0
     modality: float = 1.0
     identity: float = 0.0
-    """How strongly to sound like the reference, where there is a reference sound."""
+    """How strongly to follow the reference audio, such as a voice."""
     rescale: float = 0.0
-    """From 0 to 1: how far to bring the deviation of the result back to that of the conditional estimate."""
+    """From 0 to 1: how far to scale the standard deviation of the result to that of c."""
     cfg_star: bool = False
-    """Scale the negative estimate to fit the conditional one best before it is subtracted (CFG-Zero*)."""
+    """Scale n to the least squares fit of c before it is subtracted (CFG-Zero*, arXiv 2503.18886)."""
     apg_eta: float = 1.0
-    """Adaptive projected guidance: how much the part of the update along the estimate counts; 1 is all."""
+    """Weight of the part of the update that is parallel to c; 1 is plain guidance (adaptive projected
+    guidance, arXiv 2410.02416)."""
     apg_threshold: float = 0.0
-    """Adaptive projected guidance: the longest update (norm of c - n) of a sample; 0 is no limit."""
+    """Adaptive projected guidance: the largest norm of the update c - n of a sample; 0 is no limit."""
     skip_steps: int = 0
-    """How many steps after each evaluated one take its estimate again; 0 evaluates every step."""
+    """How many steps after each evaluated one repeat its estimate; 0 evaluates every step."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -68,7 +69,7 @@ class StreamGuidance:
 
     @property
     def weights(self) -> dict[Pass, float]:
-        """Of the difference to each further pass; neutral ones are left out."""
+        """The weights of the differences c - n, c - p, ... by their pass; neutral ones are left out."""
         weights = {
             Pass.NEGATIVE: self.cfg - 1,
             Pass.PERTURBED: self.stg,
@@ -78,7 +79,7 @@ class StreamGuidance:
         return {which: weight for which, weight in weights.items() if weight != 0}
 
     def combine(self, x0: Mapping[Pass, Tensor]) -> Tensor:
-        """One estimate (B, ...) from those of the passes; passes that are not there add nothing."""
+        """The guided estimate (B, ...) from those of the passes; missing passes add nothing."""
         conditional = result = x0[Pass.CONDITIONAL]
         for which, weight in self.weights.items():
             if which in x0:
@@ -90,15 +91,15 @@ class StreamGuidance:
         return result
 
     def _negative_update(self, conditional: Tensor, negative: Tensor) -> Tensor:
-        """What the negative prompt's estimate adds at weight 1, plain, fitted or projected."""
+        """The update c - n at weight 1, by ``cfg_star`` and adaptive projected guidance."""
         if self.cfg_star:
             negative = negative * (_dot(conditional, negative) / _dot(negative, negative).clamp_min(1e-8))
         update = conditional - negative
         if self.apg_threshold:
             update = update * (self.apg_threshold / _dot(update, update).sqrt().clamp_min(1e-8)).clamp_max(1)
         if self.apg_eta != 1:
-            along = _dot(update, conditional) / _dot(conditional, conditional).clamp_min(1e-8)
-            update = update + (self.apg_eta - 1) * along * conditional
+            parallel = _dot(update, conditional) / _dot(conditional, conditional).clamp_min(1e-8)
+            update = update + (self.apg_eta - 1) * parallel * conditional
         return update
 
 
@@ -109,7 +110,7 @@ class GuidanceAt(Protocol):
         """The guidance of a step at ``sigma``."""
 
     def passes(self, *, video: bool = True, audio: bool = True) -> tuple[Pass, ...]:
-        """Every evaluation that some step needs when ``video`` and ``audio`` are generated."""
+        """Every pass that some step needs if ``video`` and ``audio`` are generated."""
 
     @property
     def skips(self) -> bool:
@@ -122,15 +123,15 @@ class GuidanceAt(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Guidance:
-    """Guidance of both streams; the default is none, one evaluation a step."""
+    """Guidance of both streams; the default is none, one pass per step."""
 
     video: StreamGuidance = StreamGuidance()
     audio: StreamGuidance = StreamGuidance()
     stg_blocks: tuple[int, ...] = ()
-    """Blocks whose self-attention the perturbed pass leaves out: (29,) for LTX-2.0, (28,) for 2.3."""
+    """Blocks whose self-attention the perturbed pass skips: (29,) for LTX-2.0, (28,) for 2.3."""
     from_sigma: float = 1.0
     to_sigma: float = 0.0
-    """Steps at a sigma above ``from_sigma`` or below ``to_sigma`` are not guided and cost one evaluation."""
+    """Steps at a sigma above ``from_sigma`` or below ``to_sigma`` are not guided and cost one pass."""
 
     def __post_init__(self) -> None:
         if (self.video.stg or self.audio.stg) and not self.stg_blocks:
@@ -143,13 +144,13 @@ class Guidance:
 
     def at(self, sigma: float) -> Guidance:
         """This guidance where it is on at ``sigma``, else none."""
-        # Float32 schedules hold 0.909375 a little beside what a user writes.
+        # In a float32 schedule 0.909375 differs a little from the float that a user passes.
         return self if self.to_sigma - 1e-6 <= sigma <= self.from_sigma + 1e-6 else Guidance()
 
     def passes(self, *, video: bool = True, audio: bool = True) -> tuple[Pass, ...]:
-        """The evaluations of a step when ``video`` and ``audio`` are generated, the conditional one first."""
-        wanted = {**(self.video.weights if video else {}), **(self.audio.weights if audio else {})}
-        return (Pass.CONDITIONAL, *(which for which in Pass if which in wanted))
+        """The passes of a step if ``video`` and ``audio`` are generated, the conditional one first."""
+        needed = {**(self.video.weights if video else {}), **(self.audio.weights if audio else {})}
+        return (Pass.CONDITIONAL, *(which for which in Pass if which in needed))
 
     @property
     def skips(self) -> bool:
@@ -160,11 +161,11 @@ class Guidance:
         return frozenset(self.stg_blocks)
 
     def skipped(self, step: int) -> tuple[bool, bool]:
-        """Whether video and audio take their last estimate again at ``step`` of a run, counted from 0."""
+        """Whether video and audio repeat their last estimate at ``step`` of a run, counted from 0."""
         return step % (self.video.skip_steps + 1) > 0, step % (self.audio.skip_steps + 1) > 0
 
     def perturbation(self, which: Pass) -> Perturbation:
-        """What the model leaves out in a pass."""
+        """The operations that the model skips in a pass."""
         if which is Pass.PERTURBED:
             return Perturbation(
                 video_self_attention=self.stg_blocks if self.video.stg else (),
@@ -175,7 +176,7 @@ class Guidance:
         return Perturbation()
 
     def combine(self, x0: Mapping[Pass, AVLatent]) -> AVLatent:
-        """One estimate from those of the passes, each stream by its own scales."""
+        """The guided estimate from those of the passes, each stream by its own scales."""
         video = {which: latent.video for which, latent in x0.items() if latent.video is not None}
         audio = {which: latent.audio for which, latent in x0.items() if latent.audio is not None}
         return AVLatent(
@@ -185,9 +186,9 @@ class Guidance:
 
 @dataclass(frozen=True)
 class GuidanceSchedule:
-    """Another guidance for each range of sigma: entries (sigma, guidance), good up to that sigma.
+    """Different guidance by range of sigma: each entry (sigma, guidance) is for steps up to that sigma.
 
-    A step takes the entry with the smallest sigma that is not below its own; above all of them, the highest.
+    A step uses the entry with the smallest sigma that is not below its own; above all of them, the highest.
     """
 
     entries: tuple[tuple[float, Guidance], ...]
@@ -204,9 +205,9 @@ class GuidanceSchedule:
         return entry[1].at(sigma)
 
     def passes(self, *, video: bool = True, audio: bool = True) -> tuple[Pass, ...]:
-        """Every evaluation that some step needs when ``video`` and ``audio`` are generated."""
-        wanted = {which for _, entry in self.entries for which in entry.passes(video=video, audio=audio)}
-        return tuple(which for which in Pass if which in wanted)
+        """Every pass that some step needs if ``video`` and ``audio`` are generated."""
+        needed = {which for _, entry in self.entries for which in entry.passes(video=video, audio=audio)}
+        return tuple(which for which in Pass if which in needed)
 
     @property
     def skips(self) -> bool:
@@ -221,8 +222,9 @@ class GuidanceSchedule:
 class Nag:
     """Normalized attention guidance (Chen et al. 2025, arXiv 2505.21179): a negative prompt without a pass.
 
-    ``scale`` 1 is neutral. ``tau`` bounds how much longer than before a token may get, ``alpha`` in [0, 1] is
-    the share of the result. It costs a second text attention in each block.
+    It extrapolates the text attention of the positive prompt away from that of the negative one, which costs
+    a second text attention in each block. ``scale`` 1 is neutral. ``tau`` limits the norm of a token to that
+    many times the norm before; ``alpha`` in [0, 1] is the share of the result.
     """
 
     scale: float = 11.0
@@ -238,23 +240,23 @@ class Nag:
 
 
 def CFG(*, video: float = 1.0, audio: float = 1.0, rescale: float = 0.0) -> Guidance:
-    """Classifier-free guidance alone, with a scale for each stream; 1 and 1 need no negative prompt."""
+    """Classifier-free guidance alone, with a scale for each stream; 1 for both needs no negative prompt."""
     return Guidance(
         video=StreamGuidance(cfg=video, rescale=rescale), audio=StreamGuidance(cfg=audio, rescale=rescale)
     )
 
 
 def stg_blocks_of(layers: int, generation: str) -> tuple[int, ...]:
-    """The block that the perturbed pass leaves out: 29 of 48 for LTX-2.0, 28 later; else in proportion."""
+    """The block that the perturbed pass skips: 29 of 48 for LTX-2.0, 28 later; else in proportion."""
     block = 29 if generation == "2.0" else 28
     return (min(round(block * layers / 48), layers - 1),)
 
 
 def _deviation(x: Tensor) -> Tensor:
-    """Per sample, so that a sample does not depend on the others of its batch."""
+    """Standard deviation per sample, so that a sample does not depend on the others of its batch."""
     return x.std(dim=tuple(range(1, x.ndim)), keepdim=True)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Per sample, with axes of length 1."""
+    """Dot product per sample, (B, 1, ...)."""
     return (a * b).sum(dim=tuple(range(1, a.ndim)), keepdim=True)

@@ -1,4 +1,4 @@
-"""What the model is told of a clip: positions, masks and texts, the same at every step.
+"""The inputs of the model for a clip: positions, masks and texts, the same at every step, with the latent.
 
 Letters: B batch, C channels, F latent frames, H W latent rows and columns, T audio latent frames, N tokens,
 G guide tokens, S text tokens, K text width.
@@ -51,12 +51,12 @@ class ClipInputs:
     ) -> None:
         self.dtype = dtype
         self._nag, self._comfy = nag, numerics is Numerics.COMFY
-        self._kept = _kept_tokens(state, clean.video)
+        self._present = _present_tokens(state, clean.video)
         self._video = self._video_stream(state, mask.video, {which: c.video for which, c in contexts.items()})
-        heard = {which: c.audio for which, c in contexts.items()}
+        texts = {which: c.audio for which, c in contexts.items()}
         self._reference = None if clean.audio is None else state.reference_audio
-        self._audio = self._audio_stream(mask.audio, heard, self._reference)
-        self._unreferenced = None if self._reference is None else self._audio_stream(mask.audio, heard, None)
+        self._audio = self._audio_stream(mask.audio, texts, self._reference)
+        self._unreferenced = None if self._reference is None else self._audio_stream(mask.audio, texts, None)
         streams = [stream for stream in (self._video, self._audio) if stream is not None]
         if not streams:
             raise ValueError("the state has neither video nor audio: there is nothing to denoise")
@@ -64,40 +64,45 @@ class ClipInputs:
         self.joinable = all(stream.contexts_agree for stream in streams)
         """Whether passes with different text can share a call."""
 
-    def modalities(self, x: AVLatent, sigma: float, call: Sequence[Pass]) -> Pair:
-        """``x`` at ``sigma``, once for each pass in ``call``, of which one without the reference is alone."""
+    def modalities(self, x: AVLatent, sigma: float, passes: Sequence[Pass]) -> Pair:
+        """``x`` at ``sigma`` as a batch with one copy per pass.
+
+        The pass without the reference audio has fewer audio tokens, so it cannot be batched with others.
+        """
         video = audio = None
         if x.video is not None and self._video is not None:
             tokens = patchify_video(x.video)
-            tokens = tokens if self._kept is None else tokens[:, self._kept]
-            video = self._video.modality(tokens.to(self.dtype), sigma, call, self._nag)
-        plain = Pass.UNREFERENCED in call
+            tokens = tokens if self._present is None else tokens[:, self._present]
+            video = self._video.modality(tokens.to(self.dtype), sigma, passes, self._nag)
+        plain = Pass.UNREFERENCED in passes
         stream = self._unreferenced if plain else self._audio
         if x.audio is not None and stream is not None:
-            heard = patchify_audio(x.audio)
+            tokens = patchify_audio(x.audio)
             if self._reference is not None and not plain:
-                voice = patchify_audio(self._reference).to(heard)
-                heard = torch.cat((voice.expand(len(heard), -1, -1), heard), dim=1)
-            audio = stream.modality(heard.to(self.dtype), sigma, call, self._nag)
+                reference = patchify_audio(self._reference).to(tokens)
+                tokens = torch.cat((reference.expand(len(tokens), -1, -1), tokens), dim=1)
+            audio = stream.modality(tokens.to(self.dtype), sigma, passes, self._nag)
         return video, audio
 
     def latents(self, x: AVLatent, video: Tensor | None, audio: Tensor | None) -> AVLatent:
-        """Tokens (B, N, C) of both streams as float32 latents of the shape of ``x``; no guide there is 0."""
-        whole = None
-        if x.video is not None and video is not None:
-            whole = unpatchify_video(self._spread(video.float()), *x.video.shape[2:])
-        sound = None
-        if x.audio is not None and audio is not None:
-            sound = unpatchify_audio(audio[:, -x.audio.shape[2] :].float(), x.audio.shape[3])
-        return AVLatent(whole, sound)
+        """Tokens (B, N, C) of both streams as float32 latents of the shape of ``x``.
 
-    def _spread(self, tokens: Tensor) -> Tensor:
-        """Video tokens (B, N, C) back among the holes of guides, which are 0."""
-        if self._kept is None:
+        Cells of guide frames that have no token are 0; tokens of the reference audio are dropped.
+        """
+        video_latent = audio_latent = None
+        if x.video is not None and video is not None:
+            video_latent = unpatchify_video(self._all_cells(video.float()), *x.video.shape[2:])
+        if x.audio is not None and audio is not None:
+            audio_latent = unpatchify_audio(audio[:, -x.audio.shape[2] :].float(), x.audio.shape[3])
+        return AVLatent(video_latent, audio_latent)
+
+    def _all_cells(self, tokens: Tensor) -> Tensor:
+        """Video tokens (B, N, C) with zeros for the cells of guides that have no token."""
+        if self._present is None:
             return tokens
-        whole = tokens.new_zeros(tokens.shape[0], len(self._kept), tokens.shape[2])
-        whole[:, self._kept] = tokens
-        return whole
+        cells = tokens.new_zeros(tokens.shape[0], len(self._present), tokens.shape[2])
+        cells[:, self._present] = tokens
+        return cells
 
     def _video_stream(
         self, state: LatentState, mask: Tensor | None, contexts: Mapping[Pass, Tensor]
@@ -110,9 +115,9 @@ class ClipInputs:
         first_frame = torch.zeros(1, positions.shape[2], 1, device=mask.device)
         first_frame[:, : height * width] = 1
         weights = guide_attention(state.guides, between_guides=1.0 if self._comfy else 0.0)
-        if self._kept is not None:
-            kept = self._kept.to(positions.device)
-            positions, first_frame = positions[:, :, kept], first_frame[:, self._kept]
+        if self._present is not None:
+            present = self._present.to(positions.device)
+            positions, first_frame = positions[:, :, present], first_frame[:, self._present]
         return self._stream(mask, positions, contexts, attention_mask=weights, keyframes=first_frame)
 
     def _audio_stream(
@@ -141,16 +146,16 @@ class ClipInputs:
                     f"a text context has {len(context)} samples and the latent {batch}: give 1 or {batch}"
                 )
         tokens = token_mask(mask)
-        if self._kept is not None and mask.ndim == 5:
-            tokens = tokens[:, self._kept]
+        if self._present is not None and mask.ndim == 5:
+            tokens = tokens[:, self._present]
         highest = tokens.amax(dim=1)
-        # Passes that read the same text share the tensor, and so what is made of it.
-        read = {id(c): c.to(mask.device, self.dtype).expand(batch, *c.shape[1:]) for c in contexts.values()}
+        # Passes of the same text share one tensor, by which the model caches what it computes of a text.
+        texts = {id(c): c.to(mask.device, self.dtype).expand(batch, *c.shape[1:]) for c in contexts.values()}
         return _Stream(
             mask=highest[:, None] if bool((tokens == highest[:, None]).all()) else tokens,
             level=highest if self._comfy else (highest > 0).float(),
             positions=positions,
-            contexts={which: read[id(c)] for which, c in contexts.items()},
+            contexts={which: texts[id(c)] for which, c in contexts.items()},
             attention_mask=attention_mask,
             keyframes=keyframes,
         )
@@ -158,10 +163,10 @@ class ClipInputs:
 
 @dataclass(frozen=True, kw_only=True)
 class _Stream:
-    """What the model is told of one stream besides its tokens.
+    """The inputs of the model for one stream, without its tokens.
 
-    ``mask`` (B, N), or (B, 1) where the tokens of a sample agree; ``level`` (B,) is the part of sigma that
-    gates and text modulation see; ``contexts`` one (B, S, K) a pass.
+    ``mask`` (B, N), or (B, 1) where the tokens of a sample agree; ``level`` (B,) is the factor on sigma for
+    gates and text modulation; ``contexts`` holds one (B, S, K) per pass.
     """
 
     mask: Tensor
@@ -171,42 +176,43 @@ class _Stream:
     attention_mask: GuideWeights | None
     keyframes: Tensor | None
     _joined: dict[tuple[Pass, ...], Tensor] = field(default_factory=dict)
-    """Contexts of calls that evaluate several passes, the same tensors at every step."""
+    """Contexts of batches of several passes, the same tensors at every step."""
 
     @property
     def contexts_agree(self) -> bool:
         return len({context.shape[1] for context in self.contexts.values()}) == 1
 
-    def modality(self, tokens: Tensor, sigma: float, call: Sequence[Pass], nag: Nag | None) -> Modality:
-        """Tokens (B, N, C) at noise level ``sigma``, once for each pass in ``call``."""
-        passes = len(call)
+    def modality(self, tokens: Tensor, sigma: float, passes: Sequence[Pass], nag: Nag | None) -> Modality:
+        """Tokens (B, N, C) at noise level ``sigma``, as a batch with one copy per pass."""
+        count = len(passes)
         return Modality(
-            tokens=tokens.repeat(passes, 1, 1),
-            timesteps=(self.mask * sigma).repeat(passes, 1),
-            sigma=(self.level * sigma).repeat(passes),
+            tokens=tokens.repeat(count, 1, 1),
+            timesteps=(self.mask * sigma).repeat(count, 1),
+            sigma=(self.level * sigma).repeat(count),
             positions=self.positions,
-            context=self._context(tuple(call)),
+            context=self._context(tuple(passes)),
             attention_mask=self.attention_mask,
             keyframes=self.keyframes,
-            negative=None if nag is None else self._negative(nag, passes),
+            negative=None if nag is None else self._negative(nag, count),
         )
 
-    def _context(self, call: tuple[Pass, ...]) -> Tensor:
-        if len(call) == 1:
-            return self.contexts[call[0]]
-        if call not in self._joined:
-            self._joined[call] = torch.cat([self.contexts[which] for which in call])
-        return self._joined[call]
+    def _context(self, passes: tuple[Pass, ...]) -> Tensor:
+        if len(passes) == 1:
+            return self.contexts[passes[0]]
+        if passes not in self._joined:
+            self._joined[passes] = torch.cat([self.contexts[which] for which in passes])
+        return self._joined[passes]
 
-    def _negative(self, nag: Nag, passes: int) -> NegativeText:
-        context = self._context((Pass.NEGATIVE,) * passes)
+    def _negative(self, nag: Nag, count: int) -> NegativeText:
+        context = self._context((Pass.NEGATIVE,) * count)
         return NegativeText(context=context, scale=nag.scale, alpha=nag.alpha, tau=nag.tau)
 
 
 def guide_attention(guides: Sequence[Guide], *, between_guides: float) -> GuideWeights | None:
-    """Attention weights of a video with its guides; None if all are plain.
+    """Attention weights of a video with its guides; None if all are 1.
 
-    A guide and the video see each other by its weight, two guides by ``between_guides``.
+    The attention of a guide to the video and back has the weight of the guide, that between two guides the
+    weight ``between_guides``.
     """
     each = []
     for guide in guides:
@@ -216,8 +222,8 @@ def guide_attention(guides: Sequence[Guide], *, between_guides: float) -> GuideW
     return None if weights.plain else weights
 
 
-def _kept_tokens(state: LatentState, video: Tensor | None) -> Tensor | None:
-    """Which video tokens there are (N,), or None for all of them."""
+def _present_tokens(state: LatentState, video: Tensor | None) -> Tensor | None:
+    """Which cells of the video have a token (N,) bool, or None for all of them."""
     if video is None or all(guide.valid is None for guide in state.guides):
         return None
     guides = [

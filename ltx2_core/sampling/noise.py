@@ -22,9 +22,9 @@ def make_noise(
 ) -> AVLatent:
     """Unit Gaussian noise, float32: one draw for the whole video, then one for the audio, from one generator.
 
-    ``shapes`` is a plan (with ``batch`` samples) or a latent to match; guide frames in it take part in the
-    draw and so decide what the audio gets. A seed draws on ``device``; only the CPU's stream is the same on
-    every machine. A generator continues where it stands, on its own device.
+    ``shapes`` is a plan (with ``batch`` samples) or a latent to match. Guide frames of the latent are drawn
+    with its video, before the audio, and so change the noise of the audio. A seed draws on ``device``; only
+    the noise of the CPU is the same on every machine. A generator continues its sequence, on its own device.
     """
     generator = seed
     if not isinstance(generator, torch.Generator):
@@ -45,7 +45,7 @@ def initial_state(
     """The clean latent mixed with noise, float32: ``sigma * noise + (1 - sigma) * latent``.
 
     ``OFFICIAL`` mixes less where the mask is below 1 and not at all where it is 0. ``COMFY`` mixes
-    everywhere: its denoiser shows the model the kept content whatever the state holds there.
+    everywhere: its denoiser replaces preserved content with the clean latent before the model gets it.
     """
     latent = state.latent.map(lambda x: x.float())
     noised = latent.zip(noise, lambda x, n: torch.lerp(x, n.to(x.device), sigma))

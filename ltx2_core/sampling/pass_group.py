@@ -1,4 +1,4 @@
-"""The passes of a step over several processes, each of which evaluates some of them."""
+"""Distributed guidance: the passes of a step divided among several processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..types import AVLatent
 from .guidance import Pass
 
 _TOGETHER = (Pass.CONDITIONAL, Pass.PERTURBED)
-"""The second goes on from what the first one is some blocks in."""
+"""One process evaluates both, since the perturbed pass reuses blocks of the conditional one."""
 
 
 @dataclass(frozen=True)
@@ -29,24 +29,24 @@ class PassGroup:
         return [which for which, owner in self._owners(passes).items() if owner == rank]
 
     def share(
-        self, found: Mapping[Pass, AVLatent], passes: Sequence[Pass], x: AVLatent
+        self, own: Mapping[Pass, AVLatent], passes: Sequence[Pass], x: AVLatent
     ) -> dict[Pass, AVLatent]:
-        """What all processes have ``found`` of ``passes``, shaped like ``x``."""
+        """The latents of all ``passes``, shaped like ``x``, after an exchange with the other processes."""
         shared: dict[Pass, AVLatent] = {}
         for which, owner in self._owners(passes).items():
             source = owner if self.group is None else dist.get_global_rank(self.group, owner)
-            mine = found.get(which)
+            mine = own.get(which)
 
-            def sent(own: Tensor | None, like: Tensor | None, source: int = source) -> Tensor | None:
+            def broadcast(stream: Tensor | None, like: Tensor | None, source: int = source) -> Tensor | None:
                 if like is None:
                     return None
-                tensor = torch.empty_like(like) if own is None else own.contiguous()
+                tensor = torch.empty_like(like) if stream is None else stream.contiguous()
                 dist.broadcast(tensor, source, group=self.group)
                 return tensor
 
             shared[which] = AVLatent(
-                sent(None if mine is None else mine.video, x.video),
-                sent(None if mine is None else mine.audio, x.audio),
+                broadcast(None if mine is None else mine.video, x.video),
+                broadcast(None if mine is None else mine.audio, x.audio),
             )
         return shared
 

@@ -1,4 +1,4 @@
-"""The passes of a step as calls of the model: several at once or one by one, and no block twice."""
+"""The guidance passes of a step as forward passes of the network, batched and sharing blocks."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ from ..types import AVLatent
 from .guidance import Guidance, Pass
 from .inputs import ClipInputs
 from .pass_group import PassGroup
+from .pass_plan import Batching, PassCall, StepPlan
 
 
 class Passes:
-    """Evaluates ``model`` on one clip.
+    """Evaluates guidance passes of one clip with ``model``; ``batching`` is how they can be run.
 
-    ``per_call`` is how many passes one call may evaluate. In float32 on the CPU it is always one: kernels
-    round a batch of another size otherwise, and there the result is to be the same bit for bit. So do passes
-    whose texts differ in length go one by one.
-
-    The perturbed pass is the conditional one up to the first block that it perturbs, and starts there. With
-    ``tiles`` the model sees a large frame in parts, and passes share nothing. The processes of ``group`` each
-    evaluate some of the passes. ``text_keys`` keeps the keys and values of the text where they do not change.
+    ``per_call`` is how many passes a forward pass may evaluate. In float32 on the CPU it is always one:
+    kernels round batches of different sizes differently, and there the result has to be the same bit for
+    bit. Passes whose texts differ in length are evaluated one by one, too. With ``tiles`` the model evaluates
+    a large frame in parts, and passes share no blocks. The processes of ``group`` share the passes.
+    ``text_keys`` caches the keys and values of the text where they are the same at every step.
     """
 
     def __init__(
@@ -41,82 +40,77 @@ class Passes:
     ) -> None:
         self._model, self._clip, self._on_block = model, clip, on_block
         exact = clip.device.type == "cpu" and clip.dtype == torch.float32
-        self._per_call = 1 if exact or not clip.joinable else per_call
+        size = 1 if exact or not clip.joinable else per_call
+        self.batching = Batching(size=size, forks=tiles is None, group=group)
         self._rope = RopeMemory()
-        self._tiles, self._texts, self._group = tiles, TextMemory(keys=text_keys), group
+        self._tiles, self._texts = tiles, TextMemory(keys=text_keys)
 
     def velocities(
-        self,
-        x: AVLatent,
-        sigma: float,
-        guidance: Guidance,
-        passes: Sequence[Pass],
-        watch: OnBlock | None = None,
+        self, x: AVLatent, sigma: float, plan: StepPlan, on_block: OnBlock | None = None
     ) -> dict[Pass, AVLatent]:
-        """Velocities of ``x`` for each pass; ``watch`` hears of the blocks as ``on_block`` does."""
+        """Velocities of ``x`` at ``sigma`` for each pass of ``plan``.
 
-        def run(
-            which: Sequence[Pass], until: int | None = None, resume: tuple[int, Hidden] | None = None
+        ``on_block`` is called before each block, after the one of the run.
+        """
+
+        def forward(
+            passes: Sequence[Pass], until: int | None = None, resume: tuple[int, Hidden] | None = None
         ) -> Hidden:
-            perturbations = [guidance.perturbation(one) for one in which for _ in range(self._clip.batch)]
+            perturbations = self._perturbations(plan.guidance, passes)
 
             def evaluate(video: Modality | None, audio: Modality | None) -> Hidden:
-                made: Hidden = self._model(
+                hidden: Hidden = self._model(
                     video,
                     audio,
-                    Perturbations(tuple(perturbations)),
+                    perturbations,
                     rope=self._rope.tables(self._model, video, audio),
                     texts=self._texts,
-                    on_block=_both(self._on_block, watch),
+                    on_block=_both(self._on_block, on_block),
                     until=until,
                     resume=resume,
                 )
-                return made
+                return hidden
 
-            video, audio = self._clip.modalities(x, sigma, which)
+            video, audio = self._clip.modalities(x, sigma, passes)
             if video is not None and self._tiles is not None:
                 return evaluate_tiles(evaluate, self._tiles, video, audio)
             return evaluate(video, audio)
 
-        every, passes = passes, passes if self._group is None else self._group.mine(passes)
-        # The one that starts late comes last, behind the one that it goes on from.
-        order = sorted(passes, key=lambda which: which is Pass.PERTURBED)
-        alone = [[which] for which in order if which is Pass.UNREFERENCED]
-        order = [which for which in order if which is not Pass.UNREFERENCED]
-        fork = min(guidance.stg_blocks) if {Pass.CONDITIONAL, Pass.PERTURBED} <= {*order} else 0
-        fork = 0 if self._tiles is not None else fork
-        size = self._per_call
-        found: dict[Pass, AVLatent] = {}
-        kept: Hidden | None = None
-        for which in [order[i : i + size] for i in range(0, len(order), size)] + alone:
-            streams, kept = (run(which), None) if fork == 0 else self._forked(run, fork, which, kept)
-            latents = self._clip.latents(x, *streams)
-            found.update((one, _chunk(latents, i, len(which))) for i, one in enumerate(which))
-        return found if self._group is None else self._group.share(found, every, x)
+        velocities: dict[Pass, AVLatent] = {}
+        saved: Hidden | None = None
+        for call in plan.calls:
+            if call.fork:
+                tokens, saved = self._forked(forward, call, saved)
+            else:
+                tokens = forward(call.passes)
+            latents = self._clip.latents(x, *tokens)
+            for number, which in enumerate(call.passes):
+                velocities[which] = _chunk(latents, number, len(call.passes))
+        group = self.batching.group
+        return velocities if group is None else group.share(velocities, plan.passes, x)
+
+    def _perturbations(self, guidance: Guidance, passes: Sequence[Pass]) -> Perturbations:
+        return Perturbations(
+            tuple(guidance.perturbation(which) for which in passes for _ in range(self._clip.batch))
+        )
 
     def _forked(
-        self, run: _Run, fork: int, which: Sequence[Pass], kept: Hidden | None
+        self, forward: _Forward, call: PassCall, saved: Hidden | None
     ) -> tuple[Hidden, Hidden | None]:
-        """One call, in which the perturbed pass joins at block ``fork`` as what the conditional one is there.
-
-        ``kept`` is that, once the conditional pass has come by, and given back for the calls that follow.
-        """
-        whole = [one for one in which if one is not Pass.PERTURBED]
-        if Pass.CONDITIONAL not in which and len(whole) == len(which):
-            return run(which), kept
-        hidden = run(whole, until=fork) if whole else (None, None)
-        if Pass.CONDITIONAL in which:
-            # A copy, since blocks write into what they are given.
-            kept = _map(lambda t: t[: self._clip.batch].clone(), hidden)
-        if len(whole) < len(which):
-            assert kept is not None
-            hidden = _cat(hidden, kept) if whole else kept
-        return run(which, resume=(fork, hidden)), kept
+        """Tokens of a call that forks, and the hidden states at the fork ``saved`` for later calls."""
+        hidden = forward(call.whole, until=call.fork) if call.whole else (None, None)
+        if call.saves:
+            # Blocks write into their input, so a copy is saved.
+            saved = _map(lambda t: t[: self._clip.batch].clone(), hidden)
+        if call.whole != call.passes:
+            assert saved is not None
+            hidden = _cat(hidden, saved) if call.whole else saved
+        return forward(call.passes, resume=(call.fork, hidden)), saved
 
 
-class _Run(Protocol):
+class _Forward(Protocol):
     def __call__(
-        self, which: Sequence[Pass], until: int | None = None, resume: tuple[int, Hidden] | None = None
+        self, passes: Sequence[Pass], until: int | None = None, resume: tuple[int, Hidden] | None = None
     ) -> Hidden: ...
 
 
@@ -135,7 +129,7 @@ def _chunk(x: AVLatent, number: int, chunks: int) -> AVLatent:
 
 
 def _both(first: OnBlock | None, second: OnBlock | None) -> OnBlock | None:
-    """One callback for two; the first is asked first."""
+    """One callback that calls both, in this order."""
     if first is None or second is None:
         return first or second
     a, b = first, second

@@ -1,4 +1,4 @@
-"""Presets: the sampling settings that the published pipelines use, every number in sight."""
+"""Presets: the sampling settings of the published pipelines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UNGUIDED: Final = StreamGuidance()
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """One way to sample. ``schedule`` is ``ltxv``, which takes ``steps``, or a name of ``FIXED_SIGMAS``.
+    """Sampling settings. ``schedule`` is ``ltxv``, which uses ``steps``, or a name of ``FIXED_SIGMAS``.
 
     ``max_shift``, ``base_shift`` and ``terminal`` are those of ``ltxv_sigmas``.
     """
@@ -44,7 +44,7 @@ class Preset:
         )
 
     def guidance(self, stg_blocks: tuple[int, ...]) -> Guidance:
-        """The guidance; ``stg_blocks`` are those of the model, unused where the preset has no stg."""
+        """The guidance; ``stg_blocks`` are those of the model, unused if the preset has no stg."""
         stg = self.video.stg or self.audio.stg
         return Guidance(video=self.video, audio=self.audio, stg_blocks=stg_blocks if stg else ())
 

@@ -1,4 +1,4 @@
-"""A glance at latents while they are sampled: colours and loudness by linear maps, without a decoder.
+"""Previews of latents during sampling: colours and loudness by linear maps, without a decoder.
 
 Letters: B batch, C channels, F latent frames, H W latent rows and columns, T audio latent frames, N latent
 bins, K samples, D outputs.
@@ -20,8 +20,8 @@ from ..shapes import AUDIO_BINS, AUDIO_CHANNELS, AUDIO_DOWNSAMPLE, SPATIAL_SCALE
 from ..video_vae import VideoDecoder, VideoEncoder
 
 _CLIPS = 10
-"""Of 16 cells each: more samples than a cell has channels."""
-_SOUNDS = 24
+"""Clips of 16 cells each, which are more samples than a cell has channels."""
+_AUDIO_CLIPS = 24
 _RIDGE = {"colour": 0.01, "loudness": 0.1}
 
 
@@ -38,14 +38,17 @@ class LinearMap:
 
 @dataclass(frozen=True, eq=False)
 class Previews:
-    """How the latents of one pair of autoencoders look and sound; ``quiet`` and ``loud`` bound the latter."""
+    """Colour and loudness of the latents of one pair of autoencoders.
+
+    ``quiet`` and ``loud`` are the log-mel values that count as loudness 0 and 1.
+    """
 
     colour: LinearMap
     loudness: LinearMap
     quiet: float
     loud: float
 
-    def picture(self, video: Tensor, frame: int) -> Tensor:
+    def colours(self, video: Tensor, frame: int) -> Tensor:
         """Colours (H, W, 3) in [0, 1] of one frame of the first sample of ``video`` (B, C, F, H, W)."""
         cells = rearrange(video[0, :, frame].float(), "c h w -> h w c")
         return ((self.colour(cells) + 1) / 2).clamp(0, 1)
@@ -58,10 +61,10 @@ class Previews:
 
 @torch.inference_mode()
 def fit_previews(encoder: VideoEncoder, decoder: VideoDecoder, audio: Callable[[Tensor], Tensor]) -> Previews:
-    """Linear maps that come nearest, in least squares, to what the decoders show and sound like.
+    """Fit linear maps from latents to colours and loudness, by least squares on outputs of the decoders.
 
-    A cell's colour is the mean of its pixels in made-up clips, a sound's level that of its mel bins in random
-    latents. ``audio`` is an AudioDecoder; all must be on the CPU in float32.
+    The colour of a cell is the mean of its pixels in synthetic clips, the loudness of an audio latent the
+    mean of its mel bins in decoded noise. ``audio`` is an AudioDecoder; all must be on the CPU in float32.
     """
     generator = torch.Generator().manual_seed(0)
     cells, colours = [], []
@@ -71,19 +74,19 @@ def fit_previews(encoder: VideoEncoder, decoder: VideoDecoder, audio: Callable[[
         blocks = rearrange(frames, "c (h y) (w x) -> (h w) c (y x)", y=SPATIAL_SCALE, x=SPATIAL_SCALE)
         cells.append(rearrange(latent[0, :, 1], "c h w -> (h w) c"))
         colours.append(blocks.mean(dim=-1))
-    sounds = torch.randn(_SOUNDS, AUDIO_CHANNELS, 33, AUDIO_BINS, generator=generator)
-    mel = rearrange(audio(sounds)[:, :, 1:], "b c (t s) m -> (b t) (c s m)", s=AUDIO_DOWNSAMPLE)
+    noise = torch.randn(_AUDIO_CLIPS, AUDIO_CHANNELS, 33, AUDIO_BINS, generator=generator)
+    mel = rearrange(audio(noise)[:, :, 1:], "b c (t s) m -> (b t) (c s m)", s=AUDIO_DOWNSAMPLE)
     levels = mel.mean(dim=-1, keepdim=True)
     return Previews(
         colour=_fit(torch.cat(cells), torch.cat(colours), _RIDGE["colour"]),
-        loudness=_fit(rearrange(sounds[:, :, 1:], "b c t n -> (b t) (c n)"), levels, _RIDGE["loudness"]),
+        loudness=_fit(rearrange(noise[:, :, 1:], "b c t n -> (b t) (c n)"), levels, _RIDGE["loudness"]),
         quiet=float(levels.quantile(0.05)),
         loud=float(levels.quantile(0.95)),
     )
 
 
 class TimeShare:
-    """Lets something take at most ``share`` of the time that has passed since this was made, after once."""
+    """Limits a recurring job to a ``share`` of the time since this object was made; its first run is free."""
 
     def __init__(self, share: float, clock: Callable[[], float] = time.perf_counter) -> None:
         self._share, self._clock = share, clock
@@ -91,23 +94,23 @@ class TimeShare:
 
     @property
     def due(self) -> bool:
-        """Whether there is time for it now."""
+        """Whether the job may run now."""
         return self._spent <= self._share * (self._clock() - self._start)
 
     @contextmanager
     def spend(self) -> Iterator[None]:
-        """Count the time of a block."""
-        began = self._clock()
+        """Context of one run of the job, whose time counts."""
+        start = self._clock()
         try:
             yield
         finally:
-            self._spent += self._clock() - began
+            self._spent += self._clock() - start
 
 
 def false_colours(video: Tensor, frame: int) -> Tensor:
-    """As :meth:`Previews.picture` for autoencoders that nothing is known of: shapes without true colours.
+    """As :meth:`Previews.colours` without the autoencoder: shapes, not true colours.
 
-    The three strongest directions of the channels become red, green and blue.
+    The three strongest principal components of the channels become red, green and blue.
     """
     cells = rearrange(video[0, :, frame].float(), "c h w -> c (h w)")
     cells = cells - cells.mean(dim=1, keepdim=True)
@@ -121,14 +124,14 @@ def false_colours(video: Tensor, frame: int) -> Tensor:
 
 
 def relative_levels(audio: Tensor) -> Tensor:
-    """As :meth:`Previews.levels` for an unknown autoencoder: how far each moment is from the mean of all."""
+    """As :meth:`Previews.levels` without the autoencoder: the distance of each moment from the mean."""
     moments = rearrange(audio[0].float(), "c t n -> t (c n)")
     distance: Tensor = (moments - moments.mean(dim=0)).norm(dim=1)
     return distance / distance.amax().clamp_min(1e-6)
 
 
 def _clip(generator: torch.Generator) -> Tensor:
-    """Soft patches of any colour that move a little, (1, 3, 9, 128, 128) in [-1, 1]."""
+    """Smooth random colours that move a little, (1, 3, 9, 128, 128) in [-1, 1]."""
     coarse = 2.4 * torch.rand(1, 3, 2, 6, 6, generator=generator) - 1.2
     coarse[:, :, 1] = 0.7 * coarse[:, :, 0] + 0.3 * coarse[:, :, 1]
     return F.interpolate(coarse, size=(9, 128, 128), mode="trilinear", align_corners=True).clamp(-1, 1)

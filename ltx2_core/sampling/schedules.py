@@ -64,9 +64,9 @@ def ltxv_sigmas(
     stretch: bool = True,
     terminal: float = 0.1,
 ) -> Tensor:
-    """The schedule of LTX-2: uniform steps shifted towards noise, the more the longer the clip.
+    """The schedule of LTX-2: uniform steps shifted towards noise, the more the larger the clip.
 
-    The shift mu is linear in ``tokens``, from ``base_shift`` at 1024 to ``max_shift`` at 4096, and goes on
+    The shift mu is linear in ``tokens``: ``base_shift`` at 1024, ``max_shift`` at 4096, and extrapolated
     beyond both; then ``sigma = e^mu / (e^mu + 1/u - 1)`` for u falling uniformly. With ``stretch`` all but
     the final 0 is scaled about 1 so that it ends in ``terminal``; a single step has nothing to stretch.
     """
@@ -78,7 +78,7 @@ def ltxv_sigmas(
     if steps == 1:
         return as_sigmas([1.0, 0.0])
     mu = base_shift + (max_shift - base_shift) * (tokens - FEW_TOKENS) / (MANY_TOKENS - FEW_TOKENS)
-    # Distances from 1, not sigmas: at many tokens those round to 1 and their differences to nothing.
+    # Distances from 1, not sigmas: at many tokens sigmas round to 1 and their differences to 0.
     odds = 1 / torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:-1] - 1
     shrink = math.exp(-mu)
     from_one = shrink * odds / (1 + shrink * odds)
@@ -88,7 +88,7 @@ def ltxv_sigmas(
 
 
 def linear_quadratic_sigmas(steps: int, threshold: float = 0.025, linear_steps: int | None = None) -> Tensor:
-    """Equal small steps down to ``1 - threshold``, then a parabola that goes on with the same slope to 0.
+    """Equal small steps down to ``1 - threshold``, then a parabola to 0 that starts with the same slope.
 
     ``linear_steps`` (default half of ``steps``) must be in 1 ... steps - 1. With 8 steps and the default
     threshold this is the distilled schedule.
@@ -108,16 +108,8 @@ def linear_quadratic_sigmas(steps: int, threshold: float = 0.025, linear_steps: 
     return as_sigmas([*(1 - fall for fall in falls), 0.0])
 
 
-def simple_sigmas(steps: int, shift: float = 2.37, *, table: int = 10000) -> Tensor:
-    """Every n-th entry of the model's table of ``table`` shifted sigmas: the usual default outside LTX-2."""
-    if not 1 <= steps <= table:
-        raise ValueError(f"steps={steps} must be in 1 ... {table}")
-    times = [(table - int(i * table / steps)) / table for i in range(steps)]
-    return as_sigmas([*(1 / (1 + math.exp(-shift) * (1 / t - 1)) for t in times), 0.0])
-
-
 def partial_sigmas(schedule: Callable[[int], Tensor], steps: int, denoise: float) -> Tensor:
-    """The last ``steps`` steps of the schedule of ``steps / denoise``, to renew a clip only in part.
+    """The last ``steps`` steps of the schedule of ``steps / denoise``, to regenerate a clip only in part.
 
     ``denoise`` in (0, 1]: 1 is the whole schedule, 0.3 starts at the low noise of the last 30 per cent.
     """
@@ -128,7 +120,7 @@ def partial_sigmas(schedule: Callable[[int], Tensor], steps: int, denoise: float
 
 
 def last_sigmas(sigmas: Tensor, denoise: float) -> Tensor:
-    """The last ``denoise`` share of the steps of a schedule, at least one step, to renew a clip in part."""
+    """The last ``denoise`` share of the steps of a schedule, at least one, to regenerate a clip in part."""
     if not 0 < denoise <= 1:
         raise ValueError(f"denoise={denoise} must be above 0 and at most 1")
     steps = max(1, round((len(sigmas) - 1) * denoise))
@@ -136,8 +128,8 @@ def last_sigmas(sigmas: Tensor, denoise: float) -> Tensor:
 
 
 def step_of(sigmas: Tensor, sigma: float) -> int:
-    """The number, from 0, of the step of a schedule in which ``sigma`` lies; at its start that one's."""
-    # Float32 schedules hold a sigma a little beside what a sampler makes of it.
+    """The number, from 0, of the step of a schedule in which ``sigma`` lies, its start included."""
+    # A sampler may pass a sigma that differs from the float32 one of the schedule by rounding.
     return max(int((sigmas >= sigma - 1e-6).sum()) - 1, 0)
 
 

@@ -1,59 +1,65 @@
-"""The perturbed pass of the guider goes on from what the conditional one is at the block that it perturbs."""
+"""Shared blocks of guidance passes: the perturbed one resumes from states of the conditional one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ...ltx2_core.transformer import Hidden
 
 FORK = "ltx2_fork"
-"""Among the options of a call: the :class:`Fork` that it passes or starts at."""
+"""Among the options of a call: the :class:`Fork` of a call that saves hidden states, or the :class:`Late` of
+one that resumes from them."""
 
 
 @dataclass
 class Fork:
-    """A block ``at`` which two passes part, and what the first of them is there, once it has come by.
+    """The hidden states of a guidance pass before block ``at``, saved for another pass.
 
-    ``source`` is the number of that pass among those of the host's call.
+    ``source`` is the number of the pass among those of the host's call.
     """
 
     at: int
     source: int
-    kept: Hidden | None = None
+    saved: Hidden | None = None
 
-    def passing(self, run: Callable[..., Any], order: Sequence[int], samples: int) -> Any:
-        """One call of the network by ``run``, whose ``samples`` are of the passes ``order``."""
+    def passing(self, run: Callable[..., Hidden], order: Sequence[int], samples: int) -> Hidden:
+        """Run one call of the network, which has ``samples`` of the passes ``order``, and save the states.
+
+        The host divides its call by memory, so that the source may be missing from this one.
+        """
         if self.source not in order:
             return run()
         batch = samples // len(order)
         first = list(order).index(self.source) * batch
         hidden = run(until=self.at)
-        # A copy, since blocks write into what they are given.
-        self.kept = _rows(hidden, slice(first, first + batch))
+        # Blocks write into their input, so a copy is saved.
+        self.saved = _samples(hidden, slice(first, first + batch))
         return run(resume=(self.at, hidden))
 
 
 @dataclass
 class Late:
-    """A pass that starts where ``fork`` is; a whole one if that was not passed by as many samples."""
+    """A pass that resumes from the states that ``fork`` saved.
+
+    It runs from the first block where the states are missing or of another number of samples.
+    """
 
     fork: Fork
 
     def start(self, samples: int) -> int:
         """The block to start at."""
-        kept = self.fork.kept
-        known = 0 if kept is None else len(next(t for t in kept if t is not None))
-        return self.fork.at if known == samples else 0
+        saved = self.fork.saved
+        count = 0 if saved is None else len(next(t for t in saved if t is not None))
+        return self.fork.at if count == samples else 0
 
-    def run(self, run: Callable[..., Any], samples: int) -> Any:
-        """One call of the network by ``run``, which may write into what was kept."""
-        start, kept = self.start(samples), self.fork.kept
-        self.fork.kept = None
-        return run(resume=(start, kept)) if start else run()
+    def run(self, run: Callable[..., Hidden], samples: int) -> Hidden:
+        """Run one call of the network, which may write into the saved states; they are dropped."""
+        start, saved = self.start(samples), self.fork.saved
+        self.fork.saved = None
+        return run(resume=(start, saved)) if start else run()
 
 
-def _rows(hidden: Hidden, rows: slice) -> Hidden:
-    x, y = (None if t is None else t[rows].clone() for t in hidden)
+def _samples(hidden: Hidden, samples: slice) -> Hidden:
+    x, y = (None if t is None else t[samples].clone() for t in hidden)
     return x, y

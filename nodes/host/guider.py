@@ -1,25 +1,26 @@
-"""The library's guidance as the host's GUIDER: passes in one batch where memory allows, scales per stream."""
+"""The library's guidance as the host's GUIDER: the plan of a step as calls of the host."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import comfy.samplers
 from torch import Tensor
 
-from ...ltx2_core.sampling.guidance import Guidance, GuidanceAt, Nag, Pass
-from ...ltx2_core.sampling.schedules import step_of
-from ...ltx2_core.sampling.skipping import Skipping
+from ...ltx2_core.sampling.guidance import GuidanceAt, Nag, Pass
+from ...ltx2_core.sampling.guided_steps import GuidedSteps
+from ...ltx2_core.sampling.pass_plan import ActiveStreams, Batching, StepPlan
 from .forking import FORK, Fork, Late
 from .network import NAG, PERTURBATIONS, TILES, HostTransformer
 from .streams import Packing
 
+Options = Mapping[str, Any]
+"""The host's model options, whose keys are its own and those of other packs."""
+
 
 class AVGuider(comfy.samplers.CFGGuider):
-    """Guides video and audio each by its own scales; works with any of the host's samplers.
-
-    The host decides how many passes one call of the model evaluates, by the memory there is.
-    """
+    """Guides video and audio with separate scales; works with any of the host's samplers."""
 
     def __init__(self, model: Any, guidance: GuidanceAt, nag: Nag | None = None) -> None:
         """Raises ValueError if the model is of the host's own network and cannot be guided so."""
@@ -37,97 +38,82 @@ class AVGuider(comfy.samplers.CFGGuider):
             )
         if nag is not None and Pass.NEGATIVE in passes:
             raise ValueError("nag takes the place of cfg: set cfg to 1 in both streams, or nag_scale to 1")
-        self._guidance, self._nag, self._skipping = guidance, nag, Skipping()
+        self._steps, self._nag = GuidedSteps(guidance), nag
 
     def predict_noise(
         self,
         x: Tensor,
         timestep: Tensor,
-        model_options: dict[str, Any] = {},  # noqa: B006 the host's signature; it is only read
+        model_options: Options = {},  # noqa: B006 the host's signature; it is only read
         seed: int | None = None,
     ) -> Tensor:
-        """The guided clean estimate of ``x``, as the host's guiders give it."""
-        sigma = float(timestep[0])
-        guidance = self._guidance.at(sigma)
+        """The guided clean estimate of ``x``, as the host's guiders return it."""
         packing = Packing.of(self.conds)
-        schedule = model_options.get("transformer_options", {}).get("sample_sigmas")
-        step = 0 if schedule is None else step_of(schedule, sigma)
-        skipped = self._skipping.streams(guidance, step)
-        if all(skipped[: 1 + packing.has_both]):
-            guided, negative = self._skipping.join(None, skipped)
-            found = {Pass.CONDITIONAL: guided, Pass.NEGATIVE: negative}
-        else:
-            passes = self._passes(guidance, packing, skipped, model_options)
-            estimates = self._evaluate(guidance, passes, x, timestep, model_options)
-            found = {which: packing.unpack(estimate) for which, estimate in estimates.items()}
-            made = (guidance.combine(found), found.get(Pass.NEGATIVE, found[Pass.CONDITIONAL]))
-            guided, negative = self._skipping.join(made, skipped)
-            if Pass.NEGATIVE in found:
-                found[Pass.NEGATIVE] = negative
-        packed = {which: packing.pack(estimate) for which, estimate in found.items()}
-        return self._after(packing.pack(guided), packed, x, timestep, model_options)
+        streams = ActiveStreams(video=True, audio=packing.has_both, both=packing.has_both)
+        plan = self._steps.plan(
+            float(timestep[0]),
+            model_options.get("transformer_options", {}).get("sample_sigmas"),
+            streams,
+            self._batching(x, model_options),
+            negative=model_options.get("disable_cfg1_optimization", False),
+        )
+        estimates = self._evaluate(plan, x, timestep, model_options)
+        x0 = {which: packing.unpack(estimate) for which, estimate in estimates.items()}
+        guided, negative = self._steps.combine(plan, x0)
+        # At a step without passes the patches get the repeated estimates.
+        has_negative = Pass.NEGATIVE in plan.passes or not plan.passes
+        return self._after(
+            packing.pack(guided),
+            estimates.get(Pass.CONDITIONAL, packing.pack(guided)),
+            packing.pack(negative) if has_negative else None,
+            x,
+            timestep,
+            model_options,
+        )
 
-    def _passes(
-        self,
-        guidance: Guidance,
-        packing: Packing,
-        skipped: tuple[bool, bool],
-        model_options: dict[str, Any],
-    ) -> list[Pass]:
-        """What has to be evaluated for the streams that are not skipped."""
-        needed = {*guidance.passes(video=not skipped[0], audio=packing.has_both and not skipped[1])}
-        if not packing.has_both:
-            needed.discard(Pass.APART)
-        if model_options.get("disable_cfg1_optimization", False):
-            needed.add(Pass.NEGATIVE)
-        return [which for which in Pass if which in needed]
+    def _batching(self, x: Tensor, model_options: Options) -> Batching:
+        """How guidance passes run: all in one call of the host, which divides it by free memory.
+
+        On the CPU they run one by one, so that the result does not depend on free memory.
+        """
+        return Batching(
+            size=1 if x.device.type == "cpu" else len(Pass),
+            forks=self._forks(model_options),
+            joins=False,
+        )
+
+    def _forks(self, model_options: Options) -> bool:
+        """Whether a pass is one call of the network, which other packs or nodes may prevent."""
+        cuts = {"context_handler", "multigpu_clones", "model_function_wrapper"} & model_options.keys()
+        tiled = TILES in model_options.get("transformer_options", {})
+        return not cuts and not tiled and len(self.conds["positive"]) == 1
 
     def _evaluate(
-        self,
-        guidance: Guidance,
-        passes: list[Pass],
-        x: Tensor,
-        timestep: Tensor,
-        model_options: dict[str, Any],
+        self, plan: StepPlan, x: Tensor, timestep: Tensor, model_options: Options
     ) -> dict[Pass, Tensor]:
-        """The clean estimates of the passes, in as few calls as memory allows.
-
-        On the CPU they go one by one, so that the result does not depend on the memory that is free.
-        """
-        fork = self._fork(guidance, passes, model_options)
-        whole = [which for which in passes if fork is None or which is not Pass.PERTURBED]
-        calls = [[which] for which in whole] if x.device.type == "cpu" else [whole]
-        options: list[dict[str, Any]] = [
-            {} if fork is None or Pass.CONDITIONAL not in call else {FORK: fork} for call in calls
-        ]
-        if fork is not None:
-            calls.append([Pass.PERTURBED])
-            options.append({FORK: Late(fork)})
-        found: dict[Pass, Tensor] = {}
-        for call, more in zip(calls, options, strict=True):
-            more |= {PERTURBATIONS: tuple(guidance.perturbation(which) for which in call)}
+        """The clean estimates of the passes of ``plan``, by calls of the host."""
+        estimates: dict[Pass, Tensor] = {}
+        fork: Fork | None = None
+        for call in plan.calls:
+            options: dict[str, Any] = {
+                **model_options.get("transformer_options", {}),
+                PERTURBATIONS: tuple(plan.guidance.perturbation(which) for which in call.passes),
+            }
             if self._nag is not None:
-                more[NAG] = (self._nag, self.conds["negative"][0]["model_conds"]["c_crossattn"].cond)
-            own = {**model_options.get("transformer_options", {}), **more}
-            estimates = comfy.samplers.calc_cond_batch(
+                options[NAG] = (self._nag, self.conds["negative"][0]["model_conds"]["c_crossattn"].cond)
+            if call.saves:
+                options[FORK] = fork = Fork(call.fork, call.passes.index(Pass.CONDITIONAL))
+            elif fork is not None and call.fork:
+                options[FORK] = Late(fork)
+            found = comfy.samplers.calc_cond_batch(
                 self.inner_model,
-                [self._conds_of(which) for which in call],
+                [self._conds_of(which) for which in call.passes],
                 x,
                 timestep,
-                {**model_options, "transformer_options": own},
+                {**model_options, "transformer_options": options},
             )
-            found.update(zip(call, estimates, strict=True))
-        return found
-
-    def _fork(self, guidance: Guidance, passes: list[Pass], model_options: dict[str, Any]) -> Fork | None:
-        """Where the perturbed pass may start; None where other packs or nodes cut a pass into several."""
-        if Pass.PERTURBED not in passes or min(guidance.stg_blocks) == 0 or len(self.conds["positive"]) > 1:
-            return None
-        if {"context_handler", "multigpu_clones", "model_function_wrapper"} & model_options.keys():
-            return None
-        if TILES in model_options.get("transformer_options", {}):
-            return None
-        return Fork(min(guidance.stg_blocks), passes.index(Pass.CONDITIONAL))
+            estimates.update(zip(call.passes, found, strict=True))
+        return estimates
 
     def _conds_of(self, which: Pass) -> Any:
         if which is Pass.NEGATIVE:
@@ -138,22 +124,23 @@ class AVGuider(comfy.samplers.CFGGuider):
     def _after(
         self,
         guided: Tensor,
-        found: dict[Pass, Tensor],
+        conditional: Tensor,
+        negative: Tensor | None,
         x: Tensor,
         timestep: Tensor,
-        model_options: dict[str, Any],
+        model_options: Options,
     ) -> Tensor:
-        """What other nodes and samplers have asked to do with the estimate."""
+        """``guided`` after the functions that other nodes and samplers registered for it."""
         for patch in model_options.get("sampler_post_cfg_function", []):
             guided = patch(
                 {
                     "denoised": guided,
                     "cond": self.conds["positive"],
-                    "uncond": self.conds["negative"] if Pass.NEGATIVE in found else None,
+                    "uncond": None if negative is None else self.conds["negative"],
                     "cond_scale": self.cfg,
                     "model": self.inner_model,
-                    "uncond_denoised": found.get(Pass.NEGATIVE),
-                    "cond_denoised": found[Pass.CONDITIONAL],
+                    "uncond_denoised": negative,
+                    "cond_denoised": conditional,
                     "sigma": timestep,
                     "model_options": model_options,
                     "input": x,
@@ -163,6 +150,6 @@ class AVGuider(comfy.samplers.CFGGuider):
 
 
 def without_reference(entry: dict[str, Any]) -> dict[str, Any]:
-    """A processed conditioning without its reference sound."""
+    """A processed conditioning without its reference audio."""
     conds = {name: cond for name, cond in entry.get("model_conds", {}).items() if name != "ref_audio"}
     return {**entry, "model_conds": conds}

@@ -1,7 +1,7 @@
-"""Live previews while an audio-video latent is sampled: a picture and, below it, how loud the sound is.
+"""Live previews while an audio-video latent is sampled: a frame and, below it, the loudness of the audio.
 
-The host has none: its own previewer cannot read the packed latent. A wrapper around the sampling run unpacks
-the predicted clean latent and hands an image to the host's progress bar, which shows it on the node.
+The host's own previewer cannot read the packed latent. A wrapper around the sampling run unpacks the
+predicted clean latent and passes an image to the host's progress bar, which displays it on the node.
 """
 
 from __future__ import annotations
@@ -24,25 +24,26 @@ from torch import Tensor
 
 from ...ltx2_core.loading import Component
 from ...ltx2_core.sampling.previews import Previews, TimeShare, false_colours, fit_previews, relative_levels
+from ...ltx2_core.video_vae import VideoDecoder, VideoEncoder
 from .weights import read_weights
 
 log = logging.getLogger(__name__)
 KEY = "ltx2_av_previews"
 SHARE = 0.02
-"""Of the time of a run, the most that previews may take; where they are slower, steps go without."""
+"""The largest share of the time of a run that previews take; if they are slower, some steps have none."""
 TINY_DECODERS = ("taeltx_2", "taeltx2")
-"""How names of tiny decoders for these latents begin, in the host's folder ``vae_approx``."""
+"""Prefixes of the file names of tiny decoders for these latents, in the host's folder ``vae_approx``."""
 
 _SMALL = 128 * 2**20
-"""Bytes of autoencoders that are small enough to be asked what their latents look like."""
+"""Bytes of autoencoders that are small enough to load them for fitting previews."""
 _CELL, _STRIP = 8, 24
-"""Pixels of a latent cell, and height of the sound."""
+"""Pixels of a latent cell, and height of the strip for the audio."""
 
 Callback = Callable[[int, Tensor, Tensor, int], None]
 
 
 def add_av_previews(patcher: Any, *paths: str | Path) -> None:
-    """Attach previews to a MODEL whose autoencoders are in ``paths``, if anywhere.
+    """Attach previews to a MODEL; ``paths`` are its files, which may hold its autoencoders.
 
     A preview that fails is logged once and never stops the run.
     """
@@ -50,7 +51,7 @@ def add_av_previews(patcher: Any, *paths: str | Path) -> None:
 
 
 class _Wrapper:
-    """Adds previews to the callback of a sampling run."""
+    """Adds previews to the callback of each sampling run."""
 
     def __init__(self, paths: Sequence[str | Path]) -> None:
         self._paths = paths
@@ -70,9 +71,9 @@ class _Wrapper:
         latent_shapes: Sequence[Sequence[int]] | None = None,
         **more: Any,
     ) -> Any:
-        wanted = args.preview_method != LatentPreviewMethod.NoPreviews
-        if callback is not None and latent_shapes is not None and wanted:
-            callback = _Drawing(callback, latent_shapes, len(sigmas) - 1, self._fit())
+        enabled = args.preview_method != LatentPreviewMethod.NoPreviews
+        if callback is not None and latent_shapes is not None and enabled:
+            callback = _Preview(callback, latent_shapes, len(sigmas) - 1, self._fit())
         if latent_shapes is not None:
             more["latent_shapes"] = latent_shapes
         return executor(
@@ -80,18 +81,18 @@ class _Wrapper:
         )
 
     def _fit(self) -> Previews | None:
-        """How the latents of these files look, found out before the first run that wants to know."""
+        """The maps for the latents of these files, fitted before the first run with previews."""
         if not self._fitted:
             try:
                 self._fitted.append(_fit_small(self._paths))
             except Exception:
-                log.warning("previews go without true colours", exc_info=True)
+                log.warning("previews have no true colours", exc_info=True)
                 self._fitted.append(None)
         return self._fitted[0]
 
 
-class _Drawing:
-    """The callback of one run: the original one, and a preview where there is time for it."""
+class _Preview:
+    """The callback of one run: the original one, then a preview if there is time for it."""
 
     def __init__(
         self, callback: Callback, shapes: Sequence[Sequence[int]], steps: int, fitted: Previews | None
@@ -106,7 +107,7 @@ class _Drawing:
         self._callback(step, x0, x, total)
         if self._failed or not self._time.due:
             return
-        # What a device has still to compute is the step's time, not the preview's.
+        # Synchronise with the device, so that the time of the step does not count as that of the preview.
         x0[..., :1].cpu()
         image = None
         with self._time.spend():
@@ -124,21 +125,21 @@ class _Drawing:
     def _draw(self, streams: Sequence[Tensor]) -> Image.Image | None:
         video = next((t for t in streams if t.ndim == 5 and t.numel()), None)
         audio = next((t for t in streams if t.ndim == 4 and t.numel()), None)
-        pixels = None if video is None else self._picture(video)
+        pixels = None if video is None else self._frame(video)
         if audio is not None:
             levels = relative_levels(audio) if self._fitted is None else self._fitted.levels(audio)
             strip = level_strip(levels.cpu(), 256 if pixels is None else pixels.shape[1])
             pixels = strip if pixels is None else torch.cat((pixels, strip))
         return None if pixels is None else Image.fromarray(pixels.numpy())
 
-    def _picture(self, video: Tensor) -> Tensor:
-        """The middle frame as bytes (H, W, 3)."""
+    def _frame(self, video: Tensor) -> Tensor:
+        """The middle frame of ``video`` (B, C, F, H, W) as bytes (height, width, 3)."""
         frame = video.shape[2] // 2
         if not self._decoder_tried:
             self._decoder_tried, self._decode = True, _tiny_decoder()
         if self._decode is not None:
             return _bytes(self._decode(video[:1, :, frame : frame + 1]))
-        colours = false_colours if self._fitted is None else self._fitted.picture
+        colours = false_colours if self._fitted is None else self._fitted.colours
         cells = colours(video[:1, :, frame : frame + 1].cpu(), 0)
         size = (_CELL * cells.shape[1], _CELL * cells.shape[0])
         image = Image.fromarray(_bytes(cells).numpy()).resize(size, Image.Resampling.BILINEAR)
@@ -146,7 +147,7 @@ class _Drawing:
 
 
 def level_strip(levels: Tensor, width: int) -> Tensor:
-    """Levels (T,) in [0, 1] as bars on a dark ground, bytes (height, width, 3), time from left to right."""
+    """Levels (T,) in [0, 1] as bars on a dark background, bytes (24, width, 3), time from left to right."""
     moments = torch.arange(width) * len(levels) // width
     heights = 1 + levels[moments] * (_STRIP - 3)
     lit = torch.arange(_STRIP)[:, None] >= _STRIP - heights[None]
@@ -154,7 +155,10 @@ def level_strip(levels: Tensor, width: int) -> Tensor:
 
 
 def _tiny_decoder() -> Callable[[Tensor], Tensor] | None:
-    """What makes pixels (H, W, 3) of one latent frame, if the host is set to such and there is a file."""
+    """A function from one latent frame to pixels (height, width, 3) in [0, 1].
+
+    None unless the host is set to tiny decoders and has a file of one.
+    """
     if args.preview_method != LatentPreviewMethod.TAESD:
         return None
     names = [n for n in folder_paths.get_filename_list("vae_approx") if n.startswith(TINY_DECODERS)]
@@ -166,14 +170,14 @@ def _tiny_decoder() -> Callable[[Tensor], Tensor] | None:
     path = folder_paths.get_full_path_or_raise("vae_approx", names[0])
     vae = comfy.sd.VAE(comfy.utils.load_torch_file(path))
     if vae.first_stage_model is None:
-        log.warning("%s is no decoder: previews go without it", names[0])
+        log.warning("%s is no decoder: previews do not use it", names[0])
         return None
     vae.first_stage_model.show_progress_bar = False
     return lambda frame: vae.decode(frame)[0, 0].float().cpu()
 
 
 def _fit_small(paths: Sequence[str | Path]) -> Previews | None:
-    """The maps of autoencoders that lie in the files of the model and are small; None for others."""
+    """The maps for the autoencoders in the files of the model; None if there are none, or large ones."""
     parts = (Component.VIDEO_ENCODER, Component.VIDEO_DECODER, Component.AUDIO_DECODER)
     weights = read_weights(*paths)
     try:
@@ -183,6 +187,7 @@ def _fit_small(paths: Sequence[str | Path]) -> Previews | None:
     if sum(info.nbytes for part, s in sources.items() for info in s.infos(part).values()) > _SMALL:
         return None
     encoder, decoder, audio = (s.load(part, dtype=torch.float32) for part, s in sources.items())
+    assert isinstance(encoder, VideoEncoder) and isinstance(decoder, VideoDecoder)
     return fit_previews(encoder, decoder, audio)
 
 

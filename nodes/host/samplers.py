@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict
 
 import comfy.model_patcher
 import comfy.samplers
 import torch
 from torch import Tensor
 
-from ...ltx2_core.sampling.samplers import PAIRED, Estimates, Sampler, get_sampler
+from ...ltx2_core.sampling.samplers import Estimates, Sampler, get_sampler
 from ...ltx2_core.types import AVLatent
 from .streams import Packing
 
@@ -18,54 +19,60 @@ from .streams import Packing
 def sampler_object(name: str, eta: float | None = None) -> Any:
     """A SAMPLER. Raises ValueError for an unknown name, or an ``eta`` that the sampler does not take.
 
-    Fresh noise comes from the CPU, video first, seeded one above the run: on the CPU this is the host's own
-    noise for a batch of one, and on every other device the same.
+    Fresh noise is drawn on the CPU, video first, with the seed of the run plus one. On the CPU it equals the
+    host's own noise for a batch of one, and every other device gets the same.
     """
-    return comfy.samplers.KSAMPLER(partial(_run, get_sampler(name, eta=eta), name in PAIRED))
+    return comfy.samplers.KSAMPLER(partial(_run, get_sampler(name, eta=eta)))
 
 
 def _run(
     sampler: Sampler,
-    paired: bool,
     model: Any,
     x: Tensor,
     sigmas: Tensor,
-    extra_args: dict[str, Any] | None = None,
-    callback: Any = None,
+    extra_args: Mapping[str, Any] | None = None,
+    callback: Callable[[dict[str, object]], None] | None = None,
     disable: bool | None = None,
 ) -> Tensor:
-    """The host's signature of a sampler."""
-    extra_args = dict(extra_args or {})
-    denoise = _HostDenoise(model, extra_args, Packing.of(getattr(model.inner_model, "conds", {})), paired)
+    """Run ``sampler`` with the arguments that the host passes to a sampler function."""
+    extra_args = extra_args or {}
+    packing = Packing.of(getattr(model.inner_model, "conds", {}))
+    denoise = _HostDenoise(model, extra_args, packing, paired=sampler.paired)
 
     def on_step(step: int, steps: int, x0: AVLatent) -> None:
         if callback is not None:
-            denoised = denoise.packing.pack(x0)
+            denoised = packing.pack(x0)
             callback({"i": step - 1, "denoised": denoised, "x": denoise.last, "sigma": sigmas[step - 1]})
 
     generator = torch.Generator().manual_seed(((extra_args.get("seed") or 0) + 1) % 2**64)
-    result = sampler(denoise, denoise.packing.unpack(x), sigmas, on_step, generator=generator)
-    return denoise.packing.pack(result)
+    return packing.pack(sampler(denoise, packing.unpack(x), sigmas, on_step, generator=generator))
+
+
+class _Denoised(TypedDict):
+    """What the host passes to a function after guidance, as far as it is used here."""
+
+    denoised: Tensor
+    uncond_denoised: Tensor | None
 
 
 class _HostDenoise:
-    """The host's model with guidance and masks as the library's denoiser."""
+    """The host's model with guidance and masks as the library's denoiser; ``last`` is its last input."""
 
-    def __init__(self, model: Any, extra_args: dict[str, Any], packing: Packing, paired: bool) -> None:
-        self.packing = packing
+    def __init__(self, model: Any, extra_args: Mapping[str, Any], packing: Packing, *, paired: bool) -> None:
         self.last: Tensor | None = None
-        self._model, self._args = model, extra_args
+        self._model, self._args, self._packing = model, dict(extra_args), packing
         self._negative: Tensor | None = None
         if paired:
-            extra_args["model_options"] = comfy.model_patcher.set_model_options_post_cfg_function(
-                extra_args.get("model_options", {}).copy(), self._remember, disable_cfg1_optimization=True
+            self._args["model_options"] = comfy.model_patcher.set_model_options_post_cfg_function(
+                self._args.get("model_options", {}).copy(),
+                self._record_negative,
+                disable_cfg1_optimization=True,
             )
 
     def __call__(self, x: AVLatent, sigma: float) -> AVLatent:
-        self.last = self.packing.pack(x)
-        return self.packing.unpack(
-            self._model(self.last, self.last.new_full((len(self.last),), sigma), **self._args)
-        )
+        self.last = self._packing.pack(x)
+        level = self.last.new_full((len(self.last),), sigma)
+        return self._packing.unpack(self._model(self.last, level, **self._args))
 
     def pair(self, x: AVLatent, sigma: float) -> Estimates:
         x0 = self(x, sigma)
@@ -74,9 +81,8 @@ class _HostDenoise:
                 "this sampler needs the estimate of a negative prompt, which this guider does not evaluate: "
                 "use CFGGuider or LTX-2 Guider"
             )
-        return Estimates(x0, self.packing.unpack(self._negative))
+        return Estimates(x0, self._packing.unpack(self._negative))
 
-    def _remember(self, args: dict[str, Any]) -> Tensor:
+    def _record_negative(self, args: _Denoised) -> Tensor:
         self._negative = args["uncond_denoised"]
-        result: Tensor = args["denoised"]
-        return result
+        return args["denoised"]

@@ -1,12 +1,13 @@
 """One sampling run through the host's own guider, samplers, noise and progress bar.
 
-Letters: B batch, N values of a packed latent: the host lays video and audio behind each other, (B, 1, N).
+Letters: B batch, N values of a packed latent: the host concatenates video and audio, (B, 1, N).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, TypedDict
 
 import comfy.model_management
 import comfy.sample
@@ -21,47 +22,45 @@ from .latents import Latent, to_av
 from .samplers import sampler_object
 
 
-def sample(
-    model: Any,
-    positive: Any,
-    negative: Any,
-    latent: Latent,
-    *,
-    seed: int,
-    sigmas: Tensor,
-    cfg: float,
-    audio_cfg: float,
-    sampler: str,
-) -> Latent:
-    """The LATENT at the end of ``sigmas``, with the host's own guider, by ``cfg``."""
-    scales = _scales(latent, cfg, audio_cfg)
-    guider = comfy.samplers.CFGGuider(model if scales is None else _with_scales(model, scales))
-    guider.set_conds(positive, negative)
-    guider.set_cfg(cfg)
-    object_ = comfy.samplers.sampler_object(sampler)
-    return run(guider, object_, latent, seed=seed, sigmas=sigmas)
+@dataclass(frozen=True, kw_only=True)
+class HostSampling:
+    """Sampling with the host's own guider, by ``cfg`` and ``audio_cfg``, and its ``sampler``."""
+
+    cfg: float
+    audio_cfg: float
+    sampler: str
+
+    def __call__(
+        self, model: Any, positive: Any, negative: Any, latent: Latent, *, seed: int, sigmas: Tensor
+    ) -> Latent:
+        """The LATENT at the end of ``sigmas``."""
+        scales = _scales(latent, self.cfg, self.audio_cfg)
+        guider = comfy.samplers.CFGGuider(model if scales is None else _with_scales(model, scales))
+        guider.set_conds(positive, negative)
+        guider.set_cfg(self.cfg)
+        sampler = comfy.samplers.sampler_object(self.sampler)
+        return run(guider, sampler, latent, seed=seed, sigmas=sigmas)
 
 
-def sample_guided(
-    model: Any,
-    positive: Any,
-    negative: Any,
-    latent: Latent,
-    *,
-    seed: int,
-    sigmas: Tensor,
-    guidance: GuidanceAt,
-    sampler: str,
-    eta: float | None,
-) -> Latent:
-    """The LATENT at the end of ``sigmas``, with the library's guidance and samplers."""
-    guider = AVGuider(model, guidance)
-    guider.set_conds(positive, negative)
-    return run(guider, sampler_object(sampler, eta), latent, seed=seed, sigmas=sigmas)
+@dataclass(frozen=True, kw_only=True)
+class GuidedSampling:
+    """Sampling with the library's ``guidance`` and its ``sampler`` with ``eta``."""
+
+    guidance: GuidanceAt
+    sampler: str
+    eta: float | None
+
+    def __call__(
+        self, model: Any, positive: Any, negative: Any, latent: Latent, *, seed: int, sigmas: Tensor
+    ) -> Latent:
+        """The LATENT at the end of ``sigmas``."""
+        guider = AVGuider(model, self.guidance)
+        guider.set_conds(positive, negative)
+        return run(guider, sampler_object(self.sampler, self.eta), latent, seed=seed, sigmas=sigmas)
 
 
 def run(guider: Any, sampler: Any, latent: Latent, *, seed: int, sigmas: Tensor) -> Latent:
-    """What the host's advanced sampler gives for the same values.
+    """The LATENT that the host's SamplerCustomAdvanced returns for the same values.
 
     Noise is drawn on the CPU, video first. Every step moves the progress bar; the stop button works there.
     """
@@ -84,8 +83,8 @@ def run(guider: Any, sampler: Any, latent: Latent, *, seed: int, sigmas: Tensor)
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=seed,
     )
-    kept = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio_")}
-    return {**kept, "samples": sampled.to(comfy.model_management.intermediate_device())}
+    other = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio_")}
+    return {**other, "samples": sampled.to(comfy.model_management.intermediate_device())}
 
 
 def _scales(latent: Latent, cfg: float, audio_cfg: float) -> Tensor | None:
@@ -97,6 +96,14 @@ def _scales(latent: Latent, cfg: float, audio_cfg: float) -> Tensor | None:
     return torch.repeat_interleave(torch.tensor([cfg, audio_cfg]), torch.tensor(sizes))[None, None]
 
 
+class _CFGArguments(TypedDict):
+    """What the host passes to a cfg function, as far as it is used here."""
+
+    input: Tensor
+    cond_denoised: Tensor
+    uncond_denoised: Tensor
+
+
 def _with_scales(model: Any, scales: Tensor) -> Any:
     """A clone of ``model`` whose guidance has one scale per value."""
     if "sampler_cfg_function" in model.model_options:
@@ -105,7 +112,7 @@ def _with_scales(model: Any, scales: Tensor) -> Any:
             "node out"
         )
 
-    def guide(args: dict[str, Any]) -> Tensor:
+    def guide(args: _CFGArguments) -> Tensor:
         uncond, cond = args["uncond_denoised"], args["cond_denoised"]
         # The host subtracts the result from the input again.
         return args["input"] - (uncond + (cond - uncond) * scales.to(uncond))

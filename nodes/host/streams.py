@@ -1,6 +1,6 @@
-"""Between the packed latent of a sampling run and its streams.
+"""Conversion between the packed latent of a sampling run and its streams.
 
-Letters: B batch, N values of a packed latent: the host lays video and audio behind each other, (B, 1, N).
+Letters: B batch, N values of a packed latent: the host concatenates video and audio, (B, 1, N).
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from ...ltx2_core.types import AVLatent
 
 
 class Packing:
-    """How the streams of one run lie in its latent."""
+    """The layout of the streams of one run in its packed latent, by their ``shapes``."""
 
     def __init__(self, shapes: Sequence[Sequence[int]] | None) -> None:
         self._shapes = shapes
 
     @classmethod
     def of(cls, conds: Mapping[str, Any]) -> Packing:
-        """From the processed conditioning of a guider, where the host leaves the shapes."""
+        """The layout by the processed conditioning of a guider, in which the host stores the shapes."""
         for entries in conds.values():
             for entry in entries:
                 shapes = entry.get("model_conds", {}).get("latent_shapes")
@@ -32,16 +32,20 @@ class Packing:
 
     @property
     def has_both(self) -> bool:
+        """Whether the latent holds video and audio."""
         return self._shapes is not None and len(self._shapes) == 2
 
     def unpack(self, x: Tensor) -> AVLatent:
-        """The streams of ``x``; what is no audio-video latent counts as video."""
+        """The streams of ``x`` (B, 1, N); any other latent is returned as video."""
         if not self.has_both:
             return AVLatent(x, None)
         video, audio = comfy.utils.unpack_latents(x, self._shapes)
         return AVLatent(video, audio)
 
     def pack(self, latent: AVLatent) -> Tensor:
-        """The reverse."""
-        streams = [stream for stream in (latent.video, latent.audio) if stream is not None]
-        return streams[0] if len(streams) == 1 else comfy.utils.pack_latents(streams)[0]
+        """The reverse of ``unpack``."""
+        streams: list[Tensor] = [stream for stream in (latent.video, latent.audio) if stream is not None]
+        if len(streams) == 1:
+            return streams[0]
+        packed: Tensor = comfy.utils.pack_latents(streams)[0]
+        return packed

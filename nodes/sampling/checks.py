@@ -1,4 +1,4 @@
-"""Wiring mistakes that would only show in the finished clip, found before the work starts."""
+"""Checks before sampling for wiring mistakes that would otherwise appear only in the finished clip."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ..conditioning.attached import guides_marked
 from ..convert import split
 from ..host.latents import Latent
 
-CROP = "crop guide frames with LTX-2 Crop Guides right after the sampler, and go on with its conditioning"
+CROP = "crop guide frames with LTX-2 Crop Guides right after the sampler, and continue with its conditioning"
 
 
 def check_stage(positive: Any, latent: Latent) -> None:
-    """Raise ValueError if prompt and latent were not made for each other.
+    """Raise ValueError if prompt and latent do not belong together.
 
-    Sampling needs video. Guide frames that the conditioning describes must be in the latent, and the
-    sound must not be shorter than the rest of the video at the frame rate of the conditioning.
+    Sampling needs video. Guide frames that the conditioning describes must be in the latent, and the audio
+    must not be shorter than the rest of the video at the frame rate of the conditioning.
     """
     video, audio = split(latent)
     if video is None:
@@ -50,11 +50,12 @@ def check_audio(latent_frames: int, audio_latents: int, fps: float) -> None:
     frames = frames_of(latent_frames)
     if audio_latents < audio_latents_of(frames, fps, Numerics.COMFY) - 1:
         raise ValueError(
-            f"the sound lasts {audio_latents / AUDIO_LATENTS_PER_SECOND:.2f} s and the video "
+            f"the audio lasts {audio_latents / AUDIO_LATENTS_PER_SECOND:.2f} s and the video "
             f"{frames / fps:.2f} s ({frames} frames at {fps:g} fps): use one LTX-2 Clip Plan for latent, "
             f"prompt and decoding. If the video still has guide frames: {CROP}"
         )
 
 
 def _value(conditioning: Any, key: str) -> Any:
+    """The first value of ``key`` in a CONDITIONING, or None."""
     return next((entry[1][key] for entry in conditioning if entry[1].get(key) is not None), None)

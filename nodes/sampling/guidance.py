@@ -1,4 +1,4 @@
-"""Guidance for each stream by itself, as a GUIDER for core's sampling nodes."""
+"""Guidance with separate scales for video and audio, as a GUIDER for core's sampling nodes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ...ltx2_core.config import TransformerConfig
 from ...ltx2_core.sampling.guidance import Guidance, GuidanceSchedule, Nag, StreamGuidance, stg_blocks_of
 from ..host.guider import AVGuider
 from ..host.network import HostTransformer
@@ -18,16 +19,20 @@ SCALES = {
     "stg": (
         0.0,
         100.0,
-        "How far away from what the model makes with a block that does not look around. 0 is off.",
+        "How far to move away from the estimate of the model with self-attention skipped in one block. "
+        "0 is off.",
     ),
     "modality": (0.0, 100.0, "How closely to follow the other stream. 1 is off, 3 usual for the full model."),
-    "rescale": (0.0, 1.0, "Takes back the contrast that guidance adds. 0 is off."),
+    "rescale": (0.0, 1.0, "How much of the contrast that guidance adds to remove. 0 is off."),
 }
-"""Range and meaning of the scales of a stream."""
+"""Range and tooltip of the scales of a stream."""
+
+GuidanceRanges = dict[float, tuple[StreamGuidance, StreamGuidance]]
+"""The scales of video and audio for steps at a noise level and below."""
 
 
 def scale_input(name: str, default: float, stream: str | None = None) -> io.Input:
-    """A widget for one scale, of the stream named."""
+    """A widget for one scale, with the name of the stream before it if there is one."""
     low, high, tooltip = SCALES[name]
     label = name if stream is None else f"{stream}_{name}"
     return io.Float.Input(label, default=default, min=low, max=high, step=0.05, tooltip=tooltip)
@@ -43,13 +48,16 @@ def blocks_input() -> io.Input:
 
 
 def parse_blocks(text: str, model: Any) -> tuple[int, ...]:
-    """Block numbers between commas; those of the model where there are none."""
+    """Block numbers separated by commas; an empty text is the usual block of the model."""
     network = model.model.diffusion_model
     if not text.strip():
         if not isinstance(network, HostTransformer):
             return (28,)
-        config = network.config
-        return stg_blocks_of(config.num_layers, "2.0" if config.caption_projection else "2.3")
+        config: TransformerConfig = network.config
+        usual: tuple[int, ...] = stg_blocks_of(
+            config.num_layers, "2.0" if config.caption_projection else "2.3"
+        )
+        return usual
     try:
         blocks = tuple(int(word) for word in text.replace(",", " ").split())
     except ValueError:
@@ -79,13 +87,14 @@ class LTX2AVStreamGuidance(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.05,
-                    tooltip="How strongly to sound like the reference of LTXVReferenceAudio; set its own "
+                    tooltip="How strongly to follow the reference audio of LTXVReferenceAudio; set its own "
                     "identity_guidance_scale to 0. 0 is off.",
                 ),
                 io.Boolean.Input(
                     "cfg_star",
                     default=False,
-                    tooltip="Fit the estimate of the negative prompt to the other one before subtracting it.",
+                    tooltip="CFG-Zero*: scale the estimate of the negative prompt to fit that of the prompt "
+                    "before subtracting it.",
                 ),
                 io.Float.Input(
                     "apg_eta",
@@ -93,7 +102,8 @@ class LTX2AVStreamGuidance(io.ComfyNode):
                     min=-1.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="How much of cfg acts along the estimate, which saturates colours. 1 is all.",
+                    tooltip="Adaptive projected guidance: how much of the update by cfg that is parallel to "
+                    "the estimate, and saturates colours, to use. 1 is all.",
                 ),
                 io.Float.Input(
                     "apg_threshold",
@@ -101,7 +111,7 @@ class LTX2AVStreamGuidance(io.ComfyNode):
                     min=0.0,
                     max=10000.0,
                     step=0.1,
-                    tooltip="Longest update by cfg. 0 is no limit.",
+                    tooltip="Adaptive projected guidance: largest norm of the update by cfg. 0 is no limit.",
                 ),
                 io.Int.Input(
                     "skip_steps",
@@ -109,7 +119,7 @@ class LTX2AVStreamGuidance(io.ComfyNode):
                     min=0,
                     max=100,
                     optional=True,
-                    tooltip="Steps that take the last estimate again after each evaluated one. Faster where "
+                    tooltip="How many steps repeat the last estimate after each evaluated one. Faster if "
                     "both streams skip, and not exact. 0 evaluates every step.",
                 ),
             ],
@@ -117,8 +127,30 @@ class LTX2AVStreamGuidance(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, **scales: Any) -> io.NodeOutput:
-        return io.NodeOutput(StreamGuidance(**scales))
+    def execute(
+        cls,
+        cfg: float,
+        stg: float,
+        modality: float,
+        rescale: float,
+        identity: float,
+        cfg_star: bool,
+        apg_eta: float,
+        apg_threshold: float,
+        skip_steps: int = 0,
+    ) -> io.NodeOutput:
+        guidance = StreamGuidance(
+            cfg=cfg,
+            stg=stg,
+            modality=modality,
+            rescale=rescale,
+            identity=identity,
+            cfg_star=cfg_star,
+            apg_eta=apg_eta,
+            apg_threshold=apg_threshold,
+            skip_steps=skip_steps,
+        )
+        return io.NodeOutput(guidance)
 
 
 class LTX2AVGuider(io.ComfyNode):
@@ -128,16 +160,16 @@ class LTX2AVGuider(io.ComfyNode):
             node_id="LTX2AVGuider",
             display_name="LTX-2 Guider",
             category=CATEGORY,
-            description="Guides video and audio each by its own scales. For SamplerCustomAdvanced.",
+            description="Guides video and audio with separate scales. For SamplerCustomAdvanced.",
             inputs=[
                 io.Model.Input("model", tooltip="The model, with LoRAs if any."),
                 io.Conditioning.Input("positive", tooltip="From LTX-2 Prompt."),
                 io.Conditioning.Input(
-                    "negative", tooltip="From LTX-2 Prompt; without effect where cfg and nag_scale are 1."
+                    "negative", tooltip="From LTX-2 Prompt; without effect if cfg and nag_scale are 1."
                 ),
                 Scales.Input("video", tooltip="Scales of the video, from LTX-2 Stream Guidance."),
                 Scales.Input(
-                    "audio", optional=True, tooltip="Scales of the audio; without them those of the video."
+                    "audio", optional=True, tooltip="Scales of the audio; by default those of the video."
                 ),
                 blocks_input(),
                 io.Float.Input(
@@ -146,7 +178,7 @@ class LTX2AVGuider(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.001,
-                    tooltip="Steps above this noise level are not guided, and cost one evaluation.",
+                    tooltip="Steps above this noise level are not guided, and cost one forward pass.",
                 ),
                 io.Float.Input(
                     "to_sigma",
@@ -154,7 +186,7 @@ class LTX2AVGuider(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.001,
-                    tooltip="Steps below this noise level are not guided, and cost one evaluation.",
+                    tooltip="Steps below this noise level are not guided, and cost one forward pass.",
                 ),
                 io.Float.Input(
                     "nag_scale",
@@ -162,7 +194,8 @@ class LTX2AVGuider(io.ComfyNode):
                     min=1.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="Makes the negative prompt work at cfg 1, without a pass. 1 is off, 11 usual.",
+                    tooltip="Normalized attention guidance: the negative prompt takes effect at cfg 1, "
+                    "without a forward pass of its own. 1 is off, 11 usual.",
                 ),
                 io.Float.Input(
                     "nag_alpha",
@@ -173,12 +206,17 @@ class LTX2AVGuider(io.ComfyNode):
                     tooltip="Share of nag in the result.",
                 ),
                 io.Float.Input(
-                    "nag_tau", default=2.5, min=0.1, max=100.0, step=0.1, tooltip="How far nag may go."
+                    "nag_tau",
+                    default=2.5,
+                    min=0.1,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="By how many times nag may increase the norm of a token.",
                 ),
                 Ranges.Input(
                     "ranges",
                     optional=True,
-                    tooltip="Other scales from some noise level down, from LTX-2 Guidance Range.",
+                    tooltip="Other scales below some noise level, from LTX-2 Guidance Range.",
                 ),
             ],
             outputs=[io.Guider.Output(display_name="guider", tooltip="For SamplerCustomAdvanced.")],
@@ -198,20 +236,22 @@ class LTX2AVGuider(io.ComfyNode):
         nag_alpha: float,
         nag_tau: float,
         audio: StreamGuidance | None = None,
-        ranges: dict[float, tuple[StreamGuidance, StreamGuidance]] | None = None,
+        ranges: GuidanceRanges | None = None,
     ) -> io.NodeOutput:
         scales = {1.0: (video, video if audio is None else audio), **(ranges or {})}
         stg = any(stream.stg for streams in scales.values() for stream in streams)
-        whole = {
-            "stg_blocks": parse_blocks(stg_blocks, model) if stg else (),
-            "from_sigma": from_sigma,
-            "to_sigma": to_sigma,
-        }
-        guidance = GuidanceSchedule(
-            tuple(
-                (sigma, Guidance(video=seen, audio=heard, **whole)) for sigma, (seen, heard) in scales.items()
+        blocks = parse_blocks(stg_blocks, model) if stg else ()
+
+        def guidance_of(streams: tuple[StreamGuidance, StreamGuidance]) -> Guidance:
+            return Guidance(
+                video=streams[0],
+                audio=streams[1],
+                stg_blocks=blocks,
+                from_sigma=from_sigma,
+                to_sigma=to_sigma,
             )
-        )
+
+        guidance = GuidanceSchedule(tuple((sigma, guidance_of(streams)) for sigma, streams in scales.items()))
         nag = None if nag_scale == 1 else Nag(scale=nag_scale, alpha=nag_alpha, tau=nag_tau)
         guider = AVGuider(model, guidance, nag)
         guider.set_conds(positive, negative)

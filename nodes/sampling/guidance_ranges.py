@@ -1,13 +1,11 @@
-"""Guidance that changes with the noise: other scales for the steps from some noise level down."""
+"""Guidance that changes with the noise level: other scales for the steps below some level."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from comfy_api.latest import io
 
 from ...ltx2_core.sampling.guidance import StreamGuidance
-from .guidance import CATEGORY, Ranges, Scales
+from .guidance import CATEGORY, GuidanceRanges, Ranges, Scales
 
 
 class LTX2AVGuidanceRange(io.ComfyNode):
@@ -17,7 +15,7 @@ class LTX2AVGuidanceRange(io.ComfyNode):
             node_id="LTX2AVGuidanceRange",
             display_name="LTX-2 Guidance Range",
             category=CATEGORY,
-            description="Other scales for the steps from one noise level down. For LTX-2 Guider.",
+            description="Other scales for the steps at and below one noise level. For LTX-2 Guider.",
             inputs=[
                 io.Float.Input(
                     "below_sigma",
@@ -25,11 +23,11 @@ class LTX2AVGuidanceRange(io.ComfyNode):
                     min=0.001,
                     max=0.999,
                     step=0.001,
-                    tooltip="The scales are for steps at this noise level and below, until the next range.",
+                    tooltip="The scales apply at this noise level and below, down to the next range.",
                 ),
                 Scales.Input("video", tooltip="Scales of the video, from LTX-2 Stream Guidance."),
                 Scales.Input(
-                    "audio", optional=True, tooltip="Scales of the audio; without them those of the video."
+                    "audio", optional=True, tooltip="Scales of the audio; by default those of the video."
                 ),
                 Ranges.Input("ranges", optional=True, tooltip="Further ranges, in any order."),
             ],
@@ -42,12 +40,12 @@ class LTX2AVGuidanceRange(io.ComfyNode):
         below_sigma: float,
         video: StreamGuidance,
         audio: StreamGuidance | None = None,
-        ranges: dict[float, Any] | None = None,
+        ranges: GuidanceRanges | None = None,
     ) -> io.NodeOutput:
         others = ranges or {}
         if below_sigma in others:
             raise ValueError(
-                f"below_sigma={below_sigma:g} is given by two guidance ranges: give each its own, such as "
-                f"{below_sigma / 2:.3g} for the later steps"
+                f"below_sigma={below_sigma:g} is used by two guidance ranges: set one to another value, such "
+                f"as {below_sigma / 2:.3g} for the later steps"
             )
         return io.NodeOutput({**others, below_sigma: (video, video if audio is None else audio)})

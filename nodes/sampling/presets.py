@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from comfy_api.latest import io
 from torch import Tensor
 
+from ...ltx2_core.sampling.guidance import StreamGuidance
 from ...ltx2_core.sampling.presets import LTXV as SCHEDULED
 from ...ltx2_core.sampling.presets import PRESETS, Preset
 from ...ltx2_core.sampling.samplers import SAMPLERS, STOCHASTIC
@@ -20,38 +22,55 @@ SHAPE = {
     "base_shift": (100.0, "shift towards noise at 1024 video tokens."),
     "terminal": (0.99, "noise level before the last step."),
 }
-"""Highest value and meaning of what shapes a schedule with steps."""
+"""Maximum and tooltip of the parameters of a schedule with steps, next to the steps."""
+
+
+class ChosenPreset(NamedTuple):
+    """A preset with the numbers of its widgets; ``sigmas`` is its list of sigmas if the widget has one."""
+
+    preset: Preset
+    sigmas: Tensor | None
+    stg_blocks: tuple[int, ...]
 
 
 def preset_input() -> io.Input:
-    """A choice that shows the numbers of the chosen preset, to be changed at will."""
+    """A choice of presets; the widgets of the chosen one hold its numbers, and can be changed."""
     options = [io.DynamicCombo.Option(BY_HAND, [])]
     options += [io.DynamicCombo.Option(name, _numbers(preset)) for name, preset in PRESETS.items()]
     return io.DynamicCombo.Input(
         "preset",
         options=options,
         optional=True,
-        tooltip="as above: schedule, steps, cfg, audio_cfg and sampler count. A preset takes the place of "
-        "all of these with the numbers that it shows, which can be changed.",
+        tooltip="as above: schedule, steps, cfg, audio_cfg and sampler are used. A preset replaces all of "
+        "them with the numbers below it, which can be changed.",
     )
 
 
-def preset_of(values: dict[str, Any], model: Any) -> tuple[Preset, Tensor | None, tuple[int, ...]]:
-    """The preset with the numbers of its widgets, its list of sigmas if one is written, its blocks of stg."""
+def preset_of(values: Mapping[str, Any], model: Any) -> ChosenPreset:
+    """The preset that the widgets of ``preset_input`` describe; ``values`` are theirs by name."""
     preset = PRESETS[values["preset"]]
-    streams = {}
-    for stream in ("video", "audio"):
-        scales = {name: values[f"{stream}_{name}"] for name in SCALES if f"{stream}_{name}" in values}
-        streams[stream] = replace(getattr(preset, stream), **scales)
     sampler = values.get("sampler", preset.sampler)
-    own = {name: values[name] for name in ("steps", *SHAPE) if values.get(name) is not None}
-    eta = values.get("eta") if sampler in STOCHASTIC else None
-    chosen = replace(preset, sampler=sampler, eta=eta, **own, **streams)
-    listed = parse_sigmas(values["sigmas"]) if values.get("sigmas") else None
-    return chosen, listed, parse_blocks(values.get("stg_blocks", ""), model)
+    numbers = {name: values[name] for name in ("steps", *SHAPE) if values.get(name) is not None}
+    chosen = replace(
+        preset,
+        sampler=sampler,
+        eta=values.get("eta") if sampler in STOCHASTIC else None,
+        video=_with_scales(preset.video, "video", values),
+        audio=_with_scales(preset.audio, "audio", values),
+        **numbers,
+    )
+    sigmas = parse_sigmas(values["sigmas"]) if values.get("sigmas") else None
+    return ChosenPreset(chosen, sigmas, parse_blocks(values.get("stg_blocks", ""), model))
+
+
+def _with_scales(guidance: StreamGuidance, stream: str, values: Mapping[str, Any]) -> StreamGuidance:
+    """``guidance`` with the scales of its widgets."""
+    scales = {name: values[f"{stream}_{name}"] for name in SCALES if f"{stream}_{name}" in values}
+    return replace(guidance, **scales)
 
 
 def _numbers(preset: Preset) -> list[io.Input]:
+    """The widgets of a preset, with its numbers as defaults."""
     inputs: list[io.Input] = []
     if preset.schedule == SCHEDULED:
         inputs.append(
@@ -69,7 +88,7 @@ def _numbers(preset: Preset) -> list[io.Input]:
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip="Fresh noise of the samplers that add some.",
+            tooltip="The share of fresh noise, for samplers that add some.",
         )
     )
     for stream in ("video", "audio"):
@@ -78,10 +97,10 @@ def _numbers(preset: Preset) -> list[io.Input]:
 
 
 def _schedule(preset: Preset) -> list[io.Input]:
-    """The numbers of the schedule besides its steps."""
+    """The widgets of the schedule, without its steps."""
     if preset.schedule != SCHEDULED:
         text = ", ".join(f"{sigma:g}" for sigma in preset.sigmas().tolist())
-        tooltip = "The noise levels from step to step, falling to 0; the published list by default."
+        tooltip = "The noise level of each step, falling to 0; the published list by default."
         return [io.String.Input("sigmas", default=text, optional=True, tooltip=tooltip)]
     return [
         io.Float.Input(

@@ -15,15 +15,15 @@ class LTX2AVSampler(io.ComfyNode):
             node_id="LTX2AVSampler",
             display_name="LTX-2 Sampler",
             category="LTX-2/sampling",
-            description="A sampler for SamplerCustomAdvanced that keeps video and audio apart and draws its "
-            "noise on the CPU, so that every device gives the same clip.",
+            description="A sampler for SamplerCustomAdvanced that treats video and audio separately and "
+            "draws its noise on the CPU, so that every device makes the same clip.",
             inputs=[
                 io.Combo.Input(
                     "sampler",
                     options=list(SAMPLERS),
-                    tooltip="euler is the plain one; res_2s the best-looking, two evaluations a step; "
-                    "dpmpp_2m and res_multistep second order at one evaluation; the cfg_pp ones evaluate "
-                    "the negative prompt at any cfg.",
+                    tooltip="euler is the plain one; res_2s looks best, at two evaluations per step; "
+                    "dpmpp_2m and res_multistep are second order at one evaluation; the cfg_pp ones "
+                    "evaluate the negative prompt at any cfg.",
                 ),
                 io.Float.Input(
                     "eta",
@@ -31,8 +31,8 @@ class LTX2AVSampler(io.ComfyNode):
                     min=-1.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Fresh noise of euler_ancestral, euler_ancestral_cfg_pp and res_2s: 0 is none, "
-                    "-1 the usual amount (1, 1, 0.5). The others add none.",
+                    tooltip="The share of fresh noise of euler_ancestral, euler_ancestral_cfg_pp and res_2s: "
+                    "0 is none, -1 the usual share (1, 1, 0.5). The others add none.",
                 ),
             ],
             outputs=[io.Sampler.Output(display_name="sampler", tooltip="For SamplerCustomAdvanced.")],
@@ -40,5 +40,6 @@ class LTX2AVSampler(io.ComfyNode):
 
     @classmethod
     def execute(cls, sampler: str, eta: float) -> io.NodeOutput:
-        given = eta if eta >= 0 and sampler in STOCHASTIC else None
-        return io.NodeOutput(sampler_object(sampler, given))
+        # -1 is the usual share, and the other samplers have none.
+        share = eta if eta >= 0 and sampler in STOCHASTIC else None
+        return io.NodeOutput(sampler_object(sampler, share))

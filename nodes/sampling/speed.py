@@ -1,4 +1,4 @@
-"""Faster steps of the same result, for any sampler."""
+"""Faster sampling steps with the same result, for any sampler."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class LTX2AVSpeed(io.ComfyNode):
             node_id="LTX2AVSpeed",
             display_name="LTX-2 Speed",
             category="LTX-2/sampling",
-            description="Makes steps of the model faster with the same result, to the rounding of kernels. "
-            "What rounds is a matter of the file: the host multiplies a checkpoint in fp8 as it is stored, "
-            "where the GPU can.",
+            description="Makes the model faster with the same result, up to the rounding of kernels. Lower "
+            "precision depends on the checkpoint: ComfyUI multiplies one in fp8 as it is stored, if the GPU "
+            "can.",
             inputs=[
                 io.Model.Input(
                     "model",
@@ -29,8 +29,8 @@ class LTX2AVSpeed(io.ComfyNode):
                     "fused",
                     default=False,
                     tooltip="Exact. Compiles gated updates, norms and modulation into one kernel. Faster on "
-                    "a GPU, after a first step of some seconds; where nothing can be compiled the log says "
-                    "so, and the run goes on as without.",
+                    "a GPU, after a first step of some seconds; if compilation fails, the log says so and "
+                    "the run continues without it.",
                 ),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="For the sampler.")],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
+from ...ltx2_core.sampling.presets import LTXV as SCHEDULED
 from ...ltx2_core.sampling.schedules import (
     FIXED_SIGMAS,
     MANY_TOKENS,
@@ -20,9 +21,9 @@ from ...ltx2_core.sampling.schedules import (
 )
 from ..convert import video_of
 from ..host.latents import AUDIO_ONLY, Latent
-from ..host.sampling import sample, sample_guided
+from ..host.sampling import GuidedSampling, HostSampling
 from .checks import check_stage
-from .presets import BY_HAND, SCHEDULED, preset_input, preset_of
+from .presets import BY_HAND, preset_input, preset_of
 
 CATEGORY = "LTX-2/sampling"
 LTXV = "LTX-2 scheduler"
@@ -87,9 +88,15 @@ class LTX2AVScheduler(io.ComfyNode):
         terminal: float,
         latent: Latent | None = None,
     ) -> io.NodeOutput:
-        tokens = {} if latent is None else {"tokens": video_tokens(latent)}
-        shape = {"max_shift": max_shift, "base_shift": base_shift, "stretch": stretch, "terminal": terminal}
-        return io.NodeOutput(ltxv_sigmas(steps, **tokens, **shape))
+        sigmas = ltxv_sigmas(
+            steps,
+            MANY_TOKENS if latent is None else video_tokens(latent),
+            max_shift=max_shift,
+            base_shift=base_shift,
+            stretch=stretch,
+            terminal=terminal,
+        )
+        return io.NodeOutput(sigmas)
 
 
 class LTX2AVDistilledSigmas(io.ComfyNode):
@@ -104,7 +111,7 @@ class LTX2AVDistilledSigmas(io.ComfyNode):
                 io.Combo.Input(
                     "schedule",
                     options=list(FIXED_SIGMAS),
-                    tooltip="distilled: 8 steps from noise. The others go on from an existing clip: "
+                    tooltip="distilled: 8 steps from noise. The others refine an existing clip: "
                     "distilled_stage2 for 2.0, stage2_2.3 for 2.3.",
                 )
             ],
@@ -128,14 +135,14 @@ class LTX2AVSampleStage(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model, with LoRAs if any."),
                 io.Conditioning.Input("positive", tooltip="From LTX-2 Prompt."),
-                io.Conditioning.Input(
-                    "negative", tooltip="From LTX-2 Prompt; without effect where cfg is 1."
+                io.Conditioning.Input("negative", tooltip="From LTX-2 Prompt; without effect if cfg is 1."),
+                io.Latent.Input(
+                    "latent", tooltip="Latent to start from; its noise mask is 0 where content is preserved."
                 ),
-                io.Latent.Input("latent", tooltip="Latent to start from; its noise mask says what to keep."),
                 *run_inputs(),
                 *run_extras(),
             ],
-            outputs=[io.Latent.Output(display_name="latent", tooltip="The sampled latent; masks go along.")],
+            outputs=[io.Latent.Output(display_name="latent", tooltip="The sampled latent, with its masks.")],
         )
 
     @classmethod
@@ -152,24 +159,32 @@ class LTX2AVSampleStage(io.ComfyNode):
         audio_cfg: float,
         sampler: str,
         sigmas: Tensor | None = None,
-        preset: dict[str, Any] | None = None,
+        preset: Mapping[str, Any] | None = None,
     ) -> io.NodeOutput:
         check_stage(positive, latent)
-        settings = {"schedule": schedule, "steps": steps, "cfg": cfg, "audio_cfg": audio_cfg}
-        run = plan_run(model, latent, **settings, sampler=sampler, sigmas=sigmas, preset=preset)
+        run = plan_run(
+            model,
+            latent,
+            schedule=schedule,
+            steps=steps,
+            cfg=cfg,
+            audio_cfg=audio_cfg,
+            sampler=sampler,
+            sigmas=sigmas,
+            preset=preset,
+        )
         return io.NodeOutput(run(model, positive, negative, latent, seed))
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """How to sample: along which sigmas, with the host's guider or the library's."""
+    """A sampling run: its sigmas, and guidance and sampler of the host or of the library."""
 
     sigmas: Tensor
-    sample: Callable[..., Latent]
-    how: dict[str, Any]
+    sampling: HostSampling | GuidedSampling
 
     def __call__(self, model: Any, positive: Any, negative: Any, latent: Latent, seed: int) -> Latent:
-        return self.sample(model, positive, negative, latent, seed=seed, sigmas=self.sigmas, **self.how)
+        return self.sampling(model, positive, negative, latent, seed=seed, sigmas=self.sigmas)
 
 
 def plan_run(
@@ -182,10 +197,15 @@ def plan_run(
     audio_cfg: float,
     sampler: str,
     sigmas: Tensor | None = None,
-    preset: dict[str, Any] | None = None,
+    preset: Mapping[str, Any] | None = None,
     denoise: float = 1.0,
 ) -> Run:
-    """What the widgets of ``run_inputs`` and ``run_extras`` say; ``denoise`` runs that part of a schedule."""
+    """The run that the widgets of ``run_inputs`` and ``run_extras`` describe.
+
+    With ``denoise`` below 1 it is that part of the schedule, except of ``sigmas``. Raises ValueError for
+    sigmas that do not fall.
+    """
+    sampling: HostSampling | GuidedSampling
     if preset is not None and preset["preset"] != BY_HAND:
         chosen, listed, blocks = preset_of(preset, model)
         if sigmas is None and chosen.schedule == SCHEDULED:
@@ -195,14 +215,13 @@ def plan_run(
             )
         elif sigmas is None:
             sigmas = last_sigmas(chosen.sigmas() if listed is None else listed, denoise)
-        how = {"guidance": chosen.guidance(blocks), "sampler": chosen.sampler, "eta": chosen.eta}
-        run = Run(sigmas, sample_guided, how)
+        sampling = GuidedSampling(guidance=chosen.guidance(blocks), sampler=chosen.sampler, eta=chosen.eta)
     else:
         if sigmas is None:
             sigmas = schedule_sigmas(schedule, steps, latent, denoise)
-        run = Run(sigmas, sample, {"cfg": cfg, "audio_cfg": audio_cfg or cfg, "sampler": sampler})
+        sampling = HostSampling(cfg=cfg, audio_cfg=audio_cfg or cfg, sampler=sampler)
     validate_sigmas(sigmas, partial=True)
-    return run
+    return Run(sigmas, sampling)
 
 
 def run_inputs() -> list[io.Input]:
@@ -214,7 +233,7 @@ def run_inputs() -> list[io.Input]:
             min=0,
             max=2**64 - 1,
             control_after_generate=True,
-            tooltip="Starting noise: the same seed gives the same clip.",
+            tooltip="Seed of the noise: the same seed makes the same clip.",
         ),
         io.Combo.Input(
             "schedule",
@@ -243,17 +262,16 @@ def run_inputs() -> list[io.Input]:
         io.Combo.Input(
             "sampler",
             options=SAMPLERS,
-            tooltip="euler gives the same result with few and many steps; euler_ancestral adds "
-            "fresh noise at every step.",
+            tooltip="euler adds no noise; euler_ancestral adds fresh noise at every step.",
         ),
     ]
 
 
 def run_extras() -> list[io.Input]:
-    """What may take their place."""
+    """The inputs that replace those of ``run_inputs``."""
     return [
         io.Sigmas.Input(
-            "sigmas", optional=True, tooltip="A schedule of your own, in place of schedule and steps."
+            "sigmas", optional=True, tooltip="A custom schedule, in place of schedule and steps."
         ),
         preset_input(),
     ]
@@ -262,19 +280,22 @@ def run_extras() -> list[io.Input]:
 def schedule_sigmas(schedule: str, steps: int, latent: Latent, denoise: float = 1.0) -> Tensor:
     """The schedule of that name; the one with steps depends on the size of the video.
 
-    With ``denoise`` below 1 it takes as many steps over that part, a fixed list its last ones.
+    With ``denoise`` below 1, ``steps`` divide that last part of the schedule; of a fixed list its last steps
+    are used.
     """
-    if schedule != LTXV:
-        return last_sigmas(FIXED_SIGMAS[LISTS[schedule]], denoise).clone()
-    tokens = video_tokens(latent)
-    return partial_sigmas(lambda count: ltxv_sigmas(count, tokens), steps, denoise)
+    sigmas: Tensor
+    if schedule == LTXV:
+        tokens = video_tokens(latent)
+        sigmas = partial_sigmas(lambda count: ltxv_sigmas(count, tokens), steps, denoise)
+    else:
+        sigmas = last_sigmas(FIXED_SIGMAS[LISTS[schedule]], denoise).clone()
+    return sigmas
 
 
 def video_tokens(latent: Latent) -> int:
-    """Tokens of the video of a LATENT, guide frames included; 4096 of one that holds sound alone."""
-    if latent.get(AUDIO_ONLY):
-        return MANY_TOKENS
-    return prod(video_of(latent)["samples"].shape[2:])
+    """Tokens of the video of a LATENT, guide frames included; 4096 for one of audio only."""
+    tokens: int = MANY_TOKENS if latent.get(AUDIO_ONLY) else prod(video_of(latent)["samples"].shape[2:])
+    return tokens
 
 
 def steps_input(more: str = "") -> io.Input:

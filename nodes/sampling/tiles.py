@@ -17,19 +17,19 @@ class LTX2AVSpatialTiles(io.ComfyNode):
             node_id="LTX2AVSpatialTiles",
             display_name="LTX-2 Spatial Tiles",
             category="LTX-2/sampling",
-            description="Shows the model a large frame in overlapping tiles, at every step, and blends what "
-            "it says of them: memory and the time of attention follow a tile. Every sampler works on it.",
+            description="Evaluates a large frame in overlapping tiles at every step and blends their "
+            "velocities, so that memory and the time of attention are those of a tile. For any sampler.",
             inputs=[
                 io.Model.Input("model", tooltip="From LTX-2 Load All or LTX-2 Load Checkpoint."),
-                io.Int.Input("columns", default=2, min=1, max=16, tooltip="Tiles beside each other."),
-                io.Int.Input("rows", default=1, min=1, max=16, tooltip="Tiles above each other."),
+                io.Int.Input("columns", default=2, min=1, max=16, tooltip="Number of tiles side by side."),
+                io.Int.Input("rows", default=1, min=1, max=16, tooltip="Number of tiles from top to bottom."),
                 io.Int.Input(
                     "overlap",
                     default=4,
                     min=1,
                     max=64,
-                    tooltip="How much two tiles share, in cells of 32 pixels: more hides the seam better "
-                    "and takes longer.",
+                    tooltip="The overlap of two tiles, in cells of 32 pixels: more hides the seam better and "
+                    "takes longer.",
                 ),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="For the sampler.")],
@@ -41,5 +41,5 @@ class LTX2AVSpatialTiles(io.ComfyNode):
 
 
 def in_tiles(model: Any, tiles: Tiles) -> Any:
-    """A clone of MODEL that sees frames in tiles. Raises ValueError for the host's own network."""
+    """A clone of MODEL that evaluates frames in tiles. Raises ValueError for the host's own network."""
     return with_option(model, TILES, tiles, what="tiles")

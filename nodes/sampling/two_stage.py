@@ -1,4 +1,4 @@
-"""From one stage to the next in one node: guides off, larger, and everything given put back in."""
+"""From one stage to the next in one node: remove guides, upscale, and add all conditioning items again."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from typing import Any
 
 import torch
 from comfy_api.latest import io, ui
+from torch import Tensor
 
 from ...ltx2_core.conditioning.items import Conditioning, PreserveOutside
 from ...ltx2_core.conditioning.masks import expand_mask, mask_like
 from ...ltx2_core.shapes import SPATIAL_SCALE
 from ...ltx2_core.types import AVLatent, LatentState
-from ..clip.latents import CATEGORY, enlarged
+from ..clip.latents import enlarged
+from ..clip.plan import CATEGORY
 from ..conditioning.attached import (
     AttachedGuide,
     AttachedImage,
@@ -38,20 +40,21 @@ class LTX2AVNextStage(io.ComfyNode):
             has_intermediate_output=True,
             display_name="LTX-2 Next Stage",
             category=CATEGORY,
-            description="Everything between two stages: takes guide frames off, enlarges the video, and puts "
-            "images, guides and a kept source back in at the larger size. The sound passes with its mask.",
+            description="Everything between two stages: removes guide frames, upscales the video, and adds "
+            "images, guides and a preserved source again at the larger size. The audio stays as it is, with "
+            "its mask.",
             inputs=[
-                io.Conditioning.Input("positive", tooltip="What the stage before was sampled with."),
-                io.Conditioning.Input("negative", tooltip="Goes along with positive."),
-                io.Latent.Input("latent", tooltip="Result of the stage before, with its guide frames."),
+                io.Conditioning.Input("positive", tooltip="The positive input of the previous stage."),
+                io.Conditioning.Input("negative", tooltip="The negative input of the previous stage."),
+                io.Latent.Input("latent", tooltip="Result of the previous stage, with its guide frames."),
                 io.LatentUpscaleModel.Input("upscale_model", tooltip="Latent upscaler, such as spatial x2."),
-                io.Vae.Input("video_vae", tooltip="Video VAE that encodes what is put back in."),
+                io.Vae.Input("video_vae", tooltip="Video VAE that encodes images, guides and source."),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive", tooltip="For the next stage."),
                 io.Conditioning.Output(display_name="negative", tooltip="For the next stage."),
                 io.Latent.Output(display_name="latent", tooltip="For the next LTX-2 Sample Stage."),
-                io.String.Output(display_name="report", tooltip="What was done, in order."),
+                io.String.Output(display_name="report", tooltip="The changes to the latent, in order."),
             ],
         )
 
@@ -68,10 +71,10 @@ class LTX2AVNextStage(io.ComfyNode):
         positive, negative, latent = crop_guides(positive, negative, forgotten(latent))
         latent = enlarged(latent, upscale_model, video_vae)
         rows, columns = (SPATIAL_SCALE * size for size in video_of(latent)["samples"].shape[3:])
-        lines = [f"{guides} guide frames taken off"] * bool(guides) + [f"enlarged to {columns} x {rows}"]
+        lines = [f"{guides} guide frames removed"] * bool(guides) + [f"enlarged to {columns} x {rows}"]
         for item in given:
             positive, negative, latent, line = put_back(positive, negative, latent, video_vae, item)
-            lines.append(f"put back: {line}")
+            lines.append(f"added again: {line}")
         report = "\n".join(lines)
         return io.NodeOutput(positive, negative, latent, report, ui=ui.PreviewText(report))
 
@@ -79,25 +82,30 @@ class LTX2AVNextStage(io.ComfyNode):
 def put_back(
     positive: Any, negative: Any, latent: Latent, video_vae: Any, item: Given
 ) -> tuple[Any, Any, Latent, str]:
-    """Conditioning and LATENT with a remembered item, encoded at its size, and one line on it."""
+    """Conditioning and LATENT with ``item``, encoded at the size of the LATENT, and a line for the report."""
     if isinstance(item, AttachedGuide):
         return add_guide(positive, negative, video_vae, latent, item)
     if isinstance(item, AttachedImage):
-        line = f"{len(item.image)} pictures in place of the first frames"
+        line = f"{len(item.image)} images in place of the first frames"
         return positive, negative, place_image(video_vae, latent, item), line
-    line = f"the source, but for {int(item.made.sum())} of {len(item.made)} latent frames"
+    line = f"the source, except {int(item.made.sum())} of {len(item.made)} latent frames to regenerate"
     return positive, negative, place_source(video_vae, latent, item), line
 
 
 def place_source(video_vae: Any, latent: Latent, source: AttachedSource) -> Latent:
-    """The LATENT whose video is an encoded clip but for the frames to make; it remembers the clip."""
+    """The LATENT with ``source``, encoded, as its video, except for the frames to regenerate.
+
+    The LATENT records the source for the next stage.
+    """
     encoded = video_vae.encode(image_at_stage(source.image, video_of(latent), 0))
-    kept = PreserveOutside(latent=AVLatent(encoded, None), video=source.made, audio=torch.zeros(0).bool())
-    return remember(applied(latent, kept), source)
+    preserved = PreserveOutside(
+        latent=AVLatent(encoded, None), video=source.made, audio=torch.zeros(0).bool()
+    )
+    return remember(applied(latent, preserved), source)
 
 
 def applied(latent: Latent, item: Conditioning) -> Latent:
-    """The LATENT after an item of the library."""
+    """The LATENT to which a conditioning item of the library was applied, with a noise mask."""
     streams = split(latent)
     samples = AVLatent(*(None if one is None else one["samples"] for one in streams))
     mask = mask_like(samples)
@@ -106,13 +114,14 @@ def applied(latent: Latent, item: Conditioning) -> Latent:
     if streams.audio is not None and "noise_mask" in streams.audio:
         mask = AVLatent(mask.video, streams.audio["noise_mask"][:, :1, :, :1].expand_as(mask.audio))
     state = item.apply(LatentState(latent=samples, mask=mask, fps=1.0))
-    video, audio = (
-        None if one is None else {**one, "samples": x.clone(), "noise_mask": m.to(torch.float32).clone()}
-        for one, x, m in zip(
-            streams,
-            (state.latent.video, state.latent.audio),
-            (state.mask.video, state.mask.audio),
-            strict=True,
-        )
-    )
-    return Streams(video, audio).joined()
+    return Streams(
+        _with_samples(streams.video, state.latent.video, state.mask.video),
+        _with_samples(streams.audio, state.latent.audio, state.mask.audio),
+    ).joined()
+
+
+def _with_samples(stream: Latent | None, samples: Tensor | None, mask: Tensor | None) -> Latent | None:
+    """The LATENT of one stream with copies of ``samples`` and ``mask``; None for an absent stream."""
+    if stream is None or samples is None or mask is None:
+        return None
+    return {**stream, "samples": samples.clone(), "noise_mask": mask.to(torch.float32).clone()}

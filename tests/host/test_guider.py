@@ -1,4 +1,4 @@
-"""The guider in the host: no block twice, skipped steps cost nothing, and the same bits in every way."""
+"""The guider in the host: no block is computed twice, and skipped steps cost nothing."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ SIGMAS = "1, 0.8, 0.5, 0"
 STEPS = 3
 
 
-def test_the_perturbed_pass_shares_blocks_and_gives_what_it_gives_alone(
-    server: Server, models: TinyModels
-) -> None:
+def test_the_perturbed_pass_shares_blocks_with_the_same_result(server: Server, models: TinyModels) -> None:
     bench = Bench(models)
     euler, plain = bench.core("euler"), bench.model
     shared = bench.sample(bench.guider(ALL, stg_blocks="1"), euler, SIGMAS)
@@ -37,7 +35,7 @@ def test_the_perturbed_pass_shares_blocks_and_gives_what_it_gives_alone(
         ({**ALL, "stg": 0.0, "skip_steps": 99}, {}, 3, 3),
     ],
 )
-def test_each_block_computes_no_more_than_the_guidance_asks_for(
+def test_each_block_computes_no_more_than_the_guidance_needs(
     server: Server, models: TinyModels, scales: dict, changes: dict, first_block: int, last_block: int
 ) -> None:
     bench = Bench(models)
@@ -69,27 +67,27 @@ def test_the_schedule_of_a_preset_can_be_changed_number_by_number(server: Server
             for stream in ("video", "audio")
             for scale in ("cfg", "stg", "modality", "rescale")
         }
-        given = {"sampler": "euler", "eta": 0.0, "stg_blocks": "", **scales, **numbers}
+        values = {"sampler": "euler", "eta": 0.0, "stg_blocks": "", **scales, **numbers}
         return bench.g.add(
-            "LTX2AVSampleStage", **stage, preset=name, **{f"preset.{k}": v for k, v in given.items()}
+            "LTX2AVSampleStage", **stage, preset=name, **{f"preset.{k}": v for k, v in values.items()}
         )
 
     shape = {"max_shift": 3.0, "base_shift": 1.0, "terminal": 0.2}
     sigmas = bench.g.add("LTX2AVScheduler", latent=bench.latent, steps=3, stretch=True, **shape)
-    given = bench.g.add("ManualSigmas", sigmas="0.9, 0.4, 0")
+    manual = bench.g.add("ManualSigmas", sigmas="0.9, 0.4, 0")
     found = bench.run(
         server,
         shaped=preset("dev 20", steps=3, **shape),
         by_hand=bench.g.add("LTX2AVSampleStage", **stage, sigmas=sigmas),
         listed=preset("distilled 3", sigmas="0.9, 0.4, 0"),
-        given=bench.g.add("LTX2AVSampleStage", **stage, sigmas=given),
+        manual=bench.g.add("LTX2AVSampleStage", **stage, sigmas=manual),
     )
     assert distance(found["shaped"], found["by_hand"]) < 1e-5
-    assert distance(found["listed"], found["given"]) < 1e-5
+    assert distance(found["listed"], found["manual"]) < 1e-5
     assert distance(found["shaped"], found["listed"]) > 1e-3
 
 
-def test_a_schedule_in_two_parts_is_the_whole_one(server: Server, models: TinyModels) -> None:
+def test_a_schedule_in_two_parts_equals_the_whole_one(server: Server, models: TinyModels) -> None:
     bench = Bench(models)
     guider = bench.guider({"cfg": 3.0})
     parts = ("1, 0.95, 0.8", "0.8, 0.5, 0")
@@ -120,7 +118,7 @@ def ranged(bench: Bench, *below: tuple[float, float]) -> Link:
     return bench.guider({**ALL, "stg": 0.0}, **ranges)
 
 
-def test_ranges_of_guidance_are_what_each_gives_alone(server: Server, models: TinyModels) -> None:
+def test_ranges_of_guidance_equal_runs_with_each_alone(server: Server, models: TinyModels) -> None:
     bench = Bench(models)
     euler, latent = bench.core("euler"), bench.latent
     whole = bench.sample(ranged(bench, (0.3, 1.0), (0.85, 2.0)), euler, "1, 0.8, 0.3, 0")
@@ -134,7 +132,7 @@ def test_ranges_of_guidance_are_what_each_gives_alone(server: Server, models: Ti
     assert distance(found["whole"], found["alone"]) > 1e-3
 
 
-def test_a_range_costs_what_it_asks_for(server: Server, models: TinyModels) -> None:
+def test_a_range_costs_the_passes_that_it_needs(server: Server, models: TinyModels) -> None:
     bench = Bench(models)
     bench.model = bench.g.add("LTX2ProbeCount", model=bench.model, name="ranges")
     guider = ranged(bench, (0.85, 2.0), (0.3, 1.0))
@@ -146,5 +144,5 @@ def test_a_range_costs_what_it_asks_for(server: Server, models: TinyModels) -> N
 def test_two_ranges_at_one_noise_level_are_an_error(server: Server, models: TinyModels) -> None:
     bench = Bench(models)
     latent = bench.sample(ranged(bench, (0.5, 2.0), (0.5, 1.0)), bench.core("euler"))
-    with pytest.raises(GraphError, match=r"below_sigma=0\.5 is given by two .* such as 0\.25"):
+    with pytest.raises(GraphError, match=r"below_sigma=0\.5 is used by two .* such as 0\.25"):
         bench.run(server, latent=latent)

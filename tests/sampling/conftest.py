@@ -1,4 +1,4 @@
-"""The tiny network of the denoiser's tests."""
+"""The tiny network for the tests of the denoiser."""
 
 from __future__ import annotations
 

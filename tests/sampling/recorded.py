@@ -1,4 +1,4 @@
-"""A tiny network that remembers what it was given, and clips for it: what tests of the denoiser share."""
+"""A tiny network that records its calls, and clips for it, shared by the tests of the denoiser."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONFIG = TransformerConfig(
 
 
 class Recorded(Transformer):
-    """The real network, tiny, that remembers what it was given."""
+    """The real network, tiny, with a list of the inputs and outputs of its calls."""
 
     def forward(self, video, audio, perturbations=None, **options):
         out = super().forward(video, audio, perturbations, **options)

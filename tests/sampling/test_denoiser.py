@@ -32,33 +32,33 @@ def test_x0_is_the_state_less_its_noise(model):
     state = empty_state(PLAN)
     x = noisy(state)
     x0 = Denoiser(model, state, text())(x, 0.7)
-    velocity, sound = cells(model, state)
+    velocity, audio_velocity = cells(model, state)
     torch.testing.assert_close(x0.video, x.video - 0.7 * velocity)
-    torch.testing.assert_close(x0.audio, x.audio - 0.7 * sound)
+    torch.testing.assert_close(x0.audio, x.audio - 0.7 * audio_velocity)
 
 
 def test_officially_each_cell_loses_its_own_noise(model):
     state, sigma = soft_state(), 0.7
     x, m, clean = noisy(state), state.mask.video, state.latent.video
     x0 = Denoiser(model, state, text())(x, sigma)
-    seen = model.calls[-1][0]
-    torch.testing.assert_close(unpatchify_video(seen.tokens, 3, 2, 2), x.video)
+    video = model.calls[-1][0]
+    torch.testing.assert_close(unpatchify_video(video.tokens, 3, 2, 2), x.video)
     z = x.video - m * sigma * cells(model, state)[0]
     torch.testing.assert_close(x0.video, m * z + (1 - m) * clean)
 
 
-def test_in_comfy_kept_content_is_shown_and_each_cell_loses_the_noise_of_the_step(model):
+def test_in_comfy_the_model_gets_preserved_content_and_each_cell_loses_the_noise_of_the_step(model):
     state, sigma = soft_state(), 0.7
     x, m, clean = noisy(state), state.mask.video, state.latent.video
     x0 = Denoiser(model, state, text(), numerics=Numerics.COMFY)(x, sigma)
-    shown = m * x.video + (1 - m) * clean
-    torch.testing.assert_close(unpatchify_video(model.calls[-1][0].tokens, 3, 2, 2), shown)
-    z = shown - sigma * cells(model, state)[0]
+    blended = m * x.video + (1 - m) * clean
+    torch.testing.assert_close(unpatchify_video(model.calls[-1][0].tokens, 3, 2, 2), blended)
+    z = blended - sigma * cells(model, state)[0]
     torch.testing.assert_close(x0.video, m * z + (1 - m) * clean)
 
 
 @pytest.mark.parametrize("numerics", list(Numerics))
-def test_tokens_are_told_their_own_noise_and_equal_ones_once(model, numerics):
+def test_each_token_has_its_own_timestep_and_equal_ones_share_one(model, numerics):
     state, sigma = soft_state(), 0.5
     Denoiser(model, state, text(), numerics=numerics)(noisy(state), sigma)
     video, audio = model.calls[-1][:2]
@@ -70,17 +70,17 @@ def test_tokens_are_told_their_own_noise_and_equal_ones_once(model, numerics):
 
 
 @pytest.mark.parametrize(("numerics", "video", "audio"), [("official", 0.5, 0.5), ("comfy", 0.3, 0.35)])
-def test_gates_see_the_noise_of_the_step_officially_and_that_of_the_noisiest_token_in_comfy(
+def test_gates_use_the_noise_of_the_step_officially_and_that_of_the_noisiest_token_in_comfy(
     model, numerics, video, audio
 ):
     state = soft_state()
     Denoiser(model, state, text(), numerics=Numerics(numerics))(noisy(state), 0.5)
-    seen = model.calls[-1]
-    assert (seen[0].sigma.item(), seen[1].sigma.item()) == pytest.approx((video, audio))
+    inputs = model.calls[-1]
+    assert (inputs[0].sigma.item(), inputs[1].sigma.item()) == pytest.approx((video, audio))
 
 
 @pytest.mark.parametrize("numerics", list(Numerics))
-def test_a_frozen_stream_is_shown_without_noise_to_itself_and_to_the_other(model, numerics):
+def test_a_frozen_stream_has_no_noise_for_itself_and_for_the_other(model, numerics):
     state = InputAudio(latent=torch.randn(1, 8, 17, 16)).apply(empty_state(PLAN))
     x = initial_state(state, noisy(state), 1.0, numerics)
     Denoiser(model, state, text(), numerics=numerics)(x, 1.0)
@@ -93,13 +93,17 @@ def test_a_frozen_stream_is_shown_without_noise_to_itself_and_to_the_other(model
 
 @pytest.mark.parametrize("numerics", list(Numerics))
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_kept_cells_come_out_bit_for_bit(model, name, numerics):
+def test_preserved_cells_come_out_bit_for_bit(model, name, numerics):
     state = soft_state()
     state = replace(state, latent=state.latent.map(lambda x: x * 3 + 1e-3))
     denoise = Denoiser(model, state, text(), text(1), guidance=CFG(video=3, audio=2), numerics=numerics)
     x = initial_state(state, noisy(state), 0.909375, numerics)
     out = SAMPLERS[name](
-        denoise, x, DISTILLED_STAGE2_SIGMAS, generator=torch.Generator().manual_seed(0), keep=denoise.keep
+        denoise,
+        x,
+        DISTILLED_STAGE2_SIGMAS,
+        generator=torch.Generator().manual_seed(0),
+        preserve=denoise.preserve,
     )
     assert torch.equal(out.video[:, :, 0], state.latent.video[:, :, 0])
     assert not torch.equal(out.video[:, :, 1], state.latent.video[:, :, 1])
@@ -119,7 +123,7 @@ def test_official_and_comfy_agree_on_masks_of_zero_and_one(model):
     torch.testing.assert_close(runs[0].audio, runs[1].audio)
 
 
-def test_guidance_per_stream_leaves_the_other_one_as_it_is(model):
+def test_guidance_of_one_stream_does_not_change_the_other(model):
     state = empty_state(PLAN)
     x = noisy(state)
     plain = Denoiser(model, state, text())(x, 0.8)
@@ -169,7 +173,7 @@ def test_the_model_computes_in_its_own_precision_and_the_state_stays_float32(mod
     torch.testing.assert_close(out.video, Denoiser(model, state, text())(x, 0.8).video, atol=0.2, rtol=0.1)
 
 
-def test_the_rotary_tables_are_made_once_and_equal_those_the_model_would_make(model):
+def test_the_rotary_tables_are_computed_once_and_equal_those_of_the_model(model):
     state = GuideFrames(latent=torch.randn(1, 128, 1, 2, 2), frame=9).apply(empty_state(PLAN))
     x = noisy(state)
     Denoiser(model, state, text())(x, 0.8)
@@ -182,7 +186,7 @@ def test_the_rotary_tables_are_made_once_and_equal_those_the_model_would_make(mo
 
 
 @pytest.mark.parametrize("between", [0.0, 1.0])
-def test_guides_and_video_see_each_other_by_the_weight_of_the_guide(between):
+def test_guides_and_video_attend_to_each_other_by_the_weight_of_the_guide(between):
     def guide(tokens, weight):
         return Guide(frames=1, positions=torch.zeros(1, 3, tokens, 2), attention=weight)
 
@@ -200,7 +204,7 @@ def test_guides_and_video_see_each_other_by_the_weight_of_the_guide(between):
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_kept_cells_are_kept_at_every_split_of_an_official_schedule(model, name):
+def test_masked_cells_are_preserved_at_every_split_of_an_official_schedule(model, name):
     state = soft_state()
     state = replace(state, latent=state.latent.map(lambda x: x * 3 + 1e-3))
     denoise = Denoiser(model, state, text(), text(1), guidance=CFG(video=3, audio=2))
@@ -210,7 +214,7 @@ def test_kept_cells_are_kept_at_every_split_of_an_official_schedule(model, name)
         x,
         DISTILLED_STAGE2_SIGMAS[:3],
         generator=torch.Generator().manual_seed(0),
-        keep=denoise.keep,
+        preserve=denoise.preserve,
     )
     assert torch.equal(out.video[:, :, 0], state.latent.video[:, :, 0])
 
@@ -219,7 +223,7 @@ def test_what_cannot_be_denoised_is_refused(model):
     state = empty_state(PLAN, 2)
     with pytest.raises(ValueError, match="0 to 1"):
         Denoiser(model, state, text(), guidance=Guidance(video=StreamGuidance(stg=1), stg_blocks=(28,)))
-    with pytest.raises(ValueError, match="reference sound"):
+    with pytest.raises(ValueError, match="reference audio"):
         Denoiser(model, state, text(), guidance=Guidance(audio=StreamGuidance(identity=3)))
     with pytest.raises(ValueError, match="nag needs a negative"):
         Denoiser(model, state, text(), nag=Nag())

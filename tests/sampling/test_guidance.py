@@ -1,4 +1,4 @@
-"""Guidance: which evaluations a step needs and how they combine."""
+"""Guidance: which passes a step needs and how they are combined."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ def estimates(seed=0, batch=2):
         (Guidance(video=StreamGuidance(cfg=3, stg=1, modality=3, identity=1), stg_blocks=(1,)), list(Pass)),
     ],
 )
-def test_each_neutral_value_takes_its_evaluation_away(guidance, passes):
+def test_each_neutral_value_saves_its_pass(guidance, passes):
     assert list(guidance.passes()) == passes
 
 
-def test_a_stream_that_is_not_generated_asks_for_nothing():
+def test_a_stream_that_is_not_generated_needs_no_pass():
     assert CFG(video=3).passes(video=False) == (Pass.CONDITIONAL,)
     assert CFG(video=3).passes(audio=False) == (Pass.CONDITIONAL, Pass.NEGATIVE)
 
 
-def test_without_guidance_the_conditional_estimate_comes_back_untouched():
+def test_without_guidance_the_conditional_estimate_is_returned():
     x0 = estimates()
     out = Guidance(video=StreamGuidance(rescale=0.7)).combine(x0)
     assert out.video is x0[Pass.CONDITIONAL].video
@@ -76,7 +76,7 @@ def test_the_passes_add_up_as_published():
 
 
 @pytest.mark.parametrize("rescale", [0.45, 1.0])
-def test_rescale_brings_back_the_deviation_of_each_sample(rescale):
+def test_rescale_restores_the_deviation_of_each_sample(rescale):
     x0 = estimates()
     x0[Pass.NEGATIVE] = x0[Pass.NEGATIVE].map(
         lambda x: x * torch.tensor([1.0, 5.0]).view(-1, *[1] * (x.ndim - 1))
@@ -87,7 +87,7 @@ def test_rescale_brings_back_the_deviation_of_each_sample(rescale):
         torch.testing.assert_close(rescaled[sample], plain[sample] * (rescale * ratio + 1 - rescale))
 
 
-def test_perturbations_name_the_streams_that_ask_for_them():
+def test_perturbations_name_the_streams_that_use_them():
     guidance = Guidance(video=StreamGuidance(stg=1), stg_blocks=(29,))
     perturbation = guidance.perturbation(Pass.PERTURBED)
     assert perturbation.video_self_attention == (29,)
@@ -114,7 +114,7 @@ def test_cfg_star_subtracts_the_negative_estimate_that_fits_best():
     torch.testing.assert_close(Guidance(video=StreamGuidance(cfg=3, cfg_star=True)).combine(same).video, c)
 
 
-def test_projected_guidance_drops_the_part_along_the_estimate():
+def test_projected_guidance_drops_the_part_parallel_to_the_estimate():
     x0 = estimates()
     c, n = x0[Pass.CONDITIONAL].video, x0[Pass.NEGATIVE].video
     update = Guidance(video=StreamGuidance(cfg=2, apg_eta=0.0)).combine(x0).video - c

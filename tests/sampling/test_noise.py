@@ -48,7 +48,7 @@ def test_guide_frames_change_the_noise_of_the_audio_and_not_the_global_generator
     assert torch.equal(torch.get_rng_state(), untouched)
 
 
-def test_a_generator_goes_on_and_a_batch_is_one_draw():
+def test_a_generator_continues_and_a_batch_is_one_draw():
     generator = torch.Generator().manual_seed(5)
     first, second = make_noise(SMALL, generator), make_noise(SMALL, generator)
     assert torch.equal(first.video, make_noise(SMALL, 5).video)

@@ -1,4 +1,4 @@
-"""Guidance as evaluations: how many a step takes, in how many calls, and which are saved."""
+"""Guidance passes of a step: how many there are, in how many forward passes, and which are saved."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ ALL = Guidance(video=StreamGuidance(cfg=3, stg=1, modality=3, rescale=0.7), stg_
 
 @contextmanager
 def block_samples(model):
-    """How many samples each block is given, call by call."""
-    given = [[] for _ in model.transformer_blocks]
+    """How many samples each block computes, forward pass by forward pass."""
+    counts = [[] for _ in model.transformer_blocks]
     hooks = [
-        block.register_forward_pre_hook(lambda block, args, number=number: given[number].append(len(args[0])))
+        block.register_forward_pre_hook(
+            lambda block, args, number=number: counts[number].append(len(args[0]))
+        )
         for number, block in enumerate(model.transformer_blocks)
     ]
-    yield given
+    yield counts
     for hook in hooks:
         hook.remove()
 
@@ -40,7 +42,7 @@ def block_samples(model):
     ("guidance", "passes"),
     [(CFG(), 1), (CFG(video=3), 2), (CFG(audio=3), 2), (CFG(video=3, audio=7), 2), (STG, 2), (ALL, 4)],
 )
-def test_a_step_costs_one_evaluation_for_each_scale_in_use_and_the_same_bits_however_they_are_asked_for(
+def test_a_step_costs_one_pass_for_each_scale_in_use_with_the_same_bits_for_any_batch_size(
     model, guidance, passes
 ):
     state = empty_state(PLAN, 2)
@@ -56,7 +58,7 @@ def test_a_step_costs_one_evaluation_for_each_scale_in_use_and_the_same_bits_how
 
 
 @pytest.mark.parametrize(("guidance", "passes"), [(CFG(video=3), 2), (STG, 2), (ALL, 4)])
-def test_elsewhere_they_share_calls_and_give_the_same_numbers(network, guidance, passes):
+def test_in_other_dtypes_passes_share_calls_and_give_the_same_numbers(network, guidance, passes):
     # Float64 stands for every device and dtype in which passes share calls.
     model = copy.deepcopy(network).double()
     model.calls = []
@@ -67,10 +69,10 @@ def test_elsewhere_they_share_calls_and_give_the_same_numbers(network, guidance,
         denoise = Denoiser(
             model, state, text(), text(1), guidance=guidance, passes_per_call=size, dtype=torch.float64
         )
-        with block_samples(model) as given:
+        with block_samples(model) as counts:
             results.append(denoise(x, 0.8))
         assert len(model.calls) == math.ceil(passes / size)
-        assert sum(given[0]) == 2 * (passes - bool(guidance.stg_blocks)) and sum(given[1]) == 2 * passes
+        assert sum(counts[0]) == 2 * (passes - bool(guidance.stg_blocks)) and sum(counts[1]) == 2 * passes
     for sliced in results[1:]:
         torch.testing.assert_close(results[0].video, sliced.video, atol=1e-6, rtol=1e-6)
         torch.testing.assert_close(results[0].audio, sliced.audio, atol=1e-6, rtol=1e-6)
@@ -78,16 +80,16 @@ def test_elsewhere_they_share_calls_and_give_the_same_numbers(network, guidance,
 
 @pytest.mark.parametrize("audio", [True, False])
 @pytest.mark.parametrize("block", [0, 1])
-def test_the_perturbed_pass_starts_at_its_block_and_gives_what_it_gives_from_the_start(model, block, audio):
+def test_the_perturbed_pass_starts_at_its_block_with_the_result_of_a_whole_one(model, block, audio):
     state = empty_state(PLAN, 2, audio=audio)
     x = noisy(state)
     guidance = Guidance(video=StreamGuidance(stg=1), stg_blocks=(block,))
     denoise = Denoiser(model, state, text(), guidance=guidance)
-    with block_samples(model) as given:
+    with block_samples(model) as counts:
         guided = denoise(x, 0.8)
-    assert given == [[2, 2][block:], [2, 2]]
-    video, sound, perturbations, _ = model.calls[-1]
-    velocity = model(video, sound, perturbations)[0]
+    assert counts == [[2, 2][block:], [2, 2]]
+    video, audio_input, perturbations, _ = model.calls[-1]
+    velocity = model(video, audio_input, perturbations)[0]
     plain = Denoiser(model, state, text())(x, 0.8)
     perturbed = x.video - 0.8 * unpatchify_video(velocity, *x.video.shape[2:])
     assert not torch.allclose(perturbed, plain.video, atol=1e-3)
@@ -155,7 +157,7 @@ def test_guidance_that_ends_early_saves_the_evaluations_of_the_other_steps(model
         model.calls.clear()
 
 
-def test_nag_reads_the_negative_prompt_without_a_pass(model):
+def test_nag_uses_the_negative_prompt_without_a_pass(model):
     state = empty_state(PLAN)
     x = noisy(state)
 
@@ -199,16 +201,16 @@ def test_a_step_cache_saves_evaluations_and_a_low_threshold_saves_none(model, ki
     ("video", "audio", "evaluated"),
     [(1, 1, [0, 2, 4, 6]), (3, 3, [0, 4]), (0, 0, range(8)), (3, 1, [0, 2, 4, 6])],
 )
-def test_skipped_steps_take_the_last_estimate_of_their_stream_again(model, video, audio, evaluated):
+def test_skipped_steps_repeat_the_last_estimate_of_their_stream(model, video, audio, evaluated):
     state = empty_state(PLAN)
     scales = {"video": StreamGuidance(cfg=3, skip_steps=video), "audio": StreamGuidance(skip_steps=audio)}
     denoise = Denoiser(model, state, text(), text(1), guidance=Guidance(**scales), sigmas=DISTILLED_SIGMAS)
-    seen = []
-    sample_euler(denoise, noisy(state), DISTILLED_SIGMAS, lambda step, steps, x0: seen.append(x0))
-    assert len(seen) == 8
+    estimates = []
+    sample_euler(denoise, noisy(state), DISTILLED_SIGMAS, lambda step, steps, x0: estimates.append(x0))
+    assert len(estimates) == 8
     for name, every in (("video", video + 1), ("audio", audio + 1)):
         for step in range(1, 8):
-            same = torch.equal(getattr(seen[step], name), getattr(seen[step - 1], name))
+            same = torch.equal(getattr(estimates[step], name), getattr(estimates[step - 1], name))
             assert same == (step % every > 0), (name, step)
     # Where the audio alone is due, the negative prompt of the video is not.
     due = [2 if step % (video + 1) == 0 else 1 for step in evaluated]
@@ -221,5 +223,5 @@ def test_both_halves_of_a_res_2s_step_are_skipped_together(model):
     denoise = Denoiser(model, state, text(), guidance=guidance, sigmas=DISTILLED_SIGMAS)
     sample_res_2s(denoise, noisy(state), DISTILLED_SIGMAS, generator=torch.Generator())
     assert denoise.evaluations == (8, 9)
-    with pytest.raises(ValueError, match="give sigmas"):
+    with pytest.raises(ValueError, match="pass sigmas"):
         Denoiser(model, state, text(), guidance=guidance)

@@ -1,4 +1,4 @@
-"""Presets are the published numbers, and what made a clip makes it again."""
+"""Presets are the published numbers, and the saved settings of a clip reproduce it."""
 
 from __future__ import annotations
 
@@ -111,12 +111,12 @@ def test_the_second_stage_is_not_guided_and_reads_the_negative_prompt_only_for_w
 )
 def test_watching_a_run_does_not_change_it_and_its_evaluations_are_counted(pipeline, sampler, evaluations):
     options = {"prompt": "a ball", "guidance": FULL, "sampler": sampler, "seed": 4, **SMALL}
-    seen = []
+    estimates = []
     plain = pipeline(**options)
-    watched = pipeline(on_step=lambda p: seen.append(p.x0), **options)
+    watched = pipeline(on_step=lambda p: estimates.append(p.x0), **options)
     assert torch.equal(plain.latents.video, watched.latents.video)
     assert torch.equal(plain.latents.audio, watched.latents.audio)
-    assert any(x0 is not None for x0 in seen)
+    assert any(x0 is not None for x0 in estimates)
     assert plain.settings()["evaluations"] == [plain.evaluations[0]._asdict()]
     assert plain.evaluations == ((evaluations, 0),)
 

@@ -36,7 +36,7 @@ def latent(seed=0):
 
 
 class Flow:
-    """A denoiser made of a function; the negative prompt sees what the positive one does."""
+    """A denoiser by a function; the negative prompt has the same estimate."""
 
     def __init__(self, x0):
         self.x0, self.calls = x0, []
@@ -62,7 +62,7 @@ def equal(a, b):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("sigmas", [torch.tensor([1.0, 0.0]), DISTILLED_SIGMAS, ltxv_sigmas(5)])
-def test_a_model_that_always_sees_the_same_clip_gives_exactly_that_clip(name, sigmas):
+def test_a_constant_estimate_is_the_result_exactly(name, sigmas):
     target = latent(1)
     out = SAMPLERS[name](towards(target), latent(2), sigmas, generator=torch.Generator())
     assert equal(out, target)
@@ -106,7 +106,7 @@ def test_ancestral_without_eta_is_euler_and_needs_no_generator():
 
 
 @pytest.mark.parametrize(
-    ("sigma", "sigma_next", "eta", "down", "keep", "alpha", "noise"),
+    ("sigma", "sigma_next", "eta", "down", "ratio", "alpha", "noise"),
     [
         (0.909375, 0.725, 1.0, 0.578007, 0.635609, 0.651669, 0.619472),
         (1.0, 0.99375, 1.0, 0.987539, 0.987539, 0.501567, 0.861510),
@@ -114,10 +114,10 @@ def test_ancestral_without_eta_is_euler_and_needs_no_generator():
         (0.909375, 0.725, 0.5, 0.651503, 0.716430, 0.789104, 0.511197),
     ],
 )
-def test_ancestral_coefficients_are_the_published_ones(sigma, sigma_next, eta, down, keep, alpha, noise):
+def test_ancestral_coefficients_are_the_published_ones(sigma, sigma_next, eta, down, ratio, alpha, noise):
     step = ancestral_step(sigma, sigma_next, eta)
     assert (step.down, step.down / sigma, step.alpha, step.noise) == pytest.approx(
-        (down, keep, alpha, noise), abs=2e-6
+        (down, ratio, alpha, noise), abs=2e-6
     )
 
 
@@ -131,11 +131,11 @@ def test_ancestral_noise_is_decided_by_the_generator_alone():
     assert not equal(run(1), run(2))
 
 
-def test_kept_content_can_be_put_back_after_the_noise():
-    clean, seen = latent(3), []
+def test_content_can_be_preserved_after_the_noise():
+    clean, states = latent(3), []
 
     def denoise(x, sigma):
-        seen.append(x)
+        states.append(x)
         return clean
 
     sample_euler_ancestral(
@@ -143,10 +143,10 @@ def test_kept_content_can_be_put_back_after_the_noise():
         clean,
         DISTILLED_SIGMAS,
         generator=torch.Generator(),
-        keep=lambda x: AVLatent(x.video, clean.audio),
+        preserve=lambda x: AVLatent(x.video, clean.audio),
     )
-    assert all(torch.equal(x.audio, clean.audio) for x in seen)
-    assert not torch.equal(seen[-1].video, clean.video)
+    assert all(torch.equal(x.audio, clean.audio) for x in states)
+    assert not torch.equal(states[-1].video, clean.video)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -231,7 +231,7 @@ def test_the_error_falls_with_the_order_of_the_sampler(name, options, order):
 
 
 @pytest.mark.parametrize("name", STOCHASTIC)
-def test_fresh_noise_keeps_the_distribution(name):
+def test_fresh_noise_preserves_the_distribution(name):
     denoise, state = gaussian(0.5)
     z = AVLatent(torch.randn(1, 128, 4, 4, 8, generator=torch.Generator().manual_seed(5)), None)
     sigmas = torch.linspace(0.95, 0.3, 33)
@@ -244,7 +244,7 @@ def test_fresh_noise_keeps_the_distribution(name):
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_a_step_costs_the_evaluations_that_are_declared(name):
+def test_a_step_costs_the_declared_evaluations(name):
     flow = Flow(curved.x0)
     SAMPLERS[name](flow, latent(), DISTILLED_SIGMAS[:4], generator=torch.Generator())
     assert len(flow.calls) == 3 * EVALUATIONS.get(name, 1)
@@ -275,7 +275,7 @@ def test_res_2s_noise_coefficients_are_the_published_ones():
     assert sde_step(0.725, 1.0).noise == pytest.approx(0.9999 * 0.725)
 
 
-def test_the_coefficients_of_tiny_steps_keep_their_digits():
+def test_the_coefficients_of_tiny_steps_are_precise():
     step = res_2s_step(0.5 * (1 + 1e-9), 0.5)
     assert (step.a21, step.b1, step.b2) == pytest.approx((0.5, 0.0, 1.0), abs=1e-6)
 
@@ -303,8 +303,8 @@ def test_res_2s_standardises_the_noise_of_each_sample_and_stream_by_itself():
 
         def noise(noised, moved, start):
             direction = (start.double() - moved) / (sigma - sigma_next)
-            kept = (start - direction * sigma + direction * c.down) * c.alpha
-            return (noised - kept) / c.noise
+            rest = (start - direction * sigma + direction * c.down) * c.alpha
+            return (noised - rest) / c.noise
 
         return AVLatent(
             None if x.video is None else noise(out.video, plain.video, x.video),
@@ -323,7 +323,7 @@ def test_cfg_pp_gives_the_published_step(eta):
 
     class Guided:
         def __call__(self, x, sigma):
-            raise AssertionError("the pair is asked for")
+            raise AssertionError("pair() was not used")
 
         def pair(self, x, sigma):
             return Estimates(x0, u0)
@@ -339,7 +339,7 @@ def test_cfg_pp_gives_the_published_step(eta):
     torch.testing.assert_close(out.video, expected)
 
 
-def test_cfg_pp_renews_everything_at_sigma_1_with_eta_1():
+def test_cfg_pp_replaces_all_noise_at_sigma_1_with_eta_1():
     assert cfg_pp_step(1.0, 0.99375, 1.0) == 1.0
     assert cfg_pp_step(1.0, 0.99375, 0.5) == 0.5
     x0 = latent(1)

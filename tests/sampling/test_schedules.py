@@ -16,7 +16,6 @@ from ltx2_core.sampling.schedules import (
     ltxv_sigmas,
     parse_sigmas,
     partial_sigmas,
-    simple_sigmas,
     validate_sigmas,
 )
 
@@ -82,11 +81,6 @@ def test_linear_quadratic_starts_with_equal_steps(steps, threshold, data):
     assert sigmas[-1] == 0
 
 
-def test_the_simple_schedule_gives_the_published_row():
-    close(simple_sigmas(8), [1, 0.986822, 0.969781, 0.946890, 0.914511, 0.865201, 0.780980, 0.604461, 0])
-    assert len(simple_sigmas(20)) == 21
-
-
 def test_the_fixed_lists_are_valid_and_the_second_stage_is_the_end_of_the_first():
     for sigmas in FIXED_SIGMAS.values():
         validate_sigmas(sigmas)
@@ -95,7 +89,7 @@ def test_the_fixed_lists_are_valid_and_the_second_stage_is_the_end_of_the_first(
 
 
 @pytest.mark.parametrize(("steps", "denoise"), [(4, 1.0), (4, 0.5), (3, 0.7), (1, 0.25)])
-def test_partial_denoising_keeps_the_last_steps_of_a_longer_schedule(steps, denoise):
+def test_partial_denoising_uses_the_last_steps_of_a_longer_schedule(steps, denoise):
     sigmas = partial_sigmas(ltxv_sigmas, steps, denoise)
     assert torch.equal(sigmas, ltxv_sigmas(int(steps / denoise))[-(steps + 1) :])
     assert len(sigmas) == steps + 1
@@ -137,7 +131,6 @@ def test_only_a_part_of_a_split_schedule_may_end_above_zero():
         lambda: ltxv_sigmas(0),
         lambda: ltxv_sigmas(8, 0),
         lambda: ltxv_sigmas(8, terminal=1.0),
-        lambda: simple_sigmas(0),
         lambda: linear_quadratic_sigmas(4, linear_steps=4),
         lambda: linear_quadratic_sigmas(4, threshold=0),
         lambda: partial_sigmas(ltxv_sigmas, 4, 0),

@@ -1,39 +1,45 @@
-"""Samplers: loops over sigmas that know nothing of the model, the schedule or the guidance.
+"""Samplers: loops over sigmas, independent of the model, the schedule and the guidance.
 
 All of them take ``denoise(x, sigma)``, the state ``x`` at ``sigmas[0]`` (float32, both streams) and falling
 ``sigmas`` (N + 1,), and return the state at ``sigmas[-1]``. A schedule may be split: run the first part, then
 the second on its result, with the same generator and the same :class:`History`.
+
+To add one, write a function of one step, decorate it with ``@sampler(name)`` and list it in ``SAMPLERS``.
 """
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any, Final
+from dataclasses import replace
+from typing import Final
 
-from .base import Estimates, History, Keep, PairDenoise, Sampler
+from .base import Estimates, History, PairDenoise, Preserve, Sampler, sampler
 from .cfg_pp import cfg_pp_step, sample_euler_ancestral_cfg_pp, sample_euler_cfg_pp
 from .euler import AncestralStep, ancestral_step, sample_euler, sample_euler_ancestral
 from .multistep import sample_dpmpp_2m, sample_gradient_estimation, sample_res_multistep
 from .res_2s import Res2sStep, SdeStep, res_2s_step, sample_res_2s, sde_step
 
 SAMPLERS: Final[dict[str, Sampler]] = {
-    "euler": sample_euler,
-    "euler_ancestral": sample_euler_ancestral,
-    "euler_cfg_pp": sample_euler_cfg_pp,
-    "euler_ancestral_cfg_pp": sample_euler_ancestral_cfg_pp,
-    "gradient_estimation": sample_gradient_estimation,
-    "dpmpp_2m": sample_dpmpp_2m,
-    "res_multistep": sample_res_multistep,
-    "res_2s": sample_res_2s,
+    one.name: one
+    for one in (
+        sample_euler,
+        sample_euler_ancestral,
+        sample_euler_cfg_pp,
+        sample_euler_ancestral_cfg_pp,
+        sample_gradient_estimation,
+        sample_dpmpp_2m,
+        sample_res_multistep,
+        sample_res_2s,
+    )
 }
+"""By name, in the order in which the command line and the nodes list them."""
 
-STOCHASTIC: Final = {"euler_ancestral": 1.0, "euler_ancestral_cfg_pp": 1.0, "res_2s": 0.5}
-"""The samplers that add noise on the way, with their usual eta; 0 makes each deterministic."""
+STOCHASTIC: Final = {name: one.eta for name, one in SAMPLERS.items() if one.eta is not None}
+"""The samplers that add noise during sampling, with their usual eta; 0 makes each deterministic."""
 
-PAIRED: Final = frozenset({"euler_cfg_pp", "euler_ancestral_cfg_pp"})
+PAIRED: Final = frozenset(name for name, one in SAMPLERS.items() if one.paired)
 """The samplers that evaluate the negative prompt at every step, whatever the guidance."""
 
-EVALUATIONS: Final = {"res_2s": 2}
+EVALUATIONS: Final = {name: one.evaluations for name, one in SAMPLERS.items() if one.evaluations != 1}
 """Evaluations of the denoiser in a step, where that is not 1."""
 
 
@@ -50,8 +56,7 @@ def get_sampler(name: str, *, eta: float | None = None) -> Sampler:
         )
     if not 0 <= eta <= 1:
         raise ValueError(f"eta={eta:g} must be in [0, 1]: 0 adds no noise, 1 the most")
-    sampler: Any = SAMPLERS[name]
-    return partial(sampler, eta=eta)
+    return replace(SAMPLERS[name], eta=eta)
 
 
 __all__ = [
@@ -62,8 +67,8 @@ __all__ = [
     "AncestralStep",
     "Estimates",
     "History",
-    "Keep",
     "PairDenoise",
+    "Preserve",
     "Res2sStep",
     "Sampler",
     "SdeStep",
@@ -79,5 +84,6 @@ __all__ = [
     "sample_gradient_estimation",
     "sample_res_2s",
     "sample_res_multistep",
+    "sampler",
     "sde_step",
 ]

@@ -1,8 +1,8 @@
-"""What all samplers share: their signature, what they remember, how they draw noise."""
+"""What all samplers share: the loop over the sigmas, its checks, fresh noise and the history of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -14,7 +14,8 @@ from ...types import AVLatent, Denoise, OnStep
 from ..noise import make_noise
 from ..schedules import validate_sigmas
 
-Keep = Callable[[AVLatent], AVLatent]
+Preserve = Callable[[AVLatent], AVLatent]
+"""Blends the content that a mask preserves back into a state."""
 
 
 class Estimates(NamedTuple):
@@ -26,31 +27,75 @@ class Estimates(NamedTuple):
 
 @runtime_checkable
 class PairDenoise(Protocol):
-    """A denoiser that also tells what the negative prompt alone would give, as CFG++ wants."""
+    """A denoiser that also returns the clean estimate of the negative prompt alone, which CFG++ needs."""
 
     def pair(self, x: AVLatent, sigma: float) -> Estimates: ...
 
 
 @dataclass
 class History:
-    """What a multistep sampler knows of the step before: its sigma, and its x0 or velocity.
+    """The previous step of a multistep sampler: its sigma, and its x0 or velocity.
 
-    Give the same object to both parts of a split schedule, and the second goes on as if there were no split;
-    without it the first step of each part is an Euler step.
+    Pass the same object to both parts of a split schedule to get the result of the whole one; without it the
+    first step of each part is an Euler step.
     """
 
     sigma: float | None = None
     value: AVLatent | None = None
 
 
-class Sampler(Protocol):
-    """One entry of ``SAMPLERS``.
+class Stepped(NamedTuple):
+    """The state after a step, and the clean estimate that is reported for it."""
 
-    ``generator`` gives the noise that a sampler adds on the way, and ``keep`` is applied after adding it: the
-    official pipelines blend kept content back in there. A deterministic sampler ignores both. ``history`` is
-    what multistep samplers start from and leave behind.
+    x: AVLatent
+    x0: AVLatent
+
+
+@dataclass(frozen=True)
+class SamplerRun:
+    """What the steps of one run of a sampler use."""
+
+    denoise: Denoise
+    generator: torch.Generator | None
+    preserve: Preserve
+    history: History
+
+    def pair(self, x: AVLatent, sigma: float) -> Estimates:
+        """Both estimates of ``x``. Raises ValueError if the denoiser is no :class:`PairDenoise`."""
+        if not isinstance(self.denoise, PairDenoise):
+            raise ValueError(
+                "CFG++ needs the estimate of the negative prompt: use a Denoiser, which has pair()"
+            )
+        return self.denoise.pair(x, sigma)
+
+    def noise(self, x: AVLatent) -> AVLatent:
+        """Unit Gaussian noise for ``x``, on its device and in its dtype."""
+        if self.generator is None:
+            raise ValueError("a step that adds noise needs a generator: pass one, or eta=0")
+        return make_noise(x, self.generator).zip(x, lambda noise, like: noise.to(like))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Sampler:
+    """One entry of ``SAMPLERS``: a loop over sigmas that calls ``step`` for each.
+
+    ``step(run, x, sigma, sigma_next, **options)`` holds the maths of one step. ``eta`` is the usual share of
+    fresh noise of samplers that add some, None for deterministic ones. ``paired`` samplers need a
+    :class:`PairDenoise`, and with it the guidance pass of the negative prompt at every step. ``evaluations``
+    is how often a step calls the denoiser.
     """
 
+    name: str
+    step: Callable[..., Stepped]
+    eta: float | None = None
+    paired: bool = False
+    evaluations: int = 1
+
+    def __post_init__(self) -> None:
+        # help(sample_euler) describes the sampler and not this class.
+        object.__setattr__(self, "__doc__", self.step.__doc__)
+
+    @torch.inference_mode()
     def __call__(
         self,
         denoise: Denoise,
@@ -59,25 +104,43 @@ class Sampler(Protocol):
         on_step: OnStep | None = None,
         *,
         generator: torch.Generator | None = None,
-        keep: Keep | None = None,
+        preserve: Preserve | None = None,
         history: History | None = None,
-    ) -> AVLatent: ...
+        **options: float,
+    ) -> AVLatent:
+        """The state at ``sigmas[-1]``, float32, from ``x`` at ``sigmas[0]``; ``sigmas`` (N + 1,) fall.
+
+        ``generator`` draws the noise of samplers that add some. ``preserve`` is applied after noise was
+        added, where the official pipelines restore the content that a mask preserves. ``history`` is read
+        and updated by multistep samplers. ``options`` are those of the sampler, such as ``eta``. Raises
+        ValueError for sigmas that do not fall, and for ``eta`` above 0 without ``generator``.
+        """
+        validate_sigmas(sigmas, partial=True)
+        if self.eta is not None:
+            eta = options.setdefault("eta", self.eta)
+            if eta > 0 and generator is None:
+                raise ValueError(
+                    f"eta={eta} adds noise at every step and needs a generator: pass one, or eta=0"
+                )
+        run = SamplerRun(denoise, generator, preserve or _unchanged, history or History())
+        x, steps = x.to(dtype=torch.float32), len(sigmas) - 1
+        for number, (sigma, sigma_next) in enumerate(pairwise(sigmas.tolist()), start=1):
+            x, x0 = self.step(run, x, sigma, sigma_next, **options)
+            if on_step is not None:
+                on_step(number, steps, x0)
+        return x
 
 
-def steps(sigmas: Tensor) -> Iterator[tuple[int, float, float]]:
-    """(number from 1, sigma, next sigma) of each step of a whole or partial schedule."""
-    validate_sigmas(sigmas, partial=True)
-    for step, (sigma, sigma_next) in enumerate(pairwise(sigmas.tolist()), start=1):
-        yield step, sigma, sigma_next
+def sampler(
+    name: str, *, eta: float | None = None, paired: bool = False, evaluations: int = 1
+) -> Callable[[Callable[..., Stepped]], Sampler]:
+    """Make a :class:`Sampler` of a function that computes one step; the arguments are its fields."""
+
+    def decorate(step: Callable[..., Stepped]) -> Sampler:
+        return Sampler(name=name, step=step, eta=eta, paired=paired, evaluations=evaluations)
+
+    return decorate
 
 
-def draw(x: AVLatent, generator: torch.Generator | None) -> AVLatent:
-    """Unit noise for ``x``, on its device and in its dtype."""
-    assert generator is not None
-    return make_noise(x, generator).zip(x, lambda noise, like: noise.to(like))
-
-
-def need_generator(eta: float, generator: torch.Generator | None) -> None:
-    """Raise ValueError if noise is to be added and nothing is there to draw it from."""
-    if eta > 0 and generator is None:
-        raise ValueError(f"eta={eta} adds noise at every step and needs a generator: pass one, or eta=0")
+def _unchanged(x: AVLatent) -> AVLatent:
+    return x

@@ -1,67 +1,40 @@
-"""CFG++ (Chung et al. 2024, arXiv 2406.08070): towards x0, noised as the negative prompt sees it."""
+"""CFG++ (Chung et al. 2024, arXiv 2406.08070): guided x0, and the noise of the negative estimate."""
 
 from __future__ import annotations
 
 import math
 
-import torch
-from torch import Tensor
-
-from ...types import AVLatent, Denoise, OnStep
-from .base import History, Keep, PairDenoise, draw, need_generator, steps
+from ...types import AVLatent
+from .base import SamplerRun, Stepped, sampler
 
 
-@torch.inference_mode()
+@sampler("euler_ancestral_cfg_pp", eta=1.0, paired=True)
 def sample_euler_ancestral_cfg_pp(
-    denoise: Denoise,
-    x: AVLatent,
-    sigmas: Tensor,
-    on_step: OnStep | None = None,
-    *,
-    generator: torch.Generator | None = None,
-    keep: Keep | None = None,
-    history: History | None = None,
-    eta: float = 1.0,
-    noise_scale: float = 1.0,
-) -> AVLatent:
-    """Steps ``(1 - t) x0 + t n``: n is what the negative prompt takes for the noise, renewed by ``eta``.
-
-    ``denoise`` must be a :class:`PairDenoise`, which costs the pass of the negative prompt at every step. The
-    last step returns x0. Raises ValueError for another denoiser, and for ``eta`` without ``generator``.
-    """
-    if not isinstance(denoise, PairDenoise):
-        raise ValueError("CFG++ needs the estimate of the negative prompt: use a Denoiser, which has pair()")
-    need_generator(eta, generator)
-    x = x.to(dtype=torch.float32)
-    for step, sigma, sigma_next in steps(sigmas):
-        x0, negative = denoise.pair(x, sigma)
-        if sigma_next == 0:
-            x = x0
-        else:
-            fresh = cfg_pp_step(sigma, sigma_next, eta)
-            noise = (x - negative * (1 - sigma)) * (math.sqrt(1 - fresh**2) / sigma)
-            if fresh > 0:
-                noise = noise + draw(x, generator) * (fresh * noise_scale)
-            x = x0 * (1 - sigma_next) + noise * sigma_next
-            x = x if keep is None else keep(x)
-        if on_step is not None:
-            on_step(step, len(sigmas) - 1, x0)
-    return x
+    run: SamplerRun, x: AVLatent, sigma: float, sigma_next: float, *, eta: float
+) -> Stepped:
+    """CFG++ of which a share of the noise, by ``eta``, is replaced with fresh noise at every step."""
+    return _cfg_pp(run, x, sigma, sigma_next, eta)
 
 
-@torch.inference_mode()
-def sample_euler_cfg_pp(
-    denoise: Denoise,
-    x: AVLatent,
-    sigmas: Tensor,
-    on_step: OnStep | None = None,
-    *,
-    generator: torch.Generator | None = None,
-    keep: Keep | None = None,
-    history: History | None = None,
-) -> AVLatent:
+@sampler("euler_cfg_pp", paired=True)
+def sample_euler_cfg_pp(run: SamplerRun, x: AVLatent, sigma: float, sigma_next: float) -> Stepped:
     """CFG++ without fresh noise."""
-    return sample_euler_ancestral_cfg_pp(denoise, x, sigmas, on_step, keep=keep, eta=0.0)
+    return _cfg_pp(run, x, sigma, sigma_next, eta=0.0)
+
+
+def _cfg_pp(run: SamplerRun, x: AVLatent, sigma: float, sigma_next: float, eta: float) -> Stepped:
+    """``(1 - sigma_next) x0 + sigma_next n``: n is the noise of ``x`` by the estimate of the negative prompt.
+
+    A step to 0 returns x0.
+    """
+    x0, negative = run.pair(x, sigma)
+    if sigma_next == 0:
+        return Stepped(x0, x0)
+    fresh = cfg_pp_step(sigma, sigma_next, eta)
+    noise = (x - negative * (1 - sigma)) * (math.sqrt(1 - fresh**2) / sigma)
+    if fresh > 0:
+        noise = noise + run.noise(x) * fresh
+    return Stepped(run.preserve(x0 * (1 - sigma_next) + noise * sigma_next), x0)
 
 
 def cfg_pp_step(sigma: float, sigma_next: float, eta: float) -> float:

@@ -5,63 +5,35 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
-from ...types import AVLatent, Denoise, OnStep
-from .base import History, Keep, draw, need_generator, steps
+from ...types import AVLatent
+from .base import SamplerRun, Stepped, sampler
 
 
-@torch.inference_mode()
-def sample_euler(
-    denoise: Denoise,
-    x: AVLatent,
-    sigmas: Tensor,
-    on_step: OnStep | None = None,
-    *,
-    generator: torch.Generator | None = None,
-    keep: Keep | None = None,
-    history: History | None = None,
-) -> AVLatent:
-    """Euler steps of the rectified-flow ODE ``dx/dsigma = (x - x0) / sigma``; adds no noise."""
-    x = x.to(dtype=torch.float32)
-    for step, sigma, sigma_next in steps(sigmas):
-        x0 = denoise(x, sigma)
-        x = x0 + (x - x0) * (sigma_next / sigma)
-        if on_step is not None:
-            on_step(step, len(sigmas) - 1, x0)
-    return x
+@sampler("euler")
+def sample_euler(run: SamplerRun, x: AVLatent, sigma: float, sigma_next: float) -> Stepped:
+    """Euler steps of the rectified-flow ODE ``dx/dsigma = (x - x0) / sigma`` (Liu et al., arXiv 2209.03003).
 
-
-@torch.inference_mode()
-def sample_euler_ancestral(
-    denoise: Denoise,
-    x: AVLatent,
-    sigmas: Tensor,
-    on_step: OnStep | None = None,
-    *,
-    generator: torch.Generator | None = None,
-    keep: Keep | None = None,
-    history: History | None = None,
-    eta: float = 1.0,
-    noise_scale: float = 1.0,
-) -> AVLatent:
-    """Euler steps that go below the next sigma and come back with fresh noise, for rectified flow.
-
-    ``eta`` 0 is plain Euler and adds no noise; 1 renews the most and needs a ``generator``.
+    Adds no noise.
     """
-    need_generator(eta, generator)
-    x = x.to(dtype=torch.float32)
-    for step, sigma, sigma_next in steps(sigmas):
-        x0 = denoise(x, sigma)
-        c = ancestral_step(sigma, sigma_next, eta)
-        x = x0 + (x - x0) * (c.down / sigma)
-        if c.noise > 0:
-            x = x * c.alpha + draw(x, generator) * (c.noise * noise_scale)
-            x = x if keep is None else keep(x)
-        if on_step is not None:
-            on_step(step, len(sigmas) - 1, x0)
-    return x
+    x0 = run.denoise(x, sigma)
+    return Stepped(x0 + (x - x0) * (sigma_next / sigma), x0)
+
+
+@sampler("euler_ancestral", eta=1.0)
+def sample_euler_ancestral(
+    run: SamplerRun, x: AVLatent, sigma: float, sigma_next: float, *, eta: float
+) -> Stepped:
+    """Euler steps to below the next sigma, followed by fresh noise up to it.
+
+    The ancestral sampling of Karras et al. 2022 (arXiv 2206.00364) as k-diffusion splits it, for rectified
+    flow as ComfyUI does. ``eta`` 0 is plain Euler and adds no noise; 1 renews the most.
+    """
+    x0 = run.denoise(x, sigma)
+    c = ancestral_step(sigma, sigma_next, eta)
+    x = x0 + (x - x0) * (c.down / sigma)
+    if c.noise > 0:
+        x = run.preserve(x * c.alpha + run.noise(x) * c.noise)
+    return Stepped(x, x0)
 
 
 class AncestralStep(NamedTuple):

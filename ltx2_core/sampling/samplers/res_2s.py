@@ -1,4 +1,4 @@
-"""Second order at two evaluations a step, with noise on the way: the sampler of the official HQ pipeline.
+"""Second order at two evaluations per step, with fresh noise: the sampler of the official HQ pipeline.
 
 A refined exponential solver (Zhang et al. 2023, arXiv 2308.02157) in ``-ln(sigma)`` with its second
 evaluation half way. The state is float64 within a step and float32 between steps.
@@ -12,58 +12,47 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...types import AVLatent, Denoise, OnStep
-from .base import History, Keep, draw, need_generator, steps
+from ...types import AVLatent
+from .base import SamplerRun, Stepped, sampler
 
 HALF = 0.5
 LAST_SIGMA = 0.0011
 SUBSTEP_ETA = 0.5
 
 
-@torch.inference_mode()
+@sampler("res_2s", eta=0.5, evaluations=2)
 def sample_res_2s(
-    denoise: Denoise,
+    run: SamplerRun,
     x: AVLatent,
-    sigmas: Tensor,
-    on_step: OnStep | None = None,
+    sigma: float,
+    sigma_next: float,
     *,
-    generator: torch.Generator | None = None,
-    keep: Keep | None = None,
-    history: History | None = None,
-    eta: float = 0.5,
+    eta: float,
     substep_eta: float | None = None,
-    substep_generator: torch.Generator | None = None,
-) -> AVLatent:
+) -> Stepped:
     """N steps cost 2 N + 1 evaluations: a schedule that ends in 0 stops at 0.0011 and returns the x0 there.
 
     ``eta`` is the share of fresh noise after each step, ``substep_eta`` half way, by default 0.5 as in the
-    official pipeline or 0 if ``eta`` is 0. The noise half way comes from ``substep_generator`` if there is
-    one; officially the two are seeded 10000 apart.
+    official pipeline or 0 if ``eta`` is 0.
     """
     if substep_eta is None:
         substep_eta = SUBSTEP_ETA if eta > 0 else 0.0
-    need_generator(max(eta, substep_eta), generator)
-    halfway_noise = generator if substep_generator is None else substep_generator
-    x = x.to(dtype=torch.float32)
-    for step, sigma, sigma_next in steps(sigmas):
-        target = sigma_next if sigma_next > 0 else LAST_SIGMA
-        if target < sigma:
-            c = res_2s_step(sigma, target)
-            start = _double(x)
-            x0 = denoise(x, sigma)
-            middle = start + (x0 - start) * (c.h * c.a21)
-            middle = _renoise(start, middle, sigma, c.sigma, substep_eta, halfway_noise, keep)
-            if substep_eta > 0 and c.h < 0.5 and sigma > 0.03:
-                start = _anchor(middle, x0, c.h * c.a21)
-            second = denoise(middle.to(dtype=torch.float32), c.sigma)
-            moved = start + (x0 - start) * (c.h * c.b1) + (second - start) * (c.h * c.b2)
-            x = _renoise(start, moved, sigma, target, eta, generator, keep).to(dtype=torch.float32)
-            sigma = target
-        if sigma_next == 0:
-            x = x0 = denoise(x, sigma)
-        if on_step is not None:
-            on_step(step, len(sigmas) - 1, x0)
-    return x
+    target = sigma_next if sigma_next > 0 else LAST_SIGMA
+    if target < sigma:
+        c = res_2s_step(sigma, target)
+        start = _double(x)
+        x0 = run.denoise(x, sigma)
+        middle = start + (x0 - start) * (c.h * c.a21)
+        middle = _renoise(run, start, middle, sigma, c.sigma, substep_eta)
+        if substep_eta > 0 and c.h < 0.5 and sigma > 0.03:
+            start = _anchor(middle, x0, c.h * c.a21)
+        second = run.denoise(middle.to(dtype=torch.float32), c.sigma)
+        end = start + (x0 - start) * (c.h * c.b1) + (second - start) * (c.h * c.b2)
+        x = _renoise(run, start, end, sigma, target, eta).to(dtype=torch.float32)
+        sigma = target
+    if sigma_next == 0:
+        x = x0 = run.denoise(x, sigma)
+    return Stepped(x, x0)
 
 
 class Res2sStep(NamedTuple):
@@ -112,23 +101,16 @@ def phi2(z: float) -> float:
 
 
 def _renoise(
-    x: AVLatent,
-    moved: AVLatent,
-    sigma: float,
-    sigma_next: float,
-    eta: float,
-    generator: torch.Generator | None,
-    keep: Keep | None,
+    run: SamplerRun, start: AVLatent, end: AVLatent, sigma: float, sigma_next: float, eta: float
 ) -> AVLatent:
-    """Trade a part of the noise of ``moved``, which a step brought from ``sigma`` to ``sigma_next``."""
+    """``end``, to which a step led from ``start``, with a share of its noise replaced by fresh noise."""
     if eta == 0:
-        return moved
+        return end
     c = sde_step(sigma_next, eta)
-    direction = (x - moved) * (1 / (sigma - sigma_next))
-    clean = x - direction * sigma
-    noise = draw(moved, generator).map(_standardised)
-    result = (clean + direction * c.down) * c.alpha + noise * c.noise
-    return result if keep is None else keep(result)
+    direction = (start - end) * (1 / (sigma - sigma_next))
+    clean = start - direction * sigma
+    noise = run.noise(end).map(_standardised)
+    return run.preserve((clean + direction * c.down) * c.alpha + noise * c.noise)
 
 
 def _anchor(middle: AVLatent, x0: AVLatent, weight: float) -> AVLatent:

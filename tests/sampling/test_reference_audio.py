@@ -1,4 +1,4 @@
-"""A reference sound: heard before the clip, clean, not part of it, and what identity guidance adds."""
+"""A reference sound: clips before the clip, clean, not part of it, and what identity guidance adds."""
 
 from __future__ import annotations
 
@@ -51,19 +51,19 @@ def model():
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-def test_the_reference_lies_before_the_clip_at_no_noise(model, batch, monkeypatch):
-    state, seen = ReferenceAudio(latent=VOICE).apply(empty_state(PLAN, batch)), []
+def test_the_reference_is_placed_before_the_clip_without_noise(model, batch, monkeypatch):
+    state, calls = ReferenceAudio(latent=VOICE).apply(empty_state(PLAN, batch)), []
     forward = Transformer.forward
 
     def record(self, video, audio, *args, **options):
-        seen.append(audio)
+        calls.append(audio)
         return forward(self, video, audio, *args, **options)
 
     monkeypatch.setattr(Transformer, "forward", record)
     x = noisy(state)
     x0 = Denoiser(model, state, text())(x, 0.7)
     assert x0.audio.shape == x.audio.shape
-    (audio,) = seen
+    (audio,) = calls
     assert audio.tokens.shape[1] == 5 + x.audio.shape[2]
     assert not audio.timesteps[:, :5].any() and (audio.timesteps[:, 5:] == 0.7).all()
     times = audio.positions[0, 0]
@@ -87,7 +87,7 @@ def test_identity_adds_what_the_reference_changes(model, together):
     torch.testing.assert_close(found.video, with_reference.video, atol=1e-5, rtol=1e-5)
 
 
-def test_a_reference_of_another_shape_or_for_no_sound_is_refused():
+def test_a_reference_of_another_shape_or_without_audio_is_refused():
     with pytest.raises(ValueError, match="only its length"):
         ReferenceAudio(latent=VOICE[:, :4]).apply(empty_state(PLAN))
     with pytest.raises(ValueError, match="no audio"):
@@ -98,13 +98,13 @@ def test_the_pipeline_takes_a_reference_and_a_noise_floor(tiny_set, sound):
     pipeline = LTX2Pipeline(tiny_set.checkpoint, text_encoder=tiny_set.text_encoder, keep_loaded=True)
     options = {"width": 64, "height": 64, "num_frames": 9, "steps": 2, "cfg": 1.0, "seed": 3}
     plain = pipeline("a voice", **options).latents
-    made = {
+    latents = {
         name: pipeline("a voice", reference_audio=sound, **more, **options).latents
         for name, more in (("off", {"identity": 0.0}), ("on", {}), ("short", {"reference_s": 0.5}))
     }
-    assert all(one.audio.shape == plain.audio.shape for one in made.values())
-    sounds = [plain.audio, *(one.audio for one in made.values())]
-    assert all(not torch.equal(a, b) for i, a in enumerate(sounds) for b in sounds[:i])
-    heard = [pipeline("x", audio=sound, audio_noise_db=level, **options) for level in (None, -40.0)]
-    assert not torch.equal(heard[0].latents.audio, heard[1].latents.audio)
-    assert torch.equal(heard[0].audio()[0], heard[1].audio()[0])
+    assert all(one.audio.shape == plain.audio.shape for one in latents.values())
+    audio = [plain.audio, *(one.audio for one in latents.values())]
+    assert all(not torch.equal(a, b) for i, a in enumerate(audio) for b in audio[:i])
+    clips = [pipeline("x", audio=sound, audio_noise_db=level, **options) for level in (None, -40.0)]
+    assert not torch.equal(clips[0].latents.audio, clips[1].latents.audio)
+    assert torch.equal(clips[0].audio()[0], clips[1].audio()[0])

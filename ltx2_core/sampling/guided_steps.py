@@ -1,0 +1,61 @@
+"""Guidance from step to step: plans each step, combines its estimates and repeats those of skipped steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from ..types import AVLatent
+from .guidance import GuidanceAt, Pass
+from .pass_plan import ActiveStreams, Batching, StepPlan, plan_passes
+from .samplers.base import Estimates
+from .schedules import step_of
+
+
+class GuidedSteps:
+    """The guidance of one run; its first step is always evaluated, whatever ``skip_steps`` says."""
+
+    def __init__(self, guidance: GuidanceAt) -> None:
+        self._guidance = guidance
+        self._last: Estimates | None = None
+
+    def plan(
+        self,
+        sigma: float,
+        sigmas: Tensor | None,
+        streams: ActiveStreams,
+        batching: Batching,
+        *,
+        negative: bool = False,
+    ) -> StepPlan:
+        """The plan of the step at ``sigma``; without the schedule ``sigmas`` no step is skipped.
+
+        ``negative``: the sampler needs the estimate of the negative prompt whatever the guidance.
+        """
+        guidance = self._guidance.at(sigma)
+        skipped = (False, False)
+        if self._last is not None and sigmas is not None:
+            skipped = guidance.skipped(step_of(sigmas, sigma))
+        return plan_passes(guidance, streams, batching, skipped=skipped, negative=negative)
+
+    def combine(self, plan: StepPlan, x0: Mapping[Pass, AVLatent]) -> Estimates:
+        """The guided estimate of a step from those of its passes, with that of the negative prompt.
+
+        The latter is the conditional one where the negative prompt was not evaluated.
+        """
+        last = self._last
+        if last is not None and not plan.passes:
+            return last
+        guided = plan.guidance.combine(x0)
+        negative = x0.get(Pass.NEGATIVE, x0[Pass.CONDITIONAL])
+        if last is not None:
+            guided = _repeat(guided, last.x0, plan.skipped)
+            negative = _repeat(negative, last.negative, plan.skipped)
+        self._last = Estimates(guided, negative)
+        return self._last
+
+
+def _repeat(new: AVLatent, last: AVLatent, skipped: tuple[bool, bool]) -> AVLatent:
+    """``new`` with the skipped streams of ``last``."""
+    return AVLatent(last.video if skipped[0] else new.video, last.audio if skipped[1] else new.audio)

@@ -1,0 +1,132 @@
+"""The plan of a sampling step: which guidance passes it needs, which share a forward pass, in what order.
+
+The library's denoiser and the guider of the ComfyUI nodes carry out the same plan, each with its own network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from .guidance import Guidance, GuidanceAt, Pass
+from .pass_group import PassGroup
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActiveStreams:
+    """Which streams a step generates, and whether the latent holds ``both``, generated or not."""
+
+    video: bool
+    audio: bool
+    both: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batching:
+    """What one forward pass of a network can do.
+
+    ``size`` is how many guidance passes it may evaluate as one batch. ``forks``: it can stop before a block
+    and a later one resume there. ``joins``: a guidance pass that resumes can join a batch of others at that
+    block; without it, it takes a forward pass of its own. The processes of ``group`` share the passes.
+    """
+
+    size: int = 1
+    forks: bool = True
+    joins: bool = True
+    group: PassGroup | None = None
+
+
+@dataclass(frozen=True)
+class PassCall:
+    """One forward pass of the network, with some guidance passes as one batch in this order.
+
+    With ``fork`` above 0 the perturbed pass reuses blocks of the conditional one, from which it differs only
+    at block ``fork`` and later: the conditional pass saves its hidden states before that block, and the
+    perturbed pass resumes from them.
+    """
+
+    passes: tuple[Pass, ...]
+    fork: int = 0
+
+    @property
+    def whole(self) -> tuple[Pass, ...]:
+        """The passes that run from the first block."""
+        return tuple(which for which in self.passes if not self.fork or which is not Pass.PERTURBED)
+
+    @property
+    def saves(self) -> bool:
+        """Whether the hidden states of the conditional pass at ``fork`` are saved for the perturbed one."""
+        return self.fork > 0 and Pass.CONDITIONAL in self.passes
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepPlan:
+    """One step: the guidance whose ``combine`` follows, its passes, and the forward passes in their order.
+
+    A step whose generated streams are all skipped has no passes. ``calls`` are those of this process.
+    """
+
+    guidance: Guidance
+    passes: tuple[Pass, ...]
+    calls: tuple[PassCall, ...]
+    skipped: tuple[bool, bool] = (False, False)
+    """Whether video and audio repeat their last estimate."""
+    reused: int = 0
+    """How many more passes the step would take if no stream was skipped."""
+
+
+def plan_passes(
+    guidance: Guidance,
+    streams: ActiveStreams,
+    batching: Batching,
+    *,
+    skipped: tuple[bool, bool] = (False, False),
+    negative: bool = False,
+) -> StepPlan:
+    """The plan of a step with ``guidance``, in which ``skipped`` streams (video, audio) repeat an estimate.
+
+    ``negative``: the sampler needs the estimate of the negative prompt whatever the guidance.
+    """
+    unskipped = needed_passes(guidance, streams, negative=negative)
+    streams = replace(streams, video=streams.video and not skipped[0], audio=streams.audio and not skipped[1])
+    idle = any(skipped) and not (streams.video or streams.audio)
+    passes = () if idle else needed_passes(guidance, streams, negative=negative)
+    return StepPlan(
+        guidance=guidance,
+        passes=passes,
+        calls=_calls(guidance, passes, batching),
+        skipped=skipped,
+        reused=len(unskipped) - len(passes),
+    )
+
+
+def needed_passes(
+    guidance: GuidanceAt, streams: ActiveStreams, *, negative: bool = False
+) -> tuple[Pass, ...]:
+    """The passes that ``guidance`` needs for the streams that are generated, in the order of ``Pass``."""
+    needed = {*guidance.passes(video=streams.video, audio=streams.audio)}
+    if not streams.both:
+        needed.discard(Pass.APART)
+    if negative:
+        needed.add(Pass.NEGATIVE)
+    return tuple(which for which in Pass if which in needed)
+
+
+def _calls(guidance: Guidance, passes: tuple[Pass, ...], batching: Batching) -> tuple[PassCall, ...]:
+    own = passes if batching.group is None else tuple(batching.group.mine(passes))
+    forked = batching.forks and {Pass.CONDITIONAL, Pass.PERTURBED} <= {*own}
+    fork = min(guidance.stg_blocks) if forked else 0
+    # The perturbed pass reuses blocks of the conditional one, so it runs after it.
+    last: list[Pass] = [which for which in own if which is Pass.PERTURBED]
+    # Without the reference the audio has fewer tokens than in the other passes, and cannot share their batch.
+    alone: list[Pass] = [which for which in own if which is Pass.UNREFERENCED]
+    first: list[Pass] = [which for which in own if which not in (*last, *alone)]
+    if fork and not batching.joins:
+        batches = _batches(first, batching.size) + _batches(last, 1)
+    else:
+        batches = _batches(first + last, batching.size)
+    shares = {Pass.CONDITIONAL, Pass.PERTURBED}
+    return tuple(PassCall(batch, fork if shares & {*batch} else 0) for batch in batches + _batches(alone, 1))
+
+
+def _batches(passes: list[Pass], size: int) -> list[tuple[Pass, ...]]:
+    return [tuple(passes[start : start + size]) for start in range(0, len(passes), size)]
