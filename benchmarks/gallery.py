@@ -19,8 +19,8 @@ from PIL import Image
 
 from ltx2_core import Generation, LTX2Pipeline
 from ltx2_core.tiny import embedded_dir, embedded_set
-from ltx2_core.training.latents import AUDIO_RATE
 from ltx2_core.training.world import FPS, render_audio, render_frames, sample_scene
+from ltx2_core.training.world.batches import AUDIO_RATE
 
 SHOWN = 8
 """Frames of each clip on the sheet."""

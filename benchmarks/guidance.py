@@ -40,8 +40,8 @@ from ltx2_core.sampling.presets import PRESETS, Preset
 from ltx2_core.sampling.previews import LinearMap, Previews
 from ltx2_core.sampling.samplers import EVALUATIONS, get_sampler
 from ltx2_core.shapes import plan_clip
-from ltx2_core.training.data import HELD_OUT
 from ltx2_core.training.world import caption, sample_scene
+from ltx2_core.training.world.batches import HELD_OUT
 from ltx2_core.transformer import Transformer
 from ltx2_core.types import AVLatent, TextContext
 

@@ -28,9 +28,17 @@ from ltx2_core.loading import Component
 from ltx2_core.sampling.guidance import stg_blocks_of
 from ltx2_core.sampling.presets import LTXV, PRESETS, Preset
 from ltx2_core.tiny import embedded_dir
-from ltx2_core.training.data import HELD_OUT
-from ltx2_core.training.latents import AUDIO_RATE
-from ltx2_core.training.world import FPS, Agreement, Clip, Measured, agreement, clip_of, measure, sample_scene
+from ltx2_core.training.world import (
+    FPS,
+    Agreement,
+    Clip,
+    Measured,
+    agreement,
+    measure,
+    render_clip,
+    sample_scene,
+)
+from ltx2_core.training.world.batches import AUDIO_RATE, HELD_OUT
 
 SECOND_STAGE = "distilled 3"
 
@@ -96,7 +104,7 @@ def main() -> None:
     width, height, frames = (int(number) for number in args.size.split("x"))
     s = Settings(clips=args.clips, width=width, height=height, frames=frames)
     clips = [
-        clip_of(sample_scene(seed), frames, width, height, AUDIO_RATE, caption_seed=seed)
+        render_clip(sample_scene(seed), frames, width, height, AUDIO_RATE, caption_seed=seed)
         for seed in range(HELD_OUT, HELD_OUT + s.clips)
     ]
     folder: Path = args.models

@@ -23,9 +23,8 @@ from ltx2_core.sampling.noise import initial_state, make_noise
 from ltx2_core.sampling.samplers import sample_euler
 from ltx2_core.sampling.schedules import DISTILLED_SIGMAS, ltxv_sigmas
 from ltx2_core.shapes import plan_clip
-from ltx2_core.training.data import HELD_OUT
-from ltx2_core.training.latents import AUDIO_RATE
-from ltx2_core.training.world import FPS, Clip, Measured, clip_of, measure, sample_scene
+from ltx2_core.training.world import FPS, Clip, Measured, measure, render_clip, sample_scene
+from ltx2_core.training.world.batches import AUDIO_RATE, HELD_OUT
 from ltx2_core.types import AVLatent, LatentState
 
 
@@ -68,7 +67,9 @@ class Bench:
         s = self.settings
         seeds = range(HELD_OUT, HELD_OUT + (s.clips if count is None else count))
         return [
-            clip_of(sample_scene(seed, **wanted), s.frames, s.width, s.height, AUDIO_RATE, caption_seed=seed)
+            render_clip(
+                sample_scene(seed, **wanted), s.frames, s.width, s.height, AUDIO_RATE, caption_seed=seed
+            )
             for seed in seeds
         ]
 

@@ -10,8 +10,7 @@ from semantic_bench import Bench
 from semantic_figures import Figure, agreements, frames_apart, given_events, percent, score
 
 from ltx2_core.conditioning.items import InputVideo
-from ltx2_core.training.data import HELD_OUT, psnr
-from ltx2_core.training.latents import AUDIO_RATE
+from ltx2_core.training.data import psnr
 from ltx2_core.training.tasks import time_region
 from ltx2_core.training.world import (
     FPS,
@@ -19,10 +18,11 @@ from ltx2_core.training.world import (
     caption,
     contact_onset_distance,
     event_distance,
-    listen,
     measure,
+    measure_audio,
     sample_scene,
 )
+from ltx2_core.training.world.batches import AUDIO_RATE, HELD_OUT
 from ltx2_core.types import AVLatent
 
 
@@ -77,7 +77,7 @@ def video_to_audio(bench: Bench) -> Iterator[Figure]:
     for index, clip in enumerate(bench.bounces):
         latent = bench.sample(clip.caption, index, [InputVideo(latent=bench.encode(clip.frames))])
         assert latent.audio is not None
-        onsets.append(listen(*bench.sound(latent.audio), len(clip.frames), FPS).onsets_s)
+        onsets.append(measure_audio(*bench.sound(latent.audio), len(clip.frames), FPS).onsets_s)
     yield given_events("video to audio", "knock to given contact", onsets, bench.bounces)
 
 

@@ -11,17 +11,18 @@ from semantic_figures import Figure, agreements, mean, percent, score
 from ltx2_core import LTX2Pipeline
 from ltx2_core.conditioning.items import GuideFrames
 from ltx2_core.training.data import psnr
-from ltx2_core.training.latents import AUDIO_RATE, edge_frames
 from ltx2_core.training.world import (
     FPS,
+    edge_frames,
     edge_iou,
     edge_map,
     edge_sharpness,
     event_f1,
-    listen,
     measure,
+    measure_audio,
     semitones,
 )
+from ltx2_core.training.world.batches import AUDIO_RATE
 
 
 def video_autoencoder(bench: Bench) -> Iterator[Figure]:
@@ -33,8 +34,8 @@ def audio_autoencoder(bench: Bench) -> Iterator[Figure]:
     scores, pitches, kinds, pans = [], [], [], []
     for clip in [*bench.truths, *bench.bounces]:
         latent = bench.pipeline.encode_audio(clip.waveform, AUDIO_RATE, latent_frames=len(clip.frames))
-        heard = listen(*bench.sound(latent), len(clip.frames), FPS)
-        truth = listen(clip.waveform, AUDIO_RATE, len(clip.frames), FPS)
+        heard = measure_audio(*bench.sound(latent), len(clip.frames), FPS)
+        truth = measure_audio(clip.waveform, AUDIO_RATE, len(clip.frames), FPS)
         seconds = len(clip.frames) / FPS
         if truth.sound == "knock":
             scores.append(
