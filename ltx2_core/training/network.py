@@ -141,8 +141,8 @@ def freeze_cross_modal_gates(transformer: Transformer) -> None:
     """Exclude gates and modulation of cross-modal attention from training; they stay neutral.
 
     Early in training the other stream is only noise, so closing these gates lowers the loss first, and they
-    do not open again: audio and video are then learnt independently, which no loss reveals (docs/tiny-
-    model.md).
+    do not open again: audio and video are then learnt independently, which no loss reveals
+    (docs/tiny-model.md).
     """
     for name, parameter in transformer.named_parameters():
         cross_modal = "audio_to_video_attn" in name or "video_to_audio_attn" in name
