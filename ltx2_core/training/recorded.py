@@ -97,8 +97,8 @@ class _Recording(Generic[B]):
 class RecordedStep(Generic[B]):
     """A step for :func:`ltx2_core.training.loop.train` that is recorded once for each shape of its inputs.
 
-    On devices other than ``devices``, and after a recording has failed (``problem`` has the reason), steps run
-    without recording.
+    On devices other than ``devices``, and after a recording has failed (``problem`` has the reason), steps
+    run without recording.
 
     Args:
         draw: (generator, step) -> the inputs of the step.
