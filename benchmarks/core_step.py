@@ -1,4 +1,4 @@
-"""ComfyUI core's LTX-2 network over the tensors of ours, called as core's guider calls it."""
+"""ComfyUI core's LTX-2 network with the tensors of ours, called as core's guider calls it: a peer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ Streams = list[Tensor]
 
 
 def build_core(folder: Path, ours: Transformer) -> torch.nn.Module:
-    """Core's network from a checkout of ComfyUI, on the CPU, with every tensor of ``ours``."""
+    """Core's network from a checkout of ComfyUI, on the CPU, with the tensors of ``ours``.
+
+    Raises ValueError if the tensors do not fit.
+    """
     sys.path.insert(0, str(folder))
     from comfy.cli_args import args
 
@@ -31,7 +34,9 @@ def build_core(folder: Path, ours: Transformer) -> torch.nn.Module:
     model = LTXAVModel(**_arguments(c), dtype=dtype, operations=comfy.ops.disable_weight_init)
     missing, unexpected = model.load_state_dict(ours.state_dict(), strict=False, assign=True)
     if unexpected or not all("connector" in name for name in missing):
-        raise ValueError(f"core's network is another one: missing {missing[:3]}, unexpected {unexpected[:3]}")
+        raise ValueError(
+            f"core's network has other tensors: missing {missing[:3]}, unexpected {unexpected[:3]}"
+        )
     return model.requires_grad_(False).eval()
 
 
@@ -62,7 +67,7 @@ def _arguments(c: TransformerConfig) -> dict[str, Any]:
 def core_forward(
     model: torch.nn.Module, video: Modality, audio: Modality, grid: tuple[int, int, int], fps: float
 ) -> Callable[[], Streams]:
-    """One call for the clip that our streams are, which is of ``grid`` latent frames, rows and columns."""
+    """A call of core's network with the inputs of ours; ``grid`` are latent frames, rows and columns."""
     latents = [unpatchify_video(video.tokens, *grid), unpatchify_audio(audio.tokens)]
     context, sigma = torch.cat((video.context, audio.context), dim=-1), float(video.sigma[0])
     return lambda: core_velocities(model, latents, [context], sigma, fps)[0]
@@ -71,7 +76,7 @@ def core_forward(
 def core_velocities(
     model: torch.nn.Module, latents: Streams, contexts: list[Tensor], sigma: float, fps: float
 ) -> list[Streams]:
-    """Velocities of both streams for each context (1, S, K), from one call of core's network."""
+    """Velocities of both streams for each context (1, S, K), from one batched call of core's network."""
     many = len(contexts)
     level = torch.full((many,), sigma)
     found = model(

@@ -1,10 +1,16 @@
-"""The gates that a CPU and the meta device can measure, beside diffusers and ComfyUI's core where they are.
+"""Forward passes, memory and decoding on a CPU and the meta device, against diffusers and ComfyUI core.
 
     python benchmarks/cpu.py --out benchmarks/results --repeats 3
 
-Steps of small and of released width: processor time, ours and theirs in turns, in one process. Calls of a
-block and peaks at released sizes: traced on meta tensors, which needs no memory. Decoding: processor time and
-peak of a decoder of a quarter of the released width. JSON, Markdown and a picture, written row by row.
+Measured without a GPU:
+
+- a forward pass of the transformer, of small and of released width: processor time over that of diffusers
+  and, if ``COMFYUI_DIR`` names a checkout, of ComfyUI core; both sides alternate in one process;
+- operations of a block and peak memory at released sizes, traced on meta tensors, over what the memory plan
+  says;
+- decoding with a quarter of the released width: processor time over that of diffusers, and peak memory.
+
+Ratios below 1 are better than the peer. Writes JSON, Markdown and a chart, after every row.
 """
 
 from __future__ import annotations
@@ -33,10 +39,10 @@ CHUNK = 2048
 
 
 def step(case: transformer_step.Case, repeats: int) -> Row:
-    """Processor time of a step over diffusers', and of an image-to-video step over a text-to-video step."""
+    """Processor time of a forward pass over that of diffusers, for text and for image to video."""
     with torch.inference_mode():
         measured = {name: numbers for name, numbers, _ in transformer_step.measure(case, repeats)}
-    plain, image = measured["uniform, tables kept"], measured["per token, tables kept"]
+    plain, image = measured["uniform, tables cached"], measured["per token, tables cached"]
     return {
         "ours over diffusers": plain[3],
         "image, ours over diffusers": image[3],
@@ -45,17 +51,17 @@ def step(case: transformer_step.Case, repeats: int) -> Row:
 
 
 def image_over_text(case: transformer_step.Case, repeats: int) -> float:
-    """Processor time of our image-to-video step over that of our text-to-video step, in turns."""
+    """Processor time of our forward pass of image to video over that of text to video, alternating."""
     ours, (video, audio) = transformer_step.build_ours(case), transformer_step.streams(case)
     image = transformer_step.per_token(case, video)
     with torch.inference_mode():
         tables = ours.rope_tables(video.positions, audio.positions, dtype=case.dtype)
-        steps = [lambda given=given: ours(given, audio, rope=tables) for given in (image, video)]
+        steps = [lambda stream=stream: ours(stream, audio, rope=tables) for stream in (image, video)]
         return transformer_step.alternate(*steps, repeats)[3]
 
 
 def core(case: transformer_step.Case, repeats: int) -> Row:
-    """Processor time of a step over that of the network of the ComfyUI that ``COMFYUI_DIR`` names."""
+    """Processor time of a forward pass over that of ComfyUI core, with cached and with new rotary tables."""
     folder = os.environ.get("COMFYUI_DIR")
     if not folder:
         return {"not measured": "set COMFYUI_DIR to a checkout of ComfyUI"}
@@ -66,18 +72,18 @@ def core(case: transformer_step.Case, repeats: int) -> Row:
         tables = ours.rope_tables(video.positions, audio.positions, dtype=case.dtype)
         expected, found = theirs()[0], ours(video, audio)[0]
         assert found is not None
-        made = unpatchify_video(found, *case.grid)
+        velocity = unpatchify_video(found, *case.grid)
         measured = transformer_step.alternate(lambda: ours(video, audio, rope=tables), theirs, repeats)
-        anew = transformer_step.alternate(lambda: ours(video, audio), theirs, repeats)
+        uncached = transformer_step.alternate(lambda: ours(video, audio), theirs, repeats)
     return {
         "ours over core": measured[3],
-        "tables anew, ours over core": anew[3],
-        "largest relative difference": float((made - expected).abs().max() / expected.abs().max()),
+        "without cached tables, ours over core": uncached[3],
+        "largest relative difference": float((velocity - expected).abs().max() / expected.abs().max()),
     }
 
 
 def traced_step(size: str, *, layers: int = 1, chunk_tokens: int | None = None, image: bool = False) -> Trace:
-    """One step of 2.3 on the meta device, with its rotary tables."""
+    """Trace a forward pass of 2.3 on the meta device, with cached rotary tables."""
     config = replace(released_size("2.3").transformer, num_layers=layers)
     clip = plan_clip(*SIZES[size][:2], frames=SIZES[size][2])
     model = Transformer(config, dtype=torch.bfloat16, device="meta")
@@ -110,6 +116,7 @@ def traced_step(size: str, *, layers: int = 1, chunk_tokens: int | None = None, 
 
 
 def peak(size: str, chunk_tokens: int | None) -> Row:
+    """Peak memory of a forward pass, traced and as the memory plan estimates it, and their ratio."""
     clip, config = plan_clip(*SIZES[size][:2], frames=SIZES[size][2]), released_size("2.3").transformer
     text, image = (
         traced_step(size, chunk_tokens=chunk_tokens, image=image).peak / 1e9 for image in (False, True)
@@ -119,7 +126,7 @@ def peak(size: str, chunk_tokens: int | None) -> Row:
 
 
 def operations() -> Row:
-    """Calls of one more block, views included."""
+    """Operations of one block, views included: those of two blocks minus those of one."""
     row: Row = {}
     for name, image in (("text", False), ("image", True)):
         one, two = (traced_step("768x512x121", layers=n, image=image).operations.total() for n in (1, 2))
@@ -128,6 +135,7 @@ def operations() -> Row:
 
 
 def decoded(size: str) -> Row:
+    """Peak memory of streamed decoding at the released width, traced and planned."""
     vae, clip = released_size("2.0").vae, plan_clip(*SIZES[size][:2], frames=SIZES[size][2])
     decoder = VideoDecoder(vae, dtype=torch.bfloat16, device="meta").eval()
     latent = torch.empty(clip.video_shape(), dtype=torch.bfloat16, device="meta")
@@ -144,6 +152,7 @@ def decoded(size: str) -> Row:
 
 
 def decode_time(frames: int, size: int, method: str) -> Row:
+    """Processor time and peak memory of decoding, over diffusers decoding the whole clip."""
     options = Namespace(size=size, width=32, piece_mib=128.0, threads=1, repeats=1)
     ours, theirs = (
         decode_memory.in_own_process(decode_memory.case_of(options, m, frames))
@@ -164,7 +173,7 @@ def main() -> None:
     parser.add_argument("--name", default="cpu")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--budget-s", type=float, default=3600)
-    parser.add_argument("--only", default="", help="rows whose name contains this")
+    parser.add_argument("--only", default="", help="only rows whose name contains this text")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = Rows(options.out, options.name, options.budget_s, {"device": "CPU", "cores": os.cpu_count()})

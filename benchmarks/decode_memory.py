@@ -1,17 +1,17 @@
-"""Memory and time of decoding clips of growing length, beside diffusers' AutoencoderKLLTX2Video.
-
-A random LTX-2.0 decoder of modest width runs on the CPU, each case in a process of its own:
+"""Peak memory and time of the video decoder over the length of the clip, against diffusers' autoencoder.
 
     python benchmarks/decode_memory.py --frames 25 49 97 193 --size 384 --width 32 --piece-mib 8
 
-`live` is the peak of the bytes in tensors that operations made, less the frames returned: repeatable.
-`rss` is the peak growth of the resident set, less the frames returned: as the system sees it.
-`ratio` is the processor time over that of diffusers' whole-clip decode, `difference` the largest from its
-frames.
+The peer is AutoencoderKLLTX2Video. A random LTX-2.0 decoder of small width runs on the CPU, each case in a
+process of its own. Columns:
 
-Streamed decoding keeps a few frames per layer and works in pieces of at most `--piece-mib`. Where a piece of
-the last layers is shorter than the clip, as at the default sizes, the peak must stay where it is; a clip that
-fits into one piece takes less.
+- `live MiB`: peak of the bytes in tensors, without the returned frames; the same in each run;
+- `rss MiB`: peak growth of the resident set, without the returned frames;
+- `ratio`: processor time over that of diffusers decoding the whole clip; below 1 is faster;
+- `difference`: largest difference from the frames of diffusers.
+
+Streamed decoding caches a few frames per layer and works in pieces of at most `--piece-mib`. Its peak must
+not grow with the length of the clip; the exit code is 1 if it does.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ LATENT_CHANNELS = 128
 LAYERS = 5
 MIB = 2**20
 FLAT = 1.05
-"""How far the streamed peak may rise from the shortest clip to the longest."""
+"""Limit of the largest streamed peak over the smallest."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One decode: what runs, on what."""
+    """One decoding: the method, the size of clip and decoder, and the settings of the process."""
 
     method: str
     frames: int
@@ -60,13 +60,13 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What one decode took; bytes do not count the frames returned."""
+    """Memory and time of one decoding; bytes do not include the returned frames."""
 
     live_bytes: int
     rss_bytes: int
     seconds: float
     sample: list[float]
-    """Every 9th pixel of some frames, to compare methods."""
+    """Every 9th pixel of some frames, for comparing methods."""
 
 
 def main() -> None:
@@ -82,10 +82,10 @@ def main() -> None:
         "--piece-mib",
         type=float,
         default=8.0,
-        help="largest activation of `streamed`; `whole` has the default",
+        help="largest activation of `streamed`; `whole` uses the default",
     )
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=2, help="the best time counts")
+    parser.add_argument("--repeats", type=int, default=2, help="runs of each case; the fastest counts")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -153,7 +153,7 @@ def measure(case: Case) -> Result:
     out.zero_()
     del out
     decode(latent[:, :, :1])
-    settle()
+    release_memory()
 
     baseline = resident_bytes()
     seconds = []
@@ -165,7 +165,7 @@ def measure(case: Case) -> Result:
         del frames
         if len(seconds) == 1:
             rss = peak_resident_bytes() - baseline - output_bytes
-        settle()
+        release_memory()
     with LiveBytes() as live:
         decode(latent)
     return Result(live_bytes=live.peak - output_bytes, rss_bytes=rss, seconds=min(seconds), sample=sample)
@@ -192,7 +192,7 @@ def decoder_of(case: Case) -> Callable[[Tensor], Tensor]:
 
 
 def diffusers_twin(decoder: torch.nn.Module, case: Case) -> Any:
-    """diffusers' autoencoder with the same decoder weights, and an encoder that is never run."""
+    """diffusers' autoencoder with the same decoder weights; its encoder is never run."""
     from diffusers import AutoencoderKLLTX2Video
 
     peer = AutoencoderKLLTX2Video(
@@ -223,7 +223,7 @@ def diffusers_twin(decoder: torch.nn.Module, case: Case) -> Any:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Peak bytes of the storages that operations make, as long as something holds them."""
+    """Peak bytes of all storages that operations allocate, counted as long as they are referenced."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -231,10 +231,12 @@ class LiveBytes(TorchDispatchMode):
         self.peak = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        inputs = {
+            t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)
+        }
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() not in given:
+            if isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() not in inputs:
                 storage = tensor.untyped_storage()
                 self.alive[storage.data_ptr()] = (StorageWeakRef(storage), storage.nbytes())
         self.alive = {at: entry for at, entry in self.alive.items() if not entry[0].expired()}
@@ -242,8 +244,8 @@ class LiveBytes(TorchDispatchMode):
         return out
 
 
-def settle() -> None:
-    """Give freed memory back to the system, so that the next peak starts from what is held."""
+def release_memory() -> None:
+    """Return freed memory to the system, so that the next peak is measured from what is allocated."""
     gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)

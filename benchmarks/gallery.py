@@ -1,6 +1,8 @@
-"""Clips of the embedded set, and one sheet that shows their frames and waveforms.
+"""Clips of the embedded set for each way of conditioning, and a contact sheet of their frames and waveforms.
 
-python benchmarks/gallery.py --out benchmarks/gallery
+    python benchmarks/gallery.py --out benchmarks/gallery
+
+A demonstration rather than a measurement; benchmarks/semantics.py has the figures.
 """
 
 from __future__ import annotations
@@ -19,16 +21,16 @@ from PIL import Image
 
 from ltx2_core import Generation, LTX2Pipeline
 from ltx2_core.tiny import embedded_dir, embedded_set
-from ltx2_core.training.latents import AUDIO_RATE
 from ltx2_core.training.world import FPS, render_audio, render_frames, sample_scene
+from ltx2_core.training.world.batches import AUDIO_RATE
 
-SHOWN = 8
+COLUMNS = 8
 """Frames of each clip on the sheet."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exhibit:
-    """One clip: its file name, what the sheet says, and the request."""
+    """One clip: its file name, its caption on the sheet, and the options of its request."""
 
     name: str
     prompt: str
@@ -37,7 +39,7 @@ class Exhibit:
 
 
 def exhibits() -> list[Exhibit]:
-    """What is shown. Pictures and sounds that are given come from scenes that no training saw."""
+    """The clips of the sheet. Images and audio for conditioning come from held-out scenes."""
     scene = sample_scene(1 << 32, motion="slide_right", kind="square", colour="yellow", background="blue")
     first = (render_frames(scene, 1, 128, 128) + 1) / 2
     bounce = sample_scene((1 << 32) + 1, motion="bounce", kind="triangle")
@@ -72,25 +74,26 @@ def exhibits() -> list[Exhibit]:
     ]
 
 
-def make(pipeline: LTX2Pipeline, exhibit: Exhibit, seed: int) -> Generation:
+def generate(pipeline: LTX2Pipeline, exhibit: Exhibit, seed: int) -> Generation:
+    """Generate the clip of an exhibit."""
     size = {"width": 128, "height": 128, "num_frames": 49, "fps": FPS, "steps": 20, "cfg": 4.0}
     return pipeline(exhibit.prompt, seed=seed, **{**size, **exhibit.options})
 
 
-def sheet(made: list[tuple[Exhibit, np.ndarray, torch.Tensor]], path: Path) -> None:
-    """A row for each clip: frames at even distances above the waveform of the same time."""
+def write_sheet(clips: list[tuple[Exhibit, np.ndarray, torch.Tensor]], path: Path) -> None:
+    """Write the contact sheet: for each clip a row of evenly spaced frames above the waveform."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(SHOWN, 1.75 * len(made)), dpi=110, layout="constrained")
-    rows = figure.subfigures(len(made), 1)
-    for row, (exhibit, frames, waveform) in zip(rows, made, strict=True):
+    figure = Figure(figsize=(COLUMNS, 1.75 * len(clips)), dpi=110, layout="constrained")
+    rows = figure.subfigures(len(clips), 1)
+    for row, (exhibit, frames, waveform) in zip(rows, clips, strict=True):
         row.suptitle(f"{exhibit.what}: “{exhibit.prompt}”", fontsize=7, x=0.01, ha="left")
-        picture, sound = row.subplots(2, 1, height_ratios=(3, 1))
-        chosen = np.linspace(0, len(frames) - 1, SHOWN).round().astype(int)
-        picture.imshow(np.concatenate([frames[i] for i in chosen], axis=1), aspect="equal")
-        sound.plot(waveform.mean(0), linewidth=0.4)
-        sound.set(xlim=(0, waveform.shape[1]), ylim=(-1, 1))
-        for axes in (picture, sound):
+        images, audio = row.subplots(2, 1, height_ratios=(3, 1))
+        chosen = np.linspace(0, len(frames) - 1, COLUMNS).round().astype(int)
+        images.imshow(np.concatenate([frames[i] for i in chosen], axis=1), aspect="equal")
+        audio.plot(waveform.mean(0), linewidth=0.4)
+        audio.set(xlim=(0, waveform.shape[1]), ylim=(-1, 1))
+        for axes in (images, audio):
             axes.set_axis_off()
     figure.savefig(path)
     Image.open(path).convert("P", palette=Image.Palette.ADAPTIVE).save(path, optimize=True)
@@ -108,13 +111,13 @@ def main() -> None:
     pipeline = LTX2Pipeline.embedded(
         keep_loaded=True, stage2_loras=[] if distilled is None else [(distilled, 1.0)]
     )
-    made = []
+    clips = []
     for exhibit in exhibits():
-        clip = make(pipeline, exhibit, options.seed)
+        clip = generate(pipeline, exhibit, options.seed)
         clip.save(options.out / f"{exhibit.name}.mp4")
-        made.append((exhibit, clip.array(), clip.audio()[0]))
+        clips.append((exhibit, clip.array(), clip.audio()[0]))
         print(options.out / f"{exhibit.name}.mp4", file=sys.stderr)
-    sheet(made, options.out / "gallery.png")
+    write_sheet(clips, options.out / "gallery.png")
     print(f"{options.out / 'gallery.png'}: made with {embedded_set().checkpoint.name}", file=sys.stderr)
 
 

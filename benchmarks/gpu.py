@@ -1,11 +1,12 @@
-"""All rows for one GPU, in under nine minutes: what the machine can do, then what the model does with it.
+"""Forward passes and decoding on one GPU in under nine minutes, against the GPU's own rates and diffusers.
 
     python benchmarks/gpu.py --out benchmarks/results
 
-Random weights of LTX-2.3 at its released size. The machine's own rates (matrix products, attention, copies)
-come first; ``floor_ms`` is the arithmetic of a step at those rates, ``ratio`` a time over it, or over the row
-that is named. Results are written after every row, and a row that fails costs no other. ``--tiny`` runs the
-same rows on a small network, on the CPU too.
+The network has random weights and the released size of LTX-2.3. The rates of the GPU (matrix products,
+attention, copies) are measured first. ``floor_ms`` is the time of a forward pass at those rates,
+``ratio`` the measured time over it, and ``ratio to ...`` a time over that of another row. Results are written
+after every row, and a row that fails does not stop the others. ``--tiny`` runs the same rows on a small
+network, also on a CPU.
 """
 
 from __future__ import annotations
@@ -30,18 +31,19 @@ def main() -> None:
     parser.add_argument("--out", default="benchmarks/results", help="folder of the results")
     parser.add_argument("--name", default="gpu")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--tiny", action="store_true", help="a small network, to try the benchmark itself")
+    parser.add_argument("--tiny", action="store_true", help="a small network, to test the benchmark itself")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--budget-s", type=float, default=520)
     options = parser.parse_args()
     bench = Bench(options.device, tiny=options.tiny, repeats=options.repeats)
     if not bench.cuda and not bench.tiny:
-        raise SystemExit("there is no GPU here: try the benchmark itself with --tiny")
+        raise SystemExit("no GPU was found: test the benchmark itself with --tiny")
     about = {"device": torch.cuda.get_device_name() if bench.cuda else "CPU", "tiny": bench.tiny}
     run(bench, Rows(Path(options.out), options.name, options.budget_s, about))
 
 
 def run(bench: Bench, rows: Rows) -> None:
+    """Measure and write all rows."""
     sizes = list(bench.sizes)
     for name, machine in (
         ("product, bf16", bench.products),
@@ -50,7 +52,7 @@ def run(bench: Bench, rows: Rows) -> None:
         ("copies", bench.copies),
     ):
         rows.measure(name, machine)
-    # Not under inference_mode: diffusers could not take such tensors for its parameters.
+    # Not under inference_mode, whose tensors cannot become parameters of diffusers' network.
     with torch.no_grad():
         model = bench.build()
     for size in sizes:

@@ -1,4 +1,4 @@
-"""The device of a benchmark and its own rates: matrix products, attention, copies."""
+"""The device of a benchmark, and its own rates as the reference: matrix products, attention, copies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ltx2_core.transformer.fp8 import kernel_product
 
 
 class Machine:
-    """The device and its rates as they are found, for a network of released or of ``tiny`` size."""
+    """A device and its measured rates, for a network of released or of ``tiny`` size."""
 
     def __init__(self, device: str, *, tiny: bool, repeats: int) -> None:
         self.device, self.tiny, self.repeats = torch.device(device), tiny, repeats
@@ -31,7 +31,7 @@ class Machine:
         self.gemm = self.gemm_fp8 = self.heads = self.copy = float("nan")
 
     def seconds(self, run: Callable[[], object], repeats: int | None = None) -> float:
-        """Median of some runs after one to warm up."""
+        """Median seconds of ``repeats`` runs after one to warm up."""
         times = []
         for _ in range((repeats or self.repeats) + 1):
             self.wait()
@@ -47,7 +47,7 @@ class Machine:
 
     @contextmanager
     def peak(self, row: Row) -> Iterator[None]:
-        """Record the most memory beyond what there was."""
+        """Record the peak of GPU memory above that at the start as ``peak_gb``."""
         if not self.cuda:
             yield
             return
@@ -57,12 +57,14 @@ class Machine:
         row["peak_gb"] = (torch.cuda.max_memory_allocated() - before) / 1e9
 
     def products(self) -> Row:
+        """Rate of bfloat16 matrix products, in TFLOP/s."""
         n = 256 if self.tiny else 8192
         a, b = (torch.randn(n, n, device=self.device, dtype=self.dtype) for _ in range(2))
         self.gemm = 2 * n**3 / self.seconds(lambda: a @ b, 10)
         return {"tflops": self.gemm / 1e12}
 
     def products_fp8(self) -> Row:
+        """Rate of fp8 matrix products, in TFLOP/s."""
         if not supports_fp8_matmul(self.device):
             return {"not measured": "this device has no fp8 products"}
         n = 8192
@@ -73,6 +75,7 @@ class Machine:
         return {"tflops": self.gemm_fp8 / 1e12}
 
     def attends(self) -> Row:
+        """Rate of attention, in TFLOP/s, and the backend that was chosen."""
         tokens = 64 if self.tiny else 16384
         q, k, v = (torch.randn(1, self.config.heads, tokens, self.config.head_dim, device=self.device,
                                dtype=self.dtype) for _ in range(3))  # fmt: skip
@@ -82,11 +85,12 @@ class Machine:
         return {"tflops": self.heads / 1e12, "backend": attention_backend(self.device, self.dtype)}
 
     def copies(self) -> Row:
+        """Rates of copies from pinned memory and within the device, in GB/s."""
         if not self.cuda:
             return {"not measured": "no GPU"}
         host = torch.empty(2**30, dtype=torch.uint8).pin_memory()
-        there = torch.empty(2**30, dtype=torch.uint8, device=self.device)
-        self.copy = 2**30 / self.seconds(lambda: there.copy_(host, non_blocking=True), 5)
-        other = torch.empty_like(there)
-        own = 2**31 / self.seconds(lambda: other.copy_(there), 10)
+        on_device = torch.empty(2**30, dtype=torch.uint8, device=self.device)
+        self.copy = 2**30 / self.seconds(lambda: on_device.copy_(host, non_blocking=True), 5)
+        other = torch.empty_like(on_device)
+        own = 2**31 / self.seconds(lambda: other.copy_(on_device), 10)
         return {"host_gb_s": self.copy / 1e9, "device_gb_s": own / 1e9}

@@ -1,4 +1,4 @@
-"""What the transformer, the decoder and a LoRA take on a device, beside what its own rates allow."""
+"""Time and memory of transformer, decoder and LoRA on a device, against the limits of its own rates."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Inputs = tuple[Modality, Modality, RopeTables]
 
 
 class Bench(Machine):
-    """One network for all rows, on a machine whose rates are known."""
+    """One network for all rows, on a machine whose rates have been measured."""
 
     def __init__(self, device: str, *, tiny: bool, repeats: int) -> None:
         super().__init__(device, tiny=tiny, repeats=repeats)
@@ -44,12 +44,12 @@ class Bench(Machine):
         clip = plan_clip(*self.sizes[size][:2], frames=self.sizes[size][2])
         grid = (clip.latent_frames, clip.latent_height, clip.latent_width)
         sigma = torch.tensor([0.7], device=self.device)
-        made = []
+        streams: list[Modality] = []
         for positions, width in (
             (video_positions(*grid, clip.fps), self.config.dim),
             (audio_positions(clip.audio_latents), self.config.audio_dim),
         ):
-            generator = torch.Generator(self.device).manual_seed(len(made))
+            generator = torch.Generator(self.device).manual_seed(len(streams))
             tokens = positions.shape[2]
             shapes = (1, tokens, 128), (1, TEXT if not self.tiny else 8, width)
             x, text = (
@@ -57,22 +57,22 @@ class Bench(Machine):
             )
             times = torch.full((1, tokens), 0.7)
             times[:, : grid[1] * grid[2]] = 0
-            made.append(
+            streams.append(
                 Modality(
                     tokens=x,
-                    timesteps=times if image and not made else sigma[:, None].cpu(),
+                    timesteps=times if image and not streams else sigma[:, None].cpu(),
                     sigma=sigma,
                     positions=positions.to(self.device),
                     context=text,
                 )
             )
         tables = Transformer(replace(self.config, num_layers=0), device="meta").rope_tables(
-            made[0].positions, made[1].positions, dtype=self.dtype, device=self.device
+            streams[0].positions, streams[1].positions, dtype=self.dtype, device=self.device
         )
-        return made[0], made[1], tables
+        return streams[0], streams[1], tables
 
     def floor(self, size: str, rate: float) -> float:
-        """Seconds of the arithmetic of one step: products at ``rate``, attention at its own."""
+        """Least seconds of a forward pass: its products at ``rate``, its attention at the measured rate."""
         clip = plan_clip(*self.sizes[size][:2], frames=self.sizes[size][2])
         counts = []
         for layers in (1, 2):
@@ -131,7 +131,7 @@ class Bench(Machine):
             model.chunk_tokens = None
 
     def fp8(self, model: Transformer) -> Row:
-        """Put the blocks between the first and the last into fp8 by rows, in place."""
+        """Convert all blocks but the first and the last to fp8 with a scale for each row, in place."""
         problem = fp8_problem(self.device, self.dtype)
         if problem is not None:
             return {"not measured": problem}
@@ -139,7 +139,7 @@ class Bench(Machine):
         return {"layers": count, "weights_gb": _bytes(model) / 1e9}
 
     def graphs(self, model: Transformer, size: str) -> Row:
-        """A step of few tokens, one kernel at a time and as one CUDA graph."""
+        """A forward pass of few tokens as one CUDA graph, over the same kernels launched one by one."""
         video, audio, tables = self.inputs(size)
         graphs = Graphs()
         with torch.inference_mode():
@@ -154,7 +154,7 @@ class Bench(Machine):
         return {"ms": 1000 * replayed, "eager_ms": 1000 * plain, "ratio to eager": replayed / plain}
 
     def streamed(self, model: Transformer, size: str, cap_gb: int) -> Row:
-        """A step with memory capped, blocks copied in turn, over the same step with all of them resident."""
+        """A forward pass under a memory limit, blocks copied in turn, over one with all blocks resident."""
         if not self.cuda:
             return {"not measured": "no GPU"}
         clip = plan_clip(*self.sizes[size][:2], frames=self.sizes[size][2])
@@ -208,7 +208,7 @@ class Bench(Machine):
         return row
 
     def lora(self, model: Transformer) -> Row:
-        """W += 0.7 B A of rank 384 on every layer of the blocks, and back, over reading and writing them."""
+        """Merge a LoRA of rank 384 into all layers of the blocks, W += 0.7 B A; bandwidth in GB/s."""
         rank, spent, size = 384, 0.0, 0
         for linear in (m for b in model.transformer_blocks for m in b.modules() if isinstance(m, nn.Linear)):
             a = torch.randn(rank, linear.in_features, device=self.device, dtype=self.dtype)
@@ -223,7 +223,7 @@ class Bench(Machine):
         return {"s": spent, "gb_s": 2 * size / spent / 1e9}
 
     def diffusers(self, model: Transformer, size: str) -> Row:
-        """The same weights and inputs in diffusers' transformer."""
+        """A forward pass of diffusers' transformer with the same weights and inputs, and ours over it."""
         from transformer_step import diffusers_twin, their_forward
 
         peer = diffusers_twin(self.config, model)

@@ -1,16 +1,18 @@
-"""Evaluations and seconds a step of each preset, against diffusers' and core's way with the same weights.
+"""Time of a sampling step with each preset, against diffusers and ComfyUI core with the same weights.
 
     python benchmarks/guidance.py --threads 1 --repeats 3 --comfy COMFYUI_DIR
     python benchmarks/guidance.py --cache
     python benchmarks/guidance.py --previews
 
-A step is everything between two states: all passes of guidance and the sampler's arithmetic. diffusers joins
-the negative and the positive prompt in one call and evaluates perturbed and apart passes by themselves; it
-has no res_2s, so its column there is twice its step. Core's guider joins both prompts too and has no other
-pass, so it stands beside presets with cfg alone. Runs alternate; a ratio is the median of ours / theirs in
-CPU time. ``blocks`` is how many of them a step computes, of those in the network times its passes.
-``--cache`` measures step caches and skipped steps on the embedded set: passes saved, and the distance of the
-latents from those of the run without. ``--previews`` measures one preview of a large clip.
+A sampling step has all guidance passes and the arithmetic of the sampler. diffusers batches the negative and
+the positive prompt in one call, and runs the other guidance passes one by one; as it has no res_2s, twice its
+step stands for that. Core's guider batches both prompts too and has no other guidance pass, so it is a peer
+only of presets with cfg alone. Runs alternate; a ratio is the median of ours / theirs in CPU time, below 1 is
+faster. ``blocks a step`` is the number of computed transformer blocks, of those that all passes would
+compute.
+
+``--cache`` measures caches and skipped guidance on the embedded set: forward passes saved, and the relative
+distance of the latents from those without. ``--previews`` measures one preview of a large clip.
 """
 
 from __future__ import annotations
@@ -40,8 +42,8 @@ from ltx2_core.sampling.presets import PRESETS, Preset
 from ltx2_core.sampling.previews import LinearMap, Previews
 from ltx2_core.sampling.samplers import EVALUATIONS, get_sampler
 from ltx2_core.shapes import plan_clip
-from ltx2_core.training.data import HELD_OUT
 from ltx2_core.training.world import caption, sample_scene
+from ltx2_core.training.world.batches import HELD_OUT
 from ltx2_core.transformer import Transformer
 from ltx2_core.types import AVLatent, TextContext
 
@@ -51,6 +53,7 @@ TEXT = 64
 
 
 def case() -> Case:
+    """A small network of generation 2.3, and a clip of 480 video tokens."""
     config = TransformerConfig(
         num_layers=4,
         heads=4,
@@ -65,7 +68,7 @@ def case() -> Case:
 
 
 class Ours:
-    """One clip with our denoiser."""
+    """Sampling steps of one clip with our denoiser."""
 
     def __init__(self, model: Transformer, grid: tuple[int, int, int]) -> None:
         frames, height, width = grid
@@ -84,7 +87,7 @@ class Ours:
         ]
 
     def step(self, preset: Preset, passes_per_call: int = 1) -> Callable[[], AVLatent]:
-        """The second step of a preset, of which none ends in 0."""
+        """The second sampling step of a preset; it never ends at noise level 0."""
         guidance = preset.guidance(BLOCKS)
         denoise = Denoiser(
             self.model,
@@ -104,14 +107,14 @@ class Ours:
         self.blocks += 1
 
     def evaluations(self, preset: Preset) -> int:
-        """Passes of a whole run, counted without running the model."""
+        """Forward passes of a whole run, counted without running the network."""
         passes = len(preset.guidance(BLOCKS).passes())
         calls = preset.steps * EVALUATIONS.get(preset.sampler, 1) + (preset.sampler == "res_2s")
         return passes * calls
 
 
 class Theirs:
-    """The same clip with diffusers' transformer, called as its pipeline calls it."""
+    """Sampling steps of the same clip with diffusers' transformer, called as its pipeline calls it."""
 
     def __init__(self, model: torch.nn.Module, ours: Ours, grid: tuple[int, int, int]) -> None:
         from ltx2_core.conditioning.patchify import (
@@ -149,7 +152,7 @@ class Theirs:
 
     def step(self, preset: Preset, guidance: Guidance) -> Callable[[], list[Tensor]]:
         sigma, sigma_next = preset.sigmas()[1:3].tolist()
-        wanted = guidance.passes()
+        passes = guidance.passes()
         times = EVALUATIONS.get(preset.sampler, 1)
 
         def once() -> list[Tensor]:
@@ -158,16 +161,16 @@ class Theirs:
             def x0(velocities: list[Tensor]) -> list[Tensor]:
                 return [x - sigma * v for x, v in zip(self.tokens, velocities, strict=True)]
 
-            if Pass.NEGATIVE in wanted:
+            if Pass.NEGATIVE in passes:
                 found = x0(self.call([self.texts[1], self.texts[0]], sigma))
                 estimates[Pass.NEGATIVE] = [t[:1] for t in found]
                 estimates[Pass.CONDITIONAL] = [t[1:] for t in found]
             else:
                 estimates[Pass.CONDITIONAL] = x0(self.call([self.texts[0]], sigma))
-            if Pass.PERTURBED in wanted:
+            if Pass.PERTURBED in passes:
                 options = {"spatio_temporal_guidance_blocks": list(BLOCKS)}
                 estimates[Pass.PERTURBED] = x0(self.call([self.texts[0]], sigma, **options))
-            if Pass.APART in wanted:
+            if Pass.APART in passes:
                 estimates[Pass.APART] = x0(self.call([self.texts[0]], sigma, isolate_modalities=True))
             guided = [
                 stream.combine({which: e[index] for which, e in estimates.items()})
@@ -185,7 +188,7 @@ class Theirs:
 
 
 class Core:
-    """The same clip with core's network, called as core's guider calls it."""
+    """Sampling steps of the same clip with core's network, called as core's guider calls it."""
 
     def __init__(self, folder: Path, ours: Ours) -> None:
         noise = ours.noise
@@ -195,26 +198,27 @@ class Core:
         self.contexts = [torch.cat((text.video, text.audio), dim=-1) for text in ours.texts]
 
     def step(self, preset: Preset, guidance: Guidance) -> Callable[[], list[Tensor]] | None:
-        wanted = guidance.passes()
-        if {*wanted} - {Pass.CONDITIONAL, Pass.NEGATIVE} or EVALUATIONS.get(preset.sampler, 1) > 1:
+        passes = guidance.passes()
+        if {*passes} - {Pass.CONDITIONAL, Pass.NEGATIVE} or EVALUATIONS.get(preset.sampler, 1) > 1:
             return None
         sigma, sigma_next = preset.sigmas()[1:3].tolist()
 
         def step() -> list[Tensor]:
-            contexts = self.contexts[: len(wanted)]
+            contexts = self.contexts[: len(passes)]
             found = core_velocities(self.model, self.latents, contexts, sigma, FPS)
             estimates = [[x - sigma * v for x, v in zip(self.latents, one, strict=True)] for one in found]
             scales = (guidance.video.cfg, guidance.audio.cfg)
-            made = []
+            result = []
             for x, scale, *each in zip(self.latents, scales, *estimates, strict=True):
                 x0 = each[-1] + scale * (each[0] - each[-1])
-                made.append(x0 + (x - x0) * (sigma_next / sigma))
-            return made
+                result.append(x0 + (x - x0) * (sigma_next / sigma))
+            return result
 
         return step
 
 
 def compare(repeats: int, comfy: Path | None) -> None:
+    """Print the table of presets."""
     bench = case()
     model, peer = build(bench)
     ours = Ours(model, bench.grid)
@@ -235,22 +239,23 @@ def compare(repeats: int, comfy: Path | None) -> None:
 
 
 def measure_caches() -> None:
+    """Print forward passes and errors of caches and skipped guidance on the embedded set."""
     pipeline = LTX2Pipeline.embedded(dtype=torch.float32, keep_loaded=True)
     size = {"width": 128, "height": 128, "num_frames": 25, "steps": 20, "fps": 25.0}
-    # What a prompt leaves open is settled by the noise, and then a small error settles it otherwise.
+    # Prompts name everything: what they leave open depends on the noise, and on the smallest error too.
     prompts = [caption(sample_scene(HELD_OUT + index), HELD_OUT + index) for index in range(4)]
     exact = [pipeline(prompt, seed=seed, **size) for seed, prompt in enumerate(prompts)]
     print("| cache | threshold | passes run | passes saved | video error | audio error |")
     print("|---|---|---|---|---|---|")
 
     def report(name: str, **change: Any) -> None:
-        near = [pipeline(replace(clip.request, **change)) for clip in exact]
-        used = [clip.evaluations[0] for clip in near]
+        cached = [pipeline(replace(clip.request, **change)) for clip in exact]
+        used = [clip.evaluations[0] for clip in cached]
         errors = [
-            mean(float((a - b).norm() / b.norm()) for a, b in zip(made, true, strict=True))
-            for made, true in (
-                ([c.latents.video for c in near], [c.latents.video for c in exact]),
-                ([c.latents.audio for c in near], [c.latents.audio for c in exact]),
+            mean(float((a - b).norm() / b.norm()) for a, b in zip(approximate, true, strict=True))
+            for approximate, true in (
+                ([c.latents.video for c in cached], [c.latents.video for c in exact]),
+                ([c.latents.audio for c in cached], [c.latents.audio for c in exact]),
             )
         ]
         counts = mean(u.run for u in used), mean(u.reused for u in used)
@@ -266,11 +271,11 @@ def measure_caches() -> None:
 
 
 def measure_previews(repeats: int) -> None:
-    """CPU milliseconds of one preview by linear maps; a step of that size takes seconds on any device."""
+    """Print the CPU milliseconds of one preview by linear maps."""
     generator = torch.Generator().manual_seed(0)
     maps = [LinearMap(torch.randn(128, n, generator=generator), torch.zeros(n)) for n in (3, 1)]
     previews = Previews(colour=maps[0], loudness=maps[1], quiet=-8.0, loud=0.0)
-    print("| clip | picture and sound, ms |")
+    print("| clip | frame and audio levels, ms |")
     print("|---|---|")
     for width, height, frames in ((768, 512, 121), (1920, 1088, 121)):
         clip = empty_state(plan_clip(width, height, frames=frames, fps=FPS)).latent
@@ -292,12 +297,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
-        "--cache", action="store_true", help="measure what skips evaluations on the embedded set"
+        "--cache", action="store_true", help="measure caches and skipped guidance on the embedded set"
     )
     parser.add_argument("--previews", action="store_true", help="measure a preview")
     parser.add_argument("--comfy", type=Path, help="a checkout of ComfyUI to compare with")
     args = parser.parse_args()
-    sys.argv[1:] = []  # ComfyUI reads it too.
+    sys.argv[1:] = []  # ComfyUI parses the command line too.
     torch.set_num_threads(args.threads)
     if args.cache:
         measure_caches()

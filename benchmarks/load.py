@@ -1,9 +1,12 @@
-"""Time and peak memory of loading a transformer, against reading the same file.
+"""Time and peak memory of loading a transformer, against safetensors, diffusers and reading the file.
 
-Writes a random bf16 transformer of about ``--gb`` gigabytes to a temporary folder (removed afterwards) and
-runs each case in its own process. Every case ends with all pages touched, so that a memory map cannot win by
-not reading. Memory is what the process holds above its state after the imports; private memory leaves out
-pages that only mirror the file.
+    python benchmarks/load.py --gb 3
+
+Writes a random bf16 transformer of about ``--gb`` gigabytes to a temporary folder, removed afterwards, and
+runs each case in a process of its own. Each case ends by touching all pages, so that a memory map cannot win
+by not reading. ``x read`` is the time over that of reading the file, ``peak/size`` and ``private/size`` are
+memory above that after the imports over the size of the file; private memory does not include pages that
+mirror the file. The exit code is 1 if a limit is exceeded.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ BASELINE = "read the file"
 PEAK_LIMIT = 1.1
 PRIVATE_LIMIT = 0.1
 SECONDS_LIMIT = 0.3
-"""At 3 GB, beyond the time of touching every page of the file."""
+"""Limit at 3 GB of the seconds above those of ``load_file`` with all pages touched."""
 
 
 def main() -> None:
@@ -65,7 +68,7 @@ def main() -> None:
 
 
 def write_transformer(path: Path, gigabytes: float) -> None:
-    """A 2.3 transformer with full-width blocks; as many of them as fit, at least one."""
+    """Write a 2.3 transformer with as many blocks of released width as ``gigabytes`` allow, at least one."""
     import torch
     from safetensors.torch import save_file
 
@@ -92,7 +95,7 @@ def write_transformer(path: Path, gigabytes: float) -> None:
 
 
 def write_folder(path: Path, folder: Path) -> None:
-    """The same transformer as diffusers saves it, in a folder of its own."""
+    """Write the same transformer as diffusers saves it, as a folder."""
     import torch
     from diffusers import LTX2VideoTransformer3DModel
     from safetensors.torch import load_file
@@ -189,15 +192,15 @@ def measure(case: str, path: Path) -> dict[str, float]:
     }
     with watching() as peak:
         start = time.perf_counter()
-        kept = work[case]()
+        result = work[case]()
         seconds = time.perf_counter() - start
-    del kept
+    del result
     return {"seconds": seconds, **peak}
 
 
 @contextmanager
 def watching():  # noqa: ANN201
-    """Yields a dict that holds the peak resident and private bytes above the start once the block ends."""
+    """Yields a dict; when the context ends it has the peak resident and private bytes above the start."""
     import psutil
 
     process = psutil.Process()

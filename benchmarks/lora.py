@@ -1,12 +1,13 @@
-"""Merging a LoRA of rank 384 on every linear layer of real-width blocks, against the official way.
+"""Merging a LoRA of rank 384 into all linear layers of blocks of released width, against the official code.
 
     python benchmarks/lora.py --blocks 3 --threads 2
 
-Writes a random bf16 transformer and LoRA to a temporary folder (removed afterwards) and runs each case in a
-process of its own, several times, alternating. The official way is the bf16 product added in place to
-weights in memory, W += strength * (B @ A). Seconds are those of the processor. Private memory leaves out
-pages that only mirror a file; "extra" is its peak above the changed weights, in units of the largest layer. A
-step without and one with the LoRA are measured in one process, alternating.
+Writes a random bf16 transformer and LoRA to a temporary folder, removed afterwards, and runs each case
+several times in processes of its own, alternating. The official code adds the bf16 product to weights in
+memory, W += strength * (B @ A). Times are processor times; ``x official`` is the ratio, below 1 is faster.
+``extra layers`` is the peak of private memory above the changed weights, in units of the largest layer; pages
+that mirror a file do not count. A forward pass with the LoRA over one without is measured in one process,
+alternating. The exit code is 1 if a limit is exceeded.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=3, help="transformer blocks (default 3)")
     parser.add_argument("--heads", type=int, default=32, help="32 are 4096 and 2048 wide (default)")
     parser.add_argument("--rank", type=int, default=384)
-    parser.add_argument("--tokens", type=int, default=256, help="video tokens of a step (default 256)")
+    parser.add_argument(
+        "--tokens", type=int, default=256, help="video tokens of a forward pass (default 256)"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--dir", type=Path, help="folder for the temporary files (default: the system's)")
@@ -69,7 +72,7 @@ def main() -> None:
 
 
 def write_files(options: argparse.Namespace) -> None:
-    """A 2.3 transformer and two LoRAs on its linear layers, all of random values."""
+    """Write a 2.3 transformer and two LoRAs on all its linear layers, with random values."""
     import torch
     from safetensors.torch import save_file
 
@@ -201,7 +204,7 @@ def measure_step(options: argparse.Namespace) -> dict[str, float]:
 
 @dataclass
 class Watched:
-    """Private bytes above those at the start."""
+    """Peak of private bytes above those at the start."""
 
     peak: int = 0
     stop: Event = field(default_factory=Event)
@@ -254,7 +257,7 @@ def table(
         if case == "ltx2_core":
             ours = seconds / base
     print(
-        f"\nstep without LoRA {step['plain']:.3f} s of CPU, with {step['merged']:.3f}: "
+        f"\nforward pass without LoRA {step['plain']:.3f} s of CPU, with {step['merged']:.3f}: "
         f"{step['ratio']:.3f} (median of pairs)"
     )
     missed = False

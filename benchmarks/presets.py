@@ -1,11 +1,11 @@
-"""What the embedded set makes of held-out prompts with each sampling preset: a few clips a preset.
+"""How well the embedded set follows held-out prompts with each sampling preset, against chance.
 
     python benchmarks/presets.py --clips 6 --distilled-lora LORA
 
-Each row tells how often a word of the prompt came true in what is seen and heard, beside chance: the same
-clips judged by the prompts of their neighbours. ``distilled`` presets want distilled weights or the LoRA,
-which is looked for beside the set; without it they run on the weights as they are, and the row says so.
-``distilled 3`` is a second stage: it finishes what the first preset has made at half the size.
+Each row has the per cent of clips in which a word of the prompt is right, measured from frames and waveform,
+and in brackets chance: the same clips scored against the prompts of their neighbours. ``distilled`` presets
+need the distilled LoRA, by default the one in the model folders; without it they run on the weights as they
+are, and the row says so. ``distilled 3`` is the second stage after the first preset at half the size.
 """
 
 from __future__ import annotations
@@ -28,15 +28,25 @@ from ltx2_core.loading import Component
 from ltx2_core.sampling.guidance import stg_blocks_of
 from ltx2_core.sampling.presets import LTXV, PRESETS, Preset
 from ltx2_core.tiny import embedded_dir
-from ltx2_core.training.data import HELD_OUT
-from ltx2_core.training.latents import AUDIO_RATE
-from ltx2_core.training.world import FPS, Agreement, Clip, Measured, agreement, clip_of, measure, sample_scene
+from ltx2_core.training.world import (
+    FPS,
+    Agreement,
+    Clip,
+    Measured,
+    agreement,
+    measure,
+    render_clip,
+    sample_scene,
+)
+from ltx2_core.training.world.batches import AUDIO_RATE, HELD_OUT
 
 SECOND_STAGE = "distilled 3"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
+    """Number, size and length of the clips of a preset."""
+
     clips: int
     width: int
     height: int
@@ -44,7 +54,7 @@ class Settings:
 
 
 def request_of(preset: Preset, pipeline: LTX2Pipeline) -> dict[str, Any]:
-    """The fields of a request that the preset stands for."""
+    """The options of a request with this preset."""
     file = pipeline.networks.file(Component.TRANSFORMER)
     blocks = stg_blocks_of(transformer_config(file.config).num_layers, str(file.generation))
     fields = {
@@ -56,8 +66,8 @@ def request_of(preset: Preset, pipeline: LTX2Pipeline) -> dict[str, Any]:
     return fields if preset.schedule == LTXV else {**fields, "sigmas": preset.sigmas().tolist()}
 
 
-def make(name: str, pipeline: LTX2Pipeline, clips: list[Clip], s: Settings) -> tuple[list[Measured], int]:
-    """What is seen and heard in one clip for each prompt, and the passes that one takes."""
+def generate(name: str, pipeline: LTX2Pipeline, clips: list[Clip], s: Settings) -> tuple[list[Measured], int]:
+    """Generate and measure a clip for each prompt; also returns the forward passes of one clip."""
     options: dict[str, Any] = {"width": s.width, "height": s.height, "num_frames": s.frames, "fps": FPS}
     if name == SECOND_STAGE:
         first, *_ = PRESETS
@@ -68,14 +78,14 @@ def make(name: str, pipeline: LTX2Pipeline, clips: list[Clip], s: Settings) -> t
         options |= request_of(PRESETS[name], pipeline)
     found = []
     for seed, clip in enumerate(clips):
-        made = pipeline(clip.caption, seed=seed, **options)
-        found.append(measure(torch.cat(list(made.frames())), *made.audio()))
-    return found, sum(stage.run for stage in made.evaluations)
+        generation = pipeline(clip.caption, seed=seed, **options)
+        found.append(measure(torch.cat(list(generation.frames())), *generation.audio()))
+    return found, sum(stage.run for stage in generation.evaluations)
 
 
-def rates(made: list[Measured], clips: list[Clip]) -> dict[str, float]:
-    """Per cent of the clips in which each word came true."""
-    rows = [agreement(m, clip.truth) for m, clip in zip(made, clips, strict=True)]
+def rates(measured: list[Measured], clips: list[Clip]) -> dict[str, float]:
+    """Per cent of the clips in which each word of the prompt is right."""
+    rows = [agreement(m, clip.truth) for m, clip in zip(measured, clips, strict=True)]
     return {word: 100 * sum(getattr(row, word) for row in rows) / len(rows) for word in Agreement._fields}
 
 
@@ -84,19 +94,19 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models", type=Path, default=embedded_dir(), help="model folders")
-    parser.add_argument("--distilled-lora", type=Path, help="in place of the one of --models")
+    parser.add_argument("--distilled-lora", type=Path, help="default: the one in --models")
     parser.add_argument("--preset", nargs="+", choices=list(PRESETS), default=list(PRESETS))
     parser.add_argument("--clips", type=int, default=6, help="held-out prompts a preset (default 6)")
     parser.add_argument("--size", default="128x128x25", help="width x height x frames (default 128x128x25)")
-    parser.add_argument("--threads", type=int, help="of torch")
-    parser.add_argument("--json", type=Path, help="write the figures here as well")
+    parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     width, height, frames = (int(number) for number in args.size.split("x"))
     s = Settings(clips=args.clips, width=width, height=height, frames=frames)
     clips = [
-        clip_of(sample_scene(seed), frames, width, height, AUDIO_RATE, caption_seed=seed)
+        render_clip(sample_scene(seed), frames, width, height, AUDIO_RATE, caption_seed=seed)
         for seed in range(HELD_OUT, HELD_OUT + s.clips)
     ]
     folder: Path = args.models
@@ -117,9 +127,9 @@ def main() -> None:
         weights = "with the distilled LoRA" if distilled else "as they are"
         pipeline = LTX2Pipeline(checkpoint, loras=[(lora, 1.0)] if distilled else [], **files)
         start = time.process_time()
-        made, passes = make(name, pipeline, clips, s)
+        measured, passes = generate(name, pipeline, clips, s)
         seconds = (time.process_time() - start) / s.clips
-        right, chance = rates(made, clips), rates(made, [*clips[1:], clips[0]])
+        right, chance = rates(measured, clips), rates(measured, [*clips[1:], clips[0]])
         cells = " | ".join(f"{right[word]:.0f} ({chance[word]:.0f})" for word in words)
         print(f"| {name} | {weights} | {passes} | {cells} | {seconds:.1f} |", flush=True)
         found.append({"preset": name, "weights": weights, "passes": passes, "right": right, "chance": chance})

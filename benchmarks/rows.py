@@ -1,4 +1,4 @@
-"""Rows of a benchmark: each measured by itself, written as it comes, as JSON, Markdown and a picture."""
+"""Rows of a benchmark, each measured by itself and written at once: JSON, Markdown and a chart."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ Row = dict[str, Any]
 
 
 class Rows:
-    """Measures rows until ``budget_s`` is over; a row that fails or comes too late says so in its place."""
+    """Measures rows within ``budget_s`` seconds; a row that fails or is too late has the reason as result.
+
+    Writes ``folder``/``name``.json and .md; ``about`` are facts for their header.
+    """
 
     def __init__(self, folder: Path, name: str, budget_s: float, about: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -35,14 +38,14 @@ class Rows:
         return self._budget - (time.perf_counter() - self._start)
 
     def measure(self, name: str, run: Callable[[], Row], *, needs_s: float = 5.0) -> Row:
-        """``run()`` as the row ``name``; an empty row if there is no time for ``needs_s`` or it fails."""
+        """Measure and write ``run()`` as the row ``name``; skipped if fewer seconds are left."""
         began = time.perf_counter()
         if self.left < needs_s:
             row: Row = {"not measured": f"{self.left:.0f} s were left of {self._budget:.0f}"}
         else:
             try:
                 row = run()
-            except Exception as error:  # one row must not cost the others
+            except Exception as error:  # A failing row must not stop the others.
                 first = str(error).splitlines()[0] if str(error) else ""
                 row = {"not measured": f"{type(error).__name__}: {first[:160]}"}
         if torch.cuda.is_available():
@@ -60,8 +63,8 @@ class Rows:
         self.path.with_suffix(".md").write_text("\n".join(lines) + "\n")
 
     def draw(self, value: str, title: str) -> None:
-        """Bars of the rows that have ``value``; where matplotlib is not installed there is no picture."""
-        shown = [row for row in self.rows if isinstance(row.get(value), (int, float))]
+        """Draw the rows that have ``value`` as a bar chart; does nothing without matplotlib."""
+        drawn = [row for row in self.rows if isinstance(row.get(value), (int, float))]
         try:
             import matplotlib
 
@@ -69,10 +72,10 @@ class Rows:
             from matplotlib import pyplot
         except ImportError:
             return
-        if not shown:
+        if not drawn:
             return
-        figure, axes = pyplot.subplots(figsize=(9, 0.35 * len(shown) + 1.2), layout="constrained")
-        bars = axes.barh([row["row"] for row in shown], [row[value] for row in shown], color="#2563eb")
+        figure, axes = pyplot.subplots(figsize=(9, 0.35 * len(drawn) + 1.2), layout="constrained")
+        bars = axes.barh([row["row"] for row in drawn], [row[value] for row in drawn], color="#2563eb")
         axes.bar_label(bars, fmt="%.3g", padding=3)
         axes.invert_yaxis()
         axes.set_title(title)

@@ -1,4 +1,4 @@
-"""Clips of one checkpoint of the synthetic world, and what they are made with."""
+"""Generates, encodes and decodes the clips of the semantic benchmark with one checkpoint."""
 
 from __future__ import annotations
 
@@ -23,15 +23,14 @@ from ltx2_core.sampling.noise import initial_state, make_noise
 from ltx2_core.sampling.samplers import sample_euler
 from ltx2_core.sampling.schedules import DISTILLED_SIGMAS, ltxv_sigmas
 from ltx2_core.shapes import plan_clip
-from ltx2_core.training.data import HELD_OUT
-from ltx2_core.training.latents import AUDIO_RATE
-from ltx2_core.training.world import FPS, Clip, Measured, clip_of, measure, sample_scene
+from ltx2_core.training.world import FPS, Clip, Measured, measure, render_clip, sample_scene
+from ltx2_core.training.world.batches import AUDIO_RATE, HELD_OUT
 from ltx2_core.types import AVLatent, LatentState
 
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """The files of a set; None where it has no such part."""
+    """The files of a model set; None for parts that it does not have."""
 
     checkpoints: tuple[Path, ...]
     text_encoder: Path
@@ -42,6 +41,8 @@ class Files:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
+    """Number, size and length of clips, and how they are sampled."""
+
     clips: int
     width: int
     height: int
@@ -51,11 +52,11 @@ class Settings:
 
 
 class Missing(Exception):
-    """A part of the table needs a file that is not there."""
+    """A part of the table needs a file that the set does not have."""
 
 
 class Bench:
-    """Clips of one checkpoint, made once where several parts look at them."""
+    """Clips of one checkpoint; those that several parts of the table use are generated once."""
 
     def __init__(self, files: Files, settings: Settings, pipeline: LTX2Pipeline | None = None) -> None:
         self.files, self.settings = files, settings
@@ -63,12 +64,14 @@ class Bench:
             *files.checkpoints, text_encoder=files.text_encoder, upscaler=files.upscaler, keep_loaded=True
         )
 
-    def scenes(self, count: int | None = None, **wanted: Any) -> list[Clip]:
-        """Held-out clips with their truth."""
+    def scenes(self, count: int | None = None, **parts: Any) -> list[Clip]:
+        """Held-out clips with their truth; ``parts`` are fixed in all of them, see ``sample_scene``."""
         s = self.settings
         seeds = range(HELD_OUT, HELD_OUT + (s.clips if count is None else count))
         return [
-            clip_of(sample_scene(seed, **wanted), s.frames, s.width, s.height, AUDIO_RATE, caption_seed=seed)
+            render_clip(
+                sample_scene(seed, **parts), s.frames, s.width, s.height, AUDIO_RATE, caption_seed=seed
+            )
             for seed in seeds
         ]
 
@@ -96,13 +99,13 @@ class Bench:
     def generate(
         self, clip: Clip, seed: int, pipeline: LTX2Pipeline | None = None, **options: Any
     ) -> Measured:
-        return measure(*self.frames_and_sound(clip, seed, pipeline, **options))
+        return measure(*self.frames_and_audio(clip, seed, pipeline, **options))
 
-    def frames_and_sound(
+    def frames_and_audio(
         self, clip: Clip, seed: int, pipeline: LTX2Pipeline | None = None, **options: Any
     ) -> tuple[Tensor, Tensor, int]:
-        made = (pipeline or self.pipeline)(**self.request(clip, seed, **options))
-        return torch.cat(list(made.frames())), *made.audio()
+        generation = (pipeline or self.pipeline)(**self.request(clip, seed, **options))
+        return torch.cat(list(generation.frames())), *generation.audio()
 
     def reconstruct(self, clip: Clip) -> Tensor:
         return self.decode(self.encode(clip.frames))
@@ -113,7 +116,7 @@ class Bench:
     def decode(self, latent: Tensor) -> Tensor:
         return torch.cat(list(self.pipeline.decode_video(latent)))
 
-    def sound(self, latent: Tensor) -> tuple[Tensor, int]:
+    def decode_audio(self, latent: Tensor) -> tuple[Tensor, int]:
         return self.pipeline.decode_audio(latent)
 
     def sample(
@@ -127,7 +130,7 @@ class Bench:
         loras: Sequence[LoraFile] = (),
         distilled: bool = False,
     ) -> AVLatent:
-        """One stage with anything given, as the pipeline samples it."""
+        """Sample one stage as the pipeline does; ``latent`` is preserved where ``mask`` is 0."""
         s = self.settings
         plan = plan_clip(s.width, s.height, frames=s.frames, fps=FPS)
         state = empty_state(plan)

@@ -1,4 +1,4 @@
-"""Figures of the semantic table: what is counted, and how it is written."""
+"""Figures of the semantic table: scores of measured clips, and the table as Markdown."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ltx2_core.training.world import FPS, Agreement, Clip, Measured, agreement, 
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """One cell of the table; ``least`` or ``most`` is the aim, in the unit of ``value``."""
+    """One row of the table; ``least`` or ``most`` is the target, in the unit of ``value``."""
 
     part: str
     what: str
@@ -30,19 +30,22 @@ class Figure:
         return None if self.most is None else self.value <= self.most
 
 
-def agreements(made: Sequence[Measured], clips: Sequence[Clip]) -> dict[str, float]:
-    """Share of clips, in per cent, in which each word of the prompt came true."""
-    rows = [agreement(m, clip.truth) for m, clip in zip(made, clips, strict=True)]
+def agreements(measured: Sequence[Measured], clips: Sequence[Clip]) -> dict[str, float]:
+    """Per cent of clips in which each word of the prompt is right."""
+    rows = [agreement(m, clip.truth) for m, clip in zip(measured, clips, strict=True)]
     return {word: percent([getattr(row, word) for row in rows]) for word in Agreement._fields}
 
 
-def score(made: Sequence[Measured], clips: Sequence[Clip]) -> float:
-    """Mean over the words that the table asks for."""
-    rates = agreements(made, clips)
+def score(measured: Sequence[Measured], clips: Sequence[Clip]) -> float:
+    """Mean per cent of right words: colour, background, motion, shape and kind of sound."""
+    rates = agreements(measured, clips)
     return mean([rates[word] for word in ("colour", "background", "motion", "kind", "sound")])
 
 
-def given_events(part: str, what: str, found: Sequence[Sequence[float]], clips: Sequence[Clip]) -> Figure:
+def conditioned_events(
+    part: str, what: str, found: Sequence[Sequence[float]], clips: Sequence[Clip]
+) -> Figure:
+    """Median distance in frames of found events to the clips' contacts; chance: to those of other clips."""
     truth = [clip.truth.contacts_s for clip in clips]
     distances = [event_distance(a, b) * FPS for a, b in zip(found, truth, strict=True)]
     shuffled = [event_distance(a, b) * FPS for a, b in zip(found, [*truth[1:], truth[0]], strict=True)]
@@ -50,6 +53,7 @@ def given_events(part: str, what: str, found: Sequence[Sequence[float]], clips: 
 
 
 def frames_apart(part: str, what: str, distances: Sequence[float], shuffled: Sequence[float]) -> Figure:
+    """A figure of the median distance in frames, with that of shuffled clips as chance."""
     value = median(distances) if distances else math.inf
     chance = median(shuffled) if shuffled else math.inf
     return Figure(part=part, what=f"{what}, median", value=value, chance=chance, most=2, unit="frames")
@@ -64,7 +68,7 @@ def percent(hits: Sequence[float]) -> float:
 
 
 def finite(row: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no infinity, such as the distance to a knock that is not heard."""
+    """Replace infinity, the distance to a missing knock, by None, which JSON has."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
 
 

@@ -1,4 +1,4 @@
-"""The networks around the transformer, the second stage and the LoRAs: parts of the semantic table."""
+"""Parts of the semantic table on autoencoders, the second stage and the LoRAs."""
 
 from __future__ import annotations
 
@@ -11,40 +11,43 @@ from semantic_figures import Figure, agreements, mean, percent, score
 from ltx2_core import LTX2Pipeline
 from ltx2_core.conditioning.items import GuideFrames
 from ltx2_core.training.data import psnr
-from ltx2_core.training.latents import AUDIO_RATE, edge_frames
 from ltx2_core.training.world import (
     FPS,
+    edge_frames,
     edge_iou,
     edge_map,
     edge_sharpness,
     event_f1,
-    listen,
     measure,
+    measure_audio,
     semitones,
 )
+from ltx2_core.training.world.batches import AUDIO_RATE
 
 
 def video_autoencoder(bench: Bench) -> Iterator[Figure]:
+    """PSNR of the reconstruction of held-out clips."""
     values = [float(psnr(bench.reconstruct(clip)[None], clip.frames[None])) for clip in bench.truths]
     yield Figure(part="video VAE", what="PSNR, mean", value=mean(values), least=28, unit="dB")
 
 
 def audio_autoencoder(bench: Bench) -> Iterator[Figure]:
+    """Onsets, pitch, kind of sound and panning after encoding, decoding and the vocoder."""
     scores, pitches, kinds, pans = [], [], [], []
     for clip in [*bench.truths, *bench.bounces]:
         latent = bench.pipeline.encode_audio(clip.waveform, AUDIO_RATE, latent_frames=len(clip.frames))
-        heard = listen(*bench.sound(latent), len(clip.frames), FPS)
-        truth = listen(clip.waveform, AUDIO_RATE, len(clip.frames), FPS)
+        measured = measure_audio(*bench.decode_audio(latent), len(clip.frames), FPS)
+        truth = measure_audio(clip.waveform, AUDIO_RATE, len(clip.frames), FPS)
         seconds = len(clip.frames) / FPS
         if truth.sound == "knock":
             scores.append(
-                event_f1(heard.onsets_s, truth.onsets_s, tolerance_s=0.04, seconds=seconds, margin_s=0.05)
+                event_f1(measured.onsets_s, truth.onsets_s, tolerance_s=0.04, seconds=seconds, margin_s=0.05)
             )
-        kinds.append(heard.sound == truth.sound)
+        kinds.append(measured.sound == truth.sound)
         if truth.sound != "silence":
-            pitches.append(semitones(heard.pitch_hz, truth.pitch_hz) <= 1)
+            pitches.append(semitones(measured.pitch_hz, truth.pitch_hz) <= 1)
         if truth.sound == "glide":
-            pans.append(float((heard.pan - truth.pan).abs().mean()))
+            pans.append(float((measured.pan - truth.pan).abs().mean()))
     yield Figure(part="audio VAE, vocoder", what="onset F1 in 40 ms", value=percent(scores), least=90)
     yield Figure(part="audio VAE, vocoder", what="pitch within a semitone", value=percent(pitches), least=90)
     yield Figure(part="audio VAE, vocoder", what="knock, glide, swell or silence right", value=percent(kinds))
@@ -56,7 +59,7 @@ def audio_autoencoder(bench: Bench) -> Iterator[Figure]:
 
 
 def two_stages(bench: Bench) -> Iterator[Figure]:
-    """At the size of the table, and at twice that, where one stage makes what training never showed it."""
+    """Two stages over one, at the size of the table and at twice that, which is beyond the training."""
     if bench.files.upscaler is None:
         raise Missing("upscaler")
     loras = () if bench.files.distilled is None else ((bench.files.distilled, 1.0),)
@@ -72,10 +75,10 @@ def two_stages(bench: Bench) -> Iterator[Figure]:
         size = {"width": factor * settings.width, "height": factor * settings.height}
         larger = Bench(bench.files, replace(settings, **size), pipeline)
         one, two = (
-            [larger.frames_and_sound(c, i, stages=n) for i, c in enumerate(larger.truths)] for n in (1, 2)
+            [larger.frames_and_audio(c, i, stages=n) for i, c in enumerate(larger.truths)] for n in (1, 2)
         )
         at = f"{size['width']}x{size['height']}"
-        sharp = [mean([edge_sharpness(frames) for frames, _, _ in made]) for made in (one, two)]
+        sharp = [mean([edge_sharpness(frames) for frames, _, _ in clips]) for clips in (one, two)]
         yield Figure(
             part="two stages",
             what=f"edge sharpness over one stage, {at}",
@@ -83,7 +86,7 @@ def two_stages(bench: Bench) -> Iterator[Figure]:
             least=1,
             unit="x",
         )
-        right = [agreements([measure(*clip) for clip in made], larger.truths) for made in (one, two)]
+        right = [agreements([measure(*clip) for clip in clips], larger.truths) for clips in (one, two)]
         for word in ("colour", "kind"):
             yield Figure(
                 part="two stages",
@@ -94,12 +97,13 @@ def two_stages(bench: Bench) -> Iterator[Figure]:
 
 
 def distilled(bench: Bench) -> Iterator[Figure]:
+    """Score of the distilled LoRA, in one and in two stages, over that of the full model."""
     if bench.files.distilled is None:
         raise Missing("distilled LoRA")
     pipeline = bench.with_loras((bench.files.distilled, 1.0))
     full = score(bench.text_to_video, bench.truths)
     for stages in (1, 2) if bench.files.upscaler is not None else (1,):
-        made = [
+        measured = [
             bench.generate(clip, index, pipeline, distilled=True, stages=stages)
             for index, clip in enumerate(bench.truths)
         ]
@@ -107,12 +111,13 @@ def distilled(bench: Bench) -> Iterator[Figure]:
         yield Figure(
             part="distilled LoRA",
             what=f"{steps}, cfg 1: score over the full model's",
-            value=100 * score(made, bench.truths) / max(full, 1e-6),
+            value=100 * score(measured, bench.truths) / max(full, 1e-6),
             least=85,
         )
 
 
 def edges(bench: Bench) -> Iterator[Figure]:
+    """IoU of generated edges with those of the control video, with and without the LoRA."""
     if bench.files.edges is None:
         raise Missing("edge IC-LoRA")
     agreed: dict[bool, list[float]] = {True: [], False: []}

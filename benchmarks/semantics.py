@@ -1,9 +1,10 @@
-"""What a checkpoint of the synthetic world has learnt, judged by what is seen and heard.
-
-Prompts and seeds are held out. Each figure stands beside what chance gives and what is aimed at; parts whose
-files are missing are skipped by name. Without arguments the embedded set is judged.
+"""How well a checkpoint of the synthetic world follows its prompts and its conditioning, against chance.
 
     python benchmarks/semantics.py --models DIR --json semantics.json > semantics.md
+
+Prompts and seeds are held out. All figures are measured from frames and waveforms. Each has, where that makes
+sense, the value that chance gives and a target; parts whose files are missing are listed as skipped. Without
+arguments the embedded set is measured. docs/tiny-model.md has the results.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ PARTS: dict[str, Callable[[Bench], Iterator[Figure]]] = {
     "video-vae": networks.video_autoencoder,
     "audio-vae": networks.audio_autoencoder,
     "text-to-video": clips.text_to_video,
-    "sync": clips.sound_belongs_to_picture,
+    "sync": clips.audio_matches_video,
     "image-to-video": clips.image_to_video,
     "audio-to-video": clips.audio_to_video,
     "video-to-audio": clips.video_to_audio,
@@ -43,13 +44,13 @@ PARTS: dict[str, Callable[[Bench], Iterator[Figure]]] = {
 
 
 def find_files(options: argparse.Namespace) -> Files:
-    """Explicit files first, then what lies in the model folders."""
+    """The files that options name, else those in the model folders."""
     folder: Path = options.models
     checkpoints = options.checkpoint or sorted((folder / "checkpoints").glob("*.safetensors"))[-1:]
     text = options.text_encoder or next((folder / "text_encoders").iterdir())
 
-    def first(given: Path | None, pattern: str) -> Path | None:
-        return given or next(iter(sorted(folder.glob(pattern))), None)
+    def first(named: Path | None, pattern: str) -> Path | None:
+        return named or next(iter(sorted(folder.glob(pattern))), None)
 
     return Files(
         checkpoints=tuple(checkpoints),
@@ -71,14 +72,14 @@ def main() -> None:
         "--models", type=Path, default=embedded_dir(), help="model folders (default: embedded)"
     )
     for name in ("text-encoder", "upscaler", "distilled", "edges"):
-        parser.add_argument(f"--{name}", type=Path, help="in place of that of --models")
+        parser.add_argument(f"--{name}", type=Path, help="default: the one in --models")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
     parser.add_argument("--clips", type=int, default=64, help="held-out prompts (default 64)")
     parser.add_argument("--size", default="128x128x25", help="width x height x frames (default 128x128x25)")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--cfg", type=float, default=4.0)
-    parser.add_argument("--threads", type=int, help="of torch")
-    parser.add_argument("--json", type=Path, help="write the figures here as well")
+    parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -1,11 +1,11 @@
-"""One forward of the transformer against diffusers', with the same random weights in one process.
+"""A forward pass of the transformer against that of diffusers, with the same random weights in one process.
 
     python benchmarks/transformer_step.py --threads 1 --repeats 5
 
-Runs alternate, so that both sides see the same machine. A ratio is the median over pairs of ours / theirs,
-once of wall time and once of CPU time, which a busy machine disturbs less: below 1 is faster. ``tables kept``
-passes the rotary tables in, as a sampler does from its second step on; ``per token`` gives the first latent
-frame another timestep than the rest, as image to video does.
+Runs alternate, so that both sides share the state of the machine. A ratio is the median over pairs of ours /
+theirs, of wall time and of CPU time, which other processes disturb less; below 1 is faster. ``tables cached``
+passes the rotary tables in, as a sampler does from its second step on. ``per token`` has another timestep for
+the first latent frame than for the others, as image to video has.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ltx2_core.transformer import Modality, Transformer
 
 FPS = 24.0
 
-# diffusers name -> released name; the first that matches of each group applies.
+# diffusers name -> released name; of the top-level prefixes the first that matches is replaced.
 TOP_LEVEL = {
     "proj_in.": "patchify_proj.",
     "audio_proj_in.": "audio_patchify_proj.",
@@ -51,7 +51,7 @@ Velocities = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One line of the table."""
+    """One network and clip of the table."""
 
     name: str
     config: TransformerConfig
@@ -71,7 +71,7 @@ def released_name(name: str) -> str:
 
 
 def build(case: Case) -> tuple[Transformer, torch.nn.Module]:
-    """Both networks over the very same tensors."""
+    """Our network and that of diffusers, which share their tensors."""
     ours = build_ours(case)
     return ours, diffusers_twin(case.config, ours)
 
@@ -90,7 +90,7 @@ def build_ours(case: Case) -> Transformer:
 
 
 def diffusers_twin(c: TransformerConfig, ours: Transformer) -> torch.nn.Module:
-    """diffusers' transformer over the tensors of ours."""
+    """diffusers' transformer with the tensors of ours."""
     from diffusers import LTX2VideoTransformer3DModel
 
     with torch.device("meta"):
@@ -147,6 +147,8 @@ def streams(case: Case) -> tuple[Modality, Modality]:
 
 
 def their_forward(model: torch.nn.Module, video: Modality, audio: Modality) -> Callable[[], Velocities]:
+    """A call of diffusers' transformer with the inputs of ours."""
+
     def timestep(modality: Modality) -> Tensor:
         per_sample = modality.timesteps.shape[1] == 1
         return (modality.timesteps[:, 0] if per_sample else modality.timesteps) * 1000
@@ -167,7 +169,7 @@ def their_forward(model: torch.nn.Module, video: Modality, audio: Modality) -> C
 
 
 def per_token(case: Case, video: Modality) -> Modality:
-    """The clip with its first latent frame held clean."""
+    """The stream with a clean first latent frame: timestep 0 on its tokens."""
     frames, height, width = case.grid
     timesteps = video.timesteps.repeat(1, frames * height * width)
     timesteps[:, : height * width] = 0
@@ -175,7 +177,7 @@ def per_token(case: Case, video: Modality) -> Modality:
 
 
 def alternate(ours: Callable[[], object], theirs: Callable[[], object], repeats: int) -> tuple[float, ...]:
-    """Both medians of wall seconds, then the wall and the CPU ratio, from turns after one warm-up."""
+    """Median wall seconds of both, median wall ratio and CPU ratio, of ``repeats`` pairs after a warm-up."""
     pairs: list[list[tuple[float, float]]] = []
     for _ in range(repeats + 1):
         pair = []
@@ -184,27 +186,27 @@ def alternate(ours: Callable[[], object], theirs: Callable[[], object], repeats:
             run()
             pair.append((time.perf_counter() - wall, time.process_time() - cpu))
         pairs.append(pair)
-    kept = pairs[1:]
-    seconds = [statistics.median(pair[side][0] for pair in kept) for side in (0, 1)]
-    ratios = [statistics.median(pair[0][clock] / pair[1][clock] for pair in kept) for clock in (0, 1)]
+    measured = pairs[1:]
+    seconds = [statistics.median(pair[side][0] for pair in measured) for side in (0, 1)]
+    ratios = [statistics.median(pair[0][clock] / pair[1][clock] for pair in measured) for clock in (0, 1)]
     return (*seconds, *ratios)
 
 
 def measure(case: Case, repeats: int) -> Iterator[tuple[str, tuple[float, ...], float]]:
-    """(variant, what ``alternate`` measures, largest relative difference of the video velocities)."""
+    """Yields (variant, result of ``alternate``, largest relative difference of the video velocities)."""
     model, peer = build(case)
     video, audio = streams(case)
     tables = model.rope_tables(video.positions, audio.positions)
     image = per_token(case, video)
     variants: dict[str, tuple[Callable[[], object], Modality]] = {
         "uniform": (lambda: model(video, audio), video),
-        "uniform, tables kept": (lambda: model(video, audio, rope=tables), video),
-        "per token, tables kept": (lambda: model(image, audio, rope=tables), image),
+        "uniform, tables cached": (lambda: model(video, audio, rope=tables), video),
+        "per token, tables cached": (lambda: model(image, audio, rope=tables), image),
     }
-    for name, (ours, given) in variants.items():
-        theirs = their_forward(peer, given, audio)
+    for name, (ours, stream) in variants.items():
+        theirs = their_forward(peer, stream, audio)
         difference = float("nan")
-        if given is video:
+        if stream is video:
             (a, _), (b, _) = model(video, audio), theirs()
             difference = float((a.float() - b.float()).abs().max() / b.float().abs().max())
         yield name, alternate(ours, theirs, repeats), difference

@@ -44,7 +44,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("transformer", "video_vae", "audio", "text", "upsampler", "latent_filters"),
     ("sampling", "conditioning", "loading", "memory", "tiny"),
+    # The trainer imports nothing of the world or of the tiny set that is trained on it.
     ("training",),
+    ("training.world",),
+    ("training.autoencoders",),
+    ("training.tiny",),
     ("run",),
     ("editing",),
     ("cli", "serve"),

@@ -1,4 +1,4 @@
-"""``ltx2 train``: make models with the project's own training code."""
+"""``ltx2 train``: train models with the training code of this package."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def train() -> None:
 
 
 class StepsOption(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only
-    """``STAGE=N``."""
+    """A stage and its number of steps, ``STAGE=N``."""
 
     name = "stage=n"
 
@@ -34,33 +34,45 @@ class StepsOption(click.ParamType):  # type: ignore[type-arg]  # generic in new 
 
 @train.command()
 @click.option(
-    "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to work in."
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the models, the dataset and the training states.",
 )
-@click.option("--stage", "stages", multiple=True, metavar="NAME", help="Only this stage; may be repeated.")
+@click.option(
+    "--stage", "stages", multiple=True, metavar="NAME", help="Run only this stage; may be repeated."
+)
 @click.option(
     "--scale",
     type=click.Choice(["full", "gpu", "smoke"]),
     default="full",
     show_default=True,
-    help="full is for two cores, gpu for --device cuda; smoke only shows that everything runs.",
+    help="full: hours on two CPU cores. gpu: for --device cuda. smoke: a minute, tests that all stages run.",
 )
-@click.option("--steps", multiple=True, type=StepsOption(), help="Steps of a stage in place of the recipe's.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of weights, data and noise.")
+@click.option(
+    "--steps", multiple=True, type=StepsOption(), help="Number of steps of a stage; may be repeated."
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed of initial weights, data and noise."
+)
 @click.option(
     "--from",
     "models",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Go on from the set in these model folders: stages that are named begin with its weights.",
+    help="Model folders of a trained set: --stage starts from its weights, other stages reuse its files.",
 )
-@click.option("--max-minutes", type=float, default=math.inf, help="Stop, saved, after so long.")
-@click.option("--threads", type=int, help="Of torch; by default all cores.")
-@click.option("--device", default="cpu", show_default=True, help="Where gradient steps are: cpu, cuda.")
-@click.option("--workers", default=1, show_default=True, help="Processes that make latents.")
-@click.option("--bf16", is_flag=True, help="Compute under bfloat16 autocast.")
+@click.option("--max-minutes", type=float, default=math.inf, help="Save and stop after so many minutes.")
+@click.option("--threads", type=int, help="Number of CPU threads [default: all cores].")
+@click.option("--device", default="cpu", show_default=True, help="Device of gradient steps: cpu or cuda.")
+@click.option("--workers", default=1, show_default=True, help="Number of processes that encode the dataset.")
+@click.option("--bf16", is_flag=True, help="Compute gradient steps under bfloat16 autocast.")
 @click.option(
-    "--list", "only_list", is_flag=True, help="Show the stages with their cost and state, and stop."
+    "--list",
+    "only_list",
+    is_flag=True,
+    help="List the stages, their expected and actual minutes and whether they are done, then exit.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@click.option("-q", "--quiet", is_flag=True, help="Print no progress.")
 def tiny(
     out: Path,
     stages: tuple[str, ...],
@@ -76,10 +88,10 @@ def tiny(
     only_list: bool,
     quiet: bool,
 ) -> None:
-    """Make the tiny LTX-2 of the synthetic world, from nothing.
+    """Train the tiny LTX-2 of the synthetic world from new weights.
 
-    Stages run in order and are skipped when their output exists, so the same command goes on after a stop.
-    The models are in OUT/models, laid out like ComfyUI's folders; a stage's loss curve is in OUT/state.
+    Stages run in order and are skipped if their output exists, so the same command resumes a stopped run. The
+    models are written to OUT/models, laid out like ComfyUI's folders, and loss curves to OUT/state.
     """
     import torch
 
@@ -120,7 +132,7 @@ def tiny(
             start_from(run, TinySet.in_folder(models), stages)
         run_stages(run, stages or None, on_stage=on_stage)
     except Unfinished as stop:
-        click.echo(f"stopped: {stop}. The same command goes on from there.")
+        click.echo(f"stopped: {stop}. The same command resumes.")
         return
     except (ValueError, OSError, FloatingPointError) as error:
         raise click.ClickException(str(error)) from error
@@ -128,7 +140,7 @@ def tiny(
 
 
 def _device(name: str) -> torch.device:
-    """Raises a usage error for a device that is not there."""
+    """The device of this name; raises a usage error if it is not available."""
     import torch
 
     try:
@@ -140,7 +152,7 @@ def _device(name: str) -> torch.device:
 
 
 def _show_stages(run: Any, stages: tuple[str, ...]) -> None:
-    """What each stage is expected to take, what it has taken, and whether it is done."""
+    """Print for each stage the expected and actual minutes, and whether it is done."""
     from ..training.tiny.stages import STAGES
 
     cost, scale = run.cost(), run.scale

@@ -1,1 +1,1 @@
-"""Training: a synthetic world whose truth is known, and the recipes that learn it."""
+"""Training: loop, flow matching and LoRA; its packages train the embedded tiny set on a synthetic world."""

@@ -1,7 +1,7 @@
-"""Flow matching of both streams at once: the transformer learns velocities ``noise - x0``.
+"""Flow matching of both streams at once: the transformer learns the velocity ``noise - x0``.
 
-Given tokens have timestep 0 and no loss, and a stream without anything to generate sigma 0, as in the
-official trainer. Letters: B batch, F H W latent grid, N tokens.
+As in the official trainer, conditioning tokens have timestep 0 and no loss, and a stream with nothing to
+generate has sigma 0. Letters: B batch, F H W latent grid, N tokens, C channels.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from ..text import CONTEXT_LENGTH
 from ..transformer import Modality
 from ..types import AVLatent, TextContext
 from .latents import Sample
-from .network import FlowNetwork, Grid, Places
-from .recorded import Drawn
+from .network import FlowNetwork, Grid, TokenLayout
+from .recorded import StepInputs
 from .tasks import FlowOptions, Guides, Task, draw_guides, draw_task, drop_text
 from .text import TextBatch
 
@@ -36,10 +36,19 @@ def predict(
     reference: Tensor | None = None,
     reference_scale: int = 1,
 ) -> AVLatent:
-    """Velocities of both streams, as tokens (B, N, C), of the state ``x`` at noise levels ``sigma`` (B,).
+    """Predict the velocities of both streams as tokens (B, N, C).
 
-    ``guides`` are shown clean at their frames, and so is ``reference`` (B, 128, F, H, W) at the positions of
-    the target, as an IC-LoRA is. Each of its cells stands for ``reference_scale`` squared ones.
+    Args:
+        network: transformer, connectors and projection.
+        x: the noised latents; conditioning is clean.
+        task: its mask says which tokens are conditioning.
+        sigma: noise levels (B,).
+        context: text context of both streams.
+        fps: frames per second of the clips.
+        guides: clean latents of single frames, appended as tokens at the positions of their frames.
+        reference: clean latents (B, 128, F, H, W) of a control video, appended as tokens at the positions of
+            the video, as for an IC-LoRA.
+        reference_scale: how much coarser the grid of ``reference`` is than that of the video.
     """
     assert x.video is not None and x.audio is not None
     mask = expand_mask(task.mask, x)
@@ -47,28 +56,33 @@ def predict(
     tokens, video_mask = patchify_video(x.video), token_mask(mask.video)
     audio_mask = token_mask(mask.audio)
     own = tokens.shape[1]
-    beside = None if reference is None else _grid(reference)
-    at = () if guides is None else guides.frames
-    key = Places(_grid(x.video), x.audio.shape[2], fps, at, beside, reference_scale)
-    positions, heard, rope = network.places(key, tokens.device)
+    layout = TokenLayout(
+        _grid(x.video),
+        x.audio.shape[2],
+        fps,
+        () if guides is None else guides.frames,
+        None if reference is None else _grid(reference),
+        reference_scale,
+    )
+    video_positions, audio_positions, rope = network.positions(layout, tokens.device)
     for clean in (None if guides is None else guides.latent, reference):
         if clean is None:
             continue
-        shown = patchify_video(clean)
-        tokens = torch.cat((tokens, shown), dim=1)
-        video_mask = torch.cat((video_mask, video_mask.new_zeros(shown.shape[:2])), dim=1)
+        appended = patchify_video(clean)
+        tokens = torch.cat((tokens, appended), dim=1)
+        video_mask = torch.cat((video_mask, video_mask.new_zeros(appended.shape[:2])), dim=1)
     video = Modality(
         tokens=tokens,
         timesteps=video_mask * sigma[:, None],
         sigma=sigma * (video_mask > 0).any(dim=1),
-        positions=positions,
+        positions=video_positions,
         context=context.video,
     )
     audio = Modality(
         tokens=patchify_audio(x.audio),
         timesteps=audio_mask * sigma[:, None],
         sigma=sigma * (audio_mask > 0).any(dim=1),
-        positions=heard,
+        positions=audio_positions,
         context=context.audio,
     )
     v, a = network.transformer(video, audio, rope=rope)
@@ -82,16 +96,19 @@ def _grid(latent: Tensor) -> Grid:
 
 
 def noised(clean: AVLatent, task: Task, sigma: Tensor) -> AVLatent:
-    """``(1 - sigma) clean + sigma noise`` where to generate, and what is given elsewhere."""
+    """``(1 - sigma) clean + sigma noise`` where the mask is 1, and the conditioning elsewhere; sigma (B,)."""
 
     def mix(x: Tensor, noise: Tensor) -> Tensor:
         return torch.lerp(x, noise, sigma.view(-1, *[1] * (x.ndim - 1)))
 
-    return blend(task.given, clean.zip(task.noise, mix), task.mask)
+    return blend(task.conditioning, clean.zip(task.noise, mix), task.mask)
 
 
 def masked_error(prediction: AVLatent, target: AVLatent, task: Task) -> dict[str, Tensor]:
-    """Mean squared errors of ``video`` and ``audio`` tokens over what is generated."""
+    """Mean squared errors of ``video`` and ``audio`` over the tokens to generate.
+
+    ``prediction`` has tokens (B, N, C), ``target`` latents. A stream with nothing to generate has error 0.
+    """
     assert target.video is not None and target.audio is not None
     mask = expand_mask(task.mask, target)
     tokens = AVLatent(patchify_video(target.video), patchify_audio(target.audio))
@@ -103,8 +120,8 @@ def masked_error(prediction: AVLatent, target: AVLatent, task: Task) -> dict[str
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowBatch(Drawn):
-    """One step's clips, what is asked about them, and what the text says."""
+class FlowBatch(StepInputs):
+    """The clips of a step, the task for each, and their text."""
 
     latent: AVLatent
     task: Task
@@ -112,17 +129,17 @@ class FlowBatch(Drawn):
     context_length: int
     fps: float
     guides: Guides | None = None
-    edges: Tensor | None = None
+    reference: Tensor | None = None
     reference_scale: int = 1
 
     @property
     def layout(self) -> object:
-        """What is no tensor."""
+        """Everything that is not a tensor."""
         frames = None if self.guides is None else self.guides.frames
         return self.context_length, self.fps, frames, self.reference_scale
 
     def map(self, change: Callable[[Tensor], Tensor]) -> FlowBatch:
-        """Every tensor changed."""
+        """Apply ``change`` to all tensors."""
         task = self.task
         return replace(
             self,
@@ -130,12 +147,12 @@ class FlowBatch(Drawn):
             task=Task(
                 sigma=change(task.sigma),
                 mask=task.mask.map(change),
-                given=task.given.map(change),
+                conditioning=task.conditioning.map(change),
                 noise=task.noise.map(change),
             ),
             text=self.text.map(change),
             guides=None if self.guides is None else self.guides._replace(latent=change(self.guides.latent)),
-            edges=None if self.edges is None else change(self.edges),
+            reference=None if self.reference is None else change(self.reference),
         )
 
 
@@ -148,7 +165,7 @@ def draw_flow(
     context_length: int = CONTEXT_LENGTH,
     reference_scale: int = 1,
 ) -> FlowBatch:
-    """A task for every clip, and some captions left out; a sample with edges is shown them as a reference."""
+    """Draw a task for each clip, and replace some captions by ``unconditional`` ones."""
     return FlowBatch(
         latent=sample.latent,
         task=draw_task(sample, options, generator),
@@ -156,13 +173,13 @@ def draw_flow(
         context_length=context_length,
         fps=sample.fps,
         guides=draw_guides(sample, options, generator),
-        edges=sample.edges,
+        reference=sample.reference,
         reference_scale=reference_scale,
     )
 
 
 def flow_loss(network: FlowNetwork, batch: FlowBatch, options: FlowOptions) -> dict[str, Tensor]:
-    """``loss`` and its parts for one batch."""
+    """``loss`` and its parts, ``video`` and ``audio``, for one batch."""
     task = batch.task
     velocity = predict(
         network,
@@ -172,7 +189,7 @@ def flow_loss(network: FlowNetwork, batch: FlowBatch, options: FlowOptions) -> d
         network.context(batch.text, batch.context_length),
         batch.fps,
         guides=batch.guides,
-        reference=batch.edges,
+        reference=batch.reference,
         reference_scale=batch.reference_scale,
     )
     errors = masked_error(velocity, task.noise - batch.latent, task)

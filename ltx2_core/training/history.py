@@ -1,4 +1,4 @@
-"""What a training run measured: kept with its state, written as lines, drawn as curves."""
+"""Losses and figures of a training run: stored with its state, written to a log, drawn as curves."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from ..media.atomic import replacing
 
 @dataclass(kw_only=True)
 class History:
-    """Per name, pairs of step and value."""
+    """Values over steps by name: ``curves`` maps a name to (step, value) pairs."""
 
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one point to each named curve."""
+        """Append one point at ``step`` to each named curve."""
         for name, value in values.items():
             self.curves.setdefault(name, []).append((step, value))
 
 
 def write_line(path: Path, step: int, seconds: float, values: Mapping[str, float]) -> None:
-    """Append one line to a log: time of day, step, seconds since the start, and the values."""
+    """Append one line to a log: time of day, step, seconds since the start, and the values by name."""
     figures = " ".join(f"{name} {value:.5g}" for name, value in values.items())
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
@@ -31,7 +31,7 @@ def write_line(path: Path, step: int, seconds: float, values: Mapping[str, float
 
 
 def plot(history: History, path: Path) -> bool:
-    """Draw the curves, one panel each, as a PNG; False where there are none, or no matplotlib."""
+    """Draw the curves as a PNG, one panel each; returns False without curves or without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError:

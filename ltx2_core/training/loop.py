@@ -1,7 +1,7 @@
-"""The training loop: resumable from one file, the same for every network here.
+"""The training loop of all networks here: resumable from one file, with averaged weights, logs and curves.
 
-A step's data and noise come from a generator seeded with (seed, step), so the step number is all the random
-state there is, and a run that was killed continues as if it had not been: bit for bit in float32 on a CPU.
+Data and noise of a step come from a generator seeded with (seed, step, rank), so the step number is the whole
+random state. A run that was killed continues with the same result: bit for bit in float32 on a CPU.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .history import History, plot, write_line
 from .state import TrainingState, averaged_weights, copy_weights
 
 __all__ = [
-    "Course",
+    "Elapsed",
     "Evaluate",
     "History",
     "LoopOptions",
@@ -40,34 +40,37 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 StepFn = Callable[[nn.Module, torch.Generator, int], Mapping[str, Tensor]]
-"""(model, generator, step) -> scalars by name; "loss" is what is minimised, the rest is shown.
+"""(model, generator, step) -> scalars by name: "loss" is minimised, the others are logged.
 
-A step that has computed the gradients itself gives a loss that needs none.
+A step that computes the gradients itself returns a loss that does not require any.
 """
 
 Schedule = Callable[[int], float]
-"""Step -> factor of the optimizer's learning rates."""
+"""Step -> factor on the learning rates of the optimizer."""
 
 Evaluate = Callable[[nn.Module, int], Mapping[str, float]]
-"""(model with averaged weights, step) -> figures for the log."""
+"""(model with averaged weights, step) -> figures by name, for the log."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoopOptions:
-    """How to run: precision, averaging and clipping alter what is learnt, the rest does not."""
+    """How to run the loop. ``dtype``, ``ema`` and ``clip`` change the result, the others do not."""
 
     dtype: torch.dtype = torch.float32
-    """bfloat16 computes under autocast; weights and moments stay float32."""
+    """bfloat16 computes under autocast; weights and optimizer state stay float32."""
     ema: float = 0.999
+    """Decay of the averaged weights; lower in the first steps."""
     clip: float | None = None
-    """Largest norm of the gradient."""
+    """Largest norm of the gradient; None does not clip."""
     save_every_s: float = 120.0
     evaluates: bool = True
+    """Whether ``evaluate`` is called at all."""
     evaluate_every_s: float = 300.0
     log_every_s: float = 60.0
     max_seconds: float = math.inf
-    """Stop, saved, after so long; call again to go on."""
+    """Save and return after so many seconds; the next call resumes."""
     progress: bool = True
+    """Whether to display a progress bar."""
 
 
 def train(
@@ -82,15 +85,15 @@ def train(
     options: LoopOptions | None = None,
     evaluate: Evaluate | None = None,
 ) -> History:
-    """Train ``model`` in place up to ``total_steps``, continuing from ``state_path`` where it exists.
+    """Train ``model`` in place up to ``total_steps``; resumes from ``state_path`` if the file exists.
 
-    At the end, or when ``options.max_seconds`` are over, ``model`` holds the current weights and
-    ``state_path`` everything (``averaged_weights`` reads the averaged ones). Beside it grow a log of the same
-    name (``.log``) and the curves (``.png``, if matplotlib is installed). Where torch.distributed has been
-    initialised each rank draws its own data, gradients are averaged, and rank 0 writes.
+    At the end, or after ``options.max_seconds``, ``model`` has the current weights and ``state_path`` the
+    whole state; read the averaged weights from it with ``averaged_weights``. A log (``.log``) and the curves
+    (``.png``, if matplotlib is installed) are written next to it under the same name. If torch.distributed is
+    initialised, each rank draws its own data, gradients are averaged, and rank 0 writes the files.
 
-    Raises ValueError when the file belongs to another run, and FloatingPointError when the loss is no longer
-    finite; nothing is saved then.
+    Raises ValueError if the file belongs to another run, and FloatingPointError if the loss is not finite;
+    the file then stays as it was last saved.
     """
     options = options or LoopOptions()
     path = Path(state_path)
@@ -134,7 +137,7 @@ def train(
 
 
 def _update(state: TrainingState, step_fn: StepFn, rank: int, options: LoopOptions) -> Mapping[str, Tensor]:
-    """One step of model, optimizer and averaged weights."""
+    """One step: gradients, optimizer, averaged weights; returns the scalars of ``step_fn``."""
     parameters = [p for p in state.model.parameters() if p.requires_grad]
     state.optimizer.zero_grad(set_to_none=True)
     with _autocast(options.dtype, parameters[0].device):
@@ -153,7 +156,7 @@ def _update(state: TrainingState, step_fn: StepFn, rank: int, options: LoopOptio
 
 
 class _Clocks:
-    """When something was last done, and whether it is time to do it again."""
+    """Timers for logging, evaluating and saving, and the time limit of the run."""
 
     def __init__(self, options: LoopOptions) -> None:
         self.start = time.monotonic()
@@ -173,7 +176,7 @@ class _Clocks:
         return self.seconds > self.max_seconds
 
     def due(self, what: str) -> bool:
-        """True when the interval has passed, and then starts it anew."""
+        """Whether the interval of ``what`` has passed; if so, the next one starts now."""
         last, interval = self.last[what]
         now = time.monotonic()
         if now - last <= interval:
@@ -186,22 +189,22 @@ def _numbers(scalars: Mapping[str, Tensor], step: int, path: Path) -> dict[str, 
     values = {name: float(value.detach()) for name, value in scalars.items()}
     if not math.isfinite(values["loss"]):
         raise FloatingPointError(
-            f"the loss is {values['loss']} at step {step}; {path} keeps what was last saved: continue "
+            f"the loss is {values['loss']} at step {step}; {path} is as it was last saved: resume "
             "from it with a lower learning rate or with options.clip"
         )
     return values
 
 
 def step_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
-    """A generator that depends on these numbers only."""
+    """A CPU generator whose state depends only on these numbers."""
     digest = hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-class Course:
-    """How much of a run is behind: by steps, or by the clock where that is further on.
+class Elapsed:
+    """The share of a run that is done, by steps or by wall-clock time, whichever is larger.
 
-    The speed of a machine is not known before, and what happens towards the end has to happen in time.
+    With a limit in seconds the learning rate decays in time on a machine whose speed is not known in advance.
     """
 
     def __init__(self, total_steps: int, seconds: float = math.inf) -> None:
@@ -209,37 +212,37 @@ class Course:
         self._began = time.monotonic()
 
     def share(self, step: int) -> float:
-        """In [0, 1], of the steps from 0 to ``total_steps`` and of the seconds since this was made."""
+        """The share at ``step``, in [0, 1]; time counts from the construction of this object."""
         by_clock = (time.monotonic() - self._began) / self.seconds
         return min(1.0, max(step / self.total_steps, by_clock))
 
 
-def warmup_stable_decay(course: Course | int, *, warmup: int = 40, decay: float = 0.3) -> Schedule:
-    """Linear rise over ``warmup`` steps or a tenth, a plateau, a linear fall to zero over the last ``decay``.
+def warmup_stable_decay(elapsed: Elapsed | int, *, warmup: int = 40, decay: float = 0.3) -> Schedule:
+    """A schedule that rises linearly, is constant, and falls linearly to zero over the last share ``decay``.
 
-    ``course`` may be a number of steps. A run on the plateau can be made longer, or shorter, by another one
-    when it is resumed.
+    The rise takes ``warmup`` steps, at most a tenth of the run. ``elapsed`` may be the number of steps. A run
+    that has not begun to decay can be resumed with another length.
     """
-    course = Course(course) if isinstance(course, int) else course
-    rise = min(warmup, max(1, course.total_steps // 10))
-    fall = max(decay, 1 / course.total_steps)
+    elapsed = Elapsed(elapsed) if isinstance(elapsed, int) else elapsed
+    rise = min(warmup, max(1, elapsed.total_steps // 10))
+    fall = max(decay, 1 / elapsed.total_steps)
 
     def factor(step: int) -> float:
-        return max(0.0, min(1.0, (step + 1) / rise, (1 - course.share(step)) / fall))
+        return max(0.0, min(1.0, (step + 1) / rise, (1 - elapsed.share(step)) / fall))
 
     return factor
 
 
 @contextmanager
 def tensor_cores(device: torch.device) -> Iterator[None]:
-    """On a CUDA device: products of float32 in TF32, and for convolutions the kernel measured fastest."""
+    """On CUDA, compute float32 products in TF32 and let cuDNN measure which convolutions are fastest."""
     if device.type != "cuda":
         yield
         return
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark, cudnn.benchmark_limit
     matmul.allow_tf32 = cudnn.allow_tf32 = cudnn.benchmark = True
-    cudnn.benchmark_limit = 4  # of each convolution at each size: more of them cost more than they give back
+    cudnn.benchmark_limit = 4  # Measuring more algorithms per size takes longer than it saves.
     try:
         yield
     finally:
@@ -248,7 +251,7 @@ def tensor_cores(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def swapped(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Let ``model`` have ``weights`` for a while."""
+    """Replace the parameters of ``model`` by ``weights`` within the context."""
     own = {name: p.detach().clone() for name, p in model.named_parameters()}
     try:
         copy_weights(model, weights)

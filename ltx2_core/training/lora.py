@@ -1,4 +1,4 @@
-"""LoRA training: low-rank pairs beside frozen linear layers, saved in the official layout.
+"""LoRA training: low-rank pairs on frozen linear layers, saved in the official layout.
 
 Letters: R rank, I inputs, O outputs; A (R, I), B (O, R).
 """
@@ -22,29 +22,32 @@ from torch.nn import functional as F
 from ..media.atomic import replacing
 
 ATTENTION = r"\.to_(q|k|v|out\.0)$"
-"""Every attention of every block: what most LoRAs of LTX-2 train."""
+"""Targets: all attention layers of all blocks, as most LoRAs of LTX-2 have."""
 
 ATTENTION_AND_FEED_FORWARD = r"\.(to_(q|k|v|out\.0)|net\.(0\.proj|2))$"
+"""Targets: attention and feed-forward layers of all blocks."""
 
 PREFIX = "diffusion_model."
-"""What official LoRA files put in front of a module's name in the transformer or the connectors."""
+"""Prefix of module names in official LoRA files."""
 
 
 class LoraAdapters(nn.Module):
-    """Low-rank pairs for the linear layers of a network; its parameters are all that is trained.
+    """Low-rank pairs for linear layers of a network; their matrices are the parameters of this module.
 
-    The network itself is not changed: each layer gets a hook that adds ``scale * B A x``, so the network is
-    frozen here and can be used without them inside :meth:`disabled`. B starts at zero, so nothing changes
-    before the first step.
-
-    Raises ValueError where ``targets`` (a regular expression that is searched in module names) finds no
-    linear layer.
+    Each layer gets a forward hook that adds ``scale * B A x``; its weights do not change, and
+    :meth:`disabled` runs the network without the LoRA. B starts at zero, so the output is unchanged before
+    the first step.
 
     Args:
-        network: its linear layers stay where they are; all of its parameters stop requiring gradients.
+        network: all its parameters stop requiring gradients.
         rank: R.
-        alpha: the change is scaled by alpha / R, by default 1. It is folded into B when saved.
-        seed: of A.
+        alpha: the pairs are scaled by alpha / R; by default alpha is R. The scale is folded into B when
+            saved.
+        targets: regular expression that is searched in the names of linear layers.
+        seed: of the random A.
+
+    Raises:
+        ValueError: ``rank`` is below 1, or ``targets`` matches no linear layer.
     """
 
     def __init__(
@@ -66,7 +69,7 @@ class LoraAdapters(nn.Module):
             if isinstance(module, nn.Linear) and pattern.search(name)
         }
         if not layers:
-            raise ValueError(f"targets={targets!r} finds no linear layer in {type(network).__name__}")
+            raise ValueError(f"targets={targets!r} matches no linear layer in {type(network).__name__}")
         network.requires_grad_(False)
         generator = torch.Generator().manual_seed(seed)
         self.scale = (rank if alpha is None else alpha) / rank
@@ -80,7 +83,7 @@ class LoraAdapters(nn.Module):
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """The network as it is without the LoRA, such as the teacher of a distillation."""
+        """Run the network without the LoRA within the context, for example as the teacher of a student."""
         before, self.enabled = self.enabled, False
         try:
             yield
@@ -88,13 +91,13 @@ class LoraAdapters(nn.Module):
             self.enabled = before
 
     def remove(self) -> None:
-        """Take the hooks off the network."""
+        """Remove the hooks from the network."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
 
     def tensors(self, prefix: str = PREFIX) -> dict[str, Tensor]:
-        """The pairs under their official names, detached, the scale folded into B."""
+        """Copies of all A and B under their official names, with the scale folded into B."""
         tensors: dict[str, Tensor] = {}
         for name, pair in zip(self.names, self.pairs, strict=True):
             assert isinstance(pair, _Pair)
@@ -103,12 +106,12 @@ class LoraAdapters(nn.Module):
         return tensors
 
     def load_tensors(self, tensors: Mapping[str, Tensor], prefix: str = PREFIX) -> None:
-        """Go on from saved pairs. Raises ValueError unless they are exactly those of this network."""
+        """Set A and B from saved tensors; raises ValueError unless all names and shapes are equal."""
         own = self.tensors(prefix)
         if own.keys() != tensors.keys() or any(own[n].shape != tensors[n].shape for n in own):
-            odd = sorted(own.keys() ^ tensors.keys()) or ["shapes differ"]
+            different = sorted(own.keys() ^ tensors.keys()) or ["shapes differ"]
             raise ValueError(
-                f"this LoRA does not fit: {', '.join(odd[:3])}; use the same network, rank and targets"
+                f"this LoRA does not fit: {', '.join(different[:3])}; use the same network, rank and targets"
             )
         for name, pair in zip(self.names, self.pairs, strict=True):
             assert isinstance(pair, _Pair)
@@ -123,6 +126,8 @@ class LoraAdapters(nn.Module):
 
 
 class _Pair(nn.Module):
+    """A and B of one linear layer, in float32 on its device."""
+
     def __init__(self, layer: nn.Linear, rank: int, generator: torch.Generator) -> None:
         super().__init__()
         bound = math.sqrt(1 / layer.in_features)
@@ -131,7 +136,7 @@ class _Pair(nn.Module):
         self.b = nn.Parameter(torch.zeros(layer.out_features, rank, device=layer.weight.device))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., I) -> (..., O)."""
+        """x (..., I) -> B A x (..., O)."""
         return F.linear(F.linear(x.to(self.a.dtype), self.a), self.b)
 
 
@@ -142,19 +147,19 @@ def save_lora(
     dtype: torch.dtype = torch.bfloat16,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a LoRA file whole or not at all.
+    """Write a LoRA file in ``dtype``, whole or not at all.
 
-    The metadata of an IC-LoRA names its ``reference_downscale_factor``.
+    ``metadata`` are strings for the header; that of an IC-LoRA has a ``reference_downscale_factor``.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     stored = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in sorted(tensors.items())}
     with replacing(path) as temporary:
         save_file(stored, temporary, metadata=dict(metadata or {}) or None)
-        temporary.chmod(0o644)  # safetensors makes files that only their owner can read
+        temporary.chmod(0o644)  # safetensors creates files that only their owner can read.
 
 
 def read_lora(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Every tensor of a LoRA file in float32."""
+    """All tensors of a LoRA file, in float32."""
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118

@@ -1,6 +1,6 @@
-"""What flow matching trains: transformer, connectors and text projection, as one network.
+"""The networks that flow matching trains together: transformer, connectors and text projection.
 
-Letters: B batch, T tokens, S text tokens of the context.
+Letters: B batch, S text tokens of the context, K its width.
 """
 
 from __future__ import annotations
@@ -33,20 +33,30 @@ T = TypeVar("T")
 Grid = tuple[int, int, int]
 
 
-class Places(NamedTuple):
-    """Where tokens lie: latent ``grid`` (F, H, W), number of audio latents, frames of ``guides``, grid of a
-    reference."""
+class TokenLayout(NamedTuple):
+    """The tokens of a forward pass: what their positions depend on."""
 
     grid: Grid
-    sounds: int
+    """Latent frames, rows and columns of the video."""
+    audio_latents: int
     fps: float
     guides: tuple[int, ...] = ()
+    """Pixel frames of guides, which have one latent frame each."""
     reference: Grid | None = None
+    """Latent frames, rows and columns of a control video."""
     reference_scale: int = 1
+    """How much coarser the grid of the control video is than that of the video."""
 
 
 class FlowNetwork(nn.Module):
-    """Built from a checkpoint's configuration with weights ready to be trained from nothing."""
+    """Transformer, connectors and projection of a checkpoint's configuration, with initial weights.
+
+    Args:
+        config: the ``config`` object of the checkpoint's header.
+        hidden_size: width of the text encoder.
+        num_states: number of hidden states that the text encoder returns for each token.
+        seed: of the initial weights.
+    """
 
     def __init__(self, config: Json, *, hidden_size: int, num_states: int, seed: int = 0) -> None:
         super().__init__()
@@ -54,15 +64,16 @@ class FlowNetwork(nn.Module):
         self.transformer = Transformer(transformer_config(config))
         self.connectors = TextConnectors(text)
         self.projection = FeatureExtractor(text, hidden_size, num_states)
-        self._made: dict[tuple[object, torch.device], Any] = {}
+        self._cache: dict[tuple[object, torch.device], Any] = {}
         initialise(self, seed)
-        keep_open(self.transformer)
+        freeze_cross_modal_gates(self.transformer)
 
     def context(self, text: TextBatch, length: int) -> TextContext:
-        """Gemma's states -> contexts (B, S, K) of both streams; S is ``length``, or more for longer prompts.
+        """Contexts (B, S, K) of both streams from the states of the text encoder.
 
-        Most of the context that inference uses is registers. A ``length`` below their number takes the first
-        ones only, which makes a step several times cheaper; training should end with the full length.
+        S is ``length``, or more for longer prompts. At inference most of the context is registers. A
+        ``length`` below their number uses only the first ones, which makes a step several times cheaper;
+        training must end with the full length.
         """
         if self.projection.per_token_norm:
             features = self.projection.padded(text.hidden, text.mask)
@@ -71,15 +82,15 @@ class FlowNetwork(nn.Module):
 
         def connect(connector: Connector, features: Tensor) -> Tensor:
             registers = connector.learnable_registers
-            given: dict[str, Any] = {"length": length}
+            options: dict[str, Any] = {"length": length}
             if text.mask.shape[1] <= length:
-                given["rope"] = self._kept(
+                options["rope"] = self._cached(
                     (length, id(connector)),
                     registers.device,
                     lambda: connector.rope(length, registers.device),
                 )
             context: Tensor = functional_call(
-                connector, {"learnable_registers": registers[:length]}, (features, text.mask), given
+                connector, {"learnable_registers": registers[:length]}, (features, text.mask), options
             )
             return context
 
@@ -88,36 +99,37 @@ class FlowNetwork(nn.Module):
             connect(self.connectors.audio_embeddings_connector, features.audio),
         )
 
-    def places(self, key: Places, device: torch.device) -> tuple[Tensor, Tensor, RopeTables]:
-        """Positions of video and audio tokens, on the CPU, and their rotary tables on ``device``."""
+    def positions(self, layout: TokenLayout, device: torch.device) -> tuple[Tensor, Tensor, RopeTables]:
+        """Positions of video and audio tokens, on the CPU, and their rotary tables on ``device``; cached."""
 
-        def make() -> tuple[Tensor, Tensor, RopeTables]:
-            video, audio = video_positions(*key.grid, key.fps), audio_positions(key.sounds)
-            for frame in key.guides:
-                shown = guide_positions(1, *key.grid[1:], key.fps, frame=frame)
-                video = torch.cat((video, shown), dim=2)
-            if key.reference is not None:
-                shown = reference_positions(*key.reference, key.fps, space_scale=key.reference_scale)
-                video = torch.cat((video, shown), dim=2)
+        def compute() -> tuple[Tensor, Tensor, RopeTables]:
+            fps = layout.fps
+            video, audio = video_positions(*layout.grid, fps), audio_positions(layout.audio_latents)
+            for frame in layout.guides:
+                guide = guide_positions(1, *layout.grid[1:], fps, frame=frame)
+                video = torch.cat((video, guide), dim=2)
+            if layout.reference is not None:
+                reference = reference_positions(*layout.reference, fps, space_scale=layout.reference_scale)
+                video = torch.cat((video, reference), dim=2)
             return video, audio, self.transformer.rope_tables(video, audio, device=device)
 
-        return self._kept(key, device, make)
+        return self._cached(layout, device, compute)
 
-    def _kept(self, key: object, device: torch.device, make: Callable[[], T]) -> T:
-        """What depends on shapes only, made once."""
-        if (key, device) not in self._made:
+    def _cached(self, key: object, device: torch.device, compute: Callable[[], T]) -> T:
+        """``compute()``, cached; its result depends on ``key`` and ``device`` only."""
+        if (key, device) not in self._cache:
             with torch.no_grad():
-                self._made[key, device] = make()
-        found: T = self._made[key, device]
-        return found
+                self._cache[key, device] = compute()
+        value: T = self._cache[key, device]
+        return value
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every parameter under its name in a released single file."""
+        """All parameters under their names in a released single file."""
         return official_names(self.state_dict())
 
 
 def official_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names of :class:`FlowNetwork` -> those of a released single file."""
+    """Rename the parameters of a :class:`FlowNetwork` to their names in a released single file."""
     tensors: dict[str, Tensor] = {}
     for name, tensor in state.items():
         own = next(prefix for prefix in _PREFIXES if name.startswith(prefix))
@@ -125,29 +137,27 @@ def official_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
-def keep_open(transformer: Transformer) -> None:
-    """Leave gates and modulation of attention between the streams out of training: they stay neutral.
+def freeze_cross_modal_gates(transformer: Transformer) -> None:
+    """Exclude gates and modulation of cross-modal attention from training; they stay neutral.
 
-    At first the other stream shows only noise, and Muon makes steps of one size however weak a gradient is:
-    whatever closes this path lowers the loss soonest. AdamW moves all inputs of a gate together. It had shut
-    every head for good, at -35, before there was anything to see; with those kept open the modulated gates,
-    at 0.00 after 750 steps; with both kept open the scale of what is shown, at 0.06 after 220. Sound and
-    picture were then learnt apart, without a sign of it in any loss.
+    Early in training the other stream is only noise, so closing these gates lowers the loss first, and they
+    do not open again: audio and video are then learnt independently, which no loss reveals
+    (docs/tiny-model.md).
     """
     for name, parameter in transformer.named_parameters():
-        between = "audio_to_video_attn" in name or "video_to_audio_attn" in name
-        if (between and "to_gate_logits" in name) or "av_ca_" in name or "_a2v_ca_" in name:
+        cross_modal = "audio_to_video_attn" in name or "video_to_audio_attn" in name
+        if (cross_modal and "to_gate_logits" in name) or "av_ca_" in name or "_a2v_ca_" in name:
             parameter.requires_grad_(False)
 
 
 @torch.no_grad()
 def initialise(network: FlowNetwork, seed: int) -> None:
-    """Weights to start from: each block is the identity, and tokens pass unchanged from input to output.
+    """Set initial weights in place: each block is the identity, and tokens pass from input to output.
 
-    Velocities are mostly noise that has to be carried through, so the head starts as half the transpose of
-    the input projection, which is an isometry. Gates are open, modulations neutral, and the last layer of
-    each branch is zero: unlike gates at zero (Peebles and Xie, 2023) this lets a branch learn at once. Sound
-    and picture look at each other near their own time.
+    A velocity is mostly the noise of its input. The input projection is therefore an isometry and the head
+    half its transpose. Gates are open, modulation is neutral, and the last layer of each branch is zero:
+    unlike gates at zero (Peebles and Xie, 2023) this gives a branch gradients in the first step. Cross-modal
+    attention starts near the time of the query (:mod:`.timing`).
     """
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in network.named_parameters():

@@ -1,8 +1,8 @@
-"""Muon: momentum made orthogonal, matrix by matrix; AdamW for what is no matrix.
+"""Muon: orthogonalised momentum for matrices, AdamW for all other parameters.
 
-Keller Jordan, "Muon: an optimizer for hidden layers in neural networks" (2024). On the autoencoders here
-forty steps of it do what a thousand of AdamW did: their gradients are dominated by the flat background, and
-orthogonalising gives the rare directions, the edges, an equal say.
+Keller Jordan, "Muon: an optimizer for hidden layers in neural networks" (2024). It suits the tiny
+autoencoders, whose gradients are dominated by flat background: orthogonalising gives rare directions, such as
+edges, the same step size as frequent ones.
 """
 
 from __future__ import annotations
@@ -14,18 +14,25 @@ import torch
 from torch import Tensor, nn
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-"""Coefficients of the quintic iteration: singular values end in about 0.7 to 1.2, which is near enough."""
+"""Coefficients of the quintic iteration, which brings singular values to about 0.7 to 1.2."""
 
 _LARGEST, _BLOCK = 256, 128
-"""A matrix larger than this both ways is taken in blocks of rows, for the cost grows with its size cubed."""
+"""Matrices with more than 256 rows and columns are split into blocks of 128 rows: the cost is cubic."""
 
 
 class Muon(torch.optim.Optimizer):
-    """Orthogonalised momentum for parameters of two or more axes, AdamW for the rest.
+    """Orthogonalised momentum for parameters of two or more axes, AdamW for the others.
 
-    ``lr`` is the spectral norm of an update (times sqrt(outputs / inputs) where that exceeds 1); ``adam_lr``
-    belongs to vectors and to the parameters in ``plain``. A schedule scales both. Convolutions count as
-    matrices (outputs, inputs x taps).
+    Convolutions are treated as matrices (outputs, inputs x taps).
+
+    Args:
+        params: the parameters.
+        lr: spectral norm of an update of a matrix, times sqrt(outputs / inputs) where that exceeds 1.
+        adam_lr: learning rate of AdamW; a schedule scales both rates.
+        momentum: of matrices.
+        betas: of AdamW.
+        weight_decay: decoupled, of all parameters.
+        plain: matrices that AdamW updates all the same.
     """
 
     def __init__(
@@ -55,50 +62,51 @@ class Muon(torch.optim.Optimizer):
         """Update every parameter that has a gradient."""
         assert closure is None
         for group in self.param_groups:
-            given = [p for p in group["params"] if p.grad is not None]
-            if given:
-                torch._foreach_mul_(given, 1 - group["lr"] * group["weight_decay"])
-                (self._orthogonal if group["orthogonal"] else self._adam)(given, group)
+            params = [p for p in group["params"] if p.grad is not None]
+            if params:
+                torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+                (self._orthogonal if group["orthogonal"] else self._adam)(params, group)
 
-    def _orthogonal(self, given: list[Tensor], group: dict[str, Any]) -> None:
-        grads = [p.grad for p in given if p.grad is not None]
-        averages = [self._kept(p, "momentum") for p in given]
+    def _orthogonal(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        grads = [p.grad for p in params if p.grad is not None]
+        averages = [self._average(p, "momentum") for p in params]
         torch._foreach_lerp_(averages, grads, 1 - group["momentum"])
-        wanted = torch._foreach_lerp(grads, averages, group["momentum"])
-        # Matrices of one shape go through the iteration together: on a GPU that saves most of the launches.
-        alike: dict[torch.Size, list[int]] = {}
-        for number, p in enumerate(given):
-            alike.setdefault(p.shape, []).append(number)
-        for shape, numbers in alike.items():
-            # Inputs vary fastest: in channels-last weights, the faster layout on a CPU, this is a view.
-            matrices = torch.stack([wanted[number].movedim(1, -1).flatten(1) for number in numbers])
+        updates = torch._foreach_lerp(grads, averages, group["momentum"])
+        # Matrices of one shape are iterated in a batch, which saves most kernel launches on a GPU.
+        by_shape: dict[torch.Size, list[int]] = {}
+        for number, p in enumerate(params):
+            by_shape.setdefault(p.shape, []).append(number)
+        for shape, numbers in by_shape.items():
+            # Inputs vary fastest, which makes this a view of channels-last weights, the faster layout on a
+            # CPU.
+            matrices = torch.stack([updates[number].movedim(1, -1).flatten(1) for number in numbers])
             blocks = matrices.split(_BLOCK, dim=1) if min(matrices.shape[1:]) > _LARGEST else [matrices]
             rows = torch.cat([orthogonalised(block) for block in blocks], dim=1)
             directions = rows.view(len(numbers), shape[0], *shape[2:], shape[1]).movedim(-1, 2)
             torch._foreach_add_(
-                [given[number] for number in numbers],
+                [params[number] for number in numbers],
                 list(directions.unbind()),
                 alpha=-group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5,
             )
 
-    def _adam(self, given: list[Tensor], group: dict[str, Any]) -> None:
-        grads = [p.grad for p in given if p.grad is not None]
-        means, squares = ([self._kept(p, name) for p in given] for name in ("mean", "square"))
+    def _adam(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        grads = [p.grad for p in params if p.grad is not None]
+        means, squares = ([self._average(p, name) for p in params] for name in ("mean", "square"))
         steps = []
-        for p in given:
+        for p in params:
             self.state[p]["step"] = self.state[p].get("step", 0) + 1
             steps.append(self.state[p]["step"])
         fast, slow = group["betas"]
         torch._foreach_lerp_(means, grads, 1 - fast)
         torch._foreach_lerp_(squares, torch._foreach_pow(grads, 2), 1 - slow)
-        below = torch._foreach_div(squares, [1 - slow**step for step in steps])
-        torch._foreach_sqrt_(below)
-        torch._foreach_add_(below, group["eps"])
-        torch._foreach_mul_(below, [1 - fast**step for step in steps])
-        torch._foreach_addcdiv_(given, means, below, value=-group["lr"])
+        denominators = torch._foreach_div(squares, [1 - slow**step for step in steps])
+        torch._foreach_sqrt_(denominators)
+        torch._foreach_add_(denominators, group["eps"])
+        torch._foreach_mul_(denominators, [1 - fast**step for step in steps])
+        torch._foreach_addcdiv_(params, means, denominators, value=-group["lr"])
 
-    def _kept(self, p: Tensor, name: str) -> Tensor:
-        """A running average that begins at zero."""
+    def _average(self, p: Tensor, name: str) -> Tensor:
+        """The running average of this name in the state of ``p``; it starts at zero."""
         state = self.state[p]
         if name not in state:
             state[name] = torch.zeros_like(p)
@@ -107,10 +115,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
-    """Matrices (..., R, C) with all singular values brought near 1, by Newton-Schulz steps.
+    """Matrices (..., R, C) with all singular values brought near 1, by ``steps`` Newton-Schulz steps.
 
-    Every step is a polynomial of the small Gram matrix times the matrix, so only the Gram matrix is iterated
-    and the large one is touched twice: for the flat matrices of convolutions a fifth of the work.
+    A step multiplies the matrix by a polynomial of its Gram matrix. Iterating only the Gram matrix, of the
+    smaller side, is a fifth of the work for the wide matrices of convolutions.
     """
     linear, cubic, quintic = NEWTON_SCHULZ
     tall = matrix.shape[-2] > matrix.shape[-1]

@@ -1,7 +1,7 @@
-"""Training steps as CUDA graphs: forward and backward of one shape are recorded once and replayed.
+"""Training steps as CUDA graphs: forward and backward pass of a shape are recorded once, then replayed.
 
-A tiny network's step is thousands of kernels that take less time than their launches. What is drawn for a
-step is copied into the tensors that were recorded; gradients appear where the recording left them.
+A step of a tiny network consists of thousands of kernels that take less time than their launches. The inputs
+of a step are copied into the tensors of the recording, and its gradients appear in tensors of the recording.
 """
 
 from __future__ import annotations
@@ -24,44 +24,44 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 WARM_UP = 3
-"""Steps before recording, in which libraries allocate what they need."""
+"""Steps that run before the recording, in which libraries allocate their workspaces."""
 
 
-class Drawn(ABC):
-    """What is drawn for a step."""
+class StepInputs(ABC):
+    """The inputs that are drawn for a step: tensors, and values that fix their meaning."""
 
     @property
     @abstractmethod
     def layout(self) -> object:
-        """What tells one kind of step from another, besides the shapes of its tensors."""
+        """Hashable values other than tensors; steps with different ones need recordings of their own."""
 
     @abstractmethod
     def map(self, change: Callable[[Tensor], Tensor]) -> Self:
-        """Every tensor changed."""
+        """Apply ``change`` to all tensors."""
 
     def copied(self) -> Self:
-        """With tensors of its own."""
+        """A copy with tensors of its own."""
         return self.map(torch.clone)
 
     def tensors(self) -> list[Tensor]:
-        """All of them, in the order in which they are changed."""
+        """All tensors, in the order of :meth:`map`."""
         found: list[Tensor] = []
 
-        def keep(tensor: Tensor) -> Tensor:
+        def collect(tensor: Tensor) -> Tensor:
             found.append(tensor)
             return tensor
 
-        self.map(keep)
+        self.map(collect)
         return found
 
 
-B = TypeVar("B", bound=Drawn)
+B = TypeVar("B", bound=StepInputs)
 Compute = Callable[[], Mapping[str, Tensor]]
-"""Loss and its parts, gradients made."""
+"""Computes the gradients; returns the loss and its parts."""
 
 
 class Record(Protocol):
-    """``out`` and the gradients anew, from what is in the tensors that were recorded."""
+    """A recorded step; :meth:`replay` recomputes ``out`` and the gradients from its input tensors."""
 
     out: Mapping[str, Tensor]
 
@@ -69,7 +69,10 @@ class Record(Protocol):
 
 
 class CudaRecord:
-    """A CUDA graph. All of a process share their memory, as one is replayed after the other."""
+    """A recording as a CUDA graph.
+
+    All graphs of a process share one memory pool, as they never run at once.
+    """
 
     _pool: Any = None
 
@@ -85,17 +88,24 @@ class CudaRecord:
 
 
 @dataclass
-class _Kept(Generic[B]):
-    batch: B
+class _Recording(Generic[B]):
+    inputs: B
     record: Record
     gradients: list[Tensor | None]
 
 
 class RecordedStep(Generic[B]):
-    """A step for :func:`ltx2_core.training.loop.train`: ``draw`` a batch, then ``loss`` of it.
+    """A step for :func:`ltx2_core.training.loop.train` that is recorded once for each shape of its inputs.
 
-    On the CPU, and once recording has failed (``problem`` says why), it is computed as ever. ``loss`` must
-    not look at a value, nor bring anything from the CPU that is not there after the first steps.
+    On devices other than ``devices``, and after a recording has failed (``problem`` has the reason), steps
+    run without recording.
+
+    Args:
+        draw: (generator, step) -> the inputs of the step.
+        loss: inputs -> ``loss`` and its parts. It must not read values of tensors, and must not copy from the
+            CPU after its first calls.
+        record: records a computation; for tests.
+        devices: types of devices on which steps are recorded.
     """
 
     def __init__(
@@ -108,29 +118,30 @@ class RecordedStep(Generic[B]):
     ) -> None:
         self.problem: str | None = None
         self._draw, self._loss, self._record, self._devices = draw, loss, record, devices
-        self._kept: dict[object, _Kept[B]] = {}
+        self._recordings: dict[object, _Recording[B]] = {}
 
     def __call__(self, model: nn.Module, generator: torch.Generator, step: int) -> Mapping[str, Tensor]:
         batch = self._draw(generator, step)
-        given = batch.tensors()
-        if self.problem is not None or given[0].device.type not in self._devices:
+        inputs = batch.tensors()
+        if self.problem is not None or inputs[0].device.type not in self._devices:
             return self._loss(batch)
         parameters = [p for p in model.parameters() if p.requires_grad]
-        key = (batch.layout, tuple((t.shape, t.dtype) for t in given), tuple(map(id, parameters)))
-        kept = self._kept.get(key)
-        if kept is None:
-            kept = self._keep(batch, parameters)
-            if kept is None:
+        key = (batch.layout, tuple((t.shape, t.dtype) for t in inputs), tuple(map(id, parameters)))
+        recording = self._recordings.get(key)
+        if recording is None:
+            recording = self._recorded(batch, parameters)
+            if recording is None:
                 return self._loss(batch)
-            self._kept[key] = kept
-        for own, tensor in zip(kept.batch.tensors(), given, strict=True):
+            self._recordings[key] = recording
+        for own, tensor in zip(recording.inputs.tensors(), inputs, strict=True):
             own.copy_(tensor)
-        kept.record.replay()
-        for p, gradient in zip(parameters, kept.gradients, strict=True):
+        recording.record.replay()
+        for p, gradient in zip(parameters, recording.gradients, strict=True):
             p.grad = gradient
-        return kept.record.out
+        return recording.record.out
 
-    def _keep(self, batch: B, parameters: list[nn.Parameter]) -> _Kept[B] | None:
+    def _recorded(self, batch: B, parameters: list[nn.Parameter]) -> _Recording[B] | None:
+        """Record a step with inputs like ``batch``; None, with ``problem`` set, if that fails."""
         own = batch.copied()
 
         def compute() -> Mapping[str, Tensor]:
@@ -145,13 +156,13 @@ class RecordedStep(Generic[B]):
             if is_out_of_memory(error):
                 raise
             self.problem = f"{type(error).__name__}: {error}"
-            _log.warning("steps are not recorded: %s", self.problem)
+            _log.warning("training steps run without CUDA graphs: %s", self.problem)
             return None
         finally:
             gradients = [p.grad for p in parameters]
             for p in parameters:
                 p.grad = None
-        return _Kept(own, record, gradients)
+        return _Recording(own, record, gradients)
 
     def _warm_up(self, compute: Compute, parameters: list[nn.Parameter]) -> None:
         with _side_stream(parameters[0].device):
@@ -163,7 +174,7 @@ class RecordedStep(Generic[B]):
 
 @contextmanager
 def _side_stream(device: torch.device) -> Iterator[None]:
-    """Another stream of a CUDA device, which goes on from this one and is waited for; nothing elsewhere."""
+    """Run on another stream of a CUDA device, synchronised with the current one; elsewhere do nothing."""
     if device.type != "cuda":
         yield
         return

@@ -1,4 +1,4 @@
-"""The state of a training run as one safetensors file: tensors, and everything else as JSON in its header."""
+"""The state of a training run as a safetensors file: tensors, and other values as JSON in its header."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MODEL, _AVERAGED, _OPTIMIZER = "model/", "ema/", "optimizer/"
 
 @dataclass(kw_only=True)
 class TrainingState:
-    """All that a run needs to go on; ``averaged`` follows the model's parameters."""
+    """Everything that a run needs to resume; ``averaged`` are moving averages of the parameters by name."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -31,14 +31,14 @@ class TrainingState:
     history: History = field(default_factory=History)
 
     def save(self, path: Path) -> None:
-        """Write the file anew and put it in place whole."""
+        """Write the file, replacing an existing one whole."""
         tensors = {_MODEL + name: tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {_AVERAGED + name: tensor for name, tensor in self.averaged.items()}
         numbers: dict[str, Any] = {}
         for index, entries in self.optimizer.state_dict()["state"].items():
             for name, value in entries.items():
-                kept = tensors if isinstance(value, Tensor) else numbers
-                kept[f"{_OPTIMIZER}{index}/{name}"] = value
+                entry = tensors if isinstance(value, Tensor) else numbers
+                entry[f"{_OPTIMIZER}{index}/{name}"] = value
         rest = {
             "step": self.step,
             "seed": self.seed,
@@ -54,13 +54,13 @@ class TrainingState:
             )
 
     def load(self, path: Path) -> None:
-        """Take everything from ``path``. Raises ValueError where it is the state of another run."""
+        """Load everything from ``path``; raises ValueError if its seed or its network is another."""
         with safe_open(path, framework="pt") as file:
             rest = json.loads((file.metadata() or {}).get("training", "{}"))
         if rest.get("seed") != self.seed:
             raise ValueError(
-                f"{path} is no state of this run: its seed is {rest.get('seed')}, not {self.seed}; remove it "
-                "or name another file"
+                f"{path} is not the state of this run: its seed is {rest.get('seed')}, not {self.seed}; "
+                "remove it or name another file"
             )
         try:
             self.model.load_state_dict(_tensors(path, _MODEL))
@@ -84,7 +84,7 @@ class TrainingState:
             _, index, own = name.split("/", 2)
             like = parameters[int(index)]
             if isinstance(value, Tensor) and value.shape == like.shape:
-                # In the parameter's memory layout, so that updates need no copies.
+                # The memory layout of the parameter, so that updates need no copies.
                 value = torch.empty_like(like, requires_grad=False).copy_(value)
             state.setdefault(int(index), {})[own] = value
         groups = self.optimizer.state_dict()["param_groups"]
@@ -92,18 +92,18 @@ class TrainingState:
 
 
 def averaged_weights(path: str | Path) -> dict[str, Tensor]:
-    """The averaged parameters of a state file, by name."""
+    """The averaged parameters in a state file, by name."""
     return _tensors(Path(path), _AVERAGED)
 
 
 def load_averaged(model: nn.Module, path: str | Path) -> None:
-    """Give ``model`` the averaged parameters of a state file; a run that never saved one leaves it alone."""
+    """Load the averaged parameters of a state file into ``model``; without the file do nothing."""
     if Path(path).exists():
         copy_weights(model, averaged_weights(path))
 
 
 def copy_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Overwrite the parameters of ``model``, in place."""
+    """Copy ``weights``, by name, into all parameters of ``model``."""
     with torch.no_grad():
         for name, p in model.named_parameters():
             p.copy_(weights[name])

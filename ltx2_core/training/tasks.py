@@ -1,7 +1,7 @@
-"""What each clip of a training batch is given, and what it is asked to make of it.
+"""Training tasks: which part of each clip is conditioning, and which part the model has to generate.
 
-What is given to the model at its use is given here too, sample by sample: a first frame, a whole stream, all
-but a stretch of time; and batch by batch, first and last frames as guides.
+Each kind of conditioning at inference has its share here. By clip: a first frame, a whole stream, everything
+outside a region of time. By batch: the last frame, or the first and the last, as guides.
 Letters: B batch, F H W latent grid, T audio latents.
 """
 
@@ -18,45 +18,57 @@ from torch import Tensor
 from ..conditioning.patchify import video_positions
 from ..shapes import AUDIO_LATENTS_PER_SECOND, frames_of
 from ..types import AVLatent
-from .data import noise_like, sent
+from .data import noise_like, to_device
 from .latents import Sample
 from .text import TextBatch
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlowOptions:
-    """What a step is made of; shares are probabilities for each sample.
+    """Shares of the tasks, as probabilities, and the distribution of noise levels.
 
-    ``audio_given``, ``video_given`` and ``region`` exclude each other; a first frame may come with given or
-    generated audio. ``region`` keeps all but a random stretch of time of one stream or both; half of the
-    kept content is another clip's, so that text is obeyed where it contradicts what surrounds it.
+    ``input_audio``, ``input_video`` and ``region`` exclude each other; ``first_frame`` may be combined with
+    ``input_audio``.
     """
 
     unconditional: float = 0.1
+    """Share of captions that are replaced by an unconditional one."""
     first_frame: float = 0.2
-    audio_given: float = 0.12
-    video_given: float = 0.12
+    """Share of clips whose first latent frame is conditioning."""
+    input_audio: float = 0.12
+    """Share of clips whose audio is conditioning."""
+    input_video: float = 0.12
+    """Share of clips whose video is conditioning."""
     region: float = 0.15
+    """Share of clips of which only a random region of time is generated, in one stream or both. Half of them
+    preserve another clip's content outside, so that the model follows the text where it contradicts the
+    surroundings."""
     guides: float = 0.2
-    """Of steps, not of samples: the last frame is shown as a guide, half of the time the first one too."""
+    """Share of batches, not of clips, with the last frame as a guide; half of these have the first too."""
     audio_weight: float = 1.0
+    """Weight of the audio error in the loss."""
     shift: float | None = None
-    """Of the noise levels; by default that of the official trainer for the clip's tokens."""
+    """Shift of the noise levels; by default that of the official trainer for the number of tokens."""
     uniform: float = 0.1
+    """Share of noise levels that are drawn uniformly."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What is asked of the model: ``mask`` 1 where to generate; ``given`` is shown where it is 0."""
+    """The tasks of a batch of clips."""
 
     sigma: Tensor
+    """Noise levels (B,)."""
     mask: AVLatent
-    given: AVLatent
+    """Video (B, 1, F, 1, 1) and audio (B, 1, T, 1): 1 where to generate, 0 on conditioning."""
+    conditioning: AVLatent
+    """Clean latents that the model gets where the mask is 0."""
     noise: AVLatent
+    """Standard normal noise of the shape of the latents."""
 
 
 class Guides(NamedTuple):
-    """Latents (B, 128, G, H, W) of single pictures, and the pixel frames at which they are shown."""
+    """Latents (B, 128, G, H, W) of G single frames, and the pixel frames at which they guide the video."""
 
     latent: Tensor
     frames: tuple[int, ...]
@@ -65,10 +77,10 @@ class Guides(NamedTuple):
 def draw_sigmas(
     count: int, tokens: int, generator: torch.Generator, *, shift: float | None = None, uniform: float = 0.1
 ) -> Tensor:
-    """Noise levels (count,) in (0, 1]: sigmoid(N(shift, 1)), stretched to reach both ends, some uniform.
+    """Draw noise levels (count,) in (0, 1]: sigmoid(N(shift, 1)), stretched; a share ``uniform`` is uniform.
 
-    The shift grows linearly in ``tokens``, from 0.95 at 1024 to 2.05 at 4096 where it stops. The stretch maps
-    the 0.5th and 99.9th percentile to 0 and 1.
+    The stretch maps the 0.5th and 99.9th percentiles to 0 and 1. The default shift is that of the official
+    trainer: linear in the number of video ``tokens``, 0.95 at 1024 and 2.05 from 4096 on.
     """
     low, few, high, many = 0.95, 1024, 2.05, 4096
     mu = low + (high - low) * (min(tokens, many) - few) / (many - few) if shift is None else shift
@@ -83,38 +95,38 @@ _SMALLEST = 1e-3
 
 
 def draw_task(sample: Sample, options: FlowOptions, generator: torch.Generator) -> Task:
-    """Noise, noise levels and what is given, for every clip of ``sample``, on its device."""
+    """Draw noise, noise levels and conditioning for each clip of ``sample``, on its device."""
     latent = sample.latent
     assert latent.video is not None and latent.audio is not None
     batch, tokens, device = len(latent.video), latent.video[0, 0].numel(), latent.video.device
     sigma = draw_sigmas(batch, tokens, generator, shift=options.shift, uniform=options.uniform)
     video = torch.ones(batch, 1, latent.video.shape[2], 1, 1)
     audio = torch.ones(batch, 1, latent.audio.shape[2], 1)
-    foreign = torch.zeros(batch, dtype=torch.bool)
+    of_other_clip = torch.zeros(batch, dtype=torch.bool)
     chances = torch.rand(batch, 6, generator=generator).tolist()
-    for index, (kind, first, spliced, streams, *where) in enumerate(chances):
-        if kind < options.audio_given:
+    for index, (kind, first, other, streams, *region_at) in enumerate(chances):
+        if kind < options.input_audio:
             audio[index] = 0
-        elif kind < options.audio_given + options.video_given:
+        elif kind < options.input_audio + options.input_video:
             video[index] = 0
             continue
-        elif kind < options.audio_given + options.video_given + options.region:
-            region = _random_region(latent, sample.fps, streams, where)
+        elif kind < options.input_audio + options.input_video + options.region:
+            region = _random_region(latent, sample.fps, streams, region_at)
             assert region.video is not None and region.audio is not None
             video[index], audio[index] = region.video[0], region.audio[0]
-            foreign[index] = spliced < 0.5
+            of_other_clip[index] = other < 0.5
             continue
         if first < options.first_frame:
             video[index, :, :1] = 0
-    other = sent(foreign, device)
+    spliced = to_device(of_other_clip, device)
 
-    def given(x: Tensor) -> Tensor:
-        return torch.where(other.view(-1, *[1] * (x.ndim - 1)), x.roll(1, 0), x)
+    def conditioning(x: Tensor) -> Tensor:
+        return torch.where(spliced.view(-1, *[1] * (x.ndim - 1)), x.roll(1, 0), x)
 
     return Task(
-        sigma=sent(sigma, device),
-        mask=AVLatent(sent(video, device), sent(audio, device)),
-        given=latent.map(given),
+        sigma=to_device(sigma, device),
+        mask=AVLatent(to_device(video, device), to_device(audio, device)),
+        conditioning=latent.map(conditioning),
         noise=latent.map(lambda x: noise_like(x, generator)),
     )
 
@@ -128,25 +140,28 @@ def time_region(
     video: bool = True,
     audio: bool = True,
 ) -> AVLatent:
-    """A mask (1, 1, F, 1, 1) and (1, 1, T, 1): 1 on latents whose middle is in [start_s, end_s).
+    """Masks (1, 1, F, 1, 1) and (1, 1, T, 1): 1 on latents whose centre in time is in [start_s, end_s).
 
-    A stream that is not to be changed is 0 throughout.
+    The mask of a stream that is turned off is 0 throughout.
     """
     assert latent.video is not None and latent.audio is not None
-    frames = video_positions(latent.video.shape[2], 1, 1, fps)[0, 0].mean(dim=-1)
-    sounds = (torch.arange(latent.audio.shape[2]) + 0.5) / AUDIO_LATENTS_PER_SECOND
-    inside_video, inside_audio = (((at >= start_s) & (at < end_s)).float() for at in (frames, sounds))
+    video_s = video_positions(latent.video.shape[2], 1, 1, fps)[0, 0].mean(dim=-1)
+    audio_s = (torch.arange(latent.audio.shape[2]) + 0.5) / AUDIO_LATENTS_PER_SECOND
+    inside_video, inside_audio = (((at >= start_s) & (at < end_s)).float() for at in (video_s, audio_s))
     return AVLatent(
         (inside_video * video)[None, None, :, None, None], (inside_audio * audio)[None, None, :, None]
     )
 
 
-def _random_region(latent: AVLatent, fps: float, streams: float, where: Sequence[float]) -> AVLatent:
-    """Between 20 and 80 % of the time, of both streams or (one time in four each) of one."""
+def _random_region(latent: AVLatent, fps: float, streams: float, region_at: Sequence[float]) -> AVLatent:
+    """Masks of 20 to 80 % of the time, of both streams or, with a chance of a quarter each, of one.
+
+    ``streams`` and the two numbers ``region_at``, for length and start, are uniform in [0, 1).
+    """
     assert latent.audio is not None
     seconds = latent.audio.shape[2] / AUDIO_LATENTS_PER_SECOND
-    length = (0.2 + 0.6 * where[0]) * seconds
-    start = where[1] * (seconds - length)
+    length = (0.2 + 0.6 * region_at[0]) * seconds
+    start = region_at[1] * (seconds - length)
     mask = time_region(latent, fps, start, start + length, video=streams < 0.75, audio=streams >= 0.25)
     if mask.video is not None and not bool(mask.video.any()):
         return replace(mask, video=mask.video if streams >= 0.75 else torch.ones_like(mask.video))
@@ -156,20 +171,20 @@ def _random_region(latent: AVLatent, fps: float, streams: float, where: Sequence
 def drop_text(
     text: TextBatch, unconditional: TextBatch, share: float, generator: torch.Generator
 ) -> TextBatch:
-    """A ``share`` of captions replaced by any of the ``unconditional`` ones."""
+    """Replace a random ``share`` of the captions by random ones of ``unconditional``."""
     length = max(text.mask.shape[1], unconditional.mask.shape[1])
     own, others = text.padded(length), unconditional.padded(length)
     chance, which = torch.rand(2, len(text.mask), generator=generator)
-    drop = sent(chance < share, text.mask.device)
-    row = sent((which * len(others.mask)).long(), text.mask.device)
+    drop = to_device(chance < share, text.mask.device)
+    index = to_device((which * len(others.mask)).long(), text.mask.device)
     return TextBatch(
-        torch.where(drop[:, None, None, None], others.hidden[row], own.hidden),
-        torch.where(drop[:, None], others.mask[row], own.mask),
+        torch.where(drop[:, None, None, None], others.hidden[index], own.hidden),
+        torch.where(drop[:, None], others.mask[index], own.mask),
     )
 
 
 def draw_guides(sample: Sample, options: FlowOptions, generator: torch.Generator) -> Guides | None:
-    """The last frame of every clip, or the first and the last, or nothing."""
+    """Draw the guides of a batch: the last frame of each clip, the first and the last, or None."""
     chance, both = torch.rand(2, generator=generator).tolist()
     if sample.last is None or chance >= options.guides:
         return None

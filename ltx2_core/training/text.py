@@ -1,13 +1,11 @@
-"""Text for training: a frozen tiny Gemma whose tokenizer knows the world's words, and its states, kept.
+"""Text for training: the hidden states of a frozen Gemma, computed once per caption and batched with padding.
 
-Gemma is never trained, so its hidden states are computed once per caption; projection and connectors, which
-are trained, start from them. Letters: P tokens of all captions together, L hidden states, D hidden width,
-B captions of a batch, T tokens of the longest of them.
+Projection and connectors are trained and start from these states. Letters: P tokens of all captions together,
+L hidden states per token, D hidden width, B captions of a batch, T tokens of the longest of them.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,32 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..text import Gemma, Tokenizer, load_gemma, load_tokenizer
-from .world import vocabulary
-
-GEMMA_WIDTH = 64
-GEMMA_LAYERS = 4
-GEMMA_VOCABULARY = 1024
-
-
-def write_world_gemma(folder: Path, *, prompts: Sequence[str] = (), seed: int = 0) -> None:
-    """A tiny random Gemma 3 as a Hugging Face folder.
-
-    Every word of the world is one token, and so is every word of ``prompts``.
-    """
-    from ..text.tiny_gemma import write_tiny_gemma
-
-    write_tiny_gemma(
-        folder,
-        seed=seed,
-        hidden_size=GEMMA_WIDTH,
-        layers=GEMMA_LAYERS,
-        words=tuple(dict.fromkeys([*vocabulary(), *re.findall(r"[a-z]+", " ".join(prompts).lower())])),
-        vocab_size=GEMMA_VOCABULARY,
-    )
 
 
 def load_text(folder: Path) -> tuple[Gemma, Tokenizer]:
-    """Gemma in float32 with its tokenizer."""
+    """Load Gemma in float32 and its tokenizer from a Hugging Face folder."""
     return load_gemma(folder, dtype=torch.float32), load_tokenizer(folder)
 
 
@@ -52,12 +28,13 @@ class TextStates:
 
     hidden: Tensor
     lengths: tuple[int, ...]
+    """Tokens of each caption."""
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def all(self) -> list[Tensor]:
-        """(T, L, D) of every caption."""
+        """States (T, L, D) of each caption, T its own number of tokens."""
         return list(torch.split(self.hidden, list(self.lengths)))
 
 
@@ -69,21 +46,21 @@ class TextBatch:
     mask: Tensor
 
     def states(self) -> Iterable[Tensor]:
-        """The L hidden states (B, T, D), as the projection takes them."""
+        """The L hidden states (B, T, D), one by one, as the projection takes them."""
         return self.hidden.unbind(dim=2)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> TextBatch:
-        """Both tensors changed."""
+        """Apply ``change`` to both tensors."""
         return TextBatch(change(self.hidden), change(self.mask))
 
     def padded(self, length: int) -> TextBatch:
-        """With T at least ``length``."""
+        """The batch padded to at least ``length`` tokens."""
         more = max(0, length - self.mask.shape[1])
         return TextBatch(F.pad(self.hidden, (0, 0, 0, 0, 0, more)), F.pad(self.mask, (0, more)))
 
 
 def batch_text(captions: Sequence[Tensor]) -> TextBatch:
-    """Captions (T, L, D) of different lengths -> one batch."""
+    """Pad the states (T, L, D) of captions of different lengths into one batch, in float32."""
     hidden = torch.nn.utils.rnn.pad_sequence([c.float() for c in captions], batch_first=True)
     lengths = torch.tensor([len(caption) for caption in captions])
     return TextBatch(hidden, (torch.arange(hidden.shape[1]) < lengths[:, None]).long())
@@ -97,7 +74,7 @@ def encode_captions(
     batch: int = 64,
     dtype: torch.dtype = torch.bfloat16,
 ) -> TextStates:
-    """Hidden states of all captions, computed ``batch`` at a time and kept in ``dtype``."""
+    """Hidden states of all captions, computed ``batch`` at a time and stored in ``dtype``."""
     pieces: list[Tensor] = []
     lengths: list[int] = []
     for start in range(0, len(captions), batch):

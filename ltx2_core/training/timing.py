@@ -1,8 +1,8 @@
-"""Attention between sound and picture that begins near its own time.
+"""Initial biases with which cross-modal attention starts near the time of its query.
 
-From random weights it begins uniform, and knocks are few and short: what a head that looks everywhere could
-gain by looking nearer is lost in the noise of all the rest. With constant queries and keys, rotated apart, a
-head starts at an offset in time, whatever its tokens hold, and training goes on from there.
+With random weights cross-modal attention starts uniform over time. Knocks are short and rare, so the gain
+from attending nearer is lost in the noise of the gradients. Constant queries and keys, rotated against each
+other, give a head an offset in time that does not depend on its tokens, from which training then proceeds.
 """
 
 from __future__ import annotations
@@ -16,35 +16,40 @@ from ..transformer.layers import Attention
 from ..transformer.rope import frequency_grid
 
 _STRENGTH = 2.0
-"""Of the constant parts; contents have a deviation of 1."""
+"""Magnitude of the constant queries and keys; those from tokens have a standard deviation of 1."""
 
-# Audio latents lie 0.04 s apart, eight on a video latent, from 0.13 s before to 0.15 s after its middle. The
-# frequencies of a head grow with its number: those of 2 tell video latents apart, those of 5 audio latents.
-_HEARD = (
+# Audio latents are 0.04 s apart, and eight of them overlap a video latent, from 0.13 s before to 0.15 s after
+# its centre. Frequencies of RoPE grow with the number of the head: those of head 2 resolve video latents,
+# those of head 5 audio latents.
+_AUDIO_TO_VIDEO = (
     {3: -0.05, 4: -0.13, 5: -0.09, 6: -0.01, 7: 0.07},
     {3: 0.03, 4: 0.11, 5: -0.05, 6: 0.03, 7: 0.15},
 )
-_SEEN = ({2: -0.3, 3: -0.08, 4: 0.05}, {2: 0.3, 3: 0.08, 4: -0.07})
-"""Seconds from the query to what each head looks at: by turns, block after block."""
+_VIDEO_TO_AUDIO = ({2: -0.3, 3: -0.08, 4: 0.05}, {2: 0.3, 3: 0.08, 4: -0.07})
+"""Seconds from the query to the keys that a head attends to, by head; blocks alternate between the two
+tables."""
 
 
 @torch.no_grad()
 def attend_near_in_time(transformer: Transformer) -> None:
-    """Let some heads of the attention from video to audio and back begin at offsets in time.
+    """Set the query and key biases, in place, of some heads of cross-modal attention to offsets in time.
 
-    Only biases of queries and keys are set. Heads beyond those of the configuration are left out.
+    Heads that the configuration does not have are skipped.
     """
     for index, block in enumerate(transformer.transformer_blocks):
-        for name, offsets in (("audio_to_video_attn", _HEARD), ("video_to_audio_attn", _SEEN)):
+        for name, offsets in (
+            ("audio_to_video_attn", _AUDIO_TO_VIDEO),
+            ("video_to_audio_attn", _VIDEO_TO_AUDIO),
+        ):
             attention = block.get_submodule(name)
             assert isinstance(attention, Attention)
             for head, seconds in offsets[index % 2].items():
                 if head < attention.heads:
-                    _look(attention, transformer, head, seconds)
+                    _set_offset(attention, transformer, head, seconds)
 
 
-def _look(attention: Attention, transformer: Transformer, head: int, seconds: float) -> None:
-    """Constant parts of a head that turn into each other at ``seconds`` after the query."""
+def _set_offset(attention: Attention, transformer: Transformer, head: int, seconds: float) -> None:
+    """Set the biases of a head so that query and key agree at ``seconds`` after the query."""
     config = transformer.config
     query, key = attention.to_q.bias, attention.to_k.bias
     width = len(query)

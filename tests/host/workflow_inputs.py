@@ -12,9 +12,8 @@ from PIL import Image  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from ltx2_core.media import VideoWriter, write_wav  # noqa: E402
-from ltx2_core.training.data import HELD_OUT  # noqa: E402
-from ltx2_core.training.latents import AUDIO_RATE, edge_frames  # noqa: E402
-from ltx2_core.training.world import FPS, Scene, render_audio, render_frames, sample_scene  # noqa: E402
+from ltx2_core.training.world import FPS, Scene, edge_frames, render_audio, render_frames, sample_scene  # noqa: E402
+from ltx2_core.training.world.batches import AUDIO_RATE, HELD_OUT  # noqa: E402
 
 FOLDER = PACK / "example_workflows" / "input"
 FRAMES, SIZE, SMALL = 49, (128, 128), (64, 64)

@@ -1,4 +1,4 @@
-"""A toy of the network that is trained, and text for it."""
+"""A network of toy size, text states and a batch of latents for training tests."""
 
 from __future__ import annotations
 
@@ -10,14 +10,8 @@ import torch
 from ltx2_core.tiny.settings import tiny_config
 from ltx2_core.training.latents import Sample
 from ltx2_core.training.network import FlowNetwork
-from ltx2_core.training.text import (
-    GEMMA_LAYERS,
-    GEMMA_WIDTH,
-    batch_text,
-    encode_captions,
-    load_text,
-    write_world_gemma,
-)
+from ltx2_core.training.text import batch_text, encode_captions, load_text
+from ltx2_core.training.tiny.gemma import GEMMA_LAYERS, GEMMA_WIDTH, write_world_gemma
 from ltx2_core.types import AVLatent
 
 NEGATIVE = "blurry, low quality"
@@ -45,7 +39,7 @@ def states(world_gemma) -> list[torch.Tensor]:
 
 @pytest.fixture
 def network() -> FlowNetwork:
-    """Its heads are not zero, so that all of it shows."""
+    """A network without zero layers, so that every layer affects the output."""
     network = FlowNetwork(tiny_config("2.3"), hidden_size=GEMMA_WIDTH, num_states=GEMMA_LAYERS + 1)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -62,4 +56,4 @@ def sample(states) -> Sample:
     latent = AVLatent(
         torch.randn(2, 128, 3, 2, 3, generator=generator), torch.randn(2, 8, 17, 16, generator=generator)
     )
-    return Sample(latent, batch_text(states[2:]))
+    return Sample(latent, batch_text(states[2:]), fps=25.0)

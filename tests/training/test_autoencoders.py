@@ -16,9 +16,10 @@ from ltx2_core.tiny.settings import tiny_config, tiny_upsampler_config
 from ltx2_core.training.autoencoders import audio_vae, upsampler, video_vae, vocoder
 from ltx2_core.training.autoencoders.initial import rotate_convolution
 from ltx2_core.training.autoencoders.video_code import principal_code
-from ltx2_core.training.data import HELD_OUT, ClipSize, audio_batch, draw_seeds, psnr
+from ltx2_core.training.data import psnr
 from ltx2_core.training.loop import LoopOptions
 from ltx2_core.training.tiny.recipe import trained_config, trained_upsampler_config
+from ltx2_core.training.world.batches import HELD_OUT, ClipSize, audio_batch, draw_seeds
 from ltx2_core.types import Numerics
 
 QUIET = LoopOptions(progress=False, log_every_s=0, evaluate_every_s=1e9)
@@ -33,7 +34,7 @@ UPSAMPLER = upsampler.UpsamplerRecipe(total_steps=60, sizes=(replace(CLIP, batch
 
 @pytest.fixture(autouse=True)
 def quick_evaluation(monkeypatch):
-    """Figures at the end of each run are not what these tests are about."""
+    """Skip the evaluation at the end of each run, which these tests do not need."""
     for module, name in (
         (video_vae, "held_out_psnr"),
         (video_vae, "held_out_code_error"),
@@ -135,10 +136,12 @@ def test_a_new_vocoder_extends_the_band_by_interpolation_only():
     assert torch.allclose(high[..., ::3][..., inner], low[..., inner], atol=0.05 * float(low.abs().max()))
 
 
-def test_the_spectral_error_ignores_phase_and_faint_noise_and_hears_pitch():
+def test_the_spectral_error_ignores_phase_and_faint_noise_but_not_pitch():
     times = torch.arange(16000) / 16000
 
-    def tone(hertz: float, phase: float = 0.0) -> torch.Tensor:  # faded in and out: a cut is no tone
+    def tone(
+        hertz: float, phase: float = 0.0
+    ) -> torch.Tensor:  # Faded in and out, because a cut is not a tone.
         return (
             (torch.pi * times).sin() * 0.5 * torch.sin(2 * torch.pi * hertz * times + phase).expand(1, 2, -1)
         )
@@ -150,7 +153,7 @@ def test_the_spectral_error_ignores_phase_and_faint_noise_and_hears_pitch():
 
 
 @pytest.mark.parametrize("hertz", [523.25, 783.99, 1174.66])
-def test_locking_keeps_loudness_and_pitch_and_repeats_with_every_hop(hertz):
+def test_a_hop_locked_tone_has_the_loudness_and_pitch_of_its_input_and_repeats_with_every_hop(hertz):
     times = torch.arange(8000) / 16000
     tone = 0.5 * torch.sin(2 * torch.pi * hertz * times).expand(1, 2, -1)
     locked = vocoder.hop_locked(tone, 160)[..., 1600:6400]
@@ -160,7 +163,7 @@ def test_locking_keeps_loudness_and_pitch_and_repeats_with_every_hop(hertz):
     assert locked.square().mean().sqrt() == pytest.approx(0.5 / 2**0.5, rel=0.01)
 
 
-def test_locking_keeps_a_gliding_tone_as_loud_and_where_it_is():
+def test_a_hop_locked_glide_has_the_loudness_of_its_input_on_both_sides():
     times = torch.arange(16000) / 16000
     tone = torch.sin(2 * torch.pi * (900 * times + 150 * times.square())) * torch.tensor([[[0.1], [0.5]]])
     locked = vocoder.hop_locked(tone, 160)
@@ -183,7 +186,7 @@ def test_psnr_counts_decibels_of_the_whole_range():
 
 
 @pytest.mark.parametrize("shape", [(8, 4, 3, 3, 3), (4, 16, 3, 3)])
-def test_initial_convolutions_keep_the_size_of_a_smooth_signal(shape):
+def test_initial_convolutions_preserve_the_power_of_a_smooth_signal(shape):
     layer = (nn.Conv3d if len(shape) == 5 else nn.Conv2d)(shape[1], shape[0], 3, padding=1)
     rotate_convolution(layer, torch.Generator().manual_seed(0))
     signal = torch.randn(16, shape[1], *[1] * (len(shape) - 2), generator=torch.Generator().manual_seed(1))

@@ -1,4 +1,4 @@
-"""Flow matching sees what inference will show, and learns only what it is asked to generate."""
+"""Flow matching: the network gets the same inputs as at inference, and only generated tokens have a loss."""
 
 from __future__ import annotations
 
@@ -28,11 +28,12 @@ from ltx2_core.training.tasks import (
     drop_text,
     time_region,
 )
-from ltx2_core.training.text import GEMMA_LAYERS, GEMMA_WIDTH, batch_text
+from ltx2_core.training.text import batch_text
 from ltx2_core.training.tiny.distill import DistillOptions, distill_loss, draw_distill
+from ltx2_core.training.tiny.gemma import GEMMA_LAYERS, GEMMA_WIDTH
 from ltx2_core.types import AVLatent, LatentState
 
-PLAIN = FlowOptions(unconditional=0, first_frame=0, audio_given=0, video_given=0, region=0, guides=0)
+PLAIN = FlowOptions(unconditional=0, first_frame=0, input_audio=0, input_video=0, region=0, guides=0)
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -47,22 +48,22 @@ def test_noise_levels_fill_the_unit_interval_and_long_clips_get_more_noise() -> 
     torch.testing.assert_close(many, draw_sigmas(20000, 10**6, rng()))
 
 
-def test_shares_decide_what_is_given(sample) -> None:
+def test_shares_decide_what_is_conditioning(sample) -> None:
     def masks(**shares: float) -> AVLatent:
         return draw_task(sample, replace(PLAIN, **shares), rng()).mask
 
     everything = masks()
     assert everything.video.all() and everything.audio.all()
-    assert not masks(audio_given=1).audio.any() and masks(audio_given=1).video.all()
-    assert not masks(video_given=1).video.any() and masks(video_given=1).audio.all()
+    assert not masks(input_audio=1).audio.any() and masks(input_audio=1).video.all()
+    assert not masks(input_video=1).video.any() and masks(input_video=1).audio.all()
     first = masks(first_frame=1)
     assert not first.video[:, :, 0].any() and first.video[:, :, 1:].all() and first.audio.all()
     region = masks(region=1)
     assert 0 < torch.cat((region.video.flatten(), region.audio.flatten())).mean() < 1
 
 
-def test_what_is_given_is_shown_clean_and_costs_nothing(sample) -> None:
-    task = draw_task(sample, replace(PLAIN, audio_given=1, first_frame=1), rng())
+def test_conditioning_is_clean_and_has_no_loss(sample) -> None:
+    task = draw_task(sample, replace(PLAIN, input_audio=1, first_frame=1), rng())
     x = noised(sample.latent, task, task.sigma)
     assert torch.equal(x.audio, sample.latent.audio)
     assert torch.equal(x.video[:, :, 0], sample.latent.video[:, :, 0])
@@ -73,17 +74,17 @@ def test_what_is_given_is_shown_clean_and_costs_nothing(sample) -> None:
     assert errors["video"] == 0 and errors["audio"] == 0
 
 
-def test_kept_content_of_a_region_is_another_clips_half_of_the_time(sample) -> None:
-    foreign = 0
+def test_preserved_content_around_a_region_is_another_clips_half_of_the_time(sample) -> None:
+    other_clips = 0
     for seed in range(40):
         task = draw_task(sample, replace(PLAIN, region=1), rng(seed))
-        foreign += int((task.given.video != sample.latent.video).flatten(1).any(dim=1).sum())
-    assert 20 <= foreign <= 60
+        other_clips += int((task.conditioning.video != sample.latent.video).flatten(1).any(dim=1).sum())
+    assert 20 <= other_clips <= 60
 
 
 def test_a_time_region_covers_the_same_seconds_in_both_streams(sample) -> None:
     mask = time_region(sample.latent, 25.0, 0.4, 0.6)
-    assert mask.video.flatten().tolist() == [0, 0, 1]  # their middles are at 0.02, 0.2 and 0.52 s
+    assert mask.video.flatten().tolist() == [0, 0, 1]  # Their centres are at 0.02, 0.2 and 0.52 s.
     assert mask.audio.flatten().nonzero().flatten().tolist() == [10, 11, 12, 13, 14]
     assert not time_region(sample.latent, 25.0, 0.0, 1.0, audio=False).audio.any()
 
@@ -91,28 +92,31 @@ def test_a_time_region_covers_the_same_seconds_in_both_streams(sample) -> None:
 def test_captions_are_dropped_for_the_unconditional_ones(sample, states) -> None:
     dropped = drop_text(sample.text, batch_text(states[:1]), 1.0, rng())
     assert dropped.mask.sum(dim=1).tolist() == [1, 1]
-    kept = drop_text(sample.text, batch_text(states[:1]), 0.0, rng())
-    assert torch.equal(kept.hidden, sample.text.hidden) and torch.equal(kept.mask, sample.text.mask)
+    undropped = drop_text(sample.text, batch_text(states[:1]), 0.0, rng())
+    assert torch.equal(undropped.hidden, sample.text.hidden)
+    assert torch.equal(undropped.mask, sample.text.mask)
 
 
-@pytest.mark.parametrize("given", ["nothing", "image and sound", "guides", "reference"])
-def test_training_and_sampling_ask_the_model_the_same(network, sample, given) -> None:
+@pytest.mark.parametrize("conditioning", ["none", "image and audio", "guides", "reference"])
+def test_training_and_sampling_call_the_network_alike(network, sample, conditioning) -> None:
     sigma = 0.7
     clean = sample.latent
     state = LatentState(latent=clean.map(torch.zeros_like), mask=mask_like(clean), fps=sample.fps)
     reference = guides = None
-    if given == "image and sound":
+    if conditioning == "image and audio":
         state = ImageInPlace(latent=clean.video[:, :, :1]).apply(state)
         state = InputAudio(latent=clean.audio).apply(state)
-    elif given == "guides":
+    elif conditioning == "guides":
         guides = Guides(torch.randn(clean.video[:, :, :2].shape, generator=rng(3)), (0, 16))
         for latent, frame in zip(guides.latent.split(1, dim=2), guides.frames, strict=True):
             state = GuideFrames(latent=latent, frame=frame).apply(state)
-    elif given == "reference":
+    elif conditioning == "reference":
         reference = torch.randn(clean.video.shape, generator=rng(3))
         state = GuideFrames(latent=reference, frame=0).apply(state)
     mask = drop_guides(state.mask, state)
-    task = Task(sigma=torch.full((2,), sigma), mask=mask, given=clean, noise=clean.map(torch.randn_like))
+    task = Task(
+        sigma=torch.full((2,), sigma), mask=mask, conditioning=clean, noise=clean.map(torch.randn_like)
+    )
     x = noised(clean, task, task.sigma)
     with torch.no_grad():
         context = network.context(sample.text, 128)
@@ -123,14 +127,14 @@ def test_training_and_sampling_ask_the_model_the_same(network, sample, given) ->
         unpatchify_video(velocity.video, *clean.video.shape[2:]), unpatchify_audio(velocity.audio, 16)
     )
     expected = x - v * mask * sigma
-    beside = reference if guides is None else guides.latent
-    shown = x if beside is None else replace(x, video=torch.cat((x.video, beside), dim=2))
-    x0 = drop_guides(Denoiser(network.transformer, state, context)(shown, sigma), state)
+    appended = reference if guides is None else guides.latent
+    full = x if appended is None else replace(x, video=torch.cat((x.video, appended), dim=2))
+    x0 = drop_guides(Denoiser(network.transformer, state, context)(full, sigma), state)
     torch.testing.assert_close(x0.video, expected.video)
     torch.testing.assert_close(x0.audio, expected.audio)
 
 
-def test_guides_are_the_last_frames_and_half_of_the_time_the_first(sample) -> None:
+def test_guides_are_the_last_frames_and_half_of_the_time_also_the_first(sample) -> None:
     sample = replace(sample, last=torch.randn(sample.latent.video[:, :, :1].shape))
     drawn = [draw_guides(sample, replace(PLAIN, guides=0.5), rng(seed)) for seed in range(200)]
     frames = Counter(None if guides is None else guides.frames for guides in drawn)
@@ -144,7 +148,7 @@ def test_guides_are_the_last_frames_and_half_of_the_time_the_first(sample) -> No
     assert draw_guides(replace(sample, last=None), replace(PLAIN, guides=1), rng()) is None
 
 
-def test_a_full_set_of_registers_is_what_the_connectors_make(network, sample) -> None:
+def test_a_context_with_all_registers_equals_that_of_the_connectors(network, sample) -> None:
     with torch.no_grad():
         context = network.context(sample.text, 128)
         short = network.context(sample.text, 32)
@@ -166,28 +170,28 @@ def test_a_few_steps_lower_the_loss_of_one_batch(network, sample, states) -> Non
         losses.append(loss.item())
     assert losses[-1] < 0.6 * losses[0]
     unused = [name for name, p in network.named_parameters() if p.grad is None]
-    assert unused == [name for name, _ in network.named_parameters() if opens_or_closes(name)]
+    assert unused == [name for name, _ in network.named_parameters() if is_cross_modal_gate(name)]
 
 
-def opens_or_closes(name: str) -> bool:
-    """Whether a parameter gates or scales what one stream shows the other."""
+def is_cross_modal_gate(name: str) -> bool:
+    """Whether a parameter gates or modulates cross-modal attention."""
     return "_a2v_ca_" in name or "av_ca_" in name or ("_to_" in name and "to_gate_logits" in name)
 
 
 def test_training_cannot_close_attention_between_the_streams(sample, states) -> None:
     network = FlowNetwork(tiny_config("2.3"), hidden_size=GEMMA_WIDTH, num_states=GEMMA_LAYERS + 1)
-    kept = {name: p.detach().clone() for name, p in network.named_parameters() if opens_or_closes(name)}
-    assert len(kept) > 6 * len(network.transformer.transformer_blocks)
+    frozen = {name: p.detach().clone() for name, p in network.named_parameters() if is_cross_modal_gate(name)}
+    assert len(frozen) > 6 * len(network.transformer.transformer_blocks)
     optimizer = Muon([p for p in network.parameters() if p.requires_grad])
     for step in range(3):
         batch = draw_flow(sample, PLAIN, batch_text(states[:1]), rng(step), context_length=32)
         optimizer.zero_grad()
         flow_loss(network, batch, PLAIN)["loss"].backward()
         optimizer.step()
-    assert all(torch.equal(network.get_parameter(name), value) for name, value in kept.items())
+    assert all(torch.equal(network.get_parameter(name), value) for name, value in frozen.items())
     for block in network.transformer.transformer_blocks:
         for name in ("audio_to_video_attn", "video_to_audio_attn"):
-            assert block.get_submodule(f"{name}.to_out.0").weight.any(), "it learns all the same"
+            assert block.get_submodule(f"{name}.to_out.0").weight.any(), "cross-modal attention itself learns"
 
 
 def test_a_student_has_nothing_to_learn_from_a_single_step_without_guidance(network, sample, states) -> None:
@@ -206,16 +210,16 @@ def test_a_student_has_nothing_to_learn_from_a_single_step_without_guidance(netw
     assert all(pair.b.grad is not None for pair in adapters.pairs)
 
 
-def test_a_student_is_shown_other_clips_where_a_second_stage_starts_and_nowhere_below(sample, states) -> None:
+def test_a_student_starts_from_other_clips_at_the_noise_level_of_a_second_stage_only(sample, states) -> None:
     settings = DistillOptions(mixed=1.0)
-    seen = set()
+    levels = set()
     for seed in range(8):
         batch = draw_distill(sample, settings, FlowOptions(), batch_text(states[:2]), rng(seed))
-        for made, own, other in (
+        for latent, own, other in (
             (batch.flow.latent.video, sample.latent.video, sample.latent.video.roll(-1, 0)),
             (batch.flow.latent.audio, sample.latent.audio, sample.latent.audio.roll(-1, 0)),
         ):
             for index, upper in enumerate(batch.upper.tolist()):
-                assert torch.equal(made[index], (other if upper > 0.9 else own)[index])
-                seen.add(upper > 0.9)
-    assert seen == {True, False}
+                assert torch.equal(latent[index], (other if upper > 0.9 else own)[index])
+                levels.add(upper > 0.9)
+    assert levels == {True, False}

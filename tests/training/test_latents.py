@@ -1,4 +1,4 @@
-"""Cached latents are those of the world's clips, and are written once."""
+"""The dataset of latents holds the encoded clips of the world; finished shards are not written again."""
 
 from __future__ import annotations
 
@@ -7,23 +7,15 @@ import torch
 from safetensors.torch import load_file
 
 from ltx2_core.loading import Component, open_checkpoint
-from ltx2_core.training.data import HELD_OUT
-from ltx2_core.training.latents import (
-    AUDIO_RATE,
-    Bucket,
-    Encoders,
-    LatentCache,
-    edge_frames,
-    encode_clips,
-    encode_frames,
-    write_latents,
-)
+from ltx2_core.training.latents import Bucket, LatentCache
 from ltx2_core.training.text import encode_captions, load_text
-from ltx2_core.training.world import make_clip
+from ltx2_core.training.tiny.latents import Encoders, encode_clips, encode_frames, write_latents
+from ltx2_core.training.world import clip_from_seed, edge_frames
+from ltx2_core.training.world.batches import AUDIO_RATE, HELD_OUT
 
 BUCKETS = (
     Bucket(width=64, height=32, frames=9, clips=3),
-    Bucket(width=32, height=32, frames=9, clips=2, edges=True),
+    Bucket(width=32, height=32, frames=9, clips=2, reference=True),
 )
 
 
@@ -49,7 +41,7 @@ def folder(encoders, tmp_path_factory):
 def test_the_cache_holds_the_clips_of_consecutive_seeds(folder, encoders) -> None:
     cache = LatentCache(folder, BUCKETS[:1])
     assert len(cache) == 3
-    clips = [make_clip(seed, 9, 64, 32, AUDIO_RATE) for seed in (5, 6, 7)]
+    clips = [clip_from_seed(seed, 9, 64, 32, AUDIO_RATE) for seed in (5, 6, 7)]
     latent = encode_clips(clips, encoders)
     states = encode_captions(encoders.gemma, encoders.tokenizer, [clip.caption for clip in clips]).all()
     sample = cache.batch(8, torch.Generator().manual_seed(0))
@@ -69,16 +61,16 @@ def test_the_same_generator_draws_the_same_batch(folder) -> None:
     assert torch.equal(one.latent.video, two.latent.video) and torch.equal(one.text.hidden, two.text.hidden)
 
 
-def test_edges_come_from_the_buckets_that_keep_them(folder, encoders) -> None:
-    sample = LatentCache(folder, BUCKETS).batch(4, torch.Generator().manual_seed(1), edges=True)
-    assert sample.edges.shape == sample.latent.video.shape == (4, 128, 2, 1, 1)
-    wanted = encode_frames(
-        [edge_frames(make_clip(s, 9, 32, 32, AUDIO_RATE).frames) for s in (8, 9)], encoders.video
+def test_control_videos_come_from_the_buckets_that_have_them(folder, encoders) -> None:
+    sample = LatentCache(folder, BUCKETS).batch(4, torch.Generator().manual_seed(1), reference=True)
+    assert sample.reference.shape == sample.latent.video.shape == (4, 128, 2, 1, 1)
+    expected = encode_frames(
+        [edge_frames(clip_from_seed(s, 9, 32, 32, AUDIO_RATE).frames) for s in (8, 9)], encoders.video
     )
-    nearest = (sample.edges[:, None] - wanted).abs().flatten(2).amax(dim=2).amin(dim=1)
+    nearest = (sample.reference[:, None] - expected).abs().flatten(2).amax(dim=2).amin(dim=1)
     assert nearest.max() < 1e-2
-    with pytest.raises(ValueError, match="no bucket keeps edges"):
-        LatentCache(folder, BUCKETS[:1]).batch(1, torch.Generator(), edges=True)
+    with pytest.raises(ValueError, match="no bucket has control videos"):
+        LatentCache(folder, BUCKETS[:1]).batch(1, torch.Generator(), reference=True)
 
 
 def test_finished_shards_are_not_written_again(folder, encoders) -> None:
@@ -89,8 +81,9 @@ def test_finished_shards_are_not_written_again(folder, encoders) -> None:
     paths[0].unlink()
     write_latents(folder, BUCKETS, lambda: encoders, first_seed=5, shard_clips=2)
     assert [path.stat().st_mtime_ns for path in paths[1:]] == before
-    again = load_file(paths[0])
-    assert again.keys() == content.keys() and all(torch.equal(again[n], content[n]) for n in content)
+    rewritten = load_file(paths[0])
+    assert rewritten.keys() == content.keys()
+    assert all(torch.equal(rewritten[n], content[n]) for n in content)
 
 
 def test_held_out_scenes_and_missing_buckets_are_refused(folder, encoders, tmp_path) -> None:

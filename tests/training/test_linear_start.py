@@ -1,4 +1,4 @@
-"""Both halves of the video autoencoder start as linear networks that already know their code."""
+"""Encoder and decoder of the video autoencoder start as linear networks that fit the code."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from ltx2_core.training.autoencoders.layerwise import fit_decoder
 from ltx2_core.training.autoencoders.linear_decoder import start_linear_decoder
 from ltx2_core.training.autoencoders.linear_encoder import start_linear_encoder
 from ltx2_core.training.autoencoders.video_code import VideoCode, principal_code
-from ltx2_core.training.data import HELD_OUT, ClipSize, psnr, video_batch
+from ltx2_core.training.data import psnr
 from ltx2_core.training.tiny.recipe import trained_config
+from ltx2_core.training.world.batches import HELD_OUT, ClipSize, video_batch
 from ltx2_core.video_vae import VideoVAE
 
 SIZES = (
@@ -56,7 +57,7 @@ def test_fitting_layer_by_layer_improves_on_the_linear_decoder(code):
     vae = video_vae.new_video_vae(cfg.video_vae_config(config), code, 0)
     levels = start_linear_decoder(vae.decoder, code, sizes=SIZES)
     linear = video_vae.held_out_psnr(vae, code, **HELD_OUT_CLIPS)
-    told: list[tuple[str, float]] = []
+    reported: list[tuple[str, float]] = []
     other = Counting(code)
     fit_decoder(
         vae.decoder,
@@ -64,32 +65,32 @@ def test_fitting_layer_by_layer_improves_on_the_linear_decoder(code):
         (code, other),
         sizes=(ClipSize(batch=600, frames=9, width=64, height=64),),
         noise=0.1,
-        on_layer=lambda name, error: told.append((name, error)),
+        on_layer=lambda name, error: reported.append((name, error)),
     )
     assert video_vae.held_out_psnr(vae, code, **HELD_OUT_CLIPS) > linear + 0.3
-    assert told[-1][0] == "conv_out" and len(told) == len(vae.decoder.up_blocks) + 1
-    assert all(0 < error < 1 for _, error in told)
+    assert reported[-1][0] == "conv_out" and len(reported) == len(vae.decoder.up_blocks) + 1
+    assert all(0 < error < 1 for _, error in reported)
     assert other.clips == 300
-    assert shine(vae, code) < 3
+    assert bleeding(vae, code) < 3
 
 
-def shine(vae: VideoVAE, code: VideoCode) -> float:
-    """What the first latent's frame loses, in dB, where another scene follows it."""
+def bleeding(vae: VideoVAE, code: VideoCode) -> float:
+    """Loss of PSNR, in dB, of the first frame if another scene follows it."""
     one, other = (video_batch([HELD_OUT + seed], frames=17, width=64, height=64) for seed in (3, 4))
     latent, follows = code.encode(one), code.encode(other)
     with torch.no_grad():
-        own, beside = (
+        own, cut = (
             psnr(vae.decode(torch.cat((latent[:, :, :1], rest), dim=2))[:, :, :1], one[:, :, :1])
             for rest in (latent[:, :, 1:], follows[:, :, 1:])
         )
-    return float(own - beside)
+    return float(own - cut)
 
 
 def test_the_encoder_starts_near_its_code(vae, code):
     before = video_vae.held_out_code_error(vae, code, clips=2)
-    told = []
+    reported = []
     error = start_linear_encoder(
-        vae.encoder, code, sizes=SIZES, steps=30, on_step=lambda step, error: told.append((step, error))
+        vae.encoder, code, sizes=SIZES, steps=30, on_step=lambda step, error: reported.append((step, error))
     )
-    assert error < 0.25 and told[-1] == (30, pytest.approx(error))
+    assert error < 0.25 and reported[-1] == (30, pytest.approx(error))
     assert before > 0.5 and video_vae.held_out_code_error(vae, code, clips=2) < 0.2

@@ -1,4 +1,4 @@
-"""The training loop: what it promises about resuming, determinism and its file."""
+"""The training loop: resuming, determinism, its state file, the schedule and the optimizer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import nn
 
 from ltx2_core.training.history import History, plot
 from ltx2_core.training.loop import (
-    Course,
+    Elapsed,
     LoopOptions,
     averaged_weights,
     step_generator,
@@ -68,11 +68,11 @@ def test_a_run_in_two_pieces_equals_one_run_bit_for_bit(tmp_path, optimizer):
     assert [step for step, _ in history.curves["loss"]] == list(range(1, STEPS + 1))
 
 
-def test_a_killed_process_is_continued_bit_for_bit(tmp_path):
+def test_a_killed_process_resumes_bit_for_bit(tmp_path):
     script = (
         f"import sys; sys.path[:0] = {[str(Path(__file__).parent), os.getcwd()]!r}\n"
         "from pathlib import Path; import torch; from test_loop import die_at\n"
-        # Threads cut sums into other pieces, which round otherwise; the tests here run on one.
+        # The number of threads changes how sums are split and rounded; the tests here run on one.
         "torch.set_num_threads(1); die_at(Path(sys.argv[1]), 7)"
     )
     killed = subprocess.run([sys.executable, "-c", script, str(tmp_path / "killed.safetensors")], timeout=120)
@@ -119,7 +119,7 @@ def test_each_step_and_rank_has_its_own_randomness():
     assert len(draws) == 12
 
 
-def test_state_of_another_run_is_refused(tmp_path):
+def test_the_state_of_another_run_is_refused(tmp_path):
     path = tmp_path / "state.safetensors"
     toy(path, steps=2)
     with pytest.raises(ValueError, match=r"seed is 3, not 4"):
@@ -138,7 +138,7 @@ def test_state_of_another_run_is_refused(tmp_path):
         )
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_file(tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_file(tmp_path):
     path = tmp_path / "state.safetensors"
     toy(path, steps=4)
     before = path.read_bytes()
@@ -151,7 +151,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_file(tmp_path):
     assert path.read_bytes() == before
 
 
-def test_time_is_kept_and_the_run_can_go_on(tmp_path):
+def test_a_run_stops_at_its_time_limit_and_can_be_resumed(tmp_path):
     path = tmp_path / "state.safetensors"
     stopped = LoopOptions(progress=False, max_seconds=0)
     _, history = toy(path, options=stopped)
@@ -162,8 +162,8 @@ def test_time_is_kept_and_the_run_can_go_on(tmp_path):
     assert equal(weights, whole)
 
 
-def test_evaluation_sees_averaged_weights_and_leaves_the_model_alone(tmp_path):
-    seen = []
+def test_evaluation_uses_averaged_weights_and_restores_the_model(tmp_path):
+    means = []
     model = nn.Linear(3, 3, bias=False)
     nn.init.zeros_(model.weight)
     options = LoopOptions(progress=False, log_every_s=0, evaluate_every_s=0, ema=0.5)
@@ -172,8 +172,8 @@ def test_evaluation_sees_averaged_weights_and_leaves_the_model_alone(tmp_path):
         return {"loss": -model.weight.sum()}
 
     def evaluate(model, step):
-        seen.append(float(model.weight.detach().mean()))
-        return {"figure": seen[-1]}
+        means.append(float(model.weight.detach().mean()))
+        return {"figure": means[-1]}
 
     history = train(
         step_fn,
@@ -186,17 +186,17 @@ def test_evaluation_sees_averaged_weights_and_leaves_the_model_alone(tmp_path):
         options=options,
         evaluate=evaluate,
     )
-    # The average follows with 1/10, 2/11 and 3/12 of what it was.
+    # The decay of the average is 1/10, 2/11 and 3/12 in the first steps.
     averages = [0.9]
     for step in (1, 2):
         decay = (1 + step) / (10 + step)
         averages.append(averages[-1] * decay + (step + 1) * (1 - decay))
-    assert seen == pytest.approx(averages)
+    assert means == pytest.approx(averages)
     assert history.curves["figure"] == [(i + 1, pytest.approx(a)) for i, a in enumerate(averages)]
     assert float(model.weight.detach().mean()) == pytest.approx(3)
 
 
-def test_the_schedule_rises_rests_and_falls():
+def test_the_schedule_rises_is_constant_and_falls():
     factor = warmup_stable_decay(100, warmup=10, decay=0.3)
     values = [factor(step) for step in range(101)]
     assert values[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
@@ -205,17 +205,17 @@ def test_the_schedule_rises_rests_and_falls():
     assert all(a > b for a, b in itertools.pairwise(values[70:]))
 
 
-def test_the_schedule_falls_in_time_where_the_clock_is_further_on(monkeypatch):
+def test_the_schedule_follows_the_clock_where_it_is_ahead_of_the_steps(monkeypatch):
     now = 50.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    course = Course(100, seconds=10)
-    factor = warmup_stable_decay(course, warmup=10, decay=0.4)
-    assert factor(20) == 1 and course.share(20) == 0.2
+    elapsed = Elapsed(100, seconds=10)
+    factor = warmup_stable_decay(elapsed, warmup=10, decay=0.4)
+    assert factor(20) == 1 and elapsed.share(20) == 0.2
     now = 58.0
     assert factor(20) == pytest.approx(0.5)
     assert factor(90) == pytest.approx(0.25)
     now = 61.0
-    assert factor(20) == 0 and course.share(20) == 1
+    assert factor(20) == 0 and elapsed.share(20) == 1
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (8, 50), (50, 8), (1, 9)])

@@ -1,4 +1,4 @@
-"""LoRA pairs: they change nothing at first, learn alone, and load as official files."""
+"""LoRA adapters: zero at first, the only trained parameters, saved as official files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_new_lora_changes_nothing_and_only_its_pairs_are_trained() -> None:
     assert adapters.names == ("attn.to_q", "attn.to_out.0")
 
 
-def test_disabled_gives_the_base_and_remove_takes_the_hooks_off() -> None:
+def test_disabled_runs_the_base_network_and_remove_removes_the_hooks() -> None:
     net, x = Net(), torch.randn(3, 8)
     before = net(x)
     adapters = trained(net)
@@ -49,7 +49,7 @@ def test_disabled_gives_the_base_and_remove_takes_the_hooks_off() -> None:
     torch.testing.assert_close(net(x), before)
 
 
-def test_saved_pairs_give_the_same_change_in_another_network(tmp_path) -> None:
+def test_saved_pairs_change_another_network_alike(tmp_path) -> None:
     net, x = Net(), torch.randn(3, 8)
     adapters = trained(net, alpha=6.0)
     save_lora(tmp_path / "a.safetensors", adapters.tensors(), dtype=torch.float32)
@@ -64,7 +64,7 @@ def test_pairs_of_another_rank_and_targets_without_layers_are_refused() -> None:
     adapters = LoraAdapters(Net(), rank=2)
     with pytest.raises(ValueError, match="does not fit"):
         LoraAdapters(Net(), rank=3).load_tensors(adapters.tensors())
-    with pytest.raises(ValueError, match="finds no linear layer"):
+    with pytest.raises(ValueError, match="matches no linear layer"):
         LoraAdapters(Net(), rank=2, targets="nothing")
 
 

@@ -1,4 +1,4 @@
-"""The whole recipe at toy size: from nothing to a set that loads and runs, in pieces."""
+"""The whole recipe at toy size: it trains a set that loads and runs, and resumes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def make_run(folder, **options) -> Run:
     return Run(folder=folder, scale=smoke_scale(), prompts=("", NEGATIVE_PROMPT), progress=False, **options)
 
 
-def test_one_command_makes_a_set_that_the_pipeline_runs(folder) -> None:
+def test_one_command_trains_a_set_that_the_pipeline_runs(folder) -> None:
     run = make_run(folder)
     files = run.models
     pipeline = LTX2Pipeline(
@@ -60,14 +60,14 @@ def test_the_loras_fit_the_transformer_and_the_edges_lora_is_an_ic_lora(folder) 
     assert open_lora(run.edges).metadata["reference_downscale_factor"] == 1
 
 
-def test_a_second_call_finds_everything_done(folder) -> None:
+def test_a_second_call_skips_finished_stages(folder) -> None:
     events = []
     run_stages(make_run(folder), on_stage=lambda stage, event: events.append(event))
-    assert events == ["is there"] * len(STAGES)
+    assert events == ["exists"] * len(STAGES)
     assert json.loads((folder / "cost.json").read_text()).keys() == set(STAGES)
 
 
-def test_a_stage_that_ran_out_of_time_is_finished_by_the_next_call(folder, tmp_path) -> None:
+def test_a_stage_stopped_by_the_time_limit_is_finished_by_the_next_call(folder, tmp_path) -> None:
     first, again = make_run(folder), make_run(tmp_path)
     for name in ("models", "parts", "latents"):
         (tmp_path / name).symlink_to(folder / name)
@@ -83,7 +83,7 @@ def test_a_stage_that_ran_out_of_time_is_finished_by_the_next_call(folder, tmp_p
     assert before.keys() == after.keys() and all(torch.equal(before[n], after[n]) for n in before)
 
 
-def test_a_stage_says_what_it_needs_and_unknown_stages_are_refused(tmp_path) -> None:
+def test_a_stage_without_its_inputs_and_unknown_stages_are_refused(tmp_path) -> None:
     with pytest.raises(ValueError, match="latents needs text, video-code, audio-vae first"):
         run_stages(make_run(tmp_path), ["latents"])
     with pytest.raises(ValueError, match="unknown stages nonsense"):
@@ -91,7 +91,7 @@ def test_a_stage_says_what_it_needs_and_unknown_stages_are_refused(tmp_path) -> 
     assert NEEDS.keys() == STAGES.keys()
 
 
-def test_the_command_states_its_cost_without_starting(tmp_path) -> None:
+def test_the_command_lists_expected_minutes_without_starting(tmp_path) -> None:
     out = tmp_path / "new"
     result = CliRunner().invoke(main, ["train", "tiny", "--out", str(out), "--list"])
     assert result.exit_code == 0 and not out.exists()
@@ -101,7 +101,7 @@ def test_the_command_states_its_cost_without_starting(tmp_path) -> None:
     assert full_scale().minutes.keys() == STAGES.keys()
 
 
-def test_a_set_can_be_gone_on_from_where_other_parts_allow_it(folder, tmp_path) -> None:
+def test_a_run_can_start_from_the_weights_of_a_set(folder, tmp_path) -> None:
     models = make_run(folder).models
     arguments = [
         "train",
@@ -125,10 +125,10 @@ def test_a_set_can_be_gone_on_from_where_other_parts_allow_it(folder, tmp_path) 
     assert changed and all(name.startswith("vae.decoder.") for name in changed)
 
 
-def test_going_on_is_refused_for_what_all_else_depends_on_and_for_other_widths(folder, tmp_path) -> None:
+def test_starting_from_a_set_is_refused_for_foundations_and_for_other_widths(folder, tmp_path) -> None:
     models = make_run(folder).models
     with pytest.raises(ValueError, match="video-code: every other part depends on these"):
         start_from(make_run(tmp_path), models, ["video-code"])
-    with pytest.raises(ValueError, match="not of the sizes that this scale makes"):
+    with pytest.raises(ValueError, match="has other widths than this scale"):
         start_from(Run(folder=tmp_path, scale=full_scale()), models, ["transformer"])
     assert not list(tmp_path.rglob("*.safetensors"))

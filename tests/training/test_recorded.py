@@ -1,4 +1,4 @@
-"""A recorded training step makes the gradients of the step it stands for, whatever is drawn."""
+"""A recorded training step computes the same gradients as the plain step, for any inputs."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from ltx2_core.training.tiny.scales import smoke_scale
 from ltx2_core.types import AVLatent
 
 
-class Again:
-    """A record that computes: what a graph does, from the tensors that it was given and into its own."""
+class Recomputing:
+    """A recording that recomputes, like a CUDA graph: from the same input into the same output tensors."""
 
     def __init__(self, compute: Callable[[], Mapping[str, Tensor]], network: Any) -> None:
         self._compute, self._network = compute, network
@@ -34,11 +34,11 @@ class Again:
     def replay(self) -> None:
         for p in self._network.parameters():
             p.grad = None
-        made = self._compute()
+        computed = self._compute()
         for own, p in zip(self._gradients, self._network.parameters(), strict=True):
             if own is not None:
                 own.copy_(p.grad)
-        for name, value in made.items():
+        for name, value in computed.items():
             self.out[name].copy_(value)
 
 
@@ -56,11 +56,11 @@ def steps(network, sample, states, record) -> tuple[RecordedStep[FlowBatch], Cal
     return step, lambda generator, number: loss(draw(generator, number))
 
 
-def test_replays_give_the_gradients_of_the_step(network, sample, states) -> None:
+def test_replays_compute_the_gradients_of_the_step(network, sample, states) -> None:
     records = []
 
     def record(compute):
-        records.append(Again(compute, network))
+        records.append(Recomputing(compute, network))
         return records[-1]
 
     step, plain = steps(network, sample, states, record)
@@ -80,20 +80,20 @@ def test_replays_give_the_gradients_of_the_step(network, sample, states) -> None
     assert len(records) == 2 and step.problem is None
 
 
-def test_where_recording_fails_steps_go_on_as_ever(network, sample, states) -> None:
+def test_steps_run_without_recording_after_it_has_failed(network, sample, states) -> None:
     def record(compute):
         raise RuntimeError("operation not permitted when stream is capturing")
 
     step, plain = steps(network, sample, states, record)
     for number in range(2):
-        made = step(network, torch.Generator().manual_seed(number), number)
-        assert made["loss"].requires_grad
-        torch.testing.assert_close(made, plain(torch.Generator().manual_seed(number), number))
+        scalars = step(network, torch.Generator().manual_seed(number), number)
+        assert scalars["loss"].requires_grad
+        torch.testing.assert_close(scalars, plain(torch.Generator().manual_seed(number), number))
     assert "not permitted" in step.problem
     assert all(p.grad is None for p in network.parameters())
 
 
-def test_memory_that_runs_out_is_not_taken_for_a_failure_to_record(network, sample, states) -> None:
+def test_running_out_of_memory_is_not_a_failure_to_record(network, sample, states) -> None:
     def record(compute):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -102,7 +102,7 @@ def test_memory_that_runs_out_is_not_taken_for_a_failure_to_record(network, samp
         step(network, torch.Generator(), 0)
 
 
-def test_nothing_of_a_step_is_on_the_cpu_or_waits_for_a_value(monkeypatch) -> None:
+def test_a_step_uses_no_cpu_tensors_and_reads_no_values(monkeypatch) -> None:
     monkeypatch.setattr("ltx2_core.training.network.initialise", lambda network, seed: None)
     device = torch.device("cuda", 0)
     options = FlowOptions()
@@ -112,20 +112,20 @@ def test_nothing_of_a_step_is_on_the_cpu_or_waits_for_a_value(monkeypatch) -> No
         mask = AVLatent(torch.ones(2, 1, 2, 1, 1), torch.ones(2, 1, 10, 1))
         batch = FlowBatch(
             latent=latent,
-            task=Task(sigma=torch.rand(2), mask=mask, given=latent, noise=latent),
+            task=Task(sigma=torch.rand(2), mask=mask, conditioning=latent, noise=latent),
             text=TextBatch(torch.randn(2, 20, 5, 64), torch.ones(2, 20, dtype=torch.long)),
             context_length=32,
             fps=25.0,
-            edges=torch.randn(2, 128, 2, 4, 4),
+            reference=torch.randn(2, 128, 2, 4, 4),
         )
-        flow_loss(network, batch, options)  # what is made once is there now
-        with OnlyThere():
-            made = flow_loss(network, batch, options)
-    assert made["loss"].device == device
+        flow_loss(network, batch, options)  # Fills the caches.
+        with OnlyOnDevice():
+            scalars = flow_loss(network, batch, options)
+    assert scalars["loss"].device == device
 
 
-class OnlyThere(TorchDispatchMode):
-    """Every tensor of every operation is on the GPU, but numbers that are given as tensors."""
+class OnlyOnDevice(TorchDispatchMode):
+    """Asserts that all tensors of all operations are on the GPU, except numbers as tensors without axes."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         assert func is not torch.ops.aten._local_scalar_dense.default
@@ -137,9 +137,9 @@ class OnlyThere(TorchDispatchMode):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_cuda_graph_of_a_step_makes_its_gradients(network, sample, states) -> None:
-    network, there = copy.deepcopy(network).cuda(), sample.latent.map(lambda t: t.cuda())
-    sample = replace(sample, latent=there, text=sample.text.map(lambda t: t.cuda()))
+def test_a_cuda_graph_of_a_step_computes_its_gradients(network, sample, states) -> None:
+    network, latent = copy.deepcopy(network).cuda(), sample.latent.map(lambda t: t.cuda())
+    sample = replace(sample, latent=latent, text=sample.text.map(lambda t: t.cuda()))
     unconditional, options = batch_text(states[:2]).map(lambda t: t.cuda()), FlowOptions()
 
     def draw(generator: torch.Generator, step: int) -> FlowBatch:
@@ -147,12 +147,12 @@ def test_a_cuda_graph_of_a_step_makes_its_gradients(network, sample, states) -> 
 
     step = RecordedStep(draw, lambda batch: flow_loss(network, batch, options))
     for number in range(4):
-        made = step(network, torch.Generator().manual_seed(number), number)
+        scalars = step(network, torch.Generator().manual_seed(number), number)
         gradients = [None if p.grad is None else p.grad.clone() for p in network.parameters()]
         network.zero_grad()
         expected = flow_loss(network, draw(torch.Generator().manual_seed(number), number), options)
         expected["loss"].backward()
-        torch.testing.assert_close(made["loss"], expected["loss"].detach())
+        torch.testing.assert_close(scalars["loss"], expected["loss"].detach())
         for own, p in zip(gradients, network.parameters(), strict=True):
             if p.grad is not None:
                 assert own is not None

@@ -1,4 +1,4 @@
-"""The code of the video autoencoder: principal components of cells, causal as the encoder that learns it."""
+"""The video code: principal components of cells, causal like the encoder that learns it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import torch
 from einops import rearrange
 
 from ltx2_core.training.autoencoders.video_code import VideoCode, principal_code
-from ltx2_core.training.data import HELD_OUT, ClipSize, psnr, video_batch
+from ltx2_core.training.data import psnr
+from ltx2_core.training.world.batches import HELD_OUT, ClipSize, video_batch
 
 SIZE = ClipSize(batch=60, frames=17, width=64, height=64)
 
@@ -17,14 +18,14 @@ def code() -> VideoCode:
     return principal_code(128, sizes=(SIZE,), seed=3)
 
 
-def test_the_same_seed_finds_the_same_code_and_a_file_keeps_it(code, tmp_path):
+def test_the_same_seed_gives_the_same_code_and_it_can_be_saved(code, tmp_path):
     from ltx2_core.training.tiny.run import save_tensors
 
-    again = principal_code(128, sizes=(SIZE,), seed=3)
-    save_tensors(tmp_path / "code.safetensors", again.tensors())
-    kept = VideoCode.load(tmp_path / "code.safetensors")
+    same = principal_code(128, sizes=(SIZE,), seed=3)
+    save_tensors(tmp_path / "code.safetensors", same.tensors())
+    loaded = VideoCode.load(tmp_path / "code.safetensors")
     for name, tensor in code.tensors().items():
-        torch.testing.assert_close(kept.tensors()[name], tensor, msg=name)
+        torch.testing.assert_close(loaded.tensors()[name], tensor, msg=name)
     other = principal_code(128, sizes=(SIZE,), seed=4)
     assert not torch.allclose(other.basis, code.basis, atol=1e-3)
 
@@ -35,17 +36,17 @@ def test_components_are_orthonormal_and_fall_in_amplitude(code):
     assert float(code.amplitude.square().mean()) == pytest.approx(1, abs=1e-4)
 
 
-def test_the_code_alone_gives_clips_back_that_it_was_not_found_from(code):
+def test_the_code_reconstructs_clips_that_it_was_not_computed_from(code):
     frames = video_batch([HELD_OUT + index for index in range(6)], frames=17, width=64, height=64)
     raw = code.encode(frames).movedim(1, -1) / code.amplitude * code.deviation
     small = rearrange(
         raw @ code.basis.mT + code.mean, "b f h w (c t y x) -> b c (f t) (h y) (w x)", c=3, t=8, y=16
     )[:, :, 7:]
-    back = torch.nn.functional.interpolate(small, scale_factor=(1, 2, 2))
-    assert float(psnr(back, frames).mean()) > 19
+    decoded = torch.nn.functional.interpolate(small, scale_factor=(1, 2, 2))
+    assert float(psnr(decoded, frames).mean()) > 19
 
 
-def test_a_latent_frame_knows_nothing_of_later_frames(code):
+def test_a_latent_frame_does_not_depend_on_later_frames(code):
     frames = video_batch([1], frames=17, width=64, height=64)
     changed = frames.clone()
     changed[:, :, 9:] *= -1

@@ -1,4 +1,4 @@
-"""Gradient steps of the video autoencoder on another device: nothing of a step is left behind on the CPU."""
+"""Gradient steps of the video autoencoder on another device use no tensors of the CPU."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ltx2_core.tiny.settings import tiny_config
 from ltx2_core.training import loop
 from ltx2_core.training.autoencoders import video_vae
 from ltx2_core.training.autoencoders.video_code import VideoCode, principal_code
-from ltx2_core.training.data import ClipSize, draw_seeds, video_batch
 from ltx2_core.training.loop import LoopOptions, step_generator
 from ltx2_core.training.world import render_frames, sample_scene
+from ltx2_core.training.world.batches import ClipSize, draw_seeds, video_batch
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 SIZE = ClipSize(batch=6, frames=17, width=32, height=32)
@@ -40,13 +40,13 @@ def on_cuda(code: VideoCode) -> tuple[video_vae.VideoVAE, VideoCode]:
     return vae, VideoCode(*(torch.empty(part.shape) for part in parts)).to(CUDA)
 
 
-def test_painting_on_the_cpu_is_painting_where_nothing_is_said() -> None:
+def test_frames_are_rendered_on_the_cpu_by_default() -> None:
     for seed in range(12):
         scene = sample_scene(seed)
         assert torch.equal(render_frames(scene, 9, 64, 48, CPU), render_frames(scene, 9, 64, 48))
 
 
-def test_clips_are_painted_on_the_device_that_was_asked_for() -> None:
+def test_clips_are_rendered_on_the_requested_device() -> None:
     with FakeTensorMode():
         frames = fake_frames()
         assert frames.device == CUDA and frames.shape == (4, 3, 9, 32, 64)
@@ -54,7 +54,7 @@ def test_clips_are_painted_on_the_device_that_was_asked_for() -> None:
         assert cut.device == CUDA and cut.shape == (3, 3, 9, 32, 64)
 
 
-def test_no_tensor_of_the_cpu_meets_one_of_the_device_in_a_step_of_the_encoder(code) -> None:
+def test_a_step_of_the_encoder_mixes_no_devices(code) -> None:
     with FakeTensorMode():
         vae, moved = on_cuda(code)
         error = video_vae.encoder_error(vae, moved, fake_frames())
@@ -64,14 +64,14 @@ def test_no_tensor_of_the_cpu_meets_one_of_the_device_in_a_step_of_the_encoder(c
 
 
 @pytest.mark.parametrize("encoded", [0, 2, 4])
-def test_no_tensor_of_the_cpu_meets_one_of_the_device_in_a_step_of_the_decoder(code, encoded) -> None:
+def test_a_step_of_the_decoder_mixes_no_devices(code, encoded) -> None:
     with FakeTensorMode():
         vae, moved = on_cuda(code)
         error = video_vae.decoder_error(vae, moved, fake_frames(), torch.Generator(), encoded=encoded)
         assert error.device == CUDA and error.shape == (4, 3, 9, 32, 64) and error.requires_grad
 
 
-def test_a_step_on_the_cpu_sees_noisy_latents_of_the_code_or_of_the_encoder(code) -> None:
+def test_a_step_of_the_decoder_gets_noisy_latents_of_the_code_or_of_the_encoder(code) -> None:
     vae = video_vae.new_video_vae(config(), code, 0)
     frames = video_batch(SCENES, frames=9, width=32, height=32)
     noise = torch.randn(4, 128, 2, 1, 1, generator=torch.Generator().manual_seed(5))
@@ -79,11 +79,11 @@ def test_a_step_on_the_cpu_sees_noisy_latents_of_the_code_or_of_the_encoder(code
         latents = torch.cat((vae.encode(frames[:3]), code.encode(frames[3:])))
         expected = vae.decode(latents + video_vae.LATENT_NOISE * noise) - frames
         generator = torch.Generator().manual_seed(5)
-        made = video_vae.decoder_error(vae, code, frames, generator, encoded=3)
-    torch.testing.assert_close(made, expected, atol=1e-4, rtol=1e-4)
+        error = video_vae.decoder_error(vae, code, frames, generator, encoded=3)
+    torch.testing.assert_close(error, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_without_cuts_a_batch_is_the_scenes_drawn_and_with_them_half_turn_into_the_next() -> None:
+def test_a_share_of_clips_changes_to_the_next_scene_only_with_cuts() -> None:
     recipe = video_vae.VideoVAERecipe(total_steps=1, sizes=(SIZE,))
 
     def drawn(seed: int, cuts: float) -> torch.Tensor:
@@ -93,7 +93,7 @@ def test_without_cuts_a_batch_is_the_scenes_drawn_and_with_them_half_turn_into_t
     torch.randint(1, (), generator=generator)
     whole = video_batch(draw_seeds(generator, 6), frames=17, width=32, height=32)
     assert torch.equal(drawn(0, 0.0), whole)
-    turned = 0
+    changed = 0
     for seed in range(20):
         generator = torch.Generator().manual_seed(seed)
         torch.randint(1, (), generator=generator)
@@ -103,8 +103,8 @@ def test_without_cuts_a_batch_is_the_scenes_drawn_and_with_them_half_turn_into_t
             assert bool(of_first[0])
             last = int(of_first.long().cumprod(0).sum())
             assert last in (1, 9, 17) and bool((of_first | of_next).all())
-            turned += last < 17
-    assert 40 < turned < 80
+            changed += last < 17
+    assert 40 < changed < 80
 
 
 def test_in_decibels_the_loss_is_the_psnr_of_the_batch(code, tmp_path, monkeypatch) -> None:
@@ -122,7 +122,7 @@ def test_in_decibels_the_loss_is_the_psnr_of_the_batch(code, tmp_path, monkeypat
     assert history.curves["loss"][0][1] == pytest.approx(float(expected), rel=1e-4)
 
 
-def test_tensor_cores_are_used_for_the_training_only() -> None:
+def test_tensor_cores_are_enabled_within_training_only() -> None:
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark
     with loop.tensor_cores(CPU):
         assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark) == before
@@ -131,7 +131,7 @@ def test_tensor_cores_are_used_for_the_training_only() -> None:
     assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark) == before
 
 
-def test_a_run_by_the_clock_ends_in_time(code, tmp_path, monkeypatch) -> None:
+def test_a_run_limited_by_time_ends_in_time(code, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(video_vae, "held_out_psnr", lambda *args, **kwargs: 0.0)
     vae = video_vae.new_video_vae(config(), code, 0)
     size = ClipSize(batch=1, frames=9, width=32, height=32)

@@ -1,4 +1,4 @@
-"""The world is what its truth says, at any size and rate, and is measured back from pixels and samples."""
+"""The world renders its truth at any size and rate, and measuring pixels and samples recovers it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ltx2_core.training.world import (
     Measured,
     agreement,
     caption,
-    clip_of,
+    clip_from_seed,
     confusable,
     contact_onset_distance,
     edge_iou,
@@ -30,10 +30,10 @@ from ltx2_core.training.world import (
     edge_sharpness,
     event_distance,
     event_f1,
-    make_clip,
     measure,
     plain_caption,
     render_audio,
+    render_clip,
     render_frames,
     sample_scene,
     semitones,
@@ -48,7 +48,7 @@ CLIPS = 200
 
 
 def wrong_parts(measured: Measured, truth: Truth, *, frames: int) -> list[str]:
-    """Names of all that was not recovered; events at the very ends of a clip cannot be told."""
+    """Names of what was not recovered; events at the very ends of a clip cannot be measured."""
     wrong = [name for name, right in agreement(measured, truth)._asdict().items() if not right]
     true = truth.contacts_s
     last = (frames - 1) / 25
@@ -57,14 +57,14 @@ def wrong_parts(measured: Measured, truth: Truth, *, frames: int) -> list[str]:
     if event_f1(measured.onsets_s, true, tolerance_s=0.02, seconds=truth.seconds, margin_s=0.03) < 1:
         wrong.append("onsets")
     if truth.sound == "knock":
-        assert measured.heard is not None
-        if not semitones(measured.heard.pitch_hz, truth.pitch_hz) < 1:
+        assert measured.audio is not None
+        if not semitones(measured.audio.pitch_hz, truth.pitch_hz) < 1:
             wrong.append("pitch")
     return wrong
 
 
 def degraded(frames: torch.Tensor, seed: int) -> torch.Tensor:
-    """Blurred, noisy and blotchy, as a small autoencoder at 24 to 25 dB would leave it."""
+    """Frames with blur, noise and blotches, like those of a small autoencoder at 24 to 25 dB."""
     noise = torch.Generator().manual_seed(seed)
     padded = F.pad(frames, (2, 2, 2, 2), mode="replicate")
     blurred = F.avg_pool2d(F.avg_pool2d(padded, 3, stride=1), 3, stride=1)
@@ -74,20 +74,20 @@ def degraded(frames: torch.Tensor, seed: int) -> torch.Tensor:
 
 def test_measure_recovers_the_truth_of_generated_clips():
     wrong = Counter()
-    spoilt = 0
+    clips_wrong = 0
     for seed in range(CLIPS):
         frames = LENGTHS[seed % 3]
-        clip = make_clip(seed, frames, *SIZES[seed // 3 % 3], 16000)
+        clip = clip_from_seed(seed, frames, *SIZES[seed // 3 % 3], 16000)
         found = wrong_parts(measure(clip.frames, clip.waveform, 16000), clip.truth, frames=frames)
         wrong.update(found)
-        spoilt += bool(found)
-    assert spoilt <= 0.01 * CLIPS, wrong
+        clips_wrong += bool(found)
+    assert clips_wrong <= 0.01 * CLIPS, wrong
 
 
 def test_measure_survives_blur_and_noise():
     wrong = Counter()
     for seed in range(5000, 5060):
-        clip = make_clip(seed, 25, 64, 64, 16000)
+        clip = clip_from_seed(seed, 25, 64, 64, 16000)
         frames = degraded(clip.frames, seed)
         psnr = 10 * math.log10(4 / float((frames - clip.frames).square().mean()))
         assert psnr < 26
@@ -97,31 +97,31 @@ def test_measure_survives_blur_and_noise():
     assert all(count <= 2 for count in wrong.values()), wrong
 
 
-def test_measured_course_and_size_are_the_true_ones():
+def test_measured_positions_and_sizes_are_the_true_ones():
     for seed, motion in itertools.product(range(3), MOTIONS):
         scene = sample_scene(seed, motion=motion, company=False)
-        clip = clip_of(scene, 17, 96, 64, 16000)
+        clip = render_clip(scene, 17, 96, 64, 16000)
         actor = measure(clip.frames, None).actor
         assert actor is not None
         assert (actor.centre - clip.truth.centres[0]).abs().max() < 0.01
         assert (actor.radius - clip.truth.radii[0]).abs().max() < 0.01
 
 
-def test_sound_of_each_motion_says_what_the_picture_does():
-    heard = {}
+def test_the_audio_of_each_motion_matches_the_video():
+    audio = {}
     for motion in MOTIONS:
-        clip = clip_of(sample_scene(7, motion=motion), 33, 64, 64, 24000)
+        clip = render_clip(sample_scene(7, motion=motion), 33, 64, 64, 24000)
         measured = measure(clip.frames, clip.waveform, 24000)
-        heard[motion] = measured.heard
-        size, loudness = clip.truth.radii[0], measured.heard.loudness
+        audio[motion] = measured.audio
+        size, loudness = clip.truth.radii[0], measured.audio.loudness
         if motion == "pulse":
             assert torch.corrcoef(torch.stack([size, loudness]))[0, 1] > 0.99
         if motion == "bounce":
             assert contact_onset_distance(measured) < 0.5
-    assert heard["slide_right"].glide > 0.2 > -0.2 > heard["slide_left"].glide
-    assert heard["slide_right"].pan[-1] > heard["slide_right"].pan[0] + 0.3
-    assert heard["slide_left"].pan[-1] < heard["slide_left"].pan[0] - 0.3
-    assert heard["still"].loudness.max() < 0.002
+    assert audio["slide_right"].glide > 0.2 > -0.2 > audio["slide_left"].glide
+    assert audio["slide_right"].pan[-1] > audio["slide_right"].pan[0] + 0.3
+    assert audio["slide_left"].pan[-1] < audio["slide_left"].pan[0] - 0.3
+    assert audio["still"].loudness.max() < 0.002
 
 
 def test_a_knock_starts_at_its_contact_and_not_before():
@@ -140,15 +140,15 @@ def test_pitches_of_shapes_lie_at_least_four_semitones_apart():
         assert semitones(PITCH_HZ[a], PITCH_HZ[b]) >= 4
 
 
-def test_a_seed_is_one_clip():
-    first, again, other = (make_clip(seed, 9, 64, 64, 16000) for seed in (11, 11, 12))
-    assert torch.equal(first.frames, again.frames)
-    assert torch.equal(first.waveform, again.waveform)
-    assert first.caption == again.caption
+def test_a_seed_determines_the_clip():
+    first, same, other = (clip_from_seed(seed, 9, 64, 64, 16000) for seed in (11, 11, 12))
+    assert torch.equal(first.frames, same.frames)
+    assert torch.equal(first.waveform, same.waveform)
+    assert first.caption == same.caption
     assert not torch.equal(first.frames, other.frames)
 
 
-def test_other_sizes_and_lengths_show_the_same_scene():
+def test_size_and_length_do_not_change_the_scene():
     for seed in range(8):
         scene = sample_scene(seed)
         small, large = render_frames(scene, 17, 64, 64), render_frames(scene, 33, 192, 192)
@@ -157,7 +157,7 @@ def test_other_sizes_and_lengths_show_the_same_scene():
         assert (fast[:, : 3 * 8000 : 3] - slow).abs().max() < 0.02
 
 
-def test_bodies_stay_inside_the_picture_and_never_overlap():
+def test_bodies_stay_inside_the_frame_and_never_overlap():
     for seed, motion in itertools.product(range(5), MOTIONS):
         scene = sample_scene(seed, motion=motion, company=True)
         for width, height in ((64, 64), (192, 64), (64, 192)):
@@ -165,40 +165,40 @@ def test_bodies_stay_inside_the_picture_and_never_overlap():
             border = torch.cat([frames[:, :, (0, -1)].flatten(2), frames[..., (0, -1)].flatten(2)], dim=-1)
             ground = render_frames(scene, 1, width, height)[0, :, 0, 0]
             assert (border - ground[:, None]).abs().max() < 1e-6
-            alone = [
+            separate = [
                 render_frames(replace(scene, bodies=(body,)), 49, width, height)[::2] - ground[:, None, None]
                 for body in scene.bodies
             ]
-            assert not ((alone[0].abs() > 1e-3) & (alone[1].abs() > 1e-3)).any()
+            assert not ((separate[0].abs() > 1e-3) & (separate[1].abs() > 1e-3)).any()
 
 
-def test_colours_in_a_scene_can_be_told_apart():
-    seen = set()
+def test_colours_in_a_scene_are_distinguishable():
+    used = set()
     for seed in range(300):
         scene = sample_scene(seed)
         colours = [scene.background, *(body.colour for body in scene.bodies)]
-        seen |= set(colours)
+        used |= set(colours)
         assert not any(confusable(a, b) for a, b in itertools.combinations(colours, 2))
-    assert seen == set(COLOURS)
+    assert used == set(COLOURS)
 
 
-def test_every_bounce_is_heard_in_the_shortest_clip():
+def test_every_bounce_has_a_contact_in_the_shortest_clip():
     for seed in range(100):
         assert sample_scene(seed, motion="bounce").contacts(17 / 25)
 
 
-def test_giving_one_thing_leaves_the_others_to_the_seed():
+def test_fixing_one_part_leaves_the_others_to_the_seed():
     for seed in range(20):
-        free, given = sample_scene(seed), sample_scene(seed, motion="pulse")
-        assert given.motion == "pulse"
-        assert (given.background, given.actor.kind, given.actor.colour) == (
+        free, fixed = sample_scene(seed), sample_scene(seed, motion="pulse")
+        assert fixed.motion == "pulse"
+        assert (fixed.background, fixed.actor.kind, fixed.actor.colour) == (
             free.background,
             free.actor.kind,
             free.actor.colour,
         )
 
 
-def test_words_that_the_world_lacks_are_refused():
+def test_values_that_the_world_does_not_have_are_refused():
     with pytest.raises(ValueError, match="orange"):
         sample_scene(0, colour="orange")
     with pytest.raises(ValueError, match="told apart"):
@@ -219,7 +219,7 @@ def test_captions_name_everything_in_varied_words():
         assert set(words) <= {*vocabulary(), "top", "middle", "bottom", "centre"}
 
 
-def test_most_captions_say_where() -> None:
+def test_most_captions_name_the_position() -> None:
     scene = sample_scene(1, motion="still", company=False)
     scene = replace(scene, bodies=(replace(scene.actor, path=Still(across=0.25, lift=1.0)),))
     texts = [caption(scene, seed) for seed in range(400)]
@@ -231,14 +231,16 @@ def test_most_captions_say_where() -> None:
     assert not any(" at the " in caption(company, seed) for seed in range(20))
 
 
-def test_captions_beside_edges_do_not_say_where() -> None:
+def test_captions_without_places_never_name_the_position() -> None:
     scene = sample_scene(1, motion="still", company=False)
     for seed in range(50):
-        told, untold = caption(scene, seed), caption(scene, seed, places=False)
-        assert untold == re.sub(r" at the (top|middle|bottom) ((centre )?(left|right)|centre)\b", "", told)
+        placed, unplaced = caption(scene, seed), caption(scene, seed, places=False)
+        assert unplaced == re.sub(
+            r" at the (top|middle|bottom) ((centre )?(left|right)|centre)\b", "", placed
+        )
 
 
-def test_no_caption_is_longer_than_the_contexts_of_recorded_steps(world_gemma) -> None:
+def test_every_caption_fits_into_the_contexts_of_recorded_steps(world_gemma) -> None:
     _, tokenizer = load_text(world_gemma)
     longest = tokenizer([caption(sample_scene(seed), seed) for seed in range(500)])[1].sum(dim=1).max()
     scale = gpu_scale()
@@ -252,10 +254,10 @@ def test_captions_of_different_motions_differ_in_words():
         assert not texts[0] & texts[1]
 
 
-def test_a_picture_of_nothing_and_silence_are_measured_as_such():
+def test_an_empty_frame_and_silence_are_measured_as_such():
     measured = measure(torch.full((9, 3, 64, 64), 0.8), torch.zeros(2, 5760), 16000)
     assert (measured.background, measured.actor, measured.motion) == ("white", None, "still")
-    assert measured.heard.sound == "silence"
+    assert measured.audio.sound == "silence"
     assert contact_onset_distance(measured) == math.inf
 
 
@@ -263,7 +265,7 @@ def test_f1_counts_misses_and_extras_but_not_at_the_ends():
     score = event_f1([0.31, 0.6, 0.99], [0.3, 0.8], tolerance_s=0.02, seconds=1.0, margin_s=0.05)
     assert score == pytest.approx(2 / (2 + 1 + 1))
     assert event_f1([], [], tolerance_s=0.02, seconds=1.0) == 1.0
-    # One found event answers one true one only.
+    # A found event matches one true event only.
     assert event_f1([0.5], [0.49, 0.51], tolerance_s=0.04, seconds=1.0) == pytest.approx(2 / 3)
 
 
@@ -273,7 +275,7 @@ def test_event_distance_counts_both_sides():
     assert event_distance([], [0.2]) == math.inf
 
 
-def test_edges_follow_outlines_and_tell_shapes_and_sharpness():
+def test_edges_follow_outlines_and_differ_by_shape_and_sharpness():
     square = sample_scene(2, motion="still", kind="square", company=False)
     frames = render_frames(square, 1, 96, 96)
     edges = edge_map(frames)

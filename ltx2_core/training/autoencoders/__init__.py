@@ -1,1 +1,1 @@
-"""Training of the autoencoders, the vocoder and the latent upsampler of the tiny set."""
+"""Training of the video and audio autoencoders, the vocoder and the latent upsampler of the tiny set."""

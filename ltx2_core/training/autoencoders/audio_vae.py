@@ -1,4 +1,4 @@
-"""Trains the audio autoencoder on log-mel spectrograms: reconstruction and a little pull towards zero.
+"""Training of the audio autoencoder: reconstruction of log-mels, and a weak pull of latents to zero.
 
 B batch, C channels, T mel frames, M mel bins; L latent frames, N latent bins.
 """
@@ -16,32 +16,35 @@ from torch import Tensor, nn
 from ...audio import AudioDecoder, AudioEncoder, log_mel
 from ...audio.autoencoder import ResidualBlock
 from ...config import AudioVAEConfig
-from ..data import HELD_OUT, audio_batch, draw_seeds
 from ..loop import History, LoopOptions, StepFn, train, warmup_stable_decay
 from ..optimisers import Muon
 from ..state import load_averaged
+from ..world.batches import HELD_OUT, audio_batch, draw_seeds
 from .initial import rotate_convolution
 
 LOUD = -6.0
-"""Log-mel that is clearly sound: between the world's noise floor, about -9, and its tones, about 0."""
+"""Log-mel value between the noise floor of the world, about -9, and its tones, about 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudioVAERecipe:
-    """Weights and length of the training."""
+    """Batches, loss weights, learning rates and number of steps."""
 
     total_steps: int = 500
     batch: int = 6
     seconds: tuple[float, ...] = (0.7, 1.0, 2.0)
+    """Lengths of clips; all clips of a batch have one of them."""
     lr: float = 0.02
     adam_lr: float = 2e-3
     weight_decay: float = 0.01
     divergence_weight: float = 1e-3
+    """Weight of half the mean square of latents."""
     latent_noise: float = 0.1
+    """Standard deviation of the posterior, a constant."""
 
 
 class AudioPair(nn.Module):
-    """Both halves, each with its own copy of the statistics, as a checkpoint is read."""
+    """Encoder and decoder, each with its own copy of the statistics, as they are loaded from a checkpoint."""
 
     def __init__(self, config: AudioVAEConfig) -> None:
         super().__init__()
@@ -58,12 +61,13 @@ def train_audio_vae(
     options: LoopOptions | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[AudioPair, History]:
-    """Train from nothing or from ``state_path`` on, to averaged weights.
+    """Train a new pair, or continue from ``state_path``; returns it with averaged weights, and the history.
 
-    When all steps are done, ``finish_audio_vae`` makes it ready for use.
+    Its statistics are not set yet: call ``finish_audio_vae`` after the last step.
     """
     recipe = recipe or AudioVAERecipe()
-    pair = new_audio_vae(config, seed).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    pair = new_audio_vae(config, seed).to(device)
+    pair.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = Muon(
         pair.parameters(), lr=recipe.lr, adam_lr=recipe.adam_lr, weight_decay=recipe.weight_decay
     )
@@ -83,16 +87,16 @@ def train_audio_vae(
 
 
 def audio_vae_step(recipe: AudioVAERecipe) -> StepFn:
-    """The loss of one batch."""
+    """A step for :func:`ltx2_core.training.loop.train` that computes the loss of one batch."""
 
     def step_fn(pair: nn.Module, generator: torch.Generator, step: int) -> Mapping[str, Tensor]:
         assert isinstance(pair, AudioPair)
         config, device = pair.encoder.config, _device(pair)
         seconds = recipe.seconds[int(torch.randint(len(recipe.seconds), (), generator=generator))]
         seeds = draw_seeds(generator, recipe.batch)
-        sound = audio_batch(seeds, seconds=seconds, sample_rate=config.sample_rate).to(device)
-        mel = log_mel(sound, config)
-        # The inner networks: the outer ones turn autocast off, which matters for a listener only.
+        waveforms = audio_batch(seeds, seconds=seconds, sample_rate=config.sample_rate).to(device)
+        mel = log_mel(waveforms, config)
+        # The inner networks are called because the outer ones disable autocast, which training may use.
         mean = pair.encoder.encoder(mel).chunk(2, dim=1)[0].float()
         latent = mean + recipe.latent_noise * torch.randn(mean.shape, generator=generator).to(device)
         decoded = pair.decoder.decoder(latent).float()
@@ -108,9 +112,9 @@ def audio_vae_step(recipe: AudioVAERecipe) -> StepFn:
 
 
 def weighted_mel_error(mel: Tensor, truth: Tensor) -> Tensor:
-    """Mean of absolute and squared differences of (B, C, T, M); quiet places count a tenth of loud ones.
+    """Mean of absolute and squared errors of log-mels (B, C, T, M); quiet parts weigh a tenth of loud ones.
 
-    The noise floor is random: a network that tried to learn it would have no capacity left for the tones.
+    The noise floor is random, and learning it would take the capacity that tones need.
     """
     weight = 0.1 + 0.9 * torch.sigmoid(torch.maximum(truth, mel.detach()) - LOUD)
     difference = (mel - truth).abs()
@@ -118,7 +122,7 @@ def weighted_mel_error(mel: Tensor, truth: Tensor) -> Tensor:
 
 
 def new_audio_vae(config: AudioVAEConfig, seed: int) -> AudioPair:
-    """Near-isometric, residual branches silent, and a decoder that starts from the noise floor."""
+    """A new pair: near-isometric convolutions, residual branches at zero, output at the noise floor."""
     generator = torch.Generator().manual_seed(seed)
     pair = AudioPair(config)
     with torch.no_grad():
@@ -135,23 +139,23 @@ def new_audio_vae(config: AudioVAEConfig, seed: int) -> AudioPair:
 
 @torch.no_grad()
 def held_out_mel_error(pair: nn.Module, *, clips: int = 32, seconds: float = 1.0) -> float:
-    """``weighted_mel_error`` on scenes that are never trained on."""
+    """``weighted_mel_error`` of the reconstruction of held-out scenes."""
     assert isinstance(pair, AudioPair)
     config = pair.encoder.config
     seeds = range(HELD_OUT, HELD_OUT + clips)
-    sound = audio_batch(seeds, seconds=seconds, sample_rate=config.sample_rate).to(_device(pair))
-    mel = log_mel(sound, config)
+    waveforms = audio_batch(seeds, seconds=seconds, sample_rate=config.sample_rate).to(_device(pair))
+    mel = log_mel(waveforms, config)
     decoded = pair.decoder(pair.encoder(mel))
     return float(weighted_mel_error(decoded, mel[:, :, : decoded.shape[2]]))
 
 
 @torch.no_grad()
 def finish_audio_vae(pair: AudioPair, recipe: AudioVAERecipe, *, clips: int = 256, seed: int = 0) -> None:
-    """Set statistics per channel and bin, and the log-variance, from fresh training clips."""
+    """Set the statistics per channel and bin from newly drawn clips, and the log-variance to its constant."""
     config = pair.encoder.config
     generator = torch.Generator().manual_seed(seed)
-    sound = audio_batch(draw_seeds(generator, clips), seconds=1.0, sample_rate=config.sample_rate)
-    mean = pair.encoder.encoder(log_mel(sound.to(_device(pair)), config)).chunk(2, dim=1)[0]
+    waveforms = audio_batch(draw_seeds(generator, clips), seconds=1.0, sample_rate=config.sample_rate)
+    mean = pair.encoder.encoder(log_mel(waveforms.to(_device(pair)), config)).chunk(2, dim=1)[0]
     flat = mean.transpose(1, 2).flatten(2).flatten(0, 1)  # (B L, C N), channels slower than bins
     deviation = (flat.var(0) + recipe.latent_noise**2).sqrt()
     for half in (pair.encoder, pair.decoder):

@@ -1,11 +1,11 @@
-"""Fits the layers of a decoder one after another by ridge regression, each to the truth of its own scale.
+"""Fits the layers of a video decoder by ridge regression, one after another, each at its own scale.
 
-After :mod:`.linear_decoder` the channels of a level are components of blocks of the picture, and their true
-values are known. So a convolution that is linear in its weights need not be trained: least squares over its
-whole kernel finds the best one at once. In a residual branch the first convolution stays random and the
-second is fitted on the features that it makes (an extreme learning machine: Huang et al., 2006).
+After :mod:`.linear_decoder` the channels of a level are principal components of blocks of the frames, and
+their true values are known. A convolution is linear in its weights, so least squares finds its best kernel
+without gradient steps. In a residual branch the first convolution stays random and the second is fitted on
+the features that the first computes (an extreme learning machine: Huang et al., 2006).
 
-B clips, C channels, T H W grid of a level, D numbers of a block, K components.
+Letters: B clips, C channels, T H W grid of a level, K components of a block.
 """
 
 from __future__ import annotations
@@ -21,50 +21,52 @@ from torch.nn import functional as F
 from ...shapes import TEMPORAL_SCALE
 from ...video_vae.decoder import Decoder
 from ...video_vae.layers import ResBlocks, StreamConv3d, Upsample, normed, patchify
-from ..data import ClipSize, draw_seeds, video_batch
+from ..world.batches import ClipSize, draw_seeds, video_batch
 from .linear_decoder import Blocks
 from .video_code import POOL, EncodesVideo
 
 _ROWS = 30_000
-"""Positions that one layer is fitted on."""
+"""Number of positions on which one layer is fitted."""
 
 _CLIPS = 300
-"""Fewest clips: positions of one clip are much alike."""
+"""Least number of clips, because the positions of one clip are much alike."""
 
 _RIDGE = 1e-3
-"""Of the features' mean power."""
+"""Ridge penalty, relative to the mean power of the features."""
 
 _CUTS = 0.5
-"""Share of clips that change the scene half-way: else a decoder learns to take colours from its neighbours,
-and what is generated beside a given frame shines into it."""
+"""Share of clips that change the scene half-way. Without them a decoder takes colours from neighbouring
+frames, and generated frames bleed into a preserved one next to them."""
 
 OnLayer = Callable[[str, float], None]
-"""Called with a layer's name and the error that it leaves, over the power of its targets."""
+"""Called with the name of a layer and its squared error relative to the power of its targets."""
 
 
 @dataclass
 class _Clip:
-    """What a clip is at the level that is being fitted, and where its truth comes from."""
+    """Activations of a clip at the level to fit next, and the scenes from which its truth is rendered."""
 
-    x: Tensor  # (1, C, T, H, W)
+    x: Tensor
+    """(1, C, T, H, W)."""
     scenes: tuple[int, int]
-    cut: int  # the frame from which the second scene is shown
+    cut: int
+    """The frame at which the second scene begins."""
     size: ClipSize
 
     @property
     def frames(self) -> Tensor:
-        """(1, 3, F, H, W), drawn anew: that takes less than keeping them."""
+        """Frames (1, 3, F, H, W), rendered at each call: storing those of all clips takes too much memory."""
         size = self.size
         drawn = [self.scenes[0]] if self.cut == size.frames else list(self.scenes)
-        shown = video_batch(drawn, frames=size.frames, width=size.width, height=size.height)
-        return torch.cat((shown[:1, :, : self.cut], shown[-1:, :, self.cut :]), dim=2)
+        rendered = video_batch(drawn, frames=size.frames, width=size.width, height=size.height)
+        return torch.cat((rendered[:1, :, : self.cut], rendered[-1:, :, self.cut :]), dim=2)
 
     def truth(self, blocks: Blocks, length: int) -> Tensor:
-        """True components (1, K, length, H, W) of its blocks, the last ``length`` in time."""
+        """True components (1, K, length, H, W) of the blocks of the clip, the last ``length`` in time."""
         t, y, x = blocks.shape
         small = F.avg_pool3d(self.frames, (1, POOL, POOL))
-        held = small[:, :, :1].expand(-1, -1, TEMPORAL_SCALE, -1, -1)
-        video = torch.cat((held, small[:, :, 1:]), dim=2)
+        first = small[:, :, :1].expand(-1, -1, TEMPORAL_SCALE, -1, -1)
+        video = torch.cat((first, small[:, :, 1:]), dim=2)
         found = rearrange(video, "b c (f t) (h y) (w x) -> b f h w (c t y x)", t=t, y=y, x=x)
         return ((found - blocks.mean) @ blocks.read).movedim(-1, 1)[:, :, -length:]
 
@@ -80,31 +82,38 @@ def fit_decoder(
     seed: int = 0,
     on_layer: OnLayer | None = None,
 ) -> None:
-    """Fit every layer of a decoder that :func:`.linear_decoder.start_linear_decoder` has set.
+    """Fit every layer, in place, of a decoder that :func:`.linear_decoder.start_linear_decoder` has set.
 
-    ``levels`` are what that returned. Latents are those of ``codes``, clip by clip in turn, with ``noise`` on
-    them: a decoder that has also seen what the encoder makes of the code forgives its errors.
+    Args:
+        decoder: convolutions are fitted in the order in which they run, each on the output of those before.
+        levels: what ``start_linear_decoder`` returned.
+        codes: encode the clips in turn. With the encoder among them the decoder learns to tolerate its
+            errors.
+        sizes: clips that are rendered for the fit.
+        noise: standard deviation of the noise that is added to normalised latents.
+        seed: of scenes and noise.
+        on_layer: called after each layer.
     """
     generator = torch.Generator().manual_seed(seed)
-    clips = _make_clips(codes, sizes, noise, generator)
-    tell = on_layer or (lambda name, error: None)
+    clips = _draw_clips(codes, sizes, noise, generator)
+    report = on_layer or (lambda name, error: None)
     for clip in clips:
         clip.x = _convolved(decoder.conv_in, clip.x)
     level = 0
     for number, block in enumerate(decoder.up_blocks):
         clips = _enough(clips)
         if isinstance(block, Upsample):
-            tell(f"up_blocks.{number}", _fit_upsample(block, levels[level + 1], clips, generator))
+            report(f"up_blocks.{number}", _fit_upsample(block, levels[level + 1], clips, generator))
             level += 1
         else:
             assert isinstance(block, ResBlocks)
             for index, branch in enumerate(block.res_blocks):
                 error = _fit_branch(branch, levels[level], clips, generator)
-                tell(f"up_blocks.{number}.res_blocks.{index}", error)
-    tell("conv_out", _fit_pixels(decoder, clips, generator))
+                report(f"up_blocks.{number}.res_blocks.{index}", error)
+    report("conv_out", _fit_pixels(decoder, clips, generator))
 
 
-def _make_clips(
+def _draw_clips(
     codes: Sequence[EncodesVideo], sizes: Sequence[ClipSize], noise: float, generator: torch.Generator
 ) -> list[_Clip]:
     clips: list[_Clip] = []
@@ -125,12 +134,13 @@ def _make_clips(
 
 
 def _enough(clips: list[_Clip]) -> list[_Clip]:
-    """As many as have the positions that are needed, but enough different ones: larger grids need fewer."""
-    places = torch.tensor([clip.x[0, 0].numel() for clip in clips]).cumsum(0)
-    return clips[: max(_CLIPS, int((places < 2 * _ROWS).sum()) + 1)]
+    """The first clips that have enough positions, at least ``_CLIPS``; with larger grids fewer suffice."""
+    positions = torch.tensor([clip.x[0, 0].numel() for clip in clips]).cumsum(0)
+    return clips[: max(_CLIPS, int((positions < 2 * _ROWS).sum()) + 1)]
 
 
 def _fit_upsample(block: Upsample, parts: Blocks, clips: list[_Clip], generator: torch.Generator) -> float:
+    """Fit the convolution of an upsampling block; returns its relative error."""
     strides = dict(zip("pqr", block.strides, strict=True))
     used = parts.basis.shape[1]
 
@@ -148,7 +158,7 @@ def _fit_upsample(block: Upsample, parts: Blocks, clips: list[_Clip], generator:
 
 
 def _fit_branch(branch: nn.Module, blocks: Blocks, clips: list[_Clip], generator: torch.Generator) -> float:
-    """The second convolution of a residual branch, on what the first makes of the level's values."""
+    """Fit the second convolution of a residual branch on the first one's output; returns its error."""
     conv1, conv2 = branch.get_submodule("conv1"), branch.get_submodule("conv2")
     assert isinstance(conv1, StreamConv3d) and isinstance(conv2, StreamConv3d)
     used = blocks.basis.shape[1]
@@ -167,6 +177,7 @@ def _fit_branch(branch: nn.Module, blocks: Blocks, clips: list[_Clip], generator
 
 
 def _fit_pixels(decoder: Decoder, clips: list[_Clip], generator: torch.Generator) -> float:
+    """Fit the last convolution, from activations to patches of pixels; returns its relative error."""
     pairs = [(normed(clip.x), patchify(clip.frames, decoder.patch_size)) for clip in clips]
     weight, bias, error = _ridge(pairs, generator)
     _write(decoder.conv_out, weight, bias)
@@ -176,19 +187,22 @@ def _fit_pixels(decoder: Decoder, clips: list[_Clip], generator: torch.Generator
 def _ridge(
     pairs: Sequence[tuple[Tensor, Tensor]], generator: torch.Generator
 ) -> tuple[Tensor, Tensor, float]:
-    """(inputs, targets), each (1, channels, T, H, W) -> kernels (O, C, 3, 3, 3), biases (O,), the error."""
+    """Ridge regression of targets (1, O, T, H, W) on windows of inputs (1, C, T, H, W).
+
+    Returns kernels (O, C, 3, 3, 3), biases (O,) and the relative error.
+    """
     total = sum(target[0, 0].numel() for _, target in pairs)
-    seen, wanted = [], []
+    windows_of, targets_of = [], []
     for x, target in pairs:
-        places = target[0, 0].numel()
-        count = min(places, max(1, round(_ROWS * places / total)))
-        rows = torch.randperm(places, generator=generator)[:count]
-        windows = F.pad(_held(x), (1, 1, 1, 1)).unfold(2, 3, 1).unfold(3, 3, 1).unfold(4, 3, 1)
+        positions = target[0, 0].numel()
+        count = min(positions, max(1, round(_ROWS * positions / total)))
+        rows = torch.randperm(positions, generator=generator)[:count]
+        windows = F.pad(_padded_in_time(x), (1, 1, 1, 1)).unfold(2, 3, 1).unfold(3, 3, 1).unfold(4, 3, 1)
         h, w = target.shape[3:]
         at = rows // (h * w), rows // w % h, rows % w
-        seen.append(windows[0].permute(1, 2, 3, 0, 4, 5, 6)[at].flatten(1))
-        wanted.append(target[0].flatten(1).mT[rows])
-    inputs, outputs = torch.cat(seen), torch.cat(wanted)
+        windows_of.append(windows[0].permute(1, 2, 3, 0, 4, 5, 6)[at].flatten(1))
+        targets_of.append(target[0].flatten(1).mT[rows])
+    inputs, outputs = torch.cat(windows_of), torch.cat(targets_of)
     centre, middle = inputs.mean(dim=0), outputs.mean(dim=0)
     inputs, outputs = inputs - centre, outputs - middle
     gram = inputs.mT @ inputs
@@ -199,17 +213,17 @@ def _ridge(
     return kernels, middle - centre @ solution, error
 
 
-def _held(x: Tensor) -> Tensor:
-    """With the first and the last frame once more."""
+def _padded_in_time(x: Tensor) -> Tensor:
+    """Repeat the first and the last frame once."""
     return torch.cat((x[:, :, :1], x, x[:, :, -1:]), dim=2)
 
 
 def _convolved(layer: StreamConv3d, x: Tensor) -> Tensor:
-    return layer.convolve(_held(x))
+    return layer.convolve(_padded_in_time(x))
 
 
 def _write(layer: StreamConv3d, kernels: Tensor, biases: Tensor, *, negated: int = 0) -> None:
-    """Kernels and biases for the first channels; with ``negated`` the next as many get them negated."""
+    """Set the first output channels; the next ``negated`` ones, if any, get the same with opposite sign."""
     conv, count = layer.conv, len(kernels)
     conv.weight[:count], conv.bias[:count] = kernels, biases
     if negated:

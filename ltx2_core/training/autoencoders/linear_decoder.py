@@ -1,11 +1,11 @@
-"""A decoder that starts as the linear inverse of its code, exactly: training begins at 25 dB, not at noise.
+"""Sets a video decoder to the exact linear inverse of the video code, from which its layers are then fitted.
 
-The skips of the decoder are linear from the latent to the last norm. Every upsampling cuts a block of the
-picture into smaller ones, so its convolution at the start takes the components of a block to those of its
-parts. Before the last norm values stand beside their negatives and large constants: the norm then divides by
-nearly the same number everywhere, and SiLU(a) - SiLU(-a) = a.
+Without residual branches the decoder is linear from the latent to its last norm. Every upsampling splits a
+block of the frames into smaller ones, so its convolution maps the principal components of a block to those of
+its parts. Before the last norm each value has its negative next to it, and large constants: the norm then
+divides by nearly the same number everywhere, and SiLU(a) - SiLU(-a) = a.
 
-D numbers of a block of pooled pixels, K components of it.
+Letters: D values of a block of pooled pixels, K components of it.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from torch import Tensor, nn
 from ...shapes import SPATIAL_SCALE, TEMPORAL_SCALE
 from ...video_vae.decoder import Decoder
 from ...video_vae.layers import Strides, Upsample
-from ..data import ClipSize
+from ..world.batches import ClipSize
 from .video_code import POOL, VideoCode, sample_cells
 
 _CONSTANT = 6.0
-_SHOWN = 40_000
-"""Blocks that the components of a level are found from."""
+"""Value of the constant channels before the last norm."""
+_BLOCKS = 40_000
+"""Number of blocks from which the components of a level are computed."""
 
 
 class Blocks(NamedTuple):
-    """What channels (K,) say of a block of ``shape``: ``mean`` (D,) + ``basis`` (D, K) @ channels.
+    """How channels (K,) represent a block of ``shape``: it is ``mean`` (D,) + ``basis`` (D, K) @ channels.
 
-    ``read`` (D, K) finds the channels of a block.
+    Conversely the channels of a block are ``(block - mean) @ read``, with ``read`` (D, K).
     """
 
     shape: Strides
@@ -39,16 +40,16 @@ class Blocks(NamedTuple):
     basis: Tensor
     read: Tensor
     paired: bool = False
-    """Whether each channel stands beside its negative."""
+    """Whether the negative of each channel is a channel too."""
 
 
 @torch.no_grad()
 def start_linear_decoder(
     decoder: Decoder, code: VideoCode, *, sizes: Sequence[ClipSize], seed: int = 0
 ) -> list[Blocks]:
-    """Set the convolutions of ``decoder`` outside its residual branches, which must add nothing yet.
+    """Set the convolutions of ``decoder`` outside its residual branches, which must still output zero.
 
-    Returns what the channels mean at each level, from the latent's to that of the pixels' patches.
+    Returns the meaning of the channels at each level, from that of the latent to that of the last patches.
     """
     cells = sample_cells(sizes, torch.Generator().manual_seed(seed))
     side = SPATIAL_SCALE // POOL
@@ -72,12 +73,15 @@ def start_linear_decoder(
     parts = _components(cells, shape, last.out_channels // 2)
     constants = last.out_channels - 2 * parts.basis.shape[1]
     _split(last, blocks, parts, torch.cat((parts.basis.mT, -parts.basis.mT)), constants=constants)
-    _show(decoder, parts, cells)
+    _set_output(decoder, parts, cells)
     return [*levels, parts._replace(paired=True)]
 
 
 def _split(upsampler: Upsample, blocks: Blocks, parts: Blocks, read: Tensor, *, constants: int = 0) -> None:
-    """From the channels of ``blocks`` to ``read`` (channels, D) of each of their parts, and constants."""
+    """Set an upsampling block to map channels of ``blocks`` to ``read`` (channels, D) of each of their parts.
+
+    The last ``constants`` output channels become constant.
+    """
     p, q, r = upsampler.strides
     pattern = "(c p t q y r x) k -> (p q r) (c t y x) k"
     t, y, x = parts.shape
@@ -91,8 +95,8 @@ def _split(upsampler: Upsample, blocks: Blocks, parts: Blocks, read: Tensor, *, 
     _set(upsampler.conv.conv, weight.flatten(0, 1), bias.flatten())
 
 
-def _show(decoder: Decoder, parts: Blocks, cells: Tensor) -> None:
-    """The last convolution: from normed values and their negatives to pixels."""
+def _set_output(decoder: Decoder, parts: Blocks, cells: Tensor) -> None:
+    """Set the last convolution, from normed values and their negatives to pixels."""
     k = parts.basis.shape[1]
     width = decoder.conv_out.conv.in_channels
     values = (_blocks(cells, parts.shape) - parts.mean) @ parts.basis
@@ -101,7 +105,8 @@ def _show(decoder: Decoder, parts: Blocks, cells: Tensor) -> None:
     spread = {"y": parts.shape[1], "x": parts.shape[2]}
     rows = size // parts.shape[1], size // parts.shape[2]
 
-    def pixels(blocks: Tensor) -> Tensor:  # (D, K) -> (patch, K) in the order of unpatchify
+    def pixels(blocks: Tensor) -> Tensor:
+        """(D, K) -> (patch, K), in the order of unpatchify."""
         grid = rearrange(blocks, "(c t y x) k -> c (t y) x k", t=1, **spread)
         grid = grid.repeat_interleave(rows[0], 1).repeat_interleave(rows[1], 2)
         return rearrange(grid, "c p q k -> (c q p) k")
@@ -115,9 +120,9 @@ def _show(decoder: Decoder, parts: Blocks, cells: Tensor) -> None:
 
 
 def _components(cells: Tensor, shape: Strides, count: int) -> Blocks:
-    """The principal components of blocks of ``shape``."""
+    """The first ``count`` principal components of blocks of ``shape``."""
     found = _blocks(cells, shape)
-    found = found[:: max(1, len(found) // _SHOWN)]
+    found = found[:: max(1, len(found) // _BLOCKS)]
     mean = found.mean(dim=0)
     _, vectors = torch.linalg.eigh((found - mean).mT @ (found - mean))
     basis = vectors.flip(1)[:, :count].contiguous()
@@ -125,7 +130,7 @@ def _components(cells: Tensor, shape: Strides, count: int) -> Blocks:
 
 
 def _blocks(cells: Tensor, shape: Strides) -> Tensor:
-    """Cells (N, D) -> all their blocks of ``shape``, one after another."""
+    """Split cells (N, values) into all their blocks of ``shape``, (blocks, D)."""
     t, y, x = shape
     side = SPATIAL_SCALE // POOL
     sizes = {"c": 3, "p": TEMPORAL_SCALE // t, "q": side // y, "r": side // x, "t": t, "y": y}
@@ -138,7 +143,7 @@ def _cut(shape: Strides, strides: Strides) -> Strides:
 
 
 def _set(conv: nn.Conv3d, centre: Tensor, bias: Tensor | None = None) -> None:
-    """Zeros but for the centre of the kernel, (outputs, inputs), and perhaps a bias."""
+    """Set a convolution to zero but for the centre of its kernel, (outputs, inputs), and the bias."""
     conv.weight.zero_()
     conv.weight[: centre.shape[0], : centre.shape[1], 1, 1, 1] = centre
     assert conv.bias is not None

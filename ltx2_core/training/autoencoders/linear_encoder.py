@@ -1,10 +1,10 @@
-"""An encoder that starts as a linear one, fitted to its code on cells alone: minutes in place of hours.
+"""Sets a video encoder to a linear one, fitted to the video code on single cells, which takes minutes.
 
-Without its residual branches and with the centres of its kernels only, the encoder is linear and works on one
-cell at a time, so it can be fitted without a convolution. Its averaged skips rule out a closed form. Before
-the last norm a constant stands beside the values, which makes norm and SiLU nearly linear.
+Without residual branches, and with only the centre of each kernel, the encoder is linear and maps each cell
+by itself, so it can be fitted without convolutions. Its averaged skips rule out a closed form. A constant
+added before the last norm makes norm and SiLU nearly linear.
 
-N cells, t y x grid inside a cell, C channels.
+Letters: N cells, t y x grid inside a cell, C channels.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from torch import Tensor, nn
 
 from ...video_vae.encoder import Encoder
 from ...video_vae.layers import Downsample, normed
-from ..data import ClipSize
+from ..world.batches import ClipSize
 from .video_code import POOL, VideoCode, pooled_grid, sample_cells
 
 _CONSTANT = 8.0
-"""Of the last values' deviations."""
+"""The constant before the last norm, in standard deviations of the values."""
 
 _FLAT = 0.1
-"""Share of the cells of one colour among those that are fitted; half of all are, and they are easy."""
+"""Cells of a single colour per cell with an edge in the fit; they are easy and would be half of all."""
 
 OnStep = Callable[[int, float], None]
-"""Called with the step and the error on cells that are not fitted, over their power."""
+"""Called with the step and the squared error on held-out cells, relative to their power."""
 
 
 def start_linear_encoder(
@@ -39,9 +39,9 @@ def start_linear_encoder(
     seed: int = 0,
     on_step: OnStep | None = None,
 ) -> float:
-    """Set the convolutions of ``encoder`` outside its residual branches, which must add nothing yet.
+    """Set the convolutions of ``encoder`` outside its residual branches, which must still output zero.
 
-    Returns the squared error on cells that were not fitted, over their power.
+    Returns the squared error on held-out cells, relative to their power.
     """
     generator = torch.Generator().manual_seed(seed)
     cells = _fitted_cells(sample_cells(sizes, generator), generator)
@@ -56,7 +56,7 @@ def start_linear_encoder(
 
 
 def _fitted_cells(cells: Tensor, generator: torch.Generator) -> Tensor:
-    """Those that hold an edge, some that do not, in any order."""
+    """The cells that contain an edge and some that do not, shuffled."""
     spread = rearrange(cells, "n (c d) -> n c d", c=3).var(dim=2).sum(dim=1) > 1e-4
     flat = cells[~spread]
     chosen = torch.cat((cells[spread], flat[: int(_FLAT * int(spread.sum()))]))
@@ -64,7 +64,7 @@ def _fitted_cells(cells: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _down(x: Tensor, weight: Tensor, block: Downsample) -> Tensor:
-    """A downsampling block of centres only: x (N, t, y, x, C) -> (N, t', y', x', C')."""
+    """A downsampling block with the centre of its kernel only: x (N, t, y, x, C) -> (N, t', y', x', C')."""
     skip = reduce(_to_cells(x, block), "n t h w (c g) -> n t h w c", "mean", c=block.out_channels)
     return _to_cells(x @ weight, block) + skip
 
@@ -75,7 +75,7 @@ def _to_cells(x: Tensor, block: Downsample) -> Tensor:
 
 
 def _run(patches: Tensor, weights: Sequence[Tensor], blocks: Sequence[Downsample]) -> Tensor:
-    """Patches (N, t, y, x, C) -> the last values before the norm, (N, C)."""
+    """Run the linear encoder: patches (N, t, y, x, C) -> the values before the last norm, (N, C)."""
     x = patches @ weights[0]
     for weight, block in zip(weights[1:], blocks, strict=False):
         x = _down(x, weight, block)
@@ -90,15 +90,15 @@ def _first_guess(
     blocks: Sequence[Downsample],
     generator: torch.Generator,
 ) -> list[Tensor]:
-    """The principal components of what each block sees, then least squares."""
+    """Initial weights: principal components of the input of each block, then least squares for the output."""
     first = torch.empty(patches.shape[-1], width)
     weights = [nn.init.orthogonal_(first, generator=generator)]
     x = patches @ first
     for block in blocks:
-        seen = x.flatten(0, -2)
-        seen = seen[:: max(1, len(seen) // 60_000)]
-        seen = seen - seen.mean(dim=0)
-        _, vectors = torch.linalg.eigh(seen.mT @ seen)
+        inputs = x.flatten(0, -2)
+        inputs = inputs[:: max(1, len(inputs) // 60_000)]
+        inputs = inputs - inputs.mean(dim=0)
+        _, vectors = torch.linalg.eigh(inputs.mT @ inputs)
         weights.append(vectors.flip(1)[:, : block.conv.out_channels].contiguous())
         x = _down(x, weights[-1], block)
     values = x.flatten(1)
@@ -115,30 +115,30 @@ def _fit(
     generator: torch.Generator,
     on_step: OnStep | None,
 ) -> float:
-    """Adam on all weights together, in place; returns the error on the last tenth of the cells."""
+    """Fit all weights by Adam, in place; returns the error on the held-out last tenth of the cells."""
     for weight in weights:
         weight.requires_grad_(True)
     optimizer = torch.optim.Adam(weights, lr=2e-3)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, 2 * (steps - step) / steps))
-    kept = max(1, len(patches) // 10)
+    held_out = max(1, len(patches) // 10)
 
     def error_on(rows: Tensor | slice) -> Tensor:
-        made = _run(patches[rows], weights[:-2], blocks) @ weights[-2] + weights[-1]
-        return (made - target[rows]).square().sum() / target[rows].square().sum()
+        found = _run(patches[rows], weights[:-2], blocks) @ weights[-2] + weights[-1]
+        return (found - target[rows]).square().sum() / target[rows].square().sum()
 
     for step in range(steps):
-        rows = torch.randint(len(patches) - kept, (min(512, len(patches)),), generator=generator)
+        rows = torch.randint(len(patches) - held_out, (min(512, len(patches)),), generator=generator)
         optimizer.zero_grad()
         error_on(rows).backward()
         optimizer.step()
         schedule.step()
         if on_step is not None and (step % 100 == 99 or step == steps - 1):
             with torch.no_grad():
-                on_step(step + 1, float(error_on(slice(-kept, None))))
+                on_step(step + 1, float(error_on(slice(-held_out, None))))
     for weight in weights:
         weight.requires_grad_(False)
     with torch.no_grad():
-        return float(error_on(slice(-kept, None)))
+        return float(error_on(slice(-held_out, None)))
 
 
 def _write(
@@ -149,7 +149,9 @@ def _write(
     weights: Sequence[Tensor],
     blocks: Sequence[Downsample],
 ) -> None:
-    # A patch of pixels is averaged first; its columns vary slower than its rows, those of pooled ones faster.
+    """Write the fitted weights into the convolutions of the encoder, and fit its last one behind the norm."""
+    # Pixels are pooled by the first convolution. In a patch of pixels rows vary fastest, in a pooled one
+    # columns.
     size = encoder.patch_size
     pooled = rearrange(weights[0], "(c y x) k -> c y x k", c=3, y=size // POOL)
     spread = pooled.repeat_interleave(POOL, dim=1).repeat_interleave(POOL, dim=2) / POOL**2
@@ -161,22 +163,23 @@ def _write(
     last = blocks[-1].conv.conv
     assert last.bias is not None
     last.bias.fill_(constant)
-    seen = normed(values + constant)
-    centre = seen.mean(dim=0)
-    gram = (seen - centre).mT @ (seen - centre)
+    outputs = normed(values + constant)
+    centre = outputs.mean(dim=0)
+    gram = (outputs - centre).mT @ (outputs - centre)
     gram.diagonal().add_(1e-6 * float(gram.trace()) / len(gram))
     raw = target / code.amplitude
-    solution = torch.linalg.solve(gram, (seen - centre).mT @ (raw - raw.mean(dim=0)))
+    solution = torch.linalg.solve(gram, (outputs - centre).mT @ (raw - raw.mean(dim=0)))
     out = encoder.conv_out.conv
     assert out.bias is not None
-    kept = out.weight[-1].clone(), out.bias[-1].clone()
+    # The last channel is the log-variance, which stays the constant that it was set to.
+    log_variance = out.weight[-1].clone(), out.bias[-1].clone()
     _set(out, solution.mT)
     out.bias[:-1] = raw.mean(dim=0) - centre @ solution
-    out.weight[-1], out.bias[-1] = kept
+    out.weight[-1], out.bias[-1] = log_variance
 
 
 def _set(conv: nn.Conv3d, weight: Tensor) -> None:
-    """Zeros but for the kernel's tap on the frame itself, the last of a causal one: (outputs, inputs)."""
+    """Set a causal convolution to zero but for ``weight`` (outputs, inputs), the tap of the current pixel."""
     conv.weight.zero_()
     conv.weight[: len(weight), :, -1, 1, 1] = weight
     if conv.bias is not None:

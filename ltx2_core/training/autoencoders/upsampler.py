@@ -1,4 +1,4 @@
-"""Trains the spatial x2 upsampler of latents: one scene, encoded at two sizes.
+"""Training of the spatial x2 latent upsampler on pairs of latents: one scene, encoded at two sizes.
 
 B batch, C channels, f h w grid of the latent; F frames, H W rows and columns of pixels.
 """
@@ -14,24 +14,25 @@ from torch import Tensor, nn
 
 from ...config import UpsamplerConfig
 from ...upsampler import LatentUpsampler, ResBlock, upsample_latent
-from ..data import HELD_OUT, ClipSize, draw, draw_seeds, noise_like, video_batch
+from ..data import noise_like
 from ..loop import History, LoopOptions, StepFn, train, warmup_stable_decay
 from ..optimisers import Muon
 from ..state import load_averaged
+from ..world.batches import HELD_OUT, ClipSize, draw_seeds, draw_size, video_batch
 from .initial import rotate_convolution
 from .video_code import EncodesVideo
 
 
 @dataclass(frozen=True, kw_only=True)
 class UpsamplerRecipe:
-    """Sizes of the smaller clip of each pair, weights and length of the training."""
+    """Batches, learning rates and number of steps; ``sizes`` are those of the smaller clip of each pair."""
 
     total_steps: int = 3000
     lr: float = 0.02
     adam_lr: float = 2e-3
     weight_decay: float = 0.01
     input_noise: float = 0.1
-    """Deviation of noise on normalised inputs: sampled latents are not as clean as encoded ones."""
+    """Standard deviation of noise on inputs, because sampled latents are less clean than encoded ones."""
     sizes: tuple[ClipSize, ...] = (
         ClipSize(batch=16, frames=9, width=64, height=64),
         ClipSize(batch=8, frames=25, width=64, height=64),
@@ -50,9 +51,9 @@ def train_upsampler(
     options: LoopOptions | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[LatentUpsampler, History]:
-    """Train for latents of ``code``, from nothing or from ``state_path`` on, to averaged weights.
+    """Train an upsampler for latents of ``code``, which is on ``device``, or continue from ``state_path``.
 
-    ``code`` is on ``device`` already.
+    Returns it with averaged weights, and the history.
     """
     recipe = recipe or UpsamplerRecipe()
     net = new_upsampler(config, seed).to(device)
@@ -72,17 +73,17 @@ def train_upsampler(
 
 
 def upsampler_step(recipe: UpsamplerRecipe, code: EncodesVideo) -> StepFn:
-    """The loss of one batch: the squared error of normalised latents."""
+    """A step for :func:`ltx2_core.training.loop.train`: the mean squared error of normalised latents."""
     statistics = code.per_channel_statistics
 
     def step_fn(net: nn.Module, generator: torch.Generator, step: int) -> Mapping[str, Tensor]:
         assert isinstance(net, LatentUpsampler)
-        size = draw(recipe.sizes, generator)
+        size = draw_size(recipe.sizes, generator)
         with torch.no_grad():
             small, large = encoded_pair(code, draw_seeds(generator, size.batch), size, _device(net))
         noise = noise_like(small, generator)
-        made = upsample_latent(net, small + recipe.input_noise * noise, statistics)
-        return {"loss": (made.float() - large).square().mean()}
+        upsampled = upsample_latent(net, small + recipe.input_noise * noise, statistics)
+        return {"loss": (upsampled.float() - large).square().mean()}
 
     return step_fn
 
@@ -90,7 +91,7 @@ def upsampler_step(recipe: UpsamplerRecipe, code: EncodesVideo) -> StepFn:
 def encoded_pair(
     code: EncodesVideo, seeds: list[int], size: ClipSize, device: torch.device | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Normalised latents (B, C, f, h, w) of the scenes at the size and at twice the size."""
+    """Normalised latents (B, C, f, h, w) of the scenes at ``size``, and at twice its width and height."""
     small, large = (
         code.encode(
             video_batch(
@@ -107,7 +108,7 @@ def encoded_pair(
 
 
 def new_upsampler(config: UpsamplerConfig, seed: int) -> LatentUpsampler:
-    """A network whose convolutions rotate channels and whose residual branches add nothing yet."""
+    """A new upsampler: nearly isometric convolutions, residual branches at zero."""
     generator = torch.Generator().manual_seed(seed)
     net = LatentUpsampler(config)
     with torch.no_grad():
@@ -122,13 +123,13 @@ def new_upsampler(config: UpsamplerConfig, seed: int) -> LatentUpsampler:
 
 @torch.no_grad()
 def held_out_upsampling_error(net: nn.Module, code: EncodesVideo, *, clips: int = 8) -> float:
-    """Squared error of upsampled latents of held-out clips over the power of the true ones."""
+    """Squared error of the upsampled latents of held-out clips, relative to the power of the true ones."""
     assert isinstance(net, LatentUpsampler)
     size = ClipSize(batch=clips, frames=25, width=64, height=64)
     seeds = [HELD_OUT + index for index in range(clips)]
     small, large = encoded_pair(code, seeds, size, _device(net))
-    made = upsample_latent(net, small, code.per_channel_statistics)
-    return float((made - large).square().sum() / large.square().sum())
+    upsampled = upsample_latent(net, small, code.per_channel_statistics)
+    return float((upsampled - large).square().sum() / large.square().sum())
 
 
 def _device(net: nn.Module) -> torch.device:

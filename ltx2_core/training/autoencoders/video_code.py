@@ -1,10 +1,10 @@
-"""The code that the video autoencoder is taught: principal components of cells, 32 x 32 pixels and 8 frames.
+"""The code of the tiny video autoencoder: principal components of cells of 32 x 32 pixels and 8 frames.
 
-Two halves that are trained against each other chase a code that moves; a linear code, known before training,
-stands still. It is cheap enough to make latents without any network, and its 128 components alone give back
-clips of this world at 25 dB, where a small autoencoder of the same topology had come to 20 dB in an hour.
+The code is fixed before training, so that encoder and decoder each have a target that does not change, and so
+that latents can be computed without any network. 128 components reconstruct clips of this world at 25 dB.
 
-B clips, F frames, H W rows and columns of pixels; f h w grid of the latent, D numbers a cell, K components.
+Letters: B clips, F frames, H W rows and columns of pixels; f h w grid of the latent, D values of a cell, K
+components.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from torch.nn import functional as F
 
 from ...shapes import SPATIAL_SCALE, TEMPORAL_SCALE
 from ...video_vae import PerChannelStatistics
-from ..data import ClipSize, draw_seeds, video_batch
+from ..world.batches import ClipSize, draw_seeds, video_batch
 
 POOL = 2
-"""Pixels that are averaged first: the decoder learns edges, the code need not hold them."""
+"""Cells are average-pooled by this factor first; fine edges are left to the decoder."""
 
 SAMPLES = (
     ClipSize(batch=160, frames=25, width=64, height=64),
@@ -37,10 +37,11 @@ SAMPLES = (
 
 @dataclass(frozen=True)
 class VideoCode:
-    """``mean`` (D,) of cells, their ``basis`` (D, K), ``deviation`` and ``amplitude`` (K,) of its components.
+    """A linear code: ``mean`` (D,) and principal components ``basis`` (D, K) of cells.
 
-    A raw latent holds components of unit deviation; a normalised one has them at ``amplitude``, the square
-    root of their true proportions: what matters more to the picture is larger and comes first in sampling.
+    ``deviation`` (K,) is the standard deviation of each component. A raw latent has unit deviation in each
+    channel, a normalised one ``amplitude`` (K,), proportional to the square root of ``deviation``: components
+    that matter more to the frames are larger, and so emerge from the noise first in sampling.
     """
 
     mean: Tensor
@@ -50,15 +51,15 @@ class VideoCode:
 
     @classmethod
     def load(cls, path: Path) -> VideoCode:
-        """From what :meth:`tensors` gave."""
+        """Load a file with the tensors of :meth:`tensors`."""
         return cls(**load_file(path))
 
     def tensors(self) -> dict[str, Tensor]:
-        """For a file."""
+        """All tensors by name, contiguous, for a file."""
         return {field.name: getattr(self, field.name).contiguous() for field in fields(self)}
 
     def to(self, device: torch.device) -> VideoCode:
-        """The same code where its clips are."""
+        """The same code with its tensors on ``device``."""
         return VideoCode(**{name: tensor.to(device) for name, tensor in self.tensors().items()})
 
     def encode(self, frames: Tensor) -> Tensor:
@@ -68,30 +69,33 @@ class VideoCode:
 
     @property
     def per_channel_statistics(self) -> PerChannelStatistics:
-        """Those of an autoencoder with this code."""
+        """Statistics that normalise the raw latents of an autoencoder with this code."""
         statistics = PerChannelStatistics(len(self.amplitude), device=self.amplitude.device)
         statistics.get_buffer("std-of-means").copy_(1 / self.amplitude)
         return statistics
 
 
 class EncodesVideo(Protocol):
-    """The code, or an encoder that has learnt one."""
+    """A video encoder: a :class:`VideoCode`, or an autoencoder that has learnt one."""
 
     @property
     def per_channel_statistics(self) -> PerChannelStatistics:
-        """What normalises its latents."""
+        """Statistics that normalise its latents."""
 
     def encode(self, frames: Tensor) -> Tensor:
         """Frames (B, 3, F, H, W) in [-1, 1] -> normalised latents (B, K, f, h, w)."""
 
 
 def cells(frames: Tensor) -> Tensor:
-    """Frames (B, 3, F, H, W), F 8k + 1 -> (B, f, h, w, D); the first cell is the first frame throughout."""
+    """Split frames (B, 3, F, H, W), F = 8k + 1, into cells (B, f, h, w, D).
+
+    The first cell in time is the first frame, repeated 8 times.
+    """
     small = F.avg_pool3d(frames, (1, POOL, POOL))
-    held = small[:, :, :1].expand(-1, -1, TEMPORAL_SCALE, -1, -1)
+    first = small[:, :, :1].expand(-1, -1, TEMPORAL_SCALE, -1, -1)
     side = SPATIAL_SCALE // POOL
     return rearrange(
-        torch.cat((held, small[:, :, 1:]), dim=2),
+        torch.cat((first, small[:, :, 1:]), dim=2),
         "b c (f t) (h y) (w x) -> b f h w (c t y x)",
         t=TEMPORAL_SCALE,
         y=side,
@@ -100,12 +104,13 @@ def cells(frames: Tensor) -> Tensor:
 
 
 def principal_code(components: int, *, sizes: Sequence[ClipSize] = SAMPLES, seed: int = 0) -> VideoCode:
-    """The code of the world's clips, ``components`` of it; deterministic in ``seed``."""
+    """Compute a code of ``components`` components from clips of the world; deterministic in ``seed``."""
     generator = torch.Generator().manual_seed(seed)
     found = sample_cells(sizes, generator)
     mean = found.mean(dim=0)
     found = found - mean
-    # Randomised subspace iteration (Halko, Martinsson and Tropp, 2011, algorithm 4.4), with some to spare.
+    # Randomised subspace iteration (Halko, Martinsson and Tropp, 2011, algorithm 4.4), with twice the
+    # components.
     directions = torch.randn(found.shape[1], 2 * components, generator=generator)
     for _ in range(4):
         directions, _ = torch.linalg.qr(found.mT @ (found @ directions))
@@ -117,7 +122,7 @@ def principal_code(components: int, *, sizes: Sequence[ClipSize] = SAMPLES, seed
 
 
 def sample_cells(sizes: Sequence[ClipSize], generator: torch.Generator) -> Tensor:
-    """Cells (N, D) of random clips, ``batch`` of each size."""
+    """Cells (N, D) of random clips of the world, ``batch`` clips of each size."""
     found = []
     for size in sizes:
         for scene in draw_seeds(generator, size.batch):
@@ -127,7 +132,10 @@ def sample_cells(sizes: Sequence[ClipSize], generator: torch.Generator) -> Tenso
 
 
 def pooled_grid(found: Tensor, patch: int) -> Tensor:
-    """Cells (N, D) -> patches of ``patch`` pooled pixels, (N, t, y, x, C) with C (colour, row, column)."""
+    """Split cells (N, D) into patches (N, t, y, x, C) of ``patch`` x ``patch`` pooled pixels.
+
+    C is in the order (colour, row, column).
+    """
     side = SPATIAL_SCALE // POOL // patch
     return rearrange(
         found,

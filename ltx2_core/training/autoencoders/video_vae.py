@@ -1,7 +1,7 @@
-"""Trains the two halves of the video autoencoder, each on a code that stands still (:mod:`.video_code`).
+"""Training of the encoder and the decoder of the video autoencoder on a fixed code (:mod:`.video_code`).
 
-The encoder learns to give the code of a clip, the decoder to make the clip of a code with some noise on it.
-Neither waits for the other, and latents can be made from the code before either is trained.
+The encoder learns to predict the code of a clip, the decoder to reconstruct the clip from a code with noise.
+Each is trained by itself, and latents can be computed from the code before either is trained.
 
 B batch, C channels, f h w grid of the latent; F frames, H W rows and columns of pixels.
 """
@@ -20,21 +20,22 @@ from ...config import VideoVAEConfig
 from ...shapes import TEMPORAL_SCALE
 from ...video_vae import VideoVAE
 from ...video_vae.layers import Downsample, ResBlock
-from ..data import HELD_OUT, ClipSize, draw, draw_seeds, psnr, video_batch
-from ..loop import Course, Evaluate, History, LoopOptions, StepFn, train, warmup_stable_decay
+from ..data import psnr
+from ..loop import Elapsed, Evaluate, History, LoopOptions, StepFn, train, warmup_stable_decay
 from ..optimisers import Muon
 from ..state import load_averaged
+from ..world.batches import HELD_OUT, ClipSize, draw_seeds, draw_size, video_batch
 from .initial import rotate_convolution
 from .video_code import EncodesVideo
 
 WHOLE = 1 << 62
-"""A piece size no clip reaches: gradients need every activation anyway."""
+"""Piece size in bytes that no clip reaches: gradients need all activations, so pieces save nothing."""
 
 _LEAST = 1e-4
-"""Squared error, 46 dB, below which a clip need not get better."""
+"""Added to squared errors before their logarithm, so that clips above 46 dB hardly count."""
 
 LATENT_NOISE = 0.1
-"""Deviation of the posterior, a constant."""
+"""Standard deviation of the posterior, a constant."""
 
 SIZES = (
     ClipSize(batch=8, frames=9, width=64, height=64),
@@ -48,24 +49,24 @@ SIZES = (
 
 @dataclass(frozen=True, kw_only=True)
 class VideoVAERecipe:
-    """Length, step and sizes of the training of one half."""
+    """Steps, learning rates, loss and clip sizes for training the encoder or the decoder."""
 
     total_steps: int
     lr: float = 3e-4
     adam_lr: float = 3e-4
     weight_decay: float = 0.01
     absolute_weight: float = 0.2
-    """Of absolute beside squared errors of pixels."""
+    """Weight of absolute errors of pixels, added to squared ones."""
     decibels: bool = False
-    """Minimise mean logarithms of squared errors of clips in place of that sum: PSNR, as it is judged."""
+    """Minimise instead the mean logarithm of each clip's squared error, which is the mean PSNR."""
     sizes: tuple[ClipSize, ...] = SIZES
     cuts: float = 0.0
-    """Share of the decoder's clips that change the scene half-way: else it learns to take colours from its
-    neighbours in time, and what is generated beside a given frame shines into it."""
+    """Share of the decoder's clips that change the scene half-way. Without them it takes colours from
+    neighbouring frames, and generated frames bleed into a preserved one next to them."""
     clip: float | None = None
     """Largest norm of the gradient."""
     seconds: float = math.inf
-    """Steps end here if not before, with the fall of the learning rate: the speed of a GPU is not known."""
+    """Training ends after so many seconds if not before, and the learning rate decays in time for that."""
 
 
 def train_video_encoder(
@@ -77,7 +78,7 @@ def train_video_encoder(
     seed: int = 0,
     options: LoopOptions | None = None,
 ) -> History:
-    """Train the encoder in place, from what it holds or from ``state_path`` on, to its averaged weights."""
+    """Train the encoder in place, or continue from ``state_path``; it ends with its averaged weights."""
 
     device = _device(vae)
 
@@ -102,10 +103,10 @@ def train_video_decoder(
     seed: int = 0,
     options: LoopOptions | None = None,
 ) -> History:
-    """Train the decoder in place, from what it holds or from ``state_path`` on, to its averaged weights.
+    """Train the decoder in place, or continue from ``state_path``; it ends with its averaged weights.
 
-    With ``encoded`` it sees latents of the code and of the encoder beside it in turn, and forgives the errors
-    of that.
+    With ``encoded`` half of the latents come from the encoder of ``vae`` and half from the code, so that the
+    decoder learns to tolerate the errors of the encoder.
     """
     device = _device(vae)
 
@@ -147,7 +148,7 @@ def _train(
         step_fn,
         vae,
         Muon(parameters, lr=recipe.lr, adam_lr=recipe.adam_lr, weight_decay=recipe.weight_decay),
-        warmup_stable_decay(Course(recipe.total_steps, recipe.seconds)),
+        warmup_stable_decay(Elapsed(recipe.total_steps, recipe.seconds)),
         state_path,
         total_steps=recipe.total_steps,
         seed=seed,
@@ -161,8 +162,8 @@ def _train(
 def draw_frames(
     recipe: VideoVAERecipe, generator: torch.Generator, device: torch.device, *, cuts: float = 0.0
 ) -> Tensor:
-    """A batch of clips (B, 3, F, H, W) on ``device``; a share ``cuts`` of them turns into another scene."""
-    size = draw(recipe.sizes, generator)
+    """Draw clips (B, 3, F, H, W) on ``device``; a share ``cuts`` of them changes the scene half-way."""
+    size = draw_size(recipe.sizes, generator)
     seeds = draw_seeds(generator, size.batch + (cuts > 0))
     frames = video_batch(seeds, frames=size.frames, width=size.width, height=size.height, device=device)
     if cuts:
@@ -175,7 +176,7 @@ def _device(vae: nn.Module) -> torch.device:
 
 
 def cut_to_next(frames: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Clips (B + 1, ...) -> (B, ...): a ``share`` of them goes on as the next from some latent frame on."""
+    """Clips (B + 1, ...) -> (B, ...); a ``share`` changes to the next clip at a random latent frame."""
     length = frames.shape[2]
     chance, where = torch.rand(2, len(frames) - 1, 1, generator=generator)
     first = 1 + (where * ((length - 1) // TEMPORAL_SCALE)).long() * TEMPORAL_SCALE
@@ -185,7 +186,7 @@ def cut_to_next(frames: Tensor, share: float, generator: torch.Generator) -> Ten
 
 
 def encoder_error(vae: VideoVAE, code: EncodesVideo, frames: Tensor) -> Tensor:
-    """Mean squared error of the encoder's latents of ``frames``, where those are."""
+    """Mean squared error of the encoder's latents of ``frames`` against their code."""
     with torch.no_grad():
         target = code.encode(frames)
     return (latent_mean(vae, frames) - target).square().mean()
@@ -194,33 +195,33 @@ def encoder_error(vae: VideoVAE, code: EncodesVideo, frames: Tensor) -> Tensor:
 def decoder_error(
     vae: VideoVAE, code: EncodesVideo, frames: Tensor, generator: torch.Generator, *, encoded: int = 0
 ) -> Tensor:
-    """What the decoder makes of latents with noise, less ``frames``, where those are.
+    """Reconstruction of ``frames`` from noisy latents minus ``frames``, (B, 3, F, H, W).
 
-    The first ``encoded`` clips come from the encoder beside it, the rest from the code.
+    The latents of the first ``encoded`` clips come from the encoder, the others from the code.
     """
     with torch.no_grad():
-        made = [code.encode(frames[encoded:])] if encoded < len(frames) else []
-        made = [latent_mean(vae, frames[:encoded]), *made] if encoded else made
-    latent = torch.cat(made)
+        latents = [code.encode(frames[encoded:])] if encoded < len(frames) else []
+        latents = [latent_mean(vae, frames[:encoded]), *latents] if encoded else latents
+    latent = torch.cat(latents)
     noise = torch.randn(latent.shape, generator=generator).to(frames.device, non_blocking=True)
     return decode_whole(vae, latent + LATENT_NOISE * noise).float() - frames
 
 
 def latent_mean(vae: VideoVAE, frames: Tensor) -> Tensor:
-    """Frames (B, 3, F, H, W) -> normalised latent (B, C, f, h, w) in float32: in one piece, for gradients."""
+    """Encode frames (B, 3, F, H, W) in one piece: normalised latent (B, C, f, h, w), float32."""
     return vae.encode(frames, max_piece_bytes=WHOLE).float()
 
 
 def decode_whole(vae: VideoVAE, latent: Tensor) -> Tensor:
-    """Normalised latent -> frames, with gradients in mind: in one piece."""
+    """Decode a normalised latent in one piece: frames (B, 3, F, H, W)."""
     return vae.decode(latent, max_piece_bytes=WHOLE)
 
 
 @torch.no_grad()
 def new_video_vae(config: VideoVAEConfig, code: EncodesVideo, seed: int) -> VideoVAE:
-    """A network whose convolutions rotate channels and whose residual branches add nothing yet.
+    """A new autoencoder for ``code``, whose statistics it gets.
 
-    Its raw latents are to be those of ``code``, whose amplitudes are the statistics that normalise them.
+    Its convolutions are nearly isometric, its residual branches zero, and its log-variance is constant.
     """
     generator = torch.Generator().manual_seed(seed)
     vae = VideoVAE(config)
@@ -251,7 +252,7 @@ def held_out_psnr(
     width: int = 128,
     height: int = 128,
 ) -> float:
-    """Mean PSNR in dB of scenes that are never trained on, decoded from ``code`` or from the encoder's."""
+    """Mean PSNR in dB of held-out scenes, decoded from ``code`` or, if it is None, from the encoder."""
     assert isinstance(vae, VideoVAE)
     total = 0.0
     for index in range(clips):
@@ -265,11 +266,11 @@ def held_out_psnr(
 
 @torch.no_grad()
 def held_out_code_error(vae: VideoVAE, code: EncodesVideo, *, clips: int = 12) -> float:
-    """Squared error of the encoder's latents of held-out clips over the code's variance."""
-    wrong = power = 0.0
+    """Squared error of the encoder's latents of held-out clips, relative to the power of their codes."""
+    error = power = 0.0
     for index in range(clips):
         frames = video_batch([HELD_OUT + index], frames=25, width=128, height=128, device=_device(vae))
         target = code.encode(frames)
-        wrong += float((latent_mean(vae, frames) - target).square().sum())
+        error += float((latent_mean(vae, frames) - target).square().sum())
         power += float(target.square().sum())
-    return wrong / power
+    return error / power

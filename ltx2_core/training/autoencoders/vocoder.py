@@ -1,13 +1,13 @@
-"""Trains the vocoder's generator on a locked waveform and on its spectra; no discriminator.
+"""Training of the vocoder on a hop-locked waveform and its spectra, without a discriminator.
 
-B batch, T mel frames, M mel bins, S samples, K frequency bins.
+The mel of a steady tone is the same in every frame, so the output of a convolutional network for it repeats
+with every hop: it consists of harmonics of 100 Hz. Training on spectra alone ends in silence, a nearer
+minimum, so the target is a waveform that such a network can produce (:func:`hop_locked`).
 
-The mel of a steady tone is the same in every frame, so a convolutional network answers it with something that
-repeats with every hop: harmonics of 100 Hz. On spectra alone training does not find even those, as silence is
-the nearer minimum; so it is shown a waveform that is of this kind.
+All audio of the world lies below 8 kHz. The second stage, which extends the bandwidth, therefore stays at
+zero, and its sinc interpolation alone gives 48 kHz.
 
-The world's sounds end below 8 kHz, so the second stage, which adds what lies above, starts silent and stays
-so: 48 kHz come from its sinc interpolation alone.
+Letters: B batch, T mel frames, M mel bins, S samples, K frequency bins.
 """
 
 from __future__ import annotations
@@ -25,39 +25,40 @@ from ...audio import build_vocoder, log_mel
 from ...audio.generator import Generator
 from ...audio.vocoder import BandwidthVocoder
 from ...config import AudioVAEConfig, VocoderConfig
-from ..data import HELD_OUT, audio_batch, draw_seeds
 from ..loop import History, LoopOptions, StepFn, train, warmup_stable_decay
 from ..optimisers import Muon
 from ..state import load_averaged
+from ..world.batches import HELD_OUT, audio_batch, draw_seeds
 from .audio_vae import AudioPair
 
 FLOOR = 3e-3
-"""Amplitude below which a difference does not count: above the noise floor, far below any tone."""
+"""Amplitude below which differences do not count: above the noise floor, far below any tone."""
 
 QUIET = 0.02
-"""Loudness that silence is given when errors are set in relation to it."""
+"""Added to the loudness by which errors are divided, so that silence is no division by zero."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VocoderRecipe:
-    """Segments, resolutions and length of the training."""
+    """Segments, loss, learning rates and number of steps."""
 
     total_steps: int = 5000
     batch: int = 4
     seconds: float = 0.8
-    """Length of the rendered sounds; a segment of ``mel_frames`` frames is cut from each."""
+    """Length of the rendered waveforms; a segment of ``mel_frames`` frames is cut from each."""
     mel_frames: int = 32
     resolutions: tuple[int, ...] = (128, 256, 512)
-    """Window lengths of the spectra. Longer ones would tell a locked tone from the true one."""
+    """Window lengths of the spectra. Longer ones would resolve the difference between a locked and a true
+    tone."""
     spectral_weight: float = 0.1
     coarse_share: float = 1.0
-    """Share of steps in which only the slowest stage has residual blocks: a third of the cost, and in tune
-    sooner. The others are zero until then; woken at a high learning rate they undo what is learnt."""
+    """Share of steps, from the first on, that train the residual blocks of the first upsampling stage only: a
+    third of the cost, and the pitch is right sooner. The other blocks stay at zero until then."""
     lr: float = 0.003
-    """At 0.015 the waveform's error stays near a half, and a decay ends at half the loudness."""
+    """At 0.015 the error of the waveform stays near one half."""
     adam_lr: float = 2e-3
     decoded_share: float = 0.3
-    """Share of steps that start from the autoencoder's mel, where one is given."""
+    """Share of steps whose mel has passed through the audio autoencoder, if there is one."""
 
 
 def train_vocoder(
@@ -71,7 +72,10 @@ def train_vocoder(
     options: LoopOptions | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[BandwidthVocoder, History]:
-    """Train from nothing or from ``state_path`` on, to averaged weights; ``pair`` makes the mels."""
+    """Train a new vocoder, or resume; returns it with averaged weights, and the history.
+
+    ``pair`` is the audio autoencoder through which some of the mels pass.
+    """
     recipe = recipe or VocoderRecipe()
     vocoder = new_vocoder(config, seed).to(device)
     optimizer = Muon(vocoder.vocoder.parameters(), lr=recipe.lr, adam_lr=recipe.adam_lr)
@@ -91,26 +95,26 @@ def train_vocoder(
 
 
 def vocoder_step(recipe: VocoderRecipe, mel_config: AudioVAEConfig, pair: AudioPair | None) -> StepFn:
-    """The loss of one batch."""
+    """A step for :func:`ltx2_core.training.loop.train` that computes the loss of one batch."""
 
     def step_fn(vocoder: nn.Module, generator: torch.Generator, step: int) -> Mapping[str, Tensor]:
         assert isinstance(vocoder, BandwidthVocoder)
         device = next(vocoder.parameters()).device
         seeds = draw_seeds(generator, recipe.batch)
-        sound = audio_batch(seeds, seconds=recipe.seconds, sample_rate=mel_config.sample_rate).to(device)
-        mel = log_mel(sound, mel_config)
+        waveforms = audio_batch(seeds, seconds=recipe.seconds, sample_rate=mel_config.sample_rate).to(device)
+        mel = log_mel(waveforms, mel_config)
         if pair is not None and float(torch.rand((), generator=generator)) < recipe.decoded_share:
             with torch.no_grad():
                 decoded = pair.decoder(pair.encoder(mel))
             mel = decoded[:, :, : mel.shape[2]]
         frames, hop = recipe.mel_frames, mel_config.hop_length
-        last = min(mel.shape[2], sound.shape[2] // hop) - frames
+        last = min(mel.shape[2], waveforms.shape[2] // hop) - frames
         start = int(torch.randint(last + 1, (), generator=generator))
         stages = 1 if step < recipe.coarse_share * recipe.total_steps else None
-        made = generate(vocoder.vocoder, mel[:, :, start : start + frames], stages)
-        locked = hop_locked(sound, hop)[:, :, start * hop : (start + frames) * hop]
-        waveform = ((made - locked).square().mean((1, 2)).sqrt() / (_loudness(locked) + QUIET)).mean()
-        spectral = spectral_error(made, locked, recipe.resolutions)
+        generated = generate(vocoder.vocoder, mel[:, :, start : start + frames], stages)
+        locked = hop_locked(waveforms, hop)[:, :, start * hop : (start + frames) * hop]
+        waveform = ((generated - locked).square().mean((1, 2)).sqrt() / (_loudness(locked) + QUIET)).mean()
+        spectral = spectral_error(generated, locked, recipe.resolutions)
         return {
             "loss": waveform + recipe.spectral_weight * spectral,
             "waveform": waveform,
@@ -121,7 +125,7 @@ def vocoder_step(recipe: VocoderRecipe, mel_config: AudioVAEConfig, pair: AudioP
 
 
 def generate(generator: Generator, mel: Tensor, stages: int | None = None) -> Tensor:
-    """mel (B, 2, T, M) -> waveform (B, 2, S), without the residual blocks of all but the first ``stages``."""
+    """Mel (B, 2, T, M) -> waveform (B, 2, S), with the residual blocks of the first ``stages`` only."""
     if stages is None:
         whole: Tensor = generator(mel)
         return whole
@@ -137,11 +141,11 @@ def generate(generator: Generator, mel: Tensor, stages: int | None = None) -> Te
 
 
 def hop_locked(waveform: Tensor, hop: int) -> Tensor:
-    """Waveform (B, 2, S) -> its loudness and pitch, rounded to what repeats with every hop, (B, 2, S').
+    """Waveform (B, 2, S) -> one of the same loudness that repeats with every hop, (B, 2, S // hop * hop).
 
-    S' = S // hop * hop. Harmonics of the hop's frequency, with fixed phases, get the amplitudes that the
-    sound has around them; weaker neighbours of a harmonic are weakened further, so that one of them leads,
-    and all are made as loud as the sound, or a gliding tone would fade between two harmonics.
+    It consists of harmonics of the hop's frequency with fixed phases and the amplitudes that the input has
+    around them. Weaker neighbours of a harmonic are reduced further, so that one of them dominates; the sum
+    is scaled to the loudness of the input, because a gliding tone would otherwise fade between two harmonics.
     """
     spectrum = torch.stft(
         rearrange(waveform, "b c s -> (b c) s"),
@@ -153,12 +157,12 @@ def hop_locked(waveform: Tensor, hop: int) -> Tensor:
     amplitudes = spectrum.abs()[:, 2:-1:2] * (2 / hop)
     strongest = nn.functional.max_pool2d(amplitudes, (3, 1), stride=1, padding=(1, 0))
     amplitudes = rearrange(amplitudes.square() / (strongest + 1e-9), "n k t -> n t k")
-    # A tone of amplitude a puts a power of 3/8 (a hop)^2 into the bins of its Hann window.
+    # A tone of amplitude a has a power of 3/8 (a hop)^2 in the bins of its Hann window.
     amplitude = (8 / 3 * spectrum.abs().square().sum(dim=1)).sqrt() / hop
     amplitudes = amplitudes * (amplitude / (amplitudes.norm(dim=2) + 1e-9))[:, :, None]
     number = torch.arange(1, amplitudes.shape[2] + 1, device=waveform.device)
     time = torch.arange(hop, device=waveform.device) / hop
-    # Phases that grow with the square of the number keep the peaks low (Schroeder, 1970).
+    # Phases that grow with the square of the number make the peaks low (Schroeder, 1970).
     phases = 2 * math.pi * (number[:, None] * time + number[:, None].square() / (4 * len(number)))
     periods = amplitudes @ phases.cos()
     locked = torch.lerp(periods[:, :-1], periods[:, 1:], time)
@@ -166,25 +170,25 @@ def hop_locked(waveform: Tensor, hop: int) -> Tensor:
 
 
 def _loudness(waveform: Tensor) -> Tensor:
-    """Waveform (B, 2, S) -> root mean square (B,)."""
+    """Root mean square (B,) of a waveform (B, 2, S)."""
     return waveform.square().mean((1, 2)).sqrt()
 
 
-def spectral_error(made: Tensor, truth: Tensor, resolutions: tuple[int, ...]) -> Tensor:
+def spectral_error(generated: Tensor, truth: Tensor, resolutions: tuple[int, ...]) -> Tensor:
     """Distance of waveforms (B, 2, S): spectral convergence and log amplitudes, averaged over resolutions.
 
     Multi-resolution STFT loss (Yamamoto et al., "Parallel WaveGAN", 2020, equations 6 to 8) with a floor.
     """
-    total = made.new_zeros(())
+    total = generated.new_zeros(())
     for size in resolutions:
-        m, t = _amplitudes(made, size), _amplitudes(truth, size)
+        m, t = _amplitudes(generated, size), _amplitudes(truth, size)
         convergence = (m - t).square().sum().sqrt() / (t.square().sum().sqrt() + FLOOR * t.numel() ** 0.5)
         total = total + convergence + ((m + FLOOR).log() - (t + FLOOR).log()).abs().mean()
     return total / len(resolutions)
 
 
 def _amplitudes(waveform: Tensor, size: int) -> Tensor:
-    """Waveform (B, C, S) -> (B C, K, T), scaled so that a tone shows its amplitude."""
+    """Spectra (B C, K, T) of a waveform (B, C, S), scaled so that a tone has its amplitude."""
     spectrum = torch.stft(
         rearrange(waveform, "b c s -> (b c) s"),
         n_fft=size,
@@ -196,7 +200,7 @@ def _amplitudes(waveform: Tensor, size: int) -> Tensor:
 
 
 def new_vocoder(config: VocoderConfig, seed: int) -> BandwidthVocoder:
-    """A vocoder whose residual branches add nothing yet and whose second stage is silent.
+    """A new vocoder with residual branches at zero and a second stage that outputs zero.
 
     Raises ValueError for a configuration without bandwidth extension.
     """
@@ -207,7 +211,7 @@ def new_vocoder(config: VocoderConfig, seed: int) -> BandwidthVocoder:
     with torch.no_grad():
         for name, p in vocoder.named_parameters():
             if p.ndim == 1:
-                continue  # biases start at random, so that something oscillates
+                continue  # Biases are set below, at random: with zeros nothing would oscillate.
             fan_in = math.prod(p.shape[1:])
             if ".ups." in name:
                 fan_in = 2 * p.shape[0]
@@ -230,10 +234,10 @@ def new_vocoder(config: VocoderConfig, seed: int) -> BandwidthVocoder:
 def held_out_spectral_error(
     vocoder: nn.Module, mel_config: AudioVAEConfig, recipe: VocoderRecipe, *, clips: int = 16
 ) -> float:
-    """``spectral_error`` of whole sounds that are never trained on, from their true mel."""
+    """``spectral_error`` of held-out scenes, one second each, generated from their true mel."""
     assert isinstance(vocoder, BandwidthVocoder)
     seeds = range(HELD_OUT, HELD_OUT + clips)
-    sound = audio_batch(seeds, seconds=1.0, sample_rate=mel_config.sample_rate)
-    sound = sound.to(next(vocoder.parameters()).device)
-    made = vocoder.vocoder(log_mel(sound, mel_config))[:, :, : sound.shape[2]]
-    return float(spectral_error(made, sound, recipe.resolutions))
+    waveforms = audio_batch(seeds, seconds=1.0, sample_rate=mel_config.sample_rate)
+    waveforms = waveforms.to(next(vocoder.parameters()).device)
+    generated = vocoder.vocoder(log_mel(waveforms, mel_config))[:, :, : waveforms.shape[2]]
+    return float(spectral_error(generated, waveforms, recipe.resolutions))

@@ -1,1 +1,1 @@
-"""The making of the embedded tiny set: its stages, its sizes and its recipe."""
+"""The recipe of the embedded tiny set: its configuration, its stages, their sizes and numbers of steps."""

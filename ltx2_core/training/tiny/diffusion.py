@@ -1,6 +1,6 @@
-"""Runs of flow matching on cached latents: the model itself, its distilled LoRA, a LoRA for edges.
+"""Flow-matching runs on cached latents: the model itself, its distilled LoRA, and an IC-LoRA for edges.
 
-All three keep their state in one file and continue from it; see :func:`ltx2_core.training.loop.train`.
+Each resumes from its state file; see :func:`ltx2_core.training.loop.train`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import nn
 from ...text import CONTEXT_LENGTH
 from ..flow import FlowBatch, draw_flow, flow_loss
 from ..latents import LatentCache
-from ..loop import Course, History, LoopOptions, StepFn, averaged_weights, train, warmup_stable_decay
+from ..loop import Elapsed, History, LoopOptions, StepFn, averaged_weights, train, warmup_stable_decay
 from ..lora import ATTENTION_AND_FEED_FORWARD, LoraAdapters
 from ..network import FlowNetwork
 from ..optimisers import Muon
@@ -33,16 +33,18 @@ FIRST_AND_LAST = (
     "to_gate_logits",
     "aggregate_embed",
 )
-"""Parts of the names of matrices that are no hidden layers, which AdamW serves better than Muon."""
+"""Parts of the names of matrices outside the hidden layers, which AdamW trains better than Muon."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContextChoice:
-    """A context length, how often it is used, and which part of the batch size goes with it."""
+    """A length of the text context, and how often it is used."""
 
     length: int
     share: float = 1.0
+    """How often it is drawn, relative to the other choices."""
     batch: float = 1.0
+    """Factor on the batch size of its steps."""
 
 
 SHORT = (ContextChoice(length=32),)
@@ -59,36 +61,37 @@ LONG = (
 
 @dataclass(frozen=True, kw_only=True)
 class FlowRecipe:
-    """Length and step of a run. ``contexts`` are (until which share of the steps, choices).
-
-    At inference a context has 1024 tokens, nearly all of them registers, and costs more than the clip; so the
-    model is made with few of them and gets used to all of them towards the end.
-    """
+    """Steps, learning rates, tasks and context lengths of a run."""
 
     total_steps: int = 12000
     seconds: float = math.inf
-    """Steps end here if not before, with all that comes towards the end."""
+    """Training ends after so many seconds if not before; the schedules then follow the clock."""
     batch: int = 32
     lr: float = 0.02
     adam_lr: float = 2e-3
     weight_decay: float = 0.01
     options: FlowOptions = field(default_factory=FlowOptions)
     contexts: tuple[tuple[float, tuple[ContextChoice, ...]], ...] = ((0.7, SHORT), (1.0, ADAPTING))
+    """(share of the run until which they apply, choices), in order.
+
+    At inference a context has 1024 tokens, nearly all of them registers, and costs more than the clip.
+    Training starts with short ones and adapts to the full length towards the end.
+    """
 
     def context(self, share: float, generator: torch.Generator) -> ContextChoice:
-        """The context of one step, where ``share`` of the run is behind."""
+        """Draw the context of a step at which ``share`` of the run is done."""
         choices = next(c for until, c in self.contexts if share < until or until >= 1)
         shares = torch.tensor([choice.share for choice in choices])
         return choices[int(torch.multinomial(shares, 1, generator=generator))]
 
     def batch_for(self, context: ContextChoice) -> int:
-        """Clips of a step with that context."""
+        """Number of clips of a step with that context."""
         return max(1, round(self.batch * context.batch))
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoraRecipe:
-    """A LoRA on a frozen model; ``flow`` says how its steps are made."""
+    """Rank and targets of a LoRA on the frozen model; ``flow`` is the recipe of its run."""
 
     rank: int = 16
     targets: str = ATTENTION_AND_FEED_FORWARD
@@ -105,13 +108,14 @@ def train_flow(
     seed: int = 0,
     options: LoopOptions | None = None,
 ) -> History:
-    """Train transformer, connectors and projection together; ``unconditional`` stand for no caption.
+    """Train transformer, connectors and projection together, in place.
 
-    The averaged weights are those to ship: :func:`load_averaged`.
+    ``unconditional`` are the states of prompts that stand for no caption. The averaged weights of
+    ``state_path`` are those to use: :func:`load_averaged`.
     """
-    course = Course(recipe.total_steps, recipe.seconds)
-    step = _flow_step(network, cache, unconditional, recipe, course, edges=False)
-    return _train(step, network, recipe, course, state_path, seed, options)
+    elapsed = Elapsed(recipe.total_steps, recipe.seconds)
+    step = _flow_step(network, cache, unconditional, recipe, elapsed, reference=False)
+    return _train(step, network, recipe, elapsed, state_path, seed, options)
 
 
 def train_distilled(
@@ -126,11 +130,14 @@ def train_distilled(
     seed: int = 0,
     options: LoopOptions | None = None,
 ) -> History:
-    """Train ``adapters``, on the network's transformer, to need neither many steps nor guidance."""
-    settings, course = distill or DistillOptions(), Course(recipe.total_steps, recipe.seconds)
+    """Train ``adapters``, on the transformer of ``network``, to sample in few steps and without guidance.
+
+    ``negative`` are the states of the prompts that the guided teacher is steered away from.
+    """
+    settings, elapsed = distill or DistillOptions(), Elapsed(recipe.total_steps, recipe.seconds)
 
     def draw(generator: torch.Generator, step: int) -> DistillBatch:
-        context = recipe.context(course.share(step), generator)
+        context = recipe.context(elapsed.share(step), generator)
         sample = cache.batch(recipe.batch_for(context), generator)
         return draw_distill(
             sample, settings, recipe.options, negative, generator, context_length=context.length
@@ -138,7 +145,7 @@ def train_distilled(
 
     step = RecordedStep(draw, lambda batch: distill_loss(network, adapters, batch, settings))
     network.requires_grad_(False)
-    return _train(step, adapters, recipe, course, state_path, seed, options)
+    return _train(step, adapters, recipe, elapsed, state_path, seed, options)
 
 
 def train_edges(
@@ -152,12 +159,11 @@ def train_edges(
     seed: int = 0,
     options: LoopOptions | None = None,
 ) -> History:
-    """Train ``adapters`` to follow the edges that are shown beside the video as a reference."""
-
+    """Train ``adapters``, on the transformer of ``network``, to follow a control video of edges."""
     network.requires_grad_(False)
-    course = Course(recipe.total_steps, recipe.seconds)
-    step = _flow_step(network, cache, unconditional, recipe, course, edges=True)
-    return _train(step, adapters, recipe, course, state_path, seed, options)
+    elapsed = Elapsed(recipe.total_steps, recipe.seconds)
+    step = _flow_step(network, cache, unconditional, recipe, elapsed, reference=True)
+    return _train(step, adapters, recipe, elapsed, state_path, seed, options)
 
 
 def _flow_step(
@@ -165,20 +171,20 @@ def _flow_step(
     cache: LatentCache,
     unconditional: TextBatch,
     recipe: FlowRecipe,
-    course: Course,
+    elapsed: Elapsed,
     *,
-    edges: bool,
+    reference: bool,
 ) -> RecordedStep[FlowBatch]:
     def draw(generator: torch.Generator, step: int) -> FlowBatch:
-        context = recipe.context(course.share(step), generator)
-        sample = cache.batch(recipe.batch_for(context), generator, edges=edges)
+        context = recipe.context(elapsed.share(step), generator)
+        sample = cache.batch(recipe.batch_for(context), generator, reference=reference)
         return draw_flow(sample, recipe.options, unconditional, generator, context_length=context.length)
 
     return RecordedStep(draw, lambda batch: flow_loss(network, batch, recipe.options))
 
 
 def load_averaged(model: nn.Module, state_path: str | Path) -> None:
-    """Give ``model`` the averaged weights of a run."""
+    """Load the averaged weights of a run into ``model``; raises if names or shapes differ."""
     model.load_state_dict(averaged_weights(state_path), strict=True)
 
 
@@ -186,7 +192,7 @@ def _train(
     step_fn: StepFn,
     model: nn.Module,
     recipe: FlowRecipe,
-    course: Course,
+    elapsed: Elapsed,
     state_path: str | Path,
     seed: int,
     options: LoopOptions | None,
@@ -197,7 +203,8 @@ def _train(
     optimizer: torch.optim.Optimizer
     if isinstance(model, LoraAdapters):
         options = replace(options, clip=1.0 if options.clip is None else options.clip)
-        # The product of a pair is what counts, and it has no more directions than the rank.
+        # Muon does not suit LoRA: the change is the product of a pair, which has only as many directions as
+        # the rank.
         optimizer = torch.optim.AdamW(trained, lr=recipe.adam_lr, betas=(0.9, 0.98), weight_decay=0.0)
     else:
         optimizer = Muon(
@@ -211,7 +218,7 @@ def _train(
         step_fn,
         model,
         optimizer,
-        warmup_stable_decay(course),
+        warmup_stable_decay(elapsed),
         state_path,
         total_steps=recipe.total_steps,
         seed=seed,

@@ -1,8 +1,8 @@
-"""A LoRA that does in one step what the guided model does in several (Salimans and Ho, 2022, "Progressive
-distillation", with the teacher's guidance folded in as in Meng et al., 2023).
+"""Distillation into a LoRA that makes in one step what the guided model makes in several.
 
-For an interval of the short schedule, a clip is noised to its upper end, the teacher, guided, walks to its
-lower end in small steps, and the student learns the one velocity that gets there at once.
+After Salimans and Ho, "Progressive distillation" (2022), with the guidance of the teacher folded in as in
+Meng et al. (2023). A clip is noised to the upper noise level of an interval of the short schedule. The guided
+teacher samples to the lower level in small steps, and the student learns the velocity that gets there in one.
 """
 
 from __future__ import annotations
@@ -19,42 +19,43 @@ from ...conditioning.patchify import unpatchify_audio, unpatchify_video
 from ...sampling.schedules import DISTILLED_SIGMAS
 from ...text import CONTEXT_LENGTH
 from ...types import AVLatent, TextContext
-from ..data import sent
+from ..data import to_device
 from ..flow import FlowBatch, masked_error, noised, predict
 from ..latents import Sample
 from ..lora import LoraAdapters
 from ..network import FlowNetwork
-from ..recorded import Drawn
+from ..recorded import StepInputs
 from ..tasks import FlowOptions, Task, draw_task
 from ..text import TextBatch
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistillOptions:
-    """``substeps`` of the teacher for each step of the student, ``cfg`` of the teacher for both streams.
-
-    The three steps of a second stage are the last three of the eight, so one LoRA serves both.
-    """
+    """The schedule of the student, and how the teacher samples."""
 
     sigmas: tuple[float, ...] = tuple(DISTILLED_SIGMAS.tolist())
+    """Noise levels of the student. Those of a second stage are the last of them, so one LoRA serves both
+    stages."""
     substeps: int = 4
+    """Steps of the teacher for each step of the student."""
     cfg: float = 3.0
+    """CFG scale of the teacher, of both streams."""
     early: float = 0.3
-    """Share of samples in the first, nearly equal steps; the rest is spread evenly over the large ones."""
+    """Share of clips in the first, small intervals; the others are spread evenly over the large ones."""
     mixed: float = 0.3
-    """Share of samples at noise levels above 0.9 that start from another clip: a second stage starts from
-    what the first one made, which may have missed the prompt."""
+    """Share of clips at noise levels above 0.9 that start from another clip. A second stage starts from the
+    result of the first one, which may differ from the prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillBatch(Drawn):
-    """A task for every clip, the interval that the student has to cross, and a prompt to be guided away from.
+class DistillBatch(StepInputs):
+    """The clips and tasks of a step, and for each clip the interval of noise levels that the student crosses.
 
-    ``upper`` and ``lower`` are noise levels (B,).
+    ``upper`` and ``lower`` are its ends (B,).
     """
 
     flow: FlowBatch
-    away: TextBatch
+    negative: TextBatch
     upper: Tensor
     lower: Tensor
 
@@ -65,7 +66,7 @@ class DistillBatch(Drawn):
     def map(self, change: Callable[[Tensor], Tensor]) -> DistillBatch:
         return DistillBatch(
             flow=self.flow.map(change),
-            away=self.away.map(change),
+            negative=self.negative.map(change),
             upper=change(self.upper),
             lower=change(self.lower),
         )
@@ -80,20 +81,22 @@ def draw_distill(
     *,
     context_length: int = CONTEXT_LENGTH,
 ) -> DistillBatch:
-    """One batch; of ``negative``, the prompts that the teacher is guided away from, one is drawn."""
+    """Draw the inputs of a step; all its clips get the same one of the ``negative`` prompts."""
     task = draw_task(sample, tasks, generator)
-    upper, lower = (sent(s, task.sigma.device) for s in _interval(len(task.sigma), options, generator))
+    upper, lower = (to_device(s, task.sigma.device) for s in _interval(len(task.sigma), options, generator))
     which = int(torch.randint(len(negative.mask), (1,), generator=generator))
-    chosen = sent(torch.rand(len(upper), generator=generator) < options.mixed, upper.device) & (upper > 0.9)
+    chosen = to_device(torch.rand(len(upper), generator=generator) < options.mixed, upper.device) & (
+        upper > 0.9
+    )
     return DistillBatch(
         flow=FlowBatch(
-            latent=sample.latent.map(partial(_of_the_next, chosen)),
+            latent=sample.latent.map(partial(_next_where, chosen)),
             task=task,
             text=sample.text,
             context_length=context_length,
             fps=sample.fps,
         ),
-        away=negative.map(partial(_repeated, which, len(upper))),
+        negative=negative.map(partial(_repeated, which, len(upper))),
         upper=upper,
         lower=lower,
     )
@@ -102,23 +105,23 @@ def draw_distill(
 def distill_loss(
     network: FlowNetwork, adapters: LoraAdapters, batch: DistillBatch, options: DistillOptions
 ) -> dict[str, Tensor]:
-    """``loss`` and its parts for one batch. ``adapters`` are those of the network's transformer."""
+    """``loss`` and its parts, ``video`` and ``audio``; ``adapters`` are on the network's transformer."""
     flow, upper, lower = batch.flow, batch.upper, batch.lower
     with torch.no_grad():
         positive = network.context(flow.text, flow.context_length)
-        away = network.context(batch.away, flow.context_length)
+        negative = network.context(batch.negative, flow.context_length)
         start = noised(flow.latent, flow.task, upper)
         with adapters.disabled():
-            end = _walk(network, start, flow.task, upper, lower, (positive, away), flow.fps, options)
+            end = _teach(network, start, flow.task, upper, lower, (positive, negative), flow.fps, options)
         gap = (upper - lower).clamp(min=1e-6)
-        wanted = (start - end).map(partial(_scaled, by=1 / gap))
+        target = (start - end).map(partial(_scaled, by=1 / gap))
     velocity = predict(network, start, flow.task, upper, positive, flow.fps)
-    errors = masked_error(velocity, wanted, flow.task)
+    errors = masked_error(velocity, target, flow.task)
     return {"loss": errors["video"] + errors["audio"], **errors}
 
 
 def _interval(count: int, options: DistillOptions, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Upper and lower noise level (count,) of one step of the student for each sample."""
+    """Draw upper and lower noise levels (count,) of steps of the student."""
     sigmas = torch.tensor(options.sigmas)
     large = sigmas[:-1] - sigmas[1:] > _SMALL
     weights = torch.where(large, 1 / large.sum().clamp(min=1), 0.0)
@@ -129,9 +132,10 @@ def _interval(count: int, options: DistillOptions, generator: torch.Generator) -
 
 
 _SMALL = 0.02
+"""Largest interval of noise levels that counts as small."""
 
 
-def _walk(
+def _teach(
     network: FlowNetwork,
     x: AVLatent,
     task: Task,
@@ -141,30 +145,30 @@ def _walk(
     fps: float,
     options: DistillOptions,
 ) -> AVLatent:
-    """Guided Euler steps of every sample from its upper to its lower noise level."""
+    """Sample each clip from its upper to its lower noise level by guided Euler steps of the teacher."""
     assert x.video is not None and x.audio is not None
     grid, bins = x.video.shape[2:], x.audio.shape[3]
     for step in range(options.substeps):
         sigma = upper + (lower - upper) * (step / options.substeps)
         change = (lower - upper) / options.substeps
-        toward, away = (predict(network, x, task, sigma, context, fps) for context in contexts)
-        tokens = away + (toward - away) * options.cfg
+        positive, negative = (predict(network, x, task, sigma, context, fps) for context in contexts)
+        tokens = negative + (positive - negative) * options.cfg
         assert tokens.video is not None and tokens.audio is not None
         velocity = AVLatent(unpatchify_video(tokens.video, *grid), unpatchify_audio(tokens.audio, bins))
-        x = blend(task.given, x + velocity.map(partial(_scaled, by=change)), task.mask)
+        x = blend(task.conditioning, x + velocity.map(partial(_scaled, by=change)), task.mask)
     return x
 
 
-def _of_the_next(chosen: Tensor, x: Tensor) -> Tensor:
-    """x (B, ...), where ``chosen`` (B,) that of the next clip of the batch."""
+def _next_where(chosen: Tensor, x: Tensor) -> Tensor:
+    """x (B, ...), with the next clip of the batch where ``chosen`` (B,) is set."""
     return torch.where(chosen.view(-1, *[1] * (x.ndim - 1)), x.roll(-1, 0), x)
 
 
-def _repeated(row: int, count: int, tensor: Tensor) -> Tensor:
-    """One row of a tensor, ``count`` times."""
-    return tensor[row : row + 1].expand(count, *tensor.shape[1:])
+def _repeated(index: int, count: int, tensor: Tensor) -> Tensor:
+    """The entry ``index`` of a tensor (N, ...), repeated to (count, ...)."""
+    return tensor[index : index + 1].expand(count, *tensor.shape[1:])
 
 
 def _scaled(x: Tensor, by: Tensor) -> Tensor:
-    """x (B, ...) times one number a sample."""
+    """x (B, ...) times one factor (B,) per clip."""
     return x * by.view(-1, *[1] * (x.ndim - 1))

@@ -1,4 +1,4 @@
-"""Header configuration of the trained tiny set: 2.3 with widths that two CPU cores can train."""
+"""Header configuration of the trained tiny set: generation 2.3 with widths that two CPU cores can train."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ _AUDIO_WIDTH = 24
 
 
 def trained_config() -> Json:
-    """The ``config`` object of the trained checkpoint, as :func:`ltx2_core.tiny.settings.tiny_config`."""
+    """The ``config`` object of the trained checkpoint but for the widths of its transformer.
+
+    It differs from :func:`ltx2_core.tiny.settings.tiny_config` in the widths of autoencoders and vocoder.
+    """
     config = tiny_config("2.3")
     config["vae"] |= {
         "encoder_base_channels": _VIDEO_WIDTH,
@@ -22,7 +25,8 @@ def trained_config() -> Json:
         "decoder_blocks": _widened(config["vae"]["decoder_blocks"], {"compress_time": 1}),
     }
     config["audio_vae"]["model"]["params"]["ddconfig"]["ch"] = _AUDIO_WIDTH
-    # Fewer and larger steps to the waveform than released, so that its last widths are not 1 and 2.
+    # Fewer and larger upsampling stages than released: with the same number the last ones would be 1 or 2
+    # wide.
     config["vocoder"]["vocoder"] |= {
         "upsample_initial_channel": 128,
         "upsample_rates": [5, 4, 4, 2],
@@ -40,7 +44,7 @@ def trained_upsampler_config() -> Json:
 
 
 def _widened(blocks: list[Any], multipliers: dict[str, int], last: int | None = None) -> list[Any]:
-    """The block list with other width multipliers, by kind and for the last resampling."""
+    """A copy of a block list with other width multipliers by kind, and ``last`` for the last resampling."""
     result = [
         [kind, {**options, "multiplier": multipliers[kind]} if kind in multipliers else dict(options)]
         for kind, options in blocks

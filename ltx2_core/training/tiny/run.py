@@ -1,8 +1,8 @@
-"""One making of the tiny set: its folder, its files, and what each stage starts from.
+"""One run of the recipe of the tiny set: its folder and its files.
 
-Below the folder: ``models`` is the result, ``parts`` one file for each finished network, ``latents`` the
-cache, ``start`` given weights to begin with, ``state`` what unfinished stages continue from, ``cost.json``
-the seconds that have been spent.
+In the folder, ``models`` is the result, ``parts`` has one file for each finished network, ``latents`` the
+dataset, ``start`` initial weights from an existing set, ``state`` the files from which unfinished stages
+resume, and ``cost.json`` the seconds that each stage has taken.
 """
 
 from __future__ import annotations
@@ -29,29 +29,30 @@ Recipe = TypeVar("Recipe")
 
 
 class Unfinished(Exception):
-    """The time given to a run was over before its stage was; the same call goes on from there."""
+    """The time limit of a run ended before its stage; the same call resumes it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One making of the set: where, how large, from which seed.
-
-    ``prompts`` stand for "no prompt" in training: the empty one and what negative prompts will say.
-    ``steps`` replaces the number of steps of stages by name. ``max_seconds`` bounds the whole run. Gradient
-    steps are on ``device``; what is solved, drawn and kept stays on the CPU.
-    """
+    """One run of the recipe: its folder, scale, seed and limits."""
 
     folder: Path
     scale: Scale
     seed: int = 0
     prompts: tuple[str, ...] = ("",)
+    """Prompts that stand for "no prompt" in training: the empty one and the usual negative one."""
     steps: Mapping[str, int] = field(default_factory=dict)
+    """Numbers of steps by stage, in place of those of the scale."""
     max_seconds: float = float("inf")
+    """Time limit of the whole run."""
     dtype: torch.dtype = torch.float32
+    """bfloat16 computes gradient steps under autocast."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    """Of gradient steps; least squares, random numbers and files stay on the CPU."""
     workers: int = 1
-    """Processes that make latents."""
+    """Processes that encode latents."""
     progress: bool = True
+    """Whether to display progress bars."""
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -70,14 +71,14 @@ class Run:
         return self.folder / "parts" / f"{name}.safetensors"
 
     def start(self, name: str) -> Path:
-        """What a stage begins with in place of new weights, where the file exists."""
+        """Weights with which a stage starts in place of new ones, if the file exists."""
         return self.folder / "start" / f"{name}.safetensors"
 
     def state(self, name: str) -> Path:
         return self.folder / "state" / f"{name}.safetensors"
 
     def outputs(self, stage: str) -> tuple[Path, ...]:
-        """What a stage leaves behind."""
+        """The files that a stage writes; it is done when all of them exist."""
         return {
             "text": (self.models.text_encoder / "model.safetensors",),
             "latents": (self.folder / "latents" / "complete",),
@@ -88,34 +89,34 @@ class Run:
         }.get(stage, (self.part(stage),))
 
     def options(self) -> LoopOptions:
-        """For a loop that starts now."""
+        """Options of a training loop that starts now, with the remaining time as its limit."""
         left = max(0.0, self.max_seconds - (time.monotonic() - self.started))
         return LoopOptions(
             max_seconds=left, dtype=self.dtype, progress=self.progress, evaluates=self.scale.evaluates
         )
 
     def sized(self, stage: str, recipe: Recipe) -> Recipe:
-        """``recipe`` with the number of steps that was asked for."""
+        """``recipe`` with the number of steps that ``steps`` has for this stage, if any."""
         if stage not in self.steps:
             return recipe
         return replace(recipe, total_steps=self.steps[stage])  # type: ignore[type-var]
 
     def unconditional(self) -> TextBatch:
-        """States of the prompts that stand for no prompt, on the device."""
+        """The text states of ``prompts``, on the device."""
         states = encode_captions(*load_text(self.models.text_encoder), self.prompts).all()
         return batch_text(states).map(lambda t: t.to(self.device))
 
     def load(self, network: nn.Module, path: Path, prefix: str) -> None:
-        """Give ``network`` the tensors that the part at ``path`` holds for it, and freeze it."""
+        """Load the tensors under ``prefix`` of the part at ``path`` into ``network``, and freeze it."""
         tensors = load_file(path)
         state = {name: tensors[prefix + name] for name in network.state_dict()}
         network.load_state_dict(state, strict=True)
         network.eval().requires_grad_(False)
 
     def check_finished(self, stage: str, total_steps: int, *, after: float = 0, seconds: float = 1) -> None:
-        """Raises Unfinished unless the state of ``stage`` has reached ``total_steps``.
+        """Raise Unfinished unless the state of ``stage`` has reached ``total_steps``.
 
-        A recipe that has been given ``seconds`` is finished ``after`` as many.
+        A stage with a limit of ``seconds`` is also finished ``after`` that many.
         """
         if after >= seconds:
             return
@@ -127,12 +128,12 @@ class Run:
             raise Unfinished(f"{stage} has done {step} of {total_steps} steps")
 
     def check_time(self) -> None:
-        """Raises Unfinished when the time is over."""
+        """Raise Unfinished if the time limit of the run has passed."""
         if time.monotonic() - self.started > self.max_seconds:
-            raise Unfinished("the time is over")
+            raise Unfinished("the time limit has passed")
 
     def spend(self, stage: str, seconds: float) -> None:
-        """Add to the cost of a stage."""
+        """Add to the recorded cost of a stage."""
         path = self.folder / "cost.json"
         cost = self.cost()
         cost[stage] = round(cost.get(stage, 0.0) + seconds, 1)
@@ -141,7 +142,7 @@ class Run:
             temporary.write_text(json.dumps(cost, indent=2) + "\n", encoding="utf-8")
 
     def cost(self) -> dict[str, float]:
-        """Seconds spent so far by stage."""
+        """Seconds spent so far, by stage."""
         path = self.folder / "cost.json"
         return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
@@ -153,12 +154,12 @@ def save_tensors(
     dtype: torch.dtype = torch.float32,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a safetensors file whole or not at all, readable by everyone."""
+    """Write a safetensors file in ``dtype``, whole or not at all, readable by everyone."""
     path.parent.mkdir(parents=True, exist_ok=True)
     stored = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in sorted(tensors.items())}
     with replacing(path) as temporary:
         save_file(stored, temporary, metadata=dict(metadata or {}) or None)
-        temporary.chmod(0o644)  # safetensors makes files that only their owner can read
+        temporary.chmod(0o644)  # safetensors creates files that only their owner can read.
 
 
 def prefixed(prefix: str, network: nn.Module) -> dict[str, Tensor]:
@@ -167,5 +168,5 @@ def prefixed(prefix: str, network: nn.Module) -> dict[str, Tensor]:
 
 
 def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin with ``prefix``, by the rest of their names."""
+    """The tensors whose names start with ``prefix``, which is removed."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

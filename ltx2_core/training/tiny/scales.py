@@ -1,4 +1,7 @@
-"""How large and how long: the recipe at the size that ships, and at one that only shows that it runs."""
+"""Sizes and numbers of steps of the recipe: those of the embedded set, of one GPU, and of a smoke test.
+
+How they were found, and what each stage takes: docs/tiny-model.md.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,10 @@ from ..autoencoders.upsampler import UpsamplerRecipe
 from ..autoencoders.video_code import SAMPLES
 from ..autoencoders.video_vae import VideoVAERecipe
 from ..autoencoders.vocoder import VocoderRecipe
-from ..data import ClipSize
 from ..latents import Bucket
 from ..lora import ATTENTION
 from ..tasks import FlowOptions
+from ..world.batches import ClipSize
 from .diffusion import LONG, SHORT, ContextChoice, FlowRecipe, LoraRecipe
 from .recipe import trained_config, trained_upsampler_config
 
@@ -33,7 +36,7 @@ GPU_ENCODER = VideoVAERecipe(
         ClipSize(batch=32, frames=33, width=96, height=64),
     ),
 )
-"""A minute of an H100: 36 GFLOP for each clip of 128x128 and 25 frames, forwards and backwards."""
+"""A minute of an H100, at 36 GFLOP per clip of 128x128 pixels and 25 frames, forward and backward."""
 
 GPU_DECODER = VideoVAERecipe(
     total_steps=60_000,
@@ -50,11 +53,9 @@ GPU_DECODER = VideoVAERecipe(
         ClipSize(batch=16, frames=33, width=96, height=64),
     ),
 )
-"""Under four minutes of an H100: 45 GFLOP for each clip of 128x128 and 25 frames, and 12 for its latent.
+"""Under four minutes of an H100, at 45 GFLOP per clip of 128x128 pixels and 25 frames, and 12 for its latent.
 
-A fitted half is near an optimum, and most of a picture is flat, so that all weights of a convolution shift it
-together. At 1e-3 a trial on batches of 4 fell from 23.0 to 22.3 dB at first and was above its start after 200
-steps; at 3e-4 it rose at once, 0.2 dB in 40. The rate falls through both in the last third of the time.
+The rate is low because training starts from a fitted decoder, near an optimum.
 """
 
 HEADS = 8
@@ -65,16 +66,16 @@ LAYERS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """Everything that ``ltx2 train tiny`` decides. ``minutes`` are those of a stage on ``machine``."""
+    """Configurations and recipes of all stages of ``ltx2 train tiny``."""
 
     config: Json
     upsampler_config: Json
     code_sizes: tuple[ClipSize, ...]
-    """Clips that the video code is found from."""
+    """Clips from which the video code is computed."""
     linear_steps: int
-    """Of the linear encoder that training starts from."""
+    """Steps of the linear encoder with which training starts."""
     fit_sizes: tuple[ClipSize, ...]
-    """Clips that the layers of the decoder are fitted on."""
+    """Clips on which the layers of the decoder are fitted."""
     video_encoder: VideoVAERecipe
     video_decoder: VideoVAERecipe
     audio_vae: AudioVAERecipe
@@ -86,21 +87,22 @@ class Scale:
     distilled: LoraRecipe
     edges: LoraRecipe
     minutes: Mapping[str, float]
+    """Expected minutes of stages on ``machine``."""
     machine: str = "2 cores"
     evaluates: bool = True
-    """Whether figures are measured on held-out clips while training."""
+    """Whether held-out clips are measured during training."""
     statistics_clips: int = 256
-    """That the statistics of the audio latents are taken from."""
+    """Clips from which the statistics of audio latents are computed."""
 
 
 _ALL_TASKS = FlowOptions(
-    audio_given=0.2, video_given=0.2, region=0.12, first_frame=0.15, guides=0.12, shift=1.6
+    input_audio=0.2, input_video=0.2, region=0.12, first_frame=0.15, guides=0.12, shift=1.6
 )
 
-_SEEING_EDGES = FlowOptions(
+_EDGE_TASKS = FlowOptions(
     first_frame=0.05,
-    audio_given=0.05,
-    video_given=0.0,
+    input_audio=0.05,
+    input_video=0.0,
     region=0.0,
     guides=0.0,
     audio_weight=0.2,
@@ -110,7 +112,7 @@ _SEEING_EDGES = FlowOptions(
 
 
 def full_scale() -> Scale:
-    """The set that ships, hours on two CPU cores: 7 million parameters beside the autoencoders."""
+    """The scale of the embedded set: about four hours on two CPU cores."""
     return Scale(
         config=with_transformer(trained_config()),
         upsampler_config=trained_upsampler_config(),
@@ -121,7 +123,7 @@ def full_scale() -> Scale:
             ClipSize(batch=500, frames=17, width=64, height=64),
             ClipSize(batch=200, frames=17, width=96, height=96),
         ),
-        # Some minutes of gradient steps added nothing to the fitted halves; a longer run may ask for them.
+        # Both are fitted by least squares; some minutes of gradient steps do not improve them.
         video_encoder=VideoVAERecipe(total_steps=0),
         video_decoder=VideoVAERecipe(total_steps=0),
         audio_vae=AudioVAERecipe(),
@@ -130,9 +132,8 @@ def full_scale() -> Scale:
         buckets=(
             Bucket(width=128, height=128, frames=25, clips=4096, share=0.62),
             Bucket(width=128, height=128, frames=49, clips=2048, share=0.12),
-            # The edge LoRA learnt 1,024 of them by heart: after 27,000 draws its loss on others at level 0.6
-            # was 0.21, and 0.15 without it; 7,700 more, mostly of 3,328 new ones, brought it to 0.15.
-            Bucket(width=128, height=96, frames=25, clips=4096, share=0.06, edges=True),
+            # With a quarter of these clips the edge LoRA overfits.
+            Bucket(width=128, height=96, frames=25, clips=4096, share=0.06, reference=True),
             Bucket(width=64, height=64, frames=25, clips=1536, share=0.12),
             Bucket(width=96, height=64, frames=33, clips=768, share=0.04),
             Bucket(width=64, height=64, frames=17, clips=768, share=0.04),
@@ -150,7 +151,7 @@ def full_scale() -> Scale:
                 batch=16,
                 adam_lr=4e-3,
                 contexts=((0.7, SHORT), (1.0, LONG)),
-                options=_SEEING_EDGES,
+                options=_EDGE_TASKS,
             ),
         ),
         minutes={
@@ -171,13 +172,13 @@ def full_scale() -> Scale:
 
 
 _WHOLE = ContextChoice(length=64)
-"""Holds every caption, so that no step has to look how long its captions are and all can be recorded."""
+"""Fits every caption, so that the length is the same in all steps and each can be a CUDA graph."""
 
 
 def gpu_scale() -> Scale:
-    """The same networks on one GPU: four times the batch, more clips and steps, in minutes by the clock.
+    """The same networks on one GPU: four times the batch, more clips, stages limited by time.
 
-    Made for an H100 from counted operations; no GPU has run it yet.
+    Its sizes and times follow from the floating-point operations of an H100; it has not been run on a GPU.
     """
     scale = full_scale()
     clips = {"128x128x25": 12288, "128x128x49": 4608, "128x96x25": 8192, "64x64x25": 4096}
@@ -205,7 +206,7 @@ def _with_whole_captions(recipe: LoraRecipe) -> LoraRecipe:
 
 
 def smoke_scale() -> Scale:
-    """All stages from nothing in less than a minute; what comes out loads and means nothing."""
+    """All stages in less than a minute; the result loads and runs, but has learnt nothing."""
     clip = ClipSize(batch=1, frames=9, width=64, height=64)
     contexts: tuple[tuple[float, tuple[ContextChoice, ...]], ...] = ((0.5, (ContextChoice(length=32),)),)
     contexts += ((1.0, (ContextChoice(length=128),)),)
@@ -222,7 +223,7 @@ def smoke_scale() -> Scale:
         audio_vae=AudioVAERecipe(total_steps=2, batch=1, seconds=(0.7,)),
         vocoder=VocoderRecipe(total_steps=2, batch=1, seconds=0.6, mel_frames=20),
         upsampler=UpsamplerRecipe(total_steps=2, sizes=(replace(clip, width=32, height=32),)),
-        buckets=(Bucket(width=64, height=64, frames=9, clips=4, edges=True),),
+        buckets=(Bucket(width=64, height=64, frames=9, clips=4, reference=True),),
         shard_clips=2,
         transformer=flow,
         distilled=lora,
@@ -239,8 +240,8 @@ SCALES = {"full": full_scale, "gpu": gpu_scale, "smoke": smoke_scale}
 def with_transformer(config: Json) -> Json:
     """``config`` with the transformer and the connectors of the trained set.
 
-    A velocity is mostly noise that has to be carried through: a stream narrower than its 128 channels cannot
-    say it. In a trial the audio loss after 200 steps was 1.85 at width 64 and 1.51 at width 128.
+    A stream has at least the width of its 128 latent channels, as most of a velocity is the noise of its
+    input.
     """
     video, audio = HEADS * HEAD_DIM, HEADS * AUDIO_HEAD_DIM
     widths = {

@@ -1,6 +1,7 @@
-"""The stages of ``ltx2 train tiny``, from nothing to a model set in ComfyUI's folders.
+"""The stages of ``ltx2 train tiny``, from new weights to a model set in ComfyUI's folders.
 
-A stage whose output exists is skipped; removing the output makes it run again. Each continues from its state.
+A stage whose output files exist is skipped; remove them to run it again. A stopped stage resumes from its
+state.
 """
 
 from __future__ import annotations
@@ -34,97 +35,110 @@ from ..autoencoders.video_vae import (
     train_video_encoder,
 )
 from ..autoencoders.vocoder import train_vocoder
-from ..latents import Encoders, LatentCache, write_latents
+from ..latents import LatentCache
 from ..loop import History, averaged_weights
 from ..lora import LoraAdapters, save_lora
 from ..network import FlowNetwork, official_names
-from ..text import GEMMA_LAYERS, GEMMA_WIDTH, load_text, write_world_gemma
+from ..text import load_text
 from .diffusion import LoraRecipe, load_averaged, train_distilled, train_edges, train_flow
+from .gemma import GEMMA_LAYERS, GEMMA_WIDTH, write_world_gemma
+from .latents import Encoders, write_latents
 from .run import Run, Unfinished, prefixed, save_tensors, without_prefix
 
 logger = logging.getLogger(__name__)
 
 OnStage = Callable[[str, str], None]
-"""Called with the stage and "starts", "is there", "done" or "stopped"."""
+"""Called with the name of a stage and "starts", "exists", "done" or "stopped"."""
 
 
 def run_stages(run: Run, stages: Sequence[str] | None = None, *, on_stage: OnStage | None = None) -> None:
-    """Run ``stages`` (default: all) in their order, skipping those whose output exists.
+    """Run ``stages`` (default: all) in the order of ``STAGES``, skipping those whose output exists.
 
-    Raises ValueError for an unknown stage or one whose inputs are missing, Unfinished when time is up.
+    Raises ValueError for an unknown stage or one whose inputs are missing, and Unfinished at the time limit.
     """
-    wanted = list(STAGES) if stages is None else list(stages)
-    unknown = [stage for stage in wanted if stage not in STAGES]
+    selected = list(STAGES) if stages is None else list(stages)
+    unknown = [stage for stage in selected if stage not in STAGES]
     if unknown:
         raise ValueError(f"unknown stages {', '.join(unknown)}; choose from {', '.join(STAGES)}")
-    tell = on_stage or (lambda stage, event: None)
+    report = on_stage or (lambda stage, event: None)
     for stage in STAGES:
-        if stage not in wanted:
+        if stage not in selected:
             continue
         if all(path.exists() for path in run.outputs(stage)):
             older = [need for need in NEEDS[stage] if _newer(run, need, stage)]
             if older:
-                logger.warning("%s is older than %s: remove it to make it anew", stage, ", ".join(older))
-            tell(stage, "is there")
+                logger.warning(
+                    "%s is older than %s: remove its files to run it again", stage, ", ".join(older)
+                )
+            report(stage, "exists")
             continue
         missing = [n for n in NEEDS[stage] if not all(p.exists() for p in run.outputs(n))]
         if missing:
             raise ValueError(f"stage {stage} needs {', '.join(missing)} first: run them in the same folder")
-        tell(stage, "starts")
+        report(stage, "starts")
         begin = time.monotonic()
         try:
             STAGES[stage](run)
         except Unfinished:
-            tell(stage, "stopped")
+            report(stage, "stopped")
             raise
         finally:
             run.spend(stage, time.monotonic() - begin)
-        tell(stage, "done")
+        report(stage, "done")
 
 
 def _newer(run: Run, one: str, other: str) -> bool:
-    """Whether an output of ``one`` was made after one of ``other``."""
-    made = [path.stat().st_mtime for path in run.outputs(one) if path.exists()]
-    return bool(made) and max(made) > min(path.stat().st_mtime for path in run.outputs(other))
+    """Whether an output of stage ``one`` was written after one of stage ``other``."""
+    times = [path.stat().st_mtime for path in run.outputs(one) if path.exists()]
+    return bool(times) and max(times) > min(path.stat().st_mtime for path in run.outputs(other))
 
 
-def make_text(run: Run) -> None:
-    """Gemma is not trained: random states tell words apart, and the projection learns to read them."""
+def stage_text(run: Run) -> None:
+    """Write the text encoder.
+
+    It is not trained: random hidden states distinguish words, which the projection learns.
+    """
     write_world_gemma(run.models.text_encoder, prompts=run.prompts, seed=run.seed)
 
 
-def make_video_code(run: Run) -> None:
+def stage_video_code(run: Run) -> None:
+    """Compute the principal components of the world's clips."""
     code = principal_code(VIDEO_CHANNELS, sizes=run.scale.code_sizes, seed=run.seed)
     save_tensors(run.part("video-code"), code.tensors())
 
 
-def make_video_encoder(run: Run) -> None:
+def stage_video_encoder(run: Run) -> None:
+    """Fit a linear encoder to the code, and train it further if the scale has steps for that."""
+
     def start(vae: VideoVAE, code: VideoCode) -> None:
         scale = run.scale
         start_linear_encoder(
             vae.encoder, code, sizes=scale.code_sizes, steps=scale.linear_steps, seed=run.seed
         )
 
-    _make_half(run, "encoder", run.scale.video_encoder, start, train_video_encoder)
+    _train_half(run, "encoder", run.scale.video_encoder, start, train_video_encoder)
 
 
-def make_video_decoder(run: Run) -> None:
+def stage_video_decoder(run: Run) -> None:
+    """Fit the layers of the decoder in turn, and train it further if the scale has steps for that."""
+
     def start(vae: VideoVAE, code: VideoCode) -> None:
         scale = run.scale
         levels = start_linear_decoder(vae.decoder, code, sizes=scale.code_sizes, seed=run.seed)
         codes = vae, code
         fit_decoder(vae.decoder, levels, codes, sizes=scale.fit_sizes, noise=LATENT_NOISE, seed=run.seed)
 
-    _make_half(run, "decoder", run.scale.video_decoder, start, partial(train_video_decoder, encoded=True))
+    _train_half(run, "decoder", run.scale.video_decoder, start, partial(train_video_decoder, encoded=True))
 
 
-def _make_half(
+def _train_half(
     run: Run,
     half: str,
     recipe: VideoVAERecipe,
     start: Callable[[VideoVAE, VideoCode], None],
     train: Callable[..., History],
 ) -> None:
+    """Train ``half`` of the autoencoder: from start weights, from its state, or from what ``start`` fits."""
     stage = f"video-{half}"
     recipe, code = run.sized(stage, recipe), _code(run)
     vae = new_video_vae(cfg.video_vae_config(run.scale.config), code, run.seed)
@@ -146,7 +160,8 @@ def _make_half(
     save_tensors(run.part(stage), prefixed(f"vae.{half}.", network) | statistics)
 
 
-def make_audio_vae(run: Run) -> None:
+def stage_audio_vae(run: Run) -> None:
+    """Train the audio autoencoder and set its statistics."""
     recipe = run.sized("audio-vae", run.scale.audio_vae)
     state = run.state("audio-vae")
     config = cfg.audio_vae_config(run.scale.config)
@@ -160,7 +175,8 @@ def make_audio_vae(run: Run) -> None:
     )
 
 
-def make_vocoder(run: Run) -> None:
+def stage_vocoder(run: Run) -> None:
+    """Train the vocoder on true mels and on those of the audio autoencoder."""
     recipe = run.sized("vocoder", run.scale.vocoder)
     state = run.state("vocoder")
     config = cfg.vocoder_config(run.scale.config)
@@ -181,7 +197,8 @@ def make_vocoder(run: Run) -> None:
     save_tensors(run.part("vocoder"), tensors)
 
 
-def make_latents(run: Run) -> None:
+def stage_latents(run: Run) -> None:
+    """Encode the clips of all buckets and their captions."""
     folder = run.folder / "latents"
 
     def on_shard(done: int, count: int) -> None:
@@ -205,7 +222,8 @@ def _encoders(run: Run) -> Encoders:
     return Encoders(video=_code(run), audio=_audio_pair(run).encoder, gemma=gemma, tokenizer=tokenizer)
 
 
-def make_transformer(run: Run) -> None:
+def stage_transformer(run: Run) -> None:
+    """Train transformer, connectors and text projection by flow matching."""
     recipe = run.sized("transformer", run.scale.transformer)
     state = run.state("transformer")
     network = _flow_network(run)
@@ -226,7 +244,8 @@ def make_transformer(run: Run) -> None:
     save_tensors(run.part("transformer"), official_names(averaged_weights(state)))
 
 
-def make_upsampler(run: Run) -> None:
+def stage_upsampler(run: Run) -> None:
+    """Train the spatial x2 upsampler of latents."""
     recipe = run.sized("upsampler", run.scale.upsampler)
     upsampler, _ = train_upsampler(
         cfg.upsampler_config(run.scale.upsampler_config),
@@ -242,7 +261,8 @@ def make_upsampler(run: Run) -> None:
     save_tensors(run.models.upsampler, upsampler.state_dict(), dtype=torch.bfloat16, metadata=metadata)
 
 
-def make_distilled(run: Run) -> None:
+def stage_distilled(run: Run) -> None:
+    """Train the LoRA for eight steps without guidance."""
     recipe = run.scale.distilled
     network, adapters = _adapted(run, recipe)
     flow = run.sized("distilled", recipe.flow)
@@ -262,7 +282,8 @@ def make_distilled(run: Run) -> None:
     save_lora(run.distilled, adapters.tensors())
 
 
-def make_edges(run: Run) -> None:
+def stage_edges(run: Run) -> None:
+    """Train the IC-LoRA that follows a control video of edges."""
     recipe = run.scale.edges
     network, adapters = _adapted(run, recipe)
     flow = run.sized("edges", recipe.flow)
@@ -296,7 +317,7 @@ def _load_flow(network: FlowNetwork, path: Path) -> None:
 
 
 def _adapted(run: Run, recipe: LoraRecipe) -> tuple[FlowNetwork, LoraAdapters]:
-    """The trained network, frozen, and a LoRA on its transformer."""
+    """The trained network, frozen, and new LoRA adapters on its transformer."""
     network = _flow_network(run)
     _load_flow(network, run.part("transformer"))
     network.requires_grad_(False)
@@ -304,7 +325,7 @@ def _adapted(run: Run, recipe: LoraRecipe) -> tuple[FlowNetwork, LoraAdapters]:
 
 
 def _code(run: Run) -> VideoCode | VideoVAE:
-    """The code, or in a run that goes on from a set the encoder that has learnt it."""
+    """The video code, or, in a run that starts from an existing set, the encoder that has learnt it."""
     tensors = load_file(run.part("video-code"))
     if "basis" in tensors:
         return VideoCode(**tensors)
@@ -325,8 +346,8 @@ def _cache(run: Run) -> LatentCache:
     return LatentCache(run.folder / "latents", run.scale.buckets, run.device)
 
 
-def export(run: Run) -> None:
-    """All parts in one file, as released."""
+def stage_export(run: Run) -> None:
+    """Write all parts into one file in the released layout."""
     tensors: dict[str, Tensor] = {}
     for name in PARTS:
         tensors |= load_file(run.part(name))
@@ -335,23 +356,23 @@ def export(run: Run) -> None:
 
 
 PARTS = ("video-encoder", "video-decoder", "audio-vae", "vocoder", "transformer")
-"""Of the checkpoint."""
+"""The stages whose networks are in the checkpoint."""
 
 STAGES: dict[str, Callable[[Run], None]] = {
-    "text": make_text,
-    "video-code": make_video_code,
-    "video-encoder": make_video_encoder,
-    "video-decoder": make_video_decoder,
-    "audio-vae": make_audio_vae,
-    "vocoder": make_vocoder,
-    "latents": make_latents,
-    "transformer": make_transformer,
-    "upsampler": make_upsampler,
-    "distilled": make_distilled,
-    "edges": make_edges,
-    "export": export,
+    "text": stage_text,
+    "video-code": stage_video_code,
+    "video-encoder": stage_video_encoder,
+    "video-decoder": stage_video_decoder,
+    "audio-vae": stage_audio_vae,
+    "vocoder": stage_vocoder,
+    "latents": stage_latents,
+    "transformer": stage_transformer,
+    "upsampler": stage_upsampler,
+    "distilled": stage_distilled,
+    "edges": stage_edges,
+    "export": stage_export,
 }
-"""In the order in which they run."""
+"""All stages, in the order in which they run."""
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "text": (),
@@ -367,3 +388,4 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "edges": ("transformer",),
     "export": PARTS,
 }
+"""The stages whose outputs a stage reads."""

@@ -1,4 +1,4 @@
-"""A making of the set that goes on from an existing one, with its weights in place of new ones."""
+"""A run that starts from the weights of an existing set in place of new ones."""
 
 from __future__ import annotations
 
@@ -19,27 +19,28 @@ PREFIXES = {
     "vocoder": ("vocoder.",),
     "transformer": ("model.diffusion_model.", "text_embedding_projection."),
 }
-"""Names in a single file of what each part holds; the encoder stands for the code that it has learnt."""
+"""Prefixes, in a single file, of the tensors of each part; the encoder stands for the video code it has
+learnt."""
 
 _FOUNDATIONS = ("text", "video-code", "audio-vae", "vocoder")
 
 
 def start_from(run: Run, models: TinySet, stages: Sequence[str]) -> None:
-    """Lay out the parts of ``models`` in ``run``: finished ones, and for ``stages`` what they begin with.
+    """Copy ``models`` into the folder of ``run``: start weights for ``stages``, finished parts for others.
 
-    What is there already stays, so that a run that was stopped can be given the same arguments again. Raises
-    ValueError for a set of other widths and for stages that cannot begin with weights.
+    Existing files stay, so that a stopped run can be resumed with the same arguments. Raises ValueError if
+    the set has other widths than the scale of ``run``, and for stages on which every other part depends.
     """
-    fresh = [stage for stage in stages if stage in _FOUNDATIONS]
-    if fresh:
+    foundations = [stage for stage in stages if stage in _FOUNDATIONS]
+    if foundations:
         raise ValueError(
-            f"{', '.join(fresh)}: every other part depends on these, so they are made from nothing; leave "
-            "out --from, or name other stages"
+            f"{', '.join(foundations)}: every other part depends on these, so they cannot start from a set; "
+            "leave out --from, or name other stages"
         )
     with safe_open(models.checkpoint, framework="pt") as file:
         config = json.loads(file.metadata()["config"])
         if config != run.scale.config:
-            raise ValueError(f"{models.checkpoint} is not of the sizes that this scale makes: give no --from")
+            raise ValueError(f"{models.checkpoint} has other widths than this scale: leave out --from")
         for part, prefixes in PREFIXES.items():
             path = run.start(part) if part in stages else run.part(part)
             names = [name for name in file.keys() if name.startswith(prefixes)]  # noqa: SIM118 (no mapping)

@@ -1,16 +1,16 @@
-"""A synthetic world of sounding shapes: made from a seed, and measured from its pixels and samples alone."""
+"""A synthetic world of moving shapes with audio: rendered from seeds, measured from frames and samples."""
 
 from .captions import caption, plain_caption, vocabulary
-from .clip import Clip, Truth, clip_of, make_clip, truth_of
-from .edges import edge_iou, edge_map, edge_sharpness
-from .listen import Heard, listen
-from .look import Look, SeenBody, look
+from .clip import Clip, Truth, clip_from_seed, render_clip, truth_of
+from .edges import edge_frames, edge_iou, edge_map, edge_sharpness
 from .measure import Measured, measure
+from .measured_audio import MeasuredAudio, measure_audio
+from .measured_video import MeasuredBody, MeasuredVideo, measure_video
 from .palette import COLOURS, KINDS, MOTIONS, PITCH_HZ, Colour, Kind, Motion, Sound, confusable
 from .render import render_frames
 from .scene import FPS, Body, Scene, sample_scene
 from .score import Agreement, agreement, contact_onset_distance, event_distance, event_f1, semitones
-from .sound import render_audio
+from .waveform import render_audio
 
 __all__ = [
     "COLOURS",
@@ -22,31 +22,32 @@ __all__ = [
     "Body",
     "Clip",
     "Colour",
-    "Heard",
     "Kind",
-    "Look",
     "Measured",
+    "MeasuredAudio",
+    "MeasuredBody",
+    "MeasuredVideo",
     "Motion",
     "Scene",
-    "SeenBody",
     "Sound",
     "Truth",
     "agreement",
     "caption",
-    "clip_of",
+    "clip_from_seed",
     "confusable",
     "contact_onset_distance",
+    "edge_frames",
     "edge_iou",
     "edge_map",
     "edge_sharpness",
     "event_distance",
     "event_f1",
-    "listen",
-    "look",
-    "make_clip",
     "measure",
+    "measure_audio",
+    "measure_video",
     "plain_caption",
     "render_audio",
+    "render_clip",
     "render_frames",
     "sample_scene",
     "semitones",

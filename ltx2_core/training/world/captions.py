@@ -1,4 +1,4 @@
-"""Captions in varied wording; each names shape, colour, background, motion and sound, and most the place."""
+"""Captions of scenes in varied wording: shape, colour, background, motion, audio, mostly the position."""
 
 from __future__ import annotations
 
@@ -53,46 +53,50 @@ _SOUNDS: dict[Motion, tuple[str, ...]] = {
     ),
     "still": ("silence", "near silence", "there is no sound", "nothing is heard"),
 }
-_BESIDE = (" beside a still {}", " next to a still {}", " near a motionless {}")
+_COMPANY = (" beside a still {}", " next to a still {}", " near a motionless {}")
 _COLUMNS = ("left", "centre left", "centre", "centre right", "right")
 _HEIGHTS = ("bottom", "middle", "top")
 _PLACED = 0.75
-"""Share of captions that say where: what is left open, a model has to choose alike in every token."""
+"""Share of captions that name the position. Where it is left open, all tokens must agree on one by
+themselves, which a tiny network fails at."""
 
 _FORMS = (
-    "{actor} {moves}{place}{beside} on a {background} background",
-    "{actor} {moves}{place}{beside} against a {background} background",
-    "on a {background} background, {actor} {moves}{place}{beside}",
-    "{background} background, {actor} {moves}{place}{beside}",
+    "{actor} {moves}{place}{company} on a {background} background",
+    "{actor} {moves}{place}{company} against a {background} background",
+    "on a {background} background, {actor} {moves}{place}{company}",
+    "{background} background, {actor} {moves}{place}{company}",
 )
 _JOINTS = (", {}", "; {}", ", with sound: {}")
 
 
 def caption(scene: Scene, seed: int, *, places: bool = True) -> str:
-    """One of some hundreds of wordings of the scene; the same seed words the same scene alike.
+    """One of some hundreds of wordings of the scene; scene and ``seed`` together fix it.
 
-    Without ``places`` none says where the body is.
+    With ``places=False`` the caption never names the position of the body.
     """
     generator = random.Random(seed)
     choose = generator.choice
     actor, *others = (f"{body.colour} {body.kind}" for body in scene.bodies)
-    # All draws are made whether used or not, so that one seed is one wording for every scene.
+    # All draws are made whether used or not, so that a seed stands for the same wording of every scene.
     form, move, sound, joint = choose(_FORMS), choose(range(4)), choose(range(4)), choose(_JOINTS)
-    beside, sentence = choose(_BESIDE), choose((False, True))
+    company, sentence = choose(_COMPANY), choose((False, True))
     placed = generator.random() < _PLACED and places
     place = _place(scene.actor.path, alone=not others) if placed else ""
     text = form.format(
         actor=f"a {actor}",
         moves=_MOVES[scene.motion][move],
         place=f" at the {place}" if place else "",
-        beside="".join(beside.format(other) for other in others),
+        company="".join(company.format(other) for other in others),
         background=scene.background,
     ) + joint.format(_SOUNDS[scene.motion][sound])
     return text[0].upper() + text[1:] + "." if sentence else text
 
 
 def _place(path: Path, *, alone: bool) -> str:
-    """Height and column, as far as the path stays there: "top centre left". In company slides are low."""
+    """Height and column such as "top centre left": only what the path does not leave, "" for no position.
+
+    A bounce has no height and a slide no column; a slide next to a second body always runs at the bottom.
+    """
     if isinstance(path, Slide) and not alone:
         return ""
     height = "" if isinstance(path, Bounce) else _nearest(path.lift, HEIGHTS, _HEIGHTS)
@@ -105,21 +109,21 @@ def _nearest(value: float, values: Sequence[float], names: Sequence[str]) -> str
 
 
 def plain_caption(scene: Scene) -> str:
-    """The plainest wording, as a user would type it."""
+    """The plainest wording, as a user would type it, without the position."""
     actor, *others = (f"{body.colour} {body.kind}" for body in scene.bodies)
-    beside = "".join(f" beside a still {other}" for other in others)
+    company = "".join(_COMPANY[0].format(other) for other in others)
     move, sound = _MOVES[scene.motion][0], _SOUNDS[scene.motion][0]
-    return f"a {actor} {move}{beside} on a {scene.background} background, {sound}"
+    return f"a {actor} {move}{company} on a {scene.background} background, {sound}"
 
 
 def vocabulary() -> tuple[str, ...]:
-    """Words that captions use, lower case and sorted: what a tokenizer has to cover.
+    """All words of the captions except those of positions, lower case and sorted, for building a tokenizer.
 
-    Those of places are left out: any tokenizer has them.
+    The words of positions ("top", "left") are in any tokenizer's own vocabulary.
     """
-    texts = [*_FORMS, *_BESIDE, *_JOINTS, *COLOURS, *KINDS]
+    texts = [*_FORMS, *_COMPANY, *_JOINTS, *COLOURS, *KINDS]
     texts += [phrase for table in (_MOVES, _SOUNDS) for phrases in table.values() for phrase in phrases]
     words = " ".join(texts)
-    for slot in ("{actor}", "{moves}", "{place}", "{beside}", "{background}", "{}", ",", ";", ":"):
+    for slot in ("{actor}", "{moves}", "{place}", "{company}", "{background}", "{}", ",", ";", ":"):
         words = words.replace(slot, " ")
     return tuple(sorted({"a", *words.split()}))

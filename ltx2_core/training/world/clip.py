@@ -1,4 +1,4 @@
-"""One example of the world: frames, waveform, caption and truth."""
+"""One clip of the world: frames, waveform, caption and the truth to measure against."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from .captions import caption
 from .palette import Colour, Kind, Motion, Sound
 from .render import render_frames
 from .scene import Scene, sample_scene
-from .sound import render_audio
+from .waveform import render_audio
 
 
 @dataclass(frozen=True, kw_only=True)
 class Truth:
-    """What a clip of F frames shows, in the units of :class:`Measured`; bodies in the scene's order."""
+    """What a clip of F frames contains, in the units of :class:`Measured`; N bodies in the scene's order."""
 
     background: Colour
     colours: tuple[Colour, ...]
@@ -24,15 +24,19 @@ class Truth:
     motion: Motion
     sound: Sound
     pitch_hz: float
-    centres: Tensor  # (N, F, 2): x, y as fractions of width and height
-    radii: Tensor  # (N, F): of the shorter side
-    contacts_s: tuple[float, ...]  # a knock starts at each
+    """Of the knock or swell; of a glide at the centre of the frame."""
+    centres: Tensor
+    """(N, F, 2): x and y as fractions of width and height."""
+    radii: Tensor
+    """(N, F), as fractions of the shorter side."""
+    contacts_s: tuple[float, ...]
+    """Seconds at which the first body hits the floor; a knock starts at each."""
     seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """frames (F, 3, H, W) in [-1, 1], waveform (2, S) of F / fps seconds."""
+    """Frames (F, 3, H, W) in [-1, 1] and the waveform (2, S) of F / fps seconds."""
 
     frames: Tensor
     waveform: Tensor
@@ -42,7 +46,7 @@ class Clip:
 
 
 def truth_of(scene: Scene, frames: int, width: int, height: int) -> Truth:
-    """The truth of a clip of that length and size."""
+    """The truth of a clip of the scene, ``frames`` long and ``width`` x ``height`` pixels large."""
     places = [body.place(scene.times(frames), width, height) for body in scene.bodies]
     seconds = frames / scene.fps
     return Truth(
@@ -59,10 +63,10 @@ def truth_of(scene: Scene, frames: int, width: int, height: int) -> Truth:
     )
 
 
-def clip_of(
+def render_clip(
     scene: Scene, frames: int, width: int, height: int, sample_rate: int, caption_seed: int = 0
 ) -> Clip:
-    """Render a given scene."""
+    """Render a scene at a size, length and sample rate; ``caption_seed`` selects the caption's wording."""
     return Clip(
         frames=render_frames(scene, frames, width, height),
         waveform=render_audio(scene, frames / scene.fps, sample_rate),
@@ -72,6 +76,6 @@ def clip_of(
     )
 
 
-def make_clip(seed: int, frames: int, width: int, height: int, sample_rate: int) -> Clip:
-    """Scene, pictures, sound and caption from one seed; other sizes and lengths show the same scene."""
-    return clip_of(sample_scene(seed), frames, width, height, sample_rate, caption_seed=seed)
+def clip_from_seed(seed: int, frames: int, width: int, height: int, sample_rate: int) -> Clip:
+    """Render the scene of a seed, which also selects the wording; size and length do not change the scene."""
+    return render_clip(sample_scene(seed), frames, width, height, sample_rate, caption_seed=seed)

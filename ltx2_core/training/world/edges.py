@@ -1,50 +1,56 @@
-"""Edges of pictures: a control signal, how well two sets agree, and how sharp they are."""
+"""Edges of frames: as a control video, how well two edge maps agree, and how sharp edges are."""
 
 from __future__ import annotations
 
 import math
 
 import torch
+from einops import repeat
 from torch import Tensor
 from torch.nn import functional as F
 
 
 def edge_map(frames: Tensor, *, threshold: float = 0.25, sigma: float = 1.0) -> Tensor:
-    """Thin edges of frames (F, 3, H, W) in [-1, 1]: (F, H, W) of 0 and 1, after Canny (1986), no hysteresis.
+    """Thin edges (F, H, W), 0 or 1, of frames (F, 3, H, W) in [-1, 1]: Canny (1986) without hysteresis.
 
-    An edge is where the smoothed gradient, of the colour channel that changes most, is at its highest across
-    the edge and exceeds ``threshold`` per pixel.
+    Frames are blurred by a Gaussian of ``sigma`` pixels. An edge pixel is a maximum of the gradient across
+    the edge, in the colour channel that changes most, and its gradient exceeds ``threshold`` per pixel.
     """
     dx, dy = _gradient(_smooth(frames.float(), sigma))
     size, strongest = (dx.square() + dy.square()).sqrt().max(dim=1)
     dx, dy = (g.gather(1, strongest[:, None])[:, 0] for g in (dx, dy))
-    around = F.pad(size[:, None], (1, 1, 1, 1))[:, 0]
+    padded = F.pad(size[:, None], (1, 1, 1, 1))[:, 0]
     height, width = size.shape[1:]
 
-    def beside(down: int, right: int) -> Tensor:
-        return around[:, 1 + down : 1 + down + height, 1 + right : 1 + right + width]
+    def neighbour(down: int, right: int) -> Tensor:
+        return padded[:, 1 + down : 1 + down + height, 1 + right : 1 + right + width]
 
-    # One of four directions, in eighths of a turn.
+    # The direction of the gradient, rounded to one of four: multiples of 45 degrees, opposite ones together.
     octant = torch.round(torch.atan2(dy, dx) / (math.pi / 4)).long() % 4
     edges = torch.zeros_like(size, dtype=torch.bool)
     for index, (down, right) in enumerate(((0, 1), (1, 1), (1, 0), (1, -1))):
-        crest = (size > beside(-down, -right)) & (size >= beside(down, right))
+        crest = (size > neighbour(-down, -right)) & (size >= neighbour(down, right))
         edges |= (octant == index) & crest
     return (edges & (size > threshold)).float()
 
 
+def edge_frames(frames: Tensor) -> Tensor:
+    """The control video of frames (F, 3, H, W): their edges in white on black, (F, 3, H, W) in [-1, 1]."""
+    return repeat(edge_map(frames) * 2 - 1, "f h w -> f c h w", c=3)
+
+
 def edge_iou(a: Tensor, b: Tensor, *, tolerance: int = 1) -> float:
-    """IoU of two edge maps (F, H, W) widened by ``tolerance`` pixels; 1 if both are empty."""
+    """IoU of two edge maps (F, H, W), each dilated by ``tolerance`` pixels; 1 if both are empty."""
     a, b = (F.max_pool2d(x[:, None], 2 * tolerance + 1, stride=1, padding=tolerance) > 0 for x in (a, b))
     union = int((a | b).sum())
     return int((a & b).sum()) / union if union else 1.0
 
 
 def edge_sharpness(frames: Tensor) -> float:
-    """How steep the edges of (F, 3, H, W) are: mean over edge pixels of gradient over contrast, per pixel.
+    """Sharpness of the edges of frames (F, 3, H, W): the mean over edge pixels of gradient / contrast.
 
-    Contrast is the spread of the channel within 4 pixels. An edge one pixel wide gives 0.5, one that takes n
-    pixels about 1 / n; 0 without edges.
+    Contrast is the range of the channel within 4 pixels. A step between two pixels gives 0.5, a ramp over n
+    pixels about 1 / n; frames without edges give 0.
     """
     frames = frames.float()
     edges = edge_map(frames) > 0
@@ -58,7 +64,7 @@ def edge_sharpness(frames: Tensor) -> float:
 
 
 def _gradient(frames: Tensor) -> tuple[Tensor, Tensor]:
-    """Central differences per pixel along x and y, borders repeated."""
+    """Central differences per pixel along x and y, with replicated borders."""
     padded = F.pad(frames, (1, 1, 1, 1), mode="replicate")
     dx = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
     dy = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
@@ -66,7 +72,7 @@ def _gradient(frames: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _smooth(frames: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of (F, C, H, W), borders repeated."""
+    """Gaussian blur of (F, C, H, W), with replicated borders."""
     reach = max(1, math.ceil(3 * sigma))
     kernel = torch.exp(-torch.arange(-reach, reach + 1).float().square() / (2 * sigma**2))
     kernel = (kernel / kernel.sum()).to(frames.device).expand(frames.shape[1], 1, -1)

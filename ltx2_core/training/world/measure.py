@@ -1,4 +1,4 @@
-"""A clip's content recovered from the clip alone: the judge of all that is generated."""
+"""The content of a clip, measured from its frames and waveform alone, to judge what was generated."""
 
 from __future__ import annotations
 
@@ -6,53 +6,53 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .listen import Heard, listen
-from .look import Look, SeenBody, look
+from .measured_audio import MeasuredAudio, measure_audio
+from .measured_video import MeasuredBody, MeasuredVideo, measure_video
 from .palette import Colour, Kind, Motion
 from .scene import FPS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What is seen and heard. ``heard`` is None for a clip without sound."""
+    """What the frames and the waveform contain; ``audio`` is None for a clip without audio."""
 
-    seen: Look
-    heard: Heard | None
+    video: MeasuredVideo
+    audio: MeasuredAudio | None
     fps: float
 
     @property
     def background(self) -> Colour:
-        return self.seen.background
+        return self.video.background
 
     @property
-    def actor(self) -> SeenBody | None:
-        """The body that moves most; None if the picture holds nothing but background."""
-        return self.seen.bodies[0] if self.seen.bodies else None
+    def actor(self) -> MeasuredBody | None:
+        """The body that moves most; None if there is only background."""
+        return self.video.bodies[0] if self.video.bodies else None
 
     @property
     def colours(self) -> tuple[Colour, ...]:
-        return tuple(body.colour for body in self.seen.bodies)
+        return tuple(body.colour for body in self.video.bodies)
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
-        return tuple(body.kind for body in self.seen.bodies)
+        return tuple(body.kind for body in self.video.bodies)
 
     @property
     def motion(self) -> Motion:
-        return self.seen.motion
+        return self.video.motion
 
     @property
     def contacts_s(self) -> tuple[float, ...]:
-        """Seconds at which the actor turns upwards at its lowest."""
-        return tuple(frame / self.fps for frame in self.seen.contacts)
+        """Seconds at which the actor touches the floor."""
+        return tuple(frame / self.fps for frame in self.video.contacts)
 
     @property
     def onsets_s(self) -> tuple[float, ...]:
-        """Seconds at which something is struck; frames are ``onset * fps``."""
-        return self.heard.onsets_s if self.heard else ()
+        """Seconds at which knocks start."""
+        return self.audio.onsets_s if self.audio else ()
 
 
 def measure(frames: Tensor, waveform: Tensor | None, sample_rate: int = 0, fps: float = FPS) -> Measured:
-    """frames (F, 3, H, W) in [-1, 1] and waveform (2, S) at ``sample_rate`` Hz, or None."""
-    heard = None if waveform is None else listen(waveform, sample_rate, len(frames), fps)
-    return Measured(seen=look(frames), heard=heard, fps=fps)
+    """Measure frames (F, 3, H, W) in [-1, 1] and, if any, the waveform (2, S) at ``sample_rate`` Hz."""
+    audio = None if waveform is None else measure_audio(waveform, sample_rate, len(frames), fps)
+    return Measured(video=measure_video(frames), audio=audio, fps=fps)

@@ -1,7 +1,7 @@
-"""How bodies move, in units that no picture size changes.
+"""How bodies move, in units that do not depend on the size of the frame.
 
-A pose is (across, lift, scale): ``across`` 0..1 from touching the left margin to touching the right one,
-``lift`` 0..1 from standing on the floor to touching the upper margin, ``scale`` the factor on the radius.
+A pose is (across, lift, scale): ``across`` goes from 0, where the body touches the left margin, to 1 at the
+right one, ``lift`` from 0 on the floor to 1 at the upper margin, and ``scale`` multiplies the radius.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-LONGEST_PERIOD_S = 0.8  # a bounce that reaches the upper margin; gravity follows from it
+LONGEST_PERIOD_S = 0.8
+"""Period of a bounce that reaches the upper margin; the gravity of all bounces follows from it."""
 
 
 class Pose(NamedTuple):
-    """Each (T,)."""
+    """The pose at T times; each (T,)."""
 
     across: Tensor
     lift: Tensor
@@ -26,7 +27,7 @@ class Pose(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Still:
-    """Nothing moves."""
+    """A body at rest."""
 
     across: float
     lift: float
@@ -39,7 +40,7 @@ class Still:
 
 @dataclass(frozen=True, kw_only=True)
 class Bounce:
-    """A ball that loses nothing, under one gravity for all: a higher bounce takes longer."""
+    """A bounce without loss. Gravity is the same for all, so a higher bounce takes longer."""
 
     across: float
     first_contact_s: float
@@ -53,14 +54,14 @@ class Bounce:
         return Pose(self.across * torch.ones_like(times), lift, torch.ones_like(times))
 
     def contacts(self, seconds: float) -> tuple[float, ...]:
-        """When it hits the floor, in [0, seconds)."""
+        """Times in [0, seconds) at which it hits the floor."""
         count = max(0, math.ceil((seconds - self.first_contact_s) / self.period_s))
         return tuple(self.first_contact_s + n * self.period_s for n in range(count))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slide:
-    """Even speed from wall to wall; ``speed`` is in free runs per second, negative to the left."""
+    """Constant speed between the margins; ``speed`` in path widths per second, negative to the left."""
 
     start: float
     speed: float
@@ -75,7 +76,7 @@ class Slide:
 
 @dataclass(frozen=True, kw_only=True)
 class Pulse:
-    """Grows and shrinks around its place by the factor 1 +- depth."""
+    """A radius that oscillates by the factor 1 +- depth, at a fixed position."""
 
     across: float
     lift: float
@@ -92,7 +93,7 @@ class Pulse:
         return Pose(self.across * one, self.lift * one, 1 + self.depth * (2 * self.fullness(times) - 1))
 
     def fullness(self, times: Tensor) -> Tensor:
-        """(T,) in [0, 1]: smallest to largest."""
+        """Size (T,) from 0, the smallest, to 1, the largest."""
         return 0.5 + 0.5 * torch.sin(2 * math.pi * (times / self.period_s + self.phase))
 
 

@@ -1,4 +1,4 @@
-"""The words of the world: its colours, shapes and motions, and the pitch of each shape."""
+"""The vocabulary of the world: colours, shapes, motions and kinds of sound, and the pitch of each shape."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ COLOURS: tuple[Colour, ...] = get_args(Colour)
 KINDS: tuple[Kind, ...] = get_args(Kind)
 MOTIONS: tuple[Motion, ...] = get_args(Motion)
 
-# Corners of a cube inside [-1, 1]^3: as far apart as eight colours can be, with room for ringing.
 _LEVEL = 0.85
+"""Colours are corners of a cube, as far apart as eight can be; it is smaller than [-1, 1] to leave room for
+ringing."""
 _CORNERS: dict[Colour, tuple[int, int, int]] = {
     "red": (1, -1, -1),
     "green": (-1, 1, -1),
@@ -29,8 +30,8 @@ _CORNERS: dict[Colour, tuple[int, int, int]] = {
     "black": (-1, -1, -1),
 }
 
-# Seven semitones apart.
 PITCH_HZ: dict[Kind, float] = {"square": 523.25, "circle": 783.99, "triangle": 1174.66}
+"""Pitches are seven semitones apart."""
 
 SOUND_OF: dict[Motion, Sound] = {
     "bounce": "knock",
@@ -42,16 +43,16 @@ SOUND_OF: dict[Motion, Sound] = {
 
 
 def rgb(colour: Colour) -> tuple[float, float, float]:
-    """The colour's red, green and blue in [-1, 1]."""
+    """Red, green and blue of a colour, in [-1, 1]."""
     r, g, b = _CORNERS[colour]
     return r * _LEVEL, g * _LEVEL, b * _LEVEL
 
 
 def palette() -> Tensor:
-    """All colours, (8, 3) in the order of ``COLOURS``."""
+    """RGB of all colours, (8, 3), in the order of ``COLOURS``."""
     return torch.tensor([rgb(colour) for colour in COLOURS])
 
 
 def confusable(a: Colour, b: Colour) -> bool:
-    """Whether an eye (or an edge filter on luma) could miss ``a`` on ``b``: equal red and green."""
+    """Whether ``a`` on ``b`` has too little contrast in luma: red and green are equal."""
     return _CORNERS[a][:2] == _CORNERS[b][:2]

@@ -1,4 +1,4 @@
-"""Pictures of a scene. F frames, H W rows and columns of pixels."""
+"""Frames of a scene. F frames, H W rows and columns of pixels."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from .scene import EXTENTS, Body, Scene
 def render_frames(
     scene: Scene, frames: int, width: int, height: int, device: torch.device | None = None
 ) -> Tensor:
-    """Antialiased frames (F, 3, H, W) float32 in [-1, 1], painted on ``device``."""
+    """Antialiased frames (F, 3, H, W) float32 in [-1, 1], rendered on ``device`` (default: the CPU)."""
     device = device or torch.device("cpu")
 
     def paint(colour: Colour) -> Tensor:
         return torch.tensor(rgb(colour)).view(1, 3, 1, 1).to(device, non_blocking=True)
 
-    picture = paint(scene.background).expand(frames, 3, height, width)
+    image = paint(scene.background).expand(frames, 3, height, width)
     for body in scene.bodies:
         cover = _coverage(body, scene.times(frames), width, height, device)
-        picture = torch.lerp(picture, paint(body.colour), cover[:, None])
-    return picture.contiguous()
+        image = torch.lerp(image, paint(body.colour), cover[:, None])
+    return image.contiguous()
 
 
 def _coverage(body: Body, times: Tensor, width: int, height: int, device: torch.device) -> Tensor:
-    """How much of each pixel the body covers, (F, H, W) in [0, 1]; where it is, is found on the CPU."""
+    """Share of each pixel that the body covers, (F, H, W) in [0, 1]; its positions come from the CPU."""
     centre, radius = body.place(times, width, height)
     places = torch.stack((centre[:, 0] * width, centre[:, 1] * height, radius * min(width, height))).float()
-    # Nothing waits for the copy: memory that is not pinned is staged before the call returns.
+    # The asynchronous copy is safe: CUDA stages memory that is not pinned before the call returns.
     across, down, size = places.to(device, non_blocking=True)[:, :, None]
     x = torch.arange(width, device=device) + 0.5 - across
     y = torch.arange(height, device=device) + 0.5 - down
@@ -42,7 +42,7 @@ def _coverage(body: Body, times: Tensor, width: int, height: int, device: torch.
 def distance(kind: Kind, x: Tensor, y: Tensor, radius: Tensor | float) -> Tensor:
     """Signed distance to the outline, negative inside; x to the right and y down from the centroid.
 
-    Outside a corner it is the distance to the nearest edge's line, which is enough to antialias.
+    Outside a corner it is the distance to the line of the nearest edge, which suffices for antialiasing.
     """
     extent = EXTENTS[kind]
     if kind == "circle":

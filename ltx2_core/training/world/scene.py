@@ -1,7 +1,8 @@
-"""A scene: everything that is true of a clip, at any size, length and sample rate.
+"""A scene: what a clip contains, independent of its size, length and sample rate.
 
-T times, N bodies. Positions are fractions of width and height from the upper left; radii are fractions of the
-shorter side. The first body acts and sounds; a second one only stands by.
+Positions are fractions of width and height from the upper left, radii fractions of the shorter side. The
+first body, the actor, moves and makes the sound; a second one, if there is one, stands still. Letters: T
+times.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from .motion import Bounce, Path, Pulse, Slide, Still
 from .palette import COLOURS, KINDS, PITCH_HZ, SOUND_OF, Colour, Kind, Motion, Sound, confusable
 
 FPS = 25.0
-MARGIN = 0.04  # of the shorter side; the floor is this far above the lower edge
+MARGIN = 0.04
+"""Distance of the margins from the border, relative to the shorter side; the lower one is the floor."""
 _SHARES: dict[Motion, float] = {
     "bounce": 0.35,
     "slide_left": 0.15,
@@ -30,16 +32,16 @@ _SHARES: dict[Motion, float] = {
 _COMPANY_SHARE = 0.2
 COLUMNS = (0.0, 0.25, 0.5, 0.75, 1.0)
 HEIGHTS = (0.0, 0.5, 1.0)
-"""Where bodies stand: a bounce stays in a column and a slide at a height, the rest where the two cross.
+"""Positions of bodies: a bounce stays in a column, a slide at a height, and all else where the two cross.
 
-Anywhere and at any size, the tiny network still drew shapes in several places at once after 4,000 steps.
+With free positions and sizes the tiny network draws shapes in several places at once.
 """
 RADIUS, RADIUS_IN_COMPANY, RADIUS_ASIDE = 0.19, 0.15, 0.125
 T = TypeVar("T")
 
 
 class Extent(NamedTuple):
-    """How far a shape of radius 1 reaches from its centroid; all shapes have the area of the unit circle."""
+    """Extents of a shape of radius 1 from its centroid; all shapes have the area of the unit circle."""
 
     side: float
     up: float
@@ -47,7 +49,8 @@ class Extent(NamedTuple):
 
 
 _SQUARE = math.sqrt(math.pi) / 2
-_TRIANGLE = math.sqrt(4 * math.pi / (3 * math.sqrt(3)))  # circumradius
+_TRIANGLE = math.sqrt(4 * math.pi / (3 * math.sqrt(3)))
+"""Circumradius of the triangle."""
 EXTENTS: dict[Kind, Extent] = {
     "circle": Extent(1.0, 1.0, 1.0),
     "square": Extent(_SQUARE, _SQUARE, _SQUARE),
@@ -56,7 +59,7 @@ EXTENTS: dict[Kind, Extent] = {
 
 
 class Placement(NamedTuple):
-    """Centroid (T, 2) as (x, y) fractions of the picture and radius (T,) as one of the shorter side."""
+    """Centroid (T, 2), x and y as fractions of width and height; radius (T,), of the shorter side."""
 
     centre: Tensor
     radius: Tensor
@@ -64,7 +67,7 @@ class Placement(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Body:
-    """One coloured shape; ``radius`` is that of the circle of equal area, before the path scales it."""
+    """One coloured shape; ``radius`` is that of the circle of equal area, before its path scales it."""
 
     kind: Kind
     colour: Colour
@@ -72,7 +75,7 @@ class Body:
     path: Path
 
     def place(self, times: Tensor, width: int, height: int) -> Placement:
-        """times (T,) in seconds -> placement in a picture of that size; it never leaves the margins."""
+        """The placement at ``times`` (T,) in seconds, in frames of that size; it stays within the margins."""
         pose = self.path.pose(times)
         shorter = min(width, height)
         reach = self.radius * self.path.max_scale
@@ -87,7 +90,7 @@ class Body:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """The truth. ``seed`` also fixes the noise floor of the sound."""
+    """Background, motion and bodies of a clip; ``seed`` also fixes the noise floor of its audio."""
 
     seed: int
     background: Colour
@@ -105,15 +108,15 @@ class Scene:
 
     @property
     def pitch_hz(self) -> float:
-        """The pitch of the knock or swell; a glide has it at the middle of the picture."""
+        """Pitch of the knock or swell; a glide has it at the centre of the frame."""
         return PITCH_HZ[self.actor.kind]
 
     def times(self, frames: int) -> Tensor:
-        """Seconds at which the frames are seen, (frames,) float64."""
+        """Times of the frames in seconds, (frames,) float64."""
         return torch.arange(frames, dtype=torch.float64) / self.fps
 
     def contacts(self, seconds: float) -> tuple[float, ...]:
-        """When the actor hits the floor, and so when it knocks: seconds, in [0, seconds)."""
+        """Times in [0, seconds) at which the actor hits the floor, each the start of a knock."""
         path = self.actor.path
         return path.contacts(seconds) if isinstance(path, Bounce) else ()
 
@@ -127,22 +130,25 @@ def sample_scene(
     background: Colour | None = None,
     company: bool | None = None,
 ) -> Scene:
-    """A scene from a seed; what is given is taken, and the rest stays what the seed says where it can.
+    """Draw a scene from ``seed``, at least 0; arguments fix parts of it and leave the others as drawn.
 
-    ``seed`` is at least 0; ``kind`` and ``colour`` are the actor's; ``company`` says whether a second body
-    stands by. Raises ValueError for words that the world lacks and for a colour too near the background's.
+    ``kind`` and ``colour`` are the actor's; ``company`` says whether there is a second body. A colour may
+    differ from what the seed alone gives where it would be confused with one that was fixed.
+
+    Raises ValueError for a value that the world does not have, and for a colour that is confusable with the
+    background.
     """
-    for name, given, allowed in (
+    for name, value, allowed in (
         ("motion", motion, tuple(_SHARES)),
         ("kind", kind, KINDS),
         ("colour", colour, COLOURS),
         ("background", background, COLOURS),
     ):
-        if given is not None and given not in allowed:
-            raise ValueError(f"{name}={given!r} is not in the world; choose one of {', '.join(allowed)}")
+        if value is not None and value not in allowed:
+            raise ValueError(f"{name}={value!r} is not in the world; choose one of {', '.join(allowed)}")
     if colour and background and confusable(colour, background):
         raise ValueError(f"{colour} on {background} cannot be told apart; choose another background")
-    # Always the same number of draws in the same order: giving one thing does not change the others.
+    # All numbers are drawn at once, so that fixing one part does not change the others.
     pick, place, colours = np.random.default_rng([seed, 0x17C2]).random((3, 8))
     motion = motion or _pick_share(pick[0])
     shape = _pick(KINDS, pick[1]) if kind is None else kind
@@ -167,7 +173,7 @@ def sample_scene(
 
 
 def _path(motion: Motion, u: np.ndarray, company: bool) -> Path:
-    """The actor's path from 5 draws; in company it keeps to one side, or below, clear of the other body."""
+    """The path of the actor from 5 uniform numbers; it stays clear of a second body, at a side or below."""
     across = _pick(COLUMNS[:: len(COLUMNS) - 1] if company else COLUMNS, u[0])
     lift = _pick(HEIGHTS, u[1])
     if motion == "bounce":
@@ -179,7 +185,7 @@ def _path(motion: Motion, u: np.ndarray, company: bool) -> Path:
         return Pulse(across=across, lift=lift, period_s=_between(0.7, 1.0, u[3]), phase=u[4], depth=0.35)
     if motion == "still":
         return Still(across=across, lift=lift)
-    # Two seconds at the highest speed do not reach the other wall.
+    # Two seconds at the highest speed do not reach the other margin.
     start, speed = 0.2 * u[0], _between(0.36, 0.4, u[2])
     lift = HEIGHTS[0] if company else lift
     return (
@@ -190,7 +196,7 @@ def _path(motion: Motion, u: np.ndarray, company: bool) -> Path:
 
 
 def _aside(path: Path, u: float) -> Still:
-    """Where a companion stands: above a slide, else at the wall away from the actor."""
+    """The position of the second body: above a slide, else at the margin away from the actor."""
     if isinstance(path, Slide):
         return Still(across=_pick(COLUMNS, u), lift=HEIGHTS[-1])
     return Still(across=1.0 if path.across < 0.5 else 0.0, lift=_pick(HEIGHTS, u))

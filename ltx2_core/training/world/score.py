@@ -1,4 +1,4 @@
-"""How well a measured clip agrees with what was asked for."""
+"""Scores of a measured clip against the truth of the scene that its prompt describes."""
 
 from __future__ import annotations
 
@@ -12,30 +12,31 @@ from .measure import Measured
 
 
 class Agreement(NamedTuple):
-    """Which words of the prompt came true; ``colour`` and ``kind`` are the actor's."""
+    """Which words of the prompt are right in the clip; ``colour`` and ``kind`` are the actor's."""
 
     background: bool
     colour: bool
     kind: bool
     motion: bool
     sound: bool
-    company: bool  # the second body, or its absence
+    company: bool
+    """The second body has its colour, or is absent as in the prompt."""
 
 
 def agreement(measured: Measured, truth: Truth) -> Agreement:
-    """Word by word. Where two bodies are still, either may be the actor."""
-    asked = list(zip(truth.colours, truth.kinds, strict=True))
-    seen = list(zip(measured.colours, measured.kinds, strict=True))
-    if truth.motion == "still" and len(seen) > 1 and seen[0][0] != asked[0][0]:
-        seen.reverse()
-    colour, kind = seen[0] if seen else (None, None)
+    """Compare a measured clip with the truth, word by word; of two still bodies either may be the actor."""
+    expected = list(zip(truth.colours, truth.kinds, strict=True))
+    found = list(zip(measured.colours, measured.kinds, strict=True))
+    if truth.motion == "still" and len(found) > 1 and found[0][0] != expected[0][0]:
+        found.reverse()
+    colour, kind = found[0] if found else (None, None)
     return Agreement(
         background=measured.background == truth.background,
-        colour=colour == asked[0][0],
-        kind=kind == asked[0][1],
+        colour=colour == expected[0][0],
+        kind=kind == expected[0][1],
         motion=measured.motion == truth.motion,
-        sound=measured.heard is not None and measured.heard.sound == truth.sound,
-        company=[c for c, _ in seen[1:]] == [c for c, _ in asked[1:]],
+        sound=measured.audio is not None and measured.audio.sound == truth.sound,
+        company=[c for c, _ in found[1:]] == [c for c, _ in expected[1:]],
     )
 
 
@@ -47,9 +48,10 @@ def event_f1(
     seconds: float,
     margin_s: float = 0.0,
 ) -> float:
-    """F1 of events in seconds, each true one matched by at most one found within ``tolerance_s``; 1 if none.
+    """F1 score of found against true events, both in seconds; 1 if there are none of either.
 
-    Events within ``margin_s`` of either end of the clip need not be found, and may be.
+    A true event is a hit if an unmatched found one lies within ``tolerance_s``. Events within ``margin_s`` of
+    the ends of the clip, which is ``seconds`` long, count neither as hits nor as errors.
     """
     remaining = list(found_s)
     hits = misses = 0
@@ -65,7 +67,10 @@ def event_f1(
 
 
 def event_distance(a_s: Sequence[float], b_s: Sequence[float]) -> float:
-    """Median over all events of both lists of the distance to the other's nearest; inf if one is empty."""
+    """Median distance, in seconds, of the events of each list to the nearest of the other.
+
+    It is inf if one of the lists is empty, and 0 if both are.
+    """
     if not a_s or not b_s:
         return 0.0 if not a_s and not b_s else math.inf
     gaps = [min(abs(x - y) for y in other) for own, other in ((a_s, b_s), (b_s, a_s)) for x in own]
@@ -73,12 +78,12 @@ def event_distance(a_s: Sequence[float], b_s: Sequence[float]) -> float:
 
 
 def contact_onset_distance(measured: Measured) -> float:
-    """Median distance between a clip's contacts and knocks, in frames; inf if it shows or sounds none."""
+    """Median distance between the contacts and the knocks of a clip, in frames; inf if either are missing."""
     if not measured.contacts_s or not measured.onsets_s:
         return math.inf
     return event_distance(measured.contacts_s, measured.onsets_s) * measured.fps
 
 
 def semitones(a_hz: float, b_hz: float) -> float:
-    """Distance of two pitches; NaN if either is."""
+    """Distance of two pitches in semitones; NaN if either is NaN."""
     return abs(12 * math.log2(a_hz / b_hz)) if a_hz > 0 and b_hz > 0 else math.nan

@@ -1,4 +1,7 @@
-"""What is heard in a clip, from its samples alone. S samples, F frames of the picture, E envelope steps."""
+"""Content of a waveform, from its samples alone: the kind of sound, onsets, pitch, loudness and panning.
+
+Letters: S samples, F frames of the video, E steps of the envelope.
+"""
 
 from __future__ import annotations
 
@@ -11,29 +14,43 @@ from torch.nn import functional as F
 
 from .palette import Sound
 
-_STEP_S = 0.002  # of the envelope
-_SILENCE = 0.02  # peak RMS below which nothing sounds
-_RISE_S = 0.016  # a knock's envelope rises within this, or within a vocoder's smear of it
-_RISE = 0.3  # of the loudest moment
+_STEP_S = 0.002
+"""Step of the envelope."""
+_SILENCE = 0.02
+"""Peak RMS below which a waveform is silent."""
+_RISE_S = 0.016
+"""Time within which the envelope of a knock rises, also when a vocoder has smeared it."""
+_RISE = 0.3
+"""Least rise of an onset, as a share of the peak of the envelope."""
 _APART_S = 0.1
+"""Least time between two onsets."""
 _PITCH_RANGE_HZ = (150.0, 4000.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Heard:
-    """loudness, pan and pitch (F,) at the frames' times; pitch is NaN where nothing sounds."""
+class MeasuredAudio:
+    """What a waveform contains; loudness, pan and pitch (F,) are those at the times of the video's frames."""
 
     sound: Sound
     onsets_s: tuple[float, ...]
-    pitch_hz: float  # median over knocks, or over the tone; NaN in silence
-    glide: float  # octaves per second
-    loudness: Tensor  # RMS
-    pan: Tensor  # -1 left, 1 right
+    """Seconds at which knocks start."""
+    pitch_hz: float
+    """Median over knocks, or over the frames of a tone; NaN in silence."""
+    glide: float
+    """Octaves per second by which the pitch rises."""
+    loudness: Tensor
+    """(F,) RMS."""
+    pan: Tensor
+    """(F,) from -1, left, to 1, right."""
     pitch: Tensor
+    """(F,) in Hz, NaN in quiet frames."""
 
 
-def listen(waveform: Tensor, sample_rate: int, frames: int, fps: float) -> Heard:
-    """waveform (2, S) or (1, S) in [-1, 1] that accompanies ``frames`` frames at ``fps``."""
+def measure_audio(waveform: Tensor, sample_rate: int, frames: int, fps: float) -> MeasuredAudio:
+    """Measure a waveform (2, S) or (1, S) in [-1, 1] that belongs to ``frames`` frames at ``fps``.
+
+    Raises ValueError for another shape.
+    """
     if waveform.ndim != 2 or waveform.shape[0] not in (1, 2):
         raise ValueError(f"waveform is {tuple(waveform.shape)}; expected (2, S) or (1, S)")
     sides = waveform.detach().float().cpu().expand(2, -1)
@@ -51,7 +68,7 @@ def listen(waveform: Tensor, sample_rate: int, frames: int, fps: float) -> Heard
     knocks = torch.tensor([_pitch(sides, sample_rate, at + 0.004, 0.08) for at in onsets])
     sound = _sound(envelope, onsets, pitch, loudness)
     tone = knocks if sound == "knock" else pitch
-    return Heard(
+    return MeasuredAudio(
         sound=sound,
         onsets_s=onsets,
         pitch_hz=math.nan if sound == "silence" else float(tone.nanmedian()),
@@ -63,7 +80,7 @@ def listen(waveform: Tensor, sample_rate: int, frames: int, fps: float) -> Heard
 
 
 def find_onsets(envelope: Tensor) -> tuple[float, ...]:
-    """Seconds at which an envelope (E,), a step each 2 ms, rises steeply: the middle of each rise."""
+    """Seconds at which an envelope (E,), in steps of 2 ms, rises steeply: the middle of each rise."""
     peak = float(envelope.max())
     if peak < _SILENCE:
         return ()
@@ -77,14 +94,17 @@ def find_onsets(envelope: Tensor) -> tuple[float, ...]:
 
 
 def _struck(envelope: Tensor, i: int, least: float) -> bool:
-    """Whether quiet precedes step i and sound follows; a vocoder's flutter in a tone has sound on both."""
+    """Whether step i starts a knock: quiet before and loud after.
+
+    The flutter of a vocoder in a tone is loud on both sides.
+    """
     before = envelope[max(0, i - 35) : max(0, i - 8)]
     after = envelope[i : i + 20].mean()
     return len(before) > 4 and float(after) > max(least, 2.5 * float(before.mean()))
 
 
 def _envelope(power: Tensor, sample_rate: int) -> Tensor:
-    """RMS over 8 ms each 2 ms, (E,)."""
+    """RMS over windows of 8 ms, in steps of 2 ms, (E,)."""
     step = sample_rate * _STEP_S
     total = F.pad(power.double().cumsum(0), (1, 0))
     steps = int(len(power) / step)
@@ -95,40 +115,41 @@ def _envelope(power: Tensor, sample_rate: int) -> Tensor:
 
 
 def _levels(sides: Tensor, sample_rate: int, times: Tensor, span_s: float) -> tuple[Tensor, Tensor]:
-    """RMS and pan (F,) around each time."""
+    """RMS and pan (F,) in a window of ``span_s`` around each time."""
     total = F.pad(sides.square().double().cumsum(dim=1), (1, 0))
     low = ((times - span_s / 2) * sample_rate).long().clamp(0, sides.shape[1])
     high = ((times + span_s / 2) * sample_rate).long().clamp(0, sides.shape[1])
     left, right = (total[:, high] - total[:, low]) / (high - low).clamp(min=1)
-    # Constant power: left cos, right sin of a quarter turn.
+    # Panning is constant-power: left and right are cosine and sine of an angle from 0 to a quarter turn.
     pan = torch.atan2(right.clamp(min=1e-12).sqrt(), left.clamp(min=1e-12).sqrt()) * (4 / math.pi) - 1
     return ((left + right) / 2).sqrt().float(), pan.float()
 
 
 def _pitch(sides: Tensor, sample_rate: int, start_s: float, span_s: float) -> float:
-    """The strongest frequency in a span, in Hz; NaN if the span lies outside the sound."""
+    """The strongest frequency of a span, in Hz; NaN if most of the span lies outside the waveform."""
     start, length = max(0, round(start_s * sample_rate)), round(span_s * sample_rate)
     piece = sides[:, start : start + length]
     if piece.shape[1] < length // 3:
         return math.nan
     size = 1 << (6 * length).bit_length()
-    # The powers are summed, not the samples: a decoder need not keep the two sides in phase.
+    # Powers are summed, not samples, because a decoder may shift the phase of one channel against the other.
     spectrum = torch.fft.rfft(piece * torch.hann_window(piece.shape[1]), n=size).abs().square().sum(dim=0)
     low, high = (round(hertz * size / sample_rate) for hertz in _PITCH_RANGE_HZ)
     return (low + int(spectrum[low:high].argmax())) * sample_rate / size
 
 
 def _glide(times: Tensor, pitch: Tensor) -> float:
-    """Octaves per second of a pitch course, by the median of slopes so that a stray pitch does not count."""
-    heard = ~pitch.isnan()
-    if int(heard.sum()) < 4:
+    """Slope of the pitch in octaves per second: the median of slopes, which single outliers do not move."""
+    valid = ~pitch.isnan()
+    if int(valid.sum()) < 4:
         return 0.0
-    time, octave = times[heard], pitch[heard].log2()
+    time, octave = times[valid], pitch[valid].log2()
     apart = len(time) // 2
     return float(((octave[apart:] - octave[:-apart]) / (time[apart:] - time[:-apart])).median())
 
 
 def _sound(envelope: Tensor, onsets: tuple[float, ...], pitch: Tensor, loudness: Tensor) -> Sound:
+    """The kind of sound: knocks are short, a glide is steadily loud, a swell grows and fades."""
     if float(envelope.max()) < _SILENCE:
         return "silence"
     low, middle = torch.quantile(loudness / loudness.max(), torch.tensor([0.1, 0.5])).tolist()

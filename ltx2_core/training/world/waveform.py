@@ -1,4 +1,4 @@
-"""The sound that belongs to a scene. S samples."""
+"""The waveform of a scene: knocks, a gliding or a swelling tone. S samples, T times."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ LOUDNESS = 0.5
 NOISE_FLOOR = 5e-4
 _ATTACK_S = 0.002
 _DECAY_S = 0.05
-_GLIDE_OCTAVES = 1.5  # over the whole free run
-_CORPUS = 0x50D
+_GLIDE_OCTAVES = 1.5
+"""Rise of a glide from the left margin to the right one."""
+_NOISE_SEED = 0x50D
 
 
 def render_audio(scene: Scene, seconds: float, sample_rate: int) -> Tensor:
-    """Waveform (2, S) float32 in [-1, 1], S = round(seconds * sample_rate); 16 kHz or more holds all of it.
+    """Waveform (2, S) float32 in [-1, 1], S = round(seconds * sample_rate); all partials lie below 8 kHz.
 
     Bounce: a knock at each contact. Slide: a tone whose pitch rises to the right, panned with the position.
-    Pulse: a tone as loud as the shape is large. Still: the noise floor that all scenes have.
+    Pulse: a tone whose loudness follows the size. Still: only the noise floor that all scenes have.
     """
     samples = round(seconds * sample_rate)
     times = torch.arange(samples, dtype=torch.float64) / sample_rate
     tone = _tone(scene.actor.path, scene.pitch_hz, times, seconds)
-    generator = torch.Generator().manual_seed(scene.seed ^ _CORPUS)
+    generator = torch.Generator().manual_seed(scene.seed ^ _NOISE_SEED)
     noise = torch.randn(2, samples, generator=generator) * NOISE_FLOOR
     return tone.float() + noise
 
 
 def glide_hz(path: Slide, pitch_hz: float, times: Tensor) -> Tensor:
-    """Pitch (T,) of a slide at the given seconds."""
+    """Pitch (T,) in Hz of a slide at ``times`` (T,) in seconds."""
     return pitch_hz * 2 ** (_GLIDE_OCTAVES * (path.pose(times).across - 0.5))
 
 
@@ -45,7 +46,7 @@ def _tone(path: Path, pitch_hz: float, times: Tensor, seconds: float) -> Tensor:
         return centred * LOUDNESS * (0.04 + 0.96 * path.fullness(times)) * _voice(times * pitch_hz)
     if isinstance(path, Slide):
         hertz = glide_hz(path, pitch_hz, times)
-        # The trapezoidal rule from 0: the phase at a time is the same at every sample rate.
+        # Integrated by the trapezoidal rule from 0, so that the phase does not depend on the sample rate.
         cycles = (torch.cumsum(hertz, 0) - (hertz + hertz[:1]) / 2) * (seconds / max(len(times), 1))
         angle = path.pose(times).across * (math.pi / 2)
         return torch.stack([angle.cos(), angle.sin()]) * LOUDNESS * _voice(cycles)
@@ -53,13 +54,13 @@ def _tone(path: Path, pitch_hz: float, times: Tensor, seconds: float) -> Tensor:
 
 
 def _knock(since: Tensor, pitch_hz: float) -> Tensor:
-    """A tone struck at 0 s: a short attack, then an exponential decay."""
+    """A struck tone at times ``since`` its start, in seconds: a short attack, then an exponential decay."""
     struck = since.clamp(min=0)
     envelope = (struck / _ATTACK_S).clamp(max=1) * torch.exp(-struck / _DECAY_S)
     return 1.6 * LOUDNESS * envelope * _voice(struck * pitch_hz)
 
 
 def _voice(cycles: Tensor) -> Tensor:
-    """A fundamental and a faint octave."""
+    """A fundamental and a faint octave, over time in ``cycles`` of the fundamental."""
     phase = 2 * math.pi * cycles
     return 0.85 * torch.sin(phase) + 0.15 * torch.sin(2 * phase)

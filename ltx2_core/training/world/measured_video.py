@@ -1,7 +1,7 @@
-"""What is seen in a clip, from its pixels alone.
+"""Content of a clip's frames, from pixels alone: background, bodies, motion, contacts with the floor.
 
-F frames, H W rows and columns of pixels, P palette colours, N bodies. Everything is a median or a mean over
-many pixels, so that blur, ringing and noise of a codec move it little.
+All figures are medians or means over many pixels, so that blur, ringing and noise of an autoencoder change
+them little. Letters: F frames, H W rows and columns of pixels, N bodies.
 """
 
 from __future__ import annotations
@@ -17,38 +17,50 @@ from torch.nn import functional as F
 from .palette import COLOURS, KINDS, Colour, Kind, Motion, palette
 from .render import distance
 
-_NEAR = 0.75  # a pixel within this RGB distance of a palette colour has that colour
-_MIN_AREA = 0.012  # of the shorter side squared; the smallest body has 0.04
-_PATCH = 24  # pixels of the patch that a shape is judged on
-_REACH = 1.9  # radii from its centre to its border
-_SOFTNESS = (0.06, 0.12, 0.2, 0.3, 0.42)  # radii; how blurred a shape may be
-# The least change that counts as motion: picture heights and widths, and the logarithm of the radius.
+_NEAR = 0.75
+"""A pixel within this RGB distance of a palette colour has that colour."""
+_MIN_AREA = 0.012
+"""Least area of a body, in squares of the shorter side; the smallest body has 0.04."""
+_PATCH = 24
+"""Pixels of the patch on which a shape is compared with templates."""
+_REACH = 1.9
+"""Radii from the centre of that patch to its border."""
+_SOFTNESS = (0.06, 0.12, 0.2, 0.3, 0.42)
+"""Blur of the templates, in radii."""
 _MIN_BOUNCE, _MIN_SLIDE, _MIN_PULSE = 0.06, 0.07, 0.22
+"""Least change that counts as motion: of the height, of the width, and of the logarithm of the radius."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeenBody:
-    """centre (F, 2) as (x, y) fractions of the picture, radius (F,) of the shorter side; NaN where unseen."""
+class MeasuredBody:
+    """One body of a clip; positions are NaN in frames where it is not found."""
 
     colour: Colour
     kind: Kind
-    kind_margin: float  # error of the second best shape over that of the best; 1 is a guess
+    kind_margin: float
+    """Error of the second-best shape over that of the best; 1 means that both fit equally well."""
     centre: Tensor
+    """(F, 2): x and y as fractions of width and height."""
     radius: Tensor
+    """(F,), as a fraction of the shorter side."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
-    """What the picture holds; the body that moves most comes first."""
+class MeasuredVideo:
+    """What the frames of a clip contain; the body that moves most comes first."""
 
     background: Colour
-    bodies: tuple[SeenBody, ...]
+    bodies: tuple[MeasuredBody, ...]
     motion: Motion
-    contacts: tuple[float, ...]  # frames, fractional
+    contacts: tuple[float, ...]
+    """Fractional frame numbers at which the first body touches the floor."""
 
 
-def look(frames: Tensor) -> Look:
-    """frames (F, 3, H, W) in [-1, 1]; at least 2 pixels across each body's radius."""
+def measure_video(frames: Tensor) -> MeasuredVideo:
+    """Measure frames (F, 3, H, W) in [-1, 1]; the radius of each body must be at least 2 pixels.
+
+    Raises ValueError for another shape.
+    """
     if frames.ndim != 4 or frames.shape[1] != 3:
         raise ValueError(f"frames are {tuple(frames.shape)}; expected (F, 3, H, W) in [-1, 1]")
     pixels = frames.detach().float().cpu().clamp(-1, 1)
@@ -62,11 +74,11 @@ def look(frames: Tensor) -> Look:
     bodies.sort(key=lambda body: max(_activity(body).values()), reverse=True)
     motion = _motion(bodies[0]) if bodies else "still"
     contacts = find_contacts(bodies[0].centre[:, 1]) if bodies else ()
-    return Look(background=background, bodies=tuple(bodies), motion=motion, contacts=contacts)
+    return MeasuredVideo(background=background, bodies=tuple(bodies), motion=motion, contacts=contacts)
 
 
 def _ground(pixels: Tensor) -> Tensor:
-    """The background's colour (3,): the median of the picture's border over all frames."""
+    """The colour of the background (3,): the median of the frames' border pixels."""
     ring = max(1, min(pixels.shape[2:]) // 16)
     strips = (pixels[:, :, :ring], pixels[:, :, -ring:], pixels[..., :ring], pixels[..., -ring:])
     border = torch.cat([rearrange(strip, "f c h w -> (f h w) c") for strip in strips])
@@ -74,7 +86,10 @@ def _ground(pixels: Tensor) -> Tensor:
 
 
 def _body_colours(pixels: Tensor, ground: Tensor, background: Colour) -> list[tuple[Colour, Tensor]]:
-    """Up to two (name, RGB (3,)) of bodies, larger first, and what stands out most if nothing is pure."""
+    """Names and RGB (3,) of up to two bodies, larger first.
+
+    If no area has a palette colour, the pixels farthest from the background count as one body.
+    """
     flat = rearrange(pixels, "f c h w -> f (h w) c")
     shorter = min(pixels.shape[2:])
     known = torch.cat([palette(), ground[None]])
@@ -89,28 +104,28 @@ def _body_colours(pixels: Tensor, ground: Tensor, background: Colour) -> list[tu
             found.append((area, colour, flat[here].median(dim=0).values))
     if not found:
         strongest = off.flatten().topk(max(8, int(_MIN_AREA * shorter**2) * len(pixels)))
-        seen = flat.flatten(0, 1)[strongest.indices].median(dim=0).values
-        if float((seen - ground).norm()) > 0.5:
+        colour_found = flat.flatten(0, 1)[strongest.indices].median(dim=0).values
+        if float((colour_found - ground).norm()) > 0.5:
             away = [c for c in COLOURS if c != background]
             names = torch.stack([palette()[COLOURS.index(c)] for c in away])
-            found.append((0.0, away[int((names - seen).norm(dim=1).argmin())], seen))
+            found.append((0.0, away[int((names - colour_found).norm(dim=1).argmin())], colour_found))
     found.sort(key=lambda item: item[0], reverse=True)
-    return [(colour, seen) for _, colour, seen in found[:2]]
+    return [(colour, value) for _, colour, value in found[:2]]
 
 
 def _mattes(pixels: Tensor, ground: Tensor, found: list[tuple[Colour, Tensor]]) -> Tensor:
-    """How much of each pixel each body covers, (N, F, H, W): least squares of colour mixtures."""
+    """Share of each pixel that each body covers, (N, F, H, W): least squares on mixtures of the colours."""
     if not found:
         return pixels.new_zeros(0, *pixels[:, 0].shape)
-    towards = torch.stack([seen - ground for _, seen in found], dim=1)
+    towards = torch.stack([value - ground for _, value in found], dim=1)
     solve = torch.linalg.pinv(towards)
     return torch.einsum("nc,fchw->nfhw", solve, pixels - ground[:, None, None]).clamp(0, 1)
 
 
-def _body(cover: Tensor, colour: Colour) -> SeenBody:
-    """cover (F, H, W) -> its course and kind."""
+def _body(cover: Tensor, colour: Colour) -> MeasuredBody:
+    """The body whose coverage of each pixel is ``cover`` (F, H, W)."""
     height, width = cover.shape[1:]
-    # The soft step drops noise, keeps the area inside a symmetric edge, and leaves sub-pixel position.
+    # A soft step removes noise; it preserves the area of a symmetric edge, and so the sub-pixel position.
     weight = ((cover - 0.25) / 0.5).clamp(0, 1)
     x, y = torch.arange(width) + 0.5, torch.arange(height) + 0.5
     for _ in range(3):
@@ -118,24 +133,26 @@ def _body(cover: Tensor, colour: Colour) -> SeenBody:
         area = total.clamp(min=1e-6)
         cx, cy = (weight.sum(dim=1) @ x) / area, (weight.sum(dim=2) @ y) / area
         radius = torch.sqrt(area / math.pi)
-        # Stray spots away from the body would pull its centre; a triangle reaches 1.56 radii.
+        # Spots away from the body would shift its centre. A triangle reaches 1.56 radii.
         spread = (x - cx[:, None]).square()[:, None, :] + (y - cy[:, None]).square()[:, :, None]
         weight = weight * (spread < (1.9 * radius + 1).square()[:, None, None])
-    seen = total > 0.25 * total.median()
-    kind, margin = _kind(cover[seen], cx[seen], cy[seen], radius[seen])
+    found = total > 0.25 * total.median()
+    kind, margin = _kind(cover[found], cx[found], cy[found], radius[found])
     centre = torch.stack([cx / width, cy / height], dim=-1)
-    unseen = ~seen
-    return SeenBody(
+    return MeasuredBody(
         colour=colour,
         kind=kind,
         kind_margin=margin,
-        centre=centre.masked_fill(unseen[:, None], math.nan),
-        radius=(radius / min(width, height)).masked_fill(unseen, math.nan),
+        centre=centre.masked_fill(~found[:, None], math.nan),
+        radius=(radius / min(width, height)).masked_fill(~found, math.nan),
     )
 
 
 def _kind(cover: Tensor, cx: Tensor, cy: Tensor, radius: Tensor) -> tuple[Kind, float]:
-    """Shape of a matte (F, H, W), centres and radii in pixels: the mean patch against blurred templates."""
+    """The shape that fits best and by which margin: the mean patch around the body against blurred templates.
+
+    ``cover`` (F, H, W); centres and radii (F,) in pixels.
+    """
     if not len(cover):
         return "circle", 1.0
     height, width = cover.shape[1:]
@@ -154,36 +171,37 @@ def _kind(cover: Tensor, cx: Tensor, cy: Tensor, radius: Tensor) -> tuple[Kind, 
     return best, errors[second] / max(errors[best], 1e-9)
 
 
-def _activity(body: SeenBody) -> dict[str, float]:
-    """How much the body bounces, slides and pulses, each in units of the least that counts."""
-    seen = ~body.radius.isnan()
-    time = torch.arange(len(seen))[seen].float()
+def _activity(body: MeasuredBody) -> dict[str, float]:
+    """How much the body bounces, slides and pulses, each in units of the least change that counts."""
+    found = ~body.radius.isnan()
+    time = torch.arange(len(found))[found].float()
     if len(time) < 4:
         return {"bounce": 0.0, "slide": 0.0, "pulse": 0.0}
-    x, y = body.centre[seen].unbind(dim=-1)
+    x, y = body.centre[found].unbind(dim=-1)
     return {
         "bounce": _range(y) / _MIN_BOUNCE,
-        "slide": abs(_slope(time, x)) * len(seen) / _MIN_SLIDE,
-        "pulse": _range(body.radius[seen].clamp(min=1e-3).log()) / _MIN_PULSE,
+        "slide": abs(_slope(time, x)) * len(found) / _MIN_SLIDE,
+        "pulse": _range(body.radius[found].clamp(min=1e-3).log()) / _MIN_PULSE,
     }
 
 
-def _motion(body: SeenBody) -> Motion:
+def _motion(body: MeasuredBody) -> Motion:
     activity = _activity(body)
     name = max(activity, key=lambda key: activity[key])
     if activity[name] < 1:
         return "still"
     if name == "slide":
-        seen = ~body.radius.isnan()
-        rightward = _slope(torch.arange(len(seen))[seen].float(), body.centre[seen, 0]) > 0
+        found = ~body.radius.isnan()
+        rightward = _slope(torch.arange(len(found))[found].float(), body.centre[found, 0]) > 0
         return "slide_right" if rightward else "slide_left"
     return "bounce" if name == "bounce" else "pulse"
 
 
 def find_contacts(y: Tensor) -> tuple[float, ...]:
-    """Fractional frames at which a course y (F,), downwards, turns at its lowest: where its two flanks meet.
+    """Contacts with the floor: fractional frames at which y (F,), which grows downwards, has maxima.
 
-    The first and last two frames cannot show a turn. No contacts if the course is flatter than a bounce.
+    A turning point is where the lines before and after it meet; it cannot be found in the first and last two
+    frames. A curve flatter than any bounce has no contacts.
     """
     if bool(y.isnan().all()):
         return ()
@@ -205,22 +223,22 @@ def find_contacts(y: Tensor) -> tuple[float, ...]:
 
 
 def _turn(y: Tensor, i: int) -> float:
-    """Where the lines through the two frames on either side of the peak i meet."""
+    """The frame at which the lines through the two frames on either side of the peak i meet."""
     if i < 2 or i > len(y) - 3:
         return float(i)
     falling, rising = float(y[i - 1] - y[i - 2]), float(y[i + 2] - y[i + 1])
     if falling - rising <= 1e-6:
         return float(i)
-    # y[i-1] + falling (t + 1) = y[i+1] + rising (t - 1), t from i
+    # Solves y[i-1] + falling (t + 1) = y[i+1] + rising (t - 1), with t counted from i.
     t = (float(y[i + 1] - y[i - 1]) - falling - rising) / (falling - rising)
     return i + min(1.0, max(-1.0, t))
 
 
 def _fill(values: Tensor) -> Tensor:
-    """NaN replaced by the last value seen (the first seen, at the start)."""
-    seen = ~values.isnan()
-    last = torch.where(seen, torch.arange(len(values)), -1).cummax(dim=0).values
-    return values[last.clamp(min=int(seen.float().argmax()))]
+    """Replace NaN by the last valid value before it, or by the first one at the start."""
+    valid = ~values.isnan()
+    last = torch.where(valid, torch.arange(len(values)), -1).cummax(dim=0).values
+    return values[last.clamp(min=int(valid.float().argmax()))]
 
 
 def _range(values: Tensor) -> float:
