@@ -257,7 +257,7 @@ def test_a_pipeline_of_diffusers_becomes_one_official_file(tmp_path, velocities)
         ("[]", "must hold a JSON object"),
         ("{", "is not JSON"),
         ('{"_class_name": "UNet2DConditionModel"}', "holds a UNet2DConditionModel; known are LTX2Video"),
-        ('{"_class_name": "AutoencoderKLLTX2Video"}', "is no configuration of a AutoencoderKLLTX2Video"),
+        ('{"_class_name": "AutoencoderKLLTX2Video"}', "is not a configuration of a AutoencoderKLLTX2Video"),
         ('{"_class_name": "LTX2Vocoder"}', "no .safetensors weights"),
     ],
 )
