@@ -157,10 +157,6 @@ class AudioVAEConfig:
     def latent_bins(self) -> int:
         return self.mel_bins // self.downsample
 
-    @property
-    def latents_per_second(self) -> float:
-        return self.sample_rate / self.hop_length / self.downsample
-
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorConfig:
