@@ -27,7 +27,7 @@ AUDIO_ONLY = "ltx2av_sound_alone"
 def concat_av(video: Latent, audio: Latent) -> Latent:
     """Join a video LATENT (B, C, F, H, W) and an audio LATENT (B, 8, T, 16) into one AV LATENT.
 
-    If either has a noise mask, the other gets one of ones. Other keys are copied, the audio's over the video's.
+    If either has a noise mask, the other gets one of ones. Other keys are copied, first the video's.
     """
     of_video = {key: video[key] for key in (GIVEN, GUIDE_FRAMES) if key in video}
     joined = {**video, **audio, **of_video, "samples": NestedTensor((video["samples"], audio["samples"]))}
