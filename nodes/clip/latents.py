@@ -64,8 +64,7 @@ class LTX2AVConcatLatent(io.ComfyNode):
         if video is None or more_audio is not None or audio is None or more_video is not None:
             raise ValueError(
                 "video_latent must hold video only and audio_latent audio only: separate an audio-video "
-                "latent "
-                "with LTX-2 Separate AV Latent first"
+                "latent with LTX-2 Separate AV Latent first"
             )
         return io.NodeOutput(concat_av(video, audio))
 

@@ -20,7 +20,7 @@ from ltx2_core.tiny.settings import tiny_config
 from ltx2_core.tiny.write import checkpoint_tensors
 
 MARKER = "model.diffusion_model.keyframes_abs_pos_embedding"
-# Every host that knows the marker is one of those that the fixture `streams_off` describes.
+# Every host that supports the marker is one of those that the fixture `streams_off` describes.
 ONE_PASS = Recipe(steps=1, cfg=1.0, streams_off=CROSS_MODAL)
 RECIPES = {
     "text": ONE_PASS,
@@ -65,7 +65,7 @@ def test_our_model_of_2_5_samples_what_the_hosts_does(
     server: Server, models: TinyModels, late: dict[str, str], comfy_dir: Path, name: str
 ) -> None:
     if "keyframes_abs_pos_embedding" not in (comfy_dir / "comfy/ldm/lightricks/model.py").read_text():
-        pytest.skip("this host knows nothing of the marker of LTX-2.5, which came with ComfyUI 0.32")
+        pytest.skip("this host does not support the marker of LTX-2.5, which came with ComfyUI 0.32")
     core, ours = (sampled(server, models, late["marked"], RECIPES[name], whose) for whose in ("core", "ours"))
     assert_same(core, ours)
 

@@ -1,4 +1,4 @@
-"""The workflows made of windows, or of sound alone; each is a table of columns."""
+"""The workflows made of windows, or of audio alone; each is a table of columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The workflows that make a clip from text, pictures and sound; each is a table of columns."""
+"""The workflows that make a clip from text, images and audio; each is a table of columns."""
 
 from __future__ import annotations
 
