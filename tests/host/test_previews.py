@@ -112,7 +112,7 @@ def test_a_tiny_decoder_is_used_where_the_host_is_set_to_one_and_a_broken_one_do
 
 
 def again(made: Graph, seed: int) -> dict:
-    """The same graph with another negative prompt, which cfg 1 ignores, so that the host computes it again."""
+    """The same graph with another negative prompt, which cfg 1 ignores, so the host computes it again."""
     number = next(n for n, node in made.prompt.items() if node["class_type"] == "LTX2AVPrompt")
     node = made.prompt[number]
     return {number: {**node, "inputs": {**node["inputs"], "negative": f"noise {seed}"}}}
