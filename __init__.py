@@ -1,4 +1,4 @@
-"""LTX-2 for ComfyUI. Nothing of the host is imported before it asks for the nodes."""
+"""LTX-2 for ComfyUI. No module of the host is imported before the host calls the entry point."""
 
 from __future__ import annotations
 
@@ -11,13 +11,7 @@ WEB_DIRECTORY = "./web"
 
 
 async def comfy_entrypoint() -> ComfyExtension:
-    """Called by the host once at start-up."""
-    from comfy_api.latest import ComfyExtension, io
-
-    from .nodes import NODES
-
-    class LTX2Extension(ComfyExtension):
-        async def get_node_list(self) -> list[type[io.ComfyNode]]:
-            return NODES
+    """The extension with the nodes of this pack; the host calls this once at start-up."""
+    from .nodes import LTX2Extension
 
     return LTX2Extension()

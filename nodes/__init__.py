@@ -1,6 +1,8 @@
-"""The nodes of this pack. Imported by the host only: every module below needs ComfyUI."""
+"""The nodes of this pack. Every module of this package needs ComfyUI."""
 
 from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
 
 from .clip.decode import LTX2AVDecodeAudio, LTX2AVDecodeToVideo, LTX2AVDecodeVideo
 from .clip.latents import LTX2AVConcatLatent, LTX2AVEmptyLatent, LTX2AVLatentUpscale, LTX2AVSeparateLatent
@@ -26,7 +28,7 @@ from .sampling.stage import LTX2AVDistilledSigmas, LTX2AVSampleStage, LTX2AVSche
 from .sampling.tiles import LTX2AVSpatialTiles
 from .sampling.two_stage import LTX2AVNextStage
 
-NODES: list[type] = [
+NODES: list[type[io.ComfyNode]] = [
     LTX2AVLoadAll,
     LTX2AVLoadCheckpoint,
     LTX2AVLoadTextEncoder,
@@ -69,3 +71,11 @@ NODES: list[type] = [
     LTX2AVReferenceAudio,
     LTX2AVCanny,
 ]
+
+
+class LTX2Extension(ComfyExtension):
+    """The pack as ComfyUI registers it."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """All nodes."""
+        return NODES

@@ -1,12 +1,12 @@
-"""Between the host's values and the library's: the one place where a range or an axis order changes.
+"""The host's values to the library's and back: the one place where a range or an axis order changes.
 
-Letters: N pictures, H W rows and columns, B batch, C channels, F latent frames, S samples, T audio latents.
+Letters: N frames, H W rows and columns, B batch, C channels, F latent frames, S samples, T audio latents.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,7 @@ from ..ltx2_core.shapes import (
     VIDEO_CHANNELS,
 )
 from .host.latents import Latent, concat_av, separate_av, to_av
+from .host.values import Audio
 
 VIDEO_AUDIO_RATE = 48000
 JOIN = (
@@ -35,13 +36,13 @@ JOIN = (
 
 
 class Streams(NamedTuple):
-    """The video and the audio of a LATENT as LATENTs of their own; None is an absent one."""
+    """The video and the audio of a LATENT as two LATENTs; an absent stream is None."""
 
     video: Latent | None
     audio: Latent | None
 
     def joined(self) -> Latent:
-        """One LATENT again, nested if both streams are there."""
+        """One LATENT of the streams, nested if there are both."""
         if self.video is None or self.audio is None:
             latent = self.video or self.audio
             assert latent is not None
@@ -50,17 +51,10 @@ class Streams(NamedTuple):
 
 
 def split(latent: Latent) -> Streams:
-    """The streams of any LATENT of this family. Raises ValueError for a latent of another model."""
+    """The streams of any LATENT of LTX-2. Raises ValueError for a latent of another model."""
     samples = to_av(latent)
-    for name, stream, fits in (
-        ("video", samples.video, lambda x: x.ndim == 5 and x.shape[1] == VIDEO_CHANNELS),
-        (
-            "audio",
-            samples.audio,
-            lambda x: x.ndim == 4 and (x.shape[1], x.shape[3]) == (AUDIO_CHANNELS, AUDIO_BINS),
-        ),
-    ):
-        if stream is not None and not fits(stream):
+    for name, stream in (("video", samples.video), ("audio", samples.audio)):
+        if stream is not None and not _is_of_family(stream):
             raise ValueError(
                 f"a latent of shape {tuple(stream.shape)} is no LTX-2 {name} latent, which is "
                 f"(batch, {VIDEO_CHANNELS}, frames, rows, columns) for video and "
@@ -71,8 +65,15 @@ def split(latent: Latent) -> Streams:
     return Streams(latent, None) if samples.video is not None else Streams(None, latent)
 
 
+def _is_of_family(stream: Tensor) -> bool:
+    """Whether a stream has the channels of LTX-2: video (B, C, F, H, W), audio (B, C, T, bins)."""
+    if stream.ndim == 5:
+        return stream.shape[1] == VIDEO_CHANNELS
+    return stream.ndim == 4 and (stream.shape[1], stream.shape[3]) == (AUDIO_CHANNELS, AUDIO_BINS)
+
+
 def split_av(latent: Latent) -> tuple[Latent, Latent]:
-    """Video and audio of an AV LATENT. Raises ValueError that says which of the two is missing."""
+    """Video and audio of an AV LATENT. Raises ValueError that names the missing stream, if one is."""
     video, audio = split(latent)
     if video is None or audio is None:
         have, lack = ("audio", "video") if video is None else ("video", "audio")
@@ -108,60 +109,66 @@ def frames_from_image(image: Tensor) -> Tensor:
 
 
 def image_from_frames(frames: Tensor) -> Tensor:
-    """(N, 3, H, W) -> IMAGE (N, H, W, 3); the range stays."""
+    """(N, 3, H, W) -> IMAGE (N, H, W, 3); the range is not changed."""
     return rearrange(frames, "n c h w -> n h w c").contiguous()
 
 
 def compress(image: Tensor, crf: int) -> Tensor:
-    """Every picture of an IMAGE through H.264 at ``crf``; 0 leaves it as it is."""
+    """Every frame of an IMAGE compressed with H.264 at ``crf`` and decoded again; 0 returns it unchanged."""
     if crf == 0:
         return image
     return image_from_frames(torch.stack([compress_image(frame, crf) for frame in frames_from_image(image)]))
 
 
 def image_at_stage(image: Tensor, video: Latent, crf: int) -> Tensor:
-    """An IMAGE cut and scaled to the size that a video LATENT decodes to, then compressed; (N, H, W, 3)."""
+    """An IMAGE (N, H, W, C) cropped and scaled to the decoded size of a video LATENT, then compressed."""
     rows, columns = (SPATIAL_SCALE * size for size in video["samples"].shape[3:])
     fitted = fit_image(frames_from_image(image), columns, rows, mode="comfy")
     return compress(image_from_frames(fitted), crf)
 
 
-def clip_audio(audio: dict[str, Any] | None, start_s: float, latents: int) -> tuple[Tensor, int, float]:
+def clip_audio(audio: Audio | None, start_s: float, latents: int) -> tuple[Tensor, int, float]:
     """AUDIO from ``start_s`` on, exactly as long as ``latents`` audio latents.
 
-    Returns (waveform (B, C, S), its rate, seconds of silence added at the end). Raises ValueError if there
-    is no sound, or none left from ``start_s`` on.
+    Returns (waveform (B, C, S), its rate in Hz, seconds of silence appended). Raises ValueError if there is
+    no audio, or if it ends before ``start_s``.
     """
     if audio is None:
-        raise ValueError("there is no sound here: the file that it comes from has no audio track")
+        raise ValueError("there is no audio here: the file that it comes from has no audio track")
     waveform, rate = audio["waveform"], int(audio["sample_rate"])
     if waveform.ndim != 3 or 0 in waveform.shape:
-        raise ValueError(f"a sound is (batch, channels, samples) and not empty; got {tuple(waveform.shape)}")
+        raise ValueError(f"audio is (batch, channels, samples) and not empty; got {tuple(waveform.shape)}")
     start = round(start_s * rate)
     if start >= waveform.shape[-1]:
         raise ValueError(
-            f"the sound lasts {waveform.shape[-1] / rate:.2f} s and nothing is left from {start_s:g} s on: "
+            f"the audio lasts {waveform.shape[-1] / rate:.2f} s and nothing is left from {start_s:g} s on: "
             "choose an earlier start"
         )
-    wanted = math.ceil(latents * rate / AUDIO_LATENTS_PER_SECOND)
-    missing = wanted - (waveform.shape[-1] - start)
+    samples = math.ceil(latents * rate / AUDIO_LATENTS_PER_SECOND)
+    missing = samples - (waveform.shape[-1] - start)
     return F.pad(waveform[..., start:], (0, missing)), rate, max(0, missing) / rate
 
 
 def encoder_audio(waveform: Tensor, rate: int, target: int, latents: int) -> Tensor:
-    """Sound as an audio VAE of the host takes it: (B, S, 2) at ``target`` Hz, ``latents`` latents long."""
-    sound = resample(to_stereo(waveform), rate, target)
+    """A waveform (B, C, S) at ``rate`` Hz -> (B, S, 2) at ``target`` Hz and ``latents`` latents long.
+
+    That is the form that the host's audio VAE encodes.
+    """
+    stereo = resample(to_stereo(waveform), rate, target)
     samples = latents * AUDIO_DOWNSAMPLE * AUDIO_HOP_LENGTH - 1
-    return rearrange(F.pad(sound, (0, samples - sound.shape[-1])), "b c s -> b s c")
+    return rearrange(F.pad(stereo, (0, samples - stereo.shape[-1])), "b c s -> b s c")
 
 
-def audio_from_decoder(decoded: Tensor, rate: int) -> dict[str, Any]:
-    """What an audio VAE of the host decodes to, (B, S, C) -> AUDIO."""
+def audio_from_decoder(decoded: Tensor, rate: int) -> Audio:
+    """A waveform (B, S, C) that the host's audio VAE decoded -> AUDIO."""
     return {"waveform": rearrange(decoded, "b s c -> b c s"), "sample_rate": int(rate)}
 
 
-def track_of(audio: dict[str, Any], index: int) -> tuple[Tensor, int]:
-    """One sound of an AUDIO as a video file takes it: ((1 or 2, S), a rate that AAC has)."""
+def track_of(audio: Audio, index: int) -> tuple[Tensor, int]:
+    """One clip of an AUDIO batch for a video file: (1 or 2 channels, S) and a rate in Hz that AAC has.
+
+    ``index`` past the end of the batch is the last clip.
+    """
     waveform, rate = audio["waveform"], int(audio["sample_rate"])
     one = waveform[min(index, len(waveform) - 1)][:2]
     return (one, rate) if rate in AAC_RATES else (resample(one, rate, VIDEO_AUDIO_RATE), VIDEO_AUDIO_RATE)

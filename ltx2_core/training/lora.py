@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -157,9 +156,3 @@ def save_lora(
     with replacing(path) as temporary:
         save_file(stored, temporary, metadata=dict(metadata or {}) or None)
         temporary.chmod(0o644)  # safetensors creates files that only their owner can read.
-
-
-def read_lora(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """All tensors of a LoRA file, in float32."""
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118

@@ -1,1 +1,1 @@
-"""Nodes of a clip as a whole: its plan, its latents, its prompt, its memory and its decoding."""
+"""Nodes for a clip as a whole: plan, latents, prompt, memory and decoding."""

@@ -1,8 +1,6 @@
-"""Latents back to pictures, sound, or straight to a video file."""
+"""Decoding latents to frames, to audio, or straight to a video file."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from comfy_api.latest import io
@@ -15,9 +13,10 @@ from ...ltx2_core.shapes import ClipPlan, frames_of
 from ..conditioning.attached import refuse_guides
 from ..convert import audio_from_decoder, audio_of, track_of, video_of
 from ..host.latents import Latent
+from ..host.values import Audio, Vae
 from ..host.video import write_video
+from ..inputs import file_crf_input, fps_input, plan_input
 from ..sampling.checks import CROP, check_audio
-from .plan import fps_input, plan_input
 
 CATEGORY = "LTX-2/decode"
 
@@ -37,13 +36,13 @@ class LTX2AVDecodeVideo(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(
-                    display_name="images", tooltip="The frames; those of a batch one clip after another."
+                    display_name="images", tooltip="The frames; clips of a batch follow one another."
                 )
             ],
         )
 
     @classmethod
-    def execute(cls, video_vae: Any, latent: Latent) -> io.NodeOutput:
+    def execute(cls, video_vae: Vae, latent: Latent) -> io.NodeOutput:
         refuse_guides(latent, "LTX-2 Decode Video")
         return io.NodeOutput(decoded_images(video_vae, latent))
 
@@ -55,7 +54,7 @@ class LTX2AVDecodeAudio(io.ComfyNode):
             node_id="LTX2AVDecodeAudio",
             display_name="LTX-2 Decode Audio",
             category=CATEGORY,
-            description="Decodes the audio of a latent to stereo sound.",
+            description="Decodes the audio of a latent to a stereo waveform.",
             inputs=[
                 io.Vae.Input("audio_vae", tooltip="Audio VAE of the checkpoint."),
                 io.Latent.Input("latent", tooltip="Sampled latent: audio-video, or audio only."),
@@ -66,7 +65,8 @@ class LTX2AVDecodeAudio(io.ComfyNode):
                     max=100000.0,
                     step=0.001,
                     optional=True,
-                    tooltip="Exact length of the sound: cut, or followed by silence; 0 is all of it.",
+                    tooltip="Exact length of the audio: longer audio is cut, shorter followed by silence; 0 "
+                    "leaves the length.",
                 ),
                 io.Float.Input(
                     "ceiling",
@@ -75,18 +75,19 @@ class LTX2AVDecodeAudio(io.ComfyNode):
                     max=0.0,
                     step=0.1,
                     optional=True,
-                    tooltip="Loudest sample in dB of full scale: a louder sound is made quieter as a whole.",
+                    tooltip="Loudest sample in dB of full scale: louder audio is made quieter as a whole; 0 "
+                    "is off.",
                 ),
             ],
-            outputs=[io.Audio.Output(display_name="audio", tooltip="The sound, at the rate of the vocoder.")],
+            outputs=[io.Audio.Output(display_name="audio", tooltip="The audio, at the rate of the vocoder.")],
         )
 
     @classmethod
     def execute(
-        cls, audio_vae: Any, latent: Latent, seconds: float = 0.0, ceiling: float = 0.0
+        cls, audio_vae: Vae, latent: Latent, seconds: float = 0.0, ceiling: float = 0.0
     ) -> io.NodeOutput:
-        sound = decoded_audio(audio_vae, latent)
-        waveform, rate = sound["waveform"], sound["sample_rate"]
+        audio = decoded_audio(audio_vae, latent)
+        waveform, rate = audio["waveform"], audio["sample_rate"]
         if seconds:
             waveform = as_long_as(waveform, rate, seconds)
         limited = torch.stack([limit_loudness(one, ceiling) for one in waveform]) if ceiling else waveform
@@ -100,21 +101,22 @@ class LTX2AVDecodeToVideo(io.ComfyNode):
             node_id="LTX2AVDecodeToVideo",
             display_name="LTX-2 Decode To Video",
             category=CATEGORY,
-            description="Decodes straight into a video file with sound: frames are encoded as they come, "
-            "so a clip of any length fits in memory. Connect Save Video to keep it.",
+            description="Decodes straight into a video file with audio: frames are encoded as they are "
+            "decoded, so a clip of any length fits in memory. Connect Save Video to save it.",
             inputs=[
                 io.Vae.Input("video_vae", tooltip="Video VAE of the checkpoint."),
                 io.Latent.Input("latent", tooltip="Sampled latent: audio-video, or video only."),
-                fps_input("Frames per second of the file; a connected plan overrides it."),
-                io.Int.Input(
-                    "crf",
-                    default=18,
-                    min=0,
-                    max=51,
-                    tooltip="Quality of the H.264 file: lower is better and larger, 18 looks lossless.",
+                fps_input(
+                    "Frames per second of the file: a higher rate plays faster. A connected plan "
+                    "overrides it."
                 ),
+                file_crf_input(),
                 io.Int.Input(
-                    "batch_index", default=0, min=0, max=63, tooltip="Which clip of a batch to decode."
+                    "batch_index",
+                    default=0,
+                    min=0,
+                    max=63,
+                    tooltip="Which clip of a batch to decode; 0 is the first.",
                 ),
                 io.Vae.Input(
                     "audio_vae",
@@ -125,7 +127,7 @@ class LTX2AVDecodeToVideo(io.ComfyNode):
                 io.Audio.Input(
                     "audio",
                     optional=True,
-                    tooltip="Sound to use in place of the latent's, such as that of LTX-2 Set Audio.",
+                    tooltip="Audio to use instead of the latent's, such as that of LTX-2 Set Audio.",
                 ),
                 plan_input("Takes the frame rate from an LTX-2 Clip Plan and checks the length against it."),
             ],
@@ -135,13 +137,13 @@ class LTX2AVDecodeToVideo(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        video_vae: Any,
+        video_vae: Vae,
         latent: Latent,
         fps: float,
         crf: int,
         batch_index: int,
-        audio_vae: Any = None,
-        audio: Any = None,
+        audio_vae: Vae | None = None,
+        audio: Audio | None = None,
         plan: ClipPlan | None = None,
     ) -> io.NodeOutput:
         refuse_guides(latent, "LTX-2 Decode To Video")
@@ -152,23 +154,24 @@ class LTX2AVDecodeToVideo(io.ComfyNode):
             own = audio_of(latent)["samples"]
             check_audio(samples.shape[2], own.shape[2], rate)
             audio = decoded_audio(audio_vae, {"samples": _one(own, batch_index)})
-        sound = None if audio is None else track_of(audio, batch_index)
-        return io.NodeOutput(write_video(video_vae, samples, rate, sound, crf))
+        track = None if audio is None else track_of(audio, batch_index)
+        return io.NodeOutput(write_video(video_vae, samples, rate, track, crf))
 
 
-def decoded_images(video_vae: Any, latent: Latent) -> Tensor:
-    """IMAGE of a LATENT; the clips of a batch one after another."""
-    images = video_vae.decode(video_of(latent)["samples"])
+def decoded_images(video_vae: Vae, latent: Latent) -> Tensor:
+    """The frames of a LATENT as IMAGE (N, H, W, 3); clips of a batch follow one another."""
+    images: Tensor = video_vae.decode(video_of(latent)["samples"])
     return rearrange(images, "b f h w c -> (b f) h w c")
 
 
-def decoded_audio(audio_vae: Any, latent: Latent) -> dict[str, Any]:
-    """AUDIO of a LATENT."""
+def decoded_audio(audio_vae: Vae, latent: Latent) -> Audio:
+    """The audio of a LATENT as AUDIO, at the rate of the vocoder."""
     decoded = audio_vae.decode(audio_of(latent)["samples"])
     return audio_from_decoder(decoded, audio_vae.first_stage_model.output_sample_rate)
 
 
-def _one(samples: Any, index: int) -> Any:
+def _one(samples: Tensor, index: int) -> Tensor:
+    """One clip of a batch, as a batch of one. Raises ValueError for an index past the end."""
     if index >= len(samples):
         raise ValueError(f"batch_index={index} is not in a batch of {len(samples)}: the first clip is 0")
     return samples[index : index + 1]

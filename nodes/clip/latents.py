@@ -1,8 +1,6 @@
-"""Latents of video and audio: make, join, take apart, enlarge."""
+"""Latents of video and audio: make empty ones, join, separate, upscale."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from comfy_api.latest import io
 
@@ -12,7 +10,9 @@ from ..conditioning.attached import refuse_guides
 from ..convert import Streams, split, split_av, video_of
 from ..host.latents import Latent, concat_av
 from ..host.upscaling import upscale_video
-from .plan import CATEGORY, batch_input, empty_latent, fps_input, size_input
+from ..host.values import UpscaleModel, Vae
+from ..inputs import batch_input, fps_input, frames_input, size_input
+from .plan import CATEGORY, empty_latent
 
 
 class LTX2AVEmptyLatent(io.ComfyNode):
@@ -27,15 +27,8 @@ class LTX2AVEmptyLatent(io.ComfyNode):
             inputs=[
                 size_input("width", 768, "Width in pixels"),
                 size_input("height", 512, "Height in pixels"),
-                io.Int.Input(
-                    "frames",
-                    default=97,
-                    min=1,
-                    max=100001,
-                    step=8,
-                    tooltip="Number of frames: 8k + 1, such as 97.",
-                ),
-                fps_input("Frames per second; it decides how long the sound is."),
+                frames_input(97, "Number of frames: 8k + 1, such as 97. More need more memory and time."),
+                fps_input("Frames per second: a higher rate makes clip and audio shorter."),
                 batch_input(),
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="Empty video and audio, for sampling.")],
@@ -56,8 +49,8 @@ class LTX2AVConcatLatent(io.ComfyNode):
             category=CATEGORY,
             description="Joins a video and an audio latent into one, with their noise masks.",
             inputs=[
-                io.Latent.Input("video_latent", tooltip="Video latent; a noise mask goes along."),
-                io.Latent.Input("audio_latent", tooltip="Audio latent; a noise mask goes along."),
+                io.Latent.Input("video_latent", tooltip="Video latent; its noise mask is joined too."),
+                io.Latent.Input("audio_latent", tooltip="Audio latent; its noise mask is joined too."),
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="Both in one latent.")],
         )
@@ -70,8 +63,8 @@ class LTX2AVConcatLatent(io.ComfyNode):
             raise ValueError("video_latent holds audio and audio_latent holds video: swap the two")
         if video is None or more_audio is not None or audio is None or more_video is not None:
             raise ValueError(
-                "video_latent must hold video only and audio_latent audio only: take an audio-video latent "
-                "apart with LTX-2 Separate AV Latent first"
+                "video_latent must hold video only and audio_latent audio only: separate an audio-video "
+                "latent with LTX-2 Separate AV Latent first"
             )
         return io.NodeOutput(concat_av(video, audio))
 
@@ -83,7 +76,7 @@ class LTX2AVSeparateLatent(io.ComfyNode):
             node_id="LTX2AVSeparateLatent",
             display_name="LTX-2 Separate AV Latent",
             category=CATEGORY,
-            description="Takes an audio-video latent apart. Both parts keep their noise mask.",
+            description="Separates an audio-video latent. Each part has its own noise mask.",
             inputs=[io.Latent.Input("latent", tooltip="Latent that holds video and audio.")],
             outputs=[
                 io.Latent.Output(display_name="video_latent", tooltip="The video with its mask."),
@@ -103,8 +96,8 @@ class LTX2AVLatentUpscale(io.ComfyNode):
             node_id="LTX2AVLatentUpscale",
             display_name="LTX-2 Latent Upscale",
             category=CATEGORY,
-            description="Enlarges the video between two stages. Audio passes through with its mask; the "
-            "video mask is dropped, so give the first image again after this node.",
+            description="Upscales the video between two stages. Audio and its mask are unchanged; the video "
+            "mask is dropped, so insert the first image again after this node.",
             inputs=[
                 io.Latent.Input("latent", tooltip="Result of the first stage, without guide frames."),
                 io.LatentUpscaleModel.Input("upscale_model", tooltip="Latent upscaler, such as spatial x2."),
@@ -112,16 +105,16 @@ class LTX2AVLatentUpscale(io.ComfyNode):
                     "video_vae", tooltip="Video VAE of the checkpoint: it holds the latent statistics."
                 ),
             ],
-            outputs=[io.Latent.Output(display_name="latent", tooltip="Enlarged video, same audio.")],
+            outputs=[io.Latent.Output(display_name="latent", tooltip="Upscaled video, same audio.")],
         )
 
     @classmethod
-    def execute(cls, latent: Latent, upscale_model: Any, video_vae: Any) -> io.NodeOutput:
+    def execute(cls, latent: Latent, upscale_model: UpscaleModel, video_vae: Vae) -> io.NodeOutput:
         refuse_guides(latent, "LTX-2 Latent Upscale")
         return io.NodeOutput(enlarged(latent, upscale_model, video_vae))
 
 
-def enlarged(latent: Latent, upscale_model: Any, video_vae: Any) -> Latent:
+def enlarged(latent: Latent, upscale_model: UpscaleModel, video_vae: Vae) -> Latent:
     """The LATENT with its video upscaled and without its mask. Raises ValueError if there is no upscaler."""
     if upscale_model is None:
         raise ValueError("no upscaler was loaded: choose one in LTX-2 Load All instead of none")

@@ -1,18 +1,28 @@
-"""What a clip will need in memory, told before anything runs."""
+"""What a clip needs in memory, reported before anything runs."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import comfy.model_management
 import torch
 from comfy_api.latest import io, ui
 
-from ...ltx2_core.memory import PRESETS, RELEASED, STORED, ModelSize, draw_plans, plan_memory, released_size
+from ...ltx2_core.memory import (
+    PRESETS,
+    RELEASED,
+    STORED,
+    ModelSize,
+    Released,
+    Stored,
+    draw_plans,
+    plan_memory,
+    released_size,
+)
 from ...ltx2_core.shapes import ClipPlan, Snap, plan_clip
 from ...ltx2_core.types import Numerics
-from .plan import plan_input, size_input
+from ..host.values import Model
+from ..inputs import frames_input, plan_input, size_input, stages_input
 
 MEASURED, ALL = "what is free now", "all sizes"
 
@@ -25,25 +35,15 @@ class LTX2AVMemoryPlan(io.ComfyNode):
             is_output_node=True,
             display_name="LTX-2 Memory Plan",
             category="LTX-2/utils",
-            description="Says what a clip of a given size needs in memory, stage by stage, and how much of "
+            description="Reports how much memory a clip of this size needs in each stage, and how much of "
             "the model can stay on the GPU. Loads nothing.",
             inputs=[
                 size_input("width", 768, "Width of the finished clip in pixels"),
                 size_input("height", 512, "Height of the finished clip in pixels"),
-                io.Int.Input(
-                    "frames",
-                    default=121,
-                    min=1,
-                    max=100001,
-                    step=8,
-                    tooltip="Length in frames, 8k + 1. Longer clips need more memory while they are sampled.",
+                frames_input(
+                    121, "Length in frames, 8k + 1. Longer clips need more memory while they are sampled."
                 ),
-                io.Combo.Input(
-                    "stages",
-                    options=["1", "2"],
-                    default="2",
-                    tooltip="2: the first stage has half the width and height. 1: sample at full size.",
-                ),
+                stages_input("2: the first stage has half the width and height. 1: sample at full size."),
                 io.Combo.Input(
                     "budget",
                     options=[MEASURED, *PRESETS, ALL],
@@ -81,9 +81,9 @@ class LTX2AVMemoryPlan(io.ComfyNode):
         frames: int,
         stages: str,
         budget: str,
-        model_version: Any,
-        weights: Any,
-        model: Any = None,
+        model_version: Released,
+        weights: Stored,
+        model: Model | None = None,
         plan: ClipPlan | None = None,
     ) -> io.NodeOutput:
         if plan is None:
@@ -114,10 +114,10 @@ def _budgets(budget: str) -> list[int]:
     return [int(comfy.model_management.get_free_memory(comfy.model_management.get_torch_device()))]
 
 
-def _of_model(size: ModelSize, model: Any) -> tuple[ModelSize, torch.dtype]:
+def _of_model(size: ModelSize, model: Model) -> tuple[ModelSize, torch.dtype]:
     """``size`` with the transformer of a loaded MODEL, and the dtype in which it computes.
 
-    Raises ValueError for a model that is not one of this pack's loaders.
+    Raises ValueError for a model that this pack's loaders did not make.
     """
     network = model.model.diffusion_model
     config = getattr(network, "config", None)

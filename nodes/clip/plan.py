@@ -1,4 +1,4 @@
-"""The plan of a clip: size, length, frame rate and sound brought onto the model's grid together."""
+"""The plan of a clip: size, length, frame rate and audio brought onto the model's grid together."""
 
 from __future__ import annotations
 
@@ -10,12 +10,21 @@ from ...ltx2_core.shapes import SPATIAL_SCALE, ClipPlan, Snap, plan_clip
 from ...ltx2_core.types import AVLatent, Numerics
 from ..conditioning.attached import marked_guides
 from ..host.latents import Latent, from_av
+from ..inputs import (
+    FRAMES,
+    SECONDS,
+    Plan,
+    batch_input,
+    fps_input,
+    length_input,
+    length_unit_input,
+    size_input,
+    stages_input,
+)
+
+__all__ = ["FRAMES", "SECONDS", "LTX2AVClipPlan", "Plan", "empty_latent", "fps_input", "whole_frames"]
 
 CATEGORY = "LTX-2/latent"
-Plan = io.Custom("LTX2AV_CLIP_PLAN")
-SECONDS, FRAMES = "seconds", "frames"
-MAX_SIZE = 16384
-MAX_FPS = 240.0
 
 
 class LTX2AVClipPlan(io.ComfyNode):
@@ -26,27 +35,21 @@ class LTX2AVClipPlan(io.ComfyNode):
             has_intermediate_output=True,
             display_name="LTX-2 Clip Plan",
             category=CATEGORY,
-            description="Decides size, length, frame rate and sound of a clip in one place, says what "
+            description="Sets size, length, frame rate and audio of a clip in one place, reports what "
             "had to be rounded, and makes the empty latent of the first stage.",
             inputs=[
                 size_input("width", 768, "Width of the finished clip in pixels"),
                 size_input("height", 512, "Height of the finished clip in pixels"),
-                io.Combo.Input(
-                    "length_unit",
-                    options=[SECONDS, FRAMES],
-                    default=SECONDS,
-                    tooltip="Whether length counts seconds or frames.",
+                length_unit_input(default=SECONDS),
+                length_input(
+                    5.0,
+                    "Length of the clip. The number of frames is rounded to 8k + 1 (9, 17, ... 121, ...) and "
+                    "the audio is as long. Longer clips need more memory and time.",
                 ),
-                io.Float.Input(
-                    "length",
-                    default=5.0,
-                    min=0.01,
-                    max=100000.0,
-                    step=0.01,
-                    tooltip="How long the clip is. The number of frames becomes 8k + 1 (9, 17, ... 121, "
-                    "...); the sound follows it. Longer clips need more memory and time.",
+                fps_input(
+                    "Frames per second, for the model and for the saved file: a higher rate makes a "
+                    "clip of the same number of frames shorter."
                 ),
-                fps_input("Frames per second, of the model's sense of time and of the saved file."),
                 io.Combo.Input(
                     "snap",
                     options=[snap.value for snap in (Snap.NEAREST, Snap.FLOOR, Snap.CEIL, Snap.ERROR)],
@@ -54,12 +57,9 @@ class LTX2AVClipPlan(io.ComfyNode):
                     tooltip="What to do with a size or length off the grid: round it to the nearest, "
                     "down, up, or stop with an error that names the nearest values.",
                 ),
-                io.Combo.Input(
-                    "stages",
-                    options=["1", "2"],
-                    default="2",
-                    tooltip="2: the first stage has half the width and height and LTX-2 Latent Upscale "
-                    "doubles them. 1: sample at full size.",
+                stages_input(
+                    "2: the first stage has half the width and height and LTX-2 Latent Upscale doubles them. "
+                    "1: sample at full size."
                 ),
                 batch_input(),
             ],
@@ -71,7 +71,7 @@ class LTX2AVClipPlan(io.ComfyNode):
                 io.Int.Output(display_name="frames", tooltip="Number of frames."),
                 io.Float.Output(display_name="fps", tooltip="Frames per second."),
                 io.String.Output(
-                    display_name="report", tooltip="The plan in words, with everything that was rounded."
+                    display_name="report", tooltip="The plan as text, with everything that was rounded."
                 ),
             ],
         )
@@ -120,7 +120,7 @@ def whole_frames(length: float) -> int:
 
 
 def empty_latent(plan: ClipPlan, batch_size: int) -> Latent:
-    """Zeros for video and audio, with the further keys of the host's own empty latents joined."""
+    """A LATENT of zeros for video and audio, with the keys that the host's own empty latents have."""
     device = intermediate_device()
     video = torch.zeros(plan.video_shape(batch_size), device=device)
     audio = torch.zeros(plan.audio_shape(batch_size), device=device)
@@ -129,44 +129,11 @@ def empty_latent(plan: ClipPlan, batch_size: int) -> Latent:
 
 
 def describe(plan: ClipPlan, first: ClipPlan) -> str:
-    """The plan in a few short lines."""
+    """The plan as text: size, frames, rate and audio latents, then what was rounded."""
     lines = [
         f"{plan.width} x {plan.height}, {plan.frames} frames at {plan.fps:g} fps = {plan.seconds:.3f} s",
-        f"sound: {plan.audio_latents} latents",
+        f"audio: {plan.audio_latents} latents",
     ]
     if first != plan:
         lines.insert(1, f"first stage: {first.width} x {first.height}")
     return "\n".join((*lines, *plan.changes))
-
-
-def size_input(name: str, default: int, what: str) -> io.Input:
-    """A width or height widget."""
-    return io.Int.Input(
-        name,
-        default=default,
-        min=SPATIAL_SCALE,
-        max=MAX_SIZE,
-        step=SPATIAL_SCALE,
-        tooltip=f"{what}: a multiple of {SPATIAL_SCALE}, of {2 * SPATIAL_SCALE} with two stages.",
-    )
-
-
-def fps_input(tooltip: str) -> io.Input:
-    """A frame rate widget."""
-    return io.Float.Input("fps", default=24.0, min=1.0, max=MAX_FPS, step=0.001, tooltip=tooltip)
-
-
-def plan_input(tooltip: str) -> io.Input:
-    """An optional clip plan."""
-    return Plan.Input("plan", optional=True, tooltip=tooltip)
-
-
-def batch_input() -> io.Input:
-    """A batch size widget."""
-    return io.Int.Input(
-        "batch_size",
-        default=1,
-        min=1,
-        max=64,
-        tooltip="How many clips to make at once, each from its own noise. Memory grows with it.",
-    )

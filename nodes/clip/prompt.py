@@ -1,15 +1,14 @@
-"""Prompts to conditioning that knows its frame rate."""
+"""Prompts to conditioning that carries the frame rate."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import node_helpers
 from comfy_api.latest import io
 
 from ...ltx2_core.run.request import NEGATIVE_PROMPT
 from ...ltx2_core.shapes import ClipPlan
-from .plan import fps_input, plan_input
+from ..host.values import Clip, Conditioning
+from ..inputs import fps_input, plan_input
 
 
 class LTX2AVPrompt(io.ComfyNode):
@@ -26,16 +25,19 @@ class LTX2AVPrompt(io.ComfyNode):
                     "positive",
                     multiline=True,
                     dynamic_prompts=True,
-                    tooltip="What happens, as one paragraph: subject, motion, camera, light, and every "
-                    "sound or spoken word (in quotes).",
+                    tooltip="What happens, as one paragraph: subject, motion, camera, light, and everything "
+                    "audible, spoken words in quotes.",
                 ),
                 io.String.Input(
                     "negative",
                     multiline=True,
                     default=NEGATIVE_PROMPT,
-                    tooltip="What to keep away from. It has no effect where cfg is 1.",
+                    tooltip="What to avoid. It has no effect where cfg is 1.",
                 ),
-                fps_input("Frames per second that the model assumes; a connected plan overrides it."),
+                fps_input(
+                    "Frames per second that the model assumes: at a higher rate things move less from "
+                    "frame to frame. A connected plan overrides it."
+                ),
                 plan_input("Takes the frame rate from an LTX-2 Clip Plan, so that both always agree."),
             ],
             outputs=[
@@ -46,18 +48,19 @@ class LTX2AVPrompt(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, clip: Any, positive: str, negative: str, fps: float, plan: ClipPlan | None = None
+        cls, clip: Clip, positive: str, negative: str, fps: float, plan: ClipPlan | None = None
     ) -> io.NodeOutput:
         rate = fps if plan is None else plan.fps
         return io.NodeOutput(*(encode_prompt(clip, text, rate) for text in (positive, negative)))
 
 
-def encode_prompt(clip: Any, text: str, fps: float) -> Any:
-    """CONDITIONING with its frame rate. Raises ValueError without a text encoder."""
+def encode_prompt(clip: Clip, text: str, fps: float) -> Conditioning:
+    """CONDITIONING of a prompt with its frame rate. Raises ValueError if ``clip`` is None."""
     if clip is None:
         raise ValueError(
             "there is no text encoder: LTX-2 checkpoints hold none, use LTX-2 Load All or LTX-2 Load "
             "Text Encoder"
         )
     conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text))
-    return node_helpers.conditioning_set_values(conditioning, {"frame_rate": fps})
+    encoded: Conditioning = node_helpers.conditioning_set_values(conditioning, {"frame_rate": fps})
+    return encoded

@@ -1,1 +1,1 @@
-"""Nodes that condition a clip: images, guides, audio, control maps and masks in time."""
+"""Nodes for conditioning a clip: images, guides, audio, control maps and time masks."""

@@ -1,9 +1,9 @@
-"""Sound without a video, and the voice of a reference."""
+"""Audio without video, and a reference audio whose voice is followed."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TypedDict
 
 import comfy.samplers
 import node_helpers
@@ -17,12 +17,20 @@ from ...ltx2_core.conditioning.patchify import patchify_audio
 from ...ltx2_core.shapes import AUDIO_BINS, AUDIO_CHANNELS, AUDIO_LATENTS_PER_SECOND, VIDEO_CHANNELS
 from ...ltx2_core.types import AVLatent
 from ..host.guider import without_reference
-from ..host.latents import AUDIO_ONLY, concat_av, from_av
+from ..host.latents import AUDIO_ONLY, Latent, concat_av, from_av
+from ..host.values import Audio, Conditioning, Model, Options, Vae
+from ..inputs import MAX_SECONDS, batch_input, percent_inputs, start_input
 from .attached import marked_guides
 from .images import CATEGORY
 
 SIDE = 2
-"""Rows and columns of the video latent of sound alone, which no one looks at."""
+"""Rows and columns of the unused video latent that goes with audio alone."""
+
+
+class ReferenceAudio(TypedDict):
+    """The host's conditioning value ``ref_audio``: ``tokens`` are (B, T, 128)."""
+
+    tokens: Tensor
 
 
 class LTX2AVTextToAudio(io.ComfyNode):
@@ -33,21 +41,19 @@ class LTX2AVTextToAudio(io.ComfyNode):
             has_intermediate_output=True,
             display_name="LTX-2 Text To Audio",
             category="LTX-2/editing",
-            description="Prepares sound without any video: the model leaves its video stream out, which is "
-            "many times faster. Sample one stage and decode with LTX-2 Decode Audio.",
+            description="Prepares the generation of audio without video: the model skips its video stream, "
+            "which is many times faster. Sample one stage and decode with LTX-2 Decode Audio.",
             inputs=[
                 io.Model.Input("model", tooltip="The model, with LoRAs if any."),
                 io.Float.Input(
                     "seconds",
                     default=5.0,
                     min=0.04,
-                    max=100000.0,
+                    max=MAX_SECONDS,
                     step=0.01,
-                    tooltip="Exact length of the sound.",
+                    tooltip="Exact length of the audio. Longer audio needs more memory and time.",
                 ),
-                io.Int.Input(
-                    "batch_size", default=1, min=1, max=64, tooltip="How many sounds to make at once."
-                ),
+                batch_input("audio clips"),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="For LTX-2 Sample Stage."),
@@ -57,7 +63,7 @@ class LTX2AVTextToAudio(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, seconds: float, batch_size: int) -> io.NodeOutput:
+    def execute(cls, model: Model, seconds: float, batch_size: int) -> io.NodeOutput:
         return io.NodeOutput(audio_only(model), audio_only_latent(seconds, batch_size), seconds)
 
 
@@ -69,29 +75,24 @@ class LTX2AVReferenceAudio(io.ComfyNode):
             has_intermediate_output=True,
             display_name="LTX-2 Reference Audio",
             category=CATEGORY,
-            description="Lets the model hear a voice, or another sound, that the new sound shall be like: "
-            "the tokens of it stand before the clip and do not appear in it. For LoRAs trained so.",
+            description="Conditions the model on a reference whose voice, or other audio, it imitates: the "
+            "tokens of the reference precede the clip and do not appear in it. For LoRAs trained this way.",
             inputs=[
                 io.Model.Input("model", tooltip="The model, with the LoRA."),
                 io.Conditioning.Input("positive", tooltip="From LTX-2 Prompt."),
-                io.Conditioning.Input("negative", tooltip="Goes along with positive."),
+                io.Conditioning.Input("negative", tooltip="From LTX-2 Prompt; it gets the same reference."),
                 io.Vae.Input("audio_vae", tooltip="Audio VAE that encodes the reference."),
                 io.Audio.Input("audio", tooltip="The reference."),
-                io.Float.Input(
-                    "start",
-                    default=0.0,
-                    min=0.0,
-                    max=100000.0,
-                    step=0.01,
-                    tooltip="Where in the sound the reference begins, in seconds.",
-                ),
+                start_input("Second of the audio at which the reference begins."),
                 io.Float.Input(
                     "seconds",
                     default=5.0,
                     min=0.0,
                     max=600.0,
                     step=0.01,
-                    tooltip="How much of it to take; 5 is what such LoRAs are trained with, 0 takes all.",
+                    tooltip="Length of the reference: such LoRAs are trained with 5, a longer one costs "
+                    "time, and 0 "
+                    "takes all of the audio.",
                 ),
                 io.Float.Input(
                     "identity",
@@ -99,42 +100,28 @@ class LTX2AVReferenceAudio(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.05,
-                    tooltip="How strongly to sound like it, at one more evaluation a step. 0 is off: then "
-                    "LTX-2 Stream Guidance may do it with the other passes.",
+                    tooltip="Guidance towards the reference: more imitates it more strongly. It costs one "
+                    "more "
+                    "forward pass a sampling step; 0 is off, and LTX-2 Stream Guidance may do it instead.",
                 ),
-                io.Float.Input(
-                    "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Where in the schedule identity begins.",
-                ),
-                io.Float.Input(
-                    "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Where in the schedule identity ends.",
-                ),
+                *percent_inputs("identity"),
             ],
             outputs=[
-                io.Model.Output(display_name="model", tooltip="The model with identity."),
+                io.Model.Output(display_name="model", tooltip="The model with identity guidance."),
                 io.Conditioning.Output(display_name="positive", tooltip="For the sampler's positive."),
                 io.Conditioning.Output(display_name="negative", tooltip="For the sampler's negative."),
-                io.String.Output(display_name="report", tooltip="How long the reference is."),
+                io.String.Output(display_name="report", tooltip="Length of the reference."),
             ],
         )
 
     @classmethod
     def execute(
         cls,
-        model: Any,
-        positive: Any,
-        negative: Any,
-        audio_vae: Any,
-        audio: Any,
+        model: Model,
+        positive: Conditioning,
+        negative: Conditioning,
+        audio_vae: Vae,
+        audio: Audio | None,
         start: float,
         seconds: float,
         identity: float,
@@ -142,20 +129,23 @@ class LTX2AVReferenceAudio(io.ComfyNode):
         end_percent: float,
     ) -> io.NodeOutput:
         tokens = patchify_audio(encoded_reference(audio_vae, audio, start, seconds))
-        given = {"ref_audio": {"tokens": tokens}}
+        reference = ReferenceAudio(tokens=tokens)
         patched = with_identity(model, identity, start_percent, end_percent) if identity else model
         length = tokens.shape[1] / AUDIO_LATENTS_PER_SECOND
         report = f"reference of {length:.2f} s, {tokens.shape[1]} audio latents"
         return io.NodeOutput(
             patched,
-            *(node_helpers.conditioning_set_values(one, given) for one in (positive, negative)),
+            *(
+                node_helpers.conditioning_set_values(prompt, {"ref_audio": reference})
+                for prompt in (positive, negative)
+            ),
             report,
             ui=ui.PreviewText(report),
         )
 
 
-def audio_only(model: Any) -> Any:
-    """A clone of MODEL whose video stream does not run."""
+def audio_only(model: Model) -> Model:
+    """A clone of MODEL that skips its video stream."""
     clone = model.clone()
     options = clone.model_options
     off = dict.fromkeys(("run_vx", "a2v_cross_attn", "v2a_cross_attn"), False)
@@ -166,8 +156,11 @@ def audio_only(model: Any) -> Any:
     return clone
 
 
-def audio_only_latent(seconds: float, batch: int) -> dict[str, Any]:
-    """The LATENT of sound alone; one latent more than the sound, whose end a vocoder cuts short."""
+def audio_only_latent(seconds: float, batch: int) -> Latent:
+    """An empty LATENT for audio alone, with an unused video of one latent frame.
+
+    It is one audio latent longer than ``seconds``, because a vocoder shortens the end.
+    """
     device, length = intermediate_device(), math.ceil(seconds * AUDIO_LATENTS_PER_SECOND) + 1
     video = torch.zeros(batch, VIDEO_CHANNELS, 1, SIDE, SIDE, device=device)
     audio = torch.zeros(batch, AUDIO_CHANNELS, length, AUDIO_BINS, device=device)
@@ -178,13 +171,13 @@ def audio_only_latent(seconds: float, batch: int) -> dict[str, Any]:
     return marked_guides({**joined, AUDIO_ONLY: True}, 0)
 
 
-def encoded_reference(audio_vae: Any, audio: dict[str, Any] | None, start_s: float, seconds: float) -> Tensor:
-    """A part of an AUDIO as latents (B, 8, T, 16); 0 ``seconds`` is all of it.
+def encoded_reference(audio_vae: Vae, audio: Audio | None, start_s: float, seconds: float) -> Tensor:
+    """A part of an AUDIO as latents (B, 8, T, 16); with 0 ``seconds`` all from ``start_s`` on.
 
-    Raises ValueError if there is no sound from ``start_s`` on.
+    Raises ValueError if there is no audio, or if it ends before ``start_s``.
     """
     if audio is None:
-        raise ValueError("there is no reference sound: the file that it comes from has no audio track")
+        raise ValueError("there is no reference audio: the file that it comes from has no audio track")
     waveform, rate = audio["waveform"], int(audio["sample_rate"])
     first = round(start_s * rate)
     part = waveform[..., first : first + round(seconds * rate) if seconds else None]
@@ -193,17 +186,20 @@ def encoded_reference(audio_vae: Any, audio: dict[str, Any] | None, start_s: flo
             f"the reference lasts {waveform.shape[-1] / rate:.2f} s and nothing is left from {start_s:g} s "
             "on: choose an earlier start"
         )
-    sound = resample(to_stereo(part), rate, audio_vae.audio_sample_rate)
-    encoded: Tensor = audio_vae.encode(sound.movedim(1, -1))
+    stereo = resample(to_stereo(part), rate, audio_vae.audio_sample_rate)
+    encoded: Tensor = audio_vae.encode(stereo.movedim(1, -1))
     return encoded
 
 
-def with_identity(model: Any, scale: float, start_percent: float, end_percent: float) -> Any:
-    """A clone of MODEL that adds ``scale`` times what the reference changes, as the host's own node does."""
+def with_identity(model: Model, scale: float, start_percent: float, end_percent: float) -> Model:
+    """A clone of MODEL with guidance towards the reference audio, as in the host's LTXVReferenceAudio.
+
+    It adds ``scale`` times the difference that the reference makes to the conditional prediction.
+    """
     sampling = model.get_model_object("model_sampling")
     first, last = sampling.percent_to_sigma(start_percent), sampling.percent_to_sigma(end_percent)
 
-    def add_identity(args: dict[str, Any]) -> Tensor:
+    def add_identity(args: Options) -> Tensor:
         result: Tensor = args["denoised"]
         if not last <= float(args["sigma"][0]) <= first:
             return result
@@ -211,7 +207,8 @@ def with_identity(model: Any, scale: float, start_percent: float, end_percent: f
         (without,) = comfy.samplers.calc_cond_batch(
             args["model"], [plain], args["input"], args["sigma"], args["model_options"].copy()
         )
-        return result + (args["cond_denoised"] - without) * scale
+        added: Tensor = (args["cond_denoised"] - without) * scale
+        return result + added
 
     clone = model.clone()
     clone.set_model_sampler_post_cfg_function(add_identity)

@@ -17,8 +17,9 @@ class LTX2AVCanny(io.ComfyNode):
             node_id="LTX2AVCanny",
             display_name="LTX-2 Canny Edges",
             category=CATEGORY,
-            description="White edges on black of every frame: the control video of a canny or union "
-            "IC-LoRA, for LTX-2 Add Guide. Pose and depth come from preprocessor packs.",
+            description="Draws the edges of every frame in white on black: the control video of a canny "
+            "or union "
+            "IC-LoRA, for LTX-2 Add Guide. Preprocessor packs make pose and depth maps.",
             inputs=[
                 io.Image.Input("image", tooltip="Image or clip."),
                 io.Float.Input(
@@ -27,7 +28,8 @@ class LTX2AVCanny(io.ComfyNode):
                     min=0.01,
                     max=1.0,
                     step=0.01,
-                    tooltip="Weakest edge that is kept where it leads to a strong one: less draws more.",
+                    tooltip="Weakest edge that is drawn where it continues a strong one: a lower value "
+                    "draws more.",
                 ),
                 io.Float.Input(
                     "high",
@@ -35,7 +37,9 @@ class LTX2AVCanny(io.ComfyNode):
                     min=0.01,
                     max=1.0,
                     step=0.01,
-                    tooltip="Weakest edge that is kept by itself; a step from black to white has about 0.5.",
+                    tooltip="Weakest edge that is drawn by itself: a lower value draws more. A step from "
+                    "black to "
+                    "white has about 0.5.",
                 ),
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="The edges, of the same size.")],

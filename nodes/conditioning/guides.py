@@ -1,8 +1,8 @@
-"""Guides: images and clips that the model sees beside the video, and taking them off again."""
+"""Guides: images and clips as extra tokens next to the video, and how to remove them again."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from comfy_api.latest import io, ui
@@ -13,13 +13,24 @@ from ...ltx2_core.conditioning.items import GuideFrames, dilate
 from ...ltx2_core.media import fit_image
 from ...ltx2_core.shapes import SPATIAL_SCALE
 from ..convert import Streams, compress, frames_from_image, image_from_frames, split, video_of
-from ..host.guides import guide_frames_of, with_guide, without_guides
+from ..host.guides import Entry, guide_frames_of, with_guide, without_guides
 from ..host.latents import Latent
 from ..host.masks import frame_mask
+from ..host.values import Conditioning, Vae
+from ..inputs import ICLoraParameters, iclora_parameters_input, image_crf_input
 from .attached import AttachedGuide, marked_guides, remember
-from .images import CATEGORY, crf_input
+from .images import CATEGORY
 
-ICLoraParameters = io.Custom("IC_LORA_PARAMETERS")
+__all__ = [
+    "ICLoraParameters",
+    "LTX2AVAddGuide",
+    "LTX2AVCropGuides",
+    "add_guide",
+    "attach_guide",
+    "crop_guides",
+    "downscale_of",
+    "every_of",
+]
 
 
 class LTX2AVAddGuide(io.ComfyNode):
@@ -30,25 +41,30 @@ class LTX2AVAddGuide(io.ComfyNode):
             has_intermediate_output=True,
             display_name="LTX-2 Add Guide",
             category=CATEGORY,
-            description="Shows the model an image or a clip beside the video: a keyframe at any frame, or a "
-            "control or reference video for an IC-LoRA. Take guides off again with LTX-2 Crop Guides.",
+            description="Conditions the video on an image or a clip: a keyframe at any frame, or a "
+            "control or "
+            "reference video for an IC-LoRA. Remove guides after sampling with LTX-2 Crop Guides.",
             inputs=[
                 io.Conditioning.Input("positive", tooltip="From LTX-2 Prompt or another LTX-2 Add Guide."),
-                io.Conditioning.Input("negative", tooltip="Goes along with positive."),
+                io.Conditioning.Input(
+                    "negative", tooltip="The negative conditioning that belongs to positive."
+                ),
                 io.Vae.Input("video_vae", tooltip="Video VAE that encodes the guide."),
                 io.Latent.Input("latent", tooltip="Latent of this stage: audio-video, or video only."),
                 io.Image.Input(
                     "image",
-                    tooltip="Image or clip, cut around its centre to the clip's shape. A clip has 8k + 1 "
-                    "frames at frame 0 and 8k elsewhere; the frames beyond are not used.",
+                    tooltip="Image or clip, cropped around its centre to the clip's aspect ratio. A clip "
+                    "has 8k + 1 "
+                    "frames at frame 0 and 8k elsewhere; further frames are not used.",
                 ),
                 io.Int.Input(
                     "frame",
                     default=0,
                     min=-99999,
                     max=99999,
-                    tooltip="Frame that it begins at; negative counts from the end, -1 is the last. A clip "
-                    "amid the video begins at 8k + 1, which is rounded down to.",
+                    tooltip="Frame at which the guide begins; negative values count from the end, -1 is "
+                    "the last. "
+                    "After frame 0 a clip begins at a frame 8k + 1: other values are rounded down to one.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -56,7 +72,9 @@ class LTX2AVAddGuide(io.ComfyNode):
                     min=0.0,
                     max=10.0,
                     step=0.01,
-                    tooltip="1 shows it clean, less lets the model change it; more only adds attention.",
+                    tooltip="1 fixes the guide, lower values let the model change it; above 1 only its "
+                    "attention "
+                    "rises.",
                 ),
                 io.Float.Input(
                     "attention_strength",
@@ -64,43 +82,47 @@ class LTX2AVAddGuide(io.ComfyNode):
                     min=0.0,
                     max=10.0,
                     step=0.01,
-                    tooltip="How much the video looks at it, 1 is plain; 0 means the same as strength.",
+                    tooltip="Weight of the attention between video and guide: more follows the guide more "
+                    "closely, "
+                    "1 is the plain attention; 0 means the same as strength.",
                 ),
-                crf_input(0, "Compress the guide like LTX-2 Preprocess Image; 0 is off."),
+                image_crf_input(
+                    0,
+                    "Compress the guide like LTX-2 Preprocess Image: more adds motion and costs detail, 0 "
+                    "is off.",
+                ),
                 io.Int.Input(
                     "downscale",
                     default=0,
                     min=0,
                     max=8,
-                    tooltip="Encode the guide this many times smaller than the clip, as some IC-LoRAs want; "
-                    "0 takes the factor from iclora_parameters, or 1.",
+                    tooltip="Encode the guide this many times smaller than the clip, as some IC-LoRAs "
+                    "require: a "
+                    "larger factor is faster. 0 takes it from iclora_parameters, or 1.",
                 ),
                 io.Mask.Input(
                     "attention_mask",
                     optional=True,
-                    tooltip="Where to look at the guide, one mask or one a frame: it is multiplied by the "
-                    "attention strength.",
+                    tooltip="Parts of the guide to follow, one mask or one a frame: it multiplies the "
+                    "attention "
+                    "strength.",
                 ),
-                ICLoraParameters.Input(
-                    "iclora_parameters",
-                    optional=True,
-                    tooltip="From Get IC-LoRA Parameters: the factor that the LoRA was trained with.",
-                ),
+                iclora_parameters_input(),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive", tooltip="For the sampler's positive."),
                 io.Conditioning.Output(display_name="negative", tooltip="For the sampler's negative."),
                 io.Latent.Output(display_name="latent", tooltip="The latent with the guide at its end."),
-                io.String.Output(display_name="report", tooltip="Which pictures are used, and where."),
+                io.String.Output(display_name="report", tooltip="Which frames are used, and where."),
             ],
         )
 
     @classmethod
     def execute(
         cls,
-        positive: Any,
-        negative: Any,
-        video_vae: Any,
+        positive: Conditioning,
+        negative: Conditioning,
+        video_vae: Vae,
         latent: Latent,
         image: Tensor,
         frame: int,
@@ -109,7 +131,7 @@ class LTX2AVAddGuide(io.ComfyNode):
         crf: int,
         downscale: int,
         attention_mask: Tensor | None = None,
-        iclora_parameters: dict[str, Any] | None = None,
+        iclora_parameters: Mapping[str, object] | None = None,
     ) -> io.NodeOutput:
         guide = AttachedGuide(
             image=compress(image, crf),
@@ -131,29 +153,40 @@ class LTX2AVCropGuides(io.ComfyNode):
             node_id="LTX2AVCropGuides",
             display_name="LTX-2 Crop Guides",
             category=CATEGORY,
-            description="Takes the guide frames off a sampled latent and out of the conditioning. It belongs "
+            description="Removes the guide frames from a sampled latent and from the conditioning. Use it "
             "right after the sampler, before LTX-2 Latent Upscale and before decoding.",
             inputs=[
-                io.Conditioning.Input("positive", tooltip="What the latent was sampled with."),
-                io.Conditioning.Input("negative", tooltip="Goes along with positive."),
+                io.Conditioning.Input(
+                    "positive", tooltip="The conditioning that the latent was sampled with."
+                ),
+                io.Conditioning.Input(
+                    "negative", tooltip="The negative conditioning that belongs to positive."
+                ),
                 io.Latent.Input("latent", tooltip="Sampled latent: audio-video, or video only."),
             ],
             outputs=[
-                io.Conditioning.Output(display_name="positive", tooltip="For the next stage, no guides."),
-                io.Conditioning.Output(display_name="negative", tooltip="For the next stage, no guides."),
-                io.Latent.Output(display_name="latent", tooltip="The clip alone."),
+                io.Conditioning.Output(
+                    display_name="positive", tooltip="For the next stage, without guides."
+                ),
+                io.Conditioning.Output(
+                    display_name="negative", tooltip="For the next stage, without guides."
+                ),
+                io.Latent.Output(display_name="latent", tooltip="The clip without guide frames."),
             ],
         )
 
     @classmethod
-    def execute(cls, positive: Any, negative: Any, latent: Latent) -> io.NodeOutput:
+    def execute(cls, positive: Conditioning, negative: Conditioning, latent: Latent) -> io.NodeOutput:
         return io.NodeOutput(*crop_guides(positive, negative, latent))
 
 
 def add_guide(
-    positive: Any, negative: Any, video_vae: Any, latent: Latent, guide: AttachedGuide
-) -> tuple[Any, Any, Latent, str]:
-    """Conditioning, LATENT and one line on what was used. Raises ValueError for what does not fit."""
+    positive: Conditioning, negative: Conditioning, video_vae: Vae, latent: Latent, guide: AttachedGuide
+) -> tuple[Conditioning, Conditioning, Latent, str]:
+    """Encode a guide and append it: the conditioning, the LATENT and one line on the frames that are used.
+
+    Raises ValueError if the latent's size is no multiple of the guide's, or if the guide is too long.
+    """
     video = video_of(latent)
     samples = video["samples"]
     rows, columns = samples.shape[3:]
@@ -177,20 +210,27 @@ def add_guide(
         time_scale=guide.every,
     )
     positive, negative, latent = attach_guide(positive, negative, latent, item, guide.mask)
-    every = f", every {guide.every}. picture" if guide.every > 1 else ""
+    every = f", every {guide.every}. frame" if guide.every > 1 else ""
     return positive, negative, remember(latent, guide), placed.describe() + every
 
 
 def attach_guide(
-    positive: Any, negative: Any, latent: Latent, guide: GuideFrames, mask: Tensor | None = None
-) -> tuple[Any, Any, Latent]:
-    """Conditioning and LATENT with an encoded guide; ``mask`` (N, H, W) weighs its parts."""
+    positive: Conditioning,
+    negative: Conditioning,
+    latent: Latent,
+    guide: GuideFrames,
+    mask: Tensor | None = None,
+) -> tuple[Conditioning, Conditioning, Latent]:
+    """Conditioning and LATENT with an encoded guide at the end of the video.
+
+    ``mask`` (N, H, W) multiplies the attention weights of its parts.
+    """
     video = video_of(latent)
     before = guide_frames_of(positive, video["samples"])
     spread, keep = dilate(guide.latent.to(video["samples"]), guide.scale)
-    entry = {
+    entry: Entry = {
         "pre_filter_count": spread[0, 0].numel(),
-        "strength": guide.attention,
+        "strength": float(guide.attention),
         "pixel_mask": None if mask is None else mask[None, None],
         "latent_shape": list(guide.latent.shape[2:]),
     }
@@ -203,8 +243,13 @@ def attach_guide(
     )
 
 
-def crop_guides(positive: Any, negative: Any, latent: Latent) -> tuple[Any, Any, Latent]:
-    """Conditioning and LATENT without guides, or as they are, with a mask, where there are none."""
+def crop_guides(
+    positive: Conditioning, negative: Conditioning, latent: Latent
+) -> tuple[Conditioning, Conditioning, Latent]:
+    """Conditioning and LATENT without guides.
+
+    The LATENT always gets a noise mask; without guides the conditioning is returned unchanged.
+    """
     video = video_of(latent)
     frames = guide_frames_of(positive, video["samples"])
     own = video["samples"].shape[2] - frames
@@ -217,17 +262,19 @@ def crop_guides(positive: Any, negative: Any, latent: Latent) -> tuple[Any, Any,
 
 
 def _pixels(image: Tensor, placed: GuidePlacement, rows: int, columns: int) -> Tensor:
+    """The frames of a guide that are used, (N, H, W, 3), at the size of the latent cells."""
     frames = placed.frames_to_encode(frames_from_image(image))
     return image_from_frames(fit_image(frames, columns * SPATIAL_SCALE, rows * SPATIAL_SCALE, mode="comfy"))
 
 
 def _coordinates(guide: GuideFrames, spread: Tensor) -> Tensor:
-    """(1, 3, G, 2) in pixel frames and pixels, as the host's conditioning has them."""
-    return guide.positions(*spread.shape[2:], fps=1.0).to(spread.device)
+    """Coordinates (1, 3, G, 2) of the guide tokens in pixel frames, rows and columns."""
+    frames, rows, columns = spread.shape[2:]
+    return guide.positions(frames, rows, columns, fps=1.0).to(spread.device)
 
 
 def _with_frames(video: Latent, guide: Tensor, keep: Tensor | None, strength: float) -> Latent:
-    """The video LATENT with the guide behind it. Holes of a spread guide have a mask below 0."""
+    """The video LATENT with the guide appended in time. The holes of a spread guide have a mask below 0."""
     samples, mask = video["samples"], frame_mask(video)[:, :1]
     if keep is None:
         added = mask.new_full((len(mask), 1, guide.shape[2], *mask.shape[3:]), max(0.0, 1 - strength))
@@ -244,18 +291,20 @@ def _with_frames(video: Latent, guide: Tensor, keep: Tensor | None, strength: fl
     }
 
 
-def downscale_of(parameters: dict[str, Any] | None) -> int:
-    """How many times smaller than the clip an IC-LoRA wants its reference."""
+def downscale_of(parameters: Mapping[str, object] | None) -> int:
+    """How many times smaller than the clip the reference of an IC-LoRA is."""
     return _factor(parameters, "reference_downscale_factor")
 
 
-def every_of(parameters: dict[str, Any] | None) -> int:
-    """Every how many pictures an IC-LoRA wants one of its reference."""
+def every_of(parameters: Mapping[str, object] | None) -> int:
+    """How many frames of its reference an IC-LoRA advances for each one that it uses."""
     return _factor(parameters, "reference_temporal_scale_factor")
 
 
-def _factor(parameters: dict[str, Any] | None, name: str) -> int:
+def _factor(parameters: Mapping[str, object] | None, name: str) -> int:
+    """A factor of at least 1; 1 where it is absent or not a number."""
+    value = (parameters or {}).get(name, 1)
     try:
-        return max(1, round(float((parameters or {}).get(name, 1))))
+        return max(1, round(float(value)))  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return 1

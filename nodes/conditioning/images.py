@@ -1,8 +1,6 @@
-"""Given content: a first image or clip in place, and sound to make a video for."""
+"""Conditioning that takes part of the latent: a first image or clip, and input audio."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from comfy_api.latest import io, ui
@@ -13,6 +11,8 @@ from ...ltx2_core.shapes import AUDIO_LATENTS_PER_SECOND, latent_frames_of
 from ..convert import Streams, clip_audio, compress, encoder_audio, image_at_stage, split, split_av, video_of
 from ..host.latents import Latent, concat_av
 from ..host.masks import frame_mask
+from ..host.values import Audio, Vae
+from ..inputs import image_crf_input, start_input
 from .attached import AttachedImage, remember
 
 CATEGORY = "LTX-2/conditioning"
@@ -25,14 +25,19 @@ class LTX2AVPreprocess(io.ComfyNode):
             node_id="LTX2AVPreprocess",
             display_name="LTX-2 Preprocess Image",
             category=CATEGORY,
-            description="Makes stills look like video frames by one H.264 round trip: images that are "
-            "too clean tend to stay frozen.",
+            description="Makes still images look like video frames by compressing them once with H.264: the "
+            "model tends to leave images without compression artefacts frozen.",
             inputs=[
-                io.Image.Input("image", tooltip="Images to compress, each by itself."),
-                crf_input(33, "Strength of the compression: 0 is off, 33 is usual for LTX-2.0, 18 for 2.3."),
+                io.Image.Input("image", tooltip="Images to compress, each as a video of one frame."),
+                image_crf_input(
+                    33,
+                    "Strength of the compression: more adds motion and costs detail. 0 is off, 33 is "
+                    "usual for "
+                    "LTX-2.0, 18 for 2.3.",
+                ),
             ],
             outputs=[
-                io.Image.Output(display_name="image", tooltip="The compressed images, cut to even sizes.")
+                io.Image.Output(display_name="image", tooltip="The compressed images, cropped to even sizes.")
             ],
         )
 
@@ -48,12 +53,15 @@ class LTX2AVImgToVideoInplace(io.ComfyNode):
             node_id="LTX2AVImgToVideoInplace",
             display_name="LTX-2 Img To Video Inplace",
             category=CATEGORY,
-            description="Puts an image, or a clip of 8k + 1 frames, in the place of the first frames. In a "
+            description="Replaces the first frames of the latent by an image or by a clip of 8k + 1 "
+            "frames. In a "
             "two-stage graph use it before both stages: after the upscaler, not before it.",
             inputs=[
                 io.Vae.Input("video_vae", tooltip="Video VAE that encodes the image."),
                 io.Image.Input(
-                    "image", tooltip="First image or clip; it is cut around its centre to the clip's shape."
+                    "image",
+                    tooltip="First image or clip; it is cropped around its centre to the clip's aspect "
+                    "ratio.",
                 ),
                 io.Latent.Input("latent", tooltip="Latent of this stage: audio-video, or video only."),
                 io.Float.Input(
@@ -62,10 +70,13 @@ class LTX2AVImgToVideoInplace(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="1 keeps the image exactly; less lets the model change it, 0 ignores it.",
+                    tooltip="1 preserves the image exactly; lower values let the model change it, 0 "
+                    "ignores it.",
                 ),
-                crf_input(
-                    0, "Compress the image like LTX-2 Preprocess Image, at the size of this stage; 0 is off."
+                image_crf_input(
+                    0,
+                    "Compress the image like LTX-2 Preprocess Image, at the size of this stage: more adds "
+                    "motion and costs detail, 0 is off.",
                 ),
             ],
             outputs=[
@@ -75,7 +86,7 @@ class LTX2AVImgToVideoInplace(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, video_vae: Any, image: Tensor, latent: Latent, strength: float, crf: int
+        cls, video_vae: Vae, image: Tensor, latent: Latent, strength: float, crf: int
     ) -> io.NodeOutput:
         return io.NodeOutput(place_image(video_vae, latent, AttachedImage(image, strength, crf)))
 
@@ -88,22 +99,16 @@ class LTX2AVSetAudio(io.ComfyNode):
             has_intermediate_output=True,
             display_name="LTX-2 Set Audio",
             category=CATEGORY,
-            description="Gives the clip its sound: the video is made for it and the sound itself stays "
-            "as it is, in every later stage too.",
+            description="Sets the audio of the clip: the video is generated to match it, and the audio "
+            "itself is "
+            "preserved in this and every later stage.",
             inputs=[
-                io.Vae.Input("audio_vae", tooltip="Audio VAE that encodes the sound."),
+                io.Vae.Input("audio_vae", tooltip="Audio VAE that encodes the audio."),
                 io.Audio.Input(
-                    "audio", tooltip="The sound. Longer than the clip: cut. Shorter: silence follows."
+                    "audio", tooltip="The audio. Longer than the clip: it is cut. Shorter: silence follows."
                 ),
                 io.Latent.Input("latent", tooltip="Audio-video latent of the first stage."),
-                io.Float.Input(
-                    "start",
-                    default=0.0,
-                    min=0.0,
-                    max=100000.0,
-                    step=0.01,
-                    tooltip="Where in the sound the clip begins, in seconds.",
-                ),
+                start_input("Second of the audio at which the clip begins: a later start skips more of it."),
                 io.Float.Input(
                     "noise_floor",
                     default=0.0,
@@ -111,14 +116,17 @@ class LTX2AVSetAudio(io.ComfyNode):
                     max=0.0,
                     step=1.0,
                     optional=True,
-                    tooltip="A soft noise that only the model hears, in dB of full scale, such as -60: "
-                    "digital silence is unlike a recording. 0 is off.",
+                    tooltip="Level of a noise that is added for the model only, in dB of full scale, such "
+                    "as -60: "
+                    "it makes digital silence resemble a recording. 0 is off.",
                 ),
             ],
             outputs=[
-                io.Latent.Output(display_name="latent", tooltip="The latent with the sound kept fixed."),
+                io.Latent.Output(
+                    display_name="latent", tooltip="The latent with the audio in it, masked as preserved."
+                ),
                 io.Audio.Output(
-                    display_name="audio", tooltip="The sound cut to the clip, for LTX-2 Decode To Video."
+                    display_name="audio", tooltip="The audio cut to the clip, for LTX-2 Decode To Video."
                 ),
                 io.String.Output(display_name="report", tooltip="What was cut or added."),
             ],
@@ -126,46 +134,45 @@ class LTX2AVSetAudio(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, audio_vae: Any, audio: Any, latent: Latent, start: float, noise_floor: float = 0.0
+        cls, audio_vae: Vae, audio: Audio | None, latent: Latent, start: float, noise_floor: float = 0.0
     ) -> io.NodeOutput:
         video, own = split_av(latent)
         latents = own["samples"].shape[2]
         waveform, rate, silence_s = clip_audio(audio, start, latents)
-        heard = with_noise_floor(waveform, noise_floor) if noise_floor else waveform
-        encoded = audio_vae.encode(encoder_audio(heard, rate, audio_vae.audio_sample_rate, latents))
+        conditioning = with_noise_floor(waveform, noise_floor) if noise_floor else waveform
+        encoded = audio_vae.encode(encoder_audio(conditioning, rate, audio_vae.audio_sample_rate, latents))
         samples = encoded.to(own["samples"]).expand_as(own["samples"]).clone()
         frozen = {**own, "samples": samples, "noise_mask": torch.zeros_like(samples)}
-        report = f"sound of {latents / AUDIO_LATENTS_PER_SECOND:.2f} s from {start:g} s on"
+        report = f"audio of {latents / AUDIO_LATENTS_PER_SECOND:.2f} s from {start:g} s on"
         if silence_s:
             report += f"; it is too short for the clip: {silence_s:.2f} s of silence added at the end"
-        sound = {"waveform": waveform, "sample_rate": rate}
-        return io.NodeOutput(concat_av(video, frozen), sound, report, ui=ui.PreviewText(report))
+        cut: Audio = {"waveform": waveform, "sample_rate": rate}
+        return io.NodeOutput(concat_av(video, frozen), cut, report, ui=ui.PreviewText(report))
 
 
-def place_image(video_vae: Any, latent: Latent, given: AttachedImage) -> Latent:
-    """The LATENT with an image in the place of its first frames; it remembers it.
+def place_image(video_vae: Vae, latent: Latent, attached: AttachedImage) -> Latent:
+    """The LATENT whose first frames are an encoded image; the image is attached to it for the next stage.
 
     Raises ValueError for more images than the clip has frames.
     """
     video = video_of(latent)
-    frames = latent_frames_of(len(given.image))
+    frames = latent_frames_of(len(attached.image))
     if frames > video["samples"].shape[2]:
         raise ValueError(
-            f"{len(given.image)} images are {frames} latent frames and the clip has only "
-            f"{video['samples'].shape[2]}: give fewer images or plan a longer clip"
+            f"{len(attached.image)} images are {frames} latent frames and the clip has only "
+            f"{video['samples'].shape[2]}: use fewer images or plan a longer clip"
         )
-    encoded = video_vae.encode(image_at_stage(given.image, video, given.crf))
-    joined = Streams(put_in_place(video, encoded, given.strength), split(latent).audio).joined()
-    return remember(joined, given)
+    encoded = video_vae.encode(image_at_stage(attached.image, video, attached.crf))
+    joined = Streams(put_in_place(video, encoded, attached.strength), split(latent).audio).joined()
+    return remember(joined, attached)
 
 
-def put_in_place(video: Latent, given: Tensor, strength: float) -> Latent:
-    """The LATENT of a video whose first frames are ``given`` (1 or B, C, K, H, W), with its mask."""
-    samples, mask, frames = video["samples"].clone(), frame_mask(video), given.shape[2]
-    samples[:, :, :frames] = given
+def put_in_place(video: Latent, encoded: Tensor, strength: float) -> Latent:
+    """The video LATENT with ``encoded`` (1 or B, C, K, H, W) as its first K latent frames.
+
+    Their noise mask is 1 - ``strength``.
+    """
+    samples, mask, frames = video["samples"].clone(), frame_mask(video), encoded.shape[2]
+    samples[:, :, :frames] = encoded
     mask[:, :, :frames] = 1.0 - strength
     return {**video, "samples": samples, "noise_mask": mask}
-
-
-def crf_input(default: int, tooltip: str) -> io.Input:
-    return io.Int.Input("crf", default=default, min=0, max=100, tooltip=tooltip)

@@ -1,9 +1,8 @@
-"""What to make anew in time, in seconds, of picture and sound apart."""
+"""A mask over time: which seconds of the video and which of the audio are regenerated."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from comfy_api.latest import io, ui
@@ -21,9 +20,9 @@ from ...ltx2_core.conditioning.regions import (
 from ...ltx2_core.conditioning.timeline import draw_timeline
 from ...ltx2_core.shapes import ClipPlan, audio_latents_of, frames_of, latent_frames_of
 from ...ltx2_core.types import AVLatent, LatentState, Numerics
-from ..clip.plan import fps_input, plan_input
 from ..convert import Streams, split
 from ..host.latents import Latent
+from ..inputs import audio_regions_input, fps_input, plan_input, rounding_input, video_regions_input
 from .attached import refuse_guides
 from .images import CATEGORY
 
@@ -38,48 +37,44 @@ class LTX2AVTimeMask(io.ComfyNode):
             has_intermediate_output=True,
             display_name="LTX-2 Audio Video Mask",
             category=CATEGORY,
-            description="Makes some seconds of a clip anew and keeps the rest, picture and sound apart; it "
-            "can also make the clip longer.",
+            description="Regenerates some seconds of a clip and preserves the rest, with separate regions "
+            "for "
+            "video and audio; it can also make the clip longer.",
             inputs=[
                 io.Latent.Input("latent", tooltip="Encoded clip: audio-video, or one of the two."),
-                io.String.Input(
-                    "video_regions",
-                    default="2-4",
-                    tooltip="Seconds of the picture to make anew, such as 2-4, 5.5-6; empty keeps it all.",
+                video_regions_input(),
+                audio_regions_input(),
+                fps_input(
+                    "Frames per second of the clip: a wrong rate shifts the regions. A connected plan "
+                    "overrides it."
                 ),
-                io.String.Input(
-                    "audio_regions",
-                    default="2-4",
-                    tooltip="Seconds of the sound to make anew; empty keeps all of it.",
-                ),
-                fps_input("Frames per second of the clip; a connected plan overrides it."),
-                io.Combo.Input(
-                    "rounding",
-                    options=[r.value for r in (Rounding.COVER, Rounding.INSIDE, Rounding.TOUCH)],
-                    tooltip="cover takes every latent frame that a region overlaps, inside only those that "
-                    "lie in it, touch also those that it only touches.",
-                ),
+                rounding_input(),
                 io.Combo.Input(
                     "length",
                     options=[KEEP, EXTEND],
-                    tooltip="extend makes the clip as long as the last region; what is added is made anew.",
+                    tooltip="extend lengthens the clip to the end of the last region and generates what "
+                    "is added.",
                 ),
                 io.Combo.Input(
                     "existing_mask",
                     options=["replace", "add"],
-                    tooltip="replace forgets the mask that the latent has, add opens the regions besides.",
+                    tooltip="replace discards the mask that the latent has, add regenerates the regions "
+                    "in addition "
+                    "to it.",
                 ),
                 io.Mask.Input(
                     "where",
                     optional=True,
-                    tooltip="Part of the picture to make anew within the regions: one mask, or one a frame.",
+                    tooltip="Part of the frame to regenerate within the regions: one mask, or one a frame.",
                 ),
                 plan_input("Takes the frame rate from an LTX-2 Clip Plan."),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The latent with its mask."),
-                io.String.Output(display_name="report", tooltip="The seconds that are really covered."),
-                io.Image.Output(display_name="timeline", tooltip="The same as a picture."),
+                io.String.Output(
+                    display_name="report", tooltip="The seconds that are regenerated after rounding."
+                ),
+                io.Image.Output(display_name="timeline", tooltip="The same drawn as an image."),
             ],
         )
 
@@ -105,28 +100,31 @@ class LTX2AVTimeMask(io.ComfyNode):
             add=existing_mask == "add",
         )
         streams = split(latent)
-        samples, mask = _av(streams, existing_mask == "add")
+        samples, mask = _av(streams, regions.add)
         if length == EXTEND:
             samples, mask = extended(samples, mask, *_length(regions, rate))
         state = regions.apply(LatentState(latent=samples, mask=mask, fps=rate))
-        opened = _within(state.mask, where)
+        regenerated = _within(state.mask, where)
         if length == EXTEND:
-            opened = _open_tail(opened, streams)
-        found = covered(opened, rate)
-        report = "\n".join(str(one) for one in found)
-        picture = draw_timeline(found)[None]
-        made = Streams(
-            _with(streams.video, samples.video, opened.video),
-            _with(streams.audio, samples.audio, opened.audio),
+            regenerated = _open_tail(regenerated, streams)
+        spans = covered(regenerated, rate)
+        report = "\n".join(str(span) for span in spans)
+        timeline = draw_timeline(spans)[None]
+        masked = Streams(
+            _with(streams.video, samples.video, regenerated.video),
+            _with(streams.audio, samples.audio, regenerated.audio),
         )
-        return io.NodeOutput(made.joined(), report, picture, ui=ui.PreviewText(report))
+        return io.NodeOutput(masked.joined(), report, timeline, ui=ui.PreviewText(report))
 
 
-def _av(streams: Streams, keep_mask: bool) -> tuple[AVLatent, AVLatent]:
-    """Samples and expanded masks of a LATENT; what has no mask is kept."""
+def _av(streams: Streams, add: bool) -> tuple[AVLatent, AVLatent]:
+    """Samples, and noise masks of their shape: those of the LATENT with ``add``, else zeros.
+
+    A stream without a mask gets zeros too: all of it is preserved.
+    """
     samples = AVLatent(*(None if one is None else one["samples"] for one in streams))
     mask = mask_like(samples, 0.0)
-    if keep_mask:
+    if add:
         own = [
             None if none is None else (one or {}).get("noise_mask", none)[:, :1]
             for one, none in zip(streams, (mask.video, mask.audio), strict=True)
@@ -144,6 +142,7 @@ def _length(regions: TimeRegions, fps: float) -> tuple[int, int]:
 
 
 def _within(mask: AVLatent, where: Tensor | None) -> AVLatent:
+    """The mask limited to a part of the frame by ``where`` (H, W) or (N, H, W); audio is unchanged."""
     if where is None or mask.video is None:
         return mask
     frames, rows, columns = mask.video.shape[2:]
@@ -152,7 +151,7 @@ def _within(mask: AVLatent, where: Tensor | None) -> AVLatent:
 
 
 def _open_tail(mask: AVLatent, before: Streams) -> AVLatent:
-    """What was added to the clip is made anew wherever it is."""
+    """The mask with 1 in all latent frames and audio latents that the clip was lengthened by."""
     video, audio = mask.video, mask.audio
     if video is not None and before.video is not None:
         video = video.clone()
@@ -163,7 +162,8 @@ def _open_tail(mask: AVLatent, before: Streams) -> AVLatent:
     return AVLatent(video, audio)
 
 
-def _with(latent: Latent | None, samples: Tensor | None, mask: Tensor | None) -> Any:
+def _with(latent: Latent | None, samples: Tensor | None, mask: Tensor | None) -> Latent | None:
+    """A stream with other samples and another mask, or None for an absent stream."""
     if latent is None or samples is None or mask is None:
         return None
     return {**latent, "samples": samples, "noise_mask": mask.contiguous().clone().to(torch.float32)}

@@ -1,1 +1,1 @@
-"""Every ComfyUI quirk in one place; the nodes call plain functions from here."""
+"""Everything that depends on how ComfyUI works inside; the nodes call plain functions from here."""

@@ -1,14 +1,14 @@
 """Gemma and the checkpoint's text projection as the host's CLIP.
 
-It emits what the host's own text encoder does, which any MODEL of the family takes: features of the valid
-tokens before the connectors, video and audio side by side where there are two projections, and a flag for it.
+Its output is that of the host's own text encoder, which any MODEL of the family takes: features of the valid
+tokens before the connectors (video and audio concatenated if there are two projections), and a flag for it.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import comfy.model_management
 import comfy.ops
@@ -22,18 +22,23 @@ from ...ltx2_core.loading.detect import Component
 from ...ltx2_core.loading.text_match import check_text_encoder
 from ...ltx2_core.text import TextEncoder, Tokenizer, load_gemma, load_tokenizer
 from ...ltx2_core.text.cache import PROMPTS
+from ...ltx2_core.text.features import FeatureExtractor
 from .host_layers import use_host_layers
+from .patcher import Patcher
 from .progress import count_bar
+from .values import Options
 
 NAME = "gemma3"
 Tokens = dict[str, list[list[tuple[int, float]]]]
+CacheKey = tuple[object, tuple[int, ...]]
+"""The CLIP's set of weight patches and the tokens of a prompt."""
 
 
 def load_clip(gemma: str | Path, *checkpoints: str | Path) -> comfy.sd.CLIP:
-    """A text encoder from a Gemma, in a folder or a file, and the files that may hold the text projection.
+    """A text encoder from Gemma, a folder or a file, and from files of which one holds the text projection.
 
-    The encoder file of LTX-2.5 may hold it itself. Raises ValueError if either is missing something or if
-    they do not belong together, before any weight is read.
+    The encoder file of LTX-2.5 may hold the projection itself. Raises ValueError if either is incomplete or
+    if they do not belong together, before any weight is read.
     """
     host = comfy.model_management
     path = Path(gemma)
@@ -43,31 +48,29 @@ def load_clip(gemma: str | Path, *checkpoints: str | Path) -> comfy.sd.CLIP:
     projection = find_component(files, Component.TEXT_PROJECTION)
     check_text_encoder(files, path)
     device = host.text_encoder_device()
-    # The host likes float16, whose range Gemma's hidden states exceed.
+    # The host prefers float16, whose range Gemma's hidden states exceed.
     dtype = torch.float32 if host.text_encoder_dtype(device) == torch.float32 else torch.bfloat16
     tokenizer = load_tokenizer(path)
-    encoder = TextEncoder(
-        use_host_layers(load_gemma(path, dtype=dtype)),
-        tokenizer,
-        projection.load(Component.TEXT_PROJECTION, dtype=dtype, operations=comfy.ops.manual_cast),
-    )
+    extractor = projection.load(Component.TEXT_PROJECTION, dtype=dtype, operations=comfy.ops.manual_cast)
+    gemma_model = use_host_layers(load_gemma(path, dtype=dtype))
+    encoder = TextEncoder(gemma_model, tokenizer, cast(FeatureExtractor, extractor))
     target = comfy.supported_models_base.ClipTarget(
         lambda **options: HostTokenizer(tokenizer), lambda **options: HostTextModel(encoder, dtype)
     )
-    clip = RememberingCLIP(target, model_options={"dtype": dtype})
+    clip = CachingCLIP(target, model_options={"dtype": dtype})
     clip.patcher.cached_patcher_init = (_clip_patcher, (str(gemma), *map(str, checkpoints)))
     return clip
 
 
-class RememberingCLIP(comfy.sd.CLIP):
-    """The host's CLIP, which keeps what it made of the last prompts: those cost nothing when they come again.
+class CachingCLIP(comfy.sd.CLIP):
+    """The host's CLIP with a cache of the last encoded prompts.
 
-    Clones share what is kept; the LoRAs that a clone has are part of its key.
+    Clones share the cache; the LoRAs of a clone are part of its keys.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.recent: OrderedDict[Any, dict[str, Any]] = OrderedDict()
+        self.recent: OrderedDict[CacheKey, Options] = OrderedDict()
 
     def clone(self, **options: Any) -> comfy.sd.CLIP:
         copy = super().clone(**options)
@@ -78,7 +81,7 @@ class RememberingCLIP(comfy.sd.CLIP):
         self, tokens: Tokens, return_pooled: bool | str = False, return_dict: bool = False
     ) -> Any:
         row = tuple(token for row in tokens.get(NAME, ()) for token, _ in row)
-        # Hooks change weights from step to step, and other packs put embeddings in the place of tokens.
+        # Hooks change weights between sampling steps, and other packs replace tokens by embeddings.
         plain = self.patcher.forced_hooks is None and self.apply_hooks_to_conds is None
         if not plain or not all(isinstance(token, int) for token in row):
             return super().encode_from_tokens(tokens, return_pooled, return_dict)
@@ -88,14 +91,14 @@ class RememberingCLIP(comfy.sd.CLIP):
         self.recent.move_to_end(key)
         while len(self.recent) > PROMPTS:
             self.recent.popitem(last=False)
-        found = self.recent[key]
+        encoded = self.recent[key]
         if return_dict:
-            return dict(found)
-        return (found["cond"], found["pooled_output"]) if return_pooled else found["cond"]
+            return dict(encoded)
+        return (encoded["cond"], encoded["pooled_output"]) if return_pooled else encoded["cond"]
 
 
 class HostTokenizer:
-    """The tokenizer in the host's form: lists of (token, weight), where every weight is 1."""
+    """The tokenizer with the host's interface: lists of (token, weight), where every weight is 1."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
@@ -109,14 +112,14 @@ class HostTokenizer:
 
 
 class HostTextModel(nn.Module):
-    """The text encoder in the host's form."""
+    """The text encoder with the host's interface."""
 
     def __init__(self, encoder: TextEncoder, dtype: torch.dtype) -> None:
         super().__init__()
         self.gemma, self.extractor = encoder.gemma, encoder.extractor
         self.dtypes = {dtype}
 
-    def set_clip_options(self, options: dict[str, Any]) -> None:
+    def set_clip_options(self, options: Options) -> None:
         self.gemma.model.execution_device = options.get("execution_device", self.gemma.model.execution_device)
 
     def reset_clip_options(self) -> None:
@@ -141,16 +144,16 @@ class HostTextModel(nn.Module):
         return out, None, {"unprocessed_ltxav_embeds": True}
 
     def load_sd(self, state_dict: dict[str, Tensor]) -> tuple[list[str], list[str]]:
-        """Weights are in place already; the host only calls this for files it has read itself."""
+        """Load nothing, because the weights are in place; the host calls it for files that it reads."""
         return [], list(state_dict)
 
     def memory_estimation_function(self, tokens: Tokens, device: torch.device | None = None) -> int:
-        """Bytes of activations: some tens of hidden states at a time.
+        """Bytes of activations, estimated as 64 hidden states a token.
 
         Nodes that save or merge weights call it without tokens.
         """
         return sum(map(len, tokens.get(NAME, ()))) * self.gemma.hidden_size * 4 * 64
 
 
-def _clip_patcher(gemma: str, *checkpoints: str, disable_dynamic: bool = False) -> Any:
+def _clip_patcher(gemma: str, *checkpoints: str, disable_dynamic: bool = False) -> Patcher:
     return load_clip(gemma, *checkpoints).patcher

@@ -1,4 +1,4 @@
-"""What the host's model folders hold that can be loaded: lists for combos, and the paths of names."""
+"""The loadable files of the host's model folders: lists for choices, and the paths of their names."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ TEXT_ENCODERS = "text_encoders"
 CATEGORIES = (CHECKPOINTS, DIFFUSION_MODELS, DIFFUSERS, VAES, TEXT_ENCODERS, LORAS, UPSCALERS)
 
 SHOWN = 4
-"""Names of a list that an error repeats."""
+"""Number of names that an error lists."""
 
 CACHED = 2**20
-"""Answers about files that are remembered: with less than there are files, every list would read all."""
+"""Entries of the caches of checked files: with fewer than files, every listing would read all files again."""
 
 Stamp = tuple[tuple[str, int, int], ...]
 """Name, time of change and size of every file of a model."""
@@ -43,40 +43,41 @@ Stamp = tuple[tuple[str, int, int], ...]
 
 @dataclass(frozen=True, kw_only=True)
 class FileList:
-    """The files of some host folders that serve one purpose.
+    """The files of some host folders that hold one type of component.
 
-    Names of the first category stand alone, those of others behind the category: ``vae/x.safetensors``.
-    ``problem`` says why a path cannot serve, "" where it can; ``get`` what to download and where to put it.
-    Paths that ``shows`` accepts are listed though they cannot serve, last: choosing one says why.
+    Names in the first category are plain, names in others begin with the category: ``vae/x.safetensors``.
+    ``problem`` returns why a path cannot be loaded, "" if it can; ``download`` names files and their folders.
+    Paths for which ``list_anyway`` is true are listed last although they cannot be loaded: choosing one is an
+    error that says why.
     """
 
     what: str
     categories: tuple[str, ...]
     problem: Callable[[Path], str]
-    get: str
-    shows: Callable[[Path], bool] = lambda path: False
+    download: str
+    list_anyway: Callable[[Path], bool] = lambda path: False
 
     def names(self) -> list[str]:
-        """Everything that can be loaded, then what is listed with its fault."""
+        """The names that can be loaded, then those that are listed although they cannot."""
         usable, faulty = self._sorted()
         return usable + faulty
 
     @property
-    def nothing(self) -> str:
-        """What a list shows that would be empty: a name that the page can send and hear more about."""
+    def placeholder(self) -> str:
+        """The only name of a list that would be empty; choosing it is an error that says what to download."""
         return f"no {self.what.removeprefix('a ').removeprefix('an ')} found"
 
     def path(self, name: str) -> Path:
-        """Where a listed name lies. Raises ValueError that says what it is instead, and what to choose."""
+        """The path of a listed name. Raises ValueError for a name that cannot be loaded."""
         if message := self.refusal(name):
             raise ValueError(message)
         return dict(self._listed())[name]
 
     def refusal(self, name: str) -> str:
-        """Why ``name`` cannot be chosen, and what can; "" where it can."""
+        """Why ``name`` cannot be chosen, and which names can; "" if it can."""
         listed = dict(self._listed())
-        if name == self.nothing:
-            reason = f"{self.nothing} in models/{' or models/'.join(self.categories)}"
+        if name == self.placeholder:
+            reason = f"{self.placeholder} in models/{' or models/'.join(self.categories)}"
         elif name not in listed:
             reason = f"{name} is not in models/{' or models/'.join(self.categories)}"
         elif reason := self.problem(listed[name]):
@@ -86,62 +87,60 @@ class FileList:
         names, _ = self._sorted()
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         choose = f"Choose {', '.join(names[:SHOWN])}{more}, or download" if names else "Download"
-        return f"{reason}. {choose} {self.get}"
+        return f"{reason}. {choose} {self.download}"
 
     def _sorted(self) -> tuple[list[str], list[str]]:
-        """Names that can be loaded, and names that are listed though they cannot."""
+        """Names that can be loaded, and names that are listed although they cannot."""
         usable: list[str] = []
         faulty: list[str] = []
         for name, path in self._listed():
             if not self.problem(path):
                 usable.append(name)
-            elif self.shows(path):
+            elif self.list_anyway(path):
                 faulty.append(name)
         return usable, faulty
 
     def _listed(self) -> Iterator[tuple[str, Path]]:
+        """Name and path of every file in the categories, loadable or not."""
         for category in self.categories:
             for name, path in _paths(category):
                 yield (name if category == self.categories[0] else f"{category}/{name}"), path
 
 
 def every_file() -> dict[str, Path]:
-    """Name, with its category in front, and path of all model files and folders."""
+    """Names, each beginning with its category, and paths of all model files and folders."""
     return {f"{c}/{name}": path for c in CATEGORIES for name, path in _paths(c)}
 
 
 def model_path(name: str) -> Path:
-    """The path of a name in :func:`every_file`. Raises ValueError where it is gone."""
+    """The path of a name in :func:`every_file`. Raises ValueError if it is gone."""
     if name not in (files := every_file()):
         raise ValueError(f"{name} is not in the model folders any more; choose another file")
     return files[name]
 
 
-def text_encoder_path(name: str) -> Path:
-    """The folder of a listed text encoder where a ``config.json`` lies beside the file, else the file."""
-    return _encoder_at(Path(folder_paths.get_full_path_or_raise(TEXT_ENCODERS, name)))
-
-
 def holds(*components: Component) -> Callable[[Path], str]:
-    """A file or folder from which all of ``components`` can be loaded."""
+    """A ``problem`` function: why a path does not hold all of ``components``."""
     return lambda path: _lacks(path, _stamp(path), components)
 
 
-def is_lora(path: Path) -> str:
+def lora_problem(path: Path) -> str:
+    """Why ``path`` is no LoRA of this model family, "" if it is one."""
     return _lora_problem(path, _stamp(path))
 
 
-def is_encoder(path: Path) -> str:
+def encoder_problem(path: Path) -> str:
+    """Why ``path`` cannot be loaded as a text encoder, "" if it can."""
     return _encoder_problem(path, _stamp(path))[0]
 
 
 def is_faulty_encoder(path: Path) -> bool:
-    """Whether ``path`` is a folder that seems meant as a text encoder and cannot be loaded."""
+    """Whether ``path`` is a folder of a Gemma model that cannot be loaded as a text encoder."""
     return _encoder_problem(path, _stamp(path))[1]
 
 
 def _paths(category: str) -> Iterator[tuple[str, Path]]:
-    """Names and paths in a category of the host; none where a host does not know it or cannot list it."""
+    """Names and paths in a category of the host; none if the host lacks the category or cannot list it."""
     if category not in folder_paths.folder_names_and_paths:
         return
     try:
@@ -151,10 +150,11 @@ def _paths(category: str) -> Iterator[tuple[str, Path]]:
 
 
 def _files(category: str) -> Iterator[tuple[str, Path]]:
+    """Names and paths of the files of a category; a text encoder in a folder is its first file's name."""
     encoders: dict[str, bool] = {}
     for name in sorted(folder_paths.get_filename_list(category)):
         parent = os.path.dirname(name)
-        # A folder of shards is listed by its first file.
+        # The other shards of a folder would be further names of the same encoder.
         if encoders.get(parent) or (found := folder_paths.get_full_path(category, name)) is None:
             continue
         path = Path(found)
@@ -174,6 +174,7 @@ def _folders() -> Iterator[tuple[str, Path]]:
 
 
 def _is_model_folder(path: Path) -> bool:
+    """Whether a folder is a diffusers pipeline or holds split files, not a component of a pipeline."""
     if os.path.isfile(path / "model_index.json"):
         return True
     try:
@@ -183,16 +184,16 @@ def _is_model_folder(path: Path) -> bool:
 
 
 def _encoder_at(path: Path) -> Path:
-    """The folder of a file where a ``config.json`` lies beside it, be it a pipe or a broken link; else it."""
+    """The folder of a file next to which there is a ``config.json`` of any kind, or else the file."""
     return path.parent if os.path.lexists(path.parent / "config.json") else path
 
 
 def _stamp(path: Path) -> Stamp:
-    """Changes when what is known of ``path`` has to be found out again."""
+    """A value that changes when ``path`` has to be checked again."""
     own = _stamp_of(path)
     if not os.path.isdir(path):
         return (own,)
-    # So many files that it raises are no model, whatever they hold.
+    # A folder with so many files that listing them raises is no model.
     with suppress(ValueError):
         return (
             own,
@@ -202,6 +203,7 @@ def _stamp(path: Path) -> Stamp:
 
 
 def _stamp_of(path: Path) -> tuple[str, int, int]:
+    """Name, time of change in ns and size of one file; zeros if it cannot be read."""
     try:
         status = os.stat(path)
     except OSError:
@@ -230,7 +232,7 @@ def _lora_problem(path: Path, stamp: Stamp) -> str:
 
 @lru_cache(maxsize=CACHED)
 def _encoder_problem(path: Path, stamp: Stamp) -> tuple[str, bool]:
-    """Why ``path`` cannot be a text encoder, "" where it can, and whether it is a folder with a fault."""
+    """Why ``path`` cannot be a text encoder, "" if it can, and whether it is a faulty Gemma folder."""
     foreign = False
 
     def check() -> None:
@@ -253,7 +255,7 @@ def _encoder_problem(path: Path, stamp: Stamp) -> tuple[str, bool]:
 
 
 def _reason(path: Path, check: Callable[[], None]) -> str:
-    """Why ``check`` fails, "" where it does not. No error passes: one file must not take the nodes away."""
+    """Why ``check`` fails, "" if it does not. It never raises: one bad file must not stop the loading."""
     try:
         check()
     except (OSError, ValueError) as error:
@@ -272,10 +274,10 @@ def _warn(message: str) -> None:
 
 
 def _short(error: Exception, path: Path) -> str:
-    """The message without the folder, which the page need not show."""
+    """The message with the file's name in place of its path."""
     return _encodable(str(error).replace(str(path), path.name))
 
 
 def _encodable(text: str) -> str:
-    """Names of files may hold bytes that are no UTF-8."""
+    """The text with escapes for bytes of file names that are no UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""Guide frames as the host's conditioning describes them: extra latent frames at the end of the time axis.
+"""Guides as the host's conditioning describes them: extra latent frames at the end of the time axis.
 
 Letters: B batch, F latent frames, H W latent rows and columns, N video tokens, G guide tokens at their end.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import node_helpers
 import torch
@@ -16,23 +16,47 @@ from torch import Tensor
 
 from ...ltx2_core.conditioning.masks import mask_to_grid
 from ...ltx2_core.transformer import GuideWeights
+from .values import Conditioning
 
-Entry = dict[str, Any]
-Slots = dict[str, Any]
-"""The host's conditioning of generated keyframes: which latent frames stand for one pixel frame each."""
+
+class _Entry(TypedDict):
+    pre_filter_count: int
+    strength: float
+
+
+class Entry(_Entry, total=False):
+    """One guide of ``guide_attention_entries``: its tokens with all holes, and its attention weight.
+
+    ``pixel_mask`` (1, 1, N, H, W) multiplies the weight of parts of a guide of ``latent_shape`` [F, H, W].
+    """
+
+    pixel_mask: Tensor | None
+    latent_shape: list[int] | None
+
+
+class Slots(TypedDict):
+    """``generated_keyframes``: which latent frames stand for one pixel frame each."""
+
+    first_latent_frame: int
+    num_keyframes: int
+    tokens_per_frame: int
 
 
 @dataclass(frozen=True)
 class GuideTokens:
-    """``keep`` (N,) says which video tokens exist; ``coordinates`` (B, 3, G', 2) are of guide tokens kept."""
+    """The video tokens that exist and the coordinates of the guide tokens among them.
+
+    ``keep`` (N,) is False for the holes of spread guides; ``coordinates`` (B, 3, G', 2) leaves them out.
+    """
 
     keep: Tensor
     coordinates: Tensor
     surviving: tuple[int, ...]
-    """How many of each entry's tokens are kept."""
+    """How many tokens of each entry exist."""
 
     @property
     def count(self) -> int:
+        """Number of guide tokens that exist, G'."""
         return self.coordinates.shape[2]
 
 
@@ -81,9 +105,9 @@ def single_frame_marks(video: Tensor, slots: Slots | None, guides: GuideTokens |
 
 
 def guide_attention(guides: GuideTokens, entries: Sequence[Entry]) -> GuideWeights | None:
-    """Attention weights of a video with its guides, or None where every weight is 1.
+    """Attention weights of a video with its guides, or None if every weight is 1.
 
-    Only video to guide and guide to video are weighted; guides see each other fully.
+    Only attention between video and guides is weighted; attention among guides is plain.
     """
     weights = [
         _weights(entry, count) for entry, count in zip(entries, guides.surviving, strict=True) if count
@@ -96,19 +120,20 @@ def guide_attention(guides: GuideTokens, entries: Sequence[Entry]) -> GuideWeigh
 
 
 def _weights(entry: Entry, count: int) -> Tensor:
-    """Weight of each of a guide's ``count`` tokens (count,)."""
+    """Weights (count,) of the tokens of a guide."""
     strength, pixels, shape = float(entry["strength"]), entry.get("pixel_mask"), entry.get("latent_shape")
     if pixels is None or shape is None:
         return torch.full((count,), strength)
-    return mask_to_grid(pixels[0, 0].float(), *shape).flatten()[:count] * strength
+    frames, rows, columns = shape
+    return mask_to_grid(pixels[0, 0].float(), frames, rows, columns).flatten()[:count] * strength
 
 
-def guides_of(conditioning: Any) -> Tensor | None:
+def guides_of(conditioning: Conditioning) -> Tensor | None:
     """Coordinates (B, 3, G, 2) of the guide tokens that a CONDITIONING describes, or None."""
     return next((e[1]["keyframe_idxs"] for e in conditioning if e[1].get("keyframe_idxs") is not None), None)
 
 
-def guide_frames_of(conditioning: Any, video: Tensor) -> int:
+def guide_frames_of(conditioning: Conditioning, video: Tensor) -> int:
     """Latent frames of guides in a video (B, C, F, H, W), as the CONDITIONING describes them.
 
     Raises ValueError if they are those of a latent of another size.
@@ -119,29 +144,31 @@ def guide_frames_of(conditioning: Any, video: Tensor) -> int:
         raise ValueError(
             f"the conditioning describes {tokens} guide tokens and the latent has {video.shape[2]} frames of "
             f"{cells}: they are from different stages. Connect the three outputs of one LTX-2 Add Guide, or "
-            "move LTX-2 Crop Guides before the upscaler and go on with its conditioning"
+            "move LTX-2 Crop Guides before the upscaler and use its conditioning from there on"
         )
     return tokens // cells
 
 
-def with_guide(conditioning: Any, coordinates: Tensor, entry: Entry) -> Any:
+def with_guide(conditioning: Conditioning, coordinates: Tensor, entry: Entry) -> Conditioning:
     """A CONDITIONING with one more guide; ``coordinates`` (1, 3, G, 2) are pixel frames, rows and columns."""
     before = guides_of(conditioning)
-    entries = next(
+    entries: list[Entry] = next(
         (e[1]["guide_attention_entries"] for e in conditioning if e[1].get("guide_attention_entries")), []
     )
-    return node_helpers.conditioning_set_values(
+    extended: Conditioning = node_helpers.conditioning_set_values(
         conditioning,
         {
             "keyframe_idxs": coordinates if before is None else torch.cat((before, coordinates), dim=2),
             "guide_attention_entries": [*entries, entry],
         },
     )
+    return extended
 
 
-def without_guides(conditioning: Any) -> Any:
-    """A CONDITIONING that describes no guides, and no generated keyframes, whose frames are guides too."""
-    return node_helpers.conditioning_set_values(
+def without_guides(conditioning: Conditioning) -> Conditioning:
+    """A CONDITIONING without guides and without generated keyframes, whose frames are guides too."""
+    plain: Conditioning = node_helpers.conditioning_set_values(
         conditioning,
         {"keyframe_idxs": None, "guide_attention_entries": None, "generated_keyframes": None},
     )
+    return plain

@@ -1,4 +1,4 @@
-"""Between the host's LATENT dicts and AVLatent; an AV latent is the host's nested tensor, video first.
+"""The host's LATENT dicts as AVLatent and back; an AV latent is the host's nested tensor, video first.
 
 Letters: B batch, C channels, F latent frames, H W latent rows and columns, T audio latent frames.
 """
@@ -14,20 +14,23 @@ from torch import Tensor
 from ...ltx2_core.types import AVLatent
 
 Latent = dict[str, Any]
+"""LATENT: ``samples``, perhaps a ``noise_mask`` (1 where it is generated), and keys of any node."""
+
 GIVEN, GUIDE_FRAMES = "ltx2av_given", "ltx2av_guide_frames"
-"""Further keys of a LATENT: what was put into its video, and (how many guide frames are at the end of it, all
-of its frames)."""
+"""Keys of a LATENT of this pack: what was inserted into its video, and the pair (guide frames at the end of
+the video, all of its latent frames)."""
+
 AUDIO_ONLY = "ltx2av_sound_alone"
-"""Further key of a LATENT whose video is only there because the host's model wants one."""
+"""Key of a LATENT of audio alone, whose video is a placeholder that the host's model requires."""
 
 
 def concat_av(video: Latent, audio: Latent) -> Latent:
     """Join a video LATENT (B, C, F, H, W) and an audio LATENT (B, 8, T, 16) into one AV LATENT.
 
-    If either has a noise mask, the other gets one of ones. Further keys are kept, first the audio's.
+    If either has a noise mask, the other gets one of ones. Other keys are copied, first the video's.
     """
-    own = {key: video[key] for key in (GIVEN, GUIDE_FRAMES) if key in video}
-    joined = {**video, **audio, **own, "samples": NestedTensor((video["samples"], audio["samples"]))}
+    of_video = {key: video[key] for key in (GIVEN, GUIDE_FRAMES) if key in video}
+    joined = {**video, **audio, **of_video, "samples": NestedTensor((video["samples"], audio["samples"]))}
     masks = video.get("noise_mask"), audio.get("noise_mask")
     joined.pop("noise_mask", None)
     if any(mask is not None for mask in masks):
@@ -39,7 +42,7 @@ def concat_av(video: Latent, audio: Latent) -> Latent:
 
 
 def separate_av(latent: Latent) -> tuple[Latent, Latent]:
-    """Split an AV LATENT into its video and its audio; both keep their mask and every other key.
+    """Split an AV LATENT into its video and its audio; each has its own mask and every other key.
 
     Raises ValueError if the latent is not an AV latent.
     """
@@ -52,39 +55,32 @@ def separate_av(latent: Latent) -> tuple[Latent, Latent]:
     parts = tuple({**latent, "samples": stream} for stream in streams)
     mask = latent.get("noise_mask")
     if mask is not None:
-        for part, one in zip(parts, mask.unbind(), strict=True):
-            part["noise_mask"] = one
+        for part, part_mask in zip(parts, mask.unbind(), strict=True):
+            part["noise_mask"] = part_mask
     return parts[0], parts[1]
 
 
 def to_av(latent: Latent) -> AVLatent:
-    """The samples of any LATENT: nested gives both streams, (B, C, F, H, W) video, (B, 8, T, 16) audio."""
-    return _to_av(latent["samples"])
+    """The samples of any LATENT: video (B, C, F, H, W), audio (B, 8, T, 16), or both of a nested tensor.
 
-
-def mask_to_av(latent: Latent) -> AVLatent | None:
-    """The noise masks of a LATENT, or None where it has none."""
-    mask = latent.get("noise_mask")
-    return None if mask is None else _to_av(mask)
+    Raises ValueError for a tensor of another number of dimensions.
+    """
+    streams = _streams(latent["samples"])
+    if len(streams) == 2:
+        return AVLatent(streams[0], streams[1])
+    (stream,) = streams
+    if stream.ndim not in (4, 5):
+        raise ValueError(
+            f"a latent must be video (B, C, F, H, W) or audio (B, 8, T, 16); got {tuple(stream.shape)}"
+        )
+    return AVLatent(stream, None) if stream.ndim == 5 else AVLatent(None, stream)
 
 
 def from_av(av: AVLatent, like: Latent | None = None) -> Latent:
-    """A LATENT of ``av``, with the further keys of ``like``."""
+    """A LATENT of ``av``, with the other keys of ``like``."""
     streams = [x for x in (av.video, av.audio) if x is not None]
     samples = NestedTensor(streams) if len(streams) == 2 else streams[0]
     return {**(like or {}), "samples": samples}
-
-
-def _to_av(samples: Any) -> AVLatent:
-    streams = _streams(samples)
-    if len(streams) == 2:
-        return AVLatent(streams[0], streams[1])
-    (one,) = streams
-    if one.ndim not in (4, 5):
-        raise ValueError(
-            f"a latent must be video (B, C, F, H, W) or audio (B, 8, T, 16); got {tuple(one.shape)}"
-        )
-    return AVLatent(one, None) if one.ndim == 5 else AVLatent(None, one)
 
 
 def _streams(samples: Any) -> list[Tensor]:

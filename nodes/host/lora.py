@@ -1,4 +1,4 @@
-"""LoRA files of any dialect onto a MODEL and a CLIP, with a report instead of the host's silence."""
+"""LoRA files of any naming style on a MODEL and a CLIP, with a report on the layers that match."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import comfy.lora
 import comfy.utils
@@ -16,10 +15,12 @@ from torch import Tensor
 
 from ...ltx2_core.loading.detect import Component
 from ...ltx2_core.loading.lora import Lora, open_lora
+from .patcher import Patcher
+from .values import Clip, Model
 
 NETWORK = "diffusion_model."
 ATTACHMENT = "lora_metadata"
-"""Where the host's own nodes look for the metadata of the LoRAs on a MODEL."""
+"""The attachment in which the host's own nodes read the metadata of the LoRAs on a MODEL."""
 
 IN_MODEL = (Component.TRANSFORMER, Component.TEXT_CONNECTORS)
 """What the host's MODEL holds; the text projection is in the CLIP."""
@@ -34,22 +35,27 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True, eq=False)
 class AppliedLora:
-    """Clones of the MODEL and the CLIP with a LoRA, and what matched in words."""
+    """Clones of the MODEL and the CLIP with a LoRA, and a report on the layers that match."""
 
-    model: Any
-    clip: Any
+    model: Model
+    clip: Clip | None
     report: str
     parameters: dict[str, int]
-    """What an IC-LoRA wants of its reference, under the names that it has in the file's metadata."""
+    """The factors of an IC-LoRA's reference, under their names in the file's metadata."""
 
 
 def apply_lora(
-    model: Any, path: str | Path, strength: float, *, audio_strength: float | None = None, clip: Any = None
+    model: Model,
+    path: str | Path,
+    strength: float,
+    *,
+    audio_strength: float | None = None,
+    clip: Clip | None = None,
 ) -> AppliedLora:
-    """Add a LoRA to ``model``, and to the text projection of ``clip`` where one is given.
+    """Add a LoRA to a clone of ``model``, and to the text projection of a clone of ``clip``.
 
-    The file's metadata goes with the MODEL, where the host's IC-LoRA node looks for it; what LoRAs before it
-    said stays where it says nothing. Raises ValueError if the file is no LoRA, or if nothing in it fits.
+    The file's metadata is attached to the MODEL for the host's IC-LoRA node; keys that it lacks have the
+    values of earlier LoRAs. Raises ValueError if the file is no LoRA, or if no layer of it matches.
     """
     lora = open_lora(path, strength, audio_strength=audio_strength)
     shapes, projection = _model_shapes(model), _projection_names(clip)
@@ -63,11 +69,10 @@ def apply_lora(
     if not report.matched:
         raise ValueError(f"{report}\nThis LoRA was made for another model or another LTX-2 generation")
     log.log(logging.INFO if report.is_clean else logging.WARNING, "%s", report)
-    told = str(report)
+    text = str(report)
     if clip is None and Component.TEXT_PROJECTION in lora.components:
-        told += (
-            "\n  it also changes how prompts are read: connect clip, and encode with the clip that comes out"
-        )
+        text += "\n  it also changes how prompts are encoded: connect clip, and encode with the clip that "
+        "comes out"
     stored, metadata = comfy.utils.load_torch_file(str(lora.path), safe_load=True, return_metadata=True)
     patched = model.clone()
     for component in IN_MODEL:
@@ -89,40 +94,40 @@ def apply_lora(
         "reference_downscale_factor": lora.reference_downscale_factor,
         "reference_temporal_scale_factor": lora.reference_temporal_scale_factor,
     }
-    return AppliedLora(patched, clip, told, parameters)
+    return AppliedLora(patched, clip, text, parameters)
 
 
 def _add(
-    patcher: Any,
+    patcher: Patcher,
     lora: Lora,
     component: Component,
     names: Mapping[str, str],
     shapes: Shapes,
     stored: Mapping[str, Tensor],
 ) -> None:
-    """Give ``patcher`` the layers of one component; ``names`` are the host's, by the component's own."""
-    # The host knows one strength for all layers, so where there are two they are written into the alphas.
-    one = lora.video_strength == lora.audio_strength == lora.strength
+    """Add the layers of one component to ``patcher``; ``names`` maps the component's names to the host's."""
+    # The host has one strength for all layers, so two different ones are multiplied into the alphas.
+    uniform = lora.video_strength == lora.audio_strength == lora.strength
     tensors: dict[str, Tensor] = {}
     for own, layer in lora.pairs(component, shapes).items():
         a, b = stored[layer.a], stored[layer.b]
         alpha = float(stored[layer.alpha]) if layer.alpha else layer.scale * a.shape[0]
-        factor = 1.0 if one else lora.strength_of(component, own)
+        factor = 1.0 if uniform else lora.strength_of(component, own)
         tensors[f"{own}.lora_A.weight"], tensors[f"{own}.lora_B.weight"] = a, b
         tensors[f"{own}.alpha"] = torch.tensor(alpha * factor)
     patches = comfy.lora.load_lora(tensors, dict(names))
-    patcher.add_patches(patches, lora.strength if one else 1.0)
+    patcher.add_patches(patches, lora.strength if uniform else 1.0)
 
 
-def _projection_names(clip: Any) -> dict[str, str]:
-    """Layers of the text projection -> their weights in a CLIP, ours or the host's."""
+def _projection_names(clip: Clip | None) -> dict[str, str]:
+    """Names of the text projection's layers -> names of their weights in a CLIP, ours or the host's."""
     names = () if clip is None else clip.patcher.model.state_dict()
-    found = ((_PROJECTION.search(name), name) for name in names)
-    return {match[1] or "aggregate_embed": name for match, name in found if match}
+    matches = ((_PROJECTION.search(name), name) for name in names)
+    return {match[1] or "aggregate_embed": name for match, name in matches if match}
 
 
-def _model_shapes(model: Any) -> dict[str, tuple[int, ...]]:
-    """Of the network's tensors as they compute; quantised weights have other shapes where they are stored."""
+def _model_shapes(model: Model) -> dict[str, tuple[int, ...]]:
+    """Shapes of the network's tensors in computation; quantised weights are stored in other shapes."""
     shapes = {
         name.removeprefix(NETWORK): tuple(tensor.shape)
         for name, tensor in model.model.state_dict().items()

@@ -1,10 +1,10 @@
-"""A checkpoint's transformer as the host's MODEL: conditioning, masks and memory as the host wants them."""
+"""A checkpoint's transformer as the host's MODEL: conditioning, masks and memory."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import comfy.conds
 import comfy.latent_formats
@@ -16,22 +16,23 @@ import torch
 from torch import Tensor
 
 from ...ltx2_core.conditioning.patchify import patchify_audio, patchify_video
-from ...ltx2_core.config import text_config, transformer_config
+from ...ltx2_core.config import TextConfig, TransformerConfig, text_config, transformer_config
 from ...ltx2_core.loading.components import COMFY_QK_NORM_EPS
 from ...ltx2_core.loading.detect import Component
 from .network import HostTransformer
 from .patcher import forget_tables_when_idle, is_dynamic, make_patcher
 from .previews import add_av_previews
-from .weights import Tensors, load_exactly, read_weights
+from .values import Model, Options
+from .weights import Config, Tensors, load_exactly, read_weights
 
 PREFIX = "model.diffusion_model."
 DTYPES = [torch.bfloat16, torch.float32]
 
 
-def load_model(*paths: str | Path, disable_dynamic: bool = False) -> Any:
+def load_model(*paths: str | Path, disable_dynamic: bool = False) -> Model:
     """The transformer of a checkpoint, or of files that hold its parts, as a ModelPatcher.
 
-    Raises ValueError if they hold no LTX-2 transformer with its text connectors, or if these do not fit.
+    Raises ValueError if they hold no LTX-2 transformer with its text connectors, or if weights do not fit.
     """
     weights = read_weights(*paths)
     tensors = weights.take_quantised(Component.TRANSFORMER, Component.TEXT_CONNECTORS)
@@ -49,31 +50,32 @@ def load_model(*paths: str | Path, disable_dynamic: bool = False) -> Any:
 
 
 class LTX2Config(comfy.supported_models_base.BASE):
-    """What the host wants to know about a model family."""
+    """The host's description of a model family."""
 
-    unet_config: dict[str, Any] = {}  # noqa: RUF012 the host's class attributes, copied per instance
-    unet_extra_config: dict[str, Any] = {}  # noqa: RUF012
+    unet_config: Options = {}  # noqa: RUF012 the host's class attributes, copied per instance
+    unet_extra_config: Options = {}  # noqa: RUF012
     latent_format = comfy.latent_formats.LTXAV
     sampling_settings = {"shift": 2.37}  # noqa: RUF012
     memory_usage_factor = 0.077
     supported_inference_dtypes = DTYPES
 
     def process_unet_state_dict_for_saving(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        return comfy.utils.state_dict_prefix_replace(state_dict, {"": PREFIX})
+        renamed: dict[str, Tensor] = comfy.utils.state_dict_prefix_replace(state_dict, {"": PREFIX})
+        return renamed
 
 
 class LTX2Model(comfy.model_base.LTXAV):
-    """Ours in the host's family: its `isinstance` checks, LoRA names and context windows apply."""
+    """The model in the host's family: its `isinstance` checks, LoRA names and context windows apply."""
 
     def __init__(self, config: LTX2Config, device: torch.device | None = None) -> None:
-        # The parent's constructor would build the host's own network.
+        # The parent's constructor would build the host's own network, so the grandparent's is called.
         comfy.model_base.BaseModel.__init__(
             self, config, comfy.model_base.ModelType.FLUX, device=device, unet_model=HostTransformer
         )
 
-    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+    def extra_conds(self, **kwargs: Any) -> Options:
         """Conditioning -> arguments of the network; the text connectors run here, once per sampling."""
-        out = comfy.model_base.BaseModel.extra_conds(self, **kwargs)
+        out: Options = comfy.model_base.BaseModel.extra_conds(self, **kwargs)
         text = kwargs.get("cross_attn")
         if text is not None:
             text = text.to(device=kwargs["device"], dtype=self.get_dtype_inference())
@@ -84,7 +86,7 @@ class LTX2Model(comfy.model_base.LTXAV):
             masks = [mask] if shapes is None else comfy.utils.unpack_latents(mask, shapes)
             out.update(zip(("denoise_mask", "audio_denoise_mask"), map(_regular, masks), strict=False))
         out["frame_rate"] = _constant(kwargs.get("frame_rate", 25))
-        for name, kind in (
+        for name, wrap in (
             ("attention_mask", _regular),
             ("keyframe_idxs", _regular),
             ("latent_shapes", _constant),
@@ -93,7 +95,7 @@ class LTX2Model(comfy.model_base.LTXAV):
             ("generated_keyframes", _constant),
         ):
             if kwargs.get(name) is not None:
-                out[name] = kind(kwargs[name])
+                out[name] = wrap(kwargs[name])
         return out
 
     def process_timestep(
@@ -104,7 +106,7 @@ class LTX2Model(comfy.model_base.LTXAV):
         audio_denoise_mask: Tensor | None = None,
         **conds: Any,
     ) -> tuple[Tensor, Tensor]:
-        """The noise level (B,) of video and audio; with a mask one per token (B, N), unless all agree."""
+        """The noise levels of video and audio: (B,), or (B, N), one per token, if a mask differs from 1."""
         video = audio = timestep
         if denoise_mask is not None:
             video = _masked(timestep, patchify_video(denoise_mask[:, :1]))
@@ -113,19 +115,26 @@ class LTX2Model(comfy.model_base.LTXAV):
         return video, audio
 
     def scale_latent_inpaint(self, sigma: Tensor, noise: Tensor, latent_image: Tensor, **more: Any) -> Tensor:
-        """Kept content is shown clean: its tokens say that they are, through their timesteps."""
+        """Preserved content without noise: the timesteps of its tokens state that it has none."""
         return latent_image
 
 
 def _masked(timestep: Tensor, mask: Tensor) -> Tensor:
-    """Timesteps (B,) and masks (B, N, 1) -> (B, N), or (B,) where no mask differs from 1."""
+    """Timesteps (B,) and masks (B, N, 1) -> (B, N), or (B,) if the mask is 1 everywhere."""
     if bool((mask == 1).all()):
         return timestep
     return mask[..., 0] * timestep[:, None]
 
 
-def _network_arguments(config: dict[str, Any]) -> dict[str, Any]:
-    """What the host's constructor hands to ``HostTransformer``, in the numerics of the host's own network."""
+class NetworkArguments(TypedDict):
+    """The keyword arguments that the host's constructor passes to ``HostTransformer``."""
+
+    config: TransformerConfig
+    text: TextConfig
+
+
+def _network_arguments(config: Config) -> NetworkArguments:
+    """The configuration of the network, in the numerics of the host's own network."""
     text = text_config(config)
     return {
         "config": replace(transformer_config(config), qk_norm_eps=COMFY_QK_NORM_EPS),
@@ -138,7 +147,7 @@ def _network_arguments(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _choose_dtypes(config: LTX2Config, tensors: Tensors) -> None:
-    """Storage and compute dtype as the host chooses them for its own models."""
+    """Set the storage and compute dtype that the host chooses for its own models."""
     host = comfy.model_management
     quantised = comfy.utils.detect_layer_quantization(tensors, "")
     if quantised:

@@ -1,4 +1,4 @@
-"""Where unfinished work is kept in the host's output folder, and what it is work on."""
+"""Where unfinished work is saved in the host's output folder, and by what it is recognised again."""
 
 from __future__ import annotations
 
@@ -24,28 +24,32 @@ def state_folder(name: str, settings: Mapping[str, Any]) -> Path:
 
 
 def upstream(prompt: Mapping[str, Any] | None, node: str | None) -> str:
-    """A digest of all that leads to a node of a graph in API format: choices and links, not node numbers.
+    """A digest of everything upstream of a node of a graph in API format: values and links, not node numbers.
 
-    It is the same when the graph runs again, in another process too; empty where the host does not say.
+    It is the same when the graph runs again, in another process too; empty if the host passes no graph.
     """
-    found: dict[str, str] = {}
+    if not prompt or node is None or node not in prompt:
+        return ""
+    digests: dict[str, str] = {}
 
     def of(number: str) -> str:
-        if number not in found:
-            one = (prompt or {}).get(number, {})
+        if number not in digests:
+            entry = prompt.get(number, {})
             inputs = {
                 name: [of(value[0]), value[1]] if _is_link(value) else value
-                for name, value in one.get("inputs", {}).items()
+                for name, value in entry.get("inputs", {}).items()
             }
-            found[number] = _digest({"class": one.get("class_type"), "inputs": inputs})
-        return found[number]
+            digests[number] = _digest({"class": entry.get("class_type"), "inputs": inputs})
+        return digests[number]
 
-    return "" if not prompt or node not in prompt else of(node)
+    return of(node)
 
 
-def _is_link(value: Any) -> bool:
+def _is_link(value: object) -> bool:
+    """Whether an input is the output of another node: its number and the slot."""
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
 
 
-def _digest(values: Any) -> str:
+def _digest(values: object) -> str:
+    """16 hexadecimal digits of a JSON value."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -1,26 +1,27 @@
-"""Latent upscalers as the host's LATENT_UPSCALE_MODEL: a ModelPatcher from 0.29 on, the network before."""
+"""Latent upscalers as the host's LATENT_UPSCALE_MODEL: a ModelPatcher from 0.29 on, before a network."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import comfy.model_management
 import comfy.ops
 import torch
 from comfy.ldm.lightricks.latent_upsampler import LatentUpsampler as CoreUpsampler
+from torch import Tensor
 
 from ...ltx2_core.loading.checkpoint import open_checkpoint
 from ...ltx2_core.loading.detect import Component
 from ...ltx2_core.upsampler import LatentUpsampler
 from .patcher import make_patcher, remember_dtypes
+from .values import UpscaleModel
 
 MANAGED = hasattr(CoreUpsampler, "get_dtype")
-"""Whether this host's own loader makes a ModelPatcher: its network then has to know its dtype."""
+"""Whether this host's own loader makes a ModelPatcher. The network then has to state its dtype."""
 
 
-def load_upscaler(path: str | Path) -> Any:
-    """The upscaler of a file, in the dtype that the host uses for VAEs and of the kind that its loader makes.
+def load_upscaler(path: str | Path) -> UpscaleModel:
+    """The upscaler of a file in the dtype that the host uses for VAEs, of the type that its loader returns.
 
     Raises ValueError if the file holds none or its weights do not fit.
     """
@@ -37,8 +38,9 @@ def load_upscaler(path: str | Path) -> Any:
 
 
 class HostUpsampler(LatentUpsampler):
-    """Tells the host what it computes in."""
+    """The network with the method by which the host reads its dtype."""
 
     def get_dtype(self) -> torch.dtype:
         """The dtype that latents must have."""
-        return self.initial_conv.weight.dtype
+        weight: Tensor = self.initial_conv.weight
+        return weight.dtype

@@ -1,26 +1,27 @@
-"""Running a latent upscaler of either kind: one that the host manages, or a bare network."""
+"""Running a latent upscaler of either type: a ModelPatcher that the host manages, or a bare network."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
-from typing import Any
+from typing import cast
 
 import comfy.model_management
 import torch
 from torch import Tensor, nn
 
 from ...ltx2_core.upsampler import LatentUpsampler, upsample_latent
+from .values import UpscaleModel, Vae
 
 BYTES_PER_VALUE = 3000.0
 """Working memory per value of the latent: the host's own estimate."""
 
 
-def upscale_video(upscale_model: Any, samples: Tensor, video_vae: Any) -> Tensor:
-    """Normalised video latent (B, C, f, h, w) -> larger one, on the host's device for results.
+def upscale_video(upscale_model: UpscaleModel, samples: Tensor, video_vae: Vae) -> Tensor:
+    """Normalised video latent (B, C, f, h, w) -> the upscaled one, on the host's device for results.
 
-    Raises ValueError if ``upscale_model`` is that of another model family.
+    Raises ValueError if ``upscale_model`` belongs to another model family.
     """
     statistics = video_vae.first_stage_model.per_channel_statistics
     with _on_device(upscale_model, prod(samples.shape) * BYTES_PER_VALUE) as (network, device, dtype):
@@ -30,15 +31,19 @@ def upscale_video(upscale_model: Any, samples: Tensor, video_vae: Any) -> Tensor
 
 @contextmanager
 def _on_device(
-    upscale_model: Any, nbytes: float
+    upscale_model: UpscaleModel, nbytes: float
 ) -> Iterator[tuple[LatentUpsampler, torch.device, torch.dtype]]:
-    """The network with its device and dtype, where ``nbytes`` of working memory are free."""
+    """The network on its device, with the device and its dtype, after ``nbytes`` have been freed."""
     host = comfy.model_management
     if isinstance(upscale_model, nn.Module):
         device = host.get_torch_device()
         host.free_memory(host.module_size(upscale_model) + nbytes, device)
         try:
-            yield upscale_model.to(device), device, next(upscale_model.parameters()).dtype
+            yield (
+                cast(LatentUpsampler, upscale_model.to(device)),
+                device,
+                next(upscale_model.parameters()).dtype,
+            )
         finally:
             upscale_model.cpu()
     elif hasattr(upscale_model, "model_dtype") and upscale_model.model_dtype() is not None:

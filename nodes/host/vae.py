@@ -1,4 +1,4 @@
-"""The video and audio autoencoders as the host's VAE, so that its decode, encode and save nodes take them.
+"""The video and audio VAE as the host's VAE, so that its decode, encode and save nodes take them.
 
 Letters: B batch, C latent channels, F frames, H W rows and columns of pixels, f h w of the latent, S samples.
 """
@@ -6,7 +6,7 @@ Letters: B batch, C latent channels, F frames, H W rows and columns of pixels, f
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
@@ -24,7 +24,7 @@ from ...ltx2_core.loading.detect import Component
 from ...ltx2_core.memory import decoder_memory
 from ...ltx2_core.shapes import SPATIAL_SCALE, TEMPORAL_SCALE, latent_frames_of
 from ...ltx2_core.video_vae import VideoVAE
-from .patcher import is_dynamic, make_patcher, remember_dtypes
+from .patcher import Patcher, is_dynamic, make_patcher, remember_dtypes
 from .progress import count_bar
 from .weights import load_exactly, read_weights
 
@@ -32,10 +32,10 @@ ENCODE_CHUNK = 16
 """Pixel frames that are moved to the device at a time."""
 
 STREAM_BYTES = 1 << 30
-"""Least working memory of a streamed pass beside the clip itself, whatever the clip's length."""
+"""Least working memory of a streamed pass in addition to the clip itself, whatever the clip's length."""
 
 HOST_AUDIO_RATIO = 4096
-"""Samples per latent as the host counts for audio; it only uses it to cut tiles."""
+"""Samples per latent in the host's arithmetic for audio, which it only uses to cut tiles."""
 
 
 def load_video_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.sd.VAE:
@@ -57,7 +57,7 @@ def load_video_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.s
     vae.upscale_ratio = (lambda latents: max(0, time * (latents - 1) + 1), space, space)
     vae.downscale_ratio = (lambda frames: max(0, (frames + time - 1) // time), space, space)
     vae.upscale_index_formula = vae.downscale_index_formula = (time, space, space)
-    # Decoded frames lie on the output device; the passes themselves hold pieces of bounded size.
+    # Decoded frames lie on the output device, so only pieces of bounded size count here.
     vae.memory_used_decode = lambda shape, dtype: _decode_bytes(config, tuple(shape), dtype)
     vae.memory_used_encode = lambda shape, dtype: _encode_bytes(config, tuple(shape), dtype)
     vae.patcher.cached_patcher_init = (_video_vae_patcher, tuple(map(str, paths)))
@@ -81,18 +81,20 @@ def load_audio_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.s
         )
     }
     config, vocoder = audio_vae_config(weights.config), vocoder_config(weights.config)
-    layer: dict[str, Any] = {"dtype": torch.float32, "operations": comfy.ops.disable_weight_init}
+    dtype, operations = torch.float32, comfy.ops.disable_weight_init
     network = HostAudioVAE(
-        AudioEncoder(config, **layer), AudioDecoder(config, **layer), build_vocoder(vocoder, **layer)
+        AudioEncoder(config, dtype=dtype, operations=operations),
+        AudioDecoder(config, dtype=dtype, operations=operations),
+        build_vocoder(vocoder, dtype=dtype, operations=operations),
     )
     for name, tensors in parts.items():
         load_exactly(getattr(network, name), tensors, f"audio {name} of {weights.name}", assign=False)
-    vae = _HostVAE(network, torch.float32, dynamic=False)
+    vae = _HostVAE(network, dtype, dynamic=False)
     vae.latent_channels, vae.latent_dim, vae.output_channels = config.z_channels, 2, config.out_channels
     vae.upscale_ratio = vae.downscale_ratio = HOST_AUDIO_RATIO
     vae.extra_1d_channel, vae.pad_channel_value, vae.crop_input = config.latent_bins, "replicate", False
     vae.process_input = vae.process_output = lambda audio: audio
-    vae.working_dtypes, vae.disable_offload = [torch.float32], True
+    vae.working_dtypes, vae.disable_offload = [dtype], True
     vae.audio_sample_rate, vae.audio_sample_rate_output = config.sample_rate, vocoder.sample_rate
     vae.memory_used_encode = lambda shape, dtype: 2048 * shape[2]
     vae.memory_used_decode = lambda shape, dtype: 512 * 1024 * prod(shape[2:])
@@ -101,21 +103,24 @@ def load_audio_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.s
 
 
 def _decode_bytes(config: VideoVAEConfig, shape: tuple[int, ...], dtype: torch.dtype) -> int:
-    """What decoding a latent (B, C, f, h, w) needs besides weights and frames, for the host to make room."""
+    """Bytes that decoding a latent (B, C, f, h, w) needs in addition to weights and frames."""
     batch, _, frames, *cells = shape
     memory = decoder_memory(config, latent_frames=frames, cells=(cells[0], cells[1]), itemsize=dtype.itemsize)
     return max(STREAM_BYTES, batch * memory.peak)
 
 
 def _encode_bytes(config: VideoVAEConfig, shape: tuple[int, ...], dtype: torch.dtype) -> int:
-    """The same for frames (B, 3, F, H, W): by traces, at most half as much again as for decoding them."""
+    """Bytes that encoding frames (B, 3, F, H, W) needs in addition to weights and frames.
+
+    Traces show at most half as much again as for decoding the same frames.
+    """
     batch, _, frames, height, width = shape
     cells = max(1, height // SPATIAL_SCALE), max(1, width // SPATIAL_SCALE)
     return _decode_bytes(config, (batch, 0, latent_frames_of(frames), *cells), dtype) * 3 // 2
 
 
 class HostVideoVAE(VideoVAE):
-    """Speaks the host's protocol for reading and writing a clip in chunks."""
+    """The video VAE with the host's interface for reading and writing a clip in chunks."""
 
     comfy_has_chunked_io = True
 
@@ -126,7 +131,7 @@ class HostVideoVAE(VideoVAE):
         return batch, self.config.channels, *pixels
 
     def decode(self, latent: Tensor, output_buffer: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        """Normalised latent (B, C, f, h, w) -> frames (B, 3, F, H, W), each written as soon as it is done."""
+        """Normalised latent (B, C, f, h, w) -> frames (B, 3, F, H, W), each written once it is decoded."""
         shape = self.decode_output_shape(tuple(latent.shape))
         frames = latent.new_empty(shape) if output_buffer is None else output_buffer
         done, on_count = 0, count_bar(shape[2])
@@ -144,15 +149,15 @@ class HostVideoVAE(VideoVAE):
 
 
 class HostAudioVAE(AudioVAE):
-    """To the host a waveform has no sample rate: its nodes resample to ``vae.audio_sample_rate``."""
+    """The audio VAE with the host's interface: waveforms are at ``vae.audio_sample_rate``."""
 
     def encode(self, waveform: Tensor, sample_rate: int | None = None) -> Tensor:  # type: ignore[override]
-        """waveform (B, channels, S), by default at our own rate -> latent (B, 8, L, 16)."""
+        """Waveform (B, channels, S), by default at the rate of the VAE -> latent (B, 8, L, 16)."""
         return super().encode(waveform, sample_rate or self.sample_rate)
 
 
 class _HostVAE(comfy.sd.VAE):
-    """The host's VAE around a network of ours: its constructor only knows networks of its own."""
+    """The host's VAE around a network of this pack; its own constructor builds only networks of the host."""
 
     def __init__(self, network: nn.Module, dtype: torch.dtype, *, dynamic: bool) -> None:
         with _without_vae_warning():
@@ -165,22 +170,22 @@ class _HostVAE(comfy.sd.VAE):
         self.patcher = make_patcher(network, self.device, offload, dynamic=dynamic)
 
     def decode(self, samples_in: Any, *args: Any, **options: Any) -> Tensor:
-        return super().decode(self._own_stream(samples_in), *args, **options)
+        decoded: Tensor = super().decode(self._own_stream(samples_in), *args, **options)
+        return decoded
 
     def decode_tiled(self, samples: Any, *args: Any, **options: Any) -> Tensor:
-        return super().decode_tiled(self._own_stream(samples), *args, **options)
+        decoded: Tensor = super().decode_tiled(self._own_stream(samples), *args, **options)
+        return decoded
 
     def _own_stream(self, samples: Any) -> Tensor:
-        """Of an audio-video latent, the stream that this VAE decodes."""
-        if not getattr(samples, "is_nested", False):
-            return samples
-        streams = samples.unbind()
+        """The stream of an audio-video latent that this VAE decodes; a plain tensor is returned unchanged."""
+        streams: Sequence[Tensor] = samples.unbind() if getattr(samples, "is_nested", False) else (samples,)
         return streams[0] if self.latent_dim == 3 else streams[-1]
 
 
 @contextmanager
 def _without_vae_warning() -> Iterator[None]:
-    """The host warns on the root logger that an empty state dict holds no VAE; here that is intended."""
+    """Suppress the host's warning that an empty state dict holds no VAE; here that is intended."""
 
     def other(record: logging.LogRecord) -> bool:
         return "No VAE weights" not in record.getMessage()
@@ -193,9 +198,9 @@ def _without_vae_warning() -> Iterator[None]:
         root.removeFilter(other)
 
 
-def _video_vae_patcher(*paths: str, disable_dynamic: bool = False) -> Any:
+def _video_vae_patcher(*paths: str, disable_dynamic: bool = False) -> Patcher:
     return load_video_vae(*paths, disable_dynamic=disable_dynamic).patcher
 
 
-def _audio_vae_patcher(*paths: str, disable_dynamic: bool = False) -> Any:
+def _audio_vae_patcher(*paths: str, disable_dynamic: bool = False) -> Patcher:
     return load_audio_vae(*paths, disable_dynamic=disable_dynamic).patcher

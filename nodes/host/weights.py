@@ -1,4 +1,4 @@
-"""Reading model files through the host, so that its lazy and file-backed loading stays in force."""
+"""Reading model files through the host, so that its lazy and memory-mapped loading applies."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ from ...ltx2_core.storage.quantized import StoredLayer, find_quantized
 from ...ltx2_core.storage.reading import read_markers
 
 Tensors = dict[str, Tensor]
+Config = dict[str, Any]
+"""The JSON configuration of a checkpoint, by component."""
 
 HOST_NAMES = {"scale_weight": "weight_scale", "scale_input": "input_scale"}
-"""What the host calls the companions of older files."""
+"""The host's names for the scale tensors of older files."""
 
 HOST_FORMATS: Mapping[str, str] = {"nvfp4": "nvfp4", "mxfp8": "mxfp8", "int8": "int8_tensorwise"}
 FP8_FORMATS: Mapping[str, str] = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
@@ -31,19 +33,20 @@ FP8_FORMATS: Mapping[str, str] = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8
 
 @dataclass(frozen=True)
 class Weights:
-    """Opened files and folders; of each component the first that holds it counts."""
+    """Opened files and folders; each component is read from the first that holds it."""
 
     checkpoints: tuple[Checkpoint, ...]
     _files: dict[Path, Mapping[str, Tensor]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
+        """The files' names, for errors."""
         return " + ".join(checkpoint.path.name for checkpoint in self.checkpoints)
 
     @property
-    def config(self) -> dict[str, Any]:
-        """The configuration of all files; where two state the same key, that of the first."""
-        merged: dict[str, Any] = {}
+    def config(self) -> Config:
+        """The configuration of all files; a key that two files state has the value of the first."""
+        merged: Config = {}
         for checkpoint in reversed(self.checkpoints):
             for key, value in checkpoint.config.items():
                 both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
@@ -51,7 +54,7 @@ class Weights:
         return merged
 
     def source(self, component: Component) -> Checkpoint:
-        """Where ``component`` comes from. Raises ValueError where no file holds it."""
+        """The file that ``component`` is read from. Raises ValueError if no file holds it."""
         return find_component(self.checkpoints, component)
 
     def take(self, *components: Component) -> Tensors:
@@ -65,18 +68,18 @@ class Weights:
     def take_quantised(self, *components: Component) -> Tensors:
         """As :meth:`take`, with quantised layers in the form that the host's own quantised layers read.
 
-        Formats that this host does not know are decoded to bfloat16.
+        Formats that this host does not support are decoded to bfloat16.
         """
         tensors = self.take(*components)
         for component in components:
             source = self.source(component)
             infos = source.infos(component)
             markers = read_markers(infos, source.metadata)
-            exact = _asks_for_full_precision(source)
+            exact = _requires_full_precision(source)
             for layer in find_quantized(infos, markers).values():
                 parts = {s: tensors.pop(f"{layer.name}.{s}") for s in layer.infos}
-                own = _for_host(layer, parts, markers.get(layer.name), full_precision=exact)
-                tensors |= {f"{layer.name}.{suffix}": tensor for suffix, tensor in own.items()}
+                stored = _for_host(layer, parts, markers.get(layer.name), full_precision=exact)
+                tensors |= {f"{layer.name}.{suffix}": tensor for suffix, tensor in stored.items()}
         return tensors
 
     def _tensor(self, info: TensorInfo) -> Tensor:
@@ -106,6 +109,7 @@ def load_exactly(module: nn.Module, tensors: Tensors, what: str, *, assign: bool
 def _for_host(
     layer: StoredLayer, parts: Tensors, marker: Mapping[str, Any] | None, *, full_precision: bool
 ) -> Tensors:
+    """The tensors of one quantised layer by suffix, with the marker ``comfy_quant`` that the host reads."""
     name = HOST_FORMATS.get(layer.form.kind) or FP8_FORMATS.get(layer.infos["weight"].dtype)
     if layer.form.kind == "float" and not any(suffix in parts for suffix in SCALE_NAMES):
         return {"weight": parts["weight"]}
@@ -115,17 +119,23 @@ def _for_host(
     entry = {**(marker or _entry(layer.form)), "format": name}
     if full_precision:
         entry["full_precision_matrix_mult"] = True
-    own = {HOST_NAMES.get(suffix, suffix): tensor for suffix, tensor in parts.items()}
-    own = {suffix: own[suffix] for suffix in own if suffix in {"weight", *known[name]["parameters"]}}
+    renamed = {HOST_NAMES.get(suffix, suffix): tensor for suffix, tensor in parts.items()}
+    taken = {
+        suffix: renamed[suffix] for suffix in renamed if suffix in {"weight", *known[name]["parameters"]}
+    }
     raw = list(json.dumps(entry).encode())
-    return {**own, "comfy_quant": torch.tensor(raw, dtype=torch.uint8)}
+    return {**taken, "comfy_quant": torch.tensor(raw, dtype=torch.uint8)}
 
 
-def _entry(form: Format) -> dict[str, Any]:
+def _entry(form: Format) -> dict[str, bool | int]:
+    """The marker's statement on a rotation of the weights."""
     return {"convrot": True, "convrot_groupsize": form.rotation} if form.rotation else {}
 
 
-def _asks_for_full_precision(source: Checkpoint) -> bool:
-    """Older files say so with two elements in their tensor ``scaled_fp8``."""
+def _requires_full_precision(source: Checkpoint) -> bool:
+    """Whether matrix products have to be in full precision.
+
+    Older files mark this by two elements in their tensor ``scaled_fp8``.
+    """
     marks = (info for name, info in source.tensors.items() if name.rpartition(".")[2] == "scaled_fp8")
     return any(mark.numel == 2 for mark in marks)

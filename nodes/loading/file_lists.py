@@ -1,4 +1,4 @@
-"""Which files each loader offers, and what to download where it has none."""
+"""Which files each loader lists, and what to download if there are none."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ _SINGLE = "ltx-2-19b-dev or ltx-2.3-22b-dev (or their distilled and fp8 versions
 
 
 def _text_or_model(path: Path) -> str:
+    """Why a path holds neither a text projection nor a transformer, "" if it holds one of them."""
     problem = _PROJECTION(path)
     return problem and _TRANSFORMER(path) and problem
 
 
 def _text_parts(path: Path) -> str:
+    """Why a path holds neither a text projection nor text connectors, "" if it holds one of them."""
     problem = _PROJECTION(path)
     return problem and _CONNECTORS(path) and problem
 
@@ -32,58 +34,60 @@ MODELS = FileList(
     what="a model",
     categories=(folders.CHECKPOINTS, folders.DIFFUSION_MODELS, folders.DIFFUSERS),
     problem=_TRANSFORMER,
-    get=f"{_SINGLE}, or a transformer file into models/diffusion_models",
+    download=f"{_SINGLE}, or a transformer file into models/diffusion_models",
 )
 VIDEO_VAES = FileList(
     what="a video VAE",
     categories=(folders.VAES, folders.CHECKPOINTS, folders.DIFFUSERS),
     problem=holds(Component.VIDEO_ENCODER, Component.VIDEO_DECODER),
-    get="LTX2_video_vae_bf16 (2.0) or ltx-2.5-video-vae-conv-bf16 (2.5) into models/vae",
+    download="LTX2_video_vae_bf16 (2.0) or ltx-2.5-video-vae-conv-bf16 (2.5) into models/vae",
 )
 AUDIO_VAES = FileList(
     what="an audio VAE",
     categories=(folders.VAES, folders.CHECKPOINTS, folders.DIFFUSERS),
     problem=holds(Component.AUDIO_ENCODER, Component.AUDIO_DECODER, Component.VOCODER),
-    get="LTX2_audio_vae_bf16 (2.0) or ltx-2.5-audio-vae-bf16 (2.5) into models/vae",
+    download="LTX2_audio_vae_bf16 (2.0) or ltx-2.5-audio-vae-bf16 (2.5) into models/vae",
 )
 TEXT_PARTS = FileList(
     what="text connectors or text projection",
     categories=(folders.TEXT_ENCODERS,),
     problem=_text_parts,
-    get="ltx-2-19b-embeddings_connector_dev_bf16 or _distill_bf16 (2.0), or ltx-2.3_text_projection_bf16, "
+    download="ltx-2-19b-embeddings_connector_dev_bf16 or _distill_bf16 (2.0), or "
+    "ltx-2.3_text_projection_bf16, "
     "into models/text_encoders",
 )
 TEXT_SOURCES = FileList(
     what="a checkpoint for text",
     categories=(folders.CHECKPOINTS, folders.DIFFUSION_MODELS, folders.DIFFUSERS, folders.TEXT_ENCODERS),
     problem=_text_or_model,
-    get=f"{_SINGLE}, or ltx-2.3_text_projection_bf16 into models/text_encoders",
+    download=f"{_SINGLE}, or ltx-2.3_text_projection_bf16 into models/text_encoders",
 )
 ENCODERS = FileList(
     what="a text encoder",
     categories=(folders.TEXT_ENCODERS, folders.DIFFUSERS),
-    problem=folders.is_encoder,
-    shows=folders.is_faulty_encoder,
-    get="gemma_3_12B_it (bf16, fp8_scaled or fp4_mixed; for 2.5 gemma4-12b-with-proj-ltx-2.5-bf16) into "
+    problem=folders.encoder_problem,
+    list_anyway=folders.is_faulty_encoder,
+    download="gemma_3_12B_it (bf16, fp8_scaled or fp4_mixed; for 2.5 gemma4-12b-with-proj-ltx-2.5-bf16) into "
     "models/text_encoders",
 )
 UPSCALERS = FileList(
     what="a latent upscaler",
     categories=(folders.UPSCALERS, folders.DIFFUSERS),
     problem=holds(Component.UPSAMPLER),
-    get="ltx-2-spatial-upscaler-x2-1.0 or ltx-2.3-spatial-upscaler-x2-1.1 into models/latent_upscale_models",
+    download="ltx-2-spatial-upscaler-x2-1.0 or ltx-2.3-spatial-upscaler-x2-1.1 into "
+    "models/latent_upscale_models",
 )
 LORAS = FileList(
     what="a LoRA",
     categories=(folders.LORAS,),
-    problem=folders.is_lora,
-    get="ltx-2-19b-distilled-lora-384 or ltx-2.3-22b-distilled-lora-384 into models/loras",
+    problem=folders.lora_problem,
+    download="ltx-2-19b-distilled-lora-384 or ltx-2.3-22b-distilled-lora-384 into models/loras",
 )
 
 
 def check(*chosen: tuple[FileList, str | None]) -> bool | str:
-    """For ``validate_inputs``: True, or what is wrong with the first name that cannot be loaded."""
-    for shelf, name in chosen:
-        if isinstance(name, str) and name not in FIXED and (refusal := shelf.refusal(name)):
+    """For ``validate_inputs``: True, or the error of the first name that cannot be loaded."""
+    for files, name in chosen:
+        if isinstance(name, str) and name not in FIXED and (refusal := files.refusal(name)):
             return refusal
     return True

@@ -1,4 +1,4 @@
-"""What a model file holds, shown on the page."""
+"""A report on what a model file holds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class LTX2AVInspect(io.ComfyNode):
             display_name="LTX-2 Inspect File",
             category=CATEGORY,
             is_output_node=True,
-            description="Says what a model file is: LTX-2 generation, layout, components, number formats, "
+            description="Reports what a model file is: LTX-2 generation, layout, components, number formats, "
             "the layers of a LoRA, and why a file does not appear in a loader. Reads headers only.",
             inputs=[
                 io.Combo.Input(

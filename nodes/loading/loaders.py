@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from comfy_api.latest import io
 
 from ..host.clip import load_clip
+from ..host.folders import FileList
 from ..host.model import load_model
 from ..host.upscaler import load_upscaler
 from ..host.vae import load_audio_vae, load_video_vae
-from . import file_lists as shelves
-from .file_lists import NONE, SAME, FileList
+from ..host.values import Vae
+from . import file_lists
+from .file_lists import NONE, SAME
 
 CATEGORY = "LTX-2/loaders"
 
@@ -62,7 +63,7 @@ class LTX2AVLoadTextEncoder(io.ComfyNode):
                 _text_encoder(),
                 combo(
                     "ckpt_name",
-                    shelves.TEXT_SOURCES,
+                    file_lists.TEXT_SOURCES,
                     "The checkpoint whose model the text is for: it holds the text projection. For split "
                     "files of 2.3 the projection file, for 2.5 the transformer.",
                 ),
@@ -72,12 +73,12 @@ class LTX2AVLoadTextEncoder(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, text_encoder: str | None = None, ckpt_name: str | None = None) -> bool | str:
-        return shelves.check((shelves.ENCODERS, text_encoder), (shelves.TEXT_SOURCES, ckpt_name))
+        return file_lists.check((file_lists.ENCODERS, text_encoder), (file_lists.TEXT_SOURCES, ckpt_name))
 
     @classmethod
     def execute(cls, text_encoder: str, ckpt_name: str) -> io.NodeOutput:
-        source = shelves.TEXT_SOURCES.path(ckpt_name)
-        return io.NodeOutput(load_clip(shelves.ENCODERS.path(text_encoder), source))
+        source = file_lists.TEXT_SOURCES.path(ckpt_name)
+        return io.NodeOutput(load_clip(file_lists.ENCODERS.path(text_encoder), source))
 
 
 class LTX2AVLoadUpscaler(io.ComfyNode):
@@ -87,8 +88,10 @@ class LTX2AVLoadUpscaler(io.ComfyNode):
             node_id="LTX2AVLoadUpscaler",
             display_name="LTX-2 Load Latent Upscaler",
             category=CATEGORY,
-            description="Loads a latent upscaler: between two stages it makes the video latent larger.",
-            inputs=[combo("upscaler", shelves.UPSCALERS, "Latent upscaler in models/latent_upscale_models.")],
+            description="Loads a latent upscaler, which enlarges the video latent between two stages.",
+            inputs=[
+                combo("upscaler", file_lists.UPSCALERS, "Latent upscaler in models/latent_upscale_models.")
+            ],
             outputs=[
                 io.LatentUpscaleModel.Output(
                     display_name="upscale_model", tooltip="For LTX-2 Latent Upscale."
@@ -98,11 +101,11 @@ class LTX2AVLoadUpscaler(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, upscaler: str | None = None) -> bool | str:
-        return shelves.check((shelves.UPSCALERS, upscaler))
+        return file_lists.check((file_lists.UPSCALERS, upscaler))
 
     @classmethod
     def execute(cls, upscaler: str) -> io.NodeOutput:
-        return io.NodeOutput(load_upscaler(shelves.UPSCALERS.path(upscaler)))
+        return io.NodeOutput(load_upscaler(file_lists.UPSCALERS.path(upscaler)))
 
 
 class LTX2AVLoadAll(io.ComfyNode):
@@ -119,7 +122,7 @@ class LTX2AVLoadAll(io.ComfyNode):
                 _text_encoder(),
                 combo(
                     "upscaler",
-                    shelves.UPSCALERS,
+                    file_lists.UPSCALERS,
                     "Latent upscaler for the second stage, or none for graphs of one stage.",
                     NONE,
                 ),
@@ -128,8 +131,8 @@ class LTX2AVLoadAll(io.ComfyNode):
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The transformer, for sampling."),
                 io.Clip.Output(display_name="clip", tooltip="Text encoder for LTX-2 Prompt."),
-                io.Vae.Output(display_name="video_vae", tooltip="Encodes and decodes pictures."),
-                io.Vae.Output(display_name="audio_vae", tooltip="Encodes and decodes sound."),
+                io.Vae.Output(display_name="video_vae", tooltip="Encodes and decodes video frames."),
+                io.Vae.Output(display_name="audio_vae", tooltip="Encodes and decodes audio."),
                 io.LatentUpscaleModel.Output(
                     display_name="upscale_model", tooltip="For LTX-2 Latent Upscale."
                 ),
@@ -146,7 +149,7 @@ class LTX2AVLoadAll(io.ComfyNode):
         audio_vae: str | None = None,
         text_parts: str | None = None,
     ) -> bool | str:
-        chosen = shelves.check((shelves.ENCODERS, text_encoder), (shelves.UPSCALERS, upscaler))
+        chosen = file_lists.check((file_lists.ENCODERS, text_encoder), (file_lists.UPSCALERS, upscaler))
         parts = _check_parts(ckpt_name, video_vae, audio_vae, text_parts)
         return parts if isinstance(parts, str) else chosen
 
@@ -161,69 +164,76 @@ class LTX2AVLoadAll(io.ComfyNode):
         text_parts: str = SAME,
     ) -> io.NodeOutput:
         paths = _model_paths(ckpt_name, text_parts)
-        clip = load_clip(shelves.ENCODERS.path(text_encoder), *paths)
-        upscale_model = None if upscaler == NONE else load_upscaler(shelves.UPSCALERS.path(upscaler))
+        clip = load_clip(file_lists.ENCODERS.path(text_encoder), *paths)
+        upscale_model = None if upscaler == NONE else load_upscaler(file_lists.UPSCALERS.path(upscaler))
         vaes = _vaes(ckpt_name, video_vae, audio_vae)
         return io.NodeOutput(load_model(*paths), clip, *vaes, upscale_model)
 
 
 def _model_paths(ckpt_name: str, text_parts: str) -> list[Path]:
-    """The files of a model; what is given besides the checkpoint counts before it."""
-    own = [] if text_parts == SAME else [shelves.TEXT_PARTS.path(text_parts)]
-    return [*own, shelves.MODELS.path(ckpt_name)]
+    """The files of a model: the file chosen in ``text_parts`` takes precedence over the checkpoint."""
+    extra = [] if text_parts == SAME else [file_lists.TEXT_PARTS.path(text_parts)]
+    return [*extra, file_lists.MODELS.path(ckpt_name)]
 
 
-def _vaes(ckpt_name: str, video_vae: str, audio_vae: str) -> tuple[Any, Any]:
+def _vaes(ckpt_name: str, video_vae: str, audio_vae: str) -> tuple[Vae | None, Vae | None]:
+    """The video VAE and the audio VAE of the choices."""
     return (
-        _vae("video_vae", shelves.VIDEO_VAES, ckpt_name, video_vae, load_video_vae),
-        _vae("audio_vae", shelves.AUDIO_VAES, ckpt_name, audio_vae, load_audio_vae),
+        _vae("video_vae", file_lists.VIDEO_VAES, ckpt_name, video_vae, load_video_vae),
+        _vae("audio_vae", file_lists.AUDIO_VAES, ckpt_name, audio_vae, load_audio_vae),
     )
 
 
-def _vae(name: str, shelf: FileList, ckpt_name: str, choice: str, load: Callable[[Path], Any]) -> Any:
+def _vae(name: str, files: FileList, ckpt_name: str, choice: str, load: Callable[[Path], Vae]) -> Vae | None:
+    """The VAE of a choice. Raises ValueError if the checkpoint has to hold it and does not."""
     if choice == NONE:
         return None
     if choice != SAME:
-        return load(shelf.path(choice))
-    path = shelves.MODELS.path(ckpt_name)
-    if problem := shelf.problem(path):
-        raise ValueError(f"{problem}. Choose a file in {name} ({shelf.get}), or {NONE} where it is not used")
+        return load(files.path(choice))
+    path = file_lists.MODELS.path(ckpt_name)
+    if problem := files.problem(path):
+        raise ValueError(
+            f"{problem}. Choose a file in {name} ({files.download}), or {NONE} where it is not used"
+        )
     return load(path)
 
 
 def _check_parts(
     ckpt_name: str | None, video_vae: str | None, audio_vae: str | None, text_parts: str | None
 ) -> bool | str:
-    return shelves.check(
-        (shelves.MODELS, ckpt_name),
-        (shelves.VIDEO_VAES, video_vae),
-        (shelves.AUDIO_VAES, audio_vae),
-        (shelves.TEXT_PARTS, text_parts),
+    return file_lists.check(
+        (file_lists.MODELS, ckpt_name),
+        (file_lists.VIDEO_VAES, video_vae),
+        (file_lists.AUDIO_VAES, audio_vae),
+        (file_lists.TEXT_PARTS, text_parts),
     )
 
 
-def combo(name: str, shelf: FileList, tooltip: str, *fixed: str, optional: bool = False) -> io.Input:
-    """A list of what ``shelf`` holds, behind the ``fixed`` choices."""
+def combo(name: str, files: FileList, tooltip: str, *fixed: str, optional: bool = False) -> io.Input:
+    """A choice of the ``fixed`` values and, after them, the names of ``files``."""
     default = fixed[0] if optional else None
-    options = [*fixed, *shelf.names()] or [shelf.nothing]
+    options = [*fixed, *files.names()] or [files.placeholder]
     return io.Combo.Input(name, options=options, tooltip=tooltip, optional=optional, default=default)
 
 
 def _model() -> io.Input:
     return combo(
         "ckpt_name",
-        shelves.MODELS,
+        file_lists.MODELS,
         "LTX-2 checkpoint in models/checkpoints, transformer file in models/diffusion_models, or folder in "
         "models/diffusers. Only what can be loaded is listed: LTX-2 Inspect File says why a file is not.",
     )
 
 
 def _parts() -> list[io.Input]:
-    """What split files bring besides the transformer; last and optional, as older workflows lack them."""
+    """The parts that split files hold apart from the transformer.
+
+    They are the last inputs and optional, because older workflows lack them.
+    """
     return [
         combo(
             "video_vae",
-            shelves.VIDEO_VAES,
+            file_lists.VIDEO_VAES,
             "Where the video VAE is, if not in ckpt_name: a file in models/vae.",
             SAME,
             NONE,
@@ -231,7 +241,7 @@ def _parts() -> list[io.Input]:
         ),
         combo(
             "audio_vae",
-            shelves.AUDIO_VAES,
+            file_lists.AUDIO_VAES,
             "Where the audio VAE with its vocoder is, if not in ckpt_name: a file in models/vae.",
             SAME,
             NONE,
@@ -239,7 +249,7 @@ def _parts() -> list[io.Input]:
         ),
         combo(
             "text_parts",
-            shelves.TEXT_PARTS,
+            file_lists.TEXT_PARTS,
             "Where text connectors and projection are, if not in ckpt_name: a file in models/text_encoders.",
             SAME,
             optional=True,
@@ -250,7 +260,7 @@ def _parts() -> list[io.Input]:
 def _text_encoder() -> io.Input:
     return combo(
         "text_encoder",
-        shelves.ENCODERS,
+        file_lists.ENCODERS,
         "Gemma 3 12B (for LTX-2.5 its Gemma 4) in models/text_encoders: one file in bf16, fp8_scaled or "
         "fp4_mixed, or a folder with config.json, tokenizer and weights, which appears by its first file.",
     )
@@ -259,6 +269,6 @@ def _text_encoder() -> io.Input:
 def _checkpoint_outputs() -> list[io.Output]:
     return [
         io.Model.Output(display_name="model", tooltip="The transformer, for sampling."),
-        io.Vae.Output(display_name="video_vae", tooltip="Encodes and decodes pictures."),
-        io.Vae.Output(display_name="audio_vae", tooltip="Encodes and decodes sound."),
+        io.Vae.Output(display_name="video_vae", tooltip="Encodes and decodes video frames."),
+        io.Vae.Output(display_name="audio_vae", tooltip="Encodes and decodes audio."),
     ]

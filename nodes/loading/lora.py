@@ -1,15 +1,15 @@
-"""LoRAs of any naming style, with a strength for each stream and a report of what matched."""
+"""LoRAs of any naming style, with a strength for each stream and a report of the matching layers."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..conditioning.guides import ICLoraParameters
 from ..host.lora import apply_lora
-from . import file_lists as shelves
+from ..host.values import Clip, Model
+from ..inputs import ICLoraParameters
+from . import file_lists
 from .loaders import CATEGORY, combo
 
 
@@ -21,26 +21,29 @@ class LTX2AVLoadLora(io.ComfyNode):
             has_intermediate_output=True,
             display_name="LTX-2 Load LoRA",
             category=CATEGORY,
-            description="Adds a LoRA of any naming style to the model and says how many of its layers "
-            "matched. A LoRA of which nothing matches is an error instead of being ignored.",
+            description="Adds a LoRA of any naming style to the model and reports how many of its layers "
+            "matched. A LoRA of which no layer matches is an error instead of being ignored.",
             inputs=[
-                io.Model.Input("model", tooltip="The model to add the LoRA to; it stays as it is."),
-                combo("lora", shelves.LORAS, "LoRA file in models/loras."),
+                io.Model.Input("model", tooltip="The model to add the LoRA to; it is not changed itself."),
+                combo("lora", file_lists.LORAS, "LoRA file in models/loras."),
                 io.Float.Input(
                     "strength",
                     default=1.0,
                     min=-10.0,
                     max=10.0,
                     step=0.05,
-                    tooltip="How strongly the LoRA acts: 0 is off, negative values do the opposite. "
+                    tooltip="How strongly the LoRA acts: more changes the model more, 0 is off, negative "
+                    "values do "
+                    "the opposite. "
                     "Distilled LoRAs: 1.0 for LTX-2.0, about 0.5 for 2.3.",
                 ),
                 io.String.Input(
                     "audio_strength",
                     default="",
                     optional=True,
-                    tooltip="Strength of the layers that update the sound, from -10 to 10; empty means as "
-                    "strength. 0 leaves the sound as it would be without the LoRA's audio layers.",
+                    tooltip="Strength of the layers that update the audio, from -10 to 10; empty means "
+                    "the same as "
+                    "strength. 0 leaves these layers out.",
                 ),
                 io.Clip.Input(
                     "clip",
@@ -54,34 +57,37 @@ class LTX2AVLoadLora(io.ComfyNode):
                 io.String.Output(display_name="report", tooltip="Which layers matched."),
                 ICLoraParameters.Output(
                     display_name="iclora_parameters",
-                    tooltip="For LTX-2 Add Guide: what this IC-LoRA wants of its reference.",
+                    tooltip="For LTX-2 Add Guide: the factors of this IC-LoRA's reference.",
                 ),
                 io.Clip.Output(
-                    display_name="clip", tooltip="The text encoder with the LoRA, if one came in."
+                    display_name="clip", tooltip="The text encoder with the LoRA, if one is connected."
                 ),
             ],
         )
 
     @classmethod
     def validate_inputs(cls, lora: str | None = None) -> bool | str:
-        return shelves.check((shelves.LORAS, lora))
+        return file_lists.check((file_lists.LORAS, lora))
 
     @classmethod
     def execute(
-        cls, model: Any, lora: str, strength: float, audio_strength: str = "", clip: Any = None
+        cls, model: Model, lora: str, strength: float, audio_strength: str = "", clip: Clip | None = None
     ) -> io.NodeOutput:
-        path = shelves.LORAS.path(lora)
-        done = apply_lora(model, path, strength, audio_strength=_strength(audio_strength), clip=clip)
+        path = file_lists.LORAS.path(lora)
+        applied = apply_lora(model, path, strength, audio_strength=_strength(audio_strength), clip=clip)
         return io.NodeOutput(
-            done.model, done.report, done.parameters, done.clip, ui=ui.PreviewText(done.report)
+            applied.model, applied.report, applied.parameters, applied.clip, ui=ui.PreviewText(applied.report)
         )
 
 
 def _strength(text: str) -> float | None:
+    """The number in a text field, None for an empty one. Raises ValueError for anything else."""
     try:
         value = float(text) if text.strip() else None
     except ValueError:
         value = math.nan
     if value is not None and not -10 <= value <= 10:
-        raise ValueError(f"audio_strength={text!r} must be a number from -10 to 10, or empty for as strength")
+        raise ValueError(
+            f"audio_strength={text!r} must be a number from -10 to 10, or empty for the same as strength"
+        )
     return value

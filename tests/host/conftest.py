@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ PACK = HERE.parents[1]
 sys.path.insert(0, str(HERE))
 
 from browser import chromium_path  # noqa: E402
+from host_graph import CROSS_MODAL  # noqa: E402
 from host_server import Server  # noqa: E402
 from layouts import write_layouts  # noqa: E402
 from tiny_models import TinyModels, make_tiny_models  # noqa: E402
@@ -35,13 +37,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def comfy_dir() -> Path:
-    given = os.environ.get("COMFYUI_DIR")
-    if not given:
+    named = os.environ.get("COMFYUI_DIR")
+    if not named:
         pytest.skip("set COMFYUI_DIR to a checkout of ComfyUI to run the host tests")
-    path = Path(given).expanduser().resolve()
+    path = Path(named).expanduser().resolve()
     if not (path / "main.py").is_file():
-        pytest.fail(f"COMFYUI_DIR={given}: no main.py there; it must be a checkout of ComfyUI")
+        pytest.fail(f"COMFYUI_DIR={named}: no main.py there; it must be a checkout of ComfyUI")
     return path
+
+
+@pytest.fixture(scope="session")
+def streams_off(comfy_dir: Path) -> str:
+    """Switches of the network to turn off on both sides where core is the oracle of audio and video together.
+
+    From 0.31 core's block adds audio-to-video attention to the video before video-to-audio reads the video.
+    Lightricks' own code reads both streams first, as core does up to 0.30. So core from 0.31 is compared with
+    its two cross attentions off.
+    """
+    match = re.search(r'__version__ = "(\d+)\.(\d+)', (comfy_dir / "comfyui_version.py").read_text())
+    assert match, f"{comfy_dir}: comfyui_version.py states no version"
+    return CROSS_MODAL if (int(match[1]), int(match[2])) >= (0, 31) else ""
 
 
 @pytest.fixture(scope="session")

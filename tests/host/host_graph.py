@@ -11,6 +11,8 @@ from typing import Any, Literal
 from tiny_models import TinyModels
 
 Whose = Literal["core", "ours"]
+CROSS_MODAL = "a2v_cross_attn,v2a_cross_attn"
+"""Switches of the two attentions between video and audio."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class Guide:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What a sampling graph does besides text to video."""
+    """What a sampling graph does in addition to text to video."""
 
     frames: int = 9
     batch: int = 1
@@ -96,11 +98,11 @@ class Recipe:
     slots: str = ""
     """Pixel frames of generated keyframes."""
     slots_marked: bool = True
-    """Whether the conditioning says that they are such."""
+    """Whether the conditioning says that they are generated keyframes."""
     slots_cells: int = 0
-    """Tokens a frame that it says they have; 0 for those that they have."""
+    """Tokens a frame that the conditioning states; 0 states the true number."""
     streams_off: str = ""
-    """Switches of the network that are off."""
+    """Switches of the network that are off; they have no effect on a recipe without audio."""
     audio: bool = True
     reference_audio: bool = False
 
@@ -114,7 +116,7 @@ def sample(g: Graph, loaded: Loaded, recipe: Recipe, *, whose_lora: Whose = "cor
         model = g.add(
             "LoraLoaderModelOnly", model=model, lora_name=recipe.lora, strength_model=recipe.lora_strength
         )
-    if recipe.streams_off:
+    if recipe.streams_off and recipe.audio:
         model = g.add("LTX2ProbeStreams", model=model, off=recipe.streams_off)
     positive = g.add("CLIPTextEncode", clip=loaded.clip, text="a red ball rolls to the left, low hum")
     negative = g.add("CLIPTextEncode", clip=loaded.clip, text="noise")
@@ -164,7 +166,7 @@ def sample(g: Graph, loaded: Loaded, recipe: Recipe, *, whose_lora: Whose = "cor
         )
         latent = cond[2]
     if recipe.audio:
-        sound = g.add(
+        audio = g.add(
             "LTXVEmptyLatentAudio",
             frames_number=recipe.frames,
             frame_rate=25,
@@ -172,8 +174,8 @@ def sample(g: Graph, loaded: Loaded, recipe: Recipe, *, whose_lora: Whose = "cor
             audio_vae=loaded.audio_vae,
         )
         if recipe.audio_mask:
-            sound = g.add("LTX2ProbeFrameMask", latent=sound, values=recipe.audio_mask)
-        latent = g.add("LTXVConcatAVLatent", video_latent=latent, audio_latent=sound)
+            audio = g.add("LTX2ProbeFrameMask", latent=audio, values=recipe.audio_mask)
+        latent = g.add("LTXVConcatAVLatent", video_latent=latent, audio_latent=audio)
     if recipe.reference_audio:
         referenced = g.add(
             "LTXVReferenceAudio",

@@ -159,7 +159,7 @@ class Server:
         return self.wait(self.submit(prompt), timeout_s)
 
     def free(self, prompt: Json | None = None, **what: bool) -> None:
-        """Have the host let go and wait until it has, which is once a graph has run.
+        """Have the host free its memory and wait until it has, which is once a graph has run.
 
         ``prompt`` is one that has run: the host remembers nodes of the last graph only.
         """

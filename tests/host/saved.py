@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Decoded:
-    """frames (F, 3, H, W) in [-1, 1], sound (C, S) or None."""
+    """frames (F, 3, H, W) in [-1, 1], audio (C, S) or None."""
 
     frames: Tensor
     fps: float

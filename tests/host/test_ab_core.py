@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from host_graph import Graph, Guide, Link, Recipe, Whose, load, sample
@@ -21,7 +23,7 @@ RECIPES = {
     "image": Recipe(image_strength=1.0),
     "image_soft": Recipe(image_strength=0.6, batch=2),
     "frame_mask": Recipe(frames=17, frame_mask="0,1,0.5"),
-    "audio_given": Recipe(audio_mask="0,0,0,0,0,0,0,0,0"),
+    "audio_frozen": Recipe(audio_mask="0,0,0,0,0,0,0,0,0"),
     "audio_part": Recipe(audio_mask="0,0,0,0,0.5,1,1,1,1"),
     "video_only": Recipe(audio=False),
     "video_only_image": Recipe(audio=False, image_strength=1.0),
@@ -32,14 +34,14 @@ RECIPES = {
     "guide_masked": Recipe(frames=17, guides=(Guide(9, 0, 0.8, masked=True),)),
     "guide_and_image": Recipe(frames=17, image_strength=0.7, guides=(Guide(1, -1, 0.5),)),
     "reference_audio": Recipe(reference_audio=True),
-    "reference_audio_given_part": Recipe(reference_audio=True, audio_mask="0,0,0,0,1,1,1,1,1"),
+    "reference_audio_frozen_part": Recipe(reference_audio=True, audio_mask="0,0,0,0,1,1,1,1,1"),
 }
 
 
 def run(
     server: Server, models: TinyModels, generation: str, recipe: Recipe, whose: Whose
 ) -> dict[str, Tensor]:
-    """Sample with one side's transformer; what both sides are given comes from the host's autoencoders."""
+    """Sample with one side's transformer; the inputs of both sides come from the host's autoencoders."""
     g = Graph()
     loaded = load(g, models, generation, model=whose, vae="core")
     g.dump("latent", latent=sample(g, loaded, recipe, whose_lora=whose))
@@ -63,20 +65,21 @@ def assert_same(core: dict[str, Tensor], ours: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("generation", GENERATIONS)
 @pytest.mark.parametrize("name", RECIPES)
 def test_our_model_samples_what_the_hosts_does(
-    server: Server, models: TinyModels, name: str, generation: str
+    server: Server, models: TinyModels, name: str, generation: str, streams_off: str
 ) -> None:
-    core, ours = (run(server, models, generation, RECIPES[name], whose) for whose in ("core", "ours"))
+    recipe = replace(RECIPES[name], streams_off=streams_off)
+    core, ours = (run(server, models, generation, recipe, whose) for whose in ("core", "ours"))
     assert_same(core, ours)
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_a_lora_changes_our_model_as_it_does_the_hosts(
-    server: Server, models: TinyModels, generation: str
+    server: Server, models: TinyModels, generation: str, streams_off: str
 ) -> None:
-    recipe = Recipe(lora=models.lora)
+    recipe = Recipe(lora=models.lora, streams_off=streams_off)
     core, ours = (run(server, models, generation, recipe, whose) for whose in ("core", "ours"))
     assert_same(core, ours)
-    without = run(server, models, generation, Recipe(), "ours")
+    without = run(server, models, generation, Recipe(streams_off=streams_off), "ours")
     assert relative(without["latent/video"], ours["latent/video"]) > 1e-3
 
 
@@ -93,10 +96,11 @@ def test_the_hosts_lora_loader_works_on_our_model(server: Server, models: TinyMo
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
-def test_a_reference_at_half_size_is_understood_as_the_host_does(
-    server: Server, models: TinyModels, generation: str
+def test_a_reference_at_half_size_is_read_as_the_host_reads_it(
+    server: Server, models: TinyModels, generation: str, streams_off: str
 ) -> None:
-    recipe = Recipe(frames=17, guides=(Guide(9, 0, 0.8),), lora=models.ic_lora, ic_lora=True)
+    guides = (Guide(9, 0, 0.8),)
+    recipe = Recipe(frames=17, guides=guides, lora=models.ic_lora, ic_lora=True, streams_off=streams_off)
     core, ours = (run(server, models, generation, recipe, whose) for whose in ("core", "ours"))
     assert (core["mask/video"] < 0).any(), "the guide was not spread over the finer grid"
     assert_same(core, ours)
@@ -143,13 +147,13 @@ def test_our_autoencoders_decode_and_encode_what_the_hosts_do(
                 temporal_overlap=8,
             ),
         )
-        g.dump("sound", audio=g.add("LTXVAudioVAEDecode", samples=parts[1], audio_vae=loaded.audio_vae))
+        g.dump("audio", audio=g.add("LTXVAudioVAEDecode", samples=parts[1], audio_vae=loaded.audio_vae))
         image = g.add("LTX2ProbeImage", seed=5, frames=20, width=96, height=64)
         g.dump("encoded", latent=g.add("VAEEncode", pixels=image, vae=loaded.vae))
         return server.run(g.prompt)
 
     core, ours = coded("core"), coded("ours")
-    for name in ("frames", "tiles", "sound", "encoded"):
+    for name in ("frames", "tiles", "audio", "encoded"):
         assert_same(core.tensors(name), ours.tensors(name))
 
 
@@ -158,7 +162,7 @@ def test_our_audio_encoder_gives_the_hosts_latent(server: Server, models: TinyMo
     def encoded(whose: Whose) -> dict[str, Tensor]:
         g = Graph()
         loaded = load(g, models, "2.3", model="core", vae=whose)
-        # The one kind of sound that the host resamples once and crops nothing of.
+        # The host resamples this kind of audio once and crops nothing of it.
         audio = g.add("LTX2ProbeAudio", samples=6 * 4096, sample_rate=44100, channels=channels)
         g.dump("latent", latent=g.add("LTXVAudioVAEEncode", audio=audio, audio_vae=loaded.audio_vae))
         return server.run(g.prompt).tensors("latent")
@@ -166,7 +170,7 @@ def test_our_audio_encoder_gives_the_hosts_latent(server: Server, models: TinyMo
     assert_same(encoded("core"), encoded("ours"))
 
 
-def test_our_audio_encoder_drops_nothing_of_a_sound(server: Server, models: TinyModels) -> None:
+def test_our_audio_encoder_drops_nothing_of_the_audio(server: Server, models: TinyModels) -> None:
     g = Graph()
     loaded = load(g, models, "2.3", model="core", vae="ours")
     audio = g.add("LTX2ProbeAudio", samples=9600, sample_rate=16000, channels=2)
@@ -227,32 +231,32 @@ def test_our_text_encoder_gives_the_hosts_conditioning(
 @pytest.mark.parametrize("generation", GENERATIONS)
 @pytest.mark.parametrize(("model", "vae"), [("ours", "core"), ("core", "ours")])
 def test_loaders_of_both_sides_may_be_mixed_in_one_graph(
-    server: Server, models: TinyModels, generation: str, model: Whose, vae: Whose
+    server: Server, models: TinyModels, generation: str, model: Whose, vae: Whose, streams_off: str
 ) -> None:
     def decoded(model: Whose, vae: Whose) -> Result:
         g = Graph()
         loaded = load(g, models, generation, model=model, vae=vae)
-        latent = sample(g, loaded, Recipe(image_strength=1.0))
+        latent = sample(g, loaded, Recipe(image_strength=1.0, streams_off=streams_off))
         parts = g.add("LTXVSeparateAVLatent", av_latent=latent)
         g.dump("frames", image=g.add("VAEDecode", samples=parts[0], vae=loaded.vae))
-        g.dump("sound", audio=g.add("LTXVAudioVAEDecode", samples=parts[1], audio_vae=loaded.audio_vae))
+        g.dump("audio", audio=g.add("LTXVAudioVAEDecode", samples=parts[1], audio_vae=loaded.audio_vae))
         return server.run(g.prompt)
 
     core, mixed = decoded("core", "core"), decoded(model, vae)
-    for name in ("frames", "sound"):
+    for name in ("frames", "audio"):
         assert_same(core.tensors(name), mixed.tensors(name))
 
 
-def test_samplers_of_the_older_kind_work_too(server: Server, models: TinyModels) -> None:
+def test_samplers_of_the_older_kind_work_too(server: Server, models: TinyModels, streams_off: str) -> None:
     def sampled(whose: Whose) -> dict[str, Tensor]:
         g = Graph()
         loaded = load(g, models, "2.3", model=whose, vae="core")
-        inner = sample(g, loaded, Recipe())
+        inner = sample(g, loaded, Recipe(streams_off=streams_off))
         inputs = g.prompt[inner.node]["inputs"]
         guider = g.prompt[inputs["guider"][0]]["inputs"]
         latent = g.add(
             "KSampler",
-            model=loaded.model,
+            model=Link(*guider["model"]),
             positive=Link(*guider["positive"]),
             negative=Link(*guider["negative"]),
             latent_image=Link(*inputs["latent_image"]),

@@ -20,36 +20,40 @@ def image(g: Graph, size: int) -> object:
     return g.add("LTX2ProbeImage", seed=9, frames=1, width=size, height=size)
 
 
-def of_our_nodes(models: TinyModels, generation: str) -> Graph:
+def of_our_nodes(models: TinyModels, generation: str, streams_off: str) -> Graph:
     g, name = Graph(), models.checkpoints[generation]
     loaded = g.add(
         "LTX2AVLoadAll", ckpt_name=name, text_encoder=models.text_encoder, upscaler=models.upsampler
     )
     model, clip, vae, audio_vae, upscaler = (loaded[slot] for slot in range(5))
     model = g.add("LTX2AVLoadLora", model=model, lora=models.lora, strength=0.5)
+    if streams_off:
+        model = g.add("LTX2ProbeStreams", model=model, off=streams_off)
     prompt = g.add("LTX2AVPrompt", clip=clip, positive=POSITIVE, negative=NEGATIVE, fps=FPS)
     sample = {"model": model, "positive": prompt, "negative": prompt[1], "steps": STEPS, "audio_cfg": 0.0}
     sample |= {"schedule": "LTX-2 scheduler", "sampler": "euler"}
     latent = g.add("LTX2AVEmptyLatent", width=SIZE, height=SIZE, frames=FRAMES, fps=FPS, batch_size=1)
-    given = {"video_vae": vae, "strength": 0.8, "crf": 0}
-    latent = g.add("LTX2AVImgToVideoInplace", latent=latent, image=image(g, SIZE), **given)
+    first_image = {"video_vae": vae, "strength": 0.8, "crf": 0}
+    latent = g.add("LTX2AVImgToVideoInplace", latent=latent, image=image(g, SIZE), **first_image)
     latent = g.add("LTX2AVSampleStage", latent=latent, seed=42, cfg=CFG, **sample)
     latent = g.add("LTX2AVLatentUpscale", latent=latent, upscale_model=upscaler, video_vae=vae)
-    latent = g.add("LTX2AVImgToVideoInplace", latent=latent, image=image(g, 2 * SIZE), **given)
+    latent = g.add("LTX2AVImgToVideoInplace", latent=latent, image=image(g, 2 * SIZE), **first_image)
     sigmas = g.add("ManualSigmas", sigmas=SECOND_STAGE)
     latent = g.add("LTX2AVSampleStage", latent=latent, seed=43, cfg=1.0, sigmas=sigmas, **sample)
     g.dump("latent", latent=latent)
     g.dump("frames", image=g.add("LTX2AVDecodeVideo", video_vae=vae, latent=latent))
-    g.dump("sound", audio=g.add("LTX2AVDecodeAudio", audio_vae=audio_vae, latent=latent))
+    g.dump("audio", audio=g.add("LTX2AVDecodeAudio", audio_vae=audio_vae, latent=latent))
     return g
 
 
-def of_the_hosts_nodes(models: TinyModels, generation: str) -> Graph:
+def of_the_hosts_nodes(models: TinyModels, generation: str, streams_off: str) -> Graph:
     g, name = Graph(), models.checkpoints[generation]
     checkpoint = g.add("CheckpointLoaderSimple", ckpt_name=name)
     vae, audio_vae = checkpoint[2], g.add("LTXVAudioVAELoader", ckpt_name=name)
     upscaler = g.add("LatentUpscaleModelLoader", model_name=models.upsampler)
     model = g.add("LoraLoaderModelOnly", model=checkpoint, lora_name=models.lora, strength_model=0.5)
+    if streams_off:
+        model = g.add("LTX2ProbeStreams", model=model, off=streams_off)
     clip = g.add("LTX2AVLoadTextEncoder", text_encoder=models.text_encoder, ckpt_name=name)
     positive, negative = (g.add("CLIPTextEncode", clip=clip, text=text) for text in (POSITIVE, NEGATIVE))
     prompt = g.add("LTXVConditioning", positive=positive, negative=negative, frame_rate=FPS)
@@ -84,20 +88,20 @@ def of_the_hosts_nodes(models: TinyModels, generation: str) -> Graph:
     parts = g.add("LTXVSeparateAVLatent", av_latent=latent)
     g.dump("latent", latent=latent)
     g.dump("frames", image=g.add("VAEDecode", samples=parts[0], vae=vae))
-    g.dump("sound", audio=g.add("LTXVAudioVAEDecode", samples=parts[1], audio_vae=audio_vae))
+    g.dump("audio", audio=g.add("LTXVAudioVAEDecode", samples=parts[1], audio_vae=audio_vae))
     return g
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_two_stages_of_our_nodes_give_what_the_hosts_give(
-    server: Server, models: TinyModels, generation: str
+    server: Server, models: TinyModels, generation: str, streams_off: str
 ) -> None:
-    core: Result = server.run(of_the_hosts_nodes(models, generation).prompt)
-    ours: Result = server.run(of_our_nodes(models, generation).prompt)
+    core: Result = server.run(of_the_hosts_nodes(models, generation, streams_off).prompt)
+    ours: Result = server.run(of_our_nodes(models, generation, streams_off).prompt)
     for name, keys in (
         ("latent", ("latent/video", "latent/audio")),
         ("frames", ("image",)),
-        ("sound", ("waveform",)),
+        ("audio", ("waveform",)),
     ):
         for key in keys:
             a, b = core.tensors(name)[key], ours.tensors(name)[key]

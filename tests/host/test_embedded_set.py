@@ -1,4 +1,4 @@
-"""ComfyUI core, given the embedded set and our text, shows the clip that the library makes of it."""
+"""ComfyUI core with the embedded set and our text makes the clip that the library makes of it."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ needs_inotify = pytest.mark.skipif(not FileOpens.available, reason="counts opene
 
 
 def whole(models: TinyModels, seed: int, *, partly: bool = False) -> Graph:
-    """Prompt, a stage, pictures and sound; ``partly`` leaves most weights of every network unloaded."""
+    """Prompt, a stage, frames and audio; ``partly`` leaves most weights of every network unloaded."""
     g = Graph()
     model, clip = checkpoint(g, models), text_encoder(g, models)
     video_vae, audio_vae = model[1], model[2]

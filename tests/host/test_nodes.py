@@ -198,7 +198,7 @@ def test_a_given_sound_is_encoded_as_core_does_and_survives_both_stages(server: 
     torch.testing.assert_close(
         given_["latent/audio"], result.tensors("whole")["latent"][:, :, :latents], atol=1e-5, rtol=1e-5
     )
-    # The host's sampler steps towards the given latent and lands on it but for rounding.
+    # The host's sampler steps towards the input latent and reaches it except for rounding.
     torch.testing.assert_close(last["latent/audio"], given_["latent/audio"], atol=1e-5, rtol=1e-5)
     assert not given_["mask/audio"].any() and given_["mask/video"].all()
     assert given_["waveform"].shape[-1] == latents * 640

@@ -34,7 +34,7 @@ def everything(g: Graph, models: TinyModels, **changes: str) -> Link:
 
 
 def sampled(g: Graph, name: str, loaded: Link) -> None:
-    """Dump a clip of a model set: latents, frames and sound."""
+    """Dump a clip of a model set: latents, frames and audio."""
     latent = stage(g, loaded, prompt(g, loaded[1]), our_latent(g))
     frames = g.add("LTX2AVDecodeVideo", video_vae=loaded[2], latent=latent)
     sound = g.add("LTX2AVDecodeAudio", audio_vae=loaded[3], latent=latent)

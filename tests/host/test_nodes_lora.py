@@ -223,5 +223,5 @@ def test_an_ic_lora_tells_the_guide_how_few_of_its_pictures_it_wants(
     for node in [node for node, one in g.prompt.items() if one["inputs"].get("name") == "later"]:
         del g.prompt[node]
     video = server.run(g.prompt).tensors("start")["latent/video"]
-    # 33 frames are 5 latent frames; of 17 pictures 9 are taken, which are 2.
+    # 33 frames are 5 latent frames; of 17 frames 9 are taken, which are 2.
     assert video.shape[2] == 7

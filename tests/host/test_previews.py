@@ -1,4 +1,4 @@
-"""Previews of picture and sound in a running host: what they show, and that they never break a run."""
+"""Previews of video and audio in a running host: what they contain, and that they never break a run."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_a_tiny_decoder_is_used_where_the_host_is_set_to_one_and_a_broken_one_do
 
 
 def again(made: Graph, seed: int) -> dict:
-    """The same graph to be computed anew, by a text that cfg 1 leaves unread: the host keeps what it has."""
+    """The same graph with another negative prompt, which cfg 1 ignores, so the host computes it again."""
     number = next(n for n, node in made.prompt.items() if node["class_type"] == "LTX2AVPrompt")
     node = made.prompt[number]
     return {number: {**node, "inputs": {**node["inputs"], "negative": f"noise {seed}"}}}

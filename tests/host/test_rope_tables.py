@@ -1,4 +1,4 @@
-"""Rotary tables in the host: made in the first step only, anew for another size, and then let go."""
+"""Rotary tables in the host: computed in the first step and for another size, and freed at the end."""
 
 from __future__ import annotations
 

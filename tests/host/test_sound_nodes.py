@@ -1,4 +1,4 @@
-"""Sound alone, the voice of a reference, and a sound that is given: exact, long enough and not touched."""
+"""Audio alone, a reference voice, and input audio: exact, long enough and preserved."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ CORE_LOADERS = {
 FILES = {"LoadImage": ("image", "first.png"), "LoadAudio": ("audio", "knocks.wav")}
 FILES["LoadVideo"] = ("file", "clip.mp4")
 DEPTH = {"MoGeRender": ("MoGeInference", "image"), "ImageInvert": ("VAEEncode", "pixels")}
-"""Ends of the depth estimators, whose models cannot be tiny, and where they get their pictures from."""
+"""Ends of the depth estimators, whose models cannot be tiny, and where they get their frames from."""
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def is_written(graph: Json, value: Any) -> bool:
 
 
 def small(graph: Json) -> Json:
-    """The graph with tiny pictures, a second at most, and two steps where it has a number of steps."""
+    """The graph with tiny frames, a second at most, and two steps where it has a number of steps."""
     for node in graph.values():
         for name, value in node["inputs"].items():
             if isinstance(value, int) and not isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""What each workflow is to keep it keeps, to the bit or the sample, on any weights."""
+"""Each workflow preserves what it has to, to the bit or the sample, on any weights."""
 
 from __future__ import annotations
 

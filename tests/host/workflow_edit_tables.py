@@ -32,7 +32,7 @@ GUIDED = {"positive": "@guide", "negative": "@guide"}
 EDITING = {
     "extend_video": Workflow(
         {
-            "Clip to go on with": source("clip.mp4"),
+            "Clip to extend": source("clip.mp4"),
             f"Models ({REAL})": {
                 "models": models(),
                 "edit": editing(
@@ -45,14 +45,14 @@ EDITING = {
                 ),
             },
             "Prompt of the whole clip": {"text": prompt(BOUNCE)},
-            "What comes next, picture and sound": {"first": stage("@edit")},
+            "What comes next, video and audio": {"first": stage("@edit")},
             "Joined to the clip": finished("extend_video", "@first"),
         }
     ),
     "retake_two_stages": Workflow(
         {
             "Clip to work on": source("clip.mp4"),
-            "Models, and what to make anew": {
+            "Models, and what to regenerate": {
                 "models": models(True),
                 "edit": editing(
                     "LTX2AVRetake", audio="@clip", video_regions="1-1.9", audio_regions="1.4-1.7", stages="2"
@@ -76,7 +76,7 @@ EDITING = {
                 "sound": node("LTXVAudioVAEEncode", audio="@clip"),
                 "joined": node("LTX2AVConcatLatent", video_latent="@picture", audio_latent="@sound"),
             },
-            "From 1.4 s on anew, and longer": {
+            "Regenerated from 1.4 s on, and longer": {
                 "edit": node(
                     "LTX2AVTimeMask",
                     latent="@joined",
@@ -93,20 +93,20 @@ EDITING = {
     ),
     "video_to_audio": Workflow(
         {
-            "Clip to make sound for": source("clip.mp4"),
+            "Clip to make audio for": source("clip.mp4"),
             "Models": {
                 "models": models(),
                 "edit": editing("LTX2AVSound", ceiling=-3.0),
             },
             "Prompt": {"text": prompt(BOUNCE)},
-            "Sound alone; the picture is kept": {"first": stage("@edit")},
-            "The clip with its sound": finished("video_to_audio", "@first"),
+            "Audio only; the video is preserved": {"first": stage("@edit")},
+            "The clip with its audio": finished("video_to_audio", "@first"),
         }
     ),
     "video_to_video": Workflow(
         {
             "Clip, and models": {**source("clip.mp4"), "models": models()},
-            "Encoded; the sound is kept": {
+            "Encoded; the audio is preserved": {
                 "picture": node("VAEEncode", pixels="@clip.images"),
                 "silence": node("LTXVAudioVAEEncode", audio="@clip"),
                 "joined": node("LTX2AVConcatLatent", video_latent="@picture", audio_latent="@silence"),
@@ -124,7 +124,7 @@ EDITING = {
             "Control video": source("edges.mp4"),
             f"Models and size ({REAL})": {"models": models(), "plan": control_plan()},
             "Prompt and IC-LoRA": {"text": prompt(CONTROL), "control": lora(EDGES)},
-            "The control video beside the clip": {"guide": guide("@clip.images", "@plan")},
+            "The control video next to the clip": {"guide": guide("@clip.images", "@plan")},
             "One stage, guide off again": {
                 "first": stage("@guide.latent", model="@control", **GUIDED),
                 "cropped": crop("@first", "@guide"),
@@ -140,7 +140,7 @@ EDITING = {
             },
             f"Models and size ({REAL})": {"models": models(), "plan": control_plan()},
             "Prompt and IC-LoRA": {"text": prompt(REDRAWN), "control": lora(EDGES)},
-            "The edges beside the clip": {"guide": guide("@edges", "@plan")},
+            "The edges next to the clip": {"guide": guide("@edges", "@plan")},
             "One stage, guide off again": {
                 "first": stage("@guide.latent", model="@control", **GUIDED),
                 "cropped": crop("@first", "@guide"),
@@ -193,7 +193,7 @@ EDITING = {
             "Control video": source("edges.mp4"),
             f"Models and size ({REAL})": {"models": models(), "plan": plan(seconds=1.0)},
             "Prompt and IC-LoRA": {"text": prompt(CONTROL), "control": lora(EDGES)},
-            "The guide, at the size that the LoRA wants": {
+            "The guide, at the size that the LoRA requires": {
                 "guide": guide("@clip.images", "@plan", iclora_parameters="@control"),
             },
             "One stage, guide off again": {

@@ -23,7 +23,7 @@ USUAL: dict[str, tuple[str, ...]] = {
     "positive": ("text",),
     "negative": ("text",),
 }
-"""Nodes to look for, by the name of an input that is not given."""
+"""Nodes to look for, by the name of an input that is not connected."""
 
 
 @dataclass(frozen=True)

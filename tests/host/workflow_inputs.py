@@ -38,7 +38,7 @@ STILLS = {"first.png": 0, "middle.png": FRAMES // 2, "last.png": FRAMES - 1}
 
 
 def write_clip(path: Path, frames: Tensor, sound: Tensor | None) -> None:
-    """frames (F, 3, H, W) in [-1, 1], sound (2, S) at AUDIO_RATE or None."""
+    """frames (F, 3, H, W) in [-1, 1], audio (2, S) at AUDIO_RATE or None."""
     rate = None if sound is None else AUDIO_RATE
     height, width = frames.shape[2:]
     with VideoWriter(path, width=width, height=height, fps=FPS, sample_rate=rate, crf=CRF) as writer:

@@ -1,4 +1,4 @@
-"""The workflows made of windows, or of sound alone; each is a table of columns."""
+"""The workflows made of windows, or of audio alone; each is a table of columns."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ LONG = {
                     folder="detailer",
                 )
             },
-            "Result, with the clip's sound": {
+            "Result, with the clip's audio": {
                 "video": node("LTX2AVDecodeLongVideo", windows="@long"),
                 "save": save("detailer"),
             },
@@ -67,7 +67,7 @@ LONG = {
     "text_to_audio": Workflow(
         {
             "Models": {"models": models(), "text": prompt("a knock at each bounce")},
-            "Sound alone, no picture": {
+            "Audio alone, no video": {
                 "alone": node("LTX2AVTextToAudio", seconds=1.96),
                 "first": stage("@alone", model="@alone"),
             },

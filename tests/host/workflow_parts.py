@@ -73,7 +73,7 @@ def crop(latent: str, text: str) -> Node:
 
 
 def source(file: str) -> dict[str, Node]:
-    """A video file and its pictures, sound and frame rate."""
+    """A video file and its frames, audio and frame rate."""
     return {"file": node("LoadVideo", file=file), "clip": node("GetVideoComponents", video="@file")}
 
 

@@ -1,4 +1,4 @@
-"""The workflows that make a clip from text, pictures and sound; each is a table of columns."""
+"""The workflows that make a clip from text, images and audio; each is a table of columns."""
 
 from __future__ import annotations
 
@@ -118,8 +118,8 @@ WORKFLOWS = {
     "audio_to_video": Workflow(
         {
             f"Models and size ({REAL_TWO})": {"models": models(True), "plan": plan(2)},
-            "Sound and prompt": {"sound": node("LoadAudio", audio="knocks.wav"), "text": prompt(TO_SOUND)},
-            "First stage: half size, the sound is kept": {
+            "Audio and prompt": {"sound": node("LoadAudio", audio="knocks.wav"), "text": prompt(TO_SOUND)},
+            "First stage: half size, the audio is preserved": {
                 "given": node("LTX2AVSetAudio", audio="@sound", latent="@plan"),
                 "first": stage("@given.latent"),
             },
@@ -128,13 +128,13 @@ WORKFLOWS = {
                 "distilled": lora(),
                 "second": last_stage("@larger", model="@distilled"),
             },
-            "Result, with the sound that was given": saved("audio_to_video", "@second", audio="@given"),
+            "Result, with the input audio": saved("audio_to_video", "@second", audio="@given"),
         }
     ),
     "audio_image_to_video": Workflow(
         {
             f"Distilled models ({REAL_ONE})": {"models": models(), "distilled": lora(), "plan": plan()},
-            "First image, sound, prompt": {
+            "First image, audio, prompt": {
                 "image": node("LoadImage", image="first.png"),
                 "sound": node("LoadAudio", audio="sound.wav"),
                 "text": prompt(SLIDE),
@@ -144,7 +144,7 @@ WORKFLOWS = {
                 "given": node("LTX2AVSetAudio", audio="@sound", latent="@begun"),
                 "first": fast_stage("@given.latent", model="@distilled"),
             },
-            "Result, with the sound that was given": saved("audio_image_to_video", "@first", audio="@given"),
+            "Result, with the input audio": saved("audio_image_to_video", "@first", audio="@given"),
         }
     ),
     "first_last_frame": Workflow(
@@ -169,7 +169,7 @@ WORKFLOWS = {
     "keyframes_two_stages": Workflow(
         {
             f"Models and size ({REAL_TWO})": {"models": models(True), "plan": plan(2)},
-            "Pictures and prompt": {
+            "Images and prompt": {
                 "begin": node("LoadImage", image="first.png"),
                 "between": node("LoadImage", image="middle.png"),
                 "text": prompt(SLIDE),
@@ -190,11 +190,11 @@ WORKFLOWS = {
     "reference_audio": Workflow(
         {
             f"Models and size ({REAL_ONE})": {"models": models(), "plan": plan()},
-            "Voice to sound like, and the prompt": {
+            "Voice to imitate, and the prompt": {
                 "voice": node("LoadAudio", audio="sound.wav"),
                 "text": prompt(BOUNCE),
             },
-            "The voice beside the sound": {"reference": node("LTX2AVReferenceAudio", audio="@voice")},
+            "The voice next to the audio": {"reference": node("LTX2AVReferenceAudio", audio="@voice")},
             "One stage": {
                 "first": stage("@plan", model="@reference", positive="@reference", negative="@reference")
             },

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from ltx2_core.loading import Component, open_checkpoint, open_lora
-from ltx2_core.training.lora import ATTENTION_AND_FEED_FORWARD, LoraAdapters, read_lora, save_lora
+from ltx2_core.training.lora import ATTENTION_AND_FEED_FORWARD, LoraAdapters, save_lora
 
 
 class Net(nn.Module):
@@ -56,7 +57,7 @@ def test_saved_pairs_change_another_network_alike(tmp_path) -> None:
     twin = Net()
     twin.load_state_dict(net.state_dict())
     again = LoraAdapters(twin, rank=2)
-    again.load_tensors(read_lora(tmp_path / "a.safetensors"))
+    again.load_tensors(load_file(tmp_path / "a.safetensors"))
     torch.testing.assert_close(twin(x), net(x))
 
 

@@ -52,8 +52,8 @@ class LTX2ProbeLoadClip(io.ComfyNode):
 
     @classmethod
     def execute(cls, text_encoder: str, ckpt_name: str) -> io.NodeOutput:
-        folder = _host("folders").text_encoder_path(text_encoder)
-        return io.NodeOutput(_host("clip").load_clip(folder, _path("checkpoints", ckpt_name)))
+        path = _host("folders").model_path(f"text_encoders/{text_encoder}")
+        return io.NodeOutput(_host("clip").load_clip(path, _path("checkpoints", ckpt_name)))
 
 
 class LTX2ProbeLora(io.ComfyNode):

@@ -1,0 +1,35 @@
+"""Names for the host's values in annotations.
+
+Models are instances of classes of the host. Types are checked without an installed host, where these are Any.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias, TypedDict
+
+from torch import Tensor
+
+Model: TypeAlias = Any
+"""MODEL: a ``comfy.model_patcher.ModelPatcher`` around a ``comfy.model_base.BaseModel``."""
+
+Clip: TypeAlias = Any
+"""CLIP: a ``comfy.sd.CLIP``."""
+
+Vae: TypeAlias = Any
+"""VAE of video or audio: a ``comfy.sd.VAE``."""
+
+UpscaleModel: TypeAlias = Any
+"""LATENT_UPSCALE_MODEL: a ModelPatcher from ComfyUI 0.29 on, a network before."""
+
+Conditioning: TypeAlias = list[Any]
+"""CONDITIONING: pairs of a text embedding and a dict of options."""
+
+Options: TypeAlias = dict[str, Any]
+"""A dict of the host to which any node may add keys, such as the options of a MODEL."""
+
+
+class Audio(TypedDict):
+    """AUDIO: ``waveform`` is (B, channels, samples), ``sample_rate`` in Hz."""
+
+    waveform: Tensor
+    sample_rate: int

@@ -1,0 +1,151 @@
+"""Inputs that several nodes share, each declared once: its bounds, its default and what changing it does."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..ltx2_core.conditioning.regions import Rounding
+from ..ltx2_core.shapes import SPATIAL_SCALE
+
+Plan = io.Custom("LTX2AV_CLIP_PLAN")
+ICLoraParameters = io.Custom("IC_LORA_PARAMETERS")
+"""ComfyUI's own type: what an IC-LoRA needs of its reference."""
+
+SECONDS, FRAMES = "seconds", "frames"
+"""Values of ``length_unit``."""
+
+MAX_SIZE = 16384
+MAX_FPS = 240.0
+MAX_FRAMES = 100001
+MAX_SECONDS = 100000.0
+
+
+def size_input(name: str, default: int, what: str) -> io.Input:
+    """A width or height in pixels."""
+    return io.Int.Input(
+        name,
+        default=default,
+        min=SPATIAL_SCALE,
+        max=MAX_SIZE,
+        step=SPATIAL_SCALE,
+        tooltip=f"{what}: a multiple of {SPATIAL_SCALE}, of {2 * SPATIAL_SCALE} with two stages. Larger "
+        "frames need more memory and time.",
+    )
+
+
+def frames_input(default: int, tooltip: str) -> io.Input:
+    """A number of frames on the grid 8k + 1."""
+    return io.Int.Input("frames", default=default, min=1, max=MAX_FRAMES, step=8, tooltip=tooltip)
+
+
+def fps_input(tooltip: str) -> io.Input:
+    """A frame rate."""
+    return io.Float.Input("fps", default=24.0, min=1.0, max=MAX_FPS, step=0.001, tooltip=tooltip)
+
+
+def plan_input(tooltip: str) -> io.Input:
+    """An optional clip plan."""
+    return Plan.Input("plan", optional=True, tooltip=tooltip)
+
+
+def batch_input(what: str = "clips") -> io.Input:
+    """A batch size."""
+    return io.Int.Input(
+        "batch_size",
+        default=1,
+        min=1,
+        max=64,
+        tooltip=f"How many {what} to make at once, each from its own noise. Memory grows with it.",
+    )
+
+
+def length_unit_input(*, default: str | None = None) -> io.Input:
+    """Whether ``length`` counts seconds or frames."""
+    return io.Combo.Input(
+        "length_unit",
+        options=[SECONDS, FRAMES],
+        default=default,
+        tooltip="Whether length counts seconds or frames.",
+    )
+
+
+def length_input(default: float, tooltip: str) -> io.Input:
+    """A length in the unit of ``length_unit``."""
+    return io.Float.Input("length", default=default, min=0.01, max=MAX_SECONDS, step=0.01, tooltip=tooltip)
+
+
+def stages_input(tooltip: str) -> io.Input:
+    """One or two stages."""
+    return io.Combo.Input("stages", options=["1", "2"], default="2", tooltip=tooltip)
+
+
+def start_input(tooltip: str) -> io.Input:
+    """A position in an audio input in seconds."""
+    return io.Float.Input("start", default=0.0, min=0.0, max=MAX_SECONDS, step=0.01, tooltip=tooltip)
+
+
+def video_regions_input() -> io.Input:
+    """Time regions of the video to regenerate."""
+    return io.String.Input(
+        "video_regions",
+        default="2-4",
+        tooltip="Seconds of the video to regenerate, such as 2-4, 5.5-6; the rest is preserved, and with an "
+        "empty field all of it.",
+    )
+
+
+def audio_regions_input() -> io.Input:
+    """Time regions of the audio to regenerate."""
+    return io.String.Input(
+        "audio_regions",
+        default="2-4",
+        tooltip="Seconds of the audio to regenerate; the rest is preserved, and with an empty field all of "
+        "it.",
+    )
+
+
+def rounding_input() -> io.Input:
+    """How time regions are brought onto latent frames."""
+    return io.Combo.Input(
+        "rounding",
+        options=[rounding.value for rounding in (Rounding.COVER, Rounding.INSIDE, Rounding.TOUCH)],
+        tooltip="cover regenerates every latent frame that a region overlaps, inside only those that lie "
+        "completely in it, touch also those that only border on it.",
+    )
+
+
+def image_crf_input(default: int, tooltip: str) -> io.Input:
+    """H.264 compression of a conditioning image."""
+    return io.Int.Input("crf", default=default, min=0, max=100, tooltip=tooltip)
+
+
+def file_crf_input() -> io.Input:
+    """H.264 quality of an output file."""
+    return io.Int.Input(
+        "crf",
+        default=18,
+        min=0,
+        max=51,
+        tooltip="Quality of the H.264 file: lower is better and larger, 18 looks lossless.",
+    )
+
+
+def percent_inputs(what: str) -> tuple[io.Input, io.Input]:
+    """The part of the schedule in which something acts, from ``start_percent`` to ``end_percent``."""
+    return (
+        _percent("start_percent", 0.0, f"Where in the schedule {what} begins: 0 is the first sampling step."),
+        _percent("end_percent", 1.0, f"Where in the schedule {what} ends: 1 is the last sampling step."),
+    )
+
+
+def iclora_parameters_input() -> io.Input:
+    """The parameters of an IC-LoRA, from this pack's LoRA loader or from ComfyUI's own node."""
+    return ICLoraParameters.Input(
+        "iclora_parameters",
+        optional=True,
+        tooltip="From LTX-2 Load LoRA or Get IC-LoRA Parameters: the factors that the LoRA was trained with.",
+    )
+
+
+def _percent(name: str, default: float, tooltip: str) -> io.Input:
+    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.001, tooltip=tooltip)
