@@ -11,7 +11,6 @@ import torch
 
 from ltx2_core.tiny.write import TinySet, write_tiny_set
 
-
 # For the processes that tests start. On a busy machine one of them took 286 s with as many threads as cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
