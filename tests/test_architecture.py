@@ -47,6 +47,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("training",),
     ("run",),
     ("editing",),
+    ("run.pipeline",),
     ("cli", "serve"),
     ("__init__", "__main__"),
 )

@@ -61,7 +61,7 @@ def test_every_edit_agrees_with_the_plan_of_its_run():
         pixels = torch.zeros(1, 1, 1, 1).expand(frames, 3, max(asked["height"], 33), max(asked["width"], 33))
         source, rng, stages = Footage(frames=pixels, fps=asked["fps"]), random.Random(seed), seed % 2 + 1
         keep, new = 8 * rng.randint(0, (frames - 1) // 8) + 1, rng.randint(1, 300)
-        clip = plan_extension(source, keep, new, stages=stages, numerics=Numerics.COMFY)
+        clip = plan_extension(source, keep, new, stages=stages, numerics=Numerics.COMFY).clip
         assert keep + new <= clip.frames < keep + new + 8
         longer = source.seconds + rng.uniform(-1, 2)
         start = rng.uniform(0, max(longer, 0.1))
@@ -72,7 +72,7 @@ def test_every_edit_agrees_with_the_plan_of_its_run():
         assert made.video.shape == (made.clip.latent_frames,) and made.audio.shape == (
             made.clip.audio_latents,
         )
-        assert made.frames >= frames and made.frames - made.clip.frames < 8
+        assert made.frame_count >= frames and made.frame_count - made.clip.frames < 8
         for one in (clip, made.clip):
             assert one.fps == source.fps and one.width % (32 * stages) == one.height % (32 * stages) == 0
             state = empty_state(plan_clip(32, 32, frames=one.frames, fps=one.fps, numerics=Numerics.COMFY))
@@ -128,8 +128,8 @@ def test_picture_and_sound_of_a_written_file_end_together(pipeline, tmp_path, se
 def test_picture_and_sound_of_a_written_edit_end_together(pipeline, tmp_path, seed):
     rng = random.Random(seed)
     fps, frames = rng.choice((8, 23.976, 24, 25, 30, 60)), rng.randint(9, 30)
-    sound = (torch.rand(1, round(frames / fps * 16000)) - 0.5, 16000) if seed % 2 else None
-    source = Footage(frames=torch.rand(frames, 3, 70, 66), fps=fps, sound=sound)
+    audio = (torch.rand(1, round(frames / fps * 16000)) - 0.5, 16000) if seed % 2 else None
+    source = Footage(frames=torch.rand(frames, 3, 70, 66), fps=fps, audio=audio)
     options = {"steps": 1, "cfg": 1.0}
     end = frames / fps
     edits = {

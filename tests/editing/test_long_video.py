@@ -87,9 +87,9 @@ def test_a_run_that_was_killed_ends_with_the_identical_clip(pipeline, tmp_path):
         pipeline, prompts, how=HOW, folder=tmp_path / "cut", on_step=lambda p: seen.append(p.stage), **OPTIONS
     )
     assert torch.equal(whole.frames(), again.frames())
-    assert torch.equal(whole.sound()[0], again.sound()[0])
+    assert torch.equal(whole.audio()[0], again.audio()[0])
     assert whole.frames().shape == (57, 3, 64, 64)
-    assert whole.sound()[0].shape[1] == round(57 / 8 * whole.rate)
+    assert whole.audio()[0].shape[1] == round(57 / 8 * whole.rate)
     runs = sum(stage == "stage 1" for stage in seen) // 3
     assert runs == 1, "two of three windows were there already"
     with pytest.raises(ValueError, match="other settings"):
@@ -162,7 +162,7 @@ def test_a_source_is_followed_and_a_given_sound_comes_back_as_it_is(pipeline, tm
     for name, one in frames.items():
         assert one.shape == (57, 3, 64, 64)
         assert all(name == other or not torch.equal(one, frames[other]) for other in frames)
-        track, rate = made[name].sound()
+        track, rate = made[name].audio()
         assert rate == 11025 and torch.equal(track, sound[:, : round(57 / 8 * rate)])
 
 
