@@ -180,7 +180,7 @@ def joined_frames(
     """The source and ``new`` frames after it, in chunks (N, 3, H, W) in [-1, 1].
 
     ``sampled`` are chunks of the same range whose first ``keep`` frames repeat the last ones of the source.
-    The last ``fade`` frames of the source, at most ``keep``, fade into them.
+    The last ``fade`` frames of the source, at most ``keep``, are cross-faded with them.
     """
     fade = min(fade, keep)
     before, tail = len(source.frames) - fade, to_signed(source.frames[len(source.frames) - fade :])

@@ -1,6 +1,6 @@
 """Sample a long clip window by window, so that it can be stopped and resumed, and decode it as a stream.
 
-Nothing here knows how a window is sampled: the library and ComfyUI bring that along as a function.
+Nothing here depends on how a window is sampled: the library and ComfyUI each pass a function for it.
 Letters: N frames, H W latent rows and columns.
 """
 
@@ -87,21 +87,21 @@ SampleWindow = Callable[[WindowRun], AVLatent]
 
 
 class PrepareSampler(Protocol):
-    """Prepares the sampling of windows.
+    """Prepares the sampling of a plan's windows.
 
     It is called once with every prompt that will be used, in order, so that all of them can be encoded before
     the transformer is loaded. No prompt means that every window is finished already.
     """
 
-    def __call__(self, prompts: tuple[str, ...]) -> SampleWindow: ...
+    def __call__(self, plan: LongPlan, prompts: tuple[str, ...]) -> SampleWindow: ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LongPlan:
     """A planned long clip: its windows, their prompts and seeds, and the input audio if there is any.
 
-    ``audio_latent`` (1, 8, T, 16) is input audio of the whole clip, which every window preserves. A caller
-    that conditions its windows on audio by itself leaves it out.
+    ``audio``, from ``audio_start_s`` on, replaces the sampled audio. ``audio_latent`` (1, 8, T, 16) is its
+    latent, which every window preserves; a caller that conditions its runs on the audio itself has none.
     """
 
     clip: ClipPlan
@@ -109,7 +109,9 @@ class LongPlan:
     prompts: PromptSchedule
     how: LongVideo
     seed: int
-    audio_latent: Tensor | None
+    audio: AudioSource | None = None
+    audio_start_s: float = 0.0
+    audio_latent: Tensor | None = None
 
     def prompt_of(self, window: Window) -> str:
         return self.prompts.at(window.prompt_s, window.index)
@@ -142,9 +144,11 @@ def plan_long(
     how: LongVideo,
     *,
     seed: int,
+    audio: AudioSource | None = None,
+    audio_start_s: float = 0.0,
     audio_latent: Tensor | None = None,
 ) -> LongPlan:
-    """Divide a clip into windows.
+    """Divide a clip into windows; the audio arguments are those of :class:`LongPlan`.
 
     Raises ValueError for windows off the grid, keyframes outside the clip, and a source shorter than it.
     """
@@ -154,7 +158,14 @@ def plan_long(
     if how.source is not None:
         check_length(how.source, clip.frames)
     return LongPlan(
-        clip=clip, windows=windows, prompts=prompts, how=how, seed=seed, audio_latent=audio_latent
+        clip=clip,
+        windows=windows,
+        prompts=prompts,
+        how=how,
+        seed=seed,
+        audio=audio,
+        audio_start_s=audio_start_s,
+        audio_latent=audio_latent,
     )
 
 
@@ -162,16 +173,15 @@ def plan_long(
 class SampledWindows:
     """A sampled long clip, whose windows are in the files of a store.
 
-    ``reused`` of them were there before. ``audio`` is the input audio that replaces the sampled audio, from
-    ``audio_start_s`` on.
+    ``reused`` of them were there before. ``audio``, from ``audio_start_s`` on, replaces the sampled audio.
     """
 
     clip: ClipPlan
     windows: tuple[Window, ...]
     store: WindowStore
-    reused: int = 0
-    audio: AudioSource | None = None
-    audio_start_s: float = 0.0
+    reused: int
+    audio: AudioSource | None
+    audio_start_s: float
 
     def finish(self, codecs: Decoders, settings: Mapping[str, Any] | None = None) -> Edit:
         """The clip, decoded piece by piece whenever it is read; memory does not grow with its length."""
@@ -198,6 +208,14 @@ class SampledWindows:
             byte_chunks=lambda: frames(as_bytes=True),
         )
 
+    def describe(self) -> str:
+        folder = self.store.folder
+        longest = max(window.clip.frames for window in self.windows)
+        return (
+            f"{len(self.windows)} windows of up to {longest} frames for {self.clip.frames} frames; "
+            f"{self.reused} of them reused from {folder.parent.name}/{folder.name}"
+        )
+
 
 def sample_windows(
     plan: LongPlan,
@@ -214,7 +232,7 @@ def sample_windows(
     """
     missing = [window for window in plan.windows if not store.has(window.index)]
     keyframes = [_encoded(keyframe, codecs, plan.clip) for keyframe in plan.how.keyframes]
-    sample = prepare(tuple(dict.fromkeys(plan.prompt_of(window) for window in missing)))
+    sample = prepare(plan, tuple(dict.fromkeys(plan.prompt_of(window) for window in missing)))
     for window in plan.windows:
         if window in missing:
             before = store.load(window.index - 1) if window.index else None
@@ -226,7 +244,12 @@ def sample_windows(
         if on_window is not None:
             on_window(window.index + 1, len(plan.windows))
     return SampledWindows(
-        clip=plan.clip, windows=plan.windows, store=store, reused=len(plan.windows) - len(missing)
+        clip=plan.clip,
+        windows=plan.windows,
+        store=store,
+        reused=len(plan.windows) - len(missing),
+        audio=plan.audio,
+        audio_start_s=plan.audio_start_s,
     )
 
 

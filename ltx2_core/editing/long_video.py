@@ -60,18 +60,23 @@ def long_video(
     if request.stages != 1:
         raise ValueError("a long clip is sampled in one stage: set stages=1")
     clip = plan_stages(request, pipeline.numerics)[-1].clip
-    plan = plan_long(clip, schedule, how, seed=request.seed)
+    plan = plan_long(
+        clip,
+        schedule,
+        how,
+        seed=request.seed,
+        audio=request.audio,
+        audio_start_s=request.audio_start_s,
+    )
     if how.source is not None:
         check_scale(clip, _reference_scale(pipeline, how))
     settings = _settings(pipeline, request, plan)
     store = WindowStore.temporary(settings) if folder is None else WindowStore(Path(folder), settings)
 
-    def prepare(prompts: tuple[str, ...]) -> SampleWindow:
+    def prepare(plan: LongPlan, prompts: tuple[str, ...]) -> SampleWindow:
         return lambda run: _sample(pipeline, request, how, run, on_step, stop)
 
-    sampled = sample_windows(plan, store, pipeline, prepare, on_window=on_window)
-    sampled = replace(sampled, audio=request.audio, audio_start_s=request.audio_start_s)
-    return sampled.finish(pipeline, settings)
+    return sample_windows(plan, store, pipeline, prepare, on_window=on_window).finish(pipeline, settings)
 
 
 def _sample(
