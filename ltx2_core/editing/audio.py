@@ -13,15 +13,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..media import to_signed
-from ..run.generation import Generation
-from ..run.progress import OnStep, Stop
-from ..run.request import Request
 from ..shapes import ClipPlan, frames_of, latent_frames_of
 from ..types import Numerics
 from .conditioning import WholeVideo
 from .edit import make_edit, sampled_clip
 from .footage import CHUNK_FRAMES, Edit, Footage
-from .protocols import Encoders, OnSampled, Pipeline, SampledClip, StageInput, Waveform
+from .protocols import Encoders, Pipeline, SampledClip, StageInput, Waveform
 
 CEILING_DB = -1.0
 """The loudest sample of generated audio, in dB of full scale."""
@@ -33,28 +30,15 @@ def add_audio(
     source: Footage,
     *,
     ceiling_db: float = CEILING_DB,
-    on_step: OnStep | None = None,
-    stop: Stop | None = None,
-    sampled: Generation | None = None,
-    on_sampled: OnSampled | None = None,
     **options: Any,
 ) -> Edit:
     """The source's own frames, never encoded again, with generated audio of the same length.
 
     The model is conditioned on the first frames of the source, the largest 8k + 1 that it has. Audio louder
-    than ``ceiling_db`` is scaled down as a whole. ``options``, ``sampled`` and ``on_sampled`` are those of
-    :func:`extend`.
+    than ``ceiling_db`` is scaled down as a whole. ``options`` are those of :func:`extend`.
     """
-    return make_edit(
-        pipeline,
-        plan_audio(source, ceiling_db, numerics=pipeline.numerics),
-        prompt,
-        {**options, "stages": 1},
-        sampled=sampled,
-        on_sampled=on_sampled,
-        on_step=on_step,
-        stop=stop,
-    )
+    plan = plan_audio(source, ceiling_db, numerics=pipeline.numerics)
+    return make_edit(pipeline, plan, prompt, **{**options, "stages": 1})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,28 +87,15 @@ def text_to_audio(
     *,
     seconds: float,
     ceiling_db: float = CEILING_DB,
-    on_step: OnStep | None = None,
-    stop: Stop | None = None,
-    sampled: Generation | None = None,
-    on_sampled: OnSampled | None = None,
     **options: Any,
 ) -> Waveform:
     """Audio without video: (waveform (2, S), rate in Hz), exactly ``seconds`` long.
 
-    ``options``, ``sampled`` and ``on_sampled`` are those of :func:`extend`.
+    ``options`` are those of :func:`extend`.
     """
-    fps = options.pop("fps", 24.0)
     # A latent frame more than needed, so that the clip is not shorter than the audio after rounding.
-    length = {"stages": 1, "video": False, "seconds": seconds + 8 / fps}
-    result = sampled_clip(
-        pipeline,
-        Request(prompt=prompt, **{**options, **length}, fps=fps),
-        tuple,
-        sampled=sampled,
-        on_sampled=on_sampled,
-        on_step=on_step,
-        stop=stop,
-    )
+    length = {"stages": 1, "video": False, "seconds": seconds + 8 / options.get("fps", 24.0)}
+    result = sampled_clip(pipeline, prompt, tuple, **{**options, **length})
     waveform, rate = result.audio()
     return limit_loudness(waveform[:, : round(seconds * rate)], ceiling_db), rate
 

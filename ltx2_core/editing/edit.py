@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from ..run.generation import Generation
@@ -41,46 +41,35 @@ class EditPlan(Protocol):
         ...
 
 
-def make_edit(
-    pipeline: Pipeline,
-    plan: EditPlan,
-    prompt: str,
-    options: Mapping[str, Any],
-    *,
-    sampled: Generation | None,
-    on_sampled: OnSampled | None,
-    on_step: OnStep | None,
-    stop: Stop | None,
-) -> Edit:
-    """Condition, sample and finish ``plan``; ``options`` are further fields of :class:`Request`."""
+def make_edit(pipeline: Pipeline, plan: EditPlan, prompt: str, **options: Any) -> Edit:
+    """Condition, sample and finish ``plan``; ``options`` are those of :func:`sampled_clip`."""
     size = {"width": plan.clip.width, "height": plan.clip.height, "num_frames": plan.clip.frames}
-    request = Request(prompt=prompt, **{**options, **size}, fps=plan.source.fps)
-    result = sampled_clip(
-        pipeline,
-        request,
-        lambda: plan.conditioning(pipeline),
-        sampled=sampled,
-        on_sampled=on_sampled,
-        on_step=on_step,
-        stop=stop,
-    )
-    return plan.finish(result)
+    if "fps" in options:
+        raise TypeError("fps is that of the source of an edit and cannot be set")
+    options.update(size, fps=plan.source.fps)
+    return plan.finish(sampled_clip(pipeline, prompt, lambda: plan.conditioning(pipeline), **options))
 
 
 def sampled_clip(
     pipeline: Pipeline,
-    request: Request,
+    prompt: str,
     conditioning: Callable[[], Sequence[StageInput]],
     *,
-    sampled: Generation | None,
-    on_sampled: OnSampled | None,
-    on_step: OnStep | None,
-    stop: Stop | None,
+    sampled: Generation | None = None,
+    on_sampled: OnSampled | None = None,
+    on_step: OnStep | None = None,
+    stop: Stop | None = None,
+    **options: Any,
 ) -> Generation:
-    """Run ``request`` with further conditioning, or return ``sampled``, the saved result of an earlier run.
+    """Sample a clip with further conditioning; ``options`` are fields of :class:`Request`.
+
+    ``on_step`` and ``stop`` are those of the pipeline. ``on_sampled`` is called with the sampled latents
+    before they are decoded, for example to save them (``save_latents``). ``sampled`` is the result of such an
+    earlier run with the same arguments (``resume``), and is returned in place of sampling again.
 
     Raises ValueError where ``sampled`` has another size, length or frame rate than the request.
     """
+    request = Request(prompt=prompt, **options)
     if sampled is None:
         result = sample(pipeline, request, conditioning(), on_step, stop)
         if on_sampled is not None:

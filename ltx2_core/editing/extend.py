@@ -15,14 +15,12 @@ from torch import Tensor
 from ..audio import resample
 from ..conditioning.patchify import audio_positions
 from ..media import to_signed
-from ..run.generation import Generation
-from ..run.progress import OnStep, Stop
 from ..shapes import ClipPlan, frames_of, latent_frames_of
 from ..types import Numerics
 from .conditioning import FirstFrames, first_audio
 from .edit import make_edit
 from .footage import CHUNK_FRAMES, Edit, Footage, cross_fade, take
-from .protocols import Encoders, OnSampled, Pipeline, SampledClip, StageInput, Waveform
+from .protocols import Encoders, Pipeline, SampledClip, StageInput, Waveform
 
 KEEP_FRAMES = 25
 FADE_FRAMES = 8
@@ -38,10 +36,6 @@ def extend(
     frames: int | None = None,
     keep_frames: int = KEEP_FRAMES,
     fade_frames: int = FADE_FRAMES,
-    on_step: OnStep | None = None,
-    stop: Stop | None = None,
-    sampled: Generation | None = None,
-    on_sampled: OnSampled | None = None,
     **options: Any,
 ) -> Edit:
     """The source, followed by exactly ``frames`` (or ``seconds`` of) new frames with audio.
@@ -50,9 +44,8 @@ def extend(
     unchanged except at the joint: its last ``fade_frames`` frames and 50 ms of audio fade into the new ones.
     A source whose size is off the grid is cut around its centre.
 
-    ``options`` are further fields of :class:`Request`. ``on_sampled`` is called with the sampled latents
-    before they are decoded, for example to save them (``save_latents``). ``sampled`` is the result of such an
-    earlier run with the same arguments (``resume``), and replaces the sampling.
+    ``options`` are those of :func:`~ltx2_core.editing.edit.make_edit`: how to report, stop and resume the
+    sampling, and further fields of :class:`Request`.
 
     Raises ValueError unless exactly one of ``frames`` and ``seconds`` is set, and if the source is shorter
     than ``keep_frames``.
@@ -71,16 +64,7 @@ def extend(
         stages=options.get("stages", 1),
         numerics=pipeline.numerics,
     )
-    return make_edit(
-        pipeline,
-        plan,
-        prompt,
-        options,
-        sampled=sampled,
-        on_sampled=on_sampled,
-        on_step=on_step,
-        stop=stop,
-    )
+    return make_edit(pipeline, plan, prompt, **options)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -16,15 +16,13 @@ from torch.nn import functional
 from ..conditioning.patchify import audio_positions
 from ..conditioning.regions import Region, Rounding, audio_cells, check_regions, covered, video_cells
 from ..media import to_signed
-from ..run.generation import Generation
-from ..run.progress import OnStep, Stop
 from ..shapes import ClipPlan, frames_of, latent_frames_of
 from ..types import AVLatent, Numerics
 from .conditioning import SourceFrames, source_audio
 from .edit import make_edit
 from .extend import FADE_S, matched_audio
 from .footage import Edit, Footage
-from .protocols import Encoders, OnSampled, Pipeline, SampledClip, StageInput, Waveform
+from .protocols import Encoders, Pipeline, SampledClip, StageInput, Waveform
 
 
 def retake(
@@ -36,10 +34,6 @@ def retake(
     audio: Sequence[Region] = (),
     rounding: Rounding = Rounding.COVER,
     paste: bool = True,
-    on_step: OnStep | None = None,
-    stop: Stop | None = None,
-    sampled: Generation | None = None,
-    on_sampled: OnSampled | None = None,
     **options: Any,
 ) -> Edit:
     """The source with the seconds in ``video`` and ``audio`` regenerated; a region past its end extends it.
@@ -48,7 +42,7 @@ def retake(
     ``paste`` the frames outside them are the source's own, otherwise they have been encoded and decoded. The
     source's audio is preserved to the sample, except for fades of 50 ms inside a region at its borders. A
     source without audio gets audio over its whole length. A source that is not extended keeps the frames
-    after its last 8k + 1. ``options``, ``sampled`` and ``on_sampled`` are those of :func:`extend`.
+    after its last 8k + 1. ``options`` are those of :func:`extend`.
 
     Raises ValueError if nothing is to be regenerated, or for regions that end before they begin.
     """
@@ -61,16 +55,7 @@ def retake(
         stages=options.get("stages", 1),
         numerics=pipeline.numerics,
     )
-    return make_edit(
-        pipeline,
-        plan,
-        prompt,
-        options,
-        sampled=sampled,
-        on_sampled=on_sampled,
-        on_step=on_step,
-        stop=stop,
-    )
+    return make_edit(pipeline, plan, prompt, **options)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
