@@ -57,7 +57,7 @@ class WholeVideo:
 
 @dataclass(frozen=True, eq=False)
 class SourceFrames:
-    """Footage whose video is preserved but for the latent frames that ``regenerate`` (F,) bool marks."""
+    """Footage whose video is preserved except for the latent frames that ``regenerate`` (F,) bool marks."""
 
     footage: Footage
     regenerate: Tensor
@@ -67,7 +67,7 @@ class SourceFrames:
         return PreserveOutside(latent=AVLatent(encoded, None), video=self.regenerate, audio=NO_LATENTS)
 
     def describe(self) -> str:
-        return f"the source, but for {int(self.regenerate.sum())} of {len(self.regenerate)} latent frames"
+        return f"the source, except {int(self.regenerate.sum())} of {len(self.regenerate)} latent frames"
 
 
 def first_audio(codecs: Encoders, audio: Waveform, latents: int) -> Encoded:
@@ -76,7 +76,7 @@ def first_audio(codecs: Encoders, audio: Waveform, latents: int) -> Encoded:
 
 
 def source_audio(codecs: Encoders, audio: Waveform, regenerate: Tensor) -> Encoded:
-    """Audio that is preserved but for the audio latents that ``regenerate`` (T,) bool marks."""
+    """Audio that is preserved except for the audio latents that ``regenerate`` (T,) bool marks."""
     encoded = codecs.encode_audio(*audio, latent_frames=len(regenerate))
     return Encoded(PreserveOutside(latent=AVLatent(None, encoded), video=NO_LATENTS, audio=regenerate))
 
