@@ -15,8 +15,8 @@ from .conditioning.guides import LTX2AVAddGuide, LTX2AVCropGuides
 from .conditioning.images import LTX2AVImgToVideoInplace, LTX2AVPreprocess, LTX2AVSetAudio
 from .conditioning.time_mask import LTX2AVTimeMask
 from .editing.finish import LTX2AVFinishEdit
-from .editing.jobs import LTX2AVExtend, LTX2AVRetake, LTX2AVSound
 from .editing.long_video import LTX2AVDecodeLongVideo, LTX2AVLongVideo
+from .editing.prepare import LTX2AVExtend, LTX2AVRetake, LTX2AVSound
 from .loading.inspect import LTX2AVInspect
 from .loading.loaders import LTX2AVLoadAll, LTX2AVLoadCheckpoint, LTX2AVLoadTextEncoder, LTX2AVLoadUpscaler
 from .loading.lora import LTX2AVLoadLora

@@ -51,6 +51,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("training.tiny",),
     ("run",),
     ("editing",),
+    ("run.pipeline",),
     ("cli", "serve"),
     ("__init__", "__main__"),
 )

@@ -1,10 +1,17 @@
-"""Work on clips that exist: extend, make parts anew, add sound; and clips longer than one run can hold."""
+"""Edits of existing clips (extend, retake, add audio), and clips longer than one run can hold.
+
+Each edit is planned, conditioned and finished by the same functions in the library and in ComfyUI.
+"""
+
+from typing import Any
 
 from .audio import add_audio, limit_loudness, text_to_audio
 from .extend import extend
 from .footage import Edit, Footage
-from .long_video import LongVideo, long_video
+from .long_clip import LongVideo
+from .long_video import long_video
 from .prompts import PromptSchedule
+from .renamed import warn_renamed
 from .retake import retake
 from .sources import FramesInFile, FramesInMemory
 from .task import EditTask
@@ -24,3 +31,12 @@ __all__ = [
     "retake",
     "text_to_audio",
 ]
+
+RENAMED = {"add_sound": "add_audio", "PictureReel": "FramesInMemory", "FileReel": "FramesInFile"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in RENAMED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warn_renamed(f"{__name__}.{name}", RENAMED[name])
+    return globals()[RENAMED[name]]

@@ -1,113 +1,113 @@
-"""Sound for a video that stays as it is, and sound without any video."""
+"""Audio for a video whose frames are preserved, and audio without any video.
+
+Letters: N frames, C channels, S samples.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional
 
 from ..media import to_signed
-from ..run.generation import Generation
-from ..run.request import Request
-from ..shapes import frames_of, latent_frames_of, plan_clip
+from ..shapes import ClipPlan, frames_of, latent_frames_of
+from ..types import Numerics
 from .conditioning import WholeVideo
-from .footage import Edit, Footage
-from .sampled import OnSampled, sampled_clip
-
-if TYPE_CHECKING:
-    from ..run.pipeline import LTX2Pipeline, OnStep, Stop
+from .edit import make_edit, sampled_clip
+from .footage import CHUNK_FRAMES, Edit, Footage
+from .protocols import Encoders, Pipeline, SampledClip, StageInput, Waveform
 
 CEILING_DB = -1.0
-"""The loudest sample of made sound, in dB of full scale."""
+"""The loudest sample of generated audio, in dB of full scale."""
 
 
 def add_audio(
-    pipeline: LTX2Pipeline,
+    pipeline: Pipeline,
     prompt: str,
     source: Footage,
     *,
     ceiling_db: float = CEILING_DB,
-    on_step: OnStep | None = None,
-    stop: Stop | None = None,
-    sampled: Generation | None = None,
-    on_sampled: OnSampled | None = None,
     **options: Any,
 ) -> Edit:
-    """The source's pictures, as they are and never decoded, with sound made for them.
+    """The source's own frames, never encoded again, with generated audio of the same length.
 
-    The model sees the last 8k + 1 or fewer of them that the grid holds; the sound is as long as the pictures.
-    It is made quieter where a sample would pass ``ceiling_db``. ``sampled`` and ``on_sampled`` are those of
-    :func:`extend`.
+    The model is conditioned on the first frames of the source, the largest 8k + 1 that it has. Audio louder
+    than ``ceiling_db`` is scaled down as a whole. ``options`` are those of :func:`extend`.
     """
+    plan = plan_audio(source, ceiling_db, numerics=pipeline.numerics)
+    return make_edit(pipeline, plan, prompt, **{**options, "stages": 1})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AddedAudio:
+    """A planned run that generates audio for ``source``; its clip is as long as the usable frames."""
+
+    source: Footage
+    clip: ClipPlan
+    ceiling_db: float
+    regenerates_video = False
+
+    def conditioning(self, codecs: Encoders) -> list[StageInput]:
+        return [WholeVideo(self.source.part(0, self.clip.frames))]
+
+    def finish(self, sampled: SampledClip) -> Edit:
+        """The source's frames with the sampled audio."""
+        source = self.source
+        track, rate = fitted_audio(sampled.audio(), source.seconds, self.ceiling_db)
+        return Edit(
+            frame_chunks=lambda: iter(to_signed(chunk) for chunk in source.frames.split(CHUNK_FRAMES)),
+            audio_chunks=lambda: iter((track,)),
+            frame_count=len(source.frames),
+            width=source.size[0],
+            height=source.size[1],
+            fps=source.fps,
+            rate=rate,
+            settings={**sampled.settings(), "add_audio": {"ceiling_db": self.ceiling_db}},
+        )
+
+    def describe(self) -> str:
+        return (
+            f"audio for {self.source.seconds:.2f} s; the model is conditioned on {self.clip.frames} of "
+            f"{len(self.source.frames)} frames"
+        )
+
+
+def plan_audio(source: Footage, ceiling_db: float = CEILING_DB, *, numerics: Numerics) -> AddedAudio:
+    """Plan the run that generates audio for a source."""
     usable = frames_of(latent_frames_of(len(source.frames)))
-    clip = plan_clip(*source.size, frames=usable, fps=source.fps, numerics=pipeline.numerics)
-    size = {"width": clip.width, "height": clip.height, "num_frames": usable, "stages": 1}
-    request = Request(prompt=prompt, **{**options, **size}, fps=source.fps)
-    made = sampled_clip(
-        pipeline,
-        request,
-        lambda: [WholeVideo(source.frames[:usable])],
-        sampled=sampled,
-        on_sampled=on_sampled,
-        on_step=on_step,
-        stop=stop,
-    )
-    track, rate = fitted_audio(made.audio(), source.seconds, ceiling_db)
-    return Edit(
-        pictures=lambda: iter(to_signed(chunk) for chunk in source.frames.split(32)),
-        sounds=lambda: iter((track,)),
-        frame_count=len(source.frames),
-        width=source.size[0],
-        height=source.size[1],
-        fps=source.fps,
-        rate=rate,
-        settings={**made.settings(), "add_audio": {"ceiling_db": ceiling_db}},
-    )
+    return AddedAudio(source=source, clip=source.plan(usable, numerics=numerics), ceiling_db=ceiling_db)
 
 
 def text_to_audio(
-    pipeline: LTX2Pipeline,
+    pipeline: Pipeline,
     prompt: str,
     *,
     seconds: float,
     ceiling_db: float = CEILING_DB,
-    on_step: OnStep | None = None,
-    stop: Stop | None = None,
-    sampled: Generation | None = None,
-    on_sampled: OnSampled | None = None,
     **options: Any,
-) -> tuple[Tensor, int]:
-    """Sound alone: (waveform (2, S), rate in Hz), exactly ``seconds`` long.
+) -> Waveform:
+    """Audio without video: (waveform (2, S), rate in Hz), exactly ``seconds`` long.
 
-    ``sampled`` and ``on_sampled`` are those of :func:`extend`.
+    ``options`` are those of :func:`extend`.
     """
-    fps = options.pop("fps", 24.0)
-    request = Request(
-        prompt=prompt, **{**options, "stages": 1, "video": False, "seconds": seconds + 8 / fps}, fps=fps
-    )
-    made = sampled_clip(
-        pipeline,
-        request,
-        tuple,
-        sampled=sampled,
-        on_sampled=on_sampled,
-        on_step=on_step,
-        stop=stop,
-    )
-    waveform, rate = made.audio()
+    # A latent frame more than needed, so that the clip is not shorter than the audio after rounding.
+    length = {"stages": 1, "video": False, "seconds": seconds + 8 / options.get("fps", 24.0)}
+    result = sampled_clip(pipeline, prompt, tuple, **{**options, **length})
+    waveform, rate = result.audio()
     return limit_loudness(waveform[:, : round(seconds * rate)], ceiling_db), rate
 
 
-def fitted_audio(sound: tuple[Tensor, int], seconds: float, ceiling_db: float) -> tuple[Tensor, int]:
-    """A sound ((C, S), Hz), limited, and exactly ``seconds`` long: cut, or followed by silence."""
-    waveform, rate = limit_loudness(sound[0], ceiling_db), sound[1]
+def fitted_audio(audio: Waveform, seconds: float, ceiling_db: float) -> Waveform:
+    """Audio limited to ``ceiling_db`` and exactly ``seconds`` long: cut, or padded with silence."""
+    waveform, rate = limit_loudness(audio[0], ceiling_db), audio[1]
     return functional.pad(waveform, (0, round(seconds * rate) - waveform.shape[1])), rate
 
 
 def limit_loudness(waveform: Tensor, ceiling_db: float = CEILING_DB) -> Tensor:
-    """The sound, as a whole quieter if its loudest sample is above ``ceiling_db`` dB of full scale.
+    """The waveform, scaled down as a whole if its loudest sample is above ``ceiling_db`` dB of full scale.
 
     Raises ValueError for a ceiling above 0 dB, which no file can hold.
     """

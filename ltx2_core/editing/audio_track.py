@@ -1,4 +1,4 @@
-"""The sound of a long clip, chunk by chunk: decoded from its latents, or a given one as it is.
+"""The audio of a long clip in chunks: decoded from latents, or read from an input.
 
 Letters: T audio latents, C channels, S samples.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,36 +17,38 @@ from ..run.request import AudioSource
 from ..shapes import AUDIO_LATENTS_PER_SECOND, ClipPlan
 
 AUDIO_CHUNK, AUDIO_CONTEXT = 50, 25
-"""Audio latents that are decoded at a time, and how many around them the decoder hears besides; the vocoder's
-memory follows their number."""
+"""Audio latents decoded at a time, and how many more on each side are decoded with them as context.
+
+The memory of the vocoder follows their sum.
+"""
 AUDIO_CHUNK_S = 30
-"""Seconds of a given sound that are read at a time."""
+"""Seconds of input audio that are read at a time."""
 
 
 def decoded_audio(
     decode: Callable[[Tensor], Tensor], pieces: Iterator[Tensor], clip: ClipPlan, rate: int
 ) -> Iterator[Tensor]:
-    """Waveform chunks (C, S) of audio latent ``pieces`` (1, 8, t, 16), as long as the clip's pictures.
+    """Waveform chunks (C, S) of audio latent ``pieces`` (1, 8, t, 16), in all as long as the clip's frames.
 
-    ``decode`` makes (C, S) at ``rate`` Hz of a latent. Each chunk is decoded with its neighbours around it.
+    ``decode`` maps a latent to (C, S) at ``rate`` Hz. Each chunk is decoded with its neighbours as context.
     """
     per_latent, total = rate // AUDIO_LATENTS_PER_SECOND, round(clip.seconds * rate)
-    held, first = torch.zeros(1, 8, 0, 16), 0
+    buffer, first = torch.zeros(1, 8, 0, 16), 0
     for start in range(0, clip.audio_latents, AUDIO_CHUNK):
         stop = min(start + AUDIO_CHUNK, clip.audio_latents)
-        heard = min(stop + AUDIO_CONTEXT, clip.audio_latents)
-        while first + held.shape[2] < heard:
-            held = torch.cat((held, next(pieces)), dim=2)
+        context_stop = min(stop + AUDIO_CONTEXT, clip.audio_latents)
+        while first + buffer.shape[2] < context_stop:
+            buffer = torch.cat((buffer, next(pieces)), dim=2)
         begin = max(0, start - AUDIO_CONTEXT)
-        held, first = held[:, :, begin - first :], begin
-        waveform = decode(held[:, :, : heard - begin])
+        buffer, first = buffer[:, :, begin - first :], begin
+        waveform = decode(buffer[:, :, : context_stop - begin])
         end = total if stop == clip.audio_latents else min(total, stop * per_latent)
         chunk = waveform[:, (start - begin) * per_latent : end - begin * per_latent]
         yield functional.pad(chunk, (0, end - start * per_latent - chunk.shape[1]))
 
 
 def read_input_audio(audio: AudioSource, start_s: float, clip: ClipPlan) -> Iterator[Tensor]:
-    """The sound from ``start_s`` on in chunks (C, S), as it is; silence follows if it ends early."""
+    """Input audio from ``start_s`` on in chunks (C, S), unchanged; silence follows if it ends early."""
     rate = audio_rate(audio)
     total, first, channels = round(clip.seconds * rate), round(start_s * rate), 0
     for begin in range(0, total, AUDIO_CHUNK_S * rate):
@@ -60,7 +61,7 @@ def read_input_audio(audio: AudioSource, start_s: float, clip: ClipPlan) -> Iter
 
 
 def _audio_part(audio: AudioSource, first: int, count: int, rate: int) -> Tensor:
-    """(C, S) of the sound; nothing past its end."""
+    """Samples ``first`` to ``first + count - 1`` as (C, S); S is 0 after the end of the audio."""
     if isinstance(audio, tuple):
         return audio[0][:, first : first + count]
     try:
@@ -70,12 +71,12 @@ def _audio_part(audio: AudioSource, first: int, count: int, rate: int) -> Tensor
 
 
 def audio_rate(audio: AudioSource) -> int:
-    """In Hz."""
+    """The sample rate in Hz."""
     return audio[1] if isinstance(audio, tuple) else read_audio(audio, duration_s=0.1)[1]
 
 
-def audio_identity(audio: AudioSource | None) -> Any:
-    """JSON values that differ for another sound."""
+def audio_identity(audio: AudioSource | None) -> list[str | int | float] | None:
+    """JSON values that differ for different audio."""
     if audio is None:
         return None
     if isinstance(audio, tuple):

@@ -1,9 +1,11 @@
-"""What an edit gives to the pipeline, encoded at the size of each stage."""
+"""Conditioning of an edit, encoded at the size of each stage.
+
+Letters: N frames, F latent frames, T audio latents, S samples.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,65 +16,89 @@ from ..media import fit_image
 from ..shapes import SPATIAL_SCALE, ClipPlan, frames_of, latent_frames_of
 from ..types import AVLatent
 from .footage import Footage
+from .protocols import Encoders, Waveform
 
-if TYPE_CHECKING:
-    from ..run.pipeline import LTX2Pipeline
+NO_LATENTS = torch.zeros(0, dtype=torch.bool)
+"""The regeneration mask of a stream that an item leaves alone."""
 
 
 @dataclass(frozen=True)
-class Ready:
-    """An item that is encoded already, for one stage."""
+class Encoded:
+    """A conditioning item that is encoded already and does not depend on the size of a stage."""
 
     item: Conditioning
 
-    def at(self, pipeline: LTX2Pipeline, clip: ClipPlan) -> Conditioning:
+    def at(self, codecs: Encoders, clip: ClipPlan) -> Conditioning:
         return self.item
 
 
 @dataclass(frozen=True, eq=False)
 class FirstFrames:
-    """Pictures (8k + 1, 3, H, W) in [0, 1] that the clip begins with."""
+    """Footage of 8k + 1 frames that the clip begins with."""
 
-    frames: Tensor
+    footage: Footage
 
-    def at(self, pipeline: LTX2Pipeline, clip: ClipPlan) -> Conditioning:
-        return ImageInPlace(latent=pipeline.encode_video(fit_image(self.frames, clip.width, clip.height)))
+    def at(self, codecs: Encoders, clip: ClipPlan) -> Conditioning:
+        return ImageInPlace(latent=codecs.encode_video(self.footage.fitted(clip).frames))
 
-
-@dataclass(frozen=True, eq=False)
-class FirstAudio:
-    """An encoded sound (1, 8, T, 16) that the clip begins with."""
-
-    latent: Tensor
-
-    def at(self, pipeline: LTX2Pipeline, clip: ClipPlan) -> Conditioning:
-        return Overlap(video=None, audio=self.latent)
+    def describe(self) -> str:
+        return f"{len(self.footage.frames)} frames in place of the first frames"
 
 
 @dataclass(frozen=True, eq=False)
 class WholeVideo:
-    """Pictures (8k + 1, 3, H, W) in [0, 1] that are the whole video."""
+    """Footage of 8k + 1 frames that is the whole video and is preserved."""
 
-    frames: Tensor
+    footage: Footage
 
-    def at(self, pipeline: LTX2Pipeline, clip: ClipPlan) -> Conditioning:
-        return InputVideo(latent=pipeline.encode_video(fit_image(self.frames, clip.width, clip.height)))
+    def at(self, codecs: Encoders, clip: ClipPlan) -> Conditioning:
+        return InputVideo(latent=codecs.encode_video(self.footage.fitted(clip).frames))
+
+
+@dataclass(frozen=True, eq=False)
+class SourceFrames:
+    """Footage whose video is preserved except for the latent frames that ``regenerate`` (F,) bool marks."""
+
+    footage: Footage
+    regenerate: Tensor
+
+    def at(self, codecs: Encoders, clip: ClipPlan) -> Conditioning:
+        encoded = codecs.encode_video(self.footage.fitted(clip).frames)
+        return PreserveOutside(latent=AVLatent(encoded, None), video=self.regenerate, audio=NO_LATENTS)
+
+    def describe(self) -> str:
+        return f"the source, except {int(self.regenerate.sum())} of {len(self.regenerate)} latent frames"
+
+
+def first_audio(codecs: Encoders, audio: Waveform, latents: int) -> Encoded:
+    """Audio that the clip begins with, as ``latents`` audio latents: cut, or padded with silence."""
+    return Encoded(Overlap(video=None, audio=codecs.encode_audio(*audio, latent_frames=latents)))
+
+
+def source_audio(codecs: Encoders, audio: Waveform, regenerate: Tensor) -> Encoded:
+    """Audio that is preserved except for the audio latents that ``regenerate`` (T,) bool marks."""
+    encoded = codecs.encode_audio(*audio, latent_frames=len(regenerate))
+    return Encoded(PreserveOutside(latent=AVLatent(None, encoded), video=NO_LATENTS, audio=regenerate))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Keyframe:
-    """A picture or clip (N, 3, H, W) in [0, 1] shown at a pixel frame; negative counts from the end."""
+    """An image or clip (N, 3, H, W) in [0, 1] that guides the video at pixel frame ``frame``.
+
+    A negative frame counts from the end, -1 is the last. ``strength`` 1 presents it clean to the model, less
+    lets the model change it; ``attention`` weighs how much the video attends to it.
+    """
 
     frames: Tensor
     frame: int
     strength: float = 1.0
     attention: float = 1.0
 
-    def at(self, pipeline: LTX2Pipeline, clip: ClipPlan) -> Conditioning:
+    def at(self, codecs: Encoders, clip: ClipPlan) -> Conditioning:
         placed = place_guide(len(self.frames), self.frame, clip.latent_frames)
         pixels = fit_image(placed.frames_to_encode(self.frames), clip.width, clip.height)
         return GuideFrames(
-            latent=placed.latent(pipeline.encode_video(pixels)),
+            latent=placed.latent(codecs.encode_video(pixels)),
             frame=placed.frame,
             strength=self.strength,
             attention=self.attention,
@@ -82,9 +108,10 @@ class Keyframe:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Reference:
-    """A clip (8k + 1, 3, H, W) in [0, 1] as long as the video, shown beside it, ``scale`` times smaller.
+    """A reference or control video (8k + 1, 3, H, W) in [0, 1] for an IC-LoRA, as long as the clip.
 
-    Of its frames every ``every``-th is shown.
+    It is encoded ``scale`` times smaller than the clip, and only every ``every``-th frame of it is used, as
+    the LoRA was trained.
     """
 
     frames: Tensor
@@ -92,41 +119,21 @@ class Reference:
     strength: float = 1.0
     every: int = 1
 
-    def at(self, pipeline: LTX2Pipeline, clip: ClipPlan) -> Conditioning:
+    def at(self, codecs: Encoders, clip: ClipPlan) -> Conditioning:
         """Raises ValueError for a size that ``scale`` does not divide."""
         check_scale(clip, self.scale)
-        shown = self.frames[:: self.every]
-        shown = shown[: frames_of(latent_frames_of(len(shown)))]
-        latent = pipeline.encode_video(fit_image(shown, clip.width // self.scale, clip.height // self.scale))
+        frames = self.frames[:: self.every]
+        frames = frames[: frames_of(latent_frames_of(len(frames)))]
+        latent = codecs.encode_video(fit_image(frames, clip.width // self.scale, clip.height // self.scale))
         return GuideFrames(
             latent=latent, frame=0, strength=self.strength, scale=self.scale, time_scale=self.every
         )
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Outside:
-    """A source that is kept but for the latent frames that ``video`` and ``audio`` (F or T,) name."""
-
-    source: Footage
-    sound: Tensor | None
-    video: Tensor
-    audio: Tensor
-
-    def at(self, pipeline: LTX2Pipeline, clip: ClipPlan) -> Conditioning:
-        pixels = fit_image(self.source.frames, clip.width, clip.height)
-        latent = AVLatent(pipeline.encode_video(pixels), self.sound)
-        return PreserveOutside(latent=latent, video=self.video, audio=self.audio)
-
-
 def check_scale(clip: ClipPlan, scale: int) -> None:
-    """Raise ValueError unless a reference ``scale`` times smaller than the clip is whole latent cells."""
+    """Raise ValueError unless a reference ``scale`` times smaller than the clip has whole latent cells."""
     if clip.latent_width % scale or clip.latent_height % scale:
         raise ValueError(
             f"a reference {scale} times smaller does not fit {clip.width} x {clip.height}: use a width and "
             f"height that are multiples of {SPATIAL_SCALE * scale}"
         )
-
-
-def encoded_audio(pipeline: LTX2Pipeline, sound: tuple[Tensor, int], latents: int) -> Tensor:
-    """A sound ((C, S), Hz) as ``latents`` audio latents: cut, or followed by silence."""
-    return pipeline.encode_audio(*sound, latent_frames=latents) if latents else torch.zeros(1, 8, 0, 16)

@@ -1,12 +1,13 @@
-"""Go on with a clip: its last pictures and their sound are kept, and both continue.
+"""Extend a clip: the model continues from its last frames and their audio, which are preserved.
 
-Letters: N pictures, H W pixel rows and columns, S samples.
+Letters: N frames, H W pixel rows and columns, C channels, S samples.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,16 +15,12 @@ from torch import Tensor
 from ..audio import resample
 from ..conditioning.patchify import audio_positions
 from ..media import to_signed
-from ..run.generation import Generation
-from ..run.request import Request
 from ..shapes import ClipPlan, frames_of, latent_frames_of
 from ..types import Numerics
-from .conditioning import FirstAudio, FirstFrames, encoded_audio
-from .footage import Edit, Footage, cross_fade, take
-from .sampled import OnSampled, sampled_clip
-
-if TYPE_CHECKING:
-    from ..run.pipeline import LTX2Pipeline, OnStep, Stop
+from .conditioning import FirstFrames, first_audio
+from .edit import make_edit
+from .footage import CHUNK_FRAMES, Edit, Footage, cross_fade, take
+from .protocols import Encoders, Pipeline, SampledClip, StageInput, Waveform
 
 KEEP_FRAMES = 25
 FADE_FRAMES = 8
@@ -31,7 +28,7 @@ FADE_S = 0.05
 
 
 def extend(
-    pipeline: LTX2Pipeline,
+    pipeline: Pipeline,
     prompt: str,
     source: Footage,
     *,
@@ -39,116 +36,142 @@ def extend(
     frames: int | None = None,
     keep_frames: int = KEEP_FRAMES,
     fade_frames: int = FADE_FRAMES,
-    on_step: OnStep | None = None,
-    stop: Stop | None = None,
-    sampled: Generation | None = None,
-    on_sampled: OnSampled | None = None,
     **options: Any,
 ) -> Edit:
-    """The source and, after it, exactly ``frames`` new pictures (or ``seconds``) with their sound.
+    """The source, followed by exactly ``frames`` (or ``seconds`` of) new frames with audio.
 
-    The last ``keep_frames`` (8k + 1) pictures and the sound under them are what the model goes on from.
-    The source comes back as it was but for the joint: its last ``fade_frames`` pictures and 50 ms of sound go
-    over into the new ones. A source whose size is off the grid is cut around its centre. ``options`` are the
-    further fields of :class:`Request`. ``on_sampled`` may keep what was sampled (``kept.save_latents``);
-    ``sampled`` is what an earlier call with the same arguments kept (``kept.resume``), and is not made again.
+    The model continues from the last ``keep_frames`` (8k + 1) frames and the audio under them. The source is
+    unchanged except at the joint: its last ``fade_frames`` frames and 50 ms of audio fade into the new ones.
+    A source whose size is off the grid is cut around its centre.
 
-    Raises ValueError for a length that is not given once, or if the source is shorter than what to keep.
+    ``options`` are those of :func:`~ltx2_core.editing.edit.make_edit`: how to report, stop and resume the
+    sampling, and further fields of :class:`Request`.
+
+    Raises ValueError unless exactly one of ``frames`` and ``seconds`` is set, and if the source is shorter
+    than ``keep_frames``.
     """
     if (seconds is None) == (frames is None):
-        raise ValueError(f"give the new length once: frames={frames}, seconds={seconds}")
-    new = round(seconds * source.fps) if seconds is not None else frames
-    assert new is not None
-    clip = plan_extension(
-        source, keep_frames, new, stages=options.get("stages", 1), numerics=pipeline.numerics
+        raise ValueError(
+            f"set the new length once, in frames or in seconds; got frames={frames}, seconds={seconds}"
+        )
+    new_frames = round(seconds * source.fps) if seconds is not None else frames
+    assert new_frames is not None
+    plan = plan_extension(
+        source,
+        keep_frames,
+        new_frames,
+        fade_frames,
+        stages=options.get("stages", 1),
+        numerics=pipeline.numerics,
     )
-    request = Request(
-        prompt=prompt,
-        **{**options, "width": clip.width, "height": clip.height, "num_frames": clip.frames},
-        fps=source.fps,
-    )
-    kept_s = keep_frames / source.fps
+    return make_edit(pipeline, plan, prompt, **options)
 
-    def given() -> list[Any]:
-        first: list[Any] = [FirstFrames(source.frames[-keep_frames:])]
-        if source.sound is not None:
-            latents = latents_within(clip, kept_s)
-            first.append(FirstAudio(encoded_audio(pipeline, last_audio(source, kept_s), latents)))
-        return first
 
-    made = sampled_clip(
-        pipeline,
-        request,
-        given,
-        sampled=sampled,
-        on_sampled=on_sampled,
-        on_step=on_step,
-        stop=stop,
-    )
-    whole = source.fitted(made.clip)
-    total = len(source.frames) + new
-    joined, rate = joined_audio(whole, made.audio(), kept_s, total / source.fps)
-    return Edit(
-        pictures=lambda: joined_frames(whole, made.frames(), keep_frames, new, fade_frames),
-        sounds=lambda: iter((joined,)),
-        frame_count=total,
-        width=made.clip.width,
-        height=made.clip.height,
-        fps=source.fps,
-        rate=rate,
-        settings={**made.settings(), "extend": {"keep_frames": keep_frames, "new_frames": new}},
-    )
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Extension:
+    """A planned extension: a run of ``keep_frames`` frames of the source and ``new_frames`` after them."""
+
+    source: Footage
+    clip: ClipPlan
+    keep_frames: int
+    new_frames: int
+    fade_frames: int
+    regenerates_video = True
+
+    @property
+    def keep_s(self) -> float:
+        """Seconds of the source that the run begins with."""
+        return self.keep_frames / self.source.fps
+
+    @property
+    def frame_count(self) -> int:
+        """Frames of the result."""
+        return len(self.source.frames) + self.new_frames
+
+    @property
+    def audio_latents(self) -> int:
+        """Audio latents of the run that end within the preserved frames."""
+        ends = audio_positions(self.clip.audio_latents)[0, 0, :, 1]
+        return int((ends <= self.keep_s + 1e-5).sum())
+
+    def conditioning(self, codecs: Encoders) -> list[StageInput]:
+        items: list[StageInput] = [FirstFrames(self.source.part(-self.keep_frames))]
+        if self.source.audio is not None and self.audio_latents:
+            items.append(first_audio(codecs, last_audio(self.source, self.keep_s), self.audio_latents))
+        return items
+
+    def finish(self, sampled: SampledClip) -> Edit:
+        """The source with the sampled clip joined to its end."""
+        source, keep, new = self.source.fitted(sampled.clip), self.keep_frames, self.new_frames
+        total_s = self.frame_count / source.fps
+        track, rate = joined_audio(source, sampled.audio(), self.keep_s, total_s)
+        return Edit(
+            frame_chunks=lambda: joined_frames(source, sampled.frames(), keep, new, self.fade_frames),
+            audio_chunks=lambda: iter((track,)),
+            frame_count=self.frame_count,
+            width=sampled.clip.width,
+            height=sampled.clip.height,
+            fps=source.fps,
+            rate=rate,
+            settings={**sampled.settings(), "extend": {"keep_frames": keep, "new_frames": new}},
+        )
+
+    def describe(self) -> str:
+        return (
+            f"{self.keep_frames} frames ({self.keep_s:.2f} s) and {self.audio_latents} audio latents are "
+            f"preserved in a run of {self.clip.frames} frames; the finished clip has {self.frame_count} "
+            f"frames ({self.frame_count / self.source.fps:.2f} s)"
+        )
 
 
 def plan_extension(
-    source: Footage, keep_frames: int, new_frames: int, *, stages: int, numerics: Numerics
-) -> ClipPlan:
-    """The plan of the run that begins with what is kept.
+    source: Footage,
+    keep_frames: int,
+    new_frames: int,
+    fade_frames: int = FADE_FRAMES,
+    *,
+    stages: int,
+    numerics: Numerics,
+) -> Extension:
+    """Plan the run that begins with the last frames of the source.
 
-    Raises ValueError for frames that cannot be kept, and if nothing is to be made.
+    Raises ValueError if ``keep_frames`` is off the grid or more than the source has, and for no new frame.
     """
     if new_frames < 1:
-        raise ValueError(f"{new_frames} new frames are nothing to make: ask for at least one")
+        raise ValueError(f"an extension has at least one new frame; got {new_frames}")
     if keep_frames != frames_of(latent_frames_of(keep_frames)) or not 1 <= keep_frames <= len(source.frames):
         raise ValueError(
             f"keep_frames={keep_frames} must be 8k + 1, at least 1, and at most the {len(source.frames)} "
             "frames of the source"
         )
-    return source.plan(keep_frames + new_frames, stages=stages, numerics=numerics)
+    clip = source.plan(keep_frames + new_frames, stages=stages, numerics=numerics)
+    return Extension(
+        source=source, clip=clip, keep_frames=keep_frames, new_frames=new_frames, fade_frames=fade_frames
+    )
 
 
-def latents_within(clip: ClipPlan, seconds: float) -> int:
-    """Audio latents of a clip that end within its first ``seconds``."""
-    return int((audio_positions(clip.audio_latents)[0, 0, :, 1] <= seconds + 1e-5).sum())
-
-
-def last_audio(source: Footage, seconds: float) -> tuple[Tensor, int]:
-    """The sound ((C, S), Hz) under the last ``seconds`` of the pictures of a source that has one."""
-    assert source.sound is not None
-    waveform, rate = source.sound
+def last_audio(source: Footage, seconds: float) -> Waveform:
+    """The audio ((C, S), Hz) under the last ``seconds`` of the frames of a source that has audio."""
+    assert source.audio is not None
+    waveform, rate = source.audio
     track = source.track(waveform.shape[0], rate, source.seconds)
     return track[:, track.shape[1] - round(seconds * rate) :], rate
 
 
-def track_rate(source: Footage, sound: tuple[Tensor, int]) -> int:
-    """The rate of the source's sound, which is kept to the sample, or else that of the new one."""
-    return sound[1] if source.sound is None else source.sound[1]
-
-
 def joined_frames(
-    source: Footage, made: Iterator[Tensor], keep: int, new: int, fade: int
+    source: Footage, sampled: Iterator[Tensor], keep: int, new: int, fade: int
 ) -> Iterator[Tensor]:
-    """The source and ``new`` pictures after it, in chunks (N, 3, H, W) in [-1, 1].
+    """The source and ``new`` frames after it, in chunks (N, 3, H, W) in [-1, 1].
 
-    ``made`` are chunks of the same kind whose first ``keep`` pictures are the last ones of the source. The
-    last ``fade`` of the source, at most ``keep``, go over into them.
+    ``sampled`` are chunks of the same range whose first ``keep`` frames repeat the last ones of the source.
+    The last ``fade`` frames of the source, at most ``keep``, are cross-faded with them.
     """
     fade = min(fade, keep)
     before, tail = len(source.frames) - fade, to_signed(source.frames[len(source.frames) - fade :])
-    for start in range(0, before, 32):
-        yield to_signed(source.frames[start : min(start + 32, before)])
+    for start in range(0, before, CHUNK_FRAMES):
+        yield to_signed(source.frames[start : min(start + CHUNK_FRAMES, before)])
     position = 0
-    for chunk in take(made, keep - fade, fade + new):
+    for chunk in take(sampled, keep - fade, fade + new):
         mixed = max(0, min(fade - position, len(chunk)))
         if mixed:
             weight = (torch.arange(position, position + mixed) + 1) / (fade + 1)
@@ -158,21 +181,30 @@ def joined_frames(
         yield chunk
 
 
-def joined_audio(
-    source: Footage, made: tuple[Tensor, int], kept_s: float, total_s: float
-) -> tuple[Tensor, int]:
-    """((C, S), Hz): the source's sound to the sample until 50 ms before the joint, then the new one.
+def joined_audio(source: Footage, sampled: Waveform, keep_s: float, total_s: float) -> Waveform:
+    """``total_s`` of audio: the source's samples until 50 ms before the joint, then the sampled audio.
 
-    ``made`` ((C, S), Hz) begins with the last ``kept_s`` seconds of the source.
+    Between the two is a linear fade. ``sampled`` begins with the last ``keep_s`` seconds of the source.
     """
-    (waveform, own), rate = made, track_rate(source, made)
-    waveform = waveform if own == rate else resample(waveform, own, rate)
+    waveform, rate, channels = matched_audio(source, sampled)
     samples, joint = round(total_s * rate), round(source.seconds * rate)
-    channels = max(waveform.shape[0], 1 if source.sound is None else source.sound[0].shape[0])
     before = torch.zeros(channels, samples)
     before[:, :joint] = source.track(channels, rate, source.seconds)
-    shift = joint - round(kept_s * rate)
+    shift = joint - round(keep_s * rate)
     after = torch.zeros(channels, samples)
     part = waveform[:, : samples - shift]
     after[:, shift : shift + part.shape[1]] = part
     return cross_fade(before, after, joint, round(FADE_S * rate)), rate
+
+
+def matched_audio(source: Footage, sampled: Waveform) -> tuple[Tensor, int, int]:
+    """Sampled audio at the rate of the source's audio, if it has any: (waveform, rate, channels of both).
+
+    The sampled audio is resampled and never the source's, whose samples stay as they are.
+    """
+    waveform, own = sampled
+    if source.audio is None:
+        return waveform, own, max(waveform.shape[0], 1)
+    track, rate = source.audio
+    waveform = waveform if own == rate else resample(waveform, own, rate)
+    return waveform, rate, max(waveform.shape[0], track.shape[0])

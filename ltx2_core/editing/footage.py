@@ -1,6 +1,6 @@
-"""A clip to work on, and the clip that comes out of it.
+"""The source of an edit, and the clip that comes out of it.
 
-Letters: N pictures, H W pixel rows and columns, C channels, S samples.
+Letters: N frames, H W pixel rows and columns, C channels, S samples.
 """
 
 from __future__ import annotations
@@ -17,18 +17,29 @@ from torch.nn import functional
 
 from ..audio import resample
 from ..media import VideoWriter, fit_image, read_video
+from ..media.images import FitMode
 from ..run.generation import METADATA_KEY, playable
 from ..shapes import ClipPlan, Snap, plan_clip
 from ..types import Numerics
+from .protocols import Waveform
+from .renamed import renamed
+
+CHUNK_FRAMES = 32
+"""Source frames that are converted at a time."""
 
 
+@renamed(sound="audio")
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Footage:
-    """Pictures (N, 3, H, W) in [0, 1] with their rate, and the sound ((C, S), Hz) if there is one."""
+    """The source of an edit: frames (N, 3, H, W) in [0, 1], their rate, and the audio ((C, S), Hz) if any.
+
+    ``fit`` says how frames of another size are cut to the grid, see :func:`~ltx2_core.media.fit_image`.
+    """
 
     frames: Tensor
     fps: float
-    sound: tuple[Tensor, int] | None = None
+    audio: Waveform | None = None
+    fit: FitMode = "official"
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 4 or self.frames.shape[1] != 3 or not len(self.frames):
@@ -38,9 +49,9 @@ class Footage:
     def read(
         cls, path: str | os.PathLike[str], *, start_s: float = 0.0, max_frames: int | None = None
     ) -> Footage:
-        """A video file, or a part of it. Raises what ``read_video`` raises."""
+        """Read a video file, or a part of it. Raises what ``read_video`` raises."""
         clip = read_video(path, start_s=start_s, max_frames=max_frames)
-        return cls(frames=clip.read(), fps=clip.fps, sound=clip.audio())
+        return cls(frames=clip.read(), fps=clip.fps, audio=clip.audio())
 
     @property
     def seconds(self) -> float:
@@ -52,51 +63,57 @@ class Footage:
         return self.frames.shape[3], self.frames.shape[2]
 
     def plan(self, frames: int, *, stages: int = 1, numerics: Numerics = Numerics.OFFICIAL) -> ClipPlan:
-        """The shortest plan that holds ``frames`` pictures, at the size on the grid nearest to its own."""
-        how: dict[str, Any] = {"fps": self.fps, "stages": stages, "numerics": numerics}
-        longer = plan_clip(*self.size, frames=frames, snap=Snap.CEIL, **how)
-        return plan_clip(*self.size, frames=longer.frames, **how)
+        """The shortest plan of at least ``frames`` frames, at the size on the grid nearest to its own."""
+        longer = plan_clip(
+            *self.size, frames=frames, fps=self.fps, snap=Snap.CEIL, stages=stages, numerics=numerics
+        )
+        return plan_clip(*self.size, frames=longer.frames, fps=self.fps, stages=stages, numerics=numerics)
+
+    def part(self, first: int, stop: int | None = None) -> Footage:
+        """The frames ``first`` to ``stop - 1``, counted as in a slice, without audio."""
+        return replace(self, frames=self.frames[first:stop], audio=None)
 
     def fitted(self, clip: ClipPlan) -> Footage:
-        """Cut around the centre to the size of a plan."""
-        return replace(self, frames=fit_image(self.frames, clip.width, clip.height))
+        """The source cut around its centre to the size of a plan."""
+        return replace(self, frames=fit_image(self.frames, clip.width, clip.height, mode=self.fit))
 
     def track(self, channels: int, rate: int, seconds: float) -> Tensor:
-        """The sound (channels, S) at ``rate``, exactly ``seconds`` long: cut, or followed by silence."""
+        """The audio (channels, S) at ``rate`` Hz, exactly ``seconds`` long: cut, or padded with silence."""
         samples = round(seconds * rate)
-        if self.sound is None:
+        if self.audio is None:
             return torch.zeros(channels, samples)
-        waveform, own = self.sound
+        waveform, own = self.audio
         waveform = waveform if own == rate else resample(waveform, own, rate)
         return functional.pad(waveform, (0, samples - waveform.shape[1])).expand(channels, -1)
 
 
+@renamed(pictures="frame_chunks", sounds="audio_chunks", byte_pictures="byte_chunks", sound="audio")
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Edit:
-    """A finished clip: pictures are made when they are asked for, the sound is there.
+    """A finished clip, decoded on demand.
 
-    ``pictures()`` gives chunks (N, 3, H, W) in [-1, 1], ``frame_count`` in all; ``sounds()`` gives chunks
-    (C, S) at ``rate`` Hz.
+    ``frame_chunks()`` yields ``frame_count`` frames in chunks (N, 3, H, W) in [-1, 1]; ``audio_chunks()``
+    yields chunks (C, S) at ``rate`` Hz. ``byte_chunks()`` yields the frames as uint8, for a file, where the
+    decoder can convert them before they leave the device. ``settings`` are JSON values for the file's tags.
     """
 
-    pictures: Callable[[], Iterator[Tensor]]
-    sounds: Callable[[], Iterable[Tensor]]
+    frame_chunks: Callable[[], Iterator[Tensor]]
+    audio_chunks: Callable[[], Iterable[Tensor]]
     frame_count: int
     width: int
     height: int
     fps: float
     rate: int
     settings: Mapping[str, Any] = field(default_factory=dict)
-    byte_pictures: Callable[[], Iterator[Tensor]] | None = None
-    """``pictures`` in uint8 for a file, where they can be had so from the device."""
+    byte_chunks: Callable[[], Iterator[Tensor]] | None = None
 
     def frames(self) -> Tensor:
-        """All pictures at once, (N, 3, H, W) in [-1, 1]."""
-        return torch.cat(list(self.pictures()))
+        """All frames at once, (N, 3, H, W) in [-1, 1]."""
+        return torch.cat(list(self.frame_chunks()))
 
-    def sound(self) -> tuple[Tensor, int]:
-        """All of the sound at once, ((C, S), Hz)."""
-        return torch.cat(list(self.sounds()), dim=1), self.rate
+    def audio(self) -> Waveform:
+        """All of the audio at once, ((C, S), Hz)."""
+        return torch.cat(list(self.audio_chunks()), dim=1), self.rate
 
     def save(
         self,
@@ -105,11 +122,12 @@ class Edit:
         crf: int = 18,
         on_frames: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Write an MP4 (H.264, AAC), pictures and sound side by side as they come.
+        """Write an MP4 (H.264, AAC) whose frames and audio are interleaved as they are decoded.
 
-        Raises what :class:`~ltx2_core.media.VideoWriter` raises.
+        ``on_frames`` is called with (frames written, all frames). Raises what
+        :class:`~ltx2_core.media.VideoWriter` raises.
         """
-        sounds = iter(self.sounds())
+        audio = iter(self.audio_chunks())
         _, rate = playable(torch.zeros(2, 64), self.rate)
         written = 0
         with VideoWriter(
@@ -121,10 +139,10 @@ class Edit:
             metadata={METADATA_KEY: json.dumps(dict(self.settings))},
             crf=crf,
         ) as writer:
-            for chunk in (self.byte_pictures or self.pictures)():
+            for chunk in (self.byte_chunks or self.frame_chunks)():
                 writer.write_frames(chunk)
                 while written < (writer.frame_count / self.fps) * self.rate:
-                    piece = next(sounds, None)
+                    piece = next(audio, None)
                     if piece is None:
                         break
                     written += piece.shape[1]
@@ -134,9 +152,9 @@ class Edit:
 
 
 def cross_fade(before: Tensor, after: Tensor, at: int, length: int) -> Tensor:
-    """``before`` until ``at`` and ``after`` from there, along the last axis, both aligned to the same zero.
+    """``before`` until ``at`` and ``after`` from there, along the last axis; both start at the same time.
 
-    The ``length`` samples before ``at`` go over linearly; what lies earlier is bit for bit ``before``.
+    The ``length`` samples before ``at`` fade linearly; what lies earlier is ``before`` bit for bit.
     """
     length = min(length, at)
     weight = torch.arange(1, length + 1, dtype=before.dtype, device=before.device) / (length + 1)
@@ -146,7 +164,7 @@ def cross_fade(before: Tensor, after: Tensor, at: int, length: int) -> Tensor:
 
 
 def take(chunks: Iterator[Tensor], first: int, count: int) -> Iterator[Tensor]:
-    """The pictures ``first`` to ``first + count - 1`` of a stream of chunks."""
+    """The frames ``first`` to ``first + count - 1`` of a stream of chunks."""
     position, stop = 0, first + count
     for chunk in chunks:
         low, high = max(first - position, 0), min(stop - position, len(chunk))

@@ -1,202 +1,149 @@
-"""Clips longer than one run can hold, with memory that does not grow with them, that survive being stopped.
-
-Letters: N pictures, H W latent rows and columns.
-"""
+"""Clips longer than one run can hold, sampled by a pipeline."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-import torch
-from torch import Tensor
-
-from ..conditioning.items import Conditioning
+from ..loading import Lora
 from ..media import fit_image
-from ..run.request import Request
-from ..shapes import AUDIO_LATENTS_PER_SECOND, ClipPlan, plan_clip
-from ..types import AVLatent, LatentState
-from .audio_track import audio_identity, audio_rate, decoded_audio, read_input_audio
-from .conditioning import Keyframe, Ready, Reference, check_scale
+from ..run.components import Components
+from ..run.progress import OnStep, Stop
+from ..run.request import Request, plan_stages
+from ..shapes import AUDIO_LATENTS_PER_SECOND
+from ..types import AVLatent
+from .audio_track import audio_identity
+from .conditioning import Encoded, Reference, check_scale
+from .edit import sample
 from .footage import Edit
+from .long_clip import LongPlan, LongVideo, OnWindow, SampleWindow, WindowRun, plan_long, sample_windows
 from .prompts import PromptSchedule
-from .sources import FrameSource, source_frames
-from .windows import PlacedLatent, Window, WindowStore, audio_pieces, make_windows, plan_windows, video_pieces
-
-if TYPE_CHECKING:
-    from ..run.pipeline import Given, LTX2Pipeline, OnStep, Stop
+from .protocols import Pipeline, StageInput
+from .windows import Window, WindowStore
 
 
-@dataclass(frozen=True, kw_only=True)
-class LongVideo:
-    """How a long clip is cut into runs.
+class LongPipeline(Pipeline, Protocol):
+    """A pipeline that also says which files it runs; :class:`~ltx2_core.LTX2Pipeline` does."""
 
-    Attributes:
-        window_frames: length of a run, 8k + 1 pixel frames; memory and time of a run follow it.
-        overlap_frames: how many of them, a multiple of 8, are the end of the run before.
-        overlap_strength: 1 keeps these as they were, less renews them in part and fades over.
-        adain_factor: from 0 to 1, how far to bring back the colours and contrasts of the first run.
-        keyframes: pictures anywhere, by their frame in the whole clip.
-        source: a clip to follow, at least as long: each run is shown its part of it as the reference of an
-            IC-LoRA, and starts from it where ``denoise`` is below 1.
-        source_strength: 1 shows the reference clean, 0 does not show it.
-        source_scale: how many times smaller than the clip it is shown; by default what the LoRAs say.
-        denoise: the part of the schedule to run; below 1 the clip keeps as much of its source.
-    """
+    @property
+    def networks(self) -> Components: ...
 
-    window_frames: int = 121
-    overlap_frames: int = 24
-    overlap_strength: float = 1.0
-    adain_factor: float = 0.0
-    keyframes: Sequence[Keyframe] = ()
-    source: FrameSource | None = None
-    source_strength: float = 1.0
-    source_scale: int | None = None
-    denoise: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.denoise != 1 and self.source is None:
-            raise ValueError(f"denoise={self.denoise} needs a source to keep something of: give one, or 1")
+    @property
+    def loras(self) -> tuple[Lora, ...]: ...
 
 
 def long_video(
-    pipeline: LTX2Pipeline,
+    pipeline: LongPipeline,
     prompts: str | PromptSchedule,
     *,
     how: LongVideo | None = None,
     folder: str | Path | None = None,
-    on_window: Callable[[int, int], None] | None = None,
+    on_window: OnWindow | None = None,
     on_step: OnStep | None = None,
     stop: Stop | None = None,
     **options: Any,
 ) -> Edit:
-    """A clip with sound of any length, run by run; ``options`` are the fields of :class:`Request`.
+    """A clip with audio of any length, window by window; ``options`` are the fields of :class:`Request`.
 
-    ``prompts`` may change with time, see :meth:`PromptSchedule.parse`. Each run is saved in ``folder`` when
-    it is finished: called again with the same settings, it goes on with the first one that is missing and
-    ends with the identical clip. Without a folder they lie in a temporary one as long as the result lives.
-    A run has its own noise, from ``seed`` and its number. Sound that is given (``audio``) is what every run
-    hears, and comes out as it is.
+    ``prompts`` may change with time, see :meth:`PromptSchedule.parse`. Each window is saved in ``folder``
+    when it is finished: another call with the same settings resumes with the first one that is missing and
+    ends with the identical clip. Without a folder the windows are in a temporary one as long as the result
+    lives. The noise of a window comes from ``seed`` plus its number. Input audio (``audio``) conditions every
+    window and is the audio of the result.
 
-    Raises ValueError for settings that do not fit each other, or a folder with runs of another clip.
+    Raises ValueError for settings that contradict each other, and for a folder with windows of another clip.
     """
     how = how or LongVideo()
     schedule = prompts if isinstance(prompts, PromptSchedule) else PromptSchedule.parse(prompts)
     request = Request(prompt=schedule.at(0), **options)
     if request.stages != 1:
-        raise ValueError("long clips are made in one stage: give stages=1")
-    clip = plan_clip(
-        request.width,
-        request.height,
-        frames=121 if request.num_frames is None and request.seconds is None else request.num_frames,
-        seconds=request.seconds,
-        fps=request.fps,
-        snap=request.snap,
-        numerics=pipeline.numerics,
+        raise ValueError("a long clip is sampled in one stage: set stages=1")
+    clip = plan_stages(request, pipeline.numerics)[-1].clip
+    plan = plan_long(
+        clip,
+        schedule,
+        how,
+        seed=request.seed,
+        audio=request.audio,
+        audio_start_s=request.audio_start_s,
     )
-    windows = plan_windows(clip, how.window_frames, how.overlap_frames)
-    scale = _scale(pipeline, how)
     if how.source is not None:
-        check_scale(clip, scale)
-    settings = _settings(pipeline, request, schedule, how, clip)
-    temporary = tempfile.TemporaryDirectory(prefix="ltx2_long_") if folder is None else None
-    store = WindowStore(Path(temporary.name if temporary else str(folder)), settings)
+        check_scale(clip, _reference_scale(pipeline, how))
+    settings = _settings(pipeline, request, plan)
+    store = WindowStore.temporary(settings) if folder is None else WindowStore(Path(folder), settings)
 
-    def sample(window: Window, given: Sequence[Conditioning]) -> tuple[AVLatent, LatentState | None]:
-        shown: list[Given] = [Ready(item) for item in given]
-        latents = None
-        if how.source is not None:
-            size = window.clip.width, window.clip.height
-            part = source_frames(how.source, window.first_frame, window.clip.frames, *size)
-            if how.source_strength > 0:
-                every = max((lora.reference_temporal_scale_factor for lora in pipeline.loras), default=1)
-                shown.append(Reference(frames=part, scale=scale, strength=how.source_strength, every=every))
-            if how.denoise < 1:
-                latents = AVLatent(pipeline.encode_video(part), None)
-        run = replace(
-            request,
-            prompt=schedule.at(window.prompt_s, window.index),
-            width=clip.width,
-            height=clip.height,
-            num_frames=window.clip.frames,
-            seconds=None,
-            seed=(request.seed + window.index) % 2**64,
-            image=request.image if window.index == 0 else None,
-            audio_start_s=request.audio_start_s + window.audio_start / AUDIO_LATENTS_PER_SECOND,
-            latents=latents,
-            denoise=how.denoise,
-        )
-        made = pipeline(run, given=shown, on_step=on_step, stop=stop)
-        return made.latents, None
+    def prepare(plan: LongPlan, prompts: tuple[str, ...]) -> SampleWindow:
+        return lambda run: _sample(pipeline, request, how, run, on_step, stop)
 
-    make_windows(
-        windows,
-        store,
-        sample,
-        strength=how.overlap_strength,
-        adain_factor=how.adain_factor,
-        keyframes=[_encoded(pipeline, keyframe, clip) for keyframe in how.keyframes],
-        on_window=on_window,
-    )
+    return sample_windows(plan, store, pipeline, prepare, on_window=on_window).finish(pipeline, settings)
 
-    def pictures(kept: Any = temporary, as_bytes: bool = False) -> Iterator[Tensor]:
-        return pipeline.decode_video(video_pieces(windows, store), as_bytes=as_bytes)
 
-    def sounds() -> Iterator[Tensor]:
-        if request.audio is not None:
-            return read_input_audio(request.audio, request.audio_start_s, clip)
-        return decoded_audio(
-            lambda latent: pipeline.decode_audio(latent)[0], audio_pieces(windows, store), clip, rate
-        )
+def _sample(
+    pipeline: LongPipeline,
+    request: Request,
+    how: LongVideo,
+    run: WindowRun,
+    on_step: OnStep | None,
+    stop: Stop | None,
+) -> AVLatent:
+    """Sample one window of ``request``."""
+    conditioning: list[StageInput] = [Encoded(item) for item in run.conditioning]
+    latents = None
+    if run.source is not None:
+        frames = fit_image(run.source, run.window.clip.width, run.window.clip.height)
+        if how.source_strength > 0:
+            scale, every = _reference_scale(pipeline, how), _reference_step(pipeline)
+            conditioning.append(
+                Reference(frames=frames, scale=scale, strength=how.source_strength, every=every)
+            )
+        if how.denoise < 1:
+            latents = AVLatent(pipeline.encode_video(frames), None)
+    own = _request_of(request, run.window, prompt=run.prompt, seed=run.seed, latents=latents, how=how)
+    return sample(pipeline, own, conditioning, on_step, stop).latents
 
-    rate = _rate(pipeline) if request.audio is None else audio_rate(request.audio)
-    return Edit(
-        pictures=pictures,
-        sounds=sounds,
-        frame_count=clip.frames,
-        width=clip.width,
-        height=clip.height,
-        fps=clip.fps,
-        rate=rate,
-        settings=settings,
-        byte_pictures=lambda: pictures(as_bytes=True),
+
+def _request_of(
+    request: Request, window: Window, *, prompt: str, seed: int, latents: AVLatent | None, how: LongVideo
+) -> Request:
+    """The request of the whole clip, changed to that of one window."""
+    return replace(
+        request,
+        prompt=prompt,
+        width=window.clip.width,
+        height=window.clip.height,
+        num_frames=window.clip.frames,
+        seconds=None,
+        seed=seed,
+        image=request.image if window.index == 0 else None,
+        audio_start_s=request.audio_start_s + window.audio_start / AUDIO_LATENTS_PER_SECOND,
+        latents=latents,
+        denoise=how.denoise,
     )
 
 
-def _encoded(pipeline: LTX2Pipeline, keyframe: Keyframe, clip: ClipPlan) -> PlacedLatent:
-    if len(keyframe.frames) != 1:
-        raise ValueError(f"a keyframe of a long clip is one picture; got {len(keyframe.frames)}")
-    frame = keyframe.frame if keyframe.frame >= 0 else clip.frames + keyframe.frame
-    if not 0 <= frame < clip.frames:
-        raise ValueError(f"keyframe {keyframe.frame} is not in a clip of frames 0 to {clip.frames - 1}")
-    latent = pipeline.encode_video(fit_image(keyframe.frames, clip.width, clip.height))
-    return PlacedLatent(frame=frame, latent=latent, strength=keyframe.strength)
-
-
-def _scale(pipeline: LTX2Pipeline, how: LongVideo) -> int:
+def _reference_scale(pipeline: LongPipeline, how: LongVideo) -> int:
+    """How many times smaller than the clip the source is encoded as a reference."""
     if how.source_scale is not None:
         return how.source_scale
     return max((lora.reference_downscale_factor for lora in pipeline.loras), default=1)
 
 
-def _rate(pipeline: LTX2Pipeline) -> int:
-    return pipeline.decode_audio(torch.zeros(1, 8, 2, 16))[1]
+def _reference_step(pipeline: LongPipeline) -> int:
+    """Every how many frames of the source one is used as a reference."""
+    return max((lora.reference_temporal_scale_factor for lora in pipeline.loras), default=1)
 
 
-def _settings(
-    pipeline: LTX2Pipeline, request: Request, schedule: PromptSchedule, how: LongVideo, clip: ClipPlan
-) -> dict[str, Any]:
-    """What decides the clip, as JSON values."""
-    source = how.source_strength, _scale(pipeline, how), how.denoise
+def _settings(pipeline: LongPipeline, request: Request, plan: LongPlan) -> dict[str, Any]:
+    """Everything that decides the clip, as JSON values."""
+    clip, how = plan.clip, plan.how
+    source = how.source_strength, _reference_scale(pipeline, how), how.denoise
     return {
         "checkpoints": [file.path.name for file in pipeline.networks.checkpoints],
         "loras": [lora.settings for lora in pipeline.loras],
         "numerics": pipeline.numerics.value,
         "clip": [clip.width, clip.height, clip.frames, clip.fps],
-        "prompts": [list(part) for part in schedule.parts],
+        "prompts": [list(part) for part in plan.prompts.parts],
         "window": [how.window_frames, how.overlap_frames, how.overlap_strength, how.adain_factor],
         "keyframes": [[k.frame, k.strength, float(k.frames.double().sum())] for k in how.keyframes],
         "source": None if how.source is None else [how.source.identity, *source],

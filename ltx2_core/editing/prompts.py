@@ -15,9 +15,9 @@ LINE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*s?\s*(?:(?:-|to)\s*(\d+(?:\.\d+)?)\s*s?
 
 @dataclass(frozen=True)
 class PromptSchedule:
-    """``parts`` are (second from which it holds, prompt), rising, the first from 0 on.
+    """Prompts by time: ``parts`` are (start in seconds, prompt) in rising order, the first from 0.
 
-    With ``by_window`` the numbers count windows in place of seconds.
+    With ``by_window`` the starts are numbers of windows in place of seconds.
     """
 
     parts: tuple[tuple[float, str], ...]
@@ -30,12 +30,13 @@ class PromptSchedule:
 
     @classmethod
     def parse(cls, text: str) -> PromptSchedule:
-        """One prompt, or several by time or by window.
+        """Parse one prompt, or several by time or by window.
 
         By time: lines ``2.5: prompt`` or ``2.5-4: prompt``, or JSON, a list of ``{"from": seconds, "prompt":
-        text}``. By window, the last one holding on: prompts between ``|``, or a JSON list of texts. The first
-        part begins at 0 whatever it says, and a part holds until the next one, whatever end is written.
-        Raises ValueError for JSON of another shape, and for times that do not rise.
+        text}``. By window: prompts between ``|``, or a JSON list of texts; the last one serves all further
+        windows. The first part starts at 0 even if another start is written, and each part ends where the
+        next one starts, even if an earlier end is written. Raises ValueError for JSON of another shape, and
+        for times that do not rise.
         """
         if text.lstrip().startswith("["):
             entries = _entries(text)
@@ -68,8 +69,8 @@ class PromptSchedule:
             following = parts[index + 1][0] if index + 1 < len(parts) else math.inf
             if end is not None and not (isinstance(end, (int, float)) and start < end <= following):
                 raise ValueError(
-                    f"the prompt from {start:g} s is said to end at {end} s: it must end after it begins and "
-                    "not after the next one begins"
+                    f"the prompt from {start:g} s ends at {end} s: it must end after it begins and not after "
+                    "the next one begins"
                 )
             checked.append((float(start), prompt))
         if checked:
@@ -77,7 +78,7 @@ class PromptSchedule:
         return cls(tuple(checked))
 
     def at(self, second: float, window: int = 0) -> str:
-        """The prompt that holds at ``second``, which lies in ``window``."""
+        """The prompt at ``second`` of the clip, or with ``by_window`` that of ``window``."""
         now = window if self.by_window else max(second, 0)
         return [prompt for start, prompt in self.parts if start <= now][-1]
 
@@ -86,7 +87,7 @@ def _entries(text: str) -> list[Any]:
     try:
         entries = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"the prompts begin like JSON and are none: {error}") from error
+        raise ValueError(f"prompts that start with [ must be JSON: {error}") from error
     kinds = {type(one) for one in entries} if isinstance(entries, list) else set()
     if kinds not in ({dict}, {str}):
         raise ValueError('JSON prompts must be a list of {"from": seconds, "prompt": text}, or of texts')

@@ -1,36 +1,32 @@
-"""Make parts of a clip anew, in time, in one or two stages, and keep the rest.
+"""Retake: regenerate time regions of a clip in one or two stages and preserve the rest.
 
-Letters: N pictures, F latent frames, T audio latents, C channels, S samples.
+Letters: N frames, F latent frames, T audio latents, C channels, S samples.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from ..audio import resample
 from ..conditioning.patchify import audio_positions
-from ..conditioning.regions import Region, Rounding, audio_cells, check_regions, video_cells
+from ..conditioning.regions import Region, Rounding, audio_cells, check_regions, covered, video_cells
 from ..media import to_signed
-from ..run.generation import Generation
-from ..run.request import Request
 from ..shapes import ClipPlan, frames_of, latent_frames_of
-from ..types import Numerics
-from .conditioning import Outside, encoded_audio
-from .extend import FADE_S, track_rate
+from ..types import AVLatent, Numerics
+from .conditioning import SourceFrames, source_audio
+from .edit import make_edit
+from .extend import FADE_S, matched_audio
 from .footage import Edit, Footage
-from .sampled import OnSampled, sampled_clip
-
-if TYPE_CHECKING:
-    from ..run.pipeline import LTX2Pipeline, OnStep, Stop
+from .protocols import Encoders, Pipeline, SampledClip, StageInput, Waveform
 
 
 def retake(
-    pipeline: LTX2Pipeline,
+    pipeline: Pipeline,
     prompt: str,
     source: Footage,
     *,
@@ -38,79 +34,72 @@ def retake(
     audio: Sequence[Region] = (),
     rounding: Rounding = Rounding.COVER,
     paste: bool = True,
-    on_step: OnStep | None = None,
-    stop: Stop | None = None,
-    sampled: Generation | None = None,
-    on_sampled: OnSampled | None = None,
     **options: Any,
 ) -> Edit:
-    """The source with the seconds in ``video`` and in ``audio`` made anew; a region past the end extends it.
+    """The source with the seconds in ``video`` and ``audio`` regenerated; a region past its end extends it.
 
-    Both stages see the clean source at their own size, and the region is opened again in the second. With
-    ``paste`` the pictures outside are those of the source, else they went through the autoencoder. Kept sound
-    is the source's to the sample, but for 50 ms inside a region at its borders. A source without sound gets
-    one all along. Pictures after the last 8k + 1 of a source that is not extended are left as they are.
-    ``sampled`` and ``on_sampled`` are those of :func:`extend`.
+    Every stage is conditioned on the clean source at its own size and regenerates the same regions. With
+    ``paste`` the frames outside them are the source's own, otherwise they have been encoded and decoded. The
+    source's audio is preserved to the sample, except for fades of 50 ms inside a region at its borders. A
+    source without audio gets audio over its whole length. A source that is not extended keeps the frames
+    after its last 8k + 1. ``options`` are those of :func:`extend`.
 
-    Raises ValueError if nothing is to be made, or for regions that end before they begin.
+    Raises ValueError if nothing is to be regenerated, or for regions that end before they begin.
     """
-    video, audio = check_regions(video), check_regions(audio)
     plan = plan_retake(
-        source, video, audio, rounding, stages=options.get("stages", 1), numerics=pipeline.numerics
+        source,
+        video,
+        audio,
+        rounding,
+        paste=paste,
+        stages=options.get("stages", 1),
+        numerics=pipeline.numerics,
     )
-    clip = plan.clip
-    request = Request(
-        prompt=prompt,
-        **{**options, "width": clip.width, "height": clip.height, "num_frames": clip.frames},
-        fps=source.fps,
-    )
-
-    def given() -> list[Outside]:
-        sound = None
-        if source.sound is not None:
-            sound = encoded_audio(pipeline, source.sound, clip.audio_latents)
-        shown = replace(source, frames=source.frames[: plan.usable])
-        return [Outside(source=shown, sound=sound, video=plan.video, audio=plan.audio)]
-
-    result = sampled_clip(
-        pipeline,
-        request,
-        given,
-        sampled=sampled,
-        on_sampled=on_sampled,
-        on_step=on_step,
-        stop=stop,
-    )
-    whole = source.fitted(result.clip)
-    track, rate = retaken_audio(whole, result.audio(), plan.audio, plan.frames / source.fps)
-    return Edit(
-        pictures=lambda: retaken_frames(whole, result.frames(), plan.video, plan.frames, paste),
-        sounds=lambda: iter((track,)),
-        frame_count=plan.frames,
-        width=result.clip.width,
-        height=result.clip.height,
-        fps=source.fps,
-        rate=rate,
-        settings={
-            **result.settings(),
-            "retake": {"video": [*video], "audio": [*audio], "rounding": rounding.value, "paste": paste},
-        },
-    )
+    return make_edit(pipeline, plan, prompt, **options)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class RetakePlan:
-    """What a retake makes: ``video`` (F,) and ``audio`` (T,) are True where.
+class Retake:
+    """A planned retake: ``video`` (F,) and ``audio`` (T,) are True for the latents to regenerate.
 
-    ``clip`` is the plan of the run, which sees the first ``usable`` pictures of the source; the result has
-    ``frames``.
+    The run is conditioned on the first ``usable_frames`` frames of the source, which are 8k + 1; the result
+    has ``frame_count`` frames. ``settings`` are the arguments of the retake as JSON values.
     """
 
+    source: Footage
     clip: ClipPlan
-    usable: int
-    frames: int
+    usable_frames: int
+    frame_count: int
     video: Tensor
     audio: Tensor
+    paste: bool
+    settings: dict[str, Any]
+    regenerates_video = True
+
+    def conditioning(self, codecs: Encoders) -> list[StageInput]:
+        items: list[StageInput] = [SourceFrames(self.source.part(0, self.usable_frames), self.video)]
+        if self.source.audio is not None:
+            items.append(source_audio(codecs, self.source.audio, self.audio))
+        return items
+
+    def finish(self, sampled: SampledClip) -> Edit:
+        """The source with the regenerated parts of the sampled clip."""
+        source, total = self.source.fitted(sampled.clip), self.frame_count
+        track, rate = retaken_audio(source, sampled.audio(), self.audio, total / source.fps)
+        return Edit(
+            frame_chunks=lambda: retaken_frames(source, sampled.frames(), self.video, total, self.paste),
+            audio_chunks=lambda: iter((track,)),
+            frame_count=total,
+            width=sampled.clip.width,
+            height=sampled.clip.height,
+            fps=source.fps,
+            rate=rate,
+            settings={**sampled.settings(), "retake": self.settings},
+        )
+
+    def describe(self) -> str:
+        mask = AVLatent(self.video.float().view(1, 1, -1, 1, 1), self.audio.float().view(1, 1, -1, 1))
+        return "\n".join(str(stream) for stream in covered(mask, self.source.fps))
 
 
 def plan_retake(
@@ -119,43 +108,56 @@ def plan_retake(
     audio: Sequence[Region],
     rounding: Rounding,
     *,
+    paste: bool = True,
     stages: int,
     numerics: Numerics,
-) -> RetakePlan:
-    """Raises ValueError if nothing is to be made, or for regions that end before they begin."""
-    regions = (*check_regions(video), *check_regions(audio))
-    if not any(start < end for start, end in regions) and source.sound is not None:
-        raise ValueError("nothing is to be made anew: give a region of the video or of the audio")
-    wanted = round(max([source.seconds, *(end for _, end in regions)]) * source.fps)
-    extends = wanted > len(source.frames)
+) -> Retake:
+    """Plan a retake of regions in seconds.
+
+    Raises ValueError if nothing is to be regenerated, or for regions that end before they begin.
+    """
+    video, audio = check_regions(video), check_regions(audio)
+    regions = (*video, *audio)
+    if not any(start < end for start, end in regions) and source.audio is not None:
+        raise ValueError("nothing is to be regenerated: set a region of the video or of the audio")
+    last_frame = round(max([source.seconds, *(end for _, end in regions)]) * source.fps)
+    extends = last_frame > len(source.frames)
     usable = frames_of(latent_frames_of(len(source.frames)))
-    clip = source.plan(wanted if extends else usable, stages=stages, numerics=numerics)
-    made_video = video_cells(video, clip.latent_frames, source.fps, rounding)
-    made_video[latent_frames_of(usable) :] = True
-    made_audio = audio_cells(audio, clip.audio_latents, rounding)
-    heard = source.seconds if extends else clip.seconds
-    if source.sound is None:
-        heard = -1.0
-    made_audio[audio_positions(len(made_audio))[0, 0, :, 1] > heard + 0.05] = True
-    frames = wanted if extends else len(source.frames)
-    return RetakePlan(clip=clip, usable=usable, frames=frames, video=made_video, audio=made_audio)
+    clip = source.plan(last_frame if extends else usable, stages=stages, numerics=numerics)
+    new_video = video_cells(video, clip.latent_frames, source.fps, rounding)
+    new_video[latent_frames_of(usable) :] = True
+    new_audio = audio_cells(audio, clip.audio_latents, rounding)
+    # The last latent of the source's audio may end up to one latent after its last frame.
+    audio_s = (source.seconds if extends else clip.seconds) + 0.05 if source.audio is not None else 0.0
+    new_audio[audio_positions(len(new_audio))[0, 0, :, 1] > audio_s] = True
+    return Retake(
+        source=source,
+        clip=clip,
+        usable_frames=usable,
+        frame_count=last_frame if extends else len(source.frames),
+        video=new_video,
+        audio=new_audio,
+        paste=paste,
+        settings={"video": [*video], "audio": [*audio], "rounding": rounding.value, "paste": paste},
+    )
 
 
 def retaken_frames(
-    source: Footage, result: Iterator[Tensor], made: Tensor, total: int, paste: bool
+    source: Footage, sampled: Iterator[Tensor], regenerated: Tensor, total: int, paste: bool
 ) -> Iterator[Tensor]:
-    """``total`` pictures in chunks (N, 3, H, W) in [-1, 1] of a ``result`` in such chunks.
+    """``total`` frames in chunks (N, 3, H, W) in [-1, 1], from sampled chunks of the same range.
 
-    With ``paste`` those that are not ``made`` (F,) are the source's.
+    With ``paste`` the frames of latents that are not ``regenerated`` (F,) are the source's. Frames after the
+    last sampled one are the source's in any case.
     """
     position = 0
-    for chunk in result:
+    for chunk in sampled:
         chunk = chunk[: total - position]
         if paste:
             chunk = chunk.clone()
             for number in range(len(chunk)):
                 frame = position + number
-                if frame < len(source.frames) and not made[latent_frames_of(frame + 8) - 1]:
+                if frame < len(source.frames) and not regenerated[latent_frames_of(frame + 8) - 1]:
                     chunk[number] = to_signed(source.frames[frame])
         position += len(chunk)
         yield chunk
@@ -163,30 +165,27 @@ def retaken_frames(
         yield to_signed(source.frames[position:total])
 
 
-def retaken_audio(
-    source: Footage, result: tuple[Tensor, int], made: Tensor, seconds: float
-) -> tuple[Tensor, int]:
-    """((C, S), Hz) of exactly ``seconds``: the new sound where it was made, else the source's, by sample."""
-    (waveform, own), rate = result, track_rate(source, result)
-    waveform = waveform if own == rate else resample(waveform, own, rate)
-    channels = max(waveform.shape[0], 1 if source.sound is None else source.sound[0].shape[0])
+def retaken_audio(source: Footage, sampled: Waveform, regenerated: Tensor, seconds: float) -> Waveform:
+    """Exactly ``seconds`` of audio: sampled where ``regenerated`` (T,) says so, elsewhere the source's."""
+    waveform, rate, channels = matched_audio(source, sampled)
     samples = round(seconds * rate)
-    kept = source.track(channels, rate, seconds)
+    preserved = source.track(channels, rate, seconds)
     new = torch.zeros(channels, samples)
     new[:, : min(samples, waveform.shape[1])] = waveform[:, :samples]
     weight = torch.zeros(samples)
-    spans = audio_positions(len(made))[0, 0]
-    for start, end in spans[made].tolist():
+    spans = audio_positions(len(regenerated))[0, 0]
+    for start, end in spans[regenerated].tolist():
         last = samples if end >= float(spans[-1, 1]) else round(end * rate)
         weight[round(start * rate) : last] = 1
-    if source.sound is not None:
+    if source.audio is not None:
         weight = _ramps(weight, round(FADE_S * rate))
-    return torch.where(weight == 0, kept, torch.lerp(kept, new, weight)), rate
+    # A lerp of weight 0 rounds, and preserved samples are exact.
+    return torch.where(weight == 0, preserved, torch.lerp(preserved, new, weight)), rate
 
 
 def _ramps(weight: Tensor, length: int) -> Tensor:
-    """Rises and falls of a 0 / 1 weight (S,), spread over ``length`` samples inside the ones."""
-    padded = torch.nn.functional.pad(weight[None, None], (length, length), mode="replicate")
+    """A 0 / 1 weight (S,) whose steps are linear ramps of ``length`` samples, inside the ones."""
+    padded = functional.pad(weight[None, None], (length, length), mode="replicate")
     sums = padded[0, 0].double().cumsum(0)
     width = 2 * length + 1
     mean = (sums[width - 1 :] - torch.cat((sums.new_zeros(1), sums[:-width]))) / width

@@ -1,6 +1,6 @@
-"""A clip that a long one follows, read part by part, so that it never is in memory as a whole.
+"""A clip that a long clip follows, read part by part, so that it is never in memory as a whole.
 
-Letters: N pictures, H W pixel rows and columns.
+Letters: N frames, H W pixel rows and columns.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ from typing import Protocol
 
 from torch import Tensor
 
-from ..media import fit_image, read_video
+from ..media import read_video
 
 
 class FrameSource(Protocol):
-    """Pictures by their number."""
+    """Frames by their number."""
 
     @property
     def frame_count(self) -> int: ...
 
     @property
     def identity(self) -> str:
-        """Another text for other pictures, the same one when the program is started again."""
+        """A text that differs for different frames and is the same in every process."""
         ...
 
     def part(self, first: int, count: int) -> Tensor:
-        """Pictures (N, 3, H, W) in [0, 1], ``count`` of them from ``first`` on."""
+        """Frames (N, 3, H, W) in [0, 1], ``count`` of them from ``first`` on."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class FramesInMemory:
-    """Pictures (N, 3, H, W) in [0, 1] that are in memory."""
+    """Frames (N, 3, H, W) in [0, 1] that are in memory."""
 
     frames: Tensor
 
@@ -51,7 +51,7 @@ class FramesInMemory:
 
 @dataclass(frozen=True, eq=False)
 class FramesInFile:
-    """A video file."""
+    """The frames of a video file."""
 
     path: Path
     fps: float
@@ -73,12 +73,19 @@ class FramesInFile:
         return read_video(self.path, start_s=first / self.fps, max_frames=count).read()
 
 
-def source_frames(reel: FrameSource, first: int, count: int, width: int, height: int) -> Tensor:
-    """Pictures of a reel cut to a size. Raises ValueError where it does not have them all."""
-    pictures = reel.part(first, count) if first + count <= reel.frame_count else None
-    if pictures is None or len(pictures) < count:
+def source_frames(source: FrameSource, first: int, count: int) -> Tensor:
+    """Exactly ``count`` frames of a source from ``first`` on. Raises ValueError where it has fewer."""
+    check_length(source, first + count)
+    frames = source.part(first, count)
+    if len(frames) < count:
+        raise ValueError(f"the source ends at frame {first + len(frames)} of {source.frame_count}")
+    return frames
+
+
+def check_length(source: FrameSource, frames: int) -> None:
+    """Raise ValueError if a source has fewer than ``frames`` frames."""
+    if source.frame_count < frames:
         raise ValueError(
-            f"the source has {reel.frame_count} frames and the clip needs {first + count}: plan a clip that "
-            "is not longer than its source"
+            f"the source has {source.frame_count} frames and the clip needs {frames}: plan a clip that is "
+            "not longer than its source"
         )
-    return fit_image(pictures, width, height)

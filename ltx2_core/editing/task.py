@@ -1,24 +1,19 @@
-"""An edit of a file in JSON values, so that another process can finish what one has sampled."""
+"""An edit of a file as JSON values, so that another process can finish what one has sampled."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-from torch import Tensor
+from typing import Any, Literal
 
 from ..conditioning.regions import Rounding
 from ..run.generation import Generation
 from .audio import add_audio, text_to_audio
 from .extend import extend
 from .footage import Edit, Footage
+from .protocols import OnSampled, Pipeline, Waveform
 from .retake import retake
-from .sampled import OnSampled
-
-if TYPE_CHECKING:
-    from ..run.pipeline import LTX2Pipeline
 
 EditKind = Literal["extend", "retake", "sound", "audio"]
 
@@ -27,7 +22,7 @@ EditKind = Literal["extend", "retake", "sound", "audio"]
 class EditTask:
     """One call of ``extend``, ``retake``, ``add_audio`` ("sound") or ``text_to_audio`` ("audio").
 
-    ``options`` are its arguments besides the prompt and the source, as JSON values; "audio" has no source.
+    ``options`` are its other arguments as JSON values. "audio" has no source.
     """
 
     kind: EditKind
@@ -37,25 +32,25 @@ class EditTask:
 
     def make(
         self,
-        pipeline: LTX2Pipeline,
+        pipeline: Pipeline,
         *,
         sampled: Generation | None = None,
         on_sampled: OnSampled | None = None,
-    ) -> Edit | tuple[Tensor, int]:
-        """The clip, or of "audio" the sound ((2, S), Hz). Raises what the functions raise."""
-        how: dict[str, Any] = {**self.options, "sampled": sampled, "on_sampled": on_sampled}
+    ) -> Edit | Waveform:
+        """Run the call: the clip, or of "audio" the waveform. Raises what the functions raise."""
+        options: dict[str, Any] = {**self.options, "sampled": sampled, "on_sampled": on_sampled}
         if self.kind == "audio":
-            return text_to_audio(pipeline, self.prompt, **how)
+            return text_to_audio(pipeline, self.prompt, **options)
         assert self.source is not None
         source = Footage.read(self.source)
         if self.kind == "extend":
-            return extend(pipeline, self.prompt, source, **how)
+            return extend(pipeline, self.prompt, source, **options)
         if self.kind == "sound":
-            return add_audio(pipeline, self.prompt, source, **how)
+            return add_audio(pipeline, self.prompt, source, **options)
         for name in ("video", "audio"):
-            how[name] = tuple((start, end) for start, end in how.get(name, ()))
-        how["rounding"] = Rounding(how.get("rounding", Rounding.COVER.value))
-        return retake(pipeline, self.prompt, source, **how)
+            options[name] = tuple((start, end) for start, end in options.get(name, ()))
+        options["rounding"] = Rounding(options.get("rounding", Rounding.COVER.value))
+        return retake(pipeline, self.prompt, source, **options)
 
     def settings(self) -> dict[str, Any]:
         """JSON values for :meth:`from_settings`."""
@@ -69,12 +64,12 @@ class EditTask:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> EditTask:
-        """Raises ValueError if the source is not the file that it was, or gone."""
+        """Raises ValueError if the source is missing or has another size than when it was sampled."""
         source = None if settings["source"] is None else Path(settings["source"])
         if source is not None and (not source.is_file() or source.stat().st_size != settings["bytes"]):
             raise ValueError(
-                f"{source} has changed or is gone since the edit was sampled: put the file back, or make the "
-                "edit anew"
+                f"{source} has changed or is gone since the edit was sampled: put the file back, or start "
+                "the edit again without --resume"
             )
         return cls(
             kind=settings["kind"], prompt=settings["prompt"], source=source, options=settings["options"]

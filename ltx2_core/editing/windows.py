@@ -1,14 +1,15 @@
-"""A clip of any length as overlapping windows of picture and sound, one sampling run each.
+"""A long clip as overlapping windows of video and audio, each the latent of one sampling run.
 
-Nothing here knows how a window is sampled: the pipeline and ComfyUI bring that along.
 Letters: F latent frames, H W latent rows and columns, T audio latents.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..conditioning.items import Conditioning, GuideFrames, Overlap
-from ..conditioning.state import drop_guides
-from ..latent_filters import adain
 from ..media.atomic import replacing
 from ..shapes import AUDIO_LATENTS_PER_SECOND, TEMPORAL_SCALE, ClipPlan, frames_of, latent_frames_of
-from ..types import AVLatent, LatentState
+from ..types import AVLatent
 
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """One run: ``start`` and ``audio_start`` are the first latents of it in the whole clip.
+    """One sampling run of a long clip; ``clip`` is the plan of the run.
 
-    ``clip`` is its own plan. ``overlap`` latent frames and ``audio_overlap`` audio latents at its beginning
-    were made by the window before it; its first ``fresh`` and ``audio_fresh`` stay when the next one is made.
+    ``start`` and ``audio_start`` are its first latent frame and audio latent in the whole clip. Its first
+    ``overlap`` latent frames and ``audio_overlap`` audio latents repeat the end of the window before. The
+    finished clip takes its first ``fresh`` latent frames and ``audio_fresh`` audio latents, and the rest from
+    the next window.
     """
 
     index: int
@@ -43,26 +43,39 @@ class Window:
 
     @property
     def first_frame(self) -> int:
-        """Pixel frame of the whole clip that its frame 0 stands for."""
+        """The pixel frame of the whole clip at its frame 0."""
         return self.start * TEMPORAL_SCALE
 
     @property
     def prompt_s(self) -> float:
-        """The second whose prompt it takes: the middle of what is new in it."""
+        """The time of the whole clip that decides its prompt: the middle of what is new in it."""
         new = frames_of(self.overlap) if self.overlap else 0
         return (self.first_frame + (new + self.clip.frames) / 2) / self.clip.fps
 
     def frame_within(self, frame: int) -> int | None:
-        """A pixel frame of the whole clip as one of this window, or None if it is not in it."""
+        """A pixel frame of the whole clip, counted from this window's first; None if it is not in it."""
         own = frame - self.first_frame
         return own if 0 <= own < self.clip.frames and (own or not self.start) else None
 
+    def blended(self, before: AVLatent, latent: AVLatent) -> AVLatent:
+        """``latent`` of this window with its overlap faded over from ``before``, the window before.
+
+        The first latent frame is taken from ``before``: within a clip it stands for eight frames, and the
+        run has sampled it as the start of a clip, which stands for one.
+        """
+        video, audio = latent.video, latent.audio
+        if video is not None and before.video is not None:
+            video = _faded(before.video[:, :, -self.overlap :], video, skip=1)
+        if audio is not None and before.audio is not None and self.audio_overlap > 0:
+            audio = _faded(before.audio[:, :, -self.audio_overlap :], audio, skip=0)
+        return AVLatent(video, audio)
+
 
 def plan_windows(clip: ClipPlan, window_frames: int, overlap_frames: int) -> tuple[Window, ...]:
-    """Windows of ``window_frames`` (8k + 1) pixel frames; each but the first repeats ``overlap_frames`` (8k).
+    """Windows of ``window_frames`` (8k + 1) frames; each but the first repeats ``overlap_frames`` (8k).
 
-    The last one is as long as what is left. Raises ValueError for lengths that are off the grid or do not
-    leave anything new in a window.
+    The last window is as long as the rest of the clip. Raises ValueError for lengths that are off the grid
+    or leave nothing new in a window.
     """
     length, overlap = latent_frames_of(window_frames), overlap_frames // TEMPORAL_SCALE
     if window_frames != frames_of(length) or length < 3:
@@ -75,37 +88,28 @@ def plan_windows(clip: ClipPlan, window_frames: int, overlap_frames: int) -> tup
     starts = [0]
     while starts[-1] + length < clip.latent_frames:
         starts.append(starts[-1] + length - overlap)
-    windows = []
-    for index, start in enumerate(starts):
-        frames = min(length, clip.latent_frames - start)
-        own = replace(clip, frames=frames_of(frames), changes=())
-        offset = round(start * TEMPORAL_SCALE / clip.fps * AUDIO_LATENTS_PER_SECOND)
-        if index == len(starts) - 1:
-            offset = clip.audio_latents - own.audio_latents
-        windows.append(Window(index=index, start=start, audio_start=offset, clip=own))
-    whole = []
-    for index, window in enumerate(windows):
-        before, after = windows[index - 1] if index else None, windows[index + 1 : index + 2]
-        whole.append(
-            replace(
-                window,
-                overlap=overlap if before else 0,
-                audio_overlap=before.audio_start + before.clip.audio_latents - window.audio_start
-                if before
-                else 0,
-                fresh=after[0].start - window.start if after else window.clip.latent_frames,
-                audio_fresh=(
-                    after[0].audio_start - window.audio_start if after else window.clip.audio_latents
-                ),
-            )
+    windows = [_window_at(clip, index, start, length) for index, start in enumerate(starts)]
+    # Rounding each start by itself could leave the audio of the last window short of the clip's end.
+    last = windows[-1]
+    windows[-1] = replace(last, audio_start=clip.audio_latents - last.clip.audio_latents)
+    for before, after in pairwise(list(windows)):
+        shared = before.audio_start + before.clip.audio_latents - after.audio_start
+        windows[before.index] = replace(
+            windows[before.index],
+            fresh=after.start - before.start,
+            audio_fresh=after.audio_start - before.audio_start,
         )
-    return tuple(whole)
+        windows[after.index] = replace(after, overlap=overlap, audio_overlap=shared)
+    last = windows[-1]
+    windows[-1] = replace(last, fresh=last.clip.latent_frames, audio_fresh=last.clip.audio_latents)
+    return tuple(windows)
 
 
 class WindowStore:
-    """Finished windows in a folder, each in a file that is there whole or not at all.
+    """A folder with the latents of finished windows; each file is complete or absent.
 
-    ``settings`` is what the clip is made from. Raises ValueError if the folder holds windows of another clip.
+    ``settings`` are JSON values of everything that decides the clip. Raises ValueError if the folder holds
+    windows of a clip with other settings.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
@@ -114,11 +118,21 @@ class WindowStore:
         plan, text = folder / "clip.json", json.dumps(settings, sort_keys=True, indent=1)
         if plan.exists() and plan.read_text(encoding="utf-8") != text:
             raise ValueError(
-                f"{folder} holds windows of a clip with other settings: give another folder, or empty it"
+                f"{folder} holds windows of a clip with other settings: use another folder, or empty it"
             )
         if not plan.exists():
             with replacing(plan) as temporary:
                 Path(temporary).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def temporary(cls, settings: dict[str, Any]) -> WindowStore:
+        """A store in a temporary folder, which is deleted with the store."""
+        folder = tempfile.TemporaryDirectory(prefix="ltx2_long_")
+        store = cls(Path(folder.name), settings)
+        store._owned = folder
+        return store
+
+    _owned: tempfile.TemporaryDirectory[str] | None = None
 
     def has(self, index: int) -> bool:
         return self._path(index).is_file()
@@ -136,52 +150,8 @@ class WindowStore:
         return self.folder / f"window_{index:05d}.safetensors"
 
 
-@dataclass(frozen=True, kw_only=True)
-class PlacedLatent:
-    """An encoded picture (1, 128, 1, H, W) at a pixel frame of the whole clip."""
-
-    frame: int
-    latent: Tensor
-    strength: float = 1.0
-
-
-SampleWindow = Callable[[Window, Sequence[Conditioning]], tuple[AVLatent, LatentState | None]]
-"""Samples a window from what it is given; with the state that it began from if guides are still in it."""
-
-
-def make_windows(
-    windows: Sequence[Window],
-    store: WindowStore,
-    sample: SampleWindow,
-    *,
-    strength: float = 1.0,
-    adain_factor: float = 0.0,
-    keyframes: Sequence[PlacedLatent] = (),
-    on_window: Callable[[int, int], None] | None = None,
-) -> None:
-    """Make every window that the store does not hold yet, in order.
-
-    The end of each window is the beginning of the next: kept with ``strength`` 1, partly renewed below, and
-    then faded over from the old to the new. ``adain_factor`` brings each channel's mean and deviation back
-    to those of the first window, against drift. ``on_window`` hears (windows that are done, all of them).
-    """
-    for window in windows:
-        if not store.has(window.index):
-            before = store.load(window.index - 1) if window.index else None
-            given = _given(window, before, strength, keyframes)
-            latent, state = sample(window, given)
-            latent = (latent if state is None else drop_guides(latent, state)).to("cpu", torch.float32)
-            if window.index and adain_factor and latent.video is not None:
-                reference = store.load(0).video
-                assert reference is not None
-                latent = replace(latent, video=adain(latent.video, reference, factor=adain_factor))
-            store.save(window.index, latent if before is None else _joined(window, before, latent))
-        if on_window is not None:
-            on_window(window.index + 1, len(windows))
-
-
 def video_pieces(windows: Sequence[Window], store: WindowStore) -> Iterator[Tensor]:
-    """The video latent of the whole clip, (1, 128, f, H, W) a window."""
+    """The video latent of the whole clip, one piece (1, 128, f, H, W) for each window."""
     for window in windows:
         video = store.load(window.index).video
         assert video is not None
@@ -189,43 +159,25 @@ def video_pieces(windows: Sequence[Window], store: WindowStore) -> Iterator[Tens
 
 
 def audio_pieces(windows: Sequence[Window], store: WindowStore) -> Iterator[Tensor]:
-    """The audio latent of the whole clip, (1, 8, t, 16) a window."""
+    """The audio latent of the whole clip, one piece (1, 8, t, 16) for each window."""
     for window in windows:
         audio = store.load(window.index).audio
         assert audio is not None
         yield audio[:, :, : window.audio_fresh]
 
 
-def _given(
-    window: Window, before: AVLatent | None, strength: float, keyframes: Sequence[PlacedLatent]
-) -> list[Conditioning]:
-    items: list[Conditioning] = []
-    if before is not None:
-        tail = None if before.video is None else before.video[:, :, -window.overlap :]
-        sound = None
-        if before.audio is not None and window.audio_overlap > 0:
-            sound = before.audio[:, :, -window.audio_overlap :]
-        items.append(Overlap(video=tail, audio=sound, skip=1, strength=strength))
-    for keyframe in keyframes:
-        frame = window.frame_within(keyframe.frame)
-        if frame is not None:
-            items.append(GuideFrames(latent=keyframe.latent, frame=frame, strength=keyframe.strength))
-    return items
+def _window_at(clip: ClipPlan, index: int, start: int, length: int) -> Window:
+    """A window of ``length`` latent frames or what is left, without its overlaps."""
+    frames = frames_of(min(length, clip.latent_frames - start))
+    audio_start = round(start * TEMPORAL_SCALE / clip.fps * AUDIO_LATENTS_PER_SECOND)
+    own = replace(clip, frames=frames, changes=())
+    return Window(index=index, start=start, audio_start=audio_start, clip=own)
 
 
-def _joined(window: Window, before: AVLatent, latent: AVLatent) -> AVLatent:
-    """The window with its overlap faded from the old to the new; its first latent frame is the old one."""
-    video, audio = latent.video, latent.audio
-    if video is not None and before.video is not None:
-        video = _faded(before.video[:, :, -window.overlap :], video, hold=1)
-    if audio is not None and before.audio is not None and window.audio_overlap > 0:
-        audio = _faded(before.audio[:, :, -window.audio_overlap :], audio, hold=0)
-    return AVLatent(video, audio)
-
-
-def _faded(old: Tensor, new: Tensor, *, hold: int) -> Tensor:
+def _faded(old: Tensor, new: Tensor, *, skip: int) -> Tensor:
+    """``new`` whose first latents fade from ``old``; the first ``skip`` are those of ``old``."""
     count = old.shape[2]
-    weight = (torch.arange(count - hold) + 1) / (count - hold + 1)
+    weight = (torch.arange(count - skip) + 1) / (count - skip + 1)
     shape = (1, 1, -1) + (1,) * (new.ndim - 3)
-    mixed = torch.lerp(old[:, :, hold:], new[:, :, hold:count], weight.view(shape))
-    return torch.cat((old[:, :, :hold], mixed, new[:, :, count:]), dim=2)
+    mixed = torch.lerp(old[:, :, skip:], new[:, :, skip:count], weight.view(shape))
+    return torch.cat((old[:, :, :skip], mixed, new[:, :, count:]), dim=2)

@@ -1,17 +1,19 @@
-"""What a latent remembers of the pictures put into it, so that the next stage can be given them again."""
+"""Images and clips that a LATENT remembers, so that the next stage can be conditioned on them again."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from torch import Tensor
 
+from ...ltx2_core.editing.conditioning import FirstFrames, SourceFrames
 from ..host.latents import GIVEN, GUIDE_FRAMES, Latent, to_av
 
 
 @dataclass(frozen=True, eq=False)
 class AttachedImage:
-    """An image or clip in the place of the first frames."""
+    """An image or clip in place of the first frames, with the inputs of LTX-2 Img To Video Inplace."""
 
     image: Tensor
     strength: float
@@ -20,7 +22,7 @@ class AttachedImage:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AttachedGuide:
-    """An image or clip beside the video, with everything that LTX-2 Add Guide was told."""
+    """An image or clip that guides the video, with the inputs of LTX-2 Add Guide."""
 
     image: Tensor
     frame: int
@@ -31,28 +33,21 @@ class AttachedGuide:
     every: int = 1
 
 
-@dataclass(frozen=True, eq=False)
-class AttachedSource:
-    """A clip (8k + 1, H, W, 3) that the video is made of, but for the latent frames ``made`` (F,) bool."""
-
-    image: Tensor
-    made: Tensor
+Attached: TypeAlias = AttachedImage | AttachedGuide | FirstFrames | SourceFrames
 
 
-Given = AttachedImage | AttachedGuide | AttachedSource
+def attached_to(latent: Latent) -> tuple[Attached, ...]:
+    """What a LATENT remembers, in the order in which it was added."""
+    items: tuple[Attached, ...] = latent.get(GIVEN, ())
+    return items
 
 
-def given_to(latent: Latent) -> tuple[Given, ...]:
-    """In the order in which they were put in."""
-    return latent.get(GIVEN, ())
+def remember(latent: Latent, item: Attached) -> Latent:
+    """The LATENT, which also remembers ``item``."""
+    return {**latent, GIVEN: (*attached_to(latent), item)}
 
 
-def remember(latent: Latent, item: Given) -> Latent:
-    """The LATENT, which now also remembers ``item``."""
-    return {**latent, GIVEN: (*given_to(latent), item)}
-
-
-def forgotten(latent: Latent) -> Latent:
+def without_attached(latent: Latent) -> Latent:
     """The LATENT, which remembers nothing."""
     return {key: value for key, value in latent.items() if key != GIVEN}
 
@@ -63,18 +58,19 @@ def marked_guides(latent: Latent, frames: int) -> Latent:
 
 
 def refuse_guides(latent: Latent, node: str) -> None:
-    """Raise ValueError if guide frames are still in a LATENT that goes into ``node``."""
+    """Raise ValueError if guide frames are still in a LATENT that is an input of ``node``."""
     if guides := guides_marked(latent):
         raise ValueError(
             f"this latent still holds {guides} guide frames: move LTX-2 Crop Guides between "
-            f"the sampler and {node}, and give the next stage its conditioning"
+            f"the sampler and {node}, and connect its conditioning to the next stage"
         )
 
 
 def guides_marked(latent: Latent) -> int | None:
-    """Guide frames that a LATENT says are at the end of its video; None where nothing is known.
+    """Guide frames that a LATENT is marked to hold at the end of its video; None if it has no valid mark.
 
-    A mark counts only while the video is as long as when it was made: other nodes copy it along.
+    A mark is valid only while the video is as long as when it was made, because other nodes copy marks to
+    latents of another length.
     """
     guides, frames = latent.get(GUIDE_FRAMES) or (None, None)
     return guides if frames is not None and frames == _frames(latent) else None

@@ -1,4 +1,4 @@
-"""Widgets of the long video node: its windows, what is given to them, and a source to follow."""
+"""Inputs of the long video node: its windows, their conditioning, and a source to follow."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..conditioning.guides import ICLoraParameters
 
 
 def window_inputs() -> list[io.Input]:
-    """How the clip is cut into windows."""
+    """How the clip is divided into windows."""
     return [
         io.Int.Input(
             "window_frames",
@@ -16,7 +16,7 @@ def window_inputs() -> list[io.Input]:
             min=17,
             max=100001,
             step=8,
-            tooltip="Length of a window, 8k + 1 frames: memory follows it.",
+            tooltip="Length of a window, 8k + 1 frames: memory grows with it.",
         ),
         io.Int.Input(
             "overlap_frames",
@@ -24,7 +24,7 @@ def window_inputs() -> list[io.Input]:
             min=16,
             max=100000,
             step=8,
-            tooltip="Frames that two windows share, a multiple of 8: more keeps motion and sound better.",
+            tooltip="Frames that two windows share, a multiple of 8: more preserves motion and audio better.",
         ),
         io.Float.Input(
             "overlap_strength",
@@ -32,7 +32,7 @@ def window_inputs() -> list[io.Input]:
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip="1 goes on from the shared frames as they are; less renews them in part and fades over.",
+            tooltip="1 preserves the shared frames; less regenerates them in part and cross-fades.",
         ),
         io.Float.Input(
             "adain",
@@ -40,22 +40,25 @@ def window_inputs() -> list[io.Input]:
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip="Against drift: how far colours and contrasts are brought back to those of the first "
-            "window.",
+            tooltip="Against drift: brings colours and contrast back towards the first window's.",
         ),
         io.String.Input(
             "folder",
             default="ltx2_long",
-            tooltip="Where in the output folder finished windows are kept. Name another one to begin anew.",
+            tooltip="Folder for finished windows, within the output folder. Another name starts again.",
         ),
     ]
 
 
-def given_inputs() -> list[io.Input]:
-    """Pictures and sound of the clip."""
+def conditioning_inputs() -> list[io.Input]:
+    """Images and audio of the clip."""
     return [
         io.Image.Input("image", optional=True, tooltip="First image, or first clip of 8k + 1 frames."),
-        io.Image.Input("keyframes", optional=True, tooltip="Images to pass on the way."),
+        io.Image.Input(
+            "keyframes",
+            optional=True,
+            tooltip="Images that the clip reaches at the frames of keyframe_frames.",
+        ),
         io.String.Input(
             "keyframe_frames",
             default="",
@@ -69,13 +72,13 @@ def given_inputs() -> list[io.Input]:
             max=10.0,
             step=0.01,
             optional=True,
-            tooltip="How firmly keyframes are held.",
+            tooltip="1 uses keyframes clean, less lets the model change them; more only adds attention.",
         ),
-        io.Vae.Input("audio_vae", optional=True, tooltip="Audio VAE that encodes a given sound."),
+        io.Vae.Input("audio_vae", optional=True, tooltip="Audio VAE that encodes the input audio."),
         io.Audio.Input(
             "audio",
             optional=True,
-            tooltip="A sound that is kept as it is; without it the sound is made with the clip.",
+            tooltip="Audio that conditions the clip and stays as it is; without it audio is generated.",
         ),
     ]
 
@@ -96,7 +99,7 @@ def source_inputs() -> list[io.Input]:
             max=10.0,
             step=0.01,
             optional=True,
-            tooltip="How clean the source is shown as a reference; 0 does not show it.",
+            tooltip="1 uses the source as a clean reference, less lets the model change it, 0 ignores it.",
         ),
         io.Float.Input(
             "denoise",
@@ -105,7 +108,7 @@ def source_inputs() -> list[io.Input]:
             max=1.0,
             step=0.01,
             optional=True,
-            tooltip="Part of the schedule to run: below 1 starts from the source and keeps as much of it.",
+            tooltip="Part of the schedule to run: below 1 starts from the source and preserves some of it.",
         ),
         io.Int.Input(
             "downscale",
@@ -113,7 +116,7 @@ def source_inputs() -> list[io.Input]:
             min=0,
             max=8,
             optional=True,
-            tooltip="Show the source this many times smaller; 0 takes it from iclora_parameters, or 1.",
+            tooltip="Encode the source this many times smaller; 0 takes it from iclora_parameters, or 1.",
         ),
         ICLoraParameters.Input(
             "iclora_parameters",

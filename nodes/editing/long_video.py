@@ -1,50 +1,34 @@
-"""Clips of any length with sound, window by window, that go on where they were stopped."""
+"""Clips of any length with audio, sampled window by window and resumed after a stop."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict
 
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ...ltx2_core.editing import Edit, PromptSchedule
-from ...ltx2_core.editing.audio_track import decoded_audio
-from ...ltx2_core.editing.windows import (
-    Window,
-    WindowStore,
-    audio_pieces,
-    make_windows,
-    plan_windows,
-    video_pieces,
-)
-from ...ltx2_core.run.generation import as_long_as
+from ...ltx2_core.editing.long_clip import LongVideo, SampledWindows, plan_long, sample_windows
+from ...ltx2_core.editing.prompts import PromptSchedule
+from ...ltx2_core.editing.protocols import Waveform
+from ...ltx2_core.editing.sources import FramesInMemory
+from ...ltx2_core.editing.windows import WindowStore
 from ...ltx2_core.run.request import NEGATIVE_PROMPT
 from ...ltx2_core.shapes import ClipPlan
-from ..clip.plan import Plan, empty_latent
-from ..clip.prompt import encode_prompt
+from ..clip.plan import Plan
 from ..conditioning.guides import downscale_of, every_of
-from ..convert import audio_from_decoder, track_of
+from ..convert import clip_audio, frames_from_image, track_of
 from ..host.state import state_folder, upstream
-from ..host.video import decoded_frames, write_edit
+from ..host.video import write_edit
 from ..sampling.stage import plan_run, run_extras, run_inputs
-from .long_inputs import given_inputs, source_inputs, window_inputs
-from .long_windows import WindowSampler, identity, kept_sound, placed_keyframes, shown_source
+from .codecs import Audio, HostCodecs, waveform_of
+from .inputs import file_crf_input
+from .long_inputs import conditioning_inputs, source_inputs, window_inputs
+from .long_sampler import HostSampler, identity, keyframes_of
 
 CATEGORY = "LTX-2/long video"
 Windows = io.Custom("LTX2AV_WINDOWS")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SampledWindows:
-    """A finished long clip: its windows lie in files. ``sound`` is the given one, an AUDIO."""
-
-    clip: ClipPlan
-    windows: tuple[Window, ...]
-    store: WindowStore
-    sound: dict[str, Any] | None
 
 
 class LTX2AVLongVideo(io.ComfyNode):
@@ -55,8 +39,8 @@ class LTX2AVLongVideo(io.ComfyNode):
             has_intermediate_output=True,
             display_name="LTX-2 Long Video",
             category=CATEGORY,
-            description="Samples a clip of any length in windows that overlap, picture and sound together. "
-            "Every finished window is saved: run the same graph again after a stop and it goes on there. "
+            description="Samples a clip of any length in overlapping windows, video and audio together. "
+            "Every finished window is saved: after a stop, run the same graph again to resume. "
             "With a source it is video to video, or a detailer with an IC-LoRA.",
             inputs=[
                 io.Model.Input("model", tooltip="The model, with LoRAs if any."),
@@ -66,21 +50,21 @@ class LTX2AVLongVideo(io.ComfyNode):
                 io.String.Input(
                     "prompts",
                     multiline=True,
-                    tooltip="One prompt for all of it; or lines such as 0-4: a red ball; or prompts between "
-                    '|, one a window; or JSON: [{"from": 0, "prompt": "..."}].',
+                    tooltip="One prompt for the whole clip; or lines such as 0-4: a red ball; or prompts "
+                    'between |, one for each window; or JSON: [{"from": 0, "prompt": "..."}].',
                 ),
                 io.String.Input(
-                    "negative", multiline=True, default=NEGATIVE_PROMPT, tooltip="What to keep away from."
+                    "negative", multiline=True, default=NEGATIVE_PROMPT, tooltip="What to avoid."
                 ),
                 *run_inputs(),
                 *window_inputs(),
-                *given_inputs(),
+                *conditioning_inputs(),
                 *source_inputs(),
                 *run_extras(),
             ],
             outputs=[
                 Windows.Output(display_name="windows", tooltip="For LTX-2 Decode Long Video."),
-                io.String.Output(display_name="report", tooltip="The windows, and where they are kept."),
+                io.String.Output(display_name="report", tooltip="The windows, and where they are saved."),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )
@@ -105,7 +89,7 @@ class LTX2AVLongVideo(io.ComfyNode):
         keyframe_frames: str = "",
         keyframe_strength: float = 1.0,
         audio_vae: Any = None,
-        audio: Any = None,
+        audio: Audio | None = None,
         source: Tensor | None = None,
         source_strength: float = 1.0,
         denoise: float = 1.0,
@@ -113,12 +97,31 @@ class LTX2AVLongVideo(io.ComfyNode):
         iclora_parameters: dict[str, Any] | None = None,
         **sampling: Any,
     ) -> io.NodeOutput:
-        windows = plan_windows(plan, window_frames, overlap_frames)
-        schedule = PromptSchedule.parse(prompts)
-        placed = placed_keyframes(video_vae, keyframes, keyframe_frames, keyframe_strength, plan)
-        scale, every = downscale or downscale_of(iclora_parameters), every_of(iclora_parameters)
-        shown = shown_source(source, plan, source_strength, denoise, scale, every)
-        sound = None if audio is None else kept_sound(audio, audio_vae, plan)
+        codecs = HostCodecs(video_vae, audio_vae)
+        how = LongVideo(
+            window_frames=window_frames,
+            overlap_frames=overlap_frames,
+            overlap_strength=overlap_strength,
+            adain_factor=adain,
+            keyframes=keyframes_of(keyframes, keyframe_frames, keyframe_strength, plan),
+            source=None if source is None else FramesInMemory(frames_from_image(source)),
+            source_strength=source_strength,
+            source_scale=downscale or downscale_of(iclora_parameters),
+            denoise=denoise,
+        )
+        long = plan_long(
+            plan, PromptSchedule.parse(prompts), how, seed=seed, **input_audio(audio, codecs, plan)
+        )
+        sampler = HostSampler(
+            model=model,
+            text_encoder=clip,
+            codecs=codecs,
+            plan_run=partial(plan_run, model, denoise=denoise, **sampling),
+            negative=negative,
+            image=image,
+            reference_step=every_of(iclora_parameters),
+        )
+        # The keys are those of folders that exist, which must stay resumable.
         settings = {
             "graph": upstream(cls.hidden.prompt, cls.hidden.unique_id),
             "clip": [plan.width, plan.height, plan.frames, plan.fps],
@@ -126,30 +129,9 @@ class LTX2AVLongVideo(io.ComfyNode):
             "sound": None if audio is None else identity(audio["waveform"]),
         }
         store = WindowStore(state_folder(folder, settings), settings)
-        before = sum(store.has(window.index) for window in windows)
-        missing = [window for window in windows if not store.has(window.index)]
-        texts = {schedule.at(window.prompt_s, window.index): None for window in missing}
-        sampler = WindowSampler(
-            model=model,
-            video_vae=video_vae,
-            run=plan_run(model, empty_latent(windows[0].clip, 1), denoise=denoise, **sampling),
-            seed=seed,
-            prompts={text: encode_prompt(clip, text, plan.fps) for text in texts},
-            negative=encode_prompt(clip, negative, plan.fps) if missing else None,
-            schedule=schedule,
-            image=image,
-            shown=shown,
-            sound=None if sound is None else sound[1],
-        )
-        make_windows(windows, store, sampler, strength=overlap_strength, adain_factor=adain, keyframes=placed)
-        report = (
-            f"{len(windows)} windows of up to {window_frames} frames for {plan.frames}; {before} of them "
-            f"were there already, in {store.folder.parent.name}/{store.folder.name}"
-        )
-        made = SampledWindows(
-            clip=plan, windows=windows, store=store, sound=None if sound is None else sound[0]
-        )
-        return io.NodeOutput(made, report, ui=ui.PreviewText(report))
+        sampled = sample_windows(long, store, codecs, sampler)
+        report = sampled.describe()
+        return io.NodeOutput(sampled, report, ui=ui.PreviewText(report))
 
 
 class LTX2AVDecodeLongVideo(io.ComfyNode):
@@ -159,26 +141,18 @@ class LTX2AVDecodeLongVideo(io.ComfyNode):
             node_id="LTX2AVDecodeLongVideo",
             display_name="LTX-2 Decode Long Video",
             category=CATEGORY,
-            description="Decodes the windows of LTX-2 Long Video straight into a video file with sound; "
-            "memory does not grow with the length. Connect Save Video to keep it.",
+            description="Decodes the windows of LTX-2 Long Video straight into a video file with audio; "
+            "memory does not grow with the length. Connect Save Video to save it.",
             inputs=[
                 Windows.Input("windows", tooltip="From LTX-2 Long Video."),
                 io.Vae.Input("video_vae", tooltip="Video VAE of the checkpoint."),
-                io.Int.Input(
-                    "crf",
-                    default=18,
-                    min=0,
-                    max=51,
-                    tooltip="Quality of the H.264 file: lower is better and larger, 18 looks lossless.",
-                ),
+                file_crf_input(),
                 io.Vae.Input(
                     "audio_vae",
                     optional=True,
-                    tooltip="Audio VAE of the checkpoint; not needed with a sound that was given.",
+                    tooltip="Audio VAE of the checkpoint; not needed where audio was an input of the clip.",
                 ),
-                io.Audio.Input(
-                    "audio", optional=True, tooltip="Sound to use in place of the one that was made."
-                ),
+                io.Audio.Input("audio", optional=True, tooltip="Audio to use in place of the clip's own."),
             ],
             outputs=[
                 io.Video.Output(display_name="video", tooltip="The finished clip, for Save Video."),
@@ -187,49 +161,30 @@ class LTX2AVDecodeLongVideo(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, windows: SampledWindows, video_vae: Any, crf: int, audio_vae: Any = None, audio: Any = None
+        cls,
+        windows: SampledWindows,
+        video_vae: Any,
+        crf: int,
+        audio_vae: Any = None,
+        audio: Audio | None = None,
     ) -> io.NodeOutput:
-        clip, store = windows.clip, windows.store
-        given = windows.sound if audio is None else audio
-        if given is None and audio_vae is None:
-            raise ValueError("the sound was made with the clip: connect the audio VAE that decodes it")
-        if given is not None:
-            track, rate = _fitted(given, clip)
-            sounds = partial(iter, (track,))
-        else:
-            rate = audio_vae.first_stage_model.output_sample_rate
-            decode = partial(_decoded, audio_vae)
-            sounds = partial(_decoded_audio, decode, windows, rate)
-        edit = Edit(
-            pictures=lambda: _cpu(decoded_frames(video_vae, video_pieces(windows.windows, store))),
-            byte_pictures=lambda: decoded_frames(
-                video_vae, video_pieces(windows.windows, store), as_bytes=True
-            ),
-            sounds=sounds,
-            frame_count=clip.frames,
-            width=clip.width,
-            height=clip.height,
-            fps=clip.fps,
-            rate=rate,
-        )
-        return io.NodeOutput(write_edit(edit, crf))
+        if audio is not None:
+            windows = replace(windows, audio=track_of(audio, 0), audio_start_s=0.0)
+        return io.NodeOutput(write_edit(windows.finish(HostCodecs(video_vae, audio_vae)), crf))
 
 
-def _fitted(audio: dict[str, Any], clip: ClipPlan) -> tuple[Tensor, int]:
-    """A sound ((C, S), Hz) as long as the pictures."""
-    track, rate = track_of(audio, 0)
-    return as_long_as(track, rate, clip.seconds), rate
+class InputAudio(TypedDict):
+    """Input audio as a file takes it, and its latent."""
+
+    audio: Waveform | None
+    audio_latent: Tensor | None
 
 
-def _decoded(audio_vae: Any, latent: Tensor) -> Tensor:
-    """Audio latent (1, 8, T, 16) -> (C, S)."""
-    waveform: Tensor = audio_from_decoder(audio_vae.decode(latent), 1)["waveform"][0]
-    return waveform.float().cpu()
-
-
-def _decoded_audio(decode: Callable[[Tensor], Tensor], made: SampledWindows, rate: int) -> Iterator[Tensor]:
-    return decoded_audio(decode, audio_pieces(made.windows, made.store), made.clip, rate)
-
-
-def _cpu(chunks: Iterator[Tensor]) -> Iterator[Tensor]:
-    return (chunk.float().cpu() for chunk in chunks)
+def input_audio(audio: Audio | None, codecs: HostCodecs, clip: ClipPlan) -> InputAudio:
+    """AUDIO as the audio of a long clip."""
+    if audio is None:
+        return {"audio": None, "audio_latent": None}
+    waveform, rate, _ = clip_audio(audio, 0.0, clip.audio_latents)
+    cut = {"waveform": waveform, "sample_rate": rate}
+    latent = codecs.encode_audio(*waveform_of(cut), latent_frames=clip.audio_latents)
+    return {"audio": track_of(cut, 0), "audio_latent": latent}

@@ -8,25 +8,27 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ...ltx2_core.conditioning.items import Conditioning, PreserveOutside
+from ...ltx2_core.conditioning.items import Conditioning
 from ...ltx2_core.conditioning.masks import expand_mask, mask_like
-from ...ltx2_core.shapes import SPATIAL_SCALE
+from ...ltx2_core.editing.conditioning import FirstFrames, SourceFrames
+from ...ltx2_core.editing.protocols import StageInput
+from ...ltx2_core.shapes import SPATIAL_SCALE, ClipPlan, frames_of
 from ...ltx2_core.types import AVLatent, LatentState
 from ..clip.latents import enlarged
 from ..clip.plan import CATEGORY
 from ..conditioning.attached import (
+    Attached,
     AttachedGuide,
     AttachedImage,
-    AttachedSource,
-    Given,
-    forgotten,
-    given_to,
+    attached_to,
     guides_marked,
     remember,
+    without_attached,
 )
 from ..conditioning.guides import add_guide, crop_guides
 from ..conditioning.images import place_image
-from ..convert import Streams, image_at_stage, split, video_of
+from ..convert import Streams, split, video_of
+from ..editing.codecs import HostCodecs
 from ..host.guides import guide_frames_of
 from ..host.latents import Latent
 from ..host.masks import frame_mask
@@ -62,17 +64,17 @@ class LTX2AVNextStage(io.ComfyNode):
     def execute(
         cls, positive: Any, negative: Any, latent: Latent, upscale_model: Any, video_vae: Any
     ) -> io.NodeOutput:
-        given, guides = given_to(latent), guide_frames_of(positive, video_of(latent)["samples"])
+        attached, guides = attached_to(latent), guide_frames_of(positive, video_of(latent)["samples"])
         if guides_marked(latent) not in (None, guides):
             raise ValueError(
                 f"this latent holds {guides_marked(latent)} guide frames and the conditioning describes "
                 f"{guides}: connect positive and negative of the last LTX-2 Add Guide to LTX-2 Next Stage"
             )
-        positive, negative, latent = crop_guides(positive, negative, forgotten(latent))
+        positive, negative, latent = crop_guides(positive, negative, without_attached(latent))
         latent = enlarged(latent, upscale_model, video_vae)
         rows, columns = (SPATIAL_SCALE * size for size in video_of(latent)["samples"].shape[3:])
         lines = [f"{guides} guide frames removed"] * bool(guides) + [f"enlarged to {columns} x {rows}"]
-        for item in given:
+        for item in attached:
             positive, negative, latent, line = put_back(positive, negative, latent, video_vae, item)
             lines.append(f"added again: {line}")
         report = "\n".join(lines)
@@ -80,7 +82,7 @@ class LTX2AVNextStage(io.ComfyNode):
 
 
 def put_back(
-    positive: Any, negative: Any, latent: Latent, video_vae: Any, item: Given
+    positive: Any, negative: Any, latent: Latent, video_vae: Any, item: Attached
 ) -> tuple[Any, Any, Latent, str]:
     """Conditioning and LATENT with ``item``, encoded at the size of the LATENT, and a line for the report."""
     if isinstance(item, AttachedGuide):
@@ -88,20 +90,16 @@ def put_back(
     if isinstance(item, AttachedImage):
         line = f"{len(item.image)} images in place of the first frames"
         return positive, negative, place_image(video_vae, latent, item), line
-    line = f"the source, except {int(item.made.sum())} of {len(item.made)} latent frames to regenerate"
-    return positive, negative, place_source(video_vae, latent, item), line
+    return positive, negative, placed(HostCodecs(video_vae), latent, item), item.describe()
 
 
-def place_source(video_vae: Any, latent: Latent, source: AttachedSource) -> Latent:
-    """The LATENT with ``source``, encoded, as its video, except for the frames to regenerate.
-
-    The LATENT records the source for the next stage.
-    """
-    encoded = video_vae.encode(image_at_stage(source.image, video_of(latent), 0))
-    preserved = PreserveOutside(
-        latent=AVLatent(encoded, None), video=source.made, audio=torch.zeros(0).bool()
-    )
-    return remember(applied(latent, preserved), source)
+def placed(codecs: HostCodecs, latent: Latent, item: StageInput) -> Latent:
+    """The LATENT after an item of an edit, encoded at its size; frames are remembered for the next stage."""
+    frames, rows, columns = video_of(latent)["samples"].shape[2:]
+    size = {"width": columns * SPATIAL_SCALE, "height": rows * SPATIAL_SCALE}
+    # The frame rate of a LATENT is not known, and no item of an edit depends on it.
+    conditioned = applied(latent, item.at(codecs, ClipPlan(**size, frames=frames_of(frames), fps=1.0)))
+    return remember(conditioned, item) if isinstance(item, FirstFrames | SourceFrames) else conditioned
 
 
 def applied(latent: Latent, item: Conditioning) -> Latent:

@@ -61,19 +61,19 @@ def test_every_edit_agrees_with_the_plan_of_its_run():
         pixels = torch.zeros(1, 1, 1, 1).expand(frames, 3, max(asked["height"], 33), max(asked["width"], 33))
         source, rng, stages = Footage(frames=pixels, fps=asked["fps"]), random.Random(seed), seed % 2 + 1
         keep, new = 8 * rng.randint(0, (frames - 1) // 8) + 1, rng.randint(1, 300)
-        clip = plan_extension(source, keep, new, stages=stages, numerics=Numerics.COMFY)
+        clip = plan_extension(source, keep, new, stages=stages, numerics=Numerics.COMFY).clip
         assert keep + new <= clip.frames < keep + new + 8
         longer = source.seconds + rng.uniform(-1, 2)
         start = rng.uniform(0, max(longer, 0.1))
-        made = plan_retake(
+        retaken = plan_retake(
             source, [(start, start + 1)], [(start, start + 1)], Rounding.COVER, stages=stages,
             numerics=Numerics.COMFY,
         )  # fmt: skip
-        assert made.video.shape == (made.clip.latent_frames,) and made.audio.shape == (
-            made.clip.audio_latents,
+        assert retaken.video.shape == (retaken.clip.latent_frames,) and retaken.audio.shape == (
+            retaken.clip.audio_latents,
         )
-        assert made.frames >= frames and made.frames - made.clip.frames < 8
-        for one in (clip, made.clip):
+        assert retaken.frame_count >= frames and retaken.frame_count - retaken.clip.frames < 8
+        for one in (clip, retaken.clip):
             assert one.fps == source.fps and one.width % (32 * stages) == one.height % (32 * stages) == 0
             state = empty_state(plan_clip(32, 32, frames=one.frames, fps=one.fps, numerics=Numerics.COMFY))
             assert state.latent.video.shape[2] == one.latent_frames
@@ -100,36 +100,36 @@ def pipeline(tiny_set) -> LTX2Pipeline:
 
 
 def assert_file(path, frames: int, fps: float) -> None:
-    """Picture and sound of the file end within less than a frame of each other."""
+    """Video and audio of the file end within less than a frame of each other."""
     with av.open(str(path)) as file:
         video, audio = file.streams.video[0], file.streams.audio[0]
-        seen, heard = video.duration * video.time_base, audio.duration * audio.time_base
+        video_s, audio_s = video.duration * video.time_base, audio.duration * audio.time_base
         assert sum(1 for _ in file.decode(video=0)) == frames
-    assert float(seen) == pytest.approx(frames / fps, abs=1.5e-3)
-    assert abs(seen - heard) < Fraction(1) / Fraction(fps).limit_denominator(1001)
+    assert float(video_s) == pytest.approx(frames / fps, abs=1.5e-3)
+    assert abs(video_s - audio_s) < Fraction(1) / Fraction(fps).limit_denominator(1001)
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_picture_and_sound_of_a_written_file_end_together(pipeline, tmp_path, seed):
+def test_video_and_audio_of_a_written_file_end_together(pipeline, tmp_path, seed):
     rng = random.Random(seed)
     fps, frames = rng.choice((7.5, 8, 23.976, 24, 25, 29.97, 30, 50, 60)), rng.randint(1, 40)
     options = {"steps": 1, "cfg": 1.0, "fps": fps}
     size = {"width": rng.randint(40, 90), "height": rng.randint(40, 90)}
-    made = pipeline("x", **size, **options, num_frames=frames, stages=seed % 2 + 1)
-    made.save(tmp_path / "made.mp4")
-    assert_file(tmp_path / "made.mp4", made.clip.frames, fps)
-    given = torch.rand(2, round(rng.uniform(0.1, 2) * 22050)) - 0.5
-    kept = pipeline("x", **size, **options, num_frames=frames, audio=(given, 22050))
-    kept.save(tmp_path / "kept.mp4")
-    assert_file(tmp_path / "kept.mp4", kept.clip.frames, fps)
+    generation = pipeline("x", **size, **options, num_frames=frames, stages=seed % 2 + 1)
+    generation.save(tmp_path / "generated.mp4")
+    assert_file(tmp_path / "generated.mp4", generation.clip.frames, fps)
+    waveform = torch.rand(2, round(rng.uniform(0.1, 2) * 22050)) - 0.5
+    with_audio = pipeline("x", **size, **options, num_frames=frames, audio=(waveform, 22050))
+    with_audio.save(tmp_path / "audio.mp4")
+    assert_file(tmp_path / "audio.mp4", with_audio.clip.frames, fps)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_picture_and_sound_of_a_written_edit_end_together(pipeline, tmp_path, seed):
+def test_video_and_audio_of_a_written_edit_end_together(pipeline, tmp_path, seed):
     rng = random.Random(seed)
     fps, frames = rng.choice((8, 23.976, 24, 25, 30, 60)), rng.randint(9, 30)
-    sound = (torch.rand(1, round(frames / fps * 16000)) - 0.5, 16000) if seed % 2 else None
-    source = Footage(frames=torch.rand(frames, 3, 70, 66), fps=fps, sound=sound)
+    audio = (torch.rand(1, round(frames / fps * 16000)) - 0.5, 16000) if seed % 2 else None
+    source = Footage(frames=torch.rand(frames, 3, 70, 66), fps=fps, audio=audio)
     options = {"steps": 1, "cfg": 1.0}
     end = frames / fps
     edits = {

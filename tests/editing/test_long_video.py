@@ -35,12 +35,12 @@ def test_windows_cover_every_latent_once():
         windows = plan_windows(clip, length, 8 * rng.randint(2, length // 8))
         assert sum(w.fresh for w in windows) == clip.latent_frames
         assert sum(w.audio_fresh for w in windows) == clip.audio_latents
-        at = heard = 0
+        at = audio_at = 0
         for window in windows:
-            assert (window.start, window.audio_start) == (at, heard)
+            assert (window.start, window.audio_start) == (at, audio_at)
             assert window.overlap < window.clip.latent_frames and window.audio_overlap >= 0
             assert abs(window.audio_start - window.start * 8 / clip.fps * 25) <= 1.5
-            at, heard = at + window.fresh, heard + window.audio_fresh
+            at, audio_at = at + window.fresh, audio_at + window.audio_fresh
 
 
 @pytest.mark.parametrize(("window", "overlap"), [(24, 8), (25, 12), (25, 8), (25, 32), (9, 8)])
@@ -49,7 +49,7 @@ def test_windows_off_the_grid_are_refused(window, overlap):
         plan_windows(plan_clip(64, 64, frames=121), window, overlap)
 
 
-def test_prompts_come_as_text_lines_or_json():
+def test_prompts_are_parsed_from_text_lines_and_json():
     assert PromptSchedule.parse("a: b").parts == ((0, "a: b"),)
     lines = PromptSchedule.parse("0: a red ball\n2.5s: a blue square")
     assert (lines.at(0), lines.at(2.4), lines.at(2.5), lines.at(99)) == (
@@ -68,7 +68,7 @@ def test_prompts_come_as_text_lines_or_json():
             PromptSchedule.parse(wrong)
 
 
-def test_a_run_that_was_killed_ends_with_the_identical_clip(pipeline, tmp_path):
+def test_a_killed_run_resumes_and_ends_with_the_identical_clip(pipeline, tmp_path):
     prompts = "0: a red ball\n3: a blue square"
     whole = long_video(pipeline, prompts, how=HOW, folder=tmp_path / "whole", **OPTIONS)
 
@@ -82,23 +82,28 @@ def test_a_run_that_was_killed_ends_with_the_identical_clip(pipeline, tmp_path):
     with pytest.raises(Killed):
         long_video(pipeline, prompts, how=HOW, folder=tmp_path / "cut", on_window=kill, **OPTIONS)
     assert len(list((tmp_path / "cut").glob("*.safetensors"))) == 2
-    seen: list[str] = []
+    stages: list[str] = []
     again = long_video(
-        pipeline, prompts, how=HOW, folder=tmp_path / "cut", on_step=lambda p: seen.append(p.stage), **OPTIONS
+        pipeline,
+        prompts,
+        how=HOW,
+        folder=tmp_path / "cut",
+        on_step=lambda p: stages.append(p.stage),
+        **OPTIONS,
     )
     assert torch.equal(whole.frames(), again.frames())
-    assert torch.equal(whole.sound()[0], again.sound()[0])
+    assert torch.equal(whole.audio()[0], again.audio()[0])
     assert whole.frames().shape == (57, 3, 64, 64)
-    assert whole.sound()[0].shape[1] == round(57 / 8 * whole.rate)
-    runs = sum(stage == "stage 1" for stage in seen) // 3
+    assert whole.audio()[0].shape[1] == round(57 / 8 * whole.rate)
+    runs = sum(stage == "stage 1" for stage in stages) // 3
     assert runs == 1, "two of three windows were there already"
     with pytest.raises(ValueError, match="other settings"):
         long_video(pipeline, "another", how=HOW, folder=tmp_path / "cut", **OPTIONS)
 
 
-def test_the_end_of_a_window_is_kept_and_a_keyframe_matters_where_it_lies(pipeline, tmp_path):
-    picture = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    folders = {"plain": (), "keyed": (Keyframe(frames=picture, frame=40),)}
+def test_the_overlap_is_preserved_and_a_keyframe_changes_the_windows_from_its_frame_on(pipeline, tmp_path):
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    folders = {"plain": (), "keyed": (Keyframe(frames=image, frame=40),)}
     clip = plan_clip(64, 64, frames=57, fps=8)
     windows = plan_windows(clip, 25, 16)
     latents = {}
@@ -115,7 +120,7 @@ def test_the_end_of_a_window_is_kept_and_a_keyframe_matters_where_it_lies(pipeli
     assert first >= 4, "frame 40 lies in the third window and the ones after it"
 
 
-def test_sound_decoded_in_chunks_is_that_of_the_whole(pipeline):
+def test_audio_decoded_in_chunks_equals_the_whole(pipeline):
     clip = plan_clip(64, 64, frames=121, fps=12)
     latent = torch.randn(1, 8, clip.audio_latents, 16, generator=torch.Generator().manual_seed(2))
     whole, rate = pipeline.decode_audio(latent)
@@ -127,7 +132,7 @@ def test_sound_decoded_in_chunks_is_that_of_the_whole(pipeline):
     assert difference < 1e-3
 
 
-def test_a_window_of_the_store_is_there_whole_or_not_at_all(tmp_path):
+def test_a_window_in_the_store_is_complete_or_absent(tmp_path):
     store = WindowStore(tmp_path, {"a": 1})
     latent = AVLatent(torch.randn(1, 128, 2, 2, 2), torch.randn(1, 8, 3, 16))
     store.save(0, latent)
@@ -146,41 +151,41 @@ def test_two_stages_and_a_keyframe_past_the_end_are_refused(pipeline):
         long_video(pipeline, "x", how=late, **OPTIONS)
 
 
-def test_a_source_is_followed_and_a_given_sound_comes_back_as_it_is(pipeline, tmp_path):
-    pictures = torch.rand(57, 3, 64, 64, generator=torch.Generator().manual_seed(4))
-    sound = torch.rand(1, 8 * 11025, generator=torch.Generator().manual_seed(5)) - 0.5
-    made = {}
+def test_a_source_changes_the_clip_and_input_audio_comes_back_unchanged(pipeline, tmp_path):
+    source = torch.rand(57, 3, 64, 64, generator=torch.Generator().manual_seed(4))
+    audio = torch.rand(1, 8 * 11025, generator=torch.Generator().manual_seed(5)) - 0.5
+    clips = {}
     for name, more in {
         "free": {},
-        "shown": {"source": FramesInMemory(pictures)},
-        "other": {"source": FramesInMemory(pictures.flip(0))},
-        "started": {"source": FramesInMemory(pictures), "source_strength": 0.0, "denoise": 0.5},
+        "shown": {"source": FramesInMemory(source)},
+        "other": {"source": FramesInMemory(source.flip(0))},
+        "started": {"source": FramesInMemory(source), "source_strength": 0.0, "denoise": 0.5},
     }.items():
         how = LongVideo(window_frames=25, overlap_frames=16, **more)
-        made[name] = long_video(pipeline, "x", how=how, audio=(sound, 11025), **OPTIONS)
-    frames = {name: clip.frames() for name, clip in made.items()}
+        clips[name] = long_video(pipeline, "x", how=how, audio=(audio, 11025), **OPTIONS)
+    frames = {name: clip.frames() for name, clip in clips.items()}
     for name, one in frames.items():
         assert one.shape == (57, 3, 64, 64)
         assert all(name == other or not torch.equal(one, frames[other]) for other in frames)
-        track, rate = made[name].sound()
-        assert rate == 11025 and torch.equal(track, sound[:, : round(57 / 8 * rate)])
+        track, rate = clips[name].audio()
+        assert rate == 11025 and torch.equal(track, audio[:, : round(57 / 8 * rate)])
 
 
-def test_a_source_in_a_file_is_read_part_by_part(pipeline, tmp_path):
-    pictures = (
-        torch.rand(1, 3, 64, 64).expand(30, -1, -1, -1) * torch.linspace(0.2, 1, 30)[:, None, None, None]
-    )
+def test_a_source_in_a_file_is_read_in_parts(pipeline, tmp_path):
+    frames = torch.rand(1, 3, 64, 64).expand(30, -1, -1, -1) * torch.linspace(0.2, 1, 30)[:, None, None, None]
     with VideoWriter(tmp_path / "clip.mp4", width=64, height=64, fps=8) as writer:
-        writer.write_frames(pictures * 2 - 1)
-    reel = FramesInFile.open(tmp_path / "clip.mp4")
-    assert (reel.frame_count, reel.fps, reel.width, reel.height) == (30, 8.0, 64, 64)
-    whole = reel.part(0, 30)
-    assert torch.equal(reel.part(16, 9), whole[16:25]) and len(whole) == 30
+        writer.write_frames(frames * 2 - 1)
+    source = FramesInFile.open(tmp_path / "clip.mp4")
+    assert (source.frame_count, source.fps, source.width, source.height) == (30, 8.0, 64, 64)
+    whole = source.part(0, 30)
+    assert torch.equal(source.part(16, 9), whole[16:25]) and len(whole) == 30
     with pytest.raises(ValueError, match="30 frames and the clip needs 57"):
-        long_video(pipeline, "x", how=LongVideo(window_frames=57, overlap_frames=16, source=reel), **OPTIONS)
+        long_video(
+            pipeline, "x", how=LongVideo(window_frames=57, overlap_frames=16, source=source), **OPTIONS
+        )
 
 
-def test_a_frame_in_tiles_is_made_in_the_same_windows(pipeline):
+def test_tiled_frames_use_the_same_windows(pipeline):
     wide = {**OPTIONS, "width": 192, "num_frames": 25}
     whole = long_video(pipeline, "x", how=HOW, **wide).frames()
     tiled = long_video(pipeline, "x", how=HOW, tiles=Tiles(columns=2, overlap=2), **wide).frames()

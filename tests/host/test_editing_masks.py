@@ -1,4 +1,4 @@
-"""The mask node: several regions, a longer clip, part of the picture, and what it says of them."""
+"""The mask node: several regions, a longer clip, a part of the frame, and the report."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def test_regions_become_masks_and_a_longer_clip(server: Server, models: TinyMode
     g.dump("parts", latent=masked(g, latent, "0-0.5, 1-2", ""))
     longer = masked(g, latent, "2-3", "2-3", length="extend", rounding="cover")
     g.dump("longer", latent=longer, image=longer[2])
-    picture = g.add("LTX2ProbeImage", seed=1, frames=1, width=64, height=64)
-    where = g.add("ImageToMask", image=picture, channel="red")
+    image = g.add("LTX2ProbeImage", seed=1, frames=1, width=64, height=64)
+    where = g.add("ImageToMask", image=image, channel="red")
     once = masked(g, latent, "0-1", "")
     g.dump("where", latent=masked(g, latent, "0-1", "", where=where))
     g.dump("added", latent=masked(g, once, "", "1-2", existing_mask="add"))
@@ -41,7 +41,7 @@ def test_regions_become_masks_and_a_longer_clip(server: Server, models: TinyMode
     assert added["mask/video"].any() and added["mask/audio"].any()
 
 
-def test_a_region_that_is_none_says_how_to_write_one(server: Server, models: TinyModels):
+def test_a_reversed_region_is_an_error(server: Server, models: TinyModels):
     g = Graph()
     g.dump("x", latent=masked(g, our_latent(g), "4-2", ""))
     with pytest.raises(GraphError, match="must start at 0 s or later"):

@@ -1,4 +1,4 @@
-"""Extend, retake, sound and the step between two stages: what is kept stays, lengths are exact."""
+"""The edit nodes and LTX-2 Next Stage: preserved parts are exact, and so are lengths."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECOND = {"schedule": "distilled 3 (second stage)", "cfg": 1.0}
 
 
 def clip(g: Graph, frames: int) -> tuple[Link, Link]:
-    """Pictures of 128 x 64, and a sound of the same length."""
+    """Images of 128 x 64, and audio of the same length."""
     return image(g, frames, 128, 64), sound_of(g, frames / FPS, RATE, 2)
 
 
@@ -37,7 +37,7 @@ def next_stage(g: Graph, models: TinyModels, loaded: Link, text: Link, latent: L
 
 
 def finished(g: Graph, loaded: Link, edit: Link, latent: Link, *, decoded: bool) -> Link:
-    """The end of an edit, given decoded pictures and sound, or the latent to decode."""
+    """The finished edit, from decoded images and audio or from a latent."""
     if not decoded:
         vaes = {"video_vae": loaded[1], "audio_vae": loaded[2]}
         return g.add("LTX2AVFinishEdit", edit=edit, latent=latent, **vaes)
@@ -53,25 +53,25 @@ def reports(result: Result) -> str:
     return "\n".join(o["text"][0] for o in result.outputs.values() if "text" in o)
 
 
-def test_the_next_stage_is_what_the_single_nodes_give_in_the_right_order(server: Server, models: TinyModels):
+def test_the_next_stage_equals_the_single_nodes_in_the_right_order(server: Server, models: TinyModels):
     g = Graph()
     loaded, text = checkpoint(g, models), prompt(g, text_encoder(g, models))
-    vae, picture, guide = loaded[1], image(g), image(g, 1, 70)
+    vae, first_frame, guide = loaded[1], image(g), image(g, 1, 70)
 
-    def given(latent: Link, text: Link) -> Link:
+    def conditioned(latent: Link, text: Link) -> Link:
         first = g.add(
-            "LTX2AVImgToVideoInplace", video_vae=vae, image=picture, latent=latent, strength=0.8, crf=30
+            "LTX2AVImgToVideoInplace", video_vae=vae, image=first_frame, latent=latent, strength=0.8, crf=30
         )
         values = {"frame": 8, "strength": 0.9, "attention_strength": 0.5, "crf": 0, "downscale": 1}
         ends = {"positive": text, "negative": text[1], "video_vae": vae, "latent": first, "image": guide}
         return g.add("LTX2AVAddGuide", **ends, **values)
 
-    start = given(our_latent(g), text)
+    start = conditioned(our_latent(g), text)
     sampled = stage(g, loaded, start, start[2], **SECOND)
     cropped = g.add("LTX2AVCropGuides", positive=start, negative=start[1], latent=sampled)
     upscaler = g.add("LTX2AVLoadUpscaler", upscaler=models.upsampler)
     larger = g.add("LTX2AVLatentUpscale", latent=cropped[2], upscale_model=upscaler, video_vae=vae)
-    by_hand = given(larger, cropped)
+    by_hand = conditioned(larger, cropped)
     once = next_stage(g, models, loaded, start, sampled)
     for name, node in (("by_hand", by_hand), ("once", once)):
         g.dump(name, latent=node[2], conditioning=node)
@@ -90,37 +90,39 @@ def test_the_next_stage_is_what_the_single_nodes_give_in_the_right_order(server:
         server.run(wrong.prompt, timeout_s=300)
 
 
-def test_an_extension_keeps_the_clip_and_has_exactly_the_new_frames(server: Server, models: TinyModels):
+def test_an_extension_preserves_the_clip_and_has_exactly_the_new_frames(server: Server, models: TinyModels):
     g = Graph()
-    loaded, (pictures, sound) = checkpoint(g, models), clip(g, 29)
+    loaded, (images, track) = checkpoint(g, models), clip(g, 29)
     values = {"fps": FPS, "length_unit": "frames", "length": 10.0, "keep_frames": 17, "fade_frames": 4}
-    ends = {"video_vae": loaded[1], "images": pictures, "audio_vae": loaded[2], "audio": sound}
+    ends = {"video_vae": loaded[1], "images": images, "audio_vae": loaded[2], "audio": track}
     start = g.add("LTX2AVExtend", **ends, **values, stages="2")
     latent = two_stages(g, models, loaded, start)
     done = finished(g, loaded, start[2], latent, decoded=True)
     g.dump("start", latent=start)
-    g.dump("source", image=pictures, audio=sound)
+    g.dump("source", image=images, audio=track)
     g.dump("done", image=done, audio=done[1])
     result = server.run(g.prompt, timeout_s=300)
-    begun, source, made = (result.tensors(name) for name in ("start", "source", "done"))
-    assert begun["mask/video"][0, 0, :, 0, 0].tolist() == [0, 0, 0, 1, 1]
-    heard = begun["mask/audio"][0, 0, :, 0]
-    assert not heard[:18].any() and heard[18:].all(), "latent 17 ends at 0.69 s and the kept frames at 0.71 s"
+    prepared, source, made = (result.tensors(name) for name in ("start", "source", "done"))
+    assert prepared["mask/video"][0, 0, :, 0, 0].tolist() == [0, 0, 0, 1, 1]
+    audio_mask = prepared["mask/audio"][0, 0, :, 0]
+    assert not audio_mask[:18].any() and audio_mask[18:].all(), (
+        "the preserved frames end at 0.71 s, latent 17 at 0.69 s"
+    )
     assert made["image"].shape == (39, 64, 128, 3)
     torch.testing.assert_close(made["image"][:25], source["image"][:25], atol=1e-6, rtol=0)
     assert (made["image"][25:29] - source["image"][25:29]).abs().max() > 1e-3
     assert made["waveform"].shape == (1, 2, round(39 / FPS * RATE)) and int(made["sample_rate"]) == RATE
-    kept = source["waveform"].shape[-1] - round(0.06 * RATE)
-    assert torch.equal(made["waveform"][..., :kept], source["waveform"][..., :kept])
+    preserved = source["waveform"].shape[-1] - round(0.06 * RATE)
+    assert torch.equal(made["waveform"][..., :preserved], source["waveform"][..., :preserved])
     assert made["waveform"][..., -2000:].any()
 
 
 @pytest.mark.parametrize("paste", [True, False])
-def test_a_retake_in_two_stages_leaves_what_is_outside(server: Server, models: TinyModels, paste: bool):
+def test_a_retake_in_two_stages_preserves_the_rest(server: Server, models: TinyModels, paste: bool):
     g = Graph()
-    loaded, (pictures, sound) = checkpoint(g, models), clip(g, 35)
+    loaded, (images, track) = checkpoint(g, models), clip(g, 35)
     values = {"fps": FPS, "video_regions": "0.5-0.9", "audio_regions": "1-1.2", "rounding": "cover"}
-    ends = {"video_vae": loaded[1], "images": pictures, "audio_vae": loaded[2], "audio": sound}
+    ends = {"video_vae": loaded[1], "images": images, "audio_vae": loaded[2], "audio": track}
     start = g.add("LTX2AVRetake", **ends, **values, paste=paste, stages="2")
     text = prompt(g, text_encoder(g, models))
     larger = next_stage(g, models, loaded, text, stage(g, loaded, text, start, **FIRST))
@@ -128,7 +130,7 @@ def test_a_retake_in_two_stages_leaves_what_is_outside(server: Server, models: T
     done = finished(g, loaded, start[2], latent, decoded=False)
     g.dump("again", latent=larger[2])
     g.dump("latent", latent=latent)
-    g.dump("source", image=pictures, audio=sound)
+    g.dump("source", image=images, audio=track)
     g.dump("done", image=done, audio=done[1])
     result = server.run(g.prompt, timeout_s=300)
     again, source, made = (result.tensors(name) for name in ("again", "source", "done"))
@@ -141,8 +143,8 @@ def test_a_retake_in_two_stages_leaves_what_is_outside(server: Server, models: T
     assert made["image"].shape == source["image"].shape
     difference = (made["image"] - source["image"]).abs().amax(dim=(1, 2, 3))
     assert (difference[9:25] > 1e-3).all() and (difference[33:] < 1e-6).all()
-    kept = torch.cat((difference[:9], difference[25:33]))
-    assert (kept < 1e-6).all() if paste else (kept > 1e-3).any()
+    preserved = torch.cat((difference[:9], difference[25:33]))
+    assert (preserved < 1e-6).all() if paste else (preserved > 1e-3).any()
     first, last = round(0.95 * RATE), round(1.25 * RATE)
     for part in (slice(0, first), slice(last, None)):
         assert torch.equal(made["waveform"][..., part], source["waveform"][..., part])
@@ -150,21 +152,21 @@ def test_a_retake_in_two_stages_leaves_what_is_outside(server: Server, models: T
     assert (made["waveform"][..., inside] - source["waveform"][..., inside]).abs().max() > 1e-3
 
 
-def test_a_given_video_gets_a_sound_and_is_not_touched(server: Server, models: TinyModels):
+def test_video_to_audio_leaves_the_frames_bit_for_bit(server: Server, models: TinyModels):
     g = Graph()
-    loaded, pictures = checkpoint(g, models), image(g, 20, 128, 64)
-    start = g.add("LTX2AVSound", video_vae=loaded[1], images=pictures, fps=FPS, ceiling=-20.0)
+    loaded, images = checkpoint(g, models), image(g, 20, 128, 64)
+    start = g.add("LTX2AVSound", video_vae=loaded[1], images=images, fps=FPS, ceiling=-20.0)
     latent = stage(g, loaded, prompt(g, text_encoder(g, models)), start, **FIRST)
-    sound = g.add("LTX2AVDecodeAudio", audio_vae=loaded[2], latent=latent)
-    done = g.add("LTX2AVFinishEdit", edit=start[2], audio=sound)
+    track = g.add("LTX2AVDecodeAudio", audio_vae=loaded[2], latent=latent)
+    done = g.add("LTX2AVFinishEdit", edit=start[2], audio=track)
     g.dump("start", latent=start)
     g.dump("latent", latent=latent)
-    g.dump("source", image=pictures)
+    g.dump("source", image=images)
     g.dump("done", image=done, audio=done[1])
     result = server.run(g.prompt, timeout_s=300)
-    begun, sampled, made = (result.tensors(name) for name in ("start", "latent", "done"))
-    assert not begun["mask/video"].any() and begun["mask/audio"].all()
-    torch.testing.assert_close(sampled["latent/video"], begun["latent/video"], atol=1e-4, rtol=1e-4)
+    prepared, sampled, made = (result.tensors(name) for name in ("start", "latent", "done"))
+    assert not prepared["mask/video"].any() and prepared["mask/audio"].all()
+    torch.testing.assert_close(sampled["latent/video"], prepared["latent/video"], atol=1e-4, rtol=1e-4)
     assert sampled["latent/audio"].std() > 0
     assert torch.equal(made["image"], result.tensors("source")["image"])
     assert made["waveform"].shape[-1] == round(20 / FPS * int(made["sample_rate"]))

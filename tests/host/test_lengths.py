@@ -1,4 +1,4 @@
-"""For any size, length and rate all nodes agree on one plan, and picture and sound of a file end together."""
+"""For any size, length and rate all nodes agree on one plan, and video and audio of a file end together."""
 
 from __future__ import annotations
 
@@ -58,11 +58,17 @@ def test_nodes_stages_and_files_agree(server: Server, models: TinyModels, seeds:
         file_of(g, loaded, whole, plan, f"length{seed}")
         frames = random.Random(seed).randint(9, 25)
         source = {"images": image(g, frames, 70, 66), "fps": values["fps"], "video_vae": loaded[1]}
-        heard = {"audio": sound_of(g, frames / values["fps"], 22050, 2), "audio_vae": loaded[2]}
+        audio_inputs = {"audio": sound_of(g, frames / values["fps"], 22050, 2), "audio_vae": loaded[2]}
         edits = {
-            "extend": {**heard, "length_unit": "frames", "length": 7.0, "keep_frames": 9, "fade_frames": 2},
+            "extend": {
+                **audio_inputs,
+                "length_unit": "frames",
+                "length": 7.0,
+                "keep_frames": 9,
+                "fade_frames": 2,
+            },
             "retake": {
-                **heard,
+                **audio_inputs,
                 "video_regions": "0-1",
                 "audio_regions": "",
                 "rounding": "touch",
@@ -85,9 +91,9 @@ def test_nodes_stages_and_files_agree(server: Server, models: TinyModels, seeds:
             path = sorted(server.output.glob(f"{name}{seed}_0*.mp4"))[-1]
             with av.open(str(path)) as file:
                 video, audio = file.streams.video[0], file.streams.audio[0]
-                seen, sound = video.duration * video.time_base, audio.duration * audio.time_base
+                video_s, audio_s = video.duration * video.time_base, audio.duration * audio.time_base
                 count = sum(1 for _ in file.decode(video=0))
-            assert abs(seen - sound) < Fraction(1) / Fraction(fps).limit_denominator(1001), name
+            assert abs(video_s - audio_s) < Fraction(1) / Fraction(fps).limit_denominator(1001), name
             if name == "length":
                 assert count == (whole["latent/video"].shape[2] - 1) * 8 + 1
-            assert float(seen) == pytest.approx(count / fps, abs=1.5e-3)
+            assert float(video_s) == pytest.approx(count / fps, abs=1.5e-3)

@@ -1,4 +1,4 @@
-"""Long clips: windows, sources, tiles, and a server that is killed and ends with the identical file."""
+"""Long clips: windows, sources, tiles, and resuming after the server is killed."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def clip_file(server: Server, name: str) -> Path:
 
 
 def content(path: Path) -> tuple[str, int, float]:
-    """A digest of the packets of a file, its frames, and the seconds of its sound."""
+    """A digest of the packets of a file, the number of frames, and the seconds of its audio."""
     digest = hashlib.sha256()
     with av.open(str(path)) as file:
         for packet in file.demux():
@@ -78,7 +78,7 @@ def report(result: Result) -> str:
     return "\n".join(o["text"][0] for o in result.outputs.values() if "text" in o)
 
 
-def test_a_long_clip_has_its_length_and_is_not_made_twice(server: Server, models: TinyModels):
+def test_a_long_clip_has_its_length_and_is_not_sampled_twice(server: Server, models: TinyModels):
     for there in (0, 3):
         g = Graph()
         if there:
@@ -89,7 +89,7 @@ def test_a_long_clip_has_its_length_and_is_not_made_twice(server: Server, models
         loaded, made = long_graph(g, models)
         saved(g, loaded, made, f"long{there}")
         result = server.run(g.prompt, timeout_s=900)
-        assert f"3 windows of up to 25 frames for 57; {there} of them were there already" in report(result)
+        assert f"3 windows of up to 25 frames for 57 frames; {there} of them reused" in report(result)
     one, two = (content(clip_file(server, f"long{there}")) for there in (0, 3))
     assert one == two and one[1] == FRAMES
     assert abs(one[2] - FRAMES / FPS) < 1 / FPS
@@ -98,7 +98,7 @@ def test_a_long_clip_has_its_length_and_is_not_made_twice(server: Server, models
 @pytest.mark.parametrize(
     "case", ["keyframes", "sound", "control", "small_control", "video_to_video", "tiles", "preset"]
 )
-def test_what_is_given_to_a_long_clip_changes_it(server: Server, models: TinyModels, case: str):
+def test_every_conditioning_changes_a_long_clip(server: Server, models: TinyModels, case: str):
     g = Graph()
     source = image(g, FRAMES, 64, 64)
     changes = {
@@ -149,11 +149,11 @@ def test_a_server_that_is_killed_ends_with_the_identical_file(
         windows = [*(server.output / "killed").glob("*/window_00000.safetensors")]
         time.sleep(0.05)
     first.kill()
-    kept = {path: path.stat().st_mtime_ns for path in windows[0].parent.glob("window_*")}
-    assert 1 <= len(kept) < 3
+    finished = {path: path.stat().st_mtime_ns for path in windows[0].parent.glob("window_*")}
+    assert 1 <= len(finished) < 3
     again = server.run(graph.prompt, timeout_s=900)
-    assert f"{len(kept)} of them were there already" in report(again)
-    assert all(path.stat().st_mtime_ns == at for path, at in kept.items())
+    assert f"{len(finished)} of them reused" in report(again)
+    assert all(path.stat().st_mtime_ns == at for path, at in finished.items())
     assert content(clip_file(server, "whole")) == content(clip_file(server, "killed"))
 
 
@@ -162,11 +162,13 @@ def test_a_server_that_is_killed_ends_with_the_identical_file(
     [
         ({"window_frames": 24}, "must be 8k"),
         ({"folder": "../elsewhere"}, "within the output folder"),
-        ({"denoise": 0.5}, "connect one"),
+        ({"denoise": 0.5}, "set a source"),
         ({"prompts": "0: a\n2: b\n1: c"}, "must begin at 0 s"),
     ],
 )
-def test_what_cannot_be_says_why(server: Server, models: TinyModels, changes: dict, message: str):
+def test_impossible_inputs_are_errors_with_the_reason(
+    server: Server, models: TinyModels, changes: dict, message: str
+):
     g = Graph()
     loaded, made = long_graph(g, models, **changes)
     saved(g, loaded, made, "wrong")
@@ -175,7 +177,10 @@ def test_what_cannot_be_says_why(server: Server, models: TinyModels, changes: di
 
 
 def test_a_short_source_and_keyframes_without_a_frame_are_refused(server: Server, models: TinyModels):
-    for name, count, message in (("source", 20, "20 frames and the clip 57"), ("keyframes", 1, "one number")):
+    for name, count, message in (
+        ("source", 20, "20 frames and the clip needs 57"),
+        ("keyframes", 1, "one number"),
+    ):
         g = Graph()
         loaded, made = long_graph(g, models, **{name: image(g, count, 64, 64)})
         saved(g, loaded, made, "wrong")
@@ -191,7 +196,7 @@ def test_tiles_need_our_model(server: Server, models: TinyModels):
         server.run(g.prompt, timeout_s=300)
 
 
-def test_one_tile_is_no_tile_and_two_change_little(server: Server, models: TinyModels):
+def test_one_tile_changes_nothing_and_two_change_little(server: Server, models: TinyModels):
     g = Graph()
     loaded, text = checkpoint(g, models), prompt(g, text_encoder(g, models))
     latent = g.add("LTX2AVEmptyLatent", width=192, height=64, frames=9, fps=24.0, batch_size=1)

@@ -1,0 +1,97 @@
+"""The steps that all edits share: plan a run, condition it, sample it, finish it with the source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from ..run.generation import Generation
+from ..run.progress import OnStep, Stop
+from ..run.request import Request, plan_stages
+from ..shapes import ClipPlan
+from .footage import Edit, Footage
+from .protocols import Encoders, OnSampled, Pipeline, SampledClip, StageInput
+
+
+class EditPlan(Protocol):
+    """A planned edit of ``source``; ``clip`` is the plan of its sampling run.
+
+    ``regenerates_video`` is False where the frames of the result are the source's and need no decoding.
+    """
+
+    @property
+    def source(self) -> Footage: ...
+
+    @property
+    def clip(self) -> ClipPlan: ...
+
+    @property
+    def regenerates_video(self) -> bool: ...
+
+    def conditioning(self, codecs: Encoders) -> Sequence[StageInput]:
+        """What the run is conditioned on, applied in this order at every stage."""
+        ...
+
+    def finish(self, sampled: SampledClip) -> Edit:
+        """Join the sampled clip with the source."""
+        ...
+
+    def describe(self) -> str:
+        """What is preserved and what is generated, for a report."""
+        ...
+
+
+def make_edit(pipeline: Pipeline, plan: EditPlan, prompt: str, **options: Any) -> Edit:
+    """Condition, sample and finish ``plan``; ``options`` are those of :func:`sampled_clip`."""
+    size = {"width": plan.clip.width, "height": plan.clip.height, "num_frames": plan.clip.frames}
+    if "fps" in options:
+        raise TypeError("fps is that of the source of an edit and cannot be set")
+    options.update(size, fps=plan.source.fps)
+    return plan.finish(sampled_clip(pipeline, prompt, lambda: plan.conditioning(pipeline), **options))
+
+
+def sampled_clip(
+    pipeline: Pipeline,
+    prompt: str,
+    conditioning: Callable[[], Sequence[StageInput]],
+    *,
+    sampled: Generation | None = None,
+    on_sampled: OnSampled | None = None,
+    on_step: OnStep | None = None,
+    stop: Stop | None = None,
+    **options: Any,
+) -> Generation:
+    """Sample a clip with further conditioning; ``options`` are fields of :class:`Request`.
+
+    ``on_step`` and ``stop`` are those of the pipeline. ``on_sampled`` is called with the sampled latents
+    before they are decoded, for example to save them (``save_latents``). ``sampled`` is the result of such an
+    earlier run with the same arguments (``resume``), and is returned in place of sampling again.
+
+    Raises ValueError where ``sampled`` has another size, length or frame rate than the request.
+    """
+    request = Request(prompt=prompt, **options)
+    if sampled is None:
+        result = sample(pipeline, request, conditioning(), on_step, stop)
+        if on_sampled is not None:
+            on_sampled(result)
+        return result
+    expected = plan_stages(request, pipeline.numerics)[-1].clip
+    sizes = [(clip.width, clip.height, clip.frames, clip.fps) for clip in (expected, sampled.clip)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            "the saved latents are {}x{}, {} frames at {:g} fps".format(*sizes[1])
+            + ", and this edit makes {}x{}, {} frames at {:g} fps".format(*sizes[0])
+            + ": use the source and the options that they were sampled with"
+        )
+    return sampled
+
+
+def sample(
+    pipeline: Pipeline,
+    request: Request,
+    conditioning: Sequence[StageInput],
+    on_step: OnStep | None,
+    stop: Stop | None,
+) -> Generation:
+    """Run ``request`` with further conditioning: the one call of the pipeline in this room."""
+    return pipeline(request, given=conditioning, on_step=on_step, stop=stop)

@@ -1,0 +1,289 @@
+"""Sample a long clip window by window, so that it can be stopped and resumed, and decode it as a stream.
+
+Nothing here depends on how a window is sampled: the library and ComfyUI each pass a function for it.
+Letters: N frames, H W latent rows and columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..conditioning.items import Conditioning, GuideFrames, InputAudio, Overlap
+from ..latent_filters import adain
+from ..media import fit_image
+from ..run.request import AudioSource
+from ..shapes import ClipPlan
+from ..types import AVLatent
+from .audio_track import audio_rate, decoded_audio, read_input_audio
+from .conditioning import Keyframe
+from .footage import Edit
+from .prompts import PromptSchedule
+from .protocols import Decoders, Encoders
+from .sources import FrameSource, check_length, source_frames
+from .windows import Window, WindowStore, audio_pieces, plan_windows, video_pieces
+
+OnWindow = Callable[[int, int], None]
+"""Called with (windows that are finished, all windows)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongVideo:
+    """How a long clip is divided into windows, each one sampling run.
+
+    Attributes:
+        window_frames: length of a window, 8k + 1 pixel frames; memory and time of a run follow it.
+        overlap_frames: how many frames, a multiple of 8, a window shares with the one before.
+        overlap_strength: 1 preserves the shared frames; less regenerates them in part and cross-fades.
+        adain_factor: 0 to 1, how far the mean and deviation of each latent channel are brought back to those
+            of the first window, against drift of colours and contrast.
+        keyframes: single images at frames of the whole clip.
+        source: a clip of at least the same length to follow. Each window uses its part of it as the reference
+            of an IC-LoRA, and starts from it where ``denoise`` is below 1.
+        source_strength: 1 uses the reference clean, less lets the model change it, 0 does not use it.
+        source_scale: how many times smaller than the clip the reference is encoded; by default what the
+            LoRAs were trained with.
+        denoise: the part of the schedule to run; below 1 preserves that much of the source.
+    """
+
+    window_frames: int = 121
+    overlap_frames: int = 24
+    overlap_strength: float = 1.0
+    adain_factor: float = 0.0
+    keyframes: Sequence[Keyframe] = ()
+    source: FrameSource | None = None
+    source_strength: float = 1.0
+    source_scale: int | None = None
+    denoise: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.denoise != 1 and self.source is None:
+            raise ValueError(
+                f"denoise={self.denoise:g} preserves a part of the source: set a source, or denoise=1"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WindowRun:
+    """What one window is sampled from.
+
+    ``conditioning`` is applied in its order after the image that the clip begins with; guides come last.
+    ``source`` are this window's frames (N, 3, H, W) of the source in [0, 1], at the source's size.
+    """
+
+    window: Window
+    prompt: str
+    seed: int
+    conditioning: tuple[Conditioning, ...]
+    source: Tensor | None
+
+
+SampleWindow = Callable[[WindowRun], AVLatent]
+"""Samples one window and removes its guides."""
+
+
+class PrepareSampler(Protocol):
+    """Prepares the sampling of a plan's windows.
+
+    It is called once with every prompt that will be used, in order, so that all of them can be encoded before
+    the transformer is loaded. No prompt means that every window is finished already.
+    """
+
+    def __call__(self, plan: LongPlan, prompts: tuple[str, ...]) -> SampleWindow: ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LongPlan:
+    """A planned long clip: its windows, their prompts and seeds, and the input audio if there is any.
+
+    ``audio``, from ``audio_start_s`` on, replaces the sampled audio. ``audio_latent`` (1, 8, T, 16) is its
+    latent, which every window preserves; a caller that conditions its runs on the audio itself has none.
+    """
+
+    clip: ClipPlan
+    windows: tuple[Window, ...]
+    prompts: PromptSchedule
+    how: LongVideo
+    seed: int
+    audio: AudioSource | None = None
+    audio_start_s: float = 0.0
+    audio_latent: Tensor | None = None
+
+    def prompt_of(self, window: Window) -> str:
+        return self.prompts.at(window.prompt_s, window.index)
+
+    def run_of(self, window: Window, before: AVLatent | None, keyframes: Sequence[GuideFrames]) -> WindowRun:
+        """What a window is sampled from; ``before`` is the window before it, keyframes of the whole clip."""
+        items: list[Conditioning] = []
+        if self.audio_latent is not None:
+            end = window.audio_start + window.clip.audio_latents
+            items.append(InputAudio(latent=self.audio_latent[:, :, window.audio_start : end]))
+        if before is not None:
+            items.append(_overlap(window, before, self.how.overlap_strength))
+        for keyframe in keyframes:
+            frame = window.frame_within(keyframe.frame)
+            if frame is not None:
+                items.append(replace(keyframe, frame=frame))
+        source = self.how.source
+        return WindowRun(
+            window=window,
+            prompt=self.prompt_of(window),
+            seed=(self.seed + window.index) % 2**64,
+            conditioning=tuple(items),
+            source=None if source is None else source_frames(source, window.first_frame, window.clip.frames),
+        )
+
+
+def plan_long(
+    clip: ClipPlan,
+    prompts: PromptSchedule,
+    how: LongVideo,
+    *,
+    seed: int,
+    audio: AudioSource | None = None,
+    audio_start_s: float = 0.0,
+    audio_latent: Tensor | None = None,
+) -> LongPlan:
+    """Divide a clip into windows; the audio arguments are those of :class:`LongPlan`.
+
+    Raises ValueError for windows off the grid, keyframes outside the clip, and a source shorter than it.
+    """
+    windows = plan_windows(clip, how.window_frames, how.overlap_frames)
+    for keyframe in how.keyframes:
+        _check_keyframe(keyframe, clip)
+    if how.source is not None:
+        check_length(how.source, clip.frames)
+    return LongPlan(
+        clip=clip,
+        windows=windows,
+        prompts=prompts,
+        how=how,
+        seed=seed,
+        audio=audio,
+        audio_start_s=audio_start_s,
+        audio_latent=audio_latent,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SampledWindows:
+    """A sampled long clip, whose windows are in the files of a store.
+
+    ``reused`` of them were there before. ``audio``, from ``audio_start_s`` on, replaces the sampled audio.
+    """
+
+    clip: ClipPlan
+    windows: tuple[Window, ...]
+    store: WindowStore
+    reused: int
+    audio: AudioSource | None
+    audio_start_s: float
+
+    def finish(self, codecs: Decoders, settings: Mapping[str, Any] | None = None) -> Edit:
+        """The clip, decoded piece by piece whenever it is read; memory does not grow with its length."""
+        rate = _decoded_rate(codecs) if self.audio is None else audio_rate(self.audio)
+
+        def frames(*, as_bytes: bool = False) -> Iterator[Tensor]:
+            return codecs.decode_video(video_pieces(self.windows, self.store), as_bytes=as_bytes)
+
+        def audio() -> Iterator[Tensor]:
+            if self.audio is not None:
+                return read_input_audio(self.audio, self.audio_start_s, self.clip)
+            pieces = audio_pieces(self.windows, self.store)
+            return decoded_audio(lambda latent: codecs.decode_audio(latent)[0], pieces, self.clip, rate)
+
+        return Edit(
+            frame_chunks=frames,
+            audio_chunks=audio,
+            frame_count=self.clip.frames,
+            width=self.clip.width,
+            height=self.clip.height,
+            fps=self.clip.fps,
+            rate=rate,
+            settings=settings or {},
+            byte_chunks=lambda: frames(as_bytes=True),
+        )
+
+    def describe(self) -> str:
+        folder = self.store.folder
+        longest = max(window.clip.frames for window in self.windows)
+        return (
+            f"{len(self.windows)} windows of up to {longest} frames for {self.clip.frames} frames; "
+            f"{self.reused} of them reused from {folder.parent.name}/{folder.name}"
+        )
+
+
+def sample_windows(
+    plan: LongPlan,
+    store: WindowStore,
+    codecs: Encoders,
+    prepare: PrepareSampler,
+    *,
+    on_window: OnWindow | None = None,
+) -> SampledWindows:
+    """Sample, in order, every window that the store does not hold yet.
+
+    Each window continues from the end of the one before: preserved with ``overlap_strength`` 1, otherwise
+    regenerated in part and cross-faded.
+    """
+    missing = [window for window in plan.windows if not store.has(window.index)]
+    keyframes = [_encoded(keyframe, codecs, plan.clip) for keyframe in plan.how.keyframes]
+    sample = prepare(plan, tuple(dict.fromkeys(plan.prompt_of(window) for window in missing)))
+    for window in plan.windows:
+        if window in missing:
+            before = store.load(window.index - 1) if window.index else None
+            latent = sample(plan.run_of(window, before, keyframes)).to("cpu", torch.float32)
+            if before is not None:
+                latent = _recoloured(latent, store, plan.how.adain_factor)
+                latent = window.blended(before, latent)
+            store.save(window.index, latent)
+        if on_window is not None:
+            on_window(window.index + 1, len(plan.windows))
+    return SampledWindows(
+        clip=plan.clip,
+        windows=plan.windows,
+        store=store,
+        reused=len(plan.windows) - len(missing),
+        audio=plan.audio,
+        audio_start_s=plan.audio_start_s,
+    )
+
+
+def _overlap(window: Window, before: AVLatent, strength: float) -> Overlap:
+    """The end of the window before, which this one begins with."""
+    video = None if before.video is None else before.video[:, :, -window.overlap :]
+    audio = None
+    if before.audio is not None and window.audio_overlap > 0:
+        audio = before.audio[:, :, -window.audio_overlap :]
+    return Overlap(video=video, audio=audio, skip=1, strength=strength)
+
+
+def _recoloured(latent: AVLatent, store: WindowStore, factor: float) -> AVLatent:
+    """The window with its video's channel statistics brought towards those of the first window."""
+    if not factor or latent.video is None:
+        return latent
+    first = store.load(0).video
+    assert first is not None
+    return replace(latent, video=adain(latent.video, first, factor=factor))
+
+
+def _check_keyframe(keyframe: Keyframe, clip: ClipPlan) -> None:
+    if len(keyframe.frames) != 1:
+        raise ValueError(f"a keyframe of a long clip is one image; got {len(keyframe.frames)}")
+    if not -clip.frames <= keyframe.frame < clip.frames:
+        raise ValueError(f"keyframe {keyframe.frame} is not in a clip of frames 0 to {clip.frames - 1}")
+
+
+def _encoded(keyframe: Keyframe, codecs: Encoders, clip: ClipPlan) -> GuideFrames:
+    """The keyframe as a guide at a frame of the whole clip."""
+    latent = codecs.encode_video(fit_image(keyframe.frames, clip.width, clip.height))
+    return GuideFrames(latent=latent, frame=keyframe.frame % clip.frames, strength=keyframe.strength)
+
+
+def _decoded_rate(codecs: Decoders) -> int:
+    """The sample rate of decoded audio, from the shortest latent that decodes."""
+    return codecs.decode_audio(torch.zeros(1, 8, 2, 16))[1]

@@ -1,0 +1,41 @@
+"""Old public names of this room, which still work with a DeprecationWarning."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def warn_renamed(old: str, new: str) -> None:
+    """Warn the caller of the caller that ``old`` is now called ``new``."""
+    warnings.warn(f"{old} is deprecated: use {new}", DeprecationWarning, stacklevel=3)
+
+
+def renamed(**names: str) -> Callable[[type[T]], type[T]]:
+    """A class decorator under which old keywords and attributes, ``old="new"``, still work."""
+
+    def decorate(cls: type[T]) -> type[T]:
+        init: Callable[..., None] = cls.__init__
+
+        @functools.wraps(init)
+        def with_old_names(self: T, *args: Any, **values: Any) -> None:
+            for old in names.keys() & values.keys():
+                warn_renamed(f"{cls.__name__}({old}=...)", f"{names[old]}=")
+                values[names[old]] = values.pop(old)
+            init(self, *args, **values)
+
+        cls.__init__ = with_old_names  # type: ignore[assignment]
+        for old, new in names.items():
+            setattr(cls, old, property(functools.partial(_read, old, new)))
+        return cls
+
+    return decorate
+
+
+def _read(old: str, new: str, owner: Any) -> Any:
+    warn_renamed(f"{type(owner).__name__}.{old}", new)
+    return getattr(owner, new)

@@ -1,0 +1,74 @@
+"""The host's VAEs as the codecs of the library's edits.
+
+Letters: N frames, C channels, S samples, H W pixel rows and columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ...ltx2_core.editing.footage import Footage
+from ...ltx2_core.editing.protocols import Waveform
+from ..convert import audio_from_decoder, clip_audio, encoder_audio, frames_from_image, image_from_frames
+from ..host.video import decoded_frames
+
+Audio = dict[str, Any]
+"""The host's AUDIO: "waveform" (B, C, S) and "sample_rate" in Hz."""
+
+
+@dataclass(frozen=True, eq=False)
+class HostCodecs:
+    """Encodes and decodes with VAEs of the host; a node whose work needs only one has no other."""
+
+    video_vae: Any
+    audio_vae: Any = None
+
+    def encode_video(self, frames: Tensor) -> Tensor:
+        """frames (8k + 1, 3, H, W) in [0, 1] -> normalised latent (1, 128, k + 1, H / 32, W / 32)."""
+        latent: Tensor = self.video_vae.encode(image_from_frames(frames))
+        return latent
+
+    def encode_audio(self, waveform: Tensor, sample_rate: int, *, latent_frames: int | None = None) -> Tensor:
+        """waveform (C, S) -> normalised latent (1, 8, T, 16), cut or padded with silence.
+
+        Raises ValueError if there is no audio VAE.
+        """
+        assert latent_frames is not None
+        if self.audio_vae is None:
+            raise ValueError(
+                "audio is connected and audio_vae is not: connect the VAE that encodes the audio"
+            )
+        audio = {"waveform": waveform[None], "sample_rate": sample_rate}
+        cut, rate, _ = clip_audio(audio, 0.0, latent_frames)
+        latent: Tensor = self.audio_vae.encode(
+            encoder_audio(cut, rate, self.audio_vae.audio_sample_rate, latent_frames)
+        )
+        return latent
+
+    def decode_video(self, latent: Tensor | Iterable[Tensor], *, as_bytes: bool = False) -> Iterator[Tensor]:
+        """Latent, whole or in pieces -> chunks (N, 3, H, W) in [-1, 1] on the CPU, or in uint8."""
+        pieces = (latent,) if isinstance(latent, Tensor) else latent
+        chunks = decoded_frames(self.video_vae, pieces, as_bytes=as_bytes)
+        return chunks if as_bytes else (chunk.float().cpu() for chunk in chunks)
+
+    def decode_audio(self, latent: Tensor) -> Waveform:
+        """Latent (1, 8, T, 16) -> (waveform (C, S), rate in Hz). Raises ValueError if there is no VAE."""
+        if self.audio_vae is None:
+            raise ValueError("the audio was sampled with the clip: connect the audio VAE that decodes it")
+        rate = self.audio_vae.first_stage_model.output_sample_rate
+        return waveform_of(audio_from_decoder(self.audio_vae.decode(latent), rate))
+
+
+def waveform_of(audio: Audio) -> Waveform:
+    """The first clip of an AUDIO as ((C, S), Hz) in float32 on the CPU."""
+    return audio["waveform"][0].float().cpu(), int(audio["sample_rate"])
+
+
+def footage_of(images: Tensor, fps: float, audio: Audio | None = None) -> Footage:
+    """IMAGE and AUDIO as the source of an edit, which is cut to the grid as the host cuts images."""
+    frames = frames_from_image(images).float().cpu()
+    return Footage(frames=frames, fps=fps, audio=None if audio is None else waveform_of(audio), fit="comfy")

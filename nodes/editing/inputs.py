@@ -1,0 +1,100 @@
+"""Inputs and outputs that the nodes of this room share."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ...ltx2_core.conditioning.regions import Rounding
+from ..clip.plan import Plan, fps_input
+
+CATEGORY = "LTX-2/editing"
+EditType = io.Custom("LTX2AV_EDIT")
+
+
+def source_inputs(purpose: str) -> list[io.Input]:
+    """The clip to edit, and the VAE that encodes it."""
+    return [
+        io.Vae.Input("video_vae", tooltip="Video VAE that encodes the clip."),
+        io.Image.Input("images", tooltip=f"Frames of the clip {purpose}, cut around the centre to the grid."),
+        fps_input("Frames per second of the clip."),
+    ]
+
+
+def audio_inputs(tooltip: str) -> list[io.Input]:
+    """The audio of the clip to edit, and the VAE that encodes it."""
+    return [
+        io.Vae.Input(
+            "audio_vae", optional=True, tooltip="Audio VAE that encodes the audio, if the clip has any."
+        ),
+        io.Audio.Input("audio", optional=True, tooltip=tooltip),
+    ]
+
+
+def stages_input() -> io.Input:
+    """One stage, or two with an upscaler between them."""
+    return io.Combo.Input(
+        "stages",
+        options=["1", "2"],
+        tooltip="2: the first stage has half the width and height, and LTX-2 Next Stage doubles them. 1: "
+        "sample at full size.",
+    )
+
+
+def region_inputs() -> list[io.Input]:
+    """Seconds of video and of audio to regenerate."""
+    return [
+        io.String.Input(
+            "video_regions",
+            default="2-4",
+            tooltip="Seconds of the video to regenerate, such as 2-4, 5.5-6; empty preserves all of it.",
+        ),
+        io.String.Input(
+            "audio_regions",
+            default="2-4",
+            tooltip="Seconds of the audio to regenerate; empty preserves all of it.",
+        ),
+    ]
+
+
+def rounding_input() -> io.Input:
+    """How regions in seconds become latent frames."""
+    return io.Combo.Input(
+        "rounding",
+        options=[rounding.value for rounding in (Rounding.COVER, Rounding.INSIDE, Rounding.TOUCH)],
+        tooltip="cover takes every latent frame that a region overlaps, inside only those that lie in it, "
+        "touch also those that it only touches.",
+    )
+
+
+def file_crf_input() -> io.Input:
+    """The quality of a written video file."""
+    return io.Int.Input(
+        "crf",
+        default=18,
+        min=0,
+        max=51,
+        tooltip="Quality of the H.264 file: lower is better and larger, 18 looks lossless.",
+    )
+
+
+def ceiling_input(default: float, *, optional: bool = False) -> io.Input:
+    """The loudest sample of generated audio."""
+    return io.Float.Input(
+        "ceiling",
+        default=default,
+        min=-60.0,
+        max=0.0,
+        step=0.1,
+        optional=optional,
+        tooltip="Loudest sample in dB of full scale: louder audio is scaled down as a whole.",
+    )
+
+
+def prepared_outputs() -> list[io.Output]:
+    """What a prepared edit gives to sampling and to LTX-2 Finish Edit."""
+    return [
+        io.Latent.Output(display_name="latent", tooltip="For the first LTX-2 Sample Stage."),
+        Plan.Output(display_name="plan", tooltip="Frame rate and length of the run, for LTX-2 Prompt."),
+        EditType.Output(display_name="edit", tooltip="For LTX-2 Finish Edit."),
+        io.String.Output(display_name="report", tooltip="What is preserved and what is generated."),
+    ]

@@ -1,0 +1,124 @@
+"""The windows of a long clip sampled with the host's model.
+
+Letters: N frames, H W pixel rows and columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from ...ltx2_core.conditioning.items import GuideFrames, InputVideo
+from ...ltx2_core.editing.conditioning import Keyframe
+from ...ltx2_core.editing.long_clip import LongPlan, LongVideo, SampleWindow, WindowRun
+from ...ltx2_core.media import fit_image
+from ...ltx2_core.shapes import ClipPlan
+from ...ltx2_core.types import AVLatent
+from ..clip.plan import empty_latent
+from ..clip.prompt import encode_prompt
+from ..conditioning.attached import AttachedGuide, AttachedImage
+from ..conditioning.guides import add_guide, attach_guide, crop_guides
+from ..conditioning.images import place_image
+from ..convert import frames_from_image, image_from_frames, split
+from ..host.latents import Latent
+from ..sampling.stage import Run
+from ..sampling.two_stage import applied
+from .codecs import HostCodecs
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HostSampler:
+    """Prepares the sampling of windows with the host's model.
+
+    ``plan_run`` decides schedule and guidance for a LATENT; all windows share those of the first one.
+    ``image`` is the IMAGE that the clip starts with, and ``reference_step`` the temporal factor of the
+    IC-LoRA: it uses every so manyth frame of its reference.
+    """
+
+    model: Any
+    text_encoder: Any
+    codecs: HostCodecs
+    plan_run: Callable[[Latent], Run]
+    negative: str
+    image: Tensor | None
+    reference_step: int
+
+    def __call__(self, plan: LongPlan, prompts: tuple[str, ...]) -> SampleWindow:
+        run = self.plan_run(empty_latent(plan.windows[0].clip, 1))
+        texts = (*prompts, self.negative) if prompts else ()
+        encoded = {text: encode_prompt(self.text_encoder, text, plan.clip.fps) for text in texts}
+        return lambda window: self.sample(window, plan.how, run, encoded)
+
+    def sample(self, window: WindowRun, how: LongVideo, run: Run, encoded: Mapping[str, Any]) -> AVLatent:
+        """Sample one window; ``encoded`` is the host's CONDITIONING of each prompt."""
+        positive, negative, latent = encoded[window.prompt], encoded[self.negative], self._start(window, how)
+        for guide in window.conditioning:
+            if isinstance(guide, GuideFrames):
+                # The host has one strength for how clean a guide is and how much the video attends to it.
+                coupled = replace(guide, attention=guide.strength)
+                positive, negative, latent = attach_guide(positive, negative, latent, coupled)
+        if window.source is not None and how.source_strength > 0:
+            vae, reference = self.codecs.video_vae, self._reference(window.source, how)
+            positive, negative, latent, _ = add_guide(positive, negative, vae, latent, reference)
+        sampled = run(self.model, positive, negative, latent, seed=window.seed)
+        video, audio = split(crop_guides(positive, negative, sampled)[2])
+        assert video is not None and audio is not None
+        return AVLatent(video["samples"], audio["samples"])
+
+    def _start(self, window: WindowRun, how: LongVideo) -> Latent:
+        """The LATENT of a window with everything but its guides."""
+        clip, latent = window.window.clip, empty_latent(window.window.clip, 1)
+        if window.source is not None and how.denoise < 1:
+            frames = fit_image(window.source, clip.width, clip.height, mode="comfy")
+            encoded = self.codecs.encode_video(frames)
+            latent = applied(latent, InputVideo(latent=encoded, strength=0.0))
+        if self.image is not None and window.window.index == 0:
+            latent = place_image(self.codecs.video_vae, latent, AttachedImage(self.image, 1.0))
+        for item in window.conditioning:
+            if not isinstance(item, GuideFrames):
+                latent = applied(latent, item)
+        return latent
+
+    def _reference(self, source: Tensor, how: LongVideo) -> AttachedGuide:
+        """A window's frames (N, 3, H, W) of the source as the reference of an IC-LoRA."""
+        return AttachedGuide(
+            image=image_from_frames(source),
+            frame=0,
+            strength=how.source_strength,
+            attention=how.source_strength,
+            mask=None,
+            downscale=how.source_scale or 1,
+            every=self.reference_step,
+        )
+
+
+def keyframes_of(images: Tensor | None, frames: str, strength: float, clip: ClipPlan) -> list[Keyframe]:
+    """One keyframe for each image of an IMAGE, at the frame numbers that ``frames`` lists.
+
+    Raises ValueError for text of another form, and unless there is one frame of the clip for each image.
+    """
+    if images is None:
+        return []
+    try:
+        numbers = [int(word) for word in frames.replace(",", " ").split()]
+    except ValueError:
+        raise ValueError(f"keyframe_frames {frames!r} must be frame numbers, such as 0, 48, -1") from None
+    outside = [number for number in numbers if not -clip.frames <= number < clip.frames]
+    if outside or len(numbers) != len(images):
+        raise ValueError(
+            f"keyframe_frames {frames!r} must be one number from {-clip.frames} to {clip.frames - 1} for "
+            f"each of the {len(images)} keyframes"
+        )
+    fitted = fit_image(frames_from_image(images), clip.width, clip.height, mode="comfy")
+    return [
+        Keyframe(frames=fitted[i : i + 1], frame=number, strength=strength)
+        for i, number in enumerate(numbers)
+    ]
+
+
+def identity(x: Tensor | None) -> list[float] | None:
+    """Numbers that differ for another tensor."""
+    return None if x is None else [*x.shape, sum(float(part.double().sum()) for part in x)]

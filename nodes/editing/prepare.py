@@ -1,0 +1,182 @@
+"""Prepare an edit of a clip for sampling: extend it, regenerate parts of it, or generate audio for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ...ltx2_core.conditioning.regions import Rounding, parse_regions
+from ...ltx2_core.editing.audio import CEILING_DB, plan_audio
+from ...ltx2_core.editing.edit import EditPlan
+from ...ltx2_core.editing.extend import FADE_FRAMES, KEEP_FRAMES, plan_extension
+from ...ltx2_core.editing.retake import plan_retake
+from ...ltx2_core.types import Numerics
+from ..clip.plan import FRAMES, SECONDS, empty_latent, whole_frames
+from ..sampling.two_stage import placed
+from .codecs import Audio, HostCodecs, footage_of
+from .inputs import (
+    CATEGORY,
+    audio_inputs,
+    ceiling_input,
+    prepared_outputs,
+    region_inputs,
+    rounding_input,
+    source_inputs,
+    stages_input,
+)
+
+
+class LTX2AVExtend(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2AVExtend",
+            has_intermediate_output=True,
+            display_name="LTX-2 Extend",
+            category=CATEGORY,
+            description="Prepares a clip to be extended: its last frames and the audio under them are "
+            "preserved, and both continue. LTX-2 Finish Edit joins the result to the clip.",
+            inputs=[
+                *source_inputs("to extend"),
+                io.Combo.Input(
+                    "length_unit",
+                    options=[SECONDS, FRAMES],
+                    tooltip="Whether length counts seconds or frames.",
+                ),
+                io.Float.Input(
+                    "length",
+                    default=3.0,
+                    min=0.01,
+                    max=100000.0,
+                    step=0.01,
+                    tooltip="How much longer the clip becomes, to the frame.",
+                ),
+                io.Int.Input(
+                    "keep_frames",
+                    default=KEEP_FRAMES,
+                    min=1,
+                    max=100001,
+                    step=8,
+                    tooltip="Last frames of the clip that the model continues from, 8k + 1: more preserve "
+                    "motion and voice better and take longer.",
+                ),
+                io.Int.Input(
+                    "fade_frames",
+                    default=FADE_FRAMES,
+                    min=0,
+                    max=1000,
+                    tooltip="Frames before the joint that fade into the new ones; 0 is a hard cut.",
+                ),
+                stages_input(),
+                *audio_inputs("Audio of the clip; without it the clip is silent up to the joint."),
+            ],
+            outputs=prepared_outputs(),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        video_vae: Any,
+        images: Tensor,
+        fps: float,
+        length_unit: str,
+        length: float,
+        keep_frames: int,
+        fade_frames: int,
+        stages: str,
+        audio_vae: Any = None,
+        audio: Audio | None = None,
+    ) -> io.NodeOutput:
+        edit = plan_extension(
+            footage_of(images, fps, audio),
+            keep_frames,
+            whole_frames(length) if length_unit == FRAMES else round(length * fps),
+            fade_frames,
+            stages=int(stages),
+            numerics=Numerics.COMFY,
+        )
+        return _prepared(edit, HostCodecs(video_vae, audio_vae), stages)
+
+
+class LTX2AVRetake(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2AVRetake",
+            has_intermediate_output=True,
+            display_name="LTX-2 Retake",
+            category=CATEGORY,
+            description="Prepares seconds of a clip to be regenerated, of video and audio independently; the "
+            "rest is preserved. A region past the end makes the clip longer. LTX-2 Next Stage conditions the "
+            "second stage on the clean clip at full size, with the same regions.",
+            inputs=[
+                *source_inputs("to edit"),
+                *region_inputs(),
+                rounding_input(),
+                io.Boolean.Input(
+                    "paste",
+                    default=True,
+                    tooltip="LTX-2 Finish Edit takes the preserved frames from the clip itself. Off: they "
+                    "are encoded and decoded.",
+                ),
+                stages_input(),
+                *audio_inputs("Audio of the clip; without it all of the audio is generated."),
+            ],
+            outputs=prepared_outputs(),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        video_vae: Any,
+        images: Tensor,
+        fps: float,
+        video_regions: str,
+        audio_regions: str,
+        rounding: str,
+        paste: bool,
+        stages: str,
+        audio_vae: Any = None,
+        audio: Audio | None = None,
+    ) -> io.NodeOutput:
+        edit = plan_retake(
+            footage_of(images, fps, audio),
+            parse_regions(video_regions),
+            parse_regions(audio_regions),
+            Rounding(rounding),
+            paste=paste,
+            stages=int(stages),
+            numerics=Numerics.COMFY,
+        )
+        return _prepared(edit, HostCodecs(video_vae, audio_vae), stages)
+
+
+class LTX2AVSound(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2AVSound",
+            has_intermediate_output=True,
+            display_name="LTX-2 Video To Audio",
+            category=CATEGORY,
+            description="Prepares a clip for generated audio: its frames are preserved and need not be "
+            "decoded. LTX-2 Finish Edit returns them with the audio.",
+            inputs=[*source_inputs("to generate audio for"), ceiling_input(CEILING_DB)],
+            outputs=prepared_outputs(),
+        )
+
+    @classmethod
+    def execute(cls, video_vae: Any, images: Tensor, fps: float, ceiling: float) -> io.NodeOutput:
+        edit = plan_audio(footage_of(images, fps), ceiling, numerics=Numerics.COMFY)
+        return _prepared(edit, HostCodecs(video_vae), "1")
+
+
+def _prepared(edit: EditPlan, codecs: HostCodecs, stages: str) -> io.NodeOutput:
+    """The conditioned LATENT of the first stage, the plan of the run, the edit, and a report."""
+    latent = empty_latent(edit.clip.half() if stages == "2" else edit.clip, 1)
+    for item in edit.conditioning(codecs):
+        latent = placed(codecs, latent, item)
+    report = "\n".join((edit.describe(), *edit.clip.changes))
+    return io.NodeOutput(latent, edit.clip, edit, report, ui=ui.PreviewText(report))
