@@ -3,7 +3,7 @@
     python docs/graph_pictures.py
 
 reads ``example_workflows/*.json`` with their API twins and writes ``docs/workflows/*.svg``. Equal workflows
-give equal files, so a test can tell whether the pictures are up to date.
+give equal files, so a test can tell whether the images are up to date.
 """
 
 from __future__ import annotations
