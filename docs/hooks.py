@@ -17,19 +17,23 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
 NODE_HELP = ROOT / "web" / "docs"
+GALLERY = ROOT / "benchmarks" / "gallery"
 COMMANDS, NODES = "<!-- generated: commands -->", "<!-- generated: nodes -->"
 WIDTH = 96
 
 
 def on_files(files: Files, *, config: Any) -> Files:
-    """Add the help of every node as a page of its own."""
+    """Add the help of every node as a page of its own, and the images of the gallery."""
     for path in sorted(NODE_HELP.glob("*.md")):
         files.append(File.generated(config, f"nodes/{path.name}", abs_src_path=str(path)))
+    for path in sorted(GALLERY.glob("*.png")):
+        files.append(File.generated(config, f"gallery/{path.name}", abs_src_path=str(path)))
     return files
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Replace the two marks by what is generated."""
+    """Replace the two marks by what is generated, and lead to the gallery of the site."""
+    markdown = markdown.replace("](../benchmarks/gallery/", "](gallery/")
     if COMMANDS in markdown:
         markdown = markdown.replace(COMMANDS, "\n".join(command_pages()))
     if NODES in markdown:

@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from .run.request import Request
     from .run.saved_latents import find_saved, resume, save_latents
     from .transformer.tiles import Tiles
-
-    __version__: str
+    from .version import __version__
 
 _HOMES = {
     "Generation": "run.generation",
     "LTX2Pipeline": "run.pipeline",
     "Progress": "run.pipeline",
+    "__version__": "version",
     "Request": "run.request",
     "Stopped": "run.pipeline",
     "find_saved": "run.saved_latents",
@@ -32,6 +32,7 @@ __all__ = [
     "Request",
     "Stopped",
     "Tiles",
+    "__version__",
     "find_saved",
     "resume",
     "save_latents",
@@ -44,28 +45,9 @@ _RENAMED = {"find_kept": "find_saved", "keep_latents": "save_latents"}
 
 def __getattr__(name: str) -> Any:
     """Import on first use: ComfyUI and ``ltx2 inspect`` should not pay for the whole pipeline."""
-    if name == "__version__":
-        return _version()
     name = _RENAMED.get(name, name)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)
-
-
-def _version() -> str:
-    """The installed version, or that of the checkout where ComfyUI runs the package without an installation."""
-    import re
-    from importlib.metadata import PackageNotFoundError, version
-    from pathlib import Path
-
-    project = Path(__file__).resolve().parents[1] / "pyproject.toml"
-    if project.is_file():
-        found = re.search(r'^version = "(.+)"$', project.read_text(encoding="utf-8"), re.MULTILINE)
-        if found:
-            return found[1]
-    try:
-        return version("comfyui-ltx2")
-    except PackageNotFoundError:
-        return "unknown"

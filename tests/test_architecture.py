@@ -48,7 +48,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("run",),
     ("editing",),
     ("cli", "serve"),
-    ("__init__", "__main__"),
+    ("__init__", "__main__", "version"),
 )
 FILES = sorted(CORE.rglob("*.py"))
 
