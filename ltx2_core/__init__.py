@@ -10,11 +10,13 @@ if TYPE_CHECKING:
     from .run.request import Request
     from .run.saved_latents import find_saved, resume, save_latents
     from .transformer.tiles import Tiles
+    from .version import __version__
 
 _HOMES = {
     "Generation": "run.generation",
     "LTX2Pipeline": "run.pipeline",
     "Progress": "run.pipeline",
+    "__version__": "version",
     "Request": "run.request",
     "Stopped": "run.pipeline",
     "find_saved": "run.saved_latents",
@@ -30,6 +32,7 @@ __all__ = [
     "Request",
     "Stopped",
     "Tiles",
+    "__version__",
     "find_saved",
     "resume",
     "save_latents",

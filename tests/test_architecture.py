@@ -53,7 +53,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("editing",),
     ("run.pipeline",),
     ("cli", "serve"),
-    ("__init__", "__main__"),
+    ("__init__", "__main__", "version"),
 )
 FILES = sorted(CORE.rglob("*.py"))
 

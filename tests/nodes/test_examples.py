@@ -152,17 +152,3 @@ def test_a_workflow_has_a_small_picture_for_the_template_browser(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_workflow_is_introduced_in_the_readme_of_the_folder(name):
     assert f"{name}.json" in (EXAMPLES / "README.md").read_text(encoding="utf-8")
-
-
-def test_the_table_for_those_who_come_from_other_nodes_names_nodes_that_exist():
-    shown = {
-        name
-        for path in (ROOT / "nodes").rglob("*.py")
-        for name in re.findall(r'display_name="(LTX-2 [^"]+)"', path.read_text(encoding="utf-8"))
-    }
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    table = readme.split("### Coming from other nodes")[1].split("\n## ")[0]
-    cells = [cell.strip() for cell in re.split(r"[|,:;()]|, or | and |\n", table)]
-    named = {re.sub(r"^(or|`\w+` of) ", "", cell) for cell in cells if "LTX-2 " in cell}
-    named = {re.sub(r"^a preset of ", "", name) for name in named}
-    assert named and named <= shown

@@ -1,0 +1,25 @@
+"""The version of this package, read when it is asked for."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Final
+
+PROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
+
+
+def _version() -> str:
+    """The version of the checkout, which ComfyUI runs without an installation, else the installed one."""
+    if PROJECT.is_file():
+        found = re.search(r'^version = "(.+)"$', PROJECT.read_text(encoding="utf-8"), re.MULTILINE)
+        if found:
+            return found[1]
+    try:
+        return version("comfyui-ltx2")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+__version__: Final = _version()
