@@ -7,25 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from ...ltx2_core.editing.footage import Footage
 from ...ltx2_core.editing.protocols import Waveform
 from ..convert import audio_from_decoder, clip_audio, encoder_audio, frames_from_image, image_from_frames
+from ..host.values import Audio, Vae
 from ..host.video import decoded_frames
-
-Audio = dict[str, Any]
-"""The host's AUDIO: "waveform" (B, C, S) and "sample_rate" in Hz."""
 
 
 @dataclass(frozen=True, eq=False)
 class HostCodecs:
     """Encodes and decodes with VAEs of the host; a node whose work needs only one has no other."""
 
-    video_vae: Any
-    audio_vae: Any = None
+    video_vae: Vae
+    audio_vae: Vae | None = None
 
     def encode_video(self, frames: Tensor) -> Tensor:
         """frames (8k + 1, 3, H, W) in [0, 1] -> normalised latent (1, 128, k + 1, H / 32, W / 32)."""
@@ -42,7 +39,7 @@ class HostCodecs:
             raise ValueError(
                 "audio is connected and audio_vae is not: connect the VAE that encodes the audio"
             )
-        audio = {"waveform": waveform[None], "sample_rate": sample_rate}
+        audio = Audio(waveform=waveform[None], sample_rate=sample_rate)
         cut, rate, _ = clip_audio(audio, 0.0, latent_frames)
         latent: Tensor = self.audio_vae.encode(
             encoder_audio(cut, rate, self.audio_vae.audio_sample_rate, latent_frames)

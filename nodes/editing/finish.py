@@ -19,7 +19,8 @@ from ..clip.decode import decoded_audio, decoded_images
 from ..conditioning.attached import refuse_guides
 from ..convert import frames_from_image, image_from_frames
 from ..host.latents import Latent
-from .codecs import Audio, waveform_of
+from ..host.values import Audio, Vae
+from .codecs import waveform_of
 from .inputs import CATEGORY, EditType
 
 
@@ -59,8 +60,8 @@ class LTX2AVFinishEdit(io.ComfyNode):
         audio: Audio | None = None,
         images: Tensor | None = None,
         latent: Latent | None = None,
-        video_vae: Any = None,
-        audio_vae: Any = None,
+        video_vae: Vae | None = None,
+        audio_vae: Vae | None = None,
     ) -> io.NodeOutput:
         if audio is None:
             audio = decoded_audio(audio_vae, _to_decode(latent, audio_vae, "audio"))
@@ -104,7 +105,7 @@ class DecodedClip:
         return {}
 
 
-def _to_decode(latent: Latent | None, vae: Any, output: str) -> Latent:
+def _to_decode(latent: Latent | None, vae: Vae | None, output: str) -> Latent:
     """The latent to decode. Raises ValueError where it or its VAE is not connected."""
     if latent is None or vae is None:
         raise ValueError(

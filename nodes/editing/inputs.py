@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ...ltx2_core.conditioning.regions import Rounding
-from ..clip.plan import Plan, fps_input
+from ..clip.plan import Plan
+from ..inputs import fps_input
 
 CATEGORY = "LTX-2/editing"
 EditType = io.Custom("LTX2AV_EDIT")
@@ -37,43 +37,6 @@ def stages_input() -> io.Input:
         options=["1", "2"],
         tooltip="2: the first stage has half the width and height, and LTX-2 Next Stage doubles them. 1: "
         "sample at full size.",
-    )
-
-
-def region_inputs() -> list[io.Input]:
-    """Seconds of video and of audio to regenerate."""
-    return [
-        io.String.Input(
-            "video_regions",
-            default="2-4",
-            tooltip="Seconds of the video to regenerate, such as 2-4, 5.5-6; empty preserves all of it.",
-        ),
-        io.String.Input(
-            "audio_regions",
-            default="2-4",
-            tooltip="Seconds of the audio to regenerate; empty preserves all of it.",
-        ),
-    ]
-
-
-def rounding_input() -> io.Input:
-    """How regions in seconds become latent frames."""
-    return io.Combo.Input(
-        "rounding",
-        options=[rounding.value for rounding in (Rounding.COVER, Rounding.INSIDE, Rounding.TOUCH)],
-        tooltip="cover takes every latent frame that a region overlaps, inside only those that lie in it, "
-        "touch also those that it only touches.",
-    )
-
-
-def file_crf_input() -> io.Input:
-    """The quality of a written video file."""
-    return io.Int.Input(
-        "crf",
-        default=18,
-        min=0,
-        max=51,
-        tooltip="Quality of the H.264 file: lower is better and larger, 18 looks lossless.",
     )
 
 

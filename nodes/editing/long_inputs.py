@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..conditioning.guides import ICLoraParameters
+from ..inputs import iclora_parameters_input
 
 
 def window_inputs() -> list[io.Input]:
@@ -118,9 +118,5 @@ def source_inputs() -> list[io.Input]:
             optional=True,
             tooltip="Encode the source this many times smaller; 0 takes it from iclora_parameters, or 1.",
         ),
-        ICLoraParameters.Input(
-            "iclora_parameters",
-            optional=True,
-            tooltip="From Get IC-LoRA Parameters: the factor that the LoRA was trained with.",
-        ),
+        iclora_parameters_input(),
     ]

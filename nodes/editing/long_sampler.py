@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch import Tensor
 
@@ -24,6 +23,7 @@ from ..conditioning.guides import add_guide, attach_guide, crop_guides
 from ..conditioning.images import place_image
 from ..convert import frames_from_image, image_from_frames, split
 from ..host.latents import Latent
+from ..host.values import Clip, Conditioning, Model
 from ..sampling.stage import Run
 from ..sampling.two_stage import applied
 from .codecs import HostCodecs
@@ -38,8 +38,8 @@ class HostSampler:
     IC-LoRA: it uses every so manyth frame of its reference.
     """
 
-    model: Any
-    text_encoder: Any
+    model: Model
+    text_encoder: Clip
     codecs: HostCodecs
     plan_run: Callable[[Latent], Run]
     negative: str
@@ -52,7 +52,9 @@ class HostSampler:
         encoded = {text: encode_prompt(self.text_encoder, text, plan.clip.fps) for text in texts}
         return lambda window: self.sample(window, plan.how, run, encoded)
 
-    def sample(self, window: WindowRun, how: LongVideo, run: Run, encoded: Mapping[str, Any]) -> AVLatent:
+    def sample(
+        self, window: WindowRun, how: LongVideo, run: Run, encoded: Mapping[str, Conditioning]
+    ) -> AVLatent:
         """Sample one window; ``encoded`` is the host's CONDITIONING of each prompt."""
         positive, negative, latent = encoded[window.prompt], encoded[self.negative], self._start(window, how)
         for guide in window.conditioning:

@@ -20,10 +20,11 @@ from ..clip.plan import Plan
 from ..conditioning.guides import downscale_of, every_of
 from ..convert import clip_audio, frames_from_image, track_of
 from ..host.state import state_folder, upstream
+from ..host.values import Audio, Clip, Model, Options, Vae
 from ..host.video import write_edit
+from ..inputs import file_crf_input
 from ..sampling.stage import plan_run, run_extras, run_inputs
-from .codecs import Audio, HostCodecs, waveform_of
-from .inputs import file_crf_input
+from .codecs import HostCodecs, waveform_of
 from .long_inputs import conditioning_inputs, source_inputs, window_inputs
 from .long_sampler import HostSampler, identity, keyframes_of
 
@@ -72,9 +73,9 @@ class LTX2AVLongVideo(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: Any,
-        clip: Any,
-        video_vae: Any,
+        model: Model,
+        clip: Clip,
+        video_vae: Vae,
         plan: ClipPlan,
         prompts: str,
         negative: str,
@@ -88,13 +89,13 @@ class LTX2AVLongVideo(io.ComfyNode):
         keyframes: Tensor | None = None,
         keyframe_frames: str = "",
         keyframe_strength: float = 1.0,
-        audio_vae: Any = None,
+        audio_vae: Vae | None = None,
         audio: Audio | None = None,
         source: Tensor | None = None,
         source_strength: float = 1.0,
         denoise: float = 1.0,
         downscale: int = 0,
-        iclora_parameters: dict[str, Any] | None = None,
+        iclora_parameters: Options | None = None,
         **sampling: Any,
     ) -> io.NodeOutput:
         codecs = HostCodecs(video_vae, audio_vae)
@@ -163,9 +164,9 @@ class LTX2AVDecodeLongVideo(io.ComfyNode):
     def execute(
         cls,
         windows: SampledWindows,
-        video_vae: Any,
+        video_vae: Vae,
         crf: int,
-        audio_vae: Any = None,
+        audio_vae: Vae | None = None,
         audio: Audio | None = None,
     ) -> io.NodeOutput:
         if audio is not None:
@@ -185,6 +186,6 @@ def input_audio(audio: Audio | None, codecs: HostCodecs, clip: ClipPlan) -> Inpu
     if audio is None:
         return {"audio": None, "audio_latent": None}
     waveform, rate, _ = clip_audio(audio, 0.0, clip.audio_latents)
-    cut = {"waveform": waveform, "sample_rate": rate}
+    cut = Audio(waveform=waveform, sample_rate=rate)
     latent = codecs.encode_audio(*waveform_of(cut), latent_frames=clip.audio_latents)
     return {"audio": track_of(cut, 0), "audio_latent": latent}

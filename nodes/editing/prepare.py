@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from comfy_api.latest import io, ui
 from torch import Tensor
 
@@ -13,19 +11,12 @@ from ...ltx2_core.editing.edit import EditPlan
 from ...ltx2_core.editing.extend import FADE_FRAMES, KEEP_FRAMES, plan_extension
 from ...ltx2_core.editing.retake import plan_retake
 from ...ltx2_core.types import Numerics
-from ..clip.plan import FRAMES, SECONDS, empty_latent, whole_frames
+from ..clip.plan import FRAMES, empty_latent, whole_frames
+from ..host.values import Audio, Vae
+from ..inputs import audio_regions_input, length_input, length_unit_input, rounding_input, video_regions_input
 from ..sampling.two_stage import placed
-from .codecs import Audio, HostCodecs, footage_of
-from .inputs import (
-    CATEGORY,
-    audio_inputs,
-    ceiling_input,
-    prepared_outputs,
-    region_inputs,
-    rounding_input,
-    source_inputs,
-    stages_input,
-)
+from .codecs import HostCodecs, footage_of
+from .inputs import CATEGORY, audio_inputs, ceiling_input, prepared_outputs, source_inputs, stages_input
 
 
 class LTX2AVExtend(io.ComfyNode):
@@ -40,19 +31,8 @@ class LTX2AVExtend(io.ComfyNode):
             "preserved, and both continue. LTX-2 Finish Edit joins the result to the clip.",
             inputs=[
                 *source_inputs("to extend"),
-                io.Combo.Input(
-                    "length_unit",
-                    options=[SECONDS, FRAMES],
-                    tooltip="Whether length counts seconds or frames.",
-                ),
-                io.Float.Input(
-                    "length",
-                    default=3.0,
-                    min=0.01,
-                    max=100000.0,
-                    step=0.01,
-                    tooltip="How much longer the clip becomes, to the frame.",
-                ),
+                length_unit_input(),
+                length_input(3.0, "How much longer the clip becomes, to the frame."),
                 io.Int.Input(
                     "keep_frames",
                     default=KEEP_FRAMES,
@@ -78,7 +58,7 @@ class LTX2AVExtend(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        video_vae: Any,
+        video_vae: Vae,
         images: Tensor,
         fps: float,
         length_unit: str,
@@ -86,7 +66,7 @@ class LTX2AVExtend(io.ComfyNode):
         keep_frames: int,
         fade_frames: int,
         stages: str,
-        audio_vae: Any = None,
+        audio_vae: Vae | None = None,
         audio: Audio | None = None,
     ) -> io.NodeOutput:
         edit = plan_extension(
@@ -113,7 +93,8 @@ class LTX2AVRetake(io.ComfyNode):
             "second stage on the clean clip at full size, with the same regions.",
             inputs=[
                 *source_inputs("to edit"),
-                *region_inputs(),
+                video_regions_input(),
+                audio_regions_input(),
                 rounding_input(),
                 io.Boolean.Input(
                     "paste",
@@ -130,7 +111,7 @@ class LTX2AVRetake(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        video_vae: Any,
+        video_vae: Vae,
         images: Tensor,
         fps: float,
         video_regions: str,
@@ -138,7 +119,7 @@ class LTX2AVRetake(io.ComfyNode):
         rounding: str,
         paste: bool,
         stages: str,
-        audio_vae: Any = None,
+        audio_vae: Vae | None = None,
         audio: Audio | None = None,
     ) -> io.NodeOutput:
         edit = plan_retake(
@@ -168,7 +149,7 @@ class LTX2AVSound(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, video_vae: Any, images: Tensor, fps: float, ceiling: float) -> io.NodeOutput:
+    def execute(cls, video_vae: Vae, images: Tensor, fps: float, ceiling: float) -> io.NodeOutput:
         edit = plan_audio(footage_of(images, fps), ceiling, numerics=Numerics.COMFY)
         return _prepared(edit, HostCodecs(video_vae), "1")
 
