@@ -28,6 +28,8 @@ REQUIRED = {
     "Pillow": "0",
     "tqdm": "0",
     "click": "8.1",
+    "pydantic": "2.4",
+    "typing_extensions": "4.1",
 }
 """Lowest versions of the packages needed, the same as in pyproject.toml."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +85,7 @@ def long_video(
     """
     how = how or LongVideo()
     schedule = prompts if isinstance(prompts, PromptSchedule) else PromptSchedule.parse(prompts)
-    request = Request(prompt=schedule.at(0), **options)
+    request = pipeline.resolve(Request(prompt=schedule.at(0), **options))
     if request.stages != 1:
         raise ValueError("long clips are made in one stage: give stages=1")
     clip = plan_clip(
@@ -116,8 +116,7 @@ def long_video(
                 shown.append(Reference(frames=part, scale=scale, strength=how.source_strength, every=every))
             if how.denoise < 1:
                 latents = AVLatent(pipeline.encode_video(part), None)
-        run = replace(
-            request,
+        run = request.changed(
             prompt=schedule.at(window.prompt_s, window.index),
             width=clip.width,
             height=clip.height,

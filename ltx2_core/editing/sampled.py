@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ..run.generation import Generation
-from ..run.request import Request, plan_stages
+from ..run.request import Request
 
 if TYPE_CHECKING:
     from ..run.pipeline import Given, LTX2Pipeline, OnStep, Stop
@@ -34,7 +34,7 @@ def sampled_clip(
         if on_sampled is not None:
             on_sampled(made)
         return made
-    wanted, there = plan_stages(request, pipeline.numerics)[-1].clip, sampled.clip
+    wanted, there = pipeline.stages(request)[-1].clip, sampled.clip
     sizes = [(clip.width, clip.height, clip.frames, clip.fps) for clip in (wanted, there)]
     if sizes[0] != sizes[1]:
         raise ValueError(

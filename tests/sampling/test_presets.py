@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ltx2_core import LTX2Pipeline, Request
-from ltx2_core.cli.guidance import check_files, repeated_request
+from ltx2_core.cli.repeat import check_files, repeated_request
 from ltx2_core.run.request import plan_stages
 from ltx2_core.sampling.caching import StepCache
 from ltx2_core.sampling.guidance import CFG, Guidance, GuidanceSchedule, Nag, Pass, StreamGuidance
