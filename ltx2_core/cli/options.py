@@ -72,14 +72,14 @@ def command(name: str) -> Callable[[Callable[[Chosen], None]], click.Command]:
         return GroupedCommand(
             name,
             callback=callback,
-            params=[_parameter(option) for option in options_of(name)],
+            params=[_parameter(option, name) for option in options_of(name)],
             help=function.__doc__,
         )
 
     return decorate
 
 
-def _parameter(option: Option) -> click.Option:
+def _parameter(option: Option, command: str) -> click.Option:
     """The click option; absent is None whatever the default, so that what was written is known."""
     kind = click.Choice(option.choices) if option.choices else TYPES.get(option.kind)
     return click.Option(
@@ -90,12 +90,12 @@ def _parameter(option: Option) -> click.Option:
         metavar=option.metavar,
         default=None,
         required=option.required,
-        help=_help(option),
+        help=_help(option, command),
     )
 
 
-def _help(option: Option) -> str:
-    default = option.default_text()
+def _help(option: Option, command: str) -> str:
+    default = option.default_text(command)
     # A bracket without a number of its own would be read as a default of click.
     return f"{option.help}  [default: {default}]" if default else option.help
 
@@ -115,7 +115,7 @@ def _command_tables() -> Iterator[str]:
                 cells = (
                     ", ".join(f"`{flag}`" for flag in option.flags),
                     _values(option),
-                    option.default_text(),
+                    option.default_text(name),
                     option.help,
                 )
                 yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

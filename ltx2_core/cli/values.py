@@ -1,4 +1,4 @@
-"""From the options of a call to the values of the library: execution, pipeline and the fields of a request."""
+"""From the options of a call to the values of the library: execution, pipeline, fields of a request."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ ENCODED_AT_ONCE = 32
 
 
 class Codecs:
-    """Encoders of the transformer's inputs and decoders of its outputs; ``loras`` are those of every stage."""
+    """Encoders of the transformer's inputs, decoders of its outputs; ``loras`` are those of every stage."""
 
     def __init__(self, networks: Components, loras: tuple[Lora, ...] = ()) -> None:
         self.networks = networks

@@ -77,7 +77,7 @@ class Execution:
         dtype: torch.dtype | None = None,
         **options: Unpack[ExecutionOptions],
     ) -> Execution:
-        """With the defaults of this machine: CUDA in bfloat16 where there is a GPU, else the CPU in float32."""
+        """With the defaults of this machine: CUDA in bfloat16 where there is a GPU, else CPU in float32."""
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if dtype is None:
             dtype = torch.bfloat16 if where.type == "cuda" else torch.float32

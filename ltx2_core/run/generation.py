@@ -101,7 +101,7 @@ class Generation:
     ) -> None:
         """Write an MP4 (H.264, AAC): frames are encoded as they are decoded, the settings go into its tags.
 
-        ``on_frames`` is called with (frames written, all frames). Nothing is left behind if it fails or is stopped.
+        ``on_frames`` is called with (frames written, all frames). No file is left if it fails or is stopped.
         Raises what :class:`~ltx2_core.media.VideoWriter` raises.
         """
         waveform, rate = playable(*self.audio())

@@ -138,7 +138,7 @@ def _keyframe(codecs: Codecs, image: ImageAt, clip: ClipPlan, crf: int) -> Guide
 def _video_reference(codecs: Codecs, reference: VideoReference, clip: ClipPlan) -> GuideFrames:
     """A control or reference video as a guide along the whole clip.
 
-    Raises ValueError for a video that is shorter than the clip, and for a size that its scale does not divide.
+    Raises ValueError for a video shorter than the clip, and for a size that its scale does not divide.
     """
     scale = reference.scale or _of_loras(codecs.loras, "reference_downscale_factor")
     every = reference.every or _of_loras(codecs.loras, "reference_temporal_scale_factor")

@@ -14,7 +14,7 @@ class Stopped(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Progress of a run: ``step`` of ``steps`` in ``stage`` are done; ``x0`` is the current estimate, while sampling."""
+    """``step`` of ``steps`` in ``stage`` are done; ``x0`` is the current estimate, while sampling."""
 
     stage: str
     step: int

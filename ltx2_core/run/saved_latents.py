@@ -49,7 +49,7 @@ def save_latents(
     edit: Mapping[str, Any] | None = None,
     folder: Path | None = None,
 ) -> Path:
-    """Write the latents of a run whose result is ``output``; the caller deletes the file when that is written.
+    """Write the latents of a run whose result is ``output``; the caller deletes the file afterwards.
 
     ``files`` are JSON values that resuming needs, such as the paths of the checkpoints; ``edit`` are the
     settings of the edit that the run belongs to (``EditTask.settings``).

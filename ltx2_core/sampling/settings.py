@@ -1,4 +1,4 @@
-"""The sampling part of a request: schedule, sampler, guidance, cache and seed, and those of a second stage."""
+"""The sampling part of a request: schedule, sampler, guidance, cache and seed, and a second stage."""
 
 from __future__ import annotations
 
