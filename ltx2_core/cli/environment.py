@@ -29,7 +29,6 @@ REQUIRED = {
     "tqdm": "0",
     "click": "8.1",
     "pydantic": "2.4",
-    "typing_extensions": "4.1",
 }
 """Lowest versions of the packages needed, the same as in pyproject.toml."""
 

@@ -64,14 +64,16 @@ def run_edit(pipeline: LTX2Pipeline, edit: EditRun, output: Path, *, quiet: bool
     """Sample, finish and save an edit; its latents are on disk until the file is written."""
     settings = edit.settings()
     with (
-        nullcontext() if quiet else tqdm(file=sys.stderr, unit="frame", disable=None) as bar,
+        nullcontext() if quiet else tqdm(file=sys.stderr, unit="step") as bar,
         _saved_until_written("sound" if edit.kind == "audio" else edit.kind, output) as saved,
     ):
 
         def save(generation: Generation) -> None:
             saved.append(save_latents(generation, output, files=_files(pipeline), edit=settings))
 
-        _save_edit(edit.task().make(pipeline, on_sampled=save), output, bar)
+        on_step = None if bar is None else lambda progress: _show(bar, progress)
+        task = edit.task({**edit.fields, "on_step": on_step})
+        _save_edit(task.make(pipeline, on_sampled=save), output, bar)
 
 
 def _task_of(settings: Mapping[str, Any]) -> EditTask:
