@@ -108,7 +108,7 @@ def _request(chosen: Chosen, pipeline: LTX2Pipeline, recorded: Settings | None) 
         return Request(**{"stages": pipeline.recipe.stages, **fields})
     named = bool(chosen["loras"] or chosen["stage2_loras"])
     request = repeated_request(recorded, fields)
-    differs = check_files(recorded, pipeline, given_loras=named)
+    differs = check_files(recorded, pipeline, named_loras=named)
     if differs is not None:
         click.echo(differs, err=True)
     return request

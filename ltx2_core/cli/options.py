@@ -43,7 +43,7 @@ class Chosen:
 
     def check(self, known: Mapping[str, Any] | None = None) -> None:
         """Raise ValueError for options that contradict each other; ``known`` are those of a file."""
-        check_together(self.explicit, known or (), command=self.command)
+        check_together(self.explicit, known, command=self.command)
 
 
 class GroupedCommand(click.Command):

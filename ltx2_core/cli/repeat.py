@@ -57,20 +57,20 @@ def repeated_request(settings: Mapping[str, Any], changes: Mapping[str, Any]) ->
         if recorded.get("seconds") is None and recorded.get("latents") is None:
             recorded["num_frames"] = length
     plain = Request.from_settings(recorded | {"prompt": changes.get("prompt", recorded.get("prompt"))})
-    return plain.changed(**changes)  # type: ignore[arg-type]
+    return plain.changed(**changes)
 
 
-def check_files(settings: Mapping[str, Any], pipeline: LTX2Pipeline, *, given_loras: bool) -> str | None:
+def check_files(settings: Mapping[str, Any], pipeline: LTX2Pipeline, *, named_loras: bool) -> str | None:
     """What differs between the files of a run and those of the settings, to be shown.
 
     Raises ValueError if the settings have LoRAs and none are named now.
     """
     loras = {kind: settings.get(kind, []) for kind in ("loras", "stage2_loras")}
-    if any(loras.values()) and not given_loras:
+    if any(loras.values()) and not named_loras:
         names = ", ".join(":".join(map(str, lora)) for kind in loras.values() for lora in kind)
         raise ValueError(f"the file was made with LoRAs, whose folders are not known: give {names} again")
     now = [file.path.name for file in pipeline.networks.checkpoints]
     before = settings.get("checkpoints", now)
     if now == before:
         return None
-    return f"made with {', '.join(before)}; this run uses {', '.join(now)}"
+    return f"sampled with {', '.join(before)}; this run uses {', '.join(now)}"

@@ -202,7 +202,7 @@ class Components:
         )
 
     def decode_choice(self, clip: ClipPlan) -> DecodeChoice | None:
-        """How ``clip`` is decoded within ``max_memory``; None where that is not given."""
+        """How ``clip`` is decoded within ``max_memory``; None without a budget."""
         if self.max_memory is None:
             return None
         return choose_decode(

@@ -95,7 +95,7 @@ class Execution:
 
 
 class ExecutionOptions(TypedDict, total=False):
-    """The keywords of :class:`Execution` besides ``device`` and ``dtype``."""
+    """The keywords of :class:`Execution` other than ``device`` and ``dtype``."""
 
     keep_loaded: bool
     max_memory: int | None

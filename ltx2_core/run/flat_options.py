@@ -16,7 +16,7 @@ from ..types import AVLatent
 
 
 class RequestOptions(TypedDict, total=False):
-    """The flat keywords of :class:`Request` and of the call of a pipeline, besides the prompt."""
+    """The flat keywords of :class:`Request` and of the call of a pipeline, other than the prompt."""
 
     negative_prompt: str | None
     width: int | None

@@ -34,7 +34,7 @@ class Generation:
 
     ``latents`` are normalised: video (1, 128, F, H, W), audio (1, 8, T, 16); give them to the next call, or
     to ``pipeline.upsample``. ``sigmas`` are the schedules that ran, one for each stage. ``codecs`` decode the
-    latents. ``run_settings`` are JSON values of the files and the execution that made them: see
+    latents. ``run_settings`` are JSON values of the files and the execution that sampled them: see
     :meth:`settings`, which adds what the request says.
     """
 
@@ -75,7 +75,7 @@ class Generation:
         return self.codecs.decode_audio(self.latents.audio)
 
     def settings(self) -> dict[str, Any]:
-        """What made this clip, as JSON values."""
+        """The settings that repeat this clip, as JSON values."""
         if self.recorded is not None:
             return self.recorded
         try:

@@ -59,7 +59,7 @@ class LTX2Pipeline(Codecs):
         upscaler: latent upscaler file, for two stages.
         loras: (file, strength) or LoraSpec for every stage; ``stage2_loras`` are added in the second one.
         numerics: whose result to give where public implementations differ.
-        execution: how to run; its fields may also be given one by one, as ``device``, ``dtype``,
+        execution: how to run; its fields are also accepted one by one, as ``device``, ``dtype``,
             ``keep_loaded``, ``max_memory`` and so on (see :class:`Execution`).
     """
 

@@ -27,7 +27,7 @@ Stop = Callable[[], bool]
 
 
 class Run:
-    """The callbacks of a run: who is told of progress, and who may stop it."""
+    """The callbacks of a run: one reports progress, one may stop it."""
 
     def __init__(self, on_step: OnStep | None = None, stop: Stop | None = None) -> None:
         self._on_step = on_step

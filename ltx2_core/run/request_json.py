@@ -106,10 +106,10 @@ def from_json(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def schema() -> dict[str, Any]:
     """The JSON schema of a request's settings."""
-    made = _model().model_json_schema()
-    made["title"] = "LTX-2 request"
+    whole = _model().model_json_schema()
+    whole["title"] = "LTX-2 request"
     for option in OPTIONS:
-        entry = made["properties"].get(option.name) if option.request else None
+        entry = whole["properties"].get(option.name) if option.request else None
         if entry is None:
             continue
         entry["description"] = option.help + (f" Unit: {option.unit}." if option.unit else "")
@@ -120,7 +120,7 @@ def schema() -> dict[str, Any]:
             entry["examples"] = list(option.choices)
         if option.default is BY_RECIPE:
             entry["description"] += " null: by the recipe of the checkpoint."
-    return made
+    return whole
 
 
 @cache

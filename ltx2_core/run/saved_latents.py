@@ -30,7 +30,7 @@ SUFFIX = ".latents.safetensors"
 
 
 def saved_folder() -> Path:
-    """Where runs keep their latents: a folder of this user among the temporary ones."""
+    """The folder of saved latents: one of this user among the temporary ones."""
     user = os.getuid() if hasattr(os, "getuid") else "user"
     return Path(tempfile.gettempdir()) / f"ltx2-latents-{user}"
 

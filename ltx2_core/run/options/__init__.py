@@ -1,4 +1,4 @@
-"""The one table of options: every quantity that a run can be told, declared once.
+"""The one table of options: every quantity that configures a run, declared once.
 
 The command line, the JSON schema of a request and the reference of the docs are made from it, and nodes take
 bounds and tooltips from it. No torch is imported here, so that help and shell completion are quick.

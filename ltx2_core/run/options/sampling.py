@@ -159,7 +159,7 @@ def guidance_options() -> Iterator[Option]:
                 kind=kind,  # type: ignore[arg-type]
                 group=group,
                 help=f"--{dashed} of the audio, where it differs from the video's." if stream else words,
-                range=bounds,  # type: ignore[arg-type]
+                range=bounds,
                 default=BY_RECIPE if name == "cfg" else None,
                 request=name == "cfg",
             )

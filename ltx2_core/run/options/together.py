@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from .table import by_name, options_of
@@ -34,14 +34,19 @@ REQUIREMENTS: Final[tuple[tuple[str, str], ...]] = (
 """An option that has no effect without another one."""
 
 
-def check_together(explicit: Mapping[str, Any], known: Iterable[str] = (), *, command: str) -> None:
+def check_together(
+    explicit: Mapping[str, Any], known: Mapping[str, Any] | None = None, *, command: str
+) -> None:
     """Raise ValueError, with both flags named, for options that contradict each other.
 
-    ``explicit`` are the options that were written, ``known`` further ones that a file's settings have.
+    ``explicit`` are the options that were written, ``known`` the values that a file's settings have.
     """
     names = {option.name for option in options_of(command)}
+    known = known or {}
+    # A file of distilled weights stays distilled, so its schedule is as fixed as with the option.
+    written = {**({"distilled": True} if known.get("distilled") else {}), **explicit}
     for one, other, reason in CONFLICTS:
-        if one in explicit and other in explicit:
+        if one in written and other in written:
             raise ValueError(
                 f"{by_name(one).flag} and {by_name(other).flag} contradict each other, as {reason}: "
                 "leave one out"
