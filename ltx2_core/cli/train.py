@@ -1,4 +1,4 @@
-"""``ltx2 train``: train models with the project's own training code."""
+"""``ltx2 train``: make models with the project's own training code."""
 
 from __future__ import annotations
 
@@ -44,23 +44,18 @@ class StepsOption(click.ParamType):  # type: ignore[type-arg]  # generic in new 
     show_default=True,
     help="full is for two cores, gpu for --device cuda; smoke only shows that everything runs.",
 )
-@click.option(
-    "--steps",
-    multiple=True,
-    type=StepsOption(),
-    help="Steps of a stage, in place of the default.",
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights, data and noise.")
+@click.option("--steps", multiple=True, type=StepsOption(), help="Steps of a stage in place of the recipe's.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of weights, data and noise.")
 @click.option(
     "--from",
     "models",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Continue from the set in these model folders: stages that are named begin with its weights.",
+    help="Go on from the set in these model folders: stages that are named begin with its weights.",
 )
-@click.option("--max-minutes", type=float, default=math.inf, help="Save and stop after this many minutes.")
-@click.option("--threads", type=int, help="Threads of torch; by default all cores.")
-@click.option("--device", default="cpu", show_default=True, help="Device of the gradient steps: cpu or cuda.")
-@click.option("--workers", default=1, show_default=True, help="Processes that encode latents.")
+@click.option("--max-minutes", type=float, default=math.inf, help="Stop, saved, after so long.")
+@click.option("--threads", type=int, help="Of torch; by default all cores.")
+@click.option("--device", default="cpu", show_default=True, help="Where gradient steps are: cpu, cuda.")
+@click.option("--workers", default=1, show_default=True, help="Processes that make latents.")
 @click.option("--bf16", is_flag=True, help="Compute under bfloat16 autocast.")
 @click.option(
     "--list", "only_list", is_flag=True, help="Show the stages with their cost and state, and stop."
@@ -81,14 +76,14 @@ def tiny(
     only_list: bool,
     quiet: bool,
 ) -> None:
-    """Train the tiny LTX-2 of the synthetic world from scratch.
+    """Make the tiny LTX-2 of the synthetic world, from nothing.
 
-    Stages run in order and are skipped when their output exists, so the same command continues after a stop.
+    Stages run in order and are skipped when their output exists, so the same command goes on after a stop.
     The models are in OUT/models, laid out like ComfyUI's folders; a stage's loss curve is in OUT/state.
     """
     import torch
 
-    from ..run.recipes import NEGATIVE_PROMPT
+    from ..run.request import NEGATIVE_PROMPT
     from ..tiny.write import TinySet
     from ..training.tiny.run import Run, Unfinished
     from ..training.tiny.scales import SCALES
@@ -125,7 +120,7 @@ def tiny(
             start_from(run, TinySet.in_folder(models), stages)
         run_stages(run, stages or None, on_stage=on_stage)
     except Unfinished as stop:
-        click.echo(f"stopped: {stop}. The same command continues from there.")
+        click.echo(f"stopped: {stop}. The same command goes on from there.")
         return
     except (ValueError, OSError, FloatingPointError) as error:
         raise click.ClickException(str(error)) from error
@@ -145,7 +140,7 @@ def _device(name: str) -> torch.device:
 
 
 def _show_stages(run: Any, stages: tuple[str, ...]) -> None:
-    """Print the expected and the spent minutes of each stage, and whether it is done."""
+    """What each stage is expected to take, what it has taken, and whether it is done."""
     from ..training.tiny.stages import STAGES
 
     cost, scale = run.cost(), run.scale

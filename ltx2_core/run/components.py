@@ -151,12 +151,12 @@ class Components:
     def use_transformer(
         self, loras: tuple[Lora, ...] = (), plan: MemoryPlan | None = None
     ) -> Iterator[Transformer]:
-        """The transformer as ``plan`` says, for the length of the block; without one all on the device."""
+        """The transformer as ``plan`` has it, for the length of the block; without one all on the device."""
         streamed = plan is not None and plan.streamed
         device = torch.device("cpu") if streamed or self.fp8_product is not None else None
         with self.use(Component.TRANSFORMER, loras, device=device) as transformer:
             if self.fp8_product is not None:
-                # Layers are rounded on the device one after another, so that it never holds all of them.
+                # One layer after another goes to the device to be rounded: it never holds all of them.
                 use_fp8(transformer, self.fp8_product, self.device)
                 transformer.to(device if streamed else self.device)
             transformer.chunk_tokens = None if plan is None else plan.chunk_tokens
