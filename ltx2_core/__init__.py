@@ -1,10 +1,12 @@
-"""LTX-2 as a plain torch library: text, image and audio in, video with sound out."""
+"""LTX-2 as a plain torch library: text, image and audio in, video with audio out."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .conditioning.inputs import ImageAt, VideoReference
+    from .run.execution import Execution
     from .run.generation import Generation
     from .run.pipeline import LTX2Pipeline, Progress, Stopped
     from .run.request import Request
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
     from .version import __version__
 
 _HOMES = {
+    "Execution": "run.execution",
+    "ImageAt": "conditioning.inputs",
+    "VideoReference": "conditioning.inputs",
     "Generation": "run.generation",
     "LTX2Pipeline": "run.pipeline",
     "Progress": "run.pipeline",
@@ -26,12 +31,15 @@ _HOMES = {
 }
 
 __all__ = [
+    "Execution",
     "Generation",
+    "ImageAt",
     "LTX2Pipeline",
     "Progress",
     "Request",
     "Stopped",
     "Tiles",
+    "VideoReference",
     "__version__",
     "find_saved",
     "resume",
@@ -44,7 +52,7 @@ _RENAMED = {"find_kept": "find_saved", "keep_latents": "save_latents"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use: ComfyUI and ``ltx2 inspect`` should not pay for the whole pipeline."""
+    """Import a public name on its first use, so that ComfyUI and help do not wait for the pipeline."""
     name = _RENAMED.get(name, name)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

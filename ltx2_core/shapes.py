@@ -219,3 +219,20 @@ def _check_whole(name: str, value: int) -> None:
     # A bool is an int to isinstance, and never a size.
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
         raise ValueError(f"{name}={value} must be a positive whole number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSize:
+    """The size and length that a request names; None is left to the recipe of the checkpoint.
+
+    ``width`` and ``height`` are pixels; the length is ``num_frames`` or ``seconds``. ``video`` False is audio
+    alone, of that length.
+    """
+
+    width: int | None = None
+    height: int | None = None
+    num_frames: int | None = None
+    seconds: float | None = None
+    fps: float | None = None
+    snap: Snap = Snap.NEAREST
+    video: bool = True

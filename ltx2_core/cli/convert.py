@@ -15,10 +15,10 @@ import click
 def convert(sources: tuple[Path, ...], destination: Path, fp8: bool, overwrite: bool) -> None:
     """Rewrite SOURCES, model files or diffusers folders, as DESTINATION.
 
-    A DESTINATION that ends in .safetensors becomes one file with everything that SOURCES hold; any other is
-    a folder for one file a component. The first source that holds a component gives it. With --fp8 the
-    audio layers and the sensitive ones stay in bfloat16. Everything is read back and compared before a file
-    gets its name.
+    A DESTINATION that ends in .safetensors becomes one file with everything that SOURCES contain; any other
+    is a folder with one file for each component. A component is taken from the first source that has it.
+    With --fp8 the audio layers and the sensitive ones stay in bfloat16. A file gets its final name only after
+    it was read back and compared.
     """
     from ..loading import Component, open_checkpoint
     from ..loading import convert as core
@@ -33,13 +33,13 @@ def convert(sources: tuple[Path, ...], destination: Path, fp8: bool, overwrite: 
             split = core.split_parts(opened)
             files = {destination / f"{name}.safetensors": parts for name, parts in split.items()}
         if fp8 and not any(Component.TRANSFORMER in parts for parts in files.values()):
-            raise ValueError("--fp8 is about the transformer, which none of the sources holds")
+            raise ValueError("--fp8 converts the transformer, which none of the sources contains")
         for path in files:
             check_output(path, overwrite=overwrite)
         for path, parts in files.items():
             with replacing(path) as temporary:
                 layers = core.convert(temporary, opened, parts, fp8=fp8)
-            size, told = path.stat().st_size / 1e9, f", {layers} layers in fp8" if layers else ""
-            click.echo(f"{path}  {size:.3g} GB, {', '.join(map(str, parts))}{told}")
+            size, in_fp8 = path.stat().st_size / 1e9, f", {layers} layers in fp8" if layers else ""
+            click.echo(f"{path}  {size:.3g} GB, {', '.join(map(str, parts))}{in_fp8}")
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error

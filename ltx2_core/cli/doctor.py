@@ -1,4 +1,4 @@
-"""``ltx2 doctor``: what is installed, what works, what is missing and how to mend it."""
+"""``ltx2 doctor``: what is installed, what works, what is missing and how to repair it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ MARKS = {"ok": "ok", "note": "note", "problem": "PROBLEM"}
 
 @click.command()
 def doctor() -> None:
-    """Check this installation. Exits with 1 where something has to be mended."""
+    """Check this installation. Exits with 1 where something has to be repaired."""
     facts: list[Fact] = []
     for fact in examine():
         click.echo(f"{MARKS[fact.state]:<8}{fact.name:<20}{fact.text}")
         facts.append(fact)
     problems = sum(fact.state == "problem" for fact in facts)
     if problems:
-        click.echo(f"\n{problems} to mend; see the lines marked PROBLEM")
+        click.echo(f"\n{problems} to repair; see the lines marked PROBLEM")
         sys.exit(1)
-    click.echo("\nall that is needed is here")
+    click.echo("\neverything needed is installed")

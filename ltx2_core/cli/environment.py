@@ -1,6 +1,6 @@
 """What is installed here and whether it works: the facts that ``ltx2 doctor`` prints.
 
-Nothing heavy is imported before a check asks for it, and no check raises: what fails becomes a fact.
+Heavy packages are imported inside the checks, and no check raises: a failure becomes a fact.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ REQUIRED = {
     "Pillow": "0",
     "tqdm": "0",
     "click": "8.1",
+    "pydantic": "2.4",
 }
 """Lowest versions of the packages needed, the same as in pyproject.toml."""
 
@@ -49,7 +50,7 @@ def examine() -> Iterator[Fact]:
         ("resampling", _resampling),
         ("devices", _devices),
         ("attention", _attention),
-        ("video and sound", _codecs),
+        ("video and audio", _codecs),
         ("embedded model", _embedded_set),
         ("memory", _memory),
     ):
@@ -87,7 +88,7 @@ def _packages() -> Iterator[Fact]:
 
 
 def _guarded(name: str, check: Callable[[], Fact]) -> Fact:
-    """A broken installation can raise anything while it is imported; that is the finding, not a crash."""
+    """A broken installation can raise anything while it is imported; the error is the finding."""
     try:
         return check()
     except Exception as error:
@@ -132,7 +133,7 @@ def _attention() -> Fact:
 def _codecs() -> Fact:
     import av
 
-    name = "video and sound"
+    name = "video and audio"
     lacking = [f"{codec} encoder" for codec in ("libx264", "aac") if not _has_codec(codec, "w")]
     lacking += [f"{codec} decoder" for codec in ("h264", "aac", "mp3", "flac") if not _has_codec(codec, "r")]
     libraries = ", ".join(

@@ -1,4 +1,4 @@
-"""``ltx2 inspect``: what a model file or a text-encoder folder holds, from headers alone."""
+"""``ltx2 inspect``: what a model file or a text-encoder folder contains, from headers alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def inspect(file: Path, as_json: bool) -> None:
-    """Say what FILE holds: components, generation, layout, number formats, sizes and metadata.
+    """Show what FILE contains: components, generation, layout, number formats, sizes and metadata.
 
     FILE is a .safetensors file (checkpoint, split component, upscaler, LoRA, text encoder), a diffusers
     folder, a folder of split files or a text-encoder folder. Only headers are read, so this is quick for

@@ -7,13 +7,16 @@ from importlib import import_module
 import click
 
 SUBCOMMANDS = {
-    "generate": ("ltx2_core.cli.generate:generate", "Make a video with sound from text, images or audio."),
-    "extend": ("ltx2_core.cli.edit:extend_", "Go on with a video, picture and sound."),
-    "retake": ("ltx2_core.cli.edit:retake_", "Make parts of a video anew and keep the rest."),
-    "sound": ("ltx2_core.cli.edit:sound", "Make sound for a video, or sound alone."),
-    "long": ("ltx2_core.cli.edit:long", "Make a clip of any length, window by window."),
+    "generate": (
+        "ltx2_core.cli.generate:generate",
+        "Generate a video with audio from text, images or audio.",
+    ),
+    "extend": ("ltx2_core.cli.edit:extend", "Extend a video, frames and audio."),
+    "retake": ("ltx2_core.cli.edit:retake", "Regenerate parts of a video and preserve the rest."),
+    "sound": ("ltx2_core.cli.edit:sound", "Generate audio for a video, or audio alone."),
+    "long": ("ltx2_core.cli.long:long", "Generate a clip of any length, window by window."),
     "plan": ("ltx2_core.cli.memory_plan:plan", "Show what a clip needs in memory, and how it would fit."),
-    "inspect": ("ltx2_core.cli.inspect:inspect", "Say what a model file holds."),
+    "inspect": ("ltx2_core.cli.inspect:inspect", "Show what a model file contains."),
     "convert": (
         "ltx2_core.cli.convert:convert",
         "Rewrite a model in one file, in split files, or in fp8.",
@@ -30,7 +33,7 @@ SUBCOMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """Lists subcommands from the table and imports only the one that runs."""
+    """Lists subcommands from the table and imports only the one that is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(SUBCOMMANDS)
@@ -50,7 +53,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="comfyui-ltx2")
 def main() -> None:
-    """LTX-2: video with synchronised sound from text, images and audio."""
+    """LTX-2: video with synchronised audio from text, images and audio."""
 
 
 if __name__ == "__main__":

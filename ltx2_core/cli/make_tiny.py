@@ -17,13 +17,13 @@ import click
     type=click.Choice(["float32", "bfloat16"]),
     default="bfloat16",
     show_default=True,
-    help="Of weights.",
+    help="Number format of the weights.",
 )
 def make_tiny(folder: Path, generation: str, seed: int, dtype: str) -> None:
     """Write a tiny random model set below DIR, in the folders that ComfyUI uses.
 
-    Checkpoint, text encoder, latent upscaler and LoRA have the layout of the released files, so everything
-    that reads those can be tried on them; what they generate is noise.
+    Checkpoint, text encoder, latent upscaler and LoRA have the layout of the released files, so that every
+    program that reads those can be tried with them; what they generate is noise.
     """
     import torch
 

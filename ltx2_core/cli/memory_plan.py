@@ -2,138 +2,108 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
-import numpy as np
-import torch
-from PIL import Image
 
-from ..memory import (
-    PRESETS,
-    RELEASED,
-    STORED,
-    MemoryPlan,
-    draw_plans,
-    free_memory,
-    parse_budget,
-    plan_memory,
-    released_size,
-    size_text,
-)
-from ..run.components import Components
-from ..shapes import ClipPlan, Snap, plan_clip
-from ..types import Numerics
-from .generate import DTYPES
+from .options import Chosen, command
 
-Planner = Callable[[int], MemoryPlan]
+if TYPE_CHECKING:
+    from ..memory import MemoryPlan
+    from ..shapes import ClipPlan
+
+    Planner = Callable[[int], MemoryPlan]
 
 
-def _path() -> click.Path:
-    return click.Path(path_type=Path)
+@command("plan")
+def plan(chosen: Chosen) -> None:
+    """Show what a clip needs in memory, stage by stage, and how it would run within a budget."""
+    from ..memory import size_text
 
-
-@click.command("plan")
-@click.option("--width", type=int, default=768, show_default=True)
-@click.option("--height", type=int, default=512, show_default=True)
-@click.option("--frames", type=int, help="Length, 8k + 1 frames.  [default: 121]")
-@click.option("--seconds", type=float, help="Length in seconds, in place of --frames.")
-@click.option("--fps", type=float, default=24.0, show_default=True)
-@click.option("--stages", type=click.IntRange(1, 2), default=2, show_default=True)
-@click.option("--snap", type=click.Choice([s.value for s in Snap]), default=Snap.NEAREST.value)
-@click.option(
-    "--max-memory",
-    "budgets",
-    multiple=True,
-    help="Budget such as 12GB, or auto for what the GPU has free; repeat to compare.  [default: auto where "
-    "there is a GPU, else 8, 12, 16, 24, 32 and 80 GB]",
-)
-@click.option("--passes-per-call", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--checkpoint", "checkpoints", type=_path(), multiple=True, help="Model file; may be repeated.")
-@click.option("--text-encoder", type=_path(), help="Folder or file of the Gemma text encoder.")
-@click.option("--dtype", type=click.Choice(list(DTYPES)), default="bfloat16", show_default=True)
-@click.option(
-    "--model",
-    type=click.Choice(RELEASED),
-    default="2.3",
-    show_default=True,
-    help="Released model to plan for, where no --checkpoint is given.",
-)
-@click.option(
-    "--stored",
-    type=click.Choice(list(STORED)),
-    default="bf16",
-    show_default=True,
-    help="Its blocks, as stored.",
-)
-@click.option("--picture", type=_path(), help="Draw the plans into this PNG.")
-def plan(
-    width: int,
-    height: int,
-    frames: int | None,
-    seconds: float | None,
-    fps: float,
-    stages: int,
-    snap: str,
-    budgets: tuple[str, ...],
-    passes_per_call: int,
-    checkpoints: tuple[Path, ...],
-    text_encoder: Path | None,
-    dtype: str,
-    model: Any,
-    stored: Any,
-    picture: Path | None,
-) -> None:
-    """Show what a clip needs in memory, stage by stage, and how it would be made within a budget."""
     try:
-        clip = plan_clip(
-            width,
-            height,
-            frames=121 if frames is None and seconds is None else frames,
-            seconds=seconds,
-            fps=fps,
-            snap=Snap(snap),
-            stages=stages,
-        )
-        clips = [clip] if stages == 1 else [clip.half(), clip]
-        if checkpoints:
-            planner = _of_files(checkpoints, text_encoder, clips, DTYPES[dtype], passes_per_call)
-        else:
-            planner = _of_released(model, stored, clips, DTYPES[dtype], passes_per_call)
-        plans = [planner(budget) for budget in _budgets(budgets)]
+        chosen.check()
+        clips = _clips(chosen)
+        planner = _of_files(chosen, clips) if chosen["checkpoints"] else _of_released(chosen, clips)
+        plans = [planner(budget) for budget in _budgets(chosen["budgets"])]
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
+    clip = clips[-1]
     click.echo(f"{clip.width}x{clip.height}, {clip.frames} frames at {clip.fps:g} fps = {clip.seconds:.3f} s")
     for change in clip.changes:
         click.echo(change)
-    for made in plans:
-        click.echo(f"\nwithin {size_text(made.budget)}")
-        for line in made.lines():
+    for one in plans:
+        click.echo(f"\nwithin {size_text(one.budget)}")
+        for line in one.lines():
             click.echo(f"  {line}")
-    if picture is not None:
-        Image.fromarray((draw_plans(plans).numpy() * 255).round().astype(np.uint8)).save(picture)
-        click.echo(f"\n{picture.resolve()}")
+    if chosen["picture"] is not None:
+        _draw(plans, chosen["picture"])
 
 
-def _budgets(given: tuple[str, ...]) -> list[int]:
+def _clips(chosen: Chosen) -> list[ClipPlan]:
+    """The clip of each stage, with the size of the model's recipe where none is written."""
+    from ..run.recipes import recipe_for
+    from ..shapes import Snap, plan_clip
+
+    recipe, seconds = recipe_for(chosen["model"]), chosen["seconds"]
+    stages = chosen["stages"] or recipe.stages
+    frames = chosen["num_frames"]
+    clip = plan_clip(
+        recipe.width if chosen["width"] is None else chosen["width"],
+        recipe.height if chosen["height"] is None else chosen["height"],
+        frames=recipe.num_frames if frames is None and seconds is None else frames,
+        seconds=seconds,
+        fps=recipe.fps if chosen["fps"] is None else chosen["fps"],
+        snap=Snap(chosen["snap"]),
+        stages=stages,
+    )
+    return [clip] if stages == 1 else [clip.half(), clip]
+
+
+def _budgets(texts: Sequence[str]) -> list[int]:
+    """Bytes of each budget; by default what the GPU has free, or common sizes without one."""
+    import torch
+
+    from ..memory import PRESETS, free_memory, parse_budget
+
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if given:
-        return [parse_budget(text, device) for text in given]
+    if texts:
+        return [parse_budget(text, device) for text in texts]
     free = free_memory(device)
     return list(PRESETS.values()) if free is None else [free]
 
 
-def _of_released(model: Any, stored: Any, clips: list[ClipPlan], dtype: torch.dtype, batch: int) -> Planner:
-    size = released_size(model, stored)
+def _of_released(chosen: Chosen, clips: list[ClipPlan]) -> Planner:
+    """The plan of a released model, from its published sizes."""
+    from ..memory import plan_memory, released_size
+    from .values import DTYPES
+
+    size = released_size(chosen["model"], chosen["stored"])
+    dtype, batch = DTYPES[chosen["dtype"] or "bfloat16"], chosen["passes_per_call"]
     return lambda budget: plan_memory(budget, **vars(size), clips=clips, dtype=dtype, batch=batch)
 
 
-def _of_files(
-    files: tuple[Path, ...], text: Path | None, clips: list[ClipPlan], dtype: torch.dtype, batch: int
-) -> Planner:
+def _of_files(chosen: Chosen, clips: list[ClipPlan]) -> Planner:
+    """The plan of the files that were named, from their headers."""
+    from ..run.components import Components
+    from ..types import Numerics
+    from .values import execution_of
+
+    # Plans are for the GPU that the run will use, which need not be in this machine.
+    execution = execution_of(chosen, device="cpu", dtype=chosen["dtype"] or "bfloat16")
     networks = Components(
-        files, text, device=torch.device("cpu"), dtype=dtype, numerics=Numerics.OFFICIAL, keep_loaded=False
+        chosen["checkpoints"], chosen["text_encoder"], execution=execution, numerics=Numerics.OFFICIAL
     )
-    return lambda budget: networks.plan(clips, budget=budget, batch=batch)
+    return lambda budget: networks.plan(clips, budget=budget, batch=execution.passes_per_call)
+
+
+def _draw(plans: Sequence[MemoryPlan], path: Path) -> None:
+    """Draw the plans into a PNG and print its path."""
+    import numpy as np
+    from PIL import Image
+
+    from ..memory import draw_plans
+
+    Image.fromarray((draw_plans(plans).numpy() * 255).round().astype(np.uint8)).save(path)
+    click.echo(f"\n{path.resolve()}")

@@ -8,9 +8,6 @@ from pathlib import Path
 
 import click
 
-from ..media.atomic import replacing
-from ..tiny import embedded_dir
-
 
 @click.group()
 def models() -> None:
@@ -21,10 +18,13 @@ def models() -> None:
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--force", is_flag=True, help="Replace files of the same names that differ.")
 def export(folder: Path, force: bool) -> None:
-    """Copy the embedded set below DIR, such as ComfyUI/models: each file into the folder of its kind.
+    """Copy the tiny set below DIR, such as ComfyUI/models: each file into the folder of its kind.
 
     It is a real LTX-2, tiny and trained on a world of coloured shapes, in the layout of the released files.
     """
+    from ..media.atomic import replacing
+    from ..tiny import embedded_dir
+
     source = embedded_dir()
     files = sorted(path.relative_to(source) for path in source.rglob("*") if path.is_file())
     different = [
@@ -34,7 +34,7 @@ def export(folder: Path, force: bool) -> None:
     ]
     if different and not force:
         raise click.ClickException(
-            f"{', '.join(str(folder / name) for name in different)}: other files of these names are there; "
+            f"{', '.join(str(folder / name) for name in different)}: other files of these names exist; "
             "choose another folder, or --force to replace them"
         )
     try:

@@ -10,11 +10,13 @@ from ..config import transformer_config, video_vae_config
 from ..loading import Component
 from ..memory import MemoryEstimate, estimate_memory, size_text
 from ..run.pipeline import LTX2Pipeline
-from ..run.request import Stage
+from ..run.recipes import of_kind
+from ..run.request import Request
+from ..run.stages import Stage
 from ..storage.quantized import loaded_bytes
 
 
-def print_plan(pipeline: LTX2Pipeline, stages: Sequence[Stage]) -> None:
+def print_plan(pipeline: LTX2Pipeline, request: Request, stages: Sequence[Stage]) -> None:
     """Sizes, tokens, sigmas and predicted peak memory of a run, without loading any weights."""
     clip = stages[-1].clip
     click.echo(
@@ -23,6 +25,7 @@ def print_plan(pipeline: LTX2Pipeline, stages: Sequence[Stage]) -> None:
     )
     for change in clip.changes:
         click.echo(f"          {change}")
+    click.echo(f"recipe    {recipe_line(pipeline, request)}")
     for index, stage in enumerate(stages, start=1):
         passes = len(stage.guidance.passes())
         guidance = (
@@ -34,9 +37,11 @@ def print_plan(pipeline: LTX2Pipeline, stages: Sequence[Stage]) -> None:
         )
         click.echo("          sigmas " + ", ".join(f"{sigma:g}" for sigma in stage.sigmas.tolist()))
     if pipeline.speed.keep_text_keys:
-        kept = pipeline.text_keys_bytes(stages)
-        unless = "nothing, as this model makes them anew at every noise level"
-        click.echo(f"memory    keys and values of the text: {size_text(kept) + ' kept' if kept else unless}")
+        cached = pipeline.text_keys_bytes(stages)
+        unless = "nothing, as those of this model depend on the noise level"
+        click.echo(
+            f"memory    keys and values of the text: {size_text(cached) + ' cached' if cached else unless}"
+        )
     budget = pipeline.networks.max_memory
     if budget is not None:
         for line in pipeline.plan(stages, budget).lines():
@@ -50,6 +55,18 @@ def print_plan(pipeline: LTX2Pipeline, stages: Sequence[Stage]) -> None:
         )
     peak = max(memory, key=lambda entry: entry.total)
     click.echo(f"peak      about {size_text(peak.total)} in {peak.stage} ({pipeline.networks.dtype})")
+
+
+def recipe_line(pipeline: LTX2Pipeline, request: Request) -> str:
+    """The values that the recipe chose, and its name."""
+    recipe = of_kind(pipeline.recipe, distilled=request.sampling.distilled)
+    resolved, chosen = request.with_recipe(recipe)
+    values = [
+        f"{name} {getattr(resolved, name)}" for name in chosen if name not in ("negative_prompt", "image_crf")
+    ]
+    if resolved.image is not None and "image_crf" in chosen:
+        values.append(f"image_crf {resolved.image_crf}")
+    return f"{', '.join(values) or 'nothing'}: {recipe.reason}"
 
 
 def predict(pipeline: LTX2Pipeline, stages: Sequence[Stage]) -> tuple[MemoryEstimate, ...]:

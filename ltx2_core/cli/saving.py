@@ -3,90 +3,134 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from ..editing import Edit, EditTask
+from ..editing.task import EditKind
 from ..media import check_output, write_wav
 from ..out_of_memory import is_out_of_memory
 from ..run.generation import Generation
 from ..run.pipeline import LTX2Pipeline, Progress
 from ..run.request import Request
+from ..run.request_json import from_json
 from ..run.saved_latents import find_saved, read_saved, resume, save_latents
 from ..types import Numerics
+from .options import Chosen
+from .values import Output, execution_of
 
-RESUME_HELP = "Decode what an earlier run had sampled when it failed: that for -o, or the last one."
 
-
-def run(pipeline: LTX2Pipeline, request: Request, output: Path, *, quiet: bool) -> None:
+def run(pipeline: LTX2Pipeline, request: Request, output: Output) -> None:
     """Sample and save with a progress bar on stderr; the latents are on disk until the file is written."""
     with (
-        nullcontext() if quiet else tqdm(file=sys.stderr, unit="step") as bar,
-        _saved_until_written("generate", output) as kept,
+        _bar(output, "step") as bar,
+        _saved_until_written("generate", output.path) as saved,
     ):
         generation = pipeline(request, on_step=None if bar is None else lambda p: _show(bar, p))
-        kept.append(save_latents(generation, output, files=_files(pipeline)))
-        _save(generation, output, bar)
+        saved.append(save_latents(generation, output.path, files=_files(pipeline)))
+        _save(generation, output.path, bar)
 
 
-def run_edit(pipeline: LTX2Pipeline, task: EditTask, output: Path) -> None:
+@dataclass(frozen=True, kw_only=True)
+class EditRun:
+    """One edit of the command line: ``own`` are the arguments of its kind, ``fields`` those of a request."""
+
+    kind: EditKind
+    prompt: str
+    source: Path | None
+    own: Mapping[str, Any]
+    fields: Mapping[str, Any]
+
+    def task(self, fields: Mapping[str, Any] | None = None) -> EditTask:
+        """The edit as a task; ``fields`` take the place of its own."""
+        options = {**(self.fields if fields is None else fields), **self.own}
+        return EditTask(kind=self.kind, prompt=self.prompt, source=self.source, options=options)
+
+    def settings(self) -> dict[str, Any]:
+        """JSON values, with the names of the fields, which :func:`_task_of` reads back."""
+        plain = Request(prompt=self.prompt, **self.fields).settings()
+        task = self.task({name: plain[name] for name in self.fields})
+        return {**task.settings(), "fields": sorted(self.fields)}
+
+
+def run_edit(pipeline: LTX2Pipeline, edit: EditRun, output: Path, *, quiet: bool) -> None:
     """Sample, finish and save an edit; its latents are on disk until the file is written."""
-    with _saved_until_written("sound" if task.kind == "audio" else task.kind, output) as kept:
+    settings = edit.settings()
+    with (
+        nullcontext() if quiet else tqdm(file=sys.stderr, unit="step") as bar,
+        _saved_until_written("sound" if edit.kind == "audio" else edit.kind, output) as saved,
+    ):
 
-        def keep(generation: Generation) -> None:
-            files = _files(pipeline)
-            kept.append(save_latents(generation, output, files=files, edit=task.settings()))
+        def save(generation: Generation) -> None:
+            saved.append(save_latents(generation, output, files=_files(pipeline), edit=settings))
 
-        _save_edit(task.make(pipeline, on_sampled=keep), output)
+        on_step = None if bar is None else lambda progress: _show(bar, progress)
+        task = edit.task({**edit.fields, "on_step": on_step})
+        _save_edit(task.make(pipeline, on_sampled=save), output, bar)
 
 
-def resume_run(output: Path | None, checkpoints: Sequence[Path], *, quiet: bool, **options: Any) -> Path:
-    """Decode the newest latents that were kept, of ``output`` if one is named; returns the file written.
+def _task_of(settings: Mapping[str, Any]) -> EditTask:
+    """The edit that was saved with its latents. Raises ValueError if its source has changed."""
+    task = EditTask.from_settings(settings)
+    names = set(settings.get("fields", ()))
+    plain = {name: value for name, value in task.options.items() if name in names}
+    fields = from_json({"prompt": task.prompt, **plain})
+    return replace(task, options={**task.options, **{name: fields[name] for name in plain}})
 
-    Raises ValueError where none are kept, FileNotFoundError where the files of the model have moved.
+
+def resume_run(chosen: Chosen, output: Output) -> Path:
+    """Decode the newest saved latents, of ``output`` if it is named; returns the file written.
+
+    Raises ValueError where none are saved, FileNotFoundError where the files of the model have moved.
     """
-    path = find_saved(output)
+    path = find_saved(output.path if output.named else None)
     about = read_saved(path)
-    target = Path(about["output"]) if output is None else output
+    target = output.path if output.named else Path(about["output"])
     check_output(target)
     settings, edit = about["settings"], about.get("edit")
-    if options.get("dtype") is None:
-        options["dtype"] = getattr(torch, settings["dtype"])
-    files = checkpoints or about["files"]["checkpoints"]
-    pipeline = LTX2Pipeline(*files, numerics=Numerics(settings["numerics"]), **options)
+    execution = execution_of(chosen, dtype=chosen["dtype"] or settings["dtype"])
+    files = chosen["checkpoints"] or about["files"]["checkpoints"]
+    pipeline = LTX2Pipeline(*files, numerics=Numerics(settings["numerics"]), execution=execution)
     with (
-        nullcontext() if quiet else tqdm(file=sys.stderr, unit="frame") as bar,
-        _saved_until_written("generate", target) as kept,
+        _bar(output, "frame") as bar,
+        _saved_until_written("generate", target) as saved,
     ):
-        kept.append(path)
+        saved.append(path)
         generation = resume(path, pipeline)
         if edit is None:
             _save(generation, target, bar)
         else:
-            _save_edit(EditTask.from_settings(edit).make(pipeline, sampled=generation), target, bar)
+            _save_edit(_task_of(edit).make(pipeline, sampled=generation), target, bar)
     return target
+
+
+def _bar(output: Output, unit: str) -> Any:
+    """A progress bar, or a context of None where none is shown."""
+    return nullcontext() if output.quiet else tqdm(file=sys.stderr, unit=unit)
 
 
 @contextmanager
 def _saved_until_written(command: str, output: Path) -> Iterator[list[Path]]:
-    """Files of latents that are removed if the block ends well; if not, how to go on from them is said."""
-    kept: list[Path] = []
+    """Files of latents that are removed if the block succeeds; if not, the command that resumes is shown."""
+    saved: list[Path] = []
     try:
-        yield kept
+        yield saved
     except BaseException as error:
-        if kept:
-            click.echo(f"what was sampled is kept; ltx2 {command} --resume -o {output} decodes it", err=True)
+        if saved:
+            click.echo(
+                f"the sampled latents are saved; ltx2 {command} --resume -o {output} decodes them", err=True
+            )
             if is_out_of_memory(error):
                 raise click.ClickException(f"memory ran out while decoding: {error}") from error
         raise
-    for path in kept:
+    for path in saved:
         path.unlink(missing_ok=True)
 
 
@@ -98,11 +142,11 @@ def _save(generation: Generation, output: Path, bar: Any) -> None:
     generation.save(output, on_frames=_on_frames(bar, generation.clip.frames))
 
 
-def _save_edit(made: Edit | tuple[Tensor, int], output: Path, bar: Any = None) -> None:
-    if isinstance(made, Edit):
-        made.save(output, on_frames=_on_frames(bar, made.frame_count))
+def _save_edit(result: Edit | tuple[Tensor, int], output: Path, bar: Any = None) -> None:
+    if isinstance(result, Edit):
+        result.save(output, on_frames=_on_frames(bar, result.frame_count))
     else:
-        write_wav(output, *made)
+        write_wav(output, *result)
 
 
 def _on_frames(bar: Any, frames: int) -> Callable[[int, int], None] | None:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from ..run.generation import Generation
 from ..run.progress import OnStep, Stop
-from ..run.request import Request, plan_stages
+from ..run.request import Request
 from ..shapes import ClipPlan
 from .footage import Edit, Footage
 from .protocols import Encoders, OnSampled, Pipeline, SampledClip, StageInput
@@ -75,7 +75,7 @@ def sampled_clip(
         if on_sampled is not None:
             on_sampled(result)
         return result
-    expected = plan_stages(request, pipeline.numerics)[-1].clip
+    expected = pipeline.stages(request)[-1].clip
     sizes = [(clip.width, clip.height, clip.frames, clip.fps) for clip in (expected, sampled.clip)]
     if sizes[0] != sizes[1]:
         raise ValueError(
@@ -94,4 +94,4 @@ def sample(
     stop: Stop | None,
 ) -> Generation:
     """Run ``request`` with further conditioning: the one call of the pipeline in this room."""
-    return pipeline(request, given=conditioning, on_step=on_step, stop=stop)
+    return pipeline(request, conditioning=conditioning, on_step=on_step, stop=stop)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,7 +9,7 @@ from ..loading import Lora
 from ..media import fit_image
 from ..run.components import Components
 from ..run.progress import OnStep, Stop
-from ..run.request import Request, plan_stages
+from ..run.request import Request
 from ..shapes import AUDIO_LATENTS_PER_SECOND
 from ..types import AVLatent
 from .audio_track import audio_identity
@@ -56,10 +55,10 @@ def long_video(
     """
     how = how or LongVideo()
     schedule = prompts if isinstance(prompts, PromptSchedule) else PromptSchedule.parse(prompts)
-    request = Request(prompt=schedule.at(0), **options)
+    request = pipeline.resolve(Request(prompt=schedule.at(0), **options))
     if request.stages != 1:
         raise ValueError("a long clip is sampled in one stage: set stages=1")
-    clip = plan_stages(request, pipeline.numerics)[-1].clip
+    clip = pipeline.stages(request)[-1].clip
     plan = plan_long(
         clip,
         schedule,
@@ -107,8 +106,7 @@ def _request_of(
     request: Request, window: Window, *, prompt: str, seed: int, latents: AVLatent | None, how: LongVideo
 ) -> Request:
     """The request of the whole clip, changed to that of one window."""
-    return replace(
-        request,
+    return request.changed(
         prompt=prompt,
         width=window.clip.width,
         height=window.clip.height,

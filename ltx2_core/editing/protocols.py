@@ -15,6 +15,7 @@ from ..conditioning.items import Conditioning
 from ..run.generation import Generation
 from ..run.progress import OnStep, Stop
 from ..run.request import Request
+from ..run.stages import Stage
 from ..shapes import ClipPlan
 from ..types import Numerics
 
@@ -78,11 +79,17 @@ class Pipeline(Encoders, Decoders, Protocol):
     @property
     def numerics(self) -> Numerics: ...
 
+    def resolve(self, request: Request) -> Request:
+        """``request`` with everything that it leaves open filled in from the recipe."""
+        ...
+
+    def stages(self, request: Request) -> tuple[Stage, ...]: ...
+
     def __call__(
         self,
         prompt: Request,
         *,
-        given: Sequence[StageInput] = (),
+        conditioning: Sequence[StageInput] = (),
         on_step: OnStep | None = None,
         stop: Stop | None = None,
     ) -> Generation: ...

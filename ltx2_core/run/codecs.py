@@ -1,6 +1,6 @@
-"""Text, pictures and sound to latents and back, each with the networks that it takes and no others.
+"""Text, frames and audio to latents and back, each with the networks that it needs and no others.
 
-Letters: B batch, N pictures or frames, C channels, S samples, H W pixel rows and columns.
+Letters: B batch, N frames, C channels, S samples, H W pixel rows and columns.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ENCODED_AT_ONCE = 32
 
 
 class Codecs:
-    """What goes into the transformer and what comes out of it; ``loras`` are those of every stage."""
+    """Encoders of the transformer's inputs, decoders of its outputs; ``loras`` are those of every stage."""
 
     def __init__(self, networks: Components, loras: tuple[Lora, ...] = ()) -> None:
         self.networks = networks
@@ -87,7 +87,7 @@ class Codecs:
             )
 
     def upsample(self, latents: AVLatent, *, adain: float = 0.0) -> AVLatent:
-        """The video at the upscaler's factor, usually twice the width and height; the audio as it is."""
+        """The video at the upscaler's factor, usually twice the width and height; the audio unchanged."""
         if latents.video is None:
             raise ValueError("there is no video to upscale in these latents")
         with (
@@ -104,8 +104,9 @@ class Codecs:
     ) -> Iterator[Tensor]:
         """Normalised latent (1, 128, F, H, W), whole or in pieces -> chunks (N, 3, 32 H, 32 W) in [-1, 1].
 
-        Exactly the whole clip's frames, with memory that does not depend on their number. With ``as_bytes``
-        they are uint8, made so before they leave the device: a quarter of what there is to copy and to hold.
+        The frames are exactly those of a decode of the whole clip, with memory that does not depend on their
+        number. With ``as_bytes`` they are uint8, converted on the device: a quarter of the bytes to copy.
+        Raises ValueError where there is no latent.
         """
         with self.networks.use(Component.VIDEO_DECODER) as decoder:
             pieces = iter((latent,) if isinstance(latent, Tensor) else latent)

@@ -1,4 +1,4 @@
-"""The networks of a run, loaded when they are needed and let go when they are not."""
+"""The networks of a run, loaded when they are needed and freed when they are not."""
 
 from __future__ import annotations
 
@@ -31,7 +31,6 @@ from ..memory import (
     DecodeChoice,
     MemoryPlan,
     TextSize,
-    check_budget,
     choose_decode,
     plan_memory,
     text_stages,
@@ -44,6 +43,7 @@ from ..text.gemma import find_encoder
 from ..transformer import Transformer
 from ..transformer.fp8 import Product, fp8_problem, fp8_saving, is_fp8, kernel_product, use_fp8
 from ..types import Numerics, TextFeatures
+from .execution import Execution
 
 LoraFile = LoraSpec | tuple[str | os.PathLike[str], float] | str | os.PathLike[str]
 """A LoRA file, with its strength or with one for each stream."""
@@ -57,12 +57,12 @@ _FLOAT32 = frozenset({Component.AUDIO_ENCODER, Component.AUDIO_DECODER, Componen
 
 
 class Components:
-    """Where each component comes from, and the ones that are loaded.
+    """Where each component comes from, and the networks that are held.
 
-    ``checkpoints`` may be one official file or the components in several; the first that holds a component
-    gives it. Headers are read at once, weights when :meth:`use` asks for them. With ``max_memory``, in bytes
-    of the device, networks that are kept wait in system memory. ``fp8_blocks`` has the transformer multiply
-    in fp8 where ``device`` can; ``fp8_problem`` says why it cannot.
+    ``checkpoints`` may be one official file or several that together hold the components; the first file
+    that holds a component is used for it. Headers are read at once, weights in :meth:`use`. ``execution``
+    says where and how networks compute; with its ``max_memory``, networks that are held are offloaded to
+    system memory between their uses. ``fp8_problem`` says why its ``fp8_blocks`` are left out.
     """
 
     def __init__(
@@ -70,41 +70,33 @@ class Components:
         checkpoints: Sequence[str | os.PathLike[str]],
         text_encoder: str | os.PathLike[str] | None,
         *,
-        device: torch.device,
-        dtype: torch.dtype,
+        execution: Execution,
         numerics: Numerics,
-        keep_loaded: bool,
-        fp8_matmul: bool = False,
-        nvfp4_matmul: bool = False,
-        max_memory: int | None = None,
-        fp8_blocks: bool = False,
     ) -> None:
-        """Raises ValueError for files that are not LTX-2, for a product that ``device`` does not have and for
-        a ``max_memory`` below 1.
-        """
-        if max_memory is not None:
-            check_budget(max_memory)
-        check_matmul(device, fp8_matmul=fp8_matmul, nvfp4_matmul=nvfp4_matmul)
+        """Raises ValueError for files that are not LTX-2 and for a product that the device does not have."""
+        matmul = {"fp8_matmul": execution.fp8_matmul, "nvfp4_matmul": execution.nvfp4_matmul}
+        device, dtype = execution.device, execution.dtype
+        check_matmul(device, **matmul)
         self.checkpoints = tuple(open_checkpoint(path) for path in checkpoints)
         own = (text_encoder_folder(checkpoint.path) for checkpoint in self.checkpoints)
-        beside = next((folder for folder in own if folder is not None), None)
-        self.text_encoder = beside if text_encoder is None else Path(text_encoder)
+        included = next((folder for folder in own if folder is not None), None)
+        self.text_encoder = included if text_encoder is None else Path(text_encoder)
         if self.text_encoder is not None and self.text_encoder.is_file():
-            # The encoder file of LTX-2.5 brings the projection along.
+            # The encoder file of LTX-2.5 also holds the projection.
             packed = open_checkpoint(self.text_encoder)
             if Component.TEXT_PROJECTION in packed.components:
                 self.checkpoints = (*self.checkpoints, packed)
         self.device = device
         self.dtype = dtype
         self.numerics = numerics
-        self.keep_loaded = keep_loaded
-        self.max_memory = max_memory
-        self._matmul = {"fp8_matmul": fp8_matmul, "nvfp4_matmul": nvfp4_matmul}
-        self.fp8_problem = fp8_problem(device, dtype) if fp8_blocks else None
+        self.keep_loaded = execution.keep_loaded
+        self.max_memory = execution.max_memory
+        self._matmul = matmul
+        self.fp8_problem = fp8_problem(device, dtype) if execution.fp8_blocks else None
         self.fp8_product: Product | None = None
-        if fp8_blocks and self.fp8_problem is None:
+        if execution.fp8_blocks and self.fp8_problem is None:
             self.fp8_product = kernel_product
-        elif fp8_blocks:
+        elif execution.fp8_blocks:
             _log.warning("blocks are not held in fp8: %s", self.fp8_problem)
         self._held: dict[Component, tuple[tuple[Lora, ...], nn.Module]] = {}
         self._held_text: TextEncoder | None = None
@@ -121,15 +113,15 @@ class Components:
         """The network of ``component`` with ``loras`` merged, for the length of the block; on ``device``, by
         default that of the run.
 
-        One that is held with other LoRAs gets these in their place; its other weights stay where they are.
+        In a network that is held with other LoRAs these take their place; its other weights stay in memory.
         """
         device = self.device if device is None else device
         loras = tuple(lora for lora in loras if component in lora.components)
         dtype = torch.float32 if component in _FLOAT32 else self.dtype
-        # Taken out, so that nobody gets a network of which an exchange of LoRAs was interrupted.
+        # Taken out, so that a network whose exchange of LoRAs was interrupted is never used again.
         before, network = self._held.pop(component, ((), None))
         if network is not None and before != loras and is_fp8(network):
-            # Nothing is left of the weights that LoRAs are merged into.
+            # The weights that LoRAs are merged into do not exist in fp8, so the network is loaded again.
             network = None
         if network is None:
             network = self.file(component).load(
@@ -151,7 +143,7 @@ class Components:
         try:
             yield network
         finally:
-            self._put_aside(network)
+            self._offload(network)
             del network
             self._release()
 
@@ -180,9 +172,10 @@ class Components:
     def plan(
         self, clips: Sequence[ClipPlan], *, budget: int, batch: int = 1, text_keys: int = 0
     ) -> MemoryPlan:
-        """How to make ``clips``, stage by stage, within ``budget`` bytes, told from headers.
+        """How to sample and decode ``clips``, stage by stage, within ``budget`` bytes; reads headers only.
 
-        ``batch`` samples go through the transformer at once, beside ``text_keys`` bytes that are kept.
+        ``batch`` samples share one forward pass of the transformer; ``text_keys`` are bytes of cached keys
+        and values of the text.
         """
         transformer = transformer_config(self.file(Component.TRANSFORMER).config)
         weights = self.component_bytes(Component.TRANSFORMER)
@@ -194,7 +187,7 @@ class Components:
             budget,
             text_weights=self.text_bytes(),
             transformer_weights=weights - saved * max(0, transformer.num_layers - 2),
-            # What the first and the last block have more, in 16 bits, counts as staying on the device.
+            # The first and the last block are larger, in 16 bits; the difference counts as resident.
             block_weights=blocks // transformer.num_layers - saved,
             decoder_weights=self.component_bytes(Component.VIDEO_DECODER),
             transformer=transformer,
@@ -209,7 +202,7 @@ class Components:
         )
 
     def decode_choice(self, clip: ClipPlan) -> DecodeChoice | None:
-        """How ``clip`` is decoded within ``max_memory``; None where that is not given."""
+        """How ``clip`` is decoded within ``max_memory``; None without a budget."""
         if self.max_memory is None:
             return None
         return choose_decode(
@@ -225,12 +218,12 @@ class Components:
         return loaded_bytes((info for name, info in infos if name.startswith(within)), self.dtype)
 
     def text_bytes(self) -> int:
-        """Bytes of what reads the prompt."""
+        """Bytes of the text encoder with projection and connectors."""
         parts = (Component.TEXT_PROJECTION, Component.TEXT_CONNECTORS)
         return self.text_encoder_bytes() + self.component_bytes(*parts)
 
     def lora_report(self, lora: Lora) -> LoraReport:
-        """What ``lora`` changes in the files of this run, told from headers.
+        """What ``lora`` changes in the files of this run; reads headers only.
 
         Raises ValueError where it fits nowhere.
         """
@@ -242,7 +235,7 @@ class Components:
     def encode(
         self, prompts: Sequence[str], *, loras: tuple[Lora, ...] = (), on_layer: OnLayer | None = None
     ) -> TextFeatures:
-        """Features of ``prompts`` on the device; Gemma is only loaded for those that were not met lately."""
+        """Features of ``prompts`` on the device; Gemma is only loaded for prompts that are not cached."""
         loras = tuple(lora for lora in loras if Component.TEXT_PROJECTION in lora.components)
 
         def run(unknown: list[str]) -> TextFeatures:
@@ -258,8 +251,8 @@ class Components:
     def use_text_encoder(self, loras: tuple[Lora, ...] = ()) -> Iterator[TextEncoder]:
         """Gemma with the checkpoint's projection, for the length of the block."""
         if self.text_encoder is None:
-            raise ValueError("no text encoder is given; give the folder or file of a Gemma 3 as text_encoder")
-        device = torch.device("cpu") if self._text_is_beside() else self.device
+            raise ValueError("no text encoder is named; give the folder or file of a Gemma 3 as text_encoder")
+        device = torch.device("cpu") if self._text_stays_on_cpu() else self.device
         with self.use(Component.TEXT_PROJECTION, loras, device=device) as projection:
             encoder = self._held_text
             if encoder is None:
@@ -275,12 +268,12 @@ class Components:
             try:
                 yield encoder
             finally:
-                self._put_aside(encoder)
+                self._offload(encoder)
                 del encoder
         self._release()
 
     def text_size(self) -> TextSize | None:
-        """Widths of what reads the prompt; None where no text encoder is given."""
+        """Widths of the text encoder; None where none is named."""
         if self.text_encoder is None:
             return None
         _, infos, _ = find_encoder(self.text_encoder)
@@ -290,15 +283,15 @@ class Components:
         return TextSize.of(config, hidden=rows["down_proj"], intermediate=rows["gate_proj"])
 
     def audio_size(self) -> AudioSize | None:
-        """Of the networks that decode the sound; None where no file holds them."""
+        """Sizes of the networks that decode the audio; None where no file holds them."""
         parts = (Component.AUDIO_DECODER, Component.VOCODER)
         if not all(any(part in file.components for file in self.checkpoints) for part in parts):
             return None
         decoder, vocoder = (self.file(part).config for part in parts)
         return AudioSize(decoder=audio_vae_config(decoder), vocoder=vocoder_config(vocoder))
 
-    def _text_is_beside(self) -> bool:
-        """Whether the text encoder does not fit the device with what it computes, and stays on the CPU."""
+    def _text_stays_on_cpu(self) -> bool:
+        """Whether the text encoder with its activations exceeds the device and runs on the CPU."""
         if self.max_memory is None:
             return False
         connectors = self.component_bytes(Component.TEXT_CONNECTORS)
@@ -306,18 +299,18 @@ class Components:
         return reading.total > usable(self.max_memory)
 
     def text_encoder_bytes(self) -> int:
-        """Size of the text encoder once it is loaded for this run; 0 where none is given."""
+        """Size of the text encoder once it is loaded for this run; 0 where none is named."""
         if self.text_encoder is None:
             return 0
         _, infos, _ = find_encoder(self.text_encoder)
         return loaded_bytes(infos.values(), self.dtype)
 
     def _place(self, network: nn.Module, device: torch.device) -> None:
-        """Fetch a network that was put aside."""
+        """Move a network that was offloaded back to ``device``."""
         if self.max_memory is not None:
             network.to(device)
 
-    def _put_aside(self, network: nn.Module) -> None:
+    def _offload(self, network: nn.Module) -> None:
         if self.max_memory is not None and self.keep_loaded:
             network.to("cpu")
 

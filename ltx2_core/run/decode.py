@@ -1,6 +1,6 @@
-"""A latent to pictures, as there is memory for it: in pieces, in tiles, as bytes.
+"""A latent to frames within the memory there is: in pieces, in tiles, as bytes.
 
-N pictures, H W rows and columns of pixels.
+Letters: N frames, H W pixel rows and columns.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def decode_chunks(
 ) -> Iterator[Tensor]:
     """Chunks (N, 3, H, W) on the CPU: float32 in [-1, 1], or uint8.
 
-    ``latents`` (1, C, f, h, w) are one clip, one after another, where the decoder is. ``check`` is asked
-    before each chunk and may raise to stop.
+    ``latents`` (1, C, f, h, w) are the consecutive pieces of one clip, on the device of the decoder.
+    ``check`` is called before each chunk and may raise to stop.
     """
     if choice is None:
         chunks = decoder.decode_stream(latents)
@@ -53,7 +53,7 @@ def decode_chunks(
             frames = rearrange(chunk, "1 c n h w -> n c h w")
             frames = (to_bytes(frames, first=done) if as_bytes else frames.float()).cpu()
         done += len(frames)
-        # Neither name may keep this chunk while the next one is made.
+        # Neither name may hold this chunk while the next one is decoded.
         del chunk
         if len(frames):
             yield frames

@@ -14,7 +14,7 @@ from ..transformer.shards import Shards
 
 @dataclass(frozen=True, kw_only=True)
 class Processes:
-    """This process among all of them: its part of the tokens, and of the passes of guidance."""
+    """This process among all of them: its part of the tokens, and of the guidance passes."""
 
     rank: int = 0
     shards: Shards | None = None
@@ -22,11 +22,11 @@ class Processes:
 
 
 def join_processes(device: str | None = None, *, passes: int = 1) -> tuple[Processes, str | None]:
-    """Meet the other processes of ``torchrun``; what is this one's, and its device.
+    """Join the other processes of ``torchrun``; returns the part of this one, and its device.
 
-    ``passes`` divide the passes of guidance among that many groups of processes, and each group the tokens
-    among its own. Without torchrun there is nobody to meet. Raises ValueError for a device that is one of a
-    kind, such as cuda:1, and for processes that cannot be divided.
+    The guidance passes are divided among ``passes`` groups of processes, and the tokens among the processes
+    of each group. Without torchrun there is one process and ``device`` is returned unchanged. Raises
+    ValueError for a device with a number, such as cuda:1, and for a count that ``passes`` does not divide.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if passes < 1 or count % passes:
@@ -44,19 +44,19 @@ def join_processes(device: str | None = None, *, passes: int = 1) -> tuple[Proce
     if not dist.is_initialized():
         dist.init_process_group("nccl" if kind != "cpu" else "gloo")
     each = count // passes
-    # Every process takes part in the making of every group, in the same order.
+    # torch.distributed requires that every process creates every group, in the same order.
     tokens = [dist.new_group(list(range(start, start + each))) for start in range(0, count, each)]
     guided = [dist.new_group(list(range(place, count, each))) for place in range(each)]
     rank = dist.get_rank()
-    made = Processes(
+    own = Processes(
         rank=rank,
         shards=Shards(tokens[rank // each]) if each > 1 else None,
         passes=PassGroup(guided[rank % each]) if passes > 1 else None,
     )
-    return made, kind
+    return own, kind
 
 
 def leave_processes() -> None:
-    """Part from the others, where there are any."""
+    """Leave the group of processes, where there is one."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()

@@ -1,26 +1,117 @@
-"""How the transformer of a run is called."""
+"""How a run is executed: where, in which number format, within which memory, with which kernels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 
 from ..config import TransformerConfig
-from ..memory import MemoryPlan
+from ..memory import MemoryPlan, check_budget
 from ..text.connectors import CONTEXT_LENGTH
 from ..transformer import Transformer, text_keys_bytes
 from ..transformer.fused import Fused
 from ..transformer.graphs import Graphs
 from ..transformer.packed import pack_projections
 from .distributed import Processes
-from .request import Stage
+from .stages import Stage
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How a run is executed. One value configures the pipeline, its networks, the memory plan and the CLI.
+
+    Attributes:
+        device, dtype: where and in which number format networks compute.
+        keep_loaded: hold networks in memory between stages and calls.
+        max_memory: bytes of the device that a run may use; blocks that do not fit are copied there in turn.
+            With ``keep_loaded`` networks are then offloaded to system memory between their uses.
+        passes_per_call: how many guidance passes one forward pass of the transformer evaluates; more are
+            faster on a GPU with room to spare, with the same result. In float32 on the CPU they are always
+            evaluated one by one, and the result is the same bit for bit.
+        fused: compute several elementwise operations of the transformer in one kernel; faster on a GPU after
+            the first step, which compiles them, and rounded differently in the last bits.
+        keep_text_keys: cache the keys and values of the text for each prompt and compute them only once,
+            with the same result; 1.2 GB a prompt for LTX-2.0 in bfloat16. The keys of later models depend on
+            the noise level and are not cached.
+        cuda_graphs: record the blocks of short clips on CUDA and replay them, which saves the launches of
+            their kernels; where that is impossible, steps are computed without it.
+        fp8_blocks: hold the large layers of all blocks but the first and the last in fp8, with a scale for
+            each row, and multiply in fp8: half the memory, faster, and rounded. Where the device cannot, it
+            is left out and ``networks.fp8_problem`` says why.
+        fp8_matmul, nvfp4_matmul: multiply layers that are stored in that format in it, which rounds their
+            input; a ValueError where the device cannot.
+        processes: the part of this process where several generate one clip (``join_processes``); each calls
+            the pipeline in the same way and gets the same latents.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    keep_loaded: bool = False
+    max_memory: int | None = None
+    passes_per_call: int = 1
+    fused: bool = False
+    keep_text_keys: bool = False
+    cuda_graphs: bool = False
+    fp8_blocks: bool = False
+    fp8_matmul: bool = False
+    nvfp4_matmul: bool = False
+    processes: Processes = field(default_factory=Processes)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a ``max_memory`` or ``passes_per_call`` below 1."""
+        if self.max_memory is not None:
+            check_budget(self.max_memory)
+        if self.passes_per_call < 1:
+            raise ValueError(f"passes_per_call={self.passes_per_call} must be at least 1")
+
+    @classmethod
+    def on(
+        cls,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **options: Unpack[ExecutionOptions],
+    ) -> Execution:
+        """With the defaults of this machine: CUDA in bfloat16 where there is a GPU, else CPU in float32."""
+        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if dtype is None:
+            dtype = torch.bfloat16 if where.type == "cuda" else torch.float32
+        return cls(device=where, dtype=dtype, **options)
+
+    def speed(self) -> Speed:
+        """What the transformer is set up with; its kernels are compiled once for each such value."""
+        return Speed(
+            passes_per_call=self.passes_per_call,
+            fused=Fused() if self.fused else None,
+            keep_text_keys=self.keep_text_keys,
+            cuda_graphs=self.cuda_graphs,
+            processes=self.processes,
+        )
+
+
+class ExecutionOptions(TypedDict, total=False):
+    """The keywords of :class:`Execution` other than ``device`` and ``dtype``."""
+
+    keep_loaded: bool
+    max_memory: int | None
+    passes_per_call: int
+    fused: bool
+    keep_text_keys: bool
+    cuda_graphs: bool
+    fp8_blocks: bool
+    fp8_matmul: bool
+    nvfp4_matmul: bool
+    processes: Processes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """What changes the time and the memory of a run and not its clip; the words are those of the pipeline."""
+    """How the transformer of a run is called: what changes its time and memory and not the clip."""
 
     passes_per_call: int = 1
     fused: Fused | None = None

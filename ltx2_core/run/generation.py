@@ -1,4 +1,4 @@
-"""What a run returns: latents at once, pictures and sound when they are asked for."""
+"""What a run returns: latents at once, frames and audio when they are read."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Generation:
 
     ``latents`` are normalised: video (1, 128, F, H, W), audio (1, 8, T, 16); give them to the next call, or
     to ``pipeline.upsample``. ``sigmas`` are the schedules that ran, one for each stage. ``codecs`` decode the
-    latents. ``run_settings`` are JSON values of the files and the execution that made them: see
+    latents. ``run_settings`` are JSON values of the files and the execution that sampled them: see
     :meth:`settings`, which adds what the request says.
     """
 
@@ -55,26 +55,27 @@ class Generation:
         return self.clip.fps
 
     def frames(self, *, as_bytes: bool = False, stop: Callable[[], bool] | None = None) -> Iterator[Tensor]:
-        """Decode the pictures in chunks (N, 3, H, W) in [-1, 1], or in uint8 with ``as_bytes``; memory does
-        not grow with the clip.
+        """Decode the frames in chunks (N, 3, H, W) in [-1, 1], or in uint8 with ``as_bytes``.
+
+        Memory does not grow with the clip.
         """
         assert self.latents.video is not None
         return self.codecs.decode_video(self.latents.video, as_bytes=as_bytes, stop=stop)
 
     def array(self) -> NDArray[np.uint8]:
-        """All pictures at once, (F, H, W, 3) uint8."""
+        """All frames at once, (F, H, W, 3) uint8."""
         chunks = [chunk.numpy() for chunk in self.frames(as_bytes=True)]
         return np.asarray(rearrange(np.concatenate(chunks), "f c h w -> f h w c"))
 
     def audio(self) -> tuple[Tensor, int]:
-        """(waveform (C, S) in [-1, 1], sample rate in Hz): the given sound if there was one, else decoded."""
+        """(waveform (C, S) in [-1, 1], sample rate in Hz): the input audio if there was one, else decoded."""
         if self.input_audio is not None:
             return self.input_audio
         assert self.latents.audio is not None
         return self.codecs.decode_audio(self.latents.audio)
 
     def settings(self) -> dict[str, Any]:
-        """What made this clip, as JSON values."""
+        """The settings that repeat this clip, as JSON values."""
         if self.recorded is not None:
             return self.recorded
         try:
@@ -98,9 +99,9 @@ class Generation:
         on_frames: Callable[[int, int], None] | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> None:
-        """Write an MP4 (H.264, AAC): pictures are encoded as they are decoded, the settings go into its tags.
+        """Write an MP4 (H.264, AAC): frames are encoded as they are decoded, the settings go into its tags.
 
-        ``on_frames`` hears (frames written, all frames). Nothing is left behind if it fails or is stopped.
+        ``on_frames`` is called with (frames written, all frames). No file is left if it fails or is stopped.
         Raises what :class:`~ltx2_core.media.VideoWriter` raises.
         """
         waveform, rate = playable(*self.audio())
@@ -112,7 +113,7 @@ class Generation:
             height=self.clip.height,
             fps=self.clip.fps,
             sample_rate=rate,
-            metadata={METADATA_KEY: settings, "comment": self.request.prompt},
+            metadata={METADATA_KEY: settings, "comment": self.request.text.prompt},
             crf=crf,
         ) as writer:
             writer.write_audio(waveform)
@@ -123,7 +124,7 @@ class Generation:
 
 
 def as_long_as(waveform: Tensor, rate: int, seconds: float) -> Tensor:
-    """The sound (..., S) of exactly ``seconds``: cut, or followed by silence.
+    """The audio (..., S) of exactly ``seconds``: cut, or followed by silence.
 
     The last audio latent may end some hundredths of a second before the last frame.
     """
@@ -131,5 +132,5 @@ def as_long_as(waveform: Tensor, rate: int, seconds: float) -> Tensor:
 
 
 def playable(waveform: Tensor, rate: int) -> tuple[Tensor, int]:
-    """The sound at a rate that AAC has, unchanged where it already is."""
+    """The audio at a rate that AAC has, unchanged where it already is."""
     return (waveform, rate) if rate in AAC_RATES else (resample(waveform, rate, 48000), 48000)

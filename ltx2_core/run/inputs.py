@@ -1,37 +1,53 @@
-"""The image, the sound and the voice of a request, encoded at the size of each stage.
+"""The inputs of a request, encoded at the size of each stage.
 
-Letters: N pictures, C channels, S samples, H W pixel rows and columns.
+Letters: N frames, C channels, S samples, H W pixel rows and columns.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import fields, is_dataclass
+from os import PathLike, fspath
+from typing import Any, Protocol
 
 from torch import Tensor
 from torch.nn import functional
 
 from ..audio import with_noise_floor
-from ..conditioning.items import Conditioning, ImageInPlace, InputAudio
+from ..conditioning.guides import place_guide
+from ..conditioning.inputs import ImageAt, VideoReference
+from ..conditioning.items import Conditioning, GuideFrames, ImageInPlace, InputAudio
 from ..conditioning.reference import ReferenceAudio
-from ..media import compress_image, fit_image, load_image, read_audio
-from ..media.images import FitMode
-from ..shapes import ClipPlan
+from ..loading import Lora
+from ..media import compress_image, fit_image, load_image, read_audio, read_video
+from ..media.images import FitMode, ImageSource
+from ..shapes import SPATIAL_SCALE, ClipPlan, frames_of, latent_frames_of
 from ..types import Numerics
 from .codecs import Codecs
 from .progress import Run
-from .request import Request, Stage
+from .recipes import DEFAULT
+from .request import Request
+from .stages import Stage
+
+
+class ConditioningInput(Protocol):
+    """Conditioning of a call beyond its request, which is encoded at the size of each stage."""
+
+    def at(self, pipeline: Any, clip: ClipPlan) -> Conditioning:
+        """The conditioning of a stage of ``clip``; ``pipeline`` has the codecs that encode it."""
+        ...
 
 
 def read_input_audio(request: Request, stage: Stage) -> tuple[Tensor, int] | None:
     """The audio of the request ((C, S), Hz), as long as the clip or shorter."""
-    if request.audio is None:
+    track = request.inputs.audio
+    if track.source is None:
         return None
-    if not isinstance(request.audio, tuple):
-        return read_audio(request.audio, start_s=request.audio_start_s, duration_s=stage.clip.seconds)
-    waveform, rate = request.audio
-    start = round(request.audio_start_s * rate)
+    if not isinstance(track.source, tuple):
+        return read_audio(track.source, start_s=track.start_s, duration_s=stage.clip.seconds)
+    waveform, rate = track.source
+    start = round(track.start_s * rate)
     return waveform[:, start : start + round(stage.clip.seconds * rate)], rate
 
 
@@ -39,46 +55,119 @@ def conditioning(
     codecs: Codecs,
     request: Request,
     stages: Sequence[Stage],
-    sound: tuple[Tensor, int] | None,
+    audio: tuple[Tensor, int] | None,
     run: Run,
 ) -> list[list[Conditioning]]:
-    """What is given to each stage, encoded at its size; ``sound`` is that of the request."""
-    items: list[list[Conditioning]] = [[] for _ in stages]
-    if request.image is not None:
+    """The conditioning of each stage, encoded at its size; ``audio`` is the one that the request names."""
+    inputs = request.inputs
+    in_stages: list[list[Conditioning]] = [[] for _ in stages]
+    if inputs.image.source is not None:
         run.report("image", 0, 1)
-        frames = _pictures(request.image)
-        for stage, given in zip(stages, items, strict=True):
-            pixels = _prepare(frames, stage, request.image_crf, codecs.networks.numerics)
-            given.append(ImageInPlace(latent=codecs.encode_video(pixels), strength=stage.image_strength))
-    if request.reference_audio is not None:
+        frames = _image_frames(inputs.image.source)
+        for stage, items in zip(stages, in_stages, strict=True):
+            pixels = _prepare(frames, stage.clip, _crf(inputs.image.crf, request), codecs.networks.numerics)
+            items.append(ImageInPlace(latent=codecs.encode_video(pixels), strength=stage.image_strength))
+    if inputs.reference_audio.source is not None:
         run.report("reference", 0, 1)
-        voice = ReferenceAudio(latent=codecs.encode_audio(*_reference(request)))
-        for given in items:
-            given.append(voice)
-    if sound is not None:
+        voice = ReferenceAudio(latent=codecs.encode_audio(*_reference_audio(request)))
+        for items in in_stages:
+            items.append(voice)
+    if audio is not None:
         run.report("audio", 0, 1)
         clip = stages[0].clip
         latent = codecs.encode_audio(
-            *_heard(sound, clip, request.audio_noise_db), latent_frames=clip.audio_latents
+            *_with_noise(audio, clip, inputs.audio.noise_db), latent_frames=clip.audio_latents
         )
-        for given in items:
-            given.append(InputAudio(latent=latent))
-    return items
+        for items in in_stages:
+            items.append(InputAudio(latent=latent))
+    for image in inputs.images:
+        run.report("image", 0, 1)
+        for stage, items in zip(stages, in_stages, strict=True):
+            items.append(_keyframe(codecs, image, stage.clip, _crf(image.crf, request)))
+    for reference in inputs.references:
+        run.report("reference", 0, 1)
+        for stage, items in zip(stages, in_stages, strict=True):
+            items.append(_video_reference(codecs, reference, stage.clip))
+    return in_stages
 
 
-def _prepare(frames: Tensor, stage: Stage, crf: int, numerics: Numerics) -> Tensor:
-    """Pictures at the stage's size; a single one goes through an H.264 round trip."""
+def describe(item: ConditioningInput) -> dict[str, Any]:
+    """JSON values that record an input of a call: its kind and its plain values; tensors by a note."""
+    values: dict[str, Any] = {"kind": type(item).__name__}
+    if is_dataclass(item):
+        values |= {field.name: _described(getattr(item, field.name)) for field in fields(item)}
+    return values
+
+
+def _described(value: Any) -> Any:
+    if isinstance(value, PathLike):
+        return fspath(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return f"<{type(value).__name__} in memory>"
+
+
+def _crf(crf: int | None, request: Request) -> int:
+    """The H.264 strength of an image: its own, else that of the request, else that of the recipe."""
+    if crf is not None:
+        return crf
+    of_request = request.inputs.image.crf
+    return DEFAULT.image_crf if of_request is None else of_request
+
+
+def _prepare(frames: Tensor, clip: ClipPlan, crf: int, numerics: Numerics) -> Tensor:
+    """Frames at the size of ``clip``; a single one goes through an H.264 round trip."""
     mode: FitMode = "comfy" if numerics is Numerics.COMFY else "official"
     if len(frames) == 1 and mode == "official":
         frames = compress_image(frames[0], crf)[None]
-    frames = fit_image(frames, stage.clip.width, stage.clip.height, mode=mode)
+    frames = fit_image(frames, clip.width, clip.height, mode=mode)
     if len(frames) == 1 and mode == "comfy":
         frames = compress_image(frames[0], crf)[None]
     return frames
 
 
-def _heard(audio: tuple[Tensor, int], clip: ClipPlan, noise_db: float | None) -> tuple[Tensor, int]:
-    """A given sound as the model hears it: over a noise floor, if any, until the end of the clip."""
+def _keyframe(codecs: Codecs, image: ImageAt, clip: ClipPlan, crf: int) -> GuideFrames:
+    """An image as a guide at its frame."""
+    placed = place_guide(1, image.frame, clip.latent_frames)
+    pixels = _prepare(load_image(image.source), clip, crf, codecs.networks.numerics)
+    return GuideFrames(
+        latent=codecs.encode_video(pixels), frame=placed.frame, strength=image.strength, single_frame=True
+    )
+
+
+def _video_reference(codecs: Codecs, reference: VideoReference, clip: ClipPlan) -> GuideFrames:
+    """A control or reference video as a guide along the whole clip.
+
+    Raises ValueError for a video shorter than the clip, and for a size that its scale does not divide.
+    """
+    scale = reference.scale or _of_loras(codecs.loras, "reference_downscale_factor")
+    every = reference.every or _of_loras(codecs.loras, "reference_temporal_scale_factor")
+    if clip.latent_width % scale or clip.latent_height % scale:
+        raise ValueError(
+            f"a reference {scale} times smaller does not fit {clip.width} x {clip.height}: use a width and "
+            f"height that are multiples of {SPATIAL_SCALE * scale}"
+        )
+    frames = reference.source
+    if not isinstance(frames, Tensor):
+        frames = read_video(frames, max_frames=clip.frames).read()
+    if len(frames) < clip.frames:
+        raise ValueError(
+            f"the reference has {len(frames)} frames and the clip {clip.frames}: use a longer reference or a "
+            "shorter clip"
+        )
+    frames = frames[: clip.frames : every]
+    frames = frames[: frames_of(latent_frames_of(len(frames)))]
+    latent = codecs.encode_video(fit_image(frames, clip.width // scale, clip.height // scale))
+    return GuideFrames(latent=latent, frame=0, strength=reference.strength, scale=scale, time_scale=every)
+
+
+def _of_loras(loras: Sequence[Lora], name: str) -> int:
+    """The factor that the IC-LoRAs of a run state, 1 without any."""
+    return max((int(getattr(lora, name)) for lora in loras), default=1)
+
+
+def _with_noise(audio: tuple[Tensor, int], clip: ClipPlan, noise_db: float | None) -> tuple[Tensor, int]:
+    """The audio that is encoded: with a noise floor, if any, until the end of the clip."""
     if noise_db is None:
         return audio
     waveform, rate = audio
@@ -86,17 +175,18 @@ def _heard(audio: tuple[Tensor, int], clip: ClipPlan, noise_db: float | None) ->
     return with_noise_floor(functional.pad(waveform, (0, missing)), noise_db), rate
 
 
-def _reference(request: Request) -> tuple[Tensor, int]:
-    """The beginning of the reference sound."""
-    if not isinstance(request.reference_audio, tuple):
-        assert request.reference_audio is not None
-        return read_audio(request.reference_audio, duration_s=request.reference_s)
-    waveform, rate = request.reference_audio
-    return waveform[:, : round(request.reference_s * rate)], rate
+def _reference_audio(request: Request) -> tuple[Tensor, int]:
+    """The beginning of the reference audio."""
+    voice = request.inputs.reference_audio
+    assert voice.source is not None
+    if not isinstance(voice.source, tuple):
+        return read_audio(voice.source, duration_s=voice.seconds)
+    waveform, rate = voice.source
+    return waveform[:, : round(voice.seconds * rate)], rate
 
 
-def _pictures(image: Any) -> Tensor:
-    """One picture or a clip as (N, 3, H, W) in [0, 1]."""
+def _image_frames(image: ImageSource) -> Tensor:
+    """One image or a clip as (N, 3, H, W) in [0, 1]."""
     if isinstance(image, Tensor) and image.ndim == 4 and image.shape[0] > 1:
         return image
     return load_image(image)

@@ -1,6 +1,6 @@
-"""Text, image and audio in, video with sound out, stage by stage.
+"""Text, image and audio in, video with audio out, stage by stage.
 
-Only what a stage needs is in memory; ``keep_loaded`` trades that memory for the time to load.
+Only the networks of the current stage are in memory; ``keep_loaded`` trades that memory for loading time.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from inspect import Parameter
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ..conditioning.items import Conditioning
 from ..conditioning.state import drop_guides, empty_state
 from ..config import transformer_config
 from ..loading import Component, Lora, LoraReport
@@ -22,26 +22,30 @@ from ..sampling.caching import Evaluations
 from ..sampling.denoiser import Denoiser
 from ..sampling.noise import initial_state, make_noise
 from ..sampling.samplers import get_sampler
-from ..shapes import ClipPlan
 from ..tiny import embedded_set
-from ..transformer.fused import Fused
 from ..types import AVLatent, LatentState, Numerics, TextContext
 from .codecs import Codecs
 from .components import Components, LoraFile, open_loras
 from .distributed import Processes
-from .execution import Speed
+from .execution import Execution
+from .flat_options import RequestOptions
 from .generation import Generation
-from .inputs import conditioning, read_input_audio
+from .inputs import ConditioningInput, describe, read_input_audio
+from .inputs import conditioning as encoded_inputs
 from .progress import OnStep, Progress, Run, Stop, Stopped
-from .request import Request, Stage, plan_stages
+from .recipes import Recipe, generation_of, of_kind, recipe_for
+from .request import Request, flat_signature
+from .stages import Stage, plan_stages
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .execution import ExecutionOptions
 
 __all__ = ["Given", "LTX2Pipeline", "OnStep", "Progress", "Stop", "Stopped"]
 
-
-class Given(Protocol):
-    """Something given to every stage, encoded at the size of each."""
-
-    def at(self, pipeline: LTX2Pipeline, clip: ClipPlan) -> Conditioning: ...
+Given = ConditioningInput
+"""The name of 0.1."""
 
 
 class LTX2Pipeline(Codecs):
@@ -53,30 +57,10 @@ class LTX2Pipeline(Codecs):
         checkpoints: official single file, or the files that together hold its components.
         text_encoder: folder or single file of the Gemma that belongs to it; a diffusers folder has its own.
         upscaler: latent upscaler file, for two stages.
-        loras: (file, strength) or LoraSpec for every stage; ``stage2_loras`` for the second one besides.
-        device, dtype: where and in what to compute; by default CUDA in bfloat16, else the CPU in float32.
+        loras: (file, strength) or LoraSpec for every stage; ``stage2_loras`` are added in the second one.
         numerics: whose result to give where public implementations differ.
-        keep_loaded: keep networks in memory between stages and calls.
-        passes_per_call: how many passes of guidance one call of the transformer evaluates; more are faster on
-            a GPU with room to spare, with the same result. In float32 on the CPU they always go one by one,
-            and the result is the same bit for bit.
-        max_memory: bytes of the device that a run may use; it is planned so that it keeps to them, where
-            blocks do not fit by copying them there in turn. With ``keep_loaded`` networks then wait in system
-            memory.
-        fused: take elementwise operations of the transformer several at once; faster on a GPU after the first
-            step, which compiles them, and rounds otherwise in the last bits.
-        keep_text_keys: compute the keys and values of the text once for each prompt and not in every step,
-            with the same result; 1.2 GB a prompt for LTX-2.0 in bfloat16. Later models make them anew at
-            every noise level, and nothing is kept.
-        processes: what is this process's where several make one clip (``join_processes``); each calls the
-            pipeline in the same way and gets the same latents.
-        cuda_graphs: record the blocks of short clips on CUDA and replay them, which saves the launches of
-            their kernels; where that cannot be, steps are computed as ever.
-        fp8_blocks: hold the large layers of all blocks but the first and the last in fp8, with a scale a row,
-            and multiply them so: half the memory, faster, and rounded; where the device cannot, it is left
-            out and ``networks.fp8_problem`` says why.
-        fp8_matmul, nvfp4_matmul: multiply layers stored so as they are, which rounds their input;
-            a ValueError where the device cannot.
+        execution: how to run; its fields are also accepted one by one, as ``device``, ``dtype``,
+            ``keep_loaded``, ``max_memory`` and so on (see :class:`Execution`).
     """
 
     def __init__(
@@ -86,47 +70,33 @@ class LTX2Pipeline(Codecs):
         upscaler: str | os.PathLike[str] | None = None,
         loras: Sequence[LoraFile] = (),
         stage2_loras: Sequence[LoraFile] = (),
+        numerics: Numerics = Numerics.OFFICIAL,
+        execution: Execution | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        numerics: Numerics = Numerics.OFFICIAL,
-        keep_loaded: bool = False,
-        passes_per_call: int = 1,
-        fp8_matmul: bool = False,
-        nvfp4_matmul: bool = False,
-        max_memory: int | None = None,
-        fused: bool = False,
-        keep_text_keys: bool = False,
-        cuda_graphs: bool = False,
-        fp8_blocks: bool = False,
-        processes: Processes | None = None,
+        **options: Unpack[ExecutionOptions],
     ) -> None:
-        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if execution is None:
+            execution = Execution.on(device, dtype, **options)
+        elif device is not None or dtype is not None or options:
+            shortcuts = {"device": device, "dtype": dtype, **options}
+            named = ", ".join(name for name, value in shortcuts.items() if value is not None)
+            raise TypeError(f"execution and {named} say the same twice: give one or the other")
         networks = Components(
             (*checkpoints, *(() if upscaler is None else (upscaler,))),
             text_encoder,
-            device=device,
-            dtype=dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32),
+            execution=execution,
             numerics=numerics,
-            keep_loaded=keep_loaded,
-            fp8_matmul=fp8_matmul,
-            nvfp4_matmul=nvfp4_matmul,
-            max_memory=max_memory,
-            fp8_blocks=fp8_blocks,
         )
         super().__init__(networks, open_loras(loras))
         self.stage2_loras = open_loras(stage2_loras)
         self.numerics = numerics
-        self.speed = Speed(
-            passes_per_call=passes_per_call,
-            fused=Fused() if fused else None,
-            keep_text_keys=keep_text_keys,
-            cuda_graphs=cuda_graphs,
-            processes=Processes() if processes is None else processes,
-        )
+        self.execution = execution
+        self.speed = execution.speed()
 
     @classmethod
     def embedded(cls, **options: Any) -> LTX2Pipeline:
-        """The tiny set that ships with the package: every part real, the pictures not."""
+        """The tiny set of the package: every network is real, and trained on a world of coloured shapes."""
         files = embedded_set()
         return cls(files.checkpoint, text_encoder=files.text_encoder, upscaler=files.upsampler, **options)
 
@@ -134,45 +104,56 @@ class LTX2Pipeline(Codecs):
         self,
         prompt: str | Request,
         *,
-        given: Sequence[Given] = (),
+        conditioning: Sequence[ConditioningInput] = (),
+        given: Sequence[ConditioningInput] = (),
         on_step: OnStep | None = None,
         stop: Stop | None = None,
-        **options: Any,
+        **options: Unpack[RequestOptions],
     ) -> Generation:
-        """Sample a clip; ``options`` are the fields of :class:`Request`. It is decoded when asked for.
+        """Sample a clip; it is decoded when its frames or audio are read.
 
-        ``given`` is applied after the image and the audio of the request, in its order.
-        ``on_step`` hears of every stage and step. ``stop`` is asked before every block of every evaluation,
-        and ends the run with :class:`Stopped` when it says True.
+        ``options`` are the flat keywords of :class:`Request`; what they leave open comes from the recipe of
+        the checkpoint. ``conditioning`` is applied after the inputs of the request, in its order; ``given``
+        is its name of 0.1. ``on_step`` is called with the :class:`Progress` of every stage and step. ``stop``
+        is called before every block of every forward pass, and ends the run with :class:`Stopped` when it
+        returns True.
+
+        Raises TypeError for unknown options, ValueError for what cannot be sampled with these files.
         """
-        request = prompt if isinstance(prompt, Request) else Request(prompt=prompt, **options)
+        if isinstance(prompt, Request):
+            asked = prompt.changed(**options) if options else prompt
+        else:
+            asked = Request(prompt=prompt, **options)
+        extra = (*conditioning, *given)
+        request, chosen = asked.with_recipe(self.recipe)
         run = Run(on_step, stop)
-        stages = plan_stages(request, self.numerics)
-        self._check_files(request, stages, given)
-        if request.cache is not None and self.speed.processes != Processes():
+        stages = plan_stages(request, self.numerics, self.recipe)
+        self._check_files(request, stages, extra)
+        if request.sampling.cache is not None and self.speed.processes != Processes():
             raise ValueError(
-                "a step cache decides by what one process sees: use it without several processes"
+                "a step cache decides from the tensors of one process: use it without several processes"
             )
         plan = None if self.networks.max_memory is None else self.plan(stages, self.networks.max_memory)
         if plan is not None and not plan.fits:
             raise ValueError(plan.shortage)
         contexts = self._contexts(request, stages, run)
         input_audio = read_input_audio(request, stages[-1])
-        items = conditioning(self, request, stages, input_audio, run)
+        items = encoded_inputs(self, request, stages, input_audio, run)
         for stage, more in zip(stages, items, strict=True):
-            more.extend(one.at(self, stage.clip) for one in given)
+            more.extend(one.at(self, stage.clip) for one in extra)
 
-        start_noise = torch.Generator(request.noise_device).manual_seed(request.seed)
+        sampling = request.sampling
+        start_noise = torch.Generator(sampling.noise_device).manual_seed(sampling.seed)
         # The official samplers draw theirs from a generator of its own, this far from the seed.
-        step_noise = torch.Generator(request.noise_device).manual_seed((request.seed + 10000) % 2**64)
-        latents = request.latents
-        kept_audio: Tensor | None = None
+        step_noise = torch.Generator(sampling.noise_device).manual_seed((sampling.seed + 10000) % 2**64)
+        latents = request.inputs.latents
+        first_audio: Tensor | None = None
         evaluations: list[Evaluations] = []
         for index, stage in enumerate(stages):
             if index and latents is not None:
                 run.report(f"upscale to {stage.clip.width}x{stage.clip.height}", 0, 1)
                 latents = self.upsample(latents)
-            state = self._state(stage, latents, video=request.video)
+            state = self._state(stage, latents, video=request.size.video)
             for item in items[index]:
                 state = item.apply(state)
             latents, used = self._sample(
@@ -181,13 +162,17 @@ class LTX2Pipeline(Codecs):
             evaluations.append(used)
             latents = drop_guides(latents, state)
             if index == 0 and self._audio_stage(request, stages) == 1:
-                kept_audio = latents.audio
+                first_audio = latents.audio
         assert latents is not None
-        if kept_audio is not None:
-            latents = replace(latents, audio=kept_audio)
+        if first_audio is not None:
+            latents = replace(latents, audio=first_audio)
         return Generation(
             codecs=self,
-            run_settings=self.settings(),
+            run_settings={
+                **self.settings(),
+                "recipe": {"name": self._recipe_of(request).name, "chose": list(chosen)},
+                "conditioning": [describe(item) for item in extra],
+            },
             latents=latents,
             clip=stages[-1].clip,
             request=request,
@@ -195,6 +180,24 @@ class LTX2Pipeline(Codecs):
             input_audio=input_audio,
             evaluations=tuple(evaluations),
         )
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of the transformer's file, for full weights."""
+        file = self.networks.file(Component.TRANSFORMER)
+        version = str(file.metadata.get("model_version", ""))
+        return recipe_for(generation_of(version, inferred=file.generation))
+
+    def resolve(self, request: Request) -> Request:
+        """``request`` with everything that it leaves open filled in from the recipe."""
+        return request.with_recipe(self.recipe)[0]
+
+    def stages(self, request: Request) -> tuple[Stage, ...]:
+        """The stages of ``request`` with the recipe and the numerics of this pipeline."""
+        return plan_stages(request, self.numerics, self.recipe)
+
+    def _recipe_of(self, request: Request) -> Recipe:
+        return of_kind(self.recipe, distilled=request.sampling.distilled)
 
     def settings(self) -> dict[str, Any]:
         """The files, LoRAs and numerics of this pipeline's runs, as JSON values."""
@@ -207,11 +210,11 @@ class LTX2Pipeline(Codecs):
         }
 
     def lora_reports(self) -> tuple[LoraReport, ...]:
-        """What each LoRA changes, told from headers. Raises ValueError where one fits nowhere."""
+        """What each LoRA changes; reads headers only. Raises ValueError where one fits nowhere."""
         return tuple(self.networks.lora_report(lora) for lora in (*self.loras, *self.stage2_loras))
 
     def plan(self, stages: Sequence[Stage], budget: int) -> MemoryPlan:
-        """How ``stages`` would run within ``budget`` bytes of the device, told from headers."""
+        """How ``stages`` would run within ``budget`` bytes of the device; reads headers only."""
         return self.networks.plan(
             [stage.clip for stage in stages],
             budget=budget,
@@ -224,15 +227,18 @@ class LTX2Pipeline(Codecs):
         config = transformer_config(self.networks.file(Component.TRANSFORMER).config)
         return self.speed.text_keys_bytes(stages, config, self.networks.dtype)
 
-    def _check_files(self, request: Request, stages: Sequence[Stage], given: Sequence[Given]) -> None:
-        """Find every component that the run will need before anything is computed."""
+    def _check_files(
+        self, request: Request, stages: Sequence[Stage], extra: Sequence[ConditioningInput]
+    ) -> None:
+        """Find every component that the run needs before anything is computed."""
+        inputs = request.inputs
         needed = [Component.TEXT_PROJECTION, Component.TEXT_CONNECTORS, Component.TRANSFORMER]
         needed += [Component.VIDEO_DECODER, Component.AUDIO_DECODER, Component.VOCODER]
         if len(stages) > 1:
             needed.append(Component.UPSAMPLER)
-        if len(stages) > 1 or request.image is not None or given:
+        if len(stages) > 1 or inputs.image.source is not None or inputs.images or inputs.references or extra:
             needed.append(Component.VIDEO_ENCODER)
-        if request.audio is not None or request.reference_audio is not None:
+        if inputs.audio.source is not None or inputs.reference_audio.source is not None:
             needed.append(Component.AUDIO_ENCODER)
         for component in needed:
             self.networks.file(component)
@@ -244,14 +250,14 @@ class LTX2Pipeline(Codecs):
     def _contexts(
         self, request: Request, stages: Sequence[Stage], run: Run
     ) -> list[tuple[TextContext, TextContext | None]]:
-        """Those of each stage; the second has its own where its LoRAs change how text is read."""
-        negative = request.negative_prompt if any(s.needs_negative for s in stages) else None
+        """The contexts of each stage; the second has its own where its LoRAs change the text networks."""
+        negative = request.text.negative if any(s.needs_negative for s in stages) else None
         text = {Component.TEXT_CONNECTORS, Component.TEXT_PROJECTION}
         contexts: list[tuple[TextContext, TextContext | None]] = []
         for index in range(len(stages)):
             if index == 0 or any(text & lora.components for lora in self.stage2_loras):
                 loras = self._stage_loras(index)
-                contexts.append(self.encode_text(request.prompt, negative, loras=loras, run=run))
+                contexts.append(self.encode_text(request.text.prompt, negative, loras=loras, run=run))
             else:
                 contexts.append(contexts[0])
         return contexts
@@ -296,8 +302,8 @@ class LTX2Pipeline(Codecs):
                 dtype=self.networks.dtype,
                 passes_per_call=self.speed.passes_per_call,
                 pass_group=self.speed.processes.passes,
-                cache=request.cache,
-                tiles=request.tiles,
+                cache=request.sampling.cache,
+                tiles=request.sampling.tiles,
                 sigmas=stage.sigmas,
                 text_keys=self.speed.keep_text_keys,
                 on_block=lambda block: run.check(),
@@ -315,6 +321,22 @@ class LTX2Pipeline(Codecs):
             return latents, denoise.evaluations
 
     def _audio_stage(self, request: Request, stages: Sequence[Stage]) -> int:
-        if request.audio_stage is not None:
-            return request.audio_stage
+        if request.staging.audio_stage is not None:
+            return request.staging.audio_stage
         return 1 if stages[0].guided and self.numerics is Numerics.OFFICIAL else 2
+
+
+_CALL: Any = LTX2Pipeline.__call__
+_CALL.__signature__ = flat_signature(
+    *(
+        Parameter(name, kind, default=default, annotation=annotation)
+        for name, kind, default, annotation in (
+            ("self", Parameter.POSITIONAL_OR_KEYWORD, Parameter.empty, Parameter.empty),
+            ("prompt", Parameter.POSITIONAL_OR_KEYWORD, Parameter.empty, "str | Request"),
+            ("conditioning", Parameter.KEYWORD_ONLY, (), "Sequence[ConditioningInput]"),
+            ("given", Parameter.KEYWORD_ONLY, (), "Sequence[ConditioningInput]"),
+            ("on_step", Parameter.KEYWORD_ONLY, None, "OnStep | None"),
+            ("stop", Parameter.KEYWORD_ONLY, None, "Stop | None"),
+        )
+    )
+)

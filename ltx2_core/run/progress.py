@@ -1,4 +1,4 @@
-"""Progress out of a run, the wish to stop in."""
+"""Progress that a run reports, and how it is stopped."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ..types import AVLatent
 
 
 class Stopped(Exception):
-    """The run was told to stop."""
+    """The run was stopped by its caller."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where a run is: ``step`` of ``steps`` are done in ``stage``; ``x0`` is the estimate while sampling."""
+    """``step`` of ``steps`` in ``stage`` are done; ``x0`` is the current estimate, while sampling."""
 
     stage: str
     step: int
@@ -27,7 +27,7 @@ Stop = Callable[[], bool]
 
 
 class Run:
-    """Those who listen to a run, and who may stop it."""
+    """The callbacks of a run: one reports progress, one may stop it."""
 
     def __init__(self, on_step: OnStep | None = None, stop: Stop | None = None) -> None:
         self._on_step = on_step

@@ -1,325 +1,236 @@
-"""What a run is asked to make, and the stages that follow from it."""
+"""What a run can be asked for, as one frozen value of small parts with flat keywords in front."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
-from os import PathLike, fspath
-from typing import Any, Literal, TypeAlias
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib import import_module
+from inspect import Parameter, Signature
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from ..conditioning.inputs import AudioSource, Inputs, SourceClip
+from ..sampling.settings import SamplingSettings, StageSettings
+from ..shapes import ClipSize
+from ..text.prompt import Prompt
+from .flat_options import FIELDS, RequestOptions, check_names
+from .recipes import DEFAULT, NEGATIVE_PROMPT, Recipe, of_kind
+from .request_json import from_json, schema, to_json
 
-from ..media.images import ImageSource
-from ..sampling.caching import StepCache
-from ..sampling.guidance import CFG, Guidance, GuidanceSchedule, Nag, Pass, StreamGuidance
-from ..sampling.samplers import PAIRED, get_sampler
-from ..sampling.schedules import (
-    DISTILLED_SIGMAS,
-    DISTILLED_STAGE2_SIGMAS,
-    as_sigmas,
-    last_sigmas,
-    ltxv_sigmas,
-    partial_sigmas,
-)
-from ..shapes import SPATIAL_SCALE, ClipPlan, Snap, frames_of, plan_clip
-from ..transformer.tiles import Tiles
-from ..types import AVLatent, Numerics
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-NEGATIVE_PROMPT = (
-    "blurry, low quality, still frame, frames, watermark, overlay, titles, has blurbox, has subtitles"
-)
-
-AudioSource: TypeAlias = "str | PathLike[str] | tuple[Tensor, int]"
-"""A sound or video file, or (waveform (C, S) in [-1, 1], sample rate in Hz)."""
+__all__ = ["NEGATIVE_PROMPT", "AudioSource", "Request", "RequestOptions"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False)
 class Request:
     """Everything that a run can be asked for.
 
-    Attributes:
+    It is made with flat keywords, ``Request(prompt="a ball", width=768)``, and read by the same names,
+    ``request.width``; the parts hold the values. None is left to the recipe of the checkpoint, or is off.
+
+    Args:
+        prompt, negative_prompt: what the clip shows and what is heard; what to avoid.
         width, height: size of the finished clip in pixels; a multiple of 32, of 64 with two stages.
-        num_frames, seconds: length of the clip, one of the two (default 121 frames); 8k + 1 frames.
-        snap: what to do with a size or length off that grid.
-        image: picture, or clip (N, 3, H, W) in [0, 1], that the video starts with; cut to the clip's shape.
-        image_strength: 1 keeps it, 0 ignores it; two stages use 1 in the second.
-        image_crf: strength of the H.264 round trip that a picture goes through, 0 is off;
-            clips are left alone.
-        audio: sound to make the video for; trimmed to the clip or followed by silence, otherwise kept.
-        audio_noise_db: loudness (dB of full scale) of a soft noise that only the model hears under ``audio``.
-        reference_audio: sound, such as a voice, that the clip's own shall be like, for LoRAs trained so; its
-            first ``reference_s`` seconds. ``identity`` is how strongly, at one more evaluation a step.
-        steps, cfg, audio_cfg: schedule and guidance of the first stage; ``audio_cfg`` defaults to ``cfg``.
-        distilled: for distilled weights or the distilled LoRA: the fixed 8 steps and no guidance.
-        sigmas: schedule of the first stage, in place of ``steps``; falls to 0.
-        denoise: with ``latents``, the part of the schedule to run: 0.3 keeps most of them.
-        stages: 1, or 2: half size first, then the upscaler and the 3 distilled steps at full size.
-        stage2_sigmas: schedule of the second stage.
-        latents: latents to go on from in place of nothing, re-noised to the first sigma.
+        num_frames, seconds: length of the clip, one of the two; 8k + 1 frames.
+        fps, snap: frames per second; what to do with a size or length that the latent grid does not hold.
+        video: False generates audio alone, in one stage.
+        image: image, or clip (N, 3, H, W) in [0, 1], that the video starts with; cut to the clip's shape.
+        image_strength: 1 preserves it, 0 ignores it; two stages use 1 in the second.
+        image_crf: strength of the H.264 round trip that a single image goes through, 0 is off.
+        images: :class:`ImageAt` values, images that guide the clip at other frames.
+        references: :class:`VideoReference` values, control videos or references of IC-LoRAs.
+        audio, audio_start_s: audio of the clip, from that second on; cut, or followed by silence.
+        audio_noise_db: loudness (dB of full scale) of noise that is added to the ``audio`` that is encoded.
+        reference_audio, reference_s: audio to imitate, such as a voice, and how many seconds of it.
+        identity: guidance scale towards ``reference_audio``; costs one more guidance pass a step.
+        latents, denoise: latents to start from, re-noised to the first sigma; the part of the schedule to
+            run, 0.3 preserves most of them.
+        source_clip: the file and the regions of an edit, for the record.
+        steps, sigmas: number of sampling steps of the first stage, or its noise levels, falling to 0.
         sampler, eta: a name of ``SAMPLERS``; the share of fresh noise of those that add some.
-        stage2_sampler: that of the second stage, by default Euler with guidance and ``sampler`` without.
-        guidance: all of it for the first stage, in place of ``cfg`` and ``audio_cfg``.
-        nag: keeps away from the negative prompt where no pass does, at cfg 1 and in the second stage.
+        distilled: for distilled weights or a distilled LoRA: 8 fixed steps and no guidance.
+        cfg, audio_cfg: guidance of the first stage; ``audio_cfg`` is by default the ``cfg`` that is named.
+        guidance: all guidance of the first stage, in place of ``cfg`` and ``audio_cfg``.
+        nag: guides away from the negative prompt where no pass does, at cfg 1 and in the second stage.
         cache: reuses velocities between steps, which is faster and not exact.
-        tiles: shows the model a large frame in parts, at every step of every stage.
-        seed, noise_device: the same seed gives the same clip; noise drawn on "cpu" is alike on every machine.
-        audio_stage: which stage the sound is taken from; by default 1 with guidance and 2 without, as the
-            official pipelines do, and always 2 in the comfy numerics.
-        video: False makes the sound alone, in one stage.
+        tiles: computes each step of a large frame in tiles.
+        seed, noise_device: the same seed gives the same clip; noise of "cpu" is equal on every machine.
+        stages: 1, or 2: half size first, then the upscaler and a second stage at full size.
+        stage2_sigmas, stage2_sampler: of the second stage; its sampler is by default Euler after a guided
+            stage and ``sampler`` after an unguided one.
+        audio_stage: the stage that the audio is taken from.
+
+    Raises TypeError for unknown names and ValueError for values out of range.
     """
 
-    prompt: str
-    negative_prompt: str = NEGATIVE_PROMPT
-    width: int = 768
-    height: int = 512
-    num_frames: int | None = None
-    seconds: float | None = None
-    fps: float = 24.0
-    snap: Snap = Snap.NEAREST
-    image: ImageSource | None = None
-    image_strength: float = 1.0
-    image_crf: int = 33
-    audio: AudioSource | None = None
-    audio_start_s: float = 0.0
-    audio_noise_db: float | None = None
-    reference_audio: AudioSource | None = None
-    reference_s: float = 5.0
-    identity: float = 3.0
-    steps: int = 30
-    cfg: float = 4.0
-    audio_cfg: float | None = None
-    distilled: bool = False
-    sigmas: Sequence[float] | None = None
-    denoise: float = 1.0
-    stages: Literal[1, 2] = 1
-    stage2_sigmas: Sequence[float] | None = None
-    latents: AVLatent | None = None
-    sampler: str = "euler"
-    eta: float | None = None
-    stage2_sampler: str | None = None
-    guidance: Guidance | GuidanceSchedule | None = None
-    nag: Nag | None = None
-    cache: StepCache | None = None
-    tiles: Tiles | None = None
-    seed: int = 0
-    noise_device: str = "cpu"
-    audio_stage: Literal[1, 2] | None = None
-    video: bool = True
+    text: Prompt
+    size: ClipSize
+    inputs: Inputs
+    sampling: SamplingSettings
+    staging: StageSettings
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.prompt, str):
-            raise ValueError(
-                f"prompt must be text; got {type(self.prompt).__name__}. Run several prompts one by one"
-            )
-        get_sampler(self.sampler, eta=self.eta)
-        if self.stage2_sampler is not None:
-            get_sampler(self.stage2_sampler)
-        for name in ("cfg", "audio_cfg"):
-            scale = getattr(self, name)
-            if scale is not None and not (math.isfinite(scale) and scale >= 0):
-                raise ValueError(f"{name} must be a number from 0 (1 is no guidance); got {scale}")
-        if not 0 <= self.seed < 2**64:
-            raise ValueError(f"seed must be 0 ... 2**64 - 1; got {self.seed}")
-        if not self.video and self.stages != 1:
-            raise ValueError("sound alone is made in one stage: give stages=1")
-        if self.latents is not None and self.stages != 1:
-            raise ValueError("latents go on in one stage: give stages=1 and upscale between two calls")
-        if self.denoise != 1 and self.latents is None:
-            raise ValueError(
-                f"denoise={self.denoise} needs latents to keep something of; give latents or denoise=1"
-            )
+    def __init__(
+        self,
+        *,
+        prompt: str | None = None,
+        text: Prompt | None = None,
+        size: ClipSize | None = None,
+        inputs: Inputs | None = None,
+        sampling: SamplingSettings | None = None,
+        staging: StageSettings | None = None,
+        **options: Unpack[RequestOptions],
+    ) -> None:
+        flat: dict[str, Any] = {**options}
+        check_names(flat)
+        if text is None and prompt is None:
+            raise TypeError("a request needs a prompt: give prompt=...")
+        if prompt is not None:
+            flat["prompt"] = prompt
+        parts: dict[str, Any] = {
+            "text": text or Prompt(prompt=prompt),  # type: ignore[arg-type]
+            "size": size or ClipSize(),
+            "inputs": inputs or Inputs(),
+            "sampling": sampling or SamplingSettings(),
+            "staging": staging or StageSettings(),
+        }
+        if isinstance(flat.get("source_clip"), Mapping):
+            flat["source_clip"] = SourceClip(**flat["source_clip"])
+        changes: dict[str, Any] = {}
+        for name, value in flat.items():
+            *path, last = FIELDS[name].split(".")
+            target = changes
+            for step in path:
+                target = target.setdefault(step, {})
+            target[last] = value
+        for name, part in parts.items():
+            object.__setattr__(self, name, _replaced(part, changes.get(name, {})))
+        self._check()
+
+    def __getattr__(self, name: str) -> Any:
+        """A value by its flat name."""
+        if name not in FIELDS:
+            raise AttributeError(f"a request has no {name!r}")
+        value: Any = self
+        for step in FIELDS[name].split("."):
+            value = getattr(value, step)
+        return value
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *FIELDS]
+
+    def changed(self, *, prompt: str | None = None, **options: Unpack[RequestOptions]) -> Request:
+        """This request with other values of some flat names."""
+        text = self.text if prompt is None else replace(self.text, prompt=prompt)
+        return Request(
+            text=text,
+            size=self.size,
+            inputs=self.inputs,
+            sampling=self.sampling,
+            staging=self.staging,
+            **options,
+        )
+
+    def with_recipe(self, recipe: Recipe = DEFAULT) -> tuple[Request, tuple[str, ...]]:
+        """This request with every open value filled in, and the flat names that the recipe decided.
+
+        What the request names is never changed. Schedules stay open: the stages take them from the recipe.
+        """
+        recipe = of_kind(recipe, distilled=self.sampling.distilled)
+        sampling, staging = self.sampling, self.staging
+        wanted = ["negative_prompt", "fps", "image_crf"]
+        if self.inputs.latents is None or self.inputs.latents.video is None:
+            wanted += ["width", "height"]
+            if self.size.seconds is None:
+                wanted.append("num_frames")
+        if sampling.sigmas is None and recipe.sigmas is None:
+            wanted.append("steps")
+        if sampling.sampler is None:
+            wanted.append("sampler")
+            if recipe.eta is not None:
+                wanted.append("eta")
+            if staging.count == 2:
+                wanted.append("stage2_sampler")
+        if sampling.guidance is None and sampling.cfg is None:
+            wanted.append("cfg")
+            # An audio scale that is absent follows a cfg that is named.
+            wanted.append("audio_cfg")
+        chosen = {name: getattr(recipe, name) for name in wanted if getattr(self, name) is None}
+        return self.changed(**chosen), tuple(chosen)
 
     def settings(self) -> dict[str, Any]:
-        """The request as JSON values: files by name, pictures and latents in memory by a note."""
-        plain: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Snap):
-                value = value.value
-            elif isinstance(value, PathLike):
-                value = fspath(value)
-            elif is_dataclass(value) and not isinstance(value, AVLatent):
-                value = asdict(value)  # type: ignore[arg-type]
-            elif isinstance(value, Tensor | AVLatent | tuple) or hasattr(value, "__array_interface__"):
-                value = f"<{type(value).__name__} in memory>"
-            elif isinstance(value, Sequence) and not isinstance(value, str):
-                value = [float(v) for v in value]
-            plain[field.name] = value
-        json.dumps(plain)
-        return plain
+        """The request as flat JSON values: files by name, values in memory by a note."""
+        return to_json(self)
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Request:
-        """The request that :meth:`settings` describes, such as a file's tags hold.
+        """The request that :meth:`settings` describes, such as the tags of a file hold.
 
-        Raises ValueError for a picture, sound or latent that was in memory, and for unknown fields.
+        Raises ValueError for an image, audio or latents that were in memory, for unknown names and for
+        values of a wrong type.
         """
-        known = {field.name for field in fields(cls)}
-        unknown = settings.keys() - known
-        if unknown:
+        return cls(**from_json(settings))
+
+    @staticmethod
+    def json_schema() -> dict[str, Any]:
+        """The JSON schema of :meth:`settings`."""
+        return schema()
+
+    def _check(self) -> None:
+        """Raises ValueError for parts that do not fit each other."""
+        if not self.size.video and self.staging.count != 1:
+            raise ValueError("audio alone is generated in one stage: give stages=1")
+        if self.inputs.latents is not None and self.staging.count != 1:
             raise ValueError(
-                f"the settings have {', '.join(sorted(unknown))}, which this version does not know: use the "
-                "version that wrote them"
+                "latents are continued in one stage: give stages=1 and upscale between two calls"
             )
-        values = dict(settings)
-        for name, value in values.items():
-            if isinstance(value, str) and value.startswith("<") and value.endswith(" in memory>"):
-                raise ValueError(f"{name} was {value} and is not in the settings: give it again")
-        readers = {
-            "snap": Snap,
-            "guidance": _guidance,
-            "nag": _build(Nag),
-            "cache": _build(StepCache),
-            "tiles": _build(Tiles),
-        }
-        for name, read in readers.items():
-            if values.get(name) is not None:
-                values[name] = read(values[name])
-        return cls(**values)
+        if self.sampling.denoise != 1 and self.inputs.latents is None:
+            raise ValueError(
+                f"denoise={self.sampling.denoise} needs latents to preserve something of; give latents or "
+                "denoise=1"
+            )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One sampling run: where, along which sigmas, with how much guidance and image."""
-
-    clip: ClipPlan
-    sigmas: Tensor
-    guidance: Guidance | GuidanceSchedule
-    image_strength: float
-    sampler: str = "euler"
-    eta: float | None = None
-    nag: Nag | None = None
-
-    @property
-    def guided(self) -> bool:
-        return len(self.guidance.passes()) > 1
-
-    @property
-    def needs_negative(self) -> bool:
-        """Whether the negative prompt is read."""
-        return Pass.NEGATIVE in self.guidance.passes() or self.nag is not None or self.sampler in PAIRED
+def _replaced(part: Any, changes: Mapping[str, Any]) -> Any:
+    """``part`` with changed values; a mapping under the name of a nested part changes that part."""
+    if not changes:
+        return part
+    values = {
+        name: _replaced(getattr(part, name), value)
+        if isinstance(value, dict) and name in ("image", "audio", "reference_audio")
+        else value
+        for name, value in changes.items()
+    }
+    return replace(part, **values)
 
 
-def plan_stages(request: Request, numerics: Numerics = Numerics.OFFICIAL) -> tuple[Stage, ...]:
-    """The stages of ``request``; the last one has the size of the finished clip.
+def _default(name: str) -> Any:
+    """The value of a flat name in a request that says only its prompt."""
+    return getattr(Request(prompt=""), name)
 
-    Raises ValueError for sizes, lengths and schedules that cannot be planned.
-    """
-    frames = request.num_frames
-    if request.latents is not None and request.latents.video is not None:
-        clip = _clip_of(request, request.latents, numerics)
-    else:
-        clip = plan_clip(
-            request.width,
-            request.height,
-            frames=121 if frames is None and request.seconds is None else frames,
-            seconds=request.seconds,
-            fps=request.fps,
-            snap=request.snap,
-            stages=request.stages,
-            numerics=numerics,
+
+def flat_signature(*before: Parameter) -> Signature:
+    """A signature for ``help`` and completion: ``before``, then every flat keyword with its type."""
+    keywords = [
+        Parameter(
+            name,
+            Parameter.KEYWORD_ONLY,
+            default=_default(name),
+            # The text of a type that is written as text, as inspect shows those of functions.
+            annotation=getattr(annotation, "__forward_arg__", annotation),
         )
-    first = clip if request.stages == 1 else clip.half()
-    guidance = _first_guidance(request)
-    reads_negative = Pass.NEGATIVE in guidance.passes()
-    stage = Stage(
-        clip=first,
-        sigmas=_first_sigmas(request, first, numerics),
-        guidance=guidance,
-        image_strength=request.image_strength,
-        sampler=request.sampler,
-        eta=request.eta,
-        nag=None if reads_negative else request.nag,
-    )
-    if request.stages == 1:
-        return (stage,)
-    sigmas = DISTILLED_STAGE2_SIGMAS if request.stage2_sigmas is None else as_sigmas(request.stage2_sigmas)
-    sampler = request.stage2_sampler or ("euler" if stage.guided else request.sampler)
-    return stage, replace(
-        stage,
-        clip=clip,
-        sigmas=sigmas,
-        guidance=Guidance(),
-        image_strength=1.0,
-        sampler=sampler,
-        eta=request.eta if sampler == request.sampler else None,
-        nag=request.nag,
-    )
+        for name, annotation in RequestOptions.__annotations__.items()
+    ]
+    return Signature([*before, *keywords])
 
 
-def _first_guidance(request: Request) -> Guidance | GuidanceSchedule:
-    if request.guidance is not None:
-        return request.guidance
-    if request.distilled:
-        guidance = Guidance()
-    else:
-        audio_cfg = request.cfg if request.audio_cfg is None else request.audio_cfg
-        guidance = CFG(video=request.cfg, audio=audio_cfg)
-    if request.reference_audio is None or not request.identity:
-        return guidance
-    return replace(
-        guidance,
-        video=replace(guidance.video, identity=request.identity),
-        audio=replace(guidance.audio, identity=request.identity),
-    )
+Request.__signature__ = flat_signature(  # type: ignore[attr-defined]
+    Parameter("prompt", Parameter.KEYWORD_ONLY, annotation="str")
+)
 
 
-def _first_sigmas(request: Request, clip: ClipPlan, numerics: Numerics) -> Tensor:
-    if request.sigmas is not None:
-        return as_sigmas(request.sigmas)
-    if request.distilled:
-        return last_sigmas(DISTILLED_SIGMAS, request.denoise)
-
-    def schedule(steps: int) -> Tensor:
-        # The official pipelines always schedule for 4096 tokens, ComfyUI for those of the clip.
-        return ltxv_sigmas(steps, clip.video_tokens) if numerics is Numerics.COMFY else ltxv_sigmas(steps)
-
-    return partial_sigmas(schedule, request.steps, request.denoise)
-
-
-def _guidance(settings: Mapping[str, Any]) -> Guidance | GuidanceSchedule:
-    """Guidance, plain or scheduled, from its JSON values."""
-    if "entries" in settings:
-        return GuidanceSchedule(
-            tuple((sigma, _plain_guidance(guidance)) for sigma, guidance in settings["entries"])
-        )
-    return _plain_guidance(settings)
-
-
-def _plain_guidance(settings: Mapping[str, Any]) -> Guidance:
-    streams = {name: _build(StreamGuidance)(settings[name]) for name in ("video", "audio")}
-    guidance: Guidance = _build(Guidance)(
-        {**settings, **streams, "stg_blocks": tuple(settings["stg_blocks"])}
-    )
-    return guidance
-
-
-def _build(kind: Any) -> Any:
-    """A reader of one dataclass from its JSON values."""
-
-    def read(settings: Mapping[str, Any]) -> Any:
-        return kind(**settings)
-
-    return read
-
-
-def _clip_of(request: Request, latents: AVLatent, numerics: Numerics) -> ClipPlan:
-    """The plan that given latents already follow."""
-    assert latents.video is not None
-    _, _, frames, height, width = latents.video.shape
-    clip = plan_clip(
-        width * SPATIAL_SCALE,
-        height * SPATIAL_SCALE,
-        frames=frames_of(frames),
-        fps=request.fps,
-        snap=Snap.ERROR,
-        numerics=numerics,
-    )
-    if latents.audio is not None and latents.audio.shape[2] != clip.audio_latents:
-        raise ValueError(
-            f"the given audio has {latents.audio.shape[2]} latents and a video of {clip.frames} frames at "
-            f"{clip.fps:g} fps takes {clip.audio_latents}: give the fps that they were made with"
-        )
-    return clip
+def __getattr__(name: str) -> Any:
+    """The names that moved to ``stages``, for callers of 0.1."""
+    if name in ("Stage", "plan_stages"):
+        return getattr(import_module(".stages", __package__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -22,19 +22,21 @@ from ..types import AVLatent, Numerics
 from .codecs import Codecs
 from .generation import Generation
 from .request import Request
+from .request_json import in_memory
 
 KEY = "ltx2_kept"
+"""The metadata of a file that holds saved latents; the name is that of 0.1."""
 SUFFIX = ".latents.safetensors"
 
 
 def saved_folder() -> Path:
-    """Where runs keep their latents: a folder of this user among the temporary ones."""
+    """The folder of saved latents: one of this user among the temporary ones."""
     user = os.getuid() if hasattr(os, "getuid") else "user"
     return Path(tempfile.gettempdir()) / f"ltx2-latents-{user}"
 
 
 def saved_windows(output: str | os.PathLike[str]) -> Path:
-    """The folder in which the runs of a long clip are until ``output`` is written."""
+    """The folder of the finished windows of a long clip until ``output`` is written."""
     path = Path(output).resolve()
     return saved_folder() / f"{path.stem}-{sha256(os.fspath(path).encode()).hexdigest()[:8]}.windows"
 
@@ -47,10 +49,10 @@ def save_latents(
     edit: Mapping[str, Any] | None = None,
     folder: Path | None = None,
 ) -> Path:
-    """Write the latents of a run that will become ``output``; delete the file when that is written.
+    """Write the latents of a run whose result is ``output``; the caller deletes the file afterwards.
 
-    ``files`` are JSON values for whoever resumes, such as the paths of the checkpoints; ``edit`` are those of
-    the edit that the run is a part of (``EditTask.settings``).
+    ``files`` are JSON values that resuming needs, such as the paths of the checkpoints; ``edit`` are the
+    settings of the edit that the run belongs to (``EditTask.settings``).
     """
     folder = saved_folder() if folder is None else folder
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -76,26 +78,26 @@ def save_latents(
 
 
 def find_saved(output: str | os.PathLike[str] | None = None, *, folder: Path | None = None) -> Path:
-    """The newest latents that were kept, of ``output`` if one is named.
+    """The newest saved latents, of ``output`` if one is named.
 
     Raises ValueError where there are none.
     """
     folder = saved_folder() if folder is None else folder
     files = sorted(folder.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime, reverse=True)
-    wanted = None if output is None else str(Path(output).resolve())
+    target = None if output is None else str(Path(output).resolve())
     for path in files:
-        if wanted is None or read_saved(path)["output"] == wanted:
+        if target is None or read_saved(path)["output"] == target:
             return path
-    of = "" if wanted is None else f" of {wanted}"
+    of = "" if target is None else f" of {target}"
     others = ", ".join(read_saved(path)["output"] for path in files[:5])
     raise ValueError(
-        f"no latents{of} are kept in {folder}: a run leaves them only if its file was not written"
+        f"no latents{of} are saved in {folder}: a run leaves them only if its file was not written"
         + (f". There are those of {others}" if others else "")
     )
 
 
 def read_saved(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What was written beside the latents. Raises ValueError for another kind of file."""
+    """The JSON values that were saved with the latents. Raises ValueError for another kind of file."""
     with safe_open(os.fspath(path), "pt") as file:
         metadata = file.metadata() or {}
     if KEY not in metadata:
@@ -110,7 +112,7 @@ def resume(path: str | os.PathLike[str], codecs: Codecs) -> Generation:
     with safe_open(os.fspath(path), "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     settings = about["settings"]
-    fields = {name: value for name, value in settings["request"].items() if not _in_memory(value)}
+    fields = {name: value for name, value in settings["request"].items() if not in_memory(value)}
     width, height, frames, fps = settings["clip"]
     return Generation(
         codecs=codecs,
@@ -124,7 +126,3 @@ def resume(path: str | os.PathLike[str], codecs: Codecs) -> Generation:
         evaluations=tuple(Evaluations(**used) for used in settings["evaluations"]),
         recorded=settings,
     )
-
-
-def _in_memory(value: Any) -> bool:
-    return isinstance(value, str) and value.startswith("<") and value.endswith(" in memory>")

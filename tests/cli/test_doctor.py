@@ -24,7 +24,7 @@ def facts() -> dict[str, Fact]:
 def test_here_everything_needed_works():
     result = CliRunner().invoke(doctor)
     assert result.exit_code == 0, result.output
-    assert "all that is needed is here" in result.output and "libavcodec" in result.output
+    assert "everything needed is installed" in result.output and "libavcodec" in result.output
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_missing_and_an_old_package_say_what_to_install(monkeypatch):
 
 def test_missing_codecs_are_a_problem(monkeypatch):
     monkeypatch.setattr(environment, "_has_codec", lambda name, mode: name != "libx264")
-    fact = facts()["video and sound"]
+    fact = facts()["video and audio"]
     assert fact.state == "problem" and "libx264 encoder" in fact.text and "pip install" in fact.text
 
 

@@ -51,7 +51,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(tmp_path) -> None:
 def test_a_dry_run_says_what_keeping_the_keys_of_the_text_costs(tmp_path, tiny_set_20) -> None:
     files = ["--checkpoint", tiny_set_20.checkpoint, "--text-encoder", tiny_set_20.text_encoder]
     shape = ["--width", "64", "--height", "64", "--stages", "1", "--frames", "9", "--dry-run"]
-    for chosen, words in ((files, " kept"), ([], "nothing, as this model")):
+    for chosen, words in ((files, " cached"), ([], "nothing, as those of this model")):
         result = generate(*chosen, *shape, "--keep-text-keys", "-o", tmp_path / "clip.mp4")
         assert result.exit_code == 0, result.output
         assert "keys and values of the text: " in result.output and words in result.output

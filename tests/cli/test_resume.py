@@ -52,4 +52,4 @@ def test_a_run_whose_decode_fails_is_finished_later(folder, tmp_path, monkeypatc
     assert out.read_bytes() == whole.read_bytes()
     assert json.loads(read_metadata(out)["ltx2"])["request"]["seed"] == 3
     assert not list(folder.iterdir())
-    assert "no latents are kept" in generate("--resume").output
+    assert "no latents are saved" in generate("--resume").output

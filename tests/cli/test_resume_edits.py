@@ -96,11 +96,11 @@ def test_a_long_clip_that_fails_goes_on_with_the_runs_that_are_finished(
     out, whole = tmp_path / "out.mp4", tmp_path / "whole.mp4"
     assert ltx2(*words, "-o", whole).exit_code == 0
     assert not list(folder.iterdir()), "a run that succeeds leaves nothing"
-    assert "no runs of" in ltx2(*words, "--resume", "-o", out).output
+    assert "no windows of" in ltx2(*words, "--resume", "-o", out).output
     with monkeypatch.context() as broken:
         broken.setattr(LTX2Pipeline, "decode_video", refuse)
         failed = ltx2(*words, "-o", out)
-    assert failed.exit_code == 1 and "--resume goes on" in failed.output
+    assert failed.exit_code == 1 and "--resume continues" in failed.output
     with monkeypatch.context() as watched:
         watched.setattr(LTX2Pipeline, "__call__", lambda *a, **k: pytest.fail("nothing is sampled again"))
         resumed = ltx2(*words, "--resume", "-o", out)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ltx2_core.run.components import Components
+from ltx2_core.run.execution import Execution
 from ltx2_core.storage.dequantize import Format, decode
 from ltx2_core.storage.header import read_header
 from ltx2_core.storage.quantize import encode
@@ -95,10 +96,8 @@ def encode_with(checkpoint: Path, text_encoder: Path) -> None:
     networks = Components(
         [checkpoint],
         text_encoder,
-        device=torch.device("cpu"),
-        dtype=torch.float32,
+        execution=Execution.on("cpu", torch.float32),
         numerics=Numerics.OFFICIAL,
-        keep_loaded=False,
     )
     networks.encode(["a ball"])
 

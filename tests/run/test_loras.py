@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from ltx2_core import LTX2Pipeline
-from ltx2_core.cli.generate import parse_lora
+from ltx2_core.cli.values import parse_lora
 from ltx2_core.loading import Checkpoint, Component, LoraSpec
 
 SMALL = {"width": 128, "height": 64, "num_frames": 17, "fps": 8.0, "steps": 2}

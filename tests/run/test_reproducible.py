@@ -71,5 +71,5 @@ def test_the_file_is_the_same_whatever_the_slices_the_preview_and_the_memory(dee
 
 
 def test_another_seed_is_another_file(deep, plain):
-    other = pipeline(deep)(Request(**{**vars(REQUEST), "seed": 5}))
+    other = pipeline(deep)(REQUEST.changed(seed=5))
     assert not torch.equal(other.latents.video, plain[0].video)

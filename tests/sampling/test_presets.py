@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ltx2_core import LTX2Pipeline, Request
-from ltx2_core.cli.guidance import check_files, repeated_request
+from ltx2_core.cli.repeat import check_files, repeated_request
 from ltx2_core.run.request import plan_stages
 from ltx2_core.sampling.caching import StepCache
 from ltx2_core.sampling.guidance import CFG, Guidance, GuidanceSchedule, Nag, Pass, StreamGuidance
@@ -89,8 +89,8 @@ def test_settings_that_cannot_be_repeated_say_why(photo):
 def test_a_file_made_with_loras_is_not_repeated_without_them(pipeline):
     settings = {"loras": [["style.safetensors", 0.5]], "checkpoints": ["other.safetensors"]}
     with pytest.raises(ValueError, match=r"style\.safetensors:0\.5"):
-        check_files(settings, pipeline, given_loras=False)
-    assert "other.safetensors" in check_files(settings, pipeline, given_loras=True)
+        check_files(settings, pipeline, named_loras=False)
+    assert "other.safetensors" in check_files(settings, pipeline, named_loras=True)
 
 
 def test_the_second_stage_is_not_guided_and_reads_the_negative_prompt_only_for_what_needs_it():

@@ -1,0 +1,181 @@
+"""From the options of a call to the values of the library: execution, pipeline, fields of a request."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..conditioning.inputs import ImageAt, VideoReference
+from ..loading import LoraSpec
+from ..memory import parse_budget
+from ..run.distributed import Processes
+from ..run.execution import Execution
+from ..run.options import BY_NAME
+from ..run.pipeline import LTX2Pipeline
+from ..sampling.caching import StepCache
+from ..sampling.schedules import parse_sigmas
+from ..shapes import Snap
+from ..transformer.tiles import Tiles
+from ..types import Numerics
+from .options import Chosen
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_EXECUTION = (
+    *("passes_per_call", "fused", "keep_text_keys", "cuda_graphs"),
+    *("fp8_blocks", "fp8_matmul", "nvfp4_matmul"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """What is written where, and how much is shown meanwhile."""
+
+    path: Path
+    quiet: bool
+    resume: bool
+    named: bool
+    """Whether the path was written on the command line."""
+
+    @classmethod
+    def of(cls, chosen: Chosen) -> Output:
+        return cls(
+            path=chosen["output"],
+            quiet=chosen["quiet"],
+            resume=chosen["resume"],
+            named="output" in chosen.explicit,
+        )
+
+
+def execution_of(
+    chosen: Chosen,
+    processes: Processes | None = None,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> Execution:
+    """The execution that was chosen; ``device`` and ``dtype`` take the place of those of the options."""
+    place = Execution.on(device or chosen["device"], DTYPES.get(dtype or chosen["dtype"]))
+    budget = chosen["max_memory"]
+    options = {name: chosen[name] for name in _EXECUTION}
+    return Execution(
+        device=place.device,
+        dtype=place.dtype,
+        max_memory=None if budget is None else parse_budget(budget, place.device),
+        processes=Processes() if processes is None else processes,
+        **options,
+    )
+
+
+def open_pipeline(
+    chosen: Chosen, execution: Execution | None = None, *, numerics: Numerics | None = None
+) -> LTX2Pipeline:
+    """The pipeline of the model files that were chosen, or the tiny set of the package."""
+    how: dict[str, Any] = {
+        "loras": loras_of(chosen, "loras"),
+        "stage2_loras": loras_of(chosen, "stage2_loras"),
+        "numerics": Numerics(chosen["numerics"]) if numerics is None else numerics,
+        "execution": execution_of(chosen) if execution is None else execution,
+    }
+    if not chosen["checkpoints"]:
+        return LTX2Pipeline.embedded(**how)
+    files = {name: chosen[name] for name in ("text_encoder", "upscaler")}
+    return LTX2Pipeline(*chosen["checkpoints"], **files, **how)
+
+
+def loras_of(chosen: Chosen, name: str) -> tuple[LoraSpec, ...]:
+    """The LoRA files of an option with their strengths."""
+    return tuple(parse_lora(text) for text in chosen[name])
+
+
+def parse_lora(text: str) -> LoraSpec:
+    """``FILE[:STRENGTH[:AUDIO_STRENGTH]]``; a colon that no number follows belongs to the name."""
+    path, strengths = split_numbers(text, 2)
+    if len(strengths) == 2:
+        return LoraSpec(path=path, strength=strengths[0], audio_strength=strengths[1])
+    return LoraSpec(path=path, strength=strengths[0] if strengths else 1.0)
+
+
+def split_numbers(text: str, most: int) -> tuple[str, list[float]]:
+    """A file name, and up to ``most`` numbers that follow it after colons."""
+    path, numbers = text, list[float]()
+    while len(numbers) < most:
+        rest, _, last = path.rpartition(":")
+        try:
+            number = float(last)
+        except ValueError:
+            break
+        if not rest:
+            break
+        path = rest
+        numbers.insert(0, number)
+    return path, numbers
+
+
+def parse_keyframe(text: str) -> ImageAt:
+    """``FILE@FRAME[:STRENGTH]``. Raises ValueError without a frame."""
+    where, strengths = split_numbers(text, 1)
+    path, _, frame = where.rpartition("@")
+    if not path or not re.fullmatch(r"-?\d+", frame):
+        raise ValueError(
+            f"--keyframe {text} must be an image and its frame, such as end.png@-1 or a.png@40:0.8"
+        )
+    return ImageAt(source=path, frame=int(frame), strength=strengths[0] if strengths else 1.0)
+
+
+def parse_control(text: str) -> VideoReference:
+    """``FILE[:STRENGTH]``."""
+    path, strengths = split_numbers(text, 1)
+    return VideoReference(source=path, strength=strengths[0] if strengths else 1.0)
+
+
+def parse_cache(text: str) -> StepCache:
+    """``KIND`` or ``KIND:THRESHOLD``."""
+    kind, _, threshold = text.partition(":")
+    try:
+        options = {"threshold": float(threshold)} if threshold else {}
+    except ValueError:
+        raise ValueError(f"--cache {text}: {threshold!r} is no number; try first_block:0.1") from None
+    return StepCache(kind=kind, **options)  # type: ignore[arg-type]
+
+
+def parse_tiles(text: str) -> Tiles | None:
+    """``"2x1"`` -> two columns in one row; None for one tile."""
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if match is None:
+        raise ValueError(f"--tiles {text} must be columns x rows, such as 2x1")
+    tiles = Tiles(columns=int(match[1]), rows=int(match[2]))
+    return None if tiles.columns == tiles.rows == 1 else tiles
+
+
+_READERS: Mapping[str, Any] = {
+    "snap": Snap,
+    "sigmas": lambda text: parse_sigmas(text).tolist(),
+    "stage2_sigmas": lambda text: parse_sigmas(text).tolist(),
+    "cache": parse_cache,
+    "tiles": parse_tiles,
+    "images": lambda texts: tuple(map(parse_keyframe, texts)),
+    "references": lambda texts: tuple(map(parse_control, texts)),
+}
+
+
+def request_fields(chosen: Chosen, pipeline: LTX2Pipeline) -> dict[str, Any]:
+    """The fields of a request that were written, by their names there; the others stay open.
+
+    Raises ValueError for values that cannot be read and options that contradict each other.
+    """
+    from .guidance import guidance_fields
+
+    explicit = dict(chosen.explicit)
+    fields = guidance_fields(explicit, pipeline)
+    for name, value in explicit.items():
+        if BY_NAME[name].request and name not in fields:
+            fields[name] = _READERS[name](value) if name in _READERS else value
+    for name in ("prompt", "negative_prompt"):
+        if chosen["trigger"] is not None and name in fields:
+            fields[name] = fields[name].replace("[trigger]", chosen["trigger"])
+    return fields

@@ -1,0 +1,119 @@
+"""The flat keywords of a request: their types, and the part of the request that holds each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, Literal, TypedDict
+
+from ..conditioning.inputs import AudioSource, ImageAt, SourceClip, VideoReference
+from ..media.images import ImageSource
+from ..sampling.caching import StepCache
+from ..sampling.guidance import Guidance, GuidanceSchedule, Nag
+from ..shapes import Snap
+from ..transformer.tiles import Tiles
+from ..types import AVLatent
+
+
+class RequestOptions(TypedDict, total=False):
+    """The flat keywords of :class:`Request` and of the call of a pipeline, other than the prompt."""
+
+    negative_prompt: str | None
+    width: int | None
+    height: int | None
+    num_frames: int | None
+    seconds: float | None
+    fps: float | None
+    snap: Snap
+    video: bool
+    image: ImageSource | None
+    image_strength: float
+    image_crf: int | None
+    images: Sequence[ImageAt]
+    references: Sequence[VideoReference]
+    audio: AudioSource | None
+    audio_start_s: float
+    audio_noise_db: float | None
+    reference_audio: AudioSource | None
+    reference_s: float
+    identity: float
+    latents: AVLatent | None
+    source_clip: SourceClip | Mapping[str, Any] | None
+    steps: int | None
+    sigmas: Sequence[float] | None
+    denoise: float
+    sampler: str | None
+    eta: float | None
+    distilled: bool
+    cfg: float | None
+    audio_cfg: float | None
+    guidance: Guidance | GuidanceSchedule | None
+    nag: Nag | None
+    cache: StepCache | None
+    tiles: Tiles | None
+    seed: int
+    noise_device: str
+    stages: Literal[1, 2]
+    stage2_sigmas: Sequence[float] | None
+    stage2_sampler: str | None
+    audio_stage: Literal[1, 2] | None
+
+
+FIELDS: dict[str, str] = {
+    "prompt": "text.prompt",
+    "negative_prompt": "text.negative",
+    **{name: f"size.{name}" for name in ("width", "height", "num_frames", "seconds", "fps", "snap", "video")},
+    "image": "inputs.image.source",
+    "image_strength": "inputs.image.strength",
+    "image_crf": "inputs.image.crf",
+    "images": "inputs.images",
+    "references": "inputs.references",
+    "audio": "inputs.audio.source",
+    "audio_start_s": "inputs.audio.start_s",
+    "audio_noise_db": "inputs.audio.noise_db",
+    "reference_audio": "inputs.reference_audio.source",
+    "reference_s": "inputs.reference_audio.seconds",
+    "identity": "inputs.reference_audio.identity",
+    "latents": "inputs.latents",
+    "source_clip": "inputs.source_clip",
+    **{
+        name: f"sampling.{name}"
+        for name in (
+            *("steps", "sigmas", "denoise", "sampler", "eta", "distilled", "cfg", "audio_cfg"),
+            *("guidance", "nag", "cache", "tiles", "seed", "noise_device"),
+        )
+    },
+    "stages": "staging.count",
+    "stage2_sigmas": "staging.sigmas",
+    "stage2_sampler": "staging.sampler",
+    "audio_stage": "staging.audio_stage",
+}
+"""Flat name -> where it is in the parts."""
+
+OTHER_NAMES = {
+    "num_inference_steps": "steps",
+    "guidance_scale": "cfg",
+    "audio_guidance_scale": "audio_cfg",
+    "generator": "seed",
+    "frame_rate": "fps",
+    "frames": "num_frames",
+    "strength": "image_strength",
+    "conditions": "images",
+    "keyframes": "images",
+    "negative": "negative_prompt",
+    "scheduler": "sampler",
+    "timesteps": "sigmas",
+}
+"""Names that diffusers and others use, and ours."""
+
+
+def check_names(options: Mapping[str, Any]) -> None:
+    """Raise TypeError for names that a request does not have, with the name that was probably meant."""
+    for name in options:
+        if name in FIELDS:
+            continue
+        if name in OTHER_NAMES:
+            raise TypeError(f"{name!r} is not an option of a request: here it is {OTHER_NAMES[name]}")
+        near = get_close_matches(name, FIELDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(sorted(FIELDS))}"
+        raise TypeError(f"{name!r} is not an option of a request: {hint}")

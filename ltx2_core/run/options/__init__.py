@@ -1,0 +1,27 @@
+"""The one table of options: every quantity that configures a run, declared once.
+
+The command line, the JSON schema of a request and the reference of the docs are made from it, and nodes take
+bounds and tooltips from it. No torch is imported here, so that help and shell completion are quick.
+"""
+
+from .option import BY_RECIPE, GROUPS, Option
+from .sampling import PRESET_NAMES, SAMPLER_NAMES
+from .table import BY_NAME, COMMANDS, OPTIONS, RECIPE_ROWS, by_name, options_of
+from .together import CONFLICTS, REQUIREMENTS, check_together
+
+__all__ = [
+    "BY_NAME",
+    "BY_RECIPE",
+    "COMMANDS",
+    "CONFLICTS",
+    "GROUPS",
+    "OPTIONS",
+    "PRESET_NAMES",
+    "RECIPE_ROWS",
+    "REQUIREMENTS",
+    "SAMPLER_NAMES",
+    "Option",
+    "by_name",
+    "check_together",
+    "options_of",
+]

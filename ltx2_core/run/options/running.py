@@ -1,0 +1,201 @@
+"""Options of model files, of the execution and of the output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from .option import Option
+
+DTYPE_NAMES: Final = ("float32", "bfloat16")
+
+_LORA = "FILE[:STRENGTH[:AUDIO_STRENGTH]]"
+
+
+def model_options() -> Iterator[Option]:
+    """The model files."""
+    group = "model"
+    yield Option(
+        name="checkpoints",
+        flags=("--checkpoint",),
+        kind="path",
+        group=group,
+        multiple=True,
+        help="Model file; repeat it for split files. Without one the tiny set of the package is used.",
+    )
+    yield Option(
+        name="text_encoder",
+        flags=("--text-encoder",),
+        kind="path",
+        group=group,
+        help="Folder or file of the Gemma text encoder.",
+    )
+    yield Option(
+        name="upscaler",
+        flags=("--upscaler",),
+        kind="path",
+        group=group,
+        help="Latent upscaler file, for two stages.",
+    )
+    yield Option(
+        name="loras",
+        flags=("--lora",),
+        kind="text",
+        group=group,
+        multiple=True,
+        metavar=_LORA,
+        help="LoRA for all stages. May be repeated.",
+    )
+    yield Option(
+        name="stage2_loras",
+        flags=("--stage2-lora",),
+        kind="text",
+        group=group,
+        multiple=True,
+        metavar=_LORA,
+        help="LoRA for the second stage only. May be repeated.",
+    )
+    yield Option(
+        name="numerics",
+        flags=("--numerics",),
+        kind="choice",
+        group=group,
+        choices=("official", "comfy"),
+        default="official",
+        help="Whose result to give where the public implementations differ.",
+    )
+
+
+def execution_options() -> Iterator[Option]:
+    """Device, number format, memory and kernels."""
+    group = "execution"
+    yield Option(
+        name="device",
+        flags=("--device",),
+        kind="text",
+        group=group,
+        help="cuda, cuda:1, cpu and so on; by default cuda where there is a GPU.",
+    )
+    yield Option(
+        name="dtype",
+        flags=("--dtype",),
+        kind="choice",
+        group=group,
+        choices=DTYPE_NAMES,
+        help="Number format of the weights; by default bfloat16 on cuda, else float32.",
+    )
+    yield Option(
+        name="max_memory",
+        flags=("--max-memory",),
+        kind="text",
+        group=group,
+        help="Memory of the device that the run may use, such as 12GB, or auto for what is free: tokens are "
+        "computed in chunks and blocks copied when they are needed, with the same result; a frame whose "
+        "decoder does not fit is decoded in tiles, exact where their borders fit. See ltx2 plan.",
+    )
+    yield Option(
+        name="passes_per_call",
+        flags=("--passes-per-call",),
+        kind="int",
+        group=group,
+        help="Guidance passes that one forward pass of the network evaluates.",
+        range=(1, None),
+        default=1,
+    )
+    yield Option(
+        name="guidance_parallel",
+        flags=("--guidance-parallel",),
+        kind="int",
+        group=group,
+        help="Under torchrun: groups of processes among which the guidance passes are divided; the processes "
+        "of a group share the tokens.",
+        range=(1, None),
+        default=1,
+    )
+    yield Option(
+        name="fused",
+        flags=("--fused",),
+        kind="flag",
+        group=group,
+        help="Compute several elementwise operations in one kernel; faster on a GPU.",
+        default=False,
+    )
+    yield Option(
+        name="keep_text_keys",
+        flags=("--keep-text-keys",),
+        kind="flag",
+        group=group,
+        help="Cache keys and values of the text for the whole run (LTX-2.0): 1.2 GB more a prompt.",
+        default=False,
+    )
+    yield Option(
+        name="cuda_graphs",
+        flags=("--cuda-graphs",),
+        kind="flag",
+        group=group,
+        help="Replay the blocks of short clips in one launch.",
+        default=False,
+    )
+    yield Option(
+        name="fp8_blocks",
+        flags=("--fp8-blocks",),
+        kind="flag",
+        group=group,
+        help="Hold all blocks but the first and the last in fp8 and multiply them in fp8: half the memory, "
+        "rounded.",
+        default=False,
+    )
+    yield Option(
+        name="fp8_matmul",
+        flags=("--fp8-matmul",),
+        kind="flag",
+        group=group,
+        help="Multiply layers stored in fp8 in fp8: faster, rounds their input.",
+        default=False,
+    )
+    yield Option(
+        name="nvfp4_matmul",
+        flags=("--nvfp4-matmul",),
+        kind="flag",
+        group=group,
+        help="Multiply layers stored in NVFP4 in NVFP4, on Blackwell: faster, rounds their input.",
+        default=False,
+    )
+
+
+def output_options() -> Iterator[Option]:
+    """What is written and shown."""
+    group = "output"
+    yield Option(
+        name="output",
+        flags=("-o", "--output"),
+        kind="path",
+        group=group,
+        help="The MP4 to write.",
+        default="ltx2.mp4",
+    )
+    yield Option(
+        name="resume",
+        flags=("--resume",),
+        kind="flag",
+        group=group,
+        help="Decode what an earlier run had sampled when it failed: that of --output, or the last one. "
+        "ltx2 long continues with its finished windows, with the same options.",
+        default=False,
+    )
+    yield Option(
+        name="dry_run",
+        flags=("--dry-run",),
+        kind="flag",
+        group=group,
+        help="Print sizes, tokens, sigmas, the recipe and predicted memory, and stop.",
+        default=False,
+    )
+    yield Option(
+        name="quiet",
+        flags=("-q", "--quiet"),
+        kind="flag",
+        group=group,
+        help="No progress bar.",
+        default=False,
+    )

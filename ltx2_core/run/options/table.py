@@ -1,0 +1,129 @@
+"""All options in one table, and which of them each command has."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ..recipes import RECIPES
+from .content import inputs_options, size_options, text_options
+from .editing import edits_options, plans_options, windows_options
+from .option import GROUPS, Option
+from .running import execution_options, model_options, output_options
+from .sampling import guidance_options, sampling_options
+
+OPTIONS: Final[tuple[Option, ...]] = (
+    *text_options(),
+    *edits_options(),
+    *windows_options(),
+    *size_options(),
+    *inputs_options(),
+    *sampling_options(),
+    *guidance_options(),
+    *model_options(),
+    *execution_options(),
+    *output_options(),
+    *plans_options(),
+)
+
+BY_NAME: Final[dict[str, Option]] = {option.name: option for option in OPTIONS}
+
+_SHARED = ("sampling", "guidance", "model", "execution", "output")
+
+COMMANDS: Final[dict[str, tuple[str, ...]]] = {
+    "generate": ("text", "size", "inputs", *_SHARED),
+    "extend": ("source", "edit", "text", *_SHARED),
+    "retake": ("source", "edit", "text", *_SHARED),
+    "sound": ("source", "edit", "text", *_SHARED),
+    "long": ("text", "source", "window", "size", "inputs", *_SHARED),
+    "plan": ("size", "model", "execution", "output"),
+}
+"""Command -> the groups of options that it has."""
+
+# Options of a shared group that have no meaning for one command.
+_WITHOUT: Final[dict[str, frozenset[str]]] = {
+    "generate": frozenset(),
+    "extend": frozenset({"dry_run"}),
+    "retake": frozenset({"dry_run"}),
+    "sound": frozenset({"dry_run", "stage2_loras", "stage2_sampler", "stage2_sigmas"}),
+    "long": frozenset(
+        {
+            "dry_run",
+            "prompt",
+            "stages",
+            "images",
+            "references",
+            "stage2_loras",
+            "stage2_sampler",
+            "stage2_sigmas",
+            "upscaler",
+        }
+    ),
+    "plan": frozenset(
+        {
+            "upscaler",
+            "loras",
+            "stage2_loras",
+            "numerics",
+            "max_memory",
+            "device",
+            "guidance_parallel",
+            "fused",
+            "keep_text_keys",
+            "cuda_graphs",
+            "fp8_matmul",
+            "nvfp4_matmul",
+            "fp8_blocks",
+            "output",
+            "resume",
+            "dry_run",
+            "quiet",
+        }
+    ),
+}
+_ALSO: Final[dict[str, tuple[str, ...]]] = {
+    "extend": ("stages", "reference_audio", "reference_s", "identity"),
+    "retake": ("stages", "reference_audio", "reference_s", "identity"),
+    "sound": ("reference_audio", "reference_s", "identity"),
+}
+
+
+def by_name(name: str) -> Option:
+    """The option of a name. Raises KeyError where there is none."""
+    return BY_NAME[name]
+
+
+def options_of(command: str) -> tuple[Option, ...]:
+    """The options of a command, group after group."""
+    groups, without, also = COMMANDS[command], _WITHOUT[command], _ALSO.get(command, ())
+    chosen = [
+        option
+        for option in OPTIONS
+        if option.name in also
+        or (option.group in groups and option.name not in without and option.command in (None, command))
+    ]
+    return tuple(sorted(chosen, key=lambda option: list(GROUPS).index(option.group)))
+
+
+def _recipe_rows() -> tuple[tuple[str, ...], ...]:
+    """A header, and one row of texts for each recipe."""
+    names = (
+        "sampler",
+        "steps",
+        "cfg",
+        "audio_cfg",
+        "image_crf",
+        "width",
+        "height",
+        "num_frames",
+        "fps",
+        "stages",
+    )
+    rows = [
+        (recipe.name, *(str(getattr(recipe, name)) for name in names), recipe.sigmas or "ltx-2")
+        for recipe in RECIPES
+    ]
+    return (("recipe", *names, "schedule"), *rows)
+
+
+RECIPE_ROWS: Final = _recipe_rows()
+"""The recipes as texts, for the reference."""

@@ -1,0 +1,63 @@
+"""Options that contradict each other, and options that need another one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from .table import by_name, options_of
+
+CONFLICTS: Final[tuple[tuple[str, str, str], ...]] = (
+    ("distilled", "steps", "the distilled schedule has 8 fixed steps"),
+    ("distilled", "cfg", "distilled weights are sampled without guidance"),
+    ("distilled", "audio_cfg", "distilled weights are sampled without guidance"),
+    ("distilled", "preset", "a preset decides schedule and guidance itself"),
+    ("distilled", "sigmas", "the distilled schedule is fixed"),
+    ("sigmas", "steps", "the number of sigmas is the number of steps"),
+    ("num_frames", "seconds", "the length must be given once"),
+    ("extend_frames", "extend_seconds", "the length to add must be given once"),
+    ("resume", "dry_run", "nothing is planned when latents are decoded"),
+    ("resume", "from_file", "the saved latents have their own settings"),
+)
+"""Two options that contradict each other, and why."""
+
+REQUIREMENTS: Final[tuple[tuple[str, str], ...]] = (
+    ("image_strength", "image"),
+    ("image_crf", "image"),
+    ("audio_start_s", "audio"),
+    ("audio_noise_db", "audio"),
+    ("reference_s", "reference_audio"),
+    ("identity", "reference_audio"),
+    ("nag_alpha", "nag"),
+    ("nag_tau", "nag"),
+)
+"""An option that has no effect without another one."""
+
+
+def check_together(
+    explicit: Mapping[str, Any], known: Mapping[str, Any] | None = None, *, command: str
+) -> None:
+    """Raise ValueError, with both flags named, for options that contradict each other.
+
+    ``explicit`` are the options that were written, ``known`` the values that a file's settings have.
+    """
+    names = {option.name for option in options_of(command)}
+    known = known or {}
+    # A file of distilled weights stays distilled, so its schedule is as fixed as with the option.
+    written = {**({"distilled": True} if known.get("distilled") else {}), **explicit}
+    for one, other, reason in CONFLICTS:
+        if one in written and other in written:
+            raise ValueError(
+                f"{by_name(one).flag} and {by_name(other).flag} contradict each other, as {reason}: "
+                "leave one out"
+            )
+    present = explicit.keys() | set(known)
+    for one, needed in REQUIREMENTS:
+        if one in explicit and needed in names and needed not in present:
+            raise ValueError(f"{by_name(one).flag} has no effect without {by_name(needed).flag}: add it")
+    if "trigger" in explicit:
+        prompts = [str(explicit.get(name) or "") for name in ("prompt", "negative_prompt", "prompts")]
+        if not any("[trigger]" in prompt for prompt in prompts):
+            raise ValueError(
+                "--trigger has no effect without [trigger] in --prompt or --negative: write it there"
+            )

@@ -1,0 +1,128 @@
+"""What a checkpoint is sampled with where nothing else is said: one table by generation and kind.
+
+No torch is imported here, because the help of the command line shows these values.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Final, Literal, TypeAlias
+
+Kind: TypeAlias = Literal["dev", "distilled"]
+
+NEGATIVE_PROMPT: Final = (
+    "blurry, low quality, still frame, frames, watermark, overlay, titles, has blurbox, has subtitles"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The values of every option that the checkpoint decides.
+
+    ``sigmas`` and ``stage2_sigmas`` are names of ``FIXED_SIGMAS``; without ``sigmas`` the first stage has
+    the LTX-2 schedule of ``steps``. ``stages`` is what ``ltx2 generate`` makes; the library makes one stage
+    unless it is asked for two.
+    """
+
+    name: str
+    generation: str
+    kind: Kind = "dev"
+    sampler: str = "euler"
+    eta: float | None = None
+    steps: int = 30
+    cfg: float = 4.0
+    audio_cfg: float = 4.0
+    sigmas: str | None = None
+    stage2_sampler: str = "euler"
+    stage2_sigmas: str = "distilled_stage2"
+    image_crf: int = 33
+    width: int = 768
+    height: int = 512
+    num_frames: int = 121
+    fps: float = 24.0
+    stages: Literal[1, 2] = 2
+    negative_prompt: str = NEGATIVE_PROMPT
+
+    @property
+    def reason(self) -> str:
+        """Where its values come from, for reports."""
+        return f"by the recipe of {self.name}"
+
+
+def _distilled(dev: Recipe, **changes: object) -> Recipe:
+    """The recipe of distilled weights: 8 fixed steps without guidance."""
+    fixed = replace(
+        dev,
+        name=dev.name.removesuffix(" dev") + " distilled",
+        kind="distilled",
+        steps=8,
+        cfg=1.0,
+        audio_cfg=1.0,
+        sigmas="distilled",
+    )
+    return replace(fixed, **changes)  # type: ignore[arg-type]
+
+
+_LTX20 = Recipe(name="LTX-2.0 dev", generation="2.0")
+_LTX23 = Recipe(name="LTX-2.3 dev", generation="2.3")
+# The image encoders of 2.4 and later were trained on images that are compressed less.
+_LTX24 = Recipe(name="LTX-2.4 dev", generation="2.4", image_crf=18)
+_LTX25 = Recipe(name="LTX-2.5 dev", generation="2.5", image_crf=18)
+_TINY = Recipe(
+    name="the tiny set",
+    generation="tiny",
+    steps=20,
+    width=128,
+    height=128,
+    num_frames=49,
+    fps=25.0,
+    stages=1,
+)
+
+RECIPES: Final[tuple[Recipe, ...]] = (
+    _LTX20,
+    _distilled(_LTX20),
+    _LTX23,
+    _distilled(_LTX23),
+    _LTX24,
+    _distilled(_LTX24),
+    _LTX25,
+    # Its second stage stays with Euler: three steps cannot remove fresh noise.
+    _distilled(_LTX25, sampler="euler_ancestral", eta=1.0),
+    _TINY,
+    _distilled(_TINY),
+)
+DEFAULT: Final = _LTX20
+"""For requests that are planned without a checkpoint."""
+
+
+def recipe_for(generation: str, kind: Kind = "dev") -> Recipe:
+    """The recipe of a generation, "2.0" to "2.5" or "tiny". Raises ValueError for another name."""
+    for recipe in RECIPES:
+        if (recipe.generation, recipe.kind) == (generation, kind):
+            return recipe
+    known = ", ".join(dict.fromkeys(recipe.generation for recipe in RECIPES))
+    raise ValueError(f"there is no recipe for generation {generation!r}; use one of {known}")
+
+
+def generation_of(model_version: str, *, inferred: str | None = None) -> str:
+    """The generation in the table that a header's ``model_version`` stands for, such as "2.3.0" -> "2.3".
+
+    Only the leading numbers count; a version that cannot be read is ``inferred``, which tensors tell, or the
+    oldest. The tiny set has a version such as "2.3.0-tiny".
+    """
+    if model_version.endswith("-tiny"):
+        return "tiny"
+    match = re.match(r"(\d+)\D(\d+)", model_version)
+    if match is None:
+        return inferred or DEFAULT.generation
+    version = int(match[1]), int(match[2])
+    known = [recipe.generation for recipe in RECIPES if recipe.generation[0].isdigit()]
+    older = [name for name in known if tuple(map(int, name.split("."))) <= version]
+    return older[-1] if older else known[0]
+
+
+def of_kind(recipe: Recipe, *, distilled: bool) -> Recipe:
+    """The recipe of the same checkpoint for full weights, or for distilled weights or LoRAs."""
+    return recipe_for(recipe.generation, "distilled" if distilled else "dev")

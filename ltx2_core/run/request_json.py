@@ -1,0 +1,173 @@
+"""A request as flat JSON values and back, with a schema; the format of the tags in a file since 0.1.
+
+Pydantic reads the values, so that a wrong type is named with its place; the bounds and descriptions of the
+schema come from the table of options.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from functools import cache
+from os import PathLike, fspath
+from typing import Annotated, Any, Literal, TypeAlias, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Tag, ValidationError, create_model
+from torch import Tensor
+
+from ..conditioning.inputs import ImageAt, SourceClip, VideoReference
+from ..sampling.guidance import Guidance, GuidanceSchedule
+from ..shapes import Snap
+from ..types import AVLatent
+from . import flat_options
+from .flat_options import FIELDS, RequestOptions
+from .options import BY_RECIPE, OPTIONS
+
+
+class ImageAtJson(BaseModel, extra="forbid"):
+    """JSON values of :class:`ImageAt`."""
+
+    source: str
+    frame: int = 0
+    strength: float = 1.0
+    crf: int | None = None
+
+
+class ReferenceJson(BaseModel, extra="forbid"):
+    """JSON values of :class:`VideoReference`."""
+
+    source: str
+    strength: float = 1.0
+    scale: int | None = None
+    every: int | None = None
+
+
+def _guidance_kind(value: Any) -> str:
+    return "schedule" if isinstance(value, Mapping) and "entries" in value else "plain"
+
+
+_AnyGuidance: TypeAlias = Annotated[
+    Annotated[Guidance, Tag("plain")] | Annotated[GuidanceSchedule, Tag("schedule")],
+    Discriminator(_guidance_kind),
+]
+
+_JSON_TYPES: dict[str, Any] = {
+    "prompt": str,
+    "snap": Literal["floor", "nearest", "ceil", "error"],
+    "image": str | None,
+    "audio": str | None,
+    "reference_audio": str | None,
+    "latents": None,
+    "images": list[ImageAtJson],
+    "references": list[ReferenceJson],
+    "source_clip": SourceClip | None,
+    "sigmas": list[float] | None,
+    "stage2_sigmas": list[float] | None,
+    "guidance": _AnyGuidance | None,
+}
+"""What JSON holds where a keyword also takes values that JSON does not have."""
+
+
+def to_json(request: Any) -> dict[str, Any]:
+    """Every flat value of a request: files by name, values in memory by a note."""
+    plain = {name: _plain(getattr(request, name)) for name in FIELDS}
+    json.dumps(plain)
+    return plain
+
+
+def from_json(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords of a request from their JSON values.
+
+    Raises ValueError for unknown names, for values of a wrong type, and for an image, audio or latents that
+    were in memory.
+    """
+    unknown = settings.keys() - FIELDS.keys()
+    if unknown:
+        raise ValueError(
+            f"the settings have {', '.join(sorted(unknown))}, which this version does not know: use the "
+            "version that wrote them"
+        )
+    for name, value in settings.items():
+        if in_memory(value):
+            raise ValueError(f"{name} was {_note(value)} and is not in the settings: give it again")
+    try:
+        model = _model().model_validate(dict(settings))
+    except ValidationError as error:
+        raise ValueError(_one_line(error)) from None
+    values: dict[str, Any] = {name: getattr(model, name) for name in model.model_fields_set}
+    if "snap" in values:
+        values["snap"] = Snap(values["snap"])
+    for name, kind in (("images", ImageAt), ("references", VideoReference)):
+        if name in values:
+            values[name] = tuple(kind(**vars(one)) for one in values[name])
+    return values
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of a request's settings."""
+    whole = _model().model_json_schema()
+    whole["title"] = "LTX-2 request"
+    for option in OPTIONS:
+        entry = whole["properties"].get(option.name) if option.request else None
+        if entry is None:
+            continue
+        entry["description"] = option.help + (f" Unit: {option.unit}." if option.unit else "")
+        for key, bound in zip(("minimum", "maximum"), option.range, strict=True):
+            if bound is not None and option.kind in ("int", "float"):
+                entry[key] = bound
+        if option.choices:
+            entry["examples"] = list(option.choices)
+        if option.default is BY_RECIPE:
+            entry["description"] += " null: by the recipe of the checkpoint."
+    return whole
+
+
+@cache
+def _model() -> type[BaseModel]:
+    plain = {name: kind for name, kind in RequestOptions.__annotations__.items() if name not in _JSON_TYPES}
+    # The sources of frames and audio are no JSON types, and cannot be evaluated as annotations either.
+    hints = get_type_hints(type("Plain", (), {"__annotations__": plain}), globalns=vars(flat_options))
+    types = {**hints, **_JSON_TYPES}
+    fields: dict[str, Any] = {name: (types[name], ... if name == "prompt" else None) for name in FIELDS}
+    return create_model("RequestSettings", __config__=ConfigDict(extra="forbid", strict=False), **fields)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Snap):
+        return value.value
+    if isinstance(value, PathLike):
+        return fspath(value)
+    if isinstance(value, Tensor | AVLatent) or hasattr(value, "__array_interface__"):
+        return f"<{type(value).__name__} in memory>"
+    if is_dataclass(value) and not isinstance(value, type):
+        if isinstance(value, ImageAt | VideoReference):
+            return {name: _plain(one) for name, one in vars(value).items()}
+        return asdict(value)
+    if isinstance(value, tuple) and any(isinstance(one, Tensor) for one in value):
+        return f"<{type(value).__name__} in memory>"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(one) for one in value]
+    return value
+
+
+def in_memory(value: Any) -> bool:
+    """Whether a setting is, or contains, the note of a value that was in memory."""
+    if isinstance(value, list):
+        return any(in_memory(one) for one in value)
+    if isinstance(value, Mapping):
+        return any(in_memory(one) for one in value.values())
+    return isinstance(value, str) and value.startswith("<") and value.endswith(" in memory>")
+
+
+def _note(value: Any) -> str:
+    return value if isinstance(value, str) else "in memory"
+
+
+def _one_line(error: ValidationError) -> str:
+    """The first three findings of pydantic as one line."""
+    found = [
+        f"{'.'.join(map(str, one['loc']))}: {one['msg']}; got {one['input']!r}" for one in error.errors()[:3]
+    ]
+    more = error.error_count() - len(found)
+    return "the settings cannot be read: " + "; ".join(found) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,152 @@
+"""The sampling runs that follow from a request: where, along which sigmas, with how much guidance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from ..sampling.guidance import CFG, Guidance, GuidanceSchedule, Nag, Pass
+from ..sampling.samplers import PAIRED
+from ..sampling.schedules import FIXED_SIGMAS, as_sigmas, last_sigmas, ltxv_sigmas, partial_sigmas
+from ..shapes import SPATIAL_SCALE, ClipPlan, Snap, frames_of, plan_clip
+from ..types import AVLatent, Numerics
+from .recipes import DEFAULT, Recipe, of_kind
+from .request import Request
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One sampling run: where, along which sigmas, with how much guidance and image."""
+
+    clip: ClipPlan
+    sigmas: Tensor
+    guidance: Guidance | GuidanceSchedule
+    image_strength: float
+    sampler: str = "euler"
+    eta: float | None = None
+    nag: Nag | None = None
+
+    @property
+    def guided(self) -> bool:
+        """Whether a step has more guidance passes than the conditional one."""
+        return len(self.guidance.passes()) > 1
+
+    @property
+    def needs_negative(self) -> bool:
+        """Whether the negative prompt is read."""
+        return Pass.NEGATIVE in self.guidance.passes() or self.nag is not None or self.sampler in PAIRED
+
+
+def plan_stages(
+    request: Request, numerics: Numerics = Numerics.OFFICIAL, recipe: Recipe = DEFAULT
+) -> tuple[Stage, ...]:
+    """The stages of ``request``; the last one has the size of the finished clip.
+
+    What the request leaves open comes from ``recipe``. Raises ValueError for sizes, lengths and schedules
+    that cannot be planned.
+    """
+    recipe = of_kind(recipe, distilled=request.sampling.distilled)
+    request, _ = request.with_recipe(recipe)
+    sampling, staging = request.sampling, request.staging
+    clip = _clip(request, numerics)
+    first = clip if staging.count == 1 else clip.half()
+    guidance = _first_guidance(request)
+    reads_negative = Pass.NEGATIVE in guidance.passes()
+    assert sampling.sampler is not None
+    stage = Stage(
+        clip=first,
+        sigmas=_first_sigmas(request, first, numerics, recipe),
+        guidance=guidance,
+        image_strength=request.inputs.image.strength,
+        sampler=sampling.sampler,
+        eta=sampling.eta,
+        nag=None if reads_negative else sampling.nag,
+    )
+    if staging.count == 1:
+        return (stage,)
+    fixed = FIXED_SIGMAS[recipe.stage2_sigmas]
+    sampler = staging.sampler or ("euler" if stage.guided else sampling.sampler)
+    return stage, replace(
+        stage,
+        clip=clip,
+        sigmas=fixed if staging.sigmas is None else as_sigmas(staging.sigmas),
+        guidance=Guidance(),
+        image_strength=1.0,
+        sampler=sampler,
+        eta=sampling.eta if sampler == sampling.sampler else None,
+        nag=sampling.nag,
+    )
+
+
+def _clip(request: Request, numerics: Numerics) -> ClipPlan:
+    """The finished clip of a request without open values."""
+    size, latents = request.size, request.inputs.latents
+    assert size.fps is not None
+    if latents is not None and latents.video is not None:
+        return _clip_of(latents, size.fps, numerics)
+    assert size.width is not None and size.height is not None
+    return plan_clip(
+        size.width,
+        size.height,
+        frames=size.num_frames,
+        seconds=size.seconds,
+        fps=size.fps,
+        snap=size.snap,
+        stages=request.staging.count,
+        numerics=numerics,
+    )
+
+
+def _clip_of(latents: AVLatent, fps: float, numerics: Numerics) -> ClipPlan:
+    """The plan that input latents already follow. Raises ValueError if their audio is of another length."""
+    assert latents.video is not None
+    _, _, frames, height, width = latents.video.shape
+    clip = plan_clip(
+        width * SPATIAL_SCALE,
+        height * SPATIAL_SCALE,
+        frames=frames_of(frames),
+        fps=fps,
+        snap=Snap.ERROR,
+        numerics=numerics,
+    )
+    if latents.audio is not None and latents.audio.shape[2] != clip.audio_latents:
+        raise ValueError(
+            f"the input audio has {latents.audio.shape[2]} latents and a video of {clip.frames} frames at "
+            f"{clip.fps:g} fps takes {clip.audio_latents}: give the fps that they were sampled with"
+        )
+    return clip
+
+
+def _first_guidance(request: Request) -> Guidance | GuidanceSchedule:
+    sampling, voice = request.sampling, request.inputs.reference_audio
+    if sampling.guidance is not None:
+        return sampling.guidance
+    if sampling.distilled:
+        guidance = Guidance()
+    else:
+        assert sampling.cfg is not None
+        audio_cfg = sampling.cfg if sampling.audio_cfg is None else sampling.audio_cfg
+        guidance = CFG(video=sampling.cfg, audio=audio_cfg)
+    if voice.source is None or not voice.identity:
+        return guidance
+    return replace(
+        guidance,
+        video=replace(guidance.video, identity=voice.identity),
+        audio=replace(guidance.audio, identity=voice.identity),
+    )
+
+
+def _first_sigmas(request: Request, clip: ClipPlan, numerics: Numerics, recipe: Recipe) -> Tensor:
+    sampling = request.sampling
+    if sampling.sigmas is not None:
+        return as_sigmas(sampling.sigmas)
+    if recipe.sigmas is not None:
+        return last_sigmas(FIXED_SIGMAS[recipe.sigmas], sampling.denoise)
+
+    def schedule(steps: int) -> Tensor:
+        # The official pipelines always schedule for 4096 tokens, ComfyUI for those of the clip.
+        return ltxv_sigmas(steps, clip.video_tokens) if numerics is Numerics.COMFY else ltxv_sigmas(steps)
+
+    assert sampling.steps is not None
+    return partial_sigmas(schedule, sampling.steps, sampling.denoise)
