@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ..transformer import OnBlock, Transformer
+from ..transformer import Network, OnBlock
 from ..types import AVLatent
 from .guidance import Pass
 
@@ -50,7 +50,7 @@ class Evaluations(NamedTuple):
 class Reuse:
     """The cache of one run: decides on the first call of a step, and then for all of its passes."""
 
-    def __init__(self, cache: StepCache, model: Transformer) -> None:
+    def __init__(self, cache: StepCache, model: Network) -> None:
         self._cache, self._model = cache, model
         self._last: dict[Pass, AVLatent] = {}
         self._embedding: Tensor | None = None
@@ -100,7 +100,7 @@ class _Unchanged(Exception):
 class _Watch:
     """Sees what the first block adds in the first call of a step, and stops there if it is what it was."""
 
-    def __init__(self, model: Transformer, before: Sequence[Tensor] | None, threshold: float) -> None:
+    def __init__(self, model: Network, before: Sequence[Tensor] | None, threshold: float) -> None:
         self.added: Sequence[Tensor] | None = None
         self._block = model.transformer_blocks[0]
         self._before, self._threshold = before, threshold

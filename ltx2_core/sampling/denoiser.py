@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..conditioning.masks import blend, expand_mask
-from ..transformer import OnBlock, Transformer
+from ..transformer import Network, OnBlock
 from ..transformer.tiles import Tiles
 from ..types import AVLatent, LatentState, Numerics, TextContext
 from .caching import Evaluations, Reuse, StepCache
@@ -36,7 +36,7 @@ class Denoiser:
 
     def __init__(
         self,
-        model: Transformer,
+        model: Network,
         state: LatentState,
         positive: TextContext,
         negative: TextContext | None = None,
@@ -166,7 +166,7 @@ class Denoiser:
         passes = {*guidance.passes(video=wanted[0], audio=wanted[1])} - (set() if both else {Pass.APART})
         return tuple(which for which in Pass if which in passes or (negative and which is Pass.NEGATIVE))
 
-    def _check(self, model: Transformer, negative: TextContext | None, nag: Nag | None) -> None:
+    def _check(self, model: Network, negative: TextContext | None, nag: Nag | None) -> None:
         needed = self._due(self._guidance, self._generated)
         if Pass.UNREFERENCED in needed and not self._referenced:
             raise ValueError("identity guidance needs a reference sound: give one, or use identity 0")

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from .modality import Modality
-from .model import RopeTables, Transformer
 from .rope import Rope
+from .rope_tables import RopeTables
+from .runner import Network
 
 _Stream = tuple[Rope | None, Rope | None]
 
@@ -35,7 +36,7 @@ class RopeMemory:
         """Streams whose tables are held."""
         return sum(map(len, self._kept.values()))
 
-    def tables(self, model: Transformer, video: Modality | None, audio: Modality | None) -> RopeTables:
+    def tables(self, model: Network, video: Modality | None, audio: Modality | None) -> RopeTables:
         """Those of ``model`` for the streams, in the dtype of their tokens and where these are."""
         given = [
             stream if stream is not None and stream.tokens.shape[1] else None for stream in (video, audio)
@@ -51,7 +52,7 @@ class RopeMemory:
         """Let go of all tables."""
         self._kept.clear()
 
-    def _stream(self, model: Transformer, stream: Modality, *, audio: bool, cross: bool) -> _Stream:
+    def _stream(self, model: Network, stream: Modality, *, audio: bool, cross: bool) -> _Stream:
         positions, dtype, device = stream.positions, stream.tokens.dtype, stream.tokens.device
         keeps = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
         kept, key = self._kept.setdefault(audio, []), (positions.shape, dtype, device, cross)

@@ -9,19 +9,18 @@ import torch
 
 from ltx2_core.attention import attention, attention_backend
 from ltx2_core.memory import Trace
-from ltx2_core.transformer.adaln import Rows
+from ltx2_core.transformer import Runner
 from ltx2_core.transformer.fused import Fused
+from ltx2_core.transformer.modulation import ShiftScaleGate
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
 def run(model, streams, fused, *, chunk_tokens=None):
-    model.fused, model.chunk_tokens = fused, chunk_tokens
-    try:
-        with torch.inference_mode():
-            return model(*(make(model.config) for make in streams))
-    finally:
-        model.fused, model.chunk_tokens = None, None
+    with torch.inference_mode():
+        return Runner(model, fused=fused, chunk_tokens=chunk_tokens)(
+            *(make(model.config) for make in streams)
+        )
 
 
 @pytest.mark.parametrize("chunk_tokens", [None, 5])
@@ -37,11 +36,11 @@ def test_fused_regions_give_what_the_plain_ones_give(model23, streams, chunk_tok
 def test_an_update_is_added_by_the_kernel_that_reads_the_stream_next(model, streams, monkeypatch):
     plain = run(model, streams, None)
     gates = count_gates(monkeypatch)
-    fused, formulas, as_it_is = Fused("eager"), [], Fused.run
-    monkeypatch.setattr(Fused, "run", lambda *given: formulas.append(given[1].__name__) or as_it_is(*given))
+    fused, formulas, run_formula = Fused("eager"), [], Fused.run
+    monkeypatch.setattr(Fused, "run", lambda *args: formulas.append(args[1].__name__) or run_formula(*args))
     actual = run(model, streams, fused)
-    # Behind self-attention and text of each stream, before what it shows or does next; 2.0 only norms its
-    # tokens for the text, and adds the answer as it is.
+    # After self-attention and text attention of each stream, by the next branch that reads it. Generation 2.0 does
+    # not modulate its text attention, which therefore adds its update by itself.
     each = 3 if model.config.cross_attention_adaln else 1
     assert formulas.count("_add_norm_modulate") == 2 * each * len(model.transformer_blocks) and not gates
     for a, e in zip(actual, plain, strict=True):
@@ -72,8 +71,8 @@ def test_a_stream_is_as_it_was_where_the_kernel_that_adds_to_it_has_no_room():
 
 def count_gates(monkeypatch):
     """A list that gets an entry for each update that is added by itself."""
-    gates, gate = [], Rows.gate
-    monkeypatch.setattr(Rows, "gate", lambda *given, **how: gates.append(how) or gate(*given, **how))
+    gates, add = [], ShiftScaleGate.add
+    monkeypatch.setattr(ShiftScaleGate, "add", lambda *args, **how: gates.append(how) or add(*args, **how))
     return gates
 
 

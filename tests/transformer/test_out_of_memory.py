@@ -10,7 +10,7 @@ import torch
 from ltx2_core.conditioning.patchify import video_positions
 from ltx2_core.memory import Trace
 from ltx2_core.out_of_memory import is_out_of_memory
-from ltx2_core.transformer import Perturbation, Perturbations
+from ltx2_core.transformer import Perturbation, Perturbations, Runner
 from ltx2_core.transformer.fused import Fused
 
 GRID = (4, 8, 16)
@@ -38,31 +38,25 @@ def test_a_step_that_runs_out_of_memory_goes_on_in_halves(model, streams, image,
         timesteps[:, :130] = 0
         video = replace(video, timesteps=timesteps)
     skip = Perturbations((Perturbation(video_self_attention=[1]), Perturbation(a2v="all")))
-    model.fused = fused
-    try:
-        for perturbations in (None, skip):
-            model.chunk_tokens = None
-            expected, free = run(model, video, audio, perturbations)
-            actual, tight = run(model, video, audio, perturbations, limit=int(0.75 * free.peak))
-            assert tight.refused > 0 and tight.peak <= 0.75 * free.peak
-            assert 64 <= model.chunk_tokens <= TOKENS / 2
-            for a, e in zip(actual, expected, strict=True):
-                torch.testing.assert_close(a, e, rtol=0, atol=2e-5)
-            _, later = run(model, video, audio, perturbations, limit=int(0.75 * free.peak))
-            assert later.refused < tight.refused, "what was learnt is kept for the next step"
-    finally:
-        model.chunk_tokens = model.fused = None
+    for perturbations in (None, skip):
+        runner = Runner(model, fused=fused)
+        expected, free = run(runner, video, audio, perturbations)
+        actual, tight = run(runner, video, audio, perturbations, limit=int(0.75 * free.peak))
+        assert tight.refused > 0 and tight.peak <= 0.75 * free.peak
+        assert 64 <= runner.chunk_tokens <= TOKENS / 2
+        for a, e in zip(actual, expected, strict=True):
+            torch.testing.assert_close(a, e, rtol=0, atol=2e-5)
+        _, later = run(runner, video, audio, perturbations, limit=int(0.75 * free.peak))
+        assert later.refused < tight.refused, "the next step starts with the smaller chunks"
 
 
 def test_a_step_that_cannot_fit_says_so_and_leaves_the_model_as_it_was(model23, streams):
     video, audio = large(streams[0](model23.config)), streams[1](model23.config)
-    expected, free = run(model23, video, audio, None)
-    try:
-        with pytest.raises(torch.OutOfMemoryError):
-            run(model23, video, audio, None, limit=free.peak // 20)
-        actual, _ = run(model23, video, audio, None)
-    finally:
-        model23.chunk_tokens = None
+    runner = Runner(model23)
+    expected, free = run(runner, video, audio, None)
+    with pytest.raises(torch.OutOfMemoryError):
+        run(runner, video, audio, None, limit=free.peak // 20)
+    actual, _ = run(runner, video, audio, None)
     for a, e in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, e, rtol=0, atol=2e-5)
 
