@@ -28,7 +28,8 @@ from ...ltx2_core.conditioning.reference import reference_audio_positions
 from ...ltx2_core.config import TextConfig, TransformerConfig
 from ...ltx2_core.shapes import SPATIAL_SCALE, TEMPORAL_SCALE
 from ...ltx2_core.text.connectors import TextConnectors
-from ...ltx2_core.transformer import Modality, Perturbation, Perturbations, RopeMemory, Transformer
+from ...ltx2_core.transformer import Modality, Perturbation, Perturbations, RopeMemory, Runner, Transformer
+from ...ltx2_core.transformer.chunks import Chunks
 from ...ltx2_core.transformer.nag import NegativeText
 from ...ltx2_core.transformer.tiles import evaluate_tiles
 from ...ltx2_core.types import TextFeatures
@@ -70,6 +71,7 @@ class HostTransformer(Transformer):
         self.audio_embeddings_connector = connectors.audio_embeddings_connector
         self.text_config = text
         self.rope_memory = RopeMemory()
+        self.chunks = Chunks()
         # In a tuple it is no submodule, which would give the connectors' weights two names.
         self._connectors = (connectors,)
         self.dtype = dtype
@@ -186,15 +188,12 @@ class HostTransformer(Transformer):
         def evaluate(
             video: Modality, audio: Modality | None, **part: Any
         ) -> tuple[Tensor | None, Tensor | None]:
-            # All clones of a MODEL share the network; which kernels it takes is a matter of the call.
-            if self.fused is not transformer_options.get(FUSED):
-                self.fused = transformer_options.get(FUSED)
+            # All clones of a MODEL share the network, so that the kernels are chosen by each call.
+            runner = Runner(self, chunk_tokens=self.chunks, fused=transformer_options.get(FUSED))
             blocks = list(self.transformer_blocks)[start:]
             on_block = _on_block(blocks, start, device, transformer_options)
             rope = self.rope_memory.tables(self, video, audio)
-            return Transformer.forward(
-                self, video, audio, perturbations, rope=rope, on_block=on_block, **part
-            )
+            return runner(video, audio, perturbations, rope=rope, on_block=on_block, **part)
 
         tiles, run = transformer_options.get(TILES), partial(evaluate, video, audio)
         if tiles is not None:

@@ -64,7 +64,7 @@ def test_what_is_kept_is_as_large_as_was_said(config):
         denoise(noisy(empty_state(PLAN)), 0.5)
         video, audio, *_ = model.calls[-1]
         model(video, audio, texts=memory)
-    kept = sum(t.nbytes for _, made in memory._made.values() for t in made)
+    kept = sum(t.nbytes for _, made in memory._cached.values() for t in made)
     assert kept == text_keys_bytes(config, torch.float32, tokens=6, samples=1)
 
 

@@ -39,8 +39,8 @@ def test_an_update_is_added_by_the_kernel_that_reads_the_stream_next(model, stre
     fused, formulas, run_formula = Fused("eager"), [], Fused.run
     monkeypatch.setattr(Fused, "run", lambda *args: formulas.append(args[1].__name__) or run_formula(*args))
     actual = run(model, streams, fused)
-    # After self-attention and text attention of each stream, by the next branch that reads it. Generation 2.0 does
-    # not modulate its text attention, which therefore adds its update by itself.
+    # After self-attention and text attention of each stream, by the next branch that reads it. Generation 2.0
+    # does not modulate its text attention, which therefore adds its update by itself.
     each = 3 if model.config.cross_attention_adaln else 1
     assert formulas.count("_add_norm_modulate") == 2 * each * len(model.transformer_blocks) and not gates
     for a, e in zip(actual, plain, strict=True):
