@@ -42,7 +42,7 @@ from ltx2_core.sampling.samplers import EVALUATIONS, get_sampler
 from ltx2_core.shapes import plan_clip
 from ltx2_core.training.data import HELD_OUT
 from ltx2_core.training.world import caption, sample_scene
-from ltx2_core.transformer import Transformer
+from ltx2_core.transformer import Runner, Transformer
 from ltx2_core.types import AVLatent, TextContext
 
 FPS = 24.0
@@ -87,7 +87,7 @@ class Ours:
         """The second step of a preset, of which none ends in 0."""
         guidance = preset.guidance(BLOCKS)
         denoise = Denoiser(
-            self.model,
+            Runner(self.model),
             self.state,
             *self.texts,
             guidance=guidance,

@@ -26,6 +26,7 @@ from ltx2_core.shapes import plan_clip
 from ltx2_core.training.data import HELD_OUT
 from ltx2_core.training.latents import AUDIO_RATE
 from ltx2_core.training.world import FPS, Clip, Measured, clip_of, measure, sample_scene
+from ltx2_core.transformer import Runner
 from ltx2_core.types import AVLatent, LatentState
 
 
@@ -139,7 +140,8 @@ class Bench:
         sigmas = DISTILLED_SIGMAS if distilled else ltxv_sigmas(s.steps)
         scale = 1.0 if distilled else s.cfg
         with self.pipeline.networks.use(Component.TRANSFORMER, open_loras(loras)) as transformer:
-            denoise = Denoiser(transformer, state, positive, negative, guidance=CFG(video=scale, audio=scale))
+            run = Runner(transformer)
+            denoise = Denoiser(run, state, positive, negative, guidance=CFG(video=scale, audio=scale))
             noise = make_noise(state.latent, seed)
             x = sample_euler(denoise, initial_state(state, noise, float(sigmas[0])), sigmas)
         return drop_guides(x, state)
