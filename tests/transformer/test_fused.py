@@ -1,4 +1,4 @@
-"""Fused regions give what the plain ones give, and where they cannot be compiled the plain ones run."""
+"""Fused regions equal the plain formulas, which run where they cannot be compiled."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_tokens_of_several_noise_levels_are_added_segment_by_segment(model23, st
     assert len(gates) == 4 * len(model23.transformer_blocks), "those of the video"
 
 
-def test_a_stream_is_as_it_was_where_the_kernel_that_adds_to_it_has_no_room():
+def test_a_stream_is_unchanged_if_the_kernel_that_adds_to_it_runs_out_of_memory():
     x, update = torch.randn(2, 1, 3, 8)
     before, row = x.clone(), torch.randn(1, 1, 8)
     with torch.inference_mode():
@@ -93,14 +93,14 @@ def to_cuda(stream):
     return replace(stream, **{n: t.cuda() for n, t in tensors.items() if isinstance(t, torch.Tensor)})
 
 
-def test_a_compiler_that_fails_is_passed_over(model23, streams, caplog):
+def test_after_a_failed_compilation_the_plain_formulas_run(model23, streams, caplog):
     fused = Fused("no_such_backend")
     expected, actual = run(model23, streams, None), run(model23, streams, fused)
     assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))
     assert "no_such_backend" in fused.problem and "fused kernels are off" in caplog.text
 
 
-def test_a_lack_of_memory_is_not_taken_for_a_compiler_that_fails(model23, streams):
+def test_running_out_of_memory_does_not_count_as_a_failed_compilation(model23, streams):
     fused = Fused("aot_eager")
     run(model23, streams, fused)
     with pytest.raises(torch.OutOfMemoryError), Trace(limit=1):

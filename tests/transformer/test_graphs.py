@@ -1,4 +1,4 @@
-"""Recorded steps: what is recorded anew, what is replayed, and when a step is computed as ever.
+"""Recorded steps: what is recorded again, what is replayed, and when a step is computed without a record.
 
 Without CUDA a record computes its step again from the recorded tensors, as a graph would.
 """
@@ -29,7 +29,7 @@ class Again:
 
 
 class Step:
-    """Steps of one network with kept tables, with and without records."""
+    """Steps of one network with cached tables, with and without records."""
 
     def __init__(self, model, **options):
         self.model, self.memory, self.chunk_tokens = model, RopeMemory(), None
@@ -101,13 +101,13 @@ def test_other_shapes_and_layouts_of_noise_are_recorded_by_themselves(model, cli
     for _ in range(2):
         for given in kinds[:4]:
             assert step.agrees(*given)
-    # Tables of one clip are kept: a longer one between has the first recorded again.
+    # Only one clip's tables are cached, so that the first clip is recorded again after a longer one.
     assert step.graphs.recorded > 4
     before = step.graphs.recorded
     assert step.agrees(*kinds[4]) and step.graphs.recorded == before + 1
 
 
-def test_only_the_last_records_are_kept(model, clip):
+def test_only_the_last_records_are_cached(model, clip):
     step, (video, audio) = Step(model, limit=2), clip
     for start in (2, 4, 6, 2):
         assert step.agrees(image(video, start), audio)
@@ -117,7 +117,7 @@ def test_only_the_last_records_are_kept(model, clip):
     assert step.agrees(image(video, 2), audio) and step.graphs.recorded == 5
 
 
-def test_a_weight_that_is_written_into_is_seen_and_one_that_is_replaced_is_recorded(model, clip):
+def test_a_replay_reads_a_weight_that_was_written_into_and_a_replaced_one_is_recorded(model, clip):
     step, (video, audio) = Step(model), clip
     layer = model.transformer_blocks[1].ff.net[2]
     before = layer.weight
@@ -133,7 +133,7 @@ def test_a_weight_that_is_written_into_is_seen_and_one_that_is_replaced_is_recor
     assert step.agrees(video, audio)
 
 
-def test_what_cannot_be_recorded_is_computed_as_ever(model, clip):
+def test_what_cannot_be_recorded_is_computed_without_a_record(model, clip):
     video, audio = clip
     count = video.tokens.shape[1]
     skip = Perturbations((Perturbation(video_self_attention=[1]), Perturbation()))
@@ -152,14 +152,14 @@ def test_what_cannot_be_recorded_is_computed_as_ever(model, clip):
         assert step.agrees(video, audio) and step.graphs.recorded == 1
 
 
-def test_every_block_is_heard_of_before_a_replay(model, clip):
-    step, heard = Step(model), []
+def test_every_block_is_reported_before_a_replay(model, clip):
+    step, blocks = Step(model), []
     for _ in range(2):
-        assert step.agrees(*clip, on_block=heard.append)
-    assert heard == [0, 1] * 4
+        assert step.agrees(*clip, on_block=blocks.append)
+    assert blocks == [0, 1] * 4
 
 
-def test_a_device_without_graphs_says_so_and_a_recorder_that_fails_is_passed_over(model, clip, caplog):
+def test_a_device_without_graphs_says_so_and_a_recorder_that_fails_is_not_used(model, clip, caplog):
     with torch.inference_mode():
         reason = Graphs().why_not(model.transformer_blocks, (clip[0].tokens, None), (None, None))
     assert reason is not None and "the tokens are on cpu" in reason

@@ -112,7 +112,7 @@ def test_steps_with_and_without_gradients_agree(model, streams):
 
 
 @pytest.mark.parametrize("keys", [False, True])
-def test_remembered_texts_change_nothing_and_are_computed_once(model, streams, keys):
+def test_cached_texts_change_nothing_and_are_computed_once(model, streams, keys):
     video, audio = (make(model.config) for make in streams)
     texts = TextMemory(keys=keys)
     with torch.inference_mode():
@@ -129,11 +129,11 @@ def test_remembered_texts_change_nothing_and_are_computed_once(model, streams, k
     assert operations[0] - operations[1] == projections + 8 * still
 
 
-def test_remembered_texts_are_told_apart(model, streams):
+def test_cached_texts_are_told_apart(model, streams):
     video, audio = (make(model.config) for make in streams)
     other = replace(video, context=video.context + 1), replace(audio, context=audio.context - 1)
     texts = TextMemory(keys=True)
     with torch.inference_mode():
         for pair in ((video, audio), other, (video, audio)):
-            remembered, fresh = model(*pair, texts=texts), model(*pair)
-            assert all(torch.equal(a, e) for a, e in zip(remembered, fresh, strict=True))
+            cached, fresh = model(*pair, texts=texts), model(*pair)
+            assert all(torch.equal(a, e) for a, e in zip(cached, fresh, strict=True))

@@ -1,4 +1,4 @@
-"""An allocator that refuses above a cap: the step goes on in halves and gives what it would have given."""
+"""An allocator that refuses above a cap: the step continues in halves, with the same result."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run(model, video, audio, perturbations, limit=None):
 
 @pytest.mark.parametrize("fused", [None, Fused("eager")], ids=["plain", "fused"])
 @pytest.mark.parametrize("image", [False, True])
-def test_a_step_that_runs_out_of_memory_goes_on_in_halves(model, streams, image, fused):
+def test_a_step_that_runs_out_of_memory_continues_in_halves(model, streams, image, fused):
     video, audio = large(streams[0](model.config)), streams[1](model.config)
     if image:
         timesteps = video.timesteps.repeat(1, TOKENS)
@@ -50,7 +50,7 @@ def test_a_step_that_runs_out_of_memory_goes_on_in_halves(model, streams, image,
         assert later.refused < tight.refused, "the next step starts with the smaller chunks"
 
 
-def test_a_step_that_cannot_fit_says_so_and_leaves_the_model_as_it_was(model23, streams):
+def test_a_step_that_cannot_fit_says_so_and_leaves_the_model_unchanged(model23, streams):
     video, audio = large(streams[0](model23.config)), streams[1](model23.config)
     runner = Runner(model23)
     expected, free = run(runner, video, audio, None)
@@ -61,7 +61,7 @@ def test_a_step_that_cannot_fit_says_so_and_leaves_the_model_as_it_was(model23, 
         torch.testing.assert_close(a, e, rtol=0, atol=2e-5)
 
 
-def test_other_errors_are_not_taken_for_a_lack_of_memory():
+def test_other_errors_do_not_count_as_out_of_memory():
     assert is_out_of_memory(torch.OutOfMemoryError("x")) and is_out_of_memory(MemoryError())
     assert is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"))
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))

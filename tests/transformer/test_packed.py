@@ -1,4 +1,4 @@
-"""Projections as one product: the same weights by the same names, the same result, and apart where moved."""
+"""Projections as one product: the same weights, names and result; layers that were moved multiply apart."""
 
 import copy
 from contextlib import contextmanager
@@ -157,7 +157,7 @@ def test_skipped_attention_and_chunks_are_served_too(model23, streams, chunk_tok
         close(*results)
 
 
-def test_layers_in_fp8_and_weights_that_are_learnt_stay_apart(make_deep, streams):
+def test_layers_in_fp8_and_weights_with_gradients_stay_apart(make_deep, streams):
     model = make_deep()
     assert pack_projections(model.transformer_blocks) == 0
     model.requires_grad_(False)
