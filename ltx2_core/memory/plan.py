@@ -53,7 +53,7 @@ class MemoryPlan:
     """How to run within ``budget`` bytes.
 
     ``resident_blocks`` of ``blocks`` stay on the device and the others are streamed. ``chunk_tokens`` is for
-    ``Transformer.chunk_tokens``, ``decode`` for the video decoder. Text that is encoded beside the device has
+    ``Runner``, ``decode`` for the video decoder. Text that is encoded beside the device has
     its weights in the ``host`` bytes of its stage, and tiles that wait have their state there.
     """
 
