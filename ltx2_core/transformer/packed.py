@@ -1,6 +1,6 @@
 """Projections of one input as one matrix product: q, k and v of self-attention, k and v of the others.
 
-The layers keep their names and weights, which become consecutive parts of one tensor. Where they no longer
+The layers have the same names and weights, which become consecutive parts of one tensor. Where they no longer
 are, after a layer was moved or a weight replaced, each layer multiplies by itself.
 """
 

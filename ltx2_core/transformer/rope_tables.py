@@ -63,7 +63,7 @@ def stream_tables(
 ) -> tuple[Rope, Rope | None]:
     """The tables of one stream's positions (B, A, N, 2): for itself and, with ``cross``, for the other one.
 
-    Attention between the streams knows only time, in seconds, and has the inner width of audio.
+    Attention between the streams rotates by time alone, in seconds, and has the inner width of audio.
     """
 
     def table(axes: int, max_pos: tuple[float, ...], width: int) -> Rope:
