@@ -31,7 +31,7 @@ from ltx2_core.conditioning.patchify import unpatchify_video
 from ltx2_core.memory import Trace, released_size
 from ltx2_core.memory.estimate import decoding, step_bytes
 from ltx2_core.shapes import plan_clip
-from ltx2_core.transformer import Modality, Transformer
+from ltx2_core.transformer import Modality, Runner, Transformer
 from ltx2_core.video_vae import VideoDecoder
 
 SIZES = {"768x512x121": (768, 512, 121), "1920x1088x121": (1920, 1088, 121)}
@@ -52,7 +52,7 @@ def step(case: transformer_step.Case, repeats: int) -> Row:
 
 def image_over_text(case: transformer_step.Case, repeats: int) -> float:
     """Processor time of our forward pass of image to video over that of text to video, alternating."""
-    ours, (video, audio) = transformer_step.build_ours(case), transformer_step.streams(case)
+    ours, (video, audio) = Runner(transformer_step.build_ours(case)), transformer_step.streams(case)
     image = transformer_step.per_token(case, video)
     with torch.inference_mode():
         tables = ours.rope_tables(video.positions, audio.positions, dtype=case.dtype)
@@ -65,9 +65,10 @@ def core(case: transformer_step.Case, repeats: int) -> Row:
     folder = os.environ.get("COMFYUI_DIR")
     if not folder:
         return {"not measured": "set COMFYUI_DIR to a checkout of ComfyUI"}
-    ours = transformer_step.build_ours(case)
+    network = transformer_step.build_ours(case)
+    ours = Runner(network)
     video, audio = transformer_step.streams(case)
-    theirs = core_forward(build_core(Path(folder), ours), video, audio, case.grid, transformer_step.FPS)
+    theirs = core_forward(build_core(Path(folder), network), video, audio, case.grid, transformer_step.FPS)
     with torch.inference_mode():
         tables = ours.rope_tables(video.positions, audio.positions, dtype=case.dtype)
         expected, found = theirs()[0], ours(video, audio)[0]
@@ -87,7 +88,7 @@ def traced_step(size: str, *, layers: int = 1, chunk_tokens: int | None = None, 
     config = replace(released_size("2.3").transformer, num_layers=layers)
     clip = plan_clip(*SIZES[size][:2], frames=SIZES[size][2])
     model = Transformer(config, dtype=torch.bfloat16, device="meta")
-    model.chunk_tokens = chunk_tokens
+    run = Runner(model, chunk_tokens=chunk_tokens)
 
     def empty(*shape: int) -> torch.Tensor:
         return torch.empty(*shape, dtype=torch.bfloat16, device="meta")
@@ -111,7 +112,7 @@ def traced_step(size: str, *, layers: int = 1, chunk_tokens: int | None = None, 
         )
         held = [t for rope in vars(tables).values() if rope is not None for t in (rope.cos, rope.sin)]
         with Trace(held) as trace:
-            model(*streams, rope=tables)
+            run(*streams, rope=tables)
     return trace
 
 

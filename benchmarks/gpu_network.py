@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ltx2_core.conditioning.patchify import audio_positions, video_positions
 from ltx2_core.memory import BlockStreaming, plan_memory, released_size
 from ltx2_core.shapes import plan_clip
-from ltx2_core.transformer import Modality, RopeTables, Transformer
+from ltx2_core.transformer import Modality, Network, RopeTables, Runner, Transformer
 from ltx2_core.transformer.fp8 import fp8_problem, kernel_product, use_fp8
 from ltx2_core.transformer.fused import Fused
 from ltx2_core.transformer.graphs import Graphs
@@ -33,6 +33,7 @@ class Bench(Machine):
         super().__init__(device, tiny=tiny, repeats=repeats)
         self.sizes = TINY_SIZES if tiny else SIZES
         self.resident: dict[str, float] = {}
+        self.kernels = Fused("inductor" if self.cuda else "aot_eager")
 
     def build(self) -> Transformer:
         model = Transformer(self.config, dtype=self.dtype, device=self.device).eval().requires_grad_(False)
@@ -99,11 +100,13 @@ class Bench(Machine):
         linear, attended = (counts[0][i] + (layers - 1) * (counts[1][i] - counts[0][i]) for i in (0, 1))
         return linear / rate + attended / self.heads
 
-    def step(self, model: Transformer, size: str, *, image: bool = False, rate: float | None = None) -> Row:
+    def step(self, model: Network, size: str, *, image: bool = False, rate: float | None = None) -> Row:
+        """A step with everything that a run has by default; ``model`` may be a runner with more."""
+        run = model if isinstance(model, Runner) else Runner(model)
         video, audio, tables = self.inputs(size, image=image)
         row: Row = {}
         with torch.inference_mode(), self.peak(row):
-            spent = self.seconds(lambda: model(video, audio, rope=tables))
+            spent = self.seconds(lambda: run(video, audio, rope=tables))
         row["ms"] = 1000 * spent
         row["floor_ms"] = 1000 * self.floor(size, self.gemm if rate is None else rate)
         row["ratio"] = row["ms"] / row["floor_ms"]
@@ -115,40 +118,29 @@ class Bench(Machine):
         return row
 
     def fused(self, model: Transformer, size: str, *, image: bool = False, rate: float | None = None) -> Row:
-        model.fused = Fused("inductor" if self.cuda else "aot_eager")
-        try:
-            row = self.step(model, size, image=image, rate=rate)
-            row["kernels"] = model.fused.problem or "compiled"
-        finally:
-            model.fused = None
+        row = self.step(Runner(model, fused=self.kernels), size, image=image, rate=rate)
+        row["kernels"] = self.kernels.problem or "compiled"
         return row
 
     def chunked(self, model: Transformer, size: str) -> Row:
-        model.chunk_tokens = 2048 if not self.tiny else 4
-        try:
-            return self.step(model, size)
-        finally:
-            model.chunk_tokens = None
+        return self.step(Runner(model, chunk_tokens=2048 if not self.tiny else 4), size)
 
     def fp8(self, model: Transformer) -> Row:
         """Convert all blocks but the first and the last to fp8 with a scale for each row, in place."""
         problem = fp8_problem(self.device, self.dtype)
         if problem is not None:
             return {"not measured": problem}
-        count = use_fp8(model, kernel_product)
+        count = use_fp8(model, kernel_product, fused=self.kernels)
         return {"layers": count, "weights_gb": _bytes(model) / 1e9}
 
     def graphs(self, model: Transformer, size: str) -> Row:
         """A forward pass of few tokens as one CUDA graph, over the same kernels launched one by one."""
         video, audio, tables = self.inputs(size)
         graphs = Graphs()
+        run, recorded = Runner(model), Runner(model, graphs=graphs)
         with torch.inference_mode():
-            plain = self.seconds(lambda: model(video, audio, rope=tables), 5)
-            model.graphs = graphs
-            try:
-                replayed = self.seconds(lambda: model(video, audio, rope=tables), 5)
-            finally:
-                model.graphs = None
+            plain = self.seconds(lambda: run(video, audio, rope=tables), 5)
+            replayed = self.seconds(lambda: recorded(video, audio, rope=tables), 5)
         if graphs.recorded == 0:
             return {"not measured": graphs.problem or "graphs need CUDA"}
         return {"ms": 1000 * replayed, "eager_ms": 1000 * plain, "ratio to eager": replayed / plain}
@@ -165,13 +157,13 @@ class Bench(Machine):
         total = torch.cuda.get_device_properties(self.device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, cap_gb * 1e9 / total), self.device)
         streaming = BlockStreaming(model, self.device, resident=plan.resident_blocks)
-        model.chunk_tokens = plan.chunk_tokens
+        run = Runner(model, chunk_tokens=plan.chunk_tokens)
         try:
             video, audio, tables = self.inputs(size)
             row: Row = {"resident_blocks": plan.resident_blocks, "planned_gb": plan.peak / 1e9}
             torch.cuda.reset_peak_memory_stats()
             with torch.inference_mode():
-                row["ms"] = 1000 * self.seconds(lambda: model(video, audio, rope=tables), 2)
+                row["ms"] = 1000 * self.seconds(lambda: run(video, audio, rope=tables), 2)
             row["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
             moved = (plan.blocks - plan.resident_blocks) * weights.block_weights
             row["copy_floor_ms"] = 1000 * moved / self.copy
@@ -180,7 +172,6 @@ class Bench(Machine):
             return row
         finally:
             streaming.close()
-            model.chunk_tokens = None
             torch.cuda.set_per_process_memory_fraction(1.0, self.device)
 
     def decode(self, generation: str, size: str, *, channels_last: bool = False) -> Row:

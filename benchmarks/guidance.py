@@ -44,7 +44,7 @@ from ltx2_core.sampling.samplers import EVALUATIONS, get_sampler
 from ltx2_core.shapes import plan_clip
 from ltx2_core.training.world import caption, sample_scene
 from ltx2_core.training.world.batches import HELD_OUT
-from ltx2_core.transformer import Transformer
+from ltx2_core.transformer import Runner, Transformer
 from ltx2_core.types import AVLatent, TextContext
 
 FPS = 24.0
@@ -90,7 +90,7 @@ class Ours:
         """The second sampling step of a preset; it never ends at noise level 0."""
         guidance = preset.guidance(BLOCKS)
         denoise = Denoiser(
-            self.model,
+            Runner(self.model),
             self.state,
             *self.texts,
             guidance=guidance,

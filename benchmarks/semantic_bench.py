@@ -25,6 +25,7 @@ from ltx2_core.sampling.schedules import DISTILLED_SIGMAS, ltxv_sigmas
 from ltx2_core.shapes import plan_clip
 from ltx2_core.training.world import FPS, Clip, Measured, measure, render_clip, sample_scene
 from ltx2_core.training.world.batches import AUDIO_RATE, HELD_OUT
+from ltx2_core.transformer import Runner
 from ltx2_core.types import AVLatent, LatentState
 
 
@@ -142,7 +143,8 @@ class Bench:
         sigmas = DISTILLED_SIGMAS if distilled else ltxv_sigmas(s.steps)
         scale = 1.0 if distilled else s.cfg
         with self.pipeline.networks.use(Component.TRANSFORMER, open_loras(loras)) as transformer:
-            denoise = Denoiser(transformer, state, positive, negative, guidance=CFG(video=scale, audio=scale))
+            run = Runner(transformer)
+            denoise = Denoiser(run, state, positive, negative, guidance=CFG(video=scale, audio=scale))
             noise = make_noise(state.latent, seed)
             x = sample_euler(denoise, initial_state(state, noise, float(sigmas[0])), sigmas)
         return drop_guides(x, state)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ltx2_core.conditioning.patchify import audio_positions, video_positions
 from ltx2_core.config import TransformerConfig
-from ltx2_core.transformer import Modality, Transformer
+from ltx2_core.transformer import Modality, Runner, Transformer
 
 FPS = 24.0
 
@@ -194,7 +194,8 @@ def alternate(ours: Callable[[], object], theirs: Callable[[], object], repeats:
 
 def measure(case: Case, repeats: int) -> Iterator[tuple[str, tuple[float, ...], float]]:
     """Yields (variant, result of ``alternate``, largest relative difference of the video velocities)."""
-    model, peer = build(case)
+    network, peer = build(case)
+    model = Runner(network)
     video, audio = streams(case)
     tables = model.rope_tables(video.positions, audio.positions)
     image = per_token(case, video)

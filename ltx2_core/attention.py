@@ -1,4 +1,4 @@
-"""The one choice of attention backend: FlashAttention 3, cuDNN or what PyTorch chooses, by hardware.
+"""Attention by the backend that suits the hardware: FlashAttention 3, cuDNN, or PyTorch's own choice.
 
 Letters: B batch, H heads, T query tokens, S key tokens, D head width.
 """
@@ -40,7 +40,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Te
 
 
 def attention_backend(device: torch.device, dtype: torch.dtype) -> Backend:
-    """What serves attention without a bias there; with one it is always PyTorch's choice."""
+    """The backend of attention without a bias there; with a bias it is always PyTorch's choice."""
     if device.type != "cuda" or dtype not in _HALF:
         return "PyTorch"
     return _choice(device.index or 0)[0]
@@ -56,7 +56,7 @@ _ORDER = [
 
 @lru_cache(maxsize=16)
 def _choice(index: int) -> tuple[Backend, Callable[[Tensor, Tensor, Tensor], Tensor] | None]:
-    """The backend of a CUDA device; one that is missing or gives something else in a trial is passed over."""
+    """The backend of a CUDA device. One that is missing or wrong in a trial is not chosen."""
     if torch.version.hip or torch.cuda.get_device_capability(index) < _HOPPER:
         return "PyTorch", None
     device = torch.device("cuda", index)
@@ -78,9 +78,10 @@ def _flash3(device: torch.device) -> Callable[[Tensor, Tensor, Tensor], Tensor] 
         return None
 
     def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        # The kernel wants all heads of a token beside each other, as they lie in memory.
-        made = kernel(*(t.transpose(1, 2) for t in (q, k, v)))
-        out: Tensor = made[0] if isinstance(made, tuple) else made
+        # The kernel takes all heads of a token next to each other, as they are in memory.
+        result = kernel(*(t.transpose(1, 2) for t in (q, k, v)))
+        # Some versions also return the logarithm of the softmax's sum.
+        out: Tensor = result[0] if isinstance(result, tuple) else result
         return out.transpose(1, 2)
 
     return run if _agrees(run, device) else None
@@ -92,17 +93,17 @@ def _cudnn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _agrees(run: Callable[[Tensor, Tensor, Tensor], Tensor], device: torch.device) -> bool:
-    """Whether a backend works and gives what the plain formula gives."""
+    """Whether a backend works and agrees with the plain formula."""
     generator = torch.Generator(device).manual_seed(0)
     q, k, v = (
         torch.randn(1, 2, 96, 64, device=device, dtype=torch.bfloat16, generator=generator) for _ in range(3)
     )
     try:
         with torch.no_grad():
-            made = run(q, k, v).float()
+            result = run(q, k, v).float()
     except Exception as error:
-        _log.info("an attention backend was passed over: %s", error)
+        _log.info("an attention backend does not work here: %s", error)
         return False
     with sdpa_kernel([SDPBackend.MATH]):
         plain = F.scaled_dot_product_attention(q.float(), k.float(), v.float())
-    return bool((made - plain).abs().max() < 0.03)
+    return bool((result - plain).abs().max() < 0.03)

@@ -53,7 +53,7 @@ class MemoryPlan:
     """How to run within ``budget`` bytes of device memory.
 
     ``resident_blocks`` of the transformer's ``blocks`` stay on the device, the others are streamed.
-    ``chunk_tokens`` is how many video tokens a branch processes at a time (None: all), ``decode`` how the
+    ``chunk_tokens`` is how many video tokens ``Runner`` computes at a time (None: all), ``decode`` how the
     video is decoded. The ``host`` bytes of a stage hold streamed blocks, the text encoder if it runs on the
     CPU, or the caches of inactive tiles.
     """

@@ -42,6 +42,7 @@ from ..text import FeatureCache, OnLayer, TextEncoder, load_gemma, load_tokenize
 from ..text.gemma import find_encoder
 from ..transformer import Transformer
 from ..transformer.fp8 import Product, fp8_problem, fp8_saving, is_fp8, kernel_product, use_fp8
+from ..transformer.fused import Fused
 from ..types import Numerics, TextFeatures
 from .execution import Execution
 
@@ -149,17 +150,19 @@ class Components:
 
     @contextmanager
     def use_transformer(
-        self, loras: tuple[Lora, ...] = (), plan: MemoryPlan | None = None
+        self, loras: tuple[Lora, ...] = (), plan: MemoryPlan | None = None, *, fused: Fused | None = None
     ) -> Iterator[Transformer]:
-        """The transformer as ``plan`` has it, for the length of the block; without one all on the device."""
+        """The transformer as ``plan`` has it, for the length of the block; without one all on the device.
+
+        Layers in fp8 round their input by ``fused``.
+        """
         streamed = plan is not None and plan.streamed
         device = torch.device("cpu") if streamed or self.fp8_product is not None else None
         with self.use(Component.TRANSFORMER, loras, device=device) as transformer:
             if self.fp8_product is not None:
                 # One layer after another goes to the device to be rounded: it never holds all of them.
-                use_fp8(transformer, self.fp8_product, self.device)
+                use_fp8(transformer, self.fp8_product, self.device, fused=fused)
                 transformer.to(device if streamed else self.device)
-            transformer.chunk_tokens = None if plan is None else plan.chunk_tokens
             if plan is None or not streamed:
                 yield transformer
                 return

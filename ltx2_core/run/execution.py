@@ -11,7 +11,7 @@ import torch
 from ..config import TransformerConfig
 from ..memory import MemoryPlan, check_budget
 from ..text.connectors import CONTEXT_LENGTH
-from ..transformer import Transformer, text_keys_bytes
+from ..transformer import Runner, Transformer, text_keys_bytes
 from ..transformer.fused import Fused
 from ..transformer.graphs import Graphs
 from ..transformer.packed import pack_projections
@@ -119,12 +119,17 @@ class Speed:
     cuda_graphs: bool = False
     processes: Processes = field(default_factory=Processes)
 
-    def apply(self, transformer: Transformer, plan: MemoryPlan | None) -> None:
-        """Set up a transformer that runs as ``plan`` has it."""
-        transformer.fused, transformer.shards = self.fused, self.processes.shards
+    def runner(self, transformer: Transformer, plan: MemoryPlan | None) -> Runner:
+        """What calls ``transformer`` in a stage that runs by ``plan``."""
         if self.fused is not None and (plan is None or not plan.streamed):
             pack_projections(transformer.transformer_blocks)
-        transformer.graphs = Graphs() if self.cuda_graphs else None
+        return Runner(
+            transformer,
+            chunk_tokens=None if plan is None else plan.chunk_tokens,
+            fused=self.fused,
+            graphs=Graphs() if self.cuda_graphs else None,
+            shards=self.processes.shards,
+        )
 
     def batch(self, stages: Sequence[Stage]) -> int:
         """The most samples that go through the transformer at once."""

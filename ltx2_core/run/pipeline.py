@@ -289,10 +289,10 @@ class LTX2Pipeline(Codecs):
     ) -> tuple[AVLatent, Evaluations]:
         name = f"stage {index + 1}"
         run.report(name, 0, len(stage.sigmas) - 1)
-        with self.networks.use_transformer(self._stage_loras(index), plan) as transformer:
-            self.speed.apply(transformer, plan)
+        loras, fused = self._stage_loras(index), self.speed.fused
+        with self.networks.use_transformer(loras, plan, fused=fused) as transformer:
             denoise = Denoiser(
-                transformer,
+                self.speed.runner(transformer, plan),
                 state,
                 positive,
                 negative,

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..transformer import Hidden, OnBlock, Transformer
+from ..transformer import Hidden, Network, OnBlock
 from ..types import AVLatent
 from .guidance import Pass
 
@@ -51,7 +51,7 @@ class Evaluations(NamedTuple):
 class Reuse:
     """The cache of one run: the first forward pass of a step decides for all guidance passes of the step."""
 
-    def __init__(self, cache: StepCache, model: Transformer) -> None:
+    def __init__(self, cache: StepCache, model: Network) -> None:
         self._cache, self._model = cache, model
         self._last: dict[Pass, AVLatent] = {}
         self._embedding: Tensor | None = None
@@ -107,7 +107,7 @@ class _Watch:
     The forward pass ends there if the residual is close to ``last``, that of the last full evaluation.
     """
 
-    def __init__(self, model: Transformer, last: Sequence[Tensor] | None, threshold: float) -> None:
+    def __init__(self, model: Network, last: Sequence[Tensor] | None, threshold: float) -> None:
         self.residual: Sequence[Tensor] | None = None
         self._block = model.transformer_blocks[0]
         self._last, self._threshold = last, threshold

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..conditioning.masks import blend, expand_mask
-from ..transformer import OnBlock, Transformer
+from ..transformer import Network, OnBlock
 from ..transformer.tiles import Tiles
 from ..types import AVLatent, LatentState, Numerics, TextContext
 from .caching import Evaluations, Reuse, StepCache
@@ -30,7 +30,7 @@ class Denoiser:
 
     def __init__(
         self,
-        model: Transformer,
+        model: Network,
         state: LatentState,
         positive: TextContext,
         negative: TextContext | None = None,
@@ -158,7 +158,7 @@ class Denoiser:
             self._reused += len(plan.passes) - evaluated
         return {which: x - velocities[which] * removed for which in plan.passes}
 
-    def _check(self, model: Transformer, negative: TextContext | None, nag: Nag | None) -> None:
+    def _check(self, model: Network, negative: TextContext | None, nag: Nag | None) -> None:
         needed = needed_passes(self._guidance, self._streams)
         if Pass.UNREFERENCED in needed and not self._referenced:
             raise ValueError("identity guidance needs a reference audio: pass one, or use identity 0")

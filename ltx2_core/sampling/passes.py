@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..transformer import Hidden, Modality, OnBlock, Perturbations, RopeMemory, TextMemory, Transformer
+from ..transformer import Hidden, Modality, Network, OnBlock, Perturbations, RopeMemory, TextMemory
 from ..transformer.tiles import Tiles, evaluate_tiles
 from ..types import AVLatent
 from .guidance import Guidance, Pass
@@ -29,7 +29,7 @@ class Passes:
 
     def __init__(
         self,
-        model: Transformer,
+        model: Network,
         clip: ClipInputs,
         *,
         per_call: int,

@@ -1,4 +1,4 @@
-"""How many tokens go through a layer at once; fewer from where memory has run out.
+"""How many tokens go through a layer at once; fewer once memory has run out.
 
 Letters: T tokens of a stream.
 """
@@ -12,22 +12,22 @@ from dataclasses import dataclass
 from ..out_of_memory import is_out_of_memory, release_cached
 
 Step = Callable[[slice | None], None]
-"""Computes and stores what belongs to a run of tokens, all of them for None, or stores nothing and raises."""
+"""Computes and stores the results of a run of tokens, None for all; if it raises, nothing is stored."""
 
 SMALLEST = 64
-"""Fewer tokens than this save nothing: weights and whole streams are larger by then."""
+"""Fewer tokens than this save nothing: weights and whole streams are larger than their activations."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
 class Chunks:
-    """``tokens`` is the most at once, None for all. It is halved when memory runs out and stays so."""
+    """``tokens`` is the most at once, None for all. It is halved for good when memory runs out."""
 
     tokens: int | None = None
 
     def each(self, count: int, step: Step) -> None:
-        """Call ``step`` for all of ``count`` tokens, run by run, each again in halves if it has no room."""
+        """Call ``step`` for runs of ``count`` tokens; one that runs out of memory is repeated in halves."""
         start = 0
         while start < count:
             part = self._part(start, count)
@@ -35,7 +35,7 @@ class Chunks:
                 start = count if part is None else part.stop
 
     def whole(self, count: int, step: Step) -> bool:
-        """Call ``step`` for all tokens at once if they may and can; whether it is done."""
+        """Call ``step`` for all tokens at once if ``tokens`` and memory allow it; returns whether it ran."""
         return self._part(0, count) is None and self._fits(step, None, count)
 
     def _part(self, start: int, count: int) -> slice | None:
@@ -55,8 +55,19 @@ class Chunks:
                 raise
         else:
             return True
-        # The error is gone here, and with it the tensors that its traceback held.
+        # Outside the except clause the error is gone, and with it the tensors that its traceback held.
         self.tokens = max(SMALLEST, (size + 1) // 2)
         release_cached()
-        _log.warning("memory ran out for %d tokens at once; going on with %d", size, self.tokens)
+        _log.warning("memory ran out for %d tokens at once; continuing with %d", size, self.tokens)
         return False
+
+
+class Whole(Chunks):
+    """All tokens at once, and no second attempt when memory runs out."""
+
+    def each(self, count: int, step: Step) -> None:
+        step(None)
+
+    def whole(self, count: int, step: Step) -> bool:
+        step(None)
+        return True

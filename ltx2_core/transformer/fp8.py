@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 _TINY = 1e-12
 _ALIGNED = 16
-"""What the kernels want the sizes of a product to be a multiple of."""
+"""The kernels need sizes of a product that are a multiple of this."""
 
 Product = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None, torch.dtype], Tensor]
 """Of x (M, I) fp8 and scales (M, 1), weight (O, I) fp8 and scales (O, 1), bias (O,) -> (M, O) in a dtype."""
@@ -59,13 +59,22 @@ def kernel_product(
 
 
 class Fp8Linear(nn.Module):
-    """A linear layer whose weight is held in fp8 and multiplied so; its input is rounded to fp8, too."""
+    """A linear layer whose weight is stored and multiplied in fp8; its input is rounded to fp8, too.
 
-    fused: Fused | None = None
+    With ``fused`` the rounding of the input is one kernel.
+    """
+
     weight: Tensor
     weight_scale: Tensor
 
-    def __init__(self, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, product: Product) -> None:
+    def __init__(
+        self,
+        weight: Tensor,
+        weight_scale: Tensor,
+        bias: Tensor | None,
+        product: Product,
+        fused: Fused | None = None,
+    ) -> None:
         """weight (O, I) float8_e4m3fn, weight_scale (O, 1) float32."""
         super().__init__()
         self.out_features, self.in_features = weight.shape
@@ -73,14 +82,11 @@ class Fp8Linear(nn.Module):
         self.register_buffer("weight_scale", weight_scale)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         self._product = product
+        self._quantize = quantize_rows if fused is None else partial(fused.run, quantize_rows)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., I) -> (..., O) in the dtype of ``x``."""
-        flat = x.reshape(-1, self.in_features)
-        if self.fused is None or torch.is_grad_enabled():
-            rows, scale = quantize_rows(flat)
-        else:
-            rows, scale = self.fused.run(quantize_rows, flat)
+        rows, scale = self._quantize(x.reshape(-1, self.in_features))
         bias = None if self.bias is None else self.bias.to(x.dtype)
         out = self._product(rows, scale, self.weight, self.weight_scale, bias, x.dtype)
         return out.view(*x.shape[:-1], self.out_features)
@@ -89,22 +95,28 @@ class Fp8Linear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, fp8 by rows"
 
 
-def use_fp8(transformer: Transformer, product: Product, device: torch.device | None = None) -> int:
-    """Put an :class:`Fp8Linear` in the place of each large layer between the first and the last block.
+def use_fp8(
+    transformer: Transformer,
+    product: Product,
+    device: torch.device | None = None,
+    *,
+    fused: Fused | None = None,
+) -> int:
+    """Replace each large layer between the first and the last block by an :class:`Fp8Linear`.
 
-    Layers stay where they are and are rounded on ``device``, one after another, so that no two copies of the
-    network exist. Layers that a file stores in fp8 with one scale keep their values. Returns how many were
-    replaced; those that are in fp8 by rows already are left alone.
+    Layers stay on their device and are rounded on ``device``, one after another, so that no two copies of the
+    network exist. Layers that a file stores in fp8 with one scale do not change their values. Returns how
+    many were replaced; those that are in fp8 by rows already are not touched.
     """
     count = 0
     for parent, name, layer in list(_large_layers(transformer)):
-        setattr(parent, name, _fp8_layer(layer, product, device))
+        setattr(parent, name, _fp8_layer(layer, product, device, fused))
         count += 1
     return count
 
 
 def fp8_saving(infos: Mapping[str, TensorInfo], dtype: torch.dtype) -> int:
-    """Bytes that :func:`use_fp8` takes off each block between the first and the last, told from a header.
+    """Bytes that :func:`use_fp8` takes off each block between the first and the last, read from a header.
 
     ``infos`` have the network's own names; layers that the file stores in fp8 save nothing.
     """
@@ -125,7 +137,7 @@ def is_fp8(network: nn.Module) -> bool:
 
 
 def fp8_problem(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why :func:`kernel_product` cannot serve there; None where it can, which is tried out."""
+    """Why :func:`kernel_product` does not work there; None where a trial gives the exact product."""
     if device.type != "cuda" or torch.version.hip is not None:
         return f"products in fp8 need an NVIDIA GPU; the device is {device}"
     if dtype != torch.bfloat16:
@@ -135,7 +147,7 @@ def fp8_problem(device: torch.device, dtype: torch.dtype) -> str | None:
 
 @lru_cache(maxsize=16)
 def _trial(index: int) -> str | None:
-    """Why a product of a CUDA device is not the exact one."""
+    """Why the product of a CUDA device is missing or wrong; None where it is right."""
     device = torch.device("cuda", index)
     found = "{}.{}".format(*torch.cuda.get_device_capability(device))
     if torch.cuda.get_device_capability(device) < (8, 9):
@@ -146,14 +158,14 @@ def _trial(index: int) -> str | None:
         * torch.logspace(-1, 1, size, device=device, dtype=torch.bfloat16)[:, None]
         for size in (48, 128)
     )
-    given = (*quantize_rows(x), *quantize_rows(w), torch.ones(128, device=device, dtype=torch.bfloat16))
+    factors = (*quantize_rows(x), *quantize_rows(w), torch.ones(128, device=device, dtype=torch.bfloat16))
     try:
-        made = kernel_product(*given, torch.bfloat16)
+        product = kernel_product(*factors, torch.bfloat16)
     except (RuntimeError, ValueError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         return f"this PyTorch has no fp8 product with scales a row for capability {found}: {first}"
-    exact = exact_product(*given, torch.float32)
-    wrong = float((made.float() - exact).norm() / exact.norm())
+    exact = exact_product(*factors, torch.float32)
+    wrong = float((product.float() - exact).norm() / exact.norm())
     return None if wrong < 0.01 else f"the fp8 product of {device} is off by {wrong:.1%} in a trial"
 
 
@@ -172,12 +184,14 @@ def _fits(layer: nn.Module) -> bool:
     return type(layer) is nn.Linear and layer.in_features % _ALIGNED == layer.out_features % _ALIGNED == 0
 
 
-def _fp8_layer(layer: nn.Module, product: Product, device: torch.device | None) -> Fp8Linear:
+def _fp8_layer(
+    layer: nn.Module, product: Product, device: torch.device | None, fused: Fused | None
+) -> Fp8Linear:
     if isinstance(layer, QuantizedLinear):
         scale = next((getattr(layer, s) for s in SCALE_NAMES if s in layer.companions), torch.ones(()))
         rows = scale.to(layer.weight.device, torch.float32).reshape(1, 1).expand(layer.out_features, 1)
-        return Fp8Linear(layer.weight, rows.contiguous(), layer.bias, product)
+        return Fp8Linear(layer.weight, rows.contiguous(), layer.bias, product, fused)
     assert isinstance(layer, nn.Linear)
     home = layer.weight.device
     stored, scale = quantize_rows(layer.weight.detach().to(device))
-    return Fp8Linear(stored.to(home), scale.to(home), layer.bias, product)
+    return Fp8Linear(stored.to(home), scale.to(home), layer.bias, product, fused)

@@ -1,6 +1,6 @@
 """Elementwise regions of a block as one kernel each: a gated update, norm and modulation; norm and rotation.
 
-The plain formulas stay the reference: a region that cannot be compiled here runs as it is written.
+The plain formulas stay the reference: a region that cannot be compiled on this machine runs uncompiled.
 Letters: B batch, N tokens, W width, H heads, D head width.
 """
 
@@ -21,9 +21,9 @@ _log = logging.getLogger(__name__)
 
 
 class Fused:
-    """The regions, each compiled when it is first needed.
+    """The regions, each compiled when it is first called.
 
-    ``problem`` says why the plain formulas are used instead, once that has happened.
+    Once compiling has failed, ``problem`` says why, and the plain formulas are used.
     """
 
     def __init__(self, backend: str = "inductor") -> None:
@@ -33,28 +33,28 @@ class Fused:
 
     def norm_modulate(self, x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
         """x (B, N, W) normalised, times ``scale``, plus ``shift``; both (B, 1, W)."""
-        made: Tensor = self.run(_norm_modulate, x, scale, shift, eps)
-        return made
+        result: Tensor = self.run(_norm_modulate, x, scale, shift, eps)
+        return result
 
     def add_norm_modulate(
         self, x: Tensor, update: Tensor, gate: Tensor, scale: Tensor, shift: Tensor, eps: float
     ) -> Tensor:
-        """Add ``update`` (B, N, W) times ``gate`` (B, 1, W) to x, in place; then as :meth:`norm_modulate`.
+        """Add ``update`` (B, N, W) times ``gate`` (B, 1, W) to x in place, then :meth:`norm_modulate`.
 
-        x is written last, so that it is as it was where memory runs out.
+        x is written last, so that it is unchanged if memory runs out.
         """
-        made: Tensor = self.run(_add_norm_modulate, x, update, gate, scale, shift, eps)
-        return made
+        result: Tensor = self.run(_add_norm_modulate, x, update, gate, scale, shift, eps)
+        return result
 
     def norm_rotate(self, x: Tensor, norm: nn.Module, rope: Rope, heads: int) -> Tensor:
         """x (B, N, H D) -> (B, H, N, D), normalised over all heads with the weight of ``norm``, rotated."""
-        made: Tensor = self.run(
+        result: Tensor = self.run(
             _norm_rotate, x, norm.weight, norm.eps, rope.cos, rope.sin, rope.rope_type, heads
         )
-        return made
+        return result
 
     def run(self, formula: Callable[..., Any], *arguments: Any) -> Any:
-        """``formula(*arguments)`` as one kernel, or as it is written."""
+        """``formula(*arguments)`` as one kernel, or uncompiled where that fails."""
         if self.problem is None:
             try:
                 if formula not in self._compiled:
@@ -69,7 +69,7 @@ class Fused:
 
 
 def can_fuse(norm: nn.Module) -> bool:
-    """Whether a norm is the plain one, whose weight may be used without it, and no gradient is asked for."""
+    """Whether a norm is torch's own, whose weight may be used without calling it, and gradients are off."""
     return type(norm) is nn.RMSNorm and norm.weight is not None and not torch.is_grad_enabled()
 
 
@@ -81,9 +81,9 @@ def _add_norm_modulate(
     x: Tensor, update: Tensor, gate: Tensor, scale: Tensor, shift: Tensor, eps: float
 ) -> Tensor:
     added = torch.addcmul(x, update, gate)
-    made = _norm_modulate(added, scale, shift, eps)
+    hidden = _norm_modulate(added, scale, shift, eps)
     x.copy_(added)
-    return made
+    return hidden
 
 
 def _norm_rotate(

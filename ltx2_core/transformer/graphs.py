@@ -1,8 +1,8 @@
 """The blocks of a step as one CUDA graph: recorded for a shape, replayed for every step after it.
 
 Launching some 17,000 kernels takes longer than computing a short clip. What may change from step to step
-(tokens, modulation, text) is copied into the tensors that were recorded; the rest is the same tensor each
-time.
+(tokens, modulation, text) is copied into the tensors that were recorded; everything else is the same tensor
+each time.
 """
 
 from __future__ import annotations
@@ -17,26 +17,24 @@ import torch
 from torch import Tensor, nn
 
 from ..out_of_memory import is_out_of_memory
-from .adaln import Modulation
-from .streams import StreamInputs
+from .modulation import Modulation
+from .streams import BothInputs, Hidden, StreamInputs
 
 _log = logging.getLogger(__name__)
 
 MAX_TOKENS = 4096
 """Of both streams together; beyond, the kernels take longer than their launches."""
 
-_CHANGING = ("modulation", "embedding", "prompt", "cross")
+_CHANGING = ("modulation", "head", "prompt", "cross")
 
-Inputs = tuple[StreamInputs | None, StreamInputs | None]
-Streams = tuple[Tensor | None, Tensor | None]
-Run = Callable[[Tensor | None, Tensor | None, StreamInputs | None, StreamInputs | None], Streams]
-"""Both streams and what they bring to every block -> their velocities."""
+Run = Callable[[Hidden, BothInputs], Hidden]
+"""Both streams before the first block, and what they take into every block -> their velocities."""
 
 
 class Record(Protocol):
-    """What was recorded: ``replay`` computes ``out`` again from what is in the tensors that it was given."""
+    """A recorded computation: ``replay`` computes ``out`` again from the recorded input tensors."""
 
-    out: Streams
+    out: Hidden
 
     def replay(self) -> None: ...
 
@@ -44,7 +42,7 @@ class Record(Protocol):
 class CudaRecord:
     """A CUDA graph with memory of its own."""
 
-    def __init__(self, run: Callable[[], Streams]) -> None:
+    def __init__(self, run: Callable[[], Hidden]) -> None:
         # Libraries allocate when they are first used, which a capture does not allow.
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
@@ -62,15 +60,15 @@ class CudaRecord:
 class Graphs:
     """Recorded steps of one transformer, the last ``limit`` of them.
 
-    They are told apart by the shapes of what changes, and by the place of what does not: rotary tables and
-    every weight. A weight that is written into needs no new record, as a replay reads it where it is; one
-    that is another tensor does. ``problem`` says why steps are computed one kernel at a time, once recording
-    has failed.
+    They are told apart by the shapes of the tensors that change, and by the addresses of those that do not:
+    rotary tables and every weight. A weight that is written into needs no new record, since a replay reads it
+    where it is; one that is replaced by another tensor does. ``problem`` says why steps are computed one
+    kernel at a time, once recording has failed.
     """
 
     def __init__(
         self,
-        record: Callable[[Callable[[], Streams]], Record] = CudaRecord,
+        record: Callable[[Callable[[], Hidden]], Record] = CudaRecord,
         *,
         devices: Sequence[str] = ("cuda",),
         max_tokens: int = MAX_TOKENS,
@@ -81,74 +79,66 @@ class Graphs:
         """How many steps were recorded so far."""
         self._record, self._devices = record, devices
         self._max_tokens, self._limit = max_tokens, limit
-        self._kept: OrderedDict[Any, _Kept] = OrderedDict()
+        self._records: OrderedDict[Any, _Recorded] = OrderedDict()
 
-    def why_not(self, blocks: nn.Module, x: Tensor | None, y: Tensor | None, inputs: Inputs) -> str | None:
+    def why_not(self, blocks: nn.Module, hidden: Hidden, inputs: BothInputs) -> str | None:
         """Why this step has to be computed one kernel at a time; None where it can be recorded."""
-        given = [stream for stream in (x, y) if stream is not None]
+        tokens = [stream for stream in hidden if stream is not None]
         present = [stream for stream in inputs if stream is not None]
         if self.problem is not None:
             return self.problem
-        if given[0].device.type not in self._devices:
-            return f"graphs are recorded on {', '.join(self._devices)}; the tokens are on {given[0].device}"
+        if tokens[0].device.type not in self._devices:
+            return f"graphs are recorded on {', '.join(self._devices)}; the tokens are on {tokens[0].device}"
         if torch.is_grad_enabled():
-            return "gradients are wanted"
-        if sum(stream.shape[1] for stream in given) > self._max_tokens:
+            return "gradients are enabled"
+        if sum(stream.shape[1] for stream in tokens) > self._max_tokens:
             return f"there are more than {self._max_tokens} tokens"
-        if any(stream.shards is not None for stream in present):
-            return "several processes share the tokens"
-        if any(stream.chunks.tokens is not None for stream in present):
-            return "tokens are computed in chunks"
-        if any(stream.negative is not None or (stream.texts is not None and stream.texts.keys)
-               for stream in present):  # fmt: skip
-            return "a text is kept or avoided in every block"
+        if any(stream.negative is not None or stream.texts.keys for stream in present):
+            return "the text of every block is cached or has a negative one"
         if any(stream.attention_bias is not None for stream in present):
             return "attention has a mask"
         if any(m._forward_pre_hooks or m._forward_hooks for m in blocks.modules()):
-            return "something watches or moves the blocks"
+            return "hooks read or move the blocks"
         return None
 
-    def run(
-        self, network: nn.Module, run: Run, x: Tensor | None, y: Tensor | None, inputs: Inputs
-    ) -> Streams:
-        """``run(x, y, *inputs)`` by a replay, recorded first where it was not."""
-        changing = [t for t in (x, y, *_changing(inputs)) if t is not None]
+    def run(self, network: nn.Module, run: Run, hidden: Hidden, inputs: BothInputs) -> Hidden:
+        """``run(hidden, inputs)`` by a replay, recorded first where it was not."""
+        changing = _changing(hidden, inputs)
         constant = _constants(network, inputs)
         layout = tuple((tuple(t.shape), t.stride(), t.dtype, t.device) for t in changing)
-        bounds = tuple(m.segments for m in _modulations(inputs))
-        key = (x is None, y is None, layout, bounds, tuple(t.data_ptr() for t in constant))
-        kept = self._kept.get(key)
-        if kept is None:
-            kept = self._keep(key, run, x, y, inputs, constant)
-            if kept is None:
-                return run(x, y, *inputs)
+        bounds = tuple(m.layout.segments for m in _modulations(inputs))
+        absent = tuple(t is None for t in hidden)
+        key = (absent, layout, bounds, tuple(t.data_ptr() for t in constant))
+        recorded = self._records.get(key)
+        if recorded is None:
+            recorded = self._new_record(key, run, hidden, inputs, constant)
+            if recorded is None:
+                return run(hidden, inputs)
         else:
-            self._kept.move_to_end(key)
-        for own, given in zip(kept.changing, changing, strict=True):
-            own.copy_(given)
-        kept.record.replay()
-        sight, sound = (None if t is None else t.clone() for t in kept.record.out)
-        return sight, sound
+            self._records.move_to_end(key)
+        for own, tensor in zip(recorded.changing, changing, strict=True):
+            own.copy_(tensor)
+        recorded.record.replay()
+        # Copies, since the next replay writes into the recorded results.
+        return _clones(recorded.record.out)
 
     def clear(self) -> None:
-        """Let go of every record and its memory."""
-        self._kept.clear()
+        """Free every record and its memory."""
+        self._records.clear()
 
-    def _keep(
-        self, key: Any, run: Run, x: Tensor | None, y: Tensor | None, inputs: Inputs, constant: list[Tensor]
-    ) -> _Kept | None:
-        while len(self._kept) >= self._limit:
-            self._kept.popitem(last=False)
-        own_x, own_y = (None if t is None else t.clone() for t in (x, y))
-        own = _own(inputs)
-        start_x, start_y = (None if t is None else t.clone() for t in (x, y))
+    def _new_record(
+        self, key: Any, run: Run, hidden: Hidden, inputs: BothInputs, constant: list[Tensor]
+    ) -> _Recorded | None:
+        while len(self._records) >= self._limit:
+            self._records.popitem(last=False)
+        own, own_inputs, start = _clones(hidden), _own(inputs), _clones(hidden)
 
-        def again() -> Streams:
-            # Blocks write into the streams; the copy leaves the recorded inputs as they were given.
-            for target, source in ((start_x, own_x), (start_y, own_y)):
+        def again() -> Hidden:
+            # Blocks write into the streams; the copy leaves the recorded inputs as they were.
+            for target, source in zip(start, own, strict=True):
                 if target is not None and source is not None:
                     target.copy_(source)
-            return run(start_x, start_y, *own)
+            return run(start, own_inputs)
 
         try:
             record = self._record(again)
@@ -157,25 +147,24 @@ class Graphs:
                 raise
             first = str(error).splitlines()[0] if str(error) else ""
             self.problem = f"{type(error).__name__}: {first}"
-            _log.warning("steps cannot be recorded here and are computed as ever: %s", self.problem)
+            _log.warning("steps cannot be recorded here and are computed without graphs: %s", self.problem)
             return None
         self.recorded += 1
-        changing = [t for t in (own_x, own_y, *_changing(own)) if t is not None]
-        self._kept[key] = _Kept(record, changing, constant, own)
-        return self._kept[key]
+        self._records[key] = _Recorded(record, _changing(own, own_inputs), constant, own_inputs)
+        return self._records[key]
 
 
 @dataclass(frozen=True, eq=False)
-class _Kept:
-    """A record, the tensors to fill before it is replayed, and those that it reads, which must stay alive."""
+class _Recorded:
+    """A record, the tensors to fill before a replay, and those that a replay reads, which must stay alive."""
 
     record: Record
     changing: list[Tensor]
     constant: list[Tensor]
-    inputs: Inputs
+    inputs: BothInputs
 
 
-def _modulations(inputs: Inputs) -> list[Modulation]:
+def _modulations(inputs: BothInputs) -> list[Modulation]:
     return [
         modulation
         for stream in inputs
@@ -185,22 +174,30 @@ def _modulations(inputs: Inputs) -> list[Modulation]:
     ]
 
 
-def _changing(inputs: Inputs) -> list[Tensor]:
-    """The tensors of the inputs that may change from step to step."""
-    rows = [tensor for m in _modulations(inputs) for tensor in (m.rows, m.ones, m.index)]
+def _changing(hidden: Hidden, inputs: BothInputs) -> list[Tensor]:
+    """The tokens, and the tensors of the inputs that may change from step to step."""
+    modulations = [t for m in _modulations(inputs) for t in (m.values, m.ones, m.layout.index)]
     texts = [tensor for s in inputs if s is not None for tensor in (s.context, s.context_bias)]
-    return [tensor for tensor in (*rows, *texts) if tensor is not None]
+    return [tensor for tensor in (*hidden, *modulations, *texts) if tensor is not None]
 
 
-def _own(inputs: Inputs) -> Inputs:
+def _clones(hidden: Hidden) -> Hidden:
+    x, y = (None if t is None else t.clone() for t in hidden)
+    return x, y
+
+
+def _own(inputs: BothInputs) -> BothInputs:
     """The inputs with tensors of their own for what changes."""
 
     def copied(modulation: Modulation) -> Modulation:
-        rows, ones, index = (
-            None if t is None else t.clone() for t in (modulation.rows, modulation.ones, modulation.index)
+        layout = modulation.layout
+        index = None if layout.index is None else layout.index.clone()
+        return replace(
+            modulation,
+            values=modulation.values.clone(),
+            ones=modulation.ones.clone(),
+            layout=replace(layout, index=index),
         )
-        assert rows is not None
-        return replace(modulation, rows=rows, ones=ones, index=index)
 
     def own(stream: StreamInputs | None) -> StreamInputs | None:
         if stream is None:
@@ -218,8 +215,8 @@ def _own(inputs: Inputs) -> Inputs:
     return own(video), own(audio)
 
 
-def _constants(network: nn.Module, inputs: Inputs) -> list[Tensor]:
-    """The tensors that a record reads where they are."""
+def _constants(network: nn.Module, inputs: BothInputs) -> list[Tensor]:
+    """The tensors that a replay reads where they are."""
     found: list[Tensor] = [*network.parameters(), *network.buffers()]
     for stream in inputs:
         if stream is not None:

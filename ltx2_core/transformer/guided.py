@@ -1,4 +1,4 @@
-"""Attention of a video that sees its guides by weights, without a mask of all tokens by all tokens.
+"""Attention between a video and its weighted guides, without a mask of all tokens by all tokens.
 
 Letters: B batch, H heads, N video tokens, G guide tokens behind them, S = N + G, D head width.
 """
@@ -13,16 +13,17 @@ from torch import Tensor
 
 from ..attention import attention
 
-ROWS = 256
-"""Guide queries of unequal weight that are looked up at a time: their bias is (ROWS, S)."""
+QUERIES = 256
+"""Guide queries of unequal weight that are computed at a time: their bias is (QUERIES, S)."""
 
 
 @dataclass(frozen=True, eq=False)
 class GuideWeights:
-    """What video and guide tokens see of each other: 1 is plain attention, 0 nothing, above 1 more.
+    """Weights of attention between video and guide tokens: 1 is plain attention, 0 none, above 1 more.
 
-    ``guides`` has one (g,) for each guide, in the order of their tokens, on any device. Tokens of one guide
-    see each other plainly, those of two guides by ``between``, video tokens each other plainly.
+    ``guides`` has one (g,) for each guide, in the order of their tokens, on any device: the weight of a guide
+    token for the video and of the video for it. Attention within the video and within one guide is plain;
+    between two guides it has the weight ``between``.
     """
 
     guides: tuple[Tensor, ...]
@@ -39,11 +40,11 @@ class GuideWeights:
 
     @property
     def plain(self) -> bool:
-        """Whether every weight is 1; ``between`` is then left aside, as the references do."""
+        """Whether every weight is 1; ``between`` is then ignored, as the reference implementations do."""
         return all(weight == 1 for weight in self.uniform)
 
     def dense(self, tokens: int) -> Tensor:
-        """The same as one mask (1, S, S), for ``tokens`` = S."""
+        """The same weights as one mask (1, S, S), for ``tokens`` = S."""
         mask = torch.ones(1, tokens, tokens)
         video = tokens - self.count
         mask[:, video:, video:] = self.between
@@ -72,11 +73,22 @@ class GuideBias:
         return cls(weights, logs, log_weights(between, dtype).to(device))
 
 
+Bias = Tensor | GuideBias | None
+"""Additive to the logits and broadcast to (B, H, N, S), or between a video and its guides, or none."""
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
+    """``attention`` with any kind of bias; q (B, H, N, D), k and v (B, H, S, D) -> (B, H, N, D)."""
+    if isinstance(bias, GuideBias):
+        return guided_attention(q, k, v, bias)
+    return attention(q, k, v, bias)
+
+
 def guided_attention(q: Tensor, k: Tensor, v: Tensor, bias: GuideBias) -> Tensor:
     """``attention`` with a bias between the video and its guides; q, k, v (B, H, S, D) -> (B, H, S, D).
 
-    Video queries share one row of biases. So do the queries of a guide of one weight; the others go ROWS at
-    a time. No bias is larger than (ROWS, S).
+    Video queries share one row of biases. So do the queries of a guide of one weight; the others are computed
+    QUERIES at a time. No bias is larger than (QUERIES, S).
     """
     tokens = q.shape[2]
     video = tokens - bias.weights.count
@@ -87,10 +99,10 @@ def guided_attention(q: Tensor, k: Tensor, v: Tensor, bias: GuideBias) -> Tensor
         stop = start + len(log)
         others = bias.between.expand(bias.weights.count).clone()
         others[start - video : stop - video] = 0
-        step = len(log) if weight is not None else ROWS
+        step = len(log) if weight is not None else QUERIES
         for first in range(0, len(log), step):
-            seen = log[:1] if weight is not None else log[first : first + step]
-            rows = torch.cat((seen[:, None].expand(-1, video), others[None].expand(len(seen), -1)), dim=1)
+            own = log[:1] if weight is not None else log[first : first + step]
+            rows = torch.cat((own[:, None].expand(-1, video), others[None].expand(len(own), -1)), dim=1)
             queries = q[:, :, start + first : min(start + first + step, stop)]
             parts.append(attention(queries, k, v, rows[None, None]))
         start = stop

@@ -1,4 +1,4 @@
-"""One stream as the transformer takes it, and the attention biases that its masks stand for.
+"""One stream as input of the transformer, and its masks as attention biases.
 
 Letters: B batch, N tokens, C token channels, S text tokens, K text width, A position axes.
 """
@@ -18,18 +18,18 @@ from .nag import NegativeText
 class Modality:
     """Video or audio tokens with their timesteps, positions and text.
 
-    - ``tokens`` (B, N, C) decide the dtype and device of the computation.
+    - ``tokens`` (B, N, C) set the dtype and device of the computation.
     - ``timesteps`` (B, N) in [0, 1] are the noise level of each token, or (B, 1) where all of a sample agree,
       which is faster.
-    - ``sigma`` (B,) in [0, 1] is the noise level that the text modulation and the other stream's gates see.
+    - ``sigma`` (B,) in [0, 1] is the noise level that modulates the text and gates the other stream.
     - ``positions`` (B or 1, A, N, 2) float32 are intervals: seconds, and for video pixel rows and columns.
     - ``context`` (B, S, K) is the text.
-    - ``context_mask`` (B, S) is 1 on text to see, 0 elsewhere; a floating mask is added to the logits.
-    - ``attention_mask`` (B, N, N) from 0 weighs what a query (row) sees; ``GuideWeights`` say the same of
-      guides at the end of a video, in far less memory.
+    - ``context_mask`` (B, S) is 1 on text to attend to, 0 elsewhere; a floating mask is added to the logits.
+    - ``attention_mask`` (B, N, N) weighs the attention of a query (row) to a key, from 0; ``GuideWeights`` do
+      the same for guides at the end of a video, in far less memory.
     - ``keyframes`` (B, N, 1) is above 0 on single-frame tokens; generations before 2.5 ignore it.
-    - ``negative`` is a text to keep away from, in the place of a pass of its own.
-    - a stream that is not ``enabled`` is left as it is and only serves the other one.
+    - ``negative`` is a negative text for normalized attention guidance, instead of a guidance pass.
+    - a stream that is not ``enabled`` is not changed; the other one attends to it.
     """
 
     tokens: Tensor

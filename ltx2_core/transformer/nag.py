@@ -1,4 +1,4 @@
-"""Normalized attention guidance: a negative prompt read beside the positive one, inside every block.
+"""Normalized attention guidance: attention to a negative prompt next to the positive one, in every block.
 
 Letters: B batch, N tokens, S text tokens, K text width, W stream width.
 """
@@ -12,9 +12,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class NegativeText:
-    """The text to keep away from (B, S, K), and how far: Chen et al. 2025 (arXiv 2505.21179).
+    """A negative text (B, S, K) and the strength of its guidance (Chen et al. 2025, arXiv 2505.21179).
 
-    ``scale`` 1 is neutral; ``tau`` bounds the growth of a token, ``alpha`` is the share of the result.
+    ``scale`` extrapolates from the negative to the positive text, 1 is neutral. ``tau`` bounds how much
+    longer the update of a token may become, ``alpha`` is the share of the extrapolated update in the result.
     """
 
     context: Tensor
@@ -23,9 +24,10 @@ class NegativeText:
     tau: float
 
     def guide(self, positive: Tensor, negative: Tensor) -> Tensor:
-        """What a block adds for the text, (B, N, W), from what it would add for either text.
+        """The update of a text attention (B, N, W), from those for the positive and the negative text.
 
-        The extrapolation of a token is shrunk until its L1 norm is at most ``tau`` times the positive one.
+        The extrapolation of a token is scaled down until its L1 norm is at most ``tau`` times the positive
+        one.
         """
         guided = self.scale * positive - (self.scale - 1) * negative
         growth = _length(guided) / _length(positive).clamp_min(1e-6)

@@ -1,7 +1,7 @@
-"""Projections that read one input as one matrix product: q, k and v of self-attention, else k and v.
+"""Projections of one input as one matrix product: q, k and v of self-attention, k and v of the others.
 
-The layers keep their names and their weights, which become parts of one tensor that lie one behind another.
-Where they no longer do, after a move or an exchange, each multiplies by itself.
+The layers have the same names and weights, which become consecutive parts of one tensor. Where they no longer
+are, after a layer was moved or a weight replaced, each layer multiplies by itself.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ _SELF = ("attn1", "audio_attn1")
 
 
 def pack_projections(blocks: nn.Module) -> int:
-    """Lay the weights of projections that share an input together; returns how many products that saves.
+    """Make the weights of projections that share an input consecutive; returns how many products that saves.
 
-    One group after another, so that no more than one exists twice. Layers of another kind, quantised ones for
-    one, stay as they are, and so do weights that are learnt.
+    It works on one group of layers after another, so that at most one exists twice. Layers of other kinds,
+    such as quantised ones, and weights that require gradients are not touched.
     """
     saved = 0
     for layers in _groups(blocks):
@@ -29,23 +29,23 @@ def pack_projections(blocks: nn.Module) -> int:
 
 
 def together(layers: Sequence[Any]) -> tuple[Tensor, Tensor | None] | None:
-    """Weight (sum of O, I) and bias of ``layers`` that lie one behind another; None where they do not.
+    """Weight (sum of O, I) and bias of ``layers`` whose weights are consecutive in memory; None otherwise.
 
-    Only plain layers multiply by what they hold: others may change or decode it first.
+    Only plain layers multiply by the weight that they hold: others may change or decode it first.
     """
     if any(type(layer) is not nn.Linear for layer in layers):
         return None
-    weight = _behind_another([layer.weight for layer in layers])
+    weight = _consecutive([layer.weight for layer in layers])
     if weight is None:
         return None
     biases = [layer.bias for layer in layers]
     if biases[0] is None:
         return weight, None
-    bias = _behind_another(biases)
+    bias = _consecutive(biases)
     return None if bias is None else (weight, bias)
 
 
-def _behind_another(tensors: Sequence[Tensor | None]) -> Tensor | None:
+def _consecutive(tensors: Sequence[Tensor | None]) -> Tensor | None:
     first = tensors[0]
     if not isinstance(first, nn.Parameter):
         return None
@@ -56,7 +56,7 @@ def _behind_another(tensors: Sequence[Tensor | None]) -> Tensor | None:
             return None
         place += tensor.nbytes
         rows += len(tensor)
-    # Neighbours by chance are in storages of their own, which end with them.
+    # Tensors that are neighbours by chance are in storages of their own, which end with them.
     needed = (first.storage_offset() + rows * first.stride(0)) * first.element_size()
     if first.is_meta or first.untyped_storage().nbytes() < needed:
         return None

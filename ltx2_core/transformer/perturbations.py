@@ -1,6 +1,7 @@
 """What a guidance pass leaves out of the network.
 
-Spatio-temporal guidance skips the self-attention of some blocks; modality guidance cuts the streams apart.
+Spatio-temporal guidance skips the self-attention of some blocks; modality guidance skips the attention
+between the streams.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Literal
 Blocks = Collection[int] | Literal["all"]
 """Zero-based block numbers."""
 
-Keep = tuple[bool, ...] | None
+Samples = tuple[bool, ...] | None
 """Per sample whether an operation runs; None where it runs for every sample."""
 
 
@@ -31,16 +32,22 @@ class Perturbation:
 
 
 @dataclass(frozen=True)
-class BlockKeep:
+class StreamSwitches:
+    """For which samples a stream's attention to itself and to the other stream runs."""
+
+    self_attention: Samples = None
+    cross_attention: Samples = None
+
+
+@dataclass(frozen=True)
+class Switches:
     """What one block runs, sample by sample."""
 
-    video_self_attention: Keep = None
-    audio_self_attention: Keep = None
-    a2v: Keep = None
-    v2a: Keep = None
+    video: StreamSwitches = StreamSwitches()
+    audio: StreamSwitches = StreamSwitches()
 
 
-KEEP_ALL = BlockKeep()
+ALL_ON = Switches()
 
 
 @dataclass(frozen=True)
@@ -49,16 +56,22 @@ class Perturbations:
 
     samples: tuple[Perturbation, ...]
 
-    def at(self, block: int) -> BlockKeep:
+    def at(self, block: int) -> Switches:
         """What block number ``block`` runs."""
-        return BlockKeep(
-            _keep(block, [s.video_self_attention for s in self.samples]),
-            _keep(block, [s.audio_self_attention for s in self.samples]),
-            _keep(block, [s.a2v for s in self.samples]),
-            _keep(block, [s.v2a for s in self.samples]),
+
+        def runs(skipped: list[Blocks]) -> Samples:
+            samples = tuple(blocks != "all" and block not in blocks for blocks in skipped)
+            return None if all(samples) else samples
+
+        return Switches(
+            StreamSwitches(
+                runs([s.video_self_attention for s in self.samples]), runs([s.a2v for s in self.samples])
+            ),
+            StreamSwitches(
+                runs([s.audio_self_attention for s in self.samples]), runs([s.v2a for s in self.samples])
+            ),
         )
 
-
-def _keep(block: int, skipped: list[Blocks]) -> Keep:
-    keep = tuple(blocks != "all" and block not in blocks for blocks in skipped)
-    return None if all(keep) else keep
+    def skip_nothing(self, blocks: int) -> bool:
+        """Whether everything runs for every sample in the first ``blocks`` blocks."""
+        return all(self.at(number) == ALL_ON for number in range(blocks))

@@ -67,7 +67,7 @@ def rope_table(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
 ) -> Rope:
-    """Table for attention of inner ``width`` over ``heads``, computed in float32 and kept as ``dtype``.
+    """Table for attention of inner ``width`` over ``heads``, computed in float32 and stored as ``dtype``.
 
     ``points`` (B, A, N) float32 are in the units of ``max_pos`` (A,). Channels that the frequencies do not
     fill lie at the front, in head 0, and are not rotated. ``device`` is by default that of the points.
@@ -99,7 +99,7 @@ def rotate(x: Tensor, rope: Rope) -> Tensor:
 
 
 def rotate_heads(x: Tensor, rope: Rope, heads: int) -> Tensor:
-    """x (B, N, H D) by head (B, H, N, D) and rotated: heads and pairs of channels are one view."""
+    """x (B, N, H D) -> (B, H, N, D), rotated; one view splits heads and pairs of channels."""
     return _rotated(x.unflatten(-1, (heads, *_PAIRS[rope.rope_type])).transpose(1, 2), rope)
 
 
@@ -108,7 +108,7 @@ def _rotated(pairs: Tensor, rope: Rope) -> Tensor:
     axis = -2 if rope.rope_type == "split" else -1
     first, second = pairs.unbind(axis)
     out = pairs * rope.paired
-    # With gradients, views that come several from one call may not be written into.
+    # Autograd forbids writing into views of which one call returned several.
     halves = (out.select(axis, 0), out.select(axis, 1)) if torch.is_grad_enabled() else out.unbind(axis)
     halves[0].addcmul_(second, rope.sin, value=-1)
     halves[1].addcmul_(first, rope.sin)

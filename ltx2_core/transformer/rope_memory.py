@@ -1,4 +1,4 @@
-"""Rotary tables from one step to the next, told apart by the positions that they are of."""
+"""A cache of rotary tables from step to step, looked up by their positions."""
 
 from __future__ import annotations
 
@@ -9,61 +9,66 @@ import torch
 from torch import Tensor
 
 from .modality import Modality
-from .model import RopeTables, Transformer
 from .rope import Rope
+from .rope_tables import RopeTables
+from .runner import Network
 
 _Stream = tuple[Rope | None, Rope | None]
 
-_KEPT = {False: 1, True: 2}
-"""Clips of video and of audio: sound with a reference takes turns with sound without, and is small."""
+_LIMITS = {False: 1, True: 2}
+"""Clips of video (False) and of audio (True): guidance alternates between audio with and without a reference,
+and tables of audio are small.
+"""
 
 
 @dataclass(eq=False)
 class RopeMemory:
-    """Keeps the tables of the clip that came last, 0.4 GB of 1920x1088x121 in bfloat16.
+    """Caches the tables of the last clip, 0.4 GB for 1920x1088x121 in bfloat16.
 
-    One serves one transformer. Positions are compared by value, so that it does not matter who made them;
-    on the CPU that takes no time. Where gradients are wanted, or the call is compiled, nothing is kept.
+    It serves one transformer. Positions are compared by value, which takes no time on the CPU, so that every
+    step may compute them again. With gradients, or in a compiled call, nothing is cached.
     """
 
     computed: int = 0
-    """Tables of a stream that were made since this was."""
-    _kept: dict[bool, list[tuple[Any, Tensor, _Stream]]] = field(default_factory=dict)
+    """How many tables of a stream were computed so far."""
+    _cached: dict[bool, list[tuple[Any, Tensor, _Stream]]] = field(default_factory=dict)
 
     @property
     def kept(self) -> int:
-        """Streams whose tables are held."""
-        return sum(map(len, self._kept.values()))
+        """How many streams have their tables cached."""
+        return sum(map(len, self._cached.values()))
 
-    def tables(self, model: Transformer, video: Modality | None, audio: Modality | None) -> RopeTables:
-        """Those of ``model`` for the streams, in the dtype of their tokens and where these are."""
-        given = [
+    def tables(self, model: Network, video: Modality | None, audio: Modality | None) -> RopeTables:
+        """The tables of ``model`` for these streams, in the dtype and on the device of their tokens."""
+        present = [
             stream if stream is not None and stream.tokens.shape[1] else None for stream in (video, audio)
         ]
-        both = None not in given
-        (own, cross), (heard, heard_cross) = (
+        both = None not in present
+        (own, cross), (other, other_cross) = (
             (None, None) if stream is None else self._stream(model, stream, audio=number == 1, cross=both)
-            for number, stream in enumerate(given)
+            for number, stream in enumerate(present)
         )
-        return RopeTables(video=own, audio=heard, video_cross=cross, audio_cross=heard_cross)
+        return RopeTables(video=own, audio=other, video_cross=cross, audio_cross=other_cross)
 
     def clear(self) -> None:
-        """Let go of all tables."""
-        self._kept.clear()
+        """Free all tables."""
+        self._cached.clear()
 
-    def _stream(self, model: Transformer, stream: Modality, *, audio: bool, cross: bool) -> _Stream:
+    def _stream(self, model: Network, stream: Modality, *, audio: bool, cross: bool) -> _Stream:
         positions, dtype, device = stream.positions, stream.tokens.dtype, stream.tokens.device
-        keeps = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
-        kept, key = self._kept.setdefault(audio, []), (positions.shape, dtype, device, cross)
-        if keeps:
-            for place, (known, same, tables) in enumerate(kept):
+        caches = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+        cached, key = self._cached.setdefault(audio, []), (positions.shape, dtype, device, cross)
+        if caches:
+            for place, (known, same, tables) in enumerate(cached):
                 if known == key and torch.equal(same.to(positions.device), positions):
-                    kept.append(kept.pop(place))
+                    cached.append(cached.pop(place))
                     return tables
-            # Before the new ones are made, so that both are never there.
-            del kept[: len(kept) + 1 - _KEPT[audio]]
-        made = model.stream_tables(positions.to(device), audio=audio, cross=cross, dtype=dtype, device=device)
+            # Old tables are freed before new ones are computed, so that both are never in memory.
+            del cached[: len(cached) + 1 - _LIMITS[audio]]
+        computed = model.stream_tables(
+            positions.to(device), audio=audio, cross=cross, dtype=dtype, device=device
+        )
         self.computed += 1
-        if keeps:
-            kept.append((key, positions, made))
-        return made
+        if caches:
+            cached.append((key, positions, computed))
+        return computed

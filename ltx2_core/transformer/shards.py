@@ -1,14 +1,13 @@
 """One stream's tokens over several processes, each of which computes a part of them (DeepSpeed-Ulysses).
 
-All but attention is done token by token. For attention the processes exchange tokens for heads: each has all
-tokens of some heads, and gives the result back (Jacobs et al. 2023, arXiv 2309.14509).
+Everything but attention is computed token by token. For attention the processes exchange tokens for heads:
+each gets all tokens of some heads, and sends the result back (Jacobs et al. 2023, arXiv 2309.14509).
 
 Letters: B batch, H heads, T tokens of all processes, t of this one, D head width, C channels, P processes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +15,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .guided import Bias, attend
 from .modality import Modality
+from .rope_tables import RopeTables
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Shards:
         return slice(tokens * rank // self.count, tokens * (rank + 1) // self.count)
 
     def of(self, modality: Modality) -> Modality:
-        """The part of a stream; text, noise level and attention mask are everyone's.
+        """This process's part of a stream; text, noise level and attention mask stay whole.
 
         Raises ValueError if there are fewer tokens than processes.
         """
@@ -57,8 +58,19 @@ class Shards:
             keyframes=None if marks is None else marks[:, part],
         )
 
+    def cut(
+        self, video: Modality | None, audio: Modality | None, rope: RopeTables | None
+    ) -> tuple[Modality | None, Modality | None, RopeTables | None]:
+        """This process's part of both streams and of their rotary tables; raises as :meth:`of`."""
+        counts = [0 if stream is None else stream.tokens.shape[1] for stream in (video, audio)]
+        return (
+            None if video is None else self.of(video),
+            None if audio is None else self.of(audio),
+            None if rope is None else rope.part(*map(self.part, counts)),
+        )
+
     def gather(self, x: Tensor, tokens: int) -> Tensor:
-        """x (B, t, C) of every process -> (B, T, C) for all of them."""
+        """x (B, t, C) of each process -> (B, T, C), the same for all."""
         sizes = [part.stop - part.start for part in self._parts(tokens)]
         longest = max(sizes)
         own = x.new_zeros(x.shape[0], longest, x.shape[2])
@@ -67,20 +79,18 @@ class Shards:
         dist.all_gather(pieces, own, group=self.group)
         return torch.cat([piece[:, :size] for piece, size in zip(pieces, sizes, strict=True)], dim=1)
 
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, tokens: tuple[int, int], attend: Callable[..., Tensor]
-    ) -> Tensor:
-        """``attend(q, k, v)`` over the tokens of all processes; q, k, v (B, H, t, D) -> (B, H, t, D).
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Bias, *, tokens: tuple[int, int]) -> Tensor:
+        """Attention over the tokens of all processes; q, k, v and the result are (B, H, t, D) of this one.
 
-        ``tokens`` are T of the queries and of the keys. Raises ValueError if the heads cannot be divided.
+        ``tokens`` are the T of the queries and of the keys. Raises ValueError if the heads cannot be divided.
         """
         if q.shape[1] % self.count:
             raise ValueError(
                 f"{q.shape[1]} heads cannot be divided among {self.count} processes: use a divisor"
             )
-        given, seen = tokens
-        out = attend(self._to_heads(q, given), self._to_heads(k, seen), self._to_heads(v, seen))
-        return self._to_tokens(out, given)
+        queries, keys = tokens
+        out = attend(self._to_heads(q, queries), self._to_heads(k, keys), self._to_heads(v, keys), bias)
+        return self._to_tokens(out, queries)
 
     def _parts(self, tokens: int) -> list[slice]:
         return [self.part(tokens, rank) for rank in range(self.count)]
@@ -103,20 +113,9 @@ class Shards:
         return torch.cat(received, dim=1)
 
     def _exchange(self, sent: list[Tensor], shapes: list[tuple[int, ...]]) -> list[Tensor]:
-        """Give the rank-th of ``sent`` to each process; what each of them gave, in ``shapes``."""
+        """Send the rank-th of ``sent`` to each process; returns what each of them sent, in ``shapes``."""
         packed = torch.cat([piece.reshape(-1) for piece in sent])
         sizes = [torch.Size(shape).numel() for shape in shapes]
         room = packed.new_empty(sum(sizes))
         dist.all_to_all_single(room, packed, sizes, [piece.numel() for piece in sent], group=self.group)
         return [piece.view(shape) for piece, shape in zip(room.split(sizes), shapes, strict=True)]
-
-
-@dataclass(frozen=True)
-class Sharing:
-    """``shards`` for one attention, which has ``tokens`` queries and keys in all."""
-
-    shards: Shards
-    tokens: tuple[int, int]
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, attend: Callable[..., Tensor]) -> Tensor:
-        return self.shards.attend(q, k, v, self.tokens, attend)

@@ -1,25 +1,28 @@
-"""The two streams of tokens: what tells video from audio, and what each brings to every block."""
+"""The two streams of tokens: how video differs from audio, and what each of them takes into every block."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..config import TransformerConfig
-from .adaln import Modulation
-from .chunks import Chunks
-from .fused import Fused
-from .guided import GuideBias
+from .guided import Bias
+from .modulation import Modulation
 from .nag import NegativeText
 from .rope import Rope
-from .shards import Shards, Sharing
 from .texts import TextMemory
+from .tokens import PLAIN, Execution
 
 
 @dataclass(frozen=True, kw_only=True)
 class StreamSpec:
-    """What tells the video stream from the audio stream; ``prefix`` leads its names in the checkpoint."""
+    """How the video stream differs from the audio stream.
+
+    A checkpoint has the layers of both streams in one flat namespace: ``prefix`` leads the names of this
+    one's. ``cross_gate`` is the attention that writes to this stream.
+    """
 
     name: str
     prefix: str
@@ -29,6 +32,10 @@ class StreamSpec:
     in_channels: int
     out_channels: int
     ff_bias: bool
+
+    def layer(self, owner: nn.Module, name: str) -> Any:
+        """This stream's layer or table ``name`` of ``owner``."""
+        return getattr(owner, self.prefix + name)
 
 
 def video_spec(config: TransformerConfig) -> StreamSpec:
@@ -59,38 +66,30 @@ def audio_spec(config: TransformerConfig) -> StreamSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamInputs:
-    """What a stream brings to every block, unchanged from block to block.
+    """What a stream takes into every block, unchanged from block to block.
 
-    ``modulation`` has 6 or 9 rows, ``embedding`` (for the head) 1, ``cross`` 4 and the gate, ``prompt`` 2;
-    each knows which of them scale.
-    ``cross`` and ``cross_rope`` are there when both streams are. ``chunks`` bound what is computed at once
-    where ``in_place`` is: the tokens are nobody else's, and no gradient goes through them. With ``shards``
-    this process has a part of the stream's ``tokens``, and computes it at once.
+    ``modulation`` holds shift, scale and gate of the branches, ``head`` shift and scale of the head,
+    ``prompt`` those of the text where it is modulated, ``cross`` those of attention between the streams.
+    ``cross`` and ``cross_rope`` are there when both streams are. A stream that is not ``enabled`` only serves
+    the other one.
     """
 
+    spec: StreamSpec
     modulation: Modulation
-    embedding: Modulation
+    head: Modulation
+    prompt: Modulation | None
+    cross: Modulation | None
     context: Tensor
     context_bias: Tensor | None
-    attention_bias: Tensor | GuideBias | None
+    attention_bias: Bias
     rope: Rope
-    prompt: Modulation | None = None
-    cross: Modulation | None = None
-    cross_rope: Rope | None = None
-    negative: NegativeText | None = None
-    texts: TextMemory | None = None
-    in_place: bool = False
-    chunks: Chunks = field(default_factory=Chunks)
-    shards: Shards | None = None
-    tokens: int = 0
-    fused: Fused | None = None
-    enabled: bool = True
+    cross_rope: Rope | None
+    negative: NegativeText | None
+    texts: TextMemory
+    enabled: bool
+    execution: Execution = PLAIN
 
-    @property
-    def in_parts(self) -> bool:
-        """Whether tokens may be computed in several runs."""
-        return self.in_place and self.shards is None
 
-    def sharing(self, tokens: int) -> Sharing | None:
-        """What attention to ``tokens`` of all processes needs to know, where there are several."""
-        return None if self.shards is None else Sharing(self.shards, (self.tokens, tokens))
+BothInputs = tuple[StreamInputs | None, StreamInputs | None]
+Hidden = tuple[Tensor | None, Tensor | None]
+"""Video and audio (B, N, W) between two blocks."""

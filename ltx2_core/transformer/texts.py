@@ -1,4 +1,4 @@
-"""What of the text does not change from step to step, computed once for each prompt.
+"""What depends on the text alone, computed once for each prompt instead of in every step.
 
 Letters: B batch, S text tokens, K text width, H heads, D head width.
 """
@@ -19,7 +19,10 @@ KeysValues = tuple[Tensor, Tensor]
 
 
 def text_keys_bytes(config: TransformerConfig, dtype: torch.dtype, *, tokens: int, samples: int = 1) -> int:
-    """What a :class:`TextMemory` with ``keys`` holds of ``samples`` texts; 0 where the noise level enters."""
+    """Bytes that a :class:`TextMemory` with ``keys`` caches of ``samples`` texts of ``tokens`` tokens.
+
+    0 for a network that modulates its text by the noise level.
+    """
     if config.cross_attention_adaln and config.prompt_adaln:
         return 0
     return 2 * config.num_layers * samples * tokens * (config.dim + config.audio_dim) * dtype.itemsize
@@ -27,33 +30,43 @@ def text_keys_bytes(config: TransformerConfig, dtype: torch.dtype, *, tokens: in
 
 @dataclass(eq=False)
 class TextMemory:
-    """Projected texts and, with ``keys``, the keys and values that every block makes of them.
+    """A cache of projected texts and, with ``keys``, of their keys and values in every block.
 
-    One serves one run of one transformer, and tells texts apart by their tensors: give the same ones each
+    It serves one run of one transformer. Texts are told apart by their tensors: pass the same ones in each
     step. A projected text takes S x stream width. Keys and values take twice that in every block, 1.2 GB for
-    LTX-2.0 in bfloat16; they are kept only where the network does not modulate them by the noise level
+    LTX-2.0 in bfloat16; they are cached only where the network does not modulate them by the noise level
     (LTX-2.0, and later ones with static prompts).
     """
 
     keys: bool = False
-    _made: dict[tuple[nn.Module, int], tuple[Tensor, Any]] = field(default_factory=dict)
+    _cached: dict[tuple[nn.Module, int], tuple[Tensor, Any]] = field(default_factory=dict)
 
     def projected(self, projection: nn.Module, text: Tensor, compute: Callable[[], Tensor]) -> Tensor:
-        """What ``compute`` made of ``text`` for ``projection`` the first time."""
+        """The result of the first ``compute`` for this ``projection`` and ``text``."""
         projected: Tensor = self._once(projection, text, compute)
         return projected
 
     def keys_values(
         self, attention: nn.Module, text: Tensor, compute: Callable[[], KeysValues]
     ) -> KeysValues:
-        """What ``compute`` made of ``text`` for ``attention`` the first time."""
+        """The result of the first ``compute`` for this ``attention`` and ``text``."""
         if not self.keys:
             return compute()
-        made: KeysValues = self._once(attention, text, compute)
-        return made
+        both: KeysValues = self._once(attention, text, compute)
+        return both
 
     def _once(self, owner: nn.Module, text: Tensor, compute: Callable[[], Any]) -> Any:
         # The text is held, so that no other tensor can come to have its identity.
-        if (owner, id(text)) not in self._made:
-            self._made[owner, id(text)] = (text, compute())
-        return self._made[owner, id(text)][1]
+        if (owner, id(text)) not in self._cached:
+            self._cached[owner, id(text)] = (text, compute())
+        return self._cached[owner, id(text)][1]
+
+
+class NoTextMemory(TextMemory):
+    """Caches nothing."""
+
+    def _once(self, owner: nn.Module, text: Tensor, compute: Callable[[], Any]) -> Any:
+        return compute()
+
+
+NO_TEXT_MEMORY = NoTextMemory()

@@ -1,7 +1,7 @@
-"""Large frames in spatial tiles: at each evaluation the model sees one tile at a time, with all of the sound.
+"""Large frames in spatial tiles: each forward pass computes one tile at a time, with all of the audio.
 
-The velocities of tiles are blended by linear ramps, so the sampler sees one frame and no tile is sampled for
-itself. Letters: B batch, N tokens, C token channels.
+The velocities of tiles are blended by linear ramps in every step, so that the sampler works on one frame and
+no tile is sampled by itself. Letters: B batch, N tokens, C token channels.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Evaluate = Callable[[Modality, Modality | None], tuple[Tensor | None, Tensor | N
 
 @dataclass(frozen=True, kw_only=True)
 class Tiles:
-    """How many tiles a frame has, and how many latent cells (of 32 pixels) two of them share.
+    """How many tiles a frame has, and how many latent cells (of 32 pixels) neighbours share.
 
-    Memory and time of attention follow a tile; the overlaps are computed twice.
+    Memory and time of attention are those of a tile; the overlaps are computed twice.
     """
 
     columns: int = 1
@@ -40,7 +40,7 @@ class Tiles:
 def tile_spans(length: int, count: int, overlap: int) -> list[tuple[int, int]]:
     """``count`` spans of equal length that cover ``length`` cells, neighbours sharing at least ``overlap``.
 
-    Raises ValueError where a tile would be no larger than what it shares.
+    Raises ValueError where a tile would be no larger than its overlap.
     """
     size = -(-(length + (count - 1) * overlap) // count)
     if count > 1 and (size <= overlap or size >= length):
@@ -70,26 +70,28 @@ def tile_weights(length: int, spans: list[tuple[int, int]]) -> Tensor:
 def evaluate_tiles(
     evaluate: Evaluate, tiles: Tiles, video: Modality, audio: Modality | None
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Velocities (B, N, C) of all video tokens, and the mean of those of the sound.
+    """Velocities (B, N, C) of all video tokens, and the mean over the tiles of the audio velocities.
 
-    Guides are cut as the video is, by the place of their tokens. Raises ValueError for tiles that do not fit.
+    Guides are cut like the video, by the positions of their tokens. Raises ValueError for tiles that do not
+    fit.
     """
-    whole = heard = None
+    whole = audio_mean = None
     for chosen, share, origin, part in _parts(video, tiles):
-        own, sound = evaluate(_within(video, chosen, origin), audio)
+        own, audio_velocity = evaluate(_within(video, chosen, origin), audio)
         if own is not None:
             whole = own.new_zeros(*video.tokens.shape[:2], own.shape[2]) if whole is None else whole
             whole[:, chosen] += own * share.to(own)[:, None]
-        if sound is not None:
-            heard = sound * part if heard is None else heard + sound * part
-    return whole, heard
+        if audio_velocity is not None:
+            weighted = audio_velocity * part
+            audio_mean = weighted if audio_mean is None else audio_mean + weighted
+    return whole, audio_mean
 
 
 def _parts(video: Modality, tiles: Tiles) -> Iterator[tuple[Tensor, Tensor, tuple[int, int], float]]:
-    """For each tile its tokens, their shares, its first row and column in pixels, its part of the sound."""
+    """Of each tile: its tokens, their shares, its first row and column in pixels, its share of the audio."""
     spans = video.positions[0, 1:].cpu()
     cells = (spans.mean(dim=-1) / SPATIAL_SCALE).floor().long()
-    # Those of the clip itself are one cell each; a guide that was spread reaches further.
+    # Tokens of the clip span one cell each; a dilated guide's tokens span several.
     rows, columns = ((spans[axis, :, 0].max() / SPATIAL_SCALE).long().item() + 1 for axis in (0, 1))
     by_row = tile_spans(int(rows), tiles.rows, tiles.overlap)
     by_column = tile_spans(int(columns), tiles.columns, tiles.overlap)
@@ -128,7 +130,7 @@ def _within(video: Modality, chosen: Tensor, origin: tuple[int, int]) -> Modalit
 
 
 def _guides_within(weights: GuideWeights, chosen: Tensor, tokens: int) -> GuideWeights:
-    """Of each guide at the end of ``tokens`` those that are chosen."""
+    """The weights of the chosen tokens among the guides at the end of ``tokens``."""
     chosen, start = chosen.cpu(), tokens - weights.count
     guides = []
     for guide in weights.guides:

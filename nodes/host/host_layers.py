@@ -1,8 +1,8 @@
 """The host's layers inside a network that another library built.
 
-The host loads a model in part and streams the rest only through layers of its own. Gemma comes from
-transformers, whose constructor takes no layer classes, so its linear, embedding and norm layers are turned
-into the host's afterwards. Parameters stay the same objects.
+The host can load a model in part, and stream the rest, only through its own layers. Gemma comes from
+transformers, whose constructor takes no layer classes, so its linear, embedding and norm layers become the
+host's afterwards. Parameters stay the same objects.
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ class OffsetRMSNorm(nn.Module, comfy.ops.CastWeightBiasOp):
 
 
 class PlainRMSNorm(OffsetRMSNorm):
-    """The same with the weight stored as it is."""
+    """RMS norm with its weight stored unchanged; computed in float32."""
 
     offset = 0.0
 
 
 class _OnDevice:
-    """While parts of a model are offloaded, the device of its first parameter says nothing."""
+    """The device to compute on, which is not that of the first parameter while parts are offloaded."""
 
     execution_device: torch.device | None
 

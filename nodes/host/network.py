@@ -1,4 +1,4 @@
-"""The transformer as the host calls it: latents, timesteps and conditioning in, velocities out.
+"""The transformer with the host's signature: latents, timesteps and conditioning in, velocities out.
 
 Letters: B batch, C channels, F latent frames, H W latent rows and columns, T audio latent frames, N tokens,
 S text tokens.
@@ -28,7 +28,8 @@ from ...ltx2_core.conditioning.reference import reference_audio_positions
 from ...ltx2_core.config import TextConfig, TransformerConfig
 from ...ltx2_core.shapes import SPATIAL_SCALE, TEMPORAL_SCALE
 from ...ltx2_core.text.connectors import TextConnectors
-from ...ltx2_core.transformer import Modality, Perturbation, Perturbations, RopeMemory, Transformer
+from ...ltx2_core.transformer import Modality, Perturbation, Perturbations, RopeMemory, Runner, Transformer
+from ...ltx2_core.transformer.chunks import Chunks
 from ...ltx2_core.transformer.nag import NegativeText
 from ...ltx2_core.transformer.tiles import evaluate_tiles
 from ...ltx2_core.types import TextFeatures
@@ -39,20 +40,20 @@ from .progress import check_interrupted
 Options = Mapping[str, Any]
 ALL = "all"
 PERTURBATIONS = "ltx2_perturbations"
-"""Among the options of a call: what each of its conditionings leaves out, in the order of the guider."""
+"""Key in the options of a call: the perturbation of each conditioning, in the order of the guider."""
 NAG = "ltx2_nag"
-"""Among the options of a call: the settings of normalized attention guidance and the text to avoid."""
+"""Key in the options of a call: the settings of normalized attention guidance and its negative text."""
 TILES = "ltx2_tiles"
-"""Among the options of a call: the tiles in which the model sees the frame."""
+"""Key in the options of a call: the tiles in which the frame is computed."""
 FUSED = "ltx2_fused"
-"""Among the options of a call: the fused kernels that it runs on."""
+"""Key in the options of a call: its fused kernels."""
 
 
 class HostTransformer(Transformer):
     """Transformer and text connectors in one network, under the names of released single files.
 
-    Attributes without use here (`patchifier`, scale factors) are what the host's own code and other packs
-    read from a network of this family.
+    Attributes that are not used here (`patchifier`, scale factors) are read by the host's own code and by
+    other packs.
     """
 
     def __init__(
@@ -70,7 +71,8 @@ class HostTransformer(Transformer):
         self.audio_embeddings_connector = connectors.audio_embeddings_connector
         self.text_config = text
         self.rope_memory = RopeMemory()
-        # In a tuple it is no submodule, which would give the connectors' weights two names.
+        self.chunks = Chunks()
+        # A module in a tuple is no submodule, which would give the connectors' weights a second name.
         self._connectors = (connectors,)
         self.dtype = dtype
         self.patchifier = SymmetricPatchifier(1, start_end=True)
@@ -86,7 +88,7 @@ class HostTransformer(Transformer):
     def preprocess_text_embeds(self, context: Tensor, unprocessed: bool = False) -> Tensor:
         """Text features (B, S, K) of valid tokens -> contexts of video and audio joined (B, 1024, Kv + Ka).
 
-        A context that has been through the connectors already comes back as it is.
+        A context that has been through the connectors already is returned unchanged.
         """
         video, audio = self.text_config.video.dim, self.text_config.audio.dim
         if not unprocessed and context.shape[-1] == video + audio:
@@ -116,7 +118,8 @@ class HostTransformer(Transformer):
     ) -> list[Tensor] | Tensor:
         """Velocities of the latents ``x`` = [video (B, 128, F, H, W), audio (B, 8, T, 16)].
 
-        A list of one video latent gives a tensor. ``timestep`` is what ``LTX2Model.process_timestep`` made.
+        For a list of one video latent it returns a tensor. ``timestep`` comes from
+        ``LTX2Model.process_timestep``.
         """
         wrappers = comfy.patcher_extension.get_all_wrappers(
             comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, transformer_options
@@ -174,9 +177,9 @@ class HostTransformer(Transformer):
                 audio, context_mask=attention_mask, enabled=transformer_options.get("run_ax", True)
             )
         if NAG in transformer_options:
-            avoided = _negative_texts(transformer_options, contexts)
-            video = replace(video, negative=avoided[0])
-            audio = None if audio is None else replace(audio, negative=avoided[1])
+            negatives = _negative_texts(transformer_options, contexts)
+            video = replace(video, negative=negatives[0])
+            audio = None if audio is None else replace(audio, negative=negatives[1])
 
         perturbations = _perturbations(transformer_options, len(video_latent))
         samples, fork = len(video_latent), transformer_options.get(FORK)
@@ -186,15 +189,12 @@ class HostTransformer(Transformer):
         def evaluate(
             video: Modality, audio: Modality | None, **part: Any
         ) -> tuple[Tensor | None, Tensor | None]:
-            # All clones of a MODEL share the network; which kernels it takes is a matter of the call.
-            if self.fused is not transformer_options.get(FUSED):
-                self.fused = transformer_options.get(FUSED)
+            # All clones of a MODEL share the network, so that the kernels are chosen by each call.
+            runner = Runner(self, chunk_tokens=self.chunks, fused=transformer_options.get(FUSED))
             blocks = list(self.transformer_blocks)[start:]
             on_block = _on_block(blocks, start, device, transformer_options)
             rope = self.rope_memory.tables(self, video, audio)
-            return Transformer.forward(
-                self, video, audio, perturbations, rope=rope, on_block=on_block, **part
-            )
+            return runner(video, audio, perturbations, rope=rope, on_block=on_block, **part)
 
         tiles, run = transformer_options.get(TILES), partial(evaluate, video, audio)
         if tiles is not None:
@@ -209,9 +209,9 @@ class HostTransformer(Transformer):
 
 
 def with_option(model: Any, name: str, value: Any, *, what: str) -> Any:
-    """A clone of MODEL whose calls have an option more.
+    """A clone of MODEL with one more option in its calls.
 
-    Raises ValueError, which says what the option is for, where the network is the host's own.
+    Raises ValueError where the network is the host's own; ``what`` names in it what needs the option.
     """
     if not isinstance(model.model.diffusion_model, HostTransformer):
         raise ValueError(
@@ -242,13 +242,13 @@ def _video(
     positions = video_positions(frames, height, width, fps=1.0)
     mask = None
     if guides is not None:
-        keep = guides.keep.to(latent.device)
+        present = guides.keep.to(latent.device)
         positions = positions.to(latent.device)
-        tokens, positions = tokens[:, keep], positions[:, :, keep].repeat(len(latent), 1, 1, 1)
+        tokens, positions = tokens[:, present], positions[:, :, present].repeat(len(latent), 1, 1, 1)
         if guides.count:
             positions[:, :, -guides.count :] = guides.coordinates.to(positions)
         if timestep.ndim > 1:
-            timestep = timestep[:, keep]
+            timestep = timestep[:, present]
         mask = guide_attention(guides, entries)
     positions[:, 0] = positions[:, 0] * (1.0 / fps)
     timesteps = _token_timesteps(timestep)
@@ -268,13 +268,13 @@ def _audio(
     tokens, timesteps = patchify_audio(latent), _token_timesteps(timestep)
     positions = audio_positions(tokens.shape[1])
     if reference is not None:
-        given = reference["tokens"].to(tokens)
-        length = given.shape[1]
+        reference_tokens = reference["tokens"].to(tokens)
+        length = reference_tokens.shape[1]
         positions = torch.cat((reference_audio_positions(length), positions), dim=2)
         timesteps = torch.cat(
             (timesteps.new_zeros(len(latent), length), timesteps.expand(-1, tokens.shape[1])), dim=1
         )
-        tokens = torch.cat((given.expand(len(latent), -1, -1), tokens), dim=1)
+        tokens = torch.cat((reference_tokens.expand(len(latent), -1, -1), tokens), dim=1)
     return Modality(
         tokens=tokens,
         timesteps=timesteps,
@@ -285,12 +285,12 @@ def _audio(
 
 
 def _token_timesteps(timestep: Tensor) -> Tensor:
-    """(B,), (B, N) or (B, N, 1) -> (B, N), or (B, 1) where the host gave one value a sample."""
+    """(B,), (B, N) or (B, N, 1) -> (B, N), or (B, 1) for one value a sample."""
     return timestep.reshape(len(timestep), -1)
 
 
 def _perturbations(options: Options, batch: int) -> Perturbations | None:
-    """What each sample leaves out: by our guider, or by the host's switches that cut the streams apart."""
+    """The perturbation of each sample: from our guider, or from the host's switches of cross attention."""
     if PERTURBATIONS in options:
         each = options[PERTURBATIONS]
         order = options["cond_or_uncond"]
@@ -302,7 +302,7 @@ def _perturbations(options: Options, batch: int) -> Perturbations | None:
 
 
 def _negative_texts(options: Options, contexts: Sequence[Tensor]) -> list[NegativeText]:
-    """The text to avoid, for video and audio, as many samples as there are."""
+    """The negative text of video and audio, repeated for the samples of ``contexts``."""
     nag, text = options[NAG]
     parts = text.to(contexts[0]).split([context.shape[-1] for context in contexts], dim=-1)
     return [
@@ -322,8 +322,8 @@ def _latents(
     audio: Tensor | None,
     guides: GuideTokens | None,
 ) -> list[Tensor] | Tensor:
-    """Token velocities back to latents; holes of guides and streams that did not run have velocity 0."""
-    tokens, sound = streams
+    """Token velocities back to latents; missing guide tokens and streams that did not run have velocity 0."""
+    tokens, audio_tokens = streams
     if tokens is None:
         velocity = torch.zeros_like(video)
     else:
@@ -334,13 +334,13 @@ def _latents(
         velocity = unpatchify_video(tokens, *video.shape[2:])
     if audio is None or not audio.numel():
         return velocity
-    if sound is None:
+    if audio_tokens is None:
         return [velocity, torch.zeros_like(audio)]
-    return [velocity, unpatchify_audio(sound[:, -audio.shape[2] :])]
+    return [velocity, unpatchify_audio(audio_tokens[:, -audio.shape[2] :])]
 
 
 def _on_block(blocks: list[Any], start: int, device: torch.device, options: Options) -> Callable[[int], None]:
-    """Stop between blocks when the user asks for it; a host that streams weights fetches the next block."""
+    """Stop between blocks when the user cancels; hosts that stream weights fetch the next block meanwhile."""
     try:
         from comfy.model_prefetch import make_prefetch_queue, prefetch_queue_pop
     except ImportError:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from ltx2_core.config import transformer_config
 from ltx2_core.memory import BlockStreaming
-from ltx2_core.transformer import Modality, Perturbation, Perturbations, Transformer
+from ltx2_core.transformer import Modality, Perturbation, Perturbations, Runner, Transformer
 from ltx2_core.transformer.fused import Fused
 from ltx2_core.transformer.packed import pack_projections
 from ltx2_core.transformer.shards import Shards
@@ -115,16 +115,15 @@ def plain(model, runs):
 
 
 def chunked(model, runs):
-    model.chunk_tokens = 5
-    return plain(model, runs)
+    return plain(Runner(model, chunk_tokens=5), runs)
 
 
 def fused(model, runs):
-    model.fused = Fused("eager")
+    kernels = Fused("eager")
     assert pack_projections(model.requires_grad_(False).transformer_blocks) > 0
-    made = plain(model, runs)
-    assert model.fused.problem is None
-    return made
+    velocities = plain(Runner(model, fused=kernels), runs)
+    assert kernels.problem is None
+    return velocities
 
 
 def streamed(model, runs):
@@ -136,8 +135,7 @@ def streamed(model, runs):
 
 
 def sharded(model, runs):
-    model.shards = Shards()
-    return plain(model, runs)
+    return plain(Runner(model, shards=Shards()), runs)
 
 
 def two_processes(model, runs):

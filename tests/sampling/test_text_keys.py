@@ -64,7 +64,7 @@ def test_the_cache_is_of_the_announced_size(config):
         denoise(noisy(empty_state(PLAN)), 0.5)
         video, audio, *_ = model.calls[-1]
         model(video, audio, texts=memory)
-    held = sum(t.nbytes for _, made in memory._made.values() for t in made)
+    held = sum(t.nbytes for _, made in memory._cached.values() for t in made)
     assert held == text_keys_bytes(config, torch.float32, tokens=6, samples=1)
 
 

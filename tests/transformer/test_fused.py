@@ -1,4 +1,4 @@
-"""Fused regions give what the plain ones give, and where they cannot be compiled the plain ones run."""
+"""Fused regions equal the plain formulas, which run where they cannot be compiled."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ import torch
 
 from ltx2_core.attention import attention, attention_backend
 from ltx2_core.memory import Trace
-from ltx2_core.transformer.adaln import Rows
+from ltx2_core.transformer import Runner
 from ltx2_core.transformer.fused import Fused
+from ltx2_core.transformer.modulation import ShiftScaleGate
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
 def run(model, streams, fused, *, chunk_tokens=None):
-    model.fused, model.chunk_tokens = fused, chunk_tokens
-    try:
-        with torch.inference_mode():
-            return model(*(make(model.config) for make in streams))
-    finally:
-        model.fused, model.chunk_tokens = None, None
+    with torch.inference_mode():
+        return Runner(model, fused=fused, chunk_tokens=chunk_tokens)(
+            *(make(model.config) for make in streams)
+        )
 
 
 @pytest.mark.parametrize("chunk_tokens", [None, 5])
@@ -37,11 +36,11 @@ def test_fused_regions_give_what_the_plain_ones_give(model23, streams, chunk_tok
 def test_an_update_is_added_by_the_kernel_that_reads_the_stream_next(model, streams, monkeypatch):
     plain = run(model, streams, None)
     gates = count_gates(monkeypatch)
-    fused, formulas, as_it_is = Fused("eager"), [], Fused.run
-    monkeypatch.setattr(Fused, "run", lambda *given: formulas.append(given[1].__name__) or as_it_is(*given))
+    fused, formulas, run_formula = Fused("eager"), [], Fused.run
+    monkeypatch.setattr(Fused, "run", lambda *args: formulas.append(args[1].__name__) or run_formula(*args))
     actual = run(model, streams, fused)
-    # Behind self-attention and text of each stream, before what it shows or does next; 2.0 only norms its
-    # tokens for the text, and adds the answer as it is.
+    # After self-attention and text attention of each stream, by the next branch that reads it. Generation 2.0
+    # does not modulate its text attention, which therefore adds its update by itself.
     each = 3 if model.config.cross_attention_adaln else 1
     assert formulas.count("_add_norm_modulate") == 2 * each * len(model.transformer_blocks) and not gates
     for a, e in zip(actual, plain, strict=True):
@@ -58,7 +57,7 @@ def test_tokens_of_several_noise_levels_are_added_segment_by_segment(model23, st
     assert len(gates) == 4 * len(model23.transformer_blocks), "those of the video"
 
 
-def test_a_stream_is_as_it_was_where_the_kernel_that_adds_to_it_has_no_room():
+def test_a_stream_is_unchanged_if_the_kernel_that_adds_to_it_runs_out_of_memory():
     x, update = torch.randn(2, 1, 3, 8)
     before, row = x.clone(), torch.randn(1, 1, 8)
     with torch.inference_mode():
@@ -72,8 +71,8 @@ def test_a_stream_is_as_it_was_where_the_kernel_that_adds_to_it_has_no_room():
 
 def count_gates(monkeypatch):
     """A list that gets an entry for each update that is added by itself."""
-    gates, gate = [], Rows.gate
-    monkeypatch.setattr(Rows, "gate", lambda *given, **how: gates.append(how) or gate(*given, **how))
+    gates, add = [], ShiftScaleGate.add
+    monkeypatch.setattr(ShiftScaleGate, "add", lambda *args, **how: gates.append(how) or add(*args, **how))
     return gates
 
 
@@ -94,14 +93,14 @@ def to_cuda(stream):
     return replace(stream, **{n: t.cuda() for n, t in tensors.items() if isinstance(t, torch.Tensor)})
 
 
-def test_a_compiler_that_fails_is_passed_over(model23, streams, caplog):
+def test_after_a_failed_compilation_the_plain_formulas_run(model23, streams, caplog):
     fused = Fused("no_such_backend")
     expected, actual = run(model23, streams, None), run(model23, streams, fused)
     assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))
     assert "no_such_backend" in fused.problem and "fused kernels are off" in caplog.text
 
 
-def test_a_lack_of_memory_is_not_taken_for_a_compiler_that_fails(model23, streams):
+def test_running_out_of_memory_does_not_count_as_a_failed_compilation(model23, streams):
     fused = Fused("aot_eager")
     run(model23, streams, fused)
     with pytest.raises(torch.OutOfMemoryError), Trace(limit=1):

@@ -1,4 +1,4 @@
-"""Recorded steps: what is recorded anew, what is replayed, and when a step is computed as ever.
+"""Recorded steps: what is recorded again, what is replayed, and when a step is computed without a record.
 
 Without CUDA a record computes its step again from the recorded tensors, as a graph would.
 """
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ltx2_core.conditioning.patchify import video_positions
-from ltx2_core.transformer import Perturbation, Perturbations, RopeMemory
+from ltx2_core.transformer import Perturbation, Perturbations, RopeMemory, Runner
 from ltx2_core.transformer.graphs import CudaRecord, Graphs
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -29,22 +29,19 @@ class Again:
 
 
 class Step:
-    """Steps of one network with kept tables, with and without records."""
+    """Steps of one network with cached tables, with and without records."""
 
     def __init__(self, model, **options):
-        self.model, self.memory = model, RopeMemory()
+        self.model, self.memory, self.chunk_tokens = model, RopeMemory(), None
         self.graphs = Graphs(Again, devices=("cpu",), **options)
 
     @torch.inference_mode()
     def agrees(self, video, audio, **options):
         results = []
         for graphs in (None, self.graphs):
-            self.model.graphs = graphs
-            try:
-                rope = self.memory.tables(self.model, video, audio)
-                results.append(self.model(video, audio, rope=rope, **options))
-            finally:
-                self.model.graphs = None
+            rope = self.memory.tables(self.model, video, audio)
+            run = Runner(self.model, graphs=graphs, chunk_tokens=self.chunk_tokens)
+            results.append(run(video, audio, rope=rope, **options))
         return all(a is e or torch.equal(a, e) for a, e in zip(*results, strict=True))
 
 
@@ -83,13 +80,12 @@ def test_steps_are_replayed_with_other_tokens_noise_and_text(model, clip):
 
 def test_an_earlier_result_outlives_the_next_replay(model, clip):
     step, (video, audio) = Step(model), clip
-    model.graphs = step.graphs
+    run = Runner(model, graphs=step.graphs)
     with torch.inference_mode():
         rope = step.memory.tables(model, video, audio)
-        first = model(video, audio, rope=rope)
+        first = run(video, audio, rope=rope)
         held = [t.clone() for t in first]
-        model(replace(video, tokens=-video.tokens), audio, rope=rope)
-    model.graphs = None
+        run(replace(video, tokens=-video.tokens), audio, rope=rope)
     assert all(torch.equal(a, e) for a, e in zip(first, held, strict=True))
 
 
@@ -105,23 +101,23 @@ def test_other_shapes_and_layouts_of_noise_are_recorded_by_themselves(model, cli
     for _ in range(2):
         for given in kinds[:4]:
             assert step.agrees(*given)
-    # Tables of one clip are kept: a longer one between has the first recorded again.
+    # Only one clip's tables are cached, so that the first clip is recorded again after a longer one.
     assert step.graphs.recorded > 4
     before = step.graphs.recorded
     assert step.agrees(*kinds[4]) and step.graphs.recorded == before + 1
 
 
-def test_only_the_last_records_are_kept(model, clip):
+def test_only_the_last_records_are_cached(model, clip):
     step, (video, audio) = Step(model, limit=2), clip
     for start in (2, 4, 6, 2):
         assert step.agrees(image(video, start), audio)
-        assert len(step.graphs._kept) <= 2
+        assert len(step.graphs._records) <= 2
     assert step.graphs.recorded == 4
     step.graphs.clear()
     assert step.agrees(image(video, 2), audio) and step.graphs.recorded == 5
 
 
-def test_a_weight_that_is_written_into_is_seen_and_one_that_is_replaced_is_recorded(model, clip):
+def test_a_replay_reads_a_weight_that_was_written_into_and_a_replaced_one_is_recorded(model, clip):
     step, (video, audio) = Step(model), clip
     layer = model.transformer_blocks[1].ff.net[2]
     before = layer.weight
@@ -137,7 +133,7 @@ def test_a_weight_that_is_written_into_is_seen_and_one_that_is_replaced_is_recor
     assert step.agrees(video, audio)
 
 
-def test_what_cannot_be_recorded_is_computed_as_ever(model, clip):
+def test_what_cannot_be_recorded_is_computed_without_a_record(model, clip):
     video, audio = clip
     count = video.tokens.shape[1]
     skip = Perturbations((Perturbation(video_self_attention=[1]), Perturbation()))
@@ -148,24 +144,24 @@ def test_what_cannot_be_recorded_is_computed_as_ever(model, clip):
     hook = model.transformer_blocks[0].register_forward_hook(lambda *given: None)
     assert step.agrees(video, audio)
     hook.remove()
-    model.chunk_tokens = 5
+    step.chunk_tokens = 5
     assert step.agrees(video, audio)
-    model.chunk_tokens = None
+    step.chunk_tokens = None
     assert step.graphs.recorded == 0
     with torch.no_grad():
         assert step.agrees(video, audio) and step.graphs.recorded == 1
 
 
-def test_every_block_is_heard_of_before_a_replay(model, clip):
-    step, heard = Step(model), []
+def test_every_block_is_reported_before_a_replay(model, clip):
+    step, blocks = Step(model), []
     for _ in range(2):
-        assert step.agrees(*clip, on_block=heard.append)
-    assert heard == [0, 1] * 4
+        assert step.agrees(*clip, on_block=blocks.append)
+    assert blocks == [0, 1] * 4
 
 
-def test_a_device_without_graphs_says_so_and_a_recorder_that_fails_is_passed_over(model, clip, caplog):
+def test_a_device_without_graphs_says_so_and_a_recorder_that_fails_is_not_used(model, clip, caplog):
     with torch.inference_mode():
-        reason = Graphs().why_not(model.transformer_blocks, clip[0].tokens, None, (None, None))
+        reason = Graphs().why_not(model.transformer_blocks, (clip[0].tokens, None), (None, None))
     assert reason is not None and "the tokens are on cpu" in reason
 
     def fails(run):
@@ -190,14 +186,13 @@ def test_a_cuda_graph_gives_what_the_kernels_give(model23, streams):
         for stream in (video, audio)
     )
     graphs = Graphs(CudaRecord)
+    run = Runner(model, graphs=graphs)
     with torch.inference_mode():
         for number in range(3):
             given = replace(video, tokens=video.tokens + number)
             rope = memory.tables(model, given, audio)
             plain = model(given, audio, rope=rope)
-            model.graphs = graphs
-            for a, e in zip(model(given, audio, rope=rope), plain, strict=True):
+            for a, e in zip(run(given, audio, rope=rope), plain, strict=True):
                 torch.testing.assert_close(a, e, rtol=0, atol=1e-4)
-            model.graphs = None
     assert graphs.problem is None and graphs.recorded == 1
     model.to("cpu")

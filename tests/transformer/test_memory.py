@@ -9,7 +9,7 @@ from ltx2_core.config import TransformerConfig
 from ltx2_core.memory import Trace
 from ltx2_core.memory.estimate import step_bytes
 from ltx2_core.shapes import plan_clip
-from ltx2_core.transformer import Modality, Perturbation, Perturbations, TextMemory, Transformer
+from ltx2_core.transformer import Modality, Perturbation, Perturbations, Runner, TextMemory, Transformer
 
 RELEASED = TransformerConfig(
     num_layers=2, caption_projection=False, gated_attention=True, cross_attention_adaln=True
@@ -32,7 +32,7 @@ def released_step(grid, *, image, layers=1, chunk_tokens=None):
     frames, height, width = grid
     count, sound = frames * height * width, 126
     model = Transformer(replace(RELEASED, num_layers=layers), dtype=torch.bfloat16, device="meta")
-    model.chunk_tokens = chunk_tokens
+    run = Runner(model, chunk_tokens=chunk_tokens)
     sigma = torch.tensor([0.7])
     timesteps = torch.full((1, count), 0.7)
     timesteps[:, : height * width] = 0
@@ -52,7 +52,7 @@ def released_step(grid, *, image, layers=1, chunk_tokens=None):
         ]
         ropes = [t for t in vars(tables).values() if t is not None]
         with Trace([table for rope in ropes for table in (rope.cos, rope.sin)]) as trace:
-            model(*streams, rope=tables)
+            run(*streams, rope=tables)
     return trace
 
 
@@ -97,11 +97,7 @@ def test_chunks_give_what_the_whole_gives(model, streams, image):
     with torch.inference_mode():
         for given, perturbations in ((video, None), (replace(video, attention_mask=mask), skip)):
             whole = model(given, audio, perturbations)
-            model.chunk_tokens = 5
-            try:
-                parts = model(given, audio, perturbations)
-            finally:
-                model.chunk_tokens = None
+            parts = Runner(model, chunk_tokens=5)(given, audio, perturbations)
             for a, e in zip(parts, whole, strict=True):
                 torch.testing.assert_close(a, e, rtol=0, atol=2e-5)
 
@@ -110,13 +106,13 @@ def test_steps_with_and_without_gradients_agree(model, streams):
     video, audio = (make(model.config) for make in streams)
     expected = [v.detach() for v in model(video, audio)]
     with torch.no_grad():
-        actual = model(video, audio)
+        actual = Runner(model)(video, audio)
     for a, e in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, e, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("keys", [False, True])
-def test_remembered_texts_change_nothing_and_are_computed_once(model, streams, keys):
+def test_cached_texts_change_nothing_and_are_computed_once(model, streams, keys):
     video, audio = (make(model.config) for make in streams)
     texts = TextMemory(keys=keys)
     with torch.inference_mode():
@@ -133,11 +129,11 @@ def test_remembered_texts_change_nothing_and_are_computed_once(model, streams, k
     assert operations[0] - operations[1] == projections + 8 * still
 
 
-def test_remembered_texts_are_told_apart(model, streams):
+def test_cached_texts_are_told_apart(model, streams):
     video, audio = (make(model.config) for make in streams)
     other = replace(video, context=video.context + 1), replace(audio, context=audio.context - 1)
     texts = TextMemory(keys=True)
     with torch.inference_mode():
         for pair in ((video, audio), other, (video, audio)):
-            remembered, fresh = model(*pair, texts=texts), model(*pair)
-            assert all(torch.equal(a, e) for a, e in zip(remembered, fresh, strict=True))
+            cached, fresh = model(*pair, texts=texts), model(*pair)
+            assert all(torch.equal(a, e) for a, e in zip(cached, fresh, strict=True))

@@ -1,4 +1,4 @@
-"""An allocator that refuses above a cap: the step goes on in halves and gives what it would have given."""
+"""An allocator that refuses above a cap: the step continues in halves, with the same result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from ltx2_core.conditioning.patchify import video_positions
 from ltx2_core.memory import Trace
 from ltx2_core.out_of_memory import is_out_of_memory
-from ltx2_core.transformer import Perturbation, Perturbations
+from ltx2_core.transformer import Perturbation, Perturbations, Runner
 from ltx2_core.transformer.fused import Fused
 
 GRID = (4, 8, 16)
@@ -31,43 +31,37 @@ def run(model, video, audio, perturbations, limit=None):
 
 @pytest.mark.parametrize("fused", [None, Fused("eager")], ids=["plain", "fused"])
 @pytest.mark.parametrize("image", [False, True])
-def test_a_step_that_runs_out_of_memory_goes_on_in_halves(model, streams, image, fused):
+def test_a_step_that_runs_out_of_memory_continues_in_halves(model, streams, image, fused):
     video, audio = large(streams[0](model.config)), streams[1](model.config)
     if image:
         timesteps = video.timesteps.repeat(1, TOKENS)
         timesteps[:, :130] = 0
         video = replace(video, timesteps=timesteps)
     skip = Perturbations((Perturbation(video_self_attention=[1]), Perturbation(a2v="all")))
-    model.fused = fused
-    try:
-        for perturbations in (None, skip):
-            model.chunk_tokens = None
-            expected, free = run(model, video, audio, perturbations)
-            actual, tight = run(model, video, audio, perturbations, limit=int(0.75 * free.peak))
-            assert tight.refused > 0 and tight.peak <= 0.75 * free.peak
-            assert 64 <= model.chunk_tokens <= TOKENS / 2
-            for a, e in zip(actual, expected, strict=True):
-                torch.testing.assert_close(a, e, rtol=0, atol=2e-5)
-            _, later = run(model, video, audio, perturbations, limit=int(0.75 * free.peak))
-            assert later.refused < tight.refused, "what was learnt is kept for the next step"
-    finally:
-        model.chunk_tokens = model.fused = None
+    for perturbations in (None, skip):
+        runner = Runner(model, fused=fused)
+        expected, free = run(runner, video, audio, perturbations)
+        actual, tight = run(runner, video, audio, perturbations, limit=int(0.75 * free.peak))
+        assert tight.refused > 0 and tight.peak <= 0.75 * free.peak
+        assert 64 <= runner.chunk_tokens <= TOKENS / 2
+        for a, e in zip(actual, expected, strict=True):
+            torch.testing.assert_close(a, e, rtol=0, atol=2e-5)
+        _, later = run(runner, video, audio, perturbations, limit=int(0.75 * free.peak))
+        assert later.refused < tight.refused, "the next step starts with the smaller chunks"
 
 
-def test_a_step_that_cannot_fit_says_so_and_leaves_the_model_as_it_was(model23, streams):
+def test_a_step_that_cannot_fit_says_so_and_leaves_the_model_unchanged(model23, streams):
     video, audio = large(streams[0](model23.config)), streams[1](model23.config)
-    expected, free = run(model23, video, audio, None)
-    try:
-        with pytest.raises(torch.OutOfMemoryError):
-            run(model23, video, audio, None, limit=free.peak // 20)
-        actual, _ = run(model23, video, audio, None)
-    finally:
-        model23.chunk_tokens = None
+    runner = Runner(model23)
+    expected, free = run(runner, video, audio, None)
+    with pytest.raises(torch.OutOfMemoryError):
+        run(runner, video, audio, None, limit=free.peak // 20)
+    actual, _ = run(runner, video, audio, None)
     for a, e in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, e, rtol=0, atol=2e-5)
 
 
-def test_other_errors_are_not_taken_for_a_lack_of_memory():
+def test_other_errors_do_not_count_as_out_of_memory():
     assert is_out_of_memory(torch.OutOfMemoryError("x")) and is_out_of_memory(MemoryError())
     assert is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"))
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))

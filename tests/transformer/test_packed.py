@@ -1,4 +1,4 @@
-"""Projections as one product: the same weights by the same names, the same result, and apart where moved."""
+"""Projections as one product: the same weights, names and result; layers that were moved multiply apart."""
 
 import copy
 from contextlib import contextmanager
@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ltx2_core.memory import BlockStreaming, Trace
+from ltx2_core.transformer import Perturbation, Perturbations, Runner
 from ltx2_core.transformer.fp8 import Fp8Linear, exact_product, use_fp8
 from ltx2_core.transformer.fused import Fused
 from ltx2_core.transformer.packed import pack_projections, together
@@ -34,11 +35,11 @@ def frozen(model):
 
 def run(model, streams, **changes):
     """Velocities with fused regions, and how many linear layers multiplied by themselves."""
-    model.fused = Fused("eager")
+    fused = Fused("eager")
     given = [replace(make(model.config), **changes) for make in streams]
     with torch.inference_mode(), counted(model) as calls:
-        made = model(*given)
-    assert model.fused.problem is None
+        made = Runner(model, fused=fused)(*given)
+    assert fused.problem is None
     return made, len(calls)
 
 
@@ -143,8 +144,6 @@ def test_streamed_blocks_multiply_apart_and_packed_ones_again_afterwards(model23
 
 @pytest.mark.parametrize("chunk_tokens", [None, 5])
 def test_skipped_attention_and_chunks_are_served_too(model23, streams, chunk_tokens):
-    from ltx2_core.transformer import Perturbation, Perturbations
-
     skips = [None, Perturbations((Perturbation(video_self_attention="all"), Perturbation(v2a=[0])))]
     packed = frozen(model23)
     pack_projections(packed.transformer_blocks)
@@ -152,13 +151,13 @@ def test_skipped_attention_and_chunks_are_served_too(model23, streams, chunk_tok
     for skip in skips:
         results = []
         for network in (frozen(model23), packed):
-            network.fused, network.chunk_tokens = Fused("eager"), chunk_tokens
+            runner = Runner(network, fused=Fused("eager"), chunk_tokens=chunk_tokens)
             with torch.inference_mode():
-                results.append(network(*given, skip))
+                results.append(runner(*given, skip))
         close(*results)
 
 
-def test_layers_in_fp8_and_weights_that_are_learnt_stay_apart(make_deep, streams):
+def test_layers_in_fp8_and_weights_with_gradients_stay_apart(make_deep, streams):
     model = make_deep()
     assert pack_projections(model.transformer_blocks) == 0
     model.requires_grad_(False)

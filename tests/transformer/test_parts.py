@@ -6,10 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ltx2_core.config import RopeConfig
-from ltx2_core.transformer.adaln import Groups, Modulation, group_timesteps, sinusoid
+from ltx2_core.transformer.adaln import sinusoid
 from ltx2_core.transformer.layers import rms_norm
 from ltx2_core.transformer.modality import attention_bias
+from ltx2_core.transformer.modulation import Modulation, ShiftScaleGate
 from ltx2_core.transformer.rope import frequency_grid, rope_table, rotate
+from ltx2_core.transformer.timesteps import Groups, group_timesteps
 
 
 @pytest.mark.parametrize("rope_type", ["split", "interleaved"])
@@ -85,22 +87,25 @@ def test_modulation_by_group_equals_modulation_by_token(in_place, grad, kind):
         groups = Groups.apart(timesteps)
     values, x, table = torch.randn(3, 8), torch.randn(2, count, 8), torch.randn(4, 8)
     by_sample = torch.randn(1, 2, 8)
-    rows = torch.stack([values[row] * t for row in range(3) for t in groups.timesteps]).unflatten(0, (3, -1))
+    by_group = torch.stack([values[p] * t for p in range(3) for t in groups.timesteps]).unflatten(0, (3, -1))
     with torch.set_grad_enabled(grad):
-        m = Modulation.of(rows, groups).and_samples(by_sample).plus(table, scales=slice(1, 2))
-        shift, scale, gate = (values[r] * timesteps[..., None] + table[r] for r in range(3))
+        modulation = Modulation.of(by_group, groups, 3, slice(1, 2)).and_samples(by_sample)
+        *parameters, sample_gate = modulation.parameters(table)
+        m = ShiftScaleGate(modulation.layout, *parameters)
+        by_sample_gate = ShiftScaleGate(modulation.layout, *parameters[:2], sample_gate)
+        shift, scale, gate = (values[p] * timesteps[..., None] + table[p] for p in range(3))
         writes = in_place and not grad
         for start, stop in ((0, count),) if kind == "apart" else ((0, count), (1, 4), (3, count)):
             part = x[:, start:stop]
-            given = part.clone()
-            actual = m.modulate(given, shift=0, scale=1, start=start, in_place=writes)
+            x_part = part.clone()
+            actual = m.modulate(x_part, start=start, in_place=writes)
             expected = part * (1 + scale[:, start:stop]) + shift[:, start:stop]
             torch.testing.assert_close(actual, expected)
-            assert torch.equal(given, part) is not writes
-            given = part.clone()
-            actual = m.gate(given, 2 * part, row=2, start=start, in_place=writes)
+            assert torch.equal(x_part, part) is not writes
+            x_part = part.clone()
+            actual = m.add(x_part, 2 * part, start=start, in_place=writes)
             torch.testing.assert_close(actual, part + 2 * part * gate[:, start:stop])
-            actual = m.gate(part.clone(), part, row=3, start=start)
+            actual = by_sample_gate.add(part.clone(), part, start=start)
             torch.testing.assert_close(actual, part + part * (by_sample[0, :, None] + table[3]))
 
 

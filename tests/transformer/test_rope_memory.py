@@ -1,4 +1,4 @@
-"""Rotary tables are made once for a clip, again for another one, and let go when told."""
+"""Rotary tables are computed once for a clip, again for another one, and freed on request."""
 
 from dataclasses import replace
 
@@ -32,7 +32,7 @@ def test_the_second_step_takes_the_tables_of_the_first(model23, clip):
     memory = RopeMemory()
     video, audio = clip
     first = memory.tables(model23, video, audio)
-    # Made anew by every step, as a sampler does.
+    # Every step computes its positions again, as a sampler does.
     again = memory.tables(model23, replace(video, positions=video.positions.clone()), audio)
     assert same(first, again) and memory.computed == 2
     fresh = model23.rope_tables(video.positions, audio.positions)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ltx2_core.transformer import GuideWeights, Perturbation, Perturbations
+from ltx2_core.transformer import GuideWeights, Perturbation, Perturbations, Runner
 from ltx2_core.transformer.shards import Shards
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -18,9 +18,9 @@ from processes import run_processes
 
 
 def velocities(model, cases, sharded):
-    model.shards = Shards() if sharded else None
+    run = Runner(model, shards=Shards() if sharded else None)
     with torch.inference_mode():
-        return [list(model(video, audio, skip, rope=rope)) for video, audio, skip, rope in cases]
+        return [list(run(video, audio, skip, rope=rope)) for video, audio, skip, rope in cases]
 
 
 def cases_of(model, streams):
@@ -62,9 +62,8 @@ def test_parts_cover_all_tokens_once(monkeypatch):
 
 
 def refused(model, video, audio):
-    model.shards = Shards()
     try:
-        model(video, audio)
+        Runner(model, shards=Shards())(video, audio)
     except ValueError as error:
         return str(error)
     return ""

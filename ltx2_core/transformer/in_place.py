@@ -1,0 +1,94 @@
+"""Branches that write into their stream, for some of its tokens at a time.
+
+Letters: B batch, N tokens, W stream width, H heads, D head width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .branches import Branch, SelfAttention
+from .chunks import Chunks
+from .layers import Attention, rms_norm
+from .modulation import ShiftScale, ShiftScaleGate, Ungated
+from .rope import Rope
+from .texts import KeysValues
+from .tokens import Tokens
+
+
+class InPlaceTokens(Tokens):
+    """Tokens that nobody else holds and that need no gradients.
+
+    All but keys and values of the whole stream is computed in ``chunks`` of tokens. The update of a chunk is
+    added last, so that a chunk that runs out of memory can be computed again in halves.
+    """
+
+    def __init__(self, chunks: Chunks, x: Tensor, eps: float) -> None:
+        super().__init__(x, eps)
+        self._chunks = chunks
+
+    def add(self, branch: Branch, by: ShiftScaleGate | Ungated) -> None:
+        def step(part: slice | None) -> None:
+            own = branch if part is None else branch.part(part)
+            self._write(by, own(self.hidden(by, part)), part)
+
+        self._chunks.each(self._x.shape[1], step)
+
+    def add_self_attention(self, branch: SelfAttention, by: ShiftScaleGate) -> None:
+        def whole(part: slice | None) -> None:
+            self._write(by, branch(self.hidden(by)), None)
+
+        if not branch.divisible:
+            whole(None)
+        elif not self._chunks.whole(self._x.shape[1], whole):
+            keys, values = self.keys_values(branch.attention, by, branch.rope)
+            self.add(branch.on(keys, values), by)
+
+    def keys_values(self, attention: Attention, by: ShiftScale, rope: Rope | None) -> KeysValues:
+        whole: list[Tensor] = []
+
+        def step(part: slice | None) -> None:
+            own = rope if rope is None or part is None else rope.part(part)
+            pieces = self.projections.keys_values(attention, self.hidden(by, part), own)
+            if part is None:
+                whole[:] = pieces
+                return
+            if not whole:
+                whole[:] = [_room(piece, self._x.shape[1]) for piece in pieces]
+            for room, piece in zip(whole, pieces, strict=True):
+                room[:, :, part] = piece
+
+        self._chunks.each(self._x.shape[1], step)
+        return whole[0], whole[1]
+
+    def project(self, layer: nn.Module, by: ShiftScale) -> Tensor:
+        velocities: list[Tensor] = []
+
+        def step(part: slice | None) -> None:
+            x = self._part(part)
+            hidden = F.layer_norm(x, x.shape[-1:], eps=self._eps)
+            velocities.append(layer(by.modulate(hidden, start=_start(part), in_place=True)))
+
+        self._chunks.each(self._x.shape[1], step)
+        return velocities[0] if len(velocities) == 1 else torch.cat(velocities, dim=1)
+
+    def hidden(self, by: ShiftScale | Ungated, part: slice | None = None) -> Tensor:
+        return by.modulate(rms_norm(self._part(part), self._eps), start=_start(part), in_place=True)
+
+    def _write(self, by: ShiftScaleGate | Ungated, update: Tensor, part: slice | None) -> None:
+        by.add(self._part(part), update, start=_start(part), in_place=True)
+
+    def _part(self, part: slice | None) -> Tensor:
+        return self.x if part is None else self.x[:, part]
+
+
+def _start(part: slice | None) -> int:
+    return 0 if part is None else part.start
+
+
+def _room(piece: Tensor, tokens: int) -> Tensor:
+    """An empty (B, H, tokens, D) for parts such as ``piece``, all heads of a token next to each other."""
+    batch, heads, _, width = piece.shape
+    return piece.new_empty(batch, tokens, heads, width).transpose(1, 2)

@@ -1,0 +1,211 @@
+"""Adaptive layer norm: the shift, scale and gate of each branch of a block.
+
+Every branch computes ``x + gate * branch(norm(x) * scale + shift)``. Each of the three is the sum of what the
+timestep gives, the same in every block, and of a row of the table that each block has learned (Peebles and
+Xie 2023, arXiv 2212.09748; the sharing is that of PixArt-alpha, arXiv 2310.00426).
+
+Letters: B batch, N tokens, W stream width, P modulation parameters, S segments of the tokens, G groups:
+tokens that share one timestep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .timesteps import Bounds, Groups
+
+Parameter = tuple[Tensor, ...]
+"""One shift, scale or gate: a tensor (B, 1, W) for each segment of the tokens, or one of another layout."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which tokens have which parameters.
+
+    With several ``segments`` a parameter has a (B, 1, W) for each. With one it is a single tensor, (B, 1, W)
+    or (B, N, W). Without segments it is (G, W), and ``index`` (B, N) names the group of every token.
+    """
+
+    segments: Bounds
+    index: Tensor | None = None
+
+    def apply(
+        self,
+        formula: Callable[..., Tensor],
+        tensors: tuple[Tensor, ...],
+        parameters: tuple[Parameter, ...],
+        *,
+        start: int,
+        in_place: bool,
+    ) -> Tensor:
+        """``formula(out, *tensors, *parameters)`` for tensors (B, n, W) from token number ``start``.
+
+        ``out`` is where to write, None for a new tensor. With ``in_place`` it is the first of ``tensors``.
+        """
+        target = tensors[0] if in_place else None
+        if self.index is not None:
+            index = self.index[:, start : start + tensors[0].shape[1]]
+            return formula(target, *tensors, *(F.embedding(index, values) for (values,) in parameters))
+        if len(self.segments) == 1:
+            return formula(target, *tensors, *(values for (values,) in parameters))
+        return self._by_segment(formula, tensors, parameters, start, target)
+
+    def _by_segment(
+        self,
+        formula: Callable[..., Tensor],
+        tensors: tuple[Tensor, ...],
+        parameters: tuple[Parameter, ...],
+        start: int,
+        target: Tensor | None,
+    ) -> Tensor:
+        length = tensors[0].shape[1]
+        # How many of these tokens are in each segment that they touch, by its number.
+        sizes = {
+            number: min(last, start + length) - max(first, start)
+            for number, (first, last) in enumerate(self.segments)
+            if first < start + length and last > start
+        }
+        split = [t.split(list(sizes.values()), dim=1) for t in tensors]
+        local = [[values[number] for values in parameters] for number in sizes]
+        if torch.is_grad_enabled():
+            pieces = zip(*split, strict=True)
+            results = [formula(None, *piece, *values) for piece, values in zip(pieces, local, strict=True)]
+            return torch.cat(results, dim=1)
+        out = torch.empty_like(tensors[0]) if target is None else target
+        targets: Sequence[Tensor] = split[0] if target is not None else out.split(list(sizes.values()), dim=1)
+        for own, values, *piece in zip(targets, local, *split, strict=True):
+            formula(own, *piece, *values)
+        return out
+
+
+@dataclass(frozen=True)
+class ShiftScale:
+    """What a branch reads of normalised tokens. ``scale`` includes the 1 of the identity."""
+
+    layout: Layout
+    shift: Parameter
+    scale: Parameter
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all tokens of a sample share one shift, scale and gate."""
+        return len(self.layout.segments) == 1
+
+    def modulate(self, x: Tensor, *, start: int = 0, in_place: bool = False) -> Tensor:
+        """x (B, n, W) * scale + shift, where the first token is number ``start`` of the stream.
+
+        ``in_place`` writes into x, which must need no gradients.
+        """
+        return self.layout.apply(
+            lambda out, x, scale, shift: torch.addcmul(shift, x, scale, out=out),
+            (x,),
+            (self.scale, self.shift),
+            start=start,
+            in_place=in_place,
+        )
+
+
+@dataclass(frozen=True)
+class ShiftScaleGate(ShiftScale):
+    """What a branch reads of its stream, and how much of its update is added."""
+
+    gate: Parameter
+
+    def add(self, x: Tensor, update: Tensor, *, start: int = 0, in_place: bool = False) -> Tensor:
+        """x (B, n, W) + update * gate; ``start`` and ``in_place`` as in :meth:`modulate`."""
+        return self.layout.apply(
+            lambda out, x, update, gate: torch.addcmul(x, update, gate, out=out),
+            (x, update),
+            (self.gate,),
+            start=start,
+            in_place=in_place,
+        )
+
+
+@dataclass(frozen=True)
+class Ungated:
+    """A branch without modulation (text attention of LTX-2.0): x + branch(norm(x))."""
+
+    uniform: bool = field(default=False, init=False)
+
+    def modulate(self, x: Tensor, *, start: int = 0, in_place: bool = False) -> Tensor:
+        return x
+
+    def add(self, x: Tensor, update: Tensor, *, start: int = 0, in_place: bool = False) -> Tensor:
+        return x.add_(update) if in_place else x + update
+
+
+UNGATED = Ungated()
+
+
+@dataclass(frozen=True)
+class Modulation:
+    """P modulation parameters from the timesteps, held once for each distinct timestep.
+
+    ``values`` are (B, 1, P, W) where all tokens of a sample agree, (B, N, P, W) where every token has its
+    own, (B, 1, S, P, W) for several segments, (G, P, W) for groups that ``layout`` looks up. ``ones`` (P, 1)
+    are 1 for the parameters that scale, which networks store as differences from 1.
+    """
+
+    values: Tensor
+    layout: Layout
+    ones: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor, groups: Groups, count: int, scales: slice) -> Modulation:
+        """values (P, G, W) of each group, for tables of ``count`` parameters of which ``scales`` scale."""
+        ones, by_group = _ones(values, count, scales), values.transpose(0, 1)
+        if groups.index is None:
+            by_token = by_group.unflatten(0, (-1, groups.segments[0][1]))
+            return cls(by_token, Layout(groups.segments), ones)
+        if not groups.segments:
+            return cls(by_group, Layout((), groups.index), ones)
+        by_segment = by_group[groups.index.T].unsqueeze(1)
+        several = len(groups.segments) > 1
+        return cls(by_segment if several else by_segment[:, :, 0], Layout(groups.segments), ones)
+
+    @classmethod
+    def of_samples(cls, values: Tensor, count: int, scales: slice) -> Modulation:
+        """values (P, B, W), the same for all tokens of a sample; the rest as in :meth:`of`."""
+        return cls(values.transpose(0, 1).unsqueeze(1), Layout(((0, -1),)), _ones(values, count, scales))
+
+    def and_samples(self, values: Tensor) -> Modulation:
+        """With ``values`` (P, B, W) appended, which are the same for all tokens of a sample and no scales."""
+        more = values.transpose(0, 1)
+        index, segments = self.layout.index, len(self.layout.segments)
+        if index is None:
+            more = more.unsqueeze(1).expand(-1, self.values.shape[1], -1, -1)
+            if segments > 1:
+                more = more.unsqueeze(2).expand(-1, -1, segments, -1, -1)
+        else:
+            more = more.repeat_interleave(len(self.values) // len(index), dim=0)
+        ones = torch.cat((self.ones, self.ones.new_zeros(len(values), 1)))
+        return replace(self, values=torch.cat((self.values, more), dim=-2), ones=ones)
+
+    def parameters(self, table: Tensor) -> list[Parameter]:
+        """The P parameters with a learned ``table`` (P, W) added."""
+        values = (self.values + table).add_(self.ones)
+        several = len(self.layout.segments) > 1
+        parts = (values.flatten(-3, -2) if several else values).unbind(-2)
+        count = len(table)
+        return [parts[number::count] for number in range(count)]
+
+    def branches(self, table: Tensor) -> list[ShiftScaleGate]:
+        """The parameters with ``table`` added, three by three: shift, scale and gate."""
+        values = self.parameters(table)
+        return [ShiftScaleGate(self.layout, *values[i : i + 3]) for i in range(0, len(values), 3)]
+
+    def shift_scale(self, table: Tensor) -> ShiftScale:
+        """The parameters with ``table`` (2, W) added."""
+        return ShiftScale(self.layout, *self.parameters(table))
+
+
+def _ones(values: Tensor, count: int, scales: slice) -> Tensor:
+    ones = values.new_zeros(count, 1)
+    ones[scales].fill_(1)
+    return ones

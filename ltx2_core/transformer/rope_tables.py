@@ -1,0 +1,78 @@
+"""Rotary tables of a clip: of each stream for itself, and for attention between the two.
+
+Letters: B batch, N tokens, A position axes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from ..config import TransformerConfig
+from .rope import Rope, rope_table
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopeTables:
+    """Rotary tables of one clip, good for every step. The cross tables exist when both streams do."""
+
+    video: Rope | None = None
+    audio: Rope | None = None
+    video_cross: Rope | None = None
+    audio_cross: Rope | None = None
+
+    def part(self, video: slice, audio: slice) -> RopeTables:
+        """The tables of some of the video and audio tokens."""
+        parts: dict[str, Rope] = {}
+        for name in (field.name for field in fields(self)):
+            table: Rope | None = getattr(self, name)
+            if table is not None:
+                parts[name] = table.part(video if name.startswith("video") else audio)
+        return RopeTables(**parts)
+
+
+def clip_tables(
+    config: TransformerConfig,
+    video_positions: Tensor | None,
+    audio_positions: Tensor | None,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str | None,
+) -> RopeTables:
+    """Tables for video (B, 3, N, 2) and audio (B, 1, N, 2) positions, of which either may be None."""
+    cross = video_positions is not None and audio_positions is not None
+    tables: dict[str, Rope | None] = {}
+    for name, positions in (("video", video_positions), ("audio", audio_positions)):
+        if positions is not None:
+            tables[name], tables[f"{name}_cross"] = stream_tables(
+                config, positions, audio=name == "audio", cross=cross, dtype=dtype, device=device
+            )
+    return RopeTables(**tables)
+
+
+def stream_tables(
+    config: TransformerConfig,
+    positions: Tensor,
+    *,
+    audio: bool,
+    cross: bool,
+    dtype: torch.dtype,
+    device: torch.device | str | None,
+) -> tuple[Rope, Rope | None]:
+    """The tables of one stream's positions (B, A, N, 2): for itself and, with ``cross``, for the other one.
+
+    Attention between the streams rotates by time alone, in seconds, and has the inner width of audio.
+    """
+
+    def table(axes: int, max_pos: tuple[float, ...], width: int) -> Rope:
+        points = positions[:, :axes].float().mean(dim=-1)
+        return rope_table(
+            points, max_pos, width=width, heads=config.heads, config=config.rope, dtype=dtype, device=device
+        )
+
+    max_pos, width = ((config.audio_max_pos,), config.audio_dim) if audio else (config.max_pos, config.dim)
+    own = table(positions.shape[1], max_pos, width)
+    seconds = (max(config.max_pos[0], config.audio_max_pos),)
+    return own, table(1, seconds, config.audio_dim) if cross else None

@@ -1,0 +1,165 @@
+"""Calls of a transformer in less memory or time: in chunks, fused, recorded, or on several processes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import TransformerConfig
+from .chunks import Chunks, Whole
+from .fused import Fused
+from .fused_tokens import FusedTokens
+from .graphs import Graphs
+from .in_place import InPlaceTokens
+from .modality import Modality
+from .model import OnBlock, Transformer, check_streams
+from .perturbations import Perturbations
+from .rope import Rope
+from .rope_tables import RopeTables
+from .shards import Shards
+from .streams import BothInputs, Hidden, StreamInputs
+from .texts import TextMemory
+from .tokens import Execution, Tokens
+
+
+class Runner:
+    """Calls ``transformer`` as it would be called itself, with the same result up to the rounding of kernels.
+
+    Streams are written into, where gradients are off. Nothing of this is stored on the transformer, which
+    several runners may share.
+
+    Args:
+        chunk_tokens: the most tokens of a stream that go through a layer at once, None for all. It is halved
+        when
+            memory runs out and stays so: pass the same ``Chunks`` to several runners to share what was
+            learned.
+        fused: compute norm, modulation and rotation in single kernels. graphs: record the blocks of small
+        steps and replay them, where that is possible. shards: compute a part of the tokens. Each of several
+        processes passes the same inputs and gets the same
+            result.
+    """
+
+    def __init__(
+        self,
+        transformer: Transformer,
+        *,
+        chunk_tokens: int | Chunks | None = None,
+        fused: Fused | None = None,
+        graphs: Graphs | None = None,
+        shards: Shards | None = None,
+    ) -> None:
+        self.transformer = transformer
+        self.chunks = chunk_tokens if isinstance(chunk_tokens, Chunks) else Chunks(chunk_tokens)
+        self.fused, self.graphs, self.shards = fused, graphs, shards
+
+    def __call__(
+        self,
+        video: Modality | None,
+        audio: Modality | None,
+        perturbations: Perturbations | None = None,
+        *,
+        rope: RopeTables | None = None,
+        texts: TextMemory | None = None,
+        on_block: OnBlock | None = None,
+        until: int | None = None,
+        resume: tuple[int, Hidden] | None = None,
+    ) -> Hidden:
+        """As :meth:`Transformer.forward`; the hidden tokens of ``resume`` may be written into."""
+        video, audio = check_streams(video, audio, perturbations)
+        counts = [0 if stream is None else stream.tokens.shape[1] for stream in (video, audio)]
+        cached_tables = rope is not None
+        if self.shards is not None:
+            video, audio, rope = self.shards.cut(video, audio, rope)
+        inputs = self._inputs(self.transformer.condition(video, audio, rope=rope, texts=texts), counts)
+        del rope
+        start, hidden = (0, self.transformer.embed(video, audio)) if resume is None else resume
+        del resume
+        blocks = len(self.transformer_blocks)
+        complete = (
+            start == 0 and until is None and (perturbations is None or perturbations.skip_nothing(blocks))
+        )
+        if self.graphs is not None and complete and cached_tables and self._recordable(hidden, inputs):
+            for number in range(blocks):
+                if on_block is not None:
+                    on_block(number)
+            return self.graphs.run(self.transformer, self._compute, hidden, inputs)
+        hidden = self.transformer.run_blocks(
+            hidden, inputs, perturbations, start=start, until=until, on_block=on_block
+        )
+        return hidden if until is not None else self._head(hidden, inputs, counts)
+
+    @property
+    def chunk_tokens(self) -> int | None:
+        """The most tokens at once; less than was asked for where memory ran out."""
+        return self.chunks.tokens
+
+    @property
+    def config(self) -> TransformerConfig:
+        return self.transformer.config
+
+    @property
+    def transformer_blocks(self) -> nn.ModuleList:
+        return self.transformer.transformer_blocks
+
+    def get_submodule(self, name: str) -> nn.Module:
+        return self.transformer.get_submodule(name)
+
+    def rope_tables(self, *positions: Tensor | None, **where: Any) -> RopeTables:
+        return self.transformer.rope_tables(*positions, **where)
+
+    def stream_tables(self, positions: Tensor, **where: Any) -> tuple[Rope, Rope | None]:
+        return self.transformer.stream_tables(positions, **where)
+
+    def project_context(self, context: Tensor, *, audio: bool) -> Tensor:
+        return self.transformer.project_context(context, audio=audio)
+
+    def _inputs(self, inputs: BothInputs, counts: list[int]) -> BothInputs:
+        """The inputs with the execution of their stream, of ``counts`` video and audio tokens in all."""
+
+        def executed(stream: StreamInputs | None, own: int, other: int) -> StreamInputs | None:
+            return None if stream is None else replace(stream, execution=self._execution(own, other))
+
+        return executed(inputs[0], *counts), executed(inputs[1], *reversed(counts))
+
+    def _execution(self, own: int, other: int) -> Execution:
+        tokens: Any = Tokens
+        if not torch.is_grad_enabled():
+            # A shard is a chunk already, and all processes have to take part in each attention.
+            chunks = self.chunks if self.shards is None else Whole()
+            tokens = partial(InPlaceTokens, chunks)
+            if self.fused is not None:
+                tokens = partial(FusedTokens, self.fused, chunks)
+        if self.shards is None:
+            return Execution(tokens)
+        attend = self.shards.attend
+        return Execution(tokens, partial(attend, tokens=(own, own)), partial(attend, tokens=(own, other)))
+
+    def _recordable(self, hidden: Hidden, inputs: BothInputs) -> bool:
+        whole = self.shards is None and self.chunks.tokens is None
+        return (
+            whole
+            and self.graphs is not None
+            and self.graphs.why_not(self.transformer_blocks, hidden, inputs) is None
+        )
+
+    def _compute(self, hidden: Hidden, inputs: BothInputs) -> Hidden:
+        """All blocks and the heads, which is what graphs record."""
+        return self.transformer.head(self.transformer.run_blocks(hidden, inputs), inputs)
+
+    def _head(self, hidden: Hidden, inputs: BothInputs, counts: list[int]) -> Hidden:
+        velocities = self.transformer.head(hidden, inputs)
+        if self.shards is None:
+            return velocities
+        video, audio = (
+            None if velocity is None else self.shards.gather(velocity, count)
+            for velocity, count in zip(velocities, counts, strict=True)
+        )
+        return video, audio
+
+
+Network = Transformer | Runner
+"""What a denoiser calls: both take the same arguments."""

@@ -1,0 +1,59 @@
+"""Timesteps grouped by value, so that modulation is evaluated once for each noise level.
+
+Letters: B batch, N tokens, S segments of the tokens, G groups: tokens that share one timestep.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_MAX_SEGMENTS = 16
+"""Tokens whose timesteps change more often than this along the sequence are looked up one by one."""
+
+Bounds = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Distinct ``timesteps`` (G,) of each sample, and which token has which.
+
+    Along the tokens a timestep mostly changes a few times. ``segments`` (S of them) are the runs [start,
+    stop) in which no sample changes, and ``index`` (S, B) names the group of each. Where timesteps change
+    often there are no segments, and ``index`` (B, N) names the group of every token. Without ``index`` every
+    token is a group of its own, in order.
+    """
+
+    timesteps: Tensor
+    index: Tensor | None
+    segments: Bounds
+
+    @classmethod
+    def apart(cls, timesteps: Tensor) -> Groups:
+        """Every token of (B, N) as its own group: more to compute, but no search for equal values."""
+        return cls(timesteps.flatten(), None, ((0, timesteps.shape[1]),))
+
+
+def group_timesteps(timesteps: Tensor, tokens: int, device: torch.device) -> Groups:
+    """Timesteps (B, N), or (B, 1) where all tokens of a sample agree, -> their groups on ``device``.
+
+    A conditioned clip has thousands of tokens but few noise levels, so the modulation is evaluated per level.
+    In training on a GPU it is not: finding the levels would make the CPU wait for the GPU in every step.
+    """
+    batch = len(timesteps)
+    samples = torch.arange(batch, device=timesteps.device)
+    if timesteps.shape[1] == 1:
+        return Groups(timesteps[:, 0].to(device), samples[None].to(device), ((0, tokens),))
+    if timesteps.is_cuda and torch.is_grad_enabled():
+        return Groups.apart(timesteps)
+    values, index = torch.unique(timesteps, return_inverse=True)
+    index = index + samples[:, None] * len(values)
+    changes = (index[:, 1:] != index[:, :-1]).any(dim=0).nonzero().flatten().tolist()
+    starts = [0, *(change + 1 for change in changes)]
+    segments: Bounds = ()
+    if len(starts) <= _MAX_SEGMENTS:
+        segments = tuple(zip(starts, (*starts[1:], tokens), strict=True))
+        index = index[:, starts].T
+    return Groups(values.repeat(batch).to(device), index.to(device), segments)

@@ -1,0 +1,69 @@
+"""A stream's tokens on their way through one block, and how branches are applied to them.
+
+This is the plain way: every branch on all tokens, out of place, with gradients. ``in_place.py`` and
+``fused.py`` have the others.
+
+Letters: B batch, N tokens, W stream width, H heads, D head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .branches import Attend, Branch, Projections, SelfAttention
+from .guided import attend
+from .layers import Attention, rms_norm
+from .modulation import ShiftScale, ShiftScaleGate, Ungated
+from .rope import Rope
+from .texts import KeysValues
+
+
+class Tokens:
+    """Tokens x (B, N, W), which branches read normalised and modulated, and add to."""
+
+    projections = Projections()
+
+    def __init__(self, x: Tensor, eps: float) -> None:
+        """``eps`` is that of the norms."""
+        self._x, self._eps = x, eps
+
+    @property
+    def x(self) -> Tensor:
+        return self._x
+
+    def add(self, branch: Branch, by: ShiftScaleGate | Ungated) -> None:
+        """x + gate * branch(norm(x) * scale + shift)."""
+        self._x = by.add(self.x, branch(self.hidden(by)))
+
+    def add_self_attention(self, branch: SelfAttention, by: ShiftScaleGate) -> None:
+        """The same for a branch whose keys and values are those of the stream itself."""
+        self.add(branch, by)
+
+    def keys_values(self, attention: Attention, by: ShiftScale, rope: Rope | None) -> KeysValues:
+        """Keys and values (B, H, N, D) of all tokens, for another stream."""
+        return self.projections.keys_values(attention, self.hidden(by), rope)
+
+    def project(self, layer: nn.Module, by: ShiftScale) -> Tensor:
+        """layer(layer_norm(x) * scale + shift), the head of a stream."""
+        velocity: Tensor = layer(by.modulate(F.layer_norm(self.x, self.x.shape[-1:], eps=self._eps)))
+        return velocity
+
+    def hidden(self, by: ShiftScale | Ungated) -> Tensor:
+        """What a branch reads: norm(x) * scale + shift."""
+        return by.modulate(rms_norm(self.x, self._eps))
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How the branches of a stream are computed: on what ``tokens``, with which attention to which stream."""
+
+    tokens: Callable[[Tensor, float], Tokens] = Tokens
+    attend_self: Attend = attend
+    attend_other: Attend = attend
+
+
+PLAIN = Execution()
