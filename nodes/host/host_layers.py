@@ -7,6 +7,7 @@ host's afterwards. Parameters stay the same objects.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import comfy.ops
@@ -29,9 +30,10 @@ def use_host_layers(gemma: Gemma) -> Gemma:
             _become(module, OffsetRMSNorm)
         elif type(module).__name__ in GEMMA4_NORMS and module.with_scale:
             _become(module, PlainRMSNorm)
-        if isinstance(getattr(module, "layer_scalar", None), Tensor):
+        scalar = getattr(module, "layer_scalar", None)
+        if isinstance(scalar, Tensor):
             # The host moves no buffers of modules with children; a tensor without dimensions works anywhere.
-            module.layer_scalar = module.layer_scalar.reshape(())
+            module.layer_scalar = scalar.reshape(())
     gemma.model.__class__ = type("HostGemmaTextModel", (_OnDevice, type(gemma.model)), {})
     gemma.model.execution_device = None
     return gemma
@@ -45,9 +47,11 @@ class ScaledEmbedding(comfy.ops.manual_cast.Embedding):
     """
 
     bias = None
+    embed_scale: Tensor
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 the host's name
-        return super().forward(input, out_dtype=torch.float32) * self.embed_scale.to(input.device)
+        embedded: Tensor = super().forward(input, out_dtype=torch.float32)
+        return embedded * self.embed_scale.to(input.device)
 
 
 class OffsetRMSNorm(nn.Module, comfy.ops.CastWeightBiasOp):
@@ -56,9 +60,12 @@ class OffsetRMSNorm(nn.Module, comfy.ops.CastWeightBiasOp):
     comfy_cast_weights = True
     bias = None
     offset = 1.0
+    weight: Tensor
+    eps: float
+    weight_function: list[Callable[[Tensor], Tensor]]
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = comfy.ops.cast_to_input(self.weight, x.float(), copy=False)
+        weight: Tensor = comfy.ops.cast_to_input(self.weight, x.float(), copy=False)
         for change in self.weight_function:
             weight = change(weight)
         normed = x.float() * torch.rsqrt(x.float().square().mean(dim=-1, keepdim=True) + self.eps)

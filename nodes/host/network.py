@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import comfy.patcher_extension
 import torch
@@ -38,7 +38,7 @@ from .guides import Entry, GuideTokens, Slots, guide_attention, guide_tokens, si
 from .progress import check_interrupted
 
 Options = Mapping[str, Any]
-ALL = "all"
+ALL_BLOCKS: Literal["all"] = "all"
 PERTURBATIONS = "ltx2_perturbations"
 """Key in the options of a call: the perturbation of each conditioning, in the order of the guider."""
 NAG = "ltx2_nag"
@@ -125,7 +125,7 @@ class HostTransformer(Transformer):
             comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, transformer_options
         )
         run = comfy.patcher_extension.WrapperExecutor.new_class_executor(self._velocities, self, wrappers)
-        return run.execute(
+        velocities: list[Tensor] | Tensor = run.execute(
             x,
             timestep,
             context,
@@ -136,6 +136,7 @@ class HostTransformer(Transformer):
             denoise_mask=denoise_mask,
             **conds,
         )
+        return velocities
 
     def _velocities(
         self,
@@ -298,7 +299,8 @@ def _perturbations(options: Options, batch: int) -> Perturbations | None:
     a2v, v2a = options.get("a2v_cross_attn", True), options.get("v2a_cross_attn", True)
     if a2v and v2a:
         return None
-    return Perturbations((Perturbation(a2v=() if a2v else ALL, v2a=() if v2a else ALL),) * batch)
+    off = Perturbation(a2v=() if a2v else ALL_BLOCKS, v2a=() if v2a else ALL_BLOCKS)
+    return Perturbations((off,) * batch)
 
 
 def _negative_texts(options: Options, contexts: Sequence[Tensor]) -> list[NegativeText]:
