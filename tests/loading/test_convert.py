@@ -102,7 +102,7 @@ def test_a_source_that_cannot_be_converted_is_an_error_of_one_line(tiny23, tmp_p
     (tmp_path / "there.safetensors").touch()
     for arguments, what in (
         ((tiny23.checkpoint, tmp_path / "there.safetensors"), "exists"),
-        ((tiny23.upsampler, tmp_path / "x.safetensors", "--fp8"), "which none of the sources holds"),
+        ((tiny23.upsampler, tmp_path / "x.safetensors", "--fp8"), "which none of the sources contains"),
         ((tiny23.lora, tmp_path / "x.safetensors"), "none of the sources contains a part"),
         ((tiny23.text_encoder / "tokenizer.json", tmp_path / "x.safetensors"), "not a safetensors file"),
     ):
