@@ -125,7 +125,8 @@ class Theirs:
         )
 
         noise = ours.noise
-        assert noise.video is not None and noise.audio is not None
+        assert noise.video is not None
+        assert noise.audio is not None
         self.model = model
         self.tokens = (patchify_video(noise.video), patchify_audio(noise.audio))
         self.texts = ours.texts
@@ -192,7 +193,8 @@ class Core:
 
     def __init__(self, folder: Path, ours: Ours) -> None:
         noise = ours.noise
-        assert noise.video is not None and noise.audio is not None
+        assert noise.video is not None
+        assert noise.audio is not None
         self.model = build_core(folder, ours.model)
         self.latents = [noise.video, noise.audio]
         self.contexts = [torch.cat((text.video, text.audio), dim=-1) for text in ours.texts]
@@ -279,7 +281,8 @@ def measure_previews(repeats: int) -> None:
     print("|---|---|")
     for width, height, frames in ((768, 512, 121), (1920, 1088, 121)):
         clip = empty_state(plan_clip(width, height, frames=frames, fps=FPS)).latent
-        assert clip.video is not None and clip.audio is not None
+        assert clip.video is not None
+        assert clip.audio is not None
         times = []
         for _ in range(repeats + 1):
             start = time.process_time()

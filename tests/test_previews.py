@@ -33,7 +33,9 @@ def test_colours_are_those_of_the_decoded_frame(networks, previews):
     clip = patches.repeat_interleave(32, dim=3).repeat_interleave(32, dim=4).expand(-1, -1, 17, -1, -1)
     latent = encoder.encode(clip)
     colours = previews.colours(latent, 2)
-    assert colours.shape == (3, 4, 3) and colours.min() >= 0 and colours.max() <= 1
+    assert colours.shape == (3, 4, 3)
+    assert colours.min() >= 0
+    assert colours.max() <= 1
     frames = decoder.decode(latent)[0, :, 9:].mean(dim=1)
     decoded = frames.unflatten(2, (4, 32)).unflatten(1, (3, 32)).mean(dim=(2, 4)).movedim(0, -1)
     assert correlation(colours, decoded) > 0.9
@@ -50,7 +52,9 @@ def test_levels_follow_the_decoded_audio(networks):
     latent = torch.randn(1, 8, 65, 16, generator=torch.Generator().manual_seed(9))
     mel = decode(latent)[0, :, 1:].unflatten(1, (64, 4)).mean(dim=(0, 2, 3))
     levels = fit_previews(*networks[:2], decode).levels(latent)
-    assert levels.shape == (65,) and levels.min() >= 0 and levels.max() <= 1
+    assert levels.shape == (65,)
+    assert levels.min() >= 0
+    assert levels.max() <= 1
     assert correlation(levels[1:], mel) > 0.9
 
 

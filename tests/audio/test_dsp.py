@@ -78,9 +78,11 @@ def test_own_resampling_of_nothing_is_empty(shape):
 def test_own_resampling_takes_any_strides_and_passes_gradients():
     waveform = noise(2, 1, 400).requires_grad_()
     resampled = dsp.own_resample(waveform.expand(-1, 2, -1), 48000, 16000)
-    assert resampled.shape == (2, 2, 134) and torch.equal(resampled[:, 0], resampled[:, 1])
+    assert resampled.shape == (2, 2, 134)
+    assert torch.equal(resampled[:, 0], resampled[:, 1])
     resampled.sum().backward()
-    assert waveform.grad is not None and waveform.grad.abs().sum() > 0
+    assert waveform.grad is not None
+    assert waveform.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize(("frequencies", "mel_bins", "rate", "low", "high"), FILTERS)
@@ -124,7 +126,8 @@ def test_audio_without_a_working_torchaudio_is_the_same(monkeypatch, caplog, fre
     torch.testing.assert_close(decoded(), waveform, atol=1e-6, rtol=0)
     torch.testing.assert_close(mel_filters(AudioVAEConfig()), filters, atol=1e-6, rtol=0)
     (record,) = [record for record in caplog.records if record.name == logger.name]
-    assert record.levelno == logging.INFO and "own functions" in record.getMessage()
+    assert record.levelno == logging.INFO
+    assert "own functions" in record.getMessage()
 
 
 GEMMA = """

@@ -24,7 +24,8 @@ def facts() -> dict[str, Fact]:
 def test_here_everything_needed_works():
     result = CliRunner().invoke(doctor)
     assert result.exit_code == 0, result.output
-    assert "everything needed is installed" in result.output and "libavcodec" in result.output
+    assert "everything needed is installed" in result.output
+    assert "libavcodec" in result.output
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,8 @@ def test_without_a_working_torchaudio_all_is_well_and_own_functions_are_named(mo
     assert result.exit_code == 0, result.output
     (line,) = [line for line in result.output.splitlines() if "resampling" in line]
     absent = isinstance(error, ModuleNotFoundError)
-    assert "own functions" in line and ("torchaudio is not installed" if absent else str(error)) in line
+    assert "own functions" in line
+    assert ("torchaudio is not installed" if absent else str(error)) in line
 
 
 def test_an_installed_torchaudio_is_named():
@@ -66,14 +68,18 @@ def test_an_installed_torchaudio_is_named():
 def test_a_missing_and_an_old_package_say_what_to_install(monkeypatch):
     monkeypatch.setattr(environment, "REQUIRED", {"no-such-package": "1.0", "numpy": "999.0"})
     missing, old = facts()["no-such-package"], facts()["numpy"]
-    assert missing.state == "problem" and "pip install no-such-package" in missing.text
-    assert old.state == "problem" and 'pip install "numpy>=999.0"' in old.text
+    assert missing.state == "problem"
+    assert "pip install no-such-package" in missing.text
+    assert old.state == "problem"
+    assert 'pip install "numpy>=999.0"' in old.text
 
 
 def test_missing_codecs_are_a_problem(monkeypatch):
     monkeypatch.setattr(environment, "_has_codec", lambda name, mode: name != "libx264")
     fact = facts()["video and audio"]
-    assert fact.state == "problem" and "libx264 encoder" in fact.text and "pip install" in fact.text
+    assert fact.state == "problem"
+    assert "libx264 encoder" in fact.text
+    assert "pip install" in fact.text
 
 
 def test_a_check_that_breaks_is_a_problem_and_not_a_crash(monkeypatch):
@@ -82,7 +88,8 @@ def test_a_check_that_breaks_is_a_problem_and_not_a_crash(monkeypatch):
 
     monkeypatch.setattr(environment, "_devices", broken)
     fact = facts()["devices"]
-    assert fact.state == "problem" and "another age" in fact.text
+    assert fact.state == "problem"
+    assert "another age" in fact.text
 
 
 def test_the_embedded_files_are_listed_and_their_absence_noted(monkeypatch, tmp_path):
@@ -91,7 +98,8 @@ def test_the_embedded_files_are_listed_and_their_absence_noted(monkeypatch, tmp_
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "tiny.safetensors").write_bytes(b"\0" * 1024)
     fact = facts()["embedded model"]
-    assert fact.state == "ok" and "tiny.safetensors" in fact.text
+    assert fact.state == "ok"
+    assert "tiny.safetensors" in fact.text
 
 
 def test_the_lowest_versions_are_those_of_the_project_file():

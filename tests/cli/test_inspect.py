@@ -29,7 +29,8 @@ def report(path) -> dict:
 def test_a_checkpoint_is_listed_with_its_parts_sizes_and_metadata():
     path = embedded_set().checkpoint
     told = report(path)
-    assert told["generation"] == "2.3" and told["size"] == path.stat().st_size
+    assert told["generation"] == "2.3"
+    assert told["size"] == path.stat().st_size
     parts = {part["name"]: part for part in told["components"]}
     assert set(parts) == {
         "transformer",
@@ -70,15 +71,18 @@ def test_loras_upscalers_and_text_encoder_folders_are_told_too(tiny_set):
     assert [part["name"] for part in report(files.upsampler)["components"]] == ["latent upsampler"]
     text = report(files.text_encoder)
     assert text["components"][0]["name"] == "text encoder"
-    assert text["metadata"]["hidden_size"] == 64 and text["tokenizer"] == "tokenizer.json"
+    assert text["metadata"]["hidden_size"] == 64
+    assert text["tokenizer"] == "tokenizer.json"
 
 
 def test_a_folder_of_split_files_is_told_as_one_model(tmp_path):
     path = embedded_set().checkpoint
     assert CliRunner().invoke(main, ["convert", str(path), str(tmp_path / "parts")]).exit_code == 0
     whole, parts = report(path), report(tmp_path / "parts")
-    assert parts["layout"] == "split files" and whole["layout"] == "single file"
-    assert parts["generation"] == "2.3" and parts["components"] == whole["components"]
+    assert parts["layout"] == "split files"
+    assert whole["layout"] == "single file"
+    assert parts["generation"] == "2.3"
+    assert parts["components"] == whole["components"]
     assert report(tmp_path / "parts" / "transformer.safetensors")["layout"] == "split file"
     lines = run(tmp_path / "parts").output.splitlines()
     assert any(line.split() == ["layout", "split", "files"] for line in lines)
@@ -89,7 +93,8 @@ def test_quantised_layers_are_counted_by_format(tmp_path):
     converted = CliRunner().invoke(main, ["convert", "--fp8", str(embedded_set().checkpoint), str(path)])
     assert converted.exit_code == 0, converted.output
     (transformer,) = (part for part in report(path)["components"] if part["name"] == "transformer")
-    assert transformer["quantised"].keys() == {"F8_E4M3 scaled"} and not transformer["problem"]
+    assert transformer["quantised"].keys() == {"F8_E4M3 scaled"}
+    assert not transformer["problem"]
     assert (
         f"quantised layers: {transformer['quantised']['F8_E4M3 scaled']} F8_E4M3 scaled" in run(path).output
     )
@@ -126,13 +131,15 @@ def test_what_cannot_be_read_is_one_line_and_exit_code_1(content, what, tmp_path
         path.write_bytes(content)
     result = run(path)
     assert result.exit_code == 1
-    assert result.output.startswith("Error: ") and what in result.output
+    assert result.output.startswith("Error: ")
+    assert what in result.output
     assert len(result.output.splitlines()) == 1
 
 
 def test_a_folder_without_a_text_encoder_says_what_it_looked_for(tmp_path):
     result = run(tmp_path)
-    assert result.exit_code == 1 and "config.json" in result.output
+    assert result.exit_code == 1
+    assert "config.json" in result.output
 
 
 def test_help_lists_every_subcommand_without_importing_torch():

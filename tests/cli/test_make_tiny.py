@@ -56,7 +56,9 @@ def test_every_component_loads_and_the_lora_fits(made):
             assert tensor.isfinite().all(), name
     open_checkpoint(files.upsampler).load(Component.UPSAMPLER)
     report = checkpoint.lora_report(Component.TRANSFORMER, open_lora(files.lora))
-    assert len(report.matched) == 16 and not report.unmatched and not report.shape_mismatched
+    assert len(report.matched) == 16
+    assert not report.unmatched
+    assert not report.shape_mismatched
 
 
 def test_the_projection_fits_the_text_encoder(made):
@@ -86,8 +88,10 @@ def test_picture_and_sound_are_finite_and_not_saturated(made):
         sound = checkpoint.load(Component.VOCODER)(mel)
         noise = torch.rand(1, 3, 9, 96, 96, generator=generator) * 2 - 1
         encoded = checkpoint.load(Component.VIDEO_ENCODER).encode(noise)
-    assert 0.1 < frames.std() < 1 and (frames.abs() > 1).float().mean() < 0.05
-    assert 0.02 < sound.std() < 0.5 and (sound.abs() > 0.99).float().mean() < 0.01
+    assert 0.1 < frames.std() < 1
+    assert (frames.abs() > 1).float().mean() < 0.05
+    assert 0.02 < sound.std() < 0.5
+    assert (sound.abs() > 0.99).float().mean() < 0.01
     assert 0.3 < encoded.std() < 3
 
 
@@ -96,12 +100,15 @@ def test_the_2_3_vocoder_has_the_true_filters_and_transforms(tmp_path):
     tensors = writing.checkpoint_tensors(config, seed=0)
     for name, tensor in tensors.items():
         if name.endswith(".filter"):
-            assert tensor.sum() == pytest.approx(1) and torch.allclose(tensor, tensor.flip(-1))
+            assert tensor.sum() == pytest.approx(1)
+            assert torch.allclose(tensor, tensor.flip(-1))
     tone = torch.sin(2 * math.pi * 32 * torch.arange(512) / 512)
     spectrum = (tensors["vocoder.mel_stft.stft_fn.forward_basis"][:, 0] @ tone).view(2, 257).norm(dim=0)
     assert spectrum.argmax() == 32
     mel = tensors["vocoder.mel_stft.mel_basis"]
-    assert mel.shape == (64, 257) and (mel >= 0).all() and (mel.sum(dim=1) > 0).all()
+    assert mel.shape == (64, 257)
+    assert (mel >= 0).all()
+    assert (mel.sum(dim=1) > 0).all()
 
 
 def test_the_same_seed_gives_the_same_tensors_and_another_seed_others(tmp_path):
@@ -131,7 +138,8 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     result = make(tmp_path / "file" / "models")
     assert result.exit_code == 1
-    assert "cannot write models to" in result.output and "choose another folder" in result.output
+    assert "cannot write models to" in result.output
+    assert "choose another folder" in result.output
 
 
 def test_unknown_generations_are_refused(tmp_path):

@@ -54,7 +54,8 @@ def test_help_shows_every_option_under_the_heading_of_its_group(command):
 def test_the_reference_has_every_command_and_recipe():
     text = reference_markdown()
     assert all(f"## `ltx2 {command}`" in text for command in COMMANDS)
-    assert "`--keep-text-keys`" in text and "LTX-2.5 distilled" in text
+    assert "`--keep-text-keys`" in text
+    assert "LTX-2.5 distilled" in text
 
 
 @pytest.mark.parametrize(
@@ -81,6 +82,9 @@ def test_a_dry_run_says_what_the_recipe_chose_and_an_option_wins(tmp_path):
     words = ["generate", "--prompt", "x", "--steps", "3", "--dry-run", "-o", str(tmp_path / "x.mp4")]
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 0, result.output
-    assert "128x128, 49 frames at 25 fps" in result.output and "3 steps" in result.output
+    assert "128x128, 49 frames at 25 fps" in result.output
+    assert "3 steps" in result.output
     (line,) = (line for line in result.output.splitlines() if line.startswith("recipe"))
-    assert "width 128" in line and "the tiny set" in line and "steps" not in line
+    assert "width 128" in line
+    assert "the tiny set" in line
+    assert "steps" not in line

@@ -67,7 +67,8 @@ def test_a_small_reference_is_spread_over_the_grid_and_its_cells_reach_as_far():
     small = torch.randn(1, 128, 2, 1, 2)
     state = GuideFrames(latent=small, frame=0, scale=2, strength=1.5).apply(empty_state(plan))
     (guide,) = state.guides
-    assert guide.valid.sum() == small[0, 0].numel() and len(guide.valid) == 2 * 2 * 4
+    assert guide.valid.sum() == small[0, 0].numel()
+    assert len(guide.valid) == 2 * 2 * 4
     selected = guide.positions[0, 1:, guide.valid]
     assert selected[:, :2].tolist() == [
         [[0, 64], [0, 64]],

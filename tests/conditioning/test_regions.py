@@ -49,16 +49,19 @@ def test_audio_regions_round_as_the_references_do():
     assert taken(audio_cells([(2, 2)], 127, Rounding.INSIDE)) == []
     cover, touch = (taken(audio_cells([(1.01, 2.01)], 127, r)) for r in (Rounding.COVER, Rounding.TOUCH))
     # Latent j lies from 40 j - 30 ms to 40 j + 10 ms.
-    assert (cover[0], cover[-1]) == (26, 50) and (touch[0], touch[-1]) == (25, 51)
+    assert (cover[0], cover[-1]) == (26, 50)
+    assert (touch[0], touch[-1]) == (25, 51)
 
 
 def test_regions_are_regenerated_and_the_rest_is_preserved_unless_it_was_open():
     state = empty_state(plan_clip(64, 64, frames=121, fps=25))
     after = TimeRegions(video=((0, 0.5), (2, 4)), rounding=Rounding.INSIDE).apply(state)
     assert taken(after.mask.video[0, 0, :, 0, 0]) == [0, 1, *range(8, 13)]
-    assert not after.mask.audio.any() and state.mask.audio.all()
+    assert not after.mask.audio.any()
+    assert state.mask.audio.all()
     more = TimeRegions(audio=((1, 2),), add=True).apply(after)
-    assert torch.equal(more.mask.video, after.mask.video) and more.mask.audio.any()
+    assert torch.equal(more.mask.video, after.mask.video)
+    assert more.mask.audio.any()
 
 
 def test_text_names_regions():
@@ -72,9 +75,11 @@ def test_text_names_regions():
 def test_a_clip_is_extended_with_frames_to_make():
     latent = AVLatent(torch.ones(1, 128, 3, 2, 2), torch.ones(1, 8, 10, 16))
     longer, mask = extended(latent, mask_like(latent, 0.0), 5, 8)
-    assert longer.video.shape == (1, 128, 5, 2, 2) and longer.audio is not None
+    assert longer.video.shape == (1, 128, 5, 2, 2)
+    assert longer.audio is not None
     assert mask.video[0, 0, :, 0, 0].tolist() == [0, 0, 0, 1, 1]
-    assert longer.audio.shape[2] == 10 and not mask.audio.any()
+    assert longer.audio.shape[2] == 10
+    assert not mask.audio.any()
     assert longer.video[:, :, 3:].abs().sum() == 0
 
 
@@ -96,7 +101,8 @@ def test_the_report_and_the_timeline_have_the_real_times():
     assert str(video).startswith("video: 2.28-3.88 s (latents 8 to 12)")
     assert str(audio) == "audio: preserved"
     image = (draw_timeline((video, audio)) * 255).round().int()
-    assert image.ndim == 3 and image.shape[-1] == 3
+    assert image.ndim == 3
+    assert image.shape[-1] == 3
     result = (image == torch.tensor(REGENERATED)).all(-1).any(0).nonzero().flatten()
     width = (640 - 12 - 64) / 4.84
     assert result[0].item() == pytest.approx(64 + 2.28 * width, abs=2)

@@ -10,12 +10,16 @@ from ltx2_core import config as cfg
 def test_an_empty_header_means_the_released_20_model() -> None:
     transformer = cfg.transformer_config({})
     assert (transformer.num_layers, transformer.dim, transformer.audio_dim) == (48, 4096, 2048)
-    assert transformer.cross_timestep_scale == 1000 and transformer.rope == cfg.RopeConfig()
+    assert transformer.cross_timestep_scale == 1000
+    assert transformer.rope == cfg.RopeConfig()
     text = cfg.text_config({})
-    assert not text.per_token_norm and text.video.dim == text.audio.dim == 3840 and text.video.num_layers == 2
+    assert not text.per_token_norm
+    assert text.video.dim == text.audio.dim == 3840
+    assert text.video.num_layers == 2
     vae = cfg.video_vae_config({})
     assert [block.kind for block in vae.decoder_blocks] == ["res_x", *["compress_all", "res_x"] * 3]
-    assert vae.decoder_padding == "reflect" and vae.encoder_padding == "zeros"
+    assert vae.decoder_padding == "reflect"
+    assert vae.encoder_padding == "zeros"
     assert cfg.vocoder_config({}).sample_rate == 24000
 
 
@@ -32,13 +36,12 @@ def test_a_23_header_switches_gates_prompt_modulation_and_both_connectors() -> N
         }
     }
     transformer, text = cfg.transformer_config(header), cfg.text_config(header)
-    assert (
-        transformer.gated_attention
-        and transformer.modulation_rows == 9
-        and not transformer.caption_projection
-    )
+    assert transformer.gated_attention
+    assert transformer.modulation_rows == 9
+    assert not transformer.caption_projection
     assert (text.video.dim, text.audio.dim, text.video.num_layers) == (4096, 2048, 8)
-    assert text.per_token_norm and text.audio.gated_attention
+    assert text.per_token_norm
+    assert text.audio.gated_attention
 
 
 def test_decoder_blocks_come_in_execution_order() -> None:
@@ -49,20 +52,25 @@ def test_decoder_blocks_come_in_execution_order() -> None:
     ]
     vae = cfg.video_vae_config({"vae": {"decoder_blocks": stored, "spatial_padding_mode": "zeros"}})
     assert [block.num_layers for block in vae.decoder_blocks] == [3, 1, 1]
-    assert vae.decoder_blocks[1].strides == (2, 1, 1) and vae.decoder_padding == "zeros"
+    assert vae.decoder_blocks[1].strides == (2, 1, 1)
+    assert vae.decoder_padding == "zeros"
 
 
 def test_the_bandwidth_extension_sets_the_rate_and_the_final_clamp() -> None:
     vocoder = cfg.vocoder_config({"vocoder": {"vocoder": {"resblock": "AMP1"}, "bwe": {"resblock": "AMP1"}}})
-    assert vocoder.sample_rate == 48000 and vocoder.bwe is not None
-    assert vocoder.generator.final_activation == "clamp" and not vocoder.generator.final_bias
+    assert vocoder.sample_rate == 48000
+    assert vocoder.bwe is not None
+    assert vocoder.generator.final_activation == "clamp"
+    assert not vocoder.generator.final_bias
     assert vocoder.bwe.generator.final_activation == "none"
 
 
 def test_a_temporal_upsampler_is_never_rational() -> None:
     flat = {"temporal_upsample": True, "spatial_upsample": False, "rational_resampler": True}
     upsampler = cfg.upsampler_config(flat)
-    assert upsampler.temporal and not upsampler.spatial and not upsampler.rational
+    assert upsampler.temporal
+    assert not upsampler.spatial
+    assert not upsampler.rational
 
 
 @pytest.mark.parametrize(

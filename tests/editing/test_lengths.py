@@ -51,7 +51,8 @@ def test_stages_of_a_request_agree_with_the_plan(numerics):
         again = plan_clip(plan.width, plan.height, frames=plan.frames, fps=plan.fps, snap=Snap.ERROR)
         assert sizes(again)[:4] == sizes(plan)[:4], "what is on the grid stays"
         assert abs(plan.audio_latents / 25 - plan.seconds) <= (0.04 if plan.seconds > 0.02 else 1)
-        assert plan.frames % 8 == 1 and plan.width % (32 * stages) == 0
+        assert plan.frames % 8 == 1
+        assert plan.width % (32 * stages) == 0
 
 
 def test_every_edit_agrees_with_the_plan_of_its_run():
@@ -69,12 +70,13 @@ def test_every_edit_agrees_with_the_plan_of_its_run():
             source, [(start, start + 1)], [(start, start + 1)], Rounding.COVER, stages=stages,
             numerics=Numerics.COMFY,
         )  # fmt: skip
-        assert retaken.video.shape == (retaken.clip.latent_frames,) and retaken.audio.shape == (
-            retaken.clip.audio_latents,
-        )
-        assert retaken.frame_count >= frames and retaken.frame_count - retaken.clip.frames < 8
+        assert retaken.video.shape == (retaken.clip.latent_frames,)
+        assert retaken.audio.shape == (retaken.clip.audio_latents,)
+        assert retaken.frame_count >= frames
+        assert retaken.frame_count - retaken.clip.frames < 8
         for one in (clip, retaken.clip):
-            assert one.fps == source.fps and one.width % (32 * stages) == one.height % (32 * stages) == 0
+            assert one.fps == source.fps
+            assert one.width % (32 * stages) == one.height % (32 * stages) == 0
             state = empty_state(plan_clip(32, 32, frames=one.frames, fps=one.fps, numerics=Numerics.COMFY))
             assert state.latent.video.shape[2] == one.latent_frames
             assert state.latent.audio.shape[2] == one.audio_latents

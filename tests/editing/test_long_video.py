@@ -38,7 +38,8 @@ def test_windows_cover_every_latent_once():
         at = audio_at = 0
         for window in windows:
             assert (window.start, window.audio_start) == (at, audio_at)
-            assert window.overlap < window.clip.latent_frames and window.audio_overlap >= 0
+            assert window.overlap < window.clip.latent_frames
+            assert window.audio_overlap >= 0
             assert abs(window.audio_start - window.start * 8 / clip.fps * 25) <= 1.5
             at, audio_at = at + window.fresh, audio_at + window.audio_fresh
 
@@ -136,7 +137,8 @@ def test_a_window_in_the_store_is_complete_or_absent(tmp_path):
     store = WindowStore(tmp_path, {"a": 1})
     latent = AVLatent(torch.randn(1, 128, 2, 2, 2), torch.randn(1, 8, 3, 16))
     store.save(0, latent)
-    assert store.has(0) and not store.has(1)
+    assert store.has(0)
+    assert not store.has(1)
     assert torch.equal(store.load(0).video, latent.video)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.json", "window_00000.safetensors"]
 
@@ -168,7 +170,8 @@ def test_a_source_changes_the_clip_and_input_audio_comes_back_unchanged(pipeline
         assert one.shape == (57, 3, 64, 64)
         assert all(name == other or not torch.equal(one, frames[other]) for other in frames)
         track, rate = clips[name].audio()
-        assert rate == 11025 and torch.equal(track, audio[:, : round(57 / 8 * rate)])
+        assert rate == 11025
+        assert torch.equal(track, audio[:, : round(57 / 8 * rate)])
 
 
 def test_a_source_in_a_file_is_read_in_parts(pipeline, tmp_path):
@@ -178,7 +181,8 @@ def test_a_source_in_a_file_is_read_in_parts(pipeline, tmp_path):
     source = FramesInFile.open(tmp_path / "clip.mp4")
     assert (source.frame_count, source.fps, source.width, source.height) == (30, 8.0, 64, 64)
     whole = source.part(0, 30)
-    assert torch.equal(source.part(16, 9), whole[16:25]) and len(whole) == 30
+    assert torch.equal(source.part(16, 9), whole[16:25])
+    assert len(whole) == 30
     with pytest.raises(ValueError, match="30 frames and the clip needs 57"):
         long_video(
             pipeline, "x", how=LongVideo(window_frames=57, overlap_frames=16, source=source), **OPTIONS
@@ -189,6 +193,7 @@ def test_tiled_frames_use_the_same_windows(pipeline):
     wide = {**OPTIONS, "width": 192, "num_frames": 25}
     whole = long_video(pipeline, "x", how=HOW, **wide).frames()
     tiled = long_video(pipeline, "x", how=HOW, tiles=Tiles(columns=2, overlap=2), **wide).frames()
-    assert whole.shape == tiled.shape and not torch.equal(whole, tiled)
+    assert whole.shape == tiled.shape
+    assert not torch.equal(whole, tiled)
     with pytest.raises(ValueError, match="one of the two"):
         long_video(pipeline, "x", how=HOW, tiles=Tiles(columns=2), cache=StepCache(), **wide)

@@ -34,6 +34,7 @@ def test_old_keywords_and_attributes_are_the_new_ones():
 
 def test_the_new_names_do_not_warn(recwarn):
     footage = Footage(frames=FRAMES, fps=8.0, audio=AUDIO)
-    assert footage.part(0, 1).audio is None and not recwarn.list
+    assert footage.part(0, 1).audio is None
+    assert not recwarn.list
     with pytest.raises(AttributeError, match="no attribute 'add_noise'"):
         _ = editing.add_noise

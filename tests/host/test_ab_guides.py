@@ -156,7 +156,8 @@ def test_a_guide_takes_and_returns_an_audio_video_latent(server: Server, models:
     g.dump("before", latent=latent)
     result = server.run(g.prompt)
     whole, apart = result.tensors("whole"), result.tensors("apart")
-    assert whole.keys() == apart.keys() and all((whole[k] == apart[k]).all() for k in whole)
+    assert whole.keys() == apart.keys()
+    assert all((whole[k] == apart[k]).all() for k in whole)
     assert whole["latent/video"].shape[2] == 4
     before, after = result.tensors("before"), result.tensors("cropped")
     assert (before["latent/video"] == after["latent/video"]).all()

@@ -90,4 +90,5 @@ def test_core_and_the_library_show_the_same_clip(shown_by_core: Tensor, made_by_
 
 def test_what_core_shows_is_what_the_prompt_says(shown_by_core: Tensor) -> None:
     seen = measure(shown_by_core, None)
-    assert seen.background == "blue" and "red" in seen.colours
+    assert seen.background == "blue"
+    assert "red" in seen.colours

@@ -253,5 +253,6 @@ def test_the_hosts_checkpoint_save_takes_what_the_pack_loads(server: Server, mod
     saved = load_file(path)
     source = load_file(server.base / "models/checkpoints" / models.checkpoints["2.3"])
     network = {name: tensor for name, tensor in source.items() if name.startswith("model.diffusion_model.")}
-    assert network and all(torch.equal(saved[name], tensor) for name, tensor in network.items())
+    assert network
+    assert all(torch.equal(saved[name], tensor) for name, tensor in network.items())
     assert any("embed_tokens" in name for name in saved)

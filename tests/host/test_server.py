@@ -51,7 +51,9 @@ def test_the_host_takes_our_model_for_one_of_the_family(
         g.add("LTX2ProbeModel", model=g.add("LTX2ProbeLora", model=model, name=models.ic_lora, strength=1.0))
         reports[whose] = server.run(g.prompt).report()
     ours, core = reports["ours"], reports["core"]
-    assert ours["is_ltxav"] and ours["host_layers"] and ours["factory_keys_equal"]
+    assert ours["is_ltxav"]
+    assert ours["host_layers"]
+    assert ours["factory_keys_equal"]
     assert ours["keys"] == core["keys"]
     assert ours["patches"] == core["patches"] > 0
     assert ours["lora_metadata"] == {"reference_downscale_factor": "2"}
@@ -147,7 +149,9 @@ def test_a_file_without_a_transformer_is_named(server: Server, models: TinyModel
     g = Graph()
     g.add("LTX2ProbeModel", model=g.add("LTX2ProbeLoadModel", ckpt_name=models.broken["upscaler"]))
     message = failure(server, g)
-    assert "ValueError" in message and "has no transformer" in message and "latent upsampler" in message
+    assert "ValueError" in message
+    assert "has no transformer" in message
+    assert "latent upsampler" in message
 
 
 def test_a_cut_off_download_is_named(server: Server, models: TinyModels) -> None:
@@ -160,7 +164,8 @@ def test_missing_weights_are_an_error_and_not_noise(server: Server, models: Tiny
     g = Graph()
     g.add("LTX2ProbeModel", model=g.add("LTX2ProbeLoadModel", ckpt_name=models.broken["incomplete"]))
     message = failure(server, g)
-    assert "1 missing" in message and "proj_out.weight" in message
+    assert "1 missing" in message
+    assert "proj_out.weight" in message
 
 
 def test_a_lora_of_another_model_is_an_error(server: Server, models: TinyModels) -> None:
@@ -168,7 +173,8 @@ def test_a_lora_of_another_model_is_an_error(server: Server, models: TinyModels)
     model = load(g, models, "2.3", model="ours").model
     g.add("LTX2ProbeModel", model=g.add("LTX2ProbeLora", model=model, name=models.foreign_lora, strength=1.0))
     message = failure(server, g)
-    assert "0 of 16 layers" in message and "another model" in message
+    assert "0 of 16 layers" in message
+    assert "another model" in message
 
 
 def test_text_of_another_checkpoint_is_an_error(server: Server, models: TinyModels) -> None:

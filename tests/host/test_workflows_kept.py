@@ -43,16 +43,19 @@ def test_the_given_sound_stays_in_the_latent_through_every_stage(runs: Runs, nam
 def test_first_and_last_frame_are_guides_at_both_ends_and_come_off_again(runs: Runs):
     ran = runs.run("first_last_frame")
     guided, made = ran["guided"], ran["made"]
-    assert guide_frames(ran) == 2 and guided[VIDEO].shape[2] == 7 + 2
+    assert guide_frames(ran) == 2
+    assert guided[VIDEO].shape[2] == 7 + 2
     starts = guided["cond/keyframe_idxs"][0, 0, :, 0]
     assert sorted(set(starts.tolist())) == [0, FRAMES - 1]
-    assert made[VIDEO].shape[2] == 7 and "cond/keyframe_idxs" not in made
+    assert made[VIDEO].shape[2] == 7
+    assert "cond/keyframe_idxs" not in made
 
 
 def test_keyframes_are_put_back_into_the_second_stage(runs: Runs):
     ran = runs.run("keyframes_two_stages")
     guided, sampled = ran["guided"], ran["sampled"]
-    assert guided[VIDEO].shape[2:] == (7 + 1, 4, 4) and guide_frames(ran) == 1
+    assert guided[VIDEO].shape[2:] == (7 + 1, 4, 4)
+    assert guide_frames(ran) == 1
     assert set(guided["cond/keyframe_idxs"][0, 0, :, 0].tolist()) == {24}
     same(sampled[VIDEO][:, :, [0, -1]], guided[VIDEO][:, :, [0, -1]])
     assert ran["made"][VIDEO].shape[2] == 7
@@ -80,7 +83,8 @@ def test_a_retake_leaves_every_frame_and_sample_outside_its_regions(runs: Runs):
     ran = runs.run("retake_two_stages")
     source, made = ran["source"], ran["made"]
     difference = (made["image"] - source["image"]).abs().amax(dim=(1, 2, 3))
-    assert len(difference) == FRAMES and (difference[:25] < 1e-6).all()
+    assert len(difference) == FRAMES
+    assert (difference[:25] < 1e-6).all()
     assert (difference[25:] > 1e-3).all(), "1 to 1.9 s, which latent frames cover from frame 25 to the end"
     rate = int(made["sample_rate"])
     length = round(FRAMES / FPS * rate)
@@ -97,7 +101,9 @@ def test_a_mask_keeps_what_is_before_it_and_goes_on_past_the_end(runs: Runs):
     opened = given["mask/video"][0, 0].amax(dim=(1, 2)).bool()
     assert opened.tolist() == [False] * 5 + [True] * 4, "frames 0 to 32 are kept: 33 / 25 = 1.32 s"
     heard = given["mask/audio"][0, 0].amax(dim=1).bool()
-    assert not heard[:34].any() and heard[36:].all() and len(heard) == 65
+    assert not heard[:34].any()
+    assert heard[36:].all()
+    assert len(heard) == 65
     for latent, mask in ((VIDEO, opened), (AUDIO, heard)):
         same(made[latent][:, :, ~mask], given[latent][:, :, ~mask])
         assert (made[latent][:, :, mask] - given[latent][:, :, mask]).abs().amax() > 1e-2
@@ -138,29 +144,34 @@ def test_a_long_clip_is_made_in_windows(runs: Runs, name: str, windows: str):
 def test_a_control_video_lies_beside_the_whole_clip(runs: Runs, name: str):
     ran = runs.run(name)
     guided, sampled = ran["guided"], ran["sampled"]
-    assert guide_frames(ran) == 4 and guided[VIDEO].shape[2:] == (8, 3, 4)
+    assert guide_frames(ran) == 4
+    assert guided[VIDEO].shape[2:] == (8, 3, 4)
     same(sampled[VIDEO][:, :, 4:], guided[VIDEO][:, :, 4:])
     if name == "ic_lora_image":
         same(sampled[VIDEO][:, :, 0], guided[VIDEO][:, :, 0])
     else:
-        assert "cond/keyframe_idxs" not in ran["made"] and ran["made"][VIDEO].shape[2] == 4
+        assert "cond/keyframe_idxs" not in ran["made"]
+        assert ran["made"][VIDEO].shape[2] == 4
 
 
 def test_the_second_stage_knows_no_guide(runs: Runs):
     ran = runs.run("ic_lora_two_stages")
-    assert ran["guided"][VIDEO].shape[2:] == (8, 2, 2) and ran["made"][VIDEO].shape[2:] == (4, 4, 4)
+    assert ran["guided"][VIDEO].shape[2:] == (8, 2, 2)
+    assert ran["made"][VIDEO].shape[2:] == (4, 4, 4)
 
 
 def test_the_edges_of_a_video_are_lines_of_black_and_white(runs: Runs):
     edges = runs.run("ic_lora_canny")["edges"]["image"]
-    assert edges.shape == (25, 96, 128, 3) and 0.002 < edges.mean() < 0.2
+    assert edges.shape == (25, 96, 128, 3)
+    assert 0.002 < edges.mean() < 0.2
     assert ((edges < 0.01) | (edges > 0.99)).all()
 
 
 def test_a_union_lora_says_how_much_smaller_its_guide_is(runs: Runs):
     plain = runs.run("ic_lora_union")
     halved = runs.run("ic_lora_union", control={"lora": runs.half_size_lora})
-    assert guide_frames(plain) == 4 and guide_frames(halved) == 4
+    assert guide_frames(plain) == 4
+    assert guide_frames(halved) == 4
     shown = halved["guided"]["mask/video"][0, 0, 4:] >= 0
     assert shown.float().mean() == 0.25, "a guide of half the size fills one cell in four"
     assert (plain["guided"]["mask/video"][0, 0, 4:] >= 0).all()

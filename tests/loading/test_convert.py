@@ -26,7 +26,8 @@ def test_splitting_and_joining_gives_the_same_tensors(tiny23, tmp_path):
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     plain, joined = open_checkpoint(tiny23.checkpoint), open_checkpoint(tmp_path / "one.safetensors")
-    assert joined.config == plain.config and joined.generation == plain.generation
+    assert joined.config == plain.config
+    assert joined.generation == plain.generation
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
@@ -36,7 +37,8 @@ def test_fp8_leaves_audio_and_sensitive_layers_unchanged_and_gives_a_similar_vel
 ):
     target = tmp_path / "fp8.safetensors"
     result = run(generations[generation], target, "--fp8")
-    assert result.exit_code == 0 and "layers in fp8" in result.output
+    assert result.exit_code == 0
+    assert "layers in fp8" in result.output
     infos = open_checkpoint(target).infos(Component.TRANSFORMER)
     stored = {name for name, info in infos.items() if info.dtype == "F8_E4M3"}
     assert {"transformer_blocks.0.attn1.to_q.weight", "transformer_blocks.1.ff.net.2.weight"} <= stored
@@ -53,7 +55,8 @@ def test_fp8_leaves_audio_and_sensitive_layers_unchanged_and_gives_a_similar_vel
 def test_a_quantised_file_stays_as_it_is(tiny23, tmp_path):
     assert run(tiny23.checkpoint, tmp_path / "fp8.safetensors", "--fp8").exit_code == 0
     result = run(tmp_path / "fp8.safetensors", tmp_path / "again.safetensors", "--fp8")
-    assert result.exit_code == 0 and "in fp8" not in result.output
+    assert result.exit_code == 0
+    assert "in fp8" not in result.output
     first, second = (load_file(tmp_path / f"{name}.safetensors") for name in ("fp8", "again"))
     assert first.keys() == second.keys()
 
@@ -72,7 +75,8 @@ def test_what_is_written_must_load_as_well(tiny23, tmp_path):
     config = {"config": json.dumps(open_checkpoint(tiny23.checkpoint).config)}
     save_file(tensors, tmp_path / "source.safetensors", metadata=config)
     result = run(tmp_path / "source.safetensors", tmp_path / "one.safetensors")
-    assert result.exit_code == 1 and "1 missing: decoder.conv_out.conv.bias" in result.output
+    assert result.exit_code == 1
+    assert "1 missing: decoder.conv_out.conv.bias" in result.output
     assert not (tmp_path / "one.safetensors").exists()
 
 
@@ -94,8 +98,10 @@ def test_a_file_that_reads_back_differently_is_removed_and_the_old_one_remains(t
 
     monkeypatch.setattr(module, "write_safetensors", damaging)
     result = run(tiny23.checkpoint, target, "--overwrite")
-    assert result.exit_code == 1 and "1 tensors read back" in result.output
-    assert [p.name for p in tmp_path.iterdir()] == ["one.safetensors"] and target.read_bytes() == b"old"
+    assert result.exit_code == 1
+    assert "1 tensors read back" in result.output
+    assert [p.name for p in tmp_path.iterdir()] == ["one.safetensors"]
+    assert target.read_bytes() == b"old"
 
 
 def test_a_source_that_cannot_be_converted_is_an_error_of_one_line(tiny23, tmp_path):
@@ -107,5 +113,6 @@ def test_a_source_that_cannot_be_converted_is_an_error_of_one_line(tiny23, tmp_p
         ((tiny23.text_encoder / "tokenizer.json", tmp_path / "x.safetensors"), "not a safetensors file"),
     ):
         result = run(*arguments)
-        assert result.exit_code == 1 and what in result.output
+        assert result.exit_code == 1
+        assert what in result.output
         assert len(result.output.splitlines()) == 1

@@ -242,7 +242,8 @@ def test_a_pipeline_of_diffusers_becomes_one_official_file(tmp_path, velocities)
     (folder / "model_index.json").write_text('{"_class_name": "LTX2Pipeline"}')
     assert CliRunner().invoke(main, ["convert", str(folder), str(target)]).exit_code == 0
     theirs, ours = open_checkpoint(folder), open_checkpoint(target)
-    assert ours.generation == "2.3" and ours.components == theirs.components
+    assert ours.generation == "2.3"
+    assert ours.components == theirs.components
     for component in ours.components:
         before, after = (c.load(component).state_dict() for c in (theirs, ours))
         assert before.keys() == after.keys()

@@ -153,7 +153,9 @@ def use(path: Path, base: Path) -> None:
         checkpoint.load(component)
     if Component.LORA in checkpoint.components:
         lora = open_lora(path)
-        assert lora.ranks and lora.reference_downscale_factor and lora.reference_temporal_scale_factor
+        assert lora.ranks
+        assert lora.reference_downscale_factor
+        assert lora.reference_temporal_scale_factor
         open_checkpoint(base).load(Component.TRANSFORMER, loras=[lora])
 
 

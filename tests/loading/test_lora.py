@@ -28,7 +28,8 @@ def test_the_weights_are_w_plus_strength_times_b_a_rounded_once(tiny23):
     lora = load_file(tiny23.lora)
     changed = {name for name in plain if not torch.equal(plain[name], merged[name])}
     modules = {n.removeprefix("diffusion_model.").split(".lora_")[0] for n in lora}
-    assert changed == {f"{module}.weight" for module in modules} and len(changed) == 16
+    assert changed == {f"{module}.weight" for module in modules}
+    assert len(changed) == 16
     for module in modules:
         a, b = (lora[f"diffusion_model.{module}.lora_{half}.weight"].float() for half in "AB")
         expected = (plain[f"{module}.weight"].float() - 0.7 * (b @ a)).bfloat16()
@@ -70,7 +71,9 @@ def test_connector_layers_reach_the_connectors_only(tiny20, write):
     lora = open_lora(write({**pair(module), **pair(Q0)}))
     for component, own in ((Component.TEXT_CONNECTORS, module), (Component.TRANSFORMER, Q0)):
         report = checkpoint.lora_report(component, lora)
-        assert report.matched == (own,) and len(report.elsewhere) == 1 and not report.unmatched
+        assert report.matched == (own,)
+        assert len(report.elsewhere) == 1
+        assert not report.unmatched
     plain, merged = (checkpoint.load(Component.TEXT_CONNECTORS, loras=loras) for loras in ((), [lora]))
     name = f"{module}.weight"
     assert not torch.equal(plain.state_dict()[name], merged.state_dict()[name])
@@ -133,7 +136,8 @@ def test_a_lora_that_fits_nowhere_is_an_error(tiny20, write):
 def test_a_lora_of_another_generation_says_so(base, model, tensors, tiny20, tiny23, write):
     checkpoint = open_checkpoint((tiny20 if model == "2.0" else tiny23).checkpoint)
     report = checkpoint.lora_report(Component.TRANSFORMER, open_lora(write({**pair(Q0), **tensors})))
-    assert report.matched == (Q0,) and report.wrong_generation
+    assert report.matched == (Q0,)
+    assert report.wrong_generation
     assert f"WRONG GENERATION: made for LTX-{base} (" in str(report)
     assert f"this model is LTX-{model}" in str(report)
 
@@ -145,7 +149,8 @@ def test_the_generation_comes_from_metadata_if_layers_do_not_determine_it(tiny20
         checkpoint = open_checkpoint(files.checkpoint)
         assert "is unknown" in str(checkpoint.lora_report(Component.TRANSFORMER, plain))
         report = checkpoint.lora_report(Component.TRANSFORMER, stated)
-        assert report.wrong_generation is wrong and "is unknown" not in str(report)
+        assert report.wrong_generation is wrong
+        assert "is unknown" not in str(report)
 
 
 def test_each_stream_follows_its_own_strength_and_cross_layers_the_one_they_update(tiny20, write):

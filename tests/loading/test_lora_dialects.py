@@ -100,7 +100,8 @@ def test_every_dialect_reaches_every_layer_and_merges_to_the_same_weights(
     for component in COMPONENTS:
         report = checkpoint.lora_report(component, lora)
         own = {name for c, name in changes[generation] if c is component}
-        assert set(report.matched) == own and report.is_clean
+        assert set(report.matched) == own
+        assert report.is_clean
         before = checkpoint.load(component).state_dict()
         after = checkpoint.load(component, loras=[lora]).state_dict()
         for name in own:
@@ -131,7 +132,9 @@ def test_no_flat_name_fits_two_modules(generation, generations):
 
 def test_a_flat_name_that_fits_two_modules_is_not_guessed():
     names = ModuleNames({"a.b_c.weight": (2, 2), "a_b.c.weight": (2, 2), "d.weight": (2, 2)})
-    assert names.find("a_b_c") is None and names.find("a.b_c") == "a.b_c" and names.find("d") == "d"
+    assert names.find("a_b_c") is None
+    assert names.find("a.b_c") == "a.b_c"
+    assert names.find("d") == "d"
 
 
 def test_ranks_may_differ_by_module_and_alpha_is_divided_by_each(generations, write):
@@ -233,7 +236,8 @@ def test_a_file_that_peft_and_diffusers_wrote_merges_to_the_weights_that_peft_me
     for folder in ("peft", "diffusers"):
         lora = open_lora(tmp_path / folder)
         report = checkpoint.lora_report(Component.TRANSFORMER, lora)
-        assert report.is_clean and len(report.matched) == len(lora.layers) > 20
+        assert report.is_clean
+        assert len(report.matched) == len(lora.layers) > 20
         ours = checkpoint.load(Component.TRANSFORMER, loras=[lora]).state_dict()
         for name in names:
             torch.testing.assert_close(ours[f"{name}.weight"], merged[f"{diffusers_name(name)}.weight"])
@@ -257,4 +261,5 @@ def test_our_official_files_get_the_names_that_diffusers_gives_them(generations,
 
 def test_files_of_our_own_training_match_completely(tiny23):
     report = open_checkpoint(tiny23.checkpoint).lora_report(Component.TRANSFORMER, open_lora(tiny23.lora))
-    assert 2 * len(report.matched) == len(load_file(tiny23.lora)) and report.is_clean
+    assert 2 * len(report.matched) == len(load_file(tiny23.lora))
+    assert report.is_clean

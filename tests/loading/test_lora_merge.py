@@ -159,7 +159,8 @@ def test_a_plain_cast_to_fp8_gets_a_scale(tiny20, lora_on, tmp_path):
     lora = open_lora(lora_on(checkpoint, "attn1.to_q"))
     network = checkpoint.load(Component.TRANSFORMER, loras=[lora])
     layer = network.transformer_blocks[0].attn1.to_q
-    assert layer.weight.dtype == torch.float8_e4m3fn and layer.weight_scale.ndim == 0
+    assert layer.weight.dtype == torch.float8_e4m3fn
+    assert layer.weight_scale.ndim == 0
     assert layer(torch.ones(1, layer.in_features)).isfinite().all()
 
 

@@ -119,7 +119,8 @@ def test_the_generation_is_detected_from_tensors_alone(generation, generations, 
 def test_a_folder_of_split_files_is_one_checkpoint(generation, generations, tmp_path, velocities):
     split(generations[generation], tmp_path, REPACKAGE, metadata=True)
     folder, whole = open_checkpoint(tmp_path), open_checkpoint(generations[generation])
-    assert folder.components == PARTS and folder.generation == generation
+    assert folder.components == PARTS
+    assert folder.generation == generation
     for component in PARTS:
         ours, plain = (c.load(component).state_dict() for c in (folder, whole))
         assert ours.keys() == plain.keys()
@@ -237,10 +238,12 @@ def test_a_quantised_layer_holds_what_the_file_holds_and_computes_in_the_input_d
     save_file(stored, tmp_path / "x.safetensors", metadata={**metadata, **config})
     network = open_checkpoint(tmp_path / "x.safetensors").load(Component.TRANSFORMER, dtype=torch.bfloat16)
     layer = network.transformer_blocks[0].ff.net[2]
-    assert layer.weight.dtype == torch.uint8 and layer.bias.dtype == torch.bfloat16
+    assert layer.weight.dtype == torch.uint8
+    assert layer.bias.dtype == torch.bfloat16
     assert layer.weight.numel() * 2 == layer.in_features * layer.out_features
     x = torch.randn(2, 3, layer.in_features, dtype=torch.bfloat16)
-    assert layer(x).dtype == torch.bfloat16 and layer(x).shape == (2, 3, layer.out_features)
+    assert layer(x).dtype == torch.bfloat16
+    assert layer(x).shape == (2, 3, layer.out_features)
 
 
 def test_a_quantised_text_projection_is_decoded_because_it_is_read_slice_by_slice(generations, tmp_path):

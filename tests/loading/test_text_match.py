@@ -86,7 +86,8 @@ def test_a_quantised_gemma_4_computes_what_its_decoded_weights_do(kind, gemma4, 
     ours, plain = (
         load_gemma(tmp_path / f"{name}.safetensors", dtype=torch.float32) for name in ("stored", "decoded")
     )
-    assert ours.generation == 4 and isinstance(ours.model.layers[0].mlp.up_proj, QuantizedLinear)
+    assert ours.generation == 4
+    assert isinstance(ours.model.layers[0].mlp.up_proj, QuantizedLinear)
     torch.testing.assert_close(states(ours), states(plain), atol=1e-5, rtol=1e-5)
     exact = states(load_gemma(gemma4, dtype=torch.float32))[-1]
     assert 0 < (states(ours)[-1] - exact).norm() / exact.norm() < 0.6

@@ -40,7 +40,9 @@ def test_every_format_gives_the_audio_at_its_own_rate(tmp_path, suffix, layout):
     samples = tone(0.5, 1 if layout == "mono" else 2)
     encode(tmp_path / f"a.{suffix}", samples, layout=layout)
     decoded, rate = read_audio(tmp_path / f"a.{suffix}")
-    assert rate == RATE and decoded.dtype == torch.float32 and decoded.shape[0] == samples.shape[0]
+    assert rate == RATE
+    assert decoded.dtype == torch.float32
+    assert decoded.shape[0] == samples.shape[0]
     assert abs(decoded.shape[1] - samples.shape[1]) < 2400
     inner = slice(2000, 18000)
     loudness = decoded[:, inner].square().mean(dim=1).sqrt()
@@ -61,7 +63,8 @@ def test_a_part_is_cut_to_the_sample(tmp_path, suffix, start_s, duration_s):
 def test_surround_is_mixed_down_to_stereo(tmp_path):
     encode(tmp_path / "a.flac", tone(0.2, 6), layout="5.1")
     decoded, _ = read_audio(tmp_path / "a.flac")
-    assert decoded.shape[0] == 2 and 0.05 < decoded.abs().max() <= 1
+    assert decoded.shape[0] == 2
+    assert 0.05 < decoded.abs().max() <= 1
 
 
 def test_full_scale_is_one(tmp_path):

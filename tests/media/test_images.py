@@ -43,7 +43,8 @@ def test_exif_orientation_turns_the_picture_upright(tmp_path):
     two_tone().save(tmp_path / "turned.png", exif=exif)
     image = load_image(tmp_path / "turned.png")
     assert image.shape == (1, 3, 8, 4)
-    assert image[0, :, 0, 0].tolist() == [1, 0, 0] and image[0, :, -1, 0].tolist() == [0, 1, 0]
+    assert image[0, :, 0, 0].tolist() == [1, 0, 0]
+    assert image[0, :, -1, 0].tolist() == [0, 1, 0]
 
 
 def test_transparency_is_laid_over_black():
@@ -56,7 +57,8 @@ def test_transparency_is_laid_over_black():
 def test_every_pillow_mode_becomes_rgb_in_the_unit_range(mode):
     image = Image.fromarray(np.full((3, 5), 65535, np.uint16)) if mode == "I;16" else None
     loaded = load_image(image or Image.new("L", (5, 3), 255).convert(mode))
-    assert loaded.shape == (1, 3, 3, 5) and loaded.dtype == torch.float32
+    assert loaded.shape == (1, 3, 3, 5)
+    assert loaded.dtype == torch.float32
     torch.testing.assert_close(loaded, torch.ones(1, 3, 3, 5))
 
 
@@ -98,7 +100,8 @@ def test_fit_gives_exactly_the_size_and_stays_within_the_values(rows, columns, w
     frames = torch.rand(2, 3, rows, columns, generator=torch.Generator().manual_seed(rows))
     fitted = fit_image(frames, width, height, mode=mode)
     assert fitted.shape == (2, 3, height, width)
-    assert fitted.min() >= frames.min() - 1e-6 and fitted.max() <= frames.max() + 1e-6
+    assert fitted.min() >= frames.min() - 1e-6
+    assert fitted.max() <= frames.max() + 1e-6
 
 
 def test_a_picture_of_the_right_size_is_returned_as_it_is():
@@ -139,7 +142,8 @@ def test_bytes_are_the_nearest_levels_and_the_frames_stay_as_they_were(dtype):
     before = frames.clone()
     expected = ((frames.float() + 1.0) * 127.5).round().clamp(0.0, 255.0).to(torch.uint8)
     result = to_bytes(frames)
-    assert torch.equal(result, expected) and torch.equal(frames, before)
+    assert torch.equal(result, expected)
+    assert torch.equal(frames, before)
     assert torch.equal(to_bytes(frames.movedim(0, 1).contiguous().movedim(0, 1)), expected)
     assert to_bytes(result) is result
 

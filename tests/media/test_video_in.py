@@ -46,7 +46,8 @@ def test_a_part_starts_on_its_frame_and_has_its_length(clip_path, start, max_fra
 def test_the_sound_of_a_part_begins_and_ends_with_it(clip_path):
     whole, _ = read_video(clip_path).audio()
     part, rate = read_video(clip_path, start_s=1.2, max_frames=5).audio()
-    assert rate == 16000 and part.shape == (2, 8000)
+    assert rate == 16000
+    assert part.shape == (2, 8000)
     assert torch.equal(part, whole[:, 19200:27200])
 
 
@@ -54,7 +55,8 @@ def test_frames_are_decoded_one_at_a_time_and_again_on_each_call(clip_path):
     clip = read_video(clip_path)
     frames = clip.frames()
     first = next(frames)
-    assert first.shape == (3, 32, 64) and first.dtype == torch.uint8
+    assert first.shape == (3, 32, 64)
+    assert first.dtype == torch.uint8
     frames.close()
     assert torch.equal(next(clip.frames()), first)
 
@@ -71,9 +73,11 @@ def test_a_clip_filmed_upright_is_turned(tmp_path):
     _set_rotation(path)
     clip = read_video(path)
     frame = clip.read()[0]
-    assert (clip.width, clip.height) == (32, 64) and frame.shape == (3, 64, 32)
+    assert (clip.width, clip.height) == (32, 64)
+    assert frame.shape == (3, 64, 32)
     # Turned clockwise by 90 degrees, the white left half is on top.
-    assert frame[:, :28].mean() > 0.9 and frame[:, 36:].mean() < 0.1
+    assert frame[:, :28].mean() > 0.9
+    assert frame[:, 36:].mean() < 0.1
 
 
 def _set_rotation(path) -> None:
@@ -115,4 +119,5 @@ def test_a_clip_without_sound_has_none(tmp_path):
     with VideoWriter(path, width=64, height=32, fps=10) as writer:
         writer.write_frames(torch.zeros(3, 3, 32, 64))
     clip = read_video(path)
-    assert not clip.has_audio and clip.audio() is None
+    assert not clip.has_audio
+    assert clip.audio() is None

@@ -23,7 +23,8 @@ def pipeline(tiny_set):
 def test_bytes_are_the_rounded_floats(pipeline):
     floats = torch.cat(list(pipeline.decode_video(LATENT)))
     result = torch.cat(list(pipeline.decode_video(LATENT, as_bytes=True)))
-    assert floats.dtype == torch.float32 and result.dtype == torch.uint8
+    assert floats.dtype == torch.float32
+    assert result.dtype == torch.uint8
     assert torch.equal(result, ((floats + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
 
 
@@ -40,7 +41,8 @@ def test_bytes_take_less_at_the_peak_and_a_quarter_to_keep(pipeline):
         return trace.peak, largest, chunks
 
     floats, in_bytes = peak(False), peak(True)
-    assert floats[2] == in_bytes[2] > 2 and in_bytes[1] * 4 == floats[1]
+    assert floats[2] == in_bytes[2] > 2
+    assert in_bytes[1] * 4 == floats[1]
     # The consumer holds one piece while the next one is decoded.
     assert floats[0] - in_bytes[0] >= 0.5 * (floats[1] - in_bytes[1])
 

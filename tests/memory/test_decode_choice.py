@@ -35,13 +35,19 @@ def test_tiles_come_only_where_the_state_itself_does_not_fit(generation):
     shares = (9.0, 1.0, 0.7, 0.3, 0.15)
     vae, chosen, least = choices(generation, LARGE, shares)
     assert (chosen[0].tiles, chosen[0].piece_bytes) == (None, MAX_PIECE_BYTES)
-    assert chosen[1].tiles is None and chosen[1].memory.state < least < chosen[1].memory.peak + 1
-    assert chosen[2].exact and chosen[2].tiles.halo == field_of_view(vae) and chosen[2].tiles.count == 2
+    assert chosen[1].tiles is None
+    assert chosen[1].memory.state < least < chosen[1].memory.peak + 1
+    assert chosen[2].exact
+    assert chosen[2].tiles.halo == field_of_view(vae)
+    assert chosen[2].tiles.count == 2
     for share, choice in zip(shares, chosen, strict=True):
         assert choice.memory.peak <= share * least
-    assert not chosen[4].exact and chosen[4].tiles.halo < field_of_view(vae)
-    assert "2 x 1 tiles" in chosen[2].line() and "around each: exact" in chosen[2].line()
-    assert "faded, not exact" in chosen[4].line() and "tiles" not in chosen[1].line()
+    assert not chosen[4].exact
+    assert chosen[4].tiles.halo < field_of_view(vae)
+    assert "2 x 1 tiles" in chosen[2].line()
+    assert "around each: exact" in chosen[2].line()
+    assert "faded, not exact" in chosen[4].line()
+    assert "tiles" not in chosen[1].line()
 
 
 def test_a_frame_for_which_nothing_is_small_enough_gets_the_smallest_there_is():
@@ -67,12 +73,15 @@ def test_the_plan_reports_tiles_and_the_system_memory_they_need():
     size = released_size("2.3", "fp8")
     chosen = plan_memory(8 * 10**9, **vars(size), clips=[LARGE], dtype=torch.bfloat16)
     stage = chosen.stages[-1]
-    assert chosen.decode.tiles is not None and chosen.decode.exact
-    assert stage.host == chosen.decode.host > 10**9 and stage.total <= 0.94 * 8e9
+    assert chosen.decode.tiles is not None
+    assert chosen.decode.exact
+    assert stage.host == chosen.decode.host > 10**9
+    assert stage.total <= 0.94 * 8e9
     assert any("tiles" in line and "exact" in line for line in chosen.lines())
     assert draw_plans([chosen]).std() > 0.05
     roomy = plan_memory(24 * 10**9, **vars(size), clips=[LARGE], dtype=torch.bfloat16)
-    assert roomy.decode.tiles is None and roomy.stages[-1].host == 0
+    assert roomy.decode.tiles is None
+    assert roomy.stages[-1].host == 0
 
 
 def test_the_command_prints_the_tiles():
@@ -104,10 +113,12 @@ def test_a_real_decode_within_a_budget_takes_the_tiles_of_its_plan(tiny_set, dec
         max_memory=int((weights + 0.8 * least) / 0.94) + 1,
     )
     choice = small.networks.decode_choice(clip)
-    assert choice.exact and choice.tiles.count > 1
+    assert choice.exact
+    assert choice.tiles.count > 1
     chosen = torch.cat(list(small.decode_video(latent, as_bytes=as_bytes)))
     if as_bytes:
         levels = ((frames + 1) * 127.5).round().clamp(0, 255)
-        assert chosen.dtype == torch.uint8 and (chosen - levels).abs().max() <= 1
+        assert chosen.dtype == torch.uint8
+        assert (chosen - levels).abs().max() <= 1
     else:
         torch.testing.assert_close(chosen, frames, atol=1e-4, rtol=1e-4)

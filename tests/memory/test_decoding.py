@@ -64,7 +64,8 @@ def test_the_prediction_is_within_a_tenth_of_a_real_trace(padding, piece_bytes):
 def test_decoding_stays_below_its_limit_at_any_length(width, height, limit):
     vae = released_size("2.0").vae
     peaks = [decoding(vae, plan_clip(width, height, frames=n), 2).peak for n in (121, 481, 9601)]
-    assert peaks[0] <= limit and peaks[2] <= limit
+    assert peaks[0] <= limit
+    assert peaks[2] <= limit
     assert (peaks[2] - peaks[1]) / 9120 <= 0.1e6
 
 
@@ -101,5 +102,6 @@ def test_a_decode_that_runs_out_of_memory_goes_on_in_smaller_pieces(share):
 
     expected, free = decoded()
     actual, tight = decoded(int(share * free.peak))
-    assert tight.refused > 0 and tight.peak <= share * free.peak
+    assert tight.refused > 0
+    assert tight.peak <= share * free.peak
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)

@@ -29,13 +29,16 @@ def plan(budget, *, width=768, height=512, frames=121):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_holds_a_clip_of_five_seconds(preset):
     result = plan(PRESETS[preset])
-    assert result.fits and result.peak <= PRESETS[preset]
+    assert result.fits
+    assert result.peak <= PRESETS[preset]
 
 
 def test_a_smaller_budget_keeps_fewer_blocks_and_accounts_for_all_of_them():
     plans = [plan(budget) for budget in PRESETS.values()]
     resident = [result.resident_blocks for result in plans]
-    assert resident == sorted(resident) and resident[0] < 10 and resident[-1] == 48
+    assert resident == sorted(resident)
+    assert resident[0] < 10
+    assert resident[-1] == 48
     for result in plans:
         stage = next(stage for stage in result.stages if stage.stage == "stage 1")
         twice = 2 * BLOCK if result.resident_blocks < 48 else 0
@@ -44,9 +47,11 @@ def test_a_smaller_budget_keeps_fewer_blocks_and_accounts_for_all_of_them():
 
 def test_chunks_come_before_streaming():
     whole = plan(80 * 10**9, width=1920, height=1088)
-    assert whole.chunk_tokens is None and whole.resident_blocks == 48
+    assert whole.chunk_tokens is None
+    assert whole.resident_blocks == 48
     tight = plan(int(39.9e9 / 0.94), width=1920, height=1088)
-    assert tight.chunk_tokens is not None and tight.resident_blocks == 48
+    assert tight.chunk_tokens is not None
+    assert tight.resident_blocks == 48
 
 
 def test_a_plan_that_cannot_fit_says_so():

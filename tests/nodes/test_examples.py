@@ -146,7 +146,8 @@ def test_a_workflow_has_a_small_picture_for_the_template_browser(name):
     path = EXAMPLES / f"{name}.jpg"
     assert path.stat().st_size < MAX_PICTURE_BYTES
     with Image.open(path) as picture:
-        assert picture.format == "JPEG" and min(picture.size) >= 256
+        assert picture.format == "JPEG"
+        assert min(picture.size) >= 256
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -14,7 +14,8 @@ def test_a_device_without_fp8_products_is_named(caplog, tiny_set):
     pipeline = LTX2Pipeline(
         tiny_set.checkpoint, text_encoder=tiny_set.text_encoder, device="cpu", fp8_blocks=True
     )
-    assert pipeline.networks.fp8_product is None and "NVIDIA GPU" in pipeline.networks.fp8_problem
+    assert pipeline.networks.fp8_product is None
+    assert "NVIDIA GPU" in pipeline.networks.fp8_problem
     assert "blocks are not held in fp8" in caplog.text
     with pipeline.networks.use_transformer() as transformer:
         assert not is_fp8(transformer)
@@ -29,7 +30,8 @@ def test_a_network_in_fp8_is_loaded_anew_for_other_loras(deep):
         with networks.use_transformer(chosen) as transformer:
             assert is_fp8(transformer)
             weights.append(transformer.transformer_blocks[1].attn1.to_q)
-    assert weights[0] is not weights[1] and weights[1] is weights[2]
+    assert weights[0] is not weights[1]
+    assert weights[1] is weights[2]
 
 
 def test_the_plan_counts_the_bytes_that_fp8_saves(deep):

@@ -65,11 +65,14 @@ def test_every_key_is_covered_and_the_clip_is_the_same(
     image = photo if with_image else None
     report, ours = made(tiny_set, spelt(official, trainer, tmp_path), multiplier, image)
     layers = len({name.rpartition(".lora_")[0] for name in load_file(tiny_set.lora)})
-    assert report.is_clean and len(report.matched) == len(report.entries) == layers
+    assert report.is_clean
+    assert len(report.matched) == len(report.entries) == layers
     _, twin = made(tiny_set, official, multiplier, image)
-    assert torch.equal(ours.video, twin.video) and torch.equal(ours.audio, twin.audio)
+    assert torch.equal(ours.video, twin.video)
+    assert torch.equal(ours.audio, twin.audio)
     _, off = made(tiny_set, official, 0.0, image)
-    assert not torch.equal(ours.video, off.video) and not torch.equal(ours.audio, off.audio)
+    assert not torch.equal(ours.video, off.video)
+    assert not torch.equal(ours.audio, off.audio)
 
 
 def test_the_trigger_word_takes_its_place_in_the_prompt(tmp_path):
@@ -79,4 +82,5 @@ def test_the_trigger_word_takes_its_place_in_the_prompt(tmp_path):
     result = CliRunner().invoke(main, ["generate", *clip, *words, "-o", str(out)])
     assert result.exit_code == 0, result.output
     settings = json.loads(read_metadata(out)[METADATA_KEY])["request"]
-    assert settings["prompt"] == "a sks ball" and settings["negative_prompt"] == "no sks"
+    assert settings["prompt"] == "a sks ball"
+    assert settings["negative_prompt"] == "no sks"

@@ -53,7 +53,8 @@ def test_a_held_transformer_is_switched_between_stages_and_gives_the_same_clip(t
     assert loaded.count(Component.TRANSFORMER) == 1
     fresh = pipeline_of(tiny_set, **options)("a ball", stages=2, **SMALL).latents.video
     assert loaded.count(Component.TRANSFORMER) == 3
-    assert torch.equal(first, second) and torch.equal(first, fresh)
+    assert torch.equal(first, second)
+    assert torch.equal(first, fresh)
 
 
 def test_nothing_is_computed_with_a_lora_that_fits_nowhere(tiny_set, tmp_path) -> None:
@@ -69,7 +70,8 @@ def test_a_lora_on_the_text_changes_the_context_and_only_of_its_stage(tiny_set, 
     path = write(Component.TEXT_CONNECTORS, CONNECTOR)
     plain = pipeline_of(tiny_set).encode_text("a ball")[0]
     changed = pipeline_of(tiny_set, loras=[path]).encode_text("a ball")[0]
-    assert not torch.equal(plain.video, changed.video) and torch.equal(plain.audio, changed.audio)
+    assert not torch.equal(plain.video, changed.video)
+    assert torch.equal(plain.audio, changed.audio)
     options = {"stages": 2, "distilled": True, **SMALL}
     without = pipeline_of(tiny_set)("a ball", **options).latents.video
     with_second = pipeline_of(tiny_set, stage2_loras=[path])("a ball", **options).latents.video
@@ -93,7 +95,8 @@ def test_streams_have_strengths_of_their_own_and_the_settings_tell(tiny_set) -> 
     loras = [LoraSpec(path=tiny_set.lora, strength=0.5, audio_strength=0.0)]
     pipeline = pipeline_of(tiny_set, loras=loras)
     (report,) = pipeline.lora_reports()
-    assert "at strength 0.5, audio 0" in str(report) and report.count("audio", "matched") == 8
+    assert "at strength 0.5, audio 0" in str(report)
+    assert report.count("audio", "matched") == 8
     assert pipeline("a ball", **SMALL).settings()["loras"] == [[tiny_set.lora.name, 0.5, 0.0]]
 
 

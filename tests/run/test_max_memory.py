@@ -54,7 +54,8 @@ def test_a_small_budget_gives_the_same_bits(deep, resident, monkeypatch, keep_lo
     monkeypatch.setattr(BlockStreaming, "__init__", watched)
     small = pipeline(deep, max_memory=budget, keep_loaded=keep_loaded)
     plan = small.plan(plan_stages(REQUEST, small.numerics), budget)
-    assert plan.fits and 0 < plan.resident_blocks < BLOCKS
+    assert plan.fits
+    assert 0 < plan.resident_blocks < BLOCKS
     for _ in range(1 + keep_loaded):
         made = small("a ball", **_options())
         assert torch.equal(made.latents.video, resident[0].video)
@@ -78,7 +79,8 @@ def test_blocks_and_the_rest_make_the_whole_transformer(deep):
     whole = networks.component_bytes(Component.TRANSFORMER)
     assert whole == loaded_bytes(file.infos(Component.TRANSFORMER).values(), torch.float32)
     blocks = networks.component_bytes(Component.TRANSFORMER, within="transformer_blocks.")
-    assert blocks % BLOCKS == 0 and 0.8 * whole < blocks < whole
+    assert blocks % BLOCKS == 0
+    assert 0.8 * whole < blocks < whole
 
 
 def test_a_run_that_cannot_fit_is_refused_before_anything_is_computed(deep):

@@ -58,7 +58,8 @@ def test_fields_of_a_request_have_the_default_of_the_table():
         elif option.name == "snap":
             assert value.value == option.default
         elif option.by_recipe:
-            assert value is None and option.name in Recipe.__dataclass_fields__
+            assert value is None
+            assert option.name in Recipe.__dataclass_fields__
         elif not option.multiple:
             assert value == option.default, option.name
 
@@ -83,14 +84,16 @@ def test_two_options_that_contradict_each_other_are_both_named(one, other, reaso
     command = "extend" if one.startswith("extend") else "generate"
     with pytest.raises(ValueError, match=reason) as error:
         check_together({one: 1, other: 2}, command=command)
-    assert by_name(one).flag in str(error.value) and by_name(other).flag in str(error.value)
+    assert by_name(one).flag in str(error.value)
+    assert by_name(other).flag in str(error.value)
 
 
 @pytest.mark.parametrize(("one", "needed"), REQUIREMENTS)
 def test_an_option_without_the_one_that_it_needs_names_it(one, needed):
     with pytest.raises(ValueError, match="no effect") as error:
         check_together({one: 1}, command="generate")
-    assert by_name(one).flag in str(error.value) and by_name(needed).flag in str(error.value)
+    assert by_name(one).flag in str(error.value)
+    assert by_name(needed).flag in str(error.value)
     check_together({one: 1, needed: "x"}, command="generate")
     check_together({one: 1}, {needed: "x"}, command="generate")
 
@@ -111,7 +114,8 @@ def test_every_recipe_has_two_kinds_and_known_schedules():
     from ltx2_core.sampling.schedules import FIXED_SIGMAS
 
     for recipe in RECIPES:
-        assert recipe.sampler in SAMPLERS and recipe.stage2_sampler in SAMPLERS
+        assert recipe.sampler in SAMPLERS
+        assert recipe.stage2_sampler in SAMPLERS
         assert recipe.stage2_sigmas in FIXED_SIGMAS
         assert (recipe.kind == "distilled") == (recipe.sigmas in FIXED_SIGMAS)
     kinds = {(recipe.generation, recipe.kind) for recipe in RECIPES}

@@ -40,7 +40,8 @@ def test_prompt_image_and_sound_become_a_playable_file_with_its_settings(
         # The sound ends after 2 s and silence follows it, as long as the video.
         assert 2.125 <= samples / audio.rate < 2.125 + 0.06
     settings = json.loads(read_metadata(out)["ltx2"])
-    assert settings["request"]["prompt"] == "a ball" and settings["request"]["seed"] == 3
+    assert settings["request"]["prompt"] == "a ball"
+    assert settings["request"]["seed"] == 3
     assert settings["clip"] == [128, 64, 17, 8.0]
     assert settings["sigmas"][1] == pytest.approx(DISTILLED_STAGE2_SIGMAS.tolist(), abs=1e-6)
     assert list(tmp_path.iterdir()) == [out]
@@ -55,7 +56,8 @@ def test_given_image_and_sound_come_back_bit_exact_in_the_latents(pipeline, phot
     assert torch.equal(result.latents.video[:, :, :1], image)
     assert torch.equal(result.latents.audio, audio)
     waveform, rate = result.audio()
-    assert rate == 22050 and torch.equal(waveform, read_audio(sound)[0])
+    assert rate == 22050
+    assert torch.equal(waveform, read_audio(sound)[0])
 
 
 def test_the_same_seed_repeats_and_another_differs(pipeline) -> None:
@@ -70,7 +72,8 @@ def test_prompt_and_negative_prompt_matter(pipeline) -> None:
     for change in ({"prompt": "a blue square"}, {"negative_prompt": "bright"}):
         options = {"prompt": "a red ball", "negative_prompt": "dark", "seed": 1, **SMALL, **change}
         latents = pipeline(**options).latents
-        assert not torch.equal(latents.video, base.video) and not torch.equal(latents.audio, base.audio)
+        assert not torch.equal(latents.video, base.video)
+        assert not torch.equal(latents.audio, base.audio)
 
 
 def test_without_guidance_the_negative_prompt_is_not_even_encoded(pipeline) -> None:
@@ -87,7 +90,8 @@ def test_loading_network_by_network_gives_the_same_clip(pipeline, tiny_set) -> N
     lean = LTX2Pipeline(tiny_set.checkpoint, text_encoder=tiny_set.text_encoder, upscaler=tiny_set.upsampler)
     options = {"stages": 2, "seed": 9, **SMALL}
     a, b = pipeline("a ball", **options), lean("a ball", **options)
-    assert torch.equal(a.latents.video, b.latents.video) and torch.equal(a.latents.audio, b.latents.audio)
+    assert torch.equal(a.latents.video, b.latents.video)
+    assert torch.equal(a.latents.audio, b.latents.audio)
     assert not lean.networks._held
 
 
@@ -123,7 +127,8 @@ def test_stopping_while_saving_leaves_nothing(pipeline, tmp_path) -> None:
 def test_a_second_stage_goes_on_from_given_latents(pipeline) -> None:
     half = pipeline("a ball", seed=2, **SMALL)
     latents = pipeline.upsample(half.latents)
-    assert latents.video.shape[-2:] == (4, 8) and latents.audio is half.latents.audio
+    assert latents.video.shape[-2:] == (4, 8)
+    assert latents.audio is half.latents.audio
     sigmas = DISTILLED_STAGE2_SIGMAS.tolist()
     result = pipeline("a ball", latents=latents, sigmas=sigmas, cfg=1, fps=8.0)
     assert (result.clip.width, result.clip.height, result.clip.frames) == (256, 128, 17)
@@ -155,7 +160,8 @@ def test_generation_20_and_comfy_numerics_run_too(tiny_set_20) -> None:
         for numerics in Numerics
     ]
     for result in results:
-        assert result.latents.video.isfinite().all() and result.array().std() > 1
+        assert result.latents.video.isfinite().all()
+        assert result.array().std() > 1
         assert result.audio()[1] == 24000
     assert not torch.equal(results[0].latents.video, results[1].latents.video)
 
@@ -205,7 +211,8 @@ def test_audio_latents_of_another_length_are_refused(pipeline) -> None:
 def test_settings_are_plain_json(photo) -> None:
     request = Request(prompt="a ball", image=photo, audio=(torch.zeros(2, 10), 16000), latents=None)
     plain = json.loads(json.dumps(request.settings()))
-    assert plain["image"] == str(photo) and "memory" in plain["audio"]
+    assert plain["image"] == str(photo)
+    assert "memory" in plain["audio"]
     latents = AVLatent(torch.zeros(1, 128, 1, 2, 2), None)
     assert "memory" in Request(prompt="x", latents=latents).settings()["latents"]
 
@@ -217,4 +224,5 @@ def test_a_file_is_left_alone_when_the_new_one_fails(pipeline, tmp_path) -> None
     broken = replace(result, input_audio=(torch.full((2, 100), float("nan")), 16000))
     with pytest.raises(ValueError, match="NaN"):
         broken.save(out)
-    assert out.read_bytes() == b"old" and list(tmp_path.iterdir()) == [out]
+    assert out.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [out]

@@ -95,9 +95,12 @@ def test_help_and_completion_show_every_keyword():
 def test_the_recipe_fills_in_only_what_is_open():
     request, chosen = Request(prompt="x", steps=7, cfg=2.0).with_recipe(recipe_for("tiny"))
     assert (request.steps, request.width, request.num_frames, request.fps) == (7, 128, 49, 25.0)
-    assert request.audio_cfg is None and "steps" not in chosen and "width" in chosen
+    assert request.audio_cfg is None
+    assert "steps" not in chosen
+    assert "width" in chosen
     again, more = request.with_recipe(recipe_for("2.0"))
-    assert again == request and not more
+    assert again == request
+    assert not more
     seconds, _ = Request(prompt="x", seconds=2.0).with_recipe(recipe_for("2.3"))
     assert seconds.num_frames is None
 
@@ -173,9 +176,11 @@ def test_settings_of_a_wrong_type_are_named_in_one_line(change, message):
 
 def test_the_schema_has_every_field_with_its_bounds_and_meaning():
     schema = Request.json_schema()
-    assert set(schema["properties"]) == set(FIELDS) and schema["required"] == ["prompt"]
+    assert set(schema["properties"]) == set(FIELDS)
+    assert schema["required"] == ["prompt"]
     steps = schema["properties"]["steps"]
-    assert steps["minimum"] == 1 and "Sampling steps" in steps["description"]
+    assert steps["minimum"] == 1
+    assert "Sampling steps" in steps["description"]
 
 
 def test_an_execution_is_one_value_and_its_fields_are_shortcuts(tiny_set):
@@ -195,7 +200,8 @@ def test_the_settings_of_a_clip_say_what_the_recipe_chose_and_what_conditioned_i
     images = [ImageAt(source=str(photo), frame=-1)]
     clip = pipeline("a ball", images=images, cfg=1.0, **SMALL)
     settings = clip.settings()
-    assert settings["recipe"]["name"] == "the tiny set" and "sampler" in settings["recipe"]["chose"]
+    assert settings["recipe"]["name"] == "the tiny set"
+    assert "sampler" in settings["recipe"]["chose"]
     assert settings["request"]["images"][0]["source"] == str(photo)
     plain = pipeline("a ball", cfg=1.0, **SMALL)
     assert not torch.equal(clip.latents.video, plain.latents.video)

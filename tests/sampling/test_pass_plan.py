@@ -32,7 +32,8 @@ def test_one_by_one_the_perturbed_pass_runs_after_the_one_whose_blocks_it_reuses
 def test_in_a_batch_the_perturbed_pass_joins_at_its_first_perturbed_block() -> None:
     (both,) = calls(STG, size=4)
     assert both == PassCall((C, P), 3)
-    assert both.whole == (C,) and both.saves
+    assert both.whole == (C,)
+    assert both.saves
     assert calls(ALL, size=2) == [PassCall((C, N), 3), PassCall((A, P), 3), PassCall((U,))]
 
 
@@ -45,7 +46,9 @@ def test_where_passes_cannot_join_the_perturbed_one_is_a_call_of_its_own() -> No
 )
 def test_without_a_fork_every_pass_runs_from_the_first_block(guidance: Guidance, forks: bool) -> None:
     (both,) = calls(guidance, size=2, forks=forks, joins=False)
-    assert both == PassCall((C, P)) and both.whole == (C, P) and not both.saves
+    assert both == PassCall((C, P))
+    assert both.whole == (C, P)
+    assert not both.saves
 
 
 def test_a_pass_that_no_generated_stream_needs_is_left_out() -> None:
@@ -59,8 +62,11 @@ def test_a_pass_that_no_generated_stream_needs_is_left_out() -> None:
 def test_a_step_whose_streams_are_all_skipped_has_no_passes_and_counts_those_it_saves() -> None:
     guidance = Guidance(video=StreamGuidance(cfg=3), audio=StreamGuidance(modality=3))
     part = plan_passes(guidance, BOTH, Batching(), skipped=(True, False))
-    assert part.passes == (C, A) and part.reused == 1
+    assert part.passes == (C, A)
+    assert part.reused == 1
     whole = plan_passes(guidance, BOTH, Batching(), skipped=(True, True))
-    assert whole.passes == () and whole.calls == () and whole.reused == 3
+    assert whole.passes == ()
+    assert whole.calls == ()
+    assert whole.reused == 3
     frozen = replace(BOTH, audio=False)
     assert plan_passes(guidance, frozen, Batching(), skipped=(True, False), negative=True).calls == ()

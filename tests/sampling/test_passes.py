@@ -72,7 +72,8 @@ def test_in_other_dtypes_passes_share_calls_and_give_the_same_numbers(network, g
         with block_samples(model) as counts:
             results.append(denoise(x, 0.8))
         assert len(model.calls) == math.ceil(passes / size)
-        assert sum(counts[0]) == 2 * (passes - bool(guidance.stg_blocks)) and sum(counts[1]) == 2 * passes
+        assert sum(counts[0]) == 2 * (passes - bool(guidance.stg_blocks))
+        assert sum(counts[1]) == 2 * passes
     for sliced in results[1:]:
         torch.testing.assert_close(results[0].video, sliced.video, atol=1e-6, rtol=1e-6)
         torch.testing.assert_close(results[0].audio, sliced.audio, atol=1e-6, rtol=1e-6)
@@ -191,10 +192,13 @@ def test_a_step_cache_saves_evaluations_and_a_low_threshold_saves_none(model, ki
     assert counts == (16, 0)
     assert_equal(same, exact)
     near, counts = run(StepCache(kind=kind, threshold=threshold))
-    assert counts.run + counts.reused == 16 and 0 < counts.reused < 14 and counts.reused % 2 == 0
+    assert counts.run + counts.reused == 16
+    assert 0 < counts.reused < 14
+    assert counts.reused % 2 == 0
     assert (near.video - exact.video).norm() < 0.2 * (noisy(state).video - exact.video).norm()
     block = model.transformer_blocks[0]
-    assert not block._forward_hooks and not block._forward_pre_hooks
+    assert not block._forward_hooks
+    assert not block._forward_pre_hooks
 
 
 @pytest.mark.parametrize(

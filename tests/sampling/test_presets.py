@@ -83,7 +83,8 @@ def test_settings_that_cannot_be_repeated_say_why(photo):
     with pytest.raises(ValueError, match="magic"):
         Request.from_settings({"prompt": "a ball", "magic": 1})
     changed = repeated_request({"request": in_memory}, {"image": photo, "seed": 3})
-    assert changed.image == photo and changed.seed == 3
+    assert changed.image == photo
+    assert changed.seed == 3
 
 
 def test_a_file_made_with_loras_is_not_repeated_without_them(pipeline):
@@ -96,14 +97,16 @@ def test_a_file_made_with_loras_is_not_repeated_without_them(pipeline):
 def test_the_second_stage_is_not_guided_and_reads_the_negative_prompt_only_for_what_needs_it():
     first, second = plan_stages(Request(prompt="x", stages=2, **{**SMALL, "width": 128, "height": 128}))
     assert (first.sampler, second.sampler) == ("euler", "euler")
-    assert first.needs_negative and not second.needs_negative
+    assert first.needs_negative
+    assert not second.needs_negative
     first, second = plan_stages(
         Request(prompt="x", stages=2, cfg=1.0, nag=Nag(), sampler="euler_ancestral", eta=0.5, height=128)
     )
     assert first.nag == second.nag == Nag()
     assert (second.sampler, second.eta) == ("euler_ancestral", 0.5)
     (paired,) = plan_stages(Request(prompt="x", cfg=1.0, sampler="euler_cfg_pp"))
-    assert paired.needs_negative and paired.guidance.passes() == (Pass.CONDITIONAL,)
+    assert paired.needs_negative
+    assert paired.guidance.passes() == (Pass.CONDITIONAL,)
 
 
 @pytest.mark.parametrize(

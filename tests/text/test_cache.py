@@ -39,7 +39,8 @@ def test_only_prompts_that_are_new_are_encoded_and_the_order_is_that_of_the_call
     again = cache.encode("a", ["blue ball", "red", "x", "red"], encoder)
     assert encoder.calls == [["red", "blue ball"], ["x"]]
     assert letters(again) == ["blue ball", "red", "x", "red"]
-    assert torch.equal(again.video[0], first.video[1]) and torch.equal(again.audio[1], first.audio[0])
+    assert torch.equal(again.video[0], first.video[1])
+    assert torch.equal(again.audio[1], first.audio[0])
     assert again.video[1][~again.mask[1].bool()].count_nonzero() == 0
 
 

@@ -91,7 +91,8 @@ def test_a_single_file_gives_the_states_of_its_folder(gemma_folder, tmp_path) ->
         load_gemma(p, dtype=torch.float32) for p in (gemma_folder, tmp_path / "gemma.safetensors")
     )
     ours, plain = file.state_dict(), folder.state_dict()
-    assert ours.keys() == plain.keys() and all(torch.equal(ours[name], plain[name]) for name in plain)
+    assert ours.keys() == plain.keys()
+    assert all(torch.equal(ours[name], plain[name]) for name in plain)
     # Weights that are aligned otherwise in another file are summed from elsewhere.
     torch.testing.assert_close(states(file, tokenizer), states(folder, tokenizer), atol=1e-5, rtol=1e-5)
 

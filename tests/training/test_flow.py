@@ -43,7 +43,8 @@ def rng(seed: int = 0) -> torch.Generator:
 def test_noise_levels_fill_the_unit_interval_and_long_clips_get_more_noise() -> None:
     few, many = draw_sigmas(20000, 64, rng()), draw_sigmas(20000, 4096, rng())
     for sigmas in (few, many):
-        assert 0 < sigmas.min() < 0.02 and 0.99 < sigmas.max() <= 1
+        assert 0 < sigmas.min() < 0.02
+        assert 0.99 < sigmas.max() <= 1
     assert many.mean() - few.mean() > 0.1
     torch.testing.assert_close(many, draw_sigmas(20000, 10**6, rng()))
 
@@ -53,11 +54,16 @@ def test_shares_decide_what_is_conditioning(sample) -> None:
         return draw_task(sample, replace(PLAIN, **shares), rng()).mask
 
     everything = masks()
-    assert everything.video.all() and everything.audio.all()
-    assert not masks(input_audio=1).audio.any() and masks(input_audio=1).video.all()
-    assert not masks(input_video=1).video.any() and masks(input_video=1).audio.all()
+    assert everything.video.all()
+    assert everything.audio.all()
+    assert not masks(input_audio=1).audio.any()
+    assert masks(input_audio=1).video.all()
+    assert not masks(input_video=1).video.any()
+    assert masks(input_video=1).audio.all()
     first = masks(first_frame=1)
-    assert not first.video[:, :, 0].any() and first.video[:, :, 1:].all() and first.audio.all()
+    assert not first.video[:, :, 0].any()
+    assert first.video[:, :, 1:].all()
+    assert first.audio.all()
     region = masks(region=1)
     assert 0 < torch.cat((region.video.flatten(), region.audio.flatten())).mean() < 1
 
@@ -71,7 +77,8 @@ def test_conditioning_is_clean_and_has_no_loss(sample) -> None:
     video = torch.where(task.mask.video.bool(), sample.latent.video, wrong.video)
     tokens = AVLatent(patchify_video(video), patchify_audio(wrong.audio))
     errors = masked_error(tokens, sample.latent, task)
-    assert errors["video"] == 0 and errors["audio"] == 0
+    assert errors["video"] == 0
+    assert errors["audio"] == 0
 
 
 def test_preserved_content_around_a_region_is_another_clips_half_of_the_time(sample) -> None:
@@ -138,7 +145,8 @@ def test_guides_are_the_last_frames_and_half_of_the_time_also_the_first(sample) 
     sample = replace(sample, last=torch.randn(sample.latent.video[:, :, :1].shape))
     drawn = [draw_guides(sample, replace(PLAIN, guides=0.5), rng(seed)) for seed in range(200)]
     frames = Counter(None if guides is None else guides.frames for guides in drawn)
-    assert frames.keys() == {None, (16,), (0, 16)} and 75 < frames[None] < 125
+    assert frames.keys() == {None, (16,), (0, 16)}
+    assert 75 < frames[None] < 125
     for guides in drawn:
         if guides is not None:
             assert torch.equal(guides.latent[:, :, -1:], sample.last)

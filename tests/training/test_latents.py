@@ -58,7 +58,8 @@ def test_the_cache_holds_the_clips_of_consecutive_seeds(folder, encoders) -> Non
 def test_the_same_generator_draws_the_same_batch(folder) -> None:
     cache = LatentCache(folder, BUCKETS)
     one, two = (cache.batch(4, torch.Generator().manual_seed(3)) for _ in range(2))
-    assert torch.equal(one.latent.video, two.latent.video) and torch.equal(one.text.hidden, two.text.hidden)
+    assert torch.equal(one.latent.video, two.latent.video)
+    assert torch.equal(one.text.hidden, two.text.hidden)
 
 
 def test_control_videos_come_from_the_buckets_that_have_them(folder, encoders) -> None:

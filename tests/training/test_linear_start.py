@@ -48,7 +48,8 @@ class Counting:
 def test_the_decoder_starts_as_the_inverse_of_the_code(vae, code):
     before = video_vae.held_out_psnr(vae, code, **HELD_OUT_CLIPS)
     start_linear_decoder(vae.decoder, code, sizes=SIZES)
-    assert before < 10 and video_vae.held_out_psnr(vae, code, **HELD_OUT_CLIPS) > 20
+    assert before < 10
+    assert video_vae.held_out_psnr(vae, code, **HELD_OUT_CLIPS) > 20
 
 
 def test_fitting_layer_by_layer_improves_on_the_linear_decoder(code):
@@ -68,7 +69,8 @@ def test_fitting_layer_by_layer_improves_on_the_linear_decoder(code):
         on_layer=lambda name, error: reported.append((name, error)),
     )
     assert video_vae.held_out_psnr(vae, code, **HELD_OUT_CLIPS) > linear + 0.3
-    assert reported[-1][0] == "conv_out" and len(reported) == len(vae.decoder.up_blocks) + 1
+    assert reported[-1][0] == "conv_out"
+    assert len(reported) == len(vae.decoder.up_blocks) + 1
     assert all(0 < error < 1 for _, error in reported)
     assert other.clips == 300
     assert bleeding(vae, code) < 3
@@ -92,5 +94,7 @@ def test_the_encoder_starts_near_its_code(vae, code):
     error = start_linear_encoder(
         vae.encoder, code, sizes=SIZES, steps=30, on_step=lambda step, error: reported.append((step, error))
     )
-    assert error < 0.25 and reported[-1] == (30, pytest.approx(error))
-    assert before > 0.5 and video_vae.held_out_code_error(vae, code, clips=2) < 0.2
+    assert error < 0.25
+    assert reported[-1] == (30, pytest.approx(error))
+    assert before > 0.5
+    assert video_vae.held_out_code_error(vae, code, clips=2) < 0.2

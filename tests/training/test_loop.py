@@ -210,19 +210,22 @@ def test_the_schedule_follows_the_clock_where_it_is_ahead_of_the_steps(monkeypat
     monkeypatch.setattr("time.monotonic", lambda: now)
     elapsed = Elapsed(100, seconds=10)
     factor = warmup_stable_decay(elapsed, warmup=10, decay=0.4)
-    assert factor(20) == 1 and elapsed.share(20) == 0.2
+    assert factor(20) == 1
+    assert elapsed.share(20) == 0.2
     now = 58.0
     assert factor(20) == pytest.approx(0.5)
     assert factor(90) == pytest.approx(0.25)
     now = 61.0
-    assert factor(20) == 0 and elapsed.share(20) == 1
+    assert factor(20) == 0
+    assert elapsed.share(20) == 1
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (8, 50), (50, 8), (1, 9)])
 def test_orthogonalising_brings_every_singular_value_near_one(shape):
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 100
     values = torch.linalg.svdvals(orthogonalised(matrix))
-    assert values.min() > 0.6 and values.max() < 1.3
+    assert values.min() > 0.6
+    assert values.max() < 1.3
 
 
 def test_curves_are_drawn(tmp_path):

@@ -78,7 +78,8 @@ def test_the_merged_file_equals_the_trained_network(tiny_set, tmp_path) -> None:
     lora = open_lora(path)
     assert lora.reference_downscale_factor == 2
     report = checkpoint.lora_report(Component.TRANSFORMER, lora)
-    assert len(report.matched) == len(adapters.names) and not report.unmatched
+    assert len(report.matched) == len(adapters.names)
+    assert not report.unmatched
     merged = checkpoint.load(Component.TRANSFORMER, loras=(lora,))
     block, twin = base.transformer_blocks[0], merged.transformer_blocks[0]
     x = torch.randn(2, 5, base.config.dim)

@@ -48,7 +48,8 @@ def test_one_command_trains_a_set_that_the_pipeline_runs(folder) -> None:
     result = pipeline("a red circle bounces", stages=2, **CLIP)
     assert result.array().shape == (9, 64, 128, 3)
     waveform, rate = result.audio()
-    assert rate == 48000 and torch.isfinite(waveform).all()
+    assert rate == 48000
+    assert torch.isfinite(waveform).all()
 
 
 def test_the_loras_fit_the_transformer_and_the_edges_lora_is_an_ic_lora(folder) -> None:
@@ -56,7 +57,9 @@ def test_the_loras_fit_the_transformer_and_the_edges_lora_is_an_ic_lora(folder) 
     checkpoint = open_checkpoint(run.models.checkpoint)
     for path in (run.distilled, run.edges):
         report = checkpoint.lora_report(Component.TRANSFORMER, open_lora(path))
-        assert report.matched and not report.unmatched and not report.shape_mismatched
+        assert report.matched
+        assert not report.unmatched
+        assert not report.shape_mismatched
     assert open_lora(run.edges).metadata["reference_downscale_factor"] == 1
 
 
@@ -80,7 +83,8 @@ def test_a_stage_stopped_by_the_time_limit_is_finished_by_the_next_call(folder, 
         after = load_file(first.part("transformer"))
     finally:
         moved.rename(first.part("transformer"))
-    assert before.keys() == after.keys() and all(torch.equal(before[n], after[n]) for n in before)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[n], after[n]) for n in before)
 
 
 def test_a_stage_without_its_inputs_and_unknown_stages_are_refused(tmp_path) -> None:
@@ -94,7 +98,8 @@ def test_a_stage_without_its_inputs_and_unknown_stages_are_refused(tmp_path) -> 
 def test_the_command_lists_expected_minutes_without_starting(tmp_path) -> None:
     out = tmp_path / "new"
     result = CliRunner().invoke(main, ["train", "tiny", "--out", str(out), "--list"])
-    assert result.exit_code == 0 and not out.exists()
+    assert result.exit_code == 0
+    assert not out.exists()
     for stage in STAGES:
         assert stage in result.output
     assert "min on 2 cores" in result.output
@@ -122,7 +127,8 @@ def test_a_run_can_start_from_the_weights_of_a_set(folder, tmp_path) -> None:
     before, after = load_file(models.checkpoint), load_file(make_run(tmp_path).models.checkpoint)
     assert before.keys() == after.keys()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed and all(name.startswith("vae.decoder.") for name in changed)
+    assert changed
+    assert all(name.startswith("vae.decoder.") for name in changed)
 
 
 def test_starting_from_a_set_is_refused_for_foundations_and_for_other_widths(folder, tmp_path) -> None:

@@ -77,7 +77,8 @@ def test_replays_compute_the_gradients_of_the_step(network, sample, states) -> N
             if p.grad is not None:
                 torch.testing.assert_close(gradients[name], p.grad, msg=name)
         network.zero_grad()
-    assert len(records) == 2 and step.problem is None
+    assert len(records) == 2
+    assert step.problem is None
 
 
 def test_steps_run_without_recording_after_it_has_failed(network, sample, states) -> None:

@@ -49,16 +49,19 @@ def test_frames_are_rendered_on_the_cpu_by_default() -> None:
 def test_clips_are_rendered_on_the_requested_device() -> None:
     with FakeTensorMode():
         frames = fake_frames()
-        assert frames.device == CUDA and frames.shape == (4, 3, 9, 32, 64)
+        assert frames.device == CUDA
+        assert frames.shape == (4, 3, 9, 32, 64)
         cut = video_vae.cut_to_next(frames, 0.5, torch.Generator())
-        assert cut.device == CUDA and cut.shape == (3, 3, 9, 32, 64)
+        assert cut.device == CUDA
+        assert cut.shape == (3, 3, 9, 32, 64)
 
 
 def test_a_step_of_the_encoder_mixes_no_devices(code) -> None:
     with FakeTensorMode():
         vae, moved = on_cuda(code)
         error = video_vae.encoder_error(vae, moved, fake_frames())
-        assert error.device == CUDA and error.requires_grad
+        assert error.device == CUDA
+        assert error.requires_grad
         with pytest.raises(RuntimeError, match="two different devices"):
             video_vae.encoder_error(vae, moved.to(CPU), fake_frames())
 
@@ -68,7 +71,9 @@ def test_a_step_of_the_decoder_mixes_no_devices(code, encoded) -> None:
     with FakeTensorMode():
         vae, moved = on_cuda(code)
         error = video_vae.decoder_error(vae, moved, fake_frames(), torch.Generator(), encoded=encoded)
-        assert error.device == CUDA and error.shape == (4, 3, 9, 32, 64) and error.requires_grad
+        assert error.device == CUDA
+        assert error.shape == (4, 3, 9, 32, 64)
+        assert error.requires_grad
 
 
 def test_a_step_of_the_decoder_gets_noisy_latents_of_the_code_or_of_the_encoder(code) -> None:
@@ -102,7 +107,8 @@ def test_a_share_of_clips_changes_to_the_next_scene_only_with_cuts() -> None:
             of_first, of_next = ((clip == other).all(0).all(-1).all(-1) for other in clips[index : index + 2])
             assert bool(of_first[0])
             last = int(of_first.long().cumprod(0).sum())
-            assert last in (1, 9, 17) and bool((of_first | of_next).all())
+            assert last in (1, 9, 17)
+            assert bool((of_first | of_next).all())
             changed += last < 17
     assert 40 < changed < 80
 
@@ -127,7 +133,8 @@ def test_tensor_cores_are_enabled_within_training_only() -> None:
     with loop.tensor_cores(CPU):
         assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark) == before
     with loop.tensor_cores(CUDA):
-        assert torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.benchmark
+        assert torch.backends.cuda.matmul.allow_tf32
+        assert torch.backends.cudnn.benchmark
     assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark) == before
 
 

@@ -34,7 +34,9 @@ def test_rows_keep_their_largest_value_and_lose_a_sixteenth_at_most(dtype):
     x[3] = 0
     stored, scale = quantize_rows(x)
     back = stored.float() * scale
-    assert stored.dtype == torch.float8_e4m3fn and scale.shape == (7, 1) and scale.dtype == torch.float32
+    assert stored.dtype == torch.float8_e4m3fn
+    assert scale.shape == (7, 1)
+    assert scale.dtype == torch.float32
     assert bool((((back - x.float()).abs()) <= x.float().abs() * FP8_ERROR + scale * FP8_STEP + 1e-12).all())
     torch.testing.assert_close(back.abs().amax(1), x.float().abs().amax(1), rtol=1e-6, atol=0)
 

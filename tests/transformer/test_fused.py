@@ -28,7 +28,8 @@ def test_fused_regions_give_what_the_plain_ones_give(model23, streams, chunk_tok
     fused = Fused("aot_eager")
     expected = run(model23, streams, None)
     actual = run(model23, streams, fused, chunk_tokens=chunk_tokens)
-    assert fused.problem is None and len(fused._compiled) == 3
+    assert fused.problem is None
+    assert len(fused._compiled) == 3
     for a, e in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, e, rtol=0, atol=2e-5)
 
@@ -42,7 +43,8 @@ def test_an_update_is_added_by_the_kernel_that_reads_the_stream_next(model, stre
     # After self-attention and text attention of each stream, by the next branch that reads it. Generation 2.0
     # does not modulate its text attention, which therefore adds its update by itself.
     each = 3 if model.config.cross_attention_adaln else 1
-    assert formulas.count("_add_norm_modulate") == 2 * each * len(model.transformer_blocks) and not gates
+    assert formulas.count("_add_norm_modulate") == 2 * each * len(model.transformer_blocks)
+    assert not gates
     for a, e in zip(actual, plain, strict=True):
         torch.testing.assert_close(a, e, rtol=0, atol=2e-5)
 
@@ -97,7 +99,8 @@ def test_after_a_failed_compilation_the_plain_formulas_run(model23, streams, cap
     fused = Fused("no_such_backend")
     expected, actual = run(model23, streams, None), run(model23, streams, fused)
     assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))
-    assert "no_such_backend" in fused.problem and "fused kernels are off" in caplog.text
+    assert "no_such_backend" in fused.problem
+    assert "fused kernels are off" in caplog.text
 
 
 def test_running_out_of_memory_does_not_count_as_a_failed_compilation(model23, streams):

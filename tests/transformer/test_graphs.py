@@ -75,7 +75,8 @@ def test_steps_are_replayed_with_other_tokens_noise_and_text(model, clip):
             for stream in (video, audio)
         ]
         assert step.agrees(*changed)
-    assert step.graphs.recorded == 1 and step.graphs.problem is None
+    assert step.graphs.recorded == 1
+    assert step.graphs.problem is None
 
 
 def test_an_earlier_result_outlives_the_next_replay(model, clip):
@@ -104,7 +105,8 @@ def test_other_shapes_and_layouts_of_noise_are_recorded_by_themselves(model, cli
     # Only one clip's tables are cached, so that the first clip is recorded again after a longer one.
     assert step.graphs.recorded > 4
     before = step.graphs.recorded
-    assert step.agrees(*kinds[4]) and step.graphs.recorded == before + 1
+    assert step.agrees(*kinds[4])
+    assert step.graphs.recorded == before + 1
 
 
 def test_only_the_last_records_are_cached(model, clip):
@@ -114,7 +116,8 @@ def test_only_the_last_records_are_cached(model, clip):
         assert len(step.graphs._records) <= 2
     assert step.graphs.recorded == 4
     step.graphs.clear()
-    assert step.agrees(image(video, 2), audio) and step.graphs.recorded == 5
+    assert step.agrees(image(video, 2), audio)
+    assert step.graphs.recorded == 5
 
 
 def test_a_replay_reads_a_weight_that_was_written_into_and_a_replaced_one_is_recorded(model, clip):
@@ -124,9 +127,11 @@ def test_a_replay_reads_a_weight_that_was_written_into_and_a_replaced_one_is_rec
     assert step.agrees(video, audio)
     with torch.no_grad():
         layer.weight.add_(0.1)
-    assert step.agrees(video, audio) and step.graphs.recorded == 1
+    assert step.agrees(video, audio)
+    assert step.graphs.recorded == 1
     layer.weight = torch.nn.Parameter(before.detach() * 2 - 0.1)
-    assert step.agrees(video, audio) and step.graphs.recorded == 2
+    assert step.agrees(video, audio)
+    assert step.graphs.recorded == 2
     with torch.no_grad():
         before.sub_(0.1)
     layer.weight = before
@@ -139,7 +144,8 @@ def test_what_cannot_be_recorded_is_computed_without_a_record(model, clip):
     skip = Perturbations((Perturbation(video_self_attention=[1]), Perturbation()))
     masked = replace(video, attention_mask=torch.rand(2, count, count))
     step = Step(model, max_tokens=count + audio.tokens.shape[1])
-    assert step.agrees(masked, audio) and step.agrees(video, audio, perturbations=skip)
+    assert step.agrees(masked, audio)
+    assert step.agrees(video, audio, perturbations=skip)
     assert step.agrees(longer(video), audio)
     hook = model.transformer_blocks[0].register_forward_hook(lambda *given: None)
     assert step.agrees(video, audio)
@@ -149,7 +155,8 @@ def test_what_cannot_be_recorded_is_computed_without_a_record(model, clip):
     step.chunk_tokens = None
     assert step.graphs.recorded == 0
     with torch.no_grad():
-        assert step.agrees(video, audio) and step.graphs.recorded == 1
+        assert step.agrees(video, audio)
+        assert step.graphs.recorded == 1
 
 
 def test_every_block_is_reported_before_a_replay(model, clip):
@@ -162,15 +169,18 @@ def test_every_block_is_reported_before_a_replay(model, clip):
 def test_a_device_without_graphs_says_so_and_a_recorder_that_fails_is_not_used(model, clip, caplog):
     with torch.inference_mode():
         reason = Graphs().why_not(model.transformer_blocks, (clip[0].tokens, None), (None, None))
-    assert reason is not None and "the tokens are on cpu" in reason
+    assert reason is not None
+    assert "the tokens are on cpu" in reason
 
     def fails(run):
         raise RuntimeError("no graphs today")
 
     step = Step(model)
     step.graphs = Graphs(fails, devices=("cpu",))
-    assert step.agrees(*clip) and step.agrees(*clip)
-    assert step.graphs.problem == "RuntimeError: no graphs today" and len(caplog.records) == 1
+    assert step.agrees(*clip)
+    assert step.agrees(*clip)
+    assert step.graphs.problem == "RuntimeError: no graphs today"
+    assert len(caplog.records) == 1
 
 
 @pytest.mark.gpu
@@ -194,5 +204,6 @@ def test_a_cuda_graph_gives_what_the_kernels_give(model23, streams):
             plain = model(given, audio, rope=rope)
             for a, e in zip(run(given, audio, rope=rope), plain, strict=True):
                 torch.testing.assert_close(a, e, rtol=0, atol=1e-4)
-    assert graphs.problem is None and graphs.recorded == 1
+    assert graphs.problem is None
+    assert graphs.recorded == 1
     model.to("cpu")

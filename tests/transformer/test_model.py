@@ -94,7 +94,8 @@ def test_an_empty_audio_stream_means_video_only(model, streams):
         timesteps=audio.timesteps[:, :1],
     )
     with_empty, without = run(model, video, empty), run(model, video, None)
-    assert with_empty[1] is None and without[1] is None
+    assert with_empty[1] is None
+    assert without[1] is None
     assert torch.equal(with_empty[0], without[0])
 
 
@@ -197,7 +198,8 @@ def test_inputs_are_not_written_to(model, streams):
     copies = [replace(m, tokens=m.tokens.clone(), context=m.context.clone()) for m in (video, audio)]
     run(model, video, audio)
     for m, copy in zip((video, audio), copies, strict=True):
-        assert torch.equal(m.tokens, copy.tokens) and torch.equal(m.context, copy.context)
+        assert torch.equal(m.tokens, copy.tokens)
+        assert torch.equal(m.context, copy.context)
 
 
 def test_gradients_reach_every_parameter(model, streams):

@@ -42,7 +42,8 @@ def test_a_step_that_runs_out_of_memory_continues_in_halves(model, streams, imag
         runner = Runner(model, fused=fused)
         expected, free = run(runner, video, audio, perturbations)
         actual, tight = run(runner, video, audio, perturbations, limit=int(0.75 * free.peak))
-        assert tight.refused > 0 and tight.peak <= 0.75 * free.peak
+        assert tight.refused > 0
+        assert tight.peak <= 0.75 * free.peak
         assert 64 <= runner.chunk_tokens <= TOKENS / 2
         for a, e in zip(actual, expected, strict=True):
             torch.testing.assert_close(a, e, rtol=0, atol=2e-5)
@@ -62,6 +63,7 @@ def test_a_step_that_cannot_fit_says_so_and_leaves_the_model_unchanged(model23, 
 
 
 def test_other_errors_do_not_count_as_out_of_memory():
-    assert is_out_of_memory(torch.OutOfMemoryError("x")) and is_out_of_memory(MemoryError())
+    assert is_out_of_memory(torch.OutOfMemoryError("x"))
+    assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"))
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))

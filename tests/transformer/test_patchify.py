@@ -39,9 +39,11 @@ def test_left_over_guide_tokens_are_refused():
 def test_positions_tile_the_clip_without_gaps():
     time, rows, columns = video_positions(4, 2, 3, 25.0)[0]
     starts, ends = time[::6].unbind(-1)
-    assert starts[0] == 0 and torch.equal(starts[1:], ends[:-1])
+    assert starts[0] == 0
+    assert torch.equal(starts[1:], ends[:-1])
     torch.testing.assert_close(ends * 25, torch.tensor([1.0, 9.0, 17.0, 25.0]))
-    assert rows.max() == 64 and columns.max() == 96
+    assert rows.max() == 64
+    assert columns.max() == 96
 
 
 def test_audio_positions_tile_time_at_25_a_second():

@@ -34,7 +34,8 @@ def test_the_second_step_takes_the_tables_of_the_first(model23, clip):
     first = memory.tables(model23, video, audio)
     # Every step computes its positions again, as a sampler does.
     again = memory.tables(model23, replace(video, positions=video.positions.clone()), audio)
-    assert same(first, again) and memory.computed == 2
+    assert same(first, again)
+    assert memory.computed == 2
     fresh = model23.rope_tables(video.positions, audio.positions)
     assert all(torch.equal(a.cos, b.cos) for a, b in zip(ropes(first), ropes(fresh), strict=True))
     for a, e in zip(model23(video, audio, rope=again), model23(video, audio), strict=True):
@@ -55,7 +56,9 @@ def test_another_shape_place_or_dtype_has_its_own_and_the_old_ones_go(model23, c
         start=3,
     ):
         tables = memory.tables(model23, other, audio)
-        assert memory.computed == made and not same(tables, first) and tables.audio is first.audio
+        assert memory.computed == made
+        assert not same(tables, first)
+        assert tables.audio is first.audio
         assert tables.video.cos.dtype == other.tokens.dtype
         assert memory.kept == 2
 

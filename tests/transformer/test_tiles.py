@@ -16,7 +16,8 @@ from ltx2_core.transformer.tiles import Tiles, evaluate_tiles, tile_spans, tile_
 def test_shares_of_tiles_add_up_to_one_and_neighbours_share_what_is_asked():
     for length, count, overlap in ((10, 2, 2), (24, 3, 4), (17, 4, 1), (9, 1, 4)):
         spans = tile_spans(length, count, overlap)
-        assert spans[0][0] == 0 and spans[-1][1] == length
+        assert spans[0][0] == 0
+        assert spans[-1][1] == length
         assert all(a[1] - b[0] >= overlap for a, b in pairwise(spans))
         weights = tile_weights(length, spans)
         torch.testing.assert_close(weights.sum(0), torch.ones(length))

@@ -26,7 +26,8 @@ def test_a_pixel_depends_on_as_many_cells_as_the_field_of_view(vaes: dict[str, V
     for pixel, nearest in ((32 * middle, middle), (32 * middle + 31, middle)):
         (gradient,) = torch.autograd.grad(frames[0, :, 0, :, pixel].sum(), latent, retain_graph=True)
         reached = gradient.abs().amax(dim=(0, 1, 2, 3)).nonzero()[:, 0]
-        assert nearest - reached.min() <= view and reached.max() - nearest <= view
+        assert nearest - reached.min() <= view
+        assert reached.max() - nearest <= view
         assert max(nearest - reached.min(), reached.max() - nearest) >= view - 1
 
 
@@ -49,7 +50,8 @@ def test_frames_are_converted_before_they_are_joined(vaes):
         return to_bytes(frames[0].movedim(0, 1)).movedim(0, 1)[None]
 
     result = torch.cat(list(vae.decode_tiles(LATENT, tiles, convert=convert)), dim=2)
-    assert result.dtype == torch.uint8 and torch.equal(result, convert(vae.decode(LATENT)))
+    assert result.dtype == torch.uint8
+    assert torch.equal(result, convert(vae.decode(LATENT)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.uint8])
