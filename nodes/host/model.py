@@ -49,12 +49,26 @@ def load_model(*paths: str | Path, disable_dynamic: bool = False) -> Model:
     return patcher
 
 
+class LatentFormatAV(comfy.latent_formats.LTXAV):
+    """The host's latent format without its own previews.
+
+    From ComfyUI 0.30 on the host previews the video alone, at every step, next to the pack's preview of both
+    streams.
+    """
+
+    taesd_decoder_name = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.latent_rgb_factors = self.latent_rgb_factors_bias = None
+
+
 class LTX2Config(comfy.supported_models_base.BASE):
     """The host's description of a model family."""
 
     unet_config: Options = {}  # noqa: RUF012 the host's class attributes, copied per instance
     unet_extra_config: Options = {}  # noqa: RUF012
-    latent_format = comfy.latent_formats.LTXAV
+    latent_format = LatentFormatAV
     sampling_settings = {"shift": 2.37}  # noqa: RUF012
     memory_usage_factor = 0.077
     supported_inference_dtypes = DTYPES
