@@ -103,7 +103,7 @@ class Ours:
         sampler = get_sampler(preset.sampler, eta=preset.eta)
         return lambda: sampler(denoise, x, sigmas, generator=torch.Generator().manual_seed(0))
 
-    def _count(self, number: int) -> None:
+    def _count(self, _block: int) -> None:
         self.blocks += 1
 
     def evaluations(self, preset: Preset) -> int:
