@@ -20,13 +20,13 @@ State: TypeAlias = Literal["ok", "note", "problem"]
 REQUIRED = {
     "torch": "2.4",
     "numpy": "1.25",
-    "einops": "0",
+    "einops": "0.7",
     "safetensors": "0.4.3",
     "transformers": "4.50.3",
     "tokenizers": "0.21",
     "av": "15.1",
-    "Pillow": "0",
-    "tqdm": "0",
+    "Pillow": "10",
+    "tqdm": "4.62",
     "click": "8.1",
     "pydantic": "2.4",
 }

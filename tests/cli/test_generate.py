@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import av
@@ -131,11 +130,11 @@ def test_control_c_stops_at_once_and_leaves_nothing(tmp_path) -> None:
         assert character, seen
         seen += character
     process.send_signal(signal.SIGINT)
-    start = time.monotonic()
     process.wait(timeout=60)
     assert process.returncode != 0
-    assert time.monotonic() - start < 30
-    assert "Traceback" not in process.stderr.read()
+    printed = process.stderr.read()
+    assert "Traceback" not in printed
+    assert "500/500" not in printed
     assert not list(tmp_path.iterdir())
 
 

@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 
 def command(tiny_set, folder: Path, out: Path) -> list[str]:
     return [
@@ -19,6 +21,7 @@ def command(tiny_set, folder: Path, out: Path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_with_the_identical_file(tiny_set, tmp_path):
     whole, cut = tmp_path / "whole.mp4", tmp_path / "cut.mp4"
     subprocess.run(command(tiny_set, tmp_path / "whole", whole), check=True, capture_output=True, timeout=900)

@@ -69,6 +69,7 @@ def test_prompts_are_parsed_from_text_lines_and_json():
             PromptSchedule.parse(wrong)
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_and_ends_with_the_identical_clip(pipeline, tmp_path):
     prompts = "0: a red ball\n3: a blue square"
     whole = long_video(pipeline, prompts, how=HOW, folder=tmp_path / "whole", **OPTIONS)

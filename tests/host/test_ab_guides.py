@@ -216,7 +216,7 @@ MISTAKES = {
     decoded_with_guides: "move LTX-2 Crop Guides between the sampler and LTX-2 Decode Video",
     upscale_with_guides: "move LTX-2 Crop Guides between the sampler and LTX-2 Latent Upscale",
     guide_of_another_stage: "move LTX-2 Crop Guides before the upscaler",
-    guide_past_the_end: "use fewer pictures or an earlier frame",
+    guide_past_the_end: "use fewer frames or an earlier position",
 }
 
 

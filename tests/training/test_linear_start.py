@@ -52,6 +52,7 @@ def test_the_decoder_starts_as_the_inverse_of_the_code(vae, code):
     assert video_vae.held_out_psnr(vae, code, **HELD_OUT_CLIPS) > 20
 
 
+@pytest.mark.slow
 def test_fitting_layer_by_layer_improves_on_the_linear_decoder(code):
     config = trained_config()
     config["vae"]["decoder_base_channels"] = 16
@@ -88,6 +89,7 @@ def bleeding(vae: VideoVAE, code: VideoCode) -> float:
     return float(own - cut)
 
 
+@pytest.mark.slow
 def test_the_encoder_starts_near_its_code(vae, code):
     before = video_vae.held_out_code_error(vae, code, clips=2)
     reported = []

@@ -20,6 +20,8 @@ from ltx2_core.training.tiny.start import start_from
 
 CLIP = {"width": 128, "height": 64, "num_frames": 9, "fps": 25.0, "steps": 2, "cfg": 2.0}
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -86,6 +86,7 @@ def test_a_tile_as_large_as_the_clip_changes_nothing(vaes: Vaes) -> None:
     torch.testing.assert_close(tiled_encode(vae, frames, tiling), vae.encode(frames), **close)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.tuples(*[st.integers(1, 7)] * 3), st.tuples(*[st.tuples(st.integers(2, 5), st.integers(0, 4))] * 3))
 def test_tiles_cover_every_frame_and_pixel(
