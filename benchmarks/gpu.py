@@ -12,12 +12,14 @@ network, also on a CPU.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from gpu_network import Bench
 from rows import Rows
 
+from ltx2_core.transformer import Transformer
 from ltx2_core.transformer.fp8 import is_fp8
 
 SMALL_SIZES = {"384x256x25": (384, 256, 25)}
@@ -88,19 +90,23 @@ def run(bench: Bench, rows: Rows) -> None:
         model.to(bench.device)
         rows.measure("blocks to fp8", lambda: bench.fp8(model))
     if is_fp8(model):
-        for size in sizes:
-            rows.measure(
-                f"step {size}, fp8",
-                lambda size=size: bench.step(model, size, rate=bench.gemm_fp8),
-                needs_s=20,
-            )
-            rows.measure(
-                f"step {size}, fp8, fused",
-                lambda size=size: bench.fused(model, size, rate=bench.gemm_fp8),
-                needs_s=40,
-            )
+        _measure_fp8(bench, rows, model, sizes)
     rows.draw("ratio", f"time over the floor, {rows.about['device']}")
     rows.write()
+
+
+def _measure_fp8(bench: Bench, rows: Rows, model: Transformer, sizes: Sequence[str]) -> None:
+    for size in sizes:
+        rows.measure(
+            f"step {size}, fp8",
+            lambda size=size: bench.step(model, size, rate=bench.gemm_fp8),
+            needs_s=20,
+        )
+        rows.measure(
+            f"step {size}, fp8, fused",
+            lambda size=size: bench.fused(model, size, rate=bench.gemm_fp8),
+            needs_s=40,
+        )
 
 
 if __name__ == "__main__":

@@ -151,7 +151,7 @@ class Bench(Machine):
             return {"not measured": "no GPU"}
         clip = plan_clip(*self.sizes[size][:2], frames=self.sizes[size][2])
         weights = released_size("2.3")
-        plan = plan_memory(cap_gb * 10**9, **vars(weights), clips=[clip], dtype=self.dtype)
+        plan = plan_memory(cap_gb * 10**9, weights, clips=[clip], dtype=self.dtype)
         model.to("cpu")
         torch.cuda.empty_cache()
         total = torch.cuda.get_device_properties(self.device).total_memory

@@ -37,6 +37,7 @@ from ltx2_core.run.pipeline import LTX2Pipeline
 from ltx2_core.sampling.caching import StepCache
 from ltx2_core.sampling.denoiser import Denoiser
 from ltx2_core.sampling.guidance import Guidance, Pass, StreamGuidance
+from ltx2_core.sampling.model_calls import ModelCalls
 from ltx2_core.sampling.noise import initial_state, make_noise
 from ltx2_core.sampling.presets import PRESETS, Preset
 from ltx2_core.sampling.previews import LinearMap, Previews
@@ -94,8 +95,7 @@ class Ours:
             self.state,
             *self.texts,
             guidance=guidance,
-            passes_per_call=passes_per_call,
-            on_block=self._count,
+            calls=ModelCalls(passes_per_call=passes_per_call, on_block=self._count),
         )
         sigmas = preset.sigmas()[1:3]
         self.blocks = 0
@@ -103,7 +103,7 @@ class Ours:
         sampler = get_sampler(preset.sampler, eta=preset.eta)
         return lambda: sampler(denoise, x, sigmas, generator=torch.Generator().manual_seed(0))
 
-    def _count(self, number: int) -> None:
+    def _count(self, _block: int) -> None:
         self.blocks += 1
 
     def evaluations(self, preset: Preset) -> int:

@@ -45,7 +45,7 @@ class Rows:
         else:
             try:
                 row = run()
-            except Exception as error:  # A failing row must not stop the others.
+            except Exception as error:  # noqa: BLE001 a failing row must not stop the others
                 first = str(error).splitlines()[0] if str(error) else ""
                 row = {"not measured": f"{type(error).__name__}: {first[:160]}"}
         if torch.cuda.is_available():

@@ -91,7 +91,7 @@ def _guarded(name: str, check: Callable[[], Fact]) -> Fact:
     """A broken installation can raise anything while it is imported; the error is the finding."""
     try:
         return check()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 the error is the finding
         return Fact(name=name, state="problem", text=f"{type(error).__name__}: {error}")
 
 

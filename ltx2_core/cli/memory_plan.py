@@ -81,7 +81,7 @@ def _of_released(chosen: Chosen, clips: list[ClipPlan]) -> Planner:
 
     size = released_size(chosen["model"], chosen["stored"])
     dtype, batch = DTYPES[chosen["dtype"] or "bfloat16"], chosen["passes_per_call"]
-    return lambda budget: plan_memory(budget, **vars(size), clips=clips, dtype=dtype, batch=batch)
+    return lambda budget: plan_memory(budget, size, clips=clips, dtype=dtype, batch=batch)
 
 
 def _of_files(chosen: Chosen, clips: list[ClipPlan]) -> Planner:

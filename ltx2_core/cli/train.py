@@ -73,7 +73,7 @@ class StepsOption(click.ParamType):  # type: ignore[type-arg]  # generic in new 
     help="List the stages, their expected and actual minutes and whether they are done, then exit.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print no progress.")
-def tiny(
+def tiny(  # noqa: PLR0913 click passes one argument for each option
     out: Path,
     stages: tuple[str, ...],
     scale: str,

@@ -72,7 +72,7 @@ def long_video(
     settings = _settings(pipeline, request, plan)
     store = WindowStore.temporary(settings) if folder is None else WindowStore(Path(folder), settings)
 
-    def prepare(plan: LongPlan, prompts: tuple[str, ...]) -> SampleWindow:
+    def prepare(plan: LongPlan, prompts: tuple[str, ...]) -> SampleWindow:  # noqa: ARG001 names of PrepareSampler
         return lambda run: _sample(pipeline, request, how, run, on_step, stop)
 
     return sample_windows(plan, store, pipeline, prepare, on_window=on_window).finish(pipeline, settings)

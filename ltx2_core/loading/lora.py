@@ -105,9 +105,9 @@ class Lora:
         """Whether any layer's name occurs in an LTX-2 transformer, text connector or text projection."""
         return any(_FAMILY.search(target_of(module)[1]) for module in self.layers)
 
-    def strength_of(self, component: Component, module: str) -> float:
-        """The strength for a module (official name) of a component."""
-        stream = updated_stream(component, module)
+    def strength_of(self, module: str) -> float:
+        """The strength for a module of any component, by its official name."""
+        stream = updated_stream(module)
         if stream is None:
             return self.strength
         return self.video_strength if stream == "video" else self.audio_strength

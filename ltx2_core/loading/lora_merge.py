@@ -84,7 +84,7 @@ def find_changes(
         reports.append(report)
         log.log(logging.INFO if report.is_clean else logging.WARNING, "%s", report)
         for module, layer in lora.pairs(component, shapes).items():
-            if strength := lora.strength_of(component, module):
+            if strength := lora.strength_of(module):
                 changes.setdefault(module, []).append((lora, layer, strength))
     return changes, reports
 

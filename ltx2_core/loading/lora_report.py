@@ -121,7 +121,7 @@ def stream_of(component: Component, module: str) -> Stream:
     return "audio" if name.startswith("audio_") else "video"
 
 
-def updated_stream(component: Component, module: str) -> Literal["video", "audio"] | None:
+def updated_stream(module: str) -> Literal["video", "audio"] | None:
     """The stream that a module updates, whose LoRA strength applies to it; None if it serves both."""
     name = _BLOCK.sub("", module)
     if name.startswith("aggregate_embed"):

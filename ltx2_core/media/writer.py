@@ -182,7 +182,7 @@ class VideoWriter:
             self._container.mux(self._audio.encode(None))
 
     def _close(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         container, self._container = self._container, None
         # Writing the trailer of a broken file may fail too; the first error is the one to report.

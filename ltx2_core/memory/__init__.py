@@ -7,6 +7,7 @@ from .estimate import MemoryEstimate, estimate_memory
 from .plan import (
     PRESETS,
     MemoryPlan,
+    ModelSize,
     PlannedStage,
     check_budget,
     free_memory,
@@ -18,7 +19,7 @@ from .plan import (
     usable,
 )
 from .plot import draw_plans
-from .released import RELEASED, STORED, ModelSize, Released, Stored, released_size
+from .released import RELEASED, STORED, Released, Stored, released_size
 from .streaming import BlockStreaming
 from .text_stage import TextSize, text_bytes
 from .trace import Trace

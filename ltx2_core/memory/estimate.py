@@ -36,8 +36,6 @@ def estimate_memory(
     vae: VideoVAEConfig,
     clips: Sequence[ClipPlan],
     dtype: torch.dtype,
-    chunk_tokens: int | None = None,
-    piece_bytes: int = MAX_PIECE_BYTES,
     connector_weights: int = 0,
     text: TextSize | None = None,
 ) -> tuple[MemoryEstimate, ...]:
@@ -56,14 +54,14 @@ def estimate_memory(
             MemoryEstimate(
                 stage=f"stage {index}",
                 weights=transformer_weights,
-                activations=step_bytes(transformer, clip, itemsize, chunk_tokens=chunk_tokens),
+                activations=step_bytes(transformer, clip, itemsize),
             )
         )
     stages.append(
         MemoryEstimate(
             stage="decode",
             weights=decoder_weights,
-            activations=decoding(vae, clips[-1], itemsize, piece_bytes).peak,
+            activations=decoding(vae, clips[-1], itemsize).peak,
         )
     )
     return tuple(stages)

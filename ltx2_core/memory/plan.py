@@ -31,6 +31,26 @@ _COPIES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelSize:
+    """Configurations of the networks that a run loads, and the bytes of their weights.
+
+    ``transformer_weights`` are of the whole transformer, ``block_weights`` of one of its blocks,
+    ``text_weights`` of encoder and connectors, ``connector_weights`` of the connectors alone. Without
+    ``text`` the activations of text encoding are not counted, without ``audio`` the decoding of audio.
+    """
+
+    transformer: TransformerConfig
+    vae: VideoVAEConfig
+    text: TextSize | None = None
+    audio: AudioSize | None = None
+    text_weights: int
+    connector_weights: int = 0
+    transformer_weights: int
+    block_weights: int
+    decoder_weights: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class PlannedStage:
     """Bytes of one stage: ``weights`` and ``activations`` on the device, ``host`` in system memory.
 
@@ -106,20 +126,12 @@ class MemoryPlan:
 
 def plan_memory(
     budget: int,
+    size: ModelSize,
     *,
-    text_weights: int,
-    transformer_weights: int,
-    block_weights: int,
-    decoder_weights: int,
-    transformer: TransformerConfig,
-    vae: VideoVAEConfig,
     clips: Sequence[ClipPlan],
     dtype: torch.dtype,
     batch: int = 1,
     text_keys: int = 0,
-    connector_weights: int = 0,
-    text: TextSize | None = None,
-    audio: AudioSize | None = None,
 ) -> MemoryPlan:
     """The fastest plan that fits into ``budget`` bytes of device memory, or else that with the lowest peak.
 
@@ -127,35 +139,33 @@ def plan_memory(
     decoding: smaller pieces, then tiles. A text encoder that does not fit stays in system memory and runs on
     the CPU.
 
-    All ``*_weights`` are bytes: ``transformer_weights`` of the whole transformer, ``block_weights`` of one
-    block, ``text_weights`` of encoder and connectors, ``connector_weights`` of the connectors alone.
     ``batch`` samples go through the transformer at once, and ``text_keys`` bytes of cached text keys and
-    values are held while it samples. A positive and a negative prompt of the full length are assumed. Without
-    ``text`` the activations of text encoding are not counted, without ``audio`` the decoding of audio.
+    values are held while it samples. A positive and a negative prompt of the full length are assumed.
 
     Raises ValueError for a budget below 1.
     """
     check_budget(budget)
-    room, blocks, itemsize = usable(budget), transformer.num_layers, dtype.itemsize
+    room, blocks, itemsize = usable(budget), size.transformer.num_layers, dtype.itemsize
 
     def working(chunk_tokens: int | None) -> list[int]:
-        steps = (step_bytes(transformer, clip, itemsize, chunk_tokens=chunk_tokens) for clip in clips)
+        steps = (step_bytes(size.transformer, clip, itemsize, chunk_tokens=chunk_tokens) for clip in clips)
         return [batch * step + text_keys for step in steps]
 
-    chunk_tokens = None if transformer_weights + max(working(None)) <= room else CHUNK_TOKENS
+    chunk_tokens = None if size.transformer_weights + max(working(None)) <= room else CHUNK_TOKENS
     steps = working(chunk_tokens)
     # Chunks cost little time, streaming costs much, so chunks are used before any block is offloaded.
-    resident, on_device = blocks, transformer_weights
-    if transformer_weights + max(steps) > room and blocks > _COPIES:
-        others = transformer_weights - blocks * block_weights
-        left = room - max(steps) - others - _COPIES * block_weights
-        resident = min(max(left // block_weights, 0), blocks - _COPIES)
-        on_device = others + (resident + _COPIES) * block_weights
-    offloaded = (blocks - resident) * block_weights
+    resident, on_device = blocks, size.transformer_weights
+    block = size.block_weights
+    if size.transformer_weights + max(steps) > room and blocks > _COPIES:
+        others = size.transformer_weights - blocks * block
+        left = room - max(steps) - others - _COPIES * block
+        resident = min(max(left // block, 0), blocks - _COPIES)
+        on_device = others + (resident + _COPIES) * block
+    offloaded = (blocks - resident) * block
 
-    decode = choose_decode(room - decoder_weights, vae=vae, clip=clips[-1], dtype=dtype)
+    decode = choose_decode(room - size.decoder_weights, vae=size.vae, clip=clips[-1], dtype=dtype)
     # The connectors are small and always run on the device, even if the encoder does not.
-    encoder, connectors = text_stages(text_weights, connector_weights, text, itemsize)
+    encoder, connectors = text_stages(size.text_weights, size.connector_weights, size.text, itemsize)
     stages = [
         replace(connectors, host=encoder.weights)
         if encoder.total > room
@@ -165,13 +175,13 @@ def plan_memory(
         PlannedStage(stage=f"stage {number}", weights=on_device, activations=step, host=offloaded)
         for number, step in enumerate(steps, start=1)
     ]
-    if audio is not None:
-        weights, activations = audio_bytes(audio, clips[-1].audio_latents)
+    if size.audio is not None:
+        weights, activations = audio_bytes(size.audio, clips[-1].audio_latents)
         stages.append(PlannedStage(stage="audio", weights=weights, activations=activations))
     stages.append(
         PlannedStage(
             stage="decode",
-            weights=decoder_weights,
+            weights=size.decoder_weights,
             activations=decode.memory.peak,
             state=decode.memory.state,
             host=decode.host,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Literal
 
 from torch import nn
 
 from ..config import (
-    TransformerConfig,
-    VideoVAEConfig,
     audio_vae_config,
     text_config,
     transformer_config,
@@ -21,6 +19,7 @@ from ..text.connectors import TextConnectors
 from ..transformer import Transformer
 from ..video_vae import VideoDecoder
 from .audio_stage import AudioSize
+from .plan import ModelSize
 from .text_stage import TextSize
 
 Released = Literal["2.0", "2.3"]
@@ -53,25 +52,6 @@ _AMP = {
 }
 _VOCODER = {"vocoder": {"vocoder": _AMP, "bwe": _AMP}}
 _UP = (("space", 2, 6), ("time", 2, 4), ("all", 1, 2), ("all", 2, 2))
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSize:
-    """Configurations of the networks that a run loads, and the bytes of their weights.
-
-    ``block_weights`` are of one transformer block; ``text_weights`` include ``connector_weights``. The fields
-    are keyword arguments of :func:`.plan.plan_memory`.
-    """
-
-    transformer: TransformerConfig
-    vae: VideoVAEConfig
-    text: TextSize
-    audio: AudioSize
-    text_weights: int
-    connector_weights: int
-    transformer_weights: int
-    block_weights: int
-    decoder_weights: int
 
 
 @lru_cache(maxsize=8)

@@ -72,7 +72,7 @@ class BlockStreaming:
         for block in resident:
             block.to(self.device)
 
-    def _enter(self, block: nn.Module, args: Any) -> None:
+    def _enter(self, block: nn.Module, _args: Any) -> None:
         """Replace the weights of ``block`` by their copies on the device; start copying the next block."""
         if block not in self._ahead:
             # The first forward pass, or blocks that run in another order than they are stored.
@@ -94,7 +94,7 @@ class BlockStreaming:
         if following is not block:
             self._fetch(following)
 
-    def _leave(self, block: nn.Module, args: Any, output: Any) -> None:
+    def _leave(self, block: nn.Module, _args: Any, _output: Any) -> None:
         self._return(block)
 
     def _fetch(self, block: nn.Module) -> None:

@@ -30,6 +30,7 @@ from ..memory import (
     BlockStreaming,
     DecodeChoice,
     MemoryPlan,
+    ModelSize,
     TextSize,
     choose_decode,
     plan_memory,
@@ -186,8 +187,7 @@ class Components:
         saved = 0
         if self.fp8_product is not None:
             saved = fp8_saving(self.file(Component.TRANSFORMER).infos(Component.TRANSFORMER), self.dtype)
-        return plan_memory(
-            budget,
+        size = ModelSize(
             text_weights=self.text_bytes(),
             transformer_weights=weights - saved * max(0, transformer.num_layers - 2),
             # The first and the last block are larger, in 16 bits; the difference counts as resident.
@@ -195,14 +195,11 @@ class Components:
             decoder_weights=self.component_bytes(Component.VIDEO_DECODER),
             transformer=transformer,
             vae=video_vae_config(self.file(Component.VIDEO_DECODER).config),
-            clips=clips,
-            dtype=self.dtype,
-            batch=batch,
-            text_keys=text_keys,
             connector_weights=self.component_bytes(Component.TEXT_CONNECTORS),
             text=self.text_size(),
             audio=self.audio_size(),
         )
+        return plan_memory(budget, size, clips=clips, dtype=self.dtype, batch=batch, text_keys=text_keys)
 
     def decode_choice(self, clip: ClipPlan) -> DecodeChoice | None:
         """How ``clip`` is decoded within ``max_memory``; None without a budget."""

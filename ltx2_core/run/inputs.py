@@ -60,35 +60,30 @@ def conditioning(
 ) -> list[list[Conditioning]]:
     """The conditioning of each stage, encoded at its size; ``audio`` is the one that the request names."""
     inputs = request.inputs
-    in_stages: list[list[Conditioning]] = [[] for _ in stages]
+    by_input: list[list[Conditioning]] = []
     if inputs.image.source is not None:
         run.report("image", 0, 1)
-        frames = _image_frames(inputs.image.source)
-        for stage, items in zip(stages, in_stages, strict=True):
-            pixels = _prepare(frames, stage.clip, _crf(inputs.image.crf, request), codecs.networks.numerics)
-            items.append(ImageInPlace(latent=codecs.encode_video(pixels), strength=stage.image_strength))
+        frames, crf = _image_frames(inputs.image.source), _crf(inputs.image.crf, request)
+        by_input.append([_first_image(codecs, frames, stage, crf) for stage in stages])
     if inputs.reference_audio.source is not None:
         run.report("reference", 0, 1)
         voice = ReferenceAudio(latent=codecs.encode_audio(*_reference_audio(request)))
-        for items in in_stages:
-            items.append(voice)
+        by_input.append([voice] * len(stages))
     if audio is not None:
         run.report("audio", 0, 1)
         clip = stages[0].clip
         latent = codecs.encode_audio(
             *_with_noise(audio, clip, inputs.audio.noise_db), latent_frames=clip.audio_latents
         )
-        for items in in_stages:
-            items.append(InputAudio(latent=latent))
+        by_input.append([InputAudio(latent=latent)] * len(stages))
     for image in inputs.images:
         run.report("image", 0, 1)
-        for stage, items in zip(stages, in_stages, strict=True):
-            items.append(_keyframe(codecs, image, stage.clip, _crf(image.crf, request)))
+        crf = _crf(image.crf, request)
+        by_input.append([_keyframe(codecs, image, stage.clip, crf) for stage in stages])
     for reference in inputs.references:
         run.report("reference", 0, 1)
-        for stage, items in zip(stages, in_stages, strict=True):
-            items.append(_video_reference(codecs, reference, stage.clip))
-    return in_stages
+        by_input.append([_video_reference(codecs, reference, stage.clip) for stage in stages])
+    return [[in_stages[index] for in_stages in by_input] for index in range(len(stages))]
 
 
 def describe(item: ConditioningInput) -> dict[str, Any]:
@@ -124,6 +119,12 @@ def _prepare(frames: Tensor, clip: ClipPlan, crf: int, numerics: Numerics) -> Te
     if len(frames) == 1 and mode == "comfy":
         frames = compress_image(frames[0], crf)[None]
     return frames
+
+
+def _first_image(codecs: Codecs, frames: Tensor, stage: Stage, crf: int) -> ImageInPlace:
+    """The input image as the first frames of a stage."""
+    pixels = _prepare(frames, stage.clip, crf, codecs.networks.numerics)
+    return ImageInPlace(latent=codecs.encode_video(pixels), strength=stage.image_strength)
 
 
 def _keyframe(codecs: Codecs, image: ImageAt, clip: ClipPlan, crf: int) -> GuideFrames:

@@ -20,6 +20,7 @@ from ..loading import Component, Lora, LoraReport
 from ..memory import MemoryPlan
 from ..sampling.caching import Evaluations
 from ..sampling.denoiser import Denoiser
+from ..sampling.model_calls import ModelCalls
 from ..sampling.noise import initial_state, make_noise
 from ..sampling.samplers import get_sampler
 from ..tiny import embedded_set
@@ -299,14 +300,16 @@ class LTX2Pipeline(Codecs):
                 guidance=stage.guidance,
                 nag=stage.nag,
                 numerics=self.numerics,
-                dtype=self.networks.dtype,
-                passes_per_call=self.speed.passes_per_call,
-                pass_group=self.speed.processes.passes,
-                cache=request.sampling.cache,
-                tiles=request.sampling.tiles,
                 sigmas=stage.sigmas,
-                text_keys=self.speed.keep_text_keys,
-                on_block=lambda block: run.check(),
+                calls=ModelCalls(
+                    dtype=self.networks.dtype,
+                    passes_per_call=self.speed.passes_per_call,
+                    pass_group=self.speed.processes.passes,
+                    cache=request.sampling.cache,
+                    tiles=request.sampling.tiles,
+                    text_keys=self.speed.keep_text_keys,
+                    on_block=lambda block: run.check(),
+                ),
             )
             noise = make_noise(state.latent, start_noise)
             x = initial_state(state, noise, float(stage.sigmas[0]), self.numerics)

@@ -85,7 +85,8 @@ def _clip(request: Request, numerics: Numerics) -> ClipPlan:
     assert size.fps is not None
     if latents is not None and latents.video is not None:
         return _clip_of(latents, size.fps, numerics)
-    assert size.width is not None and size.height is not None
+    assert size.width is not None
+    assert size.height is not None
     return plan_clip(
         size.width,
         size.height,

@@ -135,12 +135,12 @@ class _Watch:
         if all(_distance(now, then) < self._threshold for now, then in pairs):
             raise _Unchanged
 
-    def _record_input(self, block: nn.Module, args: tuple[Tensor | None, ...]) -> None:
+    def _record_input(self, _block: nn.Module, args: tuple[Tensor | None, ...]) -> None:
         if self.residual is None:
             # A block may write into its input.
             self._input = [None if t is None else t.clone() for t in args[:2]]
 
-    def _record_residual(self, block: nn.Module, args: tuple[Tensor | None, ...], result: Hidden) -> None:
+    def _record_residual(self, _block: nn.Module, _args: tuple[Tensor | None, ...], result: Hidden) -> None:
         if self.residual is None:
             pairs = zip(self._input, result, strict=True)
             self.residual = [

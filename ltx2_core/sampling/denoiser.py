@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 
 from ..conditioning.masks import blend, expand_mask
-from ..transformer import Network, OnBlock
-from ..transformer.tiles import Tiles
+from ..transformer import Network
 from ..types import AVLatent, LatentState, Numerics, TextContext
-from .caching import Evaluations, Reuse, StepCache
+from .caching import Evaluations, Reuse
 from .guidance import Guidance, GuidanceAt, Nag, Pass
 from .guided_steps import GuidedSteps
 from .inputs import ClipInputs
-from .pass_group import PassGroup
+from .model_calls import ONE_BY_ONE, ModelCalls
 from .pass_plan import ActiveStreams, StepPlan, needed_passes
 from .passes import Passes
 from .samplers.base import Estimates
@@ -24,7 +23,7 @@ from .samplers.base import Estimates
 class Denoiser:
     """Predicts x0 of a state with a model; one object serves one run, at any sigmas and with any sampler.
 
-    The latent is float32 throughout, the model computes in ``dtype``. Where the mask is 0 the clean latent of
+    The latent is float32 throughout, whatever the dtype of the model. Where the mask is 0 the clean latent of
     the state comes back bit for bit.
     """
 
@@ -38,15 +37,9 @@ class Denoiser:
         guidance: GuidanceAt | None = None,
         nag: Nag | None = None,
         numerics: Numerics = Numerics.OFFICIAL,
-        dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
-        passes_per_call: int = 1,
-        pass_group: PassGroup | None = None,
-        cache: StepCache | None = None,
-        tiles: Tiles | None = None,
         sigmas: Tensor | None = None,
-        text_keys: bool = False,
-        on_block: OnBlock | None = None,
+        calls: ModelCalls = ONE_BY_ONE,
     ) -> None:
         """Prepare a run.
 
@@ -57,23 +50,13 @@ class Denoiser:
             nag: makes the passes of the positive prompt avoid the negative one.
             numerics: whose result to give where public implementations differ.
             device: of model and latents, by default that of the state.
-            passes_per_call: how many guidance passes one forward pass may evaluate. More need more memory;
-                the result is the same, bit for bit in float32 on the CPU.
-            pass_group: the processes that share the passes.
-            cache: reuses velocities between steps.
-            tiles: evaluates a large frame in parts.
             sigmas: the schedule, by which guidance with ``skip_steps`` counts the steps.
-            text_keys: caches the keys and values of the text; ``text_keys_bytes`` is their size.
-            on_block: called before each block of the model; it may raise to stop within a step.
+            calls: how the model is called.
 
         Raises ValueError if guidance or ``nag`` need a ``negative`` or ``sigmas`` that are missing, or a
         block that the model lacks; if both use the negative prompt; if the number of samples of a text does
-        not fit; for a ``cache`` with ``tiles``.
+        not fit.
         """
-        if cache is not None and tiles is not None:
-            raise ValueError("the step cache does not support tiles: use one of the two")
-        if passes_per_call < 1:
-            raise ValueError(f"passes_per_call={passes_per_call} must be at least 1, which is one by one")
         self._numerics = numerics
         self._guidance: GuidanceAt = Guidance() if guidance is None else guidance
         self._sigmas = sigmas
@@ -90,19 +73,13 @@ class Denoiser:
         if negative is not None:
             contexts[Pass.NEGATIVE] = negative
         self._has_negative = negative is not None
-        clip = ClipInputs(state, self._clean, self._mask, contexts, nag=nag, numerics=numerics, dtype=dtype)
-        self._device = clip.device
-        self._passes = Passes(
-            model,
-            clip,
-            per_call=passes_per_call,
-            tiles=tiles,
-            group=pass_group,
-            text_keys=text_keys,
-            on_block=on_block,
+        clip = ClipInputs(
+            state, self._clean, self._mask, contexts, nag=nag, numerics=numerics, dtype=calls.dtype
         )
+        self._device = clip.device
+        self._passes = Passes(model, clip, calls)
         self._steps = GuidedSteps(self._guidance)
-        self._reuse = None if cache is None else Reuse(cache, model)
+        self._reuse = None if calls.cache is None else Reuse(calls.cache, model)
         self._evaluated = self._reused = 0
 
     @property

@@ -239,7 +239,7 @@ class Nag:
             )
 
 
-def CFG(*, video: float = 1.0, audio: float = 1.0, rescale: float = 0.0) -> Guidance:
+def CFG(*, video: float = 1.0, audio: float = 1.0, rescale: float = 0.0) -> Guidance:  # noqa: N802 the word of the field
     """Classifier-free guidance alone, with a scale for each stream; 1 for both needs no negative prompt."""
     return Guidance(
         video=StreamGuidance(cfg=video, rescale=rescale), audio=StreamGuidance(cfg=audio, rescale=rescale)

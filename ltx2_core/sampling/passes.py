@@ -9,41 +9,30 @@ import torch
 from torch import Tensor
 
 from ..transformer import Hidden, Modality, Network, OnBlock, Perturbations, RopeMemory, TextMemory
-from ..transformer.tiles import Tiles, evaluate_tiles
+from ..transformer.tiles import evaluate_tiles
 from ..types import AVLatent
 from .guidance import Guidance, Pass
 from .inputs import ClipInputs
-from .pass_group import PassGroup
+from .model_calls import ModelCalls
 from .pass_plan import Batching, PassCall, StepPlan
 
 
 class Passes:
     """Evaluates guidance passes of one clip with ``model``; ``batching`` is how they can be run.
 
-    ``per_call`` is how many passes a forward pass may evaluate. In float32 on the CPU it is always one:
-    kernels round batches of different sizes differently, and there the result has to be the same bit for
-    bit. Passes whose texts differ in length are evaluated one by one, too. With ``tiles`` the model evaluates
-    a large frame in parts, and passes share no blocks. The processes of ``group`` share the passes.
-    ``text_keys`` caches the keys and values of the text where they are the same at every step.
+    In float32 on the CPU a forward pass always evaluates one pass, whatever ``calls`` allow: kernels round
+    batches of different sizes differently, and there the result has to be the same bit for bit. Passes whose
+    texts differ in length are evaluated one by one, too. With tiles, passes share no blocks. Keys and values
+    of the text are cached only where they are the same at every step.
     """
 
-    def __init__(
-        self,
-        model: Network,
-        clip: ClipInputs,
-        *,
-        per_call: int,
-        tiles: Tiles | None = None,
-        group: PassGroup | None = None,
-        text_keys: bool = False,
-        on_block: OnBlock | None,
-    ) -> None:
-        self._model, self._clip, self._on_block = model, clip, on_block
+    def __init__(self, model: Network, clip: ClipInputs, calls: ModelCalls) -> None:
+        self._model, self._clip, self._on_block = model, clip, calls.on_block
         exact = clip.device.type == "cpu" and clip.dtype == torch.float32
-        size = 1 if exact or not clip.joinable else per_call
-        self.batching = Batching(size=size, forks=tiles is None, group=group)
+        size = 1 if exact or not clip.joinable else calls.passes_per_call
+        self.batching = Batching(size=size, forks=calls.tiles is None, group=calls.pass_group)
         self._rope = RopeMemory()
-        self._tiles, self._texts = tiles, TextMemory(keys=text_keys)
+        self._tiles, self._texts = calls.tiles, TextMemory(keys=calls.text_keys)
 
     def velocities(
         self, x: AVLatent, sigma: float, plan: StepPlan, on_block: OnBlock | None = None

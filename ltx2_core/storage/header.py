@@ -80,15 +80,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     truncated or foreign file (pickle, GGUF, text), or entries that contradict the file's size or each other.
     """
     path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; a single .safetensors file is needed")
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; check the path, or download the file first")
-    if not path.is_file():
-        raise ValueError(f"{path} is not a regular file")
-    size = path.stat().st_size
-    if size == 0:
-        raise ValueError(f"{path} is empty (0 bytes); download it again")
+    size = _size(path)
     with path.open("rb") as file:
         start = file.read(8)
         if foreign := _foreign(start):
@@ -115,6 +107,20 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         MappingProxyType({key: _parsed(value) for key, value in metadata.items()}),
         MappingProxyType(tensors),
     )
+
+
+def _size(path: Path) -> int:
+    """Bytes of a regular file; raises as :func:`read_header` does for anything else and for an empty file."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; a single .safetensors file is needed")
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; check the path, or download the file first")
+    if not path.is_file():
+        raise ValueError(f"{path} is not a regular file")
+    size = path.stat().st_size
+    if size == 0:
+        raise ValueError(f"{path} is empty (0 bytes); download it again")
+    return size
 
 
 _AGAIN = "the download or copy was cut short, get it again"

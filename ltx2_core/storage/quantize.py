@@ -51,7 +51,7 @@ def tile_block_scales(scales: Tensor) -> Tensor:
     return tiles.reshape(padded.shape)
 
 
-def _fp8(form: Format, weight: Tensor) -> dict[str, Tensor]:
+def _fp8(_form: Format, weight: Tensor) -> dict[str, Tensor]:
     stored, scale = quantize_fp8(weight)
     return {"weight": stored, "weight_scale": scale}
 
@@ -66,7 +66,7 @@ def _int8(form: Format, weight: Tensor) -> dict[str, Tensor]:
     return {"weight": (rotated / scales).round().to(torch.int8), "weight_scale": scales}
 
 
-def _nvfp4(form: Format, weight: Tensor) -> dict[str, Tensor]:
+def _nvfp4(_form: Format, weight: Tensor) -> dict[str, Tensor]:
     rows, columns = weight.shape
     padded = F.pad(weight, (0, -columns % NVFP4_BLOCK, 0, -rows % NVFP4_BLOCK))
     blocks = rearrange(padded, "o (n b) -> o n b", b=NVFP4_BLOCK)
@@ -82,7 +82,7 @@ def _nvfp4(form: Format, weight: Tensor) -> dict[str, Tensor]:
     return {"weight": codes[:, ::2] << 4 | codes[:, 1::2], "weight_scale": tiled, "weight_scale_2": scale}
 
 
-def _mxfp8(form: Format, weight: Tensor) -> dict[str, Tensor]:
+def _mxfp8(_form: Format, weight: Tensor) -> dict[str, Tensor]:
     rows, columns = weight.shape
     padded = F.pad(weight, (0, -columns % MXFP8_BLOCK, 0, -rows % MXFP8_BLOCK))
     blocks = rearrange(padded, "o (n b) -> o n b", b=MXFP8_BLOCK)

@@ -46,7 +46,7 @@ class Gemma(nn.Module):
         """
 
         def entering(index: int) -> Callable[..., None]:
-            def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
                 on_hidden(index, args[0] if args else kwargs["hidden_states"])
 
             return hook

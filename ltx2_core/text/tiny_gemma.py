@@ -20,6 +20,8 @@ VOCAB_SIZE = 512
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")
 SPACE = "▁"
 
+_HEADS, _KV_HEADS, _FEED_FORWARD = 2, 1, 128
+
 _WORDS = """
 a the an and of in on to from with at by into over under is are it its then while as after before
 red green blue yellow orange purple white black pink grey bright dark light small big large tiny
@@ -39,10 +41,7 @@ def write_tiny_gemma(
     dtype: torch.dtype = torch.bfloat16,
     hidden_size: int = 64,
     layers: int = 4,
-    heads: int = 2,
-    kv_heads: int = 1,
     head_dim: int = 256,
-    intermediate_size: int = 128,
     words: Sequence[str] = (),
     vocab_size: int = VOCAB_SIZE,
 ) -> None:
@@ -58,10 +57,10 @@ def write_tiny_gemma(
         "model_type": "gemma3_text",
         "vocab_size": vocab_size,
         "hidden_size": hidden_size,
-        "intermediate_size": intermediate_size,
+        "intermediate_size": _FEED_FORWARD,
         "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
+        "num_attention_heads": _HEADS,
+        "num_key_value_heads": _KV_HEADS,
         "head_dim": head_dim,
         "query_pre_attn_scalar": head_dim,
         "hidden_activation": "gelu_pytorch_tanh",
@@ -81,7 +80,7 @@ def write_tiny_gemma(
     _write_json(folder / "config.json", config)
     generator = torch.Generator().manual_seed(seed)
     shapes = _shapes(
-        vocab_size, hidden_size, layers, heads * head_dim, kv_heads * head_dim, head_dim, intermediate_size
+        vocab_size, hidden_size, layers, _HEADS * head_dim, _KV_HEADS * head_dim, head_dim, _FEED_FORWARD
     )
     tensors = {name: _random(shape, generator).to(dtype) for name, shape in shapes}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

@@ -88,8 +88,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
 def _from_json(path: Path, content: bytes) -> Tokenizer:
     try:
         fast = FastTokenizer.from_str(content.decode())
-    # The tokenizers library raises plain Exception.
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 the tokenizers library raises plain Exception
         raise ValueError(f"the tokenizer of {path} is damaged ({error}); download it again") from None
     fast.no_padding()
     fast.no_truncation()

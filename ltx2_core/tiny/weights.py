@@ -68,7 +68,7 @@ def _transposed(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return torch.randn(shape, generator=generator) / math.sqrt(2 * shape[0])
 
 
-def _taps(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+def _taps(shape: tuple[int, ...], _generator: torch.Generator) -> Tensor:
     return torch.tensor(lowpass_taps(), dtype=torch.float32).reshape(shape)
 
 

@@ -86,7 +86,7 @@ def write_tiny_set(
             target.parent.mkdir(parents=True, exist_ok=True)
             # safetensors creates files that only their owner can read.
             source.chmod(0o644)
-            os.replace(source, target)
+            source.replace(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return TinySet.in_folder(folder, generation)

@@ -50,9 +50,11 @@ def predict(
             the video, as for an IC-LoRA.
         reference_scale: how much coarser the grid of ``reference`` is than that of the video.
     """
-    assert x.video is not None and x.audio is not None
+    assert x.video is not None
+    assert x.audio is not None
     mask = expand_mask(task.mask, x)
-    assert mask.video is not None and mask.audio is not None
+    assert mask.video is not None
+    assert mask.audio is not None
     tokens, video_mask = patchify_video(x.video), token_mask(mask.video)
     audio_mask = token_mask(mask.audio)
     own = tokens.shape[1]
@@ -86,7 +88,8 @@ def predict(
         context=context.audio,
     )
     v, a = network.transformer(video, audio, rope=rope)
-    assert v is not None and a is not None
+    assert v is not None
+    assert a is not None
     return AVLatent(v[:, :own].float(), a.float())
 
 
@@ -109,13 +112,15 @@ def masked_error(prediction: AVLatent, target: AVLatent, task: Task) -> dict[str
 
     ``prediction`` has tokens (B, N, C), ``target`` latents. A stream with nothing to generate has error 0.
     """
-    assert target.video is not None and target.audio is not None
+    assert target.video is not None
+    assert target.audio is not None
     mask = expand_mask(task.mask, target)
     tokens = AVLatent(patchify_video(target.video), patchify_audio(target.audio))
     weights = mask.map(token_mask)
     errors = prediction.zip(tokens, lambda p, t: (p - t).square().mean(dim=-1))
     means = errors.zip(weights, lambda e, w: (e * w).sum() / w.sum().clamp(min=1))
-    assert means.video is not None and means.audio is not None
+    assert means.video is not None
+    assert means.audio is not None
     return {"video": means.video, "audio": means.audio}
 
 

@@ -118,7 +118,7 @@ class LoraAdapters(nn.Module):
             pair.b.data.copy_(tensors[f"{prefix}{name}.lora_B.weight"] / self.scale)
 
     def _hook(self, pair: nn.Module) -> Any:
-        def add(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        def add(_layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
             return output + self.scale * pair(args[0]).to(output.dtype) if self.enabled else output
 
         return add

@@ -97,7 +97,8 @@ _SMALLEST = 1e-3
 def draw_task(sample: Sample, options: FlowOptions, generator: torch.Generator) -> Task:
     """Draw noise, noise levels and conditioning for each clip of ``sample``, on its device."""
     latent = sample.latent
-    assert latent.video is not None and latent.audio is not None
+    assert latent.video is not None
+    assert latent.audio is not None
     batch, tokens, device = len(latent.video), latent.video[0, 0].numel(), latent.video.device
     sigma = draw_sigmas(batch, tokens, generator, shift=options.shift, uniform=options.uniform)
     video = torch.ones(batch, 1, latent.video.shape[2], 1, 1)
@@ -112,7 +113,8 @@ def draw_task(sample: Sample, options: FlowOptions, generator: torch.Generator) 
             continue
         elif kind < options.input_audio + options.input_video + options.region:
             region = _random_region(latent, sample.fps, streams, region_at)
-            assert region.video is not None and region.audio is not None
+            assert region.video is not None
+            assert region.audio is not None
             video[index], audio[index] = region.video[0], region.audio[0]
             of_other_clip[index] = other < 0.5
             continue
@@ -144,7 +146,8 @@ def time_region(
 
     The mask of a stream that is turned off is 0 throughout.
     """
-    assert latent.video is not None and latent.audio is not None
+    assert latent.video is not None
+    assert latent.audio is not None
     video_s = video_positions(latent.video.shape[2], 1, 1, fps)[0, 0].mean(dim=-1)
     audio_s = (torch.arange(latent.audio.shape[2]) + 0.5) / AUDIO_LATENTS_PER_SECOND
     inside_video, inside_audio = (((at >= start_s) & (at < end_s)).float() for at in (video_s, audio_s))

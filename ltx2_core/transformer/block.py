@@ -145,7 +145,8 @@ class BlockStream:
         if not self.inputs.enabled or (samples is not None and not any(samples)):
             return None
         attention = getattr(self._block, f"{other.inputs.spec.name}_to_{self.inputs.spec.name}_attn")
-        assert other.cross is not None and self.inputs.cross_rope is not None
+        assert other.cross is not None
+        assert self.inputs.cross_rope is not None
         keys, values = other.tokens.keys_values(attention, other.cross.keys, other.inputs.cross_rope)
         return CrossAttention(
             attention=attention,

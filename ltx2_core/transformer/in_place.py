@@ -37,7 +37,7 @@ class InPlaceTokens(Tokens):
         self._chunks.each(self._x.shape[1], step)
 
     def add_self_attention(self, branch: SelfAttention, by: ShiftScaleGate) -> None:
-        def whole(part: slice | None) -> None:
+        def whole(_part: slice | None) -> None:
             self._write(by, branch(self.hidden(by)), None)
 
         if not branch.divisible:

@@ -39,5 +39,5 @@ class PerChannelStatistics(nn.Module):
         return statistic.view(-1, *[1] * (z.ndim - 2))
 
 
-def _forgive_unused(module: nn.Module, keys: Any) -> None:
+def _forgive_unused(_module: nn.Module, keys: Any) -> None:
     keys.unexpected_keys[:] = [key for key in keys.unexpected_keys if not key.endswith(OPTIONAL_KEYS)]

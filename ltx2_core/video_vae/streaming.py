@@ -198,5 +198,6 @@ def collect(pieces: Iterable[Tensor], length: int) -> Tensor:
             whole = piece.new_empty((*piece.shape[:2], length, *piece.shape[3:]))
         whole[:, :, filled : filled + piece.shape[2]] = piece
         filled += piece.shape[2]
-    assert whole is not None and filled == length
+    assert whole is not None
+    assert filled == length
     return whole

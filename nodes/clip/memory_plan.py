@@ -98,7 +98,7 @@ class LTX2AVMemoryPlan(io.ComfyNode):
         size = released_size(model_version, weights)
         size, dtype = (size, torch.bfloat16) if model is None else _of_model(size, model)
         clips = [plan] if stages == "1" else [plan.half(), plan]
-        plans = [plan_memory(room, **vars(size), clips=clips, dtype=dtype) for room in _budgets(budget)]
+        plans = [plan_memory(room, size, clips=clips, dtype=dtype) for room in _budgets(budget)]
         tables = ["\n".join((f"within {one.budget / 1e9:.3g} GB", *one.lines())) for one in plans]
         report = "\n\n".join((f"{plan.width} x {plan.height}, {plan.frames} frames", *tables, *plan.changes))
         picture = draw_plans(plans)[None]

@@ -67,7 +67,8 @@ class HostSampler:
             positive, negative, latent, _ = add_guide(positive, negative, vae, latent, reference)
         sampled = run(self.model, positive, negative, latent, seed=window.seed)
         video, audio = split(crop_guides(positive, negative, sampled)[2])
-        assert video is not None and audio is not None
+        assert video is not None
+        assert audio is not None
         return AVLatent(video["samples"], audio["samples"])
 
     def _start(self, window: WindowRun, how: LongVideo) -> Latent:

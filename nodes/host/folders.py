@@ -205,7 +205,7 @@ def _stamp(path: Path) -> Stamp:
 def _stamp_of(path: Path) -> tuple[str, int, int]:
     """Name, time of change in ns and size of one file; zeros if it cannot be read."""
     try:
-        status = os.stat(path)
+        status = path.stat()
     except OSError:
         return str(path), 0, 0
     return str(path), status.st_mtime_ns, status.st_size
@@ -260,7 +260,7 @@ def _reason(path: Path, check: Callable[[], None]) -> str:
         check()
     except (OSError, ValueError) as error:
         return _short(error, path)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 a hostile file may raise anything in a reader
         reason = f"it is malformed ({type(error).__name__}: {_short(error, path)})"
         _warn(f"{path} cannot be loaded: {reason}")
         return reason

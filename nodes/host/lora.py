@@ -112,7 +112,7 @@ def _add(
     for own, layer in lora.pairs(component, shapes).items():
         a, b = stored[layer.a], stored[layer.b]
         alpha = float(stored[layer.alpha]) if layer.alpha else layer.scale * a.shape[0]
-        factor = 1.0 if uniform else lora.strength_of(component, own)
+        factor = 1.0 if uniform else lora.strength_of(own)
         tensors[f"{own}.lora_A.weight"], tensors[f"{own}.lora_B.weight"] = a, b
         tensors[f"{own}.alpha"] = torch.tensor(alpha * factor)
     patches = comfy.lora.load_lora(tensors, dict(names))

@@ -151,7 +151,7 @@ class HostTransformer(Transformer):
         guide_attention_entries: list[Entry] | None = None,
         ref_audio: dict[str, Tensor] | None = None,
         generated_keyframes: Slots | None = None,
-        **unused: Any,
+        **_unused: Any,
     ) -> list[Tensor] | Tensor:
         latents = list(x) if isinstance(x, (list, tuple)) else [x]
         video_latent, audio_latent = latents[0], latents[1] if len(latents) > 1 else None

@@ -33,7 +33,7 @@ def is_dynamic(patcher: Patcher) -> bool:
 def forget_tables_when_idle(patcher: Patcher) -> None:
     """Free rotary tables, which the host does not count, after a sampling and when the model is unloaded."""
 
-    def forget(patcher: Patcher, *unused: object) -> None:
+    def forget(patcher: Patcher, *_unused: object) -> None:
         patcher.model.diffusion_model.rope_memory.clear()
 
     for event in (CallbacksMP.ON_CLEANUP, CallbacksMP.ON_DETACH):

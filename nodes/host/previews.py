@@ -187,7 +187,8 @@ def _fit_small(paths: Sequence[str | Path]) -> Previews | None:
     if sum(info.nbytes for part, s in sources.items() for info in s.infos(part).values()) > _SMALL:
         return None
     encoder, decoder, audio = (s.load(part, dtype=torch.float32) for part, s in sources.items())
-    assert isinstance(encoder, VideoEncoder) and isinstance(decoder, VideoDecoder)
+    assert isinstance(encoder, VideoEncoder)
+    assert isinstance(decoder, VideoDecoder)
     return fit_previews(encoder, decoder, audio)
 
 

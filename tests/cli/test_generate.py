@@ -87,7 +87,8 @@ def test_corrupt_pictures_sounds_and_checkpoints_are_named(tmp_path) -> None:
     broken.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
     for option in ("--image", "--audio", "--checkpoint", "--lora"):
         result = generate(option, broken, "-o", tmp_path / "clip.mp4", *SMALL)
-        assert result.exit_code == 1 and "broken.bin" in result.output, option
+        assert result.exit_code == 1, option
+        assert "broken.bin" in result.output, option
     assert list(tmp_path.iterdir()) == [broken]
 
 
@@ -182,7 +183,8 @@ def test_a_preset_is_shown_in_the_plan(preset, tmp_path) -> None:
 )
 def test_sampling_options_without_meaning_end_with_one_line(arguments, message, tmp_path) -> None:
     result = generate(*SMALL, *arguments, "-o", tmp_path / "clip.mp4")
-    assert result.exit_code == 1 and message in result.output, result.output
+    assert result.exit_code == 1, result.output
+    assert message in result.output, result.output
     assert "Traceback" not in result.output
     assert not list(tmp_path.iterdir())
 

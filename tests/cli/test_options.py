@@ -30,7 +30,8 @@ sys.exit(", ".join(heavy) or 0)
 def test_help_does_not_import_torch(command):
     code = HELP.format(arguments=[command, "--help"])
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert run.returncode == 0 and "Usage" in run.stdout, run.stderr
+    assert run.returncode == 0, run.stderr
+    assert "Usage" in run.stdout, run.stderr
 
 
 def test_completion_does_not_import_torch():
@@ -40,7 +41,8 @@ def test_completion_does_not_import_torch():
         + HELP.format(arguments=[])
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert run.returncode == 0 and "--steps" in run.stdout, run.stderr
+    assert run.returncode == 0, run.stderr
+    assert "--steps" in run.stdout, run.stderr
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -74,7 +76,8 @@ def test_the_reference_has_every_command_and_recipe():
 )
 def test_options_that_contradict_each_other_are_both_named(words, names, tmp_path):
     result = CliRunner().invoke(main, ["generate", "--prompt", "x", *words, "-o", str(tmp_path / "x.mp4")])
-    assert result.exit_code == 1 and all(name in result.output for name in names), result.output
+    assert result.exit_code == 1, result.output
+    assert all(name in result.output for name in names), result.output
     assert not list(tmp_path.iterdir())
 
 

@@ -38,7 +38,8 @@ def test_a_run_whose_decode_fails_is_finished_later(folder, tmp_path, monkeypatc
     with monkeypatch.context() as broken:
         broken.setattr(LTX2Pipeline, "decode_video", refuse)
         failed = generate(*arguments, "-o", out)
-    assert failed.exit_code == 1 and "memory ran out" in failed.output, failed.output
+    assert failed.exit_code == 1, failed.output
+    assert "memory ran out" in failed.output, failed.output
     assert f"--resume -o {out}" in failed.output
     assert "Traceback" not in failed.output
     assert len(list(folder.iterdir())) == 1
@@ -52,7 +53,8 @@ def test_a_run_whose_decode_fails_is_finished_later(folder, tmp_path, monkeypatc
     with monkeypatch.context() as watched:
         watched.setattr(LTX2Pipeline, "__call__", lambda *a, **k: pytest.fail("nothing is sampled again"))
         resumed = generate("--resume")
-    assert resumed.exit_code == 0 and resumed.stdout.strip() == str(out), resumed.output
+    assert resumed.exit_code == 0, resumed.output
+    assert resumed.stdout.strip() == str(out), resumed.output
     assert out.read_bytes() == whole.read_bytes()
     assert json.loads(read_metadata(out)["ltx2"])["request"]["seed"] == 3
     assert not list(folder.iterdir())

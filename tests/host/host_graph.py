@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tiny_models import TinyModels
@@ -107,15 +107,43 @@ class Recipe:
     reference_audio: bool = False
 
 
+def _with_lora(g: Graph, model: Link, recipe: Recipe, whose: Whose) -> Link:
+    if not recipe.lora:
+        return model
+    if whose == "ours":
+        return g.add("LTX2ProbeLora", model=model, name=recipe.lora, strength=recipe.lora_strength)
+    return g.add(
+        "LoraLoaderModelOnly", model=model, lora_name=recipe.lora, strength_model=recipe.lora_strength
+    )
+
+
+def _add_guide(
+    g: Graph, loaded: Loaded, recipe: Recipe, number: int, inputs: tuple[Link, Link, Link]
+) -> Link:
+    """A guide on top of the positive and negative conditioning and the latent ``inputs``."""
+    guide, size = recipe.guides[number], 32 if recipe.ic_lora else 64
+    more: dict[str, Any] = {}
+    if guide.masked:
+        image = g.add("LTX2ProbeImage", seed=60, frames=guide.frames, width=64, height=64)
+        more["attention_mask"] = g.add("ImageToMask", image=image, channel="red")
+    if recipe.ic_lora:
+        more["iclora_parameters"] = g.add("GetICLoRAParameters", iclora_model=loaded.model)
+    return g.add(
+        "LTXVAddGuide",
+        positive=inputs[0],
+        negative=inputs[1],
+        vae=loaded.vae,
+        latent=inputs[2],
+        image=g.add("LTX2ProbeImage", seed=40 + number, frames=guide.frames, width=size, height=size),
+        frame_idx=guide.frame_idx,
+        strength=guide.strength,
+        **more,
+    )
+
+
 def sample(g: Graph, loaded: Loaded, recipe: Recipe, *, whose_lora: Whose = "core") -> Link:
     """Add the recipe's graph of core nodes; the result is the sampled latent."""
-    model = loaded.model
-    if recipe.lora and whose_lora == "ours":
-        model = g.add("LTX2ProbeLora", model=model, name=recipe.lora, strength=recipe.lora_strength)
-    elif recipe.lora:
-        model = g.add(
-            "LoraLoaderModelOnly", model=model, lora_name=recipe.lora, strength_model=recipe.lora_strength
-        )
+    model = _with_lora(g, loaded.model, recipe, whose_lora)
     if recipe.streams_off and recipe.audio:
         model = g.add("LTX2ProbeStreams", model=model, off=recipe.streams_off)
     positive = g.add("CLIPTextEncode", clip=loaded.clip, text="a red ball rolls to the left, low hum")
@@ -134,25 +162,8 @@ def sample(g: Graph, loaded: Loaded, recipe: Recipe, *, whose_lora: Whose = "cor
         )
     if recipe.frame_mask:
         latent = g.add("LTX2ProbeFrameMask", latent=latent, values=recipe.frame_mask)
-    for number, guide in enumerate(recipe.guides):
-        size = 32 if recipe.ic_lora else 64
-        more: dict[str, Any] = {}
-        if guide.masked:
-            image = g.add("LTX2ProbeImage", seed=60, frames=guide.frames, width=64, height=64)
-            more["attention_mask"] = g.add("ImageToMask", image=image, channel="red")
-        if recipe.ic_lora:
-            more["iclora_parameters"] = g.add("GetICLoRAParameters", iclora_model=model)
-        cond = g.add(
-            "LTXVAddGuide",
-            positive=cond[0],
-            negative=cond[1],
-            vae=loaded.vae,
-            latent=cond[2] if number else latent,
-            image=g.add("LTX2ProbeImage", seed=40 + number, frames=guide.frames, width=size, height=size),
-            frame_idx=guide.frame_idx,
-            strength=guide.strength,
-            **more,
-        )
+    for number in range(len(recipe.guides)):
+        cond = _add_guide(g, replace(loaded, model=model), recipe, number, (cond[0], cond[1], latent))
         latent = cond[2]
     if recipe.slots:
         cond = g.add(

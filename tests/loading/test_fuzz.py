@@ -124,13 +124,7 @@ def mutated(original: bytes, rng: random.Random) -> bytes:
     settings = next(name for name in SETTINGS if name in header["__metadata__"])
     config = json.loads(header["__metadata__"][settings])
     for _ in range(rng.randrange(1, 4)):
-        target = header if kind == 3 else config
-        for _ in range(rng.randrange(1, 6)):
-            inner = [v for v in (target.values() if isinstance(target, dict) else target) if v]
-            inner = [v for v in inner if isinstance(v, dict | list)]
-            if not inner:
-                break
-            target = rng.choice(inner)
+        target = descend(header if kind == 3 else config, rng)
         if not target:
             continue
         key = rng.choice(list(target) if isinstance(target, dict) else range(len(target)))
@@ -143,6 +137,17 @@ def mutated(original: bytes, rng: random.Random) -> bytes:
         metadata[settings] = json.dumps(config)
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + original[8 + length :]
+
+
+def descend(target: Any, rng: random.Random) -> Any:
+    """A random object or list inside of ``target``, at most five levels deep."""
+    for _ in range(rng.randrange(1, 6)):
+        inner = [v for v in (target.values() if isinstance(target, dict) else target) if v]
+        inner = [v for v in inner if isinstance(v, dict | list)]
+        if not inner:
+            break
+        target = rng.choice(inner)
+    return target
 
 
 def use(path: Path, base: Path) -> None:
@@ -159,6 +164,15 @@ def use(path: Path, base: Path) -> None:
         open_checkpoint(base).load(Component.TRANSFORMER, loras=[lora])
 
 
+def problem_of(read: Callable[[Path], object], path: Path) -> str | None:
+    """The text of the ValueError that ``read`` raises for ``path``; None if it raises nothing."""
+    try:
+        read(path)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def read_damaged(
     kind: str, original: bytes, batch: int, path: Path, read: Callable[[Path], None]
 ) -> tuple[int, int]:
@@ -167,12 +181,9 @@ def read_damaged(
     for case in range(BATCH):
         path.write_bytes(mutated(original, random.Random(f"{kind} {batch} {case}")))
         start = time.process_time()
-        try:
-            read(path)
-            counts[1] += 1
-        except ValueError as error:
-            counts[0] += 1
-            assert str(path) in str(error), (kind, batch, case, error)
+        problem = problem_of(read, path)
+        counts[problem is None] += 1
+        assert problem is None or str(path) in problem, (kind, batch, case, problem)
         assert time.process_time() - start < SECONDS, (kind, batch, case)
     return counts[0], counts[1]
 
@@ -193,9 +204,10 @@ def test_a_damaged_file_gives_a_value_error_with_its_path(kind, batch, originals
 
 
 def test_the_guard_notices_memory_and_programs():
-    with guarded(0) as events, pytest.raises((MemoryError, RuntimeError)):
+    with guarded(0) as events:
         os.system("exit")
-        torch.empty(2**30)
+        with pytest.raises((MemoryError, RuntimeError)):
+            torch.empty(2**30)
     assert events == ["os.system"]
 
 
@@ -240,10 +252,8 @@ def test_damaged_text_encoders_are_refused_with_their_path_too(seed, tiny23, tmp
     for case in range(10):
         path.write_bytes(mutated_header(content, random.Random(100 * seed + case)))
         for read in (lambda p: load_gemma(p, dtype=torch.float32), load_tokenizer):
-            try:
-                read(path)
-            except ValueError as error:
-                assert str(path) in str(error)
+            problem = problem_of(read, path)
+            assert problem is None or str(path) in problem
 
 
 def mutated_header(original: bytes, rng: random.Random) -> bytes:

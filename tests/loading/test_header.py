@@ -107,7 +107,9 @@ def test_metadata_must_be_an_object(raw):
 def test_no_bytes_at_all_end_in_anything_but_a_value_error(tmp_path, content):
     path = tmp_path / "fuzz.safetensors"
     path.write_bytes(content)
+    problem = ""
     try:
         read_header(path)
     except ValueError as error:
-        assert "fuzz.safetensors" in str(error)
+        problem = str(error)
+    assert not problem or "fuzz.safetensors" in problem

@@ -102,7 +102,8 @@ def test_ten_exchanges_leave_the_bits_of_a_fresh_load(dtype, generation, tiny20,
         state = network.state_dict()
         assert state.keys() == fresh.keys()
         for name, tensor in fresh.items():
-            assert torch.equal(state[name], tensor) and state[name].dtype == tensor.dtype, (number, name)
+            assert torch.equal(state[name], tensor), (number, name)
+            assert state[name].dtype == tensor.dtype, (number, name)
 
 
 @pytest.mark.parametrize("kind", ["float", "nvfp4", "int8", "mxfp8"])

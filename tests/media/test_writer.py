@@ -262,7 +262,8 @@ def test_a_file_that_cannot_grow_is_reported_and_removed(tmp_path):
     run = subprocess.run(
         [sys.executable, "-c", LIMITED, str(path)], capture_output=True, text=True, timeout=120
     )
-    assert run.returncode == 1 and "size limit" in run.stderr.splitlines()[-1], run.stderr
+    assert run.returncode == 1, run.stderr
+    assert "size limit" in run.stderr.splitlines()[-1], run.stderr
     assert path.read_bytes() == b"the old film"
     assert len(list(tmp_path.iterdir())) == 1
 

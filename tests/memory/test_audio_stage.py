@@ -41,7 +41,7 @@ def test_the_prediction_is_within_a_tenth_of_a_real_trace(tiny_set):
 
 def test_the_plan_has_a_stage_for_it():
     size, clip = released_size("2.3"), plan_clip(768, 512, frames=481)
-    result = plan_memory(24 * 10**9, **vars(size), clips=[clip], dtype=torch.bfloat16)
+    result = plan_memory(24 * 10**9, size, clips=[clip], dtype=torch.bfloat16)
     stage = result.stages[-2]
     weights, activations = audio_bytes(size.audio, clip.audio_latents)
     assert (stage.stage, stage.weights, stage.activations) == ("audio", weights, activations)

@@ -71,7 +71,7 @@ def test_a_tile_needs_what_is_said_of_it_at_released_sizes(share):
 
 def test_the_plan_reports_tiles_and_the_system_memory_they_need():
     size = released_size("2.3", "fp8")
-    chosen = plan_memory(8 * 10**9, **vars(size), clips=[LARGE], dtype=torch.bfloat16)
+    chosen = plan_memory(8 * 10**9, size, clips=[LARGE], dtype=torch.bfloat16)
     stage = chosen.stages[-1]
     assert chosen.decode.tiles is not None
     assert chosen.decode.exact
@@ -79,7 +79,7 @@ def test_the_plan_reports_tiles_and_the_system_memory_they_need():
     assert stage.total <= 0.94 * 8e9
     assert any("tiles" in line and "exact" in line for line in chosen.lines())
     assert draw_plans([chosen]).std() > 0.05
-    roomy = plan_memory(24 * 10**9, **vars(size), clips=[LARGE], dtype=torch.bfloat16)
+    roomy = plan_memory(24 * 10**9, size, clips=[LARGE], dtype=torch.bfloat16)
     assert roomy.decode.tiles is None
     assert roomy.stages[-1].host == 0
 

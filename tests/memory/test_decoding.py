@@ -81,7 +81,7 @@ def test_released_sizes_are_those_of_the_files():
 
 def test_the_plan_names_the_state_of_the_decoder():
     size, clip = released_size("2.0"), plan_clip(1920, 1088, frames=121)
-    result = plan_memory(24 * 10**9, **vars(size), clips=[clip], dtype=torch.bfloat16)
+    result = plan_memory(24 * 10**9, size, clips=[clip], dtype=torch.bfloat16)
     stage = result.stages[-1]
     assert stage.activations == decoding(size.vae, clip, 2, MAX_PIECE_BYTES).peak
     assert 1.2e9 < stage.state < stage.activations

@@ -6,24 +6,23 @@ import pytest
 import torch
 
 from ltx2_core.config import transformer_config, video_vae_config
-from ltx2_core.memory import PRESETS, plan_memory
+from ltx2_core.memory import PRESETS, ModelSize, plan_memory
 from ltx2_core.shapes import plan_clip
 
 BLOCK = 770_000_000
 
 
 def plan(budget, *, width=768, height=512, frames=121):
-    return plan_memory(
-        budget,
+    size = ModelSize(
         text_weights=6_000_000_000,
         transformer_weights=38_000_000_000,
         block_weights=BLOCK,
         decoder_weights=1_000_000_000,
         transformer=transformer_config({}),
         vae=video_vae_config({}),
-        clips=[plan_clip(width, height, frames=frames)],
-        dtype=torch.bfloat16,
     )
+    clip = plan_clip(width, height, frames=frames)
+    return plan_memory(budget, size, clips=[clip], dtype=torch.bfloat16)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

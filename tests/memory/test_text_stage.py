@@ -106,8 +106,7 @@ def test_plan_and_estimate_count_it():
     encoder, connectors = text_bytes(size.text, 2)
     assert 0.2e9 < encoder < 0.4e9
     roomy, tight = (
-        plan_memory(budget * 10**9, **vars(size), clips=[clip], dtype=torch.bfloat16).stages[0]
-        for budget in (80, 8)
+        plan_memory(budget * 10**9, size, clips=[clip], dtype=torch.bfloat16).stages[0] for budget in (80, 8)
     )
     gemma = size.text_weights - size.connector_weights
     assert (roomy.weights, roomy.activations, roomy.host) == (gemma, encoder, 0)

@@ -29,7 +29,8 @@ def test_every_option_is_declared_once_and_has_a_group_and_help():
     names = [option.name for option in OPTIONS]
     assert len(names) == len(set(names))
     for option in OPTIONS:
-        assert option.group in GROUPS and option.help.endswith("."), option.name
+        assert option.group in GROUPS, option.name
+        assert option.help.endswith("."), option.name
         assert (option.kind == "choice") == bool(option.choices), option.name
 
 

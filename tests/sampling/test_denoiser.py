@@ -15,6 +15,7 @@ from ltx2_core.sampling.caching import StepCache
 from ltx2_core.sampling.denoiser import Denoiser
 from ltx2_core.sampling.guidance import CFG, Guidance, Nag, StreamGuidance
 from ltx2_core.sampling.inputs import guide_attention
+from ltx2_core.sampling.model_calls import ModelCalls
 from ltx2_core.sampling.noise import initial_state
 from ltx2_core.sampling.samplers import SAMPLERS, sample_euler
 from ltx2_core.sampling.schedules import DISTILLED_STAGE2_SIGMAS
@@ -166,7 +167,7 @@ def test_the_model_computes_in_its_own_precision_and_the_state_stays_float32(mod
     low.calls = []
     state = empty_state(PLAN)
     x = noisy(state)
-    out = Denoiser(low, state, text(), dtype=torch.bfloat16)(x, 0.8)
+    out = Denoiser(low, state, text(), calls=ModelCalls(dtype=torch.bfloat16))(x, 0.8)
     assert low.calls[-1][0].tokens.dtype == low.calls[-1][0].context.dtype == torch.bfloat16
     assert low.calls[-1][0].timesteps.dtype == torch.float32
     assert out.video.dtype == out.audio.dtype == torch.float32
@@ -230,7 +231,7 @@ def test_what_cannot_be_denoised_is_refused(model):
     with pytest.raises(ValueError, match="takes the place"):
         Denoiser(model, state, text(), text(1), nag=Nag(), guidance=CFG(video=3))
     with pytest.raises(ValueError, match="passes_per_call"):
-        Denoiser(model, state, text(), passes_per_call=0)
+        ModelCalls(passes_per_call=0)
     with pytest.raises(ValueError, match="unknown"):
         StepCache(kind="magic")
     with pytest.raises(ValueError, match="threshold"):

@@ -16,6 +16,7 @@ from ltx2_core.conditioning.state import empty_state
 from ltx2_core.sampling.caching import StepCache
 from ltx2_core.sampling.denoiser import Denoiser
 from ltx2_core.sampling.guidance import CFG, Guidance, GuidanceSchedule, Nag, StreamGuidance
+from ltx2_core.sampling.model_calls import ModelCalls
 from ltx2_core.sampling.samplers import sample_euler, sample_euler_cfg_pp, sample_res_2s
 from ltx2_core.sampling.schedules import DISTILLED_SIGMAS, DISTILLED_STAGE2_SIGMAS
 
@@ -49,7 +50,9 @@ def test_a_step_costs_one_pass_for_each_scale_in_use_with_the_same_bits_for_any_
     x, results = noisy(state), []
     for size in (1, 2, 4):
         model.calls.clear()
-        denoise = Denoiser(model, state, text(), text(1), guidance=guidance, passes_per_call=size)
+        denoise = Denoiser(
+            model, state, text(), text(1), guidance=guidance, calls=ModelCalls(passes_per_call=size)
+        )
         results.append(denoise(x, 0.8))
         assert len(model.calls) == passes
         assert denoise.evaluations == (passes, 0)
@@ -67,7 +70,12 @@ def test_in_other_dtypes_passes_share_calls_and_give_the_same_numbers(network, g
     for size in (1, 2, 3, 4):
         model.calls.clear()
         denoise = Denoiser(
-            model, state, text(), text(1), guidance=guidance, passes_per_call=size, dtype=torch.float64
+            model,
+            state,
+            text(),
+            text(1),
+            guidance=guidance,
+            calls=ModelCalls(passes_per_call=size, dtype=torch.float64),
         )
         with block_samples(model) as counts:
             results.append(denoise(x, 0.8))
@@ -109,7 +117,12 @@ def test_guidance_of_a_frozen_or_absent_stream_costs_nothing(model):
 def test_contexts_of_different_length_are_evaluated_one_after_the_other(model):
     state = empty_state(PLAN)
     denoise = Denoiser(
-        model, state, text(), text(1, length=4), guidance=CFG(video=3, audio=3), passes_per_call=4
+        model,
+        state,
+        text(),
+        text(1, length=4),
+        guidance=CFG(video=3, audio=3),
+        calls=ModelCalls(passes_per_call=4),
     )
     denoise(noisy(state), 0.8)
     assert [call[0].context.shape[1] for call in model.calls] == [6, 4]
@@ -126,7 +139,8 @@ def test_a_run_can_be_stopped_before_any_block(model):
 
     blocks = []
     state = empty_state(PLAN)
-    denoise = Denoiser(model, state, text(), text(1), guidance=CFG(video=3), on_block=on_block)
+    calls = ModelCalls(on_block=on_block)
+    denoise = Denoiser(model, state, text(), text(1), guidance=CFG(video=3), calls=calls)
     with pytest.raises(Stopped):
         denoise(noisy(state), 0.8)
     assert blocks == [0, 1, 0]
@@ -183,7 +197,7 @@ def test_a_step_cache_saves_evaluations_and_a_low_threshold_saves_none(model, ki
     guidance, sigmas = CFG(video=3, audio=3), torch.linspace(0.9, end, 9)
 
     def run(cache):
-        denoise = Denoiser(model, state, text(), text(1), guidance=guidance, cache=cache)
+        denoise = Denoiser(model, state, text(), text(1), guidance=guidance, calls=ModelCalls(cache=cache))
         return sample_euler(denoise, noisy(state), sigmas), denoise.evaluations
 
     exact, counts = run(None)

@@ -11,6 +11,7 @@ from ltx2_core.conditioning.state import empty_state
 from ltx2_core.config import TransformerConfig
 from ltx2_core.sampling.denoiser import Denoiser
 from ltx2_core.sampling.guidance import CFG, Guidance, StreamGuidance
+from ltx2_core.sampling.model_calls import ModelCalls
 from ltx2_core.sampling.noise import make_noise
 from ltx2_core.shapes import plan_clip
 from ltx2_core.transformer import Transformer
@@ -80,7 +81,8 @@ def test_the_reference_is_placed_before_the_clip_without_noise(model, batch, mon
 def test_identity_adds_what_the_reference_changes(model, together):
     state, x = ReferenceAudio(latent=VOICE).apply(empty_state(PLAN)), noisy(empty_state(PLAN))
     guidance = Guidance(video=StreamGuidance(cfg=2.0), audio=StreamGuidance(cfg=2.0, identity=3.0))
-    found = Denoiser(model, state, text(), text(1), guidance=guidance, passes_per_call=together)(x, 0.6)
+    calls = ModelCalls(passes_per_call=together)
+    found = Denoiser(model, state, text(), text(1), guidance=guidance, calls=calls)(x, 0.6)
     with_reference = Denoiser(model, state, text(), text(1), guidance=CFG(video=2.0, audio=2.0))(x, 0.6)
     c = Denoiser(model, state, text())(x, 0.6)
     r = Denoiser(model, empty_state(PLAN), text())(x, 0.6)

@@ -126,17 +126,17 @@ def test_only_a_part_of_a_split_schedule_may_end_above_zero():
 
 
 @pytest.mark.parametrize(
-    "call",
+    ("call", "message"),
     [
-        lambda: ltxv_sigmas(0),
-        lambda: ltxv_sigmas(8, 0),
-        lambda: ltxv_sigmas(8, terminal=1.0),
-        lambda: linear_quadratic_sigmas(4, linear_steps=4),
-        lambda: linear_quadratic_sigmas(4, threshold=0),
-        lambda: partial_sigmas(ltxv_sigmas, 4, 0),
-        lambda: as_sigmas([]),
+        (lambda: ltxv_sigmas(0), "steps=0"),
+        (lambda: ltxv_sigmas(8, 0), "tokens=0"),
+        (lambda: ltxv_sigmas(8, terminal=1.0), "terminal=1"),
+        (lambda: linear_quadratic_sigmas(4, linear_steps=4), "linear_steps=4"),
+        (lambda: linear_quadratic_sigmas(4, threshold=0), "threshold=0"),
+        (lambda: partial_sigmas(ltxv_sigmas, 4, 0), "denoise=0"),
+        (lambda: as_sigmas([]), "has no step"),
     ],
 )
-def test_impossible_settings_are_refused(call):
-    with pytest.raises(ValueError):
+def test_impossible_settings_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
         call()

@@ -13,6 +13,7 @@ from ltx2_core.conditioning.state import empty_state
 from ltx2_core.run.request import Request, plan_stages
 from ltx2_core.sampling.denoiser import Denoiser
 from ltx2_core.sampling.guidance import CFG
+from ltx2_core.sampling.model_calls import ModelCalls
 from ltx2_core.transformer import TextMemory, text_keys_bytes
 
 STILL = replace(CONFIG, cross_attention_adaln=False)
@@ -29,13 +30,13 @@ def network(config):
     return model
 
 
-def steps(model, **options):
+def steps(model, *, text_keys=False):
     """Estimates of some steps, and how often a block computed keys of a text."""
     computed = []
     attentions = [b.get_submodule(n).to_k for b in model.transformer_blocks for n in ("attn2", "audio_attn2")]
     hooks = [layer.register_forward_hook(lambda *args: computed.append(1)) for layer in attentions]
-    state = empty_state(PLAN)
-    denoise = Denoiser(model, state, text(), text(1), guidance=CFG(video=3), **options)
+    state, calls = empty_state(PLAN), ModelCalls(text_keys=text_keys)
+    denoise = Denoiser(model, state, text(), text(1), guidance=CFG(video=3), calls=calls)
     x = noisy(state)
     with torch.inference_mode():
         estimates = [denoise(x, sigma) for sigma in SIGMAS]

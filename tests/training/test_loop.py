@@ -70,7 +70,7 @@ def test_a_run_in_two_pieces_equals_one_run_bit_for_bit(tmp_path, optimizer):
 
 def test_a_killed_process_resumes_bit_for_bit(tmp_path):
     script = (
-        f"import sys; sys.path[:0] = {[str(Path(__file__).parent), os.getcwd()]!r}\n"
+        f"import sys; sys.path[:0] = {[str(Path(__file__).parent), str(Path.cwd())]!r}\n"
         "from pathlib import Path; import torch; from test_loop import die_at\n"
         # The number of threads changes how sums are split and rounded; the tests here run on one.
         "torch.set_num_threads(1); die_at(Path(sys.argv[1]), 7)"

@@ -53,4 +53,5 @@ def test_heads_attend_near_the_time_of_the_query(transformer: Transformer, name:
     before = [follows(head) for head in heads]
     attend_near_in_time(transformer)
     after = [follows(head) for head in heads]
-    assert max(map(abs, before)) < 0.1 and min(after) > 0.3, (before, after)
+    assert max(map(abs, before)) < 0.1, (before, after)
+    assert min(after) > 0.3, (before, after)

@@ -89,7 +89,7 @@ def train_audio_vae(
 def audio_vae_step(recipe: AudioVAERecipe) -> StepFn:
     """A step for :func:`ltx2_core.training.loop.train` that computes the loss of one batch."""
 
-    def step_fn(pair: nn.Module, generator: torch.Generator, step: int) -> Mapping[str, Tensor]:
+    def step_fn(pair: nn.Module, generator: torch.Generator, _step: int) -> Mapping[str, Tensor]:
         assert isinstance(pair, AudioPair)
         config, device = pair.encoder.config, _device(pair)
         seconds = recipe.seconds[int(torch.randint(len(recipe.seconds), (), generator=generator))]

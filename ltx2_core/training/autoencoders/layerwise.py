@@ -160,7 +160,8 @@ def _fit_upsample(block: Upsample, parts: Blocks, clips: list[_Clip], generator:
 def _fit_branch(branch: nn.Module, blocks: Blocks, clips: list[_Clip], generator: torch.Generator) -> float:
     """Fit the second convolution of a residual branch on the first one's output; returns its error."""
     conv1, conv2 = branch.get_submodule("conv1"), branch.get_submodule("conv2")
-    assert isinstance(conv1, StreamConv3d) and isinstance(conv2, StreamConv3d)
+    assert isinstance(conv1, StreamConv3d)
+    assert isinstance(conv2, StreamConv3d)
     used = blocks.basis.shape[1]
     pairs = []
     for clip in clips:

@@ -76,7 +76,7 @@ def upsampler_step(recipe: UpsamplerRecipe, code: EncodesVideo) -> StepFn:
     """A step for :func:`ltx2_core.training.loop.train`: the mean squared error of normalised latents."""
     statistics = code.per_channel_statistics
 
-    def step_fn(net: nn.Module, generator: torch.Generator, step: int) -> Mapping[str, Tensor]:
+    def step_fn(net: nn.Module, generator: torch.Generator, _step: int) -> Mapping[str, Tensor]:
         assert isinstance(net, LatentUpsampler)
         size = draw_size(recipe.sizes, generator)
         with torch.no_grad():

@@ -82,11 +82,11 @@ def train_video_encoder(
 
     device = _device(vae)
 
-    def step_fn(model: nn.Module, generator: torch.Generator, step: int) -> Mapping[str, Tensor]:
+    def step_fn(_model: nn.Module, generator: torch.Generator, _step: int) -> Mapping[str, Tensor]:
         frames = draw_frames(recipe, generator, device)
         return {"loss": encoder_error(vae, code, frames)}
 
-    def evaluate(model: nn.Module, step: int) -> dict[str, float]:
+    def evaluate(_model: nn.Module, _step: int) -> dict[str, float]:
         return {"error": held_out_code_error(vae, code)}
 
     vae.decoder.requires_grad_(False)
@@ -110,7 +110,7 @@ def train_video_decoder(
     """
     device = _device(vae)
 
-    def step_fn(model: nn.Module, generator: torch.Generator, step: int) -> Mapping[str, Tensor]:
+    def step_fn(_model: nn.Module, generator: torch.Generator, step: int) -> Mapping[str, Tensor]:
         frames = draw_frames(recipe, generator, device, cuts=recipe.cuts)
         own = (len(frames) + step % 2) // 2 if encoded else 0
         error = decoder_error(vae, code, frames, generator, encoded=own)
@@ -119,7 +119,7 @@ def train_video_decoder(
             return {"loss": (error.square().flatten(1).mean(1) + _LEAST).log().mean(), "square": square}
         return {"loss": square + recipe.absolute_weight * error.abs().mean(), "square": square}
 
-    def evaluate(model: nn.Module, step: int) -> dict[str, float]:
+    def evaluate(_model: nn.Module, _step: int) -> dict[str, float]:
         figures = {"psnr": held_out_psnr(vae, code)}
         return figures | {"encoded": held_out_psnr(vae)} if encoded else figures
 

@@ -146,14 +146,16 @@ def _teach(
     options: DistillOptions,
 ) -> AVLatent:
     """Sample each clip from its upper to its lower noise level by guided Euler steps of the teacher."""
-    assert x.video is not None and x.audio is not None
+    assert x.video is not None
+    assert x.audio is not None
     grid, bins = x.video.shape[2:], x.audio.shape[3]
     for step in range(options.substeps):
         sigma = upper + (lower - upper) * (step / options.substeps)
         change = (lower - upper) / options.substeps
         positive, negative = (predict(network, x, task, sigma, context, fps) for context in contexts)
         tokens = negative + (positive - negative) * options.cfg
-        assert tokens.video is not None and tokens.audio is not None
+        assert tokens.video is not None
+        assert tokens.audio is not None
         velocity = AVLatent(unpatchify_video(tokens.video, *grid), unpatchify_audio(tokens.audio, bins))
         x = blend(task.conditioning, x + velocity.map(partial(_scaled, by=change)), task.mask)
     return x

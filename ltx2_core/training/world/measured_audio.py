@@ -66,7 +66,7 @@ def measure_audio(waveform: Tensor, sample_rate: int, frames: int, fps: float) -
         ]
     )
     knocks = torch.tensor([_pitch(sides, sample_rate, at + 0.004, 0.08) for at in onsets])
-    sound = _sound(envelope, onsets, pitch, loudness)
+    sound = _sound(envelope, onsets, loudness)
     tone = knocks if sound == "knock" else pitch
     return MeasuredAudio(
         sound=sound,
@@ -148,7 +148,7 @@ def _glide(times: Tensor, pitch: Tensor) -> float:
     return float(((octave[apart:] - octave[:-apart]) / (time[apart:] - time[:-apart])).median())
 
 
-def _sound(envelope: Tensor, onsets: tuple[float, ...], pitch: Tensor, loudness: Tensor) -> Sound:
+def _sound(envelope: Tensor, onsets: tuple[float, ...], loudness: Tensor) -> Sound:
     """The kind of sound: knocks are short, a glide is steadily loud, a swell grows and fades."""
     if float(envelope.max()) < _SILENCE:
         return "silence"

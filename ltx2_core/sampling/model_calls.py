@@ -1,0 +1,50 @@
+"""How the denoiser of a run calls the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..transformer import OnBlock
+from ..transformer.tiles import Tiles
+from .caching import StepCache
+from .pass_group import PassGroup
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCalls:
+    """How the model of a run is called: in which dtype, with how many passes, and what is reused.
+
+    Attributes:
+        dtype: in which the model computes.
+        passes_per_call: how many guidance passes one forward pass may evaluate. More need more memory; the
+            result is the same, bit for bit in float32 on the CPU.
+        pass_group: the processes that share the passes.
+        cache: reuses velocities between steps.
+        tiles: evaluates a large frame in parts.
+        text_keys: caches the keys and values of the text; ``text_keys_bytes`` is their size.
+        on_block: called before each block of the model; it may raise to stop within a step.
+
+    Raises ValueError for fewer passes than one, and for a ``cache`` with ``tiles``.
+    """
+
+    dtype: torch.dtype = torch.float32
+    passes_per_call: int = 1
+    pass_group: PassGroup | None = None
+    cache: StepCache | None = None
+    tiles: Tiles | None = None
+    text_keys: bool = False
+    on_block: OnBlock | None = None
+
+    def __post_init__(self) -> None:
+        if self.cache is not None and self.tiles is not None:
+            raise ValueError("the step cache does not support tiles: use one of the two")
+        if self.passes_per_call < 1:
+            raise ValueError(
+                f"passes_per_call={self.passes_per_call} must be at least 1, which is one by one"
+            )
+
+
+ONE_BY_ONE = ModelCalls()
+"""Each pass in a call of its own, in float32, with nothing reused."""
