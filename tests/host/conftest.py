@@ -50,13 +50,18 @@ def comfy_dir() -> Path:
 def streams_off(comfy_dir: Path) -> str:
     """Switches of the network to turn off on both sides where core is the oracle of audio and video together.
 
-    From 0.31 core's block adds audio-to-video attention to the video before video-to-audio reads the video.
-    Lightricks' own code reads both streams first, as core does up to 0.30. So core from 0.31 is compared with
-    its two cross attentions off.
+    From 0.31 core's block adds audio-to-video attention to the video before video-to-audio reads the video;
+    Lightricks' own code reads both streams first. Up to 0.22 core takes scale, shift and gate of these
+    attentions from the wrong noise level (mended by ComfyUI #14097). On both sides of 0.23 to 0.30 core is
+    compared with its two cross attentions off.
     """
+    return "" if (0, 23) <= host_version(comfy_dir) < (0, 31) else CROSS_MODAL
+
+
+def host_version(comfy_dir: Path) -> tuple[int, int]:
     match = re.search(r'__version__ = "(\d+)\.(\d+)', (comfy_dir / "comfyui_version.py").read_text())
     assert match, f"{comfy_dir}: comfyui_version.py states no version"
-    return CROSS_MODAL if (int(match[1]), int(match[2])) >= (0, 31) else ""
+    return int(match[1]), int(match[2])
 
 
 @pytest.fixture(scope="session")
