@@ -18,6 +18,7 @@ from ..config import AudioVAEConfig
 from .layers import Layers, without_autocast
 
 NORM_EPS = 1e-6
+"""That of the video autoencoder is 1e-8."""
 
 
 class AudioEncoder(nn.Module):
@@ -131,6 +132,8 @@ class _Decoder(nn.Module):
         self.mid = _Middle(widths[-1], layers)
         self.up = nn.ModuleList()
         for level, width in enumerate(widths):
+            # One block more than in the encoder, as in latent diffusion (Rombach et al. 2022), which the
+            # names of the modules are from, too.
             stage = _Stage(widths[min(level + 1, len(widths) - 1)], width, config.num_res_blocks + 1, layers)
             if level > 0:
                 stage.upsample = Upsample(width, layers)
@@ -216,6 +219,7 @@ class Downsample(nn.Module):
         self.conv = layers.conv2d(width, width, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
+        # Mel bins after, time before: a frame must not depend on later ones.
         out: Tensor = self.conv(F.pad(x, (0, 1, 2, 0)))
         return out
 

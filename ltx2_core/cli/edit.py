@@ -88,7 +88,7 @@ def _edited(kind: EditKind, chosen: Chosen, own: dict[str, Any]) -> Path:
 
 
 def _check_needed(chosen: Chosen, names: tuple[str, ...]) -> None:
-    """Raise a usage error for options that only --resume can do without."""
+    """Raise a usage error for an absent option of ``names``, which are required unless a run is resumed."""
     from ..run.options import by_name
 
     for name in names:

@@ -63,6 +63,7 @@ def _generated(chosen: Chosen) -> str | None:
         click.echo(change, err=True)
     output = Output.of(chosen)
     check_output(output.path)
+    # All processes take part in sampling; the first one alone decodes and writes the file.
     if processes.rank > 0:
         pipeline(request)
     else:
@@ -104,7 +105,7 @@ def _request(chosen: Chosen, pipeline: LTX2Pipeline, recorded: Settings | None) 
     fields = request_fields(chosen, pipeline)
     if recorded is None:
         if "prompt" not in fields:
-            raise ValueError("--prompt is missing: say what the clip shows, or give --from-file")
+            raise ValueError("--prompt is missing: describe the clip, or give --from-file")
         return Request(**{"stages": pipeline.recipe.stages, **fields})
     named = bool(chosen["loras"] or chosen["stage2_loras"])
     request = repeated_request(recorded, fields)

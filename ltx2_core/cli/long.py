@@ -92,6 +92,7 @@ def _folder_of_windows(chosen: Chosen) -> Iterator[Path]:
         raise ValueError(f"no windows of {chosen['output']} are saved: run the command without --resume")
     try:
         yield own
+    # Ctrl+C, which is no Exception, leaves finished windows as well.
     except BaseException:
         if any(own.glob("window_*")):
             click.echo("the finished windows are saved; the same command with --resume continues", err=True)

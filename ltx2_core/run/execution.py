@@ -122,6 +122,7 @@ class Speed:
     def runner(self, transformer: Transformer, plan: MemoryPlan | None) -> Runner:
         """What calls ``transformer`` in a stage that runs by ``plan``."""
         if self.fused is not None and (plan is None or not plan.streamed):
+            # Not for streamed blocks, which are copied weight by weight: that puts consecutive ones apart.
             pack_projections(transformer.transformer_blocks)
         return Runner(
             transformer,

@@ -118,6 +118,7 @@ def _crf(crf: int | None, request: Request) -> int:
 def _prepare(frames: Tensor, clip: ClipPlan, crf: int, numerics: Numerics) -> Tensor:
     """Frames at the size of ``clip``; a single one goes through an H.264 round trip."""
     mode: FitMode = "comfy" if numerics is Numerics.COMFY else "official"
+    # Official pipelines compress the image at its own size, ComfyUI after it was resized.
     if len(frames) == 1 and mode == "official":
         frames = compress_image(frames[0], crf)[None]
     frames = fit_image(frames, clip.width, clip.height, mode=mode)

@@ -143,6 +143,7 @@ class LTX2Pipeline(Codecs):
             more.extend(one.at(self, stage.clip) for one in extra)
 
         sampling = request.sampling
+        # It draws the noise of the second stage, too, like that of the official pipelines.
         start_noise = torch.Generator(sampling.noise_device).manual_seed(sampling.seed)
         # The official samplers draw theirs from a generator of its own, this far from the seed.
         step_noise = torch.Generator(sampling.noise_device).manual_seed((sampling.seed + 10000) % 2**64)

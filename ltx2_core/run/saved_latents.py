@@ -55,6 +55,7 @@ def save_latents(
     settings of the edit that the run belongs to (``EditTask.settings``).
     """
     folder = saved_folder() if folder is None else folder
+    # For this user only: other users share the folder above it, and the files contain prompts.
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     tensors: dict[str, Tensor] = {}
     for name in ("video", "audio"):

@@ -37,6 +37,7 @@ class AdaLNSingle(nn.Module):
     def forward(self, timesteps: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Scaled timesteps (G,) -> parameters (P, G, W) and embedding (G, W), both in ``dtype``."""
         embedding = self.emb.timestep_embedder(sinusoid(timesteps).to(dtype))
+        # The SiLU is not part of the returned embedding, to which the head adds its own table.
         parameters = self.linear(F.silu(embedding)).unflatten(-1, (self.count, -1))
         return parameters.transpose(0, 1), embedding
 
@@ -72,6 +73,7 @@ class TimestepEmbedder(nn.Module):
 
 def sinusoid(timesteps: Tensor) -> Tensor:
     """(G,) -> (G, 256) float32: the cosines of 128 frequencies from 1 down to 1/10000, then the sines."""
+    # Always float32: scaled timesteps reach 1000, where neighbours in bfloat16 are 4 apart.
     angles = timesteps.float().unsqueeze(-1) * _frequencies(timesteps.device)
     return torch.cat((angles.cos(), angles.sin()), dim=-1)
 

@@ -75,6 +75,7 @@ class SelfAttention:
 
     def __call__(self, hidden: Tensor) -> Tensor:
         if _nobody(self.samples):
+            # Nothing is attended to, so that queries, keys and the product of both are not computed.
             return self.attention.output(self.attention.values(hidden), hidden)
         queries, keys, values = self.projections.queries_keys_values(self.attention, hidden, self.rope)
         out = self.attend(queries, keys, values, self.bias)
@@ -155,6 +156,7 @@ class TextAttention:
         update = self._attend(hidden, self.text, self.bias)
         if self.guidance is None or self.negative is None:
             return update
+        # Without a mask: connectors replace the padding of a prompt by registers, which are attended to.
         return self.guidance.guide(update, self._attend(hidden, self.negative, None))
 
     def part(self, tokens: slice) -> TextAttention:

@@ -44,6 +44,7 @@ class Attention(nn.Module):
         super().__init__()
         layer: dict[str, Any] = {"dtype": dtype, "device": device}
         inner = heads * head_dim
+        # A namespace of layers that a host brings may lack this norm.
         rms_norm_class = getattr(operations, "RMSNorm", nn.RMSNorm)
         self.heads = heads
         self.to_q = operations.Linear(query_dim, inner, **layer)
@@ -51,6 +52,7 @@ class Attention(nn.Module):
         self.to_v = operations.Linear(context_dim, inner, **layer)
         self.q_norm = rms_norm_class(inner, eps=qk_norm_eps, **layer)
         self.k_norm = rms_norm_class(inner, eps=qk_norm_eps, **layer)
+        # A sequence of one, since the checkpoint calls it to_out.0.
         self.to_out = nn.Sequential(operations.Linear(inner, query_dim, **layer))
         self.to_gate_logits = operations.Linear(query_dim, heads, **layer) if gated else None
 
@@ -84,6 +86,8 @@ class Attention(nn.Module):
         del attended
         if self.to_gate_logits is not None:
             logits = self.to_gate_logits(x)
+            # Twice a sigmoid, so that logits of 0 leave the heads as they are. Autograd needs the factors of
+            # a product, so that they are written into only where it is off.
             if torch.is_grad_enabled():
                 out = out * (2 * torch.sigmoid(logits)).unsqueeze(-1)
             else:
@@ -138,6 +142,7 @@ class _GELUProjection(nn.Module):
         hidden = self.proj(x)
         if torch.is_grad_enabled():
             return F.gelu(hidden, approximate="tanh")
+        # Four times as wide as the stream, this is the largest activation of a block.
         in_place: Tensor = torch.ops.aten.gelu_(hidden, approximate="tanh")
         return in_place
 

@@ -227,7 +227,10 @@ class Transformer(nn.Module):
             negative = replace(negative, context=self._project(spec, negative.context, texts))
         return StreamInputs(
             spec=spec,
+            # The branches have shift, scale and gate in turn, so that every third one, from number 1 on, is a
+            # scale.
             modulation=Modulation.of(values, groups, len(values), slice(1, None, 3)),
+            # The head adds both of its vectors to the embedding itself, not to a projection of it.
             head=Modulation.of(embedding.unsqueeze(0), groups, 2, slice(1, None)),
             prompt=self._prompt(spec, modality) if c.cross_attention_adaln else None,
             cross=None if other is None else self._cross(spec, timesteps, groups, other, dtype),
@@ -259,6 +262,7 @@ class Transformer(nn.Module):
         gate_adaln = getattr(self, f"av_ca_{spec.cross_gate}_gate_adaln_single")
         # How much to take from the other stream depends on how noisy that one is.
         gate = gate_adaln(other.sigma * self.config.cross_timestep_scale, dtype)[0]
+        # These parameters begin with the scale: numbers 0 and 2.
         return Modulation.of(scale_shift, groups, 4, slice(0, 4, 2)).and_samples(gate)
 
     def _project(self, spec: StreamSpec, context: Tensor, texts: TextMemory) -> Tensor:

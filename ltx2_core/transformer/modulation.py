@@ -1,8 +1,8 @@
 """Adaptive layer norm: the shift, scale and gate of each branch of a block.
 
-Every branch computes ``x + gate * branch(norm(x) * scale + shift)``. Each of the three is the sum of what the
-timestep gives, the same in every block, and of a row of the table that each block has learned (Peebles and
-Xie 2023, arXiv 2212.09748; the sharing is that of PixArt-alpha, arXiv 2310.00426).
+Every branch computes ``x + gate * branch(norm(x) * scale + shift)``. Each of the three is the sum of two
+vectors: one that is computed from the timestep, once for all blocks, and one that each block has learned
+(Peebles and Xie 2023, arXiv 2212.09748; the sharing is that of PixArt-alpha, arXiv 2310.00426).
 
 Letters: B batch, N tokens, W stream width, P modulation parameters, S segments of the tokens, G groups:
 tokens that share one timestep.

@@ -34,13 +34,10 @@ class Runner:
 
     Args:
         chunk_tokens: the most tokens of a stream that go through a layer at once, None for all. It is halved
-        when
-            memory runs out and stays so: pass the same ``Chunks`` to several runners to share what was
-            learned.
-        fused: compute norm, modulation and rotation in single kernels. graphs: record the blocks of small
-        steps and replay them, where that is possible. shards: compute a part of the tokens. Each of several
-        processes passes the same inputs and gets the same
-            result.
+            when memory runs out and stays so; runners that are passed the same ``Chunks`` share it.
+        fused: computes norm, modulation and rotation in single kernels.
+        graphs: records the blocks of small steps and replays them, where that is possible.
+        shards: computes a part of the tokens. Each process passes the same inputs and gets the same result.
     """
 
     def __init__(
@@ -83,6 +80,7 @@ class Runner:
             start == 0 and until is None and (perturbations is None or perturbations.skip_nothing(blocks))
         )
         if self.graphs is not None and complete and cached_tables and self._recordable(hidden, inputs):
+            # All at once before the replay, which nothing can interrupt.
             for number in range(blocks):
                 if on_block is not None:
                     on_block(number)

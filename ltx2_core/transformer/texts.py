@@ -23,6 +23,7 @@ def text_keys_bytes(config: TransformerConfig, dtype: torch.dtype, *, tokens: in
 
     0 for a network that modulates its text by the noise level.
     """
+    # Such keys and values are different in every step.
     if config.cross_attention_adaln and config.prompt_adaln:
         return 0
     return 2 * config.num_layers * samples * tokens * (config.dim + config.audio_dim) * dtype.itemsize

@@ -26,6 +26,7 @@ def normed(x: Tensor) -> Tensor:
     # The mean is taken in float32 at least: squares of bfloat16 lose too many digits in a sum.
     precision = torch.promote_types(x.dtype, torch.float32)
     power = x.square().mean(1, keepdim=True, dtype=precision)
+    # In place on the product, which is a new tensor.
     return F.silu(x * (power + PIXEL_NORM_EPS).rsqrt().to(x.dtype), inplace=True)
 
 

@@ -71,6 +71,8 @@ class SpaceTiles:
 
 def field_of_view(config: VideoVAEConfig) -> int:
     """Latent cells to each side on which a decoded pixel depends; tiles with this border are exact."""
+    # From the output back to the latent, in cells of the present resolution: one for the last convolution,
+    # two for a residual block, one for an upsampler, and one for the first convolution.
     cells = 1
     for block in reversed(config.decoder_blocks):
         if block.kind == "res_x":
