@@ -94,7 +94,7 @@ def _pipeline(chosen: Chosen, execution: Any, recorded: Settings | None) -> LTX2
 
 
 def _request(chosen: Chosen, pipeline: LTX2Pipeline, recorded: Settings | None) -> Request:
-    """What was written over the settings of --from-file, or over the recipe.
+    """The request: options of the command line override the settings of --from-file, or the recipe.
 
     Raises ValueError without a prompt, and for settings whose LoRAs are not named again.
     """

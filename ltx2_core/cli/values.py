@@ -128,13 +128,13 @@ def parse_keyframe(text: str) -> ImageAt:
 
 
 def parse_control(text: str) -> VideoReference:
-    """``FILE[:STRENGTH]``."""
+    """Parse ``FILE[:STRENGTH]``, as --control has it; the strength is 1 by default."""
     path, strengths = split_numbers(text, 1)
     return VideoReference(source=path, strength=strengths[0] if strengths else 1.0)
 
 
 def parse_cache(text: str) -> StepCache:
-    """``KIND`` or ``KIND:THRESHOLD``."""
+    """Parse ``KIND`` or ``KIND:THRESHOLD``, as --cache has it. Raises ValueError for other text."""
     kind, _, threshold = text.partition(":")
     try:
         options = {"threshold": float(threshold)} if threshold else {}

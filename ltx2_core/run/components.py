@@ -226,7 +226,7 @@ class Components:
         return self.text_encoder_bytes() + self.component_bytes(*parts)
 
     def lora_report(self, lora: Lora) -> LoraReport:
-        """What ``lora`` changes in the files of this run; reads headers only.
+        """The layers of this run's files that ``lora`` changes; reads headers only.
 
         Raises ValueError where it fits nowhere.
         """

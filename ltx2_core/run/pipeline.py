@@ -211,7 +211,7 @@ class LTX2Pipeline(Codecs):
         }
 
     def lora_reports(self) -> tuple[LoraReport, ...]:
-        """What each LoRA changes; reads headers only. Raises ValueError where one fits nowhere."""
+        """Which layers each LoRA changes; reads headers only. Raises ValueError for one that fits none."""
         return tuple(self.networks.lora_report(lora) for lora in (*self.loras, *self.stage2_loras))
 
     def plan(self, stages: Sequence[Stage], budget: int) -> MemoryPlan:
@@ -224,7 +224,7 @@ class LTX2Pipeline(Codecs):
         )
 
     def text_keys_bytes(self, stages: Sequence[Stage]) -> int:
-        """What ``keep_text_keys`` adds to ``stages``; 0 where it is off or the model does not allow it."""
+        """Bytes that ``keep_text_keys`` adds to ``stages``; 0 if it is off or has no effect on this model."""
         config = transformer_config(self.networks.file(Component.TRANSFORMER).config)
         return self.speed.text_keys_bytes(stages, config, self.networks.dtype)
 

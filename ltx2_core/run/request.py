@@ -1,4 +1,4 @@
-"""What a run can be asked for, as one frozen value of small parts with flat keywords in front."""
+"""The request of a run: one frozen value made of small parts, constructed from flat keywords."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Request:
     ``request.width``; the parts hold the values. None is left to the recipe of the checkpoint, or is off.
 
     Args:
-        prompt, negative_prompt: what the clip shows and what is heard; what to avoid.
+        prompt, negative_prompt: description of the clip and its audio; what to avoid.
         width, height: size of the finished clip in pixels; a multiple of 32, of 64 with two stages.
         num_frames, seconds: length of the clip, one of the two; 8k + 1 frames.
         fps, snap: frames per second; what to do with a size or length that the latent grid does not hold.
@@ -108,7 +108,7 @@ class Request:
         self._check()
 
     def __getattr__(self, name: str) -> Any:
-        """A value by its flat name."""
+        """The value of a part by its flat name, such as ``request.steps`` for ``request.sampling.steps``."""
         if name not in FIELDS:
             raise AttributeError(f"a request has no {name!r}")
         value: Any = self

@@ -1,4 +1,4 @@
-"""Noise in the order of the references, and the state that a sampler starts from.
+"""Noise drawn in the same order as ComfyUI does, and the state that a sampler starts from.
 
 Letters: B batch, F latent frames, H W latent rows and columns, T audio latent frames.
 """

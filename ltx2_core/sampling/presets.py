@@ -52,7 +52,7 @@ class Preset:
 PRESETS: Final[dict[str, Preset]] = {
     "distilled 8": Preset(schedule="distilled", steps=8, sampler="euler"),
     "distilled 3": Preset(schedule="distilled_stage2", steps=3, sampler="euler"),
-    # The ComfyUI templates for LTX-2.0.
+    # The ComfyUI templates.
     "dev 20": Preset(
         schedule=LTXV,
         steps=20,
@@ -60,7 +60,7 @@ PRESETS: Final[dict[str, Preset]] = {
         video=StreamGuidance(cfg=4.0),
         audio=StreamGuidance(cfg=4.0),
     ),
-    # The official two-stage pipeline for 2.3.
+    # The official parameters for 2.3.
     "dev 30 guided": Preset(
         schedule=LTXV,
         steps=30,

@@ -51,7 +51,7 @@ class _Embedding(nn.Module):
 
 
 class TimestepEmbedder(nn.Module):
-    """Two-layer MLP over the sinusoid."""
+    """Two linear layers with a SiLU between, from the sinusoid of a timestep to its embedding."""
 
     def __init__(
         self,

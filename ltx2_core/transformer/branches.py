@@ -86,7 +86,7 @@ class SelfAttention:
         raise NotImplementedError("keys and values are those of all tokens: use on() first")
 
     def on(self, keys: Tensor, values: Tensor) -> SelfQueries:
-        """The same attention where keys and values of all tokens are known."""
+        """This attention with ``keys`` and ``values`` (B, H, N, D) of all tokens, which ``part`` can cut."""
         return SelfQueries(self, keys, values, values, self.rope, self.bias)
 
 

@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 class Fused:
-    """The regions, each compiled when it is first called.
+    """The fused kernels: a method for each region, which is compiled at its first call.
 
     Once compiling has failed, ``problem`` says why, and the plain formulas are used.
     """

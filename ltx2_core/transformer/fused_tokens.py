@@ -101,7 +101,7 @@ class FusedProjections(Projections):
 
 
 def _product(x: Tensor, *layers: Any) -> tuple[Tensor, ...] | None:
-    """What ``layers`` compute of x by one product; None where their weights are apart or x is too large."""
+    """The outputs of ``layers`` for x by one product; None if their weights are apart or x is too large."""
     weights = together(layers) if x.shape[0] * x.shape[1] <= _AT_ONCE else None
     if weights is None:
         return None

@@ -77,11 +77,11 @@ class Attention(nn.Module):
         return self.by_head(self.to_v(source))
 
     def keys_values(self, source: Tensor, rope: Rope | None) -> tuple[Tensor, Tensor]:
-        """Both of source (B, S, context_dim)."""
+        """Keys and values (B, H, S, D) of source (B, S, context_dim)."""
         return self.keys(source, rope), self.values(source)
 
     def output(self, attended: Tensor, x: Tensor) -> Tensor:
-        """What the heads found (B, H, N, D), gated by x (B, N, query_dim) -> (B, N, query_dim)."""
+        """Attended values (B, H, N, D), gated by x (B, N, query_dim), and projected to (B, N, query_dim)."""
         out = rearrange(attended, "b h n d -> b n h d")
         del attended
         if self.to_gate_logits is not None:
@@ -101,7 +101,7 @@ class Attention(nn.Module):
         return self.by_head(normed) if rope is None else rotate_heads(normed, rope, self.heads)
 
     def by_head(self, projected: Tensor) -> Tensor:
-        """(B, N, H D) -> (B, H, N, D)."""
+        """Split the heads: (B, N, H D) -> (B, H, N, D)."""
         heads: Tensor = projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)
         return heads
 

@@ -110,7 +110,7 @@ class Transformer(nn.Module):
         rope: RopeTables | None = None,
         texts: TextMemory | None = None,
     ) -> BothInputs:
-        """What every block reads with the tokens: modulation, text, rotary tables and attention biases."""
+        """The inputs of every block next to the tokens: modulation, text, rotary tables, attention biases."""
         if rope is None:
             tokens = next(stream.tokens for stream in (video, audio) if stream is not None)
             rope = self.rope_tables(

@@ -65,7 +65,7 @@ class Runner:
         until: int | None = None,
         resume: tuple[int, Hidden] | None = None,
     ) -> Hidden:
-        """As :meth:`Transformer.forward`; the hidden tokens of ``resume`` may be written into."""
+        """As :meth:`Transformer.forward`, but the hidden tokens of ``resume`` may be overwritten."""
         video, audio = check_streams(video, audio, perturbations)
         counts = [0 if stream is None else stream.tokens.shape[1] for stream in (video, audio)]
         cached_tables = rope is not None

@@ -97,7 +97,7 @@ class Shards:
         return [self.part(tokens, rank) for rank in range(self.count)]
 
     def _to_heads(self, x: Tensor, tokens: int) -> Tensor:
-        """(B, H, t, D) -> (B, H / P, T, D)."""
+        """Exchange tokens for heads: own tokens of all heads (B, H, t, D) -> (B, H / P, T, D)."""
         batch, heads, _, width = x.shape
         own = heads // self.count
         sizes = [part.stop - part.start for part in self._parts(tokens)]
@@ -106,7 +106,7 @@ class Shards:
         return torch.cat(received, dim=2)
 
     def _to_tokens(self, x: Tensor, tokens: int) -> Tensor:
-        """(B, H / P, T, D) -> (B, H, t, D)."""
+        """The reverse of :meth:`_to_heads`: (B, H / P, T, D) -> (B, H, t, D)."""
         parts = self._parts(tokens)
         batch, own, _, width = x.shape
         here = parts[self.rank].stop - parts[self.rank].start

@@ -1,4 +1,4 @@
-"""What depends on the text alone, computed once for each prompt instead of in every step.
+"""A cache of tensors that depend on the text alone: projected texts, and their keys and values.
 
 Letters: B batch, S text tokens, K text width, H heads, D head width.
 """

@@ -39,7 +39,7 @@ def patchify(frames: Tensor, size: int) -> Tensor:
 
 
 def unpatchify(x: Tensor, size: int) -> Tensor:
-    """The inverse of ``patchify``."""
+    """The inverse of ``patchify``: (B, C size size, T, H, W) -> (B, C, T, H size, W size)."""
     return rearrange(x, "b (c q p) t h w -> b c t (h p) (w q)", p=size, q=size)
 
 

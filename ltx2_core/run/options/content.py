@@ -1,4 +1,4 @@
-"""Options of what a clip shows: text, size and length, inputs."""
+"""Options of the content of a clip: text, size and length, inputs."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from .option import BY_RECIPE, Option
 
 
 def text_options() -> Iterator[Option]:
-    """The options of the text."""
+    """Options of the prompts."""
     group = "text"
     yield Option(
         name="prompt",
         flags=("--prompt",),
         kind="text",
         group=group,
-        help="What the clip shows and what is heard.",
+        help="Description of the clip, its images and its audio.",
         request=True,
     )
     yield Option(
@@ -116,7 +116,7 @@ def size_options() -> Iterator[Option]:
 
 
 def inputs_options() -> Iterator[Option]:
-    """The image and audio inputs."""
+    """Options of images, control videos and audio that condition the clip."""
     group = "inputs"
     yield Option(
         name="image",

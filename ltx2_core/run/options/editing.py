@@ -8,7 +8,7 @@ from .option import Option
 
 
 def edits_options() -> Iterator[Option]:
-    """The options of extend, retake and sound."""
+    """Options of extend, retake and sound (the command that adds audio)."""
     yield Option(
         name="source",
         flags=("--video",),

@@ -13,7 +13,7 @@ _LORA = "FILE[:STRENGTH[:AUDIO_STRENGTH]]"
 
 
 def model_options() -> Iterator[Option]:
-    """The model files."""
+    """Options that name model files and LoRAs."""
     group = "model"
     yield Option(
         name="checkpoints",
@@ -166,7 +166,7 @@ def execution_options() -> Iterator[Option]:
 
 
 def output_options() -> Iterator[Option]:
-    """What is written and shown."""
+    """Options of the output file, resuming, dry run and progress."""
     group = "output"
     yield Option(
         name="output",

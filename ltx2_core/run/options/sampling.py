@@ -147,7 +147,7 @@ _STREAM_SCALES = (
 
 
 def guidance_options() -> Iterator[Option]:
-    """Guidance of both streams."""
+    """Options of guidance; those of the audio have the prefix ``audio_``."""
     group = "guidance"
     for stream in ("", "audio_"):
         for name, kind, bounds, words in _STREAM_SCALES:
