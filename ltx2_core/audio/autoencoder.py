@@ -86,6 +86,7 @@ class LatentStatistics(nn.Module):
         super().__init__()
         self.bins = config.latent_bins
         size = config.z_channels * config.latent_bins
+        # The names of the checkpoint are no identifiers, so that get_buffer reads them.
         self.register_buffer("mean-of-means", torch.zeros(size, dtype=layers.dtype, device=layers.device))
         self.register_buffer("std-of-means", torch.ones(size, dtype=layers.dtype, device=layers.device))
 
@@ -238,7 +239,7 @@ class Upsample(nn.Module):
 
 
 def pixel_norm(x: Tensor) -> Tensor:
-    """Root-mean-square normalisation over the channels of x (B, C, T, M)."""
+    """Root-mean-square normalisation over the channels of x (B, C, T, M) (Karras et al. 2018, 1710.10196)."""
     return x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + NORM_EPS)
 
 

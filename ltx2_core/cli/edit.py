@@ -73,6 +73,7 @@ def _edited(kind: EditKind, chosen: Chosen, own: dict[str, Any]) -> Path:
     _check_needed(chosen, ("prompt",) if kind == "audio" else ("source", "prompt"))
     chosen.check()
     output = Output.of(chosen)
+    # Audio alone is no video, whatever the name in --output.
     path = output.path.with_suffix(".wav") if kind == "audio" else output.path
     check_output(path)
     pipeline = open_pipeline(chosen)

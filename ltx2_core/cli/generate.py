@@ -46,6 +46,7 @@ def _generated(chosen: Chosen) -> str | None:
     recorded = _recorded(chosen)
     chosen.check({} if recorded is None else _named(recorded["request"]))
     processes, device = join_processes(chosen["device"], passes=chosen["guidance_parallel"])
+    # Called when the command ends, also by an error.
     click.get_current_context().call_on_close(leave_processes)
     dtype = None if recorded is None else recorded.get("dtype")
     execution = execution_of(chosen, processes, device=device, dtype=chosen["dtype"] or dtype)

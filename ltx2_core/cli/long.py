@@ -38,6 +38,7 @@ def _generated(chosen: Chosen) -> Path:
     with _folder_of_windows(chosen) as folder:
         pipeline = open_pipeline(chosen)
         fields = request_fields(chosen, pipeline)
+        # A request with it needs latents, which only windows have: LongVideo takes it to them.
         fields.pop("denoise", None)
         result = long_video(
             pipeline,

@@ -39,6 +39,8 @@ def transformer_config(config: Json) -> TransformerConfig:
     Raises ValueError that names the key for a value that is not supported.
     """
     c = _section(config, "transformer")
+    # A setting that is not implemented must not pass: the weights could load all the same and compute
+    # something else.
     _require(c, "positional_embedding_type", "rope")
     _require(c, "qk_norm", "rms_norm")
     _require(c, "standardization_norm", "rms_norm")
@@ -105,6 +107,7 @@ def text_config(config: Json) -> TextConfig:
     norm_type = c.get("text_encoder_norm_type")
     if norm_type is not None and str(norm_type).lower() != "per_token_rms":
         raise _unsupported("text_encoder_norm_type", norm_type, "per_token_rms")
+    # Released values: 32 heads in 8 layers for 2.3 and later, 30 heads in 2 layers for 2.0.
     heads = int(c.get("connector_num_attention_heads", 32 if per_token else 30))
     head_dim = int(c.get("connector_attention_head_dim", 128))
     layers = int(c.get("connector_num_layers", 8 if per_token else 2))

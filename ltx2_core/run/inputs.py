@@ -157,6 +157,7 @@ def _video_reference(codecs: Codecs, reference: VideoReference, clip: ClipPlan) 
             "shorter clip"
         )
     frames = frames[: clip.frames : every]
+    # The encoder takes 8k + 1 frames, which every n-th one of a clip need not be.
     frames = frames[: frames_of(latent_frames_of(len(frames)))]
     latent = codecs.encode_video(fit_image(frames, clip.width // scale, clip.height // scale))
     return GuideFrames(latent=latent, frame=0, strength=reference.strength, scale=scale, time_scale=every)

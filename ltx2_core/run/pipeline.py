@@ -121,11 +121,11 @@ class LTX2Pipeline(Codecs):
         Raises TypeError for unknown options, ValueError for what cannot be sampled with these files.
         """
         if isinstance(prompt, Request):
-            asked = prompt.changed(**options) if options else prompt
+            original = prompt.changed(**options) if options else prompt
         else:
-            asked = Request(prompt=prompt, **options)
+            original = Request(prompt=prompt, **options)
         extra = (*conditioning, *given)
-        request, chosen = asked.with_recipe(self.recipe)
+        request, chosen = original.with_recipe(self.recipe)
         run = Run(on_step, stop)
         stages = plan_stages(request, self.numerics, self.recipe)
         self._check_files(request, stages, extra)
@@ -327,6 +327,7 @@ class LTX2Pipeline(Codecs):
         return 1 if stages[0].guided and self.numerics is Numerics.OFFICIAL else 2
 
 
+# Unpack is for type checkers; help() and completion in an editor read this signature.
 _CALL: Any = LTX2Pipeline.__call__
 _CALL.__signature__ = flat_signature(
     *(

@@ -104,6 +104,7 @@ class Request:
                 target = target.setdefault(step, {})
             target[last] = value
         for name, part in parts.items():
+            # The dataclass is frozen, which holds for its own constructor, too.
             object.__setattr__(self, name, _replaced(part, changes.get(name, {})))
         self._check()
 
@@ -138,24 +139,24 @@ class Request:
         """
         recipe = of_kind(recipe, distilled=self.sampling.distilled)
         sampling, staging = self.sampling, self.staging
-        wanted = ["negative_prompt", "fps", "image_crf"]
+        undecided = ["negative_prompt", "fps", "image_crf"]
         if self.inputs.latents is None or self.inputs.latents.video is None:
-            wanted += ["width", "height"]
+            undecided += ["width", "height"]
             if self.size.seconds is None:
-                wanted.append("num_frames")
+                undecided.append("num_frames")
         if sampling.sigmas is None and recipe.sigmas is None:
-            wanted.append("steps")
+            undecided.append("steps")
         if sampling.sampler is None:
-            wanted.append("sampler")
+            undecided.append("sampler")
             if recipe.eta is not None:
-                wanted.append("eta")
+                undecided.append("eta")
             if staging.count == 2:
-                wanted.append("stage2_sampler")
+                undecided.append("stage2_sampler")
         if sampling.guidance is None and sampling.cfg is None:
-            wanted.append("cfg")
+            undecided.append("cfg")
             # An audio scale that is absent follows a cfg that is named.
-            wanted.append("audio_cfg")
-        chosen = {name: getattr(recipe, name) for name in wanted if getattr(self, name) is None}
+            undecided.append("audio_cfg")
+        chosen = {name: getattr(recipe, name) for name in undecided if getattr(self, name) is None}
         return self.changed(**chosen), tuple(chosen)
 
     def settings(self) -> dict[str, Any]:

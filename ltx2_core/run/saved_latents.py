@@ -113,6 +113,7 @@ def resume(path: str | os.PathLike[str], codecs: Codecs) -> Generation:
     with safe_open(os.fspath(path), "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     settings = about["settings"]
+    # Inputs that were in memory are gone, and decoding does not need them.
     fields = {name: value for name, value in settings["request"].items() if not in_memory(value)}
     width, height, frames, fps = settings["clip"]
     return Generation(

@@ -61,6 +61,7 @@ def plan_stages(
         image_strength=request.inputs.image.strength,
         sampler=sampling.sampler,
         eta=sampling.eta,
+        # A pass of its own avoids the negative prompt already, and the denoiser refuses both.
         nag=None if reads_negative else sampling.nag,
     )
     if staging.count == 1:

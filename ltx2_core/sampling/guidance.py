@@ -87,6 +87,7 @@ class StreamGuidance:
             if which in x0:
                 update = self._negative_update(conditional, x0[which]) if which is Pass.NEGATIVE else None
                 result = result + weight * (conditional - x0[which] if update is None else update)
+        # Without any pass but c the ratio would be 1 up to rounding.
         if self.rescale and result is not conditional:
             ratio = _deviation(conditional) / _deviation(result)
             result = result * (self.rescale * ratio + 1 - self.rescale)

@@ -72,7 +72,10 @@ class TimestepEmbedder(nn.Module):
 
 
 def sinusoid(timesteps: Tensor) -> Tensor:
-    """(G,) -> (G, 256) float32: the cosines of 128 frequencies from 1 down to 1/10000, then the sines."""
+    """(G,) -> (G, 256) float32: the cosines of 128 frequencies from 1 down to 1/10000, then the sines.
+
+    The ``Timesteps`` of diffusers with ``flip_sin_to_cos`` and no ``downscale_freq_shift``.
+    """
     # Always float32: scaled timesteps reach 1000, where neighbours in bfloat16 are 4 apart.
     angles = timesteps.float().unsqueeze(-1) * _frequencies(timesteps.device)
     return torch.cat((angles.cos(), angles.sin()), dim=-1)

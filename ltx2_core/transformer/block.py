@@ -173,6 +173,7 @@ class BlockStream:
             source, prompt = context, self.inputs.prompt
             if prompt is not None:
                 table = self._table(f"{self.inputs.spec.prefix}prompt_scale_shift_table")
+                # Unlike the stream, the text is not normalised before.
                 source = prompt.shift_scale(table).modulate(context)
             return self.tokens.projections.keys_values(attention, source, None)
 

@@ -47,6 +47,8 @@ class FusedTokens(InPlaceTokens):
         return self._x
 
     def hidden(self, by: ShiftScale | Ungated, part: slice | None = None) -> Tensor:
+        # The kernels take one scale and shift a sample. Without them a pending update is added first, as x is
+        # read.
         if isinstance(by, Ungated) or not by.uniform:
             return super().hidden(by, part)
         (scale,), (shift,) = by.scale, by.shift

@@ -17,7 +17,10 @@ from .rope import Rope, rotate_heads
 
 
 def rms_norm(x: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean(x²) + eps) over the last axis, without a weight; statistics in float32."""
+    """x / sqrt(mean(x²) + eps) over the last axis, without a weight; statistics in float32.
+
+    Zhang and Sennrich 2019, arXiv 1910.07467.
+    """
     return F.rms_norm(x, x.shape[-1:], eps=eps)
 
 

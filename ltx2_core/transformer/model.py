@@ -56,6 +56,8 @@ class Transformer(nn.Module):
 
             add("patchify_proj", operations.Linear(spec.in_channels, width, **layer))
             add("adaln_single", AdaLNSingle(width, config.modulation_rows, **built))
+            # Scale and shift for either direction follow the own noise level, the gate that of the other
+            # stream.
             self.add_module(f"av_ca_{spec.name}_scale_shift_adaln_single", AdaLNSingle(width, 4, **built))
             self.add_module(f"av_ca_{spec.cross_gate}_gate_adaln_single", AdaLNSingle(width, 1, **built))
             if config.cross_attention_adaln and config.prompt_adaln:
@@ -246,7 +248,7 @@ class Transformer(nn.Module):
         )
 
     def _prompt(self, spec: StreamSpec, modality: Modality) -> Modulation:
-        """Shift and scale of the text by noise level, or none but the table's for a static prompt."""
+        """Shift and scale of the text, without those of the blocks; zeros for a static prompt."""
         if self.config.prompt_adaln:
             adaln = spec.layer(self, "prompt_adaln_single")
             values = adaln(modality.sigma * self.config.timestep_scale, modality.tokens.dtype)[0]

@@ -60,6 +60,7 @@ class Perturbations:
         """For which samples block number ``block`` runs each kind of attention."""
 
         def runs(skipped: list[Blocks]) -> Samples:
+            # None is the usual case, in which branches need no mask of samples.
             samples = tuple(blocks != "all" and block not in blocks for blocks in skipped)
             return None if all(samples) else samples
 

@@ -1,4 +1,4 @@
-"""Rotary position embedding over real-valued positions (seconds and pixels).
+"""Rotary position embedding (Su et al. 2021, arXiv 2104.09864) of real positions: seconds and pixels.
 
 Letters: B batch, A position axes, N tokens, H heads, D head width, G frequencies per axis.
 """

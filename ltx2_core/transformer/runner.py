@@ -137,6 +137,7 @@ class Runner:
         return Execution(tokens, partial(attend, tokens=(own, own)), partial(attend, tokens=(own, other)))
 
     def _recordable(self, hidden: Hidden, inputs: BothInputs) -> bool:
+        # A replay can neither halve its chunks nor exchange tokens with other processes.
         whole = self.shards is None and self.chunks.tokens is None
         return (
             whole

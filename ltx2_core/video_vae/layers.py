@@ -125,7 +125,8 @@ class ResBlocks(nn.Module):
 class Downsample(nn.Module):
     """Convolution, then space-time cells folded into channels, plus a skip.
 
-    The skip folds the input in the same way and averages consecutive groups of channels.
+    The skip folds the input in the same way and averages consecutive groups of channels, as in DC-AE (Chen et
+    al. 2024, arXiv 2410.10733).
     """
 
     def __init__(self, in_channels: int, multiplier: int, strides: Strides, **factory: Any) -> None:

@@ -218,4 +218,5 @@ def _canvas(like: Tensor, frames: int, parts: Sequence[_Part], *, exact: bool) -
 
 
 def _as(frames: Tensor, dtype: torch.dtype) -> Tensor:
+    # Sums of weighted bytes are not whole, and a cast alone would truncate them.
     return frames.round_().to(dtype) if dtype == torch.uint8 else frames.to(dtype)

@@ -132,6 +132,7 @@ def run_stages(
             continue
         results = [result]
         del result
+        # Popped within the call, so that no name here holds the result while later stages run.
         yield from run_stages(tail, results.pop(), stream, ends, max_piece_bytes)
 
 
