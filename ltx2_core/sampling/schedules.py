@@ -150,7 +150,7 @@ FIXED_SIGMAS: Final[dict[str, Tensor]] = {
     # From the ComfyUI templates and examples for 2.3.
     "stage2_2.3": as_sigmas([0.85, 0.725, 0.4219, 0.0]),
     "inpaint_stage2": as_sigmas([0.725, 0.4219, 0.0]),
-    # From official pipelines: HDR, several GPUs, and refinement of the frame rate.
+    # From the official pipelines for HDR, for several GPUs and for temporal rounds.
     "hdr_stage2": as_sigmas([0.909375, 0.725, 0.0]),
     "tiled_stage2": as_sigmas([0.625, 0.4, 0.0]),
     "temporal_round": as_sigmas([0.975, 0.909375, 0.725, 0.421875, 0.0]),

@@ -34,7 +34,7 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
     The largest value of a row is stored as the largest that there is, so nothing is clipped.
     """
-    # As a norm it takes one kernel and no copy of x, which x.abs() would.
+    # As a norm it is one kernel without a copy of x, unlike the maximum of x.abs().
     largest = torch.linalg.vector_norm(x, float("inf"), dim=-1, keepdim=True, dtype=torch.float32)
     scale = (largest / FP8_MAX).clamp_(min=_TINY)
     return (x / scale).to(torch.float8_e4m3fn), scale

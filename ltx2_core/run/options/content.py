@@ -15,7 +15,7 @@ def text_options() -> Iterator[Option]:
         flags=("--prompt",),
         kind="text",
         group=group,
-        help="Description of the clip, its images and its audio.",
+        help="Description of the clip, of its video and its audio.",
         request=True,
     )
     yield Option(

@@ -83,7 +83,7 @@ def sampling_options() -> Iterator[Option]:
         flags=("--eta",),
         kind="float",
         group=group,
-        help="Share of fresh noise, for samplers that add noise at each step.",
+        help="Share of the noise that each step replaces by fresh noise, for samplers that do so; 0 is none.",
         range=(0, 1),
         request=True,
     )
