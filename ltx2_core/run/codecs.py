@@ -77,6 +77,7 @@ class Codecs:
                 for part in frames.split(ENCODED_AT_ONCE)
             )
             latent = torch.cat(list(encoder.encode_stream(chunks)), dim=2)
+        # Latents are float32 between networks, in whatever format these compute.
         return latent.float()
 
     def encode_audio(self, waveform: Tensor, sample_rate: int, *, latent_frames: int | None = None) -> Tensor:

@@ -265,6 +265,7 @@ class Components:
                 del gemma
             else:
                 self._place(encoder, device)
+            # The projection may have other LoRAs than when the encoder was made.
             encoder.extractor = projection
             if self.keep_loaded:
                 self._held_text = encoder

@@ -155,6 +155,7 @@ class LTX2Pipeline(Codecs):
                 run.report(f"upscale to {stage.clip.width}x{stage.clip.height}", 0, 1)
                 latents = self.upsample(latents)
             state = self._state(stage, latents, video=request.size.video)
+            # In every stage, since the upscaler blurs images that were put in place.
             for item in items[index]:
                 state = item.apply(state)
             latents, used = self._sample(

@@ -73,6 +73,7 @@ def plan_stages(
         clip=clip,
         sigmas=fixed if staging.sigmas is None else as_sigmas(staging.sigmas),
         guidance=Guidance(),
+        # As in the published graphs, which weaken the image in the first stage alone.
         image_strength=1.0,
         sampler=sampler,
         eta=sampling.eta if sampler == sampling.sampler else None,
