@@ -33,7 +33,7 @@ def test_a_retake_leaves_a_file_of_the_same_length(clip, tmp_path):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (["retake", "--video", "CLIP", "--prompt", "x", "--video-region", "2-1"], "must run from a time"),
+        (["retake", "--video", "CLIP", "--prompt", "x", "--video-region", "2-1"], "must not end before it starts"),
         (["extend", "--video", "CLIP", "--prompt", "x"], "once"),
         (["extend", "--video", "CLIP", "--prompt", "x", "--frames", "8"], "keep_frames=25"),
         (["sound", "--prompt", "x"], "give --video"),
