@@ -35,7 +35,6 @@ if __name__ == "__main__":
     files = [path for room in ("ltx2_core", "nodes") for path in sorted((ROOT / room).rglob("*.py"))]
     texts = draw.sample([text for path in files for text in documented(path)], 40)
     for option in draw.sample(OPTIONS, 20):
-        texts.append(
-            f"{option.flag} {option.choices or option.kind}, {option.range}, {option.unit}: {option.help}\n"
-        )
+        about = f"{option.choices or option.kind}, {option.range}, {option.unit}"
+        texts.append(f"{option.flag} {about}: {option.help}\n")
     sys.stdout.writelines(texts)
