@@ -21,7 +21,7 @@ MAX_SECONDS = 100000.0
 
 
 def size_input(name: str, default: int, what: str) -> io.Input:
-    """A width or height in pixels."""
+    """A widget for a width or height in pixels."""
     return io.Int.Input(
         name,
         default=default,
@@ -39,7 +39,7 @@ def frames_input(default: int, tooltip: str) -> io.Input:
 
 
 def fps_input(tooltip: str) -> io.Input:
-    """A frame rate."""
+    """A widget for the frames per second."""
     return io.Float.Input("fps", default=24.0, min=1.0, max=MAX_FPS, step=0.001, tooltip=tooltip)
 
 
@@ -49,7 +49,7 @@ def plan_input(tooltip: str) -> io.Input:
 
 
 def batch_input(what: str = "clips") -> io.Input:
-    """A batch size."""
+    """A widget for the batch size: how many ``what`` are generated at once."""
     return io.Int.Input(
         "batch_size",
         default=1,
@@ -75,7 +75,7 @@ def length_input(default: float, tooltip: str) -> io.Input:
 
 
 def stages_input(tooltip: str) -> io.Input:
-    """One or two stages."""
+    """A widget for the number of stages, 1 or 2."""
     return io.Combo.Input("stages", options=["1", "2"], default="2", tooltip=tooltip)
 
 

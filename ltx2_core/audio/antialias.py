@@ -47,7 +47,7 @@ class SnakeBeta(nn.Module):
         self.beta = nn.Parameter(layers.constant([0.0] * channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        # Tables are cast here and not when loaded, because a host may keep them in another dtype.
+        # Tables are cast here and not when loaded, because a host may store them in another dtype.
         alpha, beta = (
             rearrange(table.to(device=x.device, dtype=x.dtype).exp(), "c -> c 1")
             for table in (self.alpha, self.beta)
@@ -65,6 +65,7 @@ class UpsampleByTwo(nn.Module):
         self.register_buffer("filter", layers.constant([[lowpass_taps()]]))
 
     def forward(self, x: Tensor) -> Tensor:
+        # The padding of 5 samples and the length of the filter add 30 samples, as many at either end.
         return upsample(x, self.filter, RATIO, edge=TAPS // RATIO - 1, cut=(15, 15))
 
 
@@ -92,6 +93,7 @@ class Lowpass(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         channels = x.shape[1]
         taps = self.filter.to(device=x.device, dtype=x.dtype).expand(channels, 1, -1)
+        # An even number of taps has no centre; BigVGAN pads one sample more behind than before.
         padded = F.pad(x, (TAPS // 2 - 1, TAPS // 2), mode="replicate")
         return F.conv1d(padded, taps, stride=RATIO, groups=channels)
 

@@ -18,6 +18,7 @@ from ..config import AudioVAEConfig
 from .layers import Layers, without_autocast
 
 NORM_EPS = 1e-6
+"""That of the video autoencoder is 1e-8."""
 
 
 class AudioEncoder(nn.Module):
@@ -85,6 +86,7 @@ class LatentStatistics(nn.Module):
         super().__init__()
         self.bins = config.latent_bins
         size = config.z_channels * config.latent_bins
+        # The names of the checkpoint are no identifiers, so that get_buffer reads them.
         self.register_buffer("mean-of-means", torch.zeros(size, dtype=layers.dtype, device=layers.device))
         self.register_buffer("std-of-means", torch.ones(size, dtype=layers.dtype, device=layers.device))
 
@@ -131,6 +133,8 @@ class _Decoder(nn.Module):
         self.mid = _Middle(widths[-1], layers)
         self.up = nn.ModuleList()
         for level, width in enumerate(widths):
+            # One block more than in the encoder, as in latent diffusion (Rombach et al. 2022), which the
+            # names of the modules are from, too.
             stage = _Stage(widths[min(level + 1, len(widths) - 1)], width, config.num_res_blocks + 1, layers)
             if level > 0:
                 stage.upsample = Upsample(width, layers)
@@ -216,6 +220,7 @@ class Downsample(nn.Module):
         self.conv = layers.conv2d(width, width, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
+        # Mel bins after, time before: a frame must not depend on later ones.
         out: Tensor = self.conv(F.pad(x, (0, 1, 2, 0)))
         return out
 
@@ -234,7 +239,7 @@ class Upsample(nn.Module):
 
 
 def pixel_norm(x: Tensor) -> Tensor:
-    """Root-mean-square normalisation over the channels of x (B, C, T, M)."""
+    """Root-mean-square normalisation over the channels of x (B, C, T, M) (Karras et al. 2018, 1710.10196)."""
     return x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + NORM_EPS)
 
 

@@ -51,6 +51,7 @@ class Generator(nn.Module):
             width //= 2
             for size, dilations in zip(config.resblock_kernels, config.resblock_dilations, strict=True):
                 self.resblocks.append(ResidualBlock(width, size, dilations, layers, amp=config.amp))
+        # BigVGAN has no activation before its transposed convolutions, HiFi-GAN has one.
         self.act_up = nn.Identity() if config.amp else nn.LeakyReLU(SLOPE)
         self.act_post = AntiAliasedSnake(width, layers) if config.amp else nn.LeakyReLU(FINAL_SLOPE)
         self.conv_post = layers.conv1d(width, config.channels, 7, bias=config.final_bias)
@@ -62,7 +63,7 @@ class Generator(nn.Module):
             x = up(self.act_up(x))
             first = stage * self.blocks_per_stage
             blocks = self.resblocks[first : first + self.blocks_per_stage]
-            # The blocks run in parallel on the same input; their mean keeps the level.
+            # The blocks run in parallel on the same input; their mean has the level of one.
             x = sum(block(x) for block in blocks) / self.blocks_per_stage
         waveform: Tensor = self.conv_post(self.act_post(x))
         if self.final_activation == "tanh":

@@ -15,6 +15,7 @@ from .dsp import mel_filter_bank, resample_sinc
 from .layers import without_autocast
 
 LOG_FLOOR = 1e-5
+"""The smallest magnitude, as in the official front end; the logarithm of silence would be infinite."""
 
 
 def to_stereo(waveform: Tensor) -> Tensor:

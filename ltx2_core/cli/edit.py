@@ -73,6 +73,7 @@ def _edited(kind: EditKind, chosen: Chosen, own: dict[str, Any]) -> Path:
     _check_needed(chosen, ("prompt",) if kind == "audio" else ("source", "prompt"))
     chosen.check()
     output = Output.of(chosen)
+    # Audio alone is no video, whatever the name in --output.
     path = output.path.with_suffix(".wav") if kind == "audio" else output.path
     check_output(path)
     pipeline = open_pipeline(chosen)
@@ -88,7 +89,7 @@ def _edited(kind: EditKind, chosen: Chosen, own: dict[str, Any]) -> Path:
 
 
 def _check_needed(chosen: Chosen, names: tuple[str, ...]) -> None:
-    """Raise a usage error for options that only --resume can do without."""
+    """Raise a usage error for an absent option of ``names``, which are required unless a run is resumed."""
     from ..run.options import by_name
 
     for name in names:

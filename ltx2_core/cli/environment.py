@@ -43,7 +43,7 @@ class Fact:
 
 
 def examine() -> Iterator[Fact]:
-    """Run every check in turn."""
+    """Run the checks one by one; yields one or several facts for each."""
     yield _python()
     yield from _packages()
     for name, check in (
@@ -172,7 +172,7 @@ def _embedded_set() -> Fact:
 def _memory() -> Fact:
     free = free_memory()
     if free is None:
-        return Fact(name="memory", state="note", text="unknown; pip install psutil shows it")
+        return Fact(name="memory", state="note", text="unknown; to find out, pip install psutil")
     return Fact(name="memory", state="ok", text=f"{_gib(free)} free")
 
 

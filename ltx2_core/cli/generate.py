@@ -46,6 +46,7 @@ def _generated(chosen: Chosen) -> str | None:
     recorded = _recorded(chosen)
     chosen.check({} if recorded is None else _named(recorded["request"]))
     processes, device = join_processes(chosen["device"], passes=chosen["guidance_parallel"])
+    # Called when the command ends, also by an error.
     click.get_current_context().call_on_close(leave_processes)
     dtype = None if recorded is None else recorded.get("dtype")
     execution = execution_of(chosen, processes, device=device, dtype=chosen["dtype"] or dtype)
@@ -63,6 +64,7 @@ def _generated(chosen: Chosen) -> str | None:
         click.echo(change, err=True)
     output = Output.of(chosen)
     check_output(output.path)
+    # All processes take part in sampling; the first one alone decodes and writes the file.
     if processes.rank > 0:
         pipeline(request)
     else:
@@ -93,7 +95,7 @@ def _pipeline(chosen: Chosen, execution: Any, recorded: Settings | None) -> LTX2
 
 
 def _request(chosen: Chosen, pipeline: LTX2Pipeline, recorded: Settings | None) -> Request:
-    """What was written over the settings of --from-file, or over the recipe.
+    """The request: options of the command line override the settings of --from-file, or the recipe.
 
     Raises ValueError without a prompt, and for settings whose LoRAs are not named again.
     """
@@ -104,7 +106,7 @@ def _request(chosen: Chosen, pipeline: LTX2Pipeline, recorded: Settings | None) 
     fields = request_fields(chosen, pipeline)
     if recorded is None:
         if "prompt" not in fields:
-            raise ValueError("--prompt is missing: say what the clip shows, or give --from-file")
+            raise ValueError("--prompt is missing: describe the clip, or give --from-file")
         return Request(**{"stages": pipeline.recipe.stages, **fields})
     named = bool(chosen["loras"] or chosen["stage2_loras"])
     request = repeated_request(recorded, fields)

@@ -38,6 +38,7 @@ def _generated(chosen: Chosen) -> Path:
     with _folder_of_windows(chosen) as folder:
         pipeline = open_pipeline(chosen)
         fields = request_fields(chosen, pipeline)
+        # A request with it needs latents, which only windows have: LongVideo takes it to them.
         fields.pop("denoise", None)
         result = long_video(
             pipeline,
@@ -92,6 +93,7 @@ def _folder_of_windows(chosen: Chosen) -> Iterator[Path]:
         raise ValueError(f"no windows of {chosen['output']} are saved: run the command without --resume")
     try:
         yield own
+    # Ctrl+C, which is no Exception, leaves finished windows as well.
     except BaseException:
         if any(own.glob("window_*")):
             click.echo("the finished windows are saved; the same command with --resume continues", err=True)

@@ -10,7 +10,13 @@ import click
 
 @click.command("make-tiny")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--generation", type=click.Choice(["2.0", "2.3"]), default="2.3", show_default=True)
+@click.option(
+    "--generation",
+    type=click.Choice(["2.0", "2.3"]),
+    default="2.3",
+    show_default=True,
+    help="LTX-2 generation whose architecture and file layout the set has.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same weights.")
 @click.option(
     "--dtype",

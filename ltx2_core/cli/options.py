@@ -31,7 +31,7 @@ class Chosen:
     explicit: Mapping[str, Any]
 
     def __getitem__(self, name: str) -> Any:
-        """What was written, else the default of the table; None where the recipe decides."""
+        """The value on the command line, else the default of the table; None if the recipe decides it."""
         if name in self.explicit:
             return self.explicit[name]
         option = by_name(name)
@@ -47,7 +47,7 @@ class Chosen:
 
 
 class GroupedCommand(click.Command):
-    """A command whose help shows its options under the headings of their groups."""
+    """A command whose help lists its options under the headings of their groups."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one section for each group; parameters outside the table come last."""

@@ -44,7 +44,7 @@ def settings_of(path: Path) -> dict[str, Any]:
 
 
 def repeated_request(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> Request:
-    """The request of a file with some fields changed."""
+    """The request in the ``settings`` of a file, with ``changes`` (flat fields) and the recorded rest."""
     replaced = {name for change in changes for name in _REPLACES.get(change, ())}
     recorded = {
         name: value
@@ -61,7 +61,7 @@ def repeated_request(settings: Mapping[str, Any], changes: Mapping[str, Any]) ->
 
 
 def check_files(settings: Mapping[str, Any], pipeline: LTX2Pipeline, *, named_loras: bool) -> str | None:
-    """What differs between the files of a run and those of the settings, to be shown.
+    """A line that names the checkpoints of a run and of the settings if they differ, else None.
 
     Raises ValueError if the settings have LoRAs and none are named now.
     """

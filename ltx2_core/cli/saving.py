@@ -122,6 +122,7 @@ def _saved_until_written(command: str, output: Path) -> Iterator[list[Path]]:
     saved: list[Path] = []
     try:
         yield saved
+    # Latents are worth decoding after Ctrl+C, too, which is no Exception.
     except BaseException as error:
         if saved:
             click.echo(

@@ -145,6 +145,7 @@ def _device(name: str) -> torch.device:
 
     try:
         device = torch.device(name)
+        # A valid name does not mean that the device exists, which an allocation finds out.
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise click.UsageError(f"--device {name}: {str(error).splitlines()[0]}") from error

@@ -104,11 +104,13 @@ def split_numbers(text: str, most: int) -> tuple[str, list[float]]:
     """A file name, and up to ``most`` numbers that follow it after colons."""
     path, numbers = text, list[float]()
     while len(numbers) < most:
+        # The colon of a Windows drive belongs to the name, since no number follows it.
         rest, _, last = path.rpartition(":")
         try:
             number = float(last)
         except ValueError:
             break
+        # A name that is a number, such as "1.5", remains a name.
         if not rest:
             break
         path = rest
@@ -128,13 +130,13 @@ def parse_keyframe(text: str) -> ImageAt:
 
 
 def parse_control(text: str) -> VideoReference:
-    """``FILE[:STRENGTH]``."""
+    """Parse ``FILE[:STRENGTH]``, as --control has it; the strength is 1 by default."""
     path, strengths = split_numbers(text, 1)
     return VideoReference(source=path, strength=strengths[0] if strengths else 1.0)
 
 
 def parse_cache(text: str) -> StepCache:
-    """``KIND`` or ``KIND:THRESHOLD``."""
+    """Parse ``KIND`` or ``KIND:THRESHOLD``, as --cache has it. Raises ValueError for other text."""
     kind, _, threshold = text.partition(":")
     try:
         options = {"threshold": float(threshold)} if threshold else {}
@@ -164,7 +166,7 @@ _READERS: Mapping[str, Any] = {
 
 
 def request_fields(chosen: Chosen, pipeline: LTX2Pipeline) -> dict[str, Any]:
-    """The fields of a request that were written, by their names there; the others stay open.
+    """The options of the command line as keywords of :class:`Request`; those that are absent are left out.
 
     Raises ValueError for values that cannot be read and options that contradict each other.
     """

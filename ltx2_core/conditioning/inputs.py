@@ -76,7 +76,7 @@ class AudioTrack:
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceVoice:
-    """Audio whose voice or sound the generated audio imitates, for LoRAs trained for it.
+    """Audio, such as a voice, that the generated audio imitates; for LoRAs trained for it.
 
     Its first ``seconds`` are used. ``identity`` is the guidance scale towards it, 0 is off; it costs one more
     guidance pass a step.

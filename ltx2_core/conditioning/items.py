@@ -282,6 +282,7 @@ class GuideFrames:
 def dilate(latent: Tensor, scale: int) -> tuple[Tensor, Tensor | None]:
     """Spread a latent (B, C, K, H, W) over a grid ``scale`` times finer, with zeros between its cells.
 
+    It is how ComfyUI appends a small reference to a latent; cells in between have no token in the model.
     Returns (B, C, K, sH, sW) and a bool mask (K, sH, sW) that is True at the original cells, or the latent
     itself and None for a scale of 1. Raises ValueError for a scale below 1.
     """

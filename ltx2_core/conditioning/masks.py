@@ -49,7 +49,7 @@ def blend(clean: AVLatent, x: AVLatent, mask: AVLatent) -> AVLatent:
 
 
 def mask_to_grid(mask: Tensor, frames: int, height: int, width: int) -> Tensor:
-    """Pixel mask (N, H, W) in [0, 1] -> its mean in each latent cell (frames, height, width).
+    """Pixel mask (N, H, W) in [0, 1] -> its mean in each latent cell (frames, height, width), as in ComfyUI.
 
     The first mask frame belongs to the first latent frame. The rest are averaged in groups of equal size,
     one for each later latent frame; if there are too few for that, they are repeated.

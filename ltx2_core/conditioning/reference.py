@@ -39,8 +39,11 @@ class ReferenceAudio:
 
 
 def reference_audio_positions(length: int) -> Tensor:
-    """Positions (1, 1, R, 2) of reference audio, in negative seconds: it ends one latent before the clip."""
-    # Negative times keep the clip's own positions unchanged, whatever the length of the reference.
+    """Positions (1, 1, R, 2) of reference audio, in negative seconds: it ends one latent before the clip.
+
+    As in ComfyUI's ``LTXVReferenceAudio``.
+    """
+    # With negative times the positions of the clip are the same with and without a reference.
     times = audio_positions(length)
     step = AUDIO_DOWNSAMPLE * AUDIO_HOP_LENGTH / AUDIO_SAMPLE_RATE
     return times - (float(times[0, 0, -1, 1]) + step)

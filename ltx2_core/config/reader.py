@@ -39,6 +39,8 @@ def transformer_config(config: Json) -> TransformerConfig:
     Raises ValueError that names the key for a value that is not supported.
     """
     c = _section(config, "transformer")
+    # A setting that is not implemented must not pass: the weights could load all the same and compute
+    # something else.
     _require(c, "positional_embedding_type", "rope")
     _require(c, "qk_norm", "rms_norm")
     _require(c, "standardization_norm", "rms_norm")
@@ -57,6 +59,7 @@ def transformer_config(config: Json) -> TransformerConfig:
     _require(c, "attention_type", "default")
     _require(c, "num_vector_embeds", None)
     heads = int(c.get("num_attention_heads", 32))
+    # Attention between the streams divides both into the same heads.
     _require(c, "audio_num_attention_heads", heads)
     result = TransformerConfig(
         num_layers=int(c.get("num_layers", 48)),
@@ -104,6 +107,7 @@ def text_config(config: Json) -> TextConfig:
     norm_type = c.get("text_encoder_norm_type")
     if norm_type is not None and str(norm_type).lower() != "per_token_rms":
         raise _unsupported("text_encoder_norm_type", norm_type, "per_token_rms")
+    # Released values: 32 heads in 8 layers for 2.3 and later, 30 heads in 2 layers for 2.0.
     heads = int(c.get("connector_num_attention_heads", 32 if per_token else 30))
     head_dim = int(c.get("connector_attention_head_dim", 128))
     layers = int(c.get("connector_num_layers", 8 if per_token else 2))
@@ -149,6 +153,7 @@ def video_vae_config(config: Json) -> VideoVAEConfig:
     _require(c, "timestep_conditioning", False)
     _require(c, "normalize_latent_channels", False)
     _require(c, "out_channels", int(c.get("in_channels", 3)))
+    # Releases of the official code read different keys; for released files all of them agree.
     padding = c.get("spatial_padding_mode")
     return VideoVAEConfig(
         encoder_blocks=_blocks(c, "encoder_blocks", suffix="_res"),
@@ -207,11 +212,13 @@ def vocoder_config(config: Json) -> VocoderConfig:
     if "bwe" not in c:
         generator = _generator(c, rates=(6, 5, 2, 2, 2), kernels=(16, 15, 8, 4, 4), initial=1024)
         audio = audio_vae_config(config) if "audio_vae" in config else AudioVAEConfig()
+        # Headers of 2.0 do not say the rate: it is mel frames per second times samples per mel frame.
         rate = audio.sample_rate * _product(generator.upsample_rates) // audio.hop_length
         return VocoderConfig(generator=generator, sample_rate=rate)
     bwe = _section(c, "bwe")
     extension = BandwidthExtensionConfig(
         generator=_generator(
+            # Its output is only the missing band; the sum with the waveform is clamped.
             {"apply_final_activation": False, **bwe},
             rates=(6, 5, 2, 2, 2),
             kernels=(12, 11, 4, 4, 4),

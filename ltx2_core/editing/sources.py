@@ -16,7 +16,7 @@ from ..media import read_video
 
 
 class FrameSource(Protocol):
-    """Frames by their number."""
+    """A source of frames that are read by their number."""
 
     @property
     def frame_count(self) -> int: ...

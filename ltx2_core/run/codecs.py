@@ -77,6 +77,7 @@ class Codecs:
                 for part in frames.split(ENCODED_AT_ONCE)
             )
             latent = torch.cat(list(encoder.encode_stream(chunks)), dim=2)
+        # Latents are float32 between networks, in whatever format these compute.
         return latent.float()
 
     def encode_audio(self, waveform: Tensor, sample_rate: int, *, latent_frames: int | None = None) -> Tensor:
@@ -113,6 +114,7 @@ class Codecs:
             first = next(pieces, None)
             if first is None:
                 raise ValueError("there is no latent to decode; give at least one piece")
+            # How many pieces will come is unknown, so that the choice has to hold for any length.
             frames = frames_of(latent.shape[2]) if isinstance(latent, Tensor) else sys.maxsize
             where = self.networks.device, self.networks.dtype
             yield from decode_chunks(
@@ -135,5 +137,6 @@ class Codecs:
     def _decode_choice(self, latent: Tensor, frames: int) -> DecodeChoice | None:
         """How a clip of ``frames`` that begins with ``latent`` is decoded."""
         rows, columns = latent.shape[3:]
+        # Memory does not depend on the frame rate, so that any will do.
         clip = ClipPlan(width=columns * SPATIAL_SCALE, height=rows * SPATIAL_SCALE, frames=frames, fps=24.0)
         return self.networks.decode_choice(clip)

@@ -223,7 +223,7 @@ class Components:
         return self.text_encoder_bytes() + self.component_bytes(*parts)
 
     def lora_report(self, lora: Lora) -> LoraReport:
-        """What ``lora`` changes in the files of this run; reads headers only.
+        """The layers of this run's files that ``lora`` changes; reads headers only.
 
         Raises ValueError where it fits nowhere.
         """
@@ -262,6 +262,7 @@ class Components:
                 del gemma
             else:
                 self._place(encoder, device)
+            # The projection may have other LoRAs than when the encoder was made.
             encoder.extractor = projection
             if self.keep_loaded:
                 self._held_text = encoder

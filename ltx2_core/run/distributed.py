@@ -40,6 +40,7 @@ def join_processes(device: str | None = None, *, passes: int = 1) -> tuple[Proce
         raise ValueError(f"with {count} processes the device must be cuda or cpu; got {kind}")
     if kind == "cuda":
         kind = f"cuda:{int(os.environ.get('LOCAL_RANK', '0'))}"
+        # NCCL communicates from the current device of the process.
         torch.cuda.set_device(kind)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if kind != "cpu" else "gloo")

@@ -84,7 +84,10 @@ class Execution:
         return cls(device=where, dtype=dtype, **options)
 
     def speed(self) -> Speed:
-        """What the transformer is set up with; its kernels are compiled once for each such value."""
+        """The settings by which :meth:`Speed.runner` calls the transformer, with a new :class:`Fused` if on.
+
+        Hold the result: compiled kernels belong to it, and another one compiles them again.
+        """
         return Speed(
             passes_per_call=self.passes_per_call,
             fused=Fused() if self.fused else None,
@@ -120,8 +123,9 @@ class Speed:
     processes: Processes = field(default_factory=Processes)
 
     def runner(self, transformer: Transformer, plan: MemoryPlan | None) -> Runner:
-        """What calls ``transformer`` in a stage that runs by ``plan``."""
+        """A runner of ``transformer`` with these settings and the chunk size of ``plan``."""
         if self.fused is not None and (plan is None or not plan.streamed):
+            # Not for streamed blocks, which are copied weight by weight: that puts consecutive ones apart.
             pack_projections(transformer.transformer_blocks)
         return Runner(
             transformer,
@@ -136,7 +140,7 @@ class Speed:
         return max(min(self.passes_per_call, len(stage.guidance.passes())) for stage in stages)
 
     def text_keys_bytes(self, stages: Sequence[Stage], config: TransformerConfig, dtype: torch.dtype) -> int:
-        """What ``keep_text_keys`` adds to ``stages``; 0 where it is off or the model does not allow it."""
+        """Bytes that ``keep_text_keys`` adds to ``stages``; 0 if it is off or has no effect on this model."""
         if not self.keep_text_keys:
             return 0
         passes = max(len(stage.guidance.passes()) for stage in stages)

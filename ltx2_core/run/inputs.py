@@ -113,6 +113,7 @@ def _crf(crf: int | None, request: Request) -> int:
 def _prepare(frames: Tensor, clip: ClipPlan, crf: int, numerics: Numerics) -> Tensor:
     """Frames at the size of ``clip``; a single one goes through an H.264 round trip."""
     mode: FitMode = "comfy" if numerics is Numerics.COMFY else "official"
+    # Official pipelines compress the image at its own size, ComfyUI after it was resized.
     if len(frames) == 1 and mode == "official":
         frames = compress_image(frames[0], crf)[None]
     frames = fit_image(frames, clip.width, clip.height, mode=mode)
@@ -157,6 +158,7 @@ def _video_reference(codecs: Codecs, reference: VideoReference, clip: ClipPlan) 
             "shorter clip"
         )
     frames = frames[: clip.frames : every]
+    # The encoder takes 8k + 1 frames, which every n-th one of a clip need not be.
     frames = frames[: frames_of(latent_frames_of(len(frames)))]
     latent = codecs.encode_video(fit_image(frames, clip.width // scale, clip.height // scale))
     return GuideFrames(latent=latent, frame=0, strength=reference.strength, scale=scale, time_scale=every)

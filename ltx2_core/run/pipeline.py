@@ -122,11 +122,11 @@ class LTX2Pipeline(Codecs):
         Raises TypeError for unknown options, ValueError for what cannot be sampled with these files.
         """
         if isinstance(prompt, Request):
-            asked = prompt.changed(**options) if options else prompt
+            original = prompt.changed(**options) if options else prompt
         else:
-            asked = Request(prompt=prompt, **options)
+            original = Request(prompt=prompt, **options)
         extra = (*conditioning, *given)
-        request, chosen = asked.with_recipe(self.recipe)
+        request, chosen = original.with_recipe(self.recipe)
         run = Run(on_step, stop)
         stages = plan_stages(request, self.numerics, self.recipe)
         self._check_files(request, stages, extra)
@@ -144,6 +144,7 @@ class LTX2Pipeline(Codecs):
             more.extend(one.at(self, stage.clip) for one in extra)
 
         sampling = request.sampling
+        # It draws the noise of the second stage, too, like that of the official pipelines.
         start_noise = torch.Generator(sampling.noise_device).manual_seed(sampling.seed)
         # The official samplers draw theirs from a generator of its own, this far from the seed.
         step_noise = torch.Generator(sampling.noise_device).manual_seed((sampling.seed + 10000) % 2**64)
@@ -155,6 +156,7 @@ class LTX2Pipeline(Codecs):
                 run.report(f"upscale to {stage.clip.width}x{stage.clip.height}", 0, 1)
                 latents = self.upsample(latents)
             state = self._state(stage, latents, video=request.size.video)
+            # In every stage, since the upscaler blurs images that were put in place.
             for item in items[index]:
                 state = item.apply(state)
             latents, used = self._sample(
@@ -211,7 +213,7 @@ class LTX2Pipeline(Codecs):
         }
 
     def lora_reports(self) -> tuple[LoraReport, ...]:
-        """What each LoRA changes; reads headers only. Raises ValueError where one fits nowhere."""
+        """Which layers each LoRA changes; reads headers only. Raises ValueError for one that fits none."""
         return tuple(self.networks.lora_report(lora) for lora in (*self.loras, *self.stage2_loras))
 
     def plan(self, stages: Sequence[Stage], budget: int) -> MemoryPlan:
@@ -224,7 +226,7 @@ class LTX2Pipeline(Codecs):
         )
 
     def text_keys_bytes(self, stages: Sequence[Stage]) -> int:
-        """What ``keep_text_keys`` adds to ``stages``; 0 where it is off or the model does not allow it."""
+        """Bytes that ``keep_text_keys`` adds to ``stages``; 0 if it is off or has no effect on this model."""
         config = transformer_config(self.networks.file(Component.TRANSFORMER).config)
         return self.speed.text_keys_bytes(stages, config, self.networks.dtype)
 
@@ -329,6 +331,7 @@ class LTX2Pipeline(Codecs):
         return 1 if stages[0].guided and self.numerics is Numerics.OFFICIAL else 2
 
 
+# Unpack is for type checkers; help() and completion in an editor read this signature.
 _CALL: Any = LTX2Pipeline.__call__
 _CALL.__signature__ = flat_signature(
     *(

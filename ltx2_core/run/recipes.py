@@ -1,6 +1,6 @@
-"""What a checkpoint is sampled with where nothing else is said: one table by generation and kind.
+"""Default sampling settings of each checkpoint: one table by generation and kind (dev or distilled).
 
-No torch is imported here, because the help of the command line shows these values.
+No torch is imported here, because the help of the command line contains these values.
 """
 
 from __future__ import annotations

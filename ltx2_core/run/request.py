@@ -1,4 +1,4 @@
-"""What a run can be asked for, as one frozen value of small parts with flat keywords in front."""
+"""The request of a run: one frozen value made of small parts, constructed from flat keywords."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Request:
     ``request.width``; the parts hold the values. None is left to the recipe of the checkpoint, or is off.
 
     Args:
-        prompt, negative_prompt: what the clip shows and what is heard; what to avoid.
+        prompt, negative_prompt: description of the clip and its audio; what to avoid.
         width, height: size of the finished clip in pixels; a multiple of 32, of 64 with two stages.
         num_frames, seconds: length of the clip, one of the two; 8k + 1 frames.
         fps, snap: frames per second; what to do with a size or length that the latent grid does not hold.
@@ -104,11 +104,12 @@ class Request:
                 target = target.setdefault(step, {})
             target[last] = value
         for name, part in parts.items():
+            # The dataclass is frozen, which holds for its own constructor, too.
             object.__setattr__(self, name, _replaced(part, changes.get(name, {})))
         self._check()
 
     def __getattr__(self, name: str) -> Any:
-        """A value by its flat name."""
+        """The value of a part by its flat name, such as ``request.steps`` for ``request.sampling.steps``."""
         if name not in FIELDS:
             raise AttributeError(f"a request has no {name!r}")
         value: Any = self
@@ -138,24 +139,24 @@ class Request:
         """
         recipe = of_kind(recipe, distilled=self.sampling.distilled)
         sampling, staging = self.sampling, self.staging
-        wanted = ["negative_prompt", "fps", "image_crf"]
+        undecided = ["negative_prompt", "fps", "image_crf"]
         if self.inputs.latents is None or self.inputs.latents.video is None:
-            wanted += ["width", "height"]
+            undecided += ["width", "height"]
             if self.size.seconds is None:
-                wanted.append("num_frames")
+                undecided.append("num_frames")
         if sampling.sigmas is None and recipe.sigmas is None:
-            wanted.append("steps")
+            undecided.append("steps")
         if sampling.sampler is None:
-            wanted.append("sampler")
+            undecided.append("sampler")
             if recipe.eta is not None:
-                wanted.append("eta")
+                undecided.append("eta")
             if staging.count == 2:
-                wanted.append("stage2_sampler")
+                undecided.append("stage2_sampler")
         if sampling.guidance is None and sampling.cfg is None:
-            wanted.append("cfg")
+            undecided.append("cfg")
             # An audio scale that is absent follows a cfg that is named.
-            wanted.append("audio_cfg")
-        chosen = {name: getattr(recipe, name) for name in wanted if getattr(self, name) is None}
+            undecided.append("audio_cfg")
+        chosen = {name: getattr(recipe, name) for name in undecided if getattr(self, name) is None}
         return self.changed(**chosen), tuple(chosen)
 
     def settings(self) -> dict[str, Any]:

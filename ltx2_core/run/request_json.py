@@ -72,6 +72,7 @@ _JSON_TYPES: dict[str, Any] = {
 def to_json(request: Any) -> dict[str, Any]:
     """Every flat value of a request: files by name, values in memory by a note."""
     plain = {name: _plain(getattr(request, name)) for name in FIELDS}
+    # A value that JSON does not have is an error here, before anything is sampled or written.
     json.dumps(plain)
     return plain
 
@@ -85,7 +86,7 @@ def from_json(settings: Mapping[str, Any]) -> dict[str, Any]:
     unknown = settings.keys() - FIELDS.keys()
     if unknown:
         raise ValueError(
-            f"the settings have {', '.join(sorted(unknown))}, which this version does not know: use the "
+            f"the settings have {', '.join(sorted(unknown))}, which this version does not support: use the "
             "version that wrote them"
         )
     for name, value in settings.items():

@@ -55,6 +55,7 @@ def save_latents(
     settings of the edit that the run belongs to (``EditTask.settings``).
     """
     folder = saved_folder() if folder is None else folder
+    # For this user only: other users share the folder above it, and the files contain prompts.
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     tensors: dict[str, Tensor] = {}
     for name in ("video", "audio"):
@@ -112,6 +113,7 @@ def resume(path: str | os.PathLike[str], codecs: Codecs) -> Generation:
     with safe_open(os.fspath(path), "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     settings = about["settings"]
+    # Inputs that were in memory are gone, and decoding does not need them.
     fields = {name: value for name, value in settings["request"].items() if not in_memory(value)}
     width, height, frames, fps = settings["clip"]
     return Generation(

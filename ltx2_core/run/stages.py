@@ -61,6 +61,7 @@ def plan_stages(
         image_strength=request.inputs.image.strength,
         sampler=sampling.sampler,
         eta=sampling.eta,
+        # A pass of its own avoids the negative prompt already, and the denoiser refuses both.
         nag=None if reads_negative else sampling.nag,
     )
     if staging.count == 1:
@@ -72,6 +73,7 @@ def plan_stages(
         clip=clip,
         sigmas=fixed if staging.sigmas is None else as_sigmas(staging.sigmas),
         guidance=Guidance(),
+        # As in the published graphs, which weaken the image in the first stage alone.
         image_strength=1.0,
         sampler=sampler,
         eta=sampling.eta if sampler == sampling.sampler else None,

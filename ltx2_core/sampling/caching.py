@@ -28,7 +28,8 @@ class StepCache:
       (relative L1) since the last evaluation, as TeaCache does (Liu et al. 2024, arXiv 2411.19108). Free, and
       the same for every prompt.
     - ``first_block``: if the residual of the first block differs by less than ``threshold`` (relative L1)
-      from the last full evaluation. Costs that block, and depends on the content.
+      from the last full evaluation, as the First Block Cache of ParaAttention does. Costs that block, and
+      depends on the content.
     """
 
     kind: Literal["timestep", "first_block"] = "first_block"
@@ -86,6 +87,7 @@ class Reuse:
 
     def _accumulate_change(self, sigma: float) -> None:
         """Add the change of the embedding of the noise level since the last call."""
+        # That of the video stands for both streams, as each is a function of the noise level alone.
         embed = self._model.get_submodule("adaln_single")
         weight = next(embed.parameters())
         scale = self._model.config.timestep_scale
@@ -130,6 +132,7 @@ class _Watch:
         """Raise before block 1 if block 0 has added about the same as at the last full evaluation."""
         if number != 1 or self._last is None or self.residual is None:
             return
+        # Taken, so that later forward passes of the step are not compared.
         last, self._last = self._last, None
         pairs = zip(self.residual, last, strict=True)
         if all(_distance(now, then) < self._threshold for now, then in pairs):

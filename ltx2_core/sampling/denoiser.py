@@ -119,6 +119,7 @@ class Denoiser:
     def _estimates(self, x: AVLatent, sigma: float, plan: StepPlan) -> dict[Pass, AVLatent]:
         """The clean estimate of each pass, before guidance and masking."""
         x = x.to(self._device, torch.float32)
+        # Mask times sigma is the timestep of a token, and with it the noise that it has.
         removed: AVLatent | float = self._mask * sigma
         if self._numerics is Numerics.COMFY:
             # The model gets preserved content clean, and every cell loses the noise of the step, not its own.

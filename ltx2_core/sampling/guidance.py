@@ -3,7 +3,8 @@
 For each stream, with the estimates c of the prompt, n of the negative prompt, p with perturbed
 self-attention, q with both streams apart and r without the reference audio:
 ``x0 = c + (cfg - 1) (c - n) + stg (c - p) + (modality - 1) (c - q) + identity (c - r)``.
-A scale at its neutral value needs no pass.
+A scale at its neutral value needs no pass. This is the formula of the official pipelines; cfg is from Ho and
+Salimans 2022 (arXiv 2207.12598), stg from Hyung et al. 2024 (arXiv 2411.18664).
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class StreamGuidance:
     identity: float = 0.0
     """How strongly to follow the reference audio, such as a voice."""
     rescale: float = 0.0
-    """From 0 to 1: how far to scale the standard deviation of the result to that of c."""
+    """From 0 to 1: how far to scale the standard deviation of the result to that of c (Lin et al. 2023,
+    arXiv 2305.08891, section 3.4)."""
     cfg_star: bool = False
     """Scale n to the least squares fit of c before it is subtracted (CFG-Zero*, arXiv 2503.18886)."""
     apg_eta: float = 1.0
@@ -85,6 +87,7 @@ class StreamGuidance:
             if which in x0:
                 update = self._negative_update(conditional, x0[which]) if which is Pass.NEGATIVE else None
                 result = result + weight * (conditional - x0[which] if update is None else update)
+        # Without any pass but c the ratio would be 1 up to rounding.
         if self.rescale and result is not conditional:
             ratio = _deviation(conditional) / _deviation(result)
             result = result * (self.rescale * ratio + 1 - self.rescale)

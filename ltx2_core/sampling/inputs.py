@@ -112,8 +112,10 @@ class ClipInputs:
         frames, height, width = mask.shape[2:]
         own = video_positions(frames - state.guide_frames, height, width, state.fps)
         positions = torch.cat((own, *(guide.positions.to(own) for guide in state.guides)), dim=2)
+        # LTX-2.5 marks tokens of a single pixel frame, but neither image guides nor references.
         first_frame = torch.zeros(1, positions.shape[2], 1, device=mask.device)
         first_frame[:, : height * width] = 1
+        # In ComfyUI guides attend to each other, in the official pipelines they do not.
         weights = guide_attention(state.guides, between_guides=1.0 if self._comfy else 0.0)
         if self._present is not None:
             present = self._present.to(positions.device)
@@ -128,6 +130,7 @@ class ClipInputs:
         positions = audio_positions(mask.shape[2])
         if reference is not None:
             positions = with_reference_positions(reference, positions)
+            # A mask of 0 is timestep 0: the reference is clean at every step.
             mask = torch.cat((mask.new_zeros(len(mask), 1, reference.shape[2], 1), mask), dim=2)
         return self._stream(mask, positions, contexts)
 
@@ -153,6 +156,8 @@ class ClipInputs:
         texts = {id(c): c.to(mask.device, self.dtype).expand(batch, *c.shape[1:]) for c in contexts.values()}
         return _Stream(
             mask=highest[:, None] if bool((tokens == highest[:, None]).all()) else tokens,
+            # ComfyUI takes the highest timestep of the tokens, official pipelines the sigma of the step, or 0
+            # if the stream is preserved as a whole.
             level=highest if self._comfy else (highest > 0).float(),
             positions=positions,
             contexts={which: texts[id(c)] for which, c in contexts.items()},

@@ -1,4 +1,4 @@
-"""Noise in the order of the references, and the state that a sampler starts from.
+"""Noise drawn in the same order as ComfyUI does, and the state that a sampler starts from.
 
 Letters: B batch, F latent frames, H W latent rows and columns, T audio latent frames.
 """
@@ -29,6 +29,8 @@ def make_noise(
     generator = seed
     if not isinstance(generator, torch.Generator):
         generator = torch.Generator(device).manual_seed(seed)  # type: ignore[arg-type]
+    # The generator of the CPU fills blocks of 16 numbers: noise drawn frame by frame, or audio first, differs
+    # from that of ComfyUI and diffusers for the same seed.
     if isinstance(shapes, ClipPlan):
         return AVLatent(
             _randn(shapes.video_shape(batch), generator), _randn(shapes.audio_shape(batch), generator)

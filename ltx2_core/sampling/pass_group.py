@@ -34,6 +34,7 @@ class PassGroup:
         """The latents of all ``passes``, shaped like ``x``, after an exchange with the other processes."""
         shared: dict[Pass, AVLatent] = {}
         for which, owner in self._owners(passes).items():
+            # Each process takes part in each broadcast, in the same order; otherwise all of them would block.
             source = owner if self.group is None else dist.get_global_rank(self.group, owner)
             mine = own.get(which)
 

@@ -52,6 +52,7 @@ class Preset:
 PRESETS: Final[dict[str, Preset]] = {
     "distilled 8": Preset(schedule="distilled", steps=8, sampler="euler"),
     "distilled 3": Preset(schedule="distilled_stage2", steps=3, sampler="euler"),
+    # The ComfyUI templates.
     "dev 20": Preset(
         schedule=LTXV,
         steps=20,
@@ -59,6 +60,7 @@ PRESETS: Final[dict[str, Preset]] = {
         video=StreamGuidance(cfg=4.0),
         audio=StreamGuidance(cfg=4.0),
     ),
+    # The official parameters for 2.3.
     "dev 30 guided": Preset(
         schedule=LTXV,
         steps=30,
@@ -66,6 +68,7 @@ PRESETS: Final[dict[str, Preset]] = {
         video=StreamGuidance(cfg=3.0, stg=1.0, modality=3.0, rescale=0.7),
         audio=StreamGuidance(cfg=7.0, stg=1.0, modality=3.0, rescale=0.7),
     ),
+    # The official HQ pipeline.
     "quality res_2s 15": Preset(
         schedule=LTXV,
         steps=15,

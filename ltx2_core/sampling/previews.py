@@ -27,7 +27,7 @@ _RIDGE = {"colour": 0.01, "loudness": 0.1}
 
 @dataclass(frozen=True, eq=False)
 class LinearMap:
-    """Latent cells (..., C) to (..., D)."""
+    """An affine map of the channels of latents: (..., C) -> (..., D), D being 3 colours or 1 loudness."""
 
     weights: Tensor
     bias: Tensor
@@ -69,6 +69,7 @@ def fit_previews(encoder: VideoEncoder, decoder: VideoDecoder, audio: Callable[[
     generator = torch.Generator().manual_seed(0)
     cells, colours = [], []
     for _ in range(_CLIPS):
+        # Of the two latent frames the second is used: like most of a clip it stands for eight pixel frames.
         latent = encoder.encode(_clip(generator))
         frames = decoder.decode(latent)[0, :, 1:].mean(dim=1)
         blocks = rearrange(frames, "c (h y) (w x) -> (h w) c (y x)", y=SPATIAL_SCALE, x=SPATIAL_SCALE)
@@ -80,6 +81,7 @@ def fit_previews(encoder: VideoEncoder, decoder: VideoDecoder, audio: Callable[[
     return Previews(
         colour=_fit(torch.cat(cells), torch.cat(colours), _RIDGE["colour"]),
         loudness=_fit(rearrange(noise[:, :, 1:], "b c t n -> (b t) (c n)"), levels, _RIDGE["loudness"]),
+        # Quantiles, since a single outlier would compress the range of all others.
         quiet=float(levels.quantile(0.05)),
         loud=float(levels.quantile(0.95)),
     )
@@ -132,6 +134,7 @@ def relative_levels(audio: Tensor) -> Tensor:
 
 def _clip(generator: torch.Generator) -> Tensor:
     """Smooth random colours that move a little, (1, 3, 9, 128, 128) in [-1, 1]."""
+    # Wider than [-1, 1] before it is clamped, so that saturated colours are well represented.
     coarse = 2.4 * torch.rand(1, 3, 2, 6, 6, generator=generator) - 1.2
     coarse[:, :, 1] = 0.7 * coarse[:, :, 0] + 0.3 * coarse[:, :, 1]
     return F.interpolate(coarse, size=(9, 128, 128), mode="trilinear", align_corners=True).clamp(-1, 1)

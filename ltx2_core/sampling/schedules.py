@@ -66,6 +66,7 @@ def ltxv_sigmas(
 ) -> Tensor:
     """The schedule of LTX-2: uniform steps shifted towards noise, the more the larger the clip.
 
+    Equal to the official ``LTX2Scheduler`` and to ComfyUI's ``LTXVScheduler``; the shift is that of FLUX.1.
     The shift mu is linear in ``tokens``: ``base_shift`` at 1024, ``max_shift`` at 4096, and extrapolated
     beyond both; then ``sigma = e^mu / (e^mu + 1/u - 1)`` for u falling uniformly. With ``stretch`` all but
     the final 0 is scaled about 1 so that it ends in ``terminal``; a single step has nothing to stretch.
@@ -90,6 +91,7 @@ def ltxv_sigmas(
 def linear_quadratic_sigmas(steps: int, threshold: float = 0.025, linear_steps: int | None = None) -> Tensor:
     """Equal small steps down to ``1 - threshold``, then a parabola to 0 that starts with the same slope.
 
+    From Movie Gen (Polyak et al. 2024, arXiv 2410.13720), in ComfyUI's ``linear_quadratic``.
     ``linear_steps`` (default half of ``steps``) must be in 1 ... steps - 1. With 8 steps and the default
     threshold this is the distilled schedule.
     """
@@ -116,6 +118,7 @@ def partial_sigmas(schedule: Callable[[int], Tensor], steps: int, denoise: float
     if not 0 < denoise <= 1:
         raise ValueError(f"denoise={denoise} must be above 0 and at most 1")
     _check_steps(steps)
+    # Truncated like the BasicScheduler of ComfyUI.
     return schedule(int(steps / denoise))[-(steps + 1) :]
 
 
@@ -144,8 +147,10 @@ DISTILLED_STAGE2_SIGMAS: Final = as_sigmas([0.909375, 0.725, 0.421875, 0.0])
 FIXED_SIGMAS: Final[dict[str, Tensor]] = {
     "distilled": DISTILLED_SIGMAS,
     "distilled_stage2": DISTILLED_STAGE2_SIGMAS,
+    # From the ComfyUI templates and examples for 2.3.
     "stage2_2.3": as_sigmas([0.85, 0.725, 0.4219, 0.0]),
     "inpaint_stage2": as_sigmas([0.725, 0.4219, 0.0]),
+    # From the official pipelines for HDR, for several GPUs and for temporal rounds.
     "hdr_stage2": as_sigmas([0.909375, 0.725, 0.0]),
     "tiled_stage2": as_sigmas([0.625, 0.4, 0.0]),
     "temporal_round": as_sigmas([0.975, 0.909375, 0.725, 0.421875, 0.0]),

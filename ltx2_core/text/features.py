@@ -141,6 +141,7 @@ class FeatureAccumulator:
 
     def _project(self, z: Tensor, projection: Any, layer: int) -> Tensor:
         weight: Tensor = projection.weight
+        # Only the columns of this state are cast: a whole projection of 2.3 takes 3 GB in float32.
         columns = rearrange(weight, "k (d l) -> l k d", l=self.extractor.num_states)[layer]
         return F.linear(z, columns.to(device=z.device, dtype=z.dtype))
 

@@ -47,6 +47,7 @@ class Gemma(nn.Module):
 
         def entering(index: int) -> Callable[..., None]:
             def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                # Releases of transformers differ in how they pass it.
                 on_hidden(index, args[0] if args else kwargs["hidden_states"])
 
             return hook
@@ -173,6 +174,7 @@ def _shapes(model: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _filled(model: Any, state: Mapping[str, Tensor]) -> Gemma:
+    # Assigned and not copied, so that tensors of a file stay memory-mapped.
     model.load_state_dict(dict(state), strict=True, assign=True)
     _restore_constants(model)
     # The constants are created on the CPU; the weights may be elsewhere.

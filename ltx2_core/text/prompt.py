@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """What a clip shows and what is heard, and what to avoid.
+    """The description of a clip and its audio, and what to avoid.
 
     ``negative`` is read where guidance away from it or a sampler needs it; None leaves it to the recipe of
     the checkpoint.

@@ -74,7 +74,7 @@ class LatentCache:
     ) -> None:
         """Read the shards of ``buckets``; ``fps`` is the frame rate of all clips.
 
-        Raises ValueError for a bucket without shards, and for shards without last frames.
+        Raises ValueError for a bucket without shards, and for shards without the tensor ``last``.
         """
         self._device, self._fps = torch.device(device), fps
         self._parts = [_Part.read(folder, bucket, self._device) for bucket in buckets]

@@ -28,7 +28,7 @@ WARM_UP = 3
 
 
 class StepInputs(ABC):
-    """The inputs that are drawn for a step: tensors, and values that fix their meaning."""
+    """The random inputs of one training step: tensors, and a ``layout`` of values that are no tensors."""
 
     @property
     @abstractmethod

@@ -37,6 +37,7 @@ class AdaLNSingle(nn.Module):
     def forward(self, timesteps: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Scaled timesteps (G,) -> parameters (P, G, W) and embedding (G, W), both in ``dtype``."""
         embedding = self.emb.timestep_embedder(sinusoid(timesteps).to(dtype))
+        # The SiLU is not part of the returned embedding, to which the head adds its own table.
         parameters = self.linear(F.silu(embedding)).unflatten(-1, (self.count, -1))
         return parameters.transpose(0, 1), embedding
 
@@ -50,7 +51,7 @@ class _Embedding(nn.Module):
 
 
 class TimestepEmbedder(nn.Module):
-    """Two-layer MLP over the sinusoid."""
+    """Two linear layers with a SiLU between, from the sinusoid of a timestep to its embedding."""
 
     def __init__(
         self,
@@ -71,7 +72,11 @@ class TimestepEmbedder(nn.Module):
 
 
 def sinusoid(timesteps: Tensor) -> Tensor:
-    """(G,) -> (G, 256) float32: the cosines of 128 frequencies from 1 down to 1/10000, then the sines."""
+    """(G,) -> (G, 256) float32: the cosines of 128 frequencies from 1 down to 1/10000, then the sines.
+
+    The ``Timesteps`` of diffusers with ``flip_sin_to_cos`` and no ``downscale_freq_shift``.
+    """
+    # Always float32: scaled timesteps reach 1000, where neighbours in bfloat16 are 4 apart.
     angles = timesteps.float().unsqueeze(-1) * _frequencies(timesteps.device)
     return torch.cat((angles.cos(), angles.sin()), dim=-1)
 

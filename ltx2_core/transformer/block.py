@@ -51,9 +51,11 @@ class TransformerBlock(nn.Module):
             self.add_module(f"{prefix}attn2", Attention(width, width, head_dim=spec.head_dim, **attention))
             self.add_module(f"{prefix}ff", FeedForward(width, bias=spec.ff_bias, **layer))
             self.register_parameter(f"{prefix}scale_shift_table", table(config.modulation_rows))
+            # Five in every generation: scale and shift for either direction, then one gate.
             self.register_parameter(f"scale_shift_table_a2v_ca_{spec.name}", table(5))
             if config.cross_attention_adaln:
                 self.register_parameter(f"{prefix}prompt_scale_shift_table", table(2))
+        # Both directions attend at the inner width of audio, for which their rotary tables are made.
         cross = {"head_dim": config.audio_head_dim, **attention}
         self.audio_to_video_attn = Attention(config.dim, config.audio_dim, **cross)
         self.video_to_audio_attn = Attention(config.audio_dim, config.dim, **cross)
@@ -172,6 +174,7 @@ class BlockStream:
             source, prompt = context, self.inputs.prompt
             if prompt is not None:
                 table = self._table(f"{self.inputs.spec.prefix}prompt_scale_shift_table")
+                # Unlike the stream, the text is not normalised before.
                 source = prompt.shift_scale(table).modulate(context)
             return self.tokens.projections.keys_values(attention, source, None)
 
@@ -179,6 +182,7 @@ class BlockStream:
 
     def _cross_modulation(self, modulation: Modulation) -> CrossModulation:
         table = self._table(f"scale_shift_table_a2v_ca_{self.inputs.spec.name}")
+        # These tables of a checkpoint begin with the scale, all others with the shift.
         a2v_scale, a2v_shift, v2a_scale, v2a_shift, gate = modulation.parameters(table)
         own, other = (a2v_shift, a2v_scale), (v2a_shift, v2a_scale)
         if self.inputs.spec.name == "audio":
@@ -199,6 +203,7 @@ class BlockStream:
 
 def cross_modal_attention(video: BlockStream, audio: BlockStream) -> None:
     """Attention between the streams: each attends to the other as it was before either was updated."""
+    # Keys and values are computed here, for both directions, before either stream is written into.
     a2v = video.cross_attention(audio)
     v2a = audio.cross_attention(video)
     if a2v is not None:

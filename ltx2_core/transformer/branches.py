@@ -75,6 +75,7 @@ class SelfAttention:
 
     def __call__(self, hidden: Tensor) -> Tensor:
         if _nobody(self.samples):
+            # Nothing is attended to, so that queries, keys and the product of both are not computed.
             return self.attention.output(self.attention.values(hidden), hidden)
         queries, keys, values = self.projections.queries_keys_values(self.attention, hidden, self.rope)
         out = self.attend(queries, keys, values, self.bias)
@@ -85,7 +86,7 @@ class SelfAttention:
         raise NotImplementedError("keys and values are those of all tokens: use on() first")
 
     def on(self, keys: Tensor, values: Tensor) -> SelfQueries:
-        """The same attention where keys and values of all tokens are known."""
+        """This attention with ``keys`` and ``values`` (B, H, N, D) of all tokens, which ``part`` can cut."""
         return SelfQueries(self, keys, values, values, self.rope, self.bias)
 
 
@@ -155,6 +156,7 @@ class TextAttention:
         update = self._attend(hidden, self.text, self.bias)
         if self.guidance is None or self.negative is None:
             return update
+        # Without a mask: connectors replace the padding of a prompt by registers, which are attended to.
         return self.guidance.guide(update, self._attend(hidden, self.negative, None))
 
     def part(self, tokens: slice) -> TextAttention:

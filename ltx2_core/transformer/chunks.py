@@ -45,6 +45,7 @@ class Chunks:
 
     def _fits(self, step: Step, part: slice | None, count: int) -> bool:
         size = count if part is None else part.stop - part.start
+        # Here an error is passed on, since smaller chunks would not make room either.
         if size <= SMALLEST:
             step(part)
             return True

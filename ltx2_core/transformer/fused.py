@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 class Fused:
-    """The regions, each compiled when it is first called.
+    """The fused kernels: a method for each region, which is compiled at its first call.
 
     Once compiling has failed, ``problem`` says why, and the plain formulas are used.
     """
@@ -58,8 +58,11 @@ class Fused:
         if self.problem is None:
             try:
                 if formula not in self._compiled:
+                    # Sizes are dynamic, so that clips of other sizes do not compile the kernels again.
                     self._compiled[formula] = torch.compile(formula, backend=self._backend, dynamic=True)
                 return self._compiled[formula](*arguments)
+            # There may be no C compiler, no Triton or no support for the device, each with errors of its own.
+            # None may stop a run that the plain formulas can finish.
             except Exception as error:
                 if is_out_of_memory(error):
                     raise

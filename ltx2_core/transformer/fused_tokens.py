@@ -47,6 +47,8 @@ class FusedTokens(InPlaceTokens):
         return self._x
 
     def hidden(self, by: ShiftScale | Ungated, part: slice | None = None) -> Tensor:
+        # The kernels take one scale and shift a sample. Without them a pending update is added first, as x is
+        # read.
         if isinstance(by, Ungated) or not by.uniform:
             return super().hidden(by, part)
         (scale,), (shift,) = by.scale, by.shift
@@ -101,7 +103,7 @@ class FusedProjections(Projections):
 
 
 def _product(x: Tensor, *layers: Any) -> tuple[Tensor, ...] | None:
-    """What ``layers`` compute of x by one product; None where their weights are apart or x is too large."""
+    """The outputs of ``layers`` for x by one product; None if their weights are apart or x is too large."""
     weights = together(layers) if x.shape[0] * x.shape[1] <= _AT_ONCE else None
     if weights is None:
         return None

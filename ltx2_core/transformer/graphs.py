@@ -93,6 +93,7 @@ class Graphs:
             return "gradients are enabled"
         if sum(stream.shape[1] for stream in tokens) > self._max_tokens:
             return f"there are more than {self._max_tokens} tokens"
+        # Caches are filled while a step is recorded, and a replay would not fill them for another text.
         if any(stream.negative is not None or stream.texts.keys for stream in present):
             return "the text of every block is cached or has a negative one"
         if any(stream.attention_bias is not None for stream in present):

@@ -93,6 +93,7 @@ def guided_attention(q: Tensor, k: Tensor, v: Tensor, bias: GuideBias) -> Tensor
     tokens = q.shape[2]
     video = tokens - bias.weights.count
     row = torch.cat((q.new_zeros(video), *bias.logs))[None, None, None]
+    # A bias of one row broadcasts over the queries, where a mask would take N x S values.
     parts = [attention(q[:, :, :video], k, v, row)]
     start = video
     for log, weight in zip(bias.logs, bias.weights.uniform, strict=True):
@@ -113,4 +114,5 @@ def log_weights(weights: Tensor, dtype: torch.dtype) -> Tensor:
     """Weights from 0 as additive biases: their logarithm, the lowest number of ``dtype`` for 0."""
     weights = weights.float()
     log = weights.clamp(min=torch.finfo(torch.float32).tiny).log().to(dtype)
+    # Not -inf: a query whose keys all have it would become NaN in the softmax.
     return log.masked_fill(weights <= 0, torch.finfo(dtype).min)

@@ -40,6 +40,7 @@ class InPlaceTokens(Tokens):
         def whole(_part: slice | None) -> None:
             self._write(by, branch(self.hidden(by)), None)
 
+        # Where memory runs out this is an error, as the branch cannot run on fewer tokens.
         if not branch.divisible:
             whole(None)
         elif not self._chunks.whole(self._x.shape[1], whole):

@@ -17,7 +17,10 @@ from .rope import Rope, rotate_heads
 
 
 def rms_norm(x: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean(x²) + eps) over the last axis, without a weight; statistics in float32."""
+    """x / sqrt(mean(x²) + eps) over the last axis, without a weight; statistics in float32.
+
+    Zhang and Sennrich 2019, arXiv 1910.07467.
+    """
     return F.rms_norm(x, x.shape[-1:], eps=eps)
 
 
@@ -44,6 +47,7 @@ class Attention(nn.Module):
         super().__init__()
         layer: dict[str, Any] = {"dtype": dtype, "device": device}
         inner = heads * head_dim
+        # A namespace of layers that a host brings may lack this norm.
         rms_norm_class = getattr(operations, "RMSNorm", nn.RMSNorm)
         self.heads = heads
         self.to_q = operations.Linear(query_dim, inner, **layer)
@@ -51,6 +55,7 @@ class Attention(nn.Module):
         self.to_v = operations.Linear(context_dim, inner, **layer)
         self.q_norm = rms_norm_class(inner, eps=qk_norm_eps, **layer)
         self.k_norm = rms_norm_class(inner, eps=qk_norm_eps, **layer)
+        # A sequence of one, since the checkpoint calls it to_out.0.
         self.to_out = nn.Sequential(operations.Linear(inner, query_dim, **layer))
         self.to_gate_logits = operations.Linear(query_dim, heads, **layer) if gated else None
 
@@ -75,15 +80,17 @@ class Attention(nn.Module):
         return self.by_head(self.to_v(source))
 
     def keys_values(self, source: Tensor, rope: Rope | None) -> tuple[Tensor, Tensor]:
-        """Both of source (B, S, context_dim)."""
+        """Keys and values (B, H, S, D) of source (B, S, context_dim)."""
         return self.keys(source, rope), self.values(source)
 
     def output(self, attended: Tensor, x: Tensor) -> Tensor:
-        """What the heads found (B, H, N, D), gated by x (B, N, query_dim) -> (B, N, query_dim)."""
+        """Attended values (B, H, N, D), gated by x (B, N, query_dim), and projected to (B, N, query_dim)."""
         out = rearrange(attended, "b h n d -> b n h d")
         del attended
         if self.to_gate_logits is not None:
             logits = self.to_gate_logits(x)
+            # Twice a sigmoid, so that logits of 0 leave the heads as they are. Autograd needs the factors of
+            # a product, so that they are written into only where it is off.
             if torch.is_grad_enabled():
                 out = out * (2 * torch.sigmoid(logits)).unsqueeze(-1)
             else:
@@ -97,7 +104,7 @@ class Attention(nn.Module):
         return self.by_head(normed) if rope is None else rotate_heads(normed, rope, self.heads)
 
     def by_head(self, projected: Tensor) -> Tensor:
-        """(B, N, H D) -> (B, H, N, D)."""
+        """Split the heads: (B, N, H D) -> (B, H, N, D)."""
         heads: Tensor = projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)
         return heads
 
@@ -138,6 +145,7 @@ class _GELUProjection(nn.Module):
         hidden = self.proj(x)
         if torch.is_grad_enabled():
             return F.gelu(hidden, approximate="tanh")
+        # Four times as wide as the stream, this is the largest activation of a block.
         in_place: Tensor = torch.ops.aten.gelu_(hidden, approximate="tanh")
         return in_place
 

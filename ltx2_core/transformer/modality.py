@@ -67,6 +67,7 @@ def context_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     if mask is None:
         return None
     if not mask.is_floating_point():
+        # The lowest finite number and not -inf, as the official code has it.
         mask = (mask.to(dtype) - 1) * torch.finfo(dtype).max
     return mask.to(dtype)[:, None, None, :]
 

@@ -56,6 +56,8 @@ class Transformer(nn.Module):
 
             add("patchify_proj", operations.Linear(spec.in_channels, width, **layer))
             add("adaln_single", AdaLNSingle(width, config.modulation_rows, **built))
+            # Scale and shift for either direction follow the own noise level, the gate that of the other
+            # stream.
             self.add_module(f"av_ca_{spec.name}_scale_shift_adaln_single", AdaLNSingle(width, 4, **built))
             self.add_module(f"av_ca_{spec.cross_gate}_gate_adaln_single", AdaLNSingle(width, 1, **built))
             if config.cross_attention_adaln and config.prompt_adaln:
@@ -110,7 +112,7 @@ class Transformer(nn.Module):
         rope: RopeTables | None = None,
         texts: TextMemory | None = None,
     ) -> BothInputs:
-        """What every block reads with the tokens: modulation, text, rotary tables and attention biases."""
+        """The inputs of every block next to the tokens: modulation, text, rotary tables, attention biases."""
         if rope is None:
             tokens = next(stream.tokens for stream in (video, audio) if stream is not None)
             rope = self.rope_tables(
@@ -227,7 +229,10 @@ class Transformer(nn.Module):
             negative = replace(negative, context=self._project(spec, negative.context, texts))
         return StreamInputs(
             spec=spec,
+            # The branches have shift, scale and gate in turn, so that every third one, from number 1 on, is a
+            # scale.
             modulation=Modulation.of(values, groups, len(values), slice(1, None, 3)),
+            # The head adds both of its vectors to the embedding itself, not to a projection of it.
             head=Modulation.of(embedding.unsqueeze(0), groups, 2, slice(1, None)),
             prompt=self._prompt(spec, modality) if c.cross_attention_adaln else None,
             cross=None if other is None else self._cross(spec, timesteps, groups, other, dtype),
@@ -243,7 +248,7 @@ class Transformer(nn.Module):
         )
 
     def _prompt(self, spec: StreamSpec, modality: Modality) -> Modulation:
-        """Shift and scale of the text by noise level, or none but the table's for a static prompt."""
+        """Shift and scale of the text, without those of the blocks; zeros for a static prompt."""
         if self.config.prompt_adaln:
             adaln = spec.layer(self, "prompt_adaln_single")
             values = adaln(modality.sigma * self.config.timestep_scale, modality.tokens.dtype)[0]
@@ -259,6 +264,7 @@ class Transformer(nn.Module):
         gate_adaln = getattr(self, f"av_ca_{spec.cross_gate}_gate_adaln_single")
         # How much to take from the other stream depends on how noisy that one is.
         gate = gate_adaln(other.sigma * self.config.cross_timestep_scale, dtype)[0]
+        # These parameters begin with the scale: numbers 0 and 2.
         return Modulation.of(scale_shift, groups, 4, slice(0, 4, 2)).and_samples(gate)
 
     def _project(self, spec: StreamSpec, context: Tensor, texts: TextMemory) -> Tensor:

@@ -1,8 +1,8 @@
 """Adaptive layer norm: the shift, scale and gate of each branch of a block.
 
-Every branch computes ``x + gate * branch(norm(x) * scale + shift)``. Each of the three is the sum of what the
-timestep gives, the same in every block, and of a row of the table that each block has learned (Peebles and
-Xie 2023, arXiv 2212.09748; the sharing is that of PixArt-alpha, arXiv 2310.00426).
+Every branch computes ``x + gate * branch(norm(x) * scale + shift)``. Each of the three is the sum of two
+vectors: one that is computed from the timestep, once for all blocks, and one that each block has learned
+(Peebles and Xie 2023, arXiv 2212.09748; the sharing is that of PixArt-alpha, arXiv 2310.00426).
 
 Letters: B batch, N tokens, W stream width, P modulation parameters, S segments of the tokens, G groups:
 tokens that share one timestep.
@@ -49,6 +49,7 @@ class Layout:
         """
         target = tensors[0] if in_place else None
         if self.index is not None:
+            # Looked up by branch, so that the parameters of all branches for all tokens never exist at once.
             index = self.index[:, start : start + tensors[0].shape[1]]
             return formula(target, *tensors, *(F.embedding(index, values) for (values,) in parameters))
         if len(self.segments) == 1:
@@ -72,6 +73,7 @@ class Layout:
         }
         split = [t.split(list(sizes.values()), dim=1) for t in tensors]
         local = [[values[number] for values in parameters] for number in sizes]
+        # Functions with out= have no gradients, so that the pieces are joined instead.
         if torch.is_grad_enabled():
             pieces = zip(*split, strict=True)
             results = [formula(None, *piece, *values) for piece, values in zip(pieces, local, strict=True)]
@@ -172,6 +174,7 @@ class Modulation:
     @classmethod
     def of_samples(cls, values: Tensor, count: int, scales: slice) -> Modulation:
         """values (P, B, W), the same for all tokens of a sample; the rest as in :meth:`of`."""
+        # The end of a single segment is never read, so that it serves texts of any length.
         return cls(values.transpose(0, 1).unsqueeze(1), Layout(((0, -1),)), _ones(values, count, scales))
 
     def and_samples(self, values: Tensor) -> Modulation:

@@ -1,4 +1,4 @@
-"""What a guidance pass leaves out of the network.
+"""Operations of the network that a guidance pass skips, sample by sample and block by block.
 
 Spatio-temporal guidance skips the self-attention of some blocks; modality guidance skips the attention
 between the streams.
@@ -57,9 +57,10 @@ class Perturbations:
     samples: tuple[Perturbation, ...]
 
     def at(self, block: int) -> Switches:
-        """What block number ``block`` runs."""
+        """For which samples block number ``block`` runs each kind of attention."""
 
         def runs(skipped: list[Blocks]) -> Samples:
+            # None is the usual case, in which branches need no mask of samples.
             samples = tuple(blocks != "all" and block not in blocks for blocks in skipped)
             return None if all(samples) else samples
 

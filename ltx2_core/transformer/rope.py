@@ -1,4 +1,4 @@
-"""Rotary position embedding over real-valued positions (seconds and pixels).
+"""Rotary position embedding (Su et al. 2021, arXiv 2104.09864) of real positions: seconds and pixels.
 
 Letters: B batch, A position axes, N tokens, H heads, D head width, G frequencies per axis.
 """
@@ -87,6 +87,7 @@ def rope_table(
     # A part at a time: float32 angles of a whole clip are several times the table.
     for start in range(0, tokens, _TABLE_TOKENS):
         part = slice(start, start + _TABLE_TOKENS)
+        # The axis varies fastest: time, row and column of one frequency are neighbours.
         angles = rearrange(centred[:, :, part].unsqueeze(-1) * grid, "b a n g -> b n (g a)")
         cos[:, part, pad:], sin[:, part, pad:] = angles.cos(), angles.sin()
     by_head = "b n (h d) -> b h n d"

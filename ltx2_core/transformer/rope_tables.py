@@ -67,6 +67,7 @@ def stream_tables(
     """
 
     def table(axes: int, max_pos: tuple[float, ...], width: int) -> Rope:
+        # Released checkpoints take the middle of an interval (use_middle_indices_grid in their headers).
         points = positions[:, :axes].float().mean(dim=-1)
         return rope_table(
             points, max_pos, width=width, heads=config.heads, config=config.rope, dtype=dtype, device=device
@@ -74,5 +75,6 @@ def stream_tables(
 
     max_pos, width = ((config.audio_max_pos,), config.audio_dim) if audio else (config.max_pos, config.dim)
     own = table(positions.shape[1], max_pos, width)
+    # One range for both, or the same moment would have different angles in the two streams.
     seconds = (max(config.max_pos[0], config.audio_max_pos),)
     return own, table(1, seconds, config.audio_dim) if cross else None

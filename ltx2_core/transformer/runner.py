@@ -34,13 +34,10 @@ class Runner:
 
     Args:
         chunk_tokens: the most tokens of a stream that go through a layer at once, None for all. It is halved
-        when
-            memory runs out and stays so: pass the same ``Chunks`` to several runners to share what was
-            learned.
-        fused: compute norm, modulation and rotation in single kernels. graphs: record the blocks of small
-        steps and replay them, where that is possible. shards: compute a part of the tokens. Each of several
-        processes passes the same inputs and gets the same
-            result.
+            when memory runs out and stays so; runners that are passed the same ``Chunks`` share it.
+        fused: computes norm, modulation and rotation in single kernels.
+        graphs: records the blocks of small steps and replays them, where that is possible.
+        shards: computes a part of the tokens. Each process passes the same inputs and gets the same result.
     """
 
     def __init__(
@@ -68,7 +65,7 @@ class Runner:
         until: int | None = None,
         resume: tuple[int, Hidden] | None = None,
     ) -> Hidden:
-        """As :meth:`Transformer.forward`; the hidden tokens of ``resume`` may be written into."""
+        """As :meth:`Transformer.forward`, but the hidden tokens of ``resume`` may be overwritten."""
         video, audio = check_streams(video, audio, perturbations)
         counts = [0 if stream is None else stream.tokens.shape[1] for stream in (video, audio)]
         cached_tables = rope is not None
@@ -83,6 +80,7 @@ class Runner:
             start == 0 and until is None and (perturbations is None or perturbations.skip_nothing(blocks))
         )
         if self.graphs is not None and complete and cached_tables and self._recordable(hidden, inputs):
+            # All at once before the replay, which nothing can interrupt.
             for number in range(blocks):
                 if on_block is not None:
                     on_block(number)
@@ -139,6 +137,7 @@ class Runner:
         return Execution(tokens, partial(attend, tokens=(own, own)), partial(attend, tokens=(own, other)))
 
     def _recordable(self, hidden: Hidden, inputs: BothInputs) -> bool:
+        # A replay can neither halve its chunks nor exchange tokens with other processes.
         whole = self.shards is None and self.chunks.tokens is None
         return (
             whole

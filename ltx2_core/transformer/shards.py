@@ -73,6 +73,7 @@ class Shards:
         """x (B, t, C) of each process -> (B, T, C), the same for all."""
         sizes = [part.stop - part.start for part in self._parts(tokens)]
         longest = max(sizes)
+        # A gather needs pieces of one size, so that shorter parts are padded and cut again.
         own = x.new_zeros(x.shape[0], longest, x.shape[2])
         own[:, : x.shape[1]] = x
         pieces = [torch.empty_like(own) for _ in sizes]
@@ -96,7 +97,7 @@ class Shards:
         return [self.part(tokens, rank) for rank in range(self.count)]
 
     def _to_heads(self, x: Tensor, tokens: int) -> Tensor:
-        """(B, H, t, D) -> (B, H / P, T, D)."""
+        """Exchange tokens for heads: own tokens of all heads (B, H, t, D) -> (B, H / P, T, D)."""
         batch, heads, _, width = x.shape
         own = heads // self.count
         sizes = [part.stop - part.start for part in self._parts(tokens)]
@@ -105,7 +106,7 @@ class Shards:
         return torch.cat(received, dim=2)
 
     def _to_tokens(self, x: Tensor, tokens: int) -> Tensor:
-        """(B, H / P, T, D) -> (B, H, t, D)."""
+        """The reverse of :meth:`_to_heads`: (B, H / P, T, D) -> (B, H, t, D)."""
         parts = self._parts(tokens)
         batch, own, _, width = x.shape
         here = parts[self.rank].stop - parts[self.rank].start
@@ -114,6 +115,7 @@ class Shards:
 
     def _exchange(self, sent: list[Tensor], shapes: list[tuple[int, ...]]) -> list[Tensor]:
         """Send the rank-th of ``sent`` to each process; returns what each of them sent, in ``shapes``."""
+        # Parts differ in length, which only the flat form of the exchange allows.
         packed = torch.cat([piece.reshape(-1) for piece in sent])
         sizes = [torch.Size(shape).numel() for shape in shapes]
         room = packed.new_empty(sum(sizes))

@@ -31,6 +31,7 @@ class StreamSpec:
     head_dim: int
     in_channels: int
     out_channels: int
+    # The video of LTX-2.5 has none; audio always has one.
     ff_bias: bool
 
     def layer(self, owner: nn.Module, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""What depends on the text alone, computed once for each prompt instead of in every step.
+"""A cache of tensors that depend on the text alone: projected texts, and their keys and values.
 
 Letters: B batch, S text tokens, K text width, H heads, D head width.
 """
@@ -23,6 +23,7 @@ def text_keys_bytes(config: TransformerConfig, dtype: torch.dtype, *, tokens: in
 
     0 for a network that modulates its text by the noise level.
     """
+    # Such keys and values are different in every step.
     if config.cross_attention_adaln and config.prompt_adaln:
         return 0
     return 2 * config.num_layers * samples * tokens * (config.dim + config.audio_dim) * dtype.itemsize

@@ -1,7 +1,9 @@
 """Large frames in spatial tiles: each forward pass computes one tile at a time, with all of the audio.
 
 The velocities of tiles are blended by linear ramps in every step, so that the sampler works on one frame and
-no tile is sampled by itself. Letters: B batch, N tokens, C token channels.
+no tile is sampled by itself (MultiDiffusion, Bar-Tal et al. 2023, arXiv 2302.08113).
+
+Letters: B batch, N tokens, C token channels.
 """
 
 from __future__ import annotations
@@ -90,6 +92,7 @@ def evaluate_tiles(
 def _parts(video: Modality, tiles: Tiles) -> Iterator[tuple[Tensor, Tensor, tuple[int, int], float]]:
     """Of each tile: its tokens, their shares, its first row and column in pixels, its share of the audio."""
     spans = video.positions[0, 1:].cpu()
+    # By the centre of a token, as those of a small reference span several cells.
     cells = (spans.mean(dim=-1) / SPATIAL_SCALE).floor().long()
     # Tokens of the clip span one cell each; a dilated guide's tokens span several.
     rows, columns = ((spans[axis, :, 0].max() / SPATIAL_SCALE).long().item() + 1 for axis in (0, 1))

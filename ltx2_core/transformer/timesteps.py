@@ -49,6 +49,7 @@ def group_timesteps(timesteps: Tensor, tokens: int, device: torch.device) -> Gro
     if timesteps.is_cuda and torch.is_grad_enabled():
         return Groups.apart(timesteps)
     values, index = torch.unique(timesteps, return_inverse=True)
+    # Each sample has groups of its own, since gates by the noise of the other stream are added to them.
     index = index + samples[:, None] * len(values)
     changes = (index[:, 1:] != index[:, :-1]).any(dim=0).nonzero().flatten().tolist()
     starts = [0, *(change + 1 for change in changes)]

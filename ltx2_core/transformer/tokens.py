@@ -40,7 +40,7 @@ class Tokens:
         self._x = by.add(self.x, branch(self.hidden(by)))
 
     def add_self_attention(self, branch: SelfAttention, by: ShiftScaleGate) -> None:
-        """The same for a branch whose keys and values are those of the stream itself."""
+        """As :meth:`add`, for a branch whose keys and values are those of the stream itself."""
         self.add(branch, by)
 
     def keys_values(self, attention: Attention, by: ShiftScale, rope: Rope | None) -> KeysValues:
@@ -53,7 +53,7 @@ class Tokens:
         return velocity
 
     def hidden(self, by: ShiftScale | Ungated) -> Tensor:
-        """What a branch reads: norm(x) * scale + shift."""
+        """The input of a branch: norm(x) * scale + shift, (B, N, W)."""
         return by.modulate(rms_norm(self.x, self._eps))
 
 

@@ -1,4 +1,4 @@
-"""Video autoencoder: frames <-> normalised latents, both ways in pieces with the result of the whole clip."""
+"""Video autoencoder: frames <-> normalised latents, in pieces, with the result of the whole clip."""
 
 from __future__ import annotations
 

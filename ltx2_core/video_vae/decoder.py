@@ -140,6 +140,7 @@ class Decoder(nn.Module):
             "operations": operations,
         }
         self.patch_size = config.patch_size
+        # The base is the width at the output; each resampler divides the width by its multiplier.
         width = config.decoder_base_channels * prod(block.multiplier for block in config.decoder_blocks)
         self.conv_in = StreamConv3d(config.latent_channels, width, **factory)
         self.up_blocks = nn.ModuleList()

@@ -118,6 +118,7 @@ class Encoder(nn.Module):
             else:
                 self.down_blocks.append(Downsample(width, block.multiplier, block.strides, **factory))
                 width *= block.multiplier
+        # One more channel: a log-variance for all others (latent_log_var is "uniform" in the headers).
         self.conv_out = StreamConv3d(width, config.latent_channels + 1, **factory)
 
     def stages(self) -> list[Stage]:

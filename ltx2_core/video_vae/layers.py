@@ -26,6 +26,7 @@ def normed(x: Tensor) -> Tensor:
     # The mean is taken in float32 at least: squares of bfloat16 lose too many digits in a sum.
     precision = torch.promote_types(x.dtype, torch.float32)
     power = x.square().mean(1, keepdim=True, dtype=precision)
+    # In place on the product, which is a new tensor.
     return F.silu(x * (power + PIXEL_NORM_EPS).rsqrt().to(x.dtype), inplace=True)
 
 
@@ -38,7 +39,7 @@ def patchify(frames: Tensor, size: int) -> Tensor:
 
 
 def unpatchify(x: Tensor, size: int) -> Tensor:
-    """The inverse of ``patchify``."""
+    """The inverse of ``patchify``: (B, C size size, T, H, W) -> (B, C, T, H size, W size)."""
     return rearrange(x, "b (c q p) t h w -> b c t (h p) (w q)", p=size, q=size)
 
 
@@ -124,7 +125,8 @@ class ResBlocks(nn.Module):
 class Downsample(nn.Module):
     """Convolution, then space-time cells folded into channels, plus a skip.
 
-    The skip folds the input in the same way and averages consecutive groups of channels.
+    The skip folds the input in the same way and averages consecutive groups of channels, as in DC-AE (Chen et
+    al. 2024, arXiv 2410.10733).
     """
 
     def __init__(self, in_channels: int, multiplier: int, strides: Strides, **factory: Any) -> None:

@@ -71,6 +71,8 @@ class SpaceTiles:
 
 def field_of_view(config: VideoVAEConfig) -> int:
     """Latent cells to each side on which a decoded pixel depends; tiles with this border are exact."""
+    # From the output back to the latent, in cells of the present resolution: one for the last convolution,
+    # two for a residual block, one for an upsampler, and one for the first convolution.
     cells = 1
     for block in reversed(config.decoder_blocks):
         if block.kind == "res_x":
@@ -216,4 +218,5 @@ def _canvas(like: Tensor, frames: int, parts: Sequence[_Part], *, exact: bool) -
 
 
 def _as(frames: Tensor, dtype: torch.dtype) -> Tensor:
+    # Sums of weighted bytes are not whole, and a cast alone would truncate them.
     return frames.round_().to(dtype) if dtype == torch.uint8 else frames.to(dtype)

@@ -47,7 +47,7 @@ class Stream:
     def cache(self, owner: nn.Module, frames: Tensor) -> None:
         """Store ``frames`` (B, C, T, H, W) for the owner's next call; no frames store nothing."""
         if frames.shape[2]:
-            # A copy, because a view would keep the whole piece in memory.
+            # A copy, because a view would hold the whole piece in memory.
             self._cached[owner] = frames.clone()
 
     def take(self, owner: nn.Module) -> Tensor | None:
@@ -132,6 +132,7 @@ def run_stages(
             continue
         results = [result]
         del result
+        # Popped within the call, so that no name here holds the result while later stages run.
         yield from run_stages(tail, results.pop(), stream, ends, max_piece_bytes)
 
 

@@ -192,6 +192,7 @@ def _split(length: int, tile: Tile | None, scale: int, name: str, min_overlap: i
     if length <= size:
         return [Window(0, length, 0, 0)]
     step = size - overlap
+    # Equal to (length - overlap) / step, rounded up.
     count = (length + size - 2 * overlap - 1) // step
     return [
         Window(

@@ -37,7 +37,7 @@ Attached: TypeAlias = AttachedImage | AttachedGuide | FirstFrames | SourceFrames
 
 
 def attached_to(latent: Latent) -> tuple[Attached, ...]:
-    """What a LATENT remembers, in the order in which it was added."""
+    """The guides and inputs that nodes before have attached to a LATENT, in the order of the nodes."""
     items: tuple[Attached, ...] = latent.get(GIVEN, ())
     return items
 

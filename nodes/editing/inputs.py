@@ -54,7 +54,7 @@ def ceiling_input(default: float, *, optional: bool = False) -> io.Input:
 
 
 def prepared_outputs() -> list[io.Output]:
-    """What a prepared edit gives to sampling and to LTX-2 Finish Edit."""
+    """The outputs of a node that prepares an edit: latent, plan, edit (for LTX-2 Finish Edit), report."""
     return [
         io.Latent.Output(display_name="latent", tooltip="For the first LTX-2 Sample Stage."),
         Plan.Output(display_name="plan", tooltip="Frame rate and length of the run, for LTX-2 Prompt."),

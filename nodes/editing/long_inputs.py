@@ -84,7 +84,7 @@ def conditioning_inputs() -> list[io.Input]:
 
 
 def source_inputs() -> list[io.Input]:
-    """A clip to follow."""
+    """The clip that a control video or an edit of an IC-LoRA takes from, and how strongly it counts."""
     return [
         io.Image.Input(
             "source",

@@ -48,7 +48,7 @@ class Late:
     fork: Fork
 
     def start(self, samples: int) -> int:
-        """The block to start at."""
+        """Index of the first block to run for ``samples`` samples: that of the fork, or 0 without states."""
         saved = self.fork.saved
         count = 0 if saved is None else len(next(t for t in saved if t is not None))
         return self.fork.at if count == samples else 0

@@ -23,7 +23,10 @@ class AVGuider(comfy.samplers.CFGGuider):
     """Guides video and audio with separate scales; works with any of the host's samplers."""
 
     def __init__(self, model: Any, guidance: GuidanceAt, nag: Nag | None = None) -> None:
-        """Raises ValueError if the model is of the host's own network and cannot be guided so."""
+        """Raises ValueError for a model that another node gave a guidance of its own.
+
+        Also for stg, modality guidance and nag with the host's own network, which does not support them.
+        """
         super().__init__(model)
         if "sampler_cfg_function" in model.model_options:
             raise ValueError(

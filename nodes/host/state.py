@@ -1,4 +1,4 @@
-"""Where unfinished work is saved in the host's output folder, and by what it is recognised again."""
+"""Folders for unfinished work in the host's output folder, named by a digest of its settings and inputs."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def scale_input(name: str, default: float, stream: str | None = None) -> io.Inpu
 
 
 def blocks_input() -> io.Input:
-    """A widget for the blocks of stg."""
+    """A widget for the transformer blocks that spatio-temporal guidance perturbs."""
     return io.String.Input(
         "stg_blocks",
         default="",

@@ -94,7 +94,10 @@ def put_back(
 
 
 def placed(codecs: HostCodecs, latent: Latent, item: StageInput) -> Latent:
-    """The LATENT after an item of an edit, encoded at its size; frames are remembered for the next stage."""
+    """The LATENT conditioned on ``item``, which is encoded at the size of the LATENT.
+
+    Items of frames are also attached to it, so that the next stage encodes them again at its own size.
+    """
     frames, rows, columns = video_of(latent)["samples"].shape[2:]
     size = {"width": columns * SPATIAL_SCALE, "height": rows * SPATIAL_SCALE}
     # The frame rate of a LATENT is not known, and no item of an edit depends on it.

@@ -62,7 +62,7 @@ def test_a_dry_run_says_what_keeping_the_keys_of_the_text_costs(tmp_path, tiny_s
     [
         (["--width", "0"], "width=0"),
         (["--width", "200", "--stages", "2", "--snap", "error"], "multiple of 64"),
-        (["--seconds", "2", "--frames", "17"], "once"),
+        (["--seconds", "2", "--frames", "17"], "both set the length"),
         (["--fps", "nan"], "fps"),
         (["--image", "missing.png"], "missing.png"),
         (["--audio", "missing.wav"], "missing.wav"),

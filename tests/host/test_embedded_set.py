@@ -87,7 +87,9 @@ def test_core_and_the_library_show_the_same_clip(
     shown_by_core: Tensor, made_by_the_library: Tensor, streams_off: str
 ) -> None:
     if streams_off:
-        pytest.skip("core from 0.31 updates the video before video-to-audio attention reads it; see streams_off")
+        pytest.skip(
+            "core from 0.31 updates the video before video-to-audio attention reads it; see streams_off"
+        )
     assert shown_by_core.shape == made_by_the_library.shape == (FRAMES, 3, SIDE, SIDE)
     assert float(psnr(shown_by_core[None], made_by_the_library[None].clamp(-1, 1))) > 35
 

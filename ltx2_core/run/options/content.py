@@ -1,4 +1,4 @@
-"""Options of what a clip shows: text, size and length, inputs."""
+"""Options of the content of a clip: text, size and length, inputs."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from .option import BY_RECIPE, Option
 
 
 def text_options() -> Iterator[Option]:
-    """The options of the text."""
+    """Options of the prompts."""
     group = "text"
     yield Option(
         name="prompt",
         flags=("--prompt",),
         kind="text",
         group=group,
-        help="What the clip shows and what is heard.",
+        help="Description of the clip, of its video and its audio.",
         request=True,
     )
     yield Option(
@@ -32,7 +32,7 @@ def text_options() -> Iterator[Option]:
         flags=("--trigger",),
         kind="text",
         group=group,
-        help="Word of a LoRA, which replaces [trigger] in both prompts.",
+        help="Trigger word of a LoRA; it replaces [trigger] in both prompts.",
     )
     yield Option(
         name="from_file",
@@ -97,7 +97,7 @@ def size_options() -> Iterator[Option]:
         flags=("--snap",),
         kind="choice",
         group=group,
-        help="What to do with a size or length that the latent grid does not hold.",
+        help="How a size or length that is not on the latent grid is rounded, or error to refuse it.",
         choices=("floor", "nearest", "ceil", "error"),
         default="nearest",
         request=True,
@@ -116,7 +116,7 @@ def size_options() -> Iterator[Option]:
 
 
 def inputs_options() -> Iterator[Option]:
-    """The image and audio inputs."""
+    """Options of images, control videos and audio that condition the clip."""
     group = "inputs"
     yield Option(
         name="image",
@@ -200,7 +200,7 @@ def inputs_options() -> Iterator[Option]:
         flags=("--reference-audio",),
         kind="path",
         group=group,
-        help="Audio whose voice or sound the generated audio imitates, for LoRAs trained for it.",
+        help="Audio, such as a voice, that the generated audio imitates; for LoRAs trained for it.",
         request=True,
     )
     yield Option(

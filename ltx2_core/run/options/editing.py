@@ -8,7 +8,7 @@ from .option import Option
 
 
 def edits_options() -> Iterator[Option]:
-    """The options of extend, retake and sound."""
+    """Options of extend, retake and sound (the command that adds audio)."""
     yield Option(
         name="source",
         flags=("--video",),
@@ -42,7 +42,7 @@ def edits_options() -> Iterator[Option]:
         kind="int",
         group="edit",
         command="extend",
-        help="Last frames of the source that the new ones continue, 8k + 1.",
+        help="How many of the last frames of the source the new ones are conditioned on, 8k + 1.",
         range=(1, None),
         unit="frames",
         default=25,
@@ -93,7 +93,7 @@ def edits_options() -> Iterator[Option]:
         kind="float",
         group="edit",
         command="sound",
-        help="Loudest sample of the generated audio, in dB of full scale.",
+        help="Peak of the generated audio, in dB of full scale; louder audio is scaled down as a whole.",
         range=(None, 0),
         unit="dB",
         default=-1.0,
@@ -181,7 +181,7 @@ def windows_options() -> Iterator[Option]:
         kind="path",
         group=group,
         command=command,
-        help="Folder that keeps finished windows; the same command continues a stopped clip.",
+        help="Folder for finished windows; the same command continues a stopped clip.",
     )
 
 
@@ -216,7 +216,7 @@ def plans_options() -> Iterator[Option]:
         command=command,
         choices=("bf16", "fp8"),
         default="bf16",
-        help="Number format in which its blocks are stored.",
+        help="Number format in which the file of --model stores the blocks.",
     )
     yield Option(
         name="picture",

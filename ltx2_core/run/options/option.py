@@ -78,7 +78,7 @@ class Option:
         return self.default is BY_RECIPE
 
     def default_text(self, command: str = "generate") -> str:
-        """What holds where the option of a command is absent, "" for nothing."""
+        """The default of a command in words, as the help has it; "" where absent means off."""
         if self.edit_default is not None and command in ("extend", "retake", "sound", "long"):
             return str(self.edit_default)
         if self.default is BY_RECIPE:

@@ -13,7 +13,7 @@ _LORA = "FILE[:STRENGTH[:AUDIO_STRENGTH]]"
 
 
 def model_options() -> Iterator[Option]:
-    """The model files."""
+    """Options that name model files and LoRAs."""
     group = "model"
     yield Option(
         name="checkpoints",
@@ -44,7 +44,7 @@ def model_options() -> Iterator[Option]:
         group=group,
         multiple=True,
         metavar=_LORA,
-        help="LoRA for all stages. May be repeated.",
+        help="LoRA for all stages, with its strength (default 1). May be repeated.",
     )
     yield Option(
         name="stage2_loras",
@@ -53,7 +53,7 @@ def model_options() -> Iterator[Option]:
         group=group,
         multiple=True,
         metavar=_LORA,
-        help="LoRA for the second stage only. May be repeated.",
+        help="LoRA for the second stage only, with its strength (default 1). May be repeated.",
     )
     yield Option(
         name="numerics",
@@ -62,7 +62,7 @@ def model_options() -> Iterator[Option]:
         group=group,
         choices=("official", "comfy"),
         default="official",
-        help="Whose result to give where the public implementations differ.",
+        help="Implementation to agree with where the official pipelines and ComfyUI differ.",
     )
 
 
@@ -98,7 +98,8 @@ def execution_options() -> Iterator[Option]:
         flags=("--passes-per-call",),
         kind="int",
         group=group,
-        help="Guidance passes that one forward pass of the network evaluates.",
+        help="Guidance passes that one forward pass of the network evaluates as a batch; more are faster "
+        "on a GPU with free memory.",
         range=(1, None),
         default=1,
     )
@@ -133,7 +134,7 @@ def execution_options() -> Iterator[Option]:
         flags=("--cuda-graphs",),
         kind="flag",
         group=group,
-        help="Replay the blocks of short clips in one launch.",
+        help="Replay the blocks of short clips as one CUDA graph, which saves the launches of their kernels.",
         default=False,
     )
     yield Option(
@@ -150,7 +151,7 @@ def execution_options() -> Iterator[Option]:
         flags=("--fp8-matmul",),
         kind="flag",
         group=group,
-        help="Multiply layers stored in fp8 in fp8: faster, rounds their input.",
+        help="Compute layers that a file stores in fp8 by products in fp8: faster, but rounds their inputs.",
         default=False,
     )
     yield Option(
@@ -158,13 +159,14 @@ def execution_options() -> Iterator[Option]:
         flags=("--nvfp4-matmul",),
         kind="flag",
         group=group,
-        help="Multiply layers stored in NVFP4 in NVFP4, on Blackwell: faster, rounds their input.",
+        help="Compute layers that a file stores in NVFP4 by products in NVFP4, on Blackwell: faster, but "
+        "rounds their inputs.",
         default=False,
     )
 
 
 def output_options() -> Iterator[Option]:
-    """What is written and shown."""
+    """Options of the output file, resuming, dry run and progress."""
     group = "output"
     yield Option(
         name="output",
@@ -179,8 +181,8 @@ def output_options() -> Iterator[Option]:
         flags=("--resume",),
         kind="flag",
         group=group,
-        help="Decode what an earlier run had sampled when it failed: that of --output, or the last one. "
-        "ltx2 long continues with its finished windows, with the same options.",
+        help="Decode the saved latents of a run that failed after sampling: that of --output, or the newest. "
+        "With ltx2 long and the same options: continue after the last finished window.",
         default=False,
     )
     yield Option(

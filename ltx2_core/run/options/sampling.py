@@ -36,7 +36,7 @@ def sampling_options() -> Iterator[Option]:
         flags=("--steps",),
         kind="int",
         group=group,
-        help="Sampling steps of the first stage; more take longer and refine.",
+        help="Sampling steps of the first stage; more take longer and add detail.",
         range=(1, 10000),
         unit="steps",
         default=BY_RECIPE,
@@ -83,7 +83,7 @@ def sampling_options() -> Iterator[Option]:
         flags=("--eta",),
         kind="float",
         group=group,
-        help="Share of fresh noise, for samplers that add noise at each step.",
+        help="Share of the noise that each step replaces by fresh noise, for samplers that do so; 0 is none.",
         range=(0, 1),
         request=True,
     )
@@ -135,19 +135,19 @@ _STREAM_SCALES = (
         "rescale",
         "float",
         (0, 1),
-        "Bring the contrast of a guided estimate back towards the unguided one; 0 is off.",
+        "Bring the contrast of the guided estimate back towards that of the unguided one; 0 is off.",
     ),
     (
         "skip_steps",
         "int",
         (0, None),
-        "Reuse the guided estimate for this many steps; faster, not exact; 0 is off.",
+        "Repeat the estimate of an evaluated step in this many steps after it; faster, not exact; 0 is off.",
     ),
 )
 
 
 def guidance_options() -> Iterator[Option]:
-    """Guidance of both streams."""
+    """Options of guidance; those of the audio have the prefix ``audio_``."""
     group = "guidance"
     for stream in ("", "audio_"):
         for name, kind, bounds, words in _STREAM_SCALES:
@@ -182,14 +182,14 @@ def guidance_options() -> Iterator[Option]:
         flags=("--apg-eta",),
         kind="float",
         group=group,
-        help="Part of the --cfg update along the estimate that is preserved (APG); 1 is all of it.",
+        help="Weight of the part of the --cfg update that is parallel to the estimate (APG); 1 is plain CFG.",
     )
     yield Option(
         name="apg_threshold",
         flags=("--apg-threshold",),
         kind="float",
         group=group,
-        help="Largest norm of the --cfg update (APG); 0 is no limit.",
+        help="Limit for the norm of the --cfg update, above which it is scaled down (APG); 0 is no limit.",
         range=(0, None),
     )
     yield Option(
@@ -229,5 +229,5 @@ def guidance_options() -> Iterator[Option]:
         flags=("--nag-tau",),
         kind="float",
         group=group,
-        help="Largest growth of the attention's norm with --nag; 2.5 by default.",
+        help="How many times longer --nag may make the output of attention of a token; 2.5 by default.",
     )

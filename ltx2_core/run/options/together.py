@@ -14,8 +14,8 @@ CONFLICTS: Final[tuple[tuple[str, str, str], ...]] = (
     ("distilled", "preset", "a preset decides schedule and guidance itself"),
     ("distilled", "sigmas", "the distilled schedule is fixed"),
     ("sigmas", "steps", "the number of sigmas is the number of steps"),
-    ("num_frames", "seconds", "the length must be given once"),
-    ("extend_frames", "extend_seconds", "the length to add must be given once"),
+    ("num_frames", "seconds", "both set the length"),
+    ("extend_frames", "extend_seconds", "both set the length to add"),
     ("resume", "dry_run", "nothing is planned when latents are decoded"),
     ("resume", "from_file", "the saved latents have their own settings"),
 )

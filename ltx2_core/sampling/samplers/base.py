@@ -61,7 +61,10 @@ class SamplerRun:
     history: History
 
     def pair(self, x: AVLatent, sigma: float) -> Estimates:
-        """Both estimates of ``x``. Raises ValueError if the denoiser is no :class:`PairDenoise`."""
+        """The guided x0 of ``x``, and that of the negative prompt alone.
+
+        Raises ValueError if the denoiser is no :class:`PairDenoise`.
+        """
         if not isinstance(self.denoise, PairDenoise):
             raise ValueError(
                 "CFG++ needs the estimate of the negative prompt: use a Denoiser, which has pair()"

@@ -16,6 +16,7 @@ def sample_euler(run: SamplerRun, x: AVLatent, sigma: float, sigma_next: float) 
     Adds no noise.
     """
     x0 = run.denoise(x, sigma)
+    # Written around x0, so that a step to 0 returns x0 bit for bit.
     return Stepped(x0 + (x - x0) * (sigma_next / sigma), x0)
 
 

@@ -17,6 +17,7 @@ from .base import SamplerRun, Stepped, sampler
 
 HALF = 0.5
 LAST_SIGMA = 0.0011
+"""Where the last step ends, as in the official pipeline, since -ln(sigma) is infinite at 0."""
 SUBSTEP_ETA = 0.5
 
 
@@ -30,10 +31,11 @@ def sample_res_2s(
     eta: float,
     substep_eta: float | None = None,
 ) -> Stepped:
-    """N steps cost 2 N + 1 evaluations: a schedule that ends in 0 stops at 0.0011 and returns the x0 there.
+    """One step of second order: an evaluation at ``sigma`` and another half way in -ln(sigma).
 
-    ``eta`` is the share of fresh noise after each step, ``substep_eta`` half way, by default 0.5 as in the
-    official pipeline or 0 if ``eta`` is 0.
+    ``eta`` is the share of the noise that is replaced by fresh noise after the step, ``substep_eta`` that at
+    the half-way point, by default 0.5 as in the official pipeline, or 0 if ``eta`` is 0. A step to 0 has no
+    half-way point: it goes to 0.0011 and returns the x0 of a third evaluation there.
     """
     if substep_eta is None:
         substep_eta = SUBSTEP_ETA if eta > 0 else 0.0
@@ -44,6 +46,7 @@ def sample_res_2s(
         x0 = run.denoise(x, sigma)
         middle = start + (x0 - start) * (c.h * c.a21)
         middle = _renoise(run, start, middle, sigma, c.sigma, substep_eta)
+        # The conditions are those of the official loop. Without noise the anchor is the start itself.
         if substep_eta > 0 and c.h < 0.5 and sigma > 0.03:
             start = _anchor(middle, x0, c.h * c.a21)
         second = run.denoise(middle.to(dtype=torch.float32), c.sigma)
@@ -84,6 +87,7 @@ class SdeStep(NamedTuple):
 
 def sde_step(sigma_next: float, eta: float) -> SdeStep:
     """Coefficients for a state at ``sigma_next``; ``eta`` 0 leaves it as it is."""
+    # The official limit: at sigma 1 and eta 1, alpha would be 0 and down undefined.
     noise = min(eta, 0.9999) * sigma_next
     left = math.sqrt(sigma_next**2 - noise**2)
     alpha = 1 - sigma_next + left
@@ -122,7 +126,7 @@ def _anchor(middle: AVLatent, x0: AVLatent, weight: float) -> AVLatent:
 
 
 def _standardised(noise: Tensor) -> Tensor:
-    """Mean 0 and deviation 1 in each sample of a stream."""
+    """Mean 0 and deviation 1 in each sample of a stream, as in the official pipeline."""
     axes = tuple(range(1, noise.ndim))
     return (noise - noise.mean(dim=axes, keepdim=True)) / noise.std(dim=axes, keepdim=True)
 

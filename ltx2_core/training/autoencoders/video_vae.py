@@ -266,7 +266,10 @@ def held_out_psnr(
 
 @torch.no_grad()
 def held_out_code_error(vae: VideoVAE, code: EncodesVideo, *, clips: int = 12) -> float:
-    """Squared error of the encoder's latents of held-out clips, relative to the power of their codes."""
+    """Squared error of the encoder's latents of held-out clips, relative to the mean square of its targets.
+
+    The targets are the latents of ``code``, the fixed linear code that the encoder is trained to compute.
+    """
     error = power = 0.0
     for index in range(clips):
         frames = video_batch([HELD_OUT + index], frames=25, width=128, height=128, device=_device(vae))
