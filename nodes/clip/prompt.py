@@ -58,8 +58,8 @@ def encode_prompt(clip: Clip, text: str, fps: float) -> Conditioning:
     """CONDITIONING of a prompt with its frame rate. Raises ValueError if ``clip`` is None."""
     if clip is None:
         raise ValueError(
-            "there is no text encoder: LTX-2 checkpoints hold none, use LTX-2 Load All or LTX-2 Load "
-            "Text Encoder"
+            "there is no text encoder: LTX-2 checkpoints hold none, use LTX-2 Load All or LTX-2 Load Text "
+            "Encoder"
         )
     conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text))
     encoded: Conditioning = node_helpers.conditioning_set_values(conditioning, {"frame_rate": fps})

@@ -91,8 +91,7 @@ class LTX2AVReferenceAudio(io.ComfyNode):
                     max=600.0,
                     step=0.01,
                     tooltip="Length of the reference: such LoRAs are trained with 5, a longer one costs "
-                    "time, and 0 "
-                    "takes all of the audio.",
+                    "time, and 0 takes all of the audio.",
                 ),
                 io.Float.Input(
                     "identity",
@@ -101,8 +100,8 @@ class LTX2AVReferenceAudio(io.ComfyNode):
                     max=100.0,
                     step=0.05,
                     tooltip="Guidance towards the reference: more imitates it more strongly. It costs one "
-                    "more "
-                    "forward pass a sampling step; 0 is off, and LTX-2 Stream Guidance may do it instead.",
+                    "more forward pass a sampling step; 0 is off, and LTX-2 Stream Guidance may do it "
+                    "instead.",
                 ),
                 *percent_inputs("identity"),
             ],

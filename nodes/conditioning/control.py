@@ -17,9 +17,8 @@ class LTX2AVCanny(io.ComfyNode):
             node_id="LTX2AVCanny",
             display_name="LTX-2 Canny Edges",
             category=CATEGORY,
-            description="Draws the edges of every frame in white on black: the control video of a canny "
-            "or union "
-            "IC-LoRA, for LTX-2 Add Guide. Preprocessor packs make pose and depth maps.",
+            description="Draws the edges of every frame in white on black: the control video of a canny or "
+            "union IC-LoRA, for LTX-2 Add Guide. Preprocessor packs make pose and depth maps.",
             inputs=[
                 io.Image.Input("image", tooltip="Image or clip."),
                 io.Float.Input(
@@ -38,8 +37,7 @@ class LTX2AVCanny(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip="Weakest edge that is drawn by itself: a lower value draws more. A step from "
-                    "black to "
-                    "white has about 0.5.",
+                    "black to white has about 0.5.",
                 ),
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="The edges, of the same size.")],

@@ -41,9 +41,8 @@ class LTX2AVAddGuide(io.ComfyNode):
             has_intermediate_output=True,
             display_name="LTX-2 Add Guide",
             category=CATEGORY,
-            description="Conditions the video on an image or a clip: a keyframe at any frame, or a "
-            "control or "
-            "reference video for an IC-LoRA. Remove guides after sampling with LTX-2 Crop Guides.",
+            description="Conditions the video on an image or a clip: a keyframe at any frame, or a control "
+            "or reference video for an IC-LoRA. Remove guides after sampling with LTX-2 Crop Guides.",
             inputs=[
                 io.Conditioning.Input("positive", tooltip="From LTX-2 Prompt or another LTX-2 Add Guide."),
                 io.Conditioning.Input(
@@ -53,18 +52,17 @@ class LTX2AVAddGuide(io.ComfyNode):
                 io.Latent.Input("latent", tooltip="Latent of this stage: audio-video, or video only."),
                 io.Image.Input(
                     "image",
-                    tooltip="Image or clip, cropped around its centre to the clip's aspect ratio. A clip "
-                    "has 8k + 1 "
-                    "frames at frame 0 and 8k elsewhere; further frames are not used.",
+                    tooltip="Image or clip, cropped around its centre to the clip's aspect ratio. A clip has "
+                    "8k + 1 frames at frame 0 and 8k elsewhere; further frames are not used.",
                 ),
                 io.Int.Input(
                     "frame",
                     default=0,
                     min=-99999,
                     max=99999,
-                    tooltip="Frame at which the guide begins; negative values count from the end, -1 is "
-                    "the last. "
-                    "After frame 0 a clip begins at a frame 8k + 1: other values are rounded down to one.",
+                    tooltip="Frame at which the guide begins; negative values count from the end, -1 is the "
+                    "last. After frame 0 a clip begins at a frame 8k + 1: other values are rounded down to "
+                    "one.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -73,8 +71,7 @@ class LTX2AVAddGuide(io.ComfyNode):
                     max=10.0,
                     step=0.01,
                     tooltip="1 fixes the guide, lower values let the model change it; above 1 only its "
-                    "attention "
-                    "rises.",
+                    "attention rises.",
                 ),
                 io.Float.Input(
                     "attention_strength",
@@ -83,8 +80,7 @@ class LTX2AVAddGuide(io.ComfyNode):
                     max=10.0,
                     step=0.01,
                     tooltip="Weight of the attention between video and guide: more follows the guide more "
-                    "closely, "
-                    "1 is the plain attention; 0 means the same as strength.",
+                    "closely, 1 is the plain attention; 0 means the same as strength.",
                 ),
                 image_crf_input(
                     0,
@@ -97,15 +93,13 @@ class LTX2AVAddGuide(io.ComfyNode):
                     min=0,
                     max=8,
                     tooltip="Encode the guide this many times smaller than the clip, as some IC-LoRAs "
-                    "require: a "
-                    "larger factor is faster. 0 takes it from iclora_parameters, or 1.",
+                    "require: a larger factor is faster. 0 takes it from iclora_parameters, or 1.",
                 ),
                 io.Mask.Input(
                     "attention_mask",
                     optional=True,
                     tooltip="Parts of the guide to follow, one mask or one a frame: it multiplies the "
-                    "attention "
-                    "strength.",
+                    "attention strength.",
                 ),
                 iclora_parameters_input(),
             ],

@@ -31,9 +31,8 @@ class LTX2AVPreprocess(io.ComfyNode):
                 io.Image.Input("image", tooltip="Images to compress, each as a video of one frame."),
                 image_crf_input(
                     33,
-                    "Strength of the compression: more adds motion and costs detail. 0 is off, 33 is "
-                    "usual for "
-                    "LTX-2.0, 18 for 2.3.",
+                    "Strength of the compression: more adds motion and costs detail. 0 is off, 33 is usual "
+                    "for LTX-2.0, 18 for 2.3.",
                 ),
             ],
             outputs=[
@@ -53,9 +52,8 @@ class LTX2AVImgToVideoInplace(io.ComfyNode):
             node_id="LTX2AVImgToVideoInplace",
             display_name="LTX-2 Img To Video Inplace",
             category=CATEGORY,
-            description="Replaces the first frames of the latent by an image or by a clip of 8k + 1 "
-            "frames. In a "
-            "two-stage graph use it before both stages: after the upscaler, not before it.",
+            description="Replaces the first frames of the latent by an image or by a clip of 8k + 1 frames. "
+            "In a two-stage graph use it before both stages: after the upscaler, not before it.",
             inputs=[
                 io.Vae.Input("video_vae", tooltip="Video VAE that encodes the image."),
                 io.Image.Input(
@@ -100,8 +98,7 @@ class LTX2AVSetAudio(io.ComfyNode):
             display_name="LTX-2 Set Audio",
             category=CATEGORY,
             description="Sets the audio of the clip: the video is generated to match it, and the audio "
-            "itself is "
-            "preserved in this and every later stage.",
+            "itself is preserved in this and every later stage.",
             inputs=[
                 io.Vae.Input("audio_vae", tooltip="Audio VAE that encodes the audio."),
                 io.Audio.Input(
@@ -116,9 +113,8 @@ class LTX2AVSetAudio(io.ComfyNode):
                     max=0.0,
                     step=1.0,
                     optional=True,
-                    tooltip="Level of a noise that is added for the model only, in dB of full scale, such "
-                    "as -60: "
-                    "it makes digital silence resemble a recording. 0 is off.",
+                    tooltip="Level of a noise that is added for the model only, in dB of full scale, such as "
+                    "-60: it makes digital silence resemble a recording. 0 is off.",
                 ),
             ],
             outputs=[

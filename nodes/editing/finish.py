@@ -31,8 +31,8 @@ class LTX2AVFinishEdit(io.ComfyNode):
             node_id="LTX2AVFinishEdit",
             display_name="LTX-2 Finish Edit",
             category=CATEGORY,
-            description="Decodes the sampled latent and joins it to the source clip: preserved "
-            "frames and audio are the clip's own, joints are faded, and the length is that of the edit.",
+            description="Decodes the sampled latent and joins it to the source clip: preserved frames and "
+            "audio are the clip's own, joints are faded, and the length is that of the edit.",
             inputs=[
                 EditType.Input("edit", tooltip="From LTX-2 Extend, LTX-2 Retake or LTX-2 Video To Audio."),
                 io.Audio.Input(

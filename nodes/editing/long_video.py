@@ -41,8 +41,8 @@ class LTX2AVLongVideo(io.ComfyNode):
             display_name="LTX-2 Long Video",
             category=CATEGORY,
             description="Samples a clip of any length in overlapping windows, video and audio together. "
-            "Every finished window is saved: after a stop, run the same graph again to resume. "
-            "With a source it is video to video, or a detailer with an IC-LoRA.",
+            "Every finished window is saved: after a stop, run the same graph again to resume. With a source "
+            "it is video to video, or a detailer with an IC-LoRA.",
             inputs=[
                 io.Model.Input("model", tooltip="The model, with LoRAs if any."),
                 io.Clip.Input("clip", tooltip="Text encoder from LTX-2 Load All or LTX-2 Load Text Encoder."),

@@ -53,8 +53,7 @@ TEXT_PARTS = FileList(
     categories=(folders.TEXT_ENCODERS,),
     problem=_text_parts,
     download="ltx-2-19b-embeddings_connector_dev_bf16 or _distill_bf16 (2.0), or "
-    "ltx-2.3_text_projection_bf16, "
-    "into models/text_encoders",
+    "ltx-2.3_text_projection_bf16, into models/text_encoders",
 )
 TEXT_SOURCES = FileList(
     what="a checkpoint for text",

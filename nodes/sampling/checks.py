@@ -22,8 +22,8 @@ def check_stage(positive: Any, latent: Latent) -> None:
     video, audio = split(latent)
     if video is None:
         raise ValueError(
-            "this latent holds audio only: join it with a video latent (LTX-2 Concat AV Latent), "
-            "or use the latent of LTX-2 Clip Plan"
+            "this latent holds audio only: join it with a video latent (LTX-2 Concat AV Latent), or use the "
+            "latent of LTX-2 Clip Plan"
         )
     frames, rows, columns = video["samples"].shape[2:]
     guides = _value(positive, "keyframe_idxs")

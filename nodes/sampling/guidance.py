@@ -19,8 +19,8 @@ SCALES = {
     "stg": (
         0.0,
         100.0,
-        "How far to move away from the estimate of the model with self-attention skipped in one block. "
-        "0 is off.",
+        "How far to move away from the estimate of the model with self-attention skipped in one block. 0 is "
+        "off.",
     ),
     "modality": (0.0, 100.0, "How closely to follow the other stream. 1 is off, 3 usual for the full model."),
     "rescale": (0.0, 1.0, "How much of the contrast that guidance adds to remove. 0 is off."),

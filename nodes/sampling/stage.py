@@ -238,8 +238,8 @@ def run_inputs() -> list[io.Input]:
         io.Combo.Input(
             "schedule",
             options=[LTXV, *LISTS],
-            tooltip="LTX-2 scheduler: full model, uses steps. distilled 8: distilled model or "
-            "LoRA, cfg 1. distilled 3: second stage after the upscaler, cfg 1.",
+            tooltip="LTX-2 scheduler: full model, uses steps. distilled 8: distilled model or LoRA, cfg 1. "
+            "distilled 3: second stage after the upscaler, cfg 1.",
         ),
         steps_input(" Only the LTX-2 scheduler uses it."),
         io.Float.Input(
@@ -248,8 +248,8 @@ def run_inputs() -> list[io.Input]:
             min=0.0,
             max=100.0,
             step=0.1,
-            tooltip="How strongly to follow the prompt: about 4 for the full model. 1 turns "
-            "guidance off, takes half the time, and is right for distilled schedules.",
+            tooltip="How strongly to follow the prompt: about 4 for the full model. 1 turns guidance off, "
+            "takes half the time, and is right for distilled schedules.",
         ),
         io.Float.Input(
             "audio_cfg",
