@@ -40,9 +40,9 @@ def extend(
 ) -> Edit:
     """The source, followed by exactly ``frames`` (or ``seconds`` of) new frames with audio.
 
-    The model continues from the last ``keep_frames`` (8k + 1) frames and the audio under them. The source is
-    unchanged except at the joint: its last ``fade_frames`` frames and 50 ms of audio fade into the new ones.
-    A source whose size is off the grid is cut around its centre.
+    The model continues from the last ``keep_frames`` (8k + 1) frames and the audio under them. Before the
+    joint are the decoded frames and samples of the source, cut around the centre to the grid, except that
+    its last ``fade_frames`` frames and 50 ms of audio fade into the new ones.
 
     ``options`` are those of :func:`~ltx2_core.editing.edit.make_edit`: how to report, stop and resume the
     sampling, and further fields of :class:`Request`.
@@ -200,7 +200,7 @@ def joined_audio(source: Footage, sampled: Waveform, keep_s: float, total_s: flo
 def matched_audio(source: Footage, sampled: Waveform) -> tuple[Tensor, int, int]:
     """Sampled audio at the rate of the source's audio, if it has any: (waveform, rate, channels of both).
 
-    The sampled audio is resampled and never the source's, whose samples stay as they are.
+    Only the sampled audio is resampled, so that samples of the source can be preserved.
     """
     waveform, own = sampled
     if source.audio is None:

@@ -38,11 +38,12 @@ def retake(
 ) -> Edit:
     """The source with the seconds in ``video`` and ``audio`` regenerated; a region past its end extends it.
 
-    Every stage is conditioned on the clean source at its own size and regenerates the same regions. With
-    ``paste`` the frames outside them are the source's own, otherwise they have been encoded and decoded. The
-    source's audio is preserved to the sample, except for fades of 50 ms inside a region at its borders. A
-    source without audio gets audio over its whole length. A source that is not extended keeps the frames
-    after its last 8k + 1. ``options`` are those of :func:`extend`.
+    Every stage is conditioned on the clean source at its own size and regenerates the same regions, which
+    ``rounding`` brings onto latent frames. With ``paste`` the frames outside the rounded regions are the
+    decoded frames of the source, cut to the grid; otherwise the video VAE has encoded and decoded them. The
+    source's samples of audio are preserved, except for fades of 50 ms inside a region at its borders. A
+    source without audio gets audio over its whole length. If the source is not extended, frames after its
+    last 8k + 1 are not regenerated. ``options`` are those of :func:`extend`.
 
     Raises ValueError if nothing is to be regenerated, or for regions that end before they begin.
     """

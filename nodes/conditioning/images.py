@@ -68,7 +68,7 @@ class LTX2AVImgToVideoInplace(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="1 preserves the image exactly; lower values let the model change it, 0 "
+                    tooltip="1 preserves the latent of the image; lower values let the model change it, 0 "
                     "ignores it.",
                 ),
                 image_crf_input(

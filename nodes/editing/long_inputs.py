@@ -78,7 +78,7 @@ def conditioning_inputs() -> list[io.Input]:
         io.Audio.Input(
             "audio",
             optional=True,
-            tooltip="Audio that conditions the clip and stays as it is; without it audio is generated.",
+            tooltip="Audio that conditions the clip and goes into the file; without it audio is generated.",
         ),
     ]
 

@@ -153,7 +153,7 @@ class LTX2AVDecodeLongVideo(io.ComfyNode):
                     optional=True,
                     tooltip="Audio VAE of the checkpoint; not needed where audio was an input of the clip.",
                 ),
-                io.Audio.Input("audio", optional=True, tooltip="Audio to use in place of the clip's own."),
+                io.Audio.Input("audio", optional=True, tooltip="Audio to use in place of the sampled audio."),
             ],
             outputs=[
                 io.Video.Output(display_name="video", tooltip="The finished clip, for Save Video."),

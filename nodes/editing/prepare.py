@@ -99,8 +99,8 @@ class LTX2AVRetake(io.ComfyNode):
                 io.Boolean.Input(
                     "paste",
                     default=True,
-                    tooltip="LTX-2 Finish Edit takes the preserved frames from the clip itself. Off: they "
-                    "are encoded and decoded.",
+                    tooltip="LTX-2 Finish Edit takes the preserved frames from the images, cut to the grid. "
+                    "Off: they have been encoded and decoded by the VAE.",
                 ),
                 stages_input(),
                 *audio_inputs("Audio of the clip; without it all of the audio is generated."),
@@ -142,8 +142,8 @@ class LTX2AVSound(io.ComfyNode):
             has_intermediate_output=True,
             display_name="LTX-2 Video To Audio",
             category=CATEGORY,
-            description="Prepares a clip for generated audio: its frames are preserved and need not be "
-            "decoded. LTX-2 Finish Edit returns them with the audio.",
+            description="Prepares a clip for generated audio: the model is conditioned on its frames and "
+            "does not change them. LTX-2 Finish Edit returns the images themselves with the audio.",
             inputs=[*source_inputs("to generate audio for"), ceiling_input(CEILING_DB)],
             outputs=prepared_outputs(),
         )
