@@ -39,6 +39,7 @@ def add_audio(
     scaled down as a whole. ``options`` are those of :func:`extend`.
     """
     plan = plan_audio(source, ceiling_db, numerics=pipeline.numerics)
+    # A second stage refines frames, and these are preserved.
     return make_edit(pipeline, plan, prompt, **{**options, "stages": 1})
 
 

@@ -92,6 +92,7 @@ class Extension:
     def audio_latents(self) -> int:
         """Audio latents of the run that end within the preserved frames."""
         ends = audio_positions(self.clip.audio_latents)[0, 0, :, 1]
+        # The tolerance covers the rounding of positions that end with the last preserved frame.
         return int((ends <= self.keep_s + 1e-5).sum())
 
     def conditioning(self, codecs: Encoders) -> list[StageInput]:
@@ -171,9 +172,11 @@ def joined_frames(
     for start in range(0, before, CHUNK_FRAMES):
         yield to_signed(source.frames[start : min(start + CHUNK_FRAMES, before)])
     position = 0
+    # The run is rounded up to 8k + 1 frames; those after the new ones are dropped.
     for chunk in take(sampled, keep - fade, fade + new):
         mixed = max(0, min(fade - position, len(chunk)))
         if mixed:
+            # Neither 0 nor 1 occurs, so that every frame of the fade is a mixture.
             weight = (torch.arange(position, position + mixed) + 1) / (fade + 1)
             old = tail[position : position + mixed]
             chunk = torch.cat((torch.lerp(old, chunk[:mixed], weight.view(-1, 1, 1, 1)), chunk[mixed:]))
@@ -190,6 +193,7 @@ def joined_audio(source: Footage, sampled: Waveform, keep_s: float, total_s: flo
     samples, joint = round(total_s * rate), round(source.seconds * rate)
     before = torch.zeros(channels, samples)
     before[:, :joint] = source.track(channels, rate, source.seconds)
+    # From two rounded numbers, so that the joint is the same sample in both tracks.
     shift = joint - round(keep_s * rate)
     after = torch.zeros(channels, samples)
     part = waveform[:, : samples - shift]

@@ -187,6 +187,7 @@ def find_components(names: Iterable[str]) -> dict[Component, Names]:
             continue
         own = {name[len(prefix) :]: name for name in present if name.startswith(prefix)}
         own = {name: full for name, full in own.items() if name not in _UNUSED}
+        # A layout without roots is the transformer's, whose prefix the connectors share.
         if layout.roots:
             own = {name: full for name, full in own.items() if name.startswith(layout.roots)}
         else:

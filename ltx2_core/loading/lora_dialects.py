@@ -155,6 +155,7 @@ class ModuleNames:
         self._own = {name.removesuffix(".weight") for name in weights if name.endswith(".weight")}
         self._flat: dict[str, set[str]] = {}
         for name in self._own:
+            # Trainers with flat names start from official or from diffusers names.
             for spelling in {name, diffusers_name(name)}:
                 self._flat.setdefault(spelling.replace(".", "_"), set()).add(name)
 

@@ -149,6 +149,7 @@ def plan_memory(
     if transformer_weights + max(steps) > room and blocks > _COPIES:
         others = transformer_weights - blocks * block_weights
         left = room - max(steps) - others - _COPIES * block_weights
+        # With fewer streamed blocks than copies on the device, streaming would save nothing.
         resident = min(max(left // block_weights, 0), blocks - _COPIES)
         on_device = others + (resident + _COPIES) * block_weights
     offloaded = (blocks - resident) * block_weights

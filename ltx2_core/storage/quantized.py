@@ -154,6 +154,8 @@ class QuantizedLinear(nn.Module):
         input_scale = (flat.abs().amax().float() / FP8_MAX).clamp(min=1e-12)
         out: Tensor = torch._scaled_mm(
             (flat.float() / input_scale).clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn),
+            # Kernels for fp8 need the second operand column by column, as which the transposed weight is
+            # stored.
             self.weight.to(x.device).t(),
             scale_a=input_scale,
             scale_b=scale.to(device=x.device, dtype=torch.float32).reshape(()),

@@ -200,6 +200,7 @@ def with_identity(model: Model, scale: float, start_percent: float, end_percent:
 
     def add_identity(args: Options) -> Tensor:
         result: Tensor = args["denoised"]
+        # Levels fall during sampling, so the start of the range is its upper end.
         if not last <= float(args["sigma"][0]) <= first:
             return result
         plain = [without_reference(entry) for entry in args["cond"]]

@@ -136,7 +136,9 @@ class LTX2AVSetAudio(io.ComfyNode):
         latents = own["samples"].shape[2]
         waveform, rate, silence_s = clip_audio(audio, start, latents)
         conditioning = with_noise_floor(waveform, noise_floor) if noise_floor else waveform
+        # The noise floor is only for the model: the audio output stays without it.
         encoded = audio_vae.encode(encoder_audio(conditioning, rate, audio_vae.audio_sample_rate, latents))
+        # One audio serves all clips of a batch.
         samples = encoded.to(own["samples"]).expand_as(own["samples"]).clone()
         frozen = {**own, "samples": samples, "noise_mask": torch.zeros_like(samples)}
         report = f"audio of {latents / AUDIO_LATENTS_PER_SECOND:.2f} s from {start:g} s on"

@@ -29,6 +29,7 @@ def concat_av(video: Latent, audio: Latent) -> Latent:
 
     If either has a noise mask, the other gets one of ones. Other keys are copied, first the video's.
     """
+    # A stale copy of these keys may be on the audio, if it was separated from another latent.
     of_video = {key: video[key] for key in (GIVEN, GUIDE_FRAMES) if key in video}
     joined = {**video, **audio, **of_video, "samples": NestedTensor((video["samples"], audio["samples"]))}
     masks = video.get("noise_mask"), audio.get("noise_mask")

@@ -133,6 +133,7 @@ class HostVideoVAE(VideoVAE):
     def decode(self, latent: Tensor, output_buffer: Tensor | None = None) -> Tensor:  # type: ignore[override]
         """Normalised latent (B, C, f, h, w) -> frames (B, 3, F, H, W), each written once it is decoded."""
         shape = self.decode_output_shape(tuple(latent.shape))
+        # The host's buffer is on the output device, so that only one decoded piece is on the GPU.
         frames = latent.new_empty(shape) if output_buffer is None else output_buffer
         done, on_count = 0, count_bar(shape[2])
         for piece in self.decode_stream(latent):
@@ -160,6 +161,7 @@ class _HostVAE(comfy.sd.VAE):
     """The host's VAE around a network of this pack; its own constructor builds only networks of the host."""
 
     def __init__(self, network: nn.Module, dtype: torch.dtype, *, dynamic: bool) -> None:
+        # With an empty state dict the host's constructor sets its attributes and builds no network.
         with _without_vae_warning():
             super().__init__(sd={})
         self.first_stage_model = network.eval().requires_grad_(False)

@@ -111,6 +111,7 @@ def _for_host(
 ) -> Tensors:
     """The tensors of one quantised layer by suffix, with the marker ``comfy_quant`` that the host reads."""
     name = HOST_FORMATS.get(layer.form.kind) or FP8_FORMATS.get(layer.infos["weight"].dtype)
+    # fp8 without a scale is only a storage dtype, which the host casts when it computes.
     if layer.form.kind == "float" and not any(suffix in parts for suffix in SCALE_NAMES):
         return {"weight": parts["weight"]}
     known = getattr(comfy.quant_ops, "QUANT_ALGOS", {})

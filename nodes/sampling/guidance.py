@@ -52,6 +52,8 @@ def parse_blocks(text: str, model: Any) -> tuple[int, ...]:
     network = model.model.diffusion_model
     if not text.strip():
         if not isinstance(network, HostTransformer):
+            # The host's own network cannot be perturbed: if stg is used, AVGuider raises an error that says
+            # so.
             return (28,)
         config: TransformerConfig = network.config
         usual: tuple[int, ...] = stg_blocks_of(

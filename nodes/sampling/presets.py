@@ -54,6 +54,7 @@ def preset_of(values: Mapping[str, Any], model: Any) -> ChosenPreset:
     chosen = replace(
         preset,
         sampler=sampler,
+        # Another sampler may have been chosen in the widgets, for which the eta of the preset has no meaning.
         eta=values.get("eta") if sampler in STOCHASTIC else None,
         video=_with_scales(preset.video, "video", values),
         audio=_with_scales(preset.audio, "audio", values),

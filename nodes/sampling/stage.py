@@ -120,6 +120,7 @@ class LTX2AVDistilledSigmas(io.ComfyNode):
 
     @classmethod
     def execute(cls, schedule: str) -> io.NodeOutput:
+        # A copy, so that no node can change the published list.
         return io.NodeOutput(FIXED_SIGMAS[schedule].clone())
 
 
@@ -294,6 +295,7 @@ def schedule_sigmas(schedule: str, steps: int, latent: Latent, denoise: float = 
 
 def video_tokens(latent: Latent) -> int:
     """Tokens of the video of a LATENT, guide frames included; 4096 for one of audio only."""
+    # The placeholder video of a latent of audio alone says nothing about the size of a clip.
     tokens: int = MANY_TOKENS if latent.get(AUDIO_ONLY) else prod(video_of(latent)["samples"].shape[2:])
     return tokens
 

@@ -99,6 +99,7 @@ def placed(codecs: HostCodecs, latent: Latent, item: StageInput) -> Latent:
     size = {"width": columns * SPATIAL_SCALE, "height": rows * SPATIAL_SCALE}
     # The frame rate of a LATENT is not known, and no item of an edit depends on it.
     conditioned = applied(latent, item.at(codecs, ClipPlan(**size, frames=frames_of(frames), fps=1.0)))
+    # Audio is the same in every stage, so only frames have to be encoded again for the next one.
     return remember(conditioned, item) if isinstance(item, FirstFrames | SourceFrames) else conditioned
 
 

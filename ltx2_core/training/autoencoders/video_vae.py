@@ -112,6 +112,7 @@ def train_video_decoder(
 
     def step_fn(model: nn.Module, generator: torch.Generator, step: int) -> Mapping[str, Tensor]:
         frames = draw_frames(recipe, generator, device, cuts=recipe.cuts)
+        # For a batch of one the halves alternate from step to step.
         own = (len(frames) + step % 2) // 2 if encoded else 0
         error = decoder_error(vae, code, frames, generator, encoded=own)
         square = error.square().mean()

@@ -111,6 +111,7 @@ def distill_loss(
         positive = network.context(flow.text, flow.context_length)
         negative = network.context(batch.negative, flow.context_length)
         start = noised(flow.latent, flow.task, upper)
+        # The teacher is the network without the LoRA that is trained.
         with adapters.disabled():
             end = _teach(network, start, flow.task, upper, lower, (positive, negative), flow.fps, options)
         gap = (upper - lower).clamp(min=1e-6)
