@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from ...ltx2_core.run.request import NEGATIVE_PROMPT
 from ...ltx2_core.shapes import ClipPlan
 from ..host.values import Clip, Conditioning
-from ..inputs import fps_input, plan_input
+from ..inputs import fps_input, plan_input, text_encoder_input
 
 
 class LTX2AVPrompt(io.ComfyNode):
@@ -20,7 +20,7 @@ class LTX2AVPrompt(io.ComfyNode):
             category="LTX-2/conditioning",
             description="Encodes the positive and the negative prompt and stores the frame rate with them.",
             inputs=[
-                io.Clip.Input("clip", tooltip="Text encoder from LTX-2 Load All or LTX-2 Load Text Encoder."),
+                text_encoder_input(),
                 io.String.Input(
                     "positive",
                     multiline=True,

@@ -17,7 +17,13 @@ from ..host.guides import Entry, guide_frames_of, with_guide, without_guides
 from ..host.latents import Latent
 from ..host.masks import frame_mask
 from ..host.values import Conditioning, Vae
-from ..inputs import ICLoraParameters, iclora_parameters_input, image_crf_input
+from ..inputs import (
+    ICLoraParameters,
+    downscale_input,
+    iclora_parameters_input,
+    image_crf_input,
+    strength_input,
+)
 from .attached import AttachedGuide, marked_guides, remember
 from .images import CATEGORY
 
@@ -64,22 +70,16 @@ class LTX2AVAddGuide(io.ComfyNode):
                     "last. After frame 0 a clip begins at a frame 8k + 1: other values are rounded down to "
                     "one.",
                 ),
-                io.Float.Input(
+                strength_input(
                     "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.01,
-                    tooltip="1 fixes the guide, lower values let the model change it; above 1 only its "
-                    "attention rises.",
+                    1.0,
+                    "1 fixes the guide, lower values let the model change it; above 1 only its attention "
+                    "rises.",
                 ),
-                io.Float.Input(
+                strength_input(
                     "attention_strength",
-                    default=0.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.01,
-                    tooltip="Weight of the attention between video and guide: more follows the guide more "
+                    0.0,
+                    "Weight of the attention between video and guide: more follows the guide more "
                     "closely, 1 is the plain attention; 0 means the same as strength.",
                 ),
                 image_crf_input(
@@ -87,13 +87,9 @@ class LTX2AVAddGuide(io.ComfyNode):
                     "Compress the guide like LTX-2 Preprocess Image: more adds motion and costs detail, 0 "
                     "is off.",
                 ),
-                io.Int.Input(
-                    "downscale",
-                    default=0,
-                    min=0,
-                    max=8,
-                    tooltip="Encode the guide this many times smaller than the clip, as some IC-LoRAs "
-                    "require: a larger factor is faster. 0 takes it from iclora_parameters, or 1.",
+                downscale_input(
+                    "Encode the guide this many times smaller than the clip, as some IC-LoRAs require: a "
+                    "larger factor is faster. 0 takes it from iclora_parameters, or 1."
                 ),
                 io.Mask.Input(
                     "attention_mask",

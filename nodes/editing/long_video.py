@@ -22,7 +22,7 @@ from ..convert import clip_audio, frames_from_image, track_of
 from ..host.state import state_folder, upstream
 from ..host.values import Audio, Clip, Model, Options, Vae
 from ..host.video import write_edit
-from ..inputs import file_crf_input
+from ..inputs import file_crf_input, model_input, text_encoder_input
 from ..sampling.stage import plan_run, run_extras, run_inputs
 from .codecs import HostCodecs, waveform_of
 from .long_inputs import conditioning_inputs, source_inputs, window_inputs
@@ -44,8 +44,8 @@ class LTX2AVLongVideo(io.ComfyNode):
             "Every finished window is saved: after a stop, run the same graph again to resume. With a source "
             "it is video to video, or a detailer with an IC-LoRA.",
             inputs=[
-                io.Model.Input("model", tooltip="The model, with LoRAs if any."),
-                io.Clip.Input("clip", tooltip="Text encoder from LTX-2 Load All or LTX-2 Load Text Encoder."),
+                model_input(),
+                text_encoder_input(),
                 io.Vae.Input("video_vae", tooltip="Video VAE that encodes keyframes and the source."),
                 Plan.Input("plan", tooltip="Size, length and frame rate, from LTX-2 Clip Plan."),
                 io.String.Input(

@@ -13,7 +13,14 @@ from ...ltx2_core.editing.retake import plan_retake
 from ...ltx2_core.types import Numerics
 from ..clip.plan import FRAMES, empty_latent, whole_frames
 from ..host.values import Audio, Vae
-from ..inputs import audio_regions_input, length_input, length_unit_input, rounding_input, video_regions_input
+from ..inputs import (
+    MAX_FRAMES,
+    audio_regions_input,
+    length_input,
+    length_unit_input,
+    rounding_input,
+    video_regions_input,
+)
 from ..sampling.two_stage import placed
 from .codecs import HostCodecs, footage_of
 from .inputs import CATEGORY, audio_inputs, ceiling_input, prepared_outputs, source_inputs, stages_input
@@ -37,7 +44,7 @@ class LTX2AVExtend(io.ComfyNode):
                     "keep_frames",
                     default=KEEP_FRAMES,
                     min=1,
-                    max=100001,
+                    max=MAX_FRAMES,
                     step=8,
                     tooltip="Last frames of the clip that the model continues from, 8k + 1: more preserve "
                     "motion and voice better and take longer.",

@@ -10,6 +10,7 @@ from ...ltx2_core.config import TransformerConfig
 from ...ltx2_core.sampling.guidance import Guidance, GuidanceSchedule, Nag, StreamGuidance, stg_blocks_of
 from ..host.guider import AVGuider
 from ..host.network import HostTransformer
+from ..inputs import model_input, positive_input, share_input, sigma_input
 
 CATEGORY = "LTX-2/sampling"
 Scales = io.Custom("LTX2AV_GUIDANCE")
@@ -164,8 +165,8 @@ class LTX2AVGuider(io.ComfyNode):
             category=CATEGORY,
             description="Guides video and audio with separate scales. For SamplerCustomAdvanced.",
             inputs=[
-                io.Model.Input("model", tooltip="The model, with LoRAs if any."),
-                io.Conditioning.Input("positive", tooltip="From LTX-2 Prompt."),
+                model_input(),
+                positive_input(),
                 io.Conditioning.Input(
                     "negative", tooltip="From LTX-2 Prompt; without effect if cfg and nag_scale are 1."
                 ),
@@ -174,21 +175,13 @@ class LTX2AVGuider(io.ComfyNode):
                     "audio", optional=True, tooltip="Scales of the audio; by default those of the video."
                 ),
                 blocks_input(),
-                io.Float.Input(
+                sigma_input(
                     "from_sigma",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Steps above this noise level are not guided, and cost one forward pass.",
+                    1.0,
+                    "Steps above this noise level are not guided, and cost one forward pass.",
                 ),
-                io.Float.Input(
-                    "to_sigma",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Steps below this noise level are not guided, and cost one forward pass.",
+                sigma_input(
+                    "to_sigma", 0.0, "Steps below this noise level are not guided, and cost one forward pass."
                 ),
                 io.Float.Input(
                     "nag_scale",
@@ -199,14 +192,7 @@ class LTX2AVGuider(io.ComfyNode):
                     tooltip="Normalized attention guidance: the negative prompt takes effect at cfg 1, "
                     "without a forward pass of its own. 1 is off, 11 usual.",
                 ),
-                io.Float.Input(
-                    "nag_alpha",
-                    default=0.25,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Share of nag in the result.",
-                ),
+                share_input("nag_alpha", 0.25, "Share of nag in the result."),
                 io.Float.Input(
                     "nag_tau",
                     default=2.5,

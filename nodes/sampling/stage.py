@@ -22,6 +22,7 @@ from ...ltx2_core.sampling.schedules import (
 from ..convert import video_of
 from ..host.latents import AUDIO_ONLY, Latent
 from ..host.sampling import GuidedSampling, HostSampling
+from ..inputs import cfg_input, model_input, positive_input, shift_input, steps_input
 from .checks import check_stage
 from .presets import BY_HAND, preset_input, preset_of
 
@@ -41,34 +42,17 @@ class LTX2AVScheduler(io.ComfyNode):
             description="The schedule of the full (not distilled) model: the larger the clip, the more "
             "steps at high noise.",
             inputs=[
-                steps_input(),
-                io.Float.Input(
+                steps_input("Sampling steps: more take longer and refine."),
+                shift_input(
                     "max_shift",
-                    default=2.05,
-                    min=0.0,
-                    max=100.0,
-                    step=0.01,
-                    tooltip="Shift towards noise at 4096 video tokens; more favours layout over detail.",
+                    2.05,
+                    "Shift towards noise at 4096 video tokens; more favours layout over detail.",
                 ),
-                io.Float.Input(
-                    "base_shift",
-                    default=0.95,
-                    min=0.0,
-                    max=100.0,
-                    step=0.01,
-                    tooltip="Shift towards noise at 1024 video tokens.",
-                ),
+                shift_input("base_shift", 0.95, "Shift towards noise at 1024 video tokens."),
                 io.Boolean.Input(
                     "stretch", default=True, tooltip="Make the last step before 0 start exactly at terminal."
                 ),
-                io.Float.Input(
-                    "terminal",
-                    default=0.1,
-                    min=0.0,
-                    max=0.99,
-                    step=0.01,
-                    tooltip="Noise level before the last step, with stretch.",
-                ),
+                shift_input("terminal", 0.1, "Noise level before the last step, with stretch.", high=0.99),
                 io.Latent.Input(
                     "latent",
                     optional=True,
@@ -134,8 +118,8 @@ class LTX2AVSampleStage(io.ComfyNode):
             description="One sampling stage of video and audio together: noise, schedule, guidance and "
             "sampler.",
             inputs=[
-                io.Model.Input("model", tooltip="The model, with LoRAs if any."),
-                io.Conditioning.Input("positive", tooltip="From LTX-2 Prompt."),
+                model_input(),
+                positive_input(),
                 io.Conditioning.Input("negative", tooltip="From LTX-2 Prompt; without effect if cfg is 1."),
                 io.Latent.Input(
                     "latent", tooltip="Latent to start from; its noise mask is 0 where content is preserved."
@@ -242,24 +226,14 @@ def run_inputs() -> list[io.Input]:
             tooltip="LTX-2 scheduler: full model, uses steps. distilled 8: distilled model or LoRA, cfg 1. "
             "distilled 3: second stage after the upscaler, cfg 1.",
         ),
-        steps_input(" Only the LTX-2 scheduler uses it."),
-        io.Float.Input(
+        steps_input("Sampling steps: more take longer and refine. Only the LTX-2 scheduler uses it."),
+        cfg_input(
             "cfg",
-            default=4.0,
-            min=0.0,
-            max=100.0,
-            step=0.1,
-            tooltip="How strongly to follow the prompt: about 4 for the full model. 1 turns guidance off, "
-            "takes half the time, and is right for distilled schedules.",
+            4.0,
+            "How strongly to follow the prompt: about 4 for the full model. 1 turns guidance off, takes half "
+            "the time, and is right for distilled schedules.",
         ),
-        io.Float.Input(
-            "audio_cfg",
-            default=0.0,
-            min=0.0,
-            max=100.0,
-            step=0.1,
-            tooltip="Guidance of the audio by itself; 0 means the same as cfg.",
-        ),
+        cfg_input("audio_cfg", 0.0, "Guidance of the audio by itself; 0 means the same as cfg."),
         io.Combo.Input(
             "sampler",
             options=SAMPLERS,
@@ -298,10 +272,3 @@ def video_tokens(latent: Latent) -> int:
     # The placeholder video of a latent of audio alone says nothing about the size of a clip.
     tokens: int = MANY_TOKENS if latent.get(AUDIO_ONLY) else prod(video_of(latent)["samples"].shape[2:])
     return tokens
-
-
-def steps_input(more: str = "") -> io.Input:
-    """A widget for the number of steps."""
-    return io.Int.Input(
-        "steps", default=20, min=1, max=10000, tooltip=f"Sampling steps: more take longer and refine.{more}"
-    )
