@@ -285,6 +285,7 @@ def _check_keyframe(keyframe: Keyframe, clip: ClipPlan) -> None:
 
 def _encoded(keyframe: Keyframe, codecs: Encoders, clip: ClipPlan) -> GuideFrames:
     """The keyframe as a guide at a frame of the whole clip."""
+    # A keyframe is encoded once although windows that overlap may both contain it.
     latent = codecs.encode_video(fit_image(keyframe.frames, clip.width, clip.height))
     return GuideFrames(latent=latent, frame=keyframe.frame % clip.frames, strength=keyframe.strength)
 

@@ -177,7 +177,10 @@ def _window_at(clip: ClipPlan, index: int, start: int, length: int) -> Window:
 
 
 def _faded(old: Tensor, new: Tensor, *, skip: int) -> Tensor:
-    """``new`` whose first latents fade from ``old``; the first ``skip`` are those of ``old``."""
+    """``new``, whose first latents are replaced by a linear fade from ``old`` to ``new``.
+
+    Both are (1, C, F, ...). The fade is as long as ``old``; its first ``skip`` latents are those of ``old``.
+    """
     count = old.shape[2]
     weight = (torch.arange(count - skip) + 1) / (count - skip + 1)
     shape = (1, 1, -1) + (1,) * (new.ndim - 3)

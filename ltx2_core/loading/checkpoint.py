@@ -244,6 +244,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     model, which it describes.
     """
     path = Path(path)
+    # File dialogs choose files, so the index stands for its folder.
     if path.name == "model_index.json":
         path = path.parent
     checkpoint = Checkpoint(read_folder(path) if path.is_dir() else read_header(path))

@@ -194,6 +194,7 @@ def find_components(names: Iterable[str]) -> dict[Component, Names]:
             own = {name: full for name, full in own.items() if full not in claimed}
         found[layout.component] = {layout.restored + name: full for name, full in own.items()}
         claimed.update(own.values())
+    # A file for ComfyUI may hold Gemma next to the projection, which was claimed above.
     if any(anchor in present for anchor in _TEXT_ENCODER_ANCHORS):
         found[Component.TEXT_ENCODER] = {name: name for name in present if name not in claimed}
     return found

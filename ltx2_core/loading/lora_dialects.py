@@ -151,7 +151,7 @@ class ModuleNames:
     """Finds the module of a model for a module name in a LoRA."""
 
     def __init__(self, weights: Mapping[str, tuple[int, ...]]) -> None:
-        """``weights`` are the model's tensors, official name -> shape; only those called "weight" count."""
+        """``weights`` are the model's tensors, official name -> shape; modules are those with a weight."""
         self._own = {name.removesuffix(".weight") for name in weights if name.endswith(".weight")}
         self._flat: dict[str, set[str]] = {}
         for name in self._own:

@@ -215,6 +215,7 @@ def replace_linears(
         try:
             parent = network.get_submodule(parent_name)
             linear = (network if plain is None else plain).get_submodule(layer.name)
+        # Layers of another component, or tensors that belong to no module of this network.
         except AttributeError:
             continue
         if isinstance(linear, nn.Linear):
@@ -228,6 +229,7 @@ def supports_fp8_matmul(device: torch.device) -> bool:
     """Whether ``torch._scaled_mm`` runs on ``device``: NVIDIA of compute capability 8.9 or newer."""
     if device.type != "cuda" or torch.version.hip is not None:
         return False
+    # Ada and Hopper are the first generations that multiply fp8 in hardware.
     return hasattr(torch, "_scaled_mm") and torch.cuda.get_device_capability(device) >= (8, 9)
 
 

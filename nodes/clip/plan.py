@@ -98,6 +98,7 @@ class LTX2AVClipPlan(io.ComfyNode):
             stages=int(stages),
             numerics=Numerics.COMFY,
         )
+        # A plan is always that of the finished clip, so that fps and length hold in both stages.
         first = plan.half() if int(stages) == 2 else plan
         report = describe(plan, first)
         return io.NodeOutput(

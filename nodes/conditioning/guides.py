@@ -272,6 +272,7 @@ def _with_frames(video: Latent, guide: Tensor, keep: Tensor | None, strength: fl
     else:
         mask = mask.expand(-1, -1, -1, *samples.shape[3:])
         cells = torch.where(keep, 1.0, -1.0).to(mask) - strength
+        # A strength above 1 acts on attention only; a mask below 0 would mark a hole.
         cells = torch.where(keep, cells.clamp(min=0), cells)
         added = cells.expand(len(mask), 1, -1, -1, -1)
     guide = guide.expand(len(samples), -1, -1, -1, -1)

@@ -124,5 +124,5 @@ def keyframes_of(images: Tensor | None, frames: str, strength: float, clip: Clip
 
 
 def identity(x: Tensor | None) -> list[float] | None:
-    """Numbers that differ for another tensor."""
+    """Shape and sum of a tensor, which practically always differ for another one."""
     return None if x is None else [*x.shape, sum(float(part.double().sum()) for part in x)]

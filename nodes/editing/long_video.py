@@ -185,6 +185,7 @@ def input_audio(audio: Audio | None, codecs: HostCodecs, clip: ClipPlan) -> Inpu
     """AUDIO as the audio of a long clip."""
     if audio is None:
         return {"audio": None, "audio_latent": None}
+    # Cut once to the clip, so that file and latent are of the same samples.
     waveform, rate, _ = clip_audio(audio, 0.0, clip.audio_latents)
     cut = Audio(waveform=waveform, sample_rate=rate)
     latent = codecs.encode_audio(*waveform_of(cut), latent_frames=clip.audio_latents)

@@ -54,6 +54,7 @@ def load_video_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.s
     load_exactly(network, tensors, f"video VAE of {weights.name}", assign=is_dynamic(vae.patcher))
     time, space = TEMPORAL_SCALE, SPATIAL_SCALE
     vae.latent_channels, vae.latent_dim, vae.output_channels = config.latent_channels, 3, config.channels
+    # The host computes tiles and sizes of results from these.
     vae.upscale_ratio = (lambda latents: max(0, time * (latents - 1) + 1), space, space)
     vae.downscale_ratio = (lambda frames: max(0, (frames + time - 1) // time), space, space)
     vae.upscale_index_formula = vae.downscale_index_formula = (time, space, space)

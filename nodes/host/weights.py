@@ -129,7 +129,7 @@ def _for_host(
 
 
 def _entry(form: Format) -> dict[str, bool | int]:
-    """The marker's statement on a rotation of the weights."""
+    """The part of a layer's marker that tells the host of rotated weights; empty if they are not rotated."""
     return {"convrot": True, "convrot_groupsize": form.rotation} if form.rotation else {}
 
 

@@ -101,6 +101,7 @@ def fit_decoder(
         clip.x = _convolved(decoder.conv_in, clip.x)
     level = 0
     for number, block in enumerate(decoder.up_blocks):
+        # Each upsampling multiplies the positions of a clip, so that fewer clips suffice from there on.
         clips = _enough(clips)
         if isinstance(block, Upsample):
             report(f"up_blocks.{number}", _fit_upsample(block, levels[level + 1], clips, generator))

@@ -89,6 +89,7 @@ def train_video_encoder(
     def evaluate(model: nn.Module, step: int) -> dict[str, float]:
         return {"error": held_out_code_error(vae, code)}
 
+    # The loop trains and averages all parameters that need gradients.
     vae.decoder.requires_grad_(False)
     return _train(vae, list(vae.encoder.parameters()), step_fn, evaluate, recipe, state_path, seed, options)
 

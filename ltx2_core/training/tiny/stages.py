@@ -66,6 +66,7 @@ def run_stages(run: Run, stages: Sequence[str] | None = None, *, on_stage: OnSta
             continue
         if all(path.exists() for path in run.outputs(stage)):
             older = [need for need in NEEDS[stage] if _newer(run, need, stage)]
+            # A warning only: the files may have been copied, which changes their times.
             if older:
                 logger.warning(
                     "%s is older than %s: remove its files to run it again", stage, ", ".join(older)
@@ -214,6 +215,7 @@ def stage_latents(run: Run) -> None:
         workers=run.workers,
         on_shard=on_shard,
     )
+    # Shards of an unfinished run exist too, so a file of its own marks the end.
     (folder / "complete").touch()
 
 
@@ -312,6 +314,7 @@ def _flow_network(run: Run) -> FlowNetwork:
 
 def _load_flow(network: FlowNetwork, path: Path) -> None:
     tensors = load_file(path)
+    # ``tensors()`` keeps the order of the state dict and changes names only.
     own = {name: tensors[full] for name, full in zip(network.state_dict(), network.tensors(), strict=True)}
     network.load_state_dict(own, strict=True)
 
