@@ -65,6 +65,7 @@ class LTX2AVFinishEdit(io.ComfyNode):
     ) -> io.NodeOutput:
         if audio is None:
             audio = decoded_audio(audio_vae, _to_decode(latent, audio_vae, "audio"))
+        # Decoding takes minutes, and without regenerated frames its result would not be used.
         if images is None and edit.regenerates_video:
             images = decoded_images(video_vae, _to_decode(latent, video_vae, "images"))
         done = edit.finish(DecodedClip(edit.clip, images, audio))

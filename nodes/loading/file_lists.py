@@ -21,6 +21,7 @@ _SINGLE = "ltx-2-19b-dev or ltx-2.3-22b-dev (or their distilled and fp8 versions
 def _text_or_model(path: Path) -> str:
     """Why a path holds neither a text projection nor a transformer, "" if it holds one of them."""
     problem = _PROJECTION(path)
+    # The message is about the projection, which is the smaller download of the two.
     return problem and _TRANSFORMER(path) and problem
 
 
@@ -87,6 +88,7 @@ LORAS = FileList(
 def check(*chosen: tuple[FileList, str | None]) -> bool | str:
     """For ``validate_inputs``: True, or the error of the first name that cannot be loaded."""
     for files, name in chosen:
+        # Linked inputs arrive as None; the loader checks them when it runs.
         if isinstance(name, str) and name not in FIXED and (refusal := files.refusal(name)):
             return refusal
     return True

@@ -82,6 +82,7 @@ def _strength(text: str) -> float | None:
     try:
         value = float(text) if text.strip() else None
     except ValueError:
+        # Caught by the comparison below, so that both mistakes have one message.
         value = math.nan
     if value is not None and not -10 <= value <= 10:
         raise ValueError(

@@ -226,8 +226,10 @@ class LTX2AVGuider(io.ComfyNode):
         audio: StreamGuidance | None = None,
         ranges: GuidanceRanges | None = None,
     ) -> io.NodeOutput:
+        # The guider's own scales are a range too: the one from the highest noise level.
         scales = {1.0: (video, video if audio is None else audio), **(ranges or {})}
         stg = any(stream.stg for streams in scales.values() for stream in streams)
+        # Without stg the text is not read, so that a graph of another model does not fail on its blocks.
         blocks = parse_blocks(stg_blocks, model) if stg else ()
 
         def guidance_of(streams: tuple[StreamGuidance, StreamGuidance]) -> Guidance:

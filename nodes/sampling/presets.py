@@ -61,6 +61,7 @@ def preset_of(values: Mapping[str, Any], model: Any) -> ChosenPreset:
         audio=_with_scales(preset.audio, "audio", values),
         **numbers,
     )
+    # The widget is a text, in which an empty field means the published list.
     sigmas = parse_sigmas(values["sigmas"]) if values.get("sigmas") else None
     return ChosenPreset(chosen, sigmas, parse_blocks(values.get("stg_blocks", ""), model))
 

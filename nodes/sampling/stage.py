@@ -205,6 +205,7 @@ def plan_run(
         if sigmas is None:
             sigmas = schedule_sigmas(schedule, steps, latent, denoise)
         sampling = HostSampling(cfg=cfg, audio_cfg=audio_cfg or cfg, sampler=sampler)
+    # A connected schedule may be a part of one, and so end above 0.
     validate_sigmas(sigmas, partial=True)
     return Run(sigmas, sampling)
 
