@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from comfy_api.latest import io
 
 from ...ltx2_core.config import TransformerConfig
 from ...ltx2_core.sampling.guidance import Guidance, GuidanceSchedule, Nag, StreamGuidance, stg_blocks_of
 from ..host.guider import AVGuider
 from ..host.network import HostTransformer
+from ..host.values import Conditioning, Model
 from ..inputs import model_input, positive_input, share_input, sigma_input
 
 CATEGORY = "LTX-2/sampling"
@@ -48,7 +47,7 @@ def blocks_input() -> io.Input:
     )
 
 
-def parse_blocks(text: str, model: Any) -> tuple[int, ...]:
+def parse_blocks(text: str, model: Model) -> tuple[int, ...]:
     """Block numbers separated by commas; an empty text is the usual block of the model."""
     network = model.model.diffusion_model
     if not text.strip():
@@ -213,9 +212,9 @@ class LTX2AVGuider(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: Any,
-        positive: Any,
-        negative: Any,
+        model: Model,
+        positive: Conditioning,
+        negative: Conditioning,
         video: StreamGuidance,
         stg_blocks: str,
         from_sigma: float,

@@ -14,6 +14,7 @@ from ...ltx2_core.sampling.presets import LTXV as SCHEDULED
 from ...ltx2_core.sampling.presets import PRESETS, Preset
 from ...ltx2_core.sampling.samplers import SAMPLERS, STOCHASTIC
 from ...ltx2_core.sampling.schedules import parse_sigmas
+from ..host.values import Model
 from ..inputs import share_input, shift_input, steps_input
 from .guidance import SCALES, blocks_input, parse_blocks, scale_input
 
@@ -47,7 +48,7 @@ def preset_input() -> io.Input:
     )
 
 
-def preset_of(values: Mapping[str, Any], model: Any) -> ChosenPreset:
+def preset_of(values: Mapping[str, Any], model: Model) -> ChosenPreset:
     """The preset that the widgets of ``preset_input`` describe; ``values`` are theirs by name."""
     preset = PRESETS[values["preset"]]
     sampler = values.get("sampler", preset.sampler)

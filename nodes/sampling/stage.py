@@ -22,6 +22,7 @@ from ...ltx2_core.sampling.schedules import (
 from ..convert import video_of
 from ..host.latents import AUDIO_ONLY, Latent
 from ..host.sampling import GuidedSampling, HostSampling
+from ..host.values import Conditioning, Model
 from ..inputs import cfg_input, model_input, positive_input, shift_input, steps_input
 from .checks import check_stage
 from .presets import BY_HAND, preset_input, preset_of
@@ -133,9 +134,9 @@ class LTX2AVSampleStage(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: Any,
-        positive: Any,
-        negative: Any,
+        model: Model,
+        positive: Conditioning,
+        negative: Conditioning,
         latent: Latent,
         seed: int,
         schedule: str,
@@ -168,12 +169,14 @@ class Run:
     sigmas: Tensor
     sampling: HostSampling | GuidedSampling
 
-    def __call__(self, model: Any, positive: Any, negative: Any, latent: Latent, seed: int) -> Latent:
+    def __call__(
+        self, model: Model, positive: Conditioning, negative: Conditioning, latent: Latent, seed: int
+    ) -> Latent:
         return self.sampling(model, positive, negative, latent, seed=seed, sigmas=self.sigmas)
 
 
 def plan_run(
-    model: Any,
+    model: Model,
     latent: Latent,
     *,
     schedule: str,

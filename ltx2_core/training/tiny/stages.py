@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -265,32 +265,27 @@ def stage_upsampler(run: Run) -> None:
 
 def stage_distilled(run: Run) -> None:
     """Train the LoRA for eight steps without guidance."""
-    recipe = run.scale.distilled
-    network, adapters = _adapted(run, recipe)
-    flow = run.sized("distilled", recipe.flow)
-    state = run.state("distilled")
-    train_distilled(
-        network,
-        adapters,
-        _cache(run),
-        run.unconditional(),
-        state,
-        recipe=flow,
-        seed=run.seed,
-        options=run.options(),
-    )
-    run.check_finished("distilled", flow.total_steps)
-    load_averaged(adapters, state)
-    save_lora(run.distilled, adapters.tensors())
+    _train_lora(run, "distilled", run.scale.distilled, train_distilled, run.distilled)
 
 
 def stage_edges(run: Run) -> None:
     """Train the IC-LoRA that follows a control video of edges."""
-    recipe = run.scale.edges
+    metadata = {"reference_downscale_factor": "1"}
+    _train_lora(run, "edges", run.scale.edges, train_edges, run.edges, metadata)
+
+
+def _train_lora(
+    run: Run,
+    stage: str,
+    recipe: LoraRecipe,
+    train: Callable[..., History],
+    path: Path,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Train a LoRA on the frozen model, and write it to ``path``."""
     network, adapters = _adapted(run, recipe)
-    flow = run.sized("edges", recipe.flow)
-    state = run.state("edges")
-    train_edges(
+    flow, state = run.sized(stage, recipe.flow), run.state(stage)
+    train(
         network,
         adapters,
         _cache(run),
@@ -300,9 +295,9 @@ def stage_edges(run: Run) -> None:
         seed=run.seed,
         options=run.options(),
     )
-    run.check_finished("edges", flow.total_steps)
+    run.check_finished(stage, flow.total_steps)
     load_averaged(adapters, state)
-    save_lora(run.edges, adapters.tensors(), metadata={"reference_downscale_factor": "1"})
+    save_lora(path, adapters.tensors(), metadata=metadata)
 
 
 def _flow_network(run: Run) -> FlowNetwork:
