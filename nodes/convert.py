@@ -30,8 +30,8 @@ from .host.values import Audio
 
 VIDEO_AUDIO_RATE = 48000
 JOIN = (
-    "connect the latent of LTX-2 Clip Plan or LTX-2 Empty AV Latent, "
-    "or join the two with LTX-2 Concat AV Latent"
+    "connect the latent of LTX-2 Clip Plan or LTX-2 Empty AV Latent, or join the two with LTX-2 Concat AV "
+    "Latent"
 )
 
 

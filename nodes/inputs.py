@@ -18,6 +18,24 @@ MAX_SIZE = 16384
 MAX_FPS = 240.0
 MAX_FRAMES = 100001
 MAX_SECONDS = 100000.0
+MAX_STEPS = 10000
+MAX_SCALE = 100.0
+"""The largest scale of guidance."""
+
+
+def model_input() -> io.Input:
+    """The model to sample with."""
+    return io.Model.Input("model", tooltip="The model, with LoRAs if any.")
+
+
+def positive_input() -> io.Input:
+    """The conditioning of the prompt."""
+    return io.Conditioning.Input("positive", tooltip="From LTX-2 Prompt.")
+
+
+def text_encoder_input() -> io.Input:
+    """The text encoder."""
+    return io.Clip.Input("clip", tooltip="Text encoder from LTX-2 Load All or LTX-2 Load Text Encoder.")
 
 
 def size_input(name: str, default: int, what: str) -> io.Input:
@@ -136,6 +154,51 @@ def percent_inputs(what: str) -> tuple[io.Input, io.Input]:
         _percent("start_percent", 0.0, f"Where in the schedule {what} begins: 0 is the first sampling step."),
         _percent("end_percent", 1.0, f"Where in the schedule {what} ends: 1 is the last sampling step."),
     )
+
+
+def steps_input(tooltip: str, default: int = 20) -> io.Input:
+    """A number of sampling steps."""
+    return io.Int.Input("steps", default=default, min=1, max=MAX_STEPS, tooltip=tooltip)
+
+
+def cfg_input(name: str, default: float, tooltip: str) -> io.Input:
+    """A scale of classifier-free guidance."""
+    return io.Float.Input(name, default=default, min=0.0, max=MAX_SCALE, step=0.1, tooltip=tooltip)
+
+
+def sigma_input(name: str, default: float, tooltip: str, *, low: float = 0.0, high: float = 1.0) -> io.Input:
+    """A noise level, from 0 (clean) to 1 (noise only)."""
+    return io.Float.Input(name, default=default, min=low, max=high, step=0.001, tooltip=tooltip)
+
+
+def shift_input(
+    name: str, default: float, tooltip: str, *, high: float = 100.0, optional: bool = False
+) -> io.Input:
+    """A parameter of the schedule with steps: a shift, or the noise level before the last step."""
+    return io.Float.Input(
+        name, default=default, min=0.0, max=high, step=0.01, optional=optional, tooltip=tooltip
+    )
+
+
+def share_input(
+    name: str, default: float, tooltip: str, *, low: float = 0.0, optional: bool = False
+) -> io.Input:
+    """A number from 0 to 1."""
+    return io.Float.Input(
+        name, default=default, min=low, max=1.0, step=0.01, optional=optional, tooltip=tooltip
+    )
+
+
+def strength_input(name: str, default: float, tooltip: str, *, optional: bool = False) -> io.Input:
+    """The strength of a guide; above 1 only its attention rises."""
+    return io.Float.Input(
+        name, default=default, min=0.0, max=10.0, step=0.01, optional=optional, tooltip=tooltip
+    )
+
+
+def downscale_input(tooltip: str, *, optional: bool = False) -> io.Input:
+    """How many times smaller than the clip a reference is encoded; 0 leaves it to the LoRA."""
+    return io.Int.Input("downscale", default=0, min=0, max=8, optional=optional, tooltip=tooltip)
 
 
 def iclora_parameters_input() -> io.Input:

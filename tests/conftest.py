@@ -38,7 +38,7 @@ def tiny_set_20(tmp_path_factory: pytest.TempPathFactory) -> TinySet:
 
 @pytest.fixture(scope="session")
 def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A picture file that has no round size."""
+    """An image file whose size is off every grid."""
     from PIL import Image
 
     path = tmp_path_factory.mktemp("input") / "photo.png"
@@ -49,7 +49,7 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A two-second sound at 22,050 Hz, mono."""
+    """Two seconds of mono audio at 22,050 Hz."""
     from ltx2_core.media import write_wav
 
     path = tmp_path_factory.mktemp("sound") / "sound.wav"

@@ -1,4 +1,4 @@
-"""The layers import one way, the library knows nothing of ComfyUI, and weights are never unpickled."""
+"""The layers import one way, the library does not depend on ComfyUI, and weights are never unpickled."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_the_library_imports_without_comfyui():
     assert run.returncode == 0, run.stderr
 
 
-def test_the_pack_imports_without_comfyui_until_the_host_asks_for_nodes():
+def test_the_pack_imports_without_comfyui_until_the_host_requests_nodes():
     if not (ROOT / "__init__.py").is_file():
         pytest.skip("this checkout has no node pack")
     body = (

@@ -1,4 +1,4 @@
-"""README and pages say what is there: commands, options, nodes, errors, links, pictures of the workflows."""
+"""README and pages say what is there: commands, options, nodes, errors, links, images of the workflows."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def text(path: Path) -> str:
 
 @cache
 def graph_pictures():
-    """The module of ``docs/graph_pictures.py``, which is a script beside the pages and in no package."""
+    """The module of ``docs/graph_pictures.py``, which is a script next to the pages and in no package."""
     spec = importlib.util.spec_from_file_location("graph_pictures", DOCS / "graph_pictures.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -88,7 +88,7 @@ def test_commands_of_a_page_name_existing_options(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_links_and_pictures_of_a_page_exist(page):
+def test_links_and_images_of_a_page_exist(page):
     for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text(page)):
         if "://" in target:
             continue
@@ -110,7 +110,7 @@ def test_nodes_and_help_pages_are_the_same():
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
-def test_a_workflow_has_its_page_and_its_picture(name):
+def test_a_workflow_has_its_page_and_its_image(name):
     assert f"]({name}.svg)" in text(DOCS / "workflows" / f"{name}.md")
     assert f"]({name}.md)" in text(DOCS / "workflows" / "index.md")
     assert f"workflows/{name}.md" in text(ROOT / "mkdocs.yml")

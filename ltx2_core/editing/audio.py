@@ -32,12 +32,14 @@ def add_audio(
     ceiling_db: float = CEILING_DB,
     **options: Any,
 ) -> Edit:
-    """The source's own frames, never encoded again, with generated audio of the same length.
+    """The decoded frames of the source, at their own size, with generated audio of the same length.
 
-    The model is conditioned on the first frames of the source, the largest 8k + 1 that it has. Audio louder
-    than ``ceiling_db`` is scaled down as a whole. ``options`` are those of :func:`extend`.
+    They do not pass through the video VAE; only a saved file compresses them again. The model is conditioned
+    on the first frames of the source, the largest 8k + 1 that it has. Audio louder than ``ceiling_db`` is
+    scaled down as a whole. ``options`` are those of :func:`extend`.
     """
     plan = plan_audio(source, ceiling_db, numerics=pipeline.numerics)
+    # A second stage refines frames, and these are preserved.
     return make_edit(pipeline, plan, prompt, **{**options, "stages": 1})
 
 

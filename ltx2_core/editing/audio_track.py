@@ -40,20 +40,23 @@ def decoded_audio(
         while first + buffer.shape[2] < context_stop:
             buffer = torch.cat((buffer, next(pieces)), dim=2)
         begin = max(0, start - AUDIO_CONTEXT)
+        # Latents before the context are dropped, so that memory does not grow with the length.
         buffer, first = buffer[:, :, begin - first :], begin
         waveform = decode(buffer[:, :, : context_stop - begin])
+        # The last latent may end before or after the last frame; the audio ends with the frames.
         end = total if stop == clip.audio_latents else min(total, stop * per_latent)
         chunk = waveform[:, (start - begin) * per_latent : end - begin * per_latent]
         yield functional.pad(chunk, (0, end - start * per_latent - chunk.shape[1]))
 
 
 def read_input_audio(audio: AudioSource, start_s: float, clip: ClipPlan) -> Iterator[Tensor]:
-    """Input audio from ``start_s`` on in chunks (C, S), unchanged; silence follows if it ends early."""
+    """Input audio from ``start_s`` on in chunks (C, S), not resampled; silence follows if it ends early."""
     rate = audio_rate(audio)
     total, first, channels = round(clip.seconds * rate), round(start_s * rate), 0
     for begin in range(0, total, AUDIO_CHUNK_S * rate):
         count = min(AUDIO_CHUNK_S * rate, total - begin)
         part = _audio_part(audio, first + begin, count, rate)
+        # A file that has ended returns no channels, and all chunks of a stream must have the same number.
         channels = channels or len(part)
         if not part.shape[1]:
             part = torch.zeros(channels, 0)
@@ -67,6 +70,7 @@ def _audio_part(audio: AudioSource, first: int, count: int, rate: int) -> Tensor
     try:
         return read_audio(audio, start_s=first / rate, duration_s=count / rate)[0][:, :count]
     except ValueError:
+        # ``read_audio`` raises for a start after the end, which here means silence.
         return torch.zeros(0, 0)
 
 
@@ -76,7 +80,7 @@ def audio_rate(audio: AudioSource) -> int:
 
 
 def audio_identity(audio: AudioSource | None) -> list[str | int | float] | None:
-    """JSON values that differ for different audio."""
+    """JSON values by which audio is recognised again: name and size of a file, or shape, sum and rate."""
     if audio is None:
         return None
     if isinstance(audio, tuple):

@@ -95,6 +95,7 @@ class Keyframe:
     attention: float = 1.0
 
     def at(self, codecs: Encoders, clip: ClipPlan) -> Conditioning:
+        # The length in latent frames is the same in every stage, so a guide is at the same place in each.
         placed = place_guide(len(self.frames), self.frame, clip.latent_frames)
         pixels = fit_image(placed.frames_to_encode(self.frames), clip.width, clip.height)
         return GuideFrames(
@@ -123,6 +124,7 @@ class Reference:
         """Raises ValueError for a size that ``scale`` does not divide."""
         check_scale(clip, self.scale)
         frames = self.frames[:: self.every]
+        # The VAE encodes 8k + 1 frames, and every so manyth of 8k + 1 may be another number.
         frames = frames[: frames_of(latent_frames_of(len(frames)))]
         latent = codecs.encode_video(fit_image(frames, clip.width // self.scale, clip.height // self.scale))
         return GuideFrames(

@@ -43,6 +43,7 @@ class EditPlan(Protocol):
 
 def make_edit(pipeline: Pipeline, plan: EditPlan, prompt: str, **options: Any) -> Edit:
     """Condition, sample and finish ``plan``; ``options`` are those of :func:`sampled_clip`."""
+    # The plan decides the size of the run, whatever the options say.
     size = {"width": plan.clip.width, "height": plan.clip.height, "num_frames": plan.clip.frames}
     if "fps" in options:
         raise TypeError("fps is that of the source of an edit and cannot be set")

@@ -40,9 +40,9 @@ def extend(
 ) -> Edit:
     """The source, followed by exactly ``frames`` (or ``seconds`` of) new frames with audio.
 
-    The model continues from the last ``keep_frames`` (8k + 1) frames and the audio under them. The source is
-    unchanged except at the joint: its last ``fade_frames`` frames and 50 ms of audio fade into the new ones.
-    A source whose size is off the grid is cut around its centre.
+    The model continues from the last ``keep_frames`` (8k + 1) frames and the audio under them. Before the
+    joint are the decoded frames and samples of the source, cut around the centre to the grid, except that
+    its last ``fade_frames`` frames and 50 ms of audio fade into the new ones.
 
     ``options`` are those of :func:`~ltx2_core.editing.edit.make_edit`: how to report, stop and resume the
     sampling, and further fields of :class:`Request`.
@@ -92,6 +92,7 @@ class Extension:
     def audio_latents(self) -> int:
         """Audio latents of the run that end within the preserved frames."""
         ends = audio_positions(self.clip.audio_latents)[0, 0, :, 1]
+        # The tolerance covers the rounding of positions that end with the last preserved frame.
         return int((ends <= self.keep_s + 1e-5).sum())
 
     def conditioning(self, codecs: Encoders) -> list[StageInput]:
@@ -171,9 +172,11 @@ def joined_frames(
     for start in range(0, before, CHUNK_FRAMES):
         yield to_signed(source.frames[start : min(start + CHUNK_FRAMES, before)])
     position = 0
+    # The run is rounded up to 8k + 1 frames; those after the new ones are dropped.
     for chunk in take(sampled, keep - fade, fade + new):
         mixed = max(0, min(fade - position, len(chunk)))
         if mixed:
+            # Neither 0 nor 1 occurs, so that every frame of the fade is a mixture.
             weight = (torch.arange(position, position + mixed) + 1) / (fade + 1)
             old = tail[position : position + mixed]
             chunk = torch.cat((torch.lerp(old, chunk[:mixed], weight.view(-1, 1, 1, 1)), chunk[mixed:]))
@@ -190,6 +193,7 @@ def joined_audio(source: Footage, sampled: Waveform, keep_s: float, total_s: flo
     samples, joint = round(total_s * rate), round(source.seconds * rate)
     before = torch.zeros(channels, samples)
     before[:, :joint] = source.track(channels, rate, source.seconds)
+    # From two rounded numbers, so that the joint is the same sample in both tracks.
     shift = joint - round(keep_s * rate)
     after = torch.zeros(channels, samples)
     part = waveform[:, : samples - shift]
@@ -200,7 +204,7 @@ def joined_audio(source: Footage, sampled: Waveform, keep_s: float, total_s: flo
 def matched_audio(source: Footage, sampled: Waveform) -> tuple[Tensor, int, int]:
     """Sampled audio at the rate of the source's audio, if it has any: (waveform, rate, channels of both).
 
-    The sampled audio is resampled and never the source's, whose samples stay as they are.
+    Only the sampled audio is resampled, so that samples of the source can be preserved.
     """
     waveform, own = sampled
     if source.audio is None:

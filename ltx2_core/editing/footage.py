@@ -64,6 +64,7 @@ class Footage:
 
     def plan(self, frames: int, *, stages: int = 1, numerics: Numerics = Numerics.OFFICIAL) -> ClipPlan:
         """The shortest plan of at least ``frames`` frames, at the size on the grid nearest to its own."""
+        # Only the length is rounded up. The size is rounded to the nearest, hence the second plan.
         longer = plan_clip(
             *self.size, frames=frames, fps=self.fps, snap=Snap.CEIL, stages=stages, numerics=numerics
         )
@@ -128,6 +129,7 @@ class Edit:
         :class:`~ltx2_core.media.VideoWriter` raises.
         """
         audio = iter(self.audio_chunks())
+        # AAC has a fixed list of rates, so the file's rate may differ from that of the audio.
         _, rate = playable(torch.zeros(2, 64), self.rate)
         written = 0
         with VideoWriter(
@@ -141,6 +143,8 @@ class Edit:
         ) as writer:
             for chunk in (self.byte_chunks or self.frame_chunks)():
                 writer.write_frames(chunk)
+                # Audio is only computed up to the frames that are written, so that neither stream
+                # accumulates.
                 while written < (writer.frame_count / self.fps) * self.rate:
                     piece = next(audio, None)
                     if piece is None:

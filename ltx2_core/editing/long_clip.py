@@ -132,6 +132,7 @@ class LongPlan:
         return WindowRun(
             window=window,
             prompt=self.prompt_of(window),
+            # Each window has noise of its own; seeds have 64 bits.
             seed=(self.seed + window.index) % 2**64,
             conditioning=tuple(items),
             source=None if source is None else source_frames(source, window.first_frame, window.clip.frames),
@@ -235,9 +236,12 @@ def sample_windows(
     sample = prepare(plan, tuple(dict.fromkeys(plan.prompt_of(window) for window in missing)))
     for window in plan.windows:
         if window in missing:
+            # Read back even if it was sampled just now, so that a resumed run continues from the same
+            # numbers.
             before = store.load(window.index - 1) if window.index else None
             latent = sample(plan.run_of(window, before, keyframes)).to("cpu", torch.float32)
             if before is not None:
+                # Before the cross-fade, whose mixture has the statistics of two windows.
                 latent = _recoloured(latent, store, plan.how.adain_factor)
                 latent = window.blended(before, latent)
             store.save(window.index, latent)
@@ -259,6 +263,7 @@ def _overlap(window: Window, before: AVLatent, strength: float) -> Overlap:
     audio = None
     if before.audio is not None and window.audio_overlap > 0:
         audio = before.audio[:, :, -window.audio_overlap :]
+    # A latent frame from inside a clip stands for eight frames and cannot serve as the first of a run.
     return Overlap(video=video, audio=audio, skip=1, strength=strength)
 
 
@@ -280,6 +285,7 @@ def _check_keyframe(keyframe: Keyframe, clip: ClipPlan) -> None:
 
 def _encoded(keyframe: Keyframe, codecs: Encoders, clip: ClipPlan) -> GuideFrames:
     """The keyframe as a guide at a frame of the whole clip."""
+    # A keyframe is encoded once although windows that overlap may both contain it.
     latent = codecs.encode_video(fit_image(keyframe.frames, clip.width, clip.height))
     return GuideFrames(latent=latent, frame=keyframe.frame % clip.frames, strength=keyframe.strength)
 

@@ -135,6 +135,7 @@ def _reference_step(pipeline: LongPipeline) -> int:
 def _settings(pipeline: LongPipeline, request: Request, plan: LongPlan) -> dict[str, Any]:
     """Everything that decides the clip, as JSON values."""
     clip, how = plan.clip, plan.how
+    # The keys are those of folders that exist, which must stay resumable.
     source = how.source_strength, _reference_scale(pipeline, how), how.denoise
     return {
         "checkpoints": [file.path.name for file in pipeline.networks.checkpoints],

@@ -44,6 +44,7 @@ class PromptSchedule:
                 return cls._windows(entries)
             return cls._of([(one.get("from", 0), one.get("prompt"), one.get("to")) for one in entries])
         lines = [LINE.fullmatch(line) for line in text.strip().splitlines()]
+        # A prompt with colons in it is only split if every line begins with a time.
         if lines and all(lines):
             return cls._of(
                 [
@@ -74,6 +75,7 @@ class PromptSchedule:
                 )
             checked.append((float(start), prompt))
         if checked:
+            # Every moment of the clip needs a prompt.
             checked[0] = (0.0, checked[0][1])
         return cls(tuple(checked))
 

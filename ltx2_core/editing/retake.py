@@ -38,11 +38,12 @@ def retake(
 ) -> Edit:
     """The source with the seconds in ``video`` and ``audio`` regenerated; a region past its end extends it.
 
-    Every stage is conditioned on the clean source at its own size and regenerates the same regions. With
-    ``paste`` the frames outside them are the source's own, otherwise they have been encoded and decoded. The
-    source's audio is preserved to the sample, except for fades of 50 ms inside a region at its borders. A
-    source without audio gets audio over its whole length. A source that is not extended keeps the frames
-    after its last 8k + 1. ``options`` are those of :func:`extend`.
+    Every stage is conditioned on the clean source at its own size and regenerates the same regions, which
+    ``rounding`` brings onto latent frames. With ``paste`` the frames outside the rounded regions are the
+    decoded frames of the source, cut to the grid; otherwise the video VAE has encoded and decoded them. The
+    source's samples of audio are preserved, except for fades of 50 ms inside a region at its borders. A
+    source without audio gets audio over its whole length. If the source is not extended, frames after its
+    last 8k + 1 are not regenerated. ``options`` are those of :func:`extend`.
 
     Raises ValueError if nothing is to be regenerated, or for regions that end before they begin.
     """
@@ -125,6 +126,7 @@ def plan_retake(
     usable = frames_of(latent_frames_of(len(source.frames)))
     clip = source.plan(last_frame if extends else usable, stages=stages, numerics=numerics)
     new_video = video_cells(video, clip.latent_frames, source.fps, rounding)
+    # There is no source to preserve after its last latent frame.
     new_video[latent_frames_of(usable) :] = True
     new_audio = audio_cells(audio, clip.audio_latents, rounding)
     # The last latent of the source's audio may end up to one latent after its last frame.
@@ -157,6 +159,7 @@ def retaken_frames(
             chunk = chunk.clone()
             for number in range(len(chunk)):
                 frame = position + number
+                # Latent frame 0 stands for frame 0, and each later one for eight frames.
                 if frame < len(source.frames) and not regenerated[latent_frames_of(frame + 8) - 1]:
                     chunk[number] = to_signed(source.frames[frame])
         position += len(chunk)
@@ -175,6 +178,7 @@ def retaken_audio(source: Footage, sampled: Waveform, regenerated: Tensor, secon
     weight = torch.zeros(samples)
     spans = audio_positions(len(regenerated))[0, 0]
     for start, end in spans[regenerated].tolist():
+        # The clip may be longer than its last audio latent, whose region then extends to the end.
         last = samples if end >= float(spans[-1, 1]) else round(end * rate)
         weight[round(start * rate) : last] = 1
     if source.audio is not None:
@@ -185,7 +189,9 @@ def retaken_audio(source: Footage, sampled: Waveform, regenerated: Tensor, secon
 
 def _ramps(weight: Tensor, length: int) -> Tensor:
     """A 0 / 1 weight (S,) whose steps are linear ramps of ``length`` samples, inside the ones."""
+    # Replicated ends: a region at the start or the end of the clip has nothing to fade to there.
     padded = functional.pad(weight[None, None], (length, length), mode="replicate")
+    # In float64, because float32 counts only to 2^24, six minutes at 48 kHz.
     sums = padded[0, 0].double().cumsum(0)
     width = 2 * length + 1
     mean = (sums[width - 1 :] - torch.cat((sums.new_zeros(1), sums[:-width]))) / width

@@ -23,7 +23,7 @@ class FrameSource(Protocol):
 
     @property
     def identity(self) -> str:
-        """A text that differs for different frames and is the same in every process."""
+        """A text by which the frames are recognised again, in another process too."""
         ...
 
     def part(self, first: int, count: int) -> Tensor:
@@ -61,7 +61,7 @@ class FramesInFile:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> FramesInFile:
-        """Raises what ``read_video`` raises."""
+        """Open a video file, of which nothing is decoded yet. Raises what ``read_video`` raises."""
         clip = read_video(path)
         return cls(Path(path), clip.fps, clip.frame_count, clip.width, clip.height)
 
@@ -77,6 +77,7 @@ def source_frames(source: FrameSource, first: int, count: int) -> Tensor:
     """Exactly ``count`` frames of a source from ``first`` on. Raises ValueError where it has fewer."""
     check_length(source, first + count)
     frames = source.part(first, count)
+    # The header of a file may state more frames than can be decoded.
     if len(frames) < count:
         raise ValueError(f"the source ends at frame {first + len(frames)} of {source.frame_count}")
     return frames

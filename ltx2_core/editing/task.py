@@ -47,6 +47,7 @@ class EditTask:
             return extend(pipeline, self.prompt, source, **options)
         if self.kind == "sound":
             return add_audio(pipeline, self.prompt, source, **options)
+        # JSON has lists in place of the tuples of regions.
         for name in ("video", "audio"):
             options[name] = tuple((start, end) for start, end in options.get(name, ()))
         options["rounding"] = Rounding(options.get("rounding", Rounding.COVER.value))
@@ -64,7 +65,10 @@ class EditTask:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> EditTask:
-        """Raises ValueError if the source is missing or has another size than when it was sampled."""
+        """The edit that :meth:`settings` described.
+
+        Raises ValueError if the source is missing or has another size than when it was sampled.
+        """
         source = None if settings["source"] is None else Path(settings["source"])
         if source is not None and (not source.is_file() or source.stat().st_size != settings["bytes"]):
             raise ValueError(

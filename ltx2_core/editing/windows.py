@@ -55,6 +55,7 @@ class Window:
     def frame_within(self, frame: int) -> int | None:
         """A pixel frame of the whole clip, counted from this window's first; None if it is not in it."""
         own = frame - self.first_frame
+        # Frame 0 of a later window is one of the window before, from which its latent frame is taken.
         return own if 0 <= own < self.clip.frames and (own or not self.start) else None
 
     def blended(self, before: AVLatent, latent: AVLatent) -> AVLatent:
@@ -85,6 +86,7 @@ def plan_windows(clip: ClipPlan, window_frames: int, overlap_frames: int) -> tup
             f"overlap_frames={overlap_frames} must be a multiple of {TEMPORAL_SCALE}, at least 16 and less "
             f"than the window of {window_frames}"
         )
+    # The last window is shorter rather than moved: moving it would change its overlap.
     starts = [0]
     while starts[-1] + length < clip.latent_frames:
         starts.append(starts[-1] + length - overlap)
@@ -175,7 +177,10 @@ def _window_at(clip: ClipPlan, index: int, start: int, length: int) -> Window:
 
 
 def _faded(old: Tensor, new: Tensor, *, skip: int) -> Tensor:
-    """``new`` whose first latents fade from ``old``; the first ``skip`` are those of ``old``."""
+    """``new``, whose first latents are replaced by a linear fade from ``old`` to ``new``.
+
+    Both are (1, C, F, ...). The fade is as long as ``old``; its first ``skip`` latents are those of ``old``.
+    """
     count = old.shape[2]
     weight = (torch.arange(count - skip) + 1) / (count - skip + 1)
     shape = (1, 1, -1) + (1,) * (new.ndim - 3)

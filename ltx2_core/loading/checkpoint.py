@@ -122,11 +122,13 @@ class Checkpoint:
             component, operations, numerics, dtype, torch.device(device), fp8_matmul, nvfp4_matmul
         )
         changes, _ = find_changes(loras, component, base.shapes, self.generation)
+        # These are read by ``merged``, one layer at a time; reading them here would hold them twice.
         rebuilt = {name for module in changes for name in base.names(module)}
         state = base.state([name for name in base.infos if name not in rebuilt])
         for module, tensors in merged(base, changes):
             put(network, module, tensors, base)
             state.update((f"{module}.{suffix}", tensor) for suffix, tensor in tensors.items())
+        # Assigned and not copied: the parameters are on ``meta``, and what was read may map the file.
         network.load_state_dict(state, strict=True, assign=True)
         return network.requires_grad_(False).eval()
 
@@ -242,6 +244,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     model, which it describes.
     """
     path = Path(path)
+    # File dialogs choose files, so the index stands for its folder.
     if path.name == "model_index.json":
         path = path.parent
     checkpoint = Checkpoint(read_folder(path) if path.is_dir() else read_header(path))

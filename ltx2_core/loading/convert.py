@@ -119,6 +119,7 @@ def convert(path: Path, sources: Sequence[Checkpoint], parts: Sequence[Component
     _verify(path, checks)
     written = Checkpoint(read_header(path))
     for component in parts:
+        # Equal tensors are not enough: the configuration must also describe them.
         written.check(component)
     return layers
 

@@ -187,12 +187,14 @@ def find_components(names: Iterable[str]) -> dict[Component, Names]:
             continue
         own = {name[len(prefix) :]: name for name in present if name.startswith(prefix)}
         own = {name: full for name, full in own.items() if name not in _UNUSED}
+        # A layout without roots is the transformer's, whose prefix the connectors share.
         if layout.roots:
             own = {name: full for name, full in own.items() if name.startswith(layout.roots)}
         else:
             own = {name: full for name, full in own.items() if full not in claimed}
         found[layout.component] = {layout.restored + name: full for name, full in own.items()}
         claimed.update(own.values())
+    # A file for ComfyUI may hold Gemma next to the projection, which was claimed above.
     if any(anchor in present for anchor in _TEXT_ENCODER_ANCHORS):
         found[Component.TEXT_ENCODER] = {name: name for name in present if name not in claimed}
     return found

@@ -70,6 +70,7 @@ def _shards(folder: Path) -> list[Path]:
     files = sorted(_inside(folder, ".safetensors"), key=lambda path: (path.name.count("."), path.name))
     if not files:
         raise ValueError(f"{folder} has a config.json but no .safetensors weights; download them")
+    # The others are variants of the same weights, not shards: those have an index.
     return files[:1]
 
 

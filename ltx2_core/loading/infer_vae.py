@@ -19,6 +19,7 @@ def infer_video_vae(shapes: Shapes) -> Json:
         base, patched = shapes["encoder.conv_in.conv.weight"][:2]
         config["encoder_base_channels"] = base
         config["patch_size"] = math.isqrt(patched // 3)
+        # The last channel of the encoder is the log-variance, one for all channels.
         config["latent_channels"] = shapes["encoder.conv_out.conv.weight"][0] - 1
         config["encoder_blocks"] = _video_blocks(shapes, "encoder.down_blocks.", base, "_res", old=False)
     if "decoder.conv_in.conv.weight" in shapes:
@@ -48,12 +49,14 @@ def infer_audio_vae(shapes: Shapes) -> Json:
     widths = [shapes[f"{half}.{level}.{i}.block.0.conv1.conv.weight"][0] for i in range(levels)]
     blocks = count(shapes, f"{half}.{level}.0.block.")
     if half == "encoder":
+        # Mean and log-variance of each channel.
         z_channels = shapes["encoder.conv_out.conv.weight"][0] // 2
     else:
         z_channels = shapes["decoder.conv_in.conv.weight"][1]
     ddconfig = {
         "ch": channels,
         "ch_mult": [width // channels for width in widths],
+        # A decoder has one residual block more per level than its configuration states.
         "num_res_blocks": blocks if half == "encoder" else blocks - 1,
         "z_channels": z_channels,
         "in_channels": audio_channels,
@@ -112,6 +115,7 @@ def _video_blocks(shapes: Shapes, prefix: str, width: int, suffix: str, *, old: 
 
 def _generator(shapes: Shapes, prefix: str, rates: Mapping[int, int], fixed: Json) -> Json:
     kernels = [shapes[f"{prefix}ups.{i}.weight"][2] for i in range(count(shapes, f"{prefix}ups."))]
+    # A kernel does not determine its stride, but released vocoders use each kernel with one stride.
     if any(kernel not in rates for kernel in kernels):
         raise ValueError(
             f"vocoder kernels {kernels} are not the released ones, so their rates are unknown: "

@@ -163,6 +163,7 @@ class Lora:
 
     def _shape(self, layer: LoraLayer) -> Shape:
         a, b = self.header.tensors[layer.a].shape, self.header.tensors[layer.b].shape
+        # A pair that does not fit together has a shape that matches no module, and is reported as such.
         return (b[0], a[1]) if len(a) == len(b) == 2 and a[0] == b[1] else (*b, *a)
 
     def _factor(self, key: str) -> int:
@@ -196,6 +197,7 @@ def open_lora(
         header, any(layer.a.startswith("base_model.model.") for layer in layers.values())
     )
     if settings:
+        # The scale is alpha / rank, and ranks may differ between layers.
         ranks = {module: header.tensors[layer.a].shape[0] for module, layer in layers.items()}
         layers = {m: _scaled(header.path, layer, ranks[m], settings) for m, layer in layers.items()}
     return Lora(header, layers, strength, video, audio)

@@ -151,10 +151,11 @@ class ModuleNames:
     """Finds the module of a model for a module name in a LoRA."""
 
     def __init__(self, weights: Mapping[str, tuple[int, ...]]) -> None:
-        """``weights`` are the model's tensors, official name -> shape; only those called "weight" count."""
+        """``weights`` are the model's tensors, official name -> shape; modules are those with a weight."""
         self._own = {name.removesuffix(".weight") for name in weights if name.endswith(".weight")}
         self._flat: dict[str, set[str]] = {}
         for name in self._own:
+            # Trainers with flat names start from official or from diffusers names.
             for spelling in {name, diffusers_name(name)}:
                 self._flat.setdefault(spelling.replace(".", "_"), set()).add(name)
 

@@ -118,6 +118,7 @@ def merged(
         if module in base.resident:
             others = {s: t for s, t in tensors.items() if s not in ("weight", "weight_scale_2", *SCALE_NAMES)}
             stored_dtype = tensors["weight"].dtype
+            # Wide floats need no scale; it is merged into the weight.
             if layer.form.kind == "float" and stored_dtype.itemsize > 1:
                 yield module, {**others, "weight": merge_weight(weight, pairs, stored_dtype)}
             else:
@@ -130,6 +131,7 @@ def put(network: nn.Module, module: str, tensors: Mapping[str, Tensor], base: Ba
     """Replace the tensors of a module of the loaded network; copies in place unless they map the file."""
     layer = network.get_submodule(module)
     if isinstance(layer, QuantizedLinear):
+        # A merged layer is encoded again and may have other companions than in the file.
         for suffix in layer.companions:
             if suffix not in tensors:
                 delattr(layer, suffix)
@@ -139,6 +141,7 @@ def put(network: nn.Module, module: str, tensors: Mapping[str, Tensor], base: Ba
         return
     old, new = layer.get_parameter("weight"), tensors["weight"]
     is_alike = old.dtype == new.dtype and old.shape == new.shape and old.device == new.device
+    # The merged weight was written into the memory of this parameter.
     if is_alike and old.data_ptr() == new.data_ptr():
         return
     if is_alike and not base.is_mapped(new, _stored_dtype(base, module)):
@@ -150,6 +153,7 @@ def put(network: nn.Module, module: str, tensors: Mapping[str, Tensor], base: Ba
 
 def switch(network: nn.Module, base: Base, before: Changes, after: Changes) -> None:
     """Replace the changes ``before`` by ``after`` in a loaded network, holding one layer twice at a time."""
+    # Modules that both change are computed from the file by ``merged`` below.
     for module in before.keys() - after.keys():
         names = base.names(module)
         tensors = {name.rpartition(".")[2]: t for name, t in base.state(names).items()}

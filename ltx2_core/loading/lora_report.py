@@ -155,6 +155,7 @@ def describe_generation(
             f"whether it was made for LTX-{model} is unknown: LTX-2.0, 2.3 and 2.5 have all of its layers "
             "in the same sizes"
         ), False
+    # A LoRA for 2.3 has the same layers as one for 2.5, so both count as 2.3 here.
     if base == ("2.0" if model == "2.0" else "2.3"):
         return "", False
     return f"WRONG GENERATION: made for LTX-{_family(base)} ({why}), this model is LTX-{model}", True

@@ -73,8 +73,10 @@ def choose_decode(room: int, *, vae: VideoVAEConfig, clip: ClipPlan, dtype: torc
 
     view = field_of_view(vae)
     smallest = choice(None, SMALLEST_PIECE)
+    # Pieces cost little time and tiles decode their borders twice, so tiles come last.
     if smallest.memory.peak <= room:
         return next(fit for p in _PIECES if (fit := choice(None, p)).memory.peak <= room)
+    # A border as wide as the field of view makes tiles exact.
     for halo in (view, *(halo for halo in FADED_HALOS if halo < view)):
         cuts = _cuts(cells, halo, view)
         if not cuts:
@@ -84,6 +86,7 @@ def choose_decode(room: int, *, vae: VideoVAEConfig, clip: ClipPlan, dtype: torc
             smallest = least
         if least.memory.peak > room:
             continue
+        # Cuts are sorted by work, so the first that fits is the fastest.
         for tiles in cuts:
             if choice(tiles, SMALLEST_PIECE).memory.peak <= room:
                 return next(fit for p in _PIECES if (fit := choice(tiles, p)).memory.peak <= room)

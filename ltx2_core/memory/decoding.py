@@ -139,6 +139,7 @@ class _Simulation:
             self._note(above)
             return
         stage = self.stages[number]
+        # As in ``run_stages``: the growth of all later stages counts.
         step = max(1, int(self.piece / (stage.input * prod(one.growth for one in self.stages[number:]))))
         whole, left = (frames + unused) * stage.input, frames
         while left:

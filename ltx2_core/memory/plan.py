@@ -159,6 +159,7 @@ def plan_memory(
     if size.transformer_weights + max(steps) > room and blocks > _COPIES:
         others = size.transformer_weights - blocks * block
         left = room - max(steps) - others - _COPIES * block
+        # With fewer streamed blocks than copies on the device, streaming would save nothing.
         resident = min(max(left // block, 0), blocks - _COPIES)
         on_device = others + (resident + _COPIES) * block
     offloaded = (blocks - resident) * block

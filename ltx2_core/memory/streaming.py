@@ -67,6 +67,7 @@ class BlockStreaming:
         for child in transformer.children():
             if child is not transformer.transformer_blocks:
                 child.to(self.device)
+        # Tables of modulation parameters belong to the transformer itself, not to a child.
         for parameter in transformer.parameters(recurse=False):
             parameter.data = parameter.data.to(self.device)
         for block in resident:

@@ -190,6 +190,7 @@ def hadamard(size: int) -> Tensor:
     return result
 
 
+# Older torch has no dtype for the exponents of blocks; bytes stand for it.
 _E8M0 = getattr(torch, "float8_e8m0fnu", torch.uint8)
 
 

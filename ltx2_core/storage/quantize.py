@@ -86,7 +86,9 @@ def _mxfp8(_form: Format, weight: Tensor) -> dict[str, Tensor]:
     rows, columns = weight.shape
     padded = F.pad(weight, (0, -columns % MXFP8_BLOCK, 0, -rows % MXFP8_BLOCK))
     blocks = rearrange(padded, "o (n b) -> o n b", b=MXFP8_BLOCK)
+    # A block of zeros has no logarithm.
     largest = blocks.abs().amax(dim=-1).clamp(min=2.0**-120)
+    # Rounded up, because a value above FP8_MAX would be clamped.
     exponents = torch.ceil(torch.log2(largest / FP8_MAX))
     stored = (blocks / torch.exp2(exponents)[..., None]).clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn)
     return {

@@ -154,6 +154,8 @@ class QuantizedLinear(nn.Module):
         input_scale = (flat.abs().amax().float() / FP8_MAX).clamp(min=1e-12)
         out: Tensor = torch._scaled_mm(
             (flat.float() / input_scale).clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn),
+            # Kernels for fp8 need the second operand column by column, as which the transposed weight is
+            # stored.
             self.weight.to(x.device).t(),
             scale_a=input_scale,
             scale_b=scale.to(device=x.device, dtype=torch.float32).reshape(()),
@@ -213,6 +215,7 @@ def replace_linears(
         try:
             parent = network.get_submodule(parent_name)
             linear = (network if plain is None else plain).get_submodule(layer.name)
+        # Layers of another component, or tensors that belong to no module of this network.
         except AttributeError:
             continue
         if isinstance(linear, nn.Linear):
@@ -226,6 +229,7 @@ def supports_fp8_matmul(device: torch.device) -> bool:
     """Whether ``torch._scaled_mm`` runs on ``device``: NVIDIA of compute capability 8.9 or newer."""
     if device.type != "cuda" or torch.version.hip is not None:
         return False
+    # Ada and Hopper are the first generations that multiply fp8 in hardware.
     return hasattr(torch, "_scaled_mm") and torch.cuda.get_device_capability(device) >= (8, 9)
 
 

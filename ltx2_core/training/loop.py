@@ -148,6 +148,7 @@ def _update(state: TrainingState, step_fn: StepFn, rank: int, options: LoopOptio
     if options.clip is not None:
         nn.utils.clip_grad_norm_(parameters, options.clip)
     state.optimizer.step()
+    # The first weights are far from the last ones, so that the average forgets them faster.
     decay = min(options.ema, (1 + state.step) / (10 + state.step))
     with torch.no_grad():
         current = dict(state.model.named_parameters())
@@ -198,6 +199,7 @@ def _numbers(scalars: Mapping[str, Tensor], step: int, path: Path) -> dict[str, 
 def step_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
     """A CPU generator whose state depends only on these numbers."""
     digest = hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()
+    # 63 bits, so that the seed is positive as a signed number too.
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
@@ -277,6 +279,7 @@ def _broadcast(tensors: list[Tensor]) -> None:
 def _average_gradients(parameters: list[nn.Parameter]) -> None:
     if _distributed():
         gradients = [p.grad for p in parameters if p.grad is not None]
+        # One transfer for all gradients: thousands of small ones would each cost its latency.
         together = torch.cat([gradient.flatten() for gradient in gradients])
         torch.distributed.all_reduce(together)
         together /= torch.distributed.get_world_size()

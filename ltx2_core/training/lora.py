@@ -129,6 +129,7 @@ class _Pair(nn.Module):
 
     def __init__(self, layer: nn.Linear, rank: int, generator: torch.Generator) -> None:
         super().__init__()
+        # As PEFT initialises A: the Kaiming uniform distribution with a = sqrt(5).
         bound = math.sqrt(1 / layer.in_features)
         a = (torch.rand(rank, layer.in_features, generator=generator) * 2 - 1) * bound
         self.a = nn.Parameter(a.to(layer.weight.device))

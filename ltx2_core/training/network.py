@@ -172,6 +172,7 @@ def initialise(network: FlowNetwork, seed: int) -> None:
         elif name.endswith(".bias") or any(part in name for part in _ZERO):
             parameter.zero_()
         else:
+            # A uniform distribution with this bound has the variance 1 / inputs.
             bound = math.sqrt(3 / parameter.shape[-1])
             parameter.uniform_(-bound, bound, generator=generator)
     transformer = network.transformer

@@ -71,6 +71,7 @@ class Muon(torch.optim.Optimizer):
         grads = [p.grad for p in params if p.grad is not None]
         averages = [self._average(p, "momentum") for p in params]
         torch._foreach_lerp_(averages, grads, 1 - group["momentum"])
+        # Nesterov momentum: the gradient counts once more than it does in the average.
         updates = torch._foreach_lerp(grads, averages, group["momentum"])
         # Matrices of one shape are iterated in a batch, which saves most kernel launches on a GPU.
         by_shape: dict[torch.Size, list[int]] = {}
@@ -123,6 +124,7 @@ def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
     linear, cubic, quintic = NEWTON_SCHULZ
     tall = matrix.shape[-2] > matrix.shape[-1]
     x = (matrix.mT if tall else matrix).float()
+    # The iteration converges for singular values up to 1, which the Frobenius norm bounds.
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     gram = x @ x.mT
     total: Tensor = gram

@@ -133,6 +133,7 @@ class RecordedStep(Generic[B]):
             if recording is None:
                 return self._loss(batch)
             self._recordings[key] = recording
+        # A replay reads the addresses of its recording.
         for own, tensor in zip(recording.inputs.tensors(), inputs, strict=True):
             own.copy_(tensor)
         recording.record.replay()
@@ -153,18 +154,21 @@ class RecordedStep(Generic[B]):
             self._warm_up(compute, parameters)
             record = self._record(compute)
         except Exception as error:
+            # Steps without a recording would need the same memory.
             if is_out_of_memory(error):
                 raise
             self.problem = f"{type(error).__name__}: {error}"
             _log.warning("training steps run without CUDA graphs: %s", self.problem)
             return None
         finally:
+            # The recorded backward pass wrote to these tensors and writes to them at each replay.
             gradients = [p.grad for p in parameters]
             for p in parameters:
                 p.grad = None
         return _Recording(own, record, gradients)
 
     def _warm_up(self, compute: Compute, parameters: list[nn.Parameter]) -> None:
+        # As CUDA graphs require: the first calls allocate, which a recording must not.
         with _side_stream(parameters[0].device):
             for _ in range(WARM_UP):
                 compute()

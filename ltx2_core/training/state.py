@@ -37,6 +37,7 @@ class TrainingState:
         numbers: dict[str, Any] = {}
         for index, entries in self.optimizer.state_dict()["state"].items():
             for name, value in entries.items():
+                # Optimizers hold step counts as plain numbers, which safetensors cannot store.
                 entry = tensors if isinstance(value, Tensor) else numbers
                 entry[f"{_OPTIMIZER}{index}/{name}"] = value
         rest = {

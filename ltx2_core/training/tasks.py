@@ -123,6 +123,7 @@ def draw_task(sample: Sample, options: FlowOptions, generator: torch.Generator) 
     spliced = to_device(of_other_clip, device)
 
     def conditioning(x: Tensor) -> Tensor:
+        # The clip before in the batch, whose caption is another one.
         return torch.where(spliced.view(-1, *[1] * (x.ndim - 1)), x.roll(1, 0), x)
 
     return Task(
@@ -166,6 +167,7 @@ def _random_region(latent: AVLatent, fps: float, streams: float, region_at: Sequ
     length = (0.2 + 0.6 * region_at[0]) * seconds
     start = region_at[1] * (seconds - length)
     mask = time_region(latent, fps, start, start + length, video=streams < 0.75, audio=streams >= 0.25)
+    # A short region may contain no centre of a video latent, and the video would have nothing to generate.
     if mask.video is not None and not bool(mask.video.any()):
         return replace(mask, video=mask.video if streams >= 0.75 else torch.ones_like(mask.video))
     return mask

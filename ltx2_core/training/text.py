@@ -81,6 +81,7 @@ def encode_captions(
         ids, mask = tokenizer(list(captions[start : start + batch]))
         states: list[Tensor] = []
         gemma(ids, mask, lambda index, hidden, states=states: states.append(hidden))
+        # Without padding, as captions differ in length.
         pieces.append(torch.stack(states, dim=2)[mask.bool()].to(dtype))
         lengths += mask.sum(dim=1).tolist()
     return TextStates(torch.cat(pieces), tuple(lengths))

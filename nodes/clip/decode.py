@@ -152,6 +152,7 @@ class LTX2AVDecodeToVideo(io.ComfyNode):
         _check_length(samples.shape[2], plan)
         if audio is None and audio_vae is not None:
             own = audio_of(latent)["samples"]
+            # Only for audio of the latent: connected audio is cut to the clip, or silence follows it.
             check_audio(samples.shape[2], own.shape[2], rate)
             audio = decoded_audio(audio_vae, {"samples": _one(own, batch_index)})
         track = None if audio is None else track_of(audio, batch_index)

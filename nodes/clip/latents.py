@@ -59,6 +59,7 @@ class LTX2AVConcatLatent(io.ComfyNode):
     def execute(cls, video_latent: Latent, audio_latent: Latent) -> io.NodeOutput:
         video, more_audio = split(video_latent)
         more_video, audio = split(audio_latent)
+        # The one mistake with an obvious way out has a message of its own.
         if video is None and audio is None:
             raise ValueError("video_latent holds audio and audio_latent holds video: swap the two")
         if video is None or more_audio is not None or audio is None or more_video is not None:
@@ -119,6 +120,7 @@ def enlarged(latent: Latent, upscale_model: UpscaleModel, video_vae: Vae) -> Lat
     if upscale_model is None:
         raise ValueError("no upscaler was loaded: choose one in LTX-2 Load All instead of none")
     video, audio = video_of(latent), split(latent).audio
+    # The mask has the size of the earlier stage, and the upscaler has changed what it preserved.
     larger = {key: value for key, value in video.items() if key != "noise_mask"}
     larger["samples"] = upscale_video(upscale_model, video["samples"], video_vae)
     return Streams(larger, audio).joined()

@@ -121,6 +121,7 @@ def _of_model(size: ModelSize, model: Model) -> tuple[ModelSize, torch.dtype]:
     """
     network = model.model.diffusion_model
     config = getattr(network, "config", None)
+    # A network of the host has no configuration of this type.
     if type(config) is not type(size.transformer):
         raise ValueError("the model is not LTX-2 or not from this pack's loaders: use LTX-2 Load Checkpoint")
     blocks = network.transformer_blocks

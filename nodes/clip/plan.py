@@ -35,8 +35,8 @@ class LTX2AVClipPlan(io.ComfyNode):
             has_intermediate_output=True,
             display_name="LTX-2 Clip Plan",
             category=CATEGORY,
-            description="Sets size, length, frame rate and audio of a clip in one place, reports what "
-            "had to be rounded, and makes the empty latent of the first stage.",
+            description="Sets size, length, frame rate and audio of a clip in one place, reports what had to "
+            "be rounded, and makes the empty latent of the first stage.",
             inputs=[
                 size_input("width", 768, "Width of the finished clip in pixels"),
                 size_input("height", 512, "Height of the finished clip in pixels"),
@@ -47,8 +47,8 @@ class LTX2AVClipPlan(io.ComfyNode):
                     "the audio is as long. Longer clips need more memory and time.",
                 ),
                 fps_input(
-                    "Frames per second, for the model and for the saved file: a higher rate makes a "
-                    "clip of the same number of frames shorter."
+                    "Frames per second, for the model and for the saved file: a higher rate makes a clip of "
+                    "the same number of frames shorter."
                 ),
                 io.Combo.Input(
                     "snap",
@@ -98,6 +98,7 @@ class LTX2AVClipPlan(io.ComfyNode):
             stages=int(stages),
             numerics=Numerics.COMFY,
         )
+        # A plan is always that of the finished clip, so that fps and length hold in both stages.
         first = plan.half() if int(stages) == 2 else plan
         report = describe(plan, first)
         return io.NodeOutput(

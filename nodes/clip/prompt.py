@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from ...ltx2_core.run.request import NEGATIVE_PROMPT
 from ...ltx2_core.shapes import ClipPlan
 from ..host.values import Clip, Conditioning
-from ..inputs import fps_input, plan_input
+from ..inputs import fps_input, plan_input, text_encoder_input
 
 
 class LTX2AVPrompt(io.ComfyNode):
@@ -20,7 +20,7 @@ class LTX2AVPrompt(io.ComfyNode):
             category="LTX-2/conditioning",
             description="Encodes the positive and the negative prompt and stores the frame rate with them.",
             inputs=[
-                io.Clip.Input("clip", tooltip="Text encoder from LTX-2 Load All or LTX-2 Load Text Encoder."),
+                text_encoder_input(),
                 io.String.Input(
                     "positive",
                     multiline=True,
@@ -58,8 +58,8 @@ def encode_prompt(clip: Clip, text: str, fps: float) -> Conditioning:
     """CONDITIONING of a prompt with its frame rate. Raises ValueError if ``clip`` is None."""
     if clip is None:
         raise ValueError(
-            "there is no text encoder: LTX-2 checkpoints hold none, use LTX-2 Load All or LTX-2 Load "
-            "Text Encoder"
+            "there is no text encoder: LTX-2 checkpoints hold none, use LTX-2 Load All or LTX-2 Load Text "
+            "Encoder"
         )
     conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text))
     encoded: Conditioning = node_helpers.conditioning_set_values(conditioning, {"frame_rate": fps})

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from torch import Tensor
 
 from ...ltx2_core.editing.conditioning import FirstFrames, SourceFrames
-from ..host.latents import GIVEN, GUIDE_FRAMES, Latent, to_av
+from ..host.latents import ATTACHED, GUIDE_FRAMES, Latent, to_av
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,18 +38,18 @@ Attached: TypeAlias = AttachedImage | AttachedGuide | FirstFrames | SourceFrames
 
 def attached_to(latent: Latent) -> tuple[Attached, ...]:
     """The guides and inputs that nodes before have attached to a LATENT, in the order of the nodes."""
-    items: tuple[Attached, ...] = latent.get(GIVEN, ())
+    items: tuple[Attached, ...] = latent.get(ATTACHED, ())
     return items
 
 
 def remember(latent: Latent, item: Attached) -> Latent:
     """The LATENT, which also remembers ``item``."""
-    return {**latent, GIVEN: (*attached_to(latent), item)}
+    return {**latent, ATTACHED: (*attached_to(latent), item)}
 
 
 def without_attached(latent: Latent) -> Latent:
     """The LATENT, which remembers nothing."""
-    return {key: value for key, value in latent.items() if key != GIVEN}
+    return {key: value for key, value in latent.items() if key != ATTACHED}
 
 
 def marked_guides(latent: Latent, frames: int) -> Latent:

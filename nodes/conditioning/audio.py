@@ -19,7 +19,7 @@ from ...ltx2_core.types import AVLatent
 from ..host.guider import without_reference
 from ..host.latents import AUDIO_ONLY, Latent, concat_av, from_av
 from ..host.values import Audio, Conditioning, Model, Options, Vae
-from ..inputs import MAX_SECONDS, batch_input, percent_inputs, start_input
+from ..inputs import MAX_SECONDS, batch_input, model_input, percent_inputs, positive_input, start_input
 from .attached import marked_guides
 from .images import CATEGORY
 
@@ -44,7 +44,7 @@ class LTX2AVTextToAudio(io.ComfyNode):
             description="Prepares the generation of audio without video: the model skips its video stream, "
             "which is many times faster. Sample one stage and decode with LTX-2 Decode Audio.",
             inputs=[
-                io.Model.Input("model", tooltip="The model, with LoRAs if any."),
+                model_input(),
                 io.Float.Input(
                     "seconds",
                     default=5.0,
@@ -79,7 +79,7 @@ class LTX2AVReferenceAudio(io.ComfyNode):
             "tokens of the reference precede the clip and do not appear in it. For LoRAs trained this way.",
             inputs=[
                 io.Model.Input("model", tooltip="The model, with the LoRA."),
-                io.Conditioning.Input("positive", tooltip="From LTX-2 Prompt."),
+                positive_input(),
                 io.Conditioning.Input("negative", tooltip="From LTX-2 Prompt; it gets the same reference."),
                 io.Vae.Input("audio_vae", tooltip="Audio VAE that encodes the reference."),
                 io.Audio.Input("audio", tooltip="The reference."),
@@ -91,8 +91,7 @@ class LTX2AVReferenceAudio(io.ComfyNode):
                     max=600.0,
                     step=0.01,
                     tooltip="Length of the reference: such LoRAs are trained with 5, a longer one costs "
-                    "time, and 0 "
-                    "takes all of the audio.",
+                    "time, and 0 takes all of the audio.",
                 ),
                 io.Float.Input(
                     "identity",
@@ -101,8 +100,8 @@ class LTX2AVReferenceAudio(io.ComfyNode):
                     max=100.0,
                     step=0.05,
                     tooltip="Guidance towards the reference: more imitates it more strongly. It costs one "
-                    "more "
-                    "forward pass a sampling step; 0 is off, and LTX-2 Stream Guidance may do it instead.",
+                    "more forward pass a sampling step; 0 is off, and LTX-2 Stream Guidance may do it "
+                    "instead.",
                 ),
                 *percent_inputs("identity"),
             ],
@@ -201,6 +200,7 @@ def with_identity(model: Model, scale: float, start_percent: float, end_percent:
 
     def add_identity(args: Options) -> Tensor:
         result: Tensor = args["denoised"]
+        # Levels fall during sampling, so the start of the range is its upper end.
         if not last <= float(args["sigma"][0]) <= first:
             return result
         plain = [without_reference(entry) for entry in args["cond"]]

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ...ltx2_core.media.edges import canny
 from ..convert import frames_from_image
+from ..inputs import share_input
 from .images import CATEGORY
 
 
@@ -17,29 +18,22 @@ class LTX2AVCanny(io.ComfyNode):
             node_id="LTX2AVCanny",
             display_name="LTX-2 Canny Edges",
             category=CATEGORY,
-            description="Draws the edges of every frame in white on black: the control video of a canny "
-            "or union "
-            "IC-LoRA, for LTX-2 Add Guide. Preprocessor packs make pose and depth maps.",
+            description="Draws the edges of every frame in white on black: the control video of a canny or "
+            "union IC-LoRA, for LTX-2 Add Guide. Preprocessor packs make pose and depth maps.",
             inputs=[
                 io.Image.Input("image", tooltip="Image or clip."),
-                io.Float.Input(
+                share_input(
                     "low",
-                    default=0.1,
-                    min=0.01,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Weakest edge that is drawn where it continues a strong one: a lower value "
-                    "draws more.",
+                    0.1,
+                    "Weakest edge that is drawn where it continues a strong one: a lower value draws more.",
+                    low=0.01,
                 ),
-                io.Float.Input(
+                share_input(
                     "high",
-                    default=0.3,
-                    min=0.01,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Weakest edge that is drawn by itself: a lower value draws more. A step from "
-                    "black to "
+                    0.3,
+                    "Weakest edge that is drawn by itself: a lower value draws more. A step from black to "
                     "white has about 0.5.",
+                    low=0.01,
                 ),
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="The edges, of the same size.")],

@@ -17,7 +17,13 @@ from ..host.guides import Entry, guide_frames_of, with_guide, without_guides
 from ..host.latents import Latent
 from ..host.masks import frame_mask
 from ..host.values import Conditioning, Vae
-from ..inputs import ICLoraParameters, iclora_parameters_input, image_crf_input
+from ..inputs import (
+    ICLoraParameters,
+    downscale_input,
+    iclora_parameters_input,
+    image_crf_input,
+    strength_input,
+)
 from .attached import AttachedGuide, marked_guides, remember
 from .images import CATEGORY
 
@@ -41,9 +47,8 @@ class LTX2AVAddGuide(io.ComfyNode):
             has_intermediate_output=True,
             display_name="LTX-2 Add Guide",
             category=CATEGORY,
-            description="Conditions the video on an image or a clip: a keyframe at any frame, or a "
-            "control or "
-            "reference video for an IC-LoRA. Remove guides after sampling with LTX-2 Crop Guides.",
+            description="Conditions the video on an image or a clip: a keyframe at any frame, or a control "
+            "or reference video for an IC-LoRA. Remove guides after sampling with LTX-2 Crop Guides.",
             inputs=[
                 io.Conditioning.Input("positive", tooltip="From LTX-2 Prompt or another LTX-2 Add Guide."),
                 io.Conditioning.Input(
@@ -53,59 +58,44 @@ class LTX2AVAddGuide(io.ComfyNode):
                 io.Latent.Input("latent", tooltip="Latent of this stage: audio-video, or video only."),
                 io.Image.Input(
                     "image",
-                    tooltip="Image or clip, cropped around its centre to the clip's aspect ratio. A clip "
-                    "has 8k + 1 "
-                    "frames at frame 0 and 8k elsewhere; further frames are not used.",
+                    tooltip="Image or clip, cropped around its centre to the clip's aspect ratio. A clip has "
+                    "8k + 1 frames at frame 0 and 8k elsewhere; further frames are not used.",
                 ),
                 io.Int.Input(
                     "frame",
                     default=0,
                     min=-99999,
                     max=99999,
-                    tooltip="Frame at which the guide begins; negative values count from the end, -1 is "
-                    "the last. "
-                    "After frame 0 a clip begins at a frame 8k + 1: other values are rounded down to one.",
+                    tooltip="Frame at which the guide begins; negative values count from the end, -1 is the "
+                    "last. After frame 0 a clip begins at a frame 8k + 1: other values are rounded down to "
+                    "one.",
                 ),
-                io.Float.Input(
+                strength_input(
                     "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.01,
-                    tooltip="1 fixes the guide, lower values let the model change it; above 1 only its "
-                    "attention "
+                    1.0,
+                    "1 fixes the guide, lower values let the model change it; above 1 only its attention "
                     "rises.",
                 ),
-                io.Float.Input(
+                strength_input(
                     "attention_strength",
-                    default=0.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.01,
-                    tooltip="Weight of the attention between video and guide: more follows the guide more "
-                    "closely, "
-                    "1 is the plain attention; 0 means the same as strength.",
+                    0.0,
+                    "Weight of the attention between video and guide: more follows the guide more "
+                    "closely, 1 is the plain attention; 0 means the same as strength.",
                 ),
                 image_crf_input(
                     0,
                     "Compress the guide like LTX-2 Preprocess Image: more adds motion and costs detail, 0 "
                     "is off.",
                 ),
-                io.Int.Input(
-                    "downscale",
-                    default=0,
-                    min=0,
-                    max=8,
-                    tooltip="Encode the guide this many times smaller than the clip, as some IC-LoRAs "
-                    "require: a "
-                    "larger factor is faster. 0 takes it from iclora_parameters, or 1.",
+                downscale_input(
+                    "Encode the guide this many times smaller than the clip, as some IC-LoRAs require: a "
+                    "larger factor is faster. 0 takes it from iclora_parameters, or 1."
                 ),
                 io.Mask.Input(
                     "attention_mask",
                     optional=True,
                     tooltip="Parts of the guide to follow, one mask or one a frame: it multiplies the "
-                    "attention "
-                    "strength.",
+                    "attention strength.",
                 ),
                 iclora_parameters_input(),
             ],
@@ -197,6 +187,7 @@ def add_guide(
             f"the latent is {columns} x {rows} cells and the guide {scale} times smaller: choose a width and "
             f"height that are multiples of {SPATIAL_SCALE * scale} pixels"
         )
+    # The LoRA was trained with every so manyth frame of its reference.
     guide_image = guide.image[:: guide.every]
     placed = place_guide(len(guide_image), guide.frame, samples.shape[2] - before)
     encoded = placed.latent(video_vae.encode(_pixels(guide_image, placed, rows // scale, columns // scale)))
@@ -281,6 +272,7 @@ def _with_frames(video: Latent, guide: Tensor, keep: Tensor | None, strength: fl
     else:
         mask = mask.expand(-1, -1, -1, *samples.shape[3:])
         cells = torch.where(keep, 1.0, -1.0).to(mask) - strength
+        # A strength above 1 acts on attention only; a mask below 0 would mark a hole.
         cells = torch.where(keep, cells.clamp(min=0), cells)
         added = cells.expand(len(mask), 1, -1, -1, -1)
     guide = guide.expand(len(samples), -1, -1, -1, -1)

@@ -12,7 +12,7 @@ from ..convert import Streams, clip_audio, compress, encoder_audio, image_at_sta
 from ..host.latents import Latent, concat_av
 from ..host.masks import frame_mask
 from ..host.values import Audio, Vae
-from ..inputs import image_crf_input, start_input
+from ..inputs import image_crf_input, share_input, start_input
 from .attached import AttachedImage, remember
 
 CATEGORY = "LTX-2/conditioning"
@@ -31,9 +31,8 @@ class LTX2AVPreprocess(io.ComfyNode):
                 io.Image.Input("image", tooltip="Images to compress, each as a video of one frame."),
                 image_crf_input(
                     33,
-                    "Strength of the compression: more adds motion and costs detail. 0 is off, 33 is "
-                    "usual for "
-                    "LTX-2.0, 18 for 2.3.",
+                    "Strength of the compression: more adds motion and costs detail. 0 is off, 33 is usual "
+                    "for LTX-2.0, 18 for 2.3.",
                 ),
             ],
             outputs=[
@@ -53,9 +52,8 @@ class LTX2AVImgToVideoInplace(io.ComfyNode):
             node_id="LTX2AVImgToVideoInplace",
             display_name="LTX-2 Img To Video Inplace",
             category=CATEGORY,
-            description="Replaces the first frames of the latent by an image or by a clip of 8k + 1 "
-            "frames. In a "
-            "two-stage graph use it before both stages: after the upscaler, not before it.",
+            description="Replaces the first frames of the latent by an image or by a clip of 8k + 1 frames. "
+            "In a two-stage graph use it before both stages: after the upscaler, not before it.",
             inputs=[
                 io.Vae.Input("video_vae", tooltip="Video VAE that encodes the image."),
                 io.Image.Input(
@@ -64,14 +62,11 @@ class LTX2AVImgToVideoInplace(io.ComfyNode):
                     "ratio.",
                 ),
                 io.Latent.Input("latent", tooltip="Latent of this stage: audio-video, or video only."),
-                io.Float.Input(
+                share_input(
                     "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="1 preserves the image exactly; lower values let the model change it, 0 "
-                    "ignores it.",
+                    1.0,
+                    "1 preserves the latent of the image; lower values let the model change it, 0 ignores "
+                    "it.",
                 ),
                 image_crf_input(
                     0,
@@ -100,8 +95,7 @@ class LTX2AVSetAudio(io.ComfyNode):
             display_name="LTX-2 Set Audio",
             category=CATEGORY,
             description="Sets the audio of the clip: the video is generated to match it, and the audio "
-            "itself is "
-            "preserved in this and every later stage.",
+            "itself is preserved in this and every later stage.",
             inputs=[
                 io.Vae.Input("audio_vae", tooltip="Audio VAE that encodes the audio."),
                 io.Audio.Input(
@@ -116,9 +110,8 @@ class LTX2AVSetAudio(io.ComfyNode):
                     max=0.0,
                     step=1.0,
                     optional=True,
-                    tooltip="Level of a noise that is added for the model only, in dB of full scale, such "
-                    "as -60: "
-                    "it makes digital silence resemble a recording. 0 is off.",
+                    tooltip="Level of a noise that is added for the model only, in dB of full scale, such as "
+                    "-60: it makes digital silence resemble a recording. 0 is off.",
                 ),
             ],
             outputs=[
@@ -140,7 +133,9 @@ class LTX2AVSetAudio(io.ComfyNode):
         latents = own["samples"].shape[2]
         waveform, rate, silence_s = clip_audio(audio, start, latents)
         conditioning = with_noise_floor(waveform, noise_floor) if noise_floor else waveform
+        # The noise floor is only for the model: the audio output stays without it.
         encoded = audio_vae.encode(encoder_audio(conditioning, rate, audio_vae.audio_sample_rate, latents))
+        # One audio serves all clips of a batch.
         samples = encoded.to(own["samples"]).expand_as(own["samples"]).clone()
         frozen = {**own, "samples": samples, "noise_mask": torch.zeros_like(samples)}
         report = f"audio of {latents / AUDIO_LATENTS_PER_SECOND:.2f} s from {start:g} s on"

@@ -38,8 +38,7 @@ class LTX2AVTimeMask(io.ComfyNode):
             display_name="LTX-2 Audio Video Mask",
             category=CATEGORY,
             description="Regenerates some seconds of a clip and preserves the rest, with separate regions "
-            "for "
-            "video and audio; it can also make the clip longer.",
+            "for video and audio; it can also make the clip longer.",
             inputs=[
                 io.Latent.Input("latent", tooltip="Encoded clip: audio-video, or one of the two."),
                 video_regions_input(),
@@ -58,9 +57,8 @@ class LTX2AVTimeMask(io.ComfyNode):
                 io.Combo.Input(
                     "existing_mask",
                     options=["replace", "add"],
-                    tooltip="replace discards the mask that the latent has, add regenerates the regions "
-                    "in addition "
-                    "to it.",
+                    tooltip="replace discards the mask that the latent has, add regenerates the regions in "
+                    "addition to it.",
                 ),
                 io.Mask.Input(
                     "where",

@@ -34,6 +34,7 @@ class HostCodecs:
 
         Raises ValueError if there is no audio VAE.
         """
+        # The protocol has a default for other callers; an edit always knows the length of its run.
         assert latent_frames is not None
         if self.audio_vae is None:
             raise ValueError(

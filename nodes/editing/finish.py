@@ -31,8 +31,8 @@ class LTX2AVFinishEdit(io.ComfyNode):
             node_id="LTX2AVFinishEdit",
             display_name="LTX-2 Finish Edit",
             category=CATEGORY,
-            description="Decodes the sampled latent and joins it to the source clip: preserved "
-            "frames and audio are the clip's own, joints are faded, and the length is that of the edit.",
+            description="Decodes the sampled latent and joins it to the source clip: preserved frames and "
+            "audio are taken from the source, its frames cut to the grid, and joints are faded.",
             inputs=[
                 EditType.Input("edit", tooltip="From LTX-2 Extend, LTX-2 Retake or LTX-2 Video To Audio."),
                 io.Audio.Input(
@@ -65,10 +65,11 @@ class LTX2AVFinishEdit(io.ComfyNode):
     ) -> io.NodeOutput:
         if audio is None:
             audio = decoded_audio(audio_vae, _to_decode(latent, audio_vae, "audio"))
+        # Decoding takes minutes, and without regenerated frames its result would not be used.
         if images is None and edit.regenerates_video:
             images = decoded_images(video_vae, _to_decode(latent, video_vae, "images"))
         done = edit.finish(DecodedClip(edit.clip, images, audio))
-        # Frames that nothing regenerates stay bit for bit, which a change of range would not.
+        # The way to [-1, 1] and back rounds, and these frames need neither it nor the cut to the grid.
         frames = (
             _image(done.frame_chunks()) if edit.regenerates_video else image_from_frames(edit.source.frames)
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..inputs import iclora_parameters_input
+from ..inputs import MAX_FRAMES, downscale_input, iclora_parameters_input, share_input, strength_input
 
 
 def window_inputs() -> list[io.Input]:
@@ -14,7 +14,7 @@ def window_inputs() -> list[io.Input]:
             "window_frames",
             default=121,
             min=17,
-            max=100001,
+            max=MAX_FRAMES,
             step=8,
             tooltip="Length of a window, 8k + 1 frames: memory grows with it.",
         ),
@@ -26,21 +26,13 @@ def window_inputs() -> list[io.Input]:
             step=8,
             tooltip="Frames that two windows share, a multiple of 8: more preserves motion and audio better.",
         ),
-        io.Float.Input(
+        share_input(
             "overlap_strength",
-            default=1.0,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            tooltip="1 preserves the shared frames; less regenerates them in part and cross-fades.",
+            1.0,
+            "1 preserves the shared frames; less regenerates them in part and cross-fades.",
         ),
-        io.Float.Input(
-            "adain",
-            default=0.0,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            tooltip="Against drift: brings colours and contrast back towards the first window's.",
+        share_input(
+            "adain", 0.0, "Against drift: brings colours and contrast back towards the first window's."
         ),
         io.String.Input(
             "folder",
@@ -65,20 +57,17 @@ def conditioning_inputs() -> list[io.Input]:
             optional=True,
             tooltip="The frame of each keyframe in the whole clip, such as 0, 240, -1.",
         ),
-        io.Float.Input(
+        strength_input(
             "keyframe_strength",
-            default=1.0,
-            min=0.0,
-            max=10.0,
-            step=0.01,
+            1.0,
+            "1 uses keyframes clean, less lets the model change them; more only adds attention.",
             optional=True,
-            tooltip="1 uses keyframes clean, less lets the model change them; more only adds attention.",
         ),
         io.Vae.Input("audio_vae", optional=True, tooltip="Audio VAE that encodes the input audio."),
         io.Audio.Input(
             "audio",
             optional=True,
-            tooltip="Audio that conditions the clip and stays as it is; without it audio is generated.",
+            tooltip="Audio that conditions the clip and goes into the file; without it audio is generated.",
         ),
     ]
 
@@ -92,31 +81,22 @@ def source_inputs() -> list[io.Input]:
             tooltip="A clip at least as long: the control or reference video of an IC-LoRA, or what to "
             "start from.",
         ),
-        io.Float.Input(
+        strength_input(
             "source_strength",
-            default=1.0,
-            min=0.0,
-            max=10.0,
-            step=0.01,
+            1.0,
+            "1 uses the source as a clean reference, less lets the model change it, 0 ignores it.",
             optional=True,
-            tooltip="1 uses the source as a clean reference, less lets the model change it, 0 ignores it.",
         ),
-        io.Float.Input(
+        share_input(
             "denoise",
-            default=1.0,
-            min=0.01,
-            max=1.0,
-            step=0.01,
+            1.0,
+            "Part of the schedule to run: below 1 starts from the source and preserves some of it.",
+            low=0.01,
             optional=True,
-            tooltip="Part of the schedule to run: below 1 starts from the source and preserves some of it.",
         ),
-        io.Int.Input(
-            "downscale",
-            default=0,
-            min=0,
-            max=8,
+        downscale_input(
+            "Encode the source this many times smaller; 0 takes it from iclora_parameters, or 1.",
             optional=True,
-            tooltip="Encode the source this many times smaller; 0 takes it from iclora_parameters, or 1.",
         ),
         iclora_parameters_input(),
     ]

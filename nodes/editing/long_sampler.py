@@ -47,7 +47,9 @@ class HostSampler:
     reference_step: int
 
     def __call__(self, plan: LongPlan, prompts: tuple[str, ...]) -> SampleWindow:
+        # A shorter last window would get another schedule, and so another look, if it had its own.
         run = self.plan_run(empty_latent(plan.windows[0].clip, 1))
+        # Without prompts all windows are finished, and the text encoder need not be loaded.
         texts = (*prompts, self.negative) if prompts else ()
         encoded = {text: encode_prompt(self.text_encoder, text, plan.clip.fps) for text in texts}
         return lambda window: self.sample(window, plan.how, run, encoded)
@@ -123,5 +125,5 @@ def keyframes_of(images: Tensor | None, frames: str, strength: float, clip: Clip
 
 
 def identity(x: Tensor | None) -> list[float] | None:
-    """Numbers that differ for another tensor."""
+    """Shape and sum of a tensor, which practically always differ for another one."""
     return None if x is None else [*x.shape, sum(float(part.double().sum()) for part in x)]

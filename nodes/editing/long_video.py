@@ -22,7 +22,7 @@ from ..convert import clip_audio, frames_from_image, track_of
 from ..host.state import state_folder, upstream
 from ..host.values import Audio, Clip, Model, Options, Vae
 from ..host.video import write_edit
-from ..inputs import file_crf_input
+from ..inputs import file_crf_input, model_input, text_encoder_input
 from ..sampling.stage import plan_run, run_extras, run_inputs
 from .codecs import HostCodecs, waveform_of
 from .long_inputs import conditioning_inputs, source_inputs, window_inputs
@@ -41,11 +41,11 @@ class LTX2AVLongVideo(io.ComfyNode):
             display_name="LTX-2 Long Video",
             category=CATEGORY,
             description="Samples a clip of any length in overlapping windows, video and audio together. "
-            "Every finished window is saved: after a stop, run the same graph again to resume. "
-            "With a source it is video to video, or a detailer with an IC-LoRA.",
+            "Every finished window is saved: after a stop, run the same graph again to resume. With a source "
+            "it is video to video, or a detailer with an IC-LoRA.",
             inputs=[
-                io.Model.Input("model", tooltip="The model, with LoRAs if any."),
-                io.Clip.Input("clip", tooltip="Text encoder from LTX-2 Load All or LTX-2 Load Text Encoder."),
+                model_input(),
+                text_encoder_input(),
                 io.Vae.Input("video_vae", tooltip="Video VAE that encodes keyframes and the source."),
                 Plan.Input("plan", tooltip="Size, length and frame rate, from LTX-2 Clip Plan."),
                 io.String.Input(
@@ -153,7 +153,7 @@ class LTX2AVDecodeLongVideo(io.ComfyNode):
                     optional=True,
                     tooltip="Audio VAE of the checkpoint; not needed where audio was an input of the clip.",
                 ),
-                io.Audio.Input("audio", optional=True, tooltip="Audio to use in place of the clip's own."),
+                io.Audio.Input("audio", optional=True, tooltip="Audio to use in place of the sampled audio."),
             ],
             outputs=[
                 io.Video.Output(display_name="video", tooltip="The finished clip, for Save Video."),
@@ -185,6 +185,7 @@ def input_audio(audio: Audio | None, codecs: HostCodecs, clip: ClipPlan) -> Inpu
     """AUDIO as the audio of a long clip."""
     if audio is None:
         return {"audio": None, "audio_latent": None}
+    # Cut once to the clip, so that file and latent are of the same samples.
     waveform, rate, _ = clip_audio(audio, 0.0, clip.audio_latents)
     cut = Audio(waveform=waveform, sample_rate=rate)
     latent = codecs.encode_audio(*waveform_of(cut), latent_frames=clip.audio_latents)

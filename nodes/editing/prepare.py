@@ -13,7 +13,14 @@ from ...ltx2_core.editing.retake import plan_retake
 from ...ltx2_core.types import Numerics
 from ..clip.plan import FRAMES, empty_latent, whole_frames
 from ..host.values import Audio, Vae
-from ..inputs import audio_regions_input, length_input, length_unit_input, rounding_input, video_regions_input
+from ..inputs import (
+    MAX_FRAMES,
+    audio_regions_input,
+    length_input,
+    length_unit_input,
+    rounding_input,
+    video_regions_input,
+)
 from ..sampling.two_stage import placed
 from .codecs import HostCodecs, footage_of
 from .inputs import CATEGORY, audio_inputs, ceiling_input, prepared_outputs, source_inputs, stages_input
@@ -37,7 +44,7 @@ class LTX2AVExtend(io.ComfyNode):
                     "keep_frames",
                     default=KEEP_FRAMES,
                     min=1,
-                    max=100001,
+                    max=MAX_FRAMES,
                     step=8,
                     tooltip="Last frames of the clip that the model continues from, 8k + 1: more preserve "
                     "motion and voice better and take longer.",
@@ -99,8 +106,8 @@ class LTX2AVRetake(io.ComfyNode):
                 io.Boolean.Input(
                     "paste",
                     default=True,
-                    tooltip="LTX-2 Finish Edit takes the preserved frames from the clip itself. Off: they "
-                    "are encoded and decoded.",
+                    tooltip="LTX-2 Finish Edit takes the preserved frames from the images, cut to the grid. "
+                    "Off: they have been encoded and decoded by the VAE.",
                 ),
                 stages_input(),
                 *audio_inputs("Audio of the clip; without it all of the audio is generated."),
@@ -142,8 +149,8 @@ class LTX2AVSound(io.ComfyNode):
             has_intermediate_output=True,
             display_name="LTX-2 Video To Audio",
             category=CATEGORY,
-            description="Prepares a clip for generated audio: its frames are preserved and need not be "
-            "decoded. LTX-2 Finish Edit returns them with the audio.",
+            description="Prepares a clip for generated audio: the model is conditioned on its frames and "
+            "does not change them. LTX-2 Finish Edit returns the images themselves with the audio.",
             inputs=[*source_inputs("to generate audio for"), ceiling_input(CEILING_DB)],
             outputs=prepared_outputs(),
         )

@@ -184,7 +184,7 @@ def _is_model_folder(path: Path) -> bool:
 
 
 def _encoder_at(path: Path) -> Path:
-    """The folder of a file next to which there is a ``config.json`` of any kind, or else the file."""
+    """The folder of a file if it has a ``config.json``, as that of a text encoder has; otherwise the file."""
     return path.parent if os.path.lexists(path.parent / "config.json") else path
 
 

@@ -54,7 +54,7 @@ class Late:
         return self.fork.at if count == samples else 0
 
     def run(self, run: Callable[..., Hidden], samples: int) -> Hidden:
-        """Run one call of the network, which may write into the saved states; they are dropped."""
+        """Run one call of the network from the saved states, and forget them: blocks may write into them."""
         start, saved = self.start(samples), self.fork.saved
         self.fork.saved = None
         return run(resume=(start, saved)) if start else run()

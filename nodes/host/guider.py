@@ -28,6 +28,7 @@ class AVGuider(comfy.samplers.CFGGuider):
         Also for stg, modality guidance and nag with the host's own network, which does not support them.
         """
         super().__init__(model)
+        # Such a function replaces the combination of the estimates, which is what this guider computes.
         if "sampler_cfg_function" in model.model_options:
             raise ValueError(
                 "this model has a guidance of its own from another node: take that node out, or use CFGGuider"
@@ -102,6 +103,7 @@ class AVGuider(comfy.samplers.CFGGuider):
                 **model_options.get("transformer_options", {}),
                 PERTURBATIONS: tuple(plan.guidance.perturbation(which) for which in call.passes),
             }
+            # The host has encoded the negative text for sampling although no pass of cfg evaluates it.
             if self._nag is not None:
                 options[NAG] = (self._nag, self.conds["negative"][0]["model_conds"]["c_crossattn"].cond)
             if call.saves:

@@ -72,6 +72,7 @@ def guide_tokens(
     if mask is None:
         keep = torch.ones(tokens, dtype=torch.bool, device=keyframes.device)
     else:
+        # Guides are the same for the whole batch, so the first sample decides.
         keep = ~(rearrange(mask, "b c f h w -> b (f h w) c") < 0).any(dim=-1)[0]
     guides = keep[tokens - keyframes.shape[2] :]
     sizes = [entry["pre_filter_count"] for entry in entries]
@@ -114,6 +115,7 @@ def guide_attention(guides: GuideTokens, entries: Sequence[Entry]) -> GuideWeigh
     ]
     untracked = guides.count - sum(len(weight) for weight in weights)
     if untracked:
+        # Guides of other packs may come without entries; their attention is plain.
         weights.append(torch.ones(untracked))
     attention = GuideWeights(tuple(weights))
     return None if attention.plain else attention

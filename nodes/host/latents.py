@@ -16,7 +16,7 @@ from ...ltx2_core.types import AVLatent
 Latent = dict[str, Any]
 """LATENT: ``samples``, perhaps a ``noise_mask`` (1 where it is generated), and keys of any node."""
 
-GIVEN, GUIDE_FRAMES = "ltx2av_given", "ltx2av_guide_frames"
+ATTACHED, GUIDE_FRAMES = "ltx2av_given", "ltx2av_guide_frames"
 """Keys of a LATENT of this pack: what was inserted into its video, and the pair (guide frames at the end of
 the video, all of its latent frames)."""
 
@@ -29,7 +29,8 @@ def concat_av(video: Latent, audio: Latent) -> Latent:
 
     If either has a noise mask, the other gets one of ones. Other keys are copied, first the video's.
     """
-    of_video = {key: video[key] for key in (GIVEN, GUIDE_FRAMES) if key in video}
+    # A stale copy of these keys may be on the audio, if it was separated from another latent.
+    of_video = {key: video[key] for key in (ATTACHED, GUIDE_FRAMES) if key in video}
     joined = {**video, **audio, **of_video, "samples": NestedTensor((video["samples"], audio["samples"]))}
     masks = video.get("noise_mask"), audio.get("noise_mask")
     joined.pop("noise_mask", None)

@@ -37,6 +37,7 @@ def load_model(*paths: str | Path, disable_dynamic: bool = False) -> Model:
     weights = read_weights(*paths)
     tensors = weights.take_quantised(Component.TRANSFORMER, Component.TEXT_CONNECTORS)
     config = LTX2Config(_network_arguments(weights.config))
+    # The host reads its dtypes from the configuration when it builds the network.
     _choose_dtypes(config, tensors)
     load_device = comfy.model_management.get_torch_device()
     offload_device = comfy.model_management.unet_offload_device()
@@ -96,6 +97,7 @@ class LTX2Model(comfy.model_base.LTXAV):
             unprocessed = kwargs.get("unprocessed_ltxav_embeds", False)
             out["c_crossattn"] = _regular(self.diffusion_model.preprocess_text_embeds(text, unprocessed))
         shapes, mask = kwargs.get("latent_shapes"), kwargs.get("concat_mask", kwargs.get("denoise_mask"))
+        # The host packs the masks of both streams like the latents; the network needs them apart.
         if mask is not None:
             masks = [mask] if shapes is None else comfy.utils.unpack_latents(mask, shapes)
             out.update(zip(("denoise_mask", "audio_denoise_mask"), map(_regular, masks), strict=False))

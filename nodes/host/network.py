@@ -124,6 +124,7 @@ class HostTransformer(Transformer):
         wrappers = comfy.patcher_extension.get_all_wrappers(
             comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, transformer_options
         )
+        # Other packs wrap the network by the host's patcher, so an evaluation must pass through its executor.
         run = comfy.patcher_extension.WrapperExecutor.new_class_executor(self._velocities, self, wrappers)
         velocities: list[Tensor] | Tensor = run.execute(
             x,
@@ -246,6 +247,7 @@ def _video(
         present = guides.keep.to(latent.device)
         positions = positions.to(latent.device)
         tokens, positions = tokens[:, present], positions[:, :, present].repeat(len(latent), 1, 1, 1)
+        # The host puts guide tokens at the end; their positions are those of the guide, not of the grid.
         if guides.count:
             positions[:, :, -guides.count :] = guides.coordinates.to(positions)
         if timestep.ndim > 1:
@@ -271,6 +273,7 @@ def _audio(
     if reference is not None:
         reference_tokens = reference["tokens"].to(tokens)
         length = reference_tokens.shape[1]
+        # The reference is clean, which a timestep of 0 states.
         positions = torch.cat((reference_audio_positions(length), positions), dim=2)
         timesteps = torch.cat(
             (timesteps.new_zeros(len(latent), length), timesteps.expand(-1, tokens.shape[1])), dim=1
@@ -295,6 +298,7 @@ def _perturbations(options: Options, batch: int) -> Perturbations | None:
     if PERTURBATIONS in options:
         each = options[PERTURBATIONS]
         order = options["cond_or_uncond"]
+        # One call of the host holds all samples of a pass, then those of the next one.
         return Perturbations(tuple(each[number] for number in order for _ in range(batch // len(order))))
     a2v, v2a = options.get("a2v_cross_attn", True), options.get("v2a_cross_attn", True)
     if a2v and v2a:
@@ -338,6 +342,7 @@ def _latents(
         return velocity
     if audio_tokens is None:
         return [velocity, torch.zeros_like(audio)]
+    # Tokens of a reference precede those of the clip and are no part of the latent.
     return [velocity, unpatchify_audio(audio_tokens[:, -audio.shape[2] :])]
 
 

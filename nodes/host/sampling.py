@@ -83,6 +83,7 @@ def run(guider: Any, sampler: Any, latent: Latent, *, seed: int, sigmas: Tensor)
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=seed,
     )
+    # As in the host's node: these keys describe the latent before its channels and size were fixed.
     other = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio_")}
     return {**other, "samples": sampled.to(comfy.model_management.intermediate_device())}
 
@@ -118,5 +119,6 @@ def _with_scales(model: Any, scales: Tensor) -> Any:
         return args["input"] - (uncond + (cond - uncond) * scales.to(uncond))
 
     clone = model.clone()
+    # At cfg 1 the host would skip the negative prompt, which the scale of the audio may need.
     clone.set_model_sampler_cfg_function(guide, disable_cfg1_optimization=True)
     return clone

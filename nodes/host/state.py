@@ -30,6 +30,7 @@ def upstream(prompt: Mapping[str, Any] | None, node: str | None) -> str:
     """
     if not prompt or node is None or node not in prompt:
         return ""
+    # Nodes are usually upstream of several others, so each is digested once.
     digests: dict[str, str] = {}
 
     def of(number: str) -> str:

@@ -15,14 +15,14 @@ from ...ltx2_core.types import AVLatent
 
 
 class Packing:
-    """The layout of the streams of one run in its packed latent, by their ``shapes``."""
+    """Where video and audio are in the packed latent of a run, from their ``shapes``."""
 
     def __init__(self, shapes: Sequence[Sequence[int]] | None) -> None:
         self._shapes = shapes
 
     @classmethod
     def of(cls, conds: Mapping[str, Any]) -> Packing:
-        """The layout by the processed conditioning of a guider, in which the host stores the shapes."""
+        """The layout of a run, from the processed conditioning, in which the host stores the shapes."""
         for entries in conds.values():
             for entry in entries:
                 shapes = entry.get("model_conds", {}).get("latent_shapes")

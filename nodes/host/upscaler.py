@@ -1,4 +1,4 @@
-"""Latent upscalers as the host's LATENT_UPSCALE_MODEL: a ModelPatcher from 0.29 on, before a network."""
+"""Latent upscalers as the host's LATENT_UPSCALE_MODEL: a ModelPatcher since ComfyUI 0.29, a module before."""
 
 from __future__ import annotations
 

@@ -54,6 +54,7 @@ def load_video_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.s
     load_exactly(network, tensors, f"video VAE of {weights.name}", assign=is_dynamic(vae.patcher))
     time, space = TEMPORAL_SCALE, SPATIAL_SCALE
     vae.latent_channels, vae.latent_dim, vae.output_channels = config.latent_channels, 3, config.channels
+    # The host computes tiles and sizes of results from these.
     vae.upscale_ratio = (lambda latents: max(0, time * (latents - 1) + 1), space, space)
     vae.downscale_ratio = (lambda frames: max(0, (frames + time - 1) // time), space, space)
     vae.upscale_index_formula = vae.downscale_index_formula = (time, space, space)
@@ -133,6 +134,7 @@ class HostVideoVAE(VideoVAE):
     def decode(self, latent: Tensor, output_buffer: Tensor | None = None) -> Tensor:  # type: ignore[override]
         """Normalised latent (B, C, f, h, w) -> frames (B, 3, F, H, W), each written once it is decoded."""
         shape = self.decode_output_shape(tuple(latent.shape))
+        # The host's buffer is on the output device, so that only one decoded piece is on the GPU.
         frames = latent.new_empty(shape) if output_buffer is None else output_buffer
         done, on_count = 0, count_bar(shape[2])
         for piece in self.decode_stream(latent):
@@ -160,6 +162,7 @@ class _HostVAE(comfy.sd.VAE):
     """The host's VAE around a network of this pack; its own constructor builds only networks of the host."""
 
     def __init__(self, network: nn.Module, dtype: torch.dtype, *, dynamic: bool) -> None:
+        # With an empty state dict the host's constructor sets its attributes and builds no network.
         with _without_vae_warning():
             super().__init__(sd={})
         self.first_stage_model = network.eval().requires_grad_(False)

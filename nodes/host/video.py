@@ -75,6 +75,7 @@ def decoded_frames(video_vae: Vae, pieces: Iterable[Tensor], *, as_bytes: bool =
         yield rearrange(video_vae.decode(torch.cat([*pieces], dim=2))[0], "f h w c -> f c h w") * 2 - 1
         return
     parts = iter(pieces)
+    # Memory depends on the size of frames, which all pieces share, and hardly on the length.
     first = next(parts)
     memory = video_vae.memory_used_decode(first.shape, video_vae.vae_dtype)
     comfy.model_management.load_models_gpu([video_vae.patcher], memory_required=memory)

@@ -111,6 +111,7 @@ def _for_host(
 ) -> Tensors:
     """The tensors of one quantised layer by suffix, with the marker ``comfy_quant`` that the host reads."""
     name = HOST_FORMATS.get(layer.form.kind) or FP8_FORMATS.get(layer.infos["weight"].dtype)
+    # fp8 without a scale is only a storage dtype, which the host casts when it computes.
     if layer.form.kind == "float" and not any(suffix in parts for suffix in SCALE_NAMES):
         return {"weight": parts["weight"]}
     known = getattr(comfy.quant_ops, "QUANT_ALGOS", {})
@@ -128,7 +129,7 @@ def _for_host(
 
 
 def _entry(form: Format) -> dict[str, bool | int]:
-    """The marker's statement on a rotation of the weights."""
+    """The part of a layer's marker that tells the host of rotated weights; empty if they are not rotated."""
     return {"convrot": True, "convrot_groupsize": form.rotation} if form.rotation else {}
 
 

@@ -21,6 +21,7 @@ _SINGLE = "ltx-2-19b-dev or ltx-2.3-22b-dev (or their distilled and fp8 versions
 def _text_or_model(path: Path) -> str:
     """Why a path holds neither a text projection nor a transformer, "" if it holds one of them."""
     problem = _PROJECTION(path)
+    # The message is about the projection, which is the smaller download of the two.
     return problem and _TRANSFORMER(path) and problem
 
 
@@ -53,8 +54,7 @@ TEXT_PARTS = FileList(
     categories=(folders.TEXT_ENCODERS,),
     problem=_text_parts,
     download="ltx-2-19b-embeddings_connector_dev_bf16 or _distill_bf16 (2.0), or "
-    "ltx-2.3_text_projection_bf16, "
-    "into models/text_encoders",
+    "ltx-2.3_text_projection_bf16, into models/text_encoders",
 )
 TEXT_SOURCES = FileList(
     what="a checkpoint for text",
@@ -88,6 +88,7 @@ LORAS = FileList(
 def check(*chosen: tuple[FileList, str | None]) -> bool | str:
     """For ``validate_inputs``: True, or the error of the first name that cannot be loaded."""
     for files, name in chosen:
+        # Linked inputs arrive as None; the loader checks them when it runs.
         if isinstance(name, str) and name not in FIXED and (refusal := files.refusal(name)):
             return refusal
     return True

@@ -173,6 +173,7 @@ class LTX2AVLoadAll(io.ComfyNode):
 def _model_paths(ckpt_name: str, text_parts: str) -> list[Path]:
     """The files of a model: the file chosen in ``text_parts`` takes precedence over the checkpoint."""
     extra = [] if text_parts == SAME else [file_lists.TEXT_PARTS.path(text_parts)]
+    # The first file that holds a component is the one that it is read from.
     return [*extra, file_lists.MODELS.path(ckpt_name)]
 
 
@@ -212,6 +213,7 @@ def _check_parts(
 def combo(name: str, files: FileList, tooltip: str, *fixed: str, optional: bool = False) -> io.Input:
     """A choice of the ``fixed`` values and, after them, the names of ``files``."""
     default = fixed[0] if optional else None
+    # An empty list could not say what to download: its placeholder does, when it is chosen.
     options = [*fixed, *files.names()] or [files.placeholder]
     return io.Combo.Input(name, options=options, tooltip=tooltip, optional=optional, default=default)
 

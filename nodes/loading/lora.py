@@ -33,17 +33,14 @@ class LTX2AVLoadLora(io.ComfyNode):
                     max=10.0,
                     step=0.05,
                     tooltip="How strongly the LoRA acts: more changes the model more, 0 is off, negative "
-                    "values do "
-                    "the opposite. "
-                    "Distilled LoRAs: 1.0 for LTX-2.0, about 0.5 for 2.3.",
+                    "values do the opposite. Distilled LoRAs: 1.0 for LTX-2.0, about 0.5 for 2.3.",
                 ),
                 io.String.Input(
                     "audio_strength",
                     default="",
                     optional=True,
-                    tooltip="Strength of the layers that update the audio, from -10 to 10; empty means "
-                    "the same as "
-                    "strength. 0 leaves these layers out.",
+                    tooltip="Strength of the layers that update the audio, from -10 to 10; empty means the "
+                    "same as strength. 0 leaves these layers out.",
                 ),
                 io.Clip.Input(
                     "clip",
@@ -85,6 +82,7 @@ def _strength(text: str) -> float | None:
     try:
         value = float(text) if text.strip() else None
     except ValueError:
+        # Caught by the comparison below, so that both mistakes have one message.
         value = math.nan
     if value is not None and not -10 <= value <= 10:
         raise ValueError(

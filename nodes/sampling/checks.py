@@ -9,11 +9,12 @@ from ...ltx2_core.types import Numerics
 from ..conditioning.attached import guides_marked
 from ..convert import split
 from ..host.latents import Latent
+from ..host.values import Conditioning
 
 CROP = "crop guide frames with LTX-2 Crop Guides right after the sampler, and continue with its conditioning"
 
 
-def check_stage(positive: Any, latent: Latent) -> None:
+def check_stage(positive: Conditioning, latent: Latent) -> None:
     """Raise ValueError if prompt and latent do not belong together.
 
     Sampling needs video. Guide frames that the conditioning describes must be in the latent, and the audio
@@ -22,8 +23,8 @@ def check_stage(positive: Any, latent: Latent) -> None:
     video, audio = split(latent)
     if video is None:
         raise ValueError(
-            "this latent holds audio only: join it with a video latent (LTX-2 Concat AV Latent), "
-            "or use the latent of LTX-2 Clip Plan"
+            "this latent holds audio only: join it with a video latent (LTX-2 Concat AV Latent), or use the "
+            "latent of LTX-2 Clip Plan"
         )
     frames, rows, columns = video["samples"].shape[2:]
     guides = _value(positive, "keyframe_idxs")
@@ -56,6 +57,6 @@ def check_audio(latent_frames: int, audio_latents: int, fps: float) -> None:
         )
 
 
-def _value(conditioning: Any, key: str) -> Any:
+def _value(conditioning: Conditioning, key: str) -> Any:
     """The first value of ``key`` in a CONDITIONING, or None."""
     return next((entry[1][key] for entry in conditioning if entry[1].get(key) is not None), None)

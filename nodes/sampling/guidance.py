@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from comfy_api.latest import io
 
 from ...ltx2_core.config import TransformerConfig
 from ...ltx2_core.sampling.guidance import Guidance, GuidanceSchedule, Nag, StreamGuidance, stg_blocks_of
 from ..host.guider import AVGuider
 from ..host.network import HostTransformer
+from ..host.values import Conditioning, Model
+from ..inputs import model_input, positive_input, share_input, sigma_input
 
 CATEGORY = "LTX-2/sampling"
 Scales = io.Custom("LTX2AV_GUIDANCE")
@@ -19,8 +19,8 @@ SCALES = {
     "stg": (
         0.0,
         100.0,
-        "How far to move away from the estimate of the model with self-attention skipped in one block. "
-        "0 is off.",
+        "How far to move away from the estimate of the model with self-attention skipped in one block. 0 is "
+        "off.",
     ),
     "modality": (0.0, 100.0, "How closely to follow the other stream. 1 is off, 3 usual for the full model."),
     "rescale": (0.0, 1.0, "How much of the contrast that guidance adds to remove. 0 is off."),
@@ -47,11 +47,13 @@ def blocks_input() -> io.Input:
     )
 
 
-def parse_blocks(text: str, model: Any) -> tuple[int, ...]:
+def parse_blocks(text: str, model: Model) -> tuple[int, ...]:
     """Block numbers separated by commas; an empty text is the usual block of the model."""
     network = model.model.diffusion_model
     if not text.strip():
         if not isinstance(network, HostTransformer):
+            # The host's own network cannot be perturbed: if stg is used, AVGuider raises an error that says
+            # so.
             return (28,)
         config: TransformerConfig = network.config
         usual: tuple[int, ...] = stg_blocks_of(
@@ -162,8 +164,8 @@ class LTX2AVGuider(io.ComfyNode):
             category=CATEGORY,
             description="Guides video and audio with separate scales. For SamplerCustomAdvanced.",
             inputs=[
-                io.Model.Input("model", tooltip="The model, with LoRAs if any."),
-                io.Conditioning.Input("positive", tooltip="From LTX-2 Prompt."),
+                model_input(),
+                positive_input(),
                 io.Conditioning.Input(
                     "negative", tooltip="From LTX-2 Prompt; without effect if cfg and nag_scale are 1."
                 ),
@@ -172,21 +174,13 @@ class LTX2AVGuider(io.ComfyNode):
                     "audio", optional=True, tooltip="Scales of the audio; by default those of the video."
                 ),
                 blocks_input(),
-                io.Float.Input(
+                sigma_input(
                     "from_sigma",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Steps above this noise level are not guided, and cost one forward pass.",
+                    1.0,
+                    "Steps above this noise level are not guided, and cost one forward pass.",
                 ),
-                io.Float.Input(
-                    "to_sigma",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Steps below this noise level are not guided, and cost one forward pass.",
+                sigma_input(
+                    "to_sigma", 0.0, "Steps below this noise level are not guided, and cost one forward pass."
                 ),
                 io.Float.Input(
                     "nag_scale",
@@ -197,14 +191,7 @@ class LTX2AVGuider(io.ComfyNode):
                     tooltip="Normalized attention guidance: the negative prompt takes effect at cfg 1, "
                     "without a forward pass of its own. 1 is off, 11 usual.",
                 ),
-                io.Float.Input(
-                    "nag_alpha",
-                    default=0.25,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Share of nag in the result.",
-                ),
+                share_input("nag_alpha", 0.25, "Share of nag in the result."),
                 io.Float.Input(
                     "nag_tau",
                     default=2.5,
@@ -225,9 +212,9 @@ class LTX2AVGuider(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: Any,
-        positive: Any,
-        negative: Any,
+        model: Model,
+        positive: Conditioning,
+        negative: Conditioning,
         video: StreamGuidance,
         stg_blocks: str,
         from_sigma: float,
@@ -238,8 +225,10 @@ class LTX2AVGuider(io.ComfyNode):
         audio: StreamGuidance | None = None,
         ranges: GuidanceRanges | None = None,
     ) -> io.NodeOutput:
+        # The guider's own scales are a range too: the one from the highest noise level.
         scales = {1.0: (video, video if audio is None else audio), **(ranges or {})}
         stg = any(stream.stg for streams in scales.values() for stream in streams)
+        # Without stg the text is not read, so that a graph of another model does not fail on its blocks.
         blocks = parse_blocks(stg_blocks, model) if stg else ()
 
         def guidance_of(streams: tuple[StreamGuidance, StreamGuidance]) -> Guidance:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...ltx2_core.sampling.guidance import StreamGuidance
+from ..inputs import sigma_input
 from .guidance import CATEGORY, GuidanceRanges, Ranges, Scales
 
 
@@ -17,13 +18,12 @@ class LTX2AVGuidanceRange(io.ComfyNode):
             category=CATEGORY,
             description="Other scales for the steps at and below one noise level. For LTX-2 Guider.",
             inputs=[
-                io.Float.Input(
+                sigma_input(
                     "below_sigma",
-                    default=0.5,
-                    min=0.001,
-                    max=0.999,
-                    step=0.001,
-                    tooltip="The scales apply at this noise level and below, down to the next range.",
+                    0.5,
+                    "The scales apply at this noise level and below, down to the next range.",
+                    low=0.001,
+                    high=0.999,
                 ),
                 Scales.Input("video", tooltip="Scales of the video, from LTX-2 Stream Guidance."),
                 Scales.Input(

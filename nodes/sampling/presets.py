@@ -14,6 +14,8 @@ from ...ltx2_core.sampling.presets import LTXV as SCHEDULED
 from ...ltx2_core.sampling.presets import PRESETS, Preset
 from ...ltx2_core.sampling.samplers import SAMPLERS, STOCHASTIC
 from ...ltx2_core.sampling.schedules import parse_sigmas
+from ..host.values import Model
+from ..inputs import share_input, shift_input, steps_input
 from .guidance import SCALES, blocks_input, parse_blocks, scale_input
 
 BY_HAND = "as above"
@@ -46,7 +48,7 @@ def preset_input() -> io.Input:
     )
 
 
-def preset_of(values: Mapping[str, Any], model: Any) -> ChosenPreset:
+def preset_of(values: Mapping[str, Any], model: Model) -> ChosenPreset:
     """The preset that the widgets of ``preset_input`` describe; ``values`` are theirs by name."""
     preset = PRESETS[values["preset"]]
     sampler = values.get("sampler", preset.sampler)
@@ -54,11 +56,13 @@ def preset_of(values: Mapping[str, Any], model: Any) -> ChosenPreset:
     chosen = replace(
         preset,
         sampler=sampler,
+        # Another sampler may have been chosen in the widgets, for which the eta of the preset has no meaning.
         eta=values.get("eta") if sampler in STOCHASTIC else None,
         video=_with_scales(preset.video, "video", values),
         audio=_with_scales(preset.audio, "audio", values),
         **numbers,
     )
+    # The widget is a text, in which an empty field means the published list.
     sigmas = parse_sigmas(values["sigmas"]) if values.get("sigmas") else None
     return ChosenPreset(chosen, sigmas, parse_blocks(values.get("stg_blocks", ""), model))
 
@@ -73,22 +77,17 @@ def _numbers(preset: Preset) -> list[io.Input]:
     """The widgets of a preset, with its numbers as defaults."""
     inputs: list[io.Input] = []
     if preset.schedule == SCHEDULED:
-        inputs.append(
-            io.Int.Input("steps", default=preset.steps, min=1, max=10000, tooltip="Sampling steps.")
-        )
+        inputs.append(steps_input("Sampling steps.", preset.steps))
     inputs.append(
         io.Combo.Input(
             "sampler", options=list(SAMPLERS), default=preset.sampler, tooltip="See LTX-2 Sampler."
         )
     )
     inputs.append(
-        io.Float.Input(
+        share_input(
             "eta",
-            default=STOCHASTIC.get(preset.sampler, 1.0) if preset.eta is None else preset.eta,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            tooltip="The share of fresh noise, for samplers that add some.",
+            STOCHASTIC.get(preset.sampler, 1.0) if preset.eta is None else preset.eta,
+            "The share of fresh noise, for samplers that add some.",
         )
     )
     for stream in ("video", "audio"):
@@ -103,14 +102,6 @@ def _schedule(preset: Preset) -> list[io.Input]:
         tooltip = "The noise level of each step, falling to 0; the published list by default."
         return [io.String.Input("sigmas", default=text, optional=True, tooltip=tooltip)]
     return [
-        io.Float.Input(
-            name,
-            default=getattr(preset, name),
-            min=0.0,
-            max=high,
-            step=0.01,
-            optional=True,
-            tooltip=f"See LTX-2 Scheduler: {meaning}",
-        )
+        shift_input(name, getattr(preset, name), f"See LTX-2 Scheduler: {meaning}", high=high, optional=True)
         for name, (high, meaning) in SHAPE.items()
     ]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from comfy_api.latest import io
 
 from ...ltx2_core.transformer.fused import Fused
 from ..host.network import FUSED, with_option
+from ..host.values import Model
 
 
 class LTX2AVSpeed(io.ComfyNode):
@@ -37,6 +36,6 @@ class LTX2AVSpeed(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, fused: bool = False) -> io.NodeOutput:
+    def execute(cls, model: Model, fused: bool = False) -> io.NodeOutput:
         kernels = Fused() if fused else None
         return io.NodeOutput(with_option(model, FUSED, kernels, what="fused kernels"))

@@ -22,6 +22,8 @@ from ...ltx2_core.sampling.schedules import (
 from ..convert import video_of
 from ..host.latents import AUDIO_ONLY, Latent
 from ..host.sampling import GuidedSampling, HostSampling
+from ..host.values import Conditioning, Model
+from ..inputs import cfg_input, model_input, positive_input, shift_input, steps_input
 from .checks import check_stage
 from .presets import BY_HAND, preset_input, preset_of
 
@@ -41,34 +43,17 @@ class LTX2AVScheduler(io.ComfyNode):
             description="The schedule of the full (not distilled) model: the larger the clip, the more "
             "steps at high noise.",
             inputs=[
-                steps_input(),
-                io.Float.Input(
+                steps_input("Sampling steps: more take longer and refine."),
+                shift_input(
                     "max_shift",
-                    default=2.05,
-                    min=0.0,
-                    max=100.0,
-                    step=0.01,
-                    tooltip="Shift towards noise at 4096 video tokens; more favours layout over detail.",
+                    2.05,
+                    "Shift towards noise at 4096 video tokens; more favours layout over detail.",
                 ),
-                io.Float.Input(
-                    "base_shift",
-                    default=0.95,
-                    min=0.0,
-                    max=100.0,
-                    step=0.01,
-                    tooltip="Shift towards noise at 1024 video tokens.",
-                ),
+                shift_input("base_shift", 0.95, "Shift towards noise at 1024 video tokens."),
                 io.Boolean.Input(
                     "stretch", default=True, tooltip="Make the last step before 0 start exactly at terminal."
                 ),
-                io.Float.Input(
-                    "terminal",
-                    default=0.1,
-                    min=0.0,
-                    max=0.99,
-                    step=0.01,
-                    tooltip="Noise level before the last step, with stretch.",
-                ),
+                shift_input("terminal", 0.1, "Noise level before the last step, with stretch.", high=0.99),
                 io.Latent.Input(
                     "latent",
                     optional=True,
@@ -120,6 +105,7 @@ class LTX2AVDistilledSigmas(io.ComfyNode):
 
     @classmethod
     def execute(cls, schedule: str) -> io.NodeOutput:
+        # A copy, so that no node can change the published list.
         return io.NodeOutput(FIXED_SIGMAS[schedule].clone())
 
 
@@ -133,8 +119,8 @@ class LTX2AVSampleStage(io.ComfyNode):
             description="One sampling stage of video and audio together: noise, schedule, guidance and "
             "sampler.",
             inputs=[
-                io.Model.Input("model", tooltip="The model, with LoRAs if any."),
-                io.Conditioning.Input("positive", tooltip="From LTX-2 Prompt."),
+                model_input(),
+                positive_input(),
                 io.Conditioning.Input("negative", tooltip="From LTX-2 Prompt; without effect if cfg is 1."),
                 io.Latent.Input(
                     "latent", tooltip="Latent to start from; its noise mask is 0 where content is preserved."
@@ -148,9 +134,9 @@ class LTX2AVSampleStage(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: Any,
-        positive: Any,
-        negative: Any,
+        model: Model,
+        positive: Conditioning,
+        negative: Conditioning,
         latent: Latent,
         seed: int,
         schedule: str,
@@ -183,12 +169,14 @@ class Run:
     sigmas: Tensor
     sampling: HostSampling | GuidedSampling
 
-    def __call__(self, model: Any, positive: Any, negative: Any, latent: Latent, seed: int) -> Latent:
+    def __call__(
+        self, model: Model, positive: Conditioning, negative: Conditioning, latent: Latent, seed: int
+    ) -> Latent:
         return self.sampling(model, positive, negative, latent, seed=seed, sigmas=self.sigmas)
 
 
 def plan_run(
-    model: Any,
+    model: Model,
     latent: Latent,
     *,
     schedule: str,
@@ -220,6 +208,7 @@ def plan_run(
         if sigmas is None:
             sigmas = schedule_sigmas(schedule, steps, latent, denoise)
         sampling = HostSampling(cfg=cfg, audio_cfg=audio_cfg or cfg, sampler=sampler)
+    # A connected schedule may be a part of one, and so end above 0.
     validate_sigmas(sigmas, partial=True)
     return Run(sigmas, sampling)
 
@@ -238,27 +227,17 @@ def run_inputs() -> list[io.Input]:
         io.Combo.Input(
             "schedule",
             options=[LTXV, *LISTS],
-            tooltip="LTX-2 scheduler: full model, uses steps. distilled 8: distilled model or "
-            "LoRA, cfg 1. distilled 3: second stage after the upscaler, cfg 1.",
+            tooltip="LTX-2 scheduler: full model, uses steps. distilled 8: distilled model or LoRA, cfg 1. "
+            "distilled 3: second stage after the upscaler, cfg 1.",
         ),
-        steps_input(" Only the LTX-2 scheduler uses it."),
-        io.Float.Input(
+        steps_input("Sampling steps: more take longer and refine. Only the LTX-2 scheduler uses it."),
+        cfg_input(
             "cfg",
-            default=4.0,
-            min=0.0,
-            max=100.0,
-            step=0.1,
-            tooltip="How strongly to follow the prompt: about 4 for the full model. 1 turns "
-            "guidance off, takes half the time, and is right for distilled schedules.",
+            4.0,
+            "How strongly to follow the prompt: about 4 for the full model. 1 turns guidance off, takes half "
+            "the time, and is right for distilled schedules.",
         ),
-        io.Float.Input(
-            "audio_cfg",
-            default=0.0,
-            min=0.0,
-            max=100.0,
-            step=0.1,
-            tooltip="Guidance of the audio by itself; 0 means the same as cfg.",
-        ),
+        cfg_input("audio_cfg", 0.0, "Guidance of the audio by itself; 0 means the same as cfg."),
         io.Combo.Input(
             "sampler",
             options=SAMPLERS,
@@ -294,12 +273,6 @@ def schedule_sigmas(schedule: str, steps: int, latent: Latent, denoise: float = 
 
 def video_tokens(latent: Latent) -> int:
     """Tokens of the video of a LATENT, guide frames included; 4096 for one of audio only."""
+    # The placeholder video of a latent of audio alone says nothing about the size of a clip.
     tokens: int = MANY_TOKENS if latent.get(AUDIO_ONLY) else prod(video_of(latent)["samples"].shape[2:])
     return tokens
-
-
-def steps_input(more: str = "") -> io.Input:
-    """A widget for the number of steps."""
-    return io.Int.Input(
-        "steps", default=20, min=1, max=10000, tooltip=f"Sampling steps: more take longer and refine.{more}"
-    )

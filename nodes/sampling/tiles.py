@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from comfy_api.latest import io
 
 from ...ltx2_core.transformer.tiles import Tiles
 from ..host.network import TILES, with_option
+from ..host.values import Model
 
 
 class LTX2AVSpatialTiles(io.ComfyNode):
@@ -36,10 +35,10 @@ class LTX2AVSpatialTiles(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, columns: int, rows: int, overlap: int) -> io.NodeOutput:
+    def execute(cls, model: Model, columns: int, rows: int, overlap: int) -> io.NodeOutput:
         return io.NodeOutput(in_tiles(model, Tiles(columns=columns, rows=rows, overlap=overlap)))
 
 
-def in_tiles(model: Any, tiles: Tiles) -> Any:
+def in_tiles(model: Model, tiles: Tiles) -> Model:
     """A clone of MODEL that evaluates frames in tiles. Raises ValueError for the host's own network."""
     return with_option(model, TILES, tiles, what="tiles")

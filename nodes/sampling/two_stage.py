@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ...ltx2_core.conditioning.items import Conditioning
+from ...ltx2_core.conditioning.items import Conditioning as ConditioningItem
 from ...ltx2_core.conditioning.masks import expand_mask, mask_like
 from ...ltx2_core.editing.conditioning import FirstFrames, SourceFrames
 from ...ltx2_core.editing.protocols import StageInput
@@ -32,6 +30,7 @@ from ..editing.codecs import HostCodecs
 from ..host.guides import guide_frames_of
 from ..host.latents import Latent
 from ..host.masks import frame_mask
+from ..host.values import Conditioning, UpscaleModel, Vae
 
 
 class LTX2AVNextStage(io.ComfyNode):
@@ -62,7 +61,12 @@ class LTX2AVNextStage(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, positive: Any, negative: Any, latent: Latent, upscale_model: Any, video_vae: Any
+        cls,
+        positive: Conditioning,
+        negative: Conditioning,
+        latent: Latent,
+        upscale_model: UpscaleModel,
+        video_vae: Vae,
     ) -> io.NodeOutput:
         attached, guides = attached_to(latent), guide_frames_of(positive, video_of(latent)["samples"])
         if guides_marked(latent) not in (None, guides):
@@ -82,8 +86,8 @@ class LTX2AVNextStage(io.ComfyNode):
 
 
 def put_back(
-    positive: Any, negative: Any, latent: Latent, video_vae: Any, item: Attached
-) -> tuple[Any, Any, Latent, str]:
+    positive: Conditioning, negative: Conditioning, latent: Latent, video_vae: Vae, item: Attached
+) -> tuple[Conditioning, Conditioning, Latent, str]:
     """Conditioning and LATENT with ``item``, encoded at the size of the LATENT, and a line for the report."""
     if isinstance(item, AttachedGuide):
         return add_guide(positive, negative, video_vae, latent, item)
@@ -102,10 +106,11 @@ def placed(codecs: HostCodecs, latent: Latent, item: StageInput) -> Latent:
     size = {"width": columns * SPATIAL_SCALE, "height": rows * SPATIAL_SCALE}
     # The frame rate of a LATENT is not known, and no item of an edit depends on it.
     conditioned = applied(latent, item.at(codecs, ClipPlan(**size, frames=frames_of(frames), fps=1.0)))
+    # Audio is the same in every stage, so only frames have to be encoded again for the next one.
     return remember(conditioned, item) if isinstance(item, FirstFrames | SourceFrames) else conditioned
 
 
-def applied(latent: Latent, item: Conditioning) -> Latent:
+def applied(latent: Latent, item: ConditioningItem) -> Latent:
     """The LATENT to which a conditioning item of the library was applied, with a noise mask."""
     streams = split(latent)
     samples = AVLatent(*(None if one is None else one["samples"] for one in streams))

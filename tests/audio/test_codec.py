@@ -108,7 +108,7 @@ def test_latents_decode_to_ten_milliseconds_for_each_mel_frame() -> None:
         assert (waveform.shape, rate) == ((1, 2, 240 * (4 * latent_frames - 3)), 24000)
 
 
-def test_the_combined_network_answers_what_a_host_asks() -> None:
+def test_the_combined_network_has_the_interface_of_a_host() -> None:
     vae = AudioVAE(ENCODER, DECODER, VOCODER)
     assert (vae.sample_rate, vae.output_sample_rate) == (16000, 24000)
     assert (vae.latent_channels, vae.latent_frequency_bins) == (8, 16)

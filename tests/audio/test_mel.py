@@ -53,7 +53,7 @@ def test_mono_is_repeated_and_of_surround_the_first_two_channels_are_taken() -> 
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 22050, 24000, 44100, 48000, 96000])
-def test_resampling_keeps_duration_and_a_low_tone(rate) -> None:
+def test_resampling_preserves_duration_and_a_low_tone(rate) -> None:
     tone = torch.sin(2 * math.pi * 300 * torch.arange(rate // 5) / rate)
     expected = torch.sin(2 * math.pi * 300 * torch.arange(3200) / 16000)
     resampled = resample(tone, rate, 16000)

@@ -21,7 +21,7 @@ def generate(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, ["generate", "--prompt", "a ball", *map(str, arguments)])
 
 
-def test_one_command_makes_a_file_with_picture_and_sound_and_prints_where(photo, sound, tmp_path) -> None:
+def test_one_command_makes_a_file_with_frames_and_audio_and_prints_where(photo, sound, tmp_path) -> None:
     out = tmp_path / "clip.mp4"
     result = generate("--image", photo, "--audio", sound, "-o", out, *SMALL)
     assert result.exit_code == 0, result.output
@@ -38,7 +38,7 @@ def test_progress_names_the_stages(tmp_path) -> None:
         assert stage in result.output
 
 
-def test_a_dry_run_shows_the_plan_and_writes_nothing(tmp_path) -> None:
+def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path) -> None:
     arguments = ["--width", "200", "--seconds", "2", "--stages", "2", "--dry-run"]
     result = generate(*arguments, "-o", tmp_path / "clip.mp4")
     assert result.exit_code == 0, result.output
@@ -82,7 +82,7 @@ def test_bad_input_ends_with_one_line_and_no_file(arguments, message, tmp_path, 
     assert not list(tmp_path.iterdir())
 
 
-def test_corrupt_pictures_sounds_and_checkpoints_are_named(tmp_path) -> None:
+def test_corrupt_images_audio_and_checkpoints_are_named(tmp_path) -> None:
     broken = tmp_path / "broken.bin"
     broken.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
     for option in ("--image", "--audio", "--checkpoint", "--lora"):

@@ -47,7 +47,7 @@ def test_a_checkpoint_is_listed_with_its_parts_sizes_and_metadata():
     assert told["metadata"]["config"]["transformer"]["num_layers"] == 4
 
 
-def test_the_table_shows_the_same():
+def test_the_table_has_the_same_values():
     result = run(embedded_set().checkpoint)
     assert result.exit_code == 0
     lines = result.output.splitlines()

@@ -77,7 +77,7 @@ def test_tables_and_gates_are_away_from_zero(made):
             assert tensor.std() > 0.05, name
 
 
-def test_picture_and_sound_are_finite_and_not_saturated(made):
+def test_frames_and_audio_are_finite_and_not_saturated(made):
     _, files = made
     checkpoint = open_checkpoint(files.checkpoint)
     generator = torch.Generator().manual_seed(0)

@@ -46,7 +46,7 @@ def test_completion_does_not_import_torch():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_shows_every_option_under_the_heading_of_its_group(command):
+def test_help_lists_every_option_under_the_heading_of_its_group(command):
     text = CliRunner().invoke(main, [command, "--help"]).output
     for option in options_of(command):
         assert option.flag.split("/")[0] in text, option.name

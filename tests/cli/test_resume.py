@@ -1,4 +1,4 @@
-"""A decode that fails costs no sampling: what was sampled is kept, and decoded when asked for."""
+"""A decode that fails costs no sampling: the sampled latents are saved, and decoded on request."""
 
 from __future__ import annotations
 

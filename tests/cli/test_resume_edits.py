@@ -92,7 +92,7 @@ def test_without_resume_the_prompt_and_the_video_are_needed(words, message) -> N
     assert f"Missing option '{message}'" in ltx2(*words).output
 
 
-def test_a_long_clip_that_fails_goes_on_with_the_runs_that_are_finished(
+def test_a_long_clip_that_fails_resumes_with_the_runs_that_are_finished(
     folder, tmp_path, monkeypatch
 ) -> None:
     size = ["--width", "64", "--height", "64", "--fps", "8", "--seconds", "4"]

@@ -37,7 +37,7 @@ def golden_dirs() -> list[Path]:
 
 @dataclass(frozen=True)
 class Golden:
-    """One fixture file; ``sidecar`` is the JSON beside it, empty where there is none."""
+    """One fixture file; ``sidecar`` is the JSON of the same name, empty if there is none."""
 
     path: Path
 

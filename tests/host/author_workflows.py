@@ -1,8 +1,8 @@
 """Writes example_workflows/: ``python tests/host/author_workflows.py [NAME...]`` with ``COMFYUI_DIR`` set.
 
 Each table is turned into API format, loaded into ComfyUI's own page, arranged in columns, and serialised
-there: as UI format and, in ``api/``, as API format. Then it is run, unless ``--no-run`` is given, and a
-picture of it becomes the thumbnail.
+there: as UI format and, in ``api/``, as API format. Then it is run, unless ``--no-run`` is set, and an
+image of it becomes the thumbnail.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ SIZES = {
     "LTX2AVSampleStage": [320, 330],
 }
 PLAYERS = ("audioUI", "video-preview")
-"""Widgets that show a file."""
+"""Widgets that display a file."""
 LOAD = """([prompt, name]) => {
     app.nodeOutputs = {};
     app.loadApiJson(prompt, name);
@@ -135,7 +135,7 @@ def author(page: ComfyPage, name: str, table: Workflow, known: Json) -> None:
 
 
 def run(page: ComfyPage, name: str) -> None:
-    """Run the workflow that is open, so that it shows its results."""
+    """Run the workflow that is open, so that it displays its results."""
     ended = page.run()
     if ended["kind"] != "execution_success":
         raise SystemExit(f"{name}: {json.dumps(ended)[:2000]}")

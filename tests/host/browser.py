@@ -99,7 +99,7 @@ class ComfyPage:
         self.page.wait_for_timeout(1000)
 
     def missing(self) -> Json:
-        """Node types that the page does not know, and what its error overlay says."""
+        """Node types that the page does not have, and the text of its error overlay."""
         return self.ask(MISSING)
 
     def convert(self, text: str) -> Json:

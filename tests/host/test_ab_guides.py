@@ -16,7 +16,7 @@ CONDITIONING = ("keyframe_idxs",)
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """Guides (pictures, frame, strength) on a clip of ``frames``."""
+    """Guides (images, frame, strength) on a clip of ``frames``."""
 
     frames: int = 33
     guides: tuple[tuple[int, int, float], ...]

@@ -131,7 +131,7 @@ def test_samplers_work_on_cores_own_model_and_on_video_alone(server: Server, mod
             assert distance(found[f"core_{name}"], found[f"ours_{name}"]) < TOLERANCE
 
 
-def test_res_2s_repeats_itself_and_keeps_what_is_masked(server: Server, models: TinyModels) -> None:
+def test_res_2s_repeats_itself_and_preserves_what_is_masked(server: Server, models: TinyModels) -> None:
     bench = Bench(models, mask="0,1,1")
     guider = bench.cfg_guider()
     again = Bench(models, mask="0,1,1")

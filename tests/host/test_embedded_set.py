@@ -94,7 +94,7 @@ def test_core_and_the_library_show_the_same_clip(
     assert float(psnr(shown_by_core[None], made_by_the_library[None].clamp(-1, 1))) > 35
 
 
-def test_what_core_shows_is_what_the_prompt_says(shown_by_core: Tensor) -> None:
+def test_what_core_displays_is_what_the_prompt_says(shown_by_core: Tensor) -> None:
     seen = measure(shown_by_core, None)
     assert seen.background == "blue"
     assert "red" in seen.colours

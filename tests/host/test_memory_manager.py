@@ -84,7 +84,7 @@ def test_networks_that_are_only_partly_loaded_give_the_same_clip(server: Server,
     same(first, second, rtol=1e-5, atol=1e-5)
 
 
-def test_a_network_from_which_the_host_takes_half_goes_on(server: Server, models: TinyModels) -> None:
+def test_a_network_of_which_the_host_offloads_half_continues(server: Server, models: TinyModels) -> None:
     first = server.run(whole(models, 6).prompt)
     g = Graph()
     model = g.add("LTX2ProbeTakeHalf", model=checkpoint(g, models))
@@ -97,7 +97,7 @@ def test_a_network_from_which_the_host_takes_half_goes_on(server: Server, models
         torch.testing.assert_close(right[name], left[name], rtol=1e-5, atol=1e-5)
 
 
-def test_a_large_frame_asks_the_host_for_the_room_that_it_needs(server: Server, models: TinyModels) -> None:
+def test_a_large_frame_requests_the_memory_that_it_needs(server: Server, models: TinyModels) -> None:
     def room(width: int, height: int) -> dict[str, int]:
         g = Graph()
         g.add("LTX2ProbeRoom", vae=checkpoint(g, models)[1], width=width, height=height)

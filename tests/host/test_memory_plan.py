@@ -28,7 +28,7 @@ def report(server: Server, **changes) -> str:
     return server.run(g.prompt).outputs[node.node]["text"][0]
 
 
-def test_the_plan_names_every_size_and_comes_with_a_picture(server: Server):
+def test_the_plan_names_every_size_and_comes_with_an_image(server: Server):
     g = Graph()
     node = plan(g)
     g.dump("picture", image=node[1])

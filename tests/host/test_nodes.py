@@ -132,7 +132,7 @@ def test_joining_and_taking_apart_are_cores_masks_included(server: Server, model
         assert_equal(result, f"ours{suffix}", f"core{suffix}")
 
 
-def test_upscaling_is_cores_and_lets_the_audio_pass(server: Server, models: TinyModels):
+def test_upscaling_is_cores_and_preserves_the_audio(server: Server, models: TinyModels):
     g = Graph()
     loaded, text = checkpoint(g, models), prompt(g, text_encoder(g, models))
     upscaler = g.add("LTX2AVLoadUpscaler", upscaler=models.upsampler)
@@ -151,7 +151,7 @@ def test_upscaling_is_cores_and_lets_the_audio_pass(server: Server, models: Tiny
 
 
 @pytest.mark.parametrize("whose", ["ours", "core"])
-def test_decoding_is_cores_and_the_file_shows_the_same_frames(server: Server, models: TinyModels, whose: str):
+def test_decoding_is_cores_and_the_file_has_the_same_frames(server: Server, models: TinyModels, whose: str):
     g = Graph()
     loaded, text = checkpoint(g, models), prompt(g, text_encoder(g, models))
     vae, audio_vae = loaded[1], loaded[2]
@@ -181,7 +181,7 @@ def test_decoding_is_cores_and_the_file_shows_the_same_frames(server: Server, mo
     assert int(shown["sample_rate"]) == 48000
 
 
-def test_a_given_sound_is_encoded_as_core_does_and_survives_both_stages(server: Server, models: TinyModels):
+def test_input_audio_is_encoded_as_core_does_and_survives_both_stages(server: Server, models: TinyModels):
     g = Graph()
     loaded, text = checkpoint(g, models), prompt(g, text_encoder(g, models))
     upscaler = g.add("LTX2AVLoadUpscaler", upscaler=models.upsampler)
@@ -205,7 +205,7 @@ def test_a_given_sound_is_encoded_as_core_does_and_survives_both_stages(server: 
     assert given_["waveform"].shape[-1] == latents * 640
 
 
-def test_a_short_sound_is_followed_by_silence_and_the_node_says_so(server: Server, models: TinyModels):
+def test_short_audio_is_followed_by_silence_and_the_node_says_so(server: Server, models: TinyModels):
     g = Graph()
     loaded = checkpoint(g, models)
     sound = sound_of(g, 0.5, 22050, 2)

@@ -207,7 +207,7 @@ def test_an_ic_lora_tells_the_guide_how_small_it_has_to_be(server: Server, model
     assert (full - told).abs().max() > 0.1
 
 
-def test_an_ic_lora_tells_the_guide_how_few_of_its_pictures_it_wants(
+def test_an_ic_lora_decides_which_frames_of_the_guide_are_used(
     server: Server, models: TinyModels, base_dir: Path
 ):
     root = base_dir / "models" / "loras"

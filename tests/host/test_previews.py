@@ -75,7 +75,7 @@ def write_decoder(server: Server, channels: int) -> None:
 
 @pytest.mark.parametrize("stage", [True, False])
 @pytest.mark.parametrize("audio", [True, False])
-def test_a_preview_has_the_picture_and_below_it_the_sound(
+def test_a_preview_has_a_frame_and_below_it_the_audio(
     server: Server, models: TinyModels, stage: bool, audio: bool
 ) -> None:
     made = graph(models, stage=stage, audio=audio)

@@ -95,7 +95,7 @@ def test_a_run_stops_within_a_step(server: Server, models: TinyModels) -> None:
     assert "execution_interrupted" in kinds, str(stopped.value)
 
 
-def test_a_run_stops_when_the_user_asks(server: Server, models: TinyModels) -> None:
+def test_a_run_stops_when_the_user_interrupts_it(server: Server, models: TinyModels) -> None:
     prompt_id = server.submit(graph(models, Recipe(steps=5000)).prompt)
     while server.get("/queue")["queue_running"] == []:
         pass

@@ -29,7 +29,7 @@ def test_every_table_has_its_files():
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "text_to_audio"])
-def test_a_workflow_leaves_a_video_with_sound_of_the_planned_size_and_length(runs: Runs, name: str):
+def test_a_workflow_writes_a_video_with_audio_of_the_planned_size_and_length(runs: Runs, name: str):
     frames = LENGTHS.get(name, FRAMES)
     with av.open(str(runs.run(name).path)) as file:
         video, audio = file.streams.video[0], file.streams.audio[0]
@@ -44,7 +44,7 @@ def test_a_workflow_leaves_a_video_with_sound_of_the_planned_size_and_length(run
         assert frames / FPS - 1 / FPS < heard < frames / FPS + 3 * 1024 / audio.rate
 
 
-def test_sound_alone_is_saved_as_long_as_was_asked_for(runs: Runs):
+def test_audio_alone_is_saved_with_the_requested_length(runs: Runs):
     result = runs.run("text_to_audio").result
     (saved,) = (output["audio"][0] for output in result.outputs.values() if "audio" in output)
     with av.open(str(result.output / saved["subfolder"] / saved["filename"])) as file:
@@ -81,7 +81,7 @@ def reseeded(runs: Runs, name: str, by: int) -> dict:
 @pytest.mark.parametrize(
     ("name", "file"), [("audio_to_video", "knocks.wav"), ("audio_image_to_video", "sound.wav")]
 )
-def test_the_given_sound_is_the_sound_of_the_file(runs: Runs, name: str, file: str):
+def test_the_input_audio_is_the_audio_of_the_file(runs: Runs, name: str, file: str):
     from ltx2_core.media import read_audio
 
     given = read_audio(EXAMPLES / "input" / file)[0].mean(dim=0)
@@ -107,7 +107,7 @@ def test_a_run_stops_within_seconds_when_the_user_interrupts(runs: Runs):
 
 
 def wait_for_sampling(host: Server) -> None:
-    """The progress bar of the terminal shows that steps are being taken."""
+    """The progress bar of the terminal counts sampling steps."""
     end, before = time.monotonic() + 120, host.log().count("/5000")
     while host.log().count("/5000") <= before:
         assert time.monotonic() < end, host.log()[-2000:]

@@ -1,4 +1,4 @@
-"""What the workflows show and sound like on the trained tiny set: what their prompts and their inputs say.
+"""Content of the workflows' results on the trained tiny set: what their prompts and their inputs say.
 
 Skipped where the embedded set is of random weights. Seeds are those of the files, and one clip is no
 statistics: most of the clips have to agree, not each; benchmarks/semantics.py has the figures.
@@ -77,12 +77,12 @@ def test_what_is_heard_belongs_to_what_is_seen(world: Runs):
 @pytest.mark.parametrize(
     "name", ["image_to_video_two_stages", "image_to_video_distilled", "first_last_frame"]
 )
-def test_the_first_frame_is_the_given_picture(world: Runs, name: str):
+def test_the_first_frame_is_the_input_image(world: Runs, name: str):
     first = world.run(name).clip.frames[:1]
     assert float(psnr(first[None], render_frames(SLIDE, 1, *SIZE)[None])) > 18
 
 
-def test_an_extension_goes_on_sounding(world: Runs):
+def test_the_audio_of_an_extension_continues(world: Runs):
     clip = world.run("extend_video").clip
     assert clip.sound is not None
     new = clip.sound[:, round((FRAMES / FPS + 0.1) * clip.rate) :]

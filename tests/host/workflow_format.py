@@ -33,7 +33,7 @@ class Node:
 
 
 def node(kind: str, /, **inputs: Any) -> Node:
-    """A node with the inputs that are not as usual; widgets that are left out keep their defaults."""
+    """A node with the inputs that differ from the defaults; widgets that are left out have their defaults."""
     return Node(kind, inputs)
 
 

@@ -1,7 +1,7 @@
 """Runs shipped workflows, each once a session, with a look at what passes between their nodes.
 
 They run on the trained tiny set where there is one (the embedded set, or the folder LTX2_TRAINED_SET), so
-that tests can ask what is seen and heard; without one they run on random weights, and those are skipped.
+that tests can measure the content; without one they run on random weights, and those are skipped.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Ran:
         return self._clip[0]
 
     def seen(self) -> Measured:
-        """What the saved file shows and sounds like; skips the test where the weights are random."""
+        """Content of the saved file, measured; skips the test if the weights are random."""
         if not self.trained:
             pytest.skip("the embedded set is of random weights; what it draws means nothing")
         sound = self.clip.sound

@@ -37,7 +37,7 @@ def test_an_edge_that_fades_is_followed_and_a_weak_one_alone_is_not():
     assert canny(weak, 0.1, 0.15).any()
 
 
-def test_a_plain_picture_has_none_and_a_clip_is_done_frame_by_frame():
+def test_a_plain_image_has_none_and_a_clip_is_processed_frame_by_frame():
     assert not canny(torch.full((1, 3, 20, 20), 0.7)).any()
     frames = torch.rand(20, 3, 24, 24, generator=torch.Generator().manual_seed(1))
     assert torch.equal(canny(frames), torch.cat([canny(frame[None]) for frame in frames]))

@@ -20,7 +20,7 @@ def two_tone(width: int = 8, height: int = 4) -> Image.Image:
     return image
 
 
-def test_a_file_an_array_a_tensor_and_a_pillow_image_give_the_same_picture(tmp_path):
+def test_a_file_an_array_a_tensor_and_a_pillow_image_give_the_same_frame(tmp_path):
     image = two_tone()
     image.save(tmp_path / "a.png")
     pixels = np.asarray(image)
@@ -37,9 +37,9 @@ def test_a_file_an_array_a_tensor_and_a_pillow_image_give_the_same_picture(tmp_p
         torch.testing.assert_close(load_image(source), expected)
 
 
-def test_exif_orientation_turns_the_picture_upright(tmp_path):
+def test_exif_orientation_turns_the_image_upright(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise to show
+    exif[0x0112] = 6  # The camera was turned: the image is upright after a rotation by 90 degrees clockwise.
     two_tone().save(tmp_path / "turned.png", exif=exif)
     image = load_image(tmp_path / "turned.png")
     assert image.shape == (1, 3, 8, 4)
@@ -104,13 +104,13 @@ def test_fit_gives_exactly_the_size_and_stays_within_the_values(rows, columns, w
     assert fitted.max() <= frames.max() + 1e-6
 
 
-def test_a_picture_of_the_right_size_is_returned_as_it_is():
+def test_an_image_of_the_right_size_is_returned_unchanged():
     frames = torch.rand(1, 3, 6, 10)
     assert fit_image(frames, 10, 6) is frames
 
 
 @pytest.mark.parametrize("mode", ["official", "comfy"])
-def test_fit_keeps_the_centre_and_cuts_both_sides_alike(mode):
+def test_fit_preserves_the_centre_and_cuts_both_sides_alike(mode):
     ramp = torch.linspace(-1, 1, 64).expand(1, 3, 16, 64)
     fitted = fit_image(ramp, 16, 16, mode=mode)
     torch.testing.assert_close(fitted, ramp[..., 24:40])

@@ -43,7 +43,7 @@ def test_a_part_starts_on_its_frame_and_has_its_length(clip_path, start, max_fra
     torch.testing.assert_close(levels(clip.read()), expected, rtol=0, atol=0.02)
 
 
-def test_the_sound_of_a_part_begins_and_ends_with_it(clip_path):
+def test_the_audio_of_a_part_begins_and_ends_with_it(clip_path):
     whole, _ = read_video(clip_path).audio()
     part, rate = read_video(clip_path, start_s=1.2, max_frames=5).audio()
     assert rate == 16000
@@ -97,7 +97,7 @@ def test_a_corrupt_file_is_named(tmp_path, content):
         read_video(tmp_path / "broken.mp4")
 
 
-def test_a_sound_file_is_not_a_clip(tmp_path):
+def test_an_audio_file_is_not_a_clip(tmp_path):
     write_wav(tmp_path / "a.wav", torch.zeros(1, 1600), 16000)
     with pytest.raises(ValueError, match="no video stream"):
         read_video(tmp_path / "a.wav")
@@ -114,7 +114,7 @@ def test_a_missing_file_and_impossible_parts_are_refused(clip_path, tmp_path):
         read_video(clip_path, start_s=9).read()
 
 
-def test_a_clip_without_sound_has_none(tmp_path):
+def test_a_clip_without_audio_has_none(tmp_path):
     path = tmp_path / "mute.mp4"
     with VideoWriter(path, width=64, height=32, fps=10) as writer:
         writer.write_frames(torch.zeros(3, 3, 32, 64))

@@ -39,7 +39,7 @@ def write_clip(path: Path, frames: torch.Tensor, fps: float = 24.0, **options) -
     ("fps", "exact"), [(24, Fraction(24)), (23.976, Fraction(24000, 1001)), (25.0, Fraction(25))]
 )
 @pytest.mark.parametrize("rate", [16000, 24000, 48000])
-def test_frames_size_rate_and_sound_come_back(tmp_path, fps, exact, rate):
+def test_frames_size_rate_and_audio_come_back(tmp_path, fps, exact, rate):
     frames, path = ramps(9), tmp_path / "clip.mp4"
     waveform = tone(2, rate)
     with VideoWriter(path, width=64, height=32, fps=fps, sample_rate=rate, crf=10) as writer:
@@ -61,7 +61,7 @@ def test_frames_size_rate_and_sound_come_back(tmp_path, fps, exact, rate):
     assert torch.stack(match).argmax() == 5, "the audio is early or late"
 
 
-def test_the_sound_track_ends_with_the_picture(tmp_path):
+def test_the_audio_track_ends_with_the_frames(tmp_path):
     path = tmp_path / "clip.mp4"
     write_args = {"width": 64, "height": 32, "fps": 24, "sample_rate": 48000}
     with VideoWriter(path, **write_args) as writer:
@@ -89,7 +89,7 @@ def test_writing_in_pieces_and_in_any_order_gives_the_same_file(tmp_path):
     torch.testing.assert_close(whole.audio()[0], pieces.audio()[0])
 
 
-def test_shorter_sound_stays_short_and_mono_goes_to_both_sides(tmp_path):
+def test_shorter_audio_stays_short_and_mono_goes_to_both_sides(tmp_path):
     path = tmp_path / "clip.mp4"
     with VideoWriter(path, width=64, height=32, fps=24, sample_rate=24000) as writer:
         writer.write_frames(ramps(24))

@@ -34,7 +34,7 @@ def traced(vae, latent, piece_bytes):
 
 
 NEAR = 0.1 if sys.version_info >= (3, 11) else 0.12
-"""Before Python 3.11 a caller keeps the tensors that it hands over until the call returns."""
+"""Before Python 3.11 a caller holds the tensors that it passes until the call returns."""
 
 
 @pytest.mark.parametrize("generation", ["2.0", "2.3"])
@@ -89,7 +89,7 @@ def test_the_plan_names_the_state_of_the_decoder():
 
 
 @pytest.mark.parametrize("share", [0.5, 0.8])
-def test_a_decode_that_runs_out_of_memory_goes_on_in_smaller_pieces(share):
+def test_a_decode_that_runs_out_of_memory_continues_in_smaller_pieces(share):
     vae = video_vae_config({"vae": {**TINY, "spatial_padding_mode": "zeros"}})
     torch.manual_seed(0)
     decoder, latent = VideoDecoder(vae).eval(), torch.randn(1, 8, 9, 6, 8)

@@ -32,7 +32,7 @@ def test_every_preset_holds_a_clip_of_five_seconds(preset):
     assert result.peak <= PRESETS[preset]
 
 
-def test_a_smaller_budget_keeps_fewer_blocks_and_accounts_for_all_of_them():
+def test_a_smaller_budget_holds_fewer_blocks_and_accounts_for_all_of_them():
     plans = [plan(budget) for budget in PRESETS.values()]
     resident = [result.resident_blocks for result in plans]
     assert resident == sorted(resident)

@@ -18,7 +18,7 @@ EXAMPLES, DOCS = ROOT / "example_workflows", ROOT / "web" / "docs"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.json"))
 MAX_NODES, MAX_PICTURE_BYTES = 12, 60_000
 LARGER = {"keyframes_two_stages": 13, "ic_lora_image": 13, "ic_lora_two_stages": 14}
-"""Tasks of more steps than 12 nodes can show one by one."""
+"""Workflows that need more than 12 nodes."""
 OURS = "LTX2AV"
 CORE = {
     "LoadImage": (["image"], 2),
@@ -89,7 +89,7 @@ def test_a_workflow_names_existing_nodes_inputs_and_outputs(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_api_format_says_what_the_page_shows(name):
+def test_the_api_format_equals_what_the_page_displays(name):
     workflow, graph = ui(name), api(name)
     links = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
     assert {str(node["id"]): node["type"] for node in workflow["nodes"]} == {
@@ -101,7 +101,7 @@ def test_the_api_format_says_what_the_page_shows(name):
         plain = {one["name"] for one in node["inputs"] if "widget" not in one}
         said, shown = graph[str(node["id"])]["inputs"], {}
         widgets = CORE[kind][0] if kind in CORE else [one for one in documented(kind)[0] if one not in plain]
-        # A choice shows the widgets of what is chosen after itself.
+        # The widgets of the chosen option follow the widget of the choice.
         widgets = [one for name in widgets for one in (name, *(s for s in said if s.startswith(f"{name}.")))]
         values = iter(node.get("widgets_values") or [])
         for widget in widgets:
@@ -125,7 +125,7 @@ def test_a_workflow_is_small_and_says_where_its_nodes_come_from(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_workflow_asks_for_the_tiny_models_and_the_shipped_inputs(name):
+def test_a_workflow_needs_only_the_tiny_models_and_the_shipped_inputs(name):
     files = TinySet.in_folder(Path())
     tiny = {
         "ckpt_name": {files.checkpoint.name},
@@ -142,7 +142,7 @@ def test_a_workflow_asks_for_the_tiny_models_and_the_shipped_inputs(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_workflow_has_a_small_picture_for_the_template_browser(name):
+def test_a_workflow_has_a_small_image_for_the_template_browser(name):
     path = EXAMPLES / f"{name}.jpg"
     assert path.stat().st_size < MAX_PICTURE_BYTES
     with Image.open(path) as picture:

@@ -228,7 +228,7 @@ def test_a_folder_of_another_model_is_not_listed(models, lists, caplog, fault):
 
 @posix
 @pytest.mark.parametrize("oddity", SOUND)
-def test_what_lies_beside_a_text_encoder_does_not_matter(models, lists, oddity):
+def test_other_files_in_the_folder_of_a_text_encoder_do_not_matter(models, lists, oddity):
     SOUND[oddity](models / "text_encoders" / "bad")
     every_list(lists)
     assert {GOOD, BAD} <= {*lists.ENCODERS.names()}

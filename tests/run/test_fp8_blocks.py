@@ -1,4 +1,4 @@
-"""Blocks in fp8 within a run: left out with a reason where the device cannot, loaded anew for other LoRAs."""
+"""Blocks in fp8 in a run: left out with a reason if the device cannot, loaded again for other LoRAs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_a_device_without_fp8_products_is_named(caplog, tiny_set):
         assert not is_fp8(transformer)
 
 
-def test_a_network_in_fp8_is_loaded_anew_for_other_loras(deep):
+def test_a_network_in_fp8_is_loaded_again_for_other_loras(deep):
     networks = LTX2Pipeline(deep.checkpoint, device="cpu", keep_loaded=True, loras=[deep.lora])
     loras, networks = networks.loras, networks.networks
     networks.fp8_product = exact_product

@@ -64,7 +64,7 @@ def test_a_small_budget_gives_the_same_bits(deep, resident, monkeypatch, keep_lo
     assert used == [plan.resident_blocks] * (1 + keep_loaded)
 
 
-def test_a_text_encoder_that_does_not_fit_computes_beside_the_device(deep):
+def test_a_text_encoder_that_does_not_fit_computes_on_the_cpu(deep):
     whole = pipeline(deep)
     connectors = whole.networks.component_bytes(Component.TEXT_CONNECTORS)
     encoder = whole.networks.text_bytes() - connectors

@@ -1,4 +1,4 @@
-"""The whole run on tiny random weights: what is kept, what is repeated, what stops it."""
+"""The whole run on tiny random weights: what is preserved, what is reproduced, what stops it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def pipeline(tiny_set) -> LTX2Pipeline:
     )
 
 
-def test_prompt_image_and_sound_become_a_playable_file_with_its_settings(
+def test_prompt_image_and_audio_become_a_playable_file_with_its_settings(
     pipeline, photo, sound, tmp_path
 ) -> None:
     out = tmp_path / "clip.mp4"
@@ -37,7 +37,7 @@ def test_prompt_image_and_sound_become_a_playable_file_with_its_settings(
         assert (len(frames), video.width, video.height, video.average_rate) == (17, 128, 64, 8)
         file.seek(0)
         samples = sum(frame.samples for frame in file.decode(audio=0))
-        # The sound ends after 2 s and silence follows it, as long as the video.
+        # The audio ends after 2 s, and silence follows up to the end of the video.
         assert 2.125 <= samples / audio.rate < 2.125 + 0.06
     settings = json.loads(read_metadata(out)["ltx2"])
     assert settings["request"]["prompt"] == "a ball"
@@ -47,7 +47,7 @@ def test_prompt_image_and_sound_become_a_playable_file_with_its_settings(
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_given_image_and_sound_come_back_bit_exact_in_the_latents(pipeline, photo, sound) -> None:
+def test_input_image_and_audio_come_back_bit_exact_in_the_latents(pipeline, photo, sound) -> None:
     result = pipeline("a ball", image=photo, audio=sound, image_crf=0, **SMALL)
     from ltx2_core.media import fit_image, read_audio
 
@@ -124,7 +124,7 @@ def test_stopping_while_saving_leaves_nothing(pipeline, tmp_path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_second_stage_goes_on_from_given_latents(pipeline) -> None:
+def test_a_second_stage_continues_from_input_latents(pipeline) -> None:
     half = pipeline("a ball", seed=2, **SMALL)
     latents = pipeline.upsample(half.latents)
     assert latents.video.shape[-2:] == (4, 8)
@@ -135,7 +135,7 @@ def test_a_second_stage_goes_on_from_given_latents(pipeline) -> None:
     assert not torch.equal(result.latents.video, latents.video)
 
 
-def test_little_denoising_keeps_more_of_the_given_latents(pipeline) -> None:
+def test_little_denoising_preserves_more_of_the_input_latents(pipeline) -> None:
     start = pipeline("a ball", seed=2, **SMALL).latents
 
     def moved(denoise: float) -> float:
@@ -145,7 +145,7 @@ def test_little_denoising_keeps_more_of_the_given_latents(pipeline) -> None:
     assert moved(0.25) < moved(0.75) < moved(1.0)
 
 
-def test_guided_two_stage_runs_keep_the_sound_of_the_first_stage_officially(pipeline, tiny_set) -> None:
+def test_guided_two_stage_runs_preserve_the_audio_of_the_first_stage_officially(pipeline, tiny_set) -> None:
     options = {"prompt": "a ball", "seed": 1, "stages": 2, **SMALL}
     assert torch.equal(pipeline(**options).latents.audio, pipeline(**options, audio_stage=1).latents.audio)
     assert not torch.equal(

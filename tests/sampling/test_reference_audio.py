@@ -1,4 +1,4 @@
-"""A reference sound: clips before the clip, clean, not part of it, and what identity guidance adds."""
+"""Reference audio: clean tokens before the clip, no part of it, and what identity guidance adds."""
 
 from __future__ import annotations
 

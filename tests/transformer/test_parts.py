@@ -15,7 +15,7 @@ from ltx2_core.transformer.timesteps import Groups, group_timesteps
 
 
 @pytest.mark.parametrize("rope_type", ["split", "interleaved"])
-def test_rotation_keeps_lengths_and_depends_on_distance_only(rope_type):
+def test_rotation_preserves_lengths_and_depends_on_distance_only(rope_type):
     config = RopeConfig(theta=100.0, rope_type=rope_type)
 
     def scores(offset):

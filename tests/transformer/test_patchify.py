@@ -64,7 +64,7 @@ def test_an_image_guide_covers_one_frame_and_a_clip_eight_a_latent():
     assert guide_positions(1, 1, 1, 1.0, frame=9, single_frame=False)[0, 0].tolist() == [[9, 17]]
 
 
-def test_a_small_reference_spreads_over_the_whole_picture():
+def test_a_small_reference_spreads_over_the_whole_frame():
     small = reference_positions(1, 2, 2, 24.0, space_scale=2)
     assert small[0, 1:].amax() == video_positions(1, 4, 4, 24.0)[0, 1:].amax()
 

@@ -64,7 +64,7 @@ def test_another_shape_place_or_dtype_has_its_own_and_the_old_ones_go(model23, c
 
 
 @torch.inference_mode()
-def test_sound_with_and_without_a_reference_takes_turns_for_nothing(model23, clip):
+def test_tables_of_audio_with_and_without_a_reference_are_both_cached(model23, clip):
     memory = RopeMemory()
     video, audio = clip
     referenced = replace(audio, tokens=torch.randn(2, 7, 10), positions=audio_positions(7))
@@ -86,7 +86,7 @@ def test_a_stream_alone_has_no_tables_for_the_other(model23, clip):
     assert len(ropes(memory.tables(model23, video, audio))) == 4
 
 
-def test_it_lets_go_and_keeps_nothing_where_gradients_are_wanted(model23, clip):
+def test_it_frees_its_tables_and_caches_none_with_gradients(model23, clip):
     memory = RopeMemory()
     memory.tables(model23, *clip)
     assert memory.kept == 0

@@ -1,4 +1,4 @@
-"""Tiles of a frame: they cover it once, one tile is the whole, and a tile is the clip that it shows."""
+"""Tiles of a frame: they cover it once, one tile is the whole, and a tile is that part of the clip."""
 
 from __future__ import annotations
 

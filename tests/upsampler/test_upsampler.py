@@ -56,7 +56,7 @@ def test_released_configurations_have_the_tensors_and_size_of_the_released_files
     st.sampled_from([(0.75, True), (1.5, True), (2.0, True), (2.0, False), (4.0, True)]),
     st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5)),
 )
-def test_spatial_upsampling_scales_the_grid_and_keeps_the_frames(
+def test_spatial_upsampling_scales_the_grid_and_preserves_the_number_of_frames(
     kind: tuple[float, bool], grid: tuple[int, int, int]
 ) -> None:
     scale, rational = kind

@@ -122,7 +122,10 @@ def weighted_mel_error(mel: Tensor, truth: Tensor) -> Tensor:
 
 
 def new_audio_vae(config: AudioVAEConfig, seed: int) -> AudioPair:
-    """A new pair: near-isometric convolutions, residual branches at zero, output at the noise floor."""
+    """A new encoder and decoder, of which training starts.
+
+    Convolutions are nearly isometric, residual branches are zero, and the decoder returns about silence.
+    """
     generator = torch.Generator().manual_seed(seed)
     pair = AudioPair(config)
     with torch.no_grad():
@@ -133,6 +136,7 @@ def new_audio_vae(config: AudioVAEConfig, seed: int) -> AudioPair:
             if isinstance(module, ResidualBlock):
                 module.get_parameter("conv2.conv.weight").zero_()
         pair.get_parameter("encoder.encoder.conv_in.conv.weight").mul_(0.3)
+        # About the log-mel of the noise floor of the world, which is most of a clip.
         pair.get_parameter("decoder.decoder.conv_out.conv.bias").fill_(-8.0)
     return pair
 

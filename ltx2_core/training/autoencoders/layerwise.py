@@ -101,6 +101,7 @@ def fit_decoder(
         clip.x = _convolved(decoder.conv_in, clip.x)
     level = 0
     for number, block in enumerate(decoder.up_blocks):
+        # Each upsampling multiplies the positions of a clip, so that fewer clips suffice from there on.
         clips = _enough(clips)
         if isinstance(block, Upsample):
             report(f"up_blocks.{number}", _fit_upsample(block, levels[level + 1], clips, generator))
@@ -153,6 +154,7 @@ def _fit_upsample(block: Upsample, parts: Blocks, clips: list[_Clip], generator:
     _write(block.conv, weight, bias, negated=used * cell if parts.paired else 0)
     for clip in clips:
         h = rearrange(_convolved(block.conv, clip.x), "b (c p q r) t h w -> b c (t p) (h q) (w r)", **strides)
+        # As in the decoder, the first frame after an upsampling in time is dropped.
         clip.x = h[:, :, 1:] if block.strides[0] == 2 else h
     return error
 
@@ -207,6 +209,7 @@ def _ridge(
     centre, middle = inputs.mean(dim=0), outputs.mean(dim=0)
     inputs, outputs = inputs - centre, outputs - middle
     gram = inputs.mT @ inputs
+    # Relative to the power of the features, so that one penalty suits every level.
     gram.diagonal().add_(_RIDGE * float(gram.diagonal().mean()))
     solution = torch.linalg.solve(gram, inputs.mT @ outputs)
     error = float((outputs - inputs @ solution).square().sum() / outputs.square().sum())

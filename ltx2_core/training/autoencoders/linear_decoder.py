@@ -106,7 +106,7 @@ def _set_output(decoder: Decoder, parts: Blocks, cells: Tensor) -> None:
     rows = size // parts.shape[1], size // parts.shape[2]
 
     def pixels(blocks: Tensor) -> Tensor:
-        """(D, K) -> (patch, K), in the order of unpatchify."""
+        """Blocks of pooled pixels (D, K) -> patches of pixels (values, K), in the order of ``unpatchify``."""
         grid = rearrange(blocks, "(c t y x) k -> c (t y) x k", t=1, **spread)
         grid = grid.repeat_interleave(rows[0], 1).repeat_interleave(rows[1], 2)
         return rearrange(grid, "c p q k -> (c q p) k")

@@ -89,6 +89,7 @@ def train_video_encoder(
     def evaluate(_model: nn.Module, _step: int) -> dict[str, float]:
         return {"error": held_out_code_error(vae, code)}
 
+    # The loop trains and averages all parameters that need gradients.
     vae.decoder.requires_grad_(False)
     return _train(vae, list(vae.encoder.parameters()), step_fn, evaluate, recipe, state_path, seed, options)
 
@@ -112,6 +113,7 @@ def train_video_decoder(
 
     def step_fn(_model: nn.Module, generator: torch.Generator, step: int) -> Mapping[str, Tensor]:
         frames = draw_frames(recipe, generator, device, cuts=recipe.cuts)
+        # For a batch of one the halves alternate from step to step.
         own = (len(frames) + step % 2) // 2 if encoded else 0
         error = decoder_error(vae, code, frames, generator, encoded=own)
         square = error.square().mean()

@@ -214,6 +214,7 @@ def new_vocoder(config: VocoderConfig, seed: int) -> BandwidthVocoder:
                 continue  # Biases are set below, at random: with zeros nothing would oscillate.
             fan_in = math.prod(p.shape[1:])
             if ".ups." in name:
+                # A transposed convolution sums about kernel / stride = 2 taps of each input channel.
                 fan_in = 2 * p.shape[0]
             p.normal_(0, 1 / math.sqrt(fan_in), generator=generator)
             if ".convs2." in name:
@@ -226,6 +227,7 @@ def new_vocoder(config: VocoderConfig, seed: int) -> BandwidthVocoder:
             if name.endswith(".bias"):
                 p.uniform_(-0.3, 0.3, generator=generator)
         vocoder.get_parameter("bwe_generator.conv_post.weight").zero_()
+    # The world has no audio above 8 kHz, so that the second stage has nothing to learn.
     vocoder.bwe_generator.requires_grad_(False)
     return vocoder
 

@@ -105,12 +105,17 @@ def draw_distill(
 def distill_loss(
     network: FlowNetwork, adapters: LoraAdapters, batch: DistillBatch, options: DistillOptions
 ) -> dict[str, Tensor]:
-    """``loss`` and its parts, ``video`` and ``audio``; ``adapters`` are on the network's transformer."""
+    """The losses of a step: "loss" is the sum of "video" and "audio".
+
+    Each is the mean squared error of the student's velocity against the one that leads to where the guided
+    teacher ends. ``adapters``, the student's LoRA, are on the network's transformer.
+    """
     flow, upper, lower = batch.flow, batch.upper, batch.lower
     with torch.no_grad():
         positive = network.context(flow.text, flow.context_length)
         negative = network.context(batch.negative, flow.context_length)
         start = noised(flow.latent, flow.task, upper)
+        # The teacher is the network without the LoRA that is trained.
         with adapters.disabled():
             end = _teach(network, start, flow.task, upper, lower, (positive, negative), flow.fps, options)
         gap = (upper - lower).clamp(min=1e-6)

@@ -44,7 +44,10 @@ def trained_upsampler_config() -> Json:
 
 
 def _widened(blocks: list[Any], multipliers: dict[str, int], last: int | None = None) -> list[Any]:
-    """A copy of a block list with other width multipliers by kind, and ``last`` for the last resampling."""
+    """A copy of a list of blocks with the width ``multipliers`` of some kinds replaced.
+
+    ``last``, if set, is the multiplier of the last block that has one.
+    """
     result = [
         [kind, {**options, "multiplier": multipliers[kind]} if kind in multipliers else dict(options)]
         for kind, options in blocks

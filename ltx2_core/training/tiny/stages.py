@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -66,6 +66,7 @@ def run_stages(run: Run, stages: Sequence[str] | None = None, *, on_stage: OnSta
             continue
         if all(path.exists() for path in run.outputs(stage)):
             older = [need for need in NEEDS[stage] if _newer(run, need, stage)]
+            # A warning only: the files may have been copied, which changes their times.
             if older:
                 logger.warning(
                     "%s is older than %s: remove its files to run it again", stage, ", ".join(older)
@@ -214,6 +215,7 @@ def stage_latents(run: Run) -> None:
         workers=run.workers,
         on_shard=on_shard,
     )
+    # Shards of an unfinished run exist too, so a file of its own marks the end.
     (folder / "complete").touch()
 
 
@@ -263,32 +265,27 @@ def stage_upsampler(run: Run) -> None:
 
 def stage_distilled(run: Run) -> None:
     """Train the LoRA for eight steps without guidance."""
-    recipe = run.scale.distilled
-    network, adapters = _adapted(run, recipe)
-    flow = run.sized("distilled", recipe.flow)
-    state = run.state("distilled")
-    train_distilled(
-        network,
-        adapters,
-        _cache(run),
-        run.unconditional(),
-        state,
-        recipe=flow,
-        seed=run.seed,
-        options=run.options(),
-    )
-    run.check_finished("distilled", flow.total_steps)
-    load_averaged(adapters, state)
-    save_lora(run.distilled, adapters.tensors())
+    _train_lora(run, "distilled", run.scale.distilled, train_distilled, run.distilled)
 
 
 def stage_edges(run: Run) -> None:
     """Train the IC-LoRA that follows a control video of edges."""
-    recipe = run.scale.edges
+    metadata = {"reference_downscale_factor": "1"}
+    _train_lora(run, "edges", run.scale.edges, train_edges, run.edges, metadata)
+
+
+def _train_lora(
+    run: Run,
+    stage: str,
+    recipe: LoraRecipe,
+    train: Callable[..., History],
+    path: Path,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Train a LoRA on the frozen model, and write it to ``path``."""
     network, adapters = _adapted(run, recipe)
-    flow = run.sized("edges", recipe.flow)
-    state = run.state("edges")
-    train_edges(
+    flow, state = run.sized(stage, recipe.flow), run.state(stage)
+    train(
         network,
         adapters,
         _cache(run),
@@ -298,9 +295,9 @@ def stage_edges(run: Run) -> None:
         seed=run.seed,
         options=run.options(),
     )
-    run.check_finished("edges", flow.total_steps)
+    run.check_finished(stage, flow.total_steps)
     load_averaged(adapters, state)
-    save_lora(run.edges, adapters.tensors(), metadata={"reference_downscale_factor": "1"})
+    save_lora(path, adapters.tensors(), metadata=metadata)
 
 
 def _flow_network(run: Run) -> FlowNetwork:
@@ -312,6 +309,7 @@ def _flow_network(run: Run) -> FlowNetwork:
 
 def _load_flow(network: FlowNetwork, path: Path) -> None:
     tensors = load_file(path)
+    # ``tensors()`` keeps the order of the state dict and changes names only.
     own = {name: tensors[full] for name, full in zip(network.state_dict(), network.tensors(), strict=True)}
     network.load_state_dict(own, strict=True)
 

@@ -123,7 +123,7 @@ def _mattes(pixels: Tensor, ground: Tensor, found: list[tuple[Colour, Tensor]]) 
 
 
 def _body(cover: Tensor, colour: Colour) -> MeasuredBody:
-    """The body whose coverage of each pixel is ``cover`` (F, H, W)."""
+    """Measure a body from the share of each pixel that it covers, ``cover`` (F, H, W) in [0, 1]."""
     height, width = cover.shape[1:]
     # A soft step removes noise; it preserves the area of a symmetric edge, and so the sub-pixel position.
     weight = ((cover - 0.25) / 0.5).clamp(0, 1)
@@ -149,9 +149,10 @@ def _body(cover: Tensor, colour: Colour) -> MeasuredBody:
 
 
 def _kind(cover: Tensor, cx: Tensor, cy: Tensor, radius: Tensor) -> tuple[Kind, float]:
-    """The shape that fits best and by which margin: the mean patch around the body against blurred templates.
+    """The shape of a body, and by which margin it fits better than the next one.
 
-    ``cover`` (F, H, W); centres and radii (F,) in pixels.
+    The mean over frames of the patch around the body is compared with blurred templates. ``cover`` (F, H, W)
+    is the share of each pixel that it covers; centres and radii (F,) are in pixels.
     """
     if not len(cover):
         return "circle", 1.0

@@ -18,7 +18,7 @@ LONGEST_PERIOD_S = 0.8
 
 
 class Pose(NamedTuple):
-    """The pose at T times; each (T,)."""
+    """Place and size of a body at T times, each (T,); the module says in which units."""
 
     across: Tensor
     lift: Tensor

@@ -84,7 +84,7 @@ class LTX2ProbeTakeHalf(io.ComfyNode):
 
 
 class LTX2ProbeRoom(io.ComfyNode):
-    """How much room a VAE asks the host to make for a clip, in bytes."""
+    """The memory that a VAE requests from the host for a clip, in bytes."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -1,4 +1,4 @@
-"""What is seen of a MODEL, and what is done around and within the calls of its network."""
+"""Properties of a MODEL, and what happens around and within the calls of its network."""
 
 from __future__ import annotations
 

@@ -11,7 +11,9 @@ from tiny_models import TinyModels
 
 
 @pytest.mark.parametrize("whose", ["ours", "core"])
-def test_sound_alone_does_not_see_a_video_and_has_its_length(server: Server, models: TinyModels, whose: str):
+def test_audio_alone_does_not_depend_on_a_video_and_has_its_length(
+    server: Server, models: TinyModels, whose: str
+):
     g = Graph()
     loaded, text = checkpoint(g, models), prompt(g, text_encoder(g, models))
     model = (
@@ -34,7 +36,7 @@ def test_sound_alone_does_not_see_a_video_and_has_its_length(server: Server, mod
     assert heard["waveform"].abs().amax((1, 2)).max() <= 10 ** (-12 / 20) + 1e-6
 
 
-def test_the_schedule_of_sound_alone_is_that_of_a_usual_clip(server: Server, models: TinyModels):
+def test_the_schedule_of_audio_alone_is_that_of_a_usual_clip(server: Server, models: TinyModels):
     g = Graph()
     loaded = checkpoint(g, models)
     start = g.add("LTX2AVTextToAudio", model=loaded, seconds=1.0, batch_size=1)
@@ -87,7 +89,7 @@ def test_a_reference_gives_what_cores_node_gives(server: Server, models: TinyMod
     assert "reference of 0.52 s, 13 audio latents" in reports
 
 
-def test_a_noise_floor_changes_what_the_model_hears_and_not_the_sound(server: Server, models: TinyModels):
+def test_a_noise_floor_changes_the_conditioning_and_not_the_audio(server: Server, models: TinyModels):
     g = Graph()
     loaded, latent, sound = checkpoint(g, models), our_latent(g), sound_of(g, 0.2, 24000, 2)
     given = {"audio_vae": loaded[2], "audio": sound, "latent": latent, "start": 0.05}

@@ -33,7 +33,7 @@ def test_the_first_image_stays_to_the_last_stage(runs: Runs, name: str):
 
 
 @pytest.mark.parametrize("name", ["audio_to_video", "audio_image_to_video"])
-def test_the_given_sound_stays_in_the_latent_through_every_stage(runs: Runs, name: str):
+def test_the_input_audio_is_preserved_in_the_latent_of_every_stage(runs: Runs, name: str):
     ran = runs.run(name)
     assert not ran["given"]["mask/audio"].any()
     same(ran["made"][AUDIO], ran["given"][AUDIO])
@@ -61,7 +61,7 @@ def test_keyframes_are_put_back_into_the_second_stage(runs: Runs):
     assert ran["made"][VIDEO].shape[2] == 7
 
 
-def test_another_voice_gives_another_sound(runs: Runs):
+def test_another_voice_gives_another_audio(runs: Runs):
     one = runs.run("reference_audio")
     other = runs.run("reference_audio", voice={"audio": "knocks.wav"})
     assert (one["made"][AUDIO] - other["made"][AUDIO]).abs().max() > 1e-3
@@ -95,7 +95,7 @@ def test_a_retake_leaves_every_frame_and_sample_outside_its_regions(runs: Runs):
     assert (made["waveform"][..., inside] - source["waveform"][..., inside]).abs().max() > 1e-3
 
 
-def test_a_mask_keeps_what_is_before_it_and_goes_on_past_the_end(runs: Runs):
+def test_a_mask_preserves_what_is_before_it_and_continues_past_the_end(runs: Runs):
     ran = runs.run("mask_past_the_end")
     given, made = ran["given"], ran["made"]
     opened = given["mask/video"][0, 0].amax(dim=(1, 2)).bool()
@@ -109,7 +109,7 @@ def test_a_mask_keeps_what_is_before_it_and_goes_on_past_the_end(runs: Runs):
         assert (made[latent][:, :, mask] - given[latent][:, :, mask]).abs().amax() > 1e-2
 
 
-def test_a_clip_that_gets_a_sound_keeps_its_pictures(runs: Runs):
+def test_a_clip_that_gets_audio_preserves_its_frames(runs: Runs):
     ran = runs.run("video_to_audio")
     assert torch.equal(ran["made"]["image"], ran["source"]["image"])
     same(ran["sampled"][VIDEO], ran["given"][VIDEO])
@@ -117,7 +117,7 @@ def test_a_clip_that_gets_a_sound_keeps_its_pictures(runs: Runs):
 
 
 @pytest.mark.parametrize(("name", "file"), [("video_to_video", "clip.mp4"), ("detailer", "small.mp4")])
-def test_a_clip_that_is_drawn_again_keeps_its_sound(runs: Runs, name: str, file: str):
+def test_a_clip_whose_video_is_regenerated_preserves_its_audio(runs: Runs, name: str, file: str):
     from ltx2_core.media import read_audio
 
     given, heard = (read_audio(p)[0].mean(dim=0) for p in (EXAMPLES / "input" / file, runs.run(name).path))
@@ -126,7 +126,7 @@ def test_a_clip_that_is_drawn_again_keeps_its_sound(runs: Runs, name: str, file:
     assert (given * heard).sum() / (given.norm() * heard.norm()) > 0.95
 
 
-def test_a_redrawn_video_has_other_pictures_over_the_same_sound(runs: Runs):
+def test_a_regenerated_video_has_other_frames_with_the_same_audio(runs: Runs):
     ran = runs.run("video_to_video")
     same(ran["made"][AUDIO], ran["given"][AUDIO])
     assert (ran["made"][VIDEO] - ran["given"][VIDEO]).abs().max() > 1e-2
@@ -142,7 +142,7 @@ def test_a_long_clip_is_made_in_windows(runs: Runs, name: str, windows: str):
 
 
 @pytest.mark.parametrize("name", ["ic_lora_control", "ic_lora_image"])
-def test_a_control_video_lies_beside_the_whole_clip(runs: Runs, name: str):
+def test_a_control_video_covers_the_whole_clip(runs: Runs, name: str):
     ran = runs.run(name)
     guided, sampled = ran["guided"], ran["sampled"]
     assert guide_frames(ran) == 4
@@ -155,7 +155,7 @@ def test_a_control_video_lies_beside_the_whole_clip(runs: Runs, name: str):
         assert ran["made"][VIDEO].shape[2] == 4
 
 
-def test_the_second_stage_knows_no_guide(runs: Runs):
+def test_the_second_stage_has_no_guide(runs: Runs):
     ran = runs.run("ic_lora_two_stages")
     assert ran["guided"][VIDEO].shape[2:] == (8, 2, 2)
     assert ran["made"][VIDEO].shape[2:] == (4, 4, 4)
