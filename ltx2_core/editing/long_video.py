@@ -54,11 +54,17 @@ def long_video(
     Raises ValueError for settings that contradict each other, and for a folder with windows of another clip.
     """
     how = how or LongVideo()
-    schedule = prompts if isinstance(prompts, PromptSchedule) else PromptSchedule.parse(prompts)
-    request = pipeline.resolve(Request(prompt=schedule.at(0), **options))
+    request = pipeline.resolve(Request(prompt="", **options))
     if request.stages != 1:
         raise ValueError("a long clip is sampled in one stage: set stages=1")
     clip = pipeline.stages(request)[-1].clip
+    # A time in percent needs the length of the clip, which the recipe may decide.
+    schedule = (
+        prompts
+        if isinstance(prompts, PromptSchedule)
+        else PromptSchedule.parse(prompts, seconds=clip.seconds)
+    )
+    request = request.changed(prompt=schedule.at(0))
     plan = plan_long(
         clip,
         schedule,
