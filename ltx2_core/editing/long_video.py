@@ -112,6 +112,7 @@ def _request_of(
     request: Request, window: Window, *, prompt: str, seed: int, latents: AVLatent | None, how: LongVideo
 ) -> Request:
     """The request of the whole clip, changed to that of one window."""
+    start = request.audio_start_s + window.audio_start / AUDIO_LATENTS_PER_SECOND
     return request.changed(
         prompt=prompt,
         width=window.clip.width,
@@ -120,7 +121,7 @@ def _request_of(
         seconds=None,
         seed=seed,
         image=request.image if window.index == 0 else None,
-        audio_start_s=request.audio_start_s + window.audio_start / AUDIO_LATENTS_PER_SECOND,
+        audio_start_s=request.audio_start_s if request.audio is None else start,
         latents=latents,
         denoise=how.denoise,
     )

@@ -70,15 +70,15 @@ class PromptSchedule:
         for part, following in pairwise(parts):
             if following.start <= part.start:
                 raise ValueError(
-                    f"{following.place}: the prompts must follow each other, and {following.start:g} s is not "
-                    f"after {part.start:g} s"
+                    f"{following.place}: the prompts must follow each other, and {following.start:g} s is "
+                    f"not after {part.start:g} s"
                 )
         ends = [*(part.start for part in parts[1:]), math.inf]
         for part, latest in zip(parts, ends, strict=True):
             if part.end is not None and not part.start < part.end <= latest:
                 raise ValueError(
-                    f"{part.place}: the prompt from {part.start:g} s ends at {part.end:g} s: it must end after "
-                    "it begins and not after the next one begins"
+                    f"{part.place}: the prompt from {part.start:g} s ends at {part.end:g} s: it must end "
+                    "after it begins and not after the next one begins"
                 )
         starts = (0.0, *(part.start for part in parts[1:]))
         return cls(tuple((start, part.prompt) for start, part in zip(starts, parts, strict=True)))

@@ -4,44 +4,18 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..inputs import iclora_parameters_input
+from ..inputs import iclora_parameters_input, quantity
 
 
 def window_inputs() -> list[io.Input]:
     """How the clip is divided into windows."""
     return [
-        io.Int.Input(
-            "window_frames",
-            default=121,
-            min=17,
-            max=100001,
-            step=8,
-            tooltip="Length of a window, 8k + 1 frames: memory grows with it.",
+        quantity("window_frames", 121, low=17, high=100001, step=8, more="Memory grows with it."),
+        quantity(
+            "overlap_frames", 24, low=16, high=100000, step=8, more="More preserves motion and audio better."
         ),
-        io.Int.Input(
-            "overlap_frames",
-            default=24,
-            min=16,
-            max=100000,
-            step=8,
-            tooltip="Frames that two windows share, a multiple of 8: more preserves motion and audio better.",
-        ),
-        io.Float.Input(
-            "overlap_strength",
-            default=1.0,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            tooltip="1 preserves the shared frames; less regenerates them in part and cross-fades.",
-        ),
-        io.Float.Input(
-            "adain",
-            default=0.0,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            tooltip="Against drift: brings colours and contrast back towards the first window's.",
-        ),
+        quantity("overlap_strength", 1.0, step=0.01, more="Less regenerates it in part and cross-fades."),
+        quantity("adain", 0.0, step=0.01, more="It works against drift."),
         io.String.Input(
             "folder",
             default="ltx2_long",

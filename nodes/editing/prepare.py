@@ -13,7 +13,14 @@ from ...ltx2_core.editing.retake import plan_retake
 from ...ltx2_core.types import Numerics
 from ..clip.plan import FRAMES, empty_latent, whole_frames
 from ..host.values import Audio, Vae
-from ..inputs import audio_regions_input, length_input, length_unit_input, rounding_input, video_regions_input
+from ..inputs import (
+    audio_regions_input,
+    length_input,
+    length_unit_input,
+    quantity,
+    rounding_input,
+    video_regions_input,
+)
 from ..sampling.two_stage import placed
 from .codecs import HostCodecs, footage_of
 from .inputs import CATEGORY, audio_inputs, ceiling_input, prepared_outputs, source_inputs, stages_input
@@ -33,14 +40,12 @@ class LTX2AVExtend(io.ComfyNode):
                 *source_inputs("to extend"),
                 length_unit_input(),
                 length_input(3.0, "How much longer the clip becomes, to the frame."),
-                io.Int.Input(
+                quantity(
                     "keep_frames",
-                    default=KEEP_FRAMES,
-                    min=1,
-                    max=100001,
+                    KEEP_FRAMES,
+                    high=100001,
                     step=8,
-                    tooltip="Last frames of the clip that the model continues from, 8k + 1: more preserve "
-                    "motion and voice better and take longer.",
+                    more="More preserve motion and voice better.",
                 ),
                 io.Int.Input(
                     "fade_frames",

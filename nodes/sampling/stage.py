@@ -22,6 +22,7 @@ from ...ltx2_core.sampling.schedules import (
 from ..convert import video_of
 from ..host.latents import AUDIO_ONLY, Latent
 from ..host.sampling import GuidedSampling, HostSampling
+from ..inputs import quantity
 from .checks import check_stage
 from .presets import BY_HAND, preset_input, preset_of
 
@@ -227,14 +228,7 @@ def plan_run(
 def run_inputs() -> list[io.Input]:
     """The widgets of a sampling run."""
     return [
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=2**64 - 1,
-            control_after_generate=True,
-            tooltip="Seed of the noise: the same seed makes the same clip.",
-        ),
+        quantity("seed", 0, control_after_generate=True),
         io.Combo.Input(
             "schedule",
             options=[LTXV, *LISTS],
@@ -300,6 +294,4 @@ def video_tokens(latent: Latent) -> int:
 
 def steps_input(more: str = "") -> io.Input:
     """A widget for the number of steps."""
-    return io.Int.Input(
-        "steps", default=20, min=1, max=10000, tooltip=f"Sampling steps: more take longer and refine.{more}"
-    )
+    return quantity("steps", 20, more=more.strip())
