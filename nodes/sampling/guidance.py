@@ -102,7 +102,7 @@ class LTX2AVStreamGuidance(io.ComfyNode):
                     tooltip="Adaptive projected guidance: how much of the update by cfg that is parallel to "
                     "the estimate, and saturates colours, to use. 1 is all.",
                 ),
-                quantity("apg_threshold", 0.0, high=10000.0, step=0.1, more="0 is no limit."),
+                quantity("apg_threshold", 0.0, high=10000.0, step=0.1),
                 quantity("skip_steps", 0, high=100, optional=True, more="Faster only if both streams skip."),
             ],
             outputs=[Scales.Output(display_name="guidance", tooltip="For video or audio of LTX-2 Guider.")],
