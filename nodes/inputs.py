@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 from comfy_api.latest import io
 
 from ..ltx2_core.conditioning.regions import Rounding
+from ..ltx2_core.run.options import by_name
 from ..ltx2_core.shapes import SPATIAL_SCALE
 
 Plan = io.Custom("LTX2AV_CLIP_PLAN")
@@ -13,6 +17,8 @@ ICLoraParameters = io.Custom("IC_LORA_PARAMETERS")
 
 SECONDS, FRAMES = "seconds", "frames"
 """Values of ``length_unit``."""
+
+_FLAG = re.compile(r"--([a-z][a-z-]*)")
 
 MAX_SIZE = 16384
 MAX_FPS = 240.0
@@ -38,27 +44,63 @@ def text_encoder_input() -> io.Input:
     return io.Clip.Input("clip", tooltip="Text encoder from LTX-2 Load All or LTX-2 Load Text Encoder.")
 
 
-def size_input(name: str, default: int, what: str) -> io.Input:
-    """A widget for a width or height in pixels."""
-    return io.Int.Input(
-        name,
+def quantity(
+    option: str,
+    default: float,
+    *,
+    name: str | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    step: float | None = None,
+    more: str = "",
+    **others: Any,
+) -> io.Input:
+    """A widget for a quantity of the table of options: its bounds, and the first sentence of its help.
+
+    ``low`` and ``high`` are the widget's own where the table has no bound, or where a saved workflow may hold
+    a value outside it. ``more`` is what is special to the node.
+    """
+    declared = by_name(option)
+    bounds = [own if own is not None else of for own, of in zip((low, high), declared.range, strict=True)]
+    assert None not in bounds, f"{option} has no bound in the table: state it"
+    text = _FLAG.sub(lambda flag: flag[1].replace("-", "_"), declared.help.partition(". ")[0].rstrip("."))
+    tooltip = f"{text}. {more}".rstrip()
+    if declared.kind == "int":
+        whole = int(bounds[0] or 0), int(bounds[1] or 0)
+        return io.Int.Input(
+            name or option,
+            default=int(default),
+            min=whole[0],
+            max=whole[1],
+            step=None if step is None else int(step),
+            tooltip=tooltip,
+            **others,
+        )
+    return io.Float.Input(
+        name or option,
         default=default,
-        min=SPATIAL_SCALE,
-        max=MAX_SIZE,
-        step=SPATIAL_SCALE,
-        tooltip=f"{what}: a multiple of {SPATIAL_SCALE}, of {2 * SPATIAL_SCALE} with two stages. Larger "
-        "frames need more memory and time.",
+        min=float(bounds[0] or 0),
+        max=float(bounds[1] or 0),
+        step=step,
+        tooltip=tooltip,
+        **others,
     )
+
+
+def size_input(name: str, default: int, what: str) -> io.Input:
+    """A width or height in pixels."""
+    more = f"{what}. Larger frames need more memory and time."
+    return quantity(name, default, low=SPATIAL_SCALE, high=MAX_SIZE, step=SPATIAL_SCALE, more=more)
 
 
 def frames_input(default: int, tooltip: str) -> io.Input:
     """A number of frames on the grid 8k + 1."""
-    return io.Int.Input("frames", default=default, min=1, max=MAX_FRAMES, step=8, tooltip=tooltip)
+    return quantity("num_frames", default, name="frames", high=MAX_FRAMES, step=8, more=tooltip)
 
 
 def fps_input(tooltip: str) -> io.Input:
-    """A widget for the frames per second."""
-    return io.Float.Input("fps", default=24.0, min=1.0, max=MAX_FPS, step=0.001, tooltip=tooltip)
+    """A frame rate."""
+    return quantity("fps", 24.0, low=1.0, high=MAX_FPS, step=0.001, more=tooltip)
 
 
 def plan_input(tooltip: str) -> io.Input:
@@ -99,7 +141,8 @@ def stages_input(tooltip: str) -> io.Input:
 
 def start_input(tooltip: str) -> io.Input:
     """A position in an audio input in seconds."""
-    return io.Float.Input("start", default=0.0, min=0.0, max=MAX_SECONDS, step=0.01, tooltip=tooltip)
+    low, _ = by_name("audio_start_s").range
+    return io.Float.Input("start", default=0.0, min=low, max=MAX_SECONDS, step=0.01, tooltip=tooltip)
 
 
 def video_regions_input() -> io.Input:
@@ -158,7 +201,10 @@ def percent_inputs(what: str) -> tuple[io.Input, io.Input]:
 
 def steps_input(tooltip: str, default: int = 20) -> io.Input:
     """A number of sampling steps."""
-    return io.Int.Input("steps", default=default, min=1, max=MAX_STEPS, tooltip=tooltip)
+    low, high = by_name("steps").range
+    return io.Int.Input(
+        "steps", default=default, min=int(low or 1), max=int(high or MAX_STEPS), tooltip=tooltip
+    )
 
 
 def cfg_input(name: str, default: float, tooltip: str) -> io.Input:

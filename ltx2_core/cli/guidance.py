@@ -64,6 +64,9 @@ def _preset_fields(preset: Preset, explicit: Mapping[str, Any]) -> dict[str, Any
                 "leave one out"
             )
         fields["sigmas"] = preset.sigmas().tolist()
+    if preset.schedule != LTXV or "sigmas" in explicit:
+        # The number of sigmas is the number of steps.
+        del fields["steps"]
     return {name: value for name, value in fields.items() if name not in explicit}
 
 

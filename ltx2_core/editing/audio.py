@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..media import to_signed
+from ..run.request import Request
 from ..shapes import ClipPlan, frames_of, latent_frames_of
 from ..types import Numerics
 from .conditioning import WholeVideo
@@ -96,7 +97,8 @@ def text_to_audio(
     ``options`` are those of :func:`extend`.
     """
     # A latent frame more than needed, so that the clip is not shorter than the audio after rounding.
-    length = {"stages": 1, "video": False, "seconds": seconds + 8 / options.get("fps", 24.0)}
+    fps = pipeline.resolve(Request(prompt=prompt, fps=options.get("fps"))).fps
+    length = {"stages": 1, "video": False, "seconds": seconds + 8 / fps}
     result = sampled_clip(pipeline, prompt, tuple, **{**options, **length})
     waveform, rate = result.audio()
     return limit_loudness(waveform[:, : round(seconds * rate)], ceiling_db), rate

@@ -54,11 +54,17 @@ def long_video(
     Raises ValueError for settings that contradict each other, and for a folder with windows of another clip.
     """
     how = how or LongVideo()
-    schedule = prompts if isinstance(prompts, PromptSchedule) else PromptSchedule.parse(prompts)
-    request = pipeline.resolve(Request(prompt=schedule.at(0), **options))
+    request = pipeline.resolve(Request(prompt="", **options))
     if request.stages != 1:
         raise ValueError("a long clip is sampled in one stage: set stages=1")
     clip = pipeline.stages(request)[-1].clip
+    # A time in percent needs the length of the clip, which the recipe may decide.
+    schedule = (
+        prompts
+        if isinstance(prompts, PromptSchedule)
+        else PromptSchedule.parse(prompts, seconds=clip.seconds)
+    )
+    request = request.changed(prompt=schedule.at(0))
     plan = plan_long(
         clip,
         schedule,
@@ -106,6 +112,7 @@ def _request_of(
     request: Request, window: Window, *, prompt: str, seed: int, latents: AVLatent | None, how: LongVideo
 ) -> Request:
     """The request of the whole clip, changed to that of one window."""
+    start = request.audio_start_s + window.audio_start / AUDIO_LATENTS_PER_SECOND
     return request.changed(
         prompt=prompt,
         width=window.clip.width,
@@ -114,7 +121,7 @@ def _request_of(
         seconds=None,
         seed=seed,
         image=request.image if window.index == 0 else None,
-        audio_start_s=request.audio_start_s + window.audio_start / AUDIO_LATENTS_PER_SECOND,
+        audio_start_s=request.audio_start_s if request.audio is None else start,
         latents=latents,
         denoise=how.denoise,
     )

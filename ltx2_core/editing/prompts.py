@@ -5,12 +5,20 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-LINE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*s?\s*(?:(?:-|to)\s*(\d+(?:\.\d+)?)\s*s?\s*)?:\s*(.+)")
+_TIME = r"\d+(?::\d{1,2}){1,2}(?:\.\d+)?|\d+(?:\.\d+)?\s?[s%]?"
+HEAD = re.compile(rf"({_TIME})\s*(?:(?:-|–|to)\s*({_TIME})\s*)?:(?!\d)")
+"""A time, or a range of times, before a prompt. A digit after the colon makes it text, such as 16:9."""
+
+_LIKE_TIME = r"[-+]?(?:[\d.][\d.:e+]*|nan|inf(?:inity)?)\s?[s%]?"
+_LIKE_HEAD = re.compile(rf"{_LIKE_TIME}\s*(?:(?:-|–|to)\s*{_LIKE_TIME}\s*)?:(?!\d)", re.IGNORECASE)
+_LONGEST_HEAD = 64
+LATEST = 1e9
+"""The latest time of a prompt in seconds."""
 
 
 @dataclass(frozen=True)
@@ -29,30 +37,27 @@ class PromptSchedule:
             raise ValueError(f"prompts must begin at 0 s and follow each other; they begin at {times} s")
 
     @classmethod
-    def parse(cls, text: str) -> PromptSchedule:
+    def parse(cls, text: str, *, seconds: float | None = None) -> PromptSchedule:
         """Parse one prompt, or several by time or by window.
 
-        By time: lines ``2.5: prompt`` or ``2.5-4: prompt``, or JSON, a list of ``{"from": seconds, "prompt":
-        text}``. By window: prompts between ``|``, or a JSON list of texts; the last one serves all further
-        windows. The first part starts at 0 even if another start is written, and each part ends where the
-        next one starts, even if an earlier end is written. Raises ValueError for JSON of another shape, and
+        By time: ``0: prompt; 2.5: prompt``, parts between ``;`` or on lines, each after a start or a range:
+        seconds (``2.5``, ``2.5-4``), ``0:30``, ``00:00:30``, or ``50%`` of the clip, which is ``seconds``
+        long. Blank lines and lines that begin with ``#`` are skipped. Or JSON, a list of ``{"from": time,
+        "prompt": text}``. By window: prompts between ``|``, or a JSON list of texts; the last one serves all
+        further windows. The first part starts at 0 even if another start is written, and each part ends
+        where the next one starts, even if an earlier end is written. Other text is one prompt.
+
+        Raises ValueError with line and column for a part without a time, for a time that cannot be read, and
         for times that do not rise.
         """
         if text.lstrip().startswith("["):
             entries = _entries(text)
             if entries and all(isinstance(one, str) for one in entries):
                 return cls._windows(entries)
-            return cls._of([(one.get("from", 0), one.get("prompt"), one.get("to")) for one in entries])
-        lines = [LINE.fullmatch(line) for line in text.strip().splitlines()]
-        # A prompt with colons in it is only split if every line begins with a time.
-        if lines and all(lines):
-            return cls._of(
-                [
-                    (float(line[1]), line[3].strip(), None if line[2] is None else float(line[2]))
-                    for line in lines
-                    if line
-                ]
-            )
+            return cls._of([_json_part(one, index, seconds) for index, one in enumerate(entries, start=1)])
+        pieces = list(_pieces(text))
+        if any(_LIKE_HEAD.match(piece[:_LONGEST_HEAD]) for _, piece in pieces):
+            return cls._of([_timed_part(piece, place, seconds) for place, piece in pieces])
         return cls._windows(text.split("|")) if "|" in text else cls(((0.0, text),))
 
     @classmethod
@@ -60,24 +65,23 @@ class PromptSchedule:
         return cls(tuple((float(i), prompt.strip()) for i, prompt in enumerate(prompts)), by_window=True)
 
     @classmethod
-    def _of(cls, parts: Sequence[tuple[Any, Any, Any]]) -> PromptSchedule:
-        checked: list[tuple[float, str]] = []
-        for index, (start, prompt, end) in enumerate(parts):
-            if not isinstance(start, (int, float)) or not isinstance(prompt, str):
+    def _of(cls, parts: Sequence[_Part]) -> PromptSchedule:
+        """Raises ValueError for parts that do not follow each other."""
+        for part, following in pairwise(parts):
+            if following.start <= part.start:
                 raise ValueError(
-                    f'a part of the prompts must be {{"from": seconds, "prompt": text}}; got {prompt!r}'
+                    f"{following.place}: the prompts must follow each other, and {following.start:g} s is "
+                    f"not after {part.start:g} s"
                 )
-            following = parts[index + 1][0] if index + 1 < len(parts) else math.inf
-            if end is not None and not (isinstance(end, (int, float)) and start < end <= following):
+        ends = [*(part.start for part in parts[1:]), math.inf]
+        for part, latest in zip(parts, ends, strict=True):
+            if part.end is not None and not part.start < part.end <= latest:
                 raise ValueError(
-                    f"the prompt from {start:g} s ends at {end} s: it must end after it begins and not after "
-                    "the next one begins"
+                    f"{part.place}: the prompt from {part.start:g} s ends at {part.end:g} s: it must end "
+                    "after it begins and not after the next one begins"
                 )
-            checked.append((float(start), prompt))
-        if checked:
-            # Every moment of the clip needs a prompt.
-            checked[0] = (0.0, checked[0][1])
-        return cls(tuple(checked))
+        starts = (0.0, *(part.start for part in parts[1:]))
+        return cls(tuple((start, part.prompt) for start, part in zip(starts, parts, strict=True)))
 
     def at(self, second: float, window: int = 0) -> str:
         """The prompt at ``second`` of the clip, or with ``by_window`` that of ``window``."""
@@ -85,11 +89,88 @@ class PromptSchedule:
         return [prompt for start, prompt in self.parts if start <= now][-1]
 
 
+@dataclass(frozen=True)
+class _Part:
+    start: float
+    end: float | None
+    prompt: str
+    place: str
+
+
+def _pieces(text: str) -> Iterator[tuple[str, str]]:
+    """(place, text) of every part of a schedule; a ``;`` separates where a time follows it."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        first = 0
+        for at in (match.start() for match in re.finditer(";", line)):
+            if _LIKE_HEAD.match(line[at + 1 :].lstrip()[:_LONGEST_HEAD]):
+                yield _piece(number, first, line[first:at])
+                first = at + 1
+        yield _piece(number, first, line[first:])
+
+
+def _piece(line: int, at: int, text: str) -> tuple[str, str]:
+    column = at + len(text) - len(text.lstrip()) + 1
+    return f"prompts, line {line}, column {column}", text.strip().rstrip("; \t")
+
+
+def _timed_part(piece: str, place: str, seconds: float | None) -> _Part:
+    head = HEAD.match(piece[:_LONGEST_HEAD])
+    if head is None:
+        raise ValueError(
+            f"{place}: {piece[:40]!r} does not begin with a time such as 2.5:, 0-4:, 0:30: or 50%:"
+        )
+    prompt = piece[head.end() :].strip()
+    if not prompt:
+        raise ValueError(f"{place}: there is no prompt after {head[0]!r}")
+    end = None if head[2] is None else _seconds(head[2], place, seconds)
+    return _Part(_seconds(head[1], place, seconds), end, prompt, place)
+
+
+def _json_part(entry: Mapping[str, Any], index: int, seconds: float | None) -> _Part:
+    place, prompt = f"prompts, entry {index}", entry.get("prompt")
+    unknown = entry.keys() - {"from", "to", "prompt"}
+    if unknown or not isinstance(prompt, str):
+        raise ValueError(
+            f'{place}: a part of the prompts must be {{"from": seconds, "prompt": text}}; got {entry!r:.80}'
+        )
+    end = entry.get("to")
+    return _Part(
+        _seconds(entry.get("from", 0), place, seconds),
+        None if end is None else _seconds(end, place, seconds),
+        prompt,
+        place,
+    )
+
+
+def _seconds(time: Any, place: str, seconds: float | None) -> float:
+    """A time in seconds: a number, or text such as 2.5s, 0:30, 00:00:30 or, of a clip of ``seconds``, 50%."""
+    if isinstance(time, str) and re.fullmatch(_TIME, time.strip()):
+        text = time.strip()
+        if text.endswith("%"):
+            share = float(text[:-1]) / 100
+            if seconds is None or share > 1:
+                reason = "is past the end" if share > 1 else "needs the length of the clip"
+                raise ValueError(f"{place}: {text} {reason}: give the time in seconds")
+            return share * seconds
+        *larger, last = text.rstrip("s").split(":")
+        if larger and any(float(one) >= 60 for one in (*larger[1:], last)):
+            raise ValueError(f"{place}: {text} has 60 or more minutes or seconds after a colon")
+        return sum(float(one) * 60**power for power, one in enumerate((last, *reversed(larger))))
+    number = isinstance(time, (int, float)) and not isinstance(time, bool)
+    if not number or not 0 <= time <= LATEST:
+        raise ValueError(f"{place}: {time!r} is no time: write seconds from 0 on, such as 2.5, or 0:30")
+    return float(time)
+
+
 def _entries(text: str) -> list[Any]:
     try:
         entries = json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"prompts that start with [ must be JSON: {error}") from error
+    except RecursionError:
+        raise ValueError("prompts that start with [ must be JSON: the lists are nested too deeply") from None
     kinds = {type(one) for one in entries} if isinstance(entries, list) else set()
     if kinds not in ({dict}, {str}):
         raise ValueError('JSON prompts must be a list of {"from": seconds, "prompt": text}, or of texts')

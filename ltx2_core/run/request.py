@@ -13,6 +13,7 @@ from ..sampling.settings import SamplingSettings, StageSettings
 from ..shapes import ClipSize
 from ..text.prompt import Prompt
 from .flat_options import FIELDS, RequestOptions, check_names
+from .options import check_keywords
 from .recipes import DEFAULT, NEGATIVE_PROMPT, Recipe, of_kind
 from .request_json import from_json, schema, to_json
 
@@ -61,7 +62,8 @@ class Request:
             stage and ``sampler`` after an unguided one.
         audio_stage: the stage that the audio is taken from.
 
-    Raises TypeError for unknown names and ValueError for values out of range.
+    Raises TypeError for unknown names, and ValueError for values out of range and for names that contradict
+    each other, such as ``distilled=True`` with ``steps``.
     """
 
     text: Prompt
@@ -87,13 +89,22 @@ class Request:
             raise TypeError("a request needs a prompt: give prompt=...")
         if prompt is not None:
             flat["prompt"] = prompt
-        parts: dict[str, Any] = {
-            "text": text or Prompt(prompt=prompt),  # type: ignore[arg-type]
-            "size": size or ClipSize(),
-            "inputs": inputs or Inputs(),
-            "sampling": sampling or SamplingSettings(),
-            "staging": staging or StageSettings(),
-        }
+        self._fill(
+            {
+                "text": text or Prompt(prompt=prompt),  # type: ignore[arg-type]
+                "size": size or ClipSize(),
+                "inputs": inputs or Inputs(),
+                "sampling": sampling or SamplingSettings(),
+                "staging": staging or StageSettings(),
+            },
+            flat,
+        )
+        distilled = sampling is not None and sampling.distilled
+        present = {name for name in FIELDS if getattr(self, name) not in (None, ())}
+        check_keywords(flat, present, distilled=distilled)
+
+    def _fill(self, parts: dict[str, Any], flat: dict[str, Any]) -> None:
+        """Set the parts, with the values of flat names in their places."""
         if isinstance(flat.get("source_clip"), Mapping):
             flat["source_clip"] = SourceClip(**flat["source_clip"])
         changes: dict[str, Any] = {}
@@ -123,14 +134,17 @@ class Request:
     def changed(self, *, prompt: str | None = None, **options: Unpack[RequestOptions]) -> Request:
         """This request with other values of some flat names."""
         text = self.text if prompt is None else replace(self.text, prompt=prompt)
-        return Request(
-            text=text,
-            size=self.size,
-            inputs=self.inputs,
-            sampling=self.sampling,
-            staging=self.staging,
-            **options,
-        )
+        return Request(**{**self._parts(), "text": text}, **options)
+
+    def _parts(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+    @classmethod
+    def _unchecked(cls, parts: dict[str, Any], flat: dict[str, Any]) -> Request:
+        """A request whose values nobody named in one call: of a recipe, or of the settings of a run."""
+        request = cls.__new__(cls)
+        request._fill(parts, flat)
+        return request
 
     def with_recipe(self, recipe: Recipe = DEFAULT) -> tuple[Request, tuple[str, ...]]:
         """This request with every open value filled in, and the flat names that the recipe decided.
@@ -157,7 +171,7 @@ class Request:
             # An audio scale that is absent follows a cfg that is named.
             undecided.append("audio_cfg")
         chosen = {name: getattr(recipe, name) for name in undecided if getattr(self, name) is None}
-        return self.changed(**chosen), tuple(chosen)
+        return self._unchecked(self._parts(), chosen), tuple(chosen)
 
     def settings(self) -> dict[str, Any]:
         """The request as flat JSON values: files by name, values in memory by a note."""
@@ -170,7 +184,8 @@ class Request:
         Raises ValueError for an image, audio or latents that were in memory, for unknown names and for
         values of a wrong type.
         """
-        return cls(**from_json(settings))
+        flat = from_json(settings)
+        return cls._unchecked(cls(prompt=flat["prompt"])._parts(), flat)
 
     @staticmethod
     def json_schema() -> dict[str, Any]:

@@ -106,10 +106,7 @@ class LTX2AVDecodeToVideo(io.ComfyNode):
             inputs=[
                 io.Vae.Input("video_vae", tooltip="Video VAE of the checkpoint."),
                 io.Latent.Input("latent", tooltip="Sampled latent: audio-video, or video only."),
-                fps_input(
-                    "Frames per second of the file: a higher rate plays faster. A connected plan "
-                    "overrides it."
-                ),
+                fps_input("A higher rate plays faster. A connected plan overrides it."),
                 file_crf_input(),
                 io.Int.Input(
                     "batch_index",

@@ -25,10 +25,10 @@ class LTX2AVEmptyLatent(io.ComfyNode):
             description="An empty latent of video and audio of equal length. Values off the grid are an "
             "error; LTX-2 Clip Plan rounds them instead.",
             inputs=[
-                size_input("width", 768, "Width in pixels"),
-                size_input("height", 512, "Height in pixels"),
-                frames_input(97, "Number of frames: 8k + 1, such as 97. More need more memory and time."),
-                fps_input("Frames per second: a higher rate makes clip and audio shorter."),
+                size_input("width", 768, "In pixels"),
+                size_input("height", 512, "In pixels"),
+                frames_input(97, "More need more memory and time."),
+                fps_input("A higher rate makes clip and audio shorter."),
                 batch_input(),
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="Empty video and audio, for sampling.")],

@@ -38,11 +38,9 @@ class LTX2AVMemoryPlan(io.ComfyNode):
             description="Reports how much memory a clip of this size needs in each stage, and how much of "
             "the model can stay on the GPU. Loads nothing.",
             inputs=[
-                size_input("width", 768, "Width of the finished clip in pixels"),
-                size_input("height", 512, "Height of the finished clip in pixels"),
-                frames_input(
-                    121, "Length in frames, 8k + 1. Longer clips need more memory while they are sampled."
-                ),
+                size_input("width", 768, "In pixels"),
+                size_input("height", 512, "In pixels"),
+                frames_input(121, "Longer clips need more memory while they are sampled."),
                 stages_input("2: the first stage has half the width and height. 1: sample at full size."),
                 io.Combo.Input(
                     "budget",

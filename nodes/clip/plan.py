@@ -38,8 +38,8 @@ class LTX2AVClipPlan(io.ComfyNode):
             description="Sets size, length, frame rate and audio of a clip in one place, reports what had to "
             "be rounded, and makes the empty latent of the first stage.",
             inputs=[
-                size_input("width", 768, "Width of the finished clip in pixels"),
-                size_input("height", 512, "Height of the finished clip in pixels"),
+                size_input("width", 768, "In pixels"),
+                size_input("height", 512, "In pixels"),
                 length_unit_input(default=SECONDS),
                 length_input(
                     5.0,
@@ -47,8 +47,8 @@ class LTX2AVClipPlan(io.ComfyNode):
                     "the audio is as long. Longer clips need more memory and time.",
                 ),
                 fps_input(
-                    "Frames per second, for the model and for the saved file: a higher rate makes a clip of "
-                    "the same number of frames shorter."
+                    "For the model and for the saved file: a higher rate makes a "
+                    "clip of the same number of frames shorter."
                 ),
                 io.Combo.Input(
                     "snap",

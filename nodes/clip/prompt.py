@@ -35,7 +35,7 @@ class LTX2AVPrompt(io.ComfyNode):
                     tooltip="What to avoid. It has no effect where cfg is 1.",
                 ),
                 fps_input(
-                    "Frames per second that the model assumes: at a higher rate things move less from "
+                    "The model assumes it: at a higher rate things move less from "
                     "frame to frame. A connected plan overrides it."
                 ),
                 plan_input("Takes the frame rate from an LTX-2 Clip Plan, so that both always agree."),

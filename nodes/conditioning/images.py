@@ -12,7 +12,7 @@ from ..convert import Streams, clip_audio, compress, encoder_audio, image_at_sta
 from ..host.latents import Latent, concat_av
 from ..host.masks import frame_mask
 from ..host.values import Audio, Vae
-from ..inputs import image_crf_input, share_input, start_input
+from ..inputs import image_crf_input, quantity, start_input
 from .attached import AttachedImage, remember
 
 CATEGORY = "LTX-2/conditioning"
@@ -62,12 +62,7 @@ class LTX2AVImgToVideoInplace(io.ComfyNode):
                     "ratio.",
                 ),
                 io.Latent.Input("latent", tooltip="Latent of this stage: audio-video, or video only."),
-                share_input(
-                    "strength",
-                    1.0,
-                    "1 preserves the latent of the image; lower values let the model change it, 0 ignores "
-                    "it.",
-                ),
+                quantity("image_strength", 1.0, name="strength", step=0.01),
                 image_crf_input(
                     0,
                     "Compress the image like LTX-2 Preprocess Image, at the size of this stage: more adds "

@@ -43,10 +43,7 @@ class LTX2AVTimeMask(io.ComfyNode):
                 io.Latent.Input("latent", tooltip="Encoded clip: audio-video, or one of the two."),
                 video_regions_input(),
                 audio_regions_input(),
-                fps_input(
-                    "Frames per second of the clip: a wrong rate shifts the regions. A connected plan "
-                    "overrides it."
-                ),
+                fps_input("A wrong rate shifts the regions. A connected plan overrides it."),
                 rounding_input(),
                 io.Combo.Input(
                     "length",

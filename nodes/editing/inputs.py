@@ -16,7 +16,7 @@ def source_inputs(purpose: str) -> list[io.Input]:
     return [
         io.Vae.Input("video_vae", tooltip="Video VAE that encodes the clip."),
         io.Image.Input("images", tooltip=f"Frames of the clip {purpose}, cut around the centre to the grid."),
-        fps_input("Frames per second of the clip."),
+        fps_input(""),
     ]
 
 

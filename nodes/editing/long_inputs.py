@@ -4,36 +4,24 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..inputs import MAX_FRAMES, downscale_input, iclora_parameters_input, share_input, strength_input
+from ..inputs import (
+    downscale_input,
+    iclora_parameters_input,
+    quantity,
+    share_input,
+    strength_input,
+)
 
 
 def window_inputs() -> list[io.Input]:
     """How the clip is divided into windows."""
     return [
-        io.Int.Input(
-            "window_frames",
-            default=121,
-            min=17,
-            max=MAX_FRAMES,
-            step=8,
-            tooltip="Length of a window, 8k + 1 frames: memory grows with it.",
+        quantity("window_frames", 121, low=17, high=100001, step=8, more="Memory grows with it."),
+        quantity(
+            "overlap_frames", 24, low=16, high=100000, step=8, more="More preserves motion and audio better."
         ),
-        io.Int.Input(
-            "overlap_frames",
-            default=24,
-            min=16,
-            max=100000,
-            step=8,
-            tooltip="Frames that two windows share, a multiple of 8: more preserves motion and audio better.",
-        ),
-        share_input(
-            "overlap_strength",
-            1.0,
-            "1 preserves the shared frames; less regenerates them in part and cross-fades.",
-        ),
-        share_input(
-            "adain", 0.0, "Against drift: brings colours and contrast back towards the first window's."
-        ),
+        quantity("overlap_strength", 1.0, step=0.01, more="Less regenerates it in part and cross-fades."),
+        quantity("adain", 0.0, step=0.01, more="It works against drift."),
         io.String.Input(
             "folder",
             default="ltx2_long",

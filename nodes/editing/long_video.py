@@ -51,7 +51,8 @@ class LTX2AVLongVideo(io.ComfyNode):
                 io.String.Input(
                     "prompts",
                     multiline=True,
-                    tooltip="One prompt for the whole clip; or lines such as 0-4: a red ball; or prompts "
+                    tooltip="One prompt for the whole clip; or parts between ; or on lines, each after its "
+                    "time, such as 0-4: a red ball, 0:30: or 50%:, with # for comments; or prompts "
                     'between |, one for each window; or JSON: [{"from": 0, "prompt": "..."}].',
                 ),
                 io.String.Input(
@@ -110,9 +111,8 @@ class LTX2AVLongVideo(io.ComfyNode):
             source_scale=downscale or downscale_of(iclora_parameters),
             denoise=denoise,
         )
-        long = plan_long(
-            plan, PromptSchedule.parse(prompts), how, seed=seed, **input_audio(audio, codecs, plan)
-        )
+        schedule = PromptSchedule.parse(prompts, seconds=plan.seconds)
+        long = plan_long(plan, schedule, how, seed=seed, **input_audio(audio, codecs, plan))
         sampler = HostSampler(
             model=model,
             text_encoder=clip,

@@ -14,10 +14,10 @@ from ...ltx2_core.types import Numerics
 from ..clip.plan import FRAMES, empty_latent, whole_frames
 from ..host.values import Audio, Vae
 from ..inputs import (
-    MAX_FRAMES,
     audio_regions_input,
     length_input,
     length_unit_input,
+    quantity,
     rounding_input,
     video_regions_input,
 )
@@ -40,14 +40,12 @@ class LTX2AVExtend(io.ComfyNode):
                 *source_inputs("to extend"),
                 length_unit_input(),
                 length_input(3.0, "How much longer the clip becomes, to the frame."),
-                io.Int.Input(
+                quantity(
                     "keep_frames",
-                    default=KEEP_FRAMES,
-                    min=1,
-                    max=MAX_FRAMES,
+                    KEEP_FRAMES,
+                    high=100001,
                     step=8,
-                    tooltip="Last frames of the clip that the model continues from, 8k + 1: more preserve "
-                    "motion and voice better and take longer.",
+                    more="More preserve motion and voice better.",
                 ),
                 io.Int.Input(
                     "fade_frames",

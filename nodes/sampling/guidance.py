@@ -9,23 +9,18 @@ from ...ltx2_core.sampling.guidance import Guidance, GuidanceSchedule, Nag, Stre
 from ..host.guider import AVGuider
 from ..host.network import HostTransformer
 from ..host.values import Conditioning, Model
-from ..inputs import model_input, positive_input, share_input, sigma_input
+from ..inputs import model_input, positive_input, quantity
 
 CATEGORY = "LTX-2/sampling"
 Scales = io.Custom("LTX2AV_GUIDANCE")
 Ranges = io.Custom("LTX2AV_GUIDANCE_RANGES")
 SCALES = {
-    "cfg": (0.0, 100.0, "How strongly to follow the prompt. 1 is off."),
-    "stg": (
-        0.0,
-        100.0,
-        "How far to move away from the estimate of the model with self-attention skipped in one block. 0 is "
-        "off.",
-    ),
-    "modality": (0.0, 100.0, "How closely to follow the other stream. 1 is off, 3 usual for the full model."),
-    "rescale": (0.0, 1.0, "How much of the contrast that guidance adds to remove. 0 is off."),
+    "cfg": "It follows the prompt more strongly.",
+    "stg": "The perturbed pass skips self-attention in the blocks of stg_blocks.",
+    "modality": "3 is usual for the full model.",
+    "rescale": "",
 }
-"""Range and tooltip of the scales of a stream."""
+"""Scale of a stream -> what its tooltip adds to the help of the option."""
 
 GuidanceRanges = dict[float, tuple[StreamGuidance, StreamGuidance]]
 """The scales of video and audio for steps at a noise level and below."""
@@ -33,9 +28,10 @@ GuidanceRanges = dict[float, tuple[StreamGuidance, StreamGuidance]]
 
 def scale_input(name: str, default: float, stream: str | None = None) -> io.Input:
     """A widget for one scale, with the name of the stream before it if there is one."""
-    low, high, tooltip = SCALES[name]
     label = name if stream is None else f"{stream}_{name}"
-    return io.Float.Input(label, default=default, min=low, max=high, step=0.05, tooltip=tooltip)
+    # The table allows negative scales for stg and modality, which widgets never did.
+    high = None if name == "rescale" else 100.0
+    return quantity(name, default, name=label, low=0.0, high=high, step=0.05, more=SCALES[name])
 
 
 def blocks_input() -> io.Input:
@@ -107,23 +103,8 @@ class LTX2AVStreamGuidance(io.ComfyNode):
                     tooltip="Adaptive projected guidance: how much of the update by cfg that is parallel to "
                     "the estimate, and saturates colours, to use. 1 is all.",
                 ),
-                io.Float.Input(
-                    "apg_threshold",
-                    default=0.0,
-                    min=0.0,
-                    max=10000.0,
-                    step=0.1,
-                    tooltip="Adaptive projected guidance: largest norm of the update by cfg. 0 is no limit.",
-                ),
-                io.Int.Input(
-                    "skip_steps",
-                    default=0,
-                    min=0,
-                    max=100,
-                    optional=True,
-                    tooltip="How many steps repeat the last estimate after each evaluated one. Faster if "
-                    "both streams skip, and not exact. 0 evaluates every step.",
-                ),
+                quantity("apg_threshold", 0.0, high=10000.0, step=0.1),
+                quantity("skip_steps", 0, high=100, optional=True, more="Faster only if both streams skip."),
             ],
             outputs=[Scales.Output(display_name="guidance", tooltip="For video or audio of LTX-2 Guider.")],
         )
@@ -174,32 +155,11 @@ class LTX2AVGuider(io.ComfyNode):
                     "audio", optional=True, tooltip="Scales of the audio; by default those of the video."
                 ),
                 blocks_input(),
-                sigma_input(
-                    "from_sigma",
-                    1.0,
-                    "Steps above this noise level are not guided, and cost one forward pass.",
-                ),
-                sigma_input(
-                    "to_sigma", 0.0, "Steps below this noise level are not guided, and cost one forward pass."
-                ),
-                io.Float.Input(
-                    "nag_scale",
-                    default=1.0,
-                    min=1.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="Normalized attention guidance: the negative prompt takes effect at cfg 1, "
-                    "without a forward pass of its own. 1 is off, 11 usual.",
-                ),
-                share_input("nag_alpha", 0.25, "Share of nag in the result."),
-                io.Float.Input(
-                    "nag_tau",
-                    default=2.5,
-                    min=0.1,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="By how many times nag may increase the norm of a token.",
-                ),
+                quantity("from_sigma", 1.0, step=0.001, more="Steps above it cost one forward pass."),
+                quantity("to_sigma", 0.0, step=0.001, more="Steps below it cost one forward pass."),
+                quantity("nag", 1.0, name="nag_scale", low=1.0, high=100.0, step=0.1, more="1 is off."),
+                quantity("nag_alpha", 0.25, step=0.01),
+                quantity("nag_tau", 2.5, low=0.1, high=100.0, step=0.1),
                 Ranges.Input(
                     "ranges",
                     optional=True,

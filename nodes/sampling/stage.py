@@ -23,7 +23,7 @@ from ..convert import video_of
 from ..host.latents import AUDIO_ONLY, Latent
 from ..host.sampling import GuidedSampling, HostSampling
 from ..host.values import Conditioning, Model
-from ..inputs import cfg_input, model_input, positive_input, shift_input, steps_input
+from ..inputs import cfg_input, model_input, positive_input, quantity, shift_input, steps_input
 from .checks import check_stage
 from .presets import BY_HAND, preset_input, preset_of
 
@@ -216,14 +216,7 @@ def plan_run(
 def run_inputs() -> list[io.Input]:
     """The widgets of a sampling run."""
     return [
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=2**64 - 1,
-            control_after_generate=True,
-            tooltip="Seed of the noise: the same seed makes the same clip.",
-        ),
+        quantity("seed", 0, control_after_generate=True),
         io.Combo.Input(
             "schedule",
             options=[LTXV, *LISTS],

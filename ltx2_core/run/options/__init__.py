@@ -7,7 +7,7 @@ bounds and tooltips from it. No torch is imported here, so that help and shell c
 from .option import BY_RECIPE, GROUPS, Option
 from .sampling import PRESET_NAMES, SAMPLER_NAMES
 from .table import BY_NAME, COMMANDS, OPTIONS, RECIPE_ROWS, by_name, options_of
-from .together import CONFLICTS, REQUIREMENTS, check_together
+from .together import CONFLICTS, REQUIREMENTS, check_keywords, check_together
 
 __all__ = [
     "BY_NAME",
@@ -22,6 +22,7 @@ __all__ = [
     "SAMPLER_NAMES",
     "Option",
     "by_name",
+    "check_keywords",
     "check_together",
     "options_of",
 ]

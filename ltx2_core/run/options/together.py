@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any, Final
 
 from .table import by_name, options_of
@@ -34,6 +34,37 @@ REQUIREMENTS: Final[tuple[tuple[str, str], ...]] = (
 """An option that has no effect without another one."""
 
 
+ALTERNATIVES: Final[dict[str, tuple[str, ...]]] = {"image_crf": ("images",)}
+"""An option -> others that give it an effect too."""
+
+
+def check_keywords(named: Mapping[str, Any], present: Set[str], *, distilled: bool = False) -> None:
+    """Raise ValueError, with both keywords named, for keywords of a request that contradict each other.
+
+    ``named`` are the keywords that a call names with a value, ``present`` the options that have one in the
+    request, ``distilled`` whether it was distilled before. A need is not checked for a value that is the
+    default, which changes nothing.
+    """
+    written = {name: value for name, value in named.items() if value is not None and value is not False}
+    if distilled and named.get("distilled") is not False:
+        written["distilled"] = True
+    for one, other, reason in CONFLICTS:
+        if one in written and other in written:
+            raise ValueError(
+                f"{_keyword(one, written)} and {_keyword(other, written)} contradict each other, "
+                f"as {reason}: leave one out"
+            )
+    for one, needed in REQUIREMENTS:
+        options = {needed, *ALTERNATIVES.get(one, ())}
+        if one in written and written[one] != by_name(one).default and not options & present:
+            raise ValueError(f"{_keyword(one, written)} has no effect without {needed}: set {needed} too")
+
+
+def _keyword(name: str, written: Mapping[str, Any]) -> str:
+    value = written[name]
+    return f"{name}={value!r}" if isinstance(value, bool | int | float | str) else name
+
+
 def check_together(
     explicit: Mapping[str, Any], known: Mapping[str, Any] | None = None, *, command: str
 ) -> None:
@@ -53,7 +84,8 @@ def check_together(
             )
     present = explicit.keys() | set(known)
     for one, needed in REQUIREMENTS:
-        if one in explicit and needed in names and needed not in present:
+        options = {needed, *ALTERNATIVES.get(one, ())}
+        if one in explicit and needed in names and not options & present:
             raise ValueError(f"{by_name(one).flag} has no effect without {by_name(needed).flag}: add it")
     if "trigger" in explicit:
         prompts = [str(explicit.get(name) or "") for name in ("prompt", "negative_prompt", "prompts")]

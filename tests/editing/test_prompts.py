@@ -1,0 +1,64 @@
+"""Prompts by time: one grammar for the command line, Python and the node."""
+
+from __future__ import annotations
+
+import pytest
+
+from ltx2_core.editing import PromptSchedule
+
+SCHEDULES = {
+    "semicolon": ("0: a red circle; 30: a blue square", ((0, "a red circle"), (30, "a blue square"))),
+    "lines": ("0: a\n2.5s: b", ((0, "a"), (2.5, "b"))),
+    "ranges": ("0-4: a; 4 to 8 s: b", ((0, "a"), (4, "b"))),
+    "clock": ("0:00: a\n0:30: b\n00:01:00.5: c", ((0, "a"), (30, "b"), (60.5, "c"))),
+    "percent": ("0%: a; 50%: b", ((0, "a"), (30, "b"))),
+    "comments": ("# two parts\n\n0: a\n  # and\n30: b\n", ((0, "a"), (30, "b"))),
+    "a semicolon in a prompt": ("0: a ball; it bounces; 30: b;", ((0, "a ball; it bounces"), (30, "b"))),
+    "a later first start": ("2: a; 3: b", ((0, "a"), (3, "b"))),
+    "json": ('[{"prompt": "a"}, {"from": "0:30", "prompt": "b"}]', ((0, "a"), (30, "b"))),
+}
+
+PLAIN = ("a: b", "16:9 footage of a ball", "a ball; it bounces", "3 balls: red, blue", "two\nlines", "# 1\na")
+
+MISTAKES = {
+    "falling": ("0: a; 4: b; 3: c", "line 1, column 13: .*3 s is not after 4 s"),
+    "equal": ("0: a\n0: b", "line 2, column 1"),
+    "nan": ("0: a; nan: b", "line 1, column 7"),
+    "negative": ("0: a\n -1: b", "line 2, column 2"),
+    "no time": ("0: a\nb", "line 2, column 1: 'b'"),
+    "no first time": ("a ball; 30: b", "line 1, column 1"),
+    "no prompt": ("0: a; 3:", "line 1, column 7"),
+    "seconds above 59": ("0: a; 0:75: b", "line 1, column 7"),
+    "past the end": ("0: a; 150%: b", "line 1, column 7"),
+    "an end in the next part": ("0-3: a\n2: b", "line 1, column 1"),
+    "a broken json": ('[{"from": 0,}]', r"line 1 column"),
+    "a nan of json": ('[{"prompt": "a"}, {"from": NaN, "prompt": "b"}]', "entry 2"),
+    "falling json": ('[{"from": 0, "prompt": "a"}, {"from": -1, "prompt": "b"}]', "entry 2"),
+    "deep json": ("[" * 100000, "JSON"),
+    "an unknown key": ('[{"start": 0, "prompt": "a"}]', "entry 1"),
+}
+
+
+@pytest.mark.parametrize(("text", "parts"), SCHEDULES.values(), ids=SCHEDULES)
+def test_a_schedule_is_parsed(text, parts):
+    assert PromptSchedule.parse(text, seconds=60).parts == parts
+
+
+@pytest.mark.parametrize("text", PLAIN)
+def test_other_text_is_one_prompt(text):
+    assert PromptSchedule.parse(text).parts == ((0, text),)
+
+
+@pytest.mark.parametrize(("text", "words"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_named_with_its_place(text, words):
+    with pytest.raises(ValueError, match=words):
+        PromptSchedule.parse(text, seconds=60)
+
+
+def test_percent_needs_the_length():
+    with pytest.raises(ValueError, match="needs the length of the clip"):
+        PromptSchedule.parse("0: a; 50%: b")
+
+
+def test_long_runs_of_spaces_are_parsed_at_once():
+    assert PromptSchedule.parse("0: a;" + " " * 100_000 + "3: b").at(3) == "b"
