@@ -123,6 +123,7 @@ def _describe_lora(path: Path) -> Report:
         streams = Counter(stream_of(*target_of(module)) for module in lora.layers)
         return {
             "layers": len(lora.layers),
+            "kinds": list(lora.kinds),
             "ranks": list(lora.ranks),
             "streams": {stream: streams[stream] for stream in STREAMS if streams[stream]},
             "made_for": lora.base_model,
@@ -196,7 +197,9 @@ def _lora_lines(lora: Report) -> list[str]:
         return [f"  CANNOT BE LOADED: {lora['problem']}"]
     ranks = ", ".join(map(str, lora["ranks"]))
     streams = ", ".join(f"{stream} {count}" for stream, count in lora["streams"].items())
-    lines = [f"  {lora['layers']} layers of rank {ranks}: {streams}"]
+    kinds = "" if lora["kinds"] == ["LoRA"] else f" ({', '.join(lora['kinds'])})"
+    of_rank = f" of rank {ranks}" if ranks else ""
+    lines = [f"  {lora['layers']} layers{of_rank}{kinds}: {streams}"]
     lines += [f"  {lora['made_for']}"] if lora["made_for"] else []
     space, time = lora["reference_downscale_factor"], lora["reference_temporal_scale_factor"]
     if (space, time) != (1, 1):

@@ -24,6 +24,7 @@ from ..loading import (
     open_lora,
 )
 from ..loading.folder import text_encoder_folder
+from ..loading.lora import STACKED
 from ..loading.text_match import check_text_encoder
 from ..memory import (
     AudioSize,
@@ -325,6 +326,13 @@ class Components:
 def open_loras(files: Sequence[LoraFile]) -> tuple[Lora, ...]:
     """Headers of LoRA files with their strengths."""
     return tuple(_open(file) for file in files)
+
+
+def warn_of_stacked(loras: Sequence[Lora]) -> None:
+    """Log a warning for more than one IC-LoRA among those that a stage merges."""
+    names = [lora.path.name for lora in loras if lora.is_ic_lora and lora.strength]
+    if len(names) > 1:
+        _log.warning("%s: %s", " and ".join(names), STACKED)
 
 
 def _open(file: LoraFile) -> Lora:

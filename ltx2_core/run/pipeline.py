@@ -25,7 +25,7 @@ from ..sampling.samplers import get_sampler
 from ..tiny import embedded_set
 from ..types import AVLatent, LatentState, Numerics, TextContext
 from .codecs import Codecs
-from .components import Components, LoraFile, open_loras
+from .components import Components, LoraFile, open_loras, warn_of_stacked
 from .distributed import Processes
 from .execution import Execution
 from .flat_options import RequestOptions
@@ -90,6 +90,7 @@ class LTX2Pipeline(Codecs):
         )
         super().__init__(networks, open_loras(loras))
         self.stage2_loras = open_loras(stage2_loras)
+        warn_of_stacked((*self.loras, *self.stage2_loras))
         self.numerics = numerics
         self.execution = execution
         self.speed = execution.speed()
