@@ -315,7 +315,7 @@ class LTX2Pipeline(Codecs):
                 denoise,
                 x,
                 stage.sigmas,
-                lambda step, steps, x0: run.report(name, step, steps, x0),
+                lambda step, steps, x0: run.report_estimate(name, step, steps, x0),
                 generator=step_noise,
                 preserve=denoise.preserve,
             )

@@ -16,7 +16,7 @@ from torch import Tensor
 from ...ltx2_core.loading.detect import Component
 from ...ltx2_core.loading.lora import REFERENCE_KEYS, STACKED, Lora, open_lora
 from ...ltx2_core.loading.lora_dialects import LoraLayer
-from ...ltx2_core.loading.lora_kinds import rank_of
+from ...ltx2_core.loading.lora_kinds import change, rank_of
 from ...ltx2_core.storage.finite import check_finite
 from .patcher import Patcher
 from .values import Clip, Model
@@ -137,12 +137,16 @@ def _tensors(lora: Lora, own: str, layer: LoraLayer, stored: Mapping[str, Tensor
     else:
         first, rank = f"{own}.lora_B.weight", stored[layer.a].shape[0]
         tensors = {f"{own}.lora_A.weight": stored[layer.a], first: stored[layer.b]}
-    if rank is None:
+    scale = float(stored[layer.alpha]) / rank if layer.alpha and rank else layer.scale
+    if "lokr_t2" in layer.factors:
+        # The host fails on Tucker's core of a linear layer, so the change is given as one whole factor.
+        whole = change({role: stored[name] for role, name in layer.factors.items()}) * scale
+        tensors = {f"{own}.lokr_w1": torch.ones(1, 1), f"{own}.lokr_w2": whole.flatten(1)}
+    elif rank is None:
         # The host reads no alpha here.
-        tensors[first] = tensors[first] * layer.scale if layer.scale != 1 else tensors[first]
+        tensors[first] = tensors[first] * scale if scale != 1 else tensors[first]
     else:
-        alpha = float(stored[layer.alpha]) if layer.alpha else layer.scale * rank
-        tensors[f"{own}.alpha"] = torch.tensor(alpha)
+        tensors[f"{own}.alpha"] = stored[layer.alpha] if layer.alpha else torch.tensor(scale * rank)
     if layer.magnitude is not None:
         if layer.magnitude.merged_norm:
             raise ValueError(
