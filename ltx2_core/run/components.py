@@ -38,6 +38,7 @@ from ..memory import (
     usable,
 )
 from ..shapes import ClipPlan
+from ..storage.identity import identity
 from ..storage.quantized import check_matmul, loaded_bytes
 from ..text import FeatureCache, OnLayer, TextEncoder, load_gemma, load_tokenizer
 from ..text.gemma import find_encoder
@@ -215,6 +216,27 @@ class Components:
             clip=clip,
             dtype=self.dtype,
         )
+
+    def identity(self) -> dict[str, Any]:
+        """What the networks of this run are, as JSON values: digests of their files, dtype and arithmetic.
+
+        ``identity`` of ``storage.identity`` says what a digest covers.
+        """
+        files: dict[str, str] = {}
+        for component in Component:
+            file = next((f for f in self.checkpoints if component in f.components), None)
+            if file is not None:
+                files[str(component)] = identity(info.path for info in file.infos(component).values())
+        if self.text_encoder is not None:
+            _, infos, _ = find_encoder(self.text_encoder)
+            files["text encoder"] = identity(info.path for info in infos.values())
+        return {
+            "files": files,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "numerics": self.numerics.value,
+            **self._matmul,
+            "fp8_blocks": self.fp8_product is not None,
+        }
 
     def component_bytes(self, *components: Component, within: str = "") -> int:
         """Bytes of what is named ``within...`` in ``components``, once it is loaded for this run."""
