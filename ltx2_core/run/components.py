@@ -23,6 +23,7 @@ from ..loading import (
     open_checkpoint,
     open_lora,
 )
+from ..loading.file_set import check_set
 from ..loading.folder import text_encoder_folder
 from ..loading.lora import STACKED
 from ..loading.text_match import check_text_encoder
@@ -62,8 +63,8 @@ _FLOAT32 = frozenset({Component.AUDIO_ENCODER, Component.AUDIO_DECODER, Componen
 class Components:
     """Where each component comes from, and the networks that are held.
 
-    ``checkpoints`` may be one official file or several that together hold the components; the first file
-    that holds a component is used for it. Headers are read at once, weights in :meth:`use`. ``execution``
+    ``checkpoints`` may be one official file or several that together hold the components, each in one file.
+    Headers are read at once, weights in :meth:`use`. ``execution``
     says where and how networks compute; with its ``max_memory``, networks that are held are offloaded to
     system memory between their uses. ``fp8_problem`` says why its ``fp8_blocks`` are left out.
     """
@@ -76,11 +77,14 @@ class Components:
         execution: Execution,
         numerics: Numerics,
     ) -> None:
-        """Raises ValueError for files that are not LTX-2 and for a product that the device does not have."""
+        """Raises ValueError for files that are not LTX-2 or do not belong together (see ``check_set``), and
+        for a product that the device does not have.
+        """
         matmul = {"fp8_matmul": execution.fp8_matmul, "nvfp4_matmul": execution.nvfp4_matmul}
         device, dtype = execution.device, execution.dtype
         check_matmul(device, **matmul)
         self.checkpoints = tuple(open_checkpoint(path) for path in checkpoints)
+        check_set(self.checkpoints)
         own = (text_encoder_folder(checkpoint.path) for checkpoint in self.checkpoints)
         included = next((folder for folder in own if folder is not None), None)
         self.text_encoder = included if text_encoder is None else Path(text_encoder)

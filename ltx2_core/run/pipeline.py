@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from inspect import Parameter
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from ..conditioning.state import drop_guides, empty_state
 from ..config import transformer_config
 from ..loading import Component, Lora, LoraReport
+from ..loading.file_set import stage_factor
 from ..memory import MemoryPlan
 from ..sampling.caching import Evaluations
 from ..sampling.denoiser import Denoiser
@@ -128,7 +130,7 @@ class LTX2Pipeline(Codecs):
         extra = (*conditioning, *given)
         request, chosen = asked.with_recipe(self.recipe)
         run = Run(on_step, stop)
-        stages = plan_stages(request, self.numerics, self.recipe)
+        stages = self.stages(request)
         self._check_files(request, stages, extra)
         if request.sampling.cache is not None and self.speed.processes != Processes():
             raise ValueError(
@@ -194,8 +196,14 @@ class LTX2Pipeline(Codecs):
         return request.with_recipe(self.recipe)[0]
 
     def stages(self, request: Request) -> tuple[Stage, ...]:
-        """The stages of ``request`` with the recipe and the numerics of this pipeline."""
-        return plan_stages(request, self.numerics, self.recipe)
+        """The stages of ``request`` with the recipe, numerics and upscaler of this pipeline.
+
+        Raises ValueError for two stages with an upscaler that cannot lie between them.
+        """
+        factor = Fraction(2)
+        if request.staging.count == 2:
+            factor = stage_factor(self.networks.file(Component.UPSAMPLER))
+        return plan_stages(request, self.numerics, self.recipe, enlargement=factor)
 
     def _recipe_of(self, request: Request) -> Recipe:
         return of_kind(self.recipe, distilled=request.sampling.distilled)
