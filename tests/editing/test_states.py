@@ -80,7 +80,8 @@ def test_latents_are_decoded_by_the_networks_of_their_run(model, tmp_path, caplo
         "a red circle", **{k: v for k, v in OPTIONS.items() if k != "num_frames"}, num_frames=9
     )
     saved = save_latents(generation, tmp_path / "clip.mp4", folder=tmp_path / "saved")
-    assert torch.equal(resume(saved, open_model(path)).frames(), generation.frames())
+    frames = [torch.cat(list(one.frames())) for one in (resume(saved, open_model(path)), generation)]
+    assert torch.equal(*frames)
     exchange("decoder.conv_in.conv.bias")
     with pytest.raises(ValueError, match="sampled for other files: video decoder"):
         resume(saved, open_model(path))
