@@ -35,7 +35,7 @@ def upscale_video(upscale_model: UpscaleModel, samples: Tensor, video_vae: Vae) 
 def _check_grid(network: nn.Module, samples: Tensor) -> None:
     """Raise ValueError for a factor such as 1.5 and an odd number of latent rows or columns."""
     # The host's network has these attributes itself, ours in its configuration.
-    settings = getattr(network, "config", network)
+    settings = network.config if isinstance(network, LatentUpsampler) else network
     rational = getattr(settings, "rational", False) or getattr(settings, "rational_resampler", False)
     factor = float(getattr(settings, "spatial_scale", 2.0)) if rational else 2.0
     rows, columns = samples.shape[-2:]
