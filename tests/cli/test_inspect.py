@@ -61,6 +61,7 @@ def test_loras_upscalers_and_text_encoder_folders_are_told_too(tiny_set):
     lora = report(files.lora)
     assert lora["lora"] == {
         "layers": 16,
+        "kinds": ["LoRA"],
         "ranks": [4],
         "streams": {"video": 8, "audio": 8},
         "made_for": "",
