@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from enum import Enum
+from fractions import Fraction
 
 from .types import Numerics
 
@@ -116,6 +117,25 @@ class ClipPlan:
                 f"{multiple}; plan the clip with stages=2"
             )
         return replace(self, width=self.width // 2, height=self.height // 2)
+
+    def before(self, enlargement: Fraction) -> ClipPlan:
+        """The first stage of a two-stage run with an upscaler that enlarges by ``enlargement``.
+
+        Raises ValueError if that is not a whole number of latent rows and columns.
+        """
+        if enlargement == 2:
+            return self.half()
+        multiple = SPATIAL_SCALE * enlargement.numerator
+        if self.width % multiple or self.height % multiple:
+            raise ValueError(
+                f"the upscaler enlarges by {float(enlargement):g}, two stages of {self.width}x{self.height} "
+                f"need 2: use an upscaler x2, or a width and height that are multiples of {multiple}"
+            )
+        return replace(
+            self,
+            width=int(self.width / enlargement),
+            height=int(self.height / enlargement),
+        )
 
 
 def plan_clip(

@@ -82,20 +82,25 @@ def _folder_of_windows(chosen: Chosen) -> Iterator[Path]:
     Raises ValueError for --resume without finished windows.
     """
     from ..run.saved_latents import saved_windows
+    from ..storage.private import locked, private_folder, prune_saved
 
     if chosen["state"] is not None:
         yield chosen["state"]
         return
     own = saved_windows(chosen["output"])
-    if not chosen["resume"]:
-        shutil.rmtree(own, ignore_errors=True)
-    elif not own.is_dir():
-        raise ValueError(f"no windows of {chosen['output']} are saved: run the command without --resume")
-    try:
-        yield own
-    # Ctrl+C, which is no Exception, leaves finished windows as well.
-    except BaseException:
-        if any(own.glob("window_*")):
-            click.echo("the finished windows are saved; the same command with --resume continues", err=True)
-        raise
-    shutil.rmtree(own)
+    prune_saved(private_folder(own.parent))
+    with locked(own):
+        if not chosen["resume"]:
+            shutil.rmtree(own, ignore_errors=True)
+        elif not own.is_dir():
+            raise ValueError(f"no windows of {chosen['output']} are saved: run the command without --resume")
+        try:
+            yield own
+        # Ctrl+C, which is no Exception, leaves finished windows as well.
+        except BaseException:
+            if any(own.glob("window_*")):
+                click.echo(
+                    "the finished windows are saved; the same command with --resume continues", err=True
+                )
+            raise
+        shutil.rmtree(own)

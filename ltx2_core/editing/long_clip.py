@@ -229,24 +229,25 @@ def sample_windows(
     """Sample, in order, every window that the store does not hold yet.
 
     Each window continues from the end of the one before: preserved with ``overlap_strength`` 1, otherwise
-    regenerated in part and cross-faded.
+    regenerated in part and cross-faded. Raises ValueError if another run writes to the store.
     """
-    missing = [window for window in plan.windows if not store.has(window.index)]
-    keyframes = [_encoded(keyframe, codecs, plan.clip) for keyframe in plan.how.keyframes]
-    sample = prepare(plan, tuple(dict.fromkeys(plan.prompt_of(window) for window in missing)))
-    for window in plan.windows:
-        if window in missing:
-            # Read back even if it was sampled just now, so that a resumed run continues from the same
-            # numbers.
-            before = store.load(window.index - 1) if window.index else None
-            latent = sample(plan.run_of(window, before, keyframes)).to("cpu", torch.float32)
-            if before is not None:
-                # Before the cross-fade, whose mixture has the statistics of two windows.
-                latent = _recoloured(latent, store, plan.how.adain_factor)
-                latent = window.blended(before, latent)
-            store.save(window.index, latent)
-        if on_window is not None:
-            on_window(window.index + 1, len(plan.windows))
+    with store.writing():
+        missing = [window for window in plan.windows if not store.has(window.index)]
+        keyframes = [_encoded(keyframe, codecs, plan.clip) for keyframe in plan.how.keyframes]
+        sample = prepare(plan, tuple(dict.fromkeys(plan.prompt_of(window) for window in missing)))
+        for window in plan.windows:
+            if window in missing:
+                # Read back even if it was sampled just now, so that a resumed run continues from the same
+                # numbers.
+                before = store.load(window.index - 1) if window.index else None
+                latent = sample(plan.run_of(window, before, keyframes)).to("cpu", torch.float32)
+                if before is not None:
+                    # Before the cross-fade, whose mixture has the statistics of two windows.
+                    latent = _recoloured(latent, store, plan.how.adain_factor)
+                    latent = window.blended(before, latent)
+                store.save(window.index, latent)
+            if on_window is not None:
+                on_window(window.index + 1, len(plan.windows))
     return SampledWindows(
         clip=plan.clip,
         windows=plan.windows,

@@ -11,6 +11,7 @@ from ..run.components import Components
 from ..run.progress import OnStep, Stop
 from ..run.request import Request
 from ..shapes import AUDIO_LATENTS_PER_SECOND
+from ..storage.identity import identity
 from ..types import AVLatent
 from .audio_track import audio_identity
 from .conditioning import Encoded, Reference, check_scale
@@ -76,7 +77,11 @@ def long_video(
     if how.source is not None:
         check_scale(clip, _reference_scale(pipeline, how))
     settings = _settings(pipeline, request, plan)
-    store = WindowStore.temporary(settings) if folder is None else WindowStore(Path(folder), settings)
+    store = (
+        WindowStore.temporary(settings)
+        if folder is None
+        else WindowStore(Path(folder), settings, _models(pipeline))
+    )
 
     def prepare(plan: LongPlan, prompts: tuple[str, ...]) -> SampleWindow:  # noqa: ARG001 names of PrepareSampler
         return lambda run: _sample(pipeline, request, how, run, on_step, stop)
@@ -137,6 +142,14 @@ def _reference_scale(pipeline: LongPipeline, how: LongVideo) -> int:
 def _reference_step(pipeline: LongPipeline) -> int:
     """Every how many frames of the source one is used as a reference."""
     return max((lora.reference_temporal_scale_factor for lora in pipeline.loras), default=1)
+
+
+def _models(pipeline: LongPipeline) -> dict[str, Any]:
+    """What the networks and LoRAs are, as JSON values."""
+    return {
+        **pipeline.networks.identity(),
+        "loras": [[identity([lora.path]), *lora.settings[1:]] for lora in pipeline.loras],
+    }
 
 
 def _settings(pipeline: LongPipeline, request: Request, plan: LongPlan) -> dict[str, Any]:

@@ -157,7 +157,7 @@ def _seconds(time: Any, place: str, seconds: float | None) -> float:
         *larger, last = text.rstrip("s").split(":")
         if larger and any(float(one) >= 60 for one in (*larger[1:], last)):
             raise ValueError(f"{place}: {text} has 60 or more minutes or seconds after a colon")
-        return sum(float(one) * 60**power for power, one in enumerate((last, *reversed(larger))))
+        return sum(float(one) * 60.0**power for power, one in enumerate((last, *reversed(larger))))
     number = isinstance(time, (int, float)) and not isinstance(time, bool)
     if not number or not 0 <= time <= LATEST:
         raise ValueError(f"{place}: {time!r} is no time: write seconds from 0 on, such as 2.5, or 0:30")

@@ -6,8 +6,10 @@ Letters: F latent frames, H W latent rows and columns, T audio latents.
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +21,12 @@ from torch import Tensor
 
 from ..media.atomic import replacing
 from ..shapes import AUDIO_LATENTS_PER_SECOND, TEMPORAL_SCALE, ClipPlan, frames_of, latent_frames_of
+from ..storage.files import read_object
+from ..storage.header import read_header
+from ..storage.private import locked, prune_parts
 from ..types import AVLatent
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,13 +117,16 @@ def plan_windows(clip: ClipPlan, window_frames: int, overlap_frames: int) -> tup
 class WindowStore:
     """A folder with the latents of finished windows; each file is complete or absent.
 
-    ``settings`` are JSON values of everything that decides the clip. Raises ValueError if the folder holds
-    windows of a clip with other settings.
+    ``settings`` are JSON values of everything that decides the clip, ``models`` those of what the networks
+    are; a folder of an earlier version has none of these. Raises ValueError if the folder holds windows of a
+    clip with other settings or of other models.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, settings: dict[str, Any], models: Mapping[str, Any] | None = None
+    ) -> None:
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         plan, text = folder / "clip.json", json.dumps(settings, sort_keys=True, indent=1)
         if plan.exists() and plan.read_text(encoding="utf-8") != text:
             raise ValueError(
@@ -125,6 +135,37 @@ class WindowStore:
         if not plan.exists():
             with replacing(plan) as temporary:
                 Path(temporary).write_text(text, encoding="utf-8")
+        if models is not None:
+            self._check_models(models)
+
+    def _check_models(self, models: Mapping[str, Any]) -> None:
+        path, text = self.folder / "models.json", json.dumps(models, sort_keys=True, indent=1)
+        if path.exists():
+            before = read_object(path)
+            if changed := _differences(before, json.loads(text)):
+                raise ValueError(
+                    f"{self.folder} holds windows of other models ({', '.join(changed)} changed): use the "
+                    "same files and options, or another folder, or empty it"
+                )
+            return
+        if any(self.folder.glob("window_*")):
+            log.warning(
+                "%s does not say which models its windows are of (it is of an earlier version): continuing "
+                "with those of this run",
+                self.folder,
+            )
+        with replacing(path) as temporary:
+            Path(temporary).write_text(text, encoding="utf-8")
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Keep other runs from writing here, and remove what killed ones left unfinished.
+
+        Raises ValueError if another run is writing.
+        """
+        with locked(self.folder):
+            prune_parts(self.folder)
+            yield
 
     @classmethod
     def temporary(cls, settings: dict[str, Any]) -> WindowStore:
@@ -137,7 +178,17 @@ class WindowStore:
     _owned: tempfile.TemporaryDirectory[str] | None = None
 
     def has(self, index: int) -> bool:
-        return self._path(index).is_file()
+        """Whether the window is there; one that cannot be read is removed, to be sampled again."""
+        path = self._path(index)
+        if not path.is_file():
+            return False
+        try:
+            read_header(path)
+        except ValueError as error:
+            log.warning("window %d is sampled again: %s", index, error)
+            path.unlink()
+            return False
+        return True
 
     def save(self, index: int, latent: AVLatent) -> None:
         tensors = {"video": latent.video, "audio": latent.audio}
@@ -150,6 +201,14 @@ class WindowStore:
 
     def _path(self, index: int) -> Path:
         return self.folder / f"window_{index:05d}.safetensors"
+
+
+def _differences(before: Any, after: Any, name: str = "") -> list[str]:
+    """Names of the entries in which two JSON values differ."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        names = sorted(before.keys() | after.keys())
+        return [n for key in names for n in _differences(before.get(key), after.get(key), key)]
+    return [] if before == after else [name]
 
 
 def video_pieces(windows: Sequence[Window], store: WindowStore) -> Iterator[Tensor]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..config import upsampler_config
 from ..storage.header import TensorInfo
 from ..storage.quantized import StoredLayer, find_quantized
 from ..storage.reading import read_markers
@@ -16,6 +17,7 @@ from ..text.gemma import find_encoder
 from ..text.single_file import TOKENIZERS
 from .checkpoint import Checkpoint, open_checkpoint
 from .detect import Component
+from .file_set import stage_factor, upscaler_kind
 from .lora import open_lora
 from .lora_dialects import target_of
 from .lora_report import STREAMS, stream_of
@@ -67,6 +69,8 @@ def as_text(report: Report) -> str:
             lines.append(f"  {'':<18}  CANNOT BE LOADED: {part['problem']}")
     if "tokenizer" in report:
         lines.append(f"  tokenizer   {report['tokenizer'] or 'none: use a file or folder that has one'}")
+    if upscaler := report.get("upscaler"):
+        lines.append(f"  upscaler    {upscaler}")
     if lora := report.get("lora"):
         lines += ["", *_lora_lines(lora)]
     if report["metadata"]:
@@ -95,6 +99,8 @@ def _describe_file(path: Path) -> Report:
         "dtypes": dict(Counter(info.dtype for info in checkpoint.tensors.values())),
         "metadata": dict(checkpoint.metadata),
     }
+    if Component.UPSAMPLER in checkpoint.components:
+        report["upscaler"] = _describe_upscaler(checkpoint)
     if Component.LORA in checkpoint.components:
         report["lora"] = _describe_lora(path)
     return report
@@ -123,6 +129,7 @@ def _describe_lora(path: Path) -> Report:
         streams = Counter(stream_of(*target_of(module)) for module in lora.layers)
         return {
             "layers": len(lora.layers),
+            "kinds": list(lora.kinds),
             "ranks": list(lora.ranks),
             "streams": {stream: streams[stream] for stream in STREAMS if streams[stream]},
             "made_for": lora.base_model,
@@ -131,6 +138,18 @@ def _describe_lora(path: Path) -> Report:
         }
     except ValueError as error:
         return {"problem": str(error)}
+
+
+def _describe_upscaler(checkpoint: Checkpoint) -> str:
+    try:
+        kind = upscaler_kind(upsampler_config(checkpoint.config))
+    except ValueError as error:
+        return str(error)
+    try:
+        factor = stage_factor(checkpoint)
+    except ValueError:
+        return f"{kind}: not for two stages"
+    return kind if factor == 2 else f"{kind}: for two stages of sizes in multiples of {32 * factor.numerator}"
 
 
 def _part(component: Component, infos: Mapping[str, TensorInfo], metadata: Mapping[str, Any]) -> Report:
@@ -196,7 +215,9 @@ def _lora_lines(lora: Report) -> list[str]:
         return [f"  CANNOT BE LOADED: {lora['problem']}"]
     ranks = ", ".join(map(str, lora["ranks"]))
     streams = ", ".join(f"{stream} {count}" for stream, count in lora["streams"].items())
-    lines = [f"  {lora['layers']} layers of rank {ranks}: {streams}"]
+    kinds = "" if lora["kinds"] == ["LoRA"] else f" ({', '.join(lora['kinds'])})"
+    of_rank = f" of rank {ranks}" if ranks else ""
+    lines = [f"  {lora['layers']} layers{of_rank}{kinds}: {streams}"]
     lines += [f"  {lora['made_for']}"] if lora["made_for"] else []
     space, time = lora["reference_downscale_factor"], lora["reference_temporal_scale_factor"]
     if (space, time) != (1, 1):

@@ -10,7 +10,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ..storage.header import Header, read_header
 from .detect import Component
 from .infer import infer_generation
 from .lora_dialects import LoraLayer, ModuleNames, find_layers, target_of
+from .lora_kinds import change_shape, magnitude_fits, rank_of
 from .lora_report import LoraEntry, LoraReport, Shape, Status, describe_generation, updated_stream
 
 Shapes = Mapping[str, Shape]
@@ -30,6 +31,13 @@ _FAMILY = re.compile(
     r"^transformer_blocks[._]\d+[._](audio_)?(attn[12]|ff|audio_to_video_attn|video_to_audio_attn)[._]"
     r"|^(audio_)?(patchify_proj|proj_out|caption_projection|(prompt_)?adaln_single)([._]|$)"
     r"|^av_ca_|_embeddings_connector[._]|aggregate_embed$"
+)
+REFERENCE_KEYS = ("reference_downscale_factor", "reference_temporal_scale_factor")
+"""Metadata of an IC-LoRA: how its reference videos were scaled."""
+
+STACKED = (
+    "two IC-LoRAs are stacked: each was trained alone with references of its own, so together they seldom do "
+    "what either does; use one of them"
 )
 _FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 _FOLDER_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
@@ -71,17 +79,28 @@ class Lora:
     @property
     def reference_downscale_factor(self) -> int:
         """n if an IC-LoRA was trained with reference videos of 1/n of the width and height; otherwise 1."""
-        return self._factor("reference_downscale_factor")
+        return self._factor(REFERENCE_KEYS[0])
 
     @property
     def reference_temporal_scale_factor(self) -> int:
         """n if an IC-LoRA was trained with every n-th frame of the reference video; otherwise 1."""
-        return self._factor("reference_temporal_scale_factor")
+        return self._factor(REFERENCE_KEYS[1])
 
     @property
     def ranks(self) -> tuple[int, ...]:
-        """The ranks that occur in this file, ascending."""
-        return tuple(sorted({self.header.tensors[layer.a].shape[0] for layer in self.layers.values()}))
+        """The ranks that occur in this file, ascending; a LoKr of whole factors has none."""
+        ranks = {_rank(self.header, layer) for layer in self.layers.values()}
+        return tuple(sorted(rank for rank in ranks if rank is not None))
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds that occur in this file: LoRA, DoRA, LoKr, LoHa."""
+        return tuple(sorted({layer.kind for layer in self.layers.values()}))
+
+    @property
+    def is_ic_lora(self) -> bool:
+        """Whether the file states how its reference video was scaled, as IC-LoRAs do."""
+        return any(key in self.metadata for key in REFERENCE_KEYS)
 
     @property
     def components(self) -> frozenset[Component]:
@@ -162,9 +181,7 @@ class Lora:
         return entries, pairs
 
     def _shape(self, layer: LoraLayer) -> Shape:
-        a, b = self.header.tensors[layer.a].shape, self.header.tensors[layer.b].shape
-        # A pair that does not fit together has a shape that matches no module, and is reported as such.
-        return (b[0], a[1]) if len(a) == len(b) == 2 and a[0] == b[1] else (*b, *a)
+        return _change_shape(self.header, layer)
 
     def _factor(self, key: str) -> int:
         value = self.metadata.get(key, 1)
@@ -182,8 +199,9 @@ def open_lora(
 ) -> Lora:
     """Open a LoRA file, or the PEFT or diffusers folder of one; only the header is read.
 
-    Raises FileNotFoundError for a missing file. Raises ValueError for a file without LoRA tensors, with
-    incomplete pairs or of an unsupported kind such as LoKr, and for a strength that is not finite.
+    LoRA, DoRA, LoKr and LoHa are read. Raises FileNotFoundError for a missing file, ValueError for a file
+    without LoRA tensors, with incomplete pairs or of an unsupported kind such as OFT, and for a strength that
+    is not finite.
     """
     video = strength if video_strength is None else video_strength
     audio = strength if audio_strength is None else audio_strength
@@ -193,27 +211,48 @@ def open_lora(
     header = read_header(_file_in(Path(path)))
     layers = find_layers(header.path, header.tensors)
     _check_tensors(header, layers)
-    settings = _peft_settings(
-        header, any(layer.a.startswith("base_model.model.") for layer in layers.values())
-    )
+    settings = _peft_settings(header, any("base_model.model." in layer.names[0] for layer in layers.values()))
     if settings:
-        # The scale is alpha / rank, and ranks may differ between layers.
-        ranks = {module: header.tensors[layer.a].shape[0] for module, layer in layers.items()}
-        layers = {m: _scaled(header.path, layer, ranks[m], settings) for m, layer in layers.items()}
+        layers = {m: _scaled(header, layer, settings) for m, layer in layers.items()}
     return Lora(header, layers, strength, video, audio)
 
 
 def _check_tensors(header: Header, layers: Mapping[str, LoraLayer]) -> None:
-    for layer in layers.values():
-        for name in (layer.a, layer.b, layer.alpha):
+    for module, layer in layers.items():
+        magnitude = None if layer.magnitude is None else layer.magnitude.name
+        for name in (*layer.names, layer.alpha, magnitude):
             info = None if name is None else header.tensors[name]
             if info is not None and info.dtype not in _FLOATS:
                 raise ValueError(f"{header.path}: {name} holds {info.dtype}; floating point is needed")
-        rank = header.tensors[layer.a].shape[:1]
-        if not rank or not rank[0]:
-            raise ValueError(f"{header.path}: {layer.a} has no rank (it is empty); the file is damaged")
+            if info is not None and (not info.numel or (name in layer.names and not info.shape)):
+                raise ValueError(f"{header.path}: {name} has no rank (it is empty); the file is damaged")
         if layer.alpha is not None and header.tensors[layer.alpha].numel != 1:
             raise ValueError(f"{header.path}: {layer.alpha} must be one number; the file is damaged")
+        try:
+            change = _change_shape(header, layer)
+        except ValueError as error:
+            raise ValueError(f"{header.path}: {module} is damaged: {error}") from None
+        if magnitude is not None and not (
+            len(change) == 2 and magnitude_fits(header.tensors[magnitude].shape, change)
+        ):
+            raise ValueError(
+                f"{header.path}: {magnitude} is {header.tensors[magnitude].shape}, which does not fit a "
+                f"change of {change}; the file is damaged"
+            )
+
+
+def _change_shape(header: Header, layer: LoraLayer) -> Shape:
+    """Shape of the change of a layer. Raises ValueError for factors that do not fit each other."""
+    if layer.factors:
+        return change_shape({role: header.tensors[name].shape for role, name in layer.factors.items()})
+    a, b = header.tensors[layer.a].shape, header.tensors[layer.b].shape
+    return (b[0], a[1]) if len(a) == len(b) == 2 and a[0] == b[1] else (*b, *a)
+
+
+def _rank(header: Header, layer: LoraLayer) -> int | None:
+    if layer.factors:
+        return rank_of({role: header.tensors[name].shape for role, name in layer.factors.items()})
+    return header.tensors[layer.a].shape[0]
 
 
 def _file_in(path: Path) -> Path:
@@ -241,14 +280,16 @@ def _peft_settings(header: Header, is_peft: bool) -> Mapping[str, Any]:
     return stated
 
 
-def _scaled(path: Path, layer: LoraLayer, rank: int, settings: Mapping[str, Any]) -> LoraLayer:
+def _scaled(header: Header, layer: LoraLayer, settings: Mapping[str, Any]) -> LoraLayer:
     """The layer with PEFT's scale: alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRAs."""
-    section = next((s for s in ("transformer.", "connectors.") if layer.a.startswith(s)), "")
+    path, rank = header.path, _rank(header, layer)
+    section = next((s for s in ("transformer.", "connectors.") if layer.names[0].startswith(s)), "")
 
     def setting(key: str) -> Any:
         return settings.get(section + key, settings.get(key))
 
-    alpha = setting("lora_alpha")
+    # PEFT's LoKr and LoHa call it alpha, and divide by the stated rank even where a factor is whole.
+    alpha = setting("alpha") if layer.factors else setting("lora_alpha")
     patterns = setting("alpha_pattern") or {}
     for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
         try:
@@ -258,10 +299,12 @@ def _scaled(path: Path, layer: LoraLayer, rank: int, settings: Mapping[str, Any]
         if found:
             alpha = value
             break
-    if alpha is None:
+    if layer.factors:
+        rank = setting("r") if isinstance(setting("r"), int) else rank
+    if alpha is None or not rank:
         return layer
     # json.loads gives a bool for true, which is an int to isinstance.
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
         raise ValueError(f"{path}: lora_alpha must be a number; got {alpha!r}")
     root = math.sqrt(rank) if setting("use_rslora") else rank
-    return LoraLayer(layer.a, layer.b, layer.alpha, layer.raw, alpha / root)
+    return replace(layer, scale=alpha / root)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .detect import Component
+from .lora_kinds import COMFY_MAGNITUDE, FACTOR, PEFT_MAGNITUDE, Magnitude, factors_problem, kind_of
 from .rename import table_for
 
 PREFIXES = (
@@ -17,22 +18,24 @@ PREFIXES = (
     "transformer.",
     "connectors.",
 )
-"""Prefixes of module names, removed in this order; names without prefix are accepted too."""
+"""Prefixes of module names, removed in any order and number; names without prefix are accepted too."""
 
 FLAT_PREFIXES = ("lora_unet_", "lora_transformer_")
 """Prefixes of flat names (kohya), in which dots are underscores; only a model's names can resolve them."""
 
 ENDINGS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (FACTOR, ""),
+    (COMFY_MAGNITUDE, "dora"),
+    (PEFT_MAGNITUDE, "dora"),
     (re.compile(r"\.(lora_A(\.[^.]+)?|lora_down|lora\.down)\.weight$"), "A"),
     (re.compile(r"\.(lora_B(\.[^.]+)?|lora_up|lora\.up)\.weight$"), "B"),
     (re.compile(r"\.alpha$"), "alpha"),
 )
-"""Endings of tensor names and their role; PEFT inserts the name of the adapter, as in ``lora_A.default``."""
+"""Endings of tensor names and their role; PEFT inserts the name of the adapter, as in ``lora_A.default``.
+
+The role of a factor of a LoKr or LoHa is its name in the file."""
 
 UNSUPPORTED: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"\.dora_scale$|\.lora_magnitude_vector(\.|$)"), "DoRA"),
-    (re.compile(r"\.lokr_(w[12]|t2)"), "LoKr"),
-    (re.compile(r"\.hada_(w[12]|t[12])"), "LoHa"),
     (re.compile(r"\.(oft|boft)_"), "OFT"),
     (re.compile(r"\.lora_mid\."), "LoCon with a third factor"),
     (re.compile(r"\.lora_(B|up)(\.[^.]+)?\.bias$"), "LoRA with biases"),
@@ -65,19 +68,38 @@ _TO_DIFFUSERS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 
 @dataclass(frozen=True)
 class LoraLayer:
-    """Names of the tensors that change one module by ``scale * (B @ A)``."""
+    """Names of the tensors that change one module by ``scale * (B @ A)``.
 
-    a: str
-    b: str
+    A LoKr or LoHa has ``factors`` (role -> name) in place of ``a`` and ``b``, which are then "".
+    """
+
+    a: str = ""
+    b: str = ""
     alpha: str | None = None
     """Name of a scalar tensor; if present, its value divided by the rank replaces ``scale``."""
     raw: str = ""
     """The module's name as in the file, without prefixes."""
     scale: float = 1.0
+    factors: Mapping[str, str] = field(default_factory=dict)
+    magnitude: Magnitude | None = None
+    """Present for a DoRA."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tensors that are multiplied, in the order of the file's roles."""
+        return tuple(self.factors.values()) or (self.a, self.b)
+
+    @property
+    def kind(self) -> str:
+        """ "LoRA", "LoKr" or "LoHa", with "DoRA" for a rescaled one."""
+        kind = kind_of(self.factors) if self.factors else "LoRA"
+        if self.magnitude is None:
+            return kind
+        return "DoRA" if kind == "LoRA" else f"{kind} with DoRA"
 
 
 def find_layers(path: object, names: Iterable[str]) -> dict[str, LoraLayer]:
-    """Find the pairs of A and B among the tensor ``names`` of a file, by the module's official name.
+    """Find the pairs of A and B, or other factors, among the ``names`` of a file, by official module name.
 
     Flat names are not resolved here. Raises ValueError, naming ``path``, for a file without pairs, with an
     incomplete pair, with two pairs for one module, or of an unsupported kind.
@@ -90,31 +112,69 @@ def find_layers(path: object, names: Iterable[str]) -> dict[str, LoraLayer]:
             if pattern.search(name):
                 raise ValueError(
                     f"{path} is of the kind {kind} (it has {name}), which is not supported; merge it into a "
-                    "checkpoint with the tool that made it, or use a plain LoRA (lora_A and lora_B)"
+                    "checkpoint with the tool that made it, or use a LoRA, DoRA, LoKr or LoHa"
                 )
         for pattern, role in ENDINGS:
             if match := pattern.search(name):
                 raw = _stripped(name[: match.start()])
                 module = official_name(raw)
                 roles = found.setdefault(module, {})
+                role = role or match[1]
                 if role in roles:
                     raise ValueError(f"{path} changes {module} twice: {roles[role]} and {name}")
                 roles[role], raws[module] = name, raw
                 break
         else:
             other.append(name)
-    if not any(roles.keys() & {"A", "B"} for roles in found.values()):
+    factors = {m: {r: n for r, n in roles.items() if r not in _OF_A_PAIR} for m, roles in found.items()}
+    _check_complete(path, found, factors, other)
+    return {m: _layer(roles, factors[m], raws[m]) for m, roles in found.items()}
+
+
+def _check_complete(
+    path: object,
+    found: Mapping[str, Mapping[str, str]],
+    factors: Mapping[str, dict[str, str]],
+    other: list[str],
+) -> None:
+    """Raise ValueError for a file without pairs, of another kind, or with a module that lacks a tensor.
+
+    ``found`` are the tensors of each module by role, ``factors`` those of them that are of no pair, and
+    ``other`` the names that belong to no module.
+    """
+    if not any(roles.keys() & {"A", "B"} or factors[module] for module, roles in found.items()):
         raise ValueError(
             f"{path} is not a LoRA: none of its tensors ends in lora_A/lora_B.weight (found {few(other)})"
         )
     if other:
         raise ValueError(
-            f"{path} holds tensors of an unsupported LoRA kind: {few(other)}; only lora_A/lora_B is read"
+            f"{path} holds tensors of an unsupported LoRA kind: {few(other)}; "
+            "LoRA, DoRA, LoKr and LoHa are read"
         )
-    halves = [module for module, roles in found.items() if not {"A", "B"} <= roles.keys()]
+    halves = [m for m, roles in found.items() if not factors[m] and not {"A", "B"} <= roles.keys()]
     if halves:
         raise ValueError(f"{path}: one half of the pair is missing for {few(halves)}; the file is damaged")
-    return {m: LoraLayer(r["A"], r["B"], r.get("alpha"), raws[m]) for m, r in found.items()}
+    for module, own in factors.items():
+        pair = sorted({"A", "B"} & found[module].keys())
+        problem = "it also has a pair of LoRA" if pair else factors_problem(own)
+        if own and problem:
+            raise ValueError(f"{path}: {module} is no {kind_of(own)}: {problem}; the file is damaged")
+
+
+_OF_A_PAIR = ("A", "B", "alpha", "dora")
+
+
+def _layer(roles: Mapping[str, str], factors: Mapping[str, str], raw: str) -> LoraLayer:
+    dora = roles.get("dora")
+    magnitude = None if dora is None else Magnitude(dora, merged_norm=not COMFY_MAGNITUDE.search(dora))
+    return LoraLayer(
+        roles.get("A", ""),
+        roles.get("B", ""),
+        roles.get("alpha"),
+        raw,
+        factors=factors,
+        magnitude=magnitude,
+    )
 
 
 def official_name(module: str) -> str:
@@ -175,6 +235,6 @@ def few(names: Iterable[str], limit: int = 3) -> str:
 
 
 def _stripped(name: str) -> str:
-    for prefix in PREFIXES:
+    while prefix := next((prefix for prefix in PREFIXES if name.startswith(prefix)), ""):
         name = name.removeprefix(prefix)
     return name

@@ -16,12 +16,14 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from ..storage.dequantize import SCALE_NAMES, decode
+from ..storage.finite import check_finite, check_loaded
 from ..storage.quantize import encode
 from ..storage.quantized import TORCH_DTYPES, QuantizedLinear, StoredLayer
 from ..storage.reading import Infos, read_state, read_tensors
 from .detect import Component
 from .lora import Lora
 from .lora_dialects import LoraLayer
+from .lora_kinds import change, rank_of, rescaled
 from .lora_report import LoraReport
 
 log = logging.getLogger(__name__)
@@ -99,12 +101,12 @@ def merged(
     memory.
     """
     stored = read_tensors({n: base.infos[n] for module in changes for n in base.names(module)})
+    for name, tensor in stored.items():
+        check_loaded(tensor, base.infos[name])
     files = {lora.path: safe_open(lora.path, framework="pt") for c in changes.values() for lora, _, _ in c}
     for module, own in changes.items():
         tensors = {name.rpartition(".")[2]: stored.pop(name) for name in base.names(module)}
-        pairs = [
-            _Pair.read(files[lora.path], lora, layer, strength, base.device) for lora, layer, strength in own
-        ]
+        pairs = [_read(files[lora.path], lora, layer, strength, base.device) for lora, layer, strength in own]
         layer = base.layers.get(module)
         if layer is None:
             weight, out = tensors["weight"], memory(module)
@@ -185,34 +187,93 @@ class _Pair:
     b: Tensor
     scale: float
 
-    @classmethod
-    def read(cls, file: Any, lora: Lora, layer: LoraLayer, strength: float, device: torch.device) -> _Pair:
-        a, b = (file.get_tensor(name).to(device) for name in (layer.a, layer.b))
-        scale = file.get_tensor(layer.alpha).item() / a.shape[0] if layer.alpha else layer.scale
-        scale *= strength
-        if not abs(scale) <= torch.finfo(torch.float32).max:
-            raise ValueError(f"{lora.path}: {layer.a} is to be scaled by {scale:g}; the file is damaged")
-        return cls(a, b, scale)
+
+@dataclass(frozen=True)
+class _Delta:
+    """The change (O, I) of a DoRA, LoKr or LoHa with its scale, decoded; of a DoRA also its magnitudes."""
+
+    delta: Tensor
+    strength: float
+    magnitude: Tensor | None
+    merged_norm: bool
+
+    def added_to(self, weight: Tensor) -> Tensor:
+        """``weight`` (O, I) in float32 with this change."""
+        delta = self.delta.reshape(weight.shape)
+        if self.magnitude is None:
+            return weight.add_(delta, alpha=self.strength)
+        return rescaled(weight, delta, self.magnitude, self.strength, merged=self.merged_norm)
 
 
-def merge_weight(weight: Tensor, pairs: Sequence[_Pair], dtype: torch.dtype) -> Tensor:
-    """``weight`` (O, I) + sum of scale * B @ A, summed in float32 and rounded once to ``dtype``."""
+_AnyChange = _Pair | _Delta
+
+
+def _read(file: Any, lora: Lora, layer: LoraLayer, strength: float, device: torch.device) -> _AnyChange:
+    """The tensors of one change.
+
+    Raises ValueError, naming tensor and file, for values that are NaN or infinite.
+    """
+
+    def read(name: str) -> Tensor:
+        tensor: Tensor = file.get_tensor(name).to(device)
+        check_finite(tensor, name, lora.path)
+        return tensor
+
+    tensors = {name: read(name) for name in layer.names}
+    scale = layer.scale
+    if layer.alpha is not None:
+        shapes = {role: tuple(tensors[name].shape) for role, name in layer.factors.items()}
+        rank = rank_of(shapes) if layer.factors else tensors[layer.a].shape[0]
+        scale = file.get_tensor(layer.alpha).item() / rank if rank else 1.0
+    if not abs(scale * strength) <= torch.finfo(torch.float32).max:
+        raise ValueError(
+            f"{lora.path}: {layer.names[0]} is to be scaled by {scale * strength:g}; the file is damaged"
+        )
+    if not layer.factors and layer.magnitude is None:
+        return _Pair(tensors[layer.a], tensors[layer.b], scale * strength)
+    if layer.factors:
+        delta = change({role: tensors[name] for role, name in layer.factors.items()})
+    else:
+        delta = tensors[layer.b].float() @ tensors[layer.a].float()
+    magnitude = None if layer.magnitude is None else read(layer.magnitude.name).float()
+    merged_norm = layer.magnitude is not None and layer.magnitude.merged_norm
+    return _Delta(delta.mul_(scale), strength, magnitude, merged_norm)
+
+
+def merge_weight(weight: Tensor, pairs: Sequence[_AnyChange], dtype: torch.dtype) -> Tensor:
+    """``weight`` (O, I) with all changes, summed in float32 and rounded once to ``dtype``.
+
+    A LoRA adds scale * B @ A. A DoRA depends on the changes before it, so then the order counts.
+    """
     return merge_into(torch.empty(weight.shape, dtype=dtype, device=weight.device), weight, pairs)
 
 
-def merge_into(out: Tensor, weight: Tensor, pairs: Sequence[_Pair]) -> Tensor:
+def merge_into(out: Tensor, weight: Tensor, changes: Sequence[_AnyChange]) -> Tensor:
     """Like :func:`merge_weight`, but writes into ``out`` (O, I), which may be ``weight`` itself.
 
     Computes on the device of ``out``.
     """
+    pairs = [change for change in changes if isinstance(change, _Pair) and change.scale]
+    if any(isinstance(change, _Delta) for change in changes):
+        return out.copy_(_changed_in_order(weight.to(out.device, torch.float32, copy=True), changes))
     # The largest scale comes first, because the bfloat16 path expresses the others relative to it.
-    pairs = sorted((p for p in pairs if p.scale), key=lambda p: abs(p.scale), reverse=True)
+    pairs = sorted(pairs, key=lambda p: abs(p.scale), reverse=True)
     if not pairs:
         return out.copy_(weight)
     stored = all(t.dtype == torch.bfloat16 for p in pairs for t in (out, weight, p.a, p.b))
     if stored and _multiplies_bfloat16(out.device):
         return _merge_bfloat16(out, weight, pairs)
     return _merge_float32(out, weight, pairs)
+
+
+def _changed_in_order(total: Tensor, changes: Sequence[_AnyChange]) -> Tensor:
+    """``total`` (O, I) in float32 with one change after another, since a DoRA rescales those before it."""
+    for one in changes:
+        if isinstance(one, _Delta):
+            total = one.added_to(total)
+        else:
+            total.addmm_(one.b.float(), one.a.float(), alpha=one.scale)
+    return total
 
 
 def _merge_bfloat16(out: Tensor, weight: Tensor, pairs: Sequence[_Pair]) -> Tensor:

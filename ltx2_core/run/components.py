@@ -23,7 +23,9 @@ from ..loading import (
     open_checkpoint,
     open_lora,
 )
+from ..loading.file_set import check_set
 from ..loading.folder import text_encoder_folder
+from ..loading.lora import STACKED
 from ..loading.text_match import check_text_encoder
 from ..memory import (
     AudioSize,
@@ -38,6 +40,7 @@ from ..memory import (
     usable,
 )
 from ..shapes import ClipPlan
+from ..storage.identity import identity
 from ..storage.quantized import check_matmul, loaded_bytes
 from ..text import FeatureCache, OnLayer, TextEncoder, load_gemma, load_tokenizer
 from ..text.gemma import find_encoder
@@ -61,8 +64,8 @@ _FLOAT32 = frozenset({Component.AUDIO_ENCODER, Component.AUDIO_DECODER, Componen
 class Components:
     """Where each component comes from, and the networks that are held.
 
-    ``checkpoints`` may be one official file or several that together hold the components; the first file
-    that holds a component is used for it. Headers are read at once, weights in :meth:`use`. ``execution``
+    ``checkpoints`` may be one official file or several that together hold the components, each in one file.
+    Headers are read at once, weights in :meth:`use`. ``execution``
     says where and how networks compute; with its ``max_memory``, networks that are held are offloaded to
     system memory between their uses. ``fp8_problem`` says why its ``fp8_blocks`` are left out.
     """
@@ -75,11 +78,14 @@ class Components:
         execution: Execution,
         numerics: Numerics,
     ) -> None:
-        """Raises ValueError for files that are not LTX-2 and for a product that the device does not have."""
+        """Raises ValueError for files that are not LTX-2 or do not belong together (see ``check_set``), and
+        for a product that the device does not have.
+        """
         matmul = {"fp8_matmul": execution.fp8_matmul, "nvfp4_matmul": execution.nvfp4_matmul}
         device, dtype = execution.device, execution.dtype
         check_matmul(device, **matmul)
         self.checkpoints = tuple(open_checkpoint(path) for path in checkpoints)
+        check_set(self.checkpoints)
         own = (text_encoder_folder(checkpoint.path) for checkpoint in self.checkpoints)
         included = next((folder for folder in own if folder is not None), None)
         self.text_encoder = included if text_encoder is None else Path(text_encoder)
@@ -212,6 +218,27 @@ class Components:
             dtype=self.dtype,
         )
 
+    def identity(self) -> dict[str, Any]:
+        """What the networks of this run are, as JSON values: digests of their files, dtype and arithmetic.
+
+        ``identity`` of ``storage.identity`` says what a digest covers.
+        """
+        files: dict[str, str] = {}
+        for component in Component:
+            file = next((f for f in self.checkpoints if component in f.components), None)
+            if file is not None:
+                files[str(component)] = identity(info.path for info in file.infos(component).values())
+        if self.text_encoder is not None:
+            _, infos, _ = find_encoder(self.text_encoder)
+            files["text encoder"] = identity(info.path for info in infos.values())
+        return {
+            "files": files,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "numerics": self.numerics.value,
+            **self._matmul,
+            "fp8_blocks": self.fp8_product is not None,
+        }
+
     def component_bytes(self, *components: Component, within: str = "") -> int:
         """Bytes of what is named ``within...`` in ``components``, once it is loaded for this run."""
         infos = (item for c in components for item in self.file(c).infos(c).items())
@@ -323,6 +350,13 @@ class Components:
 def open_loras(files: Sequence[LoraFile]) -> tuple[Lora, ...]:
     """Headers of LoRA files with their strengths."""
     return tuple(_open(file) for file in files)
+
+
+def warn_of_stacked(loras: Sequence[Lora]) -> None:
+    """Log a warning for more than one IC-LoRA among those that a stage merges."""
+    names = [lora.path.name for lora in loras if lora.is_ic_lora and lora.strength]
+    if len(names) > 1:
+        _log.warning("%s: %s", " and ".join(names), STACKED)
 
 
 def _open(file: LoraFile) -> Lora:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from inspect import Parameter
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from ..conditioning.state import drop_guides, empty_state
 from ..config import transformer_config
 from ..loading import Component, Lora, LoraReport
+from ..loading.file_set import stage_factor
 from ..memory import MemoryPlan
 from ..sampling.caching import Evaluations
 from ..sampling.denoiser import Denoiser
@@ -26,7 +28,7 @@ from ..sampling.samplers import get_sampler
 from ..tiny import embedded_set
 from ..types import AVLatent, LatentState, Numerics, TextContext
 from .codecs import Codecs
-from .components import Components, LoraFile, open_loras
+from .components import Components, LoraFile, open_loras, warn_of_stacked
 from .distributed import Processes
 from .execution import Execution
 from .flat_options import RequestOptions
@@ -91,6 +93,7 @@ class LTX2Pipeline(Codecs):
         )
         super().__init__(networks, open_loras(loras))
         self.stage2_loras = open_loras(stage2_loras)
+        warn_of_stacked((*self.loras, *self.stage2_loras))
         self.numerics = numerics
         self.execution = execution
         self.speed = execution.speed()
@@ -128,7 +131,7 @@ class LTX2Pipeline(Codecs):
         extra = (*conditioning, *given)
         request, chosen = original.with_recipe(self.recipe)
         run = Run(on_step, stop)
-        stages = plan_stages(request, self.numerics, self.recipe)
+        stages = self.stages(request)
         self._check_files(request, stages, extra)
         if request.sampling.cache is not None and self.speed.processes != Processes():
             raise ValueError(
@@ -196,8 +199,14 @@ class LTX2Pipeline(Codecs):
         return request.with_recipe(self.recipe)[0]
 
     def stages(self, request: Request) -> tuple[Stage, ...]:
-        """The stages of ``request`` with the recipe and the numerics of this pipeline."""
-        return plan_stages(request, self.numerics, self.recipe)
+        """The stages of ``request`` with the recipe, numerics and upscaler of this pipeline.
+
+        Raises ValueError for two stages with an upscaler that cannot lie between them.
+        """
+        factor = Fraction(2)
+        if request.staging.count == 2:
+            factor = stage_factor(self.networks.file(Component.UPSAMPLER))
+        return plan_stages(request, self.numerics, self.recipe, enlargement=factor)
 
     def _recipe_of(self, request: Request) -> Recipe:
         return of_kind(self.recipe, distilled=request.sampling.distilled)
@@ -319,7 +328,7 @@ class LTX2Pipeline(Codecs):
                 denoise,
                 x,
                 stage.sigmas,
-                lambda step, steps, x0: run.report(name, step, steps, x0),
+                lambda step, steps, x0: run.report_estimate(name, step, steps, x0),
                 generator=step_noise,
                 preserve=denoise.preserve,
             )

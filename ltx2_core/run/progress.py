@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..storage.finite import is_finite
 from ..types import AVLatent
 
 
@@ -38,6 +39,24 @@ class Run:
         if self._on_step is not None:
             self._on_step(Progress(stage=stage, step=step, steps=steps, x0=x0))
 
+    def report_estimate(self, stage: str, step: int, steps: int, x0: AVLatent) -> None:
+        """Report a sampling step. Raises ValueError if the first one of a stage is NaN or infinite."""
+        if step == 1:
+            check_estimate(stage, step, steps, x0)
+        self.report(stage, step, steps, x0)
+
     def check(self) -> None:
         if self._stop is not None and self._stop():
             raise Stopped("the run was stopped")
+
+
+def check_estimate(stage: str, step: int, steps: int, x0: AVLatent) -> None:
+    """Raise ValueError that names stage, step and stream if an estimate holds NaN or infinite values."""
+    streams = (("video", x0.video), ("audio", x0.audio))
+    broken = [name for name, latent in streams if latent is not None and not is_finite(latent)]
+    if broken:
+        raise ValueError(
+            f"{stage}, step {step} of {steps}: the estimate of {' and '.join(broken)} holds NaN or infinite "
+            "values, so the run was stopped. The weights in the files are finite: look for a LoRA strength "
+            "that is too high, extreme guidance, or a number format that overflows (use bfloat16)"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Mapping
@@ -11,13 +12,15 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..loading.detect import Component
 from ..media.atomic import replacing
 from ..sampling.caching import Evaluations
 from ..shapes import ClipPlan
+from ..storage.private import check_private, private_folder, prune_saved
 from ..types import AVLatent, Numerics
 from .codecs import Codecs
 from .generation import Generation
@@ -27,6 +30,8 @@ from .request_json import in_memory
 KEY = "ltx2_kept"
 """The metadata of a file that holds saved latents; the name is that of 0.1."""
 SUFFIX = ".latents.safetensors"
+
+_log = logging.getLogger(__name__)
 
 
 def saved_folder() -> Path:
@@ -54,9 +59,8 @@ def save_latents(
     ``files`` are JSON values that resuming needs, such as the paths of the checkpoints; ``edit`` are the
     settings of the edit that the run belongs to (``EditTask.settings``).
     """
-    folder = saved_folder() if folder is None else folder
-    # For this user only: other users share the folder above it, and the files contain prompts.
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder = private_folder(saved_folder() if folder is None else folder)
+    prune_saved(folder)
     tensors: dict[str, Tensor] = {}
     for name in ("video", "audio"):
         stream = getattr(generation.latents, name)
@@ -71,6 +75,7 @@ def save_latents(
         "rate": rate,
         "files": dict(files or {}),
         "edit": None if edit is None else dict(edit),
+        "models": generation.codecs.networks.identity(),
     }
     path = folder / f"{Path(output).stem}-{uuid4().hex[:8]}{SUFFIX}"
     with replacing(path) as temporary:
@@ -84,13 +89,16 @@ def find_saved(output: str | os.PathLike[str] | None = None, *, folder: Path | N
     Raises ValueError where there are none.
     """
     folder = saved_folder() if folder is None else folder
+    if folder.is_dir():
+        check_private(folder)
     files = sorted(folder.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime, reverse=True)
     target = None if output is None else str(Path(output).resolve())
-    for path in files:
-        if target is None or read_saved(path)["output"] == target:
+    outputs = {path: output for path in files if (output := _output_of(path)) is not None}
+    for path, saved in outputs.items():
+        if target is None or saved == target:
             return path
     of = "" if target is None else f" of {target}"
-    others = ", ".join(read_saved(path)["output"] for path in files[:5])
+    others = ", ".join(list(outputs.values())[:5])
     raise ValueError(
         f"no latents{of} are saved in {folder}: a run leaves them only if its file was not written"
         + (f". There are those of {others}" if others else "")
@@ -107,9 +115,35 @@ def read_saved(path: str | os.PathLike[str]) -> dict[str, Any]:
     return about
 
 
+def _output_of(path: Path) -> str | None:
+    """The output that saved latents are for; None, with a warning, for a damaged file."""
+    try:
+        return str(read_saved(path)["output"])
+    except (ValueError, LookupError, OSError, SafetensorError) as error:
+        _log.warning("%s is damaged and left out: %s", path, error)
+        return None
+
+
+def _check_models(about: Mapping[str, Any], codecs: Codecs) -> None:
+    """Raise ValueError if the latents would be decoded by other networks than those of their run."""
+    saved = about.get("models")
+    if saved is None:
+        _log.warning("these latents do not say which models they are of (they are of an earlier version)")
+        return
+    now = codecs.networks.identity()["files"]
+    decoders = (Component.VIDEO_DECODER, Component.AUDIO_DECODER, Component.VOCODER)
+    changed = [str(c) for c in decoders if saved["files"].get(str(c)) != now.get(str(c))]
+    if changed:
+        raise ValueError(
+            f"the latents were sampled for other files: {', '.join(changed)} changed since. Use the "
+            "checkpoints of the run, with --checkpoint if they have moved"
+        )
+
+
 def resume(path: str | os.PathLike[str], codecs: Codecs) -> Generation:
     """The run whose latents are in ``path``, to be decoded by ``codecs``: nothing is sampled again."""
     about = read_saved(path)
+    _check_models(about, codecs)
     with safe_open(os.fspath(path), "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     settings = about["settings"]

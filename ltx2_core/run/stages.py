@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 from torch import Tensor
 
@@ -39,18 +40,23 @@ class Stage:
 
 
 def plan_stages(
-    request: Request, numerics: Numerics = Numerics.OFFICIAL, recipe: Recipe = DEFAULT
+    request: Request,
+    numerics: Numerics = Numerics.OFFICIAL,
+    recipe: Recipe = DEFAULT,
+    *,
+    enlargement: Fraction = Fraction(2),
 ) -> tuple[Stage, ...]:
     """The stages of ``request``; the last one has the size of the finished clip.
 
-    What the request leaves open comes from ``recipe``. Raises ValueError for sizes, lengths and schedules
+    What the request leaves open comes from ``recipe``. ``enlargement`` is by how much the upscaler enlarges
+    the width and height between two stages. Raises ValueError for sizes, lengths and schedules
     that cannot be planned.
     """
     recipe = of_kind(recipe, distilled=request.sampling.distilled)
     request, _ = request.with_recipe(recipe)
     sampling, staging = request.sampling, request.staging
     clip = _clip(request, numerics)
-    first = clip if staging.count == 1 else clip.half()
+    first = clip if staging.count == 1 else clip.before(enlargement)
     guidance = _first_guidance(request)
     reads_negative = Pass.NEGATIVE in guidance.passes()
     assert sampling.sampler is not None

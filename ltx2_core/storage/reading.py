@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .dequantize import decode, logical_shape, read_marker
+from .finite import check_loaded
 from .header import TensorInfo
 from .quantized import TORCH_DTYPES, StoredLayer
 
@@ -73,6 +74,8 @@ def read_state(
     ``layers`` are the quantised layers and ``resident`` the names of those that stay quantised in the
     network; the others are decoded to ``shapes``, those of the network. With ``dtype`` None plain tensors
     keep their dtype, and decoded ones become bfloat16.
+
+    Raises ValueError, naming tensor and file, for values that are NaN or infinite.
     """
     stored: dict[str, dict[str, Tensor]] = {}
     state: dict[str, Tensor] = {}
@@ -81,12 +84,16 @@ def read_state(
         if layer in layers and last in layers[layer].infos:
             if layer in resident:
                 state[own] = tensor.to(device)
+                check_loaded(state[own], infos[own])
             else:
+                check_loaded(tensor, infos[own])
                 stored.setdefault(layer, {})[last] = tensor
         else:
             # fp8 is a storage format only, so an fp8 tensor without scale is cast too.
             target = torch.bfloat16 if dtype is None and tensor.dtype.itemsize == 1 else dtype
             state[own] = tensor.to(device=device, dtype=target)
+            # On the CPU the stored tensor has fewer bytes to read; a device is faster with what it holds.
+            check_loaded(tensor if device.type == "cpu" else state[own], infos[own])
     for name, tensors in stored.items():
         decoded = decode(name, layers[name].form, tensors, shapes[f"{name}.weight"])
         state[f"{name}.weight"] = decoded.to(device=device, dtype=dtype or torch.bfloat16)

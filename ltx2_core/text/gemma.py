@@ -18,6 +18,7 @@ from ..storage.quantized import StoredLayer, find_quantized, replace_linears
 from ..storage.reading import read_markers, read_state
 from ..torchaudio_import import without_broken_torchaudio
 from .folder import find_config, find_weights
+from .settings import check_layers, network_settings
 from .single_file import read_encoder_file
 
 OnHidden = Callable[[int, Tensor], None]
@@ -96,11 +97,18 @@ def find_encoder(path: Path) -> tuple[dict[str, Any], dict[str, TensorInfo], Map
     Raises:
         ValueError: ``path`` does not contain a Gemma.
     """
+    metadata: Mapping[str, Any] = {}
+    source = path
     if path.is_file():
         config, infos, header = read_encoder_file(path)
-        return config, infos, header.metadata
-    config_path, config = find_config(path)
-    return config, find_weights(path, config_path), {}
+        metadata = header.metadata
+    else:
+        source, config = find_config(path)
+        infos = find_weights(path, source)
+    try:
+        return network_settings(config), infos, metadata
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
 
 
 def gemma_from_tensors(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Gemma:
@@ -112,6 +120,7 @@ def gemma_from_tensors(config: Mapping[str, Any], tensors: Mapping[str, Tensor])
     Raises:
         ValueError: a tensor is missing, unexpected or of another shape than the configuration says.
     """
+    check_layers(config, tensors)
     model = _empty(config)
     _check({name: tuple(tensor.shape) for name, tensor in tensors.items()}, _shapes(model))
     return _filled(model, tensors)
@@ -124,6 +133,7 @@ def _from_infos(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Gemma:
+    check_layers(config, infos)
     model = _empty(config)
     shapes = _shapes(model)
     layers = find_quantized(infos, read_markers(infos, metadata))
@@ -157,7 +167,8 @@ def _built(transformers: Any, config: Mapping[str, Any]) -> Any:
             f"a {kind} needs a newer release of transformers than {transformers.__version__}: "
             "pip install -U transformers"
         )
-    fields = _portable(config) if kind == "gemma3_text" else dict(config)
+    fields = network_settings(config)
+    fields = _portable(fields) if kind == "gemma3_text" else fields
     with torch.device("meta"):
         return getattr(transformers, model_class)(getattr(transformers, config_class).from_dict(fields))
 

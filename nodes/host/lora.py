@@ -14,7 +14,10 @@ import torch
 from torch import Tensor
 
 from ...ltx2_core.loading.detect import Component
-from ...ltx2_core.loading.lora import Lora, open_lora
+from ...ltx2_core.loading.lora import REFERENCE_KEYS, STACKED, Lora, open_lora
+from ...ltx2_core.loading.lora_dialects import LoraLayer
+from ...ltx2_core.loading.lora_kinds import change, rank_of
+from ...ltx2_core.storage.finite import check_finite
 from .patcher import Patcher
 from .values import Clip, Model
 
@@ -79,6 +82,10 @@ def apply_lora(
         names = {own: f"{NETWORK}{own}.weight" for own in lora.pairs(component, shapes)}
         _add(patched, lora, component, names, shapes, stored)
     if metadata:
+        earlier = patched.get_attachment(ATTACHMENT) or {}
+        if lora.is_ic_lora and any(key in earlier for key in REFERENCE_KEYS):
+            text += f"\n  {STACKED}"
+            log.warning("%s: %s", lora.path.name, STACKED)
         patched.set_attachments(ATTACHMENT, {**(patched.get_attachment(ATTACHMENT) or {}), **metadata})
     if clip is not None:
         clip = clip.clone()
@@ -106,17 +113,50 @@ def _add(
     stored: Mapping[str, Tensor],
 ) -> None:
     """Add the layers of one component to ``patcher``; ``names`` maps the component's names to the host's."""
-    # The host has one strength for all layers, so two different ones are multiplied into the alphas.
-    uniform = lora.video_strength == lora.audio_strength == lora.strength
-    tensors: dict[str, Tensor] = {}
+    # The host has one strength for all layers of a set of patches, so layers are grouped by theirs.
+    groups: dict[float, dict[str, Tensor]] = {}
     for own, layer in lora.pairs(component, shapes).items():
-        a, b = stored[layer.a], stored[layer.b]
-        alpha = float(stored[layer.alpha]) if layer.alpha else layer.scale * a.shape[0]
-        factor = 1.0 if uniform else lora.strength_of(own)
-        tensors[f"{own}.lora_A.weight"], tensors[f"{own}.lora_B.weight"] = a, b
-        tensors[f"{own}.alpha"] = torch.tensor(alpha * factor)
-    patches = comfy.lora.load_lora(tensors, dict(names))
-    patcher.add_patches(patches, lora.strength if uniform else 1.0)
+        strength = lora.strength_of(own)
+        groups.setdefault(strength, {}).update(_tensors(lora, own, layer, stored))
+    for strength, tensors in groups.items():
+        patcher.add_patches(comfy.lora.load_lora(tensors, dict(names)), strength)
+
+
+def _tensors(lora: Lora, own: str, layer: LoraLayer, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a layer under the names by which the host finds them.
+
+    Raises ValueError for values that are NaN or infinite, and for a DoRA in PEFT's form, which the host's
+    arithmetic does not have.
+    """
+    for name in layer.names:
+        check_finite(stored[name], name, lora.path)
+    if layer.factors:
+        tensors = {f"{own}.{role}": stored[name] for role, name in layer.factors.items()}
+        first = next(iter(tensors))
+        rank = rank_of({role: tuple(stored[name].shape) for role, name in layer.factors.items()})
+    else:
+        first, rank = f"{own}.lora_B.weight", stored[layer.a].shape[0]
+        tensors = {f"{own}.lora_A.weight": stored[layer.a], first: stored[layer.b]}
+    scale = float(stored[layer.alpha]) / rank if layer.alpha and rank else layer.scale
+    if "lokr_t2" in layer.factors:
+        # The host fails on Tucker's core of a linear layer, so the change is given as one whole factor.
+        whole = change({role: stored[name] for role, name in layer.factors.items()}) * scale
+        tensors = {f"{own}.lokr_w1": torch.ones(1, 1), f"{own}.lokr_w2": whole.flatten(1)}
+    elif rank is None:
+        # The host reads no alpha here.
+        tensors[first] = tensors[first] * scale if scale != 1 else tensors[first]
+    else:
+        tensors[f"{own}.alpha"] = stored[layer.alpha] if layer.alpha else torch.tensor(scale * rank)
+    if layer.magnitude is not None:
+        if layer.magnitude.merged_norm:
+            raise ValueError(
+                f"{lora.path} is a DoRA in PEFT's form ({layer.magnitude.name}), which ComfyUI cannot merge; "
+                "use one with dora_scale, or the library, which merges both"
+            )
+        check_finite(stored[layer.magnitude.name], layer.magnitude.name, lora.path)
+        magnitude = stored[layer.magnitude.name]
+        tensors[f"{own}.dora_scale"] = magnitude[:, None] if magnitude.ndim == 1 else magnitude
+    return tensors
 
 
 def _projection_names(clip: Clip | None) -> dict[str, str]:

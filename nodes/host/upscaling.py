@@ -11,6 +11,7 @@ import comfy.model_management
 import torch
 from torch import Tensor, nn
 
+from ...ltx2_core.shapes import SPATIAL_SCALE
 from ...ltx2_core.upsampler import LatentUpsampler, upsample_latent
 from .values import UpscaleModel, Vae
 
@@ -21,12 +22,30 @@ BYTES_PER_VALUE = 3000.0
 def upscale_video(upscale_model: UpscaleModel, samples: Tensor, video_vae: Vae) -> Tensor:
     """Normalised video latent (B, C, f, h, w) -> the upscaled one, on the host's device for results.
 
-    Raises ValueError if ``upscale_model`` belongs to another model family.
+    Raises ValueError if ``upscale_model`` belongs to another model family, or enlarges this latent to a
+    size between latent rows or columns.
     """
     statistics = video_vae.first_stage_model.per_channel_statistics
     with _on_device(upscale_model, prod(samples.shape) * BYTES_PER_VALUE) as (network, device, dtype):
+        _check_grid(network, samples)
         larger = upsample_latent(network, samples.to(device=device, dtype=dtype), statistics)
     return larger.to(device=comfy.model_management.intermediate_device(), dtype=samples.dtype)
+
+
+def _check_grid(network: nn.Module, samples: Tensor) -> None:
+    """Raise ValueError for a factor such as 1.5 and an odd number of latent rows or columns."""
+    # The host's network has these attributes itself, ours in its configuration.
+    settings = network.config if isinstance(network, LatentUpsampler) else network
+    rational = getattr(settings, "rational", False) or getattr(settings, "rational_resampler", False)
+    factor = float(getattr(settings, "spatial_scale", 2.0)) if rational else 2.0
+    rows, columns = samples.shape[-2:]
+    if rows * factor % 1 or columns * factor % 1:
+        width, height = columns * SPATIAL_SCALE, rows * SPATIAL_SCALE
+        raise ValueError(
+            f"this upscaler enlarges by {factor:g}, and the first stage of {width}x{height} would become "
+            f"{width * factor:g}x{height * factor:g}, which is off the grid of {SPATIAL_SCALE}: two stages "
+            "of LTX-2 Clip Plan need an upscaler x2"
+        )
 
 
 @contextmanager

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
+from ...ltx2_core.loading.checkpoint import open_checkpoint
+from ...ltx2_core.loading.file_set import check_generations
 from ..host.clip import load_clip
 from ..host.folders import FileList
 from ..host.model import load_model
@@ -46,9 +48,9 @@ class LTX2AVLoadCheckpoint(io.ComfyNode):
     def execute(
         cls, ckpt_name: str, video_vae: str = SAME, audio_vae: str = SAME, text_parts: str = SAME
     ) -> io.NodeOutput:
-        return io.NodeOutput(
-            load_model(*_model_paths(ckpt_name, text_parts)), *_vaes(ckpt_name, video_vae, audio_vae)
-        )
+        paths = _model_paths(ckpt_name, text_parts)
+        _check_generations(paths, video_vae, audio_vae)
+        return io.NodeOutput(load_model(*paths), *_vaes(ckpt_name, video_vae, audio_vae))
 
 
 class LTX2AVLoadTextEncoder(io.ComfyNode):
@@ -164,6 +166,7 @@ class LTX2AVLoadAll(io.ComfyNode):
         text_parts: str = SAME,
     ) -> io.NodeOutput:
         paths = _model_paths(ckpt_name, text_parts)
+        _check_generations(paths, video_vae, audio_vae)
         clip = load_clip(file_lists.ENCODERS.path(text_encoder), *paths)
         upscale_model = None if upscaler == NONE else load_upscaler(file_lists.UPSCALERS.path(upscaler))
         vaes = _vaes(ckpt_name, video_vae, audio_vae)
@@ -175,6 +178,14 @@ def _model_paths(ckpt_name: str, text_parts: str) -> list[Path]:
     extra = [] if text_parts == SAME else [file_lists.TEXT_PARTS.path(text_parts)]
     # The first file that holds a component is the one that it is read from.
     return [*extra, file_lists.MODELS.path(ckpt_name)]
+
+
+def _check_generations(paths: list[Path], video_vae: str, audio_vae: str) -> None:
+    """Raise ValueError, naming both files, if the chosen parts are of two generations."""
+    chosen = ((file_lists.VIDEO_VAES, video_vae), (file_lists.AUDIO_VAES, audio_vae))
+    vaes = [files.path(name) for files, name in chosen if name not in (SAME, NONE)]
+    # The checkpoint comes first, so that the others are compared with it.
+    check_generations(open_checkpoint(path) for path in (*reversed(paths), *vaes))
 
 
 def _vaes(ckpt_name: str, video_vae: str, audio_vae: str) -> tuple[Vae | None, Vae | None]:

@@ -61,6 +61,7 @@ def test_loras_upscalers_and_text_encoder_folders_are_told_too(tiny_set):
     lora = report(files.lora)
     assert lora["lora"] == {
         "layers": 16,
+        "kinds": ["LoRA"],
         "ranks": [4],
         "streams": {"video": 8, "audio": 8},
         "made_for": "",
@@ -118,8 +119,8 @@ def test_an_ic_lora_and_one_of_an_unknown_kind_are_told(tiny_set, tmp_path):
         "IC-LoRA: reference video at 1/2 of the size, every frame" in run(tmp_path / "ic.safetensors").output
     )
     name = next(iter(tensors)).removesuffix(".lora_A.weight").removesuffix(".lora_B.weight")
-    save_file({**tensors, f"{name}.dora_scale": torch.ones(4)}, tmp_path / "dora.safetensors")
-    assert "DoRA" in report(tmp_path / "dora.safetensors")["lora"]["problem"]
+    save_file({**tensors, f"{name}.oft_blocks": torch.ones(4)}, tmp_path / "oft.safetensors")
+    assert "OFT" in report(tmp_path / "oft.safetensors")["lora"]["problem"]
 
 
 @pytest.mark.parametrize(

@@ -210,11 +210,6 @@ def test_an_alpha_that_is_not_a_number_does_not_reach_the_weights(alpha, tiny20,
 @pytest.mark.parametrize(
     ("kind", "ending"),
     [
-        ("DoRA", "dora_scale"),
-        ("DoRA", "lora_magnitude_vector"),
-        ("LoKr", "lokr_w1"),
-        ("LoKr", "lokr_w2_a"),
-        ("LoHa", "hada_w1_b"),
         ("OFT", "oft_blocks"),
         ("LoCon", "lora_mid.weight"),
         ("biases", "lora_B.bias"),

@@ -200,8 +200,87 @@ def test_weights_that_do_not_fit_the_config_are_named(gemma_folder, tmp_path) ->
     path = tmp_path / "a" / "config.json"
     config = json.loads(path.read_text())
     path.write_text(json.dumps({**config, "num_hidden_layers": 5}))
-    with pytest.raises(ValueError, match=r"13 tensors missing \(layers\.4\.input_layernorm\.weight"):
+    with pytest.raises(ValueError, match=r"num_hidden_layers is 5 .* weights have 4 layers"):
         load_gemma(tmp_path, dtype=torch.float32)
     path.write_text(json.dumps({**config, "intermediate_size": 96}))
     with pytest.raises(ValueError, match=r"mlp\.gate_proj\.weight has shape .*config\.json says \(96, 64\)"):
         load_gemma(tmp_path, dtype=torch.float32)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"_attn_implementation": "evil/kernel"},
+        {"attn_implementation": "evil/kernel"},
+        {"_attn_implementation_internal": "evil/kernel"},
+        {"_experts_implementation": "evil/kernel"},
+        {"auto_map": {"AutoModel": "evil--modeling.Evil"}},
+        {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
+        {"kernel_config": {"RMSNorm": "evil/kernel"}},
+        {"use_kernels": True},
+        {"torch_dtype": "float64"},
+        {"_name_or_path": "evil/repository"},
+        {"tokenizer_class": "Evil"},
+    ],
+    ids=lambda entry: next(iter(entry)),
+)
+def test_a_key_that_loads_code_is_left_out(gemma_folder, gemma, tmp_path, monkeypatch, entry) -> None:
+    transformers = pytest.importorskip("transformers")
+    received = []
+    original = transformers.Gemma3TextConfig.from_dict.__func__
+
+    def record(cls, fields, **options):
+        received.append(fields)
+        return original(cls, fields, **options)
+
+    monkeypatch.setattr(transformers.Gemma3TextConfig, "from_dict", classmethod(record))
+    shutil.copytree(gemma_folder, tmp_path / "a")
+    path = tmp_path / "a" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **entry}))
+    loaded = load_gemma(tmp_path, dtype=torch.float32)
+    assert not received[0].keys() & entry.keys()
+    assert loaded.state_dict().keys() == gemma.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("num_hidden_layers", 10**6),
+        ("num_hidden_layers", 999),
+        ("num_hidden_layers", -1),
+        ("num_hidden_layers", 4.5),
+        ("num_hidden_layers", [4]),
+        ("hidden_size", 10**30),
+        ("head_dim", "256"),
+        ("rms_norm_eps", float("nan")),
+        ("vocab_size", True),
+        ("hidden_activation", "evil.module"),
+        ("hidden_activation", {"a": 1}),
+        ("attention_bias", "yes"),
+        ("layer_types", ["sliding_attention", "evil"]),
+        ("layer_types", ["full_attention"] * 1001),
+        ("rope_scaling", {"rope_type": "evil", "factor": 8.0}),
+        ("rope_scaling", "linear"),
+        ("rope_parameters", {"full_attention": {"deep": {"deeper": 1}}}),
+        ("per_layer_config", {"05": {"auto_map": 1}}),
+        ("eos_token_id", "1"),
+    ],
+)
+def test_a_value_that_no_gemma_has_is_refused_from_the_header(gemma_folder, tmp_path, key, value) -> None:
+    shutil.copytree(gemma_folder, tmp_path / "a")
+    path = tmp_path / "a" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(ValueError, match=key):
+        load_gemma(tmp_path, dtype=torch.float32)
+
+
+@pytest.mark.parametrize(
+    "name", ["../model.safetensors", "/tmp/model.safetensors", "a/../../model.safetensors", "..", "", 3, None]
+)
+def test_an_index_does_not_name_a_file_outside_its_folder(gemma_folder, tmp_path, name) -> None:
+    shutil.copytree(gemma_folder, tmp_path / "a")
+    index = {"weight_map": {"model.norm.weight": name}}
+    (tmp_path / "a" / "model.safetensors.index.json").write_text(json.dumps(index))
+    shutil.copy(gemma_folder / "model.safetensors", tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="has no 'weight_map'"):
+        load_gemma(tmp_path / "a", dtype=torch.float32)

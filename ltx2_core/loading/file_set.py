@@ -1,0 +1,74 @@
+"""Whether the files of a run belong together, judged from their headers before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+
+from ..config import UpsamplerConfig, upsampler_config
+from .checkpoint import Checkpoint
+from .detect import Component
+
+_OWN = frozenset({Component.LORA, Component.UPSAMPLER, Component.TEXT_ENCODER})
+"""Components that are chosen by themselves, and may state no generation or another one."""
+
+
+def check_set(checkpoints: Sequence[Checkpoint]) -> None:
+    """Raise ValueError, naming both files, for parts of two generations or two files for one part."""
+    check_generations(checkpoints)
+    holders: dict[Component, Checkpoint] = {}
+    for checkpoint in checkpoints:
+        for component in sorted(checkpoint.components - {Component.LORA}, key=str):
+            other = holders.setdefault(component, checkpoint)
+            if other.path.resolve() != checkpoint.path.resolve():
+                raise ValueError(
+                    f"two files hold the {component}: {other.path} and {checkpoint.path}; "
+                    "leave one of them out"
+                )
+
+
+def check_generations(checkpoints: Iterable[Checkpoint]) -> None:
+    """Raise ValueError, naming both files, for parts of LTX-2.0 with parts of a later generation.
+
+    Files of 2.3 and 2.5 share parts, so these two are not told apart here.
+    """
+    first: Checkpoint | None = None
+    for checkpoint in checkpoints:
+        if checkpoint.generation is None or not checkpoint.components - _OWN:
+            continue
+        first = first or checkpoint
+        if (first.generation == "2.0") != (checkpoint.generation == "2.0"):
+            raise ValueError(
+                f"these files are of two generations: {_described(first)}, {_described(checkpoint)}; "
+                "use the parts of one release"
+            )
+
+
+def _described(checkpoint: Checkpoint) -> str:
+    held = ", ".join(sorted(str(component) for component in checkpoint.components - _OWN))
+    return f"{checkpoint.path} is LTX-{checkpoint.generation} ({held})"
+
+
+def upscaler_kind(config: UpsamplerConfig) -> str:
+    """What an upscaler enlarges and by how much, such as "spatial x2"."""
+    space = f"spatial x{config.spatial_scale:g}" if config.spatial else ""
+    return " and ".join(kind for kind in (space, "temporal x2" if config.temporal else "") if kind)
+
+
+def stage_factor(checkpoint: Checkpoint) -> Fraction:
+    """By how much the upscaler of a file enlarges the width and height between two stages.
+
+    Raises ValueError for an upscaler that changes the length, or makes the video smaller.
+    """
+    config = upsampler_config(checkpoint.config)
+    if config.temporal:
+        raise ValueError(
+            f"{checkpoint.path} is a {upscaler_kind(config)} upscaler, which changes the frame rate: two "
+            "stages need a spatial one, such as ltx-2-spatial-upscaler-x2"
+        )
+    if config.spatial_scale <= 1:
+        raise ValueError(
+            f"{checkpoint.path} is a {upscaler_kind(config)} upscaler, which makes the video smaller: two "
+            "stages need one that enlarges it, such as ltx-2-spatial-upscaler-x2"
+        )
+    return Fraction(config.spatial_scale).limit_denominator(8)

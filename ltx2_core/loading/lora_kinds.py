@@ -1,0 +1,151 @@
+"""LoKr, LoHa and DoRA: kinds of low-rank changes that are not one product of two matrices.
+
+LoKr is a Kronecker product and LoHa an elementwise product of two factors, each a matrix or a low-rank
+product, with Tucker's core tensor for convolutions (Yeh et al., 2023). DoRA rescales the rows or columns of
+the changed weight to trained magnitudes (Liu et al., 2024). Letters: R rank, I inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
+"""Role of a factor, such as ``lokr_w1`` -> its shape."""
+
+FACTOR = re.compile(r"\.(lokr_w[12](?:_[ab])?|lokr_t2|hada_w[12]_[ab]|hada_t[12])$")
+"""Ending of a factor's tensor name; its role is the group."""
+
+COMFY_MAGNITUDE = re.compile(r"\.dora_scale$")
+PEFT_MAGNITUDE = re.compile(r"\.lora_magnitude_vector(\.[^.]+)?(\.weight)?$")
+
+
+@dataclass(frozen=True)
+class Magnitude:
+    """The tensor of a DoRA; ``merged_norm`` says what its rows are divided by.
+
+    LyCORIS names the tensor ``dora_scale``, and ComfyUI divides by the norms of the original rows, or of the
+    merged columns. PEFT names it ``lora_magnitude_vector`` and divides by the norms of the merged rows.
+    """
+
+    name: str
+    merged_norm: bool
+
+
+def kind_of(roles: Mapping[str, str]) -> str:
+    return "LoHa" if any(role.startswith("hada") for role in roles) else "LoKr"
+
+
+def factors_problem(roles: Mapping[str, str]) -> str | None:
+    """Why the factors of a module cannot be multiplied; None if they can."""
+    present = set(roles)
+    if kind_of(roles) == "LoHa":
+        needed = {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}
+        tucker = {"hada_t1", "hada_t2"} & present
+        missing = needed - present or (tucker and {"hada_t1", "hada_t2"} - present)
+        if missing:
+            return f"it lacks {', '.join(sorted(missing))}"
+        foreign = present - needed - tucker
+    else:
+        foreign = present.copy()
+        for which in ("1", "2"):
+            whole, halves = {f"lokr_w{which}"}, {f"lokr_w{which}_a", f"lokr_w{which}_b"}
+            core = {"lokr_t2"} if which == "2" else set()
+            if whole <= present and not (halves | core) & present:
+                foreign -= whole
+            elif halves <= present and not whole & present:
+                foreign -= halves | core
+            else:
+                return f"it needs lokr_w{which} or both of {', '.join(sorted(halves))}"
+    return f"it also has {', '.join(sorted(foreign))}" if foreign else None
+
+
+def rank_of(shapes: Shapes) -> int | None:
+    """R, which divides alpha; None for a LoKr of two whole factors, which has no alpha."""
+    for role in ("hada_w1_b", "lokr_w2_b", "lokr_w1_b"):
+        if role in shapes:
+            return shapes[role][0] if shapes[role] else 0
+    return None
+
+
+def change_shape(shapes: Shapes) -> Shape:
+    """Shape of the change without trailing ones. Raises ValueError for factors that do not fit each other."""
+    if "hada_w1_a" in shapes:
+        first, second = (_product(shapes, f"hada_w{n}", f"hada_t{n}") for n in (1, 2))
+        if first != second:
+            raise ValueError(f"its factors are {first} and {second}, which must be equal")
+        return _squeezed(first)
+    first, second = _product(shapes, "lokr_w1", ""), _product(shapes, "lokr_w2", "lokr_t2")
+    return _squeezed((first[0] * second[0], first[1] * second[1], *second[2:]))
+
+
+def change(factors: Mapping[str, Tensor]) -> Tensor:
+    """The change in float32, without its scale; factors as in :func:`change_shape`."""
+    wide = {role: tensor.float() for role, tensor in factors.items()}
+    if "hada_w1_a" in wide:
+        return _multiplied(wide, "hada_w1", "hada_t1") * _multiplied(wide, "hada_w2", "hada_t2")
+    first, second = _multiplied(wide, "lokr_w1", ""), _multiplied(wide, "lokr_w2", "lokr_t2")
+    return torch.kron(first.reshape(*first.shape, *[1] * (second.ndim - 2)), second.contiguous())
+
+
+def rescaled(weight: Tensor, delta: Tensor, magnitude: Tensor, strength: float, *, merged: bool) -> Tensor:
+    """``weight`` (O, I) moved by ``strength`` towards its DoRA, in float32; ``merged`` as in Magnitude.
+
+    ``magnitude`` has O values for rows, or is (1, I) for columns. ``delta`` includes its scale.
+    """
+    changed = weight + delta
+    if is_by_column(tuple(magnitude.shape), weight.shape[0]):
+        norm, magnitude = changed.norm(dim=0, keepdim=True), magnitude.reshape(1, -1)
+    else:
+        norm = (changed if merged else weight).norm(dim=1, keepdim=True)
+        magnitude = magnitude.reshape(-1, 1)
+    changed *= magnitude.float() / (norm + torch.finfo(torch.float32).eps)
+    return changed if strength == 1 else weight + strength * (changed - weight)
+
+
+def is_by_column(magnitude: Shape, rows: int) -> bool:
+    """Whether a magnitude of this shape belongs to the columns of a weight with ``rows`` rows."""
+    return bool(magnitude) and magnitude[0] != rows
+
+
+def magnitude_fits(magnitude: Shape, change: Shape) -> bool:
+    """Whether a magnitude belongs to the rows or the columns of a change (O, I)."""
+    rows, columns = change
+    return _squeezed(magnitude) in ((rows,), (rows, 1), (1, columns))
+
+
+def _product(shapes: Shapes, role: str, core: str) -> Shape:
+    if role in shapes:
+        if len(shapes[role]) < 2:
+            raise ValueError(f"{role} is {shapes[role]}; a matrix is needed")
+        return shapes[role]
+    a, b, middle = shapes[f"{role}_a"], shapes[f"{role}_b"], shapes.get(core)
+    if len(a) != 2 or len(b) != 2:
+        raise ValueError(f"{role}_a and {role}_b are {a} and {b}; two matrices are needed")
+    if middle is None:
+        if a[1] != b[0]:
+            raise ValueError(f"{role}_a and {role}_b are {a} and {b}, which cannot be multiplied")
+        return a[0], b[1]
+    if len(middle) != 4 or middle[:2] != (a[0], b[0]):
+        raise ValueError(f"{core} is {middle}, which does not fit {role}_a {a} and {role}_b {b}")
+    return a[1], b[1], *middle[2:]
+
+
+def _multiplied(factors: Mapping[str, Tensor], role: str, core: str) -> Tensor:
+    if role in factors:
+        return factors[role]
+    a, b = factors[f"{role}_a"], factors[f"{role}_b"]
+    if core not in factors:
+        return a @ b
+    return torch.einsum("ijkl,jr,ip->prkl", factors[core], b, a)
+
+
+def _squeezed(shape: Shape) -> Shape:
+    while len(shape) > 2 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape

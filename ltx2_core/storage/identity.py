@@ -1,0 +1,39 @@
+"""Which model a file holds, without reading all of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+
+SAMPLES = 256
+SAMPLE_BYTES = 4096
+
+
+def identity(paths: Iterable[Path]) -> str:
+    """A digest of files, whatever their names and places.
+
+    It covers the size of each file, its first megabyte at most (the whole header of nearly every file), its
+    last bytes, and ``SAMPLES`` pieces of ``SAMPLE_BYTES`` spread evenly over it: up to 2 MB per file. Other
+    weights under the same name differ in nearly every piece; a change of a few values between the pieces is
+    not noticed.
+    """
+    return sha256("".join(sorted(_of_file(*_state(path)) for path in set(paths))).encode()).hexdigest()[:32]
+
+
+def _state(path: Path) -> tuple[Path, int, int]:
+    status = path.stat()
+    return path, status.st_size, status.st_mtime_ns
+
+
+@lru_cache(maxsize=256)
+def _of_file(path: Path, size: int, _modified: int) -> str:
+    digest = sha256(str(size).encode())
+    with path.open("rb") as file:
+        digest.update(file.read(2**20))
+        for number in range(SAMPLES + 1):
+            file.seek(max(0, size - SAMPLE_BYTES) * number // SAMPLES, os.SEEK_SET)
+            digest.update(file.read(SAMPLE_BYTES))
+    return digest.hexdigest()

@@ -1,0 +1,132 @@
+"""Folders of unfinished work: of one user, locked while a run writes, and cleared of what dead runs left."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+PART_AGE = 3600.0
+"""Seconds after which a file that nobody writes any more is of a run that was killed."""
+SAVED_AGE = 30 * 86400.0
+"""Seconds after which latents that were never resumed are removed."""
+
+log = logging.getLogger(__name__)
+_held: dict[Path, tuple[int, int]] = {}
+"""Locked folder -> (thread, how often it has locked it)."""
+_guard = threading.Lock()
+
+
+def private_folder(path: Path) -> Path:
+    """Make ``path`` a folder that only this user may read (0700); returns it.
+
+    Raises ValueError if it is a link, or belongs to another user, who could exchange what is in it.
+    """
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    check_private(path)
+    return path
+
+
+def check_private(path: Path) -> None:
+    """Raise ValueError unless the folder ``path`` is this user's own; its mode becomes 0700."""
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise ValueError(f"{path} is not a folder: remove it, or set TMPDIR to a folder of your own")
+    if hasattr(os, "getuid"):
+        if status.st_uid != os.getuid():
+            raise ValueError(f"{path} belongs to another user: set TMPDIR to a folder of your own")
+        if status.st_mode & 0o077:
+            path.chmod(0o700)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of ``folder`` for the length of the block; a thread may take it again.
+
+    The lock is the file ``.NAME.lock`` next to the folder, and ends with the process, however that ends.
+    Raises ValueError if another run holds it.
+    """
+    folder, thread = folder.resolve(), threading.get_ident()
+    with _guard:
+        owner, count = _held.get(folder, (thread, 0))
+        if owner != thread:
+            raise ValueError(_busy(folder))
+        _held[folder] = thread, count + 1
+    try:
+        with _file_lock(folder) if count == 0 else _nothing():
+            yield
+    finally:
+        with _guard:
+            if count:
+                _held[folder] = thread, count
+            else:
+                del _held[folder]
+
+
+def prune_parts(folder: Path) -> None:
+    """Remove the unfinished ``.part`` files in ``folder``; only for a folder whose lock is held."""
+    for path in folder.glob(".*.part"):
+        path.unlink(missing_ok=True)
+
+
+def prune_saved(folder: Path) -> None:
+    """Remove from a folder of saved latents old ``.part`` files, and entries that were never resumed."""
+    now = time.time()
+    for path in folder.iterdir() if folder.is_dir() else ():
+        try:
+            age = now - path.lstat().st_mtime
+            if path.name.endswith(".part") and age > PART_AGE:
+                path.unlink()
+            elif path.suffix == ".safetensors" and age > SAVED_AGE:
+                log.info("%s was not resumed for %d days and is removed", path, age // 86400)
+                path.unlink()
+            elif path.suffix == ".windows" and age > SAVED_AGE and not path.is_symlink():
+                log.info("%s was not resumed for %d days and is removed", path, age // 86400)
+                shutil.rmtree(path, ignore_errors=True)
+        except OSError:
+            continue
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def _file_lock(folder: Path) -> Iterator[None]:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    path = folder.with_name(f".{folder.name}.lock")
+    if fcntl is None:
+        yield
+        return
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            raise ValueError(_busy(folder)) from None
+        # The run that held the lock may have removed the file in between: then its lock is another one's.
+        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+            break
+        os.close(descriptor)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _busy(folder: Path) -> str:
+    return f"another run is writing to {folder}: wait for its end, or use another output or state folder"

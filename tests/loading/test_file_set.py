@@ -1,0 +1,160 @@
+"""The files of a run are judged as a set: generations, two files for one part, the kind of the upscaler."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from ltx2_core import LTX2Pipeline
+from ltx2_core.loading import Component, open_checkpoint
+from ltx2_core.loading.components import build
+from ltx2_core.loading.describe import as_text, describe
+from ltx2_core.loading.detect import OFFICIAL_PREFIXES
+from ltx2_core.loading.file_set import check_set, stage_factor
+from ltx2_core.tiny import embedded_set
+from ltx2_core.types import Numerics
+
+SIZE = {"num_frames": 9, "fps": 25, "stages": 2, "steps": 1, "cfg": 1}
+
+
+@pytest.fixture(scope="module")
+def split(tiny20, tiny23, tmp_path_factory):
+    """Every component of both generations in a file of its own."""
+    folder = tmp_path_factory.mktemp("split")
+    files = {}
+    for generation, tiny in (("2.0", tiny20), ("2.3", tiny23)):
+        checkpoint, tensors = open_checkpoint(tiny.checkpoint), load_file(tiny.checkpoint)
+        with safe_open(tiny.checkpoint, "pt") as file:
+            metadata = file.metadata()
+        for component in OFFICIAL_PREFIXES:
+            if component in checkpoint.components:
+                names = [info.name for info in checkpoint.infos(component).values()]
+                path = folder / f"{generation} {component}.safetensors"
+                save_file({name: tensors[name] for name in names}, path, metadata=metadata)
+                files[generation, component] = path
+    return files
+
+
+PARTS = (
+    Component.TEXT_CONNECTORS,
+    Component.TEXT_PROJECTION,
+    Component.VIDEO_ENCODER,
+    Component.VIDEO_DECODER,
+    Component.AUDIO_ENCODER,
+    Component.AUDIO_DECODER,
+    Component.VOCODER,
+)
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("first", ["2.0", "2.3"])
+def test_parts_of_two_generations_are_refused_by_name(first, part, split):
+    other = "2.3" if first == "2.0" else "2.0"
+    paths = split[first, Component.TRANSFORMER], split[other, part]
+    with pytest.raises(ValueError, match="of two generations") as raised:
+        LTX2Pipeline(*paths)
+    for path, generation in zip(paths, (first, other), strict=True):
+        assert f"{path} is LTX-{generation}" in str(raised.value)
+    check_set([open_checkpoint(split[first, Component.TRANSFORMER]), open_checkpoint(split[first, part])])
+
+
+@pytest.mark.parametrize("part", [Component.TRANSFORMER, *PARTS])
+def test_two_files_for_one_part_are_named(part, split, tiny23):
+    paths = tiny23.checkpoint, split["2.3", part]
+    with pytest.raises(ValueError, match="two files hold the") as raised:
+        LTX2Pipeline(*paths)
+    assert all(str(path) in str(raised.value) for path in paths)
+
+
+def test_one_file_twice_is_no_contradiction(tiny23):
+    check_set([open_checkpoint(tiny23.checkpoint), open_checkpoint(tiny23.checkpoint)])
+
+
+@pytest.fixture
+def upscaler(tmp_path):
+    """A random upscaler for 128 channels."""
+
+    def make(**changes):
+        config = {
+            "_class_name": "LatentUpsampler",
+            "in_channels": 128,
+            "mid_channels": 32,
+            "num_blocks_per_stage": 1,
+            "dims": 3,
+            "spatial_upsample": True,
+            "temporal_upsample": False,
+            **changes,
+        }
+        network = build(Component.UPSAMPLER, config, {}, operations=torch.nn, numerics=Numerics.OFFICIAL)
+        state = {name: torch.full(tensor.shape, 0.01) for name, tensor in network.state_dict().items()}
+        save_file(state, tmp_path / "upscaler.safetensors", metadata={"config": json.dumps(config)})
+        return tmp_path / "upscaler.safetensors"
+
+    return make
+
+
+RATIONAL = {"rational_resampler": True}
+
+
+def pipeline_with(upscaler):
+    files = embedded_set()
+    return LTX2Pipeline(files.checkpoint, text_encoder=files.text_encoder, upscaler=upscaler)
+
+
+def test_an_upscaler_of_one_and_a_half_has_a_first_stage_of_its_own_size(upscaler):
+    pipeline = pipeline_with(upscaler(spatial_scale=1.5, **RATIONAL))
+    done = pipeline("a red circle", width=192, height=192, **SIZE)
+    assert (done.clip.width, done.latents.video.shape[-2:]) == (192, (6, 6))
+    first, second = pipeline.stages(pipeline.resolve(done.request))
+    assert (first.clip.width, first.clip.height, second.clip.width) == (128, 128, 192)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            {"spatial_scale": 1.5, **RATIONAL},
+            r"enlarges by 1\.5, two stages of 128x128 need 2: .* multiples of 96",
+        ),
+        ({"spatial_scale": 0.75, **RATIONAL}, "spatial x0.75 upscaler, which makes the video smaller"),
+        ({"temporal_upsample": True, "spatial_upsample": False}, "temporal x2 upscaler, which changes"),
+        ({"temporal_upsample": True}, "spatial x2 and temporal x2 upscaler, which changes"),
+    ],
+)
+def test_an_upscaler_that_does_not_fit_is_refused_before_work(config, message, upscaler):
+    pipeline = pipeline_with(upscaler(**config))
+    steps = []
+    with pytest.raises(ValueError, match=message):
+        pipeline("a red circle", width=128, height=128, on_step=steps.append, **SIZE)
+    assert not steps
+    with pytest.raises(ValueError, match=message):
+        pipeline.stages(pipeline.resolve(pipeline_request()))
+
+
+def pipeline_request():
+    from ltx2_core import Request
+
+    return Request(prompt="a red circle", width=128, height=128, **SIZE)
+
+
+@pytest.mark.parametrize(
+    ("config", "line", "factor"),
+    [
+        ({}, "spatial x2", 2),
+        ({"spatial_scale": 1.5, **RATIONAL}, "spatial x1.5: for two stages of sizes in multiples of 96", 1.5),
+        ({"spatial_scale": 4.0, **RATIONAL}, "spatial x4: for two stages of sizes in multiples of 128", 4),
+        ({"temporal_upsample": True, "spatial_upsample": False}, "temporal x2: not for two stages", None),
+    ],
+)
+def test_inspect_names_kind_and_factor(config, line, factor, upscaler):
+    path = upscaler(**config)
+    report = describe(path)
+    assert report["upscaler"] == line
+    assert f"upscaler    {line}" in as_text(report)
+    if factor is not None:
+        assert stage_factor(open_checkpoint(path)) == Fraction(factor)
