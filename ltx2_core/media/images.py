@@ -22,6 +22,9 @@ ITU_709 = 1
 """FFmpeg's number for the colour primaries, the transfer function and the matrix of BT.709."""
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor"
+Colour: TypeAlias = "tuple[float, float, float]"
+"""RGB in [0, 1]."""
+BLACK: Colour = (0.0, 0.0, 0.0)
 FitMode: TypeAlias = Literal["official", "comfy"]
 
 
