@@ -17,7 +17,7 @@ from ..shapes import ClipPlan, frames_of, latent_frames_of
 from ..types import Numerics
 from .conditioning import WholeVideo
 from .edit import make_edit, sampled_clip
-from .footage import CHUNK_FRAMES, Edit, Footage
+from .footage import Edit, Footage
 from .protocols import Encoders, Pipeline, SampledClip, StageInput, Waveform
 
 CEILING_DB = -1.0
@@ -58,7 +58,7 @@ class AddedAudio:
         source = self.source
         track, rate = fitted_audio(sampled.audio(), source.seconds, self.ceiling_db)
         return Edit(
-            frame_chunks=lambda: iter(to_signed(chunk) for chunk in source.frames.split(CHUNK_FRAMES)),
+            frame_chunks=lambda: map(to_signed, source.chunks()),
             audio_chunks=lambda: iter((track,)),
             frame_count=len(source.frames),
             width=source.size[0],

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from ..audio import resample
 from ..media import VideoWriter, fit_image, read_video
+from ..media.clip_frames import ClipFrames, Frames
 from ..media.images import FitMode
 from ..run.generation import METADATA_KEY, playable
 from ..shapes import ClipPlan, Snap, plan_clip
@@ -33,13 +34,16 @@ CHUNK_FRAMES = 32
 class Footage:
     """The source of an edit: frames (N, 3, H, W) in [0, 1], their rate, and the audio ((C, S), Hz) if any.
 
-    ``fit`` says how frames of another size are cut to the grid, see :func:`~ltx2_core.media.fit_image`.
+    The frames are in memory, or those of a file, which are decoded as they are needed. ``notes`` say what was
+    changed when the file was read, for a report. ``fit`` says how frames of another size are cut to the grid,
+    see :func:`~ltx2_core.media.fit_image`.
     """
 
-    frames: Tensor
+    frames: Frames
     fps: float
     audio: Waveform | None = None
     fit: FitMode = "official"
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 4 or self.frames.shape[1] != 3 or not len(self.frames):
@@ -49,9 +53,9 @@ class Footage:
     def read(
         cls, path: str | os.PathLike[str], *, start_s: float = 0.0, max_frames: int | None = None
     ) -> Footage:
-        """Read a video file, or a part of it. Raises what ``read_video`` raises."""
+        """Open a video file, or a part of it; only its audio is read. Raises what ``read_video`` raises."""
         clip = read_video(path, start_s=start_s, max_frames=max_frames)
-        return cls(frames=clip.read(), fps=clip.fps, audio=clip.audio())
+        return cls(frames=ClipFrames.of(clip), fps=clip.fps, audio=clip.audio(), notes=clip.notes)
 
     @property
     def seconds(self) -> float:
@@ -71,10 +75,18 @@ class Footage:
 
     def part(self, first: int, stop: int | None = None) -> Footage:
         """The frames ``first`` to ``stop - 1``, counted as in a slice, without audio."""
-        return replace(self, frames=self.frames[first:stop], audio=None)
+        frames = self.frames
+        part = frames.part(first, stop) if isinstance(frames, ClipFrames) else frames[first:stop]
+        return replace(self, frames=part, audio=None)
+
+    def chunks(self) -> Iterator[Tensor]:
+        """The frames, ``CHUNK_FRAMES`` at a time."""
+        return iter(self.frames.split(CHUNK_FRAMES))
 
     def fitted(self, clip: ClipPlan) -> Footage:
         """The source cut around its centre to the size of a plan."""
+        if isinstance(self.frames, ClipFrames):
+            return replace(self, frames=self.frames.fitted(clip.width, clip.height, self.fit))
         return replace(self, frames=fit_image(self.frames, clip.width, clip.height, mode=self.fit))
 
     def track(self, channels: int, rate: int, seconds: float) -> Tensor:

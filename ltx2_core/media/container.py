@@ -14,8 +14,32 @@ MAX_PIXELS = 2**26
 """The largest image or frame that is decoded: 8192 x 8192 or as many pixels in another shape."""
 
 REFERRING_FORMATS = frozenset(
-    "alsa avisynth concat concatf dash fbdev hls imf kmsgrab lavfi oss pulse rtp rtsp sap sdp smoothstreaming "
-    "tty vapoursynth video4linux2,v4l2 vobsub webm_dash_manifest whip x11grab".split()
+    {
+        "alsa",
+        "avisynth",
+        "concat",
+        "concatf",
+        "dash",
+        "fbdev",
+        "hls",
+        "imf",
+        "kmsgrab",
+        "lavfi",
+        "oss",
+        "pulse",
+        "rtp",
+        "rtsp",
+        "sap",
+        "sdp",
+        "smoothstreaming",
+        "tty",
+        "vapoursynth",
+        "vobsub",
+        "webm_dash_manifest",
+        "whip",
+        "x11grab",
+        "video4linux2,v4l2",
+    }
 )
 """Kinds of files and devices that name other files, run scripts or read hardware."""
 

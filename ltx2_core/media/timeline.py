@@ -10,11 +10,11 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-USUAL_RATES = tuple(
-    Fraction(rate * 1000, 1001) if broadcast else Fraction(rate)
-    for rate in (24, 25, 30, 48, 50, 60, 100, 120, 240)
-    for broadcast in ((False, True) if rate % 25 and rate != 240 else (False,))
-) + (Fraction(10), Fraction(12), Fraction(15), Fraction(20))
+USUAL_RATES = (
+    *(Fraction(rate) for rate in (10, 12, 15, 20, 24, 25, 30, 48, 50, 60, 90, 100, 120, 144, 240)),
+    *(Fraction(rate * 1000, 1001) for rate in (24, 30, 48, 60, 120, 240)),
+)
+"""Frame rates that a measured one is rounded to."""
 
 HIGHEST_FPS = 240.0
 
@@ -50,9 +50,7 @@ class Timeline:
     def number_of(self, time: int) -> int:
         """The number of the stored frame whose presentation time is nearest to ``time`` ticks."""
         after = int(np.searchsorted(self.times, time))
-        if after == len(self.times) or (
-            after and time - self.times[after - 1] <= self.times[after] - time
-        ):
+        if after == len(self.times) or (after and time - self.times[after - 1] <= self.times[after] - time):
             return after - 1
         return after
 
@@ -95,7 +93,9 @@ def timeline_of(
         length = max(round((relative[-1] + last_ticks * float(tick_s)) * fps), int(shown[-1]) + 1)
     notes = () if constant else (_variable_note(relative, fps),)
     if lead:
-        notes += (f"the video begins {late_s:.3f} s after the start of the file: its first frame is shown until then",)
+        notes += (
+            f"the video begins {late_s:.3f} s after the start of the file: its first frame is shown until then",
+        )
     return Timeline(
         fps=fps,
         frame_count=length + lead,

@@ -5,23 +5,24 @@ Letters: N frames, H W pixel rows and columns.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 import torch
 from torch import Tensor
 
 from .audio_in import has_audio, read_audio
-from .container import check_pixels, open_media
 from .images import BLACK, Colour
-from .pixels import PixelFormat
-from .timeline import Timeline, timeline_of
+from .packets import VideoFile
+from .stills import AnimatedWebP, ImageFolder, is_animated_webp
+from .stored import StoredFrames
+from .timeline import Timeline
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,57 +43,38 @@ class VideoClip:
     start_s: float
     max_frames: int | None
     has_audio: bool
-    timeline: Timeline = field(repr=False)
-    pixels: PixelFormat = field(repr=False)
+    source: StoredFrames = field(repr=False)
+
+    @property
+    def timeline(self) -> Timeline:
+        return self.source.timeline
 
     @property
     def notes(self) -> tuple[str, ...]:
         return self.timeline.notes
-
-    @property
-    def first_frame(self) -> int:
-        """The number, in the whole clip, of this part's first frame."""
-        return self.timeline.frame_at(self.start_s)
 
     def frames(self, first: int = 0, count: int | None = None) -> Iterator[Tensor]:
         """Yield frames (3, H, W) uint8 in order, ``count`` of them from ``first`` on.
 
         Every call decodes again, from the last keyframe before ``first``.
         """
+        timeline, offset = self.timeline, self.timeline.frame_at(self.start_s)
         stop = self.frame_count if count is None else min(first + count, self.frame_count)
-        offset = self.first_frame
-        numbers = range(offset + first, offset + stop)
-        if not numbers:
+        at, stop = offset + first, offset + stop
+        if at >= stop:
             return
-        for attempt in ("seek", "whole"):
-            with _open_video(self.path) as (container, stream):
-                decoded = _numbered(container, stream, self.timeline, numbers[0], seek=attempt == "seek")
-                start = next(decoded, None)
-                # A seek may land behind the frame where a container lists no keyframes.
-                if attempt == "seek" and (start is None or start[0] > self.timeline.stored(numbers[0])):
-                    continue
-                if start is not None:
-                    yield from self._shown(start, decoded, numbers)
-                return
-
-    def _shown(
-        self, start: tuple[int, Any], decoded: Iterator[tuple[int, Any]], numbers: range
-    ) -> Iterator[Tensor]:
-        """The clip's frames ``numbers``, from stored frames and their own numbers in order."""
-        at, (held_number, held), pixels = numbers.start, start, None
-        for number, frame in decoded:
-            while at < numbers.stop and self.timeline.stored(at) < number:
-                pixels = self.pixels.rgb(held) if pixels is None else pixels
+        stored = self.source.stored(timeline.stored(at))
+        shown = next(stored, None)
+        pixels: Tensor | None = None
+        while shown is not None and at < stop:
+            # A file may end early; the frames after its last one are not made up.
+            following = next(stored, None) if timeline.stored(stop - 1) > shown.number else None
+            last = shown.number if following is None else following.number - 1
+            while at < stop and timeline.stored(at) <= last:
+                pixels = shown.rgb() if pixels is None else pixels
                 yield pixels
                 at += 1
-            if at >= numbers.stop:
-                return
-            held_number, held, pixels = number, frame, None
-        # A file may end early; the frames after its last one are not made up.
-        while at < numbers.stop and self.timeline.stored(at) <= held_number:
-            pixels = self.pixels.rgb(held) if pixels is None else pixels
-            yield pixels
-            at += 1
+            shown, pixels = following, None
 
     def read(self, first: int = 0, count: int | None = None) -> Tensor:
         """Frames as (N, 3, H, W) float32 in [0, 1]: all, or ``count`` of them from ``first`` on.
@@ -104,8 +86,14 @@ class VideoClip:
         except av.error.FFmpegError as error:
             raise ValueError(f"{self.path} is damaged: {error}; convert it again") from error
         if not frames:
-            raise ValueError(f"{self.path} has no frame from {self.start_s:g} s on; choose an earlier start")
+            self.check_not_empty()
+            raise ValueError(f"{self.path} has no frame {first}; it has {self.frame_count}")
         return torch.stack(frames).float() / 255.0
+
+    def check_not_empty(self) -> None:
+        """Raise ValueError for a part without frames."""
+        if self.frame_count < 1:
+            raise ValueError(f"{self.path} has no frame from {self.start_s:g} s on; choose an earlier start")
 
     def audio(self) -> tuple[Tensor, int] | None:
         """Audio of the same part as (waveform (C, S), sample rate in Hz); None for a file without audio."""
@@ -132,99 +120,27 @@ def read_video(
     if not start_s >= 0:
         raise ValueError(f"start_s must be 0 or later; got {start_s}")
     file = Path(path)
-    with _open_video(file) as (container, stream):
-        try:
-            first = next(container.decode(stream))
-            pixels = PixelFormat.of(file, stream, first, background)
-            upright = pixels.rgb(first)
-        except StopIteration:
-            raise ValueError(f"{file} holds no video frame") from None
-        except av.error.FFmpegError as error:
-            raise ValueError(f"cannot decode the video in {file}: {error}") from error
-    timeline = _read_timeline(file)
+    source = _open(file, background)
+    timeline = source.timeline
     left = max(timeline.frame_count - timeline.frame_at(start_s), 0)
+    for note in timeline.notes:
+        log.warning("%s: %s", file.name, note)
     return VideoClip(
         path=file,
-        width=upright.shape[2],
-        height=upright.shape[1],
+        width=source.width,
+        height=source.height,
         fps=timeline.fps,
         frame_count=left if max_frames is None else min(left, max_frames),
         start_s=start_s,
         max_frames=max_frames,
-        has_audio=has_audio(file),
-        timeline=timeline,
-        pixels=pixels,
+        has_audio=isinstance(source, VideoFile) and has_audio(file),
+        source=source,
     )
 
 
-@contextmanager
-def _open_video(path: Path) -> Iterator[tuple[Any, Any]]:
-    with open_media(path, "video") as container:
-        if not container.streams.video:
-            raise ValueError(f"{path} has no video stream; read audio files with read_audio")
-        stream = container.streams.video[0]
-        check_pixels(path, stream.codec_context.width, stream.codec_context.height)
-        stream.thread_type = "AUTO"
-        yield container, stream
-
-
-def _read_timeline(path: Path) -> Timeline:
-    """The time line from the time stamps of all packets; none of them is decoded."""
-    with _open_video(path) as (container, stream):
-        try:
-            packets = [
-                (packet.pts, packet.dts, packet.duration)
-                for packet in container.demux(stream)
-                if packet.size and not packet.is_discard
-            ]
-        except av.error.FFmpegError as error:
-            raise ValueError(f"{path} is damaged: {error}; convert it again") from error
-        declared = [
-            None if rate is None else Fraction(rate) for rate in (stream.average_rate, stream.guessed_rate)
-        ]
-        start_s = (container.start_time or 0) / av.time_base
-        ticks = [pts for pts, _, _ in packets]
-        timed = bool(ticks) and None not in ticks
-        if not timed:
-            ticks = [dts for _, dts, _ in packets]
-        if not ticks or None in ticks:
-            rate = next((rate for rate in declared if rate), Fraction(0))
-            if not rate:
-                raise ValueError(f"{path} declares no frame rate; read a single image with load_image")
-            return timeline_of(
-                range(len(packets)), 1 / rate, start_s=0.0, last_ticks=1, declared=[rate], by_count=True
-            )
-        last_ticks = max(zip(ticks, (packet[2] or 0 for packet in packets), strict=True))[1]
-        try:
-            return timeline_of(
-                ticks,
-                Fraction(stream.time_base),
-                start_s=start_s,
-                last_ticks=last_ticks,
-                declared=declared,
-                by_count=not timed,
-            )
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}; read a single image with load_image") from error
-
-
-def _numbered(
-    container: Any, stream: Any, timeline: Timeline, frame: int, *, seek: bool
-) -> Iterator[tuple[int, Any]]:
-    """Stored frames with their numbers, from the last one at or before what ``frame`` of the clip shows."""
-    wanted = timeline.stored(frame)
-    if seek and wanted and not timeline.by_count:
-        container.seek(int(timeline.times[wanted]), stream=stream)
-    number, held = -1, None
-    for decoded in container.decode(stream):
-        untimed = timeline.by_count or decoded.pts is None
-        number = number + 1 if untimed else timeline.number_of(decoded.pts)
-        if number <= wanted:
-            held = number, decoded
-            continue
-        if held is not None:
-            yield held
-            held = None
-        yield number, decoded
-    if held is not None:
-        yield held
+def _open(file: Path, background: Colour) -> StoredFrames:
+    if file.is_dir():
+        return ImageFolder.open(file, background)
+    if file.is_file() and is_animated_webp(file):
+        return AnimatedWebP.open(file, background)
+    return VideoFile.open(file, background)

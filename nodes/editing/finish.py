@@ -70,7 +70,9 @@ class LTX2AVFinishEdit(io.ComfyNode):
         done = edit.finish(DecodedClip(edit.clip, images, audio))
         # Frames that nothing regenerates stay bit for bit, which a change of range would not.
         frames = (
-            _image(done.frame_chunks()) if edit.regenerates_video else image_from_frames(edit.source.frames)
+            _image(done.frame_chunks())
+            if edit.regenerates_video
+            else image_from_frames(edit.source.frames[:])
         )
         waveform, rate = done.audio()
         track = {"waveform": waveform[None], "sample_rate": rate}
