@@ -94,7 +94,7 @@ def timeline_of(
     notes = () if constant else (_variable_note(relative, fps),)
     if lead:
         notes += (
-            f"the video begins {late_s:.3f} s after the start of the file: its first frame is shown until then",
+            f"the video begins {late_s:.3f} s late: its first frame is shown from the start of the file",
         )
     return Timeline(
         fps=fps,

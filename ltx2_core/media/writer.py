@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext, suppress
 from fractions import Fraction
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
