@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 
 from .container import check_pixels, open_media
 from .images import Colour
@@ -122,6 +123,9 @@ def _read_timeline(path: Path) -> Timeline:
         ticks, tick_s, start_s = list(range(len(packets))), 1 / declared[0], 0.0
         packets = [(None, None, 1)] * len(packets)
     last_ticks = max(zip(ticks, (duration for _, _, duration in packets), strict=True))[1]
+    if ticks != sorted(ticks):
+        # Some containers state the distance to the next packet, which is not the next frame to be shown.
+        last_ticks = min(last_ticks, int(np.diff(sorted(ticks))[-1]))
     try:
         return timeline_of(
             ticks, tick_s, start_s=start_s, last_ticks=last_ticks, declared=declared, by_count=by_count

@@ -16,7 +16,8 @@ USUAL_RATES = (
 )
 """Frame rates that a measured one is rounded to."""
 
-HIGHEST_FPS = 240.0
+LOWEST_FPS, HIGHEST_FPS = 10.0, 240.0
+"""The range of the rate that a clip of variable rate is resampled to."""
 
 PRIMING_S = 0.05
 """Up to this long, or a frame, the audio may begin before the video without delaying it.
@@ -81,9 +82,9 @@ def timeline_of(
     numbers = np.arange(len(times))
     rate = next((r for r in (*declared, _common_rate(relative)) if r and _on_grid(relative, r)), None)
     constant = rate is not None
-    fps = float(rate if rate is not None else _common_rate(relative) or 0)
-    if not fps > 0:
+    if not constant and len(times) < 2:
         raise ValueError("it declares no frame rate")
+    fps = float(rate if rate is not None else max(_common_rate(relative) or 0, LOWEST_FPS))
     late_s = max(float(times[0] * tick_s) - start_s, 0.0)
     lead = 0 if late_s < max(PRIMING_S, 1 / fps) else math.floor(late_s * fps + 1e-6)
     shown = numbers if constant else np.ceil(relative * fps - 0.5).astype(np.int64)
@@ -93,9 +94,7 @@ def timeline_of(
         length = max(round((relative[-1] + last_ticks * float(tick_s)) * fps), int(shown[-1]) + 1)
     notes = () if constant else (_variable_note(relative, fps),)
     if lead:
-        notes += (
-            f"the video begins {late_s:.3f} s late: its first frame is shown from the start of the file",
-        )
+        notes += (f"the video begins {late_s:.3f} s late: its first frame is shown until then",)
     return Timeline(
         fps=fps,
         frame_count=length + lead,
@@ -125,7 +124,8 @@ def _common_rate(relative: NDArray[np.float64]) -> Fraction | None:
     if len(relative) < 2:
         return None
     gaps = np.diff(relative)
-    median = np.median(gaps)
+    # One of the intervals, and never the mean of two different ones.
+    median = np.sort(gaps)[(len(gaps) - 1) // 2]
     rate = min(1 / float(gaps[np.abs(gaps - median) <= median / 4].mean()), HIGHEST_FPS)
     nearest = min(USUAL_RATES, key=lambda usual: abs(float(usual) - rate))
     near = abs(float(nearest) - rate) < 0.01 * rate
