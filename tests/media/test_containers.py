@@ -121,7 +121,8 @@ def test_a_clip_of_variable_rate_keeps_its_times(tmp_path, suffix, times):
     path = write_clip(tmp_path / f"a.{suffix}", times, flashing(times), tick=Fraction(1, 1000), audio_s=3.0)
     clip = read_video(path)
     assert len(clip.read()) == clip.frame_count
-    assert clip.frame_count / clip.fps == pytest.approx(3.0, abs=0.11)
+    # How long the last frame is shown is not in every file, and at most as long as the one before.
+    assert times[-1] < clip.frame_count / clip.fps < times[-1] + 0.55
     assert flash_of(clip) == pytest.approx(FLASH_S, abs=0.5 / clip.fps + 2e-3)
     assert click_of(clip) == pytest.approx(CLICK_S, abs=0.5 / clip.fps + 2e-3)
     assert any("resampled" in note for note in clip.notes)
@@ -265,7 +266,8 @@ def test_the_pixel_aspect_is_applied(tmp_path, aspect, size):
         ("libx264", "yuv420p"), ("libx264", "yuvj420p"), ("libx264", "yuv422p"), ("libx264", "yuv444p"),
         ("libx264", "yuv420p10le"), ("libx264", "yuv422p10le"), ("libx264", "yuv444p10le"),
         ("libx265", "yuv420p10le"), ("libx265", "gbrp"), ("libsvtav1", "yuv420p10le"),
-        ("ffv1", "yuv444p16le"), ("libvpx-vp9", "yuv444p"), ("prores_ks", "yuv422p10le"), ("mjpeg", "yuvj444p"),
+        ("ffv1", "yuv444p16le"), ("libvpx-vp9", "yuv444p"), ("prores_ks", "yuv422p10le"),
+        ("mjpeg", "yuvj444p"),
     ],
 )  # fmt: skip
 def test_every_pixel_format_has_the_same_levels(tmp_path, codec, pix_fmt):
@@ -338,7 +340,7 @@ def test_an_animated_webp_of_variable_rate_keeps_its_times(tmp_path):
         tmp_path / "a.webp", save_all=True, append_images=images[1:], duration=lengths, lossless=True
     )
     clip = read_video(tmp_path / "a.webp")
-    assert clip.frame_count / clip.fps == pytest.approx(2.5)
+    assert clip.frame_count / clip.fps == pytest.approx(2.5, abs=0.5 / clip.fps)
     assert flash_of(clip) == pytest.approx(FLASH_S, abs=0.5 / clip.fps)
 
 
