@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..media import to_signed
+from ..run.request import Request
 from ..shapes import ClipPlan, frames_of, latent_frames_of
 from ..types import Numerics
 from .conditioning import WholeVideo
@@ -34,10 +35,14 @@ def add_audio(
 ) -> Edit:
     """The source's own frames, never encoded again, with generated audio of the same length.
 
-    The model is conditioned on the first frames of the source, the largest 8k + 1 that it has. Audio louder
+    The model is conditioned on the first frames of the source, the largest 8k + 1 that it has, scaled down to
+    the size of its recipe where they are larger. Audio louder
     than ``ceiling_db`` is scaled down as a whole. ``options`` are those of :func:`extend`.
     """
-    plan = plan_audio(source, ceiling_db, numerics=pipeline.numerics)
+    usual = pipeline.resolve(Request(prompt=prompt))
+    assert usual.width is not None
+    assert usual.height is not None
+    plan = plan_audio(source, ceiling_db, numerics=pipeline.numerics, max_pixels=usual.width * usual.height)
     return make_edit(pipeline, plan, prompt, **{**options, "stages": 1})
 
 
@@ -65,6 +70,7 @@ class AddedAudio:
             height=source.size[1],
             fps=source.fps,
             rate=rate,
+            unchanged=source.file,
             settings={**sampled.settings(), "add_audio": {"ceiling_db": self.ceiling_db}},
         )
 
@@ -75,10 +81,20 @@ class AddedAudio:
         )
 
 
-def plan_audio(source: Footage, ceiling_db: float = CEILING_DB, *, numerics: Numerics) -> AddedAudio:
-    """Plan the run that generates audio for a source."""
+def plan_audio(
+    source: Footage,
+    ceiling_db: float = CEILING_DB,
+    *,
+    numerics: Numerics,
+    max_pixels: int | None = None,
+) -> AddedAudio:
+    """Plan the run that generates audio for a source, at no more than ``max_pixels`` pixels a frame."""
     usable = frames_of(latent_frames_of(len(source.frames)))
-    return AddedAudio(source=source, clip=source.plan(usable, numerics=numerics), ceiling_db=ceiling_db)
+    return AddedAudio(
+        source=source,
+        clip=source.plan(usable, numerics=numerics, max_pixels=max_pixels),
+        ceiling_db=ceiling_db,
+    )
 
 
 def text_to_audio(

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TypeAlias
 
+import av
 import torch
 from torch import Tensor
 
 from .images import FitMode, fit_image
+from .packets import VideoFile
 from .video_in import VideoClip
 
 
@@ -58,7 +60,10 @@ class ClipFrames:
         Raises ValueError for a file that is damaged or ends before its declared length.
         """
         first, stop, _ = index.indices(len(self))
-        frames = list(islice(self._from(first), max(stop - first, 0)))
+        try:
+            frames = list(islice(self._from(first), max(stop - first, 0)))
+        except av.error.FFmpegError as error:
+            raise ValueError(f"{self.clip.path} is damaged: {error}; convert it again") from error
         if len(frames) < stop - first:
             raise ValueError(
                 f"{self.clip.path} ends at frame {self.first + first + len(frames)} of "
@@ -83,6 +88,13 @@ class ClipFrames:
     def fitted(self, width: int, height: int, fit: FitMode) -> ClipFrames:
         """The same frames fitted to a size."""
         return replace(self, size=(width, height), fit=fit)
+
+    @property
+    def is_whole_file(self) -> bool:
+        """Whether these are all frames of a video file, at its own size."""
+        clip = self.clip
+        part = clip.start_s > 0 or clip.max_frames is not None or len(self) < clip.frame_count
+        return not part and self.size is None and isinstance(clip.source, VideoFile)
 
     def _from(self, first: int) -> Iterator[Tensor]:
         """Decoded frames from ``first`` on."""
