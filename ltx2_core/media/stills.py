@@ -73,15 +73,14 @@ class AnimatedWebP:
 
     @classmethod
     def open(cls, path: Path, background: Colour) -> AnimatedWebP:
-        with Image.open(path) as image:
-            check_pixels(path, *image.size)
-            durations = []
-            for number in range(getattr(image, "n_frames", 1)):
-                image.seek(number)
-                # The duration of a frame is known after it is decoded.
-                image.load()
-                durations.append(max(int(image.info.get("duration", 0)), 1))
-            width, height = image.size
+        """Raises ValueError for a file that is damaged or too large."""
+        try:
+            with Image.open(path) as image:
+                width, height = image.size
+                check_pixels(path, width, height)
+                durations = list(_durations(image))
+        except (OSError, SyntaxError, EOFError) as error:
+            raise ValueError(f"cannot read {path} as an animation: {error}") from error
         ticks = [0, *accumulate(durations[:-1])]
         typical = Fraction(1000 * len(durations), sum(durations))
         timeline = timeline_of(ticks, MILLISECOND, start_s=0.0, last_ticks=durations[-1], declared=[typical])
@@ -93,6 +92,14 @@ class AnimatedWebP:
                 image.seek(number)
                 frame = _bytes(load_image(image, background=self.background))
                 yield Stored(number, partial(torch.clone, frame))
+
+
+def _durations(image: Image.Image) -> Iterator[int]:
+    """Milliseconds of each frame, which are known after it is decoded."""
+    for number in range(getattr(image, "n_frames", 1)):
+        image.seek(number)
+        image.load()
+        yield max(int(image.info.get("duration", 0)), 1)
 
 
 def is_animated_webp(path: Path) -> bool:
