@@ -46,6 +46,8 @@ def read_audio(
         with open_media(file, "audio") as container:
             if not container.streams.audio:
                 raise ValueError(f"{file} has no audio stream; use an audio file or a video with audio")
+            if container.streams.audio[0].codec_context is None:
+                raise ValueError(f"{file} has audio of a codec that PyAV cannot decode: convert it to AAC")
             samples, rate = _decode(container, start_s, duration_s)
     except (av.error.FFmpegError, UnicodeError) as error:
         raise ValueError(f"cannot decode the audio in {file}: {error}") from error

@@ -52,7 +52,16 @@ class VideoFile:
         )
 
     def stored(self, wanted: int) -> Iterator[Stored]:
-        """Decode from the last keyframe before stored frame ``wanted``; nothing earlier is yielded."""
+        """Decode from the last keyframe before stored frame ``wanted``; nothing earlier is yielded.
+
+        Raises ValueError for a damaged file.
+        """
+        try:
+            yield from self._decoded(wanted)
+        except av.error.FFmpegError as error:
+            raise ValueError(f"{self.path} is damaged: {error}; convert it again") from error
+
+    def _decoded(self, wanted: int) -> Iterator[Stored]:
         if wanted and not self.timeline.by_count:
             with open_video(self.path) as (container, stream):
                 container.seek(int(self.timeline.times[wanted]), stream=stream)
@@ -93,6 +102,8 @@ def open_video(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
         if not container.streams.video:
             raise ValueError(f"{path} has no video stream; read audio files with read_audio")
         stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise ValueError(f"{path} has video of a codec that PyAV cannot decode: convert it to H.264")
         check_pixels(path, stream.codec_context.width, stream.codec_context.height)
         stream.thread_type = "AUTO"
         yield container, stream

@@ -74,7 +74,8 @@ class PixelFormat:
             if alpha.min() < 255:
                 share = alpha.astype(np.float32) / 255
                 mixed = rgba[..., :3] * share + np.asarray(self.background, np.float32) * 255 * (1 - share)
-                return mixed.round().astype(np.uint8)
+                opaque: NDArray[np.uint8] = mixed.round().astype(np.uint8)
+                return opaque
         rgb: NDArray[np.uint8] = frame.to_ndarray(format="rgb24", **options)
         return rgb
 

@@ -79,7 +79,7 @@ class AnimatedWebP:
                 width, height = image.size
                 check_pixels(path, width, height)
                 durations = list(_durations(image))
-        except (OSError, SyntaxError, EOFError) as error:
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"cannot read {path} as an animation: {error}") from error
         ticks = [0, *accumulate(durations[:-1])]
         typical = Fraction(1000 * len(durations), sum(durations))
@@ -89,8 +89,11 @@ class AnimatedWebP:
     def stored(self, wanted: int) -> Iterator[Stored]:
         with Image.open(self.path) as image:
             for number in range(wanted, len(self.timeline.times)):
-                image.seek(number)
-                frame = _bytes(load_image(image, background=self.background))
+                try:
+                    image.seek(number)
+                    frame = _bytes(load_image(image, background=self.background))
+                except (OSError, SyntaxError) as error:
+                    raise ValueError(f"{self.path} is damaged: {error}; convert it again") from error
                 yield Stored(number, partial(torch.clone, frame))
 
 
@@ -105,7 +108,7 @@ def _durations(image: Image.Image) -> Iterator[int]:
 def is_animated_webp(path: Path) -> bool:
     with path.open("rb") as stream:
         head = stream.read(21)
-    return head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and bool(head[20] & 2)
+    return head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and len(head) > 20 and bool(head[20] & 2)
 
 
 def _bytes(image: Tensor) -> Tensor:

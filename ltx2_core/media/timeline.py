@@ -92,7 +92,7 @@ def timeline_of(
     if not constant:
         # A last frame of unknown length is shown for one frame of the clip.
         length = max(round((relative[-1] + last_ticks * float(tick_s)) * fps), int(shown[-1]) + 1)
-    notes = () if constant else (_variable_note(relative, fps),)
+    notes: tuple[str, ...] = () if constant else (_variable_note(relative, fps),)
     if lead:
         notes += (f"the video begins {late_s:.3f} s late: its first frame is shown until then",)
     return Timeline(
@@ -111,7 +111,8 @@ def _distinct(times: NDArray[np.int64]) -> NDArray[np.int64]:
     if len(times) < 3:
         return times
     gaps = np.diff(times)
-    return times[np.append(gaps * 20 >= np.median(gaps), True)]
+    distinct: NDArray[np.int64] = times[np.append(gaps * 20 >= np.median(gaps), True)]
+    return distinct
 
 
 def _on_grid(relative: NDArray[np.float64], rate: Fraction) -> bool:

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import av
 import torch
 from torch import Tensor
 
@@ -81,10 +80,7 @@ class VideoClip:
 
         Raises ValueError if there are none or the file is damaged.
         """
-        try:
-            frames = list(self.frames(first, count))
-        except av.error.FFmpegError as error:
-            raise ValueError(f"{self.path} is damaged: {error}; convert it again") from error
+        frames = list(self.frames(first, count))
         if not frames:
             self.check_not_empty()
             raise ValueError(f"{self.path} has no frame {first}; it has {self.frame_count}")

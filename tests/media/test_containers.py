@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import random
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -386,3 +388,23 @@ def test_a_writer_and_a_reader_agree(tmp_path):
         writer.write_audio(torch.zeros(2, 12000))
     clip = read_video(tmp_path / "a.mp4")
     assert (clip.frame_count, clip.fps, clip.notes) == (17, pytest.approx(24000 / 1001), ())
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "webm", "avi", "gif", "webp"])
+def test_a_damaged_file_is_read_in_part_or_refused_in_one_line(tmp_path, suffix):
+    if suffix == "webp":
+        images = [Image.new("RGB", (32, 16), (level,) * 3) for level in (20, 90, 160)]
+        images[0].save(tmp_path / "a.webp", save_all=True, append_images=images[1:], duration=40)
+    else:
+        write_clip(tmp_path / f"a.{suffix}", [n / 25 for n in range(9)], [20 * n for n in range(9)], fps=25)
+    whole, damaged = (tmp_path / f"a.{suffix}").read_bytes(), tmp_path / f"b.{suffix}"
+    rng = random.Random(16)
+    for _ in range(30):
+        data = bytearray(whole)
+        for _ in range(rng.choice((1, 3, 20))):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        damaged.write_bytes(data[: rng.choice((len(data), rng.randrange(1, len(data))))])
+        with contextlib.suppress(ValueError):
+            list(itertools.islice(read_video(damaged).frames(), 50))
+        with contextlib.suppress(ValueError):
+            read_audio(damaged)
