@@ -170,7 +170,8 @@ def test_a_stream_that_begins_later_keeps_its_offset(tmp_path, suffix, late, whi
     clip = read_video(path)
     assert flash_of(clip) == pytest.approx(FLASH_S, abs=0.5 / 25 + 1e-3)
     assert click_of(clip) == pytest.approx(CLICK_S, abs=0.5 / 25 + 1e-3)
-    assert clip.frame_count == 60 + (round(late * 25) if which == "video" else 0)
+    # Some muxers move the video by the silence that AAC begins with, up to a frame.
+    assert clip.frame_count == pytest.approx(60 + (late * 25 if which == "video" else 0), abs=1)
     assert bool(clip.notes) == (which == "video")
 
 
