@@ -202,8 +202,8 @@ class Edit:
 
     def _copy(self, clip: VideoClip, path: str | os.PathLike[str]) -> None:
         waveform, rate = playable(*self.audio())
-        zero_s = clip.timeline.zero_s
-        copy_with_audio(clip.path, path, waveform, rate, zero_s=zero_s, metadata=self._tags())
+        origin_s = clip.timeline.origin_s
+        copy_with_audio(clip.path, path, waveform, rate, origin_s=origin_s, metadata=self._tags())
 
     def _tags(self) -> dict[str, str]:
         return {METADATA_KEY: json.dumps(dict(self.settings))}

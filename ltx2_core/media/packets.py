@@ -109,6 +109,18 @@ def open_video(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
         yield container, stream
 
 
+def _start_s(container: Any, stream: Any, packets: list[tuple[Any, Any, int]]) -> float:
+    """The time stamp of the video at which the audio starts; that of its first frame without audio."""
+    times = [pts for pts, _, _ in packets if pts is not None]
+    if not container.streams.audio and times:
+        return float(min(times) * stream.time_base)
+    start_s = float(container.start_time or 0) / av.time_base
+    if container.format.name == "avi" and times and packets[0][1] is not None:
+        # AVI has no presentation times, and those made up for it are late by the delay of B-frames.
+        start_s += float((min(times) - packets[0][1]) * stream.time_base)
+    return start_s
+
+
 def _read_timeline(path: Path) -> Timeline:
     """The time line from the time stamps of all packets; none of them is decoded."""
     with open_video(path) as (container, stream):
@@ -122,7 +134,7 @@ def _read_timeline(path: Path) -> Timeline:
             raise ValueError(f"{path} is damaged: {error}; convert it again") from error
         rates = (stream.average_rate, stream.guessed_rate)
         declared = [Fraction(rate) for rate in rates if rate]
-        start_s, tick_s = (container.start_time or 0) / av.time_base, Fraction(stream.time_base)
+        start_s, tick_s = _start_s(container, stream, packets), Fraction(stream.time_base)
     ticks = [pts for pts, _, _ in packets]
     by_count = not ticks or None in ticks
     if by_count:

@@ -28,7 +28,7 @@ BLOCK = 1024
 
 
 class CannotCopy(ValueError):
-    """The video of a file has a codec that an MP4 cannot hold."""
+    """The video of a file has a codec, or packets without times, that an MP4 cannot hold."""
 
 
 def copy_with_audio(
@@ -37,17 +37,18 @@ def copy_with_audio(
     waveform: Tensor,
     rate: int,
     *,
-    zero_s: float = 0.0,
+    origin_s: float = 0.0,
     metadata: Mapping[str, str] | None = None,
     overwrite: bool = True,
 ) -> None:
     """Write an MP4 with the video packets of ``source`` and ``waveform`` (C, S), C 1 or 2, at ``rate`` Hz.
 
     The packets, their time stamps, rotation, colour tags, and subtitles that an MP4 can hold are those of the
-    source; its audio is replaced. The new audio begins ``zero_s`` seconds after the start of the source.
+    source; its audio is replaced. The new audio begins at the time stamp ``origin_s`` of
+    the source.
 
-    Raises CannotCopy, before anything is written, for a codec that an MP4 cannot hold, ValueError for audio
-    that cannot be encoded, and what :func:`open_media` and :class:`VideoWriter` raise.
+    Raises CannotCopy for a codec that an MP4 cannot hold and packets without times, ValueError for audio that
+    cannot be encoded, and what :func:`open_media` and :class:`VideoWriter` raise.
     """
     if rate not in AAC_RATES:
         raise ValueError(f"AAC has no sample rate of {rate} Hz; resample to one of {AAC_RATES}")
@@ -64,14 +65,18 @@ def copy_with_audio(
             copies = _copied_streams(Path(source), container, output)
             audio = output.add_stream("aac", rate=rate, layout="stereo")
             audio.bit_rate = AAC_BIT_RATE
-            _mux(container, output, copies, _Blocks(output, audio, samples, rate), zero_s)
+            try:
+                _mux(container, output, copies, _Blocks(output, audio, samples, rate), origin_s)
+            except av.error.FFmpegError as error:
+                raise CannotCopy(f"the packets of {source} cannot be copied ({error})") from error
 
 
 def _copied_streams(source: Path, container: Any, output: Any) -> dict[int, Any]:
     """The output's stream for each stream of the source that is copied; the first video stream must be."""
     copies = {}
     for stream in container.streams:
-        if stream.type not in ("video", "subtitle") or not _fits(stream):
+        cover = "attached_pic" in str(stream.disposition)
+        if stream.type not in ("video", "subtitle") or cover or not _fits(stream):
             if stream is container.streams.video[0]:
                 raise CannotCopy(f"an MP4 cannot hold the {stream.codec_context.name} video of {source}")
             if stream.type != "audio":
@@ -112,9 +117,9 @@ class _Blocks:
             self.position += piece.shape[1]
 
 
-def _mux(container: Any, output: Any, copies: Mapping[int, Any], audio: _Blocks, zero_s: float) -> None:
+def _mux(container: Any, output: Any, copies: Mapping[int, Any], audio: _Blocks, origin_s: float) -> None:
     """Copy the packets of the source, moved so that its clip begins at 0, between blocks of audio."""
-    zero = Fraction(container.start_time or 0, av.time_base) + Fraction(zero_s)
+    zero = Fraction(origin_s)
     streams: Iterable[Any] = [stream for stream in container.streams if stream.index in copies]
     for packet in container.demux(*streams):
         if packet.dts is None and packet.pts is None:

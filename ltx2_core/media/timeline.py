@@ -30,7 +30,8 @@ Encoders put a few milliseconds of silence before the audio; the audio is cut th
 class Timeline:
     """The time line of a video stream, resampled to a constant rate.
 
-    Frame ``k`` of the clip is at ``zero_s + k / fps`` seconds after the start of the file. ``times`` are the
+    Frame ``k`` of the clip is at ``zero_s + k / fps`` seconds after the start of the file, which
+    is ``origin_s + k / fps`` by the time stamps of the stream. ``times`` are the
     presentation times of the stored frames in ticks of the stream, ascending, and ``first_shown`` the frame
     of the clip at which each of them appears. ``by_count`` is True where decoded frames carry no time stamps
     and are identified by their order. ``notes`` say what was changed, for a report.
@@ -39,6 +40,7 @@ class Timeline:
     fps: float
     frame_count: int
     zero_s: float
+    origin_s: float
     times: NDArray[np.int64]
     first_shown: NDArray[np.int64]
     by_count: bool = False
@@ -99,6 +101,7 @@ def timeline_of(
         fps=fps,
         frame_count=length + lead,
         zero_s=late_s - lead / fps,
+        origin_s=float(times[0] * tick_s) - lead / fps,
         times=times,
         first_shown=shown + lead,
         by_count=by_count,

@@ -149,3 +149,19 @@ def test_a_large_source_is_scaled_to_the_recipe_for_its_audio(pipeline):
     clip = plan_audio(source, numerics=pipeline.numerics, max_pixels=768 * 512).clip
     assert clip.width * clip.height < 1.1 * 768 * 512
     assert clip.width / clip.height == pytest.approx(1920 / 1080, rel=0.06)
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [("avi", "mpeg4"), ("avi", "libx264"), ("ts", "libx264")])
+def test_containers_without_exact_times_get_audio_too(pipeline, tmp_path, suffix, codec):
+    path, saved = tmp_path / f"a.{suffix}", tmp_path / "out.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10, options={"bf": "2"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for level in range(0, 250, 25):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), level, np.uint8))))
+        container.mux(stream.encode(None))
+    source = Footage.read(path)
+    add_audio(pipeline, "a ball", source, **QUICK).save(saved)
+    clip = read_video(saved)
+    assert (clip.frame_count, clip.has_audio) == (10, True)
+    assert (clip.read() - source.frames[:]).abs().max() < 0.05
