@@ -15,6 +15,7 @@ from typing import Any
 import av
 import numpy as np
 import torch
+from av.stream import Disposition
 from torch import Tensor
 
 from .atomic import check_output, replacing
@@ -75,7 +76,7 @@ def _copied_streams(source: Path, container: Any, output: Any) -> dict[int, Any]
     """The output's stream for each stream of the source that is copied; the first video stream must be."""
     copies = {}
     for stream in container.streams:
-        cover = "attached_pic" in str(stream.disposition)
+        cover = bool(stream.disposition & Disposition.attached_pic)
         if stream.type not in ("video", "subtitle") or cover or not _fits(stream):
             if stream is container.streams.video[0]:
                 raise CannotCopy(f"an MP4 cannot hold the {stream.codec_context.name} video of {source}")
