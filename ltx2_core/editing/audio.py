@@ -18,7 +18,7 @@ from ..shapes import ClipPlan, frames_of, latent_frames_of
 from ..types import Numerics
 from .conditioning import WholeVideo
 from .edit import make_edit, sampled_clip
-from .footage import CHUNK_FRAMES, Edit, Footage
+from .footage import Edit, Footage
 from .protocols import Encoders, Pipeline, SampledClip, StageInput, Waveform
 
 CEILING_DB = -1.0
@@ -35,12 +35,14 @@ def add_audio(
 ) -> Edit:
     """The decoded frames of the source, at their own size, with generated audio of the same length.
 
-    They do not pass through the video VAE; only a saved file compresses them again. The model is conditioned
-    on the first frames of the source, the largest 8k + 1 that it has. Audio louder than ``ceiling_db`` is
-    scaled down as a whole. ``options`` are those of :func:`extend`.
+    The model is conditioned on the first frames of the source, the largest 8k + 1 that it has, scaled down to
+    the size of its recipe where they are larger. Audio louder
+    than ``ceiling_db`` is scaled down as a whole. ``options`` are those of :func:`extend`.
     """
-    plan = plan_audio(source, ceiling_db, numerics=pipeline.numerics)
-    # A second stage refines frames, and these are preserved.
+    usual = pipeline.resolve(Request(prompt=prompt))
+    assert usual.width is not None
+    assert usual.height is not None
+    plan = plan_audio(source, ceiling_db, numerics=pipeline.numerics, max_pixels=usual.width * usual.height)
     return make_edit(pipeline, plan, prompt, **{**options, "stages": 1})
 
 
@@ -61,13 +63,14 @@ class AddedAudio:
         source = self.source
         track, rate = fitted_audio(sampled.audio(), source.seconds, self.ceiling_db)
         return Edit(
-            frame_chunks=lambda: iter(to_signed(chunk) for chunk in source.frames.split(CHUNK_FRAMES)),
+            frame_chunks=lambda: map(to_signed, source.chunks()),
             audio_chunks=lambda: iter((track,)),
             frame_count=len(source.frames),
             width=source.size[0],
             height=source.size[1],
             fps=source.fps,
             rate=rate,
+            unchanged=source.file,
             settings={**sampled.settings(), "add_audio": {"ceiling_db": self.ceiling_db}},
         )
 
@@ -78,10 +81,20 @@ class AddedAudio:
         )
 
 
-def plan_audio(source: Footage, ceiling_db: float = CEILING_DB, *, numerics: Numerics) -> AddedAudio:
-    """Plan the run that generates audio for a source."""
+def plan_audio(
+    source: Footage,
+    ceiling_db: float = CEILING_DB,
+    *,
+    numerics: Numerics,
+    max_pixels: int | None = None,
+) -> AddedAudio:
+    """Plan the run that generates audio for a source, at no more than ``max_pixels`` pixels a frame."""
     usable = frames_of(latent_frames_of(len(source.frames)))
-    return AddedAudio(source=source, clip=source.plan(usable, numerics=numerics), ceiling_db=ceiling_db)
+    return AddedAudio(
+        source=source,
+        clip=source.plan(usable, numerics=numerics, max_pixels=max_pixels),
+        ceiling_db=ceiling_db,
+    )
 
 
 def text_to_audio(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from ..run.generation import Generation
@@ -48,7 +49,10 @@ def make_edit(pipeline: Pipeline, plan: EditPlan, prompt: str, **options: Any) -
     if "fps" in options:
         raise TypeError("fps is that of the source of an edit and cannot be set")
     options.update(size, fps=plan.source.fps)
-    return plan.finish(sampled_clip(pipeline, prompt, lambda: plan.conditioning(pipeline), **options))
+    edit = plan.finish(sampled_clip(pipeline, prompt, lambda: plan.conditioning(pipeline), **options))
+    if not plan.source.notes:
+        return edit
+    return replace(edit, settings={**edit.settings, "source_notes": [*plan.source.notes]})
 
 
 def sampled_clip(

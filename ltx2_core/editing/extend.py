@@ -168,11 +168,10 @@ def joined_frames(
     The last ``fade`` frames of the source, at most ``keep``, are cross-faded with them.
     """
     fade = min(fade, keep)
-    before, tail = len(source.frames) - fade, to_signed(source.frames[len(source.frames) - fade :])
+    before = len(source.frames) - fade
     for start in range(0, before, CHUNK_FRAMES):
         yield to_signed(source.frames[start : min(start + CHUNK_FRAMES, before)])
-    position = 0
-    # The run is rounded up to 8k + 1 frames; those after the new ones are dropped.
+    position, tail = 0, to_signed(source.frames[before:])
     for chunk in take(sampled, keep - fade, fade + new):
         mixed = max(0, min(fade - position, len(chunk)))
         if mixed:

@@ -6,6 +6,8 @@ Letters: N frames, H W pixel rows and columns, C channels, S samples.
 from __future__ import annotations
 
 import json
+import logging
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,13 +18,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..audio import resample
-from ..media import VideoWriter, fit_image, read_video
+from ..media import VideoClip, VideoWriter, fit_image, read_video
+from ..media.clip_frames import ClipFrames, Frames
 from ..media.images import FitMode
+from ..media.remux import CannotCopy, copy_with_audio
 from ..run.generation import METADATA_KEY, playable
 from ..shapes import ClipPlan, Snap, plan_clip
 from ..types import Numerics
 from .protocols import Waveform
 from .renamed import renamed
+
+log = logging.getLogger(__name__)
 
 CHUNK_FRAMES = 32
 """Source frames that are converted at a time."""
@@ -33,13 +39,16 @@ CHUNK_FRAMES = 32
 class Footage:
     """The source of an edit: frames (N, 3, H, W) in [0, 1], their rate, and the audio ((C, S), Hz) if any.
 
-    ``fit`` says how frames of another size are cut to the grid, see :func:`~ltx2_core.media.fit_image`.
+    The frames are in memory, or those of a file, which are decoded as they are needed. ``notes`` say what was
+    changed when the file was read, for a report. ``fit`` says how frames of another size are cut to the grid,
+    see :func:`~ltx2_core.media.fit_image`.
     """
 
-    frames: Tensor
+    frames: Frames
     fps: float
     audio: Waveform | None = None
     fit: FitMode = "official"
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 4 or self.frames.shape[1] != 3 or not len(self.frames):
@@ -49,9 +58,9 @@ class Footage:
     def read(
         cls, path: str | os.PathLike[str], *, start_s: float = 0.0, max_frames: int | None = None
     ) -> Footage:
-        """Read a video file, or a part of it. Raises what ``read_video`` raises."""
+        """Open a video file, or a part of it; only its audio is read. Raises what ``read_video`` raises."""
         clip = read_video(path, start_s=start_s, max_frames=max_frames)
-        return cls(frames=clip.read(), fps=clip.fps, audio=clip.audio())
+        return cls(frames=ClipFrames.of(clip), fps=clip.fps, audio=clip.audio(), notes=clip.notes)
 
     @property
     def seconds(self) -> float:
@@ -62,20 +71,47 @@ class Footage:
         """(width, height)."""
         return self.frames.shape[3], self.frames.shape[2]
 
-    def plan(self, frames: int, *, stages: int = 1, numerics: Numerics = Numerics.OFFICIAL) -> ClipPlan:
-        """The shortest plan of at least ``frames`` frames, at the size on the grid nearest to its own."""
-        # Only the length is rounded up. The size is rounded to the nearest, hence the second plan.
+    @property
+    def file(self) -> VideoClip | None:
+        """The video file whose frames these are, all of them and unchanged; None for any other source."""
+        whole = isinstance(self.frames, ClipFrames) and self.frames.is_whole_file
+        return self.frames.clip if whole and isinstance(self.frames, ClipFrames) else None
+
+    def plan(
+        self,
+        frames: int,
+        *,
+        stages: int = 1,
+        numerics: Numerics = Numerics.OFFICIAL,
+        max_pixels: int | None = None,
+    ) -> ClipPlan:
+        """The shortest plan of at least ``frames`` frames, at the size on the grid nearest to its own.
+
+        With ``max_pixels`` a source of larger frames is planned at the same proportions with about as many.
+        """
+        width, height = self.size
+        if max_pixels is not None and width * height > max_pixels:
+            scale = math.sqrt(max_pixels / (width * height))
+            width, height = round(width * scale), round(height * scale)
         longer = plan_clip(
-            *self.size, frames=frames, fps=self.fps, snap=Snap.CEIL, stages=stages, numerics=numerics
+            width, height, frames=frames, fps=self.fps, snap=Snap.CEIL, stages=stages, numerics=numerics
         )
-        return plan_clip(*self.size, frames=longer.frames, fps=self.fps, stages=stages, numerics=numerics)
+        return plan_clip(width, height, frames=longer.frames, fps=self.fps, stages=stages, numerics=numerics)
 
     def part(self, first: int, stop: int | None = None) -> Footage:
         """The frames ``first`` to ``stop - 1``, counted as in a slice, without audio."""
-        return replace(self, frames=self.frames[first:stop], audio=None)
+        frames = self.frames
+        part = frames.part(first, stop) if isinstance(frames, ClipFrames) else frames[first:stop]
+        return replace(self, frames=part, audio=None)
+
+    def chunks(self) -> Iterator[Tensor]:
+        """The frames, ``CHUNK_FRAMES`` at a time."""
+        return iter(self.frames.split(CHUNK_FRAMES))
 
     def fitted(self, clip: ClipPlan) -> Footage:
         """The source cut around its centre to the size of a plan."""
+        if isinstance(self.frames, ClipFrames):
+            return replace(self, frames=self.frames.fitted(clip.width, clip.height, self.fit))
         return replace(self, frames=fit_image(self.frames, clip.width, clip.height, mode=self.fit))
 
     def track(self, channels: int, rate: int, seconds: float) -> Tensor:
@@ -96,6 +132,7 @@ class Edit:
     ``frame_chunks()`` yields ``frame_count`` frames in chunks (N, 3, H, W) in [-1, 1]; ``audio_chunks()``
     yields chunks (C, S) at ``rate`` Hz. ``byte_chunks()`` yields the frames as uint8, for a file, where the
     decoder can convert them before they leave the device. ``settings`` are JSON values for the file's tags.
+    ``unchanged`` is the file whose frames these are, if nothing of the video is new.
     """
 
     frame_chunks: Callable[[], Iterator[Tensor]]
@@ -107,6 +144,7 @@ class Edit:
     rate: int
     settings: Mapping[str, Any] = field(default_factory=dict)
     byte_chunks: Callable[[], Iterator[Tensor]] | None = None
+    unchanged: VideoClip | None = None
 
     def frames(self) -> Tensor:
         """All frames at once, (N, 3, H, W) in [-1, 1]."""
@@ -125,26 +163,35 @@ class Edit:
     ) -> None:
         """Write an MP4 (H.264, AAC) whose frames and audio are interleaved as they are decoded.
 
-        ``on_frames`` is called with (frames written, all frames). Raises what
-        :class:`~ltx2_core.media.VideoWriter` raises.
+        Video of an ``unchanged`` file is copied and not encoded, unless an MP4 cannot hold it. An encoded
+        video of odd size loses its last row or column, which H.264 cannot hold. ``on_frames`` is called with
+        (frames written, all frames). Raises what :class:`~ltx2_core.media.VideoWriter` raises.
         """
+        if self.unchanged is not None:
+            try:
+                self._copy(self.unchanged, path)
+            except CannotCopy as error:
+                log.warning("%s: it is encoded as H.264", error)
+            else:
+                if on_frames is not None:
+                    on_frames(self.frame_count, self.frame_count)
+                return
+        width, height = self.width // 2 * 2, self.height // 2 * 2
         audio = iter(self.audio_chunks())
         # AAC has a fixed list of rates, so the file's rate may differ from that of the audio.
         _, rate = playable(torch.zeros(2, 64), self.rate)
         written = 0
         with VideoWriter(
             path,
-            width=self.width,
-            height=self.height,
+            width=width,
+            height=height,
             fps=self.fps,
             sample_rate=rate,
-            metadata={METADATA_KEY: json.dumps(dict(self.settings))},
+            metadata=self._tags(),
             crf=crf,
         ) as writer:
             for chunk in (self.byte_chunks or self.frame_chunks)():
-                writer.write_frames(chunk)
-                # Audio is only computed up to the frames that are written, so that neither stream
-                # accumulates.
+                writer.write_frames(chunk[..., :height, :width])
                 while written < (writer.frame_count / self.fps) * self.rate:
                     piece = next(audio, None)
                     if piece is None:
@@ -153,6 +200,14 @@ class Edit:
                     writer.write_audio(playable(piece, self.rate)[0])
                 if on_frames is not None:
                     on_frames(writer.frame_count, self.frame_count)
+
+    def _copy(self, clip: VideoClip, path: str | os.PathLike[str]) -> None:
+        waveform, rate = playable(*self.audio())
+        origin_s = clip.timeline.origin_s
+        copy_with_audio(clip.path, path, waveform, rate, origin_s=origin_s, metadata=self._tags())
+
+    def _tags(self) -> dict[str, str]:
+        return {METADATA_KEY: json.dumps(dict(self.settings))}
 
 
 def cross_fade(before: Tensor, after: Tensor, at: int, length: int) -> Tensor:

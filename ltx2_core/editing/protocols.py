@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ..conditioning.items import Conditioning
+from ..media.clip_frames import Frames
 from ..run.generation import Generation
 from ..run.progress import OnStep, Stop
 from ..run.request import Request
@@ -29,7 +30,7 @@ OnSampled = Callable[[Generation], None]
 class Encoders(Protocol):
     """Encodes frames and audio; :class:`~ltx2_core.run.codecs.Codecs` and the VAEs of ComfyUI both can."""
 
-    def encode_video(self, frames: Tensor) -> Tensor:
+    def encode_video(self, frames: Frames) -> Tensor:
         """frames (8k + 1, 3, H, W) in [0, 1] -> normalised latent (1, 128, k + 1, H / 32, W / 32)."""
         ...
 

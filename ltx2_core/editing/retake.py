@@ -157,11 +157,11 @@ def retaken_frames(
         chunk = chunk[: total - position]
         if paste:
             chunk = chunk.clone()
-            for number in range(len(chunk)):
-                frame = position + number
+            own = source.frames[position : position + len(chunk)]
+            for number in range(len(own)):
                 # Latent frame 0 stands for frame 0, and each later one for eight frames.
-                if frame < len(source.frames) and not regenerated[latent_frames_of(frame + 8) - 1]:
-                    chunk[number] = to_signed(source.frames[frame])
+                if not regenerated[latent_frames_of(position + number + 8) - 1]:
+                    chunk[number] = to_signed(own[number])
         position += len(chunk)
         yield chunk
     if position < total:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from ..media import read_video
+from ..media import VideoClip, read_video
 
 
 class FrameSource(Protocol):
@@ -51,26 +51,41 @@ class FramesInMemory:
 
 @dataclass(frozen=True, eq=False)
 class FramesInFile:
-    """The frames of a video file."""
+    """The frames of a video file, decoded when a part is read."""
 
-    path: Path
-    fps: float
-    frame_count: int
-    width: int
-    height: int
+    clip: VideoClip
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> FramesInFile:
-        """Open a video file, of which nothing is decoded yet. Raises what ``read_video`` raises."""
-        clip = read_video(path)
-        return cls(Path(path), clip.fps, clip.frame_count, clip.width, clip.height)
+        """Raises what ``read_video`` raises."""
+        return cls(read_video(path))
+
+    @property
+    def path(self) -> Path:
+        return self.clip.path
+
+    @property
+    def fps(self) -> float:
+        return self.clip.fps
+
+    @property
+    def frame_count(self) -> int:
+        return self.clip.frame_count
+
+    @property
+    def width(self) -> int:
+        return self.clip.width
+
+    @property
+    def height(self) -> int:
+        return self.clip.height
 
     @property
     def identity(self) -> str:
         return f"{self.path.name} {self.path.stat().st_size}"
 
     def part(self, first: int, count: int) -> Tensor:
-        return read_video(self.path, start_s=first / self.fps, max_frames=count).read()
+        return self.clip.read(first, count)
 
 
 def source_frames(source: FrameSource, first: int, count: int) -> Tensor:

@@ -17,6 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .container import open_media
+
+LONGEST_GAP_S = 600
+"""Longer gaps in the time stamps of audio are damage and not silence."""
+SHORTEST_GAP_S = 0.1
+"""Shorter ones are rounding of the container."""
+
 
 def read_audio(
     path: str | os.PathLike[str], *, start_s: float = 0.0, duration_s: float | None = None
@@ -35,12 +42,12 @@ def read_audio(
     if duration_s is not None and not duration_s > 0:
         raise ValueError(f"duration_s must be positive; got {duration_s}")
     file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"no audio file at {file}")
     try:
-        with av.open(os.fspath(file)) as container:
+        with open_media(file, "audio") as container:
             if not container.streams.audio:
                 raise ValueError(f"{file} has no audio stream; use an audio file or a video with audio")
+            if container.streams.audio[0].codec_context is None:
+                raise ValueError(f"{file} has audio of a codec that PyAV cannot decode: convert it to AAC")
             samples, rate = _decode(container, start_s, duration_s)
     except (av.error.FFmpegError, UnicodeError) as error:
         raise ValueError(f"cannot decode the audio in {file}: {error}") from error
@@ -53,7 +60,7 @@ def read_audio(
 
 def has_audio(path: Path) -> bool:
     """Whether the file has an audio stream."""
-    with av.open(os.fspath(path)) as container:
+    with open_media(path) as container:
         return bool(container.streams.audio)
 
 
@@ -86,13 +93,23 @@ def _blocks(
     position: int | None = None
     # None at the end makes the resampler return the samples that it still buffers.
     for frame in chain(container.decode(stream), (None,)):
-        # Only the first frame's time is used; the samples after it are taken as continuous.
+        # Samples are continuous except for real gaps, because containers round the times of blocks.
         if position is None:
             if frame is None:
                 return
-            late_s = 0.0 if frame.time is None else frame.time - origin_s
-            position = max(round(late_s * rate), 0)
+            position = 0
+            position += _gap(frame, origin_s, rate, position, shortest_s=0.0)
+        elif frame is not None:
+            position += _gap(frame, origin_s, rate, position, shortest_s=SHORTEST_GAP_S)
         for resampled in resampler.resample(frame):
             block = np.asarray(resampled.to_ndarray(), dtype=np.float32)
             yield position, block
             position += block.shape[1]
+
+
+def _gap(frame: Any, origin_s: float, rate: int, position: int, *, shortest_s: float) -> int:
+    """Samples between ``position`` and the time of a block, 0 unless they are a gap in the recording."""
+    if frame.time is None:
+        return 0
+    missing = round((frame.time - origin_s) * rate) - position
+    return missing if shortest_s * rate <= missing <= LONGEST_GAP_S * rate else 0

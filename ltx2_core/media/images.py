@@ -5,8 +5,10 @@ Letters: N images or frames, H W pixel rows and columns. Images are RGB float32 
 
 from __future__ import annotations
 
+import io
 import math
 import os
+import warnings
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -15,43 +17,53 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
+
+from .container import check_pixels
 
 ITU_709 = 1
 """FFmpeg's number for the colour primaries, the transfer function and the matrix of BT.709."""
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor"
+Colour: TypeAlias = "tuple[float, float, float]"
+"""RGB in [0, 1]."""
+BLACK: Colour = (0.0, 0.0, 0.0)
 FitMode: TypeAlias = Literal["official", "comfy"]
 
 
-def load_image(source: ImageSource) -> Tensor:
+def load_image(source: ImageSource, *, background: Colour = BLACK) -> Tensor:
     """Load one image as (1, 3, H, W) float32 in [0, 1].
 
     A path or a Pillow image is rotated by its EXIF orientation, and the first frame of an animation is
     taken. An array is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), a tensor (C, H, W) or (1, C, H, W), both
-    uint8 or float in [0, 1]. Transparent pixels are blended with black.
+    uint8 or float in [0, 1]. Transparent pixels are blended with ``background``, RGB in [0, 1]. Colours
+    with an ICC profile become sRGB.
 
     Raises FileNotFoundError for a missing file, ValueError for one that is not a readable image and for
     arrays and tensors of another shape or range.
     """
     if isinstance(source, Tensor):
-        return _from_channels_first(source)
+        return _from_channels_first(source, background)
     if isinstance(source, np.ndarray):
         if source.ndim not in (2, 3):
             raise ValueError(
                 f"an image array has 2 or 3 axes, (H, W) or (H, W, C); got shape {tuple(source.shape)}"
             )
         array = source[:, :, None] if source.ndim == 2 else source
-        return _from_channels_first(torch.from_numpy(np.array(array)).permute(2, 0, 1))
+        return _from_channels_first(torch.from_numpy(np.array(array)).permute(2, 0, 1), background)
     if isinstance(source, Image.Image):
-        return _from_pillow(source)
+        return _from_pillow(source, background)
     path = Path(source)
     if not path.is_file():
         raise FileNotFoundError(f"no image file at {path}")
     try:
-        with Image.open(path) as image:
-            return _from_pillow(image)
+        # The limit below replaces that of Pillow, whose warning would come after the image is decoded.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                check_pixels(path, *image.size)
+                return _from_pillow(image, background)
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"cannot read {path} as an image ({error}); give a PNG, JPEG or WebP") from error
 
@@ -107,18 +119,43 @@ def to_bytes(frames: Tensor, *, first: int = 0) -> Tensor:
     return converted
 
 
-def _from_pillow(image: Image.Image) -> Tensor:
-    upright = ImageOps.exif_transpose(image)
+def _from_pillow(image: Image.Image, background: Colour) -> Tensor:
+    upright = _as_srgb(ImageOps.exif_transpose(image))
     if upright.mode.startswith("I"):
         # Pillow clips 16-bit grey to 255 when it converts to RGB, so it is scaled from 65535 here.
         grey = np.asarray(upright).astype(np.float32) / 65535.0
-        return _from_channels_first(torch.from_numpy(grey)[None].clamp(0.0, 1.0))
+        return _from_channels_first(torch.from_numpy(grey)[None].clamp(0.0, 1.0), background)
     has_alpha = "A" in upright.getbands() or "transparency" in upright.info
     pixels = np.array(upright.convert("RGBA" if has_alpha else "RGB"))
-    return _from_channels_first(torch.from_numpy(pixels).permute(2, 0, 1))
+    return _from_channels_first(torch.from_numpy(pixels).permute(2, 0, 1), background)
 
 
-def _from_channels_first(image: Tensor) -> Tensor:
+def _as_srgb(image: Image.Image) -> Image.Image:
+    """The image with the colours of its ICC profile converted to sRGB, if it has another profile.
+
+    Colours of a palette or 16-bit grey, and those of a damaged profile, stay as they are.
+    """
+    data = image.info.get("icc_profile")
+    if not data or image.mode not in ("L", "LA", "RGB", "RGBA", "CMYK"):
+        return image
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
+        if "sRGB" in ImageCms.getProfileDescription(profile):
+            return image
+        alpha = image.getchannel("A") if image.mode.endswith("A") else None
+        opaque = image if alpha is None else image.convert(image.mode[:-1])
+        converted = ImageCms.profileToProfile(
+            opaque, profile, ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+    except (ImageCms.PyCMSError, OSError):
+        return image
+    assert converted is not None
+    if alpha is not None:
+        converted.putalpha(alpha)
+    return converted
+
+
+def _from_channels_first(image: Tensor, background: Colour) -> Tensor:
     """(C, H, W) or (1, C, H, W), C of 1, 3 or 4 -> (1, 3, H, W) float32 in [0, 1]."""
     if image.ndim == 3:
         image = image[None]
@@ -138,7 +175,8 @@ def _from_channels_first(image: Tensor) -> Tensor:
     else:
         raise ValueError(f"images are uint8 or float in [0, 1]; got {image.dtype}")
     if image.shape[1] == 4:
-        return (image[:, :3] * image[:, 3:]).contiguous()
+        colour = torch.tensor(background, dtype=image.dtype, device=image.device).view(1, 3, 1, 1)
+        return (image[:, :3] * image[:, 3:] + colour * (1 - image[:, 3:])).contiguous()
     return image.expand(-1, 3, -1, -1).contiguous()
 
 

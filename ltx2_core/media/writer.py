@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext, suppress
 from fractions import Fraction
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .atomic import check_output, replacing
+from .container import open_media
 from .images import ITU_709, to_bytes, to_bytes_hwc
 from .x264 import repeatable_options
 
@@ -215,13 +215,8 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
 
     Raises FileNotFoundError for a missing file, ValueError for one that is not a media file.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no media file at {path}")
-    try:
-        with av.open(os.fspath(path)) as container:
-            return dict(container.metadata)
-    except (av.error.FFmpegError, UnicodeError) as error:
-        raise ValueError(f"cannot read {path} as a media file: {error}") from error
+    with open_media(path) as container:
+        return dict(container.metadata)
 
 
 def write_wav(path: str | os.PathLike[str], waveform: Tensor, rate: int) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..audio import decode_audio, encode_audio
 from ..loading import Component, Lora
 from ..media import to_signed
+from ..media.clip_frames import Frames
 from ..memory import DecodeChoice
 from ..shapes import SPATIAL_SCALE, ClipPlan, frames_of
 from ..types import AVLatent, TextContext
@@ -64,13 +65,14 @@ class Codecs:
         ]
         return single[0], single[1] if negative_prompt is not None else None
 
-    def encode_video(self, frames: Tensor) -> Tensor:
+    def encode_video(self, frames: Frames) -> Tensor:
         """frames (N, 3, H, W) in [0, 1], N = 8k + 1 -> normalised latent (1, 128, k + 1, H / 32, W / 32).
 
         Only some of the frames are on the device at a time.
         """
         with self.networks.use(Component.VIDEO_ENCODER) as encoder, torch.inference_mode():
-            encoder.check_frames(rearrange(frames, "n c h w -> 1 c n h w"))
+            # Frames of a file are decoded chunk by chunk, so that only their shape is known here.
+            encoder.check_frames(rearrange(torch.empty(frames.shape, device="meta"), "n c h w -> 1 c n h w"))
             where = self.networks.device, self.networks.dtype
             chunks = (
                 rearrange(to_signed(part), "n c h w -> 1 c n h w").to(*where)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...ltx2_core.editing.footage import Footage
 from ...ltx2_core.editing.protocols import Waveform
+from ...ltx2_core.media.clip_frames import Frames
 from ..convert import audio_from_decoder, clip_audio, encoder_audio, frames_from_image, image_from_frames
 from ..host.values import Audio, Vae
 from ..host.video import decoded_frames
@@ -24,9 +25,9 @@ class HostCodecs:
     video_vae: Vae
     audio_vae: Vae | None = None
 
-    def encode_video(self, frames: Tensor) -> Tensor:
+    def encode_video(self, frames: Frames) -> Tensor:
         """frames (8k + 1, 3, H, W) in [0, 1] -> normalised latent (1, 128, k + 1, H / 32, W / 32)."""
-        latent: Tensor = self.video_vae.encode(image_from_frames(frames))
+        latent: Tensor = self.video_vae.encode(image_from_frames(frames[:]))
         return latent
 
     def encode_audio(self, waveform: Tensor, sample_rate: int, *, latent_frames: int | None = None) -> Tensor:

@@ -71,7 +71,9 @@ class LTX2AVFinishEdit(io.ComfyNode):
         done = edit.finish(DecodedClip(edit.clip, images, audio))
         # The way to [-1, 1] and back rounds, and these frames need neither it nor the cut to the grid.
         frames = (
-            _image(done.frame_chunks()) if edit.regenerates_video else image_from_frames(edit.source.frames)
+            _image(done.frame_chunks())
+            if edit.regenerates_video
+            else image_from_frames(edit.source.frames[:])
         )
         waveform, rate = done.audio()
         track = {"waveform": waveform[None], "sample_rate": rate}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -156,3 +158,77 @@ def test_the_first_frame_that_is_not_finite_is_named(value):
         to_bytes(frames, first=40)
     with pytest.raises(ValueError, match=r"float in \[-1, 1\]; got torch.int64"):
         to_bytes(torch.zeros(1, 3, 2, 2, dtype=torch.int64))
+
+
+def test_transparency_is_laid_over_a_stated_colour():
+    image = Image.new("RGBA", (2, 1), (200, 100, 50, 0))
+    image.putpixel((1, 0), (255, 255, 255, 255))
+    assert load_image(image, background=(1.0, 0.5, 0.0))[0, :, 0].T.tolist() == [[1, 0.5, 0], [1, 1, 1]]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+def test_an_icc_profile_is_converted_to_srgb(tmp_path, mode):
+    linear = _profile_of_gamma(1.0, mode)
+    image = Image.new("RGB", (4, 4), (55, 55, 55)).convert(mode)
+    image.save(tmp_path / "linear.png", icc_profile=linear)
+    # 55 of 255 in linear light is the sRGB level 128.
+    torch.testing.assert_close(
+        load_image(tmp_path / "linear.png"), torch.full((1, 3, 4, 4), 128 / 255), rtol=0, atol=2 / 255
+    )
+
+
+def _profile_of_gamma(gamma: float, mode: str) -> bytes:
+    """The bytes of a profile with the primaries of sRGB, or grey, and a power curve."""
+    curve = b"curv" + bytes(4) + (1).to_bytes(4, "big") + round(gamma * 256).to_bytes(2, "big") + bytes(2)
+
+    def xyz(*values: float) -> bytes:
+        return b"XYZ " + bytes(4) + b"".join(round(v * 65536).to_bytes(4, "big", signed=True) for v in values)
+
+    grey = mode == "L"
+    name = b"linear test"
+    text = b"desc" + bytes(4) + (len(name) + 1).to_bytes(4, "big") + name + bytes(1 + 79)
+    tags = {b"desc": text + bytes(-len(text) % 4), b"wtpt": xyz(0.9642, 1.0, 0.8249)}
+    if grey:
+        tags[b"kTRC"] = curve
+    else:
+        tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve)
+        tags |= {
+            b"rXYZ": xyz(0.4361, 0.2225, 0.0139),
+            b"gXYZ": xyz(0.3851, 0.7169, 0.0971),
+            b"bXYZ": xyz(0.1431, 0.0606, 0.7142),
+        }
+    table, data, at = b"", b"", 132 + 12 * len(tags)
+    for tag, value in tags.items():
+        table += tag + (at + len(data)).to_bytes(4, "big") + len(value).to_bytes(4, "big")
+        data += value
+    header = bytearray(128)
+    header[0:4] = (at + len(data)).to_bytes(4, "big")
+    header[8:12], header[12:16] = bytes([2, 0x40, 0, 0]), b"mntr"
+    header[16:20], header[20:24], header[36:40] = b"GRAY" if grey else b"RGB ", b"XYZ ", b"acsp"
+    header[68:80] = xyz(0.9642, 1.0, 0.8249)[8:]
+    return bytes(header) + len(tags).to_bytes(4, "big") + table + data
+
+
+def test_a_damaged_profile_is_ignored(tmp_path):
+    two_tone().save(tmp_path / "a.png", icc_profile=b"not a profile")
+    torch.testing.assert_close(load_image(tmp_path / "a.png"), load_image(two_tone()))
+
+
+def test_images_of_16_bits_and_cmyk_have_their_levels(tmp_path):
+    Image.fromarray(np.full((3, 5), 32896, np.uint16)).save(tmp_path / "grey.png")
+    Image.new("CMYK", (5, 3), (0, 255, 255, 0)).save(tmp_path / "red.jpg", quality=100)
+    torch.testing.assert_close(load_image(tmp_path / "grey.png"), torch.full((1, 3, 3, 5), 128 / 255))
+    red = load_image(tmp_path / "red.jpg")[0, :, 0, 0]
+    torch.testing.assert_close(red, torch.tensor([1.0, 0.0, 0.0]), rtol=0, atol=3 / 255)
+
+
+def test_an_image_of_absurd_size_is_refused_before_it_is_decoded(tmp_path):
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    header = (13000).to_bytes(4, "big") * 2 + bytes([8, 0, 0, 0, 0])
+    (tmp_path / "bomb.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+    )
+    with pytest.raises(ValueError, match=r"bomb\.png is 13000 x 13000, more than the 67 megapixels"):
+        load_image(tmp_path / "bomb.png")

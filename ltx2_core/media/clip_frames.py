@@ -1,0 +1,104 @@
+"""The frames of a clip as a sequence that decodes what is sliced from it.
+
+Letters: N frames, H W pixel rows and columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from .images import FitMode, fit_image
+from .packets import VideoFile
+from .video_in import VideoClip
+
+
+@dataclass(kw_only=True, eq=False)
+class ClipFrames:
+    """Frames ``first`` to ``stop - 1`` of a clip, with the slices of a tensor (N, 3, H, W) float32 in [0, 1].
+
+    Memory holds what is sliced and nothing else. Slices that follow one another are decoded in one go; others
+    start again from the keyframe before them. With ``size`` (width, height) frames are fitted to it, see
+    :func:`~ltx2_core.media.fit_image`.
+    """
+
+    clip: VideoClip
+    first: int
+    stop: int
+    size: tuple[int, int] | None = None
+    fit: FitMode = "official"
+    _position: int = field(default=0, init=False, repr=False)
+    _decoded: Iterator[Tensor] | None = field(default=None, init=False, repr=False)
+
+    @classmethod
+    def of(cls, clip: VideoClip) -> ClipFrames:
+        """All frames. Raises ValueError if there are none."""
+        clip.check_not_empty()
+        return cls(clip=clip, first=0, stop=clip.frame_count)
+
+    def __len__(self) -> int:
+        return self.stop - self.first
+
+    @property
+    def shape(self) -> torch.Size:
+        width, height = self.size or (self.clip.width, self.clip.height)
+        return torch.Size((len(self), 3, height, width))
+
+    @property
+    def ndim(self) -> int:
+        return 4
+
+    def __getitem__(self, index: slice) -> Tensor:
+        """The frames of a slice without a step.
+
+        Raises ValueError for a file that is damaged or ends before its declared length.
+        """
+        first, stop, _ = index.indices(len(self))
+        frames = list(islice(self._from(first), max(stop - first, 0)))
+        if len(frames) < stop - first:
+            raise ValueError(
+                f"{self.clip.path} ends at frame {self.first + first + len(frames)} of "
+                f"{self.clip.frame_count}: it is damaged, convert it again"
+            )
+        self._position = max(stop, first)
+        if not frames:
+            return torch.zeros(0, *self.shape[1:])
+        pixels = torch.stack(frames).float() / 255.0
+        return pixels if self.size is None else fit_image(pixels, *self.size, mode=self.fit)
+
+    def split(self, length: int) -> Iterator[Tensor]:
+        """Chunks of ``length`` frames; the last may be shorter."""
+        for start in range(0, len(self), length):
+            yield self[start : start + length]
+
+    def part(self, first: int, stop: int | None) -> ClipFrames:
+        """The frames of a slice, not decoded yet."""
+        low, high, _ = slice(first, stop).indices(len(self))
+        return replace(self, first=self.first + low, stop=self.first + max(low, high))
+
+    def fitted(self, width: int, height: int, fit: FitMode) -> ClipFrames:
+        """The same frames fitted to a size."""
+        return replace(self, size=(width, height), fit=fit)
+
+    @property
+    def is_whole_file(self) -> bool:
+        """Whether these are all frames of a video file, at its own size."""
+        clip = self.clip
+        part = clip.start_s > 0 or clip.max_frames is not None or len(self) < clip.frame_count
+        return not part and self.size is None and isinstance(clip.source, VideoFile)
+
+    def _from(self, first: int) -> Iterator[Tensor]:
+        """Decoded frames from ``first`` on."""
+        if self._decoded is None or first != self._position:
+            self._decoded = self.clip.frames(self.first + first)
+            self._position = first
+        return self._decoded
+
+
+Frames: TypeAlias = Tensor | ClipFrames
+"""Frames (N, 3, H, W) in [0, 1], in memory or in a file; a slice of either is a tensor."""

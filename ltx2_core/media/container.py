@@ -1,0 +1,90 @@
+"""Opening of media files, so that no file can make the reader open another one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import av
+
+MAX_PIXELS = 2**26
+"""The largest image or frame that is decoded: 8192 x 8192 or as many pixels in another shape."""
+
+REFERRING_FORMATS = frozenset(
+    {
+        "alsa",
+        "avisynth",
+        "concat",
+        "concatf",
+        "dash",
+        "fbdev",
+        "hls",
+        "imf",
+        "kmsgrab",
+        "lavfi",
+        "oss",
+        "pulse",
+        "rtp",
+        "rtsp",
+        "sap",
+        "sdp",
+        "smoothstreaming",
+        "tty",
+        "vapoursynth",
+        "vobsub",
+        "webm_dash_manifest",
+        "whip",
+        "x11grab",
+        "video4linux2,v4l2",
+    }
+)
+"""Kinds of files and devices that name other files, run scripts or read hardware."""
+
+_PLAYLISTS = ((b"#EXTM3U", "an HLS playlist"), (b"ffconcat", "a concat list"), (b"<MPD", "a DASH manifest"))
+
+
+@contextmanager
+def open_media(path: str | os.PathLike[str], kind: str = "media") -> Iterator[Any]:
+    """Open a local file with PyAV; the context is its container.
+
+    Raises FileNotFoundError unless ``path`` is a file, ValueError for a file that cannot be read and for
+    playlists: these open other files, and those of somebody else may name any file of this machine.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"no {kind} file at {file}")
+    _refuse_playlist(file)
+    try:
+        # The prefix and the pattern type make FFmpeg take the name literally: "concat:a|b", "frame%03d.png".
+        container = av.open(
+            f"file:{os.fspath(file)}",
+            options={"format_whitelist": _allowed_formats(), "pattern_type": "none"},
+        )
+    except (av.error.FFmpegError, UnicodeError, ValueError) as error:
+        raise ValueError(f"cannot read {file} as {kind}: {error}") from error
+    with container:
+        yield container
+
+
+def check_pixels(path: str | os.PathLike[str], width: int, height: int) -> None:
+    """Raise ValueError for an image or frame of more than ``MAX_PIXELS`` pixels."""
+    if width * height > MAX_PIXELS:
+        raise ValueError(
+            f"{path} is {width} x {height}, more than the {MAX_PIXELS // 10**6} megapixels that are decoded: "
+            "scale it down first"
+        )
+
+
+def _refuse_playlist(file: Path) -> None:
+    with file.open("rb") as stream:
+        head = stream.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n")
+    for mark, name in _PLAYLISTS:
+        if head.startswith(mark) or (mark.startswith(b"<") and head.startswith(b"<?xml") and mark in head):
+            raise ValueError(f"{file} is {name}, which only names other files: pass one of these")
+
+
+def _allowed_formats() -> str:
+    return ",".join(sorted(av.formats_available - REFERRING_FORMATS))

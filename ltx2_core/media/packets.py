@@ -1,0 +1,157 @@
+"""The stored frames of a video file, through PyAV."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from .container import check_pixels, open_media
+from .images import Colour
+from .pixels import PixelFormat
+from .stored import Stored
+from .timeline import Timeline, timeline_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoFile:
+    """The video stream of a file: its time line, and the size of its upright frames."""
+
+    path: Path
+    timeline: Timeline
+    pixels: PixelFormat
+    width: int
+    height: int
+
+    @classmethod
+    def open(cls, path: Path, background: Colour) -> VideoFile:
+        """Read the time stamps and decode the first frame. Raises what ``read_video`` raises."""
+        with open_video(path) as (container, stream):
+            try:
+                first = next(container.decode(stream))
+                pixels = PixelFormat.of(path, stream, first, background)
+                upright = pixels.rgb(first)
+            except StopIteration:
+                raise ValueError(f"{path} holds no video frame") from None
+            except av.error.FFmpegError as error:
+                raise ValueError(f"cannot decode the video in {path}: {error}") from error
+        return cls(
+            path=path,
+            timeline=_read_timeline(path),
+            pixels=pixels,
+            width=upright.shape[2],
+            height=upright.shape[1],
+        )
+
+    def stored(self, wanted: int) -> Iterator[Stored]:
+        """Decode from the last keyframe before stored frame ``wanted``; nothing earlier is yielded.
+
+        Raises ValueError for a damaged file.
+        """
+        try:
+            yield from self._decoded(wanted)
+        except av.error.FFmpegError as error:
+            raise ValueError(f"{self.path} is damaged: {error}; convert it again") from error
+
+    def _decoded(self, wanted: int) -> Iterator[Stored]:
+        if wanted and not self.timeline.by_count:
+            with open_video(self.path) as (container, stream):
+                container.seek(int(self.timeline.times[wanted]), stream=stream)
+                frames = self._numbered(container, stream, wanted)
+                first = next(frames, None)
+                # A seek may land behind the frame where a container lists no keyframes.
+                if first is not None and first.number <= wanted:
+                    yield first
+                    yield from frames
+                    return
+        with open_video(self.path) as (container, stream):
+            yield from self._numbered(container, stream, wanted)
+
+    def _numbered(self, container: Any, stream: Any, wanted: int) -> Iterator[Stored]:
+        """The last decoded frame at or before stored frame ``wanted``, and those that follow."""
+        number = -1
+        held: Stored | None = None
+        for frame in container.decode(stream):
+            untimed = self.timeline.by_count or frame.pts is None
+            number = number + 1 if untimed else self.timeline.number_of(frame.pts)
+            if held is not None and number > wanted:
+                yield held
+            held = Stored(number, partial(self.pixels.rgb, frame))
+            if number > wanted:
+                yield held
+                held = None
+        if held is not None:
+            yield held
+
+
+@contextmanager
+def open_video(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
+    """Open a file; the context is its container and its first video stream.
+
+    Raises what :func:`open_media` raises, and ValueError for a file without video.
+    """
+    with open_media(path, "video") as container:
+        if not container.streams.video:
+            raise ValueError(f"{path} has no video stream; read audio files with read_audio")
+        stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise ValueError(f"{path} has video of a codec that PyAV cannot decode: convert it to H.264")
+        check_pixels(path, stream.codec_context.width, stream.codec_context.height)
+        stream.thread_type = "AUTO"
+        yield container, stream
+
+
+def _start_s(container: Any, stream: Any, packets: list[tuple[Any, Any, int]]) -> float:
+    """The time stamp of the video at which the audio starts; that of its first frame without audio."""
+    times = [pts for pts, _, _ in packets if pts is not None]
+    if not container.streams.audio and times:
+        return float(min(times) * stream.time_base)
+    start_s = float(container.start_time or 0) / av.time_base
+    if container.format.name == "avi" and times and packets[0][1] is not None:
+        # AVI has no presentation times, and those made up for it are late by the delay of B-frames.
+        start_s += float((min(times) - packets[0][1]) * stream.time_base)
+    return start_s
+
+
+def _read_timeline(path: Path) -> Timeline:
+    """The time line from the time stamps of all packets; none of them is decoded."""
+    with open_video(path) as (container, stream):
+        try:
+            packets = [
+                (packet.pts, packet.dts, packet.duration or 0)
+                for packet in container.demux(stream)
+                if packet.size and not packet.is_discard
+            ]
+        except av.error.FFmpegError as error:
+            raise ValueError(f"{path} is damaged: {error}; convert it again") from error
+        rates = (stream.average_rate, stream.guessed_rate)
+        declared = [Fraction(rate) for rate in rates if rate]
+        start_s, tick_s = _start_s(container, stream, packets), Fraction(stream.time_base)
+    ticks = [pts for pts, _, _ in packets]
+    by_count = not ticks or None in ticks
+    if by_count:
+        ticks = [dts for _, dts, _ in packets]
+    if not ticks or None in ticks:
+        # Raw streams have no time stamps at all, and their declared rate is all there is.
+        if not declared:
+            raise ValueError(f"{path} declares no frame rate; read a single image with load_image")
+        ticks, tick_s, start_s = list(range(len(packets))), 1 / declared[0], 0.0
+        packets = [(None, None, 1)] * len(packets)
+    last_ticks = max(zip(ticks, (duration for _, _, duration in packets), strict=True))[1]
+    if ticks != sorted(ticks):
+        # Some containers state the distance to the next packet, which is not the next frame to be shown.
+        last_ticks = min(last_ticks, int(np.diff(sorted(ticks))[-1]))
+    try:
+        return timeline_of(
+            ticks, tick_s, start_s=start_s, last_ticks=last_ticks, declared=declared, by_count=by_count
+        )
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; read a single image with load_image") from error

@@ -1,0 +1,108 @@
+"""Decoded video frames as RGB: upright, with square pixels, without transparency.
+
+Letters: H W pixel rows and columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .container import check_pixels
+from .images import BLACK, ITU_709, Colour
+
+HDR_CURVES = {16: "PQ (HDR10, Dolby Vision)", 18: "HLG"}
+"""FFmpeg's numbers of the transfer functions that are brighter than a display of standard range."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelFormat:
+    """How the frames of a stream become RGB.
+
+    ``width`` and ``height`` are those of square pixels before rotation; frames of another size are scaled to
+    them. Transparent pixels are blended with ``background``.
+    """
+
+    width: int
+    height: int
+    background: Colour = BLACK
+
+    @classmethod
+    def of(cls, path: Path, stream: Any, first: Any, background: Colour = BLACK) -> PixelFormat:
+        """The format of a stream whose first frame is ``first``.
+
+        Raises ValueError for interlaced and HDR video, which need a conversion that is not made here.
+        """
+        if first.interlaced_frame:
+            raise ValueError(
+                f"{path} is interlaced: convert it first, for example with "
+                "ffmpeg -i IN -vf bwdif -c:a copy OUT.mp4"
+            )
+        curve = getattr(first, "color_trc", stream.codec_context.color_trc)
+        if curve in HDR_CURVES:
+            raise ValueError(
+                f"{path} is HDR video with the transfer function {HDR_CURVES[curve]}: convert it to SDR "
+                "(BT.709) first, for example with HandBrake or the tonemap filter of ffmpeg"
+            )
+        width, height = _square(first.width, first.height, stream.sample_aspect_ratio)
+        check_pixels(path, width, height)
+        return cls(width=width, height=height, background=background)
+
+    def rgb(self, frame: Any) -> Tensor:
+        """A decoded frame as (3, H, W) uint8."""
+        # Older PyAV applies the frame's colour matrix only if source and target are both named.
+        options: dict[str, Any] = {}
+        if frame.colorspace == ITU_709:
+            options = {"src_colorspace": "ITU709", "dst_colorspace": "ITU601"}
+        if (frame.width, frame.height) != (self.width, self.height):
+            options |= {"width": self.width, "height": self.height, "interpolation": "BICUBIC"}
+        pixels = self._opaque(frame, options)
+        upright = np.ascontiguousarray(_turned(pixels, _display_matrix(frame)))
+        return torch.from_numpy(upright).permute(2, 0, 1).contiguous()
+
+    def _opaque(self, frame: Any, options: dict[str, Any]) -> NDArray[np.uint8]:
+        if any(part.is_alpha for part in frame.format.components) or frame.format.name == "pal8":
+            rgba: NDArray[np.uint8] = frame.to_ndarray(format="rgba", **options)
+            alpha = rgba[..., 3:]
+            if alpha.min() < 255:
+                share = alpha.astype(np.float32) / 255
+                mixed = rgba[..., :3] * share + np.asarray(self.background, np.float32) * 255 * (1 - share)
+                opaque: NDArray[np.uint8] = mixed.round().astype(np.uint8)
+                return opaque
+        rgb: NDArray[np.uint8] = frame.to_ndarray(format="rgb24", **options)
+        return rgb
+
+
+def _square(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]:
+    """The size with square pixels: the side whose pixels are longer grows."""
+    if not aspect or aspect == 1 or not Fraction(1, 16) <= aspect <= 16:
+        return width, height
+    return (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))
+
+
+def _display_matrix(frame: Any) -> tuple[int, int, int, int] | None:
+    """(a, b, c, d): the pixel at column p and row q is displayed at x = a p + c q, y = b p + d q."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return None
+    a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
+    return a, b, c, d
+
+
+def _turned(pixels: NDArray[np.uint8], matrix: tuple[int, int, int, int] | None) -> NDArray[np.uint8]:
+    """Pixels (H, W, 3) rotated by the nearest quarter turn and mirrored as the display matrix says."""
+    if matrix is None:
+        return pixels
+    a, b, c, d = matrix
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        x, y = a, d
+    else:
+        pixels, x, y = pixels.transpose(1, 0, 2), c, b
+    return pixels[:: -1 if y < 0 else 1, :: -1 if x < 0 else 1]

@@ -1,0 +1,122 @@
+"""Clips that are made of images: animated WebP files, and folders of numbered images."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from itertools import accumulate
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .container import check_pixels
+from .images import Colour, load_image
+from .stored import Stored
+from .timeline import Timeline, timeline_of
+
+FOLDER_FPS = 24
+"""The frame rate of a folder of images, which states none."""
+
+SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+MILLISECOND = Fraction(1, 1000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFolder:
+    """The images of a folder in the order of the numbers in their names, at ``FOLDER_FPS``."""
+
+    files: tuple[Path, ...]
+    timeline: Timeline
+    width: int
+    height: int
+    background: Colour
+
+    @classmethod
+    def open(cls, folder: Path, background: Colour) -> ImageFolder:
+        """Raises ValueError for a folder without images."""
+        files = sorted((f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES), key=_natural)
+        if not files:
+            raise ValueError(f"{folder} is a folder without images: choose a video file, or a folder of PNGs")
+        rate = Fraction(FOLDER_FPS)
+        timeline = timeline_of(range(len(files)), 1 / rate, start_s=0.0, last_ticks=1, declared=[rate])
+        rows, columns = load_image(files[0]).shape[2:]
+        return cls(files=tuple(files), timeline=timeline, width=columns, height=rows, background=background)
+
+    def stored(self, wanted: int) -> Iterator[Stored]:
+        for number in range(wanted, len(self.files)):
+            yield Stored(number, partial(self._read, self.files[number]))
+
+    def _read(self, file: Path) -> Tensor:
+        frame = _bytes(load_image(file, background=self.background))
+        if frame.shape[1:] != (self.height, self.width):
+            raise ValueError(
+                f"{file} is {frame.shape[2]} x {frame.shape[1]} and the images before it are {self.width} x "
+                f"{self.height}: a folder of images is one clip of one size"
+            )
+        return frame
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnimatedWebP:
+    """An animated WebP file, which FFmpeg does not decode everywhere."""
+
+    path: Path
+    timeline: Timeline
+    width: int
+    height: int
+    background: Colour
+
+    @classmethod
+    def open(cls, path: Path, background: Colour) -> AnimatedWebP:
+        """Raises ValueError for a file that is damaged or too large."""
+        try:
+            with Image.open(path) as image:
+                width, height = image.size
+                check_pixels(path, width, height)
+                durations = list(_durations(image))
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(f"cannot read {path} as an animation: {error}") from error
+        ticks = [0, *accumulate(durations[:-1])]
+        typical = Fraction(1000 * len(durations), sum(durations))
+        timeline = timeline_of(ticks, MILLISECOND, start_s=0.0, last_ticks=durations[-1], declared=[typical])
+        return cls(path=path, timeline=timeline, width=width, height=height, background=background)
+
+    def stored(self, wanted: int) -> Iterator[Stored]:
+        with Image.open(self.path) as image:
+            for number in range(wanted, len(self.timeline.times)):
+                try:
+                    image.seek(number)
+                    frame = _bytes(load_image(image, background=self.background))
+                except (OSError, SyntaxError) as error:
+                    raise ValueError(f"{self.path} is damaged: {error}; convert it again") from error
+                yield Stored(number, partial(torch.clone, frame))
+
+
+def _durations(image: Image.Image) -> Iterator[int]:
+    """Milliseconds of each frame, which are known after it is decoded."""
+    for number in range(getattr(image, "n_frames", 1)):
+        image.seek(number)
+        image.load()
+        yield max(int(image.info.get("duration", 0)), 1)
+
+
+def is_animated_webp(path: Path) -> bool:
+    with path.open("rb") as stream:
+        head = stream.read(21)
+    return head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and len(head) > 20 and bool(head[20] & 2)
+
+
+def _bytes(image: Tensor) -> Tensor:
+    """An image (1, 3, H, W) in [0, 1] as (3, H, W) uint8."""
+    return (image[0] * 255).round().to(torch.uint8)
+
+
+def _natural(path: Path) -> list[int | str]:
+    """A key that sorts frame9 before frame10."""
+    parts = re.split(r"(\d+)", path.name)
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)]

@@ -1,0 +1,145 @@
+"""Which stored frame a clip of constant rate shows at each of its frames, by the time stamps of the file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+USUAL_RATES = (
+    *(Fraction(rate) for rate in (10, 12, 15, 20, 24, 25, 30, 48, 50, 60, 90, 100, 120, 144, 240)),
+    *(Fraction(rate * 1000, 1001) for rate in (24, 30, 48, 60, 120, 240)),
+)
+"""Frame rates that a measured one is rounded to."""
+
+LOWEST_FPS, HIGHEST_FPS = 10.0, 240.0
+"""The range of the rate that a clip of variable rate is resampled to."""
+
+PRIMING_S = 0.05
+"""Up to this long, or a frame, the audio may begin before the video without delaying it.
+
+Encoders put a few milliseconds of silence before the audio; the audio is cut there instead.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeline:
+    """The time line of a video stream, resampled to a constant rate.
+
+    Frame ``k`` of the clip is at ``zero_s + k / fps`` seconds after the start of the file, which
+    is ``origin_s + k / fps`` by the time stamps of the stream. ``times`` are the
+    presentation times of the stored frames in ticks of the stream, ascending, and ``first_shown`` the frame
+    of the clip at which each of them appears. ``by_count`` is True where decoded frames carry no time stamps
+    and are identified by their order. ``notes`` say what was changed, for a report.
+    """
+
+    fps: float
+    frame_count: int
+    zero_s: float
+    origin_s: float
+    times: NDArray[np.int64]
+    first_shown: NDArray[np.int64]
+    by_count: bool = False
+    notes: tuple[str, ...] = field(default=())
+
+    def stored(self, frame: int) -> int:
+        """The number of the stored frame that is shown at ``frame`` of the clip."""
+        return max(int(np.searchsorted(self.first_shown, frame, side="right")) - 1, 0)
+
+    def number_of(self, time: int) -> int:
+        """The number of the stored frame whose presentation time is nearest to ``time`` ticks."""
+        after = int(np.searchsorted(self.times, time))
+        if after == len(self.times) or (after and time - self.times[after - 1] <= self.times[after] - time):
+            return after - 1
+        return after
+
+    def frame_at(self, seconds: float) -> int:
+        """The first frame of the clip at ``seconds`` or later; half a frame earlier still counts."""
+        return max(math.ceil(seconds * self.fps - 0.5), 0)
+
+
+def timeline_of(
+    ticks: Sequence[int],
+    tick_s: Fraction,
+    *,
+    start_s: float,
+    last_ticks: int,
+    declared: Sequence[Fraction | None],
+    by_count: bool = False,
+) -> Timeline:
+    """The time line of frames at presentation times ``ticks`` of ``tick_s`` seconds, in any order.
+
+    ``start_s`` is the time at which the file starts, ``last_ticks`` how long its last frame is shown (0 if
+    unknown), and ``declared`` are the rates that the file states. A clip whose frames are all less than half
+    a frame away from the grid of one of these has constant rate, and every frame is shown once. Otherwise
+    the rate is the usual one nearest to that of most frames, and each frame of the clip shows the stored
+    frame that is visible at its time, within half a frame.
+    """
+    times = _distinct(np.unique(np.asarray(ticks, np.int64)))
+    relative = (times - times[0]).astype(np.float64) * float(tick_s)
+    numbers = np.arange(len(times))
+    rate = next((r for r in (*declared, _common_rate(relative)) if r and _on_grid(relative, r)), None)
+    constant = rate is not None
+    if not constant and len(times) < 2:
+        raise ValueError("it declares no frame rate")
+    fps = float(rate if rate is not None else max(_common_rate(relative) or 0, LOWEST_FPS))
+    late_s = max(float(times[0] * tick_s) - start_s, 0.0)
+    lead = 0 if late_s < max(PRIMING_S, 1 / fps) else math.floor(late_s * fps + 1e-6)
+    shown = numbers if constant else np.ceil(relative * fps - 0.5).astype(np.int64)
+    length = len(times)
+    if not constant:
+        # A last frame of unknown length is shown for one frame of the clip.
+        length = max(round((relative[-1] + last_ticks * float(tick_s)) * fps), int(shown[-1]) + 1)
+    notes: tuple[str, ...] = () if constant else (_variable_note(relative, fps),)
+    if lead:
+        notes += (f"the video begins {late_s:.3f} s late: its first frame is shown until then",)
+    return Timeline(
+        fps=fps,
+        frame_count=length + lead,
+        zero_s=late_s - lead / fps,
+        origin_s=float(times[0] * tick_s) - lead / fps,
+        times=times,
+        first_shown=shown + lead,
+        by_count=by_count,
+        notes=notes,
+    )
+
+
+def _distinct(times: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Without times that are followed by another almost at once: invisible frames have such times."""
+    if len(times) < 3:
+        return times
+    gaps = np.diff(times)
+    distinct: NDArray[np.int64] = times[np.append(gaps * 20 >= np.median(gaps), True)]
+    return distinct
+
+
+def _on_grid(relative: NDArray[np.float64], rate: Fraction) -> bool:
+    away = np.abs(relative * float(rate) - np.arange(len(relative)))
+    return bool(away.max() < 0.5)
+
+
+def _common_rate(relative: NDArray[np.float64]) -> Fraction | None:
+    """The rate of most frames: the mean of the intervals around the median, or the usual rate near it."""
+    if len(relative) < 2:
+        return None
+    gaps = np.diff(relative)
+    # One of the intervals, and never the mean of two different ones.
+    median = np.sort(gaps)[(len(gaps) - 1) // 2]
+    rate = min(1 / float(gaps[np.abs(gaps - median) <= median / 4].mean()), HIGHEST_FPS)
+    nearest = min(USUAL_RATES, key=lambda usual: abs(float(usual) - rate))
+    near = abs(float(nearest) - rate) < 0.01 * rate
+    return nearest if near else Fraction(rate).limit_denominator(1000)
+
+
+def _variable_note(relative: NDArray[np.float64], fps: float) -> str:
+    gaps = np.diff(relative)
+    slowest, fastest = 1 / gaps.max(), 1 / gaps.min()
+    return (
+        f"the frame rate varies from {slowest:.4g} to {fastest:.4g} fps: resampled by time stamp to a "
+        f"constant {fps:.6g} fps"
+    )
