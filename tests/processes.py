@@ -46,6 +46,8 @@ def _work(rank: int, count: int, port: int, queue: Any, work: Callable[..., Any]
     torch.set_num_threads(1)
     try:
         dist.init_process_group("gloo", rank=rank, world_size=count)
+        # One that fails at once must not leave while others still connect to it.
+        dist.barrier()
         result: tuple[bool, Any] = (True, _arrays(work(*arguments)))
     except Exception as error:  # noqa: BLE001 the queue carries it to the test
         result = (False, f"rank {rank}: {type(error).__name__}: {error}")

@@ -68,7 +68,7 @@ def test_presets_are_the_published_schedules_and_cost_the_published_evaluations(
         {"guidance": FULL, "sampler": "res_2s", "eta": 0.25, "stage2_sampler": "dpmpp_2m"},
         {"guidance": GuidanceSchedule(((1.0, FULL), (0.5, CFG(video=2.0))))},
         {"cfg": 1.0, "nag": Nag(scale=5.0), "cache": StepCache(kind="timestep", threshold=0.2)},
-        {"sigmas": [1.0, 0.1 + 0.2, 0.0], "stages": 2, "seed": 2**64 - 1},
+        {"sigmas": [1.0, 0.1 + 0.2, 0.0], "steps": None, "stages": 2, "seed": 2**64 - 1},
     ],
 )
 def test_settings_survive_json(options):
