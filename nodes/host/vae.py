@@ -83,7 +83,7 @@ def load_audio_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.s
         )
     }
     config, vocoder = audio_vae_config(weights.config), vocoder_config(weights.config)
-    # Audio is computed in float32, as in the official pipelines.
+    # The vocoder loses quality in bfloat16, and the networks for audio are small.
     dtype, operations = torch.float32, comfy.ops.disable_weight_init
     network = HostAudioVAE(
         AudioEncoder(config, dtype=dtype, operations=operations),
