@@ -24,6 +24,7 @@ from .timing import attend_near_in_time
 
 _PREFIXES = {
     "transformer.": "model.diffusion_model.",
+    # Official files store the connectors under the transformer's prefix.
     "connectors.": "model.diffusion_model.",
     "projection.": "text_embedding_projection.",
 }
@@ -66,6 +67,7 @@ class FlowNetwork(nn.Module):
         self.projection = FeatureExtractor(text, hidden_size, num_states)
         self._cache: dict[tuple[object, torch.device], Any] = {}
         initialise(self, seed)
+        # Frozen before an optimiser sees the parameters.
         freeze_cross_modal_gates(self.transformer)
 
     def context(self, text: TextBatch, length: int) -> TextContext:
