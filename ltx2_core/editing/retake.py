@@ -158,7 +158,7 @@ def retaken_frames(
     for chunk in sampled:
         chunk = chunk[: total - position]
         if paste:
-            # The decoder may still use its chunk, so the source's frames go into a copy.
+            # The chunk belongs to the caller, so the source's frames go into a copy.
             chunk = chunk.clone()
             own = source.frames[position : position + len(chunk)]
             for number in range(len(own)):

@@ -57,8 +57,7 @@ class Codecs:
         )
         with self.networks.use(Component.TEXT_CONNECTORS, loras) as connectors, torch.inference_mode():
             dtype = self.networks.dtype
-            # Features are cached in the precision of the projection, and connectors take that of their
-            # weights.
+            # Connectors take features in the dtype of their weights.
             contexts = connectors(
                 replace(features, video=features.video.to(dtype), audio=features.audio.to(dtype))
             )

@@ -67,7 +67,6 @@ class FlowNetwork(nn.Module):
         self.projection = FeatureExtractor(text, hidden_size, num_states)
         self._cache: dict[tuple[object, torch.device], Any] = {}
         initialise(self, seed)
-        # Frozen before an optimiser sees the parameters.
         freeze_cross_modal_gates(self.transformer)
 
     def context(self, text: TextBatch, length: int) -> TextContext:
