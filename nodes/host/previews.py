@@ -47,7 +47,7 @@ def add_av_previews(patcher: Any, *paths: str | Path) -> None:
 
     A preview that fails is logged once and never stops the run.
     """
-    # This is the only place of the host where the callback and the shapes of both streams are known.
+    # A wrapper here gets the callback and the shapes of both streams, and works for any sampler node.
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _Wrapper(paths))
 
 
