@@ -177,7 +177,7 @@ def _with_noise(audio: tuple[Tensor, int], clip: ClipPlan, noise_db: float | Non
     if noise_db is None:
         return audio
     waveform, rate = audio
-    # The noise also fills the silence that is added, so that it does not begin in the middle of the clip.
+    # The noise also fills the silence that is added, so that it does not end before the clip does.
     missing = max(0, math.ceil(clip.seconds * rate) - waveform.shape[1])
     return with_noise_floor(functional.pad(waveform, (0, missing)), noise_db), rate
 
