@@ -40,6 +40,7 @@ def retake(chosen: Chosen) -> None:
 def sound(chosen: Chosen) -> None:
     """Generate audio for a video, whose frames are preserved, or audio alone."""
     seconds, source = chosen["sound_seconds"], chosen["source"]
+    # A resumed run takes its source from the saved latents.
     if not chosen["resume"] and (source is None) == (seconds is None):
         raise click.UsageError("give --video, or --seconds for audio alone")
     if seconds is None:

@@ -66,6 +66,7 @@ def installed_version(package: str) -> str | None:
 
 def _release(version: str) -> tuple[int, ...]:
     """The leading numbers: "2.11.0+cu130" -> (2, 11, 0)."""
+    # Suffixes such as +cu128 or rc1 are left out; they are no part of the release.
     found = re.match(r"\d+(?:\.\d+)*", version)
     return tuple(int(part) for part in found.group().split(".")) if found else ()
 
@@ -91,6 +92,7 @@ def _guarded(name: str, check: Callable[[], Fact]) -> Fact:
     """A broken installation can raise anything while it is imported; the error is the finding."""
     try:
         return check()
+    # A report on a broken installation must not break itself.
     except Exception as error:  # noqa: BLE001 the error is the finding
         return Fact(name=name, state="problem", text=f"{type(error).__name__}: {error}")
 
@@ -125,6 +127,7 @@ def _attention() -> Fact:
 
     from ..attention import attention_backend
 
+    # The backend depends on device and dtype, so those of a usual run are asked about.
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     backend = attention_backend(device, torch.bfloat16)
     return Fact(name="attention", state="ok", text=f"{backend} in bfloat16 on {device.type}")
@@ -182,6 +185,7 @@ def free_memory() -> int | None:
         return int(import_module("psutil").virtual_memory().available)
     except ImportError:
         pass
+    # macOS and Windows do not have this value.
     if "SC_AVPHYS_PAGES" not in getattr(os, "sysconf_names", {}):
         return None
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -28,6 +28,7 @@ def guidance_fields(explicit: MutableMapping[str, Any], pipeline: LTX2Pipeline) 
     shared, window = _taken(explicit, SHARED), _taken(explicit, RANGE)
     blocks = _blocks(explicit.pop("stg_blocks", None), pipeline)
     plain = preset is None and not shared and not window and scales.keys() <= {"cfg", "audio_cfg"}
+    # Scales of cfg alone are fields of the request, so the recipe still chooses the rest.
     if plain:
         fields |= scales
     elif preset is not None or scales or shared or window:

@@ -42,6 +42,7 @@ class LazyGroup(click.Group):
         if cmd_name not in SUBCOMMANDS:
             return None
         module, name = SUBCOMMANDS[cmd_name][0].split(":")
+        # Imported when it is used: torch takes seconds, which --help should not cost.
         command: click.Command = getattr(import_module(module), name)
         return command
 

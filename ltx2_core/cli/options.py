@@ -66,6 +66,7 @@ def command(name: str) -> Callable[[Callable[[Chosen], None]], click.Command]:
 
     def decorate(function: Callable[[Chosen], None]) -> click.Command:
         def callback(**values: Any) -> None:
+            # click passes an empty tuple for a repeatable option that is absent.
             explicit = {key: value for key, value in values.items() if value is not None and value != ()}
             function(Chosen(name, explicit))
 
@@ -88,6 +89,8 @@ def _parameter(option: Option, command: str) -> click.Option:
         is_flag=option.kind == "flag",
         multiple=option.multiple,
         metavar=option.metavar,
+        # The table has the defaults; only without one here can an explicit default be told from an absent
+        # option.
         default=None,
         required=option.required,
         help=_help(option, command),

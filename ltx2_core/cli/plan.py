@@ -53,6 +53,7 @@ def print_plan(pipeline: LTX2Pipeline, request: Request, stages: Sequence[Stage]
             f"memory    {entry.stage}: {size_text(entry.weights)} weights, "
             f"{size_text(entry.activations)} activations"
         )
+    # Stages follow one another, so the largest one counts and not their sum.
     peak = max(memory, key=lambda entry: entry.total)
     click.echo(f"peak      about {size_text(peak.total)} in {peak.stage} ({pipeline.networks.dtype})")
 

@@ -34,9 +34,11 @@ def settings_of(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} holds no settings: it was not made by ltx2 generate, or its tags were lost")
     try:
         settings: dict[str, Any] = json.loads(tags[METADATA_KEY])
+        # Read here, so that a damaged file fails with its own message.
         settings["request"]["prompt"]
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"the settings in {path} cannot be read; the file is damaged") from None
+    # An edit depends on its source, which the settings of a generation do not hold.
     for key, command in _EDITS.items():
         if key in settings:
             raise ValueError(f"{path} was made by ltx2 {command}: run that command again to repeat it")

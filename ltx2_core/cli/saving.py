@@ -34,6 +34,7 @@ def run(pipeline: LTX2Pipeline, request: Request, output: Output) -> None:
         _saved_until_written("generate", output.path) as saved,
     ):
         generation = pipeline(request, on_step=None if bar is None else lambda p: _show(bar, p))
+        # Saved before decoding, which may run out of memory after minutes of sampling.
         saved.append(save_latents(generation, output.path, files=_files(pipeline)))
         _save(generation, output.path, bar)
 
@@ -92,9 +93,12 @@ def resume_run(chosen: Chosen, output: Output) -> Path:
     """
     path = find_saved(output.path if output.named else None)
     about = read_saved(path)
+    # Without a named output the result goes where the interrupted run would have written it.
     target = output.path if output.named else Path(about["output"])
+    # Before the networks are loaded, so that a wrong path costs no time.
     check_output(target)
     settings, edit = about["settings"], about.get("edit")
+    # The latents were sampled in this dtype, and another one would decode them differently.
     execution = execution_of(chosen, dtype=chosen["dtype"] or settings["dtype"])
     files = chosen["checkpoints"] or about["files"]["checkpoints"]
     pipeline = LTX2Pipeline(*files, numerics=Numerics(settings["numerics"]), execution=execution)
@@ -128,6 +132,7 @@ def _saved_until_written(command: str, output: Path) -> Iterator[list[Path]]:
             click.echo(
                 f"the sampled latents are saved; ltx2 {command} --resume -o {output} decodes them", err=True
             )
+            # The message replaces a traceback, which says nothing about what to do.
             if is_out_of_memory(error):
                 raise click.ClickException(f"memory ran out while decoding: {error}") from error
         raise
@@ -157,6 +162,7 @@ def _on_frames(bar: Any, frames: int) -> Callable[[int, int], None] | None:
 
 
 def _show(bar: Any, progress: Progress) -> None:
+    # One bar serves all stages; the second test notices a stage of the same name that starts again.
     if bar.desc != f"{progress.stage}: " or progress.step < bar.n:
         bar.set_description(progress.stage, refresh=False)
         bar.reset(total=progress.steps)

@@ -81,6 +81,7 @@ def open_pipeline(
         "numerics": Numerics(chosen["numerics"]) if numerics is None else numerics,
         "execution": execution_of(chosen) if execution is None else execution,
     }
+    # Without files the embedded tiny model runs, so that the command can be tried at once.
     if not chosen["checkpoints"]:
         return LTX2Pipeline.embedded(**how)
     files = {name: chosen[name] for name in ("text_encoder", "upscaler")}
@@ -151,6 +152,7 @@ def parse_tiles(text: str) -> Tiles | None:
     if match is None:
         raise ValueError(f"--tiles {text} must be columns x rows, such as 2x1")
     tiles = Tiles(columns=int(match[1]), rows=int(match[2]))
+    # A single tile is the plain computation, which needs no blending.
     return None if tiles.columns == tiles.rows == 1 else tiles
 
 

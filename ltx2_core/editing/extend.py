@@ -96,6 +96,7 @@ class Extension:
         return int((ends <= self.keep_s + 1e-5).sum())
 
     def conditioning(self, codecs: Encoders) -> list[StageInput]:
+        # 8k + 1 frames, because the run encodes them as the beginning of a clip.
         items: list[StageInput] = [FirstFrames(self.source.part(-self.keep_frames))]
         if self.source.audio is not None and self.audio_latents:
             items.append(first_audio(codecs, last_audio(self.source, self.keep_s), self.audio_latents))
@@ -190,6 +191,7 @@ def joined_audio(source: Footage, sampled: Waveform, keep_s: float, total_s: flo
     """
     waveform, rate, channels = matched_audio(source, sampled)
     samples, joint = round(total_s * rate), round(source.seconds * rate)
+    # Both tracks have the full length, so that the fade needs no offsets.
     before = torch.zeros(channels, samples)
     before[:, :joint] = source.track(channels, rate, source.seconds)
     # From two rounded numbers, so that the joint is the same sample in both tracks.

@@ -119,10 +119,12 @@ def plan_retake(
     """
     video, audio = check_regions(video), check_regions(audio)
     regions = (*video, *audio)
+    # A source without audio always has something to generate: its audio.
     if not any(start < end for start, end in regions) and source.audio is not None:
         raise ValueError("nothing is to be regenerated: set a region of the video or of the audio")
     last_frame = round(max([source.seconds, *(end for _, end in regions)]) * source.fps)
     extends = last_frame > len(source.frames)
+    # Only 8k + 1 frames can be encoded; a retake preserves the rest as it is.
     usable = frames_of(latent_frames_of(len(source.frames)))
     clip = source.plan(last_frame if extends else usable, stages=stages, numerics=numerics)
     new_video = video_cells(video, clip.latent_frames, source.fps, rounding)
@@ -156,6 +158,7 @@ def retaken_frames(
     for chunk in sampled:
         chunk = chunk[: total - position]
         if paste:
+            # The chunk belongs to the caller, so the source's frames go into a copy.
             chunk = chunk.clone()
             own = source.frames[position : position + len(chunk)]
             for number in range(len(own)):

@@ -128,6 +128,7 @@ class WindowStore:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         plan, text = folder / "clip.json", json.dumps(settings, sort_keys=True, indent=1)
+        # Windows of another clip would be joined without an error and show as a jump.
         if plan.exists() and plan.read_text(encoding="utf-8") != text:
             raise ValueError(
                 f"{folder} holds windows of a clip with other settings: use another folder, or empty it"
@@ -172,6 +173,7 @@ class WindowStore:
         """A store in a temporary folder, which is deleted with the store."""
         folder = tempfile.TemporaryDirectory(prefix="ltx2_long_")
         store = cls(Path(folder.name), settings)
+        # The folder is deleted with its object, which must live as long as the store.
         store._owned = folder
         return store
 
@@ -186,6 +188,7 @@ class WindowStore:
             read_header(path)
         except ValueError as error:
             log.warning("window %d is sampled again: %s", index, error)
+            # A damaged file would else be found again at each resume.
             path.unlink()
             return False
         return True
@@ -241,6 +244,7 @@ def _faded(old: Tensor, new: Tensor, *, skip: int) -> Tensor:
     Both are (1, C, F, ...). The fade is as long as ``old``; its first ``skip`` latents are those of ``old``.
     """
     count = old.shape[2]
+    # Neither 0 nor 1 occurs, so that every latent of the fade is a mixture.
     weight = (torch.arange(count - skip) + 1) / (count - skip + 1)
     shape = (1, 1, -1) + (1,) * (new.ndim - 3)
     mixed = torch.lerp(old[:, :, skip:], new[:, :, skip:count], weight.view(shape))

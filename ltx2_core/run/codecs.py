@@ -57,6 +57,7 @@ class Codecs:
         )
         with self.networks.use(Component.TEXT_CONNECTORS, loras) as connectors, torch.inference_mode():
             dtype = self.networks.dtype
+            # Connectors take features in the dtype of their weights.
             contexts = connectors(
                 replace(features, video=features.video.to(dtype), audio=features.audio.to(dtype))
             )
@@ -95,6 +96,8 @@ class Codecs:
             raise ValueError("there is no video to upscale in these latents")
         with (
             self.networks.use(Component.UPSAMPLER) as upsampler,
+            # The encoder is only needed for its statistics: the upsampler works on latents that are not
+            # normalised.
             self.networks.use(Component.VIDEO_ENCODER) as encoder,
             torch.inference_mode(),
         ):
@@ -119,6 +122,7 @@ class Codecs:
             # How many pieces will come is unknown, so that the choice has to hold for any length.
             frames = frames_of(latent.shape[2]) if isinstance(latent, Tensor) else sys.maxsize
             where = self.networks.device, self.networks.dtype
+            # The decoder is held until the last chunk has been taken.
             yield from decode_chunks(
                 decoder,
                 (piece.to(*where) for piece in chain((first,), pieces)),

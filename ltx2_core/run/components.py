@@ -81,12 +81,15 @@ class Components:
         """Raises ValueError for files that are not LTX-2 or do not belong together (see ``check_set``), and
         for a product that the device does not have.
         """
+        # The product is checked before any file is opened, because it fails by the device alone.
         matmul = {"fp8_matmul": execution.fp8_matmul, "nvfp4_matmul": execution.nvfp4_matmul}
         device, dtype = execution.device, execution.dtype
         check_matmul(device, **matmul)
         self.checkpoints = tuple(open_checkpoint(path) for path in checkpoints)
         check_set(self.checkpoints)
         own = (text_encoder_folder(checkpoint.path) for checkpoint in self.checkpoints)
+        # A diffusers folder has its text encoder next to the other components; one that is named takes
+        # precedence.
         included = next((folder for folder in own if folder is not None), None)
         self.text_encoder = included if text_encoder is None else Path(text_encoder)
         if self.text_encoder is not None and self.text_encoder.is_file():
@@ -124,6 +127,7 @@ class Components:
         In a network that is held with other LoRAs these take their place; its other weights stay in memory.
         """
         device = self.device if device is None else device
+        # LoRAs without a layer here must not cause an exchange of weights.
         loras = tuple(lora for lora in loras if component in lora.components)
         dtype = torch.float32 if component in _FLOAT32 else self.dtype
         # Taken out, so that a network whose exchange of LoRAs was interrupted is never used again.
@@ -146,12 +150,14 @@ class Components:
                 self.file(component).switch_loras(
                     network, component, before=before, after=loras, dtype=dtype, device=device
                 )
+        # Stored before the block runs, because a failure within it leaves the weights as they are.
         if self.keep_loaded:
             self._held[component] = (loras, network)
         try:
             yield network
         finally:
             self._offload(network)
+            # The name would keep the weights alive while memory is released.
             del network
             self._release()
 
@@ -173,6 +179,8 @@ class Components:
             if plan is None or not streamed:
                 yield transformer
                 return
+            # The network was loaded to the CPU: only the resident blocks ever lie on the device for the whole
+            # stage.
             streaming = BlockStreaming(transformer, self.device, resident=plan.resident_blocks)
             try:
                 yield transformer
@@ -270,6 +278,7 @@ class Components:
                 return encoder.encode(unknown, on_layer=on_layer)
 
         projection = self.file(Component.TEXT_PROJECTION).path
+        # The same prompt has other features with another LoRA, so they are part of the cache's key.
         changes = tuple((lora.path, lora.strength, *lora.settings) for lora in loras)
         features = self._features.encode((self.text_encoder, projection, self.dtype, changes), prompts, run)
         return TextFeatures(*(t.to(self.device) for t in (features.video, features.audio, features.mask)))
@@ -281,11 +290,13 @@ class Components:
             raise ValueError("no text encoder is named; give the folder or file of a Gemma 3 as text_encoder")
         device = torch.device("cpu") if self._text_stays_on_cpu() else self.device
         with self.use(Component.TEXT_PROJECTION, loras, device=device) as projection:
+            # The text encoder is held apart from the projection, which alone has LoRAs.
             encoder = self._held_text
             if encoder is None:
                 check_text_encoder(self.checkpoints, self.text_encoder)
                 gemma = load_gemma(self.text_encoder, dtype=self.dtype, device=device)
                 encoder = TextEncoder(gemma, load_tokenizer(self.text_encoder), projection)
+                # This name would keep the network alive after the encoder is freed.
                 del gemma
             else:
                 self._place(encoder, device)
@@ -297,6 +308,7 @@ class Components:
                 yield encoder
             finally:
                 self._offload(encoder)
+                # The name would keep the weights alive while memory is released.
                 del encoder
         self._release()
 
@@ -343,6 +355,7 @@ class Components:
             network.to("cpu")
 
     def _release(self) -> None:
+        # Freed memory stays with PyTorch's allocator, where other processes cannot use it.
         if self.device.type == "cuda" and (self.max_memory is not None or not self.keep_loaded):
             torch.cuda.empty_cache()
 
@@ -355,6 +368,7 @@ def open_loras(files: Sequence[LoraFile]) -> tuple[Lora, ...]:
 def warn_of_stacked(loras: Sequence[Lora]) -> None:
     """Log a warning for more than one IC-LoRA among those that a stage merges."""
     names = [lora.path.name for lora in loras if lora.is_ic_lora and lora.strength]
+    # One reference serves all IC-LoRAs of a run, so several of them compete for it.
     if len(names) > 1:
         _log.warning("%s: %s", " and ".join(names), STACKED)
 

@@ -46,6 +46,7 @@ def decode_chunks(
     done = 0
     while True:
         check()
+        # Entered for each chunk: a generator that yields within it would leave the mode on for its caller.
         with torch.inference_mode():
             chunk = next(chunks, None)
             if chunk is None:

@@ -28,11 +28,13 @@ def join_processes(device: str | None = None, *, passes: int = 1) -> tuple[Proce
     of each group. Without torchrun there is one process and ``device`` is returned unchanged. Raises
     ValueError for a device with a number, such as cuda:1, and for a count that ``passes`` does not divide.
     """
+    # torchrun sets these variables in each process.
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if passes < 1 or count % passes:
         raise ValueError(
             f"{count} processes cannot be divided among {passes} passes: use a divisor of {count}"
         )
+    # A single process needs no process group, which PyTorch may be built without.
     if count < 2:
         return Processes(), device
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -80,6 +80,7 @@ class Execution:
         """With the defaults of this machine: CUDA in bfloat16 where there is a GPU, else CPU in float32."""
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if dtype is None:
+            # Weights are published in bfloat16, which most CPUs compute more slowly than float32.
             dtype = torch.bfloat16 if where.type == "cuda" else torch.float32
         return cls(device=where, dtype=dtype, **options)
 

@@ -69,6 +69,7 @@ class Generation:
 
     def audio(self) -> tuple[Tensor, int]:
         """(waveform (C, S) in [-1, 1], sample rate in Hz): the input audio if there was one, else decoded."""
+        # Input audio is returned as it was, without the loss of an encode and a decode.
         if self.input_audio is not None:
             return self.input_audio
         assert self.latents.audio is not None
@@ -80,6 +81,7 @@ class Generation:
             return self.recorded
         try:
             package = version("comfyui-ltx2")
+        # A checkout that is not installed has no version.
         except PackageNotFoundError:
             package = "source"
         return {
@@ -116,6 +118,7 @@ class Generation:
             metadata={METADATA_KEY: settings, "comment": self.request.text.prompt},
             crf=crf,
         ) as writer:
+            # Audio is short and known at once, while frames arrive over minutes.
             writer.write_audio(waveform)
             for chunk in self.frames(as_bytes=True, stop=stop):
                 writer.write_frames(chunk)

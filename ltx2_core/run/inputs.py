@@ -46,6 +46,7 @@ def read_input_audio(request: Request, stage: Stage) -> tuple[Tensor, int] | Non
         return None
     if not isinstance(track.source, tuple):
         return read_audio(track.source, start_s=track.start_s, duration_s=stage.clip.seconds)
+    # Audio in memory is cut here; a file is only read as far as it is needed.
     waveform, rate = track.source
     start = round(track.start_s * rate)
     return waveform[:, start : start + round(stage.clip.seconds * rate)], rate
@@ -71,6 +72,7 @@ def conditioning(
         by_input.append([voice] * len(stages))
     if audio is not None:
         run.report("audio", 0, 1)
+        # Stages differ in size only, so the latent of the audio serves all of them.
         clip = stages[0].clip
         latent = codecs.encode_audio(
             *_with_noise(audio, clip, inputs.audio.noise_db), latent_frames=clip.audio_latents
@@ -79,6 +81,7 @@ def conditioning(
     for image in inputs.images:
         run.report("image", 0, 1)
         crf = _crf(image.crf, request)
+        # Every stage has a size of its own, so the image is encoded for each.
         by_input.append([_keyframe(codecs, image, stage.clip, crf) for stage in stages])
     for reference in inputs.references:
         run.report("reference", 0, 1)
@@ -174,6 +177,7 @@ def _with_noise(audio: tuple[Tensor, int], clip: ClipPlan, noise_db: float | Non
     if noise_db is None:
         return audio
     waveform, rate = audio
+    # The noise also fills the silence that is added, so that it does not end before the clip does.
     missing = max(0, math.ceil(clip.seconds * rate) - waveform.shape[1])
     return with_noise_floor(functional.pad(waveform, (0, missing)), noise_db), rate
 
@@ -190,6 +194,7 @@ def _reference_audio(request: Request) -> tuple[Tensor, int]:
 
 def _image_frames(image: ImageSource) -> Tensor:
     """One image or a clip as (N, 3, H, W) in [0, 1]."""
+    # Several frames are a clip to begin with, which load_image does not take.
     if isinstance(image, Tensor) and image.ndim == 4 and image.shape[0] > 1:
         return image
     return load_image(image)

@@ -36,6 +36,7 @@ _log = logging.getLogger(__name__)
 
 def saved_folder() -> Path:
     """The folder of saved latents: one of this user among the temporary ones."""
+    # Users of one machine share the temporary folder, and Windows has no user ids.
     user = os.getuid() if hasattr(os, "getuid") else "user"
     return Path(tempfile.gettempdir()) / f"ltx2-latents-{user}"
 
@@ -43,6 +44,7 @@ def saved_folder() -> Path:
 def saved_windows(output: str | os.PathLike[str]) -> Path:
     """The folder of the finished windows of a long clip until ``output`` is written."""
     path = Path(output).resolve()
+    # Outputs of the same name in different folders differ by the digest of the whole path.
     return saved_folder() / f"{path.stem}-{sha256(os.fspath(path).encode()).hexdigest()[:8]}.windows"
 
 
@@ -77,6 +79,7 @@ def save_latents(
         "edit": None if edit is None else dict(edit),
         "models": generation.codecs.networks.identity(),
     }
+    # A random part keeps the latents of an earlier run of the same output.
     path = folder / f"{Path(output).stem}-{uuid4().hex[:8]}{SUFFIX}"
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata={KEY: json.dumps(about)})
@@ -90,6 +93,7 @@ def find_saved(output: str | os.PathLike[str] | None = None, *, folder: Path | N
     """
     folder = saved_folder() if folder is None else folder
     if folder.is_dir():
+        # Another user could have made this folder first and placed files of their own in it.
         check_private(folder)
     files = sorted(folder.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime, reverse=True)
     target = None if output is None else str(Path(output).resolve())
@@ -131,6 +135,7 @@ def _check_models(about: Mapping[str, Any], codecs: Codecs) -> None:
         _log.warning("these latents do not say which models they are of (they are of an earlier version)")
         return
     now = codecs.networks.identity()["files"]
+    # Only these decide how the latents decode; the others have done their work.
     decoders = (Component.VIDEO_DECODER, Component.AUDIO_DECODER, Component.VOCODER)
     changed = [str(c) for c in decoders if saved["files"].get(str(c)) != now.get(str(c))]
     if changed:

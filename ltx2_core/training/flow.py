@@ -75,6 +75,7 @@ def predict(
         video_mask = torch.cat((video_mask, video_mask.new_zeros(appended.shape[:2])), dim=1)
     video = Modality(
         tokens=tokens,
+        # Conditioning tokens are clean, which a timestep of 0 states, as at inference.
         timesteps=video_mask * sigma[:, None],
         sigma=sigma * (video_mask > 0).any(dim=1),
         positions=video_positions,
@@ -90,6 +91,7 @@ def predict(
     v, a = network.transformer(video, audio, rope=rope)
     assert v is not None
     assert a is not None
+    # Guide and reference tokens are appended and have no target.
     return AVLatent(v[:, :own].float(), a.float())
 
 
@@ -118,6 +120,7 @@ def masked_error(prediction: AVLatent, target: AVLatent, task: Task) -> dict[str
     tokens = AVLatent(patchify_video(target.video), patchify_audio(target.audio))
     weights = mask.map(token_mask)
     errors = prediction.zip(tokens, lambda p, t: (p - t).square().mean(dim=-1))
+    # The clamp avoids 0 / 0 for a stream that is all conditioning.
     means = errors.zip(weights, lambda e, w: (e * w).sum() / w.sum().clamp(min=1))
     assert means.video is not None
     assert means.audio is not None
@@ -197,5 +200,6 @@ def flow_loss(network: FlowNetwork, batch: FlowBatch, options: FlowOptions) -> d
         reference=batch.reference,
         reference_scale=batch.reference_scale,
     )
+    # The velocity of a linear path from data to noise is their difference.
     errors = masked_error(velocity, task.noise - batch.latent, task)
     return {"loss": errors["video"] + options.audio_weight * errors["audio"], **errors}

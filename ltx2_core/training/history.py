@@ -38,6 +38,7 @@ def plot(history: History, path: Path) -> bool:
         return False
     if not history.curves:
         return False
+    # Without pyplot, which would choose a backend for the whole process and keep figures alive.
     figure = Figure(figsize=(7, 2.2 * len(history.curves)), layout="constrained")
     panels = figure.subplots(len(history.curves), squeeze=False)[:, 0]
     for axes, (name, points) in zip(panels, history.curves.items(), strict=True):
@@ -45,6 +46,7 @@ def plot(history: History, path: Path) -> bool:
         axes.plot(steps, values, marker="." if len(points) < 40 else None)
         axes.set_ylabel(name)
         axes.grid(alpha=0.3)
+        # A logarithm needs positive values.
         if name.endswith("loss") and min(values) > 0:
             axes.set_yscale("log")
     panels[-1].set_xlabel("step")

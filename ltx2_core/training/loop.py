@@ -99,11 +99,13 @@ def train(
     path = Path(state_path)
     rank = torch.distributed.get_rank() if _distributed() else 0
     base_lrs = [group["lr"] for group in optimizer.param_groups]
+    # Only parameters are averaged; a buffer holds constants.
     averaged = {name: p.detach().clone() for name, p in model.named_parameters()}
     state = TrainingState(model=model, optimizer=optimizer, averaged=averaged, seed=seed)
     if path.exists():
         state.load(path)
         logger.info("continuing %s at step %d of %d", path, state.step, total_steps)
+    # Ranks may have started from different files or seeds.
     _broadcast([*model.parameters(), *averaged.values()])
     clocks = _Clocks(options)
     hidden = not options.progress or rank > 0
@@ -111,6 +113,7 @@ def train(
     with bar, tensor_cores(next(model.parameters()).device):
         while state.step < total_steps and not clocks.over:
             for group, lr in zip(optimizer.param_groups, base_lrs, strict=True):
+                # Computed from the initial rate, because a factor on the current one would accumulate.
                 group["lr"] = lr * schedule(state.step)
             scalars = _update(state, step_fn, rank, options)
             state.step += 1
@@ -120,6 +123,7 @@ def train(
                 values = _numbers(scalars, state.step, path)
                 state.history.add(state.step, values)
                 if evaluate is not None and options.evaluates and (clocks.due("evaluate") or ends):
+                    # The averaged weights are the result of the run, so they are what is evaluated.
                     with swapped(model, averaged):
                         figures = dict(evaluate(model, state.step))
                     state.history.add(state.step, figures)
@@ -128,6 +132,7 @@ def train(
                     write_line(path.with_suffix(".log"), state.step, clocks.seconds, values)
                     bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()})
             if rank == 0 and (clocks.due("save") or ends):
+                # A state with a loss that is not finite must not replace the last good one.
                 _numbers(scalars, state.step, path)
                 state.save(path)
                 plot(state.history, path.with_suffix(".png"))
@@ -144,6 +149,7 @@ def _update(state: TrainingState, step_fn: StepFn, rank: int, options: LoopOptio
         scalars = step_fn(state.model, step_generator(state.seed, state.step, rank), state.step)
     if scalars["loss"].requires_grad:
         scalars["loss"].backward()
+    # Before clipping, so that every rank clips the same gradient and weights stay equal.
     _average_gradients(parameters)
     if options.clip is not None:
         nn.utils.clip_grad_norm_(parameters, options.clip)
@@ -198,6 +204,7 @@ def _numbers(scalars: Mapping[str, Tensor], step: int, path: Path) -> dict[str, 
 
 def step_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
     """A CPU generator whose state depends only on these numbers."""
+    # A generator for each step lets a resumed run draw the same data without replaying earlier steps.
     digest = hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()
     # 63 bits, so that the seed is positive as a signed number too.
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
@@ -215,6 +222,7 @@ class Elapsed:
 
     def share(self, step: int) -> float:
         """The share at ``step``, in [0, 1]; time counts from the construction of this object."""
+        # Monotonic, because the wall clock may be set during a run.
         by_clock = (time.monotonic() - self._began) / self.seconds
         return min(1.0, max(step / self.total_steps, by_clock))
 
@@ -227,6 +235,7 @@ def warmup_stable_decay(elapsed: Elapsed | int, *, warmup: int = 40, decay: floa
     """
     elapsed = Elapsed(elapsed) if isinstance(elapsed, int) else elapsed
     rise = min(warmup, max(1, elapsed.total_steps // 10))
+    # At least one step, because the factor divides by it.
     fall = max(decay, 1 / elapsed.total_steps)
 
     def factor(step: int) -> float:
@@ -242,6 +251,7 @@ def tensor_cores(device: torch.device) -> Iterator[None]:
         yield
         return
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    # These are settings of the whole process, so the caller's are restored.
     before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark, cudnn.benchmark_limit
     matmul.allow_tf32 = cudnn.allow_tf32 = cudnn.benchmark = True
     cudnn.benchmark_limit = 4  # Measuring more algorithms per size takes longer than it saves.

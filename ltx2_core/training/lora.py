@@ -67,8 +67,10 @@ class LoraAdapters(nn.Module):
             for name, module in network.named_modules()
             if isinstance(module, nn.Linear) and pattern.search(name)
         }
+        # An empty LoRA would train nothing and report no error.
         if not layers:
             raise ValueError(f"targets={targets!r} matches no linear layer in {type(network).__name__}")
+        # Gradients of the frozen weights would take as much memory as the weights.
         network.requires_grad_(False)
         generator = torch.Generator().manual_seed(seed)
         self.scale = (rank if alpha is None else alpha) / rank
@@ -101,6 +103,7 @@ class LoraAdapters(nn.Module):
         for name, pair in zip(self.names, self.pairs, strict=True):
             assert isinstance(pair, _Pair)
             tensors[f"{prefix}{name}.lora_A.weight"] = pair.a.detach().clone()
+            # With the scale folded in, readers need no alpha.
             tensors[f"{prefix}{name}.lora_B.weight"] = pair.b.detach() * self.scale
         return tensors
 
@@ -133,6 +136,7 @@ class _Pair(nn.Module):
         bound = math.sqrt(1 / layer.in_features)
         a = (torch.rand(rank, layer.in_features, generator=generator) * 2 - 1) * bound
         self.a = nn.Parameter(a.to(layer.weight.device))
+        # B at zero leaves the network unchanged before the first step.
         self.b = nn.Parameter(torch.zeros(layer.out_features, rank, device=layer.weight.device))
 
     def forward(self, x: Tensor) -> Tensor:

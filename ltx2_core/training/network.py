@@ -24,6 +24,7 @@ from .timing import attend_near_in_time
 
 _PREFIXES = {
     "transformer.": "model.diffusion_model.",
+    # Official files store the connectors under the transformer's prefix.
     "connectors.": "model.diffusion_model.",
     "projection.": "text_embedding_projection.",
 }

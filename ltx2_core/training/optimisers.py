@@ -49,6 +49,7 @@ class Muon(torch.optim.Optimizer):
         exempt = {id(p) for p in plain}
         matrices: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
+        # Orthogonalisation is only defined for matrices; biases and norms are vectors.
         for p in params:
             (others if p.ndim < 2 or id(p) in exempt else matrices).append(p)
         groups: list[dict[str, Any]] = [
@@ -64,6 +65,7 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if params:
+                # Decoupled decay shrinks the weights directly and does not pass through the momentum.
                 torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
                 (self._orthogonal if group["orthogonal"] else self._adam)(params, group)
 
@@ -87,6 +89,7 @@ class Muon(torch.optim.Optimizer):
             torch._foreach_add_(
                 [params[number] for number in numbers],
                 list(directions.unbind()),
+                # Tall matrices get larger steps, so that an update changes each output about equally.
                 alpha=-group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5,
             )
 

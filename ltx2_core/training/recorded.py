@@ -143,6 +143,7 @@ class RecordedStep(Generic[B]):
 
     def _recorded(self, batch: B, parameters: list[nn.Parameter]) -> _Recording[B] | None:
         """Record a step with inputs like ``batch``; None, with ``problem`` set, if that fails."""
+        # A recording reads fixed addresses, so it needs inputs of its own that no later batch replaces.
         own = batch.copied()
 
         def compute() -> Mapping[str, Tensor]:
@@ -183,6 +184,7 @@ def _side_stream(device: torch.device) -> Iterator[None]:
         yield
         return
     side = torch.cuda.Stream()
+    # The side stream must see the writes of the current one, and the other way round at the end.
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         yield

@@ -49,6 +49,7 @@ class TrainingState:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             save_file(
+                # safetensors refuses tensors that are not contiguous.
                 {name: tensor.detach().contiguous() for name, tensor in tensors.items()},
                 temporary,
                 metadata={"training": json.dumps(rest)},
@@ -58,6 +59,7 @@ class TrainingState:
         """Load everything from ``path``; raises ValueError if its seed or its network is another."""
         with safe_open(path, framework="pt") as file:
             rest = json.loads((file.metadata() or {}).get("training", "{}"))
+        # The seed decides the order of data, so another one belongs to another run.
         if rest.get("seed") != self.seed:
             raise ValueError(
                 f"{path} is not the state of this run: its seed is {rest.get('seed')}, not {self.seed}; "

@@ -43,6 +43,7 @@ class LTX2AVDecodeVideo(io.ComfyNode):
 
     @classmethod
     def execute(cls, video_vae: Vae, latent: Latent) -> io.NodeOutput:
+        # Guide frames would be decoded as frames at the end of the clip.
         refuse_guides(latent, "LTX-2 Decode Video")
         return io.NodeOutput(decoded_images(video_vae, latent))
 
@@ -90,6 +91,7 @@ class LTX2AVDecodeAudio(io.ComfyNode):
         waveform, rate = audio["waveform"], audio["sample_rate"]
         if seconds:
             waveform = as_long_as(waveform, rate, seconds)
+        # Each clip of a batch has a loudness of its own.
         limited = torch.stack([limit_loudness(one, ceiling) for one in waveform]) if ceiling else waveform
         return io.NodeOutput({"waveform": limited, "sample_rate": rate})
 
@@ -143,6 +145,7 @@ class LTX2AVDecodeToVideo(io.ComfyNode):
         audio: Audio | None = None,
         plan: ClipPlan | None = None,
     ) -> io.NodeOutput:
+        # Guide frames would be decoded as frames at the end of the clip.
         refuse_guides(latent, "LTX-2 Decode To Video")
         rate = fps if plan is None else plan.fps
         samples = _one(video_of(latent)["samples"], batch_index)

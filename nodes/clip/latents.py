@@ -111,6 +111,7 @@ class LTX2AVLatentUpscale(io.ComfyNode):
 
     @classmethod
     def execute(cls, latent: Latent, upscale_model: UpscaleModel, video_vae: Vae) -> io.NodeOutput:
+        # Guide frames have coordinates of this size, which would not fit the enlarged latent.
         refuse_guides(latent, "LTX-2 Latent Upscale")
         return io.NodeOutput(enlarged(latent, upscale_model, video_vae))
 

@@ -125,6 +125,7 @@ def empty_latent(plan: ClipPlan, batch_size: int) -> Latent:
     device = intermediate_device()
     video = torch.zeros(plan.video_shape(batch_size), device=device)
     audio = torch.zeros(plan.audio_shape(batch_size), device=device)
+    # The host fits an empty latent to the model by its spatial ratio.
     latent = from_av(AVLatent(video, audio), {"downscale_ratio_spacial": SPATIAL_SCALE, "type": "audio"})
     return marked_guides(latent, 0)
 

@@ -147,6 +147,7 @@ def audio_only(model: Model) -> Model:
     """A clone of MODEL that skips its video stream."""
     clone = model.clone()
     options = clone.model_options
+    # Without the cross attentions the placeholder video cannot influence the audio.
     off = dict.fromkeys(("run_vx", "a2v_cross_attn", "v2a_cross_attn"), False)
     clone.model_options = {
         **options,
@@ -178,6 +179,7 @@ def encoded_reference(audio_vae: Vae, audio: Audio | None, start_s: float, secon
     if audio is None:
         raise ValueError("there is no reference audio: the file that it comes from has no audio track")
     waveform, rate = audio["waveform"], int(audio["sample_rate"])
+    # The waveform is cut before encoding, because the encoder's latents cannot be cut at an exact sample.
     first = round(start_s * rate)
     part = waveform[..., first : first + round(seconds * rate) if seconds else None]
     if not part.shape[-1]:
@@ -203,6 +205,7 @@ def with_identity(model: Model, scale: float, start_percent: float, end_percent:
         # Levels fall during sampling, so the start of the range is its upper end.
         if not last <= float(args["sigma"][0]) <= first:
             return result
+        # The difference to a pass without the reference is what the reference adds.
         plain = [without_reference(entry) for entry in args["cond"]]
         (without,) = comfy.samplers.calc_cond_batch(
             args["model"], [plain], args["input"], args["sigma"], args["model_options"].copy()

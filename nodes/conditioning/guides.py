@@ -242,8 +242,10 @@ def crop_guides(
     The LATENT always gets a noise mask; without guides the conditioning is returned unchanged.
     """
     video = video_of(latent)
+    # The conditioning also states guides that nodes of the host added.
     frames = guide_frames_of(positive, video["samples"])
     own = video["samples"].shape[2] - frames
+    # A slice alone would keep the memory of the guide frames alive.
     samples, mask = video["samples"][:, :, :own].clone(), frame_mask(video)[:, :, :own]
     cropped = {**video, "samples": samples, "noise_mask": mask}
     joined = marked_guides(Streams(cropped, split(latent).audio).joined(), 0)
@@ -270,6 +272,7 @@ def _with_frames(video: Latent, guide: Tensor, keep: Tensor | None, strength: fl
     if keep is None:
         added = mask.new_full((len(mask), 1, guide.shape[2], *mask.shape[3:]), max(0.0, 1 - strength))
     else:
+        # A spread guide has holes in single cells, so the mask needs the full grid.
         mask = mask.expand(-1, -1, -1, *samples.shape[3:])
         cells = torch.where(keep, 1.0, -1.0).to(mask) - strength
         # A strength above 1 acts on attention only; a mask below 0 would mark a hole.
@@ -297,6 +300,7 @@ def _factor(parameters: Mapping[str, object] | None, name: str) -> int:
     """A factor of at least 1; 1 where it is absent or not a number."""
     value = (parameters or {}).get(name, 1)
     try:
+        # Metadata of third parties may hold strings or zeros, which mean no scaling.
         return max(1, round(float(value)))  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return 1

@@ -52,6 +52,7 @@ class HostCodecs:
         """Latent, whole or in pieces -> chunks (N, 3, H, W) in [-1, 1] on the CPU, or in uint8."""
         pieces = (latent,) if isinstance(latent, Tensor) else latent
         chunks = decoded_frames(self.video_vae, pieces, as_bytes=as_bytes)
+        # Bytes were already copied to the CPU by the function that made them.
         return chunks if as_bytes else (chunk.float().cpu() for chunk in chunks)
 
     def decode_audio(self, latent: Tensor) -> Waveform:
@@ -69,5 +70,6 @@ def waveform_of(audio: Audio) -> Waveform:
 
 def footage_of(images: Tensor, fps: float, audio: Audio | None = None) -> Footage:
     """IMAGE and AUDIO as the source of an edit, which is cut to the grid as the host cuts images."""
+    # Hosts with 16-bit intermediates pass IMAGEs of that dtype, and source frames must stay exact.
     frames = frames_from_image(images).float().cpu()
     return Footage(frames=frames, fps=fps, audio=None if audio is None else waveform_of(audio), fit="comfy")

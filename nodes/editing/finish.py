@@ -105,6 +105,7 @@ class DecodedClip:
         return waveform_of(self.decoded_audio)
 
     def settings(self) -> dict[str, Any]:
+        # The host writes the graph into the file itself.
         return {}
 
 
@@ -115,10 +116,12 @@ def _to_decode(latent: Latent | None, vae: Vae | None, output: str) -> Latent:
             f"{output} is missing: connect the latent of the last stage and the VAEs, or the outputs of "
             "LTX-2 Decode"
         )
+    # Guide frames would lengthen the clip beyond what the edit has planned.
     refuse_guides(latent, "LTX-2 Finish Edit")
     return latent
 
 
 def _image(chunks: Iterator[Tensor]) -> Tensor:
     """(N, 3, H, W) in [-1, 1] in chunks -> IMAGE."""
+    # An IMAGE is in [0, 1], and decoders overshoot a little.
     return torch.cat([image_from_frames((chunk + 1) / 2) for chunk in chunks]).clamp_(0, 1)

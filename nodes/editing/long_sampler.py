@@ -111,6 +111,7 @@ def keyframes_of(images: Tensor | None, frames: str, strength: float, clip: Clip
         numbers = [int(word) for word in frames.replace(",", " ").split()]
     except ValueError:
         raise ValueError(f"keyframe_frames {frames!r} must be frame numbers, such as 0, 48, -1") from None
+    # Negative numbers count from the end, as for guides.
     outside = [number for number in numbers if not -clip.frames <= number < clip.frames]
     if outside or len(numbers) != len(images):
         raise ValueError(

@@ -170,6 +170,7 @@ class LTX2AVDecodeLongVideo(io.ComfyNode):
         audio: Audio | None = None,
     ) -> io.NodeOutput:
         if audio is not None:
+            # Connected audio replaces the sampled one in the file without being sampled again.
             windows = replace(windows, audio=track_of(audio, 0), audio_start_s=0.0)
         return io.NodeOutput(write_edit(windows.finish(HostCodecs(video_vae, audio_vae)), crf))
 

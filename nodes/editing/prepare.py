@@ -161,6 +161,7 @@ class LTX2AVSound(io.ComfyNode):
 
 def _prepared(edit: EditPlan, codecs: HostCodecs, stages: str) -> io.NodeOutput:
     """The conditioned LATENT of the first stage, the plan of the run, the edit, and a report."""
+    # The edit is planned at full size; its first stage starts at half of it.
     latent = empty_latent(edit.clip.half() if stages == "2" else edit.clip, 1)
     for item in edit.conditioning(codecs):
         latent = placed(codecs, latent, item)

@@ -46,6 +46,7 @@ def load_clip(gemma: str | Path, *checkpoints: str | Path) -> comfy.sd.CLIP:
     if path.is_file():
         files.append(open_checkpoint(path))
     projection = find_component(files, Component.TEXT_PROJECTION)
+    # Headers suffice for this check, which spares the user a load of many GB.
     check_text_encoder(files, path)
     device = host.text_encoder_device()
     # The host prefers float16, whose range Gemma's hidden states exceed.
@@ -58,6 +59,7 @@ def load_clip(gemma: str | Path, *checkpoints: str | Path) -> comfy.sd.CLIP:
         lambda **options: HostTokenizer(tokenizer), lambda **options: HostTextModel(encoder, dtype)
     )
     clip = CachingCLIP(target, model_options={"dtype": dtype})
+    # The host loads a second, independent text encoder by this where it needs one.
     clip.patcher.cached_patcher_init = (_clip_patcher, (str(gemma), *map(str, checkpoints)))
     return clip
 
@@ -74,6 +76,7 @@ class CachingCLIP(comfy.sd.CLIP):
 
     def clone(self, **options: Any) -> comfy.sd.CLIP:
         copy = super().clone(**options)
+        # The host's clone is made by its own class, whatever the class of the original.
         copy.__class__, copy.recent = type(self), self.recent
         return copy
 
@@ -85,6 +88,7 @@ class CachingCLIP(comfy.sd.CLIP):
         plain = self.patcher.forced_hooks is None and self.apply_hooks_to_conds is None
         if not plain or not all(isinstance(token, int) for token in row):
             return super().encode_from_tokens(tokens, return_pooled, return_dict)
+        # The host changes this id whenever weight patches are added.
         key = (self.patcher.patches_uuid, row)
         if key not in self.recent:
             self.recent[key] = super().encode_from_tokens(tokens, return_pooled=True, return_dict=True)
@@ -93,6 +97,7 @@ class CachingCLIP(comfy.sd.CLIP):
             self.recent.popitem(last=False)
         encoded = self.recent[key]
         if return_dict:
+            # A copy, because the host pops the embedding out of the dictionary that it gets.
             return dict(encoded)
         return (encoded["cond"], encoded["pooled_output"]) if return_pooled else encoded["cond"]
 

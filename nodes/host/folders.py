@@ -75,7 +75,10 @@ class FileList:
 
     def refusal(self, name: str) -> str:
         """Why ``name`` cannot be chosen, and which names can; "" if it can."""
+        # The files are listed again at each call: the user may have added or removed some since the nodes
+        # were defined.
         listed = dict(self._listed())
+        # The placeholder is checked first, because it is no file and would else be reported as a missing one.
         if name == self.placeholder:
             reason = f"{self.placeholder} in models/{' or models/'.join(self.categories)}"
         elif name not in listed:
@@ -141,6 +144,7 @@ def is_faulty_encoder(path: Path) -> bool:
 
 def _paths(category: str) -> Iterator[tuple[str, Path]]:
     """Names and paths in a category of the host; none if the host lacks the category or cannot list it."""
+    # Hosts differ in their categories, and a user may remove one in the paths file.
     if category not in folder_paths.folder_names_and_paths:
         return
     try:
@@ -168,6 +172,8 @@ def _files(category: str) -> Iterator[tuple[str, Path]]:
 def _folders() -> Iterator[tuple[str, Path]]:
     """Folders in models/diffusers, and one level below: pipelines and split files."""
     for root in map(Path, folder_paths.get_folder_paths(DIFFUSERS)):
+        # One level is enough for pipelines and for folders by author; a full search of a network drive would
+        # take minutes.
         for path in sorted((*root.glob("*/"), *root.glob("*/*/"))) if os.path.isdir(root) else ():
             if _is_model_folder(path):
                 yield path.relative_to(root).as_posix(), path
@@ -178,6 +184,7 @@ def _is_model_folder(path: Path) -> bool:
     if os.path.isfile(path / "model_index.json"):
         return True
     try:
+        # A component of a pipeline has a config.json next to its weights; split files have none.
         return any(path.glob("*.safetensors")) and not os.path.isfile(path / "config.json")
     except OSError:
         return False
@@ -185,6 +192,7 @@ def _is_model_folder(path: Path) -> bool:
 
 def _encoder_at(path: Path) -> Path:
     """The folder of a file if it has a ``config.json``, as that of a text encoder has; otherwise the file."""
+    # A broken link counts too: the folder is then listed and its error says what is missing.
     return path.parent if os.path.lexists(path.parent / "config.json") else path
 
 
@@ -207,7 +215,10 @@ def _stamp_of(path: Path) -> tuple[str, int, int]:
     try:
         status = path.stat()
     except OSError:
+        # An unreadable file still gets a stamp, so that its error is cached and is checked again once it can
+        # be read.
         return str(path), 0, 0
+    # Time and size stand for the content, because hashing files of many GB at each listing is too slow.
     return str(path), status.st_mtime_ns, status.st_size
 
 
@@ -238,6 +249,7 @@ def _encoder_problem(path: Path, stamp: Stamp) -> tuple[str, bool]:
     def check() -> None:
         nonlocal foreign
         try:
+            # A folder of another language model is no mistake of the user and is left out without a warning.
             find_encoder(path)
         except NotGemmaError:
             foreign = True

@@ -30,6 +30,7 @@ class Fork:
         """
         if self.source not in order:
             return run()
+        # A call holds all samples of one pass before those of the next.
         batch = samples // len(order)
         first = list(order).index(self.source) * batch
         hidden = run(until=self.at)
@@ -56,6 +57,7 @@ class Late:
     def run(self, run: Callable[..., Hidden], samples: int) -> Hidden:
         """Run one call of the network from the saved states, and forget them: blocks may write into them."""
         start, saved = self.start(samples), self.fork.saved
+        # Freeing them first lets the blocks reuse the memory.
         self.fork.saved = None
         return run(resume=(start, saved)) if start else run()
 

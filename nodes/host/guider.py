@@ -34,6 +34,7 @@ class AVGuider(comfy.samplers.CFGGuider):
                 "this model has a guidance of its own from another node: take that node out, or use CFGGuider"
             )
         passes = guidance.passes()
+        # The host's own network ignores options of this pack, so such a guidance would silently do nothing.
         ours = isinstance(model.model.diffusion_model, HostTransformer)
         if not ours and (nag is not None or {Pass.PERTURBED, Pass.APART} & {*passes}):
             raise ValueError(
@@ -52,7 +53,9 @@ class AVGuider(comfy.samplers.CFGGuider):
         seed: int | None = None,
     ) -> Tensor:
         """The guided clean estimate of ``x``, as the host's guiders return it."""
+        # The shapes of a run are only known once the host has processed its conditioning.
         packing = Packing.of(self.conds)
+        # A latent of one stream has no other stream that modality guidance could isolate.
         streams = ActiveStreams(video=True, audio=packing.has_both, both=packing.has_both)
         plan = self._steps.plan(
             float(timestep[0]),
@@ -88,6 +91,7 @@ class AVGuider(comfy.samplers.CFGGuider):
 
     def _forks(self, model_options: Options) -> bool:
         """Whether a pass is one call of the network, which other packs or nodes may prevent."""
+        # Each of these divides or replaces the call, so the saved states would not match the later pass.
         cuts = {"context_handler", "multigpu_clones", "model_function_wrapper"} & model_options.keys()
         tiled = TILES in model_options.get("transformer_options", {})
         return not cuts and not tiled and len(self.conds["positive"]) == 1
@@ -101,6 +105,7 @@ class AVGuider(comfy.samplers.CFGGuider):
         for call in plan.calls:
             options: dict[str, Any] = {
                 **model_options.get("transformer_options", {}),
+                # The host may divide or reorder a call, so the network looks its perturbation up by pass.
                 PERTURBATIONS: tuple(plan.guidance.perturbation(which) for which in call.passes),
             }
             # The host has encoded the negative text for sampling although no pass of cfg evaluates it.
@@ -136,6 +141,7 @@ class AVGuider(comfy.samplers.CFGGuider):
         model_options: Options,
     ) -> Tensor:
         """``guided`` after the functions that other nodes and samplers registered for it."""
+        # The host applies these in its own cfg function, which this guider does not call.
         for patch in model_options.get("sampler_post_cfg_function", []):
             guided = patch(
                 {

@@ -74,6 +74,7 @@ def guide_tokens(
     else:
         # Guides are the same for the whole batch, so the first sample decides.
         keep = ~(rearrange(mask, "b c f h w -> b (f h w) c") < 0).any(dim=-1)[0]
+    # Guides are appended at the end of the video, so their part of the mask is the last one.
     guides = keep[tokens - keyframes.shape[2] :]
     sizes = [entry["pre_filter_count"] for entry in entries]
     if entries and sum(sizes) != len(guides):
@@ -93,6 +94,7 @@ def single_frame_marks(video: Tensor, slots: Slots | None, guides: GuideTokens |
     """
     _, _, frames, height, width = video.shape
     marks = torch.zeros(frames, height * width, 1, device=video.device)
+    # The causal autoencoder maps the first latent frame to one pixel frame and each later one to eight.
     marks[0] = 1
     if slots is not None:
         if slots["tokens_per_frame"] != height * width:
@@ -110,6 +112,7 @@ def guide_attention(guides: GuideTokens, entries: Sequence[Entry]) -> GuideWeigh
 
     Only attention between video and guides is weighted; attention among guides is plain.
     """
+    # An entry without surviving tokens would leave an empty weight, which has no place in the attention.
     weights = [
         _weights(entry, count) for entry, count in zip(entries, guides.surviving, strict=True) if count
     ]
@@ -142,6 +145,7 @@ def guide_frames_of(conditioning: Conditioning, video: Tensor) -> int:
     """
     keyframes = guides_of(conditioning)
     tokens, cells = (0 if keyframes is None else keyframes.shape[2]), video.shape[3] * video.shape[4]
+    # Guide tokens must fill whole latent frames and leave at least one of the clip.
     if tokens % cells or tokens >= video[0, 0].numel():
         raise ValueError(
             f"the conditioning describes {tokens} guide tokens and the latent has {video.shape[2]} frames of "
@@ -160,7 +164,9 @@ def with_guide(conditioning: Conditioning, coordinates: Tensor, entry: Entry) ->
     extended: Conditioning = node_helpers.conditioning_set_values(
         conditioning,
         {
+            # The host matches coordinates to tokens by order, so a further guide comes after earlier ones.
             "keyframe_idxs": coordinates if before is None else torch.cat((before, coordinates), dim=2),
+            # A new list, because other branches of the graph share the old one.
             "guide_attention_entries": [*entries, entry],
         },
     )
@@ -171,6 +177,7 @@ def without_guides(conditioning: Conditioning) -> Conditioning:
     """A CONDITIONING without guides and without generated keyframes, whose frames are guides too."""
     plain: Conditioning = node_helpers.conditioning_set_values(
         conditioning,
+        # The host reads None like an absent key, and set_values cannot remove keys.
         {"keyframe_idxs": None, "guide_attention_entries": None, "generated_keyframes": None},
     )
     return plain

@@ -22,6 +22,7 @@ GEMMA4_NORMS = ("Gemma4RMSNorm", "Gemma4UnifiedRMSNorm")
 def use_host_layers(gemma: Gemma) -> Gemma:
     """Turn the layers of ``gemma`` into the host's; it then computes on its ``execution_device``."""
     for module in list(gemma.modules()):
+        # Only the exact class: a subclass has arithmetic of its own, which the host's layer would lose.
         if type(module) is nn.Linear:
             _become(module, comfy.ops.manual_cast.Linear)
         elif isinstance(module, nn.Embedding):
@@ -46,6 +47,7 @@ class ScaledEmbedding(comfy.ops.manual_cast.Embedding):
     weights are stored in.
     """
 
+    # The host's casting reads this attribute of every layer.
     bias = None
     embed_scale: Tensor
 
@@ -86,8 +88,10 @@ class _OnDevice:
     @property
     def device(self) -> Any:
         own = next(p for p in self.parameters()).device  # type: ignore[attr-defined]
+        # The host states the device only for the length of an encoding.
         return own if self.execution_device is None else self.execution_device
 
 
 def _become(module: nn.Module, kind: type[nn.Module]) -> None:
+    # Changing the class keeps the parameters where they are, without a second copy of the weights.
     module.__class__ = kind

@@ -33,7 +33,9 @@ def concat_av(video: Latent, audio: Latent) -> Latent:
     of_video = {key: video[key] for key in (ATTACHED, GUIDE_FRAMES) if key in video}
     joined = {**video, **audio, **of_video, "samples": NestedTensor((video["samples"], audio["samples"]))}
     masks = video.get("noise_mask"), audio.get("noise_mask")
+    # A mask of one stream alone would have the wrong structure for the nested samples.
     joined.pop("noise_mask", None)
+    # The host unbinds mask and samples together, so both streams need a mask or neither.
     if any(mask is not None for mask in masks):
         joined["noise_mask"] = NestedTensor(
             torch.ones_like(latent["samples"]) if mask is None else mask

@@ -60,6 +60,7 @@ def apply_lora(
     The file's metadata is attached to the MODEL for the host's IC-LoRA node; keys that it lacks have the
     values of earlier LoRAs. Raises ValueError if the file is no LoRA, or if no layer of it matches.
     """
+    # The library's reader is used for its dialects; the host's own skips names that it does not know.
     lora = open_lora(path, strength, audio_strength=audio_strength)
     shapes, projection = _model_shapes(model), _projection_names(clip)
     parts: dict[Component, Shapes] = dict.fromkeys(IN_MODEL, shapes)
@@ -69,10 +70,12 @@ def apply_lora(
             f"{own}.weight": clip_shapes[key] for own, key in projection.items()
         }
     report = lora.report_all(parts)
+    # A LoRA without any match would leave the result unchanged without a word.
     if not report.matched:
         raise ValueError(f"{report}\nThis LoRA was made for another model or another LTX-2 generation")
     log.log(logging.INFO if report.is_clean else logging.WARNING, "%s", report)
     text = str(report)
+    # The MODEL does not hold this projection, so without a CLIP this part of the LoRA has no effect.
     if clip is None and Component.TEXT_PROJECTION in lora.components:
         text += "\n  it also changes how prompts are encoded: connect clip, and encode with the clip that "
         "comes out"
@@ -83,6 +86,8 @@ def apply_lora(
         _add(patched, lora, component, names, shapes, stored)
     if metadata:
         earlier = patched.get_attachment(ATTACHMENT) or {}
+        # The metadata has room for one reference, so the factors of a later IC-LoRA replace those of an
+        # earlier one.
         if lora.is_ic_lora and any(key in earlier for key in REFERENCE_KEYS):
             text += f"\n  {STACKED}"
             log.warning("%s: %s", lora.path.name, STACKED)
@@ -129,6 +134,7 @@ def _tensors(lora: Lora, own: str, layer: LoraLayer, stored: Mapping[str, Tensor
     arithmetic does not have.
     """
     for name in layer.names:
+        # A single NaN would spread through the merged weight to every value of the clip.
         check_finite(stored[name], name, lora.path)
     if layer.factors:
         tensors = {f"{own}.{role}": stored[name] for role, name in layer.factors.items()}
@@ -137,6 +143,7 @@ def _tensors(lora: Lora, own: str, layer: LoraLayer, stored: Mapping[str, Tensor
     else:
         first, rank = f"{own}.lora_B.weight", stored[layer.a].shape[0]
         tensors = {f"{own}.lora_A.weight": stored[layer.a], first: stored[layer.b]}
+    # The host divides alpha by the rank, so a scale without alpha is expressed as one.
     scale = float(stored[layer.alpha]) / rank if layer.alpha and rank else layer.scale
     if "lokr_t2" in layer.factors:
         # The host fails on Tucker's core of a linear layer, so the change is given as one whole factor.
@@ -155,6 +162,7 @@ def _tensors(lora: Lora, own: str, layer: LoraLayer, stored: Mapping[str, Tensor
             )
         check_finite(stored[layer.magnitude.name], layer.magnitude.name, lora.path)
         magnitude = stored[layer.magnitude.name]
+        # The host divides by a norm (outputs, 1), against which a vector would broadcast wrongly.
         tensors[f"{own}.dora_scale"] = magnitude[:, None] if magnitude.ndim == 1 else magnitude
     return tensors
 
@@ -174,6 +182,7 @@ def _model_shapes(model: Model) -> dict[str, tuple[int, ...]]:
         if name.startswith(NETWORK)
     }
     for name, layer in model.model.diffusion_model.named_modules():
+        # Packed formats store two values a byte, so the shape is read from the layer.
         if hasattr(layer, "in_features") and hasattr(layer, "out_features"):
             shapes[f"{name}.weight"] = (layer.out_features, layer.in_features)
     return shapes

@@ -20,6 +20,7 @@ def frame_mask(video: Latent) -> Tensor:
     if mask is None:
         return torch.ones(batch, 1, frames, 1, 1, device=samples.device)
     if mask.ndim == 5 and mask.shape[2] == frames:
+        # Callers write into the mask, which other branches of the graph share.
         return mask.clone()
     reshaped: Tensor = comfy.utils.reshape_mask(mask, samples.shape)
     return reshaped[:, :1].to(samples.device)

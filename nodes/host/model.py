@@ -43,7 +43,11 @@ def load_model(*paths: str | Path, disable_dynamic: bool = False) -> Model:
     offload_device = comfy.model_management.unet_offload_device()
     model = LTX2Model(config, device=offload_device)
     patcher = make_patcher(model, load_device, offload_device, dynamic=not disable_dynamic)
+    # A dynamic patcher streams weights from the file's memory map, which copying into parameters would load
+    # whole.
     load_exactly(model.diffusion_model, tensors, f"transformer of {weights.name}", assign=is_dynamic(patcher))
+    # The host calls this again where it needs a second, independent copy of the model, such as one that is
+    # not dynamic.
     patcher.cached_patcher_init = (load_model, tuple(map(str, paths)))
     forget_tables_when_idle(patcher)
     add_av_previews(patcher, *paths)
@@ -61,6 +65,7 @@ class LatentFormatAV(comfy.latent_formats.LTXAV):
 
     def __init__(self) -> None:
         super().__init__()
+        # The factors and the decoder name are how the host finds out that it can preview a format.
         self.latent_rgb_factors = self.latent_rgb_factors_bias = None
 
 
@@ -70,6 +75,8 @@ class LTX2Config(comfy.supported_models_base.BASE):
     unet_config: Options = {}  # noqa: RUF012 the host's class attributes, copied per instance
     unet_extra_config: Options = {}  # noqa: RUF012
     latent_format = LatentFormatAV
+    # The shift and the memory factor are the host's for this model family, so that its nodes and memory
+    # estimates behave the same.
     sampling_settings = {"shift": 2.37}  # noqa: RUF012
     memory_usage_factor = 0.077
     supported_inference_dtypes = DTYPES
@@ -101,6 +108,7 @@ class LTX2Model(comfy.model_base.LTXAV):
         if mask is not None:
             masks = [mask] if shapes is None else comfy.utils.unpack_latents(mask, shapes)
             out.update(zip(("denoise_mask", "audio_denoise_mask"), map(_regular, masks), strict=False))
+        # The host's own network assumes 25 frames a second where no node states a rate.
         out["frame_rate"] = _constant(kwargs.get("frame_rate", 25))
         for name, wrap in (
             ("attention_mask", _regular),
@@ -125,6 +133,7 @@ class LTX2Model(comfy.model_base.LTXAV):
         """The noise levels of video and audio: (B,), or (B, N), one per token, if a mask differs from 1."""
         video = audio = timestep
         if denoise_mask is not None:
+            # All channels of a token share one noise level, so the first channel of the mask decides.
             video = _masked(timestep, patchify_video(denoise_mask[:, :1]))
         if audio_denoise_mask is not None:
             audio = _masked(timestep, patchify_audio(audio_denoise_mask[:, :1, :, :1]))
@@ -137,6 +146,7 @@ class LTX2Model(comfy.model_base.LTXAV):
 
 def _masked(timestep: Tensor, mask: Tensor) -> Tensor:
     """Timesteps (B,) and masks (B, N, 1) -> (B, N), or (B,) if the mask is 1 everywhere."""
+    # One value for all tokens lets the modulation be computed once a sample instead of once a token.
     if bool((mask == 1).all()):
         return timestep
     return mask[..., 0] * timestep[:, None]
@@ -172,6 +182,7 @@ def _choose_dtypes(config: LTX2Config, tensors: Tensors) -> None:
     parameters = comfy.utils.calculate_parameters(tensors)
     dtype = host.unet_dtype(model_params=parameters, supported_dtypes=DTYPES, weight_dtype=stored)
     device = host.get_torch_device()
+    # Quantised layers cast for themselves, so no manual cast is chosen for them from a storage dtype.
     config.set_inference_dtype(dtype, host.unet_manual_cast(None if quantised else dtype, device, DTYPES))
 
 

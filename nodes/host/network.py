@@ -74,6 +74,7 @@ class HostTransformer(Transformer):
         self.chunks = Chunks()
         # A module in a tuple is no submodule, which would give the connectors' weights a second name.
         self._connectors = (connectors,)
+        # The host reads this attribute to choose the dtype of latents.
         self.dtype = dtype
         self.patchifier = SymmetricPatchifier(1, start_end=True)
         self.a_patchifier = AudioPatchifier(1, start_end=True)
@@ -91,6 +92,7 @@ class HostTransformer(Transformer):
         A context that has been through the connectors already is returned unchanged.
         """
         video, audio = self.text_config.video.dim, self.text_config.audio.dim
+        # The flag decides where widths coincide: features and contexts may be equally wide.
         if not unprocessed and context.shape[-1] == video + audio:
             return context
         widths = (video, audio) if self.text_config.per_token_norm else (video,)
@@ -100,6 +102,7 @@ class HostTransformer(Transformer):
                 "encode the prompt with a text encoder loaded for the same checkpoint"
             )
         parts = context.split(widths, dim=-1)
+        # The CLIP returns valid tokens only; the connectors add the registers themselves.
         mask = torch.ones(context.shape[:2], dtype=torch.int64, device=context.device)
         result = self._connectors[0](TextFeatures(parts[0], parts[-1], mask))
         return torch.cat((result.video, result.audio), dim=-1)
@@ -154,6 +157,7 @@ class HostTransformer(Transformer):
         generated_keyframes: Slots | None = None,
         **_unused: Any,
     ) -> list[Tensor] | Tensor:
+        # The host passes a bare tensor for video alone.
         latents = list(x) if isinstance(x, (list, tuple)) else [x]
         video_latent, audio_latent = latents[0], latents[1] if len(latents) > 1 else None
         times = timestep if isinstance(timestep, tuple) else (timestep, timestep)
@@ -185,6 +189,7 @@ class HostTransformer(Transformer):
 
         perturbations = _perturbations(transformer_options, len(video_latent))
         samples, fork = len(video_latent), transformer_options.get(FORK)
+        # Blocks before the fork do not run, so that the prefetch queue must not hold them either.
         start = fork.start(samples) if isinstance(fork, Late) else 0
         device = video_latent.device
 
@@ -220,6 +225,7 @@ def with_option(model: Any, name: str, value: Any, *, what: str) -> Any:
             f"{what} need the model of LTX-2 Load Checkpoint or LTX-2 Load All: connect that in place of the "
             "host's loader"
         )
+    # The MODEL may be connected to other nodes, which must not see the option.
     clone = model.clone()
     options = clone.model_options
     clone.model_options = {
@@ -258,6 +264,7 @@ def _video(
     return Modality(
         tokens=tokens,
         timesteps=timesteps,
+        # Preserved tokens have lower timesteps, so the largest one is the noise level of the stream.
         sigma=timesteps.amax(dim=1),
         positions=positions,
         context=context,
@@ -349,6 +356,7 @@ def _latents(
 def _on_block(blocks: list[Any], start: int, device: torch.device, options: Options) -> Callable[[int], None]:
     """Stop between blocks when the user cancels; hosts that stream weights fetch the next block meanwhile."""
     try:
+        # The module is imported here because older hosts do not have it.
         from comfy.model_prefetch import make_prefetch_queue, prefetch_queue_pop
     except ImportError:
         return lambda number: check_interrupted()

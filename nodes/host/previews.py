@@ -47,6 +47,7 @@ def add_av_previews(patcher: Any, *paths: str | Path) -> None:
 
     A preview that fails is logged once and never stops the run.
     """
+    # A wrapper here gets the callback and the shapes of both streams, and works for any sampler node.
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _Wrapper(paths))
 
 
@@ -71,6 +72,7 @@ class _Wrapper:
         latent_shapes: Sequence[Sequence[int]] | None = None,
         **more: Any,
     ) -> Any:
+        # The user can change the method in the host's settings between runs, so it is read for each run.
         enabled = args.preview_method != LatentPreviewMethod.NoPreviews
         if callback is not None and latent_shapes is not None and enabled:
             callback = _Preview(callback, latent_shapes, len(sigmas) - 1, self._fit())
@@ -104,6 +106,7 @@ class _Preview:
         self._decoder_tried = self._failed = False
 
     def __call__(self, step: int, x0: Tensor, x: Tensor, total: int) -> None:
+        # The progress of the run is reported even if the preview after it fails.
         self._callback(step, x0, x, total)
         if self._failed or not self._time.due:
             return
@@ -116,6 +119,7 @@ class _Preview:
             except comfy.model_management.InterruptProcessingException:
                 raise
             except Exception:
+                # A second attempt would fail in the same way and log at each step.
                 self._failed = True
                 log.warning("no preview of this run", exc_info=True)
             if image is not None:
@@ -134,6 +138,7 @@ class _Preview:
 
     def _frame(self, video: Tensor) -> Tensor:
         """The middle frame of ``video`` (B, C, F, H, W) as bytes (height, width, 3)."""
+        # The first frame may be the input image, which would show nothing of the run.
         frame = video.shape[2] // 2
         if not self._decoder_tried:
             self._decoder_tried, self._decode = True, _tiny_decoder()
@@ -143,6 +148,7 @@ class _Preview:
         cells = colours(video[:1, :, frame : frame + 1].cpu(), 0)
         size = (_CELL * cells.shape[1], _CELL * cells.shape[0])
         image = Image.fromarray(_bytes(cells).numpy()).resize(size, Image.Resampling.BILINEAR)
+        # A bytearray, because torch warns of tensors over read-only bytes.
         return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(size[1], size[0], 3)
 
 
@@ -172,6 +178,7 @@ def _tiny_decoder() -> Callable[[Tensor], Tensor] | None:
     if vae.first_stage_model is None:
         log.warning("%s is no decoder: previews do not use it", names[0])
         return None
+    # Its own bar would appear in the console between the steps of the run.
     vae.first_stage_model.show_progress_bar = False
     return lambda frame: vae.decode(frame)[0, 0].float().cpu()
 
@@ -184,6 +191,7 @@ def _fit_small(paths: Sequence[str | Path]) -> Previews | None:
         sources = {part: weights.source(part) for part in parts}
     except ValueError:
         return None
+    # Decoders of released checkpoints have gigabytes, which would take memory from the run itself.
     if sum(info.nbytes for part, s in sources.items() for info in s.infos(part).values()) > _SMALL:
         return None
     encoder, decoder, audio = (s.load(part, dtype=torch.float32) for part, s in sources.items())

@@ -42,6 +42,7 @@ def _run(
     def on_step(step: int, steps: int, x0: AVLatent) -> None:
         if callback is not None:
             denoised = packing.pack(x0)
+            # The host counts steps from 0 and calls back with the level at which the step began.
             callback({"i": step - 1, "denoised": denoised, "x": denoise.last, "sigma": sigmas[step - 1]})
 
     generator = torch.Generator().manual_seed(((extra_args.get("seed") or 0) + 1) % 2**64)
@@ -62,8 +63,11 @@ class _HostDenoise:
         self.last: Tensor | None = None
         self._model, self._args, self._packing = model, dict(extra_args), packing
         self._negative: Tensor | None = None
+        # The host's guider only passes the negative estimate to post-cfg functions, and at cfg 1 not even
+        # there without this flag.
         if paired:
             self._args["model_options"] = comfy.model_patcher.set_model_options_post_cfg_function(
+                # The options belong to the caller, so the function goes into a copy.
                 self._args.get("model_options", {}).copy(),
                 self._record_negative,
                 disable_cfg1_optimization=True,

@@ -34,6 +34,7 @@ class HostSampling:
         self, model: Any, positive: Any, negative: Any, latent: Latent, *, seed: int, sigmas: Tensor
     ) -> Latent:
         """The LATENT at the end of ``sigmas``."""
+        # Only unequal scales need a function of the pack; a single one uses the host's guidance unchanged.
         scales = _scales(latent, self.cfg, self.audio_cfg)
         guider = comfy.samplers.CFGGuider(model if scales is None else _with_scales(model, scales))
         guider.set_conds(positive, negative)
@@ -67,6 +68,7 @@ def run(guider: Any, sampler: Any, latent: Latent, *, seed: int, sigmas: Tensor)
     samples = comfy.sample.fix_empty_latent_channels(
         guider.model_patcher, latent["samples"], latent.get("downscale_ratio_spacial")
     )
+    # The host draws noise on the CPU, so a seed gives the same clip on every device.
     noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
     bar = comfy.utils.ProgressBar(len(sigmas) - 1)
 
@@ -90,6 +92,8 @@ def run(guider: Any, sampler: Any, latent: Latent, *, seed: int, sigmas: Tensor)
 
 def _scales(latent: Latent, cfg: float, audio_cfg: float) -> Tensor | None:
     """Guidance per value of the packed latent (1, 1, N), or None where one number does."""
+    # A run sees both streams as one packed latent, so the scales have to follow its layout: video, then
+    # audio.
     streams = to_av(latent)
     if audio_cfg == cfg or streams.video is None or streams.audio is None:
         return None

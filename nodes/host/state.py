@@ -17,6 +17,7 @@ def state_folder(name: str, settings: Mapping[str, Any]) -> Path:
     Raises ValueError for a name that leads out of the output folder.
     """
     output = Path(folder_paths.get_output_directory()).resolve()
+    # Both paths are resolved, so that links and ".." cannot lead out of the output folder.
     folder = (output / name.strip()).resolve()
     if not name.strip() or not folder.is_relative_to(output) or folder == output:
         raise ValueError(f"folder={name!r} must be a name within the output folder, such as ltx2_long")
@@ -48,9 +49,11 @@ def upstream(prompt: Mapping[str, Any] | None, node: str | None) -> str:
 
 def _is_link(value: object) -> bool:
     """Whether an input is the output of another node: its number and the slot."""
+    # In API format a link is [node, slot]; a list of other values is a widget's value.
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
 
 
 def _digest(values: object) -> str:
     """16 hexadecimal digits of a JSON value."""
+    # Sorted keys make the digest independent of the order in which a graph was saved.
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -23,6 +23,7 @@ class Packing:
     @classmethod
     def of(cls, conds: Mapping[str, Any]) -> Packing:
         """The layout of a run, from the processed conditioning, in which the host stores the shapes."""
+        # Every entry of a run has the same shapes, so the first one found is enough.
         for entries in conds.values():
             for entry in entries:
                 shapes = entry.get("model_conds", {}).get("latent_shapes")

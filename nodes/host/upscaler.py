@@ -30,6 +30,7 @@ def load_upscaler(path: str | Path) -> UpscaleModel:
     network = open_checkpoint(path).load(
         Component.UPSAMPLER, dtype=dtype, operations=comfy.ops.disable_weight_init
     )
+    # The library's loader makes its own class, which lacks the method for the host.
     network.__class__ = HostUpsampler
     if not MANAGED:
         return network

@@ -54,6 +54,7 @@ def _on_device(
 ) -> Iterator[tuple[LatentUpsampler, torch.device, torch.dtype]]:
     """The network on its device, with the device and its dtype, after ``nbytes`` have been freed."""
     host = comfy.model_management
+    # Older hosts pass the bare network, whose memory nobody manages.
     if isinstance(upscale_model, nn.Module):
         device = host.get_torch_device()
         host.free_memory(host.module_size(upscale_model) + nbytes, device)

@@ -49,6 +49,7 @@ def load_video_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.s
     dtype = comfy.model_management.vae_dtype(
         comfy.model_management.vae_device(), [torch.bfloat16, torch.float32]
     )
+    # These operations skip the random initialisation, which loading overwrites.
     network = HostVideoVAE(config, dtype=dtype, operations=comfy.ops.disable_weight_init)
     vae = _HostVAE(network, dtype, dynamic=not disable_dynamic)
     load_exactly(network, tensors, f"video VAE of {weights.name}", assign=is_dynamic(vae.patcher))
@@ -82,6 +83,7 @@ def load_audio_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.s
         )
     }
     config, vocoder = audio_vae_config(weights.config), vocoder_config(weights.config)
+    # The vocoder loses quality in bfloat16, and the networks for audio are small.
     dtype, operations = torch.float32, comfy.ops.disable_weight_init
     network = HostAudioVAE(
         AudioEncoder(config, dtype=dtype, operations=operations),
@@ -145,6 +147,7 @@ class HostVideoVAE(VideoVAE):
 
     def encode(self, frames: Tensor, device: torch.device | None = None) -> Tensor:  # type: ignore[override]
         """Frames (B, 3, F, H, W) in [-1, 1] -> normalised latent; those past the last 8k + 1 are left out."""
+        # The encoder is causal and takes one frame and then groups of eight.
         usable = (frames.shape[2] - 1) // self.time_scale * self.time_scale + 1
         chunks = frames[:, :, :usable].split(ENCODE_CHUNK, dim=2)
         return torch.cat(list(self.encode_stream(c.to(device or c.device) for c in chunks)), dim=2)
@@ -193,6 +196,7 @@ def _without_vae_warning() -> Iterator[None]:
     def other(record: logging.LogRecord) -> bool:
         return "No VAE weights" not in record.getMessage()
 
+    # The host logs this warning by the root logger, so no other logger could be filtered instead.
     root = logging.getLogger()
     root.addFilter(other)
     try:

@@ -38,6 +38,7 @@ def write_video(
         if track is not None:
             writer.write_audio(as_long_as(*track, frames_of(samples.shape[2]) / fps))
         for frames in decoded_frames(video_vae, (samples,), as_bytes=True):
+            # Encoding a long clip takes minutes, in which the host itself checks nothing.
             check_interrupted()
             writer.write_frames(frames)
             on_count(writer.frame_count)
@@ -60,6 +61,7 @@ def temporary_mp4() -> Path:
     """A new name in the host's temporary folder."""
     folder = Path(folder_paths.get_temp_directory())
     folder.mkdir(parents=True, exist_ok=True)
+    # The host may run several nodes of this kind before it reads the first file.
     return folder / f"ltx2_{uuid.uuid4().hex}.mp4"
 
 
@@ -70,6 +72,7 @@ def decoded_frames(video_vae: Vae, pieces: Iterable[Tensor], *, as_bytes: bool =
     ``as_bytes`` streamed frames are turned into uint8 on the device.
     """
     network = video_vae.first_stage_model
+    # The VAE may come from the host's own loader.
     if not hasattr(network, "decode_stream"):
         # The host's VAE returns (B, F, H, W, 3) in [0, 1].
         yield rearrange(video_vae.decode(torch.cat([*pieces], dim=2))[0], "f h w c -> f c h w") * 2 - 1

@@ -46,9 +46,12 @@ class Weights:
     @property
     def config(self) -> Config:
         """The configuration of all files; a key that two files state has the value of the first."""
+        # Files are merged from the last to the first, so that the first one wins.
         merged: Config = {}
         for checkpoint in reversed(self.checkpoints):
             for key, value in checkpoint.config.items():
+                # Split files each describe their own components within a common object, so objects are merged
+                # one level deep.
                 both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
                 merged[key] = {**merged[key], **value} if both else value
         return merged
@@ -75,6 +78,7 @@ class Weights:
             source = self.source(component)
             infos = source.infos(component)
             markers = read_markers(infos, source.metadata)
+            # The mark is one for a whole file; the host reads it from each layer.
             exact = _requires_full_precision(source)
             for layer in find_quantized(infos, markers).values():
                 parts = {s: tensors.pop(f"{layer.name}.{s}") for s in layer.infos}
@@ -83,6 +87,7 @@ class Weights:
         return tensors
 
     def _tensor(self, info: TensorInfo) -> Tensor:
+        # Several components usually share a file, which is mapped only once.
         if info.path not in self._files:
             self._files[info.path] = comfy.utils.load_torch_file(str(info.path))
         return self._files[info.path][info.name]
@@ -98,6 +103,7 @@ def load_exactly(module: nn.Module, tensors: Tensors, what: str, *, assign: bool
 
     ``assign`` makes the tensors themselves the parameters instead of copying them.
     """
+    # Not strict, because torch's own error would list thousands of keys.
     missing, unexpected = module.load_state_dict(tensors, strict=False, assign=assign)
     if missing or unexpected:
         raise ValueError(
@@ -115,6 +121,7 @@ def _for_host(
     if layer.form.kind == "float" and not any(suffix in parts for suffix in SCALE_NAMES):
         return {"weight": parts["weight"]}
     known = getattr(comfy.quant_ops, "QUANT_ALGOS", {})
+    # Older hosts know fewer formats, and a decoded layer computes the same more slowly.
     if name not in known:
         return {"weight": decode(layer.name, layer.form, parts, layer.shape).bfloat16()}
     entry = {**(marker or _entry(layer.form)), "format": name}
@@ -124,6 +131,7 @@ def _for_host(
     taken = {
         suffix: renamed[suffix] for suffix in renamed if suffix in {"weight", *known[name]["parameters"]}
     }
+    # The host stores a layer's marker as JSON text in a tensor of bytes.
     raw = list(json.dumps(entry).encode())
     return {**taken, "comfy_quant": torch.tensor(raw, dtype=torch.uint8)}
 

@@ -43,12 +43,14 @@ def check_stage(positive: Conditioning, latent: Latent) -> None:
         )
     fps = _value(positive, "frame_rate")
     if audio is not None and fps:
+        # Guide frames are no part of the time that the audio has to fill.
         check_audio(frames - guide_tokens // cells, audio["samples"].shape[2], fps)
 
 
 def check_audio(latent_frames: int, audio_latents: int, fps: float) -> None:
     """Raise ValueError if the audio ends before the video, by more than the rounding of its length."""
     frames = frames_of(latent_frames)
+    # One latent less is allowed, because implementations round the length differently.
     if audio_latents < audio_latents_of(frames, fps, Numerics.COMFY) - 1:
         raise ValueError(
             f"the audio lasts {audio_latents / AUDIO_LATENTS_PER_SECOND:.2f} s and the video "

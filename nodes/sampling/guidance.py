@@ -60,6 +60,7 @@ def parse_blocks(text: str, model: Model) -> tuple[int, ...]:
         blocks = tuple(int(word) for word in text.replace(",", " ").split())
     except ValueError:
         raise ValueError(f"stg_blocks {text!r} must be block numbers between commas, such as 28") from None
+    # A number past the end would perturb nothing and cost a pass.
     count = len(network.transformer_blocks)
     if not all(0 <= block < count for block in blocks):
         raise ValueError(f"stg_blocks {text!r}: this model has blocks 0 to {count - 1}")

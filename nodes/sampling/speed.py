@@ -37,5 +37,6 @@ class LTX2AVSpeed(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Model, fused: bool = False) -> io.NodeOutput:
+        # Made once for the node, so that steps share the compiled kernels.
         kernels = Fused() if fused else None
         return io.NodeOutput(with_option(model, FUSED, kernels, what="fused kernels"))

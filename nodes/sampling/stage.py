@@ -207,6 +207,7 @@ def plan_run(
     else:
         if sigmas is None:
             sigmas = schedule_sigmas(schedule, steps, latent, denoise)
+        # A scale of 0 would ignore the prompt, so that value is free to mean the scale of the video.
         sampling = HostSampling(cfg=cfg, audio_cfg=audio_cfg or cfg, sampler=sampler)
     # A connected schedule may be a part of one, and so end above 0.
     validate_sigmas(sigmas, partial=True)

@@ -78,6 +78,7 @@ class LTX2AVNextStage(io.ComfyNode):
         latent = enlarged(latent, upscale_model, video_vae)
         rows, columns = (SPATIAL_SCALE * size for size in video_of(latent)["samples"].shape[3:])
         lines = [f"{guides} guide frames removed"] * bool(guides) + [f"enlarged to {columns} x {rows}"]
+        # Conditioning is encoded again at the new size, because an upscaled latent of it would be less exact.
         for item in attached:
             positive, negative, latent, line = put_back(positive, negative, latent, video_vae, item)
             lines.append(f"added again: {line}")
@@ -114,6 +115,7 @@ def applied(latent: Latent, item: ConditioningItem) -> Latent:
     """The LATENT to which a conditioning item of the library was applied, with a noise mask."""
     streams = split(latent)
     samples = AVLatent(*(None if one is None else one["samples"] for one in streams))
+    # The library expects a mask for every stream; a LATENT may have one for some.
     mask = mask_like(samples)
     if streams.video is not None:
         mask = expand_mask(AVLatent(frame_mask(streams.video)[:, :1], mask.audio), samples)
@@ -130,4 +132,5 @@ def _with_samples(stream: Latent | None, samples: Tensor | None, mask: Tensor | 
     """The LATENT of one stream with copies of ``samples`` and ``mask``; None for an absent stream."""
     if stream is None or samples is None or mask is None:
         return None
+    # Expanded masks share memory along axes, which a later write in place would corrupt.
     return {**stream, "samples": samples.clone(), "noise_mask": mask.to(torch.float32).clone()}

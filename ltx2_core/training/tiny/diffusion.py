@@ -86,6 +86,7 @@ class FlowRecipe:
 
     def batch_for(self, context: ContextChoice) -> int:
         """Number of clips of a step with that context."""
+        # A share of a small batch may round to no sample at all.
         return max(1, round(self.batch * context.batch))
 
 
@@ -134,6 +135,7 @@ def train_distilled(
 
     ``negative`` are the states of the prompts that the guided teacher is steered away from.
     """
+    # The clock starts here, so that loading does not count as training.
     settings, elapsed = distill or DistillOptions(), Elapsed(recipe.total_steps, recipe.seconds)
 
     def draw(generator: torch.Generator, step: int) -> DistillBatch:
@@ -199,6 +201,7 @@ def _train(
 ) -> History:
     options = options or LoopOptions()
     options = replace(options, max_seconds=min(options.max_seconds, recipe.seconds))
+    # Frozen parameters have no gradients, and an optimiser would only spend states on them.
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer: torch.optim.Optimizer
     if isinstance(model, LoraAdapters):

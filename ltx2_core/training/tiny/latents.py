@@ -68,6 +68,7 @@ def write_latents(
             seeds = range(seed + start, seed + min(start + shard_clips, bucket.clips))
             planned.append(_Shard(bucket.shard(folder, number), bucket, seeds))
         seed += bucket.clips
+    # Shards are written whole or not at all, so one that exists is complete.
     missing = [shard for shard in planned if not shard.path.exists()]
     existing = len(planned) - len(missing)
     for done, _ in enumerate(_each_written(missing, load, workers), start=existing + 1):
@@ -102,6 +103,7 @@ def _each_written(shards: Sequence[_Shard], load: Callable[[], Encoders], worker
             for future in as_completed(futures):
                 yield future.result()
         except BaseException:
+            # Without this the pool would still encode every shard that waits.
             pool.shutdown(cancel_futures=True)
             raise
 
@@ -111,6 +113,7 @@ _worker_encoders: list[Encoders] = []
 
 
 def _load_in_worker(load: Callable[[], Encoders]) -> None:
+    # As many processes as cores already run, and more threads would compete for them.
     torch.set_num_threads(1)
     _worker_encoders.append(load())
 
@@ -128,6 +131,7 @@ def _write(path: Path, bucket: Bucket, seeds: range, encoders: Encoders) -> None
         caption(clip.scene, seed, places=not bucket.reference)
         for clip, seed in zip(clips, seeds, strict=True)
     ]
+    # A keyframe is encoded by itself at inference, where it has no frames before it.
     last = [encode_frames([clip.frames[-1:] for clip in group], encoders.video) for group in groups]
     reference = None
     if bucket.reference:
@@ -150,6 +154,7 @@ def encode_clips(clips: Sequence[Clip], encoders: Encoders) -> AVLatent:
     """Encode N clips of one size and length into normalised latents, float32."""
     frames = len(clips[0].frames)
     waveforms = torch.stack([clip.waveform for clip in clips])
+    # The length is set, because the encoder alone would round it by the samples that it gets.
     length = audio_latents_of(frames, FPS)
     return AVLatent(
         encode_frames([clip.frames for clip in clips], encoders.video),

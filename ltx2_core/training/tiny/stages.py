@@ -61,6 +61,7 @@ def run_stages(run: Run, stages: Sequence[str] | None = None, *, on_stage: OnSta
     if unknown:
         raise ValueError(f"unknown stages {', '.join(unknown)}; choose from {', '.join(STAGES)}")
     report = on_stage or (lambda stage, event: None)
+    # In the order of the table, whatever the order of the selection: later stages read files of earlier ones.
     for stage in STAGES:
         if stage not in selected:
             continue
@@ -80,10 +81,12 @@ def run_stages(run: Run, stages: Sequence[str] | None = None, *, on_stage: OnSta
         begin = time.monotonic()
         try:
             STAGES[stage](run)
+        # Reaching the time limit is planned: the stage resumes from its state in the next run.
         except Unfinished:
             report(stage, "stopped")
             raise
         finally:
+            # Counted for a failed stage too, because the time limit is one of the whole run.
             run.spend(stage, time.monotonic() - begin)
         report(stage, "done")
 
@@ -91,6 +94,7 @@ def run_stages(run: Run, stages: Sequence[str] | None = None, *, on_stage: OnSta
 def _newer(run: Run, one: str, other: str) -> bool:
     """Whether an output of stage ``one`` was written after one of stage ``other``."""
     times = [path.stat().st_mtime for path in run.outputs(one) if path.exists()]
+    # The newest input against the oldest output: any output may be out of date.
     return bool(times) and max(times) > min(path.stat().st_mtime for path in run.outputs(other))
 
 
@@ -145,11 +149,15 @@ def _train_half(
     vae = new_video_vae(cfg.video_vae_config(run.scale.config), code, run.seed)
     network = vae.get_submodule(half)
     if half == "decoder":
+        # The decoder is trained on latents of the finished encoder, not on those of the code that it was
+        # fitted to.
         run.load(vae.encoder, run.part("video-encoder"), "vae.encoder.")
     if run.start(stage).exists():
         network.load_state_dict(without_prefix(f"vae.{half}.", load_file(run.start(stage))))
+    # A state to resume from replaces the initial weights, so fitting them would be wasted minutes.
     elif isinstance(code, VideoCode) and not run.state(stage).exists():
         start(vae, code)
+    # Channels-last is the faster layout of these convolutions.
     vae.to(device=run.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     if recipe.total_steps:
         began = time.monotonic()
@@ -270,6 +278,7 @@ def stage_distilled(run: Run) -> None:
 
 def stage_edges(run: Run) -> None:
     """Train the IC-LoRA that follows a control video of edges."""
+    # Readers of IC-LoRAs recognise them by this key.
     metadata = {"reference_downscale_factor": "1"}
     _train_lora(run, "edges", run.scale.edges, train_edges, run.edges, metadata)
 
@@ -325,6 +334,7 @@ def _adapted(run: Run, recipe: LoraRecipe) -> tuple[FlowNetwork, LoraAdapters]:
 def _code(run: Run) -> VideoCode | VideoVAE:
     """The video code, or, in a run that starts from an existing set, the encoder that has learnt it."""
     tensors = load_file(run.part("video-code"))
+    # The file may also hold a whole encoder, which then stands in for the code.
     if "basis" in tensors:
         return VideoCode(**tensors)
     vae = VideoVAE(cfg.video_vae_config(run.scale.config)).requires_grad_(False)
@@ -350,6 +360,7 @@ def stage_export(run: Run) -> None:
     for name in PARTS:
         tensors |= load_file(run.part(name))
     metadata = {"config": json.dumps(run.scale.config), "model_version": "2.3.0-tiny"}
+    # In bfloat16, as official checkpoints are stored.
     save_tensors(run.models.checkpoint, tensors, dtype=torch.bfloat16, metadata=metadata)
 
 
