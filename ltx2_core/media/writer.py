@@ -55,6 +55,7 @@ class VideoWriter:
         crf: int = 18,
         overwrite: bool = True,
     ) -> None:
+        # Chroma has half the rows and columns.
         if width < 2 or height < 2 or width % 2 or height % 2:
             raise ValueError(f"H.264 needs an even width and height; got {width}x{height}")
         if sample_rate is not None and sample_rate not in AAC_RATES:
