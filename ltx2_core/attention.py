@@ -103,6 +103,7 @@ def _agrees(run: Callable[[Tensor, Tensor, Tensor], Tensor], device: torch.devic
         with torch.no_grad():
             result = run(q, k, v).float()
     except Exception as error:  # noqa: BLE001 a kernel package raises what it likes
+        # A missing or unfit kernel is no error, since another backend takes its place.
         _log.info("an attention backend does not work here: %s", error)
         return False
     with sdpa_kernel([SDPBackend.MATH]):

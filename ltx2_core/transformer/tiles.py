@@ -88,7 +88,7 @@ def evaluate_tiles(
             whole = own.new_zeros(*video.tokens.shape[:2], own.shape[2]) if whole is None else whole
             whole[:, chosen] += own * share.to(own)[:, None]
         if audio_velocity is not None:
-            # The audio is whole in every tile, so that its velocities are averaged by area.
+            # The audio is whole in every tile, so that its velocities are averaged.
             weighted = audio_velocity * part
             audio_mean = weighted if audio_mean is None else audio_mean + weighted
     return whole, audio_mean
@@ -120,6 +120,7 @@ def _parts(video: Modality, tiles: Tiles) -> Iterator[tuple[Tensor, Tensor, tupl
 def _within(video: Modality, chosen: Tensor, origin: tuple[int, int]) -> Modality:
     """The chosen tokens as a clip of their own."""
     positions = video.positions[:, :, chosen.to(video.positions.device)].clone()
+    # A tile begins at the origin, as a clip of its size would.
     positions[:, 1] -= origin[0]
     positions[:, 2] -= origin[1]
     mask = video.attention_mask
@@ -142,6 +143,7 @@ def _guides_within(weights: GuideWeights, chosen: Tensor, tokens: int) -> GuideW
     chosen, start = chosen.cpu(), tokens - weights.count
     guides = []
     for guide in weights.guides:
+        # A guide that has no token in this tile is left out below.
         own = chosen[(chosen >= start) & (chosen < start + len(guide))] - start
         guides.append(guide[own.to(guide.device)])
         start += len(guide)
