@@ -28,6 +28,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Te
 
     q (B, H, T, D), k and v (B, H, S, D) -> (B, H, T, D). ``bias`` is additive and broadcasts to (B, H, T, S).
     """
+    # The fast backends take half precision without a bias, and FlashAttention 3 has no gradients here.
     if bias is not None or not q.is_cuda or q.dtype not in _HALF or torch.is_grad_enabled():
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     backend, flash = _choice(q.device.index or 0)
@@ -102,6 +103,7 @@ def _agrees(run: Callable[[Tensor, Tensor, Tensor], Tensor], device: torch.devic
         with torch.no_grad():
             result = run(q, k, v).float()
     except Exception as error:  # noqa: BLE001 a kernel package raises what it likes
+        # A missing or unfit kernel is no error, since another backend takes its place.
         _log.info("an attention backend does not work here: %s", error)
         return False
     with sdpa_kernel([SDPBackend.MATH]):

@@ -25,6 +25,7 @@ def adain(x: Tensor, reference: Tensor, *, factor: float = 1.0, per_frame: bool 
                 f"got {reference.shape[2]}, use per_frame=False"
             )
         reference = reference[:, :, : x.shape[2]]
+    # Moments of thousands of values lose their digits in half precision.
     source, target = x.float(), reference.float()
     mean, std = _moments(source, dims)
     target_mean, target_std = _moments(target, dims)

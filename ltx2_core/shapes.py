@@ -54,6 +54,7 @@ def audio_latents_of(frames: int, fps: float, numerics: Numerics = Numerics.OFFI
     # Divide before multiplying, as both implementations do: another order rounds differently in the last bit,
     # and near a tie that changes the length.
     latents = frames / fps * AUDIO_LATENTS_PER_SECOND
+    # Clips of a few frames would otherwise get no audio at all, which the networks cannot take.
     return max(1, math.ceil(latents) if numerics is Numerics.COMFY else round(latents))
 
 
@@ -110,6 +111,7 @@ class ClipPlan:
 
         Raises ValueError if the size is not a multiple of 64; plan the clip with ``stages=2``.
         """
+        # The first stage itself has to lie on the latent grid.
         multiple = 2 * SPATIAL_SCALE
         if self.width % multiple or self.height % multiple:
             raise ValueError(

@@ -35,10 +35,12 @@ def load_torchaudio() -> Torchaudio:
     """
     try:
         functional = importlib.import_module("torchaudio.functional")
+        # A build for another torch may import and fail only when it is called.
         functional.resample(torch.zeros(1, 4), 2, 1)
         functional.melscale_fbanks(4, 0.0, 1.0, 1, 2)
         return Torchaudio(functional, False, "")
     except Exception as error:  # noqa: BLE001 binaries of another torch raise any of a dozen errors
+        # A missing dependency of torchaudio raises the same error under another name.
         absent = isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] == "torchaudio"
         reason = "torchaudio is not installed"
         if not absent:

@@ -116,6 +116,7 @@ class Shuffle(nn.Module):
         x = rearrange(
             x, "b (c p q r) f h w -> b c (f p) (h q) (w r)", p=self.time, q=self.space, r=self.space
         )
+        # The first latent frame stands for one pixel frame and must not become two.
         return x[:, :, self.time - 1 :]
 
 
@@ -125,6 +126,7 @@ class PerFrame(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, f, h, w) -> (B, C', f, h', w')."""
         batch = x.shape[0]
+        # Spatial upscalers have two-dimensional layers, so that frames take the place of the batch.
         frames = rearrange(x, "b c f h w -> (b f) c h w")
         for layer in self:
             frames = layer(frames)
@@ -163,6 +165,7 @@ class Blur(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (N, C, h, w) -> (N, C, ceil(h / stride), ceil(w / stride))."""
         channels = x.shape[1]
+        # Cast when used, since a host may hold the kernel in another dtype.
         kernel = self.get_buffer("kernel").to(device=x.device, dtype=x.dtype)
         return F.conv2d(
             x, kernel.expand(channels, -1, -1, -1), stride=self.stride, padding=2, groups=channels

@@ -52,6 +52,7 @@ class SnakeBeta(nn.Module):
             rearrange(table.to(device=x.device, dtype=x.dtype).exp(), "c -> c 1")
             for table in (self.alpha, self.beta)
         )
+        # The bound guards against a table whose exponential rounds to 0.
         return x + (x * alpha).sin().square() / (beta + 1e-9)
 
 
@@ -105,6 +106,7 @@ def upsample(x: Tensor, taps: Tensor, ratio: int, *, edge: int, cut: tuple[int, 
     samples are dropped at the start and at the end.
     """
     channels = x.shape[1]
+    # Zeros at the ends would make a step, which the filter turns into ringing.
     padded = F.pad(x, (edge, edge), mode="replicate")
     # The zeros that are inserted between samples lower the level by the ratio; the gain restores it.
     gained = (taps.to(device=x.device, dtype=x.dtype) * ratio).expand(channels, 1, -1)
@@ -127,4 +129,5 @@ def lowpass_taps() -> list[float]:
         beta = 0.0
     t = np.arange(TAPS) - (TAPS - 1) / 2
     taps = np.kaiser(TAPS, beta) * np.sinc(2 * CUTOFF * t)
+    # A sum of 1 leaves a constant signal unchanged.
     return [float(value) for value in taps / taps.sum()]

@@ -43,6 +43,7 @@ class AudioEncoder(nn.Module):
 
     def forward(self, mel: Tensor) -> Tensor:
         """mel (B, 2, T, M) -> normalised latent (B, 8, L, N) in float32, L = ceil(T / 4)."""
+        # Autocast would round the convolutions to bfloat16, which is audible.
         with without_autocast(mel.device):
             # The second half is the log-variance of the posterior, which is needed only for training.
             mean, _ = self.encoder(mel.float()).chunk(2, dim=1)
@@ -84,6 +85,7 @@ class LatentStatistics(nn.Module):
 
     def __init__(self, config: AudioVAEConfig, layers: Layers) -> None:
         super().__init__()
+        # Each channel and bin has statistics of its own, flat in the order of the features of a token.
         self.bins = config.latent_bins
         size = config.z_channels * config.latent_bins
         # The names of the checkpoint are no identifiers, so that get_buffer reads them.
@@ -115,6 +117,7 @@ class _Encoder(nn.Module):
                 stage.downsample = Downsample(width, layers)
             self.down.append(stage)
         self.mid = _Middle(widths[-1], layers)
+        # Twice the channels, since the encoder predicts mean and log-variance.
         self.conv_out = CausalConv2d(widths[-1], 2 * config.z_channels, layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -204,6 +207,7 @@ class CausalConv2d(nn.Module):
     def __init__(self, inner: int, outer: int, layers: Layers, *, kernel: int = 3) -> None:
         super().__init__()
         side = (kernel - 1) // 2
+        # Time is padded before only, so that a latent depends on no later audio.
         self.padding = (side, side, kernel - 1, 0)
         self.conv = layers.conv2d(inner, outer, kernel)
 

@@ -32,6 +32,7 @@ class LogMel(nn.Module):
     def __init__(self, config: BandwidthExtensionConfig, layers: Layers) -> None:
         super().__init__()
         self.hop_length = config.hop_length
+        # Only the left side of the window is padded, so that the transform is causal.
         self.pad = config.win_length - config.hop_length
         filters = mel_filters(
             AudioVAEConfig(
@@ -55,6 +56,7 @@ class LogMel(nn.Module):
         padded = F.pad(rearrange(waveform, "b c s -> (b c) 1 s"), (self.pad, last_hop))
         real, imaginary = F.conv1d(padded, basis, stride=self.hop_length).chunk(2, dim=1)
         magnitude = (real.square() + imaginary.square()).sqrt()
+        # Logarithms of silence would be infinite.
         mel = (filters @ magnitude).clamp(min=LOG_FLOOR).log()
         return rearrange(mel, "(b c) m t -> b c t m", b=waveform.shape[0])
 
@@ -77,11 +79,13 @@ class FourierBasis(nn.Module):
         window = np.hanning(config.n_fft + 1)[:-1]
         basis = np.concatenate([np.cos(angles), -np.sin(angles)]) * window
         self.register_buffer("forward_basis", layers.constant(basis[:, None]))
+        # Registered only so that released files load strictly.
         self.register_buffer("inverse_basis", layers.constant(np.zeros_like(basis)[:, None]))
 
 
 def sinc_upsample(waveform: Tensor, ratio: int) -> Tensor:
     """Windowed-sinc interpolation (B, C, S) -> (B, C, ratio * S), by the filter of ``dsp.resample_sinc``."""
+    # The filter reaches this many input samples to each side.
     width = math.ceil(ZERO_CROSSINGS / ROLLOFF)
     taps = torch.tensor(sinc_taps(ratio), dtype=waveform.dtype, device=waveform.device)
     front = 2 * width * ratio
@@ -92,5 +96,6 @@ def sinc_taps(ratio: int) -> list[float]:
     """Taps of ``sinc_upsample``: a Hann-windowed sinc with six zero crossings on each side; sum about 1."""
     width = math.ceil(ZERO_CROSSINGS / ROLLOFF)
     t = (np.arange(2 * width * ratio + 1) / ratio - width) * ROLLOFF
+    # Clipped, since the cosine would rise again beyond the last zero crossing.
     window = np.cos(np.pi * np.clip(t, -ZERO_CROSSINGS, ZERO_CROSSINGS) / (2 * ZERO_CROSSINGS)) ** 2
     return [float(value) for value in np.sinc(t) * window * ROLLOFF / ratio]

@@ -35,6 +35,7 @@ def encode_audio(
         raise ValueError("the waveform is empty; at least one sample is needed")
     config = encoder.config
     batched = waveform if waveform.ndim == 3 else waveform[None]
+    # The networks were trained on stereo at one rate, whatever the file has.
     samples = resample(to_stereo(batched), sample_rate, config.sample_rate)
     if latent_frames is not None:
         # A negative padding trims.
@@ -51,6 +52,7 @@ def decode_audio(decoder: AudioDecoder, vocoder: Vocoder, latent: Tensor) -> tup
     for a latent of another shape.
     """
     expected = (decoder.config.z_channels, decoder.config.latent_bins)
+    # The bins are checked as well, since a transposed latent would decode to noise without an error.
     if latent.ndim != 4 or (latent.shape[1], latent.shape[3]) != expected or latent.shape[2] == 0:
         raise ValueError(
             f"an audio latent is (batch, {expected[0]}, frames, {expected[1]}) with at least one frame; "
@@ -91,6 +93,7 @@ class AudioVAE(nn.Module):
 
     def num_of_latents_from_frames(self, frames: int, fps: float) -> int:
         """Audio latent frames that cover ``frames`` video frames at ``fps``, rounded up as in ComfyUI."""
+        # ComfyUI rounds up where the official code rounds to nearest.
         return audio_latents_of(frames, fps, Numerics.COMFY)
 
     @property

@@ -30,6 +30,7 @@ def resample_sinc(waveform: Tensor, rate: int, target: int) -> Tensor:
 
     Filters and interpolates with a Hann-windowed sinc, in the dtype of the waveform.
     """
+    # Without a working torchaudio the same results are computed here, so that it is no hard dependency.
     functional = load_torchaudio().functional
     if functional is None:
         return own_resample(waveform, rate, target)
@@ -79,7 +80,9 @@ def own_resample(waveform: Tensor, rate: int, target: int) -> Tensor:
     if rate == target:
         return waveform
     divisor = math.gcd(rate, target)
+    # Reduced by their common divisor, since the number of filters is the target rate.
     rate, target = rate // divisor, target // divisor
+    # The lower rate limits the band, so that downsampling does not alias.
     cutoff = ROLLOFF * min(rate, target)
     reach = math.ceil(ZERO_CROSSINGS * rate / cutoff)
     dtype, device = waveform.dtype, waveform.device
@@ -88,6 +91,7 @@ def own_resample(waveform: Tensor, rate: int, target: int) -> Tensor:
     t = ((outputs[:, None] + inputs) * cutoff).clamp(-ZERO_CROSSINGS, ZERO_CROSSINGS)
     window = torch.cos(t * math.pi / (2 * ZERO_CROSSINGS)).square()
     angle = t * math.pi
+    # The quotient is undefined at 0, where the sinc is 1.
     sinc = torch.where(angle == 0, 1, angle.sin() / angle)
     filters = sinc * (window * (cutoff / rate))
 
@@ -113,6 +117,7 @@ def own_mel_filter_bank(
     widths = corners.diff()
     rising = (hertz[:, None] - left) / widths[:-1]
     falling = (right - hertz[:, None]) / widths[1:]
+    # Slaney's normalisation divides by the width, so that every filter has an area of 1.
     return torch.minimum(rising, falling).clamp(min=0) * (2 / (right - left))
 
 

@@ -39,6 +39,7 @@ class Layers:
 
         Raises ValueError for a kernel with which that is impossible.
         """
+        # Otherwise the output would be a sample too long or too short for its rate.
         if kernel < stride or (kernel - stride) % 2:
             raise ValueError(
                 f"upsampling by {stride} with kernel {kernel}: kernel - rate must be even and not negative"
@@ -86,6 +87,7 @@ class UpcastLayers:
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Context that disables autocast on ``device``, for computations that must stay in float32."""
+    # Some device types have no autocast, and asking for it raises an error there.
     if not torch.amp.autocast_mode.is_autocast_available(device.type):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)

@@ -26,6 +26,7 @@ def to_stereo(waveform: Tensor) -> Tensor:
     channels = waveform.shape[-2]
     if channels == 0:
         raise ValueError("the waveform has no channels; one (mono) or two (stereo) are needed")
+    # The model has no place for surround channels.
     return waveform.expand(-1, 2, -1) if channels == 1 else waveform[:, :2]
 
 
@@ -37,6 +38,7 @@ def resample(waveform: Tensor, rate: int, target: int) -> Tensor:
     """
     if rate <= 0 or rate != int(rate):
         raise ValueError(f"the sample rate must be a whole number of Hz above 0; got {rate}")
+    # Resampling in bfloat16 would be audible.
     waveform = waveform.float()
     if rate == target:
         return waveform
@@ -66,6 +68,7 @@ def log_mel(waveform: Tensor, config: AudioVAEConfig) -> Tensor:
             pad_mode="reflect",
             return_complex=True,
         )
+        # Magnitude and not power, as in the training of the audio autoencoder.
         magnitude = rearrange(spectrum.abs(), "(b c) k t -> b c t k", b=waveform.shape[0])
         # The silence that was added for the reflection must not add frames.
         magnitude = magnitude[:, :, : samples // config.hop_length + 1]

@@ -82,6 +82,7 @@ class BandwidthVocoder(nn.Module):
             # The log-mel needs whole hops; the padding is cut off from the result again.
             whole_hops = F.pad(low_rate, (0, -samples % self.hop_length))
             added_band = self.bwe_generator(self.mel_stft(whole_hops))
+            # The interpolated waveform may leave the range once the predicted band is added.
             waveform: Tensor = (added_band + sinc_upsample(whole_hops, self.ratio)).clamp(-1, 1)
             return waveform[..., : samples * self.ratio]
 

@@ -45,6 +45,7 @@ class ImageInPlace:
         _check_strength(self.strength)
         video, mask = _video(state)
         image = _fit_batch("image latent", self.latent, video)
+        # Guide frames lie behind the clip and cannot be replaced by an image.
         clip_frames = video.shape[2] - state.guide_frames
         _check_grid("image latent", image, video)
         frames = image.shape[2]
@@ -262,6 +263,7 @@ class GuideFrames:
         )
         guide_mask = mask.new_full((len(video), 1, frames, height, width), max(0.0, 1 - self.strength))
         if valid is not None:
+            # Cells without a token are of mask 0, so that they come back as they are.
             guide_mask = guide_mask * valid.to(guide_mask)
         state = _with_video(state, torch.cat((video, cells), dim=2), torch.cat((mask, guide_mask), dim=2))
         return replace(state, guides=(*state.guides, guide))
@@ -292,6 +294,7 @@ def dilate(latent: Tensor, scale: int) -> tuple[Tensor, Tensor | None]:
         return latent, None
     _, _, frames, height, width = latent.shape
     spread = latent.new_zeros(*latent.shape[:3], height * scale, width * scale)
+    # The original cells lie at the first of each group, as in ComfyUI.
     spread[..., ::scale, ::scale] = latent
     valid = torch.zeros(frames, height * scale, width * scale, dtype=torch.bool, device=latent.device)
     valid[:, ::scale, ::scale] = True

@@ -45,6 +45,7 @@ def token_mask(mask: Tensor) -> Tensor:
 
 def blend(clean: AVLatent, x: AVLatent, mask: AVLatent) -> AVLatent:
     """``mask * x + (1 - mask) * clean``; exact where the mask is 0 or 1."""
+    # Products with exactly 0 and 1 return preserved content bit for bit.
     return x * mask + clean * mask.map(lambda m: 1 - m)
 
 
@@ -56,6 +57,7 @@ def mask_to_grid(mask: Tensor, frames: int, height: int, width: int) -> Tensor:
     """
     # The mean, not the maximum: a fractional mask regenerates a cell partly.
     small = functional.interpolate(mask[:, None], size=(height, width), mode="area")[:, 0]
+    # The first latent frame stands for one pixel frame, so that it takes the first mask frame alone.
     first, rest = small[:1], small[1:]
     if frames == 1:
         return first

@@ -35,6 +35,7 @@ def unpatchify_video(tokens: Tensor, frames: int, height: int, width: int) -> Te
 
 def patchify_audio(latent: Tensor) -> Tensor:
     """Audio latent (B, 8, T, 16) -> tokens (B, T, 128); feature index = channel * 16 + mel bin."""
+    # Channel-major, the order in which the released statistics and weights have the features.
     return rearrange(latent, "b c t m -> b t (c m)")
 
 
@@ -70,6 +71,7 @@ def guide_positions(
     spans = _steps(frames) * TEMPORAL_SCALE
     spans = (_causal(spans) if frame == 0 else spans) + frame
     if frames == 1 if single_frame is None else single_frame:
+        # The end of a single image is one frame later, not eight.
         spans = torch.stack((spans[:, 0], spans[:, 0] + 1), dim=-1)
     return _positions(spans, height, width, fps=fps, batch=batch)
 
@@ -112,12 +114,14 @@ def audio_positions(length: int, shift: int = 0, batch: int = 1) -> Tensor:
 
 def _steps(count: int) -> Tensor:
     """The intervals [0, 1), [1, 2), ... as float32 (count, 2)."""
+    # Float32, since half precision would shift the positions of a clip.
     start = torch.arange(count, dtype=torch.float32)
     return torch.stack((start, start + 1), dim=-1)
 
 
 def _causal(spans: Tensor) -> Tensor:
     """Shift pixel-frame intervals of length 8 so that the first one covers a single frame."""
+    # This is what headers call causal_temporal_positioning.
     return (spans + (1 - TEMPORAL_SCALE)).clamp(min=0)
 
 
@@ -125,6 +129,7 @@ def _positions(spans: Tensor, height: int, width: int, *, fps: float, batch: int
     """Intervals in pixel frames (F, 2) -> positions (B, 3, N, 2) of a grid of ``height`` x ``width``."""
     if fps <= 0:
         raise ValueError(f"fps must be above 0; got {fps}")
+    # Rows and columns are in pixels, the unit of the largest positions in released headers.
     rows, columns = _steps(height) * SPATIAL_SCALE, _steps(width) * SPATIAL_SCALE
     frames = spans.shape[0]
     axes = (

@@ -30,6 +30,7 @@ class ReferenceAudio:
         if audio is None:
             raise ValueError("there is reference audio but this state has no audio: plan the clip with audio")
         shape = self.latent.shape
+        # Channels and bins must be those of the clip, the number of latents may differ.
         if self.latent.ndim != 4 or shape[1::2] != audio.shape[1::2] or shape[0] not in (1, len(audio)):
             raise ValueError(
                 f"a reference of shape {tuple(shape)} does not fit an audio latent {tuple(audio.shape)}: "

@@ -61,6 +61,7 @@ class TimeRegions:
             frames = video.shape[2] - state.guide_frames
             chosen = video_cells(self.video, frames, state.fps, self.rounding)
             opened = chosen.to(video).view(1, 1, -1, 1, 1).expand_as(video[:, :, :frames])
+            # The maximum, so that nothing that was to be regenerated becomes preserved.
             opened = torch.maximum(opened, video[:, :, :frames]) if self.add else opened
             video = torch.cat((opened, video[:, :, frames:]), dim=2)
         if audio is not None:
@@ -104,6 +105,7 @@ def video_cells(regions: Sequence[Region], latent_frames: int, fps: float, round
         # Latent frame k begins at pixel frame 8k - 7.
         begin = -(-(first + TEMPORAL_SCALE - 1) // TEMPORAL_SCALE) if first else 0
         stop = (last + TEMPORAL_SCALE - 1) // TEMPORAL_SCALE
+        # An empty region has a start and no length, and must select nothing.
         chosen[begin:stop] |= start < end
     return chosen
 
@@ -151,6 +153,7 @@ def extended(
             None if av.audio is None else pad(av.audio, audio_latents, value),
         )
 
+    # What is added at the end is new and is generated in full.
     return both(latent, 0.0), both(mask, 1.0)
 
 

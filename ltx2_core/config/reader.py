@@ -82,6 +82,7 @@ def transformer_config(config: Json) -> TransformerConfig:
         max_pos=_three(c, "positional_embedding_max_pos", (20, 2048, 2048)),
         audio_max_pos=float(c.get("audio_positional_embedding_max_pos", [20])[0]),
         timestep_scale=float(c.get("timestep_scale_multiplier", 1000)),
+        # 1000, although several libraries default to 1, which released weights were not trained with.
         cross_timestep_scale=float(c.get("av_ca_timestep_scale_multiplier", 1000)),
         norm_eps=float(c.get("norm_eps", 1e-6)),
         qk_norm_eps=float(c.get("norm_eps", 1e-6)),
@@ -105,6 +106,7 @@ def text_config(config: Json) -> TextConfig:
         _require(c, "caption_projection_second_linear", False)
         _require(c, "caption_proj_input_norm", False)
     norm_type = c.get("text_encoder_norm_type")
+    # Released headers spell it in lower and in upper case.
     if norm_type is not None and str(norm_type).lower() != "per_token_rms":
         raise _unsupported("text_encoder_norm_type", norm_type, "per_token_rms")
     # Released values: 32 heads in 8 layers for 2.3 and later, 30 heads in 2 layers for 2.0.
@@ -121,6 +123,7 @@ def text_config(config: Json) -> TextConfig:
             gated_attention=bool(c.get("connector_apply_gated_attention", False)),
             ff_bias=bool(c.get("connector_ff_bias", True)),
             max_pos=float(c.get("connector_positional_embedding_max_pos", [4096])[0]),
+            # The connectors rotate with the same settings as the transformer.
             rope=_rope(c),
             norm_eps=float(c.get("norm_eps", 1e-6)),
             qk_norm_eps=float(c.get("norm_eps", 1e-6)),
@@ -209,6 +212,7 @@ def vocoder_config(config: Json) -> VocoderConfig:
     the key for a value that is not supported.
     """
     c = _section(config, "vocoder")
+    # Only the nested form of 2.3 has a bandwidth extension.
     if "bwe" not in c:
         generator = _generator(c, rates=(6, 5, 2, 2, 2), kernels=(16, 15, 8, 4, 4), initial=1024)
         audio = audio_vae_config(config) if "audio_vae" in config else AudioVAEConfig()
@@ -272,6 +276,7 @@ def _section(config: Json, name: str) -> Json:
 
 def _require(c: Json, key: str, value: object) -> None:
     """Raise ValueError if ``key`` is present with another value than the only one supported."""
+    # A missing key is fine: files of older generations lack the newer keys.
     if key in c and c[key] != value:
         raise _unsupported(key, c[key], value)
 
@@ -336,11 +341,13 @@ _DECODER_20 = [
 
 
 def _blocks(c: Json, key: str, suffix: str) -> tuple[VideoBlock, ...]:
+    # Without blocks in the header the decoder and encoder are those of 2.0.
     entries = c.get(key, _ENCODER_20 if suffix else _DECODER_20)
     blocks: list[VideoBlock] = []
     for name, setting in entries:
         # Some headers write the options of a block as its number of layers alone.
         options = setting if isinstance(setting, Mapping) else {"num_layers": setting}
+        # Released networks add no noise, and this library has no layer for it.
         _require(options, "inject_noise", False)
         kind = name
         if name != "res_x" and suffix:

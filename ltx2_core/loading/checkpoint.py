@@ -70,8 +70,10 @@ class Checkpoint:
         if not isinstance(stated, dict):
             kind = type(stated).__name__
             raise ValueError(f"{self.path}: metadata 'config' must be a JSON object; got {kind}")
+        # A section that the header states is never guessed from shapes.
         missing = {c: s for c, s in self._shapes.items() if _SECTION.get(c, "mid_channels") not in stated}
         try:
+            # Repackaged files often lose their metadata, so that the shapes of their tensors stand for it.
             return {**infer_config(missing), **stated}
         except (LookupError, ZeroDivisionError) as error:
             raise ValueError(
@@ -121,6 +123,7 @@ class Checkpoint:
         network, base = self._prepare(
             component, operations, numerics, dtype, torch.device(device), fp8_matmul, nvfp4_matmul
         )
+        # All LoRAs are matched before weights are read, so that a wrong one fails at once.
         changes, _ = find_changes(loras, component, base.shapes, self.generation)
         # These are read by ``merged``, one layer at a time; reading them here would hold them twice.
         rebuilt = {name for module in changes for name in base.names(module)}
@@ -153,6 +156,7 @@ class Checkpoint:
         ``dtype`` and ``device`` must be those of :meth:`load`. Raises ValueError, before anything changes, if
         a LoRA does not fit; after any other error the network must be loaded again.
         """
+        # Shapes are those of the loaded network, since its quantised layers have decoded ones.
         infos, shapes = self.infos(component), network_shapes(network)
         base = Base(
             infos=infos,
@@ -224,6 +228,7 @@ class Checkpoint:
             raise ValueError(f"{component} of {self.path}: {error}") from error
         # The text projection is multiplied slice by slice, so its weight must be decoded.
         quantised = [] if component is Component.TEXT_PROJECTION else list(layers.values())
+        # Shapes are compared on the meta device, before any weight is read.
         expected = {name: tuple(tensor.shape) for name, tensor in plain.state_dict().items()}
         resident = replace_linears(
             network, quantised, plain, fp8_matmul=fp8_matmul, nvfp4_matmul=nvfp4_matmul

@@ -59,6 +59,7 @@ def _transformer(config: cfg.Json, shapes: Shapes, options: dict[str, Any], nume
     from ..transformer import Transformer
 
     settings = cfg.transformer_config(config)
+    # ComfyUI ignores the epsilon of the checkpoint in its query and key norms.
     if numerics is Numerics.COMFY:
         settings = replace(settings, qk_norm_eps=COMFY_QK_NORM_EPS)
     return Transformer(settings, **options)
@@ -75,6 +76,7 @@ def _projection(config: cfg.Json, shapes: Shapes, options: dict[str, Any], numer
 
     hidden = cfg.transformer_config(config).caption_channels
     name = next((n for n in ("aggregate_embed.weight", "video_aggregate_embed.weight") if n in shapes), None)
+    # The number of hidden states follows from the width, since no header states it.
     flat = shapes[name][-1] if name else 0
     if not flat or flat % hidden:
         raise ValueError(

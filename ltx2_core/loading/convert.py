@@ -98,6 +98,7 @@ def convert(path: Path, sources: Sequence[Checkpoint], parts: Sequence[Component
         for own, info in sorted(infos.items()):
             name, layer = prefix + own, own.removesuffix(".weight")
             if fp8 and component is Component.TRANSFORMER and _becomes_fp8(own, info):
+                # The scale is known only after the weight was encoded, which is why it is written after it.
                 encoded = _Fp8(partial(read, info))
                 entries[name] = Entry("F8_E4M3", info.shape, encoded.weight)
                 entries[f"{prefix}{layer}.weight_scale"] = Entry("F32", (), encoded.scale)
@@ -116,6 +117,7 @@ def convert(path: Path, sources: Sequence[Checkpoint], parts: Sequence[Component
     if version or stated:
         metadata["model_version"] = version or f"{stated}.0"
     write_safetensors(path, entries, metadata)
+    # Read back from the disk, since a full or failing one may not report an error.
     _verify(path, checks)
     written = Checkpoint(read_header(path))
     for component in parts:

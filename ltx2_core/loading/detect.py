@@ -186,11 +186,13 @@ def find_components(names: Iterable[str]) -> dict[Component, Names]:
         if prefix is None or layout.component in found:
             continue
         own = {name[len(prefix) :]: name for name in present if name.startswith(prefix)}
+        # Tensors that no network uses would otherwise count as unexpected.
         own = {name: full for name, full in own.items() if name not in _UNUSED}
         # A layout without roots is the transformer's, whose prefix the connectors share.
         if layout.roots:
             own = {name: full for name, full in own.items() if name.startswith(layout.roots)}
         else:
+            # Connectors come before the transformer in the table, which makes their tensors claimed here.
             own = {name: full for name, full in own.items() if full not in claimed}
         found[layout.component] = {layout.restored + name: full for name, full in own.items()}
         claimed.update(own.values())

@@ -216,6 +216,7 @@ def _rope(c: Json) -> Json:
 
 def _both(c: Json, video: str, audio: str) -> bool:
     values = {bool(c.get(video, False)), bool(c.get(audio, False))}
+    # The single-file configuration has one key for both streams.
     if len(values) > 1:
         raise ValueError(f"{video} and {audio} differ; only equal values are supported")
     return values.pop()

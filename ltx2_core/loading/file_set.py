@@ -20,6 +20,7 @@ def check_set(checkpoints: Sequence[Checkpoint]) -> None:
     for checkpoint in checkpoints:
         for component in sorted(checkpoint.components - {Component.LORA}, key=str):
             other = holders.setdefault(component, checkpoint)
+            # The same file may be given twice, for two purposes.
             if other.path.resolve() != checkpoint.path.resolve():
                 raise ValueError(
                     f"two files hold the {component}: {other.path} and {checkpoint.path}; "

@@ -26,6 +26,7 @@ def read_folder(folder: Path) -> Header:
 
     Raises ValueError that names the folder and says what is missing or contradictory.
     """
+    # A pipeline may be downloaded in part, so that only the folders that exist are read.
     if (folder / "model_index.json").is_file():
         parts = [folder / name for name in PARTS if (folder / name / "config.json").is_file()]
         if not parts:
@@ -98,6 +99,7 @@ def _merged(folder: Path, headers: Iterable[Header]) -> Header:
             for key, value in section.items():
                 known = config.get(key)
                 merge = isinstance(value, Mapping) and isinstance(known, Mapping)
+                # Split files hold one section in parts: connectors and transformer share theirs.
                 config[key] = {**dict(known or {}), **value} if merge else value
     if not tensors:
         raise ValueError(

@@ -18,6 +18,7 @@ def infer_video_vae(shapes: Shapes) -> Json:
     if "encoder.conv_in.conv.weight" in shapes:
         base, patched = shapes["encoder.conv_in.conv.weight"][:2]
         config["encoder_base_channels"] = base
+        # Three colours in each pixel of a patch.
         config["patch_size"] = math.isqrt(patched // 3)
         # The last channel of the encoder is the log-variance, one for all channels.
         config["latent_channels"] = shapes["encoder.conv_out.conv.weight"][0] - 1
@@ -102,6 +103,7 @@ def _video_blocks(shapes: Shapes, prefix: str, width: int, suffix: str, *, old: 
             continue
         out = shapes[f"{prefix}{index}.conv.conv.weight"][0]
         after = shapes[f"{prefix}{index + 1}.res_blocks.0.conv1.conv.weight"][0]
+        # Folded or unfolded cells show in the ratio, in whichever direction.
         ratio = max(after, out) // min(after, out)
         if ratio not in kinds:
             raise ValueError(f"{prefix}{index}: {out} and {after} channels fit no supported resampling")

@@ -100,6 +100,7 @@ class Lora:
     @property
     def is_ic_lora(self) -> bool:
         """Whether the file states how its reference video was scaled, as IC-LoRAs do."""
+        # Only IC-LoRAs state how their reference was scaled.
         return any(key in self.metadata for key in REFERENCE_KEYS)
 
     @property
@@ -172,6 +173,7 @@ class Lora:
                 name = own or name
                 if own is None or shape is None:
                     status = "unmatched"
+                # A layer of another shape is reported and not merged, since it was made for another network.
                 elif change != tuple(shape):
                     status, detail = "mismatched", f"LoRA {change}, model {tuple(shape)}"
                 else:
@@ -185,6 +187,7 @@ class Lora:
 
     def _factor(self, key: str) -> int:
         value = self.metadata.get(key, 1)
+        # A bool is an int in Python, and no factor.
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{self.path}: {key} must be a whole number of at least 1; got {value!r}")
         return value
@@ -205,12 +208,14 @@ def open_lora(
     """
     video = strength if video_strength is None else video_strength
     audio = strength if audio_strength is None else audio_strength
+    # An infinite strength would make every merged weight NaN or infinite.
     for value in (strength, video, audio):
         if not math.isfinite(value):
             raise ValueError(f"LoRA strength must be a finite number; got {value}")
     header = read_header(_file_in(Path(path)))
     layers = find_layers(header.path, header.tensors)
     _check_tensors(header, layers)
+    # PEFT stores alpha and rank in its settings and not next to the tensors.
     settings = _peft_settings(header, any("base_model.model." in layer.names[0] for layer in layers.values()))
     if settings:
         layers = {m: _scaled(header, layer, settings) for m, layer in layers.items()}

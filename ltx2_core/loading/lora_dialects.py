@@ -108,6 +108,7 @@ def find_layers(path: object, names: Iterable[str]) -> dict[str, LoraLayer]:
     raws: dict[str, str] = {}
     other: list[str] = []
     for name in names:
+        # Unsupported kinds are refused before their tensors are taken for something else.
         for pattern, kind in UNSUPPORTED:
             if pattern.search(name):
                 raise ValueError(
@@ -121,6 +122,7 @@ def find_layers(path: object, names: Iterable[str]) -> dict[str, LoraLayer]:
                 roles = found.setdefault(module, {})
                 role = role or match[1]
                 if role in roles:
+                    # Two tensors for one role would silently overwrite each other.
                     raise ValueError(f"{path} changes {module} twice: {roles[role]} and {name}")
                 roles[role], raws[module] = name, raw
                 break
@@ -186,6 +188,7 @@ def official_name(module: str) -> str:
         table = table_for(class_name)
         assert table is not None
         name = table.rename(name).removeprefix("model.diffusion_model.")
+    # A trailing dot lets the rules for tensor names match a module's name.
     return name.removesuffix(".")
 
 
@@ -224,6 +227,7 @@ class ModuleNames:
         if module in self._own:
             return module
         candidates = self._flat.get(module, set())
+        # A flat name is ambiguous where underscores of the names themselves collide with the dots.
         return next(iter(candidates)) if len(candidates) == 1 else None
 
 

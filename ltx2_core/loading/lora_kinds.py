@@ -90,6 +90,7 @@ def change(factors: Mapping[str, Tensor]) -> Tensor:
     if "hada_w1_a" in wide:
         return _multiplied(wide, "hada_w1", "hada_t1") * _multiplied(wide, "hada_w2", "hada_t2")
     first, second = _multiplied(wide, "lokr_w1", ""), _multiplied(wide, "lokr_w2", "lokr_t2")
+    # Trailing axes of 1 let a matrix multiply a convolution's kernel.
     return torch.kron(first.reshape(*first.shape, *[1] * (second.ndim - 2)), second.contiguous())
 
 
@@ -102,8 +103,10 @@ def rescaled(weight: Tensor, delta: Tensor, magnitude: Tensor, strength: float, 
     if is_by_column(tuple(magnitude.shape), weight.shape[0]):
         norm, magnitude = changed.norm(dim=0, keepdim=True), magnitude.reshape(1, -1)
     else:
+        # ComfyUI and PEFT divide by different norms, as Magnitude says.
         norm = (changed if merged else weight).norm(dim=1, keepdim=True)
         magnitude = magnitude.reshape(-1, 1)
+    # A row of zeros has no direction and must not divide by 0.
     changed *= magnitude.float() / (norm + torch.finfo(torch.float32).eps)
     return changed if strength == 1 else weight + strength * (changed - weight)
 

@@ -65,6 +65,7 @@ class Base:
 
     def is_mapped(self, tensor: Tensor, stored: torch.dtype | None) -> bool:
         """Whether a loaded tensor is a view of the memory-mapped file; ``stored`` is its dtype there."""
+        # A tensor of another dtype was converted, and with that copied.
         return self.device.type == "cpu" and tensor.dtype == stored
 
 
@@ -86,6 +87,7 @@ def find_changes(
         reports.append(report)
         log.log(logging.INFO if report.is_clean else logging.WARNING, "%s", report)
         for module, layer in lora.pairs(component, shapes).items():
+            # Strength 0 leaves the weights as they are in the file.
             if strength := lora.strength_of(module):
                 changes.setdefault(module, []).append((lora, layer, strength))
     return changes, reports
@@ -111,6 +113,7 @@ def merged(
         if layer is None:
             weight, out = tensors["weight"], memory(module)
             if out is None:
+                # Sums of fp8 and a LoRA need more than eight bits.
                 decoded_dtype = torch.bfloat16 if weight.dtype.itemsize == 1 else weight.dtype
                 out = torch.empty(weight.shape, dtype=base.dtype or decoded_dtype, device=base.device)
             yield module, {"weight": merge_into(out, weight, pairs)}
@@ -118,6 +121,7 @@ def merged(
         tensors = {suffix: tensor.to(base.device) for suffix, tensor in tensors.items()}
         weight = decode(module, layer.form, tensors, base.shapes[f"{module}.weight"])
         if module in base.resident:
+            # The merged weight gets scales of its own, so that those of the file are dropped.
             others = {s: t for s, t in tensors.items() if s not in ("weight", "weight_scale_2", *SCALE_NAMES)}
             stored_dtype = tensors["weight"].dtype
             # Wide floats need no scale; it is merged into the weight.
@@ -138,6 +142,7 @@ def put(network: nn.Module, module: str, tensors: Mapping[str, Tensor], base: Ba
             if suffix not in tensors:
                 delattr(layer, suffix)
         for suffix, tensor in tensors.items():
+            # Buffers, since quantised weights are never trained.
             layer.register_buffer(suffix, tensor)
         layer.companions = tuple(suffix for suffix in tensors if suffix != "weight")
         return
@@ -163,6 +168,7 @@ def switch(network: nn.Module, base: Base, before: Changes, after: Changes) -> N
 
     def own_memory(module: str) -> Tensor | None:
         weight = network.get_submodule(module).get_parameter("weight").data
+        # Memory that maps the file must not be written into.
         mapped = base.is_mapped(weight, _stored_dtype(base, module)) and module not in before
         return None if mapped else weight
 
@@ -254,6 +260,7 @@ def merge_into(out: Tensor, weight: Tensor, changes: Sequence[_AnyChange]) -> Te
     Computes on the device of ``out``.
     """
     pairs = [change for change in changes if isinstance(change, _Pair) and change.scale]
+    # A DoRA rescales what is there, so that the order of changes counts.
     if any(isinstance(change, _Delta) for change in changes):
         return out.copy_(_changed_in_order(weight.to(out.device, torch.float32, copy=True), changes))
     # The largest scale comes first, because the bfloat16 path expresses the others relative to it.

@@ -21,6 +21,7 @@ def check_text_encoder(checkpoints: Sequence[Checkpoint], text_encoder: Path) ->
     transformers = [c for c in checkpoints if Component.TRANSFORMER in c.components]
     checkpoint = transformers[0] if transformers else find_component(checkpoints, Component.TEXT_PROJECTION)
     gemma = 4 if "gemma4" in str(config.get("model_type")) else 3
+    # Only LTX-2.5 was trained with a Gemma 4.
     required = 4 if checkpoint.generation == "2.5" else 3
     if checkpoint.generation is not None and gemma != required:
         raise ValueError(
@@ -30,6 +31,7 @@ def check_text_encoder(checkpoints: Sequence[Checkpoint], text_encoder: Path) ->
         )
     version = _version(metadata.get("gemma_config"))
     source = _version(checkpoint.metadata.get("gemma_source_checkpoint"))
+    # Only files that state a version are compared, since repackaged ones often do not.
     if version and source and version != source:
         raise ValueError(
             f"{_MISMATCH}{text_encoder} is gemma_version {version}, "

@@ -49,10 +49,12 @@ def write_safetensors(path: Path, entries: Mapping[str, Entry], metadata: Mappin
         header[name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": [position, end]}
         position = end
     text = json.dumps(header, ensure_ascii=False).encode()
+    # Spaces are the padding that the format allows behind a header.
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name, entry in entries.items():
+            # Made one at a time, so that the file may be larger than the memory.
             tensor = entry.make()
             if tensor.dtype != TORCH_DTYPES[entry.dtype] or tuple(tensor.shape) != entry.shape:
                 raise ValueError(

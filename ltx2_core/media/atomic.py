@@ -48,6 +48,7 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         raise explain(error, path) from error
+    # A failed or cancelled run leaves no partial file behind.
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -70,4 +71,5 @@ def explain(error: OSError, path: Path) -> OSError:
 
 
 def _temporary(path: Path) -> Path:
+    # Hidden and unique, so that concurrent runs into one folder do not share a file.
     return path.with_name(f".{path.stem}-{uuid.uuid4().hex[:12]}.part")

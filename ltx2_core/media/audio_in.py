@@ -72,6 +72,7 @@ def _decode(container: Any, start_s: float, duration_s: float | None) -> tuple[N
     pieces: list[NDArray[np.float32]] = []
     filled = start
     for position, block in _blocks(container, stream, channels, rate):
+        # Missing audio becomes silence, so that the rest stays in sync with the video.
         silent_until = position if stop is None else min(position, stop)
         if silent_until > filled:
             pieces.append(np.zeros((channels, silent_until - filled), np.float32))
@@ -89,6 +90,7 @@ def _blocks(
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Yield (index of the first sample from the file's start, block (C, n)) for each decoded block."""
     resampler = av.AudioResampler(format="fltp", layout="mono" if channels == 1 else "stereo", rate=rate)
+    # Containers may begin at any time stamp, not only at 0.
     origin_s = (container.start_time or 0) / av.time_base
     position: int | None = None
     # None at the end makes the resampler return the samples that it still buffers.
@@ -97,6 +99,7 @@ def _blocks(
         if position is None:
             if frame is None:
                 return
+            # The first block may begin later than the file, by any time.
             position = 0
             position += _gap(frame, origin_s, rate, position, shortest_s=0.0)
         elif frame is not None:

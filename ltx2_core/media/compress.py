@@ -34,6 +34,7 @@ def compress_image(frame: Tensor, crf: int) -> Tensor:
         raise ValueError(f"compress_image takes one frame (3, H, W); got shape {tuple(frame.shape)}")
     if crf == 0:
         return frame
+    # Chroma is stored at half size, so that both sides must be even.
     rows, columns = (size // 2 * 2 for size in frame.shape[1:])
     if not rows or not columns:
         raise ValueError(f"compress_image needs at least 2x2 pixels; got shape {tuple(frame.shape)}")
@@ -54,6 +55,7 @@ def _round_trip(pixels: NDArray[np.uint8], crf: int) -> NDArray[np.uint8]:
             stream.pix_fmt = "yuv420p"
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p")
             container.mux(stream.encode(frame))
+            # The encoder holds frames back until it is flushed.
             container.mux(stream.encode(None))
         file.seek(0)
         with av.open(file) as container:

@@ -56,6 +56,7 @@ def open_media(path: str | os.PathLike[str], kind: str = "media") -> Iterator[An
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"no {kind} file at {file}")
+    # FFmpeg detects formats by content, so that a playlist may have any extension.
     _refuse_playlist(file)
     try:
         # The prefix and the pattern type make FFmpeg take the name literally: "concat:a|b", "frame%03d.png".
@@ -80,6 +81,7 @@ def check_pixels(path: str | os.PathLike[str], width: int, height: int) -> None:
 
 def _refuse_playlist(file: Path) -> None:
     with file.open("rb") as stream:
+        # A byte order mark and blanks may come before the mark of a playlist.
         head = stream.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n")
     for mark, name in _PLAYLISTS:
         if head.startswith(mark) or (mark.startswith(b"<") and head.startswith(b"<?xml") and mark in head):

@@ -33,6 +33,7 @@ def canny(frames: Tensor, low: float = 0.1, high: float = 0.3) -> Tensor:
 
 
 def _edges(frames: Tensor, low: float, high: float) -> Tensor:
+    # The weights are those of BT.601.
     grey = (frames.float() * frames.new_tensor(LUMA, dtype=torch.float32).view(1, 3, 1, 1)).sum(
         1, keepdim=True
     )
@@ -53,6 +54,7 @@ def _smoothed(grey: Tensor) -> Tensor:
     reach = math.ceil(2 * SMOOTHING)
     kernel = torch.exp(-(torch.arange(-reach, reach + 1).to(grey) ** 2) / (2 * SMOOTHING**2))
     kernel = kernel / kernel.sum()
+    # Zeros at the border would be an edge around every frame.
     padded = F.pad(grey, (reach,) * 4, mode="replicate")
     return F.conv2d(F.conv2d(padded, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
 
@@ -74,5 +76,6 @@ def _on_crest(size: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
     for index, (down, right) in enumerate(((0, 1), (1, 1), (1, 0), (1, -1))):
         behind = around[:, 1 - down : 1 - down + height, 1 - right : 1 - right + width]
         ahead = around[:, 1 + down : 1 + down + height, 1 + right : 1 + right + width]
+        # Greater on one side and at least equal on the other, so that a plateau of two pixels gives one edge.
         crest |= (octant == index) & (size > behind) & (size >= ahead)
     return crest

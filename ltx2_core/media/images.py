@@ -79,6 +79,7 @@ def fit_image(frames: Tensor, width: int, height: int, *, mode: FitMode = "offic
         raise ValueError(f"the size to fit must be positive; got {width}x{height}")
     if frames.ndim != 4:
         raise ValueError(f"frames must be (N, 3, H, W); got shape {tuple(frames.shape)}")
+    # Equal sizes are not resampled, so that the pixels stay as they are.
     if frames.shape[-2:] == (height, width):
         return frames
     if mode == "official":
@@ -120,6 +121,7 @@ def to_bytes(frames: Tensor, *, first: int = 0) -> Tensor:
 
 
 def _from_pillow(image: Image.Image, background: Colour) -> Tensor:
+    # Cameras store photographs sideways and say so in a tag.
     upright = _as_srgb(ImageOps.exif_transpose(image))
     if upright.mode.startswith("I"):
         # Pillow clips 16-bit grey to 255 when it converts to RGB, so it is scaled from 65535 here.
@@ -140,6 +142,7 @@ def _as_srgb(image: Image.Image) -> Image.Image:
         return image
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
+        # A conversion to the same profile would only round the colours.
         if "sRGB" in ImageCms.getProfileDescription(profile):
             return image
         alpha = image.getchannel("A") if image.mode.endswith("A") else None
@@ -184,6 +187,7 @@ def _cover_then_crop(frames: Tensor, width: int, height: int) -> Tensor:
     rows, columns = frames.shape[-2:]
     scale = max(height / rows, width / columns)
     size = (math.ceil(rows * scale), math.ceil(columns * scale))
+    # Without antialiasing, as in the LTX-2 repository.
     scaled = F.interpolate(frames, size=size, mode="bilinear", align_corners=False)
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
     return scaled[..., top : top + height, left : left + width]

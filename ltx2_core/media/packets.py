@@ -62,6 +62,7 @@ class VideoFile:
             raise ValueError(f"{self.path} is damaged: {error}; convert it again") from error
 
     def _decoded(self, wanted: int) -> Iterator[Stored]:
+        # Without time stamps there is nothing to seek by, so that frames are counted from the start.
         if wanted and not self.timeline.by_count:
             with open_video(self.path) as (container, stream):
                 container.seek(int(self.timeline.times[wanted]), stream=stream)
@@ -82,6 +83,7 @@ class VideoFile:
         for frame in container.decode(stream):
             untimed = self.timeline.by_count or frame.pts is None
             number = number + 1 if untimed else self.timeline.number_of(frame.pts)
+            # The last frame before the wanted one may still be on the screen at its time.
             if held is not None and number > wanted:
                 yield held
             held = Stored(number, partial(self.pixels.rgb, frame))
@@ -104,6 +106,7 @@ def open_video(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
         stream = container.streams.video[0]
         if stream.codec_context is None:
             raise ValueError(f"{path} has video of a codec that PyAV cannot decode: convert it to H.264")
+        # Checked before any frame is decoded, since decoding is what takes the memory.
         check_pixels(path, stream.codec_context.width, stream.codec_context.height)
         stream.thread_type = "AUTO"
         yield container, stream
@@ -128,6 +131,7 @@ def _read_timeline(path: Path) -> Timeline:
             packets = [
                 (packet.pts, packet.dts, packet.duration or 0)
                 for packet in container.demux(stream)
+                # Packets without data flush the decoder and are no frames.
                 if packet.size and not packet.is_discard
             ]
         except av.error.FFmpegError as error:

@@ -71,6 +71,7 @@ class PixelFormat:
         if any(part.is_alpha for part in frame.format.components) or frame.format.name == "pal8":
             rgba: NDArray[np.uint8] = frame.to_ndarray(format="rgba", **options)
             alpha = rgba[..., 3:]
+            # A video with an alpha channel that is opaque everywhere needs no blending.
             if alpha.min() < 255:
                 share = alpha.astype(np.float32) / 255
                 mixed = rgba[..., :3] * share + np.asarray(self.background, np.float32) * 255 * (1 - share)
@@ -82,6 +83,7 @@ class PixelFormat:
 
 def _square(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]:
     """The size with square pixels: the side whose pixels are longer grows."""
+    # Ratios beyond these are damage, and would make frames of absurd size.
     if not aspect or aspect == 1 or not Fraction(1, 16) <= aspect <= 16:
         return width, height
     return (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))

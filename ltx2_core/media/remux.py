@@ -56,6 +56,7 @@ def copy_with_audio(
     if waveform.ndim != 2 or waveform.shape[0] not in (1, 2):
         raise ValueError(f"audio must be (1 or 2 channels, samples); got shape {tuple(waveform.shape)}")
     samples = waveform.detach().to(device="cpu", dtype=torch.float32).expand(2, -1)
+    # Checked before the output is opened, so that nothing is written for a bad input.
     if not torch.isfinite(samples).all():
         raise ValueError("the audio holds NaN or infinite samples; nothing was saved")
     target = check_output(path, overwrite=overwrite)
@@ -76,6 +77,7 @@ def _copied_streams(source: Path, container: Any, output: Any) -> dict[int, Any]
     """The output's stream for each stream of the source that is copied; the first video stream must be."""
     copies = {}
     for stream in container.streams:
+        # A cover image is stored as a video stream of one frame.
         cover = bool(stream.disposition & Disposition.attached_pic)
         if stream.type not in ("video", "subtitle") or cover or not _fits(stream):
             if stream is container.streams.video[0]:
@@ -125,10 +127,12 @@ def _mux(container: Any, output: Any, copies: Mapping[int, Any], audio: _Blocks,
     for packet in container.demux(*streams):
         if packet.dts is None and packet.pts is None:
             continue
+        # Moved in units of each stream, whose time bases differ.
         moved = round(zero / packet.time_base)
         packet.pts = None if packet.pts is None else packet.pts - moved
         packet.dts = None if packet.dts is None else packet.dts - moved
         if packet.dts is not None:
+            # Audio is interleaved half a second ahead, so that players need not seek.
             audio.until(float(packet.dts * packet.time_base) + 0.5)
         packet.stream = copies[packet.stream.index]
         output.mux(packet)
@@ -138,5 +142,6 @@ def _mux(container: Any, output: Any, copies: Mapping[int, Any], audio: _Blocks,
 
 def _plain(metadata: Mapping[str, str]) -> dict[str, str]:
     """Tags without those that describe the container or the encoding of the source file."""
+    # These describe the source and would be wrong for the copy.
     own = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "creation_time"}
     return {name: text for name, text in metadata.items() if name.lower() not in own}

@@ -44,6 +44,7 @@ class ImageFolder:
             raise ValueError(f"{folder} is a folder without images: choose a video file, or a folder of PNGs")
         rate = Fraction(FOLDER_FPS)
         timeline = timeline_of(range(len(files)), 1 / rate, start_s=0.0, last_ticks=1, declared=[rate])
+        # The size of the first image is that of the clip.
         rows, columns = load_image(files[0]).shape[2:]
         return cls(files=tuple(files), timeline=timeline, width=columns, height=rows, background=background)
 
@@ -89,6 +90,7 @@ class AnimatedWebP:
     def stored(self, wanted: int) -> Iterator[Stored]:
         with Image.open(self.path) as image:
             for number in range(wanted, len(self.timeline.times)):
+                # Frames of an animation may be stored as differences, so that each is decoded in turn.
                 try:
                     image.seek(number)
                     frame = _bytes(load_image(image, background=self.background))
@@ -102,6 +104,7 @@ def _durations(image: Image.Image) -> Iterator[int]:
     for number in range(getattr(image, "n_frames", 1)):
         image.seek(number)
         image.load()
+        # A duration of 0 would give two frames the same time.
         yield max(int(image.info.get("duration", 0)), 1)
 
 
@@ -113,6 +116,7 @@ def is_animated_webp(path: Path) -> bool:
 
 def _bytes(image: Tensor) -> Tensor:
     """An image (1, 3, H, W) in [0, 1] as (3, H, W) uint8."""
+    # Rounded, so that bytes that were read as floats come back as they were.
     return (image[0] * 255).round().to(torch.uint8)
 
 

@@ -53,6 +53,7 @@ class Timeline:
     def number_of(self, time: int) -> int:
         """The number of the stored frame whose presentation time is nearest to ``time`` ticks."""
         after = int(np.searchsorted(self.times, time))
+        # Containers round time stamps, so that the nearest frame is meant and not an equal one.
         if after == len(self.times) or (after and time - self.times[after - 1] <= self.times[after] - time):
             return after - 1
         return after
@@ -79,15 +80,18 @@ def timeline_of(
     the rate is the usual one nearest to that of most frames, and each frame of the clip shows the stored
     frame that is visible at its time, within half a frame.
     """
+    # Sorted, since packets arrive in the order of decoding, not of presentation.
     times = _distinct(np.unique(np.asarray(ticks, np.int64)))
     relative = (times - times[0]).astype(np.float64) * float(tick_s)
     numbers = np.arange(len(times))
+    # Declared rates come first, since a measured one is rounded by the ticks of the container.
     rate = next((r for r in (*declared, _common_rate(relative)) if r and _on_grid(relative, r)), None)
     constant = rate is not None
     if not constant and len(times) < 2:
         raise ValueError("it declares no frame rate")
     fps = float(rate if rate is not None else max(_common_rate(relative) or 0, LOWEST_FPS))
     late_s = max(float(times[0] * tick_s) - start_s, 0.0)
+    # Audio that begins a little earlier is the priming of its encoder and delays nothing.
     lead = 0 if late_s < max(PRIMING_S, 1 / fps) else math.floor(late_s * fps + 1e-6)
     shown = numbers if constant else np.ceil(relative * fps - 0.5).astype(np.int64)
     length = len(times)
@@ -113,6 +117,7 @@ def _distinct(times: NDArray[np.int64]) -> NDArray[np.int64]:
     """Without times that are followed by another almost at once: invisible frames have such times."""
     if len(times) < 3:
         return times
+    # The median is not moved by a few invisible frames.
     gaps = np.diff(times)
     distinct: NDArray[np.int64] = times[np.append(gaps * 20 >= np.median(gaps), True)]
     return distinct
@@ -130,6 +135,7 @@ def _common_rate(relative: NDArray[np.float64]) -> Fraction | None:
     gaps = np.diff(relative)
     # One of the intervals, and never the mean of two different ones.
     median = np.sort(gaps)[(len(gaps) - 1) // 2]
+    # Intervals far from the median are pauses or cuts, and would falsify the mean.
     rate = min(1 / float(gaps[np.abs(gaps - median) <= median / 4].mean()), HIGHEST_FPS)
     nearest = min(USUAL_RATES, key=lambda usual: abs(float(usual) - rate))
     near = abs(float(nearest) - rate) < 0.01 * rate

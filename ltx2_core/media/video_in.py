@@ -70,6 +70,7 @@ class VideoClip:
             following = next(stored, None) if timeline.stored(stop - 1) > shown.number else None
             last = shown.number if following is None else following.number - 1
             while at < stop and timeline.stored(at) <= last:
+                # A frame that a higher rate repeats is converted once.
                 pixels = shown.rgb() if pixels is None else pixels
                 yield pixels
                 at += 1
@@ -96,6 +97,7 @@ class VideoClip:
         if not self.has_audio:
             return None
         duration_s = None if self.max_frames is None else self.max_frames / self.fps
+        # Time stamps of audio count from the start of the file, those of frames from the first one.
         return read_audio(self.path, start_s=self.timeline.zero_s + self.start_s, duration_s=duration_s)
 
 

@@ -55,6 +55,7 @@ class VideoWriter:
         crf: int = 18,
         overwrite: bool = True,
     ) -> None:
+        # Chroma has half the rows and columns.
         if width < 2 or height < 2 or width % 2 or height % 2:
             raise ValueError(f"H.264 needs an even width and height; got {width}x{height}")
         if sample_rate is not None and sample_rate not in AAC_RATES:
@@ -108,6 +109,7 @@ class VideoWriter:
                 f"frames must be (N, 3, {self.height}, {self.width}); got shape {tuple(frames.shape)}"
             )
         for frame in frames:
+            # Frame by frame, so that no byte copy of all frames exists.
             self._encode_frame(to_bytes(frame[None], first=self.frame_count)[0])
         self._encode_pending()
 
@@ -155,6 +157,7 @@ class VideoWriter:
         if self.sample_rate is None:
             return
         sample_rate = self.sample_rate
+        # Computed from all frames so far, so that rounding does not add up.
         until = round(self.frame_count / self.fps * sample_rate)
         while self._pending and self.sample_count < until:
             piece = self._pending.popleft()
@@ -176,7 +179,9 @@ class VideoWriter:
         if not self.frame_count:
             raise ValueError("no frames were written; a video holds at least one")
         self._encode_pending()
+        # Samples after the last frame are dropped, so that the audio is never longer than the video.
         self._pending.clear()
+        # Encoders hold back frames and samples until they are flushed.
         self._container.mux(self._video.encode(None))
         if self._audio is not None:
             self._container.mux(self._audio.encode(None))
@@ -205,6 +210,7 @@ def frame_rate(fps: float | Fraction) -> Fraction:
         return fps
     # Broadcast rates are an integer times 1000/1001 and are usually written with three digits.
     broadcast = Fraction(round(fps * 1.001) * 1000, 1001)
+    # A whole rate is meant as it is, although 24 is close to 24000/1001.
     if not float(fps).is_integer() and abs(fps - broadcast) < 1e-3:
         return broadcast
     return Fraction(fps).limit_denominator(1000)
@@ -229,6 +235,7 @@ def write_wav(path: str | os.PathLike[str], waveform: Tensor, rate: int) -> None
     samples = waveform.detach().to(device="cpu", dtype=torch.float32)
     if not torch.isfinite(samples).all():
         raise ValueError("the audio holds NaN or infinite samples; nothing was saved")
+    # Clipped before the conversion, which would wrap louder samples around.
     words = (samples.clamp(-1.0, 1.0) * 32767.0).round().to(torch.int16)
     layout = "stereo" if waveform.shape[0] == 2 else "mono"
     packed = np.ascontiguousarray(words.T.reshape(1, -1).numpy())

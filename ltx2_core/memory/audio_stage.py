@@ -30,6 +30,7 @@ def audio_bytes(size: AudioSize, latents: int) -> tuple[int, int]:
     layer is local in time.
     """
     weights, (short, long) = _traced(size)
+    # Two lengths determine the line, since every layer is local in time.
     slope = (long - short) / (_TRACED[1] - _TRACED[0])
     return weights, int(short + slope * (latents - _TRACED[0]))
 

@@ -75,12 +75,14 @@ def choose_decode(room: int, *, vae: VideoVAEConfig, clip: ClipPlan, dtype: torc
     smallest = choice(None, SMALLEST_PIECE)
     # Pieces cost little time and tiles decode their borders twice, so tiles come last.
     if smallest.memory.peak <= room:
+        # The largest piece that fits is the fastest.
         return next(fit for p in _PIECES if (fit := choice(None, p)).memory.peak <= room)
     # A border as wide as the field of view makes tiles exact.
     for halo in (view, *(halo for halo in FADED_HALOS if halo < view)):
         cuts = _cuts(cells, halo, view)
         if not cuts:
             continue
+        # The tiles of the smallest size tell whether any cut of this border fits.
         least = choice(min(cuts, key=lambda tiles: prod(tiles.largest(cells))), SMALLEST_PIECE)
         if least.memory.peak < smallest.memory.peak:
             smallest = least
@@ -100,6 +102,7 @@ def _cuts(cells: tuple[int, int], halo: int, view: int) -> list[SpaceTiles]:
         for columns in range(1, MOST_TILES + 1)
         for rows in range(1, MOST_TILES + 1)
     )
+    # A tile that is as large as the frame saves nothing.
     smaller = (w for w in ways if w.fits(cells, view) and prod(w.largest(cells)) < prod(cells))
     return sorted(smaller, key=lambda tiles: (tiles.count * prod(tiles.largest(cells)), tiles.count))
 
@@ -111,6 +114,7 @@ def _host(choice: DecodeChoice, clip: ClipPlan, vae: VideoVAEConfig) -> int:
     behind. Exact tiles arrive as bytes, cross-faded ones are summed in float32.
     """
     assert choice.tiles is not None
+    # A decoder that is not causal releases the frames by which it lags at the end of the clip.
     lag = 0 if vae.causal_decoder else ceil(_lag(vae))
     latents = min(clip.latent_frames, LATENTS_AT_ONCE + lag)
     frame = vae.channels * clip.width * clip.height

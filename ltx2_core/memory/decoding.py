@@ -44,6 +44,7 @@ def decoder_memory(
     ``itemsize`` is the bytes of one value, ``piece_bytes`` the decoder's ``max_piece_bytes``. Within 10 % of
     what ``Trace`` counts. Weights, the latent and the frames already yielded are not included.
     """
+    # Longer clips do not raise the peak, and their simulation would only take longer.
     frames = min(latent_frames, _ENOUGH_LATENTS)
     return _simulated(vae, frames, cells, itemsize, piece_bytes)
 
@@ -53,6 +54,7 @@ def _simulated(
     vae: VideoVAEConfig, frames: int, cells: tuple[int, int], itemsize: int, piece_bytes: int
 ) -> DecoderMemory:
     stages = _stages(vae, cells, itemsize)
+    # Reflection is an explicit copy of the input, zeros are padded within the convolution.
     pad = (cells[0] + 2) * (cells[1] + 2) / (cells[0] * cells[1]) if vae.decoder_padding == "reflect" else 0.0
     simulation = _Simulation(
         stages=stages, piece=piece_bytes, pad=pad, centre=_CACHED if vae.causal_decoder else 1

@@ -48,6 +48,7 @@ def estimate_memory(
     encoder, connectors = (0, 0) if text is None else text_bytes(text, itemsize)
     reading = MemoryEstimate(stage="text", weights=text_weights - connector_weights, activations=encoder)
     connecting = MemoryEstimate(stage="text", weights=connector_weights, activations=connectors)
+    # The encoder is freed before the connectors run, so that the larger of both counts.
     stages = [max(reading, connecting, key=lambda stage: stage.total)]
     for index, clip in enumerate(clips, start=1):
         stages.append(
@@ -61,6 +62,7 @@ def estimate_memory(
         MemoryEstimate(
             stage="decode",
             weights=decoder_weights,
+            # Only the result of the last stage is decoded.
             activations=decoding(vae, clips[-1], itemsize).peak,
         )
     )

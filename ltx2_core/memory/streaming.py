@@ -37,11 +37,13 @@ class BlockStreaming:
             )
         self.device = torch.device(device)
         self._cuda = self.device.type == "cuda"
+        # Copies run on a stream of their own, next to the computation.
         self._copying: Any = torch.cuda.Stream(self.device) if self._cuda else None
         self._streamed = blocks[resident:]
         self._place_rest(transformer, blocks[:resident])
         if self._cuda if pin is None else pin:
             for tensor in chain.from_iterable(map(_tensors, self._streamed)):
+                # Only from pinned memory does CUDA copy without blocking.
                 tensor.data = tensor.data.pin_memory()
         self._home: dict[nn.Module, list[Tensor]] = {}
         self._ahead: dict[nn.Module, tuple[list[Tensor], Any]] = {}
@@ -59,6 +61,7 @@ class BlockStreaming:
         """Remove the hooks and return every streamed block to its weights in system memory."""
         for hook in self._hooks:
             hook.remove()
+        # An interrupted pass may have left a block on the device.
         for block in list(self._home):
             self._return(block)
         self._ahead.clear()
@@ -92,6 +95,7 @@ class BlockStreaming:
             tensor.data = copy
         # After the last block comes the first one again, for the next forward pass.
         following = self._streamed[(self._streamed.index(block) + 1) % len(self._streamed)]
+        # A single streamed block has no next one, and must not be fetched into itself.
         if following is not block:
             self._fetch(following)
 
@@ -100,12 +104,14 @@ class BlockStreaming:
 
     def _fetch(self, block: nn.Module) -> None:
         if not self._cuda:
+            # Without streams the copy is complete when the call returns.
             self._ahead[block] = (
                 [tensor.data.to(self.device, copy=True) for tensor in _tensors(block)],
                 None,
             )
             return
         with torch.cuda.stream(self._copying):
+            # Not blocking, so that the current block computes meanwhile.
             copies = [tensor.data.to(self.device, non_blocking=True) for tensor in _tensors(block)]
             self._ahead[block] = (copies, self._copying.record_event())
 
@@ -117,4 +123,5 @@ class BlockStreaming:
 
 
 def _tensors(block: nn.Module) -> list[Tensor]:
+    # Buffers count as well, since quantised layers hold their weights in them.
     return [*block.parameters(), *block.buffers()]

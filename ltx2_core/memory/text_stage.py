@@ -55,6 +55,7 @@ def text_bytes(
     masks = prompts * tokens * tokens
     layer = count * (itemsize * (4 * size.hidden + 3 * size.intermediate) + sums)
     adding = count * (itemsize * 2 * size.hidden + 2 * row + sums)
+    # In float32 the columns of the projection are used as they are.
     convert = row if itemsize < 4 else 0
     first = adding + count * 4 * size.video + convert * size.video
     second = 0 if size.shared else adding + count * sums + convert * size.audio

@@ -86,6 +86,7 @@ class Trace(TorchDispatchMode):
         self._fused.__exit__(*error)  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # Views and in-place results share the storage of an input and are no new memory.
         inputs = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         out = func(*args, **(kwargs or {}))
         outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]

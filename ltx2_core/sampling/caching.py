@@ -69,11 +69,13 @@ class Reuse:
 
         ``evaluate`` computes them, and calls its argument before each block, which may raise to end it.
         """
+        # A pass that was not evaluated before has nothing to reuse, so that all are evaluated.
         cached = all(which in self._last for which in passes)
         if self._cache.kind == "timestep":
             self._accumulate_change(sigma)
             if cached and self._change < self._cache.threshold:
                 return self._last, 0
+            # The change counts from the last evaluation, so that small ones add up.
             self._change = 0.0
             self._last = evaluate(None)
             return self._last, len(passes)
@@ -89,6 +91,7 @@ class Reuse:
         """Add the change of the embedding of the noise level since the last call."""
         # That of the video stands for both streams, as each is a function of the noise level alone.
         embed = self._model.get_submodule("adaln_single")
+        # A quantised weight has an integer dtype, in which no embedding can be computed.
         weight = next(embed.parameters())
         scale = self._model.config.timestep_scale
         with torch.inference_mode():
@@ -125,6 +128,7 @@ class _Watch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # Removed even after an error, since the model outlives the run.
         for hook in self._hooks:
             hook.remove()
 
@@ -136,6 +140,7 @@ class _Watch:
         last, self._last = self._last, None
         pairs = zip(self.residual, last, strict=True)
         if all(_distance(now, then) < self._threshold for now, then in pairs):
+            # An exception is the only way out of the forward pass before its last block.
             raise _Unchanged
 
     def _record_input(self, _block: nn.Module, args: tuple[Tensor | None, ...]) -> None:
@@ -156,4 +161,5 @@ def _distance(now: Tensor, last: Tensor) -> float:
     """Relative L1 distance; infinite between different shapes, as when the passes of a batch change."""
     if now.shape != last.shape:
         return float("inf")
+    # The bound guards against a residual of 0, as in a network whose first block adds nothing.
     return float((now - last).abs().mean() / last.abs().mean().clamp_min(1e-12))

@@ -60,6 +60,7 @@ class Denoiser:
         self._numerics = numerics
         self._guidance: GuidanceAt = Guidance() if guidance is None else guidance
         self._sigmas = sigmas
+        # Moved to float32 once, as every step reads it.
         self._clean = state.latent.to(device, torch.float32)
         self._mask = expand_mask(state.mask, state.latent).to(device, torch.float32)
         self._streams = ActiveStreams(

@@ -96,6 +96,7 @@ class StreamGuidance:
     def _negative_update(self, conditional: Tensor, negative: Tensor) -> Tensor:
         """The update c - n at weight 1, by ``cfg_star`` and adaptive projected guidance."""
         if self.cfg_star:
+            # A latent of zeros has no direction, and its product would be undefined.
             negative = negative * (_dot(conditional, negative) / _dot(negative, negative).clamp_min(1e-8))
         update = conditional - negative
         if self.apg_threshold:
@@ -153,6 +154,7 @@ class Guidance:
     def passes(self, *, video: bool = True, audio: bool = True) -> tuple[Pass, ...]:
         """The passes of a step if ``video`` and ``audio`` are generated, the conditional one first."""
         needed = {**(self.video.weights if video else {}), **(self.audio.weights if audio else {})}
+        # Both streams share each pass, so that it runs once if either needs it.
         return (Pass.CONDITIONAL, *(which for which in Pass if which in needed))
 
     @property
@@ -165,6 +167,7 @@ class Guidance:
 
     def skipped(self, step: int) -> tuple[bool, bool]:
         """Whether video and audio repeat their last estimate at ``step`` of a run, counted from 0."""
+        # The first step of a run is always evaluated, since there is nothing to repeat yet.
         return step % (self.video.skip_steps + 1) > 0, step % (self.audio.skip_steps + 1) > 0
 
     def perturbation(self, which: Pass) -> Perturbation:
@@ -175,6 +178,7 @@ class Guidance:
                 audio_self_attention=self.stg_blocks if self.audio.stg else (),
             )
         if which is Pass.APART:
+            # In all blocks, as in the official pipelines.
             return Perturbation(a2v="all", v2a="all")
         return Perturbation()
 

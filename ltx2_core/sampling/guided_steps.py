@@ -35,6 +35,7 @@ class GuidedSteps:
         """
         guidance = self._guidance.at(sigma)
         skipped = (False, False)
+        # The first step has no estimate that it could repeat.
         if self._last is not None and sigmas is not None:
             skipped = guidance.skipped(step_of(sigmas, sigma))
         return plan_passes(guidance, streams, batching, skipped=skipped, negative=negative)
@@ -49,6 +50,7 @@ class GuidedSteps:
             return last
         guided = plan.guidance.combine(x0)
         negative = x0.get(Pass.NEGATIVE, x0[Pass.CONDITIONAL])
+        # A stream that skips the step repeats its own last estimate, while the other one is new.
         if last is not None:
             guided = _repeat(guided, last.x0, plan.skipped)
             negative = _repeat(negative, last.negative, plan.skipped)

@@ -72,6 +72,7 @@ class ClipInputs:
         video = audio = None
         if x.video is not None and self._video is not None:
             tokens = patchify_video(x.video)
+            # References at a lower resolution have holes in their grid, which are no tokens.
             tokens = tokens if self._present is None else tokens[:, self._present]
             video = self._video.modality(tokens.to(self.dtype), sigma, passes, self._nag)
         plain = Pass.UNREFERENCED in passes
@@ -80,6 +81,7 @@ class ClipInputs:
             tokens = patchify_audio(x.audio)
             if self._reference is not None and not plain:
                 reference = patchify_audio(self._reference).to(tokens)
+                # The reference comes first, as in ComfyUI, and one reference serves a whole batch.
                 tokens = torch.cat((reference.expand(len(tokens), -1, -1), tokens), dim=1)
             audio = stream.modality(tokens.to(self.dtype), sigma, passes, self._nag)
         return video, audio
@@ -93,6 +95,7 @@ class ClipInputs:
         if x.video is not None and video is not None:
             video_latent = unpatchify_video(self._all_cells(video.float()), *x.video.shape[2:])
         if x.audio is not None and audio is not None:
+            # The clip's tokens are the last ones, since the reference comes before them.
             audio_latent = unpatchify_audio(audio[:, -x.audio.shape[2] :].float(), x.audio.shape[3])
         return AVLatent(video_latent, audio_latent)
 
@@ -110,6 +113,7 @@ class ClipInputs:
         if mask is None:
             return None
         frames, height, width = mask.shape[2:]
+        # Guides follow the video's own tokens and bring positions of their own.
         own = video_positions(frames - state.guide_frames, height, width, state.fps)
         positions = torch.cat((own, *(guide.positions.to(own) for guide in state.guides)), dim=2)
         # LTX-2.5 marks tokens of a single pixel frame, but neither image guides nor references.
@@ -155,6 +159,7 @@ class ClipInputs:
         # Passes of the same text share one tensor, by which the model caches what it computes of a text.
         texts = {id(c): c.to(mask.device, self.dtype).expand(batch, *c.shape[1:]) for c in contexts.values()}
         return _Stream(
+            # One value for a sample where all tokens agree saves the rows of modulation for each token.
             mask=highest[:, None] if bool((tokens == highest[:, None]).all()) else tokens,
             # ComfyUI takes the highest timestep of the tokens, official pipelines the sigma of the step, or 0
             # if the stream is preserved as a whole.
@@ -204,6 +209,7 @@ class _Stream:
     def _context(self, passes: tuple[Pass, ...]) -> Tensor:
         if len(passes) == 1:
             return self.contexts[passes[0]]
+        # The same tensor at every step, by which texts are looked up in their cache.
         if passes not in self._joined:
             self._joined[passes] = torch.cat([self.contexts[which] for which in passes])
         return self._joined[passes]

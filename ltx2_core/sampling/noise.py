@@ -28,6 +28,7 @@ def make_noise(
     """
     generator = seed
     if not isinstance(generator, torch.Generator):
+        # A generator of its own, so that the global random state of the host is neither read nor changed.
         generator = torch.Generator(device).manual_seed(seed)  # type: ignore[arg-type]
     # The generator of the CPU fills blocks of 16 numbers: noise drawn frame by frame, or audio first, differs
     # from that of ComfyUI and diffusers for the same seed.
@@ -49,6 +50,7 @@ def initial_state(
     ``OFFICIAL`` mixes less where the mask is below 1 and not at all where it is 0. ``COMFY`` mixes
     everywhere: its denoiser replaces preserved content with the clean latent before the model gets it.
     """
+    # The clean latent may be bfloat16, in which the mixture would be rounded at every step.
     latent = state.latent.map(lambda x: x.float())
     noised = latent.zip(noise, lambda x, n: torch.lerp(x, n.to(x.device), sigma))
     if numerics is Numerics.COMFY:
@@ -57,4 +59,5 @@ def initial_state(
 
 
 def _randn(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    # Drawn in float32 whatever the model's dtype: another dtype gives other numbers for the same seed.
     return torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32)

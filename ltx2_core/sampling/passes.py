@@ -61,6 +61,7 @@ class Passes:
                 return hidden
 
             video, audio = self._clip.modalities(x, sigma, passes)
+            # Only the video is cut, since audio has no space.
             if video is not None and self._tiles is not None:
                 return evaluate_tiles(evaluate, self._tiles, video, audio)
             return evaluate(video, audio)

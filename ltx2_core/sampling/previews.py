@@ -66,6 +66,7 @@ def fit_previews(encoder: VideoEncoder, decoder: VideoDecoder, audio: Callable[[
     The colour of a cell is the mean of its pixels in synthetic clips, the loudness of an audio latent the
     mean of its mel bins in decoded noise. ``audio`` is an AudioDecoder; all must be on the CPU in float32.
     """
+    # A fixed seed, so that a preview of the same latent is always the same.
     generator = torch.Generator().manual_seed(0)
     cells, colours = [], []
     for _ in range(_CLIPS):
@@ -97,6 +98,7 @@ class TimeShare:
     @property
     def due(self) -> bool:
         """Whether the job may run now."""
+        # The clock starts with the object, so that the first run is due at once.
         return self._spent <= self._share * (self._clock() - self._start)
 
     @contextmanager

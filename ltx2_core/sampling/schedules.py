@@ -15,6 +15,7 @@ FEW_TOKENS, MANY_TOKENS = 1024, 4096
 
 def as_sigmas(values: Sequence[float] | Tensor) -> Tensor:
     """A checked schedule from numbers; see :func:`validate_sigmas` for what is refused."""
+    # Parsed in float64, so that a value is rounded once and equals the published list.
     sigmas = torch.as_tensor(values, dtype=torch.float64).flatten().to("cpu", torch.float32)
     validate_sigmas(sigmas)
     return sigmas
@@ -32,6 +33,7 @@ def validate_sigmas(sigmas: Tensor, *, partial: bool = False) -> None:
             "give at least two sigmas in one row, such as 1, 0"
         )
     for index, value in enumerate(values):
+        # The network was trained on noise levels from 0 to 1 only.
         if not 0 <= value <= 1:
             raise ValueError(f"sigma {value:g} at position {index} is outside [0, 1]")
         if index and value >= values[index - 1]:
@@ -76,12 +78,15 @@ def ltxv_sigmas(
         raise ValueError(f"tokens={tokens} must be positive: frames x rows x columns of the video latent")
     if not 0 <= terminal < 1:
         raise ValueError(f"terminal={terminal} must be in [0, 1)")
+    # One step has no second sigma to stretch to, and the official formula would divide 0 by 0.
     if steps == 1:
         return as_sigmas([1.0, 0.0])
+    # Not clamped: both public implementations extrapolate for smaller and larger clips.
     mu = base_shift + (max_shift - base_shift) * (tokens - FEW_TOKENS) / (MANY_TOKENS - FEW_TOKENS)
     # Distances from 1, not sigmas: at many tokens sigmas round to 1 and their differences to 0.
     odds = 1 / torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:-1] - 1
     shrink = math.exp(-mu)
+    # This form has no large exponential that could overflow for clips of very many tokens.
     from_one = shrink * odds / (1 + shrink * odds)
     if stretch:
         from_one = (1 - terminal) * odds / odds[-1] * (1 + shrink * odds[-1]) / (1 + shrink * odds)
@@ -104,6 +109,7 @@ def linear_quadratic_sigmas(steps: int, threshold: float = 0.025, linear_steps: 
     if not 1 <= linear < steps:
         raise ValueError(f"linear_steps={linear} must be in 1 ... {steps - 1} for {steps} steps")
     slope, curved = threshold / linear, steps - linear
+    # The parabola must have the slope of the line where the two meet, and end at 0.
     bend = (1 - threshold - slope * curved) / curved**2
     falls = [slope * i for i in range(linear)]
     falls += [threshold + slope * i + bend * i**2 for i in range(curved)]

@@ -141,6 +141,7 @@ def dequantize(
         if f"{name}.{suffix}" in tensors
     }
     if "comfy_quant" in own:
+        # The marker is bytes of JSON in a tensor, as ComfyUI writes it.
         marker = read_marker(name, bytes(own["comfy_quant"].cpu().tolist()))
     form = format_of(name, {suffix: tensor.dtype for suffix, tensor in own.items()}, marker)
     return decode(name, form, own, shape or logical_shape(own["weight"].dtype, own["weight"].shape))
@@ -183,6 +184,7 @@ def hadamard(size: int) -> Tensor:
     """
     base = torch.tensor([[1.0, 1, 1, -1], [1, 1, -1, 1], [1, -1, 1, 1], [-1, 1, 1, 1]]) / 2
     result = torch.ones(1, 1)
+    # Kronecker products, so that a large rotation needs no table of its own.
     while len(result) < size:
         result = torch.kron(result, base)
     if len(result) != size:
@@ -212,11 +214,13 @@ def _mxfp8(name: str, weight: Tensor, block_scale: Tensor) -> Tensor:
     """Decode MXFP8: fp8 value x 2^(exponent of its block of 32 inputs)."""
     blocks = rearrange(weight.float(), "o (n b) -> o n b", b=_divide(name, weight, MXFP8_BLOCK))
     exponents = _untiled(name, block_scale.view(torch.uint8).float(), blocks)
+    # The exponent has the bias of float32.
     return rearrange(blocks * torch.exp2(exponents - 127)[..., None], "o n b -> o (n b)")
 
 
 def _unrotate(name: str, weight: Tensor, group: int) -> Tensor:
     groups = rearrange(weight, "o (n g) -> o n g", g=_divide(name, weight, group))
+    # The rotation is its own inverse.
     return rearrange(groups @ hadamard(group).to(weight.device), "o n g -> o (n g)")
 
 

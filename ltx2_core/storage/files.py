@@ -35,6 +35,7 @@ def entries(folder: Path) -> list[Path]:
                         raise ValueError(
                             f"{folder} holds more than {MAX_ENTRIES} files: it is not a model folder"
                         )
+                    # Links to folders may lead in circles or out of the model folder.
                     if entry.is_dir(follow_symlinks=False):
                         pending.append(found[-1])
         except OSError:
@@ -49,6 +50,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     try:
         status = path.stat()
+        # A pipe or device would block for ever.
         if not stat.S_ISREG(status.st_mode):
             raise ValueError(f"{path} is not a regular file")
         if status.st_size > MAX_JSON_BYTES:
@@ -73,6 +75,7 @@ def indexed_files(index: Path) -> list[Path]:
     names = read_object(index).get("weight_map")
     if not isinstance(names, dict) or not all(_is_file_name(name) for name in names.values()):
         raise ValueError(f"{index} has no 'weight_map' from tensors to file names; download it again")
+    # Several tensors share a shard.
     files = [index.parent / name for name in sorted(set(names.values()))]
     missing = [path.name for path in files if not path.is_file()]
     if missing:

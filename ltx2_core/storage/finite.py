@@ -25,6 +25,7 @@ def check_finite(tensor: Tensor, name: str, path: Path) -> None:
     A tensor of an unchanged file is checked once in a process.
     """
     status = path.stat()
+    # Size and time are part of the key, so that an exchanged file is checked again.
     key = (path, status.st_size, status.st_mtime_ns, name)
     if key in _checked:
         return
@@ -45,6 +46,7 @@ def is_finite(tensor: Tensor) -> bool:
     if not tensor.is_floating_point() or not tensor.numel():
         return True
     flat = tensor.detach().reshape(-1)
+    # On other devices each read of a result synchronises, so that one piece is faster.
     if flat.device.type != "cpu":
         return _piece_is_finite(flat)
     return all(_piece_is_finite(piece) for piece in flat.split(PIECE))
@@ -53,6 +55,7 @@ def is_finite(tensor: Tensor) -> bool:
 def _piece_is_finite(piece: Tensor) -> bool:
     if piece.dtype.itemsize > 1:
         # A NaN makes both NaN.
+        # One pass without a mask of the size of the piece.
         low, high = torch.aminmax(piece)
         return bool(low.isfinite() & high.isfinite())
     if piece.dtype in _FP8:

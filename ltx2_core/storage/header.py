@@ -86,6 +86,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         if foreign := _foreign(start):
             raise ValueError(f"{path} is {foreign}, not a safetensors file; get the .safetensors version")
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1
+        # A length beyond the limit would make this read gigabytes of a foreign file.
         if not 2 <= length <= MAX_HEADER_BYTES:
             raise ValueError(f"{path} is not a safetensors file (it starts with {start!r})")
         if length > size - 8:
@@ -168,6 +169,7 @@ def _tensor(path: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
 
 def _check_coverage(path: Path, tensors: Mapping[str, TensorInfo], position: int, size: int) -> None:
     """Raise ValueError unless the tensors fill the file exactly: no overlap, no gap, nothing at the end."""
+    # Sorted by offset, since a header may list tensors in any order.
     for info in sorted(tensors.values(), key=lambda t: (t.start, t.end)):
         if info.start != position:
             what = "overlaps its neighbour" if info.start < position else "leaves a hole before it"

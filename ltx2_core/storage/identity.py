@@ -20,6 +20,7 @@ def identity(paths: Iterable[Path]) -> str:
     weights under the same name differ in nearly every piece; a change of a few values between the pieces is
     not noticed.
     """
+    # Sorted and without names, so that renamed or moved files count as the same model.
     return sha256("".join(sorted(_of_file(*_state(path)) for path in set(paths))).encode()).hexdigest()[:32]
 
 
@@ -29,6 +30,7 @@ def _state(path: Path) -> tuple[Path, int, int]:
 
 
 @lru_cache(maxsize=256)
+# Size and time are arguments only to invalidate the cache of results.
 def _of_file(path: Path, size: int, _modified: int) -> str:
     digest = sha256(str(size).encode())
     with path.open("rb") as file:

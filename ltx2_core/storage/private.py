@@ -44,6 +44,7 @@ def check_private(path: Path) -> None:
     if not stat.S_ISDIR(status.st_mode):
         raise ValueError(f"{path} is not a folder: remove it, or set TMPDIR to a folder of your own")
     if hasattr(os, "getuid"):
+        # Another user could exchange the latents that a run resumes from.
         if status.st_uid != os.getuid():
             raise ValueError(f"{path} belongs to another user: set TMPDIR to a folder of your own")
         if status.st_mode & 0o077:
@@ -58,6 +59,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises ValueError if another run holds it.
     """
     folder, thread = folder.resolve(), threading.get_ident()
+    # A lock of files does not tell apart threads of one process, so that threads are told apart here.
     with _guard:
         owner, count = _held.get(folder, (thread, 0))
         if owner != thread:
@@ -91,6 +93,7 @@ def prune_saved(folder: Path) -> None:
             elif path.suffix == ".safetensors" and age > SAVED_AGE:
                 log.info("%s was not resumed for %d days and is removed", path, age // 86400)
                 path.unlink()
+            # A link is left alone, since what it points to may be anybody's folder.
             elif path.suffix == ".windows" and age > SAVED_AGE and not path.is_symlink():
                 log.info("%s was not resumed for %d days and is removed", path, age // 86400)
                 shutil.rmtree(path, ignore_errors=True)
@@ -111,8 +114,10 @@ def _file_lock(folder: Path) -> Iterator[None]:
         yield
         return
     while True:
+        # A link in the place of the lock would make this process create a file elsewhere.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
         try:
+            # Without waiting, since a run may hold the lock for hours.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(descriptor)

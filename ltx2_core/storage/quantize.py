@@ -37,6 +37,7 @@ def quantize_fp8(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Encode ``weight`` as (float8_e4m3fn, float32 scalar scale); weight = stored * scale up to rounding."""
     weight = weight.float()
     scale = (weight.abs().amax() / FP8_MAX).clamp(min=_TINY)
+    # Clamped, since a quotient may round to just above the largest value.
     return (weight / scale).clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn), scale
 
 
@@ -62,6 +63,7 @@ def _int8(form: Format, weight: Tensor) -> dict[str, Tensor]:
         return {"weight": (weight / scale).round().to(torch.int8), "weight_scale": scale}
     groups = rearrange(weight, "o (n g) -> o n g", g=form.rotation)
     rotated = rearrange(groups @ hadamard(form.rotation).to(weight.device), "o n g -> o (n g)")
+    # Rotated weights have one scale for each output row.
     scales = (rotated.abs().amax(dim=1, keepdim=True) / INT8_MAX).clamp(min=_TINY)
     return {"weight": (rotated / scales).round().to(torch.int8), "weight_scale": scales}
 
@@ -70,6 +72,7 @@ def _nvfp4(_form: Format, weight: Tensor) -> dict[str, Tensor]:
     rows, columns = weight.shape
     padded = F.pad(weight, (0, -columns % NVFP4_BLOCK, 0, -rows % NVFP4_BLOCK))
     blocks = rearrange(padded, "o (n b) -> o n b", b=NVFP4_BLOCK)
+    # A scale for the whole tensor brings block scales into the range of fp8.
     scale = (blocks.abs().amax() / (E2M1[-1] * FP8_MAX)).clamp(min=_TINY)
     block_scales = (blocks.abs().amax(dim=-1) / E2M1[-1] / scale).to(torch.float8_e4m3fn)
     units = blocks / (block_scales.float() * scale).clamp(min=_TINY)[..., None]
@@ -92,6 +95,7 @@ def _mxfp8(_form: Format, weight: Tensor) -> dict[str, Tensor]:
     exponents = torch.ceil(torch.log2(largest / FP8_MAX))
     stored = (blocks / torch.exp2(exponents)[..., None]).clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn)
     return {
+        # Exponents are stored with a bias of 127, as in the E8M0 format.
         "weight": rearrange(stored, "o n b -> o (n b)"),
         "weight_scale": tile_block_scales((exponents + 127).clamp(0, 254).to(torch.uint8)),
     }

@@ -76,6 +76,7 @@ def find_quantized(
         layer, _, last = name.rpartition(".")
         weight = f"{layer}.weight"
         quantised = infos[name].dtype in QUANTISED_DTYPES and last == "weight"
+        # Companions come in any order, and the first of a layer describes all of it.
         if layer in layers or not (last in COMPANIONS or quantised):
             continue
         if weight not in infos:
@@ -112,6 +113,7 @@ class QuantizedLinear(nn.Module):
         self.fp8_matmul = fp8_matmul
         self.nvfp4_matmul = nvfp4_matmul
         self.companions = tuple(suffix for suffix in layer.infos if suffix != "weight")
+        # On the meta device, since the tensors of the file are assigned later.
         for suffix, info in layer.infos.items():
             self.register_buffer(
                 suffix, torch.empty(info.shape, dtype=TORCH_DTYPES[info.dtype], device="meta")
@@ -142,6 +144,7 @@ class QuantizedLinear(nn.Module):
             self.form == Format("float")
             and self.weight.dtype == torch.float8_e4m3fn
             and x.dtype in (torch.bfloat16, torch.float16)
+            # Sizes that the kernel does not take are decoded instead.
             and self.in_features % 16 == self.out_features % 16 == 0
             and supports_fp8_matmul(x.device)
         )

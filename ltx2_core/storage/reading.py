@@ -25,6 +25,7 @@ def read_tensors(infos: Infos) -> dict[str, Tensor]:
     """Read tensors in their stored format, memory-mapped. Raises ValueError for a damaged file."""
     by_file: dict[Path, list[tuple[str, str]]] = {}
     for own, info in infos.items():
+        # Grouped by file, so that each file is opened once.
         by_file.setdefault(info.path, []).append((own, info.name))
     tensors: dict[str, Tensor] = {}
     for path, pairs in by_file.items():
@@ -48,6 +49,7 @@ def read_markers(infos: Infos, metadata: Mapping[str, Any]) -> dict[str, Mapping
         raise ValueError(f"metadata {_METADATA!r} is not of the form {{'layers': {{name: {{...}}}}}}")
     markers: dict[str, Mapping[str, Any]] = {}
     for own, info in infos.items():
+        # Only weights are quantised, so that other names need no look-up.
         if own.endswith(".weight"):
             layer = own.removesuffix(".weight")
             # Layer names in the metadata are written with or without the file's prefix.

@@ -31,12 +31,14 @@ class FeatureCache:
 
         ``encoder`` identifies the function ``encode``: the same key must always mean the same results.
         """
+        # A prompt that occurs twice in a call is encoded once.
         missing = [p for p in dict.fromkeys(prompts) if (encoder, p) not in self._held]
         if missing:
             features = encode(missing)
             # Only valid tokens are stored, so that the padding of one call does not reach the next.
             for index, prompt in enumerate(missing):
                 valid = features.mask[index].bool()
+                # On the CPU, since cached features must not take the memory of the network.
                 video = features.video[index][valid].cpu()
                 same = features.audio is features.video
                 audio = video if same else features.audio[index][valid].cpu()

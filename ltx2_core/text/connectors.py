@@ -84,6 +84,7 @@ class Connector(nn.Module):
             )
         x = fill_with_registers(features, mask, self.learnable_registers, length=length)
         rope = self.rope(x.shape[1], x.device) if rope is None else rope
+        # Computed in float32 and cast once, since positions beyond 256 are not whole in bfloat16.
         rope = rope.to(x.dtype, x.device)
         for block in self.transformer_1d_blocks:
             x = block(x, rope)
@@ -147,7 +148,9 @@ def fill_with_registers(features: Tensor, mask: Tensor, registers: Tensor, *, le
     # A stable sort moves the valid tokens to the front without changing their order.
     order = torch.argsort(~valid, dim=1, stable=True)[:, :total]
     text = features.gather(1, order.unsqueeze(-1).expand(-1, -1, features.shape[-1]))
+    # More positions than tokens are filled with registers below, so that zeros never reach the network.
     text = F.pad(text, (0, 0, 0, total - text.shape[1]))
     positions = torch.arange(total, device=features.device)
+    # Register p mod R at position p: the registers repeat until the end of the context.
     fill = registers.to(device=features.device, dtype=features.dtype)[positions % count]
     return torch.where((positions < lengths.unsqueeze(1)).unsqueeze(-1), text, fill)

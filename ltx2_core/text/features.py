@@ -171,6 +171,7 @@ def range_per_prompt(x: Tensor, lengths: list[int]) -> Tensor:
     """
 
     def normalise(part: Tensor) -> Tensor:
+        # The range and not the deviation, as 2.0 was trained.
         mean = part.sum() / (part.numel() + EPS)
         return 8 * (part - mean) / (part.max() - part.min() + EPS)
 

@@ -100,6 +100,7 @@ def find_tokenizer(folder: Path) -> Path:
         ValueError: there is neither.
     """
     found = entries(folder)
+    # The JSON comes first, since it needs no further package.
     for name in ("tokenizer.json", "tokenizer.model"):
         for path in found:
             if path.name == name and path.is_file():
@@ -122,12 +123,14 @@ def _language_tensors(root: Path) -> dict[str, TensorInfo]:
                         "use the folder of one text encoder only"
                     )
                 found[name] = info
+    # Without the embedding these are tensors of another model with similar names.
     return found if "embed_tokens.weight" in found else {}
 
 
 def _weight_files(root: Path) -> list[Path]:
     found = entries(root)
     indices = {path.parent: path for path in found if path.name.endswith(".safetensors.index.json")}
+    # Files next to an index are shards, which the index lists, or variants of them.
     files = [path for path in found if path.suffix == ".safetensors" and path.parent not in indices]
     for _, index in sorted(indices.items()):
         files.extend(indexed_files(index))

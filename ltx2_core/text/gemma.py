@@ -66,6 +66,7 @@ class Gemma(nn.Module):
         finally:
             for handle in handles:
                 handle.remove()
+        # The last state is normalised, unlike the inputs of layers that hooks get.
         on_hidden(self.num_states - 1, output.last_hidden_state)
 
 
@@ -81,6 +82,7 @@ def load_gemma(
         ValueError: it is not a Gemma, weights are missing or do not fit the configuration, or ``dtype`` is
             float16, in which the hidden states overflow.
     """
+    # Refused before any weight is read.
     if dtype == torch.float16:
         raise ValueError("Gemma overflows in float16; use torch.bfloat16 or torch.float32")
     path = Path(path)
@@ -169,6 +171,7 @@ def _built(transformers: Any, config: Mapping[str, Any]) -> Any:
         )
     fields = network_settings(config)
     fields = _portable(fields) if kind == "gemma3_text" else fields
+    # On the meta device weights take no memory before those of the file are assigned.
     with torch.device("meta"):
         return getattr(transformers, model_class)(getattr(transformers, config_class).from_dict(fields))
 

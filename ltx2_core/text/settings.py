@@ -72,6 +72,7 @@ def network_settings(config: Mapping[str, Any]) -> dict[str, Any]:
                 for layer in value.values()
             )
             _require(fits, key, value, "numbers for each layer")
+        # Unknown keys are left out, since some make the library load code.
         else:
             continue
         settings[key] = value
@@ -88,6 +89,7 @@ def network_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 def check_layers(config: Mapping[str, Any], names: Collection[str]) -> None:
     """Raise ValueError if the configuration has another number of layers than the tensors ``names``."""
     stated = config.get("num_hidden_layers")
+    # Distinct numbers, since a damaged name could claim a huge one.
     held = len({name.split(".")[1] for name in names if name.startswith("layers.")})
     if isinstance(stated, int) and stated != held:
         raise ValueError(
@@ -102,6 +104,7 @@ def _require(fits: bool, key: str, value: object, expected: str) -> None:
 
 
 def _is_number(value: object) -> bool:
+    # A bool is an int in Python and not a number in a configuration.
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= MAX_SIZE
 
 

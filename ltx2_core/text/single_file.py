@@ -30,6 +30,7 @@ def read_encoder_file(path: Path) -> tuple[dict[str, Any], dict[str, TensorInfo]
     infos = {own: info for name, info in header.tensors.items() if (own := language_name(name))}
     stated = header.metadata.get("gemma_config")
     if isinstance(stated, Mapping):
+        # Configurations of multimodal models nest that of the language model.
         text = stated.get("text_config", stated)
         if not isinstance(text, Mapping):
             raise ValueError(f"{path}: metadata 'gemma_config' has no object 'text_config'")

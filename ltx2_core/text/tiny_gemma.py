@@ -96,6 +96,7 @@ def tiny_tokenizer(words: Sequence[str] = (), vocab_size: int = VOCAB_SIZE) -> F
     own = [form for word in words for form in (SPACE + word, word, word.capitalize())]
     common = [SPACE + word for word in _WORDS.split()]
     merges = [*_learn_merges(own, vocab_size), *_learn_merges(common, vocab_size)]
+    # Every letter is a token, so that merges always find their parts.
     letters = sorted({*"".join(own), *"".join(common), *",.!?'-"})
     pieces = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), *letters]
     pieces = list(dict.fromkeys([*pieces, *(left + right for left, right in merges)]))[:vocab_size]
@@ -129,6 +130,7 @@ def _learn_merges(words: list[str], count: int) -> list[tuple[str, str]]:
                 pairs[pair] += times
         if not pairs:
             break
+        # Ties are broken alphabetically, so that the tokenizer is the same on every machine.
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
         merges.append(best)
         split = Counter({_merge(parts, best): times for parts, times in split.items()})
@@ -171,6 +173,7 @@ def _shapes(
 
 def _random(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     # Gemma adds 1 to the stored norm weights and multiplies the embedding by sqrt(hidden).
+    # The scale keeps activations near 1 at any width.
     std = 0.1 if len(shape) == 1 else shape[-1] ** -0.5
     return torch.randn(shape, generator=generator) * std
 

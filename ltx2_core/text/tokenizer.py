@@ -52,10 +52,12 @@ class Tokenizer:
         Raises:
             ValueError: ``prompts`` is empty or a single string.
         """
+        # A string is a sequence too, and would become one prompt for each letter.
         if isinstance(prompts, str) or not prompts:
             raise ValueError(f"prompts must be a list of at least one string; got {prompts!r}")
         tokens = [self._ids(prompt) for prompt in prompts]
         longest = max(map(len, tokens))
+        # Padding on the left, as in training, so that all prompts end at the same position.
         ids = torch.full((len(tokens), longest), self.pad_id, dtype=torch.int64)
         mask = torch.zeros_like(ids)
         for index, one in enumerate(tokens):
@@ -90,6 +92,7 @@ def _from_json(path: Path, content: bytes) -> Tokenizer:
         fast = FastTokenizer.from_str(content.decode())
     except Exception as error:  # noqa: BLE001 the tokenizers library raises plain Exception
         raise ValueError(f"the tokenizer of {path} is damaged ({error}); download it again") from None
+    # Settings of the file would pad or truncate before BOS is prepended.
     fast.no_padding()
     fast.no_truncation()
     bos, pad = fast.token_to_id("<bos>"), fast.token_to_id("<pad>")

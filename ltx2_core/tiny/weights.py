@@ -32,9 +32,11 @@ def random_weights(network: nn.Module, seed: int, *, prefix: str = "") -> dict[s
 
 def random_tensor(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
     """The random tensor ``name`` of the set with this ``seed``; its distribution depends on the name."""
+    # A hash of the name, so that a tensor does not change when others are added.
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     # A seed must fit into a signed 64-bit integer.
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    # The first rule that matches applies, so that the general one is last.
     return next(fill for pattern, fill in _RULES if pattern.search(name))(shape, generator)
 
 

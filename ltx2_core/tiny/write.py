@@ -76,6 +76,7 @@ def write_tiny_set(
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # Within the target, since a rename is atomic only within one file system.
         temporary = Path(tempfile.mkdtemp(prefix=".ltx2-tiny-", dir=folder))
     except OSError as error:
         raise OSError(f"cannot write models to {folder}: {error.strerror}; choose another folder") from error
@@ -88,6 +89,7 @@ def write_tiny_set(
             source.chmod(0o644)
             source.replace(target)
     finally:
+        # Whatever fails, the temporary folder must not remain among the models.
         shutil.rmtree(temporary, ignore_errors=True)
     return TinySet.in_folder(folder, generation)
 
@@ -101,6 +103,7 @@ def _write(files: TinySet, generation: TinyGeneration, seed: int, dtype: torch.d
         files.checkpoint,
         checkpoint_tensors(config, seed),
         dtype,
+        # The header is like that of a released file, so that every reader of it is exercised.
         {"config": json.dumps(config), "model_version": f"{generation}.0-tiny"},
     )
     flat = tiny_upsampler_config()
@@ -112,6 +115,7 @@ def _write(files: TinySet, generation: TinyGeneration, seed: int, dtype: torch.d
 
 def checkpoint_tensors(config: dict[str, Any], seed: int) -> dict[str, Tensor]:
     """Random float32 tensors of a single-file checkpoint with this configuration, by their full name."""
+    # One state more than layers: the embedding counts too.
     flat = TEXT_WIDTH * (TEXT_LAYERS + 1)
     text = dict.fromkeys(("aggregate_embed.weight", "video_aggregate_embed.weight"), (0, flat))
     tensors: dict[str, Tensor] = {}
@@ -143,4 +147,5 @@ def lora_tensors(config: dict[str, Any], seed: int) -> dict[str, Tensor]:
 
 def _save(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype, metadata: dict[str, str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Sorted, so that the same seed gives the same file.
     save_file({name: tensor.to(dtype) for name, tensor in sorted(tensors.items())}, path, metadata=metadata)

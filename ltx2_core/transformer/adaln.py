@@ -38,6 +38,7 @@ class AdaLNSingle(nn.Module):
         """Scaled timesteps (G,) -> parameters (P, G, W) and embedding (G, W), both in ``dtype``."""
         embedding = self.emb.timestep_embedder(sinusoid(timesteps).to(dtype))
         # The SiLU is not part of the returned embedding, to which the head adds its own table.
+        # Parameters vary slowest in the rows of the weight, as in released checkpoints.
         parameters = self.linear(F.silu(embedding)).unflatten(-1, (self.count, -1))
         return parameters.transpose(0, 1), embedding
 

@@ -54,6 +54,7 @@ class TransformerBlock(nn.Module):
             # Five in every generation: scale and shift for either direction, then one gate.
             self.register_parameter(f"scale_shift_table_a2v_ca_{spec.name}", table(5))
             if config.cross_attention_adaln:
+                # Each block has such a table even where the network has no adaptive layer for the prompt.
                 self.register_parameter(f"{prefix}prompt_scale_shift_table", table(2))
         # Both directions attend at the inner width of audio, for which their rotary tables are made.
         cross = {"head_dim": config.audio_head_dim, **attention}
@@ -77,6 +78,7 @@ class TransformerBlock(nn.Module):
         # From here on the streams alone hold these tensors, and free them once they have new ones.
         del x, y
         enabled = [stream for stream in (v, a) if stream is not None and stream.inputs.enabled]
+        # The streams do not depend on each other here, only in the attention between them.
         for stream in enabled:
             stream.self_attention()
             stream.text_attention()
@@ -144,6 +146,7 @@ class BlockStream:
     def cross_attention(self, other: BlockStream) -> CrossAttention | None:
         """Attention to the ``other`` stream as it is now; None where no sample takes anything from it."""
         samples = self._switches.cross_attention
+        # A stream that is not enabled is read by the other one and does not change itself.
         if not self.inputs.enabled or (samples is not None and not any(samples)):
             return None
         attention = getattr(self._block, f"{other.inputs.spec.name}_to_{self.inputs.spec.name}_attn")
@@ -184,6 +187,7 @@ class BlockStream:
         table = self._table(f"scale_shift_table_a2v_ca_{self.inputs.spec.name}")
         # These tables of a checkpoint begin with the scale, all others with the shift.
         a2v_scale, a2v_shift, v2a_scale, v2a_shift, gate = modulation.parameters(table)
+        # The row order is by direction, so that what is a query for video is a key for audio.
         own, other = (a2v_shift, a2v_scale), (v2a_shift, v2a_scale)
         if self.inputs.spec.name == "audio":
             own, other = other, own
@@ -196,6 +200,7 @@ class BlockStream:
     def _table(self, name: str) -> Tensor:
         """A learned table in the dtype and on the device of the computation."""
         table: Tensor = getattr(self._block, name)
+        # A host may hold the tables on another device or in another dtype than the tokens.
         if (table.device, table.dtype) == (self._device, self._dtype):
             return table
         return table.to(device=self._device, dtype=self._dtype)

@@ -79,6 +79,7 @@ class SelfAttention:
             return self.attention.output(self.attention.values(hidden), hidden)
         queries, keys, values = self.projections.queries_keys_values(self.attention, hidden, self.rope)
         out = self.attend(queries, keys, values, self.bias)
+        # Freed before the output projection allocates its result.
         del queries, keys
         return self.attention.output(_pass_through(out, values, self.samples), hidden)
 
@@ -112,6 +113,7 @@ class SelfQueries:
 
     def part(self, tokens: slice) -> SelfQueries:
         bias = self.bias
+        # A bias of one row is the same for every query and needs no cut.
         if isinstance(bias, Tensor) and bias.shape[2] > 1:
             bias = bias[:, :, tokens]
         return replace(self, own=self.values[:, :, tokens], rope=self.rope.part(tokens), bias=bias)
@@ -160,6 +162,7 @@ class TextAttention:
         return self.guidance.guide(update, self._attend(hidden, self.negative, None))
 
     def part(self, tokens: slice) -> TextAttention:
+        # Keys and values are those of the text, so that a part of the tokens attends to all of them.
         return self
 
     def _attend(self, hidden: Tensor, text: KeysValues, bias: Tensor | None) -> Tensor:

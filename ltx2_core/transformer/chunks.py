@@ -53,6 +53,7 @@ class Chunks:
             step(part)
         except Exception as error:
             if not is_out_of_memory(error):
+                # Errors other than lack of memory would only occur again for fewer tokens.
                 raise
         else:
             return True

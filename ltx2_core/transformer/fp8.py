@@ -36,6 +36,7 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """
     # As a norm it is one kernel without a copy of x, unlike the maximum of x.abs().
     largest = torch.linalg.vector_norm(x, float("inf"), dim=-1, keepdim=True, dtype=torch.float32)
+    # A row of zeros would otherwise be divided by zero.
     scale = (largest / FP8_MAX).clamp_(min=_TINY)
     return (x / scale).to(torch.float8_e4m3fn), scale
 
@@ -139,6 +140,7 @@ def is_fp8(network: nn.Module) -> bool:
 
 def fp8_problem(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why :func:`kernel_product` does not work there; None where a trial gives the exact product."""
+    # A build of torch for AMD names its devices cuda, too.
     if device.type != "cuda" or torch.version.hip is not None:
         return f"products in fp8 need an NVIDIA GPU; the device is {device}"
     if dtype != torch.bfloat16:

@@ -85,6 +85,7 @@ def _add_norm_modulate(
 ) -> Tensor:
     added = torch.addcmul(x, update, gate)
     hidden = _norm_modulate(added, scale, shift, eps)
+    # The write comes last, so that a failed allocation leaves the stream as it was.
     x.copy_(added)
     return hidden
 

@@ -52,6 +52,7 @@ class FusedTokens(InPlaceTokens):
         if isinstance(by, Ungated) or not by.uniform:
             return super().hidden(by, part)
         (scale,), (shift,) = by.scale, by.shift
+        # A part of the tokens cannot take an update that is held for all of them; reading x adds it.
         if self._pending is None or part is not None:
             return self._fused.norm_modulate(self._part(part), scale, shift, self._eps)
         hidden = self._fused.add_norm_modulate(self._x, *self._pending, scale, shift, self._eps)
@@ -59,6 +60,7 @@ class FusedTokens(InPlaceTokens):
         return hidden
 
     def _write(self, by: ShiftScaleGate | Ungated, update: Tensor, part: slice | None) -> None:
+        # Chunks are written at once, so that each can be computed again when memory runs out.
         if part is not None or isinstance(by, Ungated) or not by.uniform or self._fused.problem is not None:
             super()._write(by, update, part)
         else:
@@ -97,6 +99,7 @@ class FusedProjections(Projections):
         )
 
     def _normed(self, attention: Attention, projected: Tensor, norm: nn.Module, rope: Rope | None) -> Tensor:
+        # A norm of a host may cast or load its weight when it is called, which a kernel cannot do.
         if rope is None or not can_fuse(norm):
             return attention.normed(projected, norm, rope)
         return self._fused.norm_rotate(projected, norm, rope, attention.heads)

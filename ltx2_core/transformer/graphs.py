@@ -107,8 +107,10 @@ class Graphs:
         changing = _changing(hidden, inputs)
         constant = _constants(network, inputs)
         layout = tuple((tuple(t.shape), t.stride(), t.dtype, t.device) for t in changing)
+        # Segments become slices in the recorded kernels, so that other segments need another record.
         bounds = tuple(m.layout.segments for m in _modulations(inputs))
         absent = tuple(t is None for t in hidden)
+        # Addresses, not values: a replay reads these tensors where they were when it was recorded.
         key = (absent, layout, bounds, tuple(t.data_ptr() for t in constant))
         recorded = self._records.get(key)
         if recorded is None:
@@ -130,6 +132,7 @@ class Graphs:
     def _new_record(
         self, key: Any, run: Run, hidden: Hidden, inputs: BothInputs, constant: list[Tensor]
     ) -> _Recorded | None:
+        # Each record holds activations of its own, so that the oldest is freed before another is made.
         while len(self._records) >= self._limit:
             self._records.popitem(last=False)
         own, own_inputs, start = _clones(hidden), _own(inputs), _clones(hidden)
@@ -143,6 +146,7 @@ class Graphs:
 
         try:
             record = self._record(again)
+        # Recording may fail in any library that a step calls, and no such failure may end the run.
         except Exception as error:
             if is_out_of_memory(error):
                 raise

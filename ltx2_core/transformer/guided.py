@@ -51,6 +51,7 @@ class GuideWeights:
         start = video
         for guide in self.guides:
             group = slice(start, start + len(guide))
+            # Set after the weight between guides, since a guide attends to itself plainly.
             mask[:, group, group] = 1
             mask[:, :video, group] = guide.float().cpu()
             mask[:, group, :video] = guide.float().cpu()[:, None]
@@ -92,6 +93,7 @@ def guided_attention(q: Tensor, k: Tensor, v: Tensor, bias: GuideBias) -> Tensor
     """
     tokens = q.shape[2]
     video = tokens - bias.weights.count
+    # Video tokens attend to each other plainly, which is a bias of 0.
     row = torch.cat((q.new_zeros(video), *bias.logs))[None, None, None]
     # A bias of one row broadcasts over the queries, where a mask would take N x S values.
     parts = [attention(q[:, :, :video], k, v, row)]
@@ -99,7 +101,9 @@ def guided_attention(q: Tensor, k: Tensor, v: Tensor, bias: GuideBias) -> Tensor
     for log, weight in zip(bias.logs, bias.weights.uniform, strict=True):
         stop = start + len(log)
         others = bias.between.expand(bias.weights.count).clone()
+        # Within its own guide attention is plain, whatever the weight between two guides.
         others[start - video : stop - video] = 0
+        # Guide tokens of one weight share a row of biases, so that they need no steps.
         step = len(log) if weight is not None else QUERIES
         for first in range(0, len(log), step):
             own = log[:1] if weight is not None else log[first : first + step]
@@ -113,6 +117,7 @@ def guided_attention(q: Tensor, k: Tensor, v: Tensor, bias: GuideBias) -> Tensor
 def log_weights(weights: Tensor, dtype: torch.dtype) -> Tensor:
     """Weights from 0 as additive biases: their logarithm, the lowest number of ``dtype`` for 0."""
     weights = weights.float()
+    # The smallest normal float bounds the logarithm, as in the official code.
     log = weights.clamp(min=torch.finfo(torch.float32).tiny).log().to(dtype)
     # Not -inf: a query whose keys all have it would become NaN in the softmax.
     return log.masked_fill(weights <= 0, torch.finfo(dtype).min)

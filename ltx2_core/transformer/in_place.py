@@ -31,6 +31,7 @@ class InPlaceTokens(Tokens):
 
     def add(self, branch: Branch, by: ShiftScaleGate | Ungated) -> None:
         def step(part: slice | None) -> None:
+            # The whole branch is called as it is, since not every kind of branch can be cut.
             own = branch if part is None else branch.part(part)
             self._write(by, own(self.hidden(by, part)), part)
 
@@ -41,6 +42,7 @@ class InPlaceTokens(Tokens):
             self._write(by, branch(self.hidden(by)), None)
 
         # Where memory runs out this is an error, as the branch cannot run on fewer tokens.
+        # The bias of weighted guides is laid out for all queries and cannot be cut.
         if not branch.divisible:
             whole(None)
         elif not self._chunks.whole(self._x.shape[1], whole):
@@ -57,6 +59,7 @@ class InPlaceTokens(Tokens):
                 whole[:] = pieces
                 return
             if not whole:
+                # Allocated at the first piece, which alone says the dtype and the head layout.
                 whole[:] = [_room(piece, self._x.shape[1]) for piece in pieces]
             for room, piece in zip(whole, pieces, strict=True):
                 room[:, :, part] = piece
@@ -69,6 +72,7 @@ class InPlaceTokens(Tokens):
 
         def step(part: slice | None) -> None:
             x = self._part(part)
+            # The head removes the mean, unlike the norms of the blocks.
             hidden = F.layer_norm(x, x.shape[-1:], eps=self._eps)
             velocities.append(layer(by.modulate(hidden, start=_start(part), in_place=True)))
 
@@ -92,4 +96,5 @@ def _start(part: slice | None) -> int:
 def _room(piece: Tensor, tokens: int) -> Tensor:
     """An empty (B, H, tokens, D) for parts such as ``piece``, all heads of a token next to each other."""
     batch, heads, _, width = piece.shape
+    # This layout is the one in which the projections return their pieces, so that copies are contiguous.
     return piece.new_empty(batch, tokens, heads, width).transpose(1, 2)

@@ -49,6 +49,7 @@ class Modality:
                 f"tokens must be (B, N, C); got {tuple(self.tokens.shape)}. Patchify the latent first."
             )
         batch, count, _ = self.tokens.shape
+        # One value for a sample is an input of its own, since equal timesteps need one row of modulation.
         if self.timesteps.shape not in ((batch, count), (batch, 1)):
             raise ValueError(
                 f"timesteps must be ({batch}, {count}) or ({batch}, 1) for these tokens; "
@@ -80,4 +81,5 @@ def attention_bias(
         return None
     if isinstance(mask, GuideWeights):
         return GuideBias.of(mask, dtype, device)
+    # One head axis, over which the bias broadcasts.
     return log_weights(mask, dtype).unsqueeze(1)

@@ -149,9 +149,11 @@ class Transformer(nn.Module):
     ) -> Hidden:
         """The hidden tokens after the blocks from ``start`` to before ``until``."""
         x, y = hidden
+        # The caller's tuple must not keep the first activations alive through all blocks.
         del hidden
         for number in range(start, len(self.transformer_blocks) if until is None else until):
             if on_block is not None:
+                # Before the block, so that an exception costs no further block.
                 on_block(number)
             switches = ALL_ON if perturbations is None else perturbations.at(number)
             x, y = self.transformer_blocks[number](x, y, *inputs, switches)
@@ -201,6 +203,8 @@ class Transformer(nn.Module):
         return x
 
     def _mark_keyframes(self, x: Tensor, keyframes: Tensor) -> Tensor:
+        # Markers are ignored before LTX-2.5, so that callers need not know the
+        # generation.
         if not self.config.keyframe_embedding:
             return x
         mark = self.keyframes_abs_pos_embedding.to(device=x.device, dtype=x.dtype)
@@ -221,6 +225,7 @@ class Transformer(nn.Module):
                 f"rope has no tables for {spec.name}; make them with rope_tables() for the same streams"
             )
         groups = group_timesteps(modality.timesteps, modality.tokens.shape[1], device)
+        # The network was trained on timesteps from 0 to 1000, callers pass sigmas from 0 to 1.
         timesteps = groups.timesteps * c.timestep_scale
         values, embedding = spec.layer(self, "adaln_single")(timesteps, dtype)
         adaptive_text = c.cross_attention_adaln and c.prompt_adaln
@@ -251,6 +256,7 @@ class Transformer(nn.Module):
         """Shift and scale of the text, without those of the blocks; zeros for a static prompt."""
         if self.config.prompt_adaln:
             adaln = spec.layer(self, "prompt_adaln_single")
+            # The prompt follows the noise level of the step, not the timesteps of single tokens.
             values = adaln(modality.sigma * self.config.timestep_scale, modality.tokens.dtype)[0]
         else:
             values = modality.tokens.new_zeros(1, 1, 1)
@@ -274,6 +280,7 @@ class Transformer(nn.Module):
         return texts.projected(projection, context, lambda: projection(context))
 
     def _head(self, x: Tensor, inputs: StreamInputs) -> Tensor:
+        # The head's table is a bare parameter, which the layers of a host do not cast.
         table = inputs.spec.layer(self, "scale_shift_table").to(device=x.device, dtype=x.dtype)
         tokens = inputs.execution.tokens(x, self.config.norm_eps)
         return tokens.project(inputs.spec.layer(self, "proj_out"), inputs.head.shift_scale(table))
@@ -283,6 +290,7 @@ def check_streams(
     video: Modality | None, audio: Modality | None, perturbations: Perturbations | None
 ) -> tuple[Modality | None, Modality | None]:
     """The streams that have tokens; raises ValueError if there are none or they do not fit each other."""
+    # An empty audio latent means video alone, as in ComfyUI.
     present = [m if m is not None and m.tokens.shape[1] else None for m in (video, audio)]
     batches = {m.tokens.shape[0] for m in present if m is not None}
     if not batches:

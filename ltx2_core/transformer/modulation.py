@@ -139,6 +139,7 @@ class Ungated:
         return x
 
     def add(self, x: Tensor, update: Tensor, *, start: int = 0, in_place: bool = False) -> Tensor:
+        # The gate of 1 is not multiplied, since the product would only be rounded again.
         return x.add_(update) if in_place else x + update
 
 
@@ -183,6 +184,7 @@ class Modulation:
         index, segments = self.layout.index, len(self.layout.segments)
         if index is None:
             more = more.unsqueeze(1).expand(-1, self.values.shape[1], -1, -1)
+            # Repeated for each segment, since a stream's gates are stored next to its shifts and scales.
             if segments > 1:
                 more = more.unsqueeze(2).expand(-1, -1, segments, -1, -1)
         else:
@@ -192,6 +194,7 @@ class Modulation:
 
     def parameters(self, table: Tensor) -> list[Parameter]:
         """The P parameters with a learned ``table`` (P, W) added."""
+        # In place on the sum, which is a new tensor.
         values = (self.values + table).add_(self.ones)
         several = len(self.layout.segments) > 1
         parts = (values.flatten(-3, -2) if several else values).unbind(-2)

@@ -30,6 +30,7 @@ class NegativeText:
         one.
         """
         guided = self.scale * positive - (self.scale - 1) * negative
+        # Padding or masked tokens may have an update of 0, whose ratio would be undefined.
         growth = _length(guided) / _length(positive).clamp_min(1e-6)
         guided = guided * (self.tau / growth.clamp_min(self.tau)).to(guided.dtype)
         return self.alpha * guided + (1 - self.alpha) * positive
@@ -37,4 +38,5 @@ class NegativeText:
 
 def _length(x: Tensor) -> Tensor:
     """L1 norm of each token, float32."""
+    # Sums of thousands of bfloat16 values lose their digits.
     return x.float().abs().sum(dim=-1, keepdim=True)

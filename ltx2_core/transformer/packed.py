@@ -83,9 +83,11 @@ def _can_pack(layers: Sequence[Any]) -> bool:
 def _pack(layers: Sequence[nn.Linear]) -> None:
     for name in ("weight", "bias"):
         parts = [getattr(layer, name) for layer in layers]
+        # Layers without a bias have nothing to pack.
         if parts[0] is None:
             continue
         whole = parts[0].data.new_empty((sum(map(len, parts)), *parts[0].shape[1:]))
         for part, room in zip(parts, whole.split([len(part) for part in parts]), strict=True):
             room.copy_(part.data)
+            # The parameters stay the same objects, so that names and references to them remain valid.
             part.data = room

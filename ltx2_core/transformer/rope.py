@@ -79,10 +79,12 @@ def rope_table(
     limits = torch.tensor(max_pos, dtype=torch.float32, device=points.device).unsqueeze(-1)
     centred = points.float() / limits * 2 - 1
     grid = frequency_grid(config, width, axes).to(points.device)
+    # Two channels of 4096 are left over by three axes; released checkpoints have them at the front.
     pad = width // 2 - axes * len(grid)
     shape = (len(points), tokens, width // 2)
     cos = torch.empty(shape, dtype=dtype, device=device or points.device)
     sin = torch.empty_like(cos)
+    # Cosine 1 and sine 0 leave a channel as it is.
     cos[..., :pad], sin[..., :pad] = 1, 0
     # A part at a time: float32 angles of a whole clip are several times the table.
     for start in range(0, tokens, _TABLE_TOKENS):
@@ -111,6 +113,7 @@ def _rotated(pairs: Tensor, rope: Rope) -> Tensor:
     out = pairs * rope.paired
     # Autograd forbids writing into views of which one call returned several.
     halves = (out.select(axis, 0), out.select(axis, 1)) if torch.is_grad_enabled() else out.unbind(axis)
+    # In place, so that no further copies of queries and keys exist.
     halves[0].addcmul_(second, rope.sin, value=-1)
     halves[1].addcmul_(first, rope.sin)
     result: Tensor = out.flatten(-2)

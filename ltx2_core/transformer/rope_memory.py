@@ -56,11 +56,13 @@ class RopeMemory:
 
     def _stream(self, model: Network, stream: Modality, *, audio: bool, cross: bool) -> _Stream:
         positions, dtype, device = stream.positions, stream.tokens.dtype, stream.tokens.device
+        # Tables with gradients or of a compiled call belong to that call alone.
         caches = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
         cached, key = self._cached.setdefault(audio, []), (positions.shape, dtype, device, cross)
         if caches:
             for place, (known, same, tables) in enumerate(cached):
                 if known == key and torch.equal(same.to(positions.device), positions):
+                    # The table that was used last moves to the end, since the front is freed first.
                     cached.append(cached.pop(place))
                     return tables
             # Old tables are freed before new ones are computed, so that both are never in memory.

@@ -77,4 +77,5 @@ def stream_tables(
     own = table(positions.shape[1], max_pos, width)
     # One range for both, or the same moment would have different angles in the two streams.
     seconds = (max(config.max_pos[0], config.audio_max_pos),)
+    # A stream without a partner has no attention between the streams and needs no such table.
     return own, table(1, seconds, config.audio_dim) if cross else None

@@ -68,10 +68,12 @@ class Runner:
         """As :meth:`Transformer.forward`, but the hidden tokens of ``resume`` may be overwritten."""
         video, audio = check_streams(video, audio, perturbations)
         counts = [0 if stream is None else stream.tokens.shape[1] for stream in (video, audio)]
+        # Tables that are computed again have other addresses in each step, and every step would be recorded.
         cached_tables = rope is not None
         if self.shards is not None:
             video, audio, rope = self.shards.cut(video, audio, rope)
         inputs = self._inputs(self.transformer.condition(video, audio, rope=rope, texts=texts), counts)
+        # The caller alone decides how long tables live, not this frame.
         del rope
         start, hidden = (0, self.transformer.embed(video, audio)) if resume is None else resume
         del resume
@@ -125,6 +127,7 @@ class Runner:
 
     def _execution(self, own: int, other: int) -> Execution:
         tokens: Any = Tokens
+        # Autograd needs the activations that these would overwrite.
         if not torch.is_grad_enabled():
             # A shard is a chunk already, and all processes have to take part in each attention.
             chunks = self.chunks if self.shards is None else Whole()

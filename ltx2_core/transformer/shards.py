@@ -45,6 +45,7 @@ class Shards:
         Raises ValueError if there are fewer tokens than processes.
         """
         tokens = modality.tokens.shape[1]
+        # An empty part would leave this process without keys to exchange.
         if tokens < self.count:
             raise ValueError(
                 f"a stream has {tokens} tokens, too few for {self.count} processes: use fewer of them"
@@ -53,6 +54,7 @@ class Shards:
         return replace(
             modality,
             tokens=modality.tokens[:, part],
+            # One timestep for all tokens is valid for each part as it is.
             timesteps=times if times.shape[1] == 1 else times[:, part],
             positions=modality.positions[:, :, part],
             keyframes=None if marks is None else marks[:, part],
@@ -85,6 +87,7 @@ class Shards:
 
         ``tokens`` are the T of the queries and of the keys. Raises ValueError if the heads cannot be divided.
         """
+        # The heads are what is exchanged for tokens, and each process takes equally many.
         if q.shape[1] % self.count:
             raise ValueError(
                 f"{q.shape[1]} heads cannot be divided among {self.count} processes: use a divisor"

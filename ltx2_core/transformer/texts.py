@@ -51,6 +51,7 @@ class TextMemory:
         self, attention: nn.Module, text: Tensor, compute: Callable[[], KeysValues]
     ) -> KeysValues:
         """The result of the first ``compute`` for this ``attention`` and ``text``."""
+        # Off by default, since the keys and values of all blocks take a gigabyte.
         if not self.keys:
             return compute()
         both: KeysValues = self._once(attention, text, compute)

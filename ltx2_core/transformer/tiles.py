@@ -44,12 +44,14 @@ def tile_spans(length: int, count: int, overlap: int) -> list[tuple[int, int]]:
 
     Raises ValueError where a tile would be no larger than its overlap.
     """
+    # Equal tiles, rounded up, so that one set of kernels and one memory peak serve all of them.
     size = -(-(length + (count - 1) * overlap) // count)
     if count > 1 and (size <= overlap or size >= length):
         raise ValueError(
             f"{count} tiles that share {overlap} cells do not fit {length} cells: use fewer tiles, or a "
             "smaller overlap"
         )
+    # Rounded starts spread the remainder evenly over the overlaps.
     starts = [round(i * (length - size) / (count - 1)) for i in range(count)] if count > 1 else [0]
     return [(start, start + size) for start in starts]
 
@@ -61,11 +63,13 @@ def tile_weights(length: int, spans: list[tuple[int, int]]) -> Tensor:
         ramp = torch.ones(stop - start)
         if number:
             shared = spans[number - 1][1] - start
+            # The ramp reaches neither 0 nor 1, so that each shared cell has a share of both tiles.
             ramp[:shared] *= torch.arange(1, shared + 1) / (shared + 1)
         if number + 1 < len(spans):
             shared = stop - spans[number + 1][0]
             ramp[-shared:] *= torch.arange(shared, 0, -1) / (shared + 1)
         weights[number, start:stop] = ramp
+    # Where three tiles meet their ramps do not add up to 1 by themselves.
     return weights / weights.sum(dim=0)
 
 
@@ -84,6 +88,7 @@ def evaluate_tiles(
             whole = own.new_zeros(*video.tokens.shape[:2], own.shape[2]) if whole is None else whole
             whole[:, chosen] += own * share.to(own)[:, None]
         if audio_velocity is not None:
+            # The audio is whole in every tile, so that its velocities are averaged.
             weighted = audio_velocity * part
             audio_mean = weighted if audio_mean is None else audio_mean + weighted
     return whole, audio_mean
@@ -115,6 +120,7 @@ def _parts(video: Modality, tiles: Tiles) -> Iterator[tuple[Tensor, Tensor, tupl
 def _within(video: Modality, chosen: Tensor, origin: tuple[int, int]) -> Modality:
     """The chosen tokens as a clip of their own."""
     positions = video.positions[:, :, chosen.to(video.positions.device)].clone()
+    # A tile begins at the origin, as a clip of its size would.
     positions[:, 1] -= origin[0]
     positions[:, 2] -= origin[1]
     mask = video.attention_mask
@@ -137,6 +143,7 @@ def _guides_within(weights: GuideWeights, chosen: Tensor, tokens: int) -> GuideW
     chosen, start = chosen.cpu(), tokens - weights.count
     guides = []
     for guide in weights.guides:
+        # A guide that has no token in this tile is left out below.
         own = chosen[(chosen >= start) & (chosen < start + len(guide))] - start
         guides.append(guide[own.to(guide.device)])
         start += len(guide)

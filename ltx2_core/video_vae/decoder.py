@@ -86,6 +86,7 @@ class VideoDecoder(AutoencoderHalf):
         cross-faded. ``convert`` is applied to frames (B, 3, T, H, W) before they are copied to the CPU.
         Raises ValueError if the latent is too small for these tiles.
         """
+        # Smaller borders than the field of view would leave visible seams, so that they are cross-faded.
         view = field_of_view(self.config)
 
         def checked() -> Iterator[Tensor]:

@@ -69,6 +69,7 @@ class StreamConv3d(nn.Module):
             in_channels,
             out_channels,
             TAPS,
+            # Time is padded by the stream, which alone has the first and the last frame of the clip.
             padding=0 if self.reflect else (0, 1, 1),
             dtype=dtype,
             device=device,
@@ -84,6 +85,7 @@ class StreamConv3d(nn.Module):
     def convolve(self, window: Tensor) -> Tensor:
         """Convolve a window (B, C, T, H, W) -> (B, out, T - 2, H, W); no frames if T is below 3."""
         if window.shape[2] < TAPS:
+            # Until three frames have arrived there is nothing to output.
             return window.new_empty((window.shape[0], self.out_channels, 0, *window.shape[3:]))
         if self.reflect:
             window = F.pad(window, (1, 1, 1, 1, 0, 0), mode="reflect")
@@ -175,6 +177,7 @@ class Upsample(nn.Module):
         self.out_channels = in_channels // multiplier
         self.strides = strides
         self.residual = residual
+        # Pieces are cut by the size of the result, which may exceed that of the input.
         self.growth = max(1.0, cell / multiplier)
         self.conv = StreamConv3d(in_channels, cell * self.out_channels, **factory)
 

@@ -100,6 +100,7 @@ def decode_in_tiles(
     float32 and returned in the dtype that ``convert`` gives.
     """
     parts: list[_Part] = []
+    # Frames are collected on the CPU, since a whole large frame may not fit next to a tile's caches.
     home, dtype = torch.device("cpu"), torch.float32
     for chunk, last in mark_last(piece for whole in latents for piece in whole.split(LATENTS_AT_ONCE, dim=2)):
         parts = parts or _parts(
@@ -174,6 +175,7 @@ def _parts(
     parts = []
     for rows in _spans(cells[0], tiles.rows, tiles.halo):
         for columns in _spans(cells[1], tiles.columns, tiles.halo):
+            # Every tile has a stream of its own, so that time is exact.
             (down, fade_down), (across, fade_across) = (
                 _contribution(span, scale, exact=exact) for span in (rows, columns)
             )
@@ -193,6 +195,7 @@ def _parts(
 
 def _spans(size: int, parts: int, halo: int) -> list[_Span]:
     """Divide an axis of ``size`` cells into ``parts`` whose lengths differ by at most one."""
+    # Rounded cuts spread the remainder evenly over the tiles.
     cuts = [round(size * number / parts) for number in range(parts + 1)]
     return [_Span(max(0, first - halo), first, end, min(size, end + halo)) for first, end in pairwise(cuts)]
 
@@ -214,6 +217,7 @@ def _contribution(span: _Span, scale: int, *, exact: bool) -> tuple[slice, Tenso
 def _canvas(like: Tensor, frames: int, parts: Sequence[_Part], *, exact: bool) -> Tensor:
     height, width = parts[-1].down.stop, parts[-1].across.stop
     shape = (*like.shape[:2], frames, height, width)
+    # Cross-faded tiles are added up, which in bfloat16 would leave seams.
     return like.new_empty(shape) if exact else like.new_zeros(shape, dtype=torch.float32)
 
 

@@ -40,4 +40,5 @@ class PerChannelStatistics(nn.Module):
 
 
 def _forgive_unused(_module: nn.Module, keys: Any) -> None:
+    # Released 2.0 files have these tensors and others do not, so that neither may fail strict loading.
     keys.unexpected_keys[:] = [key for key in keys.unexpected_keys if not key.endswith(OPTIONAL_KEYS)]

@@ -87,6 +87,7 @@ class Stream:
             parts.append((x if x.shape[2] else before)[:, :, -1:])
         window = torch.cat(parts, dim=2)
         if not last:
+            # Two frames are all that a kernel of three needs of the past.
             self.cache(owner, window[:, :, 1 - TAPS :])
         return window
 
@@ -149,6 +150,7 @@ def _attempt(stage: Stage, pieces: deque[Tensor], stream: Stream, last: bool) ->
     Returns None if memory ran out, with pieces and stream unchanged, so that a smaller piece can be tried.
     Raises the error if the piece has only one frame.
     """
+    # A single frame cannot be cut further, so that its error is passed on.
     if pieces[0].shape[2] == 1:
         return stage.run(pieces.popleft(), stream, last)
     before = stream.snapshot()
@@ -193,6 +195,7 @@ def collect(pieces: Iterable[Tensor], length: int) -> Tensor:
     whole: Tensor | None = None
     filled = 0
     for piece in pieces:
+        # A clip of one piece is returned as it is, without a copy.
         if piece.shape[2] == length:
             return piece
         if whole is None:

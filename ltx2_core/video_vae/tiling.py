@@ -154,6 +154,7 @@ class _Blend:
         count = until - self.origin
         done = (self.sums[:, :, :count] / self.weights[:count]).to(self.dtype)
         self.sums, self.weights, self.origin = (
+            # Clones, since views would hold the sums of the finished frames in memory.
             self.sums[:, :, count:].clone(),
             self.weights[count:].clone(),
             until,

@@ -98,6 +98,7 @@ class Sampler:
         # help(sample_euler) describes the sampler and not this class.
         object.__setattr__(self, "__doc__", self.step.__doc__)
 
+    # Samplers never need gradients, and a graph over all steps would not fit in memory.
     @torch.inference_mode()
     def __call__(
         self,
@@ -118,6 +119,7 @@ class Sampler:
         and updated by multistep samplers. ``options`` are those of the sampler, such as ``eta``. Raises
         ValueError for sigmas that do not fall, and for ``eta`` above 0 without ``generator``.
         """
+        # A schedule may be split between two calls, of which the first ends above 0.
         validate_sigmas(sigmas, partial=True)
         if self.eta is not None:
             eta = options.setdefault("eta", self.eta)
@@ -126,6 +128,7 @@ class Sampler:
                     f"eta={eta} adds noise at every step and needs a generator: pass one, or eta=0"
                 )
         run = SamplerRun(denoise, generator, preserve or _unchanged, history or History())
+        # Rounding the state to the model's dtype after each step would accumulate.
         x, steps = x.to(dtype=torch.float32), len(sigmas) - 1
         for number, (sigma, sigma_next) in enumerate(pairwise(sigmas.tolist()), start=1):
             x, x0 = self.step(run, x, sigma, sigma_next, **options)

@@ -43,4 +43,5 @@ def cfg_pp_step(sigma: float, sigma_next: float, eta: float) -> float:
     The ancestral split of ``sigma / (1 - sigma)``, written so that it has its limit ``eta`` at sigma 1.
     """
     ratio = sigma_next * (1 - sigma) / (sigma * (1 - sigma_next))
+    # Rounding may carry the difference below 0, and an eta above 1 the share above 1.
     return min(1.0, eta * math.sqrt(max(0.0, 1 - ratio**2)))

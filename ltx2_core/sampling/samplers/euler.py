@@ -48,9 +48,11 @@ class AncestralStep(NamedTuple):
 def ancestral_step(sigma: float, sigma_next: float, eta: float) -> AncestralStep:
     """Coefficients that leave signal ``1 - sigma_next`` and noise ``sigma_next`` in distribution."""
     down = sigma_next * (1 + (sigma_next / sigma - 1) * eta)
+    # The last step adds no noise, since nothing would remove it.
     if eta == 0 or sigma_next == 0:
         return AncestralStep(down=down, alpha=1.0, noise=0.0)
     alpha = (1 - sigma_next) / (1 - down)
+    # Rounding may make the difference of the squares slightly negative.
     return AncestralStep(
         down=down, alpha=alpha, noise=math.sqrt(max(0.0, sigma_next**2 - (down * alpha) ** 2))
     )

@@ -39,6 +39,7 @@ def sample_gradient_estimation(
     x0, last = run.denoise(x, sigma), run.history.value
     velocity = (x - x0) * (1 / sigma)
     run.history.sigma, run.history.value = sigma, velocity
+    # The last step returns the estimate itself, as official pipelines and ComfyUI do.
     if sigma_next == 0:
         return Stepped(x0, x0)
     x = x0 + (x - x0) * (sigma_next / sigma)
@@ -57,6 +58,7 @@ def _extrapolate(
     """An Euler step plus ``weight(h, h of the previous step)`` of the change of x0."""
     x0, last = run.denoise(x, sigma), run.history
     x = x0 + (x - x0) * (sigma_next / sigma)
+    # At 0 the logarithmic step is infinite, and the Euler step returns the estimate itself.
     if sigma_next > 0 and last.sigma is not None and last.value is not None:
         h, h_last = math.log(sigma / sigma_next), math.log(last.sigma / sigma)
         x = x + (x0 - last.value) * weight(h, h_last)

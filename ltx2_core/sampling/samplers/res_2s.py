@@ -40,6 +40,7 @@ def sample_res_2s(
     if substep_eta is None:
         substep_eta = SUBSTEP_ETA if eta > 0 else 0.0
     target = sigma_next if sigma_next > 0 else LAST_SIGMA
+    # A schedule may itself end at or below this sigma, which leaves only the last evaluation.
     if target < sigma:
         c = res_2s_step(sigma, target)
         start = _double(x)
@@ -49,6 +50,7 @@ def sample_res_2s(
         # The conditions are those of the official loop. Without noise the anchor is the start itself.
         if substep_eta > 0 and c.h < 0.5 and sigma > 0.03:
             start = _anchor(middle, x0, c.h * c.a21)
+        # Models take float32 latents; the step itself is float64.
         second = run.denoise(middle.to(dtype=torch.float32), c.sigma)
         end = start + (x0 - start) * (c.h * c.b1) + (second - start) * (c.h * c.b2)
         x = _renoise(run, start, end, sigma, target, eta).to(dtype=torch.float32)
@@ -96,6 +98,7 @@ def sde_step(sigma_next: float, eta: float) -> SdeStep:
 
 def phi1(z: float) -> float:
     """(e^z - 1) / z."""
+    # The difference e^z - 1 loses its digits near 0.
     return math.expm1(z) / z if z else 1.0
 
 
@@ -114,6 +117,7 @@ def _renoise(
     direction = (start - end) * (1 / (sigma - sigma_next))
     clean = start - direction * sigma
     noise = run.noise(end).map(_standardised)
+    # The official loop restores preserved content after each injection of noise.
     return run.preserve((clean + direction * c.down) * c.alpha + noise * c.noise)
 
 
