@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,14 +40,20 @@ def upscaled(g: Graph, models: TinyModels, size: int, loader: str) -> None:
     g.dump("larger", latent=larger)
 
 
-@pytest.mark.parametrize("loader", ["LTX2AVLoadUpscaler", "LatentUpscaleModelLoader"])
-def test_an_upscaler_between_two_grids_is_refused(
-    loader: str, server: Server, models: TinyModels, base_dir: Path
-):
+@pytest.fixture
+def _upscaler_of_one_and_a_half(base_dir: Path, models: TinyModels) -> Iterator[None]:
+    """An upscaler by 1.5 among the host's models, for a while: other tests count what is there."""
     network = build(Component.UPSAMPLER, CONFIG, {}, operations=torch.nn, numerics=Numerics.OFFICIAL)
     state = {name: torch.full(tensor.shape, 0.01) for name, tensor in network.state_dict().items()}
     path = base_dir / "models" / "latent_upscale_models" / "x15.safetensors"
     save_file(state, path, metadata={"config": json.dumps(CONFIG)})
+    yield
+    path.unlink()
+
+
+@pytest.mark.usefixtures("_upscaler_of_one_and_a_half")
+@pytest.mark.parametrize("loader", ["LTX2AVLoadUpscaler", "LatentUpscaleModelLoader"])
+def test_an_upscaler_between_two_grids_is_refused(loader: str, server: Server, models: TinyModels):
     g = Graph()
     upscaled(g, models, 96, loader)
     with pytest.raises(

@@ -165,7 +165,7 @@ def test_a_server_that_is_killed_ends_with_the_identical_file(
         ({"window_frames": 24}, "must be 8k"),
         ({"folder": "../elsewhere"}, "within the output folder"),
         ({"denoise": 0.5}, "set a source"),
-        ({"prompts": "0: a\n2: b\n1: c"}, "must begin at 0 s"),
+        ({"prompts": "0: a\n2: b\n1: c"}, "line 3, column 1: the prompts must follow each other"),
     ],
 )
 def test_impossible_inputs_are_errors_with_the_reason(
