@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol, TypedDict
 
 import torch
 from torch import Tensor
@@ -136,6 +136,19 @@ class LatentState:
     @property
     def guide_frames(self) -> int:
         return sum(guide.frames for guide in self.guides)
+
+
+class LayerOptions(TypedDict):
+    """Keyword arguments of every layer: where its parameters are allocated, and in which precision."""
+
+    dtype: torch.dtype | None
+    device: torch.device | str | None
+
+
+class NetworkOptions(LayerOptions):
+    """Keyword arguments of a module that builds its layers from a namespace like ``torch.nn``."""
+
+    operations: Any
 
 
 class Denoise(Protocol):

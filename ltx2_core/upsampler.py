@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from . import latent_filters
 from .config import UpsamplerConfig
+from .types import LayerOptions
 from .video_vae import PerChannelStatistics
 
 NORM_GROUPS = 32
@@ -59,7 +60,7 @@ class LatentUpsampler(nn.Module):
         operations: Any = nn,
     ) -> None:
         super().__init__()
-        factory: dict[str, Any] = {"dtype": dtype, "device": device}
+        factory: LayerOptions = {"dtype": dtype, "device": device}
         width = config.mid_channels
         self.config = config
         self.initial_conv = operations.Conv3d(config.in_channels, width, 3, padding=1, **factory)
@@ -87,7 +88,7 @@ class LatentUpsampler(nn.Module):
 class ResBlock(nn.Module):
     """Two convolutions with group norm and a skip connection; the last SiLU follows the addition."""
 
-    def __init__(self, channels: int, operations: Any, factory: dict[str, Any]) -> None:
+    def __init__(self, channels: int, operations: Any, factory: LayerOptions) -> None:
         super().__init__()
         self.conv1 = operations.Conv3d(channels, channels, 3, padding=1, **factory)
         self.norm1 = operations.GroupNorm(NORM_GROUPS, channels, **factory)
@@ -136,7 +137,7 @@ class PerFrame(nn.Sequential):
 class RationalResampler(nn.Module):
     """Scales height and width by p / q: a pixel shuffle by p, then a low-pass filter and every q-th pixel."""
 
-    def __init__(self, channels: int, scale: float, operations: Any, factory: dict[str, Any]) -> None:
+    def __init__(self, channels: int, scale: float, operations: Any, factory: LayerOptions) -> None:
         super().__init__()
         self.up, self.down = RATIOS[scale]
         self.conv = operations.Conv2d(channels, self.up**2 * channels, 3, padding=1, **factory)
@@ -172,13 +173,13 @@ class Blur(nn.Module):
         )
 
 
-def _blocks(config: UpsamplerConfig, operations: Any, factory: dict[str, Any]) -> nn.ModuleList:
+def _blocks(config: UpsamplerConfig, operations: Any, factory: LayerOptions) -> nn.ModuleList:
     return nn.ModuleList(
         [ResBlock(config.mid_channels, operations, factory) for _ in range(config.blocks_per_stage)]
     )
 
 
-def _resampler(config: UpsamplerConfig, operations: Any, factory: dict[str, Any]) -> nn.Module:
+def _resampler(config: UpsamplerConfig, operations: Any, factory: LayerOptions) -> nn.Module:
     width = config.mid_channels
     if config.temporal:
         space = 2 if config.spatial else 1

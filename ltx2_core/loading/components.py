@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypedDict
 
 from torch import nn
 
@@ -14,6 +14,14 @@ from .detect import Component
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Official tensor name -> shape."""
+
+
+class _Options(TypedDict):
+    """Keyword arguments of every network."""
+
+    device: str
+    operations: Any
+
 
 COMFY_QK_NORM_EPS = 1e-5
 """Epsilon of ComfyUI's query and key norms; it ignores the checkpoint's value."""
@@ -55,7 +63,7 @@ def _check_counts(value: object) -> None:
 # text encoder's library alone takes seconds.
 
 
-def _transformer(config: cfg.Json, shapes: Shapes, options: dict[str, Any], numerics: Numerics) -> nn.Module:
+def _transformer(config: cfg.Json, shapes: Shapes, options: _Options, numerics: Numerics) -> nn.Module:
     from ..transformer import Transformer
 
     settings = cfg.transformer_config(config)
@@ -65,13 +73,13 @@ def _transformer(config: cfg.Json, shapes: Shapes, options: dict[str, Any], nume
     return Transformer(settings, **options)
 
 
-def _connectors(config: cfg.Json, shapes: Shapes, options: dict[str, Any], numerics: Numerics) -> nn.Module:
+def _connectors(config: cfg.Json, shapes: Shapes, options: _Options, numerics: Numerics) -> nn.Module:
     from ..text import TextConnectors
 
     return TextConnectors(_text_config(config, numerics), **options)
 
 
-def _projection(config: cfg.Json, shapes: Shapes, options: dict[str, Any], numerics: Numerics) -> nn.Module:
+def _projection(config: cfg.Json, shapes: Shapes, options: _Options, numerics: Numerics) -> nn.Module:
     from ..text import FeatureExtractor
 
     hidden = cfg.transformer_config(config).caption_channels
@@ -86,45 +94,37 @@ def _projection(config: cfg.Json, shapes: Shapes, options: dict[str, Any], numer
     return FeatureExtractor(_text_config(config, numerics), hidden, flat // hidden, **options)
 
 
-def _video_encoder(
-    config: cfg.Json, shapes: Shapes, options: dict[str, Any], numerics: Numerics
-) -> nn.Module:
+def _video_encoder(config: cfg.Json, shapes: Shapes, options: _Options, numerics: Numerics) -> nn.Module:
     from ..video_vae import VideoEncoder
 
     return VideoEncoder(cfg.video_vae_config(config), **options)
 
 
-def _video_decoder(
-    config: cfg.Json, shapes: Shapes, options: dict[str, Any], numerics: Numerics
-) -> nn.Module:
+def _video_decoder(config: cfg.Json, shapes: Shapes, options: _Options, numerics: Numerics) -> nn.Module:
     from ..video_vae import VideoDecoder
 
     return VideoDecoder(cfg.video_vae_config(config), **options)
 
 
-def _audio_encoder(
-    config: cfg.Json, shapes: Shapes, options: dict[str, Any], numerics: Numerics
-) -> nn.Module:
+def _audio_encoder(config: cfg.Json, shapes: Shapes, options: _Options, numerics: Numerics) -> nn.Module:
     from ..audio import AudioEncoder
 
     return AudioEncoder(cfg.audio_vae_config(config), **options)
 
 
-def _audio_decoder(
-    config: cfg.Json, shapes: Shapes, options: dict[str, Any], numerics: Numerics
-) -> nn.Module:
+def _audio_decoder(config: cfg.Json, shapes: Shapes, options: _Options, numerics: Numerics) -> nn.Module:
     from ..audio import AudioDecoder
 
     return AudioDecoder(cfg.audio_vae_config(config), **options)
 
 
-def _vocoder(config: cfg.Json, shapes: Shapes, options: dict[str, Any], numerics: Numerics) -> nn.Module:
+def _vocoder(config: cfg.Json, shapes: Shapes, options: _Options, numerics: Numerics) -> nn.Module:
     from ..audio import build_vocoder
 
     return build_vocoder(cfg.vocoder_config(config), **options)
 
 
-def _upsampler(config: cfg.Json, shapes: Shapes, options: dict[str, Any], numerics: Numerics) -> nn.Module:
+def _upsampler(config: cfg.Json, shapes: Shapes, options: _Options, numerics: Numerics) -> nn.Module:
     from ..upsampler import LatentUpsampler
 
     return LatentUpsampler(cfg.upsampler_config(config), **options)
@@ -141,7 +141,7 @@ def _text_config(config: cfg.Json, numerics: Numerics) -> cfg.TextConfig:
     )
 
 
-_BUILDERS: Mapping[Component, Callable[[cfg.Json, Shapes, dict[str, Any], Numerics], nn.Module]] = {
+_BUILDERS: Mapping[Component, Callable[[cfg.Json, Shapes, _Options, Numerics], nn.Module]] = {
     Component.TRANSFORMER: _transformer,
     Component.TEXT_CONNECTORS: _connectors,
     Component.TEXT_PROJECTION: _projection,

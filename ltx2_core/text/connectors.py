@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..config import ConnectorConfig, TextConfig
 from ..transformer.layers import Attention, FeedForward, rms_norm
 from ..transformer.rope import Rope, rope_table
-from ..types import TextContext, TextFeatures
+from ..types import LayerOptions, NetworkOptions, TextContext, TextFeatures
 
 CONTEXT_LENGTH = 1024
 """Length of the context, tokens and registers together, with which the released models were trained."""
@@ -33,7 +33,7 @@ class TextConnectors(nn.Module):
         operations: Any = nn,
     ) -> None:
         super().__init__()
-        options: dict[str, Any] = {"dtype": dtype, "device": device, "operations": operations}
+        options: NetworkOptions = {"dtype": dtype, "device": device, "operations": operations}
         self.video_embeddings_connector = Connector(config.video, **options)
         self.audio_embeddings_connector = Connector(config.audio, **options)
 
@@ -66,7 +66,7 @@ class Connector(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        options: dict[str, Any] = {"dtype": dtype, "device": device}
+        options: LayerOptions = {"dtype": dtype, "device": device}
         self.learnable_registers = nn.Parameter(torch.zeros(config.num_registers, config.dim, **options))
         self.transformer_1d_blocks = nn.ModuleList(
             ConnectorBlock(config, operations=operations, **options) for _ in range(config.num_layers)
@@ -110,7 +110,7 @@ class ConnectorBlock(nn.Module):
         operations: Any = nn,
     ) -> None:
         super().__init__()
-        options: dict[str, Any] = {"dtype": dtype, "device": device, "operations": operations}
+        options: NetworkOptions = {"dtype": dtype, "device": device, "operations": operations}
         self.norm_eps = config.norm_eps
         self.attn1 = Attention(
             config.dim,

@@ -19,7 +19,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..config import TextConfig
-from ..types import TextFeatures
+from ..types import LayerOptions, TextFeatures
 
 EPS = 1e-6
 
@@ -45,7 +45,7 @@ class FeatureExtractor(nn.Module):
         self.hidden_size = hidden_size
         self.num_states = num_states
         flat = hidden_size * num_states
-        options: dict[str, Any] = {"dtype": dtype, "device": device}
+        options: LayerOptions = {"dtype": dtype, "device": device}
         if config.per_token_norm:
             self.video_aggregate_embed = operations.Linear(flat, config.video.dim, **options)
             self.audio_aggregate_embed = operations.Linear(flat, config.audio.dim, **options)

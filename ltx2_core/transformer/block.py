@@ -6,12 +6,14 @@ Letters: B batch, N tokens, S text tokens, W stream width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..config import TransformerConfig
+from ..types import NetworkOptions
 from .branches import CrossAttention, SelfAttention, TextAttention, TokenWise
 from .guided import attend
 from .layers import Attention, FeedForward
@@ -34,21 +36,22 @@ class TransformerBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        layer: dict[str, Any] = {"dtype": dtype, "device": device, "operations": operations}
-        attention: dict[str, Any] = {
-            "heads": config.heads,
-            "gated": config.gated_attention,
-            "qk_norm_eps": config.qk_norm_eps,
+        layer: NetworkOptions = {"dtype": dtype, "device": device, "operations": operations}
+        attention = partial(
+            Attention,
+            heads=config.heads,
+            gated=config.gated_attention,
+            qk_norm_eps=config.qk_norm_eps,
             **layer,
-        }
+        )
         for spec in (video_spec(config), audio_spec(config)):
             width, prefix = spec.width, spec.prefix
 
             def table(parameters: int, width: int = width) -> nn.Parameter:
                 return nn.Parameter(torch.empty(parameters, width, dtype=dtype, device=device))
 
-            self.add_module(f"{prefix}attn1", Attention(width, width, head_dim=spec.head_dim, **attention))
-            self.add_module(f"{prefix}attn2", Attention(width, width, head_dim=spec.head_dim, **attention))
+            self.add_module(f"{prefix}attn1", attention(width, width, head_dim=spec.head_dim))
+            self.add_module(f"{prefix}attn2", attention(width, width, head_dim=spec.head_dim))
             self.add_module(f"{prefix}ff", FeedForward(width, bias=spec.ff_bias, **layer))
             self.register_parameter(f"{prefix}scale_shift_table", table(config.modulation_rows))
             # Five in every generation: scale and shift for either direction, then one gate.
@@ -57,9 +60,8 @@ class TransformerBlock(nn.Module):
                 # Each block has such a table even where the network has no adaptive layer for the prompt.
                 self.register_parameter(f"{prefix}prompt_scale_shift_table", table(2))
         # Both directions attend at the inner width of audio, for which their rotary tables are made.
-        cross = {"head_dim": config.audio_head_dim, **attention}
-        self.audio_to_video_attn = Attention(config.dim, config.audio_dim, **cross)
-        self.video_to_audio_attn = Attention(config.audio_dim, config.dim, **cross)
+        self.audio_to_video_attn = attention(config.dim, config.audio_dim, head_dim=config.audio_head_dim)
+        self.video_to_audio_attn = attention(config.audio_dim, config.dim, head_dim=config.audio_head_dim)
 
     def forward(
         self,

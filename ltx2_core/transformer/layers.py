@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..attention import attention
+from ..types import LayerOptions
 from .rope import Rope, rotate_heads
 
 
@@ -45,7 +46,7 @@ class Attention(nn.Module):
         operations: Any = nn,
     ) -> None:
         super().__init__()
-        layer: dict[str, Any] = {"dtype": dtype, "device": device}
+        layer: LayerOptions = {"dtype": dtype, "device": device}
         inner = heads * head_dim
         # A namespace of layers that a host brings may lack this norm.
         rms_norm_class = getattr(operations, "RMSNorm", nn.RMSNorm)
@@ -122,12 +123,12 @@ class FeedForward(nn.Module):
         operations: Any = nn,
     ) -> None:
         super().__init__()
-        layer: dict[str, Any] = {"bias": bias, "dtype": dtype, "device": device}
+        layer: LayerOptions = {"dtype": dtype, "device": device}
         # The checkpoint's numbering counts a dropout here.
         self.net = nn.Sequential(
-            _GELUProjection(operations.Linear(width, 4 * width, **layer)),
+            _GELUProjection(operations.Linear(width, 4 * width, bias=bias, **layer)),
             nn.Identity(),
-            operations.Linear(4 * width, width, **layer),
+            operations.Linear(4 * width, width, bias=bias, **layer),
         )
 
     def forward(self, x: Tensor) -> Tensor:

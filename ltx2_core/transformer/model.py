@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import TransformerConfig
+from ..types import LayerOptions, NetworkOptions
 from .adaln import AdaLNSingle
 from .block import TransformerBlock
 from .layers import CaptionProjection
@@ -46,8 +47,8 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        layer: dict[str, Any] = {"dtype": dtype, "device": device}
-        built: dict[str, Any] = {**layer, "operations": operations}
+        layer: LayerOptions = {"dtype": dtype, "device": device}
+        built: NetworkOptions = {**layer, "operations": operations}
         for spec in (video_spec(config), audio_spec(config)):
             width, prefix = spec.width, spec.prefix
 
