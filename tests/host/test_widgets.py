@@ -9,7 +9,7 @@ from typing import Any
 from host_server import Json, Server
 
 WIDGETS = Path(__file__).resolve().parent / "data" / "widgets.json"
-"""Node -> its inputs in order, each as [name, type, default]; a choice with widgets of its own lists those too.
+"""Node -> its inputs in order, each as [name, type, default]; a choice with own widgets lists those too.
 
 An input that is added goes into the file; one that is renamed, moved or has another type or default breaks
 saved workflows.
