@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from comfy_api.latest import io
@@ -24,9 +26,11 @@ MAX_SIZE = 16384
 MAX_FPS = 240.0
 MAX_FRAMES = 100001
 MAX_SECONDS = 100000.0
-MAX_STEPS = 10000
 MAX_SCALE = 100.0
 """The largest scale of guidance."""
+
+MAX_STRENGTH = 10.0
+"""The largest strength of a guide or reference."""
 
 
 def model_input() -> io.Input:
@@ -53,18 +57,22 @@ def quantity(
     high: float | None = None,
     step: float | None = None,
     more: str = "",
+    text: str | None = None,
+    flags: Mapping[str, str] = MappingProxyType({}),
     **others: Any,
 ) -> io.Input:
     """A widget for a quantity of the table of options: its bounds, and the first sentence of its help.
 
     ``low`` and ``high`` are the widget's own where the table has no bound, or where a saved workflow may hold
-    a value outside it. ``more`` is what is special to the node.
+    a value outside it. ``more`` is what is special to the node. ``flags`` names the node's own inputs for
+    flags of the help. ``text`` replaces the help where it does not fit the node. ``others`` go to the widget.
     """
     declared = by_name(option)
     bounds = [own if own is not None else of for own, of in zip((low, high), declared.range, strict=True)]
     assert None not in bounds, f"{option} has no bound in the table: state it"
-    text = _FLAG.sub(lambda flag: flag[1].replace("-", "_"), declared.help.partition(". ")[0].rstrip("."))
-    tooltip = f"{text}. {more}".rstrip()
+    sentence = declared.help.partition(". ")[0].rstrip(".")
+    named = _FLAG.sub(lambda flag: flags.get(flag[1], flag[1].replace("-", "_")), sentence)
+    tooltip = f"{text or named}. {more}".rstrip()
     if declared.kind == "int":
         whole = int(bounds[0] or 0), int(bounds[1] or 0)
         return io.Int.Input(
@@ -134,15 +142,33 @@ def length_input(default: float, tooltip: str) -> io.Input:
     return io.Float.Input("length", default=default, min=0.01, max=MAX_SECONDS, step=0.01, tooltip=tooltip)
 
 
-def stages_input(tooltip: str) -> io.Input:
-    """A widget for the number of stages, 1 or 2."""
-    return io.Combo.Input("stages", options=["1", "2"], default="2", tooltip=tooltip)
+def stages_input(upscaled: str = "", *, default: str | None = "2") -> io.Input:
+    """A widget for the number of stages, 1 or 2; ``upscaled`` says which node doubles the first stage.
+
+    Without a default it is 1.
+    """
+    doubled = f" and {upscaled} doubles them" if upscaled else ""
+    tooltip = f"2: the first stage has half the width and height{doubled}. 1: sample at full size."
+    return io.Combo.Input("stages", options=["1", "2"], default=default, tooltip=tooltip)
 
 
-def start_input(tooltip: str) -> io.Input:
-    """A position in an audio input in seconds."""
-    low, _ = by_name("audio_start_s").range
-    return io.Float.Input("start", default=0.0, min=low, max=MAX_SECONDS, step=0.01, tooltip=tooltip)
+def start_input(more: str = "", *, text: str | None = None) -> io.Input:
+    """A position in an audio input in seconds; ``text`` where it is not the clip that begins there."""
+    audio = {"audio": "the audio"}
+    return quantity(
+        "audio_start_s", 0.0, name="start", high=MAX_SECONDS, step=0.01, flags=audio, more=more, text=text
+    )
+
+
+def identity_input(default: float, more: str) -> io.Input:
+    """The scale of guidance towards a reference audio."""
+    reference = {"reference-audio": "the reference audio"}
+    return quantity("identity", default, high=MAX_SCALE, step=0.05, flags=reference, more=more)
+
+
+def ceiling_input(default: float, more: str = "", *, optional: bool = False) -> io.Input:
+    """The loudest sample of generated audio."""
+    return quantity("ceiling_db", default, name="ceiling", low=-60.0, step=0.1, more=more, optional=optional)
 
 
 def video_regions_input() -> io.Input:
@@ -175,9 +201,10 @@ def rounding_input() -> io.Input:
     )
 
 
-def image_crf_input(default: int, tooltip: str) -> io.Input:
+def image_crf_input(default: int, more: str) -> io.Input:
     """H.264 compression of a conditioning image."""
-    return io.Int.Input("crf", default=default, min=0, max=100, tooltip=tooltip)
+    # The widget always allowed 100, and saved workflows may hold more than 51, the end of the scale of H.264.
+    return quantity("image_crf", default, name="crf", high=100, more=more)
 
 
 def file_crf_input() -> io.Input:
@@ -199,17 +226,15 @@ def percent_inputs(what: str) -> tuple[io.Input, io.Input]:
     )
 
 
-def steps_input(tooltip: str, default: int = 20) -> io.Input:
+def steps_input(more: str = "", default: int = 20) -> io.Input:
     """A number of sampling steps."""
-    low, high = by_name("steps").range
-    return io.Int.Input(
-        "steps", default=default, min=int(low or 1), max=int(high or MAX_STEPS), tooltip=tooltip
-    )
+    # The help is of the first stage only, and nodes sample any.
+    return quantity("steps", default, text="Sampling steps; more take longer and add detail", more=more)
 
 
-def cfg_input(name: str, default: float, tooltip: str) -> io.Input:
-    """A scale of classifier-free guidance."""
-    return io.Float.Input(name, default=default, min=0.0, max=MAX_SCALE, step=0.1, tooltip=tooltip)
+def cfg_input(name: str, default: float, more: str) -> io.Input:
+    """A scale of classifier-free guidance, of the video or, as ``audio_cfg``, of the audio."""
+    return quantity(name, default, high=MAX_SCALE, step=0.1, more=more)
 
 
 def sigma_input(name: str, default: float, tooltip: str, *, low: float = 0.0, high: float = 1.0) -> io.Input:
@@ -238,7 +263,7 @@ def share_input(
 def strength_input(name: str, default: float, tooltip: str, *, optional: bool = False) -> io.Input:
     """The strength of a guide; above 1 only its attention rises."""
     return io.Float.Input(
-        name, default=default, min=0.0, max=10.0, step=0.01, optional=optional, tooltip=tooltip
+        name, default=default, min=0.0, max=MAX_STRENGTH, step=0.01, optional=optional, tooltip=tooltip
     )
 
 

@@ -15,7 +15,7 @@ from ..convert import audio_from_decoder, audio_of, track_of, video_of
 from ..host.latents import Latent
 from ..host.values import Audio, Vae
 from ..host.video import write_video
-from ..inputs import file_crf_input, fps_input, plan_input
+from ..inputs import ceiling_input, file_crf_input, fps_input, plan_input
 from ..sampling.checks import CROP, check_audio
 
 CATEGORY = "LTX-2/decode"
@@ -69,16 +69,7 @@ class LTX2AVDecodeAudio(io.ComfyNode):
                     tooltip="Exact length of the audio: longer audio is cut, shorter followed by silence; 0 "
                     "leaves the length.",
                 ),
-                io.Float.Input(
-                    "ceiling",
-                    default=0.0,
-                    min=-60.0,
-                    max=0.0,
-                    step=0.1,
-                    optional=True,
-                    tooltip="Loudest sample in dB of full scale: louder audio is made quieter as a whole; 0 "
-                    "is off.",
-                ),
+                ceiling_input(0.0, "0 is off.", optional=True),
             ],
             outputs=[io.Audio.Output(display_name="audio", tooltip="The audio, at the rate of the vocoder.")],
         )

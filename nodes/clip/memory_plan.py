@@ -41,7 +41,7 @@ class LTX2AVMemoryPlan(io.ComfyNode):
                 size_input("width", 768, "In pixels"),
                 size_input("height", 512, "In pixels"),
                 frames_input(121, "Longer clips need more memory while they are sampled."),
-                stages_input("2: the first stage has half the width and height. 1: sample at full size."),
+                stages_input(),
                 io.Combo.Input(
                     "budget",
                     options=[MEASURED, *PRESETS, ALL],

@@ -57,10 +57,7 @@ class LTX2AVClipPlan(io.ComfyNode):
                     tooltip="What to do with a size or length off the grid: round it to the nearest, "
                     "down, up, or stop with an error that names the nearest values.",
                 ),
-                stages_input(
-                    "2: the first stage has half the width and height and LTX-2 Latent Upscale doubles them. "
-                    "1: sample at full size."
-                ),
+                stages_input("LTX-2 Latent Upscale"),
                 batch_input(),
             ],
             outputs=[

@@ -19,7 +19,16 @@ from ...ltx2_core.types import AVLatent
 from ..host.guider import without_reference
 from ..host.latents import AUDIO_ONLY, Latent, concat_av, from_av
 from ..host.values import Audio, Conditioning, Model, Options, Vae
-from ..inputs import MAX_SECONDS, batch_input, model_input, percent_inputs, positive_input, start_input
+from ..inputs import (
+    MAX_SECONDS,
+    batch_input,
+    identity_input,
+    model_input,
+    percent_inputs,
+    positive_input,
+    quantity,
+    start_input,
+)
 from .attached import marked_guides
 from .images import CATEGORY
 
@@ -83,25 +92,20 @@ class LTX2AVReferenceAudio(io.ComfyNode):
                 io.Conditioning.Input("negative", tooltip="From LTX-2 Prompt; it gets the same reference."),
                 io.Vae.Input("audio_vae", tooltip="Audio VAE that encodes the reference."),
                 io.Audio.Input("audio", tooltip="The reference."),
-                start_input("Second of the audio at which the reference begins."),
-                io.Float.Input(
-                    "seconds",
-                    default=5.0,
-                    min=0.0,
-                    max=600.0,
+                start_input(text="Where in the audio the reference begins, in seconds"),
+                quantity(
+                    "reference_s",
+                    5.0,
+                    name="seconds",
+                    high=600.0,
                     step=0.01,
-                    tooltip="Length of the reference: such LoRAs are trained with 5, a longer one costs "
-                    "time, and 0 takes all of the audio.",
+                    flags={"reference-audio": "the audio"},
+                    more="Such LoRAs are trained with 5; more costs time, and 0 takes all of the audio.",
                 ),
-                io.Float.Input(
-                    "identity",
-                    default=3.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.05,
-                    tooltip="Guidance towards the reference: more imitates it more strongly. It costs one "
-                    "more forward pass a sampling step; 0 is off, and LTX-2 Stream Guidance may do it "
-                    "instead.",
+                identity_input(
+                    3.0,
+                    "More imitates it more strongly. It costs one more forward pass a sampling step; LTX-2 "
+                    "Stream Guidance may do it instead.",
                 ),
                 *percent_inputs("identity"),
             ],

@@ -84,8 +84,7 @@ class LTX2AVAddGuide(io.ComfyNode):
                 ),
                 image_crf_input(
                     0,
-                    "Compress the guide like LTX-2 Preprocess Image: more adds motion and costs detail, 0 "
-                    "is off.",
+                    "Like LTX-2 Preprocess Image: more adds motion and costs detail.",
                 ),
                 downscale_input(
                     "Encode the guide this many times smaller than the clip, as some IC-LoRAs require: a "

@@ -31,8 +31,7 @@ class LTX2AVPreprocess(io.ComfyNode):
                 io.Image.Input("image", tooltip="Images to compress, each as a video of one frame."),
                 image_crf_input(
                     33,
-                    "Strength of the compression: more adds motion and costs detail. 0 is off, 33 is usual "
-                    "for LTX-2.0, 18 for 2.3.",
+                    "More adds motion and costs detail. 33 is usual for LTX-2.0, 18 for 2.3.",
                 ),
             ],
             outputs=[
@@ -65,8 +64,8 @@ class LTX2AVImgToVideoInplace(io.ComfyNode):
                 quantity("image_strength", 1.0, name="strength", step=0.01),
                 image_crf_input(
                     0,
-                    "Compress the image like LTX-2 Preprocess Image, at the size of this stage: more adds "
-                    "motion and costs detail, 0 is off.",
+                    "Like LTX-2 Preprocess Image, at the size of this stage: more adds motion and costs "
+                    "detail.",
                 ),
             ],
             outputs=[
@@ -97,16 +96,15 @@ class LTX2AVSetAudio(io.ComfyNode):
                     "audio", tooltip="The audio. Longer than the clip: it is cut. Shorter: silence follows."
                 ),
                 io.Latent.Input("latent", tooltip="Audio-video latent of the first stage."),
-                start_input("Second of the audio at which the clip begins: a later start skips more of it."),
-                io.Float.Input(
-                    "noise_floor",
-                    default=0.0,
-                    min=-120.0,
-                    max=0.0,
+                start_input("A later start skips more of it."),
+                quantity(
+                    "audio_noise_db",
+                    0.0,
+                    name="noise_floor",
+                    low=-120.0,
                     step=1.0,
                     optional=True,
-                    tooltip="Level of a noise that is added for the model only, in dB of full scale, such as "
-                    "-60: it makes digital silence resemble a recording. 0 is off.",
+                    more="In dB of full scale: it makes digital silence resemble a recording. 0 is off.",
                 ),
             ],
             outputs=[

@@ -30,29 +30,6 @@ def audio_inputs(tooltip: str) -> list[io.Input]:
     ]
 
 
-def stages_input() -> io.Input:
-    """One stage, or two with an upscaler between them."""
-    return io.Combo.Input(
-        "stages",
-        options=["1", "2"],
-        tooltip="2: the first stage has half the width and height, and LTX-2 Next Stage doubles them. 1: "
-        "sample at full size.",
-    )
-
-
-def ceiling_input(default: float, *, optional: bool = False) -> io.Input:
-    """The loudest sample of generated audio."""
-    return io.Float.Input(
-        "ceiling",
-        default=default,
-        min=-60.0,
-        max=0.0,
-        step=0.1,
-        optional=optional,
-        tooltip="Loudest sample in dB of full scale: louder audio is scaled down as a whole.",
-    )
-
-
 def prepared_outputs() -> list[io.Output]:
     """The outputs of a node that prepares an edit: latent, plan, edit (for LTX-2 Finish Edit), report."""
     return [

@@ -5,12 +5,15 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..inputs import (
+    MAX_STRENGTH,
     downscale_input,
     iclora_parameters_input,
     quantity,
-    share_input,
     strength_input,
 )
+
+SOURCE = {"video": "the source"}
+"""The flag of the source, as the tooltips name it."""
 
 
 def window_inputs() -> list[io.Input]:
@@ -69,17 +72,22 @@ def source_inputs() -> list[io.Input]:
             tooltip="A clip at least as long: the control or reference video of an IC-LoRA, or what to "
             "start from.",
         ),
-        strength_input(
+        quantity(
             "source_strength",
             1.0,
-            "1 uses the source as a clean reference, less lets the model change it, 0 ignores it.",
+            high=MAX_STRENGTH,
+            step=0.01,
+            flags=SOURCE,
+            more="1 uses it clean, less lets the model change it; more only adds attention.",
             optional=True,
         ),
-        share_input(
+        quantity(
             "denoise",
             1.0,
-            "Part of the schedule to run: below 1 starts from the source and preserves some of it.",
             low=0.01,
+            step=0.01,
+            flags=SOURCE,
+            more="Less preserves more of it.",
             optional=True,
         ),
         downscale_input(

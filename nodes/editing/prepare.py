@@ -15,15 +15,17 @@ from ..clip.plan import FRAMES, empty_latent, whole_frames
 from ..host.values import Audio, Vae
 from ..inputs import (
     audio_regions_input,
+    ceiling_input,
     length_input,
     length_unit_input,
     quantity,
     rounding_input,
+    stages_input,
     video_regions_input,
 )
 from ..sampling.two_stage import placed
 from .codecs import HostCodecs, footage_of
-from .inputs import CATEGORY, audio_inputs, ceiling_input, prepared_outputs, source_inputs, stages_input
+from .inputs import CATEGORY, audio_inputs, prepared_outputs, source_inputs
 
 
 class LTX2AVExtend(io.ComfyNode):
@@ -54,7 +56,7 @@ class LTX2AVExtend(io.ComfyNode):
                     max=1000,
                     tooltip="Frames before the joint that fade into the new ones; 0 is a hard cut.",
                 ),
-                stages_input(),
+                stages_input("LTX-2 Next Stage", default=None),
                 *audio_inputs("Audio of the clip; without it the clip is silent up to the joint."),
             ],
             outputs=prepared_outputs(),
@@ -107,7 +109,7 @@ class LTX2AVRetake(io.ComfyNode):
                     tooltip="LTX-2 Finish Edit takes the preserved frames from the images, cut to the grid. "
                     "Off: they have been encoded and decoded by the VAE.",
                 ),
-                stages_input(),
+                stages_input("LTX-2 Next Stage", default=None),
                 *audio_inputs("Audio of the clip; without it all of the audio is generated."),
             ],
             outputs=prepared_outputs(),

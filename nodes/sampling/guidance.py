@@ -9,7 +9,7 @@ from ...ltx2_core.sampling.guidance import Guidance, GuidanceSchedule, Nag, Stre
 from ..host.guider import AVGuider
 from ..host.network import HostTransformer
 from ..host.values import Conditioning, Model
-from ..inputs import model_input, positive_input, quantity
+from ..inputs import identity_input, model_input, positive_input, quantity
 
 CATEGORY = "LTX-2/sampling"
 Scales = io.Custom("LTX2AV_GUIDANCE")
@@ -80,30 +80,14 @@ class LTX2AVStreamGuidance(io.ComfyNode):
                 scale_input("stg", 0.0),
                 scale_input("modality", 1.0),
                 scale_input("rescale", 0.0),
-                io.Float.Input(
-                    "identity",
-                    default=0.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.05,
-                    tooltip="How strongly to follow the reference audio of LTXVReferenceAudio; set its own "
-                    "identity_guidance_scale to 0. 0 is off.",
-                ),
+                identity_input(0.0, "With LTXVReferenceAudio, set its own identity_guidance_scale to 0."),
                 io.Boolean.Input(
                     "cfg_star",
                     default=False,
                     tooltip="CFG-Zero*: scale the estimate of the negative prompt to fit that of the prompt "
                     "before subtracting it.",
                 ),
-                io.Float.Input(
-                    "apg_eta",
-                    default=1.0,
-                    min=-1.0,
-                    max=1.0,
-                    step=0.05,
-                    tooltip="Adaptive projected guidance: how much of the update by cfg that is parallel to "
-                    "the estimate, and saturates colours, to use. 1 is all.",
-                ),
+                quantity("apg_eta", 1.0, low=-1.0, high=1.0, step=0.05, more="That part saturates colours."),
                 quantity("apg_threshold", 0.0, high=10000.0, step=0.1),
                 quantity("skip_steps", 0, high=100, optional=True, more="Faster only if both streams skip."),
             ],

@@ -15,7 +15,7 @@ from ...ltx2_core.sampling.presets import PRESETS, Preset
 from ...ltx2_core.sampling.samplers import SAMPLERS, STOCHASTIC
 from ...ltx2_core.sampling.schedules import parse_sigmas
 from ..host.values import Model
-from ..inputs import share_input, shift_input, steps_input
+from ..inputs import quantity, shift_input, steps_input
 from .guidance import SCALES, blocks_input, parse_blocks, scale_input
 
 BY_HAND = "as above"
@@ -77,19 +77,14 @@ def _numbers(preset: Preset) -> list[io.Input]:
     """The widgets of a preset, with its numbers as defaults."""
     inputs: list[io.Input] = []
     if preset.schedule == SCHEDULED:
-        inputs.append(steps_input("Sampling steps.", preset.steps))
+        inputs.append(steps_input(default=preset.steps))
     inputs.append(
         io.Combo.Input(
             "sampler", options=list(SAMPLERS), default=preset.sampler, tooltip="See LTX-2 Sampler."
         )
     )
-    inputs.append(
-        share_input(
-            "eta",
-            STOCHASTIC.get(preset.sampler, 1.0) if preset.eta is None else preset.eta,
-            "The share of fresh noise, for samplers that add some.",
-        )
-    )
+    eta = STOCHASTIC.get(preset.sampler, 1.0) if preset.eta is None else preset.eta
+    inputs.append(quantity("eta", eta, step=0.01))
     for stream in ("video", "audio"):
         inputs += [scale_input(name, getattr(getattr(preset, stream), name), stream) for name in SCALES]
     return [*inputs, blocks_input(), *_schedule(preset)]

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ...ltx2_core.sampling.samplers import SAMPLERS, STOCHASTIC
 from ..host.samplers import sampler_object
+from ..inputs import quantity
 
 
 class LTX2AVSampler(io.ComfyNode):
@@ -25,14 +26,13 @@ class LTX2AVSampler(io.ComfyNode):
                     "dpmpp_2m and res_multistep are second order at one evaluation; the cfg_pp ones "
                     "evaluate the negative prompt at any cfg.",
                 ),
-                io.Float.Input(
+                quantity(
                     "eta",
-                    default=-1.0,
-                    min=-1.0,
-                    max=1.0,
+                    -1.0,
+                    low=-1.0,
                     step=0.01,
-                    tooltip="The share of fresh noise of euler_ancestral, euler_ancestral_cfg_pp and res_2s: "
-                    "0 is none, -1 the usual share (1, 1, 0.5). The others add none.",
+                    more="-1 is the usual share: 1 for euler_ancestral and euler_ancestral_cfg_pp, 0.5 for "
+                    "res_2s.",
                 ),
             ],
             outputs=[io.Sampler.Output(display_name="sampler", tooltip="For SamplerCustomAdvanced.")],

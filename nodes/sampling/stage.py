@@ -43,7 +43,7 @@ class LTX2AVScheduler(io.ComfyNode):
             description="The schedule of the full (not distilled) model: the larger the clip, the more "
             "steps at high noise.",
             inputs=[
-                steps_input("Sampling steps: more take longer and refine."),
+                steps_input(),
                 shift_input(
                     "max_shift",
                     2.05,
@@ -224,14 +224,14 @@ def run_inputs() -> list[io.Input]:
             tooltip="LTX-2 scheduler: full model, uses steps. distilled 8: distilled model or LoRA, cfg 1. "
             "distilled 3: second stage after the upscaler, cfg 1.",
         ),
-        steps_input("Sampling steps: more take longer and refine. Only the LTX-2 scheduler uses it."),
+        steps_input("Only the LTX-2 scheduler uses it."),
         cfg_input(
             "cfg",
             4.0,
-            "How strongly to follow the prompt: about 4 for the full model. 1 turns guidance off, takes half "
-            "the time, and is right for distilled schedules.",
+            "About 4 for the full model: more follows the prompt more strongly. 1 takes half the time, and "
+            "is right for distilled schedules.",
         ),
-        cfg_input("audio_cfg", 0.0, "Guidance of the audio by itself; 0 means the same as cfg."),
+        cfg_input("audio_cfg", 0.0, "0 means the same as cfg."),
         io.Combo.Input(
             "sampler",
             options=SAMPLERS,
