@@ -159,7 +159,7 @@ class ClipInputs:
         # Passes of the same text share one tensor, by which the model caches what it computes of a text.
         texts = {id(c): c.to(mask.device, self.dtype).expand(batch, *c.shape[1:]) for c in contexts.values()}
         return _Stream(
-            # One value for a sample where all tokens agree saves the rows of modulation for each token.
+            # One value for a sample where all tokens agree saves modulation parameters for each token.
             mask=highest[:, None] if bool((tokens == highest[:, None]).all()) else tokens,
             # ComfyUI takes the highest timestep of the tokens, official pipelines the sigma of the step, or 0
             # if the stream is preserved as a whole.

@@ -49,7 +49,8 @@ class Modality:
                 f"tokens must be (B, N, C); got {tuple(self.tokens.shape)}. Patchify the latent first."
             )
         batch, count, _ = self.tokens.shape
-        # One value for a sample is an input of its own, since equal timesteps need one row of modulation.
+        # One value for a sample is an input of its own, since equal timesteps need one set of modulation
+        # parameters.
         if self.timesteps.shape not in ((batch, count), (batch, 1)):
             raise ValueError(
                 f"timesteps must be ({batch}, {count}) or ({batch}, 1) for these tokens; "
