@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict
 
 from ..config import transformer_config
 from ..loading import Component
@@ -17,58 +17,131 @@ SHARED = ("cfg_star", "apg_eta", "apg_threshold")
 RANGE = ("from_sigma", "to_sigma")
 
 
-def guidance_fields(explicit: MutableMapping[str, Any], pipeline: LTX2Pipeline) -> dict[str, Any]:
+class GuidanceFields(TypedDict, total=False):
+    """Fields of a request that guidance options may set."""
+
+    sampler: str
+    eta: float | None
+    steps: int
+    sigmas: list[float]
+    cfg: float
+    audio_cfg: float
+    guidance: Guidance
+    nag: Nag
+
+
+class StreamScales(TypedDict, total=False):
+    """Fields of :class:`StreamGuidance` that options may set."""
+
+    cfg: float
+    stg: float
+    modality: float
+    rescale: float
+    skip_steps: int
+    cfg_star: bool
+    apg_eta: float
+    apg_threshold: float
+
+
+class SigmaRange(TypedDict, total=False):
+    """The noise levels at which guidance is on."""
+
+    from_sigma: float
+    to_sigma: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidanceOptions:
+    """The guidance options that were written on a command line, by group."""
+
+    preset: Preset | None
+    video: StreamScales
+    audio: StreamScales
+    shared: StreamScales
+    """Of both streams."""
+    sigma_range: SigmaRange
+    stg_blocks: str | None
+    nag: Nag | None
+
+    @classmethod
+    def taken(cls, explicit: MutableMapping[str, Any]) -> GuidanceOptions:
+        """Take the options out of ``explicit``, the options of the call by name."""
+
+        # click has checked the types of the values.
+        def taken(names: tuple[str, ...], prefix: str = "") -> Any:
+            return {name: explicit.pop(prefix + name) for name in names if prefix + name in explicit}
+
+        preset, nag = explicit.pop("preset", None), taken(("alpha", "tau"), "nag_")
+        scale = explicit.pop("nag", None)
+        return cls(
+            preset=None if preset is None else PRESETS[preset],
+            video=taken(SCALES),
+            audio=taken(SCALES, "audio_"),
+            shared=taken(SHARED),
+            sigma_range=taken(RANGE),
+            stg_blocks=explicit.pop("stg_blocks", None),
+            nag=None if scale is None else Nag(scale=scale, **nag),
+        )
+
+    @property
+    def only_cfg(self) -> bool:
+        """Whether no option but the scales of cfg was written."""
+        others = self.preset is not None or self.shared or self.sigma_range
+        return not others and {*self.video, *self.audio} <= {"cfg"}
+
+    def guidance(self, cfg: float, blocks: tuple[int, ...]) -> Guidance:
+        """Guidance of both streams; ``cfg`` is the scale without a preset, ``blocks`` are those of stg."""
+        if self.preset is None:
+            # Without a preset the audio follows the scales of the video.
+            video = audio = replace(StreamGuidance(cfg=cfg), **self.video)
+        else:
+            video, audio = replace(self.preset.video, **self.video), self.preset.audio
+        video, audio = replace(video, **self.shared), replace(replace(audio, **self.audio), **self.shared)
+        stg = video.stg or audio.stg
+        return Guidance(video=video, audio=audio, stg_blocks=blocks if stg else (), **self.sigma_range)
+
+
+def guidance_fields(explicit: MutableMapping[str, Any], pipeline: LTX2Pipeline) -> GuidanceFields:
     """The fields of a request that guidance options stand for; they are taken out of ``explicit``.
 
     Raises ValueError for values out of range, and for steps of a preset whose schedule is fixed.
     """
-    preset = PRESETS[explicit.pop("preset")] if "preset" in explicit else None
-    fields = {} if preset is None else _preset_fields(preset, explicit)
-    scales = _taken(explicit, (*SCALES, *(f"audio_{name}" for name in SCALES)))
-    shared, window = _taken(explicit, SHARED), _taken(explicit, RANGE)
-    blocks = _blocks(explicit.pop("stg_blocks", None), pipeline)
-    plain = preset is None and not shared and not window and scales.keys() <= {"cfg", "audio_cfg"}
+    options = GuidanceOptions.taken(explicit)
+    fields: GuidanceFields = {} if options.preset is None else _preset_fields(options.preset, explicit)
+    # Read even if no scale needs them, so that a mistake in --stg-blocks is an error.
+    blocks = _blocks(options.stg_blocks, pipeline)
     # Scales of cfg alone are fields of the request, so the recipe still chooses the rest.
-    if plain:
-        fields |= scales
-    elif preset is not None or scales or shared or window:
-        cfg = pipeline.recipe.cfg
-        video = StreamGuidance(cfg=cfg) if preset is None else preset.video
-        audio = video if preset is None else preset.audio
-        own = {name: scales[name] for name in SCALES if name in scales}
-        # Without a preset the audio follows the scales of the video.
-        both = own if preset is None else {}
-        of_audio = both | {name: scales[f"audio_{name}"] for name in SCALES if f"audio_{name}" in scales}
-        video, audio = replace(video, **own, **shared), replace(audio, **of_audio, **shared)
-        stg = video.stg or audio.stg
-        fields["guidance"] = Guidance(video=video, audio=audio, stg_blocks=blocks if stg else (), **window)
-    nag = {
-        name.removeprefix("nag_"): value for name, value in _taken(explicit, ("nag_alpha", "nag_tau")).items()
-    }
-    if "nag" in explicit:
-        fields["nag"] = Nag(scale=explicit.pop("nag"), **nag)
+    if options.only_cfg:
+        if "cfg" in options.video:
+            fields["cfg"] = options.video["cfg"]
+        if "cfg" in options.audio:
+            fields["audio_cfg"] = options.audio["cfg"]
+    else:
+        fields["guidance"] = options.guidance(pipeline.recipe.cfg, blocks)
+    if options.nag is not None:
+        fields["nag"] = options.nag
     return fields
 
 
-def _taken(explicit: MutableMapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    """The options of some names, taken out of ``explicit``."""
-    return {name: explicit.pop(name) for name in names if name in explicit}
-
-
-def _preset_fields(preset: Preset, explicit: Mapping[str, Any]) -> dict[str, Any]:
+def _preset_fields(preset: Preset, explicit: Mapping[str, Any]) -> GuidanceFields:
     """Sampler and schedule of a preset; options that were written take their place."""
-    fields: dict[str, Any] = {"sampler": preset.sampler, "eta": preset.eta, "steps": preset.steps}
+    fields: GuidanceFields = {}
+    if "sampler" not in explicit:
+        fields["sampler"] = preset.sampler
+    if "eta" not in explicit:
+        fields["eta"] = preset.eta
     if preset.schedule != LTXV:
         if "steps" in explicit:
             raise ValueError(
                 f"--steps and --preset contradict each other, as this preset has {preset.steps} fixed steps: "
                 "leave one out"
             )
-        fields["sigmas"] = preset.sigmas().tolist()
-    if preset.schedule != LTXV or "sigmas" in explicit:
-        # The number of sigmas is the number of steps.
-        del fields["steps"]
-    return {name: value for name, value in fields.items() if name not in explicit}
+        if "sigmas" not in explicit:
+            fields["sigmas"] = preset.sigmas().tolist()
+    # The number of sigmas is the number of steps.
+    elif not {"steps", "sigmas"} & explicit.keys():
+        fields["steps"] = preset.steps
+    return fields
 
 
 def _blocks(text: str | None, pipeline: LTX2Pipeline) -> tuple[int, ...]:

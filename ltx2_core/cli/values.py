@@ -175,7 +175,7 @@ def request_fields(chosen: Chosen, pipeline: LTX2Pipeline) -> dict[str, Any]:
     from .guidance import guidance_fields
 
     explicit = dict(chosen.explicit)
-    fields = guidance_fields(explicit, pipeline)
+    fields: dict[str, Any] = {**guidance_fields(explicit, pipeline)}
     for name, value in explicit.items():
         if BY_NAME[name].request and name not in fields:
             fields[name] = _READERS[name](value) if name in _READERS else value

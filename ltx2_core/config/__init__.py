@@ -17,7 +17,6 @@ from .networks import (
     VocoderConfig,
 )
 from .reader import (
-    Json,
     audio_vae_config,
     text_config,
     transformer_config,
@@ -32,7 +31,6 @@ __all__ = [
     "ConnectorConfig",
     "FrequenciesPrecision",
     "GeneratorConfig",
-    "Json",
     "PaddingMode",
     "RopeConfig",
     "RopeType",

@@ -7,8 +7,9 @@ implement is named in the error.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
+from ..storage.files import ParsedJson
 from .networks import (
     AudioVAEConfig,
     BandwidthExtensionConfig,
@@ -24,8 +25,6 @@ from .networks import (
     VocoderConfig,
 )
 
-Json: TypeAlias = Mapping[str, Any]
-
 DIFFUSION_VAE = "CausalDiffusionVAE"
 DIFFUSION_VAE_ADVICE = (
     "this is the diffusion video VAE of LTX-2.5, which is not supported; take the convolutional one, "
@@ -33,7 +32,7 @@ DIFFUSION_VAE_ADVICE = (
 )
 
 
-def transformer_config(config: Json) -> TransformerConfig:
+def transformer_config(config: ParsedJson) -> TransformerConfig:
     """Read the transformer's settings from ``config["transformer"]`` of a released header.
 
     Raises ValueError that names the key for a value that is not supported.
@@ -92,7 +91,7 @@ def transformer_config(config: Json) -> TransformerConfig:
     return result
 
 
-def text_config(config: Json) -> TextConfig:
+def text_config(config: ParsedJson) -> TextConfig:
     """Read the text connectors' settings, which are keys of ``config["transformer"]``.
 
     Raises ValueError that names the key for a value that is not supported.
@@ -140,7 +139,7 @@ def text_config(config: Json) -> TextConfig:
     )
 
 
-def video_vae_config(config: Json) -> VideoVAEConfig:
+def video_vae_config(config: ParsedJson) -> VideoVAEConfig:
     """Read the video autoencoder's settings from ``config["vae"]``.
 
     Raises ValueError that names the key for a value that is not supported, such as the diffusion VAE of 2.5.
@@ -173,7 +172,7 @@ def video_vae_config(config: Json) -> VideoVAEConfig:
     )
 
 
-def audio_vae_config(config: Json) -> AudioVAEConfig:
+def audio_vae_config(config: ParsedJson) -> AudioVAEConfig:
     """Read the settings of mel front end and audio autoencoder from ``config["audio_vae"]``.
 
     Raises ValueError that names the key for a value that is not supported.
@@ -205,7 +204,7 @@ def audio_vae_config(config: Json) -> AudioVAEConfig:
     )
 
 
-def vocoder_config(config: Json) -> VocoderConfig:
+def vocoder_config(config: ParsedJson) -> VocoderConfig:
     """Read the vocoder's settings from ``config["vocoder"]``, which is flat in 2.0 and nested in 2.3.
 
     The nested form has the keys ``vocoder`` and ``bwe`` (bandwidth extension). Raises ValueError that names
@@ -244,7 +243,7 @@ def vocoder_config(config: Json) -> VocoderConfig:
     )
 
 
-def upsampler_config(config: Json) -> UpsamplerConfig:
+def upsampler_config(config: ParsedJson) -> UpsamplerConfig:
     """Read the configuration of a latent upsampler file, whose keys are at the top level of ``config``.
 
     Raises ValueError that names the key for a value that is not supported.
@@ -267,14 +266,14 @@ def upsampler_config(config: Json) -> UpsamplerConfig:
     )
 
 
-def _section(config: Json, name: str) -> Json:
+def _section(config: ParsedJson, name: str) -> ParsedJson:
     section = config.get(name, {})
     if not isinstance(section, Mapping):
         raise ValueError(f"config key {name!r} must be an object; got {type(section).__name__}")
     return section
 
 
-def _require(c: Json, key: str, value: object) -> None:
+def _require(c: ParsedJson, key: str, value: object) -> None:
     """Raise ValueError if ``key`` is present with another value than the only one supported."""
     # A missing key is fine: files of older generations lack the newer keys.
     if key in c and c[key] != value:
@@ -288,7 +287,7 @@ def _unsupported(key: str, value: object, allowed: object) -> ValueError:
     )
 
 
-def _rope(c: Json) -> RopeConfig:
+def _rope(c: ParsedJson) -> RopeConfig:
     rope_type = c.get("rope_type", "split")
     precision = c.get("frequencies_precision", "float64")
     if rope_type not in ("split", "interleaved"):
@@ -300,7 +299,7 @@ def _rope(c: Json) -> RopeConfig:
     )
 
 
-def _three(c: Json, key: str, default: Sequence[float]) -> tuple[float, float, float]:
+def _three(c: ParsedJson, key: str, default: Sequence[float]) -> tuple[float, float, float]:
     values = c.get(key, default)
     if len(values) != 3:
         raise _unsupported(key, values, "three numbers")
@@ -340,7 +339,7 @@ _DECODER_20 = [
 ]
 
 
-def _blocks(c: Json, key: str, suffix: str) -> tuple[VideoBlock, ...]:
+def _blocks(c: ParsedJson, key: str, suffix: str) -> tuple[VideoBlock, ...]:
     # Without blocks in the header the decoder and encoder are those of 2.0.
     entries = c.get(key, _ENCODER_20 if suffix else _DECODER_20)
     blocks: list[VideoBlock] = []
@@ -367,7 +366,9 @@ def _blocks(c: Json, key: str, suffix: str) -> tuple[VideoBlock, ...]:
     return tuple(blocks)
 
 
-def _generator(c: Json, *, rates: Sequence[int], kernels: Sequence[int], initial: int) -> GeneratorConfig:
+def _generator(
+    c: ParsedJson, *, rates: Sequence[int], kernels: Sequence[int], initial: int
+) -> GeneratorConfig:
     resblock = str(c.get("resblock", "1"))
     if resblock not in ("1", "AMP1"):
         raise _unsupported("vocoder.resblock", resblock, "1' or 'AMP1")

@@ -11,6 +11,7 @@ from ..run.components import Components
 from ..run.progress import OnStep, Stop
 from ..run.request import Request
 from ..shapes import AUDIO_LATENTS_PER_SECOND
+from ..storage.files import JsonObject
 from ..storage.identity import identity
 from ..types import AVLatent
 from .audio_track import audio_identity
@@ -144,7 +145,7 @@ def _reference_step(pipeline: LongPipeline) -> int:
     return max((lora.reference_temporal_scale_factor for lora in pipeline.loras), default=1)
 
 
-def _models(pipeline: LongPipeline) -> dict[str, Any]:
+def _models(pipeline: LongPipeline) -> JsonObject:
     """What the networks and LoRAs are, as JSON values."""
     return {
         **pipeline.networks.identity(),
@@ -152,7 +153,7 @@ def _models(pipeline: LongPipeline) -> dict[str, Any]:
     }
 
 
-def _settings(pipeline: LongPipeline, request: Request, plan: LongPlan) -> dict[str, Any]:
+def _settings(pipeline: LongPipeline, request: Request, plan: LongPlan) -> JsonObject:
     """Everything that decides the clip, as JSON values."""
     clip, how = plan.clip, plan.how
     # The keys are those of folders that exist, which must stay resumable.

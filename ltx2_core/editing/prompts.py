@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
+
+from ..storage.files import ParsedJson
 
 _TIME = r"\d+(?::\d{1,2}){1,2}(?:\.\d+)?|\d+(?:\.\d+)?\s?[s%]?"
 HEAD = re.compile(rf"({_TIME})\s*(?:(?:-|–|to)\s*({_TIME})\s*)?:(?!\d)")
@@ -128,7 +130,7 @@ def _timed_part(piece: str, place: str, seconds: float | None) -> _Part:
     return _Part(_seconds(head[1], place, seconds), end, prompt, place)
 
 
-def _json_part(entry: Mapping[str, Any], index: int, seconds: float | None) -> _Part:
+def _json_part(entry: ParsedJson, index: int, seconds: float | None) -> _Part:
     place, prompt = f"prompts, entry {index}", entry.get("prompt")
     unknown = entry.keys() - {"from", "to", "prompt"}
     if unknown or not isinstance(prompt, str):

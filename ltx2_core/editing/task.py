@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from ..conditioning.regions import Rounding
 from ..run.generation import Generation
+from ..storage.files import JsonObject, ParsedJson
 from .audio import add_audio, text_to_audio
 from .extend import extend
 from .footage import Edit, Footage
@@ -28,7 +28,7 @@ class EditTask:
     kind: EditKind
     prompt: str
     source: Path | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: ParsedJson = field(default_factory=dict)
 
     def make(
         self,
@@ -38,7 +38,7 @@ class EditTask:
         on_sampled: OnSampled | None = None,
     ) -> Edit | Waveform:
         """Run the call: the clip, or of "audio" the waveform. Raises what the functions raise."""
-        options: dict[str, Any] = {**self.options, "sampled": sampled, "on_sampled": on_sampled}
+        options = {**self.options, "sampled": sampled, "on_sampled": on_sampled}
         if self.kind == "audio":
             return text_to_audio(pipeline, self.prompt, **options)
         assert self.source is not None
@@ -53,7 +53,7 @@ class EditTask:
         options["rounding"] = Rounding(options.get("rounding", Rounding.COVER.value))
         return retake(pipeline, self.prompt, source, **options)
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> JsonObject:
         """JSON values for :meth:`from_settings`."""
         return {
             "kind": self.kind,
@@ -64,7 +64,7 @@ class EditTask:
         }
 
     @classmethod
-    def from_settings(cls, settings: Mapping[str, Any]) -> EditTask:
+    def from_settings(cls, settings: ParsedJson) -> EditTask:
         """The edit that :meth:`settings` described.
 
         Raises ValueError if the source is missing or has another size than when it was sampled.

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..media.atomic import replacing
 from ..shapes import AUDIO_LATENTS_PER_SECOND, TEMPORAL_SCALE, ClipPlan, frames_of, latent_frames_of
-from ..storage.files import read_object
+from ..storage.files import JsonObject, JsonValue, read_object
 from ..storage.header import read_header
 from ..storage.private import locked, prune_parts
 from ..types import AVLatent
@@ -123,7 +123,7 @@ class WindowStore:
     """
 
     def __init__(
-        self, folder: Path, settings: dict[str, Any], models: Mapping[str, Any] | None = None
+        self, folder: Path, settings: Mapping[str, JsonValue], models: JsonObject | None = None
     ) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -139,7 +139,7 @@ class WindowStore:
         if models is not None:
             self._check_models(models)
 
-    def _check_models(self, models: Mapping[str, Any]) -> None:
+    def _check_models(self, models: JsonObject) -> None:
         path, text = self.folder / "models.json", json.dumps(models, sort_keys=True, indent=1)
         if path.exists():
             before = read_object(path)
@@ -169,7 +169,7 @@ class WindowStore:
             yield
 
     @classmethod
-    def temporary(cls, settings: dict[str, Any]) -> WindowStore:
+    def temporary(cls, settings: Mapping[str, JsonValue]) -> WindowStore:
         """A store in a temporary folder, which is deleted with the store."""
         folder = tempfile.TemporaryDirectory(prefix="ltx2_long_")
         store = cls(Path(folder.name), settings)

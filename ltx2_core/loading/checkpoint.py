@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..config.reader import DIFFUSION_VAE, DIFFUSION_VAE_ADVICE
+from ..storage.files import ParsedJson
 from ..storage.header import Header, TensorInfo, read_header
 from ..storage.quantized import QuantizedLinear, find_quantized, replace_linears
 from ..storage.reading import decoded_shape, read_markers
@@ -42,7 +43,7 @@ class Checkpoint:
         return self._header.path
 
     @property
-    def metadata(self) -> Mapping[str, Any]:
+    def metadata(self) -> ParsedJson:
         """The header's ``__metadata__``; values that are JSON text are parsed."""
         return self._header.metadata
 
@@ -61,7 +62,7 @@ class Checkpoint:
         return infer_generation(self._shapes, str(self.metadata.get("model_version", "")))
 
     @cached_property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> ParsedJson:
         """The header's configuration; a missing section is reconstructed from tensor shapes.
 
         Raises ValueError if the header is malformed, or if the shapes do not determine a missing section.

@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 from torch import nn
 
 from .. import config as cfg
+from ..storage.files import ParsedJson
 from ..types import Numerics
 from .detect import Component
 
@@ -28,7 +29,7 @@ COMFY_QK_NORM_EPS = 1e-5
 
 
 def build(
-    component: Component, config: cfg.Json, shapes: Shapes, *, operations: Any, numerics: Numerics
+    component: Component, config: ParsedJson, shapes: Shapes, *, operations: Any, numerics: Numerics
 ) -> nn.Module:
     """Build the network of ``component`` on the ``meta`` device, which allocates no memory.
 
@@ -63,7 +64,7 @@ def _check_counts(value: object) -> None:
 # text encoder's library alone takes seconds.
 
 
-def _transformer(config: cfg.Json, shapes: Shapes, options: _Options, numerics: Numerics) -> nn.Module:
+def _transformer(config: ParsedJson, shapes: Shapes, options: _Options, numerics: Numerics) -> nn.Module:
     from ..transformer import Transformer
 
     settings = cfg.transformer_config(config)
@@ -73,13 +74,13 @@ def _transformer(config: cfg.Json, shapes: Shapes, options: _Options, numerics: 
     return Transformer(settings, **options)
 
 
-def _connectors(config: cfg.Json, shapes: Shapes, options: _Options, numerics: Numerics) -> nn.Module:
+def _connectors(config: ParsedJson, shapes: Shapes, options: _Options, numerics: Numerics) -> nn.Module:
     from ..text import TextConnectors
 
     return TextConnectors(_text_config(config, numerics), **options)
 
 
-def _projection(config: cfg.Json, shapes: Shapes, options: _Options, numerics: Numerics) -> nn.Module:
+def _projection(config: ParsedJson, shapes: Shapes, options: _Options, numerics: Numerics) -> nn.Module:
     from ..text import FeatureExtractor
 
     hidden = cfg.transformer_config(config).caption_channels
@@ -94,43 +95,43 @@ def _projection(config: cfg.Json, shapes: Shapes, options: _Options, numerics: N
     return FeatureExtractor(_text_config(config, numerics), hidden, flat // hidden, **options)
 
 
-def _video_encoder(config: cfg.Json, shapes: Shapes, options: _Options, numerics: Numerics) -> nn.Module:
+def _video_encoder(config: ParsedJson, shapes: Shapes, options: _Options, numerics: Numerics) -> nn.Module:
     from ..video_vae import VideoEncoder
 
     return VideoEncoder(cfg.video_vae_config(config), **options)
 
 
-def _video_decoder(config: cfg.Json, shapes: Shapes, options: _Options, numerics: Numerics) -> nn.Module:
+def _video_decoder(config: ParsedJson, shapes: Shapes, options: _Options, numerics: Numerics) -> nn.Module:
     from ..video_vae import VideoDecoder
 
     return VideoDecoder(cfg.video_vae_config(config), **options)
 
 
-def _audio_encoder(config: cfg.Json, shapes: Shapes, options: _Options, numerics: Numerics) -> nn.Module:
+def _audio_encoder(config: ParsedJson, shapes: Shapes, options: _Options, numerics: Numerics) -> nn.Module:
     from ..audio import AudioEncoder
 
     return AudioEncoder(cfg.audio_vae_config(config), **options)
 
 
-def _audio_decoder(config: cfg.Json, shapes: Shapes, options: _Options, numerics: Numerics) -> nn.Module:
+def _audio_decoder(config: ParsedJson, shapes: Shapes, options: _Options, numerics: Numerics) -> nn.Module:
     from ..audio import AudioDecoder
 
     return AudioDecoder(cfg.audio_vae_config(config), **options)
 
 
-def _vocoder(config: cfg.Json, shapes: Shapes, options: _Options, numerics: Numerics) -> nn.Module:
+def _vocoder(config: ParsedJson, shapes: Shapes, options: _Options, numerics: Numerics) -> nn.Module:
     from ..audio import build_vocoder
 
     return build_vocoder(cfg.vocoder_config(config), **options)
 
 
-def _upsampler(config: cfg.Json, shapes: Shapes, options: _Options, numerics: Numerics) -> nn.Module:
+def _upsampler(config: ParsedJson, shapes: Shapes, options: _Options, numerics: Numerics) -> nn.Module:
     from ..upsampler import LatentUpsampler
 
     return LatentUpsampler(cfg.upsampler_config(config), **options)
 
 
-def _text_config(config: cfg.Json, numerics: Numerics) -> cfg.TextConfig:
+def _text_config(config: ParsedJson, numerics: Numerics) -> cfg.TextConfig:
     settings = cfg.text_config(config)
     if numerics is Numerics.OFFICIAL:
         return settings
@@ -141,7 +142,7 @@ def _text_config(config: cfg.Json, numerics: Numerics) -> cfg.TextConfig:
     )
 
 
-_BUILDERS: Mapping[Component, Callable[[cfg.Json, Shapes, _Options, Numerics], nn.Module]] = {
+_BUILDERS: Mapping[Component, Callable[[ParsedJson, Shapes, _Options, Numerics], nn.Module]] = {
     Component.TRANSFORMER: _transformer,
     Component.TEXT_CONNECTORS: _connectors,
     Component.TEXT_PROJECTION: _projection,

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..storage.dequantize import Format, decode
+from ..storage.files import ParsedJson
 from ..storage.header import TensorInfo, read_header
 from ..storage.quantize import FP8_ERROR, FP8_STEP, encode
 from ..storage.quantized import QUANTISED_DTYPES
@@ -50,8 +51,6 @@ SPLIT_FILES: Mapping[str, tuple[Component, ...]] = {
     "latent_upsampler": (Component.UPSAMPLER,),
 }
 """Names of split files, as in the DiffSynth-Studio repackage, and the components of each."""
-
-Marker = Mapping[str, Any]
 
 
 def single_parts(sources: Sequence[Checkpoint]) -> tuple[Component, ...]:
@@ -87,7 +86,7 @@ def convert(path: Path, sources: Sequence[Checkpoint], parts: Sequence[Component
     read = _Reader()
     entries: dict[str, Entry] = {}
     checks: dict[str, Callable[[Mapping[str, TensorInfo]], bool]] = {}
-    config: dict[str, Any] = {}
+    config: ParsedJson = {}
     layers = 0
     for component in parts:
         source = next(source for source in sources if component in source.components)
@@ -173,7 +172,7 @@ class _Fp8:
         return self._scale
 
 
-def _mark(entries: dict[str, Entry], layer: str, marker: Marker) -> None:
+def _mark(entries: dict[str, Entry], layer: str, marker: ParsedJson) -> None:
     raw = json.dumps(dict(marker)).encode()
     tensor = torch.tensor(list(raw), dtype=torch.uint8)
     entries[f"{layer}.comfy_quant"] = Entry("U8", (len(raw),), lambda: tensor)

@@ -6,9 +6,10 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from ..config import upsampler_config
+from ..storage.files import JsonValue, ParsedJson
 from ..storage.header import TensorInfo
 from ..storage.quantized import StoredLayer, find_quantized
 from ..storage.reading import read_markers
@@ -22,7 +23,49 @@ from .lora import open_lora
 from .lora_dialects import target_of
 from .lora_report import STREAMS, stream_of
 
-Report = dict[str, Any]
+
+class PartReport(TypedDict, total=False):
+    """A component of a file: its size in tensors, parameters and bytes, and why it cannot be loaded."""
+
+    name: str
+    tensors: int
+    parameters: int
+    size: int
+    dtypes: list[str]
+    quantised: dict[str, int]
+    """Storage format -> number of layers."""
+    problem: str | None
+
+
+class LoraDescription(TypedDict, total=False):
+    """Layers of a LoRA, what it was made for, and how its reference video is sampled; or why it cannot be."""
+
+    layers: int
+    kinds: list[str]
+    ranks: list[int]
+    streams: dict[str, int]
+    """Stream -> number of layers."""
+    made_for: str | None
+    reference_downscale_factor: int
+    reference_temporal_scale_factor: int
+    problem: str
+
+
+class Report(TypedDict, total=False):
+    """A model file or folder. ``tokenizer`` is of text encoders, ``upscaler`` and ``lora`` of such files."""
+
+    file: str
+    size: int
+    generation: str | None
+    layout: str
+    components: list[PartReport]
+    tensors: int
+    dtypes: dict[str, int]
+    metadata: dict[str, JsonValue]
+    tokenizer: str | None
+    upscaler: str
+    lora: LoraDescription
+
 
 _MAIN = frozenset({Component.TRANSFORMER, Component.VIDEO_DECODER, Component.AUDIO_DECODER})
 
@@ -123,7 +166,7 @@ def _describe_text_encoder(path: Path) -> Report:
     }
 
 
-def _describe_lora(path: Path) -> Report:
+def _describe_lora(path: Path) -> LoraDescription:
     try:
         lora = open_lora(path)
         streams = Counter(stream_of(*target_of(module)) for module in lora.layers)
@@ -152,8 +195,8 @@ def _describe_upscaler(checkpoint: Checkpoint) -> str:
     return kind if factor == 2 else f"{kind}: for two stages of sizes in multiples of {32 * factor.numerator}"
 
 
-def _part(component: Component, infos: Mapping[str, TensorInfo], metadata: Mapping[str, Any]) -> Report:
-    part: Report = {
+def _part(component: Component, infos: Mapping[str, TensorInfo], metadata: ParsedJson) -> PartReport:
+    part: PartReport = {
         "name": str(component),
         "tensors": len(infos),
         "parameters": sum(info.numel for info in infos.values()),
@@ -210,7 +253,7 @@ def _tokenizer(path: Path) -> str | None:
     return next((f"in the file, as {name}" for name in TOKENIZERS if name in names), None)
 
 
-def _lora_lines(lora: Report) -> list[str]:
+def _lora_lines(lora: LoraDescription) -> list[str]:
     if "problem" in lora:
         return [f"  CANNOT BE LOADED: {lora['problem']}"]
     ranks = ", ".join(map(str, lora["ranks"]))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
-Json = dict[str, Any]
+from ..storage.files import JsonObject, JsonValue, ParsedJson
 
 
-def _transformer(c: Json) -> Json:
+def _transformer(c: ParsedJson) -> JsonObject:
     heads, head_dim = c.get("num_attention_heads", 32), c.get("attention_head_dim", 128)
     return {
         "transformer": {
@@ -38,7 +37,7 @@ def _transformer(c: Json) -> Json:
     }
 
 
-def _connectors(c: Json) -> Json:
+def _connectors(c: ParsedJson) -> JsonObject:
     late = bool(c.get("per_modality_projections", False))
     return {
         "transformer": {
@@ -58,7 +57,7 @@ def _connectors(c: Json) -> Json:
     }
 
 
-def _video_vae(c: Json) -> Json:
+def _video_vae(c: ParsedJson) -> JsonObject:
     """The ``vae`` section.
 
     diffusers lists the encoder's blocks in running order, and the decoder's in reverse, with the exception of
@@ -72,7 +71,7 @@ def _video_vae(c: Json) -> Json:
     if c.get("patch_size_t", 1) != 1:
         raise ValueError(f"video VAE: patch_size_t is {c['patch_size_t']!r}; only 1 is supported")
     widths = c["block_out_channels"]
-    encoder: list[Any] = []
+    encoder: list[JsonValue] = []
     for before, width, kind, layers in zip(
         [latent, *widths], widths, c["downsample_type"], c["layers_per_block"], strict=False
     ):
@@ -85,7 +84,7 @@ def _video_vae(c: Json) -> Json:
     noise = _per_block(c.get("decoder_inject_noise", False), count + 1)
     residual = _per_block(c.get("upsample_residual", True), count)
     layers = c["decoder_layers_per_block"]
-    decoder: list[Any] = [["res_x", {"num_layers": layers[0], "inject_noise": noise[0]}]]
+    decoder: list[JsonValue] = [["res_x", {"num_layers": layers[0], "inject_noise": noise[0]}]]
     for i, kind in enumerate(reversed(c.get("upsample_type", ["spatiotemporal"] * count))):
         decoder += [
             [_RESAMPLING[kind], {"multiplier": factors[i], "residual": residual[i]}],
@@ -107,7 +106,7 @@ def _video_vae(c: Json) -> Json:
     }
 
 
-def _audio_vae(c: Json) -> Json:
+def _audio_vae(c: ParsedJson) -> JsonObject:
     names = {
         "base_channels": "ch",
         "output_channels": "out_ch",
@@ -131,11 +130,11 @@ def _audio_vae(c: Json) -> Json:
     }
 
 
-def _vocoder(c: Json) -> Json:
+def _vocoder(c: ParsedJson) -> JsonObject:
     return {"vocoder": _generator(c, "")}
 
 
-def _vocoder_bwe(c: Json) -> Json:
+def _vocoder_bwe(c: ParsedJson) -> JsonObject:
     # The original network clamps the first stage's output. diffusers has no setting for that and stores no
     # final activation, which must be read as the clamp.
     first = {**_generator(c, ""), "use_tanh_at_final": False}
@@ -156,7 +155,7 @@ def _vocoder_bwe(c: Json) -> Json:
     }
 
 
-def _generator(c: Json, prefix: str) -> Json:
+def _generator(c: ParsedJson, prefix: str) -> JsonObject:
     amp = bool(c.get(f"{prefix}antialias", False))
     final = c.get(f"{prefix}final_act_fn")
     names = {
@@ -176,7 +175,7 @@ def _generator(c: Json, prefix: str) -> Json:
     }
 
 
-def _upsampler(c: Json) -> Json:
+def _upsampler(c: ParsedJson) -> JsonObject:
     keys = ("in_channels", "mid_channels", "num_blocks_per_stage", "dims")
     return {
         **_present(c, *keys, "spatial_upsample", "temporal_upsample"),
@@ -191,7 +190,7 @@ _RESAMPLING = {
     "spatiotemporal": "compress_all",
 }
 
-TRANSLATIONS: Mapping[str, Callable[[Json], Json]] = {
+TRANSLATIONS: Mapping[str, Callable[[ParsedJson], JsonObject]] = {
     "LTX2VideoTransformer3DModel": _transformer,
     "LTX2TextConnectors": _connectors,
     "AutoencoderKLLTX2Video": _video_vae,
@@ -206,7 +205,7 @@ Missing fields take the values of 2.0, whose folders do not have them.
 """
 
 
-def _rope(c: Json) -> Json:
+def _rope(c: ParsedJson) -> JsonObject:
     return {
         "positional_embedding_theta": c.get("rope_theta", 10000.0),
         "rope_type": c.get("rope_type", "split"),
@@ -214,7 +213,7 @@ def _rope(c: Json) -> Json:
     }
 
 
-def _both(c: Json, video: str, audio: str) -> bool:
+def _both(c: ParsedJson, video: str, audio: str) -> bool:
     values = {bool(c.get(video, False)), bool(c.get(audio, False))}
     # The single-file configuration has one key for both streams.
     if len(values) > 1:
@@ -222,9 +221,9 @@ def _both(c: Json, video: str, audio: str) -> bool:
     return values.pop()
 
 
-def _per_block(value: Any, count: int) -> list[Any]:
+def _per_block(value: JsonValue, count: int) -> list[JsonValue]:
     return list(value) if isinstance(value, list) else [value] * count
 
 
-def _present(c: Json, *keys: str) -> Json:
+def _present(c: ParsedJson, *keys: str) -> JsonObject:
     return {key: c[key] for key in keys if key in c}

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from ..storage.files import entries, indexed_files, read_object
+from ..storage.files import JsonObject, JsonValue, entries, indexed_files, read_object
 from ..storage.header import Header, TensorInfo, read_header
-from .diffusers import TRANSLATIONS, Json
+from .diffusers import TRANSLATIONS
 from .rename import table_for
 
 PARTS = ("transformer", "connectors", "vae", "audio_vae", "vocoder", "latent_upsampler")
@@ -79,10 +79,18 @@ def _inside(folder: Path, end: str) -> list[Path]:
     return [path for path in entries(folder) if path.parent == folder and path.name.endswith(end)]
 
 
+def join_sections(known: JsonValue, value: JsonValue) -> JsonValue:
+    """What two files say of one section of a configuration; ``value`` wins where both have a key."""
+    # Split files hold one section in parts: connectors and transformer share theirs.
+    if isinstance(known, Mapping) and isinstance(value, Mapping):
+        return {**known, **value}
+    return value
+
+
 def _merged(folder: Path, headers: Iterable[Header]) -> Header:
     tensors: dict[str, TensorInfo] = {}
-    config: Json = {}
-    metadata: Json = {}
+    config: JsonObject = {}
+    metadata: JsonObject = {}
     for header in headers:
         for name, info in header.tensors.items():
             # Both halves of a VAE contain the statistics; any other duplicate comes from a second model.
@@ -97,10 +105,7 @@ def _merged(folder: Path, headers: Iterable[Header]) -> Header:
                 metadata.setdefault(key, value)
         if isinstance(section := header.metadata.get("config"), Mapping):
             for key, value in section.items():
-                known = config.get(key)
-                merge = isinstance(value, Mapping) and isinstance(known, Mapping)
-                # Split files hold one section in parts: connectors and transformer share theirs.
-                config[key] = {**dict(known or {}), **value} if merge else value
+                config[key] = join_sections(config.get(key), value)
     if not tensors:
         raise ValueError(
             f"{folder} holds no model files; use a .safetensors file, a folder of them, or a diffusers "

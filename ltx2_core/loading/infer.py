@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Literal
 
+from ..storage.files import JsonObject
 from .detect import Component
-from .infer_vae import Json, Shapes, count, infer_audio_vae, infer_video_vae, infer_vocoder
+from .infer_vae import Shapes, count, infer_audio_vae, infer_video_vae, infer_vocoder
 
 Generation = Literal["2.0", "2.3", "2.5"]
 
@@ -44,12 +45,12 @@ def infer_generation(parts: Mapping[Component, Shapes], version: str) -> Generat
     return stated
 
 
-def infer_config(parts: Mapping[Component, Shapes]) -> Json:
+def infer_config(parts: Mapping[Component, Shapes]) -> JsonObject:
     """Reconstruct the header's configuration for the components in ``parts`` (official names -> shapes).
 
     Raises ValueError for shapes that belong to no released layout, LookupError for a tensor that is missing.
     """
-    config: Json = {}
+    config: JsonObject = {}
     transformer = {
         **infer_transformer(parts.get(Component.TRANSFORMER, {})),
         **infer_projection(parts.get(Component.TEXT_PROJECTION, {})),
@@ -69,7 +70,7 @@ def infer_config(parts: Mapping[Component, Shapes]) -> Json:
     return config
 
 
-def infer_transformer(shapes: Shapes) -> Json:
+def infer_transformer(shapes: Shapes) -> JsonObject:
     """The ``transformer`` section, without the keys of the text connectors."""
     if not shapes:
         return {}
@@ -77,7 +78,7 @@ def infer_transformer(shapes: Shapes) -> Json:
     audio_width, audio_channels = shapes["audio_patchify_proj.weight"]
     heads = _heads(shapes, "transformer_blocks.0.attn1", width)
     late = "transformer_blocks.0.prompt_scale_shift_table" in shapes
-    config: Json = {
+    config: JsonObject = {
         "num_layers": count(shapes, "transformer_blocks."),
         "num_attention_heads": heads,
         "attention_head_dim": width // heads,
@@ -102,7 +103,7 @@ def infer_transformer(shapes: Shapes) -> Json:
     return config
 
 
-def infer_projection(shapes: Shapes) -> Json:
+def infer_projection(shapes: Shapes) -> JsonObject:
     """The keys of the ``transformer`` section that determine the widths of the text projection."""
     if not shapes:
         return {}
@@ -118,13 +119,13 @@ def infer_projection(shapes: Shapes) -> Json:
     }
 
 
-def infer_connectors(shapes: Shapes) -> Json:
+def infer_connectors(shapes: Shapes) -> JsonObject:
     """The keys of the ``transformer`` section for the text connectors."""
     if not shapes:
         return {}
     block = "{}_embeddings_connector.transformer_1d_blocks."
     gated = block.format("video") + "0.attn1.to_gate_logits.weight" in shapes
-    config: Json = {
+    config: JsonObject = {
         "caption_proj_before_connector": gated,
         "connector_apply_gated_attention": gated,
         "connector_ff_bias": block.format("video") + "0.ff.net.0.proj.bias" in shapes,
@@ -139,12 +140,12 @@ def infer_connectors(shapes: Shapes) -> Json:
     return config
 
 
-def infer_upsampler(shapes: Shapes) -> Json:
+def infer_upsampler(shapes: Shapes) -> JsonObject:
     """The configuration of a latent upsampler, whose keys are not in a section."""
     if not shapes:
         return {}
     mid, channels = shapes["initial_conv.weight"][:2]
-    config: Json = {
+    config: JsonObject = {
         "in_channels": channels,
         "mid_channels": mid,
         "num_blocks_per_stage": count(shapes, "res_blocks."),

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+
+from ..storage.files import JsonObject, JsonValue
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Official tensor name -> shape."""
-Json = dict[str, Any]
 
 
-def infer_video_vae(shapes: Shapes) -> Json:
+def infer_video_vae(shapes: Shapes) -> JsonObject:
     """The ``vae`` section of the configuration, from the shapes of encoder, decoder or both."""
-    config: Json = {}
+    config: JsonObject = {}
     if "encoder.conv_in.conv.weight" in shapes:
         base, patched = shapes["encoder.conv_in.conv.weight"][:2]
         config["encoder_base_channels"] = base
@@ -37,7 +37,7 @@ def infer_video_vae(shapes: Shapes) -> Json:
     return config
 
 
-def infer_audio_vae(shapes: Shapes) -> Json:
+def infer_audio_vae(shapes: Shapes) -> JsonObject:
     """The ``audio_vae`` section of the configuration, without the mel front end, which has no tensors."""
     if not shapes:
         return {}
@@ -54,7 +54,7 @@ def infer_audio_vae(shapes: Shapes) -> Json:
         z_channels = shapes["encoder.conv_out.conv.weight"][0] // 2
     else:
         z_channels = shapes["decoder.conv_in.conv.weight"][1]
-    ddconfig = {
+    ddconfig: JsonObject = {
         "ch": channels,
         "ch_mult": [width // channels for width in widths],
         # A decoder has one residual block more per level than its configuration states.
@@ -66,13 +66,13 @@ def infer_audio_vae(shapes: Shapes) -> Json:
     return {"model": {"params": {"ddconfig": ddconfig}}}
 
 
-def infer_vocoder(shapes: Shapes) -> Json:
+def infer_vocoder(shapes: Shapes) -> JsonObject:
     """The ``vocoder`` section of the configuration: flat in 2.0, with ``bwe`` nested in it since 2.3."""
     if not shapes:
         return {}
     if "bwe_generator.conv_pre.weight" not in shapes:
         return _generator(shapes, "", {16: 6, 15: 5, 8: 2, 4: 2}, {"resblock": "1"})
-    amp = {"resblock": "AMP1", "activation": "snakebeta"}
+    amp: JsonObject = {"resblock": "AMP1", "activation": "snakebeta"}
     return {
         "vocoder": _generator(shapes, "vocoder.", {11: 5, 4: 2}, amp),
         "bwe": _generator(shapes, "bwe_generator.", {12: 6, 11: 5, 4: 2}, amp),
@@ -88,14 +88,14 @@ def count(names: Iterable[str], prefix: str) -> int:
 _AUDIO_DECODER = ("decoder", "up", "conv_out")
 
 
-def _video_blocks(shapes: Shapes, prefix: str, width: int, suffix: str, *, old: bool) -> list[Any]:
+def _video_blocks(shapes: Shapes, prefix: str, width: int, suffix: str, *, old: bool) -> list[JsonValue]:
     """The list of blocks, in the order of the tensor names.
 
     The kind of a resampler follows from its convolution: its channels over those of the next block are the
     number of cells that are folded or unfolded.
     """
     kinds = {8: "compress_all", 4: "compress_space", 2: "compress_time"}
-    blocks: list[Any] = []
+    blocks: list[JsonValue] = []
     for index in range(count(shapes, prefix)):
         layers = count(shapes, f"{prefix}{index}.res_blocks.")
         if layers:
@@ -107,7 +107,7 @@ def _video_blocks(shapes: Shapes, prefix: str, width: int, suffix: str, *, old: 
         ratio = max(after, out) // min(after, out)
         if ratio not in kinds:
             raise ValueError(f"{prefix}{index}: {out} and {after} channels fit no supported resampling")
-        options: Json = {"multiplier": max(after, width) // min(after, width)}
+        options: JsonObject = {"multiplier": max(after, width) // min(after, width)}
         if old and not suffix:
             options["residual"] = True
         blocks.append([kinds[ratio] + suffix, options])
@@ -115,7 +115,9 @@ def _video_blocks(shapes: Shapes, prefix: str, width: int, suffix: str, *, old: 
     return blocks
 
 
-def _generator(shapes: Shapes, prefix: str, rates: Mapping[int, int], fixed: Json) -> Json:
+def _generator(
+    shapes: Shapes, prefix: str, rates: Mapping[int, int], fixed: Mapping[str, JsonValue]
+) -> JsonObject:
     kernels = [shapes[f"{prefix}ups.{i}.weight"][2] for i in range(count(shapes, f"{prefix}ups."))]
     # A kernel does not determine its stride, but released vocoders use each kernel with one stride.
     if any(kernel not in rates for kernel in kernels):

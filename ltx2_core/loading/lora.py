@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..storage.files import read_object
+from ..storage.files import ParsedJson, read_object
 from ..storage.header import Header, read_header
 from .detect import Component
 from .infer import infer_generation
@@ -73,7 +73,7 @@ class Lora:
         return self.header.path
 
     @property
-    def metadata(self) -> Mapping[str, Any]:
+    def metadata(self) -> ParsedJson:
         return self.header.metadata
 
     @property
@@ -272,7 +272,7 @@ def _file_in(path: Path) -> Path:
     return files[0]
 
 
-def _peft_settings(header: Header, is_peft: bool) -> Mapping[str, Any]:
+def _peft_settings(header: Header, is_peft: bool) -> ParsedJson:
     """The training settings of a PEFT LoRA: diffusers stores them in the header, PEFT in a second file."""
     stated = header.metadata.get(PEFT_METADATA)
     settings_file = header.path.with_name(PEFT_CONFIG)
@@ -285,7 +285,7 @@ def _peft_settings(header: Header, is_peft: bool) -> Mapping[str, Any]:
     return stated
 
 
-def _scaled(header: Header, layer: LoraLayer, settings: Mapping[str, Any]) -> LoraLayer:
+def _scaled(header: Header, layer: LoraLayer, settings: ParsedJson) -> LoraLayer:
     """The layer with PEFT's scale: alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRAs."""
     path, rank = header.path, _rank(header, layer)
     section = next((s for s in ("transformer.", "connectors.") if layer.names[0].startswith(s)), "")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+from ..storage.files import ParsedJson
 from .detect import Component
 from .lora_dialects import few
 
@@ -137,7 +138,7 @@ Shape = tuple[int, ...]
 
 
 def describe_generation(
-    layers: Mapping[tuple[Component, str], Shape], metadata: Mapping[str, Any], model: str | None
+    layers: Mapping[tuple[Component, str], Shape], metadata: ParsedJson, model: str | None
 ) -> tuple[str, bool]:
     """A sentence about the generation of a LoRA's base model, and whether ``model`` is certainly another one.
 
@@ -183,7 +184,7 @@ def _generation_by_layers(layers: Mapping[tuple[Component, str], Shape]) -> tupl
     return None, ""
 
 
-def _generation_by_metadata(metadata: Mapping[str, Any]) -> tuple[str | None, str]:
+def _generation_by_metadata(metadata: ParsedJson) -> tuple[str | None, str]:
     for key in ("model_version", "ss_base_model_version", "modelspec.architecture"):
         found = re.search(r"2[._](0|3|5)\b", str(metadata.get(key, "")))
         if found:

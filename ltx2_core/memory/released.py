@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
@@ -15,6 +15,7 @@ from ..config import (
     video_vae_config,
     vocoder_config,
 )
+from ..storage.files import JsonObject, JsonValue
 from ..text.connectors import TextConnectors
 from ..transformer import Transformer
 from ..video_vae import VideoDecoder
@@ -36,7 +37,7 @@ _GEMMA_HIDDEN, _GEMMA_INTERMEDIATE = 3840, 15360
 _PROJECTION = {"2.0": 188_160 * 3840, "2.3": 188_160 * 6144}
 """Parameters of the projection from all hidden states of Gemma to text features."""
 
-NEW_CONFIG: dict[str, Any] = {
+NEW_CONFIG: JsonObject = {
     "caption_proj_before_connector": True,
     "apply_gated_attention": True,
     "cross_attention_adaln": True,
@@ -44,13 +45,13 @@ NEW_CONFIG: dict[str, Any] = {
     "audio_connector_attention_head_dim": 64,
     "text_encoder_norm_type": "per_token_rms",
 }
-_AMP = {
+_AMP: JsonObject = {
     "resblock": "AMP1",
     "activation": "snakebeta",
     "use_tanh_at_final": False,
     "use_bias_at_final": False,
 }
-_VOCODER = {"vocoder": {"vocoder": _AMP, "bwe": _AMP}}
+_VOCODER: JsonObject = {"vocoder": {"vocoder": _AMP, "bwe": _AMP}}
 _UP = (("space", 2, 6), ("time", 2, 4), ("all", 1, 2), ("all", 2, 2))
 
 
@@ -65,9 +66,7 @@ def released_size(generation: Released, stored: Stored = "bf16") -> ModelSize:
             f"no sizes are known of {generation!r} in {stored!r}; "
             f"use one of {', '.join(RELEASED)} in {' or '.join(STORED)}"
         )
-    config: dict[str, Any] = (
-        {} if generation == "2.0" else {"transformer": NEW_CONFIG, "vae": _vae(), **_VOCODER}
-    )
+    config: JsonObject = {} if generation == "2.0" else {"transformer": NEW_CONFIG, "vae": _vae(), **_VOCODER}
     transformer, vae, text = transformer_config(config), video_vae_config(config), text_config(config)
     # A block is the difference of two depths; building all 48 on the meta device would take seconds.
     one, two = (_parameters(Transformer(replace(transformer, num_layers=n), device="meta")) for n in (1, 2))
@@ -86,9 +85,9 @@ def released_size(generation: Released, stored: Stored = "bf16") -> ModelSize:
     )
 
 
-def _vae() -> dict[str, Any]:
+def _vae() -> JsonObject:
     """The ``vae`` section of 2.3, decoder only: encoders are smaller and never decide the peak."""
-    blocks: list[Any] = [["res_x", {"num_layers": 4}]]
+    blocks: list[JsonValue] = [["res_x", {"num_layers": 4}]]
     for kind, multiplier, layers in _UP:
         blocks += [[f"compress_{kind}", {"multiplier": multiplier}], ["res_x", {"num_layers": layers}]]
     return {"spatial_padding_mode": "zeros", "decoder_blocks": blocks}

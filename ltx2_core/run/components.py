@@ -40,6 +40,7 @@ from ..memory import (
     usable,
 )
 from ..shapes import ClipPlan
+from ..storage.files import JsonObject
 from ..storage.identity import identity
 from ..storage.quantized import check_matmul, loaded_bytes
 from ..text import FeatureCache, OnLayer, TextEncoder, load_gemma, load_tokenizer
@@ -226,11 +227,21 @@ class Components:
             dtype=self.dtype,
         )
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> JsonObject:
         """What the networks of this run are, as JSON values: digests of their files, dtype and arithmetic.
 
         ``identity`` of ``storage.identity`` says what a digest covers.
         """
+        return {
+            "files": self.digests(),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "numerics": self.numerics.value,
+            **self._matmul,
+            "fp8_blocks": self.fp8_product is not None,
+        }
+
+    def digests(self) -> dict[str, str]:
+        """Component -> digest of the files that hold it."""
         files: dict[str, str] = {}
         for component in Component:
             file = next((f for f in self.checkpoints if component in f.components), None)
@@ -239,13 +250,7 @@ class Components:
         if self.text_encoder is not None:
             _, infos, _ = find_encoder(self.text_encoder)
             files["text encoder"] = identity(info.path for info in infos.values())
-        return {
-            "files": files,
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "numerics": self.numerics.value,
-            **self._matmul,
-            "fp8_blocks": self.fp8_product is not None,
-        }
+        return files
 
     def component_bytes(self, *components: Component, within: str = "") -> int:
         """Bytes of what is named ``within...`` in ``components``, once it is loaded for this run."""

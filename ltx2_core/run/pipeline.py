@@ -25,6 +25,7 @@ from ..sampling.denoiser import Denoiser
 from ..sampling.model_calls import ModelCalls
 from ..sampling.noise import initial_state, make_noise
 from ..sampling.samplers import get_sampler
+from ..storage.files import JsonObject
 from ..tiny import embedded_set
 from ..types import AVLatent, LatentState, Numerics, TextContext
 from .codecs import Codecs
@@ -211,7 +212,7 @@ class LTX2Pipeline(Codecs):
     def _recipe_of(self, request: Request) -> Recipe:
         return of_kind(self.recipe, distilled=request.sampling.distilled)
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> JsonObject:
         """The files, LoRAs and numerics of this pipeline's runs, as JSON values."""
         return {
             "checkpoints": [file.path.name for file in self.networks.checkpoints],

@@ -6,10 +6,8 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 from safetensors import SafetensorError, safe_open
@@ -20,6 +18,7 @@ from ..loading.detect import Component
 from ..media.atomic import replacing
 from ..sampling.caching import Evaluations
 from ..shapes import ClipPlan
+from ..storage.files import ParsedJson
 from ..storage.private import check_private, private_folder, prune_saved
 from ..types import AVLatent, Numerics
 from .codecs import Codecs
@@ -52,8 +51,8 @@ def save_latents(
     generation: Generation,
     output: str | os.PathLike[str],
     *,
-    files: Mapping[str, Any] | None = None,
-    edit: Mapping[str, Any] | None = None,
+    files: ParsedJson | None = None,
+    edit: ParsedJson | None = None,
     folder: Path | None = None,
 ) -> Path:
     """Write the latents of a run whose result is ``output``; the caller deletes the file afterwards.
@@ -109,13 +108,13 @@ def find_saved(output: str | os.PathLike[str] | None = None, *, folder: Path | N
     )
 
 
-def read_saved(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_saved(path: str | os.PathLike[str]) -> ParsedJson:
     """The JSON values that were saved with the latents. Raises ValueError for another kind of file."""
     with safe_open(os.fspath(path), "pt") as file:
         metadata = file.metadata() or {}
     if KEY not in metadata:
         raise ValueError(f"{path} holds no latents of a run; give a file that ends in {SUFFIX}")
-    about: dict[str, Any] = json.loads(metadata[KEY])
+    about: ParsedJson = json.loads(metadata[KEY])
     return about
 
 
@@ -128,13 +127,13 @@ def _output_of(path: Path) -> str | None:
         return None
 
 
-def _check_models(about: Mapping[str, Any], codecs: Codecs) -> None:
+def _check_models(about: ParsedJson, codecs: Codecs) -> None:
     """Raise ValueError if the latents would be decoded by other networks than those of their run."""
     saved = about.get("models")
     if saved is None:
         _log.warning("these latents do not say which models they are of (they are of an earlier version)")
         return
-    now = codecs.networks.identity()["files"]
+    now = codecs.networks.digests()
     # Only these decide how the latents decode; the others have done their work.
     decoders = (Component.VIDEO_DECODER, Component.AUDIO_DECODER, Component.VOCODER)
     changed = [str(c) for c in decoders if saved["files"].get(str(c)) != now.get(str(c))]

@@ -9,11 +9,13 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from einops import rearrange
 from torch import Tensor
+
+from .files import ParsedJson
 
 FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 SCALE_NAMES = ("weight_scale", "scale_weight")
@@ -51,9 +53,7 @@ class Format:
     """Whether the file demands that the layer is multiplied in the compute dtype, not in the stored one."""
 
 
-def format_of(
-    name: str, dtypes: Mapping[str, torch.dtype], marker: Mapping[str, Any] | None = None
-) -> Format:
+def format_of(name: str, dtypes: Mapping[str, torch.dtype], marker: ParsedJson | None = None) -> Format:
     """The format of layer ``name``, from the dtypes of its ``weight`` and companions and from its marker.
 
     ``marker`` is the JSON object of the tensor ``comfy_quant`` or of the header's ``_quantization_metadata``.
@@ -124,7 +124,7 @@ def dequantize(
     tensors: Mapping[str, Tensor],
     *,
     shape: tuple[int, int] | None = None,
-    marker: Mapping[str, Any] | None = None,
+    marker: ParsedJson | None = None,
 ) -> Tensor:
     """Decode the weight (O, I) of layer ``name`` to float32.
 
@@ -147,7 +147,7 @@ def dequantize(
     return decode(name, form, own, shape or logical_shape(own["weight"].dtype, own["weight"].shape))
 
 
-def read_marker(name: str, raw: bytes) -> Mapping[str, Any]:
+def read_marker(name: str, raw: bytes) -> ParsedJson:
     """Parse the bytes of a ``comfy_quant`` tensor. Raises ValueError unless they are a JSON object."""
     try:
         marker = json.loads(raw)

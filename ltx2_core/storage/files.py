@@ -9,8 +9,18 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
+"""What JSON can hold; tuples are written as lists."""
+
+JsonObject: TypeAlias = dict[str, JsonValue]
+"""A JSON object that this library makes."""
+
+ParsedJson: TypeAlias = Mapping[str, Any]
+"""A JSON object that was read. It may hold anything, so whoever takes a value from it checks it."""
 
 MAX_ENTRIES = 10_000
 """Most files and folders below a model folder; released ones have fewer than 100."""
@@ -43,7 +53,7 @@ def entries(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: (len(path.parts), path))
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> ParsedJson:
     """Read a JSON object from a file.
 
     Raises ValueError that names the file if it cannot be read, is too large, or holds something else.

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from .files import ParsedJson
+
 BITS = {
     "F64": 64,
     "F32": 32,
@@ -69,7 +71,7 @@ class Header:
     """
 
     path: Path
-    metadata: Mapping[str, Any]
+    metadata: ParsedJson
     tensors: Mapping[str, TensorInfo]
 
 

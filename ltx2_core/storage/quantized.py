@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .dequantize import COMPANIONS, FP8_MAX, SCALE_NAMES, Format, decode, format_of, logical_shape
+from .files import ParsedJson
 from .header import TensorInfo
 from .quantize import encode
 
@@ -61,7 +61,7 @@ class StoredLayer:
 
 
 def find_quantized(
-    infos: Mapping[str, TensorInfo], markers: Mapping[str, Mapping[str, Any]]
+    infos: Mapping[str, TensorInfo], markers: Mapping[str, ParsedJson]
 ) -> dict[str, StoredLayer]:
     """The quantised layers among ``infos`` (official name -> entry), by the layer's name.
 

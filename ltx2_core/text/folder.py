@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
-from ..storage.files import entries, indexed_files, read_object
+from ..storage.files import ParsedJson, entries, indexed_files, read_object
 from ..storage.header import TensorInfo, read_header
 
 PREFIXES = ("language_model.model.", "model.language_model.", "model.", "language_model.", "")
@@ -30,7 +29,7 @@ class NotGemmaError(ValueError):
     """The folder's configurations are valid, but none is of a Gemma."""
 
 
-def find_config(folder: Path) -> tuple[Path, dict[str, Any]]:
+def find_config(folder: Path) -> tuple[Path, ParsedJson]:
     """Path and text section of the first ``config.json`` of a Gemma at or below ``folder``.
 
     Raises:

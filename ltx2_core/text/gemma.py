@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..storage.files import ParsedJson
 from ..storage.header import TensorInfo
 from ..storage.quantized import StoredLayer, find_quantized, replace_linears
 from ..storage.reading import read_markers, read_state
@@ -47,7 +48,7 @@ class Gemma(nn.Module):
         """
 
         def entering(index: int) -> Callable[..., None]:
-            def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Tensor]) -> None:
                 # Releases of transformers differ in how they pass it.
                 on_hidden(index, args[0] if args else kwargs["hidden_states"])
 
@@ -93,13 +94,13 @@ def load_gemma(
         raise ValueError(f"text encoder {path}: {error}") from error
 
 
-def find_encoder(path: Path) -> tuple[dict[str, Any], dict[str, TensorInfo], Mapping[str, Any]]:
+def find_encoder(path: Path) -> tuple[ParsedJson, dict[str, TensorInfo], ParsedJson]:
     """Configuration, header entries of the language model, and metadata of the folder or file at ``path``.
 
     Raises:
         ValueError: ``path`` does not contain a Gemma.
     """
-    metadata: Mapping[str, Any] = {}
+    metadata: ParsedJson = {}
     source = path
     if path.is_file():
         config, infos, header = read_encoder_file(path)
@@ -113,7 +114,7 @@ def find_encoder(path: Path) -> tuple[dict[str, Any], dict[str, TensorInfo], Map
         raise ValueError(f"{source}: {error}") from None
 
 
-def gemma_from_tensors(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Gemma:
+def gemma_from_tensors(config: ParsedJson, tensors: Mapping[str, Tensor]) -> Gemma:
     """Build Gemma from its text configuration and its tensors, which are used without a copy.
 
     Keys of ``tensors`` are names within the language model: ``embed_tokens.weight``, ``layers.0. ...``,
@@ -129,9 +130,9 @@ def gemma_from_tensors(config: Mapping[str, Any], tensors: Mapping[str, Tensor])
 
 
 def _from_infos(
-    config: Mapping[str, Any],
+    config: ParsedJson,
     infos: Mapping[str, TensorInfo],
-    metadata: Mapping[str, Any],
+    metadata: ParsedJson,
     dtype: torch.dtype,
     device: torch.device,
 ) -> Gemma:
@@ -152,7 +153,7 @@ def _from_infos(
     return _filled(model, read_state(infos, layers, resident, shapes, dtype, device))
 
 
-def _empty(config: Mapping[str, Any]) -> Any:
+def _empty(config: ParsedJson) -> Any:
     """The transformers model for a configuration, on the ``meta`` device."""
     # Importing transformers takes seconds, and users of the connectors alone do not need it.
     with without_broken_torchaudio():
@@ -161,7 +162,7 @@ def _empty(config: Mapping[str, Any]) -> Any:
         return _built(transformers, config)
 
 
-def _built(transformers: Any, config: Mapping[str, Any]) -> Any:
+def _built(transformers: Any, config: ParsedJson) -> Any:
     kind = str(config.get("model_type", "gemma3_text"))
     config_class, model_class = _CLASSES.get(kind, _CLASSES["gemma3_text"])
     if not hasattr(transformers, model_class):
@@ -210,7 +211,7 @@ def _decoded(
     return expected if layer.fits(expected) else layer.shape
 
 
-def _portable(config: Mapping[str, Any]) -> dict[str, Any]:
+def _portable(config: ParsedJson) -> ParsedJson:
     """The configuration with its rotary fields in the older form, which all supported transformers read."""
     config = dict(config)
     rope = config.pop("rope_parameters", None)

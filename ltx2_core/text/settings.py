@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from ..storage.files import JsonObject, ParsedJson
+
 MAX_LAYERS = 1000
 MAX_SIZE = 2**31
 
@@ -40,13 +42,13 @@ ROPE_TYPES = frozenset({"default", "linear", "dynamic", "yarn", "longrope", "lla
 LAYER_TYPES = frozenset({"sliding_attention", "full_attention"})
 
 
-def network_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+def network_settings(config: ParsedJson) -> ParsedJson:
     """The entries of ``config`` that describe the network; all others are left out.
 
     Raises ValueError that names the key for a value that no Gemma has: of another type, an unknown word, or a
     size beyond ``MAX_SIZE`` (``MAX_LAYERS`` for the layers).
     """
-    settings: dict[str, Any] = {}
+    settings: JsonObject = {}
     for key, value in config.items():
         if key in NUMBERS:
             _require(value is None or _is_number(value), key, value, "a number")
@@ -86,7 +88,7 @@ def network_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def check_layers(config: Mapping[str, Any], names: Collection[str]) -> None:
+def check_layers(config: ParsedJson, names: Collection[str]) -> None:
     """Raise ValueError if the configuration has another number of layers than the tensors ``names``."""
     stated = config.get("num_hidden_layers")
     # Distinct numbers, since a damaged name could claim a huge one.

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
+from ..storage.files import JsonObject, ParsedJson
 from ..storage.header import Header, TensorInfo, read_header
 from ..storage.reading import decoded_shape, read_tensors
 from .folder import language_name
@@ -18,7 +18,7 @@ TOKENIZERS = ("spiece_model", "tokenizer_json")
 """Tensors with the bytes of a ``tokenizer.model`` or of a ``tokenizer.json``."""
 
 
-def read_encoder_file(path: Path) -> tuple[dict[str, Any], dict[str, TensorInfo], Header]:
+def read_encoder_file(path: Path) -> tuple[ParsedJson, dict[str, TensorInfo], Header]:
     """Configuration, header entries of the language model by their name within it, and the file's header.
 
     The configuration is from the metadata, or reconstructed from shapes for a Gemma 3.
@@ -63,7 +63,7 @@ def tokenizer_bytes(path: Path) -> tuple[str, bytes]:
     )
 
 
-def _config_of(infos: Mapping[str, TensorInfo]) -> dict[str, Any]:
+def _config_of(infos: Mapping[str, TensorInfo]) -> JsonObject:
     """Configuration of a Gemma 3 from its tensor shapes; other settings are those of the released 12B."""
     shapes = {name: decoded_shape(info) for name, info in infos.items()}
     vocab_size, hidden = shapes["embed_tokens.weight"]

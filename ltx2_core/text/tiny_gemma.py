@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -15,6 +14,8 @@ from tokenizers import AddedToken, decoders, normalizers, pre_tokenizers, proces
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers.models import BPE
 from torch import Tensor
+
+from ..storage.files import JsonObject
 
 VOCAB_SIZE = 512
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")
@@ -52,7 +53,7 @@ def write_tiny_gemma(
     with and without a capital, as long as there is room. ComfyUI assumes a head width of 256.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    config = {
+    config: JsonObject = {
         "architectures": ["Gemma3ForCausalLM"],
         "model_type": "gemma3_text",
         "vocab_size": vocab_size,
@@ -178,7 +179,7 @@ def _random(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return torch.randn(shape, generator=generator) * std
 
 
-def _tokenizer_config() -> dict[str, Any]:
+def _tokenizer_config() -> JsonObject:
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "add_bos_token": True,
@@ -193,5 +194,5 @@ def _tokenizer_config() -> dict[str, Any]:
     }
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
+def _write_json(path: Path, value: JsonObject) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -6,9 +6,10 @@ levels of the audio autoencoder.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-Json = dict[str, Any]
+from ..storage.files import JsonObject, JsonValue
+
 TinyGeneration = Literal["2.0", "2.3"]
 
 HEADS = 4
@@ -20,7 +21,7 @@ VIDEO_BASE_CHANNELS = 4
 AUDIO_BASE_CHANNELS = 8
 
 
-def tiny_config(generation: TinyGeneration) -> Json:
+def tiny_config(generation: TinyGeneration) -> JsonObject:
     """The ``config`` metadata of a single-file checkpoint of that generation."""
     return {
         "transformer": _transformer(late=generation == "2.3"),
@@ -35,7 +36,7 @@ def tiny_config(generation: TinyGeneration) -> Json:
     }
 
 
-def tiny_upsampler_config() -> Json:
+def tiny_upsampler_config() -> JsonObject:
     """The ``config`` metadata of a spatial x2 upsampler, whose group norms need a multiple of 32 channels."""
     return {
         "_class_name": "LatentUpsampler",
@@ -50,8 +51,8 @@ def tiny_upsampler_config() -> Json:
     }
 
 
-def _transformer(*, late: bool) -> Json:
-    config: Json = {
+def _transformer(*, late: bool) -> JsonObject:
+    config: JsonObject = {
         "_class_name": "AVTransformer3DModel",
         "activation_fn": "gelu-approximate",
         "attention_bias": True,
@@ -108,14 +109,14 @@ def _transformer(*, late: bool) -> Json:
     return config
 
 
-def _video_vae(*, late: bool) -> Json:
+def _video_vae(*, late: bool) -> JsonObject:
     encoder = [
         ("compress_space_res", 2),
         ("compress_time_res", 2),
         ("compress_all_res", 2),
         ("compress_all_res", 2),
     ]
-    decoder: list[tuple[str, Json]]
+    decoder: list[tuple[str, JsonObject]]
     if late:
         decoder = [
             ("compress_space", {"multiplier": 2}),
@@ -147,18 +148,18 @@ def _video_vae(*, late: bool) -> Json:
     }
 
 
-def _with_res_blocks(resamplers: list[tuple[str, Json]]) -> list[list[Any]]:
+def _with_res_blocks(resamplers: list[tuple[str, JsonObject]]) -> list[JsonValue]:
     """Put residual blocks before, between and after the resamplers.
 
     ComfyUI detects the decoder's version by the last residual block.
     """
-    blocks: list[list[Any]] = [["res_x", {"num_layers": 1}]]
+    blocks: list[JsonValue] = [["res_x", {"num_layers": 1}]]
     for name, options in resamplers:
         blocks += [[name, dict(options)], ["res_x", {"num_layers": 1}]]
     return blocks
 
 
-def _audio_vae() -> Json:
+def _audio_vae() -> JsonObject:
     return {
         "model": {
             "params": {
@@ -190,14 +191,14 @@ def _audio_vae() -> Json:
     }
 
 
-_RESBLOCKS: Json = {
+_RESBLOCKS: JsonObject = {
     "resblock_kernel_sizes": [3, 7, 11],
     "resblock_dilation_sizes": [[1, 3, 5], [1, 3, 5], [1, 3, 5]],
     "stereo": True,
 }
 
 
-def _vocoder_20() -> Json:
+def _vocoder_20() -> JsonObject:
     return {
         "resblock": "1",
         "upsample_initial_channel": 32,
@@ -207,9 +208,9 @@ def _vocoder_20() -> Json:
     }
 
 
-def _vocoder_23() -> Json:
+def _vocoder_23() -> JsonObject:
     # Each upsampling halves the channels: six need a multiple of 64 channels, five a multiple of 32.
-    amp: Json = {
+    amp: JsonObject = {
         "resblock": "AMP1",
         "activation": "snakebeta",
         "use_tanh_at_final": False,

@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -18,6 +17,7 @@ from torch import Tensor
 from .. import config as cfg
 from ..loading.components import build
 from ..loading.detect import OFFICIAL_PREFIXES, Component
+from ..storage.files import ParsedJson
 from ..types import Numerics
 from .settings import TEXT_LAYERS, TEXT_WIDTH, TinyGeneration, tiny_config, tiny_upsampler_config
 from .weights import random_tensor, random_weights, stored_transforms
@@ -113,7 +113,7 @@ def _write(files: TinySet, generation: TinyGeneration, seed: int, dtype: torch.d
     write_tiny_gemma(files.text_encoder, seed=seed, dtype=dtype, hidden_size=TEXT_WIDTH, layers=TEXT_LAYERS)
 
 
-def checkpoint_tensors(config: dict[str, Any], seed: int) -> dict[str, Tensor]:
+def checkpoint_tensors(config: ParsedJson, seed: int) -> dict[str, Tensor]:
     """Random float32 tensors of a single-file checkpoint with this configuration, by their full name."""
     # One state more than layers: the embedding counts too.
     flat = TEXT_WIDTH * (TEXT_LAYERS + 1)
@@ -131,7 +131,7 @@ def checkpoint_tensors(config: dict[str, Any], seed: int) -> dict[str, Tensor]:
     return tensors
 
 
-def lora_tensors(config: dict[str, Any], seed: int) -> dict[str, Tensor]:
+def lora_tensors(config: ParsedJson, seed: int) -> dict[str, Tensor]:
     """Random LoRA tensors for the attention layers of all generations, named as in official LoRA files."""
     settings = cfg.transformer_config(config)
     tensors: dict[str, Tensor] = {}

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..conditioning.patchify import audio_positions, guide_positions, reference_positions, video_positions
-from ..config import Json, text_config, transformer_config
+from ..config import text_config, transformer_config
+from ..storage.files import ParsedJson
 from ..text import FeatureExtractor, TextConnectors
 from ..text.connectors import Connector
 from ..transformer import RopeTables, Transformer
@@ -59,7 +60,7 @@ class FlowNetwork(nn.Module):
         seed: of the initial weights.
     """
 
-    def __init__(self, config: Json, *, hidden_size: int, num_states: int, seed: int = 0) -> None:
+    def __init__(self, config: ParsedJson, *, hidden_size: int, num_states: int, seed: int = 0) -> None:
         super().__init__()
         text = text_config(config)
         self.transformer = Transformer(transformer_config(config))
@@ -83,15 +84,19 @@ class FlowNetwork(nn.Module):
 
         def connect(connector: Connector, features: Tensor) -> Tensor:
             registers = connector.learnable_registers
-            options: dict[str, Any] = {"length": length}
+            # A longer prompt lengthens the context, so its tables are not those of ``length``.
+            rope = None
             if text.mask.shape[1] <= length:
-                options["rope"] = self._cached(
+                rope = self._cached(
                     (length, id(connector)),
                     registers.device,
                     lambda: connector.rope(length, registers.device),
                 )
             context: Tensor = functional_call(
-                connector, {"learnable_registers": registers[:length]}, (features, text.mask), options
+                connector,
+                {"learnable_registers": registers[:length]},
+                (features, text.mask),
+                {"length": length, "rope": rope},
             )
             return context
 

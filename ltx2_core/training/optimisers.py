@@ -7,8 +7,7 @@ edges, the same step size as frequent ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -52,10 +51,10 @@ class Muon(torch.optim.Optimizer):
         # Orthogonalisation is only defined for matrices; biases and norms are vectors.
         for p in params:
             (others if p.ndim < 2 or id(p) in exempt else matrices).append(p)
-        groups: list[dict[str, Any]] = [
+        groups = (
             {"params": matrices, "lr": lr, "momentum": momentum, "orthogonal": True},
             {"params": others, "lr": adam_lr, "betas": list(betas), "orthogonal": False},
-        ]
+        )
         super().__init__([g for g in groups if g["params"]], {"weight_decay": weight_decay, "eps": 1e-8})
 
     @torch.no_grad()
@@ -67,14 +66,17 @@ class Muon(torch.optim.Optimizer):
             if params:
                 # Decoupled decay shrinks the weights directly and does not pass through the momentum.
                 torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-                (self._orthogonal if group["orthogonal"] else self._adam)(params, group)
+                if group["orthogonal"]:
+                    self._orthogonal(params, lr=group["lr"], momentum=group["momentum"])
+                else:
+                    self._adam(params, lr=group["lr"], betas=group["betas"], eps=group["eps"])
 
-    def _orthogonal(self, params: list[Tensor], group: dict[str, Any]) -> None:
+    def _orthogonal(self, params: list[Tensor], *, lr: float, momentum: float) -> None:
         grads = [p.grad for p in params if p.grad is not None]
         averages = [self._average(p, "momentum") for p in params]
-        torch._foreach_lerp_(averages, grads, 1 - group["momentum"])
+        torch._foreach_lerp_(averages, grads, 1 - momentum)
         # Nesterov momentum: the gradient counts once more than it does in the average.
-        updates = torch._foreach_lerp(grads, averages, group["momentum"])
+        updates = torch._foreach_lerp(grads, averages, momentum)
         # Matrices of one shape are iterated in a batch, which saves most kernel launches on a GPU.
         by_shape: dict[torch.Size, list[int]] = {}
         for number, p in enumerate(params):
@@ -90,24 +92,24 @@ class Muon(torch.optim.Optimizer):
                 [params[number] for number in numbers],
                 list(directions.unbind()),
                 # Tall matrices get larger steps, so that an update changes each output about equally.
-                alpha=-group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5,
+                alpha=-lr * max(1.0, shape[0] / shape[1]) ** 0.5,
             )
 
-    def _adam(self, params: list[Tensor], group: dict[str, Any]) -> None:
+    def _adam(self, params: list[Tensor], *, lr: float, betas: Sequence[float], eps: float) -> None:
         grads = [p.grad for p in params if p.grad is not None]
         means, squares = ([self._average(p, name) for p in params] for name in ("mean", "square"))
         steps = []
         for p in params:
             self.state[p]["step"] = self.state[p].get("step", 0) + 1
             steps.append(self.state[p]["step"])
-        fast, slow = group["betas"]
+        fast, slow = betas
         torch._foreach_lerp_(means, grads, 1 - fast)
         torch._foreach_lerp_(squares, torch._foreach_pow(grads, 2), 1 - slow)
         denominators = torch._foreach_div(squares, [1 - slow**step for step in steps])
         torch._foreach_sqrt_(denominators)
-        torch._foreach_add_(denominators, group["eps"])
+        torch._foreach_add_(denominators, eps)
         torch._foreach_mul_(denominators, [1 - fast**step for step in steps])
-        torch._foreach_addcdiv_(params, means, denominators, value=-group["lr"])
+        torch._foreach_addcdiv_(params, means, denominators, value=-lr)
 
     def _average(self, p: Tensor, name: str) -> Tensor:
         """The running average of this name in the state of ``p``; it starts at zero."""

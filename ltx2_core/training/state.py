@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -14,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..media.atomic import replacing
+from ..storage.files import JsonObject
 from .history import History
 
 _MODEL, _AVERAGED, _OPTIMIZER = "model/", "ema/", "optimizer/"
@@ -34,12 +34,15 @@ class TrainingState:
         """Write the file, replacing an existing one whole."""
         tensors = {_MODEL + name: tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {_AVERAGED + name: tensor for name, tensor in self.averaged.items()}
-        numbers: dict[str, Any] = {}
+        numbers: JsonObject = {}
         for index, entries in self.optimizer.state_dict()["state"].items():
             for name, value in entries.items():
+                key = f"{_OPTIMIZER}{index}/{name}"
                 # Optimizers hold step counts as plain numbers, which safetensors cannot store.
-                entry = tensors if isinstance(value, Tensor) else numbers
-                entry[f"{_OPTIMIZER}{index}/{name}"] = value
+                if isinstance(value, Tensor):
+                    tensors[key] = value
+                else:
+                    numbers[key] = value
         rest = {
             "step": self.step,
             "seed": self.seed,
@@ -78,9 +81,9 @@ class TrainingState:
         }
         self.step = int(rest["step"])
 
-    def _load_optimizer(self, entries: Mapping[str, Any]) -> None:
+    def _load_optimizer(self, entries: Mapping[str, Tensor | float]) -> None:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        state: dict[int, dict[str, Any]] = {}
+        state: dict[int, dict[str, Tensor | float]] = {}
         for name, value in entries.items():
             if not name.startswith(_OPTIMIZER):
                 continue

@@ -207,14 +207,15 @@ def _own(inputs: BothInputs) -> BothInputs:
     def own(stream: StreamInputs | None) -> StreamInputs | None:
         if stream is None:
             return None
-        changes: dict[str, Any] = {
-            name: copied(modulation)
-            for name in _CHANGING
-            if (modulation := getattr(stream, name)) is not None
-        }
-        changes["context"] = stream.context.clone()
-        changes["context_bias"] = None if stream.context_bias is None else stream.context_bias.clone()
-        return replace(stream, **changes)
+        return replace(
+            stream,
+            modulation=copied(stream.modulation),
+            head=copied(stream.head),
+            prompt=None if stream.prompt is None else copied(stream.prompt),
+            cross=None if stream.cross is None else copied(stream.cross),
+            context=stream.context.clone(),
+            context_bias=None if stream.context_bias is None else stream.context_bias.clone(),
+        )
 
     video, audio = inputs
     return own(video), own(audio)

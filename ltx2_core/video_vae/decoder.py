@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..config import VideoVAEConfig
 from .half import AutoencoderHalf, check_5d, check_reflection
-from .layers import ResBlocks, StreamConv3d, Upsample, normed, stages_of, unpatchify
+from .layers import ConvOptions, ResBlocks, StreamConv3d, Upsample, normed, stages_of, unpatchify
 from .space_tiles import Convert, SpaceTiles, decode_in_tiles, field_of_view
 from .streaming import MAX_PIECE_BYTES, Stage, Stream, collect, mark_last, run_stages
 
@@ -134,7 +134,7 @@ class Decoder(nn.Module):
         operations: Any = nn,
     ) -> None:
         super().__init__()
-        factory: dict[str, Any] = {
+        options: ConvOptions = {
             "padding": config.decoder_padding,
             "dtype": dtype,
             "device": device,
@@ -143,17 +143,17 @@ class Decoder(nn.Module):
         self.patch_size = config.patch_size
         # The base is the width at the output; each resampler divides the width by its multiplier.
         width = config.decoder_base_channels * prod(block.multiplier for block in config.decoder_blocks)
-        self.conv_in = StreamConv3d(config.latent_channels, width, **factory)
+        self.conv_in = StreamConv3d(config.latent_channels, width, **options)
         self.up_blocks = nn.ModuleList()
         for block in config.decoder_blocks:
             if block.kind == "res_x":
-                self.up_blocks.append(ResBlocks(width, block.num_layers, **factory))
+                self.up_blocks.append(ResBlocks(width, block.num_layers, **options))
             else:
                 self.up_blocks.append(
-                    Upsample(width, block.multiplier, block.strides, residual=block.residual, **factory)
+                    Upsample(width, block.multiplier, block.strides, residual=block.residual, **options)
                 )
                 width //= block.multiplier
-        self.conv_out = StreamConv3d(width, config.channels * config.patch_size**2, **factory)
+        self.conv_out = StreamConv3d(width, config.channels * config.patch_size**2, **options)
 
     def stages(self) -> list[Stage]:
         """The stages from the raw latent (B, C, f, h, w) to frames (B, 3, F, H, W), for ``run_stages``."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..config import VideoVAEConfig
 from .half import AutoencoderHalf, check_5d, check_reflection
-from .layers import Downsample, ResBlocks, StreamConv3d, normed, patchify, stages_of
+from .layers import ConvOptions, Downsample, ResBlocks, StreamConv3d, normed, patchify, stages_of
 from .streaming import MAX_PIECE_BYTES, Stage, Stream, collect, mark_last, run_stages
 
 
@@ -102,7 +102,7 @@ class Encoder(nn.Module):
         operations: Any = nn,
     ) -> None:
         super().__init__()
-        factory: dict[str, Any] = {
+        options: ConvOptions = {
             "padding": config.encoder_padding,
             "dtype": dtype,
             "device": device,
@@ -110,16 +110,16 @@ class Encoder(nn.Module):
         }
         self.patch_size = config.patch_size
         width = config.encoder_base_channels
-        self.conv_in = StreamConv3d(config.channels * config.patch_size**2, width, **factory)
+        self.conv_in = StreamConv3d(config.channels * config.patch_size**2, width, **options)
         self.down_blocks = nn.ModuleList()
         for block in config.encoder_blocks:
             if block.kind == "res_x":
-                self.down_blocks.append(ResBlocks(width, block.num_layers, **factory))
+                self.down_blocks.append(ResBlocks(width, block.num_layers, **options))
             else:
-                self.down_blocks.append(Downsample(width, block.multiplier, block.strides, **factory))
+                self.down_blocks.append(Downsample(width, block.multiplier, block.strides, **options))
                 width *= block.multiplier
         # One more channel: a log-variance for all others (latent_log_var is "uniform" in the headers).
-        self.conv_out = StreamConv3d(width, config.latent_channels + 1, **factory)
+        self.conv_out = StreamConv3d(width, config.latent_channels + 1, **options)
 
     def stages(self) -> list[Stage]:
         """The stages from frames (B, 3, F, H, W) to moments (B, C + 1, f, h, w), for ``run_stages``."""

@@ -7,7 +7,7 @@ called as ``block(x, stream, last)``: ``stream`` holds the frames that the block
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +15,21 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from ..config import PaddingMode
+from ..types import LayerOptions
 from .streaming import TAPS, Stage, Stream
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Strides = tuple[int, int, int]
 PIXEL_NORM_EPS = 1e-8
+
+
+class ConvOptions(LayerOptions):
+    """Keyword arguments of every convolution of a network."""
+
+    padding: PaddingMode
+    operations: Any
 
 
 def normed(x: Tensor) -> Tensor:
@@ -99,10 +110,10 @@ class ResBlock(nn.Module):
     The cached input frames of the first convolution also serve the skip, which must lag as much.
     """
 
-    def __init__(self, channels: int, **factory: Any) -> None:
+    def __init__(self, channels: int, **options: Unpack[ConvOptions]) -> None:
         super().__init__()
-        self.conv1 = StreamConv3d(channels, channels, **factory)
-        self.conv2 = StreamConv3d(channels, channels, **factory)
+        self.conv1 = StreamConv3d(channels, channels, **options)
+        self.conv2 = StreamConv3d(channels, channels, **options)
 
     def forward(self, x: Tensor, stream: Stream, last: bool) -> Tensor:
         """x (B, C, T, H, W) -> (B, C, T', H, W)."""
@@ -119,9 +130,9 @@ class ResBlock(nn.Module):
 class ResBlocks(nn.Module):
     """Container of residual blocks with the same number of channels; each block is a stage of its own."""
 
-    def __init__(self, channels: int, num_layers: int, **factory: Any) -> None:
+    def __init__(self, channels: int, num_layers: int, **options: Unpack[ConvOptions]) -> None:
         super().__init__()
-        self.res_blocks = nn.ModuleList([ResBlock(channels, **factory) for _ in range(num_layers)])
+        self.res_blocks = nn.ModuleList([ResBlock(channels, **options) for _ in range(num_layers)])
 
 
 class Downsample(nn.Module):
@@ -131,7 +142,9 @@ class Downsample(nn.Module):
     al. 2024, arXiv 2410.10733).
     """
 
-    def __init__(self, in_channels: int, multiplier: int, strides: Strides, **factory: Any) -> None:
+    def __init__(
+        self, in_channels: int, multiplier: int, strides: Strides, **options: Unpack[ConvOptions]
+    ) -> None:
         super().__init__()
         cell = strides[0] * strides[1] * strides[2]
         self.out_channels = in_channels * multiplier
@@ -141,7 +154,7 @@ class Downsample(nn.Module):
                 "not divide evenly; use widths that are multiples of 8 and a multiplier of at most 8"
             )
         self.strides = strides
-        self.conv = StreamConv3d(in_channels, self.out_channels // cell, **factory)
+        self.conv = StreamConv3d(in_channels, self.out_channels // cell, **options)
 
     def forward(self, x: Tensor, stream: Stream, last: bool) -> Tensor:
         """x (B, C, T, H, W) -> (B, C x multiplier, T', H', W'); an unpaired last frame is cached."""
@@ -165,7 +178,13 @@ class Upsample(nn.Module):
     """Convolution, then channels unfolded into space-time cells, plus the unfolded input if ``residual``."""
 
     def __init__(
-        self, in_channels: int, multiplier: int, strides: Strides, *, residual: bool, **factory: Any
+        self,
+        in_channels: int,
+        multiplier: int,
+        strides: Strides,
+        *,
+        residual: bool,
+        **options: Unpack[ConvOptions],
     ) -> None:
         super().__init__()
         cell = strides[0] * strides[1] * strides[2]
@@ -179,7 +198,7 @@ class Upsample(nn.Module):
         self.residual = residual
         # Pieces are cut by the size of the result, which may exceed that of the input.
         self.growth = max(1.0, cell / multiplier)
-        self.conv = StreamConv3d(in_channels, cell * self.out_channels, **factory)
+        self.conv = StreamConv3d(in_channels, cell * self.out_channels, **options)
 
     def forward(self, x: Tensor, stream: Stream, last: bool) -> Tensor:
         """x (B, C, T, H, W) -> (B, C / multiplier, T', H', W')."""

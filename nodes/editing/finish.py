@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 import torch
 from comfy_api.latest import InputImpl, Types, io
@@ -15,6 +14,7 @@ from ...ltx2_core.editing.edit import EditPlan
 from ...ltx2_core.editing.protocols import Waveform
 from ...ltx2_core.media import to_signed
 from ...ltx2_core.shapes import ClipPlan
+from ...ltx2_core.storage.files import JsonObject
 from ..clip.decode import decoded_audio, decoded_images
 from ..conditioning.attached import refuse_guides
 from ..convert import frames_from_image, image_from_frames
@@ -104,7 +104,7 @@ class DecodedClip:
     def audio(self) -> Waveform:
         return waveform_of(self.decoded_audio)
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> JsonObject:
         # The host writes the graph into the file itself.
         return {}
 

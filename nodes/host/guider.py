@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import comfy.samplers
@@ -14,9 +13,7 @@ from ...ltx2_core.sampling.pass_plan import ActiveStreams, Batching, StepPlan
 from .forking import FORK, Fork, Late
 from .network import NAG, PERTURBATIONS, TILES, HostTransformer
 from .streams import Packing
-
-Options = Mapping[str, Any]
-"""The host's model options, whose keys are its own and those of other packs."""
+from .values import Options
 
 
 class AVGuider(comfy.samplers.CFGGuider):
@@ -103,7 +100,7 @@ class AVGuider(comfy.samplers.CFGGuider):
         estimates: dict[Pass, Tensor] = {}
         fork: Fork | None = None
         for call in plan.calls:
-            options: dict[str, Any] = {
+            options: Options = {
                 **model_options.get("transformer_options", {}),
                 # The host may divide or reorder a call, so the network looks its perturbation up by pass.
                 PERTURBATIONS: tuple(plan.guidance.perturbation(which) for which in call.passes),
@@ -160,7 +157,7 @@ class AVGuider(comfy.samplers.CFGGuider):
         return guided
 
 
-def without_reference(entry: dict[str, Any]) -> dict[str, Any]:
+def without_reference(entry: Options) -> Options:
     """A processed conditioning without its reference audio."""
     conds = {name: cond for name, cond in entry.get("model_conds", {}).items() if name != "ref_audio"}
     return {**entry, "model_conds": conds}

@@ -15,13 +15,15 @@ from torch import Tensor, nn
 
 from ...ltx2_core.loading.checkpoint import Checkpoint, find_component, open_checkpoint
 from ...ltx2_core.loading.detect import Component
+from ...ltx2_core.loading.folder import join_sections
 from ...ltx2_core.storage.dequantize import SCALE_NAMES, Format, decode
+from ...ltx2_core.storage.files import JsonObject, ParsedJson
 from ...ltx2_core.storage.header import TensorInfo
 from ...ltx2_core.storage.quantized import StoredLayer, find_quantized
 from ...ltx2_core.storage.reading import read_markers
 
 Tensors = dict[str, Tensor]
-Config = dict[str, Any]
+Config = ParsedJson
 """The JSON configuration of a checkpoint, by component."""
 
 HOST_NAMES = {"scale_weight": "weight_scale", "scale_input": "input_scale"}
@@ -47,13 +49,10 @@ class Weights:
     def config(self) -> Config:
         """The configuration of all files; a key that two files state has the value of the first."""
         # Files are merged from the last to the first, so that the first one wins.
-        merged: Config = {}
+        merged: JsonObject = {}
         for checkpoint in reversed(self.checkpoints):
             for key, value in checkpoint.config.items():
-                # Split files each describe their own components within a common object, so objects are merged
-                # one level deep.
-                both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-                merged[key] = {**merged[key], **value} if both else value
+                merged[key] = join_sections(merged.get(key), value)
         return merged
 
     def source(self, component: Component) -> Checkpoint:

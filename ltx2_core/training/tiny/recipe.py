@@ -2,54 +2,71 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
 
+from ...storage.files import JsonObject, JsonValue, ParsedJson
 from ...tiny.settings import tiny_config, tiny_upsampler_config
-
-Json = dict[str, Any]
 
 _VIDEO_WIDTH = 32
 _AUDIO_WIDTH = 24
 
 
-def trained_config() -> Json:
+def trained_config() -> ParsedJson:
     """The ``config`` object of the trained checkpoint but for the widths of its transformer.
 
     It differs from :func:`ltx2_core.tiny.settings.tiny_config` in the widths of autoencoders and vocoder.
     """
-    config = tiny_config("2.3")
-    config["vae"] |= {
-        "encoder_base_channels": _VIDEO_WIDTH,
-        "decoder_base_channels": _VIDEO_WIDTH,
-        "encoder_blocks": _widened(config["vae"]["encoder_blocks"], {"compress_time_res": 1}, last=1),
-        "decoder_blocks": _widened(config["vae"]["decoder_blocks"], {"compress_time": 1}),
-    }
-    config["audio_vae"]["model"]["params"]["ddconfig"]["ch"] = _AUDIO_WIDTH
-    # Fewer and larger upsampling stages than released: with the same number the last ones would be 1 or 2
-    # wide.
-    config["vocoder"]["vocoder"] |= {
-        "upsample_initial_channel": 128,
-        "upsample_rates": [5, 4, 4, 2],
-        "upsample_kernel_sizes": [11, 8, 8, 4],
-        "resblock_kernel_sizes": [3],
-        "resblock_dilation_sizes": [[1, 3, 5]],
-    }
-    config["vocoder"]["bwe"] |= {"resblock_kernel_sizes": [3], "resblock_dilation_sizes": [[1, 3, 5]]}
-    return config
+    config: ParsedJson = tiny_config("2.3")
+    vae = config["vae"]
+    residual = {"resblock_kernel_sizes": [3], "resblock_dilation_sizes": [[1, 3, 5]]}
+    return merged(
+        config,
+        {
+            "vae": {
+                "encoder_base_channels": _VIDEO_WIDTH,
+                "decoder_base_channels": _VIDEO_WIDTH,
+                "encoder_blocks": _widened(vae["encoder_blocks"], {"compress_time_res": 1}, last=1),
+                "decoder_blocks": _widened(vae["decoder_blocks"], {"compress_time": 1}),
+            },
+            "audio_vae": {"model": {"params": {"ddconfig": {"ch": _AUDIO_WIDTH}}}},
+            "vocoder": {
+                # Fewer and larger upsampling stages than released: with the same number the last ones would
+                # be 1 or 2 wide.
+                "vocoder": {
+                    "upsample_initial_channel": 128,
+                    "upsample_rates": [5, 4, 4, 2],
+                    "upsample_kernel_sizes": [11, 8, 8, 4],
+                    **residual,
+                },
+                "bwe": residual,
+            },
+        },
+    )
 
 
-def trained_upsampler_config() -> Json:
+def trained_upsampler_config() -> JsonObject:
     """The flat ``config`` object of the trained spatial x2 upscaler."""
     return tiny_upsampler_config() | {"mid_channels": 64}
 
 
-def _widened(blocks: list[Any], multipliers: dict[str, int], last: int | None = None) -> list[Any]:
+def merged(base: ParsedJson, changes: ParsedJson) -> ParsedJson:
+    """``base`` with the values of ``changes``, objects merged at any depth."""
+    result = dict(base)
+    for key, value in changes.items():
+        nested = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
+        result[key] = merged(base[key], value) if nested else value
+    return result
+
+
+def _widened(
+    blocks: Sequence[tuple[str, JsonObject]], multipliers: dict[str, int], last: int | None = None
+) -> JsonValue:
     """A copy of a list of blocks with the width ``multipliers`` of some kinds replaced.
 
     ``last``, if set, is the multiplier of the last block that has one.
     """
-    result = [
-        [kind, {**options, "multiplier": multipliers[kind]} if kind in multipliers else dict(options)]
+    result: list[tuple[str, JsonObject]] = [
+        (kind, {**options, "multiplier": multipliers[kind]} if kind in multipliers else dict(options))
         for kind, options in blocks
     ]
     if last is not None:

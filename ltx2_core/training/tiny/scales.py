@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
+from ...storage.files import ParsedJson
 from ...tiny.settings import tiny_config, tiny_upsampler_config
 from ..autoencoders.audio_vae import AudioVAERecipe
 from ..autoencoders.upsampler import UpsamplerRecipe
@@ -20,9 +20,7 @@ from ..lora import ATTENTION
 from ..tasks import FlowOptions
 from ..world.batches import ClipSize
 from .diffusion import LONG, SHORT, ContextChoice, FlowRecipe, LoraRecipe
-from .recipe import trained_config, trained_upsampler_config
-
-Json = dict[str, Any]
+from .recipe import merged, trained_config, trained_upsampler_config
 
 GPU_ENCODER = VideoVAERecipe(
     total_steps=20_000,
@@ -68,8 +66,8 @@ LAYERS = 4
 class Scale:
     """Configurations and recipes of all stages of ``ltx2 train tiny``."""
 
-    config: Json
-    upsampler_config: Json
+    config: ParsedJson
+    upsampler_config: ParsedJson
     code_sizes: tuple[ClipSize, ...]
     """Clips from which the video code is computed."""
     linear_steps: int
@@ -237,7 +235,7 @@ def smoke_scale() -> Scale:
 SCALES = {"full": full_scale, "gpu": gpu_scale, "smoke": smoke_scale}
 
 
-def with_transformer(config: Json) -> Json:
+def with_transformer(config: ParsedJson) -> ParsedJson:
     """``config`` with the transformer and the connectors of the trained set.
 
     A stream has at least the width of its 128 latent channels, as most of a velocity is the noise of its
@@ -257,4 +255,4 @@ def with_transformer(config: Json) -> Json:
         "audio_connector_num_attention_heads": HEADS,
         "audio_connector_attention_head_dim": AUDIO_HEAD_DIM,
     }
-    return {**config, "transformer": {**config["transformer"], **widths}}
+    return merged(config, {"transformer": widths})
