@@ -37,7 +37,6 @@ class Denoiser:
         guidance: GuidanceAt | None = None,
         nag: Nag | None = None,
         numerics: Numerics = Numerics.OFFICIAL,
-        device: torch.device | str | None = None,
         sigmas: Tensor | None = None,
         calls: ModelCalls = ONE_BY_ONE,
     ) -> None:
@@ -49,7 +48,6 @@ class Denoiser:
             guidance: by default none, which takes one guidance pass per step.
             nag: makes the passes of the positive prompt avoid the negative one.
             numerics: whose result to give where public implementations differ.
-            device: of model and latents, by default that of the state.
             sigmas: the schedule, by which guidance with ``skip_steps`` counts the steps.
             calls: how the model is called.
 
@@ -61,8 +59,8 @@ class Denoiser:
         self._guidance: GuidanceAt = Guidance() if guidance is None else guidance
         self._sigmas = sigmas
         # Moved to float32 once, as every step reads it.
-        self._clean = state.latent.to(device, torch.float32)
-        self._mask = expand_mask(state.mask, state.latent).to(device, torch.float32)
+        self._clean = state.latent.to(dtype=torch.float32)
+        self._mask = expand_mask(state.mask, state.latent).to(dtype=torch.float32)
         self._streams = ActiveStreams(
             video=_any(self._mask.video),
             audio=_any(self._mask.audio),

@@ -93,29 +93,6 @@ def ltxv_sigmas(
     return as_sigmas([*(1 - from_one).tolist(), 0.0])
 
 
-def linear_quadratic_sigmas(steps: int, threshold: float = 0.025, linear_steps: int | None = None) -> Tensor:
-    """Equal small steps down to ``1 - threshold``, then a parabola to 0 that starts with the same slope.
-
-    From Movie Gen (Polyak et al. 2024, arXiv 2410.13720), in ComfyUI's ``linear_quadratic``.
-    ``linear_steps`` (default half of ``steps``) must be in 1 ... steps - 1. With 8 steps and the default
-    threshold this is the distilled schedule.
-    """
-    _check_steps(steps)
-    if not 0 < threshold < 1:
-        raise ValueError(f"threshold={threshold} must be in (0, 1)")
-    if steps == 1:
-        return as_sigmas([1.0, 0.0])
-    linear = steps // 2 if linear_steps is None else linear_steps
-    if not 1 <= linear < steps:
-        raise ValueError(f"linear_steps={linear} must be in 1 ... {steps - 1} for {steps} steps")
-    slope, curved = threshold / linear, steps - linear
-    # The parabola must have the slope of the line where the two meet, and end at 0.
-    bend = (1 - threshold - slope * curved) / curved**2
-    falls = [slope * i for i in range(linear)]
-    falls += [threshold + slope * i + bend * i**2 for i in range(curved)]
-    return as_sigmas([*(1 - fall for fall in falls), 0.0])
-
-
 def partial_sigmas(schedule: Callable[[int], Tensor], steps: int, denoise: float) -> Tensor:
     """The last ``steps`` steps of the schedule of ``steps / denoise``, to regenerate a clip only in part.
 
@@ -147,6 +124,8 @@ def _check_steps(steps: int) -> None:
         raise ValueError(f"steps={steps} must be at least 1")
 
 
+# The linear-quadratic schedule of Movie Gen (arXiv 2410.13720) at 8 steps: equal steps down to 0.975, then a
+# parabola to 0 that starts with their slope.
 DISTILLED_SIGMAS: Final = as_sigmas([1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875, 0.0])
 DISTILLED_STAGE2_SIGMAS: Final = as_sigmas([0.909375, 0.725, 0.421875, 0.0])
 

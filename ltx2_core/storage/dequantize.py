@@ -119,34 +119,6 @@ def decode(name: str, form: Format, tensors: Mapping[str, Tensor], shape: tuple[
     return result[: shape[0], : shape[1]] if result.shape != shape and len(shape) == 2 else result
 
 
-def dequantize(
-    name: str,
-    tensors: Mapping[str, Tensor],
-    *,
-    shape: tuple[int, int] | None = None,
-    marker: ParsedJson | None = None,
-) -> Tensor:
-    """Decode the weight (O, I) of layer ``name`` to float32.
-
-    ``tensors`` holds ``{name}.weight`` with its scales and, if there is one, the marker
-    ``{name}.comfy_quant``. Without a marker the format is detected from the dtypes. A plain weight is only
-    cast. ``shape`` is (O, I) of the layer; it is needed for weights that were padded.
-
-    Raises:
-        ValueError: a format that is not supported, or a scale that is absent or of an unknown form.
-    """
-    own = {
-        suffix: tensors[f"{name}.{suffix}"]
-        for suffix in ("weight", *COMPANIONS)
-        if f"{name}.{suffix}" in tensors
-    }
-    if "comfy_quant" in own:
-        # The marker is bytes of JSON in a tensor, as ComfyUI writes it.
-        marker = read_marker(name, bytes(own["comfy_quant"].cpu().tolist()))
-    form = format_of(name, {suffix: tensor.dtype for suffix, tensor in own.items()}, marker)
-    return decode(name, form, own, shape or logical_shape(own["weight"].dtype, own["weight"].shape))
-
-
 def read_marker(name: str, raw: bytes) -> ParsedJson:
     """Parse the bytes of a ``comfy_quant`` tensor. Raises ValueError unless they are a JSON object."""
     try:

@@ -4,7 +4,7 @@ from .cache import FeatureCache
 from .connectors import CONTEXT_LENGTH, TextConnectors
 from .encoder import OnLayer, TextEncoder
 from .features import FeatureAccumulator, FeatureExtractor
-from .gemma import Gemma, gemma_from_tensors, load_gemma
+from .gemma import Gemma, load_gemma
 from .tokenizer import MAX_TOKENS, Tokenizer, load_tokenizer
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "TextConnectors",
     "TextEncoder",
     "Tokenizer",
-    "gemma_from_tensors",
     "load_gemma",
     "load_tokenizer",
 ]

@@ -114,21 +114,6 @@ def find_encoder(path: Path) -> tuple[ParsedJson, dict[str, TensorInfo], ParsedJ
         raise ValueError(f"{source}: {error}") from None
 
 
-def gemma_from_tensors(config: ParsedJson, tensors: Mapping[str, Tensor]) -> Gemma:
-    """Build Gemma from its text configuration and its tensors, which are used without a copy.
-
-    Keys of ``tensors`` are names within the language model: ``embed_tokens.weight``, ``layers.0. ...``,
-    ``norm.weight``.
-
-    Raises:
-        ValueError: a tensor is missing, unexpected or of another shape than the configuration says.
-    """
-    check_layers(config, tensors)
-    model = _empty(config)
-    _check({name: tuple(tensor.shape) for name, tensor in tensors.items()}, _shapes(model))
-    return _filled(model, tensors)
-
-
 def _from_infos(
     config: ParsedJson,
     infos: Mapping[str, TensorInfo],

@@ -107,19 +107,6 @@ class LoraAdapters(nn.Module):
             tensors[f"{prefix}{name}.lora_B.weight"] = pair.b.detach() * self.scale
         return tensors
 
-    def load_tensors(self, tensors: Mapping[str, Tensor], prefix: str = PREFIX) -> None:
-        """Set A and B from saved tensors; raises ValueError unless all names and shapes are equal."""
-        own = self.tensors(prefix)
-        if own.keys() != tensors.keys() or any(own[n].shape != tensors[n].shape for n in own):
-            different = sorted(own.keys() ^ tensors.keys()) or ["shapes differ"]
-            raise ValueError(
-                f"this LoRA does not fit: {', '.join(different[:3])}; use the same network, rank and targets"
-            )
-        for name, pair in zip(self.names, self.pairs, strict=True):
-            assert isinstance(pair, _Pair)
-            pair.a.data.copy_(tensors[f"{prefix}{name}.lora_A.weight"])
-            pair.b.data.copy_(tensors[f"{prefix}{name}.lora_B.weight"] / self.scale)
-
     def _hook(self, pair: nn.Module) -> Any:
         def add(_layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
             return output + self.scale * pair(args[0]).to(output.dtype) if self.enabled else output

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import comfy.model_management
 import comfy.sd
 import comfy.utils
 import folder_paths
@@ -116,8 +115,7 @@ class _Preview:
         with self._time.spend():
             try:
                 image = self._draw(comfy.utils.unpack_latents(x0, self._shapes))
-            except comfy.model_management.InterruptProcessingException:
-                raise
+            # The host's interruption is a BaseException, so it is not caught here and stops the run.
             except Exception:
                 # A second attempt would fail in the same way and log at each step.
                 self._failed = True

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ltx2_core.config import text_config
-from ltx2_core.storage.dequantize import dequantize
-from ltx2_core.text import FeatureExtractor, TextConnectors, gemma_from_tensors
+from ltx2_core.storage.header import read_header
+from ltx2_core.storage.quantized import find_quantized
+from ltx2_core.storage.reading import read_markers, read_state
+from ltx2_core.text import FeatureExtractor, TextConnectors, load_gemma
 from ltx2_core.types import TextFeatures
 
 DIT = "model.diffusion_model."
@@ -64,7 +69,7 @@ def test_features_and_contexts_match_the_official_text_path(golden) -> None:
 
 
 @pytest.mark.golden("text_gemma")
-def test_hidden_states_match_transformers(golden) -> None:
+def test_hidden_states_match_transformers(golden, tmp_path) -> None:
     stored = golden.sidecar.get("gemma_text_config")
     if stored is None:
         pytest.skip(f"{golden.name} has no JSON beside it with gemma_text_config")
@@ -75,8 +80,10 @@ def test_hidden_states_match_transformers(golden) -> None:
         "rope_local_base_freq": stored["rope_local_theta"],
         "rope_scaling": {"rope_type": "linear", "factor": stored["rope_global_linear_factor"]},
     }
-    weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
-    gemma = gemma_from_tensors(config, weights)
+    weights = {name: tensor for name, tensor in tensors.items() if name.startswith("model.")}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gemma3_text", **config}))
+    save_file(weights, tmp_path / "model.safetensors")
+    gemma = load_gemma(tmp_path, dtype=torch.float32)
     mask = tensors["in/attention_mask"]
     states: list[Tensor] = []
     gemma(tensors["in/input_ids"], mask, lambda index, hidden: states.append(hidden.clone()))
@@ -90,8 +97,11 @@ def test_hidden_states_match_transformers(golden) -> None:
 @pytest.mark.golden("text_quant")
 def test_quantised_weights_decode_exactly(golden) -> None:
     tensors = golden.tensors()
+    header = read_header(golden.path)
     layers = [name.removeprefix("out/") for name in tensors if name.startswith("out/")]
     for layer in layers:
         expected = tensors[f"out/{layer}"]
-        decoded = dequantize(layer, tensors, shape=tuple(expected.shape))
-        assert torch.equal(decoded, expected), layer
+        infos = {n: info for n, info in header.tensors.items() if n.startswith(f"{layer}.")}
+        stored, shapes = find_quantized(infos, read_markers(infos, {})), {f"{layer}.weight": expected.shape}
+        state = read_state(infos, stored, frozenset(), shapes, torch.float32, torch.device("cpu"))
+        assert torch.equal(state[f"{layer}.weight"], expected), layer

@@ -12,7 +12,6 @@ from ltx2_core.sampling.schedules import (
     DISTILLED_STAGE2_SIGMAS,
     FIXED_SIGMAS,
     as_sigmas,
-    linear_quadratic_sigmas,
     ltxv_sigmas,
     parse_sigmas,
     partial_sigmas,
@@ -62,23 +61,6 @@ def test_without_stretch_the_shifted_uniform_steps_remain():
     u = torch.linspace(1, 0, 9, dtype=torch.float64)[:-1]
     odds = torch.tensor(2.05, dtype=torch.float64).exp()
     close(ltxv_sigmas(8, stretch=False), [*(odds / (odds + 1 / u - 1)).tolist(), 0])
-
-
-def test_linear_quadratic_at_8_steps_is_the_distilled_list():
-    close(linear_quadratic_sigmas(8), DISTILLED_SIGMAS, atol=1e-7)
-    assert linear_quadratic_sigmas(1).tolist() == [1, 0]
-
-
-@given(steps=st.integers(2, 60), threshold=st.floats(0.005, 0.3), data=st.data())
-def test_linear_quadratic_starts_with_equal_steps(steps, threshold, data):
-    linear = data.draw(st.integers(1, steps - 1))
-    slope = threshold / linear
-    if slope * (steps - linear) + threshold > 1:
-        return
-    sigmas = linear_quadratic_sigmas(steps, threshold, linear)
-    close(sigmas[: linear + 1], [1 - slope * i for i in range(linear + 1)])
-    assert len(sigmas) == steps + 1
-    assert sigmas[-1] == 0
 
 
 def test_the_fixed_lists_are_valid_and_the_second_stage_is_the_end_of_the_first():
@@ -131,8 +113,6 @@ def test_only_a_part_of_a_split_schedule_may_end_above_zero():
         (lambda: ltxv_sigmas(0), "steps=0"),
         (lambda: ltxv_sigmas(8, 0), "tokens=0"),
         (lambda: ltxv_sigmas(8, terminal=1.0), "terminal=1"),
-        (lambda: linear_quadratic_sigmas(4, linear_steps=4), "linear_steps=4"),
-        (lambda: linear_quadratic_sigmas(4, threshold=0), "threshold=0"),
         (lambda: partial_sigmas(ltxv_sigmas, 4, 0), "denoise=0"),
         (lambda: as_sigmas([]), "has no step"),
     ],

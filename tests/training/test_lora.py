@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ltx2_core.loading import Component, open_checkpoint, open_lora
-from ltx2_core.training.lora import ATTENTION_AND_FEED_FORWARD, LoraAdapters, save_lora
+from ltx2_core.training.lora import ATTENTION_AND_FEED_FORWARD, PREFIX, LoraAdapters, save_lora
 
 
 class Net(nn.Module):
@@ -56,15 +56,14 @@ def test_saved_pairs_change_another_network_alike(tmp_path) -> None:
     save_lora(tmp_path / "a.safetensors", adapters.tensors(), dtype=torch.float32)
     twin = Net()
     twin.load_state_dict(net.state_dict())
-    again = LoraAdapters(twin, rank=2)
-    again.load_tensors(load_file(tmp_path / "a.safetensors"))
+    saved = load_file(tmp_path / "a.safetensors")
+    for name in adapters.names:
+        a, b = (saved[f"{PREFIX}{name}.lora_{half}.weight"] for half in "AB")
+        twin.get_parameter(f"{name}.weight").data += b @ a
     torch.testing.assert_close(twin(x), net(x))
 
 
-def test_pairs_of_another_rank_and_targets_without_layers_are_refused() -> None:
-    adapters = LoraAdapters(Net(), rank=2)
-    with pytest.raises(ValueError, match="does not fit"):
-        LoraAdapters(Net(), rank=3).load_tensors(adapters.tensors())
+def test_targets_without_layers_are_refused() -> None:
     with pytest.raises(ValueError, match="matches no linear layer"):
         LoraAdapters(Net(), rank=2, targets="nothing")
 
