@@ -43,6 +43,15 @@ def positive_input() -> io.Input:
     return io.Conditioning.Input("positive", tooltip="From LTX-2 Prompt.")
 
 
+def sampled_inputs(off: str) -> list[io.Input]:
+    """The model and both texts of a sampling run; ``off`` says when the negative one has no effect."""
+    return [
+        model_input(),
+        positive_input(),
+        io.Conditioning.Input("negative", tooltip=f"From LTX-2 Prompt; without effect if {off}."),
+    ]
+
+
 def text_encoder_input() -> io.Input:
     """The text encoder."""
     return io.Clip.Input("clip", tooltip="Text encoder from LTX-2 Load All or LTX-2 Load Text Encoder.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..clip.plan import Plan
-from ..inputs import fps_input
+from ..inputs import fps_input, stages_input
 
 CATEGORY = "LTX-2/editing"
 EditType = io.Custom("LTX2AV_EDIT")
@@ -20,9 +20,10 @@ def source_inputs(purpose: str) -> list[io.Input]:
     ]
 
 
-def audio_inputs(tooltip: str) -> list[io.Input]:
-    """The audio of the clip to edit, and the VAE that encodes it."""
+def staged_inputs(tooltip: str) -> list[io.Input]:
+    """The number of stages, the audio of the clip, described by ``tooltip``, and the VAE that encodes it."""
     return [
+        stages_input("LTX-2 Next Stage", default=None),
         io.Vae.Input(
             "audio_vae", optional=True, tooltip="Audio VAE that encodes the audio, if the clip has any."
         ),
@@ -30,11 +31,21 @@ def audio_inputs(tooltip: str) -> list[io.Input]:
     ]
 
 
-def prepared_outputs() -> list[io.Output]:
-    """The outputs of a node that prepares an edit: latent, plan, edit (for LTX-2 Finish Edit), report."""
-    return [
-        io.Latent.Output(display_name="latent", tooltip="For the first LTX-2 Sample Stage."),
-        Plan.Output(display_name="plan", tooltip="Frame rate and length of the run, for LTX-2 Prompt."),
-        EditType.Output(display_name="edit", tooltip="For LTX-2 Finish Edit."),
-        io.String.Output(display_name="report", tooltip="What is preserved and what is generated."),
-    ]
+def prepared_schema(
+    *, node_id: str, display_name: str, description: str, inputs: list[io.Input]
+) -> io.Schema:
+    """The schema of a node that prepares an edit for sampling."""
+    return io.Schema(
+        node_id=node_id,
+        has_intermediate_output=True,
+        display_name=display_name,
+        category=CATEGORY,
+        description=description,
+        inputs=inputs,
+        outputs=[
+            io.Latent.Output(display_name="latent", tooltip="For the first LTX-2 Sample Stage."),
+            Plan.Output(display_name="plan", tooltip="Frame rate and length of the run, for LTX-2 Prompt."),
+            EditType.Output(display_name="edit", tooltip="For LTX-2 Finish Edit."),
+            io.String.Output(display_name="report", tooltip="What is preserved and what is generated."),
+        ],
+    )

@@ -20,22 +20,19 @@ from ..inputs import (
     length_unit_input,
     quantity,
     rounding_input,
-    stages_input,
     video_regions_input,
 )
 from ..sampling.two_stage import placed
 from .codecs import HostCodecs, footage_of
-from .inputs import CATEGORY, audio_inputs, prepared_outputs, source_inputs
+from .inputs import prepared_schema, source_inputs, staged_inputs
 
 
 class LTX2AVExtend(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return prepared_schema(
             node_id="LTX2AVExtend",
-            has_intermediate_output=True,
             display_name="LTX-2 Extend",
-            category=CATEGORY,
             description="Prepares a clip to be extended: its last frames and the audio under them are "
             "preserved, and both continue. LTX-2 Finish Edit joins the result to the clip.",
             inputs=[
@@ -56,10 +53,8 @@ class LTX2AVExtend(io.ComfyNode):
                     max=1000,
                     tooltip="Frames before the joint that fade into the new ones; 0 is a hard cut.",
                 ),
-                stages_input("LTX-2 Next Stage", default=None),
-                *audio_inputs("Audio of the clip; without it the clip is silent up to the joint."),
+                *staged_inputs("Audio of the clip; without it the clip is silent up to the joint."),
             ],
-            outputs=prepared_outputs(),
         )
 
     @classmethod
@@ -90,11 +85,9 @@ class LTX2AVExtend(io.ComfyNode):
 class LTX2AVRetake(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return prepared_schema(
             node_id="LTX2AVRetake",
-            has_intermediate_output=True,
             display_name="LTX-2 Retake",
-            category=CATEGORY,
             description="Prepares seconds of a clip to be regenerated, of video and audio independently; the "
             "rest is preserved. A region past the end makes the clip longer. LTX-2 Next Stage conditions the "
             "second stage on the clean clip at full size, with the same regions.",
@@ -109,10 +102,8 @@ class LTX2AVRetake(io.ComfyNode):
                     tooltip="LTX-2 Finish Edit takes the preserved frames from the images, cut to the grid. "
                     "Off: they have been encoded and decoded by the VAE.",
                 ),
-                stages_input("LTX-2 Next Stage", default=None),
-                *audio_inputs("Audio of the clip; without it all of the audio is generated."),
+                *staged_inputs("Audio of the clip; without it all of the audio is generated."),
             ],
-            outputs=prepared_outputs(),
         )
 
     @classmethod
@@ -144,15 +135,12 @@ class LTX2AVRetake(io.ComfyNode):
 class LTX2AVSound(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return prepared_schema(
             node_id="LTX2AVSound",
-            has_intermediate_output=True,
             display_name="LTX-2 Video To Audio",
-            category=CATEGORY,
             description="Prepares a clip for generated audio: the model is conditioned on its frames and "
             "does not change them. LTX-2 Finish Edit returns the images themselves with the audio.",
             inputs=[*source_inputs("to generate audio for"), ceiling_input(CEILING_DB)],
-            outputs=prepared_outputs(),
         )
 
     @classmethod

@@ -9,7 +9,7 @@ from ...ltx2_core.sampling.guidance import Guidance, GuidanceSchedule, Nag, Stre
 from ..host.guider import AVGuider
 from ..host.network import HostTransformer
 from ..host.values import Conditioning, Model
-from ..inputs import identity_input, model_input, positive_input, quantity
+from ..inputs import identity_input, quantity, sampled_inputs
 
 CATEGORY = "LTX-2/sampling"
 Scales = io.Custom("LTX2AV_GUIDANCE")
@@ -130,11 +130,7 @@ class LTX2AVGuider(io.ComfyNode):
             category=CATEGORY,
             description="Guides video and audio with separate scales. For SamplerCustomAdvanced.",
             inputs=[
-                model_input(),
-                positive_input(),
-                io.Conditioning.Input(
-                    "negative", tooltip="From LTX-2 Prompt; without effect if cfg and nag_scale are 1."
-                ),
+                *sampled_inputs("cfg and nag_scale are 1"),
                 Scales.Input("video", tooltip="Scales of the video, from LTX-2 Stream Guidance."),
                 Scales.Input(
                     "audio", optional=True, tooltip="Scales of the audio; by default those of the video."

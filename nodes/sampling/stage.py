@@ -23,7 +23,7 @@ from ..convert import video_of
 from ..host.latents import AUDIO_ONLY, Latent
 from ..host.sampling import GuidedSampling, HostSampling
 from ..host.values import Conditioning, Model
-from ..inputs import cfg_input, model_input, positive_input, quantity, shift_input, steps_input
+from ..inputs import cfg_input, quantity, sampled_inputs, shift_input, steps_input
 from .checks import check_stage
 from .presets import BY_HAND, preset_input, preset_of
 
@@ -119,9 +119,7 @@ class LTX2AVSampleStage(io.ComfyNode):
             description="One sampling stage of video and audio together: noise, schedule, guidance and "
             "sampler.",
             inputs=[
-                model_input(),
-                positive_input(),
-                io.Conditioning.Input("negative", tooltip="From LTX-2 Prompt; without effect if cfg is 1."),
+                *sampled_inputs("cfg is 1"),
                 io.Latent.Input(
                     "latent", tooltip="Latent to start from; its noise mask is 0 where content is preserved."
                 ),
@@ -139,27 +137,24 @@ class LTX2AVSampleStage(io.ComfyNode):
         negative: Conditioning,
         latent: Latent,
         seed: int,
-        schedule: str,
-        steps: int,
-        cfg: float,
-        audio_cfg: float,
-        sampler: str,
-        sigmas: Tensor | None = None,
-        preset: Mapping[str, Any] | None = None,
+        **widgets: Any,
     ) -> io.NodeOutput:
         check_stage(positive, latent)
-        run = plan_run(
-            model,
-            latent,
-            schedule=schedule,
-            steps=steps,
-            cfg=cfg,
-            audio_cfg=audio_cfg,
-            sampler=sampler,
-            sigmas=sigmas,
-            preset=preset,
-        )
+        run = plan_run(model, latent, RunWidgets(**widgets))
         return io.NodeOutput(run(model, positive, negative, latent, seed))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RunWidgets:
+    """The values of ``run_inputs``, but for the seed, and of ``run_extras``."""
+
+    schedule: str
+    steps: int
+    cfg: float
+    audio_cfg: float
+    sampler: str
+    sigmas: Tensor | None = None
+    preset: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,27 +170,16 @@ class Run:
         return self.sampling(model, positive, negative, latent, seed=seed, sigmas=self.sigmas)
 
 
-def plan_run(
-    model: Model,
-    latent: Latent,
-    *,
-    schedule: str,
-    steps: int,
-    cfg: float,
-    audio_cfg: float,
-    sampler: str,
-    sigmas: Tensor | None = None,
-    preset: Mapping[str, Any] | None = None,
-    denoise: float = 1.0,
-) -> Run:
-    """The run that the widgets of ``run_inputs`` and ``run_extras`` describe.
+def plan_run(model: Model, latent: Latent, widgets: RunWidgets, *, denoise: float = 1.0) -> Run:
+    """The run that ``widgets`` describe.
 
     With ``denoise`` below 1 it is that part of the schedule, except of ``sigmas``. Raises ValueError for
     sigmas that do not fall.
     """
     sampling: HostSampling | GuidedSampling
-    if preset is not None and preset["preset"] != BY_HAND:
-        chosen, listed, blocks = preset_of(preset, model)
+    sigmas = widgets.sigmas
+    if widgets.preset is not None and widgets.preset["preset"] != BY_HAND:
+        chosen, listed, blocks = preset_of(widgets.preset, model)
         if sigmas is None and chosen.schedule == SCHEDULED:
             tokens = video_tokens(latent)
             sigmas = partial_sigmas(
@@ -206,9 +190,10 @@ def plan_run(
         sampling = GuidedSampling(guidance=chosen.guidance(blocks), sampler=chosen.sampler, eta=chosen.eta)
     else:
         if sigmas is None:
-            sigmas = schedule_sigmas(schedule, steps, latent, denoise)
+            sigmas = schedule_sigmas(widgets.schedule, widgets.steps, latent, denoise)
         # A scale of 0 would ignore the prompt, so that value is free to mean the scale of the video.
-        sampling = HostSampling(cfg=cfg, audio_cfg=audio_cfg or cfg, sampler=sampler)
+        audio_cfg = widgets.audio_cfg or widgets.cfg
+        sampling = HostSampling(cfg=widgets.cfg, audio_cfg=audio_cfg, sampler=widgets.sampler)
     # A connected schedule may be a part of one, and so end above 0.
     validate_sigmas(sigmas, partial=True)
     return Run(sigmas, sampling)

@@ -6,6 +6,7 @@ Each resumes from its state file; see :func:`ltx2_core.training.loop.train`.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -119,24 +120,43 @@ def train_flow(
     return _train(step, network, recipe, elapsed, state_path, seed, options)
 
 
-def train_distilled(
+StepOf = Callable[[FlowNetwork, LoraAdapters, LatentCache, TextBatch, FlowRecipe, Elapsed], StepFn]
+"""Makes the training step of a LoRA; the text is that of prompts which stand for no caption."""
+
+
+def train_lora(
+    step_of: StepOf,
+    network: FlowNetwork,
+    adapters: LoraAdapters,
+    cache: LatentCache,
+    text: TextBatch,
+    state_path: str | Path,
+    *,
+    recipe: FlowRecipe,
+    seed: int = 0,
+    options: LoopOptions | None = None,
+) -> History:
+    """Train ``adapters``, on the frozen transformer of ``network``, by the steps of ``step_of``."""
+    network.requires_grad_(False)
+    # The clock starts here, so that loading does not count as training.
+    elapsed = Elapsed(recipe.total_steps, recipe.seconds)
+    step = step_of(network, adapters, cache, text, recipe, elapsed)
+    return _train(step, adapters, recipe, elapsed, state_path, seed, options)
+
+
+def distilled_step(
     network: FlowNetwork,
     adapters: LoraAdapters,
     cache: LatentCache,
     negative: TextBatch,
-    state_path: str | Path,
-    *,
     recipe: FlowRecipe,
-    distill: DistillOptions | None = None,
-    seed: int = 0,
-    options: LoopOptions | None = None,
-) -> History:
-    """Train ``adapters``, on the transformer of ``network``, to sample in few steps and without guidance.
+    elapsed: Elapsed,
+) -> StepFn:
+    """A step that trains a LoRA to sample in few steps and without guidance.
 
     ``negative`` are the states of the prompts that the guided teacher is steered away from.
     """
-    # The clock starts here, so that loading does not count as training.
-    settings, elapsed = distill or DistillOptions(), Elapsed(recipe.total_steps, recipe.seconds)
+    settings = DistillOptions()
 
     def draw(generator: torch.Generator, step: int) -> DistillBatch:
         context = recipe.context(elapsed.share(step), generator)
@@ -145,27 +165,19 @@ def train_distilled(
             sample, settings, recipe.options, negative, generator, context_length=context.length
         )
 
-    step = RecordedStep(draw, lambda batch: distill_loss(network, adapters, batch, settings))
-    network.requires_grad_(False)
-    return _train(step, adapters, recipe, elapsed, state_path, seed, options)
+    return RecordedStep(draw, lambda batch: distill_loss(network, adapters, batch, settings))
 
 
-def train_edges(
+def edges_step(
     network: FlowNetwork,
-    adapters: LoraAdapters,
+    _adapters: LoraAdapters,
     cache: LatentCache,
     unconditional: TextBatch,
-    state_path: str | Path,
-    *,
     recipe: FlowRecipe,
-    seed: int = 0,
-    options: LoopOptions | None = None,
-) -> History:
-    """Train ``adapters``, on the transformer of ``network``, to follow a control video of edges."""
-    network.requires_grad_(False)
-    elapsed = Elapsed(recipe.total_steps, recipe.seconds)
-    step = _flow_step(network, cache, unconditional, recipe, elapsed, reference=True)
-    return _train(step, adapters, recipe, elapsed, state_path, seed, options)
+    elapsed: Elapsed,
+) -> StepFn:
+    """A step that trains a LoRA to follow a control video of edges."""
+    return _flow_step(network, cache, unconditional, recipe, elapsed, reference=True)
 
 
 def _flow_step(

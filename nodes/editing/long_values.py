@@ -1,0 +1,105 @@
+"""What the long video node gets, as one value, and what core makes a long clip from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from ...ltx2_core.editing.long_clip import LongPlan, LongVideo, plan_long
+from ...ltx2_core.editing.prompts import PromptSchedule
+from ...ltx2_core.editing.sources import FramesInMemory
+from ...ltx2_core.shapes import ClipPlan
+from ...ltx2_core.storage.files import JsonObject
+from ..conditioning.guides import downscale_of, every_of
+from ..convert import clip_audio, frames_from_image, track_of
+from ..host.values import Audio, Clip, Model, Options, Vae
+from ..sampling.stage import RunWidgets, plan_run
+from .codecs import HostCodecs, waveform_of
+from .long_sampler import HostSampler, identity, keyframes_of
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LongInputs:
+    """The inputs of LTX-2 Long Video but for seed and folder; optional ones have their defaults."""
+
+    model: Model
+    clip: Clip
+    video_vae: Vae
+    plan: ClipPlan
+    prompts: str
+    negative: str
+    run: RunWidgets
+    window_frames: int
+    overlap_frames: int
+    overlap_strength: float
+    adain: float
+    image: Tensor | None = None
+    keyframes: Tensor | None = None
+    keyframe_frames: str = ""
+    keyframe_strength: float = 1.0
+    audio_vae: Vae | None = None
+    audio: Audio | None = None
+    source: Tensor | None = None
+    source_strength: float = 1.0
+    denoise: float = 1.0
+    downscale: int = 0
+    iclora_parameters: Options | None = None
+
+    @classmethod
+    def of(cls, widgets: Mapping[str, Any]) -> LongInputs:
+        """The inputs by name, those of the sampling run among them."""
+        of_run = {field.name for field in fields(RunWidgets)}
+        run = RunWidgets(**{name: value for name, value in widgets.items() if name in of_run})
+        return cls(run=run, **{name: value for name, value in widgets.items() if name not in of_run})
+
+    @property
+    def codecs(self) -> HostCodecs:
+        return HostCodecs(self.video_vae, self.audio_vae)
+
+    def planned(self, seed: int) -> LongPlan:
+        """The windows of the clip. Raises ValueError for inputs that do not fit it or each other."""
+        how = LongVideo(
+            window_frames=self.window_frames,
+            overlap_frames=self.overlap_frames,
+            overlap_strength=self.overlap_strength,
+            adain_factor=self.adain,
+            keyframes=keyframes_of(self.keyframes, self.keyframe_frames, self.keyframe_strength, self.plan),
+            source=None if self.source is None else FramesInMemory(frames_from_image(self.source)),
+            source_strength=self.source_strength,
+            source_scale=self.downscale or downscale_of(self.iclora_parameters),
+            denoise=self.denoise,
+        )
+        schedule = PromptSchedule.parse(self.prompts, seconds=self.plan.seconds)
+        if self.audio is None:
+            return plan_long(self.plan, schedule, how, seed=seed)
+        # Cut once to the clip, so that file and latent are of the same samples.
+        waveform, rate, _ = clip_audio(self.audio, 0.0, self.plan.audio_latents)
+        cut = Audio(waveform=waveform, sample_rate=rate)
+        latent = self.codecs.encode_audio(*waveform_of(cut), latent_frames=self.plan.audio_latents)
+        return plan_long(self.plan, schedule, how, seed=seed, audio=track_of(cut, 0), audio_latent=latent)
+
+    def sampler(self) -> HostSampler:
+        """What samples the windows with the host's model."""
+        return HostSampler(
+            model=self.model,
+            text_encoder=self.clip,
+            codecs=self.codecs,
+            plan_run=partial(plan_run, self.model, widgets=self.run, denoise=self.denoise),
+            negative=self.negative,
+            image=self.image,
+            reference_step=every_of(self.iclora_parameters),
+        )
+
+    def settings(self, graph: str) -> JsonObject:
+        """Everything that decides the clip; ``graph`` is the digest of what is upstream of the node."""
+        # The keys are those of folders that exist, which must stay resumable.
+        return {
+            "graph": graph,
+            "clip": [self.plan.width, self.plan.height, self.plan.frames, self.plan.fps],
+            "pictures": [identity(one) for one in (self.image, self.keyframes, self.source)],
+            "sound": None if self.audio is None else identity(self.audio["waveform"]),
+        }
