@@ -144,6 +144,7 @@ def clip_audio(audio: Audio | None, start_s: float, latents: int) -> tuple[Tenso
             f"the audio lasts {waveform.shape[-1] / rate:.2f} s and nothing is left from {start_s:g} s on: "
             "choose an earlier start"
         )
+    # Rounded up, so that no latent lacks its last sample.
     samples = math.ceil(latents * rate / AUDIO_LATENTS_PER_SECOND)
     missing = samples - (waveform.shape[-1] - start)
     return F.pad(waveform[..., start:], (0, missing)), rate, max(0, missing) / rate
@@ -155,6 +156,8 @@ def encoder_audio(waveform: Tensor, rate: int, target: int, latents: int) -> Ten
     That is the form that the host's audio VAE encodes.
     """
     stereo = resample(to_stereo(waveform), rate, target)
+    # A centred spectrogram has one frame more than whole hops, so that one sample less gives exactly these
+    # latents.
     samples = latents * AUDIO_DOWNSAMPLE * AUDIO_HOP_LENGTH - 1
     return rearrange(F.pad(stereo, (0, samples - stereo.shape[-1])), "b c s -> b s c")
 
@@ -171,4 +174,5 @@ def track_of(audio: Audio, index: int) -> tuple[Tensor, int]:
     """
     waveform, rate = audio["waveform"], int(audio["sample_rate"])
     one = waveform[min(index, len(waveform) - 1)][:2]
+    # Only other rates are resampled, so that usual audio reaches the file as it is.
     return (one, rate) if rate in AAC_RATES else (resample(one, rate, VIDEO_AUDIO_RATE), VIDEO_AUDIO_RATE)

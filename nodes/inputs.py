@@ -22,6 +22,7 @@ SECONDS, FRAMES = "seconds", "frames"
 
 _FLAG = re.compile(r"--([a-z][a-z-]*)")
 
+# The largest size of the host's own nodes.
 MAX_SIZE = 16384
 MAX_FPS = 240.0
 MAX_FRAMES = 100001

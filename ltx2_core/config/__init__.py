@@ -1,5 +1,6 @@
 """One frozen configuration per network, and the only reader of checkpoint JSON."""
 
+from .autoencoders import audio_vae_config, video_vae_config, vocoder_config
 from .networks import (
     AudioVAEConfig,
     BandwidthExtensionConfig,
@@ -16,14 +17,7 @@ from .networks import (
     VideoVAEConfig,
     VocoderConfig,
 )
-from .reader import (
-    audio_vae_config,
-    text_config,
-    transformer_config,
-    upsampler_config,
-    video_vae_config,
-    vocoder_config,
-)
+from .reader import text_config, transformer_config, upsampler_config
 
 __all__ = [
     "AudioVAEConfig",

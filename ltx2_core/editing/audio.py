@@ -43,6 +43,7 @@ def add_audio(
     assert usual.width is not None
     assert usual.height is not None
     plan = plan_audio(source, ceiling_db, numerics=pipeline.numerics, max_pixels=usual.width * usual.height)
+    # The frames stay as they are, so a second stage would have nothing to refine.
     return make_edit(pipeline, plan, prompt, **{**options, "stages": 1})
 
 

@@ -58,6 +58,7 @@ class PromptSchedule:
                 return cls._windows(entries)
             return cls._of([_json_part(one, index, seconds) for index, one in enumerate(entries, start=1)])
         pieces = list(_pieces(text))
+        # One time makes all of it a schedule, so that a mistake in another time is an error and no prompt.
         if any(_LIKE_HEAD.match(piece[:_LONGEST_HEAD]) for _, piece in pieces):
             return cls._of([_timed_part(piece, place, seconds) for place, piece in pieces])
         return cls._windows(text.split("|")) if "|" in text else cls(((0.0, text),))
@@ -88,6 +89,7 @@ class PromptSchedule:
     def at(self, second: float, window: int = 0) -> str:
         """The prompt at ``second`` of the clip, or with ``by_window`` that of ``window``."""
         now = window if self.by_window else max(second, 0)
+        # The last part that has begun; its end is the start of the next one.
         return [prompt for start, prompt in self.parts if start <= now][-1]
 
 
@@ -160,6 +162,7 @@ def _seconds(time: Any, place: str, seconds: float | None) -> float:
         if larger and any(float(one) >= 60 for one in (*larger[1:], last)):
             raise ValueError(f"{place}: {text} has 60 or more minutes or seconds after a colon")
         return sum(float(one) * 60.0**power for power, one in enumerate((last, *reversed(larger))))
+    # A bool is an int in Python, and no time.
     number = isinstance(time, (int, float)) and not isinstance(time, bool)
     if not number or not 0 <= time <= LATEST:
         raise ValueError(f"{place}: {time!r} is no time: write seconds from 0 on, such as 2.5, or 0:30")

@@ -82,6 +82,8 @@ class FramesInFile:
 
     @property
     def identity(self) -> str:
+        # No digest of the content, which would read the whole file. No folder either, so that it can be
+        # moved.
         return f"{self.path.name} {self.path.stat().st_size}"
 
     def part(self, first: int, count: int) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..config.reader import DIFFUSION_VAE, DIFFUSION_VAE_ADVICE
+from ..config.autoencoders import DIFFUSION_VAE, DIFFUSION_VAE_ADVICE
 from ..storage.files import ParsedJson
 from ..storage.header import Header, TensorInfo, read_header
 from ..storage.quantized import QuantizedLinear, find_quantized, replace_linears

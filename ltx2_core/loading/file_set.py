@@ -72,4 +72,5 @@ def stage_factor(checkpoint: Checkpoint) -> Fraction:
             f"{checkpoint.path} is a {upscaler_kind(config)} upscaler, which makes the video smaller: two "
             "stages need one that enlarges it, such as ltx-2-spatial-upscaler-x2"
         )
+    # The header has a float, and sizes must divide exactly.
     return Fraction(config.spatial_scale).limit_denominator(8)

@@ -167,6 +167,7 @@ def infer_upsampler(shapes: Shapes) -> JsonObject:
     ratio = plain[0] // mid
     return {
         **config,
+        # A kernel without time enlarges space. With time, 8 cells are time and space, and 2 are time alone.
         "spatial_upsample": len(plain) == 4 or ratio == 8,
         "temporal_upsample": len(plain) == 5,
         "rational_resampler": False,

@@ -263,6 +263,7 @@ def _rank(header: Header, layer: LoraLayer) -> int | None:
 def _file_in(path: Path) -> Path:
     if not path.is_dir():
         return path
+    # diffusers and PEFT name the file; with any other name it has to be the only one.
     files = [path / name for name in _FOLDER_FILES if (path / name).exists()] or sorted(
         path.glob("*.safetensors")
     )
@@ -288,6 +289,7 @@ def _peft_settings(header: Header, is_peft: bool) -> ParsedJson:
 def _scaled(header: Header, layer: LoraLayer, settings: ParsedJson) -> LoraLayer:
     """The layer with PEFT's scale: alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRAs."""
     path, rank = header.path, _rank(header, layer)
+    # diffusers has the settings of each network under its name.
     section = next((s for s in ("transformer.", "connectors.") if layer.names[0].startswith(s)), "")
 
     def setting(key: str) -> Any:
@@ -299,6 +301,7 @@ def _scaled(header: Header, layer: LoraLayer, settings: ParsedJson) -> LoraLayer
     for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
         try:
             found = re.match(rf"(.*\.)?({pattern})$", layer.raw)
+        # A pattern that is no regular expression applies to no layer.
         except re.error:
             found = None
         if found:

@@ -145,10 +145,12 @@ def _multiplied(factors: Mapping[str, Tensor], role: str, core: str) -> Tensor:
     a, b = factors[f"{role}_a"], factors[f"{role}_b"]
     if core not in factors:
         return a @ b
+    # The core stands between both factors, which have its axes first, as LyCORIS stores them.
     return torch.einsum("ijkl,jr,ip->prkl", factors[core], b, a)
 
 
 def _squeezed(shape: Shape) -> Shape:
+    # A kernel of one position is a matrix.
     while len(shape) > 2 and shape[-1] == 1:
         shape = shape[:-1]
     return shape

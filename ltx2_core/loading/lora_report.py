@@ -172,12 +172,14 @@ _EARLY = re.compile(r"^(audio_)?caption_projection[._]|^aggregate_embed$")
 
 def _generation_by_layers(layers: Mapping[tuple[Component, str], Shape]) -> tuple[str | None, str]:
     for (component, name), shape in layers.items():
+        # Layers of the language model say nothing about the transformer.
         if component is Component.TEXT_ENCODER:
             continue
         if _EARLY.search(name):
             return "2.0", f"its layer {name}"
         if _LATE.search(name):
             return "2.3", f"its layer {name}"
+        # Two branches of a block are modulated in 2.0, and since 2.3 a third: attention to the text.
         if _MODULATION.search(name) and len(shape) == 2 and shape[0] in (6 * shape[1], 9 * shape[1]):
             parameters = shape[0] // shape[1]
             return ("2.0" if parameters == 6 else "2.3"), f"the {parameters} modulation parameters of {name}"

@@ -93,6 +93,7 @@ _VOCODER = Table(
         (r"(^|\.)upsamplers\.", r"\1ups."),
         (r"(^|\.)resnets\.", r"\1resblocks."),
         (r"(^|\.)act_out\.", r"\1act_post."),
+        # The official network has the filter in a module of its own.
         (r"\.downsample\.filter$", ".downsample.lowpass.filter"),
     ),
 )

@@ -130,6 +130,7 @@ class LTX2Pipeline(Codecs):
         else:
             original = Request(prompt=prompt, **options)
         extra = (*conditioning, *given)
+        # What the recipe chose is recorded with the clip, apart from what was asked for.
         request, chosen = original.with_recipe(self.recipe)
         run = Run(on_step, stop)
         stages = self.stages(request)
@@ -138,9 +139,11 @@ class LTX2Pipeline(Codecs):
             raise ValueError(
                 "a step cache decides from the tensors of one process: use it without several processes"
             )
+        # Planned before anything is loaded, so that a clip that does not fit is refused at once.
         plan = None if self.networks.max_memory is None else self.plan(stages, self.networks.max_memory)
         if plan is not None and not plan.fits:
             raise ValueError(plan.shortage)
+        # Text first: unless networks are held, its encoder is freed before the transformer is loaded.
         contexts = self._contexts(request, stages, run)
         input_audio = read_input_audio(request, stages[-1])
         items = encoded_inputs(self, request, stages, input_audio, run)
@@ -253,6 +256,7 @@ class LTX2Pipeline(Codecs):
             needed.append(Component.VIDEO_ENCODER)
         if inputs.audio.source is not None or inputs.reference_audio.source is not None:
             needed.append(Component.AUDIO_ENCODER)
+        # A file that lacks a part is an error now, and not after minutes of sampling.
         for component in needed:
             self.networks.file(component)
         self.lora_reports()
@@ -279,6 +283,7 @@ class LTX2Pipeline(Codecs):
         state = empty_state(stage.clip, video=video, device=self.networks.device)
         if latents is None:
             return state
+        # Samplers compute in float32, whatever the networks compute in.
         latents = latents.to(self.networks.device, torch.float32)
         return replace(
             state,

@@ -69,6 +69,7 @@ _LTX23 = Recipe(name="LTX-2.3 dev", generation="2.3")
 # The image encoders of 2.4 and later were trained on images that are compressed less.
 _LTX24 = Recipe(name="LTX-2.4 dev", generation="2.4", image_crf=18)
 _LTX25 = Recipe(name="LTX-2.5 dev", generation="2.5", image_crf=18)
+# With sizes and the frame rate that the tiny set was trained at.
 _TINY = Recipe(
     name="the tiny set",
     generation="tiny",
@@ -120,6 +121,7 @@ def generation_of(model_version: str, *, inferred: str | None = None) -> str:
     version = int(match[1]), int(match[2])
     known = [recipe.generation for recipe in RECIPES if recipe.generation[0].isdigit()]
     older = [name for name in known if tuple(map(int, name.split("."))) <= version]
+    # A version that is newer than the table has the latest recipe, the best guess until it has a row.
     return older[-1] if older else known[0]
 
 

@@ -82,7 +82,9 @@ def plan_stages(
         # As in the published graphs, which weaken the image in the first stage alone.
         image_strength=1.0,
         sampler=sampler,
+        # It was set for the sampler of the first stage.
         eta=sampling.eta if sampler == sampling.sampler else None,
+        # Without guidance nothing else makes this stage avoid the negative prompt.
         nag=sampling.nag,
     )
 
@@ -116,6 +118,7 @@ def _clip_of(latents: AVLatent, fps: float, numerics: Numerics) -> ClipPlan:
         height * SPATIAL_SCALE,
         frames=frames_of(frames),
         fps=fps,
+        # Latents are on the grid already, so rounding could only hide a mistake.
         snap=Snap.ERROR,
         numerics=numerics,
     )

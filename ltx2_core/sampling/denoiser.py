@@ -98,12 +98,14 @@ class Denoiser:
         if not self._has_negative:
             raise ValueError("this sampler needs a negative prompt at any cfg: pass its context")
         x0, negative = self._guided(x, sigma, negative=True)
+        # ComfyUI masks the result of guidance alone, and not the estimates that a sampler reads.
         if self._numerics is Numerics.OFFICIAL:
             negative = blend(self._clean, negative, self._mask)
         return Estimates(blend(self._clean, x0, self._mask), negative)
 
     def preserve(self, x: AVLatent) -> AVLatent:
         """``x``, to which a sampler has added noise, with the clean latent where the mask preserves it."""
+        # There the network gets preserved content clean, whatever ``x`` has in its place.
         return x if self._numerics is Numerics.COMFY else blend(self._clean, x, self._mask)
 
     def _guided(self, x: AVLatent, sigma: float, *, negative: bool) -> Estimates:

@@ -208,6 +208,7 @@ class GuidanceSchedule:
     def at(self, sigma: float) -> Guidance:
         """The guidance of a step at ``sigma``."""
         entries = sorted(self.entries, key=lambda entry: entry[0])
+        # The same tolerance as in ``Guidance.at``.
         entry = next((entry for entry in entries if entry[0] >= sigma - 1e-6), entries[-1])
         return entry[1].at(sigma)
 
@@ -255,6 +256,7 @@ def CFG(*, video: float = 1.0, audio: float = 1.0, rescale: float = 0.0) -> Guid
 
 def stg_blocks_of(layers: int, generation: str) -> tuple[int, ...]:
     """The block that the perturbed pass skips: 29 of 48 for LTX-2.0, 28 later; else in proportion."""
+    # A smaller model, such as the tiny set, has its block at the same depth.
     block = 29 if generation == "2.0" else 28
     return (min(round(block * layers / 48), layers - 1),)
 

@@ -81,6 +81,7 @@ def predict(
         positions=video_positions,
         context=context.video,
     )
+    # Guides and references are of the video alone.
     audio = Modality(
         tokens=patchify_audio(x.audio),
         timesteps=audio_mask * sigma[:, None],

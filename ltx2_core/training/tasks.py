@@ -86,6 +86,7 @@ def draw_sigmas(
     mu = low + (high - low) * (min(tokens, many) - few) / (many - few) if shift is None else shift
     drawn = torch.sigmoid(torch.randn(count, generator=generator) + mu)
     bottom, top = (1 / (1 + math.exp(-mu - z)) for z in (-2.5758, 3.0902))
+    # Levels below 0 are reflected; 0 itself does not occur, as nothing would be left to predict.
     stretched = ((drawn - bottom) / (top - bottom)).abs().clamp(_SMALLEST, 1)
     even = torch.rand(count, generator=generator) * (1 - _SMALLEST) + _SMALLEST
     return torch.where(torch.rand(count, generator=generator) < uniform, even, stretched)
@@ -104,11 +105,13 @@ def draw_task(sample: Sample, options: FlowOptions, generator: torch.Generator) 
     video = torch.ones(batch, 1, latent.video.shape[2], 1, 1)
     audio = torch.ones(batch, 1, latent.audio.shape[2], 1)
     of_other_clip = torch.zeros(batch, dtype=torch.bool)
+    # All chances at once, so that the share of one task does not change the draws of others.
     chances = torch.rand(batch, 6, generator=generator).tolist()
     for index, (kind, first, other, streams, *region_at) in enumerate(chances):
         if kind < options.input_audio:
             audio[index] = 0
         elif kind < options.input_audio + options.input_video:
+            # A first frame would have no effect on a whole video that is conditioning.
             video[index] = 0
             continue
         elif kind < options.input_audio + options.input_video + options.region:
@@ -177,6 +180,7 @@ def drop_text(
     text: TextBatch, unconditional: TextBatch, share: float, generator: torch.Generator
 ) -> TextBatch:
     """Replace a random ``share`` of the captions by random ones of ``unconditional``."""
+    # Both padded alike, so that rows of either can be chosen.
     length = max(text.mask.shape[1], unconditional.mask.shape[1])
     own, others = text.padded(length), unconditional.padded(length)
     chance, which = torch.rand(2, len(text.mask), generator=generator)

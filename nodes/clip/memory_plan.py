@@ -123,6 +123,7 @@ def _of_model(size: ModelSize, model: Model) -> tuple[ModelSize, torch.dtype]:
     if type(config) is not type(size.transformer):
         raise ValueError("the model is not LTX-2 or not from this pack's loaders: use LTX-2 Load Checkpoint")
     blocks = network.transformer_blocks
+    # Stored bytes, which quantised layers have fewer of than their shapes say.
     own = sum(t.numel() * t.element_size() for block in blocks for t in block.state_dict().values())
     whole = sum(t.numel() * t.element_size() for t in network.state_dict().values())
     changed = replace(

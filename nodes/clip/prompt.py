@@ -62,5 +62,6 @@ def encode_prompt(clip: Clip, text: str, fps: float) -> Conditioning:
             "Encoder"
         )
     conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text))
+    # The key of the host's LTXVConditioning, which its own network reads too.
     encoded: Conditioning = node_helpers.conditioning_set_values(conditioning, {"frame_rate": fps})
     return encoded

@@ -169,6 +169,7 @@ def audio_only_latent(seconds: float, batch: int) -> Latent:
     video = torch.zeros(batch, VIDEO_CHANNELS, 1, SIDE, SIDE, device=device)
     audio = torch.zeros(batch, AUDIO_CHANNELS, length, AUDIO_BINS, device=device)
     joined = concat_av(
+        # Preserved, so that the placeholder gets no noise.
         {"samples": video, "noise_mask": torch.zeros_like(video)},
         from_av(AVLatent(None, audio), {"type": "audio"}),
     )

@@ -220,6 +220,7 @@ def attach_guide(
     spread, keep = dilate(guide.latent.to(video["samples"]), guide.scale)
     entry: Entry = {
         "pre_filter_count": spread[0, 0].numel(),
+        # The host calls the weight of the attention the strength of a guide.
         "strength": float(guide.attention),
         "pixel_mask": None if mask is None else mask[None, None],
         "latent_shape": list(guide.latent.shape[2:]),
@@ -262,6 +263,7 @@ def _pixels(image: Tensor, placed: GuidePlacement, rows: int, columns: int) -> T
 def _coordinates(guide: GuideFrames, spread: Tensor) -> Tensor:
     """Coordinates (1, 3, G, 2) of the guide tokens in pixel frames, rows and columns."""
     frames, rows, columns = spread.shape[2:]
+    # At one frame a second these are frame numbers; the host divides them by the rate itself.
     return guide.positions(frames, rows, columns, fps=1.0).to(spread.device)
 
 

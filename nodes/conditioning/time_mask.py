@@ -132,6 +132,7 @@ def _av(streams: Streams, add: bool) -> tuple[AVLatent, AVLatent]:
 def _length(regions: TimeRegions, fps: float) -> tuple[int, int]:
     """Latent frames and audio latents up to the end of the last region."""
     end = max((end for _, end in (*regions.video, *regions.audio)), default=0.0)
+    # Rounded up to whole latent frames; the tolerance is for ends such as 0.1 s times 30 fps.
     frames = latent_frames_of(max(1, math.ceil(end * fps - 1e-6)) + 7)
     return frames, audio_latents_of(frames_of(frames), fps, Numerics.COMFY)
 
@@ -150,6 +151,7 @@ def _open_tail(mask: AVLatent, before: Streams) -> AVLatent:
     video, audio = mask.video, mask.audio
     if video is not None and before.video is not None:
         video = video.clone()
+        # There is nothing to preserve past the end of the clip.
         video[:, :, before.video["samples"].shape[2] :] = 1
     if audio is not None and before.audio is not None:
         audio = audio.clone()
@@ -161,4 +163,5 @@ def _with(latent: Latent | None, samples: Tensor | None, mask: Tensor | None) ->
     """A stream with other samples and another mask, or None for an absent stream."""
     if latent is None or samples is None or mask is None:
         return None
+    # A copy, since an expanded mask cannot be written to by the nodes that follow.
     return {**latent, "samples": samples, "noise_mask": mask.contiguous().clone().to(torch.float32)}

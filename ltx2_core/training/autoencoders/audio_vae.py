@@ -161,6 +161,7 @@ def finish_audio_vae(pair: AudioPair, recipe: AudioVAERecipe, *, clips: int = 25
     waveforms = audio_batch(draw_seeds(generator, clips), seconds=1.0, sample_rate=config.sample_rate)
     mean = pair.encoder.encoder(log_mel(waveforms.to(_device(pair)), config)).chunk(2, dim=1)[0]
     flat = mean.transpose(1, 2).flatten(2).flatten(0, 1)  # (B L, C N), channels slower than bins
+    # Of samples of the posterior, whose noise adds to the spread of the means.
     deviation = (flat.var(0) + recipe.latent_noise**2).sqrt()
     for half in (pair.encoder, pair.decoder):
         half.per_channel_statistics.get_buffer("mean-of-means").copy_(flat.mean(0))

@@ -57,6 +57,7 @@ class _Clip:
     def frames(self) -> Tensor:
         """Frames (1, 3, F, H, W), rendered at each call: storing those of all clips takes too much memory."""
         size = self.size
+        # A clip without a cut needs only one rendering.
         drawn = [self.scenes[0]] if self.cut == size.frames else list(self.scenes)
         rendered = video_batch(drawn, frames=size.frames, width=size.width, height=size.height)
         return torch.cat((rendered[:1, :, : self.cut], rendered[-1:, :, self.cut :]), dim=2)
@@ -65,6 +66,7 @@ class _Clip:
         """True components (1, K, length, H, W) of the blocks of the clip, the last ``length`` in time."""
         t, y, x = blocks.shape
         small = F.avg_pool3d(self.frames, (1, POOL, POOL))
+        # As in the encoder, the first frame stands for a whole cell in time.
         first = small[:, :, :1].expand(-1, -1, TEMPORAL_SCALE, -1, -1)
         video = torch.cat((first, small[:, :, 1:]), dim=2)
         found = rearrange(video, "b c (f t) (h y) (w x) -> b f h w (c t y x)", t=t, y=y, x=x)
@@ -123,13 +125,16 @@ def _draw_clips(
         for first, second in zip(scenes, [*scenes[1:], scenes[0]], strict=True):
             chance, where = torch.rand(2, generator=generator).tolist()
             cells = (size.frames - 1) // TEMPORAL_SCALE
+            # At the border of a latent frame, where preserved and generated frames meet.
             cut = 1 + int(where * cells) * TEMPORAL_SCALE if chance < _CUTS else size.frames
             clip = _Clip(torch.empty(0), (first, second), cut, size)
             code = codes[len(clips) % len(codes)]
             latent = code.encode(clip.frames)
+            # Sampled latents are never exact, and the decoder is fitted to tolerate that.
             latent = latent + noise * torch.randn(latent.shape, generator=generator)
             clip.x = code.per_channel_statistics.un_normalize(latent)
             clips.append(clip)
+    # Shuffled, so that the first clips are of all sizes when fewer are used.
     order = torch.randperm(len(clips), generator=generator).tolist()
     return [clips[index] for index in order]
 
@@ -168,8 +173,10 @@ def _fit_branch(branch: nn.Module, blocks: Blocks, clips: list[_Clip], generator
     pairs = []
     for clip in clips:
         features = normed(_convolved(conv1, normed(clip.x)))
+        # The branch learns what the skip still lacks.
         pairs.append((features, clip.truth(blocks, clip.x.shape[2]) - clip.x[:, :used]))
     weight, bias, error = _ridge(pairs, generator)
+    # Channels that have no true value get nothing from the branch.
     conv2.conv.weight.zero_()
     assert conv2.conv.bias is not None
     conv2.conv.bias.zero_()
@@ -198,6 +205,7 @@ def _ridge(
     windows_of, targets_of = [], []
     for x, target in pairs:
         positions = target[0, 0].numel()
+        # Rows in proportion to the positions of a clip, so that all positions count alike.
         count = min(positions, max(1, round(_ROWS * positions / total)))
         rows = torch.randperm(positions, generator=generator)[:count]
         windows = F.pad(_padded_in_time(x), (1, 1, 1, 1)).unfold(2, 3, 1).unfold(3, 3, 1).unfold(4, 3, 1)
@@ -207,6 +215,7 @@ def _ridge(
         targets_of.append(target[0].flatten(1).mT[rows])
     inputs, outputs = torch.cat(windows_of), torch.cat(targets_of)
     centre, middle = inputs.mean(dim=0), outputs.mean(dim=0)
+    # Centred, so that the penalty does not shrink the bias.
     inputs, outputs = inputs - centre, outputs - middle
     gram = inputs.mT @ inputs
     # Relative to the power of the features, so that one penalty suits every level.

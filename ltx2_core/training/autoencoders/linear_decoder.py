@@ -53,6 +53,7 @@ def start_linear_decoder(
     """
     cells = sample_cells(sizes, torch.Generator().manual_seed(seed))
     side = SPATIAL_SCALE // POOL
+    # A narrow decoder gets only the first components, which matter most.
     width = min(decoder.conv_in.out_channels, code.basis.shape[1])
     _set(decoder.conv_in.conv, torch.eye(width))
     blocks = Blocks(
@@ -62,6 +63,7 @@ def start_linear_decoder(
         (code.basis / code.deviation)[:, :width],
     )
     levels = [blocks]
+    # Residual blocks stay zero: only upsampling changes what the channels mean.
     upsamplers = [block for block in decoder.up_blocks if isinstance(block, Upsample)]
     for upsampler in upsamplers[:-1]:
         parts = _components(cells, _cut(blocks.shape, upsampler.strides), upsampler.out_channels)
@@ -70,6 +72,7 @@ def start_linear_decoder(
         levels.append(parts)
     last = upsamplers[-1]
     shape = _cut(blocks.shape, last.strides)
+    # Half of the channels are negatives of the other half.
     parts = _components(cells, shape, last.out_channels // 2)
     constants = last.out_channels - 2 * parts.basis.shape[1]
     _split(last, blocks, parts, torch.cat((parts.basis.mT, -parts.basis.mT)), constants=constants)
@@ -100,6 +103,7 @@ def _set_output(decoder: Decoder, parts: Blocks, cells: Tensor) -> None:
     k = parts.basis.shape[1]
     width = decoder.conv_out.conv.in_channels
     values = (_blocks(cells, parts.shape) - parts.mean) @ parts.basis
+    # The norm divides by this power; the output has to multiply by it.
     power = 2 * values.square().sum(dim=1).mean() + (width - 2 * k) * _CONSTANT**2
     size = decoder.patch_size
     spread = {"y": parts.shape[1], "x": parts.shape[2]}
@@ -108,6 +112,7 @@ def _set_output(decoder: Decoder, parts: Blocks, cells: Tensor) -> None:
     def pixels(blocks: Tensor) -> Tensor:
         """Blocks of pooled pixels (D, K) -> patches of pixels (values, K), in the order of ``unpatchify``."""
         grid = rearrange(blocks, "(c t y x) k -> c (t y) x k", t=1, **spread)
+        # Pooled pixels are spread evenly over the pixels they stand for.
         grid = grid.repeat_interleave(rows[0], 1).repeat_interleave(rows[1], 2)
         return rearrange(grid, "c p q k -> (c q p) k")
 
@@ -122,6 +127,7 @@ def _set_output(decoder: Decoder, parts: Blocks, cells: Tensor) -> None:
 def _components(cells: Tensor, shape: Strides, count: int) -> Blocks:
     """The first ``count`` principal components of blocks of ``shape``."""
     found = _blocks(cells, shape)
+    # Every so manyth block: neighbours are alike, and a sum of squares needs no more.
     found = found[:: max(1, len(found) // _BLOCKS)]
     mean = found.mean(dim=0)
     _, vectors = torch.linalg.eigh((found - mean).mT @ (found - mean))
@@ -145,6 +151,7 @@ def _cut(shape: Strides, strides: Strides) -> Strides:
 def _set(conv: nn.Conv3d, centre: Tensor, bias: Tensor | None = None) -> None:
     """Set a convolution to zero but for the centre of its kernel, (outputs, inputs), and the bias."""
     conv.weight.zero_()
+    # Only the centre: a block is mapped by itself, without its neighbours.
     conv.weight[: centre.shape[0], : centre.shape[1], 1, 1, 1] = centre
     assert conv.bias is not None
     conv.bias.zero_()

@@ -46,6 +46,7 @@ def start_linear_encoder(
     generator = torch.Generator().manual_seed(seed)
     cells = _fitted_cells(sample_cells(sizes, generator), generator)
     patches = pooled_grid(cells, encoder.patch_size // POOL)
+    # Normalised latents, so that components count by how much they matter to the frames.
     target = (cells - code.mean) @ (code.basis * (code.amplitude / code.deviation))
     downsamplers = [block for block in encoder.down_blocks if isinstance(block, Downsample)]
     weights = _first_guess(patches, target, encoder.conv_in.out_channels, downsamplers, generator)
@@ -65,6 +66,7 @@ def _fitted_cells(cells: Tensor, generator: torch.Generator) -> Tensor:
 
 def _down(x: Tensor, weight: Tensor, block: Downsample) -> Tensor:
     """A downsampling block with the centre of its kernel only: x (N, t, y, x, C) -> (N, t', y', x', C')."""
+    # The skip has no weights, so that the weights are fitted around it.
     skip = reduce(_to_cells(x, block), "n t h w (c g) -> n t h w c", "mean", c=block.out_channels)
     return _to_cells(x @ weight, block) + skip
 
@@ -96,12 +98,14 @@ def _first_guess(
     x = patches @ first
     for block in blocks:
         inputs = x.flatten(0, -2)
+        # The covariance needs no more rows.
         inputs = inputs[:: max(1, len(inputs) // 60_000)]
         inputs = inputs - inputs.mean(dim=0)
         _, vectors = torch.linalg.eigh(inputs.mT @ inputs)
         weights.append(vectors.flip(1)[:, : block.conv.out_channels].contiguous())
         x = _down(x, weights[-1], block)
     values = x.flatten(1)
+    # The column of ones is the bias.
     solution = torch.linalg.lstsq(torch.cat((values, values.new_ones(len(values), 1)), 1), target).solution
     return [*weights, solution[:-1].contiguous(), solution[-1].contiguous()]
 
@@ -119,6 +123,7 @@ def _fit(
     for weight in weights:
         weight.requires_grad_(True)
     optimizer = torch.optim.Adam(weights, lr=2e-3)
+    # Constant for half of the steps, then linearly to zero.
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, 2 * (steps - step) / steps))
     held_out = max(1, len(patches) // 10)
 
@@ -166,6 +171,7 @@ def _write(
     outputs = normed(values + constant)
     centre = outputs.mean(dim=0)
     gram = (outputs - centre).mT @ (outputs - centre)
+    # Directions in which the outputs do not vary would make the matrix singular.
     gram.diagonal().add_(1e-6 * float(gram.trace()) / len(gram))
     raw = target / code.amplitude
     solution = torch.linalg.solve(gram, (outputs - centre).mT @ (raw - raw.mean(dim=0)))

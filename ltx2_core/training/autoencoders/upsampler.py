@@ -117,6 +117,7 @@ def new_upsampler(config: UpsamplerConfig, seed: int) -> LatentUpsampler:
                 rotate_convolution(module, generator)
         for module in net.modules():
             if isinstance(module, ResBlock):
+                # The norm ends the branch, so that its gain alone silences it.
                 module.norm2.weight.zero_()
     return net
 

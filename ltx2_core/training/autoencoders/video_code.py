@@ -91,6 +91,7 @@ def cells(frames: Tensor) -> Tensor:
 
     The first cell in time is the first frame, repeated 8 times.
     """
+    # Pooled in space only: motion between two frames must not blur.
     small = F.avg_pool3d(frames, (1, POOL, POOL))
     first = small[:, :, :1].expand(-1, -1, TEMPORAL_SCALE, -1, -1)
     side = SPATIAL_SCALE // POOL
@@ -112,12 +113,15 @@ def principal_code(components: int, *, sizes: Sequence[ClipSize] = SAMPLES, seed
     # Randomised subspace iteration (Halko, Martinsson and Tropp, 2011, algorithm 4.4), with twice the
     # components.
     directions = torch.randn(found.shape[1], 2 * components, generator=generator)
+    # Re-orthogonalised in each round, or all directions would turn into the first component.
     for _ in range(4):
         directions, _ = torch.linalg.qr(found.mT @ (found @ directions))
     _, values, right = torch.linalg.svd(found @ directions, full_matrices=False)
     basis = (directions @ right.mT)[:, :components]
+    # Singular values are sums over all cells, deviations are means.
     deviation = values[:components] / len(found) ** 0.5
     amplitude = deviation.sqrt()
+    # The mean square of a normalised latent is 1, as the schedules of sampling expect.
     return VideoCode(mean, basis, deviation, amplitude / amplitude.square().mean().sqrt())
 
 

@@ -117,6 +117,7 @@ def train_video_decoder(
         own = (len(frames) + step % 2) // 2 if encoded else 0
         error = decoder_error(vae, code, frames, generator, encoded=own)
         square = error.square().mean()
+        # The logarithm gives every clip the same weight, however large its error is.
         if recipe.decibels:
             return {"loss": (error.square().flatten(1).mean(1) + _LEAST).log().mean(), "square": square}
         return {"loss": square + recipe.absolute_weight * error.abs().mean(), "square": square}
@@ -143,6 +144,7 @@ def _train(
     options = replace(
         options,
         clip=recipe.clip or options.clip,
+        # A run of a minute is evaluated too.
         evaluate_every_s=min(options.evaluate_every_s, recipe.seconds / 4),
         max_seconds=min(options.max_seconds, recipe.seconds),
     )
@@ -166,10 +168,12 @@ def draw_frames(
 ) -> Tensor:
     """Draw clips (B, 3, F, H, W) on ``device``; a share ``cuts`` of them changes the scene half-way."""
     size = draw_size(recipe.sizes, generator)
+    # One clip more, since each may end as the next one.
     seeds = draw_seeds(generator, size.batch + (cuts > 0))
     frames = video_batch(seeds, frames=size.frames, width=size.width, height=size.height, device=device)
     if cuts:
         frames = cut_to_next(frames, cuts, generator)
+    # Channels-last is the faster layout of these convolutions.
     return frames.contiguous(memory_format=torch.channels_last_3d)
 
 
@@ -181,6 +185,7 @@ def cut_to_next(frames: Tensor, share: float, generator: torch.Generator) -> Ten
     """Clips (B + 1, ...) -> (B, ...); a ``share`` changes to the next clip at a random latent frame."""
     length = frames.shape[2]
     chance, where = torch.rand(2, len(frames) - 1, 1, generator=generator)
+    # Only between latent frames: within one the code itself would blend the scenes.
     first = 1 + (where * ((length - 1) // TEMPORAL_SCALE)).long() * TEMPORAL_SCALE
     after = (chance < share) & (torch.arange(length) >= first)
     after = after.to(frames.device, non_blocking=True)[:, None, :, None, None]
@@ -232,6 +237,7 @@ def new_video_vae(config: VideoVAEConfig, code: EncodesVideo, seed: int) -> Vide
             rotate_convolution(module, generator)
     for module in vae.modules():
         if isinstance(module, ResBlock):
+            # A residual branch of zero leaves the skip alone, which is nearly linear at first.
             module.conv2.conv.weight.zero_()
         elif isinstance(module, Downsample):
             module.conv.conv.weight.mul_(0.5)
@@ -239,6 +245,7 @@ def new_video_vae(config: VideoVAEConfig, code: EncodesVideo, seed: int) -> Vide
     last = vae.encoder.conv_out.conv
     assert last.bias is not None
     last.weight[-1] = 0
+    # The log-variance is that of a deviation, so twice its logarithm.
     last.bias[-1] = 2 * math.log(LATENT_NOISE)
     vae.per_channel_statistics = code.per_channel_statistics
     return vae

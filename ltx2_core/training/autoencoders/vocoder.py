@@ -107,6 +107,7 @@ def vocoder_step(recipe: VocoderRecipe, mel_config: AudioVAEConfig, pair: AudioP
             with torch.no_grad():
                 decoded = pair.decoder(pair.encoder(mel))
             mel = decoded[:, :, : mel.shape[2]]
+        # A segment is cut after the mel was computed, so that its edges are not those of a waveform.
         frames, hop = recipe.mel_frames, mel_config.hop_length
         last = min(mel.shape[2], waveforms.shape[2] // hop) - frames
         start = int(torch.randint(last + 1, (), generator=generator))
@@ -154,6 +155,7 @@ def hop_locked(waveform: Tensor, hop: int) -> Tensor:
         window=torch.hann_window(2 * hop, device=waveform.device),
         return_complex=True,
     )
+    # With a window of two hops every second bin is a harmonic of the hop; the first is the constant part.
     amplitudes = spectrum.abs()[:, 2:-1:2] * (2 / hop)
     strongest = nn.functional.max_pool2d(amplitudes, (3, 1), stride=1, padding=(1, 0))
     amplitudes = rearrange(amplitudes.square() / (strongest + 1e-9), "n k t -> n t k")
@@ -165,6 +167,7 @@ def hop_locked(waveform: Tensor, hop: int) -> Tensor:
     # Phases that grow with the square of the number make the peaks low (Schroeder, 1970).
     phases = 2 * math.pi * (number[:, None] * time + number[:, None].square() / (4 * len(number)))
     periods = amplitudes @ phases.cos()
+    # Amplitudes change linearly from hop to hop, so that no step is heard.
     locked = torch.lerp(periods[:, :-1], periods[:, 1:], time)
     return rearrange(locked, "(b c) t p -> b c (t p)", b=waveform.shape[0])
 
@@ -196,6 +199,7 @@ def _amplitudes(waveform: Tensor, size: int) -> Tensor:
         window=torch.hann_window(size, device=waveform.device),
         return_complex=True,
     )
+    # The small constant gives the root a gradient at zero.
     return (torch.view_as_real(spectrum).square().sum(-1) + 1e-12).sqrt() * (4 / size)
 
 

@@ -157,11 +157,13 @@ def _teach(
     for step in range(options.substeps):
         sigma = upper + (lower - upper) * (step / options.substeps)
         change = (lower - upper) / options.substeps
+        # One after the other: a batch of both would take twice the memory.
         positive, negative = (predict(network, x, task, sigma, context, fps) for context in contexts)
         tokens = negative + (positive - negative) * options.cfg
         assert tokens.video is not None
         assert tokens.audio is not None
         velocity = AVLatent(unpatchify_video(tokens.video, *grid), unpatchify_audio(tokens.audio, bins))
+        # As in sampling, preserved latents stay clean at every step.
         x = blend(task.conditioning, x + velocity.map(partial(_scaled, by=change)), task.mask)
     return x
 

@@ -136,6 +136,7 @@ class Run:
         """Add to the recorded cost of a stage."""
         path = self.folder / "cost.json"
         cost = self.cost()
+        # Added up, since a stage may have been stopped and resumed.
         cost[stage] = round(cost.get(stage, 0.0) + seconds, 1)
         self.folder.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
@@ -156,6 +157,7 @@ def save_tensors(
 ) -> None:
     """Write a safetensors file in ``dtype``, whole or not at all, readable by everyone."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Sorted, so that equal tensors give equal files.
     stored = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in sorted(tensors.items())}
     with replacing(path) as temporary:
         save_file(stored, temporary, metadata=dict(metadata or {}) or None)

@@ -9,6 +9,7 @@ from .motion import Bounce, Path, Slide
 from .palette import COLOURS, KINDS, Motion
 from .scene import COLUMNS, HEIGHTS, Scene
 
+# Several wordings each, so that the model learns words and not whole sentences.
 _MOVES: dict[Motion, tuple[str, ...]] = {
     "bounce": ("bounces", "is bouncing", "bounces up and down", "keeps bouncing on the floor"),
     "slide_left": (
@@ -124,6 +125,7 @@ def vocabulary() -> tuple[str, ...]:
     texts = [*_FORMS, *_COMPANY, *_JOINTS, *COLOURS, *KINDS]
     texts += [phrase for table in (_MOVES, _SOUNDS) for phrases in table.values() for phrase in phrases]
     words = " ".join(texts)
+    # Slots and punctuation are no words; what fills the slots is in the tables.
     for slot in ("{actor}", "{moves}", "{place}", "{company}", "{background}", "{}", ",", ";", ":"):
         words = words.replace(slot, " ")
     return tuple(sorted({"a", *words.split()}))

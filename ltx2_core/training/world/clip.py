@@ -78,4 +78,5 @@ def render_clip(
 
 def clip_from_seed(seed: int, frames: int, width: int, height: int, sample_rate: int) -> Clip:
     """Render the scene of a seed, which also selects the wording; size and length do not change the scene."""
+    # One seed for scene and wording, so that a number alone names a training example.
     return render_clip(sample_scene(seed), frames, width, height, sample_rate, caption_seed=seed)

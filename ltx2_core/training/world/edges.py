@@ -19,6 +19,7 @@ def edge_map(frames: Tensor, *, threshold: float = 0.25, sigma: float = 1.0) -> 
     dx, dy = _gradient(_smooth(frames.float(), sigma))
     size, strongest = (dx.square() + dy.square()).sqrt().max(dim=1)
     dx, dy = (g.gather(1, strongest[:, None])[:, 0] for g in (dx, dy))
+    # Zeros beyond the border, so that an edge along it is a maximum.
     padded = F.pad(size[:, None], (1, 1, 1, 1))[:, 0]
     height, width = size.shape[1:]
 
@@ -29,6 +30,7 @@ def edge_map(frames: Tensor, *, threshold: float = 0.25, sigma: float = 1.0) -> 
     octant = torch.round(torch.atan2(dy, dx) / (math.pi / 4)).long() % 4
     edges = torch.zeros_like(size, dtype=torch.bool)
     for index, (down, right) in enumerate(((0, 1), (1, 1), (1, 0), (1, -1))):
+        # Strict on one side only: of two equal neighbours exactly one is the edge.
         crest = (size > neighbour(-down, -right)) & (size >= neighbour(down, right))
         edges |= (octant == index) & crest
     return (edges & (size > threshold)).float()
@@ -77,5 +79,6 @@ def _smooth(frames: Tensor, sigma: float) -> Tensor:
     kernel = torch.exp(-torch.arange(-reach, reach + 1).float().square() / (2 * sigma**2))
     kernel = (kernel / kernel.sum()).to(frames.device).expand(frames.shape[1], 1, -1)
     padded = F.pad(frames, (reach,) * 4, mode="replicate")
+    # A Gaussian is separable: rows, then columns.
     along = F.conv2d(padded, kernel[:, :, None, :], groups=frames.shape[1])
     return F.conv2d(along, kernel[:, :, :, None], groups=frames.shape[1])

@@ -53,11 +53,13 @@ def measure_audio(waveform: Tensor, sample_rate: int, frames: int, fps: float) -
     """
     if waveform.ndim != 2 or waveform.shape[0] not in (1, 2):
         raise ValueError(f"waveform is {tuple(waveform.shape)}; expected (2, S) or (1, S)")
+    # A mono waveform is measured as two equal sides, in the centre.
     sides = waveform.detach().float().cpu().expand(2, -1)
     envelope = _envelope(sides.square().mean(dim=0), sample_rate)
     onsets = find_onsets(envelope)
     times = torch.arange(frames) / fps
     loudness, pan = _levels(sides, sample_rate, times, 1 / fps)
+    # Pitch in quiet frames would be that of the noise floor.
     loud = loudness > max(_SILENCE / 2, 0.1 * float(loudness.max()))
     pitch = torch.tensor(
         [
@@ -67,6 +69,7 @@ def measure_audio(waveform: Tensor, sample_rate: int, frames: int, fps: float) -
     )
     knocks = torch.tensor([_pitch(sides, sample_rate, at + 0.004, 0.08) for at in onsets])
     sound = _sound(envelope, onsets, loudness)
+    # The pitch of a knock is clear just after its start only; a tone has it in every frame.
     tone = knocks if sound == "knock" else pitch
     return MeasuredAudio(
         sound=sound,
@@ -84,9 +87,11 @@ def find_onsets(envelope: Tensor) -> tuple[float, ...]:
     peak = float(envelope.max())
     if peak < _SILENCE:
         return ()
+    # An even number of steps, so that the middle of a rise is a step.
     half = round(_RISE_S / _STEP_S / 2) * 2
     rise = envelope[half:] - envelope[:-half]
     apart = round(_APART_S / _STEP_S)
+    # The steepest of all rises within the least distance of onsets.
     top = F.max_pool1d(rise[None, None], 2 * (apart // 2) + 1, stride=1, padding=apart // 2)[0, 0]
     steep = (rise == top) & (rise > _RISE * peak)
     candidates = [int(i) + half // 2 for i in steep.nonzero()[:, 0]]
@@ -106,6 +111,7 @@ def _struck(envelope: Tensor, i: int, least: float) -> bool:
 def _envelope(power: Tensor, sample_rate: int) -> Tensor:
     """RMS over windows of 8 ms, in steps of 2 ms, (E,)."""
     step = sample_rate * _STEP_S
+    # Sums of windows as differences of one running sum, in double precision as it grows with the clip.
     total = F.pad(power.double().cumsum(0), (1, 0))
     steps = int(len(power) / step)
     centre = (torch.arange(steps) * step).round().long()
@@ -131,6 +137,7 @@ def _pitch(sides: Tensor, sample_rate: int, start_s: float, span_s: float) -> fl
     piece = sides[:, start : start + length]
     if piece.shape[1] < length // 3:
         return math.nan
+    # Padded to many times its length, so that the peak is found between the bins of the span itself.
     size = 1 << (6 * length).bit_length()
     # Powers are summed, not samples, because a decoder may shift the phase of one channel against the other.
     spectrum = torch.fft.rfft(piece * torch.hann_window(piece.shape[1]), n=size).abs().square().sum(dim=0)
@@ -152,6 +159,7 @@ def _sound(envelope: Tensor, onsets: tuple[float, ...], loudness: Tensor) -> Sou
     """The kind of sound: knocks are short, a glide is steadily loud, a swell grows and fades."""
     if float(envelope.max()) < _SILENCE:
         return "silence"
+    # Quantiles and not extremes, which single frames of a decoder would decide.
     low, middle = torch.quantile(loudness / loudness.max(), torch.tensor([0.1, 0.5])).tolist()
     if onsets and middle < 0.35:
         return "knock"

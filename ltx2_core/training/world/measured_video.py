@@ -79,6 +79,7 @@ def measure_video(frames: Tensor) -> MeasuredVideo:
 
 def _ground(pixels: Tensor) -> Tensor:
     """The colour of the background (3,): the median of the frames' border pixels."""
+    # Bodies stay within margins, so that the border is background alone.
     ring = max(1, min(pixels.shape[2:]) // 16)
     strips = (pixels[:, :, :ring], pixels[:, :, -ring:], pixels[..., :ring], pixels[..., -ring:])
     border = torch.cat([rearrange(strip, "f c h w -> (f h w) c") for strip in strips])
@@ -92,6 +93,7 @@ def _body_colours(pixels: Tensor, ground: Tensor, background: Colour) -> list[tu
     """
     flat = rearrange(pixels, "f c h w -> f (h w) c")
     shorter = min(pixels.shape[2:])
+    # Against the measured background too, as a decoder shifts its colour.
     known = torch.cat([palette(), ground[None]])
     apart = torch.cdist(flat, known, compute_mode="use_mm_for_euclid_dist")
     (gap, nearest), off = apart[..., :-1].min(dim=-1), apart[..., -1]
@@ -99,10 +101,12 @@ def _body_colours(pixels: Tensor, ground: Tensor, background: Colour) -> list[tu
     found = []
     for index, colour in enumerate(COLOURS):
         here = nearest == index
+        # Median over the frames: a flicker of another colour is no body.
         area = float(here.sum(dim=1).float().median()) / shorter**2
         if colour != background and area > _MIN_AREA:
             found.append((area, colour, flat[here].median(dim=0).values))
     if not found:
+        # A body of washed-out colour is still a body, with the nearest name.
         strongest = off.flatten().topk(max(8, int(_MIN_AREA * shorter**2) * len(pixels)))
         colour_found = flat.flatten(0, 1)[strongest.indices].median(dim=0).values
         if float((colour_found - ground).norm()) > 0.5:
@@ -118,6 +122,7 @@ def _mattes(pixels: Tensor, ground: Tensor, found: list[tuple[Colour, Tensor]]) 
     if not found:
         return pixels.new_zeros(0, *pixels[:, 0].shape)
     towards = torch.stack([value - ground for _, value in found], dim=1)
+    # A pixel is background plus shares of the bodies' differences from it.
     solve = torch.linalg.pinv(towards)
     return torch.einsum("nc,fchw->nfhw", solve, pixels - ground[:, None, None]).clamp(0, 1)
 
@@ -128,6 +133,7 @@ def _body(cover: Tensor, colour: Colour) -> MeasuredBody:
     # A soft step removes noise; it preserves the area of a symmetric edge, and so the sub-pixel position.
     weight = ((cover - 0.25) / 0.5).clamp(0, 1)
     x, y = torch.arange(width) + 0.5, torch.arange(height) + 0.5
+    # Each pass removes what lies too far from the centre that the pass before has found.
     for _ in range(3):
         total = weight.sum(dim=(1, 2))
         area = total.clamp(min=1e-6)
@@ -136,6 +142,7 @@ def _body(cover: Tensor, colour: Colour) -> MeasuredBody:
         # Spots away from the body would shift its centre. A triangle reaches 1.56 radii.
         spread = (x - cx[:, None]).square()[:, None, :] + (y - cy[:, None]).square()[:, :, None]
         weight = weight * (spread < (1.9 * radius + 1).square()[:, None, None])
+    # A body that has nearly vanished has no centre worth measuring.
     found = total > 0.25 * total.median()
     kind, margin = _kind(cover[found], cx[found], cy[found], radius[found])
     centre = torch.stack([cx / width, cy / height], dim=-1)
@@ -165,6 +172,7 @@ def _kind(cover: Tensor, cx: Tensor, cy: Tensor, radius: Tensor) -> tuple[Kind, 
     errors = {}
     for kind in KINDS:
         outline = distance(kind, steps[None, :], steps[:, None], 1.0)
+        # The best of several blurs, so that sharpness does not decide the shape.
         errors[kind] = min(
             float((torch.sigmoid(-outline / s * 2) - patch).square().mean()) for s in _SOFTNESS
         )

@@ -49,12 +49,14 @@ class Bounce:
 
     def pose(self, times: Tensor) -> Pose:
         phase = torch.remainder((times - self.first_contact_s) / self.period_s, 1.0)
+        # Free fall: the height of a bounce grows with the square of its period.
         height = (self.period_s / LONGEST_PERIOD_S) ** 2
         lift = height * 4 * phase * (1 - phase)
         return Pose(self.across * torch.ones_like(times), lift, torch.ones_like(times))
 
     def contacts(self, seconds: float) -> tuple[float, ...]:
         """Times in [0, seconds) at which it hits the floor."""
+        # The end is excluded, since a knock at the last sample could not be heard.
         count = max(0, math.ceil((seconds - self.first_contact_s) / self.period_s))
         return tuple(self.first_contact_s + n * self.period_s for n in range(count))
 
@@ -69,6 +71,7 @@ class Slide:
     max_scale = 1.0
 
     def pose(self, times: Tensor) -> Pose:
+        # The position is reflected at the margins: over two path widths it goes there and back.
         folded = torch.remainder(self.start + self.speed * times, 2.0)
         across = torch.where(folded > 1, 2 - folded, folded)
         return Pose(across, self.lift * torch.ones_like(times), torch.ones_like(times))

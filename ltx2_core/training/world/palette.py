@@ -55,4 +55,5 @@ def palette() -> Tensor:
 
 def confusable(a: Colour, b: Colour) -> bool:
     """Whether ``a`` on ``b`` has too little contrast in luma: red and green are equal."""
+    # Blue adds only a tenth to luma, so that two colours which differ in blue alone look the same.
     return _CORNERS[a][:2] == _CORNERS[b][:2]

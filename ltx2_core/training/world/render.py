@@ -22,6 +22,7 @@ def render_frames(
 
     image = paint(scene.background).expand(frames, 3, height, width)
     for body in scene.bodies:
+        # Times in float64 and on the CPU, so that a clip is the same on every device.
         cover = _coverage(body, scene.times(frames), width, height, device)
         image = torch.lerp(image, paint(body.colour), cover[:, None])
     return image.contiguous()
@@ -33,6 +34,7 @@ def _coverage(body: Body, times: Tensor, width: int, height: int, device: torch.
     places = torch.stack((centre[:, 0] * width, centre[:, 1] * height, radius * min(width, height))).float()
     # The asynchronous copy is safe: CUDA stages memory that is not pinned before the call returns.
     across, down, size = places.to(device, non_blocking=True)[:, :, None]
+    # Pixels are measured at their centres.
     x = torch.arange(width, device=device) + 0.5 - across
     y = torch.arange(height, device=device) + 0.5 - down
     size = size[:, :, None]

@@ -51,6 +51,7 @@ class Extent(NamedTuple):
 _SQUARE = math.sqrt(math.pi) / 2
 _TRIANGLE = math.sqrt(4 * math.pi / (3 * math.sqrt(3)))
 """Circumradius of the triangle."""
+# Equal areas, so that the size of a shape says nothing about its kind.
 EXTENTS: dict[Kind, Extent] = {
     "circle": Extent(1.0, 1.0, 1.0),
     "square": Extent(_SQUARE, _SQUARE, _SQUARE),
@@ -78,6 +79,7 @@ class Body:
         """The placement at ``times`` (T,) in seconds, in frames of that size; it stays within the margins."""
         pose = self.path.pose(times)
         shorter = min(width, height)
+        # With the largest radius of the path, so that a pulse stays within the margins too.
         reach = self.radius * self.path.max_scale
         extent = EXTENTS[self.kind]
         left = (MARGIN + reach * extent.side) * shorter / width
@@ -152,6 +154,8 @@ def sample_scene(
     pick, place, colours = np.random.default_rng([seed, 0x17C2]).random((3, 8))
     motion = motion or _pick_share(pick[0])
     shape = _pick(KINDS, pick[1]) if kind is None else kind
+    # The background is drawn first and excludes colours from the body, unless the colour of the body is
+    # fixed.
     grounds = [c for c in COLOURS if colour is None or not confusable(c, colour)]
     ground = _pick(grounds, colours[0]) if background is None else background
     paint = _pick([c for c in COLOURS if not confusable(c, ground)], colours[1]) if colour is None else colour
@@ -160,6 +164,7 @@ def sample_scene(
     actor = Body(kind=shape, colour=paint, radius=radius, path=_path(motion, place[1:], company))
     bodies = [actor]
     if company:
+        # Two bodies of confusable colours could not be told apart either.
         others = [c for c in COLOURS if not confusable(c, ground) and not confusable(c, paint)]
         bodies.append(
             Body(
@@ -174,6 +179,7 @@ def sample_scene(
 
 def _path(motion: Motion, u: np.ndarray, company: bool) -> Path:
     """The path of the actor from 5 uniform numbers; it stays clear of a second body, at a side or below."""
+    # Beside a second body only the outermost columns, so that the two never overlap.
     across = _pick(COLUMNS[:: len(COLUMNS) - 1] if company else COLUMNS, u[0])
     lift = _pick(HEIGHTS, u[1])
     if motion == "bounce":
@@ -187,6 +193,7 @@ def _path(motion: Motion, u: np.ndarray, company: bool) -> Path:
         return Still(across=across, lift=lift)
     # Two seconds at the highest speed do not reach the other margin.
     start, speed = 0.2 * u[0], _between(0.36, 0.4, u[2])
+    # The second body is above a slide, which therefore runs on the floor.
     lift = HEIGHTS[0] if company else lift
     return (
         Slide(start=start, speed=speed, lift=lift)
@@ -197,6 +204,7 @@ def _path(motion: Motion, u: np.ndarray, company: bool) -> Path:
 
 def _aside(path: Path, u: float) -> Still:
     """The position of the second body: above a slide, else at the margin away from the actor."""
+    # A slide passes every column, and the floor is its own.
     if isinstance(path, Slide):
         return Still(across=_pick(COLUMNS, u), lift=HEIGHTS[-1])
     return Still(across=1.0 if path.across < 0.5 else 0.0, lift=_pick(HEIGHTS, u))

@@ -27,6 +27,7 @@ def agreement(measured: Measured, truth: Truth) -> Agreement:
     """Compare a measured clip with the truth, word by word; of two still bodies either may be the actor."""
     expected = list(zip(truth.colours, truth.kinds, strict=True))
     found = list(zip(measured.colours, measured.kinds, strict=True))
+    # Without motion nothing in the frames tells the actor from its company.
     if truth.motion == "still" and len(found) > 1 and found[0][0] != expected[0][0]:
         found.reverse()
     colour, kind = found[0] if found else (None, None)
@@ -59,7 +60,9 @@ def event_f1(
         near = min(remaining, key=lambda other: abs(other - at), default=math.inf)
         hit = abs(near - at) <= tolerance_s
         if hit:
+            # A found event counts for one true event only.
             remaining.remove(near)
+        # Matched before it is left out: an event just outside the margin may explain one just inside.
         if margin_s <= at <= seconds - margin_s:
             hits, misses = hits + hit, misses + (not hit)
     extra = sum(margin_s <= at <= seconds - margin_s for at in remaining)

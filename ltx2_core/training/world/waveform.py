@@ -39,6 +39,7 @@ def glide_hz(path: Slide, pitch_hz: float, times: Tensor) -> Tensor:
 
 
 def _tone(path: Path, pitch_hz: float, times: Tensor, seconds: float) -> Tensor:
+    # Constant power: the loudness of both channels together does not depend on the position.
     centred = torch.full((2, 1), math.sqrt(0.5), dtype=times.dtype)
     if isinstance(path, Bounce):
         return centred * sum((_knock(times - at, pitch_hz) for at in path.contacts(seconds)), 0 * times)
@@ -63,4 +64,5 @@ def _knock(since: Tensor, pitch_hz: float) -> Tensor:
 def _voice(cycles: Tensor) -> Tensor:
     """A fundamental and a faint octave, over time in ``cycles`` of the fundamental."""
     phase = 2 * math.pi * cycles
+    # The octave makes the voice richer than a sine, and stays below 8 kHz at the highest pitch.
     return 0.85 * torch.sin(phase) + 0.15 * torch.sin(2 * phase)
