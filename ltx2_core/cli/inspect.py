@@ -18,7 +18,8 @@ def inspect(file: Path, as_json: bool) -> None:
     folder, a folder of split files or a text-encoder folder. Only headers are read, so this is quick for
     files of any size.
     """
-    from ..loading.describe import as_text, describe
+    from ..loading.describe import describe
+    from ..loading.file_report import as_text
 
     try:
         report = describe(file)

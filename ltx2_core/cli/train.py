@@ -132,6 +132,7 @@ def tiny(  # noqa: PLR0913 click passes one argument for each option
             start_from(run, TinySet.in_folder(models), stages)
         run_stages(run, stages or None, on_stage=on_stage)
     except Unfinished as stop:
+        # A planned stop is no failure, so that a script which resumes gets status 0.
         click.echo(f"stopped: {stop}. The same command resumes.")
         return
     except (ValueError, OSError, FloatingPointError) as error:

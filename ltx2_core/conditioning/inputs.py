@@ -101,6 +101,7 @@ class SourceClip:
 
     def __post_init__(self) -> None:
         for name in ("video", "audio"):
+            # JSON has lists of lists.
             regions = tuple((float(start), float(end)) for start, end in getattr(self, name))
             object.__setattr__(self, name, regions)
 
@@ -118,5 +119,6 @@ class Inputs:
     source_clip: SourceClip | None = None
 
     def __post_init__(self) -> None:
+        # Callers and JSON may pass lists, which would make a frozen value changeable.
         object.__setattr__(self, "images", tuple(self.images))
         object.__setattr__(self, "references", tuple(self.references))

@@ -1,4 +1,4 @@
-"""Description of a model file or folder from its headers, as plain values and as a table."""
+"""Description of a model file or folder from its headers."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypedDict
 
 from ..config import upsampler_config
-from ..storage.files import JsonValue, ParsedJson
+from ..storage.files import ParsedJson
 from ..storage.header import TensorInfo
 from ..storage.quantized import StoredLayer, find_quantized
 from ..storage.reading import read_markers
@@ -18,54 +17,11 @@ from ..text.gemma import find_encoder
 from ..text.single_file import TOKENIZERS
 from .checkpoint import Checkpoint, open_checkpoint
 from .detect import Component
+from .file_report import LoraDescription, PartReport, Report
 from .file_set import stage_factor, upscaler_kind
 from .lora import open_lora
 from .lora_dialects import target_of
 from .lora_report import STREAMS, stream_of
-
-
-class PartReport(TypedDict, total=False):
-    """A component of a file: its size in tensors, parameters and bytes, and why it cannot be loaded."""
-
-    name: str
-    tensors: int
-    parameters: int
-    size: int
-    dtypes: list[str]
-    quantised: dict[str, int]
-    """Storage format -> number of layers."""
-    problem: str | None
-
-
-class LoraDescription(TypedDict, total=False):
-    """Layers of a LoRA, what it was made for, and how its reference video is sampled; or why it cannot be."""
-
-    layers: int
-    kinds: list[str]
-    ranks: list[int]
-    streams: dict[str, int]
-    """Stream -> number of layers."""
-    made_for: str | None
-    reference_downscale_factor: int
-    reference_temporal_scale_factor: int
-    problem: str
-
-
-class Report(TypedDict, total=False):
-    """A model file or folder. ``tokenizer`` is of text encoders, ``upscaler`` and ``lora`` of such files."""
-
-    file: str
-    size: int
-    generation: str | None
-    layout: str
-    components: list[PartReport]
-    tensors: int
-    dtypes: dict[str, int]
-    metadata: dict[str, JsonValue]
-    tokenizer: str | None
-    upscaler: str
-    lora: LoraDescription
-
 
 _MAIN = frozenset({Component.TRANSFORMER, Component.VIDEO_DECODER, Component.AUDIO_DECODER})
 
@@ -88,38 +44,6 @@ def is_text_encoder(path: Path) -> bool:
             return b"_class_name" not in config.read_bytes()
         return not (path / "model_index.json").is_file() and not any(path.glob("*.safetensors"))
     return path.is_file() and open_checkpoint(path).components == {Component.TEXT_ENCODER}
-
-
-def as_text(report: Report) -> str:
-    """Format a report of :func:`describe` as a table."""
-    generation = report["generation"]
-    lines = [
-        report["file"],
-        f"  {_size(report['size'])}, {report['tensors']} tensors ({_counts(report['dtypes'])})",
-        f"  layout      {report['layout']}",
-        f"  generation  {'LTX-' + generation if generation else 'not stated'}",
-        "",
-        f"  {'component':<18}{'tensors':>8}{'parameters':>14}{'size':>11}  dtypes",
-    ]
-    for part in report["components"]:
-        lines.append(
-            f"  {part['name']:<18}{part['tensors']:>8}{part['parameters']:>14,}{_size(part['size']):>11}"
-            f"  {', '.join(part['dtypes'])}"
-        )
-        if part.get("quantised"):
-            lines.append(f"  {'':<18}  quantised layers: {_counts(part['quantised'])}")
-        if part.get("problem"):
-            lines.append(f"  {'':<18}  CANNOT BE LOADED: {part['problem']}")
-    if "tokenizer" in report:
-        lines.append(f"  tokenizer   {report['tokenizer'] or 'none: use a file or folder that has one'}")
-    if upscaler := report.get("upscaler"):
-        lines.append(f"  upscaler    {upscaler}")
-    if lora := report.get("lora"):
-        lines += ["", *_lora_lines(lora)]
-    if report["metadata"]:
-        lines += ["", "  metadata"]
-        lines += [f"    {key}: {_short(value)}" for key, value in report["metadata"].items()]
-    return "\n".join(lines)
 
 
 def _describe_file(path: Path) -> Report:
@@ -251,42 +175,3 @@ def _tokenizer(path: Path) -> str | None:
             return None
     names = open_checkpoint(path).tensors
     return next((f"in the file, as {name}" for name in TOKENIZERS if name in names), None)
-
-
-def _lora_lines(lora: LoraDescription) -> list[str]:
-    if "problem" in lora:
-        return [f"  CANNOT BE LOADED: {lora['problem']}"]
-    ranks = ", ".join(map(str, lora["ranks"]))
-    streams = ", ".join(f"{stream} {count}" for stream, count in lora["streams"].items())
-    kinds = "" if lora["kinds"] == ["LoRA"] else f" ({', '.join(lora['kinds'])})"
-    of_rank = f" of rank {ranks}" if ranks else ""
-    lines = [f"  {lora['layers']} layers{of_rank}{kinds}: {streams}"]
-    lines += [f"  {lora['made_for']}"] if lora["made_for"] else []
-    space, time = lora["reference_downscale_factor"], lora["reference_temporal_scale_factor"]
-    if (space, time) != (1, 1):
-        lines.append(f"  IC-LoRA: reference video at 1/{space} of the size, every {_nth(time)}frame")
-    return lines
-
-
-def _nth(factor: int) -> str:
-    return "" if factor == 1 else f"{factor}. "
-
-
-def _size(nbytes: int) -> str:
-    size = float(nbytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            break
-        size /= 1000
-    return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
-
-
-def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count} {dtype}" for dtype, count in sorted(counts.items())) or "none"
-
-
-def _short(value: object) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(value) + "}"
-    text = str(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -27,4 +27,5 @@ def noise_like(tensor: Tensor, generator: torch.Generator) -> Tensor:
 def psnr(frames: Tensor, truth: Tensor) -> Tensor:
     """Peak signal-to-noise ratio (B,) in dB of clips (B, ...), clamped to [-1, 1], against ``truth``."""
     error = (frames.float().clamp(-1, 1) - truth).square().flatten(1).mean(1)
+    # Frames have a range of 2, whose square is the peak.
     return 10 * torch.log10(4 / error.clamp(min=1e-10))

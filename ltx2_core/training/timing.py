@@ -58,8 +58,10 @@ def _set_offset(attention: Attention, transformer: Transformer, head: int, secon
     pairs = width // attention.heads // 2
     for pair in range(pairs):
         number = head * pairs + pair - (width // 2 - len(grid))
+        # The first pairs have no frequency and are not rotated, so they cannot hold an offset.
         if number < 0:
             continue
+        # Positions are scaled to [-1, 1] over the span before they are rotated.
         angle = -float(grid[number]) * 2 * seconds / span
         step = (pair, pair + pairs) if config.rope.rope_type == "split" else (2 * pair, 2 * pair + 1)
         first, second = (head * 2 * pairs + place for place in step)

@@ -112,6 +112,7 @@ class VideoDecoder(AutoencoderHalf):
         )
 
     def _stages(self) -> list[Stage]:
+        # A stage too, so that a long latent is un-normalised piece by piece.
         return [Stage(self._raw), *self.decoder.stages()]
 
     def _check(self, latent: Tensor) -> None:

@@ -62,6 +62,7 @@ class VideoEncoder(AutoencoderHalf):
             length += chunk.shape[2]
             if last:
                 self._check_length(length)
+            # The mean is the latent; the channel of the log-variance behind it is dropped.
             for moments in run_stages(stages, chunk, stream, last, max_piece_bytes):
                 yield self.per_channel_statistics.normalize(moments[:, : self.config.latent_channels])
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ...ltx2_core.loading.describe import as_text, describe
+from ...ltx2_core.loading.describe import describe
+from ...ltx2_core.loading.file_report import as_text
 from ..host.folders import every_file, model_path
 from .loaders import CATEGORY
 

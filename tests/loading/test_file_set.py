@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from ltx2_core import LTX2Pipeline
 from ltx2_core.loading import Component, open_checkpoint
 from ltx2_core.loading.components import build
-from ltx2_core.loading.describe import as_text, describe
+from ltx2_core.loading.describe import describe
 from ltx2_core.loading.detect import OFFICIAL_PREFIXES
+from ltx2_core.loading.file_report import as_text
 from ltx2_core.loading.file_set import check_set, stage_factor
 from ltx2_core.tiny import embedded_set
 from ltx2_core.types import Numerics
