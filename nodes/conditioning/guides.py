@@ -46,6 +46,18 @@ class LTX2AVAddGuide(io.ComfyNode):
             node_id="LTX2AVAddGuide",
             has_intermediate_output=True,
             display_name="LTX-2 Add Guide",
+            search_aliases=[
+                "keyframe",
+                "last frame",
+                "end frame",
+                "middle frame",
+                "first last frame",
+                "flf2v",
+                "control video",
+                "ic-lora",
+                "pose",
+                "depth",
+            ],
             category=CATEGORY,
             description="Conditions the video on an image or a clip: a keyframe at any frame, or a control "
             "or reference video for an IC-LoRA. Remove guides after sampling with LTX-2 Crop Guides.",
@@ -141,6 +153,7 @@ class LTX2AVCropGuides(io.ComfyNode):
         return io.Schema(
             node_id="LTX2AVCropGuides",
             display_name="LTX-2 Crop Guides",
+            search_aliases=["remove guides", "keyframe", "trim guides"],
             category=CATEGORY,
             description="Removes the guide frames from a sampled latent and from the conditioning. Use it "
             "right after the sampler, before LTX-2 Latent Upscale and before decoding.",

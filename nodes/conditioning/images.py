@@ -24,6 +24,7 @@ class LTX2AVPreprocess(io.ComfyNode):
         return io.Schema(
             node_id="LTX2AVPreprocess",
             display_name="LTX-2 Preprocess Image",
+            search_aliases=["compress image", "crf", "still image", "frozen video", "no motion"],
             category=CATEGORY,
             description="Makes still images look like video frames by compressing them once with H.264: the "
             "model tends to leave images without compression artefacts frozen.",
@@ -50,6 +51,15 @@ class LTX2AVImgToVideoInplace(io.ComfyNode):
         return io.Schema(
             node_id="LTX2AVImgToVideoInplace",
             display_name="LTX-2 Img To Video Inplace",
+            search_aliases=[
+                "image to video",
+                "i2v",
+                "first frame",
+                "start image",
+                "start frame",
+                "animate image",
+                "photo",
+            ],
             category=CATEGORY,
             description="Replaces the first frames of the latent by an image or by a clip of 8k + 1 frames. "
             "In a two-stage graph use it before both stages: after the upscaler, not before it.",
@@ -87,6 +97,19 @@ class LTX2AVSetAudio(io.ComfyNode):
             node_id="LTX2AVSetAudio",
             has_intermediate_output=True,
             display_name="LTX-2 Set Audio",
+            search_aliases=[
+                "audio to video",
+                "a2v",
+                "lipsync",
+                "lip sync",
+                "talking",
+                "talking head",
+                "speech",
+                "music video",
+                "singing",
+                "own audio",
+                "dub",
+            ],
             category=CATEGORY,
             description="Sets the audio of the clip: the video is generated to match it, and the audio "
             "itself is preserved in this and every later stage.",

@@ -35,6 +35,7 @@ class LTX2AVExtend(io.ComfyNode):
             node_id="LTX2AVExtend",
             has_intermediate_output=True,
             display_name="LTX-2 Extend",
+            search_aliases=["continue", "extend", "longer", "video extension", "add seconds"],
             category=CATEGORY,
             description="Prepares a clip to be extended: its last frames and the audio under them are "
             "preserved, and both continue. LTX-2 Finish Edit joins the result to the clip.",
@@ -94,6 +95,15 @@ class LTX2AVRetake(io.ComfyNode):
             node_id="LTX2AVRetake",
             has_intermediate_output=True,
             display_name="LTX-2 Retake",
+            search_aliases=[
+                "inpaint",
+                "redo",
+                "replace part",
+                "edit video",
+                "temporal inpainting",
+                "change seconds",
+                "regenerate",
+            ],
             category=CATEGORY,
             description="Prepares seconds of a clip to be regenerated, of video and audio independently; the "
             "rest is preserved. A region past the end makes the clip longer. LTX-2 Next Stage conditions the "
@@ -148,6 +158,16 @@ class LTX2AVSound(io.ComfyNode):
             node_id="LTX2AVSound",
             has_intermediate_output=True,
             display_name="LTX-2 Video To Audio",
+            search_aliases=[
+                "foley",
+                "sound effects",
+                "video to audio",
+                "v2a",
+                "soundtrack",
+                "add sound",
+                "silent video",
+                "music",
+            ],
             category=CATEGORY,
             description="Prepares a clip for generated audio: the model is conditioned on its frames and "
             "does not change them. LTX-2 Finish Edit returns the images themselves with the audio.",
