@@ -23,6 +23,7 @@ from ..conditioning.guides import add_guide, attach_guide, crop_guides
 from ..conditioning.images import place_image
 from ..convert import frames_from_image, image_from_frames, split
 from ..host.latents import Latent
+from ..host.progress import part_of_job
 from ..host.values import Clip, Conditioning, Model
 from ..sampling.stage import Run
 from ..sampling.two_stage import applied
@@ -52,7 +53,12 @@ class HostSampler:
         # Without prompts all windows are finished, and the text encoder need not be loaded.
         texts = (*prompts, self.negative) if prompts else ()
         encoded = {text: encode_prompt(self.text_encoder, text, plan.clip.fps) for text in texts}
-        return lambda window: self.sample(window, plan.how, run, encoded)
+
+        def sample_window(window: WindowRun) -> AVLatent:
+            with part_of_job(f"window {window.window.index + 1} of {len(plan.windows)}"):
+                return self.sample(window, plan.how, run, encoded)
+
+        return sample_window
 
     def sample(
         self, window: WindowRun, how: LongVideo, run: Run, encoded: Mapping[str, Conditioning]

@@ -138,7 +138,7 @@ class HostVideoVAE(VideoVAE):
         shape = self.decode_output_shape(tuple(latent.shape))
         # The host's buffer is on the output device, so that only one decoded piece is on the GPU.
         frames = latent.new_empty(shape) if output_buffer is None else output_buffer
-        done, on_count = 0, count_bar(shape[2])
+        done, on_count = 0, count_bar(shape[2], "decoding frame")
         for piece in self.decode_stream(latent):
             frames[:, :, done : done + piece.shape[2]].copy_(piece)
             done += piece.shape[2]
