@@ -25,7 +25,7 @@ from ..inputs import (
     strength_input,
 )
 from .attached import AttachedGuide, marked_guides, remember
-from .images import CATEGORY
+from .images import CATEGORY, chosen_crf
 
 __all__ = [
     "ICLoraParameters",
@@ -94,10 +94,7 @@ class LTX2AVAddGuide(io.ComfyNode):
                     "Weight of the attention between video and guide: more follows the guide more "
                     "closely, 1 is the plain attention; 0 means the same as strength.",
                 ),
-                image_crf_input(
-                    0,
-                    "Like LTX-2 Preprocess Image: more adds motion and costs detail.",
-                ),
+                image_crf_input("A clip of several frames is then not compressed."),
                 downscale_input(
                     "Encode the guide this many times smaller than the clip, as some IC-LoRAs require: a "
                     "larger factor is faster. 0 takes it from iclora_parameters, or 1."
@@ -134,6 +131,7 @@ class LTX2AVAddGuide(io.ComfyNode):
         attention_mask: Tensor | None = None,
         iclora_parameters: Mapping[str, object] | None = None,
     ) -> io.NodeOutput:
+        crf, compressed = chosen_crf(video_vae, crf, len(image))
         guide = AttachedGuide(
             image=compress(image, crf),
             frame=frame,
@@ -143,7 +141,8 @@ class LTX2AVAddGuide(io.ComfyNode):
             downscale=downscale or downscale_of(iclora_parameters),
             every=every_of(iclora_parameters),
         )
-        positive, negative, latent, report = add_guide(positive, negative, video_vae, latent, guide)
+        positive, negative, latent, line = add_guide(positive, negative, video_vae, latent, guide)
+        report = f"{line}; {compressed}"
         return io.NodeOutput(positive, negative, latent, report, ui=ui.PreviewText(report))
 
 

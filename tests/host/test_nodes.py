@@ -24,6 +24,8 @@ from node_graphs import (
     stage,
     text_encoder,
 )
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tiny_models import TinyModels
 
 SECOND_STAGE = "0.909375, 0.725, 0.421875, 0"
@@ -115,6 +117,38 @@ def test_compression_is_cores_and_can_be_part_of_the_placing(server: Server, mod
     result = server.run(g.prompt)
     assert_equal(result)
     assert_equal(result, "within", "before")
+
+
+@pytest.mark.parametrize(("version", "crf"), [("2.0.0", 33), ("2.3.0", 33), ("2.4.0", 18), ("2.5.0", 18)])
+@pytest.mark.parametrize("count", [1, 9])
+def test_stills_are_compressed_as_the_checkpoint_was_trained_and_clips_are_not(
+    server: Server, models: TinyModels, version: str, crf: int, count: int
+):
+    g = Graph()
+    vae = g.add("LTX2AVLoadCheckpoint", ckpt_name=stated(server, models, version))[1]
+    latent = our_latent(g, frames=17)
+    place = {"video_vae": vae, "image": image(g, count, SIDE, SIDE), "latent": latent, "strength": 1.0}
+    text = prompt(g, text_encoder(g, models))
+    guide = {**place, "positive": text, "negative": text[1], "frame": 8, "downscale": 1}
+    for name, value in (("model", -1), ("typed", crf if count == 1 else 0)):
+        placed = g.add("LTX2AVImgToVideoInplace", crf=value, **place)
+        guided = g.add("LTX2AVAddGuide", crf=value, attention_strength=0.0, **guide)
+        g.dump(f"{name} placed", latent=placed)
+        g.dump(f"{name} guided", latent=guided[2])
+    result = server.run(g.prompt)
+    assert_equal(result, "model placed", "typed placed")
+    assert_equal(result, "model guided", "typed guided")
+
+
+def stated(server: Server, models: TinyModels, version: str) -> str:
+    """A checkpoint whose header states that version."""
+    folder = server.base / "models" / "checkpoints"
+    name = f"stated-{version}.safetensors"
+    if not (folder / name).exists():
+        with safe_open(folder / models.checkpoints["2.3"], "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 it is no mapping
+            save_file(tensors, folder / name, {**file.metadata(), "model_version": version})
+    return name
 
 
 def test_joining_and_taking_apart_are_cores_masks_included(server: Server, models: TinyModels):
