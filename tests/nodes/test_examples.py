@@ -29,6 +29,7 @@ LARGER = {
 RELEASED = [name for name in NAMES if name.startswith("ltx2")]
 """Workflows with the files of a released generation; all others have the tiny ones."""
 NOTE = "MarkdownNote"
+FOLDERS = {"checkpoints", "diffusion_models", "text_encoders", "vae", "loras", "latent_upscale_models"}
 LOADERS = ("LTX2AVLoadAll", "LTX2AVLoadLora")
 OURS = "LTX2AV"
 CORE = {
@@ -188,13 +189,7 @@ def test_every_released_file_can_be_downloaded_by_the_page(name):
         assert bool(files) == (node["type"] in LOADERS)
         for one in offered:
             assert one["url"].endswith(f"/{one['name']}")
-            assert one["directory"] in (
-                "checkpoints",
-                "diffusion_models",
-                "text_encoders",
-                "vae",
-                "loras",
-            ) + ("latent_upscale_models",)
+            assert one["directory"] in FOLDERS
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - set(RELEASED)))
