@@ -272,6 +272,24 @@ def test_a_plan_says_what_it_rounded_and_gives_the_latent_of_the_first_stage(
     assert first["latent/audio"].shape == (1, 8, 27, 16)
 
 
+@pytest.mark.parametrize(
+    ("size", "stages", "megapixels", "planned"),
+    [
+        ((1920, 1080), "2", 1.0, (1344, 768)),
+        ((1080, 1920), "1", 1.0, (736, 1344)),
+        ((640, 640), "2", 0.25, (512, 512)),
+        ((2000, 100), "2", 0.02, (640, 64)),
+    ],
+)
+def test_a_plan_takes_the_shape_of_an_image(server: Server, size, stages, megapixels, planned):
+    g = Graph()
+    picture = image(g, 1, *size)
+    plan = plan_node(g, stages=stages, image=picture, megapixels=megapixels)
+    g.dump("latent", latent=plan[1])
+    (report,) = (o["text"][0] for o in server.run(g.prompt).outputs.values() if "text" in o)
+    assert "{} x {}, 9 frames".format(*planned) in report
+
+
 def test_every_input_has_a_tooltip_and_the_help_page_names_all_inputs_and_outputs_in_order(server: Server):
     ours = {name: node for name, node in server.get("/object_info").items() if name.startswith("LTX2AV")}
     assert len(ours) == len(list(DOCS.glob("*.md")))
