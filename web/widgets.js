@@ -2,8 +2,8 @@
 /** What this pack changes of its widgets on the page: labels of text boxes, and settings without effect. */
 
 const SCHEDULE = "schedule";
-const STEPS = "steps";
 const WITH_STEPS = "LTX-2 scheduler";
+const BY_HAND = "as above";
 const LABELS = { positive: "Prompt", negative: "Negative prompt: what to avoid", prompts: "Prompts by time" };
 
 /**
@@ -26,34 +26,68 @@ export function labelTextBoxes(node) {
 }
 
 /**
- * Grey the number of steps while a schedule with a fixed list of steps is chosen.
+ * Which widgets have no effect now, by name.
+ * @param {(name: string) => any} value of a widget
+ * @param {(name: string) => boolean} linked whether an input has a link
+ * @returns {Record<string, boolean>}
+ */
+export function withoutEffect(value, linked) {
+  const preset = value("preset") !== undefined && value("preset") !== BY_HAND;
+  const schedule = linked("sigmas") || preset;
+  return {
+    [SCHEDULE]: schedule,
+    steps: schedule || value(SCHEDULE) !== WITH_STEPS,
+    cfg: preset,
+    audio_cfg: preset,
+    sampler: preset,
+    width: linked("image"),
+    height: linked("image"),
+    megapixels: !linked("image"),
+  };
+}
+
+const GREYED = ["LTX2AVSampleStage", "LTX2AVLongVideo", "LTX2AVClipPlan"];
+
+/**
+ * Grey the widgets that have no effect: the steps of a fixed schedule, a size that an image decides.
  * @param {any} node
  */
-export function greySteps(node) {
-  const find = (/** @type {string} */ name) =>
-    node.widgets?.find((/** @type {any} */ widget) => widget.name === name);
-  const schedule = find(SCHEDULE), steps = find(STEPS);
-  if (!schedule || !steps) return;
+export function greyWithoutEffect(node) {
+  if (!GREYED.includes(node.comfyClass)) return;
+  const widget = (/** @type {string} */ name) =>
+    node.widgets?.find((/** @type {any} */ one) => one.name === name);
   const update = () => {
-    steps.disabled = schedule.value !== WITH_STEPS;
-    // Pages that draw nodes as HTML read this flag.
-    steps.options = { ...steps.options, disabled: steps.disabled };
+    const linked = (/** @type {string} */ name) =>
+      node.inputs?.some((/** @type {any} */ one) => one.name === name && one.link != null) ?? false;
+    for (const [name, disabled] of Object.entries(withoutEffect((one) => widget(one)?.value, linked))) {
+      const found = widget(name);
+      if (!found) continue;
+      found.disabled = disabled;
+      // Pages that draw nodes as HTML read this flag.
+      found.options = { ...found.options, disabled };
+    }
     node.setDirtyCanvas?.(true, true);
   };
-  const changed = schedule.callback;
-  schedule.callback = function (/** @type {unknown[]} */ ...values) {
-    const result = changed?.apply(this, values);
-    update();
-    return result;
-  };
-  // A workflow that is opened sets values after the node was made.
-  const configured = node.onConfigure;
-  node.onConfigure = function (/** @type {unknown[]} */ ...values) {
-    const result = configured?.apply(this, values);
-    update();
-    return result;
-  };
+  for (const name of [SCHEDULE, "preset"]) if (widget(name)) after(widget(name), "callback", update);
+  // A workflow that is opened sets values and links after the node was made.
+  after(node, "onConfigure", update);
+  after(node, "onConnectionsChange", update);
   update();
+}
+
+/**
+ * Call ``then`` after each call of a method.
+ * @param {any} object
+ * @param {string} method
+ * @param {() => void} then
+ */
+function after(object, method, then) {
+  const before = object[method];
+  object[method] = function (/** @type {unknown[]} */ ...values) {
+    const result = before?.apply(this, values);
+    then();
+    return result;
+  };
 }
 
 /**

@@ -23,6 +23,11 @@ CHOSEN = f"""() => {{ {STAGES}
     schedule.callback(schedule.value);
     return JSON.stringify(widget(stages.at(-1), "steps").disabled);
 }}"""
+SIZES = """() => {
+    const plan = app.graph.nodes.find((node) => node.type === "LTX2AVClipPlan");
+    const disabled = (name) => plan.widgets.find((one) => one.name === name).disabled;
+    return JSON.stringify(["width", "height", "megapixels"].map(disabled));
+}"""
 LABELS = """() => JSON.stringify(
     [...document.querySelectorAll("textarea[aria-label]")].map((box) => box.ariaLabel).sort())"""
 PLAYS = """() => {
@@ -58,6 +63,7 @@ def test_boxes_have_labels_and_steps_are_grey_while_the_schedule_is_fixed(
         page.drop(f"{NAME}.json", (EXAMPLES / f"{NAME}.json").read_text(encoding="utf-8"))
         assert page.ask(STEPS) == {"LTX-2 scheduler": False, "distilled 3 (second stage)": True}
         assert page.ask(CHOSEN) is False, "choosing a schedule with steps makes them count again"
+        assert page.ask(SIZES) == [True, True, False], "the image decides the size"
         assert page.ask(LABELS) == ["Negative prompt: what to avoid", "Prompt"]
 
 

@@ -140,6 +140,7 @@ def second(release: Release, latent: str, text: str) -> Node:
         negative=text,
         latent=latent,
         seed=43,
+        schedule="distilled 3 (second stage)",
         cfg=1.0,
         sigmas="@sigmas",
     )
