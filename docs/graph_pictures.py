@@ -59,7 +59,9 @@ def display_names() -> dict[str, str]:
 
 def picture(workflow: dict[str, Any], settings: dict[str, Any], names: dict[str, str]) -> str:
     """The SVG of a workflow; ``settings`` is the same graph in the format of the API."""
-    groups, nodes = workflow.get("groups", []), workflow["nodes"]
+    groups = workflow.get("groups", [])
+    # The note is text of its page, and no part of the graph.
+    nodes = [node for node in workflow["nodes"] if str(node["id"]) in settings]
     boxes = [group["bounding"] for group in groups] + [_box(node) for node in nodes]
     left, top = min(x for x, *_ in boxes) - MARGIN, min(y for _, y, *_ in boxes) - MARGIN
     width = max(x + w for x, _, w, _ in boxes) + MARGIN - left

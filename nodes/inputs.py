@@ -17,6 +17,9 @@ Plan = io.Custom("LTX2AV_CLIP_PLAN")
 ICLoraParameters = io.Custom("IC_LORA_PARAMETERS")
 """ComfyUI's own type: what an IC-LoRA needs of its reference."""
 
+BY_MODEL = -1
+"""Value of an image's ``crf`` that leaves it to the recipe of the model."""
+
 SECONDS, FRAMES = "seconds", "frames"
 """Values of ``length_unit``."""
 
@@ -211,10 +214,18 @@ def rounding_input() -> io.Input:
     )
 
 
-def image_crf_input(default: int, more: str) -> io.Input:
-    """H.264 compression of a conditioning image."""
+def image_crf_input(more: str = "") -> io.Input:
+    """H.264 compression of a conditioning image, by default as much as the model was trained with."""
     # The widget always allowed 100, and saved workflows may hold more than 51, the end of the scale of H.264.
-    return quantity("image_crf", default, name="crf", high=100, more=more)
+    return quantity(
+        "image_crf",
+        BY_MODEL,
+        name="crf",
+        low=BY_MODEL,
+        high=100,
+        more=f"-1 takes what the model was trained with: 33 up to 2.3, 18 from 2.4 on. More adds motion and "
+        f"costs detail. {more}",
+    )
 
 
 def file_crf_input() -> io.Input:

@@ -2,5 +2,16 @@
 /** Registers what this pack adds to the page. */
 import { app } from "../../scripts/app.js";
 import { showReports } from "./report.js";
+import { greyWithoutEffect, labelTextBoxes } from "./widgets.js";
 
-app.registerExtension({ name: "comfyui-ltx2.reports", nodeCreated: showReports });
+const PREFIX = "LTX2AV";
+
+app.registerExtension({
+  name: "comfyui-ltx2.reports",
+  nodeCreated(/** @type {any} */ node) {
+    if (!String(node.comfyClass).startsWith(PREFIX)) return;
+    showReports(node);
+    labelTextBoxes(node);
+    greyWithoutEffect(node);
+  },
+});

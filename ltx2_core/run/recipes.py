@@ -69,10 +69,11 @@ _LTX23 = Recipe(name="LTX-2.3 dev", generation="2.3")
 # The image encoders of 2.4 and later were trained on images that are compressed less.
 _LTX24 = Recipe(name="LTX-2.4 dev", generation="2.4", image_crf=18)
 _LTX25 = Recipe(name="LTX-2.5 dev", generation="2.5", image_crf=18)
-# With sizes and the frame rate that the tiny set was trained at.
+# Sizes and frame rate are those that the tiny set was trained at, on frames as they were drawn.
 _TINY = Recipe(
     name="the tiny set",
     generation="tiny",
+    image_crf=0,
     steps=20,
     width=128,
     height=128,

@@ -27,6 +27,7 @@ class LTX2AVDecodeVideo(io.ComfyNode):
         return io.Schema(
             node_id="LTX2AVDecodeVideo",
             display_name="LTX-2 Decode Video",
+            search_aliases=["vae decode", "latent to image", "latent to frames", "tiled decode"],
             category=CATEGORY,
             description="Decodes the video of a latent to images, all of them in memory. LTX-2 Decode To "
             "Video needs far less.",
@@ -54,6 +55,7 @@ class LTX2AVDecodeAudio(io.ComfyNode):
         return io.Schema(
             node_id="LTX2AVDecodeAudio",
             display_name="LTX-2 Decode Audio",
+            search_aliases=["vae decode", "latent to audio", "sound", "vocoder"],
             category=CATEGORY,
             description="Decodes the audio of a latent to a stereo waveform.",
             inputs=[
@@ -93,6 +95,7 @@ class LTX2AVDecodeToVideo(io.ComfyNode):
         return io.Schema(
             node_id="LTX2AVDecodeToVideo",
             display_name="LTX-2 Decode To Video",
+            search_aliases=["vae decode", "create video", "save video", "mp4", "latent to video"],
             category=CATEGORY,
             description="Decodes straight into a video file with audio: frames are encoded as they are "
             "decoded, so a clip of any length fits in memory. Connect Save Video to save it.",

@@ -21,6 +21,7 @@ class LTX2AVEmptyLatent(io.ComfyNode):
         return io.Schema(
             node_id="LTX2AVEmptyLatent",
             display_name="LTX-2 Empty AV Latent",
+            search_aliases=["empty latent", "latent size", "t2v"],
             category=CATEGORY,
             description="An empty latent of video and audio of equal length. Values off the grid are an "
             "error; LTX-2 Clip Plan rounds them instead.",
@@ -46,6 +47,7 @@ class LTX2AVConcatLatent(io.ComfyNode):
         return io.Schema(
             node_id="LTX2AVConcatLatent",
             display_name="LTX-2 Concat AV Latent",
+            search_aliases=["combine latents", "join audio video", "merge"],
             category=CATEGORY,
             description="Joins a video and an audio latent into one, with their noise masks.",
             inputs=[
@@ -76,6 +78,7 @@ class LTX2AVSeparateLatent(io.ComfyNode):
         return io.Schema(
             node_id="LTX2AVSeparateLatent",
             display_name="LTX-2 Separate AV Latent",
+            search_aliases=["split latent", "separate audio video", "unpack"],
             category=CATEGORY,
             description="Separates an audio-video latent. Each part has its own noise mask.",
             inputs=[io.Latent.Input("latent", tooltip="Latent that holds video and audio.")],
@@ -96,6 +99,7 @@ class LTX2AVLatentUpscale(io.ComfyNode):
         return io.Schema(
             node_id="LTX2AVLatentUpscale",
             display_name="LTX-2 Latent Upscale",
+            search_aliases=["upscale", "hires", "hi-res fix", "upscaler", "2x", "second stage", "enlarge"],
             category=CATEGORY,
             description="Upscales the video between two stages. Audio and its mask are unchanged; the video "
             "mask is dropped, so insert the first image again after this node.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from comfy.model_management import intermediate_device
 from comfy_api.latest import io, ui
+from torch import Tensor
 
 from ...ltx2_core.shapes import SPATIAL_SCALE, ClipPlan, Snap, plan_clip
 from ...ltx2_core.types import AVLatent, Numerics
@@ -34,6 +35,20 @@ class LTX2AVClipPlan(io.ComfyNode):
             node_id="LTX2AVClipPlan",
             has_intermediate_output=True,
             display_name="LTX-2 Clip Plan",
+            search_aliases=[
+                "seconds",
+                "length",
+                "duration",
+                "frames",
+                "size",
+                "resolution",
+                "width",
+                "height",
+                "fps",
+                "aspect ratio",
+                "text to video",
+                "t2v",
+            ],
             category=CATEGORY,
             description="Sets size, length, frame rate and audio of a clip in one place, reports what had to "
             "be rounded, and makes the empty latent of the first stage.",
@@ -59,6 +74,21 @@ class LTX2AVClipPlan(io.ComfyNode):
                 ),
                 stages_input("LTX-2 Latent Upscale"),
                 batch_input(),
+                io.Image.Input(
+                    "image",
+                    optional=True,
+                    tooltip="The clip gets the shape of this image, in place of width and height.",
+                ),
+                io.Float.Input(
+                    "megapixels",
+                    default=1.0,
+                    min=0.01,
+                    max=36.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="Size of the clip with an image connected, in millions of pixels: 1 is about "
+                    "1280 x 768. More is sharper and needs more memory and time.",
+                ),
             ],
             outputs=[
                 Plan.Output(display_name="plan", tooltip="For nodes that need frame rate and length."),
@@ -84,7 +114,11 @@ class LTX2AVClipPlan(io.ComfyNode):
         snap: str,
         stages: str,
         batch_size: int,
+        image: Tensor | None = None,
+        megapixels: float = 1.0,
     ) -> io.NodeOutput:
+        if image is not None:
+            width, height = size_of(image, megapixels, SPATIAL_SCALE * int(stages))
         plan = plan_clip(
             width,
             height,
@@ -108,6 +142,17 @@ class LTX2AVClipPlan(io.ComfyNode):
             report,
             ui=ui.PreviewText(report),
         )
+
+
+def size_of(image: Tensor, megapixels: float, multiple: int) -> tuple[int, int]:
+    """Width and height of about so many million pixels, in the shape of an IMAGE (N, H, W, C).
+
+    Both are multiples of ``multiple``.
+    """
+    rows, columns = image.shape[1:3]
+    scale = (megapixels * 1e6 / (rows * columns)) ** 0.5
+    width, height = (max(1, round(size * scale / multiple)) * multiple for size in (columns, rows))
+    return width, height
 
 
 def whole_frames(length: float) -> int:

@@ -17,6 +17,7 @@ class LTX2AVPrompt(io.ComfyNode):
         return io.Schema(
             node_id="LTX2AVPrompt",
             display_name="LTX-2 Prompt",
+            search_aliases=["clip text encode", "text", "negative prompt", "caption"],
             category="LTX-2/conditioning",
             description="Encodes the positive and the negative prompt and stores the frame rate with them.",
             inputs=[

@@ -49,6 +49,7 @@ class LTX2AVTextToAudio(io.ComfyNode):
             node_id="LTX2AVTextToAudio",
             has_intermediate_output=True,
             display_name="LTX-2 Text To Audio",
+            search_aliases=["text to audio", "t2a", "music", "sound", "audio only", "tts"],
             category="LTX-2/editing",
             description="Prepares the generation of audio without video: the model skips its video stream, "
             "which is many times faster. Sample one stage and decode with LTX-2 Decode Audio.",
@@ -83,6 +84,7 @@ class LTX2AVReferenceAudio(io.ComfyNode):
             node_id="LTX2AVReferenceAudio",
             has_intermediate_output=True,
             display_name="LTX-2 Reference Audio",
+            search_aliases=["voice", "voice clone", "speaker", "same voice", "timbre", "identity"],
             category=CATEGORY,
             description="Conditions the model on a reference whose voice, or other audio, it imitates: the "
             "tokens of the reference precede the clip and do not appear in it. For LoRAs trained this way.",

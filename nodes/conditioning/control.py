@@ -17,6 +17,7 @@ class LTX2AVCanny(io.ComfyNode):
         return io.Schema(
             node_id="LTX2AVCanny",
             display_name="LTX-2 Canny Edges",
+            search_aliases=["edges", "canny", "outline", "lineart", "control", "preprocessor"],
             category=CATEGORY,
             description="Draws the edges of every frame in white on black: the control video of a canny or "
             "union IC-LoRA, for LTX-2 Add Guide. Preprocessor packs make pose and depth maps.",

@@ -25,7 +25,7 @@ from ..inputs import (
     strength_input,
 )
 from .attached import AttachedGuide, marked_guides, remember
-from .images import CATEGORY
+from .images import CATEGORY, chosen_crf
 
 __all__ = [
     "ICLoraParameters",
@@ -46,6 +46,18 @@ class LTX2AVAddGuide(io.ComfyNode):
             node_id="LTX2AVAddGuide",
             has_intermediate_output=True,
             display_name="LTX-2 Add Guide",
+            search_aliases=[
+                "keyframe",
+                "last frame",
+                "end frame",
+                "middle frame",
+                "first last frame",
+                "flf2v",
+                "control video",
+                "ic-lora",
+                "pose",
+                "depth",
+            ],
             category=CATEGORY,
             description="Conditions the video on an image or a clip: a keyframe at any frame, or a control "
             "or reference video for an IC-LoRA. Remove guides after sampling with LTX-2 Crop Guides.",
@@ -82,10 +94,7 @@ class LTX2AVAddGuide(io.ComfyNode):
                     "Weight of the attention between video and guide: more follows the guide more "
                     "closely, 1 is the plain attention; 0 means the same as strength.",
                 ),
-                image_crf_input(
-                    0,
-                    "Like LTX-2 Preprocess Image: more adds motion and costs detail.",
-                ),
+                image_crf_input("A clip of several frames is then not compressed."),
                 downscale_input(
                     "Encode the guide this many times smaller than the clip, as some IC-LoRAs require: a "
                     "larger factor is faster. 0 takes it from iclora_parameters, or 1."
@@ -122,6 +131,7 @@ class LTX2AVAddGuide(io.ComfyNode):
         attention_mask: Tensor | None = None,
         iclora_parameters: Mapping[str, object] | None = None,
     ) -> io.NodeOutput:
+        crf, compressed = chosen_crf(video_vae, crf, len(image))
         guide = AttachedGuide(
             image=compress(image, crf),
             frame=frame,
@@ -131,7 +141,8 @@ class LTX2AVAddGuide(io.ComfyNode):
             downscale=downscale or downscale_of(iclora_parameters),
             every=every_of(iclora_parameters),
         )
-        positive, negative, latent, report = add_guide(positive, negative, video_vae, latent, guide)
+        positive, negative, latent, line = add_guide(positive, negative, video_vae, latent, guide)
+        report = f"{line}; {compressed}"
         return io.NodeOutput(positive, negative, latent, report, ui=ui.PreviewText(report))
 
 
@@ -141,6 +152,7 @@ class LTX2AVCropGuides(io.ComfyNode):
         return io.Schema(
             node_id="LTX2AVCropGuides",
             display_name="LTX-2 Crop Guides",
+            search_aliases=["remove guides", "keyframe", "trim guides"],
             category=CATEGORY,
             description="Removes the guide frames from a sampled latent and from the conditioning. Use it "
             "right after the sampler, before LTX-2 Latent Upscale and before decoding.",

@@ -7,12 +7,14 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ...ltx2_core.audio import with_noise_floor
+from ...ltx2_core.run.recipes import DEFAULT, Recipe
 from ...ltx2_core.shapes import AUDIO_LATENTS_PER_SECOND, latent_frames_of
 from ..convert import Streams, clip_audio, compress, encoder_audio, image_at_stage, split, split_av, video_of
 from ..host.latents import Latent, concat_av
 from ..host.masks import frame_mask
+from ..host.vae import RECIPE
 from ..host.values import Audio, Vae
-from ..inputs import image_crf_input, quantity, start_input
+from ..inputs import BY_MODEL, image_crf_input, quantity, start_input
 from .attached import AttachedImage, remember
 
 CATEGORY = "LTX-2/conditioning"
@@ -24,24 +26,27 @@ class LTX2AVPreprocess(io.ComfyNode):
         return io.Schema(
             node_id="LTX2AVPreprocess",
             display_name="LTX-2 Preprocess Image",
+            search_aliases=["compress image", "crf", "still image", "frozen video", "no motion"],
             category=CATEGORY,
             description="Makes still images look like video frames by compressing them once with H.264: the "
             "model tends to leave images without compression artefacts frozen.",
             inputs=[
                 io.Image.Input("image", tooltip="Images to compress, each as a video of one frame."),
-                image_crf_input(
-                    33,
-                    "More adds motion and costs detail. 33 is usual for LTX-2.0, 18 for 2.3.",
-                ),
+                image_crf_input("Without video_vae it is 33."),
+                io.Vae.Input("video_vae", optional=True, tooltip="Video VAE of the model, for crf -1."),
             ],
             outputs=[
-                io.Image.Output(display_name="image", tooltip="The compressed images, cropped to even sizes.")
+                io.Image.Output(
+                    display_name="image", tooltip="The compressed images, cropped to even sizes."
+                ),
+                io.String.Output(display_name="report", tooltip="The compression that was used."),
             ],
         )
 
     @classmethod
-    def execute(cls, image: Tensor, crf: int) -> io.NodeOutput:
-        return io.NodeOutput(compress(image, crf))
+    def execute(cls, image: Tensor, crf: int, video_vae: Vae | None = None) -> io.NodeOutput:
+        crf, report = chosen_crf(video_vae, crf, 1)
+        return io.NodeOutput(compress(image, crf), report, ui=ui.PreviewText(report))
 
 
 class LTX2AVImgToVideoInplace(io.ComfyNode):
@@ -50,6 +55,15 @@ class LTX2AVImgToVideoInplace(io.ComfyNode):
         return io.Schema(
             node_id="LTX2AVImgToVideoInplace",
             display_name="LTX-2 Img To Video Inplace",
+            search_aliases=[
+                "image to video",
+                "i2v",
+                "first frame",
+                "start image",
+                "start frame",
+                "animate image",
+                "photo",
+            ],
             category=CATEGORY,
             description="Replaces the first frames of the latent by an image or by a clip of 8k + 1 frames. "
             "In a two-stage graph use it before both stages: after the upscaler, not before it.",
@@ -62,14 +76,11 @@ class LTX2AVImgToVideoInplace(io.ComfyNode):
                 ),
                 io.Latent.Input("latent", tooltip="Latent of this stage: audio-video, or video only."),
                 quantity("image_strength", 1.0, name="strength", step=0.01),
-                image_crf_input(
-                    0,
-                    "Like LTX-2 Preprocess Image, at the size of this stage: more adds motion and costs "
-                    "detail.",
-                ),
+                image_crf_input("It happens at the size of this stage."),
             ],
             outputs=[
-                io.Latent.Output(display_name="latent", tooltip="The latent with the image and its mask.")
+                io.Latent.Output(display_name="latent", tooltip="The latent with the image and its mask."),
+                io.String.Output(display_name="report", tooltip="The compression that was used."),
             ],
         )
 
@@ -77,7 +88,9 @@ class LTX2AVImgToVideoInplace(io.ComfyNode):
     def execute(
         cls, video_vae: Vae, image: Tensor, latent: Latent, strength: float, crf: int
     ) -> io.NodeOutput:
-        return io.NodeOutput(place_image(video_vae, latent, AttachedImage(image, strength, crf)))
+        crf, report = chosen_crf(video_vae, crf, len(image))
+        placed = place_image(video_vae, latent, AttachedImage(image, strength, crf))
+        return io.NodeOutput(placed, report, ui=ui.PreviewText(report))
 
 
 class LTX2AVSetAudio(io.ComfyNode):
@@ -87,6 +100,19 @@ class LTX2AVSetAudio(io.ComfyNode):
             node_id="LTX2AVSetAudio",
             has_intermediate_output=True,
             display_name="LTX-2 Set Audio",
+            search_aliases=[
+                "audio to video",
+                "a2v",
+                "lipsync",
+                "lip sync",
+                "talking",
+                "talking head",
+                "speech",
+                "music video",
+                "singing",
+                "own audio",
+                "dub",
+            ],
             category=CATEGORY,
             description="Sets the audio of the clip: the video is generated to match it, and the audio "
             "itself is preserved in this and every later stage.",
@@ -136,6 +162,18 @@ class LTX2AVSetAudio(io.ComfyNode):
             report += f"; it is too short for the clip: {silence_s:.2f} s of silence added at the end"
         cut: Audio = {"waveform": waveform, "sample_rate": rate}
         return io.NodeOutput(concat_av(video, frozen), cut, report, ui=ui.PreviewText(report))
+
+
+def chosen_crf(video_vae: Vae | None, crf: int, frames: int) -> tuple[int, str]:
+    """The compression that ``crf`` of a widget stands for, and a line that says where it is from."""
+    if crf != BY_MODEL:
+        return crf, f"image compressed with crf {crf}" if crf else "image not compressed"
+    # Models were trained with stills that were compressed and with clips as they are.
+    if frames > 1:
+        return 0, f"clip of {frames} frames not compressed"
+    # VAEs of the host's own loaders say nothing of their generation.
+    recipe: Recipe = getattr(video_vae, RECIPE, DEFAULT)
+    return recipe.image_crf, f"image compressed with crf {recipe.image_crf}, {recipe.reason}"
 
 
 def place_image(video_vae: Vae, latent: Latent, attached: AttachedImage) -> Latent:

@@ -36,6 +36,16 @@ class LTX2AVTimeMask(io.ComfyNode):
             node_id="LTX2AVTimeMask",
             has_intermediate_output=True,
             display_name="LTX-2 Audio Video Mask",
+            search_aliases=[
+                "inpaint",
+                "mask",
+                "preserve",
+                "noise mask",
+                "freeze audio",
+                "freeze video",
+                "temporal mask",
+                "extend",
+            ],
             category=CATEGORY,
             description="Regenerates some seconds of a clip and preserves the rest, with separate regions "
             "for video and audio; it can also make the clip longer.",

@@ -30,6 +30,7 @@ class LTX2AVFinishEdit(io.ComfyNode):
         return io.Schema(
             node_id="LTX2AVFinishEdit",
             display_name="LTX-2 Finish Edit",
+            search_aliases=["join clip", "paste back", "save edit"],
             category=CATEGORY,
             description="Decodes the sampled latent and joins it to the source clip: preserved frames and "
             "audio are taken from the source, its frames cut to the grid, and joints are faded.",

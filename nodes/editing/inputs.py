@@ -32,13 +32,14 @@ def staged_inputs(tooltip: str) -> list[io.Input]:
 
 
 def prepared_schema(
-    *, node_id: str, display_name: str, description: str, inputs: list[io.Input]
+    *, node_id: str, display_name: str, search_aliases: list[str], description: str, inputs: list[io.Input]
 ) -> io.Schema:
     """The schema of a node that prepares an edit for sampling."""
     return io.Schema(
         node_id=node_id,
         has_intermediate_output=True,
         display_name=display_name,
+        search_aliases=search_aliases,
         category=CATEGORY,
         description=description,
         inputs=inputs,

@@ -20,10 +20,12 @@ from ..clip.plan import empty_latent
 from ..clip.prompt import encode_prompt
 from ..conditioning.attached import AttachedGuide, AttachedImage
 from ..conditioning.guides import add_guide, attach_guide, crop_guides
-from ..conditioning.images import place_image
+from ..conditioning.images import chosen_crf, place_image
 from ..convert import frames_from_image, image_from_frames, split
 from ..host.latents import Latent
+from ..host.progress import part_of_job
 from ..host.values import Clip, Conditioning, Model
+from ..inputs import BY_MODEL
 from ..sampling.stage import Run
 from ..sampling.two_stage import applied
 from .codecs import HostCodecs
@@ -52,7 +54,12 @@ class HostSampler:
         # Without prompts all windows are finished, and the text encoder need not be loaded.
         texts = (*prompts, self.negative) if prompts else ()
         encoded = {text: encode_prompt(self.text_encoder, text, plan.clip.fps) for text in texts}
-        return lambda window: self.sample(window, plan.how, run, encoded)
+
+        def sample_window(window: WindowRun) -> AVLatent:
+            with part_of_job(f"window {window.window.index + 1} of {len(plan.windows)}"):
+                return self.sample(window, plan.how, run, encoded)
+
+        return sample_window
 
     def sample(
         self, window: WindowRun, how: LongVideo, run: Run, encoded: Mapping[str, Conditioning]
@@ -81,7 +88,8 @@ class HostSampler:
             encoded = self.codecs.encode_video(frames)
             latent = applied(latent, InputVideo(latent=encoded, strength=0.0))
         if self.image is not None and window.window.index == 0:
-            latent = place_image(self.codecs.video_vae, latent, AttachedImage(self.image, 1.0))
+            crf, _ = chosen_crf(self.codecs.video_vae, BY_MODEL, len(self.image))
+            latent = place_image(self.codecs.video_vae, latent, AttachedImage(self.image, 1.0, crf))
         for item in window.conditioning:
             if not isinstance(item, GuideFrames):
                 latent = applied(latent, item)

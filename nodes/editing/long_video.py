@@ -32,6 +32,17 @@ class LTX2AVLongVideo(io.ComfyNode):
             node_id="LTX2AVLongVideo",
             has_intermediate_output=True,
             display_name="LTX-2 Long Video",
+            search_aliases=[
+                "long",
+                "minutes",
+                "loop",
+                "windows",
+                "infinite",
+                "endless",
+                "looping sampler",
+                "prompt schedule",
+                "timeline",
+            ],
             category=CATEGORY,
             description="Samples a clip of any length in overlapping windows, video and audio together. "
             "Every finished window is saved: after a stop, run the same graph again to resume. With a source "
@@ -81,6 +92,7 @@ class LTX2AVDecodeLongVideo(io.ComfyNode):
         return io.Schema(
             node_id="LTX2AVDecodeLongVideo",
             display_name="LTX-2 Decode Long Video",
+            search_aliases=["save long video", "join windows", "vae decode"],
             category=CATEGORY,
             description="Decodes the windows of LTX-2 Long Video straight into a video file with audio; "
             "memory does not grow with the length. Connect Save Video to save it.",

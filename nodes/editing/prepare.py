@@ -33,6 +33,7 @@ class LTX2AVExtend(io.ComfyNode):
         return prepared_schema(
             node_id="LTX2AVExtend",
             display_name="LTX-2 Extend",
+            search_aliases=["continue", "extend", "longer", "video extension", "add seconds"],
             description="Prepares a clip to be extended: its last frames and the audio under them are "
             "preserved, and both continue. LTX-2 Finish Edit joins the result to the clip.",
             inputs=[
@@ -88,6 +89,15 @@ class LTX2AVRetake(io.ComfyNode):
         return prepared_schema(
             node_id="LTX2AVRetake",
             display_name="LTX-2 Retake",
+            search_aliases=[
+                "inpaint",
+                "redo",
+                "replace part",
+                "edit video",
+                "temporal inpainting",
+                "change seconds",
+                "regenerate",
+            ],
             description="Prepares seconds of a clip to be regenerated, of video and audio independently; the "
             "rest is preserved. A region past the end makes the clip longer. LTX-2 Next Stage conditions the "
             "second stage on the clean clip at full size, with the same regions.",
@@ -138,6 +148,16 @@ class LTX2AVSound(io.ComfyNode):
         return prepared_schema(
             node_id="LTX2AVSound",
             display_name="LTX-2 Video To Audio",
+            search_aliases=[
+                "foley",
+                "sound effects",
+                "video to audio",
+                "v2a",
+                "soundtrack",
+                "add sound",
+                "silent video",
+                "music",
+            ],
             description="Prepares a clip for generated audio: the model is conditioned on its frames and "
             "does not change them. LTX-2 Finish Edit returns the images themselves with the audio.",
             inputs=[*source_inputs("to generate audio for"), ceiling_input(CEILING_DB)],

@@ -136,7 +136,7 @@ class HostTextModel(nn.Module):
         ids = torch.tensor([[token for token, _ in row]])
         mask = torch.ones_like(ids)
         accumulator = self.extractor.accumulator(mask)
-        on_count = count_bar(self.gemma.num_states)
+        on_count = count_bar(self.gemma.num_states, "reading the prompt, layer")
 
         def consume(index: int, hidden: Tensor) -> None:
             accumulator.add(index, hidden)

@@ -19,6 +19,7 @@ from torch import Tensor
 from ...ltx2_core.sampling.guidance import GuidanceAt
 from .guider import AVGuider
 from .latents import Latent, to_av
+from .progress import count_bar
 from .samplers import sampler_object
 
 
@@ -70,10 +71,10 @@ def run(guider: Any, sampler: Any, latent: Latent, *, seed: int, sigmas: Tensor)
     )
     # The host draws noise on the CPU, so a seed gives the same clip on every device.
     noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
-    bar = comfy.utils.ProgressBar(len(sigmas) - 1)
+    on_count = count_bar(len(sigmas) - 1, "sampling step")
 
     def on_step(step: int, x0: Tensor, x: Tensor, total: int) -> None:
-        bar.update_absolute(step + 1, total)
+        on_count(step + 1)
 
     sampled = guider.sample(
         noise,

@@ -22,6 +22,7 @@ from ...ltx2_core.audio import AudioDecoder, AudioEncoder, AudioVAE, build_vocod
 from ...ltx2_core.config import VideoVAEConfig, audio_vae_config, video_vae_config, vocoder_config
 from ...ltx2_core.loading.detect import Component
 from ...ltx2_core.memory import decoder_memory
+from ...ltx2_core.run.recipes import generation_of, recipe_for
 from ...ltx2_core.shapes import SPATIAL_SCALE, TEMPORAL_SCALE, latent_frames_of
 from ...ltx2_core.video_vae import VideoVAE
 from .patcher import Patcher, is_dynamic, make_patcher, remember_dtypes
@@ -33,6 +34,9 @@ ENCODE_CHUNK = 16
 
 STREAM_BYTES = 1 << 30
 """Least working memory of a streamed pass in addition to the clip itself, whatever the clip's length."""
+
+RECIPE = "ltx2_recipe"
+"""Attribute of a video VAE: the recipe of the checkpoint that it is from, which images are compressed by."""
 
 HOST_AUDIO_RATIO = 4096
 """Samples per latent in the host's arithmetic for audio, which it only uses to cut tiles."""
@@ -46,6 +50,7 @@ def load_video_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.s
     weights = read_weights(*paths)
     tensors = weights.take(Component.VIDEO_ENCODER, Component.VIDEO_DECODER)
     config = video_vae_config(weights.config)
+    encoder = weights.source(Component.VIDEO_ENCODER)
     dtype = comfy.model_management.vae_dtype(
         comfy.model_management.vae_device(), [torch.bfloat16, torch.float32]
     )
@@ -53,6 +58,8 @@ def load_video_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.s
     network = HostVideoVAE(config, dtype=dtype, operations=comfy.ops.disable_weight_init)
     vae = _HostVAE(network, dtype, dynamic=not disable_dynamic)
     load_exactly(network, tensors, f"video VAE of {weights.name}", assign=is_dynamic(vae.patcher))
+    version = str(encoder.metadata.get("model_version", ""))
+    setattr(vae, RECIPE, recipe_for(generation_of(version, inferred=encoder.generation)))
     time, space = TEMPORAL_SCALE, SPATIAL_SCALE
     vae.latent_channels, vae.latent_dim, vae.output_channels = config.latent_channels, 3, config.channels
     # The host computes tiles and sizes of results from these.
@@ -138,7 +145,7 @@ class HostVideoVAE(VideoVAE):
         shape = self.decode_output_shape(tuple(latent.shape))
         # The host's buffer is on the output device, so that only one decoded piece is on the GPU.
         frames = latent.new_empty(shape) if output_buffer is None else output_buffer
-        done, on_count = 0, count_bar(shape[2])
+        done, on_count = 0, count_bar(shape[2], "decoding frame")
         for piece in self.decode_stream(latent):
             frames[:, :, done : done + piece.shape[2]].copy_(piece)
             done += piece.shape[2]

@@ -33,7 +33,7 @@ def write_video(
     rows, columns = (SPATIAL_SCALE * size for size in samples.shape[3:])
     rate = None if track is None else track[1]
     path = temporary_mp4()
-    on_count = count_bar(frames_of(samples.shape[2]))
+    on_count = count_bar(frames_of(samples.shape[2]), "decoding and encoding frame")
     with VideoWriter(path, width=columns, height=rows, fps=fps, sample_rate=rate, crf=crf) as writer:
         if track is not None:
             writer.write_audio(as_long_as(*track, frames_of(samples.shape[2]) / fps))
@@ -47,7 +47,7 @@ def write_video(
 
 def write_edit(edit: Edit, crf: int) -> InputImpl.VideoFromFile:
     """Write an edited clip into an MP4 file; its frames and audio are computed as they are written."""
-    path, bar = temporary_mp4(), count_bar(edit.frame_count)
+    path, bar = temporary_mp4(), count_bar(edit.frame_count, "decoding and encoding frame")
 
     def on_frames(done: int, total: int) -> None:
         check_interrupted()

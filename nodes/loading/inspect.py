@@ -16,6 +16,7 @@ class LTX2AVInspect(io.ComfyNode):
         return io.Schema(
             node_id="LTX2AVInspect",
             display_name="LTX-2 Inspect File",
+            search_aliases=["file info", "model info", "which model", "safetensors", "metadata"],
             category=CATEGORY,
             is_output_node=True,
             description="Reports what a model file is: LTX-2 generation, layout, components, number formats, "

@@ -27,6 +27,7 @@ class LTX2AVLoadCheckpoint(io.ComfyNode):
         return io.Schema(
             node_id="LTX2AVLoadCheckpoint",
             display_name="LTX-2 Load Checkpoint",
+            search_aliases=["load model", "checkpoint", "unet loader", "diffusion model", "vae loader"],
             category=CATEGORY,
             description="Loads the model, the video VAE and the audio VAE of LTX-2 from one checkpoint, from "
             "a diffusers folder or from split files.",
@@ -59,6 +60,7 @@ class LTX2AVLoadTextEncoder(io.ComfyNode):
         return io.Schema(
             node_id="LTX2AVLoadTextEncoder",
             display_name="LTX-2 Load Text Encoder",
+            search_aliases=["clip", "gemma", "text encoder", "clip loader"],
             category=CATEGORY,
             description="Loads Gemma together with the text projection that the checkpoint holds.",
             inputs=[
@@ -89,6 +91,7 @@ class LTX2AVLoadUpscaler(io.ComfyNode):
         return io.Schema(
             node_id="LTX2AVLoadUpscaler",
             display_name="LTX-2 Load Latent Upscaler",
+            search_aliases=["upscale model", "latent upscaler", "spatial upscaler", "hires"],
             category=CATEGORY,
             description="Loads a latent upscaler, which enlarges the video latent between two stages.",
             inputs=[
@@ -116,6 +119,7 @@ class LTX2AVLoadAll(io.ComfyNode):
         return io.Schema(
             node_id="LTX2AVLoadAll",
             display_name="LTX-2 Load All",
+            search_aliases=["load model", "checkpoint", "loader", "all in one", "model files"],
             category=CATEGORY,
             description="Loads everything that a graph needs: model, text encoder, both VAEs and an "
             "upscaler.",

@@ -20,6 +20,7 @@ class LTX2AVLoadLora(io.ComfyNode):
             node_id="LTX2AVLoadLora",
             has_intermediate_output=True,
             display_name="LTX-2 Load LoRA",
+            search_aliases=["lora", "camera", "style", "distilled", "ic-lora", "control"],
             category=CATEGORY,
             description="Adds a LoRA of any naming style to the model and reports how many of its layers "
             "matched. A LoRA of which no layer matches is an error instead of being ignored.",

@@ -73,6 +73,7 @@ class LTX2AVStreamGuidance(io.ComfyNode):
         return io.Schema(
             node_id="LTX2AVStreamGuidance",
             display_name="LTX-2 Stream Guidance",
+            search_aliases=["video cfg", "audio cfg", "multimodal", "stg", "modality guidance", "guidance"],
             category=CATEGORY,
             description="The scales of one stream, video or audio. A value that is off costs nothing.",
             inputs=[
@@ -127,6 +128,7 @@ class LTX2AVGuider(io.ComfyNode):
         return io.Schema(
             node_id="LTX2AVGuider",
             display_name="LTX-2 Guider",
+            search_aliases=["cfg guider", "guidance", "nag", "negative prompt", "stg", "modality"],
             category=CATEGORY,
             description="Guides video and audio with separate scales. For SamplerCustomAdvanced.",
             inputs=[

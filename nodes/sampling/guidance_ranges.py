@@ -15,6 +15,7 @@ class LTX2AVGuidanceRange(io.ComfyNode):
         return io.Schema(
             node_id="LTX2AVGuidanceRange",
             display_name="LTX-2 Guidance Range",
+            search_aliases=["cfg schedule", "cfg range", "guidance interval"],
             category=CATEGORY,
             description="Other scales for the steps at and below one noise level. For LTX-2 Guider.",
             inputs=[

@@ -15,6 +15,7 @@ class LTX2AVSampler(io.ComfyNode):
         return io.Schema(
             node_id="LTX2AVSampler",
             display_name="LTX-2 Sampler",
+            search_aliases=["res_2s", "res 2s", "euler", "sampler select"],
             category="LTX-2/sampling",
             description="A sampler for SamplerCustomAdvanced that treats video and audio separately and "
             "draws its noise on the CPU, so that every device makes the same clip.",

@@ -39,6 +39,7 @@ class LTX2AVScheduler(io.ComfyNode):
         return io.Schema(
             node_id="LTX2AVScheduler",
             display_name="LTX-2 Scheduler",
+            search_aliases=["steps", "sigmas", "schedule", "shift", "basic scheduler"],
             category=CATEGORY,
             description="The schedule of the full (not distilled) model: the larger the clip, the more "
             "steps at high noise.",
@@ -90,6 +91,7 @@ class LTX2AVDistilledSigmas(io.ComfyNode):
         return io.Schema(
             node_id="LTX2AVDistilledSigmas",
             display_name="LTX-2 Distilled Sigmas",
+            search_aliases=["distilled", "8 steps", "schedule", "manual sigmas"],
             category=CATEGORY,
             description="The published fixed schedules of distilled models and second stages.",
             inputs=[
@@ -115,6 +117,7 @@ class LTX2AVSampleStage(io.ComfyNode):
         return io.Schema(
             node_id="LTX2AVSampleStage",
             display_name="LTX-2 Sample Stage",
+            search_aliases=["ksampler", "sampler", "sampling", "generate", "denoise"],
             category=CATEGORY,
             description="One sampling stage of video and audio together: noise, schedule, guidance and "
             "sampler.",

@@ -15,6 +15,7 @@ class LTX2AVSpatialTiles(io.ComfyNode):
         return io.Schema(
             node_id="LTX2AVSpatialTiles",
             display_name="LTX-2 Spatial Tiles",
+            search_aliases=["low vram", "tiles", "tiled sampling", "large size", "4k"],
             category="LTX-2/sampling",
             description="Evaluates a large frame in overlapping tiles at every step and blends their "
             "velocities, so that memory and the time of attention are those of a tile. For any sampler.",

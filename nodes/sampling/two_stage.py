@@ -40,6 +40,7 @@ class LTX2AVNextStage(io.ComfyNode):
             node_id="LTX2AVNextStage",
             has_intermediate_output=True,
             display_name="LTX-2 Next Stage",
+            search_aliases=["second stage", "hires", "upscale", "two stages"],
             category=CATEGORY,
             description="Everything between two stages: removes guide frames, upscales the video, and adds "
             "images, guides and a preserved source again at the larger size. The audio stays as it is, with "

@@ -1,13 +1,12 @@
 """Writes example_workflows/: ``python tests/host/author_workflows.py [NAME...]`` with ``COMFYUI_DIR`` set.
 
 Each table is turned into API format, loaded into ComfyUI's own page, arranged in columns, and serialised
-there: as UI format and, in ``api/``, as API format. Then it is run, unless ``--no-run`` is set, and an
-image of it becomes the thumbnail.
+there: as UI format and, in ``api/``, as API format. Then it is run, unless ``--no-run`` is set, and frames
+of its result become the thumbnail. Workflows with released files are not run.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -17,8 +16,6 @@ import tempfile
 from pathlib import Path
 from uuid import NAMESPACE_URL, uuid5
 
-from PIL import Image
-
 HERE = Path(__file__).resolve().parent
 PACK = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(PACK)]
@@ -27,17 +24,27 @@ from browser import ComfyPage, chromium_path, comfy_page  # noqa: E402
 from host_server import Json, Server  # noqa: E402
 from tiny_models import with_trained_loras  # noqa: E402
 from workflow_edit_tables import EDITING  # noqa: E402
+from workflow_files import named  # noqa: E402
 from workflow_format import Workflow  # noqa: E402
 from workflow_long_tables import LONG  # noqa: E402
+from workflow_notes import NOTES, title  # noqa: E402
+from workflow_released_tables import RELEASED  # noqa: E402
 from workflow_tables import WORKFLOWS  # noqa: E402
+from workflow_thumbnails import of_audio, of_video  # noqa: E402
 
 from ltx2_core.tiny import embedded_dir  # noqa: E402
 
 OUTPUT = PACK / "example_workflows"
 PROJECT = "comfyui-ltx2"
-MAX_BYTES = 55_000
 NO_RUN = "--no-run"
-ARRANGE = """([columns, sizes]) => {
+ARRANGE = """([columns, sizes, titles, note]) => {
+    for (const [id, title] of Object.entries(titles)) app.graph.getNodeById(id).title = title;
+    const text = LiteGraph.createNode("MarkdownNote");
+    app.graph.add(text);
+    text.title = "About this workflow";
+    text.widgets[0].value = note;
+    text.setSize([480, 760]);
+    text.pos = [-570, -90];
     let x = 0;
     app.graph.clear_groups?.();
     for (const [title, ids] of columns) {
@@ -90,18 +97,6 @@ LOAD = """([prompt, name]) => {
 FIX_SEEDS = """() => app.graph.nodes.forEach((node) => node.widgets?.forEach((widget) => {
     if (widget.name === "control_after_generate") widget.value = "fixed";
 }))"""
-BOUNDS = """() => {
-    const { scale, offset } = app.canvas.ds, groups = app.graph.groups, edge = 10;
-    const [left, top] = [0, 1].map((i) => Math.min(...groups.map((g) => g.pos[i])));
-    const [right, bottom] = [0, 1].map((i) => Math.max(...groups.map((g) => g.pos[i] + g.size[i])));
-    const corner = app.canvas.canvas.getBoundingClientRect();
-    return JSON.stringify({
-        x: (left + offset[0]) * scale + corner.x - edge,
-        y: (top + offset[1]) * scale + corner.y - edge,
-        width: (right - left) * scale + 2 * edge,
-        height: (bottom - top) * scale + 2 * edge,
-    });
-}"""
 PLAIN_CANVAS = {
     "Comfy.Minimap.Visible": False,
     "Comfy.Graph.CanvasMenu": False,
@@ -115,7 +110,11 @@ def author(page: ComfyPage, name: str, table: Workflow, known: Json) -> None:
     page.page.evaluate(LOAD, [table.prompt(known), name])
     page.page.wait_for_timeout(1500)
     page.page.evaluate(FIX_SEEDS)
-    page.page.evaluate(ARRANGE, [table.ids(), SIZES])
+    titles = {
+        number: title(one, node.kind, table.stages)
+        for number, (one, node) in enumerate(table.nodes.items(), 1)
+    }
+    page.page.evaluate(ARRANGE, [table.ids(), SIZES, titles, NOTES[name].markdown()])
     page.page.wait_for_timeout(500)
     made = page.ask(SERIALISE)
     workflow, prompt_ = made["workflow"], made["output"]
@@ -125,6 +124,10 @@ def author(page: ComfyPage, name: str, table: Workflow, known: Json) -> None:
     for node in workflow["nodes"]:
         ours = node["type"].startswith("LTX2AV")
         node["properties"] |= {"cnr_id": PROJECT, "ver": version[1]} if ours else {"cnr_id": "comfy-core"}
+        if files := named(node.get("widgets_values")):
+            node["properties"]["models"] = [file.model() for file in files]
+        if node["type"] == "MarkdownNote":
+            continue
         for player in PLAYERS:
             prompt_[str(node["id"])]["inputs"].pop(player, None)
         if node["type"] == "LoadAudio":
@@ -141,16 +144,19 @@ def run(page: ComfyPage, name: str) -> None:
         raise SystemExit(f"{name}: {json.dumps(ended)[:2000]}")
 
 
-def picture(page: ComfyPage, name: str) -> None:
-    """Write the thumbnail of the workflow that is open."""
-    page.fit_view()
-    page.page.wait_for_selector(".p-toast-message", state="hidden")
-    shot = Image.open(io.BytesIO(page.page.screenshot(clip=page.ask(BOUNDS)))).convert("RGB")
-    shot.thumbnail((1000, 1000))
-    for quality in (65, 55, 45, 35):
-        shot.save(OUTPUT / f"{name}.jpg", quality=quality, optimize=True)
-        if (OUTPUT / f"{name}.jpg").stat().st_size < MAX_BYTES:
-            break
+def thumbnail(name: str, output: Path) -> None:
+    """Write the thumbnail: frames of the newest result in ``output``, and the waveform of its audio."""
+    newest = max(
+        (path for path in output.rglob("*.*") if path.is_file()), key=lambda path: path.stat().st_mtime
+    )
+    image = of_video(newest) if newest.suffix == ".mp4" else of_audio(newest)
+    image.save(OUTPUT / f"{name}.jpg", quality=85, optimize=True)
+
+
+def released_thumbnail(name: str) -> None:
+    """The thumbnail of a workflow with released files: that of the tiny workflow of the same form."""
+    form = "image_to_video_distilled" if "image" in name else "text_to_video_distilled"
+    shutil.copy(OUTPUT / f"{form}.jpg", OUTPUT / f"{name}.jpg")
 
 
 def _write(path: Path, value: object) -> None:
@@ -161,7 +167,7 @@ def main(names: list[str], *, runs: bool) -> None:
     comfy, chromium = Path(os.environ["COMFYUI_DIR"]), chromium_path()
     if chromium is None:
         raise SystemExit("no Chromium found; set CHROMIUM to its path")
-    tables = {**WORKFLOWS, **EDITING, **LONG}
+    tables = {**WORKFLOWS, **EDITING, **LONG, **RELEASED}
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         for name in ("custom_nodes", "output"):
@@ -177,9 +183,11 @@ def main(names: list[str], *, runs: bool) -> None:
             with comfy_page(server.port, chromium, PLAIN_CANVAS) as page:
                 for name in names or tables:
                     author(page, name, tables[name], known)
-                    if runs:
+                    if name in RELEASED:
+                        released_thumbnail(name)
+                    elif runs:
                         run(page, name)
-                    picture(page, name)
+                        thumbnail(name, base / "output")
         finally:
             server.stop()
 

@@ -24,6 +24,8 @@ from node_graphs import (
     stage,
     text_encoder,
 )
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tiny_models import TinyModels
 
 SECOND_STAGE = "0.909375, 0.725, 0.421875, 0"
@@ -115,6 +117,38 @@ def test_compression_is_cores_and_can_be_part_of_the_placing(server: Server, mod
     result = server.run(g.prompt)
     assert_equal(result)
     assert_equal(result, "within", "before")
+
+
+@pytest.mark.parametrize(("version", "crf"), [("2.0.0", 33), ("2.3.0", 33), ("2.4.0", 18), ("2.5.0", 18)])
+@pytest.mark.parametrize("count", [1, 9])
+def test_stills_are_compressed_as_the_checkpoint_was_trained_and_clips_are_not(
+    server: Server, models: TinyModels, version: str, crf: int, count: int
+):
+    g = Graph()
+    vae = g.add("LTX2AVLoadCheckpoint", ckpt_name=stated(server, models, version))[1]
+    latent = our_latent(g, frames=17)
+    place = {"video_vae": vae, "image": image(g, count, SIDE, SIDE), "latent": latent, "strength": 1.0}
+    text = prompt(g, text_encoder(g, models))
+    guide = {**place, "positive": text, "negative": text[1], "frame": 8, "downscale": 1}
+    for name, value in (("model", -1), ("typed", crf if count == 1 else 0)):
+        placed = g.add("LTX2AVImgToVideoInplace", crf=value, **place)
+        guided = g.add("LTX2AVAddGuide", crf=value, attention_strength=0.0, **guide)
+        g.dump(f"{name} placed", latent=placed)
+        g.dump(f"{name} guided", latent=guided[2])
+    result = server.run(g.prompt)
+    assert_equal(result, "model placed", "typed placed")
+    assert_equal(result, "model guided", "typed guided")
+
+
+def stated(server: Server, models: TinyModels, version: str) -> str:
+    """A checkpoint whose header states that version."""
+    folder = server.base / "models" / "checkpoints"
+    name = f"stated-{version}.safetensors"
+    if not (folder / name).exists():
+        with safe_open(folder / models.checkpoints["2.3"], "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 it is no mapping
+            save_file(tensors, folder / name, {**file.metadata(), "model_version": version})
+    return name
 
 
 def test_joining_and_taking_apart_are_cores_masks_included(server: Server, models: TinyModels):
@@ -236,6 +270,24 @@ def test_a_plan_says_what_it_rounded_and_gives_the_latent_of_the_first_stage(
     first = result.tensors("first")
     assert first["latent/video"].shape == (1, 128, 4, 2, 2)
     assert first["latent/audio"].shape == (1, 8, 27, 16)
+
+
+@pytest.mark.parametrize(
+    ("size", "stages", "megapixels", "planned"),
+    [
+        ((1920, 1080), "2", 1.0, (1344, 768)),
+        ((1080, 1920), "1", 1.0, (736, 1344)),
+        ((640, 640), "2", 0.25, (512, 512)),
+        ((2000, 100), "2", 0.02, (640, 64)),
+    ],
+)
+def test_a_plan_takes_the_shape_of_an_image(server: Server, size, stages, megapixels, planned):
+    g = Graph()
+    picture = image(g, 1, *size)
+    plan = plan_node(g, stages=stages, image=picture, megapixels=megapixels)
+    g.dump("latent", latent=plan[1])
+    (report,) = (o["text"][0] for o in server.run(g.prompt).outputs.values() if "text" in o)
+    assert "{} x {}, 9 frames".format(*planned) in report
 
 
 def test_every_input_has_a_tooltip_and_the_help_page_names_all_inputs_and_outputs_in_order(server: Server):

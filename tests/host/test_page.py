@@ -11,6 +11,25 @@ from workflow_runs import EXAMPLES, Runs
 NAME = "image_to_video_two_stages"
 REPORTS = """() => JSON.stringify(app.graph.nodes.flatMap((node) => node.widgets ?? [])
     .filter((widget) => widget.name === "report").map((widget) => widget.element.textContent))"""
+STAGES = """const stages = app.graph.nodes.filter((node) => node.type === "LTX2AVSampleStage");
+    const widget = (node, name) => node.widgets.find((one) => one.name === name);"""
+STEPS = f"""() => {{ {STAGES}
+    return JSON.stringify(Object.fromEntries(
+        stages.map((node) => [widget(node, "schedule").value, widget(node, "steps").disabled ?? false])));
+}}"""
+CHOSEN = f"""() => {{ {STAGES}
+    const schedule = widget(stages.at(-1), "schedule");
+    schedule.value = "LTX-2 scheduler";
+    schedule.callback(schedule.value);
+    return JSON.stringify(widget(stages.at(-1), "steps").disabled);
+}}"""
+SIZES = """() => {
+    const plan = app.graph.nodes.find((node) => node.type === "LTX2AVClipPlan");
+    const disabled = (name) => plan.widgets.find((one) => one.name === name).disabled;
+    return JSON.stringify(["width", "height", "megapixels"].map(disabled));
+}"""
+LABELS = """() => JSON.stringify(
+    [...document.querySelectorAll("textarea[aria-label]")].map((box) => box.ariaLabel).sort())"""
 PLAYS = """() => {
     const video = document.querySelector("video");
     return video && video.readyState === 4 && video.duration > 1.9;
@@ -27,9 +46,25 @@ def test_a_dropped_workflow_runs_and_its_video_plays(server: Server, runs: Runs,
         page.fit_view()
         page.page.wait_for_function(PLAYS, timeout=30_000)
         reports = page.ask(REPORTS)
-        assert len(reports) == 2
-        for told in ("128 x 128, 49 frames at 25 fps", "16 of 16 layers"):
+        assert len(reports) == 4
+        told_by_nodes = (
+            "128 x 128, 49 frames at 25 fps",
+            "16 of 16 layers",
+            "image compressed with crf 0, by the recipe of the tiny set",
+        )
+        for told in told_by_nodes:
             assert any(told in report for report in reports), reports
+
+
+def test_boxes_have_labels_and_steps_are_grey_while_the_schedule_is_fixed(
+    server: Server, runs: Runs, chromium: str
+):
+    with comfy_page(server.port, chromium) as page:
+        page.drop(f"{NAME}.json", (EXAMPLES / f"{NAME}.json").read_text(encoding="utf-8"))
+        assert page.ask(STEPS) == {"LTX-2 scheduler": False, "distilled 3 (second stage)": True}
+        assert page.ask(CHOSEN) is False, "choosing a schedule with steps makes them count again"
+        assert page.ask(SIZES) == [True, True, False], "the image decides the size"
+        assert page.ask(LABELS) == ["Negative prompt: what to avoid", "Prompt"]
 
 
 def test_every_workflow_opens_with_nothing_missing_and_is_sent_as_its_api_file(

@@ -53,7 +53,7 @@ def graph(models: TinyModels, *, stage: bool, audio: bool = True, steps: int = 4
 def pictures(messages: list) -> list[Image.Image]:
     found = []
     for message in messages:
-        if isinstance(message, bytes):
+        if isinstance(message, bytes) and b"\xff\xd8\xff" in message:
             found.append(Image.open(BytesIO(message[message.index(b"\xff\xd8\xff") :])))
     return found
 

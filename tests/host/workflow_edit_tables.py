@@ -188,6 +188,32 @@ EDITING = {
             "Result": saved("ic_lora_image", "@cropped.latent"),
         }
     ),
+    "ic_lora_image_two_stages": Workflow(
+        {
+            "Control video and first image": {
+                **source("edges.mp4"),
+                "image": node("LoadImage", image="control_first.png"),
+            },
+            "Models and size (real models: 1280 x 704)": {
+                "models": models(True),
+                "plan": plan(2, seconds=1.0),
+            },
+            "Prompt and IC-LoRA": {"text": prompt(CONTROL), "control": lora(EDGES)},
+            "First stage: the image, then the guide": {
+                "begun": node("LTX2AVImgToVideoInplace", image="@image", latent="@plan"),
+                "guide": guide("@clip.images", "@begun"),
+                "first": stage("@guide.latent", model="@control", **GUIDED),
+            },
+            "Second stage: the image again, no guide": {
+                "cropped": crop("@first", "@guide"),
+                "larger": node("LTX2AVLatentUpscale", latent="@cropped"),
+                "again": node("LTX2AVImgToVideoInplace", image="@image", latent="@larger"),
+                "distilled": lora(),
+                "second": last_stage("@again", model="@distilled", positive="@cropped", negative="@cropped"),
+            },
+            "Result": saved("ic_lora_image_two_stages", "@second"),
+        }
+    ),
     "ic_lora_union": Workflow(
         {
             "Control video": source("edges.mp4"),

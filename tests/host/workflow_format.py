@@ -52,6 +52,11 @@ class Workflow:
         numbers = {name: number for number, name in enumerate(self.nodes, start=1)}
         return [(title, [numbers[name] for name in column]) for title, column in self.columns.items()]
 
+    @property
+    def stages(self) -> int:
+        """How many sampling stages it has."""
+        return sum(one.kind == "LTX2AVSampleStage" for one in self.nodes.values())
+
     def link(self, target: str, wanted: str, known: Json) -> list[Any]:
         """What a link to ``target`` (without the @) of an input called ``wanted`` is in API format."""
         name, _, output = target.partition(".")

@@ -20,7 +20,11 @@ def models(upscaler: bool = False) -> Node:
     )
 
 
-def plan(stages: int = 1, *, width: int = 128, height: int = 128, seconds: float = 1.96) -> Node:
+def plan(
+    stages: int = 1, *, width: int = 128, height: int = 128, seconds: float = 1.96, image: str | None = None
+) -> Node:
+    """Size and length; with an ``image`` its shape, at about the same number of pixels."""
+    shape = {} if image is None else {"image": image, "megapixels": 0.02}
     return node(
         "LTX2AVClipPlan",
         width=width,
@@ -29,6 +33,7 @@ def plan(stages: int = 1, *, width: int = 128, height: int = 128, seconds: float
         length=seconds,
         fps=FPS,
         stages=str(stages),
+        **shape,
     )
 
 

@@ -81,7 +81,7 @@ WORKFLOWS = {
     ),
     "image_to_video_two_stages": Workflow(
         {
-            f"Models and size ({REAL_TWO})": {"models": models(True), "plan": plan(2)},
+            f"Models and length ({REAL_TWO})": {"models": models(True), "plan": plan(2, image="@image")},
             "First image and prompt": {"image": node("LoadImage", image="first.png"), "text": prompt(SLIDE)},
             "First stage: half size, 20 steps": {
                 "begun": node("LTX2AVImgToVideoInplace", image="@image", latent="@plan"),
@@ -98,9 +98,9 @@ WORKFLOWS = {
     ),
     "image_to_video_distilled": Workflow(
         {
-            f"Models and size ({REAL_TWO})": {
+            f"Models and length ({REAL_TWO})": {
                 "models": models(True),
-                "plan": plan(2),
+                "plan": plan(2, image="@image"),
                 "distilled": lora(),
             },
             "First image and prompt": {"image": node("LoadImage", image="first.png"), "text": prompt(SLIDE)},
@@ -145,6 +145,30 @@ WORKFLOWS = {
                 "first": fast_stage("@given.latent", model="@distilled"),
             },
             "Result, with the input audio": saved("audio_image_to_video", "@first", audio="@given"),
+        }
+    ),
+    "audio_image_two_stages": Workflow(
+        {
+            f"Distilled models ({REAL_TWO})": {
+                "models": models(True),
+                "distilled": lora(),
+                "plan": plan(2, image="@image"),
+            },
+            "First image, audio, prompt": {
+                "image": node("LoadImage", image="first.png"),
+                "sound": node("LoadAudio", audio="sound.wav"),
+                "text": prompt(SLIDE),
+            },
+            "First stage: half size, 8 steps": {
+                "begun": node("LTX2AVImgToVideoInplace", image="@image", latent="@plan"),
+                "given": node("LTX2AVSetAudio", audio="@sound", latent="@begun"),
+                "first": fast_stage("@given.latent", model="@distilled"),
+            },
+            "Second stage: image and audio are preserved": {
+                "next": next_stage("@first"),
+                "second": last_stage("@next", positive="@next", negative="@next", model="@distilled"),
+            },
+            "Result, with the input audio": saved("audio_image_two_stages", "@second", audio="@given"),
         }
     ),
     "first_last_frame": Workflow(

@@ -17,8 +17,20 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES, DOCS = ROOT / "example_workflows", ROOT / "web" / "docs"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.json"))
 MAX_NODES, MAX_PICTURE_BYTES = 12, 60_000
-LARGER = {"keyframes_two_stages": 13, "ic_lora_image": 13, "ic_lora_two_stages": 14}
+LARGER = {
+    "keyframes_two_stages": 13,
+    "audio_image_two_stages": 13,
+    "ic_lora_image": 13,
+    "ic_lora_two_stages": 14,
+    "ic_lora_image_two_stages": 17,
+    "ltx23_image_to_video": 13,
+}
 """Workflows that need more than 12 nodes."""
+RELEASED = [name for name in NAMES if name.startswith("ltx2")]
+"""Workflows with the files of a released generation; all others have the tiny ones."""
+NOTE = "MarkdownNote"
+FOLDERS = {"checkpoints", "diffusion_models", "text_encoders", "vae", "loras", "latent_upscale_models"}
+LOADERS = ("LTX2AVLoadAll", "LTX2AVLoadLora")
 OURS = "LTX2AV"
 CORE = {
     "LoadImage": (["image"], 2),
@@ -35,6 +47,17 @@ CORE = {
 
 def ui(name: str) -> dict:
     return json.loads((EXAMPLES / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def running(workflow: dict) -> list[dict]:
+    """The nodes that are sent to the host: all but the note."""
+    return [node for node in workflow["nodes"] if node["type"] != NOTE]
+
+
+def box(node: dict) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of a node with its title bar."""
+    (x, y), (width, height) = node["pos"], node["size"]
+    return x, y - 30, x + width, y + height
 
 
 def api(name: str) -> dict:
@@ -92,10 +115,10 @@ def test_a_workflow_names_existing_nodes_inputs_and_outputs(name):
 def test_the_api_format_equals_what_the_page_displays(name):
     workflow, graph = ui(name), api(name)
     links = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
-    assert {str(node["id"]): node["type"] for node in workflow["nodes"]} == {
+    assert {str(node["id"]): node["type"] for node in running(workflow)} == {
         key: node["class_type"] for key, node in graph.items()
     }
-    for node in workflow["nodes"]:
+    for node in running(workflow):
         kind, sockets = node["type"], {one["name"]: one["link"] for one in node["inputs"]}
         linked = {name: links[link] for name, link in sockets.items() if link is not None}
         plain = {one["name"] for one in node["inputs"] if "widget" not in one}
@@ -118,13 +141,58 @@ def test_the_api_format_equals_what_the_page_displays(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_workflow_is_small_and_says_where_its_nodes_come_from(name):
     workflow = ui(name)
-    assert len(workflow["nodes"]) <= LARGER.get(name, MAX_NODES)
+    assert len(running(workflow)) <= LARGER.get(name, MAX_NODES)
     for node in workflow["nodes"]:
         ours = node["type"].startswith(OURS)
         assert node["properties"]["cnr_id"] == ("comfyui-ltx2" if ours else "comfy-core")
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_workflow_explains_itself(name):
+    workflow = ui(name)
+    (note,) = (node for node in workflow["nodes"] if node["type"] == NOTE)
+    text, nodes = note["widgets_values"][0], running(workflow)
+    left = min(box(node)[0] for node in nodes)
+    assert box(note)[2] < left, "the note is left of everything"
+    assert box(note)[1] <= min(box(node)[1] for node in nodes)
+    assert re.match(r"# .+\n\n.+", text)
+    for heading in ("## Change first\n1. ", "## Files\n- [", "## Time and memory\n"):
+        assert heading in text
+    titles = [node.get("title") for node in nodes]
+    for titled in re.findall(r"^\d+\. \*\*([^*]+)\*\*(?: and \*\*([^*]+)\*\*)?", text, re.MULTILINE):
+        assert all(one in titles or f"{one}: control" in titles for one in titled if one), (titled, titles)
+    assert all(titles)
+    assert not any(one.startswith(("LTX", "VAE", "Get", "Load")) for one in titles), "titles in plain words"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_node_lies_on_another_and_groups_are_in_reading_order(name):
+    workflow = ui(name)
+    boxes = [box(node) for node in workflow["nodes"]]
+    for number, (left, top, right, bottom) in enumerate(boxes):
+        for other in boxes[number + 1 :]:
+            apart = right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
+            assert apart, (boxes[number], other)
+    groups = [group["bounding"] for group in workflow["groups"]]
+    assert groups == sorted(groups)
+    for node in running(workflow):
+        left, top, right, bottom = box(node)
+        assert any(x <= left and right <= x + w and y <= top and bottom <= y + h for x, y, w, h in groups)
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_every_released_file_can_be_downloaded_by_the_page(name):
+    for node in running(ui(name)):
+        files = {value for value in node.get("widgets_values") or [] if str(value).endswith(".safetensors")}
+        offered = node["properties"].get("models", [])
+        assert {one["name"] for one in offered} == files
+        assert bool(files) == (node["type"] in LOADERS)
+        for one in offered:
+            assert one["url"].endswith(f"/{one['name']}")
+            assert one["directory"] in FOLDERS
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - set(RELEASED)))
 def test_a_workflow_needs_only_the_tiny_models_and_the_shipped_inputs(name):
     files = TinySet.in_folder(Path())
     tiny = {

@@ -1,0 +1,309 @@
+"""The note at the top left of each workflow: what it does, what to change, which files, what to expect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from workflow_files import (
+    AUDIO_VAE25,
+    CAMERA20,
+    CANNY20,
+    DEV20,
+    DEV23,
+    DISTILLED20,
+    DISTILLED23,
+    DISTILLED25,
+    GEMMA3,
+    GEMMA4,
+    UNION23,
+    UPSCALER20,
+    UPSCALER23,
+    UPSCALER25,
+    VIDEO_VAE25,
+    File,
+)
+
+ONE_STAGE = (DEV23, GEMMA3)
+TWO_STAGES = (DEV23, GEMMA3, UPSCALER23, DISTILLED23)
+FILES25 = (DISTILLED25, GEMMA4, VIDEO_VAE25, AUDIO_VAE25, UPSCALER25)
+TINY = (
+    "This graph is set to the tiny test models, with clips of 128 x 128. For real clips choose the files "
+    "below in **Model files** (and in **LoRA**), and a size such as 1280 x 704 in **Size and length**."
+)
+MEMORY = (
+    "**LTX-2 Memory Plan** says what your size needs before you run it. If memory runs out, make the clip "
+    "shorter or smaller, or add **LTX-2 Spatial Tiles**."
+)
+
+
+@dataclass(frozen=True)
+class Note:
+    """``change`` are the things to change first, in order; ``released`` graphs already name real files."""
+
+    title: str
+    does: str
+    change: tuple[str, ...]
+    files: tuple[File, ...] = TWO_STAGES
+    released: bool = False
+
+    def markdown(self) -> str:
+        steps = "\n".join(f"{number}. {line}" for number, line in enumerate(self.change, start=1))
+        files = "\n".join(file.line() for file in self.files)
+        parts = [f"# {self.title}", self.does]
+        parts += [] if self.released else [TINY]
+        parts += [f"## Change first\n{steps}", f"## Files\n{files}", f"## Time and memory\n{MEMORY}"]
+        return "\n\n".join(parts)
+
+
+PROMPT = "**Prompt**: say what moves and what is heard, in the order in which it happens."
+SIZE = "**Size and length**: seconds, size and frame rate."
+IMAGE = "**First image**: your image. The prompt says what happens, not what the image already shows."
+CLIP = "**Video file**: your clip."
+SHAPED = "**Size and length**: seconds. The size follows the image; `megapixels` makes it larger or smaller."
+
+NOTES = {
+    "text_to_video_two_stages": Note(
+        "Text to video with audio, two stages",
+        "The full model makes the clip at half size in 20 steps; the upscaler doubles it, and 3 steps with "
+        "the distilled LoRA add the detail.",
+        (PROMPT, SIZE),
+    ),
+    "text_to_video_distilled": Note(
+        "Text to video with audio, fast",
+        "The distilled LoRA in both stages: 8 steps at half size and 3 at full size, without guidance. "
+        "About a third of the time of the full model.",
+        (PROMPT, SIZE),
+    ),
+    "text_to_video_guided": Note(
+        "Text to video with audio, best quality in one stage",
+        "Video and audio are guided separately. The sampler res_2s evaluates the model twice a step.",
+        (PROMPT, SIZE, "**Sampling**: the preset, or your own scales with the preset `by hand`."),
+        ONE_STAGE,
+    ),
+    "camera_lora": Note(
+        "A camera or style LoRA",
+        "Your LoRA acts in both stages, the distilled LoRA in the second one only.",
+        ("**LoRA**: your file and its strength.", PROMPT, SIZE),
+        (DEV20, GEMMA3, UPSCALER20, DISTILLED20, CAMERA20),
+    ),
+    "image_to_video_two_stages": Note(
+        "Image to video with audio, two stages",
+        "Your image is the first frame of the clip. It is put in before both stages, so that it stays sharp.",
+        (IMAGE, PROMPT, SHAPED),
+    ),
+    "image_to_video_distilled": Note(
+        "Image to video with audio, fast",
+        "Your image is the first frame. 8 steps at half size and 3 at full size, without guidance.",
+        (IMAGE, PROMPT, SHAPED),
+    ),
+    "first_last_frame": Note(
+        "From a first to a last frame",
+        "Two images are the ends of the clip, and the model finds the way between them.",
+        ("**First frame** and **Last frame**: images of the same shape.", PROMPT, SIZE),
+        ONE_STAGE,
+    ),
+    "keyframes_two_stages": Note(
+        "Keyframes",
+        "An image is the first frame and another one a keyframe in the middle, in both stages.",
+        (
+            "**First frame** and **Keyframe**: your images; `frame` of LTX-2 Add Guide says when.",
+            PROMPT,
+            SIZE,
+        ),
+    ),
+    "audio_to_video": Note(
+        "Audio to video: talking, singing, music",
+        "The video follows your recording, and the file carries the recording itself.",
+        (
+            "**Audio**: your recording; `start` skips its beginning.",
+            "**Prompt**: who speaks or plays. Spoken words in the prompt make lips fit better.",
+            "**Size and length**: as many seconds as the audio has.",
+        ),
+    ),
+    "audio_image_to_video": Note(
+        "Audio and image to video",
+        "A portrait speaks or sings your recording, in one stage of 8 steps.",
+        (IMAGE, "**Audio**: your recording.", "**Prompt**: who speaks, and the words.", SIZE),
+        (DEV23, GEMMA3, DISTILLED23),
+    ),
+    "audio_image_two_stages": Note(
+        "Audio and image to video, two stages",
+        "A portrait speaks or sings your recording: half size, then full size with image and audio again.",
+        (IMAGE, "**Audio**: your recording.", "**Prompt**: who speaks, and the words.", SHAPED),
+    ),
+    "video_to_audio": Note(
+        "Video to audio: foley and music",
+        "Your clip stays as it is and gets audio that fits.",
+        (CLIP, "**Prompt**: what is heard. `ceiling` limits how loud it gets."),
+        ONE_STAGE,
+    ),
+    "reference_audio": Note(
+        "A voice of your own",
+        "The clip's audio resembles the voice in a recording of a few seconds.",
+        ("**Voice to imitate**: 3 to 10 s without music.", PROMPT, SIZE),
+        ONE_STAGE,
+    ),
+    "extend_video": Note(
+        "Continue a clip",
+        "Your clip continues, video and audio; its last frames and its audio lead into the new part.",
+        (CLIP, "**What to add**: seconds.", "**Prompt**: the whole clip, old and new."),
+        ONE_STAGE,
+    ),
+    "retake_two_stages": Note(
+        "Retake a part of a clip",
+        "The seconds that you name are regenerated, of the video, of the audio or of both. The rest stays.",
+        (CLIP, "**What to regenerate**: seconds such as `1-1.9`; an empty field keeps that stream.", PROMPT),
+    ),
+    "mask_past_the_end": Note(
+        "Retake with single nodes, past the end of the clip",
+        "What LTX-2 Retake does, from single nodes: encode, mask, sample. The mask may reach past the end.",
+        (CLIP, "**What to regenerate**: seconds of video and audio.", PROMPT),
+        ONE_STAGE,
+    ),
+    "video_to_video": Note(
+        "Video to video",
+        "Your clip is noised to 0.909 and sampled again with another prompt; its audio stays.",
+        (CLIP, PROMPT, "**Sampling**: a shorter schedule changes less."),
+        ONE_STAGE,
+    ),
+    "ic_lora_control": Note(
+        "Follow a control video",
+        "The clip follows edges, depth or a pose. One kind of control at a time, with its IC-LoRA.",
+        ("**Video file**: the control video.", "**LoRA**: the IC-LoRA of that kind.", PROMPT),
+        (DEV20, GEMMA3, CANNY20),
+    ),
+    "ic_lora_canny": Note(
+        "Follow the edges of a clip",
+        "The edges of your clip are found in the graph, and the new clip follows them.",
+        (CLIP, PROMPT),
+        (DEV20, GEMMA3, CANNY20),
+    ),
+    "ic_lora_image": Note(
+        "Follow a control video from a first image",
+        "As with a control video, and the clip begins with your image, which must match its first frame.",
+        (IMAGE, "**Video file**: the control video.", PROMPT),
+        (DEV20, GEMMA3, CANNY20),
+    ),
+    "ic_lora_image_two_stages": Note(
+        "Follow a control video from a first image, two stages",
+        "The control video acts at half size; the image is put in again at full size.",
+        (IMAGE, "**Video file**: the control video.", PROMPT),
+        (DEV20, GEMMA3, CANNY20, UPSCALER20, DISTILLED20),
+    ),
+    "ic_lora_two_stages": Note(
+        "Follow a control video, two stages",
+        "The control video acts at half size; the second stage has neither guide nor IC-LoRA.",
+        ("**Video file**: the control video.", PROMPT, SIZE),
+        (DEV20, GEMMA3, CANNY20, UPSCALER20, DISTILLED20),
+    ),
+    "ic_lora_union": Note(
+        "Follow a control video at the size that its LoRA states",
+        "The union LoRA of 2.3 reads its control video at half size; its file states so, the graph follows.",
+        ("**Video file**: edges, depth or a pose.", PROMPT, SIZE),
+        (DEV23, GEMMA3, UNION23),
+    ),
+    "detailer": Note(
+        "Make a small clip large",
+        "A small clip is noised to 0.909 and sampled again at the final size in windows, with its own audio.",
+        (CLIP, "**Size and length**: the final size.", "**LoRA**: a detailer IC-LoRA."),
+        (DEV20, GEMMA3),
+    ),
+    "long_video": Note(
+        "A clip of any length",
+        "Windows of a few seconds that overlap, with a prompt for each stretch of time. A run that was "
+        "stopped resumes where it was.",
+        ("**Windows**: a line for each prompt, such as `0-2.4: a red circle bounces`.", SIZE),
+        (DEV23, GEMMA3, DISTILLED23),
+    ),
+    "text_to_audio": Note(
+        "Audio alone",
+        "Speech, effects or music from text, without video: a fraction of the time.",
+        ("**Prompt**: what is heard.", "**Length**: seconds."),
+        ONE_STAGE,
+    ),
+    "ltx23_text_to_video": Note(
+        "LTX-2.3: text to video with audio",
+        "The distilled LoRA at strength 0.5 in both stages: 8 steps at half size, 3 at full size.",
+        (PROMPT, SIZE),
+        released=True,
+    ),
+    "ltx23_image_to_video": Note(
+        "LTX-2.3: image to video with audio",
+        "Your image is the first frame. The distilled LoRA at strength 0.5 in both stages: 8 steps at half "
+        "size, 3 at full size.",
+        (IMAGE, PROMPT, SHAPED),
+        released=True,
+    ),
+    "ltx25_text_to_video": Note(
+        "LTX-2.5: text to video with audio",
+        "The distilled model: 8 ancestral steps at half size, 3 at full size.",
+        (PROMPT, SIZE),
+        FILES25,
+        released=True,
+    ),
+    "ltx25_image_to_video": Note(
+        "LTX-2.5: image to video with audio",
+        "Your image is the first frame. 8 ancestral steps at half size, 3 at full size.",
+        (IMAGE, PROMPT, SHAPED),
+        FILES25,
+        released=True,
+    ),
+}
+
+TITLES = {
+    "LTX2AVLoadAll": "Model files",
+    "LTX2AVClipPlan": "Size and length",
+    "LTX2AVPrompt": "Prompt",
+    "LTX2AVLoadLora": "LoRA",
+    "LTX2AVSampleStage": "Sampling",
+    "LTX2AVLatentUpscale": "Double the size",
+    "LTX2AVNextStage": "To full size, with images again",
+    "LTX2AVImgToVideoInplace": "Image as first frame",
+    "LTX2AVAddGuide": "Guide",
+    "LTX2AVCropGuides": "Remove guides",
+    "LTX2AVDecodeToVideo": "Decode to a video",
+    "LTX2AVFinishEdit": "Join to the clip",
+    "LTX2AVExtend": "What to add",
+    "LTX2AVRetake": "What to regenerate",
+    "LTX2AVTimeMask": "What to regenerate",
+    "LTX2AVSound": "Clip that gets audio",
+    "LTX2AVSetAudio": "Video follows this audio",
+    "LTX2AVReferenceAudio": "Voice of the clip",
+    "LTX2AVTextToAudio": "Length",
+    "LTX2AVLongVideo": "Windows",
+    "LTX2AVDecodeLongVideo": "Decode to a video",
+    "LTX2AVDecodeAudio": "Decode the audio",
+    "LTX2AVDistilledSigmas": "Schedule of the second stage",
+    "LTX2AVCanny": "Find the edges",
+    "LTX2AVConcatLatent": "Video and audio together",
+    "LoadImage": "First image",
+    "LoadAudio": "Audio",
+    "LoadVideo": "Video file",
+    "GetVideoComponents": "Its frames, audio and frame rate",
+    "VAEEncode": "Encode the frames",
+    "LTXVAudioVAEEncode": "Encode the audio",
+    "SaveVideo": "Save the video",
+    "SaveAudio": "Save the audio",
+}
+"""Plain title of a node, by its kind."""
+
+TITLES_OF = {
+    "start": "First frame",
+    "begin": "First frame",
+    "end": "Last frame",
+    "between": "Keyframe",
+    "voice": "Voice to imitate",
+    "first": "Sampling, first stage",
+    "second": "Sampling, second stage",
+    "distilled": "LoRA: distilled",
+    "control": "LoRA: control",
+    "again": "Image as first frame, again",
+}
+"""Plain title of a node, by its name in the tables, where its kind says too little."""
+
+
+def title(name: str, kind: str, stages: int) -> str:
+    """Title of a node called ``name``; with one stage nothing is called the first of two."""
+    if name == "first" and stages == 1:
+        return TITLES[kind]
+    return TITLES_OF.get(name, TITLES[kind])

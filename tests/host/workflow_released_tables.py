@@ -1,0 +1,159 @@
+"""The main workflows with the files and settings of released generations; each is a table of columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from workflow_files import (
+    AUDIO_VAE25,
+    DEV23,
+    DISTILLED23,
+    DISTILLED25,
+    GEMMA3,
+    GEMMA4,
+    UPSCALER23,
+    UPSCALER25,
+    VIDEO_VAE25,
+    File,
+)
+from workflow_format import Node, Workflow, node
+from workflow_parts import save
+
+PROMPT = (
+    "A woman in a yellow raincoat walks along a pier at dusk. She stops, turns to the camera and smiles. "
+    "Waves break against the wood, gulls call, the wind is heard in the microphone."
+)
+SECOND_STAGE = "stage2_2.3"
+
+
+@dataclass(frozen=True)
+class Release:
+    """What differs between generations: files, LoRA strength and sampler."""
+
+    checkpoint: File
+    text_encoder: File
+    upscaler: File
+    fps: float
+    sampler: str
+    lora: tuple[File, float] | None = None
+    parts: dict[str, str] = field(default_factory=dict)
+
+    def models(self) -> dict[str, Node]:
+        loaded = node(
+            "LTX2AVLoadAll",
+            ckpt_name=self.checkpoint.name,
+            text_encoder=self.text_encoder.name,
+            upscaler=self.upscaler.name,
+            **self.parts,
+        )
+        nodes = {"models": loaded}
+        if self.lora is not None:
+            file, strength = self.lora
+            nodes["distilled"] = node("LTX2AVLoadLora", model="@models", lora=file.name, strength=strength)
+        return nodes
+
+    def stage(self, latent: str, seed: int, text: str = "@text", **changes: Any) -> Node:
+        return node(
+            "LTX2AVSampleStage",
+            model="@models" if self.lora is None else "@distilled",
+            positive=text,
+            negative=text,
+            latent=latent,
+            seed=seed,
+            schedule="distilled 8",
+            cfg=1.0,
+            sampler=self.sampler,
+            **changes,
+        )
+
+
+LTX23 = Release(DEV23, GEMMA3, UPSCALER23, 25.0, "euler", (DISTILLED23, 0.5))
+LTX25 = Release(
+    DISTILLED25,
+    GEMMA4,
+    UPSCALER25,
+    24.0,
+    "euler_ancestral",
+    parts={"video_vae": VIDEO_VAE25.name, "audio_vae": AUDIO_VAE25.name, "text_parts": GEMMA4.name},
+)
+
+
+def text_to_video(name: str, release: Release) -> Workflow:
+    return Workflow(
+        {
+            "Models and size": {**release.models(), "plan": plan(release)},
+            "Prompt": {"text": node("LTX2AVPrompt", positive=PROMPT, fps=release.fps)},
+            "First stage: half size, 8 steps": {"first": release.stage("@plan", 42)},
+            "Second stage: full size, 3 steps": {
+                "larger": node("LTX2AVLatentUpscale", latent="@first"),
+                "sigmas": node("LTX2AVDistilledSigmas", schedule=SECOND_STAGE),
+                "second": second(release, "@larger", "@text"),
+            },
+            "Result": saved(name, release),
+        }
+    )
+
+
+def image_to_video(name: str, release: Release) -> Workflow:
+    return Workflow(
+        {
+            "Models": release.models(),
+            "First image, prompt and length": {
+                "image": node("LoadImage", image="first.png"),
+                "text": node("LTX2AVPrompt", positive=PROMPT, fps=release.fps),
+                "plan": plan(release, image="@image"),
+            },
+            "First stage: half size, 8 steps": {
+                "begun": node("LTX2AVImgToVideoInplace", image="@image", latent="@plan"),
+                "first": release.stage("@begun", 42),
+            },
+            "Second stage: full size, image again": {
+                "next": node("LTX2AVNextStage", latent="@first"),
+                "sigmas": node("LTX2AVDistilledSigmas", schedule=SECOND_STAGE),
+                "second": second(release, "@next.latent", "@next"),
+            },
+            "Result": saved(name, release),
+        }
+    )
+
+
+def plan(release: Release, **more: Any) -> Node:
+    return node(
+        "LTX2AVClipPlan",
+        width=1280,
+        height=704,
+        length_unit="seconds",
+        length=5.0,
+        fps=release.fps,
+        stages="2",
+        **more,
+    )
+
+
+def second(release: Release, latent: str, text: str) -> Node:
+    # Three steps cannot remove fresh noise, so that no generation is ancestral here.
+    return node(
+        "LTX2AVSampleStage",
+        model="@models" if release.lora is None else "@distilled",
+        positive=text,
+        negative=text,
+        latent=latent,
+        seed=43,
+        schedule="distilled 3 (second stage)",
+        cfg=1.0,
+        sigmas="@sigmas",
+    )
+
+
+def saved(name: str, release: Release) -> dict[str, Node]:
+    video = node("LTX2AVDecodeToVideo", latent="@second", fps=release.fps)
+    return {"video": video, "save": save(name)}
+
+
+RELEASED = {
+    "ltx23_text_to_video": text_to_video("ltx23_text_to_video", LTX23),
+    "ltx23_image_to_video": image_to_video("ltx23_image_to_video", LTX23),
+    "ltx25_text_to_video": text_to_video("ltx25_text_to_video", LTX25),
+    "ltx25_image_to_video": image_to_video("ltx25_image_to_video", LTX25),
+}

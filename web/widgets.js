@@ -1,0 +1,101 @@
+// @ts-check
+/** What this pack changes of its widgets on the page: labels of text boxes, and settings without effect. */
+
+const SCHEDULE = "schedule";
+const WITH_STEPS = "LTX-2 scheduler";
+const BY_HAND = "as above";
+const LABELS = { positive: "Prompt", negative: "Negative prompt: what to avoid", prompts: "Prompts by time" };
+
+/**
+ * Name the text boxes of a node: ComfyUI draws them without a name.
+ * @param {any} node
+ */
+export function labelTextBoxes(node) {
+  for (const widget of node.widgets ?? []) {
+    const label = LABELS[/** @type {keyof typeof LABELS} */ (widget.name)];
+    const box = widget.inputEl ?? widget.element;
+    if (!label || !(box instanceof HTMLTextAreaElement)) continue;
+    // A background needs no element of its own, which some versions of the page would lay over the text.
+    box.style.backgroundImage = `url("data:image/svg+xml,${encodeURIComponent(drawn(label))}")`;
+    box.style.backgroundRepeat = "no-repeat";
+    box.style.backgroundPosition = "6px 4px";
+    box.style.backgroundAttachment = "local";
+    box.style.paddingTop = "20px";
+    box.setAttribute("aria-label", label);
+  }
+}
+
+/**
+ * Which widgets have no effect now, by name.
+ * @param {(name: string) => any} value of a widget
+ * @param {(name: string) => boolean} linked whether an input has a link
+ * @returns {Record<string, boolean>}
+ */
+export function withoutEffect(value, linked) {
+  const preset = value("preset") !== undefined && value("preset") !== BY_HAND;
+  const schedule = linked("sigmas") || preset;
+  return {
+    [SCHEDULE]: schedule,
+    steps: schedule || value(SCHEDULE) !== WITH_STEPS,
+    cfg: preset,
+    audio_cfg: preset,
+    sampler: preset,
+    width: linked("image"),
+    height: linked("image"),
+    megapixels: !linked("image"),
+  };
+}
+
+const GREYED = ["LTX2AVSampleStage", "LTX2AVLongVideo", "LTX2AVClipPlan"];
+
+/**
+ * Grey the widgets that have no effect: the steps of a fixed schedule, a size that an image decides.
+ * @param {any} node
+ */
+export function greyWithoutEffect(node) {
+  if (!GREYED.includes(node.comfyClass)) return;
+  const widget = (/** @type {string} */ name) =>
+    node.widgets?.find((/** @type {any} */ one) => one.name === name);
+  const update = () => {
+    const linked = (/** @type {string} */ name) =>
+      node.inputs?.some((/** @type {any} */ one) => one.name === name && one.link != null) ?? false;
+    for (const [name, disabled] of Object.entries(withoutEffect((one) => widget(one)?.value, linked))) {
+      const found = widget(name);
+      if (!found) continue;
+      found.disabled = disabled;
+      // Pages that draw nodes as HTML read this flag.
+      found.options = { ...found.options, disabled };
+    }
+    node.setDirtyCanvas?.(true, true);
+  };
+  for (const name of [SCHEDULE, "preset"]) if (widget(name)) after(widget(name), "callback", update);
+  // A workflow that is opened sets values and links after the node was made.
+  after(node, "onConfigure", update);
+  after(node, "onConnectionsChange", update);
+  update();
+}
+
+/**
+ * Call ``then`` after each call of a method.
+ * @param {any} object
+ * @param {string} method
+ * @param {() => void} then
+ */
+function after(object, method, then) {
+  const before = object[method];
+  object[method] = function (/** @type {unknown[]} */ ...values) {
+    const result = before?.apply(this, values);
+    then();
+    return result;
+  };
+}
+
+/**
+ * A line of small grey text as SVG.
+ * @param {string} text
+ * @returns {string}
+ */
+function drawn(text) {
+  return `<svg xmlns="http://www.w3.org/2000/svg" width="300" height="14"><text y="10" font-family="sans-serif"
+ font-size="10" fill="#8f99a6">${text}</text></svg>`;
+}
