@@ -35,6 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "shapes",
         "types",
         "attention",
+        "clock",
         "out_of_memory",
         "torchaudio_import",
         "config",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..media.writer import read_metadata
+from ..media import read_metadata
 from ..run.generation import METADATA_KEY
 from ..run.pipeline import LTX2Pipeline
 from ..run.request import Request
