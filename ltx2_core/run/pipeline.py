@@ -6,7 +6,7 @@ Only the networks of the current stage are in memory; ``keep_loaded`` trades tha
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from inspect import Parameter
@@ -25,6 +25,7 @@ from ..sampling.denoiser import Denoiser
 from ..sampling.model_calls import ModelCalls
 from ..sampling.noise import initial_state, make_noise
 from ..sampling.samplers import get_sampler
+from ..text.prompt import PromptEmbeds
 from ..tiny import embedded_set
 from ..types import AVLatent, LatentState, Numerics, TextContext
 from .codecs import Codecs
@@ -33,7 +34,8 @@ from .distributed import Processes
 from .execution import Execution
 from .flat_options import RequestOptions
 from .generation import Generation
-from .inputs import ConditioningInput, describe, read_input_audio
+from .input_files import check_inputs, file_records
+from .inputs import ConditioningInput, describe, read_input_audio, reference_scale
 from .inputs import conditioning as encoded_inputs
 from .progress import OnStep, Progress, Run, Stop, Stopped
 from .recipes import Recipe, generation_of, of_kind, recipe_for
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from .execution import ExecutionOptions
 
 __all__ = ["Given", "LTX2Pipeline", "OnStep", "Progress", "Stop", "Stopped"]
+
+_TEXT = frozenset({Component.TEXT_CONNECTORS, Component.TEXT_PROJECTION})
 
 Given = ConditioningInput
 """The name of 0.1."""
@@ -106,7 +110,7 @@ class LTX2Pipeline(Codecs):
 
     def __call__(
         self,
-        prompt: str | Request,
+        prompt: str | Request | None = None,
         *,
         conditioning: Sequence[ConditioningInput] = (),
         given: Sequence[ConditioningInput] = (),
@@ -117,29 +121,19 @@ class LTX2Pipeline(Codecs):
         """Sample a clip; it is decoded when its frames or audio are read.
 
         ``options`` are the flat keywords of :class:`Request`; what they leave open comes from the recipe of
-        the checkpoint. ``conditioning`` is applied after the inputs of the request, in its order; ``given``
+        the checkpoint. The prompt may be left out with ``prompt_embeds``. ``conditioning`` is applied after the inputs of the request, in its order; ``given``
         is its name of 0.1. ``on_step`` is called with the :class:`Progress` of every stage and step. ``stop``
         is called before every block of every forward pass, and ends the run with :class:`Stopped` when it
         returns True.
 
         Raises TypeError for unknown options, ValueError for what cannot be sampled with these files.
         """
-        if isinstance(prompt, Request):
-            original = prompt.changed(**options) if options else prompt
-        else:
-            original = Request(prompt=prompt, **options)
+        original = _request(prompt, options)
         extra = (*conditioning, *given)
         request, chosen = original.with_recipe(self.recipe)
         run = Run(on_step, stop)
-        stages = self.stages(request)
-        self._check_files(request, stages, extra)
-        if request.sampling.cache is not None and self.speed.processes != Processes():
-            raise ValueError(
-                "a step cache decides from the tensors of one process: use it without several processes"
-            )
-        plan = None if self.networks.max_memory is None else self.plan(stages, self.networks.max_memory)
-        if plan is not None and not plan.fits:
-            raise ValueError(plan.shortage)
+        stages, plan = self.check(request, extra)
+        files = file_records(request)
         contexts = self._contexts(request, stages, run)
         input_audio = read_input_audio(request, stages[-1])
         items = encoded_inputs(self, request, stages, input_audio, run)
@@ -148,6 +142,7 @@ class LTX2Pipeline(Codecs):
 
         sampling = request.sampling
         # It draws the noise of the second stage, too, like that of the official pipelines.
+        assert sampling.seed is not None
         start_noise = torch.Generator(sampling.noise_device).manual_seed(sampling.seed)
         # The official samplers draw theirs from a generator of its own, this far from the seed.
         step_noise = torch.Generator(sampling.noise_device).manual_seed((sampling.seed + 10000) % 2**64)
@@ -178,6 +173,7 @@ class LTX2Pipeline(Codecs):
                 **self.settings(),
                 "recipe": {"name": self._recipe_of(request).name, "chose": list(chosen)},
                 "conditioning": [describe(item) for item in extra],
+                "inputs": files,
             },
             latents=latents,
             clip=stages[-1].clip,
@@ -239,6 +235,139 @@ class LTX2Pipeline(Codecs):
         config = transformer_config(self.networks.file(Component.TRANSFORMER).config)
         return self.speed.text_keys_bytes(stages, config, self.networks.dtype)
 
+    def clips(
+        self,
+        prompts: str | Request | Sequence[str | Request],
+        *,
+        seeds: Iterable[int] | None = None,
+        on_step: OnStep | None = None,
+        stop: Stop | None = None,
+        **options: Unpack[RequestOptions],
+    ) -> Iterator[Generation]:
+        """Sample a clip of each prompt and seed, in this order, with one load of the text encoder and of the
+        transformer; each equals a call of its own, bit for bit.
+
+        Every clip is judged before the first one is sampled, and all prompts are encoded first. The
+        transformer is held until the iteration ends (with ``max_memory`` in system memory between its uses):
+        take ``list(...)`` to decode after it is freed. ``on_step`` and ``stop`` are those of a call; stages
+        are named "clip 2 of 8: stage 1".
+        """
+        each = [prompts] if isinstance(prompts, str | Request) else list(prompts)
+        plain = [_request(prompt, options) for prompt in each]
+        requests = [
+            self.resolve(request if seed is None else request.changed(seed=seed))
+            for request in plain
+            for seed in ((None,) if seeds is None else tuple(seeds))
+        ]
+        for request in requests:
+            self.check(request)
+        return self._each(requests, on_step, stop)
+
+    def _each(
+        self, requests: Sequence[Request], on_step: OnStep | None, stop: Stop | None
+    ) -> Iterator[Generation]:
+        made: dict[tuple[str, str | None], PromptEmbeds] = {}
+        with self.networks.holding(
+            Component.TEXT_ENCODER, Component.TEXT_PROJECTION, Component.TEXT_CONNECTORS
+        ):
+            for request in requests:
+                text = request.text
+                if text.embeds is None and (text.prompt, text.negative) not in made:
+                    run = Run(on_step, stop)
+                    made[text.prompt, text.negative] = self._embeds(text.prompt, text.negative or "", run)
+        with self.networks.holding(Component.TRANSFORMER, Component.UPSAMPLER, Component.VIDEO_ENCODER):
+            for number, request in enumerate(requests, start=1):
+                text = request.text
+                embeds = text.embeds or made[text.prompt, text.negative]
+                step = None if on_step is None else _numbered(on_step, number, len(requests))
+                yield self(request.changed(prompt_embeds=embeds), on_step=step, stop=stop)
+
+    def encode_prompt(self, prompt: str, negative_prompt: str | None = None) -> PromptEmbeds:
+        """Both prompts as the transformer takes them, for ``prompt_embeds`` of any number of runs.
+
+        The negative prompt is by default that of the recipe. They hold for the text networks, LoRAs and number
+        format that made them; a run with others refuses them.
+        """
+        text = self.resolve(Request(prompt=prompt, negative_prompt=negative_prompt)).text
+        return self._embeds(text.prompt, text.negative or "", Run())
+
+    def _embeds(self, prompt: str, negative: str, run: Run) -> PromptEmbeds:
+        stages = [self.encode_text(prompt, negative, loras=self.loras, run=run)]
+        if self._second_text:
+            stages.append(self.encode_text(prompt, negative, loras=self._stage_loras(1), run=run))
+        return PromptEmbeds(
+            prompt=prompt, negative_prompt=negative, stages=tuple(stages), models=self._text_models()
+        )
+
+    def set_loras(
+        self, loras: Sequence[LoraFile] = (), *, stage2_loras: Sequence[LoraFile] | None = None
+    ) -> None:
+        """Change the LoRAs of the calls to come, and their strengths; the clips equal those of a new pipeline.
+
+        ``loras`` take the place of those of every stage, ``stage2_loras`` of those that are added in the
+        second one, where None leaves them. Networks that are held are changed layer by layer. Raises
+        ValueError, and changes nothing, for a LoRA that fits no layer.
+        """
+        first = open_loras(loras)
+        second = self.stage2_loras if stage2_loras is None else open_loras(stage2_loras)
+        for lora in (*first, *second):
+            self.networks.lora_report(lora)
+        warn_of_stacked((*first, *second))
+        self.loras, self.stage2_loras = first, second
+
+    def check(
+        self, request: Request, conditioning: Sequence[ConditioningInput] = ()
+    ) -> tuple[tuple[Stage, ...], MemoryPlan | None]:
+        """The stages of a run and its memory plan, after everything that can be judged before a model is read:
+        sizes, schedules, the set of files, LoRAs, inputs and memory. Raises what a call would raise.
+        """
+        request = self.resolve(request)
+        stages = self.stages(request)
+        self._check_files(request, stages, conditioning)
+        check_inputs(request, stages[-1].clip)
+        for stage in stages:
+            for reference in request.inputs.references:
+                reference_scale(reference, self.loras, stage.clip)
+        if request.inputs.noise is not None:
+            _check_noise(request.inputs.noise, stages[0], video=request.size.video)
+        if request.text.embeds is not None:
+            self._check_embeds(request.text.embeds)
+        if request.sampling.cache is not None and self.speed.processes != Processes():
+            raise ValueError(
+                "a step cache decides from the tensors of one process: use it without several processes"
+            )
+        plan = None if self.networks.max_memory is None else self.plan(stages, self.networks.max_memory)
+        if plan is not None and not plan.fits:
+            raise ValueError(plan.shortage)
+        return stages, plan
+
+    def _check_embeds(self, embeds: PromptEmbeds) -> None:
+        now = self._text_models()
+        changed = [name for name in now if now[name] != embeds.models.get(name)]
+        if changed:
+            raise ValueError(
+                f"prompt_embeds were made with other {', '.join(changed)}: encode the prompt again with "
+                "encode_prompt of this pipeline"
+            )
+
+    def _text_models(self) -> dict[str, Any]:
+        """Which networks encode text here, as JSON values."""
+        networks = self.networks.identity()
+        parts = {str(c) for c in _TEXT} | {str(Component.TEXT_ENCODER)}
+        loras = [lora for lora in self.loras if _TEXT & lora.components]
+        second = [lora for lora in self.stage2_loras if _TEXT & lora.components]
+        return {
+            "text networks": {name: digest for name, digest in networks["files"].items() if name in parts},
+            "LoRAs": [[lora.settings for lora in stage] for stage in (loras, second)],
+            "number format": networks["dtype"],
+            "numerics": networks["numerics"],
+        }
+
+    @property
+    def _second_text(self) -> bool:
+        """Whether the LoRAs of the second stage change the text networks."""
+        return any(_TEXT & lora.components for lora in self.stage2_loras)
+
     def _check_files(
         self, request: Request, stages: Sequence[Stage], extra: Sequence[ConditioningInput]
     ) -> None:
@@ -263,11 +392,15 @@ class LTX2Pipeline(Codecs):
         self, request: Request, stages: Sequence[Stage], run: Run
     ) -> list[tuple[TextContext, TextContext | None]]:
         """The contexts of each stage; the second has its own where its LoRAs change the text networks."""
-        negative = request.text.negative if any(s.needs_negative for s in stages) else None
-        text = {Component.TEXT_CONNECTORS, Component.TEXT_PROJECTION}
+        needed = any(stage.needs_negative for stage in stages)
+        embeds = request.text.embeds
+        if embeds is not None:
+            each = [embeds.of_stage(index) for index in range(len(stages))]
+            return [(positive, negative if needed else None) for positive, negative in each]
+        negative = request.text.negative if needed else None
         contexts: list[tuple[TextContext, TextContext | None]] = []
         for index in range(len(stages)):
-            if index == 0 or any(text & lora.components for lora in self.stage2_loras):
+            if index == 0 or self._second_text:
                 loras = self._stage_loras(index)
                 contexts.append(self.encode_text(request.text.prompt, negative, loras=loras, run=run))
             else:
@@ -322,7 +455,10 @@ class LTX2Pipeline(Codecs):
                     on_block=lambda block: run.check(),
                 ),
             )
+            # Drawn even where it is replaced, so that a second stage has the noise of its seed.
             noise = make_noise(state.latent, start_noise)
+            if index == 0 and request.inputs.noise is not None:
+                noise = _with_own(noise, request.inputs.noise)
             x = initial_state(state, noise, float(stage.sigmas[0]), self.numerics)
             latents = get_sampler(stage.sampler, eta=stage.eta)(
                 denoise,
@@ -340,6 +476,39 @@ class LTX2Pipeline(Codecs):
         return 1 if stages[0].guided and self.numerics is Numerics.OFFICIAL else 2
 
 
+def _request(prompt: str | Request | None, options: RequestOptions) -> Request:
+    """The request of a call."""
+    if isinstance(prompt, Request):
+        return prompt.changed(**options) if options else prompt
+    return Request(prompt=prompt, **options)
+
+
+def _numbered(on_step: OnStep, number: int, count: int) -> OnStep:
+    """``on_step`` with the number of the clip in the name of its stages."""
+    return lambda progress: on_step(replace(progress, stage=f"clip {number} of {count}: {progress.stage}"))
+
+
+def _check_noise(noise: AVLatent, stage: Stage, *, video: bool) -> None:
+    """Raise ValueError for noise that has not the shape of the latents of a stage."""
+    shapes = {"video": stage.clip.video_shape() if video else None, "audio": stage.clip.audio_shape()}
+    for name, shape in shapes.items():
+        own = getattr(noise, name)
+        if (None if own is None else tuple(own.shape)) != shape:
+            raise ValueError(
+                f"noise of the {name} has the shape {None if own is None else tuple(own.shape)}, and the first "
+                f"stage takes {shape}"
+            )
+
+
+def _with_own(drawn: AVLatent, own: AVLatent) -> AVLatent:
+    """Drawn noise with the given one in its place; guides, which follow the video, keep what was drawn."""
+
+    def replaced(new: Tensor, old: Tensor) -> Tensor:
+        return torch.cat((new.to(old), old[:, :, new.shape[2] :]), dim=2)
+
+    return own.zip(drawn, replaced)
+
+
 # Unpack is for type checkers; help() and completion in an editor read this signature.
 _CALL: Any = LTX2Pipeline.__call__
 _CALL.__signature__ = flat_signature(
@@ -347,7 +516,7 @@ _CALL.__signature__ = flat_signature(
         Parameter(name, kind, default=default, annotation=annotation)
         for name, kind, default, annotation in (
             ("self", Parameter.POSITIONAL_OR_KEYWORD, Parameter.empty, Parameter.empty),
-            ("prompt", Parameter.POSITIONAL_OR_KEYWORD, Parameter.empty, "str | Request"),
+            ("prompt", Parameter.POSITIONAL_OR_KEYWORD, None, "str | Request | None"),
             ("conditioning", Parameter.KEYWORD_ONLY, (), "Sequence[ConditioningInput]"),
             ("given", Parameter.KEYWORD_ONLY, (), "Sequence[ConditioningInput]"),
             ("on_step", Parameter.KEYWORD_ONLY, None, "OnStep | None"),
