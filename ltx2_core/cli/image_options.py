@@ -66,7 +66,7 @@ def _parse(flag: str, text: str) -> tuple[str, int | None, float]:
     # Names such as photo@2x.png contain the sign; a frame is never followed by a file type.
     if not at or _SUFFIX.search(frame):
         path, frame = where, ""
-    if frame and not re.fullmatch(r"-?\d+", frame) or at and not path:
+    if (frame and not re.fullmatch(r"-?\d+", frame)) or (at and not path):
         raise ValueError(
             f"{flag} {text}: {frame!r} after @ is no frame. Write a whole number, -1 for the last frame, and "
             f"then the strength: {path or 'last.png'}@-1:0.7"

@@ -1,53 +1,17 @@
-"""The files that a request names: opened before any model, recorded with a digest, and found again."""
+"""The files that a request names, recorded with a digest and found again."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from ..conditioning.inputs import VideoReference
-from ..media import load_image, read_audio, read_video
-from ..shapes import ClipPlan
 from ..storage.identity import identity
 from .request import Request
 
 _SINGLE = ("image", "audio", "reference_audio")
 _LISTS = ("images", "references")
-
-
-def check_inputs(request: Request, clip: ClipPlan) -> None:
-    """Open every file that ``request`` names, for a clip as ``clip``.
-
-    Raises FileNotFoundError for a missing one, ValueError for one that cannot be used, such as a control video
-    that is shorter than the clip.
-    """
-    inputs = request.inputs
-    for image in (inputs.image.source, *(one.source for one in inputs.images)):
-        if _is_file(image):
-            load_image(image)
-    for audio, start_s in (
-        (inputs.audio.source, inputs.audio.start_s),
-        (inputs.reference_audio.source, 0.0),
-    ):
-        if _is_file(audio):
-            # A tenth of a second tells whether there is audio at all.
-            read_audio(audio, start_s=start_s, duration_s=0.1)
-    for reference in inputs.references:
-        check_length(reference, clip)
-
-
-def check_length(reference: VideoReference, clip: ClipPlan) -> None:
-    """Raise ValueError for a control or reference video that is shorter than the clip."""
-    source = reference.source
-    frames = read_video(source).frame_count if _is_file(source) else len(source)
-    if frames < clip.frames:
-        named = f" {fspath(source)}" if _is_file(source) else ""
-        raise ValueError(
-            f"the reference{named} has {frames} frames and the clip {clip.frames}: use a longer reference or a "
-            "shorter clip"
-        )
 
 
 def file_records(request: Request) -> dict[str, dict[str, str]]:
@@ -116,7 +80,3 @@ def _names(request: Mapping[str, Any]) -> Iterator[str]:
 def _content(path: Path) -> list[Path]:
     """The file, or the files of a folder of images."""
     return sorted(one for one in path.iterdir() if one.is_file()) if path.is_dir() else [path]
-
-
-def _is_file(source: Any) -> bool:
-    return isinstance(source, str | PathLike)

@@ -23,23 +23,25 @@ from ..memory import MemoryPlan
 from ..sampling.caching import Evaluations
 from ..sampling.denoiser import Denoiser
 from ..sampling.model_calls import ModelCalls
-from ..sampling.noise import initial_state, make_noise
+from ..sampling.noise import initial_state, make_noise, with_own_noise
 from ..sampling.samplers import get_sampler
 from ..text.prompt import PromptEmbeds
 from ..tiny import embedded_set
 from ..types import AVLatent, LatentState, Numerics, TextContext
+from .checks import check_components, check_inputs
 from .codecs import Codecs
 from .components import Components, LoraFile, open_loras, warn_of_stacked
 from .distributed import Processes
 from .execution import Execution
 from .flat_options import RequestOptions
 from .generation import Generation
-from .input_files import check_inputs, file_records
-from .inputs import ConditioningInput, describe, read_input_audio, reference_scale
+from .input_files import file_records
+from .inputs import ConditioningInput, describe, read_input_audio
 from .inputs import conditioning as encoded_inputs
 from .progress import OnStep, Progress, Run, Stop, Stopped
 from .recipes import Recipe, generation_of, of_kind, recipe_for
-from .request import Request, flat_signature
+from .request import Request, flat_signature, request_of
+from .several import TEXT_PARTS, check_embeds, encode_prompts, sample_each
 from .stages import Stage, plan_stages
 
 if TYPE_CHECKING:
@@ -48,8 +50,6 @@ if TYPE_CHECKING:
     from .execution import ExecutionOptions
 
 __all__ = ["Given", "LTX2Pipeline", "OnStep", "Progress", "Stop", "Stopped"]
-
-_TEXT = frozenset({Component.TEXT_CONNECTORS, Component.TEXT_PROJECTION})
 
 Given = ConditioningInput
 """The name of 0.1."""
@@ -128,7 +128,7 @@ class LTX2Pipeline(Codecs):
 
         Raises TypeError for unknown options, ValueError for what cannot be sampled with these files.
         """
-        original = _request(prompt, options)
+        original = request_of(prompt, options)
         extra = (*conditioning, *given)
         request, chosen = original.with_recipe(self.recipe)
         run = Run(on_step, stop)
@@ -253,34 +253,12 @@ class LTX2Pipeline(Codecs):
         are named "clip 2 of 8: stage 1".
         """
         each = [prompts] if isinstance(prompts, str | Request) else list(prompts)
-        plain = [_request(prompt, options) for prompt in each]
-        requests = [
-            self.resolve(request if seed is None else request.changed(seed=seed))
-            for request in plain
-            for seed in ((None,) if seeds is None else tuple(seeds))
-        ]
+        drawn: tuple[int | None, ...] = (None,) if seeds is None else tuple(seeds)
+        plain = [request_of(prompt, options) for prompt in each]
+        requests = [one if seed is None else one.changed(seed=seed) for one in plain for seed in drawn]
         for request in requests:
             self.check(request)
-        return self._each(requests, on_step, stop)
-
-    def _each(
-        self, requests: Sequence[Request], on_step: OnStep | None, stop: Stop | None
-    ) -> Iterator[Generation]:
-        made: dict[tuple[str, str | None], PromptEmbeds] = {}
-        with self.networks.holding(
-            Component.TEXT_ENCODER, Component.TEXT_PROJECTION, Component.TEXT_CONNECTORS
-        ):
-            for request in requests:
-                text = request.text
-                if text.embeds is None and (text.prompt, text.negative) not in made:
-                    run = Run(on_step, stop)
-                    made[text.prompt, text.negative] = self._embeds(text.prompt, text.negative or "", run)
-        with self.networks.holding(Component.TRANSFORMER, Component.UPSAMPLER, Component.VIDEO_ENCODER):
-            for number, request in enumerate(requests, start=1):
-                text = request.text
-                embeds = text.embeds or made[text.prompt, text.negative]
-                step = None if on_step is None else _numbered(on_step, number, len(requests))
-                yield self(request.changed(prompt_embeds=embeds), on_step=step, stop=stop)
+        return sample_each(self, [self.resolve(request) for request in requests], on_step, stop)
 
     def encode_prompt(self, prompt: str, negative_prompt: str | None = None) -> PromptEmbeds:
         """Both prompts as the transformer takes them, for ``prompt_embeds`` of any number of runs.
@@ -289,20 +267,12 @@ class LTX2Pipeline(Codecs):
         format that made them; a run with others refuses them.
         """
         text = self.resolve(Request(prompt=prompt, negative_prompt=negative_prompt)).text
-        return self._embeds(text.prompt, text.negative or "", Run())
-
-    def _embeds(self, prompt: str, negative: str, run: Run) -> PromptEmbeds:
-        stages = [self.encode_text(prompt, negative, loras=self.loras, run=run)]
-        if self._second_text:
-            stages.append(self.encode_text(prompt, negative, loras=self._stage_loras(1), run=run))
-        return PromptEmbeds(
-            prompt=prompt, negative_prompt=negative, stages=tuple(stages), models=self._text_models()
-        )
+        return encode_prompts(self, text)
 
     def set_loras(
         self, loras: Sequence[LoraFile] = (), *, stage2_loras: Sequence[LoraFile] | None = None
     ) -> None:
-        """Change the LoRAs of the calls to come, and their strengths; the clips equal those of a new pipeline.
+        """Change the LoRAs of later calls, and their strengths; clips equal those of a new pipeline.
 
         ``loras`` take the place of those of every stage, ``stage2_loras`` of those that are added in the
         second one, where None leaves them. Networks that are held are changed layer by layer. Raises
@@ -318,20 +288,17 @@ class LTX2Pipeline(Codecs):
     def check(
         self, request: Request, conditioning: Sequence[ConditioningInput] = ()
     ) -> tuple[tuple[Stage, ...], MemoryPlan | None]:
-        """The stages of a run and its memory plan, after everything that can be judged before a model is read:
-        sizes, schedules, the set of files, LoRAs, inputs and memory. Raises what a call would raise.
+        """The stages of a run and its memory plan; raises what a call would raise before a model is read.
+
+        Judged are sizes, schedules, the set of files, LoRAs, inputs and memory.
         """
         request = self.resolve(request)
         stages = self.stages(request)
-        self._check_files(request, stages, conditioning)
-        check_inputs(request, stages[-1].clip)
-        for stage in stages:
-            for reference in request.inputs.references:
-                reference_scale(reference, self.loras, stage.clip)
-        if request.inputs.noise is not None:
-            _check_noise(request.inputs.noise, stages[0], video=request.size.video)
+        check_components(self.networks, request, stages, further=bool(conditioning))
+        self.lora_reports()
+        check_inputs(request, stages, self.loras)
         if request.text.embeds is not None:
-            self._check_embeds(request.text.embeds)
+            check_embeds(self, request.text.embeds)
         if request.sampling.cache is not None and self.speed.processes != Processes():
             raise ValueError(
                 "a step cache decides from the tensors of one process: use it without several processes"
@@ -341,51 +308,13 @@ class LTX2Pipeline(Codecs):
             raise ValueError(plan.shortage)
         return stages, plan
 
-    def _check_embeds(self, embeds: PromptEmbeds) -> None:
-        now = self._text_models()
-        changed = [name for name in now if now[name] != embeds.models.get(name)]
-        if changed:
-            raise ValueError(
-                f"prompt_embeds were made with other {', '.join(changed)}: encode the prompt again with "
-                "encode_prompt of this pipeline"
-            )
-
-    def _text_models(self) -> dict[str, Any]:
-        """Which networks encode text here, as JSON values."""
-        networks = self.networks.identity()
-        parts = {str(c) for c in _TEXT} | {str(Component.TEXT_ENCODER)}
-        loras = [lora for lora in self.loras if _TEXT & lora.components]
-        second = [lora for lora in self.stage2_loras if _TEXT & lora.components]
-        return {
-            "text networks": {name: digest for name, digest in networks["files"].items() if name in parts},
-            "LoRAs": [[lora.settings for lora in stage] for stage in (loras, second)],
-            "number format": networks["dtype"],
-            "numerics": networks["numerics"],
-        }
-
     @property
-    def _second_text(self) -> bool:
+    def second_text(self) -> bool:
         """Whether the LoRAs of the second stage change the text networks."""
-        return any(_TEXT & lora.components for lora in self.stage2_loras)
+        return any(TEXT_PARTS & lora.components for lora in self.stage2_loras)
 
-    def _check_files(
-        self, request: Request, stages: Sequence[Stage], extra: Sequence[ConditioningInput]
-    ) -> None:
-        """Find every component that the run needs before anything is computed."""
-        inputs = request.inputs
-        needed = [Component.TEXT_PROJECTION, Component.TEXT_CONNECTORS, Component.TRANSFORMER]
-        needed += [Component.VIDEO_DECODER, Component.AUDIO_DECODER, Component.VOCODER]
-        if len(stages) > 1:
-            needed.append(Component.UPSAMPLER)
-        if len(stages) > 1 or inputs.image.source is not None or inputs.images or inputs.references or extra:
-            needed.append(Component.VIDEO_ENCODER)
-        if inputs.audio.source is not None or inputs.reference_audio.source is not None:
-            needed.append(Component.AUDIO_ENCODER)
-        for component in needed:
-            self.networks.file(component)
-        self.lora_reports()
-
-    def _stage_loras(self, index: int) -> tuple[Lora, ...]:
+    def stage_loras(self, index: int) -> tuple[Lora, ...]:
+        """The LoRAs of a stage, counted from 0."""
         return self.loras + (self.stage2_loras if index else ())
 
     def _contexts(
@@ -400,8 +329,8 @@ class LTX2Pipeline(Codecs):
         negative = request.text.negative if needed else None
         contexts: list[tuple[TextContext, TextContext | None]] = []
         for index in range(len(stages)):
-            if index == 0 or self._second_text:
-                loras = self._stage_loras(index)
+            if index == 0 or self.second_text:
+                loras = self.stage_loras(index)
                 contexts.append(self.encode_text(request.text.prompt, negative, loras=loras, run=run))
             else:
                 contexts.append(contexts[0])
@@ -434,7 +363,7 @@ class LTX2Pipeline(Codecs):
     ) -> tuple[AVLatent, Evaluations]:
         name = f"stage {index + 1}"
         run.report(name, 0, len(stage.sigmas) - 1)
-        loras, fused = self._stage_loras(index), self.speed.fused
+        loras, fused = self.stage_loras(index), self.speed.fused
         with self.networks.use_transformer(loras, plan, fused=fused) as transformer:
             denoise = Denoiser(
                 self.speed.runner(transformer, plan),
@@ -458,7 +387,7 @@ class LTX2Pipeline(Codecs):
             # Drawn even where it is replaced, so that a second stage has the noise of its seed.
             noise = make_noise(state.latent, start_noise)
             if index == 0 and request.inputs.noise is not None:
-                noise = _with_own(noise, request.inputs.noise)
+                noise = with_own_noise(noise, request.inputs.noise)
             x = initial_state(state, noise, float(stage.sigmas[0]), self.numerics)
             latents = get_sampler(stage.sampler, eta=stage.eta)(
                 denoise,
@@ -474,39 +403,6 @@ class LTX2Pipeline(Codecs):
         if request.staging.audio_stage is not None:
             return request.staging.audio_stage
         return 1 if stages[0].guided and self.numerics is Numerics.OFFICIAL else 2
-
-
-def _request(prompt: str | Request | None, options: RequestOptions) -> Request:
-    """The request of a call."""
-    if isinstance(prompt, Request):
-        return prompt.changed(**options) if options else prompt
-    return Request(prompt=prompt, **options)
-
-
-def _numbered(on_step: OnStep, number: int, count: int) -> OnStep:
-    """``on_step`` with the number of the clip in the name of its stages."""
-    return lambda progress: on_step(replace(progress, stage=f"clip {number} of {count}: {progress.stage}"))
-
-
-def _check_noise(noise: AVLatent, stage: Stage, *, video: bool) -> None:
-    """Raise ValueError for noise that has not the shape of the latents of a stage."""
-    shapes = {"video": stage.clip.video_shape() if video else None, "audio": stage.clip.audio_shape()}
-    for name, shape in shapes.items():
-        own = getattr(noise, name)
-        if (None if own is None else tuple(own.shape)) != shape:
-            raise ValueError(
-                f"noise of the {name} has the shape {None if own is None else tuple(own.shape)}, and the first "
-                f"stage takes {shape}"
-            )
-
-
-def _with_own(drawn: AVLatent, own: AVLatent) -> AVLatent:
-    """Drawn noise with the given one in its place; guides, which follow the video, keep what was drawn."""
-
-    def replaced(new: Tensor, old: Tensor) -> Tensor:
-        return torch.cat((new.to(old), old[:, :, new.shape[2] :]), dim=2)
-
-    return own.zip(drawn, replaced)
 
 
 # Unpack is for type checkers; help() and completion in an editor read this signature.

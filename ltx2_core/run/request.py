@@ -240,6 +240,13 @@ class Request:
             )
 
 
+def request_of(prompt: str | Request | None, options: RequestOptions) -> Request:
+    """The request of a call: its prompt, or a whole request, with flat keywords."""
+    if isinstance(prompt, Request):
+        return prompt.changed(**options) if options else prompt
+    return Request(prompt=prompt, **options)
+
+
 def _snap(value: Any) -> Snap:
     """A way of rounding by its name. Raises ValueError for another one."""
     try:
