@@ -132,7 +132,7 @@ class LTX2Pipeline(Codecs):
         extra = (*conditioning, *given)
         request, chosen = original.with_recipe(self.recipe)
         run = Run(on_step, stop)
-        stages, plan = self.check(request, extra)
+        stages, plan = self.check(request, further=bool(extra))
         files = file_records(request)
         contexts = self._contexts(request, stages, run)
         input_audio = read_input_audio(request, stages[-1])
@@ -286,15 +286,16 @@ class LTX2Pipeline(Codecs):
         self.loras, self.stage2_loras = first, second
 
     def check(
-        self, request: Request, conditioning: Sequence[ConditioningInput] = ()
+        self, request: Request, *, further: bool = False
     ) -> tuple[tuple[Stage, ...], MemoryPlan | None]:
         """The stages of a run and its memory plan; raises what a call would raise before a model is read.
 
-        Judged are sizes, schedules, the set of files, LoRAs, inputs and memory.
+        Judged are sizes, schedules, the set of files, LoRAs, inputs and memory. ``further`` says that there
+        is conditioning beyond that of the request.
         """
         request = self.resolve(request)
         stages = self.stages(request)
-        check_components(self.networks, request, stages, further=bool(conditioning))
+        check_components(self.networks, request, stages, further=further)
         self.lora_reports()
         check_inputs(request, stages, self.loras)
         if request.text.embeds is not None:
