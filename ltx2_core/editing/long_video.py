@@ -61,7 +61,7 @@ def long_video(
     how = how or LongVideo()
     plan, request, chosen = planned_long(pipeline, prompts, how, **options)
     settings = _settings(pipeline, request, plan)
-    tags = {**settings, **_record(pipeline, request, how, chosen)}
+    tags = {**settings, **_record(pipeline, request, how, chosen, by_window=plan.prompts.by_window)}
     store = (
         WindowStore.temporary(settings)
         if folder is None
@@ -191,13 +191,19 @@ def _models(pipeline: LongPipeline) -> dict[str, Any]:
 
 
 def _record(
-    pipeline: LongPipeline, request: Request, how: LongVideo, chosen: tuple[str, ...]
+    pipeline: LongPipeline,
+    request: Request,
+    how: LongVideo,
+    chosen: tuple[str, ...],
+    *,
+    by_window: bool,
 ) -> dict[str, Any]:
     """What the tags of a long clip say beyond its settings, so that it can be repeated."""
     path = getattr(how.source, "path", None)
     return {
         "dtype": str(pipeline.networks.dtype).removeprefix("torch."),
         "recipe": {"chose": list(chosen)},
+        "by_window": by_window,
         "inputs": file_records(request),
         "source_file": None if path is None else file_record(path),
     }

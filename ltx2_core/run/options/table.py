@@ -43,12 +43,11 @@ COMMANDS: Final[dict[str, tuple[str, ...]]] = {
 # Options of a shared group that have no meaning for one command.
 _WITHOUT: Final[dict[str, frozenset[str]]] = {
     "generate": frozenset(),
-    "extend": frozenset({"dry_run"}),
-    "retake": frozenset({"dry_run"}),
-    "sound": frozenset({"dry_run", "stage2_loras", "stage2_sampler", "stage2_sigmas"}),
+    "extend": frozenset(),
+    "retake": frozenset(),
+    "sound": frozenset({"stage2_loras", "stage2_sampler", "stage2_sigmas", "upscaler"}),
     "long": frozenset(
         {
-            "dry_run",
             "prompt",
             "stages",
             "images",
