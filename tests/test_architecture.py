@@ -36,6 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "types",
         "attention",
         "clock",
+        "formats",
         "out_of_memory",
         "torchaudio_import",
         "config",

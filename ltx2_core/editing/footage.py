@@ -184,7 +184,7 @@ class Edit:
             if on_frames is not None:
                 on_frames(self.frame_count, self.frame_count)
             return
-        save_clip(destination, self._clip(), chosen, on_frames=on_frames, timed=timed)
+        save_clip(destination, self.as_clip(), chosen, on_frames=on_frames, timed=timed)
 
     def _copied(self, clip: VideoClip, destination: Destination, chosen: Encoding) -> bool:
         """Copy the video of ``clip`` with the new audio; False where it has to be encoded."""
@@ -206,7 +206,9 @@ class Edit:
             return False
         return True
 
-    def _clip(self) -> Clip:
+    def as_clip(self) -> Clip:
+        """What is written to a file."""
+
         def frames(*, as_bytes: bool) -> Iterator[Tensor]:
             return (self.byte_chunks if as_bytes and self.byte_chunks else self.frame_chunks)()
 

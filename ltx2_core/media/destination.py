@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .atomic import check_new_files, check_new_folder, check_output
-from .formats import FORMATS, STREAMED, Format, format_of, suffixes
+from ..formats import FORMATS, STREAMED, Format, format_of, suffixes
 
 STDOUT = "-"
 FRAME_NAME = "frame_%05d.png"
@@ -44,6 +44,8 @@ class Destination:
         if isinstance(output, Destination):
             return output
         text = os.fspath(output)
+        if not text.strip() or "\0" in text:
+            raise ValueError(f"output {text!r} is no path: give a name such as clip.mp4")
         if text == STDOUT:
             return cls(path=Path(STDOUT), format=_streamed(container or STREAMED[0]))
         if container is not None:
@@ -87,9 +89,7 @@ class Destination:
         elif self.own_folder:
             check_new_folder(self.path.parent)
         elif self.is_images:
-            before, digits, after = self._parts()
-            names = re.compile(rf"{re.escape(before)}\d{{{digits},}}{re.escape(after)}")
-            check_new_files(self.path.parent, names)
+            check_new_files(self.path.parent, self._names())
         else:
             check_output(self.path, overwrite=overwrite)
 
@@ -97,6 +97,15 @@ class Destination:
         """The name of an image."""
         before, digits, after = self._parts()
         return f"{before}{number:0{digits}d}{after}"
+
+    def images(self) -> Iterator[Path]:
+        """The numbered images that are there."""
+        names = self._names()
+        return (path for path in self.path.parent.iterdir() if names.fullmatch(path.name))
+
+    def _names(self) -> re.Pattern[str]:
+        before, digits, after = self._parts()
+        return re.compile(rf"{re.escape(before)}\d{{{digits},}}{re.escape(after)}")
 
     def _parts(self) -> tuple[str, int, str]:
         """What is before the number in a name, how many digits it has at least, and what is after it."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import av
 
-from .formats import AUDIO, DEEP, FORMATS, PIXEL_FORMATS, VIDEO, AudioCodec, Format, VideoCodec, suffixes
+from ..formats import AUDIO, DEEP, FORMATS, PIXEL_FORMATS, VIDEO, AudioCodec, Format, VideoCodec, suffixes
 from .x264 import repeatable_options
 
 
@@ -50,8 +50,12 @@ class Encoding:
         return tuple(name for name in names if getattr(self, name) is not None)
 
     def settings(self) -> dict[str, Any]:
-        """What is chosen, as JSON values and as keywords."""
+        """What is chosen, as JSON values."""
         return {name: value for name, value in vars(self).items() if value is not None}
+
+    def chosen(self) -> EncodingOptions:
+        """What is chosen, as keywords."""
+        return cast(EncodingOptions, self.settings())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,9 +158,15 @@ def has_encoder(name: str) -> bool:
     return True
 
 
-def check_encoding(fmt: Format, chosen: Encoding) -> None:
-    """Raise ValueError, before any work, for an encoding that a kind of file cannot have."""
-    video_encoding(fmt, chosen)
+def check_encoding(fmt: Format, chosen: Encoding, *, audio_alone: bool = False) -> None:
+    """Raise ValueError, before any work, for an encoding that a kind of file cannot have.
+
+    ``audio_alone`` says that there are no frames, whatever the kind.
+    """
+    if audio_alone:
+        _refuse(chosen, chosen.of_video, "there are no frames")
+    else:
+        video_encoding(fmt, chosen)
     audio_encoding(fmt, chosen)
 
 

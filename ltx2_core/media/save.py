@@ -53,6 +53,20 @@ class Clip:
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
+def audio_clip(audio: tuple[Tensor, int], tags: Mapping[str, str]) -> Clip:
+    """Audio alone, ((C, S), Hz), as a clip whose frames are its samples."""
+    waveform, rate = audio
+    return Clip(
+        width=0,
+        height=0,
+        fps=float(rate),
+        frame_count=waveform.shape[1],
+        frames=None,
+        audio=lambda: ((waveform,), rate),
+        tags=tags,
+    )
+
+
 def save_clip(
     path: str | os.PathLike[str] | Destination,
     clip: Clip,
@@ -68,7 +82,7 @@ def save_clip(
     """
     destination = Destination.of(path)
     # Everything that can be wrong is found before anything is decoded.
-    check_encoding(destination.format, encoding)
+    check_encoding(destination.format, encoding, audio_alone=clip.frames is None)
     timed = timed or (lambda name: nullcontext())
     for note in destination.notes(frames=clip.frames is not None):
         log.info(note)

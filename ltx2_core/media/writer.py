@@ -19,7 +19,7 @@ from torch import Tensor
 from .atomic import explain, replacing
 from .destination import Destination, stdout
 from .encoding import Encoding, audio_encoding, video_encoding
-from .formats import FRAGMENTED
+from ..formats import FRAGMENTED
 from .tracks import AudioTrack, VideoTrack
 
 
