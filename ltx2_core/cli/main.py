@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 import click
+
+from .stopping import stopping
 
 SUBCOMMANDS = {
     "generate": (
@@ -34,6 +37,11 @@ SUBCOMMANDS = {
 
 class LazyGroup(click.Group):
     """Lists subcommands from the table and imports only the one that is called."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a signal that stops it ends it cleanly, see :mod:`.stopping`."""
+        with stopping():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(SUBCOMMANDS)

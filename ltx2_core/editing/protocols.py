@@ -80,6 +80,10 @@ class Pipeline(Encoders, Decoders, Protocol):
     @property
     def numerics(self) -> Numerics: ...
 
+    def check(self, request: Request, *, further: bool = False) -> object:
+        """Raise what sampling ``request`` would raise before a model is read."""
+        ...
+
     def resolve(self, request: Request) -> Request:
         """``request`` with everything that it leaves open filled in from the recipe."""
         ...

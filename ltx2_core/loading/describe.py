@@ -67,7 +67,7 @@ def _describe_file(path: Path) -> Report:
         "metadata": dict(checkpoint.metadata),
     }
     if Component.UPSAMPLER in checkpoint.components:
-        report["upscaler"] = _describe_upscaler(checkpoint)
+        report["upscaler"] = describe_upscaler(checkpoint)
     if Component.LORA in checkpoint.components:
         report["lora"] = _describe_lora(path)
     return report
@@ -107,7 +107,8 @@ def _describe_lora(path: Path) -> LoraDescription:
         return {"problem": str(error)}
 
 
-def _describe_upscaler(checkpoint: Checkpoint) -> str:
+def describe_upscaler(checkpoint: Checkpoint) -> str:
+    """The kind and factor of an upscaler, and which sizes two stages have with it."""
     try:
         kind = upscaler_kind(upsampler_config(checkpoint.config))
     except ValueError as error:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..clock import Clock
 from ..config import audio_vae_config, text_config, transformer_config, video_vae_config, vocoder_config
 from ..loading import (
     Checkpoint,
@@ -68,7 +69,8 @@ class Components:
     ``checkpoints`` may be one official file or several that together hold the components, each in one file.
     Headers are read at once, weights in :meth:`use`. ``execution``
     says where and how networks compute; with its ``max_memory``, networks that are held are offloaded to
-    system memory between their uses. ``fp8_problem`` says why its ``fp8_blocks`` are left out.
+    system memory between their uses. ``fp8_problem`` says why its ``fp8_blocks`` are left out. ``clock``
+    says where the time since its making went.
     """
 
     def __init__(
@@ -110,6 +112,8 @@ class Components:
             self.fp8_product = kernel_product
         elif execution.fp8_blocks:
             _log.warning("blocks are not held in fp8: %s", self.fp8_problem)
+        self.clock = Clock()
+        self._holding: frozenset[Component] = frozenset()
         self._held: dict[Component, tuple[tuple[Lora, ...], nn.Module]] = {}
         self._held_text: TextEncoder | None = None
         self._features = FeatureCache()
@@ -117,6 +121,27 @@ class Components:
     def file(self, component: Component) -> Checkpoint:
         """The file that ``component`` comes from. Raises ValueError where none of the files holds it."""
         return find_component(self.checkpoints, component)
+
+    @contextmanager
+    def holding(self, *components: Component) -> Iterator[None]:
+        """Hold the networks of ``components`` between their uses, for the length of the block.
+
+        With ``max_memory`` they are offloaded to system memory between their uses.
+        """
+        before, self._holding = self._holding, self._holding | {*components}
+        try:
+            yield
+        finally:
+            self._holding = before
+            for component in components:
+                if not self._holds(component):
+                    self._held.pop(component, None)
+            if not self._holds(Component.TEXT_ENCODER):
+                self._held_text = None
+            self._release()
+
+    def _holds(self, component: Component) -> bool:
+        return self.keep_loaded or component in self._holding
 
     @contextmanager
     def use(
@@ -137,27 +162,29 @@ class Components:
             # The weights that LoRAs are merged into do not exist in fp8, so the network is loaded again.
             network = None
         if network is None:
-            network = self.file(component).load(
-                component,
-                dtype=dtype,
-                device=device,
-                loras=loras,
-                numerics=self.numerics,
-                **self._matmul,
-            )
-        else:
-            self._place(network, device)
-            if before != loras:
-                self.file(component).switch_loras(
-                    network, component, before=before, after=loras, dtype=dtype, device=device
+            with self.clock.timed("load"):
+                network = self.file(component).load(
+                    component,
+                    dtype=dtype,
+                    device=device,
+                    loras=loras,
+                    numerics=self.numerics,
+                    **self._matmul,
                 )
+        else:
+            with self.clock.timed("load"):
+                self._place(network, device)
+                if before != loras:
+                    self.file(component).switch_loras(
+                        network, component, before=before, after=loras, dtype=dtype, device=device
+                    )
         # Stored before the block runs, because a failure within it leaves the weights as they are.
-        if self.keep_loaded:
+        if self._holds(component):
             self._held[component] = (loras, network)
         try:
             yield network
         finally:
-            self._offload(network)
+            self._offload(network, component)
             # The name would keep the weights alive while memory is released.
             del network
             self._release()
@@ -299,20 +326,21 @@ class Components:
             encoder = self._held_text
             if encoder is None:
                 check_text_encoder(self.checkpoints, self.text_encoder)
-                gemma = load_gemma(self.text_encoder, dtype=self.dtype, device=device)
-                encoder = TextEncoder(gemma, load_tokenizer(self.text_encoder), projection)
+                with self.clock.timed("load"):
+                    gemma = load_gemma(self.text_encoder, dtype=self.dtype, device=device)
+                    encoder = TextEncoder(gemma, load_tokenizer(self.text_encoder), projection)
                 # This name would keep the network alive after the encoder is freed.
                 del gemma
             else:
                 self._place(encoder, device)
             # The projection may have other LoRAs than when the encoder was made.
             encoder.extractor = projection
-            if self.keep_loaded:
+            if self._holds(Component.TEXT_ENCODER):
                 self._held_text = encoder
             try:
                 yield encoder
             finally:
-                self._offload(encoder)
+                self._offload(encoder, Component.TEXT_ENCODER)
                 # The name would keep the weights alive while memory is released.
                 del encoder
         self._release()
@@ -355,8 +383,8 @@ class Components:
         if self.max_memory is not None:
             network.to(device)
 
-    def _offload(self, network: nn.Module) -> None:
-        if self.max_memory is not None and self.keep_loaded:
+    def _offload(self, network: nn.Module, component: Component) -> None:
+        if self.max_memory is not None and self._holds(component):
             network.to("cpu")
 
     def _release(self) -> None:

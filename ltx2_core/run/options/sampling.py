@@ -57,7 +57,18 @@ def sampling_options() -> Iterator[Option]:
         flags=("--sigmas",),
         kind="text",
         group=group,
-        help="Noise levels of the first stage, such as '1, 0.725, 0.42, 0', in place of --steps.",
+        help="Noise levels of the first stage, such as '1, 0.725, 0.42', in place of --steps; a final 0 is "
+        "appended.",
+        request=True,
+    )
+    yield Option(
+        name="schedule",
+        flags=("--schedule",),
+        kind="choice",
+        group=group,
+        choices=("4096", "clip"),
+        help="Tokens that the steps are spread for: 4096 as in the official pipelines, or those of the clip as "
+        "in diffusers and ai-toolkit; by default 4096, with --numerics comfy those of the clip.",
         request=True,
     )
     yield Option(
@@ -121,8 +132,8 @@ def sampling_options() -> Iterator[Option]:
         flags=("--seed",),
         kind="int",
         group=group,
-        help="Seed of the noise; the same seed and settings give the same clip.",
-        range=(0, 2**64 - 1),
+        help="Seed of the noise; the same seed and settings give the same clip. -1 draws one.",
+        range=(-1, 2**64 - 1),
         default=0,
         request=True,
     )
