@@ -20,7 +20,7 @@ from torch.nn import functional
 from ..audio import resample
 from ..media import VideoClip, VideoWriter, fit_image, read_video
 from ..media.clip_frames import ClipFrames, Frames
-from ..media.images import FitMode
+from ..media.images import FitMode, SourceFit, pad_image
 from ..media.remux import CannotCopy, copy_with_audio
 from ..run.generation import METADATA_KEY, playable
 from ..shapes import ClipPlan, Snap, plan_clip
@@ -40,14 +40,15 @@ class Footage:
     """The source of an edit: frames (N, 3, H, W) in [0, 1], their rate, and the audio ((C, S), Hz) if any.
 
     The frames are in memory, or those of a file, which are decoded as they are needed. ``notes`` say what was
-    changed when the file was read, for a report. ``fit`` says how frames of another size are cut to the grid,
-    see :func:`~ltx2_core.media.fit_image`.
+    changed when the file was read, for a report. ``fit`` says how frames whose size is off the grid are
+    brought onto it: with "own" the model sees them padded with their last row and column and the result has
+    their own size; the other modes cut them, see :func:`~ltx2_core.media.fit_image`.
     """
 
     frames: Frames
     fps: float
     audio: Waveform | None = None
-    fit: FitMode = "official"
+    fit: SourceFit = "own"
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -87,7 +88,8 @@ class Footage:
     ) -> ClipPlan:
         """The shortest plan of at least ``frames`` frames, at the size on the grid nearest to its own.
 
-        With ``max_pixels`` a source of larger frames is planned at the same proportions with about as many.
+        With ``fit`` "own" the size is not smaller than its own. With ``max_pixels`` the nearest size serves
+        any ``fit``, and a source of larger frames is planned at the same proportions with about as many.
         """
         width, height = self.size
         if max_pixels is not None and width * height > max_pixels:
@@ -96,6 +98,8 @@ class Footage:
         longer = plan_clip(
             width, height, frames=frames, fps=self.fps, snap=Snap.CEIL, stages=stages, numerics=numerics
         )
+        if self.fit == "own" and max_pixels is None:
+            return longer
         return plan_clip(width, height, frames=longer.frames, fps=self.fps, stages=stages, numerics=numerics)
 
     def part(self, first: int, stop: int | None = None) -> Footage:
@@ -110,9 +114,25 @@ class Footage:
 
     def fitted(self, clip: ClipPlan) -> Footage:
         """The source cut around its centre to the size of a plan."""
+        mode: FitMode = "official" if self.fit == "own" else self.fit
         if isinstance(self.frames, ClipFrames):
-            return replace(self, frames=self.frames.fitted(clip.width, clip.height, self.fit))
-        return replace(self, frames=fit_image(self.frames, clip.width, clip.height, mode=self.fit))
+            return replace(self, frames=self.frames.fitted(clip.width, clip.height, mode))
+        return replace(self, frames=fit_image(self.frames, clip.width, clip.height, mode=mode))
+
+    def on_grid(self, clip: ClipPlan) -> Footage:
+        """What the model sees at the full size of a plan; with ``fit`` "own" that is padded and not cut.
+
+        A stage of a smaller size is fitted to it afterwards, which cuts nothing: the proportions are equal.
+        """
+        if self.fit != "own":
+            return self
+        if isinstance(self.frames, ClipFrames):
+            return replace(self, frames=self.frames.padded(clip.width, clip.height))
+        return replace(self, frames=pad_image(self.frames, clip.width, clip.height))
+
+    def beside(self, clip: ClipPlan) -> Footage:
+        """The source at the size of a result that was planned as ``clip``; see ``fit``."""
+        return self if self.fit == "own" else self.fitted(clip)
 
     def track(self, channels: int, rate: int, seconds: float) -> Tensor:
         """The audio (channels, S) at ``rate`` Hz, exactly ``seconds`` long: cut, or padded with silence."""
@@ -220,6 +240,12 @@ def cross_fade(before: Tensor, after: Tensor, at: int, length: int) -> Tensor:
     start = at - length
     mixed = torch.lerp(before[..., start:at], after[..., start:at].to(before), weight)
     return torch.cat((before[..., :start], mixed, after[..., at:].to(before)), dim=-1)
+
+
+def cropped(chunks: Iterator[Tensor], size: tuple[int, int]) -> Iterator[Tensor]:
+    """The top left corner of (width, height) of frames (N, 3, H, W) in chunks."""
+    width, height = size
+    return (chunk[..., :height, :width] for chunk in chunks)
 
 
 def take(chunks: Iterator[Tensor], first: int, count: int) -> Iterator[Tensor]:

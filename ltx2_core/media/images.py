@@ -30,6 +30,8 @@ Colour: TypeAlias = "tuple[float, float, float]"
 """RGB in [0, 1]."""
 BLACK: Colour = (0.0, 0.0, 0.0)
 FitMode: TypeAlias = Literal["official", "comfy"]
+SourceFit: TypeAlias = Literal["own", "official", "comfy"]
+"""A :data:`FitMode`, or "own": the clip has the size of its source, and the model sees it padded."""
 
 
 def load_image(source: ImageSource, *, background: Colour = BLACK) -> Tensor:
@@ -87,6 +89,19 @@ def fit_image(frames: Tensor, width: int, height: int, *, mode: FitMode = "offic
     if mode == "comfy":
         return _crop_then_scale(frames, width, height)
     raise ValueError(f"mode must be 'official' or 'comfy'; got {mode!r}")
+
+
+def pad_image(frames: Tensor, width: int, height: int) -> Tensor:
+    """Frames (N, 3, H, W) -> (N, 3, height, width): their last row and column repeated below and right.
+
+    The original is the top left corner of the result. Raises ValueError for a smaller size.
+    """
+    rows, columns = frames.shape[-2:]
+    if height < rows or width < columns:
+        raise ValueError(f"frames of {columns}x{rows} cannot be padded to {width}x{height}")
+    if (rows, columns) == (height, width):
+        return frames
+    return F.pad(frames, (0, width - columns, 0, height - rows), mode="replicate")
 
 
 def to_signed(frames: Tensor) -> Tensor:
