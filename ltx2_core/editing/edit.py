@@ -49,7 +49,12 @@ def make_edit(pipeline: Pipeline, plan: EditPlan, prompt: str, **options: Any) -
     if "fps" in options:
         raise TypeError("fps is that of the source of an edit and cannot be set")
     options.update(size, fps=plan.source.fps)
-    edit = plan.finish(sampled_clip(pipeline, prompt, lambda: plan.conditioning(pipeline), **options))
+    return finished(plan, sampled_clip(pipeline, prompt, lambda: plan.conditioning(pipeline), **options))
+
+
+def finished(plan: EditPlan, sampled: SampledClip) -> Edit:
+    """The edit of a sampled clip; its settings say what was changed when the source was read."""
+    edit = plan.finish(sampled)
     if not plan.source.notes:
         return edit
     return replace(edit, settings={**edit.settings, "source_notes": [*plan.source.notes]})
@@ -80,6 +85,11 @@ def sampled_clip(
         if on_sampled is not None:
             on_sampled(result)
         return result
+    return check_resumed(pipeline, request, sampled)
+
+
+def check_resumed(pipeline: Pipeline, request: Request, sampled: Generation) -> Generation:
+    """The result of an earlier run. Raises ValueError where its size or length is not that of a request."""
     expected = pipeline.stages(request)[-1].clip
     sizes = [(clip.width, clip.height, clip.frames, clip.fps) for clip in (expected, sampled.clip)]
     if sizes[0] != sizes[1]:
