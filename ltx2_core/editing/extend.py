@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,6 +37,7 @@ def extend(
     frames: int | None = None,
     keep_frames: int = KEEP_FRAMES,
     fade_frames: int = FADE_FRAMES,
+    exact_outside: bool = False,
     **options: Any,
 ) -> Edit:
     """The source, followed by exactly ``frames`` (or ``seconds`` of) new frames with audio.
@@ -44,13 +45,14 @@ def extend(
     Seconds become the nearest whole number of frames, halves upwards: 0.5 s at 25 fps are 13. The model
     continues from the last ``keep_frames`` (8k + 1) frames and the audio under them. The result has the size
     of the source; before the joint are its decoded frames and samples, except that its last ``fade_frames``
-    frames and 50 ms of audio fade into the new ones.
+    frames and 50 ms of audio fade into the new ones. With ``exact_outside`` the saved file has the packets of
+    the source's own file before the GOP of the joint, and encodes only the rest.
 
     ``options`` are those of :func:`~ltx2_core.editing.edit.make_edit`: how to report, stop and resume the
     sampling, and further fields of :class:`Request`.
 
-    Raises ValueError unless exactly one of ``frames`` and ``seconds`` is set, and if the source is shorter
-    than ``keep_frames``.
+    Raises ValueError unless exactly one of ``frames`` and ``seconds`` is set, if the source is shorter than
+    ``keep_frames``, and for packets that cannot be copied.
     """
     if (seconds is None) == (frames is None):
         raise ValueError(
@@ -66,7 +68,9 @@ def extend(
         stages=options.get("stages", 1),
         numerics=pipeline.numerics,
     )
-    return make_edit(pipeline, plan, prompt, **options)
+    joint = len(source.frames) - min(fade_frames, keep_frames)
+    recut = source.recut([(joint, plan.frame_count)], plan.frame_count) if exact_outside else None
+    return replace(make_edit(pipeline, plan, prompt, **options), recut=recut)
 
 
 def frames_of_seconds(seconds: float, fps: float) -> int:

@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from ..audio import resample
 from ..media import VideoClip, VideoWriter, fit_image, read_video
 from ..media.clip_frames import ClipFrames, Frames
 from ..media.images import FitMode, SourceFit, pad_image
+from ..media.recut import Recut, plan_recut, write_recut
 from ..media.remux import CannotCopy, copy_with_audio
 from ..run.generation import METADATA_KEY, playable
 from ..shapes import ClipPlan, Snap, plan_clip
@@ -108,6 +109,12 @@ class Footage:
         part = frames.part(first, stop) if isinstance(frames, ClipFrames) else frames[first:stop]
         return replace(self, frames=part, audio=None)
 
+    def recut(self, changed: Sequence[tuple[int, int]], frame_count: int) -> Recut:
+        """How its file is written with new frames in ranges; raises ValueError where it cannot be."""
+        if self.file is None:
+            raise ValueError("exact_outside copies packets: the source must be a whole video file")
+        return plan_recut(self.file, changed, frame_count)
+
     def chunks(self) -> Iterator[Tensor]:
         """The frames, ``CHUNK_FRAMES`` at a time."""
         return iter(self.frames.split(CHUNK_FRAMES))
@@ -152,7 +159,8 @@ class Edit:
     ``frame_chunks()`` yields ``frame_count`` frames in chunks (N, 3, H, W) in [-1, 1]; ``audio_chunks()``
     yields chunks (C, S) at ``rate`` Hz. ``byte_chunks()`` yields the frames as uint8, for a file, where the
     decoder can convert them before they leave the device. ``settings`` are JSON values for the file's tags.
-    ``unchanged`` is the file whose frames these are, if nothing of the video is new.
+    ``unchanged`` is the file whose frames these are, if nothing of the video is new; with ``recut`` the
+    packets of its unchanged GOPs are copied.
     """
 
     frame_chunks: Callable[[], Iterator[Tensor]]
@@ -165,6 +173,7 @@ class Edit:
     settings: Mapping[str, Any] = field(default_factory=dict)
     byte_chunks: Callable[[], Iterator[Tensor]] | None = None
     unchanged: VideoClip | None = None
+    recut: Recut | None = None
 
     def frames(self) -> Tensor:
         """All frames at once, (N, 3, H, W) in [-1, 1]."""
@@ -187,6 +196,9 @@ class Edit:
         video of odd size loses its last row or column, which H.264 cannot hold. ``on_frames`` is called with
         (frames written, all frames). Raises what :class:`~ltx2_core.media.VideoWriter` raises.
         """
+        if self.recut is not None:
+            self._recut(self.recut, path, crf, on_frames)
+            return
         if self.unchanged is not None:
             try:
                 self._copy(self.unchanged, path)
@@ -225,6 +237,24 @@ class Edit:
         waveform, rate = playable(*self.audio())
         origin_s = clip.timeline.origin_s
         copy_with_audio(clip.path, path, waveform, rate, origin_s=origin_s, metadata=self._tags())
+
+    def _recut(
+        self,
+        recut: Recut,
+        path: str | os.PathLike[str],
+        crf: int,
+        on_frames: Callable[[int, int], None] | None,
+    ) -> None:
+        def reported() -> Iterator[Tensor]:
+            done = 0
+            for chunk in self.frame_chunks():
+                done += len(chunk)
+                yield chunk
+                if on_frames is not None:
+                    on_frames(done, self.frame_count)
+
+        waveform, rate = playable(*self.audio())
+        write_recut(recut, path, reported(), waveform, rate, metadata=self._tags(), crf=crf)
 
     def _tags(self) -> dict[str, str]:
         return {METADATA_KEY: json.dumps(dict(self.settings))}

@@ -6,7 +6,7 @@ Letters: N frames, F latent frames, T audio latents, C channels, S samples.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -36,6 +36,7 @@ def retake(
     paste: bool = True,
     feather: int = 0,
     allow_past_end: bool = False,
+    exact_outside: bool = False,
     **options: Any,
 ) -> Edit:
     """The source with the seconds in ``video`` and ``audio`` regenerated, at the size of the source.
@@ -46,10 +47,12 @@ def retake(
     ``feather`` frames of a region fade from and to the source; with 0 its borders are cuts. The source's
     samples of audio are preserved, except for fades of 50 ms inside a region at its borders. A source without
     audio gets audio over its whole length. With ``allow_past_end`` a region past the end extends the source;
-    otherwise frames after its last 8k + 1 are not regenerated. ``options`` are those of :func:`extend`.
+    otherwise frames after its last 8k + 1 are not regenerated. With ``exact_outside`` the saved file has the
+    packets of the source's own file, except those of GOPs with regenerated frames. ``options`` are those of
+    :func:`extend`.
 
-    Raises ValueError if nothing is to be regenerated, for regions that end before they begin, and for those
-    that end after the source unless that is allowed.
+    Raises ValueError if nothing is to be regenerated, for regions that end before they begin, for those that
+    end after the source unless that is allowed, and for packets that cannot be copied.
     """
     plan = plan_retake(
         source,
@@ -62,7 +65,18 @@ def retake(
         stages=options.get("stages", 1),
         numerics=pipeline.numerics,
     )
-    return make_edit(pipeline, plan, prompt, **options)
+    if not exact_outside:
+        return make_edit(pipeline, plan, prompt, **options)
+    if not paste:
+        raise ValueError("exact_outside and paste=False contradict each other: all frames would be new")
+    recut = source.recut(_ranges(plan.weights > 0), plan.frame_count)
+    return replace(make_edit(pipeline, plan, prompt, **options), recut=recut)
+
+
+def _ranges(flags: Tensor) -> list[tuple[int, int]]:
+    """[first, stop) of each run of True in flags (N,)."""
+    steps = functional.pad(flags.int(), (1, 1)).diff()
+    return list(zip((steps == 1).nonzero().flatten().tolist(), (steps == -1).nonzero().flatten().tolist(), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -51,24 +51,16 @@ def copy_with_audio(
     Raises CannotCopy for a codec that an MP4 cannot hold and packets without times, ValueError for audio that
     cannot be encoded, and what :func:`open_media` and :class:`VideoWriter` raise.
     """
-    if rate not in AAC_RATES:
-        raise ValueError(f"AAC has no sample rate of {rate} Hz; resample to one of {AAC_RATES}")
-    if waveform.ndim != 2 or waveform.shape[0] not in (1, 2):
-        raise ValueError(f"audio must be (1 or 2 channels, samples); got shape {tuple(waveform.shape)}")
-    samples = waveform.detach().to(device="cpu", dtype=torch.float32).expand(2, -1)
     # Checked before the output is opened, so that nothing is written for a bad input.
-    if not torch.isfinite(samples).all():
-        raise ValueError("the audio holds NaN or infinite samples; nothing was saved")
+    samples = _stereo(waveform, rate)
     target = check_output(path, overwrite=overwrite)
     with open_media(source, "video") as container, replacing(target) as temporary:
         options = {"movflags": "faststart+use_metadata_tags"}
         with av.open(os.fspath(temporary), "w", format="mp4", options=options) as output:
-            output.metadata.update({**_plain(container.metadata), **(metadata or {})})
+            output.metadata.update({**plain_tags(container.metadata), **(metadata or {})})
             copies = _copied_streams(Path(source), container, output)
-            audio = output.add_stream("aac", rate=rate, layout="stereo")
-            audio.bit_rate = AAC_BIT_RATE
             try:
-                _mux(container, output, copies, _Blocks(output, audio, samples, rate), origin_s)
+                _mux(container, output, copies, AudioBlocks.into(output, samples, rate), origin_s)
             except av.error.FFmpegError as error:
                 raise CannotCopy(f"the packets of {source} cannot be copied ({error})") from error
 
@@ -86,7 +78,7 @@ def _copied_streams(source: Path, container: Any, output: Any) -> dict[int, Any]
                 log.warning("%s: a %s stream is left out, which an MP4 cannot hold", source.name, stream.type)
             continue
         copies[stream.index] = output.add_stream_from_template(stream)
-        copies[stream.index].metadata.update(_plain(stream.metadata))
+        copies[stream.index].metadata.update(plain_tags(stream.metadata))
     return copies
 
 
@@ -101,12 +93,37 @@ def _fits(stream: Any) -> bool:
     return True
 
 
-class _Blocks:
+def _stereo(waveform: Tensor, rate: int) -> Tensor:
+    """A waveform as (2, S) float32. Raises ValueError for one that AAC cannot hold."""
+    if rate not in AAC_RATES:
+        raise ValueError(f"AAC has no sample rate of {rate} Hz; resample to one of {AAC_RATES}")
+    if waveform.ndim != 2 or waveform.shape[0] not in (1, 2):
+        raise ValueError(f"audio must be (1 or 2 channels, samples); got shape {tuple(waveform.shape)}")
+    samples = waveform.detach().to(device="cpu", dtype=torch.float32).expand(2, -1)
+    if not torch.isfinite(samples).all():
+        raise ValueError("the audio holds NaN or infinite samples; nothing was saved")
+    return samples
+
+
+class AudioBlocks:
     """Audio that is encoded up to a time."""
 
     def __init__(self, output: Any, stream: Any, samples: Tensor, rate: int) -> None:
         self.output, self.stream, self.samples, self.rate = output, stream, samples, rate
         self.position = 0
+
+    @classmethod
+    def into(cls, output: Any, waveform: Tensor, rate: int) -> AudioBlocks:
+        """A new track of ``output`` for a waveform (C, S), C 1 or 2; raises ValueError for another one."""
+        samples = _stereo(waveform, rate)
+        stream = output.add_stream("aac", rate=rate, layout="stereo")
+        stream.bit_rate = AAC_BIT_RATE
+        return cls(output, stream, samples, rate)
+
+    def finish(self) -> None:
+        """Encode all that is left."""
+        self.until(float("inf"))
+        self.output.mux(self.stream.encode(None))
 
     def until(self, seconds: float) -> None:
         """Encode the blocks that begin before ``seconds``."""
@@ -120,7 +137,7 @@ class _Blocks:
             self.position += piece.shape[1]
 
 
-def _mux(container: Any, output: Any, copies: Mapping[int, Any], audio: _Blocks, origin_s: float) -> None:
+def _mux(container: Any, output: Any, copies: Mapping[int, Any], audio: AudioBlocks, origin_s: float) -> None:
     """Copy the packets of the source, moved so that its clip begins at 0, between blocks of audio."""
     zero = Fraction(origin_s)
     streams: Iterable[Any] = [stream for stream in container.streams if stream.index in copies]
@@ -136,11 +153,10 @@ def _mux(container: Any, output: Any, copies: Mapping[int, Any], audio: _Blocks,
             audio.until(float(packet.dts * packet.time_base) + 0.5)
         packet.stream = copies[packet.stream.index]
         output.mux(packet)
-    audio.until(float("inf"))
-    output.mux(audio.stream.encode(None))
+    audio.finish()
 
 
-def _plain(metadata: Mapping[str, str]) -> dict[str, str]:
+def plain_tags(metadata: Mapping[str, str]) -> dict[str, str]:
     """Tags without those that describe the container or the encoding of the source file."""
     # These describe the source and would be wrong for the copy.
     own = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "creation_time"}
