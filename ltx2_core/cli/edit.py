@@ -21,19 +21,22 @@ def extend(chosen: Chosen) -> None:
         seconds=chosen["extend_seconds"],
         frames=chosen["extend_frames"],
         keep_frames=chosen["keep_frames"],
+        exact_outside=chosen["exact_outside"],
+        **({} if chosen["feather"] is None else {"fade_frames": chosen["feather"]}),
     )
 
 
 @command("retake")
 def retake(chosen: Chosen) -> None:
-    """Regenerate parts of a video and preserve the rest; a region past the end extends it."""
+    """Regenerate parts of a video and preserve the rest."""
     from ..conditioning.regions import parse_regions
 
     try:
         regions = {name: parse_regions(chosen[f"{name}_region"]) for name in ("video", "audio")}
     except ValueError as error:
         raise click.ClickException(str(error)) from error
-    _edit("retake", chosen, rounding=chosen["rounding"], paste=chosen["paste"], **regions)
+    own = {name: chosen[name] for name in ("rounding", "paste", "allow_past_end", "exact_outside")}
+    _edit("retake", chosen, feather=chosen["feather"] or 0, **own, **regions)
 
 
 @command("sound")
@@ -44,7 +47,8 @@ def sound(chosen: Chosen) -> None:
     if not chosen["resume"] and (source is None) == (seconds is None):
         raise click.UsageError("give --video, or --seconds for audio alone")
     if seconds is None:
-        _edit("sound", chosen, ceiling_db=chosen["ceiling_db"])
+        frames = chosen["sound_window_frames"]
+        _edit("sound", chosen, ceiling_db=chosen["ceiling_db"], window_frames=frames)
     else:
         _edit("audio", chosen, ceiling_db=chosen["ceiling_db"], seconds=seconds)
 
@@ -68,6 +72,7 @@ def _resumed(chosen: Chosen) -> Path:
 def _edited(kind: EditKind, chosen: Chosen, own: dict[str, Any]) -> Path:
     """Sample and save an edit; returns the path of the file."""
     from ..media import check_output
+    from ..media.images import parse_colour
     from .saving import EditRun, run_edit
     from .values import Output, open_pipeline, request_fields
 
@@ -82,6 +87,7 @@ def _edited(kind: EditKind, chosen: Chosen, own: dict[str, Any]) -> Path:
     prompt = fields.pop("prompt")
     source = None if kind == "audio" else chosen["source"]
     if source is not None:
+        own["background"] = [*parse_colour(chosen["background"])]
         regions = {name: own[name] for name in ("video", "audio") if name in own}
         fields["source_clip"] = {"path": str(source), "edit": kind, **regions}
     edit = EditRun(kind=kind, prompt=prompt, source=source, own=own, fields=fields)

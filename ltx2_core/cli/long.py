@@ -63,13 +63,16 @@ def _prompts(chosen: Chosen) -> str:
 def _how(chosen: Chosen) -> LongVideo:
     """How the clip is cut into windows, and the source that it follows."""
     from ..editing import FramesInFile, LongVideo
+    from ..media.images import parse_colour
 
+    background = parse_colour(chosen["background"])
+    source = None if chosen["source"] is None else FramesInFile.open(chosen["source"], background=background)
     return LongVideo(
         window_frames=chosen["window_frames"],
         overlap_frames=chosen["overlap_frames"],
         overlap_strength=chosen["overlap_strength"],
         adain_factor=chosen["adain"],
-        source=None if chosen["source"] is None else FramesInFile.open(chosen["source"]),
+        source=source,
         source_strength=chosen["source_strength"],
         denoise=chosen["denoise"],
     )

@@ -74,7 +74,7 @@ def extend(
 
 
 def frames_of_seconds(seconds: float, fps: float) -> int:
-    """The nearest whole number of frames, halves upwards. Raises ValueError for a length that is not finite."""
+    """The nearest whole number of frames, halves upwards. Raises ValueError for an infinite length and NaN."""
     if not math.isfinite(seconds):
         raise ValueError(f"the new length must be a number of seconds; got {seconds}")
     # A product such as 0.7 * 15 may lie a rounding error below the half that it means.
@@ -111,9 +111,7 @@ class Extension:
 
     def conditioning(self, codecs: Encoders) -> list[StageInput]:
         # 8k + 1 frames, because the run encodes them as the beginning of a clip.
-        items: list[StageInput] = [
-            FirstFrames(self.source.on_grid(self.clip).part(-self.keep_frames))
-        ]
+        items: list[StageInput] = [FirstFrames(self.source.on_grid(self.clip).part(-self.keep_frames))]
         if self.source.audio is not None and self.audio_latents:
             items.append(first_audio(codecs, last_audio(self.source, self.keep_s), self.audio_latents))
         return items

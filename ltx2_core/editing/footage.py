@@ -20,7 +20,7 @@ from torch.nn import functional
 from ..audio import resample
 from ..media import VideoClip, VideoWriter, fit_image, read_video
 from ..media.clip_frames import ClipFrames, Frames
-from ..media.images import FitMode, SourceFit, pad_image
+from ..media.images import BLACK, Colour, FitMode, SourceFit, pad_image
 from ..media.recut import Recut, plan_recut, write_recut
 from ..media.remux import CannotCopy, copy_with_audio
 from ..run.generation import METADATA_KEY, playable
@@ -58,10 +58,18 @@ class Footage:
 
     @classmethod
     def read(
-        cls, path: str | os.PathLike[str], *, start_s: float = 0.0, max_frames: int | None = None
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        start_s: float = 0.0,
+        max_frames: int | None = None,
+        background: Colour = BLACK,
     ) -> Footage:
-        """Open a video file, or a part of it; only its audio is read. Raises what ``read_video`` raises."""
-        clip = read_video(path, start_s=start_s, max_frames=max_frames)
+        """Open a video file, or a part of it; only its audio is read. Raises what ``read_video`` raises.
+
+        Transparent pixels are blended with ``background``, RGB in [0, 1].
+        """
+        clip = read_video(path, start_s=start_s, max_frames=max_frames, background=background)
         return cls(frames=ClipFrames.of(clip), fps=clip.fps, audio=clip.audio(), notes=clip.notes)
 
     @property

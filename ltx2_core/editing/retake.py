@@ -76,7 +76,11 @@ def retake(
 def _ranges(flags: Tensor) -> list[tuple[int, int]]:
     """[first, stop) of each run of True in flags (N,)."""
     steps = functional.pad(flags.int(), (1, 1)).diff()
-    return list(zip((steps == 1).nonzero().flatten().tolist(), (steps == -1).nonzero().flatten().tolist(), strict=True))
+    return list(
+        zip(
+            (steps == 1).nonzero().flatten().tolist(), (steps == -1).nonzero().flatten().tolist(), strict=True
+        )
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

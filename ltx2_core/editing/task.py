@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..conditioning.regions import Rounding
+from ..media.images import BLACK
 from ..run.generation import Generation
 from .audio import add_audio, text_to_audio
 from .extend import extend
@@ -42,7 +43,8 @@ class EditTask:
         if self.kind == "audio":
             return text_to_audio(pipeline, self.prompt, **options)
         assert self.source is not None
-        source = Footage.read(self.source)
+        red, green, blue = options.pop("background", BLACK)
+        source = Footage.read(self.source, background=(red, green, blue))
         if self.kind == "extend":
             return extend(pipeline, self.prompt, source, **options)
         if self.kind == "sound":

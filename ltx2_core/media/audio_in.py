@@ -103,7 +103,9 @@ class AudioReader:
                 raise ValueError(f"{self.path} has no audio stream; use an audio file or a video with audio")
             stream = container.streams.audio[0]
             if stream.codec_context is None:
-                raise ValueError(f"{self.path} has audio of a codec that PyAV cannot decode: convert it to AAC")
+                raise ValueError(
+                    f"{self.path} has audio of a codec that PyAV cannot decode: convert it to AAC"
+                )
             self.rate, self.channels = int(stream.rate), min(int(stream.channels), 2)
             self._blocks = _blocks(container, stream, self.channels, self.rate)
         except (av.error.FFmpegError, UnicodeError) as error:

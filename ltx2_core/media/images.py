@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageColor, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from .container import check_pixels
@@ -32,6 +32,17 @@ BLACK: Colour = (0.0, 0.0, 0.0)
 FitMode: TypeAlias = Literal["official", "comfy"]
 SourceFit: TypeAlias = Literal["own", "official", "comfy"]
 """A :data:`FitMode`, or "own": the clip has the size of its source, and the model sees it padded."""
+
+
+def parse_colour(text: str) -> Colour:
+    """A colour as CSS writes it, such as white, #00ff00 or rgb(0, 255, 0). Raises ValueError for other text."""
+    try:
+        red, green, blue = ImageColor.getrgb(text)[:3]
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is not a colour: write one such as white, #00ff00 or rgb(0, 255, 0)"
+        ) from None
+    return red / 255, green / 255, blue / 255
 
 
 def load_image(source: ImageSource, *, background: Colour = BLACK) -> Tensor:

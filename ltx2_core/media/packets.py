@@ -20,7 +20,6 @@ from .pixels import PixelFormat
 from .stored import Stored
 from .timeline import Timeline, timeline_of
 
-
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 """Codec -> the decoder that reads its alpha channel."""
 

@@ -24,7 +24,7 @@ def pipeline(tiny_set) -> LTX2Pipeline:
     return LTX2Pipeline(tiny_set.checkpoint, text_encoder=tiny_set.text_encoder, keep_loaded=True)
 
 
-def write(  # noqa: PLR0913 each is a property of a file that the tables vary
+def write(
     path: Path, *, codec="libx264", pix_fmt="yuv420p", size=(96, 54), times=None, options=None, count=COUNT
 ) -> Path:
     noise = np.random.default_rng(1).integers(0, 255, (size[1] // 2 + 1, size[0] // 2 + 1, 3), np.uint8)
@@ -167,7 +167,14 @@ def test_a_source_in_memory_has_no_packets():
         numerics = Numerics.OFFICIAL
 
     with pytest.raises(ValueError, match="whole video file"):
-        retake(Idle(), "x", Footage(frames=torch.zeros(9, 3, 64, 64), fps=8), video=[(0, 0.5)], audio=[(0, 1)], exact_outside=True)
+        retake(
+            Idle(),
+            "x",
+            Footage(frames=torch.zeros(9, 3, 64, 64), fps=8),
+            video=[(0, 0.5)],
+            audio=[(0, 1)],
+            exact_outside=True,
+        )
 
 
 @pytest.mark.parametrize("data", [None, b"", b"\0\0\0\1", b"\1" * 6, b"\1\x64\0\x1e\xff\xe1\0\xff"])

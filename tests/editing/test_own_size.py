@@ -89,7 +89,15 @@ def test_a_feathered_retake_mixes_at_its_borders(pipeline):
 
 @pytest.mark.parametrize(
     ("seconds", "fps", "frames"),
-    [(0.5, 25, 13), (0.5, 24, 12), (0.7, 15, 11), (0.1, 25, 3), (1.0, 23.976, 24), (0.3, 59.94, 18), (2, 8, 16)],
+    [
+        (0.5, 25, 13),
+        (0.5, 24, 12),
+        (0.7, 15, 11),
+        (0.1, 25, 3),
+        (1.0, 23.976, 24),
+        (0.3, 59.94, 18),
+        (2, 8, 16),
+    ],
 )
 def test_seconds_are_the_nearest_frames_halves_upwards(seconds, fps, frames):
     assert frames_of_seconds(seconds, fps) == frames

@@ -15,7 +15,14 @@ from ltx2_core.media.audio_in import AudioReader
 from ltx2_core.shapes import ClipPlan
 
 RATE = 16000
-CODECS = {"wav": "pcm_s16le", "flac": "flac", "mp3": "libmp3lame", "m4a": "aac", "mkv": "aac", "ogg": "libopus"}
+CODECS = {
+    "wav": "pcm_s16le",
+    "flac": "flac",
+    "mp3": "libmp3lame",
+    "m4a": "aac",
+    "mkv": "aac",
+    "ogg": "libopus",
+}
 
 
 def write(path, *, seconds: float = 3.0, start_s: float = 0.0, rate: int = RATE):
@@ -72,7 +79,9 @@ def test_memory_holds_the_last_part_and_no_more(tmp_path):
 def test_input_audio_of_a_long_clip_is_decoded_once(tmp_path, monkeypatch):
     path = write(tmp_path / "a.m4a", seconds=2.5 * AUDIO_CHUNK_S)
     opened = []
-    monkeypatch.setattr("ltx2_core.editing.audio_track.AudioReader", lambda p: opened.append(Counting(p)) or opened[-1])
+    monkeypatch.setattr(
+        "ltx2_core.editing.audio_track.AudioReader", lambda p: opened.append(Counting(p)) or opened[-1]
+    )
     clip = ClipPlan(width=32, height=32, frames=24 * 80 + 1, fps=24.0)
     chunks = list(read_input_audio(path, 1.0, clip))
     whole, _ = read_audio(path, start_s=1.0)

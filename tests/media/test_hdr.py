@@ -18,7 +18,11 @@ def write(path, rgb, curve, *, pix_fmt="yuv420p10le", full=False, codec="ffv1"):
     y = 0.2627 * r + 0.6780 * g + 0.0593 * b
     u, v = (b - y) / 1.8814, (r - y) / 1.4746
     bits = 1023 if full else 876
-    levels = [y * bits + (0 if full else 64), u * (1023 if full else 896) + 512, v * (1023 if full else 896) + 512]
+    levels = [
+        y * bits + (0 if full else 64),
+        u * (1023 if full else 896) + 512,
+        v * (1023 if full else 896) + 512,
+    ]
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=10)
         stream.width, stream.height, stream.pix_fmt = *SIZE, pix_fmt
@@ -75,7 +79,9 @@ def test_primaries_of_bt709_stay_what_they_are(tmp_path, channel):
 
 
 def test_brighter_light_is_never_darker(tmp_path):
-    shown = [colour_of(write(tmp_path / "a.mkv", grey(n), PQ))[0] for n in (0.1, 1, 10, 50, 100, 200, 400, 999)]
+    shown = [
+        colour_of(write(tmp_path / "a.mkv", grey(n), PQ))[0] for n in (0.1, 1, 10, 50, 100, 200, 400, 999)
+    ]
     assert shown == sorted(set(shown))
 
 

@@ -44,7 +44,9 @@ _WITHOUT: Final[dict[str, frozenset[str]]] = {
     "generate": frozenset(),
     "extend": frozenset({"dry_run"}),
     "retake": frozenset({"dry_run"}),
-    "sound": frozenset({"dry_run", "stage2_loras", "stage2_sampler", "stage2_sigmas"}),
+    "sound": frozenset(
+        {"dry_run", "stage2_loras", "stage2_sampler", "stage2_sigmas", "feather", "exact_outside"}
+    ),
     "long": frozenset(
         {
             "dry_run",
