@@ -74,7 +74,7 @@ def extend(
 
 
 def frames_of_seconds(seconds: float, fps: float) -> int:
-    """The nearest whole number of frames, halves upwards. Raises ValueError for an infinite length and NaN."""
+    """The nearest whole number of frames, halves upwards. Raises ValueError for infinity and NaN."""
     if not math.isfinite(seconds):
         raise ValueError(f"the new length must be a number of seconds; got {seconds}")
     # A product such as 0.7 * 15 may lie a rounding error below the half that it means.

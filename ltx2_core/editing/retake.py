@@ -155,9 +155,10 @@ def plan_retake(
     last_frame = round(max([source.seconds, *(end for _, end in regions)]) * source.fps)
     extends = last_frame > len(source.frames)
     if extends and not allow_past_end:
+        last = max(end for _, end in regions)
         raise ValueError(
-            f"a region ends at {max(end for _, end in regions):g} s and the source after {source.seconds:.3f} "
-            "s: use ltx2 extend to make the clip longer, a region inside it, or --allow-past-end"
+            f"a region ends at {last:g} s and the source after {source.seconds:.3f} s: use ltx2 extend "
+            " to make the clip longer, a region inside it, or --allow-past-end"
         )
     # Only 8k + 1 frames can be encoded; a retake preserves the rest as it is.
     usable = frames_of(latent_frames_of(len(source.frames)))

@@ -52,10 +52,10 @@ def read_audio(
 
 
 class AudioReader:
-    """Context manager that reads the audio of a file part by part, in memory that does not follow its length.
+    """Context manager that reads the audio of a file part by part; memory does not follow its length.
 
-    ``rate`` is in Hz, ``channels`` 1 or 2; samples and time 0 are those of :func:`read_audio`, which says what
-    is raised. Parts that begin at or after the one before them are decoded once; others start again.
+    ``rate`` is in Hz, ``channels`` 1 or 2; samples and time 0 are those of :func:`read_audio`, which says
+    what is raised. Parts that begin at or after the one before them are decoded once; others start again.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

@@ -35,7 +35,7 @@ SourceFit: TypeAlias = Literal["own", "official", "comfy"]
 
 
 def parse_colour(text: str) -> Colour:
-    """A colour as CSS writes it, such as white, #00ff00 or rgb(0, 255, 0). Raises ValueError for other text."""
+    """A colour as CSS writes it, such as white or #00ff00. Raises ValueError for other text."""
     try:
         red, green, blue = ImageColor.getrgb(text)[:3]
     except ValueError:

@@ -29,8 +29,9 @@ from .x264 import repeatable_options
 log = logging.getLogger(__name__)
 
 PIXEL_FORMATS = frozenset(
-    ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p")
-    + ("yuv420p10le", "yuv422p10le", "yuv444p10le")
+    f"{kind}{sampling}{depth}"
+    for sampling in ("420p", "422p", "444p")
+    for kind, depth in (("yuv", ""), ("yuvj", ""), ("yuv", "10le"))
 )
 """What is decoded and encoded again without a change of format."""
 REORDER_FRAMES = 2
@@ -118,15 +119,14 @@ def write_recut(
             if spans:
                 video.codec_context.extradata = recut.parameters.joined(spans[0].parameter_sets)
             audio = AudioBlocks.into(output, waveform, rate)
-            index = 0
-            for data, pts, key in _packets(recut, container.demux(stream), spans, _Feed(frames)):
+            packets = _packets(recut, container.demux(stream), spans, _Feed(frames))
+            for index, (data, pts, key) in enumerate(packets):
                 packet = av.Packet(data)
                 packet.stream, packet.time_base, packet.is_keyframe = video, recut.tick_s, key
                 packet.pts, packet.dts = pts, int(recut.times[index]) - recut.shift
                 # Audio is interleaved half a second ahead, so that players need not seek.
                 audio.until(float(packet.dts * recut.tick_s) + 0.5)
                 output.mux(packet)
-                index += 1
             audio.finish()
 
 

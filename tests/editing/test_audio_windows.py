@@ -67,11 +67,11 @@ def test_a_short_video_is_one_run_and_windows_do_not_change_it(pipeline, source)
 
 def test_an_interrupted_run_is_resumed_from_its_latents(pipeline, source, tmp_path):
     path = []
-    edit = add_audio(
-        pipeline, "x", source, window_frames=33,
-        on_sampled=lambda done: path.append(save_latents(done, tmp_path / "o.mp4", folder=tmp_path / "saved")),
-        **QUICK,
-    )  # fmt: skip
+
+    def save(done):
+        path.append(save_latents(done, tmp_path / "o.mp4", folder=tmp_path / "saved"))
+
+    edit = add_audio(pipeline, "x", source, window_frames=33, on_sampled=save, **QUICK)
     again = add_audio(pipeline, "x", source, window_frames=33, sampled=resume(path[0], pipeline), **QUICK)
     assert torch.equal(again.audio()[0], edit.audio()[0])
     short = Footage(frames=source.frames[:90], fps=8.0)

@@ -112,8 +112,8 @@ def edits_options() -> Iterator[Option]:
         kind="flag",
         group="edit",
         default=False,
-        help="Copy the packets of all GOPs (runs of frames from a keyframe on) without new frames, and encode "
-        "only the others; for H.264 of constant frame rate in MP4, MOV or MKV.",
+        help="Copy the packets of all GOPs (runs of frames from a keyframe on) without new frames, and "
+        "encode only the others; for H.264 of constant frame rate in MP4, MOV or MKV.",
     )
     yield Option(
         name="sound_window_frames",
