@@ -33,7 +33,7 @@ from .distributed import Processes
 from .execution import Execution
 from .flat_options import RequestOptions
 from .generation import Generation
-from .inputs import ConditioningInput, describe, read_input_audio
+from .inputs import ConditioningInput, describe, read_input_audio, source_size
 from .inputs import conditioning as encoded_inputs
 from .progress import OnStep, Progress, Run, Stop, Stopped
 from .recipes import Recipe, generation_of, of_kind, recipe_for
@@ -137,7 +137,8 @@ class LTX2Pipeline(Codecs):
             raise ValueError(
                 "a step cache decides from the tensors of one process: use it without several processes"
             )
-        plan = None if self.networks.max_memory is None else self.plan(stages, self.networks.max_memory)
+        budget, source = self.networks.max_memory, source_size(extra)
+        plan = None if budget is None else self.plan(stages, budget, source=source)
         if plan is not None and not plan.fits:
             raise ValueError(plan.shortage)
         contexts = self._contexts(request, stages, run)
@@ -225,13 +226,19 @@ class LTX2Pipeline(Codecs):
         """Which layers each LoRA changes; reads headers only. Raises ValueError for one that fits none."""
         return tuple(self.networks.lora_report(lora) for lora in (*self.loras, *self.stage2_loras))
 
-    def plan(self, stages: Sequence[Stage], budget: int) -> MemoryPlan:
-        """How ``stages`` would run within ``budget`` bytes of the device; reads headers only."""
+    def plan(
+        self, stages: Sequence[Stage], budget: int, *, source: tuple[int, int] | None = None
+    ) -> MemoryPlan:
+        """How ``stages`` would run within ``budget`` bytes of the device; reads headers only.
+
+        ``source`` is the (width, height) of the source of an edit, whose frames are encoded too.
+        """
         return self.networks.plan(
             [stage.clip for stage in stages],
             budget=budget,
             batch=self.speed.batch(stages),
             text_keys=self.text_keys_bytes(stages),
+            source=source,
         )
 
     def text_keys_bytes(self, stages: Sequence[Stage]) -> int:
