@@ -19,14 +19,29 @@ if TYPE_CHECKING:
 EditKind = Literal["extend", "retake", "sound", "audio"]
 
 _OWN: Final[Mapping[EditKind, Mapping[str, str]]] = {
-    "extend": {"extend_seconds": "seconds", "extend_frames": "frames", "keep_frames": "keep_frames"},
+    "extend": {
+        "extend_seconds": "seconds",
+        "extend_frames": "frames",
+        "keep_frames": "keep_frames",
+        "feather": "fade_frames",
+        "exact_outside": "exact_outside",
+        "background": "background",
+    },
     "retake": {
         "video_region": "video",
         "audio_region": "audio",
         "rounding": "rounding",
         "paste": "paste",
+        "feather": "feather",
+        "allow_past_end": "allow_past_end",
+        "exact_outside": "exact_outside",
+        "background": "background",
     },
-    "sound": {"ceiling_db": "ceiling_db"},
+    "sound": {
+        "ceiling_db": "ceiling_db",
+        "sound_window_frames": "window_frames",
+        "background": "background",
+    },
     "audio": {"ceiling_db": "ceiling_db", "sound_seconds": "seconds"},
 }
 """The options of each edit alone -> the arguments of its function."""
@@ -40,7 +55,7 @@ def extend(chosen: Chosen) -> None:
 
 @command("retake")
 def retake(chosen: Chosen) -> None:
-    """Regenerate parts of a video and preserve the rest; a region past the end extends it."""
+    """Regenerate parts of a video and preserve the rest."""
     edit("retake", chosen)
 
 
@@ -133,16 +148,21 @@ def _run_of(
 def _own_arguments(kind: EditKind, chosen: Chosen, before: RecordedEdit | None) -> dict[str, Any]:
     """The arguments of an edit alone: as written, else as recorded, else the defaults."""
     from ..conditioning.regions import parse_regions
+    from ..media.images import parse_colour
 
     readers: dict[str, Callable[[str], Any]] = {
         "video_region": parse_regions,
         "audio_region": parse_regions,
+        "background": lambda text: [*parse_colour(text)],
     }
     own = {
         argument: readers.get(option, lambda value: value)(chosen[option])
         for option, argument in _OWN[kind].items()
         if before is None or option in chosen.explicit
     }
+    # Each edit has its own number of feathered frames.
+    if "feather" in _OWN[kind] and chosen["feather"] is None:
+        own.pop(_OWN[kind]["feather"], None)
     if before is None:
         return own
     recorded = dict(before.own)

@@ -74,6 +74,7 @@ def _arguments(
     chosen: Chosen, pipeline: LTX2Pipeline, recorded: Mapping[str, Any] | None
 ) -> tuple[str | PromptSchedule, LongVideo, dict[str, Any]]:
     """Prompts, windows and the fields of a request: as written, else as recorded, else the defaults."""
+    from ..media.images import parse_colour
     from .repeat import long_video_of, repeated_long
     from .values import request_fields
 
@@ -81,13 +82,14 @@ def _arguments(
     # A request with it needs latents, which only windows have: LongVideo takes it to them.
     fields.pop("denoise", None)
     source: Path | None = chosen["source"]
+    background = parse_colour(chosen["background"])
     windows = {argument: chosen[option] for option, argument in _WINDOWS.items()}
     if recorded is None:
-        return _prompts(chosen), long_video_of(windows, source), fields
+        return _prompts(chosen), long_video_of(windows, source, background=background), fields
     before = repeated_long(recorded, fields, source=source)
     written = {arg: chosen[option] for option, arg in _WINDOWS.items() if option in chosen.explicit}
     prompts = before.own["prompts"] if chosen["prompts"] is None else _prompts(chosen)
-    how = long_video_of({**before.own["how"], **written}, before.source)
+    how = long_video_of({**before.own["how"], **written}, before.source, background=background)
     return prompts, how, {**before.fields, **fields}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..editing import FramesInFile, LongVideo, PromptSchedule
 from ..media import read_metadata
+from ..media.images import BLACK, Colour
 from ..run.execution import Execution
 from ..run.flat_options import FIELDS
 from ..run.generation import METADATA_KEY
@@ -164,9 +165,11 @@ def repeated_long(settings: Settings, changes: Mapping[str, Any], *, source: Pat
     )
 
 
-def long_video_of(arguments: Mapping[str, Any], source: Path | None) -> LongVideo:
-    """How a long clip is divided, with its source opened."""
-    opened = None if source is None else FramesInFile.open(source)
+def long_video_of(
+    arguments: Mapping[str, Any], source: Path | None, *, background: Colour = BLACK
+) -> LongVideo:
+    """How a long clip is divided, with its source opened; ``background`` is behind its transparent pixels."""
+    opened = None if source is None else FramesInFile.open(source, background=background)
     return LongVideo(**arguments, source=opened)
 
 

@@ -17,8 +17,9 @@ from ..media import to_signed
 from ..run.request import Request
 from ..shapes import ClipPlan, frames_of, latent_frames_of
 from ..types import Numerics
+from .audio_windows import WINDOW_FRAMES, audio_windows, sampled_audio
 from .conditioning import WholeVideo
-from .edit import make_edit, sampled_clip
+from .edit import finished, make_edit, sampled_clip
 from .footage import Edit, Footage
 from .protocols import Encoders, Pipeline, SampledClip, StageInput, Waveform
 
@@ -32,16 +33,23 @@ def add_audio(
     source: Footage,
     *,
     ceiling_db: float = CEILING_DB,
+    window_frames: int = WINDOW_FRAMES,
     **options: Any,
 ) -> Edit:
     """The decoded frames of the source, at their own size, with generated audio of the same length.
 
     The model is conditioned on the first frames of the source, the largest 8k + 1 that it has, scaled down to
-    the size of its recipe where they are larger. Audio louder
-    than ``ceiling_db`` is scaled down as a whole. ``options`` are those of :func:`extend`.
+    the size of its recipe where they are larger. A source of more than ``window_frames`` (8k + 1) is sampled
+    in windows, each of which continues the last second of audio of the one before. Audio louder than
+    ``ceiling_db`` is scaled down as a whole. ``options`` are those of :func:`extend`.
     """
     plan = plan_audio_of(pipeline, source, ceiling_db)
-    return make_edit(pipeline, plan, prompt, **{**options, "stages": 1})
+    # The frames stay as they are, so a second stage would have nothing to refine.
+    options = {**options, "stages": 1}
+    windows = audio_windows(plan.clip, window_frames)
+    if len(windows) == 1:
+        return make_edit(pipeline, plan, prompt, **options)
+    return finished(plan, sampled_audio(pipeline, prompt, source, windows, plan.clip, **options))
 
 
 def plan_audio_of(pipeline: Pipeline, source: Footage, ceiling_db: float = CEILING_DB) -> AddedAudio:

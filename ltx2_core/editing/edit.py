@@ -46,11 +46,13 @@ class EditPlan(Protocol):
 def make_edit(pipeline: Pipeline, plan: EditPlan, prompt: str, **options: Any) -> Edit:
     """Condition, sample and finish ``plan``; ``options`` are those of :func:`sampled_clip`."""
     options.update(planned_size(plan, options))
-    source = plan.source.file
-    # Before sampling, so that the record is that of the file that was read.
-    record = None if source is None else file_record(source.path)
-    edit = plan.finish(sampled_clip(pipeline, prompt, lambda: plan.conditioning(pipeline), **options))
-    settings = {**edit.settings, "source_file": record}
+    return finished(plan, sampled_clip(pipeline, prompt, lambda: plan.conditioning(pipeline), **options))
+
+
+def finished(plan: EditPlan, sampled: SampledClip) -> Edit:
+    """The edit of a sampled clip; its settings name the source and what was changed when it was read."""
+    edit, source = plan.finish(sampled), plan.source.file
+    settings = {**edit.settings, "source_file": None if source is None else file_record(source.path)}
     if plan.source.notes:
         settings["source_notes"] = [*plan.source.notes]
     return replace(edit, settings=settings)
@@ -94,6 +96,11 @@ def sampled_clip(
         if on_sampled is not None:
             on_sampled(result)
         return result
+    return check_resumed(pipeline, request, sampled)
+
+
+def check_resumed(pipeline: Pipeline, request: Request, sampled: Generation) -> Generation:
+    """The result of an earlier run. Raises ValueError where its size or length is not that of a request."""
     expected = pipeline.stages(request)[-1].clip
     sizes = [(clip.width, clip.height, clip.frames, clip.fps) for clip in (expected, sampled.clip)]
     if sizes[0] != sizes[1]:

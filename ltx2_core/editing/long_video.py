@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +19,7 @@ from ..storage.files import JsonObject
 from ..storage.identity import identity
 from ..text.prompt import TRIGGER
 from ..types import AVLatent
-from .audio_track import audio_identity
+from .audio_track import AudioParts, audio_identity, opened
 from .conditioning import Encoded, Reference, check_scale
 from .edit import sample
 from .footage import Edit
@@ -69,10 +70,12 @@ def long_video(
         else WindowStore(Path(folder), settings, _models(pipeline))
     )
 
-    def prepare(plan: LongPlan, prompts: tuple[str, ...]) -> SampleWindow:  # noqa: ARG001 names of PrepareSampler
-        return lambda run: _sample(pipeline, request, how, run, on_step, stop)
+    with nullcontext() if request.audio is None else opened(request.audio) as audio:
 
-    return sample_windows(plan, store, pipeline, prepare, on_window=on_window).finish(pipeline, tags)
+        def prepare(plan: LongPlan, prompts: tuple[str, ...]) -> SampleWindow:  # noqa: ARG001 names of PrepareSampler
+            return lambda run: _sample(pipeline, request, how, run, audio, on_step, stop)
+
+        return sample_windows(plan, store, pipeline, prepare, on_window=on_window).finish(pipeline, tags)
 
 
 def planned_long(
@@ -133,6 +136,7 @@ def _sample(
     request: Request,
     how: LongVideo,
     run: WindowRun,
+    audio: AudioParts | None,
     on_step: OnStep | None,
     stop: Stop | None,
 ) -> AVLatent:
@@ -149,6 +153,9 @@ def _sample(
         if how.denoise < 1:
             latents = AVLatent(pipeline.encode_video(frames), None)
     own = _request_of(request, run.window, prompt=run.prompt, seed=run.seed, latents=latents, how=how)
+    if audio is not None:
+        start_s = request.audio_start_s + run.window.audio_start / AUDIO_LATENTS_PER_SECOND
+        own = own.changed(audio=audio.seconds(start_s, run.window.clip.seconds), audio_start_s=0.0)
     return sample(pipeline, own, conditioning, on_step, stop).latents
 
 
@@ -156,7 +163,6 @@ def _request_of(
     request: Request, window: Window, *, prompt: str, seed: int, latents: AVLatent | None, how: LongVideo
 ) -> Request:
     """The request of the whole clip, changed to that of one window."""
-    start = request.audio_start_s + window.audio_start / AUDIO_LATENTS_PER_SECOND
     return request.changed(
         prompt=prompt,
         width=window.clip.width,
@@ -165,7 +171,6 @@ def _request_of(
         seconds=None,
         seed=seed,
         image=request.image if window.index == 0 else None,
-        audio_start_s=request.audio_start_s if request.audio is None else start,
         latents=latents,
         denoise=how.denoise,
     )

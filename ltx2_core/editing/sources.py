@@ -13,6 +13,7 @@ from typing import Protocol
 from torch import Tensor
 
 from ..media import VideoClip, read_video
+from ..media.images import BLACK, Colour
 
 
 class FrameSource(Protocol):
@@ -56,9 +57,9 @@ class FramesInFile:
     clip: VideoClip
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> FramesInFile:
-        """Raises what ``read_video`` raises."""
-        return cls(read_video(path))
+    def open(cls, path: str | os.PathLike[str], *, background: Colour = BLACK) -> FramesInFile:
+        """``background`` is seen through transparent pixels. Raises what ``read_video`` raises."""
+        return cls(read_video(path, background=background))
 
     @property
     def path(self) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..conditioning.regions import Rounding
+from ..media.images import BLACK
 from ..run.generation import Generation
 from ..run.request import Request
 from ..storage.files import JsonObject, ParsedJson
@@ -59,6 +60,8 @@ class EditTask:
     ) -> Edit | Waveform:
         """Run the call: the clip, or of "audio" the waveform. Raises what the functions raise."""
         options = {**self.options, "sampled": sampled, "on_sampled": on_sampled}
+        # Reading the source has used it.
+        options.pop("background", None)
         if self.kind == "audio":
             return text_to_audio(pipeline, self.prompt, **options)
         source = self._footage()
@@ -81,7 +84,9 @@ class EditTask:
         else:
             size = planned_size(plan, fields) | ({"stages": 1} if self.kind == "sound" else {})
         request = pipeline.resolve(Request(prompt=self.prompt, **{**fields, **size}))
-        pipeline.check(request, further=plan is not None)
+        pipeline.check(
+            request, further=plan is not None, source=None if plan is None else plan.source.size
+        )
         return plan, request
 
     def _plan(self, pipeline: Pipeline, own: Mapping[str, Any]) -> EditPlan:
@@ -108,7 +113,8 @@ class EditTask:
 
     def _footage(self) -> Footage:
         assert self.source is not None
-        return Footage.read(self.source)
+        red, green, blue = self.options.get("background", BLACK)
+        return Footage.read(self.source, background=(red, green, blue))
 
     def settings(self) -> JsonObject:
         """JSON values for :meth:`from_settings`."""

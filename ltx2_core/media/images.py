@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageColor, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from .container import check_pixels
@@ -30,7 +30,19 @@ Colour: TypeAlias = "tuple[float, float, float]"
 """RGB in [0, 1]."""
 BLACK: Colour = (0.0, 0.0, 0.0)
 FitMode: TypeAlias = Literal["official", "comfy", "pad", "stretch"]
+SourceFit: TypeAlias = Literal["own", "official", "comfy"]
+"""A :data:`FitMode`, or "own": the clip has the size of its source, and the model sees it padded."""
 
+
+def parse_colour(text: str) -> Colour:
+    """A colour as CSS writes it, such as white or #00ff00. Raises ValueError for other text."""
+    try:
+        red, green, blue = ImageColor.getrgb(text)[:3]
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is not a colour: write one such as white, #00ff00 or rgb(0, 255, 0)"
+        ) from None
+    return red / 255, green / 255, blue / 255
 
 def load_image(source: ImageSource, *, background: Colour = BLACK) -> Tensor:
     """Load one image as (1, 3, H, W) float32 in [0, 1].
@@ -93,6 +105,19 @@ def fit_image(frames: Tensor, width: int, height: int, *, mode: FitMode = "offic
     if mode == "pad":
         return _contain_then_pad(frames, width, height)
     raise ValueError(f"mode must be 'official', 'comfy', 'pad' or 'stretch'; got {mode!r}")
+
+
+def pad_image(frames: Tensor, width: int, height: int) -> Tensor:
+    """Frames (N, 3, H, W) -> (N, 3, height, width): their last row and column repeated below and right.
+
+    The original is the top left corner of the result. Raises ValueError for a smaller size.
+    """
+    rows, columns = frames.shape[-2:]
+    if height < rows or width < columns:
+        raise ValueError(f"frames of {columns}x{rows} cannot be padded to {width}x{height}")
+    if (rows, columns) == (height, width):
+        return frames
+    return F.pad(frames, (0, width - columns, 0, height - rows), mode="replicate")
 
 
 def to_signed(frames: Tensor) -> Tensor:

@@ -16,11 +16,11 @@ import av
 from av.stream import Disposition
 from torch import Tensor
 
+from ..formats import FORMATS, Format
 from .audio_out import resampled
 from .container import open_media
 from .destination import Destination
 from .encoding import AudioEncoding, Encoding, audio_encoding
-from ..formats import FORMATS, Format
 from .tracks import AudioTrack, checked_audio
 from .writer import open_output
 
@@ -58,10 +58,10 @@ def copy_with_audio(
     samples = checked_audio(waveform)
     destination.check()
     with open_media(source, "video") as container:
-        tags = {**_plain(container.metadata), **(metadata or {})}
+        tags = {**plain_tags(container.metadata), **(metadata or {})}
         with open_output(destination, tags) as output:
             copies = _copied_streams(Path(source), container, output, destination.format)
-            audio = _track(output, track_encoding, samples, rate)
+            audio = track_of(output, track_encoding, samples, rate)
             try:
                 _mux(container, output, copies, audio, origin_s)
             except av.error.FFmpegError as error:
@@ -108,7 +108,7 @@ def _copied_streams(source: Path, container: Any, output: Any, fmt: Format) -> d
                 )
             continue
         copies[stream.index] = output.add_stream_from_template(stream)
-        copies[stream.index].metadata.update(_plain(stream.metadata))
+        copies[stream.index].metadata.update(plain_tags(stream.metadata))
     return copies
 
 
@@ -123,7 +123,7 @@ def _fits(stream: Any, fmt: Format) -> bool:
     return True
 
 
-def _track(output: Any, encoding: AudioEncoding, samples: Tensor, rate: int) -> AudioTrack:
+def track_of(output: Any, encoding: AudioEncoding, samples: Tensor, rate: int) -> AudioTrack:
     """The audio track with all of its samples, of which none is encoded yet."""
     target = encoding.codec.rate_for(rate)
     audio = AudioTrack(output, encoding, target)
@@ -152,7 +152,7 @@ def _mux(container: Any, output: Any, copies: Mapping[int, Any], audio: AudioTra
     audio.finish()
 
 
-def _plain(metadata: Mapping[str, str]) -> dict[str, str]:
+def plain_tags(metadata: Mapping[str, str]) -> dict[str, str]:
     """Tags without those that describe the container or the encoding of the source file."""
     # These describe the source and would be wrong for the copy.
     own = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "creation_time"}

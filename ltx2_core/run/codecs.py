@@ -19,15 +19,13 @@ from ..loading import Component, Lora
 from ..media import to_signed
 from ..media.clip_frames import Frames
 from ..memory import DecodeChoice
+from ..memory.source_stage import CHUNK_FRAMES
 from ..shapes import SPATIAL_SCALE, ClipPlan, frames_of
 from ..types import AVLatent, TextContext
 from ..upsampler import upsample_latent
 from .components import Components
 from .decode import decode_chunks
 from .progress import Run, Stop
-
-ENCODED_AT_ONCE = 32
-"""Frames that are brought to the device together."""
 
 
 class Codecs:
@@ -81,7 +79,7 @@ class Codecs:
             where = self.networks.device, self.networks.dtype
             chunks = (
                 rearrange(to_signed(part), "n c h w -> 1 c n h w").to(*where)
-                for part in frames.split(ENCODED_AT_ONCE)
+                for part in frames.split(CHUNK_FRAMES)
             )
             latent = torch.cat(list(encoder.encode_stream(chunks)), dim=2)
         # Latents are float32 between networks, in whatever format these compute.

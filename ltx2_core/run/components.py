@@ -34,9 +34,12 @@ from ..memory import (
     DecodeChoice,
     MemoryPlan,
     ModelSize,
+    PlannedStage,
     TextSize,
     choose_decode,
+    encoder_bytes,
     plan_memory,
+    source_host_bytes,
     text_stages,
     usable,
 )
@@ -216,12 +219,18 @@ class Components:
                 streaming.close()
 
     def plan(
-        self, clips: Sequence[ClipPlan], *, budget: int, batch: int = 1, text_keys: int = 0
+        self,
+        clips: Sequence[ClipPlan],
+        *,
+        budget: int,
+        batch: int = 1,
+        text_keys: int = 0,
+        source: tuple[int, int] | None = None,
     ) -> MemoryPlan:
         """How to sample and decode ``clips``, stage by stage, within ``budget`` bytes; reads headers only.
 
         ``batch`` samples share one forward pass of the transformer; ``text_keys`` are bytes of cached keys
-        and values of the text.
+        and values of the text. ``source`` is the (width, height) of the source of an edit, if there is one.
         """
         transformer = transformer_config(self.file(Component.TRANSFORMER).config)
         weights = self.component_bytes(Component.TRANSFORMER)
@@ -241,7 +250,20 @@ class Components:
             text=self.text_size(),
             audio=self.audio_size(),
         )
-        return plan_memory(budget, size, clips=clips, dtype=self.dtype, batch=batch, text_keys=text_keys)
+        reading = None if source is None else self._source_stage(source, clips[-1])
+        return plan_memory(
+            budget, size, clips=clips, dtype=self.dtype, batch=batch, text_keys=text_keys, source=reading
+        )
+
+    def _source_stage(self, size: tuple[int, int], clip: ClipPlan) -> PlannedStage:
+        """Reading and encoding a source of (width, height) for a run of ``clip``."""
+        config = video_vae_config(self.file(Component.VIDEO_ENCODER).config)
+        return PlannedStage(
+            stage="source",
+            weights=self.component_bytes(Component.VIDEO_ENCODER),
+            activations=encoder_bytes(config, clip.width, clip.height, self.dtype),
+            host=source_host_bytes(size, clip),
+        )
 
     def decode_choice(self, clip: ClipPlan) -> DecodeChoice | None:
         """How ``clip`` is decoded within ``max_memory``; None without a budget."""

@@ -89,6 +89,12 @@ def conditioning(
     return [[in_stages[index] for in_stages in by_input] for index in range(len(stages))]
 
 
+def source_size(items: Sequence[ConditioningInput]) -> tuple[int, int] | None:
+    """The largest (width, height) of footage among the inputs of a call; None where there is none."""
+    sizes = [size for item in items if (size := getattr(item, "footage_size", None)) is not None]
+    return max(sizes, key=lambda size: size[0] * size[1], default=None)
+
+
 def describe(item: ConditioningInput) -> dict[str, Any]:
     """JSON values that record an input of a call: its kind and its plain values; tensors by a note."""
     values: dict[str, Any] = {"kind": type(item).__name__}

@@ -37,7 +37,7 @@ from .execution import Execution
 from .flat_options import RequestOptions
 from .generation import Generation
 from .input_files import file_records
-from .inputs import ConditioningInput, describe, read_input_audio
+from .inputs import ConditioningInput, describe, read_input_audio, source_size
 from .inputs import conditioning as encoded_inputs
 from .progress import OnStep, Progress, Run, Stop, Stopped
 from .recipes import Recipe, generation_of, of_kind, recipe_for
@@ -134,7 +134,7 @@ class LTX2Pipeline(Codecs):
         # What the recipe chose is recorded with the clip, apart from what was asked for.
         request, chosen = original.with_recipe(self.recipe)
         run = Run(on_step, stop)
-        stages, plan = self.check(request, further=bool(extra))
+        stages, plan = self.check(request, further=bool(extra), source=source_size(extra))
         files = file_records(request)
         # Text first: unless networks are held, its encoder is freed before the transformer is loaded.
         with self.networks.clock.timed("text"):
@@ -225,13 +225,19 @@ class LTX2Pipeline(Codecs):
         """Which layers each LoRA changes; reads headers only. Raises ValueError for one that fits none."""
         return tuple(self.networks.lora_report(lora) for lora in (*self.loras, *self.stage2_loras))
 
-    def plan(self, stages: Sequence[Stage], budget: int) -> MemoryPlan:
-        """How ``stages`` would run within ``budget`` bytes of the device; reads headers only."""
+    def plan(
+        self, stages: Sequence[Stage], budget: int, *, source: tuple[int, int] | None = None
+    ) -> MemoryPlan:
+        """How ``stages`` would run within ``budget`` bytes of the device; reads headers only.
+
+        ``source`` is the (width, height) of the source of an edit, whose frames are encoded too.
+        """
         return self.networks.plan(
             [stage.clip for stage in stages],
             budget=budget,
             batch=self.speed.batch(stages),
             text_keys=self.text_keys_bytes(stages),
+            source=source,
         )
 
     def text_keys_bytes(self, stages: Sequence[Stage]) -> int:
@@ -290,12 +296,12 @@ class LTX2Pipeline(Codecs):
         self.loras, self.stage2_loras = first, second
 
     def check(
-        self, request: Request, *, further: bool = False
+        self, request: Request, *, further: bool = False, source: tuple[int, int] | None = None
     ) -> tuple[tuple[Stage, ...], MemoryPlan | None]:
         """The stages of a run and its memory plan; raises what a call would raise before a model is read.
 
         Judged are sizes, schedules, the set of files, LoRAs, inputs and memory. ``further`` says that there
-        is conditioning beyond that of the request.
+        is conditioning beyond that of the request, and ``source`` is the (width, height) of an edit's source.
         """
         request = self.resolve(request)
         stages = self.stages(request)
@@ -308,7 +314,8 @@ class LTX2Pipeline(Codecs):
             raise ValueError(
                 "a step cache decides from the tensors of one process: use it without several processes"
             )
-        plan = None if self.networks.max_memory is None else self.plan(stages, self.networks.max_memory)
+        budget = self.networks.max_memory
+        plan = None if budget is None else self.plan(stages, budget, source=source)
         if plan is not None and not plan.fits:
             raise ValueError(plan.shortage)
         return stages, plan

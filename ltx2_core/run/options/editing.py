@@ -17,12 +17,22 @@ def edits_options() -> Iterator[Option]:
         help="The video to edit; for ltx2 long a control video or reference of an IC-LoRA.",
     )
     yield Option(
+        name="background",
+        flags=("--background",),
+        kind="text",
+        group="source",
+        metavar="COLOUR",
+        default="black",
+        help="Colour behind transparent pixels of --video, such as white or #00ff00.",
+    )
+    yield Option(
         name="extend_seconds",
         flags=("--seconds",),
         kind="float",
         group="edit",
         command="extend",
-        help="Length to add, in seconds.",
+        help="Length to add, in seconds; it becomes the nearest whole number of frames, halves upwards: 0.5 "
+        "at 25 fps are 13.",
         range=(0, None),
         unit="s",
     )
@@ -76,6 +86,46 @@ def edits_options() -> Iterator[Option]:
         command="retake",
         default=True,
         help="Put the source's own frames back outside the regions.",
+    )
+    yield Option(
+        name="feather",
+        flags=("--feather",),
+        kind="int",
+        group="edit",
+        help="Frames over which new frames fade from and to those of the source, inside the region of a "
+        "retake or before the joint of an extension; by default 0 for a retake, 8 for an extension.",
+        range=(0, None),
+        unit="frames",
+    )
+    yield Option(
+        name="allow_past_end",
+        flags=("--allow-past-end",),
+        kind="flag",
+        group="edit",
+        command="retake",
+        default=False,
+        help="A region may end after the video, which becomes longer.",
+    )
+    yield Option(
+        name="exact_outside",
+        flags=("--exact-outside",),
+        kind="flag",
+        group="edit",
+        default=False,
+        help="Copy the packets of all GOPs (runs of frames from a keyframe on) without new frames, and "
+        "encode only the others; for H.264 of constant frame rate in MP4, MOV or MKV.",
+    )
+    yield Option(
+        name="sound_window_frames",
+        flags=("--window-frames",),
+        kind="int",
+        group="edit",
+        command="sound",
+        help="Frames, 8k + 1, that are sampled at a time; the audio of a longer video is made in windows, "
+        "each of which continues the one before.",
+        range=(17, None),
+        unit="frames",
+        default=257,
     )
     yield Option(
         name="sound_seconds",

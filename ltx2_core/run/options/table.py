@@ -48,7 +48,9 @@ _WITHOUT: Final[dict[str, frozenset[str]]] = {
     "generate": frozenset(),
     "extend": frozenset(),
     "retake": frozenset(),
-    "sound": frozenset({"stage2_loras", "stage2_sampler", "stage2_sigmas", "upscaler"}),
+    "sound": frozenset(
+        {"stage2_loras", "stage2_sampler", "stage2_sigmas", "upscaler", "feather", "exact_outside"}
+    ),
     "long": frozenset(
         {
             "prompt",
