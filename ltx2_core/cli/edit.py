@@ -29,10 +29,7 @@ def retake(chosen: Chosen) -> None:
     """Regenerate parts of a video and preserve the rest; a region past the end extends it."""
     from ..conditioning.regions import parse_regions
 
-    try:
-        regions = {name: parse_regions(chosen[f"{name}_region"]) for name in ("video", "audio")}
-    except ValueError as error:
-        raise click.ClickException(str(error)) from error
+    regions = {name: parse_regions(chosen[f"{name}_region"]) for name in ("video", "audio")}
     _edit("retake", chosen, rounding=chosen["rounding"], paste=chosen["paste"], **regions)
 
 
@@ -51,10 +48,7 @@ def sound(chosen: Chosen) -> None:
 
 def _edit(kind: EditKind, chosen: Chosen, **own: Any) -> None:
     """Make an edit, or finish one that was sampled; ``own`` are the arguments of that edit alone."""
-    try:
-        path = _resumed(chosen) if chosen["resume"] else _edited(kind, chosen, own)
-    except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+    path = _resumed(chosen) if chosen["resume"] else _edited(kind, chosen, own)
     click.echo(str(path.resolve()))
 
 

@@ -18,10 +18,7 @@ Settings = dict[str, Any]
 @command("generate")
 def generate(chosen: Chosen) -> None:
     """Generate a video with audio. Without --checkpoint it uses the tiny set of the package."""
-    try:
-        path = _resumed(chosen) if chosen["resume"] else _generated(chosen)
-    except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+    path = _resumed(chosen) if chosen["resume"] else _generated(chosen)
     if path is not None:
         click.echo(path)
 
@@ -58,6 +55,7 @@ def _generated(chosen: Chosen) -> str | None:
     for report in pipeline.lora_reports():
         click.echo(report, err=True)
     if chosen["dry_run"]:
+        pipeline.check(request)
         print_plan(pipeline, request, stages)
         return None
     for change in stages[-1].clip.changes:

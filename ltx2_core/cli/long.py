@@ -19,11 +19,7 @@ if TYPE_CHECKING:
 @command("long")
 def long(chosen: Chosen) -> None:
     """Generate a clip of any length, window by window, with memory that does not grow with it."""
-    try:
-        path = _generated(chosen)
-    except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
-    click.echo(str(path.resolve()))
+    click.echo(str(_generated(chosen).resolve()))
 
 
 def _generated(chosen: Chosen) -> Path:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 import click
+
+from .errors import ending
 
 SUBCOMMANDS = {
     "generate": (
@@ -34,6 +37,16 @@ SUBCOMMANDS = {
 
 class LazyGroup(click.Group):
     """Lists subcommands from the table and imports only the one that is called."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an error that a user can fix ends in one line, see :mod:`.errors`."""
+        try:
+            return super().invoke(ctx)
+        except (ValueError, OSError) as error:
+            # A reader such as head that has ended closes the pipe, which click handles itself.
+            if isinstance(error, BrokenPipeError):
+                raise
+            raise ending(error) from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(SUBCOMMANDS)

@@ -6,6 +6,7 @@ Letters: N frames, C channels, S samples, H W pixel rows and columns.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from numbers import Integral
 from os import PathLike
 from typing import TypeAlias
 
@@ -19,6 +20,17 @@ AudioSource: TypeAlias = "str | PathLike[str] | tuple[Tensor, int]"
 """An audio or video file, or (waveform (C, S) in [-1, 1], sample rate in Hz)."""
 VideoSource: TypeAlias = "str | PathLike[str] | Tensor"
 """A video file, or frames (N, 3, H, W) in [0, 1]."""
+
+
+MAX_STRENGTH = 10.0
+"""The largest strength of a guide or a reference."""
+
+
+def check_strength(strength: float, what: str) -> None:
+    """Raise ValueError for the strength of a guide or reference that is negative, NaN or too large."""
+    # NaN lies on neither side of a bound.
+    if not 0 <= strength <= MAX_STRENGTH:
+        raise ValueError(f"strength={strength!r} of {what} must be from 0 to {MAX_STRENGTH:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +58,14 @@ class ImageAt:
     strength: float = 1.0
     crf: int | None = None
 
+    def __post_init__(self) -> None:
+        """Raises TypeError for a frame that is no whole number, ValueError for values out of range."""
+        if not isinstance(self.frame, Integral) or isinstance(self.frame, bool):
+            raise TypeError(f"frame={self.frame!r} of an image must be a whole number; -1 is the last frame")
+        check_strength(self.strength, "an image")
+        if self.crf is not None and not 0 <= self.crf <= 51:
+            raise ValueError(f"crf={self.crf!r} of an image must be from 0 to 51; 0 is off")
+
 
 @dataclass(frozen=True, kw_only=True)
 class VideoReference:
@@ -59,6 +79,14 @@ class VideoReference:
     strength: float = 1.0
     scale: int | None = None
     every: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a strength out of range and for a ``scale`` or ``every`` below 1."""
+        check_strength(self.strength, "a reference")
+        for name in ("scale", "every"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, Integral) or value < 1):
+                raise ValueError(f"{name}={value!r} of a reference must be a whole number from 1 on")
 
 
 @dataclass(frozen=True, kw_only=True)

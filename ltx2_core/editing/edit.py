@@ -76,6 +76,8 @@ def sampled_clip(
     """
     request = Request(prompt=prompt, **options)
     if sampled is None:
+        # Before the conditioning, which encodes audio of the source with a network.
+        pipeline.check(request)
         result = sample(pipeline, request, conditioning(), on_step, stop)
         if on_sampled is not None:
             on_sampled(result)

@@ -86,6 +86,10 @@ class Pipeline(Encoders, Decoders, Protocol):
 
     def stages(self, request: Request) -> tuple[Stage, ...]: ...
 
+    def check(self, request: Request) -> tuple[Stage, ...]:
+        """The stages of ``request``; raises for everything that is wrong before a network is loaded."""
+        ...
+
     def __call__(
         self,
         prompt: Request,

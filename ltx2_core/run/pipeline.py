@@ -33,6 +33,7 @@ from .distributed import Processes
 from .execution import Execution
 from .flat_options import RequestOptions
 from .generation import Generation
+from .input_check import check_inputs, check_run_size
 from .inputs import ConditioningInput, describe, read_input_audio
 from .inputs import conditioning as encoded_inputs
 from .progress import OnStep, Progress, Run, Stop, Stopped
@@ -131,8 +132,7 @@ class LTX2Pipeline(Codecs):
         extra = (*conditioning, *given)
         request, chosen = original.with_recipe(self.recipe)
         run = Run(on_step, stop)
-        stages = self.stages(request)
-        self._check_files(request, stages, extra)
+        stages = self.check(request, extra)
         if request.sampling.cache is not None and self.speed.processes != Processes():
             raise ValueError(
                 "a step cache decides from the tensors of one process: use it without several processes"
@@ -208,6 +208,19 @@ class LTX2Pipeline(Codecs):
             factor = stage_factor(self.networks.file(Component.UPSAMPLER))
         return plan_stages(request, self.numerics, self.recipe, enlargement=factor)
 
+    def check(self, request: Request, conditioning: Sequence[ConditioningInput] = ()) -> tuple[Stage, ...]:
+        """The stages of ``request``, after everything was checked that can be before a network is loaded.
+
+        Inputs are read, model files by their headers. Raises ValueError or FileNotFoundError for what cannot
+        be sampled.
+        """
+        request = self.resolve(request)
+        stages = self.stages(request)
+        check_run_size(stages[-1].clip)
+        check_inputs(request, stages)
+        self._check_files(request, stages, conditioning)
+        return stages
+
     def _recipe_of(self, request: Request) -> Recipe:
         return of_kind(self.recipe, distilled=request.sampling.distilled)
 
@@ -254,6 +267,7 @@ class LTX2Pipeline(Codecs):
             needed.append(Component.AUDIO_ENCODER)
         for component in needed:
             self.networks.file(component)
+        self.networks.check_text_encoder()
         self.lora_reports()
 
     def _stage_loras(self, index: int) -> tuple[Lora, ...]:

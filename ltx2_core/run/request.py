@@ -16,6 +16,7 @@ from .flat_options import FIELDS, RequestOptions, check_names
 from .options import check_keywords
 from .recipes import DEFAULT, NEGATIVE_PROMPT, Recipe, of_kind
 from .request_json import from_json, schema, to_json
+from .request_values import checked_values
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -104,11 +105,11 @@ class Request:
         check_keywords(flat, present, distilled=distilled)
 
     def _fill(self, parts: dict[str, Any], flat: dict[str, Any]) -> None:
-        """Set the parts, with the values of flat names in their places."""
+        """Set the parts, with the values of flat names in their places; raises as ``checked_values``."""
         if isinstance(flat.get("source_clip"), Mapping):
             flat["source_clip"] = SourceClip(**flat["source_clip"])
         changes: dict[str, Any] = {}
-        for name, value in flat.items():
+        for name, value in checked_values(flat).items():
             *path, last = FIELDS[name].split(".")
             target = changes
             for step in path:

@@ -1,0 +1,88 @@
+"""Reading every input of a request once, before a network is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor
+
+from ..conditioning.guides import place_guide
+from ..conditioning.inputs import VideoReference
+from ..media import load_image, read_audio, read_video
+from ..media.images import ImageSource
+from ..shapes import ClipPlan
+from .inputs import read_input_audio
+from .request import Request
+from .stages import Stage
+
+MAX_TOKENS = 2**22
+"""The most video tokens of one run: four times those of 20 s of 4K at 50 fps."""
+
+
+def check_run_size(clip: ClipPlan) -> None:
+    """Raise ValueError for a run of more than ``MAX_TOKENS`` video tokens."""
+    if clip.video_tokens > MAX_TOKENS:
+        raise ValueError(
+            f"{clip.width}x{clip.height} with {clip.frames} frames are {clip.video_tokens} video tokens, and "
+            f"one run samples at most {MAX_TOKENS}: use a smaller or shorter clip, or ltx2 long"
+        )
+
+
+def check_inputs(request: Request, stages: tuple[Stage, ...]) -> None:
+    """Read every image, audio and video that ``request`` names.
+
+    Raises ValueError or FileNotFoundError, with the keyword and the file, for what cannot be used.
+    """
+    inputs, clip = request.inputs, stages[-1].clip
+    if inputs.image.source is not None:
+        with _named("image"):
+            _check_images(inputs.image.source)
+    for image in inputs.images:
+        with _named("images"):
+            load_image(image.source)
+            place_guide(1, image.frame, clip.latent_frames)
+    for reference in inputs.references:
+        with _named("references"):
+            _check_reference(reference, clip)
+    with _named("audio"):
+        read_input_audio(request, stages[-1])
+    voice = inputs.reference_audio
+    if voice.source is not None and not isinstance(voice.source, tuple):
+        with _named("reference_audio"):
+            read_audio(voice.source, duration_s=voice.seconds)
+
+
+def _check_images(source: ImageSource) -> None:
+    # Several frames are a clip to begin with, and each of them is an image.
+    if isinstance(source, Tensor) and source.ndim == 4:
+        for frame in source:
+            load_image(frame)
+    else:
+        load_image(source)
+
+
+def _check_reference(reference: VideoReference, clip: ClipPlan) -> None:
+    source = reference.source
+    if isinstance(source, Tensor):
+        if source.ndim != 4 or source.shape[1] != 3:
+            raise ValueError(f"frames must be (N, 3, H, W); got {tuple(source.shape)}")
+        frames = len(source)
+    else:
+        frames = read_video(source, max_frames=clip.frames).frame_count
+    if frames < clip.frames:
+        raise ValueError(
+            f"the reference has {frames} frames and the clip {clip.frames}: use a longer reference or a "
+            "shorter clip"
+        )
+
+
+@contextmanager
+def _named(keyword: str) -> Iterator[None]:
+    """Put the keyword of an input before the message of an error."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{keyword}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{keyword}: {error}") from error
