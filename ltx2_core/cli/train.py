@@ -46,15 +46,16 @@ class StepsOption(click.ParamType):  # type: ignore[type-arg]  # generic in new 
         return stage, int(count)
 
 
-def _check_stages(ctx: click.Context, param: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Raise a usage error for a stage that does not exist."""
+def _check_stages(ctx: click.Context, param: click.Parameter, names: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Raise a usage error for a stage, alone or with its steps, that does not exist."""
     if not names:
         return names
     from ..training.tiny.stages import STAGES
 
     for name in names:
-        if name not in STAGES:
-            raise click.BadParameter(f"{name} is unknown: choose from {', '.join(STAGES)}")
+        stage = name if isinstance(name, str) else name[0]
+        if stage not in STAGES:
+            raise click.BadParameter(f"{stage} is unknown: choose from {', '.join(STAGES)}")
     return names
 
 
@@ -76,7 +77,7 @@ def _check_stages(ctx: click.Context, param: click.Parameter, names: tuple[str, 
     help="full: hours on two CPU cores. gpu: for --device cuda. smoke: a minute, tests that all stages run.",
 )
 @click.option(
-    "--steps", multiple=True, type=StepsOption(), help="Number of steps of a stage; may be repeated."
+    "--steps", multiple=True, callback=_check_stages, type=StepsOption(), help="Number of steps of a stage; may be repeated."
 )
 @click.option(
     "--seed",
