@@ -28,8 +28,12 @@ def extend(chosen: Chosen) -> None:
 def retake(chosen: Chosen) -> None:
     """Regenerate parts of a video and preserve the rest; a region past the end extends it."""
     from ..conditioning.regions import parse_regions
+    from .values import naming
 
-    regions = {name: parse_regions(chosen[f"{name}_region"]) for name in ("video", "audio")}
+    regions = {}
+    for name in ("video", "audio"):
+        with naming(f"--{name}-region"):
+            regions[name] = parse_regions(chosen[f"{name}_region"])
     _edit("retake", chosen, rounding=chosen["rounding"], paste=chosen["paste"], **regions)
 
 

@@ -49,13 +49,12 @@ def _generated(chosen: Chosen) -> str | None:
     execution = execution_of(chosen, processes, device=device, dtype=chosen["dtype"] or dtype)
     pipeline = _pipeline(chosen, execution, recorded)
     request = _request(chosen, pipeline, recorded)
-    stages = pipeline.stages(request)
+    stages = pipeline.check(request)
     if pipeline.networks.fp8_problem is not None:
         click.echo(f"--fp8-blocks is left out: {pipeline.networks.fp8_problem}", err=True)
     for report in pipeline.lora_reports():
         click.echo(report, err=True)
     if chosen["dry_run"]:
-        pipeline.check(request)
         print_plan(pipeline, request, stages)
         return None
     for change in stages[-1].clip.changes:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from ..editing import LongVideo
 
 
+MAX_PROMPTS_BYTES = 2**20
+"""The largest file of prompts: a day of a prompt each second."""
+
+
 @command("long")
 def long(chosen: Chosen) -> None:
     """Generate a clip of any length, window by window, with memory that does not grow with it."""
@@ -52,8 +56,25 @@ def _prompts(chosen: Chosen) -> str:
     """The prompts, read from a file after an @, with the trigger word in place."""
     text: str = chosen["prompts"]
     if text.startswith("@"):
-        text = Path(text[1:]).read_text(encoding="utf-8")
+        text = _text_of(Path(text[1:]))
     return text if chosen["trigger"] is None else text.replace("[trigger]", chosen["trigger"])
+
+
+def _text_of(file: Path) -> str:
+    """The prompts in a file. Raises ValueError for a file that is too large, empty or no text."""
+    # A pipe would block for ever.
+    if not file.is_file():
+        raise FileNotFoundError(f"no file of prompts at {file}")
+    with file.open("rb") as stream:
+        content = stream.read(MAX_PROMPTS_BYTES + 1)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--prompts @{file} is not text in UTF-8: {error}") from None
+    if len(content) > MAX_PROMPTS_BYTES or not text.strip():
+        what = "holds no prompt" if not text.strip() else f"is larger than {MAX_PROMPTS_BYTES} bytes"
+        raise ValueError(f"--prompts @{file} {what}")
+    return text
 
 
 def _how(chosen: Chosen) -> LongVideo:

@@ -104,13 +104,16 @@ def _parameter(option: Option, command: str) -> click.Option:
         # option.
         default=None,
         required=option.required,
-        callback=lambda ctx, param, value: _checked(option, value),
+        callback=lambda ctx, param, value: _checked(option, value, ctx, param),
         help=_help(option, command),
     )
 
 
-def _checked(option: Option, value: Any) -> Any:
-    """What was written for ``option``. Raises BadParameter, which names the flag, for what it does not take."""
+def _checked(option: Option, value: Any, ctx: click.Context, param: click.Parameter) -> Any:
+    """What was written for ``option``. Raises a usage error with the flag for what it does not take."""
+    # click takes an explicit default of None for a value.
+    if value is None and option.required:
+        raise click.MissingParameter(ctx=ctx, param=param)
     try:
         for one in value if option.multiple else (value,):
             if one is not None and option.kind != "path":

@@ -9,9 +9,12 @@ from torch import Tensor
 
 from ..conditioning.guides import place_guide
 from ..conditioning.inputs import VideoReference
+from ..config import TransformerConfig
 from ..media import load_image, read_audio, read_video
 from ..media.images import ImageSource
+from ..sampling.guidance import Pass, check_blocks
 from ..shapes import ClipPlan
+from ..transformer.tiles import tile_spans
 from .inputs import read_input_audio
 from .request import Request
 from .stages import Stage
@@ -29,6 +32,18 @@ def check_run_size(clip: ClipPlan) -> None:
         )
 
 
+def check_stages(request: Request, stages: tuple[Stage, ...], config: TransformerConfig) -> None:
+    """Raise ValueError for perturbed blocks that the transformer lacks, and for tiles that do not fit."""
+    tiles = request.sampling.tiles
+    for stage in stages:
+        if Pass.PERTURBED in stage.guidance.passes():
+            check_blocks(stage.guidance, config.num_layers)
+        if tiles is not None:
+            with _named(f"tiles {tiles.columns}x{tiles.rows}"):
+                tile_spans(stage.clip.latent_width, tiles.columns, tiles.overlap)
+                tile_spans(stage.clip.latent_height, tiles.rows, tiles.overlap)
+
+
 def check_inputs(request: Request, stages: tuple[Stage, ...]) -> None:
     """Read every image, audio and video that ``request`` names.
 
@@ -41,6 +56,8 @@ def check_inputs(request: Request, stages: tuple[Stage, ...]) -> None:
     for image in inputs.images:
         with _named("images"):
             load_image(image.source)
+            if image.frame < -clip.frames:
+                raise ValueError(f"frame {image.frame} is before the first of {clip.frames} frames")
             place_guide(1, image.frame, clip.latent_frames)
     for reference in inputs.references:
         with _named("references"):

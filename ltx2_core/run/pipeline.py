@@ -33,7 +33,7 @@ from .distributed import Processes
 from .execution import Execution
 from .flat_options import RequestOptions
 from .generation import Generation
-from .input_check import check_inputs, check_run_size
+from .input_check import check_inputs, check_run_size, check_stages
 from .inputs import ConditioningInput, describe, read_input_audio
 from .inputs import conditioning as encoded_inputs
 from .progress import OnStep, Progress, Run, Stop, Stopped
@@ -218,6 +218,7 @@ class LTX2Pipeline(Codecs):
         stages = self.stages(request)
         check_run_size(stages[-1].clip)
         check_inputs(request, stages)
+        check_stages(request, stages, transformer_config(self.networks.file(Component.TRANSFORMER).config))
         self._check_files(request, stages, conditioning)
         return stages
 

@@ -44,7 +44,7 @@ def files(photo: Path, sound: Path, tmp_path_factory: pytest.TempPathFactory) ->
     for name, source in (
         ("checkpoint", embedded.checkpoint),
         ("upscaler", embedded.upsampler),
-        ("lora", embedded.lora),
+        ("lora", embedded.distilled),
     ):
         found[name] = root / f"{name}.safetensors"
         found[name].symlink_to(source)
