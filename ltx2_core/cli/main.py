@@ -67,7 +67,11 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="comfyui-ltx2")
 def main() -> None:
-    """LTX-2: video with synchronised audio from text, images and audio."""
+    """LTX-2: video with synchronised audio from text, images and audio.
+
+    Exit codes: 0 done; 1 the run failed, or doctor found something to repair; 2 the request was refused: an
+    option, a file or a combination of them is wrong; 130 and 143 interrupted, by Ctrl+C and by SIGTERM.
+    """
 
 
 if __name__ == "__main__":

@@ -80,6 +80,8 @@ class LTX2Pipeline(Codecs):
         dtype: torch.dtype | None = None,
         **options: Unpack[ExecutionOptions],
     ) -> None:
+        if not checkpoints:
+            raise ValueError("no checkpoint is named: give its file, or use LTX2Pipeline.embedded()")
         if execution is None:
             execution = Execution.on(device, dtype, **options)
         elif device is not None or dtype is not None or options:

@@ -101,7 +101,7 @@ class Request:
             flat,
         )
         distilled = sampling is not None and sampling.distilled
-        present = {name for name in FIELDS if getattr(self, name) not in (None, ())}
+        present = {name for name in FIELDS if _is_present(getattr(self, name))}
         check_keywords(flat, present, distilled=distilled)
 
     def _fill(self, parts: dict[str, Any], flat: dict[str, Any]) -> None:
@@ -206,6 +206,11 @@ class Request:
                 f"denoise={self.sampling.denoise} needs latents to preserve something of; give latents or "
                 "denoise=1"
             )
+
+
+def _is_present(value: Any) -> bool:
+    # An array compares element by element, so that only tuples are compared.
+    return value is not None and not (isinstance(value, tuple) and not value)
 
 
 def _replaced(part: Any, changes: Mapping[str, Any]) -> Any:
