@@ -36,7 +36,7 @@ def settings_of(path: Path) -> dict[str, Any]:
         settings: dict[str, Any] = json.loads(tags[METADATA_KEY])
         # Read here, so that a damaged file fails with its own message.
         settings["request"]["prompt"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError(f"the settings in {path} cannot be read; the file is damaged") from None
     # An edit depends on its source, which the settings of a generation do not hold.
     for key, command in _EDITS.items():
