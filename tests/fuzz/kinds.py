@@ -24,6 +24,7 @@ from ltx2_core.loading.folder import text_encoder_folder
 from ltx2_core.media import VideoWriter, load_image, read_audio, read_video, write_wav
 from ltx2_core.run.request import Request
 from ltx2_core.run.saved_latents import resume, save_latents
+from ltx2_core.storage.header import read_header
 from ltx2_core.text import load_gemma, load_tokenizer
 from ltx2_core.tiny import embedded_set
 from ltx2_core.tiny.write import write_tiny_set
@@ -87,12 +88,16 @@ def _text_encoder(path: Path) -> None:
 
 
 def _diffusers(folder: Path) -> Path:
-    """A pipeline folder with an audio VAE and a text encoder, as diffusers saves it."""
-    from diffusers import AutoencoderKLLTX2Audio
-
-    torch.manual_seed(0)
-    audio = AutoencoderKLLTX2Audio(num_res_blocks=1, base_channels=8, ch_mult=(1, 2, 4))
-    audio.save_pretrained(folder / "audio_vae")
+    """A pipeline folder with an upsampler in one shard and a text encoder, in the layout of diffusers."""
+    part = folder / "latent_upsampler"
+    part.mkdir(parents=True)
+    header = read_header(EMBEDDED.upsampler)
+    own = {"_class_name": "LTX2LatentUpsamplerModel", "use_rational_resampler": False}
+    config = {**header.metadata["config"], **own}
+    (part / "config.json").write_text(json.dumps(config))
+    shutil.copy(EMBEDDED.upsampler, part / "model.safetensors")
+    names = {"weight_map": dict.fromkeys(header.tensors, "model.safetensors")}
+    (part / "model.safetensors.index.json").write_text(json.dumps(names))
     shutil.copytree(EMBEDDED.text_encoder, folder / "text_encoder")
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "LTX2Pipeline"}))
     return folder
@@ -224,8 +229,9 @@ KINDS: dict[str, Kind] = {
         make=_diffusers,
         damage={
             "model_index.json": damaged_json,
-            "audio_vae/config.json": damaged_json,
-            "audio_vae/diffusion_pytorch_model.safetensors": damaged_safetensors,
+            "latent_upsampler/config.json": damaged_json,
+            "latent_upsampler/model.safetensors.index.json": damaged_json,
+            "latent_upsampler/model.safetensors": damaged_safetensors,
         },
         use=lambda p: (text_encoder_folder(p), _checkpoint(p)),
     ),
