@@ -22,6 +22,7 @@ from kinds import KINDS
 
 SECONDS = 10
 EXTRA_MB = 64
+MEMORY = "took"
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -53,7 +54,11 @@ def main(name: str, first: int, count: int, root: Path) -> None:
         victim = path / inner if inner else path
         content = kind.damage[inner](victim.read_bytes(), rng)
         victim.write_bytes(content)
-        problem = read(kind.use, path, sum(f.stat().st_size for f in [victim]) / 2**20)
+        size_mb = len(content) / 2**20
+        problem = read(kind.use, path, size_mb)
+        if problem and problem.startswith(MEMORY):
+            # The first use of a part of a library imports it, which no second one does.
+            problem = read(kind.use, path, size_mb)
         if problem:
             print(json.dumps({"kind": name, "case": number, "file": inner, "problem": problem}), flush=True)
         (shutil.rmtree if path.is_dir() else Path.unlink)(path)
@@ -80,7 +85,7 @@ def read(use: Any, path: Path, size_mb: float) -> str | None:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     extra = memory_mb("VmHWM") - before - 3 * size_mb
     if problem is None and extra > EXTRA_MB:
-        problem = f"took {extra:.0f} MB"
+        problem = f"{MEMORY} {extra:.0f} MB"
     return problem
 
 
