@@ -105,8 +105,8 @@ def _print_long(chosen: Chosen, pipeline: LTX2Pipeline, recorded: Mapping[str, A
     from .plan import print_long
 
     prompts, how, fields = _arguments(chosen, pipeline, recorded)
-    plan, request, _ = planned_long(pipeline, prompts, how, **fields)
-    print_long(pipeline, plan, request)
+    plan, request, by_recipe = planned_long(pipeline, prompts, how, **fields)
+    print_long(pipeline, plan, request, by_recipe)
 
 
 def _prompts(chosen: Chosen) -> str:

@@ -23,7 +23,7 @@ from ..loading import (
     open_checkpoint,
     open_lora,
 )
-from ..loading.file_set import check_set
+from ..loading.file_set import check_generations, check_set
 from ..loading.folder import text_encoder_folder
 from ..loading.lora import STACKED
 from ..loading.text_match import check_text_encoder
@@ -97,6 +97,7 @@ class Components:
             packed = open_checkpoint(self.text_encoder)
             if Component.TEXT_PROJECTION in packed.components:
                 self.checkpoints = (*self.checkpoints, packed)
+                check_generations(self.checkpoints)
         self.device = device
         self.dtype = dtype
         self.numerics = numerics
