@@ -258,7 +258,7 @@ class LTX2Pipeline(Codecs):
         requests = [one if seed is None else one.changed(seed=seed) for one in plain for seed in drawn]
         for request in requests:
             self.check(request)
-        return sample_each(self, [self.resolve(request) for request in requests], on_step, stop)
+        return sample_each(self, requests, on_step, stop)
 
     def encode_prompt(self, prompt: str, negative_prompt: str | None = None) -> PromptEmbeds:
         """Both prompts as the transformer takes them, for ``prompt_embeds`` of any number of runs.

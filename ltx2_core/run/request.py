@@ -180,9 +180,7 @@ class Request:
         """
         recipe = of_kind(recipe, distilled=self.sampling.distilled)
         sampling, staging = self.sampling, self.staging
-        undecided = ["fps", "image_crf"]
-        if self.text.embeds is None:
-            undecided.append("negative_prompt")
+        undecided = ["negative_prompt", "fps", "image_crf"]
         if self.inputs.latents is None or self.inputs.latents.video is None:
             undecided += ["width", "height"]
             if self.size.seconds is None:
@@ -200,7 +198,12 @@ class Request:
             # An audio scale that is absent follows a cfg that is named.
             undecided.append("audio_cfg")
         chosen = {name: getattr(recipe, name) for name in undecided if getattr(self, name) is None}
-        return self._unchecked(self._parts(), chosen), tuple(chosen)
+        names = tuple(chosen)
+        if self.text.embeds is not None and chosen.get("negative_prompt") != self.text.embeds.negative_prompt:
+            # Embeddings bring their own, which is no choice of the recipe.
+            chosen["negative_prompt"] = self.text.embeds.negative_prompt
+            names = tuple(name for name in names if name != "negative_prompt")
+        return self._unchecked(self._parts(), chosen), names
 
     def settings(self) -> dict[str, Any]:
         """The request as flat JSON values: files by name, values in memory by a note."""
