@@ -14,7 +14,7 @@ from ..run.input_files import file_record, file_records
 from ..run.progress import OnStep, Stop
 from ..run.request import Request
 from ..shapes import AUDIO_LATENTS_PER_SECOND
-from ..storage.identity import identity
+from ..storage.identity import identity, tensor_identity
 from ..text.prompt import TRIGGER
 from ..types import AVLatent
 from .audio_track import audio_identity
@@ -231,7 +231,7 @@ def _settings(pipeline: LongPipeline, request: Request, plan: LongPlan) -> dict[
         "clip": [clip.width, clip.height, clip.frames, clip.fps],
         "prompts": [list(part) for part in plan.prompts.parts],
         "window": [how.window_frames, how.overlap_frames, how.overlap_strength, how.adain_factor],
-        "keyframes": [[k.frame, k.strength, float(k.frames.double().sum())] for k in how.keyframes],
+        "keyframes": [[k.frame, k.strength, tensor_identity(k.frames)] for k in how.keyframes],
         "source": None if how.source is None else [how.source.identity, *source],
         "sound": audio_identity(request.audio),
         "request": {

@@ -60,14 +60,9 @@ class Codecs:
             prompts, loras=loras, on_layer=lambda step, steps: run.report("text", step, steps)
         )
         with self.networks.use(Component.TEXT_CONNECTORS, loras) as connectors, torch.inference_mode():
-            dtype = self.networks.dtype
-            # Connectors take features in the dtype of their weights.
-            contexts = connectors(
-                replace(features, video=features.video.to(dtype), audio=features.audio.to(dtype))
-            )
-        single = [
-            TextContext(contexts.video[i : i + 1], contexts.audio[i : i + 1]) for i in range(len(prompts))
-        ]
+            # One by one, since a batch rounds differently from its rows: the context of a prompt must not
+            # depend on whether there is a negative prompt, or which.
+            single = [connectors(one) for one in features.to(self.networks.dtype).split()]
         return single[0], single[1] if negative_prompt is not None else None
 
     def encode_video(self, frames: Frames | NDArray[Any]) -> Tensor:
