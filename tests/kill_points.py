@@ -14,7 +14,6 @@ from typing import Any
 
 import safetensors.torch
 import torch
-
 from transformers import Gemma3TextModel  # noqa: F401 imported once, by the server of processes
 
 import ltx2_core.cli.main

@@ -20,8 +20,5 @@ def inspect(file: Path, as_json: bool) -> None:
     """
     from ..loading.describe import as_text, describe
 
-    try:
-        report = describe(file)
-    except (OSError, ValueError) as error:
-        raise click.ClickException(str(error)) from error
+    report = describe(file)
     click.echo(json.dumps(report, indent=2, default=str) if as_json else as_text(report))

@@ -28,13 +28,13 @@ from ..sampling.samplers import get_sampler
 from ..text.prompt import PromptEmbeds
 from ..tiny import embedded_set
 from ..types import AVLatent, LatentState, Numerics, TextContext
-from .checks import check_components, check_inputs
 from .codecs import Codecs
 from .components import Components, LoraFile, open_loras, warn_of_stacked
 from .distributed import Processes
 from .execution import Execution
 from .flat_options import RequestOptions
 from .generation import Generation
+from .input_check import check_components, check_inputs, check_run_size, check_stages
 from .input_files import file_records
 from .inputs import ConditioningInput, describe, read_input_audio
 from .inputs import conditioning as encoded_inputs
@@ -83,6 +83,8 @@ class LTX2Pipeline(Codecs):
         dtype: torch.dtype | None = None,
         **options: Unpack[ExecutionOptions],
     ) -> None:
+        if not checkpoints:
+            raise ValueError("no checkpoint is named: give its file, or use LTX2Pipeline.embedded()")
         if execution is None:
             execution = Execution.on(device, dtype, **options)
         elif device is not None or dtype is not None or options:
@@ -132,7 +134,8 @@ class LTX2Pipeline(Codecs):
         extra = (*conditioning, *given)
         request, chosen = original.with_recipe(self.recipe)
         run = Run(on_step, stop)
-        stages, plan = self.check(request, further=bool(extra))
+        stages = self.check(request, further=bool(extra))
+        plan = self._memory_plan(stages)
         files = file_records(request)
         contexts = self._contexts(request, stages, run)
         input_audio = read_input_audio(request, stages[-1])
@@ -244,10 +247,9 @@ class LTX2Pipeline(Codecs):
         stop: Stop | None = None,
         **options: Unpack[RequestOptions],
     ) -> Iterator[Generation]:
-        """Sample a clip of each prompt and seed, in this order, with one load of the text encoder and of the
-        transformer; each equals a call of its own, bit for bit.
+        """Sample a clip of each prompt and seed, in this order, with one load of the networks.
 
-        Every clip is judged before the first one is sampled, and all prompts are encoded first. The
+        Each equals a call of its own, bit for bit. All are judged before the first is sampled, and all prompts are encoded first. The
         transformer is held until the iteration ends (with ``max_memory`` in system memory between its uses):
         take ``list(...)`` to decode after it is freed. ``on_step`` and ``stop`` are those of a call; stages
         are named "clip 2 of 8: stage 1".
@@ -285,29 +287,33 @@ class LTX2Pipeline(Codecs):
         warn_of_stacked((*first, *second))
         self.loras, self.stage2_loras = first, second
 
-    def check(
-        self, request: Request, *, further: bool = False
-    ) -> tuple[tuple[Stage, ...], MemoryPlan | None]:
-        """The stages of a run and its memory plan; raises what a call would raise before a model is read.
+    def check(self, request: Request, *, further: bool = False) -> tuple[Stage, ...]:
+        """The stages of ``request``, after everything was checked that can be before a network is loaded.
 
-        Judged are sizes, schedules, the set of files, LoRAs, inputs and memory. ``further`` says that there
-        is conditioning beyond that of the request.
+        Inputs are read, model files by their headers; ``further`` says that there is conditioning beyond that
+        of the request. Raises ValueError or FileNotFoundError for what cannot be sampled.
         """
         request = self.resolve(request)
         stages = self.stages(request)
+        check_run_size(stages[-1].clip)
+        check_inputs(request, stages, self.loras)
+        check_stages(request, stages, transformer_config(self.networks.file(Component.TRANSFORMER).config))
         check_components(self.networks, request, stages, further=further)
         self.lora_reports()
-        check_inputs(request, stages, self.loras)
         if request.text.embeds is not None:
             check_embeds(self, request.text.embeds)
         if request.sampling.cache is not None and self.speed.processes != Processes():
             raise ValueError(
                 "a step cache decides from the tensors of one process: use it without several processes"
             )
-        plan = None if self.networks.max_memory is None else self.plan(stages, self.networks.max_memory)
+        plan = self._memory_plan(stages)
         if plan is not None and not plan.fits:
             raise ValueError(plan.shortage)
-        return stages, plan
+        return stages
+
+    def _memory_plan(self, stages: Sequence[Stage]) -> MemoryPlan | None:
+        """How the stages run within ``max_memory``; None without it."""
+        return None if self.networks.max_memory is None else self.plan(stages, self.networks.max_memory)
 
     @property
     def second_text(self) -> bool:
