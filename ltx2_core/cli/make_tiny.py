@@ -17,7 +17,13 @@ import click
     show_default=True,
     help="LTX-2 generation whose architecture and file layout the set has.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="The same seed gives the same weights.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    show_default=True,
+    help="The same seed gives the same weights.",
+)
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16"]),

@@ -15,6 +15,7 @@ import click
 
 from ..run.options import COMMANDS, GROUPS, RECIPE_ROWS, Option, by_name, check_together, options_of
 
+
 class PathType(click.Path):
     """A path that has a name: empty text and a NUL, which no file system has, are refused."""
 

@@ -14,17 +14,21 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..editing import Edit, EditTask
+from ..editing.long_clip import OnWindow
 from ..editing.task import EditKind
 from ..media import check_output, write_wav
 from ..out_of_memory import is_out_of_memory
 from ..run.generation import Generation
-from ..run.pipeline import LTX2Pipeline, Progress
+from ..run.pipeline import LTX2Pipeline, OnStep, Progress
 from ..run.request import Request
 from ..run.request_json import from_json
 from ..run.saved_latents import find_saved, read_saved, resume, save_latents
 from ..types import Numerics
 from .options import Chosen
 from .values import Output, execution_of
+
+OnFrames = Callable[[int, int], None]
+"""Called with (frames written, all frames)."""
 
 
 def run(pipeline: LTX2Pipeline, request: Request, output: Output) -> None:
@@ -33,9 +37,9 @@ def run(pipeline: LTX2Pipeline, request: Request, output: Output) -> None:
         _bar(output, "step") as bar,
         _saved_until_written("generate", output.path) as saved,
     ):
-        generation = pipeline(request, on_step=None if bar is None else lambda p: _show(bar, p))
+        generation = pipeline(request, on_step=None if bar is None else lambda p: show(bar, p))
         # Saved before decoding, which may run out of memory after minutes of sampling.
-        saved.append(save_latents(generation, output.path, files=_files(pipeline)))
+        saved.append(save_latents(generation, output.path, files=files_of(pipeline)))
         _save(generation, output.path, bar)
 
 
@@ -70,9 +74,9 @@ def run_edit(pipeline: LTX2Pipeline, edit: EditRun, output: Path, *, quiet: bool
     ):
 
         def save(generation: Generation) -> None:
-            saved.append(save_latents(generation, output, files=_files(pipeline), edit=settings))
+            saved.append(save_latents(generation, output, files=files_of(pipeline), edit=settings))
 
-        on_step = None if bar is None else lambda progress: _show(bar, progress)
+        on_step = None if bar is None else lambda progress: show(bar, progress)
         task = edit.task({**edit.fields, "on_step": on_step})
         _save_edit(task.make(pipeline, on_sampled=save), output, bar)
 
@@ -115,6 +119,25 @@ def resume_run(chosen: Chosen, output: Output) -> Path:
     return target
 
 
+@contextmanager
+def progress_of_long(*, quiet: bool) -> Iterator[tuple[OnWindow, OnStep | None, OnFrames | None]]:
+    """Callbacks of a long clip: a line for each finished window, and a bar of its steps and frames."""
+
+    def on_window(done: int, windows: int) -> None:
+        if not quiet:
+            click.echo(f"window {done} of {windows}", err=True)
+
+    if quiet:
+        yield on_window, None, None
+        return
+    with tqdm(file=sys.stderr, unit="step") as bar:
+        yield (
+            on_window,
+            lambda progress: show(bar, progress),
+            lambda done, total: show(bar, Progress(stage="decode", step=done, steps=total)),
+        )
+
+
 def _bar(output: Output, unit: str) -> Any:
     """A progress bar, or a context of None where none is shown."""
     return nullcontext() if output.quiet else tqdm(file=sys.stderr, unit=unit)
@@ -140,7 +163,8 @@ def _saved_until_written(command: str, output: Path) -> Iterator[list[Path]]:
         path.unlink(missing_ok=True)
 
 
-def _files(pipeline: LTX2Pipeline) -> dict[str, Any]:
+def files_of(pipeline: LTX2Pipeline) -> dict[str, Any]:
+    """Where the checkpoints of a run are, for resuming it."""
     return {"checkpoints": [str(file.path.resolve()) for file in pipeline.networks.checkpoints]}
 
 
@@ -158,10 +182,11 @@ def _save_edit(result: Edit | tuple[Tensor, int], output: Path, bar: Any = None)
 def _on_frames(bar: Any, frames: int) -> Callable[[int, int], None] | None:
     if bar is None:
         return None
-    return lambda done, total: _show(bar, Progress(stage="decode", step=done, steps=frames))
+    return lambda done, total: show(bar, Progress(stage="decode", step=done, steps=frames))
 
 
-def _show(bar: Any, progress: Progress) -> None:
+def show(bar: Any, progress: Progress) -> None:
+    """Show a step of a stage on a bar of tqdm."""
     # One bar serves all stages; the second test notices a stage of the same name that starts again.
     if bar.desc != f"{progress.stage}: " or progress.step < bar.n:
         bar.set_description(progress.stage, refresh=False)

@@ -67,7 +67,12 @@ def _check_stages(ctx: click.Context, param: click.Parameter, names: tuple[Any, 
     help="Folder for the models, the dataset and the training states.",
 )
 @click.option(
-    "--stage", "stages", multiple=True, callback=_check_stages, metavar="NAME", help="Run only this stage; may be repeated."
+    "--stage",
+    "stages",
+    multiple=True,
+    callback=_check_stages,
+    metavar="NAME",
+    help="Run only this stage; may be repeated.",
 )
 @click.option(
     "--scale",
@@ -77,7 +82,11 @@ def _check_stages(ctx: click.Context, param: click.Parameter, names: tuple[Any, 
     help="full: hours on two CPU cores. gpu: for --device cuda. smoke: a minute, tests that all stages run.",
 )
 @click.option(
-    "--steps", multiple=True, callback=_check_stages, type=StepsOption(), help="Number of steps of a stage; may be repeated."
+    "--steps",
+    multiple=True,
+    callback=_check_stages,
+    type=StepsOption(),
+    help="Number of steps of a stage; may be repeated.",
 )
 @click.option(
     "--seed",
@@ -92,10 +101,21 @@ def _check_stages(ctx: click.Context, param: click.Parameter, names: tuple[Any, 
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Model folders of a trained set: --stage starts from its weights, other stages reuse its files.",
 )
-@click.option("--max-minutes", type=Minutes(min=0, min_open=True), default=math.inf, help="Save and stop after so many minutes.")
+@click.option(
+    "--max-minutes",
+    type=Minutes(min=0, min_open=True),
+    default=math.inf,
+    help="Save and stop after so many minutes.",
+)
 @click.option("--threads", type=click.IntRange(1, 1024), help="Number of CPU threads [default: all cores].")
 @click.option("--device", default="cpu", show_default=True, help="Device of gradient steps: cpu or cuda.")
-@click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Number of processes that encode the dataset.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    help="Number of processes that encode the dataset.",
+)
 @click.option("--bf16", is_flag=True, help="Compute gradient steps under bfloat16 autocast.")
 @click.option(
     "--list",

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from ..conditioning.inputs import ImageAt, VideoReference
 from ..loading import LoraSpec
 from ..memory import parse_budget
 from ..run.distributed import Processes
@@ -21,8 +20,10 @@ from ..run.pipeline import LTX2Pipeline
 from ..sampling.caching import StepCache
 from ..sampling.schedules import parse_sigmas
 from ..shapes import Snap
+from ..tiny import embedded_set
 from ..transformer.tiles import Tiles
 from ..types import Numerics
+from .image_options import image_fields, parse_control
 from .options import Chosen
 
 _LONGEST_TILES = 7
@@ -89,7 +90,13 @@ def open_pipeline(
     }
     # Without files the embedded tiny model runs, so that the command can be tried at once.
     if not chosen["checkpoints"]:
-        return LTX2Pipeline.embedded(**how)
+        tiny = embedded_set()
+        return LTX2Pipeline(
+            tiny.checkpoint,
+            text_encoder=chosen["text_encoder"] or tiny.text_encoder,
+            upscaler=chosen["upscaler"] or tiny.upsampler,
+            **how,
+        )
     files = {name: chosen[name] for name in ("text_encoder", "upscaler")}
     return LTX2Pipeline(*chosen["checkpoints"], **files, **how)
 
@@ -137,23 +144,6 @@ def split_numbers(text: str, most: int) -> tuple[str, list[float]]:
     return path, numbers
 
 
-def parse_keyframe(text: str) -> ImageAt:
-    """``FILE@FRAME[:STRENGTH]``. Raises ValueError without a frame."""
-    where, strengths = split_numbers(text, 1)
-    path, _, frame = where.rpartition("@")
-    if not path or not re.fullmatch(r"-?\d{1,7}", frame):
-        raise ValueError(
-            f"--keyframe {text} must be an image and its frame, such as end.png@-1 or a.png@40:0.8"
-        )
-    return ImageAt(source=path, frame=int(frame), strength=strengths[0] if strengths else 1.0)
-
-
-def parse_control(text: str) -> VideoReference:
-    """Parse ``FILE[:STRENGTH]``, as --control has it; the strength is 1 by default."""
-    path, strengths = split_numbers(text, 1)
-    return VideoReference(source=path, strength=strengths[0] if strengths else 1.0)
-
-
 def parse_cache(text: str) -> StepCache:
     """Parse ``KIND`` or ``KIND:THRESHOLD``, as --cache has it. Raises ValueError for other text."""
     kind, _, threshold = text.partition(":")
@@ -180,7 +170,6 @@ _READERS: Mapping[str, Any] = {
     "stage2_sigmas": lambda text: parse_sigmas(text).tolist(),
     "cache": parse_cache,
     "tiles": parse_tiles,
-    "images": lambda texts: tuple(map(parse_keyframe, texts)),
     "references": lambda texts: tuple(map(parse_control, texts)),
 }
 
@@ -193,12 +182,9 @@ def request_fields(chosen: Chosen, pipeline: LTX2Pipeline) -> dict[str, Any]:
     from .guidance import guidance_fields
 
     explicit = dict(chosen.explicit)
-    fields = guidance_fields(explicit, pipeline)
+    fields = {**guidance_fields(explicit, pipeline), **image_fields(explicit)}
     for name, value in explicit.items():
         if BY_NAME[name].request and name not in fields:
             with naming(BY_NAME[name].flag):
                 fields[name] = _READERS[name](value) if name in _READERS else value
-    for name in ("prompt", "negative_prompt"):
-        if chosen["trigger"] is not None and name in fields:
-            fields[name] = fields[name].replace("[trigger]", chosen["trigger"])
     return fields

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from numbers import Integral
 from os import PathLike
-from typing import TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from torch import Tensor
 
@@ -20,6 +20,9 @@ AudioSource: TypeAlias = "str | PathLike[str] | tuple[Tensor, int]"
 """An audio or video file, or (waveform (C, S) in [-1, 1], sample rate in Hz)."""
 VideoSource: TypeAlias = "str | PathLike[str] | Tensor"
 """A video file, or frames (N, 3, H, W) in [0, 1]."""
+Fit: TypeAlias = Literal["crop", "pad", "stretch"]
+"""How images of another shape are brought to that of the clip: cut around the centre, with black borders, or
+distorted."""
 
 
 MAX_STRENGTH = 10.0
@@ -66,6 +69,13 @@ class ImageAt:
         if self.crf is not None and not 0 <= self.crf <= 51:
             raise ValueError(f"crf={self.crf!r} of an image must be from 0 to 51; 0 is off")
 
+    @classmethod
+    def of(cls, value: Any) -> Any:
+        """An entry of ``images``: (image, frame) and (image, frame, strength) become an :class:`ImageAt`."""
+        if isinstance(value, tuple | list) and len(value) in (2, 3):
+            return cls(source=value[0], frame=value[1], strength=value[2] if len(value) == 3 else 1.0)
+        return value
+
 
 @dataclass(frozen=True, kw_only=True)
 class VideoReference:
@@ -87,6 +97,15 @@ class VideoReference:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, Integral) or value < 1):
                 raise ValueError(f"{name}={value!r} of a reference must be a whole number from 1 on")
+
+    @classmethod
+    def of(cls, value: Any) -> Any:
+        """An entry of ``references``: a video and (video, strength) become a :class:`VideoReference`."""
+        if isinstance(value, str | PathLike | Tensor):
+            return cls(source=value)
+        if isinstance(value, tuple | list) and len(value) == 2:
+            return cls(source=value[0], strength=value[1])
+        return value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,16 +154,23 @@ class SourceClip:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """All inputs of a request; ``latents`` are what sampling starts from in place of nothing."""
+    """All inputs of a request.
+
+    ``fit`` says how images and control videos of another shape are brought to that of the clip. ``latents``
+    are what sampling starts from in place of nothing, ``noise`` what the first stage takes in place of drawn
+    noise.
+    """
 
     image: FirstImage = field(default_factory=FirstImage)
     images: tuple[ImageAt, ...] = ()
     references: tuple[VideoReference, ...] = ()
     audio: AudioTrack = field(default_factory=AudioTrack)
     reference_audio: ReferenceVoice = field(default_factory=ReferenceVoice)
+    fit: Fit = "crop"
     latents: AVLatent | None = None
+    noise: AVLatent | None = None
     source_clip: SourceClip | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "images", tuple(self.images))
-        object.__setattr__(self, "references", tuple(self.references))
+        object.__setattr__(self, "images", tuple(map(ImageAt.of, self.images)))
+        object.__setattr__(self, "references", tuple(map(VideoReference.of, self.references)))

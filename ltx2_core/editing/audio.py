@@ -6,6 +6,7 @@ Letters: N frames, C channels, S samples.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,11 +40,16 @@ def add_audio(
     the size of its recipe where they are larger. Audio louder
     than ``ceiling_db`` is scaled down as a whole. ``options`` are those of :func:`extend`.
     """
-    usual = pipeline.resolve(Request(prompt=prompt))
+    plan = plan_audio_of(pipeline, source, ceiling_db)
+    return make_edit(pipeline, plan, prompt, **{**options, "stages": 1})
+
+
+def plan_audio_of(pipeline: Pipeline, source: Footage, ceiling_db: float = CEILING_DB) -> AddedAudio:
+    """Plan audio for a source at no more pixels a frame than the recipe of ``pipeline`` has."""
+    usual = pipeline.resolve(Request(prompt=""))
     assert usual.width is not None
     assert usual.height is not None
-    plan = plan_audio(source, ceiling_db, numerics=pipeline.numerics, max_pixels=usual.width * usual.height)
-    return make_edit(pipeline, plan, prompt, **{**options, "stages": 1})
+    return plan_audio(source, ceiling_db, numerics=pipeline.numerics, max_pixels=usual.width * usual.height)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -109,12 +115,17 @@ def text_to_audio(
 
     ``options`` are those of :func:`extend`.
     """
-    # A latent frame more than needed, so that the clip is not shorter than the audio after rounding.
-    fps = pipeline.resolve(Request(prompt=prompt, fps=options.get("fps"))).fps
-    length = {"stages": 1, "video": False, "seconds": seconds + 8 / fps}
+    length = audio_length(pipeline, seconds, options)
     result = sampled_clip(pipeline, prompt, tuple, **{**options, **length})
     waveform, rate = result.audio()
     return limit_loudness(waveform[:, : round(seconds * rate)], ceiling_db), rate
+
+
+def audio_length(pipeline: Pipeline, seconds: float, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a request for ``seconds`` of audio alone; ``options`` are its other fields."""
+    # A latent frame more than needed, so that the clip is not shorter than the audio after rounding.
+    fps = pipeline.resolve(Request(prompt="", fps=options.get("fps"))).fps
+    return {"stages": 1, "video": False, "seconds": seconds + 8 / fps}
 
 
 def fitted_audio(audio: Waveform, seconds: float, ceiling_db: float) -> Waveform:

@@ -15,6 +15,7 @@ from torch.nn import functional
 from ..media import read_audio
 from ..run.request import AudioSource
 from ..shapes import AUDIO_LATENTS_PER_SECOND, ClipPlan
+from ..storage.identity import identity, tensor_identity
 
 AUDIO_CHUNK, AUDIO_CONTEXT = 50, 25
 """Audio latents decoded at a time, and how many more on each side are decoded with them as context.
@@ -79,10 +80,10 @@ def audio_rate(audio: AudioSource) -> int:
     return audio[1] if isinstance(audio, tuple) else read_audio(audio, duration_s=0.1)[1]
 
 
-def audio_identity(audio: AudioSource | None) -> list[str | int | float] | None:
-    """JSON values by which audio is recognised again: name and size of a file, or shape, sum and rate."""
+def audio_identity(audio: AudioSource | None) -> list[str | int] | None:
+    """JSON values by which audio is recognised again: a digest of the file, or of the samples, and the rate."""
     if audio is None:
         return None
     if isinstance(audio, tuple):
-        return [*audio[0].shape, float(audio[0].double().sum()), audio[1]]
-    return [Path(audio).name, Path(audio).stat().st_size]
+        return [tensor_identity(audio[0]), audio[1]]
+    return [identity([Path(audio)])]

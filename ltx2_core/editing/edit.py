@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 from ..run.generation import Generation
+from ..run.input_files import file_record
 from ..run.progress import OnStep, Stop
 from ..run.request import Request
 from ..shapes import ClipPlan
@@ -44,15 +45,26 @@ class EditPlan(Protocol):
 
 def make_edit(pipeline: Pipeline, plan: EditPlan, prompt: str, **options: Any) -> Edit:
     """Condition, sample and finish ``plan``; ``options`` are those of :func:`sampled_clip`."""
-    # The plan decides the size of the run, whatever the options say.
-    size = {"width": plan.clip.width, "height": plan.clip.height, "num_frames": plan.clip.frames}
+    options.update(planned_size(plan, options))
+    source = plan.source.file
+    # Before sampling, so that the record is that of the file that was read.
+    record = None if source is None else file_record(source.path)
+    edit = plan.finish(sampled_clip(pipeline, prompt, lambda: plan.conditioning(pipeline), **options))
+    settings = {**edit.settings, "source_file": record}
+    if plan.source.notes:
+        settings["source_notes"] = [*plan.source.notes]
+    return replace(edit, settings=settings)
+
+
+def planned_size(plan: EditPlan, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a request that an edit decides: the size and length of its run.
+
+    Raises TypeError for ``options`` that set them too.
+    """
     if "fps" in options:
         raise TypeError("fps is that of the source of an edit and cannot be set")
-    options.update(size, fps=plan.source.fps)
-    edit = plan.finish(sampled_clip(pipeline, prompt, lambda: plan.conditioning(pipeline), **options))
-    if not plan.source.notes:
-        return edit
-    return replace(edit, settings={**edit.settings, "source_notes": [*plan.source.notes]})
+    clip = plan.clip
+    return {"width": clip.width, "height": clip.height, "num_frames": clip.frames, "fps": plan.source.fps}
 
 
 def sampled_clip(
@@ -76,8 +88,8 @@ def sampled_clip(
     """
     request = Request(prompt=prompt, **options)
     if sampled is None:
-        # Before the conditioning, which encodes audio of the source with a network.
-        pipeline.check(request)
+        # Some conditioning is encoded at once, so everything else is judged before it.
+        pipeline.check(request, further=True)
         result = sample(pipeline, request, conditioning(), on_step, stop)
         if on_sampled is not None:
             on_sampled(result)

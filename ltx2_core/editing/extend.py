@@ -50,12 +50,7 @@ def extend(
     Raises ValueError unless exactly one of ``frames`` and ``seconds`` is set, and if the source is shorter
     than ``keep_frames``.
     """
-    if (seconds is None) == (frames is None):
-        raise ValueError(
-            f"set the new length once, in frames or in seconds; got frames={frames}, seconds={seconds}"
-        )
-    new_frames = round(seconds * source.fps) if seconds is not None else frames
-    assert new_frames is not None
+    new_frames = new_length(source, seconds=seconds, frames=frames)
     plan = plan_extension(
         source,
         keep_frames,
@@ -65,6 +60,18 @@ def extend(
         numerics=pipeline.numerics,
     )
     return make_edit(pipeline, plan, prompt, **options)
+
+
+def new_length(source: Footage, *, seconds: float | None, frames: int | None) -> int:
+    """The frames to add, from ``frames`` or ``seconds``. Raises ValueError unless exactly one is set."""
+    if (seconds is None) == (frames is None):
+        raise ValueError(
+            f"set the new length once, in frames or in seconds; got frames={frames}, seconds={seconds}"
+        )
+    if seconds is not None:
+        return round(seconds * source.fps)
+    assert frames is not None
+    return frames
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -115,7 +122,10 @@ class Extension:
             height=sampled.clip.height,
             fps=source.fps,
             rate=rate,
-            settings={**sampled.settings(), "extend": {"keep_frames": keep, "new_frames": new}},
+            settings={
+                **sampled.settings(),
+                "extend": {"keep_frames": keep, "new_frames": new, "fade_frames": self.fade_frames},
+            },
         )
 
     def describe(self) -> str:

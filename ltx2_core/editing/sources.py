@@ -13,6 +13,7 @@ from typing import Protocol
 from torch import Tensor
 
 from ..media import VideoClip, read_video
+from ..storage.identity import identity, tensor_identity
 
 
 class FrameSource(Protocol):
@@ -43,7 +44,7 @@ class FramesInMemory:
 
     @property
     def identity(self) -> str:
-        return f"{tuple(self.frames.shape)} {sum(float(part.double().sum()) for part in self.frames)!r}"
+        return tensor_identity(self.frames)
 
     def part(self, first: int, count: int) -> Tensor:
         return self.frames[first : first + count]
@@ -82,7 +83,7 @@ class FramesInFile:
 
     @property
     def identity(self) -> str:
-        return f"{self.path.name} {self.path.stat().st_size}"
+        return identity([self.path])
 
     def part(self, first: int, count: int) -> Tensor:
         return self.clip.read(first, count)

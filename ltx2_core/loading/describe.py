@@ -24,6 +24,13 @@ from .lora_report import STREAMS, stream_of
 
 Report = dict[str, Any]
 
+_SHARED = frozenset(
+    {
+        *(Component.VIDEO_ENCODER, Component.VIDEO_DECODER, Component.AUDIO_ENCODER),
+        *(Component.AUDIO_DECODER, Component.VOCODER),
+    }
+)
+"""Components that LTX-2.3 and LTX-2.5 have in common."""
 _MAIN = frozenset({Component.TRANSFORMER, Component.VIDEO_DECODER, Component.AUDIO_DECODER})
 
 
@@ -49,12 +56,12 @@ def is_text_encoder(path: Path) -> bool:
 
 def as_text(report: Report) -> str:
     """Format a report of :func:`describe` as a table."""
-    generation = report["generation"]
     lines = [
         report["file"],
         f"  {_size(report['size'])}, {report['tensors']} tensors ({_counts(report['dtypes'])})",
+        f"  kind        {report['kind']}",
         f"  layout      {report['layout']}",
-        f"  generation  {'LTX-' + generation if generation else 'not stated'}",
+        f"  generation  {_generations(report)}",
         "",
         f"  {'component':<18}{'tensors':>8}{'parameters':>14}{'size':>11}  dtypes",
     ]
@@ -85,6 +92,7 @@ def _describe_file(path: Path) -> Report:
         "file": str(checkpoint.path),
         "size": sum(file.stat().st_size for file in {i.path for i in checkpoint.tensors.values()}),
         "generation": checkpoint.generation,
+        "kind": _kind(checkpoint),
         "layout": _layout(checkpoint),
         "components": [
             {
@@ -100,7 +108,7 @@ def _describe_file(path: Path) -> Report:
         "metadata": dict(checkpoint.metadata),
     }
     if Component.UPSAMPLER in checkpoint.components:
-        report["upscaler"] = _describe_upscaler(checkpoint)
+        report["upscaler"] = describe_upscaler(checkpoint)
     if Component.LORA in checkpoint.components:
         report["lora"] = _describe_lora(path)
     return report
@@ -113,7 +121,8 @@ def _describe_text_encoder(path: Path) -> Report:
     return {
         "file": str(path),
         "size": sum(file.stat().st_size for file in {info.path for info in infos.values()}),
-        "generation": None,
+        "generation": "2.5" if "gemma4" in str(config.get("model_type")) else None,
+        "kind": "text encoder",
         "layout": "Hugging Face folder" if path.is_dir() else "text encoder in one file",
         "components": [part],
         "tensors": len(infos),
@@ -121,6 +130,34 @@ def _describe_text_encoder(path: Path) -> Report:
         "metadata": {key: config[key] for key in ("model_type", *keys) if key in config},
         "tokenizer": _tokenizer(path),
     }
+
+
+def _kind(checkpoint: Checkpoint) -> str:
+    """What a file is, in a few words."""
+    held, path = checkpoint.components, checkpoint.path
+    if Component.LORA in held:
+        try:
+            return "IC-LoRA" if open_lora(path).is_ic_lora else "LoRA"
+        except ValueError:
+            return "LoRA"
+    if Component.UPSAMPLER in held and len(held) == 1:
+        return f"latent upscaler, {describe_upscaler(checkpoint)}"
+    if held >= _MAIN:
+        return "checkpoint"
+    return ", ".join(str(component) for component in Component if component in held)
+
+
+def _generations(report: Report) -> str:
+    """The generation of a file in words, and that parts of it serve another one."""
+    generation, held = report["generation"], {part["name"] for part in report["components"]}
+    if held == {str(Component.TEXT_ENCODER)}:
+        return "LTX-2.5" if generation else "LTX-2.0 and LTX-2.3"
+    if lora := report.get("lora"):
+        return str(lora.get("made_for") or "not stated")
+    if generation is None:
+        return "not stated"
+    shared = held <= {str(component) for component in _SHARED}
+    return "LTX-2.3 and LTX-2.5" if shared and generation in ("2.3", "2.5") else f"LTX-{generation}"
 
 
 def _describe_lora(path: Path) -> Report:
@@ -140,7 +177,8 @@ def _describe_lora(path: Path) -> Report:
         return {"problem": str(error)}
 
 
-def _describe_upscaler(checkpoint: Checkpoint) -> str:
+def describe_upscaler(checkpoint: Checkpoint) -> str:
+    """The kind and factor of an upscaler, and which sizes two stages have with it."""
     try:
         kind = upscaler_kind(upsampler_config(checkpoint.config))
     except ValueError as error:

@@ -29,7 +29,7 @@ ImageSource: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[Any] | 
 Colour: TypeAlias = "tuple[float, float, float]"
 """RGB in [0, 1]."""
 BLACK: Colour = (0.0, 0.0, 0.0)
-FitMode: TypeAlias = Literal["official", "comfy"]
+FitMode: TypeAlias = Literal["official", "comfy", "pad", "stretch"]
 
 
 def load_image(source: ImageSource, *, background: Colour = BLACK) -> Tensor:
@@ -69,11 +69,13 @@ def load_image(source: ImageSource, *, background: Colour = BLACK) -> Tensor:
 
 
 def fit_image(frames: Tensor, width: int, height: int, *, mode: FitMode = "official") -> Tensor:
-    """Scale and centre-crop frames (N, 3, H, W) -> (N, 3, height, width), without distortion or borders.
+    """Bring frames (N, 3, H, W) to (N, 3, height, width).
 
-    Bilinear without antialiasing; the value range does not change. ``official`` scales until the size is
-    covered and then crops, as the LTX-2 repository does; ``comfy`` crops to the aspect ratio and then scales
-    to the exact size, as ComfyUI does. Raises ValueError for another mode, shape or a size below 1.
+    ``official`` scales until the size is covered and then crops, as the LTX-2 repository does; ``comfy`` crops
+    to the aspect ratio and then scales to the exact size, as ComfyUI does: both bilinear without antialiasing,
+    which keeps the value range. ``pad`` scales until it fits and adds black borders, ``stretch`` scales to the
+    exact size, as ai-toolkit does: both by Pillow's Lanczos filter on 8-bit colours in [0, 1]. Raises
+    ValueError for another mode, shape or a size below 1.
     """
     if width < 1 or height < 1:
         raise ValueError(f"the size to fit must be positive; got {width}x{height}")
@@ -86,7 +88,23 @@ def fit_image(frames: Tensor, width: int, height: int, *, mode: FitMode = "offic
         return _cover_then_crop(frames, width, height)
     if mode == "comfy":
         return _crop_then_scale(frames, width, height)
-    raise ValueError(f"mode must be 'official' or 'comfy'; got {mode!r}")
+    if mode == "stretch":
+        return _lanczos(frames, width, height)
+    if mode == "pad":
+        return _contain_then_pad(frames, width, height)
+    raise ValueError(f"mode must be 'official', 'comfy', 'pad' or 'stretch'; got {mode!r}")
+
+
+def as_frames(frames: Tensor | NDArray[Any]) -> Tensor:
+    """Frames (N, 3, H, W) of a tensor, or of an array (N, H, W, 3), uint8 or float -> float in [0, 1].
+
+    Raises ValueError for an array of another shape.
+    """
+    if isinstance(frames, np.ndarray):
+        if frames.ndim != 4 or frames.shape[3] != 3:
+            raise ValueError(f"frames of an array are (N, H, W, 3); got {frames.shape}")
+        frames = rearrange(torch.from_numpy(np.ascontiguousarray(frames)), "n h w c -> n c h w")
+    return frames.float() / 255.0 if frames.dtype == torch.uint8 else frames
 
 
 def to_signed(frames: Tensor) -> Tensor:
@@ -202,6 +220,26 @@ def _crop_then_scale(frames: Tensor, width: int, height: int) -> Tensor:
     top, left = min(top, (rows - 1) // 2), min(left, (columns - 1) // 2)
     cropped = frames[..., top : rows - top, left : columns - left]
     return F.interpolate(cropped, size=(height, width), mode="bilinear", align_corners=False)
+
+
+def _lanczos(frames: Tensor, width: int, height: int) -> Tensor:
+    """Frames in [0, 1] scaled in 8 bits, as Pillow scales images of files."""
+    scaled = [
+        np.asarray(Image.fromarray(to_bytes_hwc(frame)).resize((width, height), Image.Resampling.LANCZOS))
+        for frame in (frames * 255.0).round().clamp(0, 255).to(torch.uint8)
+    ]
+    return rearrange(torch.from_numpy(np.stack(scaled)), "n h w c -> n c h w").float() / 255.0
+
+
+def _contain_then_pad(frames: Tensor, width: int, height: int) -> Tensor:
+    rows, columns = frames.shape[-2:]
+    scale = min(height / rows, width / columns)
+    inner = max(1, round(columns * scale)), max(1, round(rows * scale))
+    left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
+    borders = (left, width - inner[0] - left, top, height - inner[1] - top)
+    # An image that fits without scaling keeps its pixels.
+    scaled = frames if inner == (columns, rows) else _lanczos(frames, *inner)
+    return F.pad(scaled, borders)
 
 
 def to_bytes_hwc(frame: Tensor) -> NDArray[np.uint8]:

@@ -23,7 +23,7 @@ from ..loading import (
     open_checkpoint,
     open_lora,
 )
-from ..loading.file_set import check_set
+from ..loading.file_set import check_generations, check_set
 from ..loading.folder import text_encoder_folder
 from ..loading.lora import STACKED
 from ..loading.text_match import check_text_encoder
@@ -97,6 +97,7 @@ class Components:
             packed = open_checkpoint(self.text_encoder)
             if Component.TEXT_PROJECTION in packed.components:
                 self.checkpoints = (*self.checkpoints, packed)
+                check_generations(self.checkpoints)
         self.device = device
         self.dtype = dtype
         self.numerics = numerics
@@ -109,6 +110,7 @@ class Components:
             self.fp8_product = kernel_product
         elif execution.fp8_blocks:
             _log.warning("blocks are not held in fp8: %s", self.fp8_problem)
+        self._holding: frozenset[Component] = frozenset()
         self._held: dict[Component, tuple[tuple[Lora, ...], nn.Module]] = {}
         self._held_text: TextEncoder | None = None
         self._features = FeatureCache()
@@ -116,6 +118,27 @@ class Components:
     def file(self, component: Component) -> Checkpoint:
         """The file that ``component`` comes from. Raises ValueError where none of the files holds it."""
         return find_component(self.checkpoints, component)
+
+    @contextmanager
+    def holding(self, *components: Component) -> Iterator[None]:
+        """Hold the networks of ``components`` between their uses, for the length of the block.
+
+        With ``max_memory`` they are offloaded to system memory between their uses.
+        """
+        before, self._holding = self._holding, self._holding | {*components}
+        try:
+            yield
+        finally:
+            self._holding = before
+            for component in components:
+                if not self._holds(component):
+                    self._held.pop(component, None)
+            if not self._holds(Component.TEXT_ENCODER):
+                self._held_text = None
+            self._release()
+
+    def _holds(self, component: Component) -> bool:
+        return self.keep_loaded or component in self._holding
 
     @contextmanager
     def use(
@@ -151,12 +174,12 @@ class Components:
                     network, component, before=before, after=loras, dtype=dtype, device=device
                 )
         # Stored before the block runs, because a failure within it leaves the weights as they are.
-        if self.keep_loaded:
+        if self._holds(component):
             self._held[component] = (loras, network)
         try:
             yield network
         finally:
-            self._offload(network)
+            self._offload(network, component)
             # The name would keep the weights alive while memory is released.
             del network
             self._release()
@@ -312,12 +335,12 @@ class Components:
                 self._place(encoder, device)
             # The projection may have other LoRAs than when the encoder was made.
             encoder.extractor = projection
-            if self.keep_loaded:
+            if self._holds(Component.TEXT_ENCODER):
                 self._held_text = encoder
             try:
                 yield encoder
             finally:
-                self._offload(encoder)
+                self._offload(encoder, Component.TEXT_ENCODER)
                 # The name would keep the weights alive while memory is released.
                 del encoder
         self._release()
@@ -360,8 +383,8 @@ class Components:
         if self.max_memory is not None:
             network.to(device)
 
-    def _offload(self, network: nn.Module) -> None:
-        if self.max_memory is not None and self.keep_loaded:
+    def _offload(self, network: nn.Module, component: Component) -> None:
+        if self.max_memory is not None and self._holds(component):
             network.to("cpu")
 
     def _release(self) -> None:

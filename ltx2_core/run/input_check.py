@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import Tensor
@@ -10,12 +10,15 @@ from torch import Tensor
 from ..conditioning.guides import place_guide
 from ..conditioning.inputs import VideoReference
 from ..config import TransformerConfig
+from ..loading import Component, Lora
 from ..media import load_image, read_audio, read_video
 from ..media.images import ImageSource
 from ..sampling.guidance import Pass, check_blocks
+from ..sampling.noise import check_noise
 from ..shapes import ClipPlan
 from ..transformer.tiles import tile_spans
-from .inputs import read_input_audio
+from .components import Components
+from .inputs import read_input_audio, reference_scale
 from .request import Request
 from .stages import Stage
 
@@ -44,8 +47,29 @@ def check_stages(request: Request, stages: tuple[Stage, ...], config: Transforme
                 tile_spans(stage.clip.latent_height, tiles.rows, tiles.overlap)
 
 
-def check_inputs(request: Request, stages: tuple[Stage, ...]) -> None:
-    """Read every image, audio and video that ``request`` names.
+def check_components(
+    networks: Components, request: Request, stages: Sequence[Stage], *, further: bool
+) -> None:
+    """Find every component that the run needs; ``further`` says that it has conditioning of its own.
+
+    Raises ValueError for one that is in none of the files.
+    """
+    inputs = request.inputs
+    needed = [Component.TEXT_PROJECTION, Component.TEXT_CONNECTORS, Component.TRANSFORMER]
+    needed += [Component.VIDEO_DECODER, Component.AUDIO_DECODER, Component.VOCODER]
+    if len(stages) > 1:
+        needed.append(Component.UPSAMPLER)
+    if len(stages) > 1 or inputs.image.source is not None or inputs.images or inputs.references or further:
+        needed.append(Component.VIDEO_ENCODER)
+    if inputs.audio.source is not None or inputs.reference_audio.source is not None:
+        needed.append(Component.AUDIO_ENCODER)
+    for component in needed:
+        networks.file(component)
+    networks.check_text_encoder()
+
+
+def check_inputs(request: Request, stages: tuple[Stage, ...], loras: Sequence[Lora]) -> None:
+    """Read every image, audio and video that ``request`` names, for a run with ``loras``.
 
     Raises ValueError or FileNotFoundError, with the keyword and the file, for what cannot be used.
     """
@@ -62,6 +86,10 @@ def check_inputs(request: Request, stages: tuple[Stage, ...]) -> None:
     for reference in inputs.references:
         with _named("references"):
             _check_reference(reference, clip)
+            for stage in stages:
+                reference_scale(reference, loras, stage.clip)
+    if inputs.noise is not None:
+        check_noise(inputs.noise, stages[0].clip, video=request.size.video)
     with _named("audio"):
         read_input_audio(request, stages[-1])
     voice = inputs.reference_audio
@@ -88,8 +116,9 @@ def _check_reference(reference: VideoReference, clip: ClipPlan) -> None:
     else:
         frames = read_video(source, max_frames=clip.frames).frame_count
     if frames < clip.frames:
+        named = "" if isinstance(source, Tensor) else f" {source}"
         raise ValueError(
-            f"the reference has {frames} frames and the clip {clip.frames}: use a longer reference or a "
+            f"the reference{named} has {frames} frames and the clip {clip.frames}: use a longer reference or a "
             "shorter clip"
         )
 

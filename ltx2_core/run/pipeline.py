@@ -6,7 +6,7 @@ Only the networks of the current stage are in memory; ``keep_loaded`` trades tha
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from inspect import Parameter
@@ -23,8 +23,9 @@ from ..memory import MemoryPlan
 from ..sampling.caching import Evaluations
 from ..sampling.denoiser import Denoiser
 from ..sampling.model_calls import ModelCalls
-from ..sampling.noise import initial_state, make_noise
+from ..sampling.noise import initial_state, make_noise, with_own_noise
 from ..sampling.samplers import get_sampler
+from ..text.prompt import PromptEmbeds
 from ..tiny import embedded_set
 from ..types import AVLatent, LatentState, Numerics, TextContext
 from .codecs import Codecs
@@ -33,12 +34,14 @@ from .distributed import Processes
 from .execution import Execution
 from .flat_options import RequestOptions
 from .generation import Generation
-from .input_check import check_inputs, check_run_size, check_stages
+from .input_check import check_components, check_inputs, check_run_size, check_stages
+from .input_files import file_records
 from .inputs import ConditioningInput, describe, read_input_audio
 from .inputs import conditioning as encoded_inputs
 from .progress import OnStep, Progress, Run, Stop, Stopped
 from .recipes import Recipe, generation_of, of_kind, recipe_for
-from .request import Request, flat_signature
+from .request import Request, flat_signature, request_of
+from .several import TEXT_PARTS, check_embeds, encode_prompts, sample_each
 from .stages import Stage, plan_stages
 
 if TYPE_CHECKING:
@@ -109,7 +112,7 @@ class LTX2Pipeline(Codecs):
 
     def __call__(
         self,
-        prompt: str | Request,
+        prompt: str | Request | None = None,
         *,
         conditioning: Sequence[ConditioningInput] = (),
         given: Sequence[ConditioningInput] = (),
@@ -120,28 +123,20 @@ class LTX2Pipeline(Codecs):
         """Sample a clip; it is decoded when its frames or audio are read.
 
         ``options`` are the flat keywords of :class:`Request`; what they leave open comes from the recipe of
-        the checkpoint. ``conditioning`` is applied after the inputs of the request, in its order; ``given``
+        the checkpoint. The prompt may be left out with ``prompt_embeds``. ``conditioning`` is applied after the inputs of the request, in its order; ``given``
         is its name of 0.1. ``on_step`` is called with the :class:`Progress` of every stage and step. ``stop``
         is called before every block of every forward pass, and ends the run with :class:`Stopped` when it
         returns True.
 
         Raises TypeError for unknown options, ValueError for what cannot be sampled with these files.
         """
-        if isinstance(prompt, Request):
-            original = prompt.changed(**options) if options else prompt
-        else:
-            original = Request(prompt=prompt, **options)
+        original = request_of(prompt, options)
         extra = (*conditioning, *given)
         request, chosen = original.with_recipe(self.recipe)
         run = Run(on_step, stop)
-        stages = self.check(request, extra)
-        if request.sampling.cache is not None and self.speed.processes != Processes():
-            raise ValueError(
-                "a step cache decides from the tensors of one process: use it without several processes"
-            )
-        plan = None if self.networks.max_memory is None else self.plan(stages, self.networks.max_memory)
-        if plan is not None and not plan.fits:
-            raise ValueError(plan.shortage)
+        stages = self.check(request, further=bool(extra))
+        plan = self._memory_plan(stages)
+        files = file_records(request)
         contexts = self._contexts(request, stages, run)
         input_audio = read_input_audio(request, stages[-1])
         items = encoded_inputs(self, request, stages, input_audio, run)
@@ -150,6 +145,7 @@ class LTX2Pipeline(Codecs):
 
         sampling = request.sampling
         # It draws the noise of the second stage, too, like that of the official pipelines.
+        assert sampling.seed is not None
         start_noise = torch.Generator(sampling.noise_device).manual_seed(sampling.seed)
         # The official samplers draw theirs from a generator of its own, this far from the seed.
         step_noise = torch.Generator(sampling.noise_device).manual_seed((sampling.seed + 10000) % 2**64)
@@ -180,6 +176,7 @@ class LTX2Pipeline(Codecs):
                 **self.settings(),
                 "recipe": {"name": self._recipe_of(request).name, "chose": list(chosen)},
                 "conditioning": [describe(item) for item in extra],
+                "inputs": files,
             },
             latents=latents,
             clip=stages[-1].clip,
@@ -209,20 +206,6 @@ class LTX2Pipeline(Codecs):
         if request.staging.count == 2:
             factor = stage_factor(self.networks.file(Component.UPSAMPLER))
         return plan_stages(request, self.numerics, self.recipe, enlargement=factor)
-
-    def check(self, request: Request, conditioning: Sequence[ConditioningInput] = ()) -> tuple[Stage, ...]:
-        """The stages of ``request``, after everything was checked that can be before a network is loaded.
-
-        Inputs are read, model files by their headers. Raises ValueError or FileNotFoundError for what cannot
-        be sampled.
-        """
-        request = self.resolve(request)
-        stages = self.stages(request)
-        check_run_size(stages[-1].clip)
-        check_inputs(request, stages)
-        check_stages(request, stages, transformer_config(self.networks.file(Component.TRANSFORMER).config))
-        self._check_files(request, stages, conditioning)
-        return stages
 
     def _recipe_of(self, request: Request) -> Recipe:
         return of_kind(self.recipe, distilled=request.sampling.distilled)
@@ -255,37 +238,106 @@ class LTX2Pipeline(Codecs):
         config = transformer_config(self.networks.file(Component.TRANSFORMER).config)
         return self.speed.text_keys_bytes(stages, config, self.networks.dtype)
 
-    def _check_files(
-        self, request: Request, stages: Sequence[Stage], extra: Sequence[ConditioningInput]
-    ) -> None:
-        """Find every component that the run needs before anything is computed."""
-        inputs = request.inputs
-        needed = [Component.TEXT_PROJECTION, Component.TEXT_CONNECTORS, Component.TRANSFORMER]
-        needed += [Component.VIDEO_DECODER, Component.AUDIO_DECODER, Component.VOCODER]
-        if len(stages) > 1:
-            needed.append(Component.UPSAMPLER)
-        if len(stages) > 1 or inputs.image.source is not None or inputs.images or inputs.references or extra:
-            needed.append(Component.VIDEO_ENCODER)
-        if inputs.audio.source is not None or inputs.reference_audio.source is not None:
-            needed.append(Component.AUDIO_ENCODER)
-        for component in needed:
-            self.networks.file(component)
-        self.networks.check_text_encoder()
-        self.lora_reports()
+    def clips(
+        self,
+        prompts: str | Request | Sequence[str | Request],
+        *,
+        seeds: Iterable[int] | None = None,
+        on_step: OnStep | None = None,
+        stop: Stop | None = None,
+        **options: Unpack[RequestOptions],
+    ) -> Iterator[Generation]:
+        """Sample a clip of each prompt and seed, in this order, with one load of the networks.
 
-    def _stage_loras(self, index: int) -> tuple[Lora, ...]:
+        Each equals a call of its own, bit for bit. All are judged before the first is sampled, and all prompts are encoded first. The
+        transformer is held until the iteration ends (with ``max_memory`` in system memory between its uses):
+        take ``list(...)`` to decode after it is freed. ``on_step`` and ``stop`` are those of a call; stages
+        are named "clip 2 of 8: stage 1".
+        """
+        each = [prompts] if isinstance(prompts, str | Request) else list(prompts)
+        drawn: tuple[int | None, ...] = (None,) if seeds is None else tuple(seeds)
+        plain = [request_of(prompt, options) for prompt in each]
+        requests = [one if seed is None else one.changed(seed=seed) for one in plain for seed in drawn]
+        for request in requests:
+            self.check(request)
+        return sample_each(self, requests, on_step, stop)
+
+    def encode_prompt(self, prompt: str, negative_prompt: str | None = None) -> PromptEmbeds:
+        """Both prompts as the transformer takes them, for ``prompt_embeds`` of any number of runs.
+
+        The negative prompt is by default that of the recipe. They hold for the text networks, LoRAs and number
+        format that made them; a run with others refuses them.
+        """
+        text = self.resolve(Request(prompt=prompt, negative_prompt=negative_prompt)).text
+        return encode_prompts(self, text)
+
+    def set_loras(
+        self, loras: Sequence[LoraFile] = (), *, stage2_loras: Sequence[LoraFile] | None = None
+    ) -> None:
+        """Change the LoRAs of later calls, and their strengths; clips equal those of a new pipeline.
+
+        ``loras`` take the place of those of every stage, ``stage2_loras`` of those that are added in the
+        second one, where None leaves them. Networks that are held are changed layer by layer. Raises
+        ValueError, and changes nothing, for a LoRA that fits no layer.
+        """
+        first = open_loras(loras)
+        second = self.stage2_loras if stage2_loras is None else open_loras(stage2_loras)
+        for lora in (*first, *second):
+            self.networks.lora_report(lora)
+        warn_of_stacked((*first, *second))
+        self.loras, self.stage2_loras = first, second
+
+    def check(self, request: Request, *, further: bool = False) -> tuple[Stage, ...]:
+        """The stages of ``request``, after everything was checked that can be before a network is loaded.
+
+        Inputs are read, model files by their headers; ``further`` says that there is conditioning beyond that
+        of the request. Raises ValueError or FileNotFoundError for what cannot be sampled.
+        """
+        request = self.resolve(request)
+        stages = self.stages(request)
+        check_run_size(stages[-1].clip)
+        check_inputs(request, stages, self.loras)
+        check_stages(request, stages, transformer_config(self.networks.file(Component.TRANSFORMER).config))
+        check_components(self.networks, request, stages, further=further)
+        self.lora_reports()
+        if request.text.embeds is not None:
+            check_embeds(self, request.text.embeds)
+        if request.sampling.cache is not None and self.speed.processes != Processes():
+            raise ValueError(
+                "a step cache decides from the tensors of one process: use it without several processes"
+            )
+        plan = self._memory_plan(stages)
+        if plan is not None and not plan.fits:
+            raise ValueError(plan.shortage)
+        return stages
+
+    def _memory_plan(self, stages: Sequence[Stage]) -> MemoryPlan | None:
+        """How the stages run within ``max_memory``; None without it."""
+        return None if self.networks.max_memory is None else self.plan(stages, self.networks.max_memory)
+
+    @property
+    def second_text(self) -> bool:
+        """Whether the LoRAs of the second stage change the text networks."""
+        return any(TEXT_PARTS & lora.components for lora in self.stage2_loras)
+
+    def stage_loras(self, index: int) -> tuple[Lora, ...]:
+        """The LoRAs of a stage, counted from 0."""
         return self.loras + (self.stage2_loras if index else ())
 
     def _contexts(
         self, request: Request, stages: Sequence[Stage], run: Run
     ) -> list[tuple[TextContext, TextContext | None]]:
         """The contexts of each stage; the second has its own where its LoRAs change the text networks."""
-        negative = request.text.negative if any(s.needs_negative for s in stages) else None
-        text = {Component.TEXT_CONNECTORS, Component.TEXT_PROJECTION}
+        needed = any(stage.needs_negative for stage in stages)
+        embeds = request.text.embeds
+        if embeds is not None:
+            each = [embeds.of_stage(index) for index in range(len(stages))]
+            return [(positive, negative if needed else None) for positive, negative in each]
+        negative = request.text.negative if needed else None
         contexts: list[tuple[TextContext, TextContext | None]] = []
         for index in range(len(stages)):
-            if index == 0 or any(text & lora.components for lora in self.stage2_loras):
-                loras = self._stage_loras(index)
+            if index == 0 or self.second_text:
+                loras = self.stage_loras(index)
                 contexts.append(self.encode_text(request.text.prompt, negative, loras=loras, run=run))
             else:
                 contexts.append(contexts[0])
@@ -318,7 +370,7 @@ class LTX2Pipeline(Codecs):
     ) -> tuple[AVLatent, Evaluations]:
         name = f"stage {index + 1}"
         run.report(name, 0, len(stage.sigmas) - 1)
-        loras, fused = self._stage_loras(index), self.speed.fused
+        loras, fused = self.stage_loras(index), self.speed.fused
         with self.networks.use_transformer(loras, plan, fused=fused) as transformer:
             denoise = Denoiser(
                 self.speed.runner(transformer, plan),
@@ -339,7 +391,10 @@ class LTX2Pipeline(Codecs):
                     on_block=lambda block: run.check(),
                 ),
             )
+            # Drawn even where it is replaced, so that a second stage has the noise of its seed.
             noise = make_noise(state.latent, start_noise)
+            if index == 0 and request.inputs.noise is not None:
+                noise = with_own_noise(noise, request.inputs.noise)
             x = initial_state(state, noise, float(stage.sigmas[0]), self.numerics)
             latents = get_sampler(stage.sampler, eta=stage.eta)(
                 denoise,
@@ -364,7 +419,7 @@ _CALL.__signature__ = flat_signature(
         Parameter(name, kind, default=default, annotation=annotation)
         for name, kind, default, annotation in (
             ("self", Parameter.POSITIONAL_OR_KEYWORD, Parameter.empty, Parameter.empty),
-            ("prompt", Parameter.POSITIONAL_OR_KEYWORD, Parameter.empty, "str | Request"),
+            ("prompt", Parameter.POSITIONAL_OR_KEYWORD, None, "str | Request | None"),
             ("conditioning", Parameter.KEYWORD_ONLY, (), "Sequence[ConditioningInput]"),
             ("given", Parameter.KEYWORD_ONLY, (), "Sequence[ConditioningInput]"),
             ("on_step", Parameter.KEYWORD_ONLY, None, "OnStep | None"),

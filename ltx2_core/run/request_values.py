@@ -20,6 +20,7 @@ from ..conditioning.inputs import ImageAt, SourceClip, VideoReference
 from ..sampling.caching import StepCache
 from ..sampling.guidance import Guidance, GuidanceSchedule, Nag
 from ..shapes import AUDIO_BINS, AUDIO_CHANNELS, VIDEO_CHANNELS, Snap
+from ..text.prompt import PromptEmbeds
 from ..transformer.tiles import Tiles
 from ..types import AVLatent
 from .devices import usable_device
@@ -126,7 +127,8 @@ def _items(kind: type, example: str, name: str, value: Any) -> tuple[Any, ...]:
     """A sequence of ``kind``; ``example`` says how one is written."""
     if isinstance(value, str | Mapping | kind) or not isinstance(value, Iterable):
         raise TypeError(f"{name} must be a list of {kind.__name__}, such as [{example}]; got {value!r:.80}")
-    items = tuple(value)
+    # Tuples and, for references, plain videos stand for the values.
+    items = tuple(map(getattr(kind, "of", lambda one: one), value))
     for one in items:
         if not isinstance(one, kind):
             raise TypeError(f"{name} holds {type(one).__name__}: write {example} for each")
@@ -150,6 +152,9 @@ def _instance(kinds: type | tuple[type, ...], example: str, name: str, value: An
 
 
 def _latents(name: str, value: Any) -> AVLatent:
+    if name == "latents" and isinstance(value, Tensor):
+        # Such as encode_video returns.
+        value = AVLatent(value, None)
     if not isinstance(value, AVLatent):
         raise TypeError(f"{name} must be an AVLatent, such as generation.latents; got {type(value).__name__}")
     shapes = (
@@ -178,6 +183,8 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "audio": _audio,
     "reference_audio": _audio,
     "latents": _latents,
+    "noise": _latents,
+    "prompt_embeds": partial(_instance, PromptEmbeds, "what encode_prompt returns"),
     "source_clip": partial(_instance, SourceClip, "a SourceClip"),
     "sigmas": _sigmas,
     "stage2_sigmas": _sigmas,

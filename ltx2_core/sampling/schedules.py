@@ -45,8 +45,16 @@ def validate_sigmas(sigmas: Tensor, *, partial: bool = False) -> None:
         raise ValueError(f"the last sigma is {values[-1]:g} and must be 0: append 0 to finish the clip")
 
 
+def finished(values: Sequence[float]) -> list[float]:
+    """Sigmas with the final 0, as diffusers and others append it to lists that end above 0."""
+    return [*values, 0.0] if values and values[-1] > 0 else [*values]
+
+
 def parse_sigmas(text: str) -> Tensor:
-    """Sigmas written as numbers between commas, semicolons or spaces, such as ``1, 0.725, 4e-1, 0``."""
+    """Sigmas written as numbers between commas, semicolons or spaces, such as ``1, 0.725, 4e-1``.
+
+    The final 0 is appended if it is missing.
+    """
     words = [word for word in re.split(r"[\s,;]+", text.strip("[]() \t\n")) if word]
     try:
         values = [float(word) for word in words]
@@ -54,7 +62,7 @@ def parse_sigmas(text: str) -> Tensor:
         raise ValueError(
             f"{error} in the sigmas {text!r}: write numbers between commas, such as 1, 0.5, 0"
         ) from None
-    return as_sigmas(values)
+    return as_sigmas(finished(values))
 
 
 def ltxv_sigmas(

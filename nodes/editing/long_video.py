@@ -16,9 +16,11 @@ from ...ltx2_core.editing.sources import FramesInMemory
 from ...ltx2_core.editing.windows import WindowStore
 from ...ltx2_core.run.request import NEGATIVE_PROMPT
 from ...ltx2_core.shapes import ClipPlan
+from ...ltx2_core.storage.identity import tensor_identity
 from ..clip.plan import Plan
 from ..conditioning.guides import downscale_of, every_of
 from ..convert import clip_audio, frames_from_image, track_of
+from ..host.identity import model_identity
 from ..host.state import state_folder, upstream
 from ..host.values import Audio, Clip, Model, Options, Vae
 from ..host.video import write_edit
@@ -26,7 +28,7 @@ from ..inputs import file_crf_input, model_input, text_encoder_input
 from ..sampling.stage import plan_run, run_extras, run_inputs
 from .codecs import HostCodecs, waveform_of
 from .long_inputs import conditioning_inputs, source_inputs, window_inputs
-from .long_sampler import HostSampler, identity, keyframes_of
+from .long_sampler import HostSampler, keyframes_of
 
 CATEGORY = "LTX-2/long video"
 Windows = io.Custom("LTX2AV_WINDOWS")
@@ -126,10 +128,11 @@ class LTX2AVLongVideo(io.ComfyNode):
         settings = {
             "graph": upstream(cls.hidden.prompt, cls.hidden.unique_id),
             "clip": [plan.width, plan.height, plan.frames, plan.fps],
-            "pictures": [identity(one) for one in (image, keyframes, source)],
-            "sound": None if audio is None else identity(audio["waveform"]),
+            "pictures": [None if one is None else tensor_identity(one) for one in (image, keyframes, source)],
+            "sound": None if audio is None else tensor_identity(audio["waveform"]),
         }
-        store = WindowStore(state_folder(folder, settings), settings)
+        models = model_identity(model=model, text_encoder=clip, video_vae=video_vae, audio_vae=audio_vae)
+        store = WindowStore(state_folder(folder, settings), settings, models)
         sampled = sample_windows(long, store, codecs, sampler)
         report = sampled.describe()
         return io.NodeOutput(sampled, report, ui=ui.PreviewText(report))

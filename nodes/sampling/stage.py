@@ -217,7 +217,7 @@ def plan_run(
 def run_inputs() -> list[io.Input]:
     """The widgets of a sampling run."""
     return [
-        quantity("seed", 0, control_after_generate=True),
+        quantity("seed", 0, low=0, control_after_generate=True),
         io.Combo.Input(
             "schedule",
             options=[LTXV, *LISTS],

@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from ltx2_core.cli.main import main
-from ltx2_core.media import VideoWriter, write_wav
+from ltx2_core.media import VideoWriter
 from ltx2_core.tiny import embedded_set
 
 from .bad_requests import COMPLETE, ROWS, Row

@@ -33,16 +33,17 @@ def text_options() -> Iterator[Option]:
         flags=("--trigger",),
         kind="text",
         group=group,
-        help="Trigger word of a LoRA; it replaces [trigger] in both prompts.",
+        help="Trigger word of a LoRA; it replaces [trigger] in the prompt, not in the negative one.",
+        request=True,
     )
     yield Option(
         name="from_file",
         flags=("--from-file",),
         kind="path",
         group=group,
-        command="generate",
-        help="Repeat the settings in the tags of this MP4; further options change them. LoRAs and model "
-        "files have to be named again.",
+        help="Repeat the settings in the tags of this MP4, of an edit and a long clip too; further options "
+        "change them. Inputs are found where they were and must be unchanged. LoRAs and model files have to "
+        "be named again.",
     )
 
 
@@ -123,9 +124,12 @@ def inputs_options() -> Iterator[Option]:
     yield Option(
         name="image",
         flags=("--image",),
-        kind="path",
+        kind="text",
         group=group,
-        help="Image that becomes the first frame.",
+        multiple=True,
+        metavar="FILE[@FRAME][:STRENGTH]",
+        help="Image that becomes the first frame; with @FRAME one that guides the clip at that frame, -1 is "
+        "the last. STRENGTH is how much of it is preserved, 1 all of it. May be repeated.",
         request=True,
     )
     yield Option(
@@ -133,7 +137,7 @@ def inputs_options() -> Iterator[Option]:
         flags=("--image-strength",),
         kind="float",
         group=group,
-        help="How much of the image is preserved: 1 all of it, 0 nothing.",
+        help="How much of the first image is preserved: 1 all of it, 0 nothing.",
         range=(0, 1),
         default=1.0,
         request=True,
@@ -155,7 +159,7 @@ def inputs_options() -> Iterator[Option]:
         group=group,
         multiple=True,
         metavar="FILE@FRAME[:STRENGTH]",
-        help="Image that guides the clip at a frame; -1 is the last one. May be repeated.",
+        help="Image that guides the clip at a frame, as --image with @FRAME does. May be repeated.",
         request=True,
     )
     yield Option(
@@ -164,8 +168,20 @@ def inputs_options() -> Iterator[Option]:
         kind="text",
         group=group,
         multiple=True,
-        metavar="FILE[:STRENGTH]",
-        help="Control or reference video of an IC-LoRA, as long as the clip. May be repeated.",
+        metavar="FILE[:STRENGTH][,scale=N][,every=N]",
+        help="Control or reference video of an IC-LoRA, as long as the clip, N times smaller and every N-th "
+        "frame of it; by default as the LoRA was trained. May be repeated.",
+        request=True,
+    )
+    yield Option(
+        name="fit",
+        flags=("--fit",),
+        kind="choice",
+        group=group,
+        choices=("crop", "pad", "stretch"),
+        default="crop",
+        help="How images and control videos of another shape are fitted: cut around the centre, with black "
+        "borders, or stretched.",
         request=True,
     )
     yield Option(

@@ -40,6 +40,7 @@ GROUPS: Final[dict[str, str]] = {
     "guidance": "Guidance",
     "model": "Model files",
     "execution": "Execution",
+    "several": "Several clips",
     "output": "Output",
 }
 """Group -> its heading, in the order of the help."""

@@ -1,4 +1,4 @@
-"""Options of model files, of the execution and of the output."""
+"""Options of model files, of the execution, of the output and of several clips."""
 
 from __future__ import annotations
 
@@ -199,5 +199,37 @@ def output_options() -> Iterator[Option]:
         kind="flag",
         group=group,
         help="No progress bar.",
+        default=False,
+    )
+
+
+def several_options() -> Iterator[Option]:
+    """Options of several clips in one call."""
+    group = "several"
+    yield Option(
+        name="prompts_file",
+        flags=("--prompts-file",),
+        kind="path",
+        group=group,
+        command="generate",
+        help="Text file with a prompt on each line: a clip of each is generated with one load of the model, as "
+        "OUT_01.mp4, OUT_02.mp4 and so on. Empty lines and lines that begin with # are left out.",
+    )
+    yield Option(
+        name="seeds",
+        flags=("--seeds",),
+        kind="text",
+        group=group,
+        command="generate",
+        metavar="A-B,C,...",
+        help="A clip of each seed with one load of the model, such as 1-8 or 1,5,9, as OUT_seed1.mp4 and so on.",
+    )
+    yield Option(
+        name="contact_sheet",
+        flags=("--contact-sheet",),
+        kind="flag",
+        group=group,
+        command="generate",
+        help="With several clips: also draw frames of each into OUT_sheet.png.",
         default=False,
     )

@@ -56,7 +56,18 @@ def sampling_options() -> Iterator[Option]:
         flags=("--sigmas",),
         kind="text",
         group=group,
-        help="Noise levels of the first stage, such as '1, 0.725, 0.42, 0', in place of --steps.",
+        help="Noise levels of the first stage, such as '1, 0.725, 0.42', in place of --steps; a final 0 is "
+        "appended.",
+        request=True,
+    )
+    yield Option(
+        name="schedule",
+        flags=("--schedule",),
+        kind="choice",
+        group=group,
+        choices=("4096", "clip"),
+        help="Tokens that the steps are spread for: 4096 as in the official pipelines, or those of the clip as "
+        "in diffusers and ai-toolkit; by default 4096, with --numerics comfy those of the clip.",
         request=True,
     )
     yield Option(
@@ -120,8 +131,8 @@ def sampling_options() -> Iterator[Option]:
         flags=("--seed",),
         kind="int",
         group=group,
-        help="Seed of the noise; the same seed and settings give the same clip.",
-        range=(0, 2**64 - 1),
+        help="Seed of the noise; the same seed and settings give the same clip. -1 draws one.",
+        range=(-1, 2**64 - 1),
         default=0,
         request=True,
     )
@@ -129,8 +140,18 @@ def sampling_options() -> Iterator[Option]:
 
 _STREAM_SCALES = (
     ("cfg", "float", (0, MAX_SCALE), "Guidance away from the negative prompt; 1 is off."),
-    ("stg", "float", (-MAX_SCALE, MAX_SCALE), "Guidance away from a pass with perturbed self-attention; 0 is off."),
-    ("modality", "float", (-MAX_SCALE, MAX_SCALE), "Guidance towards agreement of video and audio; 1 is off."),
+    (
+        "stg",
+        "float",
+        (-MAX_SCALE, MAX_SCALE),
+        "Guidance away from a pass with perturbed self-attention; 0 is off.",
+    ),
+    (
+        "modality",
+        "float",
+        (-MAX_SCALE, MAX_SCALE),
+        "Guidance towards agreement of video and audio; 1 is off.",
+    ),
     (
         "rescale",
         "float",

@@ -8,7 +8,7 @@ from ..recipes import RECIPES
 from .content import inputs_options, size_options, text_options
 from .editing import edits_options, plans_options, windows_options
 from .option import GROUPS, Option
-from .running import execution_options, model_options, output_options
+from .running import execution_options, model_options, output_options, several_options
 from .sampling import guidance_options, sampling_options
 
 OPTIONS: Final[tuple[Option, ...]] = (
@@ -21,6 +21,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
     *guidance_options(),
     *model_options(),
     *execution_options(),
+    *several_options(),
     *output_options(),
     *plans_options(),
 )
@@ -30,7 +31,7 @@ BY_NAME: Final[dict[str, Option]] = {option.name: option for option in OPTIONS}
 _SHARED = ("sampling", "guidance", "model", "execution", "output")
 
 COMMANDS: Final[dict[str, tuple[str, ...]]] = {
-    "generate": ("text", "size", "inputs", *_SHARED),
+    "generate": ("text", "size", "inputs", *_SHARED, "several"),
     "extend": ("source", "edit", "text", *_SHARED),
     "retake": ("source", "edit", "text", *_SHARED),
     "sound": ("source", "edit", "text", *_SHARED),
@@ -42,12 +43,11 @@ COMMANDS: Final[dict[str, tuple[str, ...]]] = {
 # Options of a shared group that have no meaning for one command.
 _WITHOUT: Final[dict[str, frozenset[str]]] = {
     "generate": frozenset(),
-    "extend": frozenset({"dry_run"}),
-    "retake": frozenset({"dry_run"}),
-    "sound": frozenset({"dry_run", "stage2_loras", "stage2_sampler", "stage2_sigmas"}),
+    "extend": frozenset(),
+    "retake": frozenset(),
+    "sound": frozenset({"stage2_loras", "stage2_sampler", "stage2_sigmas", "upscaler"}),
     "long": frozenset(
         {
-            "dry_run",
             "prompt",
             "stages",
             "images",
