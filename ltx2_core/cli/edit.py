@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -72,10 +72,7 @@ def sound(chosen: Chosen) -> None:
 
 def edit(kind: EditKind, chosen: Chosen) -> None:
     """Make an edit, or finish one that was sampled."""
-    try:
-        path = _resumed(chosen) if chosen["resume"] else _edited(kind, chosen)
-    except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+    path = _resumed(chosen) if chosen["resume"] else _edited(kind, chosen)
     if path is not None:
         click.echo(path)
 
@@ -147,16 +144,8 @@ def _run_of(
 
 def _own_arguments(kind: EditKind, chosen: Chosen, before: RecordedEdit | None) -> dict[str, Any]:
     """The arguments of an edit alone: as written, else as recorded, else the defaults."""
-    from ..conditioning.regions import parse_regions
-    from ..media.images import parse_colour
-
-    readers: dict[str, Callable[[str], Any]] = {
-        "video_region": parse_regions,
-        "audio_region": parse_regions,
-        "background": lambda text: [*parse_colour(text)],
-    }
     own = {
-        argument: readers.get(option, lambda value: value)(chosen[option])
+        argument: _read(option, chosen[option])
         for option, argument in _OWN[kind].items()
         if before is None or option in chosen.explicit
     }
@@ -171,6 +160,21 @@ def _own_arguments(kind: EditKind, chosen: Chosen, before: RecordedEdit | None) 
         if group & own.keys():
             recorded = {name: value for name, value in recorded.items() if name not in group}
     return {**recorded, **own}
+
+
+def _read(option: str, value: Any) -> Any:
+    """The value of an option of edits; regions and colours are read. Raises ValueError with the flag."""
+    from ..conditioning.regions import parse_regions
+    from ..media.images import parse_colour
+    from ..run.options import by_name
+    from .values import naming
+
+    if option == "background":
+        return [*parse_colour(value)]
+    if not option.endswith("_region"):
+        return value
+    with naming(by_name(option).flag):
+        return parse_regions(value)
 
 
 def _print_edit(pipeline: LTX2Pipeline, made: EditRun) -> None:

@@ -20,15 +20,12 @@ Settings = dict[str, Any]
 @command("generate")
 def generate(chosen: Chosen) -> None:
     """Generate a video with audio. Without --checkpoint it uses the tiny set of the package."""
-    try:
-        other = _other_command(chosen)
-        if other is None:
-            path = _resumed(chosen) if chosen["resume"] else _generated(chosen)
-    except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+    other = _other_command(chosen)
     if other is not None:
         other()
-    elif path is not None:
+        return
+    path = _resumed(chosen) if chosen["resume"] else _generated(chosen)
+    if path is not None:
         click.echo(path)
 
 
@@ -86,7 +83,7 @@ def _generated(chosen: Chosen) -> str | None:
     execution = execution_of(chosen, processes, device=device, dtype=chosen["dtype"] or dtype)
     pipeline = open_recorded(chosen, recorded, execution)
     request = _request(chosen, pipeline, recorded)
-    stages, _ = pipeline.check(request)
+    stages = pipeline.check(request)
     _report(chosen, pipeline, request)
     jobs = several_jobs(chosen, request)
     if chosen["dry_run"]:

@@ -31,6 +31,8 @@ def image_fields(explicit: MutableMapping[str, Any]) -> dict[str, Any]:
             )
         else:
             fields["image"] = path
+            if strength > 1:
+                raise ValueError(f"--image {text}: the strength of the first image is from 0 to 1")
             if strength != 1:
                 _check_once(explicit, text)
                 fields["image_strength"] = strength

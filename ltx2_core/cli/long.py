@@ -28,6 +28,10 @@ _WINDOWS: Final[Mapping[str, str]] = {
 """The options of windows -> the arguments of ``LongVideo``."""
 
 
+MAX_PROMPTS_BYTES = 2**20
+"""The largest file of prompts: a day of a prompt each second."""
+
+
 @command("long")
 def long(chosen: Chosen) -> None:
     """Generate a clip of any length, window by window, with memory that does not grow with it."""
@@ -36,10 +40,7 @@ def long(chosen: Chosen) -> None:
 
 def run_long(chosen: Chosen) -> None:
     """Generate or repeat a long clip, or print its plan."""
-    try:
-        path = _generated(chosen)
-    except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+    path = _generated(chosen)
     if path is not None:
         click.echo(path)
 
@@ -98,14 +99,31 @@ def _print_long(chosen: Chosen, pipeline: LTX2Pipeline, recorded: Mapping[str, A
     from .plan import print_long
 
     prompts, how, fields = _arguments(chosen, pipeline, recorded)
-    plan, request, _ = planned_long(pipeline, prompts, how, **fields)
-    print_long(pipeline, plan, request)
+    plan, request, by_recipe = planned_long(pipeline, prompts, how, **fields)
+    print_long(pipeline, plan, request, by_recipe)
 
 
 def _prompts(chosen: Chosen) -> str:
     """The prompts, read from a file after an @."""
     text: str = chosen["prompts"]
-    return Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text
+    return _text_of(Path(text[1:])) if text.startswith("@") else text
+
+
+def _text_of(file: Path) -> str:
+    """The prompts in a file. Raises ValueError for a file that is too large, empty or no text."""
+    # A pipe would block for ever.
+    if not file.is_file():
+        raise FileNotFoundError(f"no file of prompts at {file}")
+    with file.open("rb") as stream:
+        content = stream.read(MAX_PROMPTS_BYTES + 1)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--prompts @{file} is not text in UTF-8: {error}") from None
+    if len(content) > MAX_PROMPTS_BYTES or not text.strip():
+        what = "holds no prompt" if not text.strip() else f"is larger than {MAX_PROMPTS_BYTES} bytes"
+        raise ValueError(f"--prompts @{file} {what}")
+    return text
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import click
 
@@ -33,12 +34,16 @@ def print_edit(pipeline: LTX2Pipeline, plan: EditPlan | None, request: Request) 
         )
         for note in source.notes:
             click.echo(f"          {note}")
-        click.echo(f"edit      {plan.describe()}")
+        # A description may have a line for each stream.
+        click.echo("edit      " + plan.describe().replace("\n", "\n          "))
     print_plan(pipeline, request, pipeline.stages(request))
 
 
-def print_long(pipeline: LTX2Pipeline, plan: LongPlan, request: Request) -> None:
-    """The windows of a long clip with their prompts, and the run of the first one."""
+def print_long(pipeline: LTX2Pipeline, plan: LongPlan, request: Request, chosen: Sequence[str]) -> None:
+    """The windows of a long clip with their prompts, and the run of the first one.
+
+    ``chosen`` are the names of the request that the recipe decided.
+    """
     clip = plan.clip
     click.echo(
         f"long      {clip.width}x{clip.height}, {clip.frames} frames at {clip.fps:g} fps, "
@@ -54,6 +59,8 @@ def print_long(pipeline: LTX2Pipeline, plan: LongPlan, request: Request) -> None
             f"{(plan.seed + window.index) % 2**64}: {plan.prompt_of(window)}"
         )
     first = first_window(request, plan)
+    opened: Any = dict.fromkeys(name for name in chosen if name not in ("width", "height", "num_frames"))
+    first = first.changed(**opened)
     print_plan(pipeline, first, pipeline.stages(first), name="window")
 
 

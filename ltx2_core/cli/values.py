@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,15 @@ from ..run.pipeline import LTX2Pipeline
 from ..sampling.caching import StepCache
 from ..sampling.schedules import parse_sigmas
 from ..shapes import Snap
+from ..tiny import embedded_set
 from ..transformer.tiles import Tiles
 from ..types import Numerics
 from .image_options import image_fields, parse_control
 from .options import Chosen
 
 AUDIO_OUTPUT = "ltx2.wav"
+_LONGEST_TILES = 7
+"""Characters of the largest grid of tiles, 999x999."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _EXECUTION = (
     *("passes_per_call", "fused", "keep_text_keys", "cuda_graphs"),
@@ -111,13 +115,16 @@ def execution_of(
     dtype: str | None = None,
 ) -> Execution:
     """The execution that was chosen; ``device`` and ``dtype`` take the place of those of the options."""
-    place = Execution.on(device or chosen["device"], DTYPES.get(dtype or chosen["dtype"]))
+    with naming("--device"):
+        place = Execution.on(device or chosen["device"], DTYPES.get(dtype or chosen["dtype"]))
     budget = chosen["max_memory"]
+    with naming("--max-memory"):
+        max_memory = None if budget is None else parse_budget(budget, place.device)
     options = {name: chosen[name] for name in _EXECUTION}
     return Execution(
         device=place.device,
         dtype=place.dtype,
-        max_memory=None if budget is None else parse_budget(budget, place.device),
+        max_memory=max_memory,
         processes=Processes() if processes is None else processes,
         **options,
     )
@@ -135,14 +142,32 @@ def open_pipeline(
     }
     # Without files the embedded tiny model runs, so that the command can be tried at once.
     if not chosen["checkpoints"]:
-        return LTX2Pipeline.embedded(**how)
+        tiny = embedded_set()
+        return LTX2Pipeline(
+            tiny.checkpoint,
+            text_encoder=chosen["text_encoder"] or tiny.text_encoder,
+            upscaler=chosen["upscaler"] or tiny.upsampler,
+            **how,
+        )
     files = {name: chosen[name] for name in ("text_encoder", "upscaler")}
     return LTX2Pipeline(*chosen["checkpoints"], **files, **how)
 
 
 def loras_of(chosen: Chosen, name: str) -> tuple[LoraSpec, ...]:
     """The LoRA files of an option with their strengths."""
-    return tuple(parse_lora(text) for text in chosen[name])
+    with naming(BY_NAME[name].flag):
+        return tuple(parse_lora(text) for text in chosen[name])
+
+
+@contextmanager
+def naming(flag: str) -> Iterator[None]:
+    """Put ``flag`` before the message of a ValueError, unless that names it."""
+    try:
+        yield
+    except ValueError as error:
+        if flag in str(error):
+            raise
+        raise ValueError(f"{flag}: {error}") from error
 
 
 def parse_lora(text: str) -> LoraSpec:
@@ -184,8 +209,8 @@ def parse_cache(text: str) -> StepCache:
 def parse_tiles(text: str) -> Tiles | None:
     """``"2x1"`` -> two columns in one row; None for one tile."""
     match = re.fullmatch(r"(\d+)x(\d+)", text)
-    if match is None:
-        raise ValueError(f"--tiles {text} must be columns x rows, such as 2x1")
+    if match is None or len(text) > _LONGEST_TILES:
+        raise ValueError(f"--tiles {text:.40} must be columns x rows, such as 2x1")
     tiles = Tiles(columns=int(match[1]), rows=int(match[2]))
     # A single tile is the plain computation, which needs no blending.
     return None if tiles.columns == tiles.rows == 1 else tiles
@@ -212,5 +237,6 @@ def request_fields(chosen: Chosen, pipeline: LTX2Pipeline) -> dict[str, Any]:
     fields = {**guidance_fields(explicit, pipeline), **image_fields(explicit)}
     for name, value in explicit.items():
         if BY_NAME[name].request and name not in fields:
-            fields[name] = _READERS[name](value) if name in _READERS else value
+            with naming(BY_NAME[name].flag):
+                fields[name] = _READERS[name](value) if name in _READERS else value
     return fields

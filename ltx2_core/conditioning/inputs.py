@@ -5,11 +5,10 @@ Letters: N frames, C channels, S samples, H W pixel rows and columns.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from os import PathLike
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from torch import Tensor
 
@@ -22,9 +21,19 @@ AudioSource: TypeAlias = "str | PathLike[str] | tuple[Tensor, int]"
 VideoSource: TypeAlias = "str | PathLike[str] | Tensor"
 """A video file, or frames (N, 3, H, W) in [0, 1]."""
 Fit: TypeAlias = Literal["crop", "pad", "stretch"]
-FITS: Final[tuple[Fit, ...]] = ("crop", "pad", "stretch")
 """How images of another shape are brought to that of the clip: cut around the centre, with black borders, or
 distorted."""
+
+
+MAX_STRENGTH = 10.0
+"""The largest strength of a guide or a reference."""
+
+
+def check_strength(strength: float, what: str) -> None:
+    """Raise ValueError for the strength of a guide or reference that is negative, NaN or too large."""
+    # NaN lies on neither side of a bound.
+    if not 0 <= strength <= MAX_STRENGTH:
+        raise ValueError(f"strength={strength!r} of {what} must be from 0 to {MAX_STRENGTH:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,25 +62,19 @@ class ImageAt:
     crf: int | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a frame that is no whole number, and a strength outside 0 ... 1."""
-        if isinstance(self.frame, bool) or not isinstance(self.frame, int):
-            raise ValueError(f"the frame of an image is a whole number, -1 for the last; got {self.frame!r}")
-        _check_strength(self.strength, "image")
+        """Raises TypeError for a frame that is no whole number, ValueError for values out of range."""
+        if not isinstance(self.frame, Integral) or isinstance(self.frame, bool):
+            raise TypeError(f"frame={self.frame!r} of an image must be a whole number; -1 is the last frame")
+        check_strength(self.strength, "an image")
+        if self.crf is not None and not 0 <= self.crf <= 51:
+            raise ValueError(f"crf={self.crf!r} of an image must be from 0 to 51; 0 is off")
 
     @classmethod
-    def of(cls, value: Any) -> ImageAt:
-        """An entry of ``images``: an :class:`ImageAt`, (image, frame) or (image, frame, strength).
-
-        Raises ValueError for anything else.
-        """
-        if isinstance(value, cls):
-            return value
+    def of(cls, value: Any) -> Any:
+        """An entry of ``images``: (image, frame) and (image, frame, strength) become an :class:`ImageAt`."""
         if isinstance(value, tuple | list) and len(value) in (2, 3):
             return cls(source=value[0], frame=value[1], strength=value[2] if len(value) == 3 else 1.0)
-        raise ValueError(
-            "images are ImageAt(source=..., frame=..., strength=...), (image, frame) or (image, frame, "
-            f"strength); got {_described(value)}"
-        )
+        return value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,29 +91,21 @@ class VideoReference:
     every: int | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a strength outside 0 ... 1, and a scale or step below 1."""
-        _check_strength(self.strength, "reference")
+        """Raises ValueError for a strength out of range and for a ``scale`` or ``every`` below 1."""
+        check_strength(self.strength, "a reference")
         for name in ("scale", "every"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name} of a reference is a whole number from 1; got {value!r}")
+            if value is not None and (not isinstance(value, Integral) or value < 1):
+                raise ValueError(f"{name}={value!r} of a reference must be a whole number from 1 on")
 
     @classmethod
-    def of(cls, value: Any) -> VideoReference:
-        """An entry of ``references``: a :class:`VideoReference`, a file or frames, or (video, strength).
-
-        Raises ValueError for anything else.
-        """
-        if isinstance(value, cls):
-            return value
+    def of(cls, value: Any) -> Any:
+        """An entry of ``references``: a video and (video, strength) become a :class:`VideoReference`."""
         if isinstance(value, str | PathLike | Tensor):
             return cls(source=value)
         if isinstance(value, tuple | list) and len(value) == 2:
             return cls(source=value[0], strength=value[1])
-        raise ValueError(
-            "references are VideoReference(source=..., strength=..., scale=..., every=...), a video, or "
-            f"(video, strength); got {_described(value)}"
-        )
+        return value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,37 +173,5 @@ class Inputs:
     source_clip: SourceClip | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError for entries that are no images or references, and an unknown ``fit``."""
-        object.__setattr__(self, "images", tuple(map(ImageAt.of, _entries("images", self.images))))
-        references = map(VideoReference.of, _entries("references", self.references))
-        object.__setattr__(self, "references", tuple(references))
-        if isinstance(self.image.source, list | tuple):
-            raise ValueError(
-                f"image is one image, or a clip as a tensor; got {_described(self.image.source)}. For several "
-                "give their frames: images=[(first, 0), (last, -1)]"
-            )
-        if self.fit not in FITS:
-            raise ValueError(f"fit is one of {', '.join(FITS)}; got {self.fit!r}")
-
-
-def _entries(name: str, value: Any) -> Sequence[Any]:
-    """The entries of ``images`` or ``references``, which are a list of any length."""
-    if isinstance(value, list | tuple):
-        return value
-    raise ValueError(f"{name} is a list, such as {name}=[...]; got {_described(value)}")
-
-
-def _check_strength(strength: Any, what: str) -> None:
-    number = isinstance(strength, int | float) and math.isfinite(strength)
-    if not (number and 0 <= strength <= 1):
-        raise ValueError(
-            f"the strength of {'an' if what[0] in 'aeiou' else 'a'} {what} is a number from 0 to 1; got "
-            f"{strength!r}"
-        )
-
-
-def _described(value: Any) -> str:
-    """A value in a few words, for an error."""
-    if isinstance(value, list | tuple):
-        return f"a {type(value).__name__} of {len(value)}"
-    return repr(value) if isinstance(value, str | int | float | None) else type(value).__name__
+        object.__setattr__(self, "images", tuple(map(ImageAt.of, self.images)))
+        object.__setattr__(self, "references", tuple(map(VideoReference.of, self.references)))

@@ -17,6 +17,7 @@ from torch.nn import functional
 from ..media.audio_in import AudioReader
 from ..run.request import AudioSource
 from ..shapes import AUDIO_LATENTS_PER_SECOND, ClipPlan
+from ..storage.identity import identity, tensor_identity
 from .protocols import Waveform
 
 AUDIO_CHUNK, AUDIO_CONTEXT = 50, 25
@@ -91,10 +92,10 @@ def audio_rate(audio: AudioSource) -> int:
         return parts.rate
 
 
-def audio_identity(audio: AudioSource | None) -> list[str | int | float] | None:
-    """JSON values by which audio is recognised again: name and size of a file, or shape, sum and rate."""
+def audio_identity(audio: AudioSource | None) -> list[str | int] | None:
+    """JSON values by which audio is recognised again: a digest of the file, or of the samples, and the rate."""
     if audio is None:
         return None
     if isinstance(audio, tuple):
-        return [*audio[0].shape, float(audio[0].double().sum()), audio[1]]
-    return [Path(audio).name, Path(audio).stat().st_size]
+        return [tensor_identity(audio[0]), audio[1]]
+    return [identity([Path(audio)])]

@@ -16,7 +16,7 @@ from ..run.progress import OnStep, Stop
 from ..run.request import Request
 from ..shapes import AUDIO_LATENTS_PER_SECOND
 from ..storage.files import JsonObject
-from ..storage.identity import identity
+from ..storage.identity import identity, tensor_identity
 from ..text.prompt import TRIGGER
 from ..types import AVLatent
 from .audio_track import AudioParts, audio_identity, opened
@@ -237,7 +237,7 @@ def _settings(pipeline: LongPipeline, request: Request, plan: LongPlan) -> JsonO
         "clip": [clip.width, clip.height, clip.frames, clip.fps],
         "prompts": [list(part) for part in plan.prompts.parts],
         "window": [how.window_frames, how.overlap_frames, how.overlap_strength, how.adain_factor],
-        "keyframes": [[k.frame, k.strength, float(k.frames.double().sum())] for k in how.keyframes],
+        "keyframes": [[k.frame, k.strength, tensor_identity(k.frames)] for k in how.keyframes],
         "source": None if how.source is None else [how.source.identity, *source],
         "sound": audio_identity(request.audio),
         "request": {

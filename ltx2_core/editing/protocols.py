@@ -80,8 +80,8 @@ class Pipeline(Encoders, Decoders, Protocol):
     @property
     def numerics(self) -> Numerics: ...
 
-    def check(self, request: Request, *, further: bool = False) -> object:
-        """Raise what sampling ``request`` would raise before a model is read."""
+    def check(self, request: Request, *, further: bool = False) -> tuple[Stage, ...]:
+        """The stages of ``request``; raises for everything that is wrong before a network is loaded."""
         ...
 
     def resolve(self, request: Request) -> Request:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..media import VideoClip, read_video
 from ..media.images import BLACK, Colour
+from ..storage.identity import identity, tensor_identity
 
 
 class FrameSource(Protocol):
@@ -44,7 +45,7 @@ class FramesInMemory:
 
     @property
     def identity(self) -> str:
-        return f"{tuple(self.frames.shape)} {sum(float(part.double().sum()) for part in self.frames)!r}"
+        return tensor_identity(self.frames)
 
     def part(self, first: int, count: int) -> Tensor:
         return self.frames[first : first + count]
@@ -83,9 +84,7 @@ class FramesInFile:
 
     @property
     def identity(self) -> str:
-        # No digest of the content, which would read the whole file. No folder either, so that it can be
-        # moved.
-        return f"{self.path.name} {self.path.stat().st_size}"
+        return identity([self.path])
 
     def part(self, first: int, count: int) -> Tensor:
         return self.clip.read(first, count)

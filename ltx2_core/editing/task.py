@@ -83,7 +83,7 @@ class EditTask:
             size = audio_length(pipeline, own["seconds"], fields)
         else:
             size = planned_size(plan, fields) | ({"stages": 1} if self.kind == "sound" else {})
-        request = pipeline.resolve(Request(prompt=self.prompt, **{**fields, **size}))
+        request = Request(prompt=self.prompt, **{**fields, **size})
         pipeline.check(
             request, further=plan is not None, source=None if plan is None else plan.source.size
         )

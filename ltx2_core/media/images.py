@@ -120,6 +120,18 @@ def pad_image(frames: Tensor, width: int, height: int) -> Tensor:
     return F.pad(frames, (0, width - columns, 0, height - rows), mode="replicate")
 
 
+def as_frames(frames: Tensor | NDArray[Any]) -> Tensor:
+    """Frames (N, 3, H, W) of a tensor, or of an array (N, H, W, 3), uint8 or float -> float in [0, 1].
+
+    Raises ValueError for an array of another shape.
+    """
+    if isinstance(frames, np.ndarray):
+        if frames.ndim != 4 or frames.shape[3] != 3:
+            raise ValueError(f"frames of an array are (N, H, W, 3); got {frames.shape}")
+        frames = rearrange(torch.from_numpy(np.ascontiguousarray(frames)), "n h w c -> n c h w")
+    return frames.float() / 255.0 if frames.dtype == torch.uint8 else frames
+
+
 def to_signed(frames: Tensor) -> Tensor:
     """Frames of any shape, uint8 or float in [0, 1] -> float in [-1, 1], the range of the networks."""
     if frames.dtype == torch.uint8:

@@ -9,15 +9,19 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
+from typing import Any
 
+import numpy as np
 import torch
 from einops import rearrange
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..audio import decode_audio, encode_audio
 from ..loading import Component, Lora
 from ..media import to_signed
 from ..media.clip_frames import Frames
+from ..media.images import as_frames
 from ..memory import DecodeChoice
 from ..memory.source_stage import CHUNK_FRAMES
 from ..shapes import SPATIAL_SCALE, ClipPlan, frames_of
@@ -54,21 +58,19 @@ class Codecs:
             prompts, loras=loras, on_layer=lambda step, steps: run.report("text", step, steps)
         )
         with self.networks.use(Component.TEXT_CONNECTORS, loras) as connectors, torch.inference_mode():
-            dtype = self.networks.dtype
-            # Connectors take features in the dtype of their weights.
-            contexts = connectors(
-                replace(features, video=features.video.to(dtype), audio=features.audio.to(dtype))
-            )
-        single = [
-            TextContext(contexts.video[i : i + 1], contexts.audio[i : i + 1]) for i in range(len(prompts))
-        ]
+            # One by one, since a batch rounds differently from its rows: the context of a prompt must not
+            # depend on whether there is a negative prompt, or which.
+            single = [connectors(one) for one in features.to(self.networks.dtype).split()]
         return single[0], single[1] if negative_prompt is not None else None
 
-    def encode_video(self, frames: Frames) -> Tensor:
+    def encode_video(self, frames: Frames | NDArray[Any]) -> Tensor:
         """frames (N, 3, H, W) in [0, 1], N = 8k + 1 -> normalised latent (1, 128, k + 1, H / 32, W / 32).
 
-        Only some of the frames are on the device at a time.
+        An array of frames is (N, H, W, 3), as ``Generation.array`` returns it; uint8 is taken too. Only some
+        of the frames are on the device at a time. The latent is what ``latents`` of a run takes.
         """
+        if isinstance(frames, Tensor | np.ndarray):
+            frames = as_frames(frames)
         with (
             self.networks.clock.timed("inputs"),
             self.networks.use(Component.VIDEO_ENCODER) as encoder,

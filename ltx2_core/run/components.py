@@ -24,7 +24,7 @@ from ..loading import (
     open_checkpoint,
     open_lora,
 )
-from ..loading.file_set import check_set
+from ..loading.file_set import check_generations, check_set
 from ..loading.folder import text_encoder_folder
 from ..loading.lora import STACKED
 from ..loading.text_match import check_text_encoder
@@ -47,7 +47,7 @@ from ..shapes import ClipPlan
 from ..storage.files import JsonObject
 from ..storage.identity import identity
 from ..storage.quantized import check_matmul, loaded_bytes
-from ..text import FeatureCache, OnLayer, TextEncoder, load_gemma, load_tokenizer
+from ..text import FeatureCache, OnLayer, TextEncoder, check_tokenizer, load_gemma, load_tokenizer
 from ..text.gemma import find_encoder
 from ..transformer import Transformer
 from ..transformer.fp8 import Product, fp8_problem, fp8_saving, is_fp8, kernel_product, use_fp8
@@ -103,6 +103,7 @@ class Components:
             packed = open_checkpoint(self.text_encoder)
             if Component.TEXT_PROJECTION in packed.components:
                 self.checkpoints = (*self.checkpoints, packed)
+                check_generations(self.checkpoints)
         self.device = device
         self.dtype = dtype
         self.numerics = numerics
@@ -337,17 +338,27 @@ class Components:
         features = self._features.encode((self.text_encoder, projection, self.dtype, changes), prompts, run)
         return TextFeatures(*(t.to(self.device) for t in (features.video, features.audio, features.mask)))
 
+    def check_text_encoder(self) -> None:
+        """Raise ValueError unless the text encoder is there, is complete and belongs to the checkpoint.
+
+        Only headers are read.
+        """
+        if self.text_encoder is None:
+            raise ValueError("no text encoder is named; give the folder or file of a Gemma 3 as text_encoder")
+        if self._held_text is None:
+            check_text_encoder(self.checkpoints, self.text_encoder)
+            check_tokenizer(self.text_encoder)
+
     @contextmanager
     def use_text_encoder(self, loras: tuple[Lora, ...] = ()) -> Iterator[TextEncoder]:
         """Gemma with the checkpoint's projection, for the length of the block."""
-        if self.text_encoder is None:
-            raise ValueError("no text encoder is named; give the folder or file of a Gemma 3 as text_encoder")
+        self.check_text_encoder()
+        assert self.text_encoder is not None
         device = torch.device("cpu") if self._text_stays_on_cpu() else self.device
         with self.use(Component.TEXT_PROJECTION, loras, device=device) as projection:
             # The text encoder is held apart from the projection, which alone has LoRAs.
             encoder = self._held_text
             if encoder is None:
-                check_text_encoder(self.checkpoints, self.text_encoder)
                 with self.clock.timed("load"):
                     gemma = load_gemma(self.text_encoder, dtype=self.dtype, device=device)
                     encoder = TextEncoder(gemma, load_tokenizer(self.text_encoder), projection)

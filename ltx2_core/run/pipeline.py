@@ -29,13 +29,13 @@ from ..storage.files import JsonObject
 from ..text.prompt import PromptEmbeds
 from ..tiny import embedded_set
 from ..types import AVLatent, LatentState, Numerics, TextContext
-from .checks import check_components, check_inputs
 from .codecs import Codecs
 from .components import Components, LoraFile, open_loras, warn_of_stacked
 from .distributed import Processes
 from .execution import Execution
 from .flat_options import RequestOptions
 from .generation import Generation
+from .input_check import check_components, check_inputs, check_run_size, check_stages
 from .input_files import file_records
 from .inputs import ConditioningInput, describe, read_input_audio, source_size
 from .inputs import conditioning as encoded_inputs
@@ -84,6 +84,8 @@ class LTX2Pipeline(Codecs):
         dtype: torch.dtype | None = None,
         **options: Unpack[ExecutionOptions],
     ) -> None:
+        if not checkpoints:
+            raise ValueError("no checkpoint is named: give its file, or use LTX2Pipeline.embedded()")
         if execution is None:
             execution = Execution.on(device, dtype, **options)
         elif device is not None or dtype is not None or options:
@@ -134,7 +136,8 @@ class LTX2Pipeline(Codecs):
         # What the recipe chose is recorded with the clip, apart from what was asked for.
         request, chosen = original.with_recipe(self.recipe)
         run = Run(on_step, stop)
-        stages, plan = self.check(request, further=bool(extra), source=source_size(extra))
+        stages = self.check(request, further=bool(extra), source=source_size(extra))
+        plan = self._memory_plan(stages, source_size(extra))
         files = file_records(request)
         # Text first: unless networks are held, its encoder is freed before the transformer is loaded.
         with self.networks.clock.timed("text"):
@@ -254,10 +257,9 @@ class LTX2Pipeline(Codecs):
         stop: Stop | None = None,
         **options: Unpack[RequestOptions],
     ) -> Iterator[Generation]:
-        """Sample a clip of each prompt and seed, in this order, with one load of the text encoder and of the
-        transformer; each equals a call of its own, bit for bit.
+        """Sample a clip of each prompt and seed, in this order, with one load of the networks.
 
-        Every clip is judged before the first one is sampled, and all prompts are encoded first. The
+        Each equals a call of its own, bit for bit. All are judged before the first is sampled, and all prompts are encoded first. The
         transformer is held until the iteration ends (with ``max_memory`` in system memory between its uses):
         take ``list(...)`` to decode after it is freed. ``on_step`` and ``stop`` are those of a call; stages
         are named "clip 2 of 8: stage 1".
@@ -268,7 +270,7 @@ class LTX2Pipeline(Codecs):
         requests = [one if seed is None else one.changed(seed=seed) for one in plain for seed in drawn]
         for request in requests:
             self.check(request)
-        return sample_each(self, [self.resolve(request) for request in requests], on_step, stop)
+        return sample_each(self, requests, on_step, stop)
 
     def encode_prompt(self, prompt: str, negative_prompt: str | None = None) -> PromptEmbeds:
         """Both prompts as the transformer takes them, for ``prompt_embeds`` of any number of runs.
@@ -297,28 +299,35 @@ class LTX2Pipeline(Codecs):
 
     def check(
         self, request: Request, *, further: bool = False, source: tuple[int, int] | None = None
-    ) -> tuple[tuple[Stage, ...], MemoryPlan | None]:
-        """The stages of a run and its memory plan; raises what a call would raise before a model is read.
+    ) -> tuple[Stage, ...]:
+        """The stages of ``request``, after everything was checked that can be before a network is loaded.
 
-        Judged are sizes, schedules, the set of files, LoRAs, inputs and memory. ``further`` says that there
-        is conditioning beyond that of the request, and ``source`` is the (width, height) of an edit's source.
+        Inputs are read, model files by their headers; ``further`` says that there is conditioning beyond that
+        of the request, and ``source`` is the (width, height) of an edit's source. Raises ValueError or
+        FileNotFoundError for what cannot be sampled.
         """
         request = self.resolve(request)
         stages = self.stages(request)
+        check_run_size(stages[-1].clip)
+        check_inputs(request, stages, self.loras)
+        check_stages(request, stages, transformer_config(self.networks.file(Component.TRANSFORMER).config))
         check_components(self.networks, request, stages, further=further)
         self.lora_reports()
-        check_inputs(request, stages, self.loras)
         if request.text.embeds is not None:
             check_embeds(self, request.text.embeds)
         if request.sampling.cache is not None and self.speed.processes != Processes():
             raise ValueError(
                 "a step cache decides from the tensors of one process: use it without several processes"
             )
-        budget = self.networks.max_memory
-        plan = None if budget is None else self.plan(stages, budget, source=source)
+        plan = self._memory_plan(stages, source)
         if plan is not None and not plan.fits:
             raise ValueError(plan.shortage)
-        return stages, plan
+        return stages
+
+    def _memory_plan(self, stages: Sequence[Stage], source: tuple[int, int] | None) -> MemoryPlan | None:
+        """How the stages run within ``max_memory``; None without it."""
+        budget = self.networks.max_memory
+        return None if budget is None else self.plan(stages, budget, source=source)
 
     @property
     def second_text(self) -> bool:

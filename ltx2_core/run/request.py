@@ -8,17 +8,15 @@ from importlib import import_module
 from inspect import Parameter, Signature
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from ..conditioning.inputs import AudioSource, Inputs, SourceClip
 from ..sampling.settings import SamplingSettings, StageSettings
-from ..shapes import ClipSize, Snap
+from ..shapes import ClipSize
 from ..text.prompt import TRIGGER, Prompt, PromptEmbeds
-from ..types import AVLatent
 from .flat_options import FIELDS, RequestOptions, check_names
 from .options import check_keywords
 from .recipes import DEFAULT, NEGATIVE_PROMPT, Recipe, of_kind
 from .request_json import from_json, schema, to_json
+from .request_values import checked_values
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -122,20 +120,15 @@ class Request:
             flat,
         )
         distilled = sampling is not None and sampling.distilled
-        present = {name for name in FIELDS if getattr(self, name) not in (None, ())}
+        present = {name for name in FIELDS if _is_present(getattr(self, name))}
         check_keywords(flat, present, distilled=distilled)
 
     def _fill(self, parts: dict[str, Any], flat: dict[str, Any]) -> None:
-        """Set the parts, with the values of flat names in their places."""
+        """Set the parts, with the values of flat names in their places; raises as ``checked_values``."""
         if isinstance(flat.get("source_clip"), Mapping):
             flat["source_clip"] = SourceClip(**flat["source_clip"])
-        if "snap" in flat:
-            flat["snap"] = _snap(flat["snap"])
-        if isinstance(flat.get("latents"), Tensor):
-            # Such as encode_video returns.
-            flat["latents"] = AVLatent(flat["latents"], None)
         changes: dict[str, Any] = {}
-        for name, value in flat.items():
+        for name, value in checked_values(flat).items():
             *path, last = FIELDS[name].split(".")
             target = changes
             for step in path:
@@ -180,9 +173,7 @@ class Request:
         """
         recipe = of_kind(recipe, distilled=self.sampling.distilled)
         sampling, staging = self.sampling, self.staging
-        undecided = ["fps", "image_crf"]
-        if self.text.embeds is None:
-            undecided.append("negative_prompt")
+        undecided = ["negative_prompt", "fps", "image_crf"]
         if self.inputs.latents is None or self.inputs.latents.video is None:
             undecided += ["width", "height"]
             if self.size.seconds is None:
@@ -200,7 +191,12 @@ class Request:
             # An audio scale that is absent follows a cfg that is named.
             undecided.append("audio_cfg")
         chosen = {name: getattr(recipe, name) for name in undecided if getattr(self, name) is None}
-        return self._unchecked(self._parts(), chosen), tuple(chosen)
+        names = tuple(chosen)
+        if self.text.embeds is not None and chosen.get("negative_prompt") != self.text.embeds.negative_prompt:
+            # Embeddings bring their own, which is no choice of the recipe.
+            chosen["negative_prompt"] = self.text.embeds.negative_prompt
+            names = tuple(name for name in names if name != "negative_prompt")
+        return self._unchecked(self._parts(), chosen), names
 
     def settings(self) -> dict[str, Any]:
         """The request as flat JSON values: files by name, values in memory by a note."""
@@ -229,10 +225,6 @@ class Request:
             raise ValueError(
                 "latents are continued in one stage: give stages=1 and upscale between two calls"
             )
-        if self.inputs.noise is not None and not isinstance(self.inputs.noise, AVLatent):
-            raise ValueError(
-                f"noise is an AVLatent of video and audio; got {type(self.inputs.noise).__name__}"
-            )
         if self.sampling.denoise != 1 and self.inputs.latents is None:
             raise ValueError(
                 f"denoise={self.sampling.denoise} needs latents to preserve something of; give latents or "
@@ -247,13 +239,9 @@ def request_of(prompt: str | Request | None, options: RequestOptions) -> Request
     return Request(prompt=prompt, **options)
 
 
-def _snap(value: Any) -> Snap:
-    """A way of rounding by its name. Raises ValueError for another one."""
-    try:
-        return value if isinstance(value, Snap) else Snap(value)
-    except ValueError:
-        names = ", ".join(snap.value for snap in Snap)
-        raise ValueError(f"snap is one of {names}; got {value!r}") from None
+def _is_present(value: Any) -> bool:
+    # An array compares element by element, so that only tuples are compared.
+    return value is not None and not (isinstance(value, tuple) and not value)
 
 
 def _replaced(part: Any, changes: Mapping[str, Any]) -> Any:

@@ -117,7 +117,8 @@ def schema() -> dict[str, Any]:
         if entry is None:
             continue
         entry["description"] = option.help + (f" Unit: {option.unit}." if option.unit else "")
-        for key, bound in zip(("minimum", "maximum"), option.range, strict=True):
+        lowest = "exclusiveMinimum" if option.above else "minimum"
+        for key, bound in zip((lowest, "maximum"), option.range, strict=True):
             if bound is not None and option.kind in ("int", "float"):
                 entry[key] = bound
         if option.choices:

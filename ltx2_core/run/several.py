@@ -32,6 +32,8 @@ class Sampler(Protocol):
 
     def stage_loras(self, index: int) -> tuple[Lora, ...]: ...
 
+    def resolve(self, request: Request) -> Request: ...
+
     def stages(self, request: Request) -> tuple[Stage, ...]: ...
 
     def encode_text(
@@ -51,10 +53,10 @@ class Sampler(Protocol):
 def sample_each(
     pipeline: Sampler, requests: Sequence[Request], on_step: OnStep | None, stop: Stop | None
 ) -> Iterator[Generation]:
-    """Sample resolved requests one after another; all prompts are encoded first."""
+    """Sample requests one after another; all prompts are encoded first."""
     made: dict[tuple[Prompt, bool], PromptEmbeds] = {}
     with pipeline.networks.holding(Component.TEXT_ENCODER, *TEXT_PARTS):
-        keys = [(request.text, _reads_negative(pipeline, request)) for request in requests]
+        keys = [(pipeline.resolve(one).text, _reads_negative(pipeline, one)) for one in requests]
         for text, negative in keys:
             if text.embeds is None and (text, negative) not in made:
                 run = Run(on_step, stop)

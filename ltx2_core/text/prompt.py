@@ -53,18 +53,15 @@ class Prompt:
         if self.trigger is not None:
             object.__setattr__(self, "prompt", self.prompt.replace(TRIGGER, self.trigger))
         if self.embeds is not None:
-            self._take(self.embeds)
+            self._check(self.embeds)
 
-    def _take(self, embeds: PromptEmbeds) -> None:
-        """Hold the texts of ``embeds``, for the record."""
+    def _check(self, embeds: PromptEmbeds) -> None:
         if self.prompt != embeds.prompt:
             raise ValueError(
                 f"prompt_embeds are those of {embeds.prompt!r} and not of {self.prompt!r}: leave the prompt "
                 "out, or encode it with encode_prompt"
             )
-        if self.negative is None:
-            object.__setattr__(self, "negative", embeds.negative_prompt)
-        elif self.negative != embeds.negative_prompt:
+        if self.negative not in (None, embeds.negative_prompt):
             raise ValueError(
                 f"prompt_embeds hold the negative prompt {embeds.negative_prompt!r} and not "
                 f"{self.negative!r}: leave negative_prompt out, or give it to encode_prompt"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .option import BY_RECIPE, Option
+from .option import BY_RECIPE, MAX_FRAMES, MAX_SCALE, MAX_SECONDS, MAX_SIDE, Option
 
 
 def text_options() -> Iterator[Option]:
@@ -22,6 +22,7 @@ def text_options() -> Iterator[Option]:
         name="negative_prompt",
         flags=("--negative",),
         kind="text",
+        empty=True,
         group=group,
         help="What to avoid; used with --cfg above 1 and with --nag.",
         default=BY_RECIPE,
@@ -56,7 +57,7 @@ def size_options() -> Iterator[Option]:
             kind="int",
             group=group,
             help=f"{name.capitalize()} of the clip; a multiple of 32, of 64 with two stages.",
-            range=(1, None),
+            range=(1, MAX_SIDE),
             unit="pixels",
             default=BY_RECIPE,
             request=True,
@@ -67,7 +68,7 @@ def size_options() -> Iterator[Option]:
         kind="int",
         group=group,
         help="Length of the clip, 8k + 1 frames.",
-        range=(1, None),
+        range=(1, MAX_FRAMES),
         unit="frames",
         default=BY_RECIPE,
         request=True,
@@ -78,7 +79,8 @@ def size_options() -> Iterator[Option]:
         kind="float",
         group=group,
         help="Length of the clip in seconds, in place of --frames.",
-        range=(0, None),
+        range=(0, MAX_SECONDS),
+        above=True,
         unit="s",
         request=True,
     )
@@ -88,7 +90,7 @@ def size_options() -> Iterator[Option]:
         kind="float",
         group=group,
         help="Frames per second of the clip.",
-        range=(0, None),
+        range=(0.1, 1000),
         unit="1/s",
         default=BY_RECIPE,
         request=True,
@@ -196,7 +198,7 @@ def inputs_options() -> Iterator[Option]:
         kind="float",
         group=group,
         help="Where in --audio the clip begins, in seconds.",
-        range=(0, None),
+        range=(0, MAX_SECONDS),
         unit="s",
         default=0.0,
         request=True,
@@ -207,7 +209,7 @@ def inputs_options() -> Iterator[Option]:
         kind="float",
         group=group,
         help="Add noise of this loudness, such as -60, to the encoded --audio; the saved audio stays clean.",
-        range=(None, 0),
+        range=(-200, 0),
         unit="dB",
         request=True,
     )
@@ -225,7 +227,8 @@ def inputs_options() -> Iterator[Option]:
         kind="float",
         group=group,
         help="How many seconds of --reference-audio are used.",
-        range=(0, None),
+        range=(0, 3600),
+        above=True,
         unit="s",
         default=5.0,
         request=True,
@@ -236,7 +239,7 @@ def inputs_options() -> Iterator[Option]:
         kind="float",
         group=group,
         help="Guidance scale towards --reference-audio; 0 is off. Costs one more guidance pass a step.",
-        range=(0, None),
+        range=(0, MAX_SCALE),
         default=3.0,
         request=True,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .option import Option
+from .option import MAX_FRAMES, MAX_SECONDS, Option
 
 
 def edits_options() -> Iterator[Option]:
@@ -33,7 +33,8 @@ def edits_options() -> Iterator[Option]:
         command="extend",
         help="Length to add, in seconds; it becomes the nearest whole number of frames, halves upwards: 0.5 "
         "at 25 fps are 13.",
-        range=(0, None),
+        range=(0, MAX_SECONDS),
+        above=True,
         unit="s",
     )
     yield Option(
@@ -43,7 +44,7 @@ def edits_options() -> Iterator[Option]:
         group="edit",
         command="extend",
         help="Length to add, in frames.",
-        range=(1, None),
+        range=(1, MAX_FRAMES),
         unit="frames",
     )
     yield Option(
@@ -53,7 +54,7 @@ def edits_options() -> Iterator[Option]:
         group="edit",
         command="extend",
         help="How many of the last frames of the source the new ones are conditioned on, 8k + 1.",
-        range=(1, None),
+        range=(1, MAX_FRAMES),
         unit="frames",
         default=25,
     )
@@ -62,6 +63,7 @@ def edits_options() -> Iterator[Option]:
             name=f"{stream}_region",
             flags=(f"--{stream}-region",),
             kind="text",
+            empty=True,
             group="edit",
             command="retake",
             help=f"Seconds of the {stream} to regenerate, such as '2-4, 5.5-6'.",
@@ -134,7 +136,8 @@ def edits_options() -> Iterator[Option]:
         group="edit",
         command="sound",
         help="Without a video: length of the audio in seconds, saved as WAV.",
-        range=(0, None),
+        range=(0, MAX_SECONDS),
+        above=True,
         unit="s",
     )
     yield Option(
@@ -144,7 +147,7 @@ def edits_options() -> Iterator[Option]:
         group="edit",
         command="sound",
         help="Peak of the generated audio, in dB of full scale; louder audio is scaled down as a whole.",
-        range=(None, 0),
+        range=(-200, 0),
         unit="dB",
         default=-1.0,
     )
@@ -169,7 +172,7 @@ def windows_options() -> Iterator[Option]:
         group=group,
         command=command,
         help="Length of a window, 8k + 1 frames.",
-        range=(9, None),
+        range=(9, MAX_FRAMES),
         unit="frames",
         default=121,
     )
@@ -180,7 +183,7 @@ def windows_options() -> Iterator[Option]:
         group=group,
         command=command,
         help="Frames that two windows share, 8k.",
-        range=(8, None),
+        range=(8, MAX_FRAMES),
         unit="frames",
         default=24,
     )

@@ -100,7 +100,7 @@ def execution_options() -> Iterator[Option]:
         group=group,
         help="Guidance passes that one forward pass of the network evaluates as a batch; more are faster "
         "on a GPU with free memory.",
-        range=(1, None),
+        range=(1, 64),
         default=1,
     )
     yield Option(
@@ -110,7 +110,7 @@ def execution_options() -> Iterator[Option]:
         group=group,
         help="Under torchrun: groups of processes among which the guidance passes are divided; the processes "
         "of a group share the tokens.",
-        range=(1, None),
+        range=(1, 1024),
         default=1,
     )
     yield Option(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from .option import BY_RECIPE, Option
+from .option import BY_RECIPE, MAX_SCALE, Option
 
 # Written again here, since the registries import torch, which help must not; a test compares them.
 SAMPLER_NAMES: Final = (
@@ -140,9 +140,19 @@ def sampling_options() -> Iterator[Option]:
 
 
 _STREAM_SCALES = (
-    ("cfg", "float", (0, None), "Guidance away from the negative prompt; 1 is off."),
-    ("stg", "float", (None, None), "Guidance away from a pass with perturbed self-attention; 0 is off."),
-    ("modality", "float", (None, None), "Guidance towards agreement of video and audio; 1 is off."),
+    ("cfg", "float", (0, MAX_SCALE), "Guidance away from the negative prompt; 1 is off."),
+    (
+        "stg",
+        "float",
+        (-MAX_SCALE, MAX_SCALE),
+        "Guidance away from a pass with perturbed self-attention; 0 is off.",
+    ),
+    (
+        "modality",
+        "float",
+        (-MAX_SCALE, MAX_SCALE),
+        "Guidance towards agreement of video and audio; 1 is off.",
+    ),
     (
         "rescale",
         "float",
@@ -152,7 +162,7 @@ _STREAM_SCALES = (
     (
         "skip_steps",
         "int",
-        (0, None),
+        (0, 10000),
         "Repeat the estimate of an evaluated step in this many steps after it; faster, not exact; 0 is off.",
     ),
 )
@@ -193,6 +203,7 @@ def guidance_options() -> Iterator[Option]:
         name="apg_eta",
         flags=("--apg-eta",),
         kind="float",
+        range=(-MAX_SCALE, MAX_SCALE),
         group=group,
         help="Weight of the part of the --cfg update that is parallel to the estimate (APG); 1 is plain CFG.",
     )
@@ -202,7 +213,7 @@ def guidance_options() -> Iterator[Option]:
         kind="float",
         group=group,
         help="Limit for the norm of the --cfg update, above which it is scaled down (APG); 0 is no limit.",
-        range=(0, None),
+        range=(0, 1e6),
     )
     yield Option(
         name="from_sigma",
@@ -224,6 +235,7 @@ def guidance_options() -> Iterator[Option]:
         name="nag",
         flags=("--nag",),
         kind="float",
+        range=(1, MAX_SCALE),
         group=group,
         help="Normalised attention guidance: avoids the negative prompt without --cfg. 1 is off, 11 usual.",
         request=True,
@@ -240,6 +252,8 @@ def guidance_options() -> Iterator[Option]:
         name="nag_tau",
         flags=("--nag-tau",),
         kind="float",
+        range=(0, MAX_SCALE),
+        above=True,
         group=group,
         help="How many times longer --nag may make the output of attention of a token; 2.5 by default.",
     )
