@@ -80,7 +80,9 @@ class Pipeline(Encoders, Decoders, Protocol):
     @property
     def numerics(self) -> Numerics: ...
 
-    def check(self, request: Request, *, further: bool = False) -> tuple[Stage, ...]:
+    def check(
+        self, request: Request, *, further: bool = False, source: tuple[int, int] | None = None
+    ) -> tuple[Stage, ...]:
         """The stages of ``request``; raises for everything that is wrong before a network is loaded."""
         ...
 

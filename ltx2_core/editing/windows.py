@@ -125,7 +125,7 @@ class WindowStore:
     """
 
     def __init__(
-        self, folder: Path, settings: Mapping[str, JsonValue], models: JsonObject | None = None
+        self, folder: Path, settings: Mapping[str, JsonValue], models: Mapping[str, JsonValue] | None = None
     ) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -141,7 +141,7 @@ class WindowStore:
         if models is not None:
             self._check_models(models)
 
-    def _check_models(self, models: JsonObject) -> None:
+    def _check_models(self, models: Mapping[str, JsonValue]) -> None:
         path, text = self.folder / "models.json", json.dumps(models, sort_keys=True, indent=1)
         if path.exists():
             before = read_object(path)

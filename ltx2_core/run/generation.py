@@ -100,7 +100,7 @@ class Generation:
 
     def save(
         self,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | Destination,
         *,
         on_frames: Callable[[int, int], None] | None = None,
         stop: Callable[[], bool] | None = None,

@@ -98,13 +98,14 @@ def check_embeds(pipeline: Sampler, embeds: PromptEmbeds) -> None:
 def _text_models(pipeline: Sampler) -> dict[str, Any]:
     """Which networks encode text in a pipeline, as JSON values."""
     networks = pipeline.networks.identity()
+    files = pipeline.networks.digests()
     parts = {str(component) for component in (*TEXT_PARTS, Component.TEXT_ENCODER)}
     loras = [
         [lora.settings for lora in pipeline.stage_loras(index) if TEXT_PARTS & lora.components]
         for index in (0, 1)
     ]
     return {
-        "text networks": {name: digest for name, digest in networks["files"].items() if name in parts},
+        "text networks": {name: digest for name, digest in files.items() if name in parts},
         "LoRAs": loras,
         "number format": networks["dtype"],
         "numerics": networks["numerics"],
