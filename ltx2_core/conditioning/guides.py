@@ -58,7 +58,7 @@ class GuidePlacement:
 def place_guide(images: int, frame: int, latent_frames: int) -> GuidePlacement:
     """Place a guide of ``images`` frames at pixel frame ``frame`` of a clip of ``latent_frames``.
 
-    A negative ``frame`` counts from the end; -1 is the last. A single image may lie at any frame. Several
+    A negative ``frame`` counts from the end; -1 is the last. A single image can be at any frame. Several
     frames at frame 0 are cut to 8k + 1. Several frames elsewhere start at a frame of the form 8k + 1, to
     which ``frame`` is rounded down, and are cut to a multiple of 8.
 

@@ -49,10 +49,10 @@ class ImageAt:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoReference:
-    """A control video, or the reference of an IC-LoRA, as long as the clip, frame by frame.
+    """A control video, or another reference for an IC-LoRA, frame by frame for the whole clip.
 
-    It is encoded ``scale`` times smaller than the clip, with every ``every``-th frame; None takes both from
-    the LoRAs of the run.
+    It is encoded at 1/``scale`` of the clip's width and height, with one of each ``every`` frames; None takes
+    both from the LoRAs of the run. ``strength`` 1 encodes it without noise.
     """
 
     source: VideoSource
@@ -63,7 +63,7 @@ class VideoReference:
 
 @dataclass(frozen=True, kw_only=True)
 class AudioTrack:
-    """Audio that becomes the audio of the clip, from second ``start_s`` on, cut or followed by silence.
+    """Audio that becomes the audio of the clip: from its second ``start_s`` on, cut or padded with silence.
 
     ``noise_db`` is the loudness (dB of full scale) of noise that is added to what is encoded; the audio that
     is returned stays clean.
@@ -91,7 +91,7 @@ class ReferenceVoice:
 class SourceClip:
     """The video file that an edit started from, and the seconds of each stream that it regenerated.
 
-    ``edit`` names the edit, such as ``retake``. It is a record: sampling does not read it.
+    ``edit`` names the edit, such as ``retake``. This is only a record; sampling does not read it.
     """
 
     path: str
@@ -108,7 +108,7 @@ class SourceClip:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """All inputs of a request; ``latents`` are what sampling starts from in place of nothing."""
+    """All inputs of a request; with ``latents`` sampling starts from these, else from an empty clip."""
 
     image: FirstImage = field(default_factory=FirstImage)
     images: tuple[ImageAt, ...] = ()

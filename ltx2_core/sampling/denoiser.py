@@ -21,7 +21,7 @@ from .samplers.base import Estimates
 
 
 class Denoiser:
-    """Predicts x0 of a state with a model; one object serves one run, at any sigmas and with any sampler.
+    """Predicts the clean latent x0 with a model; one object serves one run, with any sigmas and sampler.
 
     The latent is float32 throughout, whatever the dtype of the model. Where the mask is 0 the clean latent of
     the state comes back bit for bit.
@@ -87,11 +87,11 @@ class Denoiser:
         return Evaluations(run=self._evaluated, reused=self._reused)
 
     def __call__(self, x: AVLatent, sigma: float) -> AVLatent:
-        """x0 of ``x`` at noise level ``sigma`` in (0, 1]: guided, and the clean latent where preserved."""
+        """The guided x0 of ``x`` at noise level ``sigma`` in (0, 1]; the clean latent where the mask is 0."""
         return blend(self._clean, self._guided(x, sigma, negative=False).x0, self._mask)
 
     def pair(self, x: AVLatent, sigma: float) -> Estimates:
-        """x0 as from a call, and that of the negative prompt alone, evaluated whatever the guidance.
+        """The x0 that a call returns, and that of the negative prompt alone, even if guidance needs none.
 
         Raises ValueError if there is no negative context.
         """
@@ -104,21 +104,24 @@ class Denoiser:
         return Estimates(blend(self._clean, x0, self._mask), negative)
 
     def preserve(self, x: AVLatent) -> AVLatent:
-        """``x``, to which a sampler has added noise, with the clean latent where the mask preserves it."""
+        """Restore preserved content in ``x``, to which a sampler has added noise.
+
+        In the comfy numerics ``x`` is returned as it is, since the model is given preserved content anyway.
+        """
         # There the network gets preserved content clean, whatever ``x`` has in its place.
         return x if self._numerics is Numerics.COMFY else blend(self._clean, x, self._mask)
 
     def _guided(self, x: AVLatent, sigma: float, *, negative: bool) -> Estimates:
-        """The guided estimate before masking, and that of the negative prompt if ``negative``.
+        """The guided x0 before masking, and that of the negative prompt, which ``negative`` asks for.
 
-        Streams that skip the step repeat their estimates of the last step that did not.
+        A stream that skips this step repeats its estimate of the last step that it did not skip.
         """
         plan = self._steps.plan(sigma, self._sigmas, self._streams, self._passes.batching, negative=negative)
         self._reused += plan.reused
         return self._steps.combine(plan, self._estimates(x, sigma, plan) if plan.passes else {})
 
     def _estimates(self, x: AVLatent, sigma: float, plan: StepPlan) -> dict[Pass, AVLatent]:
-        """The clean estimate of each pass, before guidance and masking."""
+        """The estimate of x0 of each guidance pass of ``plan``, before guidance and masking."""
         x = x.to(self._device, torch.float32)
         # Mask times sigma is the timestep of a token, and with it the noise that it has.
         removed: AVLatent | float = self._mask * sigma
@@ -158,5 +161,5 @@ class Denoiser:
 
 
 def _any(mask: Tensor | None) -> bool:
-    """Whether something of a stream is generated."""
+    """Whether a mask generates any of its stream; False for no stream."""
     return mask is not None and bool((mask > 0).any())

@@ -20,7 +20,7 @@ class SamplingSettings:
     """How the first stage is sampled; None is left to the recipe of the checkpoint, or is off.
 
     ``guidance`` takes the place of ``cfg`` and ``audio_cfg``; ``sigmas`` takes the place of ``steps``.
-    ``denoise`` below 1 runs only that part of the schedule and needs latents to start from.
+    ``denoise`` below 1 runs only that share of the steps, the last ones, and needs latents to start from.
     """
 
     steps: int | None = None
@@ -74,5 +74,5 @@ class StageSettings:
 
 
 def plain_sigmas(sigmas: Sequence[float] | Tensor) -> tuple[float, ...]:
-    """Noise levels as floats, which compare and travel through JSON."""
+    """Sigmas as a tuple of floats, which can be compared and written to JSON."""
     return tuple(float(sigma) for sigma in (sigmas.tolist() if isinstance(sigmas, Tensor) else sigmas))
