@@ -67,7 +67,7 @@ class Trace(TorchDispatchMode):
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Record the peak inside this context as ``stages[name]``; of several runs, the largest."""
+        """Context that records the peak inside it in ``stages[name]``; if entered again, the larger one."""
         self._stage.append(name)
         self._note()
         try:
