@@ -46,7 +46,7 @@ class GuidePlacement:
         return f"{where}: {self.used} frames used, {self.latent_frames} latent frames"
 
     def frames_to_encode(self, images: Tensor) -> Tensor:
-        """``images`` (N, ...) -> the ``encoded`` frames to pass to the encoder, in order."""
+        """Take from ``images`` (N, ...) the frames to pass to the encoder: ``encoded`` of them, in order."""
         used = images[: self.encoded - self.lead]
         return torch.cat((used[:1], used)) if self.lead else used
 

@@ -63,8 +63,9 @@ class VideoReference:
 
 @dataclass(frozen=True, kw_only=True)
 class AudioTrack:
-    """Audio that becomes the audio of the clip: from its second ``start_s`` on, cut or padded with silence.
+    """Audio that becomes the audio of the clip, which begins at second ``start_s`` of it.
 
+    It is cut, or padded with silence, to the length of the clip.
     ``noise_db`` is the loudness (dB of full scale) of noise that is added to what is encoded; the audio that
     is returned stays clean.
     """

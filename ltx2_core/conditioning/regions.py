@@ -162,8 +162,8 @@ def spatial_cells(mask: Tensor, latent_frames: int, height: int, width: int) -> 
     """Pixel masks (N, H, W) in [0, 1] -> the maximum in each latent cell (F, height, width).
 
     A single mask serves all frames. Of several, the first belongs to latent frame 0, and each later latent
-    frame takes the maximum of the next 8. Raises ValueError for several masks that are
-    fewer than the frames of the clip.
+    frame takes the maximum of the next 8. Raises ValueError if there are several masks, but fewer than the
+    clip has frames.
     """
     # The maximum, because a cell is regenerated as a whole if any of its pixels is.
     cells = functional.adaptive_max_pool2d(mask[:, None].float(), (height, width))[:, 0]

@@ -114,7 +114,7 @@ def _stages(vae: VideoVAEConfig, cells: tuple[int, int], itemsize: int) -> list[
 
 @dataclass(kw_only=True)
 class _Simulation:
-    """One pass over a clip: how many frames every convolution caches, and the peak so far."""
+    """Simulates one pass over a clip: how many frames every convolution caches, and the peak so far."""
 
     stages: list[_Stage]
     piece: int
@@ -228,5 +228,5 @@ class _Simulation:
         return window
 
     def _note(self, bytes_: float) -> None:
-        """Raise the peak if ``bytes_`` of activations and what is cached now are more together."""
+        """Raise the peak to ``bytes_`` of activations plus what is cached now, if that is larger."""
         self.peak = max(self.peak, bytes_ + self._held)

@@ -58,7 +58,7 @@ class BlockStreaming:
         ]
 
     def close(self) -> None:
-        """Remove the hooks and return every streamed block to its weights in system memory."""
+        """Remove the hooks; every streamed block then has its weights in system memory again."""
         for hook in self._hooks:
             hook.remove()
         # An interrupted pass may have left a block on the device.

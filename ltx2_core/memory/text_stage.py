@@ -25,7 +25,7 @@ class TextSize:
 
     @classmethod
     def of(cls, config: TextConfig, *, hidden: int, intermediate: int) -> TextSize:
-        """The widths of connectors with ``config``, behind a text encoder with these two widths."""
+        """The widths of a run, with the connectors of ``config`` behind a text encoder of the two widths."""
         return cls(
             hidden=hidden,
             intermediate=intermediate,

@@ -54,7 +54,7 @@ class Trace(TorchDispatchMode):
 
     @property
     def live(self) -> int:
-        """Bytes alive now."""
+        """Bytes of all counted tensors that are alive now."""
         # Storages die without notice, so dead ones are dropped whenever the sum is read.
         self._forget()
         return sum(size for _, size in self._alive.values())

@@ -107,7 +107,7 @@ class Reuse:
 
 
 class _Unchanged(Exception):
-    """Ends a forward pass whose first block adds about the same as before: the velocities are reused."""
+    """Raised to end a forward pass whose first block adds about the same as before: reuse the velocities."""
 
 
 class _Watch:

@@ -47,7 +47,7 @@ class Denoiser:
             positive, negative: the texts, of one sample or as many as the state has.
             guidance: by default none, which takes one guidance pass per step.
             nag: makes the passes of the positive prompt avoid the negative one.
-            numerics: whose result to give where public implementations differ.
+            numerics: which public implementation to reproduce where they differ.
             sigmas: the schedule, by which guidance with ``skip_steps`` counts the steps.
             calls: how the model is called.
 
@@ -91,7 +91,7 @@ class Denoiser:
         return blend(self._clean, self._guided(x, sigma, negative=False).x0, self._mask)
 
     def pair(self, x: AVLatent, sigma: float) -> Estimates:
-        """The x0 that a call returns, and that of the negative prompt alone, even if guidance needs none.
+        """The x0 that a call returns, and that of the negative prompt, evaluated even at neutral guidance.
 
         Raises ValueError if there is no negative context.
         """
@@ -106,13 +106,17 @@ class Denoiser:
     def preserve(self, x: AVLatent) -> AVLatent:
         """Restore preserved content in ``x``, to which a sampler has added noise.
 
-        In the comfy numerics ``x`` is returned as it is, since the model is given preserved content anyway.
+        In the comfy numerics ``x`` is returned as it is: there the denoiser itself restores preserved
+        content, before each forward pass.
         """
         # There the network gets preserved content clean, whatever ``x`` has in its place.
         return x if self._numerics is Numerics.COMFY else blend(self._clean, x, self._mask)
 
     def _guided(self, x: AVLatent, sigma: float, *, negative: bool) -> Estimates:
-        """The guided x0 before masking, and that of the negative prompt, which ``negative`` asks for.
+        """The guided x0 and that of the negative prompt, both before masking.
+
+        With ``negative`` the negative prompt is evaluated even if the guidance does not need it; without it,
+        the second x0 may be that of the positive prompt.
 
         A stream that skips this step repeats its estimate of the last step that it did not skip.
         """

@@ -71,9 +71,9 @@ class StreamGuidance:
 
     @property
     def weights(self) -> dict[Pass, float]:
-        """For each guidance pass the weight of the conditional estimate less the estimate of that pass.
+        """For each guidance pass the weight of its difference from the conditional estimate.
 
-        Passes of weight 0 are left out.
+        The difference is the conditional estimate minus that of the pass. Passes of weight 0 are left out.
         """
         weights = {
             Pass.NEGATIVE: self.cfg - 1,
@@ -97,7 +97,7 @@ class StreamGuidance:
         return result
 
     def _negative_update(self, conditional: Tensor, negative: Tensor) -> Tensor:
-        """The conditional less the negative estimate, which ``cfg`` - 1 multiplies.
+        """The conditional minus the negative estimate, which ``cfg`` - 1 multiplies.
 
         ``cfg_star`` and adaptive projected guidance change this difference.
         """
@@ -114,10 +114,10 @@ class StreamGuidance:
 
 
 class GuidanceAt(Protocol):
-    """Guidance that may differ from step to step."""
+    """What a denoiser needs of guidance: the :class:`Guidance` of each step, and what it takes in all."""
 
     def at(self, sigma: float) -> Guidance:
-        """The guidance of a step at ``sigma``."""
+        """The guidance of the step at noise level ``sigma``."""
 
     def passes(self, *, video: bool = True, audio: bool = True) -> tuple[Pass, ...]:
         """Every pass that some step needs to generate ``video`` and ``audio``."""

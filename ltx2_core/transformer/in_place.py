@@ -95,7 +95,7 @@ def _start(part: slice | None) -> int:
 
 
 def _room(piece: Tensor, tokens: int) -> Tensor:
-    """An uninitialised (B, H, tokens, D) to collect pieces (B, H, n, D) in, like ``piece``.
+    """An uninitialised (B, H, tokens, D), into which pieces (B, H, n, D) like ``piece`` are written.
 
     All heads of a token are next to each other in memory.
     """

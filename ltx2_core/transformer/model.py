@@ -119,8 +119,7 @@ class Transformer(nn.Module):
     ) -> BothInputs:
         """What every block takes besides the tokens: modulation, text, rotary tables, attention biases.
 
-        It is the same for all blocks, one for video and one for audio. Arguments are those of
-        :meth:`forward`.
+        It is the same for all blocks; video and audio have one each. Arguments are those of :meth:`forward`.
         """
         if rope is None:
             tokens = next(stream.tokens for stream in (video, audio) if stream is not None)

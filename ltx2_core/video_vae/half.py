@@ -17,8 +17,8 @@ class AutoencoderHalf(nn.Module):
     """Base class of ``VideoEncoder`` and ``VideoDecoder``; ``VideoVAE`` inherits from both.
 
     One latent cell covers ``time_scale`` pixel frames and ``space_scale`` pixel rows and columns, except that
-    the first latent frame covers a single pixel frame. Raises ValueError if the encoder's and
-    the decoder's blocks in the configuration do not compress by the same factors.
+    the first latent frame covers a single pixel frame. Raises ValueError if the blocks of encoder and decoder
+    in the configuration do not compress by the same factors.
     """
 
     def __init__(

@@ -26,7 +26,7 @@ PIXEL_NORM_EPS = 1e-8
 
 
 class ConvOptions(LayerOptions):
-    """Keyword arguments of every convolution of a network."""
+    """Keyword arguments of every convolution of a network: padding in space, dtype, device, layer classes."""
 
     padding: PaddingMode
     operations: Any

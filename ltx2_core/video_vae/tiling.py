@@ -50,10 +50,11 @@ def tiled_decode(
     causal: bool | None = None,
     max_piece_bytes: int = MAX_PIECE_BYTES,
 ) -> Iterator[Tensor]:
-    """Decode a normalised latent (B, C, f, h, w) in tiles; yields frames (B, 3, T, H, W) in that dtype.
+    """Decode a normalised latent (B, C, f, h, w) in tiles; yields frames (B, 3, T, H, W).
 
-    Frames are yielded once all their tiles are blended. Until then they are held in float32: the frames of
-    one time tile, or all of them if time is not cut. Raises ValueError for tiles that do not fit the grid.
+    Frames have the dtype of the latent and are yielded once all their tiles are blended. Until then they are
+    held in float32: the frames of one time tile, or all of them if time is not cut. Raises ValueError for
+    tiles that do not fit the grid.
     """
     check_5d(latent, decoder.config.latent_channels, "latent")
     space = decoder.space_scale

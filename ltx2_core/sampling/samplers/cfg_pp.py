@@ -41,7 +41,8 @@ def _cfg_pp(run: SamplerRun, x: AVLatent, sigma: float, sigma_next: float, eta: 
 def cfg_pp_step(sigma: float, sigma_next: float, eta: float) -> float:
     """The share of fresh noise, from 0 to 1, in the noise of the next state; ``sigma_next`` above 0.
 
-    The ancestral split of ``sigma / (1 - sigma)``, written so that it has its limit ``eta`` at sigma 1.
+    It is that of an ancestral step of k-diffusion for the ratio of noise to signal, ``sigma / (1 - sigma)``.
+    At sigma 1, where the ratio is infinite, it has its limit ``eta``.
     """
     ratio = sigma_next * (1 - sigma) / (sigma * (1 - sigma_next))
     # Rounding may carry the difference below 0, and an eta above 1 the share above 1.

@@ -75,7 +75,7 @@ class Res2sStep(NamedTuple):
 
 
 def res_2s_step(sigma: float, sigma_next: float) -> Res2sStep:
-    """Coefficients from ``sigma`` to ``sigma_next``, both above 0."""
+    """Coefficients of a step from ``sigma`` to ``sigma_next``, both above 0."""
     h = math.log(sigma / sigma_next)
     b2 = phi2(-h) / HALF
     return Res2sStep(
@@ -132,7 +132,7 @@ def _renoise(
 
 
 def _anchor(middle: AVLatent, x0: AVLatent, weight: float) -> AVLatent:
-    """The start from which ``middle`` would have been reached without noise.
+    """The start from which ``middle`` would have been reached without noise, by ``weight (x0 - start)``.
 
     The official loop repeats ``start = middle - weight (x0 - start)`` a hundred times; this is its limit.
     """
@@ -140,7 +140,7 @@ def _anchor(middle: AVLatent, x0: AVLatent, weight: float) -> AVLatent:
 
 
 def _standardised(noise: Tensor) -> Tensor:
-    """Mean 0 and deviation 1 in each sample of a stream, as in the official pipeline."""
+    """Normalise noise to mean 0 and deviation 1 in each sample, as in the official pipeline."""
     axes = tuple(range(1, noise.ndim))
     return (noise - noise.mean(dim=axes, keepdim=True)) / noise.std(dim=axes, keepdim=True)
 
