@@ -48,7 +48,7 @@ def check_5d(x: Tensor, channels: int, what: str) -> None:
 
 
 def check_reflection(padding: PaddingMode, rows: int, columns: int) -> None:
-    """Raise ValueError for padding by reflection, which copies the second row or column, if there is none."""
+    """Raise ValueError if a latent of a single row or column is padded by reflection, which needs two."""
     if padding == "reflect" and min(rows, columns) < 2:
         raise ValueError(
             "this autoencoder (LTX-2.0) pads by reflection and needs at least 2 latent rows and columns; "

@@ -158,7 +158,7 @@ class Downsample(nn.Module):
         self.conv = StreamConv3d(in_channels, self.out_channels // cell, **options)
 
     def forward(self, x: Tensor, stream: Stream, last: bool) -> Tensor:
-        """x (B, C, T, H, W) -> (B, C x multiplier, T', H', W'), divided by the strides.
+        """x (B, C, T, H, W) -> (B, C x multiplier, T', H', W'): T, H, W divided by the strides.
 
         With a stride of 2 in time, a last frame without a partner is cached for the next piece.
         """
@@ -205,7 +205,7 @@ class Upsample(nn.Module):
         self.conv = StreamConv3d(in_channels, cell * self.out_channels, **options)
 
     def forward(self, x: Tensor, stream: Stream, last: bool) -> Tensor:
-        """x (B, C, T, H, W) -> (B, C / multiplier, T', H', W'), multiplied by the strides.
+        """x (B, C, T, H, W) -> (B, C / multiplier, T', H', W'): T, H, W times the strides.
 
         With a stride of 2 in time, the first frame of the clip becomes one frame, every later one two.
         """
