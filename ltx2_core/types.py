@@ -91,6 +91,15 @@ class TextFeatures:
     audio: Tensor
     mask: Tensor
 
+    def to(self, dtype: torch.dtype) -> TextFeatures:
+        """The features in another dtype."""
+        return TextFeatures(self.video.to(dtype), self.audio.to(dtype), self.mask)
+
+    def split(self) -> list[TextFeatures]:
+        """The features of each prompt, with B = 1."""
+        parts = zip(self.video.split(1), self.audio.split(1), self.mask.split(1), strict=True)
+        return [TextFeatures(*part) for part in parts]
+
 
 @dataclass(frozen=True)
 class TextContext:

@@ -24,22 +24,19 @@ def convert(sources: tuple[Path, ...], destination: Path, fp8: bool, overwrite: 
     from ..loading import convert as core
     from ..media.atomic import check_output, replacing
 
-    try:
-        opened = [open_checkpoint(source) for source in sources]
-        if destination.suffix == ".safetensors":
-            files = {destination: core.single_parts(opened)}
-        else:
-            destination.mkdir(parents=True, exist_ok=True)
-            split = core.split_parts(opened)
-            files = {destination / f"{name}.safetensors": parts for name, parts in split.items()}
-        if fp8 and not any(Component.TRANSFORMER in parts for parts in files.values()):
-            raise ValueError("--fp8 converts the transformer, which none of the sources contains")
-        for path in files:
-            check_output(path, overwrite=overwrite)
-        for path, parts in files.items():
-            with replacing(path) as temporary:
-                layers = core.convert(temporary, opened, parts, fp8=fp8)
-            size, in_fp8 = path.stat().st_size / 1e9, f", {layers} layers in fp8" if layers else ""
-            click.echo(f"{path}  {size:.3g} GB, {', '.join(map(str, parts))}{in_fp8}")
-    except (OSError, ValueError) as error:
-        raise click.ClickException(str(error)) from error
+    opened = [open_checkpoint(source) for source in sources]
+    if destination.suffix == ".safetensors":
+        files = {destination: core.single_parts(opened)}
+    else:
+        destination.mkdir(parents=True, exist_ok=True)
+        split = core.split_parts(opened)
+        files = {destination / f"{name}.safetensors": parts for name, parts in split.items()}
+    if fp8 and not any(Component.TRANSFORMER in parts for parts in files.values()):
+        raise ValueError("--fp8 converts the transformer, which none of the sources contains")
+    for path in files:
+        check_output(path, overwrite=overwrite)
+    for path, parts in files.items():
+        with replacing(path) as temporary:
+            layers = core.convert(temporary, opened, parts, fp8=fp8)
+        size, in_fp8 = path.stat().st_size / 1e9, f", {layers} layers in fp8" if layers else ""
+        click.echo(f"{path}  {size:.3g} GB, {', '.join(map(str, parts))}{in_fp8}")

@@ -2,91 +2,186 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
 from .options import Chosen, command
 
+if TYPE_CHECKING:
+    from ..run.pipeline import LTX2Pipeline
+    from .repeat import RecordedEdit
+    from .saving import EditRun
+    from .values import Output
+
 EditKind = Literal["extend", "retake", "sound", "audio"]
+
+_OWN: Final[Mapping[EditKind, Mapping[str, str]]] = {
+    "extend": {
+        "extend_seconds": "seconds",
+        "extend_frames": "frames",
+        "keep_frames": "keep_frames",
+        "feather": "fade_frames",
+        "exact_outside": "exact_outside",
+        "background": "background",
+    },
+    "retake": {
+        "video_region": "video",
+        "audio_region": "audio",
+        "rounding": "rounding",
+        "paste": "paste",
+        "feather": "feather",
+        "allow_past_end": "allow_past_end",
+        "exact_outside": "exact_outside",
+        "background": "background",
+    },
+    "sound": {
+        "ceiling_db": "ceiling_db",
+        "sound_window_frames": "window_frames",
+        "background": "background",
+    },
+    "audio": {"ceiling_db": "ceiling_db", "sound_seconds": "seconds"},
+}
+"""The options of each edit alone -> the arguments of its function."""
 
 
 @command("extend")
 def extend(chosen: Chosen) -> None:
     """Extend a video: its last frames and their audio are preserved, and both continue."""
-    _edit(
-        "extend",
-        chosen,
-        seconds=chosen["extend_seconds"],
-        frames=chosen["extend_frames"],
-        keep_frames=chosen["keep_frames"],
-    )
+    edit("extend", chosen)
 
 
 @command("retake")
 def retake(chosen: Chosen) -> None:
-    """Regenerate parts of a video and preserve the rest; a region past the end extends it."""
-    from ..conditioning.regions import parse_regions
-
-    try:
-        regions = {name: parse_regions(chosen[f"{name}_region"]) for name in ("video", "audio")}
-    except ValueError as error:
-        raise click.ClickException(str(error)) from error
-    _edit("retake", chosen, rounding=chosen["rounding"], paste=chosen["paste"], **regions)
+    """Regenerate parts of a video and preserve the rest."""
+    edit("retake", chosen)
 
 
 @command("sound")
 def sound(chosen: Chosen) -> None:
     """Generate audio for a video, whose frames are preserved, or audio alone."""
     seconds, source = chosen["sound_seconds"], chosen["source"]
-    # A resumed run takes its source from the saved latents.
-    if not chosen["resume"] and (source is None) == (seconds is None):
+    # A resumed or repeated run knows its source.
+    known = chosen["resume"] or chosen["from_file"]
+    if (source is None) == (seconds is None) if not known else bool(source and seconds):
         raise click.UsageError("give --video, or --seconds for audio alone")
-    if seconds is None:
-        _edit("sound", chosen, ceiling_db=chosen["ceiling_db"])
-    else:
-        _edit("audio", chosen, ceiling_db=chosen["ceiling_db"], seconds=seconds)
+    edit("sound" if seconds is None else "audio", chosen)
 
 
-def _edit(kind: EditKind, chosen: Chosen, **own: Any) -> None:
-    """Make an edit, or finish one that was sampled; ``own`` are the arguments of that edit alone."""
-    try:
-        path = _resumed(chosen) if chosen["resume"] else _edited(kind, chosen, own)
-    except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
-    click.echo(str(path.resolve()))
+def edit(kind: EditKind, chosen: Chosen) -> None:
+    """Make an edit, or finish one that was sampled."""
+    path = _resumed(chosen) if chosen["resume"] else _edited(kind, chosen)
+    if path is not None:
+        click.echo(path)
 
 
-def _resumed(chosen: Chosen) -> Path:
+def _resumed(chosen: Chosen) -> str | None:
     from .saving import resume_run
     from .values import Output
 
-    return resume_run(chosen, Output.of(chosen))
-
-
-def _edited(kind: EditKind, chosen: Chosen, own: dict[str, Any]) -> Path:
-    """Sample and save an edit; returns the path of the file."""
-    from ..media import check_output
-    from .saving import EditRun, run_edit
-    from .values import Output, open_pipeline, request_fields
-
-    _check_needed(chosen, ("prompt",) if kind == "audio" else ("source", "prompt"))
     chosen.check()
-    output = Output.of(chosen)
-    # Audio alone is no video, whatever the name in --output.
-    path = output.path.with_suffix(".wav") if kind == "audio" else output.path
-    check_output(path)
-    pipeline = open_pipeline(chosen)
+    return resume_run(chosen, Output.of(chosen)).printed
+
+
+def _edited(kind: EditKind, chosen: Chosen) -> str | None:
+    """Sample and save an edit; returns the path of the file, None for a dry run and for stdout."""
+    from .repeat import check_command, open_recorded, settings_of
+    from .saving import run_edit
+    from .values import Output
+
+    recorded = None if chosen["from_file"] is None else settings_of(chosen["from_file"])
+    if recorded is None:
+        _check_needed(chosen, ("prompt",) if kind == "audio" else ("source", "prompt"))
+    else:
+        check_command(recorded, "sound" if kind == "audio" else kind, chosen["from_file"])
+    chosen.check()
+    output = Output.of(chosen, audio_alone=kind == "audio")
+    output.check(audio_alone=kind == "audio")
+    pipeline = open_recorded(chosen, recorded)
+    made = _run_of(kind, chosen, pipeline, recorded)
+    if chosen["dry_run"]:
+        _print_edit(pipeline, made)
+        return None
+    if kind == "sound" and made.source is not None:
+        _check_copy(made.source, output)
+    run_edit(pipeline, made, output)
+    return output.printed
+
+
+def _check_copy(source: Path, output: Output) -> None:
+    """Say that the video of a source is encoded again; raise ValueError where it could be copied elsewhere."""
+    from ..media.remux import check_copy
+
+    fmt = output.destination.format
+    if fmt.video and fmt.audio and not output.encoding.of_video and source.is_file():
+        note = check_copy(source, fmt)
+        if note is not None:
+            click.echo(note, err=True)
+
+
+def _run_of(
+    kind: EditKind, chosen: Chosen, pipeline: LTX2Pipeline, recorded: Mapping[str, Any] | None
+) -> EditRun:
+    """The edit of a call, or that of ``recorded`` settings with what the call changes."""
+    from .repeat import repeated_edit
+    from .saving import EditRun
+    from .values import request_fields
+
     fields = request_fields(chosen, pipeline)
-    prompt = fields.pop("prompt")
     source = None if kind == "audio" else chosen["source"]
+    before = None if recorded is None else repeated_edit(recorded, fields, source=source)
+    if before is not None:
+        source, fields = before.source, {"prompt": before.prompt, **before.fields, **fields}
+    own = _own_arguments(kind, chosen, before)
+    prompt = fields.pop("prompt")
     if source is not None:
         regions = {name: own[name] for name in ("video", "audio") if name in own}
         fields["source_clip"] = {"path": str(source), "edit": kind, **regions}
-    edit = EditRun(kind=kind, prompt=prompt, source=source, own=own, fields=fields)
-    run_edit(pipeline, edit, path, quiet=output.quiet)
-    return path
+    return EditRun(kind=kind, prompt=prompt, source=source, own=own, fields=fields)
+
+
+def _own_arguments(kind: EditKind, chosen: Chosen, before: RecordedEdit | None) -> dict[str, Any]:
+    """The arguments of an edit alone: as written, else as recorded, else the defaults."""
+    own = {
+        argument: _read(option, chosen[option])
+        for option, argument in _OWN[kind].items()
+        if before is None or option in chosen.explicit
+    }
+    # Each edit has its own number of feathered frames.
+    if "feather" in _OWN[kind] and chosen["feather"] is None:
+        own.pop(_OWN[kind]["feather"], None)
+    if before is None:
+        return own
+    recorded = dict(before.own)
+    # A new length or region takes the place of the recorded one, in whatever unit or stream.
+    for group in ({"seconds", "frames"}, {"video", "audio"}):
+        if group & own.keys():
+            recorded = {name: value for name, value in recorded.items() if name not in group}
+    return {**recorded, **own}
+
+
+def _read(option: str, value: Any) -> Any:
+    """The value of an option of edits; regions and colours are read. Raises ValueError with the flag."""
+    from ..conditioning.regions import parse_regions
+    from ..media.images import parse_colour
+    from ..run.options import by_name
+    from .values import naming
+
+    if option == "background":
+        return [*parse_colour(value)]
+    if not option.endswith("_region"):
+        return value
+    with naming(by_name(option).flag):
+        return parse_regions(value)
+
+
+def _print_edit(pipeline: LTX2Pipeline, made: EditRun) -> None:
+    from .plan import print_edit
+
+    task = made.task()
+    print_edit(pipeline, *task.plan(pipeline))
 
 
 def _check_needed(chosen: Chosen, names: tuple[str, ...]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..run.options import by_name, options_of
 from .options import Chosen, command
 
 if TYPE_CHECKING:
@@ -18,58 +20,98 @@ Settings = dict[str, Any]
 @command("generate")
 def generate(chosen: Chosen) -> None:
     """Generate a video with audio. Without --checkpoint it uses the tiny set of the package."""
-    try:
-        path = _resumed(chosen) if chosen["resume"] else _generated(chosen)
-    except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+    other = _other_command(chosen)
+    if other is not None:
+        other()
+        return
+    path = _resumed(chosen) if chosen["resume"] else _generated(chosen)
     if path is not None:
         click.echo(path)
 
 
-def _resumed(chosen: Chosen) -> str:
+def _other_command(chosen: Chosen) -> Callable[[], None] | None:
+    """What repeats the file of --from-file, where another command made it.
+
+    Raises ValueError for options that this command does not have.
+    """
+    if chosen["from_file"] is None or chosen["resume"]:
+        return None
+    from .edit import edit
+    from .long import run_long
+    from .repeat import command_of, settings_of
+
+    made = command_of(settings_of(chosen["from_file"]))
+    if made == "generate":
+        return None
+    names = {option.name for option in options_of(made)}
+    for name in chosen.explicit:
+        if name not in names:
+            raise ValueError(
+                f"{chosen['from_file']} was made by ltx2 {made}, which has no {by_name(name).flag}: leave it "
+                "out"
+            )
+    own = Chosen(made, chosen.explicit)
+    return (lambda: run_long(own)) if made == "long" else (lambda: edit(made, own))  # type: ignore[arg-type]
+
+
+def _resumed(chosen: Chosen) -> str | None:
     """Decode what an earlier run had sampled; returns the path of the file."""
     from .saving import resume_run
     from .values import Output
 
     chosen.check()
-    return str(resume_run(chosen, Output.of(chosen)).resolve())
+    return resume_run(chosen, Output.of(chosen)).printed
 
 
 def _generated(chosen: Chosen) -> str | None:
     """Sample and save; returns the path of the file, None where this process writes none."""
-    from ..media import check_output
     from ..run.distributed import join_processes, leave_processes
     from .plan import print_plan
+    from .repeat import open_recorded
     from .saving import run
+    from .several import run_several, several_jobs
     from .values import Output, execution_of
 
     recorded = _recorded(chosen)
     chosen.check({} if recorded is None else _named(recorded["request"]))
+    output = Output.of(chosen)
+    output.check()
     processes, device = join_processes(chosen["device"], passes=chosen["guidance_parallel"])
     # Called when the command ends, also by an error.
     click.get_current_context().call_on_close(leave_processes)
     dtype = None if recorded is None else recorded.get("dtype")
     execution = execution_of(chosen, processes, device=device, dtype=chosen["dtype"] or dtype)
-    pipeline = _pipeline(chosen, execution, recorded)
+    pipeline = open_recorded(chosen, recorded, execution)
     request = _request(chosen, pipeline, recorded)
-    stages = pipeline.stages(request)
-    if pipeline.networks.fp8_problem is not None:
-        click.echo(f"--fp8-blocks is left out: {pipeline.networks.fp8_problem}", err=True)
-    for report in pipeline.lora_reports():
-        click.echo(report, err=True)
+    stages = pipeline.check(request)
+    _report(chosen, pipeline, request)
+    jobs = several_jobs(chosen, request)
     if chosen["dry_run"]:
         print_plan(pipeline, request, stages)
+        for job in jobs:
+            click.echo(f"file      {job.path}: {job.what}")
         return None
     for change in stages[-1].clip.changes:
         click.echo(change, err=True)
-    output = Output.of(chosen)
-    check_output(output.path)
+    if jobs:
+        run_several(pipeline, jobs, output, sheet=chosen["contact_sheet"], writes=processes.rank == 0)
+        return "\n".join(str(job.path.resolve()) for job in jobs) if processes.rank == 0 else None
     # All processes take part in sampling; the first one alone decodes and writes the file.
     if processes.rank > 0:
         pipeline(request)
     else:
         run(pipeline, request, output)
-    return str(output.path.resolve())
+    return output.printed
+
+
+def _report(chosen: Chosen, pipeline: LTX2Pipeline, request: Request) -> None:
+    """Say what is not as it was written, and what was drawn."""
+    if pipeline.networks.fp8_problem is not None:
+        click.echo(f"--fp8-blocks is left out: {pipeline.networks.fp8_problem}", err=True)
+    for report in pipeline.lora_reports():
+        click.echo(report, err=True)
+    if chosen["seed"] == -1:
+        click.echo(f"seed {request.seed}", err=True)
 
 
 def _recorded(chosen: Chosen) -> Settings | None:
@@ -84,33 +126,22 @@ def _named(request: Settings) -> Settings:
     return {name: value for name, value in request.items() if value is not None}
 
 
-def _pipeline(chosen: Chosen, execution: Any, recorded: Settings | None) -> LTX2Pipeline:
-    """The pipeline, with the numerics of the settings where none were written."""
-    from ..types import Numerics
-    from .values import open_pipeline
-
-    own = recorded is None or "numerics" in chosen.explicit
-    numerics = None if own or recorded is None else Numerics(recorded["numerics"])
-    return open_pipeline(chosen, execution, numerics=numerics)
-
-
 def _request(chosen: Chosen, pipeline: LTX2Pipeline, recorded: Settings | None) -> Request:
     """The request: options of the command line override the settings of --from-file, or the recipe.
 
-    Raises ValueError without a prompt, and for settings whose LoRAs are not named again.
+    Raises ValueError without a prompt.
     """
     from ..run.request import Request
-    from .repeat import check_files, repeated_request
+    from .repeat import repeated_request
+    from .several import read_prompts
     from .values import request_fields
 
     fields = request_fields(chosen, pipeline)
+    if chosen["prompts_file"] is not None:
+        # The first prompt stands for all in what does not depend on it.
+        fields["prompt"] = read_prompts(chosen["prompts_file"])[0]
     if recorded is None:
         if "prompt" not in fields:
             raise ValueError("--prompt is missing: describe the clip, or give --from-file")
         return Request(**{"stages": pipeline.recipe.stages, **fields})
-    named = bool(chosen["loras"] or chosen["stage2_loras"])
-    request = repeated_request(recorded, fields)
-    differs = check_files(recorded, pipeline, named_loras=named)
-    if differs is not None:
-        click.echo(differs, err=True)
-    return request
+    return repeated_request(recorded, fields)

@@ -21,8 +21,5 @@ def inspect(file: Path, as_json: bool) -> None:
     from ..loading.describe import describe
     from ..loading.file_report import as_text
 
-    try:
-        report = describe(file)
-    except (OSError, ValueError) as error:
-        raise click.ClickException(str(error)) from error
+    report = describe(file)
     click.echo(json.dumps(report, indent=2, default=str) if as_json else as_text(report))

@@ -3,76 +3,127 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from .options import Chosen, command
 
 if TYPE_CHECKING:
-    from ..editing import LongVideo
+    from ..editing import LongVideo, PromptSchedule
+    from ..run.pipeline import LTX2Pipeline
+
+
+_WINDOWS: Final[Mapping[str, str]] = {
+    "window_frames": "window_frames",
+    "overlap_frames": "overlap_frames",
+    "overlap_strength": "overlap_strength",
+    "adain": "adain_factor",
+    "source_strength": "source_strength",
+    "denoise": "denoise",
+}
+"""The options of windows -> the arguments of ``LongVideo``."""
+
+
+MAX_PROMPTS_BYTES = 2**20
+"""The largest file of prompts: a day of a prompt each second."""
 
 
 @command("long")
 def long(chosen: Chosen) -> None:
     """Generate a clip of any length, window by window, with memory that does not grow with it."""
-    try:
-        path = _generated(chosen)
-    except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
-    click.echo(str(path.resolve()))
+    run_long(chosen)
 
 
-def _generated(chosen: Chosen) -> Path:
-    """Sample the windows that are missing, and save; returns the path of the file."""
-    from ..editing import long_video
-    from ..media import check_output
-    from .values import open_pipeline, request_fields
+def run_long(chosen: Chosen) -> None:
+    """Generate or repeat a long clip, or print its plan."""
+    path = _generated(chosen)
+    if path is not None:
+        click.echo(path)
 
+
+def _generated(chosen: Chosen) -> str | None:
+    """Sample the windows that are missing, and save.
+
+    Returns the path of the file, None for a dry run and for stdout.
+    """
+    from .repeat import check_command, open_recorded, settings_of
+    from .saving import run_long as run
+    from .values import Output
+
+    recorded = None if chosen["from_file"] is None else settings_of(chosen["from_file"])
+    if recorded is not None:
+        check_command(recorded, "long", chosen["from_file"])
+    elif chosen["prompts"] is None:
+        raise click.UsageError("Missing option '--prompts'.")
     chosen.check()
-    output: Path = chosen["output"]
-    check_output(output)
+    output = Output.of(chosen)
+    output.check()
+    if chosen["dry_run"]:
+        _print_long(chosen, open_recorded(chosen, recorded), recorded)
+        return None
     with _folder_of_windows(chosen) as folder:
-        pipeline = open_pipeline(chosen)
-        fields = request_fields(chosen, pipeline)
-        # A request with it needs latents, which only windows have: LongVideo takes it to them.
-        fields.pop("denoise", None)
-        result = long_video(
-            pipeline,
-            _prompts(chosen),
-            how=_how(chosen),
-            folder=folder,
-            on_window=lambda done, windows: click.echo(f"window {done} of {windows}", err=True),
-            **fields,
-        )
-        result.save(output)
-    return output
+        pipeline = open_recorded(chosen, recorded)
+        run(pipeline, _arguments(chosen, pipeline, recorded), folder, output)
+    return output.printed
+
+
+def _arguments(
+    chosen: Chosen, pipeline: LTX2Pipeline, recorded: Mapping[str, Any] | None
+) -> tuple[str | PromptSchedule, LongVideo, dict[str, Any]]:
+    """Prompts, windows and the fields of a request: as written, else as recorded, else the defaults."""
+    from ..media.images import parse_colour
+    from .repeat import long_video_of, repeated_long
+    from .values import request_fields
+
+    fields = request_fields(chosen, pipeline)
+    # A request with it needs latents, which only windows have: LongVideo takes it to them.
+    fields.pop("denoise", None)
+    source: Path | None = chosen["source"]
+    background = parse_colour(chosen["background"])
+    windows = {argument: chosen[option] for option, argument in _WINDOWS.items()}
+    if recorded is None:
+        return _prompts(chosen), long_video_of(windows, source, background=background), fields
+    before = repeated_long(recorded, fields, source=source)
+    written = {arg: chosen[option] for option, arg in _WINDOWS.items() if option in chosen.explicit}
+    prompts = before.own["prompts"] if chosen["prompts"] is None else _prompts(chosen)
+    how = long_video_of({**before.own["how"], **written}, before.source, background=background)
+    return prompts, how, {**before.fields, **fields}
+
+
+def _print_long(chosen: Chosen, pipeline: LTX2Pipeline, recorded: Mapping[str, Any] | None) -> None:
+    from ..editing.long_video import planned_long
+    from .plan import print_long
+
+    prompts, how, fields = _arguments(chosen, pipeline, recorded)
+    plan, request, by_recipe = planned_long(pipeline, prompts, how, **fields)
+    print_long(pipeline, plan, request, by_recipe)
 
 
 def _prompts(chosen: Chosen) -> str:
-    """The prompts, read from a file after an @, with the trigger word in place."""
+    """The prompts, read from a file after an @."""
     text: str = chosen["prompts"]
-    if text.startswith("@"):
-        text = Path(text[1:]).read_text(encoding="utf-8")
-    return text if chosen["trigger"] is None else text.replace("[trigger]", chosen["trigger"])
+    return _text_of(Path(text[1:])) if text.startswith("@") else text
 
 
-def _how(chosen: Chosen) -> LongVideo:
-    """How the clip is cut into windows, and the source that it follows."""
-    from ..editing import FramesInFile, LongVideo
-
-    return LongVideo(
-        window_frames=chosen["window_frames"],
-        overlap_frames=chosen["overlap_frames"],
-        overlap_strength=chosen["overlap_strength"],
-        adain_factor=chosen["adain"],
-        source=None if chosen["source"] is None else FramesInFile.open(chosen["source"]),
-        source_strength=chosen["source_strength"],
-        denoise=chosen["denoise"],
-    )
+def _text_of(file: Path) -> str:
+    """The prompts in a file. Raises ValueError for a file that is too large, empty or no text."""
+    # A pipe would block for ever.
+    if not file.is_file():
+        raise FileNotFoundError(f"no file of prompts at {file}")
+    with file.open("rb") as stream:
+        content = stream.read(MAX_PROMPTS_BYTES + 1)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--prompts @{file} is not text in UTF-8: {error}") from None
+    if len(content) > MAX_PROMPTS_BYTES or not text.strip():
+        what = "holds no prompt" if not text.strip() else f"is larger than {MAX_PROMPTS_BYTES} bytes"
+        raise ValueError(f"--prompts @{file} {what}")
+    return text
 
 
 @contextmanager

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 import click
+
+from .errors import ending
+from .stopping import stopping
 
 SUBCOMMANDS = {
     "generate": (
@@ -35,6 +39,17 @@ SUBCOMMANDS = {
 class LazyGroup(click.Group):
     """Lists subcommands from the table and imports only the one that is called."""
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command: a signal ends it cleanly (:mod:`.stopping`), an error of the user in one line."""
+        try:
+            with stopping():
+                return super().invoke(ctx)
+        except (ValueError, OSError) as error:
+            # A reader such as head that has ended closes the pipe, which click handles itself.
+            if isinstance(error, BrokenPipeError):
+                raise
+            raise ending(error) from error
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(SUBCOMMANDS)
 
@@ -54,7 +69,11 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="comfyui-ltx2")
 def main() -> None:
-    """LTX-2: video with synchronised audio from text, images and audio."""
+    """LTX-2: video with synchronised audio from text, images and audio.
+
+    Exit codes: 0 done; 1 the run failed, or doctor found something to repair; 2 the request was refused: an
+    option, a file or a combination of them is wrong; 130 and 143 interrupted, by Ctrl+C and by SIGTERM.
+    """
 
 
 if __name__ == "__main__":

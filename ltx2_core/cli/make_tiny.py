@@ -17,7 +17,13 @@ import click
     show_default=True,
     help="LTX-2 generation whose architecture and file layout the set has.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same weights.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    show_default=True,
+    help="The same seed gives the same weights.",
+)
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16"]),
@@ -36,9 +42,6 @@ def make_tiny(folder: Path, generation: str, seed: int, dtype: str) -> None:
     from ..tiny.write import write_tiny_set
 
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    try:
-        files = write_tiny_set(folder, generation=cast(Any, generation), seed=seed, dtype=dtypes[dtype])
-    except (OSError, ValueError) as error:
-        raise click.ClickException(str(error)) from error
+    files = write_tiny_set(folder, generation=cast(Any, generation), seed=seed, dtype=dtypes[dtype])
     for path in (files.checkpoint, files.text_encoder, files.upsampler, files.lora):
         click.echo(path)

@@ -22,13 +22,12 @@ def plan(chosen: Chosen) -> None:
     """Show what a clip needs in memory, stage by stage, and how it would run within a budget."""
     from ..memory import size_text
 
-    try:
-        chosen.check()
-        clips = _clips(chosen)
-        planner = _of_files(chosen, clips) if chosen["checkpoints"] else _of_released(chosen, clips)
-        plans = [planner(budget) for budget in _budgets(chosen["budgets"])]
-    except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+    chosen.check()
+    if chosen["picture"] is not None:
+        _check_picture(chosen["picture"])
+    clips = _clips(chosen)
+    planner = _of_files(chosen, clips) if chosen["checkpoints"] else _of_released(chosen, clips)
+    plans = [planner(budget) for budget in _budgets(chosen["budgets"])]
     clip = clips[-1]
     click.echo(f"{clip.width}x{clip.height}, {clip.frames} frames at {clip.fps:g} fps = {clip.seconds:.3f} s")
     for change in clip.changes:
@@ -96,6 +95,15 @@ def _of_files(chosen: Chosen, clips: list[ClipPlan]) -> Planner:
         chosen["checkpoints"], chosen["text_encoder"], execution=execution, numerics=Numerics.OFFICIAL
     )
     return lambda budget: networks.plan(clips, budget=budget, batch=execution.passes_per_call)
+
+
+def _check_picture(path: Path) -> None:
+    """Raise for a path that cannot be written, and ValueError for a name that is not of a PNG."""
+    from ..media import check_output
+
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"--picture {path} must end in .png: the plans are drawn as a PNG")
+    check_output(path)
 
 
 def _draw(plans: Sequence[MemoryPlan], path: Path) -> None:

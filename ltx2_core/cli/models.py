@@ -33,7 +33,7 @@ def export(folder: Path, force: bool) -> None:
         if (folder / name).exists() and not filecmp.cmp(source / name, folder / name, shallow=False)
     ]
     if different and not force:
-        raise click.ClickException(
+        raise FileExistsError(
             f"{', '.join(str(folder / name) for name in different)}: other files of these names exist; "
             "choose another folder, or --force to replace them"
         )
@@ -46,4 +46,5 @@ def export(folder: Path, force: bool) -> None:
                 temporary.chmod(0o644)
             click.echo(target)
     except OSError as error:
-        raise click.ClickException(f"cannot write to {folder}: {error}; choose another folder") from error
+        advice = f"{error.strerror}; choose another folder"
+        raise OSError(error.errno, advice, str(folder)) from error

@@ -15,11 +15,23 @@ import click
 
 from ..run.options import COMMANDS, GROUPS, RECIPE_ROWS, Option, by_name, check_together, options_of
 
+
+class PathType(click.Path):
+    """A path that has a name: empty text and a NUL, which no file system has, are refused."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not str(value).strip():
+            self.fail("a path is missing: the text is empty", param, ctx)
+        if "\0" in str(value):
+            self.fail(f"{value!r} holds a NUL, which no path has", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 TYPES: Mapping[str, click.ParamType] = {  # type: ignore[type-arg]  # generic in new versions of click only
     "int": click.INT,
     "float": click.FLOAT,
     "text": click.STRING,
-    "path": click.Path(path_type=Path),
+    "path": PathType(path_type=Path),
 }
 
 
@@ -93,8 +105,25 @@ def _parameter(option: Option, command: str) -> click.Option:
         # option.
         default=None,
         required=option.required,
+        callback=lambda ctx, param, value: _checked(option, value, ctx, param),
         help=_help(option, command),
     )
+
+
+def _checked(option: Option, value: Any, ctx: click.Context, param: click.Parameter) -> Any:
+    """What was written for ``option``. Raises a usage error with the flag for what it does not take."""
+    # click takes an explicit default of None for a value.
+    if value is None and option.required:
+        raise click.MissingParameter(ctx=ctx, param=param)
+    try:
+        for one in value if option.multiple else (value,):
+            if one is not None and option.kind != "path":
+                option.read(one, option.flag + " ")
+            if isinstance(one, str) and not one.strip() and not option.empty:
+                raise ValueError(f"{option.flag} is empty: write {option.allowed}, or leave it out")
+    except (TypeError, ValueError) as error:
+        raise click.UsageError(str(error)) from None
+    return value
 
 
 def _help(option: Option, command: str) -> str:
@@ -129,7 +158,8 @@ def _values(option: Option) -> str:
     if option.choices:
         return ", ".join(f"`{choice}`" for choice in option.choices)
     low, high = option.range
-    bounds = [f"from {low:g}" if low is not None else "", f"to {high:g}" if high is not None else ""]
+    first = "above" if option.above else "from"
+    bounds = [f"{first} {low:.20g}" if low is not None else "", f"to {high:.20g}" if high is not None else ""]
     words = [option.metavar or option.kind, *filter(None, bounds), option.unit]
     return " ".join(word for word in words if word)
 

@@ -1,39 +1,94 @@
-"""The table that ``ltx2 generate --dry-run`` prints."""
+"""What ``--dry-run`` prints of a clip, an edit or a long clip."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import click
 
 from ..config import transformer_config, video_vae_config
+from ..editing.edit import EditPlan
+from ..editing.long_clip import LongPlan
+from ..editing.long_video import first_window
 from ..loading import Component
+from ..loading.describe import describe_upscaler
 from ..memory import MemoryEstimate, estimate_memory, size_text
 from ..run.pipeline import LTX2Pipeline
 from ..run.recipes import of_kind
 from ..run.request import Request
 from ..run.stages import Stage
+from ..shapes import ClipPlan
 from ..storage.quantized import loaded_bytes
+from ..types import Numerics
 
 
-def print_plan(pipeline: LTX2Pipeline, request: Request, stages: Sequence[Stage]) -> None:
-    """Sizes, tokens, sigmas and predicted peak memory of a run, without loading any weights."""
-    clip = stages[-1].clip
+def print_edit(pipeline: LTX2Pipeline, plan: EditPlan | None, request: Request) -> None:
+    """The source and the plan of an edit, and the run that it samples."""
+    if plan is not None:
+        source = plan.source
+        name = "frames" if source.file is None else str(source.file.path)
+        click.echo(
+            f"source    {name}: {source.size[0]}x{source.size[1]}, {len(source.frames)} frames at "
+            f"{source.fps:g} fps, {source.seconds:.3f} s, {'no audio' if source.audio is None else 'audio'}"
+        )
+        for note in source.notes:
+            click.echo(f"          {note}")
+        # A description may have a line for each stream.
+        click.echo("edit      " + plan.describe().replace("\n", "\n          "))
+    print_plan(pipeline, request, pipeline.stages(request))
+
+
+def print_long(pipeline: LTX2Pipeline, plan: LongPlan, request: Request, chosen: Sequence[str]) -> None:
+    """The windows of a long clip with their prompts, and the run of the first one.
+
+    ``chosen`` are the names of the request that the recipe decided.
+    """
+    clip = plan.clip
     click.echo(
-        f"clip      {clip.width}x{clip.height}, {clip.frames} frames at {clip.fps:g} fps, "
-        f"{clip.seconds:.3f} s"
+        f"long      {clip.width}x{clip.height}, {clip.frames} frames at {clip.fps:g} fps, "
+        f"{clip.seconds:.3f} s in {len(plan.windows)} windows of up to {plan.how.window_frames} frames, "
+        f"{plan.how.overlap_frames} of them shared"
     )
     for change in clip.changes:
         click.echo(f"          {change}")
+    for window in plan.windows:
+        start = window.first_frame / clip.fps
+        click.echo(
+            f"window {window.index + 1:<3}{start:.2f}-{start + window.clip.seconds:.2f} s, seed "
+            f"{(plan.seed + window.index) % 2**64}: {plan.prompt_of(window)}"
+        )
+    first = first_window(request, plan)
+    opened: Any = dict.fromkeys(name for name in chosen if name not in ("width", "height", "num_frames"))
+    first = first.changed(**opened)
+    print_plan(pipeline, first, pipeline.stages(first), name="window")
+
+
+def print_plan(
+    pipeline: LTX2Pipeline, request: Request, stages: Sequence[Stage], *, name: str = "clip"
+) -> None:
+    """Sizes, tokens, sigmas and predicted peak memory of a run, without loading any weights."""
+    clip = stages[-1].clip
+    size = f"{clip.width}x{clip.height}, " if request.size.video else "audio alone, "
+    click.echo(f"{name:<10}{size}{clip.frames} frames at {clip.fps:g} fps, {clip.seconds:.3f} s")
+    for change in clip.changes:
+        click.echo(f"          {change}")
     click.echo(f"recipe    {recipe_line(pipeline, request)}")
+    click.echo(f"seed      {request.seed}")
+    for line in _file_lines(pipeline):
+        click.echo(f"files     {line}")
+    for line in _input_lines(request):
+        click.echo(f"input     {line}")
+    if request.sampling.sigmas is None and not request.sampling.distilled:
+        click.echo(f"schedule  {_schedule(pipeline, request, stages[0])}")
     for index, stage in enumerate(stages, start=1):
         passes = len(stage.guidance.passes())
         guidance = (
             f"{stage.sampler}, {passes} passes a step" if stage.guided else f"{stage.sampler}, no guidance"
         )
         click.echo(
-            f"stage {index}   {stage.clip.width}x{stage.clip.height}: {stage.clip.video_tokens} video + "
-            f"{stage.clip.audio_tokens} audio tokens, {len(stage.sigmas) - 1} steps, {guidance}"
+            f"stage {index}   {_tokens(stage.clip, video=request.size.video)}, {len(stage.sigmas) - 1} steps, "
+            f"{guidance}"
         )
         click.echo("          sigmas " + ", ".join(f"{sigma:g}" for sigma in stage.sigmas.tolist()))
     if pipeline.speed.keep_text_keys:
@@ -56,6 +111,50 @@ def print_plan(pipeline: LTX2Pipeline, request: Request, stages: Sequence[Stage]
     # Stages follow one another, so the largest one counts and not their sum.
     peak = max(memory, key=lambda entry: entry.total)
     click.echo(f"peak      about {size_text(peak.total)} in {peak.stage} ({pipeline.networks.dtype})")
+
+
+def _tokens(clip: ClipPlan, *, video: bool) -> str:
+    size = f"{clip.width}x{clip.height}: {clip.video_tokens} video + " if video else ""
+    return f"{size}{clip.audio_tokens} audio tokens"
+
+
+def _file_lines(pipeline: LTX2Pipeline) -> Iterator[str]:
+    """Each model file with its generation and what it holds, and each LoRA with its strength."""
+    for file in pipeline.networks.checkpoints:
+        held = ", ".join(sorted(str(component) for component in file.components))
+        stated = f"LTX-{file.generation}: " if file.generation else ""
+        kind = describe_upscaler(file) if Component.UPSAMPLER in file.components else ""
+        yield f"{file.path}: {stated}{held}{f' ({kind})' if kind else ''}"
+    if pipeline.networks.text_encoder is not None:
+        yield f"{pipeline.networks.text_encoder}: text encoder"
+    for name, loras in (("LoRA", pipeline.loras), ("LoRA of stage 2", pipeline.stage2_loras)):
+        yield from (f"{lora.path}: {name}, strength {lora.strength:g}" for lora in loras)
+
+
+def _input_lines(request: Request) -> Iterator[str]:
+    """Each image, control video and audio with where and how strongly it is used."""
+    plain, inputs = request.settings(), request.inputs
+    if plain["image"] is not None:
+        yield f"{plain['image']}: first frame, strength {inputs.image.strength:g}"
+    for image in plain["images"]:
+        yield f"{image['source']}: frame {image['frame']}, strength {image['strength']:g}"
+    for one in plain["references"]:
+        scale = "as its LoRA says" if one["scale"] is None else f"{one['scale']} times smaller"
+        every = "" if one["every"] is None else f", every {one['every']}. frame"
+        yield f"{one['source']}: control video, strength {one['strength']:g}, {scale}{every}"
+    if plain["audio"] is not None:
+        yield f"{plain['audio']}: audio from {inputs.audio.start_s:g} s"
+    if plain["reference_audio"] is not None:
+        yield f"{plain['reference_audio']}: audio to imitate, {inputs.reference_audio.seconds:g} s"
+
+
+def _schedule(pipeline: LTX2Pipeline, request: Request, stage: Stage) -> str:
+    """Whose tokens the schedule is for, and why."""
+    schedule = request.sampling.schedule
+    of_clip = (schedule or ("clip" if pipeline.numerics is Numerics.COMFY else "4096")) == "clip"
+    why = f"the {pipeline.numerics.value} numerics" if schedule is None else "as written"
+    tokens = f"the {stage.clip.video_tokens} tokens of the clip" if of_clip else "4096 tokens"
+    return f"for {tokens}: {why}"
 
 
 def recipe_line(pipeline: LTX2Pipeline, request: Request) -> str:

@@ -20,6 +20,20 @@ def train() -> None:
     """Train models."""
 
 
+MAX_STEPS = 100_000_000
+
+
+class Minutes(click.FloatRange):
+    """A number of minutes; infinite is no limit."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        minutes = super().convert(value, param, ctx)
+        # NaN lies on neither side of a bound.
+        if math.isnan(minutes):
+            self.fail(f"{value} is not a number of minutes", param, ctx)
+        return minutes
+
+
 class StepsOption(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only
     """A stage and its number of steps, ``STAGE=N``."""
 
@@ -27,9 +41,22 @@ class StepsOption(click.ParamType):  # type: ignore[type-arg]  # generic in new 
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         stage, _, count = str(value).partition("=")
-        if not stage or not count.isdigit():
+        if not stage or not count.isdecimal() or not 1 <= int(count[:10]) <= MAX_STEPS:
             self.fail(f"{value!r} is not a stage and a number of steps, such as transformer=8000", param, ctx)
         return stage, int(count)
+
+
+def _check_stages(ctx: click.Context, param: click.Parameter, names: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Raise a usage error for a stage, alone or with its steps, that does not exist."""
+    if not names:
+        return names
+    from ..training.tiny.stages import STAGES
+
+    for name in names:
+        stage = name if isinstance(name, str) else name[0]
+        if stage not in STAGES:
+            raise click.BadParameter(f"{stage} is unknown: choose from {', '.join(STAGES)}")
+    return names
 
 
 @train.command()
@@ -40,7 +67,12 @@ class StepsOption(click.ParamType):  # type: ignore[type-arg]  # generic in new 
     help="Folder for the models, the dataset and the training states.",
 )
 @click.option(
-    "--stage", "stages", multiple=True, metavar="NAME", help="Run only this stage; may be repeated."
+    "--stage",
+    "stages",
+    multiple=True,
+    callback=_check_stages,
+    metavar="NAME",
+    help="Run only this stage; may be repeated.",
 )
 @click.option(
     "--scale",
@@ -50,10 +82,18 @@ class StepsOption(click.ParamType):  # type: ignore[type-arg]  # generic in new 
     help="full: hours on two CPU cores. gpu: for --device cuda. smoke: a minute, tests that all stages run.",
 )
 @click.option(
-    "--steps", multiple=True, type=StepsOption(), help="Number of steps of a stage; may be repeated."
+    "--steps",
+    multiple=True,
+    callback=_check_stages,
+    type=StepsOption(),
+    help="Number of steps of a stage; may be repeated.",
 )
 @click.option(
-    "--seed", type=int, default=0, show_default=True, help="Seed of initial weights, data and noise."
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    show_default=True,
+    help="Seed of initial weights, data and noise.",
 )
 @click.option(
     "--from",
@@ -61,10 +101,21 @@ class StepsOption(click.ParamType):  # type: ignore[type-arg]  # generic in new 
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Model folders of a trained set: --stage starts from its weights, other stages reuse its files.",
 )
-@click.option("--max-minutes", type=float, default=math.inf, help="Save and stop after so many minutes.")
-@click.option("--threads", type=int, help="Number of CPU threads [default: all cores].")
+@click.option(
+    "--max-minutes",
+    type=Minutes(min=0, min_open=True),
+    default=math.inf,
+    help="Save and stop after so many minutes.",
+)
+@click.option("--threads", type=click.IntRange(1, 1024), help="Number of CPU threads [default: all cores].")
 @click.option("--device", default="cpu", show_default=True, help="Device of gradient steps: cpu or cuda.")
-@click.option("--workers", default=1, show_default=True, help="Number of processes that encode the dataset.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    help="Number of processes that encode the dataset.",
+)
 @click.option("--bf16", is_flag=True, help="Compute gradient steps under bfloat16 autocast.")
 @click.option(
     "--list",
@@ -135,22 +186,19 @@ def tiny(  # noqa: PLR0913 click passes one argument for each option
         # A planned stop is no failure, so that a script which resumes gets status 0.
         click.echo(f"stopped: {stop}. The same command resumes.")
         return
-    except (ValueError, OSError, FloatingPointError) as error:
+    except FloatingPointError as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"models: {out / 'models'}")
 
 
 def _device(name: str) -> torch.device:
     """The device of this name; raises a usage error if it is not available."""
-    import torch
+    from ..run.devices import usable_device
 
     try:
-        device = torch.device(name)
-        # A valid name does not mean that the device exists, which an allocation finds out.
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise click.UsageError(f"--device {name}: {str(error).splitlines()[0]}") from error
-    return device
+        return usable_device(name)
+    except ValueError as error:
+        raise click.UsageError(f"--{error}") from error
 
 
 def _show_stages(run: Any, stages: tuple[str, ...]) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
 
-from ..conditioning.inputs import ImageAt, VideoReference
 from ..loading import LoraSpec
+from ..media import Destination, Encoding
+from ..media.destination import STDOUT
+from ..media.encoding import check_encoding
 from ..memory import parse_budget
 from ..run.distributed import Processes
 from ..run.execution import Execution
@@ -20,10 +25,15 @@ from ..run.pipeline import LTX2Pipeline
 from ..sampling.caching import StepCache
 from ..sampling.schedules import parse_sigmas
 from ..shapes import Snap
+from ..tiny import embedded_set
 from ..transformer.tiles import Tiles
 from ..types import Numerics
+from .image_options import image_fields, parse_control
 from .options import Chosen
 
+AUDIO_OUTPUT = "ltx2.wav"
+_LONGEST_TILES = 7
+"""Characters of the largest grid of tiles, 999x999."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _EXECUTION = (
     *("passes_per_call", "fused", "keep_text_keys", "cuda_graphs"),
@@ -40,15 +50,61 @@ class Output:
     resume: bool
     named: bool
     """Whether the path was written on the command line."""
+    own_folder: bool = False
+    """Whether the path is a folder of frames, which the slash at its end says."""
+    container: str | None = None
+    encoding: Encoding = field(default_factory=Encoding)
 
     @classmethod
-    def of(cls, chosen: Chosen) -> Output:
-        return cls(
-            path=chosen["output"],
+    def of(cls, chosen: Chosen, *, audio_alone: bool = False) -> Output:
+        """The output of a call; ``audio_alone`` runs make a WAV file where no name is written."""
+        named = "output" in chosen.explicit
+        text = chosen["output"] if named or not audio_alone else AUDIO_OUTPUT
+        container = chosen["container"]
+        if text == STDOUT and audio_alone and container is None:
+            container = "wav"
+        output = cls(
+            path=Path(text),
             quiet=chosen["quiet"],
             resume=chosen["resume"],
-            named="output" in chosen.explicit,
+            named=named,
+            container=container,
+            encoding=Encoding(**{name: chosen[name] for name in Encoding.__dataclass_fields__}),
         )
+        return output.to(text)
+
+    def to(self, text: str) -> Output:
+        """The same output with another path, as it is written."""
+        return replace(self, path=Path(text), own_folder=text.endswith(("/", os.sep)))
+
+    @property
+    def text(self) -> str:
+        """The path as it is written, with the slash of a folder."""
+        return f"{self.path}{os.sep if self.own_folder else ''}"
+
+    @property
+    def destination(self) -> Destination:
+        """Where it goes and as what. Raises ValueError for a name that says no kind of file."""
+        return Destination.of(self.text, self.container)
+
+    @property
+    def printed(self) -> str | None:
+        """The whole path, for stdout; None where the clip itself goes there."""
+        destination = self.destination
+        return None if destination.is_stdout else str(destination.shown.resolve())
+
+    def check(self, *, audio_alone: bool = False) -> None:
+        """Check the path and the encoding, and say what of a clip will not be in the file.
+
+        Raises what :meth:`Destination.check` and :func:`check_encoding` raise.
+        """
+        destination = self.destination
+        if audio_alone:
+            destination.check_audio()
+        check_encoding(destination.format, self.encoding, audio_alone=audio_alone)
+        destination.check()
+        for note in destination.notes(frames=not audio_alone):
+            click.echo(note, err=True)
 
 
 def execution_of(
@@ -59,13 +115,16 @@ def execution_of(
     dtype: str | None = None,
 ) -> Execution:
     """The execution that was chosen; ``device`` and ``dtype`` take the place of those of the options."""
-    place = Execution.on(device or chosen["device"], DTYPES.get(dtype or chosen["dtype"]))
+    with naming("--device"):
+        place = Execution.on(device or chosen["device"], DTYPES.get(dtype or chosen["dtype"]))
     budget = chosen["max_memory"]
+    with naming("--max-memory"):
+        max_memory = None if budget is None else parse_budget(budget, place.device)
     options = {name: chosen[name] for name in _EXECUTION}
     return Execution(
         device=place.device,
         dtype=place.dtype,
-        max_memory=None if budget is None else parse_budget(budget, place.device),
+        max_memory=max_memory,
         processes=Processes() if processes is None else processes,
         **options,
     )
@@ -83,14 +142,32 @@ def open_pipeline(
     }
     # Without files the embedded tiny model runs, so that the command can be tried at once.
     if not chosen["checkpoints"]:
-        return LTX2Pipeline.embedded(**how)
+        tiny = embedded_set()
+        return LTX2Pipeline(
+            tiny.checkpoint,
+            text_encoder=chosen["text_encoder"] or tiny.text_encoder,
+            upscaler=chosen["upscaler"] or tiny.upsampler,
+            **how,
+        )
     files = {name: chosen[name] for name in ("text_encoder", "upscaler")}
     return LTX2Pipeline(*chosen["checkpoints"], **files, **how)
 
 
 def loras_of(chosen: Chosen, name: str) -> tuple[LoraSpec, ...]:
     """The LoRA files of an option with their strengths."""
-    return tuple(parse_lora(text) for text in chosen[name])
+    with naming(BY_NAME[name].flag):
+        return tuple(parse_lora(text) for text in chosen[name])
+
+
+@contextmanager
+def naming(flag: str) -> Iterator[None]:
+    """Put ``flag`` before the message of a ValueError, unless that names it."""
+    try:
+        yield
+    except ValueError as error:
+        if flag in str(error):
+            raise
+        raise ValueError(f"{flag}: {error}") from error
 
 
 def parse_lora(text: str) -> LoraSpec:
@@ -119,23 +196,6 @@ def split_numbers(text: str, most: int) -> tuple[str, list[float]]:
     return path, numbers
 
 
-def parse_keyframe(text: str) -> ImageAt:
-    """``FILE@FRAME[:STRENGTH]``. Raises ValueError without a frame."""
-    where, strengths = split_numbers(text, 1)
-    path, _, frame = where.rpartition("@")
-    if not path or not re.fullmatch(r"-?\d+", frame):
-        raise ValueError(
-            f"--keyframe {text} must be an image and its frame, such as end.png@-1 or a.png@40:0.8"
-        )
-    return ImageAt(source=path, frame=int(frame), strength=strengths[0] if strengths else 1.0)
-
-
-def parse_control(text: str) -> VideoReference:
-    """Parse ``FILE[:STRENGTH]``, as --control has it; the strength is 1 by default."""
-    path, strengths = split_numbers(text, 1)
-    return VideoReference(source=path, strength=strengths[0] if strengths else 1.0)
-
-
 def parse_cache(text: str) -> StepCache:
     """Parse ``KIND`` or ``KIND:THRESHOLD``, as --cache has it. Raises ValueError for other text."""
     kind, _, threshold = text.partition(":")
@@ -149,8 +209,8 @@ def parse_cache(text: str) -> StepCache:
 def parse_tiles(text: str) -> Tiles | None:
     """``"2x1"`` -> two columns in one row; None for one tile."""
     match = re.fullmatch(r"(\d+)x(\d+)", text)
-    if match is None:
-        raise ValueError(f"--tiles {text} must be columns x rows, such as 2x1")
+    if match is None or len(text) > _LONGEST_TILES:
+        raise ValueError(f"--tiles {text:.40} must be columns x rows, such as 2x1")
     tiles = Tiles(columns=int(match[1]), rows=int(match[2]))
     # A single tile is the plain computation, which needs no blending.
     return None if tiles.columns == tiles.rows == 1 else tiles
@@ -162,7 +222,6 @@ _READERS: Mapping[str, Any] = {
     "stage2_sigmas": lambda text: parse_sigmas(text).tolist(),
     "cache": parse_cache,
     "tiles": parse_tiles,
-    "images": lambda texts: tuple(map(parse_keyframe, texts)),
     "references": lambda texts: tuple(map(parse_control, texts)),
 }
 
@@ -175,11 +234,9 @@ def request_fields(chosen: Chosen, pipeline: LTX2Pipeline) -> dict[str, Any]:
     from .guidance import guidance_fields
 
     explicit = dict(chosen.explicit)
-    fields: dict[str, Any] = {**guidance_fields(explicit, pipeline)}
+    fields = {**guidance_fields(explicit, pipeline), **image_fields(explicit)}
     for name, value in explicit.items():
         if BY_NAME[name].request and name not in fields:
-            fields[name] = _READERS[name](value) if name in _READERS else value
-    for name in ("prompt", "negative_prompt"):
-        if chosen["trigger"] is not None and name in fields:
-            fields[name] = fields[name].replace("[trigger]", chosen["trigger"])
+            with naming(BY_NAME[name].flag):
+                fields[name] = _READERS[name](value) if name in _READERS else value
     return fields

@@ -6,8 +6,9 @@ Letters: N frames, C channels, S samples, H W pixel rows and columns.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from numbers import Integral
 from os import PathLike
-from typing import TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from torch import Tensor
 
@@ -19,6 +20,20 @@ AudioSource: TypeAlias = "str | PathLike[str] | tuple[Tensor, int]"
 """An audio or video file, or (waveform (C, S) in [-1, 1], sample rate in Hz)."""
 VideoSource: TypeAlias = "str | PathLike[str] | Tensor"
 """A video file, or frames (N, 3, H, W) in [0, 1]."""
+Fit: TypeAlias = Literal["crop", "pad", "stretch"]
+"""How images of another shape are brought to that of the clip: cut around the centre, with black borders, or
+distorted."""
+
+
+MAX_STRENGTH = 10.0
+"""The largest strength of a guide or a reference."""
+
+
+def check_strength(strength: float, what: str) -> None:
+    """Raise ValueError for the strength of a guide or reference that is negative, NaN or too large."""
+    # NaN lies on neither side of a bound.
+    if not 0 <= strength <= MAX_STRENGTH:
+        raise ValueError(f"strength={strength!r} of {what} must be from 0 to {MAX_STRENGTH:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +61,21 @@ class ImageAt:
     strength: float = 1.0
     crf: int | None = None
 
+    def __post_init__(self) -> None:
+        """Raises TypeError for a frame that is no whole number, ValueError for values out of range."""
+        if not isinstance(self.frame, Integral) or isinstance(self.frame, bool):
+            raise TypeError(f"frame={self.frame!r} of an image must be a whole number; -1 is the last frame")
+        check_strength(self.strength, "an image")
+        if self.crf is not None and not 0 <= self.crf <= 51:
+            raise ValueError(f"crf={self.crf!r} of an image must be from 0 to 51; 0 is off")
+
+    @classmethod
+    def of(cls, value: Any) -> Any:
+        """Convert an entry of ``images``, (image, frame) or (image, frame, strength), to this class."""
+        if isinstance(value, tuple | list) and len(value) in (2, 3):
+            return cls(source=value[0], frame=value[1], strength=value[2] if len(value) == 3 else 1.0)
+        return value
+
 
 @dataclass(frozen=True, kw_only=True)
 class VideoReference:
@@ -59,6 +89,23 @@ class VideoReference:
     strength: float = 1.0
     scale: int | None = None
     every: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a strength out of range and for a ``scale`` or ``every`` below 1."""
+        check_strength(self.strength, "a reference")
+        for name in ("scale", "every"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, Integral) or value < 1):
+                raise ValueError(f"{name}={value!r} of a reference must be a whole number from 1 on")
+
+    @classmethod
+    def of(cls, value: Any) -> Any:
+        """Convert an entry of ``references``, a video or (video, strength), to this class."""
+        if isinstance(value, str | PathLike | Tensor):
+            return cls(source=value)
+        if isinstance(value, tuple | list) and len(value) == 2:
+            return cls(source=value[0], strength=value[1])
+        return value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,17 +156,23 @@ class SourceClip:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """All inputs of a request; with ``latents`` sampling starts from these, else from an empty clip."""
+    """All inputs of a request.
+
+    ``fit`` says how images and control videos of another shape are brought to that of the clip. Sampling
+    starts from ``latents`` if there are any, else from an empty clip. ``noise`` takes the place of the noise
+    that is drawn for the first stage.
+    """
 
     image: FirstImage = field(default_factory=FirstImage)
     images: tuple[ImageAt, ...] = ()
     references: tuple[VideoReference, ...] = ()
     audio: AudioTrack = field(default_factory=AudioTrack)
     reference_audio: ReferenceVoice = field(default_factory=ReferenceVoice)
+    fit: Fit = "crop"
     latents: AVLatent | None = None
+    noise: AVLatent | None = None
     source_clip: SourceClip | None = None
 
     def __post_init__(self) -> None:
-        # Callers and JSON may pass lists, which would make a frozen value changeable.
-        object.__setattr__(self, "images", tuple(self.images))
-        object.__setattr__(self, "references", tuple(self.references))
+        object.__setattr__(self, "images", tuple(map(ImageAt.of, self.images)))
+        object.__setattr__(self, "references", tuple(map(VideoReference.of, self.references)))

@@ -6,6 +6,7 @@ Letters: N frames, C channels, S samples.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +17,9 @@ from ..media import to_signed
 from ..run.request import Request
 from ..shapes import ClipPlan, frames_of, latent_frames_of
 from ..types import Numerics
+from .audio_windows import WINDOW_FRAMES, audio_windows, sampled_audio
 from .conditioning import WholeVideo
-from .edit import make_edit, sampled_clip
+from .edit import finished, make_edit, sampled_clip
 from .footage import Edit, Footage
 from .protocols import Encoders, Pipeline, SampledClip, StageInput, Waveform
 
@@ -31,20 +33,31 @@ def add_audio(
     source: Footage,
     *,
     ceiling_db: float = CEILING_DB,
+    window_frames: int = WINDOW_FRAMES,
     **options: Any,
 ) -> Edit:
     """The decoded frames of the source, at their own size, with generated audio of the same length.
 
     The model is conditioned on the first frames of the source, the largest 8k + 1 that it has, scaled down to
-    the size of its recipe where they are larger. Audio louder
-    than ``ceiling_db`` is scaled down as a whole. ``options`` are those of :func:`extend`.
+    the size of its recipe where they are larger. A source of more than ``window_frames`` (8k + 1) is sampled
+    in windows, each of which continues the last second of audio of the one before. Audio louder than
+    ``ceiling_db`` is scaled down as a whole. ``options`` are those of :func:`extend`.
     """
-    usual = pipeline.resolve(Request(prompt=prompt))
+    plan = plan_audio_of(pipeline, source, ceiling_db)
+    # The frames stay as they are, so a second stage would have nothing to refine.
+    options = {**options, "stages": 1}
+    windows = audio_windows(plan.clip, window_frames)
+    if len(windows) == 1:
+        return make_edit(pipeline, plan, prompt, **options)
+    return finished(plan, sampled_audio(pipeline, prompt, source, windows, plan.clip, **options))
+
+
+def plan_audio_of(pipeline: Pipeline, source: Footage, ceiling_db: float = CEILING_DB) -> AddedAudio:
+    """Plan audio for a source at no more pixels a frame than the recipe of ``pipeline`` has."""
+    usual = pipeline.resolve(Request(prompt=""))
     assert usual.width is not None
     assert usual.height is not None
-    plan = plan_audio(source, ceiling_db, numerics=pipeline.numerics, max_pixels=usual.width * usual.height)
-    # The frames stay as they are, so a second stage would have nothing to refine.
-    return make_edit(pipeline, plan, prompt, **{**options, "stages": 1})
+    return plan_audio(source, ceiling_db, numerics=pipeline.numerics, max_pixels=usual.width * usual.height)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,12 +123,17 @@ def text_to_audio(
 
     ``options`` are those of :func:`extend`.
     """
-    # A latent frame more than needed, so that the clip is not shorter than the audio after rounding.
-    fps = pipeline.resolve(Request(prompt=prompt, fps=options.get("fps"))).fps
-    length = {"stages": 1, "video": False, "seconds": seconds + 8 / fps}
+    length = audio_length(pipeline, seconds, options)
     result = sampled_clip(pipeline, prompt, tuple, **{**options, **length})
     waveform, rate = result.audio()
     return limit_loudness(waveform[:, : round(seconds * rate)], ceiling_db), rate
+
+
+def audio_length(pipeline: Pipeline, seconds: float, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a request for ``seconds`` of audio alone; ``options`` are its other fields."""
+    # A latent frame more than needed, so that the clip is not shorter than the audio after rounding.
+    fps = pipeline.resolve(Request(prompt="", fps=options.get("fps"))).fps
+    return {"stages": 1, "video": False, "seconds": seconds + 8 / fps}
 
 
 def fitted_audio(audio: Waveform, seconds: float, ceiling_db: float) -> Waveform:

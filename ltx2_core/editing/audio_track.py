@@ -6,15 +6,19 @@ Letters: T audio latents, C channels, S samples.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..media import read_audio
+from ..media.audio_in import AudioReader
 from ..run.request import AudioSource
 from ..shapes import AUDIO_LATENTS_PER_SECOND, ClipPlan
+from ..storage.identity import identity, tensor_identity
+from .protocols import Waveform
 
 AUDIO_CHUNK, AUDIO_CONTEXT = 50, 25
 """Audio latents decoded at a time, and how many more on each side are decoded with them as context.
@@ -49,40 +53,49 @@ def decoded_audio(
         yield functional.pad(chunk, (0, end - start * per_latent - chunk.shape[1]))
 
 
+class AudioParts(NamedTuple):
+    """Input audio at ``rate`` Hz; ``read(first, count)`` gives samples (C, S), fewer where it ends."""
+
+    rate: int
+    read: Callable[[int, int], Tensor]
+
+    def seconds(self, start_s: float, seconds: float) -> Waveform:
+        """``seconds`` from ``start_s`` on; shorter where the audio ends, and silence after its end."""
+        part = self.read(round(start_s * self.rate), round(seconds * self.rate))
+        return (part if part.shape[1] else part.new_zeros(len(part), round(seconds * self.rate))), self.rate
+
+
+@contextmanager
+def opened(audio: AudioSource) -> Iterator[AudioParts]:
+    """Input audio for reading in parts. One that is open for all parts decodes a file only once."""
+    if isinstance(audio, tuple):
+        waveform, rate = audio
+        yield AudioParts(rate, lambda first, count: waveform[:, first : first + count])
+        return
+    with AudioReader(audio) as reader:
+        yield AudioParts(reader.rate, reader.part)
+
+
 def read_input_audio(audio: AudioSource, start_s: float, clip: ClipPlan) -> Iterator[Tensor]:
     """Input audio from ``start_s`` on in chunks (C, S), not resampled; silence follows if it ends early."""
-    rate = audio_rate(audio)
-    total, first, channels = round(clip.seconds * rate), round(start_s * rate), 0
-    for begin in range(0, total, AUDIO_CHUNK_S * rate):
-        count = min(AUDIO_CHUNK_S * rate, total - begin)
-        part = _audio_part(audio, first + begin, count, rate)
-        # A file that has ended returns no channels, and all chunks of a stream must have the same number.
-        channels = channels or len(part)
-        if not part.shape[1]:
-            part = torch.zeros(channels, 0)
-        yield functional.pad(part, (0, count - part.shape[1]))
-
-
-def _audio_part(audio: AudioSource, first: int, count: int, rate: int) -> Tensor:
-    """Samples ``first`` to ``first + count - 1`` as (C, S); S is 0 after the end of the audio."""
-    if isinstance(audio, tuple):
-        return audio[0][:, first : first + count]
-    try:
-        return read_audio(audio, start_s=first / rate, duration_s=count / rate)[0][:, :count]
-    except ValueError:
-        # ``read_audio`` raises for a start after the end, which here means silence.
-        return torch.zeros(0, 0)
+    with opened(audio) as parts:
+        total, first = round(clip.seconds * parts.rate), round(start_s * parts.rate)
+        for begin in range(0, total, AUDIO_CHUNK_S * parts.rate):
+            count = min(AUDIO_CHUNK_S * parts.rate, total - begin)
+            part = parts.read(first + begin, count)
+            yield functional.pad(part, (0, count - part.shape[1]))
 
 
 def audio_rate(audio: AudioSource) -> int:
     """The sample rate in Hz."""
-    return audio[1] if isinstance(audio, tuple) else read_audio(audio, duration_s=0.1)[1]
+    with opened(audio) as parts:
+        return parts.rate
 
 
-def audio_identity(audio: AudioSource | None) -> list[str | int | float] | None:
-    """JSON values by which audio is recognised again: name and size of a file, or shape, sum and rate."""
+def audio_identity(audio: AudioSource | None) -> list[str | int] | None:
+    """JSON values by which audio is recognised again: a digest of the file, or of the samples, and the rate."""
     if audio is None:
         return None
     if isinstance(audio, tuple):
-        return [*audio[0].shape, float(audio[0].double().sum()), audio[1]]
-    return [Path(audio).name, Path(audio).stat().st_size]
+        return [tensor_identity(audio[0]), audio[1]]
+    return [identity([Path(audio)])]

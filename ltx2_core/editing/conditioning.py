@@ -38,6 +38,10 @@ class FirstFrames:
 
     footage: Footage
 
+    @property
+    def footage_size(self) -> tuple[int, int]:
+        return self.footage.size
+
     def at(self, codecs: Encoders, clip: ClipPlan) -> Conditioning:
         return ImageInPlace(latent=codecs.encode_video(self.footage.fitted(clip).frames))
 
@@ -51,6 +55,10 @@ class WholeVideo:
 
     footage: Footage
 
+    @property
+    def footage_size(self) -> tuple[int, int]:
+        return self.footage.size
+
     def at(self, codecs: Encoders, clip: ClipPlan) -> Conditioning:
         return InputVideo(latent=codecs.encode_video(self.footage.fitted(clip).frames))
 
@@ -61,6 +69,10 @@ class SourceFrames:
 
     footage: Footage
     regenerate: Tensor
+
+    @property
+    def footage_size(self) -> tuple[int, int]:
+        return self.footage.size
 
     def at(self, codecs: Encoders, clip: ClipPlan) -> Conditioning:
         encoded = codecs.encode_video(self.footage.fitted(clip).frames)

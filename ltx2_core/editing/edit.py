@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 from ..run.generation import Generation
+from ..run.input_files import file_record
 from ..run.progress import OnStep, Stop
 from ..run.request import Request
 from ..shapes import ClipPlan
@@ -44,15 +45,28 @@ class EditPlan(Protocol):
 
 def make_edit(pipeline: Pipeline, plan: EditPlan, prompt: str, **options: Any) -> Edit:
     """Condition, sample and finish ``plan``; ``options`` are those of :func:`sampled_clip`."""
-    # The plan decides the size of the run, whatever the options say.
-    size = {"width": plan.clip.width, "height": plan.clip.height, "num_frames": plan.clip.frames}
+    options.update(planned_size(plan, options))
+    return finished(plan, sampled_clip(pipeline, prompt, lambda: plan.conditioning(pipeline), **options))
+
+
+def finished(plan: EditPlan, sampled: SampledClip) -> Edit:
+    """The edit of a sampled clip; its settings name the source and what was changed when it was read."""
+    edit, source = plan.finish(sampled), plan.source.file
+    settings = {**edit.settings, "source_file": None if source is None else file_record(source.path)}
+    if plan.source.notes:
+        settings["source_notes"] = [*plan.source.notes]
+    return replace(edit, settings=settings)
+
+
+def planned_size(plan: EditPlan, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a request that an edit decides: the size and length of its run.
+
+    Raises TypeError for ``options`` that set them too.
+    """
     if "fps" in options:
         raise TypeError("fps is that of the source of an edit and cannot be set")
-    options.update(size, fps=plan.source.fps)
-    edit = plan.finish(sampled_clip(pipeline, prompt, lambda: plan.conditioning(pipeline), **options))
-    if not plan.source.notes:
-        return edit
-    return replace(edit, settings={**edit.settings, "source_notes": [*plan.source.notes]})
+    clip = plan.clip
+    return {"width": clip.width, "height": clip.height, "num_frames": clip.frames, "fps": plan.source.fps}
 
 
 def sampled_clip(
@@ -76,10 +90,17 @@ def sampled_clip(
     """
     request = Request(prompt=prompt, **options)
     if sampled is None:
+        # Some conditioning is encoded at once, so everything else is judged before it.
+        pipeline.check(request, further=True)
         result = sample(pipeline, request, conditioning(), on_step, stop)
         if on_sampled is not None:
             on_sampled(result)
         return result
+    return check_resumed(pipeline, request, sampled)
+
+
+def check_resumed(pipeline: Pipeline, request: Request, sampled: Generation) -> Generation:
+    """The result of an earlier run. Raises ValueError where its size or length is not that of a request."""
     expected = pipeline.stages(request)[-1].clip
     sizes = [(clip.width, clip.height, clip.frames, clip.fps) for clip in (expected, sampled.clip)]
     if sizes[0] != sizes[1]:

@@ -5,8 +5,9 @@ Letters: N frames, H W pixel rows and columns, C channels, S samples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from ..shapes import ClipPlan, frames_of, latent_frames_of
 from ..types import Numerics
 from .conditioning import FirstFrames, first_audio
 from .edit import make_edit
-from .footage import CHUNK_FRAMES, Edit, Footage, cross_fade, take
+from .footage import CHUNK_FRAMES, Edit, Footage, cropped, cross_fade, take
 from .protocols import Encoders, Pipeline, SampledClip, StageInput, Waveform
 
 KEEP_FRAMES = 25
@@ -36,26 +37,24 @@ def extend(
     frames: int | None = None,
     keep_frames: int = KEEP_FRAMES,
     fade_frames: int = FADE_FRAMES,
+    exact_outside: bool = False,
     **options: Any,
 ) -> Edit:
     """The source, followed by exactly ``frames`` (or ``seconds`` of) new frames with audio.
 
-    The model continues from the last ``keep_frames`` (8k + 1) frames and the audio under them. Before the
-    joint are the decoded frames and samples of the source, cut around the centre to the grid, except that
-    its last ``fade_frames`` frames and 50 ms of audio fade into the new ones.
+    Seconds become the nearest whole number of frames, halves upwards: 0.5 s at 25 fps are 13. The model
+    continues from the last ``keep_frames`` (8k + 1) frames and the audio under them. The result has the size
+    of the source; before the joint are its decoded frames and samples, except that its last ``fade_frames``
+    frames and 50 ms of audio fade into the new ones. With ``exact_outside`` the saved file has the packets of
+    the source's own file before the GOP of the joint, and encodes only the rest.
 
     ``options`` are those of :func:`~ltx2_core.editing.edit.make_edit`: how to report, stop and resume the
     sampling, and further fields of :class:`Request`.
 
-    Raises ValueError unless exactly one of ``frames`` and ``seconds`` is set, and if the source is shorter
-    than ``keep_frames``.
+    Raises ValueError unless exactly one of ``frames`` and ``seconds`` is set, if the source is shorter than
+    ``keep_frames``, and for packets that cannot be copied.
     """
-    if (seconds is None) == (frames is None):
-        raise ValueError(
-            f"set the new length once, in frames or in seconds; got frames={frames}, seconds={seconds}"
-        )
-    new_frames = round(seconds * source.fps) if seconds is not None else frames
-    assert new_frames is not None
+    new_frames = new_length(source, seconds=seconds, frames=frames)
     plan = plan_extension(
         source,
         keep_frames,
@@ -64,7 +63,29 @@ def extend(
         stages=options.get("stages", 1),
         numerics=pipeline.numerics,
     )
-    return make_edit(pipeline, plan, prompt, **options)
+    joint = len(source.frames) - min(fade_frames, keep_frames)
+    recut = source.recut([(joint, plan.frame_count)], plan.frame_count) if exact_outside else None
+    return replace(make_edit(pipeline, plan, prompt, **options), recut=recut)
+
+
+def frames_of_seconds(seconds: float, fps: float) -> int:
+    """The nearest whole number of frames, halves upwards. Raises ValueError for infinity and NaN."""
+    if not math.isfinite(seconds):
+        raise ValueError(f"the new length must be a number of seconds; got {seconds}")
+    # A product such as 0.7 * 15 may lie a rounding error below the half that it means.
+    return math.floor(seconds * fps + 0.5 + 1e-9)
+
+
+def new_length(source: Footage, *, seconds: float | None, frames: int | None) -> int:
+    """The frames to add, from ``frames`` or ``seconds``. Raises ValueError unless exactly one is set."""
+    if (seconds is None) == (frames is None):
+        raise ValueError(
+            f"set the new length once, in frames or in seconds; got frames={frames}, seconds={seconds}"
+        )
+    if seconds is not None:
+        return frames_of_seconds(seconds, source.fps)
+    assert frames is not None
+    return frames
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,26 +118,34 @@ class Extension:
 
     def conditioning(self, codecs: Encoders) -> list[StageInput]:
         # 8k + 1 frames, because the run encodes them as the beginning of a clip.
-        items: list[StageInput] = [FirstFrames(self.source.part(-self.keep_frames))]
+        items: list[StageInput] = [FirstFrames(self.source.on_grid(self.clip).part(-self.keep_frames))]
         if self.source.audio is not None and self.audio_latents:
             items.append(first_audio(codecs, last_audio(self.source, self.keep_s), self.audio_latents))
         return items
 
     def finish(self, sampled: SampledClip) -> Edit:
         """The source with the sampled clip joined to its end."""
-        source, keep, new = self.source.fitted(sampled.clip), self.keep_frames, self.new_frames
+        source, keep, new = self.source.beside(sampled.clip), self.keep_frames, self.new_frames
         total_s = self.frame_count / source.fps
         track, rate = joined_audio(source, sampled.audio(), self.keep_s, total_s)
         return Edit(
-            frame_chunks=lambda: joined_frames(source, sampled.frames(), keep, new, self.fade_frames),
+            frame_chunks=lambda: joined_frames(
+                source, cropped(sampled.frames(), source.size), keep, new, self.fade_frames
+            ),
             audio_chunks=lambda: iter((track,)),
             frame_count=self.frame_count,
-            width=sampled.clip.width,
-            height=sampled.clip.height,
+            width=source.size[0],
+            height=source.size[1],
             fps=source.fps,
             rate=rate,
-            settings={**sampled.settings(), "extend": {"keep_frames": keep, "new_frames": new}},
+            settings={**sampled.settings(), "extend": self.settings()},
         )
+
+    def settings(self) -> dict[str, int]:
+        """The arguments of the extension as JSON values."""
+        values = {"keep_frames": self.keep_frames, "new_frames": self.new_frames}
+        # Files of the default fade stay as they were.
+        return values if self.fade_frames == FADE_FRAMES else {**values, "fade_frames": self.fade_frames}
 
     def describe(self) -> str:
         return (

@@ -9,24 +9,31 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ..audio import resample
-from ..media import VideoClip, VideoWriter, fit_image, read_video
+from ..media import Destination, Encoding, VideoClip, fit_image, read_video
 from ..media.clip_frames import ClipFrames, Frames
-from ..media.images import FitMode
-from ..media.remux import CannotCopy, copy_with_audio
-from ..run.generation import METADATA_KEY, playable
+from ..media.images import BLACK, Colour, FitMode, SourceFit, pad_image
+from ..media.recut import Recut, plan_recut, write_recut
+from ..media.remux import CannotCopy, check_copy, copy_with_audio
+from ..media.save import Clip, Timed, save_clip
+from ..run.generation import METADATA_KEY
 from ..shapes import ClipPlan, Snap, plan_clip
 from ..types import Numerics
 from .protocols import Waveform
 from .renamed import renamed
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..media.encoding import EncodingOptions
 
 log = logging.getLogger(__name__)
 
@@ -40,14 +47,15 @@ class Footage:
     """The source of an edit: frames (N, 3, H, W) in [0, 1], their rate, and the audio ((C, S), Hz) if any.
 
     The frames are in memory, or those of a file, which are decoded as they are needed. ``notes`` say what was
-    changed when the file was read, for a report. ``fit`` says how frames of another size are cut to the grid,
-    see :func:`~ltx2_core.media.fit_image`.
+    changed when the file was read, for a report. ``fit`` says how frames whose size is off the grid are
+    brought onto it: with "own" the model sees them padded with their last row and column and the result has
+    their own size; the other modes cut them, see :func:`~ltx2_core.media.fit_image`.
     """
 
     frames: Frames
     fps: float
     audio: Waveform | None = None
-    fit: FitMode = "official"
+    fit: SourceFit = "own"
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -56,10 +64,18 @@ class Footage:
 
     @classmethod
     def read(
-        cls, path: str | os.PathLike[str], *, start_s: float = 0.0, max_frames: int | None = None
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        start_s: float = 0.0,
+        max_frames: int | None = None,
+        background: Colour = BLACK,
     ) -> Footage:
-        """Open a video file, or a part of it; only its audio is read. Raises what ``read_video`` raises."""
-        clip = read_video(path, start_s=start_s, max_frames=max_frames)
+        """Open a video file, or a part of it; only its audio is read. Raises what ``read_video`` raises.
+
+        Transparent pixels are blended with ``background``, RGB in [0, 1].
+        """
+        clip = read_video(path, start_s=start_s, max_frames=max_frames, background=background)
         return cls(frames=ClipFrames.of(clip), fps=clip.fps, audio=clip.audio(), notes=clip.notes)
 
     @property
@@ -87,7 +103,8 @@ class Footage:
     ) -> ClipPlan:
         """The shortest plan of at least ``frames`` frames, at the size on the grid nearest to its own.
 
-        With ``max_pixels`` a source of larger frames is planned at the same proportions with about as many.
+        With ``fit`` "own" the size is not smaller than its own. With ``max_pixels`` the nearest size serves
+        any ``fit``, and a source of larger frames is planned at the same proportions with about as many.
         """
         width, height = self.size
         if max_pixels is not None and width * height > max_pixels:
@@ -96,6 +113,8 @@ class Footage:
         longer = plan_clip(
             width, height, frames=frames, fps=self.fps, snap=Snap.CEIL, stages=stages, numerics=numerics
         )
+        if self.fit == "own" and max_pixels is None:
+            return longer
         return plan_clip(width, height, frames=longer.frames, fps=self.fps, stages=stages, numerics=numerics)
 
     def part(self, first: int, stop: int | None = None) -> Footage:
@@ -104,15 +123,37 @@ class Footage:
         part = frames.part(first, stop) if isinstance(frames, ClipFrames) else frames[first:stop]
         return replace(self, frames=part, audio=None)
 
+    def recut(self, changed: Sequence[tuple[int, int]], frame_count: int) -> Recut:
+        """How its file is written with new frames in ranges; raises ValueError where it cannot be."""
+        if self.file is None:
+            raise ValueError("exact_outside copies packets: the source must be a whole video file")
+        return plan_recut(self.file, changed, frame_count)
+
     def chunks(self) -> Iterator[Tensor]:
         """The frames, ``CHUNK_FRAMES`` at a time."""
         return iter(self.frames.split(CHUNK_FRAMES))
 
     def fitted(self, clip: ClipPlan) -> Footage:
         """The source cut around its centre to the size of a plan."""
+        mode: FitMode = "official" if self.fit == "own" else self.fit
         if isinstance(self.frames, ClipFrames):
-            return replace(self, frames=self.frames.fitted(clip.width, clip.height, self.fit))
-        return replace(self, frames=fit_image(self.frames, clip.width, clip.height, mode=self.fit))
+            return replace(self, frames=self.frames.fitted(clip.width, clip.height, mode))
+        return replace(self, frames=fit_image(self.frames, clip.width, clip.height, mode=mode))
+
+    def on_grid(self, clip: ClipPlan) -> Footage:
+        """What the model sees at the full size of a plan; with ``fit`` "own" that is padded and not cut.
+
+        A stage of a smaller size is fitted to it afterwards, which cuts nothing: the proportions are equal.
+        """
+        if self.fit != "own":
+            return self
+        if isinstance(self.frames, ClipFrames):
+            return replace(self, frames=self.frames.padded(clip.width, clip.height))
+        return replace(self, frames=pad_image(self.frames, clip.width, clip.height))
+
+    def beside(self, clip: ClipPlan) -> Footage:
+        """The source at the size of a result that was planned as ``clip``; see ``fit``."""
+        return self if self.fit == "own" else self.fitted(clip)
 
     def track(self, channels: int, rate: int, seconds: float) -> Tensor:
         """The audio (channels, S) at ``rate`` Hz, exactly ``seconds`` long: cut, or padded with silence."""
@@ -132,7 +173,8 @@ class Edit:
     ``frame_chunks()`` yields ``frame_count`` frames in chunks (N, 3, H, W) in [-1, 1]; ``audio_chunks()``
     yields chunks (C, S) at ``rate`` Hz. ``byte_chunks()`` yields the frames as uint8, for a file, where the
     decoder can convert them before they leave the device. ``settings`` are JSON values for the file's tags.
-    ``unchanged`` is the file whose frames these are, if nothing of the video is new.
+    ``unchanged`` is the file whose frames these are, if nothing of the video is new; with ``recut`` the
+    packets of its unchanged GOPs are copied.
     """
 
     frame_chunks: Callable[[], Iterator[Tensor]]
@@ -145,6 +187,7 @@ class Edit:
     settings: Mapping[str, Any] = field(default_factory=dict)
     byte_chunks: Callable[[], Iterator[Tensor]] | None = None
     unchanged: VideoClip | None = None
+    recut: Recut | None = None
 
     def frames(self) -> Tensor:
         """All frames at once, (N, 3, H, W) in [-1, 1]."""
@@ -158,53 +201,82 @@ class Edit:
         self,
         path: str | os.PathLike[str],
         *,
-        crf: int = 18,
         on_frames: Callable[[int, int], None] | None = None,
+        timed: Timed | None = None,
+        **encoding: Unpack[EncodingOptions],
     ) -> None:
-        """Write an MP4 (H.264, AAC) whose frames and audio are interleaved as they are decoded.
+        """Write the clip as what ``path`` says; frames and audio are interleaved as they are decoded.
 
-        Video of an ``unchanged`` file is copied and not encoded, unless an MP4 cannot hold it. An encoded
-        video of odd size loses its last row or column, which H.264 cannot hold. ``on_frames`` is called with
-        (frames written, all frames). Raises what :class:`~ltx2_core.media.VideoWriter` raises.
+        Kinds of file and ``encoding`` are those of :meth:`~ltx2_core.run.generation.Generation.save`. Video
+        of an ``unchanged`` file is copied, packet by packet, unless ``encoding`` chooses something of the
+        video. Frames of odd size lose their last row or column where they are encoded in a pixel format that
+        cannot hold it. ``on_frames`` is called with (frames written, all frames); ``timed`` counts the
+        seconds of encoding. Raises what ``Generation.save`` raises, and ValueError for an ``unchanged`` file
+        whose video fits another kind of file and not this one.
         """
-        if self.unchanged is not None:
-            try:
-                self._copy(self.unchanged, path)
-            except CannotCopy as error:
-                log.warning("%s: it is encoded as H.264", error)
-            else:
-                if on_frames is not None:
-                    on_frames(self.frame_count, self.frame_count)
-                return
-        width, height = self.width // 2 * 2, self.height // 2 * 2
-        audio = iter(self.audio_chunks())
-        # AAC has a fixed list of rates, so the file's rate may differ from that of the audio.
-        _, rate = playable(torch.zeros(2, 64), self.rate)
-        written = 0
-        with VideoWriter(
-            path,
-            width=width,
-            height=height,
-            fps=self.fps,
-            sample_rate=rate,
-            metadata=self._tags(),
-            crf=crf,
-        ) as writer:
-            for chunk in (self.byte_chunks or self.frame_chunks)():
-                writer.write_frames(chunk[..., :height, :width])
-                while written < (writer.frame_count / self.fps) * self.rate:
-                    piece = next(audio, None)
-                    if piece is None:
-                        break
-                    written += piece.shape[1]
-                    writer.write_audio(playable(piece, self.rate)[0])
-                if on_frames is not None:
-                    on_frames(writer.frame_count, self.frame_count)
+        destination, chosen = Destination.of(path), Encoding(**encoding)
+        if self.recut is not None:
+            self._recut(self.recut, destination, chosen, on_frames)
+        elif self.unchanged is not None and self._copied(self.unchanged, destination, chosen):
+            if on_frames is not None:
+                on_frames(self.frame_count, self.frame_count)
+        else:
+            if self.unchanged is not None:
+                log.warning("%s is encoded again", self.unchanged.path)
+            save_clip(destination, self.as_clip(), chosen, on_frames=on_frames, timed=timed)
 
-    def _copy(self, clip: VideoClip, path: str | os.PathLike[str]) -> None:
-        waveform, rate = playable(*self.audio())
+    def _copied(self, clip: VideoClip, destination: Destination, chosen: Encoding) -> bool:
+        """Copy the video of ``clip`` with the new audio; False where it has to be encoded."""
+        fmt = destination.format
+        if chosen.of_video or not (fmt.video and fmt.audio) or check_copy(clip.path, fmt) is not None:
+            return False
         origin_s = clip.timeline.origin_s
-        copy_with_audio(clip.path, path, waveform, rate, origin_s=origin_s, metadata=self._tags())
+        try:
+            copy_with_audio(
+                clip.path,
+                destination,
+                *self.audio(),
+                origin_s=origin_s,
+                metadata=self._tags(),
+                encoding=chosen,
+            )
+        except CannotCopy as error:
+            log.warning("%s", error)
+            return False
+        return True
+
+    def as_clip(self) -> Clip:
+        """What is written to a file."""
+
+        def frames(*, as_bytes: bool) -> Iterator[Tensor]:
+            return (self.byte_chunks if as_bytes and self.byte_chunks else self.frame_chunks)()
+
+        return Clip(
+            width=self.width,
+            height=self.height,
+            fps=self.fps,
+            frame_count=self.frame_count,
+            frames=frames,
+            audio=lambda: (self.audio_chunks(), self.rate),
+            tags=self._tags(),
+        )
+
+    def _recut(
+        self,
+        recut: Recut,
+        destination: Destination,
+        chosen: Encoding,
+        on_frames: Callable[[int, int], None] | None,
+    ) -> None:
+        def reported() -> Iterator[Tensor]:
+            done = 0
+            for chunk in self.frame_chunks():
+                done += len(chunk)
+                yield chunk
+                if on_frames is not None:
+                    on_frames(done, self.frame_count)
+
+        write_recut(recut, destination, reported(), *self.audio(), metadata=self._tags(), encoding=chosen)
 
     def _tags(self) -> dict[str, str]:
         return {METADATA_KEY: json.dumps(dict(self.settings))}
@@ -220,6 +292,12 @@ def cross_fade(before: Tensor, after: Tensor, at: int, length: int) -> Tensor:
     start = at - length
     mixed = torch.lerp(before[..., start:at], after[..., start:at].to(before), weight)
     return torch.cat((before[..., :start], mixed, after[..., at:].to(before)), dim=-1)
+
+
+def cropped(chunks: Iterator[Tensor], size: tuple[int, int]) -> Iterator[Tensor]:
+    """The top left corner of (width, height) of frames (N, 3, H, W) in chunks."""
+    width, height = size
+    return (chunk[..., :height, :width] for chunk in chunks)
 
 
 def take(chunks: Iterator[Tensor], first: int, count: int) -> Iterator[Tensor]:

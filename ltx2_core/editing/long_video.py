@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..loading import Lora
 from ..media import fit_image
 from ..run.components import Components
+from ..run.flat_options import FIELDS
+from ..run.input_files import file_record, file_records
 from ..run.progress import OnStep, Stop
 from ..run.request import Request
 from ..shapes import AUDIO_LATENTS_PER_SECOND
 from ..storage.files import JsonObject
-from ..storage.identity import identity
+from ..storage.identity import identity, tensor_identity
+from ..text.prompt import TRIGGER
 from ..types import AVLatent
-from .audio_track import audio_identity
+from .audio_track import AudioParts, audio_identity, opened
 from .conditioning import Encoded, Reference, check_scale
 from .edit import sample
 from .footage import Edit
@@ -56,7 +61,33 @@ def long_video(
     Raises ValueError for settings that contradict each other, and for a folder with windows of another clip.
     """
     how = how or LongVideo()
-    request = pipeline.resolve(Request(prompt="", **options))
+    plan, request, chosen = planned_long(pipeline, prompts, how, **options)
+    settings = _settings(pipeline, request, plan)
+    tags = {**settings, **_record(pipeline, request, how, chosen, by_window=plan.prompts.by_window)}
+    store = (
+        WindowStore.temporary(settings)
+        if folder is None
+        else WindowStore(Path(folder), settings, _models(pipeline))
+    )
+
+    with nullcontext() if request.audio is None else opened(request.audio) as audio:
+
+        def prepare(plan: LongPlan, prompts: tuple[str, ...]) -> SampleWindow:  # noqa: ARG001 names of PrepareSampler
+            return lambda run: _sample(pipeline, request, how, run, audio, on_step, stop)
+
+        return sample_windows(plan, store, pipeline, prepare, on_window=on_window).finish(pipeline, tags)
+
+
+def planned_long(
+    pipeline: LongPipeline, prompts: str | PromptSchedule, how: LongVideo, **options: Any
+) -> tuple[LongPlan, Request, tuple[str, ...]]:
+    """The plan of a long clip, its request, and the names that the recipe decided; nothing is sampled.
+
+    Arguments are those of :func:`long_video`. Raises what it raises before a model is read.
+    """
+    trigger = options.pop("trigger", None)
+    asked = Request(prompt="", **options)
+    request = pipeline.resolve(asked)
     if request.stages != 1:
         raise ValueError("a long clip is sampled in one stage: set stages=1")
     clip = pipeline.stages(request)[-1].clip
@@ -66,6 +97,8 @@ def long_video(
         if isinstance(prompts, PromptSchedule)
         else PromptSchedule.parse(prompts, seconds=clip.seconds)
     )
+    if trigger is not None:
+        schedule = _with_trigger(schedule, trigger)
     request = request.changed(prompt=schedule.at(0))
     plan = plan_long(
         clip,
@@ -77,17 +110,25 @@ def long_video(
     )
     if how.source is not None:
         check_scale(clip, _reference_scale(pipeline, how))
-    settings = _settings(pipeline, request, plan)
-    store = (
-        WindowStore.temporary(settings)
-        if folder is None
-        else WindowStore(Path(folder), settings, _models(pipeline))
-    )
+    pipeline.check(first_window(request, plan), further=how.source is not None or bool(how.keyframes))
+    names = (name for name in FIELDS if name != "prompt" and getattr(asked, name) is None)
+    return plan, request, tuple(name for name in names if getattr(request, name) is not None)
 
-    def prepare(plan: LongPlan, prompts: tuple[str, ...]) -> SampleWindow:  # noqa: ARG001 names of PrepareSampler
-        return lambda run: _sample(pipeline, request, how, run, on_step, stop)
 
-    return sample_windows(plan, store, pipeline, prepare, on_window=on_window).finish(pipeline, settings)
+def first_window(request: Request, plan: LongPlan) -> Request:
+    """The request of the first window, the largest of a long clip."""
+    size = plan.windows[0].clip
+    return request.changed(width=size.width, height=size.height, num_frames=size.frames, seconds=None)
+
+
+def _with_trigger(schedule: PromptSchedule, trigger: str) -> PromptSchedule:
+    """The prompts with a trigger word in its place. Raises ValueError where none has one."""
+    if not any(TRIGGER in prompt for _, prompt in schedule.parts):
+        raise ValueError(
+            f"trigger={trigger!r} has no effect without {TRIGGER} in the prompts: write it there"
+        )
+    parts = tuple((start, prompt.replace(TRIGGER, trigger)) for start, prompt in schedule.parts)
+    return replace(schedule, parts=parts)
 
 
 def _sample(
@@ -95,6 +136,7 @@ def _sample(
     request: Request,
     how: LongVideo,
     run: WindowRun,
+    audio: AudioParts | None,
     on_step: OnStep | None,
     stop: Stop | None,
 ) -> AVLatent:
@@ -111,6 +153,9 @@ def _sample(
         if how.denoise < 1:
             latents = AVLatent(pipeline.encode_video(frames), None)
     own = _request_of(request, run.window, prompt=run.prompt, seed=run.seed, latents=latents, how=how)
+    if audio is not None:
+        start_s = request.audio_start_s + run.window.audio_start / AUDIO_LATENTS_PER_SECOND
+        own = own.changed(audio=audio.seconds(start_s, run.window.clip.seconds), audio_start_s=0.0)
     return sample(pipeline, own, conditioning, on_step, stop).latents
 
 
@@ -118,7 +163,6 @@ def _request_of(
     request: Request, window: Window, *, prompt: str, seed: int, latents: AVLatent | None, how: LongVideo
 ) -> Request:
     """The request of the whole clip, changed to that of one window."""
-    start = request.audio_start_s + window.audio_start / AUDIO_LATENTS_PER_SECOND
     return request.changed(
         prompt=prompt,
         width=window.clip.width,
@@ -127,7 +171,6 @@ def _request_of(
         seconds=None,
         seed=seed,
         image=request.image if window.index == 0 else None,
-        audio_start_s=request.audio_start_s if request.audio is None else start,
         latents=latents,
         denoise=how.denoise,
     )
@@ -153,6 +196,35 @@ def _models(pipeline: LongPipeline) -> JsonObject:
     }
 
 
+def _record(
+    pipeline: LongPipeline,
+    request: Request,
+    how: LongVideo,
+    chosen: tuple[str, ...],
+    *,
+    by_window: bool,
+) -> JsonObject:
+    """What the tags of a long clip say beyond its settings, so that it can be repeated."""
+    path = getattr(how.source, "path", None)
+    return {
+        "dtype": str(pipeline.networks.dtype).removeprefix("torch."),
+        "recipe": {"chose": list(chosen)},
+        "by_window": by_window,
+        "inputs": file_records(request),
+        "source_file": None if path is None else file_record(path),
+    }
+
+
+_ADDED: JsonObject = {
+    "trigger": None,
+    "prompt_embeds": None,
+    "fit": "crop",
+    "noise": None,
+    "schedule": None,
+}
+"""Fields of requests that folders of earlier versions do not have."""
+
+
 def _settings(pipeline: LongPipeline, request: Request, plan: LongPlan) -> JsonObject:
     """Everything that decides the clip, as JSON values."""
     clip, how = plan.clip, plan.how
@@ -165,8 +237,12 @@ def _settings(pipeline: LongPipeline, request: Request, plan: LongPlan) -> JsonO
         "clip": [clip.width, clip.height, clip.frames, clip.fps],
         "prompts": [list(part) for part in plan.prompts.parts],
         "window": [how.window_frames, how.overlap_frames, how.overlap_strength, how.adain_factor],
-        "keyframes": [[k.frame, k.strength, float(k.frames.double().sum())] for k in how.keyframes],
+        "keyframes": [[k.frame, k.strength, tensor_identity(k.frames)] for k in how.keyframes],
         "source": None if how.source is None else [how.source.identity, *source],
         "sound": audio_identity(request.audio),
-        "request": request.settings(),
+        "request": {
+            name: value
+            for name, value in request.settings().items()
+            if name not in _ADDED or value != _ADDED[name]
+        },
     }

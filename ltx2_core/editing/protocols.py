@@ -80,6 +80,10 @@ class Pipeline(Encoders, Decoders, Protocol):
     @property
     def numerics(self) -> Numerics: ...
 
+    def check(self, request: Request, *, further: bool = False) -> tuple[Stage, ...]:
+        """The stages of ``request``; raises for everything that is wrong before a network is loaded."""
+        ...
+
     def resolve(self, request: Request) -> Request:
         """``request`` with everything that it leaves open filled in from the recipe."""
         ...

@@ -6,7 +6,7 @@ Letters: N frames, F latent frames, T audio latents, C channels, S samples.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from ..types import AVLatent, Numerics
 from .conditioning import SourceFrames, source_audio
 from .edit import make_edit
 from .extend import FADE_S, matched_audio
-from .footage import Edit, Footage
+from .footage import CHUNK_FRAMES, Edit, Footage, cropped
 from .protocols import Encoders, Pipeline, SampledClip, StageInput, Waveform
 
 
@@ -34,18 +34,25 @@ def retake(
     audio: Sequence[Region] = (),
     rounding: Rounding = Rounding.COVER,
     paste: bool = True,
+    feather: int = 0,
+    allow_past_end: bool = False,
+    exact_outside: bool = False,
     **options: Any,
 ) -> Edit:
-    """The source with the seconds in ``video`` and ``audio`` regenerated; a region past its end extends it.
+    """The source with the seconds in ``video`` and ``audio`` regenerated, at the size of the source.
 
     Every stage is conditioned on the clean source at its own size and regenerates the same regions, which
     ``rounding`` brings onto latent frames. With ``paste`` the frames outside the rounded regions are the
-    decoded frames of the source, cut to the grid; otherwise the video VAE has encoded and decoded them. The
-    source's samples of audio are preserved, except for fades of 50 ms inside a region at its borders. A
-    source without audio gets audio over its whole length. If the source is not extended, frames after its
-    last 8k + 1 are not regenerated. ``options`` are those of :func:`extend`.
+    decoded frames of the source; otherwise the video VAE has encoded and decoded them. The first and last
+    ``feather`` frames of a region fade from and to the source; with 0 its borders are cuts. The source's
+    samples of audio are preserved, except for fades of 50 ms inside a region at its borders. A source without
+    audio gets audio over its whole length. With ``allow_past_end`` a region past the end extends the source;
+    otherwise frames after its last 8k + 1 are not regenerated. With ``exact_outside`` the saved file has the
+    packets of the source's own file, except those of GOPs with regenerated frames. ``options`` are those of
+    :func:`extend`.
 
-    Raises ValueError if nothing is to be regenerated, or for regions that end before they begin.
+    Raises ValueError if nothing is to be regenerated, for regions that end before they begin, for those that
+    end after the source unless that is allowed, and for packets that cannot be copied.
     """
     plan = plan_retake(
         source,
@@ -53,46 +60,68 @@ def retake(
         audio,
         rounding,
         paste=paste,
+        feather=feather,
+        allow_past_end=allow_past_end,
         stages=options.get("stages", 1),
         numerics=pipeline.numerics,
     )
-    return make_edit(pipeline, plan, prompt, **options)
+    if not exact_outside:
+        return make_edit(pipeline, plan, prompt, **options)
+    if not paste:
+        raise ValueError("exact_outside and paste=False contradict each other: all frames would be new")
+    recut = source.recut(_ranges(plan.weights > 0), plan.frame_count)
+    return replace(make_edit(pipeline, plan, prompt, **options), recut=recut)
+
+
+def _ranges(flags: Tensor) -> list[tuple[int, int]]:
+    """[first, stop) of each run of True in flags (N,)."""
+    steps = functional.pad(flags.int(), (1, 1)).diff()
+    return list(
+        zip(
+            (steps == 1).nonzero().flatten().tolist(), (steps == -1).nonzero().flatten().tolist(), strict=True
+        )
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Retake:
     """A planned retake: ``video`` (F,) and ``audio`` (T,) are True for the latents to regenerate.
 
-    The run is conditioned on the first ``usable_frames`` frames of the source, which are 8k + 1; the result
-    has ``frame_count`` frames. ``settings`` are the arguments of the retake as JSON values.
+    The run is conditioned on the first ``usable_frames`` frames of the source, which are 8k + 1; ``weights``
+    (N,) say how much of each frame of the result is sampled. ``settings`` are the arguments as JSON values.
     """
 
     source: Footage
     clip: ClipPlan
     usable_frames: int
-    frame_count: int
+    weights: Tensor
     video: Tensor
     audio: Tensor
-    paste: bool
     settings: dict[str, Any]
     regenerates_video = True
 
+    @property
+    def frame_count(self) -> int:
+        """Frames of the result."""
+        return len(self.weights)
+
     def conditioning(self, codecs: Encoders) -> list[StageInput]:
-        items: list[StageInput] = [SourceFrames(self.source.part(0, self.usable_frames), self.video)]
+        frames = self.source.on_grid(self.clip).part(0, self.usable_frames)
+        items: list[StageInput] = [SourceFrames(frames, self.video)]
         if self.source.audio is not None:
             items.append(source_audio(codecs, self.source.audio, self.audio))
         return items
 
     def finish(self, sampled: SampledClip) -> Edit:
         """The source with the regenerated parts of the sampled clip."""
-        source, total = self.source.fitted(sampled.clip), self.frame_count
+        source, total = self.source.beside(sampled.clip), self.frame_count
         track, rate = retaken_audio(source, sampled.audio(), self.audio, total / source.fps)
         return Edit(
-            frame_chunks=lambda: retaken_frames(source, sampled.frames(), self.video, total, self.paste),
+            frame_chunks=lambda: retaken_frames(source, sampled.frames(), self.weights),
             audio_chunks=lambda: iter((track,)),
             frame_count=total,
-            width=sampled.clip.width,
-            height=sampled.clip.height,
+            width=source.size[0],
+            height=source.size[1],
             fps=source.fps,
             rate=rate,
             settings={**sampled.settings(), "retake": self.settings},
@@ -110,13 +139,14 @@ def plan_retake(
     rounding: Rounding,
     *,
     paste: bool = True,
+    feather: int = 0,
+    allow_past_end: bool = False,
     stages: int,
     numerics: Numerics,
 ) -> Retake:
-    """Plan a retake of regions in seconds.
-
-    Raises ValueError if nothing is to be regenerated, or for regions that end before they begin.
-    """
+    """Plan a retake of regions in seconds. Raises what :func:`retake` raises."""
+    if feather < 0:
+        raise ValueError(f"feather must be 0 frames or more; got {feather}")
     video, audio = check_regions(video), check_regions(audio)
     regions = (*video, *audio)
     # A source without audio always has something to generate: its audio.
@@ -124,6 +154,12 @@ def plan_retake(
         raise ValueError("nothing is to be regenerated: set a region of the video or of the audio")
     last_frame = round(max([source.seconds, *(end for _, end in regions)]) * source.fps)
     extends = last_frame > len(source.frames)
+    if extends and not allow_past_end:
+        last = max(end for _, end in regions)
+        raise ValueError(
+            f"a region ends at {last:g} s and the source after {source.seconds:.3f} s: use ltx2 extend "
+            " to make the clip longer, a region inside it, or --allow-past-end"
+        )
     # Only 8k + 1 frames can be encoded; a retake preserves the rest as it is.
     usable = frames_of(latent_frames_of(len(source.frames)))
     clip = source.plan(last_frame if extends else usable, stages=stages, numerics=numerics)
@@ -134,41 +170,67 @@ def plan_retake(
     # The last latent of the source's audio may end up to one latent after its last frame.
     audio_s = (source.seconds if extends else clip.seconds) + 0.05 if source.audio is not None else 0.0
     new_audio[audio_positions(len(new_audio))[0, 0, :, 1] > audio_s] = True
+    frame_count = last_frame if extends else len(source.frames)
+    weights = frame_weights(new_video, len(source.frames), frame_count, feather)
+    if not paste:
+        weights[: clip.frames] = 1
+    settings = {"video": [*video], "audio": [*audio], "rounding": rounding.value, "paste": paste}
     return Retake(
         source=source,
         clip=clip,
         usable_frames=usable,
-        frame_count=last_frame if extends else len(source.frames),
+        weights=weights,
         video=new_video,
         audio=new_audio,
-        paste=paste,
-        settings={"video": [*video], "audio": [*audio], "rounding": rounding.value, "paste": paste},
+        # Files of the default borders stay as they were.
+        settings={**settings, "feather": feather} if feather else settings,
     )
 
 
-def retaken_frames(
-    source: Footage, sampled: Iterator[Tensor], regenerated: Tensor, total: int, paste: bool
-) -> Iterator[Tensor]:
-    """``total`` frames in chunks (N, 3, H, W) in [-1, 1], from sampled chunks of the same range.
+def frame_weights(regenerated: Tensor, sources: int, total: int, feather: int) -> Tensor:
+    """(total,) how much of each frame is sampled: 1 in the ``regenerated`` (F,) latent frames, else 0.
 
-    With ``paste`` the frames of latents that are not ``regenerated`` (F,) are the source's. Frames after the
-    last sampled one are the source's in any case.
+    The first and last ``feather`` frames of a region rise from the frames that are preserved beside it. The
+    ``sources`` frames of the source end there; nothing after them can be preserved.
     """
-    position = 0
-    for chunk in sampled:
+    # Latent frame 0 stands for frame 0, and each later one for eight frames.
+    latent = (torch.arange(total) + 7) // 8
+    inside = functional.pad(regenerated, (0, int(latent[-1]) + 1 - len(regenerated)))[latent]
+    inside[sources:] = True
+    weights = inside.float()
+    preserved = torch.nonzero(~inside)[:, 0]
+    if feather and len(preserved):
+        numbers = torch.arange(total)
+        after = torch.searchsorted(preserved, numbers)
+        before = preserved[(after - 1).clamp(min=0)]
+        after = preserved[after.clamp(max=len(preserved) - 1)]
+        distance = torch.minimum((numbers - before).abs(), (after - numbers).abs())
+        weights = (distance / (feather + 1)).clamp(max=1)
+        weights[sources:] = 1
+    return weights
+
+
+def retaken_frames(source: Footage, sampled: Iterator[Tensor], weights: Tensor) -> Iterator[Tensor]:
+    """As many frames as ``weights`` (N,) has, in chunks (N, 3, H, W) in [-1, 1] of the source's size.
+
+    Weight 1 is a frame of the ``sampled`` chunks, which are of the same range, 0 one of the source as it is.
+    Frames after the last sampled one are the source's in any case.
+    """
+    position, total = 0, len(weights)
+    for chunk in cropped(sampled, source.size):
         chunk = chunk[: total - position]
-        if paste:
-            # The chunk belongs to the caller, so the source's frames go into a copy.
-            chunk = chunk.clone()
-            own = source.frames[position : position + len(chunk)]
-            for number in range(len(own)):
-                # Latent frame 0 stands for frame 0, and each later one for eight frames.
-                if not regenerated[latent_frames_of(position + number + 8) - 1]:
-                    chunk[number] = to_signed(own[number])
+        share = weights[position : position + len(chunk)].view(-1, 1, 1, 1)
+        if bool((share < 1).any()):
+            own = to_signed(source.frames[position : position + len(chunk)])
+            new, share = chunk[: len(own)].to(own), share[: len(own)]
+            # A lerp of weight 0 or 1 rounds, and these frames are exact.
+            mixed = torch.where(share == 0, own, torch.where(share == 1, new, torch.lerp(own, new, share)))
+            chunk = torch.cat((mixed, chunk[len(own) :].to(own)))
         position += len(chunk)
         yield chunk
-    if position < total:
-        yield to_signed(source.frames[position:total])
+    # Decoded in chunks, since the source may be much longer than the region.
+    for start in range(position, total, CHUNK_FRAMES):
+        yield to_signed(source.frames[start : min(start + CHUNK_FRAMES, total)])
 
 
 def retaken_audio(source: Footage, sampled: Waveform, regenerated: Tensor, seconds: float) -> Waveform:

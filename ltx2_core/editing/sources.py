@@ -13,6 +13,8 @@ from typing import Protocol
 from torch import Tensor
 
 from ..media import VideoClip, read_video
+from ..media.images import BLACK, Colour
+from ..storage.identity import identity, tensor_identity
 
 
 class FrameSource(Protocol):
@@ -43,7 +45,7 @@ class FramesInMemory:
 
     @property
     def identity(self) -> str:
-        return f"{tuple(self.frames.shape)} {sum(float(part.double().sum()) for part in self.frames)!r}"
+        return tensor_identity(self.frames)
 
     def part(self, first: int, count: int) -> Tensor:
         return self.frames[first : first + count]
@@ -56,9 +58,9 @@ class FramesInFile:
     clip: VideoClip
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> FramesInFile:
-        """Raises what ``read_video`` raises."""
-        return cls(read_video(path))
+    def open(cls, path: str | os.PathLike[str], *, background: Colour = BLACK) -> FramesInFile:
+        """``background`` is seen through transparent pixels. Raises what ``read_video`` raises."""
+        return cls(read_video(path, background=background))
 
     @property
     def path(self) -> Path:
@@ -82,9 +84,7 @@ class FramesInFile:
 
     @property
     def identity(self) -> str:
-        # No digest of the content, which would read the whole file. No folder either, so that it can be
-        # moved.
-        return f"{self.path.name} {self.path.stat().st_size}"
+        return identity([self.path])
 
     def part(self, first: int, count: int) -> Tensor:
         return self.clip.read(first, count)

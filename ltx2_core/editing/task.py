@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ..conditioning.regions import Rounding
+from ..media.images import BLACK
 from ..run.generation import Generation
+from ..run.request import Request
 from ..storage.files import JsonObject, ParsedJson
-from .audio import add_audio, text_to_audio
-from .extend import extend
+from .audio import CEILING_DB, add_audio, audio_length, plan_audio_of, text_to_audio
+from .edit import EditPlan, planned_size
+from .extend import FADE_FRAMES, KEEP_FRAMES, extend, new_length, plan_extension
 from .footage import Edit, Footage
 from .protocols import OnSampled, Pipeline, Waveform
-from .retake import retake
+from .retake import plan_retake, retake
 
 EditKind = Literal["extend", "retake", "sound", "audio"]
+
+
+_OWN = frozenset(
+    {
+        *("seconds", "frames", "keep_frames", "fade_frames", "ceiling_db"),
+        *("video", "audio", "rounding", "paste"),
+    }
+)
+"""Arguments of the edits that are no fields of a request."""
+
+
+def _retake_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Regions and rounding of a retake from JSON values, which have lists in place of tuples."""
+    regions = {
+        name: tuple((start, end) for start, end in options.get(name, ())) for name in ("video", "audio")
+    }
+    return {**regions, "rounding": Rounding(options.get("rounding", Rounding.COVER.value))}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,19 +60,61 @@ class EditTask:
     ) -> Edit | Waveform:
         """Run the call: the clip, or of "audio" the waveform. Raises what the functions raise."""
         options = {**self.options, "sampled": sampled, "on_sampled": on_sampled}
+        # Reading the source has used it.
+        options.pop("background", None)
         if self.kind == "audio":
             return text_to_audio(pipeline, self.prompt, **options)
-        assert self.source is not None
-        source = Footage.read(self.source)
+        source = self._footage()
         if self.kind == "extend":
             return extend(pipeline, self.prompt, source, **options)
         if self.kind == "sound":
             return add_audio(pipeline, self.prompt, source, **options)
-        # JSON has lists in place of the tuples of regions.
-        for name in ("video", "audio"):
-            options[name] = tuple((start, end) for start, end in options.get(name, ()))
-        options["rounding"] = Rounding(options.get("rounding", Rounding.COVER.value))
-        return retake(pipeline, self.prompt, source, **options)
+        return retake(pipeline, self.prompt, source, **{**options, **_retake_options(options)})
+
+    def plan(self, pipeline: Pipeline) -> tuple[EditPlan | None, Request]:
+        """What :meth:`make` would sample, judged as it would judge it: nothing is encoded or sampled.
+
+        "audio" has no plan beyond its request. Raises what the functions raise.
+        """
+        fields = {name: value for name, value in self.options.items() if name not in _OWN}
+        own = {name: value for name, value in self.options.items() if name in _OWN}
+        plan = None if self.kind == "audio" else self._plan(pipeline, own)
+        if plan is None:
+            size = audio_length(pipeline, own["seconds"], fields)
+        else:
+            size = planned_size(plan, fields) | ({"stages": 1} if self.kind == "sound" else {})
+        request = Request(prompt=self.prompt, **{**fields, **size})
+        pipeline.check(
+            request, further=plan is not None, source=None if plan is None else plan.source.size
+        )
+        return plan, request
+
+    def _plan(self, pipeline: Pipeline, own: Mapping[str, Any]) -> EditPlan:
+        source, stages = self._footage(), self.options.get("stages", 1)
+        if self.kind == "sound":
+            return plan_audio_of(pipeline, source, own.get("ceiling_db", CEILING_DB))
+        if self.kind == "extend":
+            return plan_extension(
+                source,
+                own.get("keep_frames", KEEP_FRAMES),
+                new_length(source, seconds=own.get("seconds"), frames=own.get("frames")),
+                own.get("fade_frames", FADE_FRAMES),
+                stages=stages,
+                numerics=pipeline.numerics,
+            )
+        regions = _retake_options(own)
+        return plan_retake(
+            source,
+            **regions,
+            paste=own.get("paste", True),
+            stages=stages,
+            numerics=pipeline.numerics,
+        )
+
+    def _footage(self) -> Footage:
+        assert self.source is not None
+        red, green, blue = self.options.get("background", BLACK)
+        return Footage.read(self.source, background=(red, green, blue))
 
     def settings(self) -> JsonObject:
         """JSON values for :meth:`from_settings`."""

@@ -88,10 +88,12 @@ def plan_windows(clip: ClipPlan, window_frames: int, overlap_frames: int) -> tup
     length, overlap = latent_frames_of(window_frames), overlap_frames // TEMPORAL_SCALE
     if window_frames != frames_of(length) or length < 3:
         raise ValueError(f"window_frames={window_frames} must be 8k + 1 and at least 17")
-    if overlap_frames % TEMPORAL_SCALE or not 2 <= overlap < length:
+    # A longer window with a single new latent frame would be sampled for eight frames.
+    most = max(2, length - 2)
+    if overlap_frames % TEMPORAL_SCALE or not 2 <= overlap <= most:
         raise ValueError(
-            f"overlap_frames={overlap_frames} must be a multiple of {TEMPORAL_SCALE}, at least 16 and less "
-            f"than the window of {window_frames}"
+            f"overlap_frames={overlap_frames} must be a multiple of {TEMPORAL_SCALE}, at least 16 and at most "
+            f"{most * TEMPORAL_SCALE} in a window of {window_frames}"
         )
     # The last window is shorter rather than moved: moving it would change its overlap.
     starts = [0]

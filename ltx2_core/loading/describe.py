@@ -52,6 +52,7 @@ def _describe_file(path: Path) -> Report:
         "file": str(checkpoint.path),
         "size": sum(file.stat().st_size for file in {i.path for i in checkpoint.tensors.values()}),
         "generation": checkpoint.generation,
+        "kind": _kind(checkpoint),
         "layout": _layout(checkpoint),
         "components": [
             {
@@ -67,7 +68,7 @@ def _describe_file(path: Path) -> Report:
         "metadata": dict(checkpoint.metadata),
     }
     if Component.UPSAMPLER in checkpoint.components:
-        report["upscaler"] = _describe_upscaler(checkpoint)
+        report["upscaler"] = describe_upscaler(checkpoint)
     if Component.LORA in checkpoint.components:
         report["lora"] = _describe_lora(path)
     return report
@@ -80,7 +81,8 @@ def _describe_text_encoder(path: Path) -> Report:
     return {
         "file": str(path),
         "size": sum(file.stat().st_size for file in {info.path for info in infos.values()}),
-        "generation": None,
+        "generation": "2.5" if "gemma4" in str(config.get("model_type")) else None,
+        "kind": "text encoder",
         "layout": "Hugging Face folder" if path.is_dir() else "text encoder in one file",
         "components": [part],
         "tensors": len(infos),
@@ -88,6 +90,21 @@ def _describe_text_encoder(path: Path) -> Report:
         "metadata": {key: config[key] for key in ("model_type", *keys) if key in config},
         "tokenizer": _tokenizer(path),
     }
+
+
+def _kind(checkpoint: Checkpoint) -> str:
+    """What a file is, in a few words."""
+    held, path = checkpoint.components, checkpoint.path
+    if Component.LORA in held:
+        try:
+            return "IC-LoRA" if open_lora(path).is_ic_lora else "LoRA"
+        except ValueError:
+            return "LoRA"
+    if Component.UPSAMPLER in held and len(held) == 1:
+        return f"latent upscaler, {describe_upscaler(checkpoint)}"
+    if held >= _MAIN:
+        return "checkpoint"
+    return ", ".join(str(component) for component in Component if component in held)
 
 
 def _describe_lora(path: Path) -> LoraDescription:
@@ -107,7 +124,8 @@ def _describe_lora(path: Path) -> LoraDescription:
         return {"problem": str(error)}
 
 
-def _describe_upscaler(checkpoint: Checkpoint) -> str:
+def describe_upscaler(checkpoint: Checkpoint) -> str:
+    """The kind and factor of an upscaler, and which sizes two stages have with it."""
     try:
         kind = upscaler_kind(upsampler_config(checkpoint.config))
     except ValueError as error:

@@ -5,6 +5,15 @@ from __future__ import annotations
 from typing import TypedDict
 
 from ..storage.files import JsonValue
+from .detect import Component
+
+_SHARED = frozenset(
+    {
+        *(Component.VIDEO_ENCODER, Component.VIDEO_DECODER, Component.AUDIO_ENCODER),
+        *(Component.AUDIO_DECODER, Component.VOCODER),
+    }
+)
+"""Components that LTX-2.3 and LTX-2.5 have in common."""
 
 
 class PartReport(TypedDict, total=False):
@@ -40,6 +49,7 @@ class Report(TypedDict, total=False):
     file: str
     size: int
     generation: str | None
+    kind: str
     layout: str
     components: list[PartReport]
     tensors: int
@@ -52,12 +62,12 @@ class Report(TypedDict, total=False):
 
 def as_text(report: Report) -> str:
     """Format a report of :func:`describe` as a table."""
-    generation = report["generation"]
     lines = [
         report["file"],
         f"  {_size(report['size'])}, {report['tensors']} tensors ({_counts(report['dtypes'])})",
+        f"  kind        {report['kind']}",
         f"  layout      {report['layout']}",
-        f"  generation  {'LTX-' + generation if generation else 'not stated'}",
+        f"  generation  {_generations(report)}",
         "",
         f"  {'component':<18}{'tensors':>8}{'parameters':>14}{'size':>11}  dtypes",
     ]
@@ -80,6 +90,19 @@ def as_text(report: Report) -> str:
         lines += ["", "  metadata"]
         lines += [f"    {key}: {_short(value)}" for key, value in report["metadata"].items()]
     return "\n".join(lines)
+
+
+def _generations(report: Report) -> str:
+    """The generation of a file in words, and that parts of it serve another one."""
+    generation, held = report["generation"], {part["name"] for part in report["components"]}
+    if held == {str(Component.TEXT_ENCODER)}:
+        return "LTX-2.5" if generation else "LTX-2.0 and LTX-2.3"
+    if lora := report.get("lora"):
+        return str(lora.get("made_for") or "not stated")
+    if generation is None:
+        return "not stated"
+    shared = held <= {str(component) for component in _SHARED}
+    return "LTX-2.3 and LTX-2.5" if shared and generation in ("2.3", "2.5") else f"LTX-{generation}"
 
 
 def _lora_lines(lora: LoraDescription) -> list[str]:

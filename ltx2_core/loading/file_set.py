@@ -11,6 +11,8 @@ from .detect import Component
 
 _OWN = frozenset({Component.LORA, Component.UPSAMPLER, Component.TEXT_ENCODER})
 """Components that are chosen by themselves, and may state no generation or another one."""
+_TRAINED = frozenset({Component.TRANSFORMER, Component.TEXT_CONNECTORS, Component.TEXT_PROJECTION})
+"""Components that differ between LTX-2.3 and LTX-2.5."""
 
 
 def check_set(checkpoints: Sequence[Checkpoint]) -> None:
@@ -29,20 +31,37 @@ def check_set(checkpoints: Sequence[Checkpoint]) -> None:
 
 
 def check_generations(checkpoints: Iterable[Checkpoint]) -> None:
-    """Raise ValueError, naming both files, for parts of LTX-2.0 with parts of a later generation.
+    """Raise ValueError, naming both files, for parts of two generations.
 
-    Files of 2.3 and 2.5 share parts, so these two are not told apart here.
+    LTX-2.3 and LTX-2.5 share the autoencoders and the vocoder; transformer, connectors and projection were
+    trained together, with another text encoder. A file of these parts that does not state its version, and
+    whose tensors fit both, is accepted with either.
     """
-    first: Checkpoint | None = None
+    old: Checkpoint | None = None
+    trained: Checkpoint | None = None
     for checkpoint in checkpoints:
         if checkpoint.generation is None or not checkpoint.components - _OWN:
             continue
-        first = first or checkpoint
-        if (first.generation == "2.0") != (checkpoint.generation == "2.0"):
-            raise ValueError(
-                f"these files are of two generations: {_described(first)}, {_described(checkpoint)}; "
-                "use the parts of one release"
-            )
+        old = old or checkpoint
+        if (old.generation == "2.0") != (checkpoint.generation == "2.0"):
+            raise _of_two(old, checkpoint)
+        if checkpoint.components & _TRAINED and _is_certain(checkpoint):
+            trained = trained or checkpoint
+            if trained.generation != checkpoint.generation:
+                raise _of_two(trained, checkpoint)
+
+
+def _of_two(one: Checkpoint, other: Checkpoint) -> ValueError:
+    return ValueError(
+        f"these files are of two generations: {_described(one)}, {_described(other)}; use the parts of one "
+        "release"
+    )
+
+
+def _is_certain(checkpoint: Checkpoint) -> bool:
+    """Whether a file of a later generation says which one: by its transformer, or its stated version."""
+    stated = str(checkpoint.metadata.get("model_version", ""))
+    return Component.TRANSFORMER in checkpoint.components or stated.startswith(("2.3", "2.5"))
 
 
 def _described(checkpoint: Checkpoint) -> str:

@@ -39,6 +39,9 @@ STACKED = (
     "two IC-LoRAs are stacked: each was trained alone with references of its own, so together they seldom do "
     "what either does; use one of them"
 )
+MAX_STRENGTH = 100
+"""The largest strength of a LoRA, in either direction."""
+
 _FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 _FOLDER_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 
@@ -55,6 +58,17 @@ class LoraSpec:
     strength: float = 1.0
     video_strength: float | None = None
     audio_strength: float | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a strength that is not finite or beyond ``MAX_STRENGTH``."""
+        for name in ("strength", "video_strength", "audio_strength"):
+            value = getattr(self, name)
+            # NaN lies on neither side of a bound.
+            if value is not None and not abs(value) <= MAX_STRENGTH:
+                raise ValueError(
+                    f"{os.fspath(self.path)}: the {name} {value:g} of a LoRA must be from {-MAX_STRENGTH} to "
+                    f"{MAX_STRENGTH}"
+                )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ Letters: C channels (1 or 2), S samples.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -41,48 +43,95 @@ def read_audio(
         raise ValueError(f"start_s must be 0 or later; got {start_s}")
     if duration_s is not None and not duration_s > 0:
         raise ValueError(f"duration_s must be positive; got {duration_s}")
-    file = Path(path)
-    try:
-        with open_media(file, "audio") as container:
-            if not container.streams.audio:
-                raise ValueError(f"{file} has no audio stream; use an audio file or a video with audio")
-            if container.streams.audio[0].codec_context is None:
-                raise ValueError(f"{file} has audio of a codec that PyAV cannot decode: convert it to AAC")
-            samples, rate = _decode(container, start_s, duration_s)
-    except (av.error.FFmpegError, UnicodeError) as error:
-        raise ValueError(f"cannot decode the audio in {file}: {error}") from error
+    with AudioReader(path) as reader:
+        rate = reader.rate
+        samples = reader.part(round(start_s * rate), None if duration_s is None else round(duration_s * rate))
     if samples.shape[1] == 0:
-        raise ValueError(f"{file} has no audio from {start_s:g} s on; choose an earlier start")
-    if not np.isfinite(samples).all():
-        raise ValueError(f"{file} holds NaN or infinite samples; export it again as 16-bit WAV")
-    return torch.from_numpy(samples), rate
+        raise ValueError(f"{path} has no audio from {start_s:g} s on; choose an earlier start")
+    return samples, rate
+
+
+class AudioReader:
+    """Context manager that reads the audio of a file part by part; memory does not follow its length.
+
+    ``rate`` is in Hz, ``channels`` 1 or 2; samples and time 0 are those of :func:`read_audio`, which says
+    what is raised. Parts that begin at or after the one before them are decoded once; others start again.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.rate = self.channels = 0
+        self._stack = ExitStack()
+        self._blocks: Iterator[tuple[int, NDArray[np.float32]]] = iter(())
+        self._held: deque[tuple[int, NDArray[np.float32]]] = deque()
+        self._first = self._end = 0
+
+    def __enter__(self) -> AudioReader:
+        self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.clear()
+        self._stack.close()
+
+    def part(self, first: int, count: int | None = None) -> Tensor:
+        """Samples (C, S) float32 from ``first`` on: ``count`` of them, fewer where the audio ends."""
+        if first < self._first:
+            self._start()
+        self._first, stop = first, None if count is None else first + count
+        self._drop_before(first)
+        try:
+            while stop is None or self._end < stop:
+                position, block = next(self._blocks)
+                self._held.append((position, block))
+                self._end = position + block.shape[1]
+                self._drop_before(first)
+        except StopIteration:
+            pass
+        except (av.error.FFmpegError, UnicodeError) as error:
+            raise ValueError(f"cannot decode the audio in {self.path}: {error}") from error
+        return torch.from_numpy(self._between(first, self._end if stop is None else min(stop, self._end)))
+
+    def _start(self) -> None:
+        """Open the file and stand at its first sample."""
+        self._held.clear()
+        self._stack.close()
+        self._first = self._end = 0
+        try:
+            container = self._stack.enter_context(open_media(self.path, "audio"))
+            if not container.streams.audio:
+                raise ValueError(f"{self.path} has no audio stream; use an audio file or a video with audio")
+            stream = container.streams.audio[0]
+            if stream.codec_context is None:
+                raise ValueError(
+                    f"{self.path} has audio of a codec that PyAV cannot decode: convert it to AAC"
+                )
+            self.rate, self.channels = int(stream.rate), min(int(stream.channels), 2)
+            self._blocks = _blocks(container, stream, self.channels, self.rate)
+        except (av.error.FFmpegError, UnicodeError) as error:
+            raise ValueError(f"cannot decode the audio in {self.path}: {error}") from error
+
+    def _drop_before(self, first: int) -> None:
+        while self._held and self._held[0][0] + self._held[0][1].shape[1] <= first:
+            self._held.popleft()
+
+    def _between(self, first: int, stop: int) -> NDArray[np.float32]:
+        """Samples of the blocks that are held."""
+        # Missing audio is silence, so that the rest stays in sync with the video.
+        samples = np.zeros((self.channels, max(stop - first, 0)), np.float32)
+        for position, block in self._held:
+            low, high = max(position, first), min(position + block.shape[1], stop)
+            if high > low:
+                samples[:, low - first : high - first] = block[:, low - position : high - position]
+        if not np.isfinite(samples).all():
+            raise ValueError(f"{self.path} holds NaN or infinite samples; export it again as 16-bit WAV")
+        return samples
 
 
 def has_audio(path: Path) -> bool:
     """Whether the file has an audio stream."""
     with open_media(path) as container:
         return bool(container.streams.audio)
-
-
-def _decode(container: Any, start_s: float, duration_s: float | None) -> tuple[NDArray[np.float32], int]:
-    stream = container.streams.audio[0]
-    rate, channels = int(stream.rate), min(int(stream.channels), 2)
-    start = round(start_s * rate)
-    stop = None if duration_s is None else start + round(duration_s * rate)
-    pieces: list[NDArray[np.float32]] = []
-    filled = start
-    for position, block in _blocks(container, stream, channels, rate):
-        # Missing audio becomes silence, so that the rest stays in sync with the video.
-        silent_until = position if stop is None else min(position, stop)
-        if silent_until > filled:
-            pieces.append(np.zeros((channels, silent_until - filled), np.float32))
-            filled = silent_until
-        if stop is not None and position >= stop:
-            break
-        piece = block[:, max(start - position, 0) : None if stop is None else stop - position]
-        pieces.append(piece)
-        filled += piece.shape[1]
-    return np.concatenate(pieces, axis=1) if pieces else np.zeros((channels, 0), np.float32), rate
 
 
 def _blocks(

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from .images import FitMode, fit_image
+from .images import FitMode, fit_image, pad_image
 from .packets import VideoFile
 from .video_in import VideoClip
 
@@ -23,13 +23,14 @@ class ClipFrames:
     """Frames ``first`` to ``stop - 1`` of a clip, with the slices of a tensor (N, 3, H, W) float32 in [0, 1].
 
     Memory holds what is sliced and nothing else. Slices that follow one another are decoded in one go; others
-    start again from the keyframe before them. With ``size`` (width, height) frames are fitted to it, see
-    :func:`~ltx2_core.media.fit_image`.
+    start again from the keyframe before them. With ``padding`` (width, height) frames are padded to it at the
+    right and below, with ``size`` then fitted to that one, see :func:`~ltx2_core.media.fit_image`.
     """
 
     clip: VideoClip
     first: int
     stop: int
+    padding: tuple[int, int] | None = None
     size: tuple[int, int] | None = None
     fit: FitMode = "official"
     _position: int = field(default=0, init=False, repr=False)
@@ -46,7 +47,7 @@ class ClipFrames:
 
     @property
     def shape(self) -> torch.Size:
-        width, height = self.size or (self.clip.width, self.clip.height)
+        width, height = self.size or self.padding or (self.clip.width, self.clip.height)
         return torch.Size((len(self), 3, height, width))
 
     @property
@@ -69,6 +70,8 @@ class ClipFrames:
         if not frames:
             return torch.zeros(0, *self.shape[1:])
         pixels = torch.stack(frames).float() / 255.0
+        if self.padding is not None:
+            pixels = pad_image(pixels, *self.padding)
         return pixels if self.size is None else fit_image(pixels, *self.size, mode=self.fit)
 
     def split(self, length: int) -> Iterator[Tensor]:
@@ -81,6 +84,10 @@ class ClipFrames:
         low, high, _ = slice(first, stop).indices(len(self))
         return replace(self, first=self.first + low, stop=self.first + max(low, high))
 
+    def padded(self, width: int, height: int) -> ClipFrames:
+        """The same frames padded to a size that is not smaller."""
+        return replace(self, padding=(width, height))
+
     def fitted(self, width: int, height: int, fit: FitMode) -> ClipFrames:
         """The same frames fitted to a size."""
         return replace(self, size=(width, height), fit=fit)
@@ -90,7 +97,8 @@ class ClipFrames:
         """Whether these are all frames of a video file, at its own size."""
         clip = self.clip
         part = clip.start_s > 0 or clip.max_frames is not None or len(self) < clip.frame_count
-        return not part and self.size is None and isinstance(clip.source, VideoFile)
+        changed = self.size is not None or self.padding is not None
+        return not part and not changed and isinstance(clip.source, VideoFile)
 
     def _from(self, first: int) -> Iterator[Tensor]:
         """Decoded frames from ``first`` on."""

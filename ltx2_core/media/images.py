@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageColor, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from .container import check_pixels
@@ -29,8 +29,20 @@ ImageSource: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[Any] | 
 Colour: TypeAlias = "tuple[float, float, float]"
 """RGB in [0, 1]."""
 BLACK: Colour = (0.0, 0.0, 0.0)
-FitMode: TypeAlias = Literal["official", "comfy"]
+FitMode: TypeAlias = Literal["official", "comfy", "pad", "stretch"]
+SourceFit: TypeAlias = Literal["own", "official", "comfy"]
+"""A :data:`FitMode`, or "own": the clip has the size of its source, and the model sees it padded."""
 
+
+def parse_colour(text: str) -> Colour:
+    """A colour as CSS writes it, such as white or #00ff00. Raises ValueError for other text."""
+    try:
+        red, green, blue = ImageColor.getrgb(text)[:3]
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is not a colour: write one such as white, #00ff00 or rgb(0, 255, 0)"
+        ) from None
+    return red / 255, green / 255, blue / 255
 
 def load_image(source: ImageSource, *, background: Colour = BLACK) -> Tensor:
     """Load one image as (1, 3, H, W) float32 in [0, 1].
@@ -69,11 +81,13 @@ def load_image(source: ImageSource, *, background: Colour = BLACK) -> Tensor:
 
 
 def fit_image(frames: Tensor, width: int, height: int, *, mode: FitMode = "official") -> Tensor:
-    """Scale and centre-crop frames (N, 3, H, W) -> (N, 3, height, width), without distortion or borders.
+    """Bring frames (N, 3, H, W) to (N, 3, height, width).
 
-    Bilinear without antialiasing; the value range does not change. ``official`` scales until the size is
-    covered and then crops, as the LTX-2 repository does; ``comfy`` crops to the aspect ratio and then scales
-    to the exact size, as ComfyUI does. Raises ValueError for another mode, shape or a size below 1.
+    ``official`` scales until the size is covered and then crops, as the LTX-2 repository does; ``comfy`` crops
+    to the aspect ratio and then scales to the exact size, as ComfyUI does: both bilinear without antialiasing,
+    which keeps the value range. ``pad`` scales until it fits and adds black borders, ``stretch`` scales to the
+    exact size, as ai-toolkit does: both by Pillow's Lanczos filter on 8-bit colours in [0, 1]. Raises
+    ValueError for another mode, shape or a size below 1.
     """
     if width < 1 or height < 1:
         raise ValueError(f"the size to fit must be positive; got {width}x{height}")
@@ -86,7 +100,36 @@ def fit_image(frames: Tensor, width: int, height: int, *, mode: FitMode = "offic
         return _cover_then_crop(frames, width, height)
     if mode == "comfy":
         return _crop_then_scale(frames, width, height)
-    raise ValueError(f"mode must be 'official' or 'comfy'; got {mode!r}")
+    if mode == "stretch":
+        return _lanczos(frames, width, height)
+    if mode == "pad":
+        return _contain_then_pad(frames, width, height)
+    raise ValueError(f"mode must be 'official', 'comfy', 'pad' or 'stretch'; got {mode!r}")
+
+
+def pad_image(frames: Tensor, width: int, height: int) -> Tensor:
+    """Frames (N, 3, H, W) -> (N, 3, height, width): their last row and column repeated below and right.
+
+    The original is the top left corner of the result. Raises ValueError for a smaller size.
+    """
+    rows, columns = frames.shape[-2:]
+    if height < rows or width < columns:
+        raise ValueError(f"frames of {columns}x{rows} cannot be padded to {width}x{height}")
+    if (rows, columns) == (height, width):
+        return frames
+    return F.pad(frames, (0, width - columns, 0, height - rows), mode="replicate")
+
+
+def as_frames(frames: Tensor | NDArray[Any]) -> Tensor:
+    """Frames (N, 3, H, W) of a tensor, or of an array (N, H, W, 3), uint8 or float -> float in [0, 1].
+
+    Raises ValueError for an array of another shape.
+    """
+    if isinstance(frames, np.ndarray):
+        if frames.ndim != 4 or frames.shape[3] != 3:
+            raise ValueError(f"frames of an array are (N, H, W, 3); got {frames.shape}")
+        frames = rearrange(torch.from_numpy(np.ascontiguousarray(frames)), "n h w c -> n c h w")
+    return frames.float() / 255.0 if frames.dtype == torch.uint8 else frames
 
 
 def to_signed(frames: Tensor) -> Tensor:
@@ -204,6 +247,44 @@ def _crop_then_scale(frames: Tensor, width: int, height: int) -> Tensor:
     return F.interpolate(cropped, size=(height, width), mode="bilinear", align_corners=False)
 
 
+def _lanczos(frames: Tensor, width: int, height: int) -> Tensor:
+    """Frames in [0, 1] scaled in 8 bits, as Pillow scales images of files."""
+    scaled = [
+        np.asarray(Image.fromarray(to_bytes_hwc(frame)).resize((width, height), Image.Resampling.LANCZOS))
+        for frame in (frames * 255.0).round().clamp(0, 255).to(torch.uint8)
+    ]
+    return rearrange(torch.from_numpy(np.stack(scaled)), "n h w c -> n c h w").float() / 255.0
+
+
+def _contain_then_pad(frames: Tensor, width: int, height: int) -> Tensor:
+    rows, columns = frames.shape[-2:]
+    scale = min(height / rows, width / columns)
+    inner = max(1, round(columns * scale)), max(1, round(rows * scale))
+    left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
+    borders = (left, width - inner[0] - left, top, height - inner[1] - top)
+    # An image that fits without scaling keeps its pixels.
+    scaled = frames if inner == (columns, rows) else _lanczos(frames, *inner)
+    return F.pad(scaled, borders)
+
+
 def to_bytes_hwc(frame: Tensor) -> NDArray[np.uint8]:
     """Frame (3, H, W) uint8 -> contiguous array (H, W, 3), the layout that PyAV takes."""
     return np.ascontiguousarray(rearrange(frame.cpu(), "c h w -> h w c").numpy())
+
+
+def to_words_hwc(frame: Tensor, number: int = 0) -> NDArray[np.uint16]:
+    """Frame (3, H, W), uint8 or float in [-1, 1] -> contiguous uint16 array (H, W, 3); values outside are clipped.
+
+    ``number`` is that of the frame in the clip, for the error text. Raises as :func:`to_bytes`.
+    """
+    if frame.dtype == torch.uint8:
+        # 255 becomes 65535.
+        words: NDArray[np.uint16] = to_bytes_hwc(frame).astype(np.uint16) * np.uint16(257)
+        return words
+    if not frame.is_floating_point():
+        raise ValueError(f"frames are uint8 or float in [-1, 1]; got {frame.dtype}")
+    levels = (frame.detach().cpu().double() + 1.0) * 32767.5
+    if not torch.stack(torch.aminmax(levels)).isfinite().all():
+        raise ValueError(f"frame {number} holds NaN or infinite values; nothing was saved")
+    rounded = rearrange(levels.round().clamp(0.0, 65535.0), "c h w -> h w c").numpy()
+    return np.ascontiguousarray(rounded.astype(np.uint16))

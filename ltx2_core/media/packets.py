@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,9 @@ from .images import Colour
 from .pixels import PixelFormat
 from .stored import Stored
 from .timeline import Timeline, timeline_of
+
+_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+"""Codec -> the decoder that reads its alpha channel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,16 +39,17 @@ class VideoFile:
         """Read the time stamps and decode the first frame. Raises what ``read_video`` raises."""
         with open_video(path) as (container, stream):
             try:
-                first = next(container.decode(stream))
+                first = next(_decoded(container, stream))
                 pixels = PixelFormat.of(path, stream, first, background)
                 upright = pixels.rgb(first)
             except StopIteration:
                 raise ValueError(f"{path} holds no video frame") from None
             except av.error.FFmpegError as error:
                 raise ValueError(f"cannot decode the video in {path}: {error}") from error
+        timeline = _read_timeline(path)
         return cls(
             path=path,
-            timeline=_read_timeline(path),
+            timeline=replace(timeline, notes=timeline.notes + pixels.notes),
             pixels=pixels,
             width=upright.shape[2],
             height=upright.shape[1],
@@ -80,7 +84,7 @@ class VideoFile:
         """The last decoded frame at or before stored frame ``wanted``, and those that follow."""
         number = -1
         held: Stored | None = None
-        for frame in container.decode(stream):
+        for frame in _decoded(container, stream):
             untimed = self.timeline.by_count or frame.pts is None
             number = number + 1 if untimed else self.timeline.number_of(frame.pts)
             # The last frame before the wanted one may still be on the screen at its time.
@@ -110,6 +114,19 @@ def open_video(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
         check_pixels(path, stream.codec_context.width, stream.codec_context.height)
         stream.thread_type = "AUTO"
         yield container, stream
+
+
+def _decoded(container: Any, stream: Any) -> Iterator[Any]:
+    """Decoded frames from the position of the container on, with the alpha channel of WebM video."""
+    own = _WITH_ALPHA.get(stream.codec_context.name)
+    tags = {name.lower(): text for name, text in stream.metadata.items()}
+    if own is None or tags.get("alpha_mode") != "1":
+        yield from container.decode(stream)
+        return
+    # FFmpeg's own decoders leave the alpha channel of VP8 and VP9 out.
+    decoder: Any = av.CodecContext.create(own, "r")
+    for packet in container.demux(stream):
+        yield from decoder.decode(packet)
 
 
 def _start_s(container: Any, stream: Any, packets: list[tuple[Any, Any, int]]) -> float:

@@ -16,10 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .container import check_pixels
+from .hdr import CURVES, note_of, tone_mapped
 from .images import BLACK, ITU_709, Colour
-
-HDR_CURVES = {16: "PQ (HDR10, Dolby Vision)", 18: "HLG"}
-"""FFmpeg's numbers of the transfer functions that are brighter than a display of standard range."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,18 +25,25 @@ class PixelFormat:
     """How the frames of a stream become RGB.
 
     ``width`` and ``height`` are those of square pixels before rotation; frames of another size are scaled to
-    them. Transparent pixels are blended with ``background``.
+    them. Transparent pixels are blended with ``background``. ``hdr`` is FFmpeg's number of a transfer
+    function that is tone-mapped, see :mod:`~ltx2_core.media.hdr`.
     """
 
     width: int
     height: int
     background: Colour = BLACK
+    hdr: int | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is changed, one sentence each."""
+        return () if self.hdr is None else (note_of(self.hdr),)
 
     @classmethod
     def of(cls, path: Path, stream: Any, first: Any, background: Colour = BLACK) -> PixelFormat:
         """The format of a stream whose first frame is ``first``.
 
-        Raises ValueError for interlaced and HDR video, which need a conversion that is not made here.
+        Raises ValueError for interlaced video, which needs a conversion that is not made here.
         """
         if first.interlaced_frame:
             raise ValueError(
@@ -46,14 +51,10 @@ class PixelFormat:
                 "ffmpeg -i IN -vf bwdif -c:a copy OUT.mp4"
             )
         curve = getattr(first, "color_trc", stream.codec_context.color_trc)
-        if curve in HDR_CURVES:
-            raise ValueError(
-                f"{path} is HDR video with the transfer function {HDR_CURVES[curve]}: convert it to SDR "
-                "(BT.709) first, for example with HandBrake or the tonemap filter of ffmpeg"
-            )
         width, height = _square(first.width, first.height, stream.sample_aspect_ratio)
         check_pixels(path, width, height)
-        return cls(width=width, height=height, background=background)
+        hdr = curve if curve in CURVES else None
+        return cls(width=width, height=height, background=background, hdr=hdr)
 
     def rgb(self, frame: Any) -> Tensor:
         """A decoded frame as (3, H, W) uint8."""
@@ -63,7 +64,10 @@ class PixelFormat:
             options = {"src_colorspace": "ITU709", "dst_colorspace": "ITU601"}
         if (frame.width, frame.height) != (self.width, self.height):
             options |= {"width": self.width, "height": self.height, "interpolation": "BICUBIC"}
-        pixels = self._opaque(frame, options)
+        if self.hdr is None:
+            pixels = self._opaque(frame, options)
+        else:
+            pixels = tone_mapped(frame, self.hdr, self.width, self.height)
         upright = np.ascontiguousarray(_turned(pixels, _display_matrix(frame)))
         return torch.from_numpy(upright).permute(2, 0, 1).contiguous()
 

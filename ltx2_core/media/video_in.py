@@ -111,7 +111,8 @@ def read_video(
     """Describe a part of a video file; only its time stamps are read, and its first frame is decoded.
 
     Transparent pixels are blended with ``background``, RGB in [0, 1]. Raises FileNotFoundError for a missing
-    file, ValueError for one without readable video or frame rate, and for interlaced and HDR video.
+    file, ValueError for one without readable video or frame rate, and for interlaced video. HDR video becomes
+    SDR, see :mod:`~ltx2_core.media.hdr`.
     """
     if max_frames is not None and max_frames < 1:
         raise ValueError(f"max_frames must be at least 1; got {max_frames}")

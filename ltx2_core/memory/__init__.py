@@ -20,6 +20,7 @@ from .plan import (
 )
 from .plot import draw_plans
 from .released import RELEASED, STORED, Released, Stored, released_size
+from .source_stage import encoder_bytes, source_host_bytes
 from .streaming import BlockStreaming
 from .text_stage import TextSize, text_bytes
 from .trace import Trace
@@ -45,6 +46,7 @@ __all__ = [
     "choose_decode",
     "decoder_memory",
     "draw_plans",
+    "encoder_bytes",
     "estimate_memory",
     "free_memory",
     "parse_budget",
@@ -52,6 +54,7 @@ __all__ = [
     "plan_memory",
     "released_size",
     "size_text",
+    "source_host_bytes",
     "text_bytes",
     "text_stages",
     "usable",

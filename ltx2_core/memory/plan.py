@@ -75,7 +75,7 @@ class MemoryPlan:
     ``resident_blocks`` of the transformer's ``blocks`` stay on the device, the others are streamed.
     ``chunk_tokens`` is how many video tokens ``Runner`` computes at a time (None: all), ``decode`` how the
     video is decoded. The ``host`` bytes of a stage hold streamed blocks, the text encoder if it runs on the
-    CPU, or the caches of inactive tiles.
+    CPU, the decoded frames of a source, or the caches of inactive tiles.
     """
 
     budget: int
@@ -132,6 +132,7 @@ def plan_memory(
     dtype: torch.dtype,
     batch: int = 1,
     text_keys: int = 0,
+    source: PlannedStage | None = None,
 ) -> MemoryPlan:
     """The fastest plan that fits into ``budget`` bytes of device memory, or else that with the lowest peak.
 
@@ -140,7 +141,8 @@ def plan_memory(
     the CPU.
 
     ``batch`` samples go through the transformer at once, and ``text_keys`` bytes of cached text keys and
-    values are held while it samples. A positive and a negative prompt of the full length are assumed.
+    values are held while it samples. ``source`` is the stage that encodes the source of an edit. A positive
+    and a negative prompt of the full length are assumed.
 
     Raises ValueError for a budget below 1.
     """
@@ -172,6 +174,8 @@ def plan_memory(
         if encoder.total > room
         else max(encoder, connectors, key=lambda stage: stage.total)
     ]
+    if source is not None:
+        stages.append(source)
     stages += [
         PlannedStage(stage=f"stage {number}", weights=on_device, activations=step, host=offloaded)
         for number, step in enumerate(steps, start=1)

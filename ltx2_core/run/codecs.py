@@ -9,25 +9,27 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
+from typing import Any
 
+import numpy as np
 import torch
 from einops import rearrange
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..audio import decode_audio, encode_audio
 from ..loading import Component, Lora
 from ..media import to_signed
 from ..media.clip_frames import Frames
+from ..media.images import as_frames
 from ..memory import DecodeChoice
+from ..memory.source_stage import CHUNK_FRAMES
 from ..shapes import SPATIAL_SCALE, ClipPlan, frames_of
 from ..types import AVLatent, TextContext
 from ..upsampler import upsample_latent
 from .components import Components
 from .decode import decode_chunks
 from .progress import Run, Stop
-
-ENCODED_AT_ONCE = 32
-"""Frames that are brought to the device together."""
 
 
 class Codecs:
@@ -56,28 +58,30 @@ class Codecs:
             prompts, loras=loras, on_layer=lambda step, steps: run.report("text", step, steps)
         )
         with self.networks.use(Component.TEXT_CONNECTORS, loras) as connectors, torch.inference_mode():
-            dtype = self.networks.dtype
-            # Connectors take features in the dtype of their weights.
-            contexts = connectors(
-                replace(features, video=features.video.to(dtype), audio=features.audio.to(dtype))
-            )
-        single = [
-            TextContext(contexts.video[i : i + 1], contexts.audio[i : i + 1]) for i in range(len(prompts))
-        ]
+            # One by one, since a batch rounds differently from its rows: the context of a prompt must not
+            # depend on whether there is a negative prompt, or which.
+            single = [connectors(one) for one in features.to(self.networks.dtype).split()]
         return single[0], single[1] if negative_prompt is not None else None
 
-    def encode_video(self, frames: Frames) -> Tensor:
+    def encode_video(self, frames: Frames | NDArray[Any]) -> Tensor:
         """frames (N, 3, H, W) in [0, 1], N = 8k + 1 -> normalised latent (1, 128, k + 1, H / 32, W / 32).
 
-        Only some of the frames are on the device at a time.
+        An array of frames is (N, H, W, 3), as ``Generation.array`` returns it; uint8 is taken too. Only some
+        of the frames are on the device at a time. The latent is what ``latents`` of a run takes.
         """
-        with self.networks.use(Component.VIDEO_ENCODER) as encoder, torch.inference_mode():
+        if isinstance(frames, Tensor | np.ndarray):
+            frames = as_frames(frames)
+        with (
+            self.networks.clock.timed("inputs"),
+            self.networks.use(Component.VIDEO_ENCODER) as encoder,
+            torch.inference_mode(),
+        ):
             # Frames of a file are decoded chunk by chunk, so that only their shape is known here.
             encoder.check_frames(rearrange(torch.empty(frames.shape, device="meta"), "n c h w -> 1 c n h w"))
             where = self.networks.device, self.networks.dtype
             chunks = (
                 rearrange(to_signed(part), "n c h w -> 1 c n h w").to(*where)
-                for part in frames.split(ENCODED_AT_ONCE)
+                for part in frames.split(CHUNK_FRAMES)
             )
             latent = torch.cat(list(encoder.encode_stream(chunks)), dim=2)
         # Latents are float32 between networks, in whatever format these compute.
@@ -85,7 +89,10 @@ class Codecs:
 
     def encode_audio(self, waveform: Tensor, sample_rate: int, *, latent_frames: int | None = None) -> Tensor:
         """waveform (C, S) in [-1, 1] -> normalised latent (1, 8, T, 16), trimmed or padded with silence."""
-        with self.networks.use(Component.AUDIO_ENCODER) as encoder:
+        with (
+            self.networks.clock.timed("inputs"),
+            self.networks.use(Component.AUDIO_ENCODER) as encoder,
+        ):
             return encode_audio(
                 encoder, waveform.to(self.networks.device), sample_rate, latent_frames=latent_frames
             )
@@ -95,6 +102,7 @@ class Codecs:
         if latents.video is None:
             raise ValueError("there is no video to upscale in these latents")
         with (
+            self.networks.clock.timed("sampling"),
             self.networks.use(Component.UPSAMPLER) as upsampler,
             # The encoder is only needed for its statistics: the upsampler works on latents that are not
             # normalised.
@@ -129,11 +137,13 @@ class Codecs:
                 self._decode_choice(first, frames),
                 as_bytes=as_bytes,
                 check=Run(stop=stop).check,
+                clock=self.networks.clock,
             )
 
     def decode_audio(self, latent: Tensor) -> tuple[Tensor, int]:
         """Normalised latent (1, 8, T, 16) -> (waveform (2, S) in [-1, 1] on the CPU, sample rate in Hz)."""
         with (
+            self.networks.clock.timed("decode"),
             self.networks.use(Component.AUDIO_DECODER) as decoder,
             self.networks.use(Component.VOCODER) as vocoder,
         ):

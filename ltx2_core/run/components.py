@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..clock import Clock
 from ..config import audio_vae_config, text_config, transformer_config, video_vae_config, vocoder_config
 from ..loading import (
     Checkpoint,
@@ -23,7 +24,7 @@ from ..loading import (
     open_checkpoint,
     open_lora,
 )
-from ..loading.file_set import check_set
+from ..loading.file_set import check_generations, check_set
 from ..loading.folder import text_encoder_folder
 from ..loading.lora import STACKED
 from ..loading.text_match import check_text_encoder
@@ -33,9 +34,12 @@ from ..memory import (
     DecodeChoice,
     MemoryPlan,
     ModelSize,
+    PlannedStage,
     TextSize,
     choose_decode,
+    encoder_bytes,
     plan_memory,
+    source_host_bytes,
     text_stages,
     usable,
 )
@@ -43,7 +47,7 @@ from ..shapes import ClipPlan
 from ..storage.files import JsonObject
 from ..storage.identity import identity
 from ..storage.quantized import check_matmul, loaded_bytes
-from ..text import FeatureCache, OnLayer, TextEncoder, load_gemma, load_tokenizer
+from ..text import FeatureCache, OnLayer, TextEncoder, check_tokenizer, load_gemma, load_tokenizer
 from ..text.gemma import find_encoder
 from ..transformer import Transformer
 from ..transformer.fp8 import Product, fp8_problem, fp8_saving, is_fp8, kernel_product, use_fp8
@@ -68,7 +72,8 @@ class Components:
     ``checkpoints`` may be one official file or several that together hold the components, each in one file.
     Headers are read at once, weights in :meth:`use`. ``execution``
     says where and how networks compute; with its ``max_memory``, networks that are held are offloaded to
-    system memory between their uses. ``fp8_problem`` says why its ``fp8_blocks`` are left out.
+    system memory between their uses. ``fp8_problem`` says why its ``fp8_blocks`` are left out. ``clock``
+    says where the time since its making went.
     """
 
     def __init__(
@@ -98,6 +103,7 @@ class Components:
             packed = open_checkpoint(self.text_encoder)
             if Component.TEXT_PROJECTION in packed.components:
                 self.checkpoints = (*self.checkpoints, packed)
+                check_generations(self.checkpoints)
         self.device = device
         self.dtype = dtype
         self.numerics = numerics
@@ -110,6 +116,8 @@ class Components:
             self.fp8_product = kernel_product
         elif execution.fp8_blocks:
             _log.warning("blocks are not held in fp8: %s", self.fp8_problem)
+        self.clock = Clock()
+        self._holding: frozenset[Component] = frozenset()
         self._held: dict[Component, tuple[tuple[Lora, ...], nn.Module]] = {}
         self._held_text: TextEncoder | None = None
         self._features = FeatureCache()
@@ -117,6 +125,27 @@ class Components:
     def file(self, component: Component) -> Checkpoint:
         """The file that ``component`` comes from. Raises ValueError where none of the files holds it."""
         return find_component(self.checkpoints, component)
+
+    @contextmanager
+    def holding(self, *components: Component) -> Iterator[None]:
+        """Hold the networks of ``components`` between their uses, for the length of the block.
+
+        With ``max_memory`` they are offloaded to system memory between their uses.
+        """
+        before, self._holding = self._holding, self._holding | {*components}
+        try:
+            yield
+        finally:
+            self._holding = before
+            for component in components:
+                if not self._holds(component):
+                    self._held.pop(component, None)
+            if not self._holds(Component.TEXT_ENCODER):
+                self._held_text = None
+            self._release()
+
+    def _holds(self, component: Component) -> bool:
+        return self.keep_loaded or component in self._holding
 
     @contextmanager
     def use(
@@ -137,27 +166,29 @@ class Components:
             # The weights that LoRAs are merged into do not exist in fp8, so the network is loaded again.
             network = None
         if network is None:
-            network = self.file(component).load(
-                component,
-                dtype=dtype,
-                device=device,
-                loras=loras,
-                numerics=self.numerics,
-                **self._matmul,
-            )
-        else:
-            self._place(network, device)
-            if before != loras:
-                self.file(component).switch_loras(
-                    network, component, before=before, after=loras, dtype=dtype, device=device
+            with self.clock.timed("load"):
+                network = self.file(component).load(
+                    component,
+                    dtype=dtype,
+                    device=device,
+                    loras=loras,
+                    numerics=self.numerics,
+                    **self._matmul,
                 )
+        else:
+            with self.clock.timed("load"):
+                self._place(network, device)
+                if before != loras:
+                    self.file(component).switch_loras(
+                        network, component, before=before, after=loras, dtype=dtype, device=device
+                    )
         # Stored before the block runs, because a failure within it leaves the weights as they are.
-        if self.keep_loaded:
+        if self._holds(component):
             self._held[component] = (loras, network)
         try:
             yield network
         finally:
-            self._offload(network)
+            self._offload(network, component)
             # The name would keep the weights alive while memory is released.
             del network
             self._release()
@@ -189,12 +220,18 @@ class Components:
                 streaming.close()
 
     def plan(
-        self, clips: Sequence[ClipPlan], *, budget: int, batch: int = 1, text_keys: int = 0
+        self,
+        clips: Sequence[ClipPlan],
+        *,
+        budget: int,
+        batch: int = 1,
+        text_keys: int = 0,
+        source: tuple[int, int] | None = None,
     ) -> MemoryPlan:
         """How to sample and decode ``clips``, stage by stage, within ``budget`` bytes; reads headers only.
 
         ``batch`` samples share one forward pass of the transformer; ``text_keys`` are bytes of cached keys
-        and values of the text.
+        and values of the text. ``source`` is the (width, height) of the source of an edit, if there is one.
         """
         transformer = transformer_config(self.file(Component.TRANSFORMER).config)
         weights = self.component_bytes(Component.TRANSFORMER)
@@ -214,7 +251,20 @@ class Components:
             text=self.text_size(),
             audio=self.audio_size(),
         )
-        return plan_memory(budget, size, clips=clips, dtype=self.dtype, batch=batch, text_keys=text_keys)
+        reading = None if source is None else self._source_stage(source, clips[-1])
+        return plan_memory(
+            budget, size, clips=clips, dtype=self.dtype, batch=batch, text_keys=text_keys, source=reading
+        )
+
+    def _source_stage(self, size: tuple[int, int], clip: ClipPlan) -> PlannedStage:
+        """Reading and encoding a source of (width, height) for a run of ``clip``."""
+        config = video_vae_config(self.file(Component.VIDEO_ENCODER).config)
+        return PlannedStage(
+            stage="source",
+            weights=self.component_bytes(Component.VIDEO_ENCODER),
+            activations=encoder_bytes(config, clip.width, clip.height, self.dtype),
+            host=source_host_bytes(size, clip),
+        )
 
     def decode_choice(self, clip: ClipPlan) -> DecodeChoice | None:
         """How ``clip`` is decoded within ``max_memory``; None without a budget."""
@@ -288,31 +338,42 @@ class Components:
         features = self._features.encode((self.text_encoder, projection, self.dtype, changes), prompts, run)
         return TextFeatures(*(t.to(self.device) for t in (features.video, features.audio, features.mask)))
 
+    def check_text_encoder(self) -> None:
+        """Raise ValueError unless the text encoder is there, is complete and belongs to the checkpoint.
+
+        Only headers are read.
+        """
+        if self.text_encoder is None:
+            raise ValueError("no text encoder is named; give the folder or file of a Gemma 3 as text_encoder")
+        if self._held_text is None:
+            check_text_encoder(self.checkpoints, self.text_encoder)
+            check_tokenizer(self.text_encoder)
+
     @contextmanager
     def use_text_encoder(self, loras: tuple[Lora, ...] = ()) -> Iterator[TextEncoder]:
         """Gemma with the checkpoint's projection, for the length of the block."""
-        if self.text_encoder is None:
-            raise ValueError("no text encoder is named; give the folder or file of a Gemma 3 as text_encoder")
+        self.check_text_encoder()
+        assert self.text_encoder is not None
         device = torch.device("cpu") if self._text_stays_on_cpu() else self.device
         with self.use(Component.TEXT_PROJECTION, loras, device=device) as projection:
             # The text encoder is held apart from the projection, which alone has LoRAs.
             encoder = self._held_text
             if encoder is None:
-                check_text_encoder(self.checkpoints, self.text_encoder)
-                gemma = load_gemma(self.text_encoder, dtype=self.dtype, device=device)
-                encoder = TextEncoder(gemma, load_tokenizer(self.text_encoder), projection)
+                with self.clock.timed("load"):
+                    gemma = load_gemma(self.text_encoder, dtype=self.dtype, device=device)
+                    encoder = TextEncoder(gemma, load_tokenizer(self.text_encoder), projection)
                 # This name would keep the network alive after the encoder is freed.
                 del gemma
             else:
                 self._place(encoder, device)
             # The projection may have other LoRAs than when the encoder was made.
             encoder.extractor = projection
-            if self.keep_loaded:
+            if self._holds(Component.TEXT_ENCODER):
                 self._held_text = encoder
             try:
                 yield encoder
             finally:
-                self._offload(encoder)
+                self._offload(encoder, Component.TEXT_ENCODER)
                 # The name would keep the weights alive while memory is released.
                 del encoder
         self._release()
@@ -355,8 +416,8 @@ class Components:
         if self.max_memory is not None:
             network.to(device)
 
-    def _offload(self, network: nn.Module) -> None:
-        if self.max_memory is not None and self.keep_loaded:
+    def _offload(self, network: nn.Module, component: Component) -> None:
+        if self.max_memory is not None and self._holds(component):
             network.to("cpu")
 
     def _release(self) -> None:

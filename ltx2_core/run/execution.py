@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import TYPE_CHECKING, TypedDict
 
 import torch
 
 from ..config import TransformerConfig
-from ..memory import MemoryPlan, check_budget
+from ..memory import MemoryPlan, check_budget, parse_budget
 from ..text.connectors import CONTEXT_LENGTH
 from ..transformer import Runner, Transformer, text_keys_bytes
 from ..transformer.fused import Fused
 from ..transformer.graphs import Graphs
 from ..transformer.packed import pack_projections
+from .devices import usable_device
 from .distributed import Processes
+from .options import by_name
 from .stages import Stage
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+
+_SWITCHES = ("fused", "keep_text_keys", "cuda_graphs", "fp8_blocks", "fp8_matmul", "nvfp4_matmul")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +35,7 @@ class Execution:
     Attributes:
         device, dtype: where and in which number format networks compute.
         keep_loaded: hold networks in memory between stages and calls.
-        max_memory: bytes of the device that a run may use; blocks that do not fit are copied there in turn.
+        max_memory: bytes of the device that a run may use, or text such as "12GB"; blocks that do not fit are copied there in turn.
             With ``keep_loaded`` networks are then offloaded to system memory between their uses.
         passes_per_call: how many guidance passes one forward pass of the transformer evaluates; more are
             faster on a GPU with room to spare, with the same result. In float32 on the CPU they are always
@@ -64,11 +70,17 @@ class Execution:
     processes: Processes = field(default_factory=Processes)
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a ``max_memory`` or ``passes_per_call`` below 1."""
+        """Raises TypeError or ValueError for values of another type or out of range."""
+        if not isinstance(self.dtype, torch.dtype) or not self.dtype.is_floating_point:
+            raise TypeError(f"dtype={self.dtype!r} must be torch.float32, torch.bfloat16 or torch.float16")
         if self.max_memory is not None:
+            # The dataclass is frozen, which holds for its own constructor, too.
+            object.__setattr__(self, "max_memory", _bytes(self.max_memory, self.device))
             check_budget(self.max_memory)
-        if self.passes_per_call < 1:
-            raise ValueError(f"passes_per_call={self.passes_per_call} must be at least 1")
+        for option in map(by_name, ("passes_per_call", *_SWITCHES)):
+            object.__setattr__(self, option.name, option.read(getattr(self, option.name)))
+        if not isinstance(self.keep_loaded, bool):
+            raise TypeError(f"keep_loaded={self.keep_loaded!r} must be True or False")
 
     @classmethod
     def on(
@@ -78,11 +90,12 @@ class Execution:
         **options: Unpack[ExecutionOptions],
     ) -> Execution:
         """With the defaults of this machine: CUDA in bfloat16 where there is a GPU, else CPU in float32."""
-        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        where = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if dtype is None:
             # Weights are published in bfloat16, which most CPUs compute more slowly than float32.
             dtype = torch.bfloat16 if where.type == "cuda" else torch.float32
-        return cls(device=where, dtype=dtype, **options)
+        # Text for max_memory becomes a number where all values are checked.
+        return cls(device=where, dtype=dtype, **options)  # type: ignore[arg-type]
 
     def speed(self) -> Speed:
         """The settings by which :meth:`Speed.runner` calls the transformer, with a new :class:`Fused` if on.
@@ -98,11 +111,20 @@ class Execution:
         )
 
 
+def _bytes(budget: int | str, device: torch.device) -> int:
+    """Bytes of a budget. Raises TypeError unless it is a whole number or text."""
+    if isinstance(budget, str):
+        return parse_budget(budget, device)
+    if not isinstance(budget, Integral) or isinstance(budget, bool):
+        raise TypeError(f"max_memory={budget!r} must be a whole number of bytes, or text such as '12GB'")
+    return int(budget)
+
+
 class ExecutionOptions(TypedDict, total=False):
     """The keywords of :class:`Execution` other than ``device`` and ``dtype``."""
 
     keep_loaded: bool
-    max_memory: int | None
+    max_memory: int | str | None
     passes_per_call: int
     fused: bool
     keep_text_keys: bool

@@ -6,11 +6,15 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Literal, TypedDict
 
-from ..conditioning.inputs import AudioSource, ImageAt, SourceClip, VideoReference
+from torch import Tensor
+
+from ..conditioning.inputs import AudioSource, Fit, ImageAt, SourceClip, VideoReference
 from ..media.images import ImageSource
 from ..sampling.caching import StepCache
 from ..sampling.guidance import Guidance, GuidanceSchedule, Nag
+from ..sampling.settings import ScheduleOf
 from ..shapes import Snap
+from ..text.prompt import PromptEmbeds
 from ..transformer.tiles import Tiles
 from ..types import AVLatent
 
@@ -19,28 +23,33 @@ class RequestOptions(TypedDict, total=False):
     """The flat keywords of :class:`Request` and of the call of a pipeline, other than the prompt."""
 
     negative_prompt: str | None
+    trigger: str | None
+    prompt_embeds: PromptEmbeds | None
     width: int | None
     height: int | None
     num_frames: int | None
     seconds: float | None
     fps: float | None
-    snap: Snap
+    snap: Snap | str
     video: bool
     image: ImageSource | None
     image_strength: float
     image_crf: int | None
     images: Sequence[ImageAt]
     references: Sequence[VideoReference]
+    fit: Fit
     audio: AudioSource | None
     audio_start_s: float
     audio_noise_db: float | None
     reference_audio: AudioSource | None
     reference_s: float
     identity: float
-    latents: AVLatent | None
+    latents: AVLatent | Tensor | None
+    noise: AVLatent | None
     source_clip: SourceClip | Mapping[str, Any] | None
     steps: int | None
     sigmas: Sequence[float] | None
+    schedule: ScheduleOf | None
     denoise: float
     sampler: str | None
     eta: float | None
@@ -51,7 +60,7 @@ class RequestOptions(TypedDict, total=False):
     nag: Nag | None
     cache: StepCache | None
     tiles: Tiles | None
-    seed: int
+    seed: int | None
     noise_device: str
     stages: Literal[1, 2]
     stage2_sigmas: Sequence[float] | None
@@ -62,12 +71,15 @@ class RequestOptions(TypedDict, total=False):
 FIELDS: dict[str, str] = {
     "prompt": "text.prompt",
     "negative_prompt": "text.negative",
+    "trigger": "text.trigger",
+    "prompt_embeds": "text.embeds",
     **{name: f"size.{name}" for name in ("width", "height", "num_frames", "seconds", "fps", "snap", "video")},
     "image": "inputs.image.source",
     "image_strength": "inputs.image.strength",
     "image_crf": "inputs.image.crf",
     "images": "inputs.images",
     "references": "inputs.references",
+    "fit": "inputs.fit",
     "audio": "inputs.audio.source",
     "audio_start_s": "inputs.audio.start_s",
     "audio_noise_db": "inputs.audio.noise_db",
@@ -75,11 +87,12 @@ FIELDS: dict[str, str] = {
     "reference_s": "inputs.reference_audio.seconds",
     "identity": "inputs.reference_audio.identity",
     "latents": "inputs.latents",
+    "noise": "inputs.noise",
     "source_clip": "inputs.source_clip",
     **{
         name: f"sampling.{name}"
         for name in (
-            *("steps", "sigmas", "denoise", "sampler", "eta", "distilled", "cfg", "audio_cfg"),
+            *("steps", "sigmas", "schedule", "denoise", "sampler", "eta", "distilled", "cfg", "audio_cfg"),
             *("guidance", "nag", "cache", "tiles", "seed", "noise_device"),
         )
     },
@@ -103,6 +116,33 @@ OTHER_NAMES = {
     "negative": "negative_prompt",
     "scheduler": "sampler",
     "timesteps": "sigmas",
+    "prompt_embeddings": "prompt_embeds",
+    "keyframe": "images",
+    "control_video": "references",
+    "num_videos_per_prompt": "seed, with one call for each clip",
+    "num_images_per_prompt": "seed, with one call for each clip",
+    "callback": "on_step",
+    "callback_on_step_end": "on_step",
+    "callback_on_step_end_tensor_inputs": "on_step",
+    "output_type": "a method of the result: array(), frames(), audio() or save()",
+    "return_dict": "a method of the result: array(), frames(), audio() or save()",
+    "prompt_attention_mask": "prompt",
+    "negative_prompt_embeds": "prompt_embeds, of encode_prompt(prompt, negative_prompt)",
+    "negative_prompt_attention_mask": "negative_prompt",
+    "guidance_rescale": "guidance, with StreamGuidance(rescale=...)",
+    "audio_guidance_rescale": "guidance, with StreamGuidance(rescale=...)",
+    "stg_scale": "guidance, with StreamGuidance(stg=...)",
+    "modality_scale": "guidance, with StreamGuidance(modality=...)",
+    "spatio_temporal_guidance_blocks": "guidance, with Guidance(stg_blocks=...)",
+    "noise_scale": "denoise",
+    "audio_latents": "latents, an AVLatent of video and audio",
+    "attention_kwargs": "loras of the pipeline",
+    "max_sequence_length": "fixed to 1024 tokens",
+    "decode_timestep": "part of the checkpoint",
+    "decode_noise_scale": "part of the checkpoint",
+    "length": "num_frames",
+    "duration": "seconds",
+    "image_cond_strength": "image_strength",
 }
 """Names that diffusers and others use, and ours."""
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from ..audio import with_noise_floor
 from ..conditioning.guides import place_guide
-from ..conditioning.inputs import ImageAt, VideoReference
+from ..conditioning.inputs import Fit, ImageAt, VideoReference
 from ..conditioning.items import Conditioning, GuideFrames, ImageInPlace, InputAudio
 from ..conditioning.reference import ReferenceAudio
 from ..loading import Lora
@@ -49,6 +49,10 @@ def read_input_audio(request: Request, stage: Stage) -> tuple[Tensor, int] | Non
     # Audio in memory is cut here; a file is only read as far as it is needed.
     waveform, rate = track.source
     start = round(track.start_s * rate)
+    if start >= waveform.shape[1]:
+        raise ValueError(
+            f"the waveform has no samples from {track.start_s:g} s on: it is {waveform.shape[1] / rate:g} s long"
+        )
     return waveform[:, start : start + round(stage.clip.seconds * rate)], rate
 
 
@@ -65,7 +69,7 @@ def conditioning(
     if inputs.image.source is not None:
         run.report("image", 0, 1)
         frames, crf = _image_frames(inputs.image.source), _crf(inputs.image.crf, request)
-        by_input.append([_first_image(codecs, frames, stage, crf) for stage in stages])
+        by_input.append([_first_image(codecs, frames, stage, crf, inputs.fit) for stage in stages])
     if inputs.reference_audio.source is not None:
         run.report("reference", 0, 1)
         voice = ReferenceAudio(latent=codecs.encode_audio(*_reference_audio(request)))
@@ -82,11 +86,17 @@ def conditioning(
         run.report("image", 0, 1)
         crf = _crf(image.crf, request)
         # Every stage has a size of its own, so the image is encoded for each.
-        by_input.append([_keyframe(codecs, image, stage.clip, crf) for stage in stages])
+        by_input.append([_keyframe(codecs, image, stage.clip, crf, inputs.fit) for stage in stages])
     for reference in inputs.references:
         run.report("reference", 0, 1)
-        by_input.append([_video_reference(codecs, reference, stage.clip) for stage in stages])
+        by_input.append([_video_reference(codecs, reference, stage.clip, inputs.fit) for stage in stages])
     return [[in_stages[index] for in_stages in by_input] for index in range(len(stages))]
+
+
+def source_size(items: Sequence[ConditioningInput]) -> tuple[int, int] | None:
+    """The largest (width, height) of footage among the inputs of a call; None where there is none."""
+    sizes = [size for item in items if (size := getattr(item, "footage_size", None)) is not None]
+    return max(sizes, key=lambda size: size[0] * size[1], default=None)
 
 
 def describe(item: ConditioningInput) -> dict[str, Any]:
@@ -113,58 +123,71 @@ def _crf(crf: int | None, request: Request) -> int:
     return DEFAULT.image_crf if of_request is None else of_request
 
 
-def _prepare(frames: Tensor, clip: ClipPlan, crf: int, numerics: Numerics) -> Tensor:
+def _prepare(frames: Tensor, clip: ClipPlan, crf: int, numerics: Numerics, fit: Fit) -> Tensor:
     """Frames at the size of ``clip``; a single one goes through an H.264 round trip."""
-    mode: FitMode = "comfy" if numerics is Numerics.COMFY else "official"
+    comfy = numerics is Numerics.COMFY
     # Official pipelines compress the image at its own size, ComfyUI after it was resized.
-    if len(frames) == 1 and mode == "official":
+    if len(frames) == 1 and not comfy:
         frames = compress_image(frames[0], crf)[None]
-    frames = fit_image(frames, clip.width, clip.height, mode=mode)
-    if len(frames) == 1 and mode == "comfy":
+    frames = fit_image(frames, clip.width, clip.height, mode=_mode(fit, "comfy" if comfy else "official"))
+    if len(frames) == 1 and comfy:
         frames = compress_image(frames[0], crf)[None]
     return frames
 
 
-def _first_image(codecs: Codecs, frames: Tensor, stage: Stage, crf: int) -> ImageInPlace:
+def _mode(fit: Fit, crop: FitMode) -> FitMode:
+    """How frames are fitted; ``crop`` is the way of cropping."""
+    return crop if fit == "crop" else fit
+
+
+def _first_image(codecs: Codecs, frames: Tensor, stage: Stage, crf: int, fit: Fit) -> ImageInPlace:
     """The input image as the first frames of a stage."""
-    pixels = _prepare(frames, stage.clip, crf, codecs.networks.numerics)
+    pixels = _prepare(frames, stage.clip, crf, codecs.networks.numerics, fit)
     return ImageInPlace(latent=codecs.encode_video(pixels), strength=stage.image_strength)
 
 
-def _keyframe(codecs: Codecs, image: ImageAt, clip: ClipPlan, crf: int) -> GuideFrames:
+def _keyframe(codecs: Codecs, image: ImageAt, clip: ClipPlan, crf: int, fit: Fit) -> GuideFrames:
     """An image as a guide at its frame."""
     placed = place_guide(1, image.frame, clip.latent_frames)
-    pixels = _prepare(load_image(image.source), clip, crf, codecs.networks.numerics)
+    pixels = _prepare(load_image(image.source), clip, crf, codecs.networks.numerics, fit)
     return GuideFrames(
         latent=codecs.encode_video(pixels), frame=placed.frame, strength=image.strength, single_frame=True
     )
 
 
-def _video_reference(codecs: Codecs, reference: VideoReference, clip: ClipPlan) -> GuideFrames:
+def _video_reference(codecs: Codecs, reference: VideoReference, clip: ClipPlan, fit: Fit) -> GuideFrames:
     """A control or reference video as a guide along the whole clip.
 
     Raises ValueError for a video shorter than the clip, and for a size that its scale does not divide.
     """
-    scale = reference.scale or _of_loras(codecs.loras, "reference_downscale_factor")
+    scale = reference_scale(reference, codecs.loras, clip)
     every = reference.every or _of_loras(codecs.loras, "reference_temporal_scale_factor")
+    frames = reference.source
+    if not isinstance(frames, Tensor):
+        frames = read_video(frames, max_frames=clip.frames).read()
+    # The header of a file may state more frames than it has.
+    if len(frames) < clip.frames:
+        raise ValueError(f"the reference ends at frame {len(frames)} and the clip has {clip.frames}")
+    frames = frames[: clip.frames : every]
+    # The encoder takes 8k + 1 frames, which every n-th one of a clip need not be.
+    frames = frames[: frames_of(latent_frames_of(len(frames)))]
+    size = clip.width // scale, clip.height // scale
+    latent = codecs.encode_video(fit_image(frames, *size, mode=_mode(fit, "official")))
+    return GuideFrames(latent=latent, frame=0, strength=reference.strength, scale=scale, time_scale=every)
+
+
+def reference_scale(reference: VideoReference, loras: Sequence[Lora], clip: ClipPlan) -> int:
+    """How many times smaller than ``clip`` a reference is encoded.
+
+    Raises ValueError for a size that this does not divide.
+    """
+    scale = reference.scale or _of_loras(loras, "reference_downscale_factor")
     if clip.latent_width % scale or clip.latent_height % scale:
         raise ValueError(
             f"a reference {scale} times smaller does not fit {clip.width} x {clip.height}: use a width and "
             f"height that are multiples of {SPATIAL_SCALE * scale}"
         )
-    frames = reference.source
-    if not isinstance(frames, Tensor):
-        frames = read_video(frames, max_frames=clip.frames).read()
-    if len(frames) < clip.frames:
-        raise ValueError(
-            f"the reference has {len(frames)} frames and the clip {clip.frames}: use a longer reference or a "
-            "shorter clip"
-        )
-    frames = frames[: clip.frames : every]
-    # The encoder takes 8k + 1 frames, which every n-th one of a clip need not be.
-    frames = frames[: frames_of(latent_frames_of(len(frames)))]
-    latent = codecs.encode_video(fit_image(frames, clip.width // scale, clip.height // scale))
-    return GuideFrames(latent=latent, frame=0, strength=reference.strength, scale=scale, time_scale=every)
+    return scale
 
 
 def _of_loras(loras: Sequence[Lora], name: str) -> int:

@@ -6,7 +6,7 @@ Only the networks of the current stage are in memory; ``keep_loaded`` trades tha
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from inspect import Parameter
@@ -23,9 +23,10 @@ from ..memory import MemoryPlan
 from ..sampling.caching import Evaluations
 from ..sampling.denoiser import Denoiser
 from ..sampling.model_calls import ModelCalls
-from ..sampling.noise import initial_state, make_noise
+from ..sampling.noise import initial_state, make_noise, with_own_noise
 from ..sampling.samplers import get_sampler
 from ..storage.files import JsonObject
+from ..text.prompt import PromptEmbeds
 from ..tiny import embedded_set
 from ..types import AVLatent, LatentState, Numerics, TextContext
 from .codecs import Codecs
@@ -34,11 +35,14 @@ from .distributed import Processes
 from .execution import Execution
 from .flat_options import RequestOptions
 from .generation import Generation
-from .inputs import ConditioningInput, describe, read_input_audio
+from .input_check import check_components, check_inputs, check_run_size, check_stages
+from .input_files import file_records
+from .inputs import ConditioningInput, describe, read_input_audio, source_size
 from .inputs import conditioning as encoded_inputs
 from .progress import OnStep, Progress, Run, Stop, Stopped
 from .recipes import Recipe, generation_of, of_kind, recipe_for
-from .request import Request, flat_signature
+from .request import Request, flat_signature, request_of
+from .several import TEXT_PARTS, check_embeds, encode_prompts, sample_each
 from .stages import Stage, plan_stages
 
 if TYPE_CHECKING:
@@ -80,6 +84,8 @@ class LTX2Pipeline(Codecs):
         dtype: torch.dtype | None = None,
         **options: Unpack[ExecutionOptions],
     ) -> None:
+        if not checkpoints:
+            raise ValueError("no checkpoint is named: give its file, or use LTX2Pipeline.embedded()")
         if execution is None:
             execution = Execution.on(device, dtype, **options)
         elif device is not None or dtype is not None or options:
@@ -107,7 +113,7 @@ class LTX2Pipeline(Codecs):
 
     def __call__(
         self,
-        prompt: str | Request,
+        prompt: str | Request | None = None,
         *,
         conditioning: Sequence[ConditioningInput] = (),
         given: Sequence[ConditioningInput] = (),
@@ -118,33 +124,24 @@ class LTX2Pipeline(Codecs):
         """Sample a clip; it is decoded when its frames or audio are read.
 
         ``options`` are the flat keywords of :class:`Request`; what they leave open comes from the recipe of
-        the checkpoint. ``conditioning`` is applied after the inputs of the request, in its order; ``given``
+        the checkpoint. The prompt may be left out with ``prompt_embeds``. ``conditioning`` is applied after the inputs of the request, in its order; ``given``
         is its name of 0.1. ``on_step`` is called with the :class:`Progress` of every stage and step. ``stop``
         is called before every block of every forward pass, and ends the run with :class:`Stopped` when it
         returns True.
 
         Raises TypeError for unknown options, ValueError for what cannot be sampled with these files.
         """
-        if isinstance(prompt, Request):
-            original = prompt.changed(**options) if options else prompt
-        else:
-            original = Request(prompt=prompt, **options)
+        original = request_of(prompt, options)
         extra = (*conditioning, *given)
         # What the recipe chose is recorded with the clip, apart from what was asked for.
         request, chosen = original.with_recipe(self.recipe)
         run = Run(on_step, stop)
-        stages = self.stages(request)
-        self._check_files(request, stages, extra)
-        if request.sampling.cache is not None and self.speed.processes != Processes():
-            raise ValueError(
-                "a step cache decides from the tensors of one process: use it without several processes"
-            )
-        # Planned before anything is loaded, so that a clip that does not fit is refused at once.
-        plan = None if self.networks.max_memory is None else self.plan(stages, self.networks.max_memory)
-        if plan is not None and not plan.fits:
-            raise ValueError(plan.shortage)
+        stages = self.check(request, further=bool(extra), source=source_size(extra))
+        plan = self._memory_plan(stages, source_size(extra))
+        files = file_records(request)
         # Text first: unless networks are held, its encoder is freed before the transformer is loaded.
-        contexts = self._contexts(request, stages, run)
+        with self.networks.clock.timed("text"):
+            contexts = self._contexts(request, stages, run)
         input_audio = read_input_audio(request, stages[-1])
         items = encoded_inputs(self, request, stages, input_audio, run)
         for stage, more in zip(stages, items, strict=True):
@@ -152,6 +149,7 @@ class LTX2Pipeline(Codecs):
 
         sampling = request.sampling
         # It draws the noise of the second stage, too, like that of the official pipelines.
+        assert sampling.seed is not None
         start_noise = torch.Generator(sampling.noise_device).manual_seed(sampling.seed)
         # The official samplers draw theirs from a generator of its own, this far from the seed.
         step_noise = torch.Generator(sampling.noise_device).manual_seed((sampling.seed + 10000) % 2**64)
@@ -182,6 +180,7 @@ class LTX2Pipeline(Codecs):
                 **self.settings(),
                 "recipe": {"name": self._recipe_of(request).name, "chose": list(chosen)},
                 "conditioning": [describe(item) for item in extra],
+                "inputs": files,
             },
             latents=latents,
             clip=stages[-1].clip,
@@ -229,13 +228,19 @@ class LTX2Pipeline(Codecs):
         """Which layers each LoRA changes; reads headers only. Raises ValueError for one that fits none."""
         return tuple(self.networks.lora_report(lora) for lora in (*self.loras, *self.stage2_loras))
 
-    def plan(self, stages: Sequence[Stage], budget: int) -> MemoryPlan:
-        """How ``stages`` would run within ``budget`` bytes of the device; reads headers only."""
+    def plan(
+        self, stages: Sequence[Stage], budget: int, *, source: tuple[int, int] | None = None
+    ) -> MemoryPlan:
+        """How ``stages`` would run within ``budget`` bytes of the device; reads headers only.
+
+        ``source`` is the (width, height) of the source of an edit, whose frames are encoded too.
+        """
         return self.networks.plan(
             [stage.clip for stage in stages],
             budget=budget,
             batch=self.speed.batch(stages),
             text_keys=self.text_keys_bytes(stages),
+            source=source,
         )
 
     def text_keys_bytes(self, stages: Sequence[Stage]) -> int:
@@ -243,37 +248,110 @@ class LTX2Pipeline(Codecs):
         config = transformer_config(self.networks.file(Component.TRANSFORMER).config)
         return self.speed.text_keys_bytes(stages, config, self.networks.dtype)
 
-    def _check_files(
-        self, request: Request, stages: Sequence[Stage], extra: Sequence[ConditioningInput]
-    ) -> None:
-        """Find every component that the run needs before anything is computed."""
-        inputs = request.inputs
-        needed = [Component.TEXT_PROJECTION, Component.TEXT_CONNECTORS, Component.TRANSFORMER]
-        needed += [Component.VIDEO_DECODER, Component.AUDIO_DECODER, Component.VOCODER]
-        if len(stages) > 1:
-            needed.append(Component.UPSAMPLER)
-        if len(stages) > 1 or inputs.image.source is not None or inputs.images or inputs.references or extra:
-            needed.append(Component.VIDEO_ENCODER)
-        if inputs.audio.source is not None or inputs.reference_audio.source is not None:
-            needed.append(Component.AUDIO_ENCODER)
-        # A file that lacks a part is an error now, and not after minutes of sampling.
-        for component in needed:
-            self.networks.file(component)
-        self.lora_reports()
+    def clips(
+        self,
+        prompts: str | Request | Sequence[str | Request],
+        *,
+        seeds: Iterable[int] | None = None,
+        on_step: OnStep | None = None,
+        stop: Stop | None = None,
+        **options: Unpack[RequestOptions],
+    ) -> Iterator[Generation]:
+        """Sample a clip of each prompt and seed, in this order, with one load of the networks.
 
-    def _stage_loras(self, index: int) -> tuple[Lora, ...]:
+        Each equals a call of its own, bit for bit. All are judged before the first is sampled, and all prompts are encoded first. The
+        transformer is held until the iteration ends (with ``max_memory`` in system memory between its uses):
+        take ``list(...)`` to decode after it is freed. ``on_step`` and ``stop`` are those of a call; stages
+        are named "clip 2 of 8: stage 1".
+        """
+        each = [prompts] if isinstance(prompts, str | Request) else list(prompts)
+        drawn: tuple[int | None, ...] = (None,) if seeds is None else tuple(seeds)
+        plain = [request_of(prompt, options) for prompt in each]
+        requests = [one if seed is None else one.changed(seed=seed) for one in plain for seed in drawn]
+        for request in requests:
+            self.check(request)
+        return sample_each(self, requests, on_step, stop)
+
+    def encode_prompt(self, prompt: str, negative_prompt: str | None = None) -> PromptEmbeds:
+        """Both prompts as the transformer takes them, for ``prompt_embeds`` of any number of runs.
+
+        The negative prompt is by default that of the recipe. They hold for the text networks, LoRAs and number
+        format that made them; a run with others refuses them.
+        """
+        text = self.resolve(Request(prompt=prompt, negative_prompt=negative_prompt)).text
+        return encode_prompts(self, text)
+
+    def set_loras(
+        self, loras: Sequence[LoraFile] = (), *, stage2_loras: Sequence[LoraFile] | None = None
+    ) -> None:
+        """Change the LoRAs of later calls, and their strengths; clips equal those of a new pipeline.
+
+        ``loras`` take the place of those of every stage, ``stage2_loras`` of those that are added in the
+        second one, where None leaves them. Networks that are held are changed layer by layer. Raises
+        ValueError, and changes nothing, for a LoRA that fits no layer.
+        """
+        first = open_loras(loras)
+        second = self.stage2_loras if stage2_loras is None else open_loras(stage2_loras)
+        for lora in (*first, *second):
+            self.networks.lora_report(lora)
+        warn_of_stacked((*first, *second))
+        self.loras, self.stage2_loras = first, second
+
+    def check(
+        self, request: Request, *, further: bool = False, source: tuple[int, int] | None = None
+    ) -> tuple[Stage, ...]:
+        """The stages of ``request``, after everything was checked that can be before a network is loaded.
+
+        Inputs are read, model files by their headers; ``further`` says that there is conditioning beyond that
+        of the request, and ``source`` is the (width, height) of an edit's source. Raises ValueError or
+        FileNotFoundError for what cannot be sampled.
+        """
+        request = self.resolve(request)
+        stages = self.stages(request)
+        check_run_size(stages[-1].clip)
+        check_inputs(request, stages, self.loras)
+        check_stages(request, stages, transformer_config(self.networks.file(Component.TRANSFORMER).config))
+        check_components(self.networks, request, stages, further=further)
+        self.lora_reports()
+        if request.text.embeds is not None:
+            check_embeds(self, request.text.embeds)
+        if request.sampling.cache is not None and self.speed.processes != Processes():
+            raise ValueError(
+                "a step cache decides from the tensors of one process: use it without several processes"
+            )
+        plan = self._memory_plan(stages, source)
+        if plan is not None and not plan.fits:
+            raise ValueError(plan.shortage)
+        return stages
+
+    def _memory_plan(self, stages: Sequence[Stage], source: tuple[int, int] | None) -> MemoryPlan | None:
+        """How the stages run within ``max_memory``; None without it."""
+        budget = self.networks.max_memory
+        return None if budget is None else self.plan(stages, budget, source=source)
+
+    @property
+    def second_text(self) -> bool:
+        """Whether the LoRAs of the second stage change the text networks."""
+        return any(TEXT_PARTS & lora.components for lora in self.stage2_loras)
+
+    def stage_loras(self, index: int) -> tuple[Lora, ...]:
+        """The LoRAs of a stage, counted from 0."""
         return self.loras + (self.stage2_loras if index else ())
 
     def _contexts(
         self, request: Request, stages: Sequence[Stage], run: Run
     ) -> list[tuple[TextContext, TextContext | None]]:
         """The contexts of each stage; the second has its own where its LoRAs change the text networks."""
-        negative = request.text.negative if any(s.needs_negative for s in stages) else None
-        text = {Component.TEXT_CONNECTORS, Component.TEXT_PROJECTION}
+        needed = any(stage.needs_negative for stage in stages)
+        embeds = request.text.embeds
+        if embeds is not None:
+            each = [embeds.of_stage(index) for index in range(len(stages))]
+            return [(positive, negative if needed else None) for positive, negative in each]
+        negative = request.text.negative if needed else None
         contexts: list[tuple[TextContext, TextContext | None]] = []
         for index in range(len(stages)):
-            if index == 0 or any(text & lora.components for lora in self.stage2_loras):
-                loras = self._stage_loras(index)
+            if index == 0 or self.second_text:
+                loras = self.stage_loras(index)
                 contexts.append(self.encode_text(request.text.prompt, negative, loras=loras, run=run))
             else:
                 contexts.append(contexts[0])
@@ -307,8 +385,11 @@ class LTX2Pipeline(Codecs):
     ) -> tuple[AVLatent, Evaluations]:
         name = f"stage {index + 1}"
         run.report(name, 0, len(stage.sigmas) - 1)
-        loras, fused = self._stage_loras(index), self.speed.fused
-        with self.networks.use_transformer(loras, plan, fused=fused) as transformer:
+        loras, fused = self.stage_loras(index), self.speed.fused
+        with (
+            self.networks.clock.timed("sampling"),
+            self.networks.use_transformer(loras, plan, fused=fused) as transformer,
+        ):
             denoise = Denoiser(
                 self.speed.runner(transformer, plan),
                 state,
@@ -328,7 +409,10 @@ class LTX2Pipeline(Codecs):
                     on_block=lambda block: run.check(),
                 ),
             )
+            # Drawn even where it is replaced, so that a second stage has the noise of its seed.
             noise = make_noise(state.latent, start_noise)
+            if index == 0 and request.inputs.noise is not None:
+                noise = with_own_noise(noise, request.inputs.noise)
             x = initial_state(state, noise, float(stage.sigmas[0]), self.numerics)
             latents = get_sampler(stage.sampler, eta=stage.eta)(
                 denoise,
@@ -353,7 +437,7 @@ _CALL.__signature__ = flat_signature(
         Parameter(name, kind, default=default, annotation=annotation)
         for name, kind, default, annotation in (
             ("self", Parameter.POSITIONAL_OR_KEYWORD, Parameter.empty, Parameter.empty),
-            ("prompt", Parameter.POSITIONAL_OR_KEYWORD, Parameter.empty, "str | Request"),
+            ("prompt", Parameter.POSITIONAL_OR_KEYWORD, None, "str | Request | None"),
             ("conditioning", Parameter.KEYWORD_ONLY, (), "Sequence[ConditioningInput]"),
             ("given", Parameter.KEYWORD_ONLY, (), "Sequence[ConditioningInput]"),
             ("on_step", Parameter.KEYWORD_ONLY, None, "OnStep | None"),

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from ..conditioning.inputs import AudioSource, Inputs, SourceClip
 from ..sampling.settings import SamplingSettings, StageSettings
 from ..shapes import ClipSize
-from ..text.prompt import Prompt
+from ..text.prompt import TRIGGER, Prompt, PromptEmbeds
 from .flat_options import FIELDS, RequestOptions, check_names
 from .options import check_keywords
 from .recipes import DEFAULT, NEGATIVE_PROMPT, Recipe, of_kind
 from .request_json import from_json, schema, to_json
+from .request_values import checked_values
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -32,23 +33,34 @@ class Request:
 
     Args:
         prompt, negative_prompt: description of the clip and its audio; what to avoid.
+        trigger: trigger word of a LoRA, which takes the place of ``[trigger]`` in the prompt.
+        prompt_embeds: both prompts as ``pipeline.encode_prompt`` made them, in place of encoding them.
         width, height: size of the finished clip in pixels; a multiple of 32, of 64 with two stages.
         num_frames, seconds: length of the clip, one of the two; 8k + 1 frames.
-        fps, snap: frames per second; what to do with a size or length that the latent grid does not hold.
+        fps, snap: frames per second; how a size or length that is not on the latent grid is rounded: "floor",
+            "nearest" or "ceil", or "error" to refuse it.
         video: False generates audio alone, in one stage.
         image: image, or clip (N, 3, H, W) in [0, 1], that the video starts with; cut to the clip's shape.
         image_strength: 1 preserves it, 0 ignores it; two stages use 1 in the second.
         image_crf: strength of the H.264 round trip that a single image goes through, 0 is off.
-        images: :class:`ImageAt` values, images that guide the clip at other frames.
-        references: :class:`VideoReference` values, control videos or references of IC-LoRAs.
+        images: images that guide the clip at frames: :class:`ImageAt` values, or (image, frame) and (image,
+            frame, strength); frame -1 is the last.
+        references: control videos or references of IC-LoRAs: :class:`VideoReference` values, or videos.
+        fit: how images and references of another shape are brought to that of the clip: "crop" around the
+            centre, "pad" with black borders, or "stretch" (both by Lanczos; ai-toolkit stretches).
         audio, audio_start_s: audio of the clip, from that second on; cut, or followed by silence.
         audio_noise_db: loudness (dB of full scale) of noise that is added to the ``audio`` that is encoded.
         reference_audio, reference_s: audio to imitate, such as a voice, and how many seconds of it.
         identity: guidance scale towards ``reference_audio``; costs one more guidance pass a step.
-        latents, denoise: latents to start from, re-noised to the first sigma; the part of the schedule to
-            run, 0.3 preserves most of them.
+        latents, denoise: latents to start from, those of a clip or what ``pipeline.encode_video`` returns,
+            re-noised to the first sigma; the part of the schedule to run, 0.3 preserves most of them.
+        noise: noise of the first stage in place of noise from ``seed``, of the shape of its latents.
         source_clip: the file and the regions of an edit, for the record.
-        steps, sigmas: number of sampling steps of the first stage, or its noise levels, falling to 0.
+        steps, sigmas: number of sampling steps of the first stage, or its noise levels; a final 0 is appended
+            where it is missing.
+        schedule: "4096" spreads steps as for that many tokens, like the official pipelines; "clip" for the
+            tokens of the clip, like diffusers and ai-toolkit. By default as the numerics do: official the
+            first, comfy the second.
         sampler, eta: a name of ``SAMPLERS``; the share of fresh noise of those that add some.
         distilled: for distilled weights or a distilled LoRA: 8 fixed steps and no guidance.
         cfg, audio_cfg: guidance of the first stage; ``audio_cfg`` is by default the ``cfg`` that is named.
@@ -56,7 +68,8 @@ class Request:
         nag: guides away from the negative prompt where no pass does, at cfg 1 and in the second stage.
         cache: reuses velocities between steps, which is faster and not exact.
         tiles: computes each step of a large frame in tiles.
-        seed, noise_device: the same seed gives the same clip; noise of "cpu" is equal on every machine.
+        seed, noise_device: the same seed gives the same clip, None or -1 draws one; noise of "cpu" is equal
+            on every machine.
         stages: 1, or 2: half size first, then the upscaler and a second stage at full size.
         stage2_sigmas, stage2_sampler: of the second stage; its sampler is by default Euler after a guided
             stage and ``sampler`` after an unguided one.
@@ -85,10 +98,17 @@ class Request:
     ) -> None:
         flat: dict[str, Any] = {**options}
         check_names(flat)
+        embeds = flat.get("prompt_embeds")
+        if text is None and prompt is None and isinstance(embeds, PromptEmbeds):
+            prompt = embeds.prompt
         if text is None and prompt is None:
             raise TypeError("a request needs a prompt: give prompt=...")
         if prompt is not None:
             flat["prompt"] = prompt
+        if flat.get("trigger") is not None and prompt is not None and TRIGGER not in prompt:
+            raise ValueError(
+                f"trigger={flat['trigger']!r} has no effect without {TRIGGER} in the prompt: write it there"
+            )
         self._fill(
             {
                 "text": text or Prompt(prompt=prompt),  # type: ignore[arg-type]
@@ -100,15 +120,15 @@ class Request:
             flat,
         )
         distilled = sampling is not None and sampling.distilled
-        present = {name for name in FIELDS if getattr(self, name) not in (None, ())}
+        present = {name for name in FIELDS if _is_present(getattr(self, name))}
         check_keywords(flat, present, distilled=distilled)
 
     def _fill(self, parts: dict[str, Any], flat: dict[str, Any]) -> None:
-        """Set the parts, with the values of flat names in their places."""
+        """Set the parts, with the values of flat names in their places; raises as ``checked_values``."""
         if isinstance(flat.get("source_clip"), Mapping):
             flat["source_clip"] = SourceClip(**flat["source_clip"])
         changes: dict[str, Any] = {}
-        for name, value in flat.items():
+        for name, value in checked_values(flat).items():
             *path, last = FIELDS[name].split(".")
             target = changes
             for step in path:
@@ -171,7 +191,12 @@ class Request:
             # An audio scale that is absent follows a cfg that is named.
             undecided.append("audio_cfg")
         chosen = {name: getattr(recipe, name) for name in undecided if getattr(self, name) is None}
-        return self._unchecked(self._parts(), chosen), tuple(chosen)
+        names = tuple(chosen)
+        if self.text.embeds is not None and chosen.get("negative_prompt") != self.text.embeds.negative_prompt:
+            # Embeddings bring their own, which is no choice of the recipe.
+            chosen["negative_prompt"] = self.text.embeds.negative_prompt
+            names = tuple(name for name in names if name != "negative_prompt")
+        return self._unchecked(self._parts(), chosen), names
 
     def settings(self) -> dict[str, Any]:
         """The request as flat JSON values: files by name, values in memory by a note."""
@@ -205,6 +230,18 @@ class Request:
                 f"denoise={self.sampling.denoise} needs latents to preserve something of; give latents or "
                 "denoise=1"
             )
+
+
+def request_of(prompt: str | Request | None, options: RequestOptions) -> Request:
+    """The request of a call: its prompt, or a whole request, with flat keywords."""
+    if isinstance(prompt, Request):
+        return prompt.changed(**options) if options else prompt
+    return Request(prompt=prompt, **options)
+
+
+def _is_present(value: Any) -> bool:
+    # An array compares element by element, so that only tuples are compared.
+    return value is not None and not (isinstance(value, tuple) and not value)
 
 
 def _replaced(part: Any, changes: Mapping[str, Any]) -> Any:

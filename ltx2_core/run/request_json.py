@@ -19,6 +19,7 @@ from torch import Tensor
 from ..conditioning.inputs import ImageAt, SourceClip, VideoReference
 from ..sampling.guidance import Guidance, GuidanceSchedule
 from ..shapes import Snap
+from ..text.prompt import PromptEmbeds
 from ..types import AVLatent
 from . import flat_options
 from .flat_options import FIELDS, RequestOptions
@@ -59,6 +60,8 @@ _JSON_TYPES: dict[str, Any] = {
     "audio": str | None,
     "reference_audio": str | None,
     "latents": None,
+    "noise": None,
+    "prompt_embeds": None,
     "images": list[ImageAtJson],
     "references": list[ReferenceJson],
     "source_clip": SourceClip | None,
@@ -114,7 +117,8 @@ def schema() -> dict[str, Any]:
         if entry is None:
             continue
         entry["description"] = option.help + (f" Unit: {option.unit}." if option.unit else "")
-        for key, bound in zip(("minimum", "maximum"), option.range, strict=True):
+        lowest = "exclusiveMinimum" if option.above else "minimum"
+        for key, bound in zip((lowest, "maximum"), option.range, strict=True):
             if bound is not None and option.kind in ("int", "float"):
                 entry[key] = bound
         if option.choices:
@@ -139,6 +143,9 @@ def _plain(value: Any) -> Any:
         return value.value
     if isinstance(value, PathLike):
         return fspath(value)
+    if isinstance(value, PromptEmbeds):
+        # The texts are in the settings, and encoding them again gives the same.
+        return None
     if isinstance(value, Tensor | AVLatent) or hasattr(value, "__array_interface__"):
         return f"<{type(value).__name__} in memory>"
     if is_dataclass(value) and not isinstance(value, type):

@@ -6,8 +6,10 @@ import json
 import logging
 import os
 import tempfile
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from safetensors import SafetensorError, safe_open
@@ -17,8 +19,9 @@ from torch import Tensor
 from ..loading.detect import Component
 from ..media.atomic import replacing
 from ..sampling.caching import Evaluations
-from ..shapes import ClipPlan
+from ..shapes import Snap, plan_clip
 from ..storage.files import ParsedJson
+from ..storage.header import read_header
 from ..storage.private import check_private, private_folder, prune_saved
 from ..types import AVLatent, Numerics
 from .codecs import Codecs
@@ -51,14 +54,16 @@ def save_latents(
     generation: Generation,
     output: str | os.PathLike[str],
     *,
-    files: ParsedJson | None = None,
-    edit: ParsedJson | None = None,
+    files: Mapping[str, Any] | None = None,
+    edit: Mapping[str, Any] | None = None,
+    encoding: Mapping[str, Any] | None = None,
     folder: Path | None = None,
 ) -> Path:
     """Write the latents of a run whose result is ``output``; the caller deletes the file afterwards.
 
     ``files`` are JSON values that resuming needs, such as the paths of the checkpoints; ``edit`` are the
-    settings of the edit that the run belongs to (``EditTask.settings``).
+    settings of the edit that the run belongs to (``EditTask.settings``), ``encoding`` what was chosen of the
+    encoding (``Encoding.settings``).
     """
     folder = private_folder(saved_folder() if folder is None else folder)
     prune_saved(folder)
@@ -71,11 +76,12 @@ def save_latents(
     if generation.input_audio is not None:
         tensors["waveform"], rate = generation.input_audio[0].contiguous(), generation.input_audio[1]
     about = {
-        "output": str(Path(output).resolve()),
+        "output": _absolute(output),
         "settings": generation.settings(),
         "rate": rate,
         "files": dict(files or {}),
         "edit": None if edit is None else dict(edit),
+        "encoding": dict(encoding or {}),
         "models": generation.codecs.networks.identity(),
     }
     # A random part keeps the latents of an earlier run of the same output.
@@ -83,6 +89,14 @@ def save_latents(
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata={KEY: json.dumps(about)})
     return path
+
+
+def _absolute(output: str | os.PathLike[str]) -> str:
+    """The whole path of an output; a slash at its end, which means a folder, stays, as does - for stdout."""
+    text = os.fspath(output)
+    if text == "-":
+        return text
+    return str(Path(text).resolve()) + (os.sep if text.endswith(("/", os.sep)) else "")
 
 
 def find_saved(output: str | os.PathLike[str] | None = None, *, folder: Path | None = None) -> Path:
@@ -95,7 +109,7 @@ def find_saved(output: str | os.PathLike[str] | None = None, *, folder: Path | N
         # Another user could have made this folder first and placed files of their own in it.
         check_private(folder)
     files = sorted(folder.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime, reverse=True)
-    target = None if output is None else str(Path(output).resolve())
+    target = None if output is None else _absolute(output)
     outputs = {path: output for path in files if (output := _output_of(path)) is not None}
     for path, saved in outputs.items():
         if target is None or saved == target:
@@ -110,11 +124,12 @@ def find_saved(output: str | os.PathLike[str] | None = None, *, folder: Path | N
 
 def read_saved(path: str | os.PathLike[str]) -> ParsedJson:
     """The JSON values that were saved with the latents. Raises ValueError for another kind of file."""
-    with safe_open(os.fspath(path), "pt") as file:
-        metadata = file.metadata() or {}
+    metadata = read_header(path).metadata
     if KEY not in metadata:
         raise ValueError(f"{path} holds no latents of a run; give a file that ends in {SUFFIX}")
-    about: ParsedJson = json.loads(metadata[KEY])
+    about = metadata[KEY]
+    if not isinstance(about, dict):
+        raise ValueError(f"{path} is damaged: what it says about its run is a {type(about).__name__}")
     return about
 
 
@@ -145,21 +160,36 @@ def _check_models(about: ParsedJson, codecs: Codecs) -> None:
 
 
 def resume(path: str | os.PathLike[str], codecs: Codecs) -> Generation:
-    """The run whose latents are in ``path``, to be decoded by ``codecs``: nothing is sampled again."""
+    """The run whose latents are in ``path``, to be decoded by ``codecs``: nothing is sampled again.
+
+    Raises ValueError for a damaged file, and for latents of other models.
+    """
     about = read_saved(path)
-    _check_models(about, codecs)
+    try:
+        _check_models(about, codecs)
+        return _generation(path, about, codecs)
+    except (LookupError, TypeError, AttributeError, ArithmeticError, SafetensorError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}): sample the clip again") from None
+
+
+def _generation(path: str | os.PathLike[str], about: Mapping[str, Any], codecs: Codecs) -> Generation:
     with safe_open(os.fspath(path), "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     settings = about["settings"]
     # Inputs that were in memory are gone, and decoding does not need them.
     fields = {name: value for name, value in settings["request"].items() if not in_memory(value)}
     width, height, frames, fps = settings["clip"]
+    clip = plan_clip(
+        width, height, frames=frames, fps=fps, snap=Snap.ERROR, numerics=Numerics(settings["numerics"])
+    )
+    video, audio = tensors.get("video"), tensors.get("audio")
+    for latent, shape in ((video, clip.video_shape()), (audio, clip.audio_shape())):
+        if latent is not None and tuple(latent.shape) != shape:
+            raise ValueError(f"{path} is damaged: latents {tuple(latent.shape)} for a clip of {shape}")
     return Generation(
         codecs=codecs,
-        latents=AVLatent(tensors.get("video"), tensors.get("audio")),
-        clip=ClipPlan(
-            width=width, height=height, frames=frames, fps=fps, numerics=Numerics(settings["numerics"])
-        ),
+        latents=AVLatent(video, audio),
+        clip=clip,
         request=Request.from_settings(fields),
         sigmas=tuple(tuple(sigmas) for sigmas in settings["sigmas"]),
         input_audio=(tensors["waveform"], about["rate"]) if "waveform" in tensors else None,

@@ -156,9 +156,12 @@ def _first_sigmas(request: Request, clip: ClipPlan, numerics: Numerics, recipe: 
     if recipe.sigmas is not None:
         return last_sigmas(FIXED_SIGMAS[recipe.sigmas], sampling.denoise)
 
+    # The official pipelines always schedule for 4096 tokens, ComfyUI and diffusers for those of the clip.
+    usual = "clip" if numerics is Numerics.COMFY else "4096"
+    of_clip = (sampling.schedule or usual) == "clip"
+
     def schedule(steps: int) -> Tensor:
-        # The official pipelines always schedule for 4096 tokens, ComfyUI for those of the clip.
-        return ltxv_sigmas(steps, clip.video_tokens) if numerics is Numerics.COMFY else ltxv_sigmas(steps)
+        return ltxv_sigmas(steps, clip.video_tokens) if of_clip else ltxv_sigmas(steps)
 
     assert sampling.steps is not None
     return partial_sigmas(schedule, sampling.steps, sampling.denoise)

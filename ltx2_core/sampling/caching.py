@@ -17,6 +17,9 @@ from ..transformer import Hidden, Network, OnBlock
 from ..types import AVLatent
 from .guidance import Pass
 
+MAX_THRESHOLD = 100.0
+"""Beyond any relative difference of two steps."""
+
 Velocities = Mapping[Pass, AVLatent]
 
 
@@ -38,8 +41,10 @@ class StepCache:
     def __post_init__(self) -> None:
         if self.kind not in ("timestep", "first_block"):
             raise ValueError(f"step cache {self.kind!r} is unknown; use timestep or first_block")
-        if not self.threshold > 0:
-            raise ValueError(f"threshold={self.threshold} must be above 0; leave the cache out for none")
+        if not 0 < self.threshold <= MAX_THRESHOLD:
+            raise ValueError(
+                f"threshold={self.threshold} must be above 0 and at most {MAX_THRESHOLD:g}; leave the cache out for none"
+            )
 
 
 class Evaluations(NamedTuple):

@@ -11,7 +11,7 @@ from ..conditioning.masks import blend, expand_mask
 from ..transformer import Network
 from ..types import AVLatent, LatentState, Numerics, TextContext
 from .caching import Evaluations, Reuse
-from .guidance import Guidance, GuidanceAt, Nag, Pass
+from .guidance import Guidance, GuidanceAt, Nag, Pass, check_blocks
 from .guided_steps import GuidedSteps
 from .inputs import ClipInputs
 from .model_calls import ONE_BY_ONE, ModelCalls
@@ -156,12 +156,8 @@ class Denoiser:
             raise ValueError("nag takes the place of cfg: use cfg 1 with it, or leave nag out")
         if self._guidance.skips and self._sigmas is None:
             raise ValueError("skip_steps counts the steps of a schedule: pass sigmas, or use skip_steps 0")
-        layers, skipped = model.config.num_layers, self._guidance.perturbed_blocks
-        if Pass.PERTURBED in needed and not all(0 <= block < layers for block in skipped):
-            raise ValueError(
-                f"stg_blocks {sorted(skipped)} are not all among the {layers} blocks of this model: "
-                f"use numbers from 0 to {layers - 1}"
-            )
+        if Pass.PERTURBED in needed:
+            check_blocks(self._guidance, model.config.num_layers)
 
 
 def _any(mask: Tensor | None) -> bool:

@@ -262,6 +262,16 @@ def CFG(*, video: float = 1.0, audio: float = 1.0, rescale: float = 0.0) -> Guid
     )
 
 
+def check_blocks(guidance: Guidance | GuidanceSchedule, layers: int) -> None:
+    """Raise ValueError if the guidance perturbs a block that a transformer of ``layers`` blocks lacks."""
+    blocks = guidance.perturbed_blocks
+    if not all(0 <= block < layers for block in blocks):
+        raise ValueError(
+            f"stg_blocks {sorted(blocks)} are not all among the {layers} blocks of this model: "
+            f"use numbers from 0 to {layers - 1}"
+        )
+
+
 def stg_blocks_of(layers: int, generation: str) -> tuple[int, ...]:
     """The number of the block whose self-attention the perturbed pass skips, in a tuple.
 

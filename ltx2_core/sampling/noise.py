@@ -58,6 +58,27 @@ def initial_state(
     return blend(latent, noised, state.mask)
 
 
+def check_noise(noise: AVLatent, clip: ClipPlan, *, video: bool) -> None:
+    """Raise ValueError unless ``noise`` has the shape of the clip's latents, audio alone if not ``video``."""
+    shapes = {"video": clip.video_shape() if video else None, "audio": clip.audio_shape()}
+    for name, shape in shapes.items():
+        own = getattr(noise, name)
+        if (None if own is None else tuple(own.shape)) != shape:
+            raise ValueError(
+                f"noise of the {name} is {'absent' if own is None else tuple(own.shape)}, and the first stage "
+                f"takes {shape}"
+            )
+
+
+def with_own_noise(drawn: AVLatent, own: AVLatent) -> AVLatent:
+    """``drawn`` noise with ``own`` in its place; guides, which follow the video, keep what was drawn."""
+
+    def replaced(new: Tensor, old: Tensor) -> Tensor:
+        return torch.cat((new.to(old), old[:, :, new.shape[2] :]), dim=2)
+
+    return own.zip(drawn, replaced)
+
+
 def _randn(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     # Drawn in float32 whatever the model's dtype: another dtype gives other numbers for the same seed.
     return torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32)

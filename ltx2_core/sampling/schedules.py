@@ -45,10 +45,16 @@ def validate_sigmas(sigmas: Tensor, *, partial: bool = False) -> None:
         raise ValueError(f"the last sigma is {values[-1]:g} and must be 0: append 0 to finish the clip")
 
 
-def parse_sigmas(text: str) -> Tensor:
-    """Parse sigmas between commas, semicolons or spaces, such as ``1, 0.725, 4e-1, 0``.
+def finished(values: Sequence[float]) -> list[float]:
+    """Sigmas with a final 0, which is appended if they end above 0, as in diffusers."""
+    return [*values, 0.0] if values and values[-1] > 0 else [*values]
 
-    Raises ValueError for other text, and for a schedule that :func:`validate_sigmas` refuses.
+
+def parse_sigmas(text: str) -> Tensor:
+    """Parse sigmas between commas, semicolons or spaces, such as ``1, 0.725, 4e-1``.
+
+    The final 0 is appended if it is missing. Raises ValueError for other text, and for a schedule that
+    :func:`validate_sigmas` refuses.
     """
     words = [word for word in re.split(r"[\s,;]+", text.strip("[]() \t\n")) if word]
     try:
@@ -57,7 +63,7 @@ def parse_sigmas(text: str) -> Tensor:
         raise ValueError(
             f"{error} in the sigmas {text!r}: write numbers between commas, such as 1, 0.5, 0"
         ) from None
-    return as_sigmas(values)
+    return as_sigmas(finished(values))
 
 
 def ltxv_sigmas(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Final, Literal, TypeAlias
 
 from torch import Tensor
 
@@ -13,6 +14,11 @@ from ..transformer.tiles import Tiles
 from .caching import StepCache
 from .guidance import Guidance, GuidanceSchedule, Nag
 from .samplers import get_sampler
+from .schedules import finished
+
+ScheduleOf: TypeAlias = Literal["clip", "4096"]
+SCHEDULES: Final[tuple[ScheduleOf, ...]] = ("4096", "clip")
+"""Whose number of tokens shifts the schedule: always 4096, or that of the clip."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,11 +26,14 @@ class SamplingSettings:
     """How the first stage is sampled; None is left to the recipe of the checkpoint, or is off.
 
     ``guidance`` takes the place of ``cfg`` and ``audio_cfg``; ``sigmas`` takes the place of ``steps``.
-    ``denoise`` below 1 runs only that share of the steps, the last ones, and needs latents to start from.
+    ``schedule`` is the number of tokens for which the schedule is made: always 4096, or that of the clip;
+    None is as in the numerics. ``denoise`` below 1 runs only that share of the steps, the last ones, and needs
+    latents to start from. A ``seed`` of None or -1 is drawn.
     """
 
     steps: int | None = None
     sigmas: Sequence[float] | None = None
+    schedule: ScheduleOf | None = None
     denoise: float = 1.0
     sampler: str | None = None
     eta: float | None = None
@@ -35,7 +44,7 @@ class SamplingSettings:
     nag: Nag | None = None
     cache: StepCache | None = None
     tiles: Tiles | None = None
-    seed: int = 0
+    seed: int | None = 0
     noise_device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -48,8 +57,9 @@ class SamplingSettings:
             scale = getattr(self, name)
             if scale is not None and not (math.isfinite(scale) and scale >= 0):
                 raise ValueError(f"{name} must be a number from 0 (1 is no guidance); got {scale}")
-        if not 0 <= self.seed < 2**64:
-            raise ValueError(f"seed must be 0 ... 2**64 - 1; got {self.seed}")
+        if self.schedule not in (None, *SCHEDULES):
+            raise ValueError(f"schedule is one of {', '.join(SCHEDULES)}; got {self.schedule!r}")
+        object.__setattr__(self, "seed", _seed(self.seed))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +83,17 @@ class StageSettings:
             get_sampler(self.sampler)
 
 
+def _seed(seed: Any) -> int:
+    """``seed`` itself, or a drawn one for None and -1. Raises ValueError for a number out of range."""
+    if seed is None or seed == -1:
+        # Short enough to be typed again.
+        return secrets.randbelow(2**32)
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed must be 0 ... 2**64 - 1, or -1 to draw one; got {seed}")
+    return int(seed)
+
+
 def plain_sigmas(sigmas: Sequence[float] | Tensor) -> tuple[float, ...]:
-    """Sigmas as a tuple of floats, which can be compared and written to JSON."""
-    return tuple(float(sigma) for sigma in (sigmas.tolist() if isinstance(sigmas, Tensor) else sigmas))
+    """Sigmas as a tuple of floats, for comparisons and JSON; a missing final 0 is appended."""
+    plain = [float(sigma) for sigma in (sigmas.tolist() if isinstance(sigmas, Tensor) else sigmas)]
+    return tuple(finished(plain))

@@ -1,4 +1,4 @@
-"""Which model a file holds, without reading all of it."""
+"""What files and tensors hold, as digests: to notice that they are not those of an earlier run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 SAMPLES = 256
 SAMPLE_BYTES = 4096
@@ -22,6 +25,15 @@ def identity(paths: Iterable[Path]) -> str:
     """
     # Sorted and without names, so that renamed or moved files count as the same model.
     return sha256("".join(sorted(_of_file(*_state(path)) for path in set(paths))).encode()).hexdigest()[:32]
+
+
+def tensor_identity(x: Tensor) -> str:
+    """A digest of dtype, shape and every value of a tensor."""
+    digest = sha256(f"{x.dtype} {tuple(x.shape)}".encode())
+    # Part by part, since a clip from a file would be copied whole.
+    for part in x.detach() if x.ndim > 1 else (x.detach(),):
+        digest.update(part.contiguous().cpu().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:32]
 
 
 def _state(path: Path) -> tuple[Path, int, int]:

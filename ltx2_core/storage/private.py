@@ -6,16 +6,17 @@ import logging
 import os
 import shutil
 import stat
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-try:
+if sys.platform == "win32":
+    import msvcrt
+else:
     import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 PART_AGE = 3600.0
 """Seconds after which a file that nobody writes any more is of a run that was killed."""
@@ -110,15 +111,12 @@ def _nothing() -> Iterator[None]:
 def _file_lock(folder: Path) -> Iterator[None]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     path = folder.with_name(f".{folder.name}.lock")
-    if fcntl is None:
-        yield
-        return
     while True:
         # A link in the place of the lock would make this process create a file elsewhere.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
         try:
             # Without waiting, since a run may hold the lock for hours.
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _try_lock(descriptor)
         except OSError:
             os.close(descriptor)
             raise ValueError(_busy(folder)) from None
@@ -129,6 +127,24 @@ def _file_lock(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        _remove_lock(path, descriptor)
+
+
+def _try_lock(descriptor: int) -> None:
+    """Lock an open file, or raise OSError if another process has; the lock ends with the process."""
+    if sys.platform == "win32":
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    else:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _remove_lock(path: Path, descriptor: int) -> None:
+    if sys.platform == "win32":
+        # An open file cannot be removed there, so that another run may have it by now.
+        os.close(descriptor)
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+    else:
         path.unlink(missing_ok=True)
         os.close(descriptor)
 

@@ -5,7 +5,7 @@ from .connectors import CONTEXT_LENGTH, TextConnectors
 from .encoder import OnLayer, TextEncoder
 from .features import FeatureAccumulator, FeatureExtractor
 from .gemma import Gemma, load_gemma
-from .tokenizer import MAX_TOKENS, Tokenizer, load_tokenizer
+from .tokenizer import MAX_TOKENS, Tokenizer, check_tokenizer, load_tokenizer
 
 __all__ = [
     "CONTEXT_LENGTH",
@@ -18,6 +18,7 @@ __all__ = [
     "TextConnectors",
     "TextEncoder",
     "Tokenizer",
+    "check_tokenizer",
     "load_gemma",
     "load_tokenizer",
 ]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..types import TextFeatures
-from .features import FeatureExtractor
+from .features import FeatureExtractor, batched
 from .gemma import Gemma
 from .tokenizer import Tokenizer
 
@@ -45,14 +45,34 @@ class TextEncoder(nn.Module):
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str], *, on_layer: OnLayer | None = None) -> TextFeatures:
-        """Text features of ``prompts`` in float32; shorter prompts are padded with zeros on the left."""
-        input_ids, mask = self.tokenizer(prompts)
+        """Text features of ``prompts`` in float32; shorter prompts are padded with zeros on the left.
+
+        The features of a prompt do not depend on the other prompts of the call, bit for bit.
+        """
+        states = self.gemma.num_states
+        total = states * len(prompts)
+
+        def encode_one(number: int, prompt: str) -> TextFeatures:
+            def on_state(done: int) -> None:
+                if on_layer is not None:
+                    on_layer(number * states + done, total)
+
+            return self._encode_one(prompt, on_state)
+
+        # A string is a sequence too; the tokenizer refuses it, and an empty list, by name.
+        if isinstance(prompts, str) or not prompts:
+            self.tokenizer(prompts)
+        # One by one, since a batch rounds differently from its rows, and padding changes it again.
+        return batched([encode_one(*numbered) for numbered in enumerate(prompts)])
+
+    def _encode_one(self, prompt: str, on_state: Callable[[int], None]) -> TextFeatures:
+        """Features (1, T, K) of one prompt, without padding; ``on_state`` gets the number of done states."""
+        input_ids, mask = self.tokenizer([prompt])
         accumulator = self.extractor.accumulator(mask)
 
         def consume(index: int, hidden: Tensor) -> None:
             accumulator.add(index, hidden)
-            if on_layer is not None:
-                on_layer(index + 1, self.gemma.num_states)
+            on_state(index + 1)
 
         self.gemma(input_ids, mask, consume)
         return accumulator.result()

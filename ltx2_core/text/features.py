@@ -9,7 +9,7 @@ of the matrix as soon as Gemma has computed it, for valid tokens only. The state
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import sqrt
 from typing import Any
 
@@ -157,6 +157,25 @@ class FeatureAccumulator:
         features = packed.new_zeros(self.mask.numel(), packed.shape[-1])
         features.index_copy_(0, self._valid.to(packed.device), packed)
         return features.view(*self.mask.shape, -1)
+
+
+def batched(features: Sequence[TextFeatures]) -> TextFeatures:
+    """Features of single prompts, each (1, T_b, K) without padding -> (B, T, K).
+
+    Shorter prompts are padded with zeros on the left.
+    """
+    lengths = torch.tensor([one.mask.shape[1] for one in features])
+    longest = int(lengths.max())
+    video = _padded([one.video for one in features], longest)
+    same = all(one.audio is one.video for one in features)
+    # 2.0 has one set of features for both modalities.
+    audio = video if same else _padded([one.audio for one in features], longest)
+    mask = (torch.arange(longest) >= longest - lengths[:, None]).long()
+    return TextFeatures(video, audio, mask.to(video.device))
+
+
+def _padded(features: Sequence[Tensor], longest: int) -> Tensor:
+    return torch.cat([F.pad(one, (0, 0, longest - one.shape[1], 0)) for one in features])
 
 
 def rms_per_token(x: Tensor) -> Tensor:

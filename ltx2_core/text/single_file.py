@@ -52,11 +52,17 @@ def tokenizer_bytes(path: Path) -> tuple[str, bytes]:
     Raises:
         ValueError: the file contains no tokenizer.
     """
+    kind, info = find_tokenizer_tensor(path)
+    return kind, bytes(read_tensors({kind: info})[kind].flatten().numpy().tobytes())
+
+
+def find_tokenizer_tensor(path: Path) -> tuple[str, TensorInfo]:
+    """Name and header entry of the tokenizer in a file. Raises ValueError where there is none."""
     header = read_header(path)
     for kind in TOKENIZERS:
         info = header.tensors.get(kind)
         if info is not None and info.dtype in ("U8", "I8"):
-            return kind, bytes(read_tensors({kind: info})[kind].flatten().numpy().tobytes())
+            return kind, info
     raise ValueError(
         f"{path} contains no tokenizer (a tensor {' or '.join(TOKENIZERS)}); use a file that does, such as "
         "gemma_3_12B_it, or the Hugging Face folder of the text encoder"

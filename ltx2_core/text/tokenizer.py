@@ -15,7 +15,7 @@ from tokenizers import Tokenizer as FastTokenizer
 from torch import Tensor
 
 from .folder import find_tokenizer
-from .single_file import tokenizer_bytes
+from .single_file import find_tokenizer_tensor, tokenizer_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,15 @@ class Tokenizer:
         if len(ids) > self.max_tokens:
             logger.warning("the prompt has %d tokens; only the first %d are used", len(ids), self.max_tokens)
         return ids[: self.max_tokens]
+
+
+def check_tokenizer(path: str | os.PathLike[str]) -> None:
+    """Raise ValueError where :func:`load_tokenizer` finds no tokenizer; none is read."""
+    path = Path(path)
+    if path.is_file():
+        find_tokenizer_tensor(path)
+    else:
+        find_tokenizer(path)
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:

@@ -131,8 +131,3 @@ def keyframes_of(images: Tensor | None, frames: str, strength: float, clip: Clip
         Keyframe(frames=fitted[i : i + 1], frame=number, strength=strength)
         for i, number in enumerate(numbers)
     ]
-
-
-def identity(x: Tensor | None) -> list[float] | None:
-    """Shape and sum of a tensor, which practically always differ for another one."""
-    return None if x is None else [*x.shape, sum(float(part.double().sum()) for part in x)]

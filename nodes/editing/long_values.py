@@ -14,12 +14,14 @@ from ...ltx2_core.editing.prompts import PromptSchedule
 from ...ltx2_core.editing.sources import FramesInMemory
 from ...ltx2_core.shapes import ClipPlan
 from ...ltx2_core.storage.files import JsonObject
+from ...ltx2_core.storage.identity import tensor_identity
 from ..conditioning.guides import downscale_of, every_of
 from ..convert import clip_audio, frames_from_image, track_of
+from ..host.identity import model_identity
 from ..host.values import Audio, Clip, Model, Options, Vae
 from ..sampling.stage import RunWidgets, plan_run
 from .codecs import HostCodecs, waveform_of
-from .long_sampler import HostSampler, identity, keyframes_of
+from .long_sampler import HostSampler, keyframes_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,10 +98,17 @@ class LongInputs:
 
     def settings(self, graph: str) -> JsonObject:
         """Everything that decides the clip; ``graph`` is the digest of what is upstream of the node."""
+        images = (self.image, self.keyframes, self.source)
         # The keys are those of folders that exist, which must stay resumable.
         return {
             "graph": graph,
             "clip": [self.plan.width, self.plan.height, self.plan.frames, self.plan.fps],
-            "pictures": [identity(one) for one in (self.image, self.keyframes, self.source)],
-            "sound": None if self.audio is None else identity(self.audio["waveform"]),
+            "pictures": [None if one is None else tensor_identity(one) for one in images],
+            "sound": None if self.audio is None else tensor_identity(self.audio["waveform"]),
         }
+
+    def models(self) -> dict[str, str | None]:
+        """What names the models, so that a folder of windows is not continued with others."""
+        return model_identity(
+            model=self.model, text_encoder=self.clip, video_vae=self.video_vae, audio_vae=self.audio_vae
+        )

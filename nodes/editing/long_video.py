@@ -80,7 +80,7 @@ class LTX2AVLongVideo(io.ComfyNode):
         inputs = LongInputs.of(widgets)
         long = inputs.planned(seed)
         settings = inputs.settings(upstream(cls.hidden.prompt, cls.hidden.unique_id))
-        store = WindowStore(state_folder(folder, settings), settings)
+        store = WindowStore(state_folder(folder, settings), settings, inputs.models())
         sampled = sample_windows(long, store, inputs.codecs, inputs.sampler())
         report = sampled.describe()
         return io.NodeOutput(sampled, report, ui=ui.PreviewText(report))

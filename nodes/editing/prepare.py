@@ -8,7 +8,7 @@ from torch import Tensor
 from ...ltx2_core.conditioning.regions import Rounding, parse_regions
 from ...ltx2_core.editing.audio import CEILING_DB, plan_audio
 from ...ltx2_core.editing.edit import EditPlan
-from ...ltx2_core.editing.extend import FADE_FRAMES, KEEP_FRAMES, plan_extension
+from ...ltx2_core.editing.extend import FADE_FRAMES, KEEP_FRAMES, frames_of_seconds, plan_extension
 from ...ltx2_core.editing.retake import plan_retake
 from ...ltx2_core.types import Numerics
 from ..clip.plan import FRAMES, empty_latent, whole_frames
@@ -75,7 +75,7 @@ class LTX2AVExtend(io.ComfyNode):
         edit = plan_extension(
             footage_of(images, fps, audio),
             keep_frames,
-            whole_frames(length) if length_unit == FRAMES else round(length * fps),
+            whole_frames(length) if length_unit == FRAMES else frames_of_seconds(length, fps),
             fade_frames,
             stages=int(stages),
             numerics=Numerics.COMFY,
@@ -136,6 +136,7 @@ class LTX2AVRetake(io.ComfyNode):
             parse_regions(audio_regions),
             Rounding(rounding),
             paste=paste,
+            allow_past_end=True,
             stages=int(stages),
             numerics=Numerics.COMFY,
         )

@@ -205,7 +205,7 @@ def plan_run(model: Model, latent: Latent, widgets: RunWidgets, *, denoise: floa
 def run_inputs() -> list[io.Input]:
     """The widgets of a sampling run."""
     return [
-        quantity("seed", 0, control_after_generate=True),
+        quantity("seed", 0, low=0, control_after_generate=True),
         io.Combo.Input(
             "schedule",
             options=[LTXV, *LISTS],

@@ -131,7 +131,7 @@ def test_what_cannot_be_read_is_one_line_and_exit_code_1(content, what, tmp_path
     if content is not None:
         path.write_bytes(content)
     result = run(path)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.output.startswith("Error: ")
     assert what in result.output
     assert len(result.output.splitlines()) == 1
@@ -139,7 +139,7 @@ def test_what_cannot_be_read_is_one_line_and_exit_code_1(content, what, tmp_path
 
 def test_a_folder_without_a_text_encoder_says_what_it_looked_for(tmp_path):
     result = run(tmp_path)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "config.json" in result.output
 
 

@@ -137,7 +137,7 @@ def test_an_interruption_leaves_nothing_behind(tmp_path, monkeypatch):
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     result = make(tmp_path / "file" / "models")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "cannot write models to" in result.output
     assert "choose another folder" in result.output
 

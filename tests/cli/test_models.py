@@ -30,7 +30,7 @@ def test_files_of_others_are_not_overwritten_unless_asked(tmp_path) -> None:
     (tmp_path / name).parent.mkdir(parents=True)
     (tmp_path / name).write_text("mine")
     result = export(tmp_path)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert name.name in result.output
     assert "--force" in result.output
     assert (tmp_path / name).read_text() == "mine"
@@ -42,5 +42,5 @@ def test_files_of_others_are_not_overwritten_unless_asked(tmp_path) -> None:
 def test_a_folder_that_cannot_be_made_is_named(tmp_path) -> None:
     (tmp_path / "file").write_text("not a folder")
     result = export(tmp_path / "file")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "choose another folder" in result.output

@@ -76,7 +76,7 @@ def test_the_reference_has_every_command_and_recipe():
 )
 def test_options_that_contradict_each_other_are_both_named(words, names, tmp_path):
     result = CliRunner().invoke(main, ["generate", "--prompt", "x", *words, "-o", str(tmp_path / "x.mp4")])
-    assert result.exit_code == 1, result.output
+    assert result.exit_code == 2, result.output
     assert all(name in result.output for name in names), result.output
     assert not list(tmp_path.iterdir())
 

@@ -46,7 +46,7 @@ def test_a_run_whose_decode_fails_is_finished_later(folder, tmp_path, monkeypatc
     assert not out.exists()
 
     wrong = generate("--resume", "-o", tmp_path / "other.mp4")
-    assert wrong.exit_code == 1
+    assert wrong.exit_code == 2
     assert "no latents of" in wrong.output
     assert str(out) in wrong.output
 

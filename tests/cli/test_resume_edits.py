@@ -79,7 +79,7 @@ def test_what_was_sampled_for_another_source_is_refused(folder, clip, tmp_path, 
         ltx2(*words, "-o", out)
     clip.write_bytes(clip.read_bytes() + b"more")
     changed = ltx2("retake", "--resume", "-o", out)
-    assert changed.exit_code == 1
+    assert changed.exit_code == 2
     assert "has changed" in changed.output
     assert len(list(folder.iterdir())) == 1, "it is kept for when the file is back"
 

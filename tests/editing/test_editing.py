@@ -111,8 +111,8 @@ def test_a_retake_regenerates_the_frames_of_its_region_and_no_others(pipeline):
 
 
 def test_a_region_past_the_end_extends_the_clip(pipeline):
-    source = footage(25)
-    edit = retake(pipeline, "a ball", source, video=[(3.125, 4.0)], audio=[(3.125, 4.0)], **QUICK)
+    source, past = footage(25), {"allow_past_end": True}
+    edit = retake(pipeline, "a ball", source, video=[(3.125, 4.0)], audio=[(3.125, 4.0)], **past, **QUICK)
     frames, (audio, _) = edit.frames(), edit.audio()
     assert len(frames) == 32
     assert audio.shape[1] == 4 * RATE

@@ -60,7 +60,7 @@ def packets(path: Path) -> list[tuple[float, str]]:
     [
         (extend, {"frames": 10, "keep_frames": 9, "fade_frames": 4}),
         (retake, {"video": [(1.3, 2.0)], "audio": [(1.5, 2.0)]}),
-        (retake, {"video": [(5.2, 6.0)], "paste": False}),
+        (retake, {"video": [(5.2, 6.0)], "paste": False, "allow_past_end": True}),
         (add_audio, {}),
     ],
 )

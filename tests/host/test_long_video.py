@@ -12,6 +12,8 @@ import torch
 from host_graph import Graph, Link
 from host_server import GraphError, Result, Server
 from node_graphs import checkpoint, image, plan_node, prompt, sound_of, stage, text_encoder
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from test_ab_guides import our_guide
 from tiny_models import TinyModels
 
@@ -157,6 +159,43 @@ def test_a_server_that_is_killed_ends_with_the_identical_file(
     assert f"{len(finished)} of them reused" in report(again)
     assert all(path.stat().st_mtime_ns == at for path, at in finished.items())
     assert content(clip_file(server, "whole")) == content(clip_file(server, "killed"))
+
+
+@pytest.mark.parametrize("kind", ["checkpoints", "loras"])
+def test_windows_of_other_weights_under_the_same_name_are_refused(
+    server: Server, models: TinyModels, kind: str
+):
+    file = server.base / "models" / kind / f"exchanged_{kind}.safetensors"
+    original = file.with_name({"checkpoints": models.checkpoints["2.3"], "loras": models.lora}[kind])
+    file.write_bytes(original.read_bytes())
+
+    def graph() -> Graph:
+        g = Graph()
+        loaded = checkpoint(g, models)
+        if kind == "checkpoints":
+            model = g.add("LTX2AVLoadCheckpoint", ckpt_name=file.name)
+        else:
+            model = g.add("LTX2AVLoadLora", model=loaded, lora=file.name, strength=1.0)
+        saved(g, *long_graph(g, models, model, seed=21, folder=f"exchanged_{kind}"), "exchanged")
+        return g
+
+    server.run(graph().prompt, timeout_s=900)
+    (last,) = (server.output / f"exchanged_{kind}").glob("*/window_00002.safetensors")
+    last.unlink()
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    tensors = load_file(file)
+    # Weights of attention, which are in both kinds of file.
+    changed = {name: tensor * 1.5 if "attn1" in name else tensor for name, tensor in tensors.items()}
+    save_file(changed, file, metadata=metadata)
+    server.free(unload_models=True, free_memory=True)
+    named = {"checkpoints": "model", "loras": "model LoRAs"}[kind]
+    with pytest.raises(GraphError, match=rf"windows of other models \({named} changed\)"):
+        server.run(graph().prompt, timeout_s=900)
+    file.write_bytes(original.read_bytes())
+    server.free(unload_models=True, free_memory=True)
+    again = server.run(graph().prompt, timeout_s=900)
+    assert "2 of them reused" in report(again)
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_what_is_written_must_load_as_well(tiny23, tmp_path):
     config = {"config": json.dumps(open_checkpoint(tiny23.checkpoint).config)}
     save_file(tensors, tmp_path / "source.safetensors", metadata=config)
     result = run(tmp_path / "source.safetensors", tmp_path / "one.safetensors")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "1 missing: decoder.conv_out.conv.bias" in result.output
     assert not (tmp_path / "one.safetensors").exists()
 
@@ -98,7 +98,7 @@ def test_a_file_that_reads_back_differently_is_removed_and_the_old_one_remains(t
 
     monkeypatch.setattr(module, "write_safetensors", damaging)
     result = run(tiny23.checkpoint, target, "--overwrite")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "1 tensors read back" in result.output
     assert [p.name for p in tmp_path.iterdir()] == ["one.safetensors"]
     assert target.read_bytes() == b"old"
@@ -113,6 +113,6 @@ def test_a_source_that_cannot_be_converted_is_an_error_of_one_line(tiny23, tmp_p
         ((tiny23.text_encoder / "tokenizer.json", tmp_path / "x.safetensors"), "not a safetensors file"),
     ):
         result = run(*arguments)
-        assert result.exit_code == 1
+        assert result.exit_code == 2
         assert what in result.output
         assert len(result.output.splitlines()) == 1

@@ -115,5 +115,5 @@ def test_a_pipeline_on_the_cpu_refuses_them_before_anything_is_loaded(option):
     result = CliRunner().invoke(
         generate, ["--prompt", "x", "--device", "cpu", "--dry-run", f"--{option.replace('_', '-')}"]
     )
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert f"{option} needs an NVIDIA GPU" in result.output

@@ -186,19 +186,6 @@ def test_every_pixel_format_has_the_same_levels(tmp_path, codec, pix_fmt):
     torch.testing.assert_close(shown, torch.tensor(levels, dtype=torch.float32), rtol=0, atol=3)
 
 
-@pytest.mark.parametrize(("curve", "name"), [(16, "PQ"), (18, "HLG")])
-def test_hdr_is_refused_by_name(tmp_path, curve, name):
-    with av.open(str(tmp_path / "a.mp4"), "w") as container:
-        stream = container.add_stream("libx264", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p10le"
-        stream.codec_context.color_trc = curve
-        frame = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8)).reformat(format="yuv420p10le")
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    with pytest.raises(ValueError, match=rf"HDR video with the transfer function {name}"):
-        read_video(tmp_path / "a.mp4")
-
-
 def test_interlaced_video_is_refused_by_name(tmp_path):
     path = write_clip(tmp_path / "a.mp4", [0, 0.1, 0.2], [9, 99, 9], fps=10, options={"x264-params": "tff=1"})
     with pytest.raises(ValueError, match=r"interlaced: convert it first.*bwdif"):

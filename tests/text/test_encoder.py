@@ -23,14 +23,14 @@ def encoder(gemma_folder, text_config) -> TextEncoder:
     return TextEncoder(gemma, load_tokenizer(gemma_folder), extractor)
 
 
-def test_prompts_encode_the_same_alone_and_together(encoder) -> None:
+def test_prompts_encode_the_same_alone_and_together_bit_for_bit(encoder) -> None:
     prompts = ["", "a red circle", "a blue square moves slowly to the right"]
     together = encoder.encode(prompts)
     for i, prompt in enumerate(prompts):
         alone = encoder.encode([prompt])
         valid = together.mask[i].bool()
-        torch.testing.assert_close(together.video[i][valid], alone.video[0], atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(together.audio[i][valid], alone.audio[0], atol=1e-4, rtol=1e-4)
+        assert torch.equal(together.video[i][valid], alone.video[0])
+        assert torch.equal(together.audio[i][valid], alone.audio[0])
         assert together.video[i][~valid].count_nonzero() == 0
 
 
@@ -53,6 +53,9 @@ def test_progress_counts_every_hidden_state_and_may_stop_the_run(encoder) -> Non
     calls: list[tuple[int, int]] = []
     encoder.encode(["red"], on_layer=lambda done, total: calls.append((done, total)))
     assert calls == [(i, 5) for i in range(1, 6)]
+    calls.clear()
+    encoder.encode(["red", "blue"], on_layer=lambda done, total: calls.append((done, total)))
+    assert calls == [(i, 10) for i in range(1, 11)]
 
     def stop(done: int, total: int) -> None:
         raise InterruptedError

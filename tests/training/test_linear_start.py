@@ -9,7 +9,7 @@ from ltx2_core import config as cfg
 from ltx2_core.training.autoencoders import video_vae
 from ltx2_core.training.autoencoders.layerwise import fit_decoder
 from ltx2_core.training.autoencoders.linear_decoder import start_linear_decoder
-from ltx2_core.training.autoencoders.linear_encoder import start_linear_encoder
+from ltx2_core.training.autoencoders.linear_encoder import least_squares, start_linear_encoder
 from ltx2_core.training.autoencoders.video_code import VideoCode, principal_code
 from ltx2_core.training.data import psnr
 from ltx2_core.training.tiny.recipe import trained_config
@@ -100,3 +100,16 @@ def test_the_encoder_starts_near_its_code(vae, code):
     assert reported[-1] == (30, pytest.approx(error))
     assert before > 0.5
     assert video_vae.held_out_code_error(vae, code, clips=2) < 0.2
+
+
+def test_least_squares_are_the_same_bit_for_bit_wherever_the_values_are_in_memory() -> None:
+    generator = torch.Generator().manual_seed(0)
+    values, target = (torch.randn(239, width, generator=generator) for width in (65, 128))
+    values[:, 1] = values[:, 0]
+    expected = least_squares(values, target)
+    torch.testing.assert_close(values @ expected, values @ torch.linalg.pinv(values) @ target, atol=1e-4, rtol=1e-4)
+    junk = []
+    for offset in range(1, 17):
+        moved = torch.empty(values.numel() + offset)[offset:].view_as(values).copy_(values)
+        junk.append(torch.empty(offset * 7))
+        assert torch.equal(least_squares(moved, target), expected), offset

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .option import BY_RECIPE, Option
+from .option import BY_RECIPE, MAX_FRAMES, MAX_SCALE, MAX_SECONDS, MAX_SIDE, Option
 
 
 def text_options() -> Iterator[Option]:
@@ -22,6 +22,7 @@ def text_options() -> Iterator[Option]:
         name="negative_prompt",
         flags=("--negative",),
         kind="text",
+        empty=True,
         group=group,
         help="What to avoid; used with --cfg above 1 and with --nag.",
         default=BY_RECIPE,
@@ -32,16 +33,17 @@ def text_options() -> Iterator[Option]:
         flags=("--trigger",),
         kind="text",
         group=group,
-        help="Trigger word of a LoRA; it replaces [trigger] in both prompts.",
+        help="Trigger word of a LoRA; it replaces [trigger] in the prompt, not in the negative one.",
+        request=True,
     )
     yield Option(
         name="from_file",
         flags=("--from-file",),
         kind="path",
         group=group,
-        command="generate",
-        help="Repeat the settings in the tags of this MP4; further options change them. LoRAs and model "
-        "files have to be named again.",
+        help="Repeat the settings in the tags of this MP4, of an edit and a long clip too; further options "
+        "change them. Inputs are found where they were and must be unchanged. LoRAs and model files have to "
+        "be named again.",
     )
 
 
@@ -55,7 +57,7 @@ def size_options() -> Iterator[Option]:
             kind="int",
             group=group,
             help=f"{name.capitalize()} of the clip; a multiple of 32, of 64 with two stages.",
-            range=(1, None),
+            range=(1, MAX_SIDE),
             unit="pixels",
             default=BY_RECIPE,
             request=True,
@@ -66,7 +68,7 @@ def size_options() -> Iterator[Option]:
         kind="int",
         group=group,
         help="Length of the clip, 8k + 1 frames.",
-        range=(1, None),
+        range=(1, MAX_FRAMES),
         unit="frames",
         default=BY_RECIPE,
         request=True,
@@ -77,7 +79,8 @@ def size_options() -> Iterator[Option]:
         kind="float",
         group=group,
         help="Length of the clip in seconds, in place of --frames.",
-        range=(0, None),
+        range=(0, MAX_SECONDS),
+        above=True,
         unit="s",
         request=True,
     )
@@ -87,7 +90,7 @@ def size_options() -> Iterator[Option]:
         kind="float",
         group=group,
         help="Frames per second of the clip.",
-        range=(0, None),
+        range=(0.1, 1000),
         unit="1/s",
         default=BY_RECIPE,
         request=True,
@@ -121,9 +124,12 @@ def inputs_options() -> Iterator[Option]:
     yield Option(
         name="image",
         flags=("--image",),
-        kind="path",
+        kind="text",
         group=group,
-        help="Image that becomes the first frame.",
+        multiple=True,
+        metavar="FILE[@FRAME][:STRENGTH]",
+        help="Image that becomes the first frame; with @FRAME one that guides the clip at that frame, -1 is "
+        "the last. STRENGTH is how much of it is preserved, 1 all of it. May be repeated.",
         request=True,
     )
     yield Option(
@@ -131,7 +137,7 @@ def inputs_options() -> Iterator[Option]:
         flags=("--image-strength",),
         kind="float",
         group=group,
-        help="How much of the image is preserved: 1 all of it, 0 nothing.",
+        help="How much of the first image is preserved: 1 all of it, 0 nothing.",
         range=(0, 1),
         default=1.0,
         request=True,
@@ -153,7 +159,7 @@ def inputs_options() -> Iterator[Option]:
         group=group,
         multiple=True,
         metavar="FILE@FRAME[:STRENGTH]",
-        help="Image that guides the clip at a frame; -1 is the last one. May be repeated.",
+        help="Image that guides the clip at a frame, as --image with @FRAME does. May be repeated.",
         request=True,
     )
     yield Option(
@@ -162,8 +168,20 @@ def inputs_options() -> Iterator[Option]:
         kind="text",
         group=group,
         multiple=True,
-        metavar="FILE[:STRENGTH]",
-        help="Control or reference video of an IC-LoRA, as long as the clip. May be repeated.",
+        metavar="FILE[:STRENGTH][,scale=N][,every=N]",
+        help="Control or reference video of an IC-LoRA, as long as the clip, N times smaller and every N-th "
+        "frame of it; by default as the LoRA was trained. May be repeated.",
+        request=True,
+    )
+    yield Option(
+        name="fit",
+        flags=("--fit",),
+        kind="choice",
+        group=group,
+        choices=("crop", "pad", "stretch"),
+        default="crop",
+        help="How images and control videos of another shape are fitted: cut around the centre, with black "
+        "borders, or stretched.",
         request=True,
     )
     yield Option(
@@ -180,7 +198,7 @@ def inputs_options() -> Iterator[Option]:
         kind="float",
         group=group,
         help="Where in --audio the clip begins, in seconds.",
-        range=(0, None),
+        range=(0, MAX_SECONDS),
         unit="s",
         default=0.0,
         request=True,
@@ -191,7 +209,7 @@ def inputs_options() -> Iterator[Option]:
         kind="float",
         group=group,
         help="Add noise of this loudness, such as -60, to the encoded --audio; the saved audio stays clean.",
-        range=(None, 0),
+        range=(-200, 0),
         unit="dB",
         request=True,
     )
@@ -209,7 +227,8 @@ def inputs_options() -> Iterator[Option]:
         kind="float",
         group=group,
         help="How many seconds of --reference-audio are used.",
-        range=(0, None),
+        range=(0, 3600),
+        above=True,
         unit="s",
         default=5.0,
         request=True,
@@ -220,7 +239,7 @@ def inputs_options() -> Iterator[Option]:
         kind="float",
         group=group,
         help="Guidance scale towards --reference-audio; 0 is off. Costs one more guidance pass a step.",
-        range=(0, None),
+        range=(0, MAX_SCALE),
         default=3.0,
         request=True,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .option import Option
+from .option import MAX_FRAMES, MAX_SECONDS, Option
 
 
 def edits_options() -> Iterator[Option]:
@@ -17,13 +17,24 @@ def edits_options() -> Iterator[Option]:
         help="The video to edit; for ltx2 long a control video or reference of an IC-LoRA.",
     )
     yield Option(
+        name="background",
+        flags=("--background",),
+        kind="text",
+        group="source",
+        metavar="COLOUR",
+        default="black",
+        help="Colour behind transparent pixels of --video, such as white or #00ff00.",
+    )
+    yield Option(
         name="extend_seconds",
         flags=("--seconds",),
         kind="float",
         group="edit",
         command="extend",
-        help="Length to add, in seconds.",
-        range=(0, None),
+        help="Length to add, in seconds; it becomes the nearest whole number of frames, halves upwards: 0.5 "
+        "at 25 fps are 13.",
+        range=(0, MAX_SECONDS),
+        above=True,
         unit="s",
     )
     yield Option(
@@ -33,7 +44,7 @@ def edits_options() -> Iterator[Option]:
         group="edit",
         command="extend",
         help="Length to add, in frames.",
-        range=(1, None),
+        range=(1, MAX_FRAMES),
         unit="frames",
     )
     yield Option(
@@ -43,7 +54,7 @@ def edits_options() -> Iterator[Option]:
         group="edit",
         command="extend",
         help="How many of the last frames of the source the new ones are conditioned on, 8k + 1.",
-        range=(1, None),
+        range=(1, MAX_FRAMES),
         unit="frames",
         default=25,
     )
@@ -52,6 +63,7 @@ def edits_options() -> Iterator[Option]:
             name=f"{stream}_region",
             flags=(f"--{stream}-region",),
             kind="text",
+            empty=True,
             group="edit",
             command="retake",
             help=f"Seconds of the {stream} to regenerate, such as '2-4, 5.5-6'.",
@@ -78,13 +90,54 @@ def edits_options() -> Iterator[Option]:
         help="Put the source's own frames back outside the regions.",
     )
     yield Option(
+        name="feather",
+        flags=("--feather",),
+        kind="int",
+        group="edit",
+        help="Frames over which new frames fade from and to those of the source, inside the region of a "
+        "retake or before the joint of an extension; by default 0 for a retake, 8 for an extension.",
+        range=(0, None),
+        unit="frames",
+    )
+    yield Option(
+        name="allow_past_end",
+        flags=("--allow-past-end",),
+        kind="flag",
+        group="edit",
+        command="retake",
+        default=False,
+        help="A region may end after the video, which becomes longer.",
+    )
+    yield Option(
+        name="exact_outside",
+        flags=("--exact-outside",),
+        kind="flag",
+        group="edit",
+        default=False,
+        help="Copy the packets of all GOPs (runs of frames from a keyframe on) without new frames, and "
+        "encode only the others; for H.264 of constant frame rate in MP4, MOV or MKV.",
+    )
+    yield Option(
+        name="sound_window_frames",
+        flags=("--window-frames",),
+        kind="int",
+        group="edit",
+        command="sound",
+        help="Frames, 8k + 1, that are sampled at a time; the audio of a longer video is made in windows, "
+        "each of which continues the one before.",
+        range=(17, None),
+        unit="frames",
+        default=257,
+    )
+    yield Option(
         name="sound_seconds",
         flags=("--seconds",),
         kind="float",
         group="edit",
         command="sound",
         help="Without a video: length of the audio in seconds, saved as WAV.",
-        range=(0, None),
+        range=(0, MAX_SECONDS),
+        above=True,
         unit="s",
     )
     yield Option(
@@ -94,7 +147,7 @@ def edits_options() -> Iterator[Option]:
         group="edit",
         command="sound",
         help="Peak of the generated audio, in dB of full scale; louder audio is scaled down as a whole.",
-        range=(None, 0),
+        range=(-200, 0),
         unit="dB",
         default=-1.0,
     )
@@ -109,8 +162,7 @@ def windows_options() -> Iterator[Option]:
         kind="text",
         group="text",
         command=command,
-        required=True,
-        help="One prompt; parts by time between ; or on lines, such as '0: a; 30: b', with times like "
+        help="Required without --from-file. One prompt; parts by time between ; or on lines, such as '0: a; 30: b', with times like "
         "2.5, 0-4, 0:30 or 50%; prompts for windows between |; JSON; or @FILE that holds one of these.",
     )
     yield Option(
@@ -120,7 +172,7 @@ def windows_options() -> Iterator[Option]:
         group=group,
         command=command,
         help="Length of a window, 8k + 1 frames.",
-        range=(9, None),
+        range=(9, MAX_FRAMES),
         unit="frames",
         default=121,
     )
@@ -131,7 +183,7 @@ def windows_options() -> Iterator[Option]:
         group=group,
         command=command,
         help="Frames that two windows share, 8k.",
-        range=(8, None),
+        range=(8, MAX_FRAMES),
         unit="frames",
         default=24,
     )

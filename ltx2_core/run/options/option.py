@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
+from numbers import Integral, Real
 from typing import Any, Final, Literal, TypeAlias
 
 from ..recipes import recipe_for
@@ -19,6 +21,14 @@ class ByRecipe(Enum):
 
 BY_RECIPE: Final = ByRecipe.BY_RECIPE
 
+MAX_SIDE: Final = 16384
+"""The largest width or height in pixels."""
+MAX_FRAMES: Final = 1_000_000
+MAX_SECONDS: Final = 86_400.0
+"""The longest clip or audio: a day."""
+MAX_SCALE: Final = 100.0
+"""The largest scale of guidance."""
+
 GROUPS: Final[dict[str, str]] = {
     "text": "Text",
     "source": "Source",
@@ -30,6 +40,7 @@ GROUPS: Final[dict[str, str]] = {
     "guidance": "Guidance",
     "model": "Model files",
     "execution": "Execution",
+    "several": "Several clips",
     "output": "Output",
 }
 """Group -> its heading, in the order of the help."""
@@ -44,6 +55,8 @@ class Option:
         flags: as written on the command line.
         group: a key of ``GROUPS``.
         range: lowest and highest value, None where there is no bound.
+        above: whether the lowest value itself is not allowed.
+        empty: whether empty text has a meaning.
         unit: such as "pixels"; empty for plain numbers and text.
         default: None for off or absent.
         command: the only command that has it, for options of one command.
@@ -57,6 +70,8 @@ class Option:
     group: str
     help: str
     range: tuple[float | None, float | None] = (None, None)
+    above: bool = False
+    empty: bool = False
     unit: str = ""
     default: Any = None
     choices: tuple[str, ...] = ()
@@ -77,6 +92,41 @@ class Option:
         """Whether the recipe of the checkpoint decides the default."""
         return self.default is BY_RECIPE
 
+    @property
+    def allowed(self) -> str:
+        """The values that it takes, in words, such as "a whole number from 1 to 16384 (pixels)"."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        low, high = self.range
+        bounds = [] if low is None else [f"{'above' if self.above else 'from'} {low:.20g}"]
+        bounds += [] if high is None else [f"to {high:.20g}"]
+        unit = f" ({self.unit})" if self.unit else ""
+        return " ".join([_WORDS[self.kind], *bounds]) + unit
+
+    def read(self, value: Any, name: str | None = None) -> Any:
+        """``value`` in the type of this option; numbers of numpy become numbers of Python.
+
+        Raises TypeError for another type and ValueError for a value out of range; both begin with the value
+        under ``name``, which is how the caller wrote the option, by default its keyword.
+        """
+        problem = f"{name or self.name + '='}{value!r:.80} must be {self.allowed}"
+        if self.kind == "text" and not self.choices:
+            if not isinstance(value, str):
+                raise TypeError(problem)
+            return check_text(value, (name or self.name).strip())
+        if not _has_type(value, self.kind):
+            raise TypeError(problem)
+        if self.kind in ("int", "float"):
+            value = value if type(value) in (int, float) else (int if self.kind == "int" else float)(value)
+            low, high = self.range
+            below = low is not None and (value <= low if self.above else value < low)
+            # NaN is on neither side of a bound.
+            if not math.isfinite(value) or below or (high is not None and value > high):
+                raise ValueError(problem)
+        if self.choices and value not in self.choices:
+            raise ValueError(problem)
+        return value
+
     def default_text(self, command: str = "generate") -> str:
         """The default of a command in words, as the help has it; "" where absent means off."""
         if self.edit_default is not None and command in ("extend", "retake", "sound", "long"):
@@ -89,3 +139,32 @@ class Option:
         if self.default is None or isinstance(self.default, bool):
             return ""
         return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
+
+
+_WORDS: Final[dict[Kind, str]] = {
+    "int": "a whole number",
+    "float": "a number",
+    "text": "text",
+    "path": "a path",
+    "flag": "True or False",
+    "choice": "text",
+}
+
+
+def _has_type(value: Any, kind: Kind) -> bool:
+    # A bool is a number in Python, and no value of an option that counts.
+    if kind == "flag" or isinstance(value, bool):
+        return kind == "flag" and isinstance(value, bool)
+    return isinstance(value, {"int": Integral, "float": Real}.get(kind, str))
+
+
+def check_text(text: str, name: str) -> str:
+    """``text``, unless it holds half of a character. Raises ValueError that names ``name``."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name}: character {error.start + 1} is half of one (a lone surrogate), which no text has: write "
+            "it again"
+        ) from None
+    return text

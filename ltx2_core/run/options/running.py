@@ -1,4 +1,4 @@
-"""Options of model files, of the execution and of the output."""
+"""Options of model files, of the execution and of several clips."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def execution_options() -> Iterator[Option]:
         group=group,
         help="Guidance passes that one forward pass of the network evaluates as a batch; more are faster "
         "on a GPU with free memory.",
-        range=(1, None),
+        range=(1, 64),
         default=1,
     )
     yield Option(
@@ -110,7 +110,7 @@ def execution_options() -> Iterator[Option]:
         group=group,
         help="Under torchrun: groups of processes among which the guidance passes are divided; the processes "
         "of a group share the tokens.",
-        range=(1, None),
+        range=(1, 1024),
         default=1,
     )
     yield Option(
@@ -165,39 +165,33 @@ def execution_options() -> Iterator[Option]:
     )
 
 
-def output_options() -> Iterator[Option]:
-    """Options of the output file, resuming, dry run and progress."""
-    group = "output"
+def several_options() -> Iterator[Option]:
+    """Options of several clips in one call."""
+    group = "several"
     yield Option(
-        name="output",
-        flags=("-o", "--output"),
+        name="prompts_file",
+        flags=("--prompts-file",),
         kind="path",
         group=group,
-        help="The MP4 to write.",
-        default="ltx2.mp4",
+        command="generate",
+        help="Text file with a prompt on each line: a clip of each is generated with one load of the model, as "
+        "OUT_01.mp4, OUT_02.mp4 and so on. Empty lines and lines that begin with # are left out.",
     )
     yield Option(
-        name="resume",
-        flags=("--resume",),
-        kind="flag",
+        name="seeds",
+        flags=("--seeds",),
+        kind="text",
         group=group,
-        help="Decode the saved latents of a run that failed after sampling: that of --output, or the newest. "
-        "With ltx2 long and the same options: continue after the last finished window.",
-        default=False,
+        command="generate",
+        metavar="A-B,C,...",
+        help="A clip of each seed with one load of the model, such as 1-8 or 1,5,9, as OUT_seed1.mp4 and so on.",
     )
     yield Option(
-        name="dry_run",
-        flags=("--dry-run",),
+        name="contact_sheet",
+        flags=("--contact-sheet",),
         kind="flag",
         group=group,
-        help="Print sizes, tokens, sigmas, the recipe and predicted memory, and stop.",
-        default=False,
-    )
-    yield Option(
-        name="quiet",
-        flags=("-q", "--quiet"),
-        kind="flag",
-        group=group,
-        help="No progress bar.",
+        command="generate",
+        help="With several clips: also draw frames of each into OUT_sheet.png.",
         default=False,
     )

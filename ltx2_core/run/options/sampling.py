@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from .option import BY_RECIPE, Option
+from .option import BY_RECIPE, MAX_SCALE, Option
 
 # Written again here, since the registries import torch, which help must not; a test compares them.
 SAMPLER_NAMES: Final = (
@@ -57,7 +57,18 @@ def sampling_options() -> Iterator[Option]:
         flags=("--sigmas",),
         kind="text",
         group=group,
-        help="Noise levels of the first stage, such as '1, 0.725, 0.42, 0', in place of --steps.",
+        help="Noise levels of the first stage, such as '1, 0.725, 0.42', in place of --steps; a final 0 is "
+        "appended.",
+        request=True,
+    )
+    yield Option(
+        name="schedule",
+        flags=("--schedule",),
+        kind="choice",
+        group=group,
+        choices=("4096", "clip"),
+        help="Tokens that the steps are spread for: 4096 as in the official pipelines, or those of the clip as "
+        "in diffusers and ai-toolkit; by default 4096, with --numerics comfy those of the clip.",
         request=True,
     )
     yield Option(
@@ -121,17 +132,27 @@ def sampling_options() -> Iterator[Option]:
         flags=("--seed",),
         kind="int",
         group=group,
-        help="Seed of the noise; the same seed and settings give the same clip.",
-        range=(0, 2**64 - 1),
+        help="Seed of the noise; the same seed and settings give the same clip. -1 draws one.",
+        range=(-1, 2**64 - 1),
         default=0,
         request=True,
     )
 
 
 _STREAM_SCALES = (
-    ("cfg", "float", (0, None), "Guidance away from the negative prompt; 1 is off."),
-    ("stg", "float", (None, None), "Guidance away from a pass with perturbed self-attention; 0 is off."),
-    ("modality", "float", (None, None), "Guidance towards agreement of video and audio; 1 is off."),
+    ("cfg", "float", (0, MAX_SCALE), "Guidance away from the negative prompt; 1 is off."),
+    (
+        "stg",
+        "float",
+        (-MAX_SCALE, MAX_SCALE),
+        "Guidance away from a pass with perturbed self-attention; 0 is off.",
+    ),
+    (
+        "modality",
+        "float",
+        (-MAX_SCALE, MAX_SCALE),
+        "Guidance towards agreement of video and audio; 1 is off.",
+    ),
     (
         "rescale",
         "float",
@@ -141,7 +162,7 @@ _STREAM_SCALES = (
     (
         "skip_steps",
         "int",
-        (0, None),
+        (0, 10000),
         "Repeat the estimate of an evaluated step in this many steps after it; faster, not exact; 0 is off.",
     ),
 )
@@ -182,6 +203,7 @@ def guidance_options() -> Iterator[Option]:
         name="apg_eta",
         flags=("--apg-eta",),
         kind="float",
+        range=(-MAX_SCALE, MAX_SCALE),
         group=group,
         help="Weight of the part of the --cfg update that is parallel to the estimate (APG); 1 is plain CFG.",
     )
@@ -191,7 +213,7 @@ def guidance_options() -> Iterator[Option]:
         kind="float",
         group=group,
         help="Limit for the norm of the --cfg update, above which it is scaled down (APG); 0 is no limit.",
-        range=(0, None),
+        range=(0, 1e6),
     )
     yield Option(
         name="from_sigma",
@@ -213,6 +235,7 @@ def guidance_options() -> Iterator[Option]:
         name="nag",
         flags=("--nag",),
         kind="float",
+        range=(1, MAX_SCALE),
         group=group,
         help="Normalised attention guidance: avoids the negative prompt without --cfg. 1 is off, 11 usual.",
         request=True,
@@ -229,6 +252,8 @@ def guidance_options() -> Iterator[Option]:
         name="nag_tau",
         flags=("--nag-tau",),
         kind="float",
+        range=(0, MAX_SCALE),
+        above=True,
         group=group,
         help="How many times longer --nag may make the output of attention of a token; 2.5 by default.",
     )

@@ -8,7 +8,8 @@ from ..recipes import RECIPES
 from .content import inputs_options, size_options, text_options
 from .editing import edits_options, plans_options, windows_options
 from .option import GROUPS, Option
-from .running import execution_options, model_options, output_options
+from .output import output_options
+from .running import execution_options, model_options, several_options
 from .sampling import guidance_options, sampling_options
 
 OPTIONS: Final[tuple[Option, ...]] = (
@@ -21,6 +22,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
     *guidance_options(),
     *model_options(),
     *execution_options(),
+    *several_options(),
     *output_options(),
     *plans_options(),
 )
@@ -30,7 +32,7 @@ BY_NAME: Final[dict[str, Option]] = {option.name: option for option in OPTIONS}
 _SHARED = ("sampling", "guidance", "model", "execution", "output")
 
 COMMANDS: Final[dict[str, tuple[str, ...]]] = {
-    "generate": ("text", "size", "inputs", *_SHARED),
+    "generate": ("text", "size", "inputs", *_SHARED, "several"),
     "extend": ("source", "edit", "text", *_SHARED),
     "retake": ("source", "edit", "text", *_SHARED),
     "sound": ("source", "edit", "text", *_SHARED),
@@ -39,15 +41,18 @@ COMMANDS: Final[dict[str, tuple[str, ...]]] = {
 }
 """Command -> the groups of options that it has."""
 
+_OUTPUT = tuple(option.name for option in output_options())
+
 # Options of a shared group that have no meaning for one command.
 _WITHOUT: Final[dict[str, frozenset[str]]] = {
     "generate": frozenset(),
-    "extend": frozenset({"dry_run"}),
-    "retake": frozenset({"dry_run"}),
-    "sound": frozenset({"dry_run", "stage2_loras", "stage2_sampler", "stage2_sigmas"}),
+    "extend": frozenset(),
+    "retake": frozenset(),
+    "sound": frozenset(
+        {"stage2_loras", "stage2_sampler", "stage2_sigmas", "upscaler", "feather", "exact_outside"}
+    ),
     "long": frozenset(
         {
-            "dry_run",
             "prompt",
             "stages",
             "images",
@@ -73,10 +78,7 @@ _WITHOUT: Final[dict[str, frozenset[str]]] = {
             "fp8_matmul",
             "nvfp4_matmul",
             "fp8_blocks",
-            "output",
-            "resume",
-            "dry_run",
-            "quiet",
+            *_OUTPUT,
         }
     ),
 }

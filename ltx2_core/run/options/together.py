@@ -14,6 +14,14 @@ CONFLICTS: Final[tuple[tuple[str, str, str], ...]] = (
     ("distilled", "preset", "a preset decides schedule and guidance itself"),
     ("distilled", "sigmas", "the distilled schedule is fixed"),
     ("sigmas", "steps", "the number of sigmas is the number of steps"),
+    ("sigmas", "schedule", "the sigmas are the schedule"),
+    ("distilled", "schedule", "the distilled schedule is fixed"),
+    ("seeds", "seed", "both set seeds"),
+    ("prompts_file", "prompt", "both set prompts"),
+    ("seeds", "from_file", "a file is repeated with one seed"),
+    ("prompts_file", "from_file", "a file is repeated with one prompt"),
+    ("seeds", "resume", "one clip is decoded at a time: name its file with -o"),
+    ("prompts_file", "resume", "one clip is decoded at a time: name its file with -o"),
     ("num_frames", "seconds", "both set the length"),
     ("extend_frames", "extend_seconds", "both set the length to add"),
     ("resume", "dry_run", "nothing is planned when latents are decoded"),
@@ -24,17 +32,23 @@ CONFLICTS: Final[tuple[tuple[str, str, str], ...]] = (
 REQUIREMENTS: Final[tuple[tuple[str, str], ...]] = (
     ("image_strength", "image"),
     ("image_crf", "image"),
+    ("fit", "image"),
     ("audio_start_s", "audio"),
     ("audio_noise_db", "audio"),
     ("reference_s", "reference_audio"),
     ("identity", "reference_audio"),
     ("nag_alpha", "nag"),
     ("nag_tau", "nag"),
+    ("contact_sheet", "seeds"),
 )
 """An option that has no effect without another one."""
 
 
-ALTERNATIVES: Final[dict[str, tuple[str, ...]]] = {"image_crf": ("images",)}
+ALTERNATIVES: Final[dict[str, tuple[str, ...]]] = {
+    "image_crf": ("images",),
+    "fit": ("images", "references"),
+    "contact_sheet": ("prompts_file",),
+}
 """An option -> others that give it an effect too."""
 
 
@@ -88,8 +102,7 @@ def check_together(
         if one in explicit and needed in names and not options & present:
             raise ValueError(f"{by_name(one).flag} has no effect without {by_name(needed).flag}: add it")
     if "trigger" in explicit:
-        prompts = [str(explicit.get(name) or "") for name in ("prompt", "negative_prompt", "prompts")]
-        if not any("[trigger]" in prompt for prompt in prompts):
-            raise ValueError(
-                "--trigger has no effect without [trigger] in --prompt or --negative: write it there"
-            )
+        prompts = [str(explicit.get(name) or "") for name in ("prompt", "prompts")]
+        in_file = "prompts_file" in explicit or prompts[1].startswith("@")
+        if not in_file and not any("[trigger]" in prompt for prompt in prompts):
+            raise ValueError("--trigger has no effect without [trigger] in the prompt: write it there")

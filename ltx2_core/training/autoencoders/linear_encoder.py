@@ -106,8 +106,21 @@ def _first_guess(
         x = _down(x, weights[-1], block)
     values = x.flatten(1)
     # The column of ones is the bias.
-    solution = torch.linalg.lstsq(torch.cat((values, values.new_ones(len(values), 1)), 1), target).solution
+    solution = least_squares(torch.cat((values, values.new_ones(len(values), 1)), 1), target)
     return [*weights, solution[:-1].contiguous(), solution[-1].contiguous()]
+
+
+def least_squares(values: Tensor, target: Tensor) -> Tensor:
+    """The X (K, C) for which ``values`` (N, K) @ X comes closest to ``target`` (N, C).
+
+    It is the same bit for bit in every process, unlike ``torch.linalg.lstsq``, whose rounding depends on the
+    addresses of its working memory.
+    """
+    wide = values.double()
+    gram = wide.mT @ wide
+    # Inputs may depend on each other, for which the smallest solution is as good as any.
+    gram.diagonal().add_(1e-10 * float(gram.trace()) / len(gram))
+    return torch.linalg.solve(gram, wide.mT @ target.double()).to(target.dtype)
 
 
 def _fit(

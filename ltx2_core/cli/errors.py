@@ -1,0 +1,36 @@
+"""How a command ends that cannot do what it was asked: one line, and an exit code.
+
+0: done. 1: the run failed, or ``doctor`` found something to repair. 2: the request was refused: an option, a
+file or a combination of them is wrong. 130 and 143: interrupted by Ctrl+C (SIGINT) and by SIGTERM.
+"""
+
+from __future__ import annotations
+
+import errno
+
+import click
+
+REFUSED = 2
+
+_OF_THE_REQUEST = frozenset(
+    {
+        *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS),
+        *(errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENXIO),
+    }
+)
+"""Errors of the operating system about a path that was named, not about the machine."""
+
+
+class Refused(click.ClickException):
+    """The request is wrong, and nothing was done."""
+
+    exit_code = REFUSED
+
+
+def ending(error: ValueError | OSError) -> click.ClickException:
+    """The end of a command for an error of the library: refused, or failed for errors of the machine."""
+    # A path may hold bytes that no terminal can show.
+    text = str(error).encode("utf-8", "backslashreplace").decode()
+    line = " ".join(text.split()) or type(error).__name__
+    of_the_machine = isinstance(error, OSError) and error.errno not in (None, *_OF_THE_REQUEST)
+    return click.ClickException(line) if of_the_machine else Refused(line)

@@ -1,0 +1,91 @@
+"""Images and control videos as they are written on the command line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+from ..conditioning.inputs import ImageAt, VideoReference
+
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
+_STRENGTH = re.compile(rf"(.+):({_NUMBER})", re.IGNORECASE)
+_SUFFIX = re.compile(r"\.[a-z]\w*$", re.IGNORECASE)
+
+
+def image_fields(explicit: MutableMapping[str, Any]) -> dict[str, Any]:
+    """The fields of a request that --image and --keyframe stand for; they are taken out of ``explicit``.
+
+    Raises ValueError for text that cannot be read, and for two first images.
+    """
+    fields: dict[str, Any] = {}
+    guides: list[ImageAt] = []
+    for text in explicit.pop("image", ()):
+        path, frame, strength = _parse("--image", text)
+        if frame is not None:
+            guides.append(ImageAt(source=path, frame=frame, strength=strength))
+        elif "image" in fields:
+            raise ValueError(
+                f"--image {fields['image']} and --image {text} both have no frame, and only one image can be the "
+                f"first: write the frame, such as {path}@-1 for the last one"
+            )
+        else:
+            fields["image"] = path
+            if strength > 1:
+                raise ValueError(f"--image {text}: the strength of the first image is from 0 to 1")
+            if strength != 1:
+                _check_once(explicit, text)
+                fields["image_strength"] = strength
+    for text in explicit.pop("images", ()):
+        path, frame, strength = _parse("--keyframe", text)
+        if frame is None:
+            raise ValueError(
+                f"--keyframe {text} must be an image and its frame, such as end.png@-1 or a.png@40:0.8"
+            )
+        guides.append(ImageAt(source=path, frame=frame, strength=strength))
+    return {**fields, "images": tuple(guides)} if guides else fields
+
+
+def parse_control(text: str) -> VideoReference:
+    """``FILE[:STRENGTH][,scale=N][,every=N]``, as --control has it; the strength is 1 by default."""
+    path, *settings = re.split(r",(?=\s*(?:scale|every)\s*=)", text)
+    numbers: dict[str, int] = {}
+    for setting in settings:
+        name, _, value = (part.strip() for part in setting.partition("="))
+        if not value.isdigit() or int(value) < 1:
+            raise ValueError(f"--control {text}: {name} is a whole number from 1; got {value!r}")
+        numbers[name] = int(value)
+    match = _STRENGTH.fullmatch(path)
+    path, strength = (path, 1.0) if match is None else (match[1], float(match[2]))
+    return _made("--control", text, lambda: VideoReference(source=path, strength=strength, **numbers))
+
+
+def _parse(flag: str, text: str) -> tuple[str, int | None, float]:
+    """``FILE[@FRAME][:STRENGTH]`` -> (file, frame or None, strength)."""
+    match = _STRENGTH.fullmatch(text)
+    where, strength = (text, 1.0) if match is None else (match[1], float(match[2]))
+    path, at, frame = where.rpartition("@")
+    # Names such as photo@2x.png contain the sign; a frame is never followed by a file type.
+    if not at or _SUFFIX.search(frame):
+        path, frame = where, ""
+    if (frame and not re.fullmatch(r"-?\d+", frame)) or (at and not path):
+        raise ValueError(
+            f"{flag} {text}: {frame!r} after @ is no frame. Write a whole number, -1 for the last frame, and "
+            f"then the strength: {path or 'last.png'}@-1:0.7"
+        )
+    number = int(frame) if frame else None
+    _made(flag, text, lambda: ImageAt(source=path, strength=strength))
+    return path, number, strength
+
+
+def _made(flag: str, text: str, make: Any) -> Any:
+    """What ``make`` returns; its ValueError begins with what was written."""
+    try:
+        return make()
+    except ValueError as error:
+        raise ValueError(f"{flag} {text}: {error}") from None
+
+
+def _check_once(explicit: Mapping[str, Any], text: str) -> None:
+    if "image_strength" in explicit:
+        raise ValueError(f"--image {text} and --image-strength both set the strength: leave one out")

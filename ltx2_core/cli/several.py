@@ -1,0 +1,187 @@
+"""Several clips in one call: of each prompt of a file, and of each seed."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import click
+from tqdm import tqdm
+
+from ..loading import Component
+from ..media import Destination, check_output, read_video
+from ..media.sheet import write_sheet
+from ..run.generation import Generation
+from ..run.pipeline import LTX2Pipeline, Progress
+from ..run.request import Request
+from ..run.saved_latents import save_latents
+from .options import Chosen
+from .saving import files_of, show
+from .values import Output
+
+MOST: Final = 1000
+"""Clips of one call."""
+SHEET_FRAMES: Final = 5
+DECODERS: Final = (Component.VIDEO_DECODER, Component.AUDIO_DECODER, Component.VOCODER)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One clip of several: its request, its file, and what tells it from the others."""
+
+    request: Request
+    path: Path
+    what: str
+
+
+def several_jobs(chosen: Chosen, request: Request) -> tuple[Job, ...]:
+    """The clips of --prompts-file and --seeds, prompt by prompt; none without these options.
+
+    Raises ValueError for a list that cannot be read, and for more than ``MOST`` clips.
+    """
+    if chosen["prompts_file"] is None and chosen["seeds"] is None:
+        return ()
+    prompts = (None,) if chosen["prompts_file"] is None else read_prompts(chosen["prompts_file"])
+    seeds = (None,) if chosen["seeds"] is None else parse_seeds(chosen["seeds"])
+    if len(prompts) * len(seeds) > MOST:
+        raise ValueError(f"{len(prompts)} prompts with {len(seeds)} seeds are more than {MOST} clips")
+    trigger = chosen["trigger"]
+    jobs = []
+    for number, prompt in enumerate(prompts, start=1):
+        for seed in seeds:
+            own = request if seed is None else request.changed(seed=seed)
+            if prompt is not None:
+                own = own.changed(prompt=prompt, **({} if trigger is None else {"trigger": trigger}))
+            suffix = "" if prompt is None else f"_{number:0{max(2, len(str(len(prompts))))}d}"
+            suffix += "" if seed is None else f"_seed{seed}"
+            output = Path(chosen["output"])
+            path = output.with_name(f"{output.stem}{suffix}{output.suffix}")
+            words = [f"seed {own.seed}", *(() if prompt is None else (prompt,))]
+            jobs.append(Job(request=own, path=path, what=", ".join(words)))
+    return tuple(jobs)
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """``1-8`` or ``1,5,9-12`` -> the seeds in this order. Raises ValueError for other text, and a seed twice."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        if match is None:
+            raise ValueError(
+                f"--seeds {text}: {part.strip()!r} is no seed and no range of seeds; write 1-8 or 1,5,9"
+            )
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first or last - first >= MOST:
+            raise ValueError(f"--seeds {text}: {part.strip()} must rise, and holds at most {MOST} seeds")
+        seeds.extend(range(first, last + 1))
+    twice = next((seed for index, seed in enumerate(seeds) if seed in seeds[:index]), None)
+    if twice is not None:
+        raise ValueError(f"--seeds {text}: seed {twice} is there twice, and its clips would have one name")
+    return tuple(seeds)
+
+
+def read_prompts(path: Path) -> tuple[str, ...]:
+    """The prompts of a file, one a line. Raises ValueError for a file without any."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"--prompts-file {path} is no text in UTF-8") from None
+    prompts = tuple(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
+    if not prompts:
+        raise ValueError(f"--prompts-file {path} holds no prompt: write one on each line")
+    return prompts
+
+
+def run_several(
+    pipeline: LTX2Pipeline, jobs: Sequence[Job], output: Output, *, sheet: bool, writes: bool
+) -> None:
+    """Sample every clip, then decode and save each; latents are on disk until their file is written.
+
+    Without ``writes`` the clips are only sampled, as other processes of a run need it.
+    """
+    requests = [job.request for job in jobs]
+    if not writes:
+        for _ in pipeline.clips(requests):
+            pass
+        return
+    place = output.path.with_name(f"{output.path.stem}_sheet.png")
+    _check_files(jobs, output, place if sheet else None)
+    with _whole(len(jobs), quiet=output.quiet) as (whole, bar), _kept(jobs) as saved:
+        clips: list[Generation] = []
+        on_step = None if bar is None else lambda progress: show(bar, progress)
+        # All are sampled before the first is decoded, so that neither network is loaded twice.
+        for job, clip in zip(jobs, pipeline.clips(requests, on_step=on_step), strict=True):
+            saved[job.path] = save_latents(
+                clip, job.path, files=files_of(pipeline), encoding=output.encoding.settings()
+            )
+            clips.append(clip)
+            whole.update()
+        with pipeline.networks.holding(*DECODERS):
+            for number, (job, clip) in enumerate(zip(jobs, clips, strict=True), start=1):
+                name = f"clip {number} of {len(jobs)}: decode"
+                on_frames = None if bar is None else _on_frames(bar, name)
+                clip.save(job.path, on_frames=on_frames, **output.encoding.chosen())
+                saved.pop(job.path).unlink(missing_ok=True)
+                whole.update()
+    if sheet:
+        write_sheet([(job.what, _some_frames(job.path)) for job in jobs], place)
+        click.echo(str(place.resolve()))
+
+
+def _check_files(jobs: Sequence[Job], output: Output, sheet: Path | None) -> None:
+    """Check that every clip and the sheet can be written, before the work starts.
+
+    Raises ValueError for an output that is one place, and for a sheet of clips that cannot be read again.
+    """
+    if output.destination.is_stdout or output.own_folder:
+        raise ValueError(f"output {output.text}: several clips are several files: give a name such as clip.mp4")
+    if sheet is not None:
+        if output.destination.is_images or not output.destination.format.video:
+            raise ValueError(f"--contact-sheet shows frames of video files, and {output.text} is none")
+        check_output(sheet)
+    for job in jobs:
+        Destination.of(job.path).check()
+
+
+def _some_frames(path: Path) -> Any:
+    """Frames (N, 3, H, W) uint8 spread over a file."""
+    import torch
+
+    clip = read_video(path)
+    count = min(SHEET_FRAMES, clip.frame_count)
+    wanted = [round(i * (clip.frame_count - 1) / max(1, count - 1)) for i in range(count)]
+    return torch.stack([next(clip.frames(number, 1)) for number in wanted])
+
+
+def _on_frames(bar: Any, name: str) -> Any:
+    return lambda done, total: show(bar, Progress(stage=name, step=done, steps=total))
+
+
+@contextmanager
+def _whole(count: int, *, quiet: bool) -> Iterator[tuple[Any, Any]]:
+    """A bar of the whole job, which counts a clip when it is sampled and when it is written, and one below."""
+    with (
+        tqdm(total=2 * count, desc="all clips", unit="half", file=sys.stderr, disable=quiet) as whole,
+        nullcontext() if quiet else tqdm(file=sys.stderr, unit="step", position=1, leave=False) as bar,
+    ):
+        yield whole, bar
+
+
+@contextmanager
+def _kept(jobs: Sequence[Job]) -> Iterator[dict[Path, Path]]:
+    """Saved latents by the file that is made of them; if the block fails, the commands that decode them."""
+    saved: dict[Path, Path] = {}
+    try:
+        yield saved
+    # Latents are worth decoding after Ctrl+C, too, which is no Exception.
+    except BaseException:
+        if saved:
+            click.echo("the sampled latents are saved; these commands decode them:", err=True)
+        for path in saved:
+            click.echo(f"  ltx2 generate --resume -o {path}", err=True)
+        raise

@@ -1,0 +1,110 @@
+"""Audio for a long video, window by window: memory follows the window and not the video.
+
+Letters: T audio latents, C channels, S samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..conditioning.items import Overlap
+from ..run.generation import Generation
+from ..run.progress import OnStep, Stop
+from ..run.request import Request
+from ..shapes import TEMPORAL_SCALE, ClipPlan
+from ..types import AVLatent
+from .audio_track import decoded_audio
+from .conditioning import Encoded, WholeVideo
+from .edit import check_resumed, sample
+from .footage import Footage
+from .protocols import Decoders, OnSampled, Pipeline, StageInput, Waveform
+from .windows import Window, plan_windows
+
+WINDOW_FRAMES = 257
+"""Frames of a video up to which its audio is sampled in one run; longer ones take several."""
+OVERLAP_S = 1.0
+"""Seconds of audio that a window takes from the one before and continues."""
+
+
+def audio_windows(clip: ClipPlan, window_frames: int) -> tuple[Window, ...]:
+    """The runs of a clip's audio. Raises ValueError for windows that are not 8k + 1 frames or too short."""
+    overlap = max(round(OVERLAP_S * clip.fps / TEMPORAL_SCALE), 2) * TEMPORAL_SCALE
+    # At least half of each window is new, at high frame rates too.
+    shorter = max((window_frames - 1) // (2 * TEMPORAL_SCALE), 2) * TEMPORAL_SCALE
+    return plan_windows(clip, window_frames, min(overlap, shorter))
+
+
+@dataclass(frozen=True, eq=False)
+class SampledAudio:
+    """Sampled audio of any length, decoded in chunks; ``generation`` has its latent and no video."""
+
+    generation: Generation
+    codecs: Decoders
+
+    @property
+    def clip(self) -> ClipPlan:
+        return self.generation.clip
+
+    def frames(self) -> Any:
+        raise ValueError("only the audio was sampled: the frames are those of the source")
+
+    def audio(self) -> Waveform:
+        latent, clip = self.generation.latents.audio, self.clip
+        assert latent is not None
+        rate = self.codecs.decode_audio(latent[:, :, :2])[1]
+        chunks = decoded_audio(lambda part: self.codecs.decode_audio(part)[0], iter((latent,)), clip, rate)
+        return torch.cat(list(chunks), dim=1), rate
+
+    def settings(self) -> Mapping[str, Any]:
+        return self.generation.settings()
+
+
+def sampled_audio(
+    pipeline: Pipeline,
+    prompt: str,
+    source: Footage,
+    windows: tuple[Window, ...],
+    clip: ClipPlan,
+    *,
+    sampled: Generation | None = None,
+    on_sampled: OnSampled | None = None,
+    on_step: OnStep | None = None,
+    stop: Stop | None = None,
+    **options: Any,
+) -> SampledAudio:
+    """Sample the audio of ``clip``, each window with the end of the audio before it.
+
+    The other arguments are those of :func:`~ltx2_core.editing.edit.sampled_clip`. The noise of a window comes
+    from the seed plus its number.
+    """
+    size = {"width": clip.width, "height": clip.height, "fps": clip.fps}
+    whole = pipeline.resolve(Request(prompt=prompt, **{**options, **size, "num_frames": clip.frames}))
+    if sampled is not None:
+        return SampledAudio(check_resumed(pipeline, whole, sampled), pipeline)
+    track, result = torch.zeros(1, 8, 0, 16), None
+    for window in windows:
+        request = whole.changed(
+            num_frames=window.clip.frames, seed=(whole.sampling.seed + window.index) % 2**64
+        )
+        result = sample(pipeline, request, _conditioning(source, window, track), on_step, stop)
+        assert result.latents.audio is not None
+        track = torch.cat((track[:, :, : window.audio_start], result.latents.audio.cpu().float()), dim=2)
+    assert result is not None
+    generation = replace(result, latents=AVLatent(None, track), clip=clip, request=whole)
+    if on_sampled is not None:
+        on_sampled(generation)
+    return SampledAudio(generation, pipeline)
+
+
+def _conditioning(source: Footage, window: Window, track: Tensor) -> list[StageInput]:
+    """The frames of a window, and the audio before it that it begins with."""
+    first = window.first_frame
+    items: list[StageInput] = [WholeVideo(source.part(first, first + window.clip.frames))]
+    if window.audio_overlap > 0:
+        items.append(Encoded(Overlap(video=None, audio=track[:, :, -window.audio_overlap :])))
+    return items

@@ -1,0 +1,87 @@
+"""H.264 as MP4 stores it: units with their length in front, and the parameter sets beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+SLICE_IDR, SPS, PPS = 5, 7, 8
+"""Kinds of units: a slice of a frame that nothing before is needed for, and the two parameter sets."""
+_LAST_ID = 31
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameters:
+    """The parameter sets of a stream, from its ``avcC`` record (ISO 14496-15)."""
+
+    head: bytes
+    sps: tuple[bytes, ...]
+    pps: tuple[bytes, ...]
+    tail: bytes = b""
+
+    @classmethod
+    def read(cls, data: bytes | None) -> Parameters | None:
+        """None for a stream that has no record or whose units have lengths of other than four bytes."""
+        if not data or len(data) < 7 or data[0] != 1 or data[4] & 3 != 3:
+            return None
+        try:
+            sps, at = _sets(data, 6, data[5] & 31)
+            pps, at = _sets(data, at + 1, data[at])
+        except IndexError:
+            return None
+        return cls(head=data[:5], sps=sps, pps=pps, tail=data[at:])
+
+    def free_id(self) -> int:
+        """An id that no parameter set has."""
+        used = {_exp_golomb(unit[4:]) for unit in self.sps} | {_exp_golomb(unit[1:]) for unit in self.pps}
+        return next(number for number in range(_LAST_ID, -1, -1) if number not in used)
+
+    def joined(self, units: list[bytes]) -> bytes:
+        """The record with the parameter sets among ``units`` added."""
+        sps = (*self.sps, *(unit for unit in units if unit[0] & 31 == SPS))
+        pps = (*self.pps, *(unit for unit in units if unit[0] & 31 == PPS))
+        head = bytearray(self.head)
+        for unit in sps[len(self.sps) :]:
+            # Profile and level of the record are those of the most demanding set.
+            head[1], head[3] = max(head[1], unit[1]), max(head[3], unit[3])
+        parts = [bytes(head), bytes([0xE0 | len(sps)])]
+        parts += [len(unit).to_bytes(2, "big") + unit for unit in sps]
+        parts += [bytes([len(pps)]), *(len(unit).to_bytes(2, "big") + unit for unit in pps)]
+        return b"".join(parts) + self.tail
+
+
+def stored_units(packet: bytes) -> Iterator[bytes]:
+    """The units of a packet as a file with ``avcC`` stores it."""
+    at = 0
+    while at + 4 < len(packet):
+        length = int.from_bytes(packet[at : at + 4], "big")
+        yield packet[at + 4 : at + 4 + length]
+        at += 4 + length
+
+
+def encoded_units(packet: bytes) -> list[bytes]:
+    """The units of a packet as an encoder writes it, with start codes between them."""
+    # A zero byte may belong to the start code that follows, and no unit ends in one.
+    return [unit.rstrip(b"\0") for unit in packet.split(b"\0\0\1") if unit.strip(b"\0")]
+
+
+def to_stored(units: list[bytes]) -> bytes:
+    """Units with their lengths in front."""
+    return b"".join(len(unit).to_bytes(4, "big") + unit for unit in units)
+
+
+def _sets(data: bytes, at: int, count: int) -> tuple[tuple[bytes, ...], int]:
+    """``count`` parameter sets from ``at`` on, and where they end."""
+    sets = []
+    for _ in range(count):
+        length = data[at] << 8 | data[at + 1]
+        sets.append(data[at + 2 : at + 2 + length])
+        at += 2 + length
+    return tuple(sets), at
+
+
+def _exp_golomb(data: bytes) -> int:
+    """The first number of a unit's body, in the code of H.264, section 9.1."""
+    bits = f"{int.from_bytes(data[:8].ljust(8, bytes(1)), 'big'):064b}"
+    zeros = len(bits) - len(bits.lstrip("0"))
+    return int(bits[zeros : 2 * zeros + 1] or "1", 2) - 1

@@ -1,0 +1,132 @@
+"""HDR frames (PQ, HLG) to SDR: a stated tone curve, so that every machine shows the same pixels.
+
+Light is in nits (cd/m2). Letters: H W pixel rows and columns.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+
+CURVES = {16: "PQ (HDR10, Dolby Vision)", 18: "HLG"}
+"""FFmpeg's numbers of the transfer functions that are brighter than a display of standard range."""
+PQ, HLG = 16, 18
+
+PEAK_NITS = 1000.0
+"""The brightest light of the source that is told apart; brighter light is white."""
+WHITE_NITS = 203.0
+"""Light that becomes the white of SDR: the reference white of HDR, BT.2408."""
+SDR_GAMMA = 2.4
+"""The display of SDR, BT.1886."""
+
+BT2020, BT709 = 9, 1
+_WEIGHTS = {BT2020: (0.2627, 0.0593), 10: (0.2627, 0.0593), BT709: (0.2126, 0.0722)}
+"""Shares of red and blue in the luma of a matrix, by FFmpeg's number."""
+_TO_709 = np.array(
+    [[1.660491, -0.587641, -0.072850], [-0.124550, 1.132900, -0.008349], [-0.018151, -0.100579, 1.118730]],
+    np.float32,
+)
+"""Linear BT.2020 to linear BT.709, BT.2087."""
+
+
+def tone_mapped(frame: Any, curve: int, width: int, height: int) -> NDArray[np.uint8]:
+    """A decoded frame of the transfer function ``curve`` as SDR RGB (H, W, 3) uint8 of the size named.
+
+    The light of the brightest channel is compressed by the curve of BT.2390 from ``PEAK_NITS`` to
+    ``WHITE_NITS``, and all channels with it, so that the hue stays; light below a tenth of the peak is hardly
+    changed. Colours outside BT.709 are clipped.
+    """
+    light = _light(_rgb(frame, width, height), curve)
+    brightest = light.max(axis=-1, keepdims=True)
+    nits, share = _compression()
+    light *= np.interp(brightest, nits, share).astype(np.float32)
+    if frame.color_primaries == BT2020:
+        light = light @ _TO_709.T
+    shown = np.clip(light / WHITE_NITS, 0, 1) ** np.float32(1 / SDR_GAMMA)
+    mapped: NDArray[np.uint8] = (shown * 255).round().astype(np.uint8)
+    return mapped
+
+
+def note_of(curve: int) -> str:
+    """What is done to a video of a transfer function, for a report."""
+    return (
+        f"HDR ({CURVES[curve]}) is converted to SDR by the curve of BT.2390, from {PEAK_NITS:g} nits to "
+        f"{WHITE_NITS:g} nits as white"
+    )
+
+
+def pq_to_nits(signal: Any) -> Any:
+    """The light of a PQ signal in [0, 1], SMPTE ST 2084."""
+    power = np.power(np.clip(signal, 0, 1), 32 / 2523)
+    ratio = np.maximum(power - 3424 / 4096, 0) / (2413 / 128 - 2392 / 128 * power)
+    return 10000 * np.power(ratio, 16384 / 2610)
+
+
+def nits_to_pq(nits: Any) -> Any:
+    """The PQ signal of light."""
+    power = np.power(np.clip(nits, 0, 10000) / 10000, 2610 / 16384)
+    return np.power((3424 / 4096 + 2413 / 128 * power) / (1 + 2392 / 128 * power), 2523 / 32)
+
+
+def _rgb(frame: Any, width: int, height: int) -> Array:
+    """The signal as RGB (H, W, 3) in [0, 1], not yet light."""
+    size: dict[str, Any] = {"width": width, "height": height, "interpolation": "BICUBIC"}
+    same_size = (frame.width, frame.height) == (width, height)
+    if frame.format.is_rgb:
+        rgb = frame.to_ndarray(format="rgb48le", **({} if same_size else size))
+        return np.asarray(rgb, np.float32) / 65535
+    # The matrix is applied here, since that of swscale rounds and depends on its version.
+    full = frame.reformat(format="yuv444p16le", **({} if same_size else size))
+    y, u, v = (_plane(plane) for plane in full.planes[:3])
+    if frame.color_range == 2:
+        y, u, v = y / 65535, (u - 32768) / 65535, (v - 32768) / 65535
+    else:
+        y, u, v = (y - 4096) / 56064, (u - 32768) / 57344, (v - 32768) / 57344
+    red, blue = _WEIGHTS.get(frame.colorspace, _WEIGHTS[BT2020])
+    r, b = y + 2 * (1 - red) * v, y + 2 * (1 - blue) * u
+    g = (y - red * r - blue * b) / (1 - red - blue)
+    return np.stack((r, g, b), axis=-1).clip(0, 1)
+
+
+def _plane(plane: Any) -> Array:
+    rows = np.frombuffer(plane, np.uint16).reshape(plane.height, -1)[:, : plane.width]
+    return rows.astype(np.float32)
+
+
+def _light(signal: Array, curve: int) -> Array:
+    """Light in nits of a display of ``PEAK_NITS``, for HLG by BT.2100."""
+    if curve == PQ:
+        # 16 bits at most, so that a table has every value.
+        light: Array = _pq_table()[(signal * 65535).round().astype(np.uint16)]
+        return light
+    a, b, c = 0.17883277, 0.28466892, 0.55991073
+    scene = np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - c) / a) + b) / 12)
+    luminance = scene @ np.array([0.2627, 0.6780, 0.0593])
+    shown = PEAK_NITS * np.power(luminance, 0.2)[..., None] * scene
+    return np.asarray(shown, np.float32)
+
+
+@cache
+def _pq_table() -> Array:
+    return np.asarray(pq_to_nits(np.arange(65536) / 65535), np.float32)
+
+
+@cache
+def _compression() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Nits, ascending, and the factor that light of them is multiplied by: BT.2390, section 5.4.1."""
+    peak, white = nits_to_pq(PEAK_NITS), nits_to_pq(WHITE_NITS) / nits_to_pq(PEAK_NITS)
+    signal = np.linspace(1e-4, 1, 2048)
+    knee = 1.5 * white - 0.5
+    t = np.clip((signal - knee) / (1 - knee), 0, 1)
+    spline = (2 * t**3 - 3 * t**2 + 1) * knee + (t**3 - 2 * t**2 + t) * (1 - knee)
+    spline += (-2 * t**3 + 3 * t**2) * white
+    nits = pq_to_nits(signal * peak)
+    share = pq_to_nits(np.where(signal < knee, signal, spline) * peak) / nits
+    # Beyond the peak everything is white.
+    beyond = np.array([2.0, 5.0, 10.0])
+    return np.append(nits, beyond * PEAK_NITS), np.append(share, share[-1] / beyond)

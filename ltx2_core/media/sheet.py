@@ -1,0 +1,56 @@
+"""A contact sheet: frames of several clips in one image, each row under its words."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from einops import rearrange
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from .atomic import replacing
+
+WIDTH: Final = 192
+"""Pixels of a frame's width."""
+GAP: Final = 6
+LINE: Final = 18
+"""Pixels of the height of a line of words."""
+
+
+def write_sheet(rows: Sequence[tuple[str, Tensor]], path: str | os.PathLike[str]) -> None:
+    """Write a PNG with a row for each (words, frames (N, 3, H, W) uint8)."""
+    drawn = [_row(words, frames) for words, frames in rows]
+    width = max(row.width for row in drawn)
+    sheet = Image.new("RGB", (width, sum(row.height for row in drawn)), "white")
+    top = 0
+    for row in drawn:
+        sheet.paste(row, (0, top))
+        top += row.height
+    with replacing(Path(path)) as temporary:
+        sheet.save(temporary, format="PNG")
+
+
+def _row(words: str, frames: Tensor) -> Image.Image:
+    height = max(1, round(WIDTH * frames.shape[2] / frames.shape[3]))
+    row = Image.new("RGB", (GAP + len(frames) * (WIDTH + GAP), LINE + height + 2 * GAP), "white")
+    draw, font = ImageDraw.Draw(row), ImageFont.load_default()
+    draw.text((GAP, GAP), _shortened(words, row.width - 2 * GAP, draw, font), fill="black", font=font)
+    for index, frame in enumerate(rearrange(frames, "n c h w -> n h w c").numpy()):
+        scaled = Image.fromarray(np.ascontiguousarray(frame)).resize((WIDTH, height))
+        row.paste(scaled, (GAP + index * (WIDTH + GAP), LINE + GAP))
+    return row
+
+
+def _shortened(
+    words: str, width: int, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
+) -> str:
+    """The words on one line, cut where they are wider than ``width`` pixels."""
+    # The font that Pillow may fall back to has no other letters.
+    line = " ".join(words.split()).encode("latin-1", "replace").decode("latin-1")
+    while draw.textlength(line, font=font) > width:
+        line = line[:-4] + "..." if line.endswith("...") else line[:-3] + "..."
+    return line

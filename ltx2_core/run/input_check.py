@@ -1,0 +1,134 @@
+"""Reading every input of a request once, before a network is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import Tensor
+
+from ..conditioning.guides import place_guide
+from ..conditioning.inputs import VideoReference
+from ..config import TransformerConfig
+from ..loading import Component, Lora
+from ..media import load_image, read_audio, read_video
+from ..media.images import ImageSource
+from ..sampling.guidance import Pass, check_blocks
+from ..sampling.noise import check_noise
+from ..shapes import ClipPlan
+from ..transformer.tiles import tile_spans
+from .components import Components
+from .inputs import read_input_audio, reference_scale
+from .request import Request
+from .stages import Stage
+
+MAX_TOKENS = 2**22
+"""The most video tokens of one run: four times those of 20 s of 4K at 50 fps."""
+
+
+def check_run_size(clip: ClipPlan) -> None:
+    """Raise ValueError for a run of more than ``MAX_TOKENS`` video tokens."""
+    if clip.video_tokens > MAX_TOKENS:
+        raise ValueError(
+            f"{clip.width}x{clip.height} with {clip.frames} frames are {clip.video_tokens} video tokens, and "
+            f"one run samples at most {MAX_TOKENS}: use a smaller or shorter clip, or ltx2 long"
+        )
+
+
+def check_stages(request: Request, stages: tuple[Stage, ...], config: TransformerConfig) -> None:
+    """Raise ValueError for perturbed blocks that the transformer lacks, and for tiles that do not fit."""
+    tiles = request.sampling.tiles
+    for stage in stages:
+        if Pass.PERTURBED in stage.guidance.passes():
+            check_blocks(stage.guidance, config.num_layers)
+        if tiles is not None:
+            with _named(f"tiles {tiles.columns}x{tiles.rows}"):
+                tile_spans(stage.clip.latent_width, tiles.columns, tiles.overlap)
+                tile_spans(stage.clip.latent_height, tiles.rows, tiles.overlap)
+
+
+def check_components(
+    networks: Components, request: Request, stages: Sequence[Stage], *, further: bool
+) -> None:
+    """Find every component that the run needs; ``further`` says that it has conditioning of its own.
+
+    Raises ValueError for one that is in none of the files.
+    """
+    inputs = request.inputs
+    needed = [Component.TEXT_PROJECTION, Component.TEXT_CONNECTORS, Component.TRANSFORMER]
+    needed += [Component.VIDEO_DECODER, Component.AUDIO_DECODER, Component.VOCODER]
+    if len(stages) > 1:
+        needed.append(Component.UPSAMPLER)
+    if len(stages) > 1 or inputs.image.source is not None or inputs.images or inputs.references or further:
+        needed.append(Component.VIDEO_ENCODER)
+    if inputs.audio.source is not None or inputs.reference_audio.source is not None:
+        needed.append(Component.AUDIO_ENCODER)
+    for component in needed:
+        networks.file(component)
+    networks.check_text_encoder()
+
+
+def check_inputs(request: Request, stages: tuple[Stage, ...], loras: Sequence[Lora]) -> None:
+    """Read every image, audio and video that ``request`` names, for a run with ``loras``.
+
+    Raises ValueError or FileNotFoundError, with the keyword and the file, for what cannot be used.
+    """
+    inputs, clip = request.inputs, stages[-1].clip
+    if inputs.image.source is not None:
+        with _named("image"):
+            _check_images(inputs.image.source)
+    for image in inputs.images:
+        with _named("images"):
+            load_image(image.source)
+            if image.frame < -clip.frames:
+                raise ValueError(f"frame {image.frame} is before the first of {clip.frames} frames")
+            place_guide(1, image.frame, clip.latent_frames)
+    for reference in inputs.references:
+        with _named("references"):
+            _check_reference(reference, clip)
+            for stage in stages:
+                reference_scale(reference, loras, stage.clip)
+    if inputs.noise is not None:
+        check_noise(inputs.noise, stages[0].clip, video=request.size.video)
+    with _named("audio"):
+        read_input_audio(request, stages[-1])
+    voice = inputs.reference_audio
+    if voice.source is not None and not isinstance(voice.source, tuple):
+        with _named("reference_audio"):
+            read_audio(voice.source, duration_s=voice.seconds)
+
+
+def _check_images(source: ImageSource) -> None:
+    # Several frames are a clip to begin with, and each of them is an image.
+    if isinstance(source, Tensor) and source.ndim == 4:
+        for frame in source:
+            load_image(frame)
+    else:
+        load_image(source)
+
+
+def _check_reference(reference: VideoReference, clip: ClipPlan) -> None:
+    source = reference.source
+    if isinstance(source, Tensor):
+        if source.ndim != 4 or source.shape[1] != 3:
+            raise ValueError(f"frames must be (N, 3, H, W); got {tuple(source.shape)}")
+        frames = len(source)
+    else:
+        frames = read_video(source, max_frames=clip.frames).frame_count
+    if frames < clip.frames:
+        named = "" if isinstance(source, Tensor) else f" {source}"
+        raise ValueError(
+            f"the reference{named} has {frames} frames and the clip {clip.frames}: use a longer reference or a "
+            "shorter clip"
+        )
+
+
+@contextmanager
+def _named(keyword: str) -> Iterator[None]:
+    """Put the keyword of an input before the message of an error."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{keyword}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{keyword}: {error}") from error

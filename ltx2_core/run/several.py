@@ -1,0 +1,120 @@
+"""Several clips with one load of the networks, and prompts that are encoded once for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Final, Protocol
+
+from ..loading import Component, Lora
+from ..text.prompt import Prompt, PromptEmbeds
+from ..types import TextContext
+from .components import Components
+from .generation import Generation
+from .progress import OnStep, Run, Stop
+from .request import Request
+from .stages import Stage
+
+TEXT_PARTS: Final = frozenset({Component.TEXT_CONNECTORS, Component.TEXT_PROJECTION})
+"""What encodes text, with the text encoder."""
+
+
+class Sampler(Protocol):
+    """What samples a request with its own networks; :class:`~ltx2_core.LTX2Pipeline` does."""
+
+    @property
+    def networks(self) -> Components: ...
+
+    @property
+    def second_text(self) -> bool:
+        """Whether the LoRAs of the second stage change the text networks."""
+        ...
+
+    def stage_loras(self, index: int) -> tuple[Lora, ...]: ...
+
+    def resolve(self, request: Request) -> Request: ...
+
+    def stages(self, request: Request) -> tuple[Stage, ...]: ...
+
+    def encode_text(
+        self,
+        prompt: str,
+        negative_prompt: str | None = None,
+        *,
+        loras: tuple[Lora, ...] | None = None,
+        run: Run | None = None,
+    ) -> tuple[TextContext, TextContext | None]: ...
+
+    def __call__(
+        self, prompt: Request, *, on_step: OnStep | None = None, stop: Stop | None = None
+    ) -> Generation: ...
+
+
+def sample_each(
+    pipeline: Sampler, requests: Sequence[Request], on_step: OnStep | None, stop: Stop | None
+) -> Iterator[Generation]:
+    """Sample requests one after another; all prompts are encoded first."""
+    made: dict[tuple[Prompt, bool], PromptEmbeds] = {}
+    with pipeline.networks.holding(Component.TEXT_ENCODER, *TEXT_PARTS):
+        keys = [(pipeline.resolve(one).text, _reads_negative(pipeline, one)) for one in requests]
+        for text, negative in keys:
+            if text.embeds is None and (text, negative) not in made:
+                run = Run(on_step, stop)
+                made[text, negative] = encode_prompts(pipeline, text, negative=negative, run=run)
+    with pipeline.networks.holding(Component.TRANSFORMER, Component.UPSAMPLER, Component.VIDEO_ENCODER):
+        for number, (request, key) in enumerate(zip(requests, keys, strict=True), start=1):
+            own = request if key not in made else request.changed(prompt_embeds=made[key])
+            step = None if on_step is None else _numbered(on_step, number, len(requests))
+            yield pipeline(own, on_step=step, stop=stop)
+
+
+def encode_prompts(
+    pipeline: Sampler, text: Prompt, *, negative: bool = True, run: Run | None = None
+) -> PromptEmbeds:
+    """The embeddings of a prompt, and with ``negative`` of its negative one, for every stage."""
+    texts = text.prompt, (text.negative or "") if negative else None
+    stages = [pipeline.encode_text(*texts, loras=pipeline.stage_loras(0), run=run)]
+    if pipeline.second_text:
+        stages.append(pipeline.encode_text(*texts, loras=pipeline.stage_loras(1), run=run))
+    return PromptEmbeds(
+        prompt=text.prompt,
+        negative_prompt=text.negative,
+        stages=tuple(stages),
+        models=_text_models(pipeline),
+    )
+
+
+def check_embeds(pipeline: Sampler, embeds: PromptEmbeds) -> None:
+    """Raise ValueError for embeddings that other networks made than those of ``pipeline``."""
+    now = _text_models(pipeline)
+    changed = [name for name in now if now[name] != embeds.models.get(name)]
+    if changed:
+        raise ValueError(
+            f"prompt_embeds were made with other {', '.join(changed)}: encode the prompt again with "
+            "encode_prompt of this pipeline"
+        )
+
+
+def _text_models(pipeline: Sampler) -> dict[str, Any]:
+    """Which networks encode text in a pipeline, as JSON values."""
+    networks = pipeline.networks.identity()
+    parts = {str(component) for component in (*TEXT_PARTS, Component.TEXT_ENCODER)}
+    loras = [
+        [lora.settings for lora in pipeline.stage_loras(index) if TEXT_PARTS & lora.components]
+        for index in (0, 1)
+    ]
+    return {
+        "text networks": {name: digest for name, digest in networks["files"].items() if name in parts},
+        "LoRAs": loras,
+        "number format": networks["dtype"],
+        "numerics": networks["numerics"],
+    }
+
+
+def _reads_negative(pipeline: Sampler, request: Request) -> bool:
+    return any(stage.needs_negative for stage in pipeline.stages(request))
+
+
+def _numbered(on_step: OnStep, number: int, count: int) -> OnStep:
+    """``on_step`` with the number of the clip in the name of its stages."""
+    return lambda progress: on_step(replace(progress, stage=f"clip {number} of {count}: {progress.stage}"))

@@ -1,0 +1,82 @@
+"""What the host's models of a run are, as digests: to refuse resuming it with others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...ltx2_core.storage.identity import identity, tensor_identity
+from .values import Clip, Model, Vae
+
+SAMPLES = 1024
+"""Values of a tensor that are read: other weights differ in nearly every one."""
+
+
+def model_identity(
+    *, model: Model, text_encoder: Clip, video_vae: Vae, audio_vae: Vae | None
+) -> dict[str, str | None]:
+    """Digests of weights, dtype and LoRAs of the models of a graph, by the names of the inputs.
+
+    Weights of this pack's loaders are known by their files. Of others, and of LoRAs, some values are read.
+    """
+    patchers = {
+        "model": model,
+        "clip": text_encoder.patcher,
+        "video_vae": video_vae.patcher,
+        "audio_vae": None if audio_vae is None else audio_vae.patcher,
+    }
+    found: dict[str, str | None] = {}
+    for name, patcher in patchers.items():
+        found[name] = None if patcher is None else _weights(patcher)
+        found[f"{name} LoRAs"] = None if patcher is None or not patcher.patches else _digest(patcher.patches)
+    return found
+
+
+def _weights(patcher: Any) -> str:
+    files = [Path(word) for word in _words(getattr(patcher, "cached_patcher_init", None))]
+    files = [path for path in files if path.is_file()]
+    if files:
+        return _digest([identity(files), str(patcher.model_dtype())])
+    # Weights that the host has merged a LoRA into are read as they were before.
+    before = {key: getattr(saved, "weight", saved) for key, saved in patcher.backup.items()}
+    return _digest({**patcher.model.state_dict(), **before})
+
+
+def _words(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _words(item)
+
+
+def _digest(values: Any) -> str:
+    digest = sha256()
+    for part in _parts(values):
+        digest.update(part.encode())
+    return digest.hexdigest()[:32]
+
+
+def _parts(value: Any) -> Iterator[str]:
+    """The values within weights and patches in a fixed order; the host's kinds of patches hold ``weights``."""
+    if isinstance(value, Tensor):
+        flat = value.detach().reshape(-1)
+        yield f"{tuple(value.shape)}"
+        yield tensor_identity(flat[:: max(1, flat.numel() // SAMPLES)].float())
+    elif isinstance(value, dict):
+        for key in sorted(value, key=str):
+            yield f"{key}:"
+            yield from _parts(value[key])
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _parts(item)
+    elif hasattr(value, "weights"):
+        yield type(value).__name__
+        yield from _parts(value.weights)
+    elif isinstance(value, str | int | float | bool | torch.dtype | None):
+        yield f"{value!r};"

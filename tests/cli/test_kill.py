@@ -1,0 +1,101 @@
+"""A process that is killed at any moment costs at most what it was computing: the rest is resumed, bit for bit."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ltx2_core.media import VideoWriter, read_audio, read_video
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from kill_points import ltx2, run, spread
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork and no SIGKILL")
+
+QUICK = ["--steps", "2", "--seed", "3", "--quiet"]
+SMALL = ["--width", "64", "--height", "64", "--fps", "8"]
+LONG = ["--prompts", "0-1.5: a red ball\n1.5: a blue square", "--seconds", "4", "--window-frames", "25"]
+COMMANDS = {
+    "long": ["long", *LONG, "--overlap-frames", "16", *SMALL, *QUICK[:-1], "--adain", "0.5"],
+    "generate": ["generate", "--prompt", "a ball", "--frames", "9", "--stages", "1", *SMALL, *QUICK],
+    "extend": ["extend", "--video", "CLIP", "--prompt", "a ball", "--frames", "4", "--keep-frames", "9", *QUICK],
+    "retake": ["retake", "--video", "CLIP", "--prompt", "a ball", "--video-region", "1-1.5", *QUICK],
+    "sound": ["sound", "--video", "CLIP", "--prompt", "a knock", *QUICK],
+}
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    path = tmp_path_factory.mktemp("source") / "source.mp4"
+    with VideoWriter(path, width=64, height=64, fps=8, sample_rate=48000) as writer:
+        writer.write_audio(0.2 * torch.sin(torch.arange(2 * 48000) / 20)[None])
+        writer.write_frames(torch.rand(17, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1)
+    return path
+
+
+class Case:
+    """A command, the folder that it works in, and the file that it makes undisturbed."""
+
+    def __init__(self, name: str, clip: Path, folder: Path) -> None:
+        self.name, self.folder = name, folder
+        self.words = [clip if word == "CLIP" else word for word in COMMANDS[name]]
+        self.whole = folder / "whole.mp4"
+        ran = run(ltx2, *self.words, "-o", self.whole, folder=folder / "whole")
+        assert ran.code == 0, ran.output
+        self.events = ran.events
+
+    def survives(self, kill_at: int) -> None:
+        """Kill at an event, resume as the program says, and compare with the undisturbed file."""
+        where, out = self.folder / f"at{kill_at}", self.folder / f"at{kill_at}.mp4"
+        killed = run(ltx2, *self.words, "-o", out, folder=where, kill_at=kill_at)
+        name = f"{self.name} killed at {kill_at}, {self.events[kill_at]}"
+        assert killed.code == -signal.SIGKILL, (name, killed.output)
+        saved = any(where.rglob("*.latents.safetensors"))
+        if saved:
+            again = run(ltx2, self.words[0], "--resume", "-o", out, folder=where)
+        else:
+            more = ["--resume"] if any(where.rglob("*.windows")) else []
+            again = run(ltx2, *self.words, *more, "-o", out, folder=where)
+        assert again.code == 0, (name, again.output)
+        assert not (saved and "step" in again.events), f"{name}: what is saved is not sampled again"
+        assert same_clip(out, self.whole), name
+        left = [path for path in where.rglob("*") if path.suffix in (".safetensors", ".windows")]
+        assert not left, name
+
+
+def same_clip(one: Path, other: Path) -> bool:
+    """Whether two files have equal decoded frames and samples."""
+    a, b = read_video(one), read_video(other)
+    same = all(torch.equal(x, y) for x, y in zip(a.frames(), b.frames(), strict=True))
+    return same and torch.equal(read_audio(one)[0], read_audio(other)[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "events"),
+    [
+        # The last window has another prompt than the first.
+        ("long", ("step", "write")),
+        ("generate", ("write",)),
+        ("extend", ("decode",)),
+        ("retake", ("encode audio",)),
+        ("sound", ("decode audio",)),
+    ],
+)
+def test_a_killed_run_resumes_with_the_identical_clip(name, events, clip, tmp_path) -> None:
+    case = Case(name, clip, tmp_path)
+    last = {event: number for number, event in enumerate(case.events)}
+    for event in events:
+        case.survives(last[event])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_a_run_killed_at_twenty_points_resumes_with_the_identical_clip(name, clip, tmp_path) -> None:
+    case = Case(name, clip, tmp_path)
+    for kill_at in spread(case.events, 20):
+        case.survives(kill_at)
