@@ -27,8 +27,8 @@ class SamplingSettings:
 
     ``guidance`` takes the place of ``cfg`` and ``audio_cfg``; ``sigmas`` takes the place of ``steps``.
     ``schedule`` is the number of tokens for which the schedule is made: always 4096, or that of the clip;
-    None is as in the numerics. ``denoise`` below 1 runs only that share of the steps, the last ones, and needs
-    latents to start from. A ``seed`` of None or -1 is drawn.
+    None is as in the numerics. ``denoise`` below 1 runs only that share of the steps, the last ones, and
+    needs latents to start from. A ``seed`` of None or -1 is drawn.
     """
 
     steps: int | None = None
