@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """softmax(q kᵀ / √D + bias) v.
+    """Attention of each head: softmax(q kᵀ / √D + bias) v.
 
     q (B, H, T, D), k and v (B, H, S, D) -> (B, H, T, D). ``bias`` is additive and broadcasts to (B, H, T, S).
     """
@@ -41,7 +41,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Te
 
 
 def attention_backend(device: torch.device, dtype: torch.dtype) -> Backend:
-    """The backend of attention without a bias there; with a bias it is always PyTorch's choice."""
+    """The backend of attention without a bias on ``device`` in ``dtype``; with a bias PyTorch chooses."""
     if device.type != "cuda" or dtype not in _HALF:
         return "PyTorch"
     return _choice(device.index or 0)[0]
@@ -57,7 +57,10 @@ _ORDER = [
 
 @lru_cache(maxsize=16)
 def _choice(index: int) -> tuple[Backend, Callable[[Tensor, Tensor, Tensor], Tensor] | None]:
-    """The backend of a CUDA device. One that is missing or wrong in a trial is not chosen."""
+    """The backend of CUDA device number ``index``, and the function of FlashAttention 3 if it is chosen.
+
+    Backends are tried on a small input; one that is missing or wrong is not chosen.
+    """
     if torch.version.hip or torch.cuda.get_device_capability(index) < _HOPPER:
         return "PyTorch", None
     device = torch.device("cuda", index)
@@ -94,7 +97,7 @@ def _cudnn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _agrees(run: Callable[[Tensor, Tensor, Tensor], Tensor], device: torch.device) -> bool:
-    """Whether a backend works and agrees with the plain formula."""
+    """Whether the attention function ``run`` works on ``device`` and agrees with the plain formula."""
     generator = torch.Generator(device).manual_seed(0)
     q, k, v = (
         torch.randn(1, 2, 96, 64, device=device, dtype=torch.bfloat16, generator=generator) for _ in range(3)

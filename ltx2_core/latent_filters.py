@@ -10,12 +10,13 @@ from torch import Tensor
 
 
 def adain(x: Tensor, reference: Tensor, *, factor: float = 1.0, per_frame: bool = False) -> Tensor:
-    """Move each channel's mean and standard deviation towards those of the reference: x + factor (y - x).
+    """Move each channel's mean and standard deviation towards those of the reference.
 
-    y is x with the reference's statistics (adaptive instance normalisation, Huang and Belongie 2017). x is
-    (B, C, f, h, w), reference (B, C, f', h', w'). Statistics are taken over the whole clip, or with
-    ``per_frame`` over each frame and the same frame of the reference (its first for all, if it has only one).
-    A constant channel takes the reference's mean. Raises ValueError if the reference has too few frames.
+    Returns x + factor (y - x), where y is x with the reference's statistics (adaptive instance normalisation,
+    Huang and Belongie 2017). x is (B, C, f, h, w), reference (B, C, f', h', w'). Statistics are taken over
+    the whole clip, or with ``per_frame`` over each frame and the same frame of the reference (its first for
+    all, if it has only one). A constant channel takes the reference's mean. Raises ValueError if the
+    reference has too few frames.
     """
     dims = (3, 4) if per_frame else (2, 3, 4)
     if per_frame and reference.shape[2] > 1:

@@ -107,7 +107,7 @@ class ClipPlan:
         return batch, AUDIO_CHANNELS, self.audio_latents, AUDIO_BINS
 
     def half(self) -> ClipPlan:
-        """The first stage of a two-stage run: half the width and height, the same length.
+        """The plan of the first stage of a two-stage run: half the width and height, the same length.
 
         Raises ValueError if the size is not a multiple of 64; plan the clip with ``stages=2``.
         """
@@ -121,9 +121,9 @@ class ClipPlan:
         return replace(self, width=self.width // 2, height=self.height // 2)
 
     def before(self, enlargement: Fraction) -> ClipPlan:
-        """The first stage of a two-stage run with an upscaler that enlarges by ``enlargement``.
+        """The plan of the first stage of a run whose upscaler enlarges by ``enlargement``, such as 3/2.
 
-        Raises ValueError if that is not a whole number of latent rows and columns.
+        Raises ValueError if the smaller size is not a whole number of latent rows and columns.
         """
         if enlargement == 2:
             return self.half()
@@ -245,7 +245,7 @@ def _check_whole(name: str, value: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSize:
-    """The size and length that a request names; None is left to the recipe of the checkpoint.
+    """The size and length that a request asks for; None is left to the recipe of the checkpoint.
 
     ``width`` and ``height`` are pixels; the length is ``num_frames`` or ``seconds``. ``video`` False is audio
     alone, of that length.

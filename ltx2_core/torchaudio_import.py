@@ -52,7 +52,7 @@ def load_torchaudio() -> Torchaudio:
 
 @contextmanager
 def without_broken_torchaudio() -> Iterator[None]:
-    """Context in which a torchaudio that fails to import is replaced by an empty module.
+    """Context in which an installed torchaudio that does not work is replaced by an empty module.
 
     transformers imports torchaudio together with any of its models if the package is installed. Without the
     empty module, a broken torchaudio would make the import of the text encoder fail.

@@ -103,7 +103,7 @@ class TextFeatures:
 
 @dataclass(frozen=True)
 class TextContext:
-    """Output of the text connectors, which the transformer attends to: video (B, S, Kv), audio (B, S, Ka)."""
+    """Text that the transformer attends to, from the connectors: video (B, S, Kv), audio (B, S, Ka)."""
 
     video: Tensor
     audio: Tensor

@@ -32,10 +32,10 @@ def upsample_latent(
     per_frame: bool = False,
     tone_map: float = 0.0,
 ) -> Tensor:
-    """Normalised latent (B, C, f, h, w) -> normalised latent (B, C, f', h', w') on the upsampler's grid.
+    """Enlarge a normalised latent (B, C, f, h, w) by ``net`` -> normalised latent (B, C, f', h', w').
 
     ``statistics`` are the video autoencoder's, since the net works on un-normalised latents. ``adain`` in
-    [0, 1] moves the channel statistics of the result back to those of ``latent`` (per frame with
+    [0, 1] moves mean and deviation of each channel back to those of ``latent`` (of each frame with
     ``per_frame``), ``tone_map`` in [0, 1] compresses large values; 0 turns either off. A temporal upsampler
     doubles the frame rate: duration and audio do not change.
     """
@@ -49,7 +49,7 @@ def upsample_latent(
 
 
 class LatentUpsampler(nn.Module):
-    """Residual blocks, one upsampling step, residual blocks. Input and output are un-normalised latents."""
+    """The upsampler's network, on un-normalised latents: residual blocks, upsampling, residual blocks."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class Shuffle(nn.Module):
 
 
 class PerFrame(nn.Sequential):
-    """A sequence of two-dimensional layers, applied to every frame by itself."""
+    """A sequence of two-dimensional layers, applied to each frame separately."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, f, h, w) -> (B, C', f, h', w')."""

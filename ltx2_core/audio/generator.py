@@ -57,7 +57,7 @@ class Generator(nn.Module):
         self.conv_post = layers.conv1d(width, config.channels, 7, bias=config.final_bias)
 
     def forward(self, mel: Tensor) -> Tensor:
-        """Log-mel (B, 2, T, M) in float32 -> waveform (B, 2, S); left and right bins are concatenated."""
+        """Log-mel (B, 2, T, M) in float32 -> waveform (B, 2, S); both channels are computed together."""
         x = self.conv_pre(rearrange(mel, "b c t m -> b (c m) t"))
         for stage, up in enumerate(self.ups):
             x = up(self.act_up(x))

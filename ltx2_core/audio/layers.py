@@ -26,18 +26,18 @@ class Layers:
     def conv1d(
         self, inner: int, outer: int, kernel: int, *, dilation: int = 1, bias: bool = True
     ) -> nn.Module:
-        """Convolution, padded so that the output is as long as the input."""
+        """Convolution from ``inner`` to ``outer`` channels, padded to keep the length of the input."""
         padding = dilation * (kernel - 1) // 2
         return self._make("Conv1d", inner, outer, kernel, padding=padding, dilation=dilation, bias=bias)
 
     def conv2d(self, inner: int, outer: int, kernel: int, *, stride: int = 1) -> nn.Module:
-        """Convolution without padding."""
+        """Convolution from ``inner`` to ``outer`` channels, without padding."""
         return self._make("Conv2d", inner, outer, kernel, stride=stride)
 
     def conv_transpose1d(self, inner: int, outer: int, kernel: int, *, stride: int) -> nn.Module:
-        """Transposed convolution whose output is exactly ``stride`` times as long as its input.
+        """Transposed convolution from ``inner`` to ``outer`` channels, exactly ``stride`` times as long.
 
-        Raises ValueError for a kernel with which that is impossible.
+        Raises ValueError for a kernel with which that length is impossible.
         """
         # Otherwise the output would be a sample too long or too short for its rate.
         if kernel < stride or (kernel - stride) % 2:
@@ -48,7 +48,7 @@ class Layers:
         return self._make("ConvTranspose1d", inner, outer, kernel, stride=stride, padding=padding)
 
     def constant(self, values: Any) -> Tensor:
-        """Initial value of a buffer or parameter, in the network's dtype and on its device."""
+        """``values`` as a tensor for a buffer or parameter, in the network's dtype and on its device."""
         return torch.as_tensor(values, dtype=self.dtype or torch.float32, device=self.device)
 
     def _make(self, name: str, *args: int, **options: Any) -> nn.Module:

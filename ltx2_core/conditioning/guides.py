@@ -46,7 +46,7 @@ class GuidePlacement:
         return f"{where}: {self.used} frames used, {self.latent_frames} latent frames"
 
     def frames_to_encode(self, images: Tensor) -> Tensor:
-        """``images`` (N, ...) -> the ``encoded`` frames to pass to the encoder, in order."""
+        """Take from ``images`` (N, ...) the frames to pass to the encoder: ``encoded`` of them, in order."""
         used = images[: self.encoded - self.lead]
         return torch.cat((used[:1], used)) if self.lead else used
 
@@ -58,7 +58,7 @@ class GuidePlacement:
 def place_guide(images: int, frame: int, latent_frames: int) -> GuidePlacement:
     """Place a guide of ``images`` frames at pixel frame ``frame`` of a clip of ``latent_frames``.
 
-    A negative ``frame`` counts from the end; -1 is the last. A single image may lie at any frame. Several
+    A negative ``frame`` counts from the end; -1 is the last. A single image can be at any frame. Several
     frames at frame 0 are cut to 8k + 1. Several frames elsewhere start at a frame of the form 8k + 1, to
     which ``frame`` is rounded down, and are cut to a multiple of 8.
 

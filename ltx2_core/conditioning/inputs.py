@@ -71,7 +71,7 @@ class ImageAt:
 
     @classmethod
     def of(cls, value: Any) -> Any:
-        """An entry of ``images``: (image, frame) and (image, frame, strength) become an :class:`ImageAt`."""
+        """Convert an entry of ``images``, (image, frame) or (image, frame, strength), to this class."""
         if isinstance(value, tuple | list) and len(value) in (2, 3):
             return cls(source=value[0], frame=value[1], strength=value[2] if len(value) == 3 else 1.0)
         return value
@@ -79,10 +79,10 @@ class ImageAt:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoReference:
-    """A control video, or the reference of an IC-LoRA, as long as the clip, frame by frame.
+    """A control video, or another reference for an IC-LoRA, frame by frame for the whole clip.
 
-    It is encoded ``scale`` times smaller than the clip, with every ``every``-th frame; None takes both from
-    the LoRAs of the run.
+    It is encoded at 1/``scale`` of the clip's width and height, with one of each ``every`` frames; None takes
+    both from the LoRAs of the run. ``strength`` 1 encodes it without noise.
     """
 
     source: VideoSource
@@ -100,7 +100,7 @@ class VideoReference:
 
     @classmethod
     def of(cls, value: Any) -> Any:
-        """An entry of ``references``: a video and (video, strength) become a :class:`VideoReference`."""
+        """Convert an entry of ``references``, a video or (video, strength), to this class."""
         if isinstance(value, str | PathLike | Tensor):
             return cls(source=value)
         if isinstance(value, tuple | list) and len(value) == 2:
@@ -110,8 +110,9 @@ class VideoReference:
 
 @dataclass(frozen=True, kw_only=True)
 class AudioTrack:
-    """Audio that becomes the audio of the clip, from second ``start_s`` on, cut or followed by silence.
+    """Audio that becomes the audio of the clip, which begins at second ``start_s`` of it.
 
+    It is cut, or padded with silence, to the length of the clip.
     ``noise_db`` is the loudness (dB of full scale) of noise that is added to what is encoded; the audio that
     is returned stays clean.
     """
@@ -138,7 +139,7 @@ class ReferenceVoice:
 class SourceClip:
     """The video file that an edit started from, and the seconds of each stream that it regenerated.
 
-    ``edit`` names the edit, such as ``retake``. It is a record: sampling does not read it.
+    ``edit`` names the edit, such as ``retake``. This is only a record; sampling does not read it.
     """
 
     path: str
@@ -157,9 +158,9 @@ class SourceClip:
 class Inputs:
     """All inputs of a request.
 
-    ``fit`` says how images and control videos of another shape are brought to that of the clip. ``latents``
-    are what sampling starts from in place of nothing, ``noise`` what the first stage takes in place of drawn
-    noise.
+    ``fit`` says how images and control videos of another shape are brought to that of the clip. Sampling
+    starts from ``latents`` if there are any, else from an empty clip. ``noise`` takes the place of the noise
+    that is drawn for the first stage.
     """
 
     image: FirstImage = field(default_factory=FirstImage)

@@ -206,10 +206,10 @@ class GuideFrames:
     The video attends to these tokens; :func:`.state.drop_guides` removes them after sampling. ``latent``
     (B or 1, 128, K, H, W) is normalised. ``strength`` 1 leaves it without noise, less regenerates it partly.
     ``attention`` weights the attention between video and guide, as one number or per latent cell (K, H, W):
-    1 is plain attention, 0 none, above 1 more. (A guide's strength in ComfyUI sets both at once.)
+    1 is plain attention, 0 none, above 1 more. (In ComfyUI a guide's strength sets both of these at once.)
 
-    IC-LoRAs may take a reference that is smaller than the clip: ``scale`` is the clip's width over the
-    reference's, ``time_scale`` how many of the clip's frames one of the reference's frames stands for.
+    IC-LoRAs may take a reference that is smaller than the clip: ``scale`` is the width of the clip divided by
+    that of the reference, ``time_scale`` how many frames of the clip one frame of the reference stands for.
     ``single_frame`` says that the guide was encoded from one image; None takes that from K == 1.
     """
 
@@ -269,7 +269,11 @@ class GuideFrames:
         return replace(state, guides=(*state.guides, guide))
 
     def _attention(self, *grid: int) -> float | Tensor:
-        """The attention weight: one number, or one for each token of the clip's grid (N,)."""
+        """The weight of attention to the guide: one number, or (N,) for the cells of ``grid``.
+
+        ``grid`` is (K, H, W) of the guide on the grid of the clip. Raises ValueError for weights that do not
+        fit it.
+        """
         if not isinstance(self.attention, Tensor):
             return self.attention
         cells = repeat(self.attention, "k h w -> k (h y) (w x)", y=self.scale, x=self.scale)
@@ -302,7 +306,10 @@ def dilate(latent: Tensor, scale: int) -> tuple[Tensor, Tensor | None]:
 
 
 def _merged_outside(own: Tensor, mask: Tensor, source: Tensor, regenerate: Tensor) -> tuple[Tensor, Tensor]:
-    """Latent and mask of one stream: ``own`` where ``regenerate`` (F or T,) is True, else ``source``."""
+    """Latent and mask of one stream, with ``source`` where ``regenerate`` (F or T,) is False.
+
+    Elsewhere the latent is ``own``, and the mask becomes 1. Past the end of the source both stay as they are.
+    """
     length = source.shape[2]
     if length > own.shape[2]:
         raise ValueError(

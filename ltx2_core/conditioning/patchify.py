@@ -64,9 +64,9 @@ def guide_positions(
 ) -> Tensor:
     """Positions (B, 3, N, 2) of a guide latent placed at pixel frame ``frame`` of the target.
 
-    With ``single_frame`` the latent was encoded from one image and its tokens cover one pixel frame; None
-    means that it was if it has one latent frame. A guide clip at frame 0 has the target's own layout: its
-    first latent frame covers one pixel frame. Elsewhere every latent frame covers eight.
+    ``single_frame`` says that the latent was encoded from one image, so that its tokens cover one pixel
+    frame; None means that this is so for a latent of one frame. A guide clip at frame 0 has the target's own
+    layout: its first latent frame covers one pixel frame. Elsewhere every latent frame covers eight.
     """
     spans = _steps(frames) * TEMPORAL_SCALE
     spans = (_causal(spans) if frame == 0 else spans) + frame

@@ -41,8 +41,9 @@ class Rounding(Enum):
 class TimeRegions:
     """Sets the denoise mask to regenerate time regions and to preserve everything else.
 
-    ``video`` and ``audio`` list the regions of their streams independently; no region preserves the whole
-    stream. With ``add`` the regions are added to the mask that the state already has, by the maximum.
+    ``video`` and ``audio`` are the regions of either stream in seconds; an empty list preserves the whole
+    stream. ``rounding`` decides which latents belong to a region. With ``add`` the mask that the state
+    already has stays where it is larger.
     """
 
     video: Sequence[Region] = ()
@@ -123,7 +124,7 @@ def audio_cells(regions: Sequence[Region], length: int, rounding: Rounding) -> T
 
 
 def _overlapped(regions: Sequence[Region], spans: Tensor, rounding: Rounding) -> Tensor:
-    """Whether each span (N, 2) in seconds overlaps a region, or touches one with ``TOUCH``: (N,) bool."""
+    """Whether each span (N, 2) in seconds overlaps a region, or with ``TOUCH`` borders on one: (N,) bool."""
     # Regions are Python floats; comparing in float64 avoids rounding them to float32 first.
     begin, end = spans[:, 0].double(), spans[:, 1].double()
     chosen = torch.zeros(len(spans), dtype=torch.bool)
@@ -161,7 +162,8 @@ def spatial_cells(mask: Tensor, latent_frames: int, height: int, width: int) -> 
     """Pixel masks (N, H, W) in [0, 1] -> the maximum in each latent cell (F, height, width).
 
     A single mask serves all frames. Of several, the first belongs to latent frame 0, and each later latent
-    frame takes the maximum of the next 8. Raises ValueError if there are fewer than the clip has frames.
+    frame takes the maximum of the next 8. Raises ValueError if there are several masks, but fewer than the
+    clip has frames.
     """
     # The maximum, because a cell is regenerated as a whole if any of its pixels is.
     cells = functional.adaptive_max_pool2d(mask[:, None].float(), (height, width))[:, 0]
@@ -209,7 +211,7 @@ class Covered:
         return f"{self.name}: {', '.join(parts)} of {float(self.spans[-1, 1]):.2f} s regenerated"
 
     def _runs(self) -> list[tuple[int, int]]:
-        """First and last index of each stretch of adjacent regenerated latents."""
+        """First and last index of each run of adjacent latents that are regenerated."""
         runs: list[tuple[int, int]] = []
         for index in self.cells.nonzero().flatten().tolist():
             if runs and runs[-1][1] == index - 1:

@@ -17,7 +17,7 @@ _TRACED = (25, 50)
 
 @dataclass(frozen=True, kw_only=True)
 class AudioSize:
-    """Configurations of the networks that turn an audio latent into a waveform; both compute in float32."""
+    """Configurations of the two networks that turn an audio latent into a waveform, both in float32."""
 
     decoder: AudioVAEConfig
     vocoder: VocoderConfig

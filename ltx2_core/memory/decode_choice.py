@@ -40,7 +40,7 @@ class DecodeChoice:
     host: int = 0
 
     def line(self) -> str:
-        """One line for a report."""
+        """The choice as one line for a report."""
         pieces = f"video is decoded in pieces of {self.piece_bytes / 2**20:.0f} MiB"
         if self.tiles is None:
             return pieces
@@ -50,10 +50,10 @@ class DecodeChoice:
 
 
 def choose_decode(room: int, *, vae: VideoVAEConfig, clip: ClipPlan, dtype: torch.dtype) -> DecodeChoice:
-    """The fastest way to decode ``clip`` with ``room`` bytes for activations, or else the smallest one.
+    """The fastest way to decode ``clip`` in ``dtype`` that needs at most ``room`` bytes for activations.
 
-    In this order: whole frames in ever smaller pieces, exact tiles, tiles with cross-faded borders. If none
-    of them fits, returns the one with the lowest peak.
+    It tries, in this order: whole frames in ever smaller pieces, exact tiles, tiles with cross-faded borders.
+    If none of them fits, it returns the one with the lowest peak.
     """
     cells = clip.latent_height, clip.latent_width
 
@@ -96,7 +96,10 @@ def choose_decode(room: int, *, vae: VideoVAEConfig, clip: ClipPlan, dtype: torc
 
 
 def _cuts(cells: tuple[int, int], halo: int, view: int) -> list[SpaceTiles]:
-    """All ways to cut a frame into smaller tiles, those that decode the fewest cells in total first."""
+    """All ways to cut a frame of ``cells`` (rows, columns) into smaller tiles, the least work first.
+
+    Tiles have borders of ``halo`` cells; ``view`` is the decoder's field of view in cells.
+    """
     ways = (
         SpaceTiles(columns=columns, rows=rows, halo=halo)
         for columns in range(1, MOST_TILES + 1)

@@ -39,7 +39,7 @@ def decoder_memory(
     itemsize: int,
     piece_bytes: int = MAX_PIECE_BYTES,
 ) -> DecoderMemory:
-    """Working memory for decoding a latent of ``latent_frames`` frames with ``cells`` (rows, columns).
+    """Bytes of working memory to decode a latent of ``latent_frames`` frames of ``cells`` (rows, columns).
 
     ``itemsize`` is the bytes of one value, ``piece_bytes`` the decoder's ``max_piece_bytes``. Within 10 % of
     what ``Trace`` counts. Weights, the latent and the frames already yielded are not included.
@@ -114,7 +114,7 @@ def _stages(vae: VideoVAEConfig, cells: tuple[int, int], itemsize: int) -> list[
 
 @dataclass(kw_only=True)
 class _Simulation:
-    """One pass over a clip: how many frames every convolution caches, and the peak so far."""
+    """Simulates one pass over a clip: how many frames every convolution caches, and the peak so far."""
 
     stages: list[_Stage]
     piece: int
@@ -130,10 +130,10 @@ class _Simulation:
     """Bytes cached now by all convolutions."""
 
     def through(self, number: int, frames: int, *, last: bool, above: float, unused: int = 0) -> None:
-        """Run a piece of ``frames`` through stage ``number`` and all later ones.
+        """Simulate a piece of ``frames`` frames in stage ``number`` and all later ones.
 
-        ``above`` are the bytes that earlier stages hold meanwhile. The piece is a view of a tensor that has
-        ``unused`` frames more.
+        ``last``: the piece ends the clip. ``above`` are the bytes that earlier stages hold meanwhile. The
+        piece is a view of a tensor that has ``unused`` frames more.
         """
         if frames == 0:
             return
@@ -154,7 +154,10 @@ class _Simulation:
             self.through(number + 1, outputs - dropped, last=ends, above=held, unused=dropped)
 
     def _run(self, number: int, frames: int, last: bool, above: float) -> tuple[int, int]:
-        """Output frames of a stage for ``frames`` input frames, and how many of them it drops again."""
+        """Simulate one call of stage ``number`` with ``frames`` input frames.
+
+        Returns the number of output frames, and how many of these the stage drops.
+        """
         stage = self.stages[number]
         if stage.kind == "plain":
             self._note(above + frames * stage.output)
@@ -186,7 +189,10 @@ class _Simulation:
     def _convolve(
         self, number: int, which: int, frames: int, last: bool, above: float, out_bytes: float
     ) -> int:
-        """Output frames of convolution ``which`` of a stage for ``frames`` more input frames."""
+        """Simulate convolution ``which`` (0 or 1) of stage ``number`` with ``frames`` more input frames.
+
+        Returns the number of output frames, of which each has ``out_bytes``.
+        """
         in_bytes = self.stages[number].input
         window = self._window(number, which, frames, last, above, in_bytes)
         out = max(0, window - _CACHED)
@@ -194,15 +200,18 @@ class _Simulation:
         return out
 
     def _kernel(self, window: int, out: int, above: float, in_bytes: float, out_bytes: float) -> None:
-        """Count the input, its padded copy and the output of one convolution."""
+        """Count the memory of a convolution from ``window`` to ``out`` frames: input, padded copy, output.
+
+        ``in_bytes`` and ``out_bytes`` are those of one frame.
+        """
         if out:
             self._note(above + window * in_bytes * (1 + self.pad))
             self._note(above + window * in_bytes * (self.pad or 1) + out * out_bytes)
 
     def _window(self, number: int, which: int, frames: int, last: bool, above: float, in_bytes: float) -> int:
-        """Frames in the input window of convolution ``which`` of a stage for ``frames`` new input frames.
+        """The number of frames that convolution ``which`` of a stage reads for ``frames`` new input frames.
 
-        Also updates the number of frames that it caches for the next piece, and the peak.
+        Also updates how many frames that convolution caches for the next piece, and the peak.
         """
         before = self._cached.pop((number, which), None)
         count = self.centre if before is None else before
@@ -219,5 +228,5 @@ class _Simulation:
         return window
 
     def _note(self, bytes_: float) -> None:
-        """Count a moment with ``bytes_`` of activations, in addition to what is cached."""
+        """Raise the peak to ``bytes_`` of activations plus what is cached now, if that is larger."""
         self.peak = max(self.peak, bytes_ + self._held)

@@ -16,7 +16,7 @@ from .text_stage import TextSize, text_bytes
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
-    """Bytes of one stage: weights that must be resident and activations at their largest."""
+    """Bytes of one stage of a run: ``weights`` on the device, and ``activations`` at their largest."""
 
     stage: str
     weights: int
@@ -39,10 +39,11 @@ def estimate_memory(
     connector_weights: int = 0,
     text: TextSize | None = None,
 ) -> tuple[MemoryEstimate, ...]:
-    """One entry for each stage of a run with a batch of one, in the order of the run.
+    """The memory of each stage of a run with a batch of one: text, sampling of each clip, decoding.
 
-    The ``*_weights`` are bytes. Only one network is assumed to be loaded at a time, so the peak of the run is
-    the largest entry. An estimate, not a bound: attention is assumed to be fused, and allocators round up.
+    The ``*_weights`` are bytes; ``clips`` has one entry for each sampling stage. Only one network is assumed
+    to be loaded at a time, so the peak of the run is the largest entry. An estimate, not a bound: attention
+    is assumed to be fused, and allocators round up.
     """
     itemsize = dtype.itemsize
     encoder, connectors = (0, 0) if text is None else text_bytes(text, itemsize)

@@ -100,7 +100,7 @@ class MemoryPlan:
         return self.resident_blocks < self.blocks
 
     def lines(self) -> list[str]:
-        """The plan as a table and notes, line by line."""
+        """The plan as text, line by line: a table of the stages and notes."""
         rows = [f"{'':10}{'weights':>10}{'working':>10}{'state':>10}{'total':>10}{'host':>10}"]
         for s in self.stages:
             sizes = (s.weights, s.activations - s.state, s.state, s.total, s.host)
@@ -205,7 +205,10 @@ def plan_memory(
 def text_stages(
     text_weights: int, connector_weights: int, text: TextSize | None, itemsize: int
 ) -> tuple[PlannedStage, PlannedStage]:
-    """The stages of the text encoder and of the connectors, which are loaded one after the other."""
+    """The memory of the text encoder and of the connectors, which are loaded one after the other.
+
+    Weights are bytes, those of ``text_weights`` for both together. Without ``text`` activations count 0.
+    """
     encoder, connectors = (0, 0) if text is None else text_bytes(text, itemsize)
     return (
         PlannedStage(stage="text", weights=text_weights - connector_weights, activations=encoder),
@@ -223,7 +226,7 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def usable(budget: int) -> int:
-    """Bytes of ``budget`` that a plan may use, which leaves a reserve for the allocator."""
+    """Bytes that a plan may use of ``budget`` bytes: all but a reserve for the allocator."""
     return int(budget * (1 - _RESERVE))
 
 

@@ -57,7 +57,10 @@ _UP = (("space", 2, 6), ("time", 2, 4), ("all", 1, 2), ("all", 2, 2))
 
 @lru_cache(maxsize=8)
 def released_size(generation: Released, stored: Stored = "bf16") -> ModelSize:
-    """The size of a released model; with ``stored`` "fp8" a weight of a transformer block takes one byte.
+    """Configurations and bytes of weights of a released model.
+
+    ``stored`` says how the weights of the transformer's blocks are stored: "fp8" takes one byte for each.
+
 
     Raises ValueError for a generation that is not in ``RELEASED`` or storage that is not in ``STORED``.
     """
@@ -86,7 +89,7 @@ def released_size(generation: Released, stored: Stored = "bf16") -> ModelSize:
 
 
 def _vae() -> JsonObject:
-    """The ``vae`` section of 2.3, decoder only: encoders are smaller and never decide the peak."""
+    """The ``vae`` section of a 2.3 file, without the encoder, which is smaller and never decides the peak."""
     blocks: list[JsonValue] = [["res_x", {"num_layers": 4}]]
     for kind, multiplier, layers in _UP:
         blocks += [[f"compress_{kind}", {"multiplier": multiplier}], ["res_x", {"num_layers": layers}]]

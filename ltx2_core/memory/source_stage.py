@@ -1,4 +1,4 @@
-"""Memory for reading and encoding the frames of a source clip, which does not follow its length."""
+"""Memory for reading and encoding the frames of a source clip, which does not depend on its length."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _FITTED_BYTES = 3 * (4 + 4)
 
 
 def source_host_bytes(size: tuple[int, int], clip: ClipPlan) -> int:
-    """Bytes of system memory for the frames of a source of (width, height) that are held at a time."""
+    """Bytes of system memory for the frames that are held at once of a source of (width, height)."""
     width, height = size
     return CHUNK_FRAMES * (_OWN_BYTES * width * height + _FITTED_BYTES * clip.width * clip.height)
 
 
 @lru_cache(maxsize=8)
 def encoder_bytes(config: VideoVAEConfig, width: int, height: int, dtype: torch.dtype) -> int:
-    """Bytes of device memory that encoding a clip of a size takes beside the weights, at any length.
+    """Bytes of device memory for encoding a clip of any length, besides the weights of the encoder.
 
     Two chunks are traced on the meta device: the caches of the first are alive in the second.
     """

@@ -58,7 +58,7 @@ class BlockStreaming:
         ]
 
     def close(self) -> None:
-        """Remove the hooks and return every streamed block to its weights in system memory."""
+        """Remove the hooks; every streamed block then has its weights in system memory again."""
         for hook in self._hooks:
             hook.remove()
         # An interrupted pass may have left a block on the device.
@@ -77,7 +77,7 @@ class BlockStreaming:
             block.to(self.device)
 
     def _enter(self, block: nn.Module, _args: Any) -> None:
-        """Replace the weights of ``block`` by their copies on the device; start copying the next block."""
+        """Before ``block`` runs: replace its weights by copies on the device; start copying the next one."""
         if block not in self._ahead:
             # The first forward pass, or blocks that run in another order than they are stored.
             self._ahead.clear()

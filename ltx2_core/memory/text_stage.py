@@ -14,7 +14,7 @@ PROMPTS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class TextSize:
-    """Widths that decide the memory: Gemma's hidden states and feed-forward, and each modality's features."""
+    """Widths that decide the memory: Gemma's hidden states and feed-forward, video and audio features."""
 
     hidden: int
     intermediate: int
@@ -25,7 +25,7 @@ class TextSize:
 
     @classmethod
     def of(cls, config: TextConfig, *, hidden: int, intermediate: int) -> TextSize:
-        """From the configuration of the connectors and the two widths of the text encoder."""
+        """The widths of a run, with the connectors of ``config`` behind a text encoder of the two widths."""
         return cls(
             hidden=hidden,
             intermediate=intermediate,

@@ -54,7 +54,7 @@ class Trace(TorchDispatchMode):
 
     @property
     def live(self) -> int:
-        """Bytes alive now."""
+        """Bytes of all counted tensors that are alive now."""
         # Storages die without notice, so dead ones are dropped whenever the sum is read.
         self._forget()
         return sum(size for _, size in self._alive.values())
@@ -67,7 +67,7 @@ class Trace(TorchDispatchMode):
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Record the peak inside this context as ``stages[name]``; of several runs, the largest."""
+        """Context that records the peak inside it in ``stages[name]``; if entered again, the larger one."""
         self._stage.append(name)
         self._note()
         try:

@@ -25,14 +25,14 @@ Velocities = Mapping[Pass, AVLatent]
 
 @dataclass(frozen=True, kw_only=True)
 class StepCache:
-    """When to reuse the velocities.
+    """Two ways to decide in which steps the last velocities are reused; ``kind`` is one of them.
 
-    - ``timestep``: as long as the embedding of the noise level has changed by less than ``threshold`` in all
-      (relative L1) since the last evaluation, as TeaCache does (Liu et al. 2024, arXiv 2411.19108). Free, and
-      the same for every prompt.
-    - ``first_block``: if the residual of the first block differs by less than ``threshold`` (relative L1)
-      from the last full evaluation, as the First Block Cache of ParaAttention does. Costs that block, and
-      depends on the content.
+    - ``timestep``: they are reused until the embedding of the noise level has changed by ``threshold`` in all
+      (relative L1) since the last evaluation, as in TeaCache (Liu et al. 2024, arXiv 2411.19108). Deciding
+      takes no time and does not depend on the prompt.
+    - ``first_block``: they are reused if what the first block adds differs by less than ``threshold``
+      (relative L1) from the last full evaluation, as in the First Block Cache of ParaAttention. Deciding
+      takes the time of that block and depends on the content.
     """
 
     kind: Literal["timestep", "first_block"] = "first_block"
@@ -48,14 +48,17 @@ class StepCache:
 
 
 class Evaluations(NamedTuple):
-    """Guidance passes that the model evaluated, and those whose result was reused instead."""
+    """Numbers of guidance passes that the model evaluated, and of those whose result was reused instead."""
 
     run: int
     reused: int
 
 
 class Reuse:
-    """The cache of one run: the first forward pass of a step decides for all guidance passes of the step."""
+    """The cached velocities of one run, and the decision at each step whether to reuse them.
+
+    A step reuses either those of all its guidance passes or none.
+    """
 
     def __init__(self, cache: StepCache, model: Network) -> None:
         self._cache, self._model = cache, model
@@ -70,9 +73,10 @@ class Reuse:
         passes: tuple[Pass, ...],
         evaluate: Callable[[OnBlock | None], dict[Pass, AVLatent]],
     ) -> tuple[Velocities, int]:
-        """Velocities of the passes, and how many of them were evaluated.
+        """Velocities of the passes, and how many of the passes were evaluated: all of them or 0.
 
-        ``evaluate`` computes them, and calls its argument before each block, which may raise to end it.
+        ``evaluate(on_block)`` computes the velocities of all passes. It has to call ``on_block``, if that is
+        not None, before each block of the model, and pass on an exception from it.
         """
         # A pass that was not evaluated before has nothing to reuse, so that all are evaluated.
         cached = all(which in self._last for which in passes)
@@ -93,7 +97,7 @@ class Reuse:
         return self._last, len(passes)
 
     def _accumulate_change(self, sigma: float) -> None:
-        """Add the change of the embedding of the noise level since the last call."""
+        """Add the change of the noise level's embedding since the last call to the sum since evaluation."""
         # That of the video stands for both streams, as each is a function of the noise level alone.
         embed = self._model.get_submodule("adaln_single")
         # A quantised weight has an integer dtype, in which no embedding can be computed.
@@ -108,13 +112,13 @@ class Reuse:
 
 
 class _Unchanged(Exception):
-    """The residual of the first block is close to that of the last evaluation: the velocities are reused."""
+    """Raised to end a forward pass whose first block adds about the same as before: reuse the velocities."""
 
 
 class _Watch:
-    """Records the residual of the first block in the first forward pass of a step.
+    """Records the residual (output - input) of the first block in the first forward pass of a step.
 
-    The forward pass ends there if the residual is close to ``last``, that of the last full evaluation.
+    It ends the forward pass if the residual is close to ``last``, that of the last full evaluation.
     """
 
     def __init__(self, model: Network, last: Sequence[Tensor] | None, threshold: float) -> None:
@@ -163,7 +167,7 @@ class _Watch:
 
 
 def _distance(now: Tensor, last: Tensor) -> float:
-    """Relative L1 distance; infinite between different shapes, as when the passes of a batch change."""
+    """L1 distance relative to ``last``; infinite for different shapes, as when the batch changes."""
     if now.shape != last.shape:
         return float("inf")
     # The bound guards against a residual of 0, as in a network whose first block adds nothing.

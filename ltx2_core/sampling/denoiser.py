@@ -21,7 +21,7 @@ from .samplers.base import Estimates
 
 
 class Denoiser:
-    """Predicts x0 of a state with a model; one object serves one run, at any sigmas and with any sampler.
+    """Predicts the clean latent x0 with a model; one object serves one run, with any sigmas and sampler.
 
     The latent is float32 throughout, whatever the dtype of the model. Where the mask is 0 the clean latent of
     the state comes back bit for bit.
@@ -47,7 +47,7 @@ class Denoiser:
             positive, negative: the texts, of one sample or as many as the state has.
             guidance: by default none, which takes one guidance pass per step.
             nag: makes the passes of the positive prompt avoid the negative one.
-            numerics: whose result to give where public implementations differ.
+            numerics: which public implementation to reproduce where they differ.
             sigmas: the schedule, by which guidance with ``skip_steps`` counts the steps.
             calls: how the model is called.
 
@@ -87,11 +87,11 @@ class Denoiser:
         return Evaluations(run=self._evaluated, reused=self._reused)
 
     def __call__(self, x: AVLatent, sigma: float) -> AVLatent:
-        """x0 of ``x`` at noise level ``sigma`` in (0, 1]: guided, and the clean latent where preserved."""
+        """The guided x0 of ``x`` at noise level ``sigma`` in (0, 1]; the clean latent where the mask is 0."""
         return blend(self._clean, self._guided(x, sigma, negative=False).x0, self._mask)
 
     def pair(self, x: AVLatent, sigma: float) -> Estimates:
-        """x0 as from a call, and that of the negative prompt alone, evaluated whatever the guidance.
+        """The x0 that a call returns, and that of the negative prompt, evaluated even at neutral guidance.
 
         Raises ValueError if there is no negative context.
         """
@@ -104,21 +104,28 @@ class Denoiser:
         return Estimates(blend(self._clean, x0, self._mask), negative)
 
     def preserve(self, x: AVLatent) -> AVLatent:
-        """``x``, to which a sampler has added noise, with the clean latent where the mask preserves it."""
+        """Restore preserved content in ``x``, to which a sampler has added noise.
+
+        In the comfy numerics ``x`` is returned as it is: there the denoiser itself restores preserved
+        content, before each forward pass.
+        """
         # There the network gets preserved content clean, whatever ``x`` has in its place.
         return x if self._numerics is Numerics.COMFY else blend(self._clean, x, self._mask)
 
     def _guided(self, x: AVLatent, sigma: float, *, negative: bool) -> Estimates:
-        """The guided estimate before masking, and that of the negative prompt if ``negative``.
+        """The guided x0 and that of the negative prompt, both before masking.
 
-        Streams that skip the step repeat their estimates of the last step that did not.
+        With ``negative`` the negative prompt is evaluated even if the guidance does not need it; without it,
+        the second x0 may be that of the positive prompt.
+
+        A stream that skips this step repeats its estimate of the last step that it did not skip.
         """
         plan = self._steps.plan(sigma, self._sigmas, self._streams, self._passes.batching, negative=negative)
         self._reused += plan.reused
         return self._steps.combine(plan, self._estimates(x, sigma, plan) if plan.passes else {})
 
     def _estimates(self, x: AVLatent, sigma: float, plan: StepPlan) -> dict[Pass, AVLatent]:
-        """The clean estimate of each pass, before guidance and masking."""
+        """The estimate of x0 of each guidance pass of ``plan``, before guidance and masking."""
         x = x.to(self._device, torch.float32)
         # Mask times sigma is the timestep of a token, and with it the noise that it has.
         removed: AVLatent | float = self._mask * sigma
@@ -154,5 +161,5 @@ class Denoiser:
 
 
 def _any(mask: Tensor | None) -> bool:
-    """Whether something of a stream is generated."""
+    """Whether a mask generates any of its stream; False for no stream."""
     return mask is not None and bool((mask > 0).any())

@@ -71,7 +71,10 @@ class StreamGuidance:
 
     @property
     def weights(self) -> dict[Pass, float]:
-        """The weights of the differences c - n, c - p, ... by their pass; neutral ones are left out."""
+        """For each guidance pass the weight of its difference from the conditional estimate.
+
+        The difference is the conditional estimate minus that of the pass. Passes of weight 0 are left out.
+        """
         weights = {
             Pass.NEGATIVE: self.cfg - 1,
             Pass.PERTURBED: self.stg,
@@ -81,7 +84,7 @@ class StreamGuidance:
         return {which: weight for which, weight in weights.items() if weight != 0}
 
     def combine(self, x0: Mapping[Pass, Tensor]) -> Tensor:
-        """The guided estimate (B, ...) from those of the passes; missing passes add nothing."""
+        """The guided estimate (B, ...) from the estimates of the passes; a missing pass adds nothing."""
         conditional = result = x0[Pass.CONDITIONAL]
         for which, weight in self.weights.items():
             if which in x0:
@@ -94,7 +97,10 @@ class StreamGuidance:
         return result
 
     def _negative_update(self, conditional: Tensor, negative: Tensor) -> Tensor:
-        """The update c - n at weight 1, by ``cfg_star`` and adaptive projected guidance."""
+        """The conditional minus the negative estimate, which ``cfg`` - 1 multiplies.
+
+        ``cfg_star`` and adaptive projected guidance change this difference.
+        """
         if self.cfg_star:
             # A latent of zeros has no direction, and its product would be undefined.
             negative = negative * (_dot(conditional, negative) / _dot(negative, negative).clamp_min(1e-8))
@@ -108,26 +114,26 @@ class StreamGuidance:
 
 
 class GuidanceAt(Protocol):
-    """Guidance that may differ from step to step."""
+    """What a denoiser needs of guidance: the :class:`Guidance` of each step, and what it takes in all."""
 
     def at(self, sigma: float) -> Guidance:
-        """The guidance of a step at ``sigma``."""
+        """The guidance of the step at noise level ``sigma``."""
 
     def passes(self, *, video: bool = True, audio: bool = True) -> tuple[Pass, ...]:
-        """Every pass that some step needs if ``video`` and ``audio`` are generated."""
+        """Every pass that some step needs to generate ``video`` and ``audio``."""
 
     @property
     def skips(self) -> bool:
-        """Whether some step may be skipped."""
+        """Whether a stream may skip steps, in which it repeats its last estimate."""
 
     @property
     def perturbed_blocks(self) -> frozenset[int]:
-        """Every block that some step perturbs."""
+        """Every block whose self-attention the perturbed pass of some step skips."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Guidance:
-    """Guidance of both streams; the default is none, one pass per step."""
+    """Guidance scales of both streams; the default is no guidance, which takes one pass per step."""
 
     video: StreamGuidance = StreamGuidance()
     audio: StreamGuidance = StreamGuidance()
@@ -147,12 +153,12 @@ class Guidance:
             )
 
     def at(self, sigma: float) -> Guidance:
-        """This guidance where it is on at ``sigma``, else none."""
+        """This guidance if ``sigma`` is in its range, else one without effect."""
         # In a float32 schedule 0.909375 differs a little from the float that a user passes.
         return self if self.to_sigma - 1e-6 <= sigma <= self.from_sigma + 1e-6 else Guidance()
 
     def passes(self, *, video: bool = True, audio: bool = True) -> tuple[Pass, ...]:
-        """The passes of a step if ``video`` and ``audio`` are generated, the conditional one first."""
+        """The passes of a step that generates ``video`` and ``audio``, the conditional one first."""
         needed = {**(self.video.weights if video else {}), **(self.audio.weights if audio else {})}
         # Both streams share each pass, so that it runs once if either needs it.
         return (Pass.CONDITIONAL, *(which for which in Pass if which in needed))
@@ -171,7 +177,7 @@ class Guidance:
         return step % (self.video.skip_steps + 1) > 0, step % (self.audio.skip_steps + 1) > 0
 
     def perturbation(self, which: Pass) -> Perturbation:
-        """The operations that the model skips in a pass."""
+        """The operations that the model skips in guidance pass ``which``."""
         if which is Pass.PERTURBED:
             return Perturbation(
                 video_self_attention=self.stg_blocks if self.video.stg else (),
@@ -183,7 +189,7 @@ class Guidance:
         return Perturbation()
 
     def combine(self, x0: Mapping[Pass, AVLatent]) -> AVLatent:
-        """The guided estimate from those of the passes, each stream by its own scales."""
+        """The guided estimate of both streams from the estimates of the passes, each stream by its scales."""
         video = {which: latent.video for which, latent in x0.items() if latent.video is not None}
         audio = {which: latent.audio for which, latent in x0.items() if latent.audio is not None}
         return AVLatent(
@@ -195,7 +201,8 @@ class Guidance:
 class GuidanceSchedule:
     """Different guidance by range of sigma: each entry (sigma, guidance) is for steps up to that sigma.
 
-    A step uses the entry with the smallest sigma that is not below its own; above all of them, the highest.
+    A step uses the entry with the smallest sigma that is not below the sigma of the step; a step above all
+    entries uses the highest one.
     """
 
     entries: tuple[tuple[float, Guidance], ...]
@@ -213,7 +220,7 @@ class GuidanceSchedule:
         return entry[1].at(sigma)
 
     def passes(self, *, video: bool = True, audio: bool = True) -> tuple[Pass, ...]:
-        """Every pass that some step needs if ``video`` and ``audio`` are generated."""
+        """Every pass that some step needs to generate ``video`` and ``audio``."""
         needed = {which for _, entry in self.entries for which in entry.passes(video=video, audio=audio)}
         return tuple(which for which in Pass if which in needed)
 
@@ -231,8 +238,9 @@ class Nag:
     """Normalized attention guidance (Chen et al. 2025, arXiv 2505.21179): a negative prompt without a pass.
 
     It extrapolates the text attention of the positive prompt away from that of the negative one, which costs
-    a second text attention in each block. ``scale`` 1 is neutral. ``tau`` limits the norm of a token to that
-    many times the norm before; ``alpha`` in [0, 1] is the share of the result.
+    a second text attention in each block. ``scale`` 1 is neutral. ``tau`` limits the L1 norm of a token's
+    extrapolated attention to that many times the norm of the positive one. ``alpha`` in [0, 1] is the share
+    of the extrapolated attention in the result, the rest is the positive one.
     """
 
     scale: float = 11.0
@@ -248,7 +256,7 @@ class Nag:
 
 
 def CFG(*, video: float = 1.0, audio: float = 1.0, rescale: float = 0.0) -> Guidance:  # noqa: N802 the word of the field
-    """Classifier-free guidance alone, with a scale for each stream; 1 for both needs no negative prompt."""
+    """Classifier-free guidance alone, with a scale for each stream; at 1 no negative prompt is needed."""
     return Guidance(
         video=StreamGuidance(cfg=video, rescale=rescale), audio=StreamGuidance(cfg=audio, rescale=rescale)
     )
@@ -265,7 +273,10 @@ def check_blocks(guidance: Guidance | GuidanceSchedule, layers: int) -> None:
 
 
 def stg_blocks_of(layers: int, generation: str) -> tuple[int, ...]:
-    """The block that the perturbed pass skips: 29 of 48 for LTX-2.0, 28 later; else in proportion."""
+    """The number of the block whose self-attention the perturbed pass skips, in a tuple.
+
+    Of 48 ``layers`` it is block 29 in generation 2.0 and block 28 later; of fewer it is at the same depth.
+    """
     # A smaller model, such as the tiny set, has its block at the same depth.
     block = 29 if generation == "2.0" else 28
     return (min(round(block * layers / 48), layers - 1),)
@@ -277,5 +288,5 @@ def _deviation(x: Tensor) -> Tensor:
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Dot product per sample, (B, 1, ...)."""
+    """Dot product of each sample of a and b, (B, ...) -> (B, 1, ...)."""
     return (a * b).sum(dim=tuple(range(1, a.ndim)), keepdim=True)

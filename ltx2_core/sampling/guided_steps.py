@@ -14,7 +14,10 @@ from .schedules import step_of
 
 
 class GuidedSteps:
-    """The guidance of one run; its first step is always evaluated, whatever ``skip_steps`` says."""
+    """Plans the steps of one run, and combines the estimates of their guidance passes.
+
+    The first step is always evaluated, whatever ``skip_steps`` says.
+    """
 
     def __init__(self, guidance: GuidanceAt) -> None:
         self._guidance = guidance
@@ -31,7 +34,7 @@ class GuidedSteps:
     ) -> StepPlan:
         """The plan of the step at ``sigma``; without the schedule ``sigmas`` no step is skipped.
 
-        ``negative``: the sampler needs the estimate of the negative prompt whatever the guidance.
+        With ``negative`` the negative prompt is evaluated even if the guidance does not need it.
         """
         guidance = self._guidance.at(sigma)
         skipped = (False, False)
@@ -41,9 +44,10 @@ class GuidedSteps:
         return plan_passes(guidance, streams, batching, skipped=skipped, negative=negative)
 
     def combine(self, plan: StepPlan, x0: Mapping[Pass, AVLatent]) -> Estimates:
-        """The guided estimate of a step from those of its passes, with that of the negative prompt.
+        """The guided estimate of a step from the estimates ``x0`` of its passes, and the negative one.
 
-        The latter is the conditional one where the negative prompt was not evaluated.
+        The negative estimate is the conditional one if the negative prompt was not evaluated. Skipped streams
+        have the estimates of the last step.
         """
         last = self._last
         if last is not None and not plan.passes:
@@ -59,5 +63,5 @@ class GuidedSteps:
 
 
 def _repeat(new: AVLatent, last: AVLatent, skipped: tuple[bool, bool]) -> AVLatent:
-    """``new`` with the skipped streams of ``last``."""
+    """``new``, with the streams (video, audio) that are ``skipped`` taken from ``last``."""
     return AVLatent(last.video if skipped[0] else new.video, last.audio if skipped[1] else new.audio)

@@ -65,7 +65,7 @@ class ClipInputs:
         """Whether passes with different text can share a call."""
 
     def modalities(self, x: AVLatent, sigma: float, passes: Sequence[Pass]) -> Pair:
-        """``x`` at ``sigma`` as a batch with one copy per pass.
+        """The model's inputs for ``x`` at noise level ``sigma``: a batch with one copy of x per pass.
 
         The pass without the reference audio has fewer audio tokens, so it cannot be batched with others.
         """
@@ -100,7 +100,7 @@ class ClipInputs:
         return AVLatent(video_latent, audio_latent)
 
     def _all_cells(self, tokens: Tensor) -> Tensor:
-        """Video tokens (B, N, C) with zeros for the cells of guides that have no token."""
+        """Insert zeros into video tokens (B, N, C) for the cells of guides that have no token."""
         if self._present is None:
             return tokens
         cells = tokens.new_zeros(tokens.shape[0], len(self._present), tokens.shape[2])
@@ -193,7 +193,7 @@ class _Stream:
         return len({context.shape[1] for context in self.contexts.values()}) == 1
 
     def modality(self, tokens: Tensor, sigma: float, passes: Sequence[Pass], nag: Nag | None) -> Modality:
-        """Tokens (B, N, C) at noise level ``sigma``, as a batch with one copy per pass."""
+        """The input of the model for tokens (B, N, C) at ``sigma``: a batch with one copy per pass."""
         count = len(passes)
         return Modality(
             tokens=tokens.repeat(count, 1, 1),
@@ -222,8 +222,8 @@ class _Stream:
 def guide_attention(guides: Sequence[Guide], *, between_guides: float) -> GuideWeights | None:
     """Attention weights of a video with its guides; None if all are 1.
 
-    The attention of a guide to the video and back has the weight of the guide, that between two guides the
-    weight ``between_guides``.
+    Attention between a guide and the video has the weight of the guide, in both directions. Attention between
+    two guides has the weight ``between_guides``.
     """
     each = []
     for guide in guides:
@@ -234,7 +234,7 @@ def guide_attention(guides: Sequence[Guide], *, between_guides: float) -> GuideW
 
 
 def _present_tokens(state: LatentState, video: Tensor | None) -> Tensor | None:
-    """Which cells of the video have a token (N,) bool, or None for all of them."""
+    """Which cells of the video latent, guides included, have a token: (N,) bool, None if all have."""
     if video is None or all(guide.valid is None for guide in state.guides):
         return None
     guides = [

@@ -59,7 +59,7 @@ def initial_state(
 
 
 def check_noise(noise: AVLatent, clip: ClipPlan, *, video: bool) -> None:
-    """Raise ValueError for noise that has not the shape of the latents of ``clip``."""
+    """Raise ValueError unless ``noise`` has the shape of the clip's latents, audio alone if not ``video``."""
     shapes = {"video": clip.video_shape() if video else None, "audio": clip.audio_shape()}
     for name, shape in shapes.items():
         own = getattr(noise, name)
@@ -71,7 +71,7 @@ def check_noise(noise: AVLatent, clip: ClipPlan, *, video: bool) -> None:
 
 
 def with_own_noise(drawn: AVLatent, own: AVLatent) -> AVLatent:
-    """Drawn noise with one's own in its place; guides, which follow the video, keep what was drawn."""
+    """``drawn`` noise with ``own`` in its place; guides, which follow the video, keep what was drawn."""
 
     def replaced(new: Tensor, old: Tensor) -> Tensor:
         return torch.cat((new.to(old), old[:, :, new.shape[2] :]), dim=2)

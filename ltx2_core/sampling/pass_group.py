@@ -19,19 +19,22 @@ _TOGETHER = (Pass.CONDITIONAL, Pass.PERTURBED)
 
 @dataclass(frozen=True)
 class PassGroup:
-    """This process among those of ``group``, by default all of them."""
+    """Divides the guidance passes of a step among the processes of ``group``, by default all processes."""
 
     group: Any = None
 
     def mine(self, passes: Sequence[Pass]) -> list[Pass]:
-        """The passes that this process evaluates."""
+        """Those of ``passes`` that this process evaluates."""
         rank = dist.get_rank(self.group)
         return [which for which, owner in self._owners(passes).items() if owner == rank]
 
     def share(
         self, own: Mapping[Pass, AVLatent], passes: Sequence[Pass], x: AVLatent
     ) -> dict[Pass, AVLatent]:
-        """The latents of all ``passes``, shaped like ``x``, after an exchange with the other processes."""
+        """Exchange results: from the latents of the ``own`` passes to those of all ``passes``.
+
+        Latents have the shape of ``x``. Every process of the group has to call this.
+        """
         shared: dict[Pass, AVLatent] = {}
         for which, owner in self._owners(passes).items():
             # Each process takes part in each broadcast, in the same order; otherwise all of them would block.
@@ -52,7 +55,7 @@ class PassGroup:
         return shared
 
     def _owners(self, passes: Sequence[Pass]) -> dict[Pass, int]:
-        """The rank that evaluates each pass, in an order that all processes agree on."""
+        """For each pass the rank of the process that evaluates it; all processes get the same answer."""
         count = dist.get_world_size(self.group)
         ordered = [which for which in Pass if which in passes]
         units = dict.fromkeys(_TOGETHER[0] if which in _TOGETHER else which for which in ordered)

@@ -13,7 +13,7 @@ from .pass_group import PassGroup
 
 @dataclass(frozen=True, kw_only=True)
 class ActiveStreams:
-    """Which streams a step generates, and whether the latent holds ``both``, generated or not."""
+    """Which streams a step generates, and whether the latent has ``both``, be they generated or not."""
 
     video: bool
     audio: bool
@@ -24,9 +24,10 @@ class ActiveStreams:
 class Batching:
     """What one forward pass of a network can do.
 
-    ``size`` is how many guidance passes it may evaluate as one batch. ``forks``: it can stop before a block
-    and a later one resume there. ``joins``: a guidance pass that resumes can join a batch of others at that
-    block; without it, it takes a forward pass of its own. The processes of ``group`` share the passes.
+    ``size`` is how many guidance passes it may evaluate as one batch. With ``forks`` it can stop before a
+    block, and another one can resume at that block. With ``joins`` a guidance pass that resumes can join the
+    batch of others there; otherwise it takes a forward pass of its own. The passes are divided among the
+    processes of ``group``.
     """
 
     size: int = 1
@@ -37,7 +38,7 @@ class Batching:
 
 @dataclass(frozen=True)
 class PassCall:
-    """One forward pass of the network, with some guidance passes as one batch in this order.
+    """One forward pass of the network, which evaluates ``passes`` as one batch in this order.
 
     With ``fork`` above 0 the perturbed pass reuses blocks of the conditional one, from which it differs only
     at block ``fork`` and later: the conditional pass saves its hidden states before that block, and the
@@ -49,7 +50,7 @@ class PassCall:
 
     @property
     def whole(self) -> tuple[Pass, ...]:
-        """The passes that run from the first block."""
+        """The passes that run from the first block on; the others resume at block ``fork``."""
         return tuple(which for which in self.passes if not self.fork or which is not Pass.PERTURBED)
 
     @property
@@ -60,9 +61,10 @@ class PassCall:
 
 @dataclass(frozen=True, kw_only=True)
 class StepPlan:
-    """One step: the guidance whose ``combine`` follows, its passes, and the forward passes in their order.
+    """What to compute in one step.
 
-    A step whose generated streams are all skipped has no passes. ``calls`` are those of this process.
+    ``passes`` are its guidance passes, ``calls`` the forward passes of this process in their order, and
+    ``guidance`` combines the results. A step that all generated streams skip has no passes.
     """
 
     guidance: Guidance
@@ -82,9 +84,9 @@ def plan_passes(
     skipped: tuple[bool, bool] = (False, False),
     negative: bool = False,
 ) -> StepPlan:
-    """The plan of a step with ``guidance``, in which ``skipped`` streams (video, audio) repeat an estimate.
+    """Plan a step with ``guidance``; streams (video, audio) that are ``skipped`` repeat their last estimate.
 
-    ``negative``: the sampler needs the estimate of the negative prompt whatever the guidance.
+    With ``negative`` the negative prompt is evaluated even if the guidance does not need it.
     """
     unskipped = needed_passes(guidance, streams, negative=negative)
     streams = replace(streams, video=streams.video and not skipped[0], audio=streams.audio and not skipped[1])
@@ -102,7 +104,10 @@ def plan_passes(
 def needed_passes(
     guidance: GuidanceAt, streams: ActiveStreams, *, negative: bool = False
 ) -> tuple[Pass, ...]:
-    """The passes that ``guidance`` needs for the streams that are generated, in the order of ``Pass``."""
+    """The passes that ``guidance`` needs to generate ``streams``, in the order of ``Pass``.
+
+    With ``negative`` the pass of the negative prompt is one of them in any case.
+    """
     needed = {*guidance.passes(video=streams.video, audio=streams.audio)}
     if not streams.both:
         needed.discard(Pass.APART)

@@ -18,7 +18,7 @@ from .pass_plan import Batching, PassCall, StepPlan
 
 
 class Passes:
-    """Evaluates guidance passes of one clip with ``model``; ``batching`` is how they can be run.
+    """Evaluates guidance passes of one clip with ``model``; ``batching`` says how they may be batched.
 
     In float32 on the CPU a forward pass always evaluates one pass, whatever ``calls`` allow: kernels round
     batches of different sizes differently, and there the result has to be the same bit for bit. Passes whose
@@ -39,7 +39,7 @@ class Passes:
     ) -> dict[Pass, AVLatent]:
         """Velocities of ``x`` at ``sigma`` for each pass of ``plan``.
 
-        ``on_block`` is called before each block, after the one of the run.
+        ``on_block`` is called before each block, after the callback of ``ModelCalls``.
         """
 
         def forward(
@@ -87,7 +87,10 @@ class Passes:
     def _forked(
         self, forward: _Forward, call: PassCall, saved: Hidden | None
     ) -> tuple[Hidden, Hidden | None]:
-        """Tokens of a call that forks, and the hidden states at the fork ``saved`` for later calls."""
+        """Run a call in which the perturbed pass resumes from hidden states of the conditional pass.
+
+        Returns the tokens of all its passes, and the hidden states to pass as ``saved`` to later calls.
+        """
         hidden = forward(call.whole, until=call.fork) if call.whole else (None, None)
         if call.saves:
             # Blocks write into their input, so a copy is saved.
@@ -119,7 +122,7 @@ def _chunk(x: AVLatent, number: int, chunks: int) -> AVLatent:
 
 
 def _both(first: OnBlock | None, second: OnBlock | None) -> OnBlock | None:
-    """One callback that calls both, in this order."""
+    """One callback that calls ``first``, then ``second``; None stands for no callback."""
     if first is None or second is None:
         return first or second
     a, b = first, second

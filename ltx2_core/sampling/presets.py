@@ -16,9 +16,10 @@ UNGUIDED: Final = StreamGuidance()
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """Sampling settings. ``schedule`` is ``ltxv``, which uses ``steps``, or a name of ``FIXED_SIGMAS``.
+    """Sampling settings of a published pipeline.
 
-    ``max_shift``, ``base_shift`` and ``terminal`` are those of ``ltxv_sigmas``.
+    ``schedule`` is ``ltxv``, which makes ``steps`` steps by ``ltxv_sigmas`` with ``max_shift``,
+    ``base_shift`` and ``terminal``, or a name of ``FIXED_SIGMAS``.
     """
 
     schedule: str
@@ -32,7 +33,7 @@ class Preset:
     terminal: float = 0.1
 
     def sigmas(self, tokens: int | None = None) -> Tensor:
-        """The schedule, for ``tokens`` video tokens where it depends on them (default 4096)."""
+        """The schedule (steps + 1,); ``ltxv`` depends on the number of video ``tokens``, by default 4096."""
         if self.schedule != LTXV:
             return FIXED_SIGMAS[self.schedule].clone()
         return ltxv_sigmas(
@@ -44,7 +45,7 @@ class Preset:
         )
 
     def guidance(self, stg_blocks: tuple[int, ...]) -> Guidance:
-        """The guidance; ``stg_blocks`` are those of the model, unused if the preset has no stg."""
+        """The guidance of both streams; ``stg_blocks`` are those of ``stg_blocks_of``, unused without stg."""
         stg = self.video.stg or self.audio.stg
         return Guidance(video=self.video, audio=self.audio, stg_blocks=stg_blocks if stg else ())
 

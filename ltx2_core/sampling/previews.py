@@ -49,7 +49,7 @@ class Previews:
     loud: float
 
     def colours(self, video: Tensor, frame: int) -> Tensor:
-        """Colours (H, W, 3) in [0, 1] of one frame of the first sample of ``video`` (B, C, F, H, W)."""
+        """Colours (H, W, 3) in [0, 1] of latent frame ``frame`` of video (B, C, F, H, W), first sample."""
         cells = rearrange(video[0, :, frame].float(), "c h w -> h w c")
         return ((self.colour(cells) + 1) / 2).clamp(0, 1)
 
@@ -89,7 +89,10 @@ def fit_previews(encoder: VideoEncoder, decoder: VideoDecoder, audio: Callable[[
 
 
 class TimeShare:
-    """Limits a recurring job to a ``share`` of the time since this object was made; its first run is free."""
+    """Limits a recurring job to a ``share``, such as 0.05, of the time since this object was made.
+
+    The first run is allowed at once.
+    """
 
     def __init__(self, share: float, clock: Callable[[], float] = time.perf_counter) -> None:
         self._share, self._clock = share, clock
@@ -103,7 +106,7 @@ class TimeShare:
 
     @contextmanager
     def spend(self) -> Iterator[None]:
-        """Context of one run of the job, whose time counts."""
+        """Context around one run of the job, which counts the time that it takes."""
         start = self._clock()
         try:
             yield
@@ -112,7 +115,7 @@ class TimeShare:
 
 
 def false_colours(video: Tensor, frame: int) -> Tensor:
-    """As :meth:`Previews.colours` without the autoencoder: shapes, not true colours.
+    """As :meth:`Previews.colours`, without linear maps of an autoencoder: shapes, not true colours.
 
     The three strongest principal components of the channels become red, green and blue.
     """
@@ -128,7 +131,10 @@ def false_colours(video: Tensor, frame: int) -> Tensor:
 
 
 def relative_levels(audio: Tensor) -> Tensor:
-    """As :meth:`Previews.levels` without the autoencoder: the distance of each moment from the mean."""
+    """As :meth:`Previews.levels`, without linear maps of an autoencoder.
+
+    The level of a latent is its distance from the mean over time, and the largest is 1.
+    """
     moments = rearrange(audio[0].float(), "c t n -> t (c n)")
     distance: Tensor = (moments - moments.mean(dim=0)).norm(dim=1)
     return distance / distance.amax().clamp_min(1e-6)
@@ -143,7 +149,7 @@ def _clip(generator: torch.Generator) -> Tensor:
 
 
 def _fit(x: Tensor, y: Tensor, ridge: float) -> LinearMap:
-    """Ridge regression of ``y`` (K, D) on ``x`` (K, C)."""
+    """Ridge regression of ``y`` (K, D) on ``x`` (K, C), with the penalty ``ridge`` for each sample."""
     x, y = x.double(), y.double()
     mean, target = x.mean(dim=0), y.mean(dim=0)
     a = x - mean

@@ -46,14 +46,15 @@ def validate_sigmas(sigmas: Tensor, *, partial: bool = False) -> None:
 
 
 def finished(values: Sequence[float]) -> list[float]:
-    """Sigmas with the final 0, as diffusers and others append it to lists that end above 0."""
+    """Sigmas with a final 0, which is appended if they end above 0, as in diffusers."""
     return [*values, 0.0] if values and values[-1] > 0 else [*values]
 
 
 def parse_sigmas(text: str) -> Tensor:
-    """Sigmas written as numbers between commas, semicolons or spaces, such as ``1, 0.725, 4e-1``.
+    """Parse sigmas between commas, semicolons or spaces, such as ``1, 0.725, 4e-1``.
 
-    The final 0 is appended if it is missing.
+    The final 0 is appended if it is missing. Raises ValueError for other text, and for a schedule that
+    :func:`validate_sigmas` refuses.
     """
     words = [word for word in re.split(r"[\s,;]+", text.strip("[]() \t\n")) if word]
     try:
@@ -102,9 +103,10 @@ def ltxv_sigmas(
 
 
 def partial_sigmas(schedule: Callable[[int], Tensor], steps: int, denoise: float) -> Tensor:
-    """The last ``steps`` steps of the schedule of ``steps / denoise``, to regenerate a clip only in part.
+    """The last ``steps`` steps of a schedule of ``steps / denoise`` steps, to regenerate a clip in part.
 
-    ``denoise`` in (0, 1]: 1 is the whole schedule, 0.3 starts at the low noise of the last 30 per cent.
+    ``schedule`` makes the sigmas for a number of steps. With ``denoise`` 1 the result is the whole schedule,
+    with 0.3 it starts at the low noise of the last 30 per cent. Raises ValueError for others than (0, 1].
     """
     if not 0 < denoise <= 1:
         raise ValueError(f"denoise={denoise} must be above 0 and at most 1")
@@ -114,7 +116,10 @@ def partial_sigmas(schedule: Callable[[int], Tensor], steps: int, denoise: float
 
 
 def last_sigmas(sigmas: Tensor, denoise: float) -> Tensor:
-    """The last ``denoise`` share of the steps of a schedule, at least one, to regenerate a clip in part."""
+    """The end of a schedule, to regenerate a clip in part: ``denoise`` in (0, 1] of its steps, at least one.
+
+    Raises ValueError for another ``denoise``.
+    """
     if not 0 < denoise <= 1:
         raise ValueError(f"denoise={denoise} must be above 0 and at most 1")
     steps = max(1, round((len(sigmas) - 1) * denoise))
@@ -122,7 +127,7 @@ def last_sigmas(sigmas: Tensor, denoise: float) -> Tensor:
 
 
 def step_of(sigmas: Tensor, sigma: float) -> int:
-    """The number, from 0, of the step of a schedule in which ``sigma`` lies, its start included."""
+    """The number, from 0, of the step that starts at or above ``sigma`` and ends below it."""
     # A sampler may pass a sigma that differs from the float32 one of the schedule by rounding.
     return max(int((sigmas >= sigma - 1e-6).sum()) - 1, 0)
 

@@ -26,8 +26,9 @@ class SamplingSettings:
     """How the first stage is sampled; None is left to the recipe of the checkpoint, or is off.
 
     ``guidance`` takes the place of ``cfg`` and ``audio_cfg``; ``sigmas`` takes the place of ``steps``.
-    ``schedule`` says for how many tokens steps are spread, by default as the numerics do. ``denoise`` below 1
-    runs only that part of the schedule and needs latents to start from. A ``seed`` of None or -1 is drawn.
+    ``schedule`` is the number of tokens for which the schedule is made: always 4096, or that of the clip;
+    None is as in the numerics. ``denoise`` below 1 runs only that share of the steps, the last ones, and
+    needs latents to start from. A ``seed`` of None or -1 is drawn.
     """
 
     steps: int | None = None
@@ -83,7 +84,7 @@ class StageSettings:
 
 
 def _seed(seed: Any) -> int:
-    """A seed as it is, or a drawn one for None and -1. Raises ValueError for one that is no seed."""
+    """``seed`` itself, or a drawn one for None and -1. Raises ValueError for a number out of range."""
     if seed is None or seed == -1:
         # Short enough to be typed again.
         return secrets.randbelow(2**32)
@@ -93,6 +94,6 @@ def _seed(seed: Any) -> int:
 
 
 def plain_sigmas(sigmas: Sequence[float] | Tensor) -> tuple[float, ...]:
-    """Noise levels as floats, which compare and travel through JSON, with the final 0 if it is missing."""
+    """Sigmas as a tuple of floats, for comparisons and JSON; a missing final 0 is appended."""
     plain = [float(sigma) for sigma in (sigmas.tolist() if isinstance(sigmas, Tensor) else sigmas)]
     return tuple(finished(plain))

@@ -18,7 +18,10 @@ _SINUSOID_WIDTH = 256
 
 
 class AdaLNSingle(nn.Module):
-    """Timesteps to ``count`` modulation parameters, and the embedding that they are read from."""
+    """Network from timesteps to ``count`` modulation parameters, which all blocks share.
+
+    It also returns the timestep embedding from which the parameters are computed.
+    """
 
     def __init__(
         self,
@@ -35,7 +38,10 @@ class AdaLNSingle(nn.Module):
         self.linear = operations.Linear(width, count * width, dtype=dtype, device=device)
 
     def forward(self, timesteps: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Scaled timesteps (G,) -> parameters (P, G, W) and embedding (G, W), both in ``dtype``."""
+        """G timesteps (G,) -> parameters (P, G, W) and timestep embedding (G, W), both in ``dtype``.
+
+        P is ``count``, W the width. Timesteps are sigmas times the configured scale, mostly 0 to 1000.
+        """
         embedding = self.emb.timestep_embedder(sinusoid(timesteps).to(dtype))
         # The SiLU is not part of the returned embedding, to which the head adds its own table.
         # Parameters vary slowest in the rows of the weight, as in released checkpoints.
@@ -44,7 +50,7 @@ class AdaLNSingle(nn.Module):
 
 
 class _Embedding(nn.Module):
-    """Only here because the checkpoint's names have this level."""
+    """Wraps a :class:`TimestepEmbedder`, only because the parameter names of checkpoints have this level."""
 
     def __init__(self, width: int, **layer: Any) -> None:
         super().__init__()
@@ -52,7 +58,7 @@ class _Embedding(nn.Module):
 
 
 class TimestepEmbedder(nn.Module):
-    """Two linear layers with a SiLU between, from the sinusoid of a timestep to its embedding."""
+    """From the :func:`sinusoid` of a timestep to its embedding: two linear layers with a SiLU between."""
 
     def __init__(
         self,
@@ -67,15 +73,17 @@ class TimestepEmbedder(nn.Module):
         self.linear_2 = operations.Linear(width, width, dtype=dtype, device=device)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(G, 256) -> (G, W)."""
+        """Sinusoids (G, 256) of G timesteps -> embeddings (G, W)."""
         embedding: Tensor = self.linear_2(F.silu(self.linear_1(x)))
         return embedding
 
 
 def sinusoid(timesteps: Tensor) -> Tensor:
-    """(G,) -> (G, 256) float32: the cosines of 128 frequencies from 1 down to 1/10000, then the sines.
+    """Sinusoidal embedding of timesteps, (G,) -> (G, 256) float32.
 
-    The ``Timesteps`` of diffusers with ``flip_sin_to_cos`` and no ``downscale_freq_shift``.
+    The angles are the timestep times 128 frequencies, which fall from 1 to about 1/10000. All cosines come
+    first, then all sines. Equals ``Timesteps`` of diffusers with ``flip_sin_to_cos`` and no
+    ``downscale_freq_shift``.
     """
     # Always float32: scaled timesteps reach 1000, where neighbours in bfloat16 are 4 apart.
     angles = timesteps.float().unsqueeze(-1) * _frequencies(timesteps.device)
@@ -85,7 +93,7 @@ def sinusoid(timesteps: Tensor) -> Tensor:
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)
 def _frequencies(device: torch.device) -> Tensor:
-    """10000^(-j/128) for j = 0 ... 127, the same on every machine.
+    """Frequencies of :func:`sinusoid`, (128,) float32: 10000^(-j/128), with the same bits on every machine.
 
     Timesteps reach 1000, so one ulp of frequency moves the output by 1e-5, and float32 exponentials differ by
     an ulp between maths libraries. The exponents are float32, as trained; their exponential is rounded once.

@@ -24,7 +24,10 @@ from .texts import KeysValues
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention and text attention of each stream, attention between them, feed-forward of each."""
+    """One block of both streams: self-attention, text attention, attention between streams, feed-forward.
+
+    Each of these is computed for video and for audio, with layers of their own.
+    """
 
     def __init__(
         self,
@@ -71,9 +74,11 @@ class TransformerBlock(nn.Module):
         audio: StreamInputs | None,
         switches: Switches = ALL_ON,
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Video x (B, Nv, Wv) and audio y (B, Na, Wa) -> the same; an absent stream is None twice.
+        """Update the hidden tokens of video x (B, Nv, Wv) and audio y (B, Na, Wa); returns both.
 
-        ``switches`` say what runs for which samples. The inputs' ``execution`` may write into x and y.
+        ``video`` and ``audio`` are what each stream takes besides its tokens. For an absent stream, tokens
+        and inputs are None. ``switches`` say which attentions run for which samples of the batch. x and y may
+        be overwritten, if the ``execution`` of the inputs works in place.
         """
         v = None if x is None or video is None else BlockStream(self, x, video, switches.video)
         a = None if y is None or audio is None else BlockStream(self, y, audio, switches.audio)
@@ -93,7 +98,7 @@ class TransformerBlock(nn.Module):
 
 @dataclass(frozen=True)
 class BranchModulation:
-    """Shift, scale and gate of a stream's branches, in the order of a checkpoint's tables."""
+    """Shift, scale and gate of each branch of one stream; the fields are in the order of checkpoints."""
 
     self_attention: ShiftScaleGate
     feed_forward: ShiftScaleGate
@@ -102,14 +107,21 @@ class BranchModulation:
 
 @dataclass(frozen=True)
 class CrossModulation:
-    """A stream's modulation for attention between the streams: as queries, and as keys of the other."""
+    """Modulation of one stream's tokens for attention between the streams.
+
+    ``queries`` is applied where this stream attends to the other one, ``keys`` where the other attends to it.
+    """
 
     queries: ShiftScaleGate
     keys: ShiftScale
 
 
 class BlockStream:
-    """One stream on its way through one block: its layers, its modulation and its ``tokens``."""
+    """One stream, video or audio, in one block.
+
+    It holds the ``tokens``, and updates them by the layers and the modulation that the block has for this
+    stream.
+    """
 
     def __init__(
         self, block: TransformerBlock, x: Tensor, inputs: StreamInputs, switches: StreamSwitches
@@ -146,7 +158,10 @@ class BlockStream:
         self.tokens.add(branch, self.modulation.text_attention)
 
     def cross_attention(self, other: BlockStream) -> CrossAttention | None:
-        """Attention to the ``other`` stream as it is now; None where no sample takes anything from it."""
+        """The branch by which this stream attends to the present tokens of ``other``; it is not applied here.
+
+        None if it would change nothing: the stream is not enabled, or every sample skips this attention.
+        """
         samples = self._switches.cross_attention
         # A stream that is not enabled is read by the other one and does not change itself.
         if not self.inputs.enabled or (samples is not None and not any(samples)):
@@ -173,7 +188,7 @@ class BlockStream:
         self.tokens.add(TokenWise(self._layer("ff")), self.modulation.feed_forward)
 
     def _text(self, attention: Attention, context: Tensor) -> KeysValues:
-        """Keys and values of a text (B, S, W), modulated where the generation of the network does so."""
+        """Keys and values of a text (B, S, W), which is modulated first if this network modulates texts."""
 
         def compute() -> KeysValues:
             source, prompt = context, self.inputs.prompt
@@ -200,7 +215,7 @@ class BlockStream:
         return self.inputs.spec.layer(self._block, name)
 
     def _table(self, name: str) -> Tensor:
-        """A learned table in the dtype and on the device of the computation."""
+        """The block's learned modulation parameters ``name``, in the dtype and on the device of tokens."""
         table: Tensor = getattr(self._block, name)
         # A host may hold the tables on another device or in another dtype than the tokens.
         if (table.device, table.dtype) == (self._device, self._dtype):
@@ -209,7 +224,7 @@ class BlockStream:
 
 
 def cross_modal_attention(video: BlockStream, audio: BlockStream) -> None:
-    """Attention between the streams: each attends to the other as it was before either was updated."""
+    """Update both streams by attention to each other; each reads the other as it was before this update."""
     # Keys and values are computed here, for both directions, before either stream is written into.
     a2v = video.cross_attention(audio)
     v2a = audio.cross_attention(video)

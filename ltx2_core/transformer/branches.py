@@ -1,7 +1,7 @@
-"""The branches of a block: from modulated tokens of a stream to what is added to them.
+"""The branches of a block: attention and feed-forward, whose results are added to a stream as updates.
 
-A branch can be called for all tokens of its stream, or be cut to some of them by ``part`` and called for
-those.
+A branch reads normalised and modulated tokens. It is called for all tokens of its stream; ``part`` makes a
+branch that is called for some of them.
 
 Letters: B batch, N tokens, S tokens or text tokens that are attended to, W stream width, H heads, D head
 width.
@@ -29,27 +29,30 @@ Attend = Callable[[Tensor, Tensor, Tensor, Bias], Tensor]
 
 class Branch(Protocol):
     def __call__(self, hidden: Tensor) -> Tensor:
-        """Modulated tokens (B, n, W) -> the update of these tokens (B, n, W)."""
+        """Normalised and modulated tokens (B, n, W) -> their update (B, n, W), not multiplied by the gate."""
 
     def part(self, tokens: slice) -> Branch:
-        """The same branch for some tokens of the stream."""
+        """This branch for the slice ``tokens`` of the stream; it is then called with these tokens alone."""
 
 
 class Projections:
-    """Queries, keys and values by the attention's own layers, one operation at a time."""
+    """Computes queries, keys and values by the layers of an :class:`Attention`, one operation at a time."""
 
     def queries(self, attention: Attention, x: Tensor, rope: Rope | None) -> Tensor:
-        """x (B, N, W) -> (B, H, N, D), normalised and rotated."""
+        """Queries (B, H, N, D) of x (B, N, W), RMS-normalised and, with ``rope``, rotated."""
         return attention.queries(x, rope)
 
     def keys_values(self, attention: Attention, source: Tensor, rope: Rope | None) -> KeysValues:
-        """source (B, S, W) -> (B, H, S, D) twice; the keys are normalised and rotated."""
+        """Keys and values, each (B, H, S, D), of source (B, S, W).
+
+        Keys are RMS-normalised and, with ``rope``, rotated.
+        """
         return attention.keys_values(source, rope)
 
     def queries_keys_values(
         self, attention: Attention, x: Tensor, rope: Rope | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """All three of x (B, N, W), for self-attention."""
+        """Queries, keys and values, each (B, H, N, D), of the same x (B, N, W), for self-attention."""
         return (attention.queries(x, rope), *attention.keys_values(x, rope))
 
 
@@ -57,8 +60,8 @@ class Projections:
 class SelfAttention:
     """Attention of a stream's tokens to each other.
 
-    Samples that are not among ``samples`` pass their values through (spatio-temporal guidance, Hyung et al.
-    2024, arXiv 2411.18664).
+    ``samples`` says for each sample whether it attends. The others use the values of their own tokens in
+    place of attended values (spatio-temporal guidance, Hyung et al. 2024, arXiv 2411.18664).
     """
 
     attention: Attention
@@ -70,7 +73,7 @@ class SelfAttention:
 
     @property
     def divisible(self) -> bool:
-        """Whether ``part`` can cut it: the bias of weighed guides is laid out for all queries at once."""
+        """Whether some queries can be computed at a time; with weighted guides only all at once can."""
         return not isinstance(self.bias, GuideBias)
 
     def __call__(self, hidden: Tensor) -> Tensor:
@@ -87,13 +90,19 @@ class SelfAttention:
         raise NotImplementedError("keys and values are those of all tokens: use on() first")
 
     def on(self, keys: Tensor, values: Tensor) -> SelfQueries:
-        """This attention with ``keys`` and ``values`` (B, H, N, D) of all tokens, which ``part`` can cut."""
+        """This attention with ``keys`` and ``values`` (B, H, N, D) that are already computed for all tokens.
+
+        Unlike this object, the result has a ``part`` for some of the queries.
+        """
         return SelfQueries(self, keys, values, values, self.rope, self.bias)
 
 
 @dataclass(frozen=True)
 class SelfQueries:
-    """Self-attention of some tokens, whose values are ``own``, to ``keys`` and ``values`` of all tokens."""
+    """Self-attention of some tokens to ``keys`` and ``values`` that are already computed for all tokens.
+
+    ``own`` are the values of these tokens alone, which samples use that skip attention.
+    """
 
     whole: SelfAttention
     keys: Tensor
@@ -121,7 +130,10 @@ class SelfQueries:
 
 @dataclass(frozen=True, kw_only=True)
 class CrossAttention:
-    """Attention to ``keys`` and ``values`` of the other stream; nothing for samples not among ``samples``."""
+    """Attention to ``keys`` and ``values`` of the other stream, which are already computed.
+
+    ``samples`` says for each sample whether it attends; the update of the others is 0.
+    """
 
     attention: Attention
     projections: Projections
@@ -144,7 +156,11 @@ class CrossAttention:
 
 @dataclass(frozen=True, kw_only=True)
 class TextAttention:
-    """Attention to the keys and values of a text, which ``guidance`` leads away from a ``negative`` text."""
+    """Attention to the keys and values of a ``text``, which are already computed.
+
+    With ``guidance`` (normalized attention guidance) tokens also attend to the keys and values of a
+    ``negative`` text, and both results are combined into one update.
+    """
 
     attention: Attention
     projections: Projections
@@ -172,7 +188,7 @@ class TextAttention:
 
 @dataclass(frozen=True)
 class TokenWise:
-    """A layer that computes every token by itself, such as the feed-forward network."""
+    """A branch whose layer computes every token independently, such as the feed-forward network."""
 
     layer: nn.Module
 
@@ -189,7 +205,7 @@ def _nobody(samples: Samples) -> bool:
 
 
 def _pass_through(attended: Tensor, values: Tensor, samples: Samples) -> Tensor:
-    """``attended`` (B, H, N, D) of the samples that attend, ``values`` of the others."""
+    """Take ``attended`` (B, H, N, D) for samples that attend, ``values`` of the same shape for the others."""
     if samples is None or all(samples):
         return attended
     return torch.where(torch.tensor(samples, device=attended.device)[:, None, None, None], attended, values)

@@ -22,12 +22,18 @@ _log = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class Chunks:
-    """``tokens`` is the most at once, None for all. It is halved for good when memory runs out."""
+    """Computes at most ``tokens`` tokens at a time, or all at once for None.
+
+    When memory runs out, ``tokens`` becomes half of what was tried and stays so.
+    """
 
     tokens: int | None = None
 
     def each(self, count: int, step: Step) -> None:
-        """Call ``step`` for runs of ``count`` tokens; one that runs out of memory is repeated in halves."""
+        """Call ``step`` with consecutive slices of ``count`` tokens, or once with None for all.
+
+        A slice that runs out of memory is repeated in halves. The error is raised at 64 tokens or fewer.
+        """
         start = 0
         while start < count:
             part = self._part(start, count)
@@ -35,7 +41,10 @@ class Chunks:
                 start = count if part is None else part.stop
 
     def whole(self, count: int, step: Step) -> bool:
-        """Call ``step`` for all tokens at once if ``tokens`` and memory allow it; returns whether it ran."""
+        """Call ``step(None)``, for all ``count`` tokens, if ``tokens`` and memory allow it.
+
+        Returns whether it ran.
+        """
         return self._part(0, count) is None and self._fits(step, None, count)
 
     def _part(self, start: int, count: int) -> slice | None:
@@ -65,7 +74,7 @@ class Chunks:
 
 
 class Whole(Chunks):
-    """All tokens at once, and no second attempt when memory runs out."""
+    """Computes all tokens at once; if memory runs out the error is raised, without a second attempt."""
 
     def each(self, count: int, step: Step) -> None:
         step(None)

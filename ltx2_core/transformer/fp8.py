@@ -30,9 +30,10 @@ Product = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None, torch.dtype],
 
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x (M, I) as float8_e4m3fn and float32 scales (M, 1), with x = stored * scale up to rounding.
+    """Round x (M, I) to float8_e4m3fn with a float32 scale for each row; returns (M, I) and (M, 1).
 
-    The largest value of a row is stored as the largest that there is, so nothing is clipped.
+    x = stored * scale, up to rounding. The largest magnitude of a row becomes the largest number of fp8, so
+    that nothing is clipped.
     """
     # As a norm it is one kernel without a copy of x, unlike the maximum of x.abs().
     largest = torch.linalg.vector_norm(x, float("inf"), dim=-1, keepdim=True, dtype=torch.float32)
@@ -44,7 +45,11 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 def exact_product(
     x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
-    """The product of the same rounded values in float32: what the kernel is compared with, on any device."""
+    """x (M, I) times the transpose of weight (O, I), plus bias -> (M, O) in ``dtype``, on any device.
+
+    Both factors are fp8 with scales (M, 1) and (O, 1). They are multiplied in float32, so that
+    :func:`kernel_product` can be compared with the result.
+    """
     out = (x.float() * x_scale) @ (weight.float() * weight_scale).mT
     return (out if bias is None else out + bias.float()).to(dtype)
 
@@ -52,7 +57,10 @@ def exact_product(
 def kernel_product(
     x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
-    """The product of an NVIDIA GPU that has one with scales a row, in bfloat16."""
+    """The same as :func:`exact_product` by the fp8 kernel of an NVIDIA GPU, rounded to bfloat16.
+
+    It exists where :func:`fp8_problem` returns None.
+    """
     out: Tensor = torch._scaled_mm(
         x, weight.t(), scale_a=x_scale, scale_b=weight_scale.t(), bias=bias, out_dtype=torch.bfloat16,
         use_fast_accum=True,
@@ -61,10 +69,7 @@ def kernel_product(
 
 
 class Fp8Linear(nn.Module):
-    """A linear layer whose weight is stored and multiplied in fp8; its input is rounded to fp8, too.
-
-    With ``fused`` the rounding of the input is one kernel.
-    """
+    """A linear layer whose weight is stored and multiplied in fp8; its input is rounded to fp8, too."""
 
     weight: Tensor
     weight_scale: Tensor
@@ -77,7 +82,11 @@ class Fp8Linear(nn.Module):
         product: Product,
         fused: Fused | None = None,
     ) -> None:
-        """weight (O, I) float8_e4m3fn, weight_scale (O, 1) float32."""
+        """weight (O, I) float8_e4m3fn, weight_scale (O, 1) float32, bias (O,).
+
+        ``product`` multiplies, for example :func:`kernel_product`. With ``fused`` the input is rounded by one
+        compiled kernel.
+        """
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self.register_buffer("weight", weight)
@@ -104,11 +113,12 @@ def use_fp8(
     *,
     fused: Fused | None = None,
 ) -> int:
-    """Replace each large layer between the first and the last block by an :class:`Fp8Linear`.
+    """Replace each large linear layer by an :class:`Fp8Linear`, except in the first and the last block.
 
-    Layers stay on their device and are rounded on ``device``, one after another, so that no two copies of the
-    network exist. Layers that a file stores in fp8 with one scale do not change their values. Returns how
-    many were replaced; those that are in fp8 by rows already are not touched.
+    Weights are rounded on ``device`` and stored where they were, one layer after another, so that the network
+    never exists twice. Weights that a file stores in fp8 with one scale are used as they are. ``product``
+    multiplies; with ``fused`` inputs are rounded by one compiled kernel. Returns how many layers were
+    replaced; layers that were replaced before are not counted.
     """
     count = 0
     for parent, name, layer in list(_large_layers(transformer)):
@@ -118,9 +128,10 @@ def use_fp8(
 
 
 def fp8_saving(infos: Mapping[str, TensorInfo], dtype: torch.dtype) -> int:
-    """Bytes that :func:`use_fp8` takes off each block between the first and the last, read from a header.
+    """Bytes by which :func:`use_fp8` makes a block smaller, from the header of a file.
 
-    ``infos`` have the network's own names; layers that the file stores in fp8 save nothing.
+    ``infos`` maps the network's parameter names to dtype and shape. ``dtype`` is that of the weights without
+    fp8. The first and the last block do not change; layers that the file stores in fp8 save nothing.
     """
     saved = 0
     for name, info in infos.items():
@@ -134,12 +145,15 @@ def fp8_saving(infos: Mapping[str, TensorInfo], dtype: torch.dtype) -> int:
 
 
 def is_fp8(network: nn.Module) -> bool:
-    """Whether :func:`use_fp8` has changed a network, which then has no weights to change further."""
+    """Whether :func:`use_fp8` has replaced layers of a network; LoRAs cannot be added to their weights."""
     return any(isinstance(module, Fp8Linear) for module in network.modules())
 
 
 def fp8_problem(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why :func:`kernel_product` does not work there; None where a trial gives the exact product."""
+    """Why :func:`kernel_product` cannot be used on ``device`` for a run in ``dtype``; None if it can.
+
+    On a GPU that may have the kernel, a small product is computed and compared with the exact one.
+    """
     # A build of torch for AMD names its devices cuda, too.
     if device.type != "cuda" or torch.version.hip is not None:
         return f"products in fp8 need an NVIDIA GPU; the device is {device}"
@@ -150,7 +164,7 @@ def fp8_problem(device: torch.device, dtype: torch.dtype) -> str | None:
 
 @lru_cache(maxsize=16)
 def _trial(index: int) -> str | None:
-    """Why the product of a CUDA device is missing or wrong; None where it is right."""
+    """Why :func:`kernel_product` fails or is wrong on CUDA device number ``index``; None if it is right."""
     device = torch.device("cuda", index)
     found = "{}.{}".format(*torch.cuda.get_device_capability(device))
     if torch.cuda.get_device_capability(device) < (8, 9):

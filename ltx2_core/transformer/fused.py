@@ -21,9 +21,9 @@ _log = logging.getLogger(__name__)
 
 
 class Fused:
-    """The fused kernels: a method for each region, which is compiled at its first call.
+    """Kernels that join elementwise operations; each is compiled by ``torch.compile`` when first used.
 
-    Once compiling has failed, ``problem`` says why, and the plain formulas are used.
+    If that fails, ``problem`` says why, and the same formulas run uncompiled from then on.
     """
 
     def __init__(self, backend: str = "inductor") -> None:
@@ -32,29 +32,36 @@ class Fused:
         self._compiled: dict[Callable[..., Any], Any] = {}
 
     def norm_modulate(self, x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
-        """x (B, N, W) normalised, times ``scale``, plus ``shift``; both (B, 1, W)."""
+        """RMS-normalise x (B, N, W), multiply by ``scale`` and add ``shift``, both (B, 1, W)."""
         result: Tensor = self.run(_norm_modulate, x, scale, shift, eps)
         return result
 
     def add_norm_modulate(
         self, x: Tensor, update: Tensor, gate: Tensor, scale: Tensor, shift: Tensor, eps: float
     ) -> Tensor:
-        """Add ``update`` (B, N, W) times ``gate`` (B, 1, W) to x in place, then :meth:`norm_modulate`.
+        """Add ``update * gate`` to x (B, N, W) in place and return :meth:`norm_modulate` of the new x.
 
-        x is written last, so that it is unchanged if memory runs out.
+        ``update`` is (B, N, W); gate, scale and shift are (B, 1, W). x is written last, so that it is
+        unchanged if memory runs out.
         """
         result: Tensor = self.run(_add_norm_modulate, x, update, gate, scale, shift, eps)
         return result
 
     def norm_rotate(self, x: Tensor, norm: nn.Module, rope: Rope, heads: int) -> Tensor:
-        """x (B, N, H D) -> (B, H, N, D), normalised over all heads with the weight of ``norm``, rotated."""
+        """RMS-normalise x (B, N, H D) over all heads with the weight of ``norm``, then rotate it by ``rope``.
+
+        Returns (B, H, N, D).
+        """
         result: Tensor = self.run(
             _norm_rotate, x, norm.weight, norm.eps, rope.cos, rope.sin, rope.rope_type, heads
         )
         return result
 
     def run(self, formula: Callable[..., Any], *arguments: Any) -> Any:
-        """``formula(*arguments)`` as one kernel, or uncompiled where that fails."""
+        """The result of ``formula(*arguments)``, compiled as one kernel if that is possible.
+
+        If compiling fails, the formula runs uncompiled. Out-of-memory errors are raised.
+        """
         if self.problem is None:
             try:
                 if formula not in self._compiled:
@@ -72,7 +79,10 @@ class Fused:
 
 
 def can_fuse(norm: nn.Module) -> bool:
-    """Whether a norm is torch's own, whose weight may be used without calling it, and gradients are off."""
+    """Whether :meth:`Fused.norm_rotate` may be used with ``norm``.
+
+    It has to be torch's own RMSNorm with a weight, and gradients have to be off.
+    """
     return type(norm) is nn.RMSNorm and norm.weight is not None and not torch.is_grad_enabled()
 
 

@@ -27,10 +27,10 @@ and their results would be in memory together.
 
 
 class FusedTokens(InPlaceTokens):
-    """Tokens whose norm and modulation are one kernel.
+    """Tokens of a stream, with norm and modulation in one kernel.
 
-    The update of a branch on all tokens is held back with its gate: the kernel by which the next branch reads
-    the stream adds it on the way.
+    The update of a branch is not added at once if it is for all tokens. It is stored with its gate, and the
+    kernel that normalises the tokens for the next branch adds it, which saves a pass over memory.
     """
 
     def __init__(self, fused: Fused, chunks: Chunks, x: Tensor, eps: float) -> None:
@@ -70,7 +70,10 @@ class FusedTokens(InPlaceTokens):
 
 
 class FusedProjections(Projections):
-    """Norm and rotation in one kernel, and one product for layers that lie one behind another in memory."""
+    """Computes queries, keys and values in fewer kernels.
+
+    Norm and rotation are one kernel. Layers whose weights are consecutive in memory are one matrix product.
+    """
 
     def __init__(self, fused: Fused) -> None:
         self._fused = fused
@@ -106,7 +109,10 @@ class FusedProjections(Projections):
 
 
 def _product(x: Tensor, *layers: Any) -> tuple[Tensor, ...] | None:
-    """The outputs of ``layers`` for x by one product; None if their weights are apart or x is too large."""
+    """The outputs of linear ``layers`` for the same x (B, N, W), by one matrix product.
+
+    None if their weights are not consecutive in memory, or for more than 4096 tokens.
+    """
     weights = together(layers) if x.shape[0] * x.shape[1] <= _AT_ONCE else None
     if weights is None:
         return None

@@ -32,7 +32,7 @@ Run = Callable[[Hidden, BothInputs], Hidden]
 
 
 class Record(Protocol):
-    """A recorded computation: ``replay`` computes ``out`` again from the recorded input tensors."""
+    """A recorded computation: ``replay`` computes ``out`` again, from what its input tensors then contain."""
 
     out: Hidden
 
@@ -40,7 +40,7 @@ class Record(Protocol):
 
 
 class CudaRecord:
-    """A CUDA graph with memory of its own."""
+    """Records ``run`` as a CUDA graph, whose memory nothing else uses."""
 
     def __init__(self, run: Callable[[], Hidden]) -> None:
         # Libraries allocate when they are first used, which a capture does not allow.
@@ -58,12 +58,12 @@ class CudaRecord:
 
 
 class Graphs:
-    """Recorded steps of one transformer, the last ``limit`` of them.
+    """Records the blocks of one transformer as graphs and replays them; the last ``limit`` graphs are cached.
 
-    They are told apart by the shapes of the tensors that change, and by the addresses of those that do not:
-    rotary tables and every weight. A weight that is written into needs no new record, since a replay reads it
-    where it is; one that is replaced by another tensor does. ``problem`` says why steps are computed one
-    kernel at a time, once recording has failed.
+    A record is found by the shapes of the tensors that change from step to step, and by the addresses of
+    those that do not: rotary tables and every weight. New values that are written into a weight need no new
+    record, since a replay reads them there; a weight that is replaced by another tensor does. If recording
+    fails, ``problem`` says why, and all later steps are computed one kernel at a time.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Graphs:
         self._records: OrderedDict[Any, _Recorded] = OrderedDict()
 
     def why_not(self, blocks: nn.Module, hidden: Hidden, inputs: BothInputs) -> str | None:
-        """Why this step has to be computed one kernel at a time; None where it can be recorded."""
+        """Why a step with these tokens and inputs cannot be recorded as a graph; None if it can."""
         tokens = [stream for stream in hidden if stream is not None]
         present = [stream for stream in inputs if stream is not None]
         if self.problem is not None:
@@ -103,7 +103,11 @@ class Graphs:
         return None
 
     def run(self, network: nn.Module, run: Run, hidden: Hidden, inputs: BothInputs) -> Hidden:
-        """``run(hidden, inputs)`` by a replay, recorded first where it was not."""
+        """The result of ``run(hidden, inputs)``, by replaying its graph.
+
+        A step that has no graph yet is recorded first; if that fails, ``run`` is called as usual. ``network``
+        has the weights that ``run`` reads.
+        """
         changing = _changing(hidden, inputs)
         constant = _constants(network, inputs)
         layout = tuple((tuple(t.shape), t.stride(), t.dtype, t.device) for t in changing)
@@ -161,7 +165,11 @@ class Graphs:
 
 @dataclass(frozen=True, eq=False)
 class _Recorded:
-    """A record, the tensors to fill before a replay, and those that a replay reads, which must stay alive."""
+    """A record and the tensors that it reads.
+
+    ``changing`` are filled before each replay. ``constant`` and ``inputs`` are held only so that their memory
+    is not freed.
+    """
 
     record: Record
     changing: list[Tensor]
@@ -180,7 +188,7 @@ def _modulations(inputs: BothInputs) -> list[Modulation]:
 
 
 def _changing(hidden: Hidden, inputs: BothInputs) -> list[Tensor]:
-    """The tokens, and the tensors of the inputs that may change from step to step."""
+    """All tensors that may change from step to step: tokens, modulation, texts and their masks."""
     modulations = [t for m in _modulations(inputs) for t in (m.values, m.ones, m.layout.index)]
     texts = [tensor for s in inputs if s is not None for tensor in (s.context, s.context_bias)]
     return [tensor for tensor in (*hidden, *modulations, *texts) if tensor is not None]
@@ -192,7 +200,7 @@ def _clones(hidden: Hidden) -> Hidden:
 
 
 def _own(inputs: BothInputs) -> BothInputs:
-    """The inputs with tensors of their own for what changes."""
+    """A copy of ``inputs``, with clones of the tensors that change from step to step; others are shared."""
 
     def copied(modulation: Modulation) -> Modulation:
         layout = modulation.layout
@@ -222,7 +230,7 @@ def _own(inputs: BothInputs) -> BothInputs:
 
 
 def _constants(network: nn.Module, inputs: BothInputs) -> list[Tensor]:
-    """The tensors that a replay reads where they are."""
+    """The tensors that a replay reads at their recorded addresses: weights, buffers and rotary tables."""
     found: list[Tensor] = [*network.parameters(), *network.buffers()]
     for stream in inputs:
         if stream is not None:

@@ -21,9 +21,9 @@ QUERIES = 256
 class GuideWeights:
     """Weights of attention between video and guide tokens: 1 is plain attention, 0 none, above 1 more.
 
-    ``guides`` has one (g,) for each guide, in the order of their tokens, on any device: the weight of a guide
-    token for the video and of the video for it. Attention within the video and within one guide is plain;
-    between two guides it has the weight ``between``.
+    ``guides`` has a tensor (g,) for each guide of g tokens, in the order of the tokens, on any device. Its
+    values are the weights of attention between each guide token and the video, in both directions. Attention
+    within the video and within one guide is plain; between two guides it has the weight ``between``.
     """
 
     guides: tuple[Tensor, ...]
@@ -35,16 +35,16 @@ class GuideWeights:
 
     @cached_property
     def uniform(self) -> tuple[float | None, ...]:
-        """The weight of each guide whose tokens agree, None for the others."""
+        """For each guide the weight that all of its tokens have; None if they differ."""
         return tuple(float(g[0]) if bool((g == g[0]).all()) else None for g in self.guides)
 
     @property
     def plain(self) -> bool:
-        """Whether every weight is 1; ``between`` is then ignored, as the reference implementations do."""
+        """Whether every weight in ``guides`` is 1; ``between`` is then ignored, as in the reference code."""
         return all(weight == 1 for weight in self.uniform)
 
     def dense(self, tokens: int) -> Tensor:
-        """The same weights as one mask (1, S, S), for ``tokens`` = S."""
+        """The same weights as one mask (1, S, S), queries by keys; S = ``tokens`` counts video and guides."""
         mask = torch.ones(1, tokens, tokens)
         video = tokens - self.count
         mask[:, video:, video:] = self.between
@@ -61,7 +61,7 @@ class GuideWeights:
 
 @dataclass(frozen=True, eq=False)
 class GuideBias:
-    """The logarithms of :class:`GuideWeights` in the dtype and on the device of the computation."""
+    """The logarithms of :class:`GuideWeights`, which are added to attention logits, on the tokens' device."""
 
     weights: GuideWeights
     logs: tuple[Tensor, ...]
@@ -79,17 +79,21 @@ Bias = Tensor | GuideBias | None
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
-    """``attention`` with any kind of bias; q (B, H, N, D), k and v (B, H, S, D) -> (B, H, N, D)."""
+    """Attention with any bias: None, a tensor that is added to the logits, or a :class:`GuideBias`.
+
+    q (B, H, N, D), k and v (B, H, S, D) -> (B, H, N, D).
+    """
     if isinstance(bias, GuideBias):
         return guided_attention(q, k, v, bias)
     return attention(q, k, v, bias)
 
 
 def guided_attention(q: Tensor, k: Tensor, v: Tensor, bias: GuideBias) -> Tensor:
-    """``attention`` with a bias between the video and its guides; q, k, v (B, H, S, D) -> (B, H, S, D).
+    """Self-attention with weights between the video and its guides; q, k, v (B, H, S, D) -> (B, H, S, D).
 
-    Video queries share one row of biases. So do the queries of a guide of one weight; the others are computed
-    QUERIES at a time. No bias is larger than (QUERIES, S).
+    All queries of the video have the same bias, so that one row (1, S) serves them. The same holds for a
+    guide whose tokens have one weight. Queries of other guides are computed 256 (``QUERIES``) at a time, so
+    that no bias is larger than (256, S).
     """
     tokens = q.shape[2]
     video = tokens - bias.weights.count
@@ -115,7 +119,7 @@ def guided_attention(q: Tensor, k: Tensor, v: Tensor, bias: GuideBias) -> Tensor
 
 
 def log_weights(weights: Tensor, dtype: torch.dtype) -> Tensor:
-    """Weights from 0 as additive biases: their logarithm, the lowest number of ``dtype`` for 0."""
+    """Attention weights from 0 -> biases of logits: their logarithm, the lowest number of ``dtype`` for 0."""
     weights = weights.float()
     # The smallest normal float bounds the logarithm, as in the official code.
     log = weights.clamp(min=torch.finfo(torch.float32).tiny).log().to(dtype)

@@ -1,4 +1,4 @@
-"""Branches that write into their stream, for some of its tokens at a time.
+"""Tokens that are updated in place, and computed for some of the tokens at a time.
 
 Letters: B batch, N tokens, W stream width, H heads, D head width.
 """
@@ -19,10 +19,11 @@ from .tokens import Tokens
 
 
 class InPlaceTokens(Tokens):
-    """Tokens that nobody else holds and that need no gradients.
+    """Tokens of a stream that branches overwrite, with gradients off.
 
-    All but keys and values of the whole stream is computed in ``chunks`` of tokens. The update of a chunk is
-    added last, so that a chunk that runs out of memory can be computed again in halves.
+    Branches are computed in ``chunks`` of tokens; only the keys and values of self-attention and for the
+    other stream are in memory for all tokens. The update of a chunk is added when all of it is computed, so
+    that a chunk that runs out of memory can be computed again in halves.
     """
 
     def __init__(self, chunks: Chunks, x: Tensor, eps: float) -> None:
@@ -94,7 +95,10 @@ def _start(part: slice | None) -> int:
 
 
 def _room(piece: Tensor, tokens: int) -> Tensor:
-    """An empty (B, H, tokens, D) for parts such as ``piece``, all heads of a token next to each other."""
+    """An uninitialised (B, H, tokens, D), into which pieces (B, H, n, D) like ``piece`` are written.
+
+    All heads of a token are next to each other in memory.
+    """
     batch, heads, _, width = piece.shape
     # This layout is the one in which the projections return their pieces, so that copies are contiguous.
     return piece.new_empty(batch, tokens, heads, width).transpose(1, 2)

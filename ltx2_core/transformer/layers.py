@@ -65,19 +65,19 @@ class Attention(nn.Module):
         return self.attend(x, *self.keys_values(x, rope), rope=rope)
 
     def attend(self, x: Tensor, keys: Tensor, values: Tensor, *, rope: Rope | None = None) -> Tensor:
-        """Queries of x (B, N, query_dim) on ``keys`` and ``values`` (B, H, S, D) -> (B, N, query_dim)."""
+        """Attention of x (B, N, query_dim) to ``keys`` and ``values`` (B, H, S, D) -> (B, N, query_dim)."""
         return self.output(attention(self.queries(x, rope), keys, values), x)
 
     def queries(self, x: Tensor, rope: Rope | None) -> Tensor:
-        """x (B, N, query_dim) -> (B, H, N, D), normalised and rotated."""
+        """Queries (B, H, N, D) of x (B, N, query_dim), RMS-normalised and, with ``rope``, rotated."""
         return self.normed(self.to_q(x), self.q_norm, rope)
 
     def keys(self, source: Tensor, rope: Rope | None) -> Tensor:
-        """source (B, S, context_dim) -> (B, H, S, D), normalised and rotated."""
+        """Keys (B, H, S, D) of source (B, S, context_dim), RMS-normalised and, with ``rope``, rotated."""
         return self.normed(self.to_k(source), self.k_norm, rope)
 
     def values(self, source: Tensor) -> Tensor:
-        """source (B, S, context_dim) -> (B, H, S, D)."""
+        """Values (B, H, S, D) of source (B, S, context_dim)."""
         return self.by_head(self.to_v(source))
 
     def keys_values(self, source: Tensor, rope: Rope | None) -> tuple[Tensor, Tensor]:
@@ -85,7 +85,10 @@ class Attention(nn.Module):
         return self.keys(source, rope), self.values(source)
 
     def output(self, attended: Tensor, x: Tensor) -> Tensor:
-        """Attended values (B, H, N, D), gated by x (B, N, query_dim), and projected to (B, N, query_dim)."""
+        """Project attended values (B, H, N, D) of all heads to (B, N, query_dim).
+
+        With ``gated``, each head is first multiplied by its gate, which is computed from x (B, N, query_dim).
+        """
         out = rearrange(attended, "b h n d -> b n h d")
         del attended
         if self.to_gate_logits is not None:
@@ -100,7 +103,7 @@ class Attention(nn.Module):
         return result
 
     def normed(self, projected: Tensor, norm: nn.Module, rope: Rope | None) -> Tensor:
-        """projected (B, N, H D) -> (B, H, N, D), normalised by ``norm`` over all heads, then rotated."""
+        """Normalise ``projected`` (B, N, H D) by ``norm``, split the heads and rotate -> (B, H, N, D)."""
         normed = norm(projected)
         return self.by_head(normed) if rope is None else rotate_heads(normed, rope, self.heads)
 
@@ -111,7 +114,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Linear to four times the width, tanh-GELU, linear back."""
+    """Feed-forward network: linear to four times the width, tanh-GELU, linear back."""
 
     def __init__(
         self,
@@ -152,7 +155,7 @@ class _GELUProjection(nn.Module):
 
 
 class CaptionProjection(nn.Module):
-    """Text features to stream width (LTX-2.0)."""
+    """Projection of text features to stream width, by two linear layers with a tanh-GELU (LTX-2.0)."""
 
     def __init__(
         self,

@@ -21,12 +21,14 @@ class Modality:
     - ``tokens`` (B, N, C) set the dtype and device of the computation.
     - ``timesteps`` (B, N) in [0, 1] are the noise level of each token, or (B, 1) where all of a sample agree,
       which is faster.
-    - ``sigma`` (B,) in [0, 1] is the noise level that modulates the text and gates the other stream.
-    - ``positions`` (B or 1, A, N, 2) float32 are intervals: seconds, and for video pixel rows and columns.
+    - ``sigma`` (B,) in [0, 1] is the noise level of each sample. It modulates the text, and decides how much
+      the other stream takes from this one.
+    - ``positions`` (B or 1, A, N, 2) float32 are the start and the end of each token on A axes: seconds, and
+      for video also pixel rows and pixel columns.
     - ``context`` (B, S, K) is the text.
     - ``context_mask`` (B, S) is 1 on text to attend to, 0 elsewhere; a floating mask is added to the logits.
-    - ``attention_mask`` (B, N, N) weighs the attention of a query (row) to a key, from 0; ``GuideWeights`` do
-      the same for guides at the end of a video, in far less memory.
+    - ``attention_mask`` (B, N, N) has a weight for each query (row) and key (column): 0 is no attention, 1 is
+      plain. ``GuideWeights`` do the same for guides at the end of a video, in far less memory.
     - ``keyframes`` (B, N, 1) is above 0 on single-frame tokens; generations before 2.5 ignore it.
     - ``negative`` is a negative text for normalized attention guidance, instead of a guidance pass.
     - a stream that is not ``enabled`` is not changed; the other one attends to it.
@@ -65,7 +67,10 @@ class Modality:
 
 
 def context_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Text mask (B, S) -> additive bias (B, 1, 1, S); a floating mask is additive already."""
+    """Text mask (B, S) -> bias (B, 1, 1, S) of attention logits: 0 where it is 1, very low where it is 0.
+
+    A floating mask is a bias already and is only reshaped.
+    """
     if mask is None:
         return None
     if not mask.is_floating_point():
@@ -77,7 +82,10 @@ def context_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 def attention_bias(
     mask: Tensor | GuideWeights | None, dtype: torch.dtype, device: torch.device | None = None
 ) -> Tensor | GuideBias | None:
-    """Attention weights (B, N, N) -> additive bias (B, 1, N, N): their logarithm, lowest for 0."""
+    """Attention weights (B, N, N) -> bias (B, 1, N, N) of the logits, by :func:`.guided.log_weights`.
+
+    :class:`GuideWeights` become a :class:`GuideBias`, None stays None.
+    """
     if mask is None:
         return None
     if isinstance(mask, GuideWeights):

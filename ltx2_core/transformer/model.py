@@ -31,7 +31,10 @@ OnBlock = Callable[[int], None]
 
 
 class Transformer(nn.Module):
-    """LTX-2.0, 2.3 and 2.5; parameters are named as in released files without ``model.diffusion_model.``.
+    """The diffusion transformer of LTX-2.0, 2.3 and 2.5.
+
+    Parameters have the names of released files, without the prefix ``model.diffusion_model.``.
+
 
     Called by itself it computes all tokens at once, out of place, with gradients where they are enabled. A
     :class:`Runner` calls it in less memory or time.
@@ -90,11 +93,12 @@ class Transformer(nn.Module):
         """Velocity (B, N, C) of the video and the audio tokens; x0 = tokens - timestep * velocity.
 
         A stream that is None or has no tokens takes no part. The result is None for such a stream, and for
-        one that is not enabled. ``rope`` are the tables of :meth:`rope_tables`, ``texts`` a cache of what
-        depends on the text alone; both save computing that again in every step.
+        one that is not enabled. ``perturbations`` say which operations are skipped. ``rope`` are the tables
+        of :meth:`rope_tables`, ``texts`` is a cache of what depends on the text alone; both save computing
+        that again in every step. ``on_block`` is called with the number of each block before it runs.
 
-        With ``until`` it returns the hidden tokens (B, N, W) before the block of that number. With ``resume``
-        it continues from such tokens at the block named.
+        With ``until`` it stops before block number ``until`` and returns hidden tokens (B, N, W) instead of
+        velocities. ``resume`` is (number, hidden tokens): it continues from these tokens at that block.
 
         Raises:
             ValueError: there is no stream, batches differ, or ``rope`` or ``perturbations`` do not fit.
@@ -113,7 +117,10 @@ class Transformer(nn.Module):
         rope: RopeTables | None = None,
         texts: TextMemory | None = None,
     ) -> BothInputs:
-        """The inputs of every block next to the tokens: modulation, text, rotary tables, attention biases."""
+        """What every block takes besides the tokens: modulation, text, rotary tables, attention biases.
+
+        It is the same for all blocks; video and audio have one each. Arguments are those of :meth:`forward`.
+        """
         if rope is None:
             tokens = next(stream.tokens for stream in (video, audio) if stream is not None)
             rope = self.rope_tables(
@@ -131,7 +138,10 @@ class Transformer(nn.Module):
         return v, a
 
     def embed(self, video: Modality | None, audio: Modality | None) -> Hidden:
-        """Tokens (B, N, C) -> (B, N, W); those of single frames are marked (2.5)."""
+        """Project tokens (B, N, C) of both streams to the width of their stream, (B, N, W).
+
+        LTX-2.5 adds a learned vector to the video tokens that ``keyframes`` marks as single frames.
+        """
         x = None if video is None else self._embed(video_spec(self.config), video)
         y = None if audio is None else self._embed(audio_spec(self.config), audio)
         if x is not None and video is not None and video.keyframes is not None:
@@ -148,7 +158,10 @@ class Transformer(nn.Module):
         until: int | None = None,
         on_block: OnBlock | None = None,
     ) -> Hidden:
-        """The hidden tokens after the blocks from ``start`` to before ``until``."""
+        """Run blocks ``start`` to ``until - 1``, by default to the last one, on hidden tokens (B, N, W).
+
+        ``on_block`` is called with the number of each block before it runs.
+        """
         x, y = hidden
         # The caller's tuple must not keep the first activations alive through all blocks.
         del hidden
@@ -176,7 +189,7 @@ class Transformer(nn.Module):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> RopeTables:
-        """Tables for video (B, 3, N, 2) and audio (B, 1, N, 2) positions; B may be 1 for a whole batch.
+        """Rotary tables for positions of video (B, 3, N, 2) and audio (B, 1, N, 2); B may be 1 for a batch.
 
         They are computed in float32 and stored as ``dtype`` on ``device``, by default that of the positions.
         """
@@ -191,11 +204,17 @@ class Transformer(nn.Module):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> tuple[Rope, Rope | None]:
-        """The tables of one stream, for itself and, where ``cross``, for attention between the two."""
+        """Rotary tables at ``positions`` (B, A, N, 2) of the audio stream, or of the video if not ``audio``.
+
+        Returns those for self-attention and, with ``cross``, those for attention between the streams.
+        """
         return stream_tables(self.config, positions, audio=audio, cross=cross, dtype=dtype, device=device)
 
     def project_context(self, context: Tensor, *, audio: bool) -> Tensor:
-        """Text (B, S, K) -> (B, S, W) of the video or the audio stream; the identity after LTX-2.0."""
+        """Project a text (B, S, K) to the width of the video or the audio stream, (B, S, W).
+
+        After LTX-2.0 a text has that width already and is returned as it is.
+        """
         spec = audio_spec(self.config) if audio else video_spec(self.config)
         return self._project(spec, context, NO_TEXT_MEMORY)
 
@@ -254,7 +273,10 @@ class Transformer(nn.Module):
         )
 
     def _prompt(self, spec: StreamSpec, modality: Modality) -> Modulation:
-        """Shift and scale of the text, without those of the blocks; zeros for a static prompt."""
+        """Shift and scale of the text from the noise level, to which each block adds learned ones.
+
+        They are zero if the noise level does not modulate the text.
+        """
         if self.config.prompt_adaln:
             adaln = spec.layer(self, "prompt_adaln_single")
             # The prompt follows the noise level of the step, not the timesteps of single tokens.
@@ -266,7 +288,10 @@ class Transformer(nn.Module):
     def _cross(
         self, spec: StreamSpec, timesteps: Tensor, groups: Groups, other: Modality, dtype: torch.dtype
     ) -> Modulation:
-        """Scale and shift for either direction, then the gate of what this stream takes from the other."""
+        """Modulation for attention between the streams: scale and shift for either direction, then a gate.
+
+        The gate is that of what this stream takes from the other; it depends on the noise level of the other.
+        """
         scale_shift = getattr(self, f"av_ca_{spec.name}_scale_shift_adaln_single")(timesteps, dtype)[0]
         gate_adaln = getattr(self, f"av_ca_{spec.cross_gate}_gate_adaln_single")
         # How much to take from the other stream depends on how noisy that one is.
@@ -290,7 +315,11 @@ class Transformer(nn.Module):
 def check_streams(
     video: Modality | None, audio: Modality | None, perturbations: Perturbations | None
 ) -> tuple[Modality | None, Modality | None]:
-    """The streams that have tokens; raises ValueError if there are none or they do not fit each other."""
+    """``video`` and ``audio``, with None in place of a stream without tokens.
+
+    Raises ValueError if no stream is left, if batches differ, or if the number of perturbations is not that
+    of samples.
+    """
     # An empty audio latent means video alone, as in ComfyUI.
     present = [m if m is not None and m.tokens.shape[1] else None for m in (video, audio)]
     batches = {m.tokens.shape[0] for m in present if m is not None}

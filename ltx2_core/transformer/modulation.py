@@ -25,10 +25,11 @@ Parameter = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Layout:
-    """Which tokens have which parameters.
+    """Which token has which shift, scale and gate.
 
-    With several ``segments`` a parameter has a (B, 1, W) for each. With one it is a single tensor, (B, 1, W)
-    or (B, N, W). Without segments it is (G, W), and ``index`` (B, N) names the group of every token.
+    ``segments`` are intervals [start, stop) of the tokens. With several of them a parameter has one tensor
+    (B, 1, W) for each. With one it is a single tensor, (B, 1, W) or (B, N, W). Without segments it is (G, W),
+    and ``index`` (B, N) is the row of that tensor for every token.
     """
 
     segments: Bounds
@@ -43,9 +44,11 @@ class Layout:
         start: int,
         in_place: bool,
     ) -> Tensor:
-        """``formula(out, *tensors, *parameters)`` for tensors (B, n, W) from token number ``start``.
+        """Call ``formula(out, *tensors, *parameters)`` with the parameters that belong to each token.
 
-        ``out`` is where to write, None for a new tensor. With ``in_place`` it is the first of ``tensors``.
+        ``tensors`` are (B, n, W), for n tokens of which the first is number ``start`` of the stream. The
+        formula writes its result to ``out``, or returns a new tensor if that is None. With ``in_place``,
+        ``out`` is the first of ``tensors``.
         """
         target = tensors[0] if in_place else None
         if self.index is not None:
@@ -87,7 +90,10 @@ class Layout:
 
 @dataclass(frozen=True)
 class ShiftScale:
-    """What a branch reads of normalised tokens. ``scale`` includes the 1 of the identity."""
+    """Shift and scale of normalised tokens, which a branch reads as x * scale + shift.
+
+    ``scale`` is 1 plus what a network stores.
+    """
 
     layout: Layout
     shift: Parameter
@@ -114,7 +120,7 @@ class ShiftScale:
 
 @dataclass(frozen=True)
 class ShiftScaleGate(ShiftScale):
-    """What a branch reads of its stream, and how much of its update is added."""
+    """Shift and scale of what a branch reads, and the gate by which its update is multiplied."""
 
     gate: Parameter
 
@@ -152,7 +158,7 @@ class Modulation:
 
     ``values`` are (B, 1, P, W) where all tokens of a sample agree, (B, N, P, W) where every token has its
     own, (B, 1, S, P, W) for several segments, (G, P, W) for groups that ``layout`` looks up. ``ones`` (P, 1)
-    are 1 for the parameters that scale, which networks store as differences from 1.
+    is 1 for scales, which networks store as differences from 1, and 0 for the other parameters.
     """
 
     values: Tensor
@@ -161,7 +167,11 @@ class Modulation:
 
     @classmethod
     def of(cls, values: Tensor, groups: Groups, count: int, scales: slice) -> Modulation:
-        """values (P, G, W) of each group, for tables of ``count`` parameters of which ``scales`` scale."""
+        """Modulation from ``values`` (P, G, W), the parameters of each of the G ``groups`` of tokens.
+
+        ``count`` is the number of parameters that each block has learned; if P is 1, the one value is added
+        to all of them. ``scales`` are the positions of those that are scales.
+        """
         ones, by_group = _ones(values, count, scales), values.transpose(0, 1)
         if groups.index is None:
             by_token = by_group.unflatten(0, (-1, groups.segments[0][1]))
@@ -174,12 +184,18 @@ class Modulation:
 
     @classmethod
     def of_samples(cls, values: Tensor, count: int, scales: slice) -> Modulation:
-        """values (P, B, W), the same for all tokens of a sample; the rest as in :meth:`of`."""
+        """Modulation from ``values`` (P, B, W), which are the same for all tokens of a sample.
+
+        ``count`` and ``scales`` are those of :meth:`of`.
+        """
         # The end of a single segment is never read, so that it serves texts of any length.
         return cls(values.transpose(0, 1).unsqueeze(1), Layout(((0, -1),)), _ones(values, count, scales))
 
     def and_samples(self, values: Tensor) -> Modulation:
-        """With ``values`` (P, B, W) appended, which are the same for all tokens of a sample and no scales."""
+        """A copy with more parameters ``values`` (P, B, W) at the end.
+
+        They are the same for all tokens of a sample, and none of them is a scale.
+        """
         more = values.transpose(0, 1)
         index, segments = self.layout.index, len(self.layout.segments)
         if index is None:
@@ -193,7 +209,7 @@ class Modulation:
         return replace(self, values=torch.cat((self.values, more), dim=-2), ones=ones)
 
     def parameters(self, table: Tensor) -> list[Parameter]:
-        """The P parameters with a learned ``table`` (P, W) added."""
+        """The P parameters of a block: these plus its learned ``table`` (P, W), and plus 1 for scales."""
         # In place on the sum, which is a new tensor.
         values = (self.values + table).add_(self.ones)
         several = len(self.layout.segments) > 1
@@ -202,12 +218,12 @@ class Modulation:
         return [parts[number::count] for number in range(count)]
 
     def branches(self, table: Tensor) -> list[ShiftScaleGate]:
-        """The parameters with ``table`` added, three by three: shift, scale and gate."""
+        """:meth:`parameters` of ``table`` (P, W) in threes: shift, scale and gate of one branch each."""
         values = self.parameters(table)
         return [ShiftScaleGate(self.layout, *values[i : i + 3]) for i in range(0, len(values), 3)]
 
     def shift_scale(self, table: Tensor) -> ShiftScale:
-        """The parameters with ``table`` (2, W) added."""
+        """The shift and the scale that :meth:`parameters` gives for ``table`` (2, W)."""
         return ShiftScale(self.layout, *self.parameters(table))
 
 

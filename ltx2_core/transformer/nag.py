@@ -14,8 +14,9 @@ from torch import Tensor
 class NegativeText:
     """A negative text (B, S, K) and the strength of its guidance (Chen et al. 2025, arXiv 2505.21179).
 
-    ``scale`` extrapolates from the negative to the positive text, 1 is neutral. ``tau`` bounds how much
-    longer the update of a token may become, ``alpha`` is the share of the extrapolated update in the result.
+    ``scale`` extrapolates from the negative to the positive text, 1 is neutral. ``tau`` limits the L1 norm of
+    a token's extrapolated update to that many times the norm of its positive update. ``alpha`` is the share
+    of the extrapolated update in the result.
     """
 
     context: Tensor
@@ -24,7 +25,7 @@ class NegativeText:
     tau: float
 
     def guide(self, positive: Tensor, negative: Tensor) -> Tensor:
-        """The update of a text attention (B, N, W), from those for the positive and the negative text.
+        """Combine the updates (B, N, W) of attention to the positive and to the negative text into one.
 
         The extrapolation of a token is scaled down until its L1 norm is at most ``tau`` times the positive
         one.
@@ -37,6 +38,6 @@ class NegativeText:
 
 
 def _length(x: Tensor) -> Tensor:
-    """L1 norm of each token, float32."""
+    """L1 norm of each token, (B, N, W) -> (B, N, 1) in float32."""
     # Sums of thousands of bfloat16 values lose their digits.
     return x.float().abs().sum(dim=-1, keepdim=True)

@@ -1,7 +1,7 @@
 """Projections of one input as one matrix product: q, k and v of self-attention, k and v of the others.
 
-The layers have the same names and weights, which become consecutive parts of one tensor. Where they no longer
-are, after a layer was moved or a weight replaced, each layer multiplies by itself.
+The layers keep their names and the values of their weights, which become consecutive parts of one tensor. If
+they no longer are, after a layer was moved or a weight replaced, each layer multiplies by itself.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ _SELF = ("attn1", "audio_attn1")
 
 
 def pack_projections(blocks: nn.Module) -> int:
-    """Make the weights of projections that share an input consecutive; returns how many products that saves.
+    """Move the weights of projections with the same input next to each other in memory.
 
-    It works on one group of layers after another, so that at most one exists twice. Layers of other kinds,
-    such as quantised ones, and weights that require gradients are not touched.
+    Returns how many matrix products that saves. One group of layers is moved after another, so that at most
+    one exists twice. Layers of other classes than ``nn.Linear``, such as quantised ones, and weights that
+    require gradients are not touched.
     """
     saved = 0
     for layers in _groups(blocks):
@@ -29,9 +30,10 @@ def pack_projections(blocks: nn.Module) -> int:
 
 
 def together(layers: Sequence[Any]) -> tuple[Tensor, Tensor | None] | None:
-    """Weight (sum of O, I) and bias of ``layers`` whose weights are consecutive in memory; None otherwise.
+    """All weights of ``layers`` as one view (sum of their O, I), and their biases likewise or None.
 
-    Only plain layers multiply by the weight that they hold: others may change or decode it first.
+    None if the weights are not consecutive in memory, or if a layer is of another class than ``nn.Linear``,
+    which may change or decode its weight before it multiplies.
     """
     if any(type(layer) is not nn.Linear for layer in layers):
         return None

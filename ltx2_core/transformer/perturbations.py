@@ -19,7 +19,7 @@ Samples = tuple[bool, ...] | None
 
 @dataclass(frozen=True, kw_only=True)
 class Perturbation:
-    """The blocks in which one sample skips an operation.
+    """The blocks in which one sample skips an operation: numbers from 0, or ``all``.
 
     A skipped self-attention passes its values through: head gates, output projection and gate still apply. A
     skipped cross-modal attention (``a2v`` writes to video, ``v2a`` to audio) adds nothing.
@@ -33,7 +33,7 @@ class Perturbation:
 
 @dataclass(frozen=True)
 class StreamSwitches:
-    """For which samples a stream's attention to itself and to the other stream runs."""
+    """For which samples one stream attends to itself and to the other stream; None is all samples."""
 
     self_attention: Samples = None
     cross_attention: Samples = None
@@ -41,7 +41,7 @@ class StreamSwitches:
 
 @dataclass(frozen=True)
 class Switches:
-    """What one block runs, sample by sample."""
+    """Which attentions one block runs for which samples of the batch, for each stream."""
 
     video: StreamSwitches = StreamSwitches()
     audio: StreamSwitches = StreamSwitches()
@@ -52,12 +52,12 @@ ALL_ON = Switches()
 
 @dataclass(frozen=True)
 class Perturbations:
-    """One perturbation for each sample of the batch."""
+    """The operations that a forward pass skips: one :class:`Perturbation` for each sample of the batch."""
 
     samples: tuple[Perturbation, ...]
 
     def at(self, block: int) -> Switches:
-        """For which samples block number ``block`` runs each kind of attention."""
+        """For each attention of block number ``block``, the samples for which it runs."""
 
         def runs(skipped: list[Blocks]) -> Samples:
             # None is the usual case, in which branches need no mask of samples.
@@ -74,5 +74,5 @@ class Perturbations:
         )
 
     def skip_nothing(self, blocks: int) -> bool:
-        """Whether everything runs for every sample in the first ``blocks`` blocks."""
+        """Whether no sample skips anything in the first ``blocks`` blocks."""
         return all(self.at(number) == ALL_ON for number in range(blocks))

@@ -23,7 +23,10 @@ _PAIRS: Mapping[RopeType, tuple[int, int]] = {"split": (2, -1), "interleaved": (
 
 @dataclass(frozen=True)
 class Rope:
-    """One table: cos and sin (B, H, N, D/2), an angle for each pair of head channels."""
+    """Rotary table: cosine and sine, each (B, H, N, D/2), of an angle for each pair of channels of a head.
+
+    ``rope_type`` says which channels form a pair, as in :func:`rotate`.
+    """
 
     cos: Tensor
     sin: Tensor
@@ -31,7 +34,7 @@ class Rope:
 
     @cached_property
     def paired(self) -> Tensor:
-        """The cosines with an axis for the two channels of a pair."""
+        """The cosines with one more axis of size 1, which broadcasts over the two channels of a pair."""
         return self.cos.unsqueeze(-2 if self.rope_type == "split" else -1)
 
     def to(self, dtype: torch.dtype, device: torch.device) -> Rope:
@@ -40,15 +43,16 @@ class Rope:
         return Rope(self.cos.to(device, dtype), self.sin.to(device, dtype), self.rope_type)
 
     def part(self, tokens: slice) -> Rope:
-        """The table of some of the tokens."""
+        """The table for the slice ``tokens`` of the tokens."""
         return Rope(self.cos[:, :, tokens], self.sin[:, :, tokens], self.rope_type)
 
 
 def frequency_grid(config: RopeConfig, width: int, axes: int) -> Tensor:
-    """Angular frequencies (G,) float32 on the CPU, pi/2 to theta * pi/2 inclusive; G = width // (2 axes).
+    """Angular frequencies (G,) float32 on the CPU, spaced geometrically from pi/2 to theta * pi/2.
 
-    Released checkpoints were trained with the grid rounded once from float64; one made in float32 is off by
-    up to 0.005 at the top, where a clip spans thousands of radians.
+    G = width // (2 axes), for attention of ``width`` channels at positions with ``axes`` axes. Released
+    checkpoints were trained with frequencies that are computed in float64 and rounded once. Computed in
+    float32, the highest are off by up to 0.005, where a clip spans thousands of radians.
     """
     count = width // (2 * axes)
     if config.precision == "float64":
@@ -67,10 +71,11 @@ def rope_table(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
 ) -> Rope:
-    """Table for attention of inner ``width`` over ``heads``, computed in float32 and stored as ``dtype``.
+    """Rotary table of N tokens at ``points`` (B, A, N), for ``heads`` heads of ``width`` channels in all.
 
-    ``points`` (B, A, N) float32 are in the units of ``max_pos`` (A,). Channels that the frequencies do not
-    fill lie at the front, in head 0, and are not rotated. ``device`` is by default that of the points.
+    Points from 0 to ``max_pos`` (A,) are scaled to [-1, 1]; both have the same unit. The table is computed in
+    float32 and stored as ``dtype`` on ``device``, by default that of the points. If the frequencies do not
+    fill all channels, the first channels of head 0 are not rotated. Raises ValueError if the axes differ.
     """
     axes, tokens = points.shape[1:]
     if len(max_pos) != axes:
@@ -97,17 +102,20 @@ def rope_table(
 
 
 def rotate(x: Tensor, rope: Rope) -> Tensor:
-    """Rotate channel pairs of x (B, H, N, D): halves of a head (split) or neighbours (interleaved)."""
+    """Rotate each pair of channels of x (B, H, N, D) by its angle in ``rope``.
+
+    Pairs are channel i of either half of a head (split), or neighbours (interleaved).
+    """
     return _rotated(x.unflatten(-1, _PAIRS[rope.rope_type]), rope)
 
 
 def rotate_heads(x: Tensor, rope: Rope, heads: int) -> Tensor:
-    """x (B, N, H D) -> (B, H, N, D), rotated; one view splits heads and pairs of channels."""
+    """Split x (B, N, H D) into ``heads`` and rotate it as :func:`rotate` does -> (B, H, N, D)."""
     return _rotated(x.unflatten(-1, (heads, *_PAIRS[rope.rope_type])).transpose(1, 2), rope)
 
 
 def _rotated(pairs: Tensor, rope: Rope) -> Tensor:
-    """pairs (B, H, N, 2, D / 2), of neighbours (B, H, N, D / 2, 2) -> (B, H, N, D)."""
+    """Rotate pairs (B, H, N, 2, D / 2), or if interleaved (B, H, N, D / 2, 2) -> (B, H, N, D)."""
     axis = -2 if rope.rope_type == "split" else -1
     first, second = pairs.unbind(axis)
     out = pairs * rope.paired

@@ -23,10 +23,11 @@ and tables of audio are small.
 
 @dataclass(eq=False)
 class RopeMemory:
-    """Caches the tables of the last clip, 0.4 GB for 1920x1088x121 in bfloat16.
+    """A cache of one transformer's rotary tables for the last clip: 0.4 GB for 1920x1088x121 in bfloat16.
 
-    It serves one transformer. Positions are compared by value, which takes no time on the CPU, so that every
-    step may compute them again. With gradients, or in a compiled call, nothing is cached.
+    Tables are found by the values of the positions, so that callers may compute equal positions again in
+    every step; comparing them takes next to no time on the CPU. With gradients, or in a compiled call,
+    nothing is cached.
     """
 
     computed: int = 0
@@ -35,11 +36,14 @@ class RopeMemory:
 
     @property
     def kept(self) -> int:
-        """How many streams have their tables cached."""
+        """How many entries are cached; each has the tables of one stream of a clip."""
         return sum(map(len, self._cached.values()))
 
     def tables(self, model: Network, video: Modality | None, audio: Modality | None) -> RopeTables:
-        """The tables of ``model`` for these streams, in the dtype and on the device of their tokens."""
+        """The rotary tables of ``model`` for these streams, from the cache or computed.
+
+        They have the dtype and the device of the tokens. A stream that is None or empty has none.
+        """
         present = [
             stream if stream is not None and stream.tokens.shape[1] else None for stream in (video, audio)
         ]

@@ -16,7 +16,11 @@ from .rope import Rope, rope_table
 
 @dataclass(frozen=True, kw_only=True)
 class RopeTables:
-    """Rotary tables of one clip, good for every step. The cross tables exist when both streams do."""
+    """Rotary tables of one clip, the same in every step.
+
+    ``video`` and ``audio`` are for self-attention. Those with ``_cross`` are for attention between the
+    streams, and None unless there are both.
+    """
 
     video: Rope | None = None
     audio: Rope | None = None
@@ -24,7 +28,7 @@ class RopeTables:
     audio_cross: Rope | None = None
 
     def part(self, video: slice, audio: slice) -> RopeTables:
-        """The tables of some of the video and audio tokens."""
+        """The tables for these slices of the ``video`` tokens and of the ``audio`` tokens."""
         parts: dict[str, Rope] = {}
         for name in (field.name for field in fields(self)):
             table: Rope | None = getattr(self, name)
@@ -41,7 +45,7 @@ def clip_tables(
     dtype: torch.dtype,
     device: torch.device | str | None,
 ) -> RopeTables:
-    """Tables for video (B, 3, N, 2) and audio (B, 1, N, 2) positions, of which either may be None."""
+    """Rotary tables at positions of video (B, 3, N, 2) and of audio (B, 1, N, 2); either may be None."""
     cross = video_positions is not None and audio_positions is not None
     tables: dict[str, Rope | None] = {}
     for name, positions in (("video", video_positions), ("audio", audio_positions)):
@@ -61,9 +65,10 @@ def stream_tables(
     dtype: torch.dtype,
     device: torch.device | str | None,
 ) -> tuple[Rope, Rope | None]:
-    """The tables of one stream's positions (B, A, N, 2): for itself and, with ``cross``, for the other one.
+    """Rotary tables at ``positions`` (B, A, N, 2) of the audio stream, or of the video if not ``audio``.
 
-    Attention between the streams rotates by time alone, in seconds, and has the inner width of audio.
+    The first is for self-attention. With ``cross`` the second is for attention between the streams, which
+    rotates by time alone, in seconds, and has the inner width of audio; else it is None.
     """
 
     def table(axes: int, max_pos: tuple[float, ...], width: int) -> Rope:

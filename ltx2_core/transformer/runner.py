@@ -27,17 +27,18 @@ from .tokens import Execution, Tokens
 
 
 class Runner:
-    """Calls ``transformer`` as it would be called itself, with the same result up to the rounding of kernels.
+    """Calls a transformer in less memory or time, with the arguments and the result of calling it directly.
 
-    Streams are written into, where gradients are off. Nothing of this is stored on the transformer, which
-    several runners may share.
+    Results agree up to the rounding of kernels. With gradients off, hidden tokens are updated in place. A
+    runner stores nothing on the transformer, so that several may share one.
 
     Args:
         chunk_tokens: the most tokens of a stream that go through a layer at once, None for all. It is halved
             when memory runs out and stays so; runners that are passed the same ``Chunks`` share it.
         fused: computes norm, modulation and rotation in single kernels.
         graphs: records the blocks of small steps and replays them, where that is possible.
-        shards: computes a part of the tokens. Each process passes the same inputs and gets the same result.
+        shards: divides the tokens among processes. Each process passes the same inputs and gets the same
+            result.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class Runner:
 
     @property
     def chunk_tokens(self) -> int | None:
-        """The most tokens at once; less than was asked for where memory ran out."""
+        """The most tokens that go through a layer at once, None for all; lower after memory has run out."""
         return self.chunks.tokens
 
     @property
@@ -118,7 +119,10 @@ class Runner:
         return self.transformer.project_context(context, audio=audio)
 
     def _inputs(self, inputs: BothInputs, counts: list[int]) -> BothInputs:
-        """The inputs with the execution of their stream, of ``counts`` video and audio tokens in all."""
+        """A copy of ``inputs`` that says how the branches of each stream are computed.
+
+        ``counts`` are the numbers of video and audio tokens, those of all processes together.
+        """
 
         def executed(stream: StreamInputs | None, own: int, other: int) -> StreamInputs | None:
             return None if stream is None else replace(stream, execution=self._execution(own, other))
@@ -149,7 +153,7 @@ class Runner:
         )
 
     def _compute(self, hidden: Hidden, inputs: BothInputs) -> Hidden:
-        """All blocks and the heads, which is what graphs record."""
+        """Hidden tokens to velocities, through all blocks and the heads: what graphs record."""
         return self.transformer.head(self.transformer.run_blocks(hidden, inputs), inputs)
 
     def _head(self, hidden: Hidden, inputs: BothInputs, counts: list[int]) -> Hidden:

@@ -22,7 +22,10 @@ from .rope_tables import RopeTables
 
 @dataclass(frozen=True)
 class Shards:
-    """This process among those of ``group`` (by default all of them), which share every stream."""
+    """Divides the tokens of both streams among the processes of ``group``, by default all processes.
+
+    Every process has an object of its own, which stands for its part.
+    """
 
     group: Any = None
 
@@ -35,12 +38,12 @@ class Shards:
         return dist.get_rank(self.group)
 
     def part(self, tokens: int, rank: int | None = None) -> slice:
-        """The tokens of this process, or of ``rank``; parts differ by one token at most."""
+        """The slice of ``tokens`` tokens of this process, or of ``rank``; sizes differ by one at most."""
         rank = self.rank if rank is None else rank
         return slice(tokens * rank // self.count, tokens * (rank + 1) // self.count)
 
     def of(self, modality: Modality) -> Modality:
-        """This process's part of a stream; text, noise level and attention mask stay whole.
+        """The part of a stream that this process computes; text, noise level and attention mask stay whole.
 
         Raises ValueError if there are fewer tokens than processes.
         """
@@ -63,7 +66,7 @@ class Shards:
     def cut(
         self, video: Modality | None, audio: Modality | None, rope: RopeTables | None
     ) -> tuple[Modality | None, Modality | None, RopeTables | None]:
-        """This process's part of both streams and of their rotary tables; raises as :meth:`of`."""
+        """The part of both streams, and of their rotary tables, of this process; raises as :meth:`of`."""
         counts = [0 if stream is None else stream.tokens.shape[1] for stream in (video, audio)]
         return (
             None if video is None else self.of(video),
@@ -72,7 +75,7 @@ class Shards:
         )
 
     def gather(self, x: Tensor, tokens: int) -> Tensor:
-        """x (B, t, C) of each process -> (B, T, C), the same for all."""
+        """Join the parts x (B, t, C) of all processes; each gets (B, T, C), with T = ``tokens``."""
         sizes = [part.stop - part.start for part in self._parts(tokens)]
         longest = max(sizes)
         # A gather needs pieces of one size, so that shorter parts are padded and cut again.
@@ -85,7 +88,8 @@ class Shards:
     def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Bias, *, tokens: tuple[int, int]) -> Tensor:
         """Attention over the tokens of all processes; q, k, v and the result are (B, H, t, D) of this one.
 
-        ``tokens`` are the T of the queries and of the keys. Raises ValueError if the heads cannot be divided.
+        ``tokens`` are the numbers of queries and of keys in all processes. Raises ValueError if the number of
+        heads is not a multiple of that of processes.
         """
         # The heads are what is exchanged for tokens, and each process takes equally many.
         if q.shape[1] % self.count:
@@ -100,7 +104,7 @@ class Shards:
         return [self.part(tokens, rank) for rank in range(self.count)]
 
     def _to_heads(self, x: Tensor, tokens: int) -> Tensor:
-        """Exchange tokens for heads: own tokens of all heads (B, H, t, D) -> (B, H / P, T, D)."""
+        """Exchange tokens for heads: all heads of some tokens (B, H, t, D) -> (B, H / P, T, D)."""
         batch, heads, _, width = x.shape
         own = heads // self.count
         sizes = [part.stop - part.start for part in self._parts(tokens)]
@@ -117,7 +121,7 @@ class Shards:
         return torch.cat(received, dim=1)
 
     def _exchange(self, sent: list[Tensor], shapes: list[tuple[int, ...]]) -> list[Tensor]:
-        """Send the rank-th of ``sent`` to each process; returns what each of them sent, in ``shapes``."""
+        """Send ``sent[i]`` to process i; returns what each process i sent here, of shape ``shapes[i]``."""
         # Parts differ in length, which only the flat form of the exchange allows.
         packed = torch.cat([piece.reshape(-1) for piece in sent])
         sizes = [torch.Size(shape).numel() for shape in shapes]

@@ -18,10 +18,10 @@ from .tokens import PLAIN, Execution
 
 @dataclass(frozen=True, kw_only=True)
 class StreamSpec:
-    """How the video stream differs from the audio stream.
+    """Names and sizes in which the video and the audio stream differ.
 
-    A checkpoint has the layers of both streams in one flat namespace: ``prefix`` leads the names of this
-    one's. ``cross_gate`` is the attention that writes to this stream.
+    A checkpoint has the layers of both streams side by side; the names of this stream's layers begin with
+    ``prefix``. ``cross_gate`` (a2v or v2a) names the attention by which the other stream updates this one.
     """
 
     name: str
@@ -35,7 +35,7 @@ class StreamSpec:
     ff_bias: bool
 
     def layer(self, owner: nn.Module, name: str) -> Any:
-        """This stream's layer or table ``name`` of ``owner``."""
+        """The layer or parameter of ``owner`` whose name is ``prefix`` followed by ``name``."""
         return getattr(owner, self.prefix + name)
 
 
@@ -67,12 +67,12 @@ def audio_spec(config: TransformerConfig) -> StreamSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamInputs:
-    """What a stream takes into every block, unchanged from block to block.
+    """What one stream takes into every block besides its tokens, the same for all blocks.
 
     ``modulation`` holds shift, scale and gate of the branches, ``head`` shift and scale of the head,
-    ``prompt`` those of the text where it is modulated, ``cross`` those of attention between the streams.
-    ``cross`` and ``cross_rope`` are there when both streams are. A stream that is not ``enabled`` only serves
-    the other one.
+    ``prompt`` those of the text if it is modulated, ``cross`` those of attention between the streams.
+    ``cross`` and ``cross_rope`` are None unless there are both streams. A stream that is not ``enabled`` is
+    read by the other one but not updated.
     """
 
     spec: StreamSpec

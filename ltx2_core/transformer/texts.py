@@ -19,7 +19,7 @@ KeysValues = tuple[Tensor, Tensor]
 
 
 def text_keys_bytes(config: TransformerConfig, dtype: torch.dtype, *, tokens: int, samples: int = 1) -> int:
-    """Bytes that a :class:`TextMemory` with ``keys`` caches of ``samples`` texts of ``tokens`` tokens.
+    """Bytes that a :class:`TextMemory` with ``keys`` needs for ``samples`` texts of ``tokens`` tokens each.
 
     0 for a network that modulates its text by the noise level.
     """
@@ -33,24 +33,27 @@ def text_keys_bytes(config: TransformerConfig, dtype: torch.dtype, *, tokens: in
 class TextMemory:
     """A cache of projected texts and, with ``keys``, of their keys and values in every block.
 
-    It serves one run of one transformer. Texts are told apart by their tensors: pass the same ones in each
-    step. A projected text takes S x stream width. Keys and values take twice that in every block, 1.2 GB for
-    LTX-2.0 in bfloat16; they are cached only where the network does not modulate them by the noise level
-    (LTX-2.0, and later ones with static prompts).
+    It serves one run of one transformer. Texts are told apart as tensor objects, not by value: pass the same
+    objects in each step. A projected text takes S x stream width. Keys and values take twice that in every
+    block, 1.2 GB for LTX-2.0 in bfloat16; they are cached only where the network does not modulate them by
+    the noise level (LTX-2.0, and later ones with static prompts).
     """
 
     keys: bool = False
     _cached: dict[tuple[nn.Module, int], tuple[Tensor, Any]] = field(default_factory=dict)
 
     def projected(self, projection: nn.Module, text: Tensor, compute: Callable[[], Tensor]) -> Tensor:
-        """The result of the first ``compute`` for this ``projection`` and ``text``."""
+        """``compute()`` for the first call with this ``projection`` and ``text``, later the cached result."""
         projected: Tensor = self._once(projection, text, compute)
         return projected
 
     def keys_values(
         self, attention: nn.Module, text: Tensor, compute: Callable[[], KeysValues]
     ) -> KeysValues:
-        """The result of the first ``compute`` for this ``attention`` and ``text``."""
+        """``compute()`` for the first call with this ``attention`` and ``text``, later the cached result.
+
+        Without ``keys`` nothing is cached, and each call computes.
+        """
         # Off by default, since the keys and values of all blocks take a gigabyte.
         if not self.keys:
             return compute()
@@ -65,7 +68,7 @@ class TextMemory:
 
 
 class NoTextMemory(TextMemory):
-    """Caches nothing."""
+    """A :class:`TextMemory` that caches nothing, so that everything is computed again at each call."""
 
     def _once(self, owner: nn.Module, text: Tensor, compute: Callable[[], Any]) -> Any:
         return compute()

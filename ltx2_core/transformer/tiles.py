@@ -40,7 +40,9 @@ class Tiles:
 
 
 def tile_spans(length: int, count: int, overlap: int) -> list[tuple[int, int]]:
-    """``count`` spans of equal length that cover ``length`` cells, neighbours sharing at least ``overlap``.
+    """Divide ``length`` cells into ``count`` spans (start, stop) of equal size.
+
+    Neighbouring spans share at least ``overlap`` cells.
 
     Raises ValueError where a tile would be no larger than its overlap.
     """
@@ -57,7 +59,10 @@ def tile_spans(length: int, count: int, overlap: int) -> list[tuple[int, int]]:
 
 
 def tile_weights(length: int, spans: list[tuple[int, int]]) -> Tensor:
-    """The share of each span at each cell (spans, length): ramps where they overlap, 1 in all."""
+    """The weight of each span in each of ``length`` cells, (spans, length), for blending.
+
+    Weights are linear ramps where spans overlap; those of one cell add up to 1.
+    """
     weights = torch.zeros(len(spans), length)
     for number, (start, stop) in enumerate(spans):
         ramp = torch.ones(stop - start)
@@ -76,10 +81,11 @@ def tile_weights(length: int, spans: list[tuple[int, int]]) -> Tensor:
 def evaluate_tiles(
     evaluate: Evaluate, tiles: Tiles, video: Modality, audio: Modality | None
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Velocities (B, N, C) of all video tokens, and the mean over the tiles of the audio velocities.
+    """Call ``evaluate(video, audio)`` for each tile of the video, with all of the audio.
 
-    Guides are cut like the video, by the positions of their tokens. Raises ValueError for tiles that do not
-    fit.
+    Returns the blended velocities (B, N, C) of all video tokens, and the mean over the tiles of the audio
+    velocities. Tokens of guides belong to tiles by their positions, as those of the video do. Raises
+    ValueError for tiles that do not fit.
     """
     whole = audio_mean = None
     for chosen, share, origin, part in _parts(video, tiles):
@@ -95,7 +101,10 @@ def evaluate_tiles(
 
 
 def _parts(video: Modality, tiles: Tiles) -> Iterator[tuple[Tensor, Tensor, tuple[int, int], float]]:
-    """Of each tile: its tokens, their shares, its first row and column in pixels, its share of the audio."""
+    """Yield each tile: numbers of its tokens, their weights, its origin, its share of the audio mean.
+
+    The origin is the tile's first row and column in pixels.
+    """
     spans = video.positions[0, 1:].cpu()
     # By the centre of a token, as those of a small reference span several cells.
     cells = (spans.mean(dim=-1) / SPATIAL_SCALE).floor().long()
@@ -118,7 +127,7 @@ def _parts(video: Modality, tiles: Tiles) -> Iterator[tuple[Tensor, Tensor, tupl
 
 
 def _within(video: Modality, chosen: Tensor, origin: tuple[int, int]) -> Modality:
-    """The chosen tokens as a clip of their own."""
+    """The tokens with numbers ``chosen`` as a clip of their own, which begins at pixel ``origin``."""
     positions = video.positions[:, :, chosen.to(video.positions.device)].clone()
     # A tile begins at the origin, as a clip of its size would.
     positions[:, 1] -= origin[0]
@@ -139,7 +148,10 @@ def _within(video: Modality, chosen: Tensor, origin: tuple[int, int]) -> Modalit
 
 
 def _guides_within(weights: GuideWeights, chosen: Tensor, tokens: int) -> GuideWeights:
-    """The weights of the chosen tokens among the guides at the end of ``tokens``."""
+    """The weights of those guide tokens whose numbers are in ``chosen``.
+
+    ``tokens`` is the number of all tokens, of which the guides are the last.
+    """
     chosen, start = chosen.cpu(), tokens - weights.count
     guides = []
     for guide in weights.guides:

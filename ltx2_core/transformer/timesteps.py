@@ -18,12 +18,12 @@ Bounds = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class Groups:
-    """Distinct ``timesteps`` (G,) of each sample, and which token has which.
+    """Groups of tokens that share a timestep: the ``timesteps`` (G,), and which token is in which group.
 
-    Along the tokens a timestep mostly changes a few times. ``segments`` (S of them) are the runs [start,
-    stop) in which no sample changes, and ``index`` (S, B) names the group of each. Where timesteps change
-    often there are no segments, and ``index`` (B, N) names the group of every token. Without ``index`` every
-    token is a group of its own, in order.
+    Along the tokens a timestep usually changes a few times. ``segments`` are the S intervals [start, stop) of
+    tokens in which it is constant in every sample, and ``index`` (S, B) is the number of each one's group. If
+    timesteps change often there are no segments, and ``index`` (B, N) is the number of each token's group.
+    If ``index`` is None, every token is a group of its own, in order.
     """
 
     timesteps: Tensor
@@ -32,12 +32,15 @@ class Groups:
 
     @classmethod
     def apart(cls, timesteps: Tensor) -> Groups:
-        """Every token of (B, N) as its own group: more to compute, but no search for equal values."""
+        """Each of ``timesteps`` (B, N) as its own group: more to compute, but no search for equal values."""
         return cls(timesteps.flatten(), None, ((0, timesteps.shape[1]),))
 
 
 def group_timesteps(timesteps: Tensor, tokens: int, device: torch.device) -> Groups:
-    """Timesteps (B, N), or (B, 1) where all tokens of a sample agree, -> their groups on ``device``.
+    """Group ``tokens`` = N tokens that share a timestep; the result is on ``device``.
+
+    ``timesteps`` are (B, N), or (B, 1) where all tokens of a sample agree.
+
 
     A conditioned clip has thousands of tokens but few noise levels, so the modulation is evaluated per level.
     In training on a GPU it is not: finding the levels would make the CPU wait for the GPU in every step.

@@ -1,7 +1,7 @@
 """A stream's tokens on their way through one block, and how branches are applied to them.
 
 This is the plain way: every branch on all tokens, out of place, with gradients. ``in_place.py`` and
-``fused.py`` have the others.
+``fused_tokens.py`` need less memory or time.
 
 Letters: B batch, N tokens, W stream width, H heads, D head width.
 """
@@ -23,12 +23,12 @@ from .texts import KeysValues
 
 
 class Tokens:
-    """Tokens x (B, N, W), which branches read normalised and modulated, and add to."""
+    """Tokens ``x`` (B, N, W) of one stream: branches read them normalised and modulated, and update them."""
 
     projections = Projections()
 
     def __init__(self, x: Tensor, eps: float) -> None:
-        """``eps`` is that of the norms."""
+        """x (B, N, W); ``eps`` is the epsilon of RMS and layer norms."""
         self._x, self._eps = x, eps
 
     @property
@@ -36,19 +36,19 @@ class Tokens:
         return self._x
 
     def add(self, branch: Branch, by: ShiftScaleGate | Ungated) -> None:
-        """x + gate * branch(norm(x) * scale + shift)."""
+        """Replace x by x + gate * branch(norm(x) * scale + shift); ``by`` has gate, scale and shift."""
         self._x = by.add(self.x, branch(self.hidden(by)))
 
     def add_self_attention(self, branch: SelfAttention, by: ShiftScaleGate) -> None:
-        """As :meth:`add`, for a branch whose keys and values are those of the stream itself."""
+        """As :meth:`add`, for self-attention, whose keys and values are those of these tokens."""
         self.add(branch, by)
 
     def keys_values(self, attention: Attention, by: ShiftScale, rope: Rope | None) -> KeysValues:
-        """Keys and values (B, H, N, D) of all tokens, for another stream."""
+        """Keys and values (B, H, N, D) of all tokens, modulated by ``by``, for attention to this stream."""
         return self.projections.keys_values(attention, self.hidden(by), rope)
 
     def project(self, layer: nn.Module, by: ShiftScale) -> Tensor:
-        """layer(layer_norm(x) * scale + shift), the head of a stream."""
+        """The head of a stream: returns layer(layer_norm(x) * scale + shift), its velocities (B, N, C)."""
         velocity: Tensor = layer(by.modulate(F.layer_norm(self.x, self.x.shape[-1:], eps=self._eps)))
         return velocity
 
@@ -59,7 +59,11 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Execution:
-    """How the branches of a stream are computed: on what ``tokens``, with which attention to which stream."""
+    """How the branches of a stream are computed.
+
+    ``tokens`` makes the :class:`Tokens` of x and an epsilon. ``attend_self`` and ``attend_other`` compute
+    attention to the stream itself and to the other one.
+    """
 
     tokens: Callable[[Tensor, float], Tokens] = Tokens
     attend_self: Attend = attend

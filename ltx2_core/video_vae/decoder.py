@@ -60,9 +60,9 @@ class VideoDecoder(AutoencoderHalf):
         """Like ``decode``, but yields the frames in order, a few at a time; stop iterating to interrupt.
 
         ``latents`` is the whole latent, or an iterable of chunks of any number of latent frames. Memory does
-        not grow with the length of the clip: each convolution caches two frames, each skip two more. A
-        decoder that is not causal lags behind its input: the first frames are yielded after latent 23 with
-        2.0 and after latent 15 with 2.3, the last ones with the last chunk.
+        not grow with the length of the clip: each convolution caches two frames, each skip connection two
+        more. A decoder that is not causal lags behind its input: it yields the first frames after 23 latent
+        frames (2.0) or 15 (2.3), and the last ones with the last chunk.
         """
         stream = Stream(causal=self.config.causal_decoder if causal is None else causal)
         stages = self._stages()

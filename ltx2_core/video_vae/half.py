@@ -14,11 +14,11 @@ from .statistics import PerChannelStatistics
 
 
 class AutoencoderHalf(nn.Module):
-    """Base class of ``VideoEncoder`` and ``VideoDecoder``; a subclass may inherit from both.
+    """Base class of ``VideoEncoder`` and ``VideoDecoder``; ``VideoVAE`` inherits from both.
 
     One latent cell covers ``time_scale`` pixel frames and ``space_scale`` pixel rows and columns, except that
-    the first latent frame covers a single pixel frame. Raises ValueError if the two block lists of the
-    configuration compress differently.
+    the first latent frame covers a single pixel frame. Raises ValueError if the blocks of encoder and decoder
+    in the configuration do not compress by the same factors.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ def check_5d(x: Tensor, channels: int, what: str) -> None:
 
 
 def check_reflection(padding: PaddingMode, rows: int, columns: int) -> None:
-    """Raise ValueError if a latent is too small for padding by reflection, which copies the second row."""
+    """Raise ValueError if a latent of a single row or column is padded by reflection, which needs two."""
     if padding == "reflect" and min(rows, columns) < 2:
         raise ValueError(
             "this autoencoder (LTX-2.0) pads by reflection and needs at least 2 latent rows and columns; "

@@ -26,7 +26,7 @@ PIXEL_NORM_EPS = 1e-8
 
 
 class ConvOptions(LayerOptions):
-    """Keyword arguments of every convolution of a network."""
+    """Keyword arguments of every convolution of a network: padding in space, dtype, device, layer classes."""
 
     padding: PaddingMode
     operations: Any
@@ -107,7 +107,8 @@ class StreamConv3d(nn.Module):
 class ResBlock(nn.Module):
     """Two normalised convolutions with a skip connection.
 
-    The cached input frames of the first convolution also serve the skip, which must lag as much.
+    The output lags behind the input by as many frames as both convolutions do. The skip lags as much; it
+    takes its frames from those that the first convolution caches.
     """
 
     def __init__(self, channels: int, **options: Unpack[ConvOptions]) -> None:
@@ -116,7 +117,7 @@ class ResBlock(nn.Module):
         self.conv2 = StreamConv3d(channels, channels, **options)
 
     def forward(self, x: Tensor, stream: Stream, last: bool) -> Tensor:
-        """x (B, C, T, H, W) -> (B, C, T', H, W)."""
+        """x (B, C, T, H, W) -> (B, C, T', H, W), T' as after two :class:`StreamConv3d`."""
         window = stream.window(self, x, last)
         h: Tensor = self.conv1.convolve(normed(window))
         # The first convolution's outputs belong to the window's frames from the centre on. The second one
@@ -157,7 +158,10 @@ class Downsample(nn.Module):
         self.conv = StreamConv3d(in_channels, self.out_channels // cell, **options)
 
     def forward(self, x: Tensor, stream: Stream, last: bool) -> Tensor:
-        """x (B, C, T, H, W) -> (B, C x multiplier, T', H', W'); an unpaired last frame is cached."""
+        """x (B, C, T, H, W) -> (B, C x multiplier, T', H', W'): T, H, W divided by the strides.
+
+        With a stride of 2 in time, a last frame without a partner is cached for the next piece.
+        """
         if self.strides[0] == 2:
             # The clip's first frame has a cell of its own, so it is paired with itself.
             unpaired = x[:, :, :1] if stream.is_first_call(self) else stream.take(self)
@@ -201,7 +205,10 @@ class Upsample(nn.Module):
         self.conv = StreamConv3d(in_channels, cell * self.out_channels, **options)
 
     def forward(self, x: Tensor, stream: Stream, last: bool) -> Tensor:
-        """x (B, C, T, H, W) -> (B, C / multiplier, T', H', W')."""
+        """x (B, C, T, H, W) -> (B, C / multiplier, T', H', W'): T, H, W times the strides.
+
+        With a stride of 2 in time, the first frame of the clip becomes one frame, every later one two.
+        """
         window = stream.window(self, x, last)
         h = self.conv.convolve(window)
         frames = h.shape[2]
@@ -221,7 +228,7 @@ class Upsample(nn.Module):
 
 
 def stages_of(block: nn.Module) -> list[Stage]:
-    """The stages of one entry of a block list: one for each residual block, one for a resampler."""
+    """The stages of one block of the network: one for each of ``ResBlocks``, one for any other module."""
     if isinstance(block, ResBlocks):
         return [Stage(res_block) for res_block in block.res_blocks]
     return [Stage(block, block.growth if isinstance(block, Upsample) else 1.0)]

@@ -95,9 +95,10 @@ def decode_in_tiles(
 ) -> Iterator[Tensor]:
     """Decode consecutive latent chunks (B, C, f, h, w) in tiles; yields frames (B, 3, T, H, W) on the CPU.
 
-    The caches of the active tile are on the latents' device, those of the others on the CPU. ``convert`` is
-    applied to a tile's frames before they are copied. Cross-faded borders (``exact`` False) are summed in
-    float32 and returned in the dtype that ``convert`` gives.
+    ``stages`` are those of the decoder, ``scale`` is the pixels per latent cell. With ``exact`` the decoded
+    borders of tiles are dropped; without it they are cross-faded in float32, and returned in the dtype that
+    ``convert`` gives. ``convert`` is applied to a tile's frames before they are copied to the CPU. The caches
+    of the active tile are on the latents' device, those of the others on the CPU.
     """
     parts: list[_Part] = []
     # Frames are collected on the CPU, since a whole large frame may not fit next to a tile's caches.
@@ -134,7 +135,7 @@ class _Span(NamedTuple):
 
 @dataclass(kw_only=True, eq=False)
 class _Part:
-    """One tile: its latent cells, the pixels that it contributes with their weights, and its stream.
+    """One tile: its latent cells, the pixels that it contributes with their weights, and its caches.
 
     ``down`` and ``across`` are the contributed pixel rows and columns of the frame, ``origin`` the pixel at
     which its decoded cells begin, ``weight`` (rows, columns) their weights.
@@ -156,7 +157,10 @@ class _Part:
         return piece.contiguous() if convert is None else convert(piece)
 
     def insert(self, pieces: deque[Tensor], frames: Tensor | None, *, exact: bool) -> None:
-        """Write consecutive pieces into ``frames``, or add them with weights; empties ``pieces``."""
+        """Copy decoded pieces, which follow each other in time, to their place in ``frames``.
+
+        Without ``exact`` they are multiplied by the tile's weights and added. ``pieces`` is empty afterwards.
+        """
         at = 0
         while pieces:
             assert frames is not None
@@ -194,7 +198,7 @@ def _parts(
 
 
 def _spans(size: int, parts: int, halo: int) -> list[_Span]:
-    """Divide an axis of ``size`` cells into ``parts`` whose lengths differ by at most one."""
+    """Divide ``size`` cells into ``parts`` equal up to one cell, each with borders of ``halo`` cells."""
     # Rounded cuts spread the remainder evenly over the tiles.
     cuts = [round(size * number / parts) for number in range(parts + 1)]
     return [_Span(max(0, first - halo), first, end, min(size, end + halo)) for first, end in pairwise(cuts)]

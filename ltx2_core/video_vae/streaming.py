@@ -32,7 +32,7 @@ MAX_PIECE_BYTES = 128 * 2**20
 class Stream:
     """The caches of one pass over a clip, by the module that owns them.
 
-    With ``causal`` convolutions use past frames only. Otherwise they also use one later frame, so that their
+    If ``causal``, convolutions use past frames only. Otherwise they also use one later frame, so that their
     output lags one frame behind their input.
     """
 
@@ -45,7 +45,7 @@ class Stream:
         self._called: set[nn.Module] = set()
 
     def cache(self, owner: nn.Module, frames: Tensor) -> None:
-        """Store ``frames`` (B, C, T, H, W) for the owner's next call; no frames store nothing."""
+        """Store ``frames`` (B, C, T, H, W) for the owner's next call; with T = 0 nothing is stored."""
         if frames.shape[2]:
             # A copy, because a view would hold the whole piece in memory.
             self._cached[owner] = frames.clone()
@@ -55,7 +55,7 @@ class Stream:
         return self._cached.pop(owner, None)
 
     def is_first_call(self, owner: nn.Module) -> bool:
-        """True when first called for ``owner``, then False."""
+        """Whether this is the first call for ``owner`` in this pass over the clip."""
         first = owner not in self._called
         self._called.add(owner)
         return first
@@ -75,9 +75,9 @@ class Stream:
     def window(self, owner: nn.Module, x: Tensor, last: bool) -> Tensor:
         """The input window of a convolution: its cached frames, then ``x``, then padding at the clip's end.
 
-        x (B, C, T, H, W) -> (B, C, T', H, W). The convolution computes T' - 2 output frames from it, which
-        belong to the window's frames from ``self.centre`` on. At the start and at the end of the clip its
-        first and last frames are repeated.
+        x (B, C, T, H, W) -> (B, C, T', H, W). The convolution computes T' - 2 output frames from it. The
+        first of them is at the time of window frame number ``self.centre``. At the start and at the end of
+        the clip its first and last frames are repeated.
         """
         before = self.take(owner)
         if before is None:
@@ -138,7 +138,7 @@ def run_stages(
 
 
 def _cut(pieces: deque[Tensor], frames: int) -> None:
-    """Split the first of ``pieces`` if it has more than ``frames`` frames."""
+    """Split the first of ``pieces`` in two if it has more than ``frames`` frames, so that it has as many."""
     if pieces[0].shape[2] > frames:
         whole = pieces.popleft()
         pieces.extendleft((whole[:, :, frames:], whole[:, :, :frames]))

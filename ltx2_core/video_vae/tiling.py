@@ -50,10 +50,11 @@ def tiled_decode(
     causal: bool | None = None,
     max_piece_bytes: int = MAX_PIECE_BYTES,
 ) -> Iterator[Tensor]:
-    """Decode a normalised latent (B, C, f, h, w) in tiles; yields frames (B, 3, T, H, W) in its dtype.
+    """Decode a normalised latent (B, C, f, h, w) in tiles; yields frames (B, 3, T, H, W).
 
-    Frames are yielded once all their tiles are blended. Until then they are held in float32: the frames of
-    one time tile, or all of them if time is not cut. Raises ValueError for tiles that do not fit the grid.
+    Frames have the dtype of the latent and are yielded once all their tiles are blended. Until then they are
+    held in float32: the frames of one time tile, or all of them if time is not cut. Raises ValueError for
+    tiles that do not fit the grid.
     """
     check_5d(latent, decoder.config.latent_channels, "latent")
     space = decoder.space_scale
@@ -150,7 +151,7 @@ class _Blend:
             along, at = along[length:], at + length
 
     def release(self, until: int) -> Tensor:
-        """Return the finished frames before ``until`` and free their sums."""
+        """Return the blended frames from the last release to before ``until``, and free their sums."""
         count = until - self.origin
         done = (self.sums[:, :, :count] / self.weights[:count]).to(self.dtype)
         self.sums, self.weights, self.origin = (
@@ -165,7 +166,10 @@ class _Blend:
 def _windows(
     half: AutoencoderHalf, tiling: Tiling, shape: tuple[int, ...], *, min_overlap: int
 ) -> tuple[list[Window], list[Window], list[Window]]:
-    """Tiles along time, height and width for a latent of ``shape`` (B, C, f, h, w)."""
+    """Tiles along time, height and width, in latent cells, for a latent of ``shape`` (B, C, f, h, w).
+
+    Raises ValueError for tiles off the latent grid, or that overlap by less than ``min_overlap`` cells.
+    """
     time, height, width = (
         _split(size, tile, scale, name, min_overlap)
         for size, tile, scale, name in (

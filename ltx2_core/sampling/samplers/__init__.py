@@ -44,7 +44,11 @@ EVALUATIONS: Final = {name: one.evaluations for name, one in SAMPLERS.items() if
 
 
 def get_sampler(name: str, *, eta: float | None = None) -> Sampler:
-    """A sampler by name, with ``eta`` in [0, 1] for those that add noise. Raises ValueError otherwise."""
+    """The sampler ``name``, with ``eta`` in [0, 1] in place of its default share of fresh noise.
+
+    Raises ValueError for an unknown name, and for an ``eta`` outside of [0, 1] or of a sampler that adds no
+    noise.
+    """
     if name not in SAMPLERS:
         raise ValueError(f"sampler {name!r} is unknown; use one of {', '.join(SAMPLERS)}")
     if eta is None:

@@ -19,7 +19,7 @@ Preserve = Callable[[AVLatent], AVLatent]
 
 
 class Estimates(NamedTuple):
-    """The guided clean estimate and that of the negative prompt alone."""
+    """The guided estimate ``x0`` of the clean latent, and ``negative``, that of the negative prompt alone."""
 
     x0: AVLatent
     negative: AVLatent
@@ -45,7 +45,7 @@ class History:
 
 
 class Stepped(NamedTuple):
-    """The state after a step, and the clean estimate that is reported for it."""
+    """The state ``x`` after a step, and the clean estimate ``x0`` of the step, for previews."""
 
     x: AVLatent
     x0: AVLatent
@@ -53,7 +53,7 @@ class Stepped(NamedTuple):
 
 @dataclass(frozen=True)
 class SamplerRun:
-    """What the steps of one run of a sampler use."""
+    """What a sampler's steps use in one run: denoiser, generator of fresh noise, ``preserve``, history."""
 
     denoise: Denoise
     generator: torch.Generator | None
@@ -72,7 +72,7 @@ class SamplerRun:
         return self.denoise.pair(x, sigma)
 
     def noise(self, x: AVLatent) -> AVLatent:
-        """Unit Gaussian noise for ``x``, on its device and in its dtype."""
+        """Fresh unit Gaussian noise like ``x``; raises ValueError if there is no generator."""
         if self.generator is None:
             raise ValueError("a step that adds noise needs a generator: pass one, or eta=0")
         return make_noise(x, self.generator).zip(x, lambda noise, like: noise.to(like))
@@ -82,8 +82,8 @@ class SamplerRun:
 class Sampler:
     """One entry of ``SAMPLERS``: a loop over sigmas that calls ``step`` for each.
 
-    ``step(run, x, sigma, sigma_next, **options)`` holds the maths of one step. ``eta`` is the usual share of
-    fresh noise of samplers that add some, None for deterministic ones. ``paired`` samplers need a
+    ``step(run, x, sigma, sigma_next, **options)`` holds the maths of one step. ``eta`` is the default share
+    of fresh noise of samplers that add some, None for deterministic ones. ``paired`` samplers need a
     :class:`PairDenoise`, and with it the guidance pass of the negative prompt at every step. ``evaluations``
     is how often a step calls the denoiser.
     """
@@ -140,7 +140,7 @@ class Sampler:
 def sampler(
     name: str, *, eta: float | None = None, paired: bool = False, evaluations: int = 1
 ) -> Callable[[Callable[..., Stepped]], Sampler]:
-    """Make a :class:`Sampler` of a function that computes one step; the arguments are its fields."""
+    """Decorator that makes a :class:`Sampler`, with these fields, of a function that computes one step."""
 
     def decorate(step: Callable[..., Stepped]) -> Sampler:
         return Sampler(name=name, step=step, eta=eta, paired=paired, evaluations=evaluations)

@@ -12,7 +12,7 @@ from .base import SamplerRun, Stepped, sampler
 def sample_euler_ancestral_cfg_pp(
     run: SamplerRun, x: AVLatent, sigma: float, sigma_next: float, *, eta: float
 ) -> Stepped:
-    """CFG++ of which a share of the noise, by ``eta``, is replaced with fresh noise at every step."""
+    """CFG++ with fresh noise in place of a share of the old at each step; ``eta`` 0 is none, 1 the most."""
     return _cfg_pp(run, x, sigma, sigma_next, eta)
 
 
@@ -23,9 +23,10 @@ def sample_euler_cfg_pp(run: SamplerRun, x: AVLatent, sigma: float, sigma_next: 
 
 
 def _cfg_pp(run: SamplerRun, x: AVLatent, sigma: float, sigma_next: float, eta: float) -> Stepped:
-    """``(1 - sigma_next) x0 + sigma_next n``: n is the noise of ``x`` by the estimate of the negative prompt.
+    """One step of CFG++: the next state is ``(1 - sigma_next) x0 + sigma_next n``.
 
-    A step to 0 returns x0.
+    x0 is the guided estimate. n is the noise in ``x`` if its clean latent is the estimate of the negative
+    prompt; ``eta`` decides how much of n is replaced by fresh noise. A step to 0 returns x0.
     """
     x0, negative = run.pair(x, sigma)
     if sigma_next == 0:
@@ -40,7 +41,8 @@ def _cfg_pp(run: SamplerRun, x: AVLatent, sigma: float, sigma_next: float, eta: 
 def cfg_pp_step(sigma: float, sigma_next: float, eta: float) -> float:
     """The share of fresh noise, from 0 to 1, in the noise of the next state; ``sigma_next`` above 0.
 
-    The ancestral split of ``sigma / (1 - sigma)``, written so that it has its limit ``eta`` at sigma 1.
+    It is that of an ancestral step of k-diffusion for the ratio of noise to signal, ``sigma / (1 - sigma)``.
+    At sigma 1, where the ratio is infinite, it has its limit ``eta``.
     """
     ratio = sigma_next * (1 - sigma) / (sigma * (1 - sigma_next))
     # Rounding may carry the difference below 0, and an eta above 1 the share above 1.

@@ -38,7 +38,11 @@ def sample_euler_ancestral(
 
 
 class AncestralStep(NamedTuple):
-    """Coefficients of one step: the sigma to go ``down`` to, the factor ``alpha``, the ``noise`` to add."""
+    """Coefficients of an ancestral step.
+
+    An Euler step goes ``down`` to that sigma; the state is then multiplied by ``alpha``, and unit noise times
+    ``noise`` is added.
+    """
 
     down: float
     alpha: float
@@ -46,7 +50,7 @@ class AncestralStep(NamedTuple):
 
 
 def ancestral_step(sigma: float, sigma_next: float, eta: float) -> AncestralStep:
-    """Coefficients that leave signal ``1 - sigma_next`` and noise ``sigma_next`` in distribution."""
+    """Coefficients after which a state has the signal ``1 - sigma_next`` and the noise ``sigma_next``."""
     down = sigma_next * (1 + (sigma_next / sigma - 1) * eta)
     # The last step adds no noise, since nothing would remove it.
     if eta == 0 or sigma_next == 0:

@@ -55,7 +55,10 @@ def _extrapolate(
     sigma_next: float,
     weight: Callable[[float, float], float],
 ) -> Stepped:
-    """An Euler step plus ``weight(h, h of the previous step)`` of the change of x0."""
+    """An Euler step, plus ``weight(h, h_last)`` times the change of x0 since the previous step.
+
+    h is the length of the step in ``-ln(sigma)``, h_last that of the previous one.
+    """
     x0, last = run.denoise(x, sigma), run.history
     x = x0 + (x - x0) * (sigma_next / sigma)
     # At 0 the logarithmic step is infinite, and the Euler step returns the estimate itself.

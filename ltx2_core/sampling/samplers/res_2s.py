@@ -61,7 +61,11 @@ def sample_res_2s(
 
 
 class Res2sStep(NamedTuple):
-    """Coefficients of a step of length ``h`` with its second evaluation at ``sigma``."""
+    """Coefficients of a step of length ``h`` in -ln(sigma), with its second evaluation at ``sigma``.
+
+    Before the second evaluation the state moves by h a21 (x0 - x). The whole step adds h b1 times that of the
+    first evaluation and h b2 times that of the second.
+    """
 
     h: float
     sigma: float
@@ -71,7 +75,7 @@ class Res2sStep(NamedTuple):
 
 
 def res_2s_step(sigma: float, sigma_next: float) -> Res2sStep:
-    """Coefficients from ``sigma`` to ``sigma_next``, both above 0."""
+    """Coefficients of a step from ``sigma`` to ``sigma_next``, both above 0."""
     h = math.log(sigma / sigma_next)
     b2 = phi2(-h) / HALF
     return Res2sStep(
@@ -80,7 +84,10 @@ def res_2s_step(sigma: float, sigma_next: float) -> Res2sStep:
 
 
 class SdeStep(NamedTuple):
-    """Coefficients that trade noise in the state for fresh ``noise``: ``alpha (x0 + down n) + noise n'``."""
+    """Coefficients to replace noise of a state by fresh noise: ``alpha (x0 + down v) + noise n``.
+
+    v is the velocity of the state, so that ``x0 + down v`` has noise level ``down``; n is unit noise.
+    """
 
     noise: float
     alpha: float
@@ -88,7 +95,7 @@ class SdeStep(NamedTuple):
 
 
 def sde_step(sigma_next: float, eta: float) -> SdeStep:
-    """Coefficients for a state at ``sigma_next``; ``eta`` 0 leaves it as it is."""
+    """Coefficients for a state at ``sigma_next``; ``eta`` is the share of fresh noise, 0 changes nothing."""
     # The official limit: at sigma 1 and eta 1, alpha would be 0 and down undefined.
     noise = min(eta, 0.9999) * sigma_next
     left = math.sqrt(sigma_next**2 - noise**2)
@@ -110,7 +117,10 @@ def phi2(z: float) -> float:
 def _renoise(
     run: SamplerRun, start: AVLatent, end: AVLatent, sigma: float, sigma_next: float, eta: float
 ) -> AVLatent:
-    """``end``, to which a step led from ``start``, with a share of its noise replaced by fresh noise."""
+    """Replace the share ``eta`` of the noise in the state ``end`` by fresh noise.
+
+    A step from ``sigma`` to ``sigma_next`` led to it from the state ``start``.
+    """
     if eta == 0:
         return end
     c = sde_step(sigma_next, eta)
@@ -122,7 +132,7 @@ def _renoise(
 
 
 def _anchor(middle: AVLatent, x0: AVLatent, weight: float) -> AVLatent:
-    """The start from which ``middle`` would have been reached without noise.
+    """The start from which ``middle`` would have been reached without noise, by ``weight (x0 - start)``.
 
     The official loop repeats ``start = middle - weight (x0 - start)`` a hundred times; this is its limit.
     """
@@ -130,11 +140,11 @@ def _anchor(middle: AVLatent, x0: AVLatent, weight: float) -> AVLatent:
 
 
 def _standardised(noise: Tensor) -> Tensor:
-    """Mean 0 and deviation 1 in each sample of a stream, as in the official pipeline."""
+    """Normalise noise to mean 0 and deviation 1 in each sample, as in the official pipeline."""
     axes = tuple(range(1, noise.ndim))
     return (noise - noise.mean(dim=axes, keepdim=True)) / noise.std(dim=axes, keepdim=True)
 
 
 def _double(x: AVLatent) -> AVLatent:
-    """In float64, except on a device that has none."""
+    """``x`` in float64, or unchanged on a device that has no float64 (MPS)."""
     return x.map(lambda t: t if t.device.type == "mps" else t.double())
