@@ -5,16 +5,13 @@ Letters: B batch, C channels, F latent frames, H W latent rows and columns, T au
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from comfy.nested_tensor import NestedTensor
 from torch import Tensor
 
 from ...ltx2_core.types import AVLatent
-
-Latent = dict[str, Any]
-"""LATENT: ``samples``, perhaps a ``noise_mask`` (1 where it is generated), and keys of any node."""
+from .masks import masks_of, streams_of
+from .values import Latent as Latent
 
 ATTACHED, GUIDE_FRAMES = "ltx2av_given", "ltx2av_guide_frames"
 """Keys of a LATENT of this pack: what was inserted into its video, and the pair (guide frames at the end of
@@ -44,23 +41,18 @@ def concat_av(video: Latent, audio: Latent) -> Latent:
     return joined
 
 
-def separate_av(latent: Latent) -> tuple[Latent, Latent]:
-    """Split an AV LATENT into its video and its audio; each has its own mask and every other key.
+def each_stream(latent: Latent) -> list[Latent]:
+    """Each stream of a LATENT as a LATENT, with its own noise mask, if it has one, and every other key.
 
-    Raises ValueError if the latent is not an AV latent.
+    This is the one door for noise masks: whatever a node of the host or of another pack set, the nodes here
+    see masks whose axes are those of the samples, each of full size or 1.
     """
-    streams = _streams(latent["samples"])
-    if len(streams) != 2:
-        raise ValueError(
-            f"an audio-video latent is needed; got a single latent of shape {tuple(streams[0].shape)}. "
-            "Join video and audio first (Concat AV Latent)."
-        )
-    parts = tuple({**latent, "samples": stream} for stream in streams)
-    mask = latent.get("noise_mask")
-    if mask is not None:
-        for part, part_mask in zip(parts, mask.unbind(), strict=True):
-            part["noise_mask"] = part_mask
-    return parts[0], parts[1]
+    streams = streams_of(latent["samples"])
+    rest = {key: value for key, value in latent.items() if key != "noise_mask"}
+    return [
+        {**rest, "samples": samples} if mask is None else {**rest, "samples": samples, "noise_mask": mask}
+        for samples, mask in zip(streams, masks_of(latent.get("noise_mask"), streams), strict=True)
+    ]
 
 
 def to_av(latent: Latent) -> AVLatent:
@@ -68,7 +60,7 @@ def to_av(latent: Latent) -> AVLatent:
 
     Raises ValueError for a tensor of another number of dimensions.
     """
-    streams = _streams(latent["samples"])
+    streams = streams_of(latent["samples"])
     if len(streams) == 2:
         return AVLatent(streams[0], streams[1])
     (stream,) = streams
@@ -84,7 +76,3 @@ def from_av(av: AVLatent, like: Latent | None = None) -> Latent:
     streams = [x for x in (av.video, av.audio) if x is not None]
     samples = NestedTensor(streams) if len(streams) == 2 else streams[0]
     return {**(like or {}), "samples": samples}
-
-
-def _streams(samples: Any) -> list[Tensor]:
-    return list(samples.unbind()) if getattr(samples, "is_nested", False) else [samples]
