@@ -151,13 +151,10 @@ def clip_audio(audio: Audio | None, start_s: float, latents: int) -> tuple[Tenso
 
 
 def encoder_audio(waveform: Tensor, rate: int, target: int, latents: int) -> Tensor:
-    """A waveform (B, C, S) at ``rate`` Hz -> (B, S, 2) at ``target`` Hz and ``latents`` latents long.
-
-    That is the form that the host's audio VAE encodes.
-    """
+    """A waveform (B, C, S) at ``rate`` Hz -> (B, 2, S) at ``target`` Hz and ``latents`` latents long."""
     stereo = resample(to_stereo(waveform), rate, target)
     samples = latents * AUDIO_DOWNSAMPLE * AUDIO_HOP_LENGTH - 1
-    return rearrange(F.pad(stereo, (0, samples - stereo.shape[-1])), "b c s -> b s c")
+    return F.pad(stereo, (0, samples - stereo.shape[-1]))
 
 
 def audio_from_decoder(decoded: Tensor, rate: int) -> Audio:

@@ -157,27 +157,6 @@ def test_our_autoencoders_decode_and_encode_what_the_hosts_do(
         assert_same(core.tensors(name), ours.tensors(name))
 
 
-@pytest.mark.parametrize("channels", [1, 2])
-def test_our_audio_encoder_gives_the_hosts_latent(server: Server, models: TinyModels, channels: int) -> None:
-    def encoded(whose: Whose) -> dict[str, Tensor]:
-        g = Graph()
-        loaded = load(g, models, "2.3", model="core", vae=whose)
-        # The host resamples this kind of audio once and crops nothing of it.
-        audio = g.add("LTX2ProbeAudio", samples=6 * 4096, sample_rate=44100, channels=channels)
-        g.dump("latent", latent=g.add("LTXVAudioVAEEncode", audio=audio, audio_vae=loaded.audio_vae))
-        return server.run(g.prompt).tensors("latent")
-
-    assert_same(encoded("core"), encoded("ours"))
-
-
-def test_our_audio_encoder_drops_nothing_of_the_audio(server: Server, models: TinyModels) -> None:
-    g = Graph()
-    loaded = load(g, models, "2.3", model="core", vae="ours")
-    audio = g.add("LTX2ProbeAudio", samples=9600, sample_rate=16000, channels=2)
-    g.dump("latent", latent=g.add("LTXVAudioVAEEncode", audio=audio, audio_vae=loaded.audio_vae))
-    assert server.run(g.prompt).tensors("latent")["latent"].shape == (1, 8, 16, 16)
-
-
 UPSCALER_LOADERS: dict[Whose, str] = {"core": "LatentUpscaleModelLoader", "ours": "LTX2ProbeLoadUpscaler"}
 
 

@@ -41,6 +41,42 @@ class LTX2ProbeLoadVAE(io.ComfyNode):
         return io.NodeOutput(load(_path("checkpoints", ckpt_name)))
 
 
+class LTX2ProbeEncodeAudio(io.ComfyNode):
+    """Audio through ``vae.encode`` without resampling, as some packs call it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2ProbeEncodeAudio",
+            inputs=[io.Audio.Input("audio"), io.Vae.Input("vae")],
+            outputs=[io.Latent.Output()],
+        )
+
+    @classmethod
+    def execute(cls, audio: Any, vae: Any) -> io.NodeOutput:
+        return io.NodeOutput({"samples": vae.encode(audio["waveform"].movedim(1, -1)), "type": "audio"})
+
+
+class LTX2ProbeAudioVAE(io.ComfyNode):
+    """Report what nodes of other packs read of an audio VAE."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2ProbeAudioVAE", inputs=[io.Vae.Input("vae")], outputs=[], is_output_node=True
+        )
+
+    @classmethod
+    def execute(cls, vae: Any) -> io.NodeOutput:
+        network, read = vae.first_stage_model, {}
+        read["front end"] = [vae.autoencoder.sampling_rate, vae.autoencoder.mel_hop_length]
+        read["rates"] = [vae.audio_sample_rate, vae.audio_sample_rate_output, network.output_sample_rate]
+        read["latents"] = [network.latent_frequency_bins, network.latent_channels, vae.latent_channels]
+        read["time"] = [network.sample_rate, network.mel_hop_length, network.latents_per_second]
+        read["frames"] = [network.num_of_latents_from_frames(frames, 25) for frames in (9, 25, 121)]
+        return io.NodeOutput(ui={"report": [json.dumps(read)]})
+
+
 class LTX2ProbeLoadClip(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
