@@ -5,7 +5,7 @@ from .connectors import CONTEXT_LENGTH, TextConnectors
 from .encoder import OnLayer, TextEncoder
 from .features import FeatureAccumulator, FeatureExtractor
 from .gemma import Gemma, gemma_from_tensors, load_gemma
-from .tokenizer import MAX_TOKENS, Tokenizer, load_tokenizer
+from .tokenizer import MAX_TOKENS, Tokenizer, load_tokenizer, read_tokenizer
 
 __all__ = [
     "CONTEXT_LENGTH",
@@ -21,4 +21,5 @@ __all__ = [
     "gemma_from_tensors",
     "load_gemma",
     "load_tokenizer",
+    "read_tokenizer",
 ]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 from comfy.nested_tensor import NestedTensor
-from torch import Tensor
 
 from ...ltx2_core.types import AVLatent
 from .masks import masks_of, streams_of

@@ -1,4 +1,4 @@
-"""Noise masks in one form, by the rule of the host's sampler; and masks that are changed latent frame by frame.
+"""Noise masks in one form, by the rule of the host's sampler, and masks with one entry per latent frame.
 
 Letters: B batch, C channels, F latent frames, H W latent rows and columns.
 """

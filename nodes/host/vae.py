@@ -73,8 +73,8 @@ def load_video_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.s
 def load_audio_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.sd.VAE:
     """The audio VAE and vocoder of a checkpoint or of files with its parts.
 
-    Its ``encode`` takes what that of the host's own audio VAE takes; ``encode_audio`` takes any rate and crops
-    nothing.
+    Its ``encode`` takes what that of the host's own audio VAE takes; ``encode_audio`` takes any rate and
+    crops nothing.
 
     Raises ValueError if they hold none or the weights do not fit.
     """
@@ -168,7 +168,7 @@ class AudioFrontEnd(NamedTuple):
 
 
 class HostAudioVAE(AudioVAE):
-    """The audio VAE with the host's interface: waveforms are at ``HOST_AUDIO_RATE`` unless a rate is stated."""
+    """The audio VAE with the host's interface: waveforms are at ``HOST_AUDIO_RATE`` by default."""
 
     def encode(self, waveform: Tensor, sample_rate: int = HOST_AUDIO_RATE) -> Tensor:  # type: ignore[override]
         """Waveform (B, channels, S) at ``sample_rate`` Hz -> latent (B, 8, L, 16)."""

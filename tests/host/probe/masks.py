@@ -11,7 +11,7 @@ from comfy_api.latest import io
 
 
 class LTX2ProbeNoiseMask(io.ComfyNode):
-    """A LATENT with a noise mask of a form; with ``as_core`` in the form that the host's sampler makes of it."""
+    """A LATENT with a noise mask of a form; with ``as_core`` as the host's sampler reads it."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
