@@ -30,6 +30,7 @@ from ..inputs import (
     quantity,
     start_input,
 )
+from ..numbers import real_input
 from .attached import marked_guides
 from .images import CATEGORY
 
@@ -55,11 +56,11 @@ class LTX2AVTextToAudio(io.ComfyNode):
             "which is many times faster. Sample one stage and decode with LTX-2 Decode Audio.",
             inputs=[
                 model_input(),
-                io.Float.Input(
+                real_input(
                     "seconds",
                     default=5.0,
-                    min=0.04,
-                    max=MAX_SECONDS,
+                    low=0.04,
+                    high=MAX_SECONDS,
                     step=0.01,
                     tooltip="Exact length of the audio. Longer audio needs more memory and time.",
                 ),

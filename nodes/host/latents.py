@@ -5,6 +5,8 @@ Letters: B batch, C channels, F latent frames, H W latent rows and columns, T au
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from comfy.nested_tensor import NestedTensor
 
@@ -75,3 +77,29 @@ def from_av(av: AVLatent, like: Latent | None = None) -> Latent:
     streams = [x for x in (av.video, av.audio) if x is not None]
     samples = NestedTensor(streams) if len(streams) == 2 else streams[0]
     return {**(like or {}), "samples": samples}
+
+
+def check_batch_index(latent: Latent) -> None:
+    """Raise ValueError if ``batch_index``, which chooses the noise of each clip, is that of another batch."""
+    index, batch = latent.get("batch_index"), len(streams_of(latent["samples"])[0])
+    if index is not None and len(index) != batch:
+        raise ValueError(
+            f"this latent holds {batch} clips and its batch_index has {len(index)} entries: a node between "
+            "has changed the batch. Put Latent Batch Seed Behavior after the last node that does"
+        )
+
+
+def check_noise(noise: Any, samples: Any) -> None:
+    """Raise ValueError if ``noise`` is that of other samples, such as of the video alone."""
+    of_noise, of_samples = ([tuple(one.shape) for one in streams_of(x)] for x in (noise, samples))
+    # One noise may serve all clips of a batch.
+    if [shape[1:] for shape in of_noise] != [shape[1:] for shape in of_samples]:
+        raise ValueError(
+            f"noise is of {_listed(of_noise)} and latent_image is of {_listed(of_samples)}: the node that "
+            "makes the noise was given another latent. Connect Random Noise, which fits any latent"
+        )
+
+
+def _listed(shapes: list[tuple[int, ...]]) -> str:
+    names = {5: "video", 4: "audio"}
+    return " and ".join(f"{names.get(len(shape), 'a tensor')} {shape}" for shape in shapes)

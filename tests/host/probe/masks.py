@@ -32,6 +32,41 @@ class LTX2ProbeNoiseMask(io.ComfyNode):
         return io.NodeOutput({**latent, "noise_mask": mask})
 
 
+class LTX2ProbeBatchIndex(io.ComfyNode):
+    """A LATENT with ``batch_index``, as nodes that take clips out of a batch leave it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2ProbeBatchIndex",
+            inputs=[io.Latent.Input("latent"), io.String.Input("indices")],
+            outputs=[io.Latent.Output()],
+        )
+
+    @classmethod
+    def execute(cls, latent: Any, indices: str) -> io.NodeOutput:
+        return io.NodeOutput({**latent, "batch_index": [int(one) for one in indices.split(",")]})
+
+
+class LTX2ProbeVideoNoise(io.ComfyNode):
+    """Noise for the video of a latent alone, whatever the latent holds."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(node_id="LTX2ProbeVideoNoise", inputs=[], outputs=[io.Noise.Output()])
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        return io.NodeOutput(_VideoNoise())
+
+
+class _VideoNoise:
+    seed = 1
+
+    def generate_noise(self, latent: Any) -> torch.Tensor:
+        return torch.randn(latent["samples"].unbind()[0].shape)
+
+
 def _mask(form: str, streams: list[torch.Tensor]) -> Any:
     generator = torch.Generator().manual_seed(7)
 
