@@ -65,9 +65,16 @@ def assert_same(core: dict[str, Tensor], ours: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("generation", GENERATIONS)
 @pytest.mark.parametrize("name", RECIPES)
 def test_our_model_samples_what_the_hosts_does(
-    server: Server, models: TinyModels, name: str, generation: str, streams_off: str
+    server: Server,
+    models: TinyModels,
+    name: str,
+    generation: str,
+    streams_off: str,
+    guides_of_today: bool,
 ) -> None:
     recipe = replace(RECIPES[name], streams_off=streams_off)
+    if not guides_of_today and any(guide.masked or guide.strength > 1 for guide in recipe.guides):
+        pytest.skip("core's Add Guide up to 0.21 has no attention mask and no strength above 1")
     core, ours = (run(server, models, generation, recipe, whose) for whose in ("core", "ours"))
     assert_same(core, ours)
 
@@ -97,8 +104,10 @@ def test_the_hosts_lora_loader_works_on_our_model(server: Server, models: TinyMo
 
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_a_reference_at_half_size_is_read_as_the_host_reads_it(
-    server: Server, models: TinyModels, generation: str, streams_off: str
+    server: Server, models: TinyModels, generation: str, streams_off: str, guides_of_today: bool
 ) -> None:
+    if not guides_of_today:
+        pytest.skip("core up to 0.21 has no Get IC-LoRA Parameters")
     guides = (Guide(9, 0, 0.8),)
     recipe = Recipe(frames=17, guides=guides, lora=models.ic_lora, ic_lora=True, streams_off=streams_off)
     core, ours = (run(server, models, generation, recipe, whose) for whose in ("core", "ours"))
