@@ -20,14 +20,16 @@ def models(upscaler: bool = False) -> Node:
     )
 
 
-def plan(stages: int = 1, *, width: int = 128, height: int = 128, seconds: float = 1.96) -> Node:
+def plan(
+    stages: int = 1, *, width: int = 128, height: int = 128, seconds: float = 1.96, fps: float | str = FPS
+) -> Node:
     return node(
         "LTX2AVClipPlan",
         width=width,
         height=height,
         length_unit="seconds",
         length=seconds,
-        fps=FPS,
+        fps=fps,
         stages=str(stages),
     )
 
@@ -37,8 +39,8 @@ def control_plan() -> Node:
     return plan(width=128, height=96, seconds=1.0)
 
 
-def prompt(text: str) -> Node:
-    return node("LTX2AVPrompt", positive=text, fps=FPS)
+def prompt(text: str, fps: float | str = FPS) -> Node:
+    return node("LTX2AVPrompt", positive=text, fps=fps)
 
 
 def stage(latent: str, seed: int = 42, **changes: Any) -> Node:
@@ -84,7 +86,7 @@ def editing(kind: str, **changes: Any) -> Node:
 
 def saved(name: str, latent: str, **changes: Any) -> dict[str, Node]:
     """Decoding, and the file."""
-    decoded = node("LTX2AVDecodeToVideo", latent=latent, fps=FPS, **changes)
+    decoded = node("LTX2AVDecodeToVideo", latent=latent, **{"fps": FPS, **changes})
     return {"video": decoded, "save": save(name)}
 
 
