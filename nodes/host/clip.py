@@ -28,13 +28,13 @@ from .host_layers import use_host_layers
 from .notes import say
 from .patcher import Patcher
 from .text_model import HostTextModel
-from .text_tokens import NAMES, HostTokenizer, Tokens
+from .text_tokens import NAMES, HostTokenizer, Token, Tokens
 from .values import Options
 
 GEMMA = "gemma3_12b.transformer."
 """How names of Gemma's tensors begin in the host's text encoder; files leave it out."""
 
-CacheKey = tuple[object, tuple[int, ...]]
+CacheKey = tuple[object, tuple[Token, ...]]
 """The CLIP's set of weight patches and the tokens of a prompt."""
 
 

@@ -126,7 +126,7 @@ class HostTextModel(nn.Module):
         """Scaled embeddings (1, T, D) of tokens, and embeddings of files in their places."""
         layer, device = self.gemma.model.embed_tokens, self.gemma.model.device
         assert isinstance(layer, ScaledEmbedding)
-        embeds = layer(_ids(row).to(device))
+        embeds: Tensor = layer(_ids(row).to(device))
         for place, (token, _) in enumerate(row):
             if isinstance(token, Tensor):
                 # Not scaled, as in the host: files hold what the first layer reads.
@@ -137,7 +137,7 @@ class HostTextModel(nn.Module):
         """hidden (1, D) -> scores (1, V) of the next token."""
         model = self.gemma.model
         assert isinstance(model.embed_tokens, ScaledEmbedding)
-        scores = model.embed_tokens.logits(hidden)
+        scores: Tensor = model.embed_tokens.logits(hidden)
         cap = getattr(model.config, "final_logit_softcapping", None)
         return torch.tanh(scores / cap) * cap if cap else scores
 

@@ -202,7 +202,7 @@ def encode_audio(audio_vae: Vae, waveform: Tensor, sample_rate: int) -> Tensor:
 
 def audio_rate_of(audio_vae: Vae) -> int:
     """The rate in Hz of the mel front end of an audio VAE of LTX-2. Raises ValueError for another VAE."""
-    network = getattr(audio_vae, "first_stage_model", None)
+    network: Any = getattr(audio_vae, "first_stage_model", None)
     if not hasattr(network, "num_of_latents_from_frames"):
         raise ValueError(
             f"audio_vae is a {type(network).__name__} and no audio VAE of LTX-2: connect audio_vae of LTX-2 "
