@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import comfy.model_management
@@ -80,17 +81,19 @@ class HostTextModel(nn.Module):
         seed: int | None,
         presence_penalty: float = 0.0,
     ) -> list[int]:
-        """Up to ``max_length`` token ids that follow ``tokens``, drawn as the host's own Gemma draws them."""
+        """Up to ``max_length`` token ids that follow ``tokens``, drawn as the host's own Gemma draws them.
+
+        Raises ValueError where transformers is too old.
+        """
         (row,) = tokens[self.name]
         model, device = self.gemma.model, self.gemma.model.device
         dtype = torch.bfloat16 if comfy.model_management.should_use_bf16(device) else torch.float32
         generator = torch.Generator(device=device).manual_seed(seed or 0) if do_sample else None
         draw: Any = comfy.text_encoders.llama.BaseGenerate.sample_token
-        embeds, cache, on_count = self._embeds(row).to(dtype), None, count_bar(max_length)
+        embeds, cache, on_count = self._embeds(row).to(dtype), _cache(model.config), count_bar(max_length)
         made: list[int] = []
         while len(made) < max_length:
             output = model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
-            cache = output.past_key_values
             token = draw(
                 self,
                 self._scores(output.last_hidden_state[:, -1]),
@@ -148,6 +151,19 @@ class _Branch(nn.Module):
     def __init__(self, transformer: Gemma) -> None:
         super().__init__()
         self.transformer = transformer
+
+
+def _cache(config: Any) -> Any:
+    """The keys and values of past tokens, which layers of a sliding window forget."""
+    import transformers
+
+    # Older caches have a fixed length, or know nothing of sliding windows.
+    if "config" not in signature(transformers.DynamicCache.__init__).parameters:
+        raise ValueError(
+            f"writing text with Gemma needs a newer release of transformers than {transformers.__version__}: "
+            "pip install -U transformers"
+        )
+    return transformers.DynamicCache(config=config)
 
 
 def _ids(row: Row) -> Tensor:

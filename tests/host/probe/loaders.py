@@ -76,6 +76,24 @@ class LTX2ProbeAudioVAE(io.ComfyNode):
         return io.NodeOutput(ui={"report": [json.dumps(read)]})
 
 
+class LTX2ProbeLatentCount(io.ComfyNode):
+    """Report how many audio latents an audio VAE counts for some frames."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2ProbeLatentCount",
+            inputs=[io.Vae.Input("vae"), io.Int.Input("frames"), io.Float.Input("fps")],
+            outputs=[],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, vae: Any, frames: int, fps: float) -> io.NodeOutput:
+        count = vae.first_stage_model.num_of_latents_from_frames(frames, fps)
+        return io.NodeOutput(ui={"report": [json.dumps(count)]})
+
+
 class LTX2ProbeLoadClip(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:

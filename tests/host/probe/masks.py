@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import comfy.nested_tensor
@@ -46,6 +47,34 @@ class LTX2ProbeBatchIndex(io.ComfyNode):
     @classmethod
     def execute(cls, latent: Any, indices: str) -> io.NodeOutput:
         return io.NodeOutput({**latent, "batch_index": [int(one) for one in indices.split(",")]})
+
+
+class LTX2ProbeMarked(io.ComfyNode):
+    """A LATENT with a key that this pack does not know, from a host after 0.33."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2ProbeMarked", inputs=[io.Latent.Input("latent")], outputs=[io.Latent.Output()]
+        )
+
+    @classmethod
+    def execute(cls, latent: Any) -> io.NodeOutput:
+        return io.NodeOutput({**latent, "generated_keyframe_indices": [0, 8]})
+
+
+class LTX2ProbeMarks(io.ComfyNode):
+    """Report of that key."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2ProbeMarks", inputs=[io.Latent.Input("latent")], outputs=[], is_output_node=True
+        )
+
+    @classmethod
+    def execute(cls, latent: Any) -> io.NodeOutput:
+        return io.NodeOutput(ui={"report": [json.dumps(latent.get("generated_keyframe_indices"))]})
 
 
 class LTX2ProbeVideoNoise(io.ComfyNode):
