@@ -25,7 +25,7 @@ from ..ltx2_core.shapes import (
     SPATIAL_SCALE,
     VIDEO_CHANNELS,
 )
-from .host.latents import Latent, concat_av, separate_av, to_av
+from .host.latents import Latent, concat_av, each_stream, to_av
 from .host.values import Audio
 
 VIDEO_AUDIO_RATE = 48000
@@ -60,9 +60,10 @@ def split(latent: Latent) -> Streams:
                 f"(batch, {VIDEO_CHANNELS}, frames, rows, columns) for video and "
                 f"(batch, {AUDIO_CHANNELS}, frames, {AUDIO_BINS}) for audio: {JOIN}"
             )
-    if samples.video is not None and samples.audio is not None:
-        return Streams(*separate_av(latent))
-    return Streams(latent, None) if samples.video is not None else Streams(None, latent)
+    parts = each_stream(latent)
+    if len(parts) == 2:
+        return Streams(*parts)
+    return Streams(parts[0], None) if samples.video is not None else Streams(None, parts[0])
 
 
 def _is_of_family(stream: Tensor) -> bool:
@@ -151,15 +152,12 @@ def clip_audio(audio: Audio | None, start_s: float, latents: int) -> tuple[Tenso
 
 
 def encoder_audio(waveform: Tensor, rate: int, target: int, latents: int) -> Tensor:
-    """A waveform (B, C, S) at ``rate`` Hz -> (B, S, 2) at ``target`` Hz and ``latents`` latents long.
-
-    That is the form that the host's audio VAE encodes.
-    """
+    """A waveform (B, C, S) at ``rate`` Hz -> (B, 2, S) at ``target`` Hz and ``latents`` latents long."""
     stereo = resample(to_stereo(waveform), rate, target)
     # A centred spectrogram has one frame more than whole hops, so that one sample less gives exactly these
     # latents.
     samples = latents * AUDIO_DOWNSAMPLE * AUDIO_HOP_LENGTH - 1
-    return rearrange(F.pad(stereo, (0, samples - stereo.shape[-1])), "b c s -> b s c")
+    return F.pad(stereo, (0, samples - stereo.shape[-1]))
 
 
 def audio_from_decoder(decoded: Tensor, rate: int) -> Audio:

@@ -12,6 +12,7 @@ from comfy_api.latest import io
 from ..ltx2_core.conditioning.regions import Rounding
 from ..ltx2_core.run.options import by_name
 from ..ltx2_core.shapes import SPATIAL_SCALE
+from .numbers import IntOrFloat, real_input
 
 Plan = io.Custom("LTX2AV_CLIP_PLAN")
 ICLoraParameters = io.Custom("IC_LORA_PARAMETERS")
@@ -97,11 +98,11 @@ def quantity(
             tooltip=tooltip,
             **others,
         )
-    return io.Float.Input(
+    return real_input(
         name or option,
         default=default,
-        min=float(bounds[0] or 0),
-        max=float(bounds[1] or 0),
+        low=float(bounds[0] or 0),
+        high=float(bounds[1] or 0),
         step=step,
         tooltip=tooltip,
         **others,
@@ -121,7 +122,7 @@ def frames_input(default: int, tooltip: str) -> io.Input:
 
 def fps_input(tooltip: str) -> io.Input:
     """A frame rate."""
-    return quantity("fps", 24.0, low=1.0, high=MAX_FPS, step=0.001, more=tooltip)
+    return IntOrFloat(quantity("fps", 24.0, low=1.0, high=MAX_FPS, step=0.001, more=tooltip))
 
 
 def plan_input(tooltip: str) -> io.Input:
@@ -152,7 +153,9 @@ def length_unit_input(*, default: str | None = None) -> io.Input:
 
 def length_input(default: float, tooltip: str) -> io.Input:
     """A length in the unit of ``length_unit``."""
-    return io.Float.Input("length", default=default, min=0.01, max=MAX_SECONDS, step=0.01, tooltip=tooltip)
+    return IntOrFloat(
+        real_input("length", default=default, low=0.01, high=MAX_SECONDS, step=0.01, tooltip=tooltip)
+    )
 
 
 def stages_input(upscaled: str = "", *, default: str | None = "2") -> io.Input:
@@ -260,15 +263,15 @@ def cfg_input(name: str, default: float, more: str) -> io.Input:
 
 def sigma_input(name: str, default: float, tooltip: str, *, low: float = 0.0, high: float = 1.0) -> io.Input:
     """A noise level, from 0 (clean) to 1 (noise only)."""
-    return io.Float.Input(name, default=default, min=low, max=high, step=0.001, tooltip=tooltip)
+    return real_input(name, default=default, low=low, high=high, step=0.001, tooltip=tooltip)
 
 
 def shift_input(
     name: str, default: float, tooltip: str, *, high: float = 100.0, optional: bool = False
 ) -> io.Input:
     """A parameter of the schedule with steps: a shift, or the noise level before the last step."""
-    return io.Float.Input(
-        name, default=default, min=0.0, max=high, step=0.01, optional=optional, tooltip=tooltip
+    return real_input(
+        name, default=default, low=0.0, high=high, step=0.01, optional=optional, tooltip=tooltip
     )
 
 
@@ -276,15 +279,13 @@ def share_input(
     name: str, default: float, tooltip: str, *, low: float = 0.0, optional: bool = False
 ) -> io.Input:
     """A number from 0 to 1."""
-    return io.Float.Input(
-        name, default=default, min=low, max=1.0, step=0.01, optional=optional, tooltip=tooltip
-    )
+    return real_input(name, default=default, low=low, high=1.0, step=0.01, optional=optional, tooltip=tooltip)
 
 
 def strength_input(name: str, default: float, tooltip: str, *, optional: bool = False) -> io.Input:
     """The strength of a guide; above 1 only its attention rises."""
-    return io.Float.Input(
-        name, default=default, min=0.0, max=MAX_STRENGTH, step=0.01, optional=optional, tooltip=tooltip
+    return real_input(
+        name, default=default, low=0.0, high=MAX_STRENGTH, step=0.01, optional=optional, tooltip=tooltip
     )
 
 
@@ -303,4 +304,4 @@ def iclora_parameters_input() -> io.Input:
 
 
 def _percent(name: str, default: float, tooltip: str) -> io.Input:
-    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.001, tooltip=tooltip)
+    return real_input(name, default=default, low=0.0, high=1.0, step=0.001, tooltip=tooltip)

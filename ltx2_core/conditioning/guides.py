@@ -62,13 +62,18 @@ def place_guide(images: int, frame: int, latent_frames: int) -> GuidePlacement:
     frames at frame 0 are cut to 8k + 1. Several frames elsewhere start at a frame of the form 8k + 1, to
     which ``frame`` is rounded down, and are cut to a multiple of 8.
 
-    Raises ValueError if ``images`` is below 1, or if the guide reaches past the end of the clip.
+    Raises ValueError if ``images`` is below 1, or if the guide begins before the clip or ends after it.
     """
     if images < 1:
         raise ValueError("a guide needs at least one image; got none")
     clip = frames_of(latent_frames)
-    # ComfyUI clamps a negative frame before the start instead of refusing it.
-    at = frame if frame >= 0 else max(clip + frame, 0)
+    # ComfyUI takes a frame before the start for frame 0, which moves an image by any distance.
+    if frame < -clip:
+        raise ValueError(
+            f"a guide at frame {frame} lies before the clip, which has {clip} frames: {-clip} is its first "
+            "and -1 its last"
+        )
+    at = frame if frame >= 0 else clip + frame
     whole = frames_of(latent_frames_of(images))
     # At frame 0 the guide's first latent frame coincides with the clip's, which also stands for one frame.
     lead = at != 0 and whole > 1

@@ -18,6 +18,8 @@ HEAD = re.compile(rf"({_TIME})\s*(?:(?:-|–|to)\s*({_TIME})\s*)?:(?!\d)")
 
 _LIKE_TIME = r"[-+]?(?:[\d.][\d.:e+]*|nan|inf(?:inity)?)\s?[s%]?"
 _LIKE_HEAD = re.compile(rf"{_LIKE_TIME}\s*(?:(?:-|–|to)\s*{_LIKE_TIME}\s*)?:(?!\d)", re.IGNORECASE)
+_EMPTY_HEAD = re.compile(r":\s")
+"""A forgotten time, which is an error where other parts have times."""
 _LONGEST_HEAD = 64
 LATEST = 1e9
 """The latest time of a prompt in seconds."""
@@ -108,7 +110,8 @@ def _pieces(text: str) -> Iterator[tuple[str, str]]:
             continue
         first = 0
         for at in (match.start() for match in re.finditer(";", line)):
-            if _LIKE_HEAD.match(line[at + 1 :].lstrip()[:_LONGEST_HEAD]):
+            following = line[at + 1 :].lstrip()[:_LONGEST_HEAD]
+            if _LIKE_HEAD.match(following) or _EMPTY_HEAD.match(following):
                 yield _piece(number, first, line[first:at])
                 first = at + 1
         yield _piece(number, first, line[first:])

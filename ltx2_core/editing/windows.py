@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..media.atomic import replacing
 from ..shapes import AUDIO_LATENTS_PER_SECOND, TEMPORAL_SCALE, ClipPlan, frames_of, latent_frames_of
-from ..storage.files import JsonObject, JsonValue, read_object
+from ..storage.files import JsonValue, read_object
 from ..storage.header import read_header
 from ..storage.private import locked, prune_parts
 from ..types import AVLatent

@@ -5,7 +5,7 @@ from .connectors import CONTEXT_LENGTH, TextConnectors
 from .encoder import OnLayer, TextEncoder
 from .features import FeatureAccumulator, FeatureExtractor
 from .gemma import Gemma, load_gemma
-from .tokenizer import MAX_TOKENS, Tokenizer, check_tokenizer, load_tokenizer
+from .tokenizer import MAX_TOKENS, Tokenizer, check_tokenizer, load_tokenizer, read_tokenizer
 
 __all__ = [
     "CONTEXT_LENGTH",
@@ -21,4 +21,5 @@ __all__ = [
     "check_tokenizer",
     "load_gemma",
     "load_tokenizer",
+    "read_tokenizer",
 ]

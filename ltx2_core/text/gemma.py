@@ -39,12 +39,20 @@ class Gemma(nn.Module):
         self.generation: int = 4 if "gemma4" in model.config.model_type else 3
 
     @torch.no_grad()
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, on_hidden: OnHidden) -> None:
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        on_hidden: OnHidden,
+        *,
+        embeds: Tensor | None = None,
+    ) -> None:
         """Run the model and pass each of its L + 1 hidden states to ``on_hidden`` as soon as it is computed.
 
-        ``input_ids`` and ``attention_mask`` are (B, T), padded on the left. State 0 is the scaled embedding,
-        state i the input of layer i, state L the output of the final norm. Values at padding tokens are
-        arbitrary. The states are not stored, so that they are never all in memory.
+        ``input_ids`` and ``attention_mask`` are (B, T), padded on the left. ``embeds`` (B, T, D) are scaled
+        embeddings to use in place of those of the tokens. State 0 is the scaled embedding, state i the input
+        of layer i, state L the output of the final norm. Values at padding tokens are arbitrary. The states
+        are not stored, so that they are never all in memory.
         """
 
         def entering(index: int) -> Callable[..., None]:
@@ -61,9 +69,8 @@ class Gemma(nn.Module):
         ]
         try:
             device = self.model.device
-            output = self.model(
-                input_ids=input_ids.to(device), attention_mask=attention_mask.to(device), use_cache=False
-            )
+            tokens = {"input_ids": input_ids.to(device)} if embeds is None else {"inputs_embeds": embeds}
+            output = self.model(**tokens, attention_mask=attention_mask.to(device), use_cache=False)
         finally:
             for handle in handles:
                 handle.remove()

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from tokenizers import Tokenizer as FastTokenizer
@@ -20,6 +21,9 @@ from .single_file import find_tokenizer_tensor, tokenizer_bytes
 logger = logging.getLogger(__name__)
 
 MAX_TOKENS = 1024
+
+MARKERS = ("<start_of_turn>", "<end_of_turn>", "<|turn>", "<turn|>")
+"""Tokens that divide a conversation into turns, of Gemma 3 and Gemma 4."""
 
 
 class Tokenizer:
@@ -38,9 +42,16 @@ class Tokenizer:
         bos_id: int = 2,
         pad_id: int = 0,
         max_tokens: int = MAX_TOKENS,
+        decode: Callable[[list[int]], str] | None = None,
+        special: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
-        """``encode`` maps text to token ids without special tokens."""
+        """``encode`` maps text to token ids without special tokens, ``decode`` maps ids back.
+
+        ``special`` holds the ids of those ``MARKERS`` that this tokenizer knows.
+        """
         self.encode = encode
+        self.decode = decode
+        self.special = special
         self.vocab_size = vocab_size
         self.bos_id = bos_id
         self.pad_id = pad_id
@@ -87,13 +98,20 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     Raises:
         ValueError: there is no tokenizer, it is not Gemma's, or the package sentencepiece is missing.
     """
-    path = Path(path)
+    found, kind, content = read_tokenizer(Path(path))
+    return _from_json(found, content) if kind == "tokenizer_json" else _from_sentencepiece(found, content)
+
+
+def read_tokenizer(path: Path) -> tuple[Path, str, bytes]:
+    """The file that holds the tokenizer of a folder or file, its kind (one of ``TOKENIZERS``) and its bytes.
+
+    Raises:
+        ValueError: there is no tokenizer.
+    """
     if path.is_file():
-        kind, content = tokenizer_bytes(path)
-        return _from_json(path, content) if kind == "tokenizer_json" else _from_sentencepiece(path, content)
+        return path, *tokenizer_bytes(path)
     found = find_tokenizer(path)
-    read = _from_json if found.suffix == ".json" else _from_sentencepiece
-    return read(found, found.read_bytes())
+    return found, "tokenizer_json" if found.suffix == ".json" else "spiece_model", found.read_bytes()
 
 
 def _from_json(path: Path, content: bytes) -> Tokenizer:
@@ -111,7 +129,14 @@ def _from_json(path: Path, content: bytes) -> Tokenizer:
     def encode(text: str) -> list[int]:
         return list(fast.encode(text, add_special_tokens=False).ids)
 
-    return Tokenizer(encode, vocab_size=fast.get_vocab_size(), bos_id=bos, pad_id=pad)
+    def decode(ids: list[int]) -> str:
+        return str(fast.decode(ids, skip_special_tokens=True))
+
+    found = {marker: fast.token_to_id(marker) for marker in MARKERS}
+    special = {marker: number for marker, number in found.items() if number is not None}
+    return Tokenizer(
+        encode, vocab_size=fast.get_vocab_size(), bos_id=bos, pad_id=pad, decode=decode, special=special
+    )
 
 
 def _from_sentencepiece(path: Path, content: bytes) -> Tokenizer:
@@ -132,6 +157,20 @@ def _from_sentencepiece(path: Path, content: bytes) -> Tokenizer:
     def encode(text: str) -> list[int]:
         return list(pieces.encode(text))
 
+    def decode(ids: list[int]) -> str:
+        return str(pieces.decode(ids))
+
+    # An unknown piece has the id of <unk>, whose piece is another.
+    special = {
+        marker: number
+        for marker in MARKERS
+        if pieces.id_to_piece(number := pieces.piece_to_id(marker)) == marker
+    }
     return Tokenizer(
-        encode, vocab_size=pieces.get_piece_size(), bos_id=pieces.bos_id(), pad_id=pieces.pad_id()
+        encode,
+        vocab_size=pieces.get_piece_size(),
+        bos_id=pieces.bos_id(),
+        pad_id=pieces.pad_id(),
+        decode=decode,
+        special=special,
     )

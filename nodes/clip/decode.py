@@ -16,6 +16,7 @@ from ..host.latents import Latent
 from ..host.values import Audio, Vae
 from ..host.video import write_video
 from ..inputs import ceiling_input, file_crf_input, fps_input, plan_input
+from ..numbers import real_input
 from ..sampling.checks import CROP, check_audio
 
 CATEGORY = "LTX-2/decode"
@@ -61,11 +62,11 @@ class LTX2AVDecodeAudio(io.ComfyNode):
             inputs=[
                 io.Vae.Input("audio_vae", tooltip="Audio VAE of the checkpoint."),
                 io.Latent.Input("latent", tooltip="Sampled latent: audio-video, or audio only."),
-                io.Float.Input(
+                real_input(
                     "seconds",
                     default=0.0,
-                    min=0.0,
-                    max=100000.0,
+                    low=0.0,
+                    high=100000.0,
                     step=0.001,
                     optional=True,
                     tooltip="Exact length of the audio: longer audio is cut, shorter followed by silence; 0 "

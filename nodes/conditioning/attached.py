@@ -57,13 +57,17 @@ def marked_guides(latent: Latent, frames: int) -> Latent:
     return {**latent, GUIDE_FRAMES: (frames, _frames(latent))}
 
 
-def refuse_guides(latent: Latent, node: str) -> None:
-    """Raise ValueError if guide frames are still in a LATENT that is an input of ``node``."""
+def refuse_guides(latent: Latent, node: str, *, advice: str = "") -> None:
+    """Raise ValueError if guide frames are still in a LATENT that is an input of ``node``.
+
+    ``advice`` says what to do where it is not to remove them after sampling.
+    """
     if guides := guides_marked(latent):
-        raise ValueError(
-            f"this latent still holds {guides} guide frames: move LTX-2 Crop Guides between "
-            f"the sampler and {node}, and connect its conditioning to the next stage"
+        advice = advice or (
+            f"move LTX-2 Crop Guides between the sampler and {node}, and connect its conditioning to the "
+            "next stage"
         )
+        raise ValueError(f"this latent still holds {guides} guide frames: {advice}")
 
 
 def guides_marked(latent: Latent) -> int | None:

@@ -18,6 +18,7 @@ from ...ltx2_core.shapes import AUDIO_BINS, AUDIO_CHANNELS, AUDIO_LATENTS_PER_SE
 from ...ltx2_core.types import AVLatent
 from ..host.guider import without_reference
 from ..host.latents import AUDIO_ONLY, Latent, concat_av, from_av
+from ..host.vae import audio_rate_of, encode_audio
 from ..host.values import Audio, Conditioning, Model, Options, Vae
 from ..inputs import (
     MAX_SECONDS,
@@ -29,6 +30,7 @@ from ..inputs import (
     quantity,
     start_input,
 )
+from ..numbers import real_input
 from .attached import marked_guides
 from .images import CATEGORY
 
@@ -55,11 +57,11 @@ class LTX2AVTextToAudio(io.ComfyNode):
             "which is many times faster. Sample one stage and decode with LTX-2 Decode Audio.",
             inputs=[
                 model_input(),
-                io.Float.Input(
+                real_input(
                     "seconds",
                     default=5.0,
-                    min=0.04,
-                    max=MAX_SECONDS,
+                    low=0.04,
+                    high=MAX_SECONDS,
                     step=0.01,
                     tooltip="Exact length of the audio. Longer audio needs more memory and time.",
                 ),
@@ -194,9 +196,8 @@ def encoded_reference(audio_vae: Vae, audio: Audio | None, start_s: float, secon
             f"the reference lasts {waveform.shape[-1] / rate:.2f} s and nothing is left from {start_s:g} s "
             "on: choose an earlier start"
         )
-    stereo = resample(to_stereo(part), rate, audio_vae.audio_sample_rate)
-    encoded: Tensor = audio_vae.encode(stereo.movedim(1, -1))
-    return encoded
+    target = audio_rate_of(audio_vae)
+    return encode_audio(audio_vae, resample(to_stereo(part), rate, target), target)
 
 
 def with_identity(model: Model, scale: float, start_percent: float, end_percent: float) -> Model:

@@ -12,7 +12,7 @@ from ...ltx2_core.shapes import AUDIO_LATENTS_PER_SECOND, latent_frames_of
 from ..convert import Streams, clip_audio, compress, encoder_audio, image_at_stage, split, split_av, video_of
 from ..host.latents import Latent, concat_av
 from ..host.masks import frame_mask
-from ..host.vae import RECIPE
+from ..host.vae import RECIPE, audio_rate_of, encode_audio
 from ..host.values import Audio, Vae
 from ..inputs import BY_MODEL, image_crf_input, quantity, start_input
 from .attached import AttachedImage, remember
@@ -153,7 +153,8 @@ class LTX2AVSetAudio(io.ComfyNode):
         waveform, rate, silence_s = clip_audio(audio, start, latents)
         conditioning = with_noise_floor(waveform, noise_floor) if noise_floor else waveform
         # The noise floor is only for the model: the audio output stays without it.
-        encoded = audio_vae.encode(encoder_audio(conditioning, rate, audio_vae.audio_sample_rate, latents))
+        target = audio_rate_of(audio_vae)
+        encoded = encode_audio(audio_vae, encoder_audio(conditioning, rate, target, latents), target)
         # One audio serves all clips of a batch.
         samples = encoded.to(own["samples"]).expand_as(own["samples"]).clone()
         frozen = {**own, "samples": samples, "noise_mask": torch.zeros_like(samples)}

@@ -27,6 +27,9 @@ from .attached import refuse_guides
 from .images import CATEGORY
 
 KEEP, EXTEND = "keep the length", "extend"
+BEFORE_GUIDES = (
+    "put the mask before LTX-2 Add Guide, or after a sampled stage put LTX-2 Crop Guides before the mask"
+)
 
 
 class LTX2AVTimeMask(io.ComfyNode):
@@ -96,7 +99,7 @@ class LTX2AVTimeMask(io.ComfyNode):
         where: Tensor | None = None,
         plan: ClipPlan | None = None,
     ) -> io.NodeOutput:
-        refuse_guides(latent, "LTX-2 Audio Video Mask")
+        refuse_guides(latent, "LTX-2 Audio Video Mask", advice=BEFORE_GUIDES)
         rate = fps if plan is None else plan.fps
         regions = TimeRegions(
             video=parse_regions(video_regions),

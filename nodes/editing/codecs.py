@@ -14,6 +14,7 @@ from ...ltx2_core.editing.footage import Footage
 from ...ltx2_core.editing.protocols import Waveform
 from ...ltx2_core.media.clip_frames import Frames
 from ..convert import audio_from_decoder, clip_audio, encoder_audio, frames_from_image, image_from_frames
+from ..host.vae import audio_rate_of, encode_audio
 from ..host.values import Audio, Vae
 from ..host.video import decoded_frames
 
@@ -43,10 +44,8 @@ class HostCodecs:
             )
         audio = Audio(waveform=waveform[None], sample_rate=sample_rate)
         cut, rate, _ = clip_audio(audio, 0.0, latent_frames)
-        latent: Tensor = self.audio_vae.encode(
-            encoder_audio(cut, rate, self.audio_vae.audio_sample_rate, latent_frames)
-        )
-        return latent
+        target = audio_rate_of(self.audio_vae)
+        return encode_audio(self.audio_vae, encoder_audio(cut, rate, target, latent_frames), target)
 
     def decode_video(self, latent: Tensor | Iterable[Tensor], *, as_bytes: bool = False) -> Iterator[Tensor]:
         """Latent, whole or in pieces -> chunks (N, 3, H, W) in [-1, 1] on the CPU, or in uint8."""

@@ -14,23 +14,27 @@ import comfy.model_management
 import comfy.ops
 import comfy.sd
 import comfy.supported_models_base
+import folder_paths
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...ltx2_core.loading.checkpoint import find_component, open_checkpoint
 from ...ltx2_core.loading.detect import Component
 from ...ltx2_core.loading.text_match import check_text_encoder
-from ...ltx2_core.text import TextEncoder, Tokenizer, load_gemma, load_tokenizer
+from ...ltx2_core.text import MAX_TOKENS, Gemma, TextEncoder, Tokenizer, load_gemma, load_tokenizer
 from ...ltx2_core.text.cache import PROMPTS
 from ...ltx2_core.text.features import FeatureExtractor
 from .host_layers import use_host_layers
+from .notes import say
 from .patcher import Patcher
-from .progress import count_bar
+from .text_model import HostTextModel
+from .text_tokens import NAMES, HostTokenizer, Token, Tokens
 from .values import Options
 
-NAME = "gemma3"
-Tokens = dict[str, list[list[tuple[int, float]]]]
-CacheKey = tuple[object, tuple[int, ...]]
+GEMMA = "gemma3_12b.transformer."
+"""How names of Gemma's tensors begin in the host's text encoder; files leave it out."""
+
+CacheKey = tuple[object, tuple[Token, ...]]
 """The CLIP's set of weight patches and the tokens of a prompt."""
 
 
@@ -55,10 +59,16 @@ def load_clip(gemma: str | Path, *checkpoints: str | Path) -> comfy.sd.CLIP:
     extractor = projection.load(Component.TEXT_PROJECTION, dtype=dtype, operations=comfy.ops.manual_cast)
     gemma_model = use_host_layers(load_gemma(path, dtype=dtype))
     encoder = TextEncoder(gemma_model, tokenizer, cast(FeatureExtractor, extractor))
+    name, width = NAMES[gemma_model.generation], gemma_model.hidden_size
+    stops = stop_tokens(gemma_model, tokenizer)
     target = comfy.supported_models_base.ClipTarget(
-        lambda **options: HostTokenizer(tokenizer), lambda **options: HostTextModel(encoder, dtype)
+        lambda embedding_directory, **options: HostTokenizer(
+            tokenizer, path, name, width, embedding_directory
+        ),
+        lambda **options: HostTextModel(encoder, dtype, name, stops),
     )
-    clip = CachingCLIP(target, model_options={"dtype": dtype})
+    embeddings = folder_paths.get_folder_paths("embeddings")
+    clip = CachingCLIP(target, embedding_directory=embeddings, model_options={"dtype": dtype})
     # The host loads a second, independent text encoder by this where it needs one.
     clip.patcher.cached_patcher_init = (_clip_patcher, (str(gemma), *map(str, checkpoints)))
     return clip
@@ -83,7 +93,8 @@ class CachingCLIP(comfy.sd.CLIP):
     def encode_from_tokens(
         self, tokens: Tokens, return_pooled: bool | str = False, return_dict: bool = False
     ) -> Any:
-        row = tuple(token for row in tokens.get(NAME, ()) for token, _ in row)
+        row = tuple(token for row in tokens.get(self.tokenizer.clip_name, ()) for token, _ in row)
+        self._say_what_is_ignored(len(row))
         # Hooks change weights between sampling steps, and other packs replace tokens by embeddings.
         plain = self.patcher.forced_hooks is None and self.apply_hooks_to_conds is None
         if not plain or not all(isinstance(token, int) for token in row):
@@ -101,63 +112,34 @@ class CachingCLIP(comfy.sd.CLIP):
             return dict(encoded)
         return (encoded["cond"], encoded["pooled_output"]) if return_pooled else encoded["cond"]
 
+    def get_sd(self) -> dict[str, Tensor]:
+        """All tensors under the names of text encoder files, with the tokenizer."""
+        return _names_of_files(super().get_sd())
 
-class HostTokenizer:
-    """The tokenizer with the host's interface: lists of (token, weight), where every weight is 1."""
+    def state_dict_for_saving(self) -> dict[str, Tensor]:
+        """As ``get_sd``, with LoRAs merged; older hosts save by ``get_sd`` alone."""
+        return _names_of_files(super().state_dict_for_saving())
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer = tokenizer
-
-    def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **options: Any) -> Tokens:
-        ids, _ = self.tokenizer([text])
-        return {NAME: [[(token, 1.0) for token in ids[0].tolist()]]}
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {}
+    def _say_what_is_ignored(self, length: int) -> None:
+        if length > MAX_TOKENS:
+            say(f"this prompt has {length} tokens and LTX-2 reads {MAX_TOKENS}: the rest is left out")
+        if self.layer_idx is not None:
+            say("CLIP Set Last Layer has no effect here: LTX-2 reads all layers of Gemma")
 
 
-class HostTextModel(nn.Module):
-    """The text encoder with the host's interface."""
+def stop_tokens(gemma: Gemma, tokenizer: Tokenizer) -> frozenset[int]:
+    """The tokens that end an answer: EOS, and the end of a turn."""
+    stated = gemma.model.config.eos_token_id
+    ends = {tokenizer.special[mark] for mark in ("<end_of_turn>", "<turn|>") if mark in tokenizer.special}
+    return frozenset({*(stated if isinstance(stated, list) else [stated]), *ends})
 
-    def __init__(self, encoder: TextEncoder, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.gemma, self.extractor = encoder.gemma, encoder.extractor
-        self.dtypes = {dtype}
 
-    def set_clip_options(self, options: Options) -> None:
-        self.gemma.model.execution_device = options.get("execution_device", self.gemma.model.execution_device)
-
-    def reset_clip_options(self) -> None:
-        self.gemma.model.execution_device = None
-
-    def encode_token_weights(self, tokens: Tokens) -> tuple[Tensor, None, dict[str, bool]]:
-        """Features (1, S, K) of the valid tokens, no pooled output, and the flag for the connectors."""
-        (row,) = tokens[NAME]
-        ids = torch.tensor([[token for token, _ in row]])
-        mask = torch.ones_like(ids)
-        accumulator = self.extractor.accumulator(mask)
-        on_count = count_bar(self.gemma.num_states, "reading the prompt, layer")
-
-        def consume(index: int, hidden: Tensor) -> None:
-            accumulator.add(index, hidden)
-            on_count(index + 1)
-
-        self.gemma(ids, mask, consume)
-        features = accumulator.result()
-        parts = (features.video, features.audio) if self.extractor.per_token_norm else (features.video,)
-        out = torch.cat(parts, dim=-1).to(comfy.model_management.intermediate_device())
-        return out, None, {"unprocessed_ltxav_embeds": True}
-
-    def load_sd(self, state_dict: dict[str, Tensor]) -> tuple[list[str], list[str]]:
-        """Load nothing, because the weights are in place; the host calls it for files that it reads."""
-        return [], list(state_dict)
-
-    def memory_estimation_function(self, tokens: Tokens, device: torch.device | None = None) -> int:
-        """Bytes of activations, estimated as 64 hidden states a token.
-
-        Nodes that save or merge weights call it without tokens.
-        """
-        return sum(map(len, tokens.get(NAME, ()))) * self.gemma.hidden_size * 4 * 64
+def _names_of_files(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        # The network holds this scalar without an axis, files with one.
+        name.removeprefix(GEMMA): tensor.reshape(-1) if name.endswith(".layer_scalar") else tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def _clip_patcher(gemma: str, *checkpoints: str, disable_dynamic: bool = False) -> Patcher:

@@ -11,6 +11,7 @@ from ...ltx2_core.sampling.guidance import GuidanceAt, Nag, Pass
 from ...ltx2_core.sampling.guided_steps import GuidedSteps
 from ...ltx2_core.sampling.pass_plan import ActiveStreams, Batching, StepPlan
 from .forking import FORK, Fork, Late
+from .latents import check_noise
 from .network import NAG, PERTURBATIONS, TILES, HostTransformer
 from .streams import Packing
 from .values import Options
@@ -41,6 +42,11 @@ class AVGuider(comfy.samplers.CFGGuider):
         if nag is not None and Pass.NEGATIVE in passes:
             raise ValueError("nag takes the place of cfg: set cfg to 1 in both streams, or nag_scale to 1")
         self._steps, self._nag = GuidedSteps(guidance), nag
+
+    def sample(self, noise: Any, latent_image: Any, *args: Any, **options: Any) -> Any:
+        """Raises ValueError for noise that was made for another latent."""
+        check_noise(noise, latent_image)
+        return super().sample(noise, latent_image, *args, **options)
 
     def predict_noise(
         self,

@@ -13,6 +13,7 @@ from typing import Any
 import comfy.ops
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ...ltx2_core.text import Gemma
 
@@ -54,6 +55,13 @@ class ScaledEmbedding(comfy.ops.manual_cast.Embedding):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 the host's name
         embedded: Tensor = super().forward(input, out_dtype=torch.float32)
         return embedded * self.embed_scale.to(input.device)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden (..., D) -> scores (..., V) of the next token, by the same weights as the embedding."""
+        weight, _, stream = comfy.ops.cast_bias_weight(self, hidden, offloadable=True)
+        scores = functional.linear(hidden, weight)
+        comfy.ops.uncast_bias_weight(self, weight, None, stream)
+        return scores
 
 
 class OffsetRMSNorm(nn.Module, comfy.ops.CastWeightBiasOp):

@@ -9,12 +9,10 @@ from typing import Any
 
 import torch
 from comfy.nested_tensor import NestedTensor
-from torch import Tensor
 
 from ...ltx2_core.types import AVLatent
-
-Latent = dict[str, Any]
-"""LATENT: ``samples``, perhaps a ``noise_mask`` (1 where it is generated), and keys of any node."""
+from .masks import masks_of, streams_of
+from .values import Latent as Latent
 
 ATTACHED, GUIDE_FRAMES = "ltx2av_given", "ltx2av_guide_frames"
 """Keys of a LATENT of this pack: what was inserted into its video, and the pair (guide frames at the end of
@@ -44,23 +42,18 @@ def concat_av(video: Latent, audio: Latent) -> Latent:
     return joined
 
 
-def separate_av(latent: Latent) -> tuple[Latent, Latent]:
-    """Split an AV LATENT into its video and its audio; each has its own mask and every other key.
+def each_stream(latent: Latent) -> list[Latent]:
+    """Each stream of a LATENT as a LATENT, with its own noise mask, if it has one, and every other key.
 
-    Raises ValueError if the latent is not an AV latent.
+    This is the one door for noise masks: whatever a node of the host or of another pack set, the nodes here
+    see masks whose axes are those of the samples, each of full size or 1.
     """
-    streams = _streams(latent["samples"])
-    if len(streams) != 2:
-        raise ValueError(
-            f"an audio-video latent is needed; got a single latent of shape {tuple(streams[0].shape)}. "
-            "Join video and audio first (Concat AV Latent)."
-        )
-    parts = tuple({**latent, "samples": stream} for stream in streams)
-    mask = latent.get("noise_mask")
-    if mask is not None:
-        for part, part_mask in zip(parts, mask.unbind(), strict=True):
-            part["noise_mask"] = part_mask
-    return parts[0], parts[1]
+    streams = streams_of(latent["samples"])
+    rest = {key: value for key, value in latent.items() if key != "noise_mask"}
+    return [
+        {**rest, "samples": samples} if mask is None else {**rest, "samples": samples, "noise_mask": mask}
+        for samples, mask in zip(streams, masks_of(latent.get("noise_mask"), streams), strict=True)
+    ]
 
 
 def to_av(latent: Latent) -> AVLatent:
@@ -68,7 +61,7 @@ def to_av(latent: Latent) -> AVLatent:
 
     Raises ValueError for a tensor of another number of dimensions.
     """
-    streams = _streams(latent["samples"])
+    streams = streams_of(latent["samples"])
     if len(streams) == 2:
         return AVLatent(streams[0], streams[1])
     (stream,) = streams
@@ -86,5 +79,27 @@ def from_av(av: AVLatent, like: Latent | None = None) -> Latent:
     return {**(like or {}), "samples": samples}
 
 
-def _streams(samples: Any) -> list[Tensor]:
-    return list(samples.unbind()) if getattr(samples, "is_nested", False) else [samples]
+def check_batch_index(latent: Latent) -> None:
+    """Raise ValueError if ``batch_index``, which chooses the noise of each clip, is that of another batch."""
+    index, batch = latent.get("batch_index"), len(streams_of(latent["samples"])[0])
+    if index is not None and len(index) != batch:
+        raise ValueError(
+            f"this latent holds {batch} clips and its batch_index has {len(index)} entries: a node between "
+            "has changed the batch. Put Latent Batch Seed Behavior after the last node that does"
+        )
+
+
+def check_noise(noise: Any, samples: Any) -> None:
+    """Raise ValueError if ``noise`` is that of other samples, such as of the video alone."""
+    of_noise, of_samples = ([tuple(one.shape) for one in streams_of(x)] for x in (noise, samples))
+    # One noise may serve all clips of a batch.
+    if [shape[1:] for shape in of_noise] != [shape[1:] for shape in of_samples]:
+        raise ValueError(
+            f"noise is of {_listed(of_noise)} and latent_image is of {_listed(of_samples)}: the node that "
+            "makes the noise was given another latent. Connect Random Noise, which fits any latent"
+        )
+
+
+def _listed(shapes: list[tuple[int, ...]]) -> str:
+    names = {5: "video", 4: "audio"}
+    return " and ".join(f"{names.get(len(shape), 'a tensor')} {shape}" for shape in shapes)

@@ -1,26 +1,63 @@
-"""Noise masks of the host in one form: an own copy with one entry per latent frame."""
+"""Noise masks in one form, by the rule of the host's sampler, and masks with one entry per latent frame.
+
+Letters: B batch, C channels, F latent frames, H W latent rows and columns.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import comfy.utils
 import torch
 from torch import Tensor
 
-from .latents import Latent
+from .values import Latent
+
+
+def streams_of(samples: Any) -> list[Tensor]:
+    """The tensors of samples or of a mask: those of a nested one, or the one itself."""
+    return list(samples.unbind()) if getattr(samples, "is_nested", False) else [samples]
+
+
+def masks_of(mask: Any, streams: Sequence[Tensor]) -> list[Tensor | None]:
+    """The noise mask of each stream, as the host's sampler reads ``mask``: None for all without a mask.
+
+    A plain mask is that of the first stream, and a stream without one gets ones. Images of a plain mask of a
+    video are stretched in time over its latent frames.
+    """
+    if mask is None:
+        return [None] * len(streams)
+    given = streams_of(mask)[: len(streams)]
+    masks: list[Tensor | None] = [
+        _in_form_of(one, stream) for one, stream in zip(given, streams, strict=False)
+    ]
+    return [*masks, *(_ones(stream) for stream in streams[len(given) :])]
 
 
 def frame_mask(video: Latent) -> Tensor:
-    """A copy of the noise mask of a video LATENT with one entry per latent frame, or ones (B, 1, F, 1, 1).
-
-    Masks of images and masks that are constant in time are brought to the latent's size as the host would.
-    """
+    """A copy of the noise mask of a video LATENT with one entry per latent frame, or ones (B, 1, F, 1, 1)."""
     samples: Tensor = video["samples"]
-    mask: Tensor | None = video.get("noise_mask")
-    batch, _, frames = samples.shape[:3]
+    (mask,) = masks_of(video.get("noise_mask"), [samples])
     if mask is None:
-        return torch.ones(batch, 1, frames, 1, 1, device=samples.device)
-    if mask.ndim == 5 and mask.shape[2] == frames:
-        # Callers write into the mask, which other branches of the graph share.
-        return mask.clone()
-    reshaped: Tensor = comfy.utils.reshape_mask(mask, samples.shape)
-    return reshaped[:, :1].to(samples.device)
+        return _ones(samples)
+    # Callers write into the mask, which other branches of the graph share.
+    return mask.expand(-1, -1, samples.shape[2], -1, -1).to(samples.device, copy=True)
+
+
+def _in_form_of(mask: Tensor, samples: Tensor) -> Tensor:
+    """``mask`` with the axes of ``samples``, each of full size or 1."""
+    if mask.ndim == samples.ndim and all(
+        size in (1, full) for size, full in zip(mask.shape, samples.shape, strict=True)
+    ):
+        return mask
+    reshaped: Tensor = comfy.utils.reshape_mask(mask.float(), samples.shape)
+    # The host repeats a mask of one channel for all; the first one says the same.
+    has_channels = mask.ndim == samples.ndim == 5 and mask.shape[1] > 1
+    return reshaped if has_channels else reshaped[:, :1]
+
+
+def _ones(samples: Tensor) -> Tensor:
+    """Ones of one value per latent frame: (B, 1, F, 1, 1), or (B, 1, T, 1) of audio."""
+    shape = (len(samples), 1, samples.shape[2], *(1,) * (samples.ndim - 3))
+    return torch.ones(shape, device=samples.device)

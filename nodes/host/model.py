@@ -80,6 +80,16 @@ class LTX2Config(comfy.supported_models_base.BASE):
     sampling_settings = {"shift": 2.37}  # noqa: RUF012
     memory_usage_factor = 0.077
     supported_inference_dtypes = DTYPES
+    vae_key_prefix = ["vae."]  # noqa: RUF012
+    text_encoder_key_prefix = ["text_encoders."]  # noqa: RUF012
+
+    def process_clip_state_dict_for_saving(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The names of a checkpoint: released ones hold the text projection without a prefix."""
+        (prefix,) = self.text_encoder_key_prefix
+        return {
+            name if name.startswith("text_embedding_projection.") else prefix + name: tensor
+            for name, tensor in state_dict.items()
+        }
 
     def process_unet_state_dict_for_saving(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         renamed: dict[str, Tensor] = comfy.utils.state_dict_prefix_replace(state_dict, {"": PREFIX})

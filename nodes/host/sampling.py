@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...ltx2_core.sampling.guidance import GuidanceAt
 from .guider import AVGuider
-from .latents import Latent, to_av
+from .latents import Latent, check_batch_index, to_av
 from .progress import count_bar
 from .samplers import sampler_object
 
@@ -65,7 +65,9 @@ def run(guider: Any, sampler: Any, latent: Latent, *, seed: int, sigmas: Tensor)
     """The LATENT that the host's SamplerCustomAdvanced returns for the same values.
 
     Noise is drawn on the CPU, video first. Every step moves the progress bar; the stop button works there.
+    Raises ValueError if ``batch_index`` of the LATENT is that of another batch.
     """
+    check_batch_index(latent)
     samples = comfy.sample.fix_empty_latent_channels(
         guider.model_patcher, latent["samples"], latent.get("downscale_ratio_spacial")
     )

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import comfy.model_management
 import comfy.ops
@@ -27,6 +27,7 @@ from ...ltx2_core.shapes import SPATIAL_SCALE, TEMPORAL_SCALE, latent_frames_of
 from ...ltx2_core.video_vae import VideoVAE
 from .patcher import Patcher, is_dynamic, make_patcher, remember_dtypes
 from .progress import count_bar
+from .values import Vae
 from .weights import load_exactly, read_weights
 
 ENCODE_CHUNK = 16
@@ -39,7 +40,10 @@ RECIPE = "ltx2_recipe"
 """Attribute of a video VAE: the recipe of the checkpoint that it is from, which images are compressed by."""
 
 HOST_AUDIO_RATIO = 4096
-"""Samples per latent in the host's arithmetic for audio, which it only uses to cut tiles."""
+"""Samples per latent in the host's arithmetic for audio, by which it cuts tiles and crops what it encodes."""
+
+HOST_AUDIO_RATE = 44100
+"""Rate in Hz of the waveforms that the host and other packs encode, whatever rate the networks take."""
 
 
 def load_video_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.sd.VAE:
@@ -76,7 +80,8 @@ def load_video_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.s
 def load_audio_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.sd.VAE:
     """The audio VAE and vocoder of a checkpoint or of files with its parts.
 
-    Encoding resamples once, to the rate of the mel front end.
+    Its ``encode`` takes what that of the host's own audio VAE takes; ``encode_audio`` takes any rate and
+    crops nothing.
 
     Raises ValueError if they hold none or the weights do not fit.
     """
@@ -102,10 +107,11 @@ def load_audio_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.s
     vae = _HostVAE(network, dtype, dynamic=False)
     vae.latent_channels, vae.latent_dim, vae.output_channels = config.z_channels, 2, config.out_channels
     vae.upscale_ratio = vae.downscale_ratio = HOST_AUDIO_RATIO
-    vae.extra_1d_channel, vae.pad_channel_value, vae.crop_input = config.latent_bins, "replicate", False
+    vae.extra_1d_channel, vae.pad_channel_value = config.latent_bins, "replicate"
     vae.process_input = vae.process_output = lambda audio: audio
     vae.working_dtypes, vae.disable_offload = [dtype], True
-    vae.audio_sample_rate, vae.audio_sample_rate_output = config.sample_rate, vocoder.sample_rate
+    vae.audio_sample_rate, vae.audio_sample_rate_output = HOST_AUDIO_RATE, vocoder.sample_rate
+    vae.autoencoder = AudioFrontEnd(config.sample_rate, config.hop_length, config.mel_bins)
     vae.memory_used_encode = lambda shape, dtype: 2048 * shape[2]
     vae.memory_used_decode = lambda shape, dtype: 512 * 1024 * prod(shape[2:])
     vae.patcher.cached_patcher_init = (_audio_vae_patcher, tuple(map(str, paths)))
@@ -160,12 +166,56 @@ class HostVideoVAE(VideoVAE):
         return torch.cat(list(self.encode_stream(c.to(device or c.device) for c in chunks)), dim=2)
 
 
-class HostAudioVAE(AudioVAE):
-    """The audio VAE with the host's interface: waveforms are at ``vae.audio_sample_rate``."""
+class AudioFrontEnd(NamedTuple):
+    """What nodes of other packs read of ``vae.autoencoder``: rate in Hz, samples a mel frame, mel bins."""
 
-    def encode(self, waveform: Tensor, sample_rate: int | None = None) -> Tensor:  # type: ignore[override]
-        """Waveform (B, channels, S), by default at the rate of the VAE -> latent (B, 8, L, 16)."""
-        return super().encode(waveform, sample_rate or self.sample_rate)
+    sampling_rate: int
+    mel_hop_length: int
+    mel_bins: int
+
+
+class HostAudioVAE(AudioVAE):
+    """The audio VAE with the host's interface: waveforms are at ``HOST_AUDIO_RATE`` by default."""
+
+    def encode(self, waveform: Tensor, sample_rate: int = HOST_AUDIO_RATE) -> Tensor:  # type: ignore[override]
+        """Waveform (B, channels, S) at ``sample_rate`` Hz -> latent (B, 8, L, 16)."""
+        return super().encode(waveform, sample_rate)
+
+    @property
+    def mel_hop_length(self) -> int:
+        return self.encoder.config.hop_length
+
+    @property
+    def latents_per_second(self) -> float:
+        return self.sample_rate / self.mel_hop_length / self.encoder.config.downsample
+
+
+def encode_audio(audio_vae: Vae, waveform: Tensor, sample_rate: int) -> Tensor:
+    """Waveform (B, 2, S) at ``sample_rate`` Hz -> normalised latent (B, 8, L, 16), by any audio VAE of LTX-2.
+
+    The network itself is called, because the host's ``VAE.encode`` crops up to 93 ms. Raises ValueError for
+    another VAE.
+    """
+    audio_rate_of(audio_vae)
+    network = audio_vae.first_stage_model
+    memory = audio_vae.memory_used_encode(waveform.shape, audio_vae.vae_dtype)
+    comfy.model_management.load_models_gpu(
+        [audio_vae.patcher], memory_required=memory, force_full_load=audio_vae.disable_offload
+    )
+    samples = waveform.to(device=audio_vae.device, dtype=audio_vae.vae_dtype)
+    latent: Tensor = network.encode(samples, sample_rate)
+    return latent.to(audio_vae.output_device).float()
+
+
+def audio_rate_of(audio_vae: Vae) -> int:
+    """The rate in Hz of the mel front end of an audio VAE of LTX-2. Raises ValueError for another VAE."""
+    network: Any = getattr(audio_vae, "first_stage_model", None)
+    if not hasattr(network, "num_of_latents_from_frames"):
+        raise ValueError(
+            f"audio_vae is a {type(network).__name__} and no audio VAE of LTX-2: connect audio_vae of LTX-2 "
+            "Load Checkpoint or LTX-2 Load All, or ComfyUI's Load LTXV Audio VAE"
+        )
+    return int(network.sample_rate)
 
 
 class _HostVAE(comfy.sd.VAE):

@@ -21,6 +21,9 @@ Vae: TypeAlias = Any
 UpscaleModel: TypeAlias = Any
 """LATENT_UPSCALE_MODEL: a ModelPatcher from ComfyUI 0.29 on, a network before."""
 
+Latent: TypeAlias = dict[str, Any]
+"""LATENT: ``samples``, perhaps a ``noise_mask`` (1 where it is generated), and keys of any node."""
+
 Conditioning: TypeAlias = list[Any]
 """CONDITIONING: pairs of a text embedding and a dict of options."""
 

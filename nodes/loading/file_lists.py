@@ -85,10 +85,13 @@ LORAS = FileList(
 )
 
 
-def check(*chosen: tuple[FileList, str | None]) -> bool | str:
-    """For ``validate_inputs``: True, or the error of the first name that cannot be loaded."""
+def check(*chosen: tuple[FileList, str | None]) -> bool:
+    """For ``validate_inputs``: True. Raises ValueError for the first name that cannot be loaded.
+
+    An error that is returned the host reports once for each input of the node, one that is raised once.
+    """
     for files, name in chosen:
         # Linked inputs arrive as None; the loader checks them when it runs.
         if isinstance(name, str) and name not in FIXED and (refusal := files.refusal(name)):
-            return refusal
+            raise ValueError(refusal)
     return True

@@ -42,7 +42,7 @@ class LTX2AVLoadCheckpoint(io.ComfyNode):
         video_vae: str | None = None,
         audio_vae: str | None = None,
         text_parts: str | None = None,
-    ) -> bool | str:
+    ) -> bool:
         return _check_parts(ckpt_name, video_vae, audio_vae, text_parts)
 
     @classmethod
@@ -76,7 +76,7 @@ class LTX2AVLoadTextEncoder(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, text_encoder: str | None = None, ckpt_name: str | None = None) -> bool | str:
+    def validate_inputs(cls, text_encoder: str | None = None, ckpt_name: str | None = None) -> bool:
         return file_lists.check((file_lists.ENCODERS, text_encoder), (file_lists.TEXT_SOURCES, ckpt_name))
 
     @classmethod
@@ -105,7 +105,7 @@ class LTX2AVLoadUpscaler(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, upscaler: str | None = None) -> bool | str:
+    def validate_inputs(cls, upscaler: str | None = None) -> bool:
         return file_lists.check((file_lists.UPSCALERS, upscaler))
 
     @classmethod
@@ -154,10 +154,9 @@ class LTX2AVLoadAll(io.ComfyNode):
         video_vae: str | None = None,
         audio_vae: str | None = None,
         text_parts: str | None = None,
-    ) -> bool | str:
-        chosen = file_lists.check((file_lists.ENCODERS, text_encoder), (file_lists.UPSCALERS, upscaler))
-        parts = _check_parts(ckpt_name, video_vae, audio_vae, text_parts)
-        return parts if isinstance(parts, str) else chosen
+    ) -> bool:
+        _check_parts(ckpt_name, video_vae, audio_vae, text_parts)
+        return file_lists.check((file_lists.ENCODERS, text_encoder), (file_lists.UPSCALERS, upscaler))
 
     @classmethod
     def execute(
@@ -216,7 +215,7 @@ def _vae(name: str, files: FileList, ckpt_name: str, choice: str, load: Callable
 
 def _check_parts(
     ckpt_name: str | None, video_vae: str | None, audio_vae: str | None, text_parts: str | None
-) -> bool | str:
+) -> bool:
     return file_lists.check(
         (file_lists.MODELS, ckpt_name),
         (file_lists.VIDEO_VAES, video_vae),

@@ -9,6 +9,7 @@ from comfy_api.latest import io, ui
 from ..host.lora import apply_lora
 from ..host.values import Clip, Model
 from ..inputs import ICLoraParameters
+from ..numbers import real_input
 from . import file_lists
 from .loaders import CATEGORY, combo
 
@@ -27,11 +28,11 @@ class LTX2AVLoadLora(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model to add the LoRA to; it is not changed itself."),
                 combo("lora", file_lists.LORAS, "LoRA file in models/loras."),
-                io.Float.Input(
+                real_input(
                     "strength",
                     default=1.0,
-                    min=-10.0,
-                    max=10.0,
+                    low=-10.0,
+                    high=10.0,
                     step=0.05,
                     tooltip="How strongly the LoRA acts: more changes the model more, 0 is off, negative "
                     "values do the opposite. Distilled LoRAs: 1.0 for LTX-2.0, about 0.5 for 2.3.",
@@ -64,7 +65,7 @@ class LTX2AVLoadLora(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, lora: str | None = None) -> bool | str:
+    def validate_inputs(cls, lora: str | None = None) -> bool:
         return file_lists.check((file_lists.LORAS, lora))
 
     @classmethod

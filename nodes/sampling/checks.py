@@ -13,6 +13,9 @@ from ..host.values import Conditioning
 
 CROP = "crop guide frames with LTX-2 Crop Guides right after the sampler, and continue with its conditioning"
 
+ROUNDING = 3
+"""Audio latents that may be missing: ComfyUI's encoding crops up to 93 ms, and lengths are rounded."""
+
 
 def check_stage(positive: Conditioning, latent: Latent) -> None:
     """Raise ValueError if prompt and latent do not belong together.
@@ -50,12 +53,12 @@ def check_stage(positive: Conditioning, latent: Latent) -> None:
 def check_audio(latent_frames: int, audio_latents: int, fps: float) -> None:
     """Raise ValueError if the audio ends before the video, by more than the rounding of its length."""
     frames = frames_of(latent_frames)
-    # One latent less is allowed, because implementations round the length differently.
-    if audio_latents < audio_latents_of(frames, fps, Numerics.COMFY) - 1:
+    if audio_latents < audio_latents_of(frames, fps, Numerics.COMFY) - ROUNDING:
         raise ValueError(
             f"the audio lasts {audio_latents / AUDIO_LATENTS_PER_SECOND:.2f} s and the video "
             f"{frames / fps:.2f} s ({frames} frames at {fps:g} fps): use one LTX-2 Clip Plan for latent, "
-            f"prompt and decoding. If the video still has guide frames: {CROP}"
+            "prompt and decoding, or for an encoded clip connect fps of Get Video Components wherever fps is "
+            f"asked for. If the video still has guide frames: {CROP}"
         )
 
 

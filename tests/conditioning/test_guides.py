@@ -51,7 +51,8 @@ def test_a_clip_begins_at_the_grid(frame, lands):
 def test_negative_frames_count_from_the_end():
     assert place_guide(1, -1, LATENTS).frame == 120
     assert place_guide(1, -121, LATENTS).frame == 0
-    assert place_guide(1, -500, LATENTS).frame == 0
+    with pytest.raises(ValueError, match="frame -122 lies before the clip, which has 121 frames"):
+        place_guide(1, -122, LATENTS)
     assert place_guide(16, -16, LATENTS).frame == 105
 
 

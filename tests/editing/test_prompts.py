@@ -28,6 +28,8 @@ MISTAKES = {
     "no time": ("0: a\nb", "line 2, column 1: 'b'"),
     "no first time": ("a ball; 30: b", "line 1, column 1"),
     "no prompt": ("0: a; 3:", "line 1, column 7"),
+    "an empty time": ("0: a; : b", "line 1, column 7: ': b' does not begin with a time"),
+    "an empty time on a line": ("0: a\n: b", "line 2, column 1"),
     "seconds above 59": ("0: a; 0:75: b", "line 1, column 7"),
     "past the end": ("0: a; 150%: b", "line 1, column 7"),
     "an end in the next part": ("0-3: a\n2: b", "line 1, column 1"),

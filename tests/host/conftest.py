@@ -58,6 +58,26 @@ def streams_off(comfy_dir: Path) -> str:
     return "" if (0, 23) <= host_version(comfy_dir) < (0, 31) else CROSS_MODAL
 
 
+@pytest.fixture(scope="session")
+def guides_of_today(comfy_dir: Path) -> bool:
+    """Whether core places guides as it does today.
+
+    Up to 0.21 its Add Guide stretches images instead of cropping them, encodes clips amid the video without
+    their leading frame, counts two guides at one frame as one, and has no attention mask, no strength above 1
+    and no IC-LoRA parameters.
+    """
+    return host_version(comfy_dir) >= (0, 22)
+
+
+@pytest.fixture(scope="session")
+def old_levels(comfy_dir: Path) -> bool:
+    """Whether core takes scale, shift and gate between the streams from the wrong noise level, up to 0.22.
+
+    Mended by ComfyUI #14097. Such a core is an oracle only where nothing passes between the streams.
+    """
+    return host_version(comfy_dir) < (0, 23)
+
+
 def host_version(comfy_dir: Path) -> tuple[int, int]:
     match = re.search(r'__version__ = "(\d+)\.(\d+)', (comfy_dir / "comfyui_version.py").read_text())
     assert match, f"{comfy_dir}: comfyui_version.py states no version"

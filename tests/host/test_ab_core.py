@@ -65,9 +65,16 @@ def assert_same(core: dict[str, Tensor], ours: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("generation", GENERATIONS)
 @pytest.mark.parametrize("name", RECIPES)
 def test_our_model_samples_what_the_hosts_does(
-    server: Server, models: TinyModels, name: str, generation: str, streams_off: str
+    server: Server,
+    models: TinyModels,
+    name: str,
+    generation: str,
+    streams_off: str,
+    guides_of_today: bool,
 ) -> None:
     recipe = replace(RECIPES[name], streams_off=streams_off)
+    if not guides_of_today and any(guide.masked or guide.strength > 1 for guide in recipe.guides):
+        pytest.skip("core's Add Guide up to 0.21 has no attention mask and no strength above 1")
     core, ours = (run(server, models, generation, recipe, whose) for whose in ("core", "ours"))
     assert_same(core, ours)
 
@@ -97,8 +104,10 @@ def test_the_hosts_lora_loader_works_on_our_model(server: Server, models: TinyMo
 
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_a_reference_at_half_size_is_read_as_the_host_reads_it(
-    server: Server, models: TinyModels, generation: str, streams_off: str
+    server: Server, models: TinyModels, generation: str, streams_off: str, guides_of_today: bool
 ) -> None:
+    if not guides_of_today:
+        pytest.skip("core up to 0.21 has no Get IC-LoRA Parameters")
     guides = (Guide(9, 0, 0.8),)
     recipe = Recipe(frames=17, guides=guides, lora=models.ic_lora, ic_lora=True, streams_off=streams_off)
     core, ours = (run(server, models, generation, recipe, whose) for whose in ("core", "ours"))
@@ -155,27 +164,6 @@ def test_our_autoencoders_decode_and_encode_what_the_hosts_do(
     core, ours = coded("core"), coded("ours")
     for name in ("frames", "tiles", "audio", "encoded"):
         assert_same(core.tensors(name), ours.tensors(name))
-
-
-@pytest.mark.parametrize("channels", [1, 2])
-def test_our_audio_encoder_gives_the_hosts_latent(server: Server, models: TinyModels, channels: int) -> None:
-    def encoded(whose: Whose) -> dict[str, Tensor]:
-        g = Graph()
-        loaded = load(g, models, "2.3", model="core", vae=whose)
-        # The host resamples this kind of audio once and crops nothing of it.
-        audio = g.add("LTX2ProbeAudio", samples=6 * 4096, sample_rate=44100, channels=channels)
-        g.dump("latent", latent=g.add("LTXVAudioVAEEncode", audio=audio, audio_vae=loaded.audio_vae))
-        return server.run(g.prompt).tensors("latent")
-
-    assert_same(encoded("core"), encoded("ours"))
-
-
-def test_our_audio_encoder_drops_nothing_of_the_audio(server: Server, models: TinyModels) -> None:
-    g = Graph()
-    loaded = load(g, models, "2.3", model="core", vae="ours")
-    audio = g.add("LTX2ProbeAudio", samples=9600, sample_rate=16000, channels=2)
-    g.dump("latent", latent=g.add("LTXVAudioVAEEncode", audio=audio, audio_vae=loaded.audio_vae))
-    assert server.run(g.prompt).tensors("latent")["latent"].shape == (1, 8, 16, 16)
 
 
 UPSCALER_LOADERS: dict[Whose, str] = {"core": "LatentUpscaleModelLoader", "ours": "LTX2ProbeLoadUpscaler"}

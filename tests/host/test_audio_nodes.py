@@ -55,20 +55,22 @@ def test_a_reference_gives_what_cores_node_gives(server: Server, models: TinyMod
     g = Graph()
     loaded, text = checkpoint(g, models), prompt(g, text_encoder(g, models))
     voice = sound_of(g, 0.5, 22050, 1)
+    # Core's node crops to 4096 samples at 44.1 kHz, and ours crops nothing.
+    samples, rate = 5 * 4096, 44100
     shared = {"model": loaded, "positive": text, "negative": text[1], "audio_vae": loaded[2]}
     core = g.add(
         "LTXVReferenceAudio",
         **shared,
-        reference_audio=g.add("LTX2ProbeAudio", samples=8000, sample_rate=16000, channels=2),
+        reference_audio=g.add("LTX2ProbeAudio", samples=samples, sample_rate=rate, channels=2),
         identity_guidance_scale=2.0,
         start_percent=0.0,
         end_percent=0.8,
     )
     values = {"start": 0.0, "identity": 2.0, "start_percent": 0.0, "end_percent": 0.8}
-    own = g.add("LTX2ProbeAudio", samples=16000, sample_rate=16000, channels=2)
-    whole = g.add("LTX2ProbeAudio", samples=8000, sample_rate=16000, channels=2)
+    own = g.add("LTX2ProbeAudio", samples=2 * samples, sample_rate=rate, channels=2)
+    whole = g.add("LTX2ProbeAudio", samples=samples, sample_rate=rate, channels=2)
     ours = g.add("LTX2AVReferenceAudio", **shared, audio=whole, **values, seconds=0.0)
-    cut = g.add("LTX2AVReferenceAudio", **shared, audio=own, **values, seconds=0.5)
+    cut = g.add("LTX2AVReferenceAudio", **shared, audio=own, **values, seconds=samples / rate)
     mono = g.add("LTX2AVReferenceAudio", **shared, audio=voice, **{**values, "identity": 0.0}, seconds=5.0)
     for name, node in (("core", core), ("ours", ours), ("cut", cut), ("mono", mono)):
         again = {"positive": node[1], "negative": node[2]}
@@ -86,7 +88,7 @@ def test_a_reference_gives_what_cores_node_gives(server: Server, models: TinyMod
     for name in ("ours", "mono"):
         assert not torch.equal(made[name]["latent/audio"], made["none"]["latent/audio"])
     reports = "\n".join(o["text"][0] for o in result.outputs.values() if "text" in o)
-    assert "reference of 0.52 s, 13 audio latents" in reports
+    assert "reference of 0.48 s, 12 audio latents" in reports
 
 
 def test_a_noise_floor_changes_the_conditioning_and_not_the_audio(server: Server, models: TinyModels):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from host_graph import Graph, Loaded, Recipe, Whose, load, sample
+from host_graph import CROSS_MODAL, Graph, Loaded, Recipe, Whose, load, sample
 from host_server import GraphError, Server
 from tiny_models import GENERATIONS, TinyModels
 from torch import Tensor
@@ -116,8 +116,11 @@ def test_models_come_back_after_the_host_unloaded_them(server: Server, models: T
 
 @pytest.mark.parametrize("off", ["a2v_cross_attn", "v2a_cross_attn", "a2v_cross_attn,v2a_cross_attn"])
 def test_the_hosts_switches_between_the_streams_are_honoured(
-    server: Server, models: TinyModels, off: str
+    server: Server, models: TinyModels, off: str, old_levels: bool
 ) -> None:
+    if old_levels and "," not in off:
+        pytest.skip("core up to 0.22 computes the attention that is left on from the wrong noise level")
+
     def sampled(whose: Whose) -> dict[str, Tensor]:
         g = graph(models, Recipe(), "LTX2ProbeStreams", whose, off=off)
         return server.run(g.prompt).tensors("latent")
@@ -133,8 +136,10 @@ def test_the_hosts_switches_between_the_streams_are_honoured(
     ("off", "stream", "other"), [("run_vx", "video", "audio"), ("run_ax", "audio", "video")]
 )
 def test_a_stream_that_is_switched_off_is_only_looked_at(
-    server: Server, models: TinyModels, off: str, stream: str, other: str
+    server: Server, models: TinyModels, off: str, stream: str, other: str, old_levels: bool
 ) -> None:
+    # Core up to 0.22 is an oracle only where nothing passes between the streams.
+    off = f"{off},{CROSS_MODAL}" if old_levels else off
     core, ours = (
         server.run(graph(models, Recipe(steps=1), "LTX2ProbeStreams", whose, off=off).prompt).tensors(
             "latent"

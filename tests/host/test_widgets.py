@@ -24,6 +24,8 @@ def inputs_of(node: Json) -> list[list[Any]]:
 
 def _held(name: str, kind: Any, settings: Json | None = None) -> list[Any]:
     settings = settings or {}
+    # An input of several types has one widget, whose type is the one that is saved.
+    kind = settings.get("widgetType", kind)
     held = [name, "COMBO" if isinstance(kind, list) else kind, settings.get("default")]
     options = settings.get("options", [])
     if options and isinstance(options[0], dict):

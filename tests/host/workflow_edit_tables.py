@@ -5,7 +5,6 @@ from __future__ import annotations
 from workflow_format import Workflow, node
 from workflow_parts import (
     EDGES,
-    FPS,
     control_plan,
     crop,
     editing,
@@ -82,13 +81,13 @@ EDITING = {
                     latent="@joined",
                     video_regions="1.4-2.6",
                     audio_regions="1.4-2.6",
-                    fps=FPS,
+                    fps="@clip",
                     length="extend",
                 ),
-                "text": prompt(BOUNCE),
+                "text": prompt(BOUNCE, fps="@clip"),
             },
             "One stage": {"first": stage("@edit")},
-            "Result": saved("mask_past_the_end", "@first"),
+            "Result": saved("mask_past_the_end", "@first", fps="@clip"),
         }
     ),
     "video_to_audio": Workflow(
@@ -112,11 +111,11 @@ EDITING = {
                 "joined": node("LTX2AVConcatLatent", video_latent="@picture", audio_latent="@silence"),
                 "given": node("LTX2AVSetAudio", audio="@clip", latent="@joined"),
             },
-            "Prompt of the new clip": {"text": prompt(OTHER)},
+            "Prompt of the new clip": {"text": prompt(OTHER, fps="@clip")},
             "From 0.909 of the noise on": {
                 "first": stage("@given.latent", schedule="distilled 3 (second stage)")
             },
-            "Result": saved("video_to_video", "@first", audio="@given"),
+            "Result": saved("video_to_video", "@first", audio="@given", fps="@clip"),
         }
     ),
     "ic_lora_control": Workflow(

@@ -41,7 +41,7 @@ LONG = {
             "Models, LoRA and final size": {
                 "models": models(),
                 "detailer": lora(DISTILLED),
-                "plan": plan(),
+                "plan": plan(fps="@clip"),
             },
             "Noised to 0.909 and drawn again, window by window": {
                 "long": node(

@@ -21,7 +21,13 @@ def models(upscaler: bool = False) -> Node:
 
 
 def plan(
-    stages: int = 1, *, width: int = 128, height: int = 128, seconds: float = 1.96, image: str | None = None
+    stages: int = 1,
+    *,
+    width: int = 128,
+    height: int = 128,
+    seconds: float = 1.96,
+    fps: float | str = FPS,
+    image: str | None = None,
 ) -> Node:
     """Size and length; with an ``image`` its shape, at about the same number of pixels."""
     shape = {} if image is None else {"image": image, "megapixels": 0.02}
@@ -31,7 +37,7 @@ def plan(
         height=height,
         length_unit="seconds",
         length=seconds,
-        fps=FPS,
+        fps=fps,
         stages=str(stages),
         **shape,
     )
@@ -42,8 +48,8 @@ def control_plan() -> Node:
     return plan(width=128, height=96, seconds=1.0)
 
 
-def prompt(text: str) -> Node:
-    return node("LTX2AVPrompt", positive=text, fps=FPS)
+def prompt(text: str, fps: float | str = FPS) -> Node:
+    return node("LTX2AVPrompt", positive=text, fps=fps)
 
 
 def stage(latent: str, seed: int = 42, **changes: Any) -> Node:
@@ -89,7 +95,7 @@ def editing(kind: str, **changes: Any) -> Node:
 
 def saved(name: str, latent: str, **changes: Any) -> dict[str, Node]:
     """Decoding, and the file."""
-    decoded = node("LTX2AVDecodeToVideo", latent=latent, fps=FPS, **changes)
+    decoded = node("LTX2AVDecodeToVideo", latent=latent, **{"fps": FPS, **changes})
     return {"video": decoded, "save": save(name)}
 
 

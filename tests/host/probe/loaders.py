@@ -1,4 +1,4 @@
-"""Components through the pack's host layer, without its nodes, and text through the host's own encoder."""
+"""Components through the pack's host layer, without its nodes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import sys
 from typing import Any
 
 import folder_paths
-import torch
 from comfy_api.latest import io
 
 
@@ -39,6 +38,60 @@ class LTX2ProbeLoadVAE(io.ComfyNode):
     def execute(cls, ckpt_name: str, audio: bool) -> io.NodeOutput:
         load = _host("vae").load_audio_vae if audio else _host("vae").load_video_vae
         return io.NodeOutput(load(_path("checkpoints", ckpt_name)))
+
+
+class LTX2ProbeEncodeAudio(io.ComfyNode):
+    """Audio through ``vae.encode`` without resampling, as some packs call it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2ProbeEncodeAudio",
+            inputs=[io.Audio.Input("audio"), io.Vae.Input("vae")],
+            outputs=[io.Latent.Output()],
+        )
+
+    @classmethod
+    def execute(cls, audio: Any, vae: Any) -> io.NodeOutput:
+        return io.NodeOutput({"samples": vae.encode(audio["waveform"].movedim(1, -1)), "type": "audio"})
+
+
+class LTX2ProbeAudioVAE(io.ComfyNode):
+    """Report what nodes of other packs read of an audio VAE."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2ProbeAudioVAE", inputs=[io.Vae.Input("vae")], outputs=[], is_output_node=True
+        )
+
+    @classmethod
+    def execute(cls, vae: Any) -> io.NodeOutput:
+        network, read = vae.first_stage_model, {}
+        read["front end"] = [vae.autoencoder.sampling_rate, vae.autoencoder.mel_hop_length]
+        read["rates"] = [vae.audio_sample_rate, vae.audio_sample_rate_output, network.output_sample_rate]
+        read["latents"] = [network.latent_frequency_bins, network.latent_channels, vae.latent_channels]
+        read["time"] = [network.sample_rate, network.mel_hop_length, network.latents_per_second]
+        read["frames"] = [network.num_of_latents_from_frames(frames, 25) for frames in (9, 25, 121)]
+        return io.NodeOutput(ui={"report": [json.dumps(read)]})
+
+
+class LTX2ProbeLatentCount(io.ComfyNode):
+    """Report how many audio latents an audio VAE counts for some frames."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2ProbeLatentCount",
+            inputs=[io.Vae.Input("vae"), io.Int.Input("frames"), io.Float.Input("fps")],
+            outputs=[],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, vae: Any, frames: int, fps: float) -> io.NodeOutput:
+        count = vae.first_stage_model.num_of_latents_from_frames(frames, fps)
+        return io.NodeOutput(ui={"report": [json.dumps(count)]})
 
 
 class LTX2ProbeLoadClip(io.ComfyNode):
@@ -104,61 +157,6 @@ class LTX2ProbeUpscalers(io.ComfyNode):
             for one in (first, second)
         ]
         return io.NodeOutput(ui={"report": [json.dumps({"kinds": kinds})]})
-
-
-class LTX2ProbeCoreText(io.ComfyNode):
-    """The conditioning that the host's own text encoder makes of the weights of ``clip`` and its tokens."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="LTX2ProbeCoreText",
-            inputs=[io.Clip.Input("clip"), io.String.Input("text"), io.Int.Input("padding")],
-            outputs=[io.Conditioning.Output()],
-        )
-
-    @classmethod
-    def execute(cls, clip: Any, text: str, padding: int) -> io.NodeOutput:
-        from comfy.text_encoders import lt
-
-        ours = clip.cond_stage_model
-        config, extractor = ours.gemma.model.config, ours.extractor
-        sizes = {
-            name: getattr(config, name)
-            for name in (
-                "vocab_size",
-                "hidden_size",
-                "intermediate_size",
-                "num_hidden_layers",
-                "num_attention_heads",
-                "num_key_value_heads",
-            )
-        }
-        kind = "dual_linear" if extractor.per_token_norm else "single_linear"
-        model = lt.ltxav_te(dtype_llama=torch.float32, text_projection_type=kind)(
-            device="cpu", dtype=torch.float32, model_options={"_model_config": sizes}
-        )
-        flat = config.hidden_size * (config.num_hidden_layers + 1)
-        operations = model.gemma3_12b.operations
-        if kind == "dual_linear":
-            widths = (
-                extractor.video_aggregate_embed.out_features,
-                extractor.audio_aggregate_embed.out_features,
-            )
-            model.text_embedding_projection = lt.DualLinearProjection(flat, *widths, operations=operations)
-            weights = extractor.state_dict()
-        else:
-            model.text_embedding_projection = operations.Linear(flat, config.hidden_size, bias=False)
-            weights = {"weight": extractor.aggregate_embed.weight}
-        model.text_embedding_projection.load_state_dict(weights)
-        state = {f"model.{name}": tensor for name, tensor in ours.gemma.model.state_dict().items()}
-        missing, _ = model.gemma3_12b.load_sd(state)
-        assert not any(name.startswith("model.") for name in missing), missing[:3]
-        ((ids,),) = clip.tokenize(text).values()
-        model.execution_device = None
-        model.set_clip_options({"execution_device": torch.device("cpu")})
-        out, _, extra = model.encode_token_weights({"gemma3_12b": [[(0, 1.0)] * padding + ids]})
-        return io.NodeOutput([[out, extra]])
 
 
 def _host(module: str) -> Any:

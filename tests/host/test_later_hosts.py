@@ -1,0 +1,50 @@
+"""What nodes of hosts after 0.33 hand to ours, by their contract: no such host is installed here.
+
+*LTXVFreezeLatent* sets a mask of zeros on one stream, *LTXVAddGeneratedKeyframes* adds keys to a LATENT that
+a later node reads, and frame rates are floats.
+"""
+
+from __future__ import annotations
+
+import pytest
+from host_graph import Graph
+from host_server import Server
+from node_graphs import our_latent
+from test_masks import NODES, Node, assert_same, bench_of, sampled_by_core
+from tiny_models import TinyModels
+
+
+@pytest.mark.parametrize("node", NODES, ids=lambda node: node.__name__)
+def test_keys_of_a_latent_that_we_do_not_know_pass_through(
+    server: Server, models: TinyModels, node: Node
+) -> None:
+    bench = bench_of(models)
+    marked = bench.g.add("LTX2ProbeMarked", latent=our_latent(bench.g, frames=17))
+    bench.g.add("LTX2ProbeMarks", latent=node(bench, marked)[1])
+    assert server.run(bench.g.prompt).report() == [0, 8]
+
+
+@pytest.mark.parametrize("stream", [0, 1])
+def test_a_frozen_stream_stays_as_it_is_through_a_join(
+    server: Server, models: TinyModels, stream: int
+) -> None:
+    bench = bench_of(models)
+    parts = bench.g.add("LTX2AVSeparateLatent", latent=our_latent(bench.g, frames=17))
+    values = ",".join("0" * (3, 18)[stream])
+    frozen = bench.g.add("LTX2ProbeFrameMask", latent=parts[stream], values=values)
+    both = {"video_latent": parts, "audio_latent": parts[1]}
+    both["video_latent" if stream == 0 else "audio_latent"] = frozen
+    for side, join in (("ours", "LTX2AVConcatLatent"), ("core", "LTXVConcatAVLatent")):
+        joined = bench.g.add(join, **both)
+        bench.g.dump(side, latent=sampled_by_core(bench, bench.text, joined))
+    result = server.run(bench.g.prompt)
+    assert_same(result, "ours", "core")
+    name = ("latent/video", "latent/audio")[stream]
+    assert not result.tensors("ours")[name].any()
+
+
+def test_the_audio_vae_counts_latents_for_any_frame_rate(server: Server, models: TinyModels) -> None:
+    g = Graph()
+    vae = g.add("LTX2AVLoadCheckpoint", ckpt_name=models.checkpoints["2.3"])[2]
+    g.add("LTX2ProbeLatentCount", vae=vae, frames=121, fps=29.97)
+    assert server.run(g.prompt).report() == 101
