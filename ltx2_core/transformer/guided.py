@@ -5,6 +5,7 @@ Letters: B batch, H heads, N video tokens, G guide tokens behind them, S = N + G
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,6 +13,9 @@ import torch
 from torch import Tensor
 
 from ..attention import attention
+
+PlainAttention = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""Queries (B, H, T, D), keys and values (B, H, S, D), an additive bias or None -> (B, H, T, D)."""
 
 QUERIES = 256
 """Guide queries of unequal weight that are computed at a time: their bias is (QUERIES, S)."""
@@ -85,8 +89,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
     return attention(q, k, v, bias)
 
 
-def guided_attention(q: Tensor, k: Tensor, v: Tensor, bias: GuideBias) -> Tensor:
-    """``attention`` with a bias between the video and its guides; q, k, v (B, H, S, D) -> (B, H, S, D).
+def guided_attention(
+    q: Tensor, k: Tensor, v: Tensor, bias: GuideBias, *, by: PlainAttention = attention
+) -> Tensor:
+    """Attention with a bias between the video and its guides; q, k, v (B, H, S, D) -> (B, H, S, D).
+
+    ``by`` computes it for some of the queries and their bias.
 
     Video queries share one row of biases. So do the queries of a guide of one weight; the others are computed
     QUERIES at a time. No bias is larger than (QUERIES, S).
@@ -96,7 +104,7 @@ def guided_attention(q: Tensor, k: Tensor, v: Tensor, bias: GuideBias) -> Tensor
     # Video tokens attend to each other plainly, which is a bias of 0.
     row = torch.cat((q.new_zeros(video), *bias.logs))[None, None, None]
     # A bias of one row broadcasts over the queries, where a mask would take N x S values.
-    parts = [attention(q[:, :, :video], k, v, row)]
+    parts = [by(q[:, :, :video], k, v, row)]
     start = video
     for log, weight in zip(bias.logs, bias.weights.uniform, strict=True):
         stop = start + len(log)
@@ -109,7 +117,7 @@ def guided_attention(q: Tensor, k: Tensor, v: Tensor, bias: GuideBias) -> Tensor
             own = log[:1] if weight is not None else log[first : first + step]
             rows = torch.cat((own[:, None].expand(-1, video), others[None].expand(len(own), -1)), dim=1)
             queries = q[:, :, start + first : min(start + first + step, stop)]
-            parts.append(attention(queries, k, v, rows[None, None]))
+            parts.append(by(queries, k, v, rows[None, None]))
         start = stop
     return torch.cat(parts, dim=2)
 

@@ -59,11 +59,16 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Execution:
-    """How the branches of a stream are computed: on what ``tokens``, with which attention to which stream."""
+    """How the branches of a stream are computed: on what ``tokens``, and with which attention function.
+
+    ``attend_self`` is attention within the stream, ``attend_other`` to the other stream, ``attend_text`` to
+    the text.
+    """
 
     tokens: Callable[[Tensor, float], Tokens] = Tokens
     attend_self: Attend = attend
     attend_other: Attend = attend
+    attend_text: Attend = attend
 
 
 PLAIN = Execution()

@@ -7,7 +7,7 @@ S text tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -26,15 +26,21 @@ from ...ltx2_core.conditioning.patchify import (
 )
 from ...ltx2_core.conditioning.reference import reference_audio_positions
 from ...ltx2_core.config import TextConfig, TransformerConfig
-from ...ltx2_core.shapes import SPATIAL_SCALE, TEMPORAL_SCALE
+from ...ltx2_core.shapes import AUDIO_BINS, AUDIO_CHANNELS, SPATIAL_SCALE, TEMPORAL_SCALE
 from ...ltx2_core.text.connectors import TextConnectors
 from ...ltx2_core.transformer import Modality, Perturbation, Perturbations, RopeMemory, Runner, Transformer
 from ...ltx2_core.transformer.chunks import Chunks
+from ...ltx2_core.transformer.layers import Attention
 from ...ltx2_core.transformer.nag import NegativeText
+from ...ltx2_core.transformer.perturbations import Blocks
 from ...ltx2_core.transformer.tiles import evaluate_tiles
 from ...ltx2_core.types import TextFeatures
+from .block_calls import BlockCalls
 from .forking import FORK, Fork, Late
 from .guides import Entry, GuideTokens, Slots, guide_attention, guide_tokens, single_frame_marks
+from .host_attention import ConnectorAttention, attend_for
+from .host_blocks import as_host_block
+from .notices import USE_CORE, notice_once
 from .progress import check_interrupted
 
 Options = Mapping[str, Any]
@@ -49,11 +55,15 @@ FUSED = "ltx2_fused"
 """Key in the options of a call: its fused kernels."""
 
 
+WITHOUT_EFFECT = {"latent_shapes", "audio_denoise_mask"}
+"""Arguments of a call that need no notice: others of their kind, or the model itself, have read them."""
+
+
 class HostTransformer(Transformer):
     """Transformer and text connectors in one network, under the names of released single files.
 
-    Attributes that are not used here (`patchifier`, scale factors) are read by the host's own code and by
-    other packs.
+    Attributes and methods that are not used here (`patchifier`, scale factors, separation of latents) are read
+    by the host's own code and by other packs, which also replace and wrap its blocks.
     """
 
     def __init__(
@@ -74,6 +84,10 @@ class HostTransformer(Transformer):
         self.chunks = Chunks()
         # A module in a tuple is no submodule, which would give the connectors' weights a second name.
         self._connectors = (connectors,)
+        for block in self.transformer_blocks:
+            as_host_block(block)
+        for attention in (m for m in connectors.modules() if isinstance(m, Attention)):
+            attention.__class__ = ConnectorAttention
         # The host reads this attribute to choose the dtype of latents.
         self.dtype = dtype
         self.patchifier = SymmetricPatchifier(1, start_end=True)
@@ -82,8 +96,14 @@ class HostTransformer(Transformer):
         self.causal_temporal_positioning = True
         self.inner_dim, self.audio_inner_dim = config.dim, config.audio_dim
         self.cross_attention_dim, self.audio_cross_attention_dim = config.dim, config.audio_dim
+        self.num_attention_heads = self.audio_num_attention_heads = config.heads
+        self.num_audio_channels, self.audio_frequency_bins = AUDIO_CHANNELS, AUDIO_BINS
         self.caption_channels = config.caption_channels
         self.caption_proj_before_connector = not config.caption_projection
+        self.caption_projection_first_linear = config.caption_projection
+        if not config.caption_projection:
+            # Other packs call them, or ask whether they are there, in every generation.
+            self.caption_projection = self.audio_caption_projection = _unchanged
         self.in_channels = config.in_channels
 
     def preprocess_text_embeds(self, context: Tensor, unprocessed: bool = False) -> Tensor:
@@ -106,6 +126,20 @@ class HostTransformer(Transformer):
         mask = torch.ones(context.shape[:2], dtype=torch.int64, device=context.device)
         result = self._connectors[0](TextFeatures(parts[0], parts[-1], mask))
         return torch.cat((result.video, result.audio), dim=-1)
+
+    def separate_audio_and_video_latents(
+        self, x: Sequence[Tensor], audio_length: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The video and the audio of the latents of a call; audio of no length where there is none."""
+        if len(x) > 1:
+            return x[0], x[1]
+        return x[0], x[0].new_zeros(len(x[0]), AUDIO_CHANNELS, 0, AUDIO_BINS)
+
+    def recombine_audio_and_video_latents(
+        self, vx: Tensor, ax: Tensor, target_shape: Sequence[int] | None = None
+    ) -> list[Tensor] | Tensor:
+        """The reverse of :meth:`separate_audio_and_video_latents`."""
+        return [vx, ax] if ax.numel() else vx
 
     def forward(  # type: ignore[override]
         self,
@@ -155,8 +189,11 @@ class HostTransformer(Transformer):
         guide_attention_entries: list[Entry] | None = None,
         ref_audio: dict[str, Tensor] | None = None,
         generated_keyframes: Slots | None = None,
-        **_unused: Any,
+        **unused: Any,
     ) -> list[Tensor] | Tensor:
+        for name in sorted(unused.keys() - WITHOUT_EFFECT):
+            if unused[name] is not None:
+                notice_once(f"the conditioning has {name}, which has no effect on this network. {USE_CORE}")
         # The host passes a bare tensor for video alone.
         latents = list(x) if isinstance(x, (list, tuple)) else [x]
         video_latent, audio_latent = latents[0], latents[1] if len(latents) > 1 else None
@@ -187,7 +224,7 @@ class HostTransformer(Transformer):
             video = replace(video, negative=negatives[0])
             audio = None if audio is None else replace(audio, negative=negatives[1])
 
-        perturbations = _perturbations(transformer_options, len(video_latent))
+        perturbations = perturbations_of(transformer_options, len(video_latent))
         samples, fork = len(video_latent), transformer_options.get(FORK)
         # Blocks before the fork do not run, so that the prefetch queue must not hold them either.
         start = fork.start(samples) if isinstance(fork, Late) else 0
@@ -197,7 +234,13 @@ class HostTransformer(Transformer):
             video: Modality, audio: Modality | None, **part: Any
         ) -> tuple[Tensor | None, Tensor | None]:
             # All clones of a MODEL share the network, so that the kernels are chosen by each call.
-            runner = Runner(self, chunk_tokens=self.chunks, fused=transformer_options.get(FUSED))
+            runner = Runner(
+                self,
+                chunk_tokens=self.chunks,
+                fused=transformer_options.get(FUSED),
+                attend=attend_for(transformer_options),
+                run_block=BlockCalls(transformer_options),
+            )
             blocks = list(self.transformer_blocks)[start:]
             on_block = _on_block(blocks, start, device, transformer_options)
             rope = self.rope_memory.tables(self, video, audio)
@@ -215,6 +258,14 @@ class HostTransformer(Transformer):
         return _latents(streams, video_latent, audio_latent, guides)
 
 
+# Other packs find out by this name whether a network has both streams.
+HostTransformer.__name__ = "LTXAVModel"
+
+
+def _unchanged(features: Tensor) -> Tensor:
+    return features
+
+
 def with_option(model: Any, name: str, value: Any, *, what: str) -> Any:
     """A clone of MODEL with one more option in its calls.
 
@@ -222,8 +273,8 @@ def with_option(model: Any, name: str, value: Any, *, what: str) -> Any:
     """
     if not isinstance(model.model.diffusion_model, HostTransformer):
         raise ValueError(
-            f"{what} need the model of LTX-2 Load Checkpoint or LTX-2 Load All: connect that in place of the "
-            "host's loader"
+            f"{what} need the network LTX-2: connect the model of LTX-2 Load Checkpoint or LTX-2 Load All, with "
+            "its network set to LTX-2"
         )
     # The MODEL may be connected to other nodes, which must not see the option.
     clone = model.clone()
@@ -300,18 +351,34 @@ def _token_timesteps(timestep: Tensor) -> Tensor:
     return timestep.reshape(len(timestep), -1)
 
 
-def _perturbations(options: Options, batch: int) -> Perturbations | None:
-    """The perturbation of each sample: from our guider, or from the host's switches of cross attention."""
+def perturbations_of(options: Options, batch: int) -> Perturbations | None:
+    """The perturbation of each sample: from our guider, and from the host's switches of a call."""
+    off = _switched_off(options)
     if PERTURBATIONS in options:
-        each = options[PERTURBATIONS]
+        each = [_both(own, off) for own in options[PERTURBATIONS]]
         order = options["cond_or_uncond"]
         # One call of the host holds all samples of a pass, then those of the next one.
         return Perturbations(tuple(each[number] for number in order for _ in range(batch // len(order))))
-    a2v, v2a = options.get("a2v_cross_attn", True), options.get("v2a_cross_attn", True)
-    if a2v and v2a:
-        return None
-    off = Perturbation(a2v=() if a2v else ALL_BLOCKS, v2a=() if v2a else ALL_BLOCKS)
-    return Perturbations((off,) * batch)
+    return None if off == Perturbation() else Perturbations((off,) * batch)
+
+
+def _switched_off(options: Options) -> Perturbation:
+    """What the host's options of a call switch off in every sample."""
+    passing = tuple(options.get("stg_self_attn_blocks", ()))
+    return Perturbation(
+        video_self_attention=passing,
+        audio_self_attention=passing,
+        a2v=() if options.get("a2v_cross_attn", True) else ALL_BLOCKS,
+        v2a=() if options.get("v2a_cross_attn", True) else ALL_BLOCKS,
+    )
+
+
+def _both(first: Perturbation, second: Perturbation) -> Perturbation:
+    def joined(name: str) -> Blocks:
+        parts: tuple[Blocks, Blocks] = getattr(first, name), getattr(second, name)
+        return ALL_BLOCKS if ALL_BLOCKS in parts else (*parts[0], *parts[1])
+
+    return Perturbation(**{field.name: joined(field.name) for field in fields(Perturbation)})
 
 
 def _negative_texts(options: Options, contexts: Sequence[Tensor]) -> list[NegativeText]:

@@ -1,0 +1,204 @@
+"""Calls of the blocks in one forward pass: as the library does, or as a pack expects of the host's network.
+
+Letters: B batch, N video or audio tokens, W stream width, H heads, D head width, P modulation parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import comfy.ldm.lightricks.model as lightricks
+import torch
+from torch import Tensor, nn
+
+from ...ltx2_core.transformer import Hidden
+from ...ltx2_core.transformer.guided import Bias, GuideBias, log_weights
+from ...ltx2_core.transformer.modulation import Modulation
+from ...ltx2_core.transformer.perturbations import ALL_ON, Switches
+from ...ltx2_core.transformer.rope import Rope
+from ...ltx2_core.transformer.streams import BothInputs, StreamInputs
+from .host_attention import chosen_function
+from .host_blocks import ATTENTIONS, NEGATIVES, SWITCHES, BlockArguments, TokenTimesteps
+
+Options = Mapping[str, Any]
+Streams = tuple[Tensor, Tensor]
+"""Video and audio (B, N, W); audio that takes no part has no tokens."""
+
+Patch = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
+"""A pack's replacement of a block: arguments and the original block -> ``{"img": streams}``."""
+
+
+def block_patches(options: Options) -> dict[tuple[str, int], Patch]:
+    """The replacements of blocks in the options of a call, by kind and number of the block."""
+    patches: dict[tuple[str, int], Patch] = options.get("patches_replace", {}).get("dit", {})
+    return patches
+
+
+def is_replaced(block: nn.Module) -> bool:
+    """Whether another pack has replaced the ``forward`` of a block or of one of its attentions."""
+    # A compiled block holds the original one, and has a forward of its own.
+    inner = getattr(block, "_orig_mod", block)
+    return any(_replaced(module) for module in (inner, *(getattr(inner, name) for name in ATTENTIONS)))
+
+
+def _replaced(module: nn.Module) -> bool:
+    forward = module.__dict__.get("forward")
+    # The host undoes a replacement by storing the original method on the instance.
+    return forward is not None and getattr(forward, "__func__", None) is not type(module).forward
+
+
+@dataclass(eq=False)
+class BlockCalls:
+    """Runs the blocks of one forward pass with the ``options`` of its call.
+
+    A block is called with the host's arguments where a pack has replaced or wraps it, else with the
+    library's.
+    """
+
+    options: Options
+    _shared: list[BlockArguments] = field(default_factory=list)
+
+    def __call__(
+        self, number: int, block: Any, hidden: Hidden, inputs: BothInputs, switches: Switches
+    ) -> Hidden:
+        """The hidden tokens after block ``number``."""
+        patch = block_patches(self.options).get(("double_block", number))
+        if patch is None and not is_replaced(block):
+            after: Hidden = block(*hidden, *inputs, switches)
+            return after
+        x, y = hidden
+        assert x is not None
+        # The host's blocks take audio without tokens where there is none.
+        streams = (x, x.new_zeros(len(x), 0, block.config.audio_dim) if y is None else y)
+        arguments = self._arguments(inputs, x, switches)
+        if patch is None:
+            streams = block(streams, **arguments)
+        else:
+            call = _Original(block, inputs, switches, arguments, chosen_function(self.options))
+            streams = patch({"img": streams, **arguments}, {"original_block": call})["img"]
+        return streams[0], None if y is None else streams[1]
+
+    def _arguments(self, inputs: BothInputs, x: Tensor, switches: Switches) -> BlockArguments:
+        if not self._shared:
+            # Timesteps, tables and texts are the same for every block.
+            self._shared.append(block_arguments(inputs, x))
+        negatives = tuple(None if stream is None else stream.negative for stream in inputs)
+        options = self.options
+        if switches is not ALL_ON or any(negatives):
+            options = {**options, SWITCHES: switches, NEGATIVES: negatives}
+        return {**self._shared[0], "transformer_options": options}
+
+
+@dataclass(frozen=True, eq=False)
+class _Original:
+    """The original block that a pack's replacement calls."""
+
+    block: Any
+    inputs: BothInputs
+    switches: Switches
+    arguments: BlockArguments
+    function: Callable[..., Tensor] | None
+    """The host's attention function that the library's branches call, if any."""
+
+    def __call__(self, changed: Mapping[str, Any]) -> dict[str, Streams]:
+        """``{"img": streams}`` after the block, for arguments that the replacement may have changed."""
+        vx, ax = changed["img"]
+        given = {name: changed.get(name) for name in self.arguments}
+        if self._as_given(given):
+            # The library's way is faster, and the result is the same.
+            after = self.block(vx, ax if ax.numel() else None, *self.inputs, self.switches)
+            return {"img": (after[0], ax if after[1] is None else after[1])}
+        return {"img": self.block((vx, ax), **given)}
+
+    def _as_given(self, given: Mapping[str, Any]) -> bool:
+        """Whether arguments and attention are those that the library's call of the block has too."""
+        unchanged = all(given[name] is value for name, value in self.arguments.items())
+        options = self.arguments["transformer_options"]
+        return unchanged and chosen_function(options) is self.function and not is_replaced(self.block)
+
+
+def block_arguments(inputs: BothInputs, x: Tensor) -> BlockArguments:
+    """The arguments of core's block, but its options, for the inputs of both streams and video tokens x."""
+    video, audio = inputs
+    assert video is not None
+    found = {
+        **_of_stream(video, "v", len(x)),
+        **(dict.fromkeys(_NONE) if audio is None else _of_stream(audio, "a", len(x))),
+        "attention_mask": video.context_bias,
+        "self_attention_mask": _guide_mask(video.attention_bias, x),
+    }
+    return cast(BlockArguments, found)
+
+
+_NONE = tuple(
+    f"a_{name}"
+    for name in (
+        "context",
+        "timestep",
+        "pe",
+        "cross_pe",
+        "cross_scale_shift_timestep",
+        "cross_gate_timestep",
+        "prompt_timestep",
+    )
+)
+"""Arguments of the audio stream, which are None for video alone."""
+
+
+def _of_stream(stream: StreamInputs, letter: str, batch: int) -> dict[str, Any]:
+    # Audio has few tokens, and the host passes its parameters as plain tensors.
+    plain = letter == "a"
+    cross = stream.cross
+    found = {
+        "context": stream.context,
+        "timestep": _timestep(stream.modulation, slice(None), plain=plain),
+        "pe": host_rope(stream.rope, batch),
+        "cross_pe": None if stream.cross_rope is None else host_rope(stream.cross_rope, batch),
+        # Two parameters for either direction, then the gate.
+        "cross_scale_shift_timestep": None if cross is None else _timestep(cross, slice(0, 4), plain=plain),
+        "cross_gate_timestep": None if cross is None else _timestep(cross, slice(4, None), plain=plain),
+        "prompt_timestep": None if stream.prompt is None else _prompt(stream, batch),
+    }
+    return {f"{letter}_{name}": value for name, value in found.items()}
+
+
+def _timestep(modulation: Modulation, rows: slice, *, plain: bool) -> Tensor | TokenTimesteps:
+    timesteps = TokenTimesteps(modulation.values[..., rows, :], modulation.layout)
+    one_level = modulation.layout.index is None and len(modulation.layout.segments) == 1
+    return timesteps.tensor() if plain or one_level else timesteps
+
+
+def _prompt(stream: StreamInputs, batch: int) -> Tensor:
+    assert stream.prompt is not None
+    # A static prompt has one zero for all of them.
+    return stream.prompt.values.expand(batch, 1, 2, stream.context.shape[-1]).flatten(-2)
+
+
+def host_rope(rope: Rope, batch: int) -> tuple[Any, ...]:
+    """A rotary table as this host's ``apply_rotary_emb`` takes it."""
+    split = rope.rope_type == "split"
+    cos, sin = (table.expand(batch, -1, -1, -1) for table in (rope.cos, rope.sin))
+    if hasattr(lightricks, "freqs_cis_matrix"):
+        # Since ComfyUI 0.29: rotation matrices (B, N, H, D / 2, 2, 2).
+        cos, sin = cos.transpose(1, 2), sin.transpose(1, 2)
+        matrix = torch.stack((cos, -sin, sin, cos), dim=-1)
+        return matrix.unflatten(-1, (2, 2)), split
+    if split:
+        return cos, sin, True
+    # One value for each channel, all heads of a token behind one another.
+    whole = (table.transpose(1, 2).flatten(2).repeat_interleave(2, dim=-1) for table in (cos, sin))
+    return (*whole, False)
+
+
+def _guide_mask(bias: Bias, x: Tensor) -> Any:
+    """The bias of self-attention in the host's form: a tensor, or since ComfyUI 0.27 a mask of guides."""
+    if not isinstance(bias, GuideBias):
+        return bias
+    tokens, weights = x.shape[1], bias.weights
+    kind = getattr(lightricks, "GuideAttentionMask", None)
+    if kind is None:
+        return log_weights(weights.dense(tokens), x.dtype).unsqueeze(1).to(x.device)
+    tracked = torch.cat([guide.to(x) for guide in weights.guides])[None]
+    return kind(tokens, tokens - weights.count, weights.count, tracked)
