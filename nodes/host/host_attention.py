@@ -13,8 +13,6 @@ from torch import Tensor
 
 from ...ltx2_core.transformer.branches import Attend
 from ...ltx2_core.transformer.guided import Bias, GuideBias, attend, guided_attention
-from ...ltx2_core.transformer.layers import Attention
-from ...ltx2_core.transformer.rope import Rope
 
 OVERRIDE = "optimized_attention_override"
 """Key in the options of a call: a function of a pack that the host's attention functions call instead."""
@@ -68,15 +66,3 @@ def attend_for(options: Mapping[str, Any]) -> Attend:
     """The attention function of a call with ``options``: the library's own, or the one chosen in the host."""
     function = chosen_function(options)
     return attend if function is None else attend_by(function, options)
-
-
-class ConnectorAttention(Attention):
-    """Self-attention of a text connector, by the function chosen in the host if there is one."""
-
-    def attend(self, x: Tensor, keys: Tensor, values: Tensor, *, rope: Rope | None = None) -> Tensor:
-        # Connectors run before sampling, where there are no options of a call.
-        function = chosen_function({})
-        if function is None:
-            return super().attend(x, keys, values, rope=rope)
-        attended = attend_by(function, {})(self.queries(x, rope), keys, values, None)
-        return self.output(attended, x)

@@ -30,7 +30,6 @@ from ...ltx2_core.shapes import AUDIO_BINS, AUDIO_CHANNELS, SPATIAL_SCALE, TEMPO
 from ...ltx2_core.text.connectors import TextConnectors
 from ...ltx2_core.transformer import Modality, Perturbation, Perturbations, RopeMemory, Runner, Transformer
 from ...ltx2_core.transformer.chunks import Chunks
-from ...ltx2_core.transformer.layers import Attention
 from ...ltx2_core.transformer.nag import NegativeText
 from ...ltx2_core.transformer.perturbations import Blocks
 from ...ltx2_core.transformer.tiles import evaluate_tiles
@@ -38,8 +37,9 @@ from ...ltx2_core.types import TextFeatures
 from .block_calls import BlockCalls
 from .forking import FORK, Fork, Late
 from .guides import Entry, GuideTokens, Slots, guide_attention, guide_tokens, single_frame_marks
-from .host_attention import ConnectorAttention, attend_for
+from .host_attention import attend_for
 from .host_blocks import as_host_block
+from .host_connectors import as_host_connectors
 from .notices import USE_CORE, notice_once
 from .progress import check_interrupted
 
@@ -86,8 +86,7 @@ class HostTransformer(Transformer):
         self._connectors = (connectors,)
         for block in self.transformer_blocks:
             as_host_block(block)
-        for attention in (m for m in connectors.modules() if isinstance(m, Attention)):
-            attention.__class__ = ConnectorAttention
+        as_host_connectors(connectors)
         # The host reads this attribute to choose the dtype of latents.
         self.dtype = dtype
         self.patchifier = SymmetricPatchifier(1, start_end=True)
