@@ -48,7 +48,7 @@ class LTX2ProbeConditioning(io.ComfyNode):
 
     @classmethod
     def execute(cls, conditioning: Any, key: str) -> io.NodeOutput:
-        return io.NodeOutput([[text, {**more, key: torch.ones(1)}] for text, more in conditioning])
+        return io.NodeOutput([[text, {**more, key: torch.ones(1, 4, 4)}] for text, more in conditioning])
 
 
 def override(model: Any, _part: str) -> None:
