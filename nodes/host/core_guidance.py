@@ -109,7 +109,12 @@ def _guided() -> Callable[[nn.Module, Forward], Forward]:
 
     def wrap(_attention: nn.Module, underlying: Forward) -> Forward:
         def forward(
-            x: Tensor, context: Tensor, mask: Tensor | None = None, *, transformer_options: Options, **more: Any
+            x: Tensor,
+            context: Tensor,
+            mask: Tensor | None = None,
+            *,
+            transformer_options: Options,
+            **more: Any,
         ) -> Tensor:
             more["transformer_options"] = transformer_options
             if NAG not in transformer_options:

@@ -77,7 +77,10 @@ def changed_classes() -> Iterator[str]:
             if not inspect.isclass(kind) or kind.__module__ != module.__name__:
                 continue
             for name, value in vars(kind).items():
-                if inspect.isfunction(value) and value.__module__ not in (module.__name__, "torch.nn.modules"):
+                if inspect.isfunction(value) and value.__module__ not in (
+                    module.__name__,
+                    "torch.nn.modules",
+                ):
                     yield f"{origin(value)} replaces {kind.__name__}.{name} of ComfyUI"
 
 

@@ -40,7 +40,9 @@ class AVGuider(comfy.samplers.CFGGuider):
         _check_parts(model, passes, nag is not None)
         self._hosts = not isinstance(model.model.diffusion_model, HostTransformer)
         if self._hosts:
-            model = with_core_guidance(model, stg=Pass.PERTURBED in passes, apart=Pass.APART in passes, nag=nag)
+            model = with_core_guidance(
+                model, stg=Pass.PERTURBED in passes, apart=Pass.APART in passes, nag=nag
+            )
         super().__init__(model)
         if nag is not None and Pass.NEGATIVE in passes:
             raise ValueError("nag takes the place of cfg: set cfg to 1 in both streams, or nag_scale to 1")
@@ -123,7 +125,9 @@ class AVGuider(comfy.samplers.CFGGuider):
             conds = [self._conds_of(which) for which in call.passes]
             if self._hosts:
                 options |= core_switches(plan.guidance.perturbation(call.passes[0]))
-                conds = conds if NAG not in options else [with_negative_text(c, options[NAG][1]) for c in conds]
+                conds = (
+                    conds if NAG not in options else [with_negative_text(c, options[NAG][1]) for c in conds]
+                )
             found = comfy.samplers.calc_cond_batch(
                 self.inner_model,
                 conds,
@@ -169,7 +173,11 @@ class AVGuider(comfy.samplers.CFGGuider):
         return guided
 
 
-_CHANGED = {"stg": ("attn1", "audio_attn1", "block"), "modality": ("block",), "nag": ("attn2", "audio_attn2", "block")}
+_CHANGED = {
+    "stg": ("attn1", "audio_attn1", "block"),
+    "modality": ("block",),
+    "nag": ("attn2", "audio_attn2", "block"),
+}
 """Guidance -> the parts of a block that it changes."""
 
 

@@ -289,7 +289,9 @@ class HostBlock(TransformerBlock):
     def _feed_forward(self, x: Tensor, prefix: str, timestep: Timestep) -> None:
         table = getattr(self, f"{prefix}scale_shift_table")
         shift, scale, gate = self.get_ada_values(table, len(x), timestep, slice(3, 6))
-        x.addcmul_(getattr(self, f"{prefix}ff")(rms_norm(x, self.config.norm_eps) * (1 + scale) + shift), gate)
+        x.addcmul_(
+            getattr(self, f"{prefix}ff")(rms_norm(x, self.config.norm_eps) * (1 + scale) + shift), gate
+        )
 
 
 def as_host_block(block: TransformerBlock) -> None:

@@ -272,8 +272,8 @@ def with_option(model: Any, name: str, value: Any, *, what: str) -> Any:
     """
     if not isinstance(model.model.diffusion_model, HostTransformer):
         raise ValueError(
-            f"{what} need the network LTX-2: connect the model of LTX-2 Load Checkpoint or LTX-2 Load All, with "
-            "its network set to LTX-2"
+            f"{what} need the model of LTX-2 Load Checkpoint or LTX-2 Load All, with its network set to LTX-2: "
+            "connect that in place of this one"
         )
     # The MODEL may be connected to other nodes, which must not see the option.
     clone = model.clone()
