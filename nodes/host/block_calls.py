@@ -1,28 +1,23 @@
 """Calls of the blocks in one forward pass: as the library does, or as a pack expects of the host's network.
 
-Letters: B batch, N video or audio tokens, W stream width, H heads, D head width, P modulation parameters.
+Letters: B batch, N video or audio tokens, W stream width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
-import comfy.ldm.lightricks.model as lightricks
-import torch
 from torch import Tensor, nn
 
 from ...ltx2_core.transformer import Hidden
-from ...ltx2_core.transformer.guided import Bias, GuideBias, log_weights
-from ...ltx2_core.transformer.modulation import Modulation
 from ...ltx2_core.transformer.perturbations import ALL_ON, Switches
-from ...ltx2_core.transformer.rope import Rope
-from ...ltx2_core.transformer.streams import BothInputs, StreamInputs
+from ...ltx2_core.transformer.streams import BothInputs
+from .block_arguments import NEGATIVES, SWITCHES, BlockArguments, Options, block_arguments
 from .host_attention import chosen_function
-from .host_blocks import ATTENTIONS, NEGATIVES, SWITCHES, BlockArguments, TokenTimesteps
+from .host_blocks import ATTENTIONS
 
-Options = Mapping[str, Any]
 Streams = tuple[Tensor, Tensor]
 """Video and audio (B, N, W); audio that takes no part has no tokens."""
 
@@ -117,88 +112,3 @@ class _Original:
         unchanged = all(given[name] is value for name, value in self.arguments.items())
         options = self.arguments["transformer_options"]
         return unchanged and chosen_function(options) is self.function and not is_replaced(self.block)
-
-
-def block_arguments(inputs: BothInputs, x: Tensor) -> BlockArguments:
-    """The arguments of core's block, but its options, for the inputs of both streams and video tokens x."""
-    video, audio = inputs
-    assert video is not None
-    found = {
-        **_of_stream(video, "v", len(x)),
-        **(dict.fromkeys(_NONE) if audio is None else _of_stream(audio, "a", len(x))),
-        "attention_mask": video.context_bias,
-        "self_attention_mask": _guide_mask(video.attention_bias, x),
-    }
-    return cast(BlockArguments, found)
-
-
-_NONE = tuple(
-    f"a_{name}"
-    for name in (
-        "context",
-        "timestep",
-        "pe",
-        "cross_pe",
-        "cross_scale_shift_timestep",
-        "cross_gate_timestep",
-        "prompt_timestep",
-    )
-)
-"""Arguments of the audio stream, which are None for video alone."""
-
-
-def _of_stream(stream: StreamInputs, letter: str, batch: int) -> dict[str, Any]:
-    # Audio has few tokens, and the host passes its parameters as plain tensors.
-    plain = letter == "a"
-    cross = stream.cross
-    found = {
-        "context": stream.context,
-        "timestep": _timestep(stream.modulation, slice(None), plain=plain),
-        "pe": host_rope(stream.rope, batch),
-        "cross_pe": None if stream.cross_rope is None else host_rope(stream.cross_rope, batch),
-        # Two parameters for either direction, then the gate.
-        "cross_scale_shift_timestep": None if cross is None else _timestep(cross, slice(0, 4), plain=plain),
-        "cross_gate_timestep": None if cross is None else _timestep(cross, slice(4, None), plain=plain),
-        "prompt_timestep": None if stream.prompt is None else _prompt(stream, batch),
-    }
-    return {f"{letter}_{name}": value for name, value in found.items()}
-
-
-def _timestep(modulation: Modulation, rows: slice, *, plain: bool) -> Tensor | TokenTimesteps:
-    timesteps = TokenTimesteps(modulation.values[..., rows, :], modulation.layout)
-    one_level = modulation.layout.index is None and len(modulation.layout.segments) == 1
-    return timesteps.tensor() if plain or one_level else timesteps
-
-
-def _prompt(stream: StreamInputs, batch: int) -> Tensor:
-    assert stream.prompt is not None
-    # A static prompt has one zero for all of them.
-    return stream.prompt.values.expand(batch, 1, 2, stream.context.shape[-1]).flatten(-2)
-
-
-def host_rope(rope: Rope, batch: int) -> tuple[Any, ...]:
-    """A rotary table as this host's ``apply_rotary_emb`` takes it."""
-    split = rope.rope_type == "split"
-    cos, sin = (table.expand(batch, -1, -1, -1) for table in (rope.cos, rope.sin))
-    if hasattr(lightricks, "freqs_cis_matrix"):
-        # Since ComfyUI 0.29: rotation matrices (B, N, H, D / 2, 2, 2).
-        cos, sin = cos.transpose(1, 2), sin.transpose(1, 2)
-        matrix = torch.stack((cos, -sin, sin, cos), dim=-1)
-        return matrix.unflatten(-1, (2, 2)), split
-    if split:
-        return cos, sin, True
-    # One value for each channel, all heads of a token behind one another.
-    whole = (table.transpose(1, 2).flatten(2).repeat_interleave(2, dim=-1) for table in (cos, sin))
-    return (*whole, False)
-
-
-def _guide_mask(bias: Bias, x: Tensor) -> Any:
-    """The bias of self-attention in the host's form: a tensor, or since ComfyUI 0.27 a mask of guides."""
-    if not isinstance(bias, GuideBias):
-        return bias
-    tokens, weights = x.shape[1], bias.weights
-    kind = getattr(lightricks, "GuideAttentionMask", None)
-    if kind is None:
-        return log_weights(weights.dense(tokens), x.dtype).unsqueeze(1).to(x.device)
-    tracked = torch.cat([guide.to(x) for guide in weights.guides])[None]
-    return kind(tokens, tokens - weights.count, weights.count, tracked)

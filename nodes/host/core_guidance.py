@@ -1,7 +1,7 @@
 """Spatio-temporal, modality and normalized attention guidance on the host's own LTX-2 network.
 
-The host's network has no such options on every version, so attentions of its blocks are replaced as other packs
-do it, and act by the options of a call.
+The host's network has no such options on every version, so attentions of its blocks are replaced as other
+packs do it, and act by the options of a call.
 
 Letters: B batch, N tokens, S text tokens, W stream width.
 """
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from ...ltx2_core.sampling.guidance import Nag
 from ...ltx2_core.transformer.nag import NegativeText
 from ...ltx2_core.transformer.perturbations import Perturbation
-from .network import NAG, perturbations_of
+from .network import NAG
+from .perturbing import perturbations_of
 
 Options = Mapping[str, Any]
 Forward = Callable[..., Tensor]
@@ -34,8 +35,8 @@ def with_core_guidance(model: Any, *, stg: bool, apart: bool, nag: Nag | None) -
         return model
     if not isinstance(model.model, comfy.model_base.LTXAV):
         raise ValueError(
-            "stg, modality guidance and nag need an LTX-2 model: connect that of LTX-2 Load Checkpoint or LTX-2 "
-            "Load All, or set stg 0, modality 1 and nag_scale 1"
+            "stg, modality guidance and nag need an LTX-2 model: connect that of LTX-2 Load Checkpoint or "
+            "LTX-2 Load All, or set stg 0, modality 1 and nag_scale 1"
         )
     clone = model.clone()
     for number in range(len(model.model.diffusion_model.transformer_blocks)):

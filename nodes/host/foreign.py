@@ -1,4 +1,4 @@
-"""Changes of other packs to a MODEL: which act on this pack's network, and which are refused before sampling."""
+"""Changes of other packs to a MODEL: which act on our network, and which are refused before sampling."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ BLOCK = re.compile(r"^diffusion_model\.transformer_blocks\.(\d+)(?:\.(\w+))?\.fo
 def refuse_changes_without_effect(patcher: Any) -> None:
     """Have each sampling with this MODEL, and with clones of it, check what other packs changed in it.
 
-    The sampling raises ValueError before a weight is loaded, naming the pack, what it replaced and what to use.
+    The sampling raises ValueError before a weight is loaded, naming the pack, what it replaced and what to
+    use.
     """
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _check)
 
@@ -46,8 +47,8 @@ def check_object_patches(patcher: Any) -> None:
     for name, value in patcher.object_patches.items():
         if name.startswith(NETWORK) and not _acts(network, name.removeprefix(NETWORK), value):
             raise ValueError(
-                f"{origin(value)} replaces {name}, which the network LTX-2 does not call: set network to ComfyUI "
-                "in LTX-2 Load Checkpoint or LTX-2 Load All"
+                f"{origin(value)} replaces {name}, which the network LTX-2 does not call: set network to "
+                "ComfyUI in LTX-2 Load Checkpoint or LTX-2 Load All"
             )
 
 

@@ -15,7 +15,8 @@ from .block_calls import block_patches
 from .core_guidance import core_switches, with_core_guidance, with_negative_text
 from .foreign import patched_parts
 from .forking import FORK, Fork, Late
-from .network import NAG, PERTURBATIONS, TILES, HostTransformer
+from .network import NAG, TILES, HostTransformer
+from .perturbing import PERTURBATIONS
 from .streams import Packing
 
 Options = Mapping[str, Any]
@@ -189,8 +190,8 @@ def _check_parts(model: Any, passes: set[Pass], nag: bool) -> None:
         for part in _CHANGED[name]:
             if part in replaced:
                 raise ValueError(
-                    f"{name} and {replaced[part]} both change {part} of the transformer blocks: turn {name} off, "
-                    "or take that node out"
+                    f"{name} and {replaced[part]} both change {part} of the transformer blocks: turn {name} "
+                    "off, or take that node out"
                 )
 
 

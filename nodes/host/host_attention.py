@@ -48,7 +48,8 @@ def attend_by(function: Callable[..., Tensor], options: Mapping[str, Any]) -> At
         arguments = more if bias is None else {"mask": bias, **more}
         flat = (tensor.transpose(1, 2).flatten(2) for tensor in (q, k, v))
         out = function(*flat, heads, attn_precision=None, transformer_options=options, **arguments)
-        return out.unflatten(-1, (heads, -1)).transpose(1, 2)
+        by_head: Tensor = out.unflatten(-1, (heads, -1)).transpose(1, 2)
+        return by_head
 
     def weighted(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         # The host forbids its approximate kernels here, whose support of masks is unreliable.

@@ -9,9 +9,7 @@ parameters.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, TypedDict, cast
+from typing import Any, cast
 
 import comfy.ldm.lightricks.model as lightricks
 import comfy.ldm.modules.attention as host
@@ -20,71 +18,19 @@ from torch import Tensor, nn
 
 from ...ltx2_core.transformer.block import TransformerBlock
 from ...ltx2_core.transformer.layers import Attention, rms_norm
-from ...ltx2_core.transformer.modulation import Layout
 from ...ltx2_core.transformer.nag import NegativeText
 from ...ltx2_core.transformer.perturbations import ALL_ON, Samples, Switches
-
-Options = Mapping[str, Any]
-SWITCHES = "ltx2_switches"
-"""Key in the options of a block: which of its attentions run for which samples."""
-ATTENDING = "ltx2_attending"
-"""Key in the options of a self-attention: the samples that attend; the others pass their values through."""
-NEGATIVES = "ltx2_negative_texts"
-"""Key in the options of a block: the negative texts of video and audio for normalized attention guidance."""
+from .block_arguments import (
+    ATTENDING,
+    NEGATIVES,
+    SWITCHES,
+    BlockArguments,
+    Options,
+    Timestep,
+    TokenTimesteps,
+)
 
 ATTENTIONS = ("attn1", "attn2", "audio_attn1", "audio_attn2", "audio_to_video_attn", "video_to_audio_attn")
-
-
-class BlockArguments(TypedDict, total=False):
-    """Keyword arguments of core's audio-video block, v_* for the video and a_* for the audio stream."""
-
-    v_context: Tensor
-    a_context: Tensor | None
-    attention_mask: Tensor | None
-    v_timestep: Timestep
-    a_timestep: Timestep | None
-    v_pe: Any
-    a_pe: Any
-    v_cross_pe: Any
-    a_cross_pe: Any
-    v_cross_scale_shift_timestep: Timestep | None
-    a_cross_scale_shift_timestep: Timestep | None
-    v_cross_gate_timestep: Timestep | None
-    a_cross_gate_timestep: Timestep | None
-    transformer_options: Options
-    self_attention_mask: Any
-    v_prompt_timestep: Tensor | None
-    a_prompt_timestep: Tensor | None
-
-
-@dataclass(frozen=True, eq=False)
-class TokenTimesteps:
-    """Modulation parameters of tokens with few noise levels, once for each level.
-
-    ``values`` and ``layout`` are those of the library's ``Modulation``. The host compresses them too, in a
-    class of its own; both are read by ``get_ada_values`` of a block alone.
-    """
-
-    values: Tensor
-    layout: Layout
-
-    def of_tokens(self, values: Tensor) -> Tensor:
-        """Values of the levels -> values (B, N or 1, ..., W) of the tokens."""
-        if self.layout.index is not None:
-            return values[self.layout.index]
-        if len(self.layout.segments) == 1:
-            return values
-        lengths = [stop - start for start, stop in self.layout.segments]
-        repeats = torch.tensor(lengths, device=values.device)
-        return values[:, 0].repeat_interleave(repeats, dim=1)
-
-    def tensor(self) -> Tensor:
-        """All parameters of every token (B, N or 1, P W)."""
-        return self.of_tokens(self.values).flatten(-2)
-
-
-Timestep = Tensor | TokenTimesteps
-"""What the host calls a timestep: modulation parameters (B, N or 1, P W)."""
 
 
 class HostAttention(Attention):
@@ -156,21 +102,22 @@ class HostBlock(TransformerBlock):
         """
         if not isinstance(x, tuple):
             return super().forward(x, *own)
-        return self._as_host(*x, cast(BlockArguments, arguments))
+        vx, ax = x
+        return self._as_host(vx, ax, cast(BlockArguments, arguments))
 
     def get_ada_values(
         self,
         scale_shift_table: Tensor,
         batch_size: int,
         timestep: Timestep,
-        indices: slice = slice(None, None),  # noqa: B008 the host's default, which is constant
+        indices: slice = slice(None, None),
     ) -> tuple[Tensor, ...]:
         """The parameters ``indices`` of a learned table (P, W) with the timestep's: each (B, N or 1, W)."""
         table = scale_shift_table[indices]
         if isinstance(timestep, TokenTimesteps):
             values = timestep.values[..., indices, :]
             return timestep.of_tokens(values + table.to(values)).unbind(-2)
-        parameters = timestep.unflatten(-1, (len(scale_shift_table), -1))[..., indices, :]
+        parameters: Tensor = timestep.unflatten(-1, (len(scale_shift_table), -1))[..., indices, :]
         return (parameters + table.to(parameters)).unbind(-2)
 
     def _apply_text_cross_attention(

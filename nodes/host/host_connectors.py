@@ -19,7 +19,7 @@ from .host_attention import attend_by, chosen_function
 class HostConnector(Connector):
     """A connector that other packs call with text alone."""
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         features: Tensor,
         mask: Tensor | None = None,

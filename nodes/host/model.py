@@ -62,8 +62,8 @@ def load_model(*paths: str | Path, disable_dynamic: bool = False) -> Model:
 def load_host_model(*paths: str | Path, disable_dynamic: bool = False) -> Model:
     """The same transformer in the host's own network, built by the host.
 
-    Its results are those of this version of the host, and every pack that changes the host's LTX-2 network acts
-    on it. Raises ValueError if the files hold no transformer, or one that this host does not know.
+    Its results are those of this version of the host, and every pack that changes the host's LTX-2 network
+    acts on it. Raises ValueError if the files hold no transformer, or one that this host does not know.
     """
     weights = read_weights(*paths)
     tensors = weights.take_quantised(Component.TRANSFORMER, Component.TEXT_CONNECTORS)
@@ -78,8 +78,8 @@ def load_host_model(*paths: str | Path, disable_dynamic: bool = False) -> Model:
     left = [n for n in tensors if n not in known and n.rpartition(".")[2] not in COMPANIONS]
     if left:
         raise ValueError(
-            f"{weights.name}: the network of this ComfyUI does not have {left[0]} and {len(left) - 1} more of its "
-            "tensors. Set network to LTX-2, or update ComfyUI"
+            f"{weights.name}: the network of this ComfyUI does not have {left[0]} and {len(left) - 1} more "
+            "of its tensors. Set network to LTX-2, or update ComfyUI"
         )
     patcher.cached_patcher_init = (load_host_model, tuple(map(str, paths)))
     return patcher

@@ -8,8 +8,8 @@ from functools import lru_cache
 log = logging.getLogger(__name__)
 
 USE_CORE = (
-    "Where it is needed, set network to ComfyUI in LTX-2 Load Checkpoint or LTX-2 Load All: that is the host's "
-    "own network from the same file"
+    "Where it is needed, set network to ComfyUI in LTX-2 Load Checkpoint or LTX-2 Load All: that is the "
+    "host's own network from the same file"
 )
 """What to do about something that acts on the host's own network alone."""
 

@@ -287,9 +287,9 @@ def _network() -> io.Input:
         options=list(NETWORKS),
         default=OURS,
         optional=True,
-        tooltip="LTX-2: the network of this pack, for Speed, Spatial Tiles and less memory. ComfyUI: the host's "
-        "own network from the same file, for nodes of other packs that LTX-2 refuses, and for the results of "
-        "ComfyUI's own loader in this version.",
+        tooltip="LTX-2: the network of this pack, for Speed, Spatial Tiles and less memory. ComfyUI: the "
+        "host's own network from the same file, for nodes of other packs that LTX-2 refuses, and for the "
+        "results of ComfyUI's own loader in this version.",
     )
 
 

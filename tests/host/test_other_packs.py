@@ -1,7 +1,7 @@
 """What nodes of other packs do to a MODEL acts on ours as on core's, or is refused by name before sampling.
 
-Each row is one way in or one node: the same graph, seed and weights with core's MODEL and with ours, and without
-the change. ``COMFYUI_PACKS`` names a folder with packs; their rows are skipped where it is not set.
+Each row is one way in or one node: the same graph, seed and weights with core's MODEL and with ours, and
+without the change. ``COMFYUI_PACKS`` names a folder with packs; their rows are skipped where it is not set.
 """
 
 from __future__ import annotations

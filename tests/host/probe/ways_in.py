@@ -69,7 +69,7 @@ def hosts_setter(model: Any, _part: str) -> None:
 
 
 def swapped(model: Any, _part: str) -> None:
-    """The function of the module for the time of a sampling, as packs and the options of the host choose it."""
+    """The function of the module for the time of a sampling, as packs and the host's options choose it."""
 
     def sample(executor: Any, *args: Any, **more: Any) -> Any:
         original = attention.optimized_attention
@@ -147,13 +147,13 @@ def relay(model: Any, part: str) -> None:
             mask: Any = None,
             pe: Any = None,
             k_pe: Any = None,
-            transformer_options: dict = {},
+            transformer_options: dict | None = None,
             _original: Any = original,
         ) -> Any:
             own = torch.linspace(0, -3, x.shape[1])[:, None] * torch.linspace(0, 1, context.shape[1])
             mask = own.to(x) if mask is None else mask + own.to(x)
             plain = {"optimized_attention_override": lambda f, *a, **m: attention.attention_pytorch(*a, **m)}
-            options = {**transformer_options, **plain}
+            options = {**(transformer_options or {}), **plain}
             return _original(x, context=context, mask=mask, pe=pe, k_pe=k_pe, transformer_options=options)
 
         model.add_object_patch(key, MethodType(masked, model.get_model_object(f"{BLOCKS}.{number}.{part}")))
