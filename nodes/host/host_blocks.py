@@ -241,7 +241,7 @@ class HostBlock(TransformerBlock):
         )
 
 
-def as_host_block(block: TransformerBlock) -> None:
+def as_host_block(block: Any) -> None:
     """Give a block and its attentions the host's interface; parameters stay where they are."""
     block.__class__ = HostBlock
     for name in ATTENTIONS:

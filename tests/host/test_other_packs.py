@@ -14,7 +14,8 @@ import pytest
 from conftest import host_version
 from host_graph import Graph, Guide, Link, Recipe, load, sample
 from host_server import GraphError, Server
-from test_ab_samplers import Bench
+from node_graphs import image, our_latent, prompt, stage
+from test_ab_samplers import NEUTRAL, WHOLE, Bench
 from tiny_models import GENERATIONS, TinyModels
 from torch import Tensor
 
@@ -296,6 +297,70 @@ def test_network_comfyui_is_that_of_the_hosts_loader(server: Server, models: Tin
         g.dump("latent", latent=sample(g, loaded, GUIDES))
         found[which] = server.run(g.prompt).tensors("latent")
     assert distance(found["host"], found["widget"]) == 0
+
+
+def test_our_nodes_act_on_both_networks(server: Server, models: TinyModels, streams_off: str) -> None:
+    """A LoRA, an image in place, a guide, a time mask and a preset with stg."""
+    found = {}
+    for network in ("LTX-2", "ComfyUI"):
+        g = Graph()
+        names = {"ckpt_name": models.checkpoints["2.3"], "text_encoder": models.text_encoder}
+        loaded = g.add("LTX2AVLoadAll", **names, upscaler="none", network=network)
+        model = g.add("LTX2AVLoadLora", model=loaded, lora=models.lora, strength=0.7)
+        if streams_off:
+            model = g.add("LTX2ProbeStreams", model=model, off=streams_off)
+        text = prompt(g, loaded[1])
+        first, last = image(g), image(g, width=64)
+        latent = our_latent(g, 17)
+        changes = {"strength": 0.8, "crf": 0}
+        latent = g.add("LTX2AVImgToVideoInplace", latent=latent, image=first, video_vae=loaded[2], **changes)
+        text = g.add(
+            "LTX2AVAddGuide",
+            positive=text,
+            negative=text[1],
+            video_vae=loaded[2],
+            latent=latent,
+            image=last,
+            frame=-1,
+            attention_strength=0.5,
+            downscale=0,
+            **changes,
+        )
+        guider = g.add(
+            "LTX2AVGuider",
+            model=model,
+            positive=text,
+            negative=text[1],
+            video=g.add("LTX2AVStreamGuidance", **{**NEUTRAL, "cfg": 2.0, "stg": 1.0}),
+            **{**WHOLE, "stg_blocks": "1"},
+        )
+        sampled = g.add(
+            "SamplerCustomAdvanced",
+            noise=g.add("RandomNoise", noise_seed=42),
+            guider=guider,
+            sampler=g.add("LTX2AVSampler", sampler="euler", eta=-1.0),
+            sigmas=g.add("ManualSigmas", sigmas="1, 0.8, 0.4, 0"),
+            latent_image=text[2],
+        )
+        g.dump("latent", latent=sampled)
+        g.dump("stage", latent=stage(g, model, text, text[2], cfg=2.0))
+        found[network] = server.run(g.prompt)
+    for name in ("latent", "stage"):
+        both = [found[network].tensors(name) for network in ("LTX-2", "ComfyUI")]
+        assert distance(*both) < TOLERANCE, name
+
+
+def test_a_pack_that_changes_the_hosts_classes_is_named(server: Server, models: TinyModels) -> None:
+    notice = "ltx2_host_probe (hosts_class) replaces LTXAVModel._process_output of ComfyUI"
+    g = Graph()
+    loaded = load(g, models, "2.3", model="ours", vae="core")
+    g.dump("plain", latent=sample(g, loaded, PLAIN))
+    server.run(g.prompt)
+    assert "which does not change this network" not in server.log()
+    changed = replace(loaded, model=way("hosts_class")(g, loaded))
+    g.dump("changed", latent=sample(g, changed, PLAIN))
+    server.run(g.prompt)
+    assert server.log().count(notice) == 1
 
 
 def test_network_comfyui_refuses_what_only_ours_can(server: Server, models: TinyModels) -> None:

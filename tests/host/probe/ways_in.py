@@ -6,6 +6,7 @@ from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
+import comfy.ldm.lightricks.av_model as av_model
 import comfy.ldm.lightricks.model as lightricks
 import comfy.ldm.modules.attention as attention
 import torch
@@ -240,6 +241,21 @@ def separated(model: Any, _part: str) -> None:
     model.set_model_unet_function_wrapper(run)
 
 
+def hosts_class(model: Any, _part: str) -> None:
+    """A method of the host's own network, for every model until the end of the sampling."""
+    kind = av_model.LTXAVModel
+    original = kind._process_output
+    kind._process_output = lambda *args, **more: original(*args, **more)
+
+    def sample(executor: Any, *args: Any, **more: Any) -> Any:
+        try:
+            return executor(*args, **more)
+        finally:
+            kind._process_output = original
+
+    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "probe", sample)
+
+
 def attribute(model: Any, part: str) -> None:
     """An attribute of the network that only core's has, or calls in another way."""
     model.add_object_patch(f"diffusion_model.{part}", lambda *args, **more: None)
@@ -263,5 +279,6 @@ WAYS: dict[str, Way] = {
     "whole_block": whole_block,
     "network_wrapper": network_wrapper,
     "separated": separated,
+    "hosts_class": hosts_class,
     "attribute": attribute,
 }
