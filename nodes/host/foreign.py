@@ -75,7 +75,8 @@ def changed_classes() -> Iterator[str]:
     """What packs exchanged in the classes of the host's own LTX-2 network, as a sentence without its end."""
     for module in (comfy.ldm.lightricks.av_model, comfy.ldm.lightricks.model):
         for kind in vars(module).values():
-            if not inspect.isclass(kind) or kind.__module__ != module.__name__:
+            own = inspect.isclass(kind) and issubclass(kind, nn.Module) and kind.__module__ == module.__name__
+            if not own:
                 continue
             for name, value in vars(kind).items():
                 if inspect.isfunction(value) and value.__module__ not in (
