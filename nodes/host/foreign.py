@@ -79,10 +79,7 @@ def changed_classes() -> Iterator[str]:
             if not own:
                 continue
             for name, value in vars(kind).items():
-                if inspect.isfunction(value) and value.__module__ not in (
-                    module.__name__,
-                    "torch.nn.modules",
-                ):
+                if inspect.isfunction(value) and value.__module__ != module.__name__:
                     yield f"{origin(value)} replaces {kind.__name__}.{name} of ComfyUI"
 
 

@@ -493,3 +493,36 @@ def test_the_normalizing_sampler_of_ltxvideo_acts_as_on_cores_model(
         )
         found[ours] = bench.run(server, latent=latent)["latent"]
     assert distance(found[False], found[True]) < TOLERANCE
+
+
+def test_the_mask_by_time_of_ltxvideo_is_that_for_cores_model(server: Server, models: TinyModels) -> None:
+    name = "LTXVSetAudioVideoMaskByTime"
+    if not knows(server, name):
+        pytest.skip("set COMFYUI_PACKS to a folder with ComfyUI-LTXVideo")
+    found = {}
+    for ours in (True, False):
+        bench = PackBench(models, ours, "")
+        checkpoint = models.checkpoints["2.3"]
+        bench.latent = bench.g.add(
+            name,
+            av_latent=bench.latent,
+            positive=bench.text,
+            negative=bench.text[1],
+            model=bench.model,
+            vae=bench.g.add("CheckpointLoaderSimple", ckpt_name=checkpoint)[2],
+            audio_vae=bench.g.add("LTXVAudioVAELoader", ckpt_name=checkpoint),
+            start_time=0.2,
+            end_time=0.8,
+            video_fps=24.0,
+            mask_video=True,
+            mask_audio=True,
+            mask_init_value_video=0.0,
+            mask_init_value_audio=0.0,
+            slope_len=1,
+        )[2]
+        found[ours] = bench.run(server, mask=bench.latent)["mask"]
+    masks = [key for key in found[True] if key.startswith("mask/")]
+    assert masks
+    for key in masks:
+        assert (found[True][key] == found[False][key]).all()
+        assert found[True][key].unique().numel() > 1
