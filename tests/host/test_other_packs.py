@@ -526,3 +526,43 @@ def test_the_mask_by_time_of_ltxvideo_is_that_for_cores_model(server: Server, mo
     for key in masks:
         assert (found[True][key] == found[False][key]).all()
         assert found[True][key].unique().numel() > 1
+
+
+def test_the_timeline_of_ltx_director_acts_as_on_cores_model(
+    server: Server, models: TinyModels, streams_off: str
+) -> None:
+    """Two prompts on a timeline, which mask the text of video and audio by time."""
+    if not knows(server, "LTXDirector"):
+        pytest.skip("set COMFYUI_PACKS to a folder with WhatDreamsCost-ComfyUI")
+    found = {}
+    for ours in (True, False):
+        bench = PackBench(models, ours, streams_off)
+        loader = {"text_encoder": models.text_encoder, "ckpt_name": models.checkpoints["2.3"]}
+        clip = bench.g.add("LTX2AVLoadTextEncoder", **loader)
+        plain = bench.sample(bench.cfg_guider(1.0), bench.core("euler"))
+        times = {"start_second": 0.0, "end_second": 0.7, "duration_seconds": 0.7}
+        frames = {"start_frame": 0, "end_frame": 17, "duration_frames": 17}
+        texts = {"local_prompts": "a red ball | a blue square", "segment_lengths": "9,8"}
+        director = bench.g.add(
+            "LTXDirector",
+            model=bench.model,
+            clip=clip,
+            optional_latent=bench.video,
+            timeline_data="",
+            epsilon=0.001,
+            guide_strength="",
+            **times,
+            **frames,
+            **texts,
+        )
+        ends = {"positive": director[1], "negative": bench.text[1]}
+        guider = bench.g.add("CFGGuider", model=director, cfg=1.0, **ends)
+        unmasked = bench.g.add("CFGGuider", model=bench.model, cfg=1.0, **ends)
+        found[ours] = bench.run(
+            server,
+            relayed=bench.sample(guider, bench.core("euler")),
+            unmasked=bench.sample(unmasked, bench.core("euler")),
+            plain=plain,
+        )
+    assert distance(found[False]["relayed"], found[True]["relayed"]) < TOLERANCE
+    assert distance(found[False]["unmasked"], found[False]["relayed"]) > EFFECT
