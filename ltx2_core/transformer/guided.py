@@ -90,15 +90,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
 
 
 def guided_attention(
-    q: Tensor, k: Tensor, v: Tensor, bias: GuideBias, *, by: PlainAttention = attention
+    q: Tensor, k: Tensor, v: Tensor, bias: GuideBias, *, by: PlainAttention | None = None
 ) -> Tensor:
     """Attention with a bias between the video and its guides; q, k, v (B, H, S, D) -> (B, H, S, D).
 
-    ``by`` computes it for some of the queries and their bias.
+    ``by`` computes it for some of the queries and their bias, by default ``attention``.
 
     Video queries share one row of biases. So do the queries of a guide of one weight; the others are computed
     QUERIES at a time. No bias is larger than (QUERIES, S).
     """
+    by = attention if by is None else by
     tokens = q.shape[2]
     video = tokens - bias.weights.count
     # Video tokens attend to each other plainly, which is a bias of 0.
