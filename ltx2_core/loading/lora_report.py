@@ -157,11 +157,14 @@ def describe_generation(
             "in the same sizes"
         ), False
     # A LoRA for 2.3 has the same layers as one for 2.5, so both count as 2.3 here.
+    if model == "2.5" and base == "2.3" and _STATES_23.search(why):
+        return "made for LTX-2.3, as most LoRAs that are used with LTX-2.5 are", False
     if base == ("2.0" if model == "2.0" else "2.3"):
         return "", False
     return f"WRONG GENERATION: made for LTX-{_family(base)} ({why}), this model is LTX-{model}", True
 
 
+_STATES_23 = re.compile(r"^metadata .*2[._]3\b")
 _MODULATION = re.compile(r"^(audio_)?adaln_single[._]linear$")
 _LATE = re.compile(
     r"[._]to_gate_logits$|^(audio_)?prompt_adaln_single[._]|^(video|audio)_aggregate_embed$"

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from ..config import TransformerConfig
 from ..types import NetworkOptions
 from .branches import CrossAttention, SelfAttention, TextAttention, TokenWise
-from .guided import attend
 from .layers import Attention, FeedForward
 from .modulation import UNGATED, Modulation, ShiftScale, ShiftScaleGate, Ungated
 from .perturbations import ALL_ON, StreamSwitches, Switches
@@ -149,7 +148,7 @@ class BlockStream:
         branch = TextAttention(
             attention=attention,
             projections=self.tokens.projections,
-            attend=attend,
+            attend=self.inputs.execution.attend_text,
             text=self._text(attention, self.inputs.context),
             bias=self.inputs.context_bias,
             guidance=negative,

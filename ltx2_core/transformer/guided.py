@@ -5,6 +5,7 @@ Letters: B batch, H heads, N video tokens, G guide tokens behind them, S = N + G
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,6 +13,9 @@ import torch
 from torch import Tensor
 
 from ..attention import attention
+
+PlainAttention = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""Queries (B, H, T, D), keys and values (B, H, S, D), an additive bias or None -> (B, H, T, D)."""
 
 QUERIES = 256
 """Guide queries of unequal weight that are computed at a time: their bias is (QUERIES, S)."""
@@ -88,19 +92,25 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
     return attention(q, k, v, bias)
 
 
-def guided_attention(q: Tensor, k: Tensor, v: Tensor, bias: GuideBias) -> Tensor:
+def guided_attention(
+    q: Tensor, k: Tensor, v: Tensor, bias: GuideBias, *, by: PlainAttention | None = None
+) -> Tensor:
     """Self-attention with weights between the video and its guides; q, k, v (B, H, S, D) -> (B, H, S, D).
+
+    ``by`` is the attention function that computes it, for some of the queries and their bias at a time; by
+    default ``attention``.
 
     All queries of the video have the same bias, so that one row (1, S) serves them. The same holds for a
     guide whose tokens have one weight. Queries of other guides are computed 256 (``QUERIES``) at a time, so
     that no bias is larger than (256, S).
     """
+    by = attention if by is None else by
     tokens = q.shape[2]
     video = tokens - bias.weights.count
     # Video tokens attend to each other plainly, which is a bias of 0.
     row = torch.cat((q.new_zeros(video), *bias.logs))[None, None, None]
     # A bias of one row broadcasts over the queries, where a mask would take N x S values.
-    parts = [attention(q[:, :, :video], k, v, row)]
+    parts = [by(q[:, :, :video], k, v, row)]
     start = video
     for log, weight in zip(bias.logs, bias.weights.uniform, strict=True):
         stop = start + len(log)
@@ -113,7 +123,7 @@ def guided_attention(q: Tensor, k: Tensor, v: Tensor, bias: GuideBias) -> Tensor
             own = log[:1] if weight is not None else log[first : first + step]
             rows = torch.cat((own[:, None].expand(-1, video), others[None].expand(len(own), -1)), dim=1)
             queries = q[:, :, start + first : min(start + first + step, stop)]
-            parts.append(attention(queries, k, v, rows[None, None]))
+            parts.append(by(queries, k, v, rows[None, None]))
         start = stop
     return torch.cat(parts, dim=2)
 

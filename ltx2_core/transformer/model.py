@@ -19,7 +19,7 @@ from .block import TransformerBlock
 from .layers import CaptionProjection
 from .modality import Modality, attention_bias, context_bias
 from .modulation import Modulation
-from .perturbations import ALL_ON, Perturbations
+from .perturbations import ALL_ON, Perturbations, Switches
 from .rope import Rope
 from .rope_tables import RopeTables, clip_tables, stream_tables
 from .streams import BothInputs, Hidden, StreamInputs, StreamSpec, audio_spec, video_spec
@@ -28,6 +28,9 @@ from .timesteps import Groups, group_timesteps
 
 OnBlock = Callable[[int], None]
 """Called with its number before each block runs. It may raise to stop within a step."""
+
+RunBlock = Callable[[int, Any, Hidden, BothInputs, Switches], Hidden]
+"""Calls one block: its number, the block, hidden tokens, inputs and switches -> hidden tokens after it."""
 
 
 class Transformer(nn.Module):
@@ -157,10 +160,12 @@ class Transformer(nn.Module):
         start: int = 0,
         until: int | None = None,
         on_block: OnBlock | None = None,
+        run_block: RunBlock | None = None,
     ) -> Hidden:
         """Run blocks ``start`` to ``until - 1``, by default to the last one, on hidden tokens (B, N, W).
 
-        ``on_block`` is called with the number of each block before it runs.
+        ``on_block`` is called with the number of each block before it runs, ``run_block`` in place of the
+        block itself.
         """
         x, y = hidden
         # The caller's tuple must not keep the first activations alive through all blocks.
@@ -170,7 +175,11 @@ class Transformer(nn.Module):
                 # Before the block, so that an exception costs no further block.
                 on_block(number)
             switches = ALL_ON if perturbations is None else perturbations.at(number)
-            x, y = self.transformer_blocks[number](x, y, *inputs, switches)
+            block = self.transformer_blocks[number]
+            if run_block is None:
+                x, y = block(x, y, *inputs, switches)
+            else:
+                x, y = run_block(number, block, (x, y), inputs, switches)
         return x, y
 
     def head(self, hidden: Hidden, inputs: BothInputs) -> Hidden:

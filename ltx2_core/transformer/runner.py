@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from ..config import TransformerConfig
+from .branches import Attend
 from .chunks import Chunks, Whole
 from .fused import Fused
 from .fused_tokens import FusedTokens
 from .graphs import Graphs
+from .guided import attend
 from .in_place import InPlaceTokens
 from .modality import Modality
-from .model import OnBlock, Transformer, check_streams
+from .model import OnBlock, RunBlock, Transformer, check_streams
 from .perturbations import Perturbations
 from .rope import Rope
 from .rope_tables import RopeTables
@@ -39,6 +41,8 @@ class Runner:
         graphs: records the blocks of small steps and replays them, where that is possible.
         shards: divides the tokens among processes. Each process passes the same inputs and gets the same
             result.
+        attend: the attention function of all branches; with ``shards`` that of the text alone.
+        run_block: called in place of each block, see :meth:`Transformer.run_blocks`.
     """
 
     def __init__(
@@ -49,10 +53,13 @@ class Runner:
         fused: Fused | None = None,
         graphs: Graphs | None = None,
         shards: Shards | None = None,
+        attend: Attend = attend,
+        run_block: RunBlock | None = None,
     ) -> None:
         self.transformer = transformer
         self.chunks = chunk_tokens if isinstance(chunk_tokens, Chunks) else Chunks(chunk_tokens)
         self.fused, self.graphs, self.shards = fused, graphs, shards
+        self._attend, self._run_block = attend, run_block
 
     def __call__(
         self,
@@ -89,7 +96,13 @@ class Runner:
                     on_block(number)
             return self.graphs.run(self.transformer, self._compute, hidden, inputs)
         hidden = self.transformer.run_blocks(
-            hidden, inputs, perturbations, start=start, until=until, on_block=on_block
+            hidden,
+            inputs,
+            perturbations,
+            start=start,
+            until=until,
+            on_block=on_block,
+            run_block=self._run_block,
         )
         return hidden if until is not None else self._head(hidden, inputs, counts)
 
@@ -139,9 +152,14 @@ class Runner:
             if self.fused is not None:
                 tokens = partial(FusedTokens, self.fused, chunks)
         if self.shards is None:
-            return Execution(tokens)
-        attend = self.shards.attend
-        return Execution(tokens, partial(attend, tokens=(own, own)), partial(attend, tokens=(own, other)))
+            return Execution(tokens, self._attend, self._attend, self._attend)
+        shared = self.shards.attend
+        return Execution(
+            tokens,
+            partial(shared, tokens=(own, own)),
+            partial(shared, tokens=(own, other)),
+            self._attend,
+        )
 
     def _recordable(self, hidden: Hidden, inputs: BothInputs) -> bool:
         # A replay can neither halve its chunks nor exchange tokens with other processes.

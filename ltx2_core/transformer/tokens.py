@@ -61,13 +61,14 @@ class Tokens:
 class Execution:
     """How the branches of a stream are computed.
 
-    ``tokens`` makes the :class:`Tokens` of x and an epsilon. ``attend_self`` and ``attend_other`` compute
-    attention to the stream itself and to the other one.
+    ``tokens`` makes the :class:`Tokens` of x and an epsilon. ``attend_self``, ``attend_other`` and
+    ``attend_text`` compute attention to the stream itself, to the other stream and to the text.
     """
 
     tokens: Callable[[Tensor, float], Tokens] = Tokens
     attend_self: Attend = attend
     attend_other: Attend = attend
+    attend_text: Attend = attend
 
 
 PLAIN = Execution()

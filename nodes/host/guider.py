@@ -10,9 +10,13 @@ from torch import Tensor
 from ...ltx2_core.sampling.guidance import GuidanceAt, Nag, Pass
 from ...ltx2_core.sampling.guided_steps import GuidedSteps
 from ...ltx2_core.sampling.pass_plan import ActiveStreams, Batching, StepPlan
+from .block_calls import block_patches
+from .core_guidance import core_switches, with_core_guidance, with_negative_text
+from .foreign import patched_parts
 from .forking import FORK, Fork, Late
 from .latents import check_noise
-from .network import NAG, PERTURBATIONS, TILES, HostTransformer
+from .network import NAG, TILES, HostTransformer
+from .perturbing import PERTURBATIONS
 from .streams import Packing
 from .values import Options
 
@@ -23,22 +27,22 @@ class AVGuider(comfy.samplers.CFGGuider):
     def __init__(self, model: Any, guidance: GuidanceAt, nag: Nag | None = None) -> None:
         """Raises ValueError for a model that another node gave a guidance of its own.
 
-        Also for stg, modality guidance and nag with the host's own network, which does not support them.
+        Also for stg, modality guidance and nag with a network that is not LTX-2, or in which another pack has
+        replaced what they change.
         """
-        super().__init__(model)
         # Such a function replaces the combination of the estimates, which is what this guider computes.
         if "sampler_cfg_function" in model.model_options:
             raise ValueError(
                 "this model has a guidance of its own from another node: take that node out, or use CFGGuider"
             )
-        passes = guidance.passes()
-        # The host's own network ignores options of this pack, so such a guidance would silently do nothing.
-        ours = isinstance(model.model.diffusion_model, HostTransformer)
-        if not ours and (nag is not None or {Pass.PERTURBED, Pass.APART} & {*passes}):
-            raise ValueError(
-                "stg, modality guidance and nag need the model of LTX-2 Load Checkpoint or LTX-2 Load All: "
-                "connect that, or set stg 0, modality 1 and nag_scale 1"
+        passes = {*guidance.passes()}
+        _check_parts(model, passes, nag is not None)
+        self._hosts = not isinstance(model.model.diffusion_model, HostTransformer)
+        if self._hosts:
+            model = with_core_guidance(
+                model, stg=Pass.PERTURBED in passes, apart=Pass.APART in passes, nag=nag
             )
+        super().__init__(model)
         if nag is not None and Pass.NEGATIVE in passes:
             raise ValueError("nag takes the place of cfg: set cfg to 1 in both streams, or nag_scale to 1")
         self._steps, self._nag = GuidedSteps(guidance), nag
@@ -86,8 +90,10 @@ class AVGuider(comfy.samplers.CFGGuider):
 
         On the CPU they run one by one, so that the result does not depend on free memory.
         """
+        # The host's own network takes one set of switches a call; packs may replace parts of either for one.
+        alone = x.device.type == "cpu" or self._hosts or bool(patched_parts(self.model_patcher))
         return Batching(
-            size=1 if x.device.type == "cpu" else len(Pass),
+            size=1 if alone else len(Pass),
             forks=self._forks(model_options),
             joins=False,
         )
@@ -96,8 +102,10 @@ class AVGuider(comfy.samplers.CFGGuider):
         """Whether a pass is one call of the network, which other packs or nodes may prevent."""
         # Each of these divides or replaces the call, so the saved states would not match the later pass.
         cuts = {"context_handler", "multigpu_clones", "model_function_wrapper"} & model_options.keys()
-        tiled = TILES in model_options.get("transformer_options", {})
-        return not cuts and not tiled and len(self.conds["positive"]) == 1
+        options = model_options.get("transformer_options", {})
+        # A pack's block may do something else in a later pass, so that its states are not shared.
+        foreign = self._hosts or block_patches(options) or patched_parts(self.model_patcher)
+        return not cuts and TILES not in options and not foreign and len(self.conds["positive"]) == 1
 
     def _evaluate(
         self, plan: StepPlan, x: Tensor, timestep: Tensor, model_options: Options
@@ -118,9 +126,15 @@ class AVGuider(comfy.samplers.CFGGuider):
                 options[FORK] = fork = Fork(call.fork, call.passes.index(Pass.CONDITIONAL))
             elif fork is not None and call.fork:
                 options[FORK] = Late(fork)
+            conds = [self._conds_of(which) for which in call.passes]
+            if self._hosts:
+                options |= core_switches(plan.guidance.perturbation(call.passes[0]))
+                conds = (
+                    conds if NAG not in options else [with_negative_text(c, options[NAG][1]) for c in conds]
+                )
             found = comfy.samplers.calc_cond_batch(
                 self.inner_model,
-                [self._conds_of(which) for which in call.passes],
+                conds,
                 x,
                 timestep,
                 {**model_options, "transformer_options": options},
@@ -161,6 +175,27 @@ class AVGuider(comfy.samplers.CFGGuider):
                 }
             )
         return guided
+
+
+_CHANGED = {
+    "stg": ("attn1", "audio_attn1", "block"),
+    "modality": ("block",),
+    "nag": ("attn2", "audio_attn2", "block"),
+}
+"""Guidance -> the parts of a block that it changes."""
+
+
+def _check_parts(model: Any, passes: set[Pass], nag: bool) -> None:
+    """Raise ValueError where another pack has replaced what a guidance changes: one would undo the other."""
+    used = {"stg": Pass.PERTURBED in passes, "modality": Pass.APART in passes, "nag": nag}
+    replaced = patched_parts(model)
+    for name in (name for name, is_used in used.items() if is_used):
+        for part in _CHANGED[name]:
+            if part in replaced:
+                raise ValueError(
+                    f"{name} and {replaced[part]} both change {part} of the transformer blocks: turn {name} "
+                    "off, or take that node out"
+                )
 
 
 def without_reference(entry: Options) -> Options:

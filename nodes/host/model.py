@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict
@@ -10,6 +11,7 @@ import comfy.conds
 import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
+import comfy.sd
 import comfy.supported_models_base
 import comfy.utils
 import torch
@@ -19,6 +21,8 @@ from ...ltx2_core.conditioning.patchify import patchify_audio, patchify_video
 from ...ltx2_core.config import TextConfig, TransformerConfig, text_config, transformer_config
 from ...ltx2_core.loading.components import COMFY_QK_NORM_EPS
 from ...ltx2_core.loading.detect import Component
+from ...ltx2_core.storage.dequantize import COMPANIONS
+from .foreign import refuse_changes_without_effect
 from .network import HostTransformer
 from .patcher import forget_tables_when_idle, is_dynamic, make_patcher
 from .previews import add_av_previews
@@ -51,6 +55,33 @@ def load_model(*paths: str | Path, disable_dynamic: bool = False) -> Model:
     patcher.cached_patcher_init = (load_model, tuple(map(str, paths)))
     forget_tables_when_idle(patcher)
     add_av_previews(patcher, *paths)
+    refuse_changes_without_effect(patcher)
+    return patcher
+
+
+def load_host_model(*paths: str | Path, disable_dynamic: bool = False) -> Model:
+    """The same transformer in the host's own network, built by the host.
+
+    Its results are those of this version of the host, and every pack that changes the host's LTX-2 network
+    acts on it. Raises ValueError if the files hold no transformer, or one that this host does not know.
+    """
+    weights = read_weights(*paths)
+    tensors = weights.take_quantised(Component.TRANSFORMER, Component.TEXT_CONNECTORS)
+    # The host takes its configuration from the metadata of a file, in which it is JSON text.
+    patcher = comfy.sd.load_diffusion_model_state_dict(
+        {f"{PREFIX}{name}": tensor for name, tensor in tensors.items()},
+        metadata={"config": json.dumps(weights.config)},
+        disable_dynamic=disable_dynamic,
+    )
+    # The host only logs tensors that its network has no place for, such as those of a later generation.
+    known = {} if patcher is None else patcher.model.diffusion_model.state_dict()
+    left = [n for n in tensors if n not in known and n.rpartition(".")[2] not in COMPANIONS]
+    if left:
+        raise ValueError(
+            f"{weights.name}: the network of this ComfyUI does not have {left[0]} and {len(left) - 1} more "
+            "of its tensors. Set network to LTX-2, or update ComfyUI"
+        )
+    patcher.cached_patcher_init = (load_host_model, tuple(map(str, paths)))
     return patcher
 
 
@@ -107,7 +138,8 @@ class LTX2Model(comfy.model_base.LTXAV):
 
     def extra_conds(self, **kwargs: Any) -> Options:
         """Conditioning -> arguments of the network; the text connectors run here, once per sampling."""
-        out: Options = comfy.model_base.BaseModel.extra_conds(self, **kwargs)
+        # The host's own method finds whatever this host passes to its network. Text is encoded below, once.
+        out: Options = super().extra_conds(**{**kwargs, "cross_attn": None})
         text = kwargs.get("cross_attn")
         if text is not None:
             text = text.to(device=kwargs["device"], dtype=self.get_dtype_inference())

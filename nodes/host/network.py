@@ -9,38 +9,33 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import comfy.patcher_extension
 import torch
 from comfy.ldm.lightricks.symmetric_patchifier import AudioPatchifier, SymmetricPatchifier
 from torch import Tensor
 
-from ...ltx2_core.conditioning.patchify import (
-    audio_positions,
-    patchify_audio,
-    patchify_video,
-    unpatchify_audio,
-    unpatchify_video,
-    video_positions,
-)
-from ...ltx2_core.conditioning.reference import reference_audio_positions
 from ...ltx2_core.config import TextConfig, TransformerConfig
-from ...ltx2_core.shapes import SPATIAL_SCALE, TEMPORAL_SCALE
+from ...ltx2_core.shapes import AUDIO_BINS, AUDIO_CHANNELS, SPATIAL_SCALE, TEMPORAL_SCALE
 from ...ltx2_core.text.connectors import TextConnectors
-from ...ltx2_core.transformer import Modality, Perturbation, Perturbations, RopeMemory, Runner, Transformer
+from ...ltx2_core.transformer import Modality, RopeMemory, Runner, Transformer
 from ...ltx2_core.transformer.chunks import Chunks
 from ...ltx2_core.transformer.nag import NegativeText
 from ...ltx2_core.transformer.tiles import evaluate_tiles
 from ...ltx2_core.types import TextFeatures
+from .block_calls import BlockCalls
 from .forking import FORK, Fork, Late
-from .guides import Entry, GuideTokens, Slots, guide_attention, guide_tokens, single_frame_marks
+from .guides import Entry, Slots, guide_tokens, single_frame_marks
+from .host_attention import attend_for
+from .host_blocks import as_host_block
+from .host_connectors import as_host_connectors
+from .modalities import audio_modality, velocities_of, video_modality
+from .notices import USE_CORE, notice_once
+from .perturbing import perturbations_of
 from .progress import check_interrupted
 
 Options = Mapping[str, Any]
-ALL_BLOCKS: Literal["all"] = "all"
-PERTURBATIONS = "ltx2_perturbations"
-"""Key in the options of a call: the perturbation of each conditioning, in the order of the guider."""
 NAG = "ltx2_nag"
 """Key in the options of a call: the settings of normalized attention guidance and its negative text."""
 TILES = "ltx2_tiles"
@@ -49,11 +44,15 @@ FUSED = "ltx2_fused"
 """Key in the options of a call: its fused kernels."""
 
 
+WITHOUT_EFFECT = {"latent_shapes", "audio_denoise_mask"}
+"""Arguments of a call that need no notice: others of their kind, or the model itself, have read them."""
+
+
 class HostTransformer(Transformer):
     """Transformer and text connectors in one network, under the names of released single files.
 
-    Attributes that are not used here (`patchifier`, scale factors) are read by the host's own code and by
-    other packs.
+    Attributes and methods that are not used here (`patchifier`, scale factors, separation of latents) are
+    read by the host's own code and by other packs, which also replace and wrap its blocks.
     """
 
     def __init__(
@@ -74,6 +73,9 @@ class HostTransformer(Transformer):
         self.chunks = Chunks()
         # A module in a tuple is no submodule, which would give the connectors' weights a second name.
         self._connectors = (connectors,)
+        for block in self.transformer_blocks:
+            as_host_block(block)
+        as_host_connectors(connectors)
         # The host reads this attribute to choose the dtype of latents.
         self.dtype = dtype
         self.patchifier = SymmetricPatchifier(1, start_end=True)
@@ -82,8 +84,14 @@ class HostTransformer(Transformer):
         self.causal_temporal_positioning = True
         self.inner_dim, self.audio_inner_dim = config.dim, config.audio_dim
         self.cross_attention_dim, self.audio_cross_attention_dim = config.dim, config.audio_dim
+        self.num_attention_heads = self.audio_num_attention_heads = config.heads
+        self.num_audio_channels, self.audio_frequency_bins = AUDIO_CHANNELS, AUDIO_BINS
         self.caption_channels = config.caption_channels
         self.caption_proj_before_connector = not config.caption_projection
+        self.caption_projection_first_linear = config.caption_projection
+        if not config.caption_projection:
+            # Other packs call them, or ask whether they are there, in every generation.
+            self.caption_projection = self.audio_caption_projection = _unchanged
         self.in_channels = config.in_channels
 
     def preprocess_text_embeds(self, context: Tensor, unprocessed: bool = False) -> Tensor:
@@ -106,6 +114,20 @@ class HostTransformer(Transformer):
         mask = torch.ones(context.shape[:2], dtype=torch.int64, device=context.device)
         result = self._connectors[0](TextFeatures(parts[0], parts[-1], mask))
         return torch.cat((result.video, result.audio), dim=-1)
+
+    def separate_audio_and_video_latents(
+        self, x: Sequence[Tensor], audio_length: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The video and the audio of the latents of a call; audio of no length where there is none."""
+        if len(x) > 1:
+            return x[0], x[1]
+        return x[0], x[0].new_zeros(len(x[0]), AUDIO_CHANNELS, 0, AUDIO_BINS)
+
+    def recombine_audio_and_video_latents(
+        self, vx: Tensor, ax: Tensor, target_shape: Sequence[int] | None = None
+    ) -> list[Tensor] | Tensor:
+        """The reverse of :meth:`separate_audio_and_video_latents`."""
+        return [vx, ax] if ax.numel() else vx
 
     def forward(  # type: ignore[override]
         self,
@@ -155,8 +177,9 @@ class HostTransformer(Transformer):
         guide_attention_entries: list[Entry] | None = None,
         ref_audio: dict[str, Tensor] | None = None,
         generated_keyframes: Slots | None = None,
-        **_unused: Any,
+        **unused: Any,
     ) -> list[Tensor] | Tensor:
+        _name_unused(unused)
         # The host passes a bare tensor for video alone.
         latents = list(x) if isinstance(x, (list, tuple)) else [x]
         video_latent, audio_latent = latents[0], latents[1] if len(latents) > 1 else None
@@ -164,14 +187,14 @@ class HostTransformer(Transformer):
         widths = (self.text_config.video.dim, self.text_config.audio.dim)
         contexts = context.split(widths, dim=-1)
 
-        guides = None
+        guides, entries = None, guide_attention_entries or []
         if keyframe_idxs is not None and keyframe_idxs.shape[2]:
             count = video_latent[0, 0].numel()
-            guides = guide_tokens(keyframe_idxs, denoise_mask, guide_attention_entries or [], count)
-        video = _video(video_latent, times[0], frame_rate, contexts[0], guides, guide_attention_entries or [])
+            guides = guide_tokens(keyframe_idxs, denoise_mask, entries, count)
+        video = video_modality(video_latent, times[0], frame_rate, contexts[0], guides, entries)
         audio = None
         if audio_latent is not None and audio_latent.numel():
-            audio = _audio(audio_latent, times[1], contexts[1], ref_audio)
+            audio = audio_modality(audio_latent, times[1], contexts[1], ref_audio)
         video = replace(
             video,
             context_mask=attention_mask,
@@ -187,7 +210,7 @@ class HostTransformer(Transformer):
             video = replace(video, negative=negatives[0])
             audio = None if audio is None else replace(audio, negative=negatives[1])
 
-        perturbations = _perturbations(transformer_options, len(video_latent))
+        perturbations = perturbations_of(transformer_options, len(video_latent))
         samples, fork = len(video_latent), transformer_options.get(FORK)
         # Blocks before the fork do not run, so that the prefetch queue must not hold them either.
         start = fork.start(samples) if isinstance(fork, Late) else 0
@@ -197,7 +220,13 @@ class HostTransformer(Transformer):
             video: Modality, audio: Modality | None, **part: Any
         ) -> tuple[Tensor | None, Tensor | None]:
             # All clones of a MODEL share the network, so that the kernels are chosen by each call.
-            runner = Runner(self, chunk_tokens=self.chunks, fused=transformer_options.get(FUSED))
+            runner = Runner(
+                self,
+                chunk_tokens=self.chunks,
+                fused=transformer_options.get(FUSED),
+                attend=attend_for(transformer_options),
+                run_block=BlockCalls(transformer_options),
+            )
             blocks = list(self.transformer_blocks)[start:]
             on_block = _on_block(blocks, start, device, transformer_options)
             rope = self.rope_memory.tables(self, video, audio)
@@ -212,7 +241,21 @@ class HostTransformer(Transformer):
             streams = fork.passing(run, transformer_options["cond_or_uncond"], samples)
         else:
             streams = run()
-        return _latents(streams, video_latent, audio_latent, guides)
+        return velocities_of(streams, video_latent, audio_latent, guides)
+
+
+# Other packs find out by this name whether a network has both streams.
+HostTransformer.__name__ = "LTXAVModel"
+
+
+def _name_unused(conds: Mapping[str, Any]) -> None:
+    for name in sorted(conds.keys() - WITHOUT_EFFECT):
+        if conds[name] is not None:
+            notice_once(f"the conditioning has {name}, which has no effect on this network. {USE_CORE}")
+
+
+def _unchanged(features: Tensor) -> Tensor:
+    return features
 
 
 def with_option(model: Any, name: str, value: Any, *, what: str) -> Any:
@@ -222,8 +265,8 @@ def with_option(model: Any, name: str, value: Any, *, what: str) -> Any:
     """
     if not isinstance(model.model.diffusion_model, HostTransformer):
         raise ValueError(
-            f"{what} need the model of LTX-2 Load Checkpoint or LTX-2 Load All: connect that in place of the "
-            "host's loader"
+            f"{what} need the model of LTX-2 Load Checkpoint or LTX-2 Load All, with its network set to "
+            "LTX-2: connect that in place of this one"
         )
     # The MODEL may be connected to other nodes, which must not see the option.
     clone = model.clone()
@@ -233,85 +276,6 @@ def with_option(model: Any, name: str, value: Any, *, what: str) -> Any:
         "transformer_options": {**options.get("transformer_options", {}), name: value},
     }
     return clone
-
-
-def _video(
-    latent: Tensor,
-    timestep: Tensor,
-    fps: float,
-    context: Tensor,
-    guides: GuideTokens | None,
-    entries: list[Entry],
-) -> Modality:
-    _, _, frames, height, width = latent.shape
-    tokens = patchify_video(latent)
-    # Pixel frames first, seconds afterwards: the host multiplies by the reciprocal of the frame rate, and the
-    # top rotary frequency makes that ulp visible.
-    positions = video_positions(frames, height, width, fps=1.0)
-    mask = None
-    if guides is not None:
-        present = guides.keep.to(latent.device)
-        positions = positions.to(latent.device)
-        tokens, positions = tokens[:, present], positions[:, :, present].repeat(len(latent), 1, 1, 1)
-        # The host puts guide tokens at the end; their positions are those of the guide, not of the grid.
-        if guides.count:
-            positions[:, :, -guides.count :] = guides.coordinates.to(positions)
-        if timestep.ndim > 1:
-            timestep = timestep[:, present]
-        mask = guide_attention(guides, entries)
-    positions[:, 0] = positions[:, 0] * (1.0 / fps)
-    timesteps = _token_timesteps(timestep)
-    return Modality(
-        tokens=tokens,
-        timesteps=timesteps,
-        # Preserved tokens have lower timesteps, so the largest one is the noise level of the stream.
-        sigma=timesteps.amax(dim=1),
-        positions=positions,
-        context=context,
-        attention_mask=mask,
-    )
-
-
-def _audio(
-    latent: Tensor, timestep: Tensor, context: Tensor, reference: dict[str, Tensor] | None
-) -> Modality:
-    tokens, timesteps = patchify_audio(latent), _token_timesteps(timestep)
-    positions = audio_positions(tokens.shape[1])
-    if reference is not None:
-        reference_tokens = reference["tokens"].to(tokens)
-        length = reference_tokens.shape[1]
-        # The reference is clean, which a timestep of 0 states.
-        positions = torch.cat((reference_audio_positions(length), positions), dim=2)
-        timesteps = torch.cat(
-            (timesteps.new_zeros(len(latent), length), timesteps.expand(-1, tokens.shape[1])), dim=1
-        )
-        tokens = torch.cat((reference_tokens.expand(len(latent), -1, -1), tokens), dim=1)
-    return Modality(
-        tokens=tokens,
-        timesteps=timesteps,
-        sigma=timesteps.amax(dim=1),
-        positions=positions,
-        context=context,
-    )
-
-
-def _token_timesteps(timestep: Tensor) -> Tensor:
-    """(B,), (B, N) or (B, N, 1) -> (B, N), or (B, 1) for one value a sample."""
-    return timestep.reshape(len(timestep), -1)
-
-
-def _perturbations(options: Options, batch: int) -> Perturbations | None:
-    """The perturbation of each sample: from our guider, or from the host's switches of cross attention."""
-    if PERTURBATIONS in options:
-        each = options[PERTURBATIONS]
-        order = options["cond_or_uncond"]
-        # One call of the host holds all samples of a pass, then those of the next one.
-        return Perturbations(tuple(each[number] for number in order for _ in range(batch // len(order))))
-    a2v, v2a = options.get("a2v_cross_attn", True), options.get("v2a_cross_attn", True)
-    if a2v and v2a:
-        return None
-    off = Perturbation(a2v=() if a2v else ALL_BLOCKS, v2a=() if v2a else ALL_BLOCKS)
-    return Perturbations((off,) * batch)
 
 
 def _negative_texts(options: Options, contexts: Sequence[Tensor]) -> list[NegativeText]:
@@ -327,30 +291,6 @@ def _negative_texts(options: Options, contexts: Sequence[Tensor]) -> list[Negati
         )
         for part, context in zip(parts, contexts, strict=True)
     ]
-
-
-def _latents(
-    streams: tuple[Tensor | None, Tensor | None],
-    video: Tensor,
-    audio: Tensor | None,
-    guides: GuideTokens | None,
-) -> list[Tensor] | Tensor:
-    """Token velocities back to latents; missing guide tokens and streams that did not run have velocity 0."""
-    tokens, audio_tokens = streams
-    if tokens is None:
-        velocity = torch.zeros_like(video)
-    else:
-        if guides is not None:
-            whole = tokens.new_zeros(len(video), len(guides.keep), tokens.shape[-1])
-            whole[:, guides.keep.to(tokens.device)] = tokens
-            tokens = whole
-        velocity = unpatchify_video(tokens, *video.shape[2:])
-    if audio is None or not audio.numel():
-        return velocity
-    if audio_tokens is None:
-        return [velocity, torch.zeros_like(audio)]
-    # Tokens of a reference precede those of the clip and are no part of the latent.
-    return [velocity, unpatchify_audio(audio_tokens[:, -audio.shape[2] :])]
 
 
 def _on_block(blocks: list[Any], start: int, device: torch.device, options: Options) -> Callable[[int], None]:

@@ -11,7 +11,7 @@ from ...ltx2_core.loading.checkpoint import open_checkpoint
 from ...ltx2_core.loading.file_set import check_generations
 from ..host.clip import load_clip
 from ..host.folders import FileList
-from ..host.model import load_model
+from ..host.model import load_host_model, load_model
 from ..host.upscaler import load_upscaler
 from ..host.vae import load_audio_vae, load_video_vae
 from ..host.values import Vae
@@ -19,6 +19,9 @@ from . import file_lists
 from .file_lists import NONE, SAME
 
 CATEGORY = "LTX-2/loaders"
+OURS = "LTX-2"
+NETWORKS = {OURS: load_model, "ComfyUI": load_host_model}
+"""Choices of the widget ``network``."""
 
 
 class LTX2AVLoadCheckpoint(io.ComfyNode):
@@ -31,7 +34,7 @@ class LTX2AVLoadCheckpoint(io.ComfyNode):
             category=CATEGORY,
             description="Loads the model, the video VAE and the audio VAE of LTX-2 from one checkpoint, from "
             "a diffusers folder or from split files.",
-            inputs=[_model(), *_parts()],
+            inputs=[_model(), *_parts(), _network()],
             outputs=_checkpoint_outputs(),
         )
 
@@ -47,11 +50,16 @@ class LTX2AVLoadCheckpoint(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, ckpt_name: str, video_vae: str = SAME, audio_vae: str = SAME, text_parts: str = SAME
+        cls,
+        ckpt_name: str,
+        video_vae: str = SAME,
+        audio_vae: str = SAME,
+        text_parts: str = SAME,
+        network: str = OURS,
     ) -> io.NodeOutput:
         paths = _model_paths(ckpt_name, text_parts)
         _check_generations(paths, video_vae, audio_vae)
-        return io.NodeOutput(load_model(*paths), *_vaes(ckpt_name, video_vae, audio_vae))
+        return io.NodeOutput(NETWORKS[network](*paths), *_vaes(ckpt_name, video_vae, audio_vae))
 
 
 class LTX2AVLoadTextEncoder(io.ComfyNode):
@@ -133,6 +141,7 @@ class LTX2AVLoadAll(io.ComfyNode):
                     NONE,
                 ),
                 *_parts(),
+                _network(),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The transformer, for sampling."),
@@ -167,13 +176,14 @@ class LTX2AVLoadAll(io.ComfyNode):
         video_vae: str = SAME,
         audio_vae: str = SAME,
         text_parts: str = SAME,
+        network: str = OURS,
     ) -> io.NodeOutput:
         paths = _model_paths(ckpt_name, text_parts)
         _check_generations(paths, video_vae, audio_vae)
         clip = load_clip(file_lists.ENCODERS.path(text_encoder), *paths)
         upscale_model = None if upscaler == NONE else load_upscaler(file_lists.UPSCALERS.path(upscaler))
         vaes = _vaes(ckpt_name, video_vae, audio_vae)
-        return io.NodeOutput(load_model(*paths), clip, *vaes, upscale_model)
+        return io.NodeOutput(NETWORKS[network](*paths), clip, *vaes, upscale_model)
 
 
 def _model_paths(ckpt_name: str, text_parts: str) -> list[Path]:
@@ -271,6 +281,19 @@ def _parts() -> list[io.Input]:
             optional=True,
         ),
     ]
+
+
+def _network() -> io.Input:
+    """Whose network computes the model; the last input and optional, because older workflows lack it."""
+    return io.Combo.Input(
+        "network",
+        options=list(NETWORKS),
+        default=OURS,
+        optional=True,
+        tooltip="LTX-2: the network of this pack, for Speed, Spatial Tiles and less memory. ComfyUI: the "
+        "host's own network from the same file, for nodes of other packs that LTX-2 refuses, and for the "
+        "results of ComfyUI's own loader in this version.",
+    )
 
 
 def _text_encoder() -> io.Input:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ...ltx2_core.config import TransformerConfig
 from ...ltx2_core.sampling.guidance import Guidance, GuidanceSchedule, Nag, StreamGuidance, stg_blocks_of
 from ..host.guider import AVGuider
-from ..host.network import HostTransformer
 from ..host.values import Conditioning, Model
 from ..inputs import identity_input, quantity, sampled_inputs
 
@@ -47,14 +45,9 @@ def parse_blocks(text: str, model: Model) -> tuple[int, ...]:
     """Block numbers separated by commas; an empty text is the usual block of the model."""
     network = model.model.diffusion_model
     if not text.strip():
-        if not isinstance(network, HostTransformer):
-            # The host's own network cannot be perturbed: if stg is used, AVGuider raises an error that says
-            # so.
-            return (28,)
-        config: TransformerConfig = network.config
-        usual: tuple[int, ...] = stg_blocks_of(
-            config.num_layers, "2.0" if config.caption_projection else "2.3"
-        )
+        # The host's own network has this attribute too, and no configuration.
+        generation = "2.3" if getattr(network, "caption_proj_before_connector", True) else "2.0"
+        usual: tuple[int, ...] = stg_blocks_of(len(network.transformer_blocks), generation)
         return usual
     try:
         blocks = tuple(int(word) for word in text.replace(",", " ").split())

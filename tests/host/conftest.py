@@ -91,6 +91,9 @@ def base_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (base / folder).mkdir()
     (base / "custom_nodes" / "comfyui-ltx2").symlink_to(PACK, target_is_directory=True)
     (base / "custom_nodes" / "ltx2_host_probe").symlink_to(HERE / "probe", target_is_directory=True)
+    # Packs of others, for the tests that mix their nodes with ours.
+    for pack in sorted(Path(os.environ.get("COMFYUI_PACKS") or os.devnull).glob("*")):
+        (base / "custom_nodes" / pack.name).symlink_to(pack.resolve(), target_is_directory=True)
     return base
 
 

@@ -71,6 +71,7 @@ def _loads(host: dict[str, Any]) -> dict[str, Callable[[], Any]]:
     (upscaler,) = (MODELS / "latent_upscale_models").glob("*.safetensors")
     return {
         "model": lambda: host["model"].load_model(checkpoint),
+        "host's model": lambda: host["model"].load_host_model(checkpoint),
         "video vae": lambda: host["vae"].load_video_vae(checkpoint),
         "audio vae": lambda: host["vae"].load_audio_vae(checkpoint),
         "clip": lambda: host["clip"].load_clip(str(MODELS / "text_encoders" / "gemma-tiny"), checkpoint),

@@ -12,7 +12,7 @@ import pytest
 from tiny_models import TinyModels
 
 HERE = Path(__file__).resolve().parent
-PARTS = ("model", "video vae", "audio vae", "clip", "prompt", "upscaler")
+PARTS = ("model", "host's model", "video vae", "audio vae", "clip", "prompt", "upscaler")
 
 
 @pytest.mark.parametrize("platform", ["windows", "linux"])

@@ -48,17 +48,18 @@ SPLIT = {
 }
 
 
+@pytest.mark.parametrize("network", ["LTX-2", "ComfyUI"])
 @pytest.mark.parametrize(
     "names",
     [{"ckpt_name": "diffusion_models/only.safetensors", **SPLIT}, {"ckpt_name": "diffusers/pieces"}],
     ids=["split files", "folder"],
 )
 def test_other_layouts_give_the_clip_of_the_single_file(
-    server: Server, models: TinyModels, folder: Path, names
+    server: Server, models: TinyModels, folder: Path, names, network: str
 ):
     g = Graph()
-    sampled(g, "single", everything(g, models))
-    sampled(g, "ours", everything(g, models, **names))
+    sampled(g, "single", everything(g, models, network=network))
+    sampled(g, "ours", everything(g, models, network=network, **names))
     assert_equal(server.run(g.prompt), "ours", "single")
 
 
@@ -80,16 +81,18 @@ def decoded(g: Graph, vae: Link) -> Link:
     return g.add("LTX2AVDecodeVideo", video_vae=vae, latent=our_latent(g))
 
 
+@pytest.mark.parametrize("network", ["LTX-2", "ComfyUI"])
 @pytest.mark.parametrize("kind", FORMATS)
 def test_the_hosts_quantised_layers_give_what_the_decoded_weights_do(
-    server: Server, models: TinyModels, folder: Path, kind: str
+    server: Server, models: TinyModels, folder: Path, kind: str, network: str
 ):
     g = Graph()
     text = prompt(g, text_encoder(g, models))
     for name, file in (("ours", kind), ("exact", f"{kind} decoded")):
-        loaded = g.add("LTX2AVLoadCheckpoint", ckpt_name=f"{file}.safetensors")
+        loaded = g.add("LTX2AVLoadCheckpoint", ckpt_name=f"{file}.safetensors", network=network)
         g.dump(name, latent=stage(g, loaded, text, our_latent(g)))
-    g.dump("plain", latent=stage(g, checkpoint(g, models), text, our_latent(g)))
+    plain = g.add("LTX2AVLoadCheckpoint", ckpt_name=models.checkpoints["2.3"], network=network)
+    g.dump("plain", latent=stage(g, plain, text, our_latent(g)))
     result = server.run(g.prompt)
     # The host multiplies int8 weights with activations that it rounds to int8 as well.
     assert distance(result, "ours", "exact") < (1e-2 if kind == "int8" else 1e-3)

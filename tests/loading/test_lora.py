@@ -153,6 +153,16 @@ def test_the_generation_comes_from_metadata_if_layers_do_not_determine_it(tiny20
         assert "is unknown" not in str(report)
 
 
+def test_a_lora_of_2_3_on_2_5_is_a_note(write):
+    metadata = {"model_version": "2.3.0"}
+    lora = open_lora(write(pair(Q0), metadata))
+    shapes = {f"{Q0}.weight": (64, 64)}
+    report = lora.report(Component.TRANSFORMER, shapes, "2.5")
+    assert "made for LTX-2.3, as most LoRAs that are used with LTX-2.5 are" in str(report)
+    assert report.is_clean
+    assert "made for LTX-2.3" not in str(lora.report(Component.TRANSFORMER, shapes, "2.3"))
+
+
 def test_each_stream_follows_its_own_strength_and_cross_layers_the_one_they_update(tiny20, write):
     checkpoint = open_checkpoint(tiny20.checkpoint)
     shapes = checkpoint.shapes(Component.TRANSFORMER)

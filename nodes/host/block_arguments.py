@@ -1,0 +1,165 @@
+"""The arguments of core's LTX-2 block, made from those of the library's.
+
+Letters: B batch, N video or audio tokens, S text tokens, W stream width, H heads, D head width, P modulation
+parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypedDict, cast
+
+import comfy.ldm.lightricks.model as lightricks
+import torch
+from torch import Tensor
+
+from ...ltx2_core.transformer.guided import Bias, GuideBias, log_weights
+from ...ltx2_core.transformer.modulation import Layout, Modulation
+from ...ltx2_core.transformer.rope import Rope
+from ...ltx2_core.transformer.streams import BothInputs, StreamInputs
+
+Options = Mapping[str, Any]
+SWITCHES = "ltx2_switches"
+"""Key in the options of a block: which of its attentions run for which samples."""
+ATTENDING = "ltx2_attending"
+"""Key in the options of a self-attention: the samples that attend; the others pass their values through."""
+NEGATIVES = "ltx2_negative_texts"
+"""Key in the options of a block: the negative texts of video and audio for normalized attention guidance."""
+
+
+class BlockArguments(TypedDict, total=False):
+    """Keyword arguments of core's audio-video block, v_* for the video and a_* for the audio stream."""
+
+    v_context: Tensor
+    a_context: Tensor | None
+    attention_mask: Tensor | None
+    v_timestep: Timestep
+    a_timestep: Timestep | None
+    v_pe: Any
+    a_pe: Any
+    v_cross_pe: Any
+    a_cross_pe: Any
+    v_cross_scale_shift_timestep: Timestep | None
+    a_cross_scale_shift_timestep: Timestep | None
+    v_cross_gate_timestep: Timestep | None
+    a_cross_gate_timestep: Timestep | None
+    transformer_options: Options
+    self_attention_mask: Any
+    v_prompt_timestep: Tensor | None
+    a_prompt_timestep: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class TokenTimesteps:
+    """Modulation parameters of tokens with few noise levels, once for each level.
+
+    ``values`` and ``layout`` are those of the library's ``Modulation``. The host compresses them too, in a
+    class of its own; both are read by ``get_ada_values`` of a block alone.
+    """
+
+    values: Tensor
+    layout: Layout
+
+    def of_tokens(self, values: Tensor) -> Tensor:
+        """Values of the levels -> values (B, N or 1, ..., W) of the tokens."""
+        if self.layout.index is not None:
+            return values[self.layout.index]
+        if len(self.layout.segments) == 1:
+            return values
+        lengths = [stop - start for start, stop in self.layout.segments]
+        repeats = torch.tensor(lengths, device=values.device)
+        return values[:, 0].repeat_interleave(repeats, dim=1)
+
+    def tensor(self) -> Tensor:
+        """All parameters of every token (B, N or 1, P W)."""
+        return self.of_tokens(self.values).flatten(-2)
+
+
+Timestep = Tensor | TokenTimesteps
+"""What the host calls a timestep: modulation parameters (B, N or 1, P W)."""
+
+
+def block_arguments(inputs: BothInputs, x: Tensor) -> BlockArguments:
+    """The arguments of core's block, but its options, for the inputs of both streams and video tokens x."""
+    video, audio = inputs
+    assert video is not None
+    found = {
+        **_of_stream(video, "v", len(x)),
+        **(dict.fromkeys(_NONE) if audio is None else _of_stream(audio, "a", len(x))),
+        "attention_mask": video.context_bias,
+        "self_attention_mask": _guide_mask(video.attention_bias, x),
+    }
+    return cast(BlockArguments, found)
+
+
+_NONE = tuple(
+    f"a_{name}"
+    for name in (
+        "context",
+        "timestep",
+        "pe",
+        "cross_pe",
+        "cross_scale_shift_timestep",
+        "cross_gate_timestep",
+        "prompt_timestep",
+    )
+)
+"""Arguments of the audio stream, which are None for video alone."""
+
+
+def _of_stream(stream: StreamInputs, letter: str, batch: int) -> dict[str, Any]:
+    # Audio has few tokens, and the host passes its parameters as plain tensors.
+    plain = letter == "a"
+    cross = stream.cross
+    found = {
+        "context": stream.context,
+        "timestep": _timestep(stream.modulation, slice(None), plain=plain),
+        "pe": host_rope(stream.rope, batch),
+        "cross_pe": None if stream.cross_rope is None else host_rope(stream.cross_rope, batch),
+        # Two parameters for either direction, then the gate.
+        "cross_scale_shift_timestep": None if cross is None else _timestep(cross, slice(0, 4), plain=plain),
+        "cross_gate_timestep": None if cross is None else _timestep(cross, slice(4, None), plain=plain),
+        "prompt_timestep": None if stream.prompt is None else _prompt(stream, batch),
+    }
+    return {f"{letter}_{name}": value for name, value in found.items()}
+
+
+def _timestep(modulation: Modulation, rows: slice, *, plain: bool) -> Tensor | TokenTimesteps:
+    timesteps = TokenTimesteps(modulation.values[..., rows, :], modulation.layout)
+    one_level = modulation.layout.index is None and len(modulation.layout.segments) == 1
+    return timesteps.tensor() if plain or one_level else timesteps
+
+
+def _prompt(stream: StreamInputs, batch: int) -> Tensor:
+    assert stream.prompt is not None
+    # A static prompt has one zero for all of them.
+    return stream.prompt.values.expand(batch, 1, 2, stream.context.shape[-1]).flatten(-2)
+
+
+def host_rope(rope: Rope, batch: int) -> tuple[Any, ...]:
+    """A rotary table as this host's ``apply_rotary_emb`` takes it."""
+    split = rope.rope_type == "split"
+    cos, sin = (table.expand(batch, -1, -1, -1) for table in (rope.cos, rope.sin))
+    if hasattr(lightricks, "freqs_cis_matrix"):
+        # Since ComfyUI 0.29: rotation matrices (B, N, H, D / 2, 2, 2).
+        cos, sin = cos.transpose(1, 2), sin.transpose(1, 2)
+        matrix = torch.stack((cos, -sin, sin, cos), dim=-1)
+        return matrix.unflatten(-1, (2, 2)), split
+    if split:
+        return cos, sin, True
+    # One value for each channel, all heads of a token behind one another.
+    whole = (table.transpose(1, 2).flatten(2).repeat_interleave(2, dim=-1) for table in (cos, sin))
+    return (*whole, False)
+
+
+def _guide_mask(bias: Bias, x: Tensor) -> Any:
+    """The bias of self-attention in the host's form: a tensor, or since ComfyUI 0.27 a mask of guides."""
+    if not isinstance(bias, GuideBias):
+        return bias
+    tokens, weights = x.shape[1], bias.weights
+    kind = getattr(lightricks, "GuideAttentionMask", None)
+    if kind is None:
+        return log_weights(weights.dense(tokens), x.dtype).unsqueeze(1).to(x.device)
+    tracked = torch.cat([guide.to(x) for guide in weights.guides])[None]
+    return kind(tokens, tokens - weights.count, weights.count, tracked)

@@ -1,0 +1,114 @@
+"""Calls of the blocks in one forward pass: as the library does, or as a pack expects of the host's network.
+
+Letters: B batch, N video or audio tokens, W stream width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from ...ltx2_core.transformer import Hidden
+from ...ltx2_core.transformer.perturbations import ALL_ON, Switches
+from ...ltx2_core.transformer.streams import BothInputs
+from .block_arguments import NEGATIVES, SWITCHES, BlockArguments, Options, block_arguments
+from .host_attention import chosen_function
+from .host_blocks import ATTENTIONS
+
+Streams = tuple[Tensor, Tensor]
+"""Video and audio (B, N, W); audio that takes no part has no tokens."""
+
+Patch = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
+"""A pack's replacement of a block: arguments and the original block -> ``{"img": streams}``."""
+
+
+def block_patches(options: Options) -> dict[tuple[str, int], Patch]:
+    """The replacements of blocks in the options of a call, by kind and number of the block."""
+    patches: dict[tuple[str, int], Patch] = options.get("patches_replace", {}).get("dit", {})
+    return patches
+
+
+def is_replaced(block: nn.Module) -> bool:
+    """Whether another pack has replaced the ``forward`` of a block or of one of its attentions."""
+    # A compiled block holds the original one, and has a forward of its own.
+    inner = getattr(block, "_orig_mod", block)
+    return any(_replaced(module) for module in (inner, *(getattr(inner, name) for name in ATTENTIONS)))
+
+
+def _replaced(module: nn.Module) -> bool:
+    forward = module.__dict__.get("forward")
+    # The host undoes a replacement by storing the original method on the instance.
+    return forward is not None and getattr(forward, "__func__", None) is not type(module).forward
+
+
+@dataclass(eq=False)
+class BlockCalls:
+    """Runs the blocks of one forward pass with the ``options`` of its call.
+
+    A block is called with the host's arguments where a pack has replaced or wraps it, else with the
+    library's.
+    """
+
+    options: Options
+    _shared: list[BlockArguments] = field(default_factory=list)
+
+    def __call__(
+        self, number: int, block: Any, hidden: Hidden, inputs: BothInputs, switches: Switches
+    ) -> Hidden:
+        """The hidden tokens after block ``number``."""
+        patch = block_patches(self.options).get(("double_block", number))
+        if patch is None and not is_replaced(block):
+            after: Hidden = block(*hidden, *inputs, switches)
+            return after
+        x, y = hidden
+        assert x is not None
+        # The host's blocks take audio without tokens where there is none.
+        streams = (x, x.new_zeros(len(x), 0, block.config.audio_dim) if y is None else y)
+        arguments = self._arguments(inputs, x, switches)
+        if patch is None:
+            streams = block(streams, **arguments)
+        else:
+            call = _Original(block, inputs, switches, arguments, chosen_function(self.options))
+            streams = patch({"img": streams, **arguments}, {"original_block": call})["img"]
+        return streams[0], None if y is None else streams[1]
+
+    def _arguments(self, inputs: BothInputs, x: Tensor, switches: Switches) -> BlockArguments:
+        if not self._shared:
+            # Timesteps, tables and texts are the same for every block.
+            self._shared.append(block_arguments(inputs, x))
+        negatives = tuple(None if stream is None else stream.negative for stream in inputs)
+        options = self.options
+        if switches is not ALL_ON or any(negatives):
+            options = {**options, SWITCHES: switches, NEGATIVES: negatives}
+        return {**self._shared[0], "transformer_options": options}
+
+
+@dataclass(frozen=True, eq=False)
+class _Original:
+    """The original block that a pack's replacement calls."""
+
+    block: Any
+    inputs: BothInputs
+    switches: Switches
+    arguments: BlockArguments
+    function: Callable[..., Tensor] | None
+    """The host's attention function that the library's branches call, if any."""
+
+    def __call__(self, changed: Mapping[str, Any]) -> dict[str, Streams]:
+        """``{"img": streams}`` after the block, for arguments that the replacement may have changed."""
+        vx, ax = changed["img"]
+        given = {name: changed.get(name) for name in self.arguments}
+        if self._as_given(given):
+            # The library's way is faster, and the result is the same.
+            after = self.block(vx, ax if ax.numel() else None, *self.inputs, self.switches)
+            return {"img": (after[0], ax if after[1] is None else after[1])}
+        return {"img": self.block((vx, ax), **given)}
+
+    def _as_given(self, given: Mapping[str, Any]) -> bool:
+        """Whether arguments and attention are those that the library's call of the block has too."""
+        unchanged = all(given[name] is value for name, value in self.arguments.items())
+        options = self.arguments["transformer_options"]
+        return unchanged and chosen_function(options) is self.function and not is_replaced(self.block)

@@ -1,0 +1,131 @@
+"""Spatio-temporal, modality and normalized attention guidance on the host's own LTX-2 network.
+
+The host's network has no such options on every version, so attentions of its blocks are replaced as other
+packs do it, and act by the options of a call.
+
+Letters: B batch, N tokens, S text tokens, W stream width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import comfy.conds
+import comfy.model_base
+import torch
+from torch import Tensor, nn
+
+from ...ltx2_core.sampling.guidance import Nag
+from ...ltx2_core.transformer.nag import NegativeText
+from ...ltx2_core.transformer.perturbations import Perturbation
+from .network import NAG
+from .perturbing import perturbations_of
+
+Options = Mapping[str, Any]
+Forward = Callable[..., Tensor]
+
+
+def with_core_guidance(model: Any, *, stg: bool, apart: bool, nag: Nag | None) -> Any:
+    """A clone of MODEL, of the host's own network, on which these guidances act.
+
+    Raises ValueError where it is another network than LTX-2.
+    """
+    if not (stg or apart or nag):
+        return model
+    if not isinstance(model.model, comfy.model_base.LTXAV):
+        raise ValueError(
+            "stg, modality guidance and nag need an LTX-2 model: connect that of LTX-2 Load Checkpoint or "
+            "LTX-2 Load All, or set stg 0, modality 1 and nag_scale 1"
+        )
+    clone = model.clone()
+    for number in range(len(model.model.diffusion_model.transformer_blocks)):
+        for audio in (False, True):
+            prefix = "audio_" if audio else ""
+            if stg:
+                _replace(clone, number, f"{prefix}attn1", _perturbed(number, audio=audio))
+            if nag is not None:
+                _replace(clone, number, f"{prefix}attn2", _guided())
+    return clone
+
+
+def core_switches(perturbation: Perturbation) -> dict[str, bool]:
+    """The host's options of a call for what ``perturbation`` skips in all blocks."""
+    found = {"a2v_cross_attn": perturbation.a2v, "v2a_cross_attn": perturbation.v2a}
+    # Only those that are off: another node may have turned a direction off for the whole run.
+    return {name: False for name, blocks in found.items() if blocks == "all"}
+
+
+def with_negative_text(conds: Any, negative: Tensor) -> Any:
+    """Processed conditioning whose text is followed by a ``negative`` text (B, S, W)."""
+    return [_followed(entry, negative) for entry in conds]
+
+
+def _followed(entry: dict[str, Any], negative: Tensor) -> dict[str, Any]:
+    # Both texts pass the projections and modulations of the network as one, which treat tokens alike.
+    text = entry["model_conds"]["c_crossattn"].cond
+    both = torch.cat((text, negative.to(text).expand(len(text), -1, -1)), dim=1)
+    return {**entry, "model_conds": {**entry["model_conds"], "c_crossattn": comfy.conds.CONDRegular(both)}}
+
+
+def _replace(model: Any, number: int, name: str, wrap: Callable[[nn.Module, Forward], Forward]) -> None:
+    part = f"diffusion_model.transformer_blocks.{number}.{name}"
+    # The forward that another pack may have set is called by ours.
+    underlying = model.get_model_object(f"{part}.forward")
+    model.add_object_patch(f"{part}.forward", wrap(model.get_model_object(part), underlying))
+
+
+def _perturbed(number: int, *, audio: bool) -> Callable[[nn.Module, Forward], Forward]:
+    """A self-attention that passes its values through in the samples that a call perturbs."""
+
+    def wrap(attention: Any, underlying: Forward) -> Forward:
+        def forward(x: Tensor, *args: Any, transformer_options: Options, **more: Any) -> Tensor:
+            perturbations = perturbations_of(transformer_options, len(x))
+            switches = None if perturbations is None else perturbations.at(number)
+            own = None if switches is None else (switches.audio if audio else switches.video).self_attention
+            if own is None:
+                return underlying(x, *args, transformer_options=transformer_options, **more)
+            passed = _passed_through(attention, x)
+            if not any(own):
+                return passed
+            attended = underlying(x, *args, transformer_options=transformer_options, **more)
+            return torch.where(torch.tensor(own, device=x.device)[:, None, None], attended, passed)
+
+        return forward
+
+    return wrap
+
+
+def _passed_through(attention: Any, x: Tensor) -> Tensor:
+    values: Tensor = attention.to_v(x)
+    if attention.to_gate_logits is not None:
+        gates = 2 * torch.sigmoid(attention.to_gate_logits(x))
+        values = (values.unflatten(-1, (attention.heads, -1)) * gates.unsqueeze(-1)).flatten(-2)
+    result: Tensor = attention.to_out(values)
+    return result
+
+
+def _guided() -> Callable[[nn.Module, Forward], Forward]:
+    """A text attention led away from the negative text, which follows the positive one in its context."""
+
+    def wrap(_attention: nn.Module, underlying: Forward) -> Forward:
+        def forward(
+            x: Tensor,
+            context: Tensor,
+            mask: Tensor | None = None,
+            *,
+            transformer_options: Options,
+            **more: Any,
+        ) -> Tensor:
+            more["transformer_options"] = transformer_options
+            if NAG not in transformer_options:
+                return underlying(x, context=context, mask=mask, **more)
+            nag, text = transformer_options[NAG]
+            positive, negative = context.split((context.shape[1] - text.shape[1], text.shape[1]), dim=1)
+            guidance = NegativeText(context=negative, scale=nag.scale, alpha=nag.alpha, tau=nag.tau)
+            update = underlying(x, context=positive, mask=mask, **more)
+            return guidance.guide(update, underlying(x, context=negative, mask=None, **more))
+
+        return forward
+
+    return wrap

@@ -1,0 +1,98 @@
+"""Changes of other packs to a MODEL: which act on our network, and which are refused before sampling."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import comfy.ldm.lightricks.av_model
+import comfy.ldm.lightricks.model
+from comfy.patcher_extension import WrappersMP
+from torch import nn
+
+from ...ltx2_core.transformer.layers import FeedForward
+from .host_blocks import HostAttention, HostBlock
+from .notices import USE_CORE, notice_once
+
+KEY = "ltx2_foreign"
+NETWORK = "diffusion_model."
+CALLED = (HostBlock, HostAttention, FeedForward)
+"""Modules with parts whose ``forward`` can be replaced as that of the host's: it is called alike."""
+
+BLOCK = re.compile(r"^diffusion_model\.transformer_blocks\.(\d+)(?:\.(\w+))?\.forward$")
+
+
+def refuse_changes_without_effect(patcher: Any) -> None:
+    """Have each sampling with this MODEL, and with clones of it, check what other packs changed in it.
+
+    The sampling raises ValueError before a weight is loaded, naming the pack, what it replaced and what to
+    use.
+    """
+    patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _check)
+
+
+def _check(executor: Callable[..., Any], *args: Any, **more: Any) -> Any:
+    # The wrapper of a bound method: its class object is the guider, whose MODEL this is.
+    check_object_patches(executor.class_obj.model_patcher)  # type: ignore[attr-defined]
+    for change in changed_classes():
+        notice_once(f"{change}, which does not change this network. {USE_CORE}")
+    return executor(*args, **more)
+
+
+def check_object_patches(patcher: Any) -> None:
+    """Raise ValueError for an object patch of a MODEL that this pack's network would not call."""
+    network = patcher.model.diffusion_model
+    for name, value in patcher.object_patches.items():
+        if name.startswith(NETWORK) and not _acts(network, name.removeprefix(NETWORK), value):
+            raise ValueError(
+                f"{origin(value)} replaces {name}, which the network LTX-2 does not call: set network to "
+                "ComfyUI in LTX-2 Load Checkpoint or LTX-2 Load All"
+            )
+
+
+def patched_parts(patcher: Any) -> dict[str, str]:
+    """What other packs replaced in the blocks of a MODEL: name of a part, or "block" -> who did so."""
+    found = {}
+    for name, value in patcher.object_patches.items():
+        if match := BLOCK.match(name):
+            found[match[2] or "block"] = origin(value)
+    return found
+
+
+def origin(value: Any) -> str:
+    """The pack and the name of a function or object that was put into a MODEL."""
+    function = getattr(value, "__func__", value)
+    module: str = getattr(function, "__module__", None) or type(value).__module__
+    name = getattr(function, "__qualname__", type(value).__name__).split(".<locals>")[0]
+    # The host imports a pack under the path of its folder, with the modules behind it.
+    pack = re.search(r"custom_nodes[/.\\]([^./\\]+)", module)
+    return f"{pack[1] if pack else module} ({name})"
+
+
+def changed_classes() -> Iterator[str]:
+    """What packs exchanged in the classes of the host's own LTX-2 network, as a sentence without its end."""
+    for module in (comfy.ldm.lightricks.av_model, comfy.ldm.lightricks.model):
+        for kind in vars(module).values():
+            own = inspect.isclass(kind) and issubclass(kind, nn.Module) and kind.__module__ == module.__name__
+            if not own:
+                continue
+            for name, value in vars(kind).items():
+                if inspect.isfunction(value) and value.__module__ != module.__name__:
+                    yield f"{origin(value)} replaces {kind.__name__}.{name} of ComfyUI"
+
+
+def _acts(network: nn.Module, path: str, value: Any) -> bool:
+    """Whether this network uses what a pack put at ``path``."""
+    owner_path, _, attribute = path.rpartition(".")
+    try:
+        owner = network.get_submodule(owner_path)
+    except AttributeError:
+        return False
+    # A compiled or exchanged module, or a weight, is used wherever the original is.
+    if attribute in owner._modules or attribute in owner._parameters or attribute in owner._buffers:
+        return True
+    # The forward of the whole network is called by the host itself, that of a layer by whoever holds it.
+    plain = owner is network or not any(True for _ in owner.children())
+    return attribute == "forward" and (plain or isinstance(owner, CALLED))

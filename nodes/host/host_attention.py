@@ -1,0 +1,69 @@
+"""The host's attention function in place of the library's, where a pack or an option of the host chose one.
+
+Letters: B batch, H heads, N query tokens, S keys, D head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import comfy.ldm.modules.attention as host
+from torch import Tensor
+
+from ...ltx2_core.transformer.branches import Attend
+from ...ltx2_core.transformer.guided import Bias, GuideBias, attend, guided_attention
+
+OVERRIDE = "optimized_attention_override"
+"""Key in the options of a call: a function of a pack that the host's attention functions call instead."""
+
+EXACT = (
+    "attention_pytorch",
+    "attention_sub_quad",
+    "attention_split",
+    "attention_xformers",
+    "attention_basic",
+)
+"""Functions of the host that compute plain attention, among which it chooses by hardware and memory."""
+
+
+def chosen_function(options: Mapping[str, Any]) -> Callable[..., Tensor] | None:
+    """The host's attention function where it must be called, None where the library's computes the same.
+
+    It must be where a node set an override, where a pack exchanged the function, and where the user chose an
+    approximate one, such as ``--use-sage-attention``.
+    """
+    # Looked up at each call: packs exchange the attribute of the module for the length of a block.
+    function: Callable[..., Tensor] = host.optimized_attention
+    plain = any(function is getattr(host, name, None) for name in EXACT)
+    return function if OVERRIDE in options or not plain else None
+
+
+def attend_by(function: Callable[..., Tensor], options: Mapping[str, Any]) -> Attend:
+    """``function`` of the host as the attention function of the library's branches."""
+
+    def plain(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, **more: bool) -> Tensor:
+        heads = q.shape[1]
+        # The arguments are those of the host's own blocks, as packs count and read them.
+        arguments = more if bias is None else {"mask": bias, **more}
+        flat = (tensor.transpose(1, 2).flatten(2) for tensor in (q, k, v))
+        out = function(*flat, heads, attn_precision=None, transformer_options=options, **arguments)
+        by_head: Tensor = out.unflatten(-1, (heads, -1)).transpose(1, 2)
+        return by_head
+
+    def weighted(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        # The host forbids its approximate kernels here, whose support of masks is unreliable.
+        return plain(q, k, v, bias, low_precision_attention=False)
+
+    def run(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
+        if isinstance(bias, GuideBias):
+            return guided_attention(q, k, v, bias, by=weighted)
+        return plain(q, k, v, bias)
+
+    return run
+
+
+def attend_for(options: Mapping[str, Any]) -> Attend:
+    """The attention function of a call with ``options``: the library's own, or the one chosen in the host."""
+    function = chosen_function(options)
+    return attend if function is None else attend_by(function, options)

@@ -1,0 +1,268 @@
+"""Blocks and attentions that can be called as those of the host's own network.
+
+Other packs replace the ``forward`` of a block or of an attention, and wrap blocks. What they call and are
+called with is the interface of core's LTX blocks, which these classes have next to the library's.
+
+Letters: B batch, N video or audio tokens, S text tokens, W stream width, H heads, D head width, P modulation
+parameters.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import comfy.ldm.lightricks.model as lightricks
+import comfy.ldm.modules.attention as host
+import torch
+from torch import Tensor, nn
+
+from ...ltx2_core.transformer.block import TransformerBlock
+from ...ltx2_core.transformer.layers import Attention, rms_norm
+from ...ltx2_core.transformer.nag import NegativeText
+from ...ltx2_core.transformer.perturbations import ALL_ON, Samples, Switches
+from .block_arguments import (
+    ATTENDING,
+    NEGATIVES,
+    SWITCHES,
+    BlockArguments,
+    Options,
+    Timestep,
+    TokenTimesteps,
+)
+
+ATTENTIONS = ("attn1", "attn2", "audio_attn1", "audio_attn2", "audio_to_video_attn", "video_to_audio_attn")
+
+
+class HostAttention(Attention):
+    """An attention of a block, called as the host's ``CrossAttention``."""
+
+    dim_head: int
+    attn_precision = None
+
+    def forward(  # type: ignore[override]
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        mask: Any = None,
+        pe: Any = None,
+        k_pe: Any = None,
+        transformer_options: Options = {},  # noqa: B006 the host's signature; it is only read
+    ) -> Tensor:
+        """x (B, N, query width) attends to ``context`` (B, S, context width), None for itself.
+
+        ``mask`` is additive, or the host's mask of guides; ``pe`` and ``k_pe`` are rotary tables of the host.
+        """
+        source, values = (x, self.to_v(x)) if context is None else (context, self.to_v(context))
+        attending: Samples = transformer_options.get(ATTENDING) if context is None else None
+        if attending is not None and not any(attending):
+            return self._result(values, x)
+        q, k = self.q_norm(self.to_q(x)), self.k_norm(self.to_k(source))
+        if pe is not None:
+            q = lightricks.apply_rotary_emb(q, pe)
+            k = lightricks.apply_rotary_emb(k, pe if k_pe is None else k_pe)
+        attended = self._attended(q, k, values, mask, transformer_options)
+        if attending is not None:
+            chosen = torch.tensor(attending, device=x.device)[:, None, None]
+            attended = torch.where(chosen, attended, values)
+        return self._result(attended, x)
+
+    def _attended(self, q: Tensor, k: Tensor, v: Tensor, mask: Any, options: Options) -> Tensor:
+        more = {"attn_precision": self.attn_precision, "transformer_options": options}
+        guides = getattr(lightricks, "GuideAttentionMask", None)
+        if guides is not None and isinstance(mask, guides):
+            return cast(Tensor, lightricks._attention_with_guide_mask(q, k, v, self.heads, mask, **more))
+        if mask is not None:
+            more["mask"] = mask
+        # Looked up at each call, since packs exchange it for the length of a block.
+        return cast(Tensor, host.optimized_attention(q, k, v, self.heads, **more))
+
+    def _result(self, attended: Tensor, x: Tensor) -> Tensor:
+        # Not in place, unlike the library's: a function of a pack may return a tensor that it still uses.
+        if self.to_gate_logits is not None:
+            gates = 2 * torch.sigmoid(self.to_gate_logits(x))
+            attended = (attended.unflatten(-1, (self.heads, -1)) * gates.unsqueeze(-1)).flatten(-2)
+        result: Tensor = self.to_out(attended)
+        return result
+
+
+class HostBlock(TransformerBlock):
+    """A block that is called as the library's or, with a tuple of both streams, as the host's."""
+
+    attn_precision = None
+
+    @property
+    def cross_attention_adaln(self) -> bool:
+        return self.config.cross_attention_adaln
+
+    def forward(self, x: Any, *own: Any, **arguments: Any) -> Any:
+        """Both streams after this block.
+
+        Either the arguments of the library, or x = (video, audio), each (B, N, W), and by keyword those of
+        :class:`BlockArguments`. Tokens are written into.
+        """
+        if not isinstance(x, tuple):
+            return super().forward(x, *own)
+        vx, ax = x
+        return self._as_host(vx, ax, cast(BlockArguments, arguments))
+
+    def get_ada_values(
+        self,
+        scale_shift_table: Tensor,
+        batch_size: int,
+        timestep: Timestep,
+        indices: slice = slice(None, None),
+    ) -> tuple[Tensor, ...]:
+        """The parameters ``indices`` of a learned table (P, W) with the timestep's: each (B, N or 1, W)."""
+        table = scale_shift_table[indices]
+        if isinstance(timestep, TokenTimesteps):
+            values = timestep.values[..., indices, :]
+            return timestep.of_tokens(values + table.to(values)).unbind(-2)
+        parameters: Tensor = timestep.unflatten(-1, (len(scale_shift_table), -1))[..., indices, :]
+        return (parameters + table.to(parameters)).unbind(-2)
+
+    def _apply_text_cross_attention(
+        self,
+        x: Tensor,
+        context: Tensor,
+        attn: nn.Module,
+        scale_shift_table: Tensor,
+        prompt_scale_shift_table: Tensor | None,
+        timestep: Timestep,
+        prompt_timestep: Tensor | None,
+        attention_mask: Tensor | None,
+        transformer_options: Options,
+    ) -> Tensor:
+        """The update of a stream by its text; packs exchange this method, so its signature is the host's."""
+        hidden, gate = rms_norm(x, self.config.norm_eps), None
+        if self.cross_attention_adaln:
+            shift, scale, gate = self.get_ada_values(scale_shift_table, len(x), timestep, slice(6, 9))
+            hidden = hidden * (1 + scale) + shift
+        more = {"transformer_options": transformer_options}
+
+        def attended(text: Tensor, mask: Tensor | None) -> Tensor:
+            if self.cross_attention_adaln:
+                # A table of two rows, shift and scale, in each block.
+                table, time = cast(Tensor, prompt_scale_shift_table), cast(Tensor, prompt_timestep)
+                shift, scale = self.get_ada_values(table, len(text), time)
+                text = text * (1 + scale) + shift
+            return cast(Tensor, attn(hidden, context=text, mask=mask, **more))
+
+        update = attended(context, attention_mask)
+        negative = _negative_of(transformer_options, audio=attn is not self.attn2)
+        if negative is not None:
+            update = negative.guide(update, attended(negative.context, None))
+        return update if gate is None else update * gate
+
+    def _as_host(self, vx: Tensor, ax: Tensor, args: BlockArguments) -> tuple[Tensor, Tensor]:
+        options = args["transformer_options"]
+        video = options.get("run_vx", True)
+        audio = options.get("run_ax", True) and ax.numel() > 0
+        switches: Switches = options.get(SWITCHES, ALL_ON)
+        if video:
+            own = _self_attention(options, switches.video.self_attention)
+            self._attend(vx, "v", "", args, own, mask=args.get("self_attention_mask"))
+        if audio:
+            own = _self_attention(options, switches.audio.self_attention)
+            self._attend(ax, "a", "audio_", args, own)
+        if ax.numel():
+            self._attend_each_other(vx, ax, args, video=video, audio=audio)
+        if video:
+            self._feed_forward(vx, "", args["v_timestep"])
+        if audio:
+            self._feed_forward(ax, "audio_", cast(Timestep, args["a_timestep"]))
+        return vx, ax
+
+    def _attend(
+        self, x: Tensor, letter: str, prefix: str, args: BlockArguments, own: Options, **mask: Any
+    ) -> None:
+        """Self-attention and text attention of one stream; ``own`` are the options of the former."""
+        named = cast(dict[str, Any], args)
+        table, timestep = getattr(self, f"{prefix}scale_shift_table"), named[f"{letter}_timestep"]
+        shift, scale, gate = self.get_ada_values(table, len(x), timestep, slice(0, 3))
+        attention = getattr(self, f"{prefix}attn1")
+        hidden = rms_norm(x, self.config.norm_eps) * (1 + scale) + shift
+        x.addcmul_(attention(hidden, pe=named[f"{letter}_pe"], transformer_options=own, **mask), gate)
+        x.add_(
+            self._apply_text_cross_attention(
+                x,
+                named[f"{letter}_context"],
+                getattr(self, f"{prefix}attn2"),
+                table,
+                getattr(self, f"{prefix}prompt_scale_shift_table", None),
+                timestep,
+                named.get(f"{letter}_prompt_timestep"),
+                args.get("attention_mask"),
+                args["transformer_options"],
+            )
+        )
+
+    def _attend_each_other(
+        self, vx: Tensor, ax: Tensor, args: BlockArguments, *, video: bool, audio: bool
+    ) -> None:
+        """Attention between the streams, each to the other as it was before either was updated."""
+        options, named = args["transformer_options"], cast(dict[str, Any], args)
+        switches: Switches = options.get(SWITCHES, ALL_ON)
+
+        def parameters(x: Tensor, letter: str, stream: str) -> tuple[Tensor, ...]:
+            table = getattr(self, f"scale_shift_table_a2v_ca_{stream}")[:4]
+            return self.get_ada_values(table, len(x), named[f"{letter}_cross_scale_shift_timestep"])
+
+        v, a = parameters(vx, "v", "video"), parameters(ax, "a", "audio")
+        normed = {"v": rms_norm(vx, self.config.norm_eps), "a": rms_norm(ax, self.config.norm_eps)}
+        updates = []
+        # Rows of both tables: scale and shift from audio to video, then from video to audio.
+        for name, q, k, at, x, stream, runs, samples in (
+            ("audio_to_video_attn", "v", "a", 0, vx, "video", video, switches.video.cross_attention),
+            ("video_to_audio_attn", "a", "v", 2, ax, "audio", audio, switches.audio.cross_attention),
+        ):
+            switch = "a2v_cross_attn" if stream == "video" else "v2a_cross_attn"
+            if not runs or not options.get(switch, True) or (samples is not None and not any(samples)):
+                continue
+            by = {"v": v[at : at + 2], "a": a[at : at + 2]}
+            hidden = {letter: normed[letter] * (1 + scale) + shift for letter, (scale, shift) in by.items()}
+            update = getattr(self, name)(
+                hidden[q],
+                context=hidden[k],
+                pe=named[f"{q}_cross_pe"],
+                k_pe=named[f"{k}_cross_pe"],
+                transformer_options=options,
+            )
+            table = getattr(self, f"scale_shift_table_a2v_ca_{stream}")[4:]
+            (gate,) = self.get_ada_values(table, len(x), named[f"{q}_cross_gate_timestep"])
+            updates.append((x, update, gate if samples is None else gate * _of_samples(samples, gate)))
+        for x, update, gate in updates:
+            x.addcmul_(update, gate)
+
+    def _feed_forward(self, x: Tensor, prefix: str, timestep: Timestep) -> None:
+        table = getattr(self, f"{prefix}scale_shift_table")
+        shift, scale, gate = self.get_ada_values(table, len(x), timestep, slice(3, 6))
+        x.addcmul_(
+            getattr(self, f"{prefix}ff")(rms_norm(x, self.config.norm_eps) * (1 + scale) + shift), gate
+        )
+
+
+def as_host_block(block: Any) -> None:
+    """Give a block and its attentions the host's interface; parameters stay where they are."""
+    block.__class__ = HostBlock
+    for name in ATTENTIONS:
+        attention = getattr(block, name)
+        attention.__class__ = HostAttention
+        audio = name != "attn1" and name != "attn2"
+        attention.dim_head = block.config.audio_head_dim if audio else block.config.head_dim
+
+
+def _self_attention(options: Options, attending: Samples) -> Options:
+    """The options of a self-attention in which some samples pass their values through."""
+    if attending is None:
+        return options
+    # The second key is the host's own, since ComfyUI 0.32, for packs that replace the attention.
+    return {**options, ATTENDING: attending, "stg_skip_self_attn": not any(attending)}
+
+
+def _negative_of(options: Options, *, audio: bool) -> NegativeText | None:
+    texts: tuple[NegativeText | None, NegativeText | None] = options.get(NEGATIVES, (None, None))
+    return texts[1] if audio else texts[0]
+
+
+def _of_samples(samples: tuple[bool, ...], like: Tensor) -> Tensor:
+    return torch.tensor(samples, dtype=like.dtype, device=like.device)[:, None, None]

@@ -1,0 +1,56 @@
+"""Text connectors that can be called as those of the host's own network.
+
+Letters: B prompts, T tokens, S tokens of the context, N tokens, W connector width, H heads, D head width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...ltx2_core.text.connectors import CONTEXT_LENGTH, Connector, TextConnectors
+from ...ltx2_core.transformer.layers import Attention
+from ...ltx2_core.transformer.rope import Rope
+from .host_attention import attend_by, chosen_function
+
+
+class HostConnector(Connector):
+    """A connector that other packs call with text alone."""
+
+    def forward(
+        self,
+        features: Tensor,
+        mask: Tensor | None = None,
+        *,
+        length: int = CONTEXT_LENGTH,
+        rope: Rope | None = None,
+    ) -> Any:
+        """Features (B, T, W) -> context (B, S, W), or without a mask, as in the host, that and None."""
+        if mask is not None:
+            return super().forward(features, mask, length=length, rope=rope)
+        valid = torch.ones(features.shape[:2], dtype=torch.int64, device=features.device)
+        return super().forward(features, valid, length=length), None
+
+
+class ConnectorAttention(Attention):
+    """Self-attention of a connector, by the function chosen in the host if there is one."""
+
+    def attend(self, x: Tensor, keys: Tensor, values: Tensor, *, rope: Rope | None = None) -> Tensor:
+        """Queries of x (B, N, W) on ``keys`` and ``values`` (B, H, S, D) -> (B, N, W)."""
+        # Connectors run before sampling, where there are no options of a call.
+        function = chosen_function({})
+        if function is None:
+            return super().attend(x, keys, values, rope=rope)
+        attended = attend_by(function, {})(self.queries(x, rope), keys, values, None)
+        return self.output(attended, x)
+
+
+def as_host_connectors(connectors: TextConnectors) -> None:
+    """Give both connectors the host's interface; parameters stay where they are."""
+    for module in list(connectors.modules()):
+        if isinstance(module, Connector):
+            module.__class__ = HostConnector
+        elif isinstance(module, Attention):
+            module.__class__ = ConnectorAttention

@@ -1,0 +1,113 @@
+"""The latents of a call as streams of tokens, and velocities of tokens as latents.
+
+Letters: B batch, C channels, F latent frames, H W latent rows and columns, T audio latent frames, N tokens,
+S text tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...ltx2_core.conditioning.patchify import (
+    audio_positions,
+    patchify_audio,
+    patchify_video,
+    unpatchify_audio,
+    unpatchify_video,
+    video_positions,
+)
+from ...ltx2_core.conditioning.reference import reference_audio_positions
+from ...ltx2_core.transformer import Modality
+from .guides import Entry, GuideTokens, guide_attention
+
+
+def video_modality(
+    latent: Tensor,
+    timestep: Tensor,
+    fps: float,
+    context: Tensor,
+    guides: GuideTokens | None,
+    entries: list[Entry],
+) -> Modality:
+    """The video latent (B, C, F, H, W) with the positions of its ``guides``, the last of its tokens."""
+    _, _, frames, height, width = latent.shape
+    tokens = patchify_video(latent)
+    # Pixel frames first, seconds afterwards: the host multiplies by the reciprocal of the frame rate, and the
+    # top rotary frequency makes that ulp visible.
+    positions = video_positions(frames, height, width, fps=1.0)
+    mask = None
+    if guides is not None:
+        present = guides.keep.to(latent.device)
+        positions = positions.to(latent.device)
+        tokens, positions = tokens[:, present], positions[:, :, present].repeat(len(latent), 1, 1, 1)
+        # The host puts guide tokens at the end; their positions are those of the guide, not of the grid.
+        if guides.count:
+            positions[:, :, -guides.count :] = guides.coordinates.to(positions)
+        if timestep.ndim > 1:
+            timestep = timestep[:, present]
+        mask = guide_attention(guides, entries)
+    positions[:, 0] = positions[:, 0] * (1.0 / fps)
+    timesteps = _token_timesteps(timestep)
+    return Modality(
+        tokens=tokens,
+        timesteps=timesteps,
+        # Preserved tokens have lower timesteps, so the largest one is the noise level of the stream.
+        sigma=timesteps.amax(dim=1),
+        positions=positions,
+        context=context,
+        attention_mask=mask,
+    )
+
+
+def audio_modality(
+    latent: Tensor, timestep: Tensor, context: Tensor, reference: dict[str, Tensor] | None
+) -> Modality:
+    """The audio latent (B, C, T, H), after the clean tokens of a ``reference``."""
+    tokens, timesteps = patchify_audio(latent), _token_timesteps(timestep)
+    positions = audio_positions(tokens.shape[1])
+    if reference is not None:
+        reference_tokens = reference["tokens"].to(tokens)
+        length = reference_tokens.shape[1]
+        # The reference is clean, which a timestep of 0 states.
+        positions = torch.cat((reference_audio_positions(length), positions), dim=2)
+        timesteps = torch.cat(
+            (timesteps.new_zeros(len(latent), length), timesteps.expand(-1, tokens.shape[1])), dim=1
+        )
+        tokens = torch.cat((reference_tokens.expand(len(latent), -1, -1), tokens), dim=1)
+    return Modality(
+        tokens=tokens,
+        timesteps=timesteps,
+        sigma=timesteps.amax(dim=1),
+        positions=positions,
+        context=context,
+    )
+
+
+def _token_timesteps(timestep: Tensor) -> Tensor:
+    """(B,), (B, N) or (B, N, 1) -> (B, N), or (B, 1) for one value a sample."""
+    return timestep.reshape(len(timestep), -1)
+
+
+def velocities_of(
+    streams: tuple[Tensor | None, Tensor | None],
+    video: Tensor,
+    audio: Tensor | None,
+    guides: GuideTokens | None,
+) -> list[Tensor] | Tensor:
+    """Token velocities back to latents; missing guide tokens and streams that did not run have velocity 0."""
+    tokens, audio_tokens = streams
+    if tokens is None:
+        velocity = torch.zeros_like(video)
+    else:
+        if guides is not None:
+            whole = tokens.new_zeros(len(video), len(guides.keep), tokens.shape[-1])
+            whole[:, guides.keep.to(tokens.device)] = tokens
+            tokens = whole
+        velocity = unpatchify_video(tokens, *video.shape[2:])
+    if audio is None or not audio.numel():
+        return velocity
+    if audio_tokens is None:
+        return [velocity, torch.zeros_like(audio)]
+    # Tokens of a reference precede those of the clip and are no part of the latent.
+    return [velocity, unpatchify_audio(audio_tokens[:, -audio.shape[2] :])]
