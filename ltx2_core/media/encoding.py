@@ -78,8 +78,10 @@ class VideoEncoding:
             return 2, 2
         return (2, 1) if self.pixel_format.startswith("yuv422") else (1, 1)
 
-    def check_size(self, width: int, height: int) -> None:
-        """Raise ValueError for a size that the pixel format cannot have."""
+    def check_size(self, width: int, height: int, fps: float) -> None:
+        """Raise ValueError for a size that the pixel format cannot have, and for too high a frame rate."""
+        if fps > self.codec.max_fps:
+            raise ValueError(f"{self.codec.title} holds at most {self.codec.max_fps:g} fps; got {fps:g}")
         columns, rows = self.multiples
         if width < columns or height < rows or width % columns or height % rows:
             even = "an even width and height" if rows == 2 else "an even width"

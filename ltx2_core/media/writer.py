@@ -55,7 +55,7 @@ class VideoWriter:
         video = None if self.destination.is_images else video_encoding(fmt, chosen)
         if video is None:
             raise ValueError(f"{self.destination} is no video file; use a Generation's save for images and audio")
-        video.check_size(width, height)
+        video.check_size(width, height, float(fps))
         self._encoding = video
         self._audio_encoding = None if sample_rate is None else audio_encoding(fmt, chosen)
         if sample_rate is not None:
@@ -182,6 +182,26 @@ def open_output(destination: Destination, metadata: Mapping[str, str]) -> Iterat
                 container.close()
             raise
         container.close()
+
+
+def check_clip(destination: Destination, encoding: Encoding, *, width: int, height: int, fps: float) -> None:
+    """Open the encoder for a clip of this size and write nothing.
+
+    Raises ValueError, before any work, for what it refuses, such as a size that is too small for it.
+    """
+    video = video_encoding(destination.format, encoding)
+    if video is None or destination.is_images:
+        return
+    columns, rows = video.multiples
+    width, height = width // columns * columns, height // rows * rows
+    video.check_size(width, height, fps)
+    try:
+        with av.open(os.devnull, "w", format=destination.format.muxer) as trial:
+            VideoTrack(trial, video, width=width, height=height, fps=frame_rate(fps))
+            trial.start_encoding()
+    except (av.error.FFmpegError, ValueError) as error:
+        title = video.codec.title
+        raise ValueError(f"{title} cannot encode {width}x{height} at {fps:g} fps ({error})") from error
 
 
 class Pipe:
