@@ -161,9 +161,7 @@ def run_long(pipeline: LTX2Pipeline, arguments: LongArguments, folder: Path, out
             timed=pipeline.networks.clock.timed,
             **output.encoding.chosen(),
         )
-    report(
-        output, made.as_clip(), pipeline.networks.clock, seed=request.seed, embedded=_embedded(pipeline)
-    )
+    report(output, made.as_clip(), pipeline.networks.clock, seed=request.seed, embedded=_embedded(pipeline))
 
 
 @contextmanager
@@ -176,7 +174,8 @@ def _saved_until_written(command: str, output: Output) -> Iterator[list[Path]]:
     except BaseException as error:
         if saved:
             click.echo(
-                f"the sampled latents are saved; ltx2 {command} --resume -o {output.text} decodes them", err=True
+                f"the sampled latents are saved; ltx2 {command} --resume -o {output.text} decodes them",
+                err=True,
             )
             # The message replaces a traceback, which says nothing about what to do.
             if is_out_of_memory(error):

@@ -127,7 +127,9 @@ class Destination:
         """Raise ValueError for a kind without audio, for a run that makes audio alone."""
         if self.format.audio is None:
             holding = suffixes(one for one in FORMATS.values() if one.audio)
-            raise ValueError(f"output={self}: {self.format.suffixes[0]} holds no audio, and this run makes nothing else; use {holding}")
+            raise ValueError(
+                f"output={self}: {self.format.suffixes[0]} holds no audio, and this run makes nothing else; use {holding}"
+            )
 
 
 def stdout() -> BinaryIO:

@@ -139,7 +139,11 @@ def audio_encoding(fmt: Format, chosen: Encoding) -> AudioEncoding | None:
     if not has_encoder(codec.encoder):
         raise ValueError(f"this PyAV has no {codec.title} encoder ({codec.encoder}), which {fmt.name} needs")
     if codec.bit_rate is None:
-        _refuse(chosen, ("audio_bitrate",), f"{codec.title} in a {fmt.suffixes[0]} file is not compressed by a bit rate")
+        _refuse(
+            chosen,
+            ("audio_bitrate",),
+            f"{codec.title} in a {fmt.suffixes[0]} file is not compressed by a bit rate",
+        )
         return AudioEncoding(codec=codec, bit_rate=None)
     low, high, usual = codec.bit_rate
     rate = usual if chosen.audio_bitrate is None else _bits(chosen.audio_bitrate)
@@ -199,7 +203,9 @@ def _crf(codec: VideoCodec, chosen: Encoding) -> int | None:
     low, high = codec.crf
     crf = codec.default_crf if chosen.crf is None else chosen.crf
     if isinstance(crf, bool) or not isinstance(crf, int) or not low <= crf <= high:
-        raise ValueError(f"crf={crf} must be {low} (best) to {high} for {codec.title}; try {codec.default_crf}")
+        raise ValueError(
+            f"crf={crf} must be {low} (best) to {high} for {codec.title}; try {codec.default_crf}"
+        )
     return crf
 
 

@@ -178,7 +178,6 @@ class AudioTrack:
         self._container.mux(self._stream.encode(block))
         self.sample_count += piece.shape[1]
 
-
     def _block(self, piece: Tensor) -> Any:
         if self._codec.bit_rate is not None:
             # PyAV needs contiguous samples, and a slice of stereo samples is not.

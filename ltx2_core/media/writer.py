@@ -54,13 +54,17 @@ class VideoWriter:
         fmt, chosen = self.destination.format, encoding or Encoding(crf=crf)
         video = None if self.destination.is_images else video_encoding(fmt, chosen)
         if video is None:
-            raise ValueError(f"{self.destination} is no video file; use a Generation's save for images and audio")
+            raise ValueError(
+                f"{self.destination} is no video file; use a Generation's save for images and audio"
+            )
         video.check_size(width, height, float(fps))
         self._encoding = video
         self._audio_encoding = None if sample_rate is None else audio_encoding(fmt, chosen)
         if sample_rate is not None:
             if self._audio_encoding is None:
-                raise ValueError(f"{self.destination}: {fmt.suffixes[0]} holds no audio; leave sample_rate out")
+                raise ValueError(
+                    f"{self.destination}: {fmt.suffixes[0]} holds no audio; leave sample_rate out"
+                )
             codec = self._audio_encoding.codec
             if codec.rate_for(sample_rate) != sample_rate:
                 raise ValueError(
@@ -177,6 +181,8 @@ def open_output(destination: Destination, metadata: Mapping[str, str]) -> Iterat
         try:
             yield container
         except BaseException:
+            if isinstance(target, Pipe):
+                target.end()
             # Writing the trailer of a broken file may fail too; the first error is the one to report.
             with suppress(av.error.FFmpegError, OSError):
                 container.close()
@@ -209,9 +215,14 @@ class Pipe:
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
+        self._ended = False
+
+    def end(self) -> None:
+        """Drop what is still written: a reader that has stopped reading would hold up the end of a run."""
+        self._ended = True
 
     def write(self, data: bytes) -> int:
-        rest = memoryview(data)
+        rest = memoryview(b"" if self._ended else data)
         while rest:
             # A file descriptor may take a part of the bytes.
             rest = rest[self._stream.write(rest) :]

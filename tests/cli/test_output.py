@@ -23,7 +23,18 @@ SIZE = ["--width", "64", "--height", "64", "--fps", "8"]
 SMALL = [*SIZE, "--frames", "9", "--stages", "1", *QUICK]
 COMMANDS = {
     "generate": ["generate", "--prompt", "a ball", *SMALL],
-    "extend": ["extend", "--video", "CLIP", "--prompt", "a ball", "--frames", "4", "--keep-frames", "9", *QUICK],
+    "extend": [
+        "extend",
+        "--video",
+        "CLIP",
+        "--prompt",
+        "a ball",
+        "--frames",
+        "4",
+        "--keep-frames",
+        "9",
+        *QUICK,
+    ],
     "retake": ["retake", "--video", "CLIP", "--prompt", "a ball", "--video-region", "1-1.5", *QUICK],
     "sound": ["sound", "--video", "CLIP", "--prompt", "a ball", *QUICK],
     "audio": ["sound", "--seconds", "1", "--prompt", "a ball", *QUICK],
@@ -88,7 +99,9 @@ def ltx2(*words, clip=None):
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes are those of POSIX")
 @pytest.mark.parametrize(("name", "words", "message"), TABLE)
-def test_it_is_refused_before_a_model_is_read(folder, tmp_path, monkeypatch, clip, name, words, message) -> None:
+def test_it_is_refused_before_a_model_is_read(
+    folder, tmp_path, monkeypatch, clip, name, words, message
+) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a.png").write_bytes(b"old")
@@ -122,7 +135,10 @@ def test_generate_writes_the_kind_and_its_settings_repeat_it(folder, tmp_path) -
     assert "next: --seed 4 gives another take" in again.stderr
     files = sorted((tmp_path / "frames").iterdir())
     assert [file.suffix for file in files] == [".png"] * 9
-    assert json.loads(read_metadata(files[8])["ltx2"])["request"] == json.loads(read_metadata("a.mkv")["ltx2"])["request"]
+    assert (
+        json.loads(read_metadata(files[8])["ltx2"])["request"]
+        == json.loads(read_metadata("a.mkv")["ltx2"])["request"]
+    )
     assert (read_video(tmp_path / "frames").read() - read_video("a.mkv").read()).abs().mean() < 0.02
     flac = ltx2("generate", "--from-file", files[0], "-o", "a.flac", "-q")
     assert "the audio alone is written" in flac.stderr
@@ -239,5 +255,5 @@ def test_one_bar_covers_the_whole_job_with_the_time_that_is_left(folder) -> None
     assert any(line.startswith("stage 1 1/1") for line in shown)
     assert shown[-1].startswith("decode, encode 9/9")
     assert "<" in shown[-1]
-    assert 'next: ltx2 extend --video a.mp4' in made.stderr
+    assert "next: ltx2 extend --video a.mp4" in made.stderr
     assert "--checkpoint names released weights" in made.stderr

@@ -70,7 +70,20 @@ def test_a_signal_while_sampling_leaves_nothing(tmp_path, number) -> None:
 def test_a_signal_while_encoding_leaves_the_old_file_and_names_the_latents(tmp_path) -> None:
     out = tmp_path / "clip.mkv"
     out.write_bytes(b"the old film")
-    size = ["--width", "256", "--height", "192", "--frames", "97", "--fps", "24", "--steps", "1", "--cfg", "1"]
+    size = [
+        "--width",
+        "256",
+        "--height",
+        "192",
+        "--frames",
+        "97",
+        "--fps",
+        "24",
+        "--steps",
+        "1",
+        "--cfg",
+        "1",
+    ]
     slow = ["--video-codec", "h265", "--encoder-preset", "placebo", "--stages", "1"]
     process = start(["generate", "--prompt", "x", *size, *slow, "-o", out], tmp_path, stdout=subprocess.PIPE)
     wait_for(process, b"decode, encode ")
@@ -101,7 +114,18 @@ def test_a_reader_that_does_not_read_can_be_left_by_a_signal(tmp_path) -> None:
 
 
 def test_a_long_clip_that_was_told_to_stop_continues(tmp_path) -> None:
-    words = ["long", "--prompts", "x", "--seconds", "4", *SIZE, "--window-frames", "17", "--overlap-frames", "16"]
+    words = [
+        "long",
+        "--prompts",
+        "x",
+        "--seconds",
+        "4",
+        *SIZE,
+        "--window-frames",
+        "17",
+        "--overlap-frames",
+        "16",
+    ]
     words += ["--steps", "2", "--cfg", "1", "-o", tmp_path / "clip.mp4"]
     process = start(words, tmp_path, stdout=subprocess.PIPE)
     wait_for(process, b"window 1 of")

@@ -58,9 +58,7 @@ def test_only_a_regular_file_is_replaced(tmp_path, kind, writer) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize(
-    "path", [Path(os.devnull), Path("/dev/stdout")], ids=["null", "stdout"]
-)
+@pytest.mark.parametrize("path", [Path(os.devnull), Path("/dev/stdout")], ids=["null", "stdout"])
 def test_devices_are_named_as_such(path) -> None:
     mode = path.stat().st_mode
     if stat.S_ISREG(mode):

@@ -43,7 +43,11 @@ def test_audio_alone_has_a_player_of_its_own(pipeline, tmp_path) -> None:
     clip = pipeline("a knock", seed=7, video=False, **SMALL)
     assert "audio, 1.12 s" in repr(clip)
     path = tmp_path / "clip.m4a"
-    path.write_bytes(base64.b64decode(re.search(r"<audio controls src='data:audio/mp4;base64,([^']+)'", clip._repr_html_())[1]))
+    path.write_bytes(
+        base64.b64decode(
+            re.search(r"<audio controls src='data:audio/mp4;base64,([^']+)'", clip._repr_html_())[1]
+        )
+    )
     assert read_audio(path)[0].shape[1] > 0
 
 
