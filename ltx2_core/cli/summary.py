@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import click
 
 from ..clock import Clock
 from ..media import Destination, Encoding
-from ..media.encoding import audio_encoding, video_encoding
+from ..media.encoding import video_encoding
 from ..media.save import Clip
 from .values import Output
 

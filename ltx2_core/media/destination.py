@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from .atomic import check_new_files, check_new_folder, check_output
 from ..formats import FORMATS, STREAMED, Format, format_of, suffixes
+from .atomic import check_new_files, check_new_folder, check_output
 
 STDOUT = "-"
 FRAME_NAME = "frame_%05d.png"

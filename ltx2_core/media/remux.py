@@ -16,11 +16,11 @@ import av
 from av.stream import Disposition
 from torch import Tensor
 
+from ..formats import FORMATS, Format
 from .audio_out import resampled
 from .container import open_media
 from .destination import Destination
 from .encoding import AudioEncoding, Encoding, audio_encoding
-from ..formats import FORMATS, Format
 from .tracks import AudioTrack, checked_audio
 from .writer import open_output
 

@@ -16,10 +16,10 @@ from typing import Any, BinaryIO
 import av
 from torch import Tensor
 
+from ..formats import FRAGMENTED
 from .atomic import explain, replacing
 from .destination import Destination, stdout
 from .encoding import Encoding, audio_encoding, video_encoding
-from ..formats import FRAGMENTED
 from .tracks import AudioTrack, VideoTrack
 
 
