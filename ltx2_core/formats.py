@@ -40,6 +40,7 @@ class VideoCodec:
         default_preset: the one that is used if none is chosen; None for that of the encoder.
         options: further options of the encoder.
         audio: the audio codec that goes with it, where that is not the one of the container.
+        max_fps: the highest frame rate that it can hold.
     """
 
     title: str
@@ -53,6 +54,7 @@ class VideoCodec:
     default_preset: str | None = None
     options: Mapping[str, str] = field(default_factory=dict)
     audio: str | None = None
+    max_fps: float = 1000.0
 
 
 _YUV8: Final = ("yuv420p", "yuv422p", "yuv444p")
@@ -111,7 +113,8 @@ VIDEO: Final[Mapping[str, VideoCodec]] = {
         # Without a bit rate of 0 the crf is only a limit; the other two only save time.
         options={"b": "0", "row-mt": "1", "cpu-used": "2"},
     ),
-    "gif": VideoCodec(title="GIF", encoder="gif", stored_as="pal8"),
+    # Times are hundredths of a second, and players take shorter ones than two of them for ten.
+    "gif": VideoCodec(title="GIF", encoder="gif", stored_as="pal8", max_fps=50.0),
     # Not libwebp_anim, which joins equal frames into one.
     "webp": VideoCodec(title="WebP", encoder="libwebp", stored_as="bgra", options={"quality": "90"}),
     "png": VideoCodec(title="PNG", encoder="png", pixel_formats=("rgb24", "rgb48")),
@@ -181,7 +184,7 @@ class Format:
 
 # faststart moves the index to the front, for players that stream; the other flag allows any tag.
 _MOV_FLAGS: Final = {"movflags": "faststart+use_metadata_tags"}
-FRAGMENTED: Final = {"movflags": "frag_keyframe+empty_moov+default_base_moof+use_metadata_tags"}
+FRAGMENTED: Final = {"movflags": "frag_keyframe+delay_moov+default_base_moof+use_metadata_tags"}
 """Options of the MP4 muxer for an output that cannot be written twice, such as a pipe."""
 
 FORMATS: Final[Mapping[str, Format]] = {

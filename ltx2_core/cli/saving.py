@@ -38,6 +38,8 @@ LongArguments: TypeAlias = "tuple[str | PromptSchedule, LongVideo, dict[str, Any
 def run(pipeline: LTX2Pipeline, request: Request, output: Output) -> None:
     """Sample and save with a progress bar on stderr; the latents are on disk until the file is written."""
     stages = pipeline.stages(request)
+    if request.size.video:
+        output.check_clip(stages[-1].clip)
     with (
         job_bar(job_parts(stages), quiet=output.quiet) as bar,
         _saved_until_written("generate", output) as saved,
@@ -147,6 +149,7 @@ def run_long(pipeline: LTX2Pipeline, arguments: LongArguments, folder: Path, out
     """Sample the windows that are missing in ``folder``, and save the clip, with a bar of the whole."""
     prompts, how, fields = arguments
     plan, request, _ = planned_long(pipeline, prompts, how, **fields)
+    output.check_clip(plan.clip)
     parts = job_parts(pipeline.stages(first_window(request, plan)), windows=len(plan.windows))
     with job_bar(parts, quiet=output.quiet) as bar:
         made = long_video(
@@ -158,9 +161,7 @@ def run_long(pipeline: LTX2Pipeline, arguments: LongArguments, folder: Path, out
             timed=pipeline.networks.clock.timed,
             **output.encoding.chosen(),
         )
-    report(
-        output, made.as_clip(), pipeline.networks.clock, seed=request.seed, embedded=_embedded(pipeline)
-    )
+    report(output, made.as_clip(), pipeline.networks.clock, seed=request.seed, embedded=_embedded(pipeline))
 
 
 @contextmanager
@@ -173,7 +174,8 @@ def _saved_until_written(command: str, output: Output) -> Iterator[list[Path]]:
     except BaseException as error:
         if saved:
             click.echo(
-                f"the sampled latents are saved; ltx2 {command} --resume -o {output.text} decodes them", err=True
+                f"the sampled latents are saved; ltx2 {command} --resume -o {output.text} decodes them",
+                err=True,
             )
             # The message replaces a traceback, which says nothing about what to do.
             if is_out_of_memory(error):

@@ -139,7 +139,9 @@ def _check_files(jobs: Sequence[Job], output: Output, sheet: Path | None) -> Non
     Raises ValueError for an output that is one place, and for a sheet of clips that cannot be read again.
     """
     if output.destination.is_stdout or output.own_folder:
-        raise ValueError(f"output {output.text}: several clips are several files: give a name such as clip.mp4")
+        raise ValueError(
+            f"output {output.text}: several clips are several files: give a name such as clip.mp4"
+        )
     if sheet is not None:
         if output.destination.is_images or not output.destination.format.video:
             raise ValueError(f"--contact-sheet shows frames of video files, and {output.text} is none")

@@ -17,6 +17,7 @@ from ..loading import LoraSpec
 from ..media import Destination, Encoding
 from ..media.destination import STDOUT
 from ..media.encoding import check_encoding
+from ..media.writer import check_clip
 from ..memory import parse_budget
 from ..run.distributed import Processes
 from ..run.execution import Execution
@@ -24,7 +25,7 @@ from ..run.options import BY_NAME
 from ..run.pipeline import LTX2Pipeline
 from ..sampling.caching import StepCache
 from ..sampling.schedules import parse_sigmas
-from ..shapes import Snap
+from ..shapes import ClipPlan, Snap
 from ..tiny import embedded_set
 from ..transformer.tiles import Tiles
 from ..types import Numerics
@@ -98,13 +99,30 @@ class Output:
 
         Raises what :meth:`Destination.check` and :func:`check_encoding` raise.
         """
-        destination = self.destination
-        if audio_alone:
-            destination.check_audio()
-        check_encoding(destination.format, self.encoding, audio_alone=audio_alone)
-        destination.check()
+        with in_flags():
+            destination = self.destination
+            if audio_alone:
+                destination.check_audio()
+            check_encoding(destination.format, self.encoding, audio_alone=audio_alone)
+            destination.check()
         for note in destination.notes(frames=not audio_alone):
             click.echo(note, err=True)
+
+    def check_clip(self, clip: ClipPlan) -> None:
+        """Raise ValueError, before any work, for a clip that the chosen encoder refuses."""
+        check_clip(self.destination, self.encoding, width=clip.width, height=clip.height, fps=clip.fps)
+
+
+@contextmanager
+def in_flags() -> Iterator[None]:
+    """Errors of the library that begin with a keyword and its value name the flag in its place."""
+    try:
+        yield
+    except ValueError as error:
+        name, equals, rest = str(error).partition("=")
+        if not equals or name not in BY_NAME:
+            raise
+        raise ValueError(f"{BY_NAME[name].flag} {rest}") from error
 
 
 def execution_of(

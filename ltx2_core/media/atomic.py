@@ -33,7 +33,9 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool = True) -> Pat
     real = _real(file)
     _check_folder(real)
     if real.is_dir():
-        raise IsADirectoryError(errno.EISDIR, "the output is a folder; add a file name, or a slash for PNG frames", str(file))
+        raise IsADirectoryError(
+            errno.EISDIR, "the output is a folder; add a file name, or a slash for PNG frames", str(file)
+        )
     _check_replaceable(real, file)
     if real.exists() and not overwrite:
         raise FileExistsError(errno.EEXIST, "the output exists; choose another name", str(file))
@@ -53,7 +55,9 @@ def check_new_folder(path: Path) -> None:
                 errno.EEXIST, "the folder is not empty; empty it or choose another", str(path)
             )
     elif path.exists() or path.is_symlink():
-        raise FileExistsError(errno.EEXIST, "the output is a file and not a folder; leave the slash out", str(path))
+        raise FileExistsError(
+            errno.EEXIST, "the output is a file and not a folder; leave the slash out", str(path)
+        )
     _probe(path)
 
 
@@ -160,7 +164,9 @@ def _check_replaceable(real: Path, path: Path) -> None:
     for is_kind, name in _KINDS:
         if is_kind(mode):
             raise FileExistsError(
-                errno.EEXIST, f"the output is {name} and is not replaced; use a file name, or - for stdout", str(path)
+                errno.EEXIST,
+                f"the output is {name} and is not replaced; use a file name, or - for stdout",
+                str(path),
             )
 
 

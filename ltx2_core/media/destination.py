@@ -45,13 +45,13 @@ class Destination:
             return output
         text = os.fspath(output)
         if not text.strip() or "\0" in text:
-            raise ValueError(f"output {text!r} is no path: give a name such as clip.mp4")
+            raise ValueError(f"output={text!r} is no path: give a name such as clip.mp4")
         if text == STDOUT:
             return cls(path=Path(STDOUT), format=_streamed(container or STREAMED[0]))
         if container is not None:
             raise ValueError(
-                f"container={container} is for the output - alone, as the name {text} says the kind of file: "
-                "leave it out"
+                f"container={container} is for the output - alone: the name {text} says the kind of file, so leave "
+                "it out"
             )
         if text.endswith(("/", os.sep)):
             return cls(path=Path(text) / FRAME_NAME, format=FORMATS["png"], own_folder=True)
@@ -127,7 +127,9 @@ class Destination:
         """Raise ValueError for a kind without audio, for a run that makes audio alone."""
         if self.format.audio is None:
             holding = suffixes(one for one in FORMATS.values() if one.audio)
-            raise ValueError(f"{self}: {self.format.suffixes[0]} holds no audio, and this run makes nothing else; use {holding}")
+            raise ValueError(
+                f"output={self}: {self.format.suffixes[0]} holds no audio, and this run makes nothing else; use {holding}"
+            )
 
 
 def stdout() -> BinaryIO:
@@ -152,12 +154,12 @@ def _format_of(path: Path) -> Format:
             check_output(path)
         what = f"files of the kind {path.suffix} are not written" if path.suffix else "the name has no suffix"
         raise ValueError(
-            f"output {path}: {what}. Use {suffixes(FORMATS.values())}, a folder for PNG frames with a slash "
+            f"output={path}: {what}. Use {suffixes(FORMATS.values())}, a folder for PNG frames with a slash "
             f"at its end ({path.stem or 'frames'}/), or - for stdout"
         )
     if found.name == "png" and not numbered:
         raise ValueError(
-            f"output {path}: a clip has many frames. Number them ({path.stem}_%05d.png), or give a folder with "
+            f"output={path}: a clip has many frames. Number them ({path.stem}_%05d.png), or give a folder with "
             f"a slash at its end ({path.stem}/)"
         )
     return found

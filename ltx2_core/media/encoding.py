@@ -78,8 +78,10 @@ class VideoEncoding:
             return 2, 2
         return (2, 1) if self.pixel_format.startswith("yuv422") else (1, 1)
 
-    def check_size(self, width: int, height: int) -> None:
-        """Raise ValueError for a size that the pixel format cannot have."""
+    def check_size(self, width: int, height: int, fps: float) -> None:
+        """Raise ValueError for a size that the pixel format cannot have, and for too high a frame rate."""
+        if fps > self.codec.max_fps:
+            raise ValueError(f"{self.codec.title} holds at most {self.codec.max_fps:g} fps; got {fps:g}")
         columns, rows = self.multiples
         if width < columns or height < rows or width % columns or height % rows:
             even = "an even width and height" if rows == 2 else "an even width"
@@ -137,7 +139,11 @@ def audio_encoding(fmt: Format, chosen: Encoding) -> AudioEncoding | None:
     if not has_encoder(codec.encoder):
         raise ValueError(f"this PyAV has no {codec.title} encoder ({codec.encoder}), which {fmt.name} needs")
     if codec.bit_rate is None:
-        _refuse(chosen, ("audio_bitrate",), f"{codec.title} in a {fmt.suffixes[0]} file is not compressed by a bit rate")
+        _refuse(
+            chosen,
+            ("audio_bitrate",),
+            f"{codec.title} in a {fmt.suffixes[0]} file is not compressed by a bit rate",
+        )
         return AudioEncoding(codec=codec, bit_rate=None)
     low, high, usual = codec.bit_rate
     rate = usual if chosen.audio_bitrate is None else _bits(chosen.audio_bitrate)
@@ -197,7 +203,9 @@ def _crf(codec: VideoCodec, chosen: Encoding) -> int | None:
     low, high = codec.crf
     crf = codec.default_crf if chosen.crf is None else chosen.crf
     if isinstance(crf, bool) or not isinstance(crf, int) or not low <= crf <= high:
-        raise ValueError(f"crf={crf} must be {low} (best) to {high} for {codec.title}; try {codec.default_crf}")
+        raise ValueError(
+            f"crf={crf} must be {low} (best) to {high} for {codec.title}; try {codec.default_crf}"
+        )
     return crf
 
 

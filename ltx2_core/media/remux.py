@@ -104,7 +104,10 @@ def _copied_streams(source: Path, container: Any, output: Any, fmt: Format) -> d
                 raise CannotCopy(f"a {fmt.suffixes[0]} file cannot hold the {name} video of {source}")
             if stream.type != "audio":
                 log.warning(
-                    "%s: a %s stream is left out, which a %s file cannot hold", source.name, stream.type, fmt.name
+                    "%s: a %s stream is left out, which a %s file cannot hold",
+                    source.name,
+                    stream.type,
+                    fmt.name,
                 )
             continue
         copies[stream.index] = output.add_stream_from_template(stream)

@@ -54,13 +54,17 @@ class VideoWriter:
         fmt, chosen = self.destination.format, encoding or Encoding(crf=crf)
         video = None if self.destination.is_images else video_encoding(fmt, chosen)
         if video is None:
-            raise ValueError(f"{self.destination} is no video file; use a Generation's save for images and audio")
-        video.check_size(width, height)
+            raise ValueError(
+                f"{self.destination} is no video file; use a Generation's save for images and audio"
+            )
+        video.check_size(width, height, float(fps))
         self._encoding = video
         self._audio_encoding = None if sample_rate is None else audio_encoding(fmt, chosen)
         if sample_rate is not None:
             if self._audio_encoding is None:
-                raise ValueError(f"{self.destination}: {fmt.suffixes[0]} holds no audio; leave sample_rate out")
+                raise ValueError(
+                    f"{self.destination}: {fmt.suffixes[0]} holds no audio; leave sample_rate out"
+                )
             codec = self._audio_encoding.codec
             if codec.rate_for(sample_rate) != sample_rate:
                 raise ValueError(
@@ -177,6 +181,8 @@ def open_output(destination: Destination, metadata: Mapping[str, str]) -> Iterat
         try:
             yield container
         except BaseException:
+            if isinstance(target, Pipe):
+                target.end()
             # Writing the trailer of a broken file may fail too; the first error is the one to report.
             with suppress(av.error.FFmpegError, OSError):
                 container.close()
@@ -184,14 +190,39 @@ def open_output(destination: Destination, metadata: Mapping[str, str]) -> Iterat
         container.close()
 
 
+def check_clip(destination: Destination, encoding: Encoding, *, width: int, height: int, fps: float) -> None:
+    """Open the encoder for a clip of this size and write nothing.
+
+    Raises ValueError, before any work, for what it refuses, such as a size that is too small for it.
+    """
+    video = video_encoding(destination.format, encoding)
+    if video is None or destination.is_images:
+        return
+    columns, rows = video.multiples
+    width, height = width // columns * columns, height // rows * rows
+    video.check_size(width, height, fps)
+    try:
+        with av.open(os.devnull, "w", format=destination.format.muxer) as trial:
+            VideoTrack(trial, video, width=width, height=height, fps=frame_rate(fps))
+            trial.start_encoding()
+    except (av.error.FFmpegError, ValueError) as error:
+        title = video.codec.title
+        raise ValueError(f"{title} cannot encode {width}x{height} at {fps:g} fps ({error})") from error
+
+
 class Pipe:
     """Stdout as PyAV writes to it: bytes in order, without a position."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
+        self._ended = False
+
+    def end(self) -> None:
+        """Drop what is still written: a reader that has stopped reading would hold up the end of a run."""
+        self._ended = True
 
     def write(self, data: bytes) -> int:
-        rest = memoryview(data)
+        rest = memoryview(b"" if self._ended else data)
         while rest:
             # A file descriptor may take a part of the bytes.
             rest = rest[self._stream.write(rest) :]

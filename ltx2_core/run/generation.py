@@ -160,4 +160,3 @@ def as_long_as(waveform: Tensor, rate: int, seconds: float) -> Tensor:
     The last audio latent may end some hundredths of a second before the last frame.
     """
     return functional.pad(waveform, (0, round(seconds * rate) - waveform.shape[-1]))
-
