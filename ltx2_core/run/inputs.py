@@ -21,6 +21,7 @@ from ..conditioning.items import Conditioning, GuideFrames, ImageInPlace, InputA
 from ..conditioning.reference import ReferenceAudio
 from ..loading import Lora
 from ..media import compress_image, fit_image, load_image, read_audio, read_video
+from ..media.clip_frames import ClipFrames, Frames
 from ..media.images import FitMode, ImageSource
 from ..shapes import SPATIAL_SCALE, ClipPlan, frames_of, latent_frames_of
 from ..types import Numerics
@@ -158,18 +159,27 @@ def _video_reference(codecs: Codecs, reference: VideoReference, clip: ClipPlan) 
             f"a reference {scale} times smaller does not fit {clip.width} x {clip.height}: use a width and "
             f"height that are multiples of {SPATIAL_SCALE * scale}"
         )
-    frames = reference.source
-    if not isinstance(frames, Tensor):
-        frames = read_video(frames, max_frames=clip.frames).read()
+    frames: Frames
+    if isinstance(reference.source, Tensor):
+        frames = reference.source
+    else:
+        video = read_video(reference.source, max_frames=clip.frames)
+        video.warn_of_rate(clip.fps)
+        # Frames at the size of the file are decoded as they are encoded, where none is left out.
+        frames = ClipFrames.of(video) if every == 1 else video.read()
     if len(frames) < clip.frames:
         raise ValueError(
             f"the reference has {len(frames)} frames and the clip {clip.frames}: use a longer reference or a "
             "shorter clip"
         )
-    frames = frames[: clip.frames : every]
-    # The encoder takes 8k + 1 frames, which every n-th one of a clip need not be.
-    frames = frames[: frames_of(latent_frames_of(len(frames)))]
-    latent = codecs.encode_video(fit_image(frames, clip.width // scale, clip.height // scale))
+    width, height = clip.width // scale, clip.height // scale
+    if isinstance(frames, ClipFrames):
+        latent = codecs.encode_video(frames.fitted(width, height, "official"))
+    else:
+        frames = frames[: clip.frames : every]
+        # The encoder takes 8k + 1 frames, which every n-th one of a clip need not be.
+        frames = frames[: frames_of(latent_frames_of(len(frames)))]
+        latent = codecs.encode_video(fit_image(frames, width, height))
     return GuideFrames(latent=latent, frame=0, strength=reference.strength, scale=scale, time_scale=every)
 
 

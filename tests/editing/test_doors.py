@@ -116,13 +116,21 @@ def test_a_control_or_reference_video(pipeline, file_of, name):
         loras = ()
 
         def encode_video(self, frames):
-            seen.append(frames)
+            seen.append(frames[:])
             return pipeline.encode_video(frames)
 
     plan = ClipPlan(width=64, height=64, frames=frames, fps=clip.fps)
     _video_reference(Codecs(), VideoReference(source=path), plan)
     assert len(seen[0]) == frames
     assert flash_of(seen[0]) == pytest.approx(FLASH_S * clip.fps, abs=0.5 + 1e-3 * clip.fps)
+
+
+@pytest.mark.parametrize(
+    ("name", "fps", "warned"), [("mp4", 24, True), ("mp4", 25, False), ("folder", 30, False)]
+)
+def test_a_reference_of_another_rate_is_followed_with_a_warning(file_of, caplog, name, fps, warned):
+    read_video(file_of(name)).warn_of_rate(fps)
+    assert any("frame by frame, at 0.96 times its speed" in text for text in caplog.messages) == warned
 
 
 def test_the_settings_of_an_edit_say_that_its_source_was_resampled(pipeline, file_of):
