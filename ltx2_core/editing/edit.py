@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -12,6 +13,9 @@ from ..run.request import Request
 from ..shapes import ClipPlan
 from .footage import Edit, Footage
 from .protocols import Encoders, OnSampled, Pipeline, SampledClip, StageInput
+
+
+log = logging.getLogger(__name__)
 
 
 class EditPlan(Protocol):
@@ -49,7 +53,20 @@ def make_edit(pipeline: Pipeline, plan: EditPlan, prompt: str, **options: Any) -
     if "fps" in options:
         raise TypeError("fps is that of the source of an edit and cannot be set")
     options.update(size, fps=plan.source.fps)
+    if plan.regenerates_video:
+        _warn_of_odd_size(plan.source)
     return finished(plan, sampled_clip(pipeline, prompt, lambda: plan.conditioning(pipeline), **options))
+
+
+def _warn_of_odd_size(source: Footage) -> None:
+    """Say before the work that a saved file will be smaller than its source."""
+    width, height = source.size
+    if source.fit == "own" and (width % 2 or height % 2):
+        log.warning(
+            "the source is %dx%d and H.264 holds even sizes: the file will have %dx%d, without the last "
+            "column or row",
+            *(width, height, width // 2 * 2, height // 2 * 2),
+        )
 
 
 def finished(plan: EditPlan, sampled: SampledClip) -> Edit:
