@@ -14,7 +14,6 @@ from ..shapes import ClipPlan
 from .footage import Edit, Footage
 from .protocols import Encoders, OnSampled, Pipeline, SampledClip, StageInput
 
-
 log = logging.getLogger(__name__)
 
 
