@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -13,6 +14,8 @@ from ..run.request import Request
 from ..shapes import ClipPlan
 from .footage import Edit, Footage
 from .protocols import Encoders, OnSampled, Pipeline, SampledClip, StageInput
+
+log = logging.getLogger(__name__)
 
 
 class EditPlan(Protocol):
@@ -46,7 +49,20 @@ class EditPlan(Protocol):
 def make_edit(pipeline: Pipeline, plan: EditPlan, prompt: str, **options: Any) -> Edit:
     """Condition, sample and finish ``plan``; ``options`` are those of :func:`sampled_clip`."""
     options.update(planned_size(plan, options))
+    if plan.regenerates_video:
+        _warn_of_odd_size(plan.source)
     return finished(plan, sampled_clip(pipeline, prompt, lambda: plan.conditioning(pipeline), **options))
+
+
+def _warn_of_odd_size(source: Footage) -> None:
+    """Say before the work that a saved file will be smaller than its source."""
+    width, height = source.size
+    if source.fit == "own" and (width % 2 or height % 2):
+        log.warning(
+            "the source is %dx%d and H.264 holds even sizes: the file will have %dx%d, without the last "
+            "column or row",
+            *(width, height, width // 2 * 2, height // 2 * 2),
+        )
 
 
 def finished(plan: EditPlan, sampled: SampledClip) -> Edit:

@@ -26,6 +26,7 @@ from .footage import Edit
 from .long_clip import LongPlan, LongVideo, OnWindow, SampleWindow, WindowRun, plan_long, sample_windows
 from .prompts import PromptSchedule
 from .protocols import Pipeline, StageInput
+from .sources import FramesInFile
 from .windows import Window, WindowStore
 
 
@@ -108,6 +109,8 @@ def planned_long(
         audio=request.audio,
         audio_start_s=request.audio_start_s,
     )
+    if isinstance(how.source, FramesInFile):
+        how.source.clip.warn_of_rate(clip.fps)
     if how.source is not None:
         check_scale(clip, _reference_scale(pipeline, how))
     pipeline.check(first_window(request, plan), further=how.source is not None or bool(how.keyframes))

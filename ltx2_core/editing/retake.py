@@ -158,7 +158,7 @@ def plan_retake(
         last = max(end for _, end in regions)
         raise ValueError(
             f"a region ends at {last:g} s and the source after {source.seconds:.3f} s: use ltx2 extend "
-            " to make the clip longer, a region inside it, or --allow-past-end"
+            "to make the clip longer, a region inside it, or --allow-past-end"
         )
     # Only 8k + 1 frames can be encoded; a retake preserves the rest as it is.
     usable = frames_of(latent_frames_of(len(source.frames)))

@@ -69,7 +69,8 @@ class ClipFrames:
         self._position = max(stop, first)
         if not frames:
             return torch.zeros(0, *self.shape[1:])
-        pixels = torch.stack(frames).float() / 255.0
+        # In place, since the frames of a chunk are most of what is held of a source.
+        pixels = torch.stack(frames).float().div_(255.0)
         if self.padding is not None:
             pixels = pad_image(pixels, *self.padding)
         return pixels if self.size is None else fit_image(pixels, *self.size, mode=self.fit)

@@ -79,23 +79,23 @@ def _rgb(frame: Any, width: int, height: int) -> Array:
     same_size = (frame.width, frame.height) == (width, height)
     if frame.format.is_rgb:
         rgb = frame.to_ndarray(format="rgb48le", **({} if same_size else size))
-        return np.asarray(rgb, np.float32) / 65535
+        return np.asarray(rgb / np.float32(65535), np.float32)
     # The matrix is applied here, since that of swscale rounds and depends on its version.
     full = frame.reformat(format="yuv444p16le", **({} if same_size else size))
-    y, u, v = (_plane(plane) for plane in full.planes[:3])
-    if frame.color_range == 2:
-        y, u, v = y / 65535, (u - 32768) / 65535, (v - 32768) / 65535
-    else:
-        y, u, v = (y - 4096) / 56064, (u - 32768) / 57344, (v - 32768) / 57344
+    # Full range uses all 16 bits; studio range 219 and 224 of 256 steps.
+    black, luma, chroma = (0, 65535, 65535) if frame.color_range == 2 else (4096, 56064, 57344)
+    y = _scaled(full.planes[0], black, luma)
+    u, v = (_scaled(plane, 32768, chroma) for plane in full.planes[1:3])
     red, blue = _WEIGHTS.get(frame.colorspace, _WEIGHTS[BT2020])
     r, b = y + 2 * (1 - red) * v, y + 2 * (1 - blue) * u
     g = (y - red * r - blue * b) / (1 - red - blue)
     return np.stack((r, g, b), axis=-1).clip(0, 1)
 
 
-def _plane(plane: Any) -> Array:
+def _scaled(plane: Any, zero: int, steps: int) -> Array:
+    """A plane of 16 bits (H, W) as numbers that are 0 at ``zero`` and 1 at ``steps`` above it."""
     rows = np.frombuffer(plane, np.uint16).reshape(plane.height, -1)[:, : plane.width]
-    return rows.astype(np.float32)
+    return np.asarray((rows.astype(np.float32) - zero) / np.float32(steps), np.float32)
 
 
 def _light(signal: Array, curve: int) -> Array:

@@ -92,6 +92,16 @@ class VideoClip:
         if self.frame_count < 1:
             raise ValueError(f"{self.path} has no frame from {self.start_s:g} s on; choose an earlier start")
 
+    def warn_of_rate(self, fps: float) -> None:
+        """Log a warning if frame by frame at ``fps`` this part would not last as long as it does."""
+        # A folder of images states no rate.
+        if isinstance(self.source, VideoFile | AnimatedWebP) and abs(self.fps - fps) > 0.01 * fps:
+            log.warning(
+                "%s has %.6g fps and the clip %.6g: it is followed frame by frame, at %.3g times its speed; "
+                "set --fps %.6g for its own",
+                *(self.path.name, self.fps, fps, fps / self.fps, self.fps),
+            )
+
     def audio(self) -> tuple[Tensor, int] | None:
         """Audio of the same part as (waveform (C, S), sample rate in Hz); None for a file without audio."""
         if not self.has_audio:

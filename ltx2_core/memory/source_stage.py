@@ -14,8 +14,8 @@ from .trace import Trace
 CHUNK_FRAMES = 32
 """Frames of a source that are decoded and brought to the device together."""
 
-_OWN_BYTES = 3 * (1 + 1 + 4 + 4)
-"""Bytes of a decoded pixel at most: as it was decoded, as one array, in float32 and scaled to [0, 1]."""
+_OWN_BYTES = 3 * (1 + 1 + 4)
+"""Bytes of a decoded pixel at most: as it was decoded, as one array, and in float32."""
 _FITTED_BYTES = 3 * (4 + 4)
 """Bytes of a pixel at the size of the run: padded, cut and scaled to it, and in [-1, 1]."""
 

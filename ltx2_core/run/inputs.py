@@ -21,6 +21,7 @@ from ..conditioning.items import Conditioning, GuideFrames, ImageInPlace, InputA
 from ..conditioning.reference import ReferenceAudio
 from ..loading import Lora
 from ..media import compress_image, fit_image, load_image, read_audio, read_video
+from ..media.clip_frames import ClipFrames, Frames
 from ..media.images import FitMode, ImageSource
 from ..shapes import SPATIAL_SCALE, ClipPlan, frames_of, latent_frames_of
 from ..types import Numerics
@@ -162,17 +163,25 @@ def _video_reference(codecs: Codecs, reference: VideoReference, clip: ClipPlan, 
     """
     scale = reference_scale(reference, codecs.loras, clip)
     every = reference.every or _of_loras(codecs.loras, "reference_temporal_scale_factor")
-    frames = reference.source
-    if not isinstance(frames, Tensor):
-        frames = read_video(frames, max_frames=clip.frames).read()
+    size, mode = (clip.width // scale, clip.height // scale), _mode(fit, "official")
+    frames: Frames
+    if isinstance(reference.source, Tensor):
+        frames = reference.source
+    else:
+        video = read_video(reference.source, max_frames=clip.frames)
+        video.warn_of_rate(clip.fps)
+        # Frames at the size of the file are decoded as they are encoded, where none is left out.
+        frames = ClipFrames.of(video) if every == 1 else video.read()
     # The header of a file may state more frames than it has.
     if len(frames) < clip.frames:
         raise ValueError(f"the reference ends at frame {len(frames)} and the clip has {clip.frames}")
-    frames = frames[: clip.frames : every]
-    # The encoder takes 8k + 1 frames, which every n-th one of a clip need not be.
-    frames = frames[: frames_of(latent_frames_of(len(frames)))]
-    size = clip.width // scale, clip.height // scale
-    latent = codecs.encode_video(fit_image(frames, *size, mode=_mode(fit, "official")))
+    if isinstance(frames, ClipFrames):
+        latent = codecs.encode_video(frames.fitted(*size, mode))
+    else:
+        frames = frames[: clip.frames : every]
+        # The encoder takes 8k + 1 frames, which every n-th one of a clip need not be.
+        frames = frames[: frames_of(latent_frames_of(len(frames)))]
+        latent = codecs.encode_video(fit_image(frames, *size, mode=mode))
     return GuideFrames(latent=latent, frame=0, strength=reference.strength, scale=scale, time_scale=every)
 
 

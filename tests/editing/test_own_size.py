@@ -115,6 +115,12 @@ def test_a_region_that_ends_within_half_a_frame_of_the_end_is_inside(pipeline):
     assert edit.frame_count == 25
 
 
+@pytest.mark.parametrize(("size", "said"), [((71, 33), True), ((70, 34), False)])
+def test_a_file_smaller_than_its_source_is_announced(pipeline, caplog, size, said):
+    retake(pipeline, "x", footage(*size, frames=9), video=[(0, 0.5)], **QUICK)
+    assert any("the file will have 70x32" in text for text in caplog.messages) == said
+
+
 def test_a_saved_edit_of_full_size_has_that_size(pipeline, tmp_path):
     with VideoWriter(tmp_path / "a.mp4", width=150, height=86, fps=8) as writer:
         writer.write_frames(torch.rand(17, 3, 86, 150) * 2 - 1)
