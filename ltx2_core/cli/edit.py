@@ -111,7 +111,7 @@ def _edited(kind: EditKind, chosen: Chosen) -> str | None:
 
 
 def _check_copy(source: Path, output: Output) -> None:
-    """Say that the video of a source is encoded again; raise ValueError where it could be copied elsewhere."""
+    """Say if a source is encoded again; raise ValueError where another container takes its packets."""
     from ..media.remux import check_copy
 
     fmt = output.destination.format

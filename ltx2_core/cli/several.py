@@ -166,7 +166,7 @@ def _on_frames(bar: Any, name: str) -> Any:
 
 @contextmanager
 def _whole(count: int, *, quiet: bool) -> Iterator[tuple[Any, Any]]:
-    """A bar of the whole job, which counts a clip when it is sampled and when it is written, and one below."""
+    """A bar of the whole job, which counts a clip when it is sampled and when written, and one below."""
     with (
         tqdm(total=2 * count, desc="all clips", unit="half", file=sys.stderr, disable=quiet) as whole,
         nullcontext() if quiet else tqdm(file=sys.stderr, unit="step", position=1, leave=False) as bar,

@@ -58,7 +58,7 @@ def next_lines(destination: Destination, seed: int | None, *, embedded: bool) ->
             f"--seed {seed + 1} gives another take"
         )
     if embedded:
-        yield "      made by the tiny model of the package; --checkpoint names released weights (docs/models.md)"
+        yield "      made by the tiny model of the package; --checkpoint names released weights"
 
 
 def file_bytes(destination: Destination) -> int | None:

@@ -50,8 +50,8 @@ class Destination:
             return cls(path=Path(STDOUT), format=_streamed(container or STREAMED[0]))
         if container is not None:
             raise ValueError(
-                f"container={container} is for the output - alone: the name {text} says the kind of file, so leave "
-                "it out"
+                f"container={container} is for the output - alone: the name {text} says the kind of file, so "
+                "leave it out"
             )
         if text.endswith(("/", os.sep)):
             return cls(path=Path(text) / FRAME_NAME, format=FORMATS["png"], own_folder=True)
@@ -121,14 +121,16 @@ class Destination:
         if self.format.audio is None:
             yield f"{self}: the frames alone are written, since {self.format.suffixes[0]} holds no audio"
         if not self.format.tags:
-            yield f"{self}: without the settings, since {self.format.suffixes[0]} holds no tags (--from-file needs them)"
+            suffix = self.format.suffixes[0]
+            yield f"{self}: without the settings, since {suffix} holds no tags (--from-file needs them)"
 
     def check_audio(self) -> None:
         """Raise ValueError for a kind without audio, for a run that makes audio alone."""
         if self.format.audio is None:
             holding = suffixes(one for one in FORMATS.values() if one.audio)
             raise ValueError(
-                f"output={self}: {self.format.suffixes[0]} holds no audio, and this run makes nothing else; use {holding}"
+                f"output={self}: {self.format.suffixes[0]} holds no audio, and this run makes nothing else; "
+                f"use {holding}"
             )
 
 
@@ -159,7 +161,7 @@ def _format_of(path: Path) -> Format:
         )
     if found.name == "png" and not numbered:
         raise ValueError(
-            f"output={path}: a clip has many frames. Number them ({path.stem}_%05d.png), or give a folder with "
-            f"a slash at its end ({path.stem}/)"
+            f"output={path}: a clip has many frames. Number them ({path.stem}_%05d.png), or give a folder "
+            f"with a slash at its end ({path.stem}/)"
         )
     return found

@@ -130,7 +130,7 @@ def video_encoding(fmt: Format, chosen: Encoding) -> VideoEncoding | None:
 
 
 def audio_encoding(fmt: Format, chosen: Encoding) -> AudioEncoding | None:
-    """The audio encoding of a kind of file; None for a kind without audio. Raises as :func:`video_encoding`."""
+    """The audio encoding of a kind of file; None for one without audio. Raises as :func:`video_encoding`."""
     if fmt.audio is None:
         _refuse(chosen, ("audio_bitrate",), f"a {fmt.suffixes[0]} file holds no audio")
         return None

@@ -87,7 +87,8 @@ def check_copy(source: str | os.PathLike[str], fmt: Format) -> str | None:
             # Encoding loses, so that the user has to ask for it.
             raise ValueError(
                 f"{fmt.suffixes[0]} cannot hold the {name} video of {source}: name the output "
-                f"{matroska.suffixes[0]} to copy it, or choose a video codec ({fmt.video[0]}) to encode it again"
+                f"{matroska.suffixes[0]} to copy it, or choose a video codec ({fmt.video[0]}) to "
+                "encode it again"
             )
     return f"{source}: no kind of file that is written holds its {name} video, so it is encoded again"
 

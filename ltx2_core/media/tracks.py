@@ -41,7 +41,7 @@ class VideoTrack:
         if encoding.tag is not None:
             context.codec_tag = encoding.tag
         if encoding.pixel_format.startswith("yuv"):
-            # Players guess the colour matrix of untagged video from its size, which shifts the colours of some.
+            # Players guess the colour matrix of untagged video from its size, which shifts some colours.
             context.color_primaries = context.color_trc = context.colorspace = ITU_709
             context.color_range = STUDIO_RANGE
         self._stored: StoredAs = _converter(encoding, width, height, fps)

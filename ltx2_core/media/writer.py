@@ -33,8 +33,8 @@ class VideoWriter:
     The file is written under a temporary name in the same folder and renamed to ``path`` when the block ends
     without an exception. On an exception the temporary file is removed and an old file at ``path`` remains.
 
-    ``encoding`` says how; ``crf`` is its field of this name. Raises ValueError for sizes, rates or values that
-    cannot be encoded, and OSError (no permission, disk full, ...) with advice on what to do.
+    ``encoding`` says how; ``crf`` is its field of this name. Raises ValueError for sizes, rates or values
+    that cannot be encoded, and OSError (no permission, disk full, ...) with advice on what to do.
     """
 
     def __init__(

@@ -57,7 +57,7 @@ class Job:
         self._done = 0.0
 
     def advance(self, progress: Progress) -> float:
-        """The share, 0 to 1, after ``progress``; a part that is not among those of the job changes nothing."""
+        """The share, 0 to 1, after ``progress``; a part that the job does not have changes nothing."""
         index = self._find(progress)
         if index is None:
             return self._done

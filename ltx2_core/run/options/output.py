@@ -58,8 +58,8 @@ def _encoding_options(group: str) -> Iterator[Option]:
         kind="choice",
         group=group,
         choices=STREAMED,
-        help="Kind of file for -o -, which has no name that says it; by default mp4 (fragmented), wav for audio "
-        "alone.",
+        help="Kind of file for -o -, which has no name that says it; by default mp4 (fragmented), wav for "
+        "audio alone.",
     )
     yield Option(
         name="video_codec",
@@ -76,8 +76,8 @@ def _encoding_options(group: str) -> Iterator[Option]:
         kind="int",
         group=group,
         range=(0, 63),
-        help="Constant rate factor: lower is better and larger. To 51 with h264 (by default 18) and h265 (20), "
-        "to 63 with av1 and vp9 (24).",
+        help="Constant rate factor: lower is better and larger. To 51 with h264 (by default 18) and h265 "
+        "(20), to 63 with av1 and vp9 (24).",
     )
     yield Option(
         name="encoder_preset",
@@ -85,8 +85,8 @@ def _encoding_options(group: str) -> Iterator[Option]:
         kind="text",
         group=group,
         metavar="NAME",
-        help="Time for size, as the encoder calls it: ultrafast to veryslow with h264 and h265, 0 (slow) to 13 "
-        "with av1, best, good or realtime with vp9; the profile of ProRes, proxy to 4444xq.",
+        help="Time for size, as the encoder calls it: ultrafast to veryslow with h264 and h265, 0 (slow) to "
+        "13 with av1, best, good or realtime with vp9; the profile of ProRes, proxy to 4444xq.",
     )
     yield Option(
         name="pixel_format",
