@@ -14,6 +14,7 @@ from .options import Chosen, command
 
 if TYPE_CHECKING:
     from ..editing import LongVideo, PromptSchedule
+    from ..editing.conditioning import Keyframe
     from ..run.pipeline import LTX2Pipeline
 
 
@@ -93,12 +94,25 @@ def _arguments(
     source: Path | None = chosen["source"]
     windows = {argument: chosen[option] for option, argument in _WINDOWS.items()}
     if recorded is None:
+        windows["keyframes"] = _keyframes(fields)
         return _prompts(chosen), long_video_of(windows, source), fields
     before = repeated_long(recorded, fields, source=source)
     written = {arg: chosen[option] for option, arg in _WINDOWS.items() if option in chosen.explicit}
     prompts = before.own["prompts"] if chosen["prompts"] is None else _prompts(chosen)
+    written["keyframes"] = _keyframes(fields)
     how = long_video_of({**before.own["how"], **written}, before.source)
     return prompts, how, {**before.fields, **fields}
+
+
+def _keyframes(fields: dict[str, Any]) -> tuple[Keyframe, ...]:
+    """The images at frames, taken out of the fields of a request: a long clip gives each to its windows."""
+    from ..editing.conditioning import Keyframe
+    from ..media import load_image
+
+    return tuple(
+        Keyframe(frames=load_image(image.source), frame=image.frame, strength=image.strength)
+        for image in fields.pop("images", ())
+    )
 
 
 def _print_long(chosen: Chosen, pipeline: LTX2Pipeline, recorded: Mapping[str, Any] | None) -> None:

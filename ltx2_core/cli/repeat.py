@@ -136,10 +136,14 @@ def repeated_edit(settings: Settings, changes: Mapping[str, Any], *, source: Pat
 def repeated_long(settings: Settings, changes: Mapping[str, Any], *, source: Path | None) -> RecordedEdit:
     """The long clip in the ``settings`` of a file; arguments are those of :func:`repeated_edit`.
 
-    Its own arguments are ``prompts`` and ``how``. Raises ValueError for keyframes that were in memory.
+    Its own arguments are ``prompts`` and ``how``. Raises ValueError for images at frames that are not named
+    again.
     """
-    if settings["keyframes"]:
-        raise ValueError("the clip was made with keyframes in memory, which its file does not hold")
+    if settings["keyframes"] and "images" not in changes:
+        raise ValueError(
+            "the clip was made with images at frames, whose files its tags do not name: give them again with "
+            "--image FILE@FRAME"
+        )
     window = dict(
         zip(
             ("window_frames", "overlap_frames", "overlap_strength", "adain_factor"),

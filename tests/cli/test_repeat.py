@@ -89,7 +89,7 @@ def test_a_source_that_has_moved_or_changed_is_named(clips, tmp_path):
         if name == "other":
             shutil.copy(clips["LONG"], clips["CLIP"])
         ran = ltx2("retake", "--from-file", first, "-o", again)
-        assert ran.exit_code == 1
+        assert ran.exit_code == 2
         assert message in ran.output
         assert "clip.mp4" in ran.output
         assert not again.exists()
@@ -113,7 +113,7 @@ def test_images_and_control_videos_are_repeated_and_guarded(clips, photo, tmp_pa
     assert decoded(Path("again.mp4")) == decoded(tmp_path / "first.mp4")
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes() + b"x")
     ran = ltx2("generate", "--from-file", "../first.mp4", "--quiet", "-o", "third.mp4")
-    assert ran.exit_code == 1
+    assert ran.exit_code == 2
     assert "a.png has changed" in ran.output
     assert (
         ltx2(
@@ -146,7 +146,7 @@ def test_a_file_is_not_repeated_by_another_command(words, parts, clips, tmp_path
     made = [clips.get(word, word) for word in MADE["extend"]]
     assert ltx2(*made, "--prompt", "a", *QUICK, "-o", first).exit_code == 0
     ran = ltx2(*words, "--from-file", first, "-o", tmp_path / "x.mp4")
-    assert ran.exit_code == 1, ran.output
+    assert ran.exit_code == 2, ran.output
     assert all(part in ran.output for part in parts), ran.output
     assert not (tmp_path / "x.mp4").exists()
 
