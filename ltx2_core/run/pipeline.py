@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from inspect import Parameter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +20,7 @@ from ..conditioning.state import drop_guides, empty_state
 from ..config import transformer_config
 from ..loading import Component, Lora, LoraReport
 from ..loading.file_set import stage_factor
+from ..loading.save_diffusers import save_diffusers
 from ..memory import MemoryPlan
 from ..sampling.caching import Evaluations
 from ..sampling.denoiser import Denoiser
@@ -286,6 +288,14 @@ class LTX2Pipeline(Codecs):
             self.networks.lora_report(lora)
         warn_of_stacked((*first, *second))
         self.loras, self.stage2_loras = first, second
+
+    def save_diffusers(self, folder: str | os.PathLike[str]) -> None:
+        """Write the files of this pipeline as a diffusers folder, without LoRAs; ``folder`` must be new.
+
+        Tensors are copied bit for bit, and read back and compared. Raises ValueError for quantised weights and
+        for what diffusers cannot express.
+        """
+        save_diffusers(Path(folder), self.networks.checkpoints, self.networks.text_encoder)
 
     def check(self, request: Request, *, further: bool = False) -> tuple[Stage, ...]:
         """The stages of ``request``, after everything was checked that can be before a network is loaded.
