@@ -24,8 +24,8 @@ def image_fields(explicit: MutableMapping[str, Any]) -> dict[str, Any]:
             guides.append(ImageAt(source=path, frame=frame, strength=strength))
         elif "image" in fields:
             raise ValueError(
-                f"--image {fields['image']} and --image {text} both have no frame, and only one image can be the "
-                f"first: write the frame, such as {path}@-1 for the last one"
+                f"--image {fields['image']} and --image {text} both have no frame, and only one image can "
+                f"be the first: write the frame, such as {path}@-1 for the last one"
             )
         else:
             fields["image"] = path

@@ -75,7 +75,7 @@ def check_command(settings: Settings, command: str, path: Path) -> None:
 def open_recorded(
     chosen: Chosen, settings: Settings | None, execution: Execution | None = None
 ) -> LTX2Pipeline:
-    """The pipeline of a call, in the number format and with the numerics of ``settings`` where none are written.
+    """The pipeline of a call, with the number format and numerics of ``settings`` where none are written.
 
     Raises ValueError for settings whose LoRAs are not named again.
     """
@@ -120,7 +120,7 @@ class RecordedEdit:
 
 
 def repeated_edit(settings: Settings, changes: Mapping[str, Any], *, source: Path | None) -> RecordedEdit:
-    """The edit in the ``settings`` of a file; ``changes`` are fields that are written, ``source`` a new source.
+    """The edit in the ``settings`` of a file; ``changes`` are written fields, ``source`` is a new source.
 
     Raises ValueError for a source that was in memory, is gone or has changed.
     """

@@ -67,7 +67,10 @@ def several_jobs(chosen: Chosen, request: Request) -> tuple[Job, ...]:
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """``1-8`` or ``1,5,9-12`` -> the seeds in this order. Raises ValueError for other text, and a seed twice."""
+    """``1-8`` or ``1,5,9-12`` -> the seeds in this order.
+
+    Raises ValueError for other text, and for a seed that is there twice.
+    """
     seeds: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
@@ -112,7 +115,7 @@ def run_several(
     place = output.path.with_name(f"{output.path.stem}_sheet.png")
     for path in (*(job.path for job in jobs), *((place,) if sheet else ())):
         check_output(path)
-    with _whole(len(jobs), quiet=output.quiet) as (whole, bar), _kept(jobs) as saved:
+    with _whole(len(jobs), quiet=output.quiet) as (whole, bar), _kept() as saved:
         clips: list[Generation] = []
         on_step = None if bar is None else lambda progress: show(bar, progress)
         # All are sampled before the first is decoded, so that neither network is loaded twice.
@@ -147,7 +150,7 @@ def _on_frames(bar: Any, name: str) -> Any:
 
 @contextmanager
 def _whole(count: int, *, quiet: bool) -> Iterator[tuple[Any, Any]]:
-    """A bar of the whole job, which counts a clip when it is sampled and when it is written, and one below."""
+    """A bar of the whole job, which counts a clip when it is sampled and when it is written; a bar below."""
     with (
         tqdm(total=2 * count, desc="all clips", unit="half", file=sys.stderr, disable=quiet) as whole,
         nullcontext() if quiet else tqdm(file=sys.stderr, unit="step", position=1, leave=False) as bar,
@@ -156,7 +159,7 @@ def _whole(count: int, *, quiet: bool) -> Iterator[tuple[Any, Any]]:
 
 
 @contextmanager
-def _kept(jobs: Sequence[Job]) -> Iterator[dict[Path, Path]]:
+def _kept() -> Iterator[dict[Path, Path]]:
     """Saved latents by the file that is made of them; if the block fails, the commands that decode them."""
     saved: dict[Path, Path] = {}
     try:

@@ -1,4 +1,4 @@
-"""Configurations and names of diffusers, from those of a single file: the inverse of ``diffusers``/``rename``.
+"""Configurations and names of diffusers from those of a single file: what ``diffusers`` and ``rename`` undo.
 
 Nothing here is trusted: what is written is read back by the translations of the other direction and compared.
 """

@@ -162,7 +162,7 @@ def test_inspect_names_kind_and_factor(config, line, factor, upscaler):
 
 @pytest.fixture
 def files_25(split, tmp_path):
-    """Files of 2.3 as those of 2.5: a transformer with the embedding of keyframes, others by their version."""
+    """Files of 2.3 as those of 2.5: a transformer with the embedding of keyframes, others by version."""
     files = {}
     for component in (Component.TRANSFORMER, *PARTS):
         tensors = load_file(split["2.3", component])
