@@ -127,11 +127,14 @@ def _print_long(chosen: Chosen, pipeline: LTX2Pipeline, recorded: Mapping[str, A
 def _prompts(chosen: Chosen) -> str:
     """The prompts, read from a file after an @."""
     text: str = chosen["prompts"]
-    return _text_of(Path(text[1:])) if text.startswith("@") else text
+    return text_of(Path(text[1:]), "--prompts @") if text.startswith("@") else text
 
 
-def _text_of(file: Path) -> str:
-    """The prompts in a file. Raises ValueError for a file that is too large, empty or no text."""
+def text_of(file: Path, written: str) -> str:
+    """The prompts in a file, which ``written`` names.
+
+    Raises ValueError for a file that is too large, empty or no text.
+    """
     # A pipe would block for ever.
     if not file.is_file():
         raise FileNotFoundError(f"no file of prompts at {file}")
@@ -140,10 +143,10 @@ def _text_of(file: Path) -> str:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"--prompts @{file} is not text in UTF-8: {error}") from None
+        raise ValueError(f"{written}{file} is not text in UTF-8: {error}") from None
     if len(content) > MAX_PROMPTS_BYTES or not text.strip():
         what = "holds no prompt" if not text.strip() else f"is larger than {MAX_PROMPTS_BYTES} bytes"
-        raise ValueError(f"--prompts @{file} {what}")
+        raise ValueError(f"{written}{file} {what}")
     return text
 
 

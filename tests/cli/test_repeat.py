@@ -223,3 +223,18 @@ def test_a_drawn_seed_is_said_and_repeats_the_clip(tmp_path):
     assert f"seed {seed}" in ran.stderr
     assert ltx2("generate", *size, "--seed", seed, "-o", tmp_path / "b.mp4").exit_code == 0
     assert decoded(tmp_path / "a.mp4") == decoded(tmp_path / "b.mp4")
+
+
+def test_a_long_clip_takes_images_at_frames_and_asks_for_them_again(photo, tmp_path):
+    words = [*MADE["long"][:-6], "--prompts", "a ball", *QUICK]
+    plain, first, again = (tmp_path / name for name in ("plain.mp4", "first.mp4", "again.mp4"))
+    image = ["--image", f"{photo}@24:0.8"]
+    assert ltx2(*words, "-o", plain).exit_code == 0
+    ran = ltx2(*words, *image, "-o", first)
+    assert ran.exit_code == 0, ran.output
+    assert decoded(first) != decoded(plain)
+    ran = ltx2("long", "--from-file", first, "-o", again)
+    assert ran.exit_code == 2
+    assert "--image FILE@FRAME" in ran.output
+    assert ltx2("long", "--from-file", first, *image, "--quiet", "-o", again).exit_code == 0
+    assert decoded(again) == decoded(first)

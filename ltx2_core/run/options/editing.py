@@ -113,8 +113,8 @@ def windows_options() -> Iterator[Option]:
         group="text",
         command=command,
         help="Required without --from-file. One prompt; parts by time between ; or on lines, such as '0: a; "
-        "30: b', with times like 2.5, 0-4, 0:30 or 50%; prompts for windows between |; JSON; or @FILE that holds "
-        "one of these.",
+        "30: b', with times like 2.5, 0-4, 0:30 or 50%; prompts for windows between |; JSON; or @FILE that "
+        "holds one of these.",
     )
     yield Option(
         name="window_frames",
