@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from .options import Chosen, command
+from .prompt_files import read_text
 
 if TYPE_CHECKING:
     from ..editing import LongVideo, PromptSchedule
@@ -27,10 +28,6 @@ _WINDOWS: Final[Mapping[str, str]] = {
     "denoise": "denoise",
 }
 """The options of windows -> the arguments of ``LongVideo``."""
-
-
-MAX_PROMPTS_BYTES = 2**20
-"""The largest file of prompts: a day of a prompt each second."""
 
 
 @command("long")
@@ -127,27 +124,7 @@ def _print_long(chosen: Chosen, pipeline: LTX2Pipeline, recorded: Mapping[str, A
 def _prompts(chosen: Chosen) -> str:
     """The prompts, read from a file after an @."""
     text: str = chosen["prompts"]
-    return text_of(Path(text[1:]), "--prompts @") if text.startswith("@") else text
-
-
-def text_of(file: Path, written: str) -> str:
-    """The prompts in a file, which ``written`` names.
-
-    Raises ValueError for a file that is too large, empty or no text.
-    """
-    # A pipe would block for ever.
-    if not file.is_file():
-        raise FileNotFoundError(f"no file of prompts at {file}")
-    with file.open("rb") as stream:
-        content = stream.read(MAX_PROMPTS_BYTES + 1)
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{written}{file} is not text in UTF-8: {error}") from None
-    if len(content) > MAX_PROMPTS_BYTES or not text.strip():
-        what = "holds no prompt" if not text.strip() else f"is larger than {MAX_PROMPTS_BYTES} bytes"
-        raise ValueError(f"{written}{file} {what}")
-    return text
+    return read_text(Path(text[1:]), "--prompts") if text.startswith("@") else text
 
 
 @contextmanager

@@ -55,7 +55,7 @@ def settings_of(path: Path) -> dict[str, Any]:
         settings: dict[str, Any] = json.loads(tags[METADATA_KEY])
         # Read here, so that a damaged file fails with its own message.
         settings["request"]["prompt"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError(f"the settings in {path} cannot be read; the file is damaged") from None
     return settings
 

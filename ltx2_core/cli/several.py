@@ -20,8 +20,8 @@ from ..run.generation import Generation
 from ..run.pipeline import LTX2Pipeline, Progress
 from ..run.request import Request
 from ..run.saved_latents import save_latents
-from .long import text_of
 from .options import Chosen
+from .prompt_files import read_text
 from .saving import files_of, show
 from .values import Output
 
@@ -91,7 +91,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
 def read_prompts(path: Path) -> tuple[str, ...]:
     """The prompts of a file, one a line. Raises ValueError for a file without any."""
-    lines = text_of(path, "--prompts-file ").splitlines()
+    lines = read_text(path, "--prompts-file").splitlines()
     prompts = tuple(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
     if not prompts:
         raise ValueError(f"--prompts-file {path} holds no prompt: write one on each line")

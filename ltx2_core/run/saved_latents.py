@@ -19,7 +19,8 @@ from torch import Tensor
 from ..loading.detect import Component
 from ..media.atomic import replacing
 from ..sampling.caching import Evaluations
-from ..shapes import ClipPlan
+from ..shapes import Snap, plan_clip
+from ..storage.header import read_header
 from ..storage.private import check_private, private_folder, prune_saved
 from ..types import AVLatent, Numerics
 from .codecs import Codecs
@@ -111,11 +112,12 @@ def find_saved(output: str | os.PathLike[str] | None = None, *, folder: Path | N
 
 def read_saved(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The JSON values that were saved with the latents. Raises ValueError for another kind of file."""
-    with safe_open(os.fspath(path), "pt") as file:
-        metadata = file.metadata() or {}
+    metadata = read_header(path).metadata
     if KEY not in metadata:
         raise ValueError(f"{path} holds no latents of a run; give a file that ends in {SUFFIX}")
-    about: dict[str, Any] = json.loads(metadata[KEY])
+    about = metadata[KEY]
+    if not isinstance(about, dict):
+        raise ValueError(f"{path} is damaged: what it says about its run is a {type(about).__name__}")
     return about
 
 
@@ -146,21 +148,36 @@ def _check_models(about: Mapping[str, Any], codecs: Codecs) -> None:
 
 
 def resume(path: str | os.PathLike[str], codecs: Codecs) -> Generation:
-    """The run whose latents are in ``path``, to be decoded by ``codecs``: nothing is sampled again."""
+    """The run whose latents are in ``path``, to be decoded by ``codecs``: nothing is sampled again.
+
+    Raises ValueError for a damaged file, and for latents of other models.
+    """
     about = read_saved(path)
-    _check_models(about, codecs)
+    try:
+        _check_models(about, codecs)
+        return _generation(path, about, codecs)
+    except (LookupError, TypeError, AttributeError, ArithmeticError, SafetensorError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}): sample the clip again") from None
+
+
+def _generation(path: str | os.PathLike[str], about: Mapping[str, Any], codecs: Codecs) -> Generation:
     with safe_open(os.fspath(path), "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     settings = about["settings"]
     # Inputs that were in memory are gone, and decoding does not need them.
     fields = {name: value for name, value in settings["request"].items() if not in_memory(value)}
     width, height, frames, fps = settings["clip"]
+    clip = plan_clip(
+        width, height, frames=frames, fps=fps, snap=Snap.ERROR, numerics=Numerics(settings["numerics"])
+    )
+    video, audio = tensors.get("video"), tensors.get("audio")
+    for latent, shape in ((video, clip.video_shape()), (audio, clip.audio_shape())):
+        if latent is not None and tuple(latent.shape) != shape:
+            raise ValueError(f"{path} is damaged: latents {tuple(latent.shape)} for a clip of {shape}")
     return Generation(
         codecs=codecs,
-        latents=AVLatent(tensors.get("video"), tensors.get("audio")),
-        clip=ClipPlan(
-            width=width, height=height, frames=frames, fps=fps, numerics=Numerics(settings["numerics"])
-        ),
+        latents=AVLatent(video, audio),
+        clip=clip,
         request=Request.from_settings(fields),
         sigmas=tuple(tuple(sigmas) for sigmas in settings["sigmas"]),
         input_audio=(tensors["waveform"], about["rate"]) if "waveform" in tensors else None,

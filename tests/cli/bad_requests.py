@@ -130,7 +130,7 @@ TEXTS: tuple[Row, ...] = (
     ("generate", "--prompt x --sigmas '1, nan, 0'", "--sigmas"),
     ("generate", "--prompt x --sigmas '0, 1'", "--sigmas"),
     ("generate", "--prompt x --sigmas '1, 1, 0'", "--sigmas"),
-    ("generate", "--prompt x --sigmas '0.5, 0.9'", "--sigmas"),
+    ("generate", "--prompt x --sigmas '0.9, 0.95'", "--sigmas"),
     ("generate", "--prompt x --stages 2 --stage2-sigmas '2, 0'", "--stage2-sigmas"),
     ("generate", "B --cache magic:0.1", "--cache"),
     ("generate", "B --cache first_block:x", "--cache"),
@@ -181,8 +181,8 @@ FILES: tuple[Row, ...] = (
     ("generate", "B --image {broken}", "broken.png"),
     ("generate", "B --image {pipe}", "pipe"),
     ("generate", "B --image {loop}", "loop"),
-    ("generate", "B --image ''", "--image"),
-    ("generate", "B --image 'a\0b.png'", "--image"),
+    ("generate", "B --image ''", "--image is empty"),
+    ("generate", "B --image 'a\0b.png'", "holds a NUL"),
     ("generate", "B --image {long_name}", "name"),
     ("generate", "B --image {missing} --dry-run", "missing.bin"),
     ("generate", "B --image {text} --dry-run", "text.txt"),
@@ -193,7 +193,7 @@ FILES: tuple[Row, ...] = (
     ("generate", "B --keyframe {photo}@1.5", "--keyframe"),
     ("generate", "B --keyframe {photo}@9", "frame 9"),
     ("generate", "B --keyframe {photo}@-10", "frame -10"),
-    ("generate", "B --keyframe {photo}@99999999999999999999", "--keyframe"),
+    ("generate", "B --keyframe {photo}@99999999999999999999", "99999999999999999999"),
     ("generate", "B --keyframe {photo}@0:nan", "--keyframe"),
     ("generate", "B --keyframe {photo}@0:-1", "--keyframe"),
     ("generate", "B --keyframe {photo}@0:inf", "--keyframe"),
@@ -206,7 +206,7 @@ FILES: tuple[Row, ...] = (
     ("generate", "B --control {missing}", "missing.bin"),
     ("generate", "B --control {missing} --dry-run", "missing.bin"),
     ("generate", "B --control {text}", "text.txt"),
-    ("generate", "B --control {photo}:nan", "--control"),
+    ("generate", "B --control {photo}:nan", "photo.png:nan"),
     ("generate", "B --control {photo}:-1", "--control"),
     ("generate", "B --control {sound}", "sound.wav"),
     ("generate", "B --control {empty_folder}", "empty_folder"),
@@ -374,6 +374,33 @@ EDITS: tuple[Row, ...] = (
     ("long", "B --prompts x --device cuda:7", "cuda:7"),
 )
 
+SEVERAL: tuple[Row, ...] = (
+    ("generate", "B --seeds ''", "--seeds is empty"),
+    ("generate", "B --seeds x", "--seeds"),
+    ("generate", "B --seeds 8-1", "--seeds"),
+    ("generate", "B --seeds 1-1000000000", "--seeds"),
+    ("generate", "B --seeds -5", "--seeds"),
+    ("generate", "B --seeds 1.5", "--seeds"),
+    ("generate", "B --seed 1 --seeds 1-2", "--seed"),
+    ("generate", "B --schedule magic", "'--schedule'"),
+    ("generate", "B --image {photo} --fit melt", "'--fit'"),
+    ("generate", "--prompts-file {missing}", "missing.bin"),
+    ("generate", "--prompts-file {folder}", "folder"),
+    ("generate", "--prompts-file {empty}", "empty.bin"),
+    ("generate", "--prompts-file {blob}", "blob.txt"),
+    ("generate", "--prompts-file {pipe}", "pipe"),
+    ("generate", "B --image {photo} --image {photo}", "--image"),
+    ("generate", "B --image {photo}:7", "strength"),
+    ("generate", "B --image {photo}@x", "photo.png@x"),
+    ("generate", "B --control {clip},scale=0", "--control"),
+    ("generate", "B --control {clip},every=x", "--control"),
+    ("extend", "B --seconds 0.5 --dry-run --reference-audio {missing}", "missing.bin"),
+    ("retake", "B --video-region 0-1 --dry-run --lora {missing}", "missing.bin"),
+    ("sound", "B --seconds 1 --dry-run --device gpu", "'gpu'"),
+    ("long", "B --prompts x --dry-run --image {missing}", "missing.bin"),
+    ("long", "B --prompts x --dry-run --audio {text}", "text.txt"),
+)
+
 OTHERS: tuple[Row, ...] = (
     ("plan", "--width 0", "--width 0"),
     ("plan", "--frames 1000000000", "--frames 1000000000"),
@@ -439,4 +466,4 @@ OTHERS: tuple[Row, ...] = (
     ("doctor", "--mend", "--mend"),
 )
 
-ROWS: tuple[Row, ...] = (*NUMBERS, *TEXTS, *FILES, *TOGETHER, *EDITS, *OTHERS)
+ROWS: tuple[Row, ...] = (*NUMBERS, *TEXTS, *FILES, *TOGETHER, *EDITS, *SEVERAL, *OTHERS)
