@@ -8,7 +8,8 @@ from ..recipes import RECIPES
 from .content import inputs_options, size_options, text_options
 from .editing import edits_options, plans_options, windows_options
 from .option import GROUPS, Option
-from .running import execution_options, model_options, output_options, several_options
+from .output import output_options
+from .running import execution_options, model_options, several_options
 from .sampling import guidance_options, sampling_options
 
 OPTIONS: Final[tuple[Option, ...]] = (
@@ -40,6 +41,7 @@ COMMANDS: Final[dict[str, tuple[str, ...]]] = {
 }
 """Command -> the groups of options that it has."""
 
+_OUTPUT = tuple(option.name for option in output_options())
 _TWO_STAGES = ("stages", "stage2_loras", "stage2_sampler", "stage2_sigmas", "upscaler")
 
 WITHOUT: Final[dict[str, dict[str, str]]] = {
@@ -53,7 +55,7 @@ WITHOUT: Final[dict[str, dict[str, str]]] = {
         (
             *("upscaler", "loras", "stage2_loras", "numerics", "max_memory", "device", "guidance_parallel"),
             *("fused", "keep_text_keys", "cuda_graphs", "fp8_matmul", "nvfp4_matmul", "fp8_blocks"),
-            *("output", "resume", "dry_run", "quiet"),
+            *_OUTPUT,
         ),
         "a plan runs nothing",
     ),
