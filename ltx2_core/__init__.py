@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .run.pipeline import LTX2Pipeline, Progress, Stopped
     from .run.request import Request
     from .run.saved_latents import find_saved, resume, save_latents
+    from .text.prompt import PromptEmbeds
     from .transformer.tiles import Tiles
     from .version import __version__
 
@@ -21,6 +22,7 @@ _HOMES = {
     "Generation": "run.generation",
     "LTX2Pipeline": "run.pipeline",
     "Progress": "run.pipeline",
+    "PromptEmbeds": "text.prompt",
     "__version__": "version",
     "Request": "run.request",
     "Stopped": "run.pipeline",
@@ -36,6 +38,7 @@ __all__ = [
     "ImageAt",
     "LTX2Pipeline",
     "Progress",
+    "PromptEmbeds",
     "Request",
     "Stopped",
     "Tiles",

@@ -53,9 +53,7 @@ def run(
     context.set_forkserver_preload([__name__])
     # The server imports by its own path, which lacks this folder.
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
-    process = context.Process(
-        target=_child, args=(work, arguments, folder, log, printed, kill_at, after)
-    )
+    process = context.Process(target=_child, args=(work, arguments, folder, log, printed, kill_at, after))
     process.start()
     process.join(timeout=100)
     if process.is_alive():

@@ -11,12 +11,32 @@ import click
 @click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 @click.argument("destination", type=click.Path(path_type=Path))
 @click.option("--fp8", is_flag=True, help="Store the large layers of the transformer as scaled fp8.")
+@click.option(
+    "--to",
+    "layout",
+    type=click.Choice(["diffusers"]),
+    help="Write a diffusers pipeline: DESTINATION is a new folder.",
+)
+@click.option(
+    "--text-encoder",
+    type=click.Path(path_type=Path, exists=True),
+    help="With --to diffusers: folder of the Gemma to copy into it.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
-def convert(sources: tuple[Path, ...], destination: Path, fp8: bool, overwrite: bool) -> None:
+def convert(
+    sources: tuple[Path, ...],
+    destination: Path,
+    *,
+    fp8: bool,
+    layout: str | None,
+    text_encoder: Path | None,
+    overwrite: bool,
+) -> None:
     """Rewrite SOURCES, model files or diffusers folders, as DESTINATION.
 
     A DESTINATION that ends in .safetensors becomes one file with everything that SOURCES contain; any other
     is a folder with one file for each component. A component is taken from the first source that has it.
+    --to diffusers writes a folder for each model, as diffusers names them.
     With --fp8 the audio layers and the sensitive ones stay in bfloat16. A file gets its final name only after
     it was read back and compared.
     """
@@ -25,6 +45,18 @@ def convert(sources: tuple[Path, ...], destination: Path, fp8: bool, overwrite: 
     from ..media.atomic import check_output, replacing
 
     opened = [open_checkpoint(source) for source in sources]
+    if layout == "diffusers":
+        if fp8 or overwrite:
+            raise ValueError(
+                "--to diffusers writes a new folder of plain weights: leave --fp8 and --overwrite out"
+            )
+        from ..loading.save_diffusers import save_diffusers
+
+        for name, held in save_diffusers(destination, opened, text_encoder).items():
+            click.echo(f"{destination / name}  {', '.join(map(str, held))}")
+        return
+    if text_encoder is not None:
+        raise ValueError("--text-encoder has no effect without --to diffusers: add it")
     if destination.suffix == ".safetensors":
         files = {destination: core.single_parts(opened)}
     else:

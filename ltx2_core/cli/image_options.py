@@ -8,8 +8,6 @@ from typing import Any
 
 from ..conditioning.inputs import ImageAt, VideoReference
 
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
-_STRENGTH = re.compile(rf"(.+):({_NUMBER})", re.IGNORECASE)
 _SUFFIX = re.compile(r"\.[a-z]\w*$", re.IGNORECASE)
 
 
@@ -26,8 +24,8 @@ def image_fields(explicit: MutableMapping[str, Any]) -> dict[str, Any]:
             guides.append(ImageAt(source=path, frame=frame, strength=strength))
         elif "image" in fields:
             raise ValueError(
-                f"--image {fields['image']} and --image {text} both have no frame, and only one image can be the "
-                f"first: write the frame, such as {path}@-1 for the last one"
+                f"--image {fields['image']} and --image {text} both have no frame, and only one image can "
+                f"be the first: write the frame, such as {path}@-1 for the last one"
             )
         else:
             fields["image"] = path
@@ -55,20 +53,20 @@ def parse_control(text: str) -> VideoReference:
         if not value.isdigit() or int(value) < 1:
             raise ValueError(f"--control {text}: {name} is a whole number from 1; got {value!r}")
         numbers[name] = int(value)
-    match = _STRENGTH.fullmatch(path)
-    path, strength = (path, 1.0) if match is None else (match[1], float(match[2]))
+    path, strength = _split(path)
     return _made("--control", text, lambda: VideoReference(source=path, strength=strength, **numbers))
 
 
 def _parse(flag: str, text: str) -> tuple[str, int | None, float]:
     """``FILE[@FRAME][:STRENGTH]`` -> (file, frame or None, strength)."""
-    match = _STRENGTH.fullmatch(text)
-    where, strength = (text, 1.0) if match is None else (match[1], float(match[2]))
+    where, strength = _split(text)
+    if "\0" in where or not where.strip():
+        raise ValueError(f"{flag} {text!r} is no path: it is empty or holds a NUL")
     path, at, frame = where.rpartition("@")
     # Names such as photo@2x.png contain the sign; a frame is never followed by a file type.
     if not at or _SUFFIX.search(frame):
         path, frame = where, ""
-    if (frame and not re.fullmatch(r"-?\d+", frame)) or (at and not path):
+    if (frame and not re.fullmatch(r"-?\d{1,7}", frame)) or (at and not path):
         raise ValueError(
             f"{flag} {text}: {frame!r} after @ is no frame. Write a whole number, -1 for the last frame, and "
             f"then the strength: {path or 'last.png'}@-1:0.7"
@@ -76,6 +74,15 @@ def _parse(flag: str, text: str) -> tuple[str, int | None, float]:
     number = int(frame) if frame else None
     _made(flag, text, lambda: ImageAt(source=path, strength=strength))
     return path, number, strength
+
+
+def _split(text: str) -> tuple[str, float]:
+    """``FILE[:STRENGTH]``; a colon that no number follows, as of a Windows drive, belongs to the name."""
+    path, _, number = text.rpartition(":")
+    try:
+        return (path, float(number)) if path else (text, 1.0)
+    except ValueError:
+        return text, 1.0
 
 
 def _made(flag: str, text: str, make: Any) -> Any:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from .options import Chosen, command
+from .prompt_files import read_text
 
 if TYPE_CHECKING:
     from ..editing import LongVideo, PromptSchedule
+    from ..editing.conditioning import Keyframe
     from ..run.pipeline import LTX2Pipeline
 
 
@@ -26,10 +28,6 @@ _WINDOWS: Final[Mapping[str, str]] = {
     "denoise": "denoise",
 }
 """The options of windows -> the arguments of ``LongVideo``."""
-
-
-MAX_PROMPTS_BYTES = 2**20
-"""The largest file of prompts: a day of a prompt each second."""
 
 
 @command("long")
@@ -86,12 +84,25 @@ def _arguments(
     background = parse_colour(chosen["background"])
     windows = {argument: chosen[option] for option, argument in _WINDOWS.items()}
     if recorded is None:
+        windows["keyframes"] = _keyframes(fields)
         return _prompts(chosen), long_video_of(windows, source, background=background), fields
     before = repeated_long(recorded, fields, source=source)
     written = {arg: chosen[option] for option, arg in _WINDOWS.items() if option in chosen.explicit}
     prompts = before.own["prompts"] if chosen["prompts"] is None else _prompts(chosen)
+    written["keyframes"] = _keyframes(fields)
     how = long_video_of({**before.own["how"], **written}, before.source, background=background)
     return prompts, how, {**before.fields, **fields}
+
+
+def _keyframes(fields: dict[str, Any]) -> tuple[Keyframe, ...]:
+    """The images at frames, taken out of the fields of a request: a long clip gives each to its windows."""
+    from ..editing.conditioning import Keyframe
+    from ..media import load_image
+
+    return tuple(
+        Keyframe(frames=load_image(image.source), frame=image.frame, strength=image.strength)
+        for image in fields.pop("images", ())
+    )
 
 
 def _print_long(chosen: Chosen, pipeline: LTX2Pipeline, recorded: Mapping[str, Any] | None) -> None:
@@ -106,24 +117,7 @@ def _print_long(chosen: Chosen, pipeline: LTX2Pipeline, recorded: Mapping[str, A
 def _prompts(chosen: Chosen) -> str:
     """The prompts, read from a file after an @."""
     text: str = chosen["prompts"]
-    return _text_of(Path(text[1:])) if text.startswith("@") else text
-
-
-def _text_of(file: Path) -> str:
-    """The prompts in a file. Raises ValueError for a file that is too large, empty or no text."""
-    # A pipe would block for ever.
-    if not file.is_file():
-        raise FileNotFoundError(f"no file of prompts at {file}")
-    with file.open("rb") as stream:
-        content = stream.read(MAX_PROMPTS_BYTES + 1)
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"--prompts @{file} is not text in UTF-8: {error}") from None
-    if len(content) > MAX_PROMPTS_BYTES or not text.strip():
-        what = "holds no prompt" if not text.strip() else f"is larger than {MAX_PROMPTS_BYTES} bytes"
-        raise ValueError(f"--prompts @{file} {what}")
-    return text
+    return read_text(Path(text[1:]), "--prompts") if text.startswith("@") else text
 
 
 @contextmanager

@@ -13,7 +13,16 @@ from typing import Any
 
 import click
 
-from ..run.options import COMMANDS, GROUPS, RECIPE_ROWS, Option, by_name, check_together, options_of
+from ..run.options import (
+    COMMANDS,
+    GROUPS,
+    RECIPE_ROWS,
+    WITHOUT,
+    Option,
+    by_name,
+    check_together,
+    options_of,
+)
 
 
 class PathType(click.Path):
@@ -152,6 +161,15 @@ def _command_tables() -> Iterator[str]:
                 )
                 yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
             yield ""
+        yield from _lacking(name)
+
+
+def _lacking(name: str) -> Iterator[str]:
+    """The options that a command lacks, by reason."""
+    reasons = WITHOUT.get(name, {})
+    for reason in dict.fromkeys(reasons.values()):
+        flags = sorted(by_name(option).flag for option, why in reasons.items() if why == reason)
+        yield f"Without {', '.join(f'`{flag}`' for flag in flags)}: {reason}.\n"
 
 
 def _values(option: Option) -> str:

@@ -87,8 +87,8 @@ def print_plan(
             f"{stage.sampler}, {passes} passes a step" if stage.guided else f"{stage.sampler}, no guidance"
         )
         click.echo(
-            f"stage {index}   {_tokens(stage.clip, video=request.size.video)}, {len(stage.sigmas) - 1} steps, "
-            f"{guidance}"
+            f"stage {index}   {_tokens(stage.clip, video=request.size.video)}, "
+            f"{len(stage.sigmas) - 1} steps, {guidance}"
         )
         click.echo("          sigmas " + ", ".join(f"{sigma:g}" for sigma in stage.sigmas.tolist()))
     if pipeline.speed.keep_text_keys:

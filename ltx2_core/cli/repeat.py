@@ -76,7 +76,7 @@ def check_command(settings: Settings, command: str, path: Path) -> None:
 def open_recorded(
     chosen: Chosen, settings: Settings | None, execution: Execution | None = None
 ) -> LTX2Pipeline:
-    """The pipeline of a call, in the number format and with the numerics of ``settings`` where none are written.
+    """The pipeline of a call, with the number format and numerics of ``settings`` where none are written.
 
     Raises ValueError for settings whose LoRAs are not named again.
     """
@@ -121,7 +121,7 @@ class RecordedEdit:
 
 
 def repeated_edit(settings: Settings, changes: Mapping[str, Any], *, source: Path | None) -> RecordedEdit:
-    """The edit in the ``settings`` of a file; ``changes`` are fields that are written, ``source`` a new source.
+    """The edit in the ``settings`` of a file; ``changes`` are written fields, ``source`` is a new source.
 
     Raises ValueError for a source that was in memory, is gone or has changed.
     """
@@ -137,10 +137,14 @@ def repeated_edit(settings: Settings, changes: Mapping[str, Any], *, source: Pat
 def repeated_long(settings: Settings, changes: Mapping[str, Any], *, source: Path | None) -> RecordedEdit:
     """The long clip in the ``settings`` of a file; arguments are those of :func:`repeated_edit`.
 
-    Its own arguments are ``prompts`` and ``how``. Raises ValueError for keyframes that were in memory.
+    Its own arguments are ``prompts`` and ``how``. Raises ValueError for images at frames that are not named
+    again.
     """
-    if settings["keyframes"]:
-        raise ValueError("the clip was made with keyframes in memory, which its file does not hold")
+    if settings["keyframes"] and "images" not in changes:
+        raise ValueError(
+            "the clip was made with images at frames, whose files its tags do not name: give them again with "
+            "--image FILE@FRAME"
+        )
     window = dict(
         zip(
             ("window_frames", "overlap_frames", "overlap_strength", "adain_factor"),

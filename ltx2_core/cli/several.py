@@ -21,6 +21,7 @@ from ..run.pipeline import LTX2Pipeline, Progress
 from ..run.request import Request
 from ..run.saved_latents import save_latents
 from .options import Chosen
+from .prompt_files import read_text
 from .saving import files_of, show
 from .values import Output
 
@@ -67,7 +68,10 @@ def several_jobs(chosen: Chosen, request: Request) -> tuple[Job, ...]:
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """``1-8`` or ``1,5,9-12`` -> the seeds in this order. Raises ValueError for other text, and a seed twice."""
+    """``1-8`` or ``1,5,9-12`` -> the seeds in this order.
+
+    Raises ValueError for other text, and for a seed that is there twice.
+    """
     seeds: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
@@ -87,10 +91,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
 def read_prompts(path: Path) -> tuple[str, ...]:
     """The prompts of a file, one a line. Raises ValueError for a file without any."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise ValueError(f"--prompts-file {path} is no text in UTF-8") from None
+    lines = read_text(path, "--prompts-file").splitlines()
     prompts = tuple(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
     if not prompts:
         raise ValueError(f"--prompts-file {path} holds no prompt: write one on each line")
@@ -111,7 +112,7 @@ def run_several(
         return
     place = output.path.with_name(f"{output.path.stem}_sheet.png")
     _check_files(jobs, output, place if sheet else None)
-    with _whole(len(jobs), quiet=output.quiet) as (whole, bar), _kept(jobs) as saved:
+    with _whole(len(jobs), quiet=output.quiet) as (whole, bar), _kept() as saved:
         clips: list[Generation] = []
         on_step = None if bar is None else lambda progress: show(bar, progress)
         # All are sampled before the first is decoded, so that neither network is loaded twice.
@@ -175,7 +176,7 @@ def _whole(count: int, *, quiet: bool) -> Iterator[tuple[Any, Any]]:
 
 
 @contextmanager
-def _kept(jobs: Sequence[Job]) -> Iterator[dict[Path, Path]]:
+def _kept() -> Iterator[dict[Path, Path]]:
     """Saved latents by the file that is made of them; if the block fails, the commands that decode them."""
     saved: dict[Path, Path] = {}
     try:

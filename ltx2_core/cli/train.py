@@ -46,7 +46,7 @@ class StepsOption(click.ParamType):  # type: ignore[type-arg]  # generic in new 
         return stage, int(count)
 
 
-def _check_stages(ctx: click.Context, param: click.Parameter, names: tuple[Any, ...]) -> tuple[Any, ...]:
+def _check_stages(_ctx: click.Context, _param: click.Parameter, names: tuple[Any, ...]) -> tuple[Any, ...]:
     """Raise a usage error for a stage, alone or with its steps, that does not exist."""
     if not names:
         return names

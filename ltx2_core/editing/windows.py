@@ -92,8 +92,8 @@ def plan_windows(clip: ClipPlan, window_frames: int, overlap_frames: int) -> tup
     most = max(2, length - 2)
     if overlap_frames % TEMPORAL_SCALE or not 2 <= overlap <= most:
         raise ValueError(
-            f"overlap_frames={overlap_frames} must be a multiple of {TEMPORAL_SCALE}, at least 16 and at most "
-            f"{most * TEMPORAL_SCALE} in a window of {window_frames}"
+            f"overlap_frames={overlap_frames} must be a multiple of {TEMPORAL_SCALE}, at least 16 and at "
+            f"most {most * TEMPORAL_SCALE} in a window of {window_frames}"
         )
     # The last window is shorter rather than moved: moving it would change its overlap.
     starts = [0]

@@ -83,7 +83,7 @@ def convert(path: Path, sources: Sequence[Checkpoint], parts: Sequence[Component
     Raises:
         ValueError: a source is damaged, the written tensors differ, or the written file cannot be loaded.
     """
-    read = _Reader()
+    read = TensorReader()
     entries: dict[str, Entry] = {}
     checks: dict[str, Callable[[Mapping[str, TensorInfo]], bool]] = {}
     config: ParsedJson = {}
@@ -135,11 +135,11 @@ def _verify(path: Path, checks: Mapping[str, Callable[[Mapping[str, TensorInfo]]
         )
 
 
-def _is_equal(read: _Reader, name: str, source: TensorInfo, written: Mapping[str, TensorInfo]) -> bool:
+def _is_equal(read: TensorReader, name: str, source: TensorInfo, written: Mapping[str, TensorInfo]) -> bool:
     return torch.equal(as_bytes(read(source)), as_bytes(read(written[name])))
 
 
-def _is_close(read: _Reader, name: str, source: TensorInfo, written: Mapping[str, TensorInfo]) -> bool:
+def _is_close(read: TensorReader, name: str, source: TensorInfo, written: Mapping[str, TensorInfo]) -> bool:
     """Whether every written fp8 value is within the rounding error of the source's value."""
     scale = read(written[f"{name}_scale"])
     tensors = {"weight": read(written[name]), "weight_scale": scale}
@@ -178,7 +178,7 @@ def _mark(entries: dict[str, Entry], layer: str, marker: ParsedJson) -> None:
     entries[f"{layer}.comfy_quant"] = Entry("U8", (len(raw),), lambda: tensor)
 
 
-class _Reader:
+class TensorReader:
     """Reads single tensors from files that stay open between calls."""
 
     def __init__(self) -> None:

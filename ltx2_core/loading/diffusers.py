@@ -64,6 +64,8 @@ def _video_vae(c: ParsedJson) -> JsonObject:
     ``upsample_type``, which is in the decoder's running order.
     """
     latent = c.get("latent_channels", 128)
+    # diffusers has no such key: its encoder begins with as many channels as the latent. Our tiny sets do not.
+    base = c.get("encoder_base_channels", latent)
     for key in ("spatio_temporal_scaling", "decoder_spatio_temporal_scaling"):
         value = c.get(key, True)
         if not (all(value) if isinstance(value, list) else value):
@@ -73,7 +75,7 @@ def _video_vae(c: ParsedJson) -> JsonObject:
     widths = c["block_out_channels"]
     encoder: list[JsonValue] = []
     for before, width, kind, layers in zip(
-        [latent, *widths], widths, c["downsample_type"], c["layers_per_block"], strict=False
+        [base, *widths], widths, c["downsample_type"], c["layers_per_block"], strict=False
     ):
         encoder += [
             ["res_x", {"num_layers": layers}],
@@ -94,7 +96,7 @@ def _video_vae(c: ParsedJson) -> JsonObject:
         "vae": {
             "_class_name": "CausalVideoAutoencoder",
             "latent_channels": latent,
-            "encoder_base_channels": latent,
+            "encoder_base_channels": base,
             "decoder_base_channels": c["decoder_block_out_channels"][0] // factors[0],
             "encoder_blocks": encoder,
             "decoder_blocks": decoder,

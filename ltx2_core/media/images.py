@@ -83,11 +83,11 @@ def load_image(source: ImageSource, *, background: Colour = BLACK) -> Tensor:
 def fit_image(frames: Tensor, width: int, height: int, *, mode: FitMode = "official") -> Tensor:
     """Bring frames (N, 3, H, W) to (N, 3, height, width).
 
-    ``official`` scales until the size is covered and then crops, as the LTX-2 repository does; ``comfy`` crops
-    to the aspect ratio and then scales to the exact size, as ComfyUI does: both bilinear without antialiasing,
-    which keeps the value range. ``pad`` scales until it fits and adds black borders, ``stretch`` scales to the
-    exact size, as ai-toolkit does: both by Pillow's Lanczos filter on 8-bit colours in [0, 1]. Raises
-    ValueError for another mode, shape or a size below 1.
+    ``official`` scales until the size is covered and then crops, as the LTX-2 repository does; ``comfy``
+    crops to the aspect ratio and then scales to the exact size, as ComfyUI does: both bilinear without
+    antialiasing, which keeps the value range. ``pad`` scales until it fits and adds black borders,
+    ``stretch`` scales to the exact size, as ai-toolkit does: both by Pillow's Lanczos filter on 8-bit colours
+    in [0, 1]. Raises ValueError for another mode, shape or a size below 1.
     """
     if width < 1 or height < 1:
         raise ValueError(f"the size to fit must be positive; got {width}x{height}")

@@ -118,8 +118,8 @@ def _check_reference(reference: VideoReference, clip: ClipPlan) -> None:
     if frames < clip.frames:
         named = "" if isinstance(source, Tensor) else f" {source}"
         raise ValueError(
-            f"the reference{named} has {frames} frames and the clip {clip.frames}: use a longer reference or a "
-            "shorter clip"
+            f"the reference{named} has {frames} frames and the clip {clip.frames}: use a longer reference or "
+            "a shorter clip"
         )
 
 

@@ -36,12 +36,12 @@ def found(name: str, record: Mapping[str, str], what: str) -> str:
             return str(path)
     if places:
         raise ValueError(
-            f"{places[0]} has changed since the file was made with it as its {what}: put the old one back, or "
-            "name another one"
+            f"{places[0]} has changed since the file was made with it as its {what}: put the old one back, "
+            "or name another one"
         )
     raise ValueError(
-        f"{record['path']} is gone, and the file was made with it as its {what}: put it back, or name another "
-        "one"
+        f"{record['path']} is gone, and the file was made with it as its {what}: put it back, or name "
+        "another one"
     )
 
 

@@ -52,7 +52,8 @@ def read_input_audio(request: Request, stage: Stage) -> tuple[Tensor, int] | Non
     start = round(track.start_s * rate)
     if start >= waveform.shape[1]:
         raise ValueError(
-            f"the waveform has no samples from {track.start_s:g} s on: it is {waveform.shape[1] / rate:g} s long"
+            f"the waveform has no samples from {track.start_s:g} s on: it is {waveform.shape[1] / rate:g} s "
+            "long"
         )
     return waveform[:, start : start + round(stage.clip.seconds * rate)], rate
 

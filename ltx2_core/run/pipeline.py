@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from inspect import Parameter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +20,7 @@ from ..conditioning.state import drop_guides, empty_state
 from ..config import transformer_config
 from ..loading import Component, Lora, LoraReport
 from ..loading.file_set import stage_factor
+from ..loading.save_diffusers import save_diffusers
 from ..memory import MemoryPlan
 from ..sampling.caching import Evaluations
 from ..sampling.denoiser import Denoiser
@@ -124,10 +126,10 @@ class LTX2Pipeline(Codecs):
         """Sample a clip; it is decoded when its frames or audio are read.
 
         ``options`` are the flat keywords of :class:`Request`; what they leave open comes from the recipe of
-        the checkpoint. The prompt may be left out with ``prompt_embeds``. ``conditioning`` is applied after the inputs of the request, in its order; ``given``
-        is its name of 0.1. ``on_step`` is called with the :class:`Progress` of every stage and step. ``stop``
-        is called before every block of every forward pass, and ends the run with :class:`Stopped` when it
-        returns True.
+        the checkpoint. The prompt may be left out with ``prompt_embeds``. ``conditioning`` is applied after
+        the inputs of the request, in its order; ``given`` is its name of 0.1. ``on_step`` is called with the
+        :class:`Progress` of every stage and step. ``stop`` is called before every block of every forward
+        pass, and ends the run with :class:`Stopped` when it returns True.
 
         Raises TypeError for unknown options, ValueError for what cannot be sampled with these files.
         """
@@ -259,10 +261,10 @@ class LTX2Pipeline(Codecs):
     ) -> Iterator[Generation]:
         """Sample a clip of each prompt and seed, in this order, with one load of the networks.
 
-        Each equals a call of its own, bit for bit. All are judged before the first is sampled, and all prompts are encoded first. The
-        transformer is held until the iteration ends (with ``max_memory`` in system memory between its uses):
-        take ``list(...)`` to decode after it is freed. ``on_step`` and ``stop`` are those of a call; stages
-        are named "clip 2 of 8: stage 1".
+        Each equals a call of its own, bit for bit. All are judged before the first is sampled, and all
+        prompts are encoded first. The transformer is held until the iteration ends (with ``max_memory`` in
+        system memory between its uses): take ``list(...)`` to decode after it is freed. ``on_step`` and
+        ``stop`` are those of a call; stages are named "clip 2 of 8: stage 1".
         """
         each = [prompts] if isinstance(prompts, str | Request) else list(prompts)
         drawn: tuple[int | None, ...] = (None,) if seeds is None else tuple(seeds)
@@ -275,8 +277,8 @@ class LTX2Pipeline(Codecs):
     def encode_prompt(self, prompt: str, negative_prompt: str | None = None) -> PromptEmbeds:
         """Both prompts as the transformer takes them, for ``prompt_embeds`` of any number of runs.
 
-        The negative prompt is by default that of the recipe. They hold for the text networks, LoRAs and number
-        format that made them; a run with others refuses them.
+        The negative prompt is by default that of the recipe. They hold for the text networks, LoRAs and
+        number format that made them; a run with others refuses them.
         """
         text = self.resolve(Request(prompt=prompt, negative_prompt=negative_prompt)).text
         return encode_prompts(self, text)
@@ -296,6 +298,14 @@ class LTX2Pipeline(Codecs):
             self.networks.lora_report(lora)
         warn_of_stacked((*first, *second))
         self.loras, self.stage2_loras = first, second
+
+    def save_diffusers(self, folder: str | os.PathLike[str]) -> None:
+        """Write the files of this pipeline as a diffusers folder, without LoRAs; ``folder`` must be new.
+
+        Tensors are copied bit for bit, and read back and compared. Raises ValueError for quantised weights
+        and for what diffusers cannot express.
+        """
+        save_diffusers(Path(folder), self.networks.checkpoints, self.networks.text_encoder)
 
     def check(
         self, request: Request, *, further: bool = False, source: tuple[int, int] | None = None

@@ -43,7 +43,8 @@ class StepCache:
             raise ValueError(f"step cache {self.kind!r} is unknown; use timestep or first_block")
         if not 0 < self.threshold <= MAX_THRESHOLD:
             raise ValueError(
-                f"threshold={self.threshold} must be above 0 and at most {MAX_THRESHOLD:g}; leave the cache out for none"
+                f"threshold={self.threshold} must be above 0 and at most {MAX_THRESHOLD:g}; leave "
+                "the cache out for none"
             )
 
 

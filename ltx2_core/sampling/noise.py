@@ -65,8 +65,8 @@ def check_noise(noise: AVLatent, clip: ClipPlan, *, video: bool) -> None:
         own = getattr(noise, name)
         if (None if own is None else tuple(own.shape)) != shape:
             raise ValueError(
-                f"noise of the {name} is {'absent' if own is None else tuple(own.shape)}, and the first stage "
-                f"takes {shape}"
+                f"noise of the {name} is {'absent' if own is None else tuple(own.shape)}, and the first "
+                f"stage takes {shape}"
             )
 
 

@@ -374,6 +374,33 @@ EDITS: tuple[Row, ...] = (
     ("long", "B --prompts x --device cuda:7", "cuda:7"),
 )
 
+SEVERAL: tuple[Row, ...] = (
+    ("generate", "B --seeds ''", "--seeds is empty"),
+    ("generate", "B --seeds x", "--seeds"),
+    ("generate", "B --seeds 8-1", "--seeds"),
+    ("generate", "B --seeds 1-1000000000", "--seeds"),
+    ("generate", "B --seeds -5", "--seeds"),
+    ("generate", "B --seeds 1.5", "--seeds"),
+    ("generate", "B --seed 1 --seeds 1-2", "--seed"),
+    ("generate", "B --schedule magic", "'--schedule'"),
+    ("generate", "B --image {photo} --fit melt", "'--fit'"),
+    ("generate", "--prompts-file {missing}", "missing.bin"),
+    ("generate", "--prompts-file {folder}", "folder"),
+    ("generate", "--prompts-file {empty}", "empty.bin"),
+    ("generate", "--prompts-file {blob}", "blob.txt"),
+    ("generate", "--prompts-file {pipe}", "pipe"),
+    ("generate", "B --image {photo} --image {photo}", "--image"),
+    ("generate", "B --image {photo}:7", "strength"),
+    ("generate", "B --image {photo}@x", "photo.png@x"),
+    ("generate", "B --control {clip},scale=0", "--control"),
+    ("generate", "B --control {clip},every=x", "--control"),
+    ("extend", "B --seconds 0.5 --dry-run --reference-audio {missing}", "missing.bin"),
+    ("retake", "B --video-region 0-1 --dry-run --lora {missing}", "missing.bin"),
+    ("sound", "B --seconds 1 --dry-run --device gpu", "'gpu'"),
+    ("long", "B --prompts x --dry-run --image {missing}", "missing.bin"),
+    ("long", "B --prompts x --dry-run --audio {text}", "text.txt"),
+)
+
 OTHERS: tuple[Row, ...] = (
     ("plan", "--width 0", "--width 0"),
     ("plan", "--frames 1000000000", "--frames 1000000000"),
@@ -439,4 +466,4 @@ OTHERS: tuple[Row, ...] = (
     ("doctor", "--mend", "--mend"),
 )
 
-ROWS: tuple[Row, ...] = (*NUMBERS, *TEXTS, *FILES, *TOGETHER, *EDITS, *OTHERS)
+ROWS: tuple[Row, ...] = (*NUMBERS, *TEXTS, *FILES, *TOGETHER, *EDITS, *SEVERAL, *OTHERS)

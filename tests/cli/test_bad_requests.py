@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
@@ -17,6 +18,7 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from ltx2_core.cli.errors import ending
 from ltx2_core.cli.main import main
 from ltx2_core.media import VideoWriter
 from ltx2_core.tiny import embedded_set
@@ -156,6 +158,37 @@ def test_the_table_has_no_row_twice_and_covers_every_command() -> None:
 
 def test_a_request_that_can_be_met_reads_weights(ltx2, unread) -> None:
     """Without this, a guard that watches nothing would pass every row."""
-    with pytest.raises(pytest.fail.Exception, match="were read"):
-        result = ltx2("generate", "B")
-        raise result.exception
+    assert "were read" in str(ltx2("generate", "B").exception)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ValueError("width=0 must be positive"), 2),
+        (FileNotFoundError(errno.ENOENT, "no such file", "a.png"), 2),
+        (FileNotFoundError("no image file at a.png"), 2),
+        (IsADirectoryError(errno.EISDIR, "is a folder", "a"), 2),
+        (PermissionError(errno.EACCES, "may not be written", "a"), 2),
+        (OSError(errno.ENAMETOOLONG, "name too long", "a"), 2),
+        (OSError(errno.ENOSPC, "the disk is full", "a"), 1),
+        (OSError(errno.EIO, "input/output error", "a"), 1),
+        (OSError(errno.EMFILE, "too many open files"), 1),
+    ],
+)
+def test_the_exit_code_tells_a_wrong_request_from_a_failure_of_the_machine(error, code) -> None:
+    end = ending(error)
+    assert end.exit_code == code
+    assert "\n" not in end.message
+
+
+def test_a_message_is_one_line_that_any_terminal_shows() -> None:
+    message = ending(ValueError("no image at a\udc80\n  and more")).message
+    assert message == "no image at a\\udc80 and more"
+
+
+def test_the_exit_codes_are_in_the_help_and_in_the_docs() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+    shown = CliRunner().invoke(main, ["--help"]).output
+    for number in ("0", "1", "2", "130", "143"):
+        assert f" {number} " in " ".join(shown.split()).replace(":", " ")
+        assert f"| {number} |" in page

@@ -1,4 +1,4 @@
-"""Images and control videos as they are written: what each text means, and what a mistake is answered with."""
+"""Images and control videos as they are written: what each text means, and how a mistake is answered."""
 
 from __future__ import annotations
 

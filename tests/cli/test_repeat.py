@@ -89,7 +89,7 @@ def test_a_source_that_has_moved_or_changed_is_named(clips, tmp_path):
         if name == "other":
             shutil.copy(clips["LONG"], clips["CLIP"])
         ran = ltx2("retake", "--from-file", first, "-o", again)
-        assert ran.exit_code == 1
+        assert ran.exit_code == 2
         assert message in ran.output
         assert "clip.mp4" in ran.output
         assert not again.exists()
@@ -113,7 +113,7 @@ def test_images_and_control_videos_are_repeated_and_guarded(clips, photo, tmp_pa
     assert decoded(Path("again.mp4")) == decoded(tmp_path / "first.mp4")
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes() + b"x")
     ran = ltx2("generate", "--from-file", "../first.mp4", "--quiet", "-o", "third.mp4")
-    assert ran.exit_code == 1
+    assert ran.exit_code == 2
     assert "a.png has changed" in ran.output
     assert (
         ltx2(
@@ -146,7 +146,7 @@ def test_a_file_is_not_repeated_by_another_command(words, parts, clips, tmp_path
     made = [clips.get(word, word) for word in MADE["extend"]]
     assert ltx2(*made, "--prompt", "a", *QUICK, "-o", first).exit_code == 0
     ran = ltx2(*words, "--from-file", first, "-o", tmp_path / "x.mp4")
-    assert ran.exit_code == 1, ran.output
+    assert ran.exit_code == 2, ran.output
     assert all(part in ran.output for part in parts), ran.output
     assert not (tmp_path / "x.mp4").exists()
 
@@ -223,3 +223,18 @@ def test_a_drawn_seed_is_said_and_repeats_the_clip(tmp_path):
     assert f"seed {seed}" in ran.stderr
     assert ltx2("generate", *size, "--seed", seed, "-o", tmp_path / "b.mp4").exit_code == 0
     assert decoded(tmp_path / "a.mp4") == decoded(tmp_path / "b.mp4")
+
+
+def test_a_long_clip_takes_images_at_frames_and_asks_for_them_again(photo, tmp_path):
+    words = [*MADE["long"][:-6], "--prompts", "a ball", *QUICK]
+    plain, first, again = (tmp_path / name for name in ("plain.mp4", "first.mp4", "again.mp4"))
+    image = ["--image", f"{photo}@24:0.8"]
+    assert ltx2(*words, "-o", plain).exit_code == 0
+    ran = ltx2(*words, *image, "-o", first)
+    assert ran.exit_code == 0, ran.output
+    assert decoded(first) != decoded(plain)
+    ran = ltx2("long", "--from-file", first, "-o", again)
+    assert ran.exit_code == 2
+    assert "--image FILE@FRAME" in ran.output
+    assert ltx2("long", "--from-file", first, *image, "--quiet", "-o", again).exit_code == 0
+    assert decoded(again) == decoded(first)

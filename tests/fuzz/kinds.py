@@ -198,7 +198,8 @@ def _use_lines(path: Path) -> None:
 KINDS: dict[str, Kind] = {
     "checkpoint": Kind(
         make=lambda p: _copy(
-            next((tiny(p.parent.parent / "set") / "checkpoints").glob("*.safetensors")), p.with_suffix(".safetensors")
+            next((tiny(p.parent.parent / "set") / "checkpoints").glob("*.safetensors")),
+            p.with_suffix(".safetensors"),
         ),
         damage={"": damaged_safetensors},
         use=_checkpoint,

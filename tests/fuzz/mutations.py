@@ -73,7 +73,10 @@ def damaged_safetensors(content: bytes, rng: random.Random) -> bytes:
     if kind < 0.2:
         return damaged_bytes(content, rng)
     if kind < 0.3:
-        return struct.pack("<Q", rng.choice((0, 1, length - 1, length + 1, 2**32, 2**62, 2**64 - 1))) + content[8:]
+        return (
+            struct.pack("<Q", rng.choice((0, 1, length - 1, length + 1, 2**32, 2**62, 2**64 - 1)))
+            + content[8:]
+        )
     if kind < 0.4:
         return content[: rng.randrange(len(content))]
     header = json.loads(content[8 : 8 + length])
@@ -94,7 +97,23 @@ def damaged_safetensors(content: bytes, rng: random.Random) -> bytes:
 
 def damaged_text(content: bytes, rng: random.Random) -> bytes:
     """Lines of text with parts exchanged for times, marks and runs that a parser may stumble over."""
-    words = ("0:", "5:", "nan:", "-1:", "1e999:", ";", "|", "[", "{", "\n\n", "# x", "50%:", "999%:", "0-4:", "4-0:")
+    words = (
+        "0:",
+        "5:",
+        "nan:",
+        "-1:",
+        "1e999:",
+        ";",
+        "|",
+        "[",
+        "{",
+        "\n\n",
+        "# x",
+        "50%:",
+        "999%:",
+        "0-4:",
+        "4-0:",
+    )
     words += ("99:99:99:", " " * 10_000, "\t", "é", "\0", "\udc80", ":" * 2000, "0:" * 5000, '[{"from":')
     text = content.decode()
     for _ in range(rng.randint(1, 5)):

@@ -1,4 +1,4 @@
-"""Damaged files of every kind: no traceback, no hang, no memory beyond the file. Seeded; a case is repeated by
+"""Damaged files of every kind: no traceback, no hang, no memory beyond the file. A case is repeated by
 
 ``python tests/fuzz/worker.py KIND NUMBER 1 FOLDER``.
 """

@@ -1,4 +1,4 @@
-"""A process that reads damaged files of one kind, and prints one JSON line for each that was not refused well.
+"""A process that reads damaged files of one kind, and prints a JSON line for each that is not refused well.
 
 ``python worker.py KIND FIRST COUNT FOLDER``: a file is refused well if reading it ends, within ``SECONDS`` of
 processor time and ``EXTRA_MB`` of memory beyond the file, without an error or with a ValueError or a
@@ -79,7 +79,7 @@ def read(use: Any, path: Path, size_mb: float) -> str | None:
             problem = f"several lines: {error}"
     except Hangs:
         problem = "hangs: " + traceback.format_exc()[-1500:]
-    except BaseException:
+    except BaseException:  # noqa: BLE001 whatever else comes out is what is looked for
         problem = traceback.format_exc()[-2000:]
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)

@@ -159,3 +159,63 @@ def test_inspect_names_kind_and_factor(config, line, factor, upscaler):
     assert f"upscaler    {line}" in as_text(report)
     if factor is not None:
         assert stage_factor(open_checkpoint(path)) == Fraction(factor)
+
+
+@pytest.fixture
+def files_25(split, tmp_path):
+    """Files of 2.3 as those of 2.5: a transformer with the embedding of keyframes, others by version."""
+    files = {}
+    for component in (Component.TRANSFORMER, *PARTS):
+        tensors = load_file(split["2.3", component])
+        with safe_open(split["2.3", component], "pt") as file:
+            metadata = {**file.metadata(), "model_version": "2.5.0"}
+        if component is Component.TRANSFORMER:
+            width = tensors["model.diffusion_model.patchify_proj.weight"].shape[0]
+            tensors["model.diffusion_model.keyframes_abs_pos_embedding"] = torch.zeros(1, width)
+        path = tmp_path / f"2.5 {component}.safetensors"
+        save_file(tensors, path, metadata=metadata)
+        files[component] = path
+    return files
+
+
+TRAINED = (Component.TRANSFORMER, Component.TEXT_CONNECTORS, Component.TEXT_PROJECTION)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_text_and_transformer_of_2_3_and_2_5_are_told_apart_and_autoencoders_shared(part, split, files_25):
+    paths = split["2.3", Component.TRANSFORMER], files_25[part]
+    opened = [open_checkpoint(path) for path in paths]
+    if part not in TRAINED:
+        check_set(opened)
+        return
+    with pytest.raises(ValueError, match="of two generations") as raised:
+        check_set(opened)
+    assert all(str(path) in str(raised.value) for path in paths)
+    check_set([open_checkpoint(files_25[one]) for one in (Component.TRANSFORMER, part)])
+
+
+def test_a_file_that_states_no_version_goes_with_both(split, files_25, tmp_path):
+    plain = tmp_path / "plain.safetensors"
+    save_file(load_file(split["2.3", Component.TEXT_CONNECTORS]), plain)
+    for transformer in (split["2.3", Component.TRANSFORMER], files_25[Component.TRANSFORMER]):
+        check_set([open_checkpoint(transformer), open_checkpoint(plain)])
+
+
+def test_inspect_says_kind_and_generation_of_every_file(split, files_25, upscaler):
+    from ltx2_core.tiny import embedded_dir
+
+    loras, tiny = embedded_dir() / "loras", embedded_set()
+    for path, kind, generation in (
+        (tiny.checkpoint, "checkpoint", "LTX-2.3"),
+        (tiny.text_encoder, "text encoder", "LTX-2.0 and LTX-2.3"),
+        (split["2.0", Component.TRANSFORMER], "transformer", "LTX-2.0"),
+        (files_25[Component.TRANSFORMER], "transformer", "LTX-2.5"),
+        (files_25[Component.VIDEO_DECODER], "video decoder", "LTX-2.3 and LTX-2.5"),
+        (upscaler(), "latent upscaler, spatial x2", "not stated"),
+        (loras / "ltx2-tiny-edges-ic-lora.safetensors", "IC-LoRA", ""),
+    ):
+        lines = as_text(describe(path)).splitlines()
+        (line,) = (line for line in lines if line.startswith("  kind"))
+        assert line.split("kind")[1].strip() == kind
+        (line,) = (line for line in lines if line.startswith("  generation"))
+        assert generation in line

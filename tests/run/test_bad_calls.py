@@ -195,10 +195,14 @@ def _unread(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(importlib.import_module(module), "safe_open", read)
 
 
-@pytest.mark.parametrize(("options", "kind", "words"), CALLS, ids=[f"{next(iter(c[0]))} {c[2]}" for c in CALLS])
+@pytest.mark.parametrize(
+    ("options", "kind", "words"), CALLS, ids=[f"{next(iter(c[0]))} {c[2]}" for c in CALLS]
+)
 def test_a_call_that_cannot_be_met_names_the_argument(options, kind, words, pipeline) -> None:
     with pytest.raises(kind, match=words) as error:
-        pipeline(options.get("prompt", "a ball"), **SMALL | {k: v for k, v in options.items() if k != "prompt"})
+        pipeline(
+            options.get("prompt", "a ball"), **SMALL | {k: v for k, v in options.items() if k != "prompt"}
+        )
     assert "\n" not in str(error.value)
 
 

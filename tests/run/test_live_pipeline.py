@@ -166,7 +166,7 @@ def test_the_noise_of_a_seed_as_own_noise_gives_the_clip_of_that_seed(pipeline, 
     assert same(pipeline(request).latents, pipeline(request, noise=noise).latents)
     other = pipeline(request, noise=make_noise(clip, 8))
     assert not torch.equal(other.latents.video, pipeline(request).latents.video)
-    with pytest.raises(ValueError, match="noise of the video is .*, and the first stage takes"):
+    with pytest.raises(ValueError, match=r"noise of the video is .*, and the first stage takes"):
         pipeline(request, noise=AVLatent(noise.video[:, :, :1], noise.audio))
 
 
@@ -268,7 +268,7 @@ def test_several_clips_load_each_network_once(monkeypatch):
 
 def test_every_one_of_several_clips_is_judged_first(pipeline):
     steps = []
-    with pytest.raises(FileNotFoundError, match="missing.png"):
+    with pytest.raises(FileNotFoundError, match=r"missing\.png"):
         pipeline.clips(["a ball", Request(prompt="x", image="missing.png")], on_step=steps.append, **SMALL)
     assert not steps
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ltx2_core.cli.options import reference_markdown
 from ltx2_core.conditioning.regions import Rounding
 from ltx2_core.run.flat_options import FIELDS
 from ltx2_core.run.options import (
@@ -14,6 +15,7 @@ from ltx2_core.run.options import (
     PRESET_NAMES,
     REQUIREMENTS,
     SAMPLER_NAMES,
+    WITHOUT,
     by_name,
     check_together,
     options_of,
@@ -78,6 +80,26 @@ def test_the_commands_share_sampling_guidance_model_and_execution():
         for c in ("generate", "extend", "retake")
     ]
     assert shared[0] == shared[1] == shared[2]
+
+
+SHARED = ("sampling", "guidance", "model", "execution", "output", "text")
+
+
+@pytest.mark.parametrize("command", ["extend", "retake", "sound", "long"])
+def test_every_command_takes_the_options_of_generate_or_says_why_not(command):
+    own, without = {option.name for option in options_of(command)}, WITHOUT.get(command, {})
+    shared = {option.name for option in options_of("generate") if option.group in SHARED}
+    if command == "long":
+        shared |= {option.name for option in options_of("generate") if option.group in ("size", "inputs")}
+    assert own | without.keys() >= shared
+    assert not own & without.keys()
+    assert all(reason for reason in without.values())
+    assert without.keys() <= {option.name for option in OPTIONS}
+
+
+def test_the_reference_says_which_options_a_command_lacks():
+    text = reference_markdown()
+    assert "`--stage2-lora`, `--stage2-sampler`, `--stage2-sigmas`, `--upscaler`: audio is sampled" in text
 
 
 @pytest.mark.parametrize(("one", "other", "reason"), CONFLICTS)

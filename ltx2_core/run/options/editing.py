@@ -162,8 +162,9 @@ def windows_options() -> Iterator[Option]:
         kind="text",
         group="text",
         command=command,
-        help="Required without --from-file. One prompt; parts by time between ; or on lines, such as '0: a; 30: b', with times like "
-        "2.5, 0-4, 0:30 or 50%; prompts for windows between |; JSON; or @FILE that holds one of these.",
+        help="Required without --from-file. One prompt; parts by time between ; or on lines, such as '0: a; "
+        "30: b', with times like 2.5, 0-4, 0:30 or 50%; prompts for windows between |; JSON; or @FILE that "
+        "holds one of these.",
     )
     yield Option(
         name="window_frames",

@@ -164,7 +164,7 @@ def check_text(text: str, name: str) -> str:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"{name}: character {error.start + 1} is half of one (a lone surrogate), which no text has: write "
-            "it again"
+            f"{name}: character {error.start + 1} is half of one (a lone surrogate), which no text has: "
+            "write it again"
         ) from None
     return text

@@ -174,8 +174,8 @@ def several_options() -> Iterator[Option]:
         kind="path",
         group=group,
         command="generate",
-        help="Text file with a prompt on each line: a clip of each is generated with one load of the model, as "
-        "OUT_01.mp4, OUT_02.mp4 and so on. Empty lines and lines that begin with # are left out.",
+        help="Text file with a prompt on each line: a clip of each is generated with one load of the model, "
+        "as OUT_01.mp4, OUT_02.mp4 and so on. Empty lines and lines that begin with # are left out.",
     )
     yield Option(
         name="seeds",
@@ -184,7 +184,8 @@ def several_options() -> Iterator[Option]:
         group=group,
         command="generate",
         metavar="A-B,C,...",
-        help="A clip of each seed with one load of the model, such as 1-8 or 1,5,9, as OUT_seed1.mp4 and so on.",
+        help="A clip of each seed with one load of the model, such as 1-8 or 1,5,9, as OUT_seed1.mp4 and so "
+        "on.",
     )
     yield Option(
         name="contact_sheet",

@@ -67,8 +67,8 @@ def sampling_options() -> Iterator[Option]:
         kind="choice",
         group=group,
         choices=("4096", "clip"),
-        help="Tokens that the steps are spread for: 4096 as in the official pipelines, or those of the clip as "
-        "in diffusers and ai-toolkit; by default 4096, with --numerics comfy those of the clip.",
+        help="Tokens that the steps are spread for: 4096 as in the official pipelines, or those of the clip "
+        "as in diffusers and ai-toolkit; by default 4096, with --numerics comfy those of the clip.",
         request=True,
     )
     yield Option(

@@ -42,46 +42,28 @@ COMMANDS: Final[dict[str, tuple[str, ...]]] = {
 """Command -> the groups of options that it has."""
 
 _OUTPUT = tuple(option.name for option in output_options())
+_TWO_STAGES = ("stages", "stage2_loras", "stage2_sampler", "stage2_sigmas", "upscaler")
 
-# Options of a shared group that have no meaning for one command.
-_WITHOUT: Final[dict[str, frozenset[str]]] = {
-    "generate": frozenset(),
-    "extend": frozenset(),
-    "retake": frozenset(),
-    "sound": frozenset(
-        {"stage2_loras", "stage2_sampler", "stage2_sigmas", "upscaler", "feather", "exact_outside"}
-    ),
-    "long": frozenset(
-        {
-            "prompt",
-            "stages",
-            "images",
-            "references",
-            "stage2_loras",
-            "stage2_sampler",
-            "stage2_sigmas",
-            "upscaler",
-        }
-    ),
-    "plan": frozenset(
-        {
-            "upscaler",
-            "loras",
-            "stage2_loras",
-            "numerics",
-            "max_memory",
-            "device",
-            "guidance_parallel",
-            "fused",
-            "keep_text_keys",
-            "cuda_graphs",
-            "fp8_matmul",
-            "nvfp4_matmul",
-            "fp8_blocks",
+WITHOUT: Final[dict[str, dict[str, str]]] = {
+    "sound": {
+        **dict.fromkeys(_TWO_STAGES[1:], "audio is sampled in one stage"),
+        **dict.fromkeys(("feather", "exact_outside"), "the frames of the source are not changed"),
+    },
+    "long": {
+        **dict.fromkeys(_TWO_STAGES, "a window is sampled in one stage"),
+        "prompt": "--prompts has all prompts of the clip",
+        "references": "--video is the control video of a long clip",
+    },
+    "plan": dict.fromkeys(
+        (
+            *("upscaler", "loras", "stage2_loras", "numerics", "max_memory", "device", "guidance_parallel"),
+            *("fused", "keep_text_keys", "cuda_graphs", "fp8_matmul", "nvfp4_matmul", "fp8_blocks"),
             *_OUTPUT,
-        }
+        ),
+        "a plan runs nothing",
     ),
 }
+"""Options of a command's groups that it does not have, and why."""
 _ALSO: Final[dict[str, tuple[str, ...]]] = {
     "extend": ("stages", "reference_audio", "reference_s", "identity"),
     "retake": ("stages", "reference_audio", "reference_s", "identity"),
@@ -96,7 +78,7 @@ def by_name(name: str) -> Option:
 
 def options_of(command: str) -> tuple[Option, ...]:
     """The options of a command, group after group."""
-    groups, without, also = COMMANDS[command], _WITHOUT[command], _ALSO.get(command, ())
+    groups, without, also = COMMANDS[command], WITHOUT.get(command, {}), _ALSO.get(command, ())
     chosen = [
         option
         for option in OPTIONS

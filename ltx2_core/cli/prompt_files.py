@@ -1,0 +1,30 @@
+"""Files of prompts that are named on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+MAX_BYTES = 2**20
+"""The largest file of prompts: a day of a prompt each second."""
+
+
+def read_text(file: Path, option: str) -> str:
+    """The text of a file; ``option`` is how it was named, for messages.
+
+    Raises FileNotFoundError unless it is a regular file, ValueError for one that is too large, empty or not
+    text in UTF-8.
+    """
+    # A pipe would block for ever.
+    if not file.is_file():
+        raise FileNotFoundError(f"{option}: no file of prompts at {file}")
+    with file.open("rb") as stream:
+        content = stream.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"{option} {file} is larger than {MAX_BYTES} bytes")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{option} {file} is not text in UTF-8: {error}") from None
+    if not text.strip():
+        raise ValueError(f"{option} {file} holds no prompt")
+    return text

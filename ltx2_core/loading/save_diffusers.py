@@ -1,0 +1,244 @@
+"""Writing a diffusers folder: a configuration and a file of weights for each of its models."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from ..config import (
+    audio_vae_config,
+    text_config,
+    transformer_config,
+    upsampler_config,
+    video_vae_config,
+    vocoder_config,
+)
+from ..storage.quantized import QUANTISED_DTYPES
+from ..text.folder import find_tokenizer
+from . import diffusers_out as out
+from .checkpoint import Checkpoint, open_checkpoint
+from .convert import TensorReader
+from .detect import Component
+from .write import Entry, as_bytes, write_safetensors
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A model of a diffusers folder: its subfolder, its components, and how it is configured and named."""
+
+    folder: str
+    components: tuple[Component, ...]
+    class_name: Callable[[Json], str]
+    config: Callable[[Json, out.Shapes], Json]
+    rules: Callable[[Json], Any]
+    read: Callable[[Any], Any]
+    library: str = "diffusers"
+
+
+PARTS: Final = (
+    Part(
+        folder="transformer",
+        components=(Component.TRANSFORMER,),
+        class_name=lambda _: "LTX2VideoTransformer3DModel",
+        config=out.transformer_out,
+        rules=lambda _: out.TRANSFORMER_RULES,
+        read=transformer_config,
+    ),
+    Part(
+        folder="connectors",
+        components=(Component.TEXT_CONNECTORS, Component.TEXT_PROJECTION),
+        class_name=lambda _: "LTX2TextConnectors",
+        config=out.connectors_out,
+        rules=lambda _: out.CONNECTOR_RULES,
+        read=text_config,
+        library="ltx2",
+    ),
+    Part(
+        folder="vae",
+        components=(Component.VIDEO_ENCODER, Component.VIDEO_DECODER),
+        class_name=lambda _: "AutoencoderKLLTX2Video",
+        config=out.video_vae_out,
+        rules=lambda written: out.video_vae_rules(len(written["block_out_channels"])),
+        read=video_vae_config,
+    ),
+    Part(
+        folder="audio_vae",
+        components=(Component.AUDIO_ENCODER, Component.AUDIO_DECODER),
+        class_name=lambda _: "AutoencoderKLLTX2Audio",
+        config=out.audio_vae_out,
+        rules=lambda _: out.AUDIO_VAE_RULES,
+        read=audio_vae_config,
+    ),
+    Part(
+        folder="vocoder",
+        components=(Component.VOCODER,),
+        class_name=lambda config: "LTX2VocoderWithBWE" if "bwe" in config["vocoder"] else "LTX2Vocoder",
+        config=out.vocoder_out,
+        rules=lambda _: out.VOCODER_RULES,
+        read=vocoder_config,
+        library="ltx2",
+    ),
+    Part(
+        folder="latent_upsampler",
+        components=(Component.UPSAMPLER,),
+        class_name=lambda _: "LTX2LatentUpsamplerModel",
+        config=out.upsampler_out,
+        rules=lambda _: (),
+        read=upsampler_config,
+        library="ltx2",
+    ),
+)
+
+WEIGHTS: Final = "diffusion_pytorch_model.safetensors"
+SCHEDULER: Final[Json] = {
+    "_class_name": "FlowMatchEulerDiscreteScheduler",
+    "num_train_timesteps": 1000,
+    "shift": 1.0,
+    "use_dynamic_shifting": True,
+    "base_shift": 0.95,
+    "max_shift": 2.05,
+    "base_image_seq_len": 1024,
+    "max_image_seq_len": 4096,
+    "shift_terminal": 0.1,
+    "time_shift_type": "exponential",
+    "invert_sigmas": False,
+}
+"""The schedule of diffusers: shifted by the tokens of the clip."""
+
+
+def save_diffusers(
+    folder: Path, sources: Sequence[Checkpoint], text_encoder: Path | None = None
+) -> dict[str, tuple[Component, ...]]:
+    """Write ``sources`` as a diffusers pipeline, read it back and compare; tensors are copied bit for bit.
+
+    Each component is taken from the first source that has it; returns the subfolders and what they hold. The
+    folder of a text encoder is copied with its tokenizer. ``folder`` must not exist, or be empty.
+
+    Raises ValueError for quantised weights, which diffusers does not read, for a configuration that diffusers
+    cannot express, and for half of a model, such as a video VAE without its encoder.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is not an empty folder: name a new one")
+    if text_encoder is not None and not text_encoder.is_dir():
+        raise ValueError(
+            f"{text_encoder} is no folder: a diffusers pipeline takes the Hugging Face folder of Gemma"
+        )
+    chosen = {part: found for part in PARTS if (found := _sources(part, sources))}
+    if not chosen:
+        raise ValueError("none of the sources contains a part of a diffusers pipeline")
+    planned = {part: _planned(part, found) for part, found in chosen.items()}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Within the parent, since a rename is atomic only within one file system.
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        _write(temporary, planned, chosen, text_encoder)
+        if folder.exists():
+            folder.rmdir()
+        # mkdtemp makes folders that only their user may read.
+        temporary.chmod(0o755)
+        temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return {part.folder: part.components for part in planned}
+
+
+def _write(
+    folder: Path,
+    planned: Mapping[Part, tuple[Json, dict[str, Entry]]],
+    chosen: Mapping[Part, dict[Component, Checkpoint]],
+    text_encoder: Path | None,
+) -> None:
+    """Write every part, and check it when it is written."""
+    index: Json = {"_class_name": "LTX2Pipeline", "_diffusers_version": "0.37.0"}
+    for part, (config, entries) in planned.items():
+        target = folder / part.folder
+        target.mkdir(parents=True)
+        _write_json(target / "config.json", config)
+        write_safetensors(target / WEIGHTS, entries, {"format": "pt"})
+        if part.folder != "latent_upsampler":
+            index[part.folder] = [part.library, config["_class_name"]]
+        _verify(part, target, chosen[part])
+    (folder / "scheduler").mkdir()
+    _write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
+    index["scheduler"] = ["diffusers", SCHEDULER["_class_name"]]
+    if text_encoder is not None:
+        _copy_text_encoder(text_encoder, folder)
+        index["text_encoder"] = ["transformers", "Gemma3ForConditionalGeneration"]
+        index["tokenizer"] = ["transformers", "GemmaTokenizerFast"]
+    # Last, since it makes a pipeline of the folder.
+    _write_json(folder / "model_index.json", index)
+
+
+def _sources(part: Part, sources: Sequence[Checkpoint]) -> dict[Component, Checkpoint]:
+    """The file that each component of a part comes from; none where no source has any."""
+    found = {
+        component: source
+        for component in part.components
+        for source in reversed(sources)
+        if component in source.components
+    }
+    missing = [str(component) for component in part.components if component not in found]
+    if found and missing:
+        raise ValueError(
+            f"a diffusers folder {part.folder} also holds the {', '.join(missing)}: add its file"
+        )
+    return found
+
+
+def _planned(part: Part, found: dict[Component, Checkpoint]) -> tuple[Json, dict[str, Entry]]:
+    """The configuration and the tensors of a part."""
+    # All components of a part share a section of the configuration.
+    source = next(iter(found.values()))
+    config = {**source.config}
+    last = part.components[-1]
+    written = {"_class_name": part.class_name(config), "_diffusers_version": "0.37.0"}
+    written |= part.config(config, found[last].shapes(last))
+    rules, entries, read = part.rules(written), dict[str, Entry](), TensorReader()
+    for component, file in found.items():
+        for own, info in file.infos(component).items():
+            if info.dtype in QUANTISED_DTYPES or own.endswith((".comfy_quant", ".weight_scale")):
+                raise ValueError(
+                    f"{file.path} holds quantised weights ({own} is {info.dtype}), which a diffusers folder "
+                    "does not take: use the file in bf16"
+                )
+            entries[out.renamed(own, rules)] = Entry(info.dtype, info.shape, partial(read, info))
+    return written, dict(sorted(entries.items()))
+
+
+def _verify(part: Part, target: Path, found: dict[Component, Checkpoint]) -> None:
+    """Raise ValueError unless what was written reads as what it was made of."""
+    written, read = open_checkpoint(target), TensorReader()
+    for component, source in found.items():
+        if component not in written.components or written.shapes(component) != source.shapes(component):
+            raise ValueError(f"the {component} of {source.path} has tensors that diffusers does not name")
+        if part.read(written.config) != part.read(source.config):
+            raise ValueError(f"the configuration of the {component} of {source.path} is none of diffusers")
+        infos = written.infos(component)
+        for own, info in source.infos(component).items():
+            if not torch.equal(as_bytes(read(info)), as_bytes(read(infos[own]))):
+                raise ValueError(f"{own} read back from {target} differs; the disk may be damaged")
+        written.check(component)
+
+
+def _copy_text_encoder(source: Path, folder: Path) -> None:
+    tokenizer = find_tokenizer(source)
+    shutil.copytree(source, folder / "text_encoder")
+    (folder / "tokenizer").mkdir()
+    for path in sorted(tokenizer.parent.iterdir()):
+        if path.is_file() and path.suffix in (".json", ".model", ".jinja") and "token" in path.name:
+            shutil.copy2(path, folder / "tokenizer" / path.name)
+
+
+def _write_json(path: Path, value: Json) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
