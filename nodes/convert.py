@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..ltx2_core.audio.mel import resample, to_stereo
 from ..ltx2_core.media import compress_image, fit_image
-from ..ltx2_core.media.writer import AAC_RATES
+from ..ltx2_core.formats import AAC_RATES
 from ..ltx2_core.shapes import (
     AUDIO_BINS,
     AUDIO_CHANNELS,

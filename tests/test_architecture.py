@@ -35,6 +35,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "shapes",
         "types",
         "attention",
+        "clock",
+        "formats",
         "out_of_memory",
         "torchaudio_import",
         "config",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..run.pipeline import LTX2Pipeline
     from .repeat import RecordedEdit
     from .saving import EditRun
+    from .values import Output
 
 EditKind = Literal["extend", "retake", "sound", "audio"]
 
@@ -58,20 +59,19 @@ def edit(kind: EditKind, chosen: Chosen) -> None:
     """Make an edit, or finish one that was sampled."""
     path = _resumed(chosen) if chosen["resume"] else _edited(kind, chosen)
     if path is not None:
-        click.echo(str(path.resolve()))
+        click.echo(path)
 
 
-def _resumed(chosen: Chosen) -> Path:
+def _resumed(chosen: Chosen) -> str | None:
     from .saving import resume_run
     from .values import Output
 
     chosen.check()
-    return resume_run(chosen, Output.of(chosen))
+    return resume_run(chosen, Output.of(chosen)).printed
 
 
-def _edited(kind: EditKind, chosen: Chosen) -> Path | None:
-    """Sample and save an edit; returns the path of the file, None for a dry run."""
-    from ..media import check_output
+def _edited(kind: EditKind, chosen: Chosen) -> str | None:
+    """Sample and save an edit; returns the path of the file, None for a dry run and for stdout."""
     from .repeat import check_command, open_recorded, settings_of
     from .saving import run_edit
     from .values import Output
@@ -82,18 +82,28 @@ def _edited(kind: EditKind, chosen: Chosen) -> Path | None:
     else:
         check_command(recorded, "sound" if kind == "audio" else kind, chosen["from_file"])
     chosen.check()
-    output = Output.of(chosen)
-    # Audio alone is no video, whatever the name in --output.
-    path = output.path.with_suffix(".wav") if kind == "audio" else output.path
-    if not chosen["dry_run"]:
-        check_output(path)
+    output = Output.of(chosen, audio_alone=kind == "audio")
+    output.check(audio_alone=kind == "audio")
     pipeline = open_recorded(chosen, recorded)
     made = _run_of(kind, chosen, pipeline, recorded)
     if chosen["dry_run"]:
         _print_edit(pipeline, made)
         return None
-    run_edit(pipeline, made, path, quiet=output.quiet)
-    return path
+    if kind == "sound" and made.source is not None:
+        _check_copy(made.source, output)
+    run_edit(pipeline, made, output)
+    return output.printed
+
+
+def _check_copy(source: Path, output: Output) -> None:
+    """Say that the video of a source is encoded again; raise ValueError where it could be copied elsewhere."""
+    from ..media.remux import check_copy
+
+    fmt = output.destination.format
+    if fmt.video and fmt.audio and not output.encoding.of_video and source.is_file():
+        note = check_copy(source, fmt)
+        if note is not None:
+            click.echo(note, err=True)
 
 
 def _run_of(

@@ -54,18 +54,17 @@ def _other_command(chosen: Chosen) -> Callable[[], None] | None:
     return (lambda: run_long(own)) if made == "long" else (lambda: edit(made, own))  # type: ignore[arg-type]
 
 
-def _resumed(chosen: Chosen) -> str:
+def _resumed(chosen: Chosen) -> str | None:
     """Decode what an earlier run had sampled; returns the path of the file."""
     from .saving import resume_run
     from .values import Output
 
     chosen.check()
-    return str(resume_run(chosen, Output.of(chosen)).resolve())
+    return resume_run(chosen, Output.of(chosen)).printed
 
 
 def _generated(chosen: Chosen) -> str | None:
     """Sample and save; returns the path of the file, None where this process writes none."""
-    from ..media import check_output
     from ..run.distributed import join_processes, leave_processes
     from .plan import print_plan
     from .repeat import open_recorded
@@ -75,6 +74,8 @@ def _generated(chosen: Chosen) -> str | None:
 
     recorded = _recorded(chosen)
     chosen.check({} if recorded is None else _named(recorded["request"]))
+    output = Output.of(chosen)
+    output.check()
     processes, device = join_processes(chosen["device"], passes=chosen["guidance_parallel"])
     # Called when the command ends, also by an error.
     click.get_current_context().call_on_close(leave_processes)
@@ -92,17 +93,15 @@ def _generated(chosen: Chosen) -> str | None:
         return None
     for change in stages[-1].clip.changes:
         click.echo(change, err=True)
-    output = Output.of(chosen)
     if jobs:
         run_several(pipeline, jobs, output, sheet=chosen["contact_sheet"], writes=processes.rank == 0)
         return "\n".join(str(job.path.resolve()) for job in jobs) if processes.rank == 0 else None
-    check_output(output.path)
     # All processes take part in sampling; the first one alone decodes and writes the file.
     if processes.rank > 0:
         pipeline(request)
     else:
         run(pipeline, request, output)
-    return str(output.path.resolve())
+    return output.printed
 
 
 def _report(chosen: Chosen, pipeline: LTX2Pipeline, request: Request) -> None:

@@ -39,13 +39,17 @@ def run_long(chosen: Chosen) -> None:
     """Generate or repeat a long clip, or print its plan."""
     path = _generated(chosen)
     if path is not None:
-        click.echo(str(path.resolve()))
+        click.echo(path)
 
 
-def _generated(chosen: Chosen) -> Path | None:
-    """Sample the windows that are missing, and save; returns the path of the file, None for a dry run."""
-    from ..media import check_output
+def _generated(chosen: Chosen) -> str | None:
+    """Sample the windows that are missing, and save.
+
+    Returns the path of the file, None for a dry run and for stdout.
+    """
     from .repeat import check_command, open_recorded, settings_of
+    from .saving import run_long as run
+    from .values import Output
 
     recorded = None if chosen["from_file"] is None else settings_of(chosen["from_file"])
     if recorded is not None:
@@ -53,28 +57,15 @@ def _generated(chosen: Chosen) -> Path | None:
     elif chosen["prompts"] is None:
         raise click.UsageError("Missing option '--prompts'.")
     chosen.check()
-    output: Path = chosen["output"]
+    output = Output.of(chosen)
+    output.check()
     if chosen["dry_run"]:
         _print_long(chosen, open_recorded(chosen, recorded), recorded)
         return None
-    check_output(output)
     with _folder_of_windows(chosen) as folder:
-        _sampled(chosen, recorded, folder, output)
-    return output
-
-
-def _sampled(chosen: Chosen, recorded: Mapping[str, Any] | None, folder: Path, output: Path) -> None:
-    from ..editing import long_video
-    from .repeat import open_recorded
-    from .saving import progress_of_long
-
-    pipeline = open_recorded(chosen, recorded)
-    prompts, how, fields = _arguments(chosen, pipeline, recorded)
-    with progress_of_long(quiet=chosen["quiet"]) as (on_window, on_step, on_frames):
-        result = long_video(
-            pipeline, prompts, how=how, folder=folder, on_window=on_window, on_step=on_step, **fields
-        )
-        result.save(output, on_frames=on_frames)
+        pipeline = open_recorded(chosen, recorded)
+        run(pipeline, _arguments(chosen, pipeline, recorded), folder, output)
+    return output.printed
 
 
 def _arguments(

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from .errors import ending
+from .stopping import stopping
 
 SUBCOMMANDS = {
     "generate": (
@@ -39,9 +40,13 @@ class LazyGroup(click.Group):
     """Lists subcommands from the table and imports only the one that is called."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; an error that a user can fix ends in one line, see :mod:`.errors`."""
+        """Run the command; what stops it, a signal or an error that a user can fix, ends it in one line.
+
+        See :mod:`.stopping` and :mod:`.errors`.
+        """
         try:
-            return super().invoke(ctx)
+            with stopping():
+                return super().invoke(ctx)
         except (ValueError, OSError) as error:
             # A reader such as head that has ended closes the pipe, which click handles itself.
             if isinstance(error, BrokenPipeError):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..editing import FramesInFile, LongVideo, PromptSchedule
-from ..media.writer import read_metadata
+from ..media import read_metadata
 from ..run.execution import Execution
 from ..run.flat_options import FIELDS
 from ..run.generation import METADATA_KEY

@@ -2,45 +2,54 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import click
 from torch import Tensor
-from tqdm import tqdm
 
-from ..editing import Edit, EditTask
-from ..editing.long_clip import OnWindow
+from ..editing import Edit, EditTask, LongVideo, PromptSchedule, long_video
+from ..editing.long_video import first_window, planned_long
 from ..editing.task import EditKind
-from ..media import check_output, write_wav
+from ..media import Encoding
+from ..media.save import Clip, audio_clip, save_clip
 from ..out_of_memory import is_out_of_memory
-from ..run.generation import Generation
-from ..run.pipeline import LTX2Pipeline, OnStep, Progress
+from ..run.generation import METADATA_KEY, Generation
+from ..run.job import DECODE, Part, job_parts
+from ..run.pipeline import LTX2Pipeline, Progress
 from ..run.request import Request
 from ..run.request_json import from_json
 from ..run.saved_latents import find_saved, read_saved, resume, save_latents
+from ..tiny import embedded_set
 from ..types import Numerics
+from .bar import JobBar, job_bar
 from .options import Chosen
+from .summary import report
 from .values import Output, execution_of
 
-OnFrames = Callable[[int, int], None]
-"""Called with (frames written, all frames)."""
+LongArguments: TypeAlias = "tuple[str | PromptSchedule, LongVideo, dict[str, Any]]"
+"""Prompts, windows and the fields of a request."""
 
 
 def run(pipeline: LTX2Pipeline, request: Request, output: Output) -> None:
     """Sample and save with a progress bar on stderr; the latents are on disk until the file is written."""
+    stages = pipeline.stages(request)
+    if request.size.video:
+        output.check_clip(stages[-1].clip)
     with (
-        _bar(output, "step") as bar,
-        _saved_until_written("generate", output.path) as saved,
+        job_bar(job_parts(stages), quiet=output.quiet) as bar,
+        _saved_until_written("generate", output) as saved,
     ):
-        generation = pipeline(request, on_step=None if bar is None else lambda p: show(bar, p))
+        generation = pipeline(request, on_step=bar.show)
         # Saved before decoding, which may run out of memory after minutes of sampling.
-        saved.append(save_latents(generation, output.path, files=files_of(pipeline)))
-        _save(generation, output.path, bar)
+        saved.append(_save_latents(pipeline, generation, output))
+        _save(generation, output, bar)
+    clip = generation.as_clip()
+    report(output, clip, pipeline.networks.clock, seed=generation.request.seed, embedded=_embedded(pipeline))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,20 +74,31 @@ class EditRun:
         return {**task.settings(), "fields": sorted(self.fields)}
 
 
-def run_edit(pipeline: LTX2Pipeline, edit: EditRun, output: Path, *, quiet: bool) -> None:
+def run_edit(pipeline: LTX2Pipeline, edit: EditRun, output: Output) -> None:
     """Sample, finish and save an edit; its latents are on disk until the file is written."""
     settings = edit.settings()
+    generations: list[Generation] = []
+    # Only the shares of its stages matter, which do not depend on the size that the source decides.
+    plain = Request(prompt=edit.prompt, **{**edit.fields, **_one_stage(edit.kind)})
     with (
-        nullcontext() if quiet else tqdm(file=sys.stderr, unit="step") as bar,
+        job_bar(job_parts(pipeline.stages(plain)), quiet=output.quiet) as bar,
         _saved_until_written("sound" if edit.kind == "audio" else edit.kind, output) as saved,
     ):
 
         def save(generation: Generation) -> None:
-            saved.append(save_latents(generation, output, files=files_of(pipeline), edit=settings))
+            generations.append(generation)
+            saved.append(_save_latents(pipeline, generation, output, edit=settings))
 
-        on_step = None if bar is None else lambda progress: show(bar, progress)
-        task = edit.task({**edit.fields, "on_step": on_step})
-        _save_edit(task.make(pipeline, on_sampled=save), output, bar)
+        task = edit.task({**edit.fields, "on_step": bar.show})
+        made = task.make(pipeline, on_sampled=save)
+        clip = _save_edit(made, generations[0], output, bar, pipeline)
+    report(
+        output, clip, pipeline.networks.clock, seed=generations[0].request.seed, embedded=_embedded(pipeline)
+    )
+
+
+def _one_stage(kind: EditKind) -> dict[str, Any]:
+    return {"stages": 1} if kind in ("sound", "audio") else {}
 
 
 def _task_of(settings: Mapping[str, Any]) -> EditTask:
@@ -90,61 +110,64 @@ def _task_of(settings: Mapping[str, Any]) -> EditTask:
     return replace(task, options={**task.options, **{name: fields[name] for name in plain}})
 
 
-def resume_run(chosen: Chosen, output: Output) -> Path:
-    """Decode the newest saved latents, of ``output`` if it is named; returns the file written.
+def resume_run(chosen: Chosen, output: Output) -> Output:
+    """Decode the newest saved latents, of ``output`` if it is named; returns where they were written.
 
     Raises ValueError where none are saved, FileNotFoundError where the files of the model have moved.
     """
-    path = find_saved(output.path if output.named else None)
+    path = find_saved(output.text if output.named else None)
     about = read_saved(path)
     # Without a named output the result goes where the interrupted run would have written it.
-    target = output.path if output.named else Path(about["output"])
-    # Before the networks are loaded, so that a wrong path costs no time.
-    check_output(target)
+    target = output if output.named else output.to(about["output"])
     settings, edit = about["settings"], about.get("edit")
+    written = {**about.get("encoding", {}), **output.encoding.settings()}
+    target = replace(target, encoding=Encoding(**written))
+    # Before the networks are loaded, so that a wrong path costs no time.
+    target.check(audio_alone=edit is not None and edit["kind"] == "audio")
     # The latents were sampled in this dtype, and another one would decode them differently.
     execution = execution_of(chosen, dtype=chosen["dtype"] or settings["dtype"])
     files = chosen["checkpoints"] or about["files"]["checkpoints"]
     pipeline = LTX2Pipeline(*files, numerics=Numerics(settings["numerics"]), execution=execution)
     with (
-        _bar(output, "frame") as bar,
+        job_bar((Part(DECODE, 1.0),), quiet=output.quiet) as bar,
         _saved_until_written("generate", target) as saved,
     ):
         saved.append(path)
         generation = resume(path, pipeline)
         if edit is None:
             _save(generation, target, bar)
+            clip = generation.as_clip()
         else:
-            _save_edit(_task_of(edit).make(pipeline, sampled=generation), target, bar)
+            made = _task_of(edit).make(pipeline, sampled=generation)
+            clip = _save_edit(made, generation, target, bar, pipeline)
+    seed = generation.request.seed
+    report(target, clip, pipeline.networks.clock, seed=seed, embedded=_embedded(pipeline))
     return target
 
 
-@contextmanager
-def progress_of_long(*, quiet: bool) -> Iterator[tuple[OnWindow, OnStep | None, OnFrames | None]]:
-    """Callbacks of a long clip: a line for each finished window, and a bar of its steps and frames."""
-
-    def on_window(done: int, windows: int) -> None:
-        if not quiet:
-            click.echo(f"window {done} of {windows}", err=True)
-
-    if quiet:
-        yield on_window, None, None
-        return
-    with tqdm(file=sys.stderr, unit="step") as bar:
-        yield (
-            on_window,
-            lambda progress: show(bar, progress),
-            lambda done, total: show(bar, Progress(stage="decode", step=done, steps=total)),
+def run_long(pipeline: LTX2Pipeline, arguments: LongArguments, folder: Path, output: Output) -> None:
+    """Sample the windows that are missing in ``folder``, and save the clip, with a bar of the whole."""
+    prompts, how, fields = arguments
+    plan, request, _ = planned_long(pipeline, prompts, how, **fields)
+    output.check_clip(plan.clip)
+    parts = job_parts(pipeline.stages(first_window(request, plan)), windows=len(plan.windows))
+    with job_bar(parts, quiet=output.quiet) as bar:
+        made = long_video(
+            pipeline, prompts, how=how, folder=folder, on_window=bar.window, on_step=bar.show, **fields
         )
-
-
-def _bar(output: Output, unit: str) -> Any:
-    """A progress bar, or a context of None where none is shown."""
-    return nullcontext() if output.quiet else tqdm(file=sys.stderr, unit=unit)
+        made.save(
+            output.destination,
+            on_frames=bar.frames,
+            timed=pipeline.networks.clock.timed,
+            **output.encoding.chosen(),
+        )
+    report(
+        output, made.as_clip(), pipeline.networks.clock, seed=request.seed, embedded=_embedded(pipeline)
+    )
 
 
 @contextmanager
-def _saved_until_written(command: str, output: Path) -> Iterator[list[Path]]:
+def _saved_until_written(command: str, output: Output) -> Iterator[list[Path]]:
     """Files of latents that are removed if the block succeeds; if not, the command that resumes is shown."""
     saved: list[Path] = []
     try:
@@ -153,7 +176,7 @@ def _saved_until_written(command: str, output: Path) -> Iterator[list[Path]]:
     except BaseException as error:
         if saved:
             click.echo(
-                f"the sampled latents are saved; ltx2 {command} --resume -o {output} decodes them", err=True
+                f"the sampled latents are saved; ltx2 {command} --resume -o {output.text} decodes them", err=True
             )
             # The message replaces a traceback, which says nothing about what to do.
             if is_out_of_memory(error):
@@ -168,21 +191,42 @@ def files_of(pipeline: LTX2Pipeline) -> dict[str, Any]:
     return {"checkpoints": [str(file.path.resolve()) for file in pipeline.networks.checkpoints]}
 
 
-def _save(generation: Generation, output: Path, bar: Any) -> None:
-    generation.save(output, on_frames=_on_frames(bar, generation.clip.frames))
+def _save_latents(
+    pipeline: LTX2Pipeline, generation: Generation, output: Output, edit: Mapping[str, Any] | None = None
+) -> Path:
+    return save_latents(
+        generation,
+        output.text,
+        files=files_of(pipeline),
+        edit=edit,
+        encoding=output.encoding.settings(),
+    )
 
 
-def _save_edit(result: Edit | tuple[Tensor, int], output: Path, bar: Any = None) -> None:
-    if isinstance(result, Edit):
-        result.save(output, on_frames=_on_frames(bar, result.frame_count))
-    else:
-        write_wav(output, *result)
+def _save(generation: Generation, output: Output, bar: JobBar) -> None:
+    generation.save(output.destination, on_frames=bar.frames, **output.encoding.chosen())
 
 
-def _on_frames(bar: Any, frames: int) -> Callable[[int, int], None] | None:
-    if bar is None:
-        return None
-    return lambda done, total: show(bar, Progress(stage="decode", step=done, steps=frames))
+def _save_edit(
+    made: Edit | tuple[Tensor, int],
+    generation: Generation,
+    output: Output,
+    bar: JobBar,
+    pipeline: LTX2Pipeline,
+) -> Clip:
+    """Save an edit, or the audio of one that makes audio alone; returns what was written."""
+    timed = pipeline.networks.clock.timed
+    if isinstance(made, Edit):
+        made.save(output.destination, on_frames=bar.frames, timed=timed, **output.encoding.chosen())
+        return made.as_clip()
+    clip = audio_clip(made, {METADATA_KEY: json.dumps(generation.settings())})
+    save_clip(output.destination, clip, output.encoding, on_frames=bar.frames, timed=timed)
+    return clip
+
+
+def _embedded(pipeline: LTX2Pipeline) -> bool:
+    """Whether the model is the tiny one of the package."""
+    return any(file.path == embedded_set().checkpoint for file in pipeline.networks.checkpoints)
 
 
 def show(bar: Any, progress: Progress) -> None:

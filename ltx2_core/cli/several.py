@@ -14,7 +14,7 @@ import click
 from tqdm import tqdm
 
 from ..loading import Component
-from ..media import check_output, read_video
+from ..media import Destination, check_output, read_video
 from ..media.sheet import write_sheet
 from ..run.generation import Generation
 from ..run.pipeline import LTX2Pipeline, Progress
@@ -60,7 +60,7 @@ def several_jobs(chosen: Chosen, request: Request) -> tuple[Job, ...]:
                 own = own.changed(prompt=prompt, **({} if trigger is None else {"trigger": trigger}))
             suffix = "" if prompt is None else f"_{number:0{max(2, len(str(len(prompts))))}d}"
             suffix += "" if seed is None else f"_seed{seed}"
-            output: Path = chosen["output"]
+            output = Path(chosen["output"])
             path = output.with_name(f"{output.stem}{suffix}{output.suffix}")
             words = [f"seed {own.seed}", *(() if prompt is None else (prompt,))]
             jobs.append(Job(request=own, path=path, what=", ".join(words)))
@@ -108,25 +108,42 @@ def run_several(
             pass
         return
     place = output.path.with_name(f"{output.path.stem}_sheet.png")
-    for path in (*(job.path for job in jobs), *((place,) if sheet else ())):
-        check_output(path)
+    _check_files(jobs, output, place if sheet else None)
     with _whole(len(jobs), quiet=output.quiet) as (whole, bar), _kept(jobs) as saved:
         clips: list[Generation] = []
         on_step = None if bar is None else lambda progress: show(bar, progress)
         # All are sampled before the first is decoded, so that neither network is loaded twice.
         for job, clip in zip(jobs, pipeline.clips(requests, on_step=on_step), strict=True):
-            saved[job.path] = save_latents(clip, job.path, files=files_of(pipeline))
+            saved[job.path] = save_latents(
+                clip, job.path, files=files_of(pipeline), encoding=output.encoding.settings()
+            )
             clips.append(clip)
             whole.update()
         with pipeline.networks.holding(*DECODERS):
             for number, (job, clip) in enumerate(zip(jobs, clips, strict=True), start=1):
                 name = f"clip {number} of {len(jobs)}: decode"
-                clip.save(job.path, on_frames=None if bar is None else _on_frames(bar, name))
+                on_frames = None if bar is None else _on_frames(bar, name)
+                clip.save(job.path, on_frames=on_frames, **output.encoding.chosen())
                 saved.pop(job.path).unlink(missing_ok=True)
                 whole.update()
     if sheet:
         write_sheet([(job.what, _some_frames(job.path)) for job in jobs], place)
         click.echo(str(place.resolve()))
+
+
+def _check_files(jobs: Sequence[Job], output: Output, sheet: Path | None) -> None:
+    """Check that every clip and the sheet can be written, before the work starts.
+
+    Raises ValueError for an output that is one place, and for a sheet of clips that cannot be read again.
+    """
+    if output.destination.is_stdout or output.own_folder:
+        raise ValueError(f"output {output.text}: several clips are several files: give a name such as clip.mp4")
+    if sheet is not None:
+        if output.destination.is_images or not output.destination.format.video:
+            raise ValueError(f"--contact-sheet shows frames of video files, and {output.text} is none")
+        check_output(sheet)
+    for job in jobs:
+        Destination.of(job.path).check()
 
 
 def _some_frames(path: Path) -> Any:

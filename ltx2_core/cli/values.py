@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
 
 from ..loading import LoraSpec
+from ..media import Destination, Encoding
+from ..media.destination import STDOUT
+from ..media.encoding import check_encoding
+from ..media.writer import check_clip
 from ..memory import parse_budget
 from ..run.distributed import Processes
 from ..run.execution import Execution
@@ -19,7 +25,7 @@ from ..run.options import BY_NAME
 from ..run.pipeline import LTX2Pipeline
 from ..sampling.caching import StepCache
 from ..sampling.schedules import parse_sigmas
-from ..shapes import Snap
+from ..shapes import ClipPlan, Snap
 from ..tiny import embedded_set
 from ..transformer.tiles import Tiles
 from ..types import Numerics
@@ -28,6 +34,7 @@ from .options import Chosen
 
 _LONGEST_TILES = 7
 """Characters of the largest grid of tiles, 999x999."""
+AUDIO_OUTPUT = "ltx2.wav"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _EXECUTION = (
     *("passes_per_call", "fused", "keep_text_keys", "cuda_graphs"),
@@ -44,15 +51,79 @@ class Output:
     resume: bool
     named: bool
     """Whether the path was written on the command line."""
+    own_folder: bool = False
+    """Whether the path is a folder of frames, which the slash at its end says."""
+    container: str | None = None
+    encoding: Encoding = field(default_factory=Encoding)
 
     @classmethod
-    def of(cls, chosen: Chosen) -> Output:
-        return cls(
-            path=chosen["output"],
+    def of(cls, chosen: Chosen, *, audio_alone: bool = False) -> Output:
+        """The output of a call; ``audio_alone`` runs make a WAV file where no name is written."""
+        named = "output" in chosen.explicit
+        text = chosen["output"] if named or not audio_alone else AUDIO_OUTPUT
+        container = chosen["container"]
+        if text == STDOUT and audio_alone and container is None:
+            container = "wav"
+        output = cls(
+            path=Path(text),
             quiet=chosen["quiet"],
             resume=chosen["resume"],
-            named="output" in chosen.explicit,
+            named=named,
+            container=container,
+            encoding=Encoding(**{name: chosen[name] for name in Encoding.__dataclass_fields__}),
         )
+        return output.to(text)
+
+    def to(self, text: str) -> Output:
+        """The same output with another path, as it is written."""
+        return replace(self, path=Path(text), own_folder=text.endswith(("/", os.sep)))
+
+    @property
+    def text(self) -> str:
+        """The path as it is written, with the slash of a folder."""
+        return f"{self.path}{os.sep if self.own_folder else ''}"
+
+    @property
+    def destination(self) -> Destination:
+        """Where it goes and as what. Raises ValueError for a name that says no kind of file."""
+        return Destination.of(self.text, self.container)
+
+    @property
+    def printed(self) -> str | None:
+        """The whole path, for stdout; None where the clip itself goes there."""
+        destination = self.destination
+        return None if destination.is_stdout else str(destination.shown.resolve())
+
+    def check(self, *, audio_alone: bool = False) -> None:
+        """Check the path and the encoding, and say what of a clip will not be in the file.
+
+        Raises what :meth:`Destination.check` and :func:`check_encoding` raise.
+        """
+        with in_flags():
+            destination = self.destination
+            if audio_alone:
+                destination.check_audio()
+            check_encoding(destination.format, self.encoding, audio_alone=audio_alone)
+            destination.check()
+        for note in destination.notes(frames=not audio_alone):
+            click.echo(note, err=True)
+
+
+    def check_clip(self, clip: ClipPlan) -> None:
+        """Raise ValueError, before any work, for a clip that the chosen encoder refuses."""
+        check_clip(self.destination, self.encoding, width=clip.width, height=clip.height, fps=clip.fps)
+
+
+@contextmanager
+def in_flags() -> Iterator[None]:
+    """Errors of the library that begin with a keyword and its value name the flag in its place."""
+    try:
+        yield
+    except ValueError as error:
+        name, equals, rest = str(error).partition("=")
+        if not equals or name not in BY_NAME:
+            raise
+        raise ValueError(f"{BY_NAME[name].flag} {rest}") from error
 
 
 def execution_of(

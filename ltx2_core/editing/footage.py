@@ -11,22 +11,28 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ..audio import resample
-from ..media import VideoClip, VideoWriter, fit_image, read_video
+from ..media import Destination, Encoding, VideoClip, fit_image, read_video
 from ..media.clip_frames import ClipFrames, Frames
 from ..media.images import FitMode
-from ..media.remux import CannotCopy, copy_with_audio
-from ..run.generation import METADATA_KEY, playable
+from ..media.remux import CannotCopy, check_copy, copy_with_audio
+from ..media.save import Clip, Timed, save_clip
+from ..run.generation import METADATA_KEY
 from ..shapes import ClipPlan, Snap, plan_clip
 from ..types import Numerics
 from .protocols import Waveform
 from .renamed import renamed
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..media.encoding import EncodingOptions
 
 log = logging.getLogger(__name__)
 
@@ -158,53 +164,63 @@ class Edit:
         self,
         path: str | os.PathLike[str],
         *,
-        crf: int = 18,
         on_frames: Callable[[int, int], None] | None = None,
+        timed: Timed | None = None,
+        **encoding: Unpack[EncodingOptions],
     ) -> None:
-        """Write an MP4 (H.264, AAC) whose frames and audio are interleaved as they are decoded.
+        """Write the clip as what ``path`` says; frames and audio are interleaved as they are decoded.
 
-        Video of an ``unchanged`` file is copied and not encoded, unless an MP4 cannot hold it. An encoded
-        video of odd size loses its last row or column, which H.264 cannot hold. ``on_frames`` is called with
-        (frames written, all frames). Raises what :class:`~ltx2_core.media.VideoWriter` raises.
+        Kinds of file and ``encoding`` are those of :meth:`~ltx2_core.run.generation.Generation.save`. Video
+        of an ``unchanged`` file is copied, packet by packet, unless ``encoding`` chooses something of the
+        video. Frames of odd size lose their last row or column where they are encoded in a pixel format that
+        cannot hold it. ``on_frames`` is called with (frames written, all frames); ``timed`` counts the
+        seconds of encoding. Raises what ``Generation.save`` raises, and ValueError for an ``unchanged`` file
+        whose video fits another kind of file and not this one.
         """
-        if self.unchanged is not None:
-            try:
-                self._copy(self.unchanged, path)
-            except CannotCopy as error:
-                log.warning("%s: it is encoded as H.264", error)
-            else:
-                if on_frames is not None:
-                    on_frames(self.frame_count, self.frame_count)
-                return
-        width, height = self.width // 2 * 2, self.height // 2 * 2
-        audio = iter(self.audio_chunks())
-        # AAC has a fixed list of rates, so the file's rate may differ from that of the audio.
-        _, rate = playable(torch.zeros(2, 64), self.rate)
-        written = 0
-        with VideoWriter(
-            path,
-            width=width,
-            height=height,
-            fps=self.fps,
-            sample_rate=rate,
-            metadata=self._tags(),
-            crf=crf,
-        ) as writer:
-            for chunk in (self.byte_chunks or self.frame_chunks)():
-                writer.write_frames(chunk[..., :height, :width])
-                while written < (writer.frame_count / self.fps) * self.rate:
-                    piece = next(audio, None)
-                    if piece is None:
-                        break
-                    written += piece.shape[1]
-                    writer.write_audio(playable(piece, self.rate)[0])
-                if on_frames is not None:
-                    on_frames(writer.frame_count, self.frame_count)
+        destination, chosen = Destination.of(path), Encoding(**encoding)
+        if self.unchanged is not None and not self._copied(self.unchanged, destination, chosen):
+            log.warning("%s is encoded again", self.unchanged.path)
+        elif self.unchanged is not None:
+            if on_frames is not None:
+                on_frames(self.frame_count, self.frame_count)
+            return
+        save_clip(destination, self.as_clip(), chosen, on_frames=on_frames, timed=timed)
 
-    def _copy(self, clip: VideoClip, path: str | os.PathLike[str]) -> None:
-        waveform, rate = playable(*self.audio())
+    def _copied(self, clip: VideoClip, destination: Destination, chosen: Encoding) -> bool:
+        """Copy the video of ``clip`` with the new audio; False where it has to be encoded."""
+        fmt = destination.format
+        if chosen.of_video or not (fmt.video and fmt.audio) or check_copy(clip.path, fmt) is not None:
+            return False
         origin_s = clip.timeline.origin_s
-        copy_with_audio(clip.path, path, waveform, rate, origin_s=origin_s, metadata=self._tags())
+        try:
+            copy_with_audio(
+                clip.path,
+                destination,
+                *self.audio(),
+                origin_s=origin_s,
+                metadata=self._tags(),
+                encoding=chosen,
+            )
+        except CannotCopy as error:
+            log.warning("%s", error)
+            return False
+        return True
+
+    def as_clip(self) -> Clip:
+        """What is written to a file."""
+
+        def frames(*, as_bytes: bool) -> Iterator[Tensor]:
+            return (self.byte_chunks if as_bytes and self.byte_chunks else self.frame_chunks)()
+
+        return Clip(
+            width=self.width,
+            height=self.height,
+            fps=self.fps,
+            frame_count=self.frame_count,
+            frames=frames,
+            audio=lambda: (self.audio_chunks(), self.rate),
+            tags=self._tags(),
+        )
 
     def _tags(self) -> dict[str, str]:
         return {METADATA_KEY: json.dumps(dict(self.settings))}

@@ -5,12 +5,18 @@ Ranges: images and clips read from files are RGB in [0, 1]; the networks work in
 
 from .atomic import check_output
 from .audio_in import read_audio
+from .audio_out import write_audio, write_wav
 from .compress import compress_image
+from .destination import Destination
+from .encoding import Encoding
 from .images import fit_image, load_image, to_bytes, to_signed
+from .tags import read_metadata
 from .video_in import VideoClip, read_video
-from .writer import VideoWriter, frame_rate, read_metadata, write_wav
+from .writer import VideoWriter, frame_rate
 
 __all__ = [
+    "Destination",
+    "Encoding",
     "VideoClip",
     "VideoWriter",
     "check_output",
@@ -23,5 +29,6 @@ __all__ = [
     "read_video",
     "to_bytes",
     "to_signed",
+    "write_audio",
     "write_wav",
 ]

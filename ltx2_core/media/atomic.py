@@ -1,56 +1,119 @@
-"""Output files that are written completely or not at all."""
+"""Output files that are written completely or not at all, and in place of regular files alone."""
 
 from __future__ import annotations
 
 import errno
 import os
+import re
+import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_KINDS = (
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+)
+
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool = True) -> Path:
     """Check that ``path`` can be written, before the work starts; returns it as a Path.
 
+    A symbolic link is followed: the file that it names is replaced and the link stays.
+
     Raises FileNotFoundError for a missing folder, IsADirectoryError for a folder in place of a file,
-    FileExistsError where ``overwrite`` is off, PermissionError for a folder that may not be written.
+    FileExistsError where ``overwrite`` is off and for a device, a pipe or a socket, PermissionError for a
+    folder that may not be written.
     """
     file = Path(path)
-    folder = file.parent
-    if not folder.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "no such output folder; create it first", str(folder))
-    if file.is_dir():
-        raise IsADirectoryError(errno.EISDIR, "the output is a folder; add a file name", str(file))
-    if file.exists() and not overwrite:
+    real = _real(file)
+    _check_folder(real)
+    if real.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "the output is a folder; add a file name, or a slash for PNG frames", str(file))
+    _check_replaceable(real, file)
+    if real.exists() and not overwrite:
         raise FileExistsError(errno.EEXIST, "the output exists; choose another name", str(file))
-    # Permission bits do not tell for network and read-only file systems, so a file is really created.
-    probe = _temporary(file)
-    try:
-        probe.touch(exist_ok=False)
-        probe.unlink()
-    except OSError as error:
-        raise explain(error, file) from error
+    _probe(real)
     return file
+
+
+def check_new_folder(path: Path) -> None:
+    """Check that the folder ``path`` can be made, or is there and empty.
+
+    Raises what :func:`check_output` raises, and FileExistsError for a folder that holds files.
+    """
+    _check_folder(path)
+    if path.is_dir():
+        if any(path.iterdir()):
+            raise FileExistsError(
+                errno.EEXIST, "the folder is not empty; empty it or choose another", str(path)
+            )
+    elif path.exists() or path.is_symlink():
+        raise FileExistsError(errno.EEXIST, "the output is a file and not a folder; leave the slash out", str(path))
+    _probe(path)
+
+
+def check_new_files(folder: Path, names: re.Pattern[str]) -> None:
+    """Check that files can be made in ``folder``, where none may be whose whole name fits ``names``.
+
+    Raises what :func:`check_output` raises, and FileExistsError for a file that is there.
+    """
+    _check_folder(folder / "frames")
+    for old in folder.iterdir():
+        if names.fullmatch(old.name):
+            advice = "there are numbered images of this name; remove them or choose another"
+            raise FileExistsError(errno.EEXIST, advice, str(old))
+    _probe(folder / "frames")
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of ``path``; rename it on success, remove it on any exception.
 
-    An old file at ``path`` stays untouched until the rename. An OSError is raised again with advice on what
-    to do (see :func:`explain`).
+    An old file at ``path`` stays untouched until the rename; of a symbolic link it is the file that the link
+    names. An OSError is raised again with advice on what to do (see :func:`explain`).
     """
     # The temporary file is in the same folder, because a rename is atomic only within one file system.
-    temporary = _temporary(path)
+    real = _real(path)
+    temporary = _temporary(real)
     try:
         yield temporary
-        temporary.replace(path)
+        # Checked again, since it may have appeared while the file was written.
+        _check_replaceable(real, path)
+        temporary.replace(real)
     except OSError as error:
         raise explain(error, path) from error
     # A failed or cancelled run leaves no partial file behind.
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def filling(folder: Path, *, own: bool) -> Iterator[Path]:
+    """Yield a temporary folder; on success its files are in ``folder``, on any exception none of them.
+
+    With ``own`` the temporary folder takes the place of ``folder``, which is absent or empty; otherwise the
+    files are moved into it, where none of these names may exist.
+    """
+    temporary = _temporary(folder if own else folder / "frames")
+    try:
+        temporary.mkdir()
+        yield temporary
+        if own:
+            # A rename onto an empty folder fails on Windows.
+            if folder.is_dir():
+                folder.rmdir()
+            temporary.rename(folder)
+        else:
+            _move_all(temporary, folder)
+    except OSError as error:
+        raise explain(error, folder) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def explain(error: OSError, path: Path) -> OSError:
@@ -62,6 +125,8 @@ def explain(error: OSError, path: Path) -> OSError:
         advice = "the disk is full; free some space or choose another output folder"
     elif error.errno == errno.EFBIG:
         advice = "the file grew past the size limit set for this process; raise it"
+    elif error.errno == errno.EPIPE:
+        advice = "the program that reads the output has ended"
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         advice = "the output folder may not be written; choose another or change its rights"
     else:
@@ -70,6 +135,62 @@ def explain(error: OSError, path: Path) -> OSError:
     return OSError(error.errno, advice, str(path))
 
 
+def _real(path: Path) -> Path:
+    """The path that a symbolic link names, or the path itself. Raises OSError for a link to itself."""
+    if not path.is_symlink():
+        return path
+    try:
+        return path.resolve()
+    # Python before 3.13 reports a loop as a RuntimeError.
+    except (RuntimeError, OSError) as error:
+        raise OSError(errno.ELOOP, "the output is a symbolic link to itself", str(path)) from error
+
+
+def _check_folder(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "no such output folder; create it first", str(path.parent))
+
+
+def _check_replaceable(real: Path, path: Path) -> None:
+    """Raise FileExistsError for a device, a pipe or a socket, which a rename would destroy."""
+    try:
+        mode = real.stat().st_mode
+    except FileNotFoundError:
+        return
+    for is_kind, name in _KINDS:
+        if is_kind(mode):
+            raise FileExistsError(
+                errno.EEXIST, f"the output is {name} and is not replaced; use a file name, or - for stdout", str(path)
+            )
+
+
+def _probe(path: Path) -> None:
+    # Permission bits do not tell for network and read-only file systems, so a file is really created.
+    probe = _temporary(path)
+    try:
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise explain(error, path) from error
+
+
+def _move_all(source: Path, folder: Path) -> None:
+    """Move all files of ``source`` into ``folder``, or none of them."""
+    moved: list[Path] = []
+    try:
+        for file in sorted(source.iterdir()):
+            target = folder / file.name
+            if target.exists():
+                raise FileExistsError(errno.EEXIST, "the output exists; choose another name", str(target))
+            file.rename(target)
+            moved.append(target)
+    except BaseException:
+        for target in moved:
+            target.unlink(missing_ok=True)
+        raise
+
+
 def _temporary(path: Path) -> Path:
-    # Hidden and unique, so that concurrent runs into one folder do not share a file.
-    return path.with_name(f".{path.stem}-{uuid.uuid4().hex[:12]}.part")
+    # Hidden and unique, so that concurrent runs into one folder do not share a file. The name is cut, since
+    # names have at most 255 bytes.
+    return path.with_name(f".{path.stem[:40]}-{uuid.uuid4().hex[:12]}.part")

@@ -245,3 +245,21 @@ def _contain_then_pad(frames: Tensor, width: int, height: int) -> Tensor:
 def to_bytes_hwc(frame: Tensor) -> NDArray[np.uint8]:
     """Frame (3, H, W) uint8 -> contiguous array (H, W, 3), the layout that PyAV takes."""
     return np.ascontiguousarray(rearrange(frame.cpu(), "c h w -> h w c").numpy())
+
+
+def to_words_hwc(frame: Tensor, number: int = 0) -> NDArray[np.uint16]:
+    """Frame (3, H, W), uint8 or float in [-1, 1] -> contiguous uint16 array (H, W, 3); values outside are clipped.
+
+    ``number`` is that of the frame in the clip, for the error text. Raises as :func:`to_bytes`.
+    """
+    if frame.dtype == torch.uint8:
+        # 255 becomes 65535.
+        words: NDArray[np.uint16] = to_bytes_hwc(frame).astype(np.uint16) * np.uint16(257)
+        return words
+    if not frame.is_floating_point():
+        raise ValueError(f"frames are uint8 or float in [-1, 1]; got {frame.dtype}")
+    levels = (frame.detach().cpu().double() + 1.0) * 32767.5
+    if not torch.stack(torch.aminmax(levels)).isfinite().all():
+        raise ValueError(f"frame {number} holds NaN or infinite values; nothing was saved")
+    rounded = rearrange(levels.round().clamp(0.0, 65535.0), "c h w -> h w c").numpy()
+    return np.ascontiguousarray(rounded.astype(np.uint16))

@@ -13,86 +13,108 @@ from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
-import torch
 from av.stream import Disposition
 from torch import Tensor
 
-from .atomic import check_output, replacing
+from .audio_out import resampled
 from .container import open_media
-from .writer import AAC_BIT_RATE, AAC_RATES
+from .destination import Destination
+from .encoding import AudioEncoding, Encoding, audio_encoding
+from ..formats import FORMATS, Format
+from .tracks import AudioTrack, checked_audio
+from .writer import open_output
 
 log = logging.getLogger(__name__)
 
-BLOCK = 1024
-"""Samples of an AAC block."""
-
 
 class CannotCopy(ValueError):
-    """The video of a file has a codec, or packets without times, that an MP4 cannot hold."""
+    """The video of a file has a codec, or packets without times, that the container cannot hold."""
 
 
 def copy_with_audio(
     source: str | os.PathLike[str],
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Destination,
     waveform: Tensor,
     rate: int,
     *,
     origin_s: float = 0.0,
     metadata: Mapping[str, str] | None = None,
-    overwrite: bool = True,
+    encoding: Encoding | None = None,
 ) -> None:
-    """Write an MP4 with the video packets of ``source`` and ``waveform`` (C, S), C 1 or 2, at ``rate`` Hz.
+    """Write the video packets of ``source`` and ``waveform`` (C, S), C 1 or 2, at ``rate`` Hz.
 
-    The packets, their time stamps, rotation, colour tags, and subtitles that an MP4 can hold are those of the
-    source; its audio is replaced. The new audio begins at the time stamp ``origin_s`` of
-    the source.
+    The packets, their time stamps, rotation, colour tags, and subtitles that the container can hold are those
+    of the source; its audio is replaced. The new audio begins at the time stamp ``origin_s`` of
+    the source. Of ``encoding`` the audio's part is used.
 
-    Raises CannotCopy for a codec that an MP4 cannot hold and packets without times, ValueError for audio that
-    cannot be encoded, and what :func:`open_media` and :class:`VideoWriter` raise.
+    Raises CannotCopy for a codec that the container cannot hold and packets without times, ValueError for
+    audio that cannot be encoded, and what :func:`open_media` and :class:`VideoWriter` raise.
     """
-    if rate not in AAC_RATES:
-        raise ValueError(f"AAC has no sample rate of {rate} Hz; resample to one of {AAC_RATES}")
-    if waveform.ndim != 2 or waveform.shape[0] not in (1, 2):
-        raise ValueError(f"audio must be (1 or 2 channels, samples); got shape {tuple(waveform.shape)}")
-    samples = waveform.detach().to(device="cpu", dtype=torch.float32).expand(2, -1)
+    destination = Destination.of(path)
+    track_encoding = audio_encoding(destination.format, encoding or Encoding())
+    if track_encoding is None:
+        raise CannotCopy(f"a {destination.format.name} file cannot hold video with audio")
     # Checked before the output is opened, so that nothing is written for a bad input.
-    if not torch.isfinite(samples).all():
-        raise ValueError("the audio holds NaN or infinite samples; nothing was saved")
-    target = check_output(path, overwrite=overwrite)
-    with open_media(source, "video") as container, replacing(target) as temporary:
-        options = {"movflags": "faststart+use_metadata_tags"}
-        with av.open(os.fspath(temporary), "w", format="mp4", options=options) as output:
-            output.metadata.update({**_plain(container.metadata), **(metadata or {})})
-            copies = _copied_streams(Path(source), container, output)
-            audio = output.add_stream("aac", rate=rate, layout="stereo")
-            audio.bit_rate = AAC_BIT_RATE
+    samples = checked_audio(waveform)
+    destination.check()
+    with open_media(source, "video") as container:
+        tags = {**_plain(container.metadata), **(metadata or {})}
+        with open_output(destination, tags) as output:
+            copies = _copied_streams(Path(source), container, output, destination.format)
+            audio = _track(output, track_encoding, samples, rate)
             try:
-                _mux(container, output, copies, _Blocks(output, audio, samples, rate), origin_s)
+                _mux(container, output, copies, audio, origin_s)
             except av.error.FFmpegError as error:
                 raise CannotCopy(f"the packets of {source} cannot be copied ({error})") from error
 
 
-def _copied_streams(source: Path, container: Any, output: Any) -> dict[int, Any]:
+def check_copy(source: str | os.PathLike[str], fmt: Format) -> str | None:
+    """Whether the video of ``source`` can be copied into a kind of file; reads its header only.
+
+    Returns None where it can, else a note that it is encoded, since no kind of file that is written can hold
+    its packets. Raises ValueError, which names the kinds that can, where there is one.
+    """
+    with open_media(source, "video") as container:
+        if not container.streams.video or container.streams.video[0].codec_context is None:
+            return None
+        video = container.streams.video[0]
+        if _fits(video, fmt):
+            return None
+        name = video.codec_context.name
+        matroska = FORMATS["mkv"]
+        # Almost everything fits there, and what does not has no use in another kind of file either.
+        if _fits(video, matroska):
+            # Encoding loses, so that the user has to ask for it.
+            raise ValueError(
+                f"{fmt.suffixes[0]} cannot hold the {name} video of {source}: name the output "
+                f"{matroska.suffixes[0]} to copy it, or choose a video codec ({fmt.video[0]}) to encode it again"
+            )
+    return f"{source}: no kind of file that is written holds its {name} video, so it is encoded again"
+
+
+def _copied_streams(source: Path, container: Any, output: Any, fmt: Format) -> dict[int, Any]:
     """The output's stream for each stream of the source that is copied; the first video stream must be."""
     copies = {}
     for stream in container.streams:
         # A cover image is stored as a video stream of one frame.
         cover = bool(stream.disposition & Disposition.attached_pic)
-        if stream.type not in ("video", "subtitle") or cover or not _fits(stream):
+        if stream.type not in ("video", "subtitle") or cover or not _fits(stream, fmt):
             if stream is container.streams.video[0]:
-                raise CannotCopy(f"an MP4 cannot hold the {stream.codec_context.name} video of {source}")
+                name = stream.codec_context.name
+                raise CannotCopy(f"a {fmt.suffixes[0]} file cannot hold the {name} video of {source}")
             if stream.type != "audio":
-                log.warning("%s: a %s stream is left out, which an MP4 cannot hold", source.name, stream.type)
+                log.warning(
+                    "%s: a %s stream is left out, which a %s file cannot hold", source.name, stream.type, fmt.name
+                )
             continue
         copies[stream.index] = output.add_stream_from_template(stream)
         copies[stream.index].metadata.update(_plain(stream.metadata))
     return copies
 
 
-def _fits(stream: Any) -> bool:
-    """Whether an MP4 can hold a stream; writing the header of one decides."""
-    with av.open(os.devnull, "w", format="mp4") as trial:
+def _fits(stream: Any, fmt: Format) -> bool:
+    """Whether a kind of file can hold a stream; writing the header of one decides."""
+    with av.open(os.devnull, "w", format=fmt.muxer) as trial:
         try:
             trial.add_stream_from_template(stream)
             trial.start_encoding()
@@ -101,26 +123,16 @@ def _fits(stream: Any) -> bool:
     return True
 
 
-class _Blocks:
-    """Audio that is encoded up to a time."""
-
-    def __init__(self, output: Any, stream: Any, samples: Tensor, rate: int) -> None:
-        self.output, self.stream, self.samples, self.rate = output, stream, samples, rate
-        self.position = 0
-
-    def until(self, seconds: float) -> None:
-        """Encode the blocks that begin before ``seconds``."""
-        while self.position < min(seconds * self.rate, self.samples.shape[1]):
-            # PyAV needs contiguous samples, and a slice of stereo samples is not.
-            piece = np.ascontiguousarray(self.samples[:, self.position : self.position + BLOCK].numpy())
-            block = av.AudioFrame.from_ndarray(piece, format="fltp", layout="stereo")
-            block.sample_rate, block.time_base = self.rate, Fraction(1, self.rate)
-            block.pts = self.position
-            self.output.mux(self.stream.encode(block))
-            self.position += piece.shape[1]
+def _track(output: Any, encoding: AudioEncoding, samples: Tensor, rate: int) -> AudioTrack:
+    """The audio track with all of its samples, of which none is encoded yet."""
+    target = encoding.codec.rate_for(rate)
+    audio = AudioTrack(output, encoding, target)
+    for piece in resampled((samples,), rate, target):
+        audio.add(piece)
+    return audio
 
 
-def _mux(container: Any, output: Any, copies: Mapping[int, Any], audio: _Blocks, origin_s: float) -> None:
+def _mux(container: Any, output: Any, copies: Mapping[int, Any], audio: AudioTrack, origin_s: float) -> None:
     """Copy the packets of the source, moved so that its clip begins at 0, between blocks of audio."""
     zero = Fraction(origin_s)
     streams: Iterable[Any] = [stream for stream in container.streams if stream.index in copies]
@@ -133,11 +145,11 @@ def _mux(container: Any, output: Any, copies: Mapping[int, Any], audio: _Blocks,
         packet.dts = None if packet.dts is None else packet.dts - moved
         if packet.dts is not None:
             # Audio is interleaved half a second ahead, so that players need not seek.
-            audio.until(float(packet.dts * packet.time_base) + 0.5)
+            audio.encode(round((float(packet.dts * packet.time_base) + 0.5) * audio.rate))
         packet.stream = copies[packet.stream.index]
         output.mux(packet)
-    audio.until(float("inf"))
-    output.mux(audio.stream.encode(None))
+    audio.encode()
+    audio.finish()
 
 
 def _plain(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""H.264 video with AAC audio, encoded as frames arrive and renamed to its path only when complete.
+"""Video with audio, encoded as frames arrive and renamed to its path only when complete.
 
 Letters: N frames, H W pixel rows and columns, C channels, S samples.
 """
@@ -7,30 +7,24 @@ from __future__ import annotations
 
 import math
 import os
-from collections import deque
-from collections.abc import Mapping
-from contextlib import ExitStack, nullcontext, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
-import numpy as np
-import torch
 from torch import Tensor
 
-from .atomic import check_output, replacing
-from .container import open_media
-from .images import ITU_709, to_bytes, to_bytes_hwc
-from .x264 import repeatable_options
-
-AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
-AAC_BIT_RATE = 192_000
-STUDIO_RANGE = 1
+from .atomic import explain, replacing
+from .destination import Destination, stdout
+from .encoding import Encoding, audio_encoding, video_encoding
+from ..formats import FRAGMENTED
+from .tracks import AudioTrack, VideoTrack
 
 
 class VideoWriter:
-    """Context manager that streams a clip into an MP4 file.
+    """Context manager that streams a clip into a file of the kind that its name says.
 
     ``write_frames`` and ``write_audio`` may be called any number of times in any order. Frames are encoded
     immediately. Audio samples are buffered until the frames reach their time, and samples after the last
@@ -39,53 +33,72 @@ class VideoWriter:
     The file is written under a temporary name in the same folder and renamed to ``path`` when the block ends
     without an exception. On an exception the temporary file is removed and an old file at ``path`` remains.
 
-    Raises ValueError for sizes, rates or values that cannot be encoded, and OSError (no permission, disk
-    full, ...) with advice on what to do.
+    ``encoding`` says how; ``crf`` is its field of this name. Raises ValueError for sizes, rates or values that
+    cannot be encoded, and OSError (no permission, disk full, ...) with advice on what to do.
     """
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | Destination,
         *,
         width: int,
         height: int,
         fps: float | Fraction,
         sample_rate: int | None = None,
         metadata: Mapping[str, str] | None = None,
-        crf: int = 18,
+        crf: int | None = None,
         overwrite: bool = True,
+        encoding: Encoding | None = None,
     ) -> None:
-        # Chroma has half the rows and columns.
-        if width < 2 or height < 2 or width % 2 or height % 2:
-            raise ValueError(f"H.264 needs an even width and height; got {width}x{height}")
-        if sample_rate is not None and sample_rate not in AAC_RATES:
-            raise ValueError(f"AAC has no sample rate of {sample_rate} Hz; resample to one of {AAC_RATES}")
-        if not 0 <= crf <= 51:
-            raise ValueError(f"crf must be 0 (lossless) to 51; got {crf}, try 18")
-        self.path = check_output(path, overwrite=overwrite)
+        self.destination = Destination.of(path)
+        fmt, chosen = self.destination.format, encoding or Encoding(crf=crf)
+        video = None if self.destination.is_images else video_encoding(fmt, chosen)
+        if video is None:
+            raise ValueError(f"{self.destination} is no video file; use a Generation's save for images and audio")
+        video.check_size(width, height, float(fps))
+        self._encoding = video
+        self._audio_encoding = None if sample_rate is None else audio_encoding(fmt, chosen)
+        if sample_rate is not None:
+            if self._audio_encoding is None:
+                raise ValueError(f"{self.destination}: {fmt.suffixes[0]} holds no audio; leave sample_rate out")
+            codec = self._audio_encoding.codec
+            if codec.rate_for(sample_rate) != sample_rate:
+                raise ValueError(
+                    f"{codec.title} has no sample rate of {sample_rate} Hz; resample to one of {codec.rates}"
+                )
+        self.destination.check(overwrite=overwrite)
+        self.path = self.destination.path
         self.width, self.height = width, height
         self.fps = frame_rate(fps)
         self.sample_rate = sample_rate
-        self.frame_count = 0
-        self.sample_count = 0
-        self._crf = crf
-        self._metadata = dict(metadata or {})
-        self._pending: deque[Tensor] = deque()
+        self._metadata = dict(metadata or {}) if fmt.tags else {}
         self._stack = ExitStack()
-        self._container: Any = None
-        self._video: Any = None
-        self._audio: Any = None
+        self._video: VideoTrack | None = None
+        self._audio: AudioTrack | None = None
+
+    @property
+    def frame_count(self) -> int:
+        """Frames written so far."""
+        return 0 if self._video is None else self._video.frame_count
+
+    @property
+    def sample_count(self) -> int:
+        """Samples encoded so far."""
+        return 0 if self._audio is None else self._audio.sample_count
+
+    @property
+    def takes_floats(self) -> bool:
+        """Whether float frames are encoded with more than 8 bits."""
+        return self._encoding.deep
 
     def __enter__(self) -> VideoWriter:
         with ExitStack() as stack:
-            temporary = stack.enter_context(replacing(self.path))
-            # faststart moves the index to the front, for players that stream; the other flag allows any tag.
-            options = {"movflags": "faststart+use_metadata_tags"}
-            self._container = av.open(os.fspath(temporary), "w", format="mp4", options=options)
-            stack.push(self._close)
-            self._container.metadata.update(self._metadata)
-            self._video = self._add_video()
-            self._audio = None if self.sample_rate is None else self._add_audio(self.sample_rate)
+            container = stack.enter_context(open_output(self.destination, self._metadata))
+            self._video = VideoTrack(
+                container, self._encoding, width=self.width, height=self.height, fps=self.fps
+            )
+            if self.sample_rate is not None and self._audio_encoding is not None:
+                self._audio = AudioTrack(container, self._audio_encoding, self.sample_rate)
             self._stack = stack.pop_all()
         return self
 
@@ -103,14 +116,14 @@ class VideoWriter:
 
         Raises ValueError for another size, and for NaN or infinite values.
         """
-        self._check_open()
+        video = self._open_video()
         if frames.ndim != 4 or frames.shape[1:] != (3, self.height, self.width):
             raise ValueError(
                 f"frames must be (N, 3, {self.height}, {self.width}); got shape {tuple(frames.shape)}"
             )
         for frame in frames:
             # Frame by frame, so that no byte copy of all frames exists.
-            self._encode_frame(to_bytes(frame[None], first=self.frame_count)[0])
+            video.encode(frame)
         self._encode_pending()
 
     def write_audio(self, waveform: Tensor) -> None:
@@ -119,84 +132,98 @@ class VideoWriter:
         Raises ValueError if the writer was opened without ``sample_rate``, for another shape, and for NaN or
         infinite samples.
         """
-        self._check_open()
+        self._open_video()
         if self._audio is None:
             raise ValueError("this file has no audio track; open the writer with sample_rate")
-        if waveform.ndim != 2 or waveform.shape[0] not in (1, 2):
-            raise ValueError(f"audio must be (1 or 2 channels, samples); got shape {tuple(waveform.shape)}")
-        samples = waveform.detach().to(device="cpu", dtype=torch.float32)
-        if not torch.isfinite(samples).all():
-            raise ValueError("the audio holds NaN or infinite samples; nothing was saved")
-        self._pending.append(samples.expand(2, -1))
+        self._audio.add(waveform)
         self._encode_pending()
-
-    def _add_video(self) -> Any:
-        options = {"crf": str(self._crf), **repeatable_options()}
-        stream = self._container.add_stream("libx264", rate=self.fps, options=options)
-        stream.width, stream.height, stream.pix_fmt = self.width, self.height, "yuv420p"
-        context = stream.codec_context
-        # Players guess the colour matrix of untagged video from its size, which shifts the colours of some.
-        context.color_primaries = context.color_trc = context.colorspace = ITU_709
-        context.color_range = STUDIO_RANGE
-        return stream
-
-    def _add_audio(self, sample_rate: int) -> Any:
-        stream = self._container.add_stream("aac", rate=sample_rate, layout="stereo")
-        stream.bit_rate = AAC_BIT_RATE
-        return stream
-
-    def _encode_frame(self, frame: Tensor) -> None:
-        video_frame = av.VideoFrame.from_ndarray(to_bytes_hwc(frame), format="rgb24")
-        video_frame = video_frame.reformat(format="yuv420p", dst_colorspace="ITU709")
-        video_frame.pts, video_frame.time_base = self.frame_count, 1 / self.fps
-        self._container.mux(self._video.encode(video_frame))
-        self.frame_count += 1
 
     def _encode_pending(self) -> None:
         """Encode the buffered samples up to the end of the last frame written."""
-        if self.sample_rate is None:
-            return
-        sample_rate = self.sample_rate
-        # Computed from all frames so far, so that rounding does not add up.
-        until = round(self.frame_count / self.fps * sample_rate)
-        while self._pending and self.sample_count < until:
-            piece = self._pending.popleft()
-            room = until - self.sample_count
-            if piece.shape[1] > room:
-                self._pending.appendleft(piece[:, room:])
-                piece = piece[:, :room]
-            if not piece.shape[1]:
-                continue
-            # PyAV needs contiguous samples, and a slice of stereo samples is not.
-            samples = np.ascontiguousarray(piece.numpy())
-            block = av.AudioFrame.from_ndarray(samples, format="fltp", layout="stereo")
-            block.sample_rate, block.time_base = sample_rate, Fraction(1, sample_rate)
-            block.pts = self.sample_count
-            self._container.mux(self._audio.encode(block))
-            self.sample_count += piece.shape[1]
+        if self._audio is not None:
+            # Computed from all frames so far, so that rounding does not add up.
+            self._audio.encode(round(self.frame_count / self.fps * self._audio.rate))
 
     def _finish(self) -> None:
-        if not self.frame_count:
+        video = self._open_video()
+        if not video.frame_count:
             raise ValueError("no frames were written; a video holds at least one")
         self._encode_pending()
-        # Samples after the last frame are dropped, so that the audio is never longer than the video.
-        self._pending.clear()
         # Encoders hold back frames and samples until they are flushed.
-        self._container.mux(self._video.encode(None))
+        video.finish()
         if self._audio is not None:
-            self._container.mux(self._audio.encode(None))
+            self._audio.finish()
 
-    def _close(
-        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        container, self._container = self._container, None
-        # Writing the trailer of a broken file may fail too; the first error is the one to report.
-        with nullcontext() if error is None else suppress(av.error.FFmpegError):
-            container.close()
-
-    def _check_open(self) -> None:
-        if self._container is None:
+    def _open_video(self) -> VideoTrack:
+        if self._video is None:
             raise ValueError("the writer is not open; use it in a with block")
+        return self._video
+
+
+@contextmanager
+def open_output(destination: Destination, metadata: Mapping[str, str]) -> Iterator[Any]:
+    """PyAV's container for a destination, written under a temporary name until the block succeeds."""
+    fmt = destination.format
+    with ExitStack() as stack:
+        options = dict(fmt.options)
+        target: Any
+        if destination.is_stdout:
+            target = stack.enter_context(_explained(destination))
+            options = dict(FRAGMENTED) if fmt.name == "mp4" else options
+        else:
+            target = os.fspath(stack.enter_context(replacing(destination.path)))
+        container = av.open(target, "w", format=fmt.muxer, options=options)
+        container.metadata.update(metadata if fmt.tags else {})
+        try:
+            yield container
+        except BaseException:
+            # Writing the trailer of a broken file may fail too; the first error is the one to report.
+            with suppress(av.error.FFmpegError, OSError):
+                container.close()
+            raise
+        container.close()
+
+
+def check_clip(destination: Destination, encoding: Encoding, *, width: int, height: int, fps: float) -> None:
+    """Open the encoder for a clip of this size and write nothing.
+
+    Raises ValueError, before any work, for what it refuses, such as a size that is too small for it.
+    """
+    video = video_encoding(destination.format, encoding)
+    if video is None or destination.is_images:
+        return
+    columns, rows = video.multiples
+    width, height = width // columns * columns, height // rows * rows
+    video.check_size(width, height, fps)
+    try:
+        with av.open(os.devnull, "w", format=destination.format.muxer) as trial:
+            VideoTrack(trial, video, width=width, height=height, fps=frame_rate(fps))
+            trial.start_encoding()
+    except (av.error.FFmpegError, ValueError) as error:
+        title = video.codec.title
+        raise ValueError(f"{title} cannot encode {width}x{height} at {fps:g} fps ({error})") from error
+
+
+class Pipe:
+    """Stdout as PyAV writes to it: bytes in order, without a position."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def write(self, data: bytes) -> int:
+        rest = memoryview(data)
+        while rest:
+            # A file descriptor may take a part of the bytes.
+            rest = rest[self._stream.write(rest) :]
+        return len(data)
+
+
+@contextmanager
+def _explained(destination: Destination) -> Iterator[Pipe]:
+    try:
+        yield Pipe(stdout())
+    except OSError as error:
+        raise explain(error, destination.path) from error
 
 
 def frame_rate(fps: float | Fraction) -> Fraction:
@@ -214,37 +241,3 @@ def frame_rate(fps: float | Fraction) -> Fraction:
     if not float(fps).is_integer() and abs(fps - broadcast) < 1e-3:
         return broadcast
     return Fraction(fps).limit_denominator(1000)
-
-
-def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """The metadata tags of a media file, including the ``metadata`` passed to ``VideoWriter``.
-
-    Raises FileNotFoundError for a missing file, ValueError for one that is not a media file.
-    """
-    with open_media(path) as container:
-        return dict(container.metadata)
-
-
-def write_wav(path: str | os.PathLike[str], waveform: Tensor, rate: int) -> None:
-    """Save a waveform (C, S), C 1 or 2, full scale at -1 and 1, as 16-bit WAV at ``rate`` Hz.
-
-    Louder samples are clipped. Raises ValueError for another shape, and for NaN or infinite samples.
-    """
-    if waveform.ndim != 2 or waveform.shape[0] not in (1, 2) or not waveform.shape[1]:
-        raise ValueError(f"audio must be (1 or 2 channels, samples); got shape {tuple(waveform.shape)}")
-    samples = waveform.detach().to(device="cpu", dtype=torch.float32)
-    if not torch.isfinite(samples).all():
-        raise ValueError("the audio holds NaN or infinite samples; nothing was saved")
-    # Clipped before the conversion, which would wrap louder samples around.
-    words = (samples.clamp(-1.0, 1.0) * 32767.0).round().to(torch.int16)
-    layout = "stereo" if waveform.shape[0] == 2 else "mono"
-    packed = np.ascontiguousarray(words.T.reshape(1, -1).numpy())
-    with (
-        replacing(check_output(path)) as temporary,
-        av.open(os.fspath(temporary), "w", format="wav") as container,
-    ):
-        stream = container.add_stream("pcm_s16le", rate=rate, layout=layout)
-        block = av.AudioFrame.from_ndarray(packed, format="s16", layout=layout)
-        block.sample_rate = rate
-        container.mux(stream.encode(block))
-        container.mux(stream.encode(None))

@@ -73,7 +73,11 @@ class Codecs:
         """
         if isinstance(frames, Tensor | np.ndarray):
             frames = as_frames(frames)
-        with self.networks.use(Component.VIDEO_ENCODER) as encoder, torch.inference_mode():
+        with (
+            self.networks.clock.timed("inputs"),
+            self.networks.use(Component.VIDEO_ENCODER) as encoder,
+            torch.inference_mode(),
+        ):
             # Frames of a file are decoded chunk by chunk, so that only their shape is known here.
             encoder.check_frames(rearrange(torch.empty(frames.shape, device="meta"), "n c h w -> 1 c n h w"))
             where = self.networks.device, self.networks.dtype
@@ -87,7 +91,10 @@ class Codecs:
 
     def encode_audio(self, waveform: Tensor, sample_rate: int, *, latent_frames: int | None = None) -> Tensor:
         """waveform (C, S) in [-1, 1] -> normalised latent (1, 8, T, 16), trimmed or padded with silence."""
-        with self.networks.use(Component.AUDIO_ENCODER) as encoder:
+        with (
+            self.networks.clock.timed("inputs"),
+            self.networks.use(Component.AUDIO_ENCODER) as encoder,
+        ):
             return encode_audio(
                 encoder, waveform.to(self.networks.device), sample_rate, latent_frames=latent_frames
             )
@@ -97,6 +104,7 @@ class Codecs:
         if latents.video is None:
             raise ValueError("there is no video to upscale in these latents")
         with (
+            self.networks.clock.timed("sampling"),
             self.networks.use(Component.UPSAMPLER) as upsampler,
             # The encoder is only needed for its statistics: the upsampler works on latents that are not
             # normalised.
@@ -131,11 +139,13 @@ class Codecs:
                 self._decode_choice(first, frames),
                 as_bytes=as_bytes,
                 check=Run(stop=stop).check,
+                clock=self.networks.clock,
             )
 
     def decode_audio(self, latent: Tensor) -> tuple[Tensor, int]:
         """Normalised latent (1, 8, T, 16) -> (waveform (2, S) in [-1, 1] on the CPU, sample rate in Hz)."""
         with (
+            self.networks.clock.timed("decode"),
             self.networks.use(Component.AUDIO_DECODER) as decoder,
             self.networks.use(Component.VOCODER) as vocoder,
         ):

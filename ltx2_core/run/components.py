@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..clock import Clock
 from ..config import audio_vae_config, text_config, transformer_config, video_vae_config, vocoder_config
 from ..loading import (
     Checkpoint,
@@ -67,7 +68,8 @@ class Components:
     ``checkpoints`` may be one official file or several that together hold the components, each in one file.
     Headers are read at once, weights in :meth:`use`. ``execution``
     says where and how networks compute; with its ``max_memory``, networks that are held are offloaded to
-    system memory between their uses. ``fp8_problem`` says why its ``fp8_blocks`` are left out.
+    system memory between their uses. ``fp8_problem`` says why its ``fp8_blocks`` are left out. ``clock``
+    says where the time since its making went.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class Components:
             self.fp8_product = kernel_product
         elif execution.fp8_blocks:
             _log.warning("blocks are not held in fp8: %s", self.fp8_problem)
+        self.clock = Clock()
         self._holding: frozenset[Component] = frozenset()
         self._held: dict[Component, tuple[tuple[Lora, ...], nn.Module]] = {}
         self._held_text: TextEncoder | None = None
@@ -159,20 +162,22 @@ class Components:
             # The weights that LoRAs are merged into do not exist in fp8, so the network is loaded again.
             network = None
         if network is None:
-            network = self.file(component).load(
-                component,
-                dtype=dtype,
-                device=device,
-                loras=loras,
-                numerics=self.numerics,
-                **self._matmul,
-            )
-        else:
-            self._place(network, device)
-            if before != loras:
-                self.file(component).switch_loras(
-                    network, component, before=before, after=loras, dtype=dtype, device=device
+            with self.clock.timed("load"):
+                network = self.file(component).load(
+                    component,
+                    dtype=dtype,
+                    device=device,
+                    loras=loras,
+                    numerics=self.numerics,
+                    **self._matmul,
                 )
+        else:
+            with self.clock.timed("load"):
+                self._place(network, device)
+                if before != loras:
+                    self.file(component).switch_loras(
+                        network, component, before=before, after=loras, dtype=dtype, device=device
+                    )
         # Stored before the block runs, because a failure within it leaves the weights as they are.
         if self._holds(component):
             self._held[component] = (loras, network)
@@ -327,8 +332,9 @@ class Components:
             # The text encoder is held apart from the projection, which alone has LoRAs.
             encoder = self._held_text
             if encoder is None:
-                gemma = load_gemma(self.text_encoder, dtype=self.dtype, device=device)
-                encoder = TextEncoder(gemma, load_tokenizer(self.text_encoder), projection)
+                with self.clock.timed("load"):
+                    gemma = load_gemma(self.text_encoder, dtype=self.dtype, device=device)
+                    encoder = TextEncoder(gemma, load_tokenizer(self.text_encoder), projection)
                 # This name would keep the network alive after the encoder is freed.
                 del gemma
             else:

@@ -12,6 +12,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from ..clock import Clock
 from ..media import to_bytes
 from ..memory import DecodeChoice
 from ..video_vae import VideoDecoder
@@ -26,11 +27,12 @@ def decode_chunks(
     *,
     as_bytes: bool,
     check: Callable[[], None],
+    clock: Clock | None = None,
 ) -> Iterator[Tensor]:
     """Chunks (N, 3, H, W) on the CPU: float32 in [-1, 1], or uint8.
 
     ``latents`` (1, C, f, h, w) are the consecutive pieces of one clip, on the device of the decoder.
-    ``check`` is called before each chunk and may raise to stop.
+    ``check`` is called before each chunk and may raise to stop. ``clock`` counts the seconds of each.
     """
     if choice is None:
         chunks = decoder.decode_stream(latents)
@@ -43,11 +45,12 @@ def decode_chunks(
         chunks = decoder.decode_tiles(
             latents, choice.tiles, max_piece_bytes=choice.piece_bytes, convert=convert
         )
+    clock = clock or Clock()
     done = 0
     while True:
         check()
         # Entered for each chunk: a generator that yields within it would leave the mode on for its caller.
-        with torch.inference_mode():
+        with clock.timed("decode"), torch.inference_mode():
             chunk = next(chunks, None)
             if chunk is None:
                 return

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from einops import rearrange
@@ -15,20 +15,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from ..audio import resample
-from ..media import VideoWriter
-from ..media.writer import AAC_RATES
+from ..media import Encoding
+from ..media.save import Clip, save_clip
 from ..sampling.caching import Evaluations
 from ..shapes import ClipPlan
 from ..types import AVLatent
+from . import notebook
 from .codecs import Codecs
 from .request import Request
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..media.encoding import EncodingOptions
+
 METADATA_KEY = "ltx2"
-"""Tag of the MP4 file that holds the settings as JSON."""
+"""Tag of a file that holds the settings as JSON."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Generation:
     """A sampled clip.
 
@@ -97,33 +102,56 @@ class Generation:
         self,
         path: str | os.PathLike[str],
         *,
-        crf: int = 18,
         on_frames: Callable[[int, int], None] | None = None,
         stop: Callable[[], bool] | None = None,
+        **encoding: Unpack[EncodingOptions],
     ) -> None:
-        """Write an MP4 (H.264, AAC): frames are encoded as they are decoded, the settings go into its tags.
+        """Write the clip as what ``path`` says: frames are encoded as they are decoded.
+
+        ``.mp4``, ``.mov``, ``.mkv`` and ``.webm`` hold video and audio; ``.gif``, ``.webp``, a text with a
+        slash at its end (a folder of PNG frames) and names such as ``f_%05d.png`` the frames; ``.wav``,
+        ``.flac``, ``.mp3`` and ``.m4a`` the audio. The settings go into the tags of the kinds that have some.
+        ``encoding`` are the fields of :class:`~ltx2_core.media.Encoding`: ``video_codec``, ``crf``,
+        ``encoder_preset``, ``pixel_format`` and ``audio_bitrate``.
 
         ``on_frames`` is called with (frames written, all frames). No file is left if it fails or is stopped.
-        Raises what :class:`~ltx2_core.media.VideoWriter` raises.
+        Raises TypeError for other options, ValueError for those that the kind of file cannot have, and what
+        :class:`~ltx2_core.media.VideoWriter` raises.
         """
-        waveform, rate = playable(*self.audio())
-        waveform = as_long_as(waveform, rate, self.clip.seconds)
-        settings = json.dumps(self.settings())
-        with VideoWriter(
+        save_clip(
             path,
+            self.as_clip(stop),
+            Encoding(**encoding),
+            on_frames=on_frames,
+            timed=self.codecs.networks.clock.timed,
+        )
+
+    def as_clip(self, stop: Callable[[], bool] | None = None) -> Clip:
+        """What is written to a file; ``stop`` ends the decoding when it returns True."""
+
+        def frames(*, as_bytes: bool) -> Iterator[Tensor]:
+            return self.frames(as_bytes=as_bytes, stop=stop)
+
+        def audio() -> tuple[Iterator[Tensor], int]:
+            waveform, rate = self.audio()
+            return iter((as_long_as(waveform, rate, self.clip.seconds),)), rate
+
+        return Clip(
             width=self.clip.width,
             height=self.clip.height,
             fps=self.clip.fps,
-            sample_rate=rate,
-            metadata={METADATA_KEY: settings, "comment": self.request.text.prompt},
-            crf=crf,
-        ) as writer:
-            # Audio is short and known at once, while frames arrive over minutes.
-            writer.write_audio(waveform)
-            for chunk in self.frames(as_bytes=True, stop=stop):
-                writer.write_frames(chunk)
-                if on_frames is not None:
-                    on_frames(writer.frame_count, self.clip.frames)
+            frame_count=self.clip.frames,
+            frames=None if self.latents.video is None else frames,
+            audio=audio,
+            tags={METADATA_KEY: json.dumps(self.settings()), "comment": self.request.text.prompt},
+        )
+
+    def __repr__(self) -> str:
+        return notebook.line_of(self)
+
+    def _repr_html_(self) -> str:
+        """The clip with its settings, as a notebook shows it."""
+        return notebook.html_of(self)
 
 
 def as_long_as(waveform: Tensor, rate: int, seconds: float) -> Tensor:
@@ -133,7 +161,3 @@ def as_long_as(waveform: Tensor, rate: int, seconds: float) -> Tensor:
     """
     return functional.pad(waveform, (0, round(seconds * rate) - waveform.shape[-1]))
 
-
-def playable(waveform: Tensor, rate: int) -> tuple[Tensor, int]:
-    """The audio at a rate that AAC has, unchanged where it already is."""
-    return (waveform, rate) if rate in AAC_RATES else (resample(waveform, rate, 48000), 48000)

@@ -137,7 +137,8 @@ class LTX2Pipeline(Codecs):
         stages = self.check(request, further=bool(extra))
         plan = self._memory_plan(stages)
         files = file_records(request)
-        contexts = self._contexts(request, stages, run)
+        with self.networks.clock.timed("text"):
+            contexts = self._contexts(request, stages, run)
         input_audio = read_input_audio(request, stages[-1])
         items = encoded_inputs(self, request, stages, input_audio, run)
         for stage, more in zip(stages, items, strict=True):
@@ -371,7 +372,10 @@ class LTX2Pipeline(Codecs):
         name = f"stage {index + 1}"
         run.report(name, 0, len(stage.sigmas) - 1)
         loras, fused = self.stage_loras(index), self.speed.fused
-        with self.networks.use_transformer(loras, plan, fused=fused) as transformer:
+        with (
+            self.networks.clock.timed("sampling"),
+            self.networks.use_transformer(loras, plan, fused=fused) as transformer,
+        ):
             denoise = Denoiser(
                 self.speed.runner(transformer, plan),
                 state,

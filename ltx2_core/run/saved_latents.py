@@ -55,12 +55,14 @@ def save_latents(
     *,
     files: Mapping[str, Any] | None = None,
     edit: Mapping[str, Any] | None = None,
+    encoding: Mapping[str, Any] | None = None,
     folder: Path | None = None,
 ) -> Path:
     """Write the latents of a run whose result is ``output``; the caller deletes the file afterwards.
 
     ``files`` are JSON values that resuming needs, such as the paths of the checkpoints; ``edit`` are the
-    settings of the edit that the run belongs to (``EditTask.settings``).
+    settings of the edit that the run belongs to (``EditTask.settings``), ``encoding`` what was chosen of the
+    encoding (``Encoding.settings``).
     """
     folder = private_folder(saved_folder() if folder is None else folder)
     prune_saved(folder)
@@ -73,11 +75,12 @@ def save_latents(
     if generation.input_audio is not None:
         tensors["waveform"], rate = generation.input_audio[0].contiguous(), generation.input_audio[1]
     about = {
-        "output": str(Path(output).resolve()),
+        "output": _absolute(output),
         "settings": generation.settings(),
         "rate": rate,
         "files": dict(files or {}),
         "edit": None if edit is None else dict(edit),
+        "encoding": dict(encoding or {}),
         "models": generation.codecs.networks.identity(),
     }
     # A random part keeps the latents of an earlier run of the same output.
@@ -85,6 +88,14 @@ def save_latents(
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata={KEY: json.dumps(about)})
     return path
+
+
+def _absolute(output: str | os.PathLike[str]) -> str:
+    """The whole path of an output; a slash at its end, which means a folder, stays, as does - for stdout."""
+    text = os.fspath(output)
+    if text == "-":
+        return text
+    return str(Path(text).resolve()) + (os.sep if text.endswith(("/", os.sep)) else "")
 
 
 def find_saved(output: str | os.PathLike[str] | None = None, *, folder: Path | None = None) -> Path:
@@ -97,7 +108,7 @@ def find_saved(output: str | os.PathLike[str] | None = None, *, folder: Path | N
         # Another user could have made this folder first and placed files of their own in it.
         check_private(folder)
     files = sorted(folder.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime, reverse=True)
-    target = None if output is None else str(Path(output).resolve())
+    target = None if output is None else _absolute(output)
     outputs = {path: output for path in files if (output := _output_of(path)) is not None}
     for path, saved in outputs.items():
         if target is None or saved == target:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from ltx2_core import LTX2Pipeline
 from ltx2_core.cli.main import main
 from ltx2_core.loading.lora_dialects import diffusers_name
-from ltx2_core.media.writer import read_metadata
+from ltx2_core.media import read_metadata
 from ltx2_core.run.generation import METADATA_KEY
 
 CLIP = {"width": 64, "height": 64, "num_frames": 9, "fps": 8.0, "steps": 2, "cfg": 1.0, "seed": 3}

@@ -1,4 +1,4 @@
-"""Options of model files, of the execution, of the output and of several clips."""
+"""Options of model files, of the execution and of several clips."""
 
 from __future__ import annotations
 
@@ -161,44 +161,6 @@ def execution_options() -> Iterator[Option]:
         group=group,
         help="Compute layers that a file stores in NVFP4 by products in NVFP4, on Blackwell: faster, but "
         "rounds their inputs.",
-        default=False,
-    )
-
-
-def output_options() -> Iterator[Option]:
-    """Options of the output file, resuming, dry run and progress."""
-    group = "output"
-    yield Option(
-        name="output",
-        flags=("-o", "--output"),
-        kind="path",
-        group=group,
-        help="The MP4 to write.",
-        default="ltx2.mp4",
-    )
-    yield Option(
-        name="resume",
-        flags=("--resume",),
-        kind="flag",
-        group=group,
-        help="Decode the saved latents of a run that failed after sampling: that of --output, or the newest. "
-        "With ltx2 long and the same options: continue after the last finished window.",
-        default=False,
-    )
-    yield Option(
-        name="dry_run",
-        flags=("--dry-run",),
-        kind="flag",
-        group=group,
-        help="Print sizes, tokens, sigmas, the recipe and predicted memory, and stop.",
-        default=False,
-    )
-    yield Option(
-        name="quiet",
-        flags=("-q", "--quiet"),
-        kind="flag",
-        group=group,
-        help="No progress bar.",
         default=False,
     )
 

@@ -8,7 +8,8 @@ from ..recipes import RECIPES
 from .content import inputs_options, size_options, text_options
 from .editing import edits_options, plans_options, windows_options
 from .option import GROUPS, Option
-from .running import execution_options, model_options, output_options, several_options
+from .output import output_options
+from .running import execution_options, model_options, several_options
 from .sampling import guidance_options, sampling_options
 
 OPTIONS: Final[tuple[Option, ...]] = (
@@ -39,6 +40,8 @@ COMMANDS: Final[dict[str, tuple[str, ...]]] = {
     "plan": ("size", "model", "execution", "output"),
 }
 """Command -> the groups of options that it has."""
+
+_OUTPUT = tuple(option.name for option in output_options())
 
 # Options of a shared group that have no meaning for one command.
 _WITHOUT: Final[dict[str, frozenset[str]]] = {
@@ -73,10 +76,7 @@ _WITHOUT: Final[dict[str, frozenset[str]]] = {
             "fp8_matmul",
             "nvfp4_matmul",
             "fp8_blocks",
-            "output",
-            "resume",
-            "dry_run",
-            "quiet",
+            *_OUTPUT,
         }
     ),
 }

@@ -1,0 +1,84 @@
+"""What a command says when it has written a file: what it is, where the time went, what to try next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..clock import Clock
+from ..media import Destination, Encoding
+from ..media.encoding import audio_encoding, video_encoding
+from ..media.save import Clip
+from .values import Output
+
+
+def report(output: Output, clip: Clip, clock: Clock, *, seed: int | None, embedded: bool) -> None:
+    """Print on stderr what was written; unless quiet, also what to try next."""
+    click.echo(made_line(output.destination, clip, output.encoding, seed), err=True)
+    click.echo(time_line(clock), err=True)
+    if not output.quiet:
+        for line in next_lines(output.destination, seed, embedded=embedded):
+            click.echo(line, err=True)
+
+
+def made_line(destination: Destination, clip: Clip, encoding: Encoding, seed: int | None) -> str:
+    """Path, size and length of the clip, size of the file, and seed."""
+    video = video_encoding(destination.format, encoding)
+    parts = []
+    if clip.frames is not None and video is not None:
+        parts += [f"{clip.width}x{clip.height}", f"{clip.frame_count} frames at {clip.fps:g} fps"]
+    parts.append(f"{clip.frame_count / clip.fps:.2f} s")
+    if (size := file_bytes(destination)) is not None:
+        parts.append(size_text(size))
+    if seed is not None:
+        parts.append(f"seed {seed}")
+    return f"{destination}: {', '.join(parts)}"
+
+
+def time_line(clock: Clock) -> str:
+    """The seconds of a run, and those of its parts that took some."""
+    total, parts = clock.total, clock.seconds()
+    rest = total - sum(parts.values())
+    named = [f"{part} {seconds:.1f}" for part, seconds in {**parts, "other": rest}.items() if seconds >= 0.05]
+    return f"{total:.1f} s" + (f": {', '.join(named)}" if named else "")
+
+
+def next_lines(destination: Destination, seed: int | None, *, embedded: bool) -> Iterator[str]:
+    """What to try next with this file."""
+    fmt = destination.format
+    if fmt.video and fmt.audio and not destination.is_stdout:
+        name = shlex.quote(str(destination))
+        yield f'next: ltx2 extend --video {name} --seconds 1 --prompt "..." makes it longer'
+        yield f'      ltx2 retake --video {name} --video-region 0.5-1 --prompt "..." makes a part of it again'
+    if seed is not None:
+        yield f"{'      ' if fmt.video and fmt.audio and not destination.is_stdout else 'next: '}" + (
+            f"--seed {seed + 1} gives another take"
+        )
+    if embedded:
+        yield "      made by the tiny model of the package; --checkpoint names released weights (docs/models.md)"
+
+
+def file_bytes(destination: Destination) -> int | None:
+    """Bytes of what was written; None for stdout."""
+    if destination.is_stdout:
+        return None
+    if not destination.is_images:
+        return destination.path.stat().st_size
+    return sum(path.stat().st_size for path in destination.images())
+
+
+def size_text(size: int) -> str:
+    """Bytes in words, such as "84 kB"."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{max(1, round(size / 1000))} kB"
+
+
+def seed_of(settings: Mapping[str, Any]) -> int | None:
+    """The seed in the settings of a clip."""
+    return settings.get("request", {}).get("seed")

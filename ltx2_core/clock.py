@@ -1,0 +1,50 @@
+"""Where the time of a run goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+PARTS = ("load", "text", "inputs", "sampling", "decode", "encode")
+"""The parts of a run, in the order in which they are reported."""
+
+
+class Clock:
+    """Seconds by part of the work. A part within another one counts as its own alone."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._seconds: dict[str, float] = {}
+        self._within: list[str] = []
+        self._since = self._start
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Count the seconds of the block as those of ``part``.
+
+        A generator must not yield within the block, since the time of its caller would be counted too.
+        """
+        self._count()
+        self._within.append(part)
+        try:
+            yield
+        finally:
+            self._count()
+            self._within.pop()
+
+    @property
+    def total(self) -> float:
+        """Seconds since the clock was made."""
+        return time.perf_counter() - self._start
+
+    def seconds(self) -> Mapping[str, float]:
+        """Seconds by part, in the order of ``PARTS``; without parts that took no time."""
+        return {part: self._seconds[part] for part in PARTS if part in self._seconds}
+
+    def _count(self) -> None:
+        now = time.perf_counter()
+        if self._within:
+            part = self._within[-1]
+            self._seconds[part] = self._seconds.get(part, 0.0) + now - self._since
+        self._since = now

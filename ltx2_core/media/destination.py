@@ -1,0 +1,163 @@
+"""Where a clip is written, and as what: the name says it."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from .atomic import check_new_files, check_new_folder, check_output
+from ..formats import FORMATS, STREAMED, Format, format_of, suffixes
+
+STDOUT = "-"
+FRAME_NAME = "frame_%05d.png"
+"""Name of the images in a folder of frames, which are numbered from 1."""
+
+_NUMBER = re.compile(r"%(0\d)?d")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Destination:
+    """A file, the numbered images of a folder, or stdout.
+
+    Attributes:
+        path: of the file; of the images the pattern, such as ``frames/frame_%05d.png``; ``-`` for stdout.
+        format: the kind of file.
+        own_folder: whether the folder of the images is made, and holds nothing else.
+    """
+
+    path: Path
+    format: Format
+    own_folder: bool = False
+
+    @classmethod
+    def of(cls, output: str | os.PathLike[str] | Destination, container: str | None = None) -> Destination:
+        """What a name means: its suffix is the kind of file, a trailing slash is a folder of PNG frames,
+        ``%05d`` in a name numbered PNG frames, ``-`` is stdout as ``container`` ("mp4" by default).
+
+        Raises ValueError, with the kinds that there are, for a name that says no kind.
+        """
+        if isinstance(output, Destination):
+            return output
+        text = os.fspath(output)
+        if not text.strip() or "\0" in text:
+            raise ValueError(f"output={text!r} is no path: give a name such as clip.mp4")
+        if text == STDOUT:
+            return cls(path=Path(STDOUT), format=_streamed(container or STREAMED[0]))
+        if container is not None:
+            raise ValueError(
+                f"container={container} is for the output - alone: the name {text} says the kind of file, so leave "
+                "it out"
+            )
+        if text.endswith(("/", os.sep)):
+            return cls(path=Path(text) / FRAME_NAME, format=FORMATS["png"], own_folder=True)
+        path = Path(text)
+        return cls(path=path, format=_format_of(path))
+
+    @property
+    def is_stdout(self) -> bool:
+        return os.fspath(self.path) == STDOUT
+
+    @property
+    def is_images(self) -> bool:
+        """Whether these are numbered images."""
+        return self.format.name == "png"
+
+    @property
+    def shown(self) -> Path:
+        """The path that a user looks for: of a folder of frames the folder."""
+        return self.path.parent if self.own_folder else self.path
+
+    def __str__(self) -> str:
+        return f"{self.shown}{os.sep}" if self.own_folder else str(self.path)
+
+    def check(self, *, overwrite: bool = True) -> None:
+        """Check that it can be written, before the work starts.
+
+        Raises what :func:`check_output` raises, FileExistsError for images that are there already, ValueError
+        for a terminal.
+        """
+        if self.is_stdout:
+            if sys.stdout is not None and sys.stdout.isatty():
+                raise ValueError(
+                    "the output - is the terminal: give a file name, or redirect stdout to a file or program"
+                )
+        elif self.own_folder:
+            check_new_folder(self.path.parent)
+        elif self.is_images:
+            check_new_files(self.path.parent, self._names())
+        else:
+            check_output(self.path, overwrite=overwrite)
+
+    def image(self, number: int) -> str:
+        """The name of an image."""
+        before, digits, after = self._parts()
+        return f"{before}{number:0{digits}d}{after}"
+
+    def images(self) -> Iterator[Path]:
+        """The numbered images that are there."""
+        names = self._names()
+        return (path for path in self.path.parent.iterdir() if names.fullmatch(path.name))
+
+    def _names(self) -> re.Pattern[str]:
+        before, digits, after = self._parts()
+        return re.compile(rf"{re.escape(before)}\d{{{digits},}}{re.escape(after)}")
+
+    def _parts(self) -> tuple[str, int, str]:
+        """What is before the number in a name, how many digits it has at least, and what is after it."""
+        name = self.path.name
+        found = _NUMBER.search(name)
+        assert found is not None
+        return name[: found.start()], max(int((found[1] or "01")[1:]), 1), name[found.end() :]
+
+    def notes(self, *, frames: bool = True) -> Iterator[str]:
+        """What of a clip with audio is not in it; ``frames`` is False for audio alone."""
+        if frames and not self.format.video:
+            yield f"{self}: the audio alone is written, without the frames"
+        if self.format.audio is None:
+            yield f"{self}: the frames alone are written, since {self.format.suffixes[0]} holds no audio"
+        if not self.format.tags:
+            yield f"{self}: without the settings, since {self.format.suffixes[0]} holds no tags (--from-file needs them)"
+
+    def check_audio(self) -> None:
+        """Raise ValueError for a kind without audio, for a run that makes audio alone."""
+        if self.format.audio is None:
+            holding = suffixes(one for one in FORMATS.values() if one.audio)
+            raise ValueError(f"output={self}: {self.format.suffixes[0]} holds no audio, and this run makes nothing else; use {holding}")
+
+
+def stdout() -> BinaryIO:
+    """Stdout for bytes, without a buffer where it has a file descriptor."""
+    buffer = sys.stdout.buffer
+    # A buffer would be flushed again at the end of the process, when its reader may be gone.
+    return getattr(buffer, "raw", buffer)
+
+
+def _streamed(name: str) -> Format:
+    if name not in STREAMED:
+        raise ValueError(f"container={name} cannot be written to stdout: choose from {', '.join(STREAMED)}")
+    return FORMATS[name]
+
+
+def _format_of(path: Path) -> Format:
+    found = format_of(path.suffix)
+    numbered = bool(_NUMBER.search(path.name))
+    if found is None:
+        if path.exists():
+            # Folders, devices and pipes have messages of their own.
+            check_output(path)
+        what = f"files of the kind {path.suffix} are not written" if path.suffix else "the name has no suffix"
+        raise ValueError(
+            f"output={path}: {what}. Use {suffixes(FORMATS.values())}, a folder for PNG frames with a slash "
+            f"at its end ({path.stem or 'frames'}/), or - for stdout"
+        )
+    if found.name == "png" and not numbered:
+        raise ValueError(
+            f"output={path}: a clip has many frames. Number them ({path.stem}_%05d.png), or give a folder with "
+            f"a slash at its end ({path.stem}/)"
+        )
+    return found

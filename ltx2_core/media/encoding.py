@@ -1,0 +1,262 @@
+"""How a clip is encoded: what can be chosen, and what that means for one kind of file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypedDict, cast
+
+import av
+
+from ..formats import AUDIO, DEEP, FORMATS, PIXEL_FORMATS, VIDEO, AudioCodec, Format, VideoCodec, suffixes
+from .x264 import repeatable_options
+
+
+class EncodingOptions(TypedDict, total=False):
+    """The keywords of :class:`Encoding`."""
+
+    video_codec: str | None
+    crf: int | None
+    encoder_preset: str | None
+    pixel_format: str | None
+    audio_bitrate: int | str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """What is chosen of the encoding of a clip; None is the default of the kind of file.
+
+    Attributes:
+        video_codec: "h264", "h265", "av1", "prores" or "vp9".
+        crf: constant rate factor; lower is better and larger. 0 to 51 for H.264 and H.265, to 63 for AV1 and
+            VP9.
+        encoder_preset: what the encoder calls its trade of time for size, such as "slow"; for ProRes its
+            profile, such as "hq".
+        pixel_format: such as "yuv420p", or "yuv420p10" for 10 bits, which are encoded from float frames.
+        audio_bitrate: bits a second, or a text such as "192k".
+    """
+
+    video_codec: str | None = None
+    crf: int | None = None
+    encoder_preset: str | None = None
+    pixel_format: str | None = None
+    audio_bitrate: int | str | None = None
+
+    @property
+    def of_video(self) -> tuple[str, ...]:
+        """The names of what is chosen of the video."""
+        names = ("video_codec", "crf", "encoder_preset", "pixel_format")
+        return tuple(name for name in names if getattr(self, name) is not None)
+
+    def settings(self) -> dict[str, Any]:
+        """What is chosen, as JSON values."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    def chosen(self) -> EncodingOptions:
+        """What is chosen, as keywords."""
+        return cast(EncodingOptions, self.settings())
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoEncoding:
+    """An encoder with its options, and what it is given."""
+
+    codec: VideoCodec
+    pixel_format: str
+    """FFmpeg's name."""
+    options: Mapping[str, str]
+    tag: str | None = None
+    """The name of the codec in the container, where the muxer's own is not what players look for."""
+    deep: bool = False
+    """Whether frames have more than 8 bits."""
+
+    @property
+    def multiples(self) -> tuple[int, int]:
+        """What width and height are multiples of, because chroma has fewer columns and rows."""
+        if self.pixel_format.startswith("yuv420"):
+            return 2, 2
+        return (2, 1) if self.pixel_format.startswith("yuv422") else (1, 1)
+
+    def check_size(self, width: int, height: int, fps: float) -> None:
+        """Raise ValueError for a size that the pixel format cannot have, and for too high a frame rate."""
+        if fps > self.codec.max_fps:
+            raise ValueError(f"{self.codec.title} holds at most {self.codec.max_fps:g} fps; got {fps:g}")
+        columns, rows = self.multiples
+        if width < columns or height < rows or width % columns or height % rows:
+            even = "an even width and height" if rows == 2 else "an even width"
+            need = "at least one pixel" if self.multiples == (1, 1) else even
+            raise ValueError(f"{self.codec.title} needs {need}; got {width}x{height}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioEncoding:
+    """An audio codec and its bit rate, None for codecs without loss."""
+
+    codec: AudioCodec
+    bit_rate: int | None
+
+
+def video_encoding(fmt: Format, chosen: Encoding) -> VideoEncoding | None:
+    """The video encoding of a kind of file; None for audio files.
+
+    Raises ValueError that names what was chosen, where the kind cannot hold it or this PyAV cannot encode it.
+    """
+    if not fmt.video:
+        _refuse(chosen, chosen.of_video, f"a {fmt.suffixes[0]} file holds audio alone")
+        return None
+    name = _codec_name(fmt, chosen)
+    codec = VIDEO[name]
+    preset = _preset(codec, chosen)
+    pixel_format = _pixel_format(codec, chosen, preset)
+    options = dict(codec.options)
+    if (crf := _crf(codec, chosen)) is not None:
+        options["crf"] = str(crf)
+    if preset is not None:
+        options[codec.preset_option] = preset
+    if name == "h264":
+        options.update(repeatable_options())
+    # Apple's players know H.265 in these containers by this name alone.
+    tag = "hvc1" if name == "h265" and fmt.name in ("mp4", "mov") else None
+    encoding = VideoEncoding(
+        codec=codec,
+        pixel_format=PIXEL_FORMATS[pixel_format] if pixel_format else codec.stored_as or "",
+        options=options,
+        tag=tag,
+        deep=pixel_format in DEEP,
+    )
+    _check_encoder(encoding, chosen)
+    return encoding
+
+
+def audio_encoding(fmt: Format, chosen: Encoding) -> AudioEncoding | None:
+    """The audio encoding of a kind of file; None for a kind without audio. Raises as :func:`video_encoding`."""
+    if fmt.audio is None:
+        _refuse(chosen, ("audio_bitrate",), f"a {fmt.suffixes[0]} file holds no audio")
+        return None
+    own = VIDEO[_codec_name(fmt, chosen)].audio if fmt.video else None
+    codec = AUDIO[own or fmt.audio]
+    if not has_encoder(codec.encoder):
+        raise ValueError(f"this PyAV has no {codec.title} encoder ({codec.encoder}), which {fmt.name} needs")
+    if codec.bit_rate is None:
+        _refuse(chosen, ("audio_bitrate",), f"{codec.title} in a {fmt.suffixes[0]} file is not compressed by a bit rate")
+        return AudioEncoding(codec=codec, bit_rate=None)
+    low, high, usual = codec.bit_rate
+    rate = usual if chosen.audio_bitrate is None else _bits(chosen.audio_bitrate)
+    if not low <= rate <= high:
+        raise ValueError(
+            f"audio_bitrate={chosen.audio_bitrate}: {codec.title} takes {low // 1000}k to {high // 1000}k "
+            f"bits a second; try {usual // 1000}k"
+        )
+    return AudioEncoding(codec=codec, bit_rate=rate)
+
+
+def has_encoder(name: str) -> bool:
+    """Whether the installed PyAV has an encoder of this name."""
+    try:
+        av.Codec(name, "w")
+    except (ValueError, av.error.FFmpegError):
+        return False
+    return True
+
+
+def check_encoding(fmt: Format, chosen: Encoding, *, audio_alone: bool = False) -> None:
+    """Raise ValueError, before any work, for an encoding that a kind of file cannot have.
+
+    ``audio_alone`` says that there are no frames, whatever the kind.
+    """
+    if audio_alone:
+        _refuse(chosen, chosen.of_video, "there are no frames")
+    else:
+        video_encoding(fmt, chosen)
+    audio_encoding(fmt, chosen)
+
+
+def _refuse(chosen: Encoding, names: tuple[str, ...], reason: str) -> None:
+    for name in names:
+        if (value := getattr(chosen, name)) is not None:
+            raise ValueError(f"{name}={value} has no effect, as {reason}: leave it out")
+
+
+def _codec_name(fmt: Format, chosen: Encoding) -> str:
+    name = fmt.video[0] if chosen.video_codec is None else chosen.video_codec
+    if name in fmt.video:
+        return name
+    holders = [one for one in FORMATS.values() if name in one.video]
+    if not holders:
+        known = ", ".join(name for one in FORMATS.values() for name in one.video if name == one.video[0])
+        raise ValueError(f"video_codec={name} is unknown; a {fmt.suffixes[0]} file takes {known}")
+    raise ValueError(
+        f"video_codec={name}: a {fmt.suffixes[0]} file cannot hold it; it takes {', '.join(fmt.video)}, and "
+        f"{VIDEO[name].title} goes into {suffixes(holders)}"
+    )
+
+
+def _crf(codec: VideoCodec, chosen: Encoding) -> int | None:
+    if codec.crf is None:
+        _refuse(chosen, ("crf",), f"{codec.title} has no constant rate factor")
+        return None
+    low, high = codec.crf
+    crf = codec.default_crf if chosen.crf is None else chosen.crf
+    if isinstance(crf, bool) or not isinstance(crf, int) or not low <= crf <= high:
+        raise ValueError(f"crf={crf} must be {low} (best) to {high} for {codec.title}; try {codec.default_crf}")
+    return crf
+
+
+def _preset(codec: VideoCodec, chosen: Encoding) -> str | None:
+    preset = chosen.encoder_preset
+    if not codec.presets:
+        _refuse(chosen, ("encoder_preset",), f"{codec.title} has no presets")
+    elif preset is not None and str(preset) not in codec.presets:
+        raise ValueError(
+            f"encoder_preset={preset} is unknown to {codec.title}: choose from {', '.join(codec.presets)}"
+        )
+    if preset is None and codec.preset_option == "profile" and chosen.pixel_format == "yuv444p10":
+        return "4444"
+    return codec.default_preset if preset is None else str(preset)
+
+
+def _pixel_format(codec: VideoCodec, chosen: Encoding, preset: str | None) -> str | None:
+    if not codec.pixel_formats:
+        _refuse(chosen, ("pixel_format",), f"{codec.title} has its own")
+        return None
+    full = codec.preset_option == "profile" and str(preset).startswith("4444")
+    # The profiles of ProRes fix how chroma is sampled.
+    allowed = codec.pixel_formats[1:] if full else codec.pixel_formats
+    if codec.preset_option == "profile" and not full:
+        allowed = allowed[:1]
+    chosen_format = allowed[0] if chosen.pixel_format is None else chosen.pixel_format
+    if chosen_format not in allowed:
+        with_preset = f" with the profile {preset}" if codec.preset_option == "profile" else ""
+        raise ValueError(
+            f"pixel_format={chosen_format}: {codec.title}{with_preset} takes {', '.join(allowed)}"
+        )
+    return chosen_format
+
+
+def _bits(value: int | str) -> int:
+    """Bits a second of a number, or of a text such as "192k"."""
+    text = str(value).strip().lower()
+    number, factor = (text[:-1], 1000) if text.endswith("k") else (text, 1)
+    if not number.isdecimal() or len(number) > 9:
+        raise ValueError(f"audio_bitrate={value} must be bits a second, such as 192k or 192000")
+    return int(number) * factor
+
+
+def _check_encoder(encoding: VideoEncoding, chosen: Encoding) -> None:
+    """Raise ValueError where the installed PyAV cannot encode this."""
+    codec = encoding.codec
+    if not has_encoder(codec.encoder):
+        raise ValueError(
+            f"video_codec={chosen.video_codec}: this PyAV has no {codec.title} encoder ({codec.encoder}); "
+            "choose another codec"
+        )
+    known = [one.name for one in av.Codec(codec.encoder, "w").video_formats or ()]
+    if known and encoding.pixel_format not in known:
+        raise ValueError(
+            f"pixel_format={chosen.pixel_format}: the {codec.title} encoder of this PyAV has not got it; "
+            "choose another pixel format or codec"
+        )
+    if codec.encoder == "libsvtav1":
+        # The only way to keep it from printing its configuration on stderr.
+        os.environ.setdefault("SVT_LOG", "1")

@@ -1,0 +1,88 @@
+"""A clip as numbered PNG images.
+
+Letters: N frames, H W pixel rows and columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+
+import av
+from torch import Tensor
+
+from .atomic import filling
+from .destination import Destination
+from .encoding import Encoding, video_encoding
+from .images import to_bytes, to_bytes_hwc, to_words_hwc
+from .tags import with_png_tags
+
+
+class ImageWriter:
+    """Context manager that writes frames as images, all of them or none; each holds the tags.
+
+    ``frame_count`` counts the frames written so far. Raises ValueError for what cannot be encoded, and what
+    :meth:`Destination.check` raises.
+    """
+
+    def __init__(
+        self,
+        destination: Destination,
+        *,
+        width: int,
+        height: int,
+        metadata: Mapping[str, str] | None = None,
+        encoding: Encoding | None = None,
+    ) -> None:
+        chosen = video_encoding(destination.format, encoding or Encoding())
+        assert chosen is not None
+        self.destination, self.width, self.height = destination, width, height
+        self.takes_floats = chosen.deep
+        self.frame_count = 0
+        self._pixel_format = chosen.pixel_format
+        self._metadata = dict(metadata or {})
+        destination.check()
+        self._stack = ExitStack()
+        self._folder: Path | None = None
+
+    def __enter__(self) -> ImageWriter:
+        path, own = self.destination.path, self.destination.own_folder
+        self._folder = self._stack.enter_context(filling(path.parent, own=own))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def write_frames(self, frames: Tensor) -> None:
+        """Append frames (N, 3, H, W): uint8, or float in [-1, 1] (values outside are clipped).
+
+        Raises ValueError for another size, and for NaN or infinite values.
+        """
+        if self._folder is None:
+            raise ValueError("the writer is not open; use it in a with block")
+        if frames.ndim != 4 or frames.shape[1:] != (3, self.height, self.width):
+            raise ValueError(
+                f"frames must be (N, 3, {self.height}, {self.width}); got shape {tuple(frames.shape)}"
+            )
+        for frame in frames:
+            content = with_png_tags(self._png(frame), self._metadata)
+            self.frame_count += 1
+            (self._folder / self.destination.image(self.frame_count)).write_bytes(content)
+
+    def _png(self, frame: Tensor) -> bytes:
+        if self.takes_floats:
+            pixels = av.VideoFrame.from_ndarray(to_words_hwc(frame, self.frame_count), format="rgb48le")
+        else:
+            shown = to_bytes(frame[None], first=self.frame_count)[0]
+            pixels = av.VideoFrame.from_ndarray(to_bytes_hwc(shown), format="rgb24")
+        # An encoder of its own for each image, since a PNG encoder holds back frames.
+        encoder = av.CodecContext.create("png", "w")
+        encoder.width, encoder.height, encoder.pix_fmt = self.width, self.height, self._pixel_format
+        encoder.time_base = Fraction(1, 25)
+        packets = [*encoder.encode(pixels.reformat(format=self._pixel_format)), *encoder.encode(None)]
+        return b"".join(map(bytes, packets))

@@ -1,0 +1,156 @@
+"""A clip into a file of any kind, frame by frame as it is decoded.
+
+Letters: N frames, H W pixel rows and columns, C channels, S samples.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from .audio_out import resampled, write_audio
+from .destination import Destination
+from .encoding import Encoding, audio_encoding, check_encoding, video_encoding
+from .image_writer import ImageWriter
+from .writer import VideoWriter
+
+log = logging.getLogger(__name__)
+
+OnFrames = Callable[[int, int], None]
+"""Called with (frames written, all frames)."""
+Timed = Callable[[str], AbstractContextManager[None]]
+"""Counts the seconds of a block as those of a part of the work."""
+
+
+class Frames(Protocol):
+    """The frames of a clip in chunks (N, 3, H, W), uint8 or float in [-1, 1]."""
+
+    def __call__(self, *, as_bytes: bool) -> Iterator[Tensor]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """What is written: frames and audio are made when they are asked for.
+
+    Attributes:
+        frames: the frames; None for audio alone.
+        audio: consecutive pieces (C, S) and their rate in Hz.
+        tags: texts by name, for a kind of file that holds them.
+    """
+
+    width: int
+    height: int
+    fps: float
+    frame_count: int
+    frames: Frames | None
+    audio: Callable[[], tuple[Iterable[Tensor], int]]
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+def audio_clip(audio: tuple[Tensor, int], tags: Mapping[str, str]) -> Clip:
+    """Audio alone, ((C, S), Hz), as a clip whose frames are its samples."""
+    waveform, rate = audio
+    return Clip(
+        width=0,
+        height=0,
+        fps=float(rate),
+        frame_count=waveform.shape[1],
+        frames=None,
+        audio=lambda: ((waveform,), rate),
+        tags=tags,
+    )
+
+
+def save_clip(
+    path: str | os.PathLike[str] | Destination,
+    clip: Clip,
+    encoding: Encoding,
+    *,
+    on_frames: OnFrames | None = None,
+    timed: Timed | None = None,
+) -> None:
+    """Write ``clip`` as the kind of file that the name says; memory does not grow with its length.
+
+    Frames of audio files and audio of kinds without any are not decoded at all. Frames of odd size lose their
+    last row or column where the pixel format cannot hold it. No file is left if it fails.
+    """
+    destination = Destination.of(path)
+    # Everything that can be wrong is found before anything is decoded.
+    check_encoding(destination.format, encoding, audio_alone=clip.frames is None)
+    timed = timed or (lambda name: nullcontext())
+    for note in destination.notes(frames=clip.frames is not None):
+        log.info(note)
+    if clip.frames is None or not destination.format.video:
+        pieces, rate = clip.audio()
+        with timed("encode"):
+            write_audio(destination, pieces, rate, metadata=clip.tags, encoding=encoding)
+        if on_frames is not None:
+            on_frames(clip.frame_count, clip.frame_count)
+    elif destination.is_images:
+        with ImageWriter(
+            destination, width=clip.width, height=clip.height, metadata=clip.tags, encoding=encoding
+        ) as images:
+            _write_frames(images, clip, clip.frames, (), on_frames, timed)
+    else:
+        _save_video(destination, clip, clip.frames, encoding, on_frames, timed)
+
+
+def _save_video(
+    destination: Destination,
+    clip: Clip,
+    frames: Frames,
+    encoding: Encoding,
+    on_frames: OnFrames | None,
+    timed: Timed,
+) -> None:
+    audio = audio_encoding(destination.format, encoding)
+    pieces: Iterable[Tensor] = ()
+    rate = None
+    if audio is not None:
+        pieces, own = clip.audio()
+        rate = audio.codec.rate_for(own)
+        pieces = resampled(pieces, own, rate)
+    video = video_encoding(destination.format, encoding)
+    assert video is not None
+    columns, rows = video.multiples
+    with VideoWriter(
+        destination,
+        width=clip.width // columns * columns,
+        height=clip.height // rows * rows,
+        fps=clip.fps,
+        sample_rate=rate,
+        metadata=clip.tags,
+        encoding=encoding,
+    ) as writer:
+        _write_frames(writer, clip, frames, pieces, on_frames, timed)
+
+
+def _write_frames(
+    writer: VideoWriter | ImageWriter,
+    clip: Clip,
+    frames: Frames,
+    pieces: Iterable[Tensor],
+    on_frames: OnFrames | None,
+    timed: Timed,
+) -> None:
+    """Write the frames, and the pieces of audio as far as the frames reach."""
+    rest, samples = iter(pieces), 0
+    for chunk in frames(as_bytes=not writer.takes_floats):
+        with timed("encode"):
+            writer.write_frames(chunk[..., : writer.height, : writer.width])
+        if isinstance(writer, VideoWriter) and writer.sample_rate is not None:
+            while samples < writer.frame_count / clip.fps * writer.sample_rate:
+                piece = next(rest, None)
+                if piece is None:
+                    break
+                samples += piece.shape[1]
+                with timed("encode"):
+                    writer.write_audio(piece)
+        if on_frames is not None:
+            on_frames(writer.frame_count, clip.frame_count)

@@ -1,0 +1,56 @@
+"""The tags of a file: the settings that made it travel in them."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from PIL import Image
+
+from .container import open_media
+
+_PNG_HEAD = b"\x89PNG\r\n\x1a\n"
+_IHDR_END = len(_PNG_HEAD) + 25
+"""Where the first chunk of a PNG ends, whose data are 13 bytes between 12 of its frame."""
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The metadata tags of a media file or a PNG, including the ``metadata`` passed to ``VideoWriter``.
+
+    Names are in lower case, which Matroska does not keep. Raises FileNotFoundError for a missing file,
+    ValueError for one that is not a media file.
+    """
+    file = Path(path)
+    if file.is_file() and _is_png(file):
+        return _png_tags(file)
+    with open_media(file) as container:
+        return {name.lower(): text for name, text in container.metadata.items()}
+
+
+def with_png_tags(png: bytes, tags: Mapping[str, str]) -> bytes:
+    """The bytes of a PNG with texts by name, as iTXt chunks behind its first chunk."""
+    chunks = b"".join(_text_chunk(name, text) for name, text in tags.items())
+    return png[:_IHDR_END] + chunks + png[_IHDR_END:]
+
+
+def _text_chunk(name: str, text: str) -> bytes:
+    # Compressed: no; method 0; no language; no translated name.
+    data = name.encode("latin-1") + b"\0\0\0\0\0" + text.encode("utf-8")
+    kind = b"iTXt"
+    return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+
+def _is_png(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(len(_PNG_HEAD)) == _PNG_HEAD
+
+
+def _png_tags(file: Path) -> dict[str, str]:
+    try:
+        with Image.open(file) as image:
+            texts = {name.lower(): value for name, value in image.info.items() if isinstance(value, str)}
+            return {name: str(text) for name, text in texts.items()}
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"cannot read {file} as an image: {error}") from error

@@ -1,0 +1,85 @@
+"""How much of a whole job is done, from the progress of its parts: text, stages, decoding with encoding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .progress import Progress
+from .stages import Stage
+
+DECODE = "decode, encode"
+"""The name of the part that decodes a clip and encodes its file."""
+
+_TEXT_PASSES, _DECODE_PASSES = 2.0, 5.0
+"""The time of encoding the text and of decoding, in forward passes of the transformer over the same tokens.
+
+Estimates: they only decide how soon the predicted end of a job is right.
+"""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a job, named as its progress is reported, and its share of the time in any unit."""
+
+    name: str
+    share: float
+
+
+def job_parts(stages: Sequence[Stage], *, windows: int = 1) -> tuple[Part, ...]:
+    """The parts of a run of ``stages``; a long clip samples them once for each window."""
+    sampling = [
+        Part(f"stage {index}", _passes(stage) * _tokens(stage)) for index, stage in enumerate(stages, start=1)
+    ]
+    return (
+        Part("text", _TEXT_PASSES * _tokens(stages[0])),
+        *sampling * windows,
+        Part(DECODE, _DECODE_PASSES * _tokens(stages[-1]) * windows),
+    )
+
+
+def _passes(stage: Stage) -> int:
+    return (len(stage.sigmas) - 1) * len(stage.guidance.passes())
+
+
+def _tokens(stage: Stage) -> int:
+    return stage.clip.video_tokens + stage.clip.audio_tokens
+
+
+class Job:
+    """The share of a job that is done. It never falls, whatever is reported."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self._parts = tuple(parts)
+        self._total = sum(part.share for part in parts)
+        self._index = 0
+        self._step = 0
+        self._done = 0.0
+
+    def advance(self, progress: Progress) -> float:
+        """The share, 0 to 1, after ``progress``; a part that is not among those of the job changes nothing."""
+        index = self._find(progress)
+        if index is None:
+            return self._done
+        self._index, self._step = index, progress.step
+        return self._set(index, progress.step / max(1, progress.steps))
+
+    def reach(self, index: int) -> float:
+        """The share once all parts before number ``index`` are done."""
+        if index > self._index:
+            self._index, self._step = index, 0
+        return self._set(index, 0.0)
+
+    def _find(self, progress: Progress) -> int | None:
+        """The part that is meant; one whose steps begin again is the next of its name."""
+        for index in range(self._index, len(self._parts)):
+            again = index == self._index and progress.step < self._step
+            if self._parts[index].name == progress.stage and not again:
+                return index
+        return None
+
+    def _set(self, index: int, within: float) -> float:
+        before = sum(part.share for part in self._parts[:index])
+        now = before + (self._parts[index].share * within if index < len(self._parts) else 0.0)
+        self._done = max(self._done, now / self._total)
+        return self._done
