@@ -405,6 +405,7 @@ class PackBench(Bench):
     def __init__(self, models: TinyModels, ours: bool, streams_off: str) -> None:
         super().__init__(models, ours=ours)
         self.video = self.g.add("LTXVSeparateAVLatent", av_latent=self.latent)
+        self.crosses = not streams_off
         if streams_off:
             self.model = self.g.add("LTX2ProbeStreams", model=self.model, off=streams_off)
 
@@ -446,11 +447,12 @@ def stg_advanced(bench: Bench) -> Link:
     return bench.g.add("STGGuiderAdvanced", model=bench.model, **ends, **switches, **lists)
 
 
-def multimodal(bench: Bench) -> Link:
+def multimodal(bench: PackBench) -> Link:
     more: dict[str, Link] = {}
     for modality, skip in (("VIDEO", 0), ("AUDIO", 1)):
         values = {"cfg": 3.0, "stg": 1.0, "perturb_attn": True, "rescale": 0.7, "modality_scale": 1.0}
-        values |= {"skip_step": skip, "cross_attn": True}
+        # The guider sets the switches of attention between the streams itself.
+        values |= {"skip_step": skip, "cross_attn": bench.crosses}
         more = {"parameters": bench.g.add("GuiderParameters", modality=modality, **values, **more)}
     ends = {"positive": bench.text, "negative": bench.text[1]}
     return bench.g.add("MultimodalGuider", model=bench.model, skip_blocks="1", **ends, **more)
@@ -458,7 +460,7 @@ def multimodal(bench: Bench) -> Link:
 
 @pytest.mark.parametrize("guider", [stg, stg_advanced, multimodal], ids=lambda guider: guider.__name__)
 def test_guiders_of_ltxvideo_act_as_on_cores_model(
-    server: Server, models: TinyModels, guider: Callable[[Bench], Link], streams_off: str
+    server: Server, models: TinyModels, guider: Callable[[PackBench], Link], streams_off: str
 ) -> None:
     if not knows(server, "MultimodalGuider"):
         pytest.skip("set COMFYUI_PACKS to a folder with ComfyUI-LTXVideo")
