@@ -84,9 +84,12 @@ class VideoEncoding:
             raise ValueError(f"{self.codec.title} holds at most {self.codec.max_fps:g} fps; got {fps:g}")
         columns, rows = self.multiples
         if width < columns or height < rows or width % columns or height % rows:
-            even = "an even width and height" if rows == 2 else "an even width"
-            need = "at least one pixel" if self.multiples == (1, 1) else even
-            raise ValueError(f"{self.codec.title} needs {need}; got {width}x{height}")
+            needs = {
+                (2, 2): "needs an even width and height",
+                (2, 1): "needs an even width",
+                (1, 1): "needs at least one pixel",
+            }
+            raise ValueError(f"{self.codec.title} {needs[self.multiples]}; got {width}x{height}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -275,7 +275,8 @@ def to_bytes_hwc(frame: Tensor) -> NDArray[np.uint8]:
 def to_words_hwc(frame: Tensor, number: int = 0) -> NDArray[np.uint16]:
     """Frame (3, H, W), uint8 or float in [-1, 1] -> contiguous uint16 array (H, W, 3).
 
-    Values outside are clipped. ``number`` is that of the frame in the clip, for the error text. Raises as :func:`to_bytes`.
+    Values outside are clipped. ``number`` is that of the frame in the clip, for the error text. Raises as
+    :func:`to_bytes`.
     """
     if frame.dtype == torch.uint8:
         # 255 becomes 65535.
