@@ -40,9 +40,9 @@ class LazyGroup(click.Group):
     """Lists subcommands from the table and imports only the one that is called."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; an error that a user can fix ends in one line, see :mod:`.errors`.
+        """Run the command; what stops it, a signal or an error that a user can fix, ends it in one line.
 
-        A signal that stops it ends it cleanly, see :mod:`.stopping`.
+        See :mod:`.stopping` and :mod:`.errors`.
         """
         try:
             with stopping():

@@ -32,9 +32,9 @@ from ..types import Numerics
 from .image_options import image_fields, parse_control
 from .options import Chosen
 
-AUDIO_OUTPUT = "ltx2.wav"
 _LONGEST_TILES = 7
 """Characters of the largest grid of tiles, 999x999."""
+AUDIO_OUTPUT = "ltx2.wav"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _EXECUTION = (
     *("passes_per_call", "fused", "keep_text_keys", "cuda_graphs"),
@@ -107,6 +107,7 @@ class Output:
             destination.check()
         for note in destination.notes(frames=not audio_alone):
             click.echo(note, err=True)
+
 
     def check_clip(self, clip: ClipPlan) -> None:
         """Raise ValueError, before any work, for a clip that the chosen encoder refuses."""

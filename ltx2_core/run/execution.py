@@ -35,9 +35,9 @@ class Execution:
     Attributes:
         device, dtype: where and in which number format networks compute.
         keep_loaded: hold networks in memory between stages and calls.
-        max_memory: bytes of the device that a run may use, or text such as "12GB"; blocks that do not fit
-            are copied there in turn. With ``keep_loaded`` networks are then offloaded to system memory
-            between their uses.
+        max_memory: bytes of the device that a run may use, or text such as "12GB"; blocks that do not fit are
+            copied there in turn. With ``keep_loaded`` networks are then offloaded to system memory between
+            their uses.
         passes_per_call: how many guidance passes one forward pass of the transformer evaluates; more are
             faster on a GPU with room to spare, with the same result. In float32 on the CPU they are always
             evaluated one by one, and the result is the same bit for bit.

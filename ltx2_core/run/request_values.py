@@ -118,7 +118,7 @@ def _audio(name: str, value: Any) -> Any:
         raise ValueError(f"{name}: the waveform must be (C, S) with 1 or 2 channels; got {shape}{hint}")
     if not bool(waveform.isfinite().all()):
         raise ValueError(f"{name}: the waveform holds NaN or infinite samples")
-    if isinstance(rate, bool) or not isinstance(rate, Integral) or not 1 <= rate <= MAX_RATE:
+    if isinstance(rate, bool) or not isinstance(rate, Integral) or not 1 <= int(rate) <= MAX_RATE:
         raise ValueError(f"{name}: the sample rate {rate!r} must be a whole number from 1 to {MAX_RATE} Hz")
     return waveform.float(), int(rate)
 

@@ -253,7 +253,7 @@ def CFG(*, video: float = 1.0, audio: float = 1.0, rescale: float = 0.0) -> Guid
     )
 
 
-def check_blocks(guidance: Guidance | GuidanceSchedule, layers: int) -> None:
+def check_blocks(guidance: GuidanceAt, layers: int) -> None:
     """Raise ValueError if the guidance perturbs a block that a transformer of ``layers`` blocks lacks."""
     blocks = guidance.perturbed_blocks
     if not all(0 <= block < layers for block in blocks):

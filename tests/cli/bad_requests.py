@@ -401,6 +401,29 @@ SEVERAL: tuple[Row, ...] = (
     ("long", "B --prompts x --dry-run --audio {text}", "text.txt"),
 )
 
+OUTPUT: tuple[Row, ...] = (
+    ("generate", "B -o no/such/folder/o.mp4", "no/such/folder"),
+    ("generate", "B -o ''", "--output is empty"),
+    ("generate", "B -o /dev/null", "/dev/null"),
+    ("generate", "B -o o.xyz", "o.xyz"),
+    ("generate", "B -o o.txt", "o.txt"),
+    ("generate", "B -o noend", "noend"),
+    ("generate", "B -o {pipe}", "pipe"),
+    ("generate", "B -o o.mp4 --crf 64", "--crf 64"),
+    ("generate", "B -o o.mp4 --crf -1", "--crf -1"),
+    ("generate", "B -o o.mp4 --crf nan", "'--crf'"),
+    ("generate", "B -o o.mp4 --video-codec magic", "'--video-codec'"),
+    ("generate", "B -o o.mp4 --pixel-format rgb8", "'--pixel-format'"),
+    ("generate", "B -o o.mp4 --container zip", "'--container'"),
+    ("generate", "B -o o.webm --video-codec h264", "webm"),
+    ("generate", "B -o o.mp4 --audio-bitrate x", "--audio-bitrate"),
+    ("generate", "B -o o.mp4 --audio-bitrate 0", "--audio-bitrate"),
+    ("generate", "B -o o.mp4 --encoder-preset warp", "--encoder-preset"),
+    ("extend", "B --seconds 0.5 -o no/such/o.mp4", "no/such"),
+    ("sound", "B --seconds 1 -o o.xyz", "o.xyz"),
+    ("long", "B --prompts x -o no/such/o.mp4", "no/such"),
+)
+
 OTHERS: tuple[Row, ...] = (
     ("plan", "--width 0", "--width 0"),
     ("plan", "--frames 1000000000", "--frames 1000000000"),
@@ -466,4 +489,4 @@ OTHERS: tuple[Row, ...] = (
     ("doctor", "--mend", "--mend"),
 )
 
-ROWS: tuple[Row, ...] = (*NUMBERS, *TEXTS, *FILES, *TOGETHER, *EDITS, *SEVERAL, *OTHERS)
+ROWS: tuple[Row, ...] = (*NUMBERS, *TEXTS, *FILES, *TOGETHER, *EDITS, *SEVERAL, *OUTPUT, *OTHERS)
