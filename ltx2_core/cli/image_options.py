@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, MutableMapping
-from typing import Any
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any, TypeVar
 
 from ..conditioning.inputs import ImageAt, VideoReference
+
+T = TypeVar("T")
 
 _SUFFIX = re.compile(r"\.[a-z]\w*$", re.IGNORECASE)
 
@@ -85,7 +87,7 @@ def _split(text: str) -> tuple[str, float]:
         return text, 1.0
 
 
-def _made(flag: str, text: str, make: Any) -> Any:
+def _made(flag: str, text: str, make: Callable[[], T]) -> T:
     """What ``make`` returns; its ValueError begins with what was written."""
     try:
         return make()
