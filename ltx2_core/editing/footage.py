@@ -162,7 +162,7 @@ class Edit:
 
     def save(
         self,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | Destination,
         *,
         on_frames: Callable[[int, int], None] | None = None,
         timed: Timed | None = None,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from ..media import Encoding
+from ..media import Destination, Encoding
 from ..media.save import Clip, save_clip
 from ..sampling.caching import Evaluations
 from ..shapes import ClipPlan
@@ -100,7 +100,7 @@ class Generation:
 
     def save(
         self,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | Destination,
         *,
         on_frames: Callable[[int, int], None] | None = None,
         stop: Callable[[], bool] | None = None,
