@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import click
 
@@ -76,8 +75,3 @@ def size_text(size: int) -> str:
         if size >= factor:
             return f"{size / factor:.1f} {unit}"
     return f"{max(1, round(size / 1000))} kB"
-
-
-def seed_of(settings: Mapping[str, Any]) -> int | None:
-    """The seed in the settings of a clip."""
-    return settings.get("request", {}).get("seed")

@@ -100,7 +100,7 @@ class _Palette:
     """Frames of 256 colours, which are chosen for each frame."""
 
     def __init__(self, width: int, height: int, fps: Fraction) -> None:
-        graph = av.filter.Graph()
+        graph: Any = av.filter.Graph()
         source = graph.add_buffer(width=width, height=height, format="rgb24", time_base=1 / fps)
         both = graph.add("split")
         colours = graph.add("palettegen", "stats_mode=single:reserve_transparent=0")
