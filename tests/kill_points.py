@@ -12,18 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 
 from transformers import Gemma3TextModel  # noqa: F401 imported once, by the server of processes
 
 import ltx2_core.cli.main
-from ltx2_core.editing import windows
 from ltx2_core.media import VideoWriter
-from ltx2_core.run import saved_latents
 from ltx2_core.run.pipeline import LTX2Pipeline
+from ltx2_core.storage import writing
 from ltx2_core.text.gemma import Gemma
-from ltx2_core.training import state
 from ltx2_core.transformer import Runner
 
 
@@ -138,8 +135,7 @@ class _Events:
             setattr(owner, attribute, self._wrapped(getattr(owner, attribute), name))
         LTX2Pipeline.decode_video = self._chunks(LTX2Pipeline.decode_video)  # type: ignore[method-assign]
         Path.replace = self._renaming(Path.replace)  # type: ignore[method-assign]
-        for module in (saved_latents, windows, state):
-            module.save_file = self._writing(safetensors.torch.save_file)  # type: ignore[attr-defined]
+        writing.save_file = self._writing(writing.save_file)
 
     def _wrapped(self, call: Callable[..., Any], name: str) -> Callable[..., Any]:
         def watched(*arguments: Any, **options: Any) -> Any:

@@ -19,10 +19,16 @@ if TYPE_CHECKING:
 @command("long")
 def long(chosen: Chosen) -> None:
     """Generate a clip of any length, window by window, with memory that does not grow with it."""
+    from ..out_of_memory import is_out_of_memory
+
     try:
         path = _generated(chosen)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise click.ClickException(f"memory ran out: {error}") from error
     click.echo(str(path.resolve()))
 
 
@@ -45,11 +51,18 @@ def _generated(chosen: Chosen) -> Path:
             _prompts(chosen),
             how=_how(chosen),
             folder=folder,
+            spare=_spare(output),
             on_window=lambda done, windows: click.echo(f"window {done} of {windows}", err=True),
             **fields,
         )
         result.save(output)
+    shutil.rmtree(_spare(output), ignore_errors=True)
     return output
+
+
+def _spare(output: Path) -> Path:
+    """Where windows go if the disk of their folder is full: next to the output."""
+    return output.with_name(f".{output.stem}.windows")
 
 
 def _prompts(chosen: Chosen) -> str:
@@ -98,9 +111,12 @@ def _folder_of_windows(chosen: Chosen) -> Iterator[Path]:
             yield own
         # Ctrl+C, which is no Exception, leaves finished windows as well.
         except BaseException:
-            if any(own.glob("window_*")):
+            folders = [str(f) for f in (own, _spare(chosen["output"])) if any(f.glob("window_*"))]
+            if folders:
                 click.echo(
-                    "the finished windows are saved; the same command with --resume continues", err=True
+                    f"the finished windows are saved in {' and '.join(folders)}; "
+                    "the same command with --resume continues",
+                    err=True,
                 )
             raise
         shutil.rmtree(own)

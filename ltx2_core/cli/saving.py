@@ -21,7 +21,7 @@ from ..run.generation import Generation
 from ..run.pipeline import LTX2Pipeline, Progress
 from ..run.request import Request
 from ..run.request_json import from_json
-from ..run.saved_latents import find_saved, read_saved, resume, save_latents
+from ..run.saved_latents import find_saved, read_saved, remove_saved, resume, save_latents
 from ..types import Numerics
 from .options import Chosen
 from .values import Output, execution_of
@@ -35,7 +35,7 @@ def run(pipeline: LTX2Pipeline, request: Request, output: Output) -> None:
     ):
         generation = pipeline(request, on_step=None if bar is None else lambda p: _show(bar, p))
         # Saved before decoding, which may run out of memory after minutes of sampling.
-        saved.append(save_latents(generation, output.path, files=_files(pipeline)))
+        _save_latents(saved, generation, output.path, pipeline)
         _save(generation, output.path, bar)
 
 
@@ -70,7 +70,7 @@ def run_edit(pipeline: LTX2Pipeline, edit: EditRun, output: Path, *, quiet: bool
     ):
 
         def save(generation: Generation) -> None:
-            saved.append(save_latents(generation, output, files=_files(pipeline), edit=settings))
+            _save_latents(saved, generation, output, pipeline, settings)
 
         on_step = None if bar is None else lambda progress: _show(bar, progress)
         task = edit.task({**edit.fields, "on_step": on_step})
@@ -130,14 +130,31 @@ def _saved_until_written(command: str, output: Path) -> Iterator[list[Path]]:
     except BaseException as error:
         if saved:
             click.echo(
-                f"the sampled latents are saved; ltx2 {command} --resume -o {output} decodes them", err=True
+                f"the sampled latents are saved in {saved[0].parent}; "
+                f"ltx2 {command} --resume -o {output} decodes them",
+                err=True,
             )
             # The message replaces a traceback, which says nothing about what to do.
             if is_out_of_memory(error):
                 raise click.ClickException(f"memory ran out while decoding: {error}") from error
         raise
     for path in saved:
-        path.unlink(missing_ok=True)
+        remove_saved(path)
+
+
+def _save_latents(
+    saved: list[Path],
+    generation: Generation,
+    output: Path,
+    pipeline: LTX2Pipeline,
+    edit: Mapping[str, Any] | None = None,
+) -> None:
+    """Save latents before they are decoded, and add the file to ``saved``; without room they stay in memory."""
+    try:
+        saved.append(save_latents(generation, output, files=_files(pipeline), edit=edit))
+    except OSError as error:
+        # Decoding needs no disk but for the result, which may be on another one by now.
+        click.echo(f"the sampled latents could not be saved before decoding: {error}", err=True)
 
 
 def _files(pipeline: LTX2Pipeline) -> dict[str, Any]:

@@ -39,6 +39,7 @@ def long_video(
     *,
     how: LongVideo | None = None,
     folder: str | Path | None = None,
+    spare: str | Path | None = None,
     on_window: OnWindow | None = None,
     on_step: OnStep | None = None,
     stop: Stop | None = None,
@@ -48,7 +49,7 @@ def long_video(
 
     ``prompts`` may change with time, see :meth:`PromptSchedule.parse`. Each window is saved in ``folder``
     when it is finished: another call with the same settings resumes with the first one that is missing and
-    ends with the identical clip. Without a folder the windows are in a temporary one as long as the result
+    ends with the identical clip; windows that find its disk full go to the folder ``spare``. Without a folder the windows are in a temporary one as long as the result
     lives. The noise of a window comes from ``seed`` plus its number. Input audio (``audio``) conditions every
     window and is the audio of the result.
 
@@ -80,7 +81,9 @@ def long_video(
     store = (
         WindowStore.temporary(settings)
         if folder is None
-        else WindowStore(Path(folder), settings, _models(pipeline))
+        else WindowStore(
+            Path(folder), settings, _models(pipeline), spare=None if spare is None else Path(spare)
+        )
     )
 
     def prepare(plan: LongPlan, prompts: tuple[str, ...]) -> SampleWindow:  # noqa: ARG001 names of PrepareSampler
