@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ..editing import Edit, EditTask
 from ..editing.task import EditKind
 from ..media import check_output, write_wav
-from ..out_of_memory import is_out_of_memory
+from ..out_of_memory import OutOfMemory, is_out_of_memory
 from ..run.generation import Generation
 from ..run.pipeline import LTX2Pipeline, Progress
 from ..run.request import Request
@@ -136,10 +136,17 @@ def _saved_until_written(command: str, output: Path) -> Iterator[list[Path]]:
             )
             # The message replaces a traceback, which says nothing about what to do.
             if is_out_of_memory(error):
-                raise click.ClickException(f"memory ran out while decoding: {error}") from error
+                raise click.ClickException(_memory_ran_out(error)) from error
+        elif is_out_of_memory(error):
+            raise click.ClickException(str(error)) from error
         raise
     for path in saved:
         remove_saved(path)
+
+
+def _memory_ran_out(error: BaseException) -> str:
+    """One line on a lack of memory, which may come from anywhere in decoding."""
+    return str(error) if isinstance(error, OutOfMemory) else f"memory ran out while decoding: {error}"
 
 
 def _save_latents(

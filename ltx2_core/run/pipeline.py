@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from inspect import Parameter
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,14 @@ from ..config import transformer_config
 from ..loading import Component, Lora, LoraReport
 from ..loading.file_set import stage_factor
 from ..memory import MemoryPlan
+from ..out_of_memory import clearly
 from ..sampling.caching import Evaluations
 from ..sampling.denoiser import Denoiser
 from ..sampling.model_calls import ModelCalls
 from ..sampling.noise import initial_state, make_noise
 from ..sampling.samplers import get_sampler
 from ..tiny import embedded_set
+from ..transformer.diagnosis import first_broken_block
 from ..types import AVLatent, LatentState, Numerics, TextContext
 from .codecs import Codecs
 from .components import Components, LoraFile, open_loras, warn_of_stacked
@@ -104,6 +107,7 @@ class LTX2Pipeline(Codecs):
         files = embedded_set()
         return cls(files.checkpoint, text_encoder=files.text_encoder, upscaler=files.upsampler, **options)
 
+    @clearly("preparing the run")
     def __call__(
         self,
         prompt: str | Request,
@@ -324,11 +328,17 @@ class LTX2Pipeline(Codecs):
             )
             noise = make_noise(state.latent, start_noise)
             x = initial_state(state, noise, float(stage.sigmas[0]), self.numerics)
+            # The first evaluation of a stage, which is repeated to find the block where values break.
+            where = partial(
+                first_broken_block,
+                transformer.transformer_blocks,
+                lambda: denoise(x, float(stage.sigmas[0])),
+            )
             latents = get_sampler(stage.sampler, eta=stage.eta)(
                 denoise,
                 x,
                 stage.sigmas,
-                lambda step, steps, x0: run.report_estimate(name, step, steps, x0),
+                lambda step, steps, x0: run.report_estimate(name, step, steps, x0, where),
                 generator=step_noise,
                 preserve=denoise.preserve,
             )

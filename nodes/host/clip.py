@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ...ltx2_core.loading.checkpoint import find_component, open_checkpoint
 from ...ltx2_core.loading.detect import Component
 from ...ltx2_core.loading.text_match import check_text_encoder
+from ...ltx2_core.out_of_memory import attempt
 from ...ltx2_core.text import TextEncoder, Tokenizer, load_gemma, load_tokenizer
 from ...ltx2_core.text.cache import PROMPTS
 from ...ltx2_core.text.features import FeatureExtractor
@@ -132,6 +133,9 @@ class HostTextModel(nn.Module):
 
     def encode_token_weights(self, tokens: Tokens) -> tuple[Tensor, None, dict[str, bool]]:
         """Features (1, S, K) of the valid tokens, no pooled output, and the flag for the connectors."""
+        return attempt("encoding the prompt", lambda: self._encoded(tokens))
+
+    def _encoded(self, tokens: Tokens) -> tuple[Tensor, None, dict[str, bool]]:
         (row,) = tokens[NAME]
         ids = torch.tensor([[token for token, _ in row]])
         mask = torch.ones_like(ids)

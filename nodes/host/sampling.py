@@ -16,9 +16,13 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from ...ltx2_core.run.progress import check_estimate
 from ...ltx2_core.sampling.guidance import GuidanceAt
+from ...ltx2_core.transformer.diagnosis import first_broken_block
+from ...ltx2_core.types import AVLatent
 from .guider import AVGuider
 from .latents import Latent, to_av
+from .network import HostTransformer
 from .samplers import sampler_object
 
 
@@ -73,6 +77,8 @@ def run(guider: Any, sampler: Any, latent: Latent, *, seed: int, sigmas: Tensor)
     bar = comfy.utils.ProgressBar(len(sigmas) - 1)
 
     def on_step(step: int, x0: Tensor, x: Tensor, total: int) -> None:
+        if step == 0:
+            _check_first(guider, samples, x0, x, sigmas)
         bar.update_absolute(step + 1, total)
 
     sampled = guider.sample(
@@ -88,6 +94,22 @@ def run(guider: Any, sampler: Any, latent: Latent, *, seed: int, sigmas: Tensor)
     # As in the host's node: these keys describe the latent before its channels and size were fixed.
     other = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio_")}
     return {**other, "samples": sampled.to(comfy.model_management.intermediate_device())}
+
+
+def _check_first(guider: Any, samples: Any, x0: Tensor, x: Tensor, sigmas: Tensor) -> None:
+    """Raise ValueError if the estimate ``x0`` of the first step is NaN or infinite, naming stream and block."""
+    network = guider.model_patcher.model.diffusion_model
+
+    def where() -> str:
+        sigma = sigmas[:1].to(x.device).expand(len(x))
+        return first_broken_block(network.transformer_blocks, lambda: guider.predict_noise(x, sigma))
+
+    streams = samples.unbind() if getattr(samples, "is_nested", False) else (samples,)
+    nested = len(streams) == 2 and x0.ndim == 3
+    parts = comfy.utils.unpack_latents(x0, [stream.shape for stream in streams]) if nested else [x0]
+    audio = parts[1] if nested else None
+    ours = isinstance(network, HostTransformer)
+    check_estimate("sampling", 1, len(sigmas) - 1, AVLatent(parts[0], audio), where if ours else None)
 
 
 def _scales(latent: Latent, cfg: float, audio_cfg: float) -> Tensor | None:
