@@ -58,7 +58,7 @@ def attempt(doing: str, work: Callable[[], T], *, again: bool = True) -> T:
 
 @contextmanager
 def clearly(doing: str) -> Iterator[None]:
-    """Turn a lack of memory in the block into an :class:`OutOfMemory` that says what the run was ``doing``."""
+    """Turn a lack of memory in the block into :class:`OutOfMemory`, which says what the run was ``doing``."""
     try:
         yield
     except OutOfMemory:
@@ -71,8 +71,8 @@ def clearly(doing: str) -> Iterator[None]:
 
 def _advice(doing: str, cause: str) -> str:
     return (
-        f"memory ran out while {doing}: use a smaller or shorter clip, a memory limit (--max-memory), or free "
-        f"memory that other programs use ({cause})"
+        f"memory ran out while {doing}: use a smaller or shorter clip, a memory limit (--max-memory), or "
+        f"free memory that other programs use ({cause})"
     )
 
 

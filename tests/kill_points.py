@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
 from transformers import Gemma3TextModel  # noqa: F401 imported once, by the server of processes
 
 import ltx2_core.cli.main
@@ -51,9 +50,7 @@ def run(
     context.set_forkserver_preload([__name__])
     # The server imports by its own path, which lacks this folder.
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
-    process = context.Process(
-        target=_child, args=(work, arguments, folder, log, printed, kill_at, after)
-    )
+    process = context.Process(target=_child, args=(work, arguments, folder, log, printed, kill_at, after))
     process.start()
     process.join(timeout=100)
     if process.is_alive():
@@ -166,7 +163,7 @@ class _Events:
             ends = self.reached("write")
             save(tensors, path, metadata)
             if ends:
-                os.truncate(path, os.path.getsize(path) // 2)
+                os.truncate(path, Path(path).stat().st_size // 2)
                 self.end()
 
         return watched

@@ -156,7 +156,7 @@ def _save_latents(
     pipeline: LTX2Pipeline,
     edit: Mapping[str, Any] | None = None,
 ) -> None:
-    """Save latents before they are decoded, and add the file to ``saved``; without room they stay in memory."""
+    """Save latents before they are decoded, and add the file to ``saved``; without room, say so."""
     try:
         saved.append(save_latents(generation, output, files=_files(pipeline), edit=edit))
     except OSError as error:

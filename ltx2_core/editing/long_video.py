@@ -49,9 +49,9 @@ def long_video(
 
     ``prompts`` may change with time, see :meth:`PromptSchedule.parse`. Each window is saved in ``folder``
     when it is finished: another call with the same settings resumes with the first one that is missing and
-    ends with the identical clip; windows that find its disk full go to the folder ``spare``. Without a folder the windows are in a temporary one as long as the result
-    lives. The noise of a window comes from ``seed`` plus its number. Input audio (``audio``) conditions every
-    window and is the audio of the result.
+    ends with the identical clip. Windows that find its disk full go to the folder ``spare``. Without a folder
+    the windows are in a temporary one as long as the result lives. The noise of a window comes from ``seed``
+    plus its number. Input audio (``audio``) conditions every window and is the audio of the result.
 
     Raises ValueError for settings that contradict each other, and for a folder with windows of another clip.
     """

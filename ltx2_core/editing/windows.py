@@ -119,8 +119,8 @@ class WindowStore:
     """A folder with the latents of finished windows; each file is complete or absent.
 
     ``settings`` are JSON values of everything that decides the clip, ``models`` those of what the networks
-    are; a folder of an earlier version has none of these. ``spare`` is a folder on another disk, for windows that
-    no longer fit on this one. Raises ValueError if the folder holds windows of a
+    are; a folder of an earlier version has none of these. ``spare`` is a folder on another disk, for windows
+    that no longer fit on this one. Raises ValueError if the folder holds windows of a
     clip with other settings or of other models.
     """
 

@@ -68,6 +68,6 @@ def check_estimate(
         began = "" if where is None else f", first {where()}"
         raise ValueError(
             f"{stage}, step {step} of {steps}: the estimate of {' and '.join(broken)} holds NaN or infinite "
-            f"values{began}, so the run was stopped. The weights in the files are finite: look for a LoRA strength "
-            "that is too high, extreme guidance, or a number format that overflows (use bfloat16)"
+            f"values{began}, so the run was stopped. The weights in the files are finite: look for a LoRA "
+            "strength that is too high, extreme guidance, or a number format that overflows (use bfloat16)"
         )

@@ -13,7 +13,9 @@ from torch import Tensor
 from ..media.atomic import replacing
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
     """Write contiguous ``tensors``; an old file at ``path`` stays until the new one is complete.
 
     Raises OSError with advice, for example for a full disk.

@@ -26,8 +26,8 @@ from ...ltx2_core.conditioning.patchify import (
 )
 from ...ltx2_core.conditioning.reference import reference_audio_positions
 from ...ltx2_core.config import TextConfig, TransformerConfig
-from ...ltx2_core.shapes import SPATIAL_SCALE, TEMPORAL_SCALE
 from ...ltx2_core.out_of_memory import attempt
+from ...ltx2_core.shapes import SPATIAL_SCALE, TEMPORAL_SCALE
 from ...ltx2_core.text.connectors import TextConnectors
 from ...ltx2_core.transformer import Modality, Perturbation, Perturbations, RopeMemory, Runner, Transformer
 from ...ltx2_core.transformer.chunks import Chunks

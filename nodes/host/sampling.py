@@ -97,7 +97,7 @@ def run(guider: Any, sampler: Any, latent: Latent, *, seed: int, sigmas: Tensor)
 
 
 def _check_first(guider: Any, samples: Any, x0: Tensor, x: Tensor, sigmas: Tensor) -> None:
-    """Raise ValueError if the estimate ``x0`` of the first step is NaN or infinite, naming stream and block."""
+    """Raise ValueError that names stream and block if ``x0`` of the first step is NaN or infinite."""
     network = guider.model_patcher.model.diffusion_model
 
     def where() -> str:

@@ -11,8 +11,8 @@ import comfy.model_management
 import torch
 from torch import Tensor, nn
 
-from ...ltx2_core.shapes import SPATIAL_SCALE
 from ...ltx2_core.out_of_memory import attempt
+from ...ltx2_core.shapes import SPATIAL_SCALE
 from ...ltx2_core.upsampler import LatentUpsampler, upsample_latent
 from .values import UpscaleModel, Vae
 

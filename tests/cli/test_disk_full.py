@@ -1,4 +1,4 @@
-"""A full disk, of the temporary files or of the output, loses nothing that was sampled and says where it is."""
+"""A full disk, of temporary files or of the output, loses nothing that was sampled and says where it is."""
 
 from __future__ import annotations
 
@@ -17,7 +17,18 @@ from ltx2_core.storage import writing
 
 QUICK = ["--width", "64", "--height", "64", "--fps", "8", "--steps", "1", "--seed", "3"]
 GENERATE = ["generate", "--prompt", "a ball", "--frames", "9", "--stages", "1", "--quiet", *QUICK]
-LONG = ["long", "--prompts", "a ball", "--seconds", "4", "--window-frames", "25", "--overlap-frames", "16", *QUICK]
+LONG = [
+    "long",
+    "--prompts",
+    "a ball",
+    "--seconds",
+    "4",
+    "--window-frames",
+    "25",
+    "--overlap-frames",
+    "16",
+    *QUICK,
+]
 
 
 @pytest.fixture(params=["tmpfs", "error of safetensors"])

@@ -1,4 +1,4 @@
-"""A process that is killed at any moment costs at most what it was computing: the rest is resumed, bit for bit."""
+"""A process that is killed costs at most what it was computing: the rest is resumed, bit for bit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,18 @@ LONG = ["--prompts", "0-1.5: a red ball\n1.5: a blue square", "--seconds", "4", 
 COMMANDS = {
     "long": ["long", *LONG, "--overlap-frames", "16", *SMALL, *QUICK[:-1], "--adain", "0.5"],
     "generate": ["generate", "--prompt", "a ball", "--frames", "9", "--stages", "1", *SMALL, *QUICK],
-    "extend": ["extend", "--video", "CLIP", "--prompt", "a ball", "--frames", "4", "--keep-frames", "9", *QUICK],
+    "extend": [
+        "extend",
+        "--video",
+        "CLIP",
+        "--prompt",
+        "a ball",
+        "--frames",
+        "4",
+        "--keep-frames",
+        "9",
+        *QUICK,
+    ],
     "retake": ["retake", "--video", "CLIP", "--prompt", "a ball", "--video-region", "1-1.5", *QUICK],
     "sound": ["sound", "--video", "CLIP", "--prompt", "a knock", *QUICK],
 }
@@ -102,7 +113,17 @@ def test_a_killed_run_resumes_with_the_identical_clip(name, events, clip, tmp_pa
         case.survives(last[event])
 
 
-WORK = {"text", "step", "upsample", "video in", "audio in", "decode", "decode audio", "encode", "encode audio"}
+WORK = {
+    "text",
+    "step",
+    "upsample",
+    "video in",
+    "audio in",
+    "decode",
+    "decode audio",
+    "encode",
+    "encode audio",
+}
 
 
 def test_an_interrupt_ends_each_phase_at_once_and_the_next_run_is_clean(image, tmp_path) -> None:

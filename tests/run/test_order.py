@@ -1,4 +1,4 @@
-"""What a clip is does not depend on what ran before it in the process, nor on what its prompt runs next to."""
+"""What a clip is does not depend on what ran before it, nor on what its prompt is encoded next to."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ import torch
 
 from ltx2_core import LTX2Pipeline
 
-SMALL = {"width": 64, "height": 64, "num_frames": 9, "fps": 8.0, "steps": 2, "seed": 3, "negative_prompt": "blur"}
+SMALL = {
+    "width": 64,
+    "height": 64,
+    "num_frames": 9,
+    "fps": 8.0,
+    "steps": 2,
+    "seed": 3,
+    "negative_prompt": "blur",
+}
 RUNS = {
     "short prompt": {"prompt": "a ball"},
     "long prompt": {"prompt": "a blue square moves slowly to the right, with a knock at the end"},

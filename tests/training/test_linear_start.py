@@ -107,7 +107,9 @@ def test_least_squares_are_the_same_bit_for_bit_wherever_the_values_are_in_memor
     values, target = (torch.randn(239, width, generator=generator) for width in (65, 128))
     values[:, 1] = values[:, 0]
     expected = least_squares(values, target)
-    torch.testing.assert_close(values @ expected, values @ torch.linalg.pinv(values) @ target, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        values @ expected, values @ torch.linalg.pinv(values) @ target, atol=1e-4, rtol=1e-4
+    )
     junk = []
     for offset in range(1, 17):
         moved = torch.empty(values.numel() + offset)[offset:].view_as(values).copy_(values)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import loaders, memory, models, values
+from . import faults, loaders, memory, models, values
 
 
 class ProbeExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             node
-            for module in (values, loaders, models, memory)
+            for module in (values, loaders, models, memory, faults)
             for name, node in vars(module).items()
             if name.startswith("LTX2Probe")
         ]
