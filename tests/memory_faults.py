@@ -28,7 +28,7 @@ OPERATIONS = frozenset(
 
 
 class Faults(TorchFunctionMode):
-    """Counts calls of ``OPERATIONS``; number ``number`` of ``operation`` fails, with ``on`` all later ones."""
+    """Counts calls of ``OPERATIONS``; ``number`` of ``operation`` fails, with ``on`` all later ones."""
 
     def __init__(self, operation: str = "", number: int = -1, *, on: bool = False) -> None:
         super().__init__()

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
+
+PART_AGE = 3600.0
+"""Seconds after which a file that nobody writes any more is of a run that was killed."""
 
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool = True) -> Path:
@@ -43,6 +48,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     # The temporary file is in the same folder, because a rename is atomic only within one file system.
     temporary = _temporary(path)
+    remove_dead_parts(path)
     try:
         yield temporary
         temporary.replace(path)
@@ -51,6 +57,15 @@ def replacing(path: Path) -> Iterator[Path]:
     # A failed or cancelled run leaves no partial file behind.
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_dead_parts(path: Path) -> None:
+    """Remove unfinished files of ``path`` that nobody has written to for an hour: their runs were killed."""
+    for part in path.parent.glob(f".{escape(path.stem)}-*.part"):
+        # Another run may remove it at the same time.
+        with suppress(OSError):
+            if time.time() - part.lstat().st_mtime > PART_AGE:
+                part.unlink()
 
 
 def explain(error: OSError, path: Path) -> OSError:

@@ -176,12 +176,26 @@ def _check_models(about: Mapping[str, Any], codecs: Codecs) -> None:
         )
 
 
+def _check_shapes(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless the tensors are the latents of one clip."""
+    for name, axes in (("video", 5), ("audio", 4)):
+        shape = tuple(tensors[name].shape) if name in tensors else (1,) * axes
+        if len(shape) != axes or shape[0] != 1:
+            raise ValueError(
+                f"{path}: the latent of the {name} is {shape}; a run saves one clip, with a first axis of 1 and "
+                f"{axes} axes in all. Remove the file, or save each clip by itself"
+            )
+    if not {"video", "audio"} & tensors.keys():
+        raise ValueError(f"{path} holds no latents of video or audio; remove it")
+
+
 def resume(path: str | os.PathLike[str], codecs: Codecs) -> Generation:
     """The run whose latents are in ``path``, to be decoded by ``codecs``: nothing is sampled again."""
     about = read_saved(path)
     _check_models(about, codecs)
     with safe_open(os.fspath(path), "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    _check_shapes(path, tensors)
     settings = about["settings"]
     # Inputs that were in memory are gone, and decoding does not need them.
     fields = {name: value for name, value in settings["request"].items() if not in_memory(value)}

@@ -201,7 +201,7 @@ class _HostVAE(comfy.sd.VAE):
         return decoded
 
     def decode_tiled_1d(self, samples: Tensor, *args: Any, **options: Any) -> Tensor:
-        """The whole latent, where the host falls back to tiles, whose sizes it computes wrongly for this audio.
+        """The whole latent, where the host falls back to tiles, whose sizes it gets wrong for this audio.
 
         Raises torch.OutOfMemoryError if there is still no room.
         """
