@@ -182,8 +182,8 @@ def _check_shapes(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -
         shape = tuple(tensors[name].shape) if name in tensors else (1,) * axes
         if len(shape) != axes or shape[0] != 1:
             raise ValueError(
-                f"{path}: the latent of the {name} is {shape}; a run saves one clip, with a first axis of 1 and "
-                f"{axes} axes in all. Remove the file, or save each clip by itself"
+                f"{path}: the latent of the {name} is {shape}; a run saves one clip, with a first axis of 1 "
+                f"and {axes} axes in all. Remove the file, or save each clip by itself"
             )
     if not {"video", "audio"} & tensors.keys():
         raise ValueError(f"{path} holds no latents of video or audio; remove it")

@@ -16,6 +16,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from ...ltx2_core.out_of_memory import clearly
 from ...ltx2_core.run.progress import check_estimate
 from ...ltx2_core.sampling.guidance import GuidanceAt
 from ...ltx2_core.transformer.diagnosis import first_broken_block
@@ -81,16 +82,17 @@ def run(guider: Any, sampler: Any, latent: Latent, *, seed: int, sigmas: Tensor)
             _check_first(guider, samples, x0, x, sigmas)
         bar.update_absolute(step + 1, total)
 
-    sampled = guider.sample(
-        noise,
-        samples,
-        sampler,
-        sigmas,
-        denoise_mask=latent.get("noise_mask"),
-        callback=on_step,
-        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-        seed=seed,
-    )
+    with clearly("sampling"):
+        sampled = guider.sample(
+            noise,
+            samples,
+            sampler,
+            sigmas,
+            denoise_mask=latent.get("noise_mask"),
+            callback=on_step,
+            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+            seed=seed,
+        )
     # As in the host's node: these keys describe the latent before its channels and size were fixed.
     other = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio_")}
     return {**other, "samples": sampled.to(comfy.model_management.intermediate_device())}

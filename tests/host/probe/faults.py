@@ -8,12 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import comfy.model_management
-import comfy.sample
 import comfy.samplers
 import torch
 from comfy_api.latest import io
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from .loaders import _host
 
 OPERATIONS = ("linear", "conv3d", "conv2d", "conv1d", "scaled_dot_product_attention", "cat")
 Act = Callable[[], None]
@@ -74,7 +75,6 @@ def _phases(
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(9, 64, 64, 3, generator=generator)
     waveform = torch.rand(1, 16000, 2, generator=generator) - 0.5
-    noise = comfy.sample.prepare_noise(samples, 1)
     sigmas = torch.tensor([1.0, 0.5, 0.0])
 
     def sampled() -> Tensor:
@@ -82,7 +82,8 @@ def _phases(
         guider.set_conds(positive, positive)
         guider.set_cfg(1.0)
         sampler = comfy.samplers.sampler_object("euler")
-        return guider.sample(noise, samples, sampler, sigmas, disable_pbar=True, seed=1).unbind()[0]
+        run = _host("sampling").run
+        return run(guider, sampler, {"samples": samples}, seed=1, sigmas=sigmas)["samples"].unbind()[0]
 
     def encoded() -> Tensor:
         clip.recent.clear()
