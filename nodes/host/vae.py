@@ -205,13 +205,17 @@ class _HostVAE(comfy.sd.VAE):
 
         Raises torch.OutOfMemoryError if there is still no room.
         """
-        decoded = self.first_stage_model.decode(samples.to(self.device, self.vae_dtype))
-        return self.process_output(decoded.to(self.output_device, self.vae_output_dtype()))  # type: ignore[no-any-return]
+        network: Any = self.first_stage_model
+        decoded = network.decode(samples.to(self.device, self.vae_dtype))
+        waveform: Tensor = self.process_output(decoded.to(self.output_device, self.vae_output_dtype()))
+        return waveform
 
     def encode_tiled_1d(self, samples: Tensor, *args: Any, **options: Any) -> Tensor:
         """As :meth:`decode_tiled_1d`, for a waveform."""
+        network: Any = self.first_stage_model
         waveform = self.process_input(samples).to(self.device, self.vae_dtype)
-        return self.first_stage_model.encode(waveform).to(self.output_device, self.vae_output_dtype())  # type: ignore[no-any-return]
+        latent: Tensor = network.encode(waveform).to(self.output_device, self.vae_output_dtype())
+        return latent
 
     def _own_stream(self, samples: Any) -> Tensor:
         """The stream of an audio-video latent that this VAE decodes; a plain tensor is returned unchanged."""
