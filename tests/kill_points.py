@@ -20,6 +20,7 @@ from ltx2_core.media import VideoWriter
 from ltx2_core.run.pipeline import LTX2Pipeline
 from ltx2_core.storage import writing
 from ltx2_core.text.gemma import Gemma
+from ltx2_core.training import loop
 from ltx2_core.transformer import Runner
 
 
@@ -63,6 +64,29 @@ def run(
 def ltx2(*words: object) -> None:
     """The command ``ltx2``; ends the process with its exit code."""
     ltx2_core.cli.main.main([str(word) for word in words])
+
+
+def train(path: Path) -> None:
+    """Train a small network for twelve steps, saving its state after each."""
+    model = torch.nn.Linear(8, 8)
+    generator = torch.Generator().manual_seed(0)
+    for p in model.parameters():
+        torch.nn.init.normal_(p, generator=generator)
+
+    def step(network: torch.nn.Module, generator: torch.Generator, _step: int) -> dict[str, torch.Tensor]:
+        x = torch.randn(16, 8, generator=generator)
+        return {"loss": (network(x) - x.flip(1)).square().mean()}
+
+    loop.train(
+        step,
+        model,
+        torch.optim.AdamW(model.parameters(), lr=0.02),
+        loop.warmup_stable_decay(12, warmup=3),
+        path,
+        total_steps=12,
+        seed=3,
+        options=loop.LoopOptions(progress=False, save_every_s=0, log_every_s=0, ema=0.9),
+    )
 
 
 def spread(events: list[str], count: int) -> list[int]:
