@@ -1,10 +1,20 @@
-"""Detecting that memory has run out, on any device, so that the caller can retry with less."""
+"""Detecting that memory has run out, on any device, and trying again before it is an error."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 
 _WORDS = ("out of memory", "defaultcpuallocator", "alloc_failed", "cannot allocate memory")
+
+T = TypeVar("T")
+
+
+class OutOfMemory(torch.OutOfMemoryError):
+    """Memory ran out, and there is nothing left to try; the message is one line for users."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -22,3 +32,49 @@ def release_cached() -> None:
     """
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+
+
+def attempt(doing: str, work: Callable[[], T], *, again: bool = True) -> T:
+    """``work()``, and with ``again`` a second time if memory ran out, once cached memory is released.
+
+    Memory that is fragmented or in use by another process for a moment is there at the second attempt, with
+    the same result. ``work`` must leave nothing half done. Raises :class:`OutOfMemory` that says what the run
+    was ``doing`` if it runs out again.
+    """
+    try:
+        return work()
+    except OutOfMemory:
+        raise
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        cause = _first_line(error)
+    # Outside the except clause the error is gone, and with it the tensors that its traceback held.
+    release_cached()
+    if again:
+        return attempt(doing, work, again=False)
+    raise OutOfMemory(_advice(doing, cause))
+
+
+@contextmanager
+def clearly(doing: str) -> Iterator[None]:
+    """Turn a lack of memory in the block into :class:`OutOfMemory`, which says what the run was ``doing``."""
+    try:
+        yield
+    except OutOfMemory:
+        raise
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(_advice(doing, _first_line(error))) from error
+
+
+def _advice(doing: str, cause: str) -> str:
+    return (
+        f"memory ran out while {doing}: use a smaller or shorter clip, a memory limit (--max-memory), or "
+        f"free memory that other programs use ({cause})"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

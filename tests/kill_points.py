@@ -12,17 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from transformers import Gemma3TextModel  # noqa: F401 imported once, by the server of processes
 
 import ltx2_core.cli.main
-from ltx2_core.editing import windows
 from ltx2_core.media import VideoWriter
-from ltx2_core.run import saved_latents
 from ltx2_core.run.pipeline import LTX2Pipeline
+from ltx2_core.storage import writing
 from ltx2_core.text.gemma import Gemma
-from ltx2_core.training import state
+from ltx2_core.training import loop
 from ltx2_core.transformer import Runner
 
 
@@ -66,6 +64,29 @@ def run(
 def ltx2(*words: object) -> None:
     """The command ``ltx2``; ends the process with its exit code."""
     ltx2_core.cli.main.main([str(word) for word in words])
+
+
+def train(path: Path) -> None:
+    """Train a small network for twelve steps, saving its state after each."""
+    model = torch.nn.Linear(8, 8)
+    generator = torch.Generator().manual_seed(0)
+    for p in model.parameters():
+        torch.nn.init.normal_(p, generator=generator)
+
+    def step(network: torch.nn.Module, generator: torch.Generator, _step: int) -> dict[str, torch.Tensor]:
+        x = torch.randn(16, 8, generator=generator)
+        return {"loss": (network(x) - x.flip(1)).square().mean()}
+
+    loop.train(
+        step,
+        model,
+        torch.optim.AdamW(model.parameters(), lr=0.02),
+        loop.warmup_stable_decay(12, warmup=3),
+        path,
+        total_steps=12,
+        seed=3,
+        options=loop.LoopOptions(progress=False, save_every_s=0, log_every_s=0, ema=0.9),
+    )
 
 
 def spread(events: list[str], count: int) -> list[int]:
@@ -135,8 +156,7 @@ class _Events:
             setattr(owner, attribute, self._wrapped(getattr(owner, attribute), name))
         LTX2Pipeline.decode_video = self._chunks(LTX2Pipeline.decode_video)  # type: ignore[method-assign]
         Path.replace = self._renaming(Path.replace)  # type: ignore[method-assign]
-        for module in (saved_latents, windows, state):
-            module.save_file = self._writing(safetensors.torch.save_file)  # type: ignore[attr-defined]
+        writing.save_file = self._writing(writing.save_file)
 
     def _wrapped(self, call: Callable[..., Any], name: str) -> Callable[..., Any]:
         def watched(*arguments: Any, **options: Any) -> Any:
@@ -167,7 +187,7 @@ class _Events:
             ends = self.reached("write")
             save(tensors, path, metadata)
             if ends:
-                os.truncate(path, os.path.getsize(path) // 2)
+                os.truncate(path, Path(path).stat().st_size // 2)
                 self.end()
 
         return watched

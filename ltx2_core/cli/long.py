@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..editing import LongVideo, PromptSchedule
     from ..editing.conditioning import Keyframe
     from ..run.pipeline import LTX2Pipeline
+    from .values import Output
 
 
 _WINDOWS: Final[Mapping[str, str]] = {
@@ -38,7 +39,14 @@ def long(chosen: Chosen) -> None:
 
 def run_long(chosen: Chosen) -> None:
     """Generate or repeat a long clip, or print its plan."""
-    path = _generated(chosen)
+    from ..out_of_memory import is_out_of_memory
+
+    try:
+        path = _generated(chosen)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise click.ClickException(f"memory ran out: {error}") from error
     if path is not None:
         click.echo(path)
 
@@ -63,7 +71,7 @@ def _generated(chosen: Chosen) -> str | None:
     if chosen["dry_run"]:
         _print_long(chosen, open_recorded(chosen, recorded), recorded)
         return None
-    with _folder_of_windows(chosen) as folder:
+    with _folder_of_windows(chosen, output) as folder:
         pipeline = open_recorded(chosen, recorded)
         run(pipeline, _arguments(chosen, pipeline, recorded), folder, output)
     return output.printed
@@ -121,13 +129,14 @@ def _prompts(chosen: Chosen) -> str:
 
 
 @contextmanager
-def _folder_of_windows(chosen: Chosen) -> Iterator[Path]:
+def _folder_of_windows(chosen: Chosen, output: Output) -> Iterator[Path]:
     """The folder of --state, or one of this clip that is removed when its file is written.
 
     Raises ValueError for --resume without finished windows.
     """
     from ..run.saved_latents import saved_windows
     from ..storage.private import locked, private_folder, prune_saved
+    from .saving import spare_windows
 
     if chosen["state"] is not None:
         yield chosen["state"]
@@ -143,9 +152,13 @@ def _folder_of_windows(chosen: Chosen) -> Iterator[Path]:
             yield own
         # Ctrl+C, which is no Exception, leaves finished windows as well.
         except BaseException:
-            if any(own.glob("window_*")):
+            both = filter(None, (own, spare_windows(output)))
+            folders = [str(folder) for folder in both if any(folder.glob("window_*"))]
+            if folders:
                 click.echo(
-                    "the finished windows are saved; the same command with --resume continues", err=True
+                    f"the finished windows are saved in {' and '.join(folders)}; "
+                    "the same command with --resume continues",
+                    err=True,
                 )
             raise
         shutil.rmtree(own)

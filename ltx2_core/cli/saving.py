@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,13 +18,13 @@ from ..editing.long_video import first_window, planned_long
 from ..editing.task import EditKind
 from ..media import Encoding
 from ..media.save import Clip, audio_clip, save_clip
-from ..out_of_memory import is_out_of_memory
+from ..out_of_memory import OutOfMemory, is_out_of_memory
 from ..run.generation import METADATA_KEY, Generation
 from ..run.job import DECODE, Part, job_parts
 from ..run.pipeline import LTX2Pipeline, Progress
 from ..run.request import Request
 from ..run.request_json import from_json
-from ..run.saved_latents import find_saved, read_saved, resume, save_latents
+from ..run.saved_latents import find_saved, read_saved, remove_saved, resume, save_latents
 from ..tiny import embedded_set
 from ..types import Numerics
 from .bar import JobBar, job_bar
@@ -46,7 +47,7 @@ def run(pipeline: LTX2Pipeline, request: Request, output: Output) -> None:
     ):
         generation = pipeline(request, on_step=bar.show)
         # Saved before decoding, which may run out of memory after minutes of sampling.
-        saved.append(_save_latents(pipeline, generation, output))
+        _save_latents(saved, pipeline, generation, output)
         _save(generation, output, bar)
     clip = generation.as_clip()
     report(output, clip, pipeline.networks.clock, seed=generation.request.seed, embedded=_embedded(pipeline))
@@ -87,7 +88,7 @@ def run_edit(pipeline: LTX2Pipeline, edit: EditRun, output: Output) -> None:
 
         def save(generation: Generation) -> None:
             generations.append(generation)
-            saved.append(_save_latents(pipeline, generation, output, edit=settings))
+            _save_latents(saved, pipeline, generation, output, edit=settings)
 
         task = edit.task({**edit.fields, "on_step": bar.show})
         made = task.make(pipeline, on_sampled=save)
@@ -151,9 +152,17 @@ def run_long(pipeline: LTX2Pipeline, arguments: LongArguments, folder: Path, out
     plan, request, _ = planned_long(pipeline, prompts, how, **fields)
     output.check_clip(plan.clip)
     parts = job_parts(pipeline.stages(first_window(request, plan)), windows=len(plan.windows))
+    spare = spare_windows(output)
     with job_bar(parts, quiet=output.quiet) as bar:
         made = long_video(
-            pipeline, prompts, how=how, folder=folder, on_window=bar.window, on_step=bar.show, **fields
+            pipeline,
+            prompts,
+            how=how,
+            folder=folder,
+            spare=spare,
+            on_window=bar.window,
+            on_step=bar.show,
+            **fields,
         )
         made.save(
             output.destination,
@@ -161,7 +170,15 @@ def run_long(pipeline: LTX2Pipeline, arguments: LongArguments, folder: Path, out
             timed=pipeline.networks.clock.timed,
             **output.encoding.chosen(),
         )
+    if spare is not None:
+        shutil.rmtree(spare, ignore_errors=True)
     report(output, made.as_clip(), pipeline.networks.clock, seed=request.seed, embedded=_embedded(pipeline))
+
+
+def spare_windows(output: Output) -> Path | None:
+    """Where windows go if the disk of their folder is full: next to the output, which stdout has not."""
+    path = output.destination.path
+    return None if output.destination.is_stdout else path.with_name(f".{path.stem}.windows")
 
 
 @contextmanager
@@ -174,15 +191,23 @@ def _saved_until_written(command: str, output: Output) -> Iterator[list[Path]]:
     except BaseException as error:
         if saved:
             click.echo(
-                f"the sampled latents are saved; ltx2 {command} --resume -o {output.text} decodes them",
+                f"the sampled latents are saved in {saved[0].parent}; "
+                f"ltx2 {command} --resume -o {output.text} decodes them",
                 err=True,
             )
             # The message replaces a traceback, which says nothing about what to do.
             if is_out_of_memory(error):
-                raise click.ClickException(f"memory ran out while decoding: {error}") from error
+                raise click.ClickException(_memory_ran_out(error)) from error
+        elif is_out_of_memory(error):
+            raise click.ClickException(str(error)) from error
         raise
     for path in saved:
-        path.unlink(missing_ok=True)
+        remove_saved(path)
+
+
+def _memory_ran_out(error: BaseException) -> str:
+    """One line on a lack of memory, which may come from anywhere in decoding."""
+    return str(error) if isinstance(error, OutOfMemory) else f"memory ran out while decoding: {error}"
 
 
 def files_of(pipeline: LTX2Pipeline) -> dict[str, Any]:
@@ -191,15 +216,26 @@ def files_of(pipeline: LTX2Pipeline) -> dict[str, Any]:
 
 
 def _save_latents(
-    pipeline: LTX2Pipeline, generation: Generation, output: Output, edit: Mapping[str, Any] | None = None
-) -> Path:
-    return save_latents(
-        generation,
-        output.text,
-        files=files_of(pipeline),
-        edit=edit,
-        encoding=output.encoding.settings(),
-    )
+    saved: list[Path],
+    pipeline: LTX2Pipeline,
+    generation: Generation,
+    output: Output,
+    edit: Mapping[str, Any] | None = None,
+) -> None:
+    """Save latents before they are decoded, and add the file to ``saved``; without room, say so."""
+    try:
+        path = save_latents(
+            generation,
+            output.text,
+            files=files_of(pipeline),
+            edit=edit,
+            encoding=output.encoding.settings(),
+        )
+    except OSError as error:
+        # Decoding needs no disk but for the result, which may be on another one by now.
+        click.echo(f"the sampled latents could not be saved before decoding: {error}", err=True)
+    else:
+        saved.append(path)
 
 
 def _save(generation: Generation, output: Output, bar: JobBar) -> None:

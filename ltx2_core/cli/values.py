@@ -108,7 +108,6 @@ class Output:
         for note in destination.notes(frames=not audio_alone):
             click.echo(note, err=True)
 
-
     def check_clip(self, clip: ClipPlan) -> None:
         """Raise ValueError, before any work, for a clip that the chosen encoder refuses."""
         check_clip(self.destination, self.encoding, width=clip.width, height=clip.height, fps=clip.fps)

@@ -93,7 +93,7 @@ def audio_rate(audio: AudioSource) -> int:
 
 
 def audio_identity(audio: AudioSource | None) -> list[str | int] | None:
-    """JSON values by which audio is recognised again: a digest of the file, or of the samples, and the rate."""
+    """JSON values by which audio is recognised: a digest of the file, or of the samples with the rate."""
     if audio is None:
         return None
     if isinstance(audio, tuple):

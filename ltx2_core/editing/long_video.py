@@ -46,6 +46,7 @@ def long_video(
     *,
     how: LongVideo | None = None,
     folder: str | Path | None = None,
+    spare: str | Path | None = None,
     on_window: OnWindow | None = None,
     on_step: OnStep | None = None,
     stop: Stop | None = None,
@@ -55,9 +56,9 @@ def long_video(
 
     ``prompts`` may change with time, see :meth:`PromptSchedule.parse`. Each window is saved in ``folder``
     when it is finished: another call with the same settings resumes with the first one that is missing and
-    ends with the identical clip. Without a folder the windows are in a temporary one as long as the result
-    lives. The noise of a window comes from ``seed`` plus its number. Input audio (``audio``) conditions every
-    window and is the audio of the result.
+    ends with the identical clip. Windows that find its disk full go to the folder ``spare``. Without a folder
+    the windows are in a temporary one as long as the result lives. The noise of a window comes from ``seed``
+    plus its number. Input audio (``audio``) conditions every window and is the audio of the result.
 
     Raises ValueError for settings that contradict each other, and for a folder with windows of another clip.
     """
@@ -68,7 +69,9 @@ def long_video(
     store = (
         WindowStore.temporary(settings)
         if folder is None
-        else WindowStore(Path(folder), settings, _models(pipeline))
+        else WindowStore(
+            Path(folder), settings, _models(pipeline), spare=None if spare is None else Path(spare)
+        )
     )
 
     with nullcontext() if request.audio is None else opened(request.audio) as audio:

@@ -84,9 +84,7 @@ class EditTask:
         else:
             size = planned_size(plan, fields) | ({"stages": 1} if self.kind == "sound" else {})
         request = Request(prompt=self.prompt, **{**fields, **size})
-        pipeline.check(
-            request, further=plan is not None, source=None if plan is None else plan.source.size
-        )
+        pipeline.check(request, further=plan is not None, source=None if plan is None else plan.source.size)
         return plan, request
 
     def _plan(self, pipeline: Pipeline, own: Mapping[str, Any]) -> EditPlan:

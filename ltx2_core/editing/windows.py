@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ..media.atomic import replacing
 from ..shapes import AUDIO_LATENTS_PER_SECOND, TEMPORAL_SCALE, ClipPlan, frames_of, latent_frames_of
 from ..storage.files import JsonValue, read_object
 from ..storage.header import read_header
-from ..storage.private import locked, prune_parts
+from ..storage.private import locked, private_folder, prune_parts
+from ..storage.writing import write_tensors
 from ..types import AVLatent
 
 log = logging.getLogger(__name__)
@@ -120,14 +121,20 @@ class WindowStore:
     """A folder with the latents of finished windows; each file is complete or absent.
 
     ``settings`` are JSON values of everything that decides the clip, ``models`` those of what the networks
-    are; a folder of an earlier version has none of these. Raises ValueError if the folder holds windows of a
+    are; a folder of an earlier version has none of these. ``spare`` is a folder on another disk, for windows
+    that no longer fit on this one. Raises ValueError if the folder holds windows of a
     clip with other settings or of other models.
     """
 
     def __init__(
-        self, folder: Path, settings: Mapping[str, JsonValue], models: Mapping[str, JsonValue] | None = None
+        self,
+        folder: Path,
+        settings: Mapping[str, JsonValue],
+        models: Mapping[str, JsonValue] | None = None,
+        *,
+        spare: Path | None = None,
     ) -> None:
-        self.folder = folder
+        self.folder, self.spare = folder, spare
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         plan, text = folder / "clip.json", json.dumps(settings, sort_keys=True, indent=1)
         # Windows of another clip would be joined without an error and show as a jump.
@@ -196,16 +203,34 @@ class WindowStore:
         return True
 
     def save(self, index: int, latent: AVLatent) -> None:
-        tensors = {"video": latent.video, "audio": latent.audio}
-        with replacing(self._path(index)) as temporary:
-            save_file({k: t.contiguous().cpu() for k, t in tensors.items() if t is not None}, temporary)
+        """Write the latents of a window; in the spare folder if there is one and this one's disk is full.
+
+        Raises OSError with advice.
+        """
+        streams = {"video": latent.video, "audio": latent.audio}
+        tensors = {k: t.contiguous().cpu() for k, t in streams.items() if t is not None}
+        try:
+            write_tensors(self._file(self.folder, index), tensors)
+        except OSError as error:
+            if self.spare is None:
+                raise
+            log.warning("window %d is saved in %s instead: %s", index, self.spare, error)
+            write_tensors(self._file(private_folder(self.spare), index), tensors)
 
     def load(self, index: int) -> AVLatent:
         tensors = load_file(self._path(index))
         return AVLatent(tensors.get("video"), tensors.get("audio"))
 
     def _path(self, index: int) -> Path:
-        return self.folder / f"window_{index:05d}.safetensors"
+        """Where the window is, or would be."""
+        path = self._file(self.folder, index)
+        if self.spare is not None and not path.exists() and self._file(self.spare, index).exists():
+            return self._file(self.spare, index)
+        return path
+
+    @staticmethod
+    def _file(folder: Path, index: int) -> Path:
+        return folder / f"window_{index:05d}.safetensors"
 
 
 def _differences(before: Any, after: Any, name: str = "") -> list[str]:

@@ -7,9 +7,11 @@ import os
 import re
 import shutil
 import stat
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 
 _KINDS = (
@@ -18,6 +20,8 @@ _KINDS = (
     (stat.S_ISFIFO, "a pipe"),
     (stat.S_ISSOCK, "a socket"),
 )
+PART_AGE = 3600.0
+"""Seconds after which a file that nobody writes any more is of a run that was killed."""
 
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool = True) -> Path:
@@ -84,6 +88,7 @@ def replacing(path: Path) -> Iterator[Path]:
     # The temporary file is in the same folder, because a rename is atomic only within one file system.
     real = _real(path)
     temporary = _temporary(real)
+    remove_dead_parts(real)
     try:
         yield temporary
         # Checked again, since it may have appeared while the file was written.
@@ -118,6 +123,15 @@ def filling(folder: Path, *, own: bool) -> Iterator[Path]:
         raise explain(error, folder) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_dead_parts(path: Path) -> None:
+    """Remove unfinished files of ``path`` that nobody has written to for an hour: their runs were killed."""
+    for part in path.parent.glob(f".{escape(path.stem)}-*.part"):
+        # Another run may remove it at the same time.
+        with suppress(OSError):
+            if time.time() - part.lstat().st_mtime > PART_AGE:
+                part.unlink()
 
 
 def explain(error: OSError, path: Path) -> OSError:

@@ -44,6 +44,7 @@ def parse_colour(text: str) -> Colour:
         ) from None
     return red / 255, green / 255, blue / 255
 
+
 def load_image(source: ImageSource, *, background: Colour = BLACK) -> Tensor:
     """Load one image as (1, 3, H, W) float32 in [0, 1].
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -24,6 +25,7 @@ from ..media.clip_frames import Frames
 from ..media.images import as_frames
 from ..memory import DecodeChoice
 from ..memory.source_stage import CHUNK_FRAMES
+from ..out_of_memory import attempt
 from ..shapes import SPATIAL_SCALE, ClipPlan, frames_of
 from ..types import AVLatent, TextContext
 from ..upsampler import upsample_latent
@@ -60,7 +62,8 @@ class Codecs:
         with self.networks.use(Component.TEXT_CONNECTORS, loras) as connectors, torch.inference_mode():
             # One by one, since a batch rounds differently from its rows: the context of a prompt must not
             # depend on whether there is a negative prompt, or which.
-            single = [connectors(one) for one in features.to(self.networks.dtype).split()]
+            parts = features.to(self.networks.dtype).split()
+            single = [attempt("encoding the prompt", partial(connectors, one)) for one in parts]
         return single[0], single[1] if negative_prompt is not None else None
 
     def encode_video(self, frames: Frames | NDArray[Any]) -> Tensor:
@@ -79,11 +82,15 @@ class Codecs:
             # Frames of a file are decoded chunk by chunk, so that only their shape is known here.
             encoder.check_frames(rearrange(torch.empty(frames.shape, device="meta"), "n c h w -> 1 c n h w"))
             where = self.networks.device, self.networks.dtype
-            chunks = (
-                rearrange(to_signed(part), "n c h w -> 1 c n h w").to(*where)
-                for part in frames.split(CHUNK_FRAMES)
-            )
-            latent = torch.cat(list(encoder.encode_stream(chunks)), dim=2)
+
+            def encoded() -> Tensor:
+                chunks = (
+                    rearrange(to_signed(part), "n c h w -> 1 c n h w").to(*where)
+                    for part in frames.split(CHUNK_FRAMES)
+                )
+                return torch.cat(list(encoder.encode_stream(chunks)), dim=2)
+
+            latent = attempt("encoding frames", encoded)
         # Latents are float32 between networks, in whatever format these compute.
         return latent.float()
 
@@ -93,8 +100,10 @@ class Codecs:
             self.networks.clock.timed("inputs"),
             self.networks.use(Component.AUDIO_ENCODER) as encoder,
         ):
-            return encode_audio(
-                encoder, waveform.to(self.networks.device), sample_rate, latent_frames=latent_frames
+            where = self.networks.device
+            return attempt(
+                "encoding audio",
+                lambda: encode_audio(encoder, waveform.to(where), sample_rate, latent_frames=latent_frames),
             )
 
     def upsample(self, latents: AVLatent, *, adain: float = 0.0) -> AVLatent:
@@ -110,7 +119,10 @@ class Codecs:
             torch.inference_mode(),
         ):
             video = latents.video.to(self.networks.device, self.networks.dtype)
-            video = upsample_latent(upsampler, video, encoder.per_channel_statistics, adain=adain)
+            statistics = encoder.per_channel_statistics
+            video = attempt(
+                "upscaling the latent", lambda: upsample_latent(upsampler, video, statistics, adain=adain)
+            )
         return replace(latents, video=video.float())
 
     def decode_video(
@@ -147,7 +159,10 @@ class Codecs:
             self.networks.use(Component.AUDIO_DECODER) as decoder,
             self.networks.use(Component.VOCODER) as vocoder,
         ):
-            waveform, rate = decode_audio(decoder, vocoder, latent.to(self.networks.device))
+            waveform, rate = attempt(
+                "decoding the audio",
+                lambda: decode_audio(decoder, vocoder, latent.to(self.networks.device)),
+            )
         return waveform[0].cpu(), rate
 
     def _decode_choice(self, latent: Tensor, frames: int) -> DecodeChoice | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import torch
 from einops import rearrange
@@ -15,6 +16,7 @@ from torch import Tensor
 from ..clock import Clock
 from ..media import to_bytes
 from ..memory import DecodeChoice
+from ..out_of_memory import attempt
 from ..video_vae import VideoDecoder
 
 logger = logging.getLogger(__name__)
@@ -51,17 +53,23 @@ def decode_chunks(
         check()
         # Entered for each chunk: a generator that yields within it would leave the mode on for its caller.
         with clock.timed("decode"), torch.inference_mode():
-            chunk = next(chunks, None)
+            # A chunk that fails cannot be asked for again; within it the decoder has tried smaller pieces.
+            chunk = attempt("decoding the video", lambda: next(chunks, None), again=False)
             if chunk is None:
                 return
-            frames = rearrange(chunk, "1 c n h w -> n c h w")
-            frames = (to_bytes(frames, first=done) if as_bytes else frames.float()).cpu()
+            frames = attempt("decoding the video", partial(_on_cpu, chunk, as_bytes=as_bytes, first=done))
         done += len(frames)
         # Neither name may hold this chunk while the next one is decoded.
         del chunk
         if len(frames):
             yield frames
         del frames
+
+
+def _on_cpu(chunk: Tensor, *, as_bytes: bool, first: int) -> Tensor:
+    """(1, 3, N, H, W) -> (N, 3, H, W) in float32 or uint8; ``first`` is the number of its first frame."""
+    frames = rearrange(chunk, "1 c n h w -> n c h w")
+    return (to_bytes(frames, first=first) if as_bytes else frames.float()).cpu()
 
 
 def _to_bytes(frames: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from ..loading import Component, Lora, LoraReport
 from ..loading.file_set import stage_factor
 from ..loading.save_diffusers import save_diffusers
 from ..memory import MemoryPlan
+from ..out_of_memory import clearly
 from ..sampling.caching import Evaluations
 from ..sampling.denoiser import Denoiser
 from ..sampling.model_calls import ModelCalls
@@ -30,6 +32,7 @@ from ..sampling.samplers import get_sampler
 from ..storage.files import JsonObject
 from ..text.prompt import PromptEmbeds
 from ..tiny import embedded_set
+from ..transformer.diagnosis import first_broken_block
 from ..types import AVLatent, LatentState, Numerics, TextContext
 from .codecs import Codecs
 from .components import Components, LoraFile, open_loras, warn_of_stacked
@@ -113,6 +116,7 @@ class LTX2Pipeline(Codecs):
         files = embedded_set()
         return cls(files.checkpoint, text_encoder=files.text_encoder, upscaler=files.upsampler, **options)
 
+    @clearly("preparing the run")
     def __call__(
         self,
         prompt: str | Request | None = None,
@@ -424,11 +428,17 @@ class LTX2Pipeline(Codecs):
             if index == 0 and request.inputs.noise is not None:
                 noise = with_own_noise(noise, request.inputs.noise)
             x = initial_state(state, noise, float(stage.sigmas[0]), self.numerics)
+            # The first evaluation of a stage, which is repeated to find the block where values break.
+            where = partial(
+                first_broken_block,
+                transformer.transformer_blocks,
+                lambda: denoise(x, float(stage.sigmas[0])),
+            )
             latents = get_sampler(stage.sampler, eta=stage.eta)(
                 denoise,
                 x,
                 stage.sigmas,
-                lambda step, steps, x0: run.report_estimate(name, step, steps, x0),
+                lambda step, steps, x0: run.report_estimate(name, step, steps, x0, where),
                 generator=step_noise,
                 preserve=denoise.preserve,
             )

@@ -39,10 +39,15 @@ class Run:
         if self._on_step is not None:
             self._on_step(Progress(stage=stage, step=step, steps=steps, x0=x0))
 
-    def report_estimate(self, stage: str, step: int, steps: int, x0: AVLatent) -> None:
-        """Report a sampling step. Raises ValueError if the first one of a stage is NaN or infinite."""
+    def report_estimate(
+        self, stage: str, step: int, steps: int, x0: AVLatent, where: Callable[[], str] | None = None
+    ) -> None:
+        """Report a sampling step. Raises ValueError if the first one of a stage is NaN or infinite.
+
+        ``where`` finds out, for the error, where in the network that began.
+        """
         if step == 1:
-            check_estimate(stage, step, steps, x0)
+            check_estimate(stage, step, steps, x0, where)
         self.report(stage, step, steps, x0)
 
     def check(self) -> None:
@@ -50,13 +55,19 @@ class Run:
             raise Stopped("the run was stopped")
 
 
-def check_estimate(stage: str, step: int, steps: int, x0: AVLatent) -> None:
-    """Raise ValueError that names stage, step and stream if an estimate holds NaN or infinite values."""
+def check_estimate(
+    stage: str, step: int, steps: int, x0: AVLatent, where: Callable[[], str] | None = None
+) -> None:
+    """Raise ValueError that names stage, step and stream if an estimate holds NaN or infinite values.
+
+    ``where`` is called then, and says in which block that began.
+    """
     streams = (("video", x0.video), ("audio", x0.audio))
     broken = [name for name, latent in streams if latent is not None and not is_finite(latent)]
     if broken:
+        began = "" if where is None else f", first {where()}"
         raise ValueError(
             f"{stage}, step {step} of {steps}: the estimate of {' and '.join(broken)} holds NaN or infinite "
-            "values, so the run was stopped. The weights in the files are finite: look for a LoRA strength "
-            "that is too high, extreme guidance, or a number format that overflows (use bfloat16)"
+            f"values{began}, so the run was stopped. The weights in the files are finite: look for a LoRA "
+            "strength that is too high, extreme guidance, or a number format that overflows (use bfloat16)"
         )

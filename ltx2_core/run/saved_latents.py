@@ -7,22 +7,22 @@ import logging
 import os
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..loading.detect import Component
-from ..media.atomic import replacing
 from ..sampling.caching import Evaluations
 from ..shapes import Snap, plan_clip
 from ..storage.files import ParsedJson
 from ..storage.header import read_header
 from ..storage.private import check_private, private_folder, prune_saved
+from ..storage.writing import write_tensors
 from ..types import AVLatent, Numerics
 from .codecs import Codecs
 from .generation import Generation
@@ -32,6 +32,7 @@ from .request_json import in_memory
 KEY = "ltx2_kept"
 """The metadata of a file that holds saved latents; the name is that of 0.1."""
 SUFFIX = ".latents.safetensors"
+_SPARE = ".ltx2-latents"
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +42,11 @@ def saved_folder() -> Path:
     # Users of one machine share the temporary folder, and Windows has no user ids.
     user = os.getuid() if hasattr(os, "getuid") else "user"
     return Path(tempfile.gettempdir()) / f"ltx2-latents-{user}"
+
+
+def spare_folder(output: str | os.PathLike[str]) -> Path:
+    """Where latents of ``output`` are saved if there is no room among the temporary files."""
+    return Path(output).resolve().parent / _SPARE
 
 
 def saved_windows(output: str | os.PathLike[str]) -> Path:
@@ -63,10 +69,11 @@ def save_latents(
 
     ``files`` are JSON values that resuming needs, such as the paths of the checkpoints; ``edit`` are the
     settings of the edit that the run belongs to (``EditTask.settings``), ``encoding`` what was chosen of the
-    encoding (``Encoding.settings``).
+    encoding (``Encoding.settings``). Without a ``folder`` they go to the user's temporary one or, where that
+    is full or not theirs, next to the output.
+
+    Raises OSError if no folder has room for them.
     """
-    folder = private_folder(saved_folder() if folder is None else folder)
-    prune_saved(folder)
     tensors: dict[str, Tensor] = {}
     for name in ("video", "audio"):
         stream = getattr(generation.latents, name)
@@ -85,10 +92,31 @@ def save_latents(
         "models": generation.codecs.networks.identity(),
     }
     # A random part keeps the latents of an earlier run of the same output.
-    path = folder / f"{Path(output).stem}-{uuid4().hex[:8]}{SUFFIX}"
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={KEY: json.dumps(about)})
-    return path
+    name = f"{Path(output).stem}-{uuid4().hex[:8]}{SUFFIX}"
+    metadata = {KEY: json.dumps(about)}
+    if folder is not None:
+        return _written(folder, name, tensors, metadata)
+    try:
+        return _written(saved_folder(), name, tensors, metadata)
+    # After minutes of sampling no fault of a folder may end the run.
+    except (OSError, ValueError) as error:
+        _log.warning("the sampled latents are saved next to the output instead: %s", error)
+        return _written(spare_folder(output), name, tensors, metadata)
+
+
+def remove_saved(path: Path) -> None:
+    """Remove saved latents that are no longer needed, and their folder next to an output once it is empty."""
+    path.unlink(missing_ok=True)
+    if path.parent.name == _SPARE:
+        with suppress(OSError):
+            path.parent.rmdir()
+
+
+def _written(folder: Path, name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
+    private_folder(folder)
+    prune_saved(folder)
+    write_tensors(folder / name, tensors, metadata)
+    return folder / name
 
 
 def _absolute(output: str | os.PathLike[str]) -> str:
@@ -100,15 +128,18 @@ def _absolute(output: str | os.PathLike[str]) -> str:
 
 
 def find_saved(output: str | os.PathLike[str] | None = None, *, folder: Path | None = None) -> Path:
-    """The newest saved latents, of ``output`` if one is named.
+    """The newest saved latents, of ``output`` if one is named, in ``folder`` or where runs save them.
 
     Raises ValueError where there are none.
     """
-    folder = saved_folder() if folder is None else folder
-    if folder.is_dir():
-        # Another user could have made this folder first and placed files of their own in it.
-        check_private(folder)
-    files = sorted(folder.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    folders = [folder] if folder is not None else [saved_folder(), spare_folder(output or "output")]
+    folder = folders[0]
+    for one in folders:
+        if one.is_dir():
+            # Another user could have made this folder first and placed files of their own in it.
+            check_private(one)
+    found = [path for one in folders for path in one.glob(f"*{SUFFIX}")]
+    files = sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
     target = None if output is None else _absolute(output)
     outputs = {path: output for path in files if (output := _output_of(path)) is not None}
     for path, saved in outputs.items():
@@ -159,6 +190,19 @@ def _check_models(about: ParsedJson, codecs: Codecs) -> None:
         )
 
 
+def _check_shapes(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless the tensors are the latents of one clip."""
+    for name, axes in (("video", 5), ("audio", 4)):
+        shape = tuple(tensors[name].shape) if name in tensors else (1,) * axes
+        if len(shape) != axes or shape[0] != 1:
+            raise ValueError(
+                f"{path}: the latent of the {name} is {shape}; a run saves one clip, with a first axis of 1 "
+                f"and {axes} axes in all. Remove the file, or save each clip by itself"
+            )
+    if not {"video", "audio"} & tensors.keys():
+        raise ValueError(f"{path} holds no latents of video or audio; remove it")
+
+
 def resume(path: str | os.PathLike[str], codecs: Codecs) -> Generation:
     """The run whose latents are in ``path``, to be decoded by ``codecs``: nothing is sampled again.
 
@@ -175,6 +219,7 @@ def resume(path: str | os.PathLike[str], codecs: Codecs) -> Generation:
 def _generation(path: str | os.PathLike[str], about: Mapping[str, Any], codecs: Codecs) -> Generation:
     with safe_open(os.fspath(path), "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    _check_shapes(path, tensors)
     settings = about["settings"]
     # Inputs that were in memory are gone, and decoding does not need them.
     fields = {name: value for name, value in settings["request"].items() if not in_memory(value)}

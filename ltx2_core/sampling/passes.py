@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..out_of_memory import attempt
 from ..transformer import Hidden, Modality, Network, OnBlock, Perturbations, RopeMemory, TextMemory
 from ..transformer.tiles import evaluate_tiles
 from ..types import AVLatent
@@ -66,16 +67,22 @@ class Passes:
                 return evaluate_tiles(evaluate, self._tiles, video, audio)
             return evaluate(video, audio)
 
-        velocities: dict[Pass, AVLatent] = {}
-        saved: Hidden | None = None
-        for call in plan.calls:
-            if call.fork:
-                tokens, saved = self._forked(forward, call, saved)
-            else:
-                tokens = forward(call.passes)
-            latents = self._clip.latents(x, *tokens)
-            for number, which in enumerate(call.passes):
-                velocities[which] = _chunk(latents, number, len(call.passes))
+        def evaluated() -> dict[Pass, AVLatent]:
+            velocities: dict[Pass, AVLatent] = {}
+            saved: Hidden | None = None
+            for call in plan.calls:
+                if call.fork:
+                    tokens, saved = self._forked(forward, call, saved)
+                else:
+                    tokens = forward(call.passes)
+                latents = self._clip.latents(x, *tokens)
+                for number, which in enumerate(call.passes):
+                    velocities[which] = _chunk(latents, number, len(call.passes))
+            return velocities
+
+        # Processes that compute one step together would wait for one that began it again.
+        alone = getattr(self._model, "shards", None) is None
+        velocities = attempt("sampling", evaluated, again=alone)
         group = self.batching.group
         return velocities if group is None else group.share(velocities, plan.passes, x)
 

@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ..media.atomic import PART_AGE
+
 if sys.platform == "win32":
     import msvcrt
 else:
     import fcntl
 
-PART_AGE = 3600.0
-"""Seconds after which a file that nobody writes any more is of a run that was killed."""
 SAVED_AGE = 30 * 86400.0
 """Seconds after which latents that were never resumed are removed."""
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from ..out_of_memory import attempt
 from ..types import TextFeatures
 from .features import FeatureExtractor, batched
 from .gemma import Gemma
@@ -57,7 +58,7 @@ class TextEncoder(nn.Module):
                 if on_layer is not None:
                     on_layer(number * states + done, total)
 
-            return self._encode_one(prompt, on_state)
+            return attempt("encoding the prompt", lambda: self._encode_one(prompt, on_state))
 
         # A string is a sequence too; the tokenizer refuses it, and an empty list, by name.
         if isinstance(prompts, str) or not prompts:

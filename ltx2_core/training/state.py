@@ -9,11 +9,10 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..media.atomic import replacing
 from ..storage.files import JsonObject
+from ..storage.writing import write_tensors
 from .history import History
 
 _MODEL, _AVERAGED, _OPTIMIZER = "model/", "ema/", "optimizer/"
@@ -50,13 +49,9 @@ class TrainingState:
             "curves": self.history.curves,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            save_file(
-                # safetensors refuses tensors that are not contiguous.
-                {name: tensor.detach().contiguous() for name, tensor in tensors.items()},
-                temporary,
-                metadata={"training": json.dumps(rest)},
-            )
+        # safetensors refuses tensors that are not contiguous.
+        whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+        write_tensors(path, whole, {"training": json.dumps(rest)})
 
     def load(self, path: Path) -> None:
         """Load everything from ``path``; raises ValueError if its seed or its network is another."""

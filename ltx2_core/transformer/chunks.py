@@ -58,19 +58,26 @@ class Chunks:
         if size <= SMALLEST:
             step(part)
             return True
-        try:
-            step(part)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                # Errors other than lack of memory would only occur again for fewer tokens.
-                raise
-        else:
-            return True
-        # Outside the except clause the error is gone, and with it the tensors that its traceback held.
+        # The second attempt has the memory that the first one freed, and the same result.
+        for _ in range(2):
+            if _succeeds(step, part):
+                return True
+            # Here the error is gone, and with it the tensors that its traceback held.
+            release_cached()
         self.tokens = max(SMALLEST, (size + 1) // 2)
-        release_cached()
         _log.warning("memory ran out for %d tokens at once; continuing with %d", size, self.tokens)
         return False
+
+
+def _succeeds(step: Step, part: slice | None) -> bool:
+    """Call ``step``; False if memory ran out. Other errors would only occur again for fewer tokens."""
+    try:
+        step(part)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    return True
 
 
 class Whole(Chunks):

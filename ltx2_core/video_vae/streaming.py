@@ -128,6 +128,9 @@ def run_stages(
         ends = last and len(pieces) == 1
         result = _attempt(head, pieces, stream, ends)
         if result is None:
+            # The same piece once more, which is exact to the bit: pieces of another size may round otherwise.
+            result = _attempt(head, pieces, stream, ends)
+        if result is None:
             stream.parts *= 2
             _cut(pieces, (pieces[0].shape[2] + 1) // 2)
             continue
@@ -150,7 +153,8 @@ def _attempt(stage: Stage, pieces: deque[Tensor], stream: Stream, last: bool) ->
     Returns None if memory ran out, with pieces and stream unchanged, so that a smaller piece can be tried.
     Raises the error if the piece has only one frame.
     """
-    # A single frame cannot be cut further, so that its error is passed on.
+    # A single frame cannot be cut further, so that its error is passed on. It is not held either: where it is
+    # that large, its memory is needed.
     if pieces[0].shape[2] == 1:
         return stage.run(pieces.popleft(), stream, last)
     before = stream.snapshot()

@@ -63,7 +63,7 @@ def _digest(values: Any) -> str:
 
 
 def _parts(value: Any) -> Iterator[str]:
-    """The values within weights and patches in a fixed order; the host's kinds of patches hold ``weights``."""
+    """The values within weights and patches, in a fixed order; the host's patches hold ``weights``."""
     if isinstance(value, Tensor):
         flat = value.detach().reshape(-1)
         yield f"{tuple(value.shape)}"

@@ -17,6 +17,7 @@ from comfy.ldm.lightricks.symmetric_patchifier import AudioPatchifier, Symmetric
 from torch import Tensor
 
 from ...ltx2_core.config import TextConfig, TransformerConfig
+from ...ltx2_core.out_of_memory import attempt
 from ...ltx2_core.shapes import AUDIO_BINS, AUDIO_CHANNELS, SPATIAL_SCALE, TEMPORAL_SCALE
 from ...ltx2_core.text.connectors import TextConnectors
 from ...ltx2_core.transformer import Modality, RopeMemory, Runner, Transformer
@@ -112,7 +113,8 @@ class HostTransformer(Transformer):
         parts = context.split(widths, dim=-1)
         # The CLIP returns valid tokens only; the connectors add the registers themselves.
         mask = torch.ones(context.shape[:2], dtype=torch.int64, device=context.device)
-        result = self._connectors[0](TextFeatures(parts[0], parts[-1], mask))
+        features = TextFeatures(parts[0], parts[-1], mask)
+        result = attempt("encoding the prompt", lambda: self._connectors[0](features))
         return torch.cat((result.video, result.audio), dim=-1)
 
     def separate_audio_and_video_latents(
@@ -150,7 +152,7 @@ class HostTransformer(Transformer):
             comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, transformer_options
         )
         # Other packs wrap the network by the host's patcher, so an evaluation must pass through its executor.
-        run = comfy.patcher_extension.WrapperExecutor.new_class_executor(self._velocities, self, wrappers)
+        run = comfy.patcher_extension.WrapperExecutor.new_class_executor(self._attempted, self, wrappers)
         velocities: list[Tensor] | Tensor = run.execute(
             x,
             timestep,
@@ -163,6 +165,15 @@ class HostTransformer(Transformer):
             **conds,
         )
         return velocities
+
+    def _attempted(self, *inputs: Any, **conds: Any) -> list[Tensor] | Tensor:
+        """The velocities; the whole evaluation runs a second time if memory runs out.
+
+        A pass that resumes from saved states has written into them, and runs once.
+        """
+        options = inputs[5] if len(inputs) > 5 else conds.get("transformer_options", {})
+        again = not isinstance(options.get(FORK), Late)
+        return attempt("sampling", lambda: self._velocities(*inputs, **conds), again=again)
 
     def _velocities(
         self,

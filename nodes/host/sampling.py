@@ -16,9 +16,14 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from ...ltx2_core.out_of_memory import clearly
+from ...ltx2_core.run.progress import check_estimate
 from ...ltx2_core.sampling.guidance import GuidanceAt
+from ...ltx2_core.transformer.diagnosis import first_broken_block
+from ...ltx2_core.types import AVLatent
 from .guider import AVGuider
 from .latents import Latent, check_batch_index, to_av
+from .network import HostTransformer
 from .progress import count_bar
 from .samplers import sampler_object
 
@@ -76,21 +81,40 @@ def run(guider: Any, sampler: Any, latent: Latent, *, seed: int, sigmas: Tensor)
     on_count = count_bar(len(sigmas) - 1, "sampling step")
 
     def on_step(step: int, x0: Tensor, x: Tensor, total: int) -> None:
+        if step == 0:
+            _check_first(guider, samples, x0, x, sigmas)
         on_count(step + 1)
 
-    sampled = guider.sample(
-        noise,
-        samples,
-        sampler,
-        sigmas,
-        denoise_mask=latent.get("noise_mask"),
-        callback=on_step,
-        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-        seed=seed,
-    )
+    with clearly("sampling"):
+        sampled = guider.sample(
+            noise,
+            samples,
+            sampler,
+            sigmas,
+            denoise_mask=latent.get("noise_mask"),
+            callback=on_step,
+            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+            seed=seed,
+        )
     # As in the host's node: these keys describe the latent before its channels and size were fixed.
     other = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio_")}
     return {**other, "samples": sampled.to(comfy.model_management.intermediate_device())}
+
+
+def _check_first(guider: Any, samples: Any, x0: Tensor, x: Tensor, sigmas: Tensor) -> None:
+    """Raise ValueError that names stream and block if ``x0`` of the first step is NaN or infinite."""
+    network = guider.model_patcher.model.diffusion_model
+
+    def where() -> str:
+        sigma = sigmas[:1].to(x.device).expand(len(x))
+        return first_broken_block(network.transformer_blocks, lambda: guider.predict_noise(x, sigma))
+
+    streams = samples.unbind() if getattr(samples, "is_nested", False) else (samples,)
+    nested = len(streams) == 2 and x0.ndim == 3
+    parts = comfy.utils.unpack_latents(x0, [stream.shape for stream in streams]) if nested else [x0]
+    audio = parts[1] if nested else None
+    ours = isinstance(network, HostTransformer)
+    check_estimate("sampling", 1, len(sigmas) - 1, AVLatent(parts[0], audio), where if ours else None)
 
 
 def _scales(latent: Latent, cfg: float, audio_cfg: float) -> Tensor | None:

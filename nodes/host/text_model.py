@@ -10,6 +10,7 @@ import comfy.text_encoders.llama
 import torch
 from torch import Tensor, nn
 
+from ...ltx2_core.out_of_memory import attempt
 from ...ltx2_core.text import MAX_TOKENS, Gemma, TextEncoder
 from ...ltx2_core.text.features import FeatureExtractor
 from .host_layers import ScaledEmbedding
@@ -50,6 +51,9 @@ class HostTextModel(nn.Module):
 
     def encode_token_weights(self, tokens: Tokens) -> tuple[Tensor, None, dict[str, bool]]:
         """Features (1, S, K) of the first 1024 tokens, no pooled output, and the flag for the connectors."""
+        return attempt("encoding the prompt", lambda: self._encoded(tokens))
+
+    def _encoded(self, tokens: Tokens) -> tuple[Tensor, None, dict[str, bool]]:
         (row,) = tokens[self.name]
         row = row[:MAX_TOKENS]
         ids, mask = _ids(row), torch.ones(1, len(row), dtype=torch.int64)

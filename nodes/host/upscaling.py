@@ -11,6 +11,7 @@ import comfy.model_management
 import torch
 from torch import Tensor, nn
 
+from ...ltx2_core.out_of_memory import attempt
 from ...ltx2_core.shapes import SPATIAL_SCALE
 from ...ltx2_core.upsampler import LatentUpsampler, upsample_latent
 from .values import UpscaleModel, Vae
@@ -28,7 +29,10 @@ def upscale_video(upscale_model: UpscaleModel, samples: Tensor, video_vae: Vae) 
     statistics = video_vae.first_stage_model.per_channel_statistics
     with _on_device(upscale_model, prod(samples.shape) * BYTES_PER_VALUE) as (network, device, dtype):
         _check_grid(network, samples)
-        larger = upsample_latent(network, samples.to(device=device, dtype=dtype), statistics)
+        larger = attempt(
+            "upscaling the latent",
+            lambda: upsample_latent(network, samples.to(device=device, dtype=dtype), statistics),
+        )
     return larger.to(device=comfy.model_management.intermediate_device(), dtype=samples.dtype)
 
 

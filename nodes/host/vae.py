@@ -22,11 +22,12 @@ from ...ltx2_core.audio import AudioDecoder, AudioEncoder, AudioVAE, build_vocod
 from ...ltx2_core.config import VideoVAEConfig, audio_vae_config, video_vae_config, vocoder_config
 from ...ltx2_core.loading.detect import Component
 from ...ltx2_core.memory import decoder_memory
+from ...ltx2_core.out_of_memory import attempt
 from ...ltx2_core.run.recipes import generation_of, recipe_for
 from ...ltx2_core.shapes import SPATIAL_SCALE, TEMPORAL_SCALE, latent_frames_of
 from ...ltx2_core.video_vae import VideoVAE
 from .patcher import Patcher, is_dynamic, make_patcher, remember_dtypes
-from .progress import count_bar
+from .progress import check_interrupted, count_bar
 from .values import Vae
 from .weights import load_exactly, read_weights
 
@@ -151,19 +152,30 @@ class HostVideoVAE(VideoVAE):
         shape = self.decode_output_shape(tuple(latent.shape))
         # The host's buffer is on the output device, so that only one decoded piece is on the GPU.
         frames = latent.new_empty(shape) if output_buffer is None else output_buffer
-        done, on_count = 0, count_bar(shape[2], "decoding frame")
+        attempt("decoding the video", lambda: self._decode_into(frames, latent))
+        return frames
+
+    def _decode_into(self, frames: Tensor, latent: Tensor) -> None:
+        done, on_count = 0, count_bar(frames.shape[2], "decoding frame")
         for piece in self.decode_stream(latent):
             frames[:, :, done : done + piece.shape[2]].copy_(piece)
             done += piece.shape[2]
             on_count(done)
-        return frames
 
     def encode(self, frames: Tensor, device: torch.device | None = None) -> Tensor:  # type: ignore[override]
         """Frames (B, 3, F, H, W) in [-1, 1] -> normalised latent; those past the last 8k + 1 are left out."""
         # The encoder is causal and takes one frame and then groups of eight.
         usable = (frames.shape[2] - 1) // self.time_scale * self.time_scale + 1
         chunks = frames[:, :, :usable].split(ENCODE_CHUNK, dim=2)
-        return torch.cat(list(self.encode_stream(c.to(device or c.device) for c in chunks)), dim=2)
+
+        def moved(chunk: Tensor) -> Tensor:
+            check_interrupted()
+            return chunk.to(device or chunk.device)
+
+        def encoded() -> Tensor:
+            return torch.cat(list(self.encode_stream(map(moved, chunks))), dim=2)
+
+        return attempt("encoding frames", encoded)
 
 
 class AudioFrontEnd(NamedTuple):
@@ -179,7 +191,11 @@ class HostAudioVAE(AudioVAE):
 
     def encode(self, waveform: Tensor, sample_rate: int = HOST_AUDIO_RATE) -> Tensor:  # type: ignore[override]
         """Waveform (B, channels, S) at ``sample_rate`` Hz -> latent (B, 8, L, 16)."""
-        return super().encode(waveform, sample_rate)
+        return attempt("encoding audio", lambda: super(HostAudioVAE, self).encode(waveform, sample_rate))
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Normalised latent (B, 8, L, 16) -> waveform (B, 2, S) at ``output_sample_rate``."""
+        return attempt("decoding the audio", lambda: super(HostAudioVAE, self).decode(latent))
 
     @property
     def mel_hop_length(self) -> int:
@@ -239,6 +255,23 @@ class _HostVAE(comfy.sd.VAE):
     def decode_tiled(self, samples: Any, *args: Any, **options: Any) -> Tensor:
         decoded: Tensor = super().decode_tiled(self._own_stream(samples), *args, **options)
         return decoded
+
+    def decode_tiled_1d(self, samples: Tensor, *args: Any, **options: Any) -> Tensor:
+        """The whole latent, where the host falls back to tiles, whose sizes it gets wrong for this audio.
+
+        Raises torch.OutOfMemoryError if there is still no room.
+        """
+        network: Any = self.first_stage_model
+        decoded = network.decode(samples.to(self.device, self.vae_dtype))
+        waveform: Tensor = self.process_output(decoded.to(self.output_device, self.vae_output_dtype()))
+        return waveform
+
+    def encode_tiled_1d(self, samples: Tensor, *args: Any, **options: Any) -> Tensor:
+        """As :meth:`decode_tiled_1d`, for a waveform."""
+        network: Any = self.first_stage_model
+        waveform = self.process_input(samples).to(self.device, self.vae_dtype)
+        latent: Tensor = network.encode(waveform).to(self.output_device, self.vae_output_dtype())
+        return latent
 
     def _own_stream(self, samples: Any) -> Tensor:
         """The stream of an audio-video latent that this VAE decodes; a plain tensor is returned unchanged."""

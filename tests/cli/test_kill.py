@@ -1,4 +1,4 @@
-"""A process that is killed at any moment costs at most what it was computing: the rest is resumed, bit for bit."""
+"""A process that is killed costs at most what it was computing: the rest is resumed, bit for bit."""
 
 from __future__ import annotations
 
@@ -38,6 +38,15 @@ COMMANDS = {
     "retake": ["retake", "--video", "CLIP", "--prompt", "a ball", "--video-region", "1-1.5", *QUICK],
     "sound": ["sound", "--video", "CLIP", "--prompt", "a knock", *QUICK],
 }
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory):
+    from PIL import Image
+
+    path = tmp_path_factory.mktemp("image") / "image.png"
+    Image.radial_gradient("L").resize((128, 128)).convert("RGB").save(path)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +111,41 @@ def test_a_killed_run_resumes_with_the_identical_clip(name, events, clip, tmp_pa
     last = {event: number for number, event in enumerate(case.events)}
     for event in events:
         case.survives(last[event])
+
+
+WORK = {
+    "text",
+    "step",
+    "upsample",
+    "video in",
+    "audio in",
+    "decode",
+    "decode audio",
+    "encode",
+    "encode audio",
+}
+
+
+def test_an_interrupt_ends_each_phase_at_once_and_the_next_run_is_clean(image, tmp_path) -> None:
+    words = ["generate", "--image", image, "--prompt", "a ball", "--frames", "9", "--stages", "2"]
+    words += ["--width", "128", "--height", "128", "--fps", "8", *QUICK]
+    whole = run(ltx2, *words, "-o", tmp_path / "whole.mp4", folder=tmp_path / "whole")
+    assert whole.code == 0, whole.output
+    firsts = {name: number for number, name in reversed(list(enumerate(whole.events))) if name in WORK}
+    assert {"text", "step", "upsample", "decode", "decode audio", "encode", "video in"} <= firsts.keys()
+    for name, at in firsts.items():
+        where, out = tmp_path / f"at{at}", tmp_path / f"at{at}.mp4"
+        stopped = run(ltx2, *words, "-o", out, folder=where, kill_at=at, after="interrupt")
+        assert stopped.code > 0, name
+        assert "Traceback" not in stopped.output, (name, stopped.output)
+        assert not WORK & set(stopped.events[at + 1 :]), f"{name}: work goes on after the interrupt"
+        assert not out.exists()
+        assert not list(tmp_path.glob(".*.part")), f"{name}: a partial file is left"
+        saved = any(where.rglob("*.latents.safetensors"))
+        assert saved == (name in ("decode", "decode audio", "encode", "encode audio")), name
+        again = ["generate", "--resume", "--quiet"] if saved else words
+        assert run(ltx2, *again, "-o", out, folder=where).code == 0, name
+        assert same_clip(out, tmp_path / "whole.mp4"), name
 
 
 @pytest.mark.slow

@@ -18,11 +18,15 @@ from safetensors.torch import load_file, save_file
 
 from ltx2_core import LTX2Pipeline, find_saved, resume, save_latents
 from ltx2_core.editing import LongVideo, long_video
+from ltx2_core.editing.audio_track import audio_identity
+from ltx2_core.editing.sources import FramesInMemory
 from ltx2_core.editing.windows import WindowStore
+from ltx2_core.media.atomic import replacing
 from ltx2_core.run import saved_latents
 from ltx2_core.storage.identity import identity
 from ltx2_core.storage.private import locked, private_folder, prune_parts, prune_saved
 from ltx2_core.tiny import embedded_set
+from ltx2_core.types import AVLatent
 
 HOW = LongVideo(window_frames=17, overlap_frames=16)
 OPTIONS = {"width": 64, "height": 64, "num_frames": 25, "fps": 8, "steps": 1, "cfg": 1, "stages": 1}
@@ -125,6 +129,54 @@ def test_a_damaged_entry_harms_itself_only(tmp_path, monkeypatch):
         (folder / f"{name}.latents.safetensors").write_bytes(content)
     assert find_saved(tmp_path / "clip.mp4", folder=folder) == saved
     assert find_saved(folder=folder) == saved
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: {**t, "video": t["video"].repeat(2, 1, 1, 1, 1)}, "a run saves one clip"),
+        (lambda t: {**t, "audio": t["audio"][0]}, "a run saves one clip"),
+        (lambda t: {"other": t["video"]}, "holds no latents of video or audio"),
+    ],
+)
+def test_latents_that_are_not_one_clip_are_refused_by_name(tmp_path, change, message):
+    pipeline = LTX2Pipeline.embedded()
+    generation = pipeline("a red circle", **{**OPTIONS, "num_frames": 9})
+    saved = save_latents(generation, tmp_path / "clip.mp4", folder=tmp_path)
+    with safe_open(saved, "pt") as file:
+        metadata = file.metadata()
+    save_file({k: t.contiguous() for k, t in change(load_file(saved)).items()}, saved, metadata=metadata)
+    with pytest.raises(ValueError, match=message):
+        resume(saved, pipeline)
+
+
+def test_a_window_that_was_cut_short_is_sampled_again(tmp_path):
+    store = WindowStore(tmp_path / "s", {}, MODELS)
+    store.save(0, AVLatent(torch.zeros(1, 128, 2, 2, 2), torch.zeros(1, 8, 3, 16)))
+    assert store.has(0)
+    path = tmp_path / "s" / "window_00000.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert not store.has(0)
+
+
+def test_unfinished_files_of_dead_runs_are_removed_and_those_of_living_ones_are_not(tmp_path):
+    old, young, other = (tmp_path / f".{name}.part" for name in ("clip-1", "clip-2", "film-1"))
+    for path in (old, young, other):
+        path.write_bytes(b"x")
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    with replacing(tmp_path / "clip.mp4") as temporary:
+        temporary.write_bytes(b"new")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".clip-2.part", ".film-1.part", "clip.mp4"]
+
+
+def test_frames_in_another_order_are_other_frames():
+    frames = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    for moved in (frames.flip(0), frames.flip(1), frames.flip(3), frames.half().float()):
+        assert FramesInMemory(moved).identity != FramesInMemory(frames).identity
+    assert FramesInMemory(frames.clone()).identity == FramesInMemory(frames).identity
+    waves = frames.flatten()[None], frames.flip(0).flatten()[None]
+    assert audio_identity((waves[0], 48000)) != audio_identity((waves[1], 48000))
 
 
 def test_a_private_folder_is_this_users_alone(tmp_path, monkeypatch):

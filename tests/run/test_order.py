@@ -1,4 +1,4 @@
-"""What a clip is does not depend on what ran before it in the process, nor on what its prompt runs next to."""
+"""What a clip is does not depend on what ran before it, nor on what its prompt is encoded next to."""
 
 from __future__ import annotations
 

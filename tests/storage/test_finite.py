@@ -173,3 +173,11 @@ def test_a_run_stops_after_its_first_step():
             on_step=lambda p: steps.append(p),
         )
     assert not [p for p in steps if p.stage == "stage 1" and p.step]
+
+
+def test_the_block_in_which_values_break_is_named():
+    pipeline = LTX2Pipeline.embedded(loras=[(embedded_set().distilled, 1e30)])
+    with pytest.raises(
+        ValueError, match=r"holds NaN or infinite values, first in block 0, video( and audio)?, so"
+    ):
+        pipeline("a red circle", steps=2, cfg=1, width=64, height=64, num_frames=9, fps=8)

@@ -120,7 +120,8 @@ def least_squares(values: Tensor, target: Tensor) -> Tensor:
     gram = wide.mT @ wide
     # Inputs may depend on each other, for which the smallest solution is as good as any.
     gram.diagonal().add_(1e-10 * float(gram.trace()) / len(gram))
-    return torch.linalg.solve(gram, wide.mT @ target.double()).to(target.dtype)
+    solution: Tensor = torch.linalg.solve(gram, wide.mT @ target.double())
+    return solution.to(target.dtype)
 
 
 def _fit(
