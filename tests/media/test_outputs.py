@@ -19,6 +19,8 @@ from ltx2_core.media import Destination, Encoding, read_audio, read_metadata, re
 from ltx2_core.media.encoding import has_encoder
 from ltx2_core.media.save import Clip, audio_clip, save_clip
 
+# Samples beyond the end: the rest of a block; FFmpeg before 8 also leaves the delay of some encoders in.
+PADDING = 1200 if int(av.__version__.split(".")[0]) >= 16 else 2400
 FPS, RATE, COUNT, SIZE = 24000 / 1001, 48000, 13, (80, 64)
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (200, 120, 40), (128, 128, 128)]
 TAGS = {"ltx2": json.dumps({"prompt": 'a "quoted" çedilla', "seed": 2**63}), "comment": "a test"}
@@ -88,12 +90,13 @@ def test_a_video_file_holds_frames_audio_colours_and_tags(tmp_path, fmt, codec) 
     expected = round(COUNT / FPS * RATE)
     assert rate == RATE
     # AAC and Opus end with a whole block.
-    assert 0 <= waveform.shape[1] - expected < 1200
+    assert 0 <= waveform.shape[1] - expected < PADDING
     assert read_metadata(path)["ltx2"] == TAGS["ltx2"]
     with av.open(str(path)) as container:
         context = container.streams.video[0].codec_context
         assert int(context.colorspace) == int(next(container.decode(video=0)).colorspace) == 1
-        assert int(context.color_range) == 1
+        # ProRes has studio range always and no tag for it.
+        assert int(context.color_range) == 1 or codec == "prores"
     with av.open(str(path)) as container:
         first = next(container.decode(video=0))
         own = VIDEO[codec].audio or FORMATS[fmt].audio
@@ -162,7 +165,7 @@ def test_audio_alone_has_its_length_and_tags(tmp_path, fmt, rate) -> None:
     target = codec.rate_for(rate) if codec.title != "Opus" else 48000
     assert found == target
     assert decoded.shape[0] == 2
-    assert 0 <= decoded.shape[1] - round(1.3 * target) < 1200
+    assert 0 <= decoded.shape[1] - round(1.3 * target) < PADDING
     if FORMATS[fmt].tags:
         assert read_metadata(path)["ltx2"] == TAGS["ltx2"]
     with av.open(str(path)) as container:
@@ -278,7 +281,7 @@ def test_a_file_through_a_pipe_is_read_back(tmp_path, monkeypatch) -> None:
             written = Sequential(stream)
             patched.setattr(destination.sys, "stdout", Stdout(written))
             save_clip(Destination.of("-", container), clip_of(flat(COLOURS[3])), Encoding())
-        assert abs(read_audio(path)[0].shape[1] - round(COUNT / FPS * RATE)) < 1200
+        assert abs(read_audio(path)[0].shape[1] - round(COUNT / FPS * RATE)) < PADDING
         if container != "wav":
             assert read_video(path).frame_count == COUNT
             assert read_metadata(path)["ltx2"] == TAGS["ltx2"]
