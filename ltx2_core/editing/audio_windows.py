@@ -86,11 +86,10 @@ def sampled_audio(
     whole = pipeline.resolve(Request(prompt=prompt, **{**options, **size, "num_frames": clip.frames}))
     if sampled is not None:
         return SampledAudio(check_resumed(pipeline, whole, sampled), pipeline)
-    track, result = torch.zeros(1, 8, 0, 16), None
+    seed, track, result = whole.sampling.seed, torch.zeros(1, 8, 0, 16), None
+    assert seed is not None
     for window in windows:
-        request = whole.changed(
-            num_frames=window.clip.frames, seed=(whole.sampling.seed + window.index) % 2**64
-        )
+        request = whole.changed(num_frames=window.clip.frames, seed=(seed + window.index) % 2**64)
         result = sample(pipeline, request, _conditioning(source, window, track), on_step, stop)
         assert result.latents.audio is not None
         track = torch.cat((track[:, :, : window.audio_start], result.latents.audio.cpu().float()), dim=2)
