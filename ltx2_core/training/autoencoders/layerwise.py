@@ -44,7 +44,11 @@ OnLayer = Callable[[str, float], None]
 
 @dataclass
 class _Clip:
-    """Decoder activations of one clip, input of the layer to fit next, and what renders its true frames."""
+    """One clip on which the decoder is fitted.
+
+    ``x`` is the output of the layers that are fitted, and so the input of the next one. The scenes and the
+    cut describe the clip's true frames, which are rendered when they are needed.
+    """
 
     x: Tensor
     """(1, C, T, H, W)."""

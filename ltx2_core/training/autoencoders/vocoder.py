@@ -249,7 +249,10 @@ def new_vocoder(config: VocoderConfig, seed: int) -> BandwidthVocoder:
 def held_out_spectral_error(
     vocoder: nn.Module, mel_config: AudioVAEConfig, recipe: VocoderRecipe, *, clips: int = 16
 ) -> float:
-    """``spectral_error`` of held-out scenes, one second each, generated from their true mel."""
+    """``spectral_error`` of what the vocoder's first stage generates from true mels of held-out scenes.
+
+    ``clips`` scenes of one second are used.
+    """
     assert isinstance(vocoder, BandwidthVocoder)
     seeds = range(HELD_OUT, HELD_OUT + clips)
     waveforms = audio_batch(seeds, seconds=1.0, sample_rate=mel_config.sample_rate)

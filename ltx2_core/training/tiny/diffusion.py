@@ -116,7 +116,8 @@ def train_flow(
     """Train transformer, text connectors and text projection together, in place.
 
     ``unconditional`` holds the hidden states of prompts that stand for "no prompt". ``network`` ends with its
-    current weights; the averaged ones are better and are in ``state_path``: :func:`load_averaged`.
+    current weights. The averaged weights, which are the ones to use, are in ``state_path``:
+    :func:`load_averaged`.
     """
     elapsed = Elapsed(recipe.total_steps, recipe.seconds)
     step = _flow_step(network, cache, unconditional, recipe, elapsed, reference=False)

@@ -119,7 +119,10 @@ def _body_colours(pixels: Tensor, ground: Tensor, background: Colour) -> list[tu
 
 
 def _mattes(pixels: Tensor, ground: Tensor, found: list[tuple[Colour, Tensor]]) -> Tensor:
-    """Share of each pixel that each body covers, (N, F, H, W): least squares on mixtures of the colours."""
+    """Compute the share of each pixel that each body covers, (N, F, H, W).
+
+    Each pixel is taken as a mixture of the colours of background and bodies and solved by least squares.
+    """
     if not found:
         return pixels.new_zeros(0, *pixels[:, 0].shape)
     towards = torch.stack([value - ground for _, value in found], dim=1)
@@ -129,7 +132,10 @@ def _mattes(pixels: Tensor, ground: Tensor, found: list[tuple[Colour, Tensor]]) 
 
 
 def _body(cover: Tensor, colour: Colour) -> MeasuredBody:
-    """Measure a body from the share of each pixel that it covers, ``cover`` (F, H, W) in [0, 1]."""
+    """Measure the shape, place and size of a body of a known colour.
+
+    ``cover`` (F, H, W) in [0, 1] is the share of each pixel that the body covers.
+    """
     height, width = cover.shape[1:]
     # A soft step removes noise; it preserves the area of a symmetric edge, and so the sub-pixel position.
     weight = ((cover - 0.25) / 0.5).clamp(0, 1)
