@@ -1,4 +1,4 @@
-"""Description of a model file or folder from its headers."""
+"""Describes a model file or folder from its headers, without reading weights."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Component(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How to recognise one component in a file, and which tensors belong to it."""
+    """How one component is recognised in a file by tensor names, and which tensors belong to it."""
 
     component: Component
     anchors: tuple[str, ...]
@@ -203,7 +203,7 @@ def find_components(names: Iterable[str]) -> dict[Component, Names]:
 
 
 def usual_file(component: Component) -> str:
-    """Where a component is normally found, as text for error messages."""
+    """Say in which file a component is usually found, as text for error messages."""
     if component is Component.TEXT_ENCODER:
         return "a Gemma folder or file (text_encoders)"
     return next((row.usual_file for row in LAYOUTS if row.component is component), "a LoRA file (loras)")

@@ -145,7 +145,7 @@ def audio_vae_out(config: Json, shapes: Shapes) -> Json:  # noqa: ARG001 names o
 
 
 def vocoder_out(config: Json, shapes: Shapes) -> Json:  # noqa: ARG001 names of Writer
-    """``config.json`` of LTX2Vocoder, or of LTX2VocoderWithBWE."""
+    """Build the ``config.json`` of LTX2Vocoder, or of LTX2VocoderWithBWE with bandwidth extension."""
     c: Json = config["vocoder"]
     if "bwe" not in c:
         return _generator(c, "")
@@ -284,7 +284,7 @@ VOCODER_RULES: _Rules = (
 
 
 def renamed(name: str, rules: _Rules) -> str:
-    """A name of diffusers for an official one, without its prefix."""
+    """Convert an official tensor name, without prefix, to that of diffusers by applying ``rules``."""
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name

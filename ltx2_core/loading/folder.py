@@ -39,7 +39,7 @@ def read_folder(folder: Path) -> Header:
 
 
 def text_encoder_folder(path: Path) -> Path | None:
-    """``path`` if it is a diffusers pipeline folder that contains its text encoder, otherwise None."""
+    """Return ``path`` if it is a diffusers pipeline folder that contains its text encoder, else None."""
     return path if (path / "text_encoder" / "config.json").is_file() else None
 
 

@@ -196,7 +196,7 @@ def official_name(module: str) -> str:
 
 
 def diffusers_name(module: str) -> str:
-    """Convert a module's official name to the diffusers one."""
+    """Convert the official name of a module to its name in diffusers."""
     for pattern, replacement in _TO_DIFFUSERS:
         module = pattern.sub(replacement, module)
     return module
