@@ -17,7 +17,7 @@ SOURCE = {"video": "the source"}
 
 
 def window_inputs() -> list[io.Input]:
-    """Create the widgets for how the clip is divided into windows."""
+    """Create the widgets for the windows of the clip: their length, overlap and folder."""
     return [
         quantity("window_frames", 121, low=17, high=100001, step=8, more="Memory grows with it."),
         quantity(

@@ -1,4 +1,4 @@
-"""LoRA files of any naming style on a MODEL and a CLIP, with a report on the layers that match."""
+"""Adds LoRA files of any naming style to a MODEL and a CLIP, with a report on the layers that match."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def run(guider: Any, sampler: Any, latent: Latent, *, seed: int, sigmas: Tensor)
     """Sample ``latent`` with the host's guider and sampler, as its node SamplerCustomAdvanced does.
 
     Noise is drawn on the CPU, video first. Every step moves the progress bar and can be interrupted by the
-    stop button. Raises ValueError if ``batch_index`` of the LATENT is that of another batch.
+    stop button. Raises ValueError if ``batch_index`` of the LATENT does not fit its batch.
     """
     check_batch_index(latent)
     samples = comfy.sample.fix_empty_latent_channels(

@@ -1,4 +1,7 @@
-"""Latent upscalers as the host's LATENT_UPSCALE_MODEL: a ModelPatcher since ComfyUI 0.29, a module before."""
+"""Loads latent upscalers as the host's LATENT_UPSCALE_MODEL.
+
+Since ComfyUI 0.29 this is a ModelPatcher, before it was the plain network.
+"""
 
 from __future__ import annotations
 
