@@ -1,4 +1,4 @@
-"""One frozen configuration per network, and the only reader of checkpoint JSON."""
+"""The settings of each network as a frozen dataclass, and the only reader of checkpoint JSON."""
 
 from .autoencoders import audio_vae_config, video_vae_config, vocoder_config
 from .networks import (

@@ -1,4 +1,4 @@
-"""Settings of the autoencoders and the vocoder from checkpoint JSON; defaults as in :mod:`.reader`."""
+"""Reads settings of the autoencoders and the vocoder from checkpoint JSON; defaults as in :mod:`.reader`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Access to checkpoint JSON that names the key in its errors."""
+"""Reads values of checkpoint JSON; errors name the key."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from ..storage.files import ParsedJson
 
 
 def section(config: ParsedJson, name: str) -> ParsedJson:
-    """The object under a key; empty where the key is missing. Raises ValueError for another value."""
+    """The JSON object under the key ``name`` of ``config``; empty if the key is missing.
+
+    Raises ValueError if the value is no object.
+    """
     found = config.get(name, {})
     if not isinstance(found, Mapping):
         raise ValueError(f"config key {name!r} must be an object; got {type(found).__name__}")
@@ -16,14 +19,20 @@ def section(config: ParsedJson, name: str) -> ParsedJson:
 
 
 def require(c: ParsedJson, key: str, value: object) -> None:
-    """Raise ValueError if ``key`` is present with another value than the only one supported."""
+    """Raise ValueError if ``key`` of ``c`` has another value than ``value``, the only one supported.
+
+    A missing key is accepted.
+    """
     # A missing key is fine: files of older generations lack the newer keys.
     if key in c and c[key] != value:
         raise unsupported(key, c[key], value)
 
 
 def unsupported(key: str, value: object, allowed: object) -> ValueError:
-    """The error for a value of a key that this library does not implement."""
+    """Build the ValueError for a key whose value this library does not implement.
+
+    ``value`` is what was found, ``allowed`` what is supported.
+    """
     return ValueError(
         f"config key {key!r} is {value!r}; only {allowed!r} is supported. "
         "This is not a released LTX-2 configuration, or it needs a newer version of this package."

@@ -1,4 +1,4 @@
-"""One frozen configuration per network."""
+"""The settings of each network, as one frozen dataclass per network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PaddingMode = Literal["zeros", "reflect"]
 
 @dataclass(frozen=True, kw_only=True)
 class RopeConfig:
-    """Rotary embedding shared by the transformer and the text connectors."""
+    """Settings of the rotary embedding, used by the transformer and the text connectors."""
 
     theta: float = 10000.0
     rope_type: RopeType = "split"
@@ -21,7 +21,7 @@ class RopeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """The audio-video diffusion transformer. The defaults are those of LTX-2.0 19B."""
+    """Settings of the audio-video diffusion transformer. The defaults are those of LTX-2.0 19B."""
 
     num_layers: int = 48
     heads: int = 32
@@ -61,13 +61,13 @@ class TransformerConfig:
 
     @property
     def modulation_rows(self) -> int:
-        """Vectors of modulation parameters per block: shift, scale and gate of two or three branches."""
+        """Number of modulation vectors per block: a shift, a scale and a gate for each of 2 or 3 branches."""
         return 9 if self.cross_attention_adaln else 6
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConnectorConfig:
-    """One text connector: a small 1-D transformer with learnable registers."""
+    """Settings of one text connector: a small 1-D transformer with learnable registers."""
 
     heads: int
     head_dim: int
@@ -87,7 +87,7 @@ class ConnectorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
-    """Everything between the text encoder's hidden states and the transformer: projection and connectors."""
+    """Settings of the networks between text encoder and transformer: text projection and text connectors."""
 
     per_token_norm: bool
     """How hidden states are normalised and projected to features.
@@ -101,7 +101,7 @@ class TextConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoBlock:
-    """One entry of an encoder or decoder block list."""
+    """One block of the video encoder or decoder: its kind, number of layers and change of width."""
 
     kind: Literal["res_x", "compress_space", "compress_time", "compress_all"]
     num_layers: int = 1
@@ -110,7 +110,10 @@ class VideoBlock:
 
     @property
     def strides(self) -> tuple[int, int, int]:
-        """Resampling factors (time, height, width)."""
+        """Factors by which the block changes the resolution: (time, height, width).
+
+        All are 1 for residual blocks.
+        """
         return {
             "res_x": (1, 1, 1),
             "compress_space": (1, 2, 2),
@@ -121,7 +124,10 @@ class VideoBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoVAEConfig:
-    """Video autoencoder. Both block lists are in the order of execution, from the input to the output."""
+    """Settings of the video autoencoder.
+
+    Both block lists are in the order in which the blocks run, from the input to the output.
+    """
 
     encoder_blocks: tuple[VideoBlock, ...]
     decoder_blocks: tuple[VideoBlock, ...]
@@ -137,7 +143,10 @@ class VideoVAEConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AudioVAEConfig:
-    """Audio autoencoder and its mel front end; window and hop lengths are in samples, frequencies in Hz."""
+    """Settings of the audio autoencoder and its mel front end.
+
+    Window and hop lengths are in samples, frequencies in Hz.
+    """
 
     channels: int = 128
     channel_mult: tuple[int, ...] = (1, 2, 4)
@@ -155,7 +164,7 @@ class AudioVAEConfig:
 
     @property
     def downsample(self) -> int:
-        """Compression factor of time, and equally of mel bins: 4 in released models."""
+        """Factor by which the encoder compresses time, and also mel bins: 4 in released models."""
         return int(2 ** (len(self.channel_mult) - 1))
 
     @property
@@ -165,7 +174,7 @@ class AudioVAEConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorConfig:
-    """One mel-to-waveform generator (HiFi-GAN style, or anti-aliased AMP blocks)."""
+    """Settings of one mel-to-waveform generator (HiFi-GAN style, or anti-aliased AMP blocks)."""
 
     initial_channels: int
     upsample_rates: tuple[int, ...]
@@ -182,7 +191,10 @@ class GeneratorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BandwidthExtensionConfig:
-    """Second stage of the 2.3 vocoder, which extends its 16 kHz waveform to 48 kHz. Rates are in Hz."""
+    """Settings of the second stage of the vocoder since 2.3, which extends its 16 kHz waveform to 48 kHz.
+
+    Rates are in Hz.
+    """
 
     generator: GeneratorConfig
     input_sample_rate: int = 16000
@@ -195,7 +207,7 @@ class BandwidthExtensionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VocoderConfig:
-    """Vocoder of one generation; ``bwe`` is None for 2.0."""
+    """Settings of the vocoder of one generation; ``bwe``, its second stage, is None for 2.0."""
 
     generator: GeneratorConfig
     sample_rate: int
@@ -205,7 +217,7 @@ class VocoderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class UpsamplerConfig:
-    """Latent upsampler: spatial (scale 0.75, 1.5, 2 or 4) and/or temporal x2."""
+    """Settings of a latent upsampler: spatial (scale 0.75, 1.5, 2 or 4), temporal x2, or both."""
 
     in_channels: int = 128
     mid_channels: int = 1024

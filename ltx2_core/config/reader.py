@@ -1,6 +1,6 @@
-"""Settings of transformer, text connectors and upsampler from checkpoint JSON.
+"""Reads the settings of transformer, text connectors and upsampler from checkpoint JSON.
 
-This room is the only reader of checkpoint JSON. A key that is missing takes the released value, never a
+This package is the only reader of checkpoint JSON. A key that is missing takes the released value, never a
 library default. A value that this library does not implement is named in the error.
 """
 

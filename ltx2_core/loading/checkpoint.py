@@ -28,10 +28,10 @@ from .lora_report import LoraReport
 
 
 class Checkpoint:
-    """A model file or folder: single-file checkpoint, split components, diffusers folder, upscaler or LoRA.
+    """An opened model file or folder: single-file checkpoint, split files, diffusers folder, upscaler, LoRA.
 
-    Its content is detected from tensor names and metadata, never from file names. Only headers are read until
-    :meth:`load`.
+    Its components are detected from tensor names and metadata, never from file names. Only headers are read
+    until :meth:`load`.
     """
 
     def __init__(self, header: Header) -> None:
@@ -84,14 +84,14 @@ class Checkpoint:
             raise ValueError(f"{self.path}: {error}") from None
 
     def infos(self, component: Component) -> dict[str, TensorInfo]:
-        """Header entries of one component, by official name without prefix.
+        """Header entries of the tensors of one component, by official name without the component's prefix.
 
         Raises ValueError if the file does not contain the component.
         """
         return {own: self.tensors[name] for own, name in self._require(component).items()}
 
     def nbytes(self, component: Component) -> int:
-        """Bytes of the component in the file; tensors shared by two components count for both."""
+        """Size of the component in the file, in bytes; a tensor that two components share counts for both."""
         return sum(info.nbytes for info in self.infos(component).values())
 
     def load(
@@ -110,7 +110,8 @@ class Checkpoint:
 
         With ``dtype`` None every tensor keeps the file's dtype. On the CPU such tensors stay memory-mapped:
         they are read from disk when used and shared between processes. ``operations`` is the namespace of
-        layer classes, torch.nn or a host's. ``loras`` are merged in float32, which copies only the layers
+        layer classes, torch.nn or a host's. ``numerics`` selects the implementation whose rounding is
+        reproduced, the official one or ComfyUI. ``loras`` are merged in float32, which copies only the layers
         they change; :meth:`switch_loras` exchanges them later.
 
         Quantised linear layers stay quantised and decode their weight in the forward pass; ``dtype`` is what
@@ -216,7 +217,10 @@ class Checkpoint:
         fp8_matmul: bool,
         nvfp4_matmul: bool,
     ) -> tuple[nn.Module, Base]:
-        """Build the network on ``meta``, and check that the file's tensors fit it."""
+        """Build the network without memory (on ``meta``), and check that the file's tensors fit it.
+
+        Returns the network and a description of the stored tensors, from which they are then read.
+        """
         infos, shapes = self.infos(component), self._shapes[component]
         try:
             network = build(component, self.config, shapes, operations=operations, numerics=numerics)
@@ -247,7 +251,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     or a folder of split files.
 
     Raises FileNotFoundError for a missing path, and ValueError for a damaged file, another format or another
-    model, which it describes.
+    model. The message says which one it is.
     """
     path = Path(path)
     # File dialogs choose files, so the index stands for its folder.
@@ -268,9 +272,10 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def find_component(checkpoints: Iterable[Checkpoint], component: Component) -> Checkpoint:
-    """The first checkpoint that contains ``component``.
+    """Return the first of ``checkpoints`` that contains ``component``.
 
-    Raises ValueError that lists the components of each file and says where this one is usually found.
+    If there is none, raises ValueError, which lists the components of each file and says where this one is
+    usually found.
     """
     files = list(checkpoints)
     for checkpoint in files:

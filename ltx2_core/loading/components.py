@@ -1,4 +1,4 @@
-"""One builder for each component: from the header's configuration to a network on the ``meta`` device."""
+"""Builds the network of each component on the ``meta`` device from the configuration in a file's header."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 class _Options(TypedDict):
-    """Keyword arguments of every network."""
+    """Keyword arguments that the constructor of every network takes."""
 
     device: str
     operations: Any
@@ -33,9 +33,10 @@ def build(
 ) -> nn.Module:
     """Build the network of ``component`` on the ``meta`` device, which allocates no memory.
 
-    ``config`` is the header's configuration, ``shapes`` the file's tensors by official name, from which the
-    text projection takes its width. Raises ValueError for a configuration that is not supported, is malformed
-    or has more than 1000 layers.
+    ``config`` is the header's configuration. ``shapes`` has the shapes of the file's tensors by official
+    name, from which the text projection takes its width. ``operations`` is the namespace of layer classes,
+    torch.nn or a host's; ``numerics`` selects the official implementation or ComfyUI where they differ.
+    Raises ValueError for a configuration that is not supported, is malformed or has more than 1000 layers.
     """
     _check_counts(config)
     try:
@@ -49,7 +50,10 @@ _MOST = 1000
 
 
 def _check_counts(value: object) -> None:
-    """Raise ValueError for layer counts beyond ``_MOST``; a damaged header may contain billions."""
+    """Raise ValueError if a number of layers anywhere in the configuration ``value`` exceeds ``_MOST``.
+
+    A damaged header may state billions of layers.
+    """
     if isinstance(value, Mapping):
         for key, entry in value.items():
             if str(key).endswith(_COUNTS) and isinstance(entry, (int, float)) and not 0 <= entry <= _MOST:

@@ -54,8 +54,9 @@ SPLIT_FILES: Mapping[str, tuple[Component, ...]] = {
 
 
 def single_parts(sources: Sequence[Checkpoint]) -> tuple[Component, ...]:
-    """Components for a single file converted from ``sources``: all but the upscaler, or only the upscaler.
+    """The components that a single file made from ``sources`` has.
 
+    These are all that the sources contain except the upscaler; if they contain only an upscaler, it alone.
     Raises ValueError if the sources contain nothing that can be converted.
     """
     held = {component for source in sources for component in source.components}
@@ -67,7 +68,7 @@ def single_parts(sources: Sequence[Checkpoint]) -> tuple[Component, ...]:
 
 
 def split_parts(sources: Sequence[Checkpoint]) -> dict[str, tuple[Component, ...]]:
-    """Split files to write for ``sources``: file name without extension -> its components."""
+    """The split files that ``sources`` can be written to: file name without extension -> its components."""
     held = {component for source in sources for component in source.components}
     files = {name: tuple(c for c in parts if c in held) for name, parts in SPLIT_FILES.items()}
     return {name: parts for name, parts in files.items() if parts}
@@ -140,7 +141,10 @@ def _is_equal(read: TensorReader, name: str, source: TensorInfo, written: Mappin
 
 
 def _is_close(read: TensorReader, name: str, source: TensorInfo, written: Mapping[str, TensorInfo]) -> bool:
-    """Whether every written fp8 value is within the rounding error of the source's value."""
+    """Whether the fp8 values that were written differ from the source's values only by rounding.
+
+    ``name`` is the tensor's name in the new file, whose header entries are ``written``.
+    """
     scale = read(written[f"{name}_scale"])
     tensors = {"weight": read(written[name]), "weight_scale": scale}
     weight = read(source).float()
@@ -156,7 +160,10 @@ def _becomes_fp8(own: str, info: TensorInfo) -> bool:
 
 
 class _Fp8:
-    """Encodes one layer to fp8 when its weight is written, and remembers only the scale, written next."""
+    """Encodes the weight of one layer to fp8 when it is written.
+
+    Of the result only the scale is held until it is written too, right after the weight.
+    """
 
     def __init__(self, read: Callable[[], Tensor]) -> None:
         self.read = read
@@ -179,7 +186,7 @@ def _mark(entries: dict[str, Entry], layer: str, marker: ParsedJson) -> None:
 
 
 class TensorReader:
-    """Reads single tensors from files that stay open between calls."""
+    """Reads single tensors by header entry; files stay open between calls."""
 
     def __init__(self) -> None:
         self.files: dict[Path, Any] = {}

@@ -1,4 +1,4 @@
-"""Description of a model file or folder from its headers."""
+"""Describes a model file or folder from its headers, without reading weights."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _describe_text_encoder(path: Path) -> Report:
 
 
 def _kind(checkpoint: Checkpoint) -> str:
-    """What a file is, in a few words."""
+    """The kind of a file in a few words, such as "IC-LoRA", "checkpoint", or the list of its components."""
     held, path = checkpoint.components, checkpoint.path
     if Component.LORA in held:
         try:
@@ -125,7 +125,10 @@ def _describe_lora(path: Path) -> LoraDescription:
 
 
 def describe_upscaler(checkpoint: Checkpoint) -> str:
-    """The kind and factor of an upscaler, and which sizes two stages have with it."""
+    """The kind and factor of an upscaler in words, such as "spatial x2".
+
+    For another factor than 2 the text adds of which numbers the sizes of two-stage runs must be multiples.
+    """
     try:
         kind = upscaler_kind(upsampler_config(checkpoint.config))
     except ValueError as error:
@@ -153,7 +156,10 @@ def _part(component: Component, infos: Mapping[str, TensorInfo], metadata: Parse
 
 
 def _problem(checkpoint: Checkpoint, component: Component) -> str | None:
-    """Why a component cannot be loaded; None if it can, and for LoRAs and text encoders."""
+    """Why a component cannot be loaded; None if it can.
+
+    LoRAs and text encoders are not checked here, so it is None for them.
+    """
     if component in (Component.LORA, Component.TEXT_ENCODER):
         return None
     try:

@@ -1,8 +1,8 @@
 """Detection of a file's components from its tensor names; file names are never used.
 
 All public layouts (single file, split files with or without prefix) use the official tensor names and differ
-only in the prefix before them. So each component is described by an anchor, a tensor that it always has, by
-the possible prefixes, and by the first parts of its tensors' names.
+only in the prefix before them. So each component is described by three things: an anchor, which is a tensor
+that it always has, the possible prefixes, and the first parts of its tensors' names.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from enum import Enum
 
 
 class Component(Enum):
-    """A part of the model that can be loaded by itself."""
+    """A part of the model that can be loaded by itself, such as the transformer or the vocoder."""
 
     TRANSFORMER = "transformer"
     TEXT_CONNECTORS = "text connectors"
@@ -33,7 +33,7 @@ class Component(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How to recognise one component in a file, and which tensors belong to it."""
+    """How one component is recognised in a file by tensor names, and which tensors belong to it."""
 
     component: Component
     anchors: tuple[str, ...]
@@ -171,7 +171,7 @@ Names = Mapping[str, str]
 
 
 def find_components(names: Iterable[str]) -> dict[Component, Names]:
-    """Assign the tensor names of a file to components.
+    """Group the tensor names of a file by component: official name without prefix -> name in the file.
 
     A tensor may belong to two components, such as the latent statistics to both halves of a VAE.
     """
@@ -203,14 +203,14 @@ def find_components(names: Iterable[str]) -> dict[Component, Names]:
 
 
 def usual_file(component: Component) -> str:
-    """Where a component is normally found, as text for error messages."""
+    """Say in which file a component is usually found, as text for error messages."""
     if component is Component.TEXT_ENCODER:
         return "a Gemma folder or file (text_encoders)"
     return next((row.usual_file for row in LAYOUTS if row.component is component), "a LoRA file (loras)")
 
 
 def describe_foreign(names: Iterable[str]) -> str:
-    """Describe a file without any LTX-2 component: which other model it seems to be."""
+    """Describe in words a file without any LTX-2 component: the other model that it seems to be."""
     present = frozenset(names)
 
     def has(*ends: str) -> bool:

@@ -58,10 +58,10 @@ def _connectors(c: ParsedJson) -> JsonObject:
 
 
 def _video_vae(c: ParsedJson) -> JsonObject:
-    """The ``vae`` section.
+    """Translate the ``config.json`` of a diffusers video VAE to the ``vae`` section.
 
-    diffusers lists the encoder's blocks in running order, and the decoder's in reverse, with the exception of
-    ``upsample_type``, which is in the decoder's running order.
+    diffusers lists the encoder's blocks in running order. The decoder's blocks are in reverse order, except
+    those of ``upsample_type``, which are in running order.
     """
     latent = c.get("latent_channels", 128)
     # diffusers has no such key: its encoder begins with as many channels as the latent. Our tiny sets do not.

@@ -1,6 +1,7 @@
-"""Configurations and names of diffusers from those of a single file: what ``diffusers`` and ``rename`` undo.
+"""Translates configurations and tensor names of a single file to those of diffusers.
 
-Nothing here is trusted: what is written is read back by the translations of the other direction and compared.
+It is the reverse of ``diffusers`` and ``rename``. Its results are not trusted: what is written is read back
+by those two and compared.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def transformer_out(config: Json, shapes: Shapes) -> Json:  # noqa: ARG001 names of Writer
-    """``config.json`` of LTX2VideoTransformer3DModel."""
+    """Build the ``config.json`` of LTX2VideoTransformer3DModel from the single-file configuration."""
     c: Json = config["transformer"]
     same = (
         *("num_layers", "num_attention_heads", "attention_head_dim", "cross_attention_dim", "in_channels"),
@@ -45,7 +46,10 @@ def transformer_out(config: Json, shapes: Shapes) -> Json:  # noqa: ARG001 names
 
 
 def connectors_out(config: Json, shapes: Shapes) -> Json:
-    """``config.json`` of LTX2TextConnectors; ``shapes`` are those of the projection."""
+    """Build the ``config.json`` of LTX2TextConnectors from the single-file configuration.
+
+    ``shapes`` has the shapes of the text projection's tensors by official name.
+    """
     c: Json = config["transformer"]
     late, gated = bool(c.get("caption_proj_before_connector")), bool(c.get("connector_apply_gated_attention"))
     hidden = c.get("caption_channels", 3840)
@@ -80,7 +84,7 @@ def connectors_out(config: Json, shapes: Shapes) -> Json:
 
 
 def video_vae_out(config: Json, shapes: Shapes) -> Json:  # noqa: ARG001 names of Writer
-    """``config.json`` of AutoencoderKLLTX2Video."""
+    """Build the ``config.json`` of AutoencoderKLLTX2Video from the single-file configuration."""
     c: Json = config["vae"]
     latent = c.get("latent_channels", 128)
     encoder, decoder = c["encoder_blocks"], c["decoder_blocks"]
@@ -121,7 +125,7 @@ def video_vae_out(config: Json, shapes: Shapes) -> Json:  # noqa: ARG001 names o
 
 
 def audio_vae_out(config: Json, shapes: Shapes) -> Json:  # noqa: ARG001 names of Writer
-    """``config.json`` of AutoencoderKLLTX2Audio."""
+    """Build the ``config.json`` of AutoencoderKLLTX2Audio from the single-file configuration."""
     c: Json = config["audio_vae"]
     params = c["model"]["params"]
     names = {
@@ -141,7 +145,7 @@ def audio_vae_out(config: Json, shapes: Shapes) -> Json:  # noqa: ARG001 names o
 
 
 def vocoder_out(config: Json, shapes: Shapes) -> Json:  # noqa: ARG001 names of Writer
-    """``config.json`` of LTX2Vocoder, or of LTX2VocoderWithBWE."""
+    """Build the ``config.json`` of LTX2Vocoder, or of LTX2VocoderWithBWE with bandwidth extension."""
     c: Json = config["vocoder"]
     if "bwe" not in c:
         return _generator(c, "")
@@ -183,7 +187,7 @@ def _generator(c: Json, prefix: str) -> Json:
 
 
 def upsampler_out(config: Json, shapes: Shapes) -> Json:  # noqa: ARG001 names of Writer
-    """``config.json`` of LTX2LatentUpsamplerModel."""
+    """Build the ``config.json`` of LTX2LatentUpsamplerModel from the single-file configuration."""
     keys = ("in_channels", "mid_channels", "num_blocks_per_stage", "dims")
     return {
         **_present(config, *keys, "spatial_upsample", "temporal_upsample"),
@@ -196,7 +200,7 @@ _KINDS = {"compress_space": "spatial", "compress_time": "temporal", "compress_al
 
 
 def _options(value: Any) -> Json:
-    """The options of a block; older configurations have a plain number of layers."""
+    """The options of a block as an object; older configurations have a plain number of layers instead."""
     return value if isinstance(value, dict) else {"num_layers": value}
 
 
@@ -223,7 +227,12 @@ _STATISTICS: _Rules = (
 
 
 def _at(part: str, middle: int, offset: int) -> Callable[[re.Match[str]], str]:
-    """The block of a VAE in diffusers, which has residual blocks and their resampler in one block."""
+    """Return a replacement function for the names of a video VAE's blocks in diffusers.
+
+    ``part`` is "encoder.down_blocks" or "decoder.up_blocks", in which residual blocks and their resampler are
+    two blocks; in diffusers they are one. ``middle`` is the number of the block that becomes ``mid_block``,
+    and ``offset`` is subtracted from block numbers before they are halved.
+    """
     up = part == "decoder.up_blocks"
 
     def place(m: re.Match[str]) -> str:
@@ -239,7 +248,7 @@ def _at(part: str, middle: int, offset: int) -> Callable[[re.Match[str]], str]:
 
 
 def video_vae_rules(blocks: int) -> _Rules:
-    """The names of a video VAE with ``blocks`` down blocks."""
+    """The renaming rules (pattern, replacement) for a video VAE with ``blocks`` down blocks in diffusers."""
     return (
         (r"^encoder\.down_blocks\.(\d+)\.(.+)$", _at("encoder.down_blocks", 2 * blocks, 0)),
         (r"^decoder\.up_blocks\.(\d+)\.(.+)$", _at("decoder.up_blocks", 0, 1)),
@@ -275,7 +284,7 @@ VOCODER_RULES: _Rules = (
 
 
 def renamed(name: str, rules: _Rules) -> str:
-    """A name of diffusers for an official one, without its prefix."""
+    """Convert an official tensor name, without prefix, to that of diffusers by applying ``rules``."""
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name

@@ -1,4 +1,4 @@
-"""What a model file or folder holds: the values of a report, and the report as a table."""
+"""The report on a model file or folder: its values as typed dictionaries, and its layout as text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ _SHARED = frozenset(
 
 
 class PartReport(TypedDict, total=False):
-    """A component of a file: its size in tensors, parameters and bytes, and why it cannot be loaded."""
+    """One component of a file: numbers of tensors, parameters and bytes.
+
+    ``problem`` says why the component cannot be loaded.
+    """
 
     name: str
     tensors: int
@@ -30,7 +33,10 @@ class PartReport(TypedDict, total=False):
 
 
 class LoraDescription(TypedDict, total=False):
-    """Layers of a LoRA, what it was made for, and how its reference video is sampled; or why it cannot be."""
+    """A LoRA file: its layers, its base model, and the scaling of an IC-LoRA's reference video.
+
+    If the file cannot be read, ``problem`` says why and is the only key.
+    """
 
     layers: int
     kinds: list[str]
@@ -44,7 +50,10 @@ class LoraDescription(TypedDict, total=False):
 
 
 class Report(TypedDict, total=False):
-    """A model file or folder. ``tokenizer`` is of text encoders, ``upscaler`` and ``lora`` of such files."""
+    """A model file or folder as plain values.
+
+    ``tokenizer`` is present only for text encoders, ``upscaler`` only for upscalers, ``lora`` only for LoRAs.
+    """
 
     file: str
     size: int
@@ -61,7 +70,7 @@ class Report(TypedDict, total=False):
 
 
 def as_text(report: Report) -> str:
-    """Format a report of :func:`describe` as a table."""
+    """Format the report of :func:`.describe.describe` as a table for people."""
     lines = [
         report["file"],
         f"  {_size(report['size'])}, {report['tensors']} tensors ({_counts(report['dtypes'])})",
@@ -93,7 +102,7 @@ def as_text(report: Report) -> str:
 
 
 def _generations(report: Report) -> str:
-    """The generation of a file in words, and that parts of it serve another one."""
+    """The model generation of a file in words; two where its components serve both."""
     generation, held = report["generation"], {part["name"] for part in report["components"]}
     if held == {str(Component.TEXT_ENCODER)}:
         return "LTX-2.5" if generation else "LTX-2.0 and LTX-2.3"

@@ -1,4 +1,4 @@
-"""Whether the files of a run belong together, judged from their headers before anything is computed."""
+"""Checks from headers, before anything is computed, whether the model files of a run belong together."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ _TRAINED = frozenset({Component.TRANSFORMER, Component.TEXT_CONNECTORS, Componen
 
 
 def check_set(checkpoints: Sequence[Checkpoint]) -> None:
-    """Raise ValueError, naming both files, for parts of two generations or two files for one part."""
+    """Raise ValueError, which names both files, if two files do not belong together.
+
+    They do not if they belong to different generations, or if both contain the same component.
+    """
     check_generations(checkpoints)
     holders: dict[Component, Checkpoint] = {}
     for checkpoint in checkpoints:
@@ -31,11 +34,12 @@ def check_set(checkpoints: Sequence[Checkpoint]) -> None:
 
 
 def check_generations(checkpoints: Iterable[Checkpoint]) -> None:
-    """Raise ValueError, naming both files, for parts of two generations.
+    """Raise ValueError, which names both files, if two files are of different model generations.
 
-    LTX-2.3 and LTX-2.5 share the autoencoders and the vocoder; transformer, connectors and projection were
-    trained together, with another text encoder. A file of these parts that does not state its version, and
-    whose tensors fit both, is accepted with either.
+    LTX-2.3 and LTX-2.5 share the autoencoders and the vocoder. Transformer, text connectors and text
+    projection must be of one release, because they were trained together and with another text encoder. A
+    file with only connectors or projection that does not state its version, and whose tensors fit both, is
+    accepted with either.
     """
     old: Checkpoint | None = None
     trained: Checkpoint | None = None
@@ -59,7 +63,7 @@ def _of_two(one: Checkpoint, other: Checkpoint) -> ValueError:
 
 
 def _is_certain(checkpoint: Checkpoint) -> bool:
-    """Whether a file of a later generation says which one: by its transformer, or its stated version."""
+    """Whether a file shows if it is of 2.3 or 2.5: by its transformer, or by the version in its metadata."""
     stated = str(checkpoint.metadata.get("model_version", ""))
     return Component.TRANSFORMER in checkpoint.components or stated.startswith(("2.3", "2.5"))
 
@@ -70,13 +74,13 @@ def _described(checkpoint: Checkpoint) -> str:
 
 
 def upscaler_kind(config: UpsamplerConfig) -> str:
-    """What an upscaler enlarges and by how much, such as "spatial x2"."""
+    """Describe in words what an upscaler enlarges and by how much, such as "spatial x2"."""
     space = f"spatial x{config.spatial_scale:g}" if config.spatial else ""
     return " and ".join(kind for kind in (space, "temporal x2" if config.temporal else "") if kind)
 
 
 def stage_factor(checkpoint: Checkpoint) -> Fraction:
-    """By how much the upscaler of a file enlarges the width and height between two stages.
+    """Factor by which an upscaler file enlarges width and height between two sampling stages.
 
     Raises ValueError for an upscaler that changes the length, or makes the video smaller.
     """

@@ -20,10 +20,11 @@ def check_fit(
     layers: Mapping[str, StoredLayer],
     expected: Mapping[str, tuple[int, ...]],
 ) -> None:
-    """Raise ValueError that lists missing and unexpected tensors, and those of another shape or dtype.
+    """Raise ValueError if a component's tensors do not fit its network.
 
-    ``infos`` are the component's header entries by official name, ``layers`` the quantised layers among them,
-    ``expected`` the shapes of the network's tensors.
+    The error lists missing and unexpected tensors, and those of another shape or dtype. ``infos`` are the
+    component's header entries by official name, ``layers`` the quantised layers among them, ``expected`` the
+    shapes of the network's tensors.
     """
     companions = {f"{name}.{s}" for name, layer in layers.items() for s in layer.infos if s != "weight"}
     names_in_file = infos.keys() - companions

@@ -1,4 +1,4 @@
-"""A folder of model files as one header: a diffusers pipeline or component, or split official files.
+"""Reads a folder of model files like one file: a diffusers pipeline or component, or split official files.
 
 Tensors stay in their files, and are listed under the names of a single-file checkpoint. Each ``config.json``
 is translated to its section of the single-file configuration.
@@ -39,7 +39,7 @@ def read_folder(folder: Path) -> Header:
 
 
 def text_encoder_folder(path: Path) -> Path | None:
-    """``path`` if it is a diffusers pipeline folder that contains its text encoder, otherwise None."""
+    """Return ``path`` if it is a diffusers pipeline folder that contains its text encoder, else None."""
     return path if (path / "text_encoder" / "config.json").is_file() else None
 
 
@@ -80,7 +80,10 @@ def _inside(folder: Path, end: str) -> list[Path]:
 
 
 def join_sections(known: JsonValue, value: JsonValue) -> JsonValue:
-    """What two files say of one section of a configuration; ``value`` wins where both have a key."""
+    """Join what two files state for one section of the configuration.
+
+    ``value`` wins where both have a key.
+    """
     # Split files hold one section in parts: connectors and transformer share theirs.
     if isinstance(known, Mapping) and isinstance(value, Mapping):
         return {**known, **value}

@@ -22,7 +22,7 @@ HEAD_DIM = 128
 def infer_generation(parts: Mapping[Component, Shapes], version: str) -> Generation | None:
     """Detect the model generation from the tensors of a file's components.
 
-    ``version`` is the header's ``model_version`` or "", which decides only if the tensors fit several
+    ``version`` is the header's ``model_version`` or ""; it decides only if the tensors fit several
     generations. Returns None if neither is conclusive, as for an upsampler or a LoRA without metadata.
     """
     stated = next((g for g in _GENERATIONS if version == g or version.startswith(f"{g}.")), None)
@@ -71,7 +71,7 @@ def infer_config(parts: Mapping[Component, Shapes]) -> JsonObject:
 
 
 def infer_transformer(shapes: Shapes) -> JsonObject:
-    """The ``transformer`` section, without the keys of the text connectors."""
+    """Reconstruct the ``transformer`` section from tensor shapes, without the keys of the text connectors."""
     if not shapes:
         return {}
     width, channels = shapes["patchify_proj.weight"]
@@ -104,7 +104,7 @@ def infer_transformer(shapes: Shapes) -> JsonObject:
 
 
 def infer_projection(shapes: Shapes) -> JsonObject:
-    """The keys of the ``transformer`` section that determine the widths of the text projection."""
+    """Reconstruct the keys of the ``transformer`` section that set the widths of the text projection."""
     if not shapes:
         return {}
     late = "video_aggregate_embed.weight" in shapes
@@ -120,7 +120,7 @@ def infer_projection(shapes: Shapes) -> JsonObject:
 
 
 def infer_connectors(shapes: Shapes) -> JsonObject:
-    """The keys of the ``transformer`` section for the text connectors."""
+    """Reconstruct the keys of the ``transformer`` section for the text connectors."""
     if not shapes:
         return {}
     block = "{}_embeddings_connector.transformer_1d_blocks."
@@ -141,7 +141,7 @@ def infer_connectors(shapes: Shapes) -> JsonObject:
 
 
 def infer_upsampler(shapes: Shapes) -> JsonObject:
-    """The configuration of a latent upsampler, whose keys are not in a section."""
+    """Reconstruct the configuration of a latent upsampler; its keys are not in a section."""
     if not shapes:
         return {}
     mid, channels = shapes["initial_conv.weight"][:2]

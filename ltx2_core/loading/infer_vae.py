@@ -13,7 +13,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def infer_video_vae(shapes: Shapes) -> JsonObject:
-    """The ``vae`` section of the configuration, from the shapes of encoder, decoder or both."""
+    """Reconstruct the ``vae`` section of the configuration from the shapes of encoder, decoder or both."""
     config: JsonObject = {}
     if "encoder.conv_in.conv.weight" in shapes:
         base, patched = shapes["encoder.conv_in.conv.weight"][:2]
@@ -38,7 +38,10 @@ def infer_video_vae(shapes: Shapes) -> JsonObject:
 
 
 def infer_audio_vae(shapes: Shapes) -> JsonObject:
-    """The ``audio_vae`` section of the configuration, without the mel front end, which has no tensors."""
+    """Reconstruct the ``audio_vae`` section from tensor shapes.
+
+    The settings of the mel front end are left out, because it has no tensors.
+    """
     if not shapes:
         return {}
     half, level, first = (
@@ -67,7 +70,7 @@ def infer_audio_vae(shapes: Shapes) -> JsonObject:
 
 
 def infer_vocoder(shapes: Shapes) -> JsonObject:
-    """The ``vocoder`` section of the configuration: flat in 2.0, with ``bwe`` nested in it since 2.3."""
+    """Reconstruct the ``vocoder`` section from tensor shapes: flat in 2.0, with nested ``bwe`` since 2.3."""
     if not shapes:
         return {}
     if "bwe_generator.conv_pre.weight" not in shapes:
@@ -89,10 +92,10 @@ _AUDIO_DECODER = ("decoder", "up", "conv_out")
 
 
 def _video_blocks(shapes: Shapes, prefix: str, width: int, suffix: str, *, old: bool) -> list[JsonValue]:
-    """The list of blocks, in the order of the tensor names.
+    """Reconstruct the block list of a video encoder or decoder, in the order of the tensor names.
 
-    The kind of a resampler follows from its convolution: its channels over those of the next block are the
-    number of cells that are folded or unfolded.
+    The kind of a resampler follows from its convolution. Its output channels over those of the next block, or
+    the inverse, is the number of positions in time and space that one position is unfolded to or folded from.
     """
     kinds = {8: "compress_all", 4: "compress_space", 2: "compress_time"}
     blocks: list[JsonValue] = []

@@ -73,7 +73,7 @@ class LoraSpec:
 
 @dataclass(frozen=True)
 class Lora:
-    """An opened LoRA file and the strengths to merge it with; no tensor has been read yet."""
+    """An opened LoRA file and the strengths with which it is merged; no tensor has been read yet."""
 
     header: Header
     layers: Mapping[str, LoraLayer]
@@ -92,23 +92,23 @@ class Lora:
 
     @property
     def reference_downscale_factor(self) -> int:
-        """n if an IC-LoRA was trained with reference videos of 1/n of the width and height; otherwise 1."""
+        """n if an IC-LoRA's reference videos have 1/n of the width and height; 1 if the file states none."""
         return self._factor(REFERENCE_KEYS[0])
 
     @property
     def reference_temporal_scale_factor(self) -> int:
-        """n if an IC-LoRA was trained with every n-th frame of the reference video; otherwise 1."""
+        """Temporal factor n of an IC-LoRA's reference videos: every n-th frame is used; 1 if not stated."""
         return self._factor(REFERENCE_KEYS[1])
 
     @property
     def ranks(self) -> tuple[int, ...]:
-        """The ranks that occur in this file, ascending; a LoKr of whole factors has none."""
+        """The ranks of the layers in this file, ascending; a LoKr without low-rank factors has none."""
         ranks = {_rank(self.header, layer) for layer in self.layers.values()}
         return tuple(sorted(rank for rank in ranks if rank is not None))
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The kinds that occur in this file: LoRA, DoRA, LoKr, LoHa."""
+        """The kinds of layers in this file, sorted: "DoRA", "LoHa", "LoKr", "LoRA"."""
         return tuple(sorted({layer.kind for layer in self.layers.values()}))
 
     @property
@@ -124,7 +124,10 @@ class Lora:
 
     @property
     def settings(self) -> list[str | float]:
-        """File name and strength, and the audio strength if it differs, as JSON values for saved settings."""
+        """JSON values that identify this LoRA in saved settings: file name and strength.
+
+        The audio strength follows if it differs.
+        """
         audio = [] if self.audio_strength == self.video_strength else [self.audio_strength]
         return [self.path.name, self.video_strength, *audio]
 
@@ -136,26 +139,37 @@ class Lora:
 
     @property
     def is_of_family(self) -> bool:
-        """Whether any layer's name occurs in an LTX-2 transformer, text connector or text projection."""
+        """Whether any layer's name is one of an LTX-2 transformer, text connector or text projection."""
         return any(_FAMILY.search(target_of(module)[1]) for module in self.layers)
 
     def strength_of(self, module: str) -> float:
-        """The strength for a module of any component, by its official name."""
+        """The strength with which the layer for ``module`` is merged; ``module`` is its official name."""
         stream = updated_stream(module)
         if stream is None:
             return self.strength
         return self.video_strength if stream == "video" else self.audio_strength
 
     def pairs(self, component: Component, shapes: Shapes) -> dict[str, LoraLayer]:
-        """The layers that fit a component with tensors of ``shapes``, by the component's module name."""
+        """The layers that fit a component, by the component's module name.
+
+        ``shapes`` has the shapes of the component's tensors by official name.
+        """
         return self._match({component: shapes})[1].get(component, {})
 
     def report(self, component: Component, shapes: Shapes, generation: str | None = None) -> LoraReport:
-        """Compare the layers with the tensors of one component; ``generation`` is the model's, if known."""
+        """Report how the layers fit the tensors of one component.
+
+        ``shapes`` has their shapes by official name; ``generation`` is the model's generation, if it is
+        known.
+        """
         return self.report_all({component: shapes}, generation)
 
     def report_all(self, parts: Mapping[Component, Shapes], generation: str | None = None) -> LoraReport:
-        """Compare the layers with several components of a model; layers for others are "elsewhere"."""
+        """Report how the layers fit several components of a model, given their tensors' shapes in ``parts``.
+
+        Layers for other components are reported as "elsewhere". ``generation`` is the model's, if it is
+        known.
+        """
         entries, _ = self._match(parts)
         note, wrong = describe_generation(
             {(e.component, e.module): self._shape(layer) for e, layer in entries},
@@ -261,7 +275,10 @@ def _check_tensors(header: Header, layers: Mapping[str, LoraLayer]) -> None:
 
 
 def _change_shape(header: Header, layer: LoraLayer) -> Shape:
-    """Shape of the change of a layer. Raises ValueError for factors that do not fit each other."""
+    """Shape of the weight change that a layer makes.
+
+    Raises ValueError for factors that do not fit each other.
+    """
     if layer.factors:
         return change_shape({role: header.tensors[name].shape for role, name in layer.factors.items()})
     a, b = header.tensors[layer.a].shape, header.tensors[layer.b].shape
@@ -288,7 +305,10 @@ def _file_in(path: Path) -> Path:
 
 
 def _peft_settings(header: Header, is_peft: bool) -> ParsedJson:
-    """The training settings of a PEFT LoRA: diffusers stores them in the header, PEFT in a second file."""
+    """Read the training settings of a PEFT LoRA.
+
+    diffusers stores them in the header of the file, PEFT in a second file.
+    """
     stated = header.metadata.get(PEFT_METADATA)
     settings_file = header.path.with_name(PEFT_CONFIG)
     if stated is None and is_peft and settings_file.is_file():
@@ -301,7 +321,10 @@ def _peft_settings(header: Header, is_peft: bool) -> ParsedJson:
 
 
 def _scaled(header: Header, layer: LoraLayer, settings: ParsedJson) -> LoraLayer:
-    """The layer with PEFT's scale: alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRAs."""
+    """A copy of ``layer`` with PEFT's scale.
+
+    It is alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRAs.
+    """
     path, rank = header.path, _rank(header, layer)
     # diffusers has the settings of each network under its name.
     section = next((s for s in ("transformer.", "connectors.") if layer.names[0].startswith(s)), "")

@@ -1,4 +1,7 @@
-"""How different trainers name the tensors of a LoRA: tables of endings, prefixes and unsupported kinds."""
+"""How different trainers name the tensors of a LoRA: tables of endings, prefixes and unsupported kinds.
+
+A flat name has underscores in place of the dots between modules, as in the files of kohya and LyCORIS.
+"""
 
 from __future__ import annotations
 
@@ -68,9 +71,9 @@ _TO_DIFFUSERS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 
 @dataclass(frozen=True)
 class LoraLayer:
-    """Names of the tensors that change one module by ``scale * (B @ A)``.
+    """Names of the file's tensors that change one module of the network, by adding ``scale * (B @ A)``.
 
-    A LoKr or LoHa has ``factors`` (role -> name) in place of ``a`` and ``b``, which are then "".
+    A LoKr or LoHa has ``factors`` (role -> name) instead; its ``a`` and ``b`` are "".
     """
 
     a: str = ""
@@ -86,12 +89,12 @@ class LoraLayer:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The tensors that are multiplied, in the order of the file's roles."""
+        """Names of the tensors whose product is the change: A and B, or the factors of a LoKr or LoHa."""
         return tuple(self.factors.values()) or (self.a, self.b)
 
     @property
     def kind(self) -> str:
-        """ "LoRA", "LoKr" or "LoHa", with "DoRA" for a rescaled one."""
+        """The kind of the layer: "LoRA", "LoKr", "LoHa", "DoRA", "LoKr with DoRA" or "LoHa with DoRA"."""
         kind = kind_of(self.factors) if self.factors else "LoRA"
         if self.magnitude is None:
             return kind
@@ -99,10 +102,10 @@ class LoraLayer:
 
 
 def find_layers(path: object, names: Iterable[str]) -> dict[str, LoraLayer]:
-    """Find the pairs of A and B, or other factors, among the ``names`` of a file, by official module name.
+    """Find the layers of a LoRA among the tensor names of a file, by official name of the module.
 
-    Flat names are not resolved here. Raises ValueError, naming ``path``, for a file without pairs, with an
-    incomplete pair, with two pairs for one module, or of an unsupported kind.
+    Module names that are flat are not translated to dotted ones here. Raises ValueError, naming ``path``, for
+    a file without layers, with an incomplete one, with two for one module, or of an unsupported kind.
     """
     found: dict[str, dict[str, str]] = {}
     raws: dict[str, str] = {}
@@ -139,10 +142,10 @@ def _check_complete(
     factors: Mapping[str, dict[str, str]],
     other: list[str],
 ) -> None:
-    """Raise ValueError for a file without pairs, of another kind, or with a module that lacks a tensor.
+    """Raise ValueError for a file without layers, of another kind, or with an incomplete layer.
 
-    ``found`` are the tensors of each module by role, ``factors`` those of them that are of no pair, and
-    ``other`` the names that belong to no module.
+    ``found`` maps each module to its tensor names by role. ``factors`` has, of these, the factors of a LoKr
+    or LoHa. ``other`` are the names of tensors that belong to no module.
     """
     if not any(roles.keys() & {"A", "B"} or factors[module] for module, roles in found.items()):
         raise ValueError(
@@ -180,7 +183,7 @@ def _layer(roles: Mapping[str, str], factors: Mapping[str, str], raw: str) -> Lo
 
 
 def official_name(module: str) -> str:
-    """Convert a module's diffusers name to the official one; flat names only lose their prefix."""
+    """Convert the name of a module in diffusers to the official one; flat names only lose their prefix."""
     for prefix in FLAT_PREFIXES:
         module = module.removeprefix(prefix)
     name = f"{module}."
@@ -193,14 +196,14 @@ def official_name(module: str) -> str:
 
 
 def diffusers_name(module: str) -> str:
-    """Convert a module's official name to the diffusers one."""
+    """Convert the official name of a module to its name in diffusers."""
     for pattern, replacement in _TO_DIFFUSERS:
         module = pattern.sub(replacement, module)
     return module
 
 
 def target_of(module: str) -> tuple[Component, str]:
-    """The component to which a module of a LoRA belongs, and the module's name in that component."""
+    """The component of the model that a LoRA's module belongs to, and the module's name in that component."""
     if module.startswith(_TEXT_ENCODER):
         return Component.TEXT_ENCODER, module
     if module.startswith(_CONNECTORS):
@@ -211,10 +214,13 @@ def target_of(module: str) -> tuple[Component, str]:
 
 
 class ModuleNames:
-    """Finds the module of a model for a module name in a LoRA."""
+    """Looks up which module of a model a LoRA's module name means; the name may be flat."""
 
     def __init__(self, weights: Mapping[str, tuple[int, ...]]) -> None:
-        """``weights`` are the model's tensors, official name -> shape; modules are those with a weight."""
+        """Index the modules of a model.
+
+        ``weights`` maps the official names of its tensors to shapes; a module is one that has a ``weight``.
+        """
         self._own = {name.removesuffix(".weight") for name in weights if name.endswith(".weight")}
         self._flat: dict[str, set[str]] = {}
         for name in self._own:
@@ -223,7 +229,10 @@ class ModuleNames:
                 self._flat.setdefault(spelling.replace(".", "_"), set()).add(name)
 
     def find(self, module: str) -> str | None:
-        """The model's name of ``module``; None if there is no such module, or if a flat name fits several."""
+        """The model's name of the LoRA's ``module``, or None.
+
+        It is None if there is no such module, or if a flat name fits several.
+        """
         if module in self._own:
             return module
         candidates = self._flat.get(module, set())
@@ -232,7 +241,7 @@ class ModuleNames:
 
 
 def few(names: Iterable[str], limit: int = 3) -> str:
-    """The first ``limit`` names as text, with the number of those left out."""
+    """Join the first ``limit`` names to a text, followed by "and N more" if there are more."""
     listed = list(names)
     more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
     return ", ".join(listed[:limit]) + more

@@ -27,10 +27,11 @@ PEFT_MAGNITUDE = re.compile(r"\.lora_magnitude_vector(\.[^.]+)?(\.weight)?$")
 
 @dataclass(frozen=True)
 class Magnitude:
-    """The tensor of a DoRA; ``merged_norm`` says what its rows are divided by.
+    """The magnitudes of a DoRA layer, by tensor name; they replace the norms of the weight's rows or columns.
 
     LyCORIS names the tensor ``dora_scale``, and ComfyUI divides by the norms of the original rows, or of the
-    merged columns. PEFT names it ``lora_magnitude_vector`` and divides by the norms of the merged rows.
+    merged columns. PEFT names it ``lora_magnitude_vector`` and divides by the norms of the merged rows;
+    ``merged_norm`` is then True.
     """
 
     name: str
@@ -42,7 +43,10 @@ def kind_of(roles: Mapping[str, str]) -> str:
 
 
 def factors_problem(roles: Mapping[str, str]) -> str | None:
-    """Why the factors of a module cannot be multiplied; None if they can."""
+    """Say in words why the factors of a LoKr or LoHa are incomplete or contradictory; None if they are not.
+
+    ``roles`` maps roles such as ``lokr_w1`` to tensor names.
+    """
     present = set(roles)
     if kind_of(roles) == "LoHa":
         needed = {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}
@@ -66,7 +70,10 @@ def factors_problem(roles: Mapping[str, str]) -> str | None:
 
 
 def rank_of(shapes: Shapes) -> int | None:
-    """R, which divides alpha; None for a LoKr of two whole factors, which has no alpha."""
+    """The rank R by which alpha is divided, from the shapes of the factors by role.
+
+    It is None for a LoKr of two factors that are whole matrices, which has no alpha.
+    """
     for role in ("hada_w1_b", "lokr_w2_b", "lokr_w1_b"):
         if role in shapes:
             return shapes[role][0] if shapes[role] else 0
@@ -74,7 +81,11 @@ def rank_of(shapes: Shapes) -> int | None:
 
 
 def change_shape(shapes: Shapes) -> Shape:
-    """Shape of the change without trailing ones. Raises ValueError for factors that do not fit each other."""
+    """Shape of the weight change of a LoKr or LoHa, without trailing ones.
+
+    ``shapes`` has the shapes of its factors by role, such as ``lokr_w1``. Raises ValueError for factors that
+    do not fit each other.
+    """
     if "hada_w1_a" in shapes:
         first, second = (_product(shapes, f"hada_w{n}", f"hada_t{n}") for n in (1, 2))
         if first != second:
@@ -85,7 +96,10 @@ def change_shape(shapes: Shapes) -> Shape:
 
 
 def change(factors: Mapping[str, Tensor]) -> Tensor:
-    """The change in float32, without its scale; factors as in :func:`change_shape`."""
+    """Multiply the factors of a LoKr or LoHa, given by role.
+
+    Returns the weight change in float32, without its scale.
+    """
     wide = {role: tensor.float() for role, tensor in factors.items()}
     if "hada_w1_a" in wide:
         return _multiplied(wide, "hada_w1", "hada_t1") * _multiplied(wide, "hada_w2", "hada_t2")
@@ -95,9 +109,10 @@ def change(factors: Mapping[str, Tensor]) -> Tensor:
 
 
 def rescaled(weight: Tensor, delta: Tensor, magnitude: Tensor, strength: float, *, merged: bool) -> Tensor:
-    """``weight`` (O, I) moved by ``strength`` towards its DoRA, in float32; ``merged`` as in Magnitude.
+    """Apply a DoRA to ``weight`` (O, I): add ``strength`` times the difference to the full DoRA.
 
-    ``magnitude`` has O values for rows, or is (1, I) for columns. ``delta`` includes its scale.
+    The result is float32. ``delta`` is the low-rank change with its scale. ``magnitude`` has O values for
+    rows, or is (1, I) for columns. ``merged`` says by which norm rows are divided: :class:`Magnitude`.
     """
     changed = weight + delta
     if is_by_column(tuple(magnitude.shape), weight.shape[0]):
@@ -112,12 +127,12 @@ def rescaled(weight: Tensor, delta: Tensor, magnitude: Tensor, strength: float, 
 
 
 def is_by_column(magnitude: Shape, rows: int) -> bool:
-    """Whether a magnitude of this shape belongs to the columns of a weight with ``rows`` rows."""
+    """Whether a DoRA magnitude of this shape scales columns, not rows, of a weight with ``rows`` rows."""
     return bool(magnitude) and magnitude[0] != rows
 
 
 def magnitude_fits(magnitude: Shape, change: Shape) -> bool:
-    """Whether a magnitude belongs to the rows or the columns of a change (O, I)."""
+    """Whether the shape of a DoRA magnitude fits the rows or the columns of a change of shape (O, I)."""
     rows, columns = change
     return _squeezed(magnitude) in ((rows,), (rows, 1), (1, columns))
 

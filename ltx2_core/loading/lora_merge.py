@@ -39,11 +39,11 @@ Changes = Mapping[str, Sequence[Change]]
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
-    """The original tensors of a component in the file, and how they are loaded.
+    """Describes the original tensors of a component in the file, and how they are loaded.
 
-    ``layers`` are the quantised layers, of which those in ``resident`` stay quantised in the network.
-    ``shapes`` are the decoded shapes of the network's tensors, ``dtype`` and ``device`` those of
-    ``Checkpoint.load``.
+    ``infos`` are header entries by official name. ``layers`` are the quantised layers, of which those in
+    ``resident`` stay quantised in the network. ``shapes`` are the decoded shapes of the network's tensors.
+    ``dtype`` and ``device`` are the arguments of ``Checkpoint.load``.
     """
 
     infos: Infos
@@ -54,17 +54,17 @@ class Base:
     device: torch.device
 
     def state(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """Read the named tensors as a state dict without any LoRA."""
+        """Read the tensors ``names`` from the file as a state dict, without any LoRA."""
         infos = {name: self.infos[name] for name in names}
         return read_state(infos, self.layers, self.resident, self.shapes, self.dtype, self.device)
 
     def names(self, module: str) -> list[str]:
-        """Names of a module's weight and its companion tensors."""
+        """Names of the stored tensors of a module: its weight and, if it is quantised, scales and others."""
         layer = self.layers.get(module)
         return [f"{module}.{suffix}" for suffix in (layer.infos if layer else ("weight",))]
 
     def is_mapped(self, tensor: Tensor, stored: torch.dtype | None) -> bool:
-        """Whether a loaded tensor is a view of the memory-mapped file; ``stored`` is its dtype there."""
+        """Whether a loaded tensor is a view of the memory-mapped file; ``stored`` is its dtype in it."""
         # A tensor of another dtype was converted, and with that copied.
         return self.device.type == "cpu" and tensor.dtype == stored
 
@@ -75,8 +75,9 @@ def find_changes(
     shapes: Mapping[str, tuple[int, ...]],
     generation: str | None,
 ) -> tuple[dict[str, list[Change]], list[LoraReport]]:
-    """Find the changes of each module of a component, and the report of each LoRA, which is also logged.
+    """Find what ``loras`` change in a component: (changes by module, one report for each LoRA).
 
+    ``shapes`` are those of the component's tensors, ``generation`` is the model's. Reports are also logged.
     Raises ValueError if a LoRA has layers for this component but none fits.
     """
     changes: dict[str, list[Change]] = {}
@@ -97,9 +98,9 @@ def find_changes(
 def merged(
     base: Base, changes: Changes, memory: Callable[[str], Tensor | None] = lambda module: None
 ) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Yield every changed module with its merged tensors by suffix: ``weight``, and scales if quantised.
+    """Yield every changed module with its merged tensors: ``weight``, and new scales if it is quantised.
 
-    ``memory`` may return an existing weight for a module, into which the merged one is written to save
+    ``memory`` may return an existing weight for a module; the merged one is then written into it to save
     memory.
     """
     stored = read_tensors({n: base.infos[n] for module in changes for n in base.names(module)})
@@ -134,7 +135,10 @@ def merged(
 
 
 def put(network: nn.Module, module: str, tensors: Mapping[str, Tensor], base: Base) -> None:
-    """Replace the tensors of a module of the loaded network; copies in place unless they map the file."""
+    """Replace the tensors of a module in a loaded network.
+
+    They are copied into the existing parameter where possible, but not if they map the file.
+    """
     layer = network.get_submodule(module)
     if isinstance(layer, QuantizedLinear):
         # A merged layer is encoded again and may have other companions than in the file.
@@ -159,7 +163,10 @@ def put(network: nn.Module, module: str, tensors: Mapping[str, Tensor], base: Ba
 
 
 def switch(network: nn.Module, base: Base, before: Changes, after: Changes) -> None:
-    """Replace the changes ``before`` by ``after`` in a loaded network, holding one layer twice at a time."""
+    """Undo the LoRA changes ``before`` in a loaded network and apply ``after``, layer by layer, in place.
+
+    At most one layer is in memory twice.
+    """
     # Modules that both change are computed from the file by ``merged`` below.
     for module in before.keys() - after.keys():
         names = base.names(module)
@@ -177,7 +184,7 @@ def switch(network: nn.Module, base: Base, before: Changes, after: Changes) -> N
 
 
 def network_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Name -> decoded shape of every tensor of a network, including its quantised layers."""
+    """Shapes of all tensors of a network by name; those of quantised layers are the decoded shapes."""
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     for name, layer in network.named_modules():
         if isinstance(layer, QuantizedLinear):
@@ -187,7 +194,10 @@ def network_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class _Pair:
-    """A (R, I), B (O, R) and their factor: the scale of the LoRA times its strength."""
+    """The matrices A (R, I) and B (O, R) of a LoRA layer, and their factor.
+
+    The factor is the scale of the LoRA times its strength.
+    """
 
     a: Tensor
     b: Tensor
@@ -196,7 +206,10 @@ class _Pair:
 
 @dataclass(frozen=True)
 class _Delta:
-    """The change (O, I) of a DoRA, LoKr or LoHa with its scale, decoded; of a DoRA also its magnitudes."""
+    """The weight change (O, I) of a DoRA, LoKr or LoHa, multiplied out and with its scale.
+
+    For a DoRA it also has the magnitudes.
+    """
 
     delta: Tensor
     strength: float
@@ -204,7 +217,7 @@ class _Delta:
     merged_norm: bool
 
     def added_to(self, weight: Tensor) -> Tensor:
-        """``weight`` (O, I) in float32 with this change."""
+        """Return ``weight`` (O, I) in float32 with this change applied."""
         delta = self.delta.reshape(weight.shape)
         if self.magnitude is None:
             return weight.add_(delta, alpha=self.strength)
@@ -215,7 +228,7 @@ _AnyChange = _Pair | _Delta
 
 
 def _read(file: Any, lora: Lora, layer: LoraLayer, strength: float, device: torch.device) -> _AnyChange:
-    """The tensors of one change.
+    """Read the tensors of one LoRA layer and compute the change that it makes.
 
     Raises ValueError, naming tensor and file, for values that are NaN or infinite.
     """
@@ -247,9 +260,9 @@ def _read(file: Any, lora: Lora, layer: LoraLayer, strength: float, device: torc
 
 
 def merge_weight(weight: Tensor, pairs: Sequence[_AnyChange], dtype: torch.dtype) -> Tensor:
-    """``weight`` (O, I) with all changes, summed in float32 and rounded once to ``dtype``.
+    """Apply all changes to ``weight`` (O, I) in float32, and round the result once to ``dtype``.
 
-    A LoRA adds scale * B @ A. A DoRA depends on the changes before it, so then the order counts.
+    A LoRA adds scale * B @ A. A DoRA also rescales what the changes before it made, so then the order counts.
     """
     return merge_into(torch.empty(weight.shape, dtype=dtype, device=weight.device), weight, pairs)
 
@@ -274,7 +287,10 @@ def merge_into(out: Tensor, weight: Tensor, changes: Sequence[_AnyChange]) -> Te
 
 
 def _changed_in_order(total: Tensor, changes: Sequence[_AnyChange]) -> Tensor:
-    """``total`` (O, I) in float32 with one change after another, since a DoRA rescales those before it."""
+    """Apply the changes to ``total`` (O, I) in float32 one after another, in their order.
+
+    With a DoRA among them the order counts, because it rescales what was changed before it.
+    """
     for one in changes:
         if isinstance(one, _Delta):
             total = one.added_to(total)
@@ -303,15 +319,16 @@ def _merge_float32(out: Tensor, weight: Tensor, pairs: Sequence[_Pair]) -> Tenso
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether ``device`` multiplies bfloat16 in hardware; a CPU that does not takes 60 times as long."""
+    """Whether ``device`` multiplies bfloat16 in hardware; without it a CPU takes 60 times as long."""
     return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _stacked(pairs: Sequence[_Pair]) -> tuple[Tensor, Tensor]:
-    """Concatenate all pairs to one A (R, I) and B (O, R), scaled relative to the first pair's scale.
+    """Join the matrices of all pairs to one A (R, I) and one B (O, R), so that one product gives their sum.
 
-    The first scale is the largest. A scaled A does not fit into bfloat16, so it is split into a high and a
-    low part, which together have 16 significant bits.
+    Each pair's factor, relative to the first one, which is the largest, is multiplied into its A. A scaled A
+    does not fit into bfloat16, so it is split into a high and a low part, which together have 16 significant
+    bits.
     """
     if len(pairs) == 1:
         return pairs[0].a, pairs[0].b

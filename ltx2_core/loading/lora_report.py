@@ -1,4 +1,4 @@
-"""Report on how a LoRA fits a model: matching layers of each stream, and its base model's generation."""
+"""The report on how a LoRA fits a model: matching layers of each stream, and its base model's generation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BLOCK = re.compile(r"^transformer_blocks[._]\d+[._]")
 
 @dataclass(frozen=True)
 class LoraEntry:
-    """How one layer of a LoRA fits the model; ``detail`` has both shapes if they differ."""
+    """How one layer of a LoRA fits the model; ``detail`` names both shapes if they differ."""
 
     module: str
     """The model's name of the module if it has one, otherwise the LoRA's."""
@@ -54,22 +54,22 @@ class LoraReport:
 
     @property
     def unmatched(self) -> tuple[str, ...]:
-        """Layers for modules that this model does not have."""
+        """The LoRA's layers for modules that this model does not have."""
         return self._named("unmatched")
 
     @property
     def shape_mismatched(self) -> tuple[str, ...]:
-        """Layers for modules of other widths, each as text with both shapes."""
+        """The LoRA's layers whose shape differs from the model's; each text has both shapes."""
         return self._named("mismatched")
 
     @property
     def elsewhere(self) -> tuple[str, ...]:
-        """Layers for components that were not compared."""
+        """The LoRA's layers for components that were not part of the comparison."""
         return self._named("elsewhere")
 
     @property
     def is_clean(self) -> bool:
-        """Whether every compared layer fits and the generation is not a wrong one."""
+        """Whether every compared layer fits, and the LoRA is not known to be for another model generation."""
         return not (self.unmatched or self.shape_mismatched or self.wrong_generation)
 
     def count(self, stream: Stream, status: Status) -> int:
@@ -113,7 +113,10 @@ class LoraReport:
 
 
 def stream_of(component: Component, module: str) -> Stream:
-    """The stream of a module; "cross" means cross-modal attention and its modulation, "text" text modules."""
+    """The part of the model that a module belongs to: "video", "audio", "cross" or "text".
+
+    "cross" means cross-modal attention and its modulation.
+    """
     name = _BLOCK.sub("", module)
     if component is not Component.TRANSFORMER or name.removeprefix("audio_").startswith("caption_projection"):
         return "text"
@@ -123,7 +126,7 @@ def stream_of(component: Component, module: str) -> Stream:
 
 
 def updated_stream(module: str) -> Literal["video", "audio"] | None:
-    """The stream that a module updates, whose LoRA strength applies to it; None if it serves both."""
+    """The stream that a module changes, "video" or "audio", whose LoRA strength it takes; None if both."""
     name = _BLOCK.sub("", module)
     if name.startswith("aggregate_embed"):
         return None
@@ -140,11 +143,11 @@ Shape = tuple[int, ...]
 def describe_generation(
     layers: Mapping[tuple[Component, str], Shape], metadata: ParsedJson, model: str | None
 ) -> tuple[str, bool]:
-    """A sentence about the generation of a LoRA's base model, and whether ``model`` is certainly another one.
+    """Compare the base model of a LoRA with ``model``, the generation of the model that it is used with.
 
-    ``layers`` are the shapes of the changes, by component and the component's module name; ``model`` is the
-    generation of the model or None if unknown. A LoRA for 2.3 has the same layers as one for 2.5, so these
-    two are not distinguished.
+    Returns a sentence about the LoRA's generation, and whether it is certainly another one. ``layers`` are
+    the shapes of its changes, by component and the component's module name; ``model`` is None if unknown. A
+    LoRA for 2.3 has the same layers as one for 2.5, so these two are not distinguished.
     """
     base, why = _generation_by_layers(layers)
     if base is None:

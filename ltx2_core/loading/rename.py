@@ -14,7 +14,10 @@ Replacement = str | Callable[["re.Match[str]"], str]
 
 @dataclass(frozen=True)
 class Table:
-    """Renaming of one component: all ``rules`` (pattern, replacement) in order, then ``prefix`` in front."""
+    """Renames the tensors of one component from diffusers to official names.
+
+    All ``rules`` (pattern, replacement) are applied in their order; then ``prefix`` is put in front.
+    """
 
     prefix: str
     rules: tuple[tuple[str, Replacement], ...] = ()
@@ -60,10 +63,10 @@ _STATISTICS: tuple[tuple[str, Replacement], ...] = (
 
 
 def _video_vae(blocks: int) -> Table:
-    """The table of a video VAE with ``blocks`` down blocks.
+    """Build the renaming table of a video VAE with ``blocks`` down blocks.
 
-    diffusers puts residual blocks and their resampler into one block; in the official list they are two
-    entries, hence the factor of 2.
+    diffusers puts residual blocks and their resampler into one block. In the official list they are two
+    entries, so block numbers are doubled.
     """
 
     def at(factor: int, offset: int) -> Callable[[re.Match[str]], str]:
@@ -109,7 +112,7 @@ _TABLES: Mapping[str, Table] = {
 
 
 def table_for(class_name: str, *, blocks: int = 0) -> Table | None:
-    """The renaming table of a diffusers class; None for an unsupported class.
+    """Return the renaming table for a diffusers class, or None for an unsupported class.
 
     ``blocks`` is the number of down blocks of a video VAE, on which its names depend.
     """

@@ -1,4 +1,4 @@
-"""Writing a diffusers folder: a configuration and a file of weights for each of its models."""
+"""Writes a diffusers folder: a configuration and a file of weights for each of its models."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A model of a diffusers folder: its subfolder, its components, and how it is configured and named."""
+    """One model of a diffusers folder: its subfolder, the components in it, and how they are translated."""
 
     folder: str
     components: tuple[Component, ...]
@@ -119,10 +119,11 @@ SCHEDULER: Final[Json] = {
 def save_diffusers(
     folder: Path, sources: Sequence[Checkpoint], text_encoder: Path | None = None
 ) -> dict[str, tuple[Component, ...]]:
-    """Write ``sources`` as a diffusers pipeline, read it back and compare; tensors are copied bit for bit.
+    """Write ``sources`` as a diffusers pipeline to ``folder``, then read it back and compare.
 
-    Each component is taken from the first source that has it; returns the subfolders and what they hold. The
-    folder of a text encoder is copied with its tokenizer. ``folder`` must not exist, or be empty.
+    Tensors are copied bit for bit. Each component is taken from the first source that has it. The folder
+    ``text_encoder``, if given, is copied with its tokenizer. ``folder`` must not exist, or be empty. Returns
+    the components in each subfolder.
 
     Raises ValueError for quantised weights, which diffusers does not read, for a configuration that diffusers
     cannot express, and for half of a model, such as a video VAE without its encoder.
@@ -159,7 +160,7 @@ def _write(
     chosen: Mapping[Part, dict[Component, Checkpoint]],
     text_encoder: Path | None,
 ) -> None:
-    """Write every part, and check it when it is written."""
+    """Write every part to its subfolder and check it, then write scheduler, text encoder and index."""
     index: Json = {"_class_name": "LTX2Pipeline", "_diffusers_version": "0.37.0"}
     for part, (config, entries) in planned.items():
         target = folder / part.folder
@@ -181,7 +182,10 @@ def _write(
 
 
 def _sources(part: Part, sources: Sequence[Checkpoint]) -> dict[Component, Checkpoint]:
-    """The file that each component of a part comes from; none where no source has any."""
+    """The file from which each component of a part is read; empty if no source has any of them.
+
+    Raises ValueError if the sources have only some of them.
+    """
     found = {
         component: source
         for component in part.components
@@ -197,7 +201,10 @@ def _sources(part: Part, sources: Sequence[Checkpoint]) -> dict[Component, Check
 
 
 def _planned(part: Part, found: dict[Component, Checkpoint]) -> tuple[Json, dict[str, Entry]]:
-    """The configuration and the tensors of a part."""
+    """The ``config.json`` of a part, and its tensors to write by their names in diffusers.
+
+    ``found`` has the file of each component. Raises ValueError for quantised weights.
+    """
     # All components of a part share a section of the configuration.
     source = next(iter(found.values()))
     config = {**source.config}
@@ -217,7 +224,10 @@ def _planned(part: Part, found: dict[Component, Checkpoint]) -> tuple[Json, dict
 
 
 def _verify(part: Part, target: Path, found: dict[Component, Checkpoint]) -> None:
-    """Raise ValueError unless what was written reads as what it was made of."""
+    """Read a part back from the folder ``target``; raise ValueError unless it equals what was written.
+
+    ``found`` has the file from which each component was taken.
+    """
     written, read = open_checkpoint(target), TensorReader()
     for component, source in found.items():
         if component not in written.components or written.shapes(component) != source.shapes(component):

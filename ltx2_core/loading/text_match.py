@@ -12,10 +12,10 @@ from .detect import Component
 
 
 def check_text_encoder(checkpoints: Sequence[Checkpoint], text_encoder: Path) -> None:
-    """Raise ValueError if the Gemma at ``text_encoder`` does not belong to ``checkpoints``. Reads no weights.
+    """Raise ValueError if ``checkpoints`` were trained with another Gemma than that at ``text_encoder``.
 
-    Gemma 3 12B and Gemma 4 12B have the same widths, so comparing shapes is not enough: their generation is
-    compared, and for LTX-2.5 also the version of its fine-tuned Gemma.
+    Only headers are read. Gemma 3 12B and Gemma 4 12B have the same widths, so comparing shapes is not
+    enough: their generation is compared, and for LTX-2.5 also the version of its fine-tuned Gemma.
     """
     config, _, metadata = find_encoder(text_encoder)
     transformers = [c for c in checkpoints if Component.TRANSFORMER in c.components]

@@ -20,7 +20,7 @@ ALIGNMENT = 64
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor to write: dtype name as in a header, shape, and a function that returns the tensor.
+    """One tensor to write: its dtype name as in a header, its shape, and ``make``, which returns it.
 
     ``make`` is called once, just before the tensor is written.
     """
@@ -38,9 +38,10 @@ class Entry:
 
 
 def write_safetensors(path: Path, entries: Mapping[str, Entry], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file with ``entries`` in their order.
+    """Write a safetensors file with ``entries`` by tensor name, in their order.
 
-    Raises ValueError if a tensor does not have the dtype and shape of its entry.
+    ``metadata`` are strings for the header. Raises ValueError if a tensor does not have the dtype and shape
+    of its entry.
     """
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     position = 0

@@ -43,7 +43,7 @@ _KINDS: Mapping[str, Kind] = {
 
 @dataclass(frozen=True)
 class Format:
-    """How one layer is stored."""
+    """The format in which one quantised layer is stored."""
 
     kind: Kind
     """ "float" is any floating-point weight, fp8 included, times one scale if it has one."""
@@ -54,8 +54,9 @@ class Format:
 
 
 def format_of(name: str, dtypes: Mapping[str, torch.dtype], marker: ParsedJson | None = None) -> Format:
-    """The format of layer ``name``, from the dtypes of its ``weight`` and companions and from its marker.
+    """Detect the format of layer ``name`` from the dtypes of its tensors and from its marker.
 
+    ``dtypes`` maps ``weight`` and the names of its companion tensors (scales and others) to dtypes.
     ``marker`` is the JSON object of the tensor ``comfy_quant`` or of the header's ``_quantization_metadata``.
 
     Raises:
@@ -95,10 +96,10 @@ def format_of(name: str, dtypes: Mapping[str, torch.dtype], marker: ParsedJson |
 
 
 def decode(name: str, form: Format, tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
-    """Decode the stored weight of layer ``name`` to float32 of ``shape``.
+    """Decode the stored weight of layer ``name`` to float32 of shape ``shape``.
 
-    ``tensors`` holds ``weight`` and its companions, without the layer's name in their keys. ``shape`` is
-    (O, I), or any shape if ``form.kind`` is "float"; padding beyond it is cut off.
+    ``tensors`` holds ``weight`` and its companions (scales and others) under these names. ``shape`` is (O,
+    I), or any shape if ``form.kind`` is "float"; padding of the stored weight beyond it is cut off.
 
     Raises:
         ValueError: the sizes of weight and scales do not fit each other.
@@ -120,7 +121,10 @@ def decode(name: str, form: Format, tensors: Mapping[str, Tensor], shape: tuple[
 
 
 def read_marker(name: str, raw: bytes) -> ParsedJson:
-    """Parse the bytes of a ``comfy_quant`` tensor. Raises ValueError unless they are a JSON object."""
+    """Parse the bytes of layer ``name``'s tensor ``comfy_quant``, which describes its format.
+
+    Raises ValueError unless they are a JSON object.
+    """
     try:
         marker = json.loads(raw)
     except (ValueError, RecursionError) as error:

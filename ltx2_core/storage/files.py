@@ -1,4 +1,4 @@
-"""Listing of model folders and reading of their JSON files, safe against unexpected content.
+"""Lists model folders and reads their JSON files, safe against unexpected content.
 
 Users put anything into model folders. So the listing is bounded and does not follow links to folders, and
 JSON is read from regular files of limited size only: a pipe would block for ever.
@@ -78,7 +78,7 @@ def read_object(path: Path) -> ParsedJson:
 
 
 def indexed_files(index: Path) -> list[Path]:
-    """The shards that a ``*.safetensors.index.json`` lists, as paths in its folder.
+    """The weight files (shards) that an index file ``*.safetensors.index.json`` lists, as full paths.
 
     Raises ValueError if it lists none, a name with a folder in it, or a file that is missing.
     """

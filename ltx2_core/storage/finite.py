@@ -1,4 +1,4 @@
-"""Weights that are NaN or infinite: found while a file is loaded, and named by tensor and file."""
+"""Finds weights that are NaN or infinite while a file is loaded; the error names tensor and file."""
 
 from __future__ import annotations
 
@@ -37,12 +37,18 @@ def check_finite(tensor: Tensor, name: str, path: Path) -> None:
 
 
 def check_loaded(tensor: Tensor, info: TensorInfo) -> None:
-    """Like :func:`check_finite`, for a tensor that was read by its header entry."""
+    """Raise ValueError, naming tensor and file, if a value of ``tensor`` is NaN or infinite.
+
+    ``info`` is the header entry by which the tensor was read.
+    """
     check_finite(tensor, info.name, info.path)
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether no value is NaN or infinite; integers always are. Every value is read once, piece by piece."""
+    """Whether no value of ``tensor`` is NaN or infinite; integers always pass.
+
+    On the CPU the values are read piece by piece, without a copy of the size of the tensor.
+    """
     if not tensor.is_floating_point() or not tensor.numel():
         return True
     flat = tensor.detach().reshape(-1)

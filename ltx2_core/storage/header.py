@@ -1,4 +1,4 @@
-"""Reading the header of a safetensors file without its data, and checking every entry.
+"""Reads the header of a safetensors file without its data, and checks every entry.
 
 Layout: 8 bytes little-endian header length, a JSON header, then the data to the end of the file.
 """
@@ -44,7 +44,7 @@ MAX_HEADER_BYTES = 100_000_000
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One tensor of a header; its data are the bytes ``start`` to ``end`` of the file at ``path``."""
+    """The header entry of one tensor; its data are the bytes ``start`` to ``end`` of the file at ``path``."""
 
     name: str
     dtype: str
@@ -113,7 +113,10 @@ def read_header(path: str | os.PathLike[str]) -> Header:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a regular file; raises as :func:`read_header` does for anything else and for an empty file."""
+    """Size in bytes of the file at ``path``.
+
+    Raises the errors of :func:`read_header` for a missing or empty file and for anything but a regular file.
+    """
     if path.is_dir():
         raise ValueError(f"{path} is a folder; a single .safetensors file is needed")
     if not path.exists():
@@ -130,7 +133,7 @@ _AGAIN = "the download or copy was cut short, get it again"
 
 
 def _foreign(start: bytes) -> str | None:
-    """The format of a file that is not safetensors, from its first 8 bytes; None if it is not recognised."""
+    """The name of the format of a file that is not safetensors, from its first 8 bytes; None if unknown."""
     if start[:4] == b"GGUF":
         return "a GGUF file"
     if start[:2] == b"PK":
@@ -170,7 +173,10 @@ def _tensor(path: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
 
 
 def _check_coverage(path: Path, tensors: Mapping[str, TensorInfo], position: int, size: int) -> None:
-    """Raise ValueError unless the tensors fill the file exactly: no overlap, no gap, nothing at the end."""
+    """Raise ValueError unless the tensors fill the file exactly: no overlap, no gap, nothing at the end.
+
+    ``position`` is the byte at which the data begin, ``size`` the size of the file in bytes.
+    """
     # Sorted by offset, since a header may list tensors in any order.
     for info in sorted(tensors.values(), key=lambda t: (t.start, t.end)):
         if info.start != position:

@@ -1,4 +1,4 @@
-"""What files and tensors hold, as digests: to notice that they are not those of an earlier run."""
+"""Digests of files and tensors, which tell whether they are the same as in an earlier run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SAMPLE_BYTES = 4096
 
 
 def identity(paths: Iterable[Path]) -> str:
-    """A digest of files, whatever their names and places.
+    """A digest of the contents of files; their names, places and order do not count.
 
     It covers the size of each file, its first megabyte at most (the whole header of nearly every file), its
     last bytes, and ``SAMPLES`` pieces of ``SAMPLE_BYTES`` spread evenly over it: up to 2 MB per file. Other

@@ -1,4 +1,4 @@
-"""Folders of unfinished work: of one user, locked while a run writes, and cleared of what dead runs left."""
+"""Folders of unfinished work: private to one user, locked while a run writes, cleared of abandoned files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _guard = threading.Lock()
 
 
 def private_folder(path: Path) -> Path:
-    """Make ``path`` a folder that only this user may read (0700); returns it.
+    """Create the folder ``path`` if needed, make it readable by this user only (mode 0700), and return it.
 
     Raises ValueError if it is a link, or belongs to another user, who could exchange what is in it.
     """
@@ -40,7 +40,10 @@ def private_folder(path: Path) -> Path:
 
 
 def check_private(path: Path) -> None:
-    """Raise ValueError unless the folder ``path`` is this user's own; its mode becomes 0700."""
+    """Set the mode of the folder ``path`` to 0700, so that only this user can read it.
+
+    Raises ValueError if it is no folder or belongs to another user.
+    """
     status = path.lstat()
     if not stat.S_ISDIR(status.st_mode):
         raise ValueError(f"{path} is not a folder: remove it, or set TMPDIR to a folder of your own")
@@ -54,10 +57,10 @@ def check_private(path: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of ``folder`` for the length of the block; a thread may take it again.
+    """Hold the lock of ``folder`` within the context; the same thread may take it again.
 
-    The lock is the file ``.NAME.lock`` next to the folder, and ends with the process, however that ends.
-    Raises ValueError if another run holds it.
+    The lock is the file ``.NAME.lock`` next to the folder. The operating system releases it when the process
+    ends, even by a crash. Raises ValueError if another run holds it.
     """
     folder, thread = folder.resolve(), threading.get_ident()
     # A lock of files does not tell apart threads of one process, so that threads are told apart here.
@@ -78,13 +81,16 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def prune_parts(folder: Path) -> None:
-    """Remove the unfinished ``.part`` files in ``folder``; only for a folder whose lock is held."""
+    """Remove the unfinished ``.part`` files in ``folder``. The caller must hold the lock of the folder."""
     for path in folder.glob(".*.part"):
         path.unlink(missing_ok=True)
 
 
 def prune_saved(folder: Path) -> None:
-    """Remove from a folder of saved latents old ``.part`` files, and entries that were never resumed."""
+    """Clean a folder of saved latents: remove ``.part`` files and entries that have not been used for long.
+
+    The ages are ``PART_AGE`` and ``SAVED_AGE``, in seconds.
+    """
     now = time.time()
     for path in folder.iterdir() if folder.is_dir() else ():
         try:
@@ -131,7 +137,10 @@ def _file_lock(folder: Path) -> Iterator[None]:
 
 
 def _try_lock(descriptor: int) -> None:
-    """Lock an open file, or raise OSError if another process has; the lock ends with the process."""
+    """Lock the open file ``descriptor`` until the process closes it or ends.
+
+    Raises OSError if another process has locked it.
+    """
     if sys.platform == "win32":
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
     else:

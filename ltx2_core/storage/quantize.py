@@ -25,16 +25,20 @@ _TINY = 1e-12
 
 
 def encode(form: Format, weight: Tensor) -> dict[str, Tensor]:
-    """Encode ``weight`` (O, I) in the format ``form``; returns the stored weight and its scales by suffix.
+    """Encode ``weight`` (O, I) in the format ``form``.
 
-    Scales are computed from this weight. The kind "float" gives float8_e4m3fn with one scale. Block formats
-    pad the weight with zeros to whole blocks.
+    Returns the stored weight and its scales, under names such as ``weight`` and ``weight_scale``. Scales are
+    computed from this weight. The kind "float" gives float8_e4m3fn with one scale. Block formats pad the
+    weight with zeros to whole blocks.
     """
     return _ENCODERS[form.kind](form, weight.float())
 
 
 def quantize_fp8(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Encode ``weight`` as (float8_e4m3fn, float32 scalar scale); weight = stored * scale up to rounding."""
+    """Encode ``weight`` in fp8: returns float8_e4m3fn values and a scalar float32 scale.
+
+    Values times scale give the weight, up to rounding.
+    """
     weight = weight.float()
     scale = (weight.abs().amax() / FP8_MAX).clamp(min=_TINY)
     # Clamped, since a quotient may round to just above the largest value.
@@ -42,9 +46,9 @@ def quantize_fp8(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def tile_block_scales(scales: Tensor) -> Tensor:
-    """Block scales (rows, columns) -> cuBLAS's tiled layout, padded with zeros.
+    """Arrange block scales (rows, columns) in cuBLAS's tiled layout, padded with zeros.
 
-    The inverse of :func:`.dequantize.untile_block_scales`, which describes the layout.
+    It is the inverse of :func:`.dequantize.untile_block_scales`, which describes the layout.
     """
     rows, columns = scales.shape
     padded = F.pad(scales, (0, -columns % 4, 0, -rows % 128))

@@ -53,7 +53,7 @@ class StoredLayer:
         return logical_shape(TORCH_DTYPES[self.infos["weight"].dtype], self.infos["weight"].shape)
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether the stored weight can be decoded for a layer of ``shape``, apart from padding."""
+        """Whether the decoded weight fits a layer of ``shape``; padding to whole blocks is allowed."""
         if self.form.kind == "float" or self.shape == shape or len(self.shape) != len(shape):
             return self.shape == shape
         block = {"nvfp4": 16, "mxfp8": 32}.get(self.form.kind, 1)
@@ -63,10 +63,11 @@ class StoredLayer:
 def find_quantized(
     infos: Mapping[str, TensorInfo], markers: Mapping[str, ParsedJson]
 ) -> dict[str, StoredLayer]:
-    """The quantised layers among ``infos`` (official name -> entry), by the layer's name.
+    """Find the quantised layers of a file: name of the layer -> its description.
 
-    ``markers`` maps a layer's name to its marker (see :func:`.dequantize.format_of`). A layer is quantised if
-    its weight has a dtype of ``QUANTISED_DTYPES`` or companion tensors.
+    ``infos`` maps official tensor names to header entries, ``markers`` maps a layer's name to its marker (see
+    :func:`.dequantize.format_of`). A layer is quantised if its weight has a dtype of ``QUANTISED_DTYPES`` or
+    companion tensors such as scales.
 
     Raises:
         ValueError: a format or dtype is not supported, or a companion has no weight.
@@ -105,7 +106,10 @@ class QuantizedLinear(nn.Module):
     def __init__(
         self, linear: nn.Linear, layer: StoredLayer, *, fp8_matmul: bool = False, nvfp4_matmul: bool = False
     ) -> None:
-        """A replacement for ``linear``. Its tensors are on ``meta`` until a state dict is assigned."""
+        """Create the replacement of ``linear`` for the stored ``layer``.
+
+        Its tensors are on ``meta`` until a state dict is assigned.
+        """
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.form = layer.form
@@ -122,7 +126,7 @@ class QuantizedLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(linear.out_features, device="meta")) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., I) -> (..., O) in the dtype of ``x``."""
+        """Multiply x (..., I) by the weight: (..., O) in the dtype of ``x``."""
         bias = None if self.bias is None else self.bias.to(device=x.device, dtype=x.dtype)
         if self.fp8_matmul and self._is_fp8_ready(x):
             return self._fp8(x, bias)
@@ -131,7 +135,7 @@ class QuantizedLinear(nn.Module):
         return F.linear(x, self.decoded(x.device).to(x.dtype), bias)
 
     def decoded(self, device: torch.device | None = None) -> Tensor:
-        """The decoded weight (O, I) in float32 on ``device``."""
+        """Decode the weight: (O, I) in float32 on ``device``, by default where the stored weight is."""
         tensors = {suffix: getattr(self, suffix).to(device) for suffix in ("weight", *self.companions)}
         return decode(self.name, self.form, tensors, (self.out_features, self.in_features))
 
@@ -206,11 +210,11 @@ def replace_linears(
     fp8_matmul: bool = False,
     nvfp4_matmul: bool = False,
 ) -> frozenset[str]:
-    """Replace the linear layers among ``layers`` by :class:`QuantizedLinear`; returns the replaced names.
+    """Replace those linear layers of ``network`` that ``layers`` describes by :class:`QuantizedLinear`.
 
-    ``plain`` is the same network built with ``torch.nn`` layers, needed if the layers of ``network`` have no
-    parameters yet. Quantised tensors of other modules (convolutions, norms, tables cast to fp8) are not
-    replaced and must be decoded while loading.
+    Returns the names of the replaced layers. ``plain`` is the same network built with ``torch.nn`` layers,
+    needed if the layers of ``network`` have no parameters yet. Quantised tensors of other modules
+    (convolutions, norms, tables cast to fp8) are not replaced and must be decoded while loading.
     """
     replaced = []
     for layer in layers:
@@ -229,7 +233,10 @@ def replace_linears(
 
 
 def supports_fp8_matmul(device: torch.device) -> bool:
-    """Whether ``torch._scaled_mm`` runs on ``device``: NVIDIA of compute capability 8.9 or newer."""
+    """Whether ``device`` multiplies fp8 matrices with ``torch._scaled_mm``.
+
+    NVIDIA devices of compute capability 8.9 or newer do.
+    """
     if device.type != "cuda" or torch.version.hip is not None:
         return False
     # Ada and Hopper are the first generations that multiply fp8 in hardware.
@@ -237,14 +244,17 @@ def supports_fp8_matmul(device: torch.device) -> bool:
 
 
 def supports_nvfp4_matmul(device: torch.device) -> bool:
-    """Whether NVFP4 products run on ``device``: NVIDIA of compute capability 10.0 or newer, torch 2.8."""
+    """Whether ``device`` multiplies NVFP4 matrices.
+
+    NVIDIA devices of compute capability 10.0 or newer do, with torch 2.8 or newer.
+    """
     if device.type != "cuda" or torch.version.hip is not None:
         return False
     return hasattr(torch, "float4_e2m1fn_x2") and torch.cuda.get_device_capability(device) >= (10, 0)
 
 
 def check_matmul(device: torch.device, *, fp8_matmul: bool, nvfp4_matmul: bool) -> None:
-    """Raise ValueError if an option is set that ``device`` does not support."""
+    """Raise ValueError if ``fp8_matmul`` or ``nvfp4_matmul`` is set and ``device`` does not support it."""
     for enabled, supports, option, needed in (
         (fp8_matmul, supports_fp8_matmul, "fp8_matmul", "8.9 or newer (Ada, Hopper, Blackwell)"),
         (nvfp4_matmul, supports_nvfp4_matmul, "nvfp4_matmul", "10.0 or newer (Blackwell) and torch 2.8"),
@@ -261,7 +271,7 @@ def check_matmul(device: torch.device, *, fp8_matmul: bool, nvfp4_matmul: bool) 
 
 
 def loaded_bytes(infos: Iterable[TensorInfo], dtype: torch.dtype) -> int:
-    """Bytes of the tensors after loading in ``dtype``; quantised ones keep their stored size."""
+    """Size in bytes of tensors after loading in ``dtype``; quantised ones keep their stored size."""
     return sum(
         info.nbytes if info.dtype in QUANTISED_DTYPES else info.numel * dtype.itemsize for info in infos
     )

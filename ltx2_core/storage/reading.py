@@ -1,4 +1,4 @@
-"""Reading the tensors of header entries into a state dict, in their stored format or decoded."""
+"""Reads the tensors of header entries into a state dict, in their stored format or decoded."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def read_tensors(infos: Infos) -> dict[str, Tensor]:
 
 
 def read_markers(infos: Infos, metadata: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The markers of quantised layers, by the layer's official name (see :func:`.dequantize.format_of`).
+    """Read the markers of quantised layers, by the layer's official name (see :func:`.dequantize.format_of`).
 
-    They come from the header's metadata and from ``comfy_quant`` tensors of a few bytes, which are read.
-    Raises ValueError for a malformed marker.
+    They are in the header's metadata or in small tensors ``comfy_quant``. Raises ValueError for a malformed
+    marker.
     """
     stated = metadata.get(_METADATA, {})
     layers = stated.get("layers", {}) if isinstance(stated, Mapping) else None
@@ -71,11 +71,11 @@ def read_state(
     dtype: torch.dtype | None,
     device: torch.device,
 ) -> dict[str, Tensor]:
-    """Read ``infos`` as a state dict: ``resident`` layers in their stored format, all else as ``dtype``.
+    """Read the tensors ``infos`` as a state dict, quantised layers in their stored format or decoded.
 
-    ``layers`` are the quantised layers and ``resident`` the names of those that stay quantised in the
-    network; the others are decoded to ``shapes``, those of the network. With ``dtype`` None plain tensors
-    keep their dtype, and decoded ones become bfloat16.
+    ``layers`` are the quantised layers. Those in ``resident`` stay in their stored format; the others are
+    decoded to ``shapes``, the shapes of the network's tensors. All other tensors are converted to ``dtype``.
+    With ``dtype`` None they keep their dtype, and decoded ones become bfloat16.
 
     Raises ValueError, naming tensor and file, for values that are NaN or infinite.
     """
@@ -103,5 +103,5 @@ def read_state(
 
 
 def decoded_shape(info: TensorInfo) -> tuple[int, ...]:
-    """Shape of the decoded tensor, from its header entry; padding to whole blocks is included."""
+    """Shape of a tensor after decoding, from its header entry; padding to whole blocks is included."""
     return logical_shape(TORCH_DTYPES.get(info.dtype, torch.float32), info.shape)

@@ -1,4 +1,4 @@
-"""Writing safetensors files whole or not at all, with errors that say what to do."""
+"""Writes safetensors files whole or not at all, with errors that say what to do."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from ..media.atomic import replacing
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write contiguous ``tensors``; an old file at ``path`` stays until the new one is complete.
+    """Write a safetensors file; an old file at ``path`` stays until the new one is complete.
 
-    Raises OSError with advice, for example for a full disk.
+    ``tensors`` must be contiguous; ``metadata`` are strings for the header. Raises OSError with advice, for
+    example for a full disk.
     """
     with replacing(path) as temporary:
         try:
@@ -28,7 +29,7 @@ def write_tensors(
 
 
 def _system_error(error: SafetensorError, path: Path) -> OSError:
-    """The OSError that a SafetensorError reports as text."""
+    """Turn a SafetensorError into the OSError that its text describes."""
     # Its text is the only place that has the system's number.
     number = re.search(r"os error (\d+)", str(error))
     return OSError(int(number[1]), str(error), str(path)) if number else OSError(f"{path}: {error}")

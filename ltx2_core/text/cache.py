@@ -1,4 +1,4 @@
-"""Cache of the text features of recent prompts.
+"""Cache of the text features of recent prompts, for one or more text encoders.
 
 Letters: B prompts, T tokens of the longest prompt, K feature width.
 """
@@ -18,7 +18,7 @@ PROMPTS = 8
 
 
 class FeatureCache:
-    """Holds the features of the last ``limit`` prompts on the CPU, by encoder and prompt."""
+    """Holds the text features of the last ``limit`` prompts, on the CPU."""
 
     def __init__(self, limit: int = PROMPTS) -> None:
         self.limit = limit
@@ -27,10 +27,11 @@ class FeatureCache:
     def encode(
         self, encoder: Hashable, prompts: Sequence[str], encode: Callable[[list[str]], TextFeatures]
     ) -> TextFeatures:
-        """Features of ``prompts`` on the CPU; ``encode`` is called with the prompts that are not cached.
+        """Return the text features of ``prompts`` on the CPU, from the cache where possible.
 
-        ``encoder`` identifies the function ``encode``: the same key must always mean the same results, for
-        each prompt whatever the others of a call.
+        ``encode`` computes the features of prompts that are not cached. ``encoder`` identifies this function:
+        for the same key, a prompt must always give the same features, whatever the other prompts of the call
+        are.
         """
         # A prompt that occurs twice in a call is encoded once.
         missing = [p for p in dict.fromkeys(prompts) if (encoder, p) not in self._held]
@@ -47,7 +48,10 @@ class FeatureCache:
 
 
 def _of_prompt(features: TextFeatures, index: int) -> TextFeatures:
-    """The features (1, T, K) of one prompt without padding, so that no call's padding reaches the next."""
+    """The features (1, T, K) of prompt number ``index``, on the CPU and without padding.
+
+    Padding is left out, because it depends on the other prompts of the call.
+    """
     valid = features.mask[index].bool()
     # On the CPU, since cached features must not take the memory of the network.
     video = features.video[index][valid][None].cpu()

@@ -22,7 +22,7 @@ CONTEXT_LENGTH = 1024
 
 
 class TextConnectors(nn.Module):
-    """The connectors for the video and the audio stream, with the parameter names of released checkpoints."""
+    """The text connectors of both streams, video and audio, with the parameter names of checkpoints."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class TextConnectors(nn.Module):
 
 
 class Connector(nn.Module):
-    """Appends registers to the text, then applies transformer blocks over all positions, and an RMS norm."""
+    """One text connector: appends registers to the text, then applies transformer blocks and an RMS norm."""
 
     def __init__(
         self,
@@ -73,9 +73,10 @@ class Connector(nn.Module):
         )
 
     def forward(self, features: Tensor, mask: Tensor, *, length: int, rope: Rope | None = None) -> Tensor:
-        """Features (B, T, W) with token mask (B, T) -> context (B, S, W); see :meth:`TextConnectors.forward`.
+        """Turn text features (B, T, W) with token mask (B, T) into context (B, S, W).
 
-        ``rope`` is the result of :meth:`rope` for S, if the caller has it already.
+        See :meth:`TextConnectors.forward` for S and ``length``. ``rope`` is the result of :meth:`rope` for S,
+        if the caller has it already.
         """
         if features.shape[-1] != self.config.dim:
             raise ValueError(
@@ -91,7 +92,7 @@ class Connector(nn.Module):
         return rms_norm(x, self.config.norm_eps)
 
     def rope(self, length: int, device: torch.device) -> Rope:
-        """Rotary table in float32 for a context of ``length`` tokens."""
+        """Compute the rotary table in float32 for a context of ``length`` tokens."""
         config = self.config
         # Positions are those of the context with registers, not of the prompt's tokens.
         points = torch.arange(length, dtype=torch.float32, device=device)[None, None]
@@ -99,7 +100,10 @@ class Connector(nn.Module):
 
 
 class ConnectorBlock(nn.Module):
-    """Self-attention and feed-forward, each after an RMS norm without weights and with a skip connection."""
+    """A transformer block: self-attention and feed-forward.
+
+    Each follows an RMS norm without weights and has a skip connection.
+    """
 
     def __init__(
         self,
@@ -124,7 +128,7 @@ class ConnectorBlock(nn.Module):
         self.ff = FeedForward(config.dim, bias=config.ff_bias, **options)
 
     def forward(self, x: Tensor, rope: Rope) -> Tensor:
-        """x (B, S, W) -> (B, S, W)."""
+        """Apply the block to x (B, S, W); the shape does not change."""
         x = x + self.attn1(rms_norm(x, self.norm_eps), rope=rope)
         result: Tensor = x + self.ff(rms_norm(x, self.norm_eps))
         return result

@@ -1,4 +1,4 @@
-"""Text encoder: prompts to text features, by tokenizer, Gemma and projection."""
+"""The text encoder: turns prompts into text features by tokenizer, Gemma and text projection."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OnLayer = Callable[[int, int], None]
 
 
 class TextEncoder(nn.Module):
-    """Encodes prompts to the text features that the connectors take.
+    """Encodes prompts to text features, the input of the text connectors.
 
     Raises:
         ValueError: sizes of Gemma, tokenizer and projection do not match.
@@ -46,9 +46,10 @@ class TextEncoder(nn.Module):
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str], *, on_layer: OnLayer | None = None) -> TextFeatures:
-        """Text features of ``prompts`` in float32; shorter prompts are padded with zeros on the left.
+        """Compute the text features of ``prompts`` in float32, padded with zeros on the left to one length.
 
-        The features of a prompt do not depend on the other prompts of the call, bit for bit.
+        The features of a prompt do not depend on the other prompts of the call, bit for bit. ``on_layer`` is
+        called with the number of hidden states that are done and their total.
         """
         states = self.gemma.num_states
         total = states * len(prompts)
@@ -67,7 +68,10 @@ class TextEncoder(nn.Module):
         return batched([encode_one(*numbered) for numbered in enumerate(prompts)])
 
     def _encode_one(self, prompt: str, on_state: Callable[[int], None]) -> TextFeatures:
-        """Features (1, T, K) of one prompt, without padding; ``on_state`` gets the number of done states."""
+        """Compute the features (1, T, K) of one prompt, without padding.
+
+        ``on_state`` is called with the number of hidden states that are done.
+        """
         input_ids, mask = self.tokenizer([prompt])
         accumulator = self.extractor.accumulator(mask)
 

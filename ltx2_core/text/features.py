@@ -25,7 +25,7 @@ EPS = 1e-6
 
 
 class FeatureExtractor(nn.Module):
-    """Normalises hidden states and projects them to features for video and audio.
+    """The text projection: normalises hidden states and projects them to features for video and audio.
 
     2.0 has one projection for both modalities, 2.3 and later have one for each.
     """
@@ -53,21 +53,24 @@ class FeatureExtractor(nn.Module):
             self.aggregate_embed = operations.Linear(flat, config.video.dim, bias=False, **options)
 
     def accumulator(self, mask: Tensor) -> FeatureAccumulator:
-        """A new accumulator for prompts with token mask (B, T), which is 1 on valid tokens."""
+        """Create an accumulator for a batch of prompts with token mask (B, T), which is 1 on valid tokens."""
         return FeatureAccumulator(self, mask)
 
     def forward(self, hidden_states: Iterable[Tensor], mask: Tensor) -> TextFeatures:
-        """All L ``hidden_states`` (B, T, D) in order, with token mask (B, T) -> features in float32."""
+        """Compute features in float32 from all L hidden states (B, T, D), given in order.
+
+        ``mask`` (B, T) is 1 on valid tokens.
+        """
         accumulator = self.accumulator(mask)
         for index, hidden in enumerate(hidden_states):
             accumulator.add(index, hidden)
         return accumulator.result()
 
     def padded(self, hidden: Tensor, mask: Tensor) -> TextFeatures:
-        """Stacked states (B, T, L, D) with token mask (B, T) -> features in float32, for training.
+        """Compute features in float32 from stacked hidden states (B, T, L, D), for training.
 
-        Padding tokens are computed and then zeroed. Unlike in ``forward``, no value of the mask is read on
-        the host, so that a GPU is not synchronised.
+        ``mask`` (B, T) is 1 on valid tokens. Padding tokens are computed and then zeroed. Unlike in
+        ``forward``, no value of the mask is read on the host, so that a GPU is not synchronised.
 
         Raises:
             ValueError: the model is 2.0, whose normalisation over whole prompts needs their lengths.
@@ -83,14 +86,14 @@ class FeatureExtractor(nn.Module):
 
     @property
     def projections(self) -> tuple[Any, ...]:
-        """The projections for video and audio, or the one for both (2.0)."""
+        """The projections for video and audio; in 2.0 only one, which serves both."""
         if self.per_token_norm:
             return self.video_aggregate_embed, self.audio_aggregate_embed
         return (self.aggregate_embed,)
 
 
 class FeatureAccumulator:
-    """Sums the projected hidden states of a batch of prompts, in float32.
+    """Sums the projected hidden states of a batch of prompts, in float32, as they are computed.
 
     Raises ValueError for a prompt without valid tokens.
     """
@@ -127,7 +130,7 @@ class FeatureAccumulator:
         self.sums = [a.add_(b) for a, b in zip(self.sums, shares, strict=True)] if self.sums else shares
 
     def result(self) -> TextFeatures:
-        """Features (B, T, K) in float32, zero on padding tokens.
+        """The finished features (B, T, K) in float32, zero on padding tokens.
 
         Raises:
             ValueError: not all hidden states have been added.
@@ -160,7 +163,7 @@ class FeatureAccumulator:
 
 
 def batched(features: Sequence[TextFeatures]) -> TextFeatures:
-    """Features of single prompts, each (1, T_b, K) without padding -> (B, T, K).
+    """Join the features of single prompts, each (1, T_b, K) without padding, to a batch (B, T, K).
 
     Shorter prompts are padded with zeros on the left.
     """

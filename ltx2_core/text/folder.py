@@ -1,4 +1,4 @@
-"""Finding configuration, weights and tokenizer in a Hugging Face folder of a text encoder."""
+"""Finds configuration, weights and tokenizer in a Hugging Face folder of a text encoder."""
 
 from __future__ import annotations
 
@@ -20,17 +20,20 @@ KINDS = ("gemma3_text", "gemma4_text", "gemma4_unified_text")
 
 
 def language_name(key: str) -> str | None:
-    """The name within the language model of the tensor ``key`` of a file; None for other tensors."""
+    """The name that the tensor ``key`` of a file has in Gemma's language model; None for other tensors.
+
+    Other tensors are, for example, those of the vision model.
+    """
     match = _LANGUAGE_KEY.match(key)
     return match[1] if match else None
 
 
 class NotGemmaError(ValueError):
-    """The folder's configurations are valid, but none is of a Gemma."""
+    """Raised when the configurations in a folder are valid, but none is of a Gemma."""
 
 
 def find_config(folder: Path) -> tuple[Path, ParsedJson]:
-    """Path and text section of the first ``config.json`` of a Gemma at or below ``folder``.
+    """Find the first ``config.json`` of a Gemma in ``folder`` or below: (its path, its text section).
 
     Raises:
         NotGemmaError: there is no such file; the message lists the architectures found instead.
@@ -72,10 +75,10 @@ def find_config(folder: Path) -> tuple[Path, ParsedJson]:
 
 
 def find_weights(folder: Path, config_path: Path) -> dict[str, TensorInfo]:
-    """Header entries of the language model's tensors, by their name within it; vision weights are left out.
+    """Header entries of the language model's tensors, by their name in that model.
 
-    The folder of the configuration is searched first, then the whole ``folder``. In a directory with an index
-    only the files in the index are read.
+    Vision weights are left out. The folder of ``config_path`` is searched first, then the whole ``folder``.
+    In a directory with an index only the files in the index are read.
 
     Raises:
         ValueError: there are no weights, a shard of the index is missing, or two files hold the same tensor.

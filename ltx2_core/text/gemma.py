@@ -27,10 +27,10 @@ OnHidden = Callable[[int, Tensor], None]
 
 
 class Gemma(nn.Module):
-    """The Gemma text model of the transformers library, without its output head."""
+    """The Gemma text model of the transformers library, without the head that predicts tokens."""
 
     def __init__(self, model: Any) -> None:
-        """``model`` is a ``Gemma3TextModel`` or the text model of a Gemma 4."""
+        """Wrap ``model``, a ``Gemma3TextModel`` or the text model of a Gemma 4."""
         super().__init__()
         self.model = model
         self.hidden_size: int = model.config.hidden_size
@@ -102,7 +102,9 @@ def load_gemma(
 
 
 def find_encoder(path: Path) -> tuple[ParsedJson, dict[str, TensorInfo], ParsedJson]:
-    """Configuration, header entries of the language model, and metadata of the folder or file at ``path``.
+    """Find the Gemma in the folder or file at ``path``, from headers only.
+
+    Returns its configuration, the header entries of the language model's tensors, and the file's metadata.
 
     Raises:
         ValueError: ``path`` does not contain a Gemma.
@@ -146,7 +148,7 @@ def _from_infos(
 
 
 def _empty(config: ParsedJson) -> Any:
-    """The transformers model for a configuration, on the ``meta`` device."""
+    """Build the transformers model for ``config`` on the ``meta`` device, without memory for weights."""
     # Importing transformers takes seconds, and users of the connectors alone do not need it.
     with without_broken_torchaudio():
         import transformers
@@ -195,7 +197,7 @@ def _decoded(
     layers: Mapping[str, StoredLayer],
     shapes: Mapping[str, tuple[int, ...]],
 ) -> tuple[int, ...]:
-    """Shape of a tensor after decoding, without the padding of quantised formats."""
+    """Shape of the tensor ``name`` after decoding, without the padding of quantised formats."""
     layer = layers.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
     if layer is None:
         return info.shape
@@ -204,7 +206,7 @@ def _decoded(
 
 
 def _portable(config: ParsedJson) -> ParsedJson:
-    """The configuration with its rotary fields in the older form, which all supported transformers read."""
+    """A copy of ``config`` with rotary settings under older keys, which all versions of transformers read."""
     config = dict(config)
     rope = config.pop("rope_parameters", None)
     if rope:
@@ -216,7 +218,7 @@ def _portable(config: ParsedJson) -> ParsedJson:
 
 
 def _check(actual: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise ValueError unless both have the same names with the same shapes."""
+    """Raise ValueError unless the tensors of the file, ``actual``, have the names and shapes ``expected``."""
     missing = sorted(expected.keys() - actual.keys())
     unexpected = sorted(actual.keys() - expected.keys())
     if missing or unexpected:
@@ -231,7 +233,7 @@ def _check(actual: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[i
 
 
 def _restore_constants(model: Any) -> None:
-    """Compute the constants that checkpoints do not store: embedding scale and rotary frequencies."""
+    """Compute constants that checkpoints do not store, in place: embedding scale and rotary frequencies."""
     model.embed_tokens.embed_scale = torch.tensor(model.config.hidden_size**0.5)
     for name, module in list(model.named_children()):
         if name.startswith("rotary_emb"):

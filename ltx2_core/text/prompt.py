@@ -1,4 +1,4 @@
-"""The text part of a request: prompts, and their embeddings where these were made before."""
+"""The text part of a request: prompts, and their embeddings if these were computed before."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ TRIGGER: Final = "[trigger]"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PromptEmbeds:
-    """A prompt and a negative prompt as the transformer takes them, for any number of runs.
+    """A prompt and a negative prompt, already encoded to contexts for the transformer; usable in many runs.
 
-    ``stages`` holds the contexts (positive, negative) of the first stage, and of the second one where its
-    LoRAs change the text networks. ``models`` says which networks made them, as JSON values.
+    ``stages`` holds the contexts (positive, negative) of the first stage. It has a second entry only if the
+    LoRAs of the second stage change the text networks. ``models`` identifies, in JSON values, the networks
+    that computed the contexts.
     """
 
     prompt: str
@@ -26,7 +27,7 @@ class PromptEmbeds:
     models: Mapping[str, Any]
 
     def of_stage(self, index: int) -> tuple[TextContext, TextContext | None]:
-        """The contexts of a stage, counted from 0."""
+        """The contexts (positive, negative) for stage ``index``, counted from 0."""
         return self.stages[min(index, len(self.stages) - 1)]
 
 
@@ -34,9 +35,9 @@ class PromptEmbeds:
 class Prompt:
     """The description of a clip and its audio, and what to avoid.
 
-    ``negative`` is read where guidance away from it or a sampler needs it; None leaves it to the recipe of
-    the checkpoint. ``trigger`` is the trigger word of a LoRA, which takes the place of ``[trigger]`` in the
-    prompt and not in the negative one. ``embeds`` take the place of encoding both.
+    ``negative`` is used only by guidance away from it and by some samplers; None takes the recipe's text for
+    the checkpoint. ``trigger`` is the trigger word of a LoRA. It replaces the text ``[trigger]`` in the
+    prompt, but not in the negative one. If ``embeds`` is given, nothing is encoded.
     """
 
     prompt: str
@@ -45,7 +46,10 @@ class Prompt:
     embeds: PromptEmbeds | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a prompt that is not text, and for texts that are not those of ``embeds``."""
+        """Insert the trigger word, and check the texts.
+
+        Raises ValueError for a prompt that is not text, and for texts that are not those of ``embeds``.
+        """
         if not isinstance(self.prompt, str):
             raise ValueError(
                 f"prompt must be text; got {type(self.prompt).__name__}. Run several prompts one by one"

@@ -1,4 +1,4 @@
-"""Which keys and values of a text encoder's configuration reach the transformers library.
+"""Selects the keys and values of a text encoder's configuration that reach the transformers library.
 
 Some keys make that library load code: ``auto_map``, ``_attn_implementation``, ``quantization_config``. So
 only keys that describe the network are passed on, and only with plain values.
@@ -43,7 +43,7 @@ LAYER_TYPES = frozenset({"sliding_attention", "full_attention"})
 
 
 def network_settings(config: ParsedJson) -> ParsedJson:
-    """The entries of ``config`` that describe the network; all others are left out.
+    """Select the entries of ``config`` that describe the network, and check their values.
 
     Raises ValueError that names the key for a value that no Gemma has: of another type, an unknown word, or a
     size beyond ``MAX_SIZE`` (``MAX_LAYERS`` for the layers).
@@ -89,7 +89,7 @@ def network_settings(config: ParsedJson) -> ParsedJson:
 
 
 def check_layers(config: ParsedJson, names: Collection[str]) -> None:
-    """Raise ValueError if the configuration has another number of layers than the tensors ``names``."""
+    """Raise ValueError if ``config`` states another number of layers than the tensor names have."""
     stated = config.get("num_hidden_layers")
     # Distinct numbers, since a damaged name could claim a huge one.
     held = len({name.split(".")[1] for name in names if name.startswith("layers.")})
@@ -115,7 +115,11 @@ def _is_word(value: object, words: frozenset[Any]) -> bool:
 
 
 def _is_rope(value: object) -> bool:
-    """Whether ``value`` holds numbers, lists of them and names of rotary types, at most one level deeper."""
+    """Whether ``value`` is a plain rotary configuration: an object of numbers, lists of them and rope types.
+
+    Its values may also be such objects, for example one for each type of layer, but these have no further
+    objects in them.
+    """
     if not isinstance(value, Mapping):
         return False
     for key, entry in value.items():

@@ -1,4 +1,4 @@
-"""A text encoder in a single file: language model, configuration and tokenizer.
+"""Reads a text encoder in a single file: language model, configuration and tokenizer.
 
 The files of ComfyUI and LTX-2.5 have the weights under ``model.`` and the tokenizer as a tensor of bytes.
 """
@@ -19,9 +19,10 @@ TOKENIZERS = ("spiece_model", "tokenizer_json")
 
 
 def read_encoder_file(path: Path) -> tuple[ParsedJson, dict[str, TensorInfo], Header]:
-    """Configuration, header entries of the language model by their name within it, and the file's header.
+    """Read the header of a single-file text encoder.
 
-    The configuration is from the metadata, or reconstructed from shapes for a Gemma 3.
+    Returns its configuration, the header entries of the language model's tensors by their name in that model,
+    and the whole header. The configuration is from the metadata, or for a Gemma 3 reconstructed from shapes.
 
     Raises:
         ValueError: the file is not a Gemma; the message says what it seems to be.
@@ -47,7 +48,7 @@ def read_encoder_file(path: Path) -> tuple[ParsedJson, dict[str, TensorInfo], He
 
 
 def tokenizer_bytes(path: Path) -> tuple[str, bytes]:
-    """The tokenizer stored in the file: its kind, one of ``TOKENIZERS``, and its bytes.
+    """Read the tokenizer stored in the file: its kind, one of ``TOKENIZERS``, and its bytes.
 
     Raises:
         ValueError: the file contains no tokenizer.
@@ -57,7 +58,10 @@ def tokenizer_bytes(path: Path) -> tuple[str, bytes]:
 
 
 def find_tokenizer_tensor(path: Path) -> tuple[str, TensorInfo]:
-    """Name and header entry of the tokenizer in a file. Raises ValueError where there is none."""
+    """Name and header entry of the tensor that holds the tokenizer in a file.
+
+    Raises ValueError if there is none.
+    """
     header = read_header(path)
     for kind in TOKENIZERS:
         info = header.tensors.get(kind)
@@ -70,7 +74,10 @@ def find_tokenizer_tensor(path: Path) -> tuple[str, TensorInfo]:
 
 
 def _config_of(infos: Mapping[str, TensorInfo]) -> JsonObject:
-    """Configuration of a Gemma 3 from its tensor shapes; other settings are those of the released 12B."""
+    """Reconstruct the configuration of a Gemma 3 from its tensor shapes.
+
+    Settings that shapes do not determine are those of the released 12B model.
+    """
     shapes = {name: decoded_shape(info) for name, info in infos.items()}
     vocab_size, hidden = shapes["embed_tokens.weight"]
     attention = "layers.0.self_attn."
@@ -102,7 +109,7 @@ def _config_of(infos: Mapping[str, TensorInfo]) -> JsonObject:
 
 
 def _describe_other(names: Iterable[str], infos: Mapping[str, TensorInfo]) -> str | None:
-    """Describe a file that is not a Gemma 3; None for a Gemma 3."""
+    """Say in words what a file is if it is not a Gemma 3; None if it is one."""
     all_names = list(names)
 
     def has(pattern: str) -> bool:

@@ -1,4 +1,4 @@
-"""Writing of a tiny Gemma 3 with random weights and a working tokenizer, as a Hugging Face folder."""
+"""Writes a tiny Gemma 3 with random weights and a working tokenizer, as a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def write_tiny_gemma(
 ) -> None:
     """Write config.json, model.safetensors, tokenizer.json and tokenizer_config.json into ``folder``.
 
-    The weights depend on ``seed`` alone. The tokenizer has ``vocab_size`` tokens: four special ones, all
-    bytes, so that any text can be encoded, and pieces of words. Each of ``words`` becomes a single token,
-    with and without a capital, as long as there is room. ComfyUI assumes a head width of 256.
+    The weights depend on ``seed`` and the sizes only. The tokenizer has ``vocab_size`` tokens: four special
+    ones, all bytes, so that any text can be encoded, and pieces of words. Each of ``words`` becomes a single
+    token, with and without a capital, as long as there is room. ComfyUI assumes a head width of 256.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config: JsonObject = {
@@ -90,9 +90,10 @@ def write_tiny_gemma(
 
 
 def tiny_tokenizer(words: Sequence[str] = (), vocab_size: int = VOCAB_SIZE) -> FastTokenizer:
-    """A BPE tokenizer with byte fallback in Gemma's layout: pad, eos, bos, unk, bytes, then pieces of words.
+    """Build a BPE tokenizer with byte fallback, with its tokens in the order of Gemma's.
 
-    Pieces of ``words`` come first, then those of common English words, up to ``vocab_size`` tokens.
+    They are pad, eos, bos, unk, all bytes, then pieces of words up to ``vocab_size`` tokens: those of
+    ``words`` first, then those of common English words.
     """
     own = [form for word in words for form in (SPACE + word, word, word.capitalize())]
     common = [SPACE + word for word in _WORDS.split()]

@@ -1,4 +1,4 @@
-"""Tokenization of prompts as in the training of LTX-2.
+"""Tokenizes prompts as in the training of LTX-2.
 
 Letters: B prompts, T tokens of the longest prompt.
 """
@@ -45,7 +45,7 @@ class Tokenizer:
         decode: Callable[[list[int]], str] | None = None,
         special: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
-        """``encode`` maps text to token ids without special tokens, ``decode`` maps ids back.
+        """Wrap ``encode``, which maps text to token ids without special tokens, and ``decode``, its reverse.
 
         ``special`` holds the ids of those ``MARKERS`` that this tokenizer knows.
         """
@@ -58,7 +58,7 @@ class Tokenizer:
         self.max_tokens = max_tokens
 
     def __call__(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Token ids and attention mask, both int64 (B, T); the mask is 1 on tokens and 0 on padding.
+        """Tokenize ``prompts``: token ids and attention mask, both int64 (B, T); the mask is 0 on padding.
 
         Raises:
             ValueError: ``prompts`` is empty or a single string.
@@ -84,7 +84,7 @@ class Tokenizer:
 
 
 def check_tokenizer(path: str | os.PathLike[str]) -> None:
-    """Raise ValueError where :func:`load_tokenizer` finds no tokenizer; none is read."""
+    """Raise ValueError if there is no tokenizer at ``path`` for :func:`load_tokenizer`; it is not loaded."""
     path = Path(path)
     if path.is_file():
         find_tokenizer_tensor(path)
@@ -103,7 +103,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
 
 
 def read_tokenizer(path: Path) -> tuple[Path, str, bytes]:
-    """The file that holds the tokenizer of a folder or file, its kind (one of ``TOKENIZERS``) and its bytes.
+    """Read the tokenizer of a folder or file: (file that holds it, its kind in ``TOKENIZERS``, its bytes).
 
     Raises:
         ValueError: there is no tokenizer.

@@ -1,7 +1,7 @@
 """Header configuration of the tiny models: structure and constants of the released ones, with small widths.
 
-What ComfyUI assumes is not changed: 128 latent channels, 128 registers, compression by 8 x 32 x 32, and three
-levels of the audio autoencoder.
+What ComfyUI assumes is not changed: 128 latent channels, 128 registers, compression by 8 in time and by 32 in
+height and width, and three levels of the audio autoencoder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ AUDIO_BASE_CHANNELS = 8
 
 
 def tiny_config(generation: TinyGeneration) -> JsonObject:
-    """The ``config`` metadata of a single-file checkpoint of that generation."""
+    """Build the ``config`` object for the header of a tiny single-file checkpoint of a model generation."""
     return {
         "transformer": _transformer(late=generation == "2.3"),
         "vae": _video_vae(late=generation == "2.3"),
@@ -37,7 +37,10 @@ def tiny_config(generation: TinyGeneration) -> JsonObject:
 
 
 def tiny_upsampler_config() -> JsonObject:
-    """The ``config`` metadata of a spatial x2 upsampler, whose group norms need a multiple of 32 channels."""
+    """Build the ``config`` object for the header of a tiny spatial x2 upsampler.
+
+    Its group norms need a multiple of 32 channels.
+    """
     return {
         "_class_name": "LatentUpsampler",
         "in_channels": 128,
@@ -149,7 +152,7 @@ def _video_vae(*, late: bool) -> JsonObject:
 
 
 def _with_res_blocks(resamplers: list[tuple[str, JsonObject]]) -> list[JsonValue]:
-    """Put residual blocks before, between and after the resamplers.
+    """A list of blocks with a residual block before, between and after ``resamplers``.
 
     ComfyUI detects the decoder's version by the last residual block.
     """

@@ -23,7 +23,10 @@ Fill = Callable[[tuple[int, ...], torch.Generator], Tensor]
 
 
 def random_weights(network: nn.Module, seed: int, *, prefix: str = "") -> dict[str, Tensor]:
-    """A random float32 state dict for ``network``, which may be on ``meta``; names begin with ``prefix``."""
+    """A random float32 state dict for ``network``; each name begins with ``prefix``.
+
+    Only names and shapes of the network are used, so it may be on the ``meta`` device.
+    """
     return {
         prefix + name: random_tensor(prefix + name, tuple(tensor.shape), seed)
         for name, tensor in network.state_dict().items()
@@ -31,7 +34,10 @@ def random_weights(network: nn.Module, seed: int, *, prefix: str = "") -> dict[s
 
 
 def random_tensor(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
-    """The random tensor ``name`` of the set with this ``seed``; its distribution depends on the name."""
+    """Draw the float32 tensor ``name`` of the random model set with this ``seed``.
+
+    Its distribution depends on the name: the first entry of ``_RULES`` that matches decides.
+    """
     # A hash of the name, so that a tensor does not change when others are added.
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     # A seed must fit into a signed 64-bit integer.
@@ -41,7 +47,7 @@ def random_tensor(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
 
 
 def stored_transforms(config: cfg.BandwidthExtensionConfig, prefix: str) -> Mapping[str, Tensor]:
-    """The Fourier basis and mel filters of a 2.3 vocoder; names begin with ``prefix``.
+    """The Fourier basis and mel filters that a 2.3 vocoder stores; each name begins with ``prefix``.
 
     They get their real values, because random ones would not compute a spectrum.
     """
@@ -56,16 +62,16 @@ def _normal(std: float, mean: float = 0.0) -> Fill:
 
 
 def _scaled(gain: float) -> Fill:
-    """Normal weights (outputs, inputs, ...) with standard deviation gain / sqrt(inputs)."""
+    """Build a function that draws normal weights (outputs, inputs, ...) of deviation gain / sqrt(inputs)."""
     return lambda shape, generator: (
         torch.randn(shape, generator=generator) * (gain / math.sqrt(math.prod(shape[1:])))
     )
 
 
 def _transposed(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Weights (inputs, outputs, kernel) of a transposed convolution.
+    """Draw the weights (inputs, outputs, kernel) of a transposed convolution.
 
-    Its kernel is twice the stride, so that each output sample sums two taps of every input channel.
+    Its kernel is twice the stride, so each output sample sums two taps of every input channel.
     """
     return torch.randn(shape, generator=generator) / math.sqrt(2 * shape[0])
 

@@ -27,7 +27,7 @@ LORA_RANK = 4
 
 @dataclass(frozen=True)
 class TinySet:
-    """Paths of the files of a model set."""
+    """Paths of the files and folders of a tiny model set."""
 
     checkpoint: Path
     text_encoder: Path
@@ -37,17 +37,17 @@ class TinySet:
 
     @property
     def distilled(self) -> Path:
-        """The distilled LoRA of a trained set, for few steps without guidance."""
+        """Path of the distilled LoRA of a trained set, with which few steps without guidance suffice."""
         return self.lora.with_name("ltx2-tiny-distilled-lora.safetensors")
 
     @property
     def edges(self) -> Path:
-        """The IC-LoRA of a trained set, for control videos of edges."""
+        """Path of the IC-LoRA of a trained set, for control videos of edges."""
         return self.lora.with_name("ltx2-tiny-edges-ic-lora.safetensors")
 
     @classmethod
     def in_folder(cls, folder: Path, generation: TinyGeneration = "2.3") -> TinySet:
-        """The paths of a set that ``write_tiny_set`` writes to ``folder``."""
+        """The paths of a set in ``folder``, as ``write_tiny_set`` names them."""
         return cls(
             folder / "checkpoints" / f"ltx2-tiny-{generation}.safetensors",
             folder / "text_encoders" / "gemma-tiny",
@@ -114,7 +114,7 @@ def _write(files: TinySet, generation: TinyGeneration, seed: int, dtype: torch.d
 
 
 def checkpoint_tensors(config: ParsedJson, seed: int) -> dict[str, Tensor]:
-    """Random float32 tensors of a single-file checkpoint with this configuration, by their full name."""
+    """Draw random float32 tensors for a single-file checkpoint with configuration ``config``, by name."""
     # One state more than layers: the embedding counts too.
     flat = TEXT_WIDTH * (TEXT_LAYERS + 1)
     text = dict.fromkeys(("aggregate_embed.weight", "video_aggregate_embed.weight"), (0, flat))
@@ -132,7 +132,10 @@ def checkpoint_tensors(config: ParsedJson, seed: int) -> dict[str, Tensor]:
 
 
 def lora_tensors(config: ParsedJson, seed: int) -> dict[str, Tensor]:
-    """Random LoRA tensors for the attention layers of all generations, named as in official LoRA files."""
+    """Draw random LoRA tensors, named as in official LoRA files.
+
+    They are for attention layers that the transformer has in all generations.
+    """
     settings = cfg.transformer_config(config)
     tensors: dict[str, Tensor] = {}
     for block in range(settings.num_layers):

@@ -102,7 +102,10 @@ def _grid(latent: Tensor) -> Grid:
 
 
 def noised(clean: AVLatent, task: Task, sigma: Tensor) -> AVLatent:
-    """``(1 - sigma) clean + sigma noise`` where the mask is 1, and the conditioning elsewhere; sigma (B,)."""
+    """Mix latents with noise where the mask of ``task`` is 1; elsewhere take the conditioning.
+
+    The mixture is ``(1 - sigma) clean + sigma noise``, with one noise level of ``sigma`` (B,) per clip.
+    """
 
     def mix(x: Tensor, noise: Tensor) -> Tensor:
         return torch.lerp(x, noise, sigma.view(-1, *[1] * (x.ndim - 1)))
@@ -111,9 +114,10 @@ def noised(clean: AVLatent, task: Task, sigma: Tensor) -> AVLatent:
 
 
 def masked_error(prediction: AVLatent, target: AVLatent, task: Task) -> dict[str, Tensor]:
-    """Mean squared errors of ``video`` and ``audio`` over the tokens to generate.
+    """Mean squared error of each stream, over its tokens to generate only.
 
-    ``prediction`` has tokens (B, N, C), ``target`` latents. A stream with nothing to generate has error 0.
+    ``prediction`` has tokens (B, N, C), ``target`` latents. Returns scalars under the keys ``video`` and
+    ``audio``; a stream with nothing to generate has error 0.
     """
     assert target.video is not None
     assert target.audio is not None
@@ -130,7 +134,7 @@ def masked_error(prediction: AVLatent, target: AVLatent, task: Task) -> dict[str
 
 @dataclass(frozen=True, kw_only=True)
 class FlowBatch(StepInputs):
-    """The clips of a step, the task for each, and their text."""
+    """The random inputs of one training step: clean latents, a task for each clip, and its text."""
 
     latent: AVLatent
     task: Task
@@ -143,12 +147,12 @@ class FlowBatch(StepInputs):
 
     @property
     def layout(self) -> object:
-        """Everything that is not a tensor."""
+        """The hashable values other than tensors: steps that differ in them need separate CUDA graphs."""
         frames = None if self.guides is None else self.guides.frames
         return self.context_length, self.fps, frames, self.reference_scale
 
     def map(self, change: Callable[[Tensor], Tensor]) -> FlowBatch:
-        """Apply ``change`` to all tensors."""
+        """A copy with ``change`` applied to each tensor."""
         task = self.task
         return replace(
             self,
@@ -174,7 +178,11 @@ def draw_flow(
     context_length: int = CONTEXT_LENGTH,
     reference_scale: int = 1,
 ) -> FlowBatch:
-    """Draw a task for each clip, and replace some captions by ``unconditional`` ones."""
+    """Draw the random inputs of a step: a task for each clip, and the text that it gets.
+
+    A share of the captions is replaced by those of ``unconditional``, which stand for no prompt.
+    ``context_length`` and ``reference_scale`` are stored for :func:`flow_loss`.
+    """
     return FlowBatch(
         latent=sample.latent,
         task=draw_task(sample, options, generator),
@@ -188,7 +196,10 @@ def draw_flow(
 
 
 def flow_loss(network: FlowNetwork, batch: FlowBatch, options: FlowOptions) -> dict[str, Tensor]:
-    """``loss`` and its parts, ``video`` and ``audio``, for one batch."""
+    """Compute the flow-matching losses of one batch: scalars ``loss``, ``video`` and ``audio``.
+
+    ``loss`` is the video error plus ``options.audio_weight`` times the audio error.
+    """
     task = batch.task
     velocity = predict(
         network,

@@ -12,7 +12,7 @@ from ..media.atomic import replacing
 
 @dataclass(kw_only=True)
 class History:
-    """Values over steps by name: ``curves`` maps a name to (step, value) pairs."""
+    """Curves of a training run: ``curves`` maps the name of a figure to its (step, value) pairs."""
 
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
 
@@ -23,7 +23,7 @@ class History:
 
 
 def write_line(path: Path, step: int, seconds: float, values: Mapping[str, float]) -> None:
-    """Append one line to a log: time of day, step, seconds since the start, and the values by name."""
+    """Append one line to a text log: time of day, step, seconds since the start, and ``values`` by name."""
     figures = " ".join(f"{name} {value:.5g}" for name, value in values.items())
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:

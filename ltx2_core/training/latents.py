@@ -25,7 +25,7 @@ from .text import TextBatch, TextStates, batch_text
 
 @dataclass(frozen=True, kw_only=True)
 class Bucket:
-    """Clips of one size and length, in pixels and frames; its shards are named after both."""
+    """A group of clips of one size and length; size and length are in the names of its files (shards)."""
 
     width: int
     height: int
@@ -42,7 +42,7 @@ class Bucket:
         return f"{self.width}x{self.height}x{self.frames}"
 
     def shard(self, folder: Path, number: int) -> Path:
-        """Path of the shard with this number."""
+        """Path of file ``number`` of this bucket in ``folder``."""
         return folder / f"{self.name}-{number:04d}.safetensors"
 
 
@@ -62,7 +62,7 @@ class Sample:
 
 
 class LatentCache:
-    """All shards of a folder in the memory of a device; :meth:`batch` draws from them."""
+    """All latents of a folder, held in the memory of a device; :meth:`batch` draws from them."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class LatentCache:
         *,
         fps: float = 25.0,
     ) -> None:
-        """Read the shards of ``buckets``; ``fps`` is the frame rate of all clips.
+        """Read all shards of ``buckets`` in ``folder``; ``fps`` is the frame rate of all clips.
 
         Raises ValueError for a bucket without shards, and for shards without the tensor ``last``.
         """
@@ -84,9 +84,10 @@ class LatentCache:
         return sum(len(part.lengths) for part in self._parts)
 
     def batch(self, size: int, generator: torch.Generator, *, reference: bool = False) -> Sample:
-        """Draw ``size`` clips of one bucket; with ``reference`` of one that has control videos.
+        """Draw ``size`` clips of one random bucket.
 
-        Raises ValueError if no bucket has them.
+        With ``reference`` only buckets with control videos are drawn from. Raises ValueError if there are
+        none.
         """
         shares = self._shares.clone()
         if reference:
@@ -111,7 +112,7 @@ class LatentCache:
 
 @dataclass(frozen=True)
 class _Part:
-    """The tensors of one bucket; ``lengths`` (clips,) are those of the captions, on the CPU."""
+    """All tensors of one bucket; ``lengths`` (clips,) counts the tokens of each caption, on the CPU."""
 
     video: Tensor
     last: Tensor
@@ -144,9 +145,9 @@ def write_shard(
     reference: Tensor | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write one shard of N clips, whole or not at all: latents in float16, text states in their own dtype.
+    """Write one shard of N clips: latents in float16, text states in their own dtype.
 
-    Raises ValueError if a stream is missing.
+    The file appears whole or not at all. Raises ValueError if ``latent`` lacks video or audio.
     """
     if latent.video is None or latent.audio is None:
         raise ValueError("a shard holds both streams: give video and audio latents")

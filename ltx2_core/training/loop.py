@@ -142,7 +142,10 @@ def train(
 
 
 def _update(state: TrainingState, step_fn: StepFn, rank: int, options: LoopOptions) -> Mapping[str, Tensor]:
-    """One step: gradients, optimizer, averaged weights; returns the scalars of ``step_fn``."""
+    """Do one training step in place: gradients, optimizer, averaged weights.
+
+    Returns the scalars that ``step_fn`` computed.
+    """
     parameters = [p for p in state.model.parameters() if p.requires_grad]
     state.optimizer.zero_grad(set_to_none=True)
     with _autocast(options.dtype, parameters[0].device):
@@ -183,7 +186,7 @@ class _Clocks:
         return self.seconds > self.max_seconds
 
     def due(self, what: str) -> bool:
-        """Whether the interval of ``what`` has passed; if so, the next one starts now."""
+        """Whether the interval of the job ``what`` has passed; if so, its next interval starts now."""
         last, interval = self.last[what]
         now = time.monotonic()
         if now - last <= interval:
@@ -203,7 +206,7 @@ def _numbers(scalars: Mapping[str, Tensor], step: int, path: Path) -> dict[str, 
 
 
 def step_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
-    """A CPU generator whose state depends only on these numbers."""
+    """A CPU generator whose random numbers depend only on ``seed``, ``step`` and ``rank``."""
     # A generator for each step lets a resumed run draw the same data without replaying earlier steps.
     digest = hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()
     # 63 bits, so that the seed is positive as a signed number too.
@@ -221,17 +224,18 @@ class Elapsed:
         self._began = time.monotonic()
 
     def share(self, step: int) -> float:
-        """The share at ``step``, in [0, 1]; time counts from the construction of this object."""
+        """The share of the run done at ``step``, in [0, 1]; time counts from when this object was made."""
         # Monotonic, because the wall clock may be set during a run.
         by_clock = (time.monotonic() - self._began) / self.seconds
         return min(1.0, max(step / self.total_steps, by_clock))
 
 
 def warmup_stable_decay(elapsed: Elapsed | int, *, warmup: int = 40, decay: float = 0.3) -> Schedule:
-    """A schedule that rises linearly, is constant, and falls linearly to zero over the last share ``decay``.
+    """Build a learning-rate schedule: a linear rise, a constant part, a linear fall to zero.
 
-    The rise takes ``warmup`` steps, at most a tenth of the run. ``elapsed`` may be the number of steps. A run
-    that has not begun to decay can be resumed with another length.
+    The rise takes ``warmup`` steps, at most a tenth of the run; the fall takes the last share ``decay`` of
+    the run. ``elapsed`` measures how much of the run is done, or is its number of steps. A run that has not
+    begun to decay can be resumed with another length.
     """
     elapsed = Elapsed(elapsed) if isinstance(elapsed, int) else elapsed
     rise = min(warmup, max(1, elapsed.total_steps // 10))
@@ -246,7 +250,10 @@ def warmup_stable_decay(elapsed: Elapsed | int, *, warmup: int = 40, decay: floa
 
 @contextmanager
 def tensor_cores(device: torch.device) -> Iterator[None]:
-    """On CUDA, compute float32 products in TF32 and let cuDNN measure which convolutions are fastest."""
+    """Within the context, compute float32 products in TF32 on CUDA, which is faster and less exact.
+
+    cuDNN also measures which convolutions are fastest. On other devices it does nothing.
+    """
     if device.type != "cuda":
         yield
         return
@@ -263,7 +270,7 @@ def tensor_cores(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def swapped(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Replace the parameters of ``model`` by ``weights`` within the context."""
+    """Replace the parameters of ``model`` by ``weights`` within the context, and restore them after it."""
     own = {name: p.detach().clone() for name, p in model.named_parameters()}
     try:
         copy_weights(model, weights)

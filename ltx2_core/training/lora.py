@@ -38,12 +38,12 @@ class LoraAdapters(nn.Module):
     the first step.
 
     Args:
-        network: all its parameters stop requiring gradients.
-        rank: R.
+        network: the network to adapt; all its parameters stop requiring gradients.
+        rank: rank R of every pair.
         alpha: the pairs are scaled by alpha / R; by default alpha is R. The scale is folded into B when
             saved.
-        targets: regular expression that is searched in the names of linear layers.
-        seed: of the random A.
+        targets: regular expression; a linear layer gets a pair if it occurs in the layer's name.
+        seed: seed of the random A.
 
     Raises:
         ValueError: ``rank`` is below 1, or ``targets`` matches no linear layer.
@@ -115,7 +115,7 @@ class LoraAdapters(nn.Module):
 
 
 class _Pair(nn.Module):
-    """A and B of one linear layer, in float32 on its device."""
+    """The matrices A and B of one linear layer, in float32 on the layer's device."""
 
     def __init__(self, layer: nn.Linear, rank: int, generator: torch.Generator) -> None:
         super().__init__()

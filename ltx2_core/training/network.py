@@ -36,7 +36,7 @@ Grid = tuple[int, int, int]
 
 
 class TokenLayout(NamedTuple):
-    """The tokens of a forward pass: what their positions depend on."""
+    """What the positions of the tokens of a forward pass depend on."""
 
     grid: Grid
     """Latent frames, rows and columns of the video."""
@@ -51,13 +51,13 @@ class TokenLayout(NamedTuple):
 
 
 class FlowNetwork(nn.Module):
-    """Transformer, connectors and projection of a checkpoint's configuration, with initial weights.
+    """Transformer, text connectors and text projection, with initial weights for training.
 
     Args:
-        config: the ``config`` object of the checkpoint's header.
+        config: the ``config`` object of a checkpoint's header, which fixes their sizes.
         hidden_size: width of the text encoder.
         num_states: number of hidden states that the text encoder returns for each token.
-        seed: of the initial weights.
+        seed: seed of the initial weights.
     """
 
     def __init__(self, config: ParsedJson, *, hidden_size: int, num_states: int, seed: int = 0) -> None:
@@ -71,11 +71,11 @@ class FlowNetwork(nn.Module):
         freeze_cross_modal_gates(self.transformer)
 
     def context(self, text: TextBatch, length: int) -> TextContext:
-        """Contexts (B, S, K) of both streams from the states of the text encoder.
+        """Compute the text contexts (B, S, K) of both streams from the hidden states of the text encoder.
 
-        S is ``length``, or more for longer prompts. At inference most of the context is registers. A
-        ``length`` below their number uses only the first ones, which makes a step several times cheaper;
-        training must end with the full length.
+        S is ``length``, or more for longer prompts. At inference most tokens of the context are registers. A
+        smaller ``length`` uses only the first registers, which makes a step several times cheaper; training
+        must end with the full length.
         """
         if self.projection.per_token_norm:
             features = self.projection.padded(text.hidden, text.mask)
@@ -106,7 +106,10 @@ class FlowNetwork(nn.Module):
         )
 
     def positions(self, layout: TokenLayout, device: torch.device) -> tuple[Tensor, Tensor, RopeTables]:
-        """Positions of video and audio tokens, on the CPU, and their rotary tables on ``device``; cached."""
+        """Positions of the video and audio tokens, on the CPU, and their rotary tables on ``device``.
+
+        Both are cached by ``layout`` and ``device``.
+        """
 
         def compute() -> tuple[Tensor, Tensor, RopeTables]:
             fps = layout.fps
@@ -122,7 +125,7 @@ class FlowNetwork(nn.Module):
         return self._cached(layout, device, compute)
 
     def _cached(self, key: object, device: torch.device, compute: Callable[[], T]) -> T:
-        """``compute()``, cached; its result depends on ``key`` and ``device`` only."""
+        """Return ``compute()``, which runs only once for each pair of ``key`` and ``device``."""
         if (key, device) not in self._cache:
             with torch.no_grad():
                 self._cache[key, device] = compute()
@@ -144,7 +147,7 @@ def official_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def freeze_cross_modal_gates(transformer: Transformer) -> None:
-    """Exclude gates and modulation of cross-modal attention from training; they stay neutral.
+    """Exclude gates and modulation of cross-modal attention from training; they keep their neutral values.
 
     Early in training the other stream is only noise, so closing these gates lowers the loss first, and they
     do not open again: audio and video are then learnt independently, which no loss reveals
@@ -158,7 +161,7 @@ def freeze_cross_modal_gates(transformer: Transformer) -> None:
 
 @torch.no_grad()
 def initialise(network: FlowNetwork, seed: int) -> None:
-    """Set initial weights in place: each block is the identity, and tokens pass from input to output.
+    """Set the initial weights in place, so that each block is the identity.
 
     A velocity is mostly the noise of its input. The input projection is therefore an isometry and the head
     half its transpose. Gates are open, modulation is neutral, and the last layer of each branch is zero:

@@ -20,18 +20,19 @@ _LARGEST, _BLOCK = 256, 128
 
 
 class Muon(torch.optim.Optimizer):
-    """Orthogonalised momentum for parameters of two or more axes, AdamW for the others.
+    """An optimizer: orthogonalised momentum for parameters of two or more axes, AdamW for the others.
 
     Convolutions are treated as matrices (outputs, inputs x taps).
 
     Args:
-        params: the parameters.
-        lr: spectral norm of an update of a matrix, times sqrt(outputs / inputs) where that exceeds 1.
+        params: all parameters.
+        lr: learning rate of matrices: the spectral norm of an update, times sqrt(outputs / inputs) if that
+            exceeds 1.
         adam_lr: learning rate of AdamW; a schedule scales both rates.
-        momentum: of matrices.
-        betas: of AdamW.
-        weight_decay: decoupled, of all parameters.
-        plain: matrices that AdamW updates all the same.
+        momentum: decay of the momentum of matrices.
+        betas: decay rates of AdamW.
+        weight_decay: decoupled weight decay of all parameters.
+        plain: matrices that are updated by AdamW too.
     """
 
     def __init__(
@@ -112,7 +113,7 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_addcdiv_(params, means, denominators, value=-lr)
 
     def _average(self, p: Tensor, name: str) -> Tensor:
-        """The running average of this name in the state of ``p``; it starts at zero."""
+        """The running average ``name`` in the optimizer state of ``p``, created as zeros at first use."""
         state = self.state[p]
         if name not in state:
             state[name] = torch.zeros_like(p)
@@ -121,7 +122,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
-    """Matrices (..., R, C) with all singular values brought near 1, by ``steps`` Newton-Schulz steps.
+    """Bring all singular values of matrices (..., R, C) near 1, by ``steps`` Newton-Schulz steps.
 
     A step multiplies the matrix by a polynomial of its Gram matrix. Iterating only the Gram matrix, of the
     smaller side, is a fifth of the work for the wide matrices of convolutions.

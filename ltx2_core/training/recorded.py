@@ -1,7 +1,8 @@
-"""Training steps as CUDA graphs: forward and backward pass of a shape are recorded once, then replayed.
+"""Training steps as CUDA graphs: forward and backward pass are recorded once per shape, then replayed.
 
-A step of a tiny network consists of thousands of kernels that take less time than their launches. The inputs
-of a step are copied into the tensors of the recording, and its gradients appear in tensors of the recording.
+A step of a tiny network consists of thousands of kernels that take less time than their launches. At replay
+the inputs of the step are copied into the tensors that were recorded, and the gradients appear in recorded
+tensors too.
 """
 
 from __future__ import annotations
@@ -28,23 +29,23 @@ WARM_UP = 3
 
 
 class StepInputs(ABC):
-    """The random inputs of one training step: tensors, and a ``layout`` of values that are no tensors."""
+    """Interface of the random inputs of one training step: tensors, and other values in ``layout``."""
 
     @property
     @abstractmethod
     def layout(self) -> object:
-        """Hashable values other than tensors; steps with different ones need recordings of their own."""
+        """The hashable values other than tensors: steps that differ in them need separate recordings."""
 
     @abstractmethod
     def map(self, change: Callable[[Tensor], Tensor]) -> Self:
-        """Apply ``change`` to all tensors."""
+        """A copy with ``change`` applied to each tensor."""
 
     def copied(self) -> Self:
-        """A copy with tensors of its own."""
+        """A copy whose tensors are cloned."""
         return self.map(torch.clone)
 
     def tensors(self) -> list[Tensor]:
-        """All tensors, in the order of :meth:`map`."""
+        """All tensors, in the order in which :meth:`map` visits them."""
         found: list[Tensor] = []
 
         def collect(tensor: Tensor) -> Tensor:
@@ -61,7 +62,10 @@ Compute = Callable[[], Mapping[str, Tensor]]
 
 
 class Record(Protocol):
-    """A recorded step; :meth:`replay` recomputes ``out`` and the gradients from its input tensors."""
+    """Interface of a recorded step: :meth:`replay` recomputes ``out`` and the gradients.
+
+    It reads the same input tensors as at recording, so new inputs are copied into them first.
+    """
 
     out: Mapping[str, Tensor]
 
@@ -69,7 +73,7 @@ class Record(Protocol):
 
 
 class CudaRecord:
-    """A recording as a CUDA graph.
+    """A step recorded as a CUDA graph.
 
     All graphs of a process share one memory pool, as they never run at once.
     """
@@ -95,7 +99,7 @@ class _Recording(Generic[B]):
 
 
 class RecordedStep(Generic[B]):
-    """A step for :func:`ltx2_core.training.loop.train` that is recorded once for each shape of its inputs.
+    """A step function for :func:`ltx2_core.training.loop.train`, recorded once for each shape of its inputs.
 
     On devices other than ``devices``, and after a recording has failed (``problem`` has the reason), steps
     run without recording.
@@ -104,7 +108,7 @@ class RecordedStep(Generic[B]):
         draw: (generator, step) -> the inputs of the step.
         loss: inputs -> ``loss`` and its parts. It must not read values of tensors, and must not copy from the
             CPU after its first calls.
-        record: records a computation; for tests.
+        record: makes a recording of a computation; replaced in tests.
         devices: types of devices on which steps are recorded.
     """
 
@@ -179,7 +183,10 @@ class RecordedStep(Generic[B]):
 
 @contextmanager
 def _side_stream(device: torch.device) -> Iterator[None]:
-    """Run on another stream of a CUDA device, synchronised with the current one; elsewhere do nothing."""
+    """On CUDA, run the context on another stream, synchronised with the current one before and after.
+
+    On other devices it does nothing.
+    """
     if device.type != "cuda":
         yield
         return

@@ -54,7 +54,7 @@ class TrainingState:
         write_tensors(path, whole, {"training": json.dumps(rest)})
 
     def load(self, path: Path) -> None:
-        """Load everything from ``path``; raises ValueError if its seed or its network is another."""
+        """Load everything from ``path``; raises ValueError if the file has another seed or network."""
         with safe_open(path, framework="pt") as file:
             rest = json.loads((file.metadata() or {}).get("training", "{}"))
         # The seed decides the order of data, so another one belongs to another run.

@@ -1,8 +1,8 @@
 """Training tasks: which part of each clip is conditioning, and which part the model has to generate.
 
-Each kind of conditioning at inference has its share here. By clip: a first frame, a whole stream, everything
-outside a region of time. By batch: the last frame, or the first and the last, as guides.
-Letters: B batch, F H W latent grid, T audio latents.
+Every kind of conditioning that inference offers is trained with some probability. Drawn for each clip: a
+first frame, a whole stream, or everything outside a region of time. Drawn for each batch: guides, which are
+the last frame, or the first and the last one. Letters: B batch, F H W latent grid, T audio latents.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .text import TextBatch
 
 @dataclass(frozen=True, kw_only=True)
 class FlowOptions:
-    """Shares of the tasks, as probabilities, and the distribution of noise levels.
+    """How often each task is drawn, as probabilities, and the distribution of noise levels.
 
     ``input_audio``, ``input_video`` and ``region`` exclude each other; ``first_frame`` may be combined with
     ``input_audio``.
@@ -55,7 +55,7 @@ class FlowOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """The tasks of a batch of clips."""
+    """What each clip of a batch gets: a noise level, noise, a mask and conditioning."""
 
     sigma: Tensor
     """Noise levels (B,)."""
@@ -77,10 +77,11 @@ class Guides(NamedTuple):
 def draw_sigmas(
     count: int, tokens: int, generator: torch.Generator, *, shift: float | None = None, uniform: float = 0.1
 ) -> Tensor:
-    """Draw noise levels (count,) in (0, 1]: sigmoid(N(shift, 1)), stretched; a share ``uniform`` is uniform.
+    """Draw noise levels (count,) in (0, 1]: sigmoids of normal numbers with mean ``shift`` and deviation 1.
 
-    The stretch maps the 0.5th and 99.9th percentiles to 0 and 1. The default shift is that of the official
-    trainer: linear in the number of video ``tokens``, 0.95 at 1024 and 2.05 from 4096 on.
+    They are stretched: the 0.5th percentile goes to 0 and the 99.9th to 1. The default shift is that of the
+    official trainer: linear in the number of video ``tokens``, 0.95 at 1024 and 2.05 from 4096 on. A share
+    ``uniform`` of the levels is drawn from the uniform distribution instead.
     """
     low, few, high, many = 0.95, 1024, 2.05, 4096
     mu = low + (high - low) * (min(tokens, many) - few) / (many - few) if shift is None else shift
@@ -146,9 +147,10 @@ def time_region(
     video: bool = True,
     audio: bool = True,
 ) -> AVLatent:
-    """Masks (1, 1, F, 1, 1) and (1, 1, T, 1): 1 on latents whose centre in time is in [start_s, end_s).
+    """Masks for video (1, 1, F, 1, 1) and audio (1, 1, T, 1) that select a region of time.
 
-    The mask of a stream that is turned off is 0 throughout.
+    A latent is 1, to be generated, if its centre is in [start_s, end_s), and otherwise 0. With ``video`` or
+    ``audio`` False the mask of that stream is 0 throughout.
     """
     assert latent.video is not None
     assert latent.audio is not None
@@ -161,9 +163,10 @@ def time_region(
 
 
 def _random_region(latent: AVLatent, fps: float, streams: float, region_at: Sequence[float]) -> AVLatent:
-    """Masks of 20 to 80 % of the time, of both streams or, with a chance of a quarter each, of one.
+    """Masks (see :func:`time_region`) of a random region of 20 to 80 % of the clip.
 
-    ``streams`` and the two numbers ``region_at``, for length and start, are uniform in [0, 1).
+    ``streams``, uniform in [0, 1), decides whether it is in both streams or, with a chance of a quarter each,
+    in one. ``region_at`` are two such numbers, for the length and the start of the region.
     """
     assert latent.audio is not None
     seconds = latent.audio.shape[2] / AUDIO_LATENTS_PER_SECOND
@@ -179,7 +182,7 @@ def _random_region(latent: AVLatent, fps: float, streams: float, region_at: Sequ
 def drop_text(
     text: TextBatch, unconditional: TextBatch, share: float, generator: torch.Generator
 ) -> TextBatch:
-    """Replace a random ``share`` of the captions by random ones of ``unconditional``."""
+    """Replace a random ``share`` of the captions by random prompts of ``unconditional``."""
     # Both padded alike, so that rows of either can be chosen.
     length = max(text.mask.shape[1], unconditional.mask.shape[1])
     own, others = text.padded(length), unconditional.padded(length)
@@ -193,7 +196,7 @@ def drop_text(
 
 
 def draw_guides(sample: Sample, options: FlowOptions, generator: torch.Generator) -> Guides | None:
-    """Draw the guides of a batch: the last frame of each clip, the first and the last, or None."""
+    """Draw the guides of a batch: the last frame of each clip, its first and last frame, or none (None)."""
     chance, both = torch.rand(2, generator=generator).tolist()
     if sample.last is None or chance >= options.guides:
         return None

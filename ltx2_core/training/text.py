@@ -24,7 +24,10 @@ def load_text(folder: Path) -> tuple[Gemma, Tokenizer]:
 
 @dataclass(frozen=True)
 class TextStates:
-    """Hidden states of captions without padding: ``hidden`` (P, L, D), one caption after the other."""
+    """Hidden states of several captions without padding.
+
+    ``hidden`` (P, L, D) holds the tokens of one caption after the other.
+    """
 
     hidden: Tensor
     lengths: tuple[int, ...]
@@ -34,13 +37,13 @@ class TextStates:
         return len(self.lengths)
 
     def all(self) -> list[Tensor]:
-        """States (T, L, D) of each caption, T its own number of tokens."""
+        """The states of each caption, (T, L, D) with its own number of tokens T."""
         return list(torch.split(self.hidden, list(self.lengths)))
 
 
 @dataclass(frozen=True)
 class TextBatch:
-    """Padded states of a batch: ``hidden`` (B, T, L, D) float32, ``mask`` (B, T) with 1 on tokens."""
+    """Padded hidden states of a batch: ``hidden`` (B, T, L, D) in float32, ``mask`` (B, T) 1 on tokens."""
 
     hidden: Tensor
     mask: Tensor
@@ -50,11 +53,11 @@ class TextBatch:
         return self.hidden.unbind(dim=2)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> TextBatch:
-        """Apply ``change`` to both tensors."""
+        """A copy with ``change`` applied to both tensors."""
         return TextBatch(change(self.hidden), change(self.mask))
 
     def padded(self, length: int) -> TextBatch:
-        """The batch padded to at least ``length`` tokens."""
+        """A copy that is padded to at least ``length`` tokens."""
         more = max(0, length - self.mask.shape[1])
         return TextBatch(F.pad(self.hidden, (0, 0, 0, 0, 0, more)), F.pad(self.mask, (0, more)))
 
@@ -74,7 +77,7 @@ def encode_captions(
     batch: int = 64,
     dtype: torch.dtype = torch.bfloat16,
 ) -> TextStates:
-    """Hidden states of all captions, computed ``batch`` at a time and stored in ``dtype``."""
+    """Compute the hidden states of all captions, ``batch`` captions at a time; stored in ``dtype``."""
     pieces: list[Tensor] = []
     lengths: list[int] = []
     for start in range(0, len(captions), batch):

@@ -32,9 +32,10 @@ tables."""
 
 @torch.no_grad()
 def attend_near_in_time(transformer: Transformer) -> None:
-    """Set the query and key biases, in place, of some heads of cross-modal attention to offsets in time.
+    """Set the query and key biases of some heads of cross-modal attention, in place.
 
-    Heads that the configuration does not have are skipped.
+    Each of these heads then attends most to tokens at a fixed offset in time from the query. Heads that the
+    configuration does not have are skipped.
     """
     for index, block in enumerate(transformer.transformer_blocks):
         for name, offsets in (
@@ -49,7 +50,7 @@ def attend_near_in_time(transformer: Transformer) -> None:
 
 
 def _set_offset(attention: Attention, transformer: Transformer, head: int, seconds: float) -> None:
-    """Set the biases of a head so that query and key agree at ``seconds`` after the query."""
+    """Set the biases of one head so that a query matches best the key that is ``seconds`` later in time."""
     config = transformer.config
     query, key = attention.to_q.bias, attention.to_k.bias
     width = len(query)

@@ -1,4 +1,4 @@
-"""The host's VAEs as the codecs of the library's edits.
+"""Lets the library's edits encode and decode with the host's VAEs.
 
 Letters: N frames, C channels, S samples, H W pixel rows and columns.
 """
@@ -21,20 +21,24 @@ from ..host.video import decoded_frames
 
 @dataclass(frozen=True, eq=False)
 class HostCodecs:
-    """Encodes and decodes with VAEs of the host; a node whose work needs only one has no other."""
+    """Encodes and decodes with VAEs of the host.
+
+    ``audio_vae`` is None in nodes that work on video only.
+    """
 
     video_vae: Vae
     audio_vae: Vae | None = None
 
     def encode_video(self, frames: Frames) -> Tensor:
-        """frames (8k + 1, 3, H, W) in [0, 1] -> normalised latent (1, 128, k + 1, H / 32, W / 32)."""
+        """Encode frames (8k + 1, 3, H, W) in [0, 1]: normalised latent (1, 128, k + 1, H / 32, W / 32)."""
         latent: Tensor = self.video_vae.encode(image_from_frames(frames[:]))
         return latent
 
     def encode_audio(self, waveform: Tensor, sample_rate: int, *, latent_frames: int | None = None) -> Tensor:
-        """waveform (C, S) -> normalised latent (1, 8, T, 16), cut or padded with silence.
+        """Encode a waveform (C, S) to a normalised latent (1, 8, T, 16).
 
-        Raises ValueError if there is no audio VAE.
+        It is first cut or padded with silence to ``latent_frames`` latents, T. Raises ValueError if there is
+        no audio VAE.
         """
         # The protocol has a default for other callers; an edit always knows the length of its run.
         assert latent_frames is not None
@@ -48,14 +52,20 @@ class HostCodecs:
         return encode_audio(self.audio_vae, encoder_audio(cut, rate, target, latent_frames), target)
 
     def decode_video(self, latent: Tensor | Iterable[Tensor], *, as_bytes: bool = False) -> Iterator[Tensor]:
-        """Latent, whole or in pieces -> chunks (N, 3, H, W) in [-1, 1] on the CPU, or in uint8."""
+        """Decode a latent, whole or in pieces: yields chunks of frames (N, 3, H, W) on the CPU.
+
+        They are in [-1, 1], or uint8 with ``as_bytes``.
+        """
         pieces = (latent,) if isinstance(latent, Tensor) else latent
         chunks = decoded_frames(self.video_vae, pieces, as_bytes=as_bytes)
         # Bytes were already copied to the CPU by the function that made them.
         return chunks if as_bytes else (chunk.float().cpu() for chunk in chunks)
 
     def decode_audio(self, latent: Tensor) -> Waveform:
-        """Latent (1, 8, T, 16) -> (waveform (C, S), rate in Hz). Raises ValueError if there is no VAE."""
+        """Decode a latent (1, 8, T, 16): (waveform (C, S), sample rate in Hz).
+
+        Raises ValueError if there is no audio VAE.
+        """
         if self.audio_vae is None:
             raise ValueError("the audio was sampled with the clip: connect the audio VAE that decodes it")
         rate = self.audio_vae.first_stage_model.output_sample_rate
@@ -63,12 +73,12 @@ class HostCodecs:
 
 
 def waveform_of(audio: Audio) -> Waveform:
-    """The first clip of an AUDIO as ((C, S), Hz) in float32 on the CPU."""
+    """The first waveform of an AUDIO: ((C, S) in float32 on the CPU, sample rate in Hz)."""
     return audio["waveform"][0].float().cpu(), int(audio["sample_rate"])
 
 
 def footage_of(images: Tensor, fps: float, audio: Audio | None = None) -> Footage:
-    """IMAGE and AUDIO as the source of an edit, which is cut to the grid as the host cuts images."""
+    """Make IMAGE and AUDIO the source of an edit; its frames are cut to allowed sizes as the host does it."""
     # Hosts with 16-bit intermediates pass IMAGEs of that dtype, and source frames must stay exact.
     frames = frames_from_image(images).float().cpu()
     return Footage(frames=frames, fps=fps, audio=None if audio is None else waveform_of(audio), fit="comfy")

@@ -1,4 +1,4 @@
-"""Finish an edit: decode the sampled clip and join it to its source."""
+"""A node that finishes an edit: it decodes the sampled clip and joins it to its source."""
 
 from __future__ import annotations
 
@@ -84,14 +84,17 @@ class LTX2AVFinishEdit(io.ComfyNode):
 
 @dataclass(frozen=True, eq=False)
 class DecodedClip:
-    """The decoded IMAGE and AUDIO of the last stage as the sampled clip of an edit."""
+    """The decoded IMAGE and AUDIO of the last stage, in the form in which an edit takes its sampled clip."""
 
     clip: ClipPlan
     images: Tensor | None
     decoded_audio: Audio
 
     def frames(self) -> Iterator[Tensor]:
-        """Chunks (N, 3, H, W) in [-1, 1]. Raises ValueError for frames of another number or size."""
+        """Yield chunks of frames (N, 3, H, W) in [-1, 1].
+
+        Raises ValueError if number or size of the frames differs from the edit's.
+        """
         assert self.images is not None
         count, rows, columns = self.images.shape[:3]
         if (count, rows, columns) != (self.clip.frames, self.clip.height, self.clip.width):
@@ -111,7 +114,11 @@ class DecodedClip:
 
 
 def _to_decode(latent: Latent | None, vae: Vae | None, output: str) -> Latent:
-    """The latent to decode. Raises ValueError where it or its VAE is not connected."""
+    """Return ``latent`` if it can be decoded.
+
+    Raises ValueError if it or its VAE is not connected, or if it still has guide frames. ``output`` names
+    what is then missing.
+    """
     if latent is None or vae is None:
         raise ValueError(
             f"{output} is missing: connect the latent of the last stage and the VAEs, or the outputs of "
@@ -123,6 +130,6 @@ def _to_decode(latent: Latent | None, vae: Vae | None, output: str) -> Latent:
 
 
 def _image(chunks: Iterator[Tensor]) -> Tensor:
-    """(N, 3, H, W) in [-1, 1] in chunks -> IMAGE."""
+    """Join chunks of frames (N, 3, H, W) in [-1, 1] to an IMAGE."""
     # An IMAGE is in [0, 1], and decoders overshoot a little.
     return torch.cat([image_from_frames((chunk + 1) / 2) for chunk in chunks]).clamp_(0, 1)

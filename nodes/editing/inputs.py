@@ -1,4 +1,4 @@
-"""Inputs and outputs that the nodes of this room share."""
+"""Inputs and outputs that several editing nodes share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EditType = io.Custom("LTX2AV_EDIT")
 
 
 def source_inputs(purpose: str) -> list[io.Input]:
-    """The clip to edit, and the VAE that encodes it."""
+    """Create the inputs for the clip to edit and for the VAE that encodes it; ``purpose`` ends a tooltip."""
     return [
         io.Vae.Input("video_vae", tooltip="Video VAE that encodes the clip."),
         io.Image.Input("images", tooltip=f"Frames of the clip {purpose}, cut around the centre to the grid."),
@@ -21,7 +21,10 @@ def source_inputs(purpose: str) -> list[io.Input]:
 
 
 def staged_inputs(tooltip: str) -> list[io.Input]:
-    """The number of stages, the audio of the clip, described by ``tooltip``, and the VAE that encodes it."""
+    """Create the inputs for the number of stages, the clip's audio, and the VAE that encodes it.
+
+    ``tooltip`` is that of the audio.
+    """
     return [
         stages_input("LTX-2 Next Stage", default=None),
         io.Vae.Input(
@@ -34,7 +37,10 @@ def staged_inputs(tooltip: str) -> list[io.Input]:
 def prepared_schema(
     *, node_id: str, display_name: str, search_aliases: list[str], description: str, inputs: list[io.Input]
 ) -> io.Schema:
-    """The schema of a node that prepares an edit for sampling."""
+    """Create the schema of a node that prepares an edit for sampling.
+
+    All such nodes have the same outputs.
+    """
     return io.Schema(
         node_id=node_id,
         has_intermediate_output=True,

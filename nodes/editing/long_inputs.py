@@ -1,4 +1,4 @@
-"""Inputs of the long video node: its windows, their conditioning, and a source to follow."""
+"""Inputs of the node LTX-2 Long Video: its windows, their conditioning, and a source clip."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SOURCE = {"video": "the source"}
 
 
 def window_inputs() -> list[io.Input]:
-    """How the clip is divided into windows."""
+    """Create the widgets for the windows of the clip: their length, overlap and folder."""
     return [
         quantity("window_frames", 121, low=17, high=100001, step=8, more="Memory grows with it."),
         quantity(
@@ -34,7 +34,7 @@ def window_inputs() -> list[io.Input]:
 
 
 def conditioning_inputs() -> list[io.Input]:
-    """Images and audio of the clip."""
+    """Create the inputs for the images and the audio of the clip."""
     return [
         io.Image.Input("image", optional=True, tooltip="First image, or first clip of 8k + 1 frames."),
         io.Image.Input(
@@ -64,7 +64,7 @@ def conditioning_inputs() -> list[io.Input]:
 
 
 def source_inputs() -> list[io.Input]:
-    """The clip that a control video or an edit of an IC-LoRA takes from, and how strongly it counts."""
+    """Create the inputs for the source, a control video or a clip to edit, and for how strongly it counts."""
     return [
         io.Image.Input(
             "source",

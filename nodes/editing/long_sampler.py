@@ -1,4 +1,4 @@
-"""The windows of a long clip sampled with the host's model.
+"""Samples the windows of a long clip with the host's model.
 
 Letters: N frames, H W pixel rows and columns.
 """
@@ -33,11 +33,11 @@ from .codecs import HostCodecs
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HostSampler:
-    """Prepares the sampling of windows with the host's model.
+    """Builds the function that samples the windows of a long clip with the host's model.
 
     ``plan_run`` decides schedule and guidance for a LATENT; all windows share those of the first one.
-    ``image`` is the IMAGE that the clip starts with, and ``reference_step`` the temporal factor of the
-    IC-LoRA: it uses every so manyth frame of its reference.
+    ``image`` is the IMAGE that the clip starts with. ``reference_step`` is the temporal factor n of the
+    IC-LoRA, which uses every n-th frame of its reference.
     """
 
     model: Model
@@ -64,7 +64,10 @@ class HostSampler:
     def sample(
         self, window: WindowRun, how: LongVideo, run: Run, encoded: Mapping[str, Conditioning]
     ) -> AVLatent:
-        """Sample one window; ``encoded`` is the host's CONDITIONING of each prompt."""
+        """Sample one window: latents of video and audio, without guides.
+
+        ``how`` has the settings of the long clip, ``encoded`` the host's CONDITIONING of each prompt.
+        """
         positive, negative, latent = encoded[window.prompt], encoded[self.negative], self._start(window, how)
         for guide in window.conditioning:
             if isinstance(guide, GuideFrames):
@@ -81,7 +84,7 @@ class HostSampler:
         return AVLatent(video["samples"], audio["samples"])
 
     def _start(self, window: WindowRun, how: LongVideo) -> Latent:
-        """The LATENT of a window with everything but its guides."""
+        """The LATENT from which a window is sampled, with all its conditioning except guides."""
         clip, latent = window.window.clip, empty_latent(window.window.clip, 1)
         if window.source is not None and how.denoise < 1:
             frames = fit_image(window.source, clip.width, clip.height, mode="comfy")
@@ -96,7 +99,7 @@ class HostSampler:
         return latent
 
     def _reference(self, source: Tensor, how: LongVideo) -> AttachedGuide:
-        """A window's frames (N, 3, H, W) of the source as the reference of an IC-LoRA."""
+        """Turn a window's source frames (N, 3, H, W) into a reference for an IC-LoRA."""
         return AttachedGuide(
             image=image_from_frames(source),
             frame=0,
@@ -109,9 +112,10 @@ class HostSampler:
 
 
 def keyframes_of(images: Tensor | None, frames: str, strength: float, clip: ClipPlan) -> list[Keyframe]:
-    """One keyframe for each image of an IMAGE, at the frame numbers that ``frames`` lists.
+    """One keyframe for each image of an IMAGE, at the frame numbers in the text ``frames``.
 
-    Raises ValueError for text of another form, and unless there is one frame of the clip for each image.
+    Raises ValueError for text of another form, and unless it has one frame number within the clip for each
+    image.
     """
     if images is None:
         return []

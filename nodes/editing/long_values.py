@@ -1,4 +1,4 @@
-"""What the long video node gets, as one value, and what core makes a long clip from."""
+"""The inputs of the node LTX-2 Long Video as one value, and their translation to the library's plan."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .long_sampler import HostSampler, keyframes_of
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LongInputs:
-    """The inputs of LTX-2 Long Video but for seed and folder; optional ones have their defaults."""
+    """The inputs of LTX-2 Long Video except seed and folder; optional ones have their defaults."""
 
     model: Model
     clip: Clip
@@ -53,7 +53,7 @@ class LongInputs:
 
     @classmethod
     def of(cls, widgets: Mapping[str, Any]) -> LongInputs:
-        """The inputs by name, those of the sampling run among them."""
+        """Create it from all inputs by name; those of the sampling run are collected in ``run``."""
         of_run = {field.name for field in fields(RunWidgets)}
         run = RunWidgets(**{name: value for name, value in widgets.items() if name in of_run})
         return cls(run=run, **{name: value for name, value in widgets.items() if name not in of_run})
@@ -63,7 +63,10 @@ class LongInputs:
         return HostCodecs(self.video_vae, self.audio_vae)
 
     def planned(self, seed: int) -> LongPlan:
-        """The windows of the clip. Raises ValueError for inputs that do not fit it or each other."""
+        """Plan the windows of the clip.
+
+        Raises ValueError for inputs that do not fit the clip or each other.
+        """
         how = LongVideo(
             window_frames=self.window_frames,
             overlap_frames=self.overlap_frames,
@@ -85,7 +88,7 @@ class LongInputs:
         return plan_long(self.plan, schedule, how, seed=seed, audio=track_of(cut, 0), audio_latent=latent)
 
     def sampler(self) -> HostSampler:
-        """What samples the windows with the host's model."""
+        """Create the object that samples the windows with the host's model."""
         return HostSampler(
             model=self.model,
             text_encoder=self.clip,
@@ -97,7 +100,10 @@ class LongInputs:
         )
 
     def settings(self, graph: str) -> JsonObject:
-        """Everything that decides the clip; ``graph`` is the digest of what is upstream of the node."""
+        """Everything that decides the clip, as JSON values, for the name of its folder.
+
+        ``graph`` is the digest of all nodes upstream of this one.
+        """
         images = (self.image, self.keyframes, self.source)
         # The keys are those of folders that exist, which must stay resumable.
         return {
@@ -108,7 +114,7 @@ class LongInputs:
         }
 
     def models(self) -> dict[str, str | None]:
-        """What names the models, so that a folder of windows is not continued with others."""
+        """Identifies the models that are used, so that a folder of windows is not resumed with others."""
         return model_identity(
             model=self.model, text_encoder=self.clip, video_vae=self.video_vae, audio_vae=self.audio_vae
         )

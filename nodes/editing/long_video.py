@@ -1,4 +1,4 @@
-"""Clips of any length with audio, sampled window by window and resumed after a stop."""
+"""Nodes for clips of any length with audio, sampled window by window; a stopped run can be resumed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prepare an edit of a clip for sampling: extend it, regenerate parts of it, or generate audio for it."""
+"""Nodes that prepare an edit for sampling: extend a clip, regenerate parts of it, generate audio for it."""
 
 from __future__ import annotations
 
@@ -171,7 +171,10 @@ class LTX2AVSound(io.ComfyNode):
 
 
 def _prepared(edit: EditPlan, codecs: HostCodecs, stages: str) -> io.NodeOutput:
-    """The conditioned LATENT of the first stage, the plan of the run, the edit, and a report."""
+    """Prepare the sampling of an edit: the conditioned LATENT of its first stage, plan, edit and report.
+
+    ``stages`` is "1" or "2"; with two, the first stage has half the size.
+    """
     # The edit is planned at full size; its first stage starts at half of it.
     latent = empty_latent(edit.clip.half() if stages == "2" else edit.clip, 1)
     for item in edit.conditioning(codecs):

@@ -1,4 +1,4 @@
-"""The loadable files of the host's model folders: lists for choices, and the paths of their names."""
+"""The loadable files of the host's model folders: their names for choices, and the paths of names."""
 
 from __future__ import annotations
 
@@ -43,12 +43,13 @@ Stamp = tuple[tuple[str, int, int], ...]
 
 @dataclass(frozen=True, kw_only=True)
 class FileList:
-    """The files of some host folders that hold one type of component.
+    """The files in some of the host's folders that can be loaded for one purpose.
 
-    Names in the first category are plain, names in others begin with the category: ``vae/x.safetensors``.
-    ``problem`` returns why a path cannot be loaded, "" if it can; ``download`` names files and their folders.
-    Paths for which ``list_anyway`` is true are listed last although they cannot be loaded: choosing one is an
-    error that says why.
+    Names of files in the first category are plain, those in others begin with the category:
+    ``vae/x.safetensors``. ``what`` names the purpose in errors. ``problem`` returns why a path cannot be
+    loaded, "" if it can; ``download`` says which files to download, and to which folders. Paths for which
+    ``list_anyway`` is true are listed last although they cannot be loaded: choosing one is an error that says
+    why.
     """
 
     what: str
@@ -58,23 +59,26 @@ class FileList:
     list_anyway: Callable[[Path], bool] = lambda path: False
 
     def names(self) -> list[str]:
-        """The names that can be loaded, then those that are listed although they cannot."""
+        """Names of the files that can be loaded, then of those that are listed although they cannot."""
         usable, faulty = self._sorted()
         return usable + faulty
 
     @property
     def placeholder(self) -> str:
-        """The only name of a list that would be empty; choosing it is an error that says what to download."""
+        """The single name that is listed if there is no file.
+
+        Choosing it is an error that says what to download.
+        """
         return f"no {self.what.removeprefix('a ').removeprefix('an ')} found"
 
     def path(self, name: str) -> Path:
-        """The path of a listed name. Raises ValueError for a name that cannot be loaded."""
+        """The path of the file with this name. Raises ValueError for one that cannot be loaded."""
         if message := self.refusal(name):
             raise ValueError(message)
         return dict(self._listed())[name]
 
     def refusal(self, name: str) -> str:
-        """Why ``name`` cannot be chosen, and which names can; "" if it can."""
+        """Why the file ``name`` cannot be loaded, and which files can; "" if it can."""
         # The files are listed again at each call: the user may have added or removed some since the nodes
         # were defined.
         listed = dict(self._listed())
@@ -97,7 +101,7 @@ class FileList:
         return f"{reason}. {choose} {self.download}"
 
     def _sorted(self) -> tuple[list[str], list[str]]:
-        """Names that can be loaded, and names that are listed although they cannot."""
+        """Two lists of names: files that can be loaded, and files that are listed although they cannot."""
         usable: list[str] = []
         faulty: list[str] = []
         for name, path in self._listed():
@@ -108,36 +112,39 @@ class FileList:
         return usable, faulty
 
     def _listed(self) -> Iterator[tuple[str, Path]]:
-        """Name and path of every file in the categories, loadable or not."""
+        """Yield name and path of every file in the categories, loadable or not."""
         for category in self.categories:
             for name, path in _paths(category):
                 yield (name if category == self.categories[0] else f"{category}/{name}"), path
 
 
 def every_file() -> dict[str, Path]:
-    """Names, each beginning with its category, and paths of all model files and folders."""
+    """All model files and folders: name, which begins with its category -> path."""
     return {f"{c}/{name}": path for c in CATEGORIES for name, path in _paths(c)}
 
 
 def model_path(name: str) -> Path:
-    """The path of a name in :func:`every_file`. Raises ValueError if it is gone."""
+    """The path of a name from :func:`every_file`. Raises ValueError if the file is gone."""
     if name not in (files := every_file()):
         raise ValueError(f"{name} is not in the model folders any more; choose another file")
     return files[name]
 
 
 def holds(*components: Component) -> Callable[[Path], str]:
-    """A ``problem`` function: why a path does not hold all of ``components``."""
+    """Return a function for ``FileList.problem``.
+
+    For a path it returns why the file does not hold all of ``components``, "" if it does.
+    """
     return lambda path: _lacks(path, _stamp(path), components)
 
 
 def lora_problem(path: Path) -> str:
-    """Why ``path`` is no LoRA of this model family, "" if it is one."""
+    """Why the file ``path`` is no LoRA for LTX-2; "" if it is one."""
     return _lora_problem(path, _stamp(path))
 
 
 def encoder_problem(path: Path) -> str:
-    """Why ``path`` cannot be loaded as a text encoder, "" if it can."""
+    """Why ``path`` cannot be loaded as a text encoder; "" if it can."""
     return _encoder_problem(path, _stamp(path))[0]
 
 
@@ -147,7 +154,10 @@ def is_faulty_encoder(path: Path) -> bool:
 
 
 def _paths(category: str) -> Iterator[tuple[str, Path]]:
-    """Names and paths in a category of the host; none if the host lacks the category or cannot list it."""
+    """Yield names and paths in one category of the host's folders.
+
+    Yields nothing if the host lacks the category or cannot list it.
+    """
     # Hosts differ in their categories, and a user may remove one in the paths file.
     if category not in folder_paths.folder_names_and_paths:
         return
@@ -158,7 +168,10 @@ def _paths(category: str) -> Iterator[tuple[str, Path]]:
 
 
 def _files(category: str) -> Iterator[tuple[str, Path]]:
-    """Names and paths of the files of a category; a text encoder in a folder is its first file's name."""
+    """Yield names and paths of the files in a category.
+
+    A text encoder that is a folder appears once, under the name of its first file.
+    """
     encoders: dict[str, bool] = {}
     for name in sorted(folder_paths.get_filename_list(category)):
         parent = os.path.dirname(name)
@@ -174,7 +187,10 @@ def _files(category: str) -> Iterator[tuple[str, Path]]:
 
 
 def _folders() -> Iterator[tuple[str, Path]]:
-    """Folders in models/diffusers, and one level below: pipelines and split files."""
+    """Yield names and paths of model folders in models/diffusers and one level below.
+
+    These are diffusers pipelines and folders of split files.
+    """
     for root in map(Path, folder_paths.get_folder_paths(DIFFUSERS)):
         # One level is enough for pipelines and for folders by author; a full search of a network drive would
         # take minutes.
@@ -184,7 +200,10 @@ def _folders() -> Iterator[tuple[str, Path]]:
 
 
 def _is_model_folder(path: Path) -> bool:
-    """Whether a folder is a diffusers pipeline or holds split files, not a component of a pipeline."""
+    """Whether a folder is a whole diffusers pipeline or holds split files.
+
+    A component of a pipeline is not one.
+    """
     if os.path.isfile(path / "model_index.json"):
         return True
     try:
@@ -195,13 +214,13 @@ def _is_model_folder(path: Path) -> bool:
 
 
 def _encoder_at(path: Path) -> Path:
-    """The folder of a file if it has a ``config.json``, as that of a text encoder has; otherwise the file."""
+    """The folder of a text encoder's file if it has a ``config.json``; otherwise the file itself."""
     # A broken link counts too: the folder is then listed and its error says what is missing.
     return path.parent if os.path.lexists(path.parent / "config.json") else path
 
 
 def _stamp(path: Path) -> Stamp:
-    """A value that changes when ``path`` has to be checked again."""
+    """A value for the file or folder ``path``; when it changes, the path has to be checked again."""
     own = _stamp_of(path)
     if not os.path.isdir(path):
         return (own,)
@@ -215,7 +234,7 @@ def _stamp(path: Path) -> Stamp:
 
 
 def _stamp_of(path: Path) -> tuple[str, int, int]:
-    """Name, time of change in ns and size of one file; zeros if it cannot be read."""
+    """Path, time of change in ns and size of one file; time and size are 0 if it cannot be read."""
     try:
         status = path.stat()
     except OSError:
@@ -247,7 +266,10 @@ def _lora_problem(path: Path, stamp: Stamp) -> str:
 
 @lru_cache(maxsize=CACHED)
 def _encoder_problem(path: Path, stamp: Stamp) -> tuple[str, bool]:
-    """Why ``path`` cannot be a text encoder, "" if it can, and whether it is a faulty Gemma folder."""
+    """Check a text encoder: why ``path`` cannot be loaded ("" if it can), and whether it is a faulty Gemma.
+
+    A faulty Gemma is a folder that is one but cannot be loaded.
+    """
     foreign = False
 
     def check() -> None:
@@ -271,7 +293,10 @@ def _encoder_problem(path: Path, stamp: Stamp) -> tuple[str, bool]:
 
 
 def _reason(path: Path, check: Callable[[], None]) -> str:
-    """Why ``check`` fails, "" if it does not. It never raises: one bad file must not stop the loading."""
+    """The message of the error that ``check`` raises, "" if it raises none.
+
+    No error is passed on, because one bad file must not stop the loading of the nodes.
+    """
     try:
         check()
     except (OSError, ValueError) as error:
@@ -290,10 +315,10 @@ def _warn(message: str) -> None:
 
 
 def _short(error: Exception, path: Path) -> str:
-    """The message with the file's name in place of its path."""
+    """The message of ``error`` with the file's name in place of its path."""
     return _encodable(str(error).replace(str(path), path.name))
 
 
 def _encodable(text: str) -> str:
-    """The text with escapes for bytes of file names that are no UTF-8."""
+    """A copy of ``text`` in which bytes of file names that are no UTF-8 are escaped."""
     return text.encode("utf-8", "backslashreplace").decode()

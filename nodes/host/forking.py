@@ -1,4 +1,7 @@
-"""Shared blocks of guidance passes: the perturbed one resumes from states of the conditional one."""
+"""Guidance passes that share their first blocks: one saves its hidden states, a later one resumes from them.
+
+The conditional pass saves them. A perturbed pass equals it up to the first perturbed block.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,9 @@ one that resumes from them."""
 
 @dataclass
 class Fork:
-    """The hidden states of a guidance pass before block ``at``, saved for another pass.
+    """Saves the hidden states of one guidance pass before block ``at``; a later pass can resume there.
 
-    ``source`` is the number of the pass among those of the host's call.
+    ``source`` is the index of this pass in the host's call, which may evaluate several.
     """
 
     at: int
@@ -24,9 +27,11 @@ class Fork:
     saved: Hidden | None = None
 
     def passing(self, run: Callable[..., Hidden], order: Sequence[int], samples: int) -> Hidden:
-        """Run one call of the network, which has ``samples`` of the passes ``order``, and save the states.
+        """Run the network once and save the hidden states of the source pass on the way.
 
-        The host divides its call by memory, so that the source may be missing from this one.
+        ``order`` has the indices of the passes in this run, and ``samples`` is the batch size of all of them
+        together. The host divides its call when memory is short, so the source may be missing; then nothing
+        is saved.
         """
         if self.source not in order:
             return run()
@@ -41,21 +46,27 @@ class Fork:
 
 @dataclass
 class Late:
-    """A pass that resumes from the states that ``fork`` saved.
+    """A later guidance pass, which resumes from the hidden states that ``fork`` saved.
 
-    It runs from the first block where the states are missing or of another number of samples.
+    It runs from the first block if there are none, or if their batch size is another one.
     """
 
     fork: Fork
 
     def start(self, samples: int) -> int:
-        """Index of the first block to run for ``samples`` samples: that of the fork, or 0 without states."""
+        """Index of the first block to run for a batch of ``samples``.
+
+        It is the block of the fork, or 0 if no states of this batch size were saved.
+        """
         saved = self.fork.saved
         count = 0 if saved is None else len(next(t for t in saved if t is not None))
         return self.fork.at if count == samples else 0
 
     def run(self, run: Callable[..., Hidden], samples: int) -> Hidden:
-        """Run one call of the network from the saved states, and forget them: blocks may write into them."""
+        """Run the network once from the saved states.
+
+        They are deleted, because blocks may write into them.
+        """
         start, saved = self.start(samples), self.fork.saved
         # Freeing them first lets the blocks reuse the memory.
         self.fork.saved = None

@@ -1,4 +1,4 @@
-"""Guides as the host's conditioning describes them: extra latent frames at the end of the time axis.
+"""Reads and writes guides in the host's CONDITIONING: extra latent frames at the end of the time axis.
 
 Letters: B batch, F latent frames, H W latent rows and columns, N video tokens, G guide tokens at their end.
 """
@@ -25,9 +25,11 @@ class _Entry(TypedDict):
 
 
 class Entry(_Entry, total=False):
-    """One guide of ``guide_attention_entries``: its tokens with all holes, and its attention weight.
+    """One guide in the list ``guide_attention_entries``: its number of tokens and its attention weight.
 
-    ``pixel_mask`` (1, 1, N, H, W) multiplies the weight of parts of a guide of ``latent_shape`` [F, H, W].
+    The number includes holes, tokens that a guide on a coarser grid does not have. ``pixel_mask`` (1, 1,
+    frames, height, width), in pixels, multiplies the weight of parts of the guide, whose size in the latent
+    is ``latent_shape`` [F, H, W].
     """
 
     pixel_mask: Tensor | None
@@ -35,7 +37,10 @@ class Entry(_Entry, total=False):
 
 
 class Slots(TypedDict):
-    """``generated_keyframes``: which latent frames stand for one pixel frame each."""
+    """The value ``generated_keyframes`` of a CONDITIONING.
+
+    It says which latent frames stand for one pixel frame each, instead of eight.
+    """
 
     first_latent_frame: int
     num_keyframes: int
@@ -44,9 +49,10 @@ class Slots(TypedDict):
 
 @dataclass(frozen=True)
 class GuideTokens:
-    """The video tokens that exist and the coordinates of the guide tokens among them.
+    """Which video tokens exist, and the coordinates of the guide tokens among them.
 
-    ``keep`` (N,) is False for the holes of spread guides; ``coordinates`` (B, 3, G', 2) leaves them out.
+    A guide that is spread over a finer grid has holes: ``keep`` (N,) is False for them, and ``coordinates``
+    (B, 3, G', 2) leaves them out.
     """
 
     keep: Tensor
@@ -56,18 +62,18 @@ class GuideTokens:
 
     @property
     def count(self) -> int:
-        """Number of guide tokens that exist, G'."""
+        """G', the number of guide tokens without the holes."""
         return self.coordinates.shape[2]
 
 
 def guide_tokens(
     keyframes: Tensor, mask: Tensor | None, entries: Sequence[Entry], tokens: int
 ) -> GuideTokens:
-    """Read the host's guide conditioning.
+    """Find the guide tokens that exist in a latent, from the host's guide conditioning.
 
-    ``keyframes`` (B, 3, G, 2) are pixel frames, rows and columns of the last G of ``tokens``. Negative values
-    in the denoise ``mask`` (B, C, F, H, W) mark holes of a guide that was spread over a finer grid.
-    Raises ValueError if the entries do not account for every guide token.
+    ``keyframes`` (B, 3, G, 2) has the pixel frames, rows and columns, from and to, of the last G of
+    ``tokens`` video tokens. Negative values in the denoise ``mask`` (B, C, F, H, W) mark holes of a guide
+    that was spread over a finer grid. Raises ValueError if the entries do not account for every guide token.
     """
     if mask is None:
         keep = torch.ones(tokens, dtype=torch.bool, device=keyframes.device)
@@ -87,9 +93,9 @@ def guide_tokens(
 
 
 def single_frame_marks(video: Tensor, slots: Slots | None, guides: GuideTokens | None) -> Tensor:
-    """Marks (1, N, 1) of the tokens of a video (B, C, F, H, W) that stand for one pixel frame each.
+    """Mark the tokens of a video (B, C, F, H, W) that stand for a single pixel frame: 1, others 0, (1, N, 1).
 
-    Those are the tokens of the first latent frame and of generated keyframes, not those of other guides.
+    These are the tokens of the first latent frame and of generated keyframes, not those of other guides.
     Raises ValueError if the keyframes were added to a latent of another size.
     """
     _, _, frames, height, width = video.shape
@@ -108,9 +114,9 @@ def single_frame_marks(video: Tensor, slots: Slots | None, guides: GuideTokens |
 
 
 def guide_attention(guides: GuideTokens, entries: Sequence[Entry]) -> GuideWeights | None:
-    """Attention weights of a video with its guides, or None if every weight is 1.
+    """Compute the attention weights between a video and its guides, or None if every weight is 1.
 
-    Only attention between video and guides is weighted; attention among guides is plain.
+    Attention among guides is not weighted.
     """
     # An entry without surviving tokens would leave an empty weight, which has no place in the attention.
     weights = [
@@ -125,7 +131,7 @@ def guide_attention(guides: GuideTokens, entries: Sequence[Entry]) -> GuideWeigh
 
 
 def _weights(entry: Entry, count: int) -> Tensor:
-    """Weights (count,) of the tokens of a guide."""
+    """Attention weights (count,) of the tokens of one guide."""
     strength, pixels, shape = float(entry["strength"]), entry.get("pixel_mask"), entry.get("latent_shape")
     if pixels is None or shape is None:
         return torch.full((count,), strength)
@@ -139,9 +145,9 @@ def guides_of(conditioning: Conditioning) -> Tensor | None:
 
 
 def guide_frames_of(conditioning: Conditioning, video: Tensor) -> int:
-    """Latent frames of guides in a video (B, C, F, H, W), as the CONDITIONING describes them.
+    """Number of latent frames at the end of a video (B, C, F, H, W) that are guides, by its CONDITIONING.
 
-    Raises ValueError if they are those of a latent of another size.
+    Raises ValueError if the guides were made for a latent of another size.
     """
     keyframes = guides_of(conditioning)
     tokens, cells = (0 if keyframes is None else keyframes.shape[2]), video.shape[3] * video.shape[4]
@@ -156,7 +162,10 @@ def guide_frames_of(conditioning: Conditioning, video: Tensor) -> int:
 
 
 def with_guide(conditioning: Conditioning, coordinates: Tensor, entry: Entry) -> Conditioning:
-    """A CONDITIONING with one more guide; ``coordinates`` (1, 3, G, 2) are pixel frames, rows and columns."""
+    """A copy of a CONDITIONING with one more guide.
+
+    ``coordinates`` (1, 3, G, 2) has the pixel frames, rows and columns, from and to, of its tokens.
+    """
     before = guides_of(conditioning)
     entries: list[Entry] = next(
         (e[1]["guide_attention_entries"] for e in conditioning if e[1].get("guide_attention_entries")), []
@@ -174,7 +183,7 @@ def with_guide(conditioning: Conditioning, coordinates: Tensor, entry: Entry) ->
 
 
 def without_guides(conditioning: Conditioning) -> Conditioning:
-    """A CONDITIONING without guides and without generated keyframes, whose frames are guides too."""
+    """A copy of a CONDITIONING without guides and without generated keyframes, which are extra frames too."""
     plain: Conditioning = node_helpers.conditioning_set_values(
         conditioning,
         # The host reads None like an absent key, and set_values cannot remove keys.

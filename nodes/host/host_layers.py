@@ -1,8 +1,8 @@
-"""The host's layers inside a network that another library built.
+"""Turns the layers of Gemma, which the transformers library builds, into layers of the host.
 
-The host can load a model in part, and stream the rest, only through its own layers. Gemma comes from
-transformers, whose constructor takes no layer classes, so its linear, embedding and norm layers become the
-host's afterwards. Parameters stay the same objects.
+The host can load a model in part, and stream the rest, only through its own layers. The constructor in
+transformers takes no layer classes, so linear, embedding and norm layers get the host's class afterwards.
+Parameters stay the same objects.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ GEMMA4_NORMS = ("Gemma4RMSNorm", "Gemma4UnifiedRMSNorm")
 
 
 def use_host_layers(gemma: Gemma) -> Gemma:
-    """Turn the layers of ``gemma`` into the host's; it then computes on its ``execution_device``."""
+    """Turn the layers of ``gemma`` into the host's, in place, and return it.
+
+    From then on it computes on the device in its attribute ``execution_device``.
+    """
     for module in list(gemma.modules()):
         # Only the exact class: a subclass has arithmetic of its own, which the host's layer would lose.
         if type(module) is nn.Linear:
@@ -44,8 +47,8 @@ def use_host_layers(gemma: Gemma) -> Gemma:
 class ScaledEmbedding(comfy.ops.manual_cast.Embedding):
     """Token embedding times a constant, in float32.
 
-    From there on every layer computes in float32, as in the host's own text encoders, whatever dtype the
-    weights are stored in.
+    Because its output is float32, all later layers compute in float32 too, whatever dtype the weights are
+    stored in. The host's own text encoders do the same.
     """
 
     # The host's casting reads this attribute of every layer.
@@ -89,7 +92,10 @@ class PlainRMSNorm(OffsetRMSNorm):
 
 
 class _OnDevice:
-    """The device to compute on, which is not that of the first parameter while parts are offloaded."""
+    """Mixin for a model: ``device`` is the one to compute on.
+
+    While parts are offloaded, this is not the device of the first parameter.
+    """
 
     execution_device: torch.device | None
 

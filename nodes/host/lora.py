@@ -1,4 +1,4 @@
-"""LoRA files of any naming style on a MODEL and a CLIP, with a report on the layers that match."""
+"""Adds LoRA files of any naming style to a MODEL and a CLIP, with a report on the layers that match."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True, eq=False)
 class AppliedLora:
-    """Clones of the MODEL and the CLIP with a LoRA, and a report on the layers that match."""
+    """Clones of a MODEL and a CLIP to which a LoRA was added, and a report on the layers that match."""
 
     model: Model
     clip: Clip | None
@@ -57,8 +57,9 @@ def apply_lora(
 ) -> AppliedLora:
     """Add a LoRA to a clone of ``model``, and to the text projection of a clone of ``clip``.
 
-    The file's metadata is attached to the MODEL for the host's IC-LoRA node; keys that it lacks have the
-    values of earlier LoRAs. Raises ValueError if the file is no LoRA, or if no layer of it matches.
+    The file's metadata is attached to the MODEL for the host's IC-LoRA node; for keys that it lacks, the
+    values of LoRAs that were added before remain. Raises ValueError if the file is no LoRA, or if no layer of
+    it matches.
     """
     # The library's reader is used for its dialects; the host's own skips names that it does not know.
     lora = open_lora(path, strength, audio_strength=audio_strength)
@@ -117,7 +118,11 @@ def _add(
     shapes: Shapes,
     stored: Mapping[str, Tensor],
 ) -> None:
-    """Add the layers of one component to ``patcher``; ``names`` maps the component's names to the host's."""
+    """Add the LoRA's layers for one component to ``patcher``.
+
+    ``names`` maps the component's module names to the host's, ``shapes`` has the shapes of its tensors, and
+    ``stored`` the tensors of the LoRA file.
+    """
     # The host has one strength for all layers of a set of patches, so layers are grouped by theirs.
     groups: dict[float, dict[str, Tensor]] = {}
     for own, layer in lora.pairs(component, shapes).items():
@@ -128,10 +133,10 @@ def _add(
 
 
 def _tensors(lora: Lora, own: str, layer: LoraLayer, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a layer under the names by which the host finds them.
+    """The tensors of a LoRA layer for module ``own``, under the names by which the host finds them.
 
-    Raises ValueError for values that are NaN or infinite, and for a DoRA in PEFT's form, which the host's
-    arithmetic does not have.
+    Raises ValueError for values that are NaN or infinite, and for a DoRA in PEFT's form, which the host
+    cannot compute.
     """
     for name in layer.names:
         # A single NaN would spread through the merged weight to every value of the clip.
@@ -168,14 +173,17 @@ def _tensors(lora: Lora, own: str, layer: LoraLayer, stored: Mapping[str, Tensor
 
 
 def _projection_names(clip: Clip | None) -> dict[str, str]:
-    """Names of the text projection's layers -> names of their weights in a CLIP, ours or the host's."""
+    """Map the text projection's layers to the names of their weights in a CLIP, ours or the host's."""
     names = () if clip is None else clip.patcher.model.state_dict()
     matches = ((_PROJECTION.search(name), name) for name in names)
     return {match[1] or "aggregate_embed": name for match, name in matches if match}
 
 
 def _model_shapes(model: Model) -> dict[str, tuple[int, ...]]:
-    """Shapes of the network's tensors in computation; quantised weights are stored in other shapes."""
+    """Shapes of the network's tensors in computation, by name.
+
+    Quantised weights are stored in other shapes.
+    """
     shapes = {
         name.removeprefix(NETWORK): tuple(tensor.shape)
         for name, tensor in model.model.state_dict().items()

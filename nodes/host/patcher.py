@@ -1,4 +1,4 @@
-"""Networks under the host's memory management."""
+"""Puts networks under the host's memory management."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ Patcher: TypeAlias = comfy.model_patcher.ModelPatcher
 def make_patcher(
     model: nn.Module, load_device: torch.device, offload_device: torch.device, *, dynamic: bool = True
 ) -> Patcher:
-    """A ModelPatcher; ``dynamic`` allows the one that streams weights if the host has turned that on.
+    """Wrap ``model`` in a ModelPatcher of the host.
 
-    The host rebinds the class at start-up, so it is looked up at each call.
+    With ``dynamic`` it is the one that streams weights to the device, if the host has turned that on. The
+    host rebinds the class at start-up, so it is looked up at each call.
     """
     plain = comfy.model_patcher.ModelPatcher
     patcher_type = getattr(comfy.model_patcher, "CoreModelPatcher", plain) if dynamic else plain
@@ -26,12 +27,15 @@ def make_patcher(
 
 
 def is_dynamic(patcher: Patcher) -> bool:
-    """Whether weights stay in the file and are streamed to the device; older hosts have no such patcher."""
+    """Whether a patcher leaves weights in the file and streams them to the device; older hosts have none."""
     return bool(getattr(patcher, "is_dynamic", lambda: False)())
 
 
 def forget_tables_when_idle(patcher: Patcher) -> None:
-    """Free rotary tables, which the host does not count, after a sampling and when the model is unloaded."""
+    """Free the rotary tables of a model after each sampling run and when the model is unloaded.
+
+    The host does not count them as memory of the model.
+    """
 
     def forget(patcher: Patcher, *_unused: object) -> None:
         patcher.model.diffusion_model.rope_memory.clear()
@@ -41,7 +45,7 @@ def forget_tables_when_idle(patcher: Patcher) -> None:
 
 
 def remember_dtypes(model: nn.Module) -> None:
-    """Store the dtype of each parameter where hosts that assign weights read it."""
+    """Record the dtype of each parameter for hosts that read it when they assign weights."""
     archive = getattr(comfy.model_management, "archive_model_dtypes", None)
     if archive is not None:
         archive(model)

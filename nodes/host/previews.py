@@ -42,16 +42,17 @@ Callback = Callable[[int, Tensor, Tensor, int], None]
 
 
 def add_av_previews(patcher: Any, *paths: str | Path) -> None:
-    """Attach previews to a MODEL; ``paths`` are its files, which may hold its autoencoders.
+    """Attach previews to a MODEL.
 
-    A preview that fails is logged once and never stops the run.
+    ``paths`` are the files of the model; small autoencoders in them give previews true colours. A preview
+    that fails is logged once and never stops the run.
     """
     # A wrapper here gets the callback and the shapes of both streams, and works for any sampler node.
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _Wrapper(paths))
 
 
 class _Wrapper:
-    """Adds previews to the callback of each sampling run."""
+    """Wraps each sampling run so that its callback also draws previews."""
 
     def __init__(self, paths: Sequence[str | Path]) -> None:
         self._paths = paths
@@ -82,7 +83,10 @@ class _Wrapper:
         )
 
     def _fit(self) -> Previews | None:
-        """The maps for the latents of these files, fitted before the first run with previews."""
+        """The linear maps from latents to colours and loudness, computed once from the model's files.
+
+        It is None if they cannot be computed.
+        """
         if not self._fitted:
             try:
                 self._fitted.append(_fit_small(self._paths))
@@ -93,7 +97,7 @@ class _Wrapper:
 
 
 class _Preview:
-    """The callback of one run: the original one, then a preview if there is time for it."""
+    """The callback of one run: it calls the original one, then draws a preview if there is time for it."""
 
     def __init__(
         self, callback: Callback, shapes: Sequence[Sequence[int]], steps: int, fitted: Previews | None
@@ -135,7 +139,7 @@ class _Preview:
         return None if pixels is None else Image.fromarray(pixels.numpy())
 
     def _frame(self, video: Tensor) -> Tensor:
-        """The middle frame of ``video`` (B, C, F, H, W) as bytes (height, width, 3)."""
+        """Draw the middle frame of ``video`` (B, C, F, H, W): uint8 (height, width, 3)."""
         # The first frame may be the input image, which would show nothing of the run.
         frame = video.shape[2] // 2
         if not self._decoder_tried:
@@ -151,7 +155,10 @@ class _Preview:
 
 
 def level_strip(levels: Tensor, width: int) -> Tensor:
-    """Levels (T,) in [0, 1] as bars on a dark background, bytes (24, width, 3), time from left to right."""
+    """Draw loudness (T,) in [0, 1] as bars on a dark background: uint8 (24, width, 3).
+
+    Time goes from left to right.
+    """
     moments = torch.arange(width) * len(levels) // width
     heights = 1 + levels[moments] * (_STRIP - 3)
     lit = torch.arange(_STRIP)[:, None] >= _STRIP - heights[None]
@@ -159,9 +166,9 @@ def level_strip(levels: Tensor, width: int) -> Tensor:
 
 
 def _tiny_decoder() -> Callable[[Tensor], Tensor] | None:
-    """A function from one latent frame to pixels (height, width, 3) in [0, 1].
+    """Load a tiny decoder: a function from one latent frame to pixels (height, width, 3) in [0, 1].
 
-    None unless the host is set to tiny decoders and has a file of one.
+    Returns None unless the host is set to tiny decoders and has a file of one.
     """
     if args.preview_method != LatentPreviewMethod.TAESD:
         return None
@@ -182,7 +189,10 @@ def _tiny_decoder() -> Callable[[Tensor], Tensor] | None:
 
 
 def _fit_small(paths: Sequence[str | Path]) -> Previews | None:
-    """The maps for the autoencoders in the files of the model; None if there are none, or large ones."""
+    """Compute the maps from latents to colours and loudness for the autoencoders in the model's files.
+
+    Returns None if the files have no autoencoders, or large ones.
+    """
     parts = (Component.VIDEO_ENCODER, Component.VIDEO_DECODER, Component.AUDIO_DECODER)
     weights = read_weights(*paths)
     try:

@@ -1,4 +1,4 @@
-"""The library's samplers as the host's SAMPLER, for any of its guiders and models."""
+"""The library's samplers as SAMPLER objects of the host, for all its guiders and models."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from .streams import Packing
 
 
 def sampler_object(name: str, eta: float | None = None) -> Any:
-    """A SAMPLER. Raises ValueError for an unknown name, or an ``eta`` that the sampler does not take.
+    """Create the SAMPLER with this name. ``eta`` is the share of fresh noise, None its default.
 
-    Fresh noise is drawn on the CPU, video first, with the seed of the run plus one. On the CPU it equals the
-    host's own noise for a batch of one, and every other device gets the same.
+    Fresh noise is drawn on the CPU, video first, with the seed of the run plus one. So every device gets the
+    same noise, and for a batch of one it is that of the host's own samplers on the CPU. Raises ValueError for
+    an unknown name, or an ``eta`` that the sampler does not take.
     """
     return comfy.samplers.KSAMPLER(partial(_run, get_sampler(name, eta=eta)))
 
@@ -34,7 +35,7 @@ def _run(
     callback: Callable[[dict[str, object]], None] | None = None,
     disable: bool | None = None,
 ) -> Tensor:
-    """Run ``sampler`` with the arguments that the host passes to a sampler function."""
+    """Run a sampler of the library with the arguments that the host passes to a sampler function."""
     extra_args = extra_args or {}
     packing = Packing.of(getattr(model.inner_model, "conds", {}))
     denoise = _HostDenoise(model, extra_args, packing, paired=sampler.paired)
@@ -50,14 +51,17 @@ def _run(
 
 
 class _Denoised(TypedDict):
-    """What the host passes to a function after guidance, as far as it is used here."""
+    """The keys that are read here of the argument that the host passes to a post-cfg function."""
 
     denoised: Tensor
     uncond_denoised: Tensor | None
 
 
 class _HostDenoise:
-    """The host's model with guidance and masks as the library's denoiser; ``last`` is its last input."""
+    """Wraps the host's model, with its guidance and masks, as the denoiser that the library's samplers call.
+
+    ``last`` is the packed latent of the latest call.
+    """
 
     def __init__(self, model: Any, extra_args: Mapping[str, Any], packing: Packing, *, paired: bool) -> None:
         self.last: Tensor | None = None

@@ -1,4 +1,4 @@
-"""One sampling run through the host's own guider, samplers, noise and progress bar.
+"""One sampling run through the host's own guider interface, samplers, noise and progress bar.
 
 Letters: B batch, N values of a packed latent: the host concatenates video and audio, (B, 1, N).
 """
@@ -30,7 +30,10 @@ from .samplers import sampler_object
 
 @dataclass(frozen=True, kw_only=True)
 class HostSampling:
-    """Sampling with the host's own guider, by ``cfg`` and ``audio_cfg``, and its ``sampler``."""
+    """Samples with the host's own CFG guider and its sampler named ``sampler``.
+
+    ``cfg`` is the guidance scale of the video, ``audio_cfg`` that of the audio.
+    """
 
     cfg: float
     audio_cfg: float
@@ -39,7 +42,7 @@ class HostSampling:
     def __call__(
         self, model: Any, positive: Any, negative: Any, latent: Latent, *, seed: int, sigmas: Tensor
     ) -> Latent:
-        """The LATENT at the end of ``sigmas``."""
+        """Sample ``latent`` along the noise levels ``sigmas``, and return the LATENT at their end."""
         # Only unequal scales need a function of the pack; a single one uses the host's guidance unchanged.
         scales = _scales(latent, self.cfg, self.audio_cfg)
         guider = comfy.samplers.CFGGuider(model if scales is None else _with_scales(model, scales))
@@ -51,7 +54,10 @@ class HostSampling:
 
 @dataclass(frozen=True, kw_only=True)
 class GuidedSampling:
-    """Sampling with the library's ``guidance`` and its ``sampler`` with ``eta``."""
+    """Samples with the library's ``guidance`` and its sampler named ``sampler``.
+
+    ``eta`` is the share of fresh noise that the sampler adds, None its default.
+    """
 
     guidance: GuidanceAt
     sampler: str
@@ -60,17 +66,17 @@ class GuidedSampling:
     def __call__(
         self, model: Any, positive: Any, negative: Any, latent: Latent, *, seed: int, sigmas: Tensor
     ) -> Latent:
-        """The LATENT at the end of ``sigmas``."""
+        """Sample ``latent`` along the noise levels ``sigmas``, and return the LATENT at their end."""
         guider = AVGuider(model, self.guidance)
         guider.set_conds(positive, negative)
         return run(guider, sampler_object(self.sampler, self.eta), latent, seed=seed, sigmas=sigmas)
 
 
 def run(guider: Any, sampler: Any, latent: Latent, *, seed: int, sigmas: Tensor) -> Latent:
-    """The LATENT that the host's SamplerCustomAdvanced returns for the same values.
+    """Sample ``latent`` with the host's guider and sampler, as its node SamplerCustomAdvanced does.
 
-    Noise is drawn on the CPU, video first. Every step moves the progress bar; the stop button works there.
-    Raises ValueError if ``batch_index`` of the LATENT is that of another batch.
+    Noise is drawn on the CPU, video first. Every step moves the progress bar and can be interrupted by the
+    stop button. Raises ValueError if ``batch_index`` of the LATENT does not fit its batch.
     """
     check_batch_index(latent)
     samples = comfy.sample.fix_empty_latent_channels(
@@ -118,7 +124,7 @@ def _check_first(guider: Any, samples: Any, x0: Tensor, x: Tensor, sigmas: Tenso
 
 
 def _scales(latent: Latent, cfg: float, audio_cfg: float) -> Tensor | None:
-    """Guidance per value of the packed latent (1, 1, N), or None where one number does."""
+    """The guidance scale for each value of the packed latent, (1, 1, N); None if one number is enough."""
     # A run sees both streams as one packed latent, so the scales have to follow its layout: video, then
     # audio.
     streams = to_av(latent)
@@ -129,7 +135,7 @@ def _scales(latent: Latent, cfg: float, audio_cfg: float) -> Tensor | None:
 
 
 class _CFGArguments(TypedDict):
-    """What the host passes to a cfg function, as far as it is used here."""
+    """The keys that are read here of the argument that the host passes to a cfg function."""
 
     input: Tensor
     cond_denoised: Tensor
@@ -137,7 +143,7 @@ class _CFGArguments(TypedDict):
 
 
 def _with_scales(model: Any, scales: Tensor) -> Any:
-    """A clone of ``model`` whose guidance has one scale per value."""
+    """A clone of ``model`` whose guidance multiplies each value of the packed latent by its own scale."""
     if "sampler_cfg_function" in model.model_options:
         raise ValueError(
             "this model has a guidance of its own from another node: set audio_cfg to 0, or take that "

@@ -1,4 +1,4 @@
-"""Folders for unfinished work in the host's output folder, named by a digest of its settings and inputs."""
+"""Folders for unfinished work in the host's output folder; a digest of settings and inputs names each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import folder_paths
 
 
 def state_folder(name: str, settings: Mapping[str, Any]) -> Path:
-    """A folder in the output folder, one for each set of settings (JSON values).
+    """The path ``name``/digest in the output folder, one for each set of ``settings`` (JSON values).
 
     Raises ValueError for a name that leads out of the output folder.
     """
@@ -25,9 +25,11 @@ def state_folder(name: str, settings: Mapping[str, Any]) -> Path:
 
 
 def upstream(prompt: Mapping[str, Any] | None, node: str | None) -> str:
-    """A digest of everything upstream of a node of a graph in API format: values and links, not node numbers.
+    """A digest of everything that a node's result depends on in the graph: its values and all nodes upstream.
 
-    It is the same when the graph runs again, in another process too; empty if the host passes no graph.
+    ``prompt`` is the graph in API format, ``node`` the node's number. Node numbers are not part of the
+    digest, so it is the same when the graph runs again, also in another process. It is "" if the host passes
+    no graph.
     """
     if not prompt or node is None or node not in prompt:
         return ""
@@ -48,12 +50,12 @@ def upstream(prompt: Mapping[str, Any] | None, node: str | None) -> str:
 
 
 def _is_link(value: object) -> bool:
-    """Whether an input is the output of another node: its number and the slot."""
+    """Whether the value of an input is a link to the output of another node: [node number, slot]."""
     # In API format a link is [node, slot]; a list of other values is a widget's value.
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
 
 
 def _digest(values: object) -> str:
-    """16 hexadecimal digits of a JSON value."""
+    """A digest of a JSON value, 16 hexadecimal digits."""
     # Sorted keys make the digest independent of the order in which a graph was saved.
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -1,4 +1,7 @@
-"""Latent upscalers as the host's LATENT_UPSCALE_MODEL: a ModelPatcher since ComfyUI 0.29, a module before."""
+"""Loads latent upscalers as the host's LATENT_UPSCALE_MODEL.
+
+Since ComfyUI 0.29 this is a ModelPatcher, before it was the plain network.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ MANAGED = hasattr(CoreUpsampler, "get_dtype")
 
 
 def load_upscaler(path: str | Path) -> UpscaleModel:
-    """The upscaler of a file in the dtype that the host uses for VAEs, of the type that its loader returns.
+    """Load the upscaler of a file as a LATENT_UPSCALE_MODEL, in the dtype that the host uses for VAEs.
 
     Raises ValueError if the file holds none or its weights do not fit.
     """
@@ -39,9 +42,9 @@ def load_upscaler(path: str | Path) -> UpscaleModel:
 
 
 class HostUpsampler(LatentUpsampler):
-    """The network with the method by which the host reads its dtype."""
+    """The upscaler network with the method ``get_dtype``, which the host calls."""
 
     def get_dtype(self) -> torch.dtype:
-        """The dtype that latents must have."""
+        """The dtype of the weights, which latents must have too."""
         weight: Tensor = self.initial_conv.weight
         return weight.dtype

@@ -1,4 +1,4 @@
-"""Reading model files through the host, so that its lazy and memory-mapped loading applies."""
+"""Reads model files through the host, so that its lazy and memory-mapped loading applies."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ FP8_FORMATS: Mapping[str, str] = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8
 
 @dataclass(frozen=True)
 class Weights:
-    """Opened files and folders; each component is read from the first that holds it."""
+    """Opened model files and folders; each component is read from the first one that holds it."""
 
     checkpoints: tuple[Checkpoint, ...]
     _files: dict[Path, Mapping[str, Tensor]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        """The files' names, for errors."""
+        """The names of all files, joined by " + ", for errors."""
         return " + ".join(checkpoint.path.name for checkpoint in self.checkpoints)
 
     @property
     def config(self) -> Config:
-        """The configuration of all files; a key that two files state has the value of the first."""
+        """The configurations of all files joined; if two files state a key, the first file's value counts."""
         # Files are merged from the last to the first, so that the first one wins.
         merged: JsonObject = {}
         for checkpoint in reversed(self.checkpoints):
@@ -60,7 +60,10 @@ class Weights:
         return find_component(self.checkpoints, component)
 
     def take(self, *components: Component) -> Tensors:
-        """Tensors of ``components`` under their official names; ValueError if no file holds one of them."""
+        """Read the tensors of ``components`` under their official names.
+
+        Raises ValueError if no file holds one of them.
+        """
         return {
             own: self._tensor(info)
             for component in components
@@ -68,7 +71,7 @@ class Weights:
         }
 
     def take_quantised(self, *components: Component) -> Tensors:
-        """As :meth:`take`, with quantised layers in the form that the host's own quantised layers read.
+        """Like :meth:`take`, but quantised layers stay quantised, in the form that the host's layers read.
 
         Formats that this host does not support are decoded to bfloat16.
         """
@@ -93,14 +96,18 @@ class Weights:
 
 
 def read_weights(*paths: str | Path) -> Weights:
-    """Open model files or folders. Raises ValueError if one is damaged or not one of LTX-2."""
+    """Open model files or folders; only headers are read.
+
+    Raises ValueError if one is damaged or not one of LTX-2.
+    """
     return Weights(tuple(open_checkpoint(path) for path in paths))
 
 
 def load_exactly(module: nn.Module, tensors: Tensors, what: str, *, assign: bool) -> None:
-    """Load ``tensors`` into ``module``; ValueError names the first keys that are missing or left over.
+    """Load ``tensors`` into ``module``, which must have exactly these names.
 
-    ``assign`` makes the tensors themselves the parameters instead of copying them.
+    ``what`` names the module in errors. ``assign`` makes the tensors themselves the parameters instead of
+    copying them. Raises ValueError that names the first tensors that are missing or left over.
     """
     # Not strict, because torch's own error would list thousands of keys.
     missing, unexpected = module.load_state_dict(tensors, strict=False, assign=assign)
@@ -114,7 +121,10 @@ def load_exactly(module: nn.Module, tensors: Tensors, what: str, *, assign: bool
 def _for_host(
     layer: StoredLayer, parts: Tensors, marker: Mapping[str, Any] | None, *, full_precision: bool
 ) -> Tensors:
-    """The tensors of one quantised layer by suffix, with the marker ``comfy_quant`` that the host reads."""
+    """The tensors of one quantised layer under the host's names, with its marker ``comfy_quant``.
+
+    ``parts`` are the stored tensors. A layer whose format the host does not know is decoded to bfloat16.
+    """
     name = HOST_FORMATS.get(layer.form.kind) or FP8_FORMATS.get(layer.infos["weight"].dtype)
     # fp8 without a scale is only a storage dtype, which the host casts when it computes.
     if layer.form.kind == "float" and not any(suffix in parts for suffix in SCALE_NAMES):
@@ -136,14 +146,14 @@ def _for_host(
 
 
 def _entry(form: Format) -> dict[str, bool | int]:
-    """The part of a layer's marker that tells the host of rotated weights; empty if they are not rotated."""
+    """The keys of a layer's marker that tell the host of rotated weights; empty if they are not rotated."""
     return {"convrot": True, "convrot_groupsize": form.rotation} if form.rotation else {}
 
 
 def _requires_full_precision(source: Checkpoint) -> bool:
-    """Whether matrix products have to be in full precision.
+    """Whether the file demands that its matrix products are computed in full precision.
 
-    Older files mark this by two elements in their tensor ``scaled_fp8``.
+    Older files say so by a tensor ``scaled_fp8`` of two elements.
     """
     marks = (info for name, info in source.tensors.items() if name.rpartition(".")[2] == "scaled_fp8")
     return any(mark.numel == 2 for mark in marks)

@@ -1,4 +1,4 @@
-"""Which files each loader lists, and what to download if there are none."""
+"""The list of files that each loader offers, and what to download if a list is empty."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _SINGLE = "ltx-2-19b-dev or ltx-2.3-22b-dev (or their distilled and fp8 versions
 
 
 def _text_or_model(path: Path) -> str:
-    """Why a path holds neither a text projection nor a transformer, "" if it holds one of them."""
+    """Why ``path`` holds neither a text projection nor a transformer; "" if it holds one of them."""
     problem = _PROJECTION(path)
     # The message is about the projection, which is the smaller download of the two.
     return problem and _TRANSFORMER(path) and problem
 
 
 def _text_parts(path: Path) -> str:
-    """Why a path holds neither a text projection nor text connectors, "" if it holds one of them."""
+    """Why ``path`` holds neither a text projection nor text connectors; "" if it holds one of them."""
     problem = _PROJECTION(path)
     return problem and _CONNECTORS(path) and problem
 
@@ -86,9 +86,10 @@ LORAS = FileList(
 
 
 def check(*chosen: tuple[FileList, str | None]) -> bool:
-    """For ``validate_inputs``: True. Raises ValueError for the first name that cannot be loaded.
+    """The result of a node's ``validate_inputs``: True. Raises ValueError for a file that cannot be loaded.
 
-    An error that is returned the host reports once for each input of the node, one that is raised once.
+    ``chosen`` are pairs of a list and the name that was chosen in it. The host reports an error that is
+    returned once for each input of the node, but one that is raised only once.
     """
     for files, name in chosen:
         # Linked inputs arrive as None; the loader checks them when it runs.

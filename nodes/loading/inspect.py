@@ -1,4 +1,4 @@
-"""A report on what a model file holds."""
+"""A node that reports what a model file holds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loaders: checkpoints, text encoders and upscalers from the host's model folders."""
+"""Nodes that load checkpoints, text encoders and upscalers from the host's model folders."""
 
 from __future__ import annotations
 
@@ -187,14 +187,17 @@ class LTX2AVLoadAll(io.ComfyNode):
 
 
 def _model_paths(ckpt_name: str, text_parts: str) -> list[Path]:
-    """The files of a model: the file chosen in ``text_parts`` takes precedence over the checkpoint."""
+    """The files from which a model is read, in order of precedence.
+
+    The file chosen in ``text_parts``, if any, comes before the checkpoint.
+    """
     extra = [] if text_parts == SAME else [file_lists.TEXT_PARTS.path(text_parts)]
     # The first file that holds a component is the one that it is read from.
     return [*extra, file_lists.MODELS.path(ckpt_name)]
 
 
 def _check_generations(paths: list[Path], video_vae: str, audio_vae: str) -> None:
-    """Raise ValueError, naming both files, if the chosen parts are of two generations."""
+    """Raise ValueError, naming both files, if two of the chosen files are of different generations."""
     chosen = ((file_lists.VIDEO_VAES, video_vae), (file_lists.AUDIO_VAES, audio_vae))
     vaes = [files.path(name) for files, name in chosen if name not in (SAME, NONE)]
     # The checkpoint comes first, so that the others are compared with it.
@@ -202,7 +205,7 @@ def _check_generations(paths: list[Path], video_vae: str, audio_vae: str) -> Non
 
 
 def _vaes(ckpt_name: str, video_vae: str, audio_vae: str) -> tuple[Vae | None, Vae | None]:
-    """The video VAE and the audio VAE of the choices."""
+    """Load the video VAE and the audio VAE that were chosen; None for one that is not used."""
     return (
         _vae("video_vae", file_lists.VIDEO_VAES, ckpt_name, video_vae, load_video_vae),
         _vae("audio_vae", file_lists.AUDIO_VAES, ckpt_name, audio_vae, load_audio_vae),
@@ -210,7 +213,10 @@ def _vaes(ckpt_name: str, video_vae: str, audio_vae: str) -> tuple[Vae | None, V
 
 
 def _vae(name: str, files: FileList, ckpt_name: str, choice: str, load: Callable[[Path], Vae]) -> Vae | None:
-    """The VAE of a choice. Raises ValueError if the checkpoint has to hold it and does not."""
+    """Load the VAE that was chosen in the input ``name``; None if none is used.
+
+    ``choice`` may also mean the VAE in the checkpoint. Raises ValueError if the checkpoint has none.
+    """
     if choice == NONE:
         return None
     if choice != SAME:
@@ -235,7 +241,7 @@ def _check_parts(
 
 
 def combo(name: str, files: FileList, tooltip: str, *fixed: str, optional: bool = False) -> io.Input:
-    """A choice of the ``fixed`` values and, after them, the names of ``files``."""
+    """Create the input ``name``: a choice of the values ``fixed`` and, after them, of the files ``files``."""
     default = fixed[0] if optional else None
     # An empty list could not say what to download: its placeholder does, when it is chosen.
     options = [*fixed, *files.names()] or [files.placeholder]
@@ -252,7 +258,7 @@ def _model() -> io.Input:
 
 
 def _parts() -> list[io.Input]:
-    """The parts that split files hold apart from the transformer.
+    """The inputs for files that a model split into several files has besides the transformer.
 
     They are the last inputs and optional, because older workflows lack them.
     """
@@ -284,7 +290,10 @@ def _parts() -> list[io.Input]:
 
 
 def _network() -> io.Input:
-    """Whose network computes the model; the last input and optional, because older workflows lack it."""
+    """Create the choice of the network that computes the model: that of this library or ComfyUI's own.
+
+    It is the last input and optional, because older workflows lack it.
+    """
     return io.Combo.Input(
         "network",
         options=list(NETWORKS),

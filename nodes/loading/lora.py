@@ -1,4 +1,4 @@
-"""LoRAs of any naming style, with a strength for each stream and a report of the matching layers."""
+"""A node that adds LoRAs of any naming style, with a strength for each stream and a report."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class LTX2AVLoadLora(io.ComfyNode):
 
 
 def _strength(text: str) -> float | None:
-    """The number in a text field, None for an empty one. Raises ValueError for anything else."""
+    """Parse the number in a text field; None if it is empty. Raises ValueError for anything else."""
     try:
         value = float(text) if text.strip() else None
     except ValueError:

@@ -1,4 +1,4 @@
-"""Checks before sampling for wiring mistakes that would otherwise appear only in the finished clip."""
+"""Checks before sampling for wrongly connected nodes, which would else show only in the finished clip."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ ROUNDING = 3
 
 
 def check_stage(positive: Conditioning, latent: Latent) -> None:
-    """Raise ValueError if prompt and latent do not belong together.
+    """Raise ValueError if the prompt's CONDITIONING and the LATENT do not belong together.
 
-    Sampling needs video. Guide frames that the conditioning describes must be in the latent, and the audio
-    must not be shorter than the rest of the video at the frame rate of the conditioning.
+    The LATENT must have video, and the guide frames that the CONDITIONING describes. The audio must not be
+    shorter than the rest of the video at the frame rate of the CONDITIONING.
     """
     video, audio = split(latent)
     if video is None:
@@ -51,7 +51,10 @@ def check_stage(positive: Conditioning, latent: Latent) -> None:
 
 
 def check_audio(latent_frames: int, audio_latents: int, fps: float) -> None:
-    """Raise ValueError if the audio ends before the video, by more than the rounding of its length."""
+    """Raise ValueError if the audio ends before the video, by more than ``ROUNDING`` audio latents.
+
+    Lengths are given in latents, ``fps`` is the frame rate of the video.
+    """
     frames = frames_of(latent_frames)
     if audio_latents < audio_latents_of(frames, fps, Numerics.COMFY) - ROUNDING:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Guidance with separate scales for video and audio, as a GUIDER for core's sampling nodes."""
+"""Guidance with separate scales for video and audio, as a GUIDER for ComfyUI's own sampling nodes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ GuidanceRanges = dict[float, tuple[StreamGuidance, StreamGuidance]]
 
 
 def scale_input(name: str, default: float, stream: str | None = None) -> io.Input:
-    """A widget for one scale, with the name of the stream before it if there is one."""
+    """Create the widget for the guidance scale ``name``.
+
+    With ``stream`` its name begins with that: ``video_cfg``.
+    """
     label = name if stream is None else f"{stream}_{name}"
     # The table allows negative scales for stg and modality, which widgets never did.
     high = None if name == "rescale" else 100.0
@@ -33,7 +36,7 @@ def scale_input(name: str, default: float, stream: str | None = None) -> io.Inpu
 
 
 def blocks_input() -> io.Input:
-    """A widget for the transformer blocks that spatio-temporal guidance perturbs."""
+    """Create the widget for the numbers of the transformer blocks that spatio-temporal guidance perturbs."""
     return io.String.Input(
         "stg_blocks",
         default="",
@@ -42,7 +45,7 @@ def blocks_input() -> io.Input:
 
 
 def parse_blocks(text: str, model: Model) -> tuple[int, ...]:
-    """Block numbers separated by commas; an empty text is the usual block of the model."""
+    """Parse block numbers separated by commas; an empty text means the usual block for ``model``."""
     network = model.model.diffusion_model
     if not text.strip():
         # The host's own network has this attribute too, and no configuration.

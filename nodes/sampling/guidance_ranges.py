@@ -1,4 +1,4 @@
-"""Guidance that changes with the noise level: other scales for the steps below some level."""
+"""Guidance that changes with the noise level: other scales for steps at or below a given level."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sampling presets as a choice whose numbers are widgets of their own."""
+"""Sampling presets as a choice; the numbers of the chosen one are widgets that can be changed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ SHAPE = {
 
 
 class ChosenPreset(NamedTuple):
-    """A preset with the numbers of its widgets; ``sigmas`` is its list of sigmas if the widget has one."""
+    """A preset with the numbers that its widgets have now.
+
+    ``sigmas`` is the list in its widget, or None. ``stg_blocks`` are the blocks that stg perturbs.
+    """
 
     preset: Preset
     sigmas: Tensor | None
@@ -36,7 +39,7 @@ class ChosenPreset(NamedTuple):
 
 
 def preset_input() -> io.Input:
-    """A choice of presets; the widgets of the chosen one hold its numbers, and can be changed."""
+    """Create the choice of presets; each has widgets for its numbers, which can be changed."""
     options = [io.DynamicCombo.Option(BY_HAND, [])]
     options += [io.DynamicCombo.Option(name, _numbers(preset)) for name, preset in PRESETS.items()]
     return io.DynamicCombo.Input(
@@ -49,7 +52,7 @@ def preset_input() -> io.Input:
 
 
 def preset_of(values: Mapping[str, Any], model: Model) -> ChosenPreset:
-    """The preset that the widgets of ``preset_input`` describe; ``values`` are theirs by name."""
+    """The preset that the widgets of ``preset_input`` describe; ``values`` maps their names to values."""
     preset = PRESETS[values["preset"]]
     sampler = values.get("sampler", preset.sampler)
     numbers = {name: values[name] for name in ("steps", *SHAPE) if values.get(name) is not None}
@@ -68,13 +71,13 @@ def preset_of(values: Mapping[str, Any], model: Model) -> ChosenPreset:
 
 
 def _with_scales(guidance: StreamGuidance, stream: str, values: Mapping[str, Any]) -> StreamGuidance:
-    """``guidance`` with the scales of its widgets."""
+    """A copy of ``guidance`` with the scales that the widgets of ``stream`` have."""
     scales = {name: values[f"{stream}_{name}"] for name in SCALES if f"{stream}_{name}" in values}
     return replace(guidance, **scales)
 
 
 def _numbers(preset: Preset) -> list[io.Input]:
-    """The widgets of a preset, with its numbers as defaults."""
+    """Create the widgets of a preset, whose defaults are its numbers."""
     inputs: list[io.Input] = []
     if preset.schedule == SCHEDULED:
         inputs.append(steps_input(default=preset.steps))
@@ -91,7 +94,7 @@ def _numbers(preset: Preset) -> list[io.Input]:
 
 
 def _schedule(preset: Preset) -> list[io.Input]:
-    """The widgets of the schedule, without its steps."""
+    """Create the widgets for the shape of a preset's schedule; the number of steps is another widget."""
     if preset.schedule != SCHEDULED:
         text = ", ".join(f"{sigma:g}" for sigma in preset.sigmas().tolist())
         tooltip = "The noise level of each step, falling to 0; the published list by default."

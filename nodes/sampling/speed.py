@@ -1,4 +1,4 @@
-"""Faster sampling steps with the same result, for any sampler."""
+"""A node that makes sampling steps faster with the same result, with any sampler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Schedules, and one sampling stage from prompt and latent to latent."""
+"""Nodes for schedules, and for one sampling stage: prompt and latent in, sampled latent out."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ class LTX2AVSampleStage(io.ComfyNode):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RunWidgets:
-    """The values of ``run_inputs``, but for the seed, and of ``run_extras``."""
+    """The values of the widgets of ``run_inputs``, without the seed, and of ``run_extras``."""
 
     schedule: str
     steps: int
@@ -162,7 +162,7 @@ class RunWidgets:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A sampling run: its sigmas, and guidance and sampler of the host or of the library."""
+    """A sampling run that is ready to start: its noise levels, and what samples along them."""
 
     sigmas: Tensor
     sampling: HostSampling | GuidedSampling
@@ -174,10 +174,10 @@ class Run:
 
 
 def plan_run(model: Model, latent: Latent, widgets: RunWidgets, *, denoise: float = 1.0) -> Run:
-    """The run that ``widgets`` describe.
+    """Prepare the sampling run that ``widgets`` describe for ``latent``.
 
-    With ``denoise`` below 1 it is that part of the schedule, except of ``sigmas``. Raises ValueError for
-    sigmas that do not fall.
+    With ``denoise`` below 1 only this last share of the schedule is used; connected ``sigmas`` are used as
+    they are. Raises ValueError for sigmas that do not fall.
     """
     sampling: HostSampling | GuidedSampling
     sigmas = widgets.sigmas
@@ -203,7 +203,7 @@ def plan_run(model: Model, latent: Latent, widgets: RunWidgets, *, denoise: floa
 
 
 def run_inputs() -> list[io.Input]:
-    """The widgets of a sampling run."""
+    """Create the widgets of a sampling run: seed, schedule, steps, guidance scales and sampler."""
     return [
         quantity("seed", 0, low=0, control_after_generate=True),
         io.Combo.Input(
@@ -229,7 +229,7 @@ def run_inputs() -> list[io.Input]:
 
 
 def run_extras() -> list[io.Input]:
-    """The inputs that replace those of ``run_inputs``."""
+    """Create the optional inputs ``sigmas`` and ``preset``, which replace widgets of ``run_inputs``."""
     return [
         io.Sigmas.Input(
             "sigmas", optional=True, tooltip="A custom schedule, in place of schedule and steps."
@@ -239,10 +239,10 @@ def run_extras() -> list[io.Input]:
 
 
 def schedule_sigmas(schedule: str, steps: int, latent: Latent, denoise: float = 1.0) -> Tensor:
-    """The schedule of that name; the one with steps depends on the size of the video.
+    """The noise levels of the schedule named ``schedule``.
 
-    With ``denoise`` below 1, ``steps`` divide that last part of the schedule; of a fixed list its last steps
-    are used.
+    The LTX-2 scheduler uses ``steps`` and the size of the video; all others are fixed lists. With ``denoise``
+    below 1 only this last share of the schedule is used: ``steps`` steps in it, or the last steps of a list.
     """
     sigmas: Tensor
     if schedule == LTXV:
@@ -254,7 +254,7 @@ def schedule_sigmas(schedule: str, steps: int, latent: Latent, denoise: float = 
 
 
 def video_tokens(latent: Latent) -> int:
-    """Tokens of the video of a LATENT, guide frames included; 4096 for one of audio only."""
+    """Number of video tokens of a LATENT, guide frames included; 4096 for a LATENT of audio only."""
     # The placeholder video of a latent of audio alone says nothing about the size of a clip.
     tokens: int = MANY_TOKENS if latent.get(AUDIO_ONLY) else prod(video_of(latent)["samples"].shape[2:])
     return tokens

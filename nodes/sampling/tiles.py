@@ -1,4 +1,4 @@
-"""Large frames in spatial tiles, for any sampler."""
+"""A node that evaluates large frames in spatial tiles, with any sampler."""
 
 from __future__ import annotations
 
@@ -41,5 +41,8 @@ class LTX2AVSpatialTiles(io.ComfyNode):
 
 
 def in_tiles(model: Model, tiles: Tiles) -> Model:
-    """A clone of MODEL that evaluates frames in tiles. Raises ValueError for the host's own network."""
+    """A clone of ``model`` that evaluates large frames in ``tiles``.
+
+    Raises ValueError for the host's own network, which cannot do this.
+    """
     return with_option(model, TILES, tiles, what="tiles")

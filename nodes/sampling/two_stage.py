@@ -1,4 +1,4 @@
-"""From one stage to the next in one node: remove guides, upscale, and add all conditioning items again."""
+"""From one sampling stage to the next in one node: remove guides, upscale, add all conditioning again."""
 
 from __future__ import annotations
 
@@ -90,7 +90,10 @@ class LTX2AVNextStage(io.ComfyNode):
 def put_back(
     positive: Conditioning, negative: Conditioning, latent: Latent, video_vae: Vae, item: Attached
 ) -> tuple[Conditioning, Conditioning, Latent, str]:
-    """Conditioning and LATENT with ``item``, encoded at the size of the LATENT, and a line for the report."""
+    """Add the conditioning ``item`` again, encoded at the size of ``latent``.
+
+    Returns positive and negative CONDITIONING, the LATENT, and a line for the report.
+    """
     if isinstance(item, AttachedGuide):
         return add_guide(positive, negative, video_vae, latent, item)
     if isinstance(item, AttachedImage):
@@ -100,9 +103,9 @@ def put_back(
 
 
 def placed(codecs: HostCodecs, latent: Latent, item: StageInput) -> Latent:
-    """The LATENT conditioned on ``item``, which is encoded at the size of the LATENT.
+    """Condition ``latent`` on ``item``, which is encoded at the size of the LATENT.
 
-    Items of frames are also attached to it, so that the next stage encodes them again at its own size.
+    Items of frames are also attached to the LATENT, so that the next stage can encode them again at its size.
     """
     frames, rows, columns = video_of(latent)["samples"].shape[2:]
     size = {"width": columns * SPATIAL_SCALE, "height": rows * SPATIAL_SCALE}
@@ -113,7 +116,7 @@ def placed(codecs: HostCodecs, latent: Latent, item: StageInput) -> Latent:
 
 
 def applied(latent: Latent, item: ConditioningItem) -> Latent:
-    """The LATENT to which a conditioning item of the library was applied, with a noise mask."""
+    """Apply a conditioning item of the library to a LATENT; the result has a noise mask."""
     streams = split(latent)
     samples = AVLatent(*(None if one is None else one["samples"] for one in streams))
     # The library expects a mask for every stream; a LATENT may have one for some.
@@ -130,7 +133,7 @@ def applied(latent: Latent, item: ConditioningItem) -> Latent:
 
 
 def _with_samples(stream: Latent | None, samples: Tensor | None, mask: Tensor | None) -> Latent | None:
-    """The LATENT of one stream with copies of ``samples`` and ``mask``; None for an absent stream."""
+    """A copy of the LATENT ``stream`` with copies of ``samples`` and ``mask``; None for an absent stream."""
     if stream is None or samples is None or mask is None:
         return None
     # Expanded masks share memory along axes, which a later write in place would corrupt.

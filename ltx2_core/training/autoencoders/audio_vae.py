@@ -28,7 +28,7 @@ LOUD = -6.0
 
 @dataclass(frozen=True, kw_only=True)
 class AudioVAERecipe:
-    """Batches, loss weights, learning rates and number of steps."""
+    """Settings of the training: batches, loss weights, learning rates and number of steps."""
 
     total_steps: int = 500
     batch: int = 6
@@ -44,7 +44,7 @@ class AudioVAERecipe:
 
 
 class AudioPair(nn.Module):
-    """Encoder and decoder, each with its own copy of the statistics, as they are loaded from a checkpoint."""
+    """An audio encoder and decoder; as in a checkpoint, each holds its own copy of the latent statistics."""
 
     def __init__(self, config: AudioVAEConfig) -> None:
         super().__init__()
@@ -61,9 +61,10 @@ def train_audio_vae(
     options: LoopOptions | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[AudioPair, History]:
-    """Train a new pair, or continue from ``state_path``; returns it with averaged weights, and the history.
+    """Train a new encoder and decoder, or resume from ``state_path``.
 
-    Its statistics are not set yet: call ``finish_audio_vae`` after the last step.
+    Returns the pair with its averaged weights, and the history of the run. The latent statistics are not set
+    yet: call ``finish_audio_vae`` after the last step.
     """
     recipe = recipe or AudioVAERecipe()
     pair = new_audio_vae(config, seed).to(device)
@@ -87,7 +88,7 @@ def train_audio_vae(
 
 
 def audio_vae_step(recipe: AudioVAERecipe) -> StepFn:
-    """A step for :func:`ltx2_core.training.loop.train` that computes the loss of one batch."""
+    """Build a step function for :func:`ltx2_core.training.loop.train`: the loss of one random batch."""
 
     def step_fn(pair: nn.Module, generator: torch.Generator, _step: int) -> Mapping[str, Tensor]:
         assert isinstance(pair, AudioPair)
@@ -112,9 +113,10 @@ def audio_vae_step(recipe: AudioVAERecipe) -> StepFn:
 
 
 def weighted_mel_error(mel: Tensor, truth: Tensor) -> Tensor:
-    """Mean of absolute and squared errors of log-mels (B, C, T, M); quiet parts weigh a tenth of loud ones.
+    """Weighted mean of the absolute and squared errors of log-mels (B, C, T, M) against ``truth``.
 
-    The noise floor is random, and learning it would take the capacity that tones need.
+    Quiet values weigh a tenth of loud ones: the noise floor is random, and learning it would take the
+    capacity that tones need.
     """
     weight = 0.1 + 0.9 * torch.sigmoid(torch.maximum(truth, mel.detach()) - LOUD)
     difference = (mel - truth).abs()
@@ -122,9 +124,9 @@ def weighted_mel_error(mel: Tensor, truth: Tensor) -> Tensor:
 
 
 def new_audio_vae(config: AudioVAEConfig, seed: int) -> AudioPair:
-    """A new encoder and decoder, of which training starts.
+    """Build an encoder and a decoder with the weights from which training starts.
 
-    Convolutions are nearly isometric, residual branches are zero, and the decoder returns about silence.
+    Convolutions are nearly isometric, residual branches output zero, and the decoder outputs near silence.
     """
     generator = torch.Generator().manual_seed(seed)
     pair = AudioPair(config)
@@ -143,7 +145,10 @@ def new_audio_vae(config: AudioVAEConfig, seed: int) -> AudioPair:
 
 @torch.no_grad()
 def held_out_mel_error(pair: nn.Module, *, clips: int = 32, seconds: float = 1.0) -> float:
-    """``weighted_mel_error`` of the reconstruction of held-out scenes."""
+    """``weighted_mel_error`` between held-out audio and its reconstruction by ``pair``.
+
+    It is the mean over ``clips`` scenes of ``seconds`` each, which training never uses.
+    """
     assert isinstance(pair, AudioPair)
     config = pair.encoder.config
     seeds = range(HELD_OUT, HELD_OUT + clips)
@@ -155,7 +160,11 @@ def held_out_mel_error(pair: nn.Module, *, clips: int = 32, seconds: float = 1.0
 
 @torch.no_grad()
 def finish_audio_vae(pair: AudioPair, recipe: AudioVAERecipe, *, clips: int = 256, seed: int = 0) -> None:
-    """Set the statistics per channel and bin from newly drawn clips, and the log-variance to its constant."""
+    """Set the latent statistics of ``pair`` and its constant log-variance, in place, after training.
+
+    The mean and deviation of each channel and bin are measured on ``clips`` newly drawn clips. The
+    log-variance becomes that of ``recipe.latent_noise``.
+    """
     config = pair.encoder.config
     generator = torch.Generator().manual_seed(seed)
     waveforms = audio_batch(draw_seeds(generator, clips), seconds=1.0, sample_rate=config.sample_rate)

@@ -1,11 +1,11 @@
-"""Fits the layers of a video decoder by ridge regression, one after another, each at its own scale.
+"""Fits the layers of a video decoder by ridge regression, one after another, each at its own resolution.
 
-After :mod:`.linear_decoder` the channels of a level are principal components of blocks of the frames, and
+After :mod:`.linear_decoder` the channels of a layer are principal components of blocks of the frames, and
 their true values are known. A convolution is linear in its weights, so least squares finds its best kernel
 without gradient steps. In a residual branch the first convolution stays random and the second is fitted on
 the features that the first computes (an extreme learning machine: Huang et al., 2006).
 
-Letters: B clips, C channels, T H W grid of a level, K components of a block.
+Letters: B clips, C channels, T H W grid of a layer's output, K principal components of a block.
 """
 
 from __future__ import annotations
@@ -44,7 +44,11 @@ OnLayer = Callable[[str, float], None]
 
 @dataclass
 class _Clip:
-    """Activations of a clip at the level to fit next, and the scenes from which its truth is rendered."""
+    """One clip on which the decoder is fitted.
+
+    ``x`` is the output of the layers that are fitted, and so the input of the next one. The scenes and the
+    cut describe the clip's true frames, which are rendered when they are needed.
+    """
 
     x: Tensor
     """(1, C, T, H, W)."""
@@ -55,7 +59,10 @@ class _Clip:
 
     @property
     def frames(self) -> Tensor:
-        """Frames (1, 3, F, H, W), rendered at each call: storing those of all clips takes too much memory."""
+        """The true frames (1, 3, F, H, W).
+
+        They are rendered at each access, because holding those of all clips takes too much memory.
+        """
         size = self.size
         # A clip without a cut needs only one rendering.
         drawn = [self.scenes[0]] if self.cut == size.frames else list(self.scenes)
@@ -63,7 +70,10 @@ class _Clip:
         return torch.cat((rendered[:1, :, : self.cut], rendered[-1:, :, self.cut :]), dim=2)
 
     def truth(self, blocks: Blocks, length: int) -> Tensor:
-        """True components (1, K, length, H, W) of the blocks of the clip, the last ``length`` in time."""
+        """True principal components (1, K, length, H, W) of the clip, for blocks like those of ``blocks``.
+
+        Of the blocks in time, only the last ``length`` are returned.
+        """
         t, y, x = blocks.shape
         small = F.avg_pool3d(self.frames, (1, POOL, POOL))
         # As in the encoder, the first frame stands for a whole cell in time.
@@ -84,17 +94,20 @@ def fit_decoder(
     seed: int = 0,
     on_layer: OnLayer | None = None,
 ) -> None:
-    """Fit every layer, in place, of a decoder that :func:`.linear_decoder.start_linear_decoder` has set.
+    """Fit every convolution of a decoder in place.
+
+    :func:`.linear_decoder.start_linear_decoder` must have set it before.
 
     Args:
-        decoder: convolutions are fitted in the order in which they run, each on the output of those before.
-        levels: what ``start_linear_decoder`` returned.
-        codes: encode the clips in turn. With the encoder among them the decoder learns to tolerate its
-            errors.
-        sizes: clips that are rendered for the fit.
+        decoder: its convolutions are fitted in the order in which they run. Each one is fitted on the output
+            of the fitted ones before it.
+        levels: the list that ``start_linear_decoder`` returned.
+        codes: video encoders, used for one clip each in turn. With the trained encoder among them, the
+            decoder learns to tolerate its errors.
+        sizes: number, length and size of the clips that are rendered for the fit.
         noise: standard deviation of the noise that is added to normalised latents.
-        seed: of scenes and noise.
-        on_layer: called after each layer.
+        seed: seed of scenes and noise.
+        on_layer: called after each layer with its name and relative squared error.
     """
     generator = torch.Generator().manual_seed(seed)
     clips = _draw_clips(codes, sizes, noise, generator)
@@ -140,13 +153,17 @@ def _draw_clips(
 
 
 def _enough(clips: list[_Clip]) -> list[_Clip]:
-    """The first clips that have enough positions, at least ``_CLIPS``; with larger grids fewer suffice."""
+    """The first clips: enough for twice ``_ROWS`` grid positions in all, and at least ``_CLIPS`` clips."""
     positions = torch.tensor([clip.x[0, 0].numel() for clip in clips]).cumsum(0)
     return clips[: max(_CLIPS, int((positions < 2 * _ROWS).sum()) + 1)]
 
 
 def _fit_upsample(block: Upsample, parts: Blocks, clips: list[_Clip], generator: torch.Generator) -> float:
-    """Fit the convolution of an upsampling block; returns its relative error."""
+    """Fit the convolution of an upsampling block so that its output has the true components of ``parts``.
+
+    Runs the fitted block on ``clips`` in place. Returns the squared error relative to the power of the
+    targets.
+    """
     strides = dict(zip("pqr", block.strides, strict=True))
     used = parts.basis.shape[1]
 
@@ -165,7 +182,11 @@ def _fit_upsample(block: Upsample, parts: Blocks, clips: list[_Clip], generator:
 
 
 def _fit_branch(branch: nn.Module, blocks: Blocks, clips: list[_Clip], generator: torch.Generator) -> float:
-    """Fit the second convolution of a residual branch on the first one's output; returns its error."""
+    """Fit the second convolution of a residual branch: to true components minus the skip connection.
+
+    Its input is the output of the first convolution, which stays random. Runs the fitted branch on ``clips``
+    in place. Returns the squared error relative to the power of the targets.
+    """
     conv1, conv2 = branch.get_submodule("conv1"), branch.get_submodule("conv2")
     assert isinstance(conv1, StreamConv3d)
     assert isinstance(conv2, StreamConv3d)
@@ -187,7 +208,10 @@ def _fit_branch(branch: nn.Module, blocks: Blocks, clips: list[_Clip], generator
 
 
 def _fit_pixels(decoder: Decoder, clips: list[_Clip], generator: torch.Generator) -> float:
-    """Fit the last convolution, from activations to patches of pixels; returns its relative error."""
+    """Fit the decoder's last convolution, from the activations of ``clips`` to their true pixels.
+
+    Returns the squared error relative to the power of the targets.
+    """
     pairs = [(normed(clip.x), patchify(clip.frames, decoder.patch_size)) for clip in clips]
     weight, bias, error = _ridge(pairs, generator)
     _write(decoder.conv_out, weight, bias)
@@ -197,9 +221,10 @@ def _fit_pixels(decoder: Decoder, clips: list[_Clip], generator: torch.Generator
 def _ridge(
     pairs: Sequence[tuple[Tensor, Tensor]], generator: torch.Generator
 ) -> tuple[Tensor, Tensor, float]:
-    """Ridge regression of targets (1, O, T, H, W) on windows of inputs (1, C, T, H, W).
+    """Fit a 3 x 3 x 3 convolution by ridge regression on ``pairs`` of input and target.
 
-    Returns kernels (O, C, 3, 3, 3), biases (O,) and the relative error.
+    Inputs are (1, C, T, H, W), targets (1, O, T, H, W). Returns kernels (O, C, 3, 3, 3), biases (O,) and the
+    squared error relative to the power of the targets.
     """
     total = sum(target[0, 0].numel() for _, target in pairs)
     windows_of, targets_of = [], []
@@ -227,7 +252,7 @@ def _ridge(
 
 
 def _padded_in_time(x: Tensor) -> Tensor:
-    """Repeat the first and the last frame once."""
+    """Pad ``x`` (B, C, T, H, W) in time by a copy of the first and a copy of the last frame."""
     return torch.cat((x[:, :, :1], x, x[:, :, -1:]), dim=2)
 
 
@@ -236,7 +261,10 @@ def _convolved(layer: StreamConv3d, x: Tensor) -> Tensor:
 
 
 def _write(layer: StreamConv3d, kernels: Tensor, biases: Tensor, *, negated: int = 0) -> None:
-    """Set the first output channels; the next ``negated`` ones, if any, get the same with opposite sign."""
+    """Write fitted ``kernels`` and ``biases`` into the first output channels of a convolution.
+
+    ``negated`` is 0, or equals their number: then the next output channels get the same with opposite sign.
+    """
     conv, count = layer.conv, len(kernels)
     conv.weight[:count], conv.bias[:count] = kernels, biases
     if negated:

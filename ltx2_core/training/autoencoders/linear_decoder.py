@@ -5,7 +5,8 @@ block of the frames into smaller ones, so its convolution maps the principal com
 its parts. Before the last norm each value has its negative next to it, and large constants: the norm then
 divides by nearly the same number everywhere, and SiLU(a) - SiLU(-a) = a.
 
-Letters: D values of a block of pooled pixels, K components of it.
+A pooled pixel is the mean of 2 x 2 pixels, a cell 8 frames of 32 x 32 pixels. Letters: D values of a block of
+pooled pixels, K principal components of the block.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ _BLOCKS = 40_000
 
 
 class Blocks(NamedTuple):
-    """How channels (K,) represent a block of ``shape``: it is ``mean`` (D,) + ``basis`` (D, K) @ channels.
+    """What the K channels of a layer mean: each position stands for a block of pooled pixels.
 
-    Conversely the channels of a block are ``(block - mean) @ read``, with ``read`` (D, K).
+    The D values of a block are ``mean`` (D,) + ``basis`` (D, K) @ channels, and its channels are ``(block -
+    mean) @ read`` with ``read`` (D, K). ``shape`` counts the frames, rows and columns of a block.
     """
 
     shape: Strides
@@ -47,9 +49,10 @@ class Blocks(NamedTuple):
 def start_linear_decoder(
     decoder: Decoder, code: VideoCode, *, sizes: Sequence[ClipSize], seed: int = 0
 ) -> list[Blocks]:
-    """Set the convolutions of ``decoder`` outside its residual branches, which must still output zero.
+    """Set the convolutions of ``decoder`` to invert ``code``, in place.
 
-    Returns the meaning of the channels at each level, from that of the latent to that of the last patches.
+    The residual branches must still output zero. The principal components of smaller blocks are computed on
+    clips of ``sizes``. Returns what the channels mean at the latent and after each upsampling, in this order.
     """
     cells = sample_cells(sizes, torch.Generator().manual_seed(seed))
     side = SPATIAL_SCALE // POOL
@@ -81,9 +84,10 @@ def start_linear_decoder(
 
 
 def _split(upsampler: Upsample, blocks: Blocks, parts: Blocks, read: Tensor, *, constants: int = 0) -> None:
-    """Set an upsampling block to map channels of ``blocks`` to ``read`` (channels, D) of each of their parts.
+    """Set the convolution of an upsampling block to compute ``read`` (channels, D) of each part of a block.
 
-    The last ``constants`` output channels become constant.
+    The input channels are those of ``blocks``, and ``parts`` describes the smaller blocks of the output.
+    ``constants`` further output channels get a constant value.
     """
     p, q, r = upsampler.strides
     pattern = "(c p t q y r x) k -> (p q r) (c t y x) k"
@@ -99,7 +103,10 @@ def _split(upsampler: Upsample, blocks: Blocks, parts: Blocks, read: Tensor, *, 
 
 
 def _set_output(decoder: Decoder, parts: Blocks, cells: Tensor) -> None:
-    """Set the last convolution, from normed values and their negatives to pixels."""
+    """Set the decoder's last convolution to map components of ``parts`` and their negatives to pixels.
+
+    ``cells`` (N, values) are example cells, from which the factor that undoes the last norm is measured.
+    """
     k = parts.basis.shape[1]
     width = decoder.conv_out.conv.in_channels
     values = (_blocks(cells, parts.shape) - parts.mean) @ parts.basis
@@ -110,7 +117,7 @@ def _set_output(decoder: Decoder, parts: Blocks, cells: Tensor) -> None:
     rows = size // parts.shape[1], size // parts.shape[2]
 
     def pixels(blocks: Tensor) -> Tensor:
-        """Blocks of pooled pixels (D, K) -> patches of pixels (values, K), in the order of ``unpatchify``."""
+        """Blocks of pooled pixels (D, K) -> patches of full pixels (values, K), as ``unpatchify`` expects."""
         grid = rearrange(blocks, "(c t y x) k -> c (t y) x k", t=1, **spread)
         # Pooled pixels are spread evenly over the pixels they stand for.
         grid = grid.repeat_interleave(rows[0], 1).repeat_interleave(rows[1], 2)
@@ -125,9 +132,12 @@ def _set_output(decoder: Decoder, parts: Blocks, cells: Tensor) -> None:
 
 
 def _components(cells: Tensor, shape: Strides, count: int) -> Blocks:
-    """The first ``count`` principal components of blocks of ``shape``."""
+    """Compute the first ``count`` principal components of blocks of size ``shape``.
+
+    The blocks are all those in the example cells ``cells`` (N, values).
+    """
     found = _blocks(cells, shape)
-    # Every so manyth block: neighbours are alike, and a sum of squares needs no more.
+    # Every n-th block is enough, because neighbouring blocks are alike.
     found = found[:: max(1, len(found) // _BLOCKS)]
     mean = found.mean(dim=0)
     _, vectors = torch.linalg.eigh((found - mean).mT @ (found - mean))
@@ -136,7 +146,7 @@ def _components(cells: Tensor, shape: Strides, count: int) -> Blocks:
 
 
 def _blocks(cells: Tensor, shape: Strides) -> Tensor:
-    """Split cells (N, values) into all their blocks of ``shape``, (blocks, D)."""
+    """Split cells (N, values) into smaller blocks of size ``shape``: (blocks, D)."""
     t, y, x = shape
     side = SPATIAL_SCALE // POOL
     sizes = {"c": 3, "p": TEMPORAL_SCALE // t, "q": side // y, "r": side // x, "t": t, "y": y}
@@ -149,7 +159,10 @@ def _cut(shape: Strides, strides: Strides) -> Strides:
 
 
 def _set(conv: nn.Conv3d, centre: Tensor, bias: Tensor | None = None) -> None:
-    """Set a convolution to zero but for the centre of its kernel, (outputs, inputs), and the bias."""
+    """Set a convolution to zero except for the bias and the centre of the kernel.
+
+    ``centre`` is (outputs, inputs).
+    """
     conv.weight.zero_()
     # Only the centre: a block is mapped by itself, without its neighbours.
     conv.weight[: centre.shape[0], : centre.shape[1], 1, 1, 1] = centre

@@ -1,8 +1,9 @@
 """Sets a video encoder to a linear one, fitted to the video code on single cells, which takes minutes.
 
-Without residual branches, and with only the centre of each kernel, the encoder is linear and maps each cell
-by itself, so it can be fitted without convolutions. Its averaged skips rule out a closed form. A constant
-added before the last norm makes norm and SiLU nearly linear.
+A cell is what one latent position stands for: 8 frames of 32 x 32 pixels. Without residual branches, and with
+only the centre of each kernel, the encoder is linear and maps each cell by itself, so it can be fitted
+without convolutions. A closed form does not exist because the skips of its downsampling blocks average
+channels. A constant added before the last norm makes norm and SiLU nearly linear.
 
 Letters: N cells, t y x grid inside a cell, C channels.
 """
@@ -39,9 +40,11 @@ def start_linear_encoder(
     seed: int = 0,
     on_step: OnStep | None = None,
 ) -> float:
-    """Set the convolutions of ``encoder`` outside its residual branches, which must still output zero.
+    """Set the convolutions of ``encoder`` to compute ``code``, in place.
 
-    Returns the squared error on held-out cells, relative to their power.
+    The residual branches must still output zero. The convolutions are fitted by ``steps`` steps of Adam on
+    cells of clips of ``sizes``. Returns the squared error on held-out cells, relative to the power of their
+    codes.
     """
     generator = torch.Generator().manual_seed(seed)
     cells = _fitted_cells(sample_cells(sizes, generator), generator)
@@ -57,7 +60,7 @@ def start_linear_encoder(
 
 
 def _fitted_cells(cells: Tensor, generator: torch.Generator) -> Tensor:
-    """The cells that contain an edge and some that do not, shuffled."""
+    """Select all cells (N, D) that contain an edge and a few of the flat ones, in random order."""
     spread = rearrange(cells, "n (c d) -> n c d", c=3).var(dim=2).sum(dim=1) > 1e-4
     flat = cells[~spread]
     chosen = torch.cat((cells[spread], flat[: int(_FLAT * int(spread.sum()))]))
@@ -65,7 +68,10 @@ def _fitted_cells(cells: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _down(x: Tensor, weight: Tensor, block: Downsample) -> Tensor:
-    """A downsampling block with the centre of its kernel only: x (N, t, y, x, C) -> (N, t', y', x', C')."""
+    """Apply a downsampling block to the cells: x (N, t, y, x, C) -> (N, t', y', x', C').
+
+    ``weight`` (inputs, outputs) is the centre of its kernel; the rest of the kernel counts as zero.
+    """
     # The skip has no weights, so that the weights are fitted around it.
     skip = reduce(_to_cells(x, block), "n t h w (c g) -> n t h w c", "mean", c=block.out_channels)
     return _to_cells(x @ weight, block) + skip
@@ -77,7 +83,10 @@ def _to_cells(x: Tensor, block: Downsample) -> Tensor:
 
 
 def _run(patches: Tensor, weights: Sequence[Tensor], blocks: Sequence[Downsample]) -> Tensor:
-    """Run the linear encoder: patches (N, t, y, x, C) -> the values before the last norm, (N, C)."""
+    """Run the linear encoder: patches (N, t, y, x, C) -> the values before the last norm, (N, C).
+
+    ``weights`` are those of the first convolution, then one for each downsampling block.
+    """
     x = patches @ weights[0]
     for weight, block in zip(weights[1:], blocks, strict=False):
         x = _down(x, weight, block)
@@ -92,7 +101,11 @@ def _first_guess(
     blocks: Sequence[Downsample],
     generator: torch.Generator,
 ) -> list[Tensor]:
-    """Initial weights: principal components of the input of each block, then least squares for the output."""
+    """Compute the weights from which Adam starts.
+
+    They are: a random orthogonal matrix to ``width`` channels, principal components of the input of each
+    block of ``blocks``, then matrix and bias of the output by least squares to ``target``.
+    """
     first = torch.empty(patches.shape[-1], width)
     weights = [nn.init.orthogonal_(first, generator=generator)]
     x = patches @ first
@@ -133,7 +146,10 @@ def _fit(
     generator: torch.Generator,
     on_step: OnStep | None,
 ) -> float:
-    """Fit all weights by Adam, in place; returns the error on the held-out last tenth of the cells."""
+    """Fit all weights by ``steps`` steps of Adam, in place.
+
+    Returns the squared error on the held-out last tenth of the cells, relative to the power of ``target``.
+    """
     for weight in weights:
         weight.requires_grad_(True)
     optimizer = torch.optim.Adam(weights, lr=2e-3)
@@ -168,7 +184,10 @@ def _write(
     weights: Sequence[Tensor],
     blocks: Sequence[Downsample],
 ) -> None:
-    """Write the fitted weights into the convolutions of the encoder, and fit its last one behind the norm."""
+    """Write the fitted weights into the convolutions of the encoder.
+
+    The last convolution, which follows norm and SiLU, is fitted anew by least squares.
+    """
     # Pixels are pooled by the first convolution. In a patch of pixels rows vary fastest, in a pooled one
     # columns.
     size = encoder.patch_size
@@ -199,7 +218,10 @@ def _write(
 
 
 def _set(conv: nn.Conv3d, weight: Tensor) -> None:
-    """Set a causal convolution to zero but for ``weight`` (outputs, inputs), the tap of the current pixel."""
+    """Set a causal convolution to zero except for the tap of the current pixel.
+
+    ``weight`` (outputs, inputs) is the value of this tap.
+    """
     conv.weight.zero_()
     conv.weight[: len(weight), :, -1, 1, 1] = weight
     if conv.bias is not None:

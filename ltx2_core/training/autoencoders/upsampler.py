@@ -25,7 +25,10 @@ from .video_code import EncodesVideo
 
 @dataclass(frozen=True, kw_only=True)
 class UpsamplerRecipe:
-    """Batches, learning rates and number of steps; ``sizes`` are those of the smaller clip of each pair."""
+    """Settings of the training: batches, learning rates and number of steps.
+
+    ``sizes`` are the clips before upsampling; the targets have twice their width and height.
+    """
 
     total_steps: int = 3000
     lr: float = 0.02
@@ -51,9 +54,10 @@ def train_upsampler(
     options: LoopOptions | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[LatentUpsampler, History]:
-    """Train an upsampler for latents of ``code``, which is on ``device``, or continue from ``state_path``.
+    """Train a new upsampler for the latents of the encoder ``code``, or resume from ``state_path``.
 
-    Returns it with averaged weights, and the history.
+    ``code`` must be on ``device``. Returns the upsampler with its averaged weights, and the history of the
+    run.
     """
     recipe = recipe or UpsamplerRecipe()
     net = new_upsampler(config, seed).to(device)
@@ -73,7 +77,10 @@ def train_upsampler(
 
 
 def upsampler_step(recipe: UpsamplerRecipe, code: EncodesVideo) -> StepFn:
-    """A step for :func:`ltx2_core.training.loop.train`: the mean squared error of normalised latents."""
+    """Return a step function for :func:`ltx2_core.training.loop.train`.
+
+    Its loss is the mean squared error of the upsampled normalised latents of one batch.
+    """
     statistics = code.per_channel_statistics
 
     def step_fn(net: nn.Module, generator: torch.Generator, _step: int) -> Mapping[str, Tensor]:
@@ -91,7 +98,10 @@ def upsampler_step(recipe: UpsamplerRecipe, code: EncodesVideo) -> StepFn:
 def encoded_pair(
     code: EncodesVideo, seeds: list[int], size: ClipSize, device: torch.device | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Normalised latents (B, C, f, h, w) of the scenes at ``size``, and at twice its width and height."""
+    """Render and encode the scenes of ``seeds`` at ``size`` and at twice its width and height.
+
+    Returns two normalised latents: (B, C, f, h, w) and (B, C, f, 2h, 2w).
+    """
     small, large = (
         code.encode(
             video_batch(
@@ -108,7 +118,10 @@ def encoded_pair(
 
 
 def new_upsampler(config: UpsamplerConfig, seed: int) -> LatentUpsampler:
-    """A new upsampler: nearly isometric convolutions, residual branches at zero."""
+    """Build an upsampler with the weights from which training starts.
+
+    Its convolutions are nearly isometric, and its residual branches output zero.
+    """
     generator = torch.Generator().manual_seed(seed)
     net = LatentUpsampler(config)
     with torch.no_grad():

@@ -1,7 +1,8 @@
 """The code of the tiny video autoencoder: principal components of cells of 32 x 32 pixels and 8 frames.
 
-The code is fixed before training, so that encoder and decoder each have a target that does not change, and so
-that latents can be computed without any network. 128 components reconstruct clips of this world at 25 dB.
+It is a linear encoder that is fixed before training, so that the trained encoder and decoder each have a
+target that does not change, and so that latents can be computed without any network. 128 components
+reconstruct clips of the synthetic world at 25 dB.
 
 Letters: B clips, F frames, H W rows and columns of pixels; f h w grid of the latent, D values of a cell, K
 components.
@@ -37,11 +38,12 @@ SAMPLES = (
 
 @dataclass(frozen=True)
 class VideoCode:
-    """A linear code: ``mean`` (D,) and principal components ``basis`` (D, K) of cells.
+    """A linear encoder: it subtracts ``mean`` (D,) from each cell and projects it on ``basis`` (D, K).
 
-    ``deviation`` (K,) is the standard deviation of each component. A raw latent has unit deviation in each
-    channel, a normalised one ``amplitude`` (K,), proportional to the square root of ``deviation``: components
-    that matter more to the frames are larger, and so emerge from the noise first in sampling.
+    The columns of ``basis`` are principal components of the cells of many clips, and ``deviation`` (K,) is
+    the standard deviation of each. Channels of a raw latent have standard deviation 1, those of a normalised
+    latent ``amplitude`` (K,). This is proportional to the square root of ``deviation``: components that
+    matter more to the frames are larger, and so emerge from the noise first in sampling.
     """
 
     mean: Tensor
@@ -51,11 +53,11 @@ class VideoCode:
 
     @classmethod
     def load(cls, path: Path) -> VideoCode:
-        """Load a file with the tensors of :meth:`tensors`."""
+        """Load a code from a file that holds its :meth:`tensors`."""
         return cls(**load_file(path))
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors by name, contiguous, for a file."""
+        """All tensors by field name, contiguous as safetensors needs them."""
         return {field.name: getattr(self, field.name).contiguous() for field in fields(self)}
 
     def to(self, device: torch.device) -> VideoCode:
@@ -69,27 +71,28 @@ class VideoCode:
 
     @property
     def per_channel_statistics(self) -> PerChannelStatistics:
-        """Statistics that normalise the raw latents of an autoencoder with this code."""
+        """Statistics (mean, deviation) with which an autoencoder of this code normalises its raw latents."""
         statistics = PerChannelStatistics(len(self.amplitude), device=self.amplitude.device)
         statistics.get_buffer("std-of-means").copy_(1 / self.amplitude)
         return statistics
 
 
 class EncodesVideo(Protocol):
-    """A video encoder: a :class:`VideoCode`, or an autoencoder that has learnt one."""
+    """Interface of a video encoder: a :class:`VideoCode`, or an autoencoder trained to compute one."""
 
     @property
     def per_channel_statistics(self) -> PerChannelStatistics:
-        """Statistics that normalise its latents."""
+        """The mean and deviation of each latent channel, with which this encoder normalises."""
 
     def encode(self, frames: Tensor) -> Tensor:
         """Frames (B, 3, F, H, W) in [-1, 1] -> normalised latents (B, K, f, h, w)."""
 
 
 def cells(frames: Tensor) -> Tensor:
-    """Split frames (B, 3, F, H, W), F = 8k + 1, into cells (B, f, h, w, D).
+    """Split frames (B, 3, F, H, W), F = 8k + 1, into one cell per latent position: (B, f, h, w, D).
 
-    The first cell in time is the first frame, repeated 8 times.
+    A cell holds 8 frames of 32 x 32 pixels, averaged over 2 x 2 pixels. The first cell in time is the first
+    frame, repeated 8 times.
     """
     # Pooled in space only: motion between two frames must not blur.
     small = F.avg_pool3d(frames, (1, POOL, POOL))
@@ -105,7 +108,10 @@ def cells(frames: Tensor) -> Tensor:
 
 
 def principal_code(components: int, *, sizes: Sequence[ClipSize] = SAMPLES, seed: int = 0) -> VideoCode:
-    """Compute a code of ``components`` components from clips of the world; deterministic in ``seed``."""
+    """Compute a code of ``components`` components from clips of the synthetic world.
+
+    ``sizes`` are the clips to render; the same ``seed`` gives the same code.
+    """
     generator = torch.Generator().manual_seed(seed)
     found = sample_cells(sizes, generator)
     mean = found.mean(dim=0)
@@ -126,7 +132,7 @@ def principal_code(components: int, *, sizes: Sequence[ClipSize] = SAMPLES, seed
 
 
 def sample_cells(sizes: Sequence[ClipSize], generator: torch.Generator) -> Tensor:
-    """Cells (N, D) of random clips of the world, ``batch`` clips of each size."""
+    """Render random clips of the world, ``batch`` clips of each size, and return all their cells (N, D)."""
     found = []
     for size in sizes:
         for scene in draw_seeds(generator, size.batch):
@@ -138,7 +144,7 @@ def sample_cells(sizes: Sequence[ClipSize], generator: torch.Generator) -> Tenso
 def pooled_grid(found: Tensor, patch: int) -> Tensor:
     """Split cells (N, D) into patches (N, t, y, x, C) of ``patch`` x ``patch`` pooled pixels.
 
-    C is in the order (colour, row, column).
+    A pooled pixel is the mean of 2 x 2 pixels. C is in the order (colour, row, column).
     """
     side = SPATIAL_SCALE // POOL // patch
     return rearrange(

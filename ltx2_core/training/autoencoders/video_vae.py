@@ -1,7 +1,7 @@
-"""Training of the encoder and the decoder of the video autoencoder on a fixed code (:mod:`.video_code`).
+"""Training of the video encoder and decoder, each by itself, on a fixed code (:mod:`.video_code`).
 
-The encoder learns to predict the code of a clip, the decoder to reconstruct the clip from a code with noise.
-Each is trained by itself, and latents can be computed from the code before either is trained.
+The encoder learns to compute the code of a clip, the decoder to reconstruct the clip from a code with noise.
+Latents can be computed from the code before either is trained.
 
 B batch, C channels, f h w grid of the latent; F frames, H W rows and columns of pixels.
 """
@@ -49,7 +49,7 @@ SIZES = (
 
 @dataclass(frozen=True, kw_only=True)
 class VideoVAERecipe:
-    """Steps, learning rates, loss and clip sizes for training the encoder or the decoder."""
+    """Settings for training the encoder or the decoder: steps, learning rates, loss and clip sizes."""
 
     total_steps: int
     lr: float = 3e-4
@@ -78,7 +78,10 @@ def train_video_encoder(
     seed: int = 0,
     options: LoopOptions | None = None,
 ) -> History:
-    """Train the encoder in place, or continue from ``state_path``; it ends with its averaged weights."""
+    """Train the encoder of ``vae`` in place to compute ``code``, or resume from ``state_path``.
+
+    At the end it has its averaged weights.
+    """
 
     device = _device(vae)
 
@@ -104,10 +107,10 @@ def train_video_decoder(
     seed: int = 0,
     options: LoopOptions | None = None,
 ) -> History:
-    """Train the decoder in place, or continue from ``state_path``; it ends with its averaged weights.
+    """Train the decoder of ``vae`` in place to invert ``code``, or resume from ``state_path``.
 
-    With ``encoded`` half of the latents come from the encoder of ``vae`` and half from the code, so that the
-    decoder learns to tolerate the errors of the encoder.
+    At the end it has its averaged weights. With ``encoded`` half of the latents come from the encoder of
+    ``vae`` and half from the code, so that the decoder learns to tolerate the errors of the encoder.
     """
     device = _device(vae)
 
@@ -166,7 +169,10 @@ def _train(
 def draw_frames(
     recipe: VideoVAERecipe, generator: torch.Generator, device: torch.device, *, cuts: float = 0.0
 ) -> Tensor:
-    """Draw clips (B, 3, F, H, W) on ``device``; a share ``cuts`` of them changes the scene half-way."""
+    """Render random clips (B, 3, F, H, W) on ``device``.
+
+    A share ``cuts`` of them changes to another scene half-way.
+    """
     size = draw_size(recipe.sizes, generator)
     # One clip more, since each may end as the next one.
     seeds = draw_seeds(generator, size.batch + (cuts > 0))
@@ -182,7 +188,10 @@ def _device(vae: nn.Module) -> torch.device:
 
 
 def cut_to_next(frames: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Clips (B + 1, ...) -> (B, ...); a ``share`` changes to the next clip at a random latent frame."""
+    """Turn clips (B + 1, ...) into B clips, some of which cut to another scene.
+
+    A random ``share`` of them continues as the next clip of the batch, from a random latent frame on.
+    """
     length = frames.shape[2]
     chance, where = torch.rand(2, len(frames) - 1, 1, generator=generator)
     # Only between latent frames: within one the code itself would blend the scenes.
@@ -193,7 +202,7 @@ def cut_to_next(frames: Tensor, share: float, generator: torch.Generator) -> Ten
 
 
 def encoder_error(vae: VideoVAE, code: EncodesVideo, frames: Tensor) -> Tensor:
-    """Mean squared error of the encoder's latents of ``frames`` against their code."""
+    """Mean squared error of the encoder's latents of ``frames`` against the latents of ``code``."""
     with torch.no_grad():
         target = code.encode(frames)
     return (latent_mean(vae, frames) - target).square().mean()
@@ -202,9 +211,9 @@ def encoder_error(vae: VideoVAE, code: EncodesVideo, frames: Tensor) -> Tensor:
 def decoder_error(
     vae: VideoVAE, code: EncodesVideo, frames: Tensor, generator: torch.Generator, *, encoded: int = 0
 ) -> Tensor:
-    """Reconstruction of ``frames`` from noisy latents minus ``frames``, (B, 3, F, H, W).
+    """Decode noisy latents of ``frames`` and subtract ``frames``: the error of each pixel, (B, 3, F, H, W).
 
-    The latents of the first ``encoded`` clips come from the encoder, the others from the code.
+    The latents of the first ``encoded`` clips come from the encoder of ``vae``, the others from ``code``.
     """
     with torch.no_grad():
         latents = [code.encode(frames[encoded:])] if encoded < len(frames) else []
@@ -226,9 +235,10 @@ def decode_whole(vae: VideoVAE, latent: Tensor) -> Tensor:
 
 @torch.no_grad()
 def new_video_vae(config: VideoVAEConfig, code: EncodesVideo, seed: int) -> VideoVAE:
-    """A new autoencoder for ``code``, whose statistics it gets.
+    """Build an autoencoder with initial weights and the latent statistics of ``code``.
 
-    Its convolutions are nearly isometric, its residual branches zero, and its log-variance is constant.
+    Its convolutions are nearly isometric, its residual branches output zero, and its log-variance is
+    constant.
     """
     generator = torch.Generator().manual_seed(seed)
     vae = VideoVAE(config)
@@ -261,7 +271,11 @@ def held_out_psnr(
     width: int = 128,
     height: int = 128,
 ) -> float:
-    """Mean PSNR in dB of held-out scenes, decoded from ``code`` or, if it is None, from the encoder."""
+    """Mean PSNR in dB of held-out scenes against what the decoder reconstructs from their latents.
+
+    The latents come from ``code`` or, if it is None, from the encoder of ``vae``. ``clips`` scenes are
+    rendered with ``frames`` frames of ``width`` x ``height`` pixels.
+    """
     assert isinstance(vae, VideoVAE)
     total = 0.0
     for index in range(clips):

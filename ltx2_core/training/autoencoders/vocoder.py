@@ -40,7 +40,7 @@ QUIET = 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class VocoderRecipe:
-    """Segments, loss, learning rates and number of steps."""
+    """Settings of the training: segments, loss, learning rates and number of steps."""
 
     total_steps: int = 5000
     batch: int = 4
@@ -72,9 +72,10 @@ def train_vocoder(
     options: LoopOptions | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[BandwidthVocoder, History]:
-    """Train a new vocoder, or resume; returns it with averaged weights, and the history.
+    """Train a new vocoder, or resume from ``state_path``.
 
-    ``pair`` is the audio autoencoder through which some of the mels pass.
+    ``pair`` is the audio autoencoder through which some of the mels pass first; None uses true mels only.
+    Returns the vocoder with its averaged weights, and the history of the run.
     """
     recipe = recipe or VocoderRecipe()
     vocoder = new_vocoder(config, seed).to(device)
@@ -95,7 +96,7 @@ def train_vocoder(
 
 
 def vocoder_step(recipe: VocoderRecipe, mel_config: AudioVAEConfig, pair: AudioPair | None) -> StepFn:
-    """A step for :func:`ltx2_core.training.loop.train` that computes the loss of one batch."""
+    """Build a step function for :func:`ltx2_core.training.loop.train`: the loss of one random batch."""
 
     def step_fn(vocoder: nn.Module, generator: torch.Generator, step: int) -> Mapping[str, Tensor]:
         assert isinstance(vocoder, BandwidthVocoder)
@@ -126,7 +127,10 @@ def vocoder_step(recipe: VocoderRecipe, mel_config: AudioVAEConfig, pair: AudioP
 
 
 def generate(generator: Generator, mel: Tensor, stages: int | None = None) -> Tensor:
-    """Mel (B, 2, T, M) -> waveform (B, 2, S), with the residual blocks of the first ``stages`` only."""
+    """Run the first stage of the vocoder: mel (B, 2, T, M) -> waveform (B, 2, S).
+
+    With ``stages``, only the first so many upsampling stages use their residual blocks.
+    """
     if stages is None:
         whole: Tensor = generator(mel)
         return whole
@@ -142,11 +146,12 @@ def generate(generator: Generator, mel: Tensor, stages: int | None = None) -> Te
 
 
 def hop_locked(waveform: Tensor, hop: int) -> Tensor:
-    """Waveform (B, 2, S) -> one of the same loudness that repeats with every hop, (B, 2, S // hop * hop).
+    """Approximate a waveform (B, 2, S) by one that repeats with every hop: (B, 2, S // hop * hop).
 
-    It consists of harmonics of the hop's frequency with fixed phases and the amplitudes that the input has
-    around them. Weaker neighbours of a harmonic are reduced further, so that one of them dominates; the sum
-    is scaled to the loudness of the input, because a gliding tone would otherwise fade between two harmonics.
+    The result consists of harmonics of the hop's frequency with fixed phases; their amplitudes are those of
+    the input around them. Where neighbouring harmonics compete, the weaker ones are reduced further, so that
+    one dominates. The sum is scaled to the loudness of the input, because a gliding tone would otherwise fade
+    between two harmonics.
     """
     spectrum = torch.stft(
         rearrange(waveform, "b c s -> (b c) s"),
@@ -178,9 +183,10 @@ def _loudness(waveform: Tensor) -> Tensor:
 
 
 def spectral_error(generated: Tensor, truth: Tensor, resolutions: tuple[int, ...]) -> Tensor:
-    """Distance of waveforms (B, 2, S): spectral convergence and log amplitudes, averaged over resolutions.
+    """Distance of two waveforms (B, 2, S): spectral convergence plus difference of log amplitudes.
 
-    Multi-resolution STFT loss (Yamamoto et al., "Parallel WaveGAN", 2020, equations 6 to 8) with a floor.
+    It is the mean over STFTs with windows of each length in ``resolutions``, in samples: the multi-resolution
+    STFT loss (Yamamoto et al., "Parallel WaveGAN", 2020, equations 6 to 8) with a floor.
     """
     total = generated.new_zeros(())
     for size in resolutions:
@@ -191,7 +197,10 @@ def spectral_error(generated: Tensor, truth: Tensor, resolutions: tuple[int, ...
 
 
 def _amplitudes(waveform: Tensor, size: int) -> Tensor:
-    """Spectra (B C, K, T) of a waveform (B, C, S), scaled so that a tone has its amplitude."""
+    """Amplitude spectra (B C, K, T) of a waveform (B, C, S), by an STFT with windows of ``size`` samples.
+
+    They are scaled so that a steady tone appears with its own amplitude.
+    """
     spectrum = torch.stft(
         rearrange(waveform, "b c s -> (b c) s"),
         n_fft=size,
@@ -204,7 +213,7 @@ def _amplitudes(waveform: Tensor, size: int) -> Tensor:
 
 
 def new_vocoder(config: VocoderConfig, seed: int) -> BandwidthVocoder:
-    """A new vocoder with residual branches at zero and a second stage that outputs zero.
+    """Build a vocoder with residual branches that output zero and a second stage that outputs zero.
 
     Raises ValueError for a configuration without bandwidth extension.
     """
@@ -240,7 +249,10 @@ def new_vocoder(config: VocoderConfig, seed: int) -> BandwidthVocoder:
 def held_out_spectral_error(
     vocoder: nn.Module, mel_config: AudioVAEConfig, recipe: VocoderRecipe, *, clips: int = 16
 ) -> float:
-    """``spectral_error`` of held-out scenes, one second each, generated from their true mel."""
+    """``spectral_error`` of what the vocoder's first stage generates from true mels of held-out scenes.
+
+    ``clips`` scenes of one second are used.
+    """
     assert isinstance(vocoder, BandwidthVocoder)
     seeds = range(HELD_OUT, HELD_OUT + clips)
     waveforms = audio_batch(seeds, seconds=1.0, sample_rate=mel_config.sample_rate)

@@ -1,4 +1,4 @@
-"""The stages that make autoencoders, vocoder and upsampler."""
+"""The stages of ``ltx2 train tiny`` that train the autoencoders, the vocoder and the upsampler."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from .run import Run, prefixed, save_tensors, without_prefix
 
 
 def stage_video_code(run: Run) -> None:
-    """Compute the principal components of the world's clips."""
+    """Compute the video code, the principal components of clips of the synthetic world, and write it."""
     code = principal_code(VIDEO_CHANNELS, sizes=run.scale.code_sizes, seed=run.seed)
     save_tensors(run.part("video-code"), code.tensors())
 
 
 def stage_video_encoder(run: Run) -> None:
-    """Fit a linear encoder to the code, and train it further if the scale has steps for that."""
+    """Fit a linear encoder to the video code, then train it further if the recipe has gradient steps."""
 
     def start(vae: VideoVAE, code: VideoCode) -> None:
         scale = run.scale
@@ -51,7 +51,7 @@ def stage_video_encoder(run: Run) -> None:
 
 
 def stage_video_decoder(run: Run) -> None:
-    """Fit the layers of the decoder in turn, and train it further if the scale has steps for that."""
+    """Fit the decoder layer by layer, then train it further if the recipe has gradient steps."""
 
     def start(vae: VideoVAE, code: VideoCode) -> None:
         scale = run.scale
@@ -69,7 +69,11 @@ def _train_half(
     start: Callable[[VideoVAE, VideoCode], None],
     train: Callable[..., History],
 ) -> None:
-    """Train ``half`` of the autoencoder: from start weights, from its state, or from what ``start`` fits."""
+    """Train and write one half of the video autoencoder; ``half`` is "encoder" or "decoder".
+
+    It begins with weights of an existing set, with the state of a stopped run, or else with what ``start``
+    computes. ``train`` then does the gradient steps of ``recipe``, if it has any.
+    """
     stage = f"video-{half}"
     recipe, code = run.sized(stage, recipe), code_of(run)
     vae = new_video_vae(cfg.video_vae_config(run.scale.config), code, run.seed)
@@ -150,7 +154,10 @@ def stage_upsampler(run: Run) -> None:
 
 
 def code_of(run: Run) -> VideoCode | VideoVAE:
-    """The video code, or, in a run that starts from an existing set, the encoder that has learnt it."""
+    """Load the target of the video encoder: the video code.
+
+    In a run that starts from an existing set, this is the encoder of that set, which has learnt the code.
+    """
     tensors = load_file(run.part("video-code"))
     # The file may also hold a whole encoder, which then stands in for the code.
     if "basis" in tensors:

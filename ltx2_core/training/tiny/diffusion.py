@@ -1,6 +1,6 @@
-"""Flow-matching runs on cached latents: the model itself, its distilled LoRA, and an IC-LoRA for edges.
+"""Flow-matching training on stored latents: of the model, its distilled LoRA, and an IC-LoRA for edges.
 
-Each resumes from its state file; see :func:`ltx2_core.training.loop.train`.
+Each run resumes from its state file; see :func:`ltx2_core.training.loop.train`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FIRST_AND_LAST = (
 
 @dataclass(frozen=True, kw_only=True)
 class ContextChoice:
-    """A length of the text context, and how often it is used."""
+    """One length of the text context in tokens, and how often training steps use it."""
 
     length: int
     share: float = 1.0
@@ -62,7 +62,7 @@ LONG = (
 
 @dataclass(frozen=True, kw_only=True)
 class FlowRecipe:
-    """Steps, learning rates, tasks and context lengths of a run."""
+    """Settings of a training run: steps, learning rates, tasks and lengths of the text context."""
 
     total_steps: int = 12000
     seconds: float = math.inf
@@ -80,20 +80,23 @@ class FlowRecipe:
     """
 
     def context(self, share: float, generator: torch.Generator) -> ContextChoice:
-        """Draw the context of a step at which ``share`` of the run is done."""
+        """Draw the length of the text context for a step.
+
+        ``share``, in [0, 1], is how much of the run is done.
+        """
         choices = next(c for until, c in self.contexts if share < until or until >= 1)
         shares = torch.tensor([choice.share for choice in choices])
         return choices[int(torch.multinomial(shares, 1, generator=generator))]
 
     def batch_for(self, context: ContextChoice) -> int:
-        """Number of clips of a step with that context."""
+        """Number of clips in the batch of a step with text context ``context``."""
         # A share of a small batch may round to no sample at all.
         return max(1, round(self.batch * context.batch))
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoraRecipe:
-    """Rank and targets of a LoRA on the frozen model; ``flow`` is the recipe of its run."""
+    """Rank and target layers of a LoRA on the frozen model; ``flow`` has the settings of its training."""
 
     rank: int = 16
     targets: str = ATTENTION_AND_FEED_FORWARD
@@ -110,10 +113,11 @@ def train_flow(
     seed: int = 0,
     options: LoopOptions | None = None,
 ) -> History:
-    """Train transformer, connectors and projection together, in place.
+    """Train transformer, text connectors and text projection together, in place.
 
-    ``unconditional`` are the states of prompts that stand for no caption. The averaged weights of
-    ``state_path`` are those to use: :func:`load_averaged`.
+    ``unconditional`` holds the hidden states of prompts that stand for "no prompt". ``network`` ends with its
+    current weights. The averaged weights, which are the ones to use, are in ``state_path``:
+    :func:`load_averaged`.
     """
     elapsed = Elapsed(recipe.total_steps, recipe.seconds)
     step = _flow_step(network, cache, unconditional, recipe, elapsed, reference=False)
@@ -136,7 +140,11 @@ def train_lora(
     seed: int = 0,
     options: LoopOptions | None = None,
 ) -> History:
-    """Train ``adapters``, on the frozen transformer of ``network``, by the steps of ``step_of``."""
+    """Train ``adapters`` on the frozen transformer of ``network``, in place.
+
+    ``step_of`` builds the step function: :func:`distilled_step` or :func:`edges_step`. ``text`` holds the
+    hidden states of prompts that stand for "no prompt".
+    """
     network.requires_grad_(False)
     # The clock starts here, so that loading does not count as training.
     elapsed = Elapsed(recipe.total_steps, recipe.seconds)
@@ -152,9 +160,10 @@ def distilled_step(
     recipe: FlowRecipe,
     elapsed: Elapsed,
 ) -> StepFn:
-    """A step that trains a LoRA to sample in few steps and without guidance.
+    """Build the step function that trains a LoRA to sample in few steps and without guidance.
 
-    ``negative`` are the states of the prompts that the guided teacher is steered away from.
+    ``negative`` holds the hidden states of the negative prompts, from which guidance steers the teacher away.
+    ``elapsed`` measures how much of the run is done.
     """
     settings = DistillOptions()
 
@@ -176,7 +185,10 @@ def edges_step(
     recipe: FlowRecipe,
     elapsed: Elapsed,
 ) -> StepFn:
-    """A step that trains a LoRA to follow a control video of edges."""
+    """Build the step function that trains a LoRA to follow a control video of edges.
+
+    ``elapsed`` measures how much of the run is done.
+    """
     return _flow_step(network, cache, unconditional, recipe, elapsed, reference=True)
 
 

@@ -1,8 +1,9 @@
-"""Distillation into a LoRA that makes in one step what the guided model makes in several.
+"""Distillation: a LoRA, the student, learns to do in one step what its guided teacher does in several.
 
 After Salimans and Ho, "Progressive distillation" (2022), with the guidance of the teacher folded in as in
-Meng et al. (2023). A clip is noised to the upper noise level of an interval of the short schedule. The guided
-teacher samples to the lower level in small steps, and the student learns the velocity that gets there in one.
+Meng et al. (2023). The teacher is the model without the LoRA. A clip is noised to the upper noise level of
+one step of the student's short schedule. The teacher samples to the lower level in several small steps, and
+the student learns the velocity that gets there in one.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from ..text import TextBatch
 
 @dataclass(frozen=True, kw_only=True)
 class DistillOptions:
-    """The schedule of the student, and how the teacher samples."""
+    """The sampling schedule of the student, and how the teacher samples."""
 
     sigmas: tuple[float, ...] = tuple(DISTILLED_SIGMAS.tolist())
     """Noise levels of the student. Those of a second stage are the last of them, so one LoRA serves both
@@ -49,9 +50,9 @@ class DistillOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DistillBatch(StepInputs):
-    """The clips and tasks of a step, and for each clip the interval of noise levels that the student crosses.
+    """The random inputs of a training step: clips, tasks, text, and two noise levels for each clip.
 
-    ``upper`` and ``lower`` are its ends (B,).
+    The student goes from ``upper`` (B,) to ``lower`` (B,) in one step.
     """
 
     flow: FlowBatch
@@ -81,7 +82,10 @@ def draw_distill(
     *,
     context_length: int = CONTEXT_LENGTH,
 ) -> DistillBatch:
-    """Draw the inputs of a step; all its clips get the same one of the ``negative`` prompts."""
+    """Draw the random inputs of a training step; all its clips get the same random ``negative`` prompt.
+
+    ``tasks`` says how often clips have conditioning, ``context_length`` is the text context in tokens.
+    """
     task = draw_task(sample, tasks, generator)
     upper, lower = (to_device(s, task.sigma.device) for s in _interval(len(task.sigma), options, generator))
     which = int(torch.randint(len(negative.mask), (1,), generator=generator))
@@ -105,10 +109,11 @@ def draw_distill(
 def distill_loss(
     network: FlowNetwork, adapters: LoraAdapters, batch: DistillBatch, options: DistillOptions
 ) -> dict[str, Tensor]:
-    """The losses of a step: "loss" is the sum of "video" and "audio".
+    """Compute the losses of a step: scalars "video", "audio" and "loss", their sum.
 
-    Each is the mean squared error of the student's velocity against the one that leads to where the guided
-    teacher ends. ``adapters``, the student's LoRA, are on the network's transformer.
+    Each error is the mean square of the student's velocity minus the target velocity, which leads to the
+    point where the guided teacher ends. ``adapters`` is the student's LoRA, on the transformer of
+    ``network``.
     """
     flow, upper, lower = batch.flow, batch.upper, batch.lower
     with torch.no_grad():
@@ -126,7 +131,7 @@ def distill_loss(
 
 
 def _interval(count: int, options: DistillOptions, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw upper and lower noise levels (count,) of steps of the student."""
+    """Draw neighbouring entries of the student's schedule: upper and lower noise levels, each (count,)."""
     sigmas = torch.tensor(options.sigmas)
     large = sigmas[:-1] - sigmas[1:] > _SMALL
     weights = torch.where(large, 1 / large.sum().clamp(min=1), 0.0)
@@ -150,7 +155,11 @@ def _teach(
     fps: float,
     options: DistillOptions,
 ) -> AVLatent:
-    """Sample each clip from its upper to its lower noise level by guided Euler steps of the teacher."""
+    """Sample each clip from noise level ``upper`` (B,) to ``lower`` (B,) with the guided teacher.
+
+    It takes ``options.substeps`` Euler steps. ``contexts`` are those of the captions and of the negative
+    prompt.
+    """
     assert x.video is not None
     assert x.audio is not None
     grid, bins = x.video.shape[2:], x.audio.shape[3]
@@ -169,15 +178,15 @@ def _teach(
 
 
 def _next_where(chosen: Tensor, x: Tensor) -> Tensor:
-    """x (B, ...), with the next clip of the batch where ``chosen`` (B,) is set."""
+    """Replace clips of a batch ``x`` (B, ...) by the next clip of the batch where ``chosen`` (B,) is True."""
     return torch.where(chosen.view(-1, *[1] * (x.ndim - 1)), x.roll(-1, 0), x)
 
 
 def _repeated(index: int, count: int, tensor: Tensor) -> Tensor:
-    """The entry ``index`` of a tensor (N, ...), repeated to (count, ...)."""
+    """The entry ``index`` of a tensor (N, ...), expanded to (count, ...)."""
     return tensor[index : index + 1].expand(count, *tensor.shape[1:])
 
 
 def _scaled(x: Tensor, by: Tensor) -> Tensor:
-    """x (B, ...) times one factor (B,) per clip."""
+    """Multiply each clip of ``x`` (B, ...) by its own factor in ``by`` (B,)."""
     return x * by.view(-1, *[1] * (x.ndim - 1))

@@ -1,4 +1,4 @@
-"""The stages of flow matching: the dataset of latents, the transformer, and its two LoRAs."""
+"""The stages of ``ltx2 train tiny`` by flow matching: dataset of latents, transformer, and two LoRAs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 def stage_latents(run: Run) -> None:
-    """Encode the clips of all buckets and their captions."""
+    """Write the dataset: encode the clips of all buckets and their captions."""
     folder = run.folder / "latents"
 
     def on_shard(done: int, count: int) -> None:
@@ -73,7 +73,7 @@ def stage_transformer(run: Run) -> None:
 
 
 def stage_distilled(run: Run) -> None:
-    """Train the LoRA for eight steps without guidance."""
+    """Train the distilled LoRA, with which the model samples in eight steps without guidance."""
     _train_lora(run, "distilled", run.scale.distilled, distilled_step, run.distilled)
 
 
@@ -92,7 +92,7 @@ def _train_lora(
     path: Path,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Train a LoRA on the frozen model, and write it to ``path``."""
+    """Train a LoRA on the frozen model and write it to ``path``, with ``metadata`` in its header."""
     network, adapters = _adapted(run, recipe)
     flow, state = run.sized(stage, recipe.flow), run.state(stage)
     train_lora(
@@ -126,7 +126,7 @@ def _load_flow(network: FlowNetwork, path: Path) -> None:
 
 
 def _adapted(run: Run, recipe: LoraRecipe) -> tuple[FlowNetwork, LoraAdapters]:
-    """The trained network, and new LoRA adapters on its transformer."""
+    """Load the trained network, and put new LoRA adapters on its transformer; returns both."""
     network = _flow_network(run)
     _load_flow(network, run.part("transformer"))
     return network, LoraAdapters(network.transformer, rank=recipe.rank, targets=recipe.targets, seed=run.seed)

@@ -1,4 +1,4 @@
-"""Latents of the world's clips, encoded once and written in shards (:mod:`ltx2_core.training.latents`)."""
+"""Encodes clips of the synthetic world and writes shards for :mod:`ltx2_core.training.latents`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _CLIPS_PER_CALL = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Encoders:
-    """The networks that encode a clip and its caption."""
+    """The networks that encode a clip (video and audio) and its caption."""
 
     video: EncodesVideo
     audio: AudioEncoder
@@ -50,13 +50,14 @@ def write_latents(
     workers: int = 1,
     on_shard: OnShard | None = None,
 ) -> None:
-    """Write the shards that ``folder`` lacks; an interrupted call loses one shard per worker.
+    """Write the shards that ``folder`` lacks.
 
-    Scene seeds count up from ``first_seed`` through the buckets, so no two buckets share a scene. With more
-    than one worker, ``workers`` processes of one thread each encode shards in parallel; ``load``, which
-    returns the encoders, is called in each of them and must be picklable.
+    Existing shards are left, so an interrupted call loses at most one shard per worker. The scenes of the
+    clips have the seeds from ``first_seed`` on, one bucket after the other, so no two buckets share a scene.
+    With more than one worker, ``workers`` processes of one thread each encode shards in parallel; ``load``,
+    which returns the encoders, is called in each of them and must be picklable.
 
-    Raises ValueError if the seeds reach the held-out ones.
+    Raises ValueError if the seeds would reach those that are held out for evaluation.
     """
     if first_seed + sum(bucket.clips for bucket in buckets) > HELD_OUT:
         raise ValueError(f"first_seed={first_seed} reaches held-out scenes, from {HELD_OUT} on; start lower")
@@ -83,7 +84,7 @@ class _Shard(NamedTuple):
 
 
 def _each_written(shards: Sequence[_Shard], load: Callable[[], Encoders], workers: int) -> Iterator[None]:
-    """Write the shards; yields after each."""
+    """Write all ``shards``, with ``workers`` processes; yields once after each shard."""
     if workers == 1 or len(shards) < 2:
         encoders = load()
         for shard in shards:

@@ -12,9 +12,10 @@ _AUDIO_WIDTH = 24
 
 
 def trained_config() -> ParsedJson:
-    """The ``config`` object of the trained checkpoint but for the widths of its transformer.
+    """The ``config`` object of the trained checkpoint, except for the widths of its transformer.
 
-    It differs from :func:`ltx2_core.tiny.settings.tiny_config` in the widths of autoencoders and vocoder.
+    Autoencoders and vocoder have other widths than in :func:`ltx2_core.tiny.settings.tiny_config`. The
+    transformer still has the widths given there; :func:`.scales.with_transformer` replaces them.
     """
     config: ParsedJson = tiny_config("2.3")
     vae = config["vae"]
@@ -45,12 +46,12 @@ def trained_config() -> ParsedJson:
 
 
 def trained_upsampler_config() -> JsonObject:
-    """The flat ``config`` object of the trained spatial x2 upscaler."""
+    """The ``config`` object of the trained spatial x2 upscaler; its keys are not in a section."""
     return tiny_upsampler_config() | {"mid_channels": 64}
 
 
 def merged(base: ParsedJson, changes: ParsedJson) -> ParsedJson:
-    """``base`` with the values of ``changes``, objects merged at any depth."""
+    """A copy of ``base`` with the values of ``changes``; objects that both have are merged, at any depth."""
     result = dict(base)
     for key, value in changes.items():
         nested = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
@@ -61,9 +62,10 @@ def merged(base: ParsedJson, changes: ParsedJson) -> ParsedJson:
 def _widened(
     blocks: Sequence[tuple[str, JsonObject]], multipliers: dict[str, int], last: int | None = None
 ) -> JsonValue:
-    """A copy of a list of blocks with the width ``multipliers`` of some kinds replaced.
+    """Copy a list of (kind, options) blocks, with the width multiplier of some kinds replaced.
 
-    ``last``, if set, is the multiplier of the last block that has one.
+    ``multipliers`` maps a kind to its new multiplier. ``last``, if set, is then the multiplier of the last
+    block that has one.
     """
     result: list[tuple[str, JsonObject]] = [
         (kind, {**options, "multiplier": multipliers[kind]} if kind in multipliers else dict(options))

@@ -29,7 +29,7 @@ Recipe = TypeVar("Recipe")
 
 
 class Unfinished(Exception):
-    """The time limit of a run ended before its stage; the same call resumes it."""
+    """Raised when the time limit ends a run before its stage is done; the same call resumes the stage."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,14 +71,14 @@ class Run:
         return self.folder / "parts" / f"{name}.safetensors"
 
     def start(self, name: str) -> Path:
-        """Weights with which a stage starts in place of new ones, if the file exists."""
+        """Path of weights from an existing set, with which stage ``name`` starts if the file exists."""
         return self.folder / "start" / f"{name}.safetensors"
 
     def state(self, name: str) -> Path:
         return self.folder / "state" / f"{name}.safetensors"
 
     def outputs(self, stage: str) -> tuple[Path, ...]:
-        """The files that a stage writes; it is done when all of them exist."""
+        """The files that ``stage`` writes; the stage is done when all of them exist."""
         return {
             "text": (self.models.text_encoder / "model.safetensors",),
             "latents": (self.folder / "latents" / "complete",),
@@ -89,34 +89,38 @@ class Run:
         }.get(stage, (self.part(stage),))
 
     def options(self) -> LoopOptions:
-        """Options of a training loop that starts now, with the remaining time as its limit."""
+        """Options for a training loop that starts now; its time limit is what remains of the run's."""
         left = max(0.0, self.max_seconds - (time.monotonic() - self.started))
         return LoopOptions(
             max_seconds=left, dtype=self.dtype, progress=self.progress, evaluates=self.scale.evaluates
         )
 
     def sized(self, stage: str, recipe: Recipe) -> Recipe:
-        """``recipe`` with the number of steps that ``steps`` has for this stage, if any."""
+        """A copy of ``recipe`` with the number of steps that the user set for ``stage``, if any."""
         if stage not in self.steps:
             return recipe
         return replace(recipe, total_steps=self.steps[stage])  # type: ignore[type-var]
 
     def unconditional(self) -> TextBatch:
-        """The text states of ``prompts``, on the device."""
+        """The text encoder's hidden states of ``prompts``, on the run's device."""
         states = encode_captions(*load_text(self.models.text_encoder), self.prompts).all()
         return batch_text(states).map(lambda t: t.to(self.device))
 
     def load(self, network: nn.Module, path: Path, prefix: str) -> None:
-        """Load the tensors under ``prefix`` of the part at ``path`` into ``network``, and freeze it."""
+        """Load weights into ``network`` and freeze it.
+
+        They are the tensors of the file ``path`` whose names start with ``prefix``.
+        """
         tensors = load_file(path)
         state = {name: tensors[prefix + name] for name in network.state_dict()}
         network.load_state_dict(state, strict=True)
         network.eval().requires_grad_(False)
 
     def check_finished(self, stage: str, total_steps: int, *, after: float = 0, seconds: float = 1) -> None:
-        """Raise Unfinished unless the state of ``stage`` has reached ``total_steps``.
+        """Raise Unfinished unless the state file of ``stage`` has reached ``total_steps``.
 
-        A stage with a limit of ``seconds`` is also finished ``after`` that many.
+        A stage with a time limit of ``seconds`` also counts as finished when it has trained for ``after`` >=
+        ``seconds``.
         """
         if after >= seconds:
             return
@@ -133,7 +137,7 @@ class Run:
             raise Unfinished("the time limit has passed")
 
     def spend(self, stage: str, seconds: float) -> None:
-        """Add to the recorded cost of a stage."""
+        """Add ``seconds`` to the recorded cost of ``stage`` in ``cost.json``."""
         path = self.folder / "cost.json"
         cost = self.cost()
         # Added up, since a stage may have been stopped and resumed.
@@ -143,7 +147,7 @@ class Run:
             temporary.write_text(json.dumps(cost, indent=2) + "\n", encoding="utf-8")
 
     def cost(self) -> dict[str, float]:
-        """Seconds spent so far, by stage."""
+        """Seconds spent so far, by name of stage."""
         path = self.folder / "cost.json"
         return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
@@ -155,7 +159,7 @@ def save_tensors(
     dtype: torch.dtype = torch.float32,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a safetensors file in ``dtype``, whole or not at all, readable by everyone."""
+    """Write a safetensors file in ``dtype`` that all users may read; it appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Sorted, so that equal tensors give equal files.
     stored = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in sorted(tensors.items())}
@@ -165,10 +169,10 @@ def save_tensors(
 
 
 def prefixed(prefix: str, network: nn.Module) -> dict[str, Tensor]:
-    """The state dict with ``prefix`` before each name."""
+    """The state dict of ``network`` with ``prefix`` before each name."""
     return {prefix + name: tensor for name, tensor in network.state_dict().items()}
 
 
 def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names start with ``prefix``, which is removed."""
+    """Those of ``tensors`` whose names start with ``prefix``, under names without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -64,7 +64,7 @@ LAYERS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """Configurations and recipes of all stages of ``ltx2 train tiny``."""
+    """Configurations of all networks and training settings of all stages of ``ltx2 train tiny``."""
 
     config: ParsedJson
     upsampler_config: ParsedJson
@@ -110,7 +110,7 @@ _EDGE_TASKS = FlowOptions(
 
 
 def full_scale() -> Scale:
-    """The scale of the embedded set: about four hours on two CPU cores."""
+    """The sizes and numbers of steps of the embedded set: about four hours on two CPU cores."""
     return Scale(
         config=with_transformer(trained_config()),
         upsampler_config=trained_upsampler_config(),
@@ -174,9 +174,10 @@ _WHOLE = ContextChoice(length=64)
 
 
 def gpu_scale() -> Scale:
-    """The same networks on one GPU: four times the batch, more clips, stages limited by time.
+    """The same networks as :func:`full_scale`, trained on one GPU.
 
-    Its sizes and times follow from the floating-point operations of an H100; it has not been run on a GPU.
+    It has four times the batch, more clips, and stages that are limited by time. Its sizes and times follow
+    from the floating-point operations of an H100; it has not been run on a GPU.
     """
     scale = full_scale()
     clips = {"128x128x25": 12288, "128x128x49": 4608, "128x96x25": 8192, "64x64x25": 4096}
@@ -204,7 +205,10 @@ def _with_whole_captions(recipe: LoraRecipe) -> LoraRecipe:
 
 
 def smoke_scale() -> Scale:
-    """All stages in less than a minute; the result loads and runs, but has learnt nothing."""
+    """Sizes and numbers of steps with which all stages take less than a minute.
+
+    The result loads and runs, but has learnt nothing.
+    """
     clip = ClipSize(batch=1, frames=9, width=64, height=64)
     contexts: tuple[tuple[float, tuple[ContextChoice, ...]], ...] = ((0.5, (ContextChoice(length=32),)),)
     contexts += ((1.0, (ContextChoice(length=128),)),)
@@ -236,10 +240,10 @@ SCALES = {"full": full_scale, "gpu": gpu_scale, "smoke": smoke_scale}
 
 
 def with_transformer(config: ParsedJson) -> ParsedJson:
-    """``config`` with the transformer and the connectors of the trained set.
+    """A copy of ``config`` with transformer and connectors as wide as those of the trained set.
 
-    A stream has at least the width of its 128 latent channels, as most of a velocity is the noise of its
-    input.
+    Each stream is at least as wide as its 128 latent channels, because most of a velocity is the noise of its
+    input and has to pass through.
     """
     video, audio = HEADS * HEAD_DIM, HEADS * AUDIO_HEAD_DIM
     widths = {

@@ -74,22 +74,23 @@ def run_stages(run: Run, stages: Sequence[str] | None = None, *, on_stage: OnSta
 
 
 def _newer(run: Run, one: str, other: str) -> bool:
-    """Whether an output of stage ``one`` was written after one of stage ``other``."""
+    """Whether some output file of stage ``one`` is newer than some output file of stage ``other``."""
     times = [path.stat().st_mtime for path in run.outputs(one) if path.exists()]
     # The newest input against the oldest output: any output may be out of date.
     return bool(times) and max(times) > min(path.stat().st_mtime for path in run.outputs(other))
 
 
 def stage_text(run: Run) -> None:
-    """Write the text encoder.
+    """Write a random text encoder.
 
-    It is not trained: random hidden states distinguish words, which the projection learns.
+    It is not trained: its random hidden states distinguish words, and the text projection learns their
+    meaning.
     """
     write_world_gemma(run.models.text_encoder, prompts=run.prompts, seed=run.seed)
 
 
 def stage_export(run: Run) -> None:
-    """Write all parts into one file in the released layout."""
+    """Write all trained networks into one checkpoint in the released layout, in bfloat16."""
     tensors: dict[str, Tensor] = {}
     for name in PARTS:
         tensors |= load_file(run.part(name))

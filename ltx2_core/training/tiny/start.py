@@ -1,4 +1,4 @@
-"""A run that starts from the weights of an existing set in place of new ones."""
+"""Start of a training run from the weights of an existing set instead of random ones."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ _FOUNDATIONS = ("text", "video-code", "audio-vae", "vocoder")
 
 
 def start_from(run: Run, models: TinySet, stages: Sequence[str]) -> None:
-    """Copy ``models`` into the folder of ``run``: start weights for ``stages``, finished parts for others.
+    """Copy the networks of an existing set, ``models``, into the folder of ``run``.
 
+    Networks of ``stages`` become start weights and are trained further; all others count as finished.
     Existing files stay, so that a stopped run can be resumed with the same arguments. Raises ValueError if
-    the set has other widths than the scale of ``run``, and for stages on which every other part depends.
+    the set has other widths than the scale of ``run``, and for stages on which every other network depends.
     """
     foundations = [stage for stage in stages if stage in _FOUNDATIONS]
     if foundations:

@@ -1,4 +1,4 @@
-"""Batches of the world's clips by the seeds of their scenes, with seeds held out for evaluation."""
+"""Batches of the world's clips, by the seeds of their scenes; some seeds are held out for evaluation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AUDIO_RATE = 16000
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSize:
-    """Number, length in frames and size in pixels of the clips of a batch."""
+    """The clips of a batch: how many, how many frames, and width and height in pixels."""
 
     batch: int
     frames: int
@@ -30,23 +30,23 @@ class ClipSize:
 
 
 def draw_seeds(generator: torch.Generator, count: int) -> list[int]:
-    """Draw ``count`` scene seeds below ``HELD_OUT``."""
+    """Draw ``count`` scene seeds for training, which are below ``HELD_OUT``."""
     return [int(seed) for seed in torch.randint(HELD_OUT, (count,), generator=generator)]
 
 
 def draw_size(sizes: Sequence[ClipSize], generator: torch.Generator) -> ClipSize:
-    """Draw one of the sizes; all are equally likely."""
+    """Draw one of ``sizes``, all equally likely."""
     return sizes[int(torch.randint(len(sizes), (), generator=generator))]
 
 
 def video_batch(
     seeds: Sequence[int], *, frames: int, width: int, height: int, device: torch.device | None = None
 ) -> Tensor:
-    """Frames (B, 3, F, H, W) float32 in [-1, 1] of the scenes with these seeds, rendered on ``device``."""
+    """Render the scenes of ``seeds``: frames (B, 3, F, H, W) float32 in [-1, 1] on ``device``."""
     clips = [render_frames(sample_scene(seed), frames, width, height, device) for seed in seeds]
     return torch.stack(clips).movedim(1, 2)
 
 
 def audio_batch(seeds: Sequence[int], *, seconds: float, sample_rate: int) -> Tensor:
-    """Waveforms (B, 2, S) float32 in [-1, 1] of these scenes, S = round(seconds * sample_rate)."""
+    """Waveforms (B, 2, S) float32 in [-1, 1] of the scenes of ``seeds``, S = round(seconds * sample_rate)."""
     return torch.stack([render_audio(sample_scene(seed), seconds, sample_rate) for seed in seeds])

@@ -1,4 +1,4 @@
-"""Captions of scenes in varied wording: shape, colour, background, motion, audio, mostly the position."""
+"""Captions of scenes in varied wording: shape, colour, background, motion, audio, and mostly the position."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ _JOINTS = (", {}", "; {}", ", with sound: {}")
 
 
 def caption(scene: Scene, seed: int, *, places: bool = True) -> str:
-    """One of some hundreds of wordings of the scene; scene and ``seed`` together fix it.
+    """Caption of a scene in one of some hundreds of wordings; ``seed`` and the scene select it.
 
     With ``places=False`` the caption never names the position of the body.
     """
@@ -94,9 +94,10 @@ def caption(scene: Scene, seed: int, *, places: bool = True) -> str:
 
 
 def _place(path: Path, *, alone: bool) -> str:
-    """Height and column such as "top centre left": only what the path does not leave, "" for no position.
+    """Words for the position of a body, such as "top centre left"; "" if no word would be right throughout.
 
-    A bounce has no height and a slide no column; a slide next to a second body always runs at the bottom.
+    They name only what does not change along ``path``: a bounce has no height and a slide no column. A slide
+    next to a second body (``alone`` False) always runs at the bottom, so its position is not named.
     """
     if isinstance(path, Slide) and not alone:
         return ""
@@ -110,7 +111,7 @@ def _nearest(value: float, values: Sequence[float], names: Sequence[str]) -> str
 
 
 def plain_caption(scene: Scene) -> str:
-    """The plainest wording, as a user would type it, without the position."""
+    """The shortest caption of a scene, as a user would type it, without the position."""
     actor, *others = (f"{body.colour} {body.kind}" for body in scene.bodies)
     company = "".join(_COMPANY[0].format(other) for other in others)
     move, sound = _MOVES[scene.motion][0], _SOUNDS[scene.motion][0]
@@ -118,9 +119,9 @@ def plain_caption(scene: Scene) -> str:
 
 
 def vocabulary() -> tuple[str, ...]:
-    """All words of the captions except those of positions, lower case and sorted, for building a tokenizer.
+    """All words of captions, lower case and sorted, from which a tokenizer is built.
 
-    The words of positions ("top", "left") are in any tokenizer's own vocabulary.
+    The words of positions ("top", "left") are left out, because any tokenizer has them.
     """
     texts = [*_FORMS, *_COMPANY, *_JOINTS, *COLOURS, *KINDS]
     texts += [phrase for table in (_MOVES, _SOUNDS) for phrases in table.values() for phrase in phrases]

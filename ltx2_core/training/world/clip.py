@@ -1,4 +1,4 @@
-"""One clip of the world: frames, waveform, caption and the truth to measure against."""
+"""One clip of the world: frames, waveform, caption, and its true content, with which results are compared."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .waveform import render_audio
 
 @dataclass(frozen=True, kw_only=True)
 class Truth:
-    """What a clip of F frames contains, in the units of :class:`Measured`; N bodies in the scene's order."""
+    """The true content of a clip of F frames and N bodies, in the units of :class:`Measured`."""
 
     background: Colour
     colours: tuple[Colour, ...]
@@ -36,7 +36,7 @@ class Truth:
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """Frames (F, 3, H, W) in [-1, 1] and the waveform (2, S) of F / fps seconds."""
+    """A rendered clip: ``frames`` (F, 3, H, W) and ``waveform`` (2, S) in [-1, 1], of F / fps seconds."""
 
     frames: Tensor
     waveform: Tensor
@@ -46,7 +46,7 @@ class Clip:
 
 
 def truth_of(scene: Scene, frames: int, width: int, height: int) -> Truth:
-    """The truth of a clip of the scene, ``frames`` long and ``width`` x ``height`` pixels large."""
+    """Compute the true content of a scene in a clip of ``frames`` frames, ``width`` x ``height`` pixels."""
     places = [body.place(scene.times(frames), width, height) for body in scene.bodies]
     seconds = frames / scene.fps
     return Truth(
@@ -77,6 +77,9 @@ def render_clip(
 
 
 def clip_from_seed(seed: int, frames: int, width: int, height: int, sample_rate: int) -> Clip:
-    """Render the scene of a seed, which also selects the wording; size and length do not change the scene."""
+    """Render the scene that ``seed`` draws; the seed also selects the caption's wording.
+
+    Size and length of the clip do not change the scene.
+    """
     # One seed for scene and wording, so that a number alone names a training example.
     return render_clip(sample_scene(seed), frames, width, height, sample_rate, caption_seed=seed)

@@ -1,4 +1,4 @@
-"""Edges of frames: as a control video, how well two edge maps agree, and how sharp edges are."""
+"""Edges of frames: edge maps for control videos, the agreement of two maps, and the sharpness of edges."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from torch.nn import functional as F
 
 
 def edge_map(frames: Tensor, *, threshold: float = 0.25, sigma: float = 1.0) -> Tensor:
-    """Thin edges (F, H, W), 0 or 1, of frames (F, 3, H, W) in [-1, 1]: Canny (1986) without hysteresis.
+    """Find thin edges of frames (F, 3, H, W) in [-1, 1]: a map (F, H, W) of 0 and 1.
 
-    Frames are blurred by a Gaussian of ``sigma`` pixels. An edge pixel is a maximum of the gradient across
-    the edge, in the colour channel that changes most, and its gradient exceeds ``threshold`` per pixel.
+    The method is that of Canny (1986) without hysteresis. Frames are blurred by a Gaussian of ``sigma``
+    pixels. An edge pixel is a maximum of the gradient across the edge, in the colour channel that changes
+    most, and its gradient exceeds ``threshold`` per pixel.
     """
     dx, dy = _gradient(_smooth(frames.float(), sigma))
     size, strongest = (dx.square() + dy.square()).sqrt().max(dim=1)
@@ -42,7 +43,10 @@ def edge_frames(frames: Tensor) -> Tensor:
 
 
 def edge_iou(a: Tensor, b: Tensor, *, tolerance: int = 1) -> float:
-    """IoU of two edge maps (F, H, W), each dilated by ``tolerance`` pixels; 1 if both are empty."""
+    """Intersection over union of two edge maps (F, H, W) of 0 and 1; it is 1 if both are empty.
+
+    Each map is first dilated by ``tolerance`` pixels.
+    """
     a, b = (F.max_pool2d(x[:, None], 2 * tolerance + 1, stride=1, padding=tolerance) > 0 for x in (a, b))
     union = int((a | b).sum())
     return int((a & b).sum()) / union if union else 1.0
@@ -66,7 +70,7 @@ def edge_sharpness(frames: Tensor) -> float:
 
 
 def _gradient(frames: Tensor) -> tuple[Tensor, Tensor]:
-    """Central differences per pixel along x and y, with replicated borders."""
+    """Changes per pixel along x and along y, by central differences with replicated borders."""
     padded = F.pad(frames, (1, 1, 1, 1), mode="replicate")
     dx = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
     dy = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2

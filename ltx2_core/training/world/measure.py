@@ -14,7 +14,7 @@ from .scene import FPS
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What the frames and the waveform contain; ``audio`` is None for a clip without audio."""
+    """The content of a clip as measured; ``audio`` is None for a clip without audio."""
 
     video: MeasuredVideo
     audio: MeasuredAudio | None
@@ -53,6 +53,9 @@ class Measured:
 
 
 def measure(frames: Tensor, waveform: Tensor | None, sample_rate: int = 0, fps: float = FPS) -> Measured:
-    """Measure frames (F, 3, H, W) in [-1, 1] and, if any, the waveform (2, S) at ``sample_rate`` Hz."""
+    """Measure the content of frames (F, 3, H, W) in [-1, 1] and of a waveform (2, S) at ``sample_rate`` Hz.
+
+    ``waveform`` may be None.
+    """
     audio = None if waveform is None else measure_audio(waveform, sample_rate, len(frames), fps)
     return Measured(video=measure_video(frames), audio=audio, fps=fps)

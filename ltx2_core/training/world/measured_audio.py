@@ -1,4 +1,4 @@
-"""Content of a waveform, from its samples alone: the kind of sound, onsets, pitch, loudness and panning.
+"""Measures the content of a waveform from its samples: kind of sound, onsets, pitch, loudness and panning.
 
 Letters: S samples, F frames of the video, E steps of the envelope.
 """
@@ -29,7 +29,7 @@ _PITCH_RANGE_HZ = (150.0, 4000.0)
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredAudio:
-    """What a waveform contains; loudness, pan and pitch (F,) are those at the times of the video's frames."""
+    """The content of a waveform; loudness, pan and pitch (F,) are measured at the time of each frame."""
 
     sound: Sound
     onsets_s: tuple[float, ...]
@@ -47,7 +47,7 @@ class MeasuredAudio:
 
 
 def measure_audio(waveform: Tensor, sample_rate: int, frames: int, fps: float) -> MeasuredAudio:
-    """Measure a waveform (2, S) or (1, S) in [-1, 1] that belongs to ``frames`` frames at ``fps``.
+    """Measure a waveform (2, S) or (1, S) in [-1, 1] of a clip with ``frames`` frames at ``fps``.
 
     Raises ValueError for another shape.
     """
@@ -83,7 +83,10 @@ def measure_audio(waveform: Tensor, sample_rate: int, frames: int, fps: float) -
 
 
 def find_onsets(envelope: Tensor) -> tuple[float, ...]:
-    """Seconds at which an envelope (E,), in steps of 2 ms, rises steeply: the middle of each rise."""
+    """Times in seconds at which a loudness envelope (E,) rises steeply: the middle of each rise.
+
+    The steps of the envelope are 2 ms.
+    """
     peak = float(envelope.max())
     if peak < _SILENCE:
         return ()
@@ -99,9 +102,9 @@ def find_onsets(envelope: Tensor) -> tuple[float, ...]:
 
 
 def _struck(envelope: Tensor, i: int, least: float) -> bool:
-    """Whether step i starts a knock: quiet before and loud after.
+    """Whether a knock starts at step ``i`` of the envelope: quiet before, and louder than ``least`` after.
 
-    The flutter of a vocoder in a tone is loud on both sides.
+    This excludes the flutter of a vocoder within a tone, which is loud on both sides.
     """
     before = envelope[max(0, i - 35) : max(0, i - 8)]
     after = envelope[i : i + 20].mean()
@@ -109,7 +112,7 @@ def _struck(envelope: Tensor, i: int, least: float) -> bool:
 
 
 def _envelope(power: Tensor, sample_rate: int) -> Tensor:
-    """RMS over windows of 8 ms, in steps of 2 ms, (E,)."""
+    """Loudness over time (E,) of squared samples (S,): RMS over windows of 8 ms, in steps of 2 ms."""
     step = sample_rate * _STEP_S
     # Sums of windows as differences of one running sum, in double precision as it grows with the clip.
     total = F.pad(power.double().cumsum(0), (1, 0))
@@ -121,7 +124,11 @@ def _envelope(power: Tensor, sample_rate: int) -> Tensor:
 
 
 def _levels(sides: Tensor, sample_rate: int, times: Tensor, span_s: float) -> tuple[Tensor, Tensor]:
-    """RMS and pan (F,) in a window of ``span_s`` around each time."""
+    """RMS and pan, each (F,), of stereo samples (2, S) at each of ``times`` (F,) in seconds.
+
+    Each is measured over a window of ``span_s`` seconds. Pan goes from -1, only the left channel, to 1, only
+    the right one.
+    """
     total = F.pad(sides.square().double().cumsum(dim=1), (1, 0))
     low = ((times - span_s / 2) * sample_rate).long().clamp(0, sides.shape[1])
     high = ((times + span_s / 2) * sample_rate).long().clamp(0, sides.shape[1])
@@ -132,7 +139,10 @@ def _levels(sides: Tensor, sample_rate: int, times: Tensor, span_s: float) -> tu
 
 
 def _pitch(sides: Tensor, sample_rate: int, start_s: float, span_s: float) -> float:
-    """The strongest frequency of a span, in Hz; NaN if most of the span lies outside the waveform."""
+    """The strongest frequency in Hz of ``span_s`` seconds from ``start_s`` on.
+
+    It is NaN if most of this span lies outside the waveform.
+    """
     start, length = max(0, round(start_s * sample_rate)), round(span_s * sample_rate)
     piece = sides[:, start : start + length]
     if piece.shape[1] < length // 3:
@@ -146,7 +156,10 @@ def _pitch(sides: Tensor, sample_rate: int, start_s: float, span_s: float) -> fl
 
 
 def _glide(times: Tensor, pitch: Tensor) -> float:
-    """Slope of the pitch in octaves per second: the median of slopes, which single outliers do not move."""
+    """Slope of ``pitch`` over ``times`` in octaves per second.
+
+    It is a median of slopes, which single outliers do not move.
+    """
     valid = ~pitch.isnan()
     if int(valid.sum()) < 4:
         return 0.0
@@ -156,7 +169,7 @@ def _glide(times: Tensor, pitch: Tensor) -> float:
 
 
 def _sound(envelope: Tensor, onsets: tuple[float, ...], loudness: Tensor) -> Sound:
-    """The kind of sound: knocks are short, a glide is steadily loud, a swell grows and fades."""
+    """Classify the kind of sound: knocks are short, a glide is steadily loud, a swell grows and fades."""
     if float(envelope.max()) < _SILENCE:
         return "silence"
     # Quantiles and not extremes, which single frames of a decoder would decide.

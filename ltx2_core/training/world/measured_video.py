@@ -1,4 +1,4 @@
-"""Content of a clip's frames, from pixels alone: background, bodies, motion, contacts with the floor.
+"""Measures the content of frames from their pixels: background, bodies, motion, contacts with the floor.
 
 All figures are medians or means over many pixels, so that blur, ringing and noise of an autoencoder change
 them little. Letters: F frames, H W rows and columns of pixels, N bodies.
@@ -47,7 +47,7 @@ class MeasuredBody:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredVideo:
-    """What the frames of a clip contain; the body that moves most comes first."""
+    """The content of the frames of a clip; the first of its bodies is the one that moves most."""
 
     background: Colour
     bodies: tuple[MeasuredBody, ...]
@@ -87,9 +87,10 @@ def _ground(pixels: Tensor) -> Tensor:
 
 
 def _body_colours(pixels: Tensor, ground: Tensor, background: Colour) -> list[tuple[Colour, Tensor]]:
-    """Names and RGB (3,) of up to two bodies, larger first.
+    """Find up to two bodies by colour: names and RGB (3,), larger body first.
 
-    If no area has a palette colour, the pixels farthest from the background count as one body.
+    ``ground`` (3,) is the colour of the background. If no area has a palette colour, the pixels farthest from
+    the background count as one body.
     """
     flat = rearrange(pixels, "f c h w -> f (h w) c")
     shorter = min(pixels.shape[2:])
@@ -118,7 +119,10 @@ def _body_colours(pixels: Tensor, ground: Tensor, background: Colour) -> list[tu
 
 
 def _mattes(pixels: Tensor, ground: Tensor, found: list[tuple[Colour, Tensor]]) -> Tensor:
-    """Share of each pixel that each body covers, (N, F, H, W): least squares on mixtures of the colours."""
+    """Compute the share of each pixel that each body covers, (N, F, H, W).
+
+    Each pixel is taken as a mixture of the colours of background and bodies and solved by least squares.
+    """
     if not found:
         return pixels.new_zeros(0, *pixels[:, 0].shape)
     towards = torch.stack([value - ground for _, value in found], dim=1)
@@ -128,7 +132,10 @@ def _mattes(pixels: Tensor, ground: Tensor, found: list[tuple[Colour, Tensor]]) 
 
 
 def _body(cover: Tensor, colour: Colour) -> MeasuredBody:
-    """Measure a body from the share of each pixel that it covers, ``cover`` (F, H, W) in [0, 1]."""
+    """Measure the shape, place and size of a body of a known colour.
+
+    ``cover`` (F, H, W) in [0, 1] is the share of each pixel that the body covers.
+    """
     height, width = cover.shape[1:]
     # A soft step removes noise; it preserves the area of a symmetric edge, and so the sub-pixel position.
     weight = ((cover - 0.25) / 0.5).clamp(0, 1)
@@ -156,7 +163,7 @@ def _body(cover: Tensor, colour: Colour) -> MeasuredBody:
 
 
 def _kind(cover: Tensor, cx: Tensor, cy: Tensor, radius: Tensor) -> tuple[Kind, float]:
-    """The shape of a body, and by which margin it fits better than the next one.
+    """Find the shape of a body; returns its name and by which margin it fits better than the next shape.
 
     The mean over frames of the patch around the body is compared with blurred templates. ``cover`` (F, H, W)
     is the share of each pixel that it covers; centres and radii (F,) are in pixels.
@@ -181,7 +188,7 @@ def _kind(cover: Tensor, cx: Tensor, cy: Tensor, radius: Tensor) -> tuple[Kind, 
 
 
 def _activity(body: MeasuredBody) -> dict[str, float]:
-    """How much the body bounces, slides and pulses, each in units of the least change that counts."""
+    """How much a body bounces, slides and pulses; 1 is the least change that counts as such a motion."""
     found = ~body.radius.isnan()
     time = torch.arange(len(found))[found].float()
     if len(time) < 4:
@@ -207,10 +214,11 @@ def _motion(body: MeasuredBody) -> Motion:
 
 
 def find_contacts(y: Tensor) -> tuple[float, ...]:
-    """Contacts with the floor: fractional frames at which y (F,), which grows downwards, has maxima.
+    """Find the frames at which a body touches the floor, as fractional frame numbers.
 
-    A turning point is where the lines before and after it meet; it cannot be found in the first and last two
-    frames. A curve flatter than any bounce has no contacts.
+    ``y`` (F,) is its vertical position in each frame, growing downwards. A contact is a maximum, placed where
+    the lines through the frames before and after it meet. In the first and last two frames this is
+    impossible, and the contact is a whole frame. A curve flatter than any bounce has no contacts.
     """
     if bool(y.isnan().all()):
         return ()
@@ -232,7 +240,10 @@ def find_contacts(y: Tensor) -> tuple[float, ...]:
 
 
 def _turn(y: Tensor, i: int) -> float:
-    """The frame at which the lines through the two frames on either side of the peak i meet."""
+    """The fractional frame at which two lines meet: through two frames before and two after the maximum.
+
+    ``i`` is the frame of the maximum.
+    """
     if i < 2 or i > len(y) - 3:
         return float(i)
     falling, rising = float(y[i - 1] - y[i - 2]), float(y[i + 2] - y[i + 1])

@@ -18,7 +18,7 @@ LONGEST_PERIOD_S = 0.8
 
 
 class Pose(NamedTuple):
-    """Place and size of a body at T times, each (T,); the module says in which units."""
+    """Place and size of a body at T times, each (T,); the units are described at the top of this file."""
 
     across: Tensor
     lift: Tensor
@@ -27,7 +27,7 @@ class Pose(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Still:
-    """A body at rest."""
+    """The path of a body at rest."""
 
     across: float
     lift: float
@@ -40,7 +40,10 @@ class Still:
 
 @dataclass(frozen=True, kw_only=True)
 class Bounce:
-    """A bounce without loss. Gravity is the same for all, so a higher bounce takes longer."""
+    """The path of a body that bounces without loss of height.
+
+    Gravity is the same for all bodies, so a higher bounce takes longer.
+    """
 
     across: float
     first_contact_s: float
@@ -55,7 +58,7 @@ class Bounce:
         return Pose(self.across * torch.ones_like(times), lift, torch.ones_like(times))
 
     def contacts(self, seconds: float) -> tuple[float, ...]:
-        """Times in [0, seconds) at which it hits the floor."""
+        """Times in [0, seconds) at which the body hits the floor."""
         # The end is excluded, since a knock at the last sample could not be heard.
         count = max(0, math.ceil((seconds - self.first_contact_s) / self.period_s))
         return tuple(self.first_contact_s + n * self.period_s for n in range(count))
@@ -63,7 +66,10 @@ class Bounce:
 
 @dataclass(frozen=True, kw_only=True)
 class Slide:
-    """Constant speed between the margins; ``speed`` in path widths per second, negative to the left."""
+    """The path of a body that moves to and fro between the margins at constant speed.
+
+    ``speed`` is in path widths per second, negative to the left.
+    """
 
     start: float
     speed: float
@@ -79,7 +85,7 @@ class Slide:
 
 @dataclass(frozen=True, kw_only=True)
 class Pulse:
-    """A radius that oscillates by the factor 1 +- depth, at a fixed position."""
+    """The path of a body at a fixed place; its radius oscillates between factors 1 - depth and 1 + depth."""
 
     across: float
     lift: float
@@ -96,7 +102,7 @@ class Pulse:
         return Pose(self.across * one, self.lift * one, 1 + self.depth * (2 * self.fullness(times) - 1))
 
     def fullness(self, times: Tensor) -> Tensor:
-        """Size (T,) from 0, the smallest, to 1, the largest."""
+        """Size (T,) of the body at ``times`` (T,) in seconds, from 0, the smallest, to 1, the largest."""
         return 0.5 + 0.5 * torch.sin(2 * math.pi * (times / self.period_s + self.phase))
 
 

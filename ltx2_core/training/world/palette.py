@@ -54,6 +54,9 @@ def palette() -> Tensor:
 
 
 def confusable(a: Colour, b: Colour) -> bool:
-    """Whether ``a`` on ``b`` has too little contrast in luma: red and green are equal."""
+    """Whether colours ``a`` and ``b`` are too alike in brightness (luma) to be told apart.
+
+    They are if they have the same red and the same green.
+    """
     # Blue adds only a tenth to luma, so that two colours which differ in blue alone look the same.
     return _CORNERS[a][:2] == _CORNERS[b][:2]

@@ -1,4 +1,4 @@
-"""Frames of a scene. F frames, H W rows and columns of pixels."""
+"""Renders the frames of a scene. F frames, H W rows and columns of pixels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ def render_frames(
 
 
 def _coverage(body: Body, times: Tensor, width: int, height: int, device: torch.device) -> Tensor:
-    """Share of each pixel that the body covers, (F, H, W) in [0, 1]; its positions come from the CPU."""
+    """Share of each pixel that a body covers at ``times`` (F,): (F, H, W) in [0, 1] on ``device``.
+
+    Positions are computed on the CPU, so that they are the same on all devices.
+    """
     centre, radius = body.place(times, width, height)
     places = torch.stack((centre[:, 0] * width, centre[:, 1] * height, radius * min(width, height))).float()
     # The asynchronous copy is safe: CUDA stages memory that is not pinned before the call returns.
@@ -42,8 +45,9 @@ def _coverage(body: Body, times: Tensor, width: int, height: int, device: torch.
 
 
 def distance(kind: Kind, x: Tensor, y: Tensor, radius: Tensor | float) -> Tensor:
-    """Signed distance to the outline, negative inside; x to the right and y down from the centroid.
+    """Signed distance of points to the outline of a shape, negative inside.
 
+    ``x`` to the right and ``y`` down are measured from the shape's centroid, in the unit of ``radius``.
     Outside a corner it is the distance to the line of the nearest edge, which suffices for antialiasing.
     """
     extent = EXTENTS[kind]

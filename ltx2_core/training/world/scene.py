@@ -41,7 +41,10 @@ T = TypeVar("T")
 
 
 class Extent(NamedTuple):
-    """Extents of a shape of radius 1 from its centroid; all shapes have the area of the unit circle."""
+    """How far a shape of radius 1 reaches from its centroid to the side, up and down.
+
+    All shapes of radius 1 have the area of the unit circle.
+    """
 
     side: float
     up: float
@@ -60,7 +63,10 @@ EXTENTS: dict[Kind, Extent] = {
 
 
 class Placement(NamedTuple):
-    """Centroid (T, 2), x and y as fractions of width and height; radius (T,), of the shorter side."""
+    """Where a body is at T times: ``centre`` (T, 2), x and y as fractions of width and height.
+
+    ``radius`` (T,) is a fraction of the shorter side.
+    """
 
     centre: Tensor
     radius: Tensor
@@ -68,7 +74,10 @@ class Placement(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Body:
-    """One coloured shape; ``radius`` is that of the circle of equal area, before its path scales it."""
+    """One coloured shape that moves on a path.
+
+    ``radius`` is that of the circle of equal area, as a fraction of the shorter side; the path may scale it.
+    """
 
     kind: Kind
     colour: Colour
@@ -76,7 +85,10 @@ class Body:
     path: Path
 
     def place(self, times: Tensor, width: int, height: int) -> Placement:
-        """The placement at ``times`` (T,) in seconds, in frames of that size; it stays within the margins."""
+        """Where the body is at ``times`` (T,) in seconds, in frames of ``width`` x ``height`` pixels.
+
+        It stays within the margins of the frame.
+        """
         pose = self.path.pose(times)
         shorter = min(width, height)
         # With the largest radius of the path, so that a pulse stays within the margins too.
@@ -92,7 +104,7 @@ class Body:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """Background, motion and bodies of a clip; ``seed`` also fixes the noise floor of its audio."""
+    """The content of a clip: background, motion and bodies; ``seed`` also fixes the audio's noise floor."""
 
     seed: int
     background: Colour
@@ -110,11 +122,11 @@ class Scene:
 
     @property
     def pitch_hz(self) -> float:
-        """Pitch of the knock or swell; a glide has it at the centre of the frame."""
+        """Pitch in Hz of the knocks or the swell; for a glide, its pitch at the centre of the frame."""
         return PITCH_HZ[self.actor.kind]
 
     def times(self, frames: int) -> Tensor:
-        """Times of the frames in seconds, (frames,) float64."""
+        """Times in seconds of the first ``frames`` frames, (frames,) float64."""
         return torch.arange(frames, dtype=torch.float64) / self.fps
 
     def contacts(self, seconds: float) -> tuple[float, ...]:
@@ -132,10 +144,11 @@ def sample_scene(
     background: Colour | None = None,
     company: bool | None = None,
 ) -> Scene:
-    """Draw a scene from ``seed``, at least 0; arguments fix parts of it and leave the others as drawn.
+    """Draw a scene from ``seed``, at least 0; each argument that is not None fixes its part of the scene.
 
-    ``kind`` and ``colour`` are the actor's; ``company`` says whether there is a second body. A colour may
-    differ from what the seed alone gives where it would be confused with one that was fixed.
+    The other parts are those that the seed gives. ``kind`` and ``colour`` are those of the actor; ``company``
+    says whether there is a second body. A colour may differ from what the seed alone gives where it would be
+    confused with one that was fixed.
 
     Raises ValueError for a value that the world does not have, and for a colour that is confusable with the
     background.
@@ -178,7 +191,10 @@ def sample_scene(
 
 
 def _path(motion: Motion, u: np.ndarray, company: bool) -> Path:
-    """The path of the actor from 5 uniform numbers; it stays clear of a second body, at a side or below."""
+    """The path of the actor for ``motion``, from 5 uniform random numbers ``u``.
+
+    With ``company`` it stays clear of the place of a second body, at a side or below it.
+    """
     # Beside a second body only the outermost columns, so that the two never overlap.
     across = _pick(COLUMNS[:: len(COLUMNS) - 1] if company else COLUMNS, u[0])
     lift = _pick(HEIGHTS, u[1])
@@ -203,7 +219,10 @@ def _path(motion: Motion, u: np.ndarray, company: bool) -> Path:
 
 
 def _aside(path: Path, u: float) -> Still:
-    """The position of the second body: above a slide, else at the margin away from the actor."""
+    """The place of a second body that stands still: above a slide, else at the margin away from the actor.
+
+    ``u`` is a uniform random number.
+    """
     # A slide passes every column, and the floor is its own.
     if isinstance(path, Slide):
         return Still(across=_pick(COLUMNS, u), lift=HEIGHTS[-1])

@@ -1,4 +1,4 @@
-"""Scores of a measured clip against the truth of the scene that its prompt describes."""
+"""Scores of a measured clip against the true content of the scene that its prompt describes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .measure import Measured
 
 
 class Agreement(NamedTuple):
-    """Which words of the prompt are right in the clip; ``colour`` and ``kind`` are the actor's."""
+    """Which words of the prompt are right in the clip; ``colour`` and ``kind`` are those of the actor."""
 
     background: bool
     colour: bool
@@ -24,7 +24,10 @@ class Agreement(NamedTuple):
 
 
 def agreement(measured: Measured, truth: Truth) -> Agreement:
-    """Compare a measured clip with the truth, word by word; of two still bodies either may be the actor."""
+    """Compare a measured clip with its true content, word by word.
+
+    Of two still bodies either may be the actor.
+    """
     expected = list(zip(truth.colours, truth.kinds, strict=True))
     found = list(zip(measured.colours, measured.kinds, strict=True))
     # Without motion nothing in the frames tells the actor from its company.
@@ -49,10 +52,11 @@ def event_f1(
     seconds: float,
     margin_s: float = 0.0,
 ) -> float:
-    """F1 score of found against true events, both in seconds; 1 if there are none of either.
+    """F1 score of events that were found against true ones, both as times in seconds.
 
     A true event is a hit if an unmatched found one lies within ``tolerance_s``. Events within ``margin_s`` of
-    the ends of the clip, which is ``seconds`` long, count neither as hits nor as errors.
+    the ends of the clip, which is ``seconds`` long, count neither as hits nor as errors. Without any event,
+    found or true, the score is 1.
     """
     remaining = list(found_s)
     hits = misses = 0
@@ -70,7 +74,7 @@ def event_f1(
 
 
 def event_distance(a_s: Sequence[float], b_s: Sequence[float]) -> float:
-    """Median distance, in seconds, of the events of each list to the nearest of the other.
+    """Median distance in seconds from each event, of either list, to the nearest event of the other list.
 
     It is inf if one of the lists is empty, and 0 if both are.
     """

@@ -1,4 +1,4 @@
-"""The waveform of a scene: knocks, a gliding or a swelling tone. S samples, T times."""
+"""Renders the waveform of a scene: knocks, a gliding or a swelling tone. S samples, T times."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ _NOISE_SEED = 0x50D
 
 
 def render_audio(scene: Scene, seconds: float, sample_rate: int) -> Tensor:
-    """Waveform (2, S) float32 in [-1, 1], S = round(seconds * sample_rate); all partials lie below 8 kHz.
+    """Render the audio of a scene: waveform (2, S) float32 in [-1, 1], S = round(seconds * sample_rate).
 
     Bounce: a knock at each contact. Slide: a tone whose pitch rises to the right, panned with the position.
-    Pulse: a tone whose loudness follows the size. Still: only the noise floor that all scenes have.
+    Pulse: a tone whose loudness follows the size. Still: only the noise floor that all scenes have. All
+    partials lie below 8 kHz.
     """
     samples = round(seconds * sample_rate)
     times = torch.arange(samples, dtype=torch.float64) / sample_rate
@@ -34,7 +35,10 @@ def render_audio(scene: Scene, seconds: float, sample_rate: int) -> Tensor:
 
 
 def glide_hz(path: Slide, pitch_hz: float, times: Tensor) -> Tensor:
-    """Pitch (T,) in Hz of a slide at ``times`` (T,) in seconds."""
+    """Pitch (T,) in Hz of the glide of a sliding body at ``times`` (T,) in seconds.
+
+    ``pitch_hz`` is the pitch at the centre of the frame.
+    """
     return pitch_hz * 2 ** (_GLIDE_OCTAVES * (path.pose(times).across - 0.5))
 
 
@@ -55,14 +59,17 @@ def _tone(path: Path, pitch_hz: float, times: Tensor, seconds: float) -> Tensor:
 
 
 def _knock(since: Tensor, pitch_hz: float) -> Tensor:
-    """A struck tone at times ``since`` its start, in seconds: a short attack, then an exponential decay."""
+    """A struck tone: a short attack, then an exponential decay.
+
+    ``since`` holds seconds since the stroke; before it, where they are negative, the tone is silent.
+    """
     struck = since.clamp(min=0)
     envelope = (struck / _ATTACK_S).clamp(max=1) * torch.exp(-struck / _DECAY_S)
     return 1.6 * LOUDNESS * envelope * _voice(struck * pitch_hz)
 
 
 def _voice(cycles: Tensor) -> Tensor:
-    """A fundamental and a faint octave, over time in ``cycles`` of the fundamental."""
+    """A tone of a fundamental and its faint octave; ``cycles`` counts periods of the fundamental."""
     phase = 2 * math.pi * cycles
     # The octave makes the voice richer than a sine, and stays below 8 kHz at the highest pitch.
     return 0.85 * torch.sin(phase) + 0.15 * torch.sin(2 * phase)
