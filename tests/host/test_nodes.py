@@ -85,10 +85,14 @@ def test_the_guidance_of_the_audio_leaves_the_video_of_the_step_alone(server: Se
 
 @pytest.mark.parametrize("frames", [1, 9, 12])
 @pytest.mark.parametrize("strength", [1.0, 0.6])
-def test_an_image_in_place_is_cores(server: Server, models: TinyModels, frames: int, strength: float):
+def test_an_image_in_place_is_cores(
+    server: Server, models: TinyModels, frames: int, strength: float, guides_of_today: bool
+):
     g = Graph()
     loaded, picture = checkpoint(g, models), image(g, frames)
-    start = masked(g, core_latent(g, loaded[2], frames=33), "1,1,0.5,0.2,1")
+    # Core up to 0.20 discards the mask that the latent has.
+    before = "1,1,0.5,0.2,1" if guides_of_today else "1,1,1,1,1"
+    start = masked(g, core_latent(g, loaded[2], frames=33), before)
     parts = g.add("LTXVSeparateAVLatent", av_latent=start)
     placed = g.add(
         "LTXVImgToVideoInplace", vae=loaded[1], image=picture, latent=parts, strength=strength, bypass=False

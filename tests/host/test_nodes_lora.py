@@ -175,7 +175,11 @@ def test_a_lora_of_another_generation_is_refused_as_that(server: Server, models:
         server.run(g.prompt)
 
 
-def test_an_ic_lora_tells_the_guide_how_small_it_has_to_be(server: Server, models: TinyModels, loras: Path):
+def test_an_ic_lora_tells_the_guide_how_small_it_has_to_be(
+    server: Server, models: TinyModels, guides_of_today: bool, loras: Path
+):
+    if not guides_of_today:
+        pytest.skip("core up to 0.21 has no Get IC-LoRA Parameters")
     g = Graph()
     loaded, text = checkpoint(g, models), prompt(g, text_encoder(g, models))
     changed = with_lora(g, loaded, models.ic_lora)
