@@ -25,7 +25,7 @@ from ...ltx2_core.text import MAX_TOKENS, Gemma, TextEncoder, Tokenizer, load_ge
 from ...ltx2_core.text.cache import PROMPTS
 from ...ltx2_core.text.features import FeatureExtractor
 from .host_layers import use_host_layers
-from .notes import say
+from .notices import say
 from .patcher import Patcher
 from .text_model import HostTextModel
 from .text_tokens import NAMES, HostTokenizer, Token, Tokens

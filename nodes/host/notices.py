@@ -1,9 +1,11 @@
-"""Sentences for the user about what has no effect: once in the log, and on the node that runs."""
+"""Sentences for the user about what has no effect, in the log and on the node that runs."""
 
 from __future__ import annotations
 
 import logging
 from functools import lru_cache
+
+from .progress import show_text
 
 log = logging.getLogger(__name__)
 
@@ -14,17 +16,13 @@ USE_CORE = (
 """What to do about something that acts on the host's own network alone."""
 
 
+def say(text: str) -> None:
+    """Write ``text`` to the log and display it under the running node, of whichever pack that is."""
+    log.warning("%s", text)
+    show_text(text)
+
+
 @lru_cache(maxsize=256)
 def notice_once(text: str) -> None:
-    """Log ``text`` and display it on the running node; a second call with the same text does nothing."""
-    log.warning("%s", text)
-    try:
-        from comfy_execution.utils import get_executing_context
-        from server import PromptServer
-
-        context = get_executing_context()
-        if context is not None:
-            PromptServer.instance.send_progress_text(text, context.node_id)
-    except (ImportError, AttributeError):
-        # Older hosts cannot display text on a node; the log has it.
-        return
+    """As :func:`say`; a second call with the same text does nothing."""
+    say(text)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...ltx2_core.text import Tokenizer, read_tokenizer
-from .notes import say
+from .notices import say
 
 NAMES = {3: "gemma3_12b", 4: "gemma4"}
 """The host's names of the text encoders of LTX-2, by the generation of Gemma."""
