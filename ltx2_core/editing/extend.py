@@ -16,6 +16,7 @@ from torch import Tensor
 from ..audio import resample
 from ..conditioning.patchify import audio_positions
 from ..media import to_signed
+from ..media.recut import Recut
 from ..shapes import ClipPlan, frames_of, latent_frames_of
 from ..types import Numerics
 from .conditioning import FirstFrames, first_audio
@@ -63,8 +64,7 @@ def extend(
         stages=options.get("stages", 1),
         numerics=pipeline.numerics,
     )
-    joint = len(source.frames) - min(fade_frames, keep_frames)
-    recut = source.recut([(joint, plan.frame_count)], plan.frame_count) if exact_outside else None
+    recut = plan.recut() if exact_outside else None
     return replace(make_edit(pipeline, plan, prompt, **options), recut=recut)
 
 
@@ -140,6 +140,11 @@ class Extension:
             rate=rate,
             settings={**sampled.settings(), "extend": self.settings()},
         )
+
+    def recut(self) -> Recut:
+        """Plan to copy the packets of all frames before the fade. Raises ValueError where that fails."""
+        joint = len(self.source.frames) - min(self.fade_frames, self.keep_frames)
+        return self.source.recut([(joint, self.frame_count)], self.frame_count)
 
     def settings(self) -> dict[str, int]:
         """The arguments of the extension as JSON values."""

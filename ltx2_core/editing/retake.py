@@ -16,6 +16,7 @@ from torch.nn import functional
 from ..conditioning.patchify import audio_positions
 from ..conditioning.regions import Region, Rounding, audio_cells, check_regions, covered, video_cells
 from ..media import to_signed
+from ..media.recut import Recut
 from ..shapes import ClipPlan, frames_of, latent_frames_of
 from ..types import AVLatent, Numerics
 from .conditioning import SourceFrames, source_audio
@@ -69,7 +70,7 @@ def retake(
         return make_edit(pipeline, plan, prompt, **options)
     if not paste:
         raise ValueError("exact_outside and paste=False contradict each other: all frames would be new")
-    recut = source.recut(_ranges(plan.weights > 0), plan.frame_count)
+    recut = plan.recut()
     return replace(make_edit(pipeline, plan, prompt, **options), recut=recut)
 
 
@@ -126,6 +127,10 @@ class Retake:
             rate=rate,
             settings={**sampled.settings(), "retake": self.settings},
         )
+
+    def recut(self) -> Recut:
+        """Plan to copy the packets of all preserved frames. Raises ValueError where that fails."""
+        return self.source.recut(_ranges(self.weights > 0), self.frame_count)
 
     def describe(self) -> str:
         mask = AVLatent(self.video.float().view(1, 1, -1, 1, 1), self.audio.float().view(1, 1, -1, 1))

@@ -13,19 +13,21 @@ from ..run.generation import Generation
 from ..run.request import Request
 from ..storage.files import JsonObject, ParsedJson
 from .audio import CEILING_DB, add_audio, audio_length, plan_audio_of, text_to_audio
+from .audio_windows import WINDOW_FRAMES, audio_windows
 from .edit import EditPlan, planned_size
-from .extend import FADE_FRAMES, KEEP_FRAMES, extend, new_length, plan_extension
+from .extend import FADE_FRAMES, KEEP_FRAMES, Extension, extend, new_length, plan_extension
 from .footage import Edit, Footage
 from .protocols import OnSampled, Pipeline, Waveform
-from .retake import plan_retake, retake
+from .retake import Retake, plan_retake, retake
 
 EditKind = Literal["extend", "retake", "sound", "audio"]
 
 
 _OWN = frozenset(
     {
-        *("seconds", "frames", "keep_frames", "fade_frames", "ceiling_db"),
-        *("video", "audio", "rounding", "paste"),
+        *("seconds", "frames", "keep_frames", "fade_frames", "ceiling_db", "window_frames"),
+        *("video", "audio", "rounding", "paste", "feather", "allow_past_end"),
+        *("exact_outside", "background"),
     }
 )
 """Arguments of the edits that are no fields of a request."""
@@ -84,7 +86,11 @@ class EditTask:
         else:
             size = planned_size(plan, fields) | ({"stages": 1} if self.kind == "sound" else {})
         request = Request(prompt=self.prompt, **{**fields, **size})
-        pipeline.check(request, further=plan is not None, source=None if plan is None else plan.source.size)
+        run = request
+        if plan is not None and self.kind == "sound":
+            windows = audio_windows(plan.clip, own.get("window_frames", WINDOW_FRAMES))
+            run = request.changed(num_frames=windows[0].clip.frames)
+        pipeline.check(run, further=plan is not None, source=None if plan is None else plan.source.size)
         return plan, request
 
     def _plan(self, pipeline: Pipeline, own: Mapping[str, Any]) -> EditPlan:
@@ -92,7 +98,7 @@ class EditTask:
         if self.kind == "sound":
             return plan_audio_of(pipeline, source, own.get("ceiling_db", CEILING_DB))
         if self.kind == "extend":
-            return plan_extension(
+            plan: Extension | Retake = plan_extension(
                 source,
                 own.get("keep_frames", KEEP_FRAMES),
                 new_length(source, seconds=own.get("seconds"), frames=own.get("frames")),
@@ -100,14 +106,18 @@ class EditTask:
                 stages=stages,
                 numerics=pipeline.numerics,
             )
-        regions = _retake_options(own)
-        return plan_retake(
-            source,
-            **regions,
-            paste=own.get("paste", True),
-            stages=stages,
-            numerics=pipeline.numerics,
-        )
+        else:
+            plan = plan_retake(
+                source,
+                **_retake_options(own),
+                **{name: own[name] for name in ("paste", "feather", "allow_past_end") if name in own},
+                stages=stages,
+                numerics=pipeline.numerics,
+            )
+        if own.get("exact_outside"):
+            # It reads the packets of the source, some of which may not be copied.
+            plan.recut()
+        return plan
 
     def _footage(self) -> Footage:
         assert self.source is not None

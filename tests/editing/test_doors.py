@@ -58,7 +58,8 @@ def flash_of(frames: torch.Tensor) -> int:
     return int(bright.float().argmax())
 
 
-def assert_times(path: Path, kind: Kind, *, own_audio: bool = True) -> None:
+def assert_times(path: Path, kind: Kind, *, own_audio: bool = True, after_s: float = 0.0) -> None:
+    """The flash and, ``after_s`` seconds or later, the click of the source are when they were."""
     clip = read_video(path)
     half_frame_s = 0.5 / clip.fps
     assert flash_of(clip.read()) / clip.fps == pytest.approx(FLASH_S, abs=half_frame_s + 1e-3)
@@ -66,7 +67,8 @@ def assert_times(path: Path, kind: Kind, *, own_audio: bool = True) -> None:
     assert audio is not None
     if kind.has_audio and own_audio:
         waveform, rate = audio
-        click = int((waveform[0].abs() > 0.2).float().argmax()) / rate
+        first = round(after_s * rate)
+        click = (first + int((waveform[0, first:].abs() > 0.2).float().argmax())) / rate
         assert click == pytest.approx(FLASH_S, abs=half_frame_s + CLICK_ROUNDING_S)
 
 
@@ -86,13 +88,16 @@ def test_retake(pipeline, file_of, tmp_path, name):
     region = [(0.1, 0.2)]
     edit = retake(pipeline, "x", source, video=region, audio=region, **QUICK)
     edit.save(tmp_path / "out.mp4")
-    assert_times(tmp_path / "out.mp4", KINDS[name])
+    # The regenerated audio is of random weights, and may be as loud as the click.
+    assert_times(tmp_path / "out.mp4", KINDS[name], after_s=0.4)
 
 
 @pytest.mark.parametrize("name", SOME)
 def test_sound(pipeline, file_of, tmp_path, name):
-    add_audio(pipeline, "x", Footage.read(file_of(name)), **QUICK).save(tmp_path / "out.mp4")
-    assert_times(tmp_path / "out.mp4", KINDS[name], own_audio=False)
+    # ProRes, of which the packets are copied, fits no MP4.
+    out = tmp_path / ("out.mov" if name == "mov" else "out.mp4")
+    add_audio(pipeline, "x", Footage.read(file_of(name)), **QUICK).save(out)
+    assert_times(out, KINDS[name], own_audio=False)
 
 
 @pytest.mark.parametrize("name", [*KINDS])
@@ -120,7 +125,7 @@ def test_a_control_or_reference_video(pipeline, file_of, name):
             return pipeline.encode_video(frames)
 
     plan = ClipPlan(width=64, height=64, frames=frames, fps=clip.fps)
-    _video_reference(Codecs(), VideoReference(source=path), plan)
+    _video_reference(Codecs(), VideoReference(source=path), plan, "crop")
     assert len(seen[0]) == frames
     assert flash_of(seen[0]) == pytest.approx(FLASH_S * clip.fps, abs=0.5 + 1e-3 * clip.fps)
 

@@ -19,7 +19,8 @@ from ltx2_core.cli.repeat import settings_of
 from ltx2_core.editing.prompts import PromptSchedule
 from ltx2_core.editing.windows import WindowStore
 from ltx2_core.loading import Component, open_checkpoint, open_lora
-from ltx2_core.loading.describe import as_text, describe
+from ltx2_core.loading.describe import describe
+from ltx2_core.loading.file_report import as_text
 from ltx2_core.loading.folder import text_encoder_folder
 from ltx2_core.media import VideoWriter, load_image, read_audio, read_video, write_wav
 from ltx2_core.run.request import Request
