@@ -1,4 +1,4 @@
-"""Progress that a run reports, and how it is stopped."""
+"""The progress that a run reports, and the exception that stops it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from ..types import AVLatent
 
 
 class Stopped(Exception):
-    """The run was stopped by its caller."""
+    """Raised when the caller stopped the run: its ``stop`` callback returned True."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """``step`` of ``steps`` in ``stage`` are done; ``x0`` is the current estimate, while sampling."""
+    """Reports that ``step`` of ``steps`` steps of ``stage`` are done.
+
+    ``stage`` is a name such as "text" or "stage 1". While sampling, ``x0`` is the current estimate of the
+    clean latents.
+    """
 
     stage: str
     step: int
@@ -28,7 +32,7 @@ Stop = Callable[[], bool]
 
 
 class Run:
-    """The callbacks of a run: one reports progress, one may stop it."""
+    """The callbacks of a run: ``on_step`` receives its progress, ``stop`` can end it."""
 
     def __init__(self, on_step: OnStep | None = None, stop: Stop | None = None) -> None:
         self._on_step = on_step
@@ -40,7 +44,10 @@ class Run:
             self._on_step(Progress(stage=stage, step=step, steps=steps, x0=x0))
 
     def report_estimate(self, stage: str, step: int, steps: int, x0: AVLatent) -> None:
-        """Report a sampling step. Raises ValueError if the first one of a stage is NaN or infinite."""
+        """Report a sampling step with its estimate ``x0`` of the clean latents.
+
+        Raises ValueError if the estimate of the first step of a stage holds NaN or infinite values.
+        """
         if step == 1:
             check_estimate(stage, step, steps, x0)
         self.report(stage, step, steps, x0)
@@ -51,7 +58,7 @@ class Run:
 
 
 def check_estimate(stage: str, step: int, steps: int, x0: AVLatent) -> None:
-    """Raise ValueError that names stage, step and stream if an estimate holds NaN or infinite values."""
+    """Raise ValueError if the estimate ``x0`` holds NaN or infinite values; names stage, step and stream."""
     streams = (("video", x0.video), ("audio", x0.audio))
     broken = [name for name, latent in streams if latent is not None and not is_finite(latent)]
     if broken:

@@ -196,7 +196,8 @@ def guidance_options() -> Iterator[Option]:
                 flags=("--" + own.replace("_", "-"),),
                 kind=kind,  # type: ignore[arg-type]
                 group=group,
-                help=f"For the audio: {words[0].lower()}{words[1:]} By default as --{dashed}."
+                help=f"For the audio: {words[0].lower()}{words[1:]} By default the value given for "
+                f"--{dashed}, or that of --preset."
                 if stream
                 else words,
                 range=bounds,
@@ -216,7 +217,8 @@ def guidance_options() -> Iterator[Option]:
         flags=("--cfg-star",),
         kind="flag",
         group=group,
-        help="Scale the negative estimate to fit the conditional one before it is subtracted (CFG-Zero*).",
+        help="Scale the estimate for the negative prompt to fit the estimate for the prompt before --cfg "
+        "takes their difference (CFG-Zero*).",
     )
     yield Option(
         name="apg_eta",
@@ -224,14 +226,16 @@ def guidance_options() -> Iterator[Option]:
         kind="float",
         range=(-MAX_SCALE, MAX_SCALE),
         group=group,
-        help="Weight of the part of the --cfg update that is parallel to the estimate (APG); 1 is plain CFG.",
+        help="Adaptive projected guidance (APG): weight of the part of the --cfg correction that is "
+        "parallel to the estimate; 1 is plain --cfg.",
     )
     yield Option(
         name="apg_threshold",
         flags=("--apg-threshold",),
         kind="float",
         group=group,
-        help="Limit for the norm of the --cfg update, above which it is scaled down (APG); 0 is no limit.",
+        help="Adaptive projected guidance (APG): largest norm of the --cfg correction, which is scaled down "
+        "to it; 0 is no limit.",
         range=(0, 1e6),
     )
     yield Option(
