@@ -352,7 +352,7 @@ class LTX2Pipeline(Codecs):
 
     @property
     def second_text(self) -> bool:
-        """Whether the second stage needs its own text contexts, because its LoRAs change the text networks."""
+        """Whether the LoRAs of stage 2 change the text networks, so that it needs its own text contexts."""
         return any(TEXT_PARTS & lora.components for lora in self.stage2_loras)
 
     def stage_loras(self, index: int) -> tuple[Lora, ...]:

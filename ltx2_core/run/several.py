@@ -27,7 +27,7 @@ class Sampler(Protocol):
 
     @property
     def second_text(self) -> bool:
-        """Whether the second stage needs its own text contexts, because its LoRAs change the text networks."""
+        """Whether the LoRAs of stage 2 change the text networks, so that it needs its own text contexts."""
         ...
 
     def stage_loras(self, index: int) -> tuple[Lora, ...]: ...
@@ -120,5 +120,5 @@ def _reads_negative(pipeline: Sampler, request: Request) -> bool:
 
 
 def _numbered(on_step: OnStep, number: int, count: int) -> OnStep:
-    """Return a callback that adds "clip ``number`` of ``count``" to the stage's name and calls ``on_step``."""
+    """Wrap ``on_step``: the names of stages begin with "clip ``number`` of ``count``: "."""
     return lambda progress: on_step(replace(progress, stage=f"clip {number} of {count}: {progress.stage}"))
