@@ -52,7 +52,7 @@ class SigmaRange(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class GuidanceOptions:
-    """The guidance options that the user wrote: for the video, for the audio, and ``shared`` by both streams."""
+    """The guidance options that the user wrote: for the video, for the audio, and ``shared`` by both."""
 
     preset: Preset | None
     video: StreamScales

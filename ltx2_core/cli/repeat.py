@@ -76,8 +76,7 @@ def check_command(settings: Settings, command: str, path: Path) -> None:
 def open_recorded(
     chosen: Chosen, settings: Settings | None, execution: Execution | None = None
 ) -> LTX2Pipeline:
-    """Open the pipeline of a call, with number format and numerics of the recorded ``settings`` if there are
-    any.
+    """Open the pipeline of a call, with the number format and numerics that ``settings`` record, if any.
 
     Options that the user wrote come first. Raises ValueError if the settings have LoRAs and the user named
     none.

@@ -118,7 +118,7 @@ class Output:
 
 @contextmanager
 def in_flags() -> Iterator[None]:
-    """A context that writes flags in place of keywords in errors: "steps=0 must ..." -> "--steps 0 must ..."."""
+    """A context that changes keywords in errors to flags: "steps=0 must ..." -> "--steps 0 must ..."."""
     try:
         yield
     except ValueError as error:
