@@ -1,4 +1,4 @@
-"""The loadable files of the host's model folders: lists for choices, and the paths of their names."""
+"""Lists the loadable files of ComfyUI's model folders for choices, and finds the path of a name."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ Stamp = tuple[tuple[str, int, int], ...]
 
 @dataclass(frozen=True, kw_only=True)
 class FileList:
-    """The files of some host folders that hold one type of component.
+    """The files in some of ComfyUI's model folders that hold one type of component.
 
-    Names in the first category are plain, names in others begin with the category: ``vae/x.safetensors``.
-    ``problem`` returns why a path cannot be loaded, "" if it can; ``download`` names files and their folders.
-    Paths for which ``list_anyway`` is true are listed last although they cannot be loaded: choosing one is an
-    error that says why.
+    Names from the first folder are plain; names from others begin with the folder, such as
+    ``vae/x.safetensors``. ``problem`` is a function that says why a path cannot be loaded, "" if it can.
+    ``download`` is a text that names files to download and their folders. Paths for which ``list_anyway`` is
+    True are listed last although they cannot be loaded; choosing one raises an error that says why.
     """
 
     what: str
@@ -58,13 +58,13 @@ class FileList:
     list_anyway: Callable[[Path], bool] = lambda path: False
 
     def names(self) -> list[str]:
-        """The names that can be loaded, then those that are listed although they cannot."""
+        """All names to choose from: first those that can be loaded, then those that are listed anyway."""
         usable, faulty = self._sorted()
         return usable + faulty
 
     @property
     def placeholder(self) -> str:
-        """The only name of a list that would be empty; choosing it is an error that says what to download."""
+        """The name that stands in an empty list; choosing it raises an error that says what to download."""
         return f"no {self.what.removeprefix('a ').removeprefix('an ')} found"
 
     def path(self, name: str) -> Path:
@@ -74,7 +74,7 @@ class FileList:
         return dict(self._listed())[name]
 
     def refusal(self, name: str) -> str:
-        """Why ``name`` cannot be chosen, and which names can; "" if it can."""
+        """Say why ``name`` cannot be chosen and which names can; "" if it can."""
         # The files are listed again at each call: the user may have added or removed some since the nodes
         # were defined.
         listed = dict(self._listed())
@@ -97,7 +97,7 @@ class FileList:
         return f"{reason}. {choose} {self.download}"
 
     def _sorted(self) -> tuple[list[str], list[str]]:
-        """Names that can be loaded, and names that are listed although they cannot."""
+        """(names that can be loaded, names that are listed although they cannot)."""
         usable: list[str] = []
         faulty: list[str] = []
         for name, path in self._listed():
@@ -108,36 +108,39 @@ class FileList:
         return usable, faulty
 
     def _listed(self) -> Iterator[tuple[str, Path]]:
-        """Name and path of every file in the categories, loadable or not."""
+        """Yield (name, path) of every file in the folders, whether it can be loaded or not."""
         for category in self.categories:
             for name, path in _paths(category):
                 yield (name if category == self.categories[0] else f"{category}/{name}"), path
 
 
 def every_file() -> dict[str, Path]:
-    """Names, each beginning with its category, and paths of all model files and folders."""
+    """Return a dict: name -> path of every model file and folder.
+
+    Each name begins with its ComfyUI folder.
+    """
     return {f"{c}/{name}": path for c in CATEGORIES for name, path in _paths(c)}
 
 
 def model_path(name: str) -> Path:
-    """The path of a name in :func:`every_file`. Raises ValueError if it is gone."""
+    """Return the path of a name in :func:`every_file`. Raises ValueError if it no longer exists."""
     if name not in (files := every_file()):
         raise ValueError(f"{name} is not in the model folders any more; choose another file")
     return files[name]
 
 
 def holds(*components: Component) -> Callable[[Path], str]:
-    """A ``problem`` function: why a path does not hold all of ``components``."""
+    """Make a ``problem`` function for :class:`FileList`: it says why a path lacks some of ``components``."""
     return lambda path: _lacks(path, _stamp(path), components)
 
 
 def lora_problem(path: Path) -> str:
-    """Why ``path`` is no LoRA of this model family, "" if it is one."""
+    """Say why ``path`` is not a LoRA for LTX-2; "" if it is one."""
     return _lora_problem(path, _stamp(path))
 
 
 def encoder_problem(path: Path) -> str:
-    """Why ``path`` cannot be loaded as a text encoder, "" if it can."""
+    """Say why ``path`` cannot be loaded as a text encoder; "" if it can."""
     return _encoder_problem(path, _stamp(path))[0]
 
 
@@ -147,7 +150,7 @@ def is_faulty_encoder(path: Path) -> bool:
 
 
 def _paths(category: str) -> Iterator[tuple[str, Path]]:
-    """Names and paths in a category of the host; none if the host lacks the category or cannot list it."""
+    """Yield (name, path) of a ComfyUI model folder; nothing if ComfyUI lacks it or cannot list it."""
     # Hosts differ in their categories, and a user may remove one in the paths file.
     if category not in folder_paths.folder_names_and_paths:
         return
@@ -158,7 +161,10 @@ def _paths(category: str) -> Iterator[tuple[str, Path]]:
 
 
 def _files(category: str) -> Iterator[tuple[str, Path]]:
-    """Names and paths of the files of a category; a text encoder in a folder is its first file's name."""
+    """Yield (name, path) of the files of a ComfyUI model folder.
+
+    A text encoder that is a folder is listed once, with the name of its first file.
+    """
     encoders: dict[str, bool] = {}
     for name in sorted(folder_paths.get_filename_list(category)):
         parent = os.path.dirname(name)
@@ -174,7 +180,7 @@ def _files(category: str) -> Iterator[tuple[str, Path]]:
 
 
 def _folders() -> Iterator[tuple[str, Path]]:
-    """Folders in models/diffusers, and one level below: pipelines and split files."""
+    """Yield (name, path) of folders in models/diffusers and one level below: pipelines and split files."""
     for root in map(Path, folder_paths.get_folder_paths(DIFFUSERS)):
         # One level is enough for pipelines and for folders by author; a full search of a network drive would
         # take minutes.
@@ -184,7 +190,7 @@ def _folders() -> Iterator[tuple[str, Path]]:
 
 
 def _is_model_folder(path: Path) -> bool:
-    """Whether a folder is a diffusers pipeline or holds split files, not a component of a pipeline."""
+    """Whether a folder is a whole diffusers pipeline or holds split files; False for a component's folder."""
     if os.path.isfile(path / "model_index.json"):
         return True
     try:
@@ -195,13 +201,13 @@ def _is_model_folder(path: Path) -> bool:
 
 
 def _encoder_at(path: Path) -> Path:
-    """The folder of a file if it has a ``config.json``, as that of a text encoder has; otherwise the file."""
+    """Return the folder of a file if it contains a ``config.json``, as a text encoder does; else the file."""
     # A broken link counts too: the folder is then listed and its error says what is missing.
     return path.parent if os.path.lexists(path.parent / "config.json") else path
 
 
 def _stamp(path: Path) -> Stamp:
-    """A value that changes when ``path`` has to be checked again."""
+    """A value by which results are cached: it changes when the files at ``path`` change."""
     own = _stamp_of(path)
     if not os.path.isdir(path):
         return (own,)
@@ -215,7 +221,7 @@ def _stamp(path: Path) -> Stamp:
 
 
 def _stamp_of(path: Path) -> tuple[str, int, int]:
-    """Name, time of change in ns and size of one file; zeros if it cannot be read."""
+    """(name, time of change in ns, size in bytes) of a file; zeros if it cannot be read."""
     try:
         status = path.stat()
     except OSError:
@@ -247,7 +253,10 @@ def _lora_problem(path: Path, stamp: Stamp) -> str:
 
 @lru_cache(maxsize=CACHED)
 def _encoder_problem(path: Path, stamp: Stamp) -> tuple[str, bool]:
-    """Why ``path`` cannot be a text encoder, "" if it can, and whether it is a faulty Gemma folder."""
+    """(why ``path`` cannot be a text encoder, "" if it can; whether it is a faulty Gemma folder).
+
+    ``stamp`` is part of the key of the cache.
+    """
     foreign = False
 
     def check() -> None:
@@ -271,7 +280,10 @@ def _encoder_problem(path: Path, stamp: Stamp) -> tuple[str, bool]:
 
 
 def _reason(path: Path, check: Callable[[], None]) -> str:
-    """Why ``check`` fails, "" if it does not. It never raises: one bad file must not stop the loading."""
+    """Call ``check`` and return the message of its error; "" if it raises none.
+
+    It never raises, because one bad file must not stop the loading of the nodes.
+    """
     try:
         check()
     except (OSError, ValueError) as error:
@@ -285,15 +297,15 @@ def _reason(path: Path, check: Callable[[], None]) -> str:
 
 @lru_cache(maxsize=CACHED)
 def _warn(message: str) -> None:
-    """Log a message once."""
+    """Log a warning; the same message is logged only once."""
     logger.warning("%s", _encodable(message))
 
 
 def _short(error: Exception, path: Path) -> str:
-    """The message with the file's name in place of its path."""
+    """The message of an error, with the name of the file in place of its path."""
     return _encodable(str(error).replace(str(path), path.name))
 
 
 def _encodable(text: str) -> str:
-    """The text with escapes for bytes of file names that are no UTF-8."""
+    """Escape the bytes of a file name that are not UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""The library's guidance as the host's GUIDER: the plan of a step as calls of the host."""
+"""The library's guidance as a ComfyUI GUIDER: each step's guidance passes are calls of ComfyUI's sampling."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class AVGuider(comfy.samplers.CFGGuider):
     """Guides video and audio with separate scales; works with any of the host's samplers."""
 
     def __init__(self, model: Any, guidance: GuidanceAt, nag: Nag | None = None) -> None:
-        """Raises ValueError for a model that another node gave a guidance of its own.
+        """Prepare guiding with ``guidance`` and, if not None, normalised attention guidance ``nag``.
 
-        Also for stg, modality guidance and nag with a network that is not LTX-2, or in which another pack has
-        replaced what they change.
+        Raises ValueError if another node gave the model its own guidance. For stg, modality guidance and nag
+        it also does if the network is not LTX-2, or another pack replaced the attentions that these change.
         """
         # Such a function replaces the combination of the estimates, which is what this guider computes.
         if "sampler_cfg_function" in model.model_options:
@@ -48,7 +48,7 @@ class AVGuider(comfy.samplers.CFGGuider):
         self._steps, self._nag = GuidedSteps(guidance), nag
 
     def sample(self, noise: Any, latent_image: Any, *args: Any, **options: Any) -> Any:
-        """Raises ValueError for noise that was made for another latent."""
+        """Sample as ComfyUI's guiders do. Raises ValueError for noise that was made for another latent."""
         check_noise(noise, latent_image)
         return super().sample(noise, latent_image, *args, **options)
 
@@ -59,7 +59,7 @@ class AVGuider(comfy.samplers.CFGGuider):
         model_options: Options = {},  # noqa: B006 the host's signature; it is only read
         seed: int | None = None,
     ) -> Tensor:
-        """The guided clean estimate of ``x``, as the host's guiders return it."""
+        """Return the guided estimate of the clean latents for ``x``, as ComfyUI's guiders do."""
         # The shapes of a run are only known once the host has processed its conditioning.
         packing = Packing.of(self.conds)
         # A latent of one stream has no other stream that modality guidance could isolate.
@@ -86,9 +86,10 @@ class AVGuider(comfy.samplers.CFGGuider):
         )
 
     def _batching(self, x: Tensor, model_options: Options) -> Batching:
-        """How guidance passes run: all in one call of the host, which divides it by free memory.
+        """Decide how many guidance passes one call of ComfyUI evaluates: all of a step, or one.
 
-        On the CPU they run one by one, so that the result does not depend on free memory.
+        ComfyUI divides a call to fit free memory. On the CPU it is one, so that the result does not depend on
+        free memory.
         """
         # The host's own network takes one set of switches a call; packs may replace parts of either for one.
         alone = x.device.type == "cpu" or self._hosts or bool(patched_parts(self.model_patcher))
@@ -99,7 +100,10 @@ class AVGuider(comfy.samplers.CFGGuider):
         )
 
     def _forks(self, model_options: Options) -> bool:
-        """Whether a pass is one call of the network, which other packs or nodes may prevent."""
+        """Whether the passes of a step may share the states before the first block that a pass perturbs.
+
+        That is possible only if a pass is one call of the network, which other packs or nodes may prevent.
+        """
         # Each of these divides or replaces the call, so the saved states would not match the later pass.
         cuts = {"context_handler", "multigpu_clones", "model_function_wrapper"} & model_options.keys()
         options = model_options.get("transformer_options", {})
@@ -110,7 +114,7 @@ class AVGuider(comfy.samplers.CFGGuider):
     def _evaluate(
         self, plan: StepPlan, x: Tensor, timestep: Tensor, model_options: Options
     ) -> dict[Pass, Tensor]:
-        """The clean estimates of the passes of ``plan``, by calls of the host."""
+        """Evaluate the passes of ``plan`` with calls of ComfyUI; returns the clean estimate of each pass."""
         estimates: dict[Pass, Tensor] = {}
         fork: Fork | None = None
         for call in plan.calls:
@@ -157,7 +161,10 @@ class AVGuider(comfy.samplers.CFGGuider):
         timestep: Tensor,
         model_options: Options,
     ) -> Tensor:
-        """``guided`` after the functions that other nodes and samplers registered for it."""
+        """Apply the functions that other nodes and samplers registered to run after guidance.
+
+        Returns the result.
+        """
         # The host applies these in its own cfg function, which this guider does not call.
         for patch in model_options.get("sampler_post_cfg_function", []):
             guided = patch(
@@ -186,7 +193,10 @@ _CHANGED = {
 
 
 def _check_parts(model: Any, passes: set[Pass], nag: bool) -> None:
-    """Raise ValueError where another pack has replaced what a guidance changes: one would undo the other."""
+    """Raise ValueError if another pack replaced an attention that these guidance passes change too.
+
+    One change would undo the other.
+    """
     used = {"stg": Pass.PERTURBED in passes, "modality": Pass.APART in passes, "nag": nag}
     replaced = patched_parts(model)
     for name in (name for name, is_used in used.items() if is_used):
@@ -199,6 +209,6 @@ def _check_parts(model: Any, passes: set[Pass], nag: bool) -> None:
 
 
 def without_reference(entry: Options) -> Options:
-    """A processed conditioning without its reference audio."""
+    """Return an entry of processed conditioning without its reference audio."""
     conds = {name: cond for name, cond in entry.get("model_conds", {}).items() if name != "ref_audio"}
     return {**entry, "model_conds": conds}

@@ -1,8 +1,8 @@
-"""The host's layers inside a network that another library built.
+"""Replaces the layers of Gemma by ComfyUI's.
 
-The host can load a model in part, and stream the rest, only through its own layers. Gemma comes from
-transformers, whose constructor takes no layer classes, so its linear, embedding and norm layers become the
-host's afterwards. Parameters stay the same objects.
+ComfyUI can load a model in part, and stream the rest, only through its own layers. Gemma is built by
+transformers, whose constructor takes no layer classes, so the classes of its linear, embedding and norm
+layers are changed after it is built. Parameters stay the same objects.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ GEMMA4_NORMS = ("Gemma4RMSNorm", "Gemma4UnifiedRMSNorm")
 
 
 def use_host_layers(gemma: Gemma) -> Gemma:
-    """Turn the layers of ``gemma`` into the host's; it then computes on its ``execution_device``."""
+    """Change the layers of ``gemma`` to ComfyUI's, in place; it then computes on its ``execution_device``."""
     for module in list(gemma.modules()):
         # Only the exact class: a subclass has arithmetic of its own, which the host's layer would lose.
         if type(module) is nn.Linear:
@@ -42,10 +42,10 @@ def use_host_layers(gemma: Gemma) -> Gemma:
 
 
 class ScaledEmbedding(comfy.ops.manual_cast.Embedding):
-    """Token embedding times a constant, in float32.
+    """A token embedding that is multiplied by a constant in float32.
 
-    From there on every layer computes in float32, as in the host's own text encoders, whatever dtype the
-    weights are stored in.
+    All later layers then compute in float32, as in ComfyUI's own text encoders, whatever dtype the weights
+    are stored in.
     """
 
     # The host's casting reads this attribute of every layer.
@@ -57,7 +57,7 @@ class ScaledEmbedding(comfy.ops.manual_cast.Embedding):
         return embedded * self.embed_scale.to(input.device)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """hidden (..., D) -> scores (..., V) of the next token, by the same weights as the embedding."""
+        """Multiply hidden (..., D) by the embedding's weights: the scores (..., V) of the next token."""
         weight, _, stream = comfy.ops.cast_bias_weight(self, hidden, offloadable=True)
         scores = functional.linear(hidden, weight)
         comfy.ops.uncast_bias_weight(self, weight, None, stream)
@@ -65,7 +65,7 @@ class ScaledEmbedding(comfy.ops.manual_cast.Embedding):
 
 
 class OffsetRMSNorm(nn.Module, comfy.ops.CastWeightBiasOp):
-    """RMS norm whose weight is stored as its difference from 1; computed in float32."""
+    """RMS norm whose stored weight is the real weight minus 1; computed in float32."""
 
     comfy_cast_weights = True
     bias = None
@@ -89,7 +89,10 @@ class PlainRMSNorm(OffsetRMSNorm):
 
 
 class _OnDevice:
-    """The device to compute on, which is not that of the first parameter while parts are offloaded."""
+    """A mixin whose property ``device`` is the device to compute on.
+
+    With offloaded parts it is not the device of the first parameter.
+    """
 
     execution_device: torch.device | None
 

@@ -1,4 +1,4 @@
-"""What the host's models of a run are, as digests: to refuse resuming it with others."""
+"""Identifies ComfyUI's models by digests, so that a long clip is not resumed with other models."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ SAMPLES = 1024
 def model_identity(
     *, model: Model, text_encoder: Clip, video_vae: Vae, audio_vae: Vae | None
 ) -> dict[str, str | None]:
-    """Digests of weights, dtype and LoRAs of the models of a graph, by the names of the inputs.
+    """Digests of the weights, dtype and LoRAs of models in a graph: name of the argument -> digest.
 
-    Weights of this pack's loaders are known by their files. Of others, and of LoRAs, some values are read.
+    Weights from this pack's loaders are identified by their files. Of other weights, and of LoRAs, some
+    values are read.
     """
     patchers = {
         "model": model,
@@ -63,7 +64,7 @@ def _digest(values: Any) -> str:
 
 
 def _parts(value: Any) -> Iterator[str]:
-    """The values within weights and patches in a fixed order; the host's kinds of patches hold ``weights``."""
+    """Yield a text for each value within ComfyUI's weights and patches, in a fixed order."""
     if isinstance(value, Tensor):
         flat = value.detach().reshape(-1)
         yield f"{tuple(value.shape)}"

@@ -1,4 +1,4 @@
-"""Remarks that a user has to see on the node that runs, whichever pack it is of."""
+"""Shows remarks on the node that runs, also if it belongs to another pack."""
 
 from __future__ import annotations
 

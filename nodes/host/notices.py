@@ -1,4 +1,4 @@
-"""Sentences for the user about what has no effect: once in the log, and on the node that runs."""
+"""Tells the user what has no effect: once in the log, and on the node that runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ USE_CORE = (
 
 @lru_cache(maxsize=256)
 def notice_once(text: str) -> None:
-    """Log ``text`` and display it on the running node; a second call with the same text does nothing."""
+    """Log ``text`` and show it on the running node; further calls with the same text do nothing."""
     log.warning("%s", text)
     try:
         from comfy_execution.utils import get_executing_context

@@ -1,7 +1,7 @@
 """Live previews while an audio-video latent is sampled: a frame and, below it, the loudness of the audio.
 
-The host's own previewer cannot read the packed latent. A wrapper around the sampling run unpacks the
-predicted clean latent and passes an image to the host's progress bar, which displays it on the node.
+ComfyUI's own previewer cannot read the packed latent. A wrapper around the sampling run unpacks the predicted
+clean latent and passes an image to ComfyUI's progress bar, which shows it on the node.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Callback = Callable[[int, Tensor, Tensor, int], None]
 
 
 def add_av_previews(patcher: Any, *paths: str | Path) -> None:
-    """Attach previews to a MODEL; ``paths`` are its files, which may hold its autoencoders.
+    """Add previews to a MODEL. ``paths`` are its files, which may also hold its autoencoders.
 
     A preview that fails is logged once and never stops the run.
     """
@@ -51,7 +51,7 @@ def add_av_previews(patcher: Any, *paths: str | Path) -> None:
 
 
 class _Wrapper:
-    """Adds previews to the callback of each sampling run."""
+    """Wraps sampling runs: it adds previews to the callback of each."""
 
     def __init__(self, paths: Sequence[str | Path]) -> None:
         self._paths = paths
@@ -82,7 +82,7 @@ class _Wrapper:
         )
 
     def _fit(self) -> Previews | None:
-        """The maps for the latents of these files, fitted before the first run with previews."""
+        """Fit the linear maps from latents of these files to previews, before the first run with previews."""
         if not self._fitted:
             try:
                 self._fitted.append(_fit_small(self._paths))
@@ -93,7 +93,7 @@ class _Wrapper:
 
 
 class _Preview:
-    """The callback of one run: the original one, then a preview if there is time for it."""
+    """The callback of one run: calls the original one, then sends a preview if there is time for it."""
 
     def __init__(
         self, callback: Callback, shapes: Sequence[Sequence[int]], steps: int, fitted: Previews | None
@@ -135,7 +135,7 @@ class _Preview:
         return None if pixels is None else Image.fromarray(pixels.numpy())
 
     def _frame(self, video: Tensor) -> Tensor:
-        """The middle frame of ``video`` (B, C, F, H, W) as bytes (height, width, 3)."""
+        """Convert the middle frame of a video latent (B, C, F, H, W) to uint8 (height, width, 3)."""
         # The first frame may be the input image, which would show nothing of the run.
         frame = video.shape[2] // 2
         if not self._decoder_tried:
@@ -151,7 +151,7 @@ class _Preview:
 
 
 def level_strip(levels: Tensor, width: int) -> Tensor:
-    """Levels (T,) in [0, 1] as bars on a dark background, bytes (24, width, 3), time from left to right."""
+    """Draw levels (T,) in [0, 1] as bars from left to right: uint8 (24, width, 3)."""
     moments = torch.arange(width) * len(levels) // width
     heights = 1 + levels[moments] * (_STRIP - 3)
     lit = torch.arange(_STRIP)[:, None] >= _STRIP - heights[None]
@@ -159,9 +159,9 @@ def level_strip(levels: Tensor, width: int) -> Tensor:
 
 
 def _tiny_decoder() -> Callable[[Tensor], Tensor] | None:
-    """A function from one latent frame to pixels (height, width, 3) in [0, 1].
+    """Return a function that decodes one latent frame to pixels (height, width, 3) in [0, 1].
 
-    None unless the host is set to tiny decoders and has a file of one.
+    None unless ComfyUI is set to use tiny decoders and has a file of one.
     """
     if args.preview_method != LatentPreviewMethod.TAESD:
         return None
@@ -182,7 +182,7 @@ def _tiny_decoder() -> Callable[[Tensor], Tensor] | None:
 
 
 def _fit_small(paths: Sequence[str | Path]) -> Previews | None:
-    """The maps for the autoencoders in the files of the model; None if there are none, or large ones."""
+    """Fit the maps to the autoencoders in the model's files; None if there are none, or they are large."""
     parts = (Component.VIDEO_ENCODER, Component.VIDEO_DECODER, Component.AUDIO_DECODER)
     weights = read_weights(*paths)
     try:

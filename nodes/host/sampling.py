@@ -1,6 +1,6 @@
-"""One sampling run through the host's own guider, samplers, noise and progress bar.
+"""One sampling run with ComfyUI's guider, samplers, noise and progress bar.
 
-Letters: B batch, N values of a packed latent: the host concatenates video and audio, (B, 1, N).
+Letters: B batch, N values of a packed latent: ComfyUI concatenates video and audio to (B, 1, N).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .samplers import sampler_object
 
 @dataclass(frozen=True, kw_only=True)
 class HostSampling:
-    """Sampling with the host's own guider, by ``cfg`` and ``audio_cfg``, and its ``sampler``."""
+    """Samples with ComfyUI's own guider, with the scales ``cfg`` and ``audio_cfg``, and its ``sampler``."""
 
     cfg: float
     audio_cfg: float
@@ -34,7 +34,7 @@ class HostSampling:
     def __call__(
         self, model: Any, positive: Any, negative: Any, latent: Latent, *, seed: int, sigmas: Tensor
     ) -> Latent:
-        """The LATENT at the end of ``sigmas``."""
+        """Sample along ``sigmas`` and return the final LATENT."""
         # Only unequal scales need a function of the pack; a single one uses the host's guidance unchanged.
         scales = _scales(latent, self.cfg, self.audio_cfg)
         guider = comfy.samplers.CFGGuider(model if scales is None else _with_scales(model, scales))
@@ -46,7 +46,7 @@ class HostSampling:
 
 @dataclass(frozen=True, kw_only=True)
 class GuidedSampling:
-    """Sampling with the library's ``guidance`` and its ``sampler`` with ``eta``."""
+    """Samples with the library's ``guidance`` and its ``sampler``, whose share of fresh noise is ``eta``."""
 
     guidance: GuidanceAt
     sampler: str
@@ -55,17 +55,17 @@ class GuidedSampling:
     def __call__(
         self, model: Any, positive: Any, negative: Any, latent: Latent, *, seed: int, sigmas: Tensor
     ) -> Latent:
-        """The LATENT at the end of ``sigmas``."""
+        """Sample along ``sigmas`` and return the final LATENT."""
         guider = AVGuider(model, self.guidance)
         guider.set_conds(positive, negative)
         return run(guider, sampler_object(self.sampler, self.eta), latent, seed=seed, sigmas=sigmas)
 
 
 def run(guider: Any, sampler: Any, latent: Latent, *, seed: int, sigmas: Tensor) -> Latent:
-    """The LATENT that the host's SamplerCustomAdvanced returns for the same values.
+    """Sample like the node SamplerCustomAdvanced with the same values; returns the final LATENT.
 
-    Noise is drawn on the CPU, video first. Every step moves the progress bar; the stop button works there.
-    Raises ValueError if ``batch_index`` of the LATENT is that of another batch.
+    Noise is drawn on the CPU, for the video first. Every step moves the progress bar, and the stop button
+    works. Raises ValueError if ``batch_index`` of the LATENT does not fit its batch size.
     """
     check_batch_index(latent)
     samples = comfy.sample.fix_empty_latent_channels(
@@ -94,7 +94,7 @@ def run(guider: Any, sampler: Any, latent: Latent, *, seed: int, sigmas: Tensor)
 
 
 def _scales(latent: Latent, cfg: float, audio_cfg: float) -> Tensor | None:
-    """Guidance per value of the packed latent (1, 1, N), or None where one number does."""
+    """The guidance scale of each value of the packed latent (1, 1, N); None if both scales are equal."""
     # A run sees both streams as one packed latent, so the scales have to follow its layout: video, then
     # audio.
     streams = to_av(latent)
@@ -105,7 +105,7 @@ def _scales(latent: Latent, cfg: float, audio_cfg: float) -> Tensor | None:
 
 
 class _CFGArguments(TypedDict):
-    """What the host passes to a cfg function, as far as it is used here."""
+    """The entries, of the dict that ComfyUI passes to a cfg function, which are used here."""
 
     input: Tensor
     cond_denoised: Tensor
@@ -113,7 +113,7 @@ class _CFGArguments(TypedDict):
 
 
 def _with_scales(model: Any, scales: Tensor) -> Any:
-    """A clone of ``model`` whose guidance has one scale per value."""
+    """Clone ``model`` with a cfg function that has one scale for each value of the packed latent."""
     if "sampler_cfg_function" in model.model_options:
         raise ValueError(
             "this model has a guidance of its own from another node: set audio_cfg to 0, or take that "

@@ -1,4 +1,4 @@
-"""Reading model files through the host, so that its lazy and memory-mapped loading applies."""
+"""Reads model files through ComfyUI, so that its lazy and memory-mapped loading is used."""
 
 from __future__ import annotations
 
@@ -35,19 +35,22 @@ FP8_FORMATS: Mapping[str, str] = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8
 
 @dataclass(frozen=True)
 class Weights:
-    """Opened files and folders; each component is read from the first that holds it."""
+    """Opened model files and folders; each component is read from the first of them that holds it."""
 
     checkpoints: tuple[Checkpoint, ...]
     _files: dict[Path, Mapping[str, Tensor]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        """The files' names, for errors."""
+        """The names of the files, for error messages."""
         return " + ".join(checkpoint.path.name for checkpoint in self.checkpoints)
 
     @property
     def config(self) -> Config:
-        """The configuration of all files; a key that two files state has the value of the first."""
+        """The configurations of all files, merged.
+
+        For a key that several files have, the first one counts.
+        """
         # Files are merged from the last to the first, so that the first one wins.
         merged: JsonObject = {}
         for checkpoint in reversed(self.checkpoints):
@@ -56,11 +59,14 @@ class Weights:
         return merged
 
     def source(self, component: Component) -> Checkpoint:
-        """The file that ``component`` is read from. Raises ValueError if no file holds it."""
+        """Return the file that ``component`` is read from. Raises ValueError if no file holds it."""
         return find_component(self.checkpoints, component)
 
     def take(self, *components: Component) -> Tensors:
-        """Tensors of ``components`` under their official names; ValueError if no file holds one of them."""
+        """Read the tensors of ``components`` under their official names.
+
+        Raises ValueError if one is missing.
+        """
         return {
             own: self._tensor(info)
             for component in components
@@ -68,9 +74,9 @@ class Weights:
         }
 
     def take_quantised(self, *components: Component) -> Tensors:
-        """As :meth:`take`, with quantised layers in the form that the host's own quantised layers read.
+        """As :meth:`take`, but quantised layers have the form that ComfyUI's quantised layers read.
 
-        Formats that this host does not support are decoded to bfloat16.
+        Formats that this ComfyUI version does not support are decoded to bfloat16.
         """
         tensors = self.take(*components)
         for component in components:
@@ -93,14 +99,15 @@ class Weights:
 
 
 def read_weights(*paths: str | Path) -> Weights:
-    """Open model files or folders. Raises ValueError if one is damaged or not one of LTX-2."""
+    """Open model files or folders. Raises ValueError if one is damaged or not an LTX-2 file."""
     return Weights(tuple(open_checkpoint(path) for path in paths))
 
 
 def load_exactly(module: nn.Module, tensors: Tensors, what: str, *, assign: bool) -> None:
-    """Load ``tensors`` into ``module``; ValueError names the first keys that are missing or left over.
+    """Load ``tensors`` into ``module``; raises ValueError that names the first missing or unknown keys.
 
-    ``assign`` makes the tensors themselves the parameters instead of copying them.
+    With ``assign`` the tensors become the parameters; otherwise they are copied. ``what`` names the module in
+    the message.
     """
     # Not strict, because torch's own error would list thousands of keys.
     missing, unexpected = module.load_state_dict(tensors, strict=False, assign=assign)
@@ -114,7 +121,10 @@ def load_exactly(module: nn.Module, tensors: Tensors, what: str, *, assign: bool
 def _for_host(
     layer: StoredLayer, parts: Tensors, marker: Mapping[str, Any] | None, *, full_precision: bool
 ) -> Tensors:
-    """The tensors of one quantised layer by suffix, with the marker ``comfy_quant`` that the host reads."""
+    """Convert one quantised layer to ComfyUI's form: suffix of a tensor's name -> tensor.
+
+    It contains ``comfy_quant``, the marker by which ComfyUI recognises the format.
+    """
     name = HOST_FORMATS.get(layer.form.kind) or FP8_FORMATS.get(layer.infos["weight"].dtype)
     # fp8 without a scale is only a storage dtype, which the host casts when it computes.
     if layer.form.kind == "float" and not any(suffix in parts for suffix in SCALE_NAMES):
@@ -136,14 +146,14 @@ def _for_host(
 
 
 def _entry(form: Format) -> dict[str, bool | int]:
-    """The part of a layer's marker that tells the host of rotated weights; empty if they are not rotated."""
+    """The part of a layer's marker that tells ComfyUI that weights are rotated; empty if they are not."""
     return {"convrot": True, "convrot_groupsize": form.rotation} if form.rotation else {}
 
 
 def _requires_full_precision(source: Checkpoint) -> bool:
-    """Whether matrix products have to be in full precision.
+    """Whether a file demands matrix products in full precision.
 
-    Older files mark this by two elements in their tensor ``scaled_fp8``.
+    Older files say so with two elements in their tensor ``scaled_fp8``.
     """
     marks = (info for name, info in source.tensors.items() if name.rpartition(".")[2] == "scaled_fp8")
     return any(mark.numel == 2 for mark in marks)
