@@ -102,11 +102,11 @@ class Footage:
         numerics: Numerics = Numerics.OFFICIAL,
         max_pixels: int | None = None,
     ) -> ClipPlan:
-        """Plan a run of at least ``frames`` frames (the next 8k + 1) at the nearest size the model can
-        generate.
+        """Plan a run of at least ``frames`` frames (the next 8k + 1), at a size that the model can generate.
 
-        With ``fit`` "own" the size is rounded up, not to the nearest. If frames have more than ``max_pixels``
-        pixels, a size with the same proportions and about that many is used, rounded to the nearest.
+        That is the nearest size, but with ``fit`` "own" the size rounded up. Frames of more than
+        ``max_pixels`` pixels are planned at the nearest size with the same proportions and about that many
+        pixels.
         """
         width, height = self.size
         if max_pixels is not None and width * height > max_pixels:

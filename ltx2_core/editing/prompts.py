@@ -90,8 +90,9 @@ class PromptSchedule:
         return cls(tuple((start, part.prompt) for start, part in zip(starts, parts, strict=True)))
 
     def at(self, second: float, window: int = 0) -> str:
-        """Return the prompt at ``second`` of the clip, or with ``by_window`` that of window number
-        ``window``.
+        """Return the prompt at ``second`` of the clip.
+
+        With ``by_window`` that of window number ``window``.
         """
         now = window if self.by_window else max(second, 0)
         # The last part that has begun; its end is the start of the next one.

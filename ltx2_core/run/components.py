@@ -287,8 +287,7 @@ class Components:
     def identity(self) -> JsonObject:
         """JSON values that identify the networks of this run: digests of their files, dtype and arithmetic.
 
-        Two runs with equal values and the same request give the same latents. ``storage.identity`` describes
-        what a digest covers.
+        LoRAs are not part of them. ``storage.identity`` describes what a digest covers.
         """
         return {
             "files": self.digests(),

@@ -213,7 +213,7 @@ class LTX2Pipeline(Codecs):
         """Plan the sampling runs for ``request``: size, sigmas and guidance of each stage.
 
         The recipe, numerics and upscaler of this pipeline decide what the request leaves open. Raises
-        ValueError if two stages are asked for and the upscaler's factor does not fit the size.
+        ValueError if two stages are asked for and the upscaler cannot be used between them.
         """
         factor = Fraction(2)
         if request.staging.count == 2:

@@ -20,10 +20,11 @@ SAMPLES = 1024
 def model_identity(
     *, model: Model, text_encoder: Clip, video_vae: Vae, audio_vae: Vae | None
 ) -> dict[str, str | None]:
-    """Digests of the weights, dtype and LoRAs of models in a graph: name of the argument -> digest.
+    """Digests that identify the models in a graph: "clip" -> weights and dtype, "clip LoRAs" -> LoRAs, and so
+    on.
 
-    Weights from this pack's loaders are identified by their files. Of other weights, and of LoRAs, some
-    values are read.
+    Names are those of the node's inputs; a digest is None where there is nothing. Weights from this pack's
+    loaders are identified by their files; of other weights, and of LoRAs, some values are read.
     """
     patchers = {
         "model": model,

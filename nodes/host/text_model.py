@@ -156,7 +156,7 @@ class HostTextModel(nn.Module):
 
 
 class _Branch(nn.Module):
-    """An empty module that gives parameters the longer names of ComfyUI's own text encoder."""
+    """A module around Gemma that gives its parameters the longer names of ComfyUI's own text encoder."""
 
     def __init__(self, transformer: Gemma) -> None:
         super().__init__()
