@@ -1,4 +1,4 @@
-"""The host's values to the library's and back: the one place where a range or an axis order changes.
+"""Converts ComfyUI's values to the library's and back; only here do ranges or the order of axes change.
 
 Letters: N frames, H W rows and columns, B batch, C channels, F latent frames, S samples, T audio latents.
 """
@@ -36,13 +36,13 @@ JOIN = (
 
 
 class Streams(NamedTuple):
-    """The video and the audio of a LATENT as two LATENTs; an absent stream is None."""
+    """A LATENT split into one LATENT for the video and one for the audio; an absent stream is None."""
 
     video: Latent | None
     audio: Latent | None
 
     def joined(self) -> Latent:
-        """One LATENT of the streams, nested if there are both."""
+        """Join the streams to one LATENT, whose samples are a nested tensor if there are both."""
         if self.video is None or self.audio is None:
             latent = self.video or self.audio
             assert latent is not None
@@ -51,7 +51,7 @@ class Streams(NamedTuple):
 
 
 def split(latent: Latent) -> Streams:
-    """The streams of any LATENT of LTX-2. Raises ValueError for a latent of another model."""
+    """Split a LATENT into its streams. Raises ValueError if it is not one of LTX-2."""
     samples = to_av(latent)
     for name, stream in (("video", samples.video), ("audio", samples.audio)):
         if stream is not None and not _is_of_family(stream):
@@ -67,14 +67,17 @@ def split(latent: Latent) -> Streams:
 
 
 def _is_of_family(stream: Tensor) -> bool:
-    """Whether a stream has the channels of LTX-2: video (B, C, F, H, W), audio (B, C, T, bins)."""
+    """Whether a stream has the shape of an LTX-2 latent: video (B, C, F, H, W) or audio (B, C, T, bins)."""
     if stream.ndim == 5:
         return stream.shape[1] == VIDEO_CHANNELS
     return stream.ndim == 4 and (stream.shape[1], stream.shape[3]) == (AUDIO_CHANNELS, AUDIO_BINS)
 
 
 def split_av(latent: Latent) -> tuple[Latent, Latent]:
-    """Video and audio of an AV LATENT. Raises ValueError that names the missing stream, if one is."""
+    """Return the video and the audio LATENT of an audio-video LATENT.
+
+    Raises ValueError that names the missing stream if it does not hold both.
+    """
     video, audio = split(latent)
     if video is None or audio is None:
         have, lack = ("audio", "video") if video is None else ("video", "audio")
@@ -83,7 +86,7 @@ def split_av(latent: Latent) -> tuple[Latent, Latent]:
 
 
 def video_of(latent: Latent) -> Latent:
-    """The video of a LATENT. Raises ValueError if it holds only audio."""
+    """Return the video LATENT in a LATENT. Raises ValueError if it holds only audio."""
     video = split(latent).video
     if video is None:
         raise ValueError(f"this latent holds audio only and its video is missing: {JOIN}")
@@ -91,7 +94,7 @@ def video_of(latent: Latent) -> Latent:
 
 
 def audio_of(latent: Latent) -> Latent:
-    """The audio of a LATENT. Raises ValueError if it holds only video."""
+    """Return the audio LATENT in a LATENT. Raises ValueError if it holds only video."""
     audio = split(latent).audio
     if audio is None:
         raise ValueError(
@@ -102,7 +105,10 @@ def audio_of(latent: Latent) -> Latent:
 
 
 def frames_from_image(image: Tensor) -> Tensor:
-    """IMAGE (N, H, W, C) in [0, 1] -> (N, 3, H, W) in [0, 1]; transparency is dropped, grey repeated."""
+    """Convert an IMAGE (N, H, W, C) in [0, 1] to frames (N, 3, H, W) in [0, 1].
+
+    Transparency is dropped, and one grey channel is repeated for all colours.
+    """
     if image.ndim != 4 or image.shape[-1] not in (1, 3, 4):
         raise ValueError(f"an image is (N, H, W, channels) with 1, 3 or 4 channels; got {tuple(image.shape)}")
     frames = rearrange(image, "n h w c -> n c h w")
@@ -110,26 +116,29 @@ def frames_from_image(image: Tensor) -> Tensor:
 
 
 def image_from_frames(frames: Tensor) -> Tensor:
-    """(N, 3, H, W) -> IMAGE (N, H, W, 3); the range is not changed."""
+    """Convert frames (N, 3, H, W) to an IMAGE (N, H, W, 3); the range of values is not changed."""
     return rearrange(frames, "n c h w -> n h w c").contiguous()
 
 
 def compress(image: Tensor, crf: int) -> Tensor:
-    """Every frame of an IMAGE compressed with H.264 at ``crf`` and decoded again; 0 returns it unchanged."""
+    """Compress every frame of an IMAGE with H.264 at ``crf`` and decode it again; 0 returns it unchanged."""
     if crf == 0:
         return image
     return image_from_frames(torch.stack([compress_image(frame, crf) for frame in frames_from_image(image)]))
 
 
 def image_at_stage(image: Tensor, video: Latent, crf: int) -> Tensor:
-    """An IMAGE (N, H, W, C) cropped and scaled to the decoded size of a video LATENT, then compressed."""
+    """Crop and scale an IMAGE (N, H, W, C) to the decoded size of a video LATENT, then compress it.
+
+    ``crf`` is the H.264 compression.
+    """
     rows, columns = (SPATIAL_SCALE * size for size in video["samples"].shape[3:])
     fitted = fit_image(frames_from_image(image), columns, rows, mode="comfy")
     return compress(image_from_frames(fitted), crf)
 
 
 def clip_audio(audio: Audio | None, start_s: float, latents: int) -> tuple[Tensor, int, float]:
-    """AUDIO from ``start_s`` on, exactly as long as ``latents`` audio latents.
+    """Take AUDIO from second ``start_s`` on, exactly as long as ``latents`` audio latents.
 
     Returns (waveform (B, C, S), its rate in Hz, seconds of silence appended). Raises ValueError if there is
     no audio, or if it ends before ``start_s``.
@@ -152,7 +161,10 @@ def clip_audio(audio: Audio | None, start_s: float, latents: int) -> tuple[Tenso
 
 
 def encoder_audio(waveform: Tensor, rate: int, target: int, latents: int) -> Tensor:
-    """A waveform (B, C, S) at ``rate`` Hz -> (B, 2, S) at ``target`` Hz and ``latents`` latents long."""
+    """Resample a waveform (B, C, S) from ``rate`` to ``target`` Hz for an audio encoder: (B, 2, S).
+
+    It is trimmed or padded to the length of ``latents`` audio latents.
+    """
     stereo = resample(to_stereo(waveform), rate, target)
     # A centred spectrogram has one frame more than whole hops, so that one sample less gives exactly these
     # latents.
@@ -161,14 +173,14 @@ def encoder_audio(waveform: Tensor, rate: int, target: int, latents: int) -> Ten
 
 
 def audio_from_decoder(decoded: Tensor, rate: int) -> Audio:
-    """A waveform (B, S, C) that the host's audio VAE decoded -> AUDIO."""
+    """Make an AUDIO from a waveform (B, S, C) that ComfyUI's audio VAE decoded, at ``rate`` Hz."""
     return {"waveform": rearrange(decoded, "b s c -> b c s"), "sample_rate": int(rate)}
 
 
 def track_of(audio: Audio, index: int) -> tuple[Tensor, int]:
-    """One clip of an AUDIO batch for a video file: (1 or 2 channels, S) and a rate in Hz that AAC has.
+    """Take one clip of an AUDIO batch for a video file: (waveform (1 or 2 channels, S), rate in Hz).
 
-    ``index`` past the end of the batch is the last clip.
+    The rate is one that AAC supports. An ``index`` past the end of the batch takes the last clip.
     """
     waveform, rate = audio["waveform"], int(audio["sample_rate"])
     one = waveform[min(index, len(waveform) - 1)][:2]

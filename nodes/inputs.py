@@ -1,4 +1,4 @@
-"""Inputs that several nodes share, each declared once: its bounds, its default and what changing it does."""
+"""Inputs of nodes that several nodes share, each declared once: bounds, default and tooltip."""
 
 from __future__ import annotations
 
@@ -39,17 +39,20 @@ MAX_STRENGTH = 10.0
 
 
 def model_input() -> io.Input:
-    """The model to sample with."""
+    """The input for the model that samples."""
     return io.Model.Input("model", tooltip="The model, with LoRAs if any.")
 
 
 def positive_input() -> io.Input:
-    """The conditioning of the prompt."""
+    """The input for the conditioning of the prompt."""
     return io.Conditioning.Input("positive", tooltip="From LTX-2 Prompt.")
 
 
 def sampled_inputs(off: str) -> list[io.Input]:
-    """The model and both texts of a sampling run; ``off`` says when the negative one has no effect."""
+    """The inputs for the model and for both conditionings of a sampling run.
+
+    ``off`` says in the tooltip when the negative one has no effect.
+    """
     return [
         model_input(),
         positive_input(),
@@ -58,7 +61,7 @@ def sampled_inputs(off: str) -> list[io.Input]:
 
 
 def text_encoder_input() -> io.Input:
-    """The text encoder."""
+    """The input for the text encoder."""
     return io.Clip.Input("clip", tooltip="Text encoder from LTX-2 Load All or LTX-2 Load Text Encoder.")
 
 
@@ -75,11 +78,12 @@ def quantity(
     flags: Mapping[str, str] = MappingProxyType({}),
     **others: Any,
 ) -> io.Input:
-    """A widget for a quantity of the table of options: its bounds, and the first sentence of its help.
+    """A number widget for an option of the table, with its bounds and the first sentence of its help.
 
-    ``low`` and ``high`` are the widget's own where the table has no bound, or where a saved workflow may hold
-    a value outside it. ``more`` is what is special to the node. ``flags`` names the node's own inputs for
-    flags of the help. ``text`` replaces the help where it does not fit the node. ``others`` go to the widget.
+    ``name`` is the widget's name, by default the option's. ``low`` and ``high`` replace bounds, where the
+    table has none or a saved workflow may hold a value outside them. ``text`` replaces the help in the
+    tooltip, and ``more`` is appended to it. ``flags`` maps flags in the help to names of the node's inputs.
+    ``others`` are passed to the widget.
     """
     declared = by_name(option)
     bounds = [own if own is not None else of for own, of in zip((low, high), declared.range, strict=True)]
@@ -110,23 +114,23 @@ def quantity(
 
 
 def size_input(name: str, default: int, what: str) -> io.Input:
-    """A width or height in pixels."""
+    """A widget for a width or height in pixels; ``what`` says in the tooltip of what."""
     more = f"{what}. Larger frames need more memory and time."
     return quantity(name, default, low=SPATIAL_SCALE, high=MAX_SIZE, step=SPATIAL_SCALE, more=more)
 
 
 def frames_input(default: int, tooltip: str) -> io.Input:
-    """A number of frames on the grid 8k + 1."""
+    """A widget for a number of frames, 8k + 1."""
     return quantity("num_frames", default, name="frames", high=MAX_FRAMES, step=8, more=tooltip)
 
 
 def fps_input(tooltip: str) -> io.Input:
-    """A frame rate."""
+    """A widget for a frame rate in frames per second."""
     return IntOrFloat(quantity("fps", 24.0, low=1.0, high=MAX_FPS, step=0.001, more=tooltip))
 
 
 def plan_input(tooltip: str) -> io.Input:
-    """An optional clip plan."""
+    """An optional input for a clip plan."""
     return Plan.Input("plan", optional=True, tooltip=tooltip)
 
 
@@ -142,7 +146,7 @@ def batch_input(what: str = "clips") -> io.Input:
 
 
 def length_unit_input(*, default: str | None = None) -> io.Input:
-    """Whether ``length`` counts seconds or frames."""
+    """A widget that says whether ``length`` counts seconds or frames."""
     return io.Combo.Input(
         "length_unit",
         options=[SECONDS, FRAMES],
@@ -152,16 +156,16 @@ def length_unit_input(*, default: str | None = None) -> io.Input:
 
 
 def length_input(default: float, tooltip: str) -> io.Input:
-    """A length in the unit of ``length_unit``."""
+    """A widget for a length in the unit that ``length_unit`` says."""
     return IntOrFloat(
         real_input("length", default=default, low=0.01, high=MAX_SECONDS, step=0.01, tooltip=tooltip)
     )
 
 
 def stages_input(upscaled: str = "", *, default: str | None = "2") -> io.Input:
-    """A widget for the number of stages, 1 or 2; ``upscaled`` says which node doubles the first stage.
+    """A widget for the number of stages, 1 or 2; ``upscaled`` says in the tooltip which node upscales.
 
-    Without a default it is 1.
+    With ``default`` None it is 1.
     """
     doubled = f" and {upscaled} doubles them" if upscaled else ""
     tooltip = f"2: the first stage has half the width and height{doubled}. 1: sample at full size."
@@ -169,7 +173,10 @@ def stages_input(upscaled: str = "", *, default: str | None = "2") -> io.Input:
 
 
 def start_input(more: str = "", *, text: str | None = None) -> io.Input:
-    """A position in an audio input in seconds; ``text`` where it is not the clip that begins there."""
+    """A widget for a position in an audio input, in seconds.
+
+    ``text`` replaces the tooltip, which says that the clip begins there; ``more`` is appended to it.
+    """
     audio = {"audio": "the audio"}
     return quantity(
         "audio_start_s", 0.0, name="start", high=MAX_SECONDS, step=0.01, flags=audio, more=more, text=text
@@ -177,18 +184,18 @@ def start_input(more: str = "", *, text: str | None = None) -> io.Input:
 
 
 def identity_input(default: float, more: str) -> io.Input:
-    """The scale of guidance towards a reference audio."""
+    """A widget for the guidance scale towards a reference audio."""
     reference = {"reference-audio": "the reference audio"}
     return quantity("identity", default, high=MAX_SCALE, step=0.05, flags=reference, more=more)
 
 
 def ceiling_input(default: float, more: str = "", *, optional: bool = False) -> io.Input:
-    """The loudest sample of generated audio."""
+    """A widget for the highest peak of generated audio, in dB of full scale."""
     return quantity("ceiling_db", default, name="ceiling", low=-60.0, step=0.1, more=more, optional=optional)
 
 
 def video_regions_input() -> io.Input:
-    """Time regions of the video to regenerate."""
+    """A widget for the time regions of the video to regenerate, in seconds."""
     return io.String.Input(
         "video_regions",
         default="2-4",
@@ -198,7 +205,7 @@ def video_regions_input() -> io.Input:
 
 
 def audio_regions_input() -> io.Input:
-    """Time regions of the audio to regenerate."""
+    """A widget for the time regions of the audio to regenerate, in seconds."""
     return io.String.Input(
         "audio_regions",
         default="2-4",
@@ -208,7 +215,7 @@ def audio_regions_input() -> io.Input:
 
 
 def rounding_input() -> io.Input:
-    """How time regions are brought onto latent frames."""
+    """A widget that says how time regions are rounded to latent frames."""
     return io.Combo.Input(
         "rounding",
         options=[rounding.value for rounding in (Rounding.COVER, Rounding.INSIDE, Rounding.TOUCH)],
@@ -218,7 +225,7 @@ def rounding_input() -> io.Input:
 
 
 def image_crf_input(more: str = "") -> io.Input:
-    """H.264 compression of a conditioning image, by default as much as the model was trained with."""
+    """A widget for the H.264 compression of a conditioning image; the default is that of the training."""
     # The widget always allowed 100, and saved workflows may hold more than 51, the end of the scale of H.264.
     return quantity(
         "image_crf",
@@ -232,7 +239,7 @@ def image_crf_input(more: str = "") -> io.Input:
 
 
 def file_crf_input() -> io.Input:
-    """H.264 quality of an output file."""
+    """A widget for the H.264 quality of an output file."""
     return io.Int.Input(
         "crf",
         default=18,
@@ -243,7 +250,10 @@ def file_crf_input() -> io.Input:
 
 
 def percent_inputs(what: str) -> tuple[io.Input, io.Input]:
-    """The part of the schedule in which something acts, from ``start_percent`` to ``end_percent``."""
+    """Two widgets for the part of the schedule, from 0 to 1, in which something acts.
+
+    They are ``start_percent`` and ``end_percent``; ``what`` names in the tooltips what acts.
+    """
     return (
         _percent("start_percent", 0.0, f"Where in the schedule {what} begins: 0 is the first sampling step."),
         _percent("end_percent", 1.0, f"Where in the schedule {what} ends: 1 is the last sampling step."),
@@ -251,25 +261,25 @@ def percent_inputs(what: str) -> tuple[io.Input, io.Input]:
 
 
 def steps_input(more: str = "", default: int = 20) -> io.Input:
-    """A number of sampling steps."""
+    """A widget for the number of sampling steps."""
     # The help is of the first stage only, and nodes sample any.
     return quantity("steps", default, text="Sampling steps; more take longer and add detail", more=more)
 
 
 def cfg_input(name: str, default: float, more: str) -> io.Input:
-    """A scale of classifier-free guidance, of the video or, as ``audio_cfg``, of the audio."""
+    """A widget for a scale of classifier-free guidance, "cfg" (video) or "audio_cfg" (audio)."""
     return quantity(name, default, high=MAX_SCALE, step=0.1, more=more)
 
 
 def sigma_input(name: str, default: float, tooltip: str, *, low: float = 0.0, high: float = 1.0) -> io.Input:
-    """A noise level, from 0 (clean) to 1 (noise only)."""
+    """A widget for a noise level, from 0 (clean) to 1 (noise only)."""
     return real_input(name, default=default, low=low, high=high, step=0.001, tooltip=tooltip)
 
 
 def shift_input(
     name: str, default: float, tooltip: str, *, high: float = 100.0, optional: bool = False
 ) -> io.Input:
-    """A parameter of the schedule with steps: a shift, or the noise level before the last step."""
+    """A widget for a parameter of the schedule: a shift, or the noise level before the last step."""
     return real_input(
         name, default=default, low=0.0, high=high, step=0.01, optional=optional, tooltip=tooltip
     )
@@ -278,24 +288,27 @@ def shift_input(
 def share_input(
     name: str, default: float, tooltip: str, *, low: float = 0.0, optional: bool = False
 ) -> io.Input:
-    """A number from 0 to 1."""
+    """A widget for a number from 0 to 1."""
     return real_input(name, default=default, low=low, high=1.0, step=0.01, optional=optional, tooltip=tooltip)
 
 
 def strength_input(name: str, default: float, tooltip: str, *, optional: bool = False) -> io.Input:
-    """The strength of a guide; above 1 only its attention rises."""
+    """A widget for the strength of a guide; above 1 only the attention to it increases."""
     return real_input(
         name, default=default, low=0.0, high=MAX_STRENGTH, step=0.01, optional=optional, tooltip=tooltip
     )
 
 
 def downscale_input(tooltip: str, *, optional: bool = False) -> io.Input:
-    """How many times smaller than the clip a reference is encoded; 0 leaves it to the LoRA."""
+    """A widget that says how many times smaller than the clip a reference is encoded.
+
+    0 takes it from the LoRA.
+    """
     return io.Int.Input("downscale", default=0, min=0, max=8, optional=optional, tooltip=tooltip)
 
 
 def iclora_parameters_input() -> io.Input:
-    """The parameters of an IC-LoRA, from this pack's LoRA loader or from ComfyUI's own node."""
+    """An input for the parameters of an IC-LoRA, from this pack's LoRA loader or from ComfyUI's own node."""
     return ICLoraParameters.Input(
         "iclora_parameters",
         optional=True,

@@ -1,4 +1,4 @@
-"""One progress bar for a whole job, with the time that is left."""
+"""A progress bar for a whole job, which also shows the remaining time."""
 
 from __future__ import annotations
 
@@ -17,21 +17,25 @@ _FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
 
 
 class JobBar:
-    """The bar of a job on stderr; ``show`` is the callback of a run, ``frames`` that of a file."""
+    """Draws the progress of a job on stderr.
+
+    Pass its method ``show`` to a run as ``on_step``, ``frames`` to the saving of a file as ``on_frames``, and
+    ``window`` to a long clip as ``on_window``.
+    """
 
     def __init__(self, bar: Any, job: Job, *, quiet: bool) -> None:
         self._bar, self._job, self._quiet = bar, job, quiet
 
     def show(self, progress: Progress) -> None:
-        """Show a step of a part."""
+        """Draw a step of one part of the job, such as "stage 1 3/8"."""
         self._draw(self._job.advance(progress), f"{progress.stage} {progress.step}/{progress.steps}")
 
     def frames(self, done: int, total: int) -> None:
-        """Show frames that are decoded and encoded."""
+        """Draw that ``done`` of ``total`` frames are decoded and encoded."""
         self.show(Progress(stage=DECODE, step=done, steps=total))
 
     def window(self, done: int, windows: int) -> None:
-        """Show the windows of a long clip that are finished, with a line for each."""
+        """Print a line when a window of a long clip is finished, and draw the new share."""
         if self._quiet:
             return
         text = f"window {done} of {windows}"
@@ -48,6 +52,6 @@ class JobBar:
 
 @contextmanager
 def job_bar(parts: Sequence[Part], *, quiet: bool) -> Iterator[JobBar]:
-    """The bar of a job of these parts; with ``quiet`` nothing is shown."""
+    """A context that yields the bar for a job with these parts; with ``quiet`` it draws nothing."""
     with tqdm(total=1.0, bar_format=_FORMAT, desc="load", file=sys.stderr, disable=quiet) as bar:
         yield JobBar(bar, Job(parts), quiet=quiet)

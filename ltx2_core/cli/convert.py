@@ -1,4 +1,4 @@
-"""``ltx2 convert``: another layout or number format of the same model."""
+"""The command ``ltx2 convert``: writes a model in another file layout or number format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``ltx2 doctor``: what is installed, what works, what is missing and how to repair it."""
+"""The command ``ltx2 doctor``: shows what is installed, what does not work, and how to repair it."""
 
 from __future__ import annotations
 

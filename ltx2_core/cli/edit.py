@@ -1,4 +1,4 @@
-"""``ltx2 extend``, ``retake`` and ``sound``: a video in, an MP4 out."""
+"""The commands ``ltx2 extend``, ``retake`` and ``sound``, which edit a video."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def sound(chosen: Chosen) -> None:
 
 
 def edit(kind: EditKind, chosen: Chosen) -> None:
-    """Make an edit, or finish one that was sampled."""
+    """Run an edit, or with ``--resume`` finish one whose latents are saved; prints the path of the file."""
     path = _resumed(chosen) if chosen["resume"] else _edited(kind, chosen)
     if path is not None:
         click.echo(path)
@@ -86,7 +86,10 @@ def _resumed(chosen: Chosen) -> str | None:
 
 
 def _edited(kind: EditKind, chosen: Chosen) -> str | None:
-    """Sample and save an edit; returns the path of the file, None for a dry run and for stdout."""
+    """Sample and save an edit; returns the path of the file.
+
+    With ``--dry-run`` it prints the plan and returns None. For stdout it returns None too.
+    """
     from .repeat import check_command, open_recorded, settings_of
     from .saving import run_edit
     from .values import Output
@@ -111,7 +114,11 @@ def _edited(kind: EditKind, chosen: Chosen) -> str | None:
 
 
 def _check_copy(source: Path, output: Output) -> None:
-    """Say if a source is encoded again; raise ValueError where another container takes its packets."""
+    """Check whether the video of ``source`` can be copied into the output without encoding.
+
+    If no kind of file can hold its packets, a line says that it is encoded again. Raises ValueError if
+    another kind of file could hold them.
+    """
     from ..media.remux import check_copy
 
     fmt = output.destination.format
@@ -124,7 +131,10 @@ def _check_copy(source: Path, output: Output) -> None:
 def _run_of(
     kind: EditKind, chosen: Chosen, pipeline: LTX2Pipeline, recorded: Mapping[str, Any] | None
 ) -> EditRun:
-    """The edit of a call, or that of ``recorded`` settings with what the call changes."""
+    """The edit that the options describe.
+
+    ``recorded`` are the settings of ``--from-file``: options on the command line replace single ones of them.
+    """
     from .repeat import repeated_edit
     from .saving import EditRun
     from .values import request_fields
@@ -143,7 +153,10 @@ def _run_of(
 
 
 def _own_arguments(kind: EditKind, chosen: Chosen, before: RecordedEdit | None) -> dict[str, Any]:
-    """The arguments of an edit alone: as written, else as recorded, else the defaults."""
+    """The arguments that only this kind of edit has, such as regions.
+
+    Options on the command line come first, then the recorded edit ``before``, then the defaults.
+    """
     own = {
         argument: _read(option, chosen[option])
         for option, argument in _OWN[kind].items()
@@ -163,7 +176,10 @@ def _own_arguments(kind: EditKind, chosen: Chosen, before: RecordedEdit | None) 
 
 
 def _read(option: str, value: Any) -> Any:
-    """The value of an option of edits; regions and colours are read. Raises ValueError with the flag."""
+    """Convert the value of an edit's option: regions and colours are parsed, other values returned unchanged.
+
+    Raises ValueError that names the flag.
+    """
     from ..conditioning.regions import parse_regions
     from ..media.images import parse_colour
     from ..run.options import by_name
@@ -185,7 +201,7 @@ def _print_edit(pipeline: LTX2Pipeline, made: EditRun) -> None:
 
 
 def _check_needed(chosen: Chosen, names: tuple[str, ...]) -> None:
-    """Raise a usage error for an absent option of ``names``, which are required unless a run is resumed."""
+    """Raise a usage error if one of the options ``names`` is missing."""
     from ..run.options import by_name
 
     for name in names:

@@ -1,6 +1,6 @@
-"""What is installed here and whether it works: the facts that ``ltx2 doctor`` prints.
+"""Checks the installation; ``ltx2 doctor`` prints the results.
 
-Heavy packages are imported inside the checks, and no check raises: a failure becomes a fact.
+Heavy packages are imported inside the checks. No check raises: a failure becomes a result.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ REQUIRED = {
 
 @dataclass(frozen=True, kw_only=True)
 class Fact:
-    """One finding. A ``note`` limits what can be done, a ``problem`` stops the library from working."""
+    """One result of a check.
+
+    With a ``note`` something is limited; with a ``problem`` the library cannot work.
+    """
 
     name: str
     state: State
@@ -43,7 +46,7 @@ class Fact:
 
 
 def examine() -> Iterator[Fact]:
-    """Run the checks one by one; yields one or several facts for each."""
+    """Run all checks and yield their results; a check may yield several."""
     yield _python()
     yield from _packages()
     for name, check in (
@@ -65,7 +68,7 @@ def installed_version(package: str) -> str | None:
 
 
 def _release(version: str) -> tuple[int, ...]:
-    """The leading numbers: "2.11.0+cu130" -> (2, 11, 0)."""
+    """The leading numbers of a version: "2.11.0+cu130" -> (2, 11, 0)."""
     # Suffixes such as +cu128 or rc1 are left out; they are no part of the release.
     found = re.match(r"\d+(?:\.\d+)*", version)
     return tuple(int(part) for part in found.group().split(".")) if found else ()
@@ -89,7 +92,7 @@ def _packages() -> Iterator[Fact]:
 
 
 def _guarded(name: str, check: Callable[[], Fact]) -> Fact:
-    """A broken installation can raise anything while it is imported; the error is the finding."""
+    """Run ``check``; if it raises anything, as a broken installation can, return the error as a result."""
     try:
         return check()
     # A report on a broken installation must not break itself.
@@ -180,7 +183,7 @@ def _memory() -> Fact:
 
 
 def free_memory() -> int | None:
-    """Bytes of main memory that a new program can use, or None where the system does not say."""
+    """Bytes of main memory that are available to a new program; None if the system does not tell."""
     try:
         return int(import_module("psutil").virtual_memory().available)
     except ImportError:

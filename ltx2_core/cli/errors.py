@@ -1,4 +1,4 @@
-"""How a command ends that cannot do what it was asked: one line, and an exit code.
+"""How a command ends with an error: one line on stderr, and an exit code.
 
 0: done. 1: the run failed, or ``doctor`` found something to repair. 2: the request was refused: an option, a
 file or a combination of them is wrong. 130 and 143: interrupted by Ctrl+C (SIGINT) and by SIGTERM.
@@ -22,13 +22,17 @@ _OF_THE_REQUEST = frozenset(
 
 
 class Refused(click.ClickException):
-    """The request is wrong, and nothing was done."""
+    """Ends a command with exit code 2: the request is wrong, and nothing was done."""
 
     exit_code = REFUSED
 
 
 def ending(error: ValueError | OSError) -> click.ClickException:
-    """The end of a command for an error of the library: refused, or failed for errors of the machine."""
+    """Convert an error of the library to the exception that ends the command with one line.
+
+    It is :class:`Refused` (exit code 2), or for an error of the machine, such as a full disk, one with exit
+    code 1.
+    """
     # A path may hold bytes that no terminal can show.
     text = str(error).encode("utf-8", "backslashreplace").decode()
     line = " ".join(text.split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""``ltx2 generate``: a prompt, an image, audio in; an MP4 out."""
+"""The command ``ltx2 generate``: makes a clip from a prompt, images and audio."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ def generate(chosen: Chosen) -> None:
 
 
 def _other_command(chosen: Chosen) -> Callable[[], None] | None:
-    """What repeats the file of --from-file, where another command made it.
+    """Return a function that repeats the file of ``--from-file``, if another command than this one made it.
 
-    Raises ValueError for options that this command does not have.
+    Returns None if ``ltx2 generate`` made it. Raises ValueError for options that the other command does not
+    have.
     """
     if chosen["from_file"] is None or chosen["resume"]:
         return None
@@ -55,7 +56,7 @@ def _other_command(chosen: Chosen) -> Callable[[], None] | None:
 
 
 def _resumed(chosen: Chosen) -> str | None:
-    """Decode what an earlier run had sampled; returns the path of the file."""
+    """Decode the saved latents of an earlier run; returns the path of the file."""
     from .saving import resume_run
     from .values import Output
 
@@ -64,7 +65,7 @@ def _resumed(chosen: Chosen) -> str | None:
 
 
 def _generated(chosen: Chosen) -> str | None:
-    """Sample and save; returns the path of the file, None where this process writes none."""
+    """Sample and save a clip; returns the path of the file, None if this process writes none."""
     from ..run.distributed import join_processes, leave_processes
     from .plan import print_plan
     from .repeat import open_recorded
@@ -105,7 +106,7 @@ def _generated(chosen: Chosen) -> str | None:
 
 
 def _report(chosen: Chosen, pipeline: LTX2Pipeline, request: Request) -> None:
-    """Say what is not as it was written, and what was drawn."""
+    """Print which layers each LoRA changes, why fp8 blocks are left out, and the seed if it was drawn."""
     if pipeline.networks.fp8_problem is not None:
         click.echo(f"--fp8-blocks is left out: {pipeline.networks.fp8_problem}", err=True)
     for report in pipeline.lora_reports():
@@ -115,21 +116,21 @@ def _report(chosen: Chosen, pipeline: LTX2Pipeline, request: Request) -> None:
 
 
 def _recorded(chosen: Chosen) -> Settings | None:
-    """The settings of --from-file, if there is one."""
+    """Read the settings from the tags of ``--from-file``; None without that option."""
     from .repeat import settings_of
 
     return None if chosen["from_file"] is None else settings_of(chosen["from_file"])
 
 
 def _named(request: Settings) -> Settings:
-    """The recorded fields that have a value."""
+    """Return the fields of recorded settings whose value is not None."""
     return {name: value for name, value in request.items() if value is not None}
 
 
 def _request(chosen: Chosen, pipeline: LTX2Pipeline, recorded: Settings | None) -> Request:
-    """The request: options of the command line override the settings of --from-file, or the recipe.
+    """Make the request: options of the command line replace the settings of ``--from-file``.
 
-    Raises ValueError without a prompt.
+    Without that file the recipe of the checkpoint fills in the rest. Raises ValueError without a prompt.
     """
     from ..run.request import Request
     from .repeat import repeated_request

@@ -1,4 +1,4 @@
-"""The guidance options of the command line as fields of a request: presets, scales of each stream, NAG."""
+"""Converts the guidance options of the command line to fields of a request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RANGE = ("from_sigma", "to_sigma")
 
 
 class GuidanceFields(TypedDict, total=False):
-    """Fields of a request that guidance options may set."""
+    """The fields of a request that guidance options can set."""
 
     sampler: str
     eta: float | None
@@ -31,7 +31,7 @@ class GuidanceFields(TypedDict, total=False):
 
 
 class StreamScales(TypedDict, total=False):
-    """Fields of :class:`StreamGuidance` that options may set."""
+    """The fields of :class:`StreamGuidance` that options can set for one stream, video or audio."""
 
     cfg: float
     stg: float
@@ -44,7 +44,7 @@ class StreamScales(TypedDict, total=False):
 
 
 class SigmaRange(TypedDict, total=False):
-    """The noise levels at which guidance is on."""
+    """The range of noise levels in which guidance is on."""
 
     from_sigma: float
     to_sigma: float
@@ -52,7 +52,7 @@ class SigmaRange(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class GuidanceOptions:
-    """The guidance options that were written on a command line, by group."""
+    """The guidance options that the user wrote: for the video, for the audio, and ``shared`` by both."""
 
     preset: Preset | None
     video: StreamScales
@@ -65,7 +65,7 @@ class GuidanceOptions:
 
     @classmethod
     def taken(cls, explicit: MutableMapping[str, Any]) -> GuidanceOptions:
-        """Take the options out of ``explicit``, the options of the call by name."""
+        """Remove the guidance options from ``explicit``, the options that the user wrote, and return them."""
 
         # click has checked the types of the values.
         def taken(names: tuple[str, ...], prefix: str = "") -> Any:
@@ -85,12 +85,16 @@ class GuidanceOptions:
 
     @property
     def only_cfg(self) -> bool:
-        """Whether no option but the scales of cfg was written."""
+        """Whether the user wrote no guidance options other than ``--cfg`` and ``--audio-cfg``."""
         others = self.preset is not None or self.shared or self.sigma_range
         return not others and {*self.video, *self.audio} <= {"cfg"}
 
     def guidance(self, cfg: float, blocks: tuple[int, ...]) -> Guidance:
-        """Guidance of both streams; ``cfg`` is the scale without a preset, ``blocks`` are those of stg."""
+        """Make the guidance of both streams from these options.
+
+        ``cfg`` is the default scale if there is no preset. ``blocks`` are the numbers of the blocks that stg
+        perturbs.
+        """
         if self.preset is None:
             # Without a preset the audio follows the scales of the video.
             video = audio = replace(StreamGuidance(cfg=cfg), **self.video)
@@ -102,9 +106,9 @@ class GuidanceOptions:
 
 
 def guidance_fields(explicit: MutableMapping[str, Any], pipeline: LTX2Pipeline) -> GuidanceFields:
-    """The fields of a request that guidance options stand for; they are taken out of ``explicit``.
+    """Remove the guidance options from ``explicit`` and return the fields of a request that they stand for.
 
-    Raises ValueError for values out of range, and for steps of a preset whose schedule is fixed.
+    Raises ValueError for values out of range, and for ``--steps`` with a preset whose schedule is fixed.
     """
     options = GuidanceOptions.taken(explicit)
     fields: GuidanceFields = {} if options.preset is None else _preset_fields(options.preset, explicit)
@@ -124,7 +128,7 @@ def guidance_fields(explicit: MutableMapping[str, Any], pipeline: LTX2Pipeline) 
 
 
 def _preset_fields(preset: Preset, explicit: Mapping[str, Any]) -> GuidanceFields:
-    """Sampler and schedule of a preset; options that were written take their place."""
+    """The sampler and the schedule of a preset, except where the user wrote an option for them."""
     fields: GuidanceFields = {}
     if "sampler" not in explicit:
         fields["sampler"] = preset.sampler
@@ -145,7 +149,7 @@ def _preset_fields(preset: Preset, explicit: Mapping[str, Any]) -> GuidanceField
 
 
 def _blocks(text: str | None, pipeline: LTX2Pipeline) -> tuple[int, ...]:
-    """Block numbers as written, else those that the checkpoint was trained for."""
+    """The block numbers in the text of ``--stg-blocks``; for None those that suit the checkpoint."""
     if text is None:
         file = pipeline.networks.file(Component.TRANSFORMER)
         return stg_blocks_of(transformer_config(file.config).num_layers, str(file.generation))

@@ -1,4 +1,4 @@
-"""Images and control videos as they are written on the command line."""
+"""Parses the options for images and control videos."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _SUFFIX = re.compile(r"\.[a-z]\w*$", re.IGNORECASE)
 
 
 def image_fields(explicit: MutableMapping[str, Any]) -> dict[str, Any]:
-    """The fields of a request that --image and --keyframe stand for; they are taken out of ``explicit``.
+    """Remove --image and --keyframe from ``explicit`` and return the fields of a request that they stand for.
 
-    Raises ValueError for text that cannot be read, and for two first images.
+    Raises ValueError for text that cannot be parsed, and for two images without a frame.
     """
     fields: dict[str, Any] = {}
     guides: list[ImageAt] = []
@@ -47,7 +47,10 @@ def image_fields(explicit: MutableMapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_control(text: str) -> VideoReference:
-    """``FILE[:STRENGTH][,scale=N][,every=N]``, as --control has it; the strength is 1 by default."""
+    """Parse a value of --control, ``FILE[:STRENGTH][,scale=N][,every=N]``; the strength is 1 by default.
+
+    Raises ValueError for other text.
+    """
     path, *settings = re.split(r",(?=\s*(?:scale|every)\s*=)", text)
     numbers: dict[str, int] = {}
     for setting in settings:
@@ -60,7 +63,7 @@ def parse_control(text: str) -> VideoReference:
 
 
 def _parse(flag: str, text: str) -> tuple[str, int | None, float]:
-    """``FILE[@FRAME][:STRENGTH]`` -> (file, frame or None, strength)."""
+    """Parse ``FILE[@FRAME][:STRENGTH]`` to (file, frame or None, strength)."""
     where, strength = _split(text)
     if "\0" in where or not where.strip():
         raise ValueError(f"{flag} {text!r} is no path: it is empty or holds a NUL")
@@ -79,7 +82,10 @@ def _parse(flag: str, text: str) -> tuple[str, int | None, float]:
 
 
 def _split(text: str) -> tuple[str, float]:
-    """``FILE[:STRENGTH]``; a colon that no number follows, as of a Windows drive, belongs to the name."""
+    """Split ``FILE[:STRENGTH]`` to (file, strength), which is 1 by default.
+
+    A colon with no number after it, as in ``C:\\clip.png``, is part of the file's name.
+    """
     path, _, number = text.rpartition(":")
     try:
         return (path, float(number)) if path else (text, 1.0)
@@ -88,7 +94,7 @@ def _split(text: str) -> tuple[str, float]:
 
 
 def _made(flag: str, text: str, make: Callable[[], T]) -> T:
-    """What ``make`` returns; its ValueError begins with what was written."""
+    """Return ``make()``; a ValueError from it gets the flag and ``text``, as the user wrote it, in front."""
     try:
         return make()
     except ValueError as error:

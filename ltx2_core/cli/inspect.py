@@ -1,4 +1,4 @@
-"""``ltx2 inspect``: what a model file or a text-encoder folder contains, from headers alone."""
+"""The command ``ltx2 inspect``: shows what a model file or folder contains, reading headers only."""
 
 from __future__ import annotations
 

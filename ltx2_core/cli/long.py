@@ -1,4 +1,4 @@
-"""``ltx2 long``: a clip of any length, window by window, that survives being stopped."""
+"""The command ``ltx2 long``: samples a clip of any length window by window, and can resume it."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def run_long(chosen: Chosen) -> None:
 
 
 def _generated(chosen: Chosen) -> str | None:
-    """Sample the windows that are missing, and save.
+    """Sample the windows that are not finished yet, and save the clip; returns the path of the file.
 
-    Returns the path of the file, None for a dry run and for stdout.
+    With ``--dry-run`` it prints the plan and returns None. For stdout it returns None too.
     """
     from .repeat import check_command, open_recorded, settings_of
     from .saving import run_long as run
@@ -80,7 +80,11 @@ def _generated(chosen: Chosen) -> str | None:
 def _arguments(
     chosen: Chosen, pipeline: LTX2Pipeline, recorded: Mapping[str, Any] | None
 ) -> tuple[str | PromptSchedule, LongVideo, dict[str, Any]]:
-    """Prompts, windows and the fields of a request: as written, else as recorded, else the defaults."""
+    """Return the prompts, the division into windows, and the fields of a request.
+
+    Options on the command line come first, then the settings of ``--from-file`` (``recorded``), then the
+    defaults.
+    """
     from ..media.images import parse_colour
     from .repeat import long_video_of, repeated_long
     from .values import request_fields
@@ -103,7 +107,7 @@ def _arguments(
 
 
 def _keyframes(fields: dict[str, Any]) -> tuple[Keyframe, ...]:
-    """The images at frames, taken out of the fields of a request: a long clip gives each to its windows."""
+    """Remove the images at frames from ``fields`` and load them, so that each window gets those within it."""
     from ..editing.conditioning import Keyframe
     from ..media import load_image
 
@@ -123,7 +127,7 @@ def _print_long(chosen: Chosen, pipeline: LTX2Pipeline, recorded: Mapping[str, A
 
 
 def _prompts(chosen: Chosen) -> str:
-    """The prompts, read from a file after an @."""
+    """The text of ``--prompts``; if it begins with @, the content of the file that it names."""
     text: str = chosen["prompts"]
     return read_text(Path(text[1:]), "--prompts") if text.startswith("@") else text
 
@@ -132,7 +136,8 @@ def _prompts(chosen: Chosen) -> str:
 def _folder_of_windows(chosen: Chosen, output: Output) -> Iterator[Path]:
     """The folder of --state, or one of this clip that is removed when its file is written.
 
-    Raises ValueError for --resume without finished windows.
+    It is that of ``--state``, or else a temporary one that belongs to the output's name and is deleted when
+    the block succeeds. Raises ValueError for ``--resume`` if no windows are finished.
     """
     from ..run.saved_latents import saved_windows
     from ..storage.private import locked, private_folder, prune_saved

@@ -1,4 +1,4 @@
-"""The command group. A subcommand is imported when it is called, so that ``ltx2 --help`` is instant."""
+"""The command ``ltx2``. A subcommand is imported when it is called, so that ``ltx2 --help`` is instant."""
 
 from __future__ import annotations
 
@@ -37,10 +37,13 @@ SUBCOMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """Lists subcommands from the table and imports only the one that is called."""
+    """A click group that lists its subcommands from a table and imports only the one that is called."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command: a signal ends it cleanly (:mod:`.stopping`), an error of the user in one line."""
+        """Run the command.
+
+        A signal ends it cleanly (:mod:`.stopping`), an error of the user with one line.
+        """
         try:
             with stopping():
                 return super().invoke(ctx)

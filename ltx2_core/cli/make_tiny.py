@@ -1,4 +1,4 @@
-"""``ltx2 make-tiny``: a complete model set of a few megabytes."""
+"""The command ``ltx2 make-tiny``: writes a complete model set of a few megabytes with random weights."""
 
 from __future__ import annotations
 

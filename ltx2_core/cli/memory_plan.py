@@ -1,4 +1,4 @@
-"""``ltx2 plan``: what a clip will need in memory, before anything is loaded or even downloaded."""
+"""The command ``ltx2 plan``: predicts the memory that a clip needs, without loading weights."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def plan(chosen: Chosen) -> None:
 
 
 def _clips(chosen: Chosen) -> list[ClipPlan]:
-    """The clip of each stage, with the size of the model's recipe where none is written."""
+    """Plan the size and length of each stage; the recipe of the model fills in what the user left out."""
     from ..run.recipes import recipe_for
     from ..shapes import Snap, plan_clip
 
@@ -61,7 +61,7 @@ def _clips(chosen: Chosen) -> list[ClipPlan]:
 
 
 def _budgets(texts: Sequence[str]) -> list[int]:
-    """Bytes of each budget; by default what the GPU has free, or common sizes without one."""
+    """Parse the budgets to bytes. Without any: the free memory of the GPU, or some common sizes."""
     import torch
 
     from ..memory import PRESETS, free_memory, parse_budget
@@ -74,7 +74,7 @@ def _budgets(texts: Sequence[str]) -> list[int]:
 
 
 def _of_released(chosen: Chosen, clips: list[ClipPlan]) -> Planner:
-    """The plan of a released model, from its published sizes."""
+    """Return a function from a budget in bytes to the plan for a released model, whose sizes are known."""
     from ..memory import plan_memory, released_size
     from .values import DTYPES
 
@@ -84,7 +84,7 @@ def _of_released(chosen: Chosen, clips: list[ClipPlan]) -> Planner:
 
 
 def _of_files(chosen: Chosen, clips: list[ClipPlan]) -> Planner:
-    """The plan of the files that were named, from their headers."""
+    """Return a function from a budget in bytes to the plan for the model files named, from their headers."""
     from ..run.components import Components
     from ..types import Numerics
     from .values import execution_of
@@ -98,7 +98,7 @@ def _of_files(chosen: Chosen, clips: list[ClipPlan]) -> Planner:
 
 
 def _check_picture(path: Path) -> None:
-    """Raise for a path that cannot be written, and ValueError for a name that is not of a PNG."""
+    """Raise ValueError if ``path`` does not end in .png, and an OSError if it cannot be written."""
     from ..media import check_output
 
     if path.suffix.lower() != ".png":
@@ -107,7 +107,7 @@ def _check_picture(path: Path) -> None:
 
 
 def _draw(plans: Sequence[MemoryPlan], path: Path) -> None:
-    """Draw the plans into a PNG and print its path."""
+    """Draw the memory plans as a chart into a PNG file and print its path."""
     import numpy as np
     from PIL import Image
 

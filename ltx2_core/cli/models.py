@@ -1,4 +1,4 @@
-"""``ltx2 models``: the model set that comes with the package."""
+"""The command ``ltx2 models``: exports the model set that comes with the package."""
 
 from __future__ import annotations
 

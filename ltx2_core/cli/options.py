@@ -1,4 +1,4 @@
-"""Commands of the command line from the table of options: click options, help by group, and the reference.
+"""Makes click commands from the table of options: parameters, help by group, and the reference in the docs.
 
 No torch is imported here, so that help and shell completion are quick.
 """
@@ -26,7 +26,7 @@ from ..run.options import (
 
 
 class PathType(click.Path):
-    """A path that has a name: empty text and a NUL, which no file system has, are refused."""
+    """The click type of paths, which refuses empty text and text with a NUL character."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not str(value).strip():
@@ -46,13 +46,19 @@ TYPES: Mapping[str, click.ParamType] = {  # type: ignore[type-arg]  # generic in
 
 @dataclass(frozen=True)
 class Chosen:
-    """The options of one call: ``explicit`` ones by name, as written, and the defaults of the others."""
+    """The options of one call of a command.
+
+    ``explicit`` has those that the user wrote, by name; indexing also gives the defaults of the others.
+    """
 
     command: str
     explicit: Mapping[str, Any]
 
     def __getitem__(self, name: str) -> Any:
-        """The value on the command line, else the default of the table; None if the recipe decides it."""
+        """The value that the user wrote, else the default.
+
+        None if the recipe of the checkpoint decides it.
+        """
         if name in self.explicit:
             return self.explicit[name]
         option = by_name(name)
@@ -63,15 +69,18 @@ class Chosen:
         return Path(option.default) if option.kind == "path" and option.default else option.default
 
     def check(self, known: Mapping[str, Any] | None = None) -> None:
-        """Raise ValueError for options that contradict each other; ``known`` are those of a file."""
+        """Raise ValueError if options contradict each other.
+
+        ``known`` are the settings stored in the file of ``--from-file``.
+        """
         check_together(self.explicit, known, command=self.command)
 
 
 class GroupedCommand(click.Command):
-    """A command whose help lists its options under the headings of their groups."""
+    """A click command whose help lists the options group by group, each under a heading."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write one section for each group; parameters outside the table come last."""
+        """Write one section for each group of options, and at the end one for all other parameters."""
         records = {param.name: param.get_help_record(ctx) for param in self.get_params(ctx)}
         assert self.name is not None
         for group, options in groupby(options_of(self.name), key=lambda option: option.group):
@@ -83,7 +92,10 @@ class GroupedCommand(click.Command):
 
 
 def command(name: str) -> Callable[[Callable[[Chosen], None]], click.Command]:
-    """A click command with the options that the table gives it; the function gets what was chosen."""
+    """A decorator that makes a click command from a function of one argument, the options of the call.
+
+    ``name`` is the command's name; the table of options decides which options it has.
+    """
 
     def decorate(function: Callable[[Chosen], None]) -> click.Command:
         def callback(**values: Any) -> None:
@@ -102,7 +114,10 @@ def command(name: str) -> Callable[[Callable[[Chosen], None]], click.Command]:
 
 
 def _parameter(option: Option, command: str) -> click.Option:
-    """The click option; absent is None whatever the default, so that what was written is known."""
+    """Make the click option for one entry of the table.
+
+    Its click default is None, so that an option which the user wrote can be told from one left out.
+    """
     kind = click.Choice(option.choices) if option.choices else TYPES.get(option.kind)
     return click.Option(
         [*option.flags, option.name],
@@ -120,7 +135,7 @@ def _parameter(option: Option, command: str) -> click.Option:
 
 
 def _checked(option: Option, value: Any, ctx: click.Context, param: click.Parameter) -> Any:
-    """What was written for ``option``. Raises a usage error with the flag for what it does not take."""
+    """Return ``value`` if the option allows it; raises a usage error that names the flag if not."""
     # click takes an explicit default of None for a value.
     if value is None and option.required:
         raise click.MissingParameter(ctx=ctx, param=param)
@@ -142,7 +157,7 @@ def _help(option: Option, command: str) -> str:
 
 
 def reference_markdown() -> str:
-    """The reference of the sampling commands for the docs: a table of options for each, and the recipes."""
+    """Markdown for the docs: the option tables of all sampling commands, then the table of recipes."""
     return "\n".join([*_command_tables(), *_recipe_table()]) + "\n"
 
 
@@ -165,7 +180,7 @@ def _command_tables() -> Iterator[str]:
 
 
 def _lacking(name: str) -> Iterator[str]:
-    """The options that a command lacks, by reason."""
+    """Yield sentences that say which options a command does not have, and why."""
     reasons = WITHOUT.get(name, {})
     for reason in dict.fromkeys(reasons.values()):
         flags = sorted(by_name(option).flag for option, why in reasons.items() if why == reason)

@@ -1,4 +1,4 @@
-"""What ``--dry-run`` prints of a clip, an edit or a long clip."""
+"""Prints the plan of a clip, an edit or a long clip, for ``--dry-run``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ from ..types import Numerics
 
 
 def print_edit(pipeline: LTX2Pipeline, plan: EditPlan | None, request: Request) -> None:
-    """The source and the plan of an edit, and the run that it samples."""
+    """Print the source and the plan of an edit, and the run that it samples.
+
+    ``plan`` is None for an edit that generates audio alone.
+    """
     if plan is not None:
         source = plan.source
         name = "frames" if source.file is None else str(source.file.path)
@@ -40,9 +43,9 @@ def print_edit(pipeline: LTX2Pipeline, plan: EditPlan | None, request: Request) 
 
 
 def print_long(pipeline: LTX2Pipeline, plan: LongPlan, request: Request, chosen: Sequence[str]) -> None:
-    """The windows of a long clip with their prompts, and the run of the first one.
+    """Print the windows of a long clip with their prompts, and the run of the first window.
 
-    ``chosen`` are the names of the request that the recipe decided.
+    ``chosen`` are the names of the fields whose values the recipe decided.
     """
     clip = plan.clip
     click.echo(
@@ -67,7 +70,10 @@ def print_long(pipeline: LTX2Pipeline, plan: LongPlan, request: Request, chosen:
 def print_plan(
     pipeline: LTX2Pipeline, request: Request, stages: Sequence[Stage], *, name: str = "clip"
 ) -> None:
-    """Sizes, tokens, sigmas and predicted peak memory of a run, without loading any weights."""
+    """Print size, tokens, sigmas and predicted peak memory of a run; no weights are loaded.
+
+    ``name`` is the label of the first line.
+    """
     clip = stages[-1].clip
     size = f"{clip.width}x{clip.height}, " if request.size.video else "audio alone, "
     click.echo(f"{name:<10}{size}{clip.frames} frames at {clip.fps:g} fps, {clip.seconds:.3f} s")
@@ -119,7 +125,7 @@ def _tokens(clip: ClipPlan, *, video: bool) -> str:
 
 
 def _file_lines(pipeline: LTX2Pipeline) -> Iterator[str]:
-    """Each model file with its generation and what it holds, and each LoRA with its strength."""
+    """Yield a line for each model file (its generation and components) and each LoRA (its strength)."""
     for file in pipeline.networks.checkpoints:
         held = ", ".join(sorted(str(component) for component in file.components))
         stated = f"LTX-{file.generation}: " if file.generation else ""
@@ -132,7 +138,7 @@ def _file_lines(pipeline: LTX2Pipeline) -> Iterator[str]:
 
 
 def _input_lines(request: Request) -> Iterator[str]:
-    """Each image, control video and audio with where and how strongly it is used."""
+    """Yield a line for each image, control video and audio, with its place in the clip and its strength."""
     plain, inputs = request.settings(), request.inputs
     if plain["image"] is not None:
         yield f"{plain['image']}: first frame, strength {inputs.image.strength:g}"
@@ -149,7 +155,7 @@ def _input_lines(request: Request) -> Iterator[str]:
 
 
 def _schedule(pipeline: LTX2Pipeline, request: Request, stage: Stage) -> str:
-    """Whose tokens the schedule is for, and why."""
+    """Say for how many tokens the noise levels are computed, and which setting decided that."""
     schedule = request.sampling.schedule
     of_clip = (schedule or ("clip" if pipeline.numerics is Numerics.COMFY else "4096")) == "clip"
     why = f"the {pipeline.numerics.value} numerics" if schedule is None else "as written"
@@ -158,7 +164,7 @@ def _schedule(pipeline: LTX2Pipeline, request: Request, stage: Stage) -> str:
 
 
 def recipe_line(pipeline: LTX2Pipeline, request: Request) -> str:
-    """The values that the recipe chose, and its name."""
+    """List the values that the recipe of the checkpoint filled in, and name the recipe."""
     recipe = of_kind(pipeline.recipe, distilled=request.sampling.distilled)
     resolved, chosen = request.with_recipe(recipe)
     values = [
@@ -170,7 +176,7 @@ def recipe_line(pipeline: LTX2Pipeline, request: Request) -> str:
 
 
 def predict(pipeline: LTX2Pipeline, stages: Sequence[Stage]) -> tuple[MemoryEstimate, ...]:
-    """The memory of each stage with the files and the dtype of ``pipeline``."""
+    """Estimate the memory of each stage with the files and the number format of ``pipeline``."""
     networks = pipeline.networks
 
     def weights(*components: Component) -> int:

@@ -1,4 +1,4 @@
-"""Files of prompts that are named on the command line."""
+"""Reads text files with prompts that are named on the command line."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ MAX_BYTES = 2**20
 
 
 def read_text(file: Path, option: str) -> str:
-    """The text of a file; ``option`` is how it was named, for messages.
+    """Read a text file; ``option`` is the flag that named it, for error messages.
 
     Raises FileNotFoundError unless it is a regular file, ValueError for one that is too large, empty or not
-    text in UTF-8.
+    UTF-8.
     """
     # A pipe would block for ever.
     if not file.is_file():

@@ -1,4 +1,4 @@
-"""The settings in the tags of a file, and the run that repeats it with some changes."""
+"""Repeats the run that made a file, from the settings in its tags, with some of them changed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _SIZE = frozenset({"width", "height", "num_frames", "seconds", "fps", "snap", "v
 
 
 def settings_of(path: Path) -> dict[str, Any]:
-    """The settings that made a file. Raises ValueError for a file without them."""
+    """Read the settings from the tags of a file. Raises ValueError if it has none or they are damaged."""
     tags = read_metadata(path)
     if METADATA_KEY not in tags:
         raise ValueError(f"{path} holds no settings: it was not made by ltx2, or its tags were lost")
@@ -62,12 +62,12 @@ def settings_of(path: Path) -> dict[str, Any]:
 
 
 def command_of(settings: Settings) -> str:
-    """The command that made a file of these settings."""
+    """The name of the command, such as "retake", that made a file with these settings."""
     return next((command for key, command in _EDITS.items() if key in settings), "generate")
 
 
 def check_command(settings: Settings, command: str, path: Path) -> None:
-    """Raise ValueError for settings that another command than ``command`` wrote."""
+    """Raise ValueError if the settings of the file ``path`` come from another command than ``command``."""
     made = command_of(settings)
     if made != command:
         raise ValueError(f"{path} was made by ltx2 {made}: repeat it with ltx2 {made} --from-file {path}")
@@ -76,9 +76,10 @@ def check_command(settings: Settings, command: str, path: Path) -> None:
 def open_recorded(
     chosen: Chosen, settings: Settings | None, execution: Execution | None = None
 ) -> LTX2Pipeline:
-    """The pipeline of a call, with the number format and numerics of ``settings`` where none are written.
+    """Open the pipeline of a call, with the number format and numerics that ``settings`` record, if any.
 
-    Raises ValueError for settings whose LoRAs are not named again.
+    Options that the user wrote come first. Raises ValueError if the settings have LoRAs and the user named
+    none.
     """
     import click
 
@@ -96,9 +97,10 @@ def open_recorded(
 
 
 def repeated_request(settings: Settings, changes: Mapping[str, Any]) -> Request:
-    """The request in the ``settings`` of a file, with ``changes`` (flat fields) and the recorded rest.
+    """Return the recorded request with ``changes``, which are flat fields of a request.
 
-    Raises ValueError for an input that is gone or has changed.
+    A recorded field that contradicts a change, such as steps and sigmas, is dropped. Raises ValueError for an
+    input file that is gone or has changed.
     """
     recorded = _without(_with_files(settings, changes), changes)
     if "clip" in settings and not {"seconds", "num_frames"} & changes.keys():
@@ -112,7 +114,10 @@ def repeated_request(settings: Settings, changes: Mapping[str, Any]) -> Request:
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedEdit:
-    """An edit or a long clip as its file says: its source, its own arguments, and fields of a request."""
+    """An edit or a long clip, as recorded in a file.
+
+    ``own`` are the arguments that only this kind of edit has; ``fields`` are fields of a request.
+    """
 
     prompt: str
     source: Path | None
@@ -121,9 +126,10 @@ class RecordedEdit:
 
 
 def repeated_edit(settings: Settings, changes: Mapping[str, Any], *, source: Path | None) -> RecordedEdit:
-    """The edit in the ``settings`` of a file; ``changes`` are written fields, ``source`` is a new source.
+    """Return the recorded edit without the fields that ``changes`` replace.
 
-    Raises ValueError for a source that was in memory, is gone or has changed.
+    ``source`` replaces the recorded source if it is not None. Raises ValueError for a recorded source that
+    was in memory, is gone or has changed.
     """
     fields = _named_fields(settings, {*changes, *_SIZE})
     return RecordedEdit(
@@ -135,10 +141,10 @@ def repeated_edit(settings: Settings, changes: Mapping[str, Any], *, source: Pat
 
 
 def repeated_long(settings: Settings, changes: Mapping[str, Any], *, source: Path | None) -> RecordedEdit:
-    """The long clip in the ``settings`` of a file; arguments are those of :func:`repeated_edit`.
+    """Return the recorded long clip; arguments are those of :func:`repeated_edit`.
 
-    Its own arguments are ``prompts`` and ``how``. Raises ValueError for images at frames that are not named
-    again.
+    Its ``own`` arguments are "prompts" and "how". Raises ValueError if it had images at frames and the user
+    did not name them again.
     """
     if settings["keyframes"] and "images" not in changes:
         raise ValueError(
@@ -172,15 +178,19 @@ def repeated_long(settings: Settings, changes: Mapping[str, Any], *, source: Pat
 def long_video_of(
     arguments: Mapping[str, Any], source: Path | None, *, background: Colour = BLACK
 ) -> LongVideo:
-    """How a long clip is divided, with its source opened; ``background`` is behind its transparent pixels."""
+    """Make the division into windows from ``arguments`` of :class:`LongVideo`, and open the source.
+
+    ``background`` is the colour that replaces transparent pixels of the source.
+    """
     opened = None if source is None else FramesInFile.open(source, background=background)
     return LongVideo(**arguments, source=opened)
 
 
 def check_files(settings: Settings, pipeline: LTX2Pipeline, *, named_loras: bool) -> str | None:
-    """A line that names the checkpoints of a run and of the settings if they differ, else None.
+    """Compare the checkpoints of ``pipeline`` with the recorded ones.
 
-    Raises ValueError if the settings have LoRAs and none are named now.
+    Returns a line if they differ, else None. Raises ValueError if the settings have LoRAs and ``named_loras``
+    says that the user named none.
     """
     loras = {kind: settings.get(kind, []) for kind in ("loras", "stage2_loras")}
     if any(loras.values()) and not named_loras:
@@ -198,14 +208,14 @@ def _with_files(settings: Settings, changes: Iterable[str]) -> dict[str, Any]:
 
 
 def _without(request: Mapping[str, Any], changes: Iterable[str]) -> dict[str, Any]:
-    """The recorded values that no change takes the place of."""
+    """Return the recorded fields, except those that ``changes`` set or contradict."""
     changed = {*changes}
     replaced = {name for change in changed for name in _REPLACES.get(change, ())}
     return {name: value for name, value in request.items() if name not in changed | replaced}
 
 
 def _named_fields(settings: Settings, changes: set[str]) -> dict[str, Any]:
-    """The fields that the user had named: neither left open nor decided by the recipe."""
+    """Return the recorded fields that the user of that run had set; the recipe decided the others."""
     chosen = {*settings.get("recipe", {}).get("chose", ())}
     recorded = _without(_with_files(settings, changes), changes)
     # The prompt and the source are arguments of the edit.
@@ -226,7 +236,7 @@ def _source(settings: Settings) -> Path:
 
 
 def _own_arguments(settings: Settings) -> dict[str, Any]:
-    """The arguments of an edit that are no fields of a request."""
+    """Return the recorded arguments that only this kind of edit has, such as regions."""
     own = dict(settings[next(key for key in _EDITS if key in settings)])
     if "new_frames" in own:
         own["frames"] = own.pop("new_frames")

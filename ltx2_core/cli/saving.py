@@ -1,4 +1,4 @@
-"""From a request to a file: a progress bar, and latents that outlive a decode that fails."""
+"""Runs a request and saves its result, with a progress bar; saves the latents until the file is written."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ LongArguments: TypeAlias = "tuple[str | PromptSchedule, LongVideo, dict[str, Any
 
 
 def run(pipeline: LTX2Pipeline, request: Request, output: Output) -> None:
-    """Sample and save with a progress bar on stderr; the latents are on disk until the file is written."""
+    """Sample and save a clip, with a progress bar on stderr.
+
+    The sampled latents are saved until the file is written, so that a failed decode can be resumed.
+    """
     stages = pipeline.stages(request)
     if request.size.video:
         output.check_clip(stages[-1].clip)
@@ -55,7 +58,10 @@ def run(pipeline: LTX2Pipeline, request: Request, output: Output) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class EditRun:
-    """One edit of the command line: ``own`` are the arguments of its kind, ``fields`` those of a request."""
+    """One edit from the command line.
+
+    ``own`` are the arguments that only this kind of edit has; ``fields`` are fields of a request.
+    """
 
     kind: EditKind
     prompt: str
@@ -64,19 +70,22 @@ class EditRun:
     fields: Mapping[str, Any]
 
     def task(self, fields: Mapping[str, Any] | None = None) -> EditTask:
-        """The edit as a task; ``fields`` take the place of its own."""
+        """Return the edit as a task. ``fields`` replace all fields of its request; None leaves them."""
         options = {**(self.fields if fields is None else fields), **self.own}
         return EditTask(kind=self.kind, prompt=self.prompt, source=self.source, options=options)
 
     def settings(self) -> dict[str, Any]:
-        """JSON values, with the names of the fields, which :func:`_task_of` reads back."""
+        """The edit as JSON values, which :func:`_task_of` converts back."""
         plain = Request(prompt=self.prompt, **self.fields).settings()
         task = self.task({name: plain[name] for name in self.fields})
         return {**task.settings(), "fields": sorted(self.fields)}
 
 
 def run_edit(pipeline: LTX2Pipeline, edit: EditRun, output: Output) -> None:
-    """Sample, finish and save an edit; its latents are on disk until the file is written."""
+    """Sample, finish and save an edit, with a progress bar on stderr.
+
+    The sampled latents are saved until the file is written, so that a failed decode can be resumed.
+    """
     settings = edit.settings()
     generations: list[Generation] = []
     # Only the shares of its stages matter, which do not depend on the size that the source decides.
@@ -103,7 +112,10 @@ def _one_stage(kind: EditKind) -> dict[str, Any]:
 
 
 def _task_of(settings: Mapping[str, Any]) -> EditTask:
-    """The edit that was saved with its latents. Raises ValueError if its source has changed."""
+    """Make the edit from the JSON values that were saved with its latents.
+
+    Raises ValueError if its source has changed.
+    """
     task = EditTask.from_settings(settings)
     names = set(settings.get("fields", ()))
     plain = {name: value for name, value in task.options.items() if name in names}
@@ -112,9 +124,10 @@ def _task_of(settings: Mapping[str, Any]) -> EditTask:
 
 
 def resume_run(chosen: Chosen, output: Output) -> Output:
-    """Decode the newest saved latents, of ``output`` if it is named; returns where they were written.
+    """Decode saved latents and write their file: those for ``output`` if it is named, else the newest.
 
-    Raises ValueError where none are saved, FileNotFoundError where the files of the model have moved.
+    Returns the output that was written. Raises ValueError if no latents are saved, FileNotFoundError if model
+    files have moved.
     """
     path = find_saved(output.text if output.named else None)
     about = read_saved(path)
@@ -147,7 +160,10 @@ def resume_run(chosen: Chosen, output: Output) -> Output:
 
 
 def run_long(pipeline: LTX2Pipeline, arguments: LongArguments, folder: Path, output: Output) -> None:
-    """Sample the windows that are missing in ``folder``, and save the clip, with a bar of the whole."""
+    """Sample the windows of a long clip that are not in ``folder`` yet, and save the clip.
+
+    A progress bar is drawn on stderr.
+    """
     prompts, how, fields = arguments
     plan, request, _ = planned_long(pipeline, prompts, how, **fields)
     output.check_clip(plan.clip)
@@ -183,7 +199,10 @@ def spare_windows(output: Output) -> Path | None:
 
 @contextmanager
 def _saved_until_written(command: str, output: Output) -> Iterator[list[Path]]:
-    """Files of latents that are removed if the block succeeds; if not, the command that resumes is shown."""
+    """A context that yields a list, to which the caller adds the paths of saved latents.
+
+    If the block succeeds they are deleted; if it fails, the command that resumes the run is printed.
+    """
     saved: list[Path] = []
     try:
         yield saved
@@ -211,7 +230,7 @@ def _memory_ran_out(error: BaseException) -> str:
 
 
 def files_of(pipeline: LTX2Pipeline) -> dict[str, Any]:
-    """Where the checkpoints of a run are, for resuming it."""
+    """JSON values with the absolute paths of the checkpoints, which resuming needs."""
     return {"checkpoints": [str(file.path.resolve()) for file in pipeline.networks.checkpoints]}
 
 
@@ -249,7 +268,7 @@ def _save_edit(
     bar: JobBar,
     pipeline: LTX2Pipeline,
 ) -> Clip:
-    """Save an edit, or the audio of one that makes audio alone; returns what was written."""
+    """Save an edit, or a waveform if the edit makes audio alone; returns the clip that was written."""
     timed = pipeline.networks.clock.timed
     if isinstance(made, Edit):
         made.save(output.destination, on_frames=bar.frames, timed=timed, **output.encoding.chosen())
@@ -260,12 +279,12 @@ def _save_edit(
 
 
 def _embedded(pipeline: LTX2Pipeline) -> bool:
-    """Whether the model is the tiny one of the package."""
+    """Whether the pipeline runs the tiny model of the package."""
     return any(file.path == embedded_set().checkpoint for file in pipeline.networks.checkpoints)
 
 
 def show(bar: Any, progress: Progress) -> None:
-    """Show a step of a stage on a bar of tqdm."""
+    """Show a step on a tqdm bar; the bar starts again for each stage."""
     # One bar serves all stages; the second test notices a stage of the same name that starts again.
     if bar.desc != f"{progress.stage}: " or progress.step < bar.n:
         bar.set_description(progress.stage, refresh=False)

@@ -1,4 +1,4 @@
-"""Several clips in one call: of each prompt of a file, and of each seed."""
+"""Generates several clips in one call: one for each prompt of a file and each seed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DECODERS: Final = (Component.VIDEO_DECODER, Component.AUDIO_DECODER, Component.V
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One clip of several: its request, its file, and what tells it from the others."""
+    """One of several clips: its request, the path of its file, and ``what``, its label on the sheet."""
 
     request: Request
     path: Path
@@ -41,9 +41,10 @@ class Job:
 
 
 def several_jobs(chosen: Chosen, request: Request) -> tuple[Job, ...]:
-    """The clips of --prompts-file and --seeds, prompt by prompt; none without these options.
+    """Make the list of clips for --prompts-file and --seeds; empty without these options.
 
-    Raises ValueError for a list that cannot be read, and for more than ``MOST`` clips.
+    All seeds of the first prompt come first. Raises ValueError for text that cannot be parsed, and for more
+    than ``MOST`` clips.
     """
     if chosen["prompts_file"] is None and chosen["seeds"] is None:
         return ()
@@ -68,9 +69,9 @@ def several_jobs(chosen: Chosen, request: Request) -> tuple[Job, ...]:
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """``1-8`` or ``1,5,9-12`` -> the seeds in this order.
+    """Parse seeds and ranges of seeds: ``1,5,9-12`` -> (1, 5, 9, 10, 11, 12).
 
-    Raises ValueError for other text, and for a seed that is there twice.
+    Raises ValueError for other text, and for a seed that occurs twice.
     """
     seeds: list[int] = []
     for part in text.split(","):
@@ -90,7 +91,10 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
 
 def read_prompts(path: Path) -> tuple[str, ...]:
-    """The prompts of a file, one a line. Raises ValueError for a file without any."""
+    """Read the prompts of a file, one on each line, without empty lines and lines that begin with #.
+
+    Raises ValueError for a file without prompts.
+    """
     lines = read_text(path, "--prompts-file").splitlines()
     prompts = tuple(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
     if not prompts:
@@ -101,9 +105,10 @@ def read_prompts(path: Path) -> tuple[str, ...]:
 def run_several(
     pipeline: LTX2Pipeline, jobs: Sequence[Job], output: Output, *, sheet: bool, writes: bool
 ) -> None:
-    """Sample every clip, then decode and save each; latents are on disk until their file is written.
+    """Sample all clips, then decode and save each; the latents of a clip are saved until its file is written.
 
-    Without ``writes`` the clips are only sampled, as other processes of a run need it.
+    With ``sheet`` an image with frames of all clips is written too. ``writes`` is False in processes that
+    only help to sample.
     """
     requests = [job.request for job in jobs]
     if not writes:
@@ -135,9 +140,9 @@ def run_several(
 
 
 def _check_files(jobs: Sequence[Job], output: Output, sheet: Path | None) -> None:
-    """Check that every clip and the sheet can be written, before the work starts.
+    """Check that all clips, and the contact sheet, can be written.
 
-    Raises ValueError for an output that is one place, and for a sheet of clips that cannot be read again.
+    Raises ValueError if the output is stdout or a folder, and for a contact sheet of files without video.
     """
     if output.destination.is_stdout or output.own_folder:
         raise ValueError(
@@ -152,7 +157,7 @@ def _check_files(jobs: Sequence[Job], output: Output, sheet: Path | None) -> Non
 
 
 def _some_frames(path: Path) -> Any:
-    """Frames (N, 3, H, W) uint8 spread over a file."""
+    """Read ``SHEET_FRAMES`` frames (N, 3, H, W) uint8 of a video file, at equal distances."""
     import torch
 
     clip = read_video(path)
@@ -167,7 +172,10 @@ def _on_frames(bar: Any, name: str) -> Any:
 
 @contextmanager
 def _whole(count: int, *, quiet: bool) -> Iterator[tuple[Any, Any]]:
-    """A bar of the whole job, which counts a clip when it is sampled and when written, and one below."""
+    """A context that yields two tqdm bars: one for all clips, and below it one for the current part.
+
+    The first counts each clip twice, when it is sampled and when it is written.
+    """
     with (
         tqdm(total=2 * count, desc="all clips", unit="half", file=sys.stderr, disable=quiet) as whole,
         nullcontext() if quiet else tqdm(file=sys.stderr, unit="step", position=1, leave=False) as bar,
@@ -177,7 +185,10 @@ def _whole(count: int, *, quiet: bool) -> Iterator[tuple[Any, Any]]:
 
 @contextmanager
 def _kept() -> Iterator[dict[Path, Path]]:
-    """Saved latents by the file that is made of them; if the block fails, the commands that decode them."""
+    """A context that yields a dict, to which the caller adds: path of a clip -> path of its saved latents.
+
+    If the block fails, the commands that decode the latents are printed.
+    """
     saved: dict[Path, Path] = {}
     try:
         yield saved

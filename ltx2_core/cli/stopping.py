@@ -1,4 +1,4 @@
-"""How a command ends that is told to stop: as by Ctrl+C, with the exit code of the signal."""
+"""Ends a command cleanly when the process is told to stop, with the exit code of the signal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 
 
 class Stopped(KeyboardInterrupt):
-    """The process was told to stop by ``number``, such as SIGTERM.
+    """Raised when the process receives signal ``number``, such as SIGTERM.
 
     It is a KeyboardInterrupt, so that everything cleans up as after Ctrl+C.
     """
@@ -24,10 +24,10 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stopping() -> Iterator[None]:
-    """SIGTERM, and SIGHUP of a terminal that closes, raise :class:`Stopped` within the block.
+    """A context in which SIGTERM, and SIGHUP of a closed terminal, raise :class:`Stopped`.
 
-    Where the block ends by it or by Ctrl+C, the command exits with 128 and the number of the signal: 130 for
-    Ctrl+C, 143 for SIGTERM. A signal that is ignored, as SIGHUP is under nohup, stays ignored.
+    If a signal or Ctrl+C ends the block, the command exits with 128 plus the number of the signal: 130 for
+    Ctrl+C, 143 for SIGTERM. A signal that is already ignored, such as SIGHUP under nohup, stays ignored.
     """
     before = _take_over() if threading.current_thread() is threading.main_thread() else {}
     try:
@@ -43,7 +43,10 @@ def stopping() -> Iterator[None]:
 
 
 def _take_over() -> dict[int, signal.Handlers]:
-    """Install the handler for signals that would end the process; returns what they had."""
+    """Install our handler for signals that would end the process.
+
+    Returns a dict: number of a signal -> its previous handler.
+    """
     names = ("SIGTERM", "SIGHUP")
     numbers = [int(getattr(signal, name)) for name in names if hasattr(signal, name)]
     taken = {number: signal.SIG_DFL for number in numbers if signal.getsignal(number) is signal.SIG_DFL}

@@ -1,4 +1,4 @@
-"""What a command says when it has written a file: what it is, where the time went, what to try next."""
+"""Prints a summary once a file is written: what it is, how long each part took, and what to try next."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .values import Output
 
 
 def report(output: Output, clip: Clip, clock: Clock, *, seed: int | None, embedded: bool) -> None:
-    """Print on stderr what was written; unless quiet, also what to try next."""
+    """Print on stderr what was written and how long it took; unless quiet, also what to try next."""
     click.echo(made_line(output.destination, clip, output.encoding, seed), err=True)
     click.echo(time_line(clock), err=True)
     if not output.quiet:
@@ -24,7 +24,7 @@ def report(output: Output, clip: Clip, clock: Clock, *, seed: int | None, embedd
 
 
 def made_line(destination: Destination, clip: Clip, encoding: Encoding, seed: int | None) -> str:
-    """Path, size and length of the clip, size of the file, and seed."""
+    """A line with the path, the size and length of the clip, the size of the file, and the seed."""
     video = video_encoding(destination.format, encoding)
     parts = []
     if clip.frames is not None and video is not None:
@@ -38,7 +38,7 @@ def made_line(destination: Destination, clip: Clip, encoding: Encoding, seed: in
 
 
 def time_line(clock: Clock) -> str:
-    """The seconds of a run, and those of its parts that took some."""
+    """A line with the seconds of the whole run and of its parts, such as "12.3 s: load 4.0, sampling 7.1"."""
     total, parts = clock.total, clock.seconds()
     rest = total - sum(parts.values())
     named = [f"{part} {seconds:.1f}" for part, seconds in {**parts, "other": rest}.items() if seconds >= 0.05]
@@ -46,7 +46,7 @@ def time_line(clock: Clock) -> str:
 
 
 def next_lines(destination: Destination, seed: int | None, *, embedded: bool) -> Iterator[str]:
-    """What to try next with this file."""
+    """Yield lines that suggest commands to try next with this file."""
     fmt = destination.format
     if fmt.video and fmt.audio and not destination.is_stdout:
         name = shlex.quote(str(destination))
@@ -61,7 +61,7 @@ def next_lines(destination: Destination, seed: int | None, *, embedded: bool) ->
 
 
 def file_bytes(destination: Destination) -> int | None:
-    """Bytes of what was written; None for stdout."""
+    """The size in bytes of the file, or of all images; None for stdout."""
     if destination.is_stdout:
         return None
     if not destination.is_images:
@@ -70,7 +70,7 @@ def file_bytes(destination: Destination) -> int | None:
 
 
 def size_text(size: int) -> str:
-    """Bytes in words, such as "84 kB"."""
+    """Format a size in bytes, such as "84 kB"."""
     for unit, factor in (("GB", 10**9), ("MB", 10**6)):
         if size >= factor:
             return f"{size / factor:.1f} {unit}"

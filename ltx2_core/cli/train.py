@@ -1,4 +1,4 @@
-"""``ltx2 train``: train models with the training code of this package."""
+"""The command ``ltx2 train``: trains models with the training code of this package."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_STEPS = 100_000_000
 
 
 class Minutes(click.FloatRange):
-    """A number of minutes; infinite is no limit."""
+    """The click type of a number of minutes; an infinite one means no limit."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         minutes = super().convert(value, param, ctx)
@@ -35,7 +35,7 @@ class Minutes(click.FloatRange):
 
 
 class StepsOption(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only
-    """A stage and its number of steps, ``STAGE=N``."""
+    """The click type of ``STAGE=N``: a training stage and its number of steps."""
 
     name = "stage=n"
 
@@ -47,7 +47,7 @@ class StepsOption(click.ParamType):  # type: ignore[type-arg]  # generic in new 
 
 
 def _check_stages(_ctx: click.Context, _param: click.Parameter, names: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Raise a usage error for a stage, alone or with its steps, that does not exist."""
+    """Check names of training stages, alone or paired with steps; raises a usage error for an unknown one."""
     if not names:
         return names
     from ..training.tiny.stages import STAGES
@@ -192,7 +192,7 @@ def tiny(  # noqa: PLR0913 click passes one argument for each option
 
 
 def _device(name: str) -> torch.device:
-    """The device of this name; raises a usage error if it is not available."""
+    """Return the device called ``name``; raises a usage error if it is not available."""
     from ..run.devices import usable_device
 
     try:
@@ -202,7 +202,7 @@ def _device(name: str) -> torch.device:
 
 
 def _show_stages(run: Any, stages: tuple[str, ...]) -> None:
-    """Print for each stage the expected and actual minutes, and whether it is done."""
+    """Print for each training stage the expected and the actual minutes, and whether it is done."""
     from ..training.tiny.stages import STAGES
 
     cost, scale = run.cost(), run.scale

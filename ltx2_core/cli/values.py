@@ -1,4 +1,4 @@
-"""From the options of a call to the values of the library: execution, pipeline, fields of a request."""
+"""Converts the options of a call to an execution, a pipeline, an output and fields of a request."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _EXECUTION = (
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """What is written where, and how much is shown meanwhile."""
+    """Where the result is written, how it is encoded, and whether progress is shown."""
 
     path: Path
     quiet: bool
@@ -58,7 +58,10 @@ class Output:
 
     @classmethod
     def of(cls, chosen: Chosen, *, audio_alone: bool = False) -> Output:
-        """The output of a call; ``audio_alone`` runs make a WAV file where no name is written."""
+        """Make the output from the options of a call.
+
+        With ``audio_alone`` the default file is a WAV file.
+        """
         named = "output" in chosen.explicit
         text = chosen["output"] if named or not audio_alone else AUDIO_OUTPUT
         container = chosen["container"]
@@ -75,27 +78,27 @@ class Output:
         return output.to(text)
 
     def to(self, text: str) -> Output:
-        """The same output with another path, as it is written."""
+        """Return a copy of this output with the path ``text``."""
         return replace(self, path=Path(text), own_folder=text.endswith(("/", os.sep)))
 
     @property
     def text(self) -> str:
-        """The path as it is written, with the slash of a folder."""
+        """The path as the user wrote it, with the slash at the end that means a folder."""
         return f"{self.path}{os.sep if self.own_folder else ''}"
 
     @property
     def destination(self) -> Destination:
-        """Where it goes and as what. Raises ValueError for a name that says no kind of file."""
+        """The path together with its kind of file. Raises ValueError if the name does not tell the kind."""
         return Destination.of(self.text, self.container)
 
     @property
     def printed(self) -> str | None:
-        """The whole path, for stdout; None where the clip itself goes there."""
+        """The absolute path, to be printed on stdout; None if the clip itself is written to stdout."""
         destination = self.destination
         return None if destination.is_stdout else str(destination.shown.resolve())
 
     def check(self, *, audio_alone: bool = False) -> None:
-        """Check the path and the encoding, and say what of a clip will not be in the file.
+        """Check that the path can be written with the chosen encoding; prints what the file will not contain.
 
         Raises what :meth:`Destination.check` and :func:`check_encoding` raise.
         """
@@ -109,13 +112,13 @@ class Output:
             click.echo(note, err=True)
 
     def check_clip(self, clip: ClipPlan) -> None:
-        """Raise ValueError, before any work, for a clip that the chosen encoder refuses."""
+        """Raise ValueError if the chosen encoder cannot encode the size or frame rate of ``clip``."""
         check_clip(self.destination, self.encoding, width=clip.width, height=clip.height, fps=clip.fps)
 
 
 @contextmanager
 def in_flags() -> Iterator[None]:
-    """Errors of the library that begin with a keyword and its value name the flag in its place."""
+    """A context that changes keywords in errors to flags: "steps=0 must ..." -> "--steps 0 must ..."."""
     try:
         yield
     except ValueError as error:
@@ -132,7 +135,7 @@ def execution_of(
     device: str | None = None,
     dtype: str | None = None,
 ) -> Execution:
-    """The execution that was chosen; ``device`` and ``dtype`` take the place of those of the options."""
+    """Make the execution from the options of a call; ``device`` and ``dtype`` replace those options."""
     with naming("--device"):
         place = Execution.on(device or chosen["device"], DTYPES.get(dtype or chosen["dtype"]))
     budget = chosen["max_memory"]
@@ -151,7 +154,10 @@ def execution_of(
 def open_pipeline(
     chosen: Chosen, execution: Execution | None = None, *, numerics: Numerics | None = None
 ) -> LTX2Pipeline:
-    """The pipeline of the model files that were chosen, or the tiny set of the package."""
+    """Open a pipeline of the model files that the user named, or of the tiny set if none is named.
+
+    ``execution`` and ``numerics`` replace those of the options.
+    """
     how: dict[str, Any] = {
         "loras": loras_of(chosen, "loras"),
         "stage2_loras": loras_of(chosen, "stage2_loras"),
@@ -172,14 +178,14 @@ def open_pipeline(
 
 
 def loras_of(chosen: Chosen, name: str) -> tuple[LoraSpec, ...]:
-    """The LoRA files of an option with their strengths."""
+    """Parse the LoRA files and strengths of the option ``name``, "loras" or "stage2_loras"."""
     with naming(BY_NAME[name].flag):
         return tuple(parse_lora(text) for text in chosen[name])
 
 
 @contextmanager
 def naming(flag: str) -> Iterator[None]:
-    """Put ``flag`` before the message of a ValueError, unless that names it."""
+    """A context that puts ``flag`` in front of the message of a ValueError, unless it is in it."""
     try:
         yield
     except ValueError as error:
@@ -189,7 +195,10 @@ def naming(flag: str) -> Iterator[None]:
 
 
 def parse_lora(text: str) -> LoraSpec:
-    """``FILE[:STRENGTH[:AUDIO_STRENGTH]]``; a colon that no number follows belongs to the name."""
+    """Parse ``FILE[:STRENGTH[:AUDIO_STRENGTH]]``.
+
+    A colon with no number after it is part of the file's name.
+    """
     path, strengths = split_numbers(text, 2)
     if len(strengths) == 2:
         return LoraSpec(path=path, strength=strengths[0], audio_strength=strengths[1])
@@ -197,7 +206,7 @@ def parse_lora(text: str) -> LoraSpec:
 
 
 def split_numbers(text: str, most: int) -> tuple[str, list[float]]:
-    """A file name, and up to ``most`` numbers that follow it after colons."""
+    """Split ``FILE:1:0.5`` to ("FILE", [1.0, 0.5]): a file name and at most ``most`` numbers after it."""
     path, numbers = text, list[float]()
     while len(numbers) < most:
         # The colon of a Windows drive belongs to the name, since no number follows it.
@@ -225,7 +234,7 @@ def parse_cache(text: str) -> StepCache:
 
 
 def parse_tiles(text: str) -> Tiles | None:
-    """``"2x1"`` -> two columns in one row; None for one tile."""
+    """Parse the text of --tiles: "2x1" is two columns in one row; None for "1x1". Raises ValueError."""
     match = re.fullmatch(r"(\d+)x(\d+)", text)
     if match is None or len(text) > _LONGEST_TILES:
         raise ValueError(f"--tiles {text:.40} must be columns x rows, such as 2x1")
@@ -245,9 +254,9 @@ _READERS: Mapping[str, Any] = {
 
 
 def request_fields(chosen: Chosen, pipeline: LTX2Pipeline) -> dict[str, Any]:
-    """The options of the command line as keywords of :class:`Request`; those that are absent are left out.
+    """Convert the options that the user wrote to keywords of :class:`Request`.
 
-    Raises ValueError for values that cannot be read and options that contradict each other.
+    Raises ValueError for values that cannot be parsed and for options that contradict each other.
     """
     from .guidance import guidance_fields
 

@@ -1,6 +1,6 @@
-"""Edits of existing clips (extend, retake, add audio), and clips longer than one run can hold.
+"""Edits existing clips (extend, retake, add audio) and makes clips longer than one run can hold.
 
-Each edit is planned, conditioned and finished by the same functions in the library and in ComfyUI.
+The same functions plan, condition and finish an edit in the library and in ComfyUI.
 """
 
 from typing import Any

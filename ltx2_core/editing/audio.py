@@ -1,4 +1,4 @@
-"""Audio for a video whose frames are preserved, and audio without any video.
+"""Generates audio for a video whose frames are preserved, or audio without any video.
 
 Letters: N frames, C channels, S samples.
 """
@@ -36,12 +36,12 @@ def add_audio(
     window_frames: int = WINDOW_FRAMES,
     **options: Any,
 ) -> Edit:
-    """The decoded frames of the source, at their own size, with generated audio of the same length.
+    """Generate audio for a video; the result has the source's own frames, and audio of the same length.
 
-    The model is conditioned on the first frames of the source, the largest 8k + 1 that it has, scaled down to
-    the size of its recipe where they are larger. A source of more than ``window_frames`` (8k + 1) is sampled
-    in windows, each of which continues the last second of audio of the one before. Audio louder than
-    ``ceiling_db`` is scaled down as a whole. ``options`` are those of :func:`extend`.
+    The model is conditioned on the first 8k + 1 frames of the source, scaled down if they are larger than the
+    default size of the checkpoint. A source of more than ``window_frames`` (8k + 1) frames is sampled in
+    windows; each continues the last second of audio of the one before. Audio whose peak is above
+    ``ceiling_db`` (dB of full scale) is scaled down as a whole. ``options`` are those of :func:`extend`.
     """
     plan = plan_audio_of(pipeline, source, ceiling_db)
     # The frames stay as they are, so a second stage would have nothing to refine.
@@ -53,7 +53,10 @@ def add_audio(
 
 
 def plan_audio_of(pipeline: Pipeline, source: Footage, ceiling_db: float = CEILING_DB) -> AddedAudio:
-    """Plan audio for a source at no more pixels a frame than the recipe of ``pipeline`` has."""
+    """Plan audio for a source.
+
+    Frames larger than the default size of the pipeline's checkpoint are scaled down.
+    """
     usual = pipeline.resolve(Request(prompt=""))
     assert usual.width is not None
     assert usual.height is not None
@@ -62,7 +65,10 @@ def plan_audio_of(pipeline: Pipeline, source: Footage, ceiling_db: float = CEILI
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AddedAudio:
-    """A planned run that generates audio for ``source``; its clip is as long as the usable frames."""
+    """A planned run that generates audio for ``source``.
+
+    ``clip`` is the plan of the run, as long as the largest 8k + 1 frames of the source.
+    """
 
     source: Footage
     clip: ClipPlan
@@ -73,7 +79,7 @@ class AddedAudio:
         return [WholeVideo(self.source.part(0, self.clip.frames))]
 
     def finish(self, sampled: SampledClip) -> Edit:
-        """The source's frames with the sampled audio."""
+        """Join the source's frames with the sampled audio, cut or padded to their length."""
         source = self.source
         track, rate = fitted_audio(sampled.audio(), source.seconds, self.ceiling_db)
         return Edit(
@@ -102,7 +108,10 @@ def plan_audio(
     numerics: Numerics,
     max_pixels: int | None = None,
 ) -> AddedAudio:
-    """Plan the run that generates audio for a source, at no more than ``max_pixels`` pixels a frame."""
+    """Plan the run that generates audio for a source.
+
+    The model sees frames of at most ``max_pixels`` pixels; None sets no limit.
+    """
     usable = frames_of(latent_frames_of(len(source.frames)))
     return AddedAudio(
         source=source,
@@ -119,9 +128,10 @@ def text_to_audio(
     ceiling_db: float = CEILING_DB,
     **options: Any,
 ) -> Waveform:
-    """Audio without video: (waveform (2, S), rate in Hz), exactly ``seconds`` long.
+    """Generate audio without a video; returns (waveform (2, S), rate in Hz), exactly ``seconds`` long.
 
-    ``options`` are those of :func:`extend`.
+    Audio whose peak is above ``ceiling_db`` (dB of full scale) is scaled down. ``options`` are those of
+    :func:`extend`.
     """
     length = audio_length(pipeline, seconds, options)
     result = sampled_clip(pipeline, prompt, tuple, **{**options, **length})
@@ -130,20 +140,23 @@ def text_to_audio(
 
 
 def audio_length(pipeline: Pipeline, seconds: float, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a request for ``seconds`` of audio alone; ``options`` are its other fields."""
+    """The fields of a request that make it generate ``seconds`` of audio alone.
+
+    ``options`` are the other fields of the request.
+    """
     # A latent frame more than needed, so that the clip is not shorter than the audio after rounding.
     fps = pipeline.resolve(Request(prompt="", fps=options.get("fps"))).fps
     return {"stages": 1, "video": False, "seconds": seconds + 8 / fps}
 
 
 def fitted_audio(audio: Waveform, seconds: float, ceiling_db: float) -> Waveform:
-    """Audio limited to ``ceiling_db`` and exactly ``seconds`` long: cut, or padded with silence."""
+    """Scale audio down to a peak of ``ceiling_db`` and cut it, or pad it with silence, to ``seconds``."""
     waveform, rate = limit_loudness(audio[0], ceiling_db), audio[1]
     return functional.pad(waveform, (0, round(seconds * rate) - waveform.shape[1])), rate
 
 
 def limit_loudness(waveform: Tensor, ceiling_db: float = CEILING_DB) -> Tensor:
-    """The waveform, scaled down as a whole if its loudest sample is above ``ceiling_db`` dB of full scale.
+    """Scale a waveform down as a whole if its peak is above ``ceiling_db`` dB of full scale.
 
     Raises ValueError for a ceiling above 0 dB, which no file can hold.
     """

@@ -1,4 +1,4 @@
-"""The audio of a long clip in chunks: decoded from latents, or read from an input.
+"""Yields the audio of a long clip in chunks, decoded from latents or read from an input.
 
 Letters: T audio latents, C channels, S samples.
 """
@@ -32,9 +32,10 @@ AUDIO_CHUNK_S = 30
 def decoded_audio(
     decode: Callable[[Tensor], Tensor], pieces: Iterator[Tensor], clip: ClipPlan, rate: int
 ) -> Iterator[Tensor]:
-    """Waveform chunks (C, S) of audio latent ``pieces`` (1, 8, t, 16), in all as long as the clip's frames.
+    """Decode consecutive ``pieces`` (1, 8, t, 16) of an audio latent to chunks of a waveform (C, S).
 
-    ``decode`` maps a latent to (C, S) at ``rate`` Hz. Each chunk is decoded with its neighbours as context.
+    ``decode`` converts a latent to a waveform at ``rate`` Hz. Each chunk is decoded together with latents
+    beside it, so that there are no seams. In all the chunks are as long as the frames of ``clip``.
     """
     per_latent, total = rate // AUDIO_LATENTS_PER_SECOND, round(clip.seconds * rate)
     buffer, first = torch.zeros(1, 8, 0, 16), 0
@@ -54,20 +55,31 @@ def decoded_audio(
 
 
 class AudioParts(NamedTuple):
-    """Input audio at ``rate`` Hz; ``read(first, count)`` gives samples (C, S), fewer where it ends."""
+    """Input audio that is read part by part.
+
+    ``read(first, count)`` returns samples (C, S) at ``rate`` Hz, fewer than ``count`` at the end of the
+    audio.
+    """
 
     rate: int
     read: Callable[[int, int], Tensor]
 
     def seconds(self, start_s: float, seconds: float) -> Waveform:
-        """``seconds`` from ``start_s`` on; shorter where the audio ends, and silence after its end."""
+        """Read ``seconds`` from second ``start_s`` on: (waveform (C, S), rate in Hz).
+
+        It is shorter if the audio ends within it. If the audio ends before ``start_s``, the result is
+        silence.
+        """
         part = self.read(round(start_s * self.rate), round(seconds * self.rate))
         return (part if part.shape[1] else part.new_zeros(len(part), round(seconds * self.rate))), self.rate
 
 
 @contextmanager
 def opened(audio: AudioSource) -> Iterator[AudioParts]:
-    """Input audio for reading in parts. One that is open for all parts decodes a file only once."""
+    """A context in which input audio can be read part by part.
+
+    A file is decoded only once if one context serves all parts.
+    """
     if isinstance(audio, tuple):
         waveform, rate = audio
         yield AudioParts(rate, lambda first, count: waveform[:, first : first + count])
@@ -77,7 +89,10 @@ def opened(audio: AudioSource) -> Iterator[AudioParts]:
 
 
 def read_input_audio(audio: AudioSource, start_s: float, clip: ClipPlan) -> Iterator[Tensor]:
-    """Input audio from ``start_s`` on in chunks (C, S), not resampled; silence follows if it ends early."""
+    """Yield input audio from second ``start_s`` on in chunks (C, S) at its own rate, as long as ``clip``.
+
+    If the audio ends early, silence follows.
+    """
     with opened(audio) as parts:
         total, first = round(clip.seconds * parts.rate), round(start_s * parts.rate)
         for begin in range(0, total, AUDIO_CHUNK_S * parts.rate):
@@ -87,7 +102,7 @@ def read_input_audio(audio: AudioSource, start_s: float, clip: ClipPlan) -> Iter
 
 
 def audio_rate(audio: AudioSource) -> int:
-    """The sample rate in Hz."""
+    """The sample rate of input audio in Hz."""
     with opened(audio) as parts:
         return parts.rate
 

@@ -1,4 +1,4 @@
-"""Audio for a long video, window by window: memory follows the window and not the video.
+"""Generates audio for a long video window by window, so that memory does not grow with the video.
 
 Letters: T audio latents, C channels, S samples.
 """
@@ -32,7 +32,10 @@ OVERLAP_S = 1.0
 
 
 def audio_windows(clip: ClipPlan, window_frames: int) -> tuple[Window, ...]:
-    """The runs of a clip's audio. Raises ValueError for windows that are not 8k + 1 frames or too short."""
+    """Divide a clip into windows for sampling its audio; neighbours overlap by about a second.
+
+    Raises ValueError if ``window_frames`` is not 8k + 1 or too small.
+    """
     overlap = max(round(OVERLAP_S * clip.fps / TEMPORAL_SCALE), 2) * TEMPORAL_SCALE
     # At least half of each window is new, at high frame rates too.
     shorter = max((window_frames - 1) // (2 * TEMPORAL_SCALE), 2) * TEMPORAL_SCALE
@@ -41,7 +44,10 @@ def audio_windows(clip: ClipPlan, window_frames: int) -> tuple[Window, ...]:
 
 @dataclass(frozen=True, eq=False)
 class SampledAudio:
-    """Sampled audio of any length, decoded in chunks; ``generation`` has its latent and no video."""
+    """Sampled audio of any length, decoded in chunks.
+
+    ``generation`` holds its latent; it has no video.
+    """
 
     generation: Generation
     codecs: Decoders
@@ -77,10 +83,10 @@ def sampled_audio(
     stop: Stop | None = None,
     **options: Any,
 ) -> SampledAudio:
-    """Sample the audio of ``clip``, each window with the end of the audio before it.
+    """Sample the audio of ``clip`` window by window; each continues the audio of the one before.
 
-    The other arguments are those of :func:`~ltx2_core.editing.edit.sampled_clip`. The noise of a window comes
-    from the seed plus its number.
+    The noise of a window is drawn with the request's seed plus the window's number. The other arguments are
+    those of :func:`~ltx2_core.editing.edit.sampled_clip`.
     """
     size = {"width": clip.width, "height": clip.height, "fps": clip.fps}
     whole = pipeline.resolve(Request(prompt=prompt, **{**options, **size, "num_frames": clip.frames}))
@@ -101,7 +107,7 @@ def sampled_audio(
 
 
 def _conditioning(source: Footage, window: Window, track: Tensor) -> list[StageInput]:
-    """The frames of a window, and the audio before it that it begins with."""
+    """The conditioning of a window: its frames of the source, and the end of ``track``, the audio so far."""
     first = window.first_frame
     items: list[StageInput] = [WholeVideo(source.part(first, first + window.clip.frames))]
     if window.audio_overlap > 0:

@@ -1,4 +1,4 @@
-"""Conditioning of an edit, encoded at the size of each stage.
+"""Conditioning items of an edit, which are encoded at the size of each stage.
 
 Letters: N frames, F latent frames, T audio latents, S samples.
 """
@@ -24,7 +24,7 @@ NO_LATENTS = torch.zeros(0, dtype=torch.bool)
 
 @dataclass(frozen=True)
 class Encoded:
-    """A conditioning item that is encoded already and does not depend on the size of a stage."""
+    """A conditioning item that is already encoded, and is the same at every stage."""
 
     item: Conditioning
 
@@ -34,7 +34,7 @@ class Encoded:
 
 @dataclass(frozen=True, eq=False)
 class FirstFrames:
-    """Footage of 8k + 1 frames that the clip begins with."""
+    """Frames (8k + 1 of a source) that the clip begins with; they are preserved."""
 
     footage: Footage
 
@@ -51,7 +51,7 @@ class FirstFrames:
 
 @dataclass(frozen=True, eq=False)
 class WholeVideo:
-    """Footage of 8k + 1 frames that is the whole video and is preserved."""
+    """Frames (8k + 1 of a source) that are the whole video of the clip; they are preserved."""
 
     footage: Footage
 
@@ -65,7 +65,7 @@ class WholeVideo:
 
 @dataclass(frozen=True, eq=False)
 class SourceFrames:
-    """Footage whose video is preserved except for the latent frames that ``regenerate`` (F,) bool marks."""
+    """A source video that is preserved except for the latent frames where ``regenerate`` (F,) is True."""
 
     footage: Footage
     regenerate: Tensor
@@ -83,22 +83,22 @@ class SourceFrames:
 
 
 def first_audio(codecs: Encoders, audio: Waveform, latents: int) -> Encoded:
-    """Audio that the clip begins with, as ``latents`` audio latents: cut, or padded with silence."""
+    """Encode audio that the clip begins with, cut or padded with silence to ``latents`` audio latents."""
     return Encoded(Overlap(video=None, audio=codecs.encode_audio(*audio, latent_frames=latents)))
 
 
 def source_audio(codecs: Encoders, audio: Waveform, regenerate: Tensor) -> Encoded:
-    """Audio that is preserved except for the audio latents that ``regenerate`` (T,) bool marks."""
+    """Encode source audio that is preserved except for the latents where ``regenerate`` (T,) is True."""
     encoded = codecs.encode_audio(*audio, latent_frames=len(regenerate))
     return Encoded(PreserveOutside(latent=AVLatent(None, encoded), video=NO_LATENTS, audio=regenerate))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Keyframe:
-    """An image or clip (N, 3, H, W) in [0, 1] that guides the video at pixel frame ``frame``.
+    """An image or clip (N, 3, H, W) in [0, 1] that guides the video from pixel frame ``frame`` on.
 
-    A negative frame counts from the end, -1 is the last. ``strength`` 1 presents it clean to the model, less
-    lets the model change it; ``attention`` weighs how much the video attends to it.
+    A negative frame counts from the end: -1 is the last. With ``strength`` 1 the model sees the image without
+    noise; less lets the model change it. ``attention`` scales how much the video attends to it.
     """
 
     frames: Tensor
@@ -123,8 +123,8 @@ class Keyframe:
 class Reference:
     """A reference or control video (8k + 1, 3, H, W) in [0, 1] for an IC-LoRA, as long as the clip.
 
-    It is encoded ``scale`` times smaller than the clip, and only every ``every``-th frame of it is used, as
-    the LoRA was trained.
+    It is encoded ``scale`` times smaller than the clip, and only each ``every``-th of its frames is used.
+    Both must be what the LoRA was trained with.
     """
 
     frames: Tensor
@@ -133,7 +133,10 @@ class Reference:
     every: int = 1
 
     def at(self, codecs: Encoders, clip: ClipPlan) -> Conditioning:
-        """Raises ValueError for a size that ``scale`` does not divide."""
+        """Encode the reference for a stage.
+
+        Raises ValueError if ``scale`` does not divide the size of ``clip``.
+        """
         check_scale(clip, self.scale)
         frames = self.frames[:: self.every]
         # The VAE encodes 8k + 1 frames, and every so manyth of 8k + 1 may be another number.
@@ -145,7 +148,7 @@ class Reference:
 
 
 def check_scale(clip: ClipPlan, scale: int) -> None:
-    """Raise ValueError unless a reference ``scale`` times smaller than the clip has whole latent cells."""
+    """Raise ValueError unless ``scale`` divides the clip's width and height in latent cells (32 pixels)."""
     if clip.latent_width % scale or clip.latent_height % scale:
         raise ValueError(
             f"a reference {scale} times smaller does not fit {clip.width} x {clip.height}: use a width and "

@@ -1,4 +1,4 @@
-"""The steps that all edits share: plan a run, condition it, sample it, finish it with the source."""
+"""The steps that all edits share: plan a run, condition it, sample it, join the result with the source."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ log = logging.getLogger(__name__)
 
 
 class EditPlan(Protocol):
-    """A planned edit of ``source``; ``clip`` is the plan of its sampling run.
+    """A planned edit of ``source``.
 
-    ``regenerates_video`` is False where the frames of the result are the source's and need no decoding.
+    ``clip`` is the plan of its sampling run. ``regenerates_video`` is False if only audio is new; then the
+    frames of the source are used and none are decoded.
     """
 
     @property
@@ -34,7 +35,7 @@ class EditPlan(Protocol):
     def regenerates_video(self) -> bool: ...
 
     def conditioning(self, codecs: Encoders) -> Sequence[StageInput]:
-        """What the run is conditioned on, applied in this order at every stage."""
+        """The conditioning of the run. Items are applied in this order, at every stage."""
         ...
 
     def finish(self, sampled: SampledClip) -> Edit:
@@ -42,12 +43,12 @@ class EditPlan(Protocol):
         ...
 
     def describe(self) -> str:
-        """What is preserved and what is generated, for a report."""
+        """A text for reports that says what is preserved and what is generated."""
         ...
 
 
 def make_edit(pipeline: Pipeline, plan: EditPlan, prompt: str, **options: Any) -> Edit:
-    """Condition, sample and finish ``plan``; ``options`` are those of :func:`sampled_clip`."""
+    """Run a planned edit: condition, sample and finish it. ``options`` are those of :func:`sampled_clip`."""
     options.update(planned_size(plan, options))
     if plan.regenerates_video:
         _warn_of_odd_size(plan.source)
@@ -55,7 +56,7 @@ def make_edit(pipeline: Pipeline, plan: EditPlan, prompt: str, **options: Any) -
 
 
 def _warn_of_odd_size(source: Footage) -> None:
-    """Say before the work that a saved file will be smaller than its source."""
+    """Log a warning if the source has an odd width or height, because a saved file loses a row or column."""
     width, height = source.size
     if source.fit == "own" and (width % 2 or height % 2):
         log.warning(
@@ -66,7 +67,10 @@ def _warn_of_odd_size(source: Footage) -> None:
 
 
 def finished(plan: EditPlan, sampled: SampledClip) -> Edit:
-    """The edit of a sampled clip; its settings name the source and what was changed when it was read."""
+    """Finish a planned edit with its sampled clip.
+
+    The settings of the result also name the file of the source, and what was changed when that was read.
+    """
     edit, source = plan.finish(sampled), plan.source.file
     settings = {**edit.settings, "source_file": None if source is None else file_record(source.path)}
     if plan.source.notes:
@@ -75,9 +79,9 @@ def finished(plan: EditPlan, sampled: SampledClip) -> Edit:
 
 
 def planned_size(plan: EditPlan, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a request that an edit decides: the size and length of its run.
+    """The fields of a request for size and length, which the plan of an edit decides.
 
-    Raises TypeError for ``options`` that set them too.
+    Raises TypeError if ``options`` sets one of them too.
     """
     if "fps" in options:
         raise TypeError("fps is that of the source of an edit and cannot be set")
@@ -96,13 +100,14 @@ def sampled_clip(
     stop: Stop | None = None,
     **options: Any,
 ) -> Generation:
-    """Sample a clip with further conditioning; ``options`` are fields of :class:`Request`.
+    """Sample a clip with additional conditioning; ``options`` are the fields of :class:`Request`.
 
-    ``on_step`` and ``stop`` are those of the pipeline. ``on_sampled`` is called with the sampled latents
-    before they are decoded, for example to save them (``save_latents``). ``sampled`` is the result of such an
-    earlier run with the same arguments (``resume``), and is returned in place of sampling again.
+    ``conditioning`` is a function that returns the items; it is called only if something is sampled.
+    ``on_step`` and ``stop`` are those of the pipeline. ``on_sampled`` is called with the result before it is
+    decoded, for example to save its latents (``save_latents``). ``sampled`` is the result of an earlier run
+    with the same arguments (``resume``): it is checked and returned, and nothing is sampled.
 
-    Raises ValueError where ``sampled`` has another size, length or frame rate than the request.
+    Raises ValueError if size, length or frame rate of ``sampled`` differ from those of the request.
     """
     request = Request(prompt=prompt, **options)
     if sampled is None:
@@ -116,7 +121,10 @@ def sampled_clip(
 
 
 def check_resumed(pipeline: Pipeline, request: Request, sampled: Generation) -> Generation:
-    """The result of an earlier run. Raises ValueError where its size or length is not that of a request."""
+    """Return ``sampled``, the result of an earlier run of ``request``.
+
+    Raises ValueError if its size or length differ from those of the request.
+    """
     expected = pipeline.stages(request)[-1].clip
     sizes = [(clip.width, clip.height, clip.frames, clip.fps) for clip in (expected, sampled.clip)]
     if sizes[0] != sizes[1]:
@@ -135,5 +143,5 @@ def sample(
     on_step: OnStep | None,
     stop: Stop | None,
 ) -> Generation:
-    """Run ``request`` with further conditioning: the one call of the pipeline in this room."""
+    """Run ``request`` with additional conditioning. All edits call the pipeline only here."""
     return pipeline(request, conditioning=conditioning, on_step=on_step, stop=stop)

@@ -1,4 +1,4 @@
-"""Extend a clip: the model continues from its last frames and their audio, which are preserved.
+"""Extends a clip: the model continues from its last frames and their audio, which are preserved.
 
 Letters: N frames, H W pixel rows and columns, C channels, S samples.
 """
@@ -69,7 +69,10 @@ def extend(
 
 
 def frames_of_seconds(seconds: float, fps: float) -> int:
-    """The nearest whole number of frames, halves upwards. Raises ValueError for infinity and NaN."""
+    """Round seconds to the nearest whole number of frames, halves upwards.
+
+    Raises ValueError for infinity or NaN.
+    """
     if not math.isfinite(seconds):
         raise ValueError(f"the new length must be a number of seconds; got {seconds}")
     # A product such as 0.7 * 15 may lie a rounding error below the half that it means.
@@ -77,7 +80,10 @@ def frames_of_seconds(seconds: float, fps: float) -> int:
 
 
 def new_length(source: Footage, *, seconds: float | None, frames: int | None) -> int:
-    """The frames to add, from ``frames`` or ``seconds``. Raises ValueError unless exactly one is set."""
+    """Return how many frames to add: ``frames``, or ``seconds`` at the source's frame rate.
+
+    Raises ValueError unless exactly one of both is set.
+    """
     if (seconds is None) == (frames is None):
         raise ValueError(
             f"set the new length once, in frames or in seconds; got frames={frames}, seconds={seconds}"
@@ -90,7 +96,10 @@ def new_length(source: Footage, *, seconds: float | None, frames: int | None) ->
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Extension:
-    """A planned extension: a run of ``keep_frames`` frames of the source and ``new_frames`` after them."""
+    """A planned extension: a run that begins with the last ``keep_frames`` frames of the source.
+
+    ``new_frames`` frames follow them.
+    """
 
     source: Footage
     clip: ClipPlan
@@ -101,17 +110,17 @@ class Extension:
 
     @property
     def keep_s(self) -> float:
-        """Seconds of the source that the run begins with."""
+        """The seconds of the source with which the run begins."""
         return self.keep_frames / self.source.fps
 
     @property
     def frame_count(self) -> int:
-        """Frames of the result."""
+        """The number of frames of the result."""
         return len(self.source.frames) + self.new_frames
 
     @property
     def audio_latents(self) -> int:
-        """Audio latents of the run that end within the preserved frames."""
+        """How many audio latents of the run lie entirely within the preserved frames."""
         ends = audio_positions(self.clip.audio_latents)[0, 0, :, 1]
         # The tolerance covers the rounding of positions that end with the last preserved frame.
         return int((ends <= self.keep_s + 1e-5).sum())
@@ -124,7 +133,7 @@ class Extension:
         return items
 
     def finish(self, sampled: SampledClip) -> Edit:
-        """The source with the sampled clip joined to its end."""
+        """Join the new frames and audio of the sampled clip to the end of the source."""
         source, keep, new = self.source.beside(sampled.clip), self.keep_frames, self.new_frames
         total_s = self.frame_count / source.fps
         track, rate = joined_audio(source, sampled.audio(), self.keep_s, total_s)
@@ -169,9 +178,10 @@ def plan_extension(
     stages: int,
     numerics: Numerics,
 ) -> Extension:
-    """Plan the run that begins with the last frames of the source.
+    """Plan the run that begins with the last ``keep_frames`` frames of the source and adds ``new_frames``.
 
-    Raises ValueError if ``keep_frames`` is off the grid or more than the source has, and for no new frame.
+    ``fade_frames`` are the last frames of the source that fade into new ones. Raises ValueError if
+    ``keep_frames`` is not 8k + 1 or more than the source has, and if there are no new frames.
     """
     if new_frames < 1:
         raise ValueError(f"an extension has at least one new frame; got {new_frames}")
@@ -187,7 +197,10 @@ def plan_extension(
 
 
 def last_audio(source: Footage, seconds: float) -> Waveform:
-    """The audio ((C, S), Hz) under the last ``seconds`` of the frames of a source that has audio."""
+    """The audio that belongs to the last ``seconds`` of a source's frames: (waveform (C, S), rate in Hz).
+
+    The source must have audio.
+    """
     assert source.audio is not None
     waveform, rate = source.audio
     track = source.track(waveform.shape[0], rate, source.seconds)
@@ -197,10 +210,10 @@ def last_audio(source: Footage, seconds: float) -> Waveform:
 def joined_frames(
     source: Footage, sampled: Iterator[Tensor], keep: int, new: int, fade: int
 ) -> Iterator[Tensor]:
-    """The source and ``new`` frames after it, in chunks (N, 3, H, W) in [-1, 1].
+    """Yield the source and ``new`` frames after it, in chunks (N, 3, H, W) in [-1, 1].
 
-    ``sampled`` are chunks of the same range whose first ``keep`` frames repeat the last ones of the source.
-    The last ``fade`` frames of the source, at most ``keep``, are cross-faded with them.
+    ``sampled`` yields chunks in the same range; its first ``keep`` frames repeat the last ones of the source.
+    The last ``fade`` frames of the source (at most ``keep``) are cross-faded with their repetition.
     """
     fade = min(fade, keep)
     before = len(source.frames) - fade
@@ -219,9 +232,10 @@ def joined_frames(
 
 
 def joined_audio(source: Footage, sampled: Waveform, keep_s: float, total_s: float) -> Waveform:
-    """``total_s`` of audio: the source's samples until 50 ms before the joint, then the sampled audio.
+    """Join the source's audio and new audio to ``total_s`` seconds, with a linear fade of 50 ms.
 
-    Between the two is a linear fade. ``sampled`` begins with the last ``keep_s`` seconds of the source.
+    The source's samples are unchanged up to 50 ms before the joint. ``sampled`` begins with the last
+    ``keep_s`` seconds of the source.
     """
     waveform, rate, channels = matched_audio(source, sampled)
     samples, joint = round(total_s * rate), round(source.seconds * rate)
@@ -237,9 +251,10 @@ def joined_audio(source: Footage, sampled: Waveform, keep_s: float, total_s: flo
 
 
 def matched_audio(source: Footage, sampled: Waveform) -> tuple[Tensor, int, int]:
-    """Sampled audio at the rate of the source's audio, if it has any: (waveform, rate, channels of both).
+    """Resample ``sampled`` audio to the rate of the source's audio, if it has any.
 
-    Only the sampled audio is resampled, so that samples of the source can be preserved.
+    Returns (waveform, rate in Hz, number of channels that both are brought to). Audio of the source is never
+    resampled, so that its samples can be preserved.
     """
     waveform, own = sampled
     if source.audio is None:

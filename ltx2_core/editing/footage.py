@@ -1,4 +1,4 @@
-"""The source of an edit, and the clip that comes out of it.
+"""The source of an edit, and the finished clip that an edit returns.
 
 Letters: N frames, H W pixel rows and columns, C channels, S samples.
 """
@@ -46,10 +46,10 @@ CHUNK_FRAMES = 32
 class Footage:
     """The source of an edit: frames (N, 3, H, W) in [0, 1], their rate, and the audio ((C, S), Hz) if any.
 
-    The frames are in memory, or those of a file, which are decoded as they are needed. ``notes`` say what was
-    changed when the file was read, for a report. ``fit`` says how frames whose size is off the grid are
-    brought onto it: with "own" the model sees them padded with their last row and column and the result has
-    their own size; the other modes cut them, see :func:`~ltx2_core.media.fit_image`.
+    The frames are in memory, or in a file from which they are decoded when needed. ``notes`` are sentences
+    that say what was changed when the file was read. ``fit`` says what happens to frames whose size is not
+    one that the model can generate. With "own" the model sees them padded (last row and column repeated) and
+    the result has their own size; the other modes crop or scale them, see :func:`~ltx2_core.media.fit_image`.
     """
 
     frames: Frames
@@ -71,9 +71,10 @@ class Footage:
         max_frames: int | None = None,
         background: Colour = BLACK,
     ) -> Footage:
-        """Open a video file, or a part of it; only its audio is read. Raises what ``read_video`` raises.
+        """Open a video file, or a part of it: its audio is read at once, frames when they are needed.
 
-        Transparent pixels are blended with ``background``, RGB in [0, 1].
+        The part begins at ``start_s`` seconds and has at most ``max_frames`` frames. Transparent pixels are
+        blended with ``background``, RGB in [0, 1]. Raises what ``read_video`` raises.
         """
         clip = read_video(path, start_s=start_s, max_frames=max_frames, background=background)
         return cls(frames=ClipFrames.of(clip), fps=clip.fps, audio=clip.audio(), notes=clip.notes)
@@ -84,12 +85,12 @@ class Footage:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height)."""
+        """(width, height) of the frames in pixels."""
         return self.frames.shape[3], self.frames.shape[2]
 
     @property
     def file(self) -> VideoClip | None:
-        """The video file whose frames these are, all of them and unchanged; None for any other source."""
+        """The video file whose frames these are, if they are all of its frames, unchanged; else None."""
         whole = isinstance(self.frames, ClipFrames) and self.frames.is_whole_file
         return self.frames.clip if whole and isinstance(self.frames, ClipFrames) else None
 
@@ -101,10 +102,11 @@ class Footage:
         numerics: Numerics = Numerics.OFFICIAL,
         max_pixels: int | None = None,
     ) -> ClipPlan:
-        """The shortest plan of at least ``frames`` frames, at the size on the grid nearest to its own.
+        """Plan a run of at least ``frames`` frames (the next 8k + 1), at a size that the model can generate.
 
-        With ``fit`` "own" the size is not smaller than its own. With ``max_pixels`` the nearest size serves
-        any ``fit``, and a source of larger frames is planned at the same proportions with about as many.
+        That is the nearest size, but with ``fit`` "own" the size rounded up. Frames of more than
+        ``max_pixels`` pixels are planned at the nearest size with the same proportions and about that many
+        pixels.
         """
         width, height = self.size
         if max_pixels is not None and width * height > max_pixels:
@@ -118,32 +120,36 @@ class Footage:
         return plan_clip(width, height, frames=longer.frames, fps=self.fps, stages=stages, numerics=numerics)
 
     def part(self, first: int, stop: int | None = None) -> Footage:
-        """The frames ``first`` to ``stop - 1``, counted as in a slice, without audio."""
+        """Return frames ``first`` to ``stop - 1`` without audio; negative numbers count from the end."""
         frames = self.frames
         part = frames.part(first, stop) if isinstance(frames, ClipFrames) else frames[first:stop]
         return replace(self, frames=part, audio=None)
 
     def recut(self, changed: Sequence[tuple[int, int]], frame_count: int) -> Recut:
-        """How its file is written with new frames in ranges; raises ValueError where it cannot be."""
+        """Plan a file that copies the source's packets except in the ranges ``changed`` of new frames.
+
+        ``frame_count`` is the number of frames of the result. Raises ValueError if that is impossible for
+        this source.
+        """
         if self.file is None:
             raise ValueError("exact_outside copies packets: the source must be a whole video file")
         return plan_recut(self.file, changed, frame_count)
 
     def chunks(self) -> Iterator[Tensor]:
-        """The frames, ``CHUNK_FRAMES`` at a time."""
+        """Yield the frames in chunks of at most ``CHUNK_FRAMES``."""
         return iter(self.frames.split(CHUNK_FRAMES))
 
     def fitted(self, clip: ClipPlan) -> Footage:
-        """The source cut around its centre to the size of a plan."""
+        """Return the source with its frames scaled and cropped around the centre to the size of ``clip``."""
         mode: FitMode = "official" if self.fit == "own" else self.fit
         if isinstance(self.frames, ClipFrames):
             return replace(self, frames=self.frames.fitted(clip.width, clip.height, mode))
         return replace(self, frames=fit_image(self.frames, clip.width, clip.height, mode=mode))
 
     def on_grid(self, clip: ClipPlan) -> Footage:
-        """What the model sees at the full size of a plan; with ``fit`` "own" that is padded and not cut.
+        """Return the source as the model sees it: with ``fit`` "own" padded to the size of ``clip``.
 
-        A stage of a smaller size is fitted to it afterwards, which cuts nothing: the proportions are equal.
+        A smaller stage scales these frames down. That crops nothing, because the proportions are equal.
         """
         if self.fit != "own":
             return self
@@ -152,11 +158,14 @@ class Footage:
         return replace(self, frames=pad_image(self.frames, clip.width, clip.height))
 
     def beside(self, clip: ClipPlan) -> Footage:
-        """The source at the size of a result that was planned as ``clip``; see ``fit``."""
+        """Return the source at the size of the result: its own with ``fit`` "own", else that of ``clip``."""
         return self if self.fit == "own" else self.fitted(clip)
 
     def track(self, channels: int, rate: int, seconds: float) -> Tensor:
-        """The audio (channels, S) at ``rate`` Hz, exactly ``seconds`` long: cut, or padded with silence."""
+        """Return the audio (channels, S) at ``rate`` Hz, cut or padded with silence to exactly ``seconds``.
+
+        Without audio it is silence.
+        """
         samples = round(seconds * rate)
         if self.audio is None:
             return torch.zeros(channels, samples)
@@ -170,11 +179,14 @@ class Footage:
 class Edit:
     """A finished clip, decoded on demand.
 
-    ``frame_chunks()`` yields ``frame_count`` frames in chunks (N, 3, H, W) in [-1, 1]; ``audio_chunks()``
-    yields chunks (C, S) at ``rate`` Hz. ``byte_chunks()`` yields the frames as uint8, for a file, where the
-    decoder can convert them before they leave the device. ``settings`` are JSON values for the file's tags.
-    ``unchanged`` is the file whose frames these are, if nothing of the video is new; with ``recut`` the
-    packets of its unchanged GOPs are copied.
+    Attributes:
+        frame_chunks: a function that yields ``frame_count`` frames in chunks (N, 3, H, W) in [-1, 1].
+        audio_chunks: a function that yields chunks (C, S) of audio at ``rate`` Hz.
+        byte_chunks: as ``frame_chunks``, but in uint8, converted before they leave the device; None if the
+            decoder cannot do that.
+        settings: JSON values for the tags of a file.
+        unchanged: the video file whose frames these are, if only the audio is new; its packets are copied.
+        recut: for a file in which packets of GOPs without new frames are copied, see ``plan_recut``.
     """
 
     frame_chunks: Callable[[], Iterator[Tensor]]
@@ -190,11 +202,11 @@ class Edit:
     recut: Recut | None = None
 
     def frames(self) -> Tensor:
-        """All frames at once, (N, 3, H, W) in [-1, 1]."""
+        """Decode all frames at once: (N, 3, H, W) in [-1, 1]."""
         return torch.cat(list(self.frame_chunks()))
 
     def audio(self) -> Waveform:
-        """All of the audio at once, ((C, S), Hz)."""
+        """Decode all audio at once: (waveform (C, S), rate in Hz)."""
         return torch.cat(list(self.audio_chunks()), dim=1), self.rate
 
     def save(
@@ -205,14 +217,14 @@ class Edit:
         timed: Timed | None = None,
         **encoding: Unpack[EncodingOptions],
     ) -> None:
-        """Write the clip as what ``path`` says; frames and audio are interleaved as they are decoded.
+        """Decode the clip and write it to a file, whose name decides the kind of file.
 
-        Kinds of file and ``encoding`` are those of :meth:`~ltx2_core.run.generation.Generation.save`. Video
-        of an ``unchanged`` file is copied, packet by packet, unless ``encoding`` chooses something of the
-        video. Frames of odd size lose their last row or column where they are encoded in a pixel format that
-        cannot hold it. ``on_frames`` is called with (frames written, all frames); ``timed`` counts the
-        seconds of encoding. Raises what ``Generation.save`` raises, and ValueError for an ``unchanged`` file
-        whose video fits another kind of file and not this one.
+        Kinds of file and ``encoding`` are those of :meth:`~ltx2_core.run.generation.Generation.save`. If the
+        video is ``unchanged`` its packets are copied, unless ``encoding`` sets a video option. Frames of odd
+        size lose their last row or column if the pixel format needs even sizes. ``on_frames`` is called with
+        (frames written, all frames); ``timed`` measures the seconds of encoding. Raises what
+        ``Generation.save`` raises, and ValueError if the packets of an ``unchanged`` video do not fit this
+        kind of file but fit another.
         """
         destination, chosen = Destination.of(path), Encoding(**encoding)
         if self.recut is not None:
@@ -226,7 +238,10 @@ class Edit:
             save_clip(destination, self.as_clip(), chosen, on_frames=on_frames, timed=timed)
 
     def _copied(self, clip: VideoClip, destination: Destination, chosen: Encoding) -> bool:
-        """Copy the video of ``clip`` with the new audio; False where it has to be encoded."""
+        """Write the packets of ``clip`` with the new audio.
+
+        Returns False if its video has to be encoded instead.
+        """
         fmt = destination.format
         if chosen.of_video or not (fmt.video and fmt.audio) or check_copy(clip.path, fmt) is not None:
             return False
@@ -246,7 +261,7 @@ class Edit:
         return True
 
     def as_clip(self) -> Clip:
-        """What is written to a file."""
+        """The frames, the audio and the tags for writing a file."""
 
         def frames(*, as_bytes: bool) -> Iterator[Tensor]:
             return (self.byte_chunks if as_bytes and self.byte_chunks else self.frame_chunks)()
@@ -283,9 +298,10 @@ class Edit:
 
 
 def cross_fade(before: Tensor, after: Tensor, at: int, length: int) -> Tensor:
-    """``before`` until ``at`` and ``after`` from there, along the last axis; both start at the same time.
+    """Join two tensors along the last axis: ``before`` up to index ``at``, then ``after``.
 
-    The ``length`` samples before ``at`` fade linearly; what lies earlier is ``before`` bit for bit.
+    Both begin at the same time. The ``length`` samples before ``at`` fade linearly from one to the other;
+    earlier ones are those of ``before`` bit for bit.
     """
     length = min(length, at)
     weight = torch.arange(1, length + 1, dtype=before.dtype, device=before.device) / (length + 1)
@@ -295,13 +311,13 @@ def cross_fade(before: Tensor, after: Tensor, at: int, length: int) -> Tensor:
 
 
 def cropped(chunks: Iterator[Tensor], size: tuple[int, int]) -> Iterator[Tensor]:
-    """The top left corner of (width, height) of frames (N, 3, H, W) in chunks."""
+    """Crop chunks of frames (N, 3, H, W) to their top left corner of ``size`` (width, height)."""
     width, height = size
     return (chunk[..., :height, :width] for chunk in chunks)
 
 
 def take(chunks: Iterator[Tensor], first: int, count: int) -> Iterator[Tensor]:
-    """The frames ``first`` to ``first + count - 1`` of a stream of chunks."""
+    """Yield chunks with the frames ``first`` to ``first + count - 1`` of a stream of chunks."""
     position, stop = 0, first + count
     for chunk in chunks:
         low, high = max(first - position, 0), min(stop - position, len(chunk))

@@ -1,7 +1,7 @@
-"""Sample a long clip window by window, so that it can be stopped and resumed, and decode it as a stream.
+"""Samples a long clip window by window, so that it can be stopped and resumed, and decodes it as a stream.
 
-Nothing here depends on how a window is sampled: the library and ComfyUI each pass a function for it.
-Letters: N frames, H W latent rows and columns.
+Nothing here depends on how a window is sampled: the library and ComfyUI each pass a function for it. Letters:
+N frames, H W latent rows and columns.
 """
 
 from __future__ import annotations
@@ -33,21 +33,22 @@ OnWindow = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class LongVideo:
-    """How a long clip is divided into windows, each one sampling run.
+    """How a long clip is divided into windows, each of which is one sampling run.
 
     Attributes:
-        window_frames: length of a window, 8k + 1 pixel frames; memory and time of a run follow it.
+        window_frames: length of a window, 8k + 1 pixel frames; it decides memory and time of a run.
         overlap_frames: how many frames, a multiple of 8, a window shares with the one before.
         overlap_strength: 1 preserves the shared frames; less regenerates them in part and cross-fades.
         adain_factor: 0 to 1, how far the mean and deviation of each latent channel are brought back to those
             of the first window, against drift of colours and contrast.
-        keyframes: single images at frames of the whole clip.
-        source: a clip of at least the same length to follow. Each window uses its part of it as the reference
-            of an IC-LoRA, and starts from it where ``denoise`` is below 1.
-        source_strength: 1 uses the reference clean, less lets the model change it, 0 does not use it.
-        source_scale: how many times smaller than the clip the reference is encoded; by default what the
-            LoRAs were trained with.
-        denoise: the part of the schedule to run; below 1 preserves that much of the source.
+        keyframes: single images that guide the clip, at frames counted from its beginning.
+        source: a clip of at least the same length. It is the reference of an IC-LoRA, and sampling starts
+            from it if ``denoise`` is below 1; each window uses its own frames of it.
+        source_strength: 1 shows the reference to the model without noise, less lets the model change it, 0
+            does not use it.
+        source_scale: how many times smaller than the clip the reference is encoded; None is what the LoRAs
+            were trained with.
+        denoise: the part of the schedule to run, 0 to 1; less preserves more of the source.
     """
 
     window_frames: int = 121
@@ -69,10 +70,10 @@ class LongVideo:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WindowRun:
-    """What one window is sampled from.
+    """Everything from which one window is sampled.
 
-    ``conditioning`` is applied in its order after the image that the clip begins with; guides come last.
-    ``source`` are this window's frames (N, 3, H, W) of the source in [0, 1], at the source's size.
+    ``conditioning`` items are applied in their order, after the image of the first frame; guides come last.
+    ``source`` (N, 3, H, W) in [0, 1] are the frames of the source in this window, at their own size.
     """
 
     window: Window
@@ -87,10 +88,10 @@ SampleWindow = Callable[[WindowRun], AVLatent]
 
 
 class PrepareSampler(Protocol):
-    """Prepares the sampling of a plan's windows.
+    """A function that prepares sampling the windows of a plan and returns the function that samples one.
 
-    It is called once with every prompt that will be used, in order, so that all of them can be encoded before
-    the transformer is loaded. No prompt means that every window is finished already.
+    It is called once, with every prompt that will be used, in order, so that all can be encoded before the
+    transformer is loaded. No prompts mean that all windows are finished already.
     """
 
     def __call__(self, plan: LongPlan, prompts: tuple[str, ...]) -> SampleWindow: ...
@@ -98,10 +99,11 @@ class PrepareSampler(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LongPlan:
-    """A planned long clip: its windows, their prompts and seeds, and the input audio if there is any.
+    """A planned long clip: its windows, prompts and seed, and the input audio if there is any.
 
-    ``audio``, from ``audio_start_s`` on, replaces the sampled audio. ``audio_latent`` (1, 8, T, 16) is its
-    latent, which every window preserves; a caller that conditions its runs on the audio itself has none.
+    The input ``audio``, from ``audio_start_s`` on, is the audio of the finished clip. ``audio_latent`` (1, 8,
+    T, 16) is its encoded form, which every window preserves; it is None if the function that samples a window
+    conditions it on the audio itself.
     """
 
     clip: ClipPlan
@@ -117,7 +119,11 @@ class LongPlan:
         return self.prompts.at(window.prompt_s, window.index)
 
     def run_of(self, window: Window, before: AVLatent | None, keyframes: Sequence[GuideFrames]) -> WindowRun:
-        """What a window is sampled from; ``before`` is the window before it, keyframes of the whole clip."""
+        """Collect everything from which ``window`` is sampled.
+
+        ``before`` are the latents of the previous window. ``keyframes`` are those of the whole clip; the
+        window gets those within it.
+        """
         items: list[Conditioning] = []
         if self.audio_latent is not None:
             end = window.audio_start + window.clip.audio_latents
@@ -151,7 +157,7 @@ def plan_long(
 ) -> LongPlan:
     """Divide a clip into windows; the audio arguments are those of :class:`LongPlan`.
 
-    Raises ValueError for windows off the grid, keyframes outside the clip, and a source shorter than it.
+    Raises ValueError for windows of wrong length, keyframes outside the clip, and a source that is too short.
     """
     windows = plan_windows(clip, how.window_frames, how.overlap_frames)
     for keyframe in how.keyframes:
@@ -172,9 +178,10 @@ def plan_long(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SampledWindows:
-    """A sampled long clip, whose windows are in the files of a store.
+    """A sampled long clip, whose windows are files in ``store``.
 
-    ``reused`` of them were there before. ``audio``, from ``audio_start_s`` on, replaces the sampled audio.
+    ``reused`` is how many of them were there before. If there is input ``audio``, it is used from
+    ``audio_start_s`` on in place of the sampled audio.
     """
 
     clip: ClipPlan
@@ -185,7 +192,10 @@ class SampledWindows:
     audio_start_s: float
 
     def finish(self, codecs: Decoders, settings: Mapping[str, Any] | None = None) -> Edit:
-        """The clip, decoded piece by piece whenever it is read; memory does not grow with its length."""
+        """Return the whole clip, which is decoded piece by piece when it is read.
+
+        Memory does not grow with its length. ``settings`` are JSON values for the tags of a file.
+        """
         rate = _decoded_rate(codecs) if self.audio is None else audio_rate(self.audio)
 
         def frames(*, as_bytes: bool = False) -> Iterator[Tensor]:
@@ -226,10 +236,11 @@ def sample_windows(
     *,
     on_window: OnWindow | None = None,
 ) -> SampledWindows:
-    """Sample, in order, every window that the store does not hold yet.
+    """Sample, in order, every window that ``store`` does not hold yet, and save it there.
 
-    Each window continues from the end of the one before: preserved with ``overlap_strength`` 1, otherwise
-    regenerated in part and cross-faded. Raises ValueError if another run writes to the store.
+    Each window continues from the end of the one before. With ``overlap_strength`` 1 the shared frames are
+    preserved, otherwise they are regenerated in part and cross-faded. ``on_window`` is called with (windows
+    done, all windows). Raises ValueError if another run writes to the store.
     """
     with store.writing():
         missing = [window for window in plan.windows if not store.has(window.index)]
@@ -259,7 +270,7 @@ def sample_windows(
 
 
 def _overlap(window: Window, before: AVLatent, strength: float) -> Overlap:
-    """The end of the window before, which this one begins with."""
+    """The conditioning with which a window begins: the last latents of the window before."""
     video = None if before.video is None else before.video[:, :, -window.overlap :]
     audio = None
     if before.audio is not None and window.audio_overlap > 0:
@@ -269,7 +280,7 @@ def _overlap(window: Window, before: AVLatent, strength: float) -> Overlap:
 
 
 def _recoloured(latent: AVLatent, store: WindowStore, factor: float) -> AVLatent:
-    """The window with its video's channel statistics brought towards those of the first window."""
+    """Bring the mean and deviation of the video channels towards those of the first window, by ``factor``."""
     if not factor or latent.video is None:
         return latent
     first = store.load(0).video
@@ -285,12 +296,12 @@ def _check_keyframe(keyframe: Keyframe, clip: ClipPlan) -> None:
 
 
 def _encoded(keyframe: Keyframe, codecs: Encoders, clip: ClipPlan) -> GuideFrames:
-    """The keyframe as a guide at a frame of the whole clip."""
+    """Encode a keyframe as a guide; its frame is counted from the beginning of the whole clip."""
     # A keyframe is encoded once although windows that overlap may both contain it.
     latent = codecs.encode_video(fit_image(keyframe.frames, clip.width, clip.height))
     return GuideFrames(latent=latent, frame=keyframe.frame % clip.frames, strength=keyframe.strength)
 
 
 def _decoded_rate(codecs: Decoders) -> int:
-    """The sample rate of decoded audio, from the shortest latent that decodes."""
+    """The sample rate of decoded audio in Hz, found by decoding a very short latent."""
     return codecs.decode_audio(torch.zeros(1, 8, 2, 16))[1]

@@ -1,4 +1,4 @@
-"""Clips longer than one run can hold, sampled by a pipeline."""
+"""Generates clips that are longer than one run can hold, with a pipeline."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from .windows import Window, WindowStore
 
 
 class LongPipeline(Pipeline, Protocol):
-    """A pipeline that also says which files it runs; :class:`~ltx2_core.LTX2Pipeline` does."""
+    """A pipeline whose model files and LoRAs can be read; :class:`~ltx2_core.LTX2Pipeline` is one."""
 
     @property
     def networks(self) -> Components: ...
@@ -52,7 +52,7 @@ def long_video(
     stop: Stop | None = None,
     **options: Any,
 ) -> Edit:
-    """A clip with audio of any length, window by window; ``options`` are the fields of :class:`Request`.
+    """Generate a clip with audio of any length, window by window; ``options`` are fields of :class:`Request`.
 
     ``prompts`` may change with time, see :meth:`PromptSchedule.parse`. Each window is saved in ``folder``
     when it is finished: another call with the same settings resumes with the first one that is missing and
@@ -85,9 +85,10 @@ def long_video(
 def planned_long(
     pipeline: LongPipeline, prompts: str | PromptSchedule, how: LongVideo, **options: Any
 ) -> tuple[LongPlan, Request, tuple[str, ...]]:
-    """The plan of a long clip, its request, and the names that the recipe decided; nothing is sampled.
+    """Plan a long clip without sampling; arguments are those of :func:`long_video`.
 
-    Arguments are those of :func:`long_video`. Raises what it raises before a model is read.
+    Returns the plan, the request of the whole clip, and the names of the fields that the recipe filled in.
+    Raises ValueError for everything that can be found wrong before a model is read.
     """
     trigger = options.pop("trigger", None)
     asked = Request(prompt="", **options)
@@ -122,13 +123,13 @@ def planned_long(
 
 
 def first_window(request: Request, plan: LongPlan) -> Request:
-    """The request of the first window, the largest of a long clip."""
+    """Return the request with the length of the first window, which needs the most memory."""
     size = plan.windows[0].clip
     return request.changed(width=size.width, height=size.height, num_frames=size.frames, seconds=None)
 
 
 def _with_trigger(schedule: PromptSchedule, trigger: str) -> PromptSchedule:
-    """The prompts with a trigger word in its place. Raises ValueError where none has one."""
+    """Replace "[trigger]" in the prompts by the trigger word. Raises ValueError if it is in none of them."""
     if not any(TRIGGER in prompt for _, prompt in schedule.parts):
         raise ValueError(
             f"trigger={trigger!r} has no effect without {TRIGGER} in the prompts: write it there"
@@ -146,7 +147,7 @@ def _sample(
     on_step: OnStep | None,
     stop: Stop | None,
 ) -> AVLatent:
-    """Sample one window of ``request``."""
+    """Sample the window that ``run`` describes; ``request`` is that of the whole clip."""
     conditioning: list[StageInput] = [Encoded(item) for item in run.conditioning]
     latents = None
     if run.source is not None:
@@ -168,7 +169,7 @@ def _sample(
 def _request_of(
     request: Request, window: Window, *, prompt: str, seed: int, latents: AVLatent | None, how: LongVideo
 ) -> Request:
-    """The request of the whole clip, changed to that of one window."""
+    """Change the request of the whole clip to that of one window."""
     return request.changed(
         prompt=prompt,
         width=window.clip.width,
@@ -183,19 +184,19 @@ def _request_of(
 
 
 def _reference_scale(pipeline: LongPipeline, how: LongVideo) -> int:
-    """How many times smaller than the clip the source is encoded as a reference."""
+    """How many times smaller than the clip its source is encoded as a reference."""
     if how.source_scale is not None:
         return how.source_scale
     return max((lora.reference_downscale_factor for lora in pipeline.loras), default=1)
 
 
 def _reference_step(pipeline: LongPipeline) -> int:
-    """Every how many frames of the source one is used as a reference."""
+    """Every how many frames one frame of the source is used as a reference; 1 uses all."""
     return max((lora.reference_temporal_scale_factor for lora in pipeline.loras), default=1)
 
 
 def _models(pipeline: LongPipeline) -> JsonObject:
-    """What the networks and LoRAs are, as JSON values."""
+    """JSON values that identify the networks and the LoRAs by digests."""
     return {
         **pipeline.networks.identity(),
         "loras": [[identity([lora.path]), *lora.settings[1:]] for lora in pipeline.loras],
@@ -210,7 +211,10 @@ def _record(
     *,
     by_window: bool,
 ) -> JsonObject:
-    """What the tags of a long clip say beyond its settings, so that it can be repeated."""
+    """JSON values for the tags of a long clip that are needed, beside its settings, to repeat it.
+
+    ``chosen`` are the names of the fields that the recipe filled in.
+    """
     path = getattr(how.source, "path", None)
     return {
         "dtype": str(pipeline.networks.dtype).removeprefix("torch."),
@@ -232,7 +236,7 @@ _ADDED: JsonObject = {
 
 
 def _settings(pipeline: LongPipeline, request: Request, plan: LongPlan) -> JsonObject:
-    """Everything that decides the clip, as JSON values."""
+    """JSON values of everything that decides what the clip looks and sounds like."""
     clip, how = plan.clip, plan.how
     # The keys are those of folders that exist, which must stay resumable.
     source = how.source_strength, _reference_scale(pipeline, how), how.denoise

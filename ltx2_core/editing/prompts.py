@@ -1,4 +1,4 @@
-"""A prompt for every part of a long clip, from plain text or JSON."""
+"""Parses prompts that change during a long clip, from plain text or JSON."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ LATEST = 1e9
 
 @dataclass(frozen=True)
 class PromptSchedule:
-    """Prompts by time: ``parts`` are (start in seconds, prompt) in rising order, the first from 0.
+    """Prompts with the time at which each begins.
 
-    With ``by_window`` the starts are numbers of windows in place of seconds.
+    ``parts`` are (start in seconds, prompt) in rising order; the first starts at 0. With ``by_window`` starts
+    are numbers of windows.
     """
 
     parts: tuple[tuple[float, str], ...]
@@ -71,7 +72,7 @@ class PromptSchedule:
 
     @classmethod
     def _of(cls, parts: Sequence[_Part]) -> PromptSchedule:
-        """Raises ValueError for parts that do not follow each other."""
+        """Make a schedule of parsed parts. Raises ValueError if their starts do not rise."""
         for part, following in pairwise(parts):
             if following.start <= part.start:
                 raise ValueError(
@@ -89,7 +90,10 @@ class PromptSchedule:
         return cls(tuple((start, part.prompt) for start, part in zip(starts, parts, strict=True)))
 
     def at(self, second: float, window: int = 0) -> str:
-        """The prompt at ``second`` of the clip, or with ``by_window`` that of ``window``."""
+        """Return the prompt at ``second`` of the clip.
+
+        With ``by_window`` that of window number ``window``.
+        """
         now = window if self.by_window else max(second, 0)
         # The last part that has begun; its end is the start of the next one.
         return [prompt for start, prompt in self.parts if start <= now][-1]
@@ -104,7 +108,10 @@ class _Part:
 
 
 def _pieces(text: str) -> Iterator[tuple[str, str]]:
-    """(place, text) of every part of a schedule; a ``;`` separates where a time follows it."""
+    """Split a schedule at line ends and at each ``;`` that a time follows.
+
+    Yields (place for errors, text).
+    """
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
@@ -152,7 +159,10 @@ def _json_part(entry: ParsedJson, index: int, seconds: float | None) -> _Part:
 
 
 def _seconds(time: Any, place: str, seconds: float | None) -> float:
-    """A time in seconds: a number, or text such as 2.5s, 0:30, 00:00:30 or, of a clip of ``seconds``, 50%."""
+    """Parse a time to seconds: a number, or text such as 2.5s, 0:30, 00:00:30 or 50%.
+
+    A percentage refers to ``seconds``, the length of the clip. ``place`` is where the text is, for errors.
+    """
     if isinstance(time, str) and re.fullmatch(_TIME, time.strip()):
         text = time.strip()
         if text.endswith("%"):

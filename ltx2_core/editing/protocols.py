@@ -1,7 +1,7 @@
-"""What an edit needs from the outside: codecs, sampled clips, and something that samples.
+"""The methods that an edit needs from outside: to encode, to decode, and to sample.
 
-The edits call these protocols and never a pipeline, so that the library and the nodes for ComfyUI run the
-same steps. Letters: N frames, C channels, S samples, H W pixel rows and columns.
+Edits call these protocols and never a pipeline, so that the library and the ComfyUI nodes run the same steps.
+Letters: N frames, C channels, S samples, H W pixel rows and columns.
 """
 
 from __future__ import annotations
@@ -28,48 +28,54 @@ OnSampled = Callable[[Generation], None]
 
 
 class Encoders(Protocol):
-    """Encodes frames and audio; :class:`~ltx2_core.run.codecs.Codecs` and the VAEs of ComfyUI both can."""
+    """Encodes frames and audio; :class:`~ltx2_core.run.codecs.Codecs` does, and so do the VAEs of ComfyUI."""
 
     def encode_video(self, frames: Frames) -> Tensor:
-        """frames (8k + 1, 3, H, W) in [0, 1] -> normalised latent (1, 128, k + 1, H / 32, W / 32)."""
+        """Frames (8k + 1, 3, H, W) in [0, 1] -> normalised latent (1, 128, k + 1, H / 32, W / 32)."""
         ...
 
     def encode_audio(self, waveform: Tensor, sample_rate: int, *, latent_frames: int | None = None) -> Tensor:
-        """waveform (C, S) -> normalised latent (1, 8, latent_frames, 16), cut or padded with silence."""
+        """Waveform (C, S) in [-1, 1] -> normalised latent (1, 8, T, 16).
+
+        With ``latent_frames`` T is that number: the waveform is cut or padded with silence.
+        """
         ...
 
 
 class Decoders(Protocol):
-    """Decodes latents, the video as a stream."""
+    """Decodes latents; a video comes in chunks."""
 
     def decode_video(self, latent: Tensor | Iterable[Tensor], *, as_bytes: bool = False) -> Iterator[Tensor]:
-        """Latent (1, 128, F, h, w), whole or in pieces -> chunks (N, 3, H, W) in [-1, 1], or in uint8."""
+        """Decode a latent (1, 128, F, h, w), whole or in pieces, to chunks of frames (N, 3, 32 h, 32 w).
+
+        Frames are float in [-1, 1], or uint8 with ``as_bytes``.
+        """
         ...
 
     def decode_audio(self, latent: Tensor) -> Waveform:
-        """Latent (1, 8, T, 16) -> waveform and rate."""
+        """Latent (1, 8, T, 16) -> (waveform (C, S) in [-1, 1], rate in Hz)."""
         ...
 
 
 class SampledClip(Protocol):
-    """A sampled run of an edit, decoded on demand; :class:`Generation` is one."""
+    """The result of a sampling run, decoded on demand; :class:`Generation` is one."""
 
     @property
     def clip(self) -> ClipPlan: ...
 
     def frames(self) -> Iterator[Tensor]:
-        """Chunks (N, 3, H, W) in [-1, 1]."""
+        """Yield the decoded frames in chunks (N, 3, H, W) in [-1, 1]."""
         ...
 
     def audio(self) -> Waveform: ...
 
     def settings(self) -> Mapping[str, Any]:
-        """What made the clip, as JSON values."""
+        """The settings of the run that sampled the clip, as JSON values."""
         ...
 
 
 class StageInput(Protocol):
-    """Conditioning of every stage, encoded at the size of each."""
+    """An item of conditioning that can be encoded at the size of any stage."""
 
     def at(self, codecs: Encoders, clip: ClipPlan) -> Conditioning: ...
 
@@ -83,11 +89,15 @@ class Pipeline(Encoders, Decoders, Protocol):
     def check(
         self, request: Request, *, further: bool = False, source: tuple[int, int] | None = None
     ) -> tuple[Stage, ...]:
-        """The stages of ``request``; raises for everything that is wrong before a network is loaded."""
+        """Return the stages of ``request``; raises for everything that is wrong before a network is loaded.
+
+        ``further`` says that there is conditioning beyond the request, ``source`` is the (width, height) of
+        an edit's source.
+        """
         ...
 
     def resolve(self, request: Request) -> Request:
-        """``request`` with everything that it leaves open filled in from the recipe."""
+        """Return ``request`` with every open value filled in from the recipe of the checkpoint."""
         ...
 
     def stages(self, request: Request) -> tuple[Stage, ...]: ...

@@ -1,4 +1,4 @@
-"""Old public names of this room, which still work with a DeprecationWarning."""
+"""Old public names of this package's classes and arguments, which still work with a DeprecationWarning."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ T = TypeVar("T")
 
 
 def warn_renamed(old: str, new: str) -> None:
-    """Warn the caller of the caller that ``old`` is now called ``new``."""
+    """Issue a DeprecationWarning that ``old`` is now called ``new``; it points at the code of the user."""
     warnings.warn(f"{old} is deprecated: use {new}", DeprecationWarning, stacklevel=3)
 
 
 def renamed(**names: str) -> Callable[[type[T]], type[T]]:
-    """A class decorator under which old keywords and attributes, ``old="new"``, still work."""
+    """A class decorator: keywords and attributes with old names, passed as ``old="new"``, still work."""
 
     def decorate(cls: type[T]) -> type[T]:
         init: Callable[..., None] = cls.__init__

@@ -75,7 +75,7 @@ def retake(
 
 
 def _ranges(flags: Tensor) -> list[tuple[int, int]]:
-    """[first, stop) of each run of True in flags (N,)."""
+    """The ranges [first, stop) of consecutive True values in ``flags`` (N,)."""
     steps = functional.pad(flags.int(), (1, 1)).diff()
     return list(
         zip(
@@ -86,10 +86,11 @@ def _ranges(flags: Tensor) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Retake:
-    """A planned retake: ``video`` (F,) and ``audio`` (T,) are True for the latents to regenerate.
+    """A planned retake.
 
-    The run is conditioned on the first ``usable_frames`` frames of the source, which are 8k + 1; ``weights``
-    (N,) say how much of each frame of the result is sampled. ``settings`` are the arguments as JSON values.
+    ``video`` (F,) and ``audio`` (T,) are True for the latents to regenerate. The run is conditioned on the
+    first ``usable_frames`` frames of the source, which are 8k + 1. ``weights`` (N,) say how much of each
+    frame of the result is new: 0 is the source's own frame. ``settings`` are the arguments as JSON values.
     """
 
     source: Footage
@@ -103,7 +104,7 @@ class Retake:
 
     @property
     def frame_count(self) -> int:
-        """Frames of the result."""
+        """The number of frames of the result."""
         return len(self.weights)
 
     def conditioning(self, codecs: Encoders) -> list[StageInput]:
@@ -114,7 +115,7 @@ class Retake:
         return items
 
     def finish(self, sampled: SampledClip) -> Edit:
-        """The source with the regenerated parts of the sampled clip."""
+        """Put the regenerated frames and audio of the sampled clip into the source."""
         source, total = self.source.beside(sampled.clip), self.frame_count
         track, rate = retaken_audio(source, sampled.audio(), self.audio, total / source.fps)
         return Edit(
@@ -149,7 +150,7 @@ def plan_retake(
     stages: int,
     numerics: Numerics,
 ) -> Retake:
-    """Plan a retake of regions in seconds. Raises what :func:`retake` raises."""
+    """Plan a retake; arguments are those of :func:`retake`, and it raises the same errors."""
     if feather < 0:
         raise ValueError(f"feather must be 0 frames or more; got {feather}")
     video, audio = check_regions(video), check_regions(audio)
@@ -193,10 +194,11 @@ def plan_retake(
 
 
 def frame_weights(regenerated: Tensor, sources: int, total: int, feather: int) -> Tensor:
-    """(total,) how much of each frame is sampled: 1 in the ``regenerated`` (F,) latent frames, else 0.
+    """Weights (total,) of sampled frames in the result: 1 in ``regenerated`` (F,) latent frames, else 0.
 
-    The first and last ``feather`` frames of a region rise from the frames that are preserved beside it. The
-    ``sources`` frames of the source end there; nothing after them can be preserved.
+    With ``feather`` the weights of the first and last so many frames of a region rise linearly from the
+    preserved frames beside it. The source has ``sources`` frames; later ones have weight 1, because there is
+    nothing to preserve.
     """
     # Latent frame 0 stands for frame 0, and each later one for eight frames.
     latent = (torch.arange(total) + 7) // 8
@@ -216,10 +218,10 @@ def frame_weights(regenerated: Tensor, sources: int, total: int, feather: int) -
 
 
 def retaken_frames(source: Footage, sampled: Iterator[Tensor], weights: Tensor) -> Iterator[Tensor]:
-    """As many frames as ``weights`` (N,) has, in chunks (N, 3, H, W) in [-1, 1] of the source's size.
+    """Mix sampled frames into the source; yields chunks (N, 3, H, W) in [-1, 1] of the source's size.
 
-    Weight 1 is a frame of the ``sampled`` chunks, which are of the same range, 0 one of the source as it is.
-    Frames after the last sampled one are the source's in any case.
+    The result has as many frames as ``weights`` (N,): weight 1 takes the frame of ``sampled``, 0 the frame of
+    the source, unchanged. Frames after the last sampled one are those of the source.
     """
     position, total = 0, len(weights)
     for chunk in cropped(sampled, source.size):
@@ -239,7 +241,10 @@ def retaken_frames(source: Footage, sampled: Iterator[Tensor], weights: Tensor) 
 
 
 def retaken_audio(source: Footage, sampled: Waveform, regenerated: Tensor, seconds: float) -> Waveform:
-    """Exactly ``seconds`` of audio: sampled where ``regenerated`` (T,) says so, elsewhere the source's."""
+    """Mix sampled audio into the source's: sampled where ``regenerated`` (T,) is True, one per audio latent.
+
+    Returns (waveform, rate in Hz), exactly ``seconds`` long.
+    """
     waveform, rate, channels = matched_audio(source, sampled)
     samples = round(seconds * rate)
     preserved = source.track(channels, rate, seconds)
@@ -258,7 +263,7 @@ def retaken_audio(source: Footage, sampled: Waveform, regenerated: Tensor, secon
 
 
 def _ramps(weight: Tensor, length: int) -> Tensor:
-    """A 0 / 1 weight (S,) whose steps are linear ramps of ``length`` samples, inside the ones."""
+    """Replace the steps of a 0 / 1 weight (S,) by linear ramps of ``length`` samples, inside the ones."""
     # Replicated ends: a region at the start or the end of the clip has nothing to fade to there.
     padded = functional.pad(weight[None, None], (length, length), mode="replicate")
     # In float64, because float32 counts only to 2^24, six minutes at 48 kHz.

@@ -1,4 +1,4 @@
-"""A clip that a long clip follows, read part by part, so that it is never in memory as a whole.
+"""The source of a long clip, read part by part, so that it is never in memory as a whole.
 
 Letters: N frames, H W pixel rows and columns.
 """
@@ -18,24 +18,24 @@ from ..storage.identity import identity, tensor_identity
 
 
 class FrameSource(Protocol):
-    """A source of frames that are read by their number."""
+    """A video whose frames can be read by their numbers."""
 
     @property
     def frame_count(self) -> int: ...
 
     @property
     def identity(self) -> str:
-        """A text by which the frames are recognised again, in another process too."""
+        """A text that identifies the frames, also in another process."""
         ...
 
     def part(self, first: int, count: int) -> Tensor:
-        """Frames (N, 3, H, W) in [0, 1], ``count`` of them from ``first`` on."""
+        """Read ``count`` frames from number ``first`` on: (N, 3, H, W) in [0, 1]."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class FramesInMemory:
-    """Frames (N, 3, H, W) in [0, 1] that are in memory."""
+    """A source whose frames (N, 3, H, W) in [0, 1] are in memory."""
 
     frames: Tensor
 
@@ -53,13 +53,16 @@ class FramesInMemory:
 
 @dataclass(frozen=True, eq=False)
 class FramesInFile:
-    """The frames of a video file, decoded when a part is read."""
+    """A source whose frames are in a video file; they are decoded when they are read."""
 
     clip: VideoClip
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, background: Colour = BLACK) -> FramesInFile:
-        """``background`` is seen through transparent pixels. Raises what ``read_video`` raises."""
+        """Open a video file; transparent pixels are blended with ``background``, RGB in [0, 1].
+
+        Raises what ``read_video`` raises.
+        """
         return cls(read_video(path, background=background))
 
     @property
@@ -91,7 +94,10 @@ class FramesInFile:
 
 
 def source_frames(source: FrameSource, first: int, count: int) -> Tensor:
-    """Exactly ``count`` frames of a source from ``first`` on. Raises ValueError where it has fewer."""
+    """Read exactly ``count`` frames of a source from number ``first`` on.
+
+    Raises ValueError if it has fewer.
+    """
     check_length(source, first + count)
     frames = source.part(first, count)
     # The header of a file may state more frames than can be decoded.

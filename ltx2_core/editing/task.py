@@ -1,4 +1,4 @@
-"""An edit of a file as JSON values, so that another process can finish what one has sampled."""
+"""Stores an edit as JSON values, so that another process can finish it after sampling."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _OWN = frozenset(
 
 
 def _retake_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Regions and rounding of a retake from JSON values, which have lists in place of tuples."""
+    """Convert regions and rounding of a retake from JSON values, which have lists in place of tuples."""
     regions = {
         name: tuple((start, end) for start, end in options.get(name, ())) for name in ("video", "audio")
     }
@@ -43,9 +43,9 @@ def _retake_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class EditTask:
-    """One call of ``extend``, ``retake``, ``add_audio`` ("sound") or ``text_to_audio`` ("audio").
+    """A stored call of ``extend``, ``retake``, ``add_audio`` (kind "sound") or ``text_to_audio`` ("audio").
 
-    ``options`` are its other arguments as JSON values. "audio" has no source.
+    ``options`` are the other arguments of the call, as JSON values. "audio" has no source.
     """
 
     kind: EditKind
@@ -60,7 +60,10 @@ class EditTask:
         sampled: Generation | None = None,
         on_sampled: OnSampled | None = None,
     ) -> Edit | Waveform:
-        """Run the call: the clip, or of "audio" the waveform. Raises what the functions raise."""
+        """Make the call and return its result: an edit, or for "audio" a waveform with its rate.
+
+        ``sampled`` and ``on_sampled`` are those of ``sampled_clip``. Raises what the called function raises.
+        """
         options = {**self.options, "sampled": sampled, "on_sampled": on_sampled}
         # Reading the source has used it.
         options.pop("background", None)
@@ -74,9 +77,9 @@ class EditTask:
         return retake(pipeline, self.prompt, source, **{**options, **_retake_options(options)})
 
     def plan(self, pipeline: Pipeline) -> tuple[EditPlan | None, Request]:
-        """What :meth:`make` would sample, judged as it would judge it: nothing is encoded or sampled.
+        """Return the plan and the request of the run that :meth:`make` would sample, and check both.
 
-        "audio" has no plan beyond its request. Raises what the functions raise.
+        Nothing is encoded or sampled. The plan is None for "audio". Raises what the called function raises.
         """
         fields = {name: value for name, value in self.options.items() if name not in _OWN}
         own = {name: value for name, value in self.options.items() if name in _OWN}
@@ -125,7 +128,7 @@ class EditTask:
         return Footage.read(self.source, background=(red, green, blue))
 
     def settings(self) -> JsonObject:
-        """JSON values for :meth:`from_settings`."""
+        """The task as JSON values, which :meth:`from_settings` converts back."""
         return {
             "kind": self.kind,
             "prompt": self.prompt,
@@ -136,9 +139,9 @@ class EditTask:
 
     @classmethod
     def from_settings(cls, settings: ParsedJson) -> EditTask:
-        """The edit that :meth:`settings` described.
+        """Make a task from the JSON values of :meth:`settings`.
 
-        Raises ValueError if the source is missing or has another size than when it was sampled.
+        Raises ValueError if the source is gone or its size in bytes has changed.
         """
         source = None if settings["source"] is None else Path(settings["source"])
         if source is not None and (not source.is_file() or source.stat().st_size != settings["bytes"]):

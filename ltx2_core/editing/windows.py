@@ -1,4 +1,4 @@
-"""A long clip as overlapping windows of video and audio, each the latent of one sampling run.
+"""Divides a long clip into overlapping windows of video and audio, each sampled by one run.
 
 Letters: F latent frames, H W latent rows and columns, T audio latents.
 """
@@ -34,10 +34,10 @@ log = logging.getLogger(__name__)
 class Window:
     """One sampling run of a long clip; ``clip`` is the plan of the run.
 
-    ``start`` and ``audio_start`` are its first latent frame and audio latent in the whole clip. Its first
-    ``overlap`` latent frames and ``audio_overlap`` audio latents repeat the end of the window before. The
-    finished clip takes its first ``fresh`` latent frames and ``audio_fresh`` audio latents, and the rest from
-    the next window.
+    ``start`` and ``audio_start`` are the positions, in the latents of the whole clip, of its first latent
+    frame and its first audio latent. Its first ``overlap`` latent frames and ``audio_overlap`` audio latents
+    repeat the end of the window before. The finished clip uses its first ``fresh`` latent frames and
+    ``audio_fresh`` audio latents; those after them come from the next window.
     """
 
     index: int
@@ -51,26 +51,26 @@ class Window:
 
     @property
     def first_frame(self) -> int:
-        """The pixel frame of the whole clip at its frame 0."""
+        """The pixel frame of the whole clip at which the window begins."""
         return self.start * TEMPORAL_SCALE
 
     @property
     def prompt_s(self) -> float:
-        """The time of the whole clip that decides its prompt: the middle of what is new in it."""
+        """The second of the whole clip whose prompt the window uses: the middle of its new frames."""
         new = frames_of(self.overlap) if self.overlap else 0
         return (self.first_frame + (new + self.clip.frames) / 2) / self.clip.fps
 
     def frame_within(self, frame: int) -> int | None:
-        """A pixel frame of the whole clip, counted from this window's first; None if it is not in it."""
+        """Convert a pixel frame of the whole clip to a frame of this window; None if it is outside."""
         own = frame - self.first_frame
         # Frame 0 of a later window is one of the window before, from which its latent frame is taken.
         return own if 0 <= own < self.clip.frames and (own or not self.start) else None
 
     def blended(self, before: AVLatent, latent: AVLatent) -> AVLatent:
-        """``latent`` of this window with its overlap faded over from ``before``, the window before.
+        """Return ``latent`` of this window with its overlap cross-faded with ``before``, the previous window.
 
-        The first latent frame is taken from ``before``: within a clip it stands for eight frames, and the
-        run has sampled it as the start of a clip, which stands for one.
+        The first latent frame of the overlap is taken from ``before``. In this run it is the start of a clip,
+        which stands for one frame; in the whole clip it has to stand for eight.
         """
         video, audio = latent.video, latent.audio
         if video is not None and before.video is not None:
@@ -81,10 +81,11 @@ class Window:
 
 
 def plan_windows(clip: ClipPlan, window_frames: int, overlap_frames: int) -> tuple[Window, ...]:
-    """Windows of ``window_frames`` (8k + 1) frames; each but the first repeats ``overlap_frames`` (8k).
+    """Divide a clip into windows of ``window_frames`` (8k + 1) frames.
 
-    The last window is as long as the rest of the clip. Raises ValueError for lengths that are off the grid
-    or leave nothing new in a window.
+    Each window but the first repeats the last ``overlap_frames`` (8k) frames of the one before; the last
+    window may be shorter. Raises ValueError for other lengths, and for an overlap that leaves nothing new in
+    a window.
     """
     length, overlap = latent_frames_of(window_frames), overlap_frames // TEMPORAL_SCALE
     if window_frames != frames_of(length) or length < 3:
@@ -169,7 +170,7 @@ class WindowStore:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Keep other runs from writing here, and remove what killed ones left unfinished.
+        """A context in which no other run can write here; first, unfinished files of killed runs are removed.
 
         Raises ValueError if another run is writing.
         """
@@ -179,7 +180,7 @@ class WindowStore:
 
     @classmethod
     def temporary(cls, settings: Mapping[str, JsonValue]) -> WindowStore:
-        """A store in a temporary folder, which is deleted with the store."""
+        """Make a store in a temporary folder, which is deleted together with the store."""
         folder = tempfile.TemporaryDirectory(prefix="ltx2_long_")
         store = cls(Path(folder.name), settings)
         # The folder is deleted with its object, which must live as long as the store.
@@ -189,7 +190,7 @@ class WindowStore:
     _owned: tempfile.TemporaryDirectory[str] | None = None
 
     def has(self, index: int) -> bool:
-        """Whether the window is there; one that cannot be read is removed, to be sampled again."""
+        """Whether window number ``index`` is finished. A file that cannot be read is deleted."""
         path = self._path(index)
         if not path.is_file():
             return False
@@ -234,7 +235,7 @@ class WindowStore:
 
 
 def _differences(before: Any, after: Any, name: str = "") -> list[str]:
-    """Names of the entries in which two JSON values differ."""
+    """The names of the entries in which two JSON values differ."""
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         names = sorted(before.keys() | after.keys())
         return [n for key in names for n in _differences(before.get(key), after.get(key), key)]
@@ -242,7 +243,7 @@ def _differences(before: Any, after: Any, name: str = "") -> list[str]:
 
 
 def video_pieces(windows: Sequence[Window], store: WindowStore) -> Iterator[Tensor]:
-    """The video latent of the whole clip, one piece (1, 128, f, H, W) for each window."""
+    """Yield the video latent of the whole clip in pieces (1, 128, f, H, W), one from each window."""
     for window in windows:
         video = store.load(window.index).video
         assert video is not None
@@ -250,7 +251,7 @@ def video_pieces(windows: Sequence[Window], store: WindowStore) -> Iterator[Tens
 
 
 def audio_pieces(windows: Sequence[Window], store: WindowStore) -> Iterator[Tensor]:
-    """The audio latent of the whole clip, one piece (1, 8, t, 16) for each window."""
+    """Yield the audio latent of the whole clip in pieces (1, 8, t, 16), one from each window."""
     for window in windows:
         audio = store.load(window.index).audio
         assert audio is not None
@@ -258,7 +259,10 @@ def audio_pieces(windows: Sequence[Window], store: WindowStore) -> Iterator[Tens
 
 
 def _window_at(clip: ClipPlan, index: int, start: int, length: int) -> Window:
-    """A window of ``length`` latent frames or what is left, without its overlaps."""
+    """Make the window that starts at latent frame ``start`` of the clip, without its overlaps.
+
+    It has ``length`` latent frames, or fewer at the end of the clip.
+    """
     frames = frames_of(min(length, clip.latent_frames - start))
     audio_start = round(start * TEMPORAL_SCALE / clip.fps * AUDIO_LATENTS_PER_SECOND)
     own = replace(clip, frames=frames, changes=())
@@ -266,7 +270,7 @@ def _window_at(clip: ClipPlan, index: int, start: int, length: int) -> Window:
 
 
 def _faded(old: Tensor, new: Tensor, *, skip: int) -> Tensor:
-    """``new``, whose first latents are replaced by a linear fade from ``old`` to ``new``.
+    """Replace the first latents of ``new`` by a linear fade from ``old`` to ``new``.
 
     Both are (1, C, F, ...). The fade is as long as ``old``; its first ``skip`` latents are those of ``old``.
     """

@@ -1,4 +1,4 @@
-"""Output files that are written completely or not at all, and in place of regular files alone."""
+"""Writes output files completely or not at all, and never over a device, a pipe or a socket."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ PART_AGE = 3600.0
 
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool = True) -> Path:
-    """Check that ``path`` can be written, before the work starts; returns it as a Path.
+    """Check that the file ``path`` can be written, before the work starts; returns it as a Path.
 
-    A symbolic link is followed: the file that it names is replaced and the link stays.
+    A symbolic link is followed: the file that it names will be replaced, and the link stays.
 
-    Raises FileNotFoundError for a missing folder, IsADirectoryError for a folder in place of a file,
-    FileExistsError where ``overwrite`` is off and for a device, a pipe or a socket, PermissionError for a
-    folder that may not be written.
+    Raises FileNotFoundError if the folder is missing, IsADirectoryError if ``path`` is a folder,
+    FileExistsError for an existing file with ``overwrite`` off and for a device, a pipe or a socket,
+    PermissionError if the folder may not be written.
     """
     file = Path(path)
     real = _real(file)
@@ -48,9 +48,9 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool = True) -> Pat
 
 
 def check_new_folder(path: Path) -> None:
-    """Check that the folder ``path`` can be made, or is there and empty.
+    """Check that the folder ``path`` can be made, or exists and is empty.
 
-    Raises what :func:`check_output` raises, and FileExistsError for a folder that holds files.
+    Raises what :func:`check_output` raises, and FileExistsError for a folder that contains files.
     """
     _check_folder(path)
     if path.is_dir():
@@ -66,9 +66,9 @@ def check_new_folder(path: Path) -> None:
 
 
 def check_new_files(folder: Path, names: re.Pattern[str]) -> None:
-    """Check that files can be made in ``folder``, where none may be whose whole name fits ``names``.
+    """Check that files can be written into ``folder``, and that it has no file whose name matches ``names``.
 
-    Raises what :func:`check_output` raises, and FileExistsError for a file that is there.
+    Raises what :func:`check_output` raises, and FileExistsError for such a file.
     """
     _check_folder(folder / "frames")
     for old in folder.iterdir():
@@ -80,10 +80,11 @@ def check_new_files(folder: Path, names: re.Pattern[str]) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the folder of ``path``; rename it on success, remove it on any exception.
+    """A context that yields a temporary path.
 
-    An old file at ``path`` stays untouched until the rename; of a symbolic link it is the file that the link
-    names. An OSError is raised again with advice on what to do (see :func:`explain`).
+    On success that file is renamed to ``path``, else it is removed. Until then an old file at ``path`` stays
+    as it is. If ``path`` is a symbolic link, the file that it names is replaced. An OSError is raised again
+    with advice on what to do (see :func:`explain`).
     """
     # The temporary file is in the same folder, because a rename is atomic only within one file system.
     real = _real(path)
@@ -103,10 +104,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def filling(folder: Path, *, own: bool) -> Iterator[Path]:
-    """Yield a temporary folder; on success its files are in ``folder``, on any exception none of them.
+    """A context that yields a temporary folder; on success its files are moved to ``folder``, else removed.
 
-    With ``own`` the temporary folder takes the place of ``folder``, which is absent or empty; otherwise the
-    files are moved into it, where none of these names may exist.
+    With ``own`` the temporary folder itself becomes ``folder``, which must be missing or empty. Otherwise the
+    files are moved into it, and none of their names may exist there.
     """
     temporary = _temporary(folder if own else folder / "frames")
     try:
@@ -135,9 +136,9 @@ def remove_dead_parts(path: Path) -> None:
 
 
 def explain(error: OSError, path: Path) -> OSError:
-    """An OSError with the number of ``error`` and a message that says what to do about ``path``.
+    """Return a copy of ``error`` whose message says what to do about ``path``.
 
-    Returns ``error`` itself if there is no advice for its number.
+    Returns ``error`` itself if there is no advice for its error number.
     """
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         advice = "the disk is full; free some space or choose another output folder"
@@ -154,7 +155,7 @@ def explain(error: OSError, path: Path) -> OSError:
 
 
 def _real(path: Path) -> Path:
-    """The path that a symbolic link names, or the path itself. Raises OSError for a link to itself."""
+    """Return the path that a symbolic link names, or ``path`` itself. Raises OSError for a loop of links."""
     if not path.is_symlink():
         return path
     try:
@@ -170,7 +171,7 @@ def _check_folder(path: Path) -> None:
 
 
 def _check_replaceable(real: Path, path: Path) -> None:
-    """Raise FileExistsError for a device, a pipe or a socket, which a rename would destroy."""
+    """Raise FileExistsError if ``real`` is a device, a pipe or a socket, which a rename would destroy."""
     try:
         mode = real.stat().st_mode
     except FileNotFoundError:

@@ -30,7 +30,7 @@ SHORTEST_GAP_S = 0.1
 def read_audio(
     path: str | os.PathLike[str], *, start_s: float = 0.0, duration_s: float | None = None
 ) -> tuple[Tensor, int]:
-    """Decode to (waveform (C, S) float32, full scale at -1 and 1; sample rate of the file in Hz).
+    """Decode the audio of a file: (waveform (C, S) float32, full scale at -1 and 1; sample rate in Hz).
 
     Mono stays mono and stereo stereo; more channels are mixed down to stereo. Time 0 is the start of the
     file: if the audio track begins later than the video, silence is put before it. ``start_s`` and
@@ -52,10 +52,11 @@ def read_audio(
 
 
 class AudioReader:
-    """Context manager that reads the audio of a file part by part; memory does not follow its length.
+    """A context manager that reads the audio of a file part by part; memory does not grow with its length.
 
-    ``rate`` is in Hz, ``channels`` 1 or 2; samples and time 0 are those of :func:`read_audio`, which says
-    what is raised. Parts that begin at or after the one before them are decoded once; others start again.
+    ``rate`` is in Hz, ``channels`` is 1 or 2. Samples and time 0 are as in :func:`read_audio`, and so are the
+    errors. If parts are read in rising order, the file is decoded only once; a part before the last one
+    starts decoding again.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -75,7 +76,10 @@ class AudioReader:
         self._stack.close()
 
     def part(self, first: int, count: int | None = None) -> Tensor:
-        """Samples (C, S) float32 from ``first`` on: ``count`` of them, fewer where the audio ends."""
+        """Read ``count`` samples (C, count) float32 from number ``first`` on.
+
+        Fewer at the end of the audio.
+        """
         if first < self._first:
             self._start()
         self._first, stop = first, None if count is None else first + count
@@ -93,7 +97,7 @@ class AudioReader:
         return torch.from_numpy(self._between(first, self._end if stop is None else min(stop, self._end)))
 
     def _start(self) -> None:
-        """Open the file and stand at its first sample."""
+        """Open the file and go to its first sample."""
         self._held.clear()
         self._stack.close()
         self._first = self._end = 0
@@ -116,7 +120,7 @@ class AudioReader:
             self._held.popleft()
 
     def _between(self, first: int, stop: int) -> NDArray[np.float32]:
-        """Samples of the blocks that are held."""
+        """Return the samples ``first`` to ``stop - 1`` from the decoded blocks that are held in memory."""
         # Missing audio is silence, so that the rest stays in sync with the video.
         samples = np.zeros((self.channels, max(stop - first, 0)), np.float32)
         for position, block in self._held:
@@ -160,7 +164,10 @@ def _blocks(
 
 
 def _gap(frame: Any, origin_s: float, rate: int, position: int, *, shortest_s: float) -> int:
-    """Samples between ``position`` and the time of a block, 0 unless they are a gap in the recording."""
+    """How many samples are missing between ``position``, the end of the last block, and ``frame``'s time.
+
+    Differences below ``shortest_s`` seconds are inexact time stamps and count as 0.
+    """
     if frame.time is None:
         return 0
     missing = round((frame.time - origin_s) * rate) - position

@@ -1,4 +1,4 @@
-"""Audio alone in a file.
+"""Writes audio files without video.
 
 Letters: C channels, S samples.
 """
@@ -21,7 +21,7 @@ from .writer import open_output
 
 
 def write_wav(path: str | os.PathLike[str], waveform: Tensor, rate: int) -> None:
-    """Save a waveform (C, S), C 1 or 2, full scale at -1 and 1, as 16-bit WAV at ``rate`` Hz.
+    """Write a waveform (C, S), C 1 or 2, full scale at -1 and 1, as a 16-bit WAV file at ``rate`` Hz.
 
     Louder samples are clipped. Raises ValueError for another shape, and for NaN or infinite samples.
     """
@@ -36,10 +36,11 @@ def write_audio(
     metadata: Mapping[str, str] | None = None,
     encoding: Encoding | None = None,
 ) -> None:
-    """Save the samples (C, S) of ``pieces``, one after another, as the kind of file that the name says.
+    """Write consecutive ``pieces`` of audio (C, S) as one file, whose name decides the kind.
 
-    Samples are those of :func:`write_wav`; a codec without the rate gets them resampled to 48000 Hz. Raises
-    ValueError for audio and an encoding that cannot be written, and what :meth:`Destination.check` raises.
+    Samples are as in :func:`write_wav`. If the codec does not have this ``rate``, they are resampled to 48000
+    Hz. ``metadata`` are tags. Raises ValueError for audio and an encoding that cannot be written, and what
+    :meth:`Destination.check` raises.
     """
     destination = Destination.of(path)
     destination.check_audio()
@@ -63,7 +64,7 @@ def write_audio(
 
 
 def resampled(pieces: Iterable[Tensor], rate: int, target: int) -> Iterator[Tensor]:
-    """Consecutive pieces (C, S) of audio at ``target`` Hz; those that have this rate are not changed."""
+    """Resample consecutive pieces (C, S) from ``rate`` to ``target`` Hz; equal rates leave them unchanged."""
     if rate == target:
         yield from pieces
         return

@@ -1,4 +1,4 @@
-"""The frames of a clip as a sequence that decodes what is sliced from it.
+"""The frames of a video file as a sequence: slicing it decodes the frames of the slice.
 
 Letters: N frames, H W pixel rows and columns.
 """
@@ -20,11 +20,12 @@ from .video_in import VideoClip
 
 @dataclass(kw_only=True, eq=False)
 class ClipFrames:
-    """Frames ``first`` to ``stop - 1`` of a clip, with the slices of a tensor (N, 3, H, W) float32 in [0, 1].
+    """Frames ``first`` to ``stop - 1`` of a video file, sliced like a tensor (N, 3, H, W) float32 in [0, 1].
 
-    Memory holds what is sliced and nothing else. Slices that follow one another are decoded in one go; others
-    start again from the keyframe before them. With ``padding`` (width, height) frames are padded to it at the
-    right and below, with ``size`` then fitted to that one, see :func:`~ltx2_core.media.fit_image`.
+    Only what is sliced is in memory. Slices that follow one another are decoded in one go; others start again
+    at the keyframe before them. If ``padded`` is set (width, height), frames are padded to it at the right
+    and below; if ``size`` is set too, they are then fitted to that one, see
+    :func:`~ltx2_core.media.fit_image`.
     """
 
     clip: VideoClip
@@ -38,7 +39,7 @@ class ClipFrames:
 
     @classmethod
     def of(cls, clip: VideoClip) -> ClipFrames:
-        """All frames. Raises ValueError if there are none."""
+        """All frames of a video clip. Raises ValueError if it has none."""
         clip.check_not_empty()
         return cls(clip=clip, first=0, stop=clip.frame_count)
 
@@ -55,9 +56,9 @@ class ClipFrames:
         return 4
 
     def __getitem__(self, index: slice) -> Tensor:
-        """The frames of a slice without a step.
+        """Decode the frames of a slice without a step: (N, 3, H, W).
 
-        Raises ValueError for a file that is damaged or ends before its declared length.
+        Raises ValueError if the file is damaged or ends before the length that its header states.
         """
         first, stop, _ = index.indices(len(self))
         frames = list(islice(self._from(first), max(stop - first, 0)))
@@ -76,21 +77,24 @@ class ClipFrames:
         return pixels if self.size is None else fit_image(pixels, *self.size, mode=self.fit)
 
     def split(self, length: int) -> Iterator[Tensor]:
-        """Chunks of ``length`` frames; the last may be shorter."""
+        """Decode all frames in chunks of ``length``; the last may be shorter."""
         for start in range(0, len(self), length):
             yield self[start : start + length]
 
     def part(self, first: int, stop: int | None) -> ClipFrames:
-        """The frames of a slice, not decoded yet."""
+        """Return the frames ``first`` to ``stop - 1`` as another sequence, without decoding them."""
         low, high, _ = slice(first, stop).indices(len(self))
         return replace(self, first=self.first + low, stop=self.first + max(low, high))
 
     def padded(self, width: int, height: int) -> ClipFrames:
-        """The same frames padded to a size that is not smaller."""
+        """Return these frames padded at the right and below to a size that is not smaller.
+
+        Nothing is decoded.
+        """
         return replace(self, padding=(width, height))
 
     def fitted(self, width: int, height: int, fit: FitMode) -> ClipFrames:
-        """The same frames fitted to a size."""
+        """Return these frames fitted to a size by the mode ``fit``; nothing is decoded."""
         return replace(self, size=(width, height), fit=fit)
 
     @property
@@ -102,7 +106,7 @@ class ClipFrames:
         return not part and not changed and isinstance(clip.source, VideoFile)
 
     def _from(self, first: int) -> Iterator[Tensor]:
-        """Decoded frames from ``first`` on."""
+        """Yield decoded frames from number ``first`` on."""
         if self._decoded is None or first != self._position:
             self._decoded = self.clip.frames(self.first + first)
             self._position = first

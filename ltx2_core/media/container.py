@@ -1,4 +1,4 @@
-"""Opening of media files, so that no file can make the reader open another one."""
+"""Opens media files safely: a file cannot make the reader open another one."""
 
 from __future__ import annotations
 
@@ -48,10 +48,11 @@ _PLAYLISTS = ((b"#EXTM3U", "an HLS playlist"), (b"ffconcat", "a concat list"), (
 
 @contextmanager
 def open_media(path: str | os.PathLike[str], kind: str = "media") -> Iterator[Any]:
-    """Open a local file with PyAV; the context is its container.
+    """A context that opens a local file with PyAV and yields its container; ``kind`` names it in errors.
 
-    Raises FileNotFoundError unless ``path`` is a file, ValueError for a file that cannot be read and for
-    playlists: these open other files, and those of somebody else may name any file of this machine.
+    Raises FileNotFoundError unless ``path`` is a file, and ValueError for a file that cannot be read.
+    Playlists are refused too, because they open other files, and a downloaded one could name any file of this
+    machine.
     """
     file = Path(path)
     if not file.is_file():

@@ -1,4 +1,4 @@
-"""Where a clip is written, and as what: the name says it."""
+"""Decides from a name where a clip is written and as what kind of file."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _NUMBER = re.compile(r"%(0\d)?d")
 
 @dataclass(frozen=True, kw_only=True)
 class Destination:
-    """A file, the numbered images of a folder, or stdout.
+    """Where a clip is written: a file, numbered images in a folder, or stdout.
 
     Attributes:
-        path: of the file; of the images the pattern, such as ``frames/frame_%05d.png``; ``-`` for stdout.
+        path: the file; for images a pattern such as ``frames/frame_%05d.png``; ``-`` for stdout.
         format: the kind of file.
-        own_folder: whether the folder of the images is made, and holds nothing else.
+        own_folder: whether a new folder is made for the images, which contains nothing else.
     """
 
     path: Path
@@ -36,10 +36,11 @@ class Destination:
 
     @classmethod
     def of(cls, output: str | os.PathLike[str] | Destination, container: str | None = None) -> Destination:
-        """What a name means: its suffix is the kind of file, a trailing slash is a folder of PNG frames,
-        ``%05d`` in a name numbered PNG frames, ``-`` is stdout as ``container`` ("mp4" by default).
+        """Decide from a name where to write and what.
 
-        Raises ValueError, with the kinds that there are, for a name that says no kind.
+        The suffix is the kind of file. A slash at the end is a folder of PNG frames, ``%05d`` in the name
+        stands for numbered PNG frames, and ``-`` is stdout, as the kind ``container`` ("mp4" by default).
+        Raises ValueError, which lists the kinds, if the name does not tell the kind.
         """
         if isinstance(output, Destination):
             return output
@@ -64,22 +65,22 @@ class Destination:
 
     @property
     def is_images(self) -> bool:
-        """Whether these are numbered images."""
+        """Whether numbered images are written."""
         return self.format.name == "png"
 
     @property
     def shown(self) -> Path:
-        """The path that a user looks for: of a folder of frames the folder."""
+        """The path that is shown to the user: the file, or the folder of the frames."""
         return self.path.parent if self.own_folder else self.path
 
     def __str__(self) -> str:
         return f"{self.shown}{os.sep}" if self.own_folder else str(self.path)
 
     def check(self, *, overwrite: bool = True) -> None:
-        """Check that it can be written, before the work starts.
+        """Check that this can be written, before the work starts.
 
-        Raises what :func:`check_output` raises, FileExistsError for images that are there already, ValueError
-        for a terminal.
+        Raises what :func:`check_output` raises, FileExistsError if such images exist already, and ValueError
+        if stdout is a terminal.
         """
         if self.is_stdout:
             if sys.stdout is not None and sys.stdout.isatty():
@@ -94,12 +95,12 @@ class Destination:
             check_output(self.path, overwrite=overwrite)
 
     def image(self, number: int) -> str:
-        """The name of an image."""
+        """The file name of image number ``number``."""
         before, digits, after = self._parts()
         return f"{before}{number:0{digits}d}{after}"
 
     def images(self) -> Iterator[Path]:
-        """The numbered images that are there."""
+        """Yield the paths of the numbered images that exist."""
         names = self._names()
         return (path for path in self.path.parent.iterdir() if names.fullmatch(path.name))
 
@@ -108,14 +109,17 @@ class Destination:
         return re.compile(rf"{re.escape(before)}\d{{{digits},}}{re.escape(after)}")
 
     def _parts(self) -> tuple[str, int, str]:
-        """What is before the number in a name, how many digits it has at least, and what is after it."""
+        """Split the pattern of image names: (text before the number, minimum of digits, text after it)."""
         name = self.path.name
         found = _NUMBER.search(name)
         assert found is not None
         return name[: found.start()], max(int((found[1] or "01")[1:]), 1), name[found.end() :]
 
     def notes(self, *, frames: bool = True) -> Iterator[str]:
-        """What of a clip with audio is not in it; ``frames`` is False for audio alone."""
+        """Yield sentences that say which part of a clip the file will not contain, such as its audio.
+
+        ``frames`` is False for audio alone.
+        """
         if frames and not self.format.video:
             yield f"{self}: the audio alone is written, without the frames"
         if self.format.audio is None:
@@ -125,7 +129,7 @@ class Destination:
             yield f"{self}: without the settings, since {suffix} holds no tags (--from-file needs them)"
 
     def check_audio(self) -> None:
-        """Raise ValueError for a kind without audio, for a run that makes audio alone."""
+        """Raise ValueError if this kind of file has no audio; called for runs that generate audio alone."""
         if self.format.audio is None:
             holding = suffixes(one for one in FORMATS.values() if one.audio)
             raise ValueError(
@@ -135,7 +139,7 @@ class Destination:
 
 
 def stdout() -> BinaryIO:
-    """Stdout for bytes, without a buffer where it has a file descriptor."""
+    """Return stdout as a stream of bytes, unbuffered if it has a file descriptor."""
     buffer = sys.stdout.buffer
     # A buffer would be flushed again at the end of the process, when its reader may be gone.
     return getattr(buffer, "raw", buffer)

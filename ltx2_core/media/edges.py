@@ -16,11 +16,12 @@ SMOOTHING = 1.4
 
 
 def canny(frames: Tensor, low: float = 0.1, high: float = 0.3) -> Tensor:
-    """Frames (N, 3, H, W) in [0, 1] -> edges (N, H, W), 1.0 on an edge and 0.0 elsewhere.
+    """Detect edges in frames (N, 3, H, W) in [0, 1]; returns (N, H, W), 1.0 on an edge and 0.0 elsewhere.
 
-    Candidates are the local maxima of the gradient of the smoothed luma, across the edge. Those above
-    ``high`` are edges, and those above ``low`` that are connected to an edge through such candidates. The
-    gradient is Sobel's over two pixels; a sharp step from black to white has 0.52 after smoothing.
+    Candidates are pixels at which the gradient of the smoothed luma is a local maximum across the edge. A
+    candidate is an edge if its gradient is above ``high``, or if it is above ``low`` and connected to such an
+    edge by candidates above ``low``. The scale of gradients is that of Sobel's operator over two pixels: a
+    sharp step from black to white has 0.52 after smoothing.
 
     Raises ValueError for thresholds that are not 0 < low <= high <= 1, or frames of another shape.
     """
@@ -67,7 +68,10 @@ def _sobel(grey: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _on_crest(size: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
-    """Where the gradient is a local maximum across the edge, in the nearest of four directions (N, H, W)."""
+    """Mask (N, H, W) of pixels at which the gradient is a local maximum across the edge.
+
+    ``size`` is its magnitude; its direction is rounded to the nearest of four.
+    """
     around = F.pad(size[:, None], (1,) * 4)[:, 0]
     height, width = size.shape[1:]
     # Opposite directions are the same axis, hence modulo 4.

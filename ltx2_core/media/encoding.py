@@ -1,4 +1,4 @@
-"""How a clip is encoded: what can be chosen, and what that means for one kind of file."""
+"""How a clip is encoded: the choices of the user, and what they mean for each kind of file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .x264 import repeatable_options
 
 
 class EncodingOptions(TypedDict, total=False):
-    """The keywords of :class:`Encoding`."""
+    """The fields of :class:`Encoding` as keywords of a function."""
 
     video_codec: str | None
     crf: int | None
@@ -25,16 +25,16 @@ class EncodingOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Encoding:
-    """What is chosen of the encoding of a clip; None is the default of the kind of file.
+    """The choices of the user for encoding a clip; None is the default of the kind of file.
 
     Attributes:
         video_codec: "h264", "h265", "av1", "prores" or "vp9".
-        crf: constant rate factor; lower is better and larger. 0 to 51 for H.264 and H.265, to 63 for AV1 and
-            VP9.
-        encoder_preset: what the encoder calls its trade of time for size, such as "slow"; for ProRes its
-            profile, such as "hq".
+        crf: constant rate factor: lower is better and makes a larger file. 0 to 51 for H.264 and H.265, 0 to
+            63 for AV1 and VP9.
+        encoder_preset: the encoder's name for how much time it spends to make the file smaller, such as
+            "slow"; for ProRes its profile, such as "hq".
         pixel_format: such as "yuv420p", or "yuv420p10" for 10 bits, which are encoded from float frames.
-        audio_bitrate: bits a second, or a text such as "192k".
+        audio_bitrate: bits per second, or a text such as "192k".
     """
 
     video_codec: str | None = None
@@ -45,22 +45,22 @@ class Encoding:
 
     @property
     def of_video(self) -> tuple[str, ...]:
-        """The names of what is chosen of the video."""
+        """The names of the video options that are set."""
         names = ("video_codec", "crf", "encoder_preset", "pixel_format")
         return tuple(name for name in names if getattr(self, name) is not None)
 
     def settings(self) -> dict[str, Any]:
-        """What is chosen, as JSON values."""
+        """The options that are set, as JSON values."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
     def chosen(self) -> EncodingOptions:
-        """What is chosen, as keywords."""
+        """The options that are set, as keywords of a function."""
         return cast(EncodingOptions, self.settings())
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoEncoding:
-    """An encoder with its options, and what it is given."""
+    """A video encoder with its options, and the format of the frames that it gets."""
 
     codec: VideoCodec
     pixel_format: str
@@ -73,13 +73,13 @@ class VideoEncoding:
 
     @property
     def multiples(self) -> tuple[int, int]:
-        """What width and height are multiples of, because chroma has fewer columns and rows."""
+        """(x, y): the width must be a multiple of x, the height of y, as chroma is stored at a lower size."""
         if self.pixel_format.startswith("yuv420"):
             return 2, 2
         return (2, 1) if self.pixel_format.startswith("yuv422") else (1, 1)
 
     def check_size(self, width: int, height: int, fps: float) -> None:
-        """Raise ValueError for a size that the pixel format cannot have, and for too high a frame rate."""
+        """Raise ValueError if the pixel format cannot have this size, or the frame rate is too high."""
         if fps > self.codec.max_fps:
             raise ValueError(f"{self.codec.title} holds at most {self.codec.max_fps:g} fps; got {fps:g}")
         columns, rows = self.multiples
@@ -94,16 +94,16 @@ class VideoEncoding:
 
 @dataclass(frozen=True, kw_only=True)
 class AudioEncoding:
-    """An audio codec and its bit rate, None for codecs without loss."""
+    """An audio codec and its bit rate in bits per second; None for a codec without loss."""
 
     codec: AudioCodec
     bit_rate: int | None
 
 
 def video_encoding(fmt: Format, chosen: Encoding) -> VideoEncoding | None:
-    """The video encoding of a kind of file; None for audio files.
+    """Return the video encoding for a kind of file with the user's choices; None for audio files.
 
-    Raises ValueError that names what was chosen, where the kind cannot hold it or this PyAV cannot encode it.
+    Raises ValueError that names the choice if this kind of file, or the installed PyAV, does not support it.
     """
     if not fmt.video:
         _refuse(chosen, chosen.of_video, f"a {fmt.suffixes[0]} file holds audio alone")
@@ -133,7 +133,10 @@ def video_encoding(fmt: Format, chosen: Encoding) -> VideoEncoding | None:
 
 
 def audio_encoding(fmt: Format, chosen: Encoding) -> AudioEncoding | None:
-    """The audio encoding of a kind of file; None for one without audio. Raises as :func:`video_encoding`."""
+    """Return the audio encoding for a kind of file with the user's choices; None for files without audio.
+
+    Raises as :func:`video_encoding` does.
+    """
     if fmt.audio is None:
         _refuse(chosen, ("audio_bitrate",), f"a {fmt.suffixes[0]} file holds no audio")
         return None
@@ -168,9 +171,9 @@ def has_encoder(name: str) -> bool:
 
 
 def check_encoding(fmt: Format, chosen: Encoding, *, audio_alone: bool = False) -> None:
-    """Raise ValueError, before any work, for an encoding that a kind of file cannot have.
+    """Raise ValueError, before any work, if a kind of file does not support the user's choices.
 
-    ``audio_alone`` says that there are no frames, whatever the kind.
+    ``audio_alone`` says that no frames will be written.
     """
     if audio_alone:
         _refuse(chosen, chosen.of_video, "there are no frames")
@@ -244,7 +247,7 @@ def _pixel_format(codec: VideoCodec, chosen: Encoding, preset: str | None) -> st
 
 
 def _bits(value: int | str) -> int:
-    """Bits a second of a number, or of a text such as "192k"."""
+    """Convert a bit rate, a number or a text such as "192k", to bits per second."""
     text = str(value).strip().lower()
     number, factor = (text[:-1], 1000) if text.endswith("k") else (text, 1)
     if not number.isdecimal() or len(number) > 9:
@@ -253,7 +256,7 @@ def _bits(value: int | str) -> int:
 
 
 def _check_encoder(encoding: VideoEncoding, chosen: Encoding) -> None:
-    """Raise ValueError where the installed PyAV cannot encode this."""
+    """Raise ValueError if the installed PyAV cannot encode this."""
     codec = encoding.codec
     if not has_encoder(codec.encoder):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""H.264 as MP4 stores it: units with their length in front, and the parameter sets beside them."""
+"""Reads and writes H.264 as MP4 stores it: units with their length in front, parameter sets in a header."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Parameters:
 
     @classmethod
     def read(cls, data: bytes | None) -> Parameters | None:
-        """None for a stream that has no record or whose units have lengths of other than four bytes."""
+        """Parse an ``avcC`` record; None if there is none or unit lengths are not stored in four bytes."""
         if not data or len(data) < 7 or data[0] != 1 or data[4] & 3 != 3:
             return None
         try:
@@ -32,12 +32,12 @@ class Parameters:
         return cls(head=data[:5], sps=sps, pps=pps, tail=data[at:])
 
     def free_id(self) -> int:
-        """An id that no parameter set has."""
+        """Return an id that none of the parameter sets uses."""
         used = {_exp_golomb(unit[4:]) for unit in self.sps} | {_exp_golomb(unit[1:]) for unit in self.pps}
         return next(number for number in range(_LAST_ID, -1, -1) if number not in used)
 
     def joined(self, units: list[bytes]) -> bytes:
-        """The record with the parameter sets among ``units`` added."""
+        """Return an ``avcC`` record with these parameter sets and those among ``units``."""
         sps = (*self.sps, *(unit for unit in units if unit[0] & 31 == SPS))
         pps = (*self.pps, *(unit for unit in units if unit[0] & 31 == PPS))
         head = bytearray(self.head)
@@ -51,7 +51,7 @@ class Parameters:
 
 
 def stored_units(packet: bytes) -> Iterator[bytes]:
-    """The units of a packet as a file with ``avcC`` stores it."""
+    """Yield the units of a packet in which a length stands before each unit, as in MP4."""
     at = 0
     while at + 4 < len(packet):
         length = int.from_bytes(packet[at : at + 4], "big")
@@ -60,18 +60,21 @@ def stored_units(packet: bytes) -> Iterator[bytes]:
 
 
 def encoded_units(packet: bytes) -> list[bytes]:
-    """The units of a packet as an encoder writes it, with start codes between them."""
+    """Split a packet from an encoder, which writes start codes between units, into its units."""
     # A zero byte may belong to the start code that follows, and no unit ends in one.
     return [unit.rstrip(b"\0") for unit in packet.split(b"\0\0\1") if unit.strip(b"\0")]
 
 
 def to_stored(units: list[bytes]) -> bytes:
-    """Units with their lengths in front."""
+    """Join units to a packet for MP4: the length of each unit, in four bytes, stands before it."""
     return b"".join(len(unit).to_bytes(4, "big") + unit for unit in units)
 
 
 def _sets(data: bytes, at: int, count: int) -> tuple[tuple[bytes, ...], int]:
-    """``count`` parameter sets from ``at`` on, and where they end."""
+    """Parse ``count`` parameter sets from byte ``at`` on.
+
+    Returns them and the position after the last one.
+    """
     sets = []
     for _ in range(count):
         length = data[at] << 8 | data[at + 1]
@@ -81,7 +84,7 @@ def _sets(data: bytes, at: int, count: int) -> tuple[tuple[bytes, ...], int]:
 
 
 def _exp_golomb(data: bytes) -> int:
-    """The first number of a unit's body, in the code of H.264, section 9.1."""
+    """Decode the number with which ``data`` begins, an exponential Golomb code (H.264, section 9.1)."""
     bits = f"{int.from_bytes(data[:8].ljust(8, bytes(1)), 'big'):064b}"
     zeros = len(bits) - len(bits.lstrip("0"))
     return int(bits[zeros : 2 * zeros + 1] or "1", 2) - 1

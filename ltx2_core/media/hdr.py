@@ -1,4 +1,4 @@
-"""HDR frames (PQ, HLG) to SDR: a stated tone curve, so that every machine shows the same pixels.
+"""Converts HDR frames (PQ, HLG) to SDR by a fixed tone curve, so that every machine gets the same pixels.
 
 Light is in nits (cd/m2). Letters: H W pixel rows and columns.
 """
@@ -35,11 +35,11 @@ _TO_709 = np.array(
 
 
 def tone_mapped(frame: Any, curve: int, width: int, height: int) -> NDArray[np.uint8]:
-    """A decoded frame of the transfer function ``curve`` as SDR RGB (H, W, 3) uint8 of the size named.
+    """Convert a decoded HDR frame to SDR RGB (height, width, 3) uint8; ``curve`` is its transfer function.
 
-    The light of the brightest channel is compressed by the curve of BT.2390 from ``PEAK_NITS`` to
-    ``WHITE_NITS``, and all channels with it, so that the hue stays; light below a tenth of the peak is hardly
-    changed. Colours outside BT.709 are clipped.
+    The curve of BT.2390 compresses the light of the brightest channel from ``PEAK_NITS`` to ``WHITE_NITS``.
+    The other channels are scaled by the same factor, so that the hue stays. Light below a tenth of the peak
+    is hardly changed. Colours outside BT.709 are clipped.
     """
     light = _light(_rgb(frame, width, height), curve)
     brightest = light.max(axis=-1, keepdims=True)
@@ -53,7 +53,7 @@ def tone_mapped(frame: Any, curve: int, width: int, height: int) -> NDArray[np.u
 
 
 def note_of(curve: int) -> str:
-    """What is done to a video of a transfer function, for a report."""
+    """A sentence for reports that says how a video with this transfer function was converted."""
     return (
         f"HDR ({CURVES[curve]}) is converted to SDR by the curve of BT.2390, from {PEAK_NITS:g} nits to "
         f"{WHITE_NITS:g} nits as white"
@@ -61,20 +61,20 @@ def note_of(curve: int) -> str:
 
 
 def pq_to_nits(signal: Any) -> Any:
-    """The light of a PQ signal in [0, 1], SMPTE ST 2084."""
+    """Convert a PQ signal in [0, 1] to light in nits (SMPTE ST 2084)."""
     power = np.power(np.clip(signal, 0, 1), 32 / 2523)
     ratio = np.maximum(power - 3424 / 4096, 0) / (2413 / 128 - 2392 / 128 * power)
     return 10000 * np.power(ratio, 16384 / 2610)
 
 
 def nits_to_pq(nits: Any) -> Any:
-    """The PQ signal of light."""
+    """Convert light in nits to a PQ signal in [0, 1] (SMPTE ST 2084)."""
     power = np.power(np.clip(nits, 0, 10000) / 10000, 2610 / 16384)
     return np.power((3424 / 4096 + 2413 / 128 * power) / (1 + 2392 / 128 * power), 2523 / 32)
 
 
 def _rgb(frame: Any, width: int, height: int) -> Array:
-    """The signal as RGB (H, W, 3) in [0, 1], not yet light."""
+    """Convert a frame to RGB (H, W, 3) in [0, 1] that is still encoded by its transfer function."""
     size: dict[str, Any] = {"width": width, "height": height, "interpolation": "BICUBIC"}
     same_size = (frame.width, frame.height) == (width, height)
     if frame.format.is_rgb:
@@ -93,13 +93,13 @@ def _rgb(frame: Any, width: int, height: int) -> Array:
 
 
 def _scaled(plane: Any, zero: int, steps: int) -> Array:
-    """A plane of 16 bits (H, W) as numbers that are 0 at ``zero`` and 1 at ``steps`` above it."""
+    """Scale a plane of 16-bit numbers (H, W) so that ``zero`` becomes 0 and ``zero + steps`` becomes 1."""
     rows = np.frombuffer(plane, np.uint16).reshape(plane.height, -1)[:, : plane.width]
     return np.asarray((rows.astype(np.float32) - zero) / np.float32(steps), np.float32)
 
 
 def _light(signal: Array, curve: int) -> Array:
-    """Light in nits of a display of ``PEAK_NITS``, for HLG by BT.2100."""
+    """Convert a signal to the light in nits that a display of ``PEAK_NITS`` shows; HLG by BT.2100."""
     if curve == PQ:
         # 16 bits at most, so that a table has every value.
         light: Array = _pq_table()[(signal * 65535).round().astype(np.uint16)]
@@ -118,7 +118,10 @@ def _pq_table() -> Array:
 
 @cache
 def _compression() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Nits, ascending, and the factor that light of them is multiplied by: BT.2390, section 5.4.1."""
+    """Return the tone curve as a table: light in nits, ascending, and the factor by which it is multiplied.
+
+    The curve is that of BT.2390, section 5.4.1.
+    """
     peak, white = nits_to_pq(PEAK_NITS), nits_to_pq(WHITE_NITS) / nits_to_pq(PEAK_NITS)
     signal = np.linspace(1e-4, 1, 2048)
     knee = 1.5 * white - 0.5

@@ -1,4 +1,4 @@
-"""A clip as numbered PNG images.
+"""Writes a clip as numbered PNG images.
 
 Letters: N frames, H W pixel rows and columns.
 """
@@ -22,10 +22,10 @@ from .tags import with_png_tags
 
 
 class ImageWriter:
-    """Context manager that writes frames as images, all of them or none; each holds the tags.
+    """A context manager that writes frames as numbered images, all of them or none.
 
-    ``frame_count`` counts the frames written so far. Raises ValueError for what cannot be encoded, and what
-    :meth:`Destination.check` raises.
+    Each image contains the tags. ``frame_count`` is the number of frames written so far. Raises ValueError
+    for what cannot be encoded, and what :meth:`Destination.check` raises.
     """
 
     def __init__(

@@ -35,7 +35,7 @@ SourceFit: TypeAlias = Literal["own", "official", "comfy"]
 
 
 def parse_colour(text: str) -> Colour:
-    """A colour as CSS writes it, such as white or #00ff00. Raises ValueError for other text."""
+    """Parse a CSS colour, such as white or #00ff00, to RGB in [0, 1]. Raises ValueError for other text."""
     try:
         red, green, blue = ImageColor.getrgb(text)[:3]
     except ValueError:
@@ -109,9 +109,9 @@ def fit_image(frames: Tensor, width: int, height: int, *, mode: FitMode = "offic
 
 
 def pad_image(frames: Tensor, width: int, height: int) -> Tensor:
-    """Frames (N, 3, H, W) -> (N, 3, height, width): their last row and column repeated below and right.
+    """Pad frames (N, 3, H, W) to (N, 3, height, width) by repeating the last column and row.
 
-    The original is the top left corner of the result. Raises ValueError for a smaller size.
+    The frames are at the top left. Raises ValueError for a size that is smaller.
     """
     rows, columns = frames.shape[-2:]
     if height < rows or width < columns:
@@ -122,9 +122,9 @@ def pad_image(frames: Tensor, width: int, height: int) -> Tensor:
 
 
 def as_frames(frames: Tensor | NDArray[Any]) -> Tensor:
-    """Frames (N, 3, H, W) of a tensor, or of an array (N, H, W, 3), uint8 or float -> float in [0, 1].
+    """Convert a tensor (N, 3, H, W) or an array (N, H, W, 3) to float frames (N, 3, H, W) in [0, 1].
 
-    Raises ValueError for an array of another shape.
+    Values are uint8, or float in [0, 1]. Raises ValueError for an array of another shape.
     """
     if isinstance(frames, np.ndarray):
         if frames.ndim != 4 or frames.shape[3] != 3:
@@ -177,9 +177,9 @@ def _from_pillow(image: Image.Image, background: Colour) -> Tensor:
 
 
 def _as_srgb(image: Image.Image) -> Image.Image:
-    """The image with the colours of its ICC profile converted to sRGB, if it has another profile.
+    """Convert the colours of an image to sRGB if its ICC profile is another one.
 
-    Colours of a palette or 16-bit grey, and those of a damaged profile, stay as they are.
+    Colours of palettes and 16-bit grey, and those with a damaged profile, are not converted.
     """
     data = image.info.get("icc_profile")
     if not data or image.mode not in ("L", "LA", "RGB", "RGBA", "CMYK"):
@@ -203,7 +203,10 @@ def _as_srgb(image: Image.Image) -> Image.Image:
 
 
 def _from_channels_first(image: Tensor, background: Colour) -> Tensor:
-    """(C, H, W) or (1, C, H, W), C of 1, 3 or 4 -> (1, 3, H, W) float32 in [0, 1]."""
+    """Convert (C, H, W) or (1, C, H, W), C of 1, 3 or 4, to (1, 3, H, W) float32 in [0, 1].
+
+    Transparent pixels are blended with ``background``.
+    """
     if image.ndim == 3:
         image = image[None]
     if image.ndim != 4 or image.shape[0] != 1 or image.shape[1] not in (1, 3, 4) or 0 in image.shape:
@@ -249,7 +252,7 @@ def _crop_then_scale(frames: Tensor, width: int, height: int) -> Tensor:
 
 
 def _lanczos(frames: Tensor, width: int, height: int) -> Tensor:
-    """Frames in [0, 1] scaled in 8 bits, as Pillow scales images of files."""
+    """Scale frames (N, 3, H, W) in [0, 1] with Pillow's Lanczos filter, which works on 8-bit colours."""
     scaled = [
         np.asarray(Image.fromarray(to_bytes_hwc(frame)).resize((width, height), Image.Resampling.LANCZOS))
         for frame in (frames * 255.0).round().clamp(0, 255).to(torch.uint8)

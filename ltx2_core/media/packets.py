@@ -1,4 +1,4 @@
-"""The stored frames of a video file, through PyAV."""
+"""Reads the stored frames of a video file with PyAV."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 @dataclass(frozen=True, kw_only=True)
 class VideoFile:
-    """The video stream of a file: its time line, and the size of its upright frames."""
+    """The video stream of a file: its time line, and how its frames become upright RGB."""
 
     path: Path
     timeline: Timeline
@@ -36,7 +36,10 @@ class VideoFile:
 
     @classmethod
     def open(cls, path: Path, background: Colour) -> VideoFile:
-        """Read the time stamps and decode the first frame. Raises what ``read_video`` raises."""
+        """Read the time stamps of a file and decode its first frame. Raises what ``read_video`` raises.
+
+        Transparent pixels are blended with ``background``, RGB in [0, 1].
+        """
         with open_video(path) as (container, stream):
             try:
                 first = next(_decoded(container, stream))
@@ -56,9 +59,9 @@ class VideoFile:
         )
 
     def stored(self, wanted: int) -> Iterator[Stored]:
-        """Decode from the last keyframe before stored frame ``wanted``; nothing earlier is yielded.
+        """Yield stored frames in order from number ``wanted`` on, or from the last decodable one before it.
 
-        Raises ValueError for a damaged file.
+        Decoding starts at the keyframe before it. Raises ValueError for a damaged file.
         """
         try:
             yield from self._decoded(wanted)
@@ -81,7 +84,7 @@ class VideoFile:
             yield from self._numbered(container, stream, wanted)
 
     def _numbered(self, container: Any, stream: Any, wanted: int) -> Iterator[Stored]:
-        """The last decoded frame at or before stored frame ``wanted``, and those that follow."""
+        """Number the decoded frames; yields the last one at or before ``wanted``, and all that follow it."""
         number = -1
         held: Stored | None = None
         for frame in _decoded(container, stream):
@@ -100,7 +103,7 @@ class VideoFile:
 
 @contextmanager
 def open_video(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
-    """Open a file; the context is its container and its first video stream.
+    """A context that opens a file with PyAV and yields its container and its first video stream.
 
     Raises what :func:`open_media` raises, and ValueError for a file without video.
     """
@@ -117,7 +120,7 @@ def open_video(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
 
 
 def _decoded(container: Any, stream: Any) -> Iterator[Any]:
-    """Decoded frames from the position of the container on, with the alpha channel of WebM video."""
+    """Decode frames from the current position of the container, with the alpha channel of WebM video."""
     own = _WITH_ALPHA.get(stream.codec_context.name)
     tags = {name.lower(): text for name, text in stream.metadata.items()}
     if own is None or tags.get("alpha_mode") != "1":
@@ -130,7 +133,10 @@ def _decoded(container: Any, stream: Any) -> Iterator[Any]:
 
 
 def _start_s(container: Any, stream: Any, packets: list[tuple[Any, Any, int]]) -> float:
-    """The time stamp of the video at which the audio starts; that of its first frame without audio."""
+    """The time stamp of the video stream, in seconds, at which the file's audio starts.
+
+    Without audio it is that of the first frame.
+    """
     times = [pts for pts, _, _ in packets if pts is not None]
     if not container.streams.audio and times:
         return float(min(times) * stream.time_base)
@@ -142,7 +148,7 @@ def _start_s(container: Any, stream: Any, packets: list[tuple[Any, Any, int]]) -
 
 
 def _read_timeline(path: Path) -> Timeline:
-    """The time line from the time stamps of all packets; none of them is decoded."""
+    """Make the time line of a file from the time stamps of its packets; nothing is decoded."""
     with open_video(path) as (container, stream):
         try:
             packets = [

@@ -1,4 +1,4 @@
-"""Decoded video frames as RGB: upright, with square pixels, without transparency.
+"""Converts decoded video frames to RGB: upright, with square pixels, without transparency.
 
 Letters: H W pixel rows and columns.
 """
@@ -22,11 +22,11 @@ from .images import BLACK, ITU_709, Colour
 
 @dataclass(frozen=True, kw_only=True)
 class PixelFormat:
-    """How the frames of a stream become RGB.
+    """How the decoded frames of a stream are converted to RGB.
 
-    ``width`` and ``height`` are those of square pixels before rotation; frames of another size are scaled to
-    them. Transparent pixels are blended with ``background``. ``hdr`` is FFmpeg's number of a transfer
-    function that is tone-mapped, see :mod:`~ltx2_core.media.hdr`.
+    ``width`` and ``height`` are the size with square pixels, before rotation; frames of another size are
+    scaled to it. Transparent pixels are blended with ``background``, RGB in [0, 1]. ``hdr`` is FFmpeg's
+    number of the transfer function if frames have to be tone-mapped, see :mod:`~ltx2_core.media.hdr`.
     """
 
     width: int
@@ -36,14 +36,14 @@ class PixelFormat:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is changed, one sentence each."""
+        """Sentences that say what the conversion changes, for reports."""
         return () if self.hdr is None else (note_of(self.hdr),)
 
     @classmethod
     def of(cls, path: Path, stream: Any, first: Any, background: Colour = BLACK) -> PixelFormat:
-        """The format of a stream whose first frame is ``first``.
+        """Find out how to convert a stream from its decoded first frame.
 
-        Raises ValueError for interlaced video, which needs a conversion that is not made here.
+        Raises ValueError for interlaced video, which is not supported.
         """
         if first.interlaced_frame:
             raise ValueError(
@@ -57,7 +57,7 @@ class PixelFormat:
         return cls(width=width, height=height, background=background, hdr=hdr)
 
     def rgb(self, frame: Any) -> Tensor:
-        """A decoded frame as (3, H, W) uint8."""
+        """Convert a decoded frame to RGB (3, H, W) uint8."""
         # Older PyAV applies the frame's colour matrix only if source and target are both named.
         options: dict[str, Any] = {}
         if frame.colorspace == ITU_709:
@@ -86,7 +86,10 @@ class PixelFormat:
 
 
 def _square(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]:
-    """The size with square pixels: the side whose pixels are longer grows."""
+    """The size of a frame in square pixels, when its pixels have the proportions ``aspect``.
+
+    The side along which pixels are longer grows.
+    """
     # Ratios beyond these are damage, and would make frames of absurd size.
     if not aspect or aspect == 1 or not Fraction(1, 16) <= aspect <= 16:
         return width, height
@@ -94,7 +97,10 @@ def _square(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]
 
 
 def _display_matrix(frame: Any) -> tuple[int, int, int, int] | None:
-    """(a, b, c, d): the pixel at column p and row q is displayed at x = a p + c q, y = b p + d q."""
+    """Read the display matrix (a, b, c, d) of a frame; None if it has none.
+
+    The pixel at column p and row q is displayed at x = a p + c q, y = b p + d q.
+    """
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return None
@@ -103,7 +109,7 @@ def _display_matrix(frame: Any) -> tuple[int, int, int, int] | None:
 
 
 def _turned(pixels: NDArray[np.uint8], matrix: tuple[int, int, int, int] | None) -> NDArray[np.uint8]:
-    """Pixels (H, W, 3) rotated by the nearest quarter turn and mirrored as the display matrix says."""
+    """Rotate pixels (H, W, 3) by the nearest quarter turn and mirror them, as the display matrix says."""
     if matrix is None:
         return pixels
     a, b, c, d = matrix

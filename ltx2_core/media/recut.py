@@ -1,6 +1,7 @@
-"""A video of which only some frames are encoded again: the packets of all other GOPs are copied.
+"""Writes a video in which only some GOPs are encoded again; the packets of all others are copied.
 
-Letters: N frames, C channels, S samples, H W pixel rows and columns.
+A GOP is a run of frames that starts with a keyframe. Letters: N frames, C channels, S samples, H W pixel rows
+and columns.
 """
 
 from __future__ import annotations
@@ -44,9 +45,10 @@ ITU_601 = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Recut:
-    """How a file is written with new frames in ``spans``, frames [first, stop) that are whole GOPs.
+    """The plan of a file that copies the packets of ``clip`` except in some ranges of frames.
 
-    ``times`` are the ticks of all frames of the result, from 0 on.
+    ``spans`` are the ranges [first, stop) to encode, which are whole GOPs. ``times`` are the times of all
+    frames of the result in ticks of ``tick_s`` seconds, starting at 0.
     """
 
     clip: VideoClip
@@ -60,8 +62,8 @@ class Recut:
 def plan_recut(clip: VideoClip, changed: Sequence[tuple[int, int]], frame_count: int) -> Recut:
     """Plan to write ``clip`` with new frames in the ranges ``changed``, ``frame_count`` frames in all.
 
-    The ranges grow to the keyframes around them. Reads packets and decodes nothing. Raises ValueError, with
-    the reason, for a file whose packets cannot stand beside new ones.
+    Each range grows to the keyframes around it. Packets are read and nothing is decoded. Raises ValueError,
+    with the reason, for a file whose packets cannot be mixed with new ones.
     """
     with open_video(clip.path) as (container, stream):
         if reason := _obstacle(clip, stream):
@@ -108,11 +110,12 @@ def write_recut(
     metadata: Mapping[str, str],
     encoding: Encoding,
 ) -> None:
-    """Write an MP4: ``frames`` are all frames of the result in chunks (N, 3, H, W), bytes or in [-1, 1].
+    """Write an MP4 file: packets of the source, and in the spans of ``recut`` newly encoded frames.
 
-    Those outside the spans are left out, since the packets of the file are copied there. ``waveform`` (C, S)
-    is the audio, at ``rate`` Hz. Of ``encoding`` crf and the audio's part are used. Raises ValueError for
-    another kind of file than MP4, and what :class:`~ltx2_core.media.VideoWriter` raises.
+    ``frames`` yields all frames of the result in chunks (N, 3, H, W), uint8 or float in [-1, 1]; those
+    outside the spans are ignored. ``waveform`` (C, S) is the audio, at ``rate`` Hz. Of ``encoding`` only crf
+    and the audio options are used. Raises ValueError for another kind of file than MP4, and what
+    :class:`~ltx2_core.media.VideoWriter` raises.
     """
     if destination.format.name != "mp4":
         raise ValueError(f"--exact-outside writes an MP4; got {destination.path}: name the output .mp4")
@@ -141,7 +144,7 @@ def write_recut(
 
 
 def _obstacle(clip: VideoClip, stream: Any) -> str:
-    """Why packets of a file cannot be copied beside new ones; "" if they can."""
+    """Say why the packets of a file cannot be mixed with new ones; "" if they can."""
     context, source = stream.codec_context, clip.source
     if not isinstance(source, VideoFile) or context.name != "h264":
         return f"holds {context.name} video"
@@ -167,7 +170,10 @@ def _starts_anew(packet: bytes) -> bool:
 def _whole_gops(
     changed: Sequence[tuple[int, int]], starts: Sequence[int], frame_count: int
 ) -> tuple[tuple[int, int], ...]:
-    """Ranges grown to the starts of GOPs around them, joined where they touch; the last start is the end."""
+    """Extend ranges of frames to the starts of GOPs around them, and join those that touch.
+
+    ``starts`` are the first frames of all GOPs, and after them the end of the source.
+    """
     spans: list[tuple[int, int]] = []
     for first, stop in sorted(changed):
         low = max(start for start in starts if start <= first)
@@ -180,7 +186,7 @@ def _whole_gops(
 
 
 class _Feed:
-    """Single frames of a stream of chunks, by number and in order."""
+    """Gives single frames of a stream of chunks by their numbers, which must rise."""
 
     def __init__(self, chunks: Iterator[Tensor]) -> None:
         self._frames = (frame for chunk in chunks for frame in chunk)
@@ -194,7 +200,7 @@ class _Feed:
 
 
 class _Span:
-    """An encoder of the frames [first, stop), with the format of the file and parameter sets of its own."""
+    """Encodes the frames [first, stop) in the format of the source's stream, with its own parameter sets."""
 
     def __init__(self, recut: Recut, stream: Any, first: int, stop: int, crf: int) -> None:
         self.first, self.stop, self.recut = first, stop, recut
@@ -224,7 +230,7 @@ class _Span:
         return encoded_units(bytes(self._context.extradata))
 
     def encoded(self, frames: Iterator[Tensor]) -> Iterator[tuple[bytes, int, bool]]:
-        """(data, ticks, whether it is a keyframe) of each packet in the order of decoding."""
+        """Yield (data, time in ticks, whether it is a keyframe) for each packet, in the order of decoding."""
         for number, frame in enumerate(frames, start=self.first):
             picture = av.VideoFrame.from_ndarray(
                 to_bytes_hwc(to_bytes(frame[None], first=number)[0]), format="rgb24"
@@ -246,7 +252,10 @@ class _Span:
 def _packets(
     recut: Recut, packets: Iterator[Any], spans: Sequence[_Span], feed: _Feed
 ) -> Iterator[tuple[bytes, int, bool]]:
-    """The packets of the result in the order of decoding: copied ones, and those of the spans."""
+    """Yield all packets of the result in the order of decoding: copied ones, and those of the spans.
+
+    Each is (data, time in ticks, whether it is a keyframe).
+    """
     zero, left = int(recut.clip.timeline.times[0]), list(spans)
     number = 0
     for packet in packets:

@@ -1,4 +1,4 @@
-"""A file's own video with another audio track: the packets are copied and never encoded again.
+"""Writes a video file with another audio track; the video packets are copied and not encoded again.
 
 Letters: C channels, S samples.
 """
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class CannotCopy(ValueError):
-    """The video of a file has a codec, or packets without times, that the container cannot hold."""
+    """Raised if the container cannot hold the video of a file: for its codec, or packets without times."""
 
 
 def copy_with_audio(
@@ -41,11 +41,11 @@ def copy_with_audio(
     metadata: Mapping[str, str] | None = None,
     encoding: Encoding | None = None,
 ) -> None:
-    """Write the video packets of ``source`` and ``waveform`` (C, S), C 1 or 2, at ``rate`` Hz.
+    """Write the video packets of ``source`` with new audio: ``waveform`` (C, S), C 1 or 2, at ``rate`` Hz.
 
-    The packets, their time stamps, rotation, colour tags, and subtitles that the container can hold are those
-    of the source; its audio is replaced. The new audio begins at the time stamp ``origin_s`` of
-    the source. Of ``encoding`` the audio's part is used.
+    Time stamps, rotation, colour tags, and subtitles that the container can hold are copied too; the source's
+    audio is not. The new audio begins at the time stamp ``origin_s`` (seconds) of the source. Of ``encoding``
+    only the audio options are used.
 
     Raises CannotCopy for a codec that the container cannot hold and packets without times, ValueError for
     audio that cannot be encoded, and what :func:`open_media` and :class:`VideoWriter` raise.
@@ -69,10 +69,10 @@ def copy_with_audio(
 
 
 def check_copy(source: str | os.PathLike[str], fmt: Format) -> str | None:
-    """Whether the video of ``source`` can be copied into a kind of file; reads its header only.
+    """Check whether the video packets of ``source`` can be copied into this kind of file.
 
-    Returns None where it can, else a note that it is encoded, since no kind of file that is written can hold
-    its packets. Raises ValueError, which names the kinds that can, where there is one.
+    Reads only its header. Returns None if they can. If no kind of file can hold them, returns a sentence that
+    says that the video is encoded again. Raises ValueError if another kind can, and names it.
     """
     with open_media(source, "video") as container:
         if not container.streams.video or container.streams.video[0].codec_context is None:
@@ -94,7 +94,10 @@ def check_copy(source: str | os.PathLike[str], fmt: Format) -> str | None:
 
 
 def _copied_streams(source: Path, container: Any, output: Any, fmt: Format) -> dict[int, Any]:
-    """The output's stream for each stream of the source that is copied; the first video stream must be."""
+    """Create a stream in ``output`` for each stream of the source that is copied.
+
+    Returns a dict: number of the source's stream -> new stream. The first video stream must be among them.
+    """
     copies = {}
     for stream in container.streams:
         # A cover image is stored as a video stream of one frame.
@@ -117,7 +120,7 @@ def _copied_streams(source: Path, container: Any, output: Any, fmt: Format) -> d
 
 
 def _fits(stream: Any, fmt: Format) -> bool:
-    """Whether a kind of file can hold a stream; writing the header of one decides."""
+    """Whether a kind of file can hold a stream; found out by writing its header."""
     with av.open(os.devnull, "w", format=fmt.muxer) as trial:
         try:
             trial.add_stream_from_template(stream)
@@ -128,7 +131,7 @@ def _fits(stream: Any, fmt: Format) -> bool:
 
 
 def track_of(output: Any, encoding: AudioEncoding, samples: Tensor, rate: int) -> AudioTrack:
-    """The audio track with all of its samples, of which none is encoded yet."""
+    """Create the audio track and give it all samples; they are not encoded yet."""
     target = encoding.codec.rate_for(rate)
     audio = AudioTrack(output, encoding, target)
     for piece in resampled((samples,), rate, target):
@@ -137,7 +140,10 @@ def track_of(output: Any, encoding: AudioEncoding, samples: Tensor, rate: int) -
 
 
 def _mux(container: Any, output: Any, copies: Mapping[int, Any], audio: AudioTrack, origin_s: float) -> None:
-    """Copy the packets of the source, moved so that its clip begins at 0, between blocks of audio."""
+    """Copy the packets of the source, and encode audio up to the time of each packet.
+
+    Times are moved so that the clip begins at 0.
+    """
     zero = Fraction(origin_s)
     streams: Iterable[Any] = [stream for stream in container.streams if stream.index in copies]
     for packet in container.demux(*streams):
@@ -157,7 +163,7 @@ def _mux(container: Any, output: Any, copies: Mapping[int, Any], audio: AudioTra
 
 
 def plain_tags(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Tags without those that describe the container or the encoding of the source file."""
+    """Return tags without those that describe the container or the encoder of the source file."""
     # These describe the source and would be wrong for the copy.
     own = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "creation_time"}
     return {name: text for name, text in metadata.items() if name.lower() not in own}

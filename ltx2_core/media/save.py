@@ -1,4 +1,4 @@
-"""A clip into a file of any kind, frame by frame as it is decoded.
+"""Writes a clip to a file of any kind, frame by frame as it is decoded.
 
 Letters: N frames, H W pixel rows and columns, C channels, S samples.
 """
@@ -29,19 +29,19 @@ Timed = Callable[[str], AbstractContextManager[None]]
 
 
 class Frames(Protocol):
-    """The frames of a clip in chunks (N, 3, H, W), uint8 or float in [-1, 1]."""
+    """A function that yields the frames of a clip in chunks (N, 3, H, W), uint8 or float in [-1, 1]."""
 
     def __call__(self, *, as_bytes: bool) -> Iterator[Tensor]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """What is written: frames and audio are made when they are asked for.
+    """What is written to a file; frames and audio are generated only when they are needed.
 
     Attributes:
         frames: the frames; None for audio alone.
         audio: consecutive pieces (C, S) and their rate in Hz.
-        tags: texts by name, for a kind of file that holds them.
+        tags: texts by name, for a kind of file that has tags.
     """
 
     width: int
@@ -54,7 +54,7 @@ class Clip:
 
 
 def audio_clip(audio: tuple[Tensor, int], tags: Mapping[str, str]) -> Clip:
-    """Audio alone, ((C, S), Hz), as a clip whose frames are its samples."""
+    """Make a clip of audio alone, (waveform (C, S), rate in Hz); its samples count as its frames."""
     waveform, rate = audio
     return Clip(
         width=0,
@@ -75,10 +75,11 @@ def save_clip(
     on_frames: OnFrames | None = None,
     timed: Timed | None = None,
 ) -> None:
-    """Write ``clip`` as the kind of file that the name says; memory does not grow with its length.
+    """Write ``clip`` to a file, whose name decides the kind; memory does not grow with the clip's length.
 
-    Frames of audio files and audio of kinds without any are not decoded at all. Frames of odd size lose their
-    last row or column where the pixel format cannot hold it. No file is left if it fails.
+    For audio files no frames are decoded, and no audio for kinds without audio. Frames of odd size lose their
+    last row or column if the pixel format needs even sizes. ``on_frames`` is called with (frames written, all
+    frames); ``timed`` measures the seconds of encoding. No file is left if it fails.
     """
     destination = Destination.of(path)
     # Everything that can be wrong is found before anything is decoded.
@@ -139,7 +140,7 @@ def _write_frames(
     on_frames: OnFrames | None,
     timed: Timed,
 ) -> None:
-    """Write the frames, and the pieces of audio as far as the frames reach."""
+    """Write all frames, and the pieces of audio up to the time of the last frame."""
     rest, samples = iter(pieces), 0
     for chunk in frames(as_bytes=not writer.takes_floats):
         with timed("encode"):

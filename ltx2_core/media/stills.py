@@ -1,4 +1,4 @@
-"""Clips that are made of images: animated WebP files, and folders of numbered images."""
+"""Reads clips that are made of still images: animated WebP files, and folders of numbered images."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MILLISECOND = Fraction(1, 1000)
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFolder:
-    """The images of a folder in the order of the numbers in their names, at ``FOLDER_FPS``."""
+    """A folder of images as a clip at ``FOLDER_FPS``, ordered by the numbers in their names."""
 
     files: tuple[Path, ...]
     timeline: Timeline
@@ -38,7 +38,7 @@ class ImageFolder:
 
     @classmethod
     def open(cls, folder: Path, background: Colour) -> ImageFolder:
-        """Raises ValueError for a folder without images."""
+        """List the images of a folder. Raises ValueError if it contains none."""
         files = sorted((f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES), key=_natural)
         if not files:
             raise ValueError(f"{folder} is a folder without images: choose a video file, or a folder of PNGs")
@@ -64,7 +64,7 @@ class ImageFolder:
 
 @dataclass(frozen=True, kw_only=True)
 class AnimatedWebP:
-    """An animated WebP file, which FFmpeg does not decode everywhere."""
+    """An animated WebP file as a clip; Pillow decodes it, because not every FFmpeg can."""
 
     path: Path
     timeline: Timeline
@@ -74,7 +74,7 @@ class AnimatedWebP:
 
     @classmethod
     def open(cls, path: Path, background: Colour) -> AnimatedWebP:
-        """Raises ValueError for a file that is damaged or too large."""
+        """Open a file. Raises ValueError if it is damaged or too large."""
         try:
             with Image.open(path) as image:
                 width, height = image.size
@@ -100,7 +100,7 @@ class AnimatedWebP:
 
 
 def _durations(image: Image.Image) -> Iterator[int]:
-    """Milliseconds of each frame, which are known after it is decoded."""
+    """Yield how many milliseconds each frame is shown; Pillow knows this only after decoding it."""
     for number in range(getattr(image, "n_frames", 1)):
         image.seek(number)
         image.load()
@@ -115,12 +115,12 @@ def is_animated_webp(path: Path) -> bool:
 
 
 def _bytes(image: Tensor) -> Tensor:
-    """An image (1, 3, H, W) in [0, 1] as (3, H, W) uint8."""
+    """Convert an image (1, 3, H, W) in [0, 1] to (3, H, W) uint8."""
     # Rounded, so that bytes that were read as floats come back as they were.
     return (image[0] * 255).round().to(torch.uint8)
 
 
 def _natural(path: Path) -> list[int | str]:
-    """A key that sorts frame9 before frame10."""
+    """A sort key for names with numbers: frame9 comes before frame10."""
     parts = re.split(r"(\d+)", path.name)
     return [int(part) if index % 2 else part for index, part in enumerate(parts)]

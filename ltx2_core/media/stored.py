@@ -1,4 +1,4 @@
-"""What a reader of frames offers to a clip: stored frames by number, converted when they are needed."""
+"""The interface of readers of video files: stored frames by number, converted to RGB when needed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .timeline import Timeline
 
 
 class Stored(NamedTuple):
-    """A frame as a file stores it: its number, and its conversion to (3, H, W) uint8 RGB."""
+    """A frame as a file stores it: its number, and a function that converts it to (3, H, W) uint8 RGB."""
 
     number: int
     rgb: Callable[[], Tensor]
 
 
 class StoredFrames(Protocol):
-    """The frames of a file in the order of presentation."""
+    """Reads the stored frames of a file in the order in which they are shown."""
 
     @property
     def timeline(self) -> Timeline: ...
@@ -30,5 +30,8 @@ class StoredFrames(Protocol):
     def height(self) -> int: ...
 
     def stored(self, wanted: int) -> Iterator[Stored]:
-        """Frames from ``wanted`` on; the first may be an earlier one where ``wanted`` cannot be decoded."""
+        """Yield stored frames from number ``wanted`` on.
+
+        The first may have a lower number, if ``wanted`` itself cannot be decoded.
+        """
         ...

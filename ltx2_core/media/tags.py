@@ -1,4 +1,4 @@
-"""The tags of a file: the settings that made it travel in them."""
+"""Reads and writes the tags of files, in which the settings of a clip are stored."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _IHDR_END = len(_PNG_HEAD) + 25
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """The metadata tags of a media file or a PNG, including the ``metadata`` passed to ``VideoWriter``.
+    """Read the tags of a media file or a PNG as a dict, including ``metadata`` passed to ``VideoWriter``.
 
-    Names are in lower case, which Matroska does not keep. Raises FileNotFoundError for a missing file,
-    ValueError for one that is not a media file.
+    Names are in lower case, because Matroska does not preserve case. Raises FileNotFoundError for a missing
+    file, ValueError for one that is not a media file.
     """
     file = Path(path)
     if file.is_file() and _is_png(file):
@@ -30,7 +30,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def with_png_tags(png: bytes, tags: Mapping[str, str]) -> bytes:
-    """The bytes of a PNG with texts by name, as iTXt chunks behind its first chunk."""
+    """Insert tags, texts by name, into the bytes of a PNG, as iTXt chunks after its first chunk."""
     chunks = b"".join(_text_chunk(name, text) for name, text in tags.items())
     return png[:_IHDR_END] + chunks + png[_IHDR_END:]
 

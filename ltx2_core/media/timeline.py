@@ -1,4 +1,4 @@
-"""Which stored frame a clip of constant rate shows at each of its frames, by the time stamps of the file."""
+"""Resamples a video to a constant rate: which stored frame is shown at each frame of the clip."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Encoders put a few milliseconds of silence before the audio; the audio is cut th
 
 @dataclass(frozen=True, kw_only=True)
 class Timeline:
-    """The time line of a video stream, resampled to a constant rate.
+    """Maps the frames of a clip of constant rate to the stored frames of a video stream.
 
-    Frame ``k`` of the clip is at ``zero_s + k / fps`` seconds after the start of the file, which
-    is ``origin_s + k / fps`` by the time stamps of the stream. ``times`` are the
-    presentation times of the stored frames in ticks of the stream, ascending, and ``first_shown`` the frame
-    of the clip at which each of them appears. ``by_count`` is True where decoded frames carry no time stamps
-    and are identified by their order. ``notes`` say what was changed, for a report.
+    Frame ``k`` of the clip is shown ``zero_s + k / fps`` seconds after the start of the file, and its time
+    stamp in the stream is ``origin_s + k / fps`` seconds. ``times`` are the presentation times of the stored
+    frames, ascending, in ticks of the stream. ``first_shown`` are the frames of the clip at which each of
+    them appears. ``by_count`` is True if decoded frames have no time stamps, so that they are identified by
+    their order. ``notes`` are sentences for reports that say what was changed.
     """
 
     fps: float
@@ -47,7 +47,7 @@ class Timeline:
     notes: tuple[str, ...] = field(default=())
 
     def stored(self, frame: int) -> int:
-        """The number of the stored frame that is shown at ``frame`` of the clip."""
+        """The number of the stored frame that frame number ``frame`` of the clip shows."""
         return max(int(np.searchsorted(self.first_shown, frame, side="right")) - 1, 0)
 
     def number_of(self, time: int) -> int:
@@ -59,7 +59,7 @@ class Timeline:
         return after
 
     def frame_at(self, seconds: float) -> int:
-        """The first frame of the clip at ``seconds`` or later; half a frame earlier still counts."""
+        """The first frame of the clip at ``seconds`` or later; one up to half a frame earlier counts too."""
         return max(math.ceil(seconds * self.fps - 0.5), 0)
 
 
@@ -72,13 +72,14 @@ def timeline_of(
     declared: Sequence[Fraction | None],
     by_count: bool = False,
 ) -> Timeline:
-    """The time line of frames at presentation times ``ticks`` of ``tick_s`` seconds, in any order.
+    """Make the time line for frames with presentation times ``ticks`` of ``tick_s`` seconds, in any order.
 
-    ``start_s`` is the time at which the file starts, ``last_ticks`` how long its last frame is shown (0 if
-    unknown), and ``declared`` are the rates that the file states. A clip whose frames are all less than half
-    a frame away from the grid of one of these has constant rate, and every frame is shown once. Otherwise
-    the rate is the usual one nearest to that of most frames, and each frame of the clip shows the stored
-    frame that is visible at its time, within half a frame.
+    ``start_s`` is the time at which the file starts. ``last_ticks`` is how long its last frame is shown (0 if
+    unknown). ``declared`` are the frame rates that the file states. If with one of these every frame is less
+    than half a frame from its regular time, the rate is constant and each frame is shown once. Otherwise the
+    rate is the usual one (such as 24 or 30) nearest to that of most frames, and each frame of the clip shows
+    the stored frame that is visible at its time, within half a frame. Raises ValueError if no rate can be
+    found.
     """
     # Sorted, since packets arrive in the order of decoding, not of presentation.
     times = _distinct(np.unique(np.asarray(ticks, np.int64)))
@@ -114,7 +115,7 @@ def timeline_of(
 
 
 def _distinct(times: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Without times that are followed by another almost at once: invisible frames have such times."""
+    """Drop each time that is followed by another almost at once, because such frames are invisible."""
     if len(times) < 3:
         return times
     # The median is not moved by a few invisible frames.
@@ -129,7 +130,10 @@ def _on_grid(relative: NDArray[np.float64], rate: Fraction) -> bool:
 
 
 def _common_rate(relative: NDArray[np.float64]) -> Fraction | None:
-    """The rate of most frames: the mean of the intervals around the median, or the usual rate near it."""
+    """The rate of most frames, from the mean of the intervals near the median.
+
+    A usual rate if one is near.
+    """
     if len(relative) < 2:
         return None
     gaps = np.diff(relative)

@@ -1,4 +1,4 @@
-"""The video and the audio track of a file that is being written.
+"""Encodes the video track and the audio track of a file.
 
 Letters: N frames, H W pixel rows and columns, C channels, S samples.
 """
@@ -26,7 +26,7 @@ _ONE_THREAD = {"threads": 1} if "threads=" in (av.VideoFrame.reformat.__doc__ or
 
 
 class VideoTrack:
-    """Frames that are encoded as they come."""
+    """The video track of a file; each frame is encoded at once."""
 
     def __init__(
         self, container: Any, encoding: VideoEncoding, *, width: int, height: int, fps: Fraction
@@ -47,7 +47,10 @@ class VideoTrack:
         self._stored: StoredAs = _converter(encoding, width, height, fps)
 
     def encode(self, frame: Tensor) -> None:
-        """Encode (3, H, W), uint8 or float in [-1, 1]. Raises ValueError for values that are not finite."""
+        """Encode a frame (3, H, W), uint8 or float in [-1, 1].
+
+        Raises ValueError for NaN and infinite values.
+        """
         picture = _rgb_frame(frame, self.frame_count, deep=self._encoding.deep)
         picture.pts, picture.time_base = self.frame_count, 1 / self._fps
         self.frame_count += 1
@@ -55,7 +58,7 @@ class VideoTrack:
             self._container.mux(self._stream.encode(stored))
 
     def finish(self) -> None:
-        """Encode what the encoder holds back."""
+        """Write the frames that the encoder still holds back."""
         for stored in self._stored.flush():
             self._container.mux(self._stream.encode(stored))
         self._container.mux(self._stream.encode(None))
@@ -68,7 +71,7 @@ def _rgb_frame(frame: Tensor, number: int, *, deep: bool) -> Any:
 
 
 class StoredAs(Protocol):
-    """Conversion of RGB frames to the pixel format that is encoded."""
+    """Converts RGB frames to the pixel format of the encoder."""
 
     def convert(self, picture: Any) -> Iterator[Any]: ...
 
@@ -76,7 +79,7 @@ class StoredAs(Protocol):
 
 
 class _Reformatted:
-    """Frames in a pixel format of a codec; YUV has the colours of BT.709."""
+    """Converts frames to the pixel format of a codec; YUV gets the colours of BT.709."""
 
     def __init__(self, pixel_format: str) -> None:
         self._format = pixel_format
@@ -97,7 +100,7 @@ class _Reformatted:
 
 
 class _Palette:
-    """Frames of 256 colours, which are chosen for each frame."""
+    """Converts frames to 256 colours, which are chosen for each frame (for GIF)."""
 
     def __init__(self, width: int, height: int, fps: Fraction) -> None:
         graph: Any = av.filter.Graph()
@@ -138,7 +141,10 @@ def _converter(encoding: VideoEncoding, width: int, height: int, fps: Fraction) 
 
 
 class AudioTrack:
-    """Samples that are buffered, and encoded up to a time; in stereo, or in mono with ``channels`` 1."""
+    """The audio track of a file: samples are buffered, and encoded up to a given time.
+
+    It is stereo, or mono with ``channels`` 1.
+    """
 
     def __init__(self, container: Any, encoding: AudioEncoding, rate: int, *, channels: int = 2) -> None:
         self.sample_count = 0
@@ -152,11 +158,14 @@ class AudioTrack:
             self._stream.bit_rate = encoding.bit_rate
 
     def add(self, waveform: Tensor) -> None:
-        """Buffer samples (C, S); mono goes to both channels of stereo. Raises ValueError for other audio."""
+        """Buffer samples (C, S). Mono is written to both channels of stereo.
+
+        Raises ValueError for wrong audio.
+        """
         self._pending.append(checked_audio(waveform).expand(self._channels, -1))
 
     def encode(self, until: int | None = None) -> None:
-        """Encode the buffered samples before number ``until``, or all of them."""
+        """Encode the buffered samples before sample number ``until``; None encodes all."""
         while self._pending and (until is None or self.sample_count < until):
             piece = self._pending.popleft()
             room = piece.shape[1] if until is None else until - self.sample_count
@@ -167,7 +176,7 @@ class AudioTrack:
                 self._encode(piece)
 
     def finish(self) -> None:
-        """Drop the samples that are left, and encode what the encoder holds back."""
+        """Drop the samples that are still buffered, and write what the encoder holds back."""
         self._pending.clear()
         self._container.mux(self._stream.encode(None))
 
@@ -190,7 +199,7 @@ class AudioTrack:
 
 
 def checked_audio(waveform: Tensor) -> Tensor:
-    """The waveform (C, S) in float32 on the CPU.
+    """Convert a waveform (C, S) to float32 on the CPU.
 
     Raises ValueError for more than two channels, and for NaN or infinite samples.
     """

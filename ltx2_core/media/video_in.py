@@ -1,4 +1,4 @@
-"""Video clips from files at a constant rate, decoded one frame at a time from any start.
+"""Reads video files as clips of constant rate, decoding one frame at a time from any position.
 
 Letters: N frames, H W pixel rows and columns.
 """
@@ -26,12 +26,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class VideoClip:
-    """A part of a video file. It holds only the description; frames are decoded by :meth:`frames`.
+    """A part of a video file. This is only its description; :meth:`frames` decodes it.
 
-    ``width`` and ``height`` are those of frames after rotation, with square pixels. The part begins at
-    ``start_s`` seconds and has ``frame_count`` frames, at most ``max_frames``, at a constant ``fps``: a file
-    of variable rate is resampled by its time stamps, see :class:`~ltx2_core.media.timeline.Timeline`.
-    ``notes`` say what was changed, one sentence each.
+    ``width`` and ``height`` are in square pixels, after rotation. The part begins at ``start_s`` seconds and
+    has ``frame_count`` frames (at most ``max_frames``) at a constant ``fps``. A file of variable rate is
+    resampled by its time stamps, see :class:`~ltx2_core.media.timeline.Timeline`. ``notes`` are sentences
+    that say what was changed.
     """
 
     path: Path
@@ -93,7 +93,7 @@ class VideoClip:
             raise ValueError(f"{self.path} has no frame from {self.start_s:g} s on; choose an earlier start")
 
     def warn_of_rate(self, fps: float) -> None:
-        """Log a warning if frame by frame at ``fps`` this part would not last as long as it does."""
+        """Log a warning if this part, played frame by frame at ``fps``, would have another duration."""
         # A folder of images states no rate.
         if isinstance(self.source, VideoFile | AnimatedWebP) and abs(self.fps - fps) > 0.01 * fps:
             log.warning(
@@ -103,7 +103,10 @@ class VideoClip:
             )
 
     def audio(self) -> tuple[Tensor, int] | None:
-        """Audio of the same part as (waveform (C, S), sample rate in Hz); None for a file without audio."""
+        """Read the audio of this part: (waveform (C, S), sample rate in Hz).
+
+        None for a file without audio.
+        """
         if not self.has_audio:
             return None
         duration_s = None if self.max_frames is None else self.max_frames / self.fps
@@ -118,11 +121,12 @@ def read_video(
     start_s: float = 0.0,
     background: Colour = BLACK,
 ) -> VideoClip:
-    """Describe a part of a video file; only its time stamps are read, and its first frame is decoded.
+    """Describe a part of a video file; reads its time stamps and decodes only its first frame.
 
-    Transparent pixels are blended with ``background``, RGB in [0, 1]. Raises FileNotFoundError for a missing
-    file, ValueError for one without readable video or frame rate, and for interlaced video. HDR video becomes
-    SDR, see :mod:`~ltx2_core.media.hdr`.
+    The part begins at ``start_s`` seconds and has at most ``max_frames`` frames. Transparent pixels are
+    blended with ``background``, RGB in [0, 1]. HDR video becomes SDR, see :mod:`~ltx2_core.media.hdr`. Raises
+    FileNotFoundError for a missing file, ValueError for one without readable video or frame rate, and for
+    interlaced video.
     """
     if max_frames is not None and max_frames < 1:
         raise ValueError(f"max_frames must be at least 1; got {max_frames}")

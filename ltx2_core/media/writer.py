@@ -24,17 +24,18 @@ from .tracks import AudioTrack, VideoTrack
 
 
 class VideoWriter:
-    """Context manager that streams a clip into a file of the kind that its name says.
+    """A context manager that encodes a clip into a file, whose name decides the kind.
 
-    ``write_frames`` and ``write_audio`` may be called any number of times in any order. Frames are encoded
-    immediately. Audio samples are buffered until the frames reach their time, and samples after the last
-    frame are dropped, so that the audio is never longer than the video; shorter audio is left short.
+    ``write_frames`` and ``write_audio`` may be called any number of times in any order. Frames are encoded at
+    once. Audio samples are buffered until frames reach their time, and samples after the last frame are
+    dropped, so that the audio is never longer than the video; if it is shorter, nothing is added.
 
     The file is written under a temporary name in the same folder and renamed to ``path`` when the block ends
-    without an exception. On an exception the temporary file is removed and an old file at ``path`` remains.
+    without an exception. On an exception the temporary file is removed and an old file at ``path`` stays.
 
-    ``encoding`` says how; ``crf`` is its field of this name. Raises ValueError for sizes, rates or values
-    that cannot be encoded, and OSError (no permission, disk full, ...) with advice on what to do.
+    ``encoding`` holds the options of the encoder; without it, ``crf`` sets that one option. Raises ValueError
+    for sizes, rates or values that cannot be encoded, and OSError (no permission, disk full, ...) with advice
+    on what to do.
     """
 
     def __init__(
@@ -82,17 +83,17 @@ class VideoWriter:
 
     @property
     def frame_count(self) -> int:
-        """Frames written so far."""
+        """How many frames are written so far."""
         return 0 if self._video is None else self._video.frame_count
 
     @property
     def sample_count(self) -> int:
-        """Samples encoded so far."""
+        """How many audio samples are encoded so far."""
         return 0 if self._audio is None else self._audio.sample_count
 
     @property
     def takes_floats(self) -> bool:
-        """Whether float frames are encoded with more than 8 bits."""
+        """Whether more than 8 bits are encoded, so that float frames are better than uint8."""
         return self._encoding.deep
 
     def __enter__(self) -> VideoWriter:
@@ -143,7 +144,7 @@ class VideoWriter:
         self._encode_pending()
 
     def _encode_pending(self) -> None:
-        """Encode the buffered samples up to the end of the last frame written."""
+        """Encode the buffered audio samples up to the end of the last frame."""
         if self._audio is not None:
             # Computed from all frames so far, so that rounding does not add up.
             self._audio.encode(round(self.frame_count / self.fps * self._audio.rate))
@@ -166,7 +167,10 @@ class VideoWriter:
 
 @contextmanager
 def open_output(destination: Destination, metadata: Mapping[str, str]) -> Iterator[Any]:
-    """PyAV's container for a destination, written under a temporary name until the block succeeds."""
+    """A context that yields PyAV's container for a destination.
+
+    A file has a temporary name until the block succeeds. ``metadata`` are its tags.
+    """
     fmt = destination.format
     with ExitStack() as stack:
         options = dict(fmt.options)
@@ -191,9 +195,9 @@ def open_output(destination: Destination, metadata: Mapping[str, str]) -> Iterat
 
 
 def check_clip(destination: Destination, encoding: Encoding, *, width: int, height: int, fps: float) -> None:
-    """Open the encoder for a clip of this size and write nothing.
+    """Open the encoder for a clip of this size, without writing a file.
 
-    Raises ValueError, before any work, for what it refuses, such as a size that is too small for it.
+    Raises ValueError, before any work, if it refuses the clip, for example because the size is too small.
     """
     video = video_encoding(destination.format, encoding)
     if video is None or destination.is_images:
@@ -211,14 +215,14 @@ def check_clip(destination: Destination, encoding: Encoding, *, width: int, heig
 
 
 class Pipe:
-    """Stdout as PyAV writes to it: bytes in order, without a position."""
+    """Stdout as a file that PyAV writes to: bytes in order, without seeking."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._ended = False
 
     def end(self) -> None:
-        """Drop what is still written: a reader that has stopped reading would hold up the end of a run."""
+        """Discard all further bytes: a reader that has stopped reading would block the end of the run."""
         self._ended = True
 
     def write(self, data: bytes) -> int:
@@ -238,7 +242,7 @@ def _explained(destination: Destination) -> Iterator[Pipe]:
 
 
 def frame_rate(fps: float | Fraction) -> Fraction:
-    """The exact rate that a rounded float means: 23.976 -> 24000/1001, 29.97 -> 30000/1001, 25.0 -> 25.
+    """Convert a rounded frame rate to the exact one: 23.976 -> 24000/1001, 29.97 -> 30000/1001, 25.0 -> 25.
 
     Raises ValueError unless 0 < fps <= 1000.
     """

@@ -1,4 +1,4 @@
-"""Encoder options with which x264 writes the same bytes for the same frames."""
+"""Options with which the x264 encoder writes the same bytes for the same frames."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 def repeatable_options() -> dict[str, str]:
     """Options for ``libx264`` with which equal frames give an equal file on this processor.
 
-    The rate control of x264 reads past the end of a row in its AVX-512 code (PyAV 18.1), so that 30 runs on
-    the same frames gave up to 11 different files. Its AVX2 code does not, and is as fast at 768x512 and
-    1280x704. On processors without AVX-512 the dictionary is empty.
+    The dictionary is empty on processors without AVX-512. The reason: in its AVX-512 code the rate control of
+    x264 reads past the end of a row (PyAV 18.1), so that 30 runs on the same frames gave up to 11 different
+    files. The options choose its AVX2 code, which does not, and is as fast at 768x512 and 1280x704.
     """
     # x264 uses an instruction set that is named without checking that the processor has it.
     return {"x264-params": "asm=avx2"} if _has_avx512() else {}

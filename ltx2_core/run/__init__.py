@@ -1,1 +1,1 @@
-"""From a request to a clip: the stages of a run, the networks they need, what they return."""
+"""Runs a request: plans its stages, loads the networks that they need, samples, and returns a generation."""

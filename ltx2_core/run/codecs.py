@@ -1,4 +1,4 @@
-"""Text, frames and audio to latents and back, each with the networks that it needs and no others.
+"""Encodes text, frames and audio to latents and decodes latents, loading only the networks that each needs.
 
 Letters: B batch, N frames, C channels, S samples, H W pixel rows and columns.
 """
@@ -35,7 +35,10 @@ from .progress import Run, Stop
 
 
 class Codecs:
-    """Encoders of the transformer's inputs, decoders of its outputs; ``loras`` are those of every stage."""
+    """Encodes prompts, frames and audio for the transformer, and decodes the latents that it returns.
+
+    ``networks`` loads the models. ``loras`` are the LoRAs that every stage merges.
+    """
 
     def __init__(self, networks: Components, loras: tuple[Lora, ...] = ()) -> None:
         self.networks = networks
@@ -49,9 +52,10 @@ class Codecs:
         loras: tuple[Lora, ...] | None = None,
         run: Run | None = None,
     ) -> tuple[TextContext, TextContext | None]:
-        """Contexts of the prompt and, if there is one, of the negative prompt.
+        """Return the text contexts of the prompt and of the negative prompt (None without a negative prompt).
 
-        ``loras`` are by default those of every stage; few have layers for the text.
+        ``loras`` are merged into the text projection and the connectors; by default those of every stage.
+        Most LoRAs have no layers for them. ``run`` receives the progress, layer by layer.
         """
         run = run or Run()
         loras = self.loras if loras is None else loras
@@ -67,10 +71,11 @@ class Codecs:
         return single[0], single[1] if negative_prompt is not None else None
 
     def encode_video(self, frames: Frames | NDArray[Any]) -> Tensor:
-        """frames (N, 3, H, W) in [0, 1], N = 8k + 1 -> normalised latent (1, 128, k + 1, H / 32, W / 32).
+        """Frames (8k + 1, 3, H, W) in [0, 1] -> normalised latent (1, 128, k + 1, H / 32, W / 32).
 
-        An array of frames is (N, H, W, 3), as ``Generation.array`` returns it; uint8 is taken too. Only some
-        of the frames are on the device at a time. The latent is what ``latents`` of a run takes.
+        A numpy array has the shape (N, H, W, 3), as ``Generation.array`` returns it; uint8 is accepted too.
+        Only some of the frames are on the device at a time. A run can start from the result, as its
+        ``latents``.
         """
         if isinstance(frames, Tensor | np.ndarray):
             frames = as_frames(frames)
@@ -95,7 +100,10 @@ class Codecs:
         return latent.float()
 
     def encode_audio(self, waveform: Tensor, sample_rate: int, *, latent_frames: int | None = None) -> Tensor:
-        """waveform (C, S) in [-1, 1] -> normalised latent (1, 8, T, 16), trimmed or padded with silence."""
+        """Encode a waveform (C, S) in [-1, 1] as a normalised latent (1, 8, T, 16).
+
+        With ``latent_frames`` T is that number: the waveform is trimmed or padded with silence.
+        """
         with (
             self.networks.clock.timed("inputs"),
             self.networks.use(Component.AUDIO_ENCODER) as encoder,
@@ -107,7 +115,11 @@ class Codecs:
             )
 
     def upsample(self, latents: AVLatent, *, adain: float = 0.0) -> AVLatent:
-        """The video at the upscaler's factor, usually twice the width and height; the audio unchanged."""
+        """Upscale the video latent with the upscaler's network, usually to twice the width and height.
+
+        The audio latent is returned unchanged. ``adain``, 0 to 1, says how far the mean and deviation of each
+        channel are brought back to those before upscaling. Raises ValueError for latents without video.
+        """
         if latents.video is None:
             raise ValueError("there is no video to upscale in these latents")
         with (
@@ -128,11 +140,12 @@ class Codecs:
     def decode_video(
         self, latent: Tensor | Iterable[Tensor], *, as_bytes: bool = False, stop: Stop | None = None
     ) -> Iterator[Tensor]:
-        """Normalised latent (1, 128, F, H, W), whole or in pieces -> chunks (N, 3, 32 H, 32 W) in [-1, 1].
+        """Decode a normalised latent (1, 128, F, H, W) to chunks of frames (N, 3, 32 H, 32 W) in [-1, 1].
 
-        The frames are exactly those of a decode of the whole clip, with memory that does not depend on their
-        number. With ``as_bytes`` they are uint8, converted on the device: a quarter of the bytes to copy.
-        Raises ValueError where there is no latent.
+        The latent may also come in consecutive pieces. The frames equal those of decoding all at once, and
+        memory does not grow with their number. With ``as_bytes`` frames are uint8, converted on the device,
+        which copies a quarter of the bytes. ``stop`` is called before each chunk; if it returns True,
+        decoding ends with :class:`Stopped`. Raises ValueError if there is no latent.
         """
         with self.networks.use(Component.VIDEO_DECODER) as decoder:
             pieces = iter((latent,) if isinstance(latent, Tensor) else latent)
@@ -153,7 +166,7 @@ class Codecs:
             )
 
     def decode_audio(self, latent: Tensor) -> tuple[Tensor, int]:
-        """Normalised latent (1, 8, T, 16) -> (waveform (2, S) in [-1, 1] on the CPU, sample rate in Hz)."""
+        """Decode a normalised latent (1, 8, T, 16) to (waveform (2, S) in [-1, 1] on the CPU, rate in Hz)."""
         with (
             self.networks.clock.timed("decode"),
             self.networks.use(Component.AUDIO_DECODER) as decoder,
@@ -166,7 +179,11 @@ class Codecs:
         return waveform[0].cpu(), rate
 
     def _decode_choice(self, latent: Tensor, frames: int) -> DecodeChoice | None:
-        """How a clip of ``frames`` that begins with ``latent`` is decoded."""
+        """Choose chunks and tiles for decoding a clip of ``frames`` frames within the memory budget.
+
+        ``latent`` is the first piece of the clip's latent, which tells the size. Returns None without a
+        budget.
+        """
         rows, columns = latent.shape[3:]
         # Memory does not depend on the frame rate, so that any will do.
         clip = ClipPlan(width=columns * SPATIAL_SCALE, height=rows * SPATIAL_SCALE, frames=frames, fps=24.0)

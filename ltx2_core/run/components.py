@@ -67,13 +67,14 @@ _FLOAT32 = frozenset({Component.AUDIO_ENCODER, Component.AUDIO_DECODER, Componen
 
 
 class Components:
-    """Where each component comes from, and the networks that are held.
+    """Finds each network in the model files, loads it when it is used and frees it afterwards.
 
-    ``checkpoints`` may be one official file or several that together hold the components, each in one file.
-    Headers are read at once, weights in :meth:`use`. ``execution``
-    says where and how networks compute; with its ``max_memory``, networks that are held are offloaded to
-    system memory between their uses. ``fp8_problem`` says why its ``fp8_blocks`` are left out. ``clock``
-    says where the time since its making went.
+    ``checkpoints`` is one official file, or several files that each hold some of the components. Their
+    headers are read at once, weights only in :meth:`use`. ``execution`` says where and how networks compute.
+    If it has a ``max_memory``, networks that stay loaded are moved to system memory between their uses.
+
+    The attribute ``fp8_problem`` says why ``fp8_blocks`` cannot be used here, None if it can. ``clock``
+    counts the seconds spent on loading, encoding, sampling and decoding.
     """
 
     def __init__(
@@ -84,8 +85,10 @@ class Components:
         execution: Execution,
         numerics: Numerics,
     ) -> None:
-        """Raises ValueError for files that are not LTX-2 or do not belong together (see ``check_set``), and
-        for a product that the device does not have.
+        """Read the headers of all files.
+
+        Raises ValueError for files that are not of LTX-2 or do not belong together (see ``check_set``), and
+        if the device cannot multiply in fp8 or NVFP4 where ``execution`` asks for that.
         """
         # The product is checked before any file is opened, because it fails by the device alone.
         matmul = {"fp8_matmul": execution.fp8_matmul, "nvfp4_matmul": execution.nvfp4_matmul}
@@ -128,9 +131,9 @@ class Components:
 
     @contextmanager
     def holding(self, *components: Component) -> Iterator[None]:
-        """Hold the networks of ``components`` between their uses, for the length of the block.
+        """A context in which the networks of ``components`` stay loaded between their uses.
 
-        With ``max_memory`` they are offloaded to system memory between their uses.
+        With ``max_memory`` they are offloaded to system memory between their uses. They are freed at the end.
         """
         before, self._holding = self._holding, self._holding | {*components}
         try:
@@ -151,10 +154,11 @@ class Components:
     def use(
         self, component: Component, loras: tuple[Lora, ...] = (), *, device: torch.device | None = None
     ) -> Iterator[Any]:
-        """The network of ``component`` with ``loras`` merged, for the length of the block; on ``device``, by
-        default that of the run.
+        """A context that yields the network of ``component`` with ``loras`` merged into its weights.
 
-        In a network that is held with other LoRAs these take their place; its other weights stay in memory.
+        It is on ``device``, by default the device of the run, and is freed at the end unless it is held. If
+        the network is already loaded with other LoRAs, only the weights that these and the new ones change
+        are exchanged.
         """
         device = self.device if device is None else device
         # LoRAs without a layer here must not cause an exchange of weights.
@@ -197,9 +201,11 @@ class Components:
     def use_transformer(
         self, loras: tuple[Lora, ...] = (), plan: MemoryPlan | None = None, *, fused: Fused | None = None
     ) -> Iterator[Transformer]:
-        """The transformer as ``plan`` has it, for the length of the block; without one all on the device.
+        """A context that yields the transformer with ``loras`` merged.
 
-        Layers in fp8 round their input by ``fused``.
+        If ``plan`` says that blocks are streamed, those that do not fit are copied to the device when they
+        are needed; without a plan all are on the device. ``fused`` holds the compiled kernels with which fp8
+        layers round their input.
         """
         streamed = plan is not None and plan.streamed
         device = torch.device("cpu") if streamed or self.fp8_product is not None else None
@@ -228,10 +234,11 @@ class Components:
         text_keys: int = 0,
         source: tuple[int, int] | None = None,
     ) -> MemoryPlan:
-        """How to sample and decode ``clips``, stage by stage, within ``budget`` bytes; reads headers only.
+        """Plan how to sample and decode ``clips``, one for each stage, within ``budget`` bytes.
 
-        ``batch`` samples share one forward pass of the transformer; ``text_keys`` are bytes of cached keys
-        and values of the text. ``source`` is the (width, height) of the source of an edit, if there is one.
+        ``batch`` is how many samples share one forward pass of the transformer, ``text_keys`` how many bytes
+        the cached keys and values of the text take. ``source`` is the (width, height) of an edit's source,
+        which is encoded too. Only headers of files are read.
         """
         transformer = transformer_config(self.file(Component.TRANSFORMER).config)
         weights = self.component_bytes(Component.TRANSFORMER)
@@ -257,7 +264,7 @@ class Components:
         )
 
     def _source_stage(self, size: tuple[int, int], clip: ClipPlan) -> PlannedStage:
-        """Reading and encoding a source of (width, height) for a run of ``clip``."""
+        """The memory for reading frames of ``size`` (width, height) and encoding them for ``clip``."""
         config = video_vae_config(self.file(Component.VIDEO_ENCODER).config)
         return PlannedStage(
             stage="source",
@@ -267,7 +274,7 @@ class Components:
         )
 
     def decode_choice(self, clip: ClipPlan) -> DecodeChoice | None:
-        """How ``clip`` is decoded within ``max_memory``; None without a budget."""
+        """Choose the chunks and tiles in which ``clip`` is decoded within ``max_memory``; None without it."""
         if self.max_memory is None:
             return None
         return choose_decode(
@@ -278,9 +285,9 @@ class Components:
         )
 
     def identity(self) -> JsonObject:
-        """What the networks of this run are, as JSON values: digests of their files, dtype and arithmetic.
+        """JSON values that identify the networks of this run: digests of their files, dtype and arithmetic.
 
-        ``identity`` of ``storage.identity`` says what a digest covers.
+        LoRAs are not part of them. ``storage.identity`` describes what a digest covers.
         """
         return {
             "files": self.digests(),
@@ -291,7 +298,7 @@ class Components:
         }
 
     def digests(self) -> dict[str, str]:
-        """Component -> digest of the files that hold it."""
+        """Return a dict: name of a component (or "text encoder") -> digest of the files that hold it."""
         files: dict[str, str] = {}
         for component in Component:
             file = next((f for f in self.checkpoints if component in f.components), None)
@@ -303,19 +310,22 @@ class Components:
         return files
 
     def component_bytes(self, *components: Component, within: str = "") -> int:
-        """Bytes of what is named ``within...`` in ``components``, once it is loaded for this run."""
+        """Bytes that the tensors of ``components`` take once they are loaded in this run's number format.
+
+        Only tensors whose name begins with ``within`` are counted, such as ``transformer_blocks.``.
+        """
         infos = (item for c in components for item in self.file(c).infos(c).items())
         return loaded_bytes((info for name, info in infos if name.startswith(within)), self.dtype)
 
     def text_bytes(self) -> int:
-        """Bytes of the text encoder with projection and connectors."""
+        """Bytes of the text encoder, the text projection and the connectors once they are loaded."""
         parts = (Component.TEXT_PROJECTION, Component.TEXT_CONNECTORS)
         return self.text_encoder_bytes() + self.component_bytes(*parts)
 
     def lora_report(self, lora: Lora) -> LoraReport:
-        """The layers of this run's files that ``lora`` changes; reads headers only.
+        """Report which layers of this run's networks ``lora`` changes; only headers are read.
 
-        Raises ValueError where it fits nowhere.
+        Raises ValueError if it fits no layer.
         """
         parts = {c: self.file(c).shapes(c) for c in _WITH_LORA}
         report = lora.report_all(parts, self.file(Component.TRANSFORMER).generation)
@@ -325,7 +335,11 @@ class Components:
     def encode(
         self, prompts: Sequence[str], *, loras: tuple[Lora, ...] = (), on_layer: OnLayer | None = None
     ) -> TextFeatures:
-        """Features of ``prompts`` on the device; Gemma is only loaded for prompts that are not cached."""
+        """Return the features of ``prompts``, on the device.
+
+        Gemma is loaded only for prompts that are not cached. ``loras`` may change the text projection.
+        ``on_layer`` is called with (layers done, all layers).
+        """
         loras = tuple(lora for lora in loras if Component.TEXT_PROJECTION in lora.components)
 
         def run(unknown: list[str]) -> TextFeatures:
@@ -351,7 +365,11 @@ class Components:
 
     @contextmanager
     def use_text_encoder(self, loras: tuple[Lora, ...] = ()) -> Iterator[TextEncoder]:
-        """Gemma with the checkpoint's projection, for the length of the block."""
+        """A context that yields Gemma with the checkpoint's text projection.
+
+        ``loras`` are merged into the projection. The network runs on the CPU if it does not fit
+        ``max_memory``.
+        """
         self.check_text_encoder()
         assert self.text_encoder is not None
         device = torch.device("cpu") if self._text_stays_on_cpu() else self.device
@@ -379,7 +397,7 @@ class Components:
         self._release()
 
     def text_size(self) -> TextSize | None:
-        """Widths of the text encoder; None where none is named."""
+        """The layer widths of the text encoder, from which its memory is estimated; None if none is named."""
         if self.text_encoder is None:
             return None
         _, infos, _ = find_encoder(self.text_encoder)
@@ -389,7 +407,7 @@ class Components:
         return TextSize.of(config, hidden=rows["down_proj"], intermediate=rows["gate_proj"])
 
     def audio_size(self) -> AudioSize | None:
-        """Sizes of the networks that decode the audio; None where no file holds them."""
+        """The configurations of audio decoder and vocoder, for memory estimates; None if one is missing."""
         parts = (Component.AUDIO_DECODER, Component.VOCODER)
         if not all(any(part in file.components for file in self.checkpoints) for part in parts):
             return None
@@ -397,7 +415,7 @@ class Components:
         return AudioSize(decoder=audio_vae_config(decoder), vocoder=vocoder_config(vocoder))
 
     def _text_stays_on_cpu(self) -> bool:
-        """Whether the text encoder with its activations exceeds the device and runs on the CPU."""
+        """Whether the text encoder runs on the CPU, because it does not fit ``max_memory``."""
         if self.max_memory is None:
             return False
         connectors = self.component_bytes(Component.TEXT_CONNECTORS)
@@ -405,14 +423,14 @@ class Components:
         return reading.total > usable(self.max_memory)
 
     def text_encoder_bytes(self) -> int:
-        """Size of the text encoder once it is loaded for this run; 0 where none is named."""
+        """Bytes of the text encoder once it is loaded in this run's number format; 0 if none is named."""
         if self.text_encoder is None:
             return 0
         _, infos, _ = find_encoder(self.text_encoder)
         return loaded_bytes(infos.values(), self.dtype)
 
     def _place(self, network: nn.Module, device: torch.device) -> None:
-        """Move a network that was offloaded back to ``device``."""
+        """Move an offloaded network back to ``device``; without ``max_memory`` nothing is offloaded."""
         if self.max_memory is not None:
             network.to(device)
 
@@ -427,12 +445,12 @@ class Components:
 
 
 def open_loras(files: Sequence[LoraFile]) -> tuple[Lora, ...]:
-    """Headers of LoRA files with their strengths."""
+    """Open LoRA files: read their headers and pair each with its strength. No weights are read."""
     return tuple(_open(file) for file in files)
 
 
 def warn_of_stacked(loras: Sequence[Lora]) -> None:
-    """Log a warning for more than one IC-LoRA among those that a stage merges."""
+    """Log a warning if more than one of ``loras`` is an IC-LoRA: they compete for the same reference."""
     names = [lora.path.name for lora in loras if lora.is_ic_lora and lora.strength]
     # One reference serves all IC-LoRAs of a run, so several of them compete for it.
     if len(names) > 1:

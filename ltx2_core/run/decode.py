@@ -1,4 +1,4 @@
-"""A latent to frames within the memory there is: in pieces, in tiles, as bytes.
+"""Decodes a video latent to frames within the available memory: in chunks, in tiles, as float or uint8.
 
 Letters: N frames, H W pixel rows and columns.
 """
@@ -31,10 +31,12 @@ def decode_chunks(
     check: Callable[[], None],
     clock: Clock | None = None,
 ) -> Iterator[Tensor]:
-    """Chunks (N, 3, H, W) on the CPU: float32 in [-1, 1], or uint8.
+    """Decode latents to chunks of frames (N, 3, H, W) on the CPU.
 
-    ``latents`` (1, C, f, h, w) are the consecutive pieces of one clip, on the device of the decoder.
-    ``check`` is called before each chunk and may raise to stop. ``clock`` counts the seconds of each.
+    Frames are float32 in [-1, 1], or uint8 with ``as_bytes``. ``latents`` (1, C, f, h, w) are the consecutive
+    pieces of one clip, on the device of the decoder. ``choice`` says in what chunks and tiles to decode; None
+    decodes without tiles. ``check`` is called before each chunk and may raise to stop. ``clock`` counts the
+    seconds of decoding.
     """
     if choice is None:
         chunks = decoder.decode_stream(latents)
@@ -73,5 +75,5 @@ def _on_cpu(chunk: Tensor, *, as_bytes: bool, first: int) -> Tensor:
 
 
 def _to_bytes(frames: Tensor) -> Tensor:
-    """(1, 3, N, H, W) in [-1, 1] -> uint8."""
+    """Convert frames (1, 3, N, H, W) in [-1, 1] to uint8."""
     return rearrange(to_bytes(rearrange(frames, "1 c n h w -> n c h w")), "n c h w -> 1 c n h w")

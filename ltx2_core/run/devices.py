@@ -1,4 +1,4 @@
-"""Which devices a run may compute on, judged before anything is loaded."""
+"""Checks whether a run can compute on a device, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ COMPUTING = ("cpu", "cuda", "mps", "xpu")
 
 
 def usable_device(name: torch.device | str) -> torch.device:
-    """The device of this name. Raises ValueError, with the name, if this machine cannot compute on it."""
+    """Return the device called ``name``; raises ValueError if this machine cannot compute on it."""
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError, ValueError):
@@ -20,7 +20,7 @@ def usable_device(name: torch.device | str) -> torch.device:
 
 
 def available() -> tuple[str, ...]:
-    """The names of the devices of this machine."""
+    """The names of all devices of this machine that can compute, such as ("cpu", "cuda", "cuda:1")."""
     found = [f"{kind}:{index}" if index else kind for kind in COMPUTING for index in range(_count(kind))]
     return tuple(found)
 
@@ -37,7 +37,7 @@ def _problem(device: torch.device) -> str | None:
 
 
 def _count(kind: str) -> int:
-    """How many devices of a kind there are."""
+    """How many devices of a kind, such as "cuda", this machine has."""
     if kind == "cpu":
         return 1
     if kind == "mps":

@@ -14,7 +14,11 @@ from ..transformer.shards import Shards
 
 @dataclass(frozen=True, kw_only=True)
 class Processes:
-    """This process among all of them: its part of the tokens, and of the guidance passes."""
+    """The place of this process among those that generate one clip together.
+
+    ``rank`` is its number. ``shards`` is the group with which it divides the tokens and ``passes`` the group
+    with which it divides the guidance passes; None where nothing is divided.
+    """
 
     rank: int = 0
     shards: Shards | None = None
@@ -22,11 +26,12 @@ class Processes:
 
 
 def join_processes(device: str | None = None, *, passes: int = 1) -> tuple[Processes, str | None]:
-    """Join the other processes of ``torchrun``; returns the part of this one, and its device.
+    """Join the processes that ``torchrun`` started; returns this process's place among them, and its device.
 
-    The guidance passes are divided among ``passes`` groups of processes, and the tokens among the processes
-    of each group. Without torchrun there is one process and ``device`` is returned unchanged. Raises
-    ValueError for a device with a number, such as cuda:1, and for a count that ``passes`` does not divide.
+    ``passes`` is the number of groups that divide the guidance passes among themselves; the processes of one
+    group divide the tokens. Without torchrun there is one process, and ``device`` is returned unchanged.
+    Raises ValueError for a device with a number, such as cuda:1, and for a number of processes that is no
+    multiple of ``passes``.
     """
     # torchrun sets these variables in each process.
     count = int(os.environ.get("WORLD_SIZE", "1"))
@@ -60,6 +65,6 @@ def join_processes(device: str | None = None, *, passes: int = 1) -> tuple[Proce
 
 
 def leave_processes() -> None:
-    """Leave the group of processes, where there is one."""
+    """Destroy the process group of this process, if it has one."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()

@@ -71,7 +71,7 @@ class Execution:
     processes: Processes = field(default_factory=Processes)
 
     def __post_init__(self) -> None:
-        """Raises TypeError or ValueError for values of another type or out of range."""
+        """Convert ``max_memory`` to bytes and check all values; raises TypeError or ValueError."""
         if not isinstance(self.dtype, torch.dtype) or not self.dtype.is_floating_point:
             raise TypeError(f"dtype={self.dtype!r} must be torch.float32, torch.bfloat16 or torch.float16")
         if self.max_memory is not None:
@@ -90,7 +90,11 @@ class Execution:
         dtype: torch.dtype | None = None,
         **options: Unpack[ExecutionOptions],
     ) -> Execution:
-        """With the defaults of this machine: CUDA in bfloat16 where there is a GPU, else CPU in float32."""
+        """Make an execution; where device or dtype is None, this machine decides.
+
+        The default is CUDA with bfloat16 if there is a GPU, else the CPU with float32. ``options`` are the
+        other fields.
+        """
         where = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if dtype is None:
             # Weights are published in bfloat16, which most CPUs compute more slowly than float32.
@@ -99,9 +103,10 @@ class Execution:
         return cls(device=where, dtype=dtype, **options)  # type: ignore[arg-type]
 
     def speed(self) -> Speed:
-        """The settings by which :meth:`Speed.runner` calls the transformer, with a new :class:`Fused` if on.
+        """Return the settings that decide how the transformer is called, such as ``cuda_graphs``.
 
-        Hold the result: compiled kernels belong to it, and another one compiles them again.
+        With ``fused`` the result holds the compiled kernels. Reuse it: every new one compiles its kernels
+        again.
         """
         return Speed(
             passes_per_call=self.passes_per_call,
@@ -113,7 +118,7 @@ class Execution:
 
 
 def _bytes(budget: int | str, device: torch.device) -> int:
-    """Bytes of a budget. Raises TypeError unless it is a whole number or text."""
+    """Convert a budget, bytes or text such as "12GB", to bytes. Raises TypeError for any other type."""
     if isinstance(budget, str):
         return parse_budget(budget, device)
     if not isinstance(budget, Integral) or isinstance(budget, bool):
@@ -138,7 +143,7 @@ class ExecutionOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """How the transformer of a run is called: what changes its time and memory and not the clip."""
+    """Settings of how the transformer is called, which change time and memory but not what is generated."""
 
     passes_per_call: int = 1
     fused: Fused | None = None
@@ -147,7 +152,10 @@ class Speed:
     processes: Processes = field(default_factory=Processes)
 
     def runner(self, transformer: Transformer, plan: MemoryPlan | None) -> Runner:
-        """A runner of ``transformer`` with these settings and the chunk size of ``plan``."""
+        """Return a runner that calls ``transformer`` with these settings.
+
+        ``plan`` gives the number of tokens to compute at a time; without it all are computed at once.
+        """
         if self.fused is not None and (plan is None or not plan.streamed):
             # Not for streamed blocks, which are copied weight by weight: that puts consecutive ones apart.
             pack_projections(transformer.transformer_blocks)
@@ -160,7 +168,7 @@ class Speed:
         )
 
     def batch(self, stages: Sequence[Stage]) -> int:
-        """The most samples that go through the transformer at once."""
+        """The largest batch that one forward pass of the transformer gets in any of ``stages``."""
         return max(min(self.passes_per_call, len(stage.guidance.passes())) for stage in stages)
 
     def text_keys_bytes(self, stages: Sequence[Stage], config: TransformerConfig, dtype: torch.dtype) -> int:

@@ -1,4 +1,4 @@
-"""The flat keywords of a request: their types, and the part of the request that holds each."""
+"""The keywords of a request as one flat list: their types, and in which nested part each is stored."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..types import AVLatent
 
 
 class RequestOptions(TypedDict, total=False):
-    """The flat keywords of :class:`Request` and of the call of a pipeline, other than the prompt."""
+    """The keywords of :class:`Request`, which are also those of the call of a pipeline, except the prompt."""
 
     negative_prompt: str | None
     trigger: str | None
@@ -148,7 +148,7 @@ OTHER_NAMES = {
 
 
 def check_names(options: Mapping[str, Any]) -> None:
-    """Raise TypeError for names that a request does not have, with the name that was probably meant."""
+    """Raise TypeError for names that a request does not have; the message suggests a similar name."""
     for name in options:
         if name in FIELDS:
             continue

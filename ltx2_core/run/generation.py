@@ -1,4 +1,4 @@
-"""What a run returns: latents at once, frames and audio when they are read."""
+"""The result of a run: its latents, and its frames and audio, which are decoded when they are read."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ METADATA_KEY = "ltx2"
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Generation:
-    """A sampled clip.
+    """A sampled clip, decoded on demand.
 
-    ``latents`` are normalised: video (1, 128, F, H, W), audio (1, 8, T, 16); give them to the next call, or
-    to ``pipeline.upsample``. ``sigmas`` are the schedules that ran, one for each stage. ``codecs`` decode the
-    latents. ``run_settings`` are JSON values of the files and the execution that sampled them: see
-    :meth:`settings`, which adds what the request says.
+    ``latents`` are normalised: video (1, 128, F, H, W), audio (1, 8, T, 16). Pass them to another run as
+    ``latents``, or to ``pipeline.upsample``. ``sigmas`` are the noise levels that were used, one schedule for
+    each stage. ``codecs`` decode the latents. ``run_settings`` are JSON values that describe the model files
+    and the execution; :meth:`settings` adds those of the request.
     """
 
     codecs: Codecs
@@ -60,20 +60,21 @@ class Generation:
         return self.clip.fps
 
     def frames(self, *, as_bytes: bool = False, stop: Callable[[], bool] | None = None) -> Iterator[Tensor]:
-        """Decode the frames in chunks (N, 3, H, W) in [-1, 1], or in uint8 with ``as_bytes``.
+        """Decode the frames in chunks (N, 3, H, W), float in [-1, 1], or uint8 with ``as_bytes``.
 
-        Memory does not grow with the clip.
+        Memory does not grow with the length of the clip. ``stop`` is called before each chunk; if it returns
+        True, decoding ends with :class:`Stopped`.
         """
         assert self.latents.video is not None
         return self.codecs.decode_video(self.latents.video, as_bytes=as_bytes, stop=stop)
 
     def array(self) -> NDArray[np.uint8]:
-        """All frames at once, (F, H, W, 3) uint8."""
+        """Decode all frames into one array (F, H, W, 3) uint8."""
         chunks = [chunk.numpy() for chunk in self.frames(as_bytes=True)]
         return np.asarray(rearrange(np.concatenate(chunks), "f c h w -> f h w c"))
 
     def audio(self) -> tuple[Tensor, int]:
-        """(waveform (C, S) in [-1, 1], sample rate in Hz): the input audio if there was one, else decoded."""
+        """Return (waveform (C, S) in [-1, 1], rate in Hz): the input audio if there is one, else decoded."""
         # Input audio is returned as it was, without the loss of an encode and a decode.
         if self.input_audio is not None:
             return self.input_audio
@@ -81,7 +82,7 @@ class Generation:
         return self.codecs.decode_audio(self.latents.audio)
 
     def settings(self) -> dict[str, Any]:
-        """The settings that repeat this clip, as JSON values."""
+        """The settings from which the same clip can be generated again, as JSON values."""
         if self.recorded is not None:
             return self.recorded
         try:
@@ -106,17 +107,17 @@ class Generation:
         stop: Callable[[], bool] | None = None,
         **encoding: Unpack[EncodingOptions],
     ) -> None:
-        """Write the clip as what ``path`` says: frames are encoded as they are decoded.
+        """Decode the clip and write it to a file, whose name decides the kind of file.
 
-        ``.mp4``, ``.mov``, ``.mkv`` and ``.webm`` hold video and audio; ``.gif``, ``.webp``, a text with a
-        slash at its end (a folder of PNG frames) and names such as ``f_%05d.png`` the frames; ``.wav``,
-        ``.flac``, ``.mp3`` and ``.m4a`` the audio. The settings go into the tags of the kinds that have some.
-        ``encoding`` are the fields of :class:`~ltx2_core.media.Encoding`: ``video_codec``, ``crf``,
-        ``encoder_preset``, ``pixel_format`` and ``audio_bitrate``.
+        ``.mp4``, ``.mov``, ``.mkv`` and ``.webm`` hold video and audio. ``.gif`` and ``.webp``, a text that
+        ends in a slash (a folder of PNG frames) and names such as ``f_%05d.png`` hold the frames alone;
+        ``.wav``, ``.flac``, ``.mp3`` and ``.m4a`` the audio alone. Settings are stored as tags if the kind of
+        file has tags. ``encoding`` are the fields of :class:`~ltx2_core.media.Encoding`: ``video_codec``,
+        ``crf``, ``encoder_preset``, ``pixel_format`` and ``audio_bitrate``.
 
-        ``on_frames`` is called with (frames written, all frames). No file is left if it fails or is stopped.
-        Raises TypeError for other options, ValueError for those that the kind of file cannot have, and what
-        :class:`~ltx2_core.media.VideoWriter` raises.
+        ``on_frames`` is called with (frames written, all frames). ``stop`` ends the work when it returns
+        True. No file is left if it fails or is stopped. Raises TypeError for unknown keywords, ValueError for
+        encodings that the kind of file does not allow, and what :class:`~ltx2_core.media.VideoWriter` raises.
         """
         save_clip(
             path,
@@ -127,7 +128,10 @@ class Generation:
         )
 
     def as_clip(self, stop: Callable[[], bool] | None = None) -> Clip:
-        """What is written to a file; ``stop`` ends the decoding when it returns True."""
+        """The frames, the audio and the tags for writing a file.
+
+        ``stop`` ends decoding when it returns True.
+        """
 
         def frames(*, as_bytes: bool) -> Iterator[Tensor]:
             return self.frames(as_bytes=as_bytes, stop=stop)
@@ -150,13 +154,13 @@ class Generation:
         return notebook.line_of(self)
 
     def _repr_html_(self) -> str:
-        """The clip with its settings, as a notebook shows it."""
+        """HTML for notebooks: a player with the clip, and a table of its settings."""
         return notebook.html_of(self)
 
 
 def as_long_as(waveform: Tensor, rate: int, seconds: float) -> Tensor:
-    """The audio (..., S) of exactly ``seconds``: cut, or followed by silence.
+    """Cut the audio (..., S) at ``rate`` Hz to exactly ``seconds``, or append silence.
 
-    The last audio latent may end some hundredths of a second before the last frame.
+    This is needed because the last audio latent may end some hundredths of a second before the last frame.
     """
     return functional.pad(waveform, (0, round(seconds * rate) - waveform.shape[-1]))

@@ -1,4 +1,4 @@
-"""Reading every input of a request once, before a network is loaded."""
+"""Checks a request before a network is loaded: reads every input once and finds every component."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAX_TOKENS = 2**22
 
 
 def check_run_size(clip: ClipPlan) -> None:
-    """Raise ValueError for a run of more than ``MAX_TOKENS`` video tokens."""
+    """Raise ValueError if a run would have more than ``MAX_TOKENS`` (4 million) video tokens."""
     if clip.video_tokens > MAX_TOKENS:
         raise ValueError(
             f"{clip.width}x{clip.height} with {clip.frames} frames are {clip.video_tokens} video tokens, and "
@@ -36,7 +36,10 @@ def check_run_size(clip: ClipPlan) -> None:
 
 
 def check_stages(request: Request, stages: tuple[Stage, ...], config: TransformerConfig) -> None:
-    """Raise ValueError for perturbed blocks that the transformer lacks, and for tiles that do not fit."""
+    """Raise ValueError if guidance perturbs blocks that do not exist, or tiles do not fit a stage.
+
+    ``config`` is the transformer's, which tells how many blocks it has.
+    """
     tiles = request.sampling.tiles
     for stage in stages:
         if Pass.PERTURBED in stage.guidance.passes():
@@ -50,9 +53,9 @@ def check_stages(request: Request, stages: tuple[Stage, ...], config: Transforme
 def check_components(
     networks: Components, request: Request, stages: Sequence[Stage], *, further: bool
 ) -> None:
-    """Find every component that the run needs; ``further`` says that it has conditioning of its own.
+    """Raise ValueError if a network that the run needs is in none of the model files.
 
-    Raises ValueError for one that is in none of the files.
+    ``further`` says that the call has conditioning beyond its request, for which the video encoder is needed.
     """
     inputs = request.inputs
     needed = [Component.TEXT_PROJECTION, Component.TEXT_CONNECTORS, Component.TRANSFORMER]
@@ -69,9 +72,10 @@ def check_components(
 
 
 def check_inputs(request: Request, stages: tuple[Stage, ...], loras: Sequence[Lora]) -> None:
-    """Read every image, audio and video that ``request`` names, for a run with ``loras``.
+    """Read every image, audio and video file that ``request`` names, and check that it can be used.
 
-    Raises ValueError or FileNotFoundError, with the keyword and the file, for what cannot be used.
+    ``loras`` decide at what scale references are encoded. Raises ValueError or FileNotFoundError that names
+    the keyword and the file.
     """
     inputs, clip = request.inputs, stages[-1].clip
     if inputs.image.source is not None:
@@ -125,7 +129,7 @@ def _check_reference(reference: VideoReference, clip: ClipPlan) -> None:
 
 @contextmanager
 def _named(keyword: str) -> Iterator[None]:
-    """Put the keyword of an input before the message of an error."""
+    """A context that puts ``keyword`` in front of the message of a ValueError or FileNotFoundError."""
     try:
         yield
     except FileNotFoundError as error:

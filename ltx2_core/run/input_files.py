@@ -1,4 +1,4 @@
-"""The files that a request names, recorded with a digest and found again."""
+"""Records the files that a request names, with a digest each, and finds them again when it is repeated."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ _LISTS = ("images", "references")
 
 
 def file_records(request: Request) -> dict[str, dict[str, str]]:
-    """Every file that a request names, as it is named -> its whole path and a digest, as JSON values."""
+    """Return a dict of JSON values: name of each file in the request -> its absolute path and its digest."""
     return {name: file_record(name) for name in _names(request.settings())}
 
 
 def file_record(name: str | PathLike[str]) -> dict[str, str]:
-    """The whole path of a file or a folder of images, and a digest of its content."""
+    """Return {"path": absolute path, "identity": digest of the content} of a file or a folder of images."""
     path = Path(name).resolve()
     return {"path": str(path), "identity": identity(_content(path))}
 
 
 def found(name: str, record: Mapping[str, str], what: str) -> str:
-    """Where a recorded file is now: as it was named, else at its whole path.
+    """Return where a recorded file is now: at ``name``, else at the absolute path in ``record``.
 
-    ``what`` names its use in an error. Raises ValueError if it is gone or has changed.
+    ``what`` says in errors what the file was used as, such as "image". Raises ValueError if the file is gone
+    or its content has changed.
     """
     places = [path for path in (Path(name), Path(record["path"])) if path.exists()]
     for path in places:
@@ -48,9 +49,10 @@ def found(name: str, record: Mapping[str, str], what: str) -> str:
 def with_found_files(
     request: Mapping[str, Any], records: Mapping[str, Mapping[str, str]], *, replaced: Set[str]
 ) -> dict[str, Any]:
-    """The JSON values of a request with its files where they are now.
+    """Return the JSON values of a request with the current path of each file.
 
-    Options in ``replaced`` are left alone, and so are files without a record, of earlier versions. Raises
+    ``records`` are those of :func:`file_records`. Fields in ``replaced`` are not looked up, because the
+    caller replaces them; neither are files without a record, which earlier versions did not write. Raises
     ValueError for a file that is gone or has changed.
     """
     plain = dict(request)
@@ -70,7 +72,7 @@ def with_found_files(
 
 
 def _names(request: Mapping[str, Any]) -> Iterator[str]:
-    """The names of all files in the JSON values of a request."""
+    """Yield the name of every file in the JSON values of a request."""
     sources = [request[name] for name in _SINGLE]
     sources += [entry["source"] for name in _LISTS for entry in request[name]]
     # What was in memory is a note in angle brackets, which is no file.
@@ -78,5 +80,5 @@ def _names(request: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _content(path: Path) -> list[Path]:
-    """The file, or the files of a folder of images."""
+    """The files that a digest covers: the file itself, or all files of a folder of images."""
     return sorted(one for one in path.iterdir() if one.is_file()) if path.is_dir() else [path]

@@ -1,4 +1,4 @@
-"""The inputs of a request, encoded at the size of each stage.
+"""Reads the inputs of a request and encodes them at the size of each stage.
 
 Letters: N frames, C channels, S samples, H W pixel rows and columns.
 """
@@ -33,15 +33,21 @@ from .stages import Stage
 
 
 class ConditioningInput(Protocol):
-    """Conditioning of a call beyond its request, which is encoded at the size of each stage."""
+    """An item of conditioning that is passed to a call next to its request, such as a region of a source.
+
+    It is encoded once for each stage, at the size of the stage.
+    """
 
     def at(self, pipeline: Any, clip: ClipPlan) -> Conditioning:
-        """The conditioning of a stage of ``clip``; ``pipeline`` has the codecs that encode it."""
+        """Encode the item for a stage whose plan is ``clip``; ``pipeline`` has the methods that encode."""
         ...
 
 
 def read_input_audio(request: Request, stage: Stage) -> tuple[Tensor, int] | None:
-    """The audio of the request ((C, S), Hz), as long as the clip or shorter."""
+    """Return the audio that the request names, (waveform (C, S), rate in Hz), cut to the clip's length.
+
+    It is shorter if the audio ends early, and None if the request names none.
+    """
     track = request.inputs.audio
     if track.source is None:
         return None
@@ -65,7 +71,10 @@ def conditioning(
     audio: tuple[Tensor, int] | None,
     run: Run,
 ) -> list[list[Conditioning]]:
-    """The conditioning of each stage, encoded at its size; ``audio`` is the one that the request names."""
+    """Encode all inputs of a request; returns a list of conditioning items for each stage.
+
+    ``audio`` is what :func:`read_input_audio` returned. ``run`` receives progress.
+    """
     inputs = request.inputs
     by_input: list[list[Conditioning]] = []
     if inputs.image.source is not None:
@@ -96,13 +105,16 @@ def conditioning(
 
 
 def source_size(items: Sequence[ConditioningInput]) -> tuple[int, int] | None:
-    """The largest (width, height) of footage among the inputs of a call; None where there is none."""
+    """The largest (width, height) in pixels of the source videos among ``items``; None if there are none."""
     sizes = [size for item in items if (size := getattr(item, "footage_size", None)) is not None]
     return max(sizes, key=lambda size: size[0] * size[1], default=None)
 
 
 def describe(item: ConditioningInput) -> dict[str, Any]:
-    """JSON values that record an input of a call: its kind and its plain values; tensors by a note."""
+    """Describe a conditioning item as JSON values, for the record: its class and its plain fields.
+
+    A tensor is replaced by a note, ``<Tensor in memory>``.
+    """
     values: dict[str, Any] = {"kind": type(item).__name__}
     if is_dataclass(item):
         values |= {field.name: _described(getattr(item, field.name)) for field in fields(item)}
@@ -118,7 +130,7 @@ def _described(value: Any) -> Any:
 
 
 def _crf(crf: int | None, request: Request) -> int:
-    """The H.264 strength of an image: its own, else that of the request, else that of the recipe."""
+    """The H.264 compression of an image: its own ``crf``, else that of the request, else the default."""
     if crf is not None:
         return crf
     of_request = request.inputs.image.crf
@@ -126,7 +138,10 @@ def _crf(crf: int | None, request: Request) -> int:
 
 
 def _prepare(frames: Tensor, clip: ClipPlan, crf: int, numerics: Numerics, fit: Fit) -> Tensor:
-    """Frames at the size of ``clip``; a single one goes through an H.264 round trip."""
+    """Fit frames to the size of ``clip``.
+
+    A single frame is also compressed with H.264 at ``crf`` and decoded.
+    """
     comfy = numerics is Numerics.COMFY
     # Official pipelines compress the image at its own size, ComfyUI after it was resized.
     if len(frames) == 1 and not comfy:
@@ -138,18 +153,18 @@ def _prepare(frames: Tensor, clip: ClipPlan, crf: int, numerics: Numerics, fit: 
 
 
 def _mode(fit: Fit, crop: FitMode) -> FitMode:
-    """How frames are fitted; ``crop`` is the way of cropping."""
+    """Translate the ``fit`` of a request to a mode of ``fit_image``; ``crop`` is the mode for "crop"."""
     return crop if fit == "crop" else fit
 
 
 def _first_image(codecs: Codecs, frames: Tensor, stage: Stage, crf: int, fit: Fit) -> ImageInPlace:
-    """The input image as the first frames of a stage."""
+    """Encode the input image, or clip, for the first frames of a stage."""
     pixels = _prepare(frames, stage.clip, crf, codecs.networks.numerics, fit)
     return ImageInPlace(latent=codecs.encode_video(pixels), strength=stage.image_strength)
 
 
 def _keyframe(codecs: Codecs, image: ImageAt, clip: ClipPlan, crf: int, fit: Fit) -> GuideFrames:
-    """An image as a guide at its frame."""
+    """Encode an image as a guide at its frame."""
     placed = place_guide(1, image.frame, clip.latent_frames)
     pixels = _prepare(load_image(image.source), clip, crf, codecs.networks.numerics, fit)
     return GuideFrames(
@@ -158,9 +173,10 @@ def _keyframe(codecs: Codecs, image: ImageAt, clip: ClipPlan, crf: int, fit: Fit
 
 
 def _video_reference(codecs: Codecs, reference: VideoReference, clip: ClipPlan, fit: Fit) -> GuideFrames:
-    """A control or reference video as a guide along the whole clip.
+    """Encode a control video or reference as a guide along the whole clip.
 
-    Raises ValueError for a video shorter than the clip, and for a size that its scale does not divide.
+    Raises ValueError if the video is shorter than the clip, or the clip's size cannot be divided by its
+    scale.
     """
     scale = reference_scale(reference, codecs.loras, clip)
     every = reference.every or _of_loras(codecs.loras, "reference_temporal_scale_factor")
@@ -187,9 +203,9 @@ def _video_reference(codecs: Codecs, reference: VideoReference, clip: ClipPlan, 
 
 
 def reference_scale(reference: VideoReference, loras: Sequence[Lora], clip: ClipPlan) -> int:
-    """How many times smaller than ``clip`` a reference is encoded.
+    """How many times smaller than ``clip`` a reference is encoded: its own scale, else that of the IC-LoRAs.
 
-    Raises ValueError for a size that this does not divide.
+    Raises ValueError if the clip's size in latent cells cannot be divided by it.
     """
     scale = reference.scale or _of_loras(loras, "reference_downscale_factor")
     if clip.latent_width % scale or clip.latent_height % scale:
@@ -201,12 +217,15 @@ def reference_scale(reference: VideoReference, loras: Sequence[Lora], clip: Clip
 
 
 def _of_loras(loras: Sequence[Lora], name: str) -> int:
-    """The factor that the IC-LoRAs of a run state, 1 without any."""
+    """The largest value of the attribute ``name``, a scale factor, among the LoRAs; 1 without LoRAs."""
     return max((int(getattr(lora, name)) for lora in loras), default=1)
 
 
 def _with_noise(audio: tuple[Tensor, int], clip: ClipPlan, noise_db: float | None) -> tuple[Tensor, int]:
-    """The audio that is encoded: with a noise floor, if any, until the end of the clip."""
+    """Add noise of ``noise_db`` dB of full scale to the input audio, up to the end of the clip.
+
+    If the audio ends before the clip, the noise goes on alone. None returns the audio unchanged.
+    """
     if noise_db is None:
         return audio
     waveform, rate = audio
@@ -216,7 +235,7 @@ def _with_noise(audio: tuple[Tensor, int], clip: ClipPlan, noise_db: float | Non
 
 
 def _reference_audio(request: Request) -> tuple[Tensor, int]:
-    """The beginning of the reference audio."""
+    """Read the beginning of the reference audio, as long as the request says: (waveform, rate in Hz)."""
     voice = request.inputs.reference_audio
     assert voice.source is not None
     if not isinstance(voice.source, tuple):
@@ -226,7 +245,7 @@ def _reference_audio(request: Request) -> tuple[Tensor, int]:
 
 
 def _image_frames(image: ImageSource) -> Tensor:
-    """One image or a clip as (N, 3, H, W) in [0, 1]."""
+    """Load an image, or return a clip in memory unchanged: (N, 3, H, W) in [0, 1]."""
     # Several frames are a clip to begin with, which load_image does not take.
     if isinstance(image, Tensor) and image.ndim == 4 and image.shape[0] > 1:
         return image

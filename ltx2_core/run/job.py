@@ -1,4 +1,4 @@
-"""How much of a whole job is done, from the progress of its parts: text, stages, decoding with encoding."""
+"""Turns the progress of a job's parts (text, stages, decoding with encoding) into one share that is done."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ Estimates: they only decide how soon the predicted end of a job is right.
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a job, named as its progress is reported, and its share of the time in any unit."""
+    """A part of a job: its name in progress reports, and its share of the time, in any unit."""
 
     name: str
     share: float
 
 
 def job_parts(stages: Sequence[Stage], *, windows: int = 1) -> tuple[Part, ...]:
-    """The parts of a run of ``stages``; a long clip samples them once for each window."""
+    """The parts of a run with these ``stages``.
+
+    The stages of a long clip are repeated for each of its windows.
+    """
     sampling = [
         Part(f"stage {index}", _passes(stage) * _tokens(stage)) for index, stage in enumerate(stages, start=1)
     ]
@@ -47,7 +50,7 @@ def _tokens(stage: Stage) -> int:
 
 
 class Job:
-    """The share of a job that is done. It never falls, whatever is reported."""
+    """Computes how much of a job is done, from 0 to 1. The value never falls, whatever is reported."""
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self._parts = tuple(parts)
@@ -57,7 +60,7 @@ class Job:
         self._done = 0.0
 
     def advance(self, progress: Progress) -> float:
-        """The share, 0 to 1, after ``progress``; a part that the job does not have changes nothing."""
+        """Return the share that is done after ``progress``; progress of an unknown part changes nothing."""
         index = self._find(progress)
         if index is None:
             return self._done
@@ -65,13 +68,16 @@ class Job:
         return self._set(index, progress.step / max(1, progress.steps))
 
     def reach(self, index: int) -> float:
-        """The share once all parts before number ``index`` are done."""
+        """Return the share that is done once all parts before number ``index`` are finished."""
         if index > self._index:
             self._index, self._step = index, 0
         return self._set(index, 0.0)
 
     def _find(self, progress: Progress) -> int | None:
-        """The part that is meant; one whose steps begin again is the next of its name."""
+        """The index of the part that ``progress`` belongs to; None if the job has no such part.
+
+        If the steps of a part begin again, it is the next part of the same name.
+        """
         for index in range(self._index, len(self._parts)):
             again = index == self._index and progress.step < self._step
             if self._parts[index].name == progress.stage and not again:

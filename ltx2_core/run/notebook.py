@@ -1,4 +1,4 @@
-"""How a generation shows itself: one line, or a player with the settings in a notebook."""
+"""Displays a generation: as one line of text, or in a notebook as a player with its settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PROMPT = 60
 
 
 class Shown(Protocol):
-    """What is shown of a generation."""
+    """What the functions here read of a generation."""
 
     @property
     def latents(self) -> AVLatent: ...
@@ -36,7 +36,7 @@ class Shown(Protocol):
 
 
 def line_of(generation: Shown) -> str:
-    """One line: size, length, seed and the begin of the prompt."""
+    """Describe a generation in one line: size, length, seed and the first words of the prompt."""
     prompt = " ".join(generation.request.text.prompt.split())
     if len(prompt) > _PROMPT:
         prompt = f"{prompt[: _PROMPT - 3]}..."
@@ -44,9 +44,9 @@ def line_of(generation: Shown) -> str:
 
 
 def html_of(generation: Shown) -> str:
-    """A player with the clip, which is decoded and encoded for it, above a table of the settings.
+    """HTML with a player for the clip and a table of its settings; decodes and encodes the clip.
 
-    The clip is in the text, so that a saved notebook plays without files.
+    The file of the clip is part of the HTML, so that a saved notebook plays it without other files.
     """
     rows = "".join(
         f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
@@ -75,7 +75,7 @@ def _size(generation: Shown) -> str:
 
 
 def _settings(generation: Shown) -> Iterator[tuple[str, str]]:
-    """Names and values of what was chosen, without what is absent."""
+    """Yield (name, text) of each setting that has a value."""
     settings = generation.settings()
     yield "clip", _size(generation)
     for name in ("checkpoints", "loras", "stage2_loras", "numerics", "dtype"):

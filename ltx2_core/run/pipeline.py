@@ -1,6 +1,6 @@
-"""Text, image and audio in, video with audio out, stage by stage.
+"""Generates video with audio from text, images and audio, in one or two stages.
 
-Only the networks of the current stage are in memory; ``keep_loaded`` trades that memory for loading time.
+Only the networks of the current stage are in memory; ``keep_loaded`` keeps them all loaded, which saves time.
 """
 
 from __future__ import annotations
@@ -62,18 +62,20 @@ Given = ConditioningInput
 
 
 class LTX2Pipeline(Codecs):
-    """LTX-2 from files, ready to be called.
+    """A pipeline for LTX-2 model files: call it with a prompt to generate a clip.
 
     Raises ValueError for files that are not LTX-2, FileNotFoundError for missing ones.
 
     Args:
-        checkpoints: official single file, or the files that together hold its components.
-        text_encoder: folder or single file of the Gemma that belongs to it; a diffusers folder has its own.
-        upscaler: latent upscaler file, for two stages.
-        loras: (file, strength) or LoraSpec for every stage; ``stage2_loras`` are added in the second one.
-        numerics: whose result to give where public implementations differ.
-        execution: how to run; its fields are also accepted one by one, as ``device``, ``dtype``,
-            ``keep_loaded``, ``max_memory`` and so on (see :class:`Execution`).
+        checkpoints: one official file, or several files that together hold the components of the model.
+        text_encoder: folder or file of the Gemma that belongs to the checkpoint. A diffusers folder contains
+            its own, so that none needs to be named.
+        upscaler: latent upscaler file, needed for two stages.
+        loras: LoRAs for every stage, each as (file, strength) or LoraSpec. ``stage2_loras`` are merged in
+            addition to them in the second stage.
+        numerics: where the official pipelines and ComfyUI give different results, which of them to give.
+        execution: how to run. Its fields can also be passed as keywords, such as ``device``, ``dtype``,
+            ``keep_loaded`` and ``max_memory`` (see :class:`Execution`).
     """
 
     def __init__(
@@ -112,7 +114,10 @@ class LTX2Pipeline(Codecs):
 
     @classmethod
     def embedded(cls, **options: Any) -> LTX2Pipeline:
-        """The tiny set of the package: every network is real, and trained on a world of coloured shapes."""
+        """Make a pipeline of the tiny model set in this package, which generates a world of coloured shapes.
+
+        Its networks have the real architecture. ``options`` are keywords of the class.
+        """
         files = embedded_set()
         return cls(files.checkpoint, text_encoder=files.text_encoder, upscaler=files.upsampler, **options)
 
@@ -127,15 +132,16 @@ class LTX2Pipeline(Codecs):
         stop: Stop | None = None,
         **options: Unpack[RequestOptions],
     ) -> Generation:
-        """Sample a clip; it is decoded when its frames or audio are read.
+        """Sample a clip; frames and audio are decoded when they are read from the result.
 
-        ``options`` are the flat keywords of :class:`Request`; what they leave open comes from the recipe of
-        the checkpoint. The prompt may be left out with ``prompt_embeds``. ``conditioning`` is applied after
-        the inputs of the request, in its order; ``given`` is its name of 0.1. ``on_step`` is called with the
-        :class:`Progress` of every stage and step. ``stop`` is called before every block of every forward
-        pass, and ends the run with :class:`Stopped` when it returns True.
+        ``options`` are the keywords of :class:`Request`; the recipe of the checkpoint fills in those that are
+        missing. The prompt may be left out if ``prompt_embeds`` is passed. ``conditioning`` items are applied
+        in their order, after the inputs of the request; ``given`` is the old name of this argument in version
+        0.1. ``on_step`` is called with a :class:`Progress` at the start of each stage and after each step.
+        ``stop`` is called before every block of every forward pass; if it returns True, the run ends with
+        :class:`Stopped`.
 
-        Raises TypeError for unknown options, ValueError for what cannot be sampled with these files.
+        Raises TypeError for unknown options, ValueError for what these files cannot sample.
         """
         original = request_of(prompt, options)
         extra = (*conditioning, *given)
@@ -198,19 +204,20 @@ class LTX2Pipeline(Codecs):
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe of the transformer's file, for full weights."""
+        """The default settings for this checkpoint with full (not distilled) weights."""
         file = self.networks.file(Component.TRANSFORMER)
         version = str(file.metadata.get("model_version", ""))
         return recipe_for(generation_of(version, inferred=file.generation))
 
     def resolve(self, request: Request) -> Request:
-        """``request`` with everything that it leaves open filled in from the recipe."""
+        """Return ``request`` with every open value filled in from the recipe of the checkpoint."""
         return request.with_recipe(self.recipe)[0]
 
     def stages(self, request: Request) -> tuple[Stage, ...]:
-        """The stages of ``request`` with the recipe, numerics and upscaler of this pipeline.
+        """Plan the sampling runs for ``request``: size, sigmas and guidance of each stage.
 
-        Raises ValueError for two stages with an upscaler that cannot lie between them.
+        The recipe, numerics and upscaler of this pipeline decide what the request leaves open. Raises
+        ValueError if two stages are asked for and the upscaler cannot be used between them.
         """
         factor = Fraction(2)
         if request.staging.count == 2:
@@ -221,7 +228,7 @@ class LTX2Pipeline(Codecs):
         return of_kind(self.recipe, distilled=request.sampling.distilled)
 
     def settings(self) -> JsonObject:
-        """The files, LoRAs and numerics of this pipeline's runs, as JSON values."""
+        """JSON values that describe this pipeline: its files, its LoRAs and its numerics."""
         return {
             "checkpoints": [file.path.name for file in self.networks.checkpoints],
             "loras": [lora.settings for lora in self.loras],
@@ -231,15 +238,18 @@ class LTX2Pipeline(Codecs):
         }
 
     def lora_reports(self) -> tuple[LoraReport, ...]:
-        """Which layers each LoRA changes; reads headers only. Raises ValueError for one that fits none."""
+        """Report for each LoRA which layers it changes, from headers alone.
+
+        Raises ValueError if one fits no layer.
+        """
         return tuple(self.networks.lora_report(lora) for lora in (*self.loras, *self.stage2_loras))
 
     def plan(
         self, stages: Sequence[Stage], budget: int, *, source: tuple[int, int] | None = None
     ) -> MemoryPlan:
-        """How ``stages`` would run within ``budget`` bytes of the device; reads headers only.
+        """Plan how ``stages`` run within ``budget`` bytes of device memory, from headers of files alone.
 
-        ``source`` is the (width, height) of the source of an edit, whose frames are encoded too.
+        ``source`` is the (width, height) of an edit's source, whose frames are encoded too.
         """
         return self.networks.plan(
             [stage.clip for stage in stages],
@@ -263,12 +273,13 @@ class LTX2Pipeline(Codecs):
         stop: Stop | None = None,
         **options: Unpack[RequestOptions],
     ) -> Iterator[Generation]:
-        """Sample a clip of each prompt and seed, in this order, with one load of the networks.
+        """Sample one clip for each prompt and each seed, with one load of the networks.
 
-        Each equals a call of its own, bit for bit. All are judged before the first is sampled, and all
-        prompts are encoded first. The transformer is held until the iteration ends (with ``max_memory`` in
-        system memory between its uses): take ``list(...)`` to decode after it is freed. ``on_step`` and
-        ``stop`` are those of a call; stages are named "clip 2 of 8: stage 1".
+        Yields all seeds of the first prompt, then those of the next one. Each clip equals that of a single
+        call, bit for bit. All requests are checked before the first is sampled, and all prompts are encoded
+        first. The transformer stays loaded until the iteration ends (with ``max_memory`` it is in system
+        memory between its uses): take ``list(...)`` before decoding to free it. ``on_step`` and ``stop`` work
+        as in a call; stages are named "clip 2 of 8: stage 1".
         """
         each = [prompts] if isinstance(prompts, str | Request) else list(prompts)
         drawn: tuple[int | None, ...] = (None,) if seeds is None else tuple(seeds)
@@ -279,10 +290,10 @@ class LTX2Pipeline(Codecs):
         return sample_each(self, requests, on_step, stop)
 
     def encode_prompt(self, prompt: str, negative_prompt: str | None = None) -> PromptEmbeds:
-        """Both prompts as the transformer takes them, for ``prompt_embeds`` of any number of runs.
+        """Encode both prompts once, to be passed as ``prompt_embeds`` to any number of runs.
 
-        The negative prompt is by default that of the recipe. They hold for the text networks, LoRAs and
-        number format that made them; a run with others refuses them.
+        The default negative prompt is that of the recipe. The result fits only the text networks, LoRAs and
+        number format that made it; a run with others raises ValueError.
         """
         text = self.resolve(Request(prompt=prompt, negative_prompt=negative_prompt)).text
         return encode_prompts(self, text)
@@ -290,11 +301,11 @@ class LTX2Pipeline(Codecs):
     def set_loras(
         self, loras: Sequence[LoraFile] = (), *, stage2_loras: Sequence[LoraFile] | None = None
     ) -> None:
-        """Change the LoRAs of later calls, and their strengths; clips equal those of a new pipeline.
+        """Replace the LoRAs, or change their strengths, for later calls.
 
-        ``loras`` take the place of those of every stage, ``stage2_loras`` of those that are added in the
-        second one, where None leaves them. Networks that are held are changed layer by layer. Raises
-        ValueError, and changes nothing, for a LoRA that fits no layer.
+        ``loras`` replace those of every stage. ``stage2_loras`` replace those added in the second stage; None
+        leaves them as they are. In networks that are loaded, only the layers concerned are changed. Results
+        equal those of a new pipeline. Raises ValueError, and changes nothing, if a LoRA fits no layer.
         """
         first = open_loras(loras)
         second = self.stage2_loras if stage2_loras is None else open_loras(stage2_loras)
@@ -304,21 +315,21 @@ class LTX2Pipeline(Codecs):
         self.loras, self.stage2_loras = first, second
 
     def save_diffusers(self, folder: str | os.PathLike[str]) -> None:
-        """Write the files of this pipeline as a diffusers folder, without LoRAs; ``folder`` must be new.
+        """Write the model files of this pipeline, without LoRAs, as a new diffusers folder.
 
-        Tensors are copied bit for bit, and read back and compared. Raises ValueError for quantised weights
-        and for what diffusers cannot express.
+        Tensors are copied bit for bit, read back and compared. Raises ValueError for quantised weights and
+        for models that diffusers has no classes for.
         """
         save_diffusers(Path(folder), self.networks.checkpoints, self.networks.text_encoder)
 
     def check(
         self, request: Request, *, further: bool = False, source: tuple[int, int] | None = None
     ) -> tuple[Stage, ...]:
-        """The stages of ``request``, after everything was checked that can be before a network is loaded.
+        """Check all that can be checked before a network is loaded; returns the stages of ``request``.
 
-        Inputs are read, model files by their headers; ``further`` says that there is conditioning beyond that
-        of the request, and ``source`` is the (width, height) of an edit's source. Raises ValueError or
-        FileNotFoundError for what cannot be sampled.
+        All inputs are read, and the headers of all model files. ``further`` says that the call has
+        conditioning beyond its request, ``source`` is the (width, height) of an edit's source. Raises
+        ValueError or FileNotFoundError for what cannot be sampled.
         """
         request = self.resolve(request)
         stages = self.stages(request)
@@ -339,23 +350,26 @@ class LTX2Pipeline(Codecs):
         return stages
 
     def _memory_plan(self, stages: Sequence[Stage], source: tuple[int, int] | None) -> MemoryPlan | None:
-        """How the stages run within ``max_memory``; None without it."""
+        """Plan how the stages run within ``max_memory``; None if there is no such budget."""
         budget = self.networks.max_memory
         return None if budget is None else self.plan(stages, budget, source=source)
 
     @property
     def second_text(self) -> bool:
-        """Whether the LoRAs of the second stage change the text networks."""
+        """Whether the LoRAs of stage 2 change the text networks, so that it needs its own text contexts."""
         return any(TEXT_PARTS & lora.components for lora in self.stage2_loras)
 
     def stage_loras(self, index: int) -> tuple[Lora, ...]:
-        """The LoRAs of a stage, counted from 0."""
+        """All LoRAs that stage number ``index`` merges; 0 is the first stage."""
         return self.loras + (self.stage2_loras if index else ())
 
     def _contexts(
         self, request: Request, stages: Sequence[Stage], run: Run
     ) -> list[tuple[TextContext, TextContext | None]]:
-        """The contexts of each stage; the second has its own where its LoRAs change the text networks."""
+        """Encode the prompts: for each stage the contexts of the prompt and of the negative prompt.
+
+        The stages share them, unless the LoRAs of the second stage change the text networks.
+        """
         needed = any(stage.needs_negative for stage in stages)
         embeds = request.text.embeds
         if embeds is not None:

@@ -1,4 +1,4 @@
-"""Progress that a run reports, and how it is stopped."""
+"""The progress that a run reports, and the exception that stops it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from ..types import AVLatent
 
 
 class Stopped(Exception):
-    """The run was stopped by its caller."""
+    """Raised when the caller stopped the run: its ``stop`` callback returned True."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """``step`` of ``steps`` in ``stage`` are done; ``x0`` is the current estimate, while sampling."""
+    """Reports that ``step`` of ``steps`` steps of ``stage`` are done.
+
+    ``stage`` is a name such as "text" or "stage 1". While sampling, ``x0`` is the current estimate of the
+    clean latents.
+    """
 
     stage: str
     step: int
@@ -28,7 +32,7 @@ Stop = Callable[[], bool]
 
 
 class Run:
-    """The callbacks of a run: one reports progress, one may stop it."""
+    """The callbacks of a run: ``on_step`` receives its progress, ``stop`` can end it."""
 
     def __init__(self, on_step: OnStep | None = None, stop: Stop | None = None) -> None:
         self._on_step = on_step

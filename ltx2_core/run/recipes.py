@@ -18,11 +18,11 @@ NEGATIVE_PROMPT: Final = (
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """The values of every option that the checkpoint decides.
+    """The default settings for one checkpoint: the value of every option whose default depends on it.
 
-    ``sigmas`` and ``stage2_sigmas`` are names of ``FIXED_SIGMAS``; without ``sigmas`` the first stage has
-    the LTX-2 schedule of ``steps``. ``stages`` is what ``ltx2 generate`` makes; the library makes one stage
-    unless it is asked for two.
+    ``sigmas`` and ``stage2_sigmas`` are keys of ``FIXED_SIGMAS``. If ``sigmas`` is None, the first stage uses
+    the LTX-2 schedule with ``steps`` steps. ``stages`` is the default of ``ltx2 generate`` only; in Python
+    the default is one stage.
     """
 
     name: str
@@ -46,12 +46,15 @@ class Recipe:
 
     @property
     def reason(self) -> str:
-        """Where its values come from, for reports."""
+        """A text for reports that names the recipe, such as "by the recipe of LTX-2.3 dev"."""
         return f"by the recipe of {self.name}"
 
 
 def _distilled(dev: Recipe, **changes: object) -> Recipe:
-    """The recipe of distilled weights: 8 fixed steps without guidance."""
+    """Derive the recipe for distilled weights from that of the full weights: 8 fixed steps and no guidance.
+
+    ``changes`` replace further fields.
+    """
     fixed = replace(
         dev,
         name=dev.name.removesuffix(" dev") + " distilled",
@@ -100,7 +103,10 @@ DEFAULT: Final = _LTX20
 
 
 def recipe_for(generation: str, kind: Kind = "dev") -> Recipe:
-    """The recipe of a generation, "2.0" to "2.5" or "tiny". Raises ValueError for another name."""
+    """Return the recipe of a generation of LTX-2: "2.0" to "2.5", or "tiny".
+
+    ``kind`` chooses full ("dev") or distilled weights. Raises ValueError for another name.
+    """
     for recipe in RECIPES:
         if (recipe.generation, recipe.kind) == (generation, kind):
             return recipe
@@ -109,10 +115,11 @@ def recipe_for(generation: str, kind: Kind = "dev") -> Recipe:
 
 
 def generation_of(model_version: str, *, inferred: str | None = None) -> str:
-    """The generation in the table that a header's ``model_version`` stands for, such as "2.3.0" -> "2.3".
+    """Return the generation whose recipe applies to a header's ``model_version``: "2.3.0" -> "2.3".
 
-    Only the leading numbers count; a version that cannot be read is ``inferred``, which tensors tell, or the
-    oldest. The tiny set has a version such as "2.3.0-tiny".
+    Only the leading numbers count, except that versions such as "2.3.0-tiny" stand for the tiny set. For a
+    version that cannot be read the result is ``inferred``, which the caller found from the tensors, or the
+    oldest generation.
     """
     if model_version.endswith("-tiny"):
         return "tiny"
@@ -127,5 +134,5 @@ def generation_of(model_version: str, *, inferred: str | None = None) -> str:
 
 
 def of_kind(recipe: Recipe, *, distilled: bool) -> Recipe:
-    """The recipe of the same checkpoint for full weights, or for distilled weights or LoRAs."""
+    """Return the recipe of the same generation for distilled weights, or for full weights."""
     return recipe_for(recipe.generation, "distilled" if distilled else "dev")

@@ -1,4 +1,4 @@
-"""The request of a run: one frozen value made of small parts, constructed from flat keywords."""
+"""The request of a run: an immutable value, made from flat keywords and stored in nested parts."""
 
 from __future__ import annotations
 
@@ -124,7 +124,10 @@ class Request:
         check_keywords(flat, present, distilled=distilled)
 
     def _fill(self, parts: dict[str, Any], flat: dict[str, Any]) -> None:
-        """Set the parts, with the values of flat names in their places; raises as ``checked_values``."""
+        """Set all fields to ``parts``, with the flat values put in their places, and check the result.
+
+        Raises what ``checked_values`` and ``_check`` raise.
+        """
         if isinstance(flat.get("source_clip"), Mapping):
             flat["source_clip"] = SourceClip(**flat["source_clip"])
         changes: dict[str, Any] = {}
@@ -140,7 +143,7 @@ class Request:
         self._check()
 
     def __getattr__(self, name: str) -> Any:
-        """The value of a part by its flat name, such as ``request.steps`` for ``request.sampling.steps``."""
+        """Read a value by its flat name: ``request.steps`` for ``request.sampling.steps``."""
         if name not in FIELDS:
             raise AttributeError(f"a request has no {name!r}")
         value: Any = self
@@ -152,7 +155,7 @@ class Request:
         return [*super().__dir__(), *FIELDS]
 
     def changed(self, *, prompt: str | None = None, **options: Unpack[RequestOptions]) -> Request:
-        """This request with other values of some flat names."""
+        """Return a copy of this request in which the given flat keywords have new values."""
         text = self.text if prompt is None else replace(self.text, prompt=prompt)
         return Request(**{**self._parts(), "text": text}, **options)
 
@@ -161,15 +164,19 @@ class Request:
 
     @classmethod
     def _unchecked(cls, parts: dict[str, Any], flat: dict[str, Any]) -> Request:
-        """A request whose values nobody named in one call: of a recipe, or of the settings of a run."""
+        """Make a request without checking whether its keywords contradict each other.
+
+        This is for values that no user chose together, such as those that a recipe fills in.
+        """
         request = cls.__new__(cls)
         request._fill(parts, flat)
         return request
 
     def with_recipe(self, recipe: Recipe = DEFAULT) -> tuple[Request, tuple[str, ...]]:
-        """This request with every open value filled in, and the flat names that the recipe decided.
+        """Fill in every open value from ``recipe``.
 
-        What the request names is never changed. Schedules stay open: the stages take them from the recipe.
+        Returns the request and the names of the values filled in. Values that the request has are never
+        changed. The noise levels stay open, because :func:`plan_stages` computes them.
         """
         recipe = of_kind(recipe, distilled=self.sampling.distilled)
         sampling, staging = self.sampling, self.staging
@@ -199,26 +206,26 @@ class Request:
         return self._unchecked(self._parts(), chosen), names
 
     def settings(self) -> dict[str, Any]:
-        """The request as flat JSON values: files by name, values in memory by a note."""
+        """The request as flat JSON values: files by their names, tensors by the note "<Tensor in memory>"."""
         return to_json(self)
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Request:
-        """The request that :meth:`settings` describes, such as the tags of a file hold.
+        """Make a request from the JSON values of :meth:`settings`, such as the tags of a file hold.
 
-        Raises ValueError for an image, audio or latents that were in memory, for unknown names and for
-        values of a wrong type.
+        Raises ValueError for unknown names, for values of a wrong type, and for an image, audio or latents
+        that were in memory and so are not in the settings.
         """
         flat = from_json(settings)
         return cls._unchecked(cls(prompt=flat["prompt"])._parts(), flat)
 
     @staticmethod
     def json_schema() -> dict[str, Any]:
-        """The JSON schema of :meth:`settings`."""
+        """The JSON schema of the values that :meth:`settings` returns."""
         return schema()
 
     def _check(self) -> None:
-        """Raises ValueError for parts that do not fit each other."""
+        """Raise ValueError if values of different parts do not fit each other."""
         if not self.size.video and self.staging.count != 1:
             raise ValueError("audio alone is generated in one stage: give stages=1")
         if self.inputs.latents is not None and self.staging.count != 1:
@@ -233,7 +240,7 @@ class Request:
 
 
 def request_of(prompt: str | Request | None, options: RequestOptions) -> Request:
-    """The request of a call: its prompt, or a whole request, with flat keywords."""
+    """Make the request of a call from a prompt, or change a whole request, by flat keywords."""
     if isinstance(prompt, Request):
         return prompt.changed(**options) if options else prompt
     return Request(prompt=prompt, **options)
@@ -245,7 +252,10 @@ def _is_present(value: Any) -> bool:
 
 
 def _replaced(part: Any, changes: Mapping[str, Any]) -> Any:
-    """``part`` with changed values; a mapping under the name of a nested part changes that part."""
+    """Return a copy of the dataclass ``part`` with the values in ``changes``.
+
+    A dict in ``changes`` holds changes of a nested part with that name.
+    """
     if not changes:
         return part
     values = {
@@ -258,12 +268,12 @@ def _replaced(part: Any, changes: Mapping[str, Any]) -> Any:
 
 
 def _default(name: str) -> Any:
-    """The value of a flat name in a request that says only its prompt."""
+    """The value that a flat keyword has in ``Request(prompt="")``."""
     return getattr(Request(prompt=""), name)
 
 
 def flat_signature(*before: Parameter) -> Signature:
-    """A signature for ``help`` and completion: ``before``, then every flat keyword with its type."""
+    """Make the signature that ``help`` shows: ``before``, then every flat keyword with its type."""
     keywords = [
         Parameter(
             name,
@@ -283,7 +293,7 @@ Request.__signature__ = flat_signature(  # type: ignore[attr-defined]
 
 
 def __getattr__(name: str) -> Any:
-    """The names that moved to ``stages``, for callers of 0.1."""
+    """Give access to ``Stage`` and ``plan_stages``, which were in this file in version 0.1."""
     if name in ("Stage", "plan_stages"):
         return getattr(import_module(".stages", __package__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,7 @@
-"""A request as flat JSON values and back, with a schema; the format of the tags in a file since 0.1.
+"""Converts a request to flat JSON values and back, with a schema; files store these values in their tags.
 
-Pydantic reads the values, so that a wrong type is named with its place; the bounds and descriptions of the
-schema come from the table of options.
+The format is that of version 0.1. Pydantic reads the values, so that an error names the place of a wrong
+type; bounds and descriptions in the schema come from the table of options.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .options import BY_RECIPE, OPTIONS
 
 
 class ImageAtJson(BaseModel, extra="forbid"):
-    """JSON values of :class:`ImageAt`."""
+    """The JSON form of :class:`ImageAt`, an image that guides the clip at a frame."""
 
     source: str
     frame: int = 0
@@ -36,7 +36,7 @@ class ImageAtJson(BaseModel, extra="forbid"):
 
 
 class ReferenceJson(BaseModel, extra="forbid"):
-    """JSON values of :class:`VideoReference`."""
+    """The JSON form of :class:`VideoReference`, a control video or reference."""
 
     source: str
     strength: float = 1.0
@@ -73,7 +73,7 @@ _JSON_TYPES: dict[str, Any] = {
 
 
 def to_json(request: Any) -> dict[str, Any]:
-    """Every flat value of a request: files by name, values in memory by a note."""
+    """Convert a request to flat JSON values: files by name, tensors by the note "<Tensor in memory>"."""
     plain = {name: _plain(getattr(request, name)) for name in FIELDS}
     # A value that JSON does not have is an error here, before anything is sampled or written.
     json.dumps(plain)
@@ -81,10 +81,9 @@ def to_json(request: Any) -> dict[str, Any]:
 
 
 def from_json(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The keywords of a request from their JSON values.
+    """Convert JSON values of :func:`to_json` back to the keywords of a request.
 
-    Raises ValueError for unknown names, for values of a wrong type, and for an image, audio or latents that
-    were in memory.
+    Raises ValueError for unknown names, for values of a wrong type, and for values that were in memory.
     """
     unknown = settings.keys() - FIELDS.keys()
     if unknown:
@@ -160,7 +159,7 @@ def _plain(value: Any) -> Any:
 
 
 def in_memory(value: Any) -> bool:
-    """Whether a setting is, or contains, the note of a value that was in memory."""
+    """Whether a JSON value is, or contains, a note such as "<Tensor in memory>" for a missing value."""
     if isinstance(value, list):
         return any(in_memory(one) for one in value)
     if isinstance(value, Mapping):
@@ -173,7 +172,7 @@ def _note(value: Any) -> str:
 
 
 def _one_line(error: ValidationError) -> str:
-    """The first three findings of pydantic as one line."""
+    """Describe the first three errors that pydantic found in one line."""
     found = [
         f"{'.'.join(map(str, one['loc']))}: {one['msg']}; got {one['input']!r}" for one in error.errors()[:3]
     ]

@@ -1,4 +1,4 @@
-"""The values of a request's flat keywords in their own types; every other type is refused by its keyword.
+"""Converts the keywords of a request to their own types, and refuses values of other types.
 
 Bounds and choices are those of the table of options. Letters: C channels, S samples, N frames.
 """
@@ -37,7 +37,7 @@ _MAY_BE_NONE = frozenset(
 
 
 def checked_values(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of ``flat``, each in the type of its keyword; None is left open.
+    """Return the keywords in ``flat`` with each value converted to its type; None stays None (left open).
 
     Raises TypeError for a value of another type and ValueError for one that is out of range; both name the
     keyword.
@@ -98,7 +98,10 @@ def _image(name: str, value: Any) -> Any:
 
 
 def _audio(name: str, value: Any) -> Any:
-    """A path, or (waveform (C, S), rate)."""
+    """Check audio: a path, or (waveform (C, S) of floats, sample rate in Hz).
+
+    Raises TypeError or ValueError.
+    """
     if isinstance(value, str | PathLike):
         return _path(name, value)
     if not isinstance(value, tuple) or len(value) != 2:
@@ -124,7 +127,7 @@ def _audio(name: str, value: Any) -> Any:
 
 
 def _items(kind: type, example: str, name: str, value: Any) -> tuple[Any, ...]:
-    """A sequence of ``kind``; ``example`` says how one is written."""
+    """Convert a sequence to a tuple of ``kind``; ``example`` shows in errors how one item is written."""
     if isinstance(value, str | Mapping | kind) or not isinstance(value, Iterable):
         raise TypeError(f"{name} must be a list of {kind.__name__}, such as [{example}]; got {value!r:.80}")
     # Tuples and, for references, plain videos stand for the values.

@@ -1,4 +1,4 @@
-"""Sampled latents on disk until their file is written, so that a decode that fails costs no sampling."""
+"""Saves sampled latents until the output file is written: after a failed decode nothing is sampled again."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 
 def saved_folder() -> Path:
-    """The folder of saved latents: one of this user among the temporary ones."""
+    """The folder for saved latents: a folder of this user inside the system's temporary folder."""
     # Users of one machine share the temporary folder, and Windows has no user ids.
     user = os.getuid() if hasattr(os, "getuid") else "user"
     return Path(tempfile.gettempdir()) / f"ltx2-latents-{user}"
@@ -50,7 +50,7 @@ def spare_folder(output: str | os.PathLike[str]) -> Path:
 
 
 def saved_windows(output: str | os.PathLike[str]) -> Path:
-    """The folder of the finished windows of a long clip until ``output`` is written."""
+    """The folder that holds the finished windows of the long clip ``output`` until that file is written."""
     path = Path(output).resolve()
     # Outputs of the same name in different folders differ by the digest of the whole path.
     return saved_folder() / f"{path.stem}-{sha256(os.fspath(path).encode()).hexdigest()[:8]}.windows"
@@ -65,7 +65,7 @@ def save_latents(
     encoding: Mapping[str, Any] | None = None,
     folder: Path | None = None,
 ) -> Path:
-    """Write the latents of a run whose result is ``output``; the caller deletes the file afterwards.
+    """Save the latents of a run that will be written to ``output``; returns the path of the saved file.
 
     ``files`` are JSON values that resuming needs, such as the paths of the checkpoints; ``edit`` are the
     settings of the edit that the run belongs to (``EditTask.settings``), ``encoding`` what was chosen of the
@@ -120,7 +120,7 @@ def _written(folder: Path, name: str, tensors: Mapping[str, Tensor], metadata: M
 
 
 def _absolute(output: str | os.PathLike[str]) -> str:
-    """The whole path of an output; a slash at its end, which means a folder, stays, as does - for stdout."""
+    """The absolute path of an output. A slash at its end (a folder) is preserved, and so is "-" (stdout)."""
     text = os.fspath(output)
     if text == "-":
         return text
@@ -130,7 +130,7 @@ def _absolute(output: str | os.PathLike[str]) -> str:
 def find_saved(output: str | os.PathLike[str] | None = None, *, folder: Path | None = None) -> Path:
     """The newest saved latents, of ``output`` if one is named, in ``folder`` or where runs save them.
 
-    Raises ValueError where there are none.
+    Raises ValueError if there are none.
     """
     folders = [folder] if folder is not None else [saved_folder(), spare_folder(output or "output")]
     folder = folders[0]
@@ -154,7 +154,10 @@ def find_saved(output: str | os.PathLike[str] | None = None, *, folder: Path | N
 
 
 def read_saved(path: str | os.PathLike[str]) -> ParsedJson:
-    """The JSON values that were saved with the latents. Raises ValueError for another kind of file."""
+    """Read the JSON values that were saved with the latents.
+
+    Raises ValueError if ``path`` is another kind of file.
+    """
     metadata = read_header(path).metadata
     if KEY not in metadata:
         raise ValueError(f"{path} holds no latents of a run; give a file that ends in {SUFFIX}")
@@ -165,7 +168,7 @@ def read_saved(path: str | os.PathLike[str]) -> ParsedJson:
 
 
 def _output_of(path: Path) -> str | None:
-    """The output that saved latents are for; None, with a warning, for a damaged file."""
+    """The output path that saved latents belong to; for a damaged file it logs a warning and returns None."""
     try:
         return str(read_saved(path)["output"])
     except (ValueError, LookupError, OSError, SafetensorError) as error:
@@ -174,7 +177,10 @@ def _output_of(path: Path) -> str | None:
 
 
 def _check_models(about: ParsedJson, codecs: Codecs) -> None:
-    """Raise ValueError if the latents would be decoded by other networks than those of their run."""
+    """Raise ValueError if the networks of ``codecs`` are not those for which the latents were sampled.
+
+    ``about`` is what :func:`read_saved` returns. Only the decoders are compared.
+    """
     saved = about.get("models")
     if saved is None:
         _log.warning("these latents do not say which models they are of (they are of an earlier version)")
@@ -204,7 +210,7 @@ def _check_shapes(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -
 
 
 def resume(path: str | os.PathLike[str], codecs: Codecs) -> Generation:
-    """The run whose latents are in ``path``, to be decoded by ``codecs``: nothing is sampled again.
+    """Load saved latents as a generation that ``codecs`` can decode; nothing is sampled again.
 
     Raises ValueError for a damaged file, and for latents of other models.
     """

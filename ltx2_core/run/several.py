@@ -1,4 +1,4 @@
-"""Several clips with one load of the networks, and prompts that are encoded once for all of them."""
+"""Samples several clips with one load of the networks; all prompts are encoded first."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ TEXT_PARTS: Final = frozenset({Component.TEXT_CONNECTORS, Component.TEXT_PROJECT
 
 
 class Sampler(Protocol):
-    """What samples a request with its own networks; :class:`~ltx2_core.LTX2Pipeline` does."""
+    """The methods that these functions call to sample; :class:`~ltx2_core.LTX2Pipeline` has them."""
 
     @property
     def networks(self) -> Components: ...
 
     @property
     def second_text(self) -> bool:
-        """Whether the LoRAs of the second stage change the text networks."""
+        """Whether the LoRAs of stage 2 change the text networks, so that it needs its own text contexts."""
         ...
 
     def stage_loras(self, index: int) -> tuple[Lora, ...]: ...
@@ -53,7 +53,10 @@ class Sampler(Protocol):
 def sample_each(
     pipeline: Sampler, requests: Sequence[Request], on_step: OnStep | None, stop: Stop | None
 ) -> Iterator[Generation]:
-    """Sample requests one after another; all prompts are encoded first."""
+    """Encode the prompts of all ``requests``, then sample the requests in their order and yield each clip.
+
+    ``on_step`` receives progress; ``stop`` ends the work when it returns True.
+    """
     made: dict[tuple[Prompt, bool], PromptEmbeds] = {}
     with pipeline.networks.holding(Component.TEXT_ENCODER, *TEXT_PARTS):
         keys = [(pipeline.resolve(one).text, _reads_negative(pipeline, one)) for one in requests]
@@ -71,7 +74,7 @@ def sample_each(
 def encode_prompts(
     pipeline: Sampler, text: Prompt, *, negative: bool = True, run: Run | None = None
 ) -> PromptEmbeds:
-    """The embeddings of a prompt, and with ``negative`` of its negative one, for every stage."""
+    """Encode a prompt, and its negative prompt if ``negative``, for every stage."""
     texts = text.prompt, (text.negative or "") if negative else None
     stages = [pipeline.encode_text(*texts, loras=pipeline.stage_loras(0), run=run)]
     if pipeline.second_text:
@@ -85,7 +88,7 @@ def encode_prompts(
 
 
 def check_embeds(pipeline: Sampler, embeds: PromptEmbeds) -> None:
-    """Raise ValueError for embeddings that other networks made than those of ``pipeline``."""
+    """Raise ValueError if other text networks, LoRAs or dtypes than those of ``pipeline`` made ``embeds``."""
     now = _text_models(pipeline)
     changed = [name for name in now if now[name] != embeds.models.get(name)]
     if changed:
@@ -96,7 +99,7 @@ def check_embeds(pipeline: Sampler, embeds: PromptEmbeds) -> None:
 
 
 def _text_models(pipeline: Sampler) -> dict[str, Any]:
-    """Which networks encode text in a pipeline, as JSON values."""
+    """JSON values that identify what encodes text: networks, LoRAs, number format and numerics."""
     networks = pipeline.networks.identity()
     files = pipeline.networks.digests()
     parts = {str(component) for component in (*TEXT_PARTS, Component.TEXT_ENCODER)}
@@ -117,5 +120,5 @@ def _reads_negative(pipeline: Sampler, request: Request) -> bool:
 
 
 def _numbered(on_step: OnStep, number: int, count: int) -> OnStep:
-    """``on_step`` with the number of the clip in the name of its stages."""
+    """Wrap ``on_step``: the names of stages begin with "clip ``number`` of ``count``: "."""
     return lambda progress: on_step(replace(progress, stage=f"clip {number} of {count}: {progress.stage}"))

@@ -1,4 +1,4 @@
-"""The sampling runs that follow from a request: where, along which sigmas, with how much guidance."""
+"""Plans the sampling runs of a request: the size, sigmas, sampler and guidance of each stage."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ from .request import Request
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One sampling run: where, along which sigmas, with how much guidance and image."""
+    """One sampling run of a request.
+
+    ``clip`` is its size and length, ``sigmas`` its noise levels. ``image_strength`` is how much of the first
+    image is preserved, from 0 to 1. ``eta`` is the sampler's share of fresh noise; None is its default.
+    """
 
     clip: ClipPlan
     sigmas: Tensor
@@ -30,12 +34,12 @@ class Stage:
 
     @property
     def guided(self) -> bool:
-        """Whether a step has more guidance passes than the conditional one."""
+        """Whether a sampling step has further guidance passes beside the one for the prompt."""
         return len(self.guidance.passes()) > 1
 
     @property
     def needs_negative(self) -> bool:
-        """Whether the negative prompt is read."""
+        """Whether the stage uses the negative prompt: for guidance, for nag, or for its sampler."""
         return Pass.NEGATIVE in self.guidance.passes() or self.nag is not None or self.sampler in PAIRED
 
 
@@ -46,11 +50,11 @@ def plan_stages(
     *,
     enlargement: Fraction = Fraction(2),
 ) -> tuple[Stage, ...]:
-    """The stages of ``request``; the last one has the size of the finished clip.
+    """Plan the stages of ``request``; the last one has the size of the finished clip.
 
-    What the request leaves open comes from ``recipe``. ``enlargement`` is by how much the upscaler enlarges
-    the width and height between two stages. Raises ValueError for sizes, lengths and schedules
-    that cannot be planned.
+    ``recipe`` fills in what the request leaves open. ``enlargement`` is the factor by which the upscaler
+    enlarges width and height between two stages. Raises ValueError for sizes, lengths and schedules that
+    cannot be planned.
     """
     recipe = of_kind(recipe, distilled=request.sampling.distilled)
     request, _ = request.with_recipe(recipe)
@@ -90,7 +94,7 @@ def plan_stages(
 
 
 def _clip(request: Request, numerics: Numerics) -> ClipPlan:
-    """The finished clip of a request without open values."""
+    """Plan the size and length of the finished clip; in ``request`` no value may be open."""
     size, latents = request.size, request.inputs.latents
     assert size.fps is not None
     if latents is not None and latents.video is not None:
@@ -110,7 +114,10 @@ def _clip(request: Request, numerics: Numerics) -> ClipPlan:
 
 
 def _clip_of(latents: AVLatent, fps: float, numerics: Numerics) -> ClipPlan:
-    """The plan that input latents already follow. Raises ValueError if their audio is of another length."""
+    """Return the plan of the clip that input latents have.
+
+    Raises ValueError if the audio latent is not as long as the video.
+    """
     assert latents.video is not None
     _, _, frames, height, width = latents.video.shape
     clip = plan_clip(

@@ -1,1 +1,1 @@
-"""Nodes for a clip as a whole: plan, latents, prompt, memory and decoding."""
+"""Nodes for a clip as a whole: its plan, latents, prompt, memory and decoding."""

@@ -1,4 +1,4 @@
-"""Decoding latents to frames, to audio, or straight to a video file."""
+"""Nodes that decode latents to frames, to audio, or directly to a video file."""
 
 from __future__ import annotations
 
@@ -155,19 +155,19 @@ class LTX2AVDecodeToVideo(io.ComfyNode):
 
 
 def decoded_images(video_vae: Vae, latent: Latent) -> Tensor:
-    """The frames of a LATENT as IMAGE (N, H, W, 3); clips of a batch follow one another."""
+    """Decode the video of a LATENT to IMAGE (N, H, W, 3); the clips of a batch follow one another."""
     images: Tensor = video_vae.decode(video_of(latent)["samples"])
     return rearrange(images, "b f h w c -> (b f) h w c")
 
 
 def decoded_audio(audio_vae: Vae, latent: Latent) -> Audio:
-    """The audio of a LATENT as AUDIO, at the rate of the vocoder."""
+    """Decode the audio of a LATENT to AUDIO, at the sample rate of the vocoder."""
     decoded = audio_vae.decode(audio_of(latent)["samples"])
     return audio_from_decoder(decoded, audio_vae.first_stage_model.output_sample_rate)
 
 
 def _one(samples: Tensor, index: int) -> Tensor:
-    """One clip of a batch, as a batch of one. Raises ValueError for an index past the end."""
+    """Take clip number ``index`` from a batch, as a batch of one. Raises ValueError if it is past the end."""
     if index >= len(samples):
         raise ValueError(f"batch_index={index} is not in a batch of {len(samples)}: the first clip is 0")
     return samples[index : index + 1]

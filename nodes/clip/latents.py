@@ -1,4 +1,4 @@
-"""Latents of video and audio: make empty ones, join, separate, upscale."""
+"""Nodes that make empty latents, join and separate video and audio, and upscale."""
 
 from __future__ import annotations
 
@@ -121,7 +121,10 @@ class LTX2AVLatentUpscale(io.ComfyNode):
 
 
 def enlarged(latent: Latent, upscale_model: UpscaleModel, video_vae: Vae) -> Latent:
-    """The LATENT with its video upscaled and without its mask. Raises ValueError if there is no upscaler."""
+    """Return the LATENT with its video upscaled and without its noise mask.
+
+    Raises ValueError if ``upscale_model`` is None.
+    """
     if upscale_model is None:
         raise ValueError("no upscaler was loaded: choose one in LTX-2 Load All instead of none")
     video, audio = video_of(latent), split(latent).audio

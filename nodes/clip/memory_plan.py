@@ -1,4 +1,4 @@
-"""What a clip needs in memory, reported before anything runs."""
+"""A node that reports what a clip needs in memory before anything runs."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def _budgets(budget: str) -> list[int]:
 
 
 def _of_model(size: ModelSize, model: Model) -> tuple[ModelSize, torch.dtype]:
-    """``size`` with the transformer of a loaded MODEL, and the dtype in which it computes.
+    """Return ``size`` with the sizes of a loaded MODEL's transformer, and the dtype in which it computes.
 
     Raises ValueError for a model that this pack's loaders did not make.
     """

@@ -1,4 +1,4 @@
-"""The plan of a clip: size, length, frame rate and audio brought onto the model's grid together."""
+"""A node that plans a clip: it rounds size, length, frame rate and audio to what the model can generate."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ class LTX2AVClipPlan(io.ComfyNode):
 
 
 def size_of(image: Tensor, megapixels: float, multiple: int) -> tuple[int, int]:
-    """Width and height of about so many million pixels, in the shape of an IMAGE (N, H, W, C).
+    """Width and height with the proportions of an IMAGE (N, H, W, C) and about ``megapixels`` million pixels.
 
     Both are multiples of ``multiple``.
     """
@@ -156,14 +156,14 @@ def size_of(image: Tensor, megapixels: float, multiple: int) -> tuple[int, int]:
 
 
 def whole_frames(length: float) -> int:
-    """A length in frames. Raises ValueError for a fraction of a frame."""
+    """Convert a length to a whole number of frames. Raises ValueError if it has a fraction."""
     if length != int(length):
         raise ValueError(f"length={length:g} frames must be a whole number, or set length_unit to {SECONDS}")
     return int(length)
 
 
 def empty_latent(plan: ClipPlan, batch_size: int) -> Latent:
-    """A LATENT of zeros for video and audio, with the keys that the host's own empty latents have."""
+    """Make a LATENT of zeros for video and audio, with the same keys as ComfyUI's own empty latents."""
     device = intermediate_device()
     video = torch.zeros(plan.video_shape(batch_size), device=device)
     audio = torch.zeros(plan.audio_shape(batch_size), device=device)
@@ -173,7 +173,10 @@ def empty_latent(plan: ClipPlan, batch_size: int) -> Latent:
 
 
 def describe(plan: ClipPlan, first: ClipPlan) -> str:
-    """The plan as text: size, frames, rate and audio latents, then what was rounded."""
+    """Describe the plan as text: size, frames, rate and audio latents, then what was rounded.
+
+    ``first`` is the plan of the first stage.
+    """
     lines = [
         f"{plan.width} x {plan.height}, {plan.frames} frames at {plan.fps:g} fps = {plan.seconds:.3f} s",
         f"audio: {plan.audio_latents} latents",

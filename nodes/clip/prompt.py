@@ -1,4 +1,4 @@
-"""Prompts to conditioning that carries the frame rate."""
+"""A node that encodes a prompt to conditioning with the frame rate in it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class LTX2AVPrompt(io.ComfyNode):
 
 
 def encode_prompt(clip: Clip, text: str, fps: float) -> Conditioning:
-    """CONDITIONING of a prompt with its frame rate. Raises ValueError if ``clip`` is None."""
+    """Encode a prompt to CONDITIONING that contains the frame rate. Raises ValueError if ``clip`` is None."""
     if clip is None:
         raise ValueError(
             "there is no text encoder: LTX-2 checkpoints hold none, use LTX-2 Load All or LTX-2 Load Text "

@@ -1,1 +1,1 @@
-"""Nodes for conditioning a clip: images, guides, audio, control maps and time masks."""
+"""Nodes that condition a clip on images, guides, audio, control videos and time masks."""

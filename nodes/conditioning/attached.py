@@ -1,4 +1,4 @@
-"""Images and clips that a LATENT remembers, so that the next stage can be conditioned on them again."""
+"""Records in a LATENT which images and clips it was conditioned on, so that the next stage can repeat it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from ..host.latents import ATTACHED, GUIDE_FRAMES, Latent, to_av
 
 @dataclass(frozen=True, eq=False)
 class AttachedImage:
-    """An image or clip in place of the first frames, with the inputs of LTX-2 Img To Video Inplace."""
+    """An image or clip that replaces the first frames.
+
+    Fields are the inputs of LTX-2 Img To Video Inplace.
+    """
 
     image: Tensor
     strength: float
@@ -22,7 +25,7 @@ class AttachedImage:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AttachedGuide:
-    """An image or clip that guides the video, with the inputs of LTX-2 Add Guide."""
+    """An image or clip that guides the video; fields are the inputs of LTX-2 Add Guide."""
 
     image: Tensor
     frame: int
@@ -37,30 +40,30 @@ Attached: TypeAlias = AttachedImage | AttachedGuide | FirstFrames | SourceFrames
 
 
 def attached_to(latent: Latent) -> tuple[Attached, ...]:
-    """The guides and inputs that nodes before have attached to a LATENT, in the order of the nodes."""
+    """The items that earlier nodes attached to a LATENT, in the order of the nodes."""
     items: tuple[Attached, ...] = latent.get(ATTACHED, ())
     return items
 
 
 def remember(latent: Latent, item: Attached) -> Latent:
-    """The LATENT, which also remembers ``item``."""
+    """Return a copy of the LATENT to which ``item`` is attached too."""
     return {**latent, ATTACHED: (*attached_to(latent), item)}
 
 
 def without_attached(latent: Latent) -> Latent:
-    """The LATENT, which remembers nothing."""
+    """Return a copy of the LATENT without attached items."""
     return {key: value for key, value in latent.items() if key != ATTACHED}
 
 
 def marked_guides(latent: Latent, frames: int) -> Latent:
-    """The LATENT, marked as holding ``frames`` guide frames at the end of its video."""
+    """Return a copy of the LATENT with a mark: the last ``frames`` latent frames of its video are guides."""
     return {**latent, GUIDE_FRAMES: (frames, _frames(latent))}
 
 
 def refuse_guides(latent: Latent, node: str, *, advice: str = "") -> None:
-    """Raise ValueError if guide frames are still in a LATENT that is an input of ``node``.
+    """Raise ValueError if a LATENT that is an input of ``node`` still contains guide frames.
 
-    ``advice`` says what to do where it is not to remove them after sampling.
+    The message advises to remove them after sampling, or gives ``advice`` in place of that.
     """
     if guides := guides_marked(latent):
         advice = advice or (
@@ -71,10 +74,10 @@ def refuse_guides(latent: Latent, node: str, *, advice: str = "") -> None:
 
 
 def guides_marked(latent: Latent) -> int | None:
-    """Guide frames that a LATENT is marked to hold at the end of its video; None if it has no valid mark.
+    """How many guide frames a LATENT is marked to have at the end of its video; None without a valid mark.
 
-    A mark is valid only while the video is as long as when it was made, because other nodes copy marks to
-    latents of another length.
+    A mark is valid only while the video has the length for which it was made, because other nodes copy marks
+    to latents of another length.
     """
     guides, frames = latent.get(GUIDE_FRAMES) or (None, None)
     return guides if frames is not None and frames == _frames(latent) else None

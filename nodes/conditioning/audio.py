@@ -1,4 +1,4 @@
-"""Audio without video, and a reference audio whose voice is followed."""
+"""Nodes for audio without video, and for a reference audio whose voice the clip imitates."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SIDE = 2
 
 
 class ReferenceAudio(TypedDict):
-    """The host's conditioning value ``ref_audio``: ``tokens`` are (B, T, 128)."""
+    """ComfyUI's conditioning value ``ref_audio``: ``tokens`` are (B, T, 128)."""
 
     tokens: Tensor
 
@@ -152,7 +152,7 @@ class LTX2AVReferenceAudio(io.ComfyNode):
 
 
 def audio_only(model: Model) -> Model:
-    """A clone of MODEL that skips its video stream."""
+    """Clone a MODEL so that it does not compute its video stream."""
     clone = model.clone()
     options = clone.model_options
     # Without the cross attentions the placeholder video cannot influence the audio.
@@ -165,9 +165,9 @@ def audio_only(model: Model) -> Model:
 
 
 def audio_only_latent(seconds: float, batch: int) -> Latent:
-    """An empty LATENT for audio alone, with an unused video of one latent frame.
+    """Make an empty LATENT for ``seconds`` of audio alone; its video is one latent frame that is not used.
 
-    It is one audio latent longer than ``seconds``, because a vocoder shortens the end.
+    It is one audio latent longer than ``seconds``, because the vocoder shortens the end.
     """
     device, length = intermediate_device(), math.ceil(seconds * AUDIO_LATENTS_PER_SECOND) + 1
     video = torch.zeros(batch, VIDEO_CHANNELS, 1, SIDE, SIDE, device=device)
@@ -181,9 +181,10 @@ def audio_only_latent(seconds: float, batch: int) -> Latent:
 
 
 def encoded_reference(audio_vae: Vae, audio: Audio | None, start_s: float, seconds: float) -> Tensor:
-    """A part of an AUDIO as latents (B, 8, T, 16); with 0 ``seconds`` all from ``start_s`` on.
+    """Encode a part of an AUDIO to latents (B, 8, T, 16).
 
-    Raises ValueError if there is no audio, or if it ends before ``start_s``.
+    The part begins at ``start_s`` and lasts ``seconds``; 0 takes all that follows. Raises ValueError if there
+    is no audio, or if it ends before ``start_s``.
     """
     if audio is None:
         raise ValueError("there is no reference audio: the file that it comes from has no audio track")
@@ -201,9 +202,10 @@ def encoded_reference(audio_vae: Vae, audio: Audio | None, start_s: float, secon
 
 
 def with_identity(model: Model, scale: float, start_percent: float, end_percent: float) -> Model:
-    """A clone of MODEL with guidance towards the reference audio, as in the host's LTXVReferenceAudio.
+    """Clone a MODEL with guidance towards the reference audio, as ComfyUI's LTXVReferenceAudio does it.
 
-    It adds ``scale`` times the difference that the reference makes to the conditional prediction.
+    It adds ``scale`` times the difference that the reference makes to the conditional estimate, in the part
+    of the schedule from ``start_percent`` to ``end_percent`` (0 to 1).
     """
     sampling = model.get_model_object("model_sampling")
     first, last = sampling.percent_to_sigma(start_percent), sampling.percent_to_sigma(end_percent)

@@ -1,4 +1,4 @@
-"""Control maps that need no other pack."""
+"""Nodes that make control videos without other packs."""
 
 from __future__ import annotations
 

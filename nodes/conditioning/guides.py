@@ -1,4 +1,4 @@
-"""Guides: images and clips as extra tokens next to the video, and how to remove them again."""
+"""Nodes that add guides (images and clips as extra tokens beside the video), and that remove them again."""
 
 from __future__ import annotations
 
@@ -184,9 +184,10 @@ class LTX2AVCropGuides(io.ComfyNode):
 def add_guide(
     positive: Conditioning, negative: Conditioning, video_vae: Vae, latent: Latent, guide: AttachedGuide
 ) -> tuple[Conditioning, Conditioning, Latent, str]:
-    """Encode a guide and append it: the conditioning, the LATENT and one line on the frames that are used.
+    """Encode a guide and append it to the video.
 
-    Raises ValueError if the latent's size is no multiple of the guide's, or if the guide is too long.
+    Returns both conditionings, the LATENT, and a line that says which frames are used. Raises ValueError if
+    the latent's size is not a multiple of the guide's, or if the guide is too long.
     """
     video = video_of(latent)
     samples = video["samples"]
@@ -223,9 +224,9 @@ def attach_guide(
     guide: GuideFrames,
     mask: Tensor | None = None,
 ) -> tuple[Conditioning, Conditioning, Latent]:
-    """Conditioning and LATENT with an encoded guide at the end of the video.
+    """Append an encoded guide to the video; returns both conditionings and the LATENT.
 
-    ``mask`` (N, H, W) multiplies the attention weights of its parts.
+    ``mask`` (N, H, W) multiplies the attention to the parts of the guide.
     """
     video = video_of(latent)
     before = guide_frames_of(positive, video["samples"])
@@ -249,9 +250,9 @@ def attach_guide(
 def crop_guides(
     positive: Conditioning, negative: Conditioning, latent: Latent
 ) -> tuple[Conditioning, Conditioning, Latent]:
-    """Conditioning and LATENT without guides.
+    """Remove all guides from the video; returns both conditionings and the LATENT.
 
-    The LATENT always gets a noise mask; without guides the conditioning is returned unchanged.
+    The LATENT always gets a noise mask. Without guides the conditioning is returned unchanged.
     """
     video = video_of(latent)
     # The conditioning also states guides that nodes of the host added.
@@ -267,20 +268,26 @@ def crop_guides(
 
 
 def _pixels(image: Tensor, placed: GuidePlacement, rows: int, columns: int) -> Tensor:
-    """The frames of a guide that are used, (N, H, W, 3), at the size of the latent cells."""
+    """Take the frames of a guide that are used, and fit them: (N, H, W, 3).
+
+    ``rows`` and ``columns`` are the size in latent cells of 32 pixels.
+    """
     frames = placed.frames_to_encode(frames_from_image(image))
     return image_from_frames(fit_image(frames, columns * SPATIAL_SCALE, rows * SPATIAL_SCALE, mode="comfy"))
 
 
 def _coordinates(guide: GuideFrames, spread: Tensor) -> Tensor:
-    """Coordinates (1, 3, G, 2) of the guide tokens in pixel frames, rows and columns."""
+    """Coordinates (1, 3, G, 2) of the G guide tokens: start and end in pixel frames, rows and columns."""
     frames, rows, columns = spread.shape[2:]
     # At one frame a second these are frame numbers; the host divides them by the rate itself.
     return guide.positions(frames, rows, columns, fps=1.0).to(spread.device)
 
 
 def _with_frames(video: Latent, guide: Tensor, keep: Tensor | None, strength: float) -> Latent:
-    """The video LATENT with the guide appended in time. The holes of a spread guide have a mask below 0."""
+    """Append the guide to the video LATENT in time.
+
+    ``keep`` marks the cells that a smaller guide occupies; all other cells get a negative mask.
+    """
     samples, mask = video["samples"], frame_mask(video)[:, :1]
     if keep is None:
         added = mask.new_full((len(mask), 1, guide.shape[2], *mask.shape[3:]), max(0.0, 1 - strength))
@@ -300,17 +307,17 @@ def _with_frames(video: Latent, guide: Tensor, keep: Tensor | None, strength: fl
 
 
 def downscale_of(parameters: Mapping[str, object] | None) -> int:
-    """How many times smaller than the clip the reference of an IC-LoRA is."""
+    """How many times smaller than the clip the reference of an IC-LoRA is, from its ``parameters``."""
     return _factor(parameters, "reference_downscale_factor")
 
 
 def every_of(parameters: Mapping[str, object] | None) -> int:
-    """How many frames of its reference an IC-LoRA advances for each one that it uses."""
+    """Every how many frames of its reference an IC-LoRA uses one, from its ``parameters``; 1 uses all."""
     return _factor(parameters, "reference_temporal_scale_factor")
 
 
 def _factor(parameters: Mapping[str, object] | None, name: str) -> int:
-    """A factor of at least 1; 1 where it is absent or not a number."""
+    """Read the factor ``name`` from parameters, at least 1; 1 if it is missing or not a number."""
     value = (parameters or {}).get(name, 1)
     try:
         # Metadata of third parties may hold strings or zeros, which mean no scaling.

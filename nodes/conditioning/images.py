@@ -1,4 +1,4 @@
-"""Conditioning that takes part of the latent: a first image or clip, and input audio."""
+"""Nodes for conditioning that replaces a part of the latent: a first image or clip, and input audio."""
 
 from __future__ import annotations
 
@@ -166,7 +166,10 @@ class LTX2AVSetAudio(io.ComfyNode):
 
 
 def chosen_crf(video_vae: Vae | None, crf: int, frames: int) -> tuple[int, str]:
-    """The compression that ``crf`` of a widget stands for, and a line that says where it is from."""
+    """Return the compression that a widget's ``crf`` stands for, and a line that says where it comes from.
+
+    -1 stands for what the model was trained with, which ``video_vae`` tells.
+    """
     if crf != BY_MODEL:
         return crf, f"image compressed with crf {crf}" if crf else "image not compressed"
     # Models were trained with stills that were compressed and with clips as they are.
@@ -178,7 +181,7 @@ def chosen_crf(video_vae: Vae | None, crf: int, frames: int) -> tuple[int, str]:
 
 
 def place_image(video_vae: Vae, latent: Latent, attached: AttachedImage) -> Latent:
-    """The LATENT whose first frames are an encoded image; the image is attached to it for the next stage.
+    """Encode an image as the first frames of a LATENT, and attach it for the next stage.
 
     Raises ValueError for more images than the clip has frames.
     """
@@ -195,9 +198,9 @@ def place_image(video_vae: Vae, latent: Latent, attached: AttachedImage) -> Late
 
 
 def put_in_place(video: Latent, encoded: Tensor, strength: float) -> Latent:
-    """The video LATENT with ``encoded`` (1 or B, C, K, H, W) as its first K latent frames.
+    """Replace the first K latent frames of a video LATENT by ``encoded`` (1 or B, C, K, H, W).
 
-    Their noise mask is 1 - ``strength``.
+    Their noise mask becomes 1 - ``strength``.
     """
     samples, mask, frames = video["samples"].clone(), frame_mask(video), encoded.shape[2]
     samples[:, :, :frames] = encoded

@@ -1,4 +1,4 @@
-"""A mask over time: which seconds of the video and which of the audio are regenerated."""
+"""A node that masks time regions: which seconds of the video and of the audio are regenerated."""
 
 from __future__ import annotations
 
@@ -126,9 +126,10 @@ class LTX2AVTimeMask(io.ComfyNode):
 
 
 def _av(streams: Streams, add: bool) -> tuple[AVLatent, AVLatent]:
-    """Samples, and noise masks of their shape: those of the LATENT with ``add``, else zeros.
+    """Return the samples and the noise masks of both streams.
 
-    A stream without a mask gets zeros too: all of it is preserved.
+    With ``add`` the masks are those of the LATENT; otherwise, and for a stream without one, they are zeros,
+    which preserve everything.
     """
     samples = AVLatent(*(None if one is None else one["samples"] for one in streams))
     mask = mask_like(samples, 0.0)
@@ -143,7 +144,7 @@ def _av(streams: Streams, add: bool) -> tuple[AVLatent, AVLatent]:
 
 
 def _length(regions: TimeRegions, fps: float) -> tuple[int, int]:
-    """Latent frames and audio latents up to the end of the last region."""
+    """How many latent frames and audio latents a clip needs to contain the last region."""
     end = max((end for _, end in (*regions.video, *regions.audio)), default=0.0)
     # Rounded up to whole latent frames; the tolerance is for ends such as 0.1 s times 30 fps.
     frames = latent_frames_of(max(1, math.ceil(end * fps - 1e-6)) + 7)
@@ -151,7 +152,10 @@ def _length(regions: TimeRegions, fps: float) -> tuple[int, int]:
 
 
 def _within(mask: AVLatent, where: Tensor | None) -> AVLatent:
-    """The mask limited to a part of the frame by ``where`` (H, W) or (N, H, W); audio is unchanged."""
+    """Limit the video's mask to a part of the frame, ``where`` (H, W) or (N, H, W).
+
+    The audio is unchanged.
+    """
     if where is None or mask.video is None:
         return mask
     frames, rows, columns = mask.video.shape[2:]
@@ -160,7 +164,10 @@ def _within(mask: AVLatent, where: Tensor | None) -> AVLatent:
 
 
 def _open_tail(mask: AVLatent, before: Streams) -> AVLatent:
-    """The mask with 1 in all latent frames and audio latents that the clip was lengthened by."""
+    """Set the mask to 1 in the latent frames and audio latents by which the clip was lengthened.
+
+    ``before`` are the streams of the shorter clip.
+    """
     video, audio = mask.video, mask.audio
     if video is not None and before.video is not None:
         video = video.clone()
@@ -173,7 +180,7 @@ def _open_tail(mask: AVLatent, before: Streams) -> AVLatent:
 
 
 def _with(latent: Latent | None, samples: Tensor | None, mask: Tensor | None) -> Latent | None:
-    """A stream with other samples and another mask, or None for an absent stream."""
+    """Return a copy of a stream with new samples and a new mask; None for a stream that is absent."""
     if latent is None or samples is None or mask is None:
         return None
     # A copy, since an expanded mask cannot be written to by the nodes that follow.

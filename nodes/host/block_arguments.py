@@ -1,4 +1,4 @@
-"""The arguments of core's LTX-2 block, made from those of the library's.
+"""Converts the library's inputs of a transformer block to the arguments of ComfyUI's own LTX-2 block.
 
 Letters: B batch, N video or audio tokens, S text tokens, W stream width, H heads, D head width, P modulation
 parameters.
@@ -29,7 +29,7 @@ NEGATIVES = "ltx2_negative_texts"
 
 
 class BlockArguments(TypedDict, total=False):
-    """Keyword arguments of core's audio-video block, v_* for the video and a_* for the audio stream."""
+    """Keyword arguments of ComfyUI's audio-video block: ``v_*`` for the video, ``a_*`` for the audio."""
 
     v_context: Tensor
     a_context: Tensor | None
@@ -52,17 +52,17 @@ class BlockArguments(TypedDict, total=False):
 
 @dataclass(frozen=True, eq=False)
 class TokenTimesteps:
-    """Modulation parameters of tokens with few noise levels, once for each level.
+    """Modulation parameters stored once for each noise level, for tokens that share few noise levels.
 
-    ``values`` and ``layout`` are those of the library's ``Modulation``. The host compresses them too, in a
-    class of its own; both are read by ``get_ada_values`` of a block alone.
+    ``values`` and ``layout`` are those of the library's ``Modulation``. ComfyUI has a class of its own for
+    this; only ``get_ada_values`` of a block reads either.
     """
 
     values: Tensor
     layout: Layout
 
     def of_tokens(self, values: Tensor) -> Tensor:
-        """Values of the levels -> values (B, N or 1, ..., W) of the tokens."""
+        """Expand ``values`` of the noise levels to values (B, N or 1, ..., W) of the tokens."""
         if self.layout.index is not None:
             return values[self.layout.index]
         if len(self.layout.segments) == 1:
@@ -72,7 +72,7 @@ class TokenTimesteps:
         return values[:, 0].repeat_interleave(repeats, dim=1)
 
     def tensor(self) -> Tensor:
-        """All parameters of every token (B, N or 1, P W)."""
+        """All modulation parameters of every token: (B, N or 1, P W)."""
         return self.of_tokens(self.values).flatten(-2)
 
 
@@ -81,7 +81,10 @@ Timestep = Tensor | TokenTimesteps
 
 
 def block_arguments(inputs: BothInputs, x: Tensor) -> BlockArguments:
-    """The arguments of core's block, but its options, for the inputs of both streams and video tokens x."""
+    """Make the arguments of ComfyUI's block from ``inputs``, those of both streams; x are the video tokens.
+
+    ``transformer_options`` is not among them.
+    """
     video, audio = inputs
     assert video is not None
     found = {
@@ -138,7 +141,7 @@ def _prompt(stream: StreamInputs, batch: int) -> Tensor:
 
 
 def host_rope(rope: Rope, batch: int) -> tuple[Any, ...]:
-    """A rotary table as this host's ``apply_rotary_emb`` takes it."""
+    """Convert a rotary table to the form that ``apply_rotary_emb`` of this ComfyUI version reads."""
     split = rope.rope_type == "split"
     cos, sin = (table.expand(batch, -1, -1, -1) for table in (rope.cos, rope.sin))
     if hasattr(lightricks, "freqs_cis_matrix"):
@@ -154,7 +157,10 @@ def host_rope(rope: Rope, batch: int) -> tuple[Any, ...]:
 
 
 def _guide_mask(bias: Bias, x: Tensor) -> Any:
-    """The bias of self-attention in the host's form: a tensor, or since ComfyUI 0.27 a mask of guides."""
+    """Convert the bias of self-attention to ComfyUI's form.
+
+    That is a tensor, or since ComfyUI 0.27 a ``GuideAttentionMask`` if the bias is one of guides.
+    """
     if not isinstance(bias, GuideBias):
         return bias
     tokens, weights = x.shape[1], bias.weights

@@ -1,4 +1,4 @@
-"""Calls of the blocks in one forward pass: as the library does, or as a pack expects of the host's network.
+"""Calls the blocks in a forward pass: as the library does, or as other packs expect of ComfyUI's network.
 
 Letters: B batch, N video or audio tokens, W stream width.
 """
@@ -26,7 +26,7 @@ Patch = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
 
 
 def block_patches(options: Options) -> dict[tuple[str, int], Patch]:
-    """The replacements of blocks in the options of a call, by kind and number of the block."""
+    """The replacements of blocks in a call: ("double_block", number of the block) -> a pack's function."""
     patches: dict[tuple[str, int], Patch] = options.get("patches_replace", {}).get("dit", {})
     return patches
 
@@ -46,9 +46,9 @@ def _replaced(module: nn.Module) -> bool:
 
 @dataclass(eq=False)
 class BlockCalls:
-    """Runs the blocks of one forward pass with the ``options`` of its call.
+    """Calls the blocks of one forward pass; ``options`` are the ``transformer_options`` of the pass.
 
-    A block is called with the host's arguments where a pack has replaced or wraps it, else with the
+    A block that a pack has replaced or wrapped is called with ComfyUI's arguments, any other with the
     library's.
     """
 
@@ -58,7 +58,7 @@ class BlockCalls:
     def __call__(
         self, number: int, block: Any, hidden: Hidden, inputs: BothInputs, switches: Switches
     ) -> Hidden:
-        """The hidden tokens after block ``number``."""
+        """Call block ``number`` and return the tokens of both streams after it."""
         patch = block_patches(self.options).get(("double_block", number))
         if patch is None and not is_replaced(block):
             after: Hidden = block(*hidden, *inputs, switches)
@@ -88,7 +88,7 @@ class BlockCalls:
 
 @dataclass(frozen=True, eq=False)
 class _Original:
-    """The original block that a pack's replacement calls."""
+    """The original block, in the form in which a pack's replacement calls it."""
 
     block: Any
     inputs: BothInputs
@@ -98,7 +98,10 @@ class _Original:
     """The host's attention function that the library's branches call, if any."""
 
     def __call__(self, changed: Mapping[str, Any]) -> dict[str, Streams]:
-        """``{"img": streams}`` after the block, for arguments that the replacement may have changed."""
+        """Run the block and return ``{"img": (video tokens, audio tokens)}``.
+
+        ``changed`` are ComfyUI's arguments of the block, some of which the pack may have changed.
+        """
         vx, ax = changed["img"]
         given = {name: changed.get(name) for name in self.arguments}
         if self._as_given(given):
@@ -108,7 +111,7 @@ class _Original:
         return {"img": self.block((vx, ax), **given)}
 
     def _as_given(self, given: Mapping[str, Any]) -> bool:
-        """Whether arguments and attention are those that the library's call of the block has too."""
+        """Whether the pack left arguments and attention unchanged, so that the library's call is equal."""
         unchanged = all(given[name] is value for name, value in self.arguments.items())
         options = self.arguments["transformer_options"]
         return unchanged and chosen_function(options) is self.function and not is_replaced(self.block)

@@ -1,7 +1,8 @@
-"""Gemma and the checkpoint's text projection as the host's CLIP.
+"""Gemma and the checkpoint's text projection as a ComfyUI CLIP.
 
-Its output is that of the host's own text encoder, which any MODEL of the family takes: features of the valid
-tokens before the connectors (video and audio concatenated if there are two projections), and a flag for it.
+Its output is the same as that of ComfyUI's own text encoder, so that any LTX-2 MODEL can use it: features of
+the valid tokens before the connectors (video and audio concatenated if there are two projections), and a flag
+that says so.
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ CacheKey = tuple[object, tuple[Token, ...]]
 
 
 def load_clip(gemma: str | Path, *checkpoints: str | Path) -> comfy.sd.CLIP:
-    """A text encoder from Gemma, a folder or a file, and from files of which one holds the text projection.
+    """Load a text encoder: ``gemma`` is a folder or a file; one of ``checkpoints`` holds its projection.
 
-    The encoder file of LTX-2.5 may hold the projection itself. Raises ValueError if either is incomplete or
-    if they do not belong together, before any weight is read.
+    The encoder file of LTX-2.5 may hold the projection itself. Raises ValueError, before any weight is read,
+    if a part is missing or they do not belong together.
     """
     host = comfy.model_management
     path = Path(gemma)
@@ -75,9 +76,9 @@ def load_clip(gemma: str | Path, *checkpoints: str | Path) -> comfy.sd.CLIP:
 
 
 class CachingCLIP(comfy.sd.CLIP):
-    """The host's CLIP with a cache of the last encoded prompts.
+    """A ComfyUI CLIP that caches the last encoded prompts.
 
-    Clones share the cache; the LoRAs of a clone are part of its keys.
+    Clones share the cache; the key of an entry contains the LoRAs of the clone.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -113,11 +114,11 @@ class CachingCLIP(comfy.sd.CLIP):
         return (encoded["cond"], encoded["pooled_output"]) if return_pooled else encoded["cond"]
 
     def get_sd(self) -> dict[str, Tensor]:
-        """All tensors under the names of text encoder files, with the tokenizer."""
+        """All tensors and the tokenizer, under the names that text encoder files use."""
         return _names_of_files(super().get_sd())
 
     def state_dict_for_saving(self) -> dict[str, Tensor]:
-        """As ``get_sd``, with LoRAs merged; older hosts save by ``get_sd`` alone."""
+        """As :meth:`get_sd`, with LoRAs merged. Older ComfyUI versions save only with ``get_sd``."""
         return _names_of_files(super().state_dict_for_saving())
 
     def _say_what_is_ignored(self, length: int) -> None:
@@ -128,7 +129,7 @@ class CachingCLIP(comfy.sd.CLIP):
 
 
 def stop_tokens(gemma: Gemma, tokenizer: Tokenizer) -> frozenset[int]:
-    """The tokens that end an answer: EOS, and the end of a turn."""
+    """The ids of tokens that end a generated answer: EOS, and the end of a turn."""
     stated = gemma.model.config.eos_token_id
     ends = {tokenizer.special[mark] for mark in ("<end_of_turn>", "<turn|>") if mark in tokenizer.special}
     return frozenset({*(stated if isinstance(stated, list) else [stated]), *ends})

@@ -1,7 +1,7 @@
-"""Spatio-temporal, modality and normalized attention guidance on the host's own LTX-2 network.
+"""Spatio-temporal, modality and normalised attention guidance on ComfyUI's own LTX-2 network.
 
-The host's network has no such options on every version, so attentions of its blocks are replaced as other
-packs do it, and act by the options of a call.
+Not every ComfyUI version has options for them. So attentions of its blocks are replaced, as other packs do
+it; the replacements read what to do from the options of a call.
 
 Letters: B batch, N tokens, S text tokens, W stream width.
 """
@@ -27,9 +27,10 @@ Forward = Callable[..., Tensor]
 
 
 def with_core_guidance(model: Any, *, stg: bool, apart: bool, nag: Nag | None) -> Any:
-    """A clone of MODEL, of the host's own network, on which these guidances act.
+    """Clone a MODEL of ComfyUI's own network and replace its attentions for the guidances that are on.
 
-    Raises ValueError where it is another network than LTX-2.
+    ``stg`` is spatio-temporal guidance, ``apart`` modality guidance, and ``nag`` normalised attention
+    guidance. Raises ValueError if the network is not LTX-2.
     """
     if not (stg or apart or nag):
         return model
@@ -50,14 +51,14 @@ def with_core_guidance(model: Any, *, stg: bool, apart: bool, nag: Nag | None) -
 
 
 def core_switches(perturbation: Perturbation) -> dict[str, bool]:
-    """The host's options of a call for what ``perturbation`` skips in all blocks."""
+    """Convert a perturbation that skips attention between the streams in all blocks to ComfyUI's options."""
     found = {"a2v_cross_attn": perturbation.a2v, "v2a_cross_attn": perturbation.v2a}
     # Only those that are off: another node may have turned a direction off for the whole run.
     return {name: False for name, blocks in found.items() if blocks == "all"}
 
 
 def with_negative_text(conds: Any, negative: Tensor) -> Any:
-    """Processed conditioning whose text is followed by a ``negative`` text (B, S, W)."""
+    """Append a ``negative`` text (B, S, W) to the text of every entry of processed conditioning."""
     return [_followed(entry, negative) for entry in conds]
 
 
@@ -76,7 +77,10 @@ def _replace(model: Any, number: int, name: str, wrap: Callable[[nn.Module, Forw
 
 
 def _perturbed(number: int, *, audio: bool) -> Callable[[nn.Module, Forward], Forward]:
-    """A self-attention that passes its values through in the samples that a call perturbs."""
+    """Make the replacement of a self-attention of block ``number`` for spatio-temporal guidance.
+
+    In samples that a call perturbs, it returns its values without attending.
+    """
 
     def wrap(attention: Any, underlying: Forward) -> Forward:
         def forward(x: Tensor, *args: Any, transformer_options: Options, **more: Any) -> Tensor:
@@ -106,7 +110,10 @@ def _passed_through(attention: Any, x: Tensor) -> Tensor:
 
 
 def _guided() -> Callable[[nn.Module, Forward], Forward]:
-    """A text attention led away from the negative text, which follows the positive one in its context."""
+    """Make the replacement of a text attention for normalised attention guidance.
+
+    Its context holds the positive text, followed by the negative one.
+    """
 
     def wrap(_attention: nn.Module, underlying: Forward) -> Forward:
         def forward(

@@ -310,7 +310,7 @@ def _reason(path: Path, check: Callable[[], None]) -> str:
 
 @lru_cache(maxsize=CACHED)
 def _warn(message: str) -> None:
-    """Log a message once."""
+    """Log a warning; the same message is logged only once."""
     logger.warning("%s", _encodable(message))
 
 

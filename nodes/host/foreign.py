@@ -1,4 +1,4 @@
-"""Changes of other packs to a MODEL: which act on our network, and which are refused before sampling."""
+"""Finds what other packs changed in a MODEL, and refuses changes that this pack's network would ignore."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ BLOCK = re.compile(r"^diffusion_model\.transformer_blocks\.(\d+)(?:\.(\w+))?\.fo
 
 
 def refuse_changes_without_effect(patcher: Any) -> None:
-    """Have each sampling with this MODEL, and with clones of it, check what other packs changed in it.
+    """Make every sampling with this MODEL, or a clone of it, check what other packs changed in it.
 
-    The sampling raises ValueError before a weight is loaded, naming the pack, what it replaced and what to
-    use.
+    If a change would have no effect, sampling raises ValueError before a weight is loaded; the message names
+    the pack, what it replaced, and what to use instead.
     """
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _check)
 
@@ -42,7 +42,7 @@ def _check(executor: Callable[..., Any], *args: Any, **more: Any) -> Any:
 
 
 def check_object_patches(patcher: Any) -> None:
-    """Raise ValueError for an object patch of a MODEL that this pack's network would not call."""
+    """Raise ValueError if an object patch of a MODEL replaces what this pack's network does not call."""
     network = patcher.model.diffusion_model
     for name, value in patcher.object_patches.items():
         if name.startswith(NETWORK) and not _acts(network, name.removeprefix(NETWORK), value):
@@ -53,7 +53,7 @@ def check_object_patches(patcher: Any) -> None:
 
 
 def patched_parts(patcher: Any) -> dict[str, str]:
-    """What other packs replaced in the blocks of a MODEL: name of a part, or "block" -> who did so."""
+    """What other packs replaced in a MODEL's blocks: name of an attention, or "block" -> the pack's name."""
     found = {}
     for name, value in patcher.object_patches.items():
         if match := BLOCK.match(name):
@@ -62,7 +62,7 @@ def patched_parts(patcher: Any) -> dict[str, str]:
 
 
 def origin(value: Any) -> str:
-    """The pack and the name of a function or object that was put into a MODEL."""
+    """Name the pack and the function or class of something that a pack put into a MODEL."""
     function = getattr(value, "__func__", value)
     module: str = getattr(function, "__module__", None) or type(value).__module__
     name = getattr(function, "__qualname__", type(value).__name__).split(".<locals>")[0]
@@ -72,7 +72,10 @@ def origin(value: Any) -> str:
 
 
 def changed_classes() -> Iterator[str]:
-    """What packs exchanged in the classes of the host's own LTX-2 network, as a sentence without its end."""
+    """Yield a text for each method that a pack replaced in the classes of ComfyUI's own LTX-2 network.
+
+    An example: "SomePack (function) replaces CrossAttention.forward of ComfyUI".
+    """
     for module in (comfy.ldm.lightricks.av_model, comfy.ldm.lightricks.model):
         for kind in vars(module).values():
             own = inspect.isclass(kind) and issubclass(kind, nn.Module) and kind.__module__ == module.__name__
@@ -84,7 +87,7 @@ def changed_classes() -> Iterator[str]:
 
 
 def _acts(network: nn.Module, path: str, value: Any) -> bool:
-    """Whether this network uses what a pack put at ``path``."""
+    """Whether this network uses what a pack put at ``path``, a name inside the network."""
     owner_path, _, attribute = path.rpartition(".")
     try:
         owner = network.get_submodule(owner_path)

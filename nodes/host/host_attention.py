@@ -1,4 +1,4 @@
-"""The host's attention function in place of the library's, where a pack or an option of the host chose one.
+"""Calls ComfyUI's attention function in place of the library's, if a pack or an option of ComfyUI chose one.
 
 Letters: B batch, H heads, N query tokens, S keys, D head width.
 """
@@ -28,10 +28,10 @@ EXACT = (
 
 
 def chosen_function(options: Mapping[str, Any]) -> Callable[..., Tensor] | None:
-    """The host's attention function where it must be called, None where the library's computes the same.
+    """Return ComfyUI's attention function if it must be called, None if the library's computes the same.
 
-    It must be where a node set an override, where a pack exchanged the function, and where the user chose an
-    approximate one, such as ``--use-sage-attention``.
+    It must be called if a node set an override in ``options``, if a pack replaced the function, and if the
+    user chose an approximate one, such as ``--use-sage-attention``.
     """
     # Looked up at each call: packs exchange the attribute of the module for the length of a block.
     function: Callable[..., Tensor] = host.optimized_attention
@@ -40,7 +40,7 @@ def chosen_function(options: Mapping[str, Any]) -> Callable[..., Tensor] | None:
 
 
 def attend_by(function: Callable[..., Tensor], options: Mapping[str, Any]) -> Attend:
-    """``function`` of the host as the attention function of the library's branches."""
+    """Adapt an attention function of ComfyUI to the signature that the library's branches call."""
 
     def plain(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, **more: bool) -> Tensor:
         heads = q.shape[1]
@@ -64,6 +64,6 @@ def attend_by(function: Callable[..., Tensor], options: Mapping[str, Any]) -> At
 
 
 def attend_for(options: Mapping[str, Any]) -> Attend:
-    """The attention function of a call with ``options``: the library's own, or the one chosen in the host."""
+    """Return the attention function for a call with ``options``: the library's, or that chosen in ComfyUI."""
     function = chosen_function(options)
     return attend if function is None else attend_by(function, options)

@@ -1,7 +1,7 @@
-"""Blocks and attentions that can be called as those of the host's own network.
+"""Blocks and attentions that other packs can call like those of ComfyUI's own LTX-2 network.
 
-Other packs replace the ``forward`` of a block or of an attention, and wrap blocks. What they call and are
-called with is the interface of core's LTX blocks, which these classes have next to the library's.
+Packs replace the ``forward`` of a block or an attention, and wrap blocks. They expect the interface of
+ComfyUI's classes, which the classes here have in addition to the library's.
 
 Letters: B batch, N video or audio tokens, S text tokens, W stream width, H heads, D head width, P modulation
 parameters.
@@ -34,7 +34,7 @@ ATTENTIONS = ("attn1", "attn2", "audio_attn1", "audio_attn2", "audio_to_video_at
 
 
 class HostAttention(Attention):
-    """An attention of a block, called as the host's ``CrossAttention``."""
+    """An attention of a block with the interface of ComfyUI's ``CrossAttention``."""
 
     dim_head: int
     attn_precision = None
@@ -48,9 +48,10 @@ class HostAttention(Attention):
         k_pe: Any = None,
         transformer_options: Options = {},  # noqa: B006 the host's signature; it is only read
     ) -> Tensor:
-        """x (B, N, query width) attends to ``context`` (B, S, context width), None for itself.
+        """Attend from x (B, N, query width) to ``context`` (B, S, context width); None means x itself.
 
-        ``mask`` is additive, or the host's mask of guides; ``pe`` and ``k_pe`` are rotary tables of the host.
+        ``mask`` is an additive bias or ComfyUI's ``GuideAttentionMask``. ``pe`` and ``k_pe`` are ComfyUI's
+        rotary tables of queries and keys.
         """
         source, values = (x, self.to_v(x)) if context is None else (context, self.to_v(context))
         attending: Samples = transformer_options.get(ATTENDING) if context is None else None
@@ -86,7 +87,7 @@ class HostAttention(Attention):
 
 
 class HostBlock(TransformerBlock):
-    """A block that is called as the library's or, with a tuple of both streams, as the host's."""
+    """A block that can be called with the library's arguments, or like ComfyUI's with (video, audio)."""
 
     attn_precision = None
 
@@ -95,10 +96,10 @@ class HostBlock(TransformerBlock):
         return self.config.cross_attention_adaln
 
     def forward(self, x: Any, *own: Any, **arguments: Any) -> Any:
-        """Both streams after this block.
+        """Return the tokens of both streams after this block.
 
-        Either the arguments of the library, or x = (video, audio), each (B, N, W), and by keyword those of
-        :class:`BlockArguments`. Tokens are written into.
+        Arguments are those of the library, or x = (video, audio), each (B, N, W), and the keywords of
+        :class:`BlockArguments`. The input tensors are changed in place.
         """
         if not isinstance(x, tuple):
             return super().forward(x, *own)
@@ -112,7 +113,11 @@ class HostBlock(TransformerBlock):
         timestep: Timestep,
         indices: slice = slice(None, None),
     ) -> tuple[Tensor, ...]:
-        """The parameters ``indices`` of a learned table (P, W) with the timestep's: each (B, N or 1, W)."""
+        """Add modulation parameters to a learned table (P, W).
+
+        Returns parameters ``indices``, each (B, N or 1, W). ``timestep`` holds the parameters, which depend
+        on the noise level.
+        """
         table = scale_shift_table[indices]
         if isinstance(timestep, TokenTimesteps):
             values = timestep.values[..., indices, :]
@@ -132,7 +137,10 @@ class HostBlock(TransformerBlock):
         attention_mask: Tensor | None,
         transformer_options: Options,
     ) -> Tensor:
-        """The update of a stream by its text; packs exchange this method, so its signature is the host's."""
+        """Compute the update of a stream by attention to its text.
+
+        Packs replace this method, so its signature is that of ComfyUI's.
+        """
         hidden, gate = rms_norm(x, self.config.norm_eps), None
         if self.cross_attention_adaln:
             shift, scale, gate = self.get_ada_values(scale_shift_table, len(x), timestep, slice(6, 9))
@@ -175,7 +183,11 @@ class HostBlock(TransformerBlock):
     def _attend(
         self, x: Tensor, letter: str, prefix: str, args: BlockArguments, own: Options, **mask: Any
     ) -> None:
-        """Self-attention and text attention of one stream; ``own`` are the options of the former."""
+        """Add self-attention and text attention to the tokens x of one stream, in place.
+
+        ``letter`` ("v" or "a") and ``prefix`` name the stream's arguments and attributes; ``own`` are the
+        options of its self-attention.
+        """
         named = cast(dict[str, Any], args)
         table, timestep = getattr(self, f"{prefix}scale_shift_table"), named[f"{letter}_timestep"]
         shift, scale, gate = self.get_ada_values(table, len(x), timestep, slice(0, 3))
@@ -199,7 +211,10 @@ class HostBlock(TransformerBlock):
     def _attend_each_other(
         self, vx: Tensor, ax: Tensor, args: BlockArguments, *, video: bool, audio: bool
     ) -> None:
-        """Attention between the streams, each to the other as it was before either was updated."""
+        """Add attention from each stream to the other, in place.
+
+        Both attend to the tokens before these updates. ``video`` and ``audio`` say which stream is updated.
+        """
         options, named = args["transformer_options"], cast(dict[str, Any], args)
         switches: Switches = options.get(SWITCHES, ALL_ON)
 
@@ -242,7 +257,7 @@ class HostBlock(TransformerBlock):
 
 
 def as_host_block(block: Any) -> None:
-    """Give a block and its attentions the host's interface; parameters stay where they are."""
+    """Change the classes of a block and its attentions to those here; parameters stay the same objects."""
     block.__class__ = HostBlock
     for name in ATTENTIONS:
         attention = getattr(block, name)
@@ -252,7 +267,7 @@ def as_host_block(block: Any) -> None:
 
 
 def _self_attention(options: Options, attending: Samples) -> Options:
-    """The options of a self-attention in which some samples pass their values through."""
+    """Options for a self-attention: samples that are False in ``attending`` pass their values through."""
     if attending is None:
         return options
     # The second key is the host's own, since ComfyUI 0.32, for packs that replace the attention.

@@ -1,4 +1,4 @@
-"""Text connectors that can be called as those of the host's own network.
+"""Text connectors that other packs can call like those of ComfyUI's own LTX-2 network.
 
 Letters: B prompts, T tokens, S tokens of the context, N tokens, W connector width, H heads, D head width.
 """
@@ -17,7 +17,7 @@ from .host_attention import attend_by, chosen_function
 
 
 class HostConnector(Connector):
-    """A connector that other packs call with text alone."""
+    """A text connector that can also be called without a mask, like ComfyUI's."""
 
     def forward(
         self,
@@ -27,7 +27,10 @@ class HostConnector(Connector):
         length: int = CONTEXT_LENGTH,
         rope: Rope | None = None,
     ) -> Any:
-        """Features (B, T, W) -> context (B, S, W), or without a mask, as in the host, that and None."""
+        """Convert text features (B, T, W) to a context (B, S, W).
+
+        Without ``mask`` it returns (context, None), as ComfyUI's connectors do.
+        """
         if mask is not None:
             return super().forward(features, mask, length=length, rope=rope)
         valid = torch.ones(features.shape[:2], dtype=torch.int64, device=features.device)
@@ -35,10 +38,10 @@ class HostConnector(Connector):
 
 
 class ConnectorAttention(Attention):
-    """Self-attention of a connector, by the function chosen in the host if there is one."""
+    """Self-attention of a connector that uses the attention function chosen in ComfyUI, if there is one."""
 
     def attend(self, x: Tensor, keys: Tensor, values: Tensor, *, rope: Rope | None = None) -> Tensor:
-        """Queries of x (B, N, W) on ``keys`` and ``values`` (B, H, S, D) -> (B, N, W)."""
+        """Attend with queries of x (B, N, W) to ``keys`` and ``values`` (B, H, S, D); returns (B, N, W)."""
         # Connectors run before sampling, where there are no options of a call.
         function = chosen_function({})
         if function is None:
@@ -48,7 +51,7 @@ class ConnectorAttention(Attention):
 
 
 def as_host_connectors(connectors: TextConnectors) -> None:
-    """Give both connectors the host's interface; parameters stay where they are."""
+    """Change the classes of both connectors to those here; parameters stay the same objects."""
     for module in list(connectors.modules()):
         if isinstance(module, Connector):
             module.__class__ = HostConnector

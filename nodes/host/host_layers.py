@@ -45,7 +45,7 @@ def use_host_layers(gemma: Gemma) -> Gemma:
 
 
 class ScaledEmbedding(comfy.ops.manual_cast.Embedding):
-    """Token embedding times a constant, in float32.
+    """A token embedding that is multiplied by a constant in float32.
 
     Because its output is float32, all later layers compute in float32 too, whatever dtype the weights are
     stored in. The host's own text encoders do the same.
@@ -60,7 +60,7 @@ class ScaledEmbedding(comfy.ops.manual_cast.Embedding):
         return embedded * self.embed_scale.to(input.device)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """hidden (..., D) -> scores (..., V) of the next token, by the same weights as the embedding."""
+        """Multiply hidden (..., D) by the embedding's weights: the scores (..., V) of the next token."""
         weight, _, stream = comfy.ops.cast_bias_weight(self, hidden, offloadable=True)
         scores = functional.linear(hidden, weight)
         comfy.ops.uncast_bias_weight(self, weight, None, stream)
@@ -68,7 +68,7 @@ class ScaledEmbedding(comfy.ops.manual_cast.Embedding):
 
 
 class OffsetRMSNorm(nn.Module, comfy.ops.CastWeightBiasOp):
-    """RMS norm whose weight is stored as its difference from 1; computed in float32."""
+    """RMS norm whose stored weight is the real weight minus 1; computed in float32."""
 
     comfy_cast_weights = True
     bias = None

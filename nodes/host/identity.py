@@ -1,4 +1,4 @@
-"""What the host's models of a run are, as digests: to refuse resuming it with others."""
+"""Identifies ComfyUI's models by digests, so that a long clip is not resumed with other models."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ SAMPLES = 1024
 def model_identity(
     *, model: Model, text_encoder: Clip, video_vae: Vae, audio_vae: Vae | None
 ) -> dict[str, str | None]:
-    """Digests of weights, dtype and LoRAs of the models of a graph, by the names of the inputs.
+    """Digests that identify the models in a graph: "clip" -> weights and dtype, "clip LoRAs" -> LoRAs, and so
+    on.
 
-    Weights of this pack's loaders are known by their files. Of others, and of LoRAs, some values are read.
+    Names are those of the node's inputs; a digest is None where there is nothing. Weights from this pack's
+    loaders are identified by their files; of other weights, and of LoRAs, some values are read.
     """
     patchers = {
         "model": model,

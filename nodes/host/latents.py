@@ -1,6 +1,7 @@
-"""The host's LATENT dicts as AVLatent and back; an AV latent is the host's nested tensor, video first.
+"""Converts ComfyUI's LATENT dicts to AVLatent and back.
 
-Letters: B batch, C channels, F latent frames, H W latent rows and columns, T audio latent frames.
+The samples of an audio-video LATENT are ComfyUI's nested tensor, video first. Letters: B batch, C channels, F
+latent frames, H W latent rows and columns, T audio latent frames.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ AUDIO_ONLY = "ltx2av_sound_alone"
 
 
 def concat_av(video: Latent, audio: Latent) -> Latent:
-    """Join a video LATENT (B, C, F, H, W) and an audio LATENT (B, 8, T, 16) into one AV LATENT.
+    """Join a video LATENT (B, C, F, H, W) and an audio LATENT (B, 8, T, 16) into one audio-video LATENT.
 
-    If either has a noise mask, the other gets one of ones. Other keys are copied, first the video's.
+    If only one has a noise mask, the other gets a mask of ones. All other keys are copied; where both have
+    one, the video's is used.
     """
     # A stale copy of these keys may be on the audio, if it was separated from another latent.
     of_video = {key: video[key] for key in (ATTACHED, GUIDE_FRAMES) if key in video}
@@ -43,10 +45,10 @@ def concat_av(video: Latent, audio: Latent) -> Latent:
 
 
 def each_stream(latent: Latent) -> list[Latent]:
-    """Each stream of a LATENT as a LATENT, with its own noise mask, if it has one, and every other key.
+    """Split a LATENT into one LATENT for each stream, with its own noise mask, if any, and all other keys.
 
-    This is the one door for noise masks: whatever a node of the host or of another pack set, the nodes here
-    see masks whose axes are those of the samples, each of full size or 1.
+    Noise masks enter the nodes only here: whatever form another node used, a mask then has the axes of its
+    samples, each of full size or 1.
     """
     streams = streams_of(latent["samples"])
     rest = {key: value for key, value in latent.items() if key != "noise_mask"}
@@ -73,14 +75,14 @@ def to_av(latent: Latent) -> AVLatent:
 
 
 def from_av(av: AVLatent, like: Latent | None = None) -> Latent:
-    """A LATENT of ``av``, with the other keys of ``like``."""
+    """Make a LATENT of ``av``, with all other keys of ``like``."""
     streams = [x for x in (av.video, av.audio) if x is not None]
     samples = NestedTensor(streams) if len(streams) == 2 else streams[0]
     return {**(like or {}), "samples": samples}
 
 
 def check_batch_index(latent: Latent) -> None:
-    """Raise ValueError if ``batch_index``, which chooses the noise of each clip, is that of another batch."""
+    """Raise ValueError if ``batch_index``, which selects the noise of each clip, does not fit the batch."""
     index, batch = latent.get("batch_index"), len(streams_of(latent["samples"])[0])
     if index is not None and len(index) != batch:
         raise ValueError(
@@ -90,7 +92,7 @@ def check_batch_index(latent: Latent) -> None:
 
 
 def check_noise(noise: Any, samples: Any) -> None:
-    """Raise ValueError if ``noise`` is that of other samples, such as of the video alone."""
+    """Raise ValueError if ``noise`` has another shape than ``samples``, such as that of the video alone."""
     of_noise, of_samples = ([tuple(one.shape) for one in streams_of(x)] for x in (noise, samples))
     # One noise may serve all clips of a batch.
     if [shape[1:] for shape in of_noise] != [shape[1:] for shape in of_samples]:

@@ -1,4 +1,4 @@
-"""Noise masks in one form, by the rule of the host's sampler, and masks with one entry per latent frame.
+"""Converts noise masks to one form, as ComfyUI's sampler reads them, and to one entry per latent frame.
 
 Letters: B batch, C channels, F latent frames, H W latent rows and columns.
 """
@@ -16,15 +16,15 @@ from .values import Latent
 
 
 def streams_of(samples: Any) -> list[Tensor]:
-    """The tensors of samples or of a mask: those of a nested one, or the one itself."""
+    """The tensors in samples or in a mask: those of a nested tensor, or the tensor itself, in a list."""
     return list(samples.unbind()) if getattr(samples, "is_nested", False) else [samples]
 
 
 def masks_of(mask: Any, streams: Sequence[Tensor]) -> list[Tensor | None]:
-    """The noise mask of each stream, as the host's sampler reads ``mask``: None for all without a mask.
+    """Return the noise mask of each of ``streams``, as ComfyUI's sampler reads ``mask``.
 
-    A plain mask is that of the first stream, and a stream without one gets ones. Images of a plain mask of a
-    video are stretched in time over its latent frames.
+    If ``mask`` is None, so are all. A plain (not nested) mask belongs to the first stream; a stream without
+    one gets ones. A plain mask of a video that has fewer images than latent frames is stretched in time.
     """
     if mask is None:
         return [None] * len(streams)
@@ -36,7 +36,10 @@ def masks_of(mask: Any, streams: Sequence[Tensor]) -> list[Tensor | None]:
 
 
 def frame_mask(video: Latent) -> Tensor:
-    """A copy of the noise mask of a video LATENT with one entry per latent frame, or ones (B, 1, F, 1, 1)."""
+    """A copy of a video LATENT's noise mask with one entry per latent frame.
+
+    Without a noise mask it is ones (B, 1, F, 1, 1).
+    """
     samples: Tensor = video["samples"]
     (mask,) = masks_of(video.get("noise_mask"), [samples])
     if mask is None:
@@ -46,7 +49,7 @@ def frame_mask(video: Latent) -> Tensor:
 
 
 def _in_form_of(mask: Tensor, samples: Tensor) -> Tensor:
-    """``mask`` with the axes of ``samples``, each of full size or 1."""
+    """Reshape ``mask`` to the axes of ``samples``, each of full size or 1."""
     if mask.ndim == samples.ndim and all(
         size in (1, full) for size, full in zip(mask.shape, samples.shape, strict=True)
     ):
@@ -58,6 +61,6 @@ def _in_form_of(mask: Tensor, samples: Tensor) -> Tensor:
 
 
 def _ones(samples: Tensor) -> Tensor:
-    """Ones of one value per latent frame: (B, 1, F, 1, 1), or (B, 1, T, 1) of audio."""
+    """A mask of ones with one value per latent frame: (B, 1, F, 1, 1), or for audio (B, 1, T, 1)."""
     shape = (len(samples), 1, samples.shape[2], *(1,) * (samples.ndim - 3))
     return torch.ones(shape, device=samples.device)

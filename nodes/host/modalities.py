@@ -1,7 +1,7 @@
-"""The latents of a call as streams of tokens, and velocities of tokens as latents.
+"""Converts the latents of a call to the tokens of each stream, and velocities of tokens back to latents.
 
-Letters: B batch, C channels, F latent frames, H W latent rows and columns, T audio latent frames, N tokens,
-S text tokens.
+Letters: B batch, C channels, F latent frames, H W latent rows and columns, T audio latent frames, N tokens, S
+text tokens.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ def video_modality(
     guides: GuideTokens | None,
     entries: list[Entry],
 ) -> Modality:
-    """The video latent (B, C, F, H, W) with the positions of its ``guides``, the last of its tokens."""
+    """Convert a video latent (B, C, F, H, W) to tokens with positions; those of ``guides`` are the last ones.
+
+    ``entries`` are ComfyUI's attention weights of the guides.
+    """
     _, _, frames, height, width = latent.shape
     tokens = patchify_video(latent)
     # Pixel frames first, seconds afterwards: the host multiplies by the reciprocal of the frame rate, and the
@@ -63,7 +66,10 @@ def video_modality(
 def audio_modality(
     latent: Tensor, timestep: Tensor, context: Tensor, reference: dict[str, Tensor] | None
 ) -> Modality:
-    """The audio latent (B, C, T, H), after the clean tokens of a ``reference``."""
+    """Convert an audio latent (B, C, T, H) to tokens.
+
+    The clean tokens of a ``reference`` come before them.
+    """
     tokens, timesteps = patchify_audio(latent), _token_timesteps(timestep)
     positions = audio_positions(tokens.shape[1])
     if reference is not None:
@@ -85,7 +91,7 @@ def audio_modality(
 
 
 def _token_timesteps(timestep: Tensor) -> Tensor:
-    """(B,), (B, N) or (B, N, 1) -> (B, N), or (B, 1) for one value a sample."""
+    """Bring timesteps (B,), (B, N) or (B, N, 1) to (B, N), or (B, 1) for one value per sample."""
     return timestep.reshape(len(timestep), -1)
 
 
@@ -95,7 +101,10 @@ def velocities_of(
     audio: Tensor | None,
     guides: GuideTokens | None,
 ) -> list[Tensor] | Tensor:
-    """Token velocities back to latents; missing guide tokens and streams that did not run have velocity 0."""
+    """Convert the velocities of tokens to latents of the shapes of ``video`` and ``audio``.
+
+    Guide tokens that were left out, and streams that did not run, get velocity 0.
+    """
     tokens, audio_tokens = streams
     if tokens is None:
         velocity = torch.zeros_like(video)

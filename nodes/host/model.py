@@ -1,4 +1,4 @@
-"""A checkpoint's transformer as the host's MODEL: conditioning, masks and memory."""
+"""A checkpoint's transformer as a ComfyUI MODEL: its conditioning, masks and memory."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ DTYPES = [torch.bfloat16, torch.float32]
 
 
 def load_model(*paths: str | Path, disable_dynamic: bool = False) -> Model:
-    """The transformer of a checkpoint, or of files that hold its parts, as a ModelPatcher.
+    """Load the transformer of a checkpoint, or of files that hold its parts, as a ModelPatcher.
 
-    Raises ValueError if they hold no LTX-2 transformer with its text connectors, or if weights do not fit.
+    The network is this pack's. Raises ValueError if the files hold no LTX-2 transformer with its text
+    connectors, or if weights do not fit.
     """
     weights = read_weights(*paths)
     tensors = weights.take_quantised(Component.TRANSFORMER, Component.TEXT_CONNECTORS)
@@ -60,10 +61,10 @@ def load_model(*paths: str | Path, disable_dynamic: bool = False) -> Model:
 
 
 def load_host_model(*paths: str | Path, disable_dynamic: bool = False) -> Model:
-    """The same transformer in the host's own network, built by the host.
+    """Load the same transformer with ComfyUI's own network in place of this pack's.
 
-    Its results are those of this version of the host, and every pack that changes the host's LTX-2 network
-    acts on it. Raises ValueError if the files hold no transformer, or one that this host does not know.
+    Its results are those of the installed ComfyUI version, and every pack that changes ComfyUI's LTX-2
+    network works. Raises ValueError if the files hold no transformer, or one that this version does not know.
     """
     weights = read_weights(*paths)
     tensors = weights.take_quantised(Component.TRANSFORMER, Component.TEXT_CONNECTORS)
@@ -86,9 +87,9 @@ def load_host_model(*paths: str | Path, disable_dynamic: bool = False) -> Model:
 
 
 class LatentFormatAV(comfy.latent_formats.LTXAV):
-    """The host's latent format without its own previews.
+    """ComfyUI's latent format without its own previews.
 
-    From ComfyUI 0.30 on the host previews the video alone, at every step, next to the pack's preview of both
+    Since 0.30 ComfyUI shows a preview of the video alone at every step, beside this pack's preview of both
     streams.
     """
 
@@ -101,7 +102,7 @@ class LatentFormatAV(comfy.latent_formats.LTXAV):
 
 
 class LTX2Config(comfy.supported_models_base.BASE):
-    """The host's description of a model family."""
+    """ComfyUI's description of a model family, for LTX-2 with this pack's network."""
 
     unet_config: Options = {}  # noqa: RUF012 the host's class attributes, copied per instance
     unet_extra_config: Options = {}  # noqa: RUF012
@@ -115,7 +116,7 @@ class LTX2Config(comfy.supported_models_base.BASE):
     text_encoder_key_prefix = ["text_encoders."]  # noqa: RUF012
 
     def process_clip_state_dict_for_saving(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The names of a checkpoint: released ones hold the text projection without a prefix."""
+        """Rename the text encoder's tensors for a checkpoint: all but the text projection get a prefix."""
         (prefix,) = self.text_encoder_key_prefix
         return {
             name if name.startswith("text_embedding_projection.") else prefix + name: tensor
@@ -128,7 +129,7 @@ class LTX2Config(comfy.supported_models_base.BASE):
 
 
 class LTX2Model(comfy.model_base.LTXAV):
-    """The model in the host's family: its `isinstance` checks, LoRA names and context windows apply."""
+    """The model as one of ComfyUI's LTX-2 family: its type checks, LoRA names and context windows apply."""
 
     def __init__(self, config: LTX2Config, device: torch.device | None = None) -> None:
         # The parent's constructor would build the host's own network, so the grandparent's is called.
@@ -137,7 +138,10 @@ class LTX2Model(comfy.model_base.LTXAV):
         )
 
     def extra_conds(self, **kwargs: Any) -> Options:
-        """Conditioning -> arguments of the network; the text connectors run here, once per sampling."""
+        """Convert conditioning to arguments of the network.
+
+        Runs the text connectors, once for each sampling.
+        """
         # The host's own method finds whatever this host passes to its network. Text is encoded below, once.
         out: Options = super().extra_conds(**{**kwargs, "cross_attn": None})
         text = kwargs.get("cross_attn")
@@ -172,7 +176,7 @@ class LTX2Model(comfy.model_base.LTXAV):
         audio_denoise_mask: Tensor | None = None,
         **conds: Any,
     ) -> tuple[Tensor, Tensor]:
-        """The noise levels of video and audio: (B,), or (B, N), one per token, if a mask differs from 1."""
+        """Return the noise levels of video and audio: (B,), or (B, N) per token if a mask is not all 1."""
         video = audio = timestep
         if denoise_mask is not None:
             # All channels of a token share one noise level, so the first channel of the mask decides.
@@ -182,12 +186,12 @@ class LTX2Model(comfy.model_base.LTXAV):
         return video, audio
 
     def scale_latent_inpaint(self, sigma: Tensor, noise: Tensor, latent_image: Tensor, **more: Any) -> Tensor:
-        """Preserved content without noise: the timesteps of its tokens state that it has none."""
+        """Return preserved content without noise: the timesteps of its tokens say that it has none."""
         return latent_image
 
 
 def _masked(timestep: Tensor, mask: Tensor) -> Tensor:
-    """Timesteps (B,) and masks (B, N, 1) -> (B, N), or (B,) if the mask is 1 everywhere."""
+    """Multiply timesteps (B,) by masks (B, N, 1): (B, N), or the timesteps unchanged if all masks are 1."""
     # One value for all tokens lets the modulation be computed once a sample instead of once a token.
     if bool((mask == 1).all()):
         return timestep
@@ -195,14 +199,14 @@ def _masked(timestep: Tensor, mask: Tensor) -> Tensor:
 
 
 class NetworkArguments(TypedDict):
-    """The keyword arguments that the host's constructor passes to ``HostTransformer``."""
+    """The keyword arguments with which ComfyUI constructs ``HostTransformer``."""
 
     config: TransformerConfig
     text: TextConfig
 
 
 def _network_arguments(config: Config) -> NetworkArguments:
-    """The configuration of the network, in the numerics of the host's own network."""
+    """Read the configuration of the network; its numerics are those of ComfyUI."""
     text = text_config(config)
     return {
         "config": replace(transformer_config(config), qk_norm_eps=COMFY_QK_NORM_EPS),
@@ -215,7 +219,7 @@ def _network_arguments(config: Config) -> NetworkArguments:
 
 
 def _choose_dtypes(config: LTX2Config, tensors: Tensors) -> None:
-    """Set the storage and compute dtype that the host chooses for its own models."""
+    """Set the dtypes for storing and computing that ComfyUI would choose for a model of its own."""
     host = comfy.model_management
     quantised = comfy.utils.detect_layer_quantization(tensors, "")
     if quantised:

@@ -1,7 +1,7 @@
-"""The transformer with the host's signature: latents, timesteps and conditioning in, velocities out.
+"""The transformer with the signature of ComfyUI: latents, timesteps and conditioning to velocities.
 
-Letters: B batch, C channels, F latent frames, H W latent rows and columns, T audio latent frames, N tokens,
-S text tokens.
+Letters: B batch, C channels, F latent frames, H W latent rows and columns, T audio latent frames, N tokens, S
+text tokens.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ WITHOUT_EFFECT = {"latent_shapes", "audio_denoise_mask"}
 
 
 class HostTransformer(Transformer):
-    """Transformer and text connectors in one network, under the names of released single files.
+    """Transformer and text connectors in one network, with the tensor names of released single files.
 
-    Attributes and methods that are not used here (`patchifier`, scale factors, separation of latents) are
-    read by the host's own code and by other packs, which also replace and wrap its blocks.
+    ComfyUI's code and other packs read attributes and methods that are not used here, such as ``patchifier``,
+    and replace and wrap the blocks.
     """
 
     def __init__(
@@ -96,9 +96,10 @@ class HostTransformer(Transformer):
         self.in_channels = config.in_channels
 
     def preprocess_text_embeds(self, context: Tensor, unprocessed: bool = False) -> Tensor:
-        """Text features (B, S, K) of valid tokens -> contexts of video and audio joined (B, 1024, Kv + Ka).
+        """Run the connectors on text features (B, S, K): joined contexts of both streams (B, 1024, Kv + Ka).
 
-        A context that has been through the connectors already is returned unchanged.
+        Features are those of valid tokens. A context that has been through the connectors already is returned
+        unchanged.
         """
         video, audio = self.text_config.video.dim, self.text_config.audio.dim
         # The flag decides where widths coincide: features and contexts may be equally wide.
@@ -120,7 +121,10 @@ class HostTransformer(Transformer):
     def separate_audio_and_video_latents(
         self, x: Sequence[Tensor], audio_length: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The video and the audio of the latents of a call; audio of no length where there is none."""
+        """Return (video, audio) from the latents of a call.
+
+        Where there is no audio, it is a tensor of length 0.
+        """
         if len(x) > 1:
             return x[0], x[1]
         return x[0], x[0].new_zeros(len(x[0]), AUDIO_CHANNELS, 0, AUDIO_BINS)
@@ -128,7 +132,7 @@ class HostTransformer(Transformer):
     def recombine_audio_and_video_latents(
         self, vx: Tensor, ax: Tensor, target_shape: Sequence[int] | None = None
     ) -> list[Tensor] | Tensor:
-        """The reverse of :meth:`separate_audio_and_video_latents`."""
+        """Join latents again that :meth:`separate_audio_and_video_latents` separated."""
         return [vx, ax] if ax.numel() else vx
 
     def forward(  # type: ignore[override]
@@ -143,10 +147,10 @@ class HostTransformer(Transformer):
         denoise_mask: Tensor | None = None,
         **conds: Any,
     ) -> list[Tensor] | Tensor:
-        """Velocities of the latents ``x`` = [video (B, 128, F, H, W), audio (B, 8, T, 16)].
+        """Compute the velocities of the latents ``x`` = [video (B, 128, F, H, W), audio (B, 8, T, 16)].
 
-        For a list of one video latent it returns a tensor. ``timestep`` comes from
-        ``LTX2Model.process_timestep``.
+        Returns a list like ``x``, or a tensor if ``x`` is only a video. ``timestep`` is what
+        ``LTX2Model.process_timestep`` returns; ``context`` holds the joined text contexts.
         """
         wrappers = comfy.patcher_extension.get_all_wrappers(
             comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, transformer_options
@@ -270,9 +274,10 @@ def _unchanged(features: Tensor) -> Tensor:
 
 
 def with_option(model: Any, name: str, value: Any, *, what: str) -> Any:
-    """A clone of MODEL with one more option in its calls.
+    """Clone a MODEL and set the option ``name`` in its calls of the network.
 
-    Raises ValueError where the network is the host's own; ``what`` names in it what needs the option.
+    Raises ValueError for ComfyUI's own network, which does not read it; ``what`` names in the message what
+    needs the option.
     """
     if not isinstance(model.model.diffusion_model, HostTransformer):
         raise ValueError(
@@ -290,7 +295,7 @@ def with_option(model: Any, name: str, value: Any, *, what: str) -> Any:
 
 
 def _negative_texts(options: Options, contexts: Sequence[Tensor]) -> list[NegativeText]:
-    """The negative text of video and audio, repeated for the samples of ``contexts``."""
+    """The negative text for video and audio, repeated to the batch size of ``contexts``."""
     nag, text = options[NAG]
     parts = text.to(contexts[0]).split([context.shape[-1] for context in contexts], dim=-1)
     return [
@@ -305,7 +310,10 @@ def _negative_texts(options: Options, contexts: Sequence[Tensor]) -> list[Negati
 
 
 def _on_block(blocks: list[Any], start: int, device: torch.device, options: Options) -> Callable[[int], None]:
-    """Stop between blocks when the user cancels; hosts that stream weights fetch the next block meanwhile."""
+    """Make a callback that stops before a block if the user cancels, and fetches the next block's weights.
+
+    Only ComfyUI versions that stream weights fetch them.
+    """
     try:
         # The module is imported here because older hosts do not have it.
         from comfy.model_prefetch import make_prefetch_queue, prefetch_queue_pop

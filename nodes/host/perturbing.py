@@ -1,4 +1,4 @@
-"""What one call of the network skips: by the passes of our guider, and by options of the host."""
+"""What a call of the network skips, as asked for by this pack's guider and by ComfyUI's options."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ PERTURBATIONS = "ltx2_perturbations"
 
 
 def perturbations_of(options: Options, batch: int) -> Perturbations | None:
-    """The perturbation of each sample: from our guider, and from the host's switches of a call."""
+    """Return the perturbation of each sample in a call, None if nothing is perturbed.
+
+    It combines those of this pack's guider with the switches in ComfyUI's options, both in ``options``.
+    """
     off = _switched_off(options)
     if PERTURBATIONS in options:
         each = [_both(own, off) for own in options[PERTURBATIONS]]
@@ -27,7 +30,7 @@ def perturbations_of(options: Options, batch: int) -> Perturbations | None:
 
 
 def _switched_off(options: Options) -> Perturbation:
-    """What the host's options of a call switch off in every sample."""
+    """The perturbation that ComfyUI's options of a call ask for, the same in every sample."""
     passing = tuple(options.get("stg_self_attn_blocks", ()))
     return Perturbation(
         video_self_attention=passing,

@@ -1,7 +1,7 @@
 """Live previews while an audio-video latent is sampled: a frame and, below it, the loudness of the audio.
 
-The host's own previewer cannot read the packed latent. A wrapper around the sampling run unpacks the
-predicted clean latent and passes an image to the host's progress bar, which displays it on the node.
+ComfyUI's own previewer cannot read the packed latent. A wrapper around the sampling run unpacks the predicted
+clean latent and passes an image to ComfyUI's progress bar, which shows it on the node.
 """
 
 from __future__ import annotations

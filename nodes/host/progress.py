@@ -1,4 +1,4 @@
-"""The host's progress bar, the line of text under a running node, and its stop button."""
+"""ComfyUI's progress bar, the line of text under a running node, and the stop button."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _part: ContextVar[str] = ContextVar("part", default="")
 
 
 def check_interrupted() -> None:
-    """Raise the host's interrupt if the user pressed stop."""
+    """Raise ComfyUI's interrupt if the user pressed stop."""
     comfy.model_management.throw_exception_if_processing_interrupted()
 
 
 def count_bar(total: int, what: str) -> Callable[[int], None]:
-    """A callback for how many of ``total`` steps, frames or layers are done.
+    """Make a callback that takes how many of ``total`` steps, frames or layers are done.
 
     It moves the node's progress bar and writes a line such as "sampling: 3 of 20, 40 s left" under the node;
-    ``what`` is the word before the numbers.
+    ``what`` is its first word.
     """
     bar, text = comfy.utils.ProgressBar(total), ProgressText(total, what)
 
@@ -38,7 +38,7 @@ def count_bar(total: int, what: str) -> Callable[[int], None]:
 
 @contextmanager
 def part_of_job(name: str) -> Iterator[None]:
-    """Lines of text within it begin with ``name``, such as "window 2 of 6"."""
+    """A context in which lines of text under the node begin with ``name``, such as "window 2 of 6"."""
     token = _part.set(name)
     try:
         yield
@@ -47,7 +47,7 @@ def part_of_job(name: str) -> Iterator[None]:
 
 
 class ProgressText:
-    """Writes under the running node how far it is; work that ends within ``EVERY_S`` writes nothing."""
+    """Writes progress as text under the running node; nothing if the work ends within ``EVERY_S`` seconds."""
 
     def __init__(self, total: int, what: str) -> None:
         self._total, self._what = total, what
@@ -76,7 +76,7 @@ class ProgressText:
 
 
 def show_text(text: str) -> None:
-    """Write ``text`` under the running node; without a page there is nowhere to write it."""
+    """Write ``text`` under the running node; does nothing outside ComfyUI's server."""
     try:
         # A script may use these modules without the host's server.
         from comfy_execution.utils import get_executing_context
@@ -89,7 +89,7 @@ def show_text(text: str) -> None:
 
 
 def _duration(seconds: float) -> str:
-    """Such as "8 s", "2 min 5 s" or "1 h 10 min"."""
+    """Format seconds, such as "8 s", "2 min 5 s" or "1 h 10 min"."""
     whole = max(1, round(seconds))
     if whole < 60:
         return f"{whole} s"

@@ -1,6 +1,6 @@
 """One sampling run through the host's own guider interface, samplers, noise and progress bar.
 
-Letters: B batch, N values of a packed latent: the host concatenates video and audio, (B, 1, N).
+Letters: B batch, N values of a packed latent: ComfyUI concatenates video and audio to (B, 1, N).
 """
 
 from __future__ import annotations

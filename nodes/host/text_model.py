@@ -1,4 +1,4 @@
-"""Gemma and the text projection under the host's names, as a text encoder and as a language model."""
+"""Gemma and the text projection with ComfyUI's interfaces of a text encoder and of a language model."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Row = list[tuple[Token, float]]
 
 
 class HostTextModel(nn.Module):
-    """The text encoder with the host's interface.
+    """The text encoder with ComfyUI's interface.
 
-    Parameters have the names of the host's own text encoder, by which LoRAs and other packs find them.
+    Parameters have the names of ComfyUI's own text encoder, by which LoRAs and other packs find them.
     """
 
     def __init__(self, encoder: TextEncoder, dtype: torch.dtype, name: str, stops: frozenset[int]) -> None:
@@ -85,9 +85,9 @@ class HostTextModel(nn.Module):
         seed: int | None,
         presence_penalty: float = 0.0,
     ) -> list[int]:
-        """Up to ``max_length`` token ids that follow ``tokens``, drawn as the host's own Gemma draws them.
+        """Generate up to ``max_length`` token ids that follow ``tokens``, as ComfyUI's own Gemma does.
 
-        Raises ValueError where transformers is too old.
+        Raises ValueError if transformers is too old.
         """
         (row,) = tokens[self.name]
         model, device = self.gemma.model, self.gemma.model.device
@@ -123,18 +123,21 @@ class HostTextModel(nn.Module):
         return made
 
     def load_sd(self, state_dict: dict[str, Tensor]) -> tuple[list[str], list[str]]:
-        """Load nothing, because the weights are in place; the host calls it for files that it reads."""
+        """Load nothing, because the weights are loaded already; ComfyUI calls it for files that it reads."""
         return [], list(state_dict)
 
     def memory_estimation_function(self, tokens: Tokens, device: torch.device | None = None) -> int:
-        """Bytes of activations, estimated as 64 hidden states a token.
+        """Estimate the bytes of activations as 64 hidden states for each token.
 
         Nodes that save or merge weights call it without tokens.
         """
         return sum(map(len, tokens.get(self.name, ()))) * self.gemma.hidden_size * 4 * 64
 
     def _embeds(self, row: Row) -> Tensor:
-        """Scaled embeddings (1, T, D) of tokens, and embeddings of files in their places."""
+        """Scaled embeddings (1, T, D) of the tokens.
+
+        Textual-inversion embeddings stand in their own places.
+        """
         layer, device = self.gemma.model.embed_tokens, self.gemma.model.device
         assert isinstance(layer, ScaledEmbedding)
         embeds: Tensor = layer(_ids(row).to(device))
@@ -145,7 +148,7 @@ class HostTextModel(nn.Module):
         return embeds
 
     def _scores(self, hidden: Tensor) -> Tensor:
-        """hidden (1, D) -> scores (1, V) of the next token."""
+        """Compute the scores (1, V) of the next token from hidden (1, D)."""
         model = self.gemma.model
         assert isinstance(model.embed_tokens, ScaledEmbedding)
         scores: Tensor = model.embed_tokens.logits(hidden)
@@ -154,7 +157,7 @@ class HostTextModel(nn.Module):
 
 
 class _Branch(nn.Module):
-    """One level of names of the host's text encoder."""
+    """A module around Gemma that gives its parameters the longer names of ComfyUI's own text encoder."""
 
     def __init__(self, transformer: Gemma) -> None:
         super().__init__()
@@ -162,7 +165,7 @@ class _Branch(nn.Module):
 
 
 def _cache(config: Any) -> Any:
-    """The keys and values of past tokens, which layers of a sliding window forget."""
+    """Make a cache for the keys and values of past tokens; sliding-window layers drop old ones."""
     import transformers
 
     # Older caches have a fixed length, or know nothing of sliding windows.
@@ -175,5 +178,5 @@ def _cache(config: Any) -> Any:
 
 
 def _ids(row: Row) -> Tensor:
-    """Token ids (1, T); an embedding has the id 0, which is not used."""
+    """Token ids (1, T); an embedding gets the id 0, which is not read."""
     return torch.tensor([[token if isinstance(token, int) else 0 for token, _ in row]])

@@ -1,4 +1,4 @@
-"""The tokenizer with the host's interface: lists of (token, weight) under the name of the text encoder."""
+"""The tokenizer with ComfyUI's interface: lists of (token, weight) under the name of the text encoder."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ EMBEDDING = re.compile(r"(?:^|(?<=[ \n]))embedding:(\S+)")
 
 
 class HostTokenizer:
-    """Tokenizes prompts, and requests to Gemma as a language model.
+    """Tokenizes prompts for encoding, and requests to Gemma as a language model.
 
-    Its attribute named as the text encoder is what other packs look for to count tokens.
+    Other packs count tokens by its attribute that has the name of the text encoder.
     """
 
     def __init__(
@@ -60,7 +60,12 @@ class HostTokenizer:
         audio: Any = None,
         **options: Any,
     ) -> Tokens:
-        """Every weight is 1. Raises ValueError for images and audio, which the text part cannot read."""
+        """Tokenize a text to ComfyUI's lists of (token, weight); every weight is 1.
+
+        With ``skip_template`` off, the text is a request to the language model: it is put into
+        ``llama_template``, by default that of the text encoder. Raises ValueError for images, video and
+        audio, which this text-only Gemma cannot read.
+        """
         given = {"image": image, "video": video, "audio": audio}
         if connected := [name for name, value in given.items() if value is not None]:
             raise ValueError(
@@ -77,18 +82,18 @@ class HostTokenizer:
         return {self.clip_name: [[(token, 1.0) for token in row]]}
 
     def decode(self, token_ids: Iterable[int], skip_special_tokens: bool = True) -> str:
-        """Text of generated tokens, without the marks of turns."""
+        """Convert generated tokens to text, without the marks of turns."""
         assert self.plain.decode is not None
         marks = {*self.plain.special.values()} if skip_special_tokens else set()
         return self.plain.decode([token for token in token_ids if token not in marks])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The tokenizer as files of text encoders hold it."""
+        """The tokenizer as a tensor, as text encoder files store it."""
         _, kind, content = read_tokenizer(self.path)
         return {kind: torch.frombuffer(bytearray(content), dtype=torch.uint8)}
 
     def _parts(self, text: str) -> Iterable[str | Tensor]:
-        """The text between the embeddings that it names, and the embeddings (N, D)."""
+        """Split a text at the embeddings that it names; yields texts and embeddings (N, D)."""
         done = 0
         for match in EMBEDDING.finditer(text):
             name = match[1].rstrip(",.;")
@@ -105,7 +110,7 @@ class HostTokenizer:
 
 
 class RawTokenizer:
-    """The tokenizer as other packs call it to count the tokens of a prompt: BOS comes first, and no EOS."""
+    """The tokenizer that other packs call to count the tokens of a prompt; it adds BOS and no EOS."""
 
     add_bos, add_eos = True, False
 
@@ -117,7 +122,7 @@ class RawTokenizer:
         return {"input_ids": [self.tokenizer.bos_id, *self.ids(text)]}
 
     def ids(self, text: str) -> list[int]:
-        """Token ids of a text without BOS; the marks of turns are one token each."""
+        """Token ids of a text without BOS; each mark of a turn is one token."""
         if not text.startswith(CHAT):
             return self.tokenizer.encode(text.strip())
         ids: list[int] = []

@@ -1,6 +1,7 @@
-"""The video and audio VAE as the host's VAE, so that its decode, encode and save nodes take them.
+"""The video and audio VAEs as ComfyUI VAEs, so that its nodes for decoding, encoding and saving take them.
 
-Letters: B batch, C latent channels, F frames, H W rows and columns of pixels, f h w of the latent, S samples.
+Letters: B batch, C latent channels, F frames, H W rows and columns of pixels, f h w those of the latent, S
+samples.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ HOST_AUDIO_RATE = 44100
 
 
 def load_video_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.sd.VAE:
-    """The video VAE of a checkpoint, a VAE file, or the files of its halves.
+    """Load the video VAE from a checkpoint, a VAE file, or two files with its encoder and decoder.
 
     Raises ValueError if they hold none or its weights do not fit.
     """
@@ -79,12 +80,10 @@ def load_video_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.s
 
 
 def load_audio_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.sd.VAE:
-    """The audio VAE and vocoder of a checkpoint or of files with its parts.
+    """Load the audio VAE and the vocoder from a checkpoint or from files with its parts.
 
-    Its ``encode`` takes what that of the host's own audio VAE takes; ``encode_audio`` takes any rate and
-    crops nothing.
-
-    Raises ValueError if they hold none or the weights do not fit.
+    Its ``encode`` takes what ComfyUI's own audio VAE takes; the function :func:`encode_audio` takes any rate
+    and crops nothing. Raises ValueError if they hold none or the weights do not fit.
     """
     weights = read_weights(*paths)
     parts = {
@@ -120,16 +119,16 @@ def load_audio_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.s
 
 
 def _decode_bytes(config: VideoVAEConfig, shape: tuple[int, ...], dtype: torch.dtype) -> int:
-    """Bytes that decoding a latent (B, C, f, h, w) needs in addition to weights and frames."""
+    """Estimate the bytes for decoding a latent (B, C, f, h, w), beside those of weights and frames."""
     batch, _, frames, *cells = shape
     memory = decoder_memory(config, latent_frames=frames, cells=(cells[0], cells[1]), itemsize=dtype.itemsize)
     return max(STREAM_BYTES, batch * memory.peak)
 
 
 def _encode_bytes(config: VideoVAEConfig, shape: tuple[int, ...], dtype: torch.dtype) -> int:
-    """Bytes that encoding frames (B, 3, F, H, W) needs in addition to weights and frames.
+    """Estimate the bytes for encoding frames (B, 3, F, H, W), beside those of weights and frames.
 
-    Traces show at most half as much again as for decoding the same frames.
+    It is half as much again as for decoding the same frames; measurements never exceeded that.
     """
     batch, _, frames, height, width = shape
     cells = max(1, height // SPATIAL_SCALE), max(1, width // SPATIAL_SCALE)
@@ -137,18 +136,21 @@ def _encode_bytes(config: VideoVAEConfig, shape: tuple[int, ...], dtype: torch.d
 
 
 class HostVideoVAE(VideoVAE):
-    """The video VAE with the host's interface for reading and writing a clip in chunks."""
+    """The video VAE with ComfyUI's interface for decoding and encoding a clip in chunks."""
 
     comfy_has_chunked_io = True
 
     def decode_output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """(B, C, f, h, w) -> (B, 3, F, H, W)."""
+        """The shape of the decoded frames, (B, 3, F, H, W), for a latent of shape (B, C, f, h, w)."""
         batch, _, frames, height, width = shape
         pixels = self.time_scale * (frames - 1) + 1, self.space_scale * height, self.space_scale * width
         return batch, self.config.channels, *pixels
 
     def decode(self, latent: Tensor, output_buffer: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        """Normalised latent (B, C, f, h, w) -> frames (B, 3, F, H, W), each written once it is decoded."""
+        """Decode a normalised latent (B, C, f, h, w) to frames (B, 3, F, H, W) in [-1, 1].
+
+        Each chunk of frames is written to ``output_buffer``, if there is one, as soon as it is decoded.
+        """
         shape = self.decode_output_shape(tuple(latent.shape))
         # The host's buffer is on the output device, so that only one decoded piece is on the GPU.
         frames = latent.new_empty(shape) if output_buffer is None else output_buffer
@@ -163,7 +165,10 @@ class HostVideoVAE(VideoVAE):
             on_count(done)
 
     def encode(self, frames: Tensor, device: torch.device | None = None) -> Tensor:  # type: ignore[override]
-        """Frames (B, 3, F, H, W) in [-1, 1] -> normalised latent; those past the last 8k + 1 are left out."""
+        """Encode frames (B, 3, F, H, W) in [-1, 1] to a normalised latent.
+
+        Only the first 8k + 1 frames are used.
+        """
         # The encoder is causal and takes one frame and then groups of eight.
         usable = (frames.shape[2] - 1) // self.time_scale * self.time_scale + 1
         chunks = frames[:, :, :usable].split(ENCODE_CHUNK, dim=2)
@@ -179,7 +184,10 @@ class HostVideoVAE(VideoVAE):
 
 
 class AudioFrontEnd(NamedTuple):
-    """What nodes of other packs read of ``vae.autoencoder``: rate in Hz, samples a mel frame, mel bins."""
+    """The attributes of ``vae.autoencoder`` that other packs read.
+
+    They are the sample rate in Hz, the samples per mel frame, and the number of mel bins.
+    """
 
     sampling_rate: int
     mel_hop_length: int
@@ -187,7 +195,7 @@ class AudioFrontEnd(NamedTuple):
 
 
 class HostAudioVAE(AudioVAE):
-    """The audio VAE with the host's interface: waveforms are at ``HOST_AUDIO_RATE`` by default."""
+    """The audio VAE with ComfyUI's interface; waveforms have ``HOST_AUDIO_RATE`` by default."""
 
     def encode(self, waveform: Tensor, sample_rate: int = HOST_AUDIO_RATE) -> Tensor:  # type: ignore[override]
         """Waveform (B, channels, S) at ``sample_rate`` Hz -> latent (B, 8, L, 16)."""
@@ -207,10 +215,10 @@ class HostAudioVAE(AudioVAE):
 
 
 def encode_audio(audio_vae: Vae, waveform: Tensor, sample_rate: int) -> Tensor:
-    """Waveform (B, 2, S) at ``sample_rate`` Hz -> normalised latent (B, 8, L, 16), by any audio VAE of LTX-2.
+    """Encode a waveform (B, 2, S) at ``sample_rate`` Hz to a normalised latent (B, 8, L, 16).
 
-    The network itself is called, because the host's ``VAE.encode`` crops up to 93 ms. Raises ValueError for
-    another VAE.
+    ``audio_vae`` is any audio VAE of LTX-2, this pack's or ComfyUI's. Its network is called directly, because
+    ComfyUI's ``VAE.encode`` crops up to 93 ms. Raises ValueError for another VAE.
     """
     audio_rate_of(audio_vae)
     network = audio_vae.first_stage_model
@@ -224,7 +232,7 @@ def encode_audio(audio_vae: Vae, waveform: Tensor, sample_rate: int) -> Tensor:
 
 
 def audio_rate_of(audio_vae: Vae) -> int:
-    """The rate in Hz of the mel front end of an audio VAE of LTX-2. Raises ValueError for another VAE."""
+    """The sample rate in Hz that an audio VAE of LTX-2 encodes. Raises ValueError for another VAE."""
     network: Any = getattr(audio_vae, "first_stage_model", None)
     if not hasattr(network, "num_of_latents_from_frames"):
         raise ValueError(
@@ -235,7 +243,10 @@ def audio_rate_of(audio_vae: Vae) -> int:
 
 
 class _HostVAE(comfy.sd.VAE):
-    """The host's VAE around a network of this pack; its own constructor builds only networks of the host."""
+    """ComfyUI's VAE class around a network of this pack.
+
+    Its own constructor builds only ComfyUI's networks.
+    """
 
     def __init__(self, network: nn.Module, dtype: torch.dtype, *, dynamic: bool) -> None:
         # With an empty state dict the host's constructor sets its attributes and builds no network.
@@ -274,14 +285,17 @@ class _HostVAE(comfy.sd.VAE):
         return latent
 
     def _own_stream(self, samples: Any) -> Tensor:
-        """The stream of an audio-video latent that this VAE decodes; a plain tensor is returned unchanged."""
+        """Take the stream that this VAE decodes from an audio-video latent.
+
+        A plain tensor is returned unchanged.
+        """
         streams: Sequence[Tensor] = samples.unbind() if getattr(samples, "is_nested", False) else (samples,)
         return streams[0] if self.latent_dim == 3 else streams[-1]
 
 
 @contextmanager
 def _without_vae_warning() -> Iterator[None]:
-    """Suppress the host's warning that an empty state dict holds no VAE; here that is intended."""
+    """A context without ComfyUI's warning that a state dict holds no VAE; here it is empty on purpose."""
 
     def other(record: logging.LogRecord) -> bool:
         return "No VAE weights" not in record.getMessage()

@@ -1,6 +1,7 @@
-"""Names for the host's values in annotations.
+"""Names for ComfyUI's values in type annotations.
 
-Models are instances of classes of the host. Types are checked without an installed host, where these are Any.
+Models are instances of ComfyUI's classes. Types are checked without an installed ComfyUI, where these are
+Any.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ Options: TypeAlias = dict[str, Any]
 
 
 class Audio(TypedDict):
-    """AUDIO: ``waveform`` is (B, channels, samples), ``sample_rate`` in Hz."""
+    """ComfyUI's AUDIO: ``waveform`` is (B, channels, samples), ``sample_rate`` is in Hz."""
 
     waveform: Tensor
     sample_rate: int

@@ -1,4 +1,4 @@
-"""Latents decoded straight into a file in the host's temporary folder, as the host's VIDEO."""
+"""Decodes latents directly into a file in ComfyUI's temporary folder, as a ComfyUI VIDEO."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ from .values import Vae
 def write_video(
     video_vae: Vae, samples: Tensor, fps: float, track: tuple[Tensor, int] | None, crf: int
 ) -> InputImpl.VideoFromFile:
-    """Decode one clip ``samples`` (1, C, f, h, w) into an MP4 file; ``track`` is its audio ((C, S), Hz).
+    """Decode the latent of one clip, ``samples`` (1, C, f, h, w), into an MP4 file.
 
-    If the VAE can stream, only some frames exist at a time. The file lives as long as the host's temporary
-    folder; the host's save node copies its streams without encoding them again.
+    ``track`` is its audio ((C, S), rate in Hz), ``crf`` the H.264 quality. If the VAE can stream, only some
+    frames are in memory. The file lives as long as ComfyUI's temporary folder; ComfyUI's save node copies its
+    streams without encoding them again.
     """
     rows, columns = (SPATIAL_SCALE * size for size in samples.shape[3:])
     rate = None if track is None else track[1]
@@ -46,7 +47,7 @@ def write_video(
 
 
 def write_edit(edit: Edit, crf: int) -> InputImpl.VideoFromFile:
-    """Write an edited clip into an MP4 file; its frames and audio are computed as they are written."""
+    """Write an edited clip into an MP4 file; its frames and audio are decoded while it is written."""
     path, bar = temporary_mp4(), count_bar(edit.frame_count, "decoding and encoding frame")
 
     def on_frames(done: int, total: int) -> None:
@@ -58,7 +59,7 @@ def write_edit(edit: Edit, crf: int) -> InputImpl.VideoFromFile:
 
 
 def temporary_mp4() -> Path:
-    """A new name in the host's temporary folder."""
+    """A path for a new MP4 file in ComfyUI's temporary folder."""
     folder = Path(folder_paths.get_temp_directory())
     folder.mkdir(parents=True, exist_ok=True)
     # The host may run several nodes of this kind before it reads the first file.
@@ -66,10 +67,10 @@ def temporary_mp4() -> Path:
 
 
 def decoded_frames(video_vae: Vae, pieces: Iterable[Tensor], *, as_bytes: bool = False) -> Iterator[Tensor]:
-    """Frames (N, 3, H, W) in [-1, 1] of one clip, a few at a time, or all at once if the VAE cannot stream.
+    """Decode the latent of one clip to chunks of frames (N, 3, H, W) in [-1, 1].
 
-    ``pieces`` (1, C, f, h, w) are the clip's latent, in one part or in several that follow one another. With
-    ``as_bytes`` streamed frames are turned into uint8 on the device.
+    ``pieces`` (1, C, f, h, w) are the latent in consecutive parts. If the VAE cannot stream, there is one
+    chunk with all frames. With ``as_bytes`` streamed frames are converted to uint8 on the device.
     """
     network = video_vae.first_stage_model
     # The VAE may come from the host's own loader.

@@ -56,7 +56,7 @@ class Weights:
         return merged
 
     def source(self, component: Component) -> Checkpoint:
-        """The file that ``component`` is read from. Raises ValueError if no file holds it."""
+        """Return the file that ``component`` is read from. Raises ValueError if no file holds it."""
         return find_component(self.checkpoints, component)
 
     def take(self, *components: Component) -> Tensors:
@@ -73,7 +73,7 @@ class Weights:
     def take_quantised(self, *components: Component) -> Tensors:
         """Like :meth:`take`, but quantised layers stay quantised, in the form that the host's layers read.
 
-        Formats that this host does not support are decoded to bfloat16.
+        Formats that this ComfyUI version does not support are decoded to bfloat16.
         """
         tensors = self.take(*components)
         for component in components:

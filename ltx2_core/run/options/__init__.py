@@ -1,6 +1,6 @@
-"""The one table of options: every quantity that configures a run, declared once.
+"""The table of options: every setting of a run that a user can choose, declared once.
 
-The command line, the JSON schema of a request and the reference of the docs are made from it, and nodes take
+The command line, the JSON schema of a request and the reference in the docs are generated from it; nodes take
 bounds and tooltips from it. No torch is imported here, so that help and shell completion are quick.
 """
 

@@ -1,4 +1,4 @@
-"""Options of the content of a clip: text, size and length, inputs."""
+"""Declares the options for the content of a clip: prompts, size, length, and input files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .option import BY_RECIPE, MAX_FRAMES, MAX_SCALE, MAX_SECONDS, MAX_SIDE, Opt
 
 
 def text_options() -> Iterator[Option]:
-    """Options of the prompts."""
+    """Yield the options for the prompts."""
     group = "text"
     yield Option(
         name="prompt",
@@ -24,7 +24,7 @@ def text_options() -> Iterator[Option]:
         kind="text",
         empty=True,
         group=group,
-        help="What to avoid; used with --cfg above 1 and with --nag.",
+        help="What the clip should not contain. It has an effect only with --cfg above 1 or with --nag.",
         default=BY_RECIPE,
         request=True,
     )
@@ -33,7 +33,8 @@ def text_options() -> Iterator[Option]:
         flags=("--trigger",),
         kind="text",
         group=group,
-        help="Trigger word of a LoRA; it replaces [trigger] in the prompt, not in the negative one.",
+        help="Trigger word of a LoRA. It replaces the text [trigger] wherever that stands in the prompt; the "
+        "negative prompt is not changed.",
         request=True,
     )
     yield Option(
@@ -41,14 +42,14 @@ def text_options() -> Iterator[Option]:
         flags=("--from-file",),
         kind="path",
         group=group,
-        help="Repeat the settings in the tags of this MP4, of an edit and a long clip too; further options "
-        "change them. Inputs are found where they were and must be unchanged. LoRAs and model files have to "
-        "be named again.",
+        help="Repeat the run that made this file, with the settings stored in the file's tags; other options "
+        "on the command line replace single settings. Input files must still exist, unchanged; LoRAs and "
+        "model files have to be named again.",
     )
 
 
 def size_options() -> Iterator[Option]:
-    """The options of size and length."""
+    """Yield the options for the size, length and frame rate of a clip."""
     group = "size"
     for name in ("width", "height"):
         yield Option(
@@ -67,7 +68,7 @@ def size_options() -> Iterator[Option]:
         flags=("--frames",),
         kind="int",
         group=group,
-        help="Length of the clip, 8k + 1 frames.",
+        help="Length of the clip in frames, 8k + 1 (such as 97 or 121).",
         range=(1, MAX_FRAMES),
         unit="frames",
         default=BY_RECIPE,
@@ -78,7 +79,7 @@ def size_options() -> Iterator[Option]:
         flags=("--seconds",),
         kind="float",
         group=group,
-        help="Length of the clip in seconds, in place of --frames.",
+        help="Length of the clip in seconds; use it in place of --frames.",
         range=(0, MAX_SECONDS),
         above=True,
         unit="s",
@@ -100,7 +101,9 @@ def size_options() -> Iterator[Option]:
         flags=("--snap",),
         kind="choice",
         group=group,
-        help="How a size or length that is not on the latent grid is rounded, or error to refuse it.",
+        help="How a width, height or length that the model cannot generate is rounded: down, to the nearest "
+        "value, or up. error refuses it. Sizes are multiples of 32 pixels (64 with two stages), lengths 8k + "
+        "1 frames.",
         choices=("floor", "nearest", "ceil", "error"),
         default="nearest",
         request=True,
@@ -110,7 +113,8 @@ def size_options() -> Iterator[Option]:
         flags=("--stages",),
         kind="int",
         group=group,
-        help="1: at full size. 2: at half size first, then upscaled and refined, which needs --upscaler.",
+        help="1 samples at full size. 2 samples at half size, doubles the latent with the model named by "
+        "--upscaler, and refines it at full size.",
         range=(1, 2),
         default=BY_RECIPE,
         edit_default=1,
@@ -119,7 +123,7 @@ def size_options() -> Iterator[Option]:
 
 
 def inputs_options() -> Iterator[Option]:
-    """Options of images, control videos and audio that condition the clip."""
+    """Yield the options for images, control videos and audio that condition the clip."""
     group = "inputs"
     yield Option(
         name="image",
@@ -128,8 +132,10 @@ def inputs_options() -> Iterator[Option]:
         group=group,
         multiple=True,
         metavar="FILE[@FRAME][:STRENGTH]",
-        help="Image that becomes the first frame; with @FRAME one that guides the clip at that frame, -1 is "
-        "the last. STRENGTH is how much of it is preserved, 1 all of it. May be repeated.",
+        help="Image file as FILE, FILE:STRENGTH, FILE@FRAME or FILE@FRAME:STRENGTH, such as a.png or "
+        "end.png@-1:0.8. Without @FRAME the image becomes the first frame. With it the image guides the clip "
+        "at that frame; frames count from 0, and -1 is the last. STRENGTH 1 preserves the image, less lets "
+        "the model change it. May be repeated.",
         request=True,
     )
     yield Option(
@@ -147,7 +153,8 @@ def inputs_options() -> Iterator[Option]:
         flags=("--image-crf",),
         kind="int",
         group=group,
-        help="H.264 compression of the image before it is encoded, as in the training data; 0 is off.",
+        help="H.264 compression (constant rate factor) that the image goes through before it is encoded, as "
+        "in the training data; 0 is off. Without artefacts of compression the clip tends to be motionless.",
         range=(0, 51),
         default=BY_RECIPE,
         request=True,
@@ -159,7 +166,9 @@ def inputs_options() -> Iterator[Option]:
         group=group,
         multiple=True,
         metavar="FILE@FRAME[:STRENGTH]",
-        help="Image that guides the clip at a frame, as --image with @FRAME does. May be repeated.",
+        help="Image that guides the clip at a frame, as FILE@FRAME or FILE@FRAME:STRENGTH, such as "
+        "mid.png@48 or end.png@-1:0.8. Frames count from 0, and -1 is the last. STRENGTH 1 (the default) "
+        "follows the image, less lets the model change it. May be repeated.",
         request=True,
     )
     yield Option(
@@ -169,8 +178,10 @@ def inputs_options() -> Iterator[Option]:
         group=group,
         multiple=True,
         metavar="FILE[:STRENGTH][,scale=N][,every=N]",
-        help="Control or reference video of an IC-LoRA, as long as the clip, N times smaller and every N-th "
-        "frame of it; by default as the LoRA was trained. May be repeated.",
+        help="Control video (edges, depth, pose) or reference video for an IC-LoRA, such as "
+        "depth.mp4:0.8,scale=2; at least as long as the clip. STRENGTH is 1 by default. scale=N encodes it N "
+        "times smaller than the clip, every=N uses only each N-th frame; both are by default what the LoRA "
+        "was trained with. May be repeated.",
         request=True,
     )
     yield Option(
@@ -180,8 +191,8 @@ def inputs_options() -> Iterator[Option]:
         group=group,
         choices=("crop", "pad", "stretch"),
         default="crop",
-        help="How images and control videos of another shape are fitted: cut around the centre, with black "
-        "borders, or stretched.",
+        help="How an image or control video of another shape than the clip is fitted: crop cuts it around "
+        "the centre, pad adds black borders, stretch distorts it.",
         request=True,
     )
     yield Option(
@@ -189,7 +200,8 @@ def inputs_options() -> Iterator[Option]:
         flags=("--audio",),
         kind="path",
         group=group,
-        help="Audio file, or video with audio, that becomes the audio of the clip.",
+        help="Audio file, or video with audio, that becomes the audio of the clip; the video is generated to "
+        "match it.",
         request=True,
     )
     yield Option(
@@ -208,7 +220,8 @@ def inputs_options() -> Iterator[Option]:
         flags=("--audio-noise-db",),
         kind="float",
         group=group,
-        help="Add noise of this loudness, such as -60, to the encoded --audio; the saved audio stays clean.",
+        help="Add noise of this loudness, such as -60, to the --audio that the model hears; the saved audio "
+        "has no noise.",
         range=(-200, 0),
         unit="dB",
         request=True,
@@ -218,7 +231,8 @@ def inputs_options() -> Iterator[Option]:
         flags=("--reference-audio",),
         kind="path",
         group=group,
-        help="Audio, such as a voice, that the generated audio imitates; for LoRAs trained for it.",
+        help="Audio file, such as a voice, that the generated audio imitates. It needs a LoRA that was "
+        "trained for this.",
         request=True,
     )
     yield Option(
@@ -226,7 +240,7 @@ def inputs_options() -> Iterator[Option]:
         flags=("--reference-seconds",),
         kind="float",
         group=group,
-        help="How many seconds of --reference-audio are used.",
+        help="How many seconds of --reference-audio are used. They are taken from its beginning.",
         range=(0, 3600),
         above=True,
         unit="s",
@@ -238,7 +252,8 @@ def inputs_options() -> Iterator[Option]:
         flags=("--identity",),
         kind="float",
         group=group,
-        help="Guidance scale towards --reference-audio; 0 is off. Costs one more guidance pass a step.",
+        help="Guidance scale towards --reference-audio; 0 is off. Higher values imitate it more closely. "
+        "Costs one more guidance pass (a forward pass of the network) in each sampling step.",
         range=(0, MAX_SCALE),
         default=3.0,
         request=True,

@@ -1,4 +1,4 @@
-"""Options of single commands: edits, long clips and the memory plan."""
+"""Declares options that belong to one command only: the edits, long clips, and the memory plan."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from .option import MAX_FRAMES, MAX_SECONDS, Option
 
 
 def edits_options() -> Iterator[Option]:
-    """Options of extend, retake and sound (the command that adds audio)."""
+    """Yield the options of the commands extend, retake, and sound (which adds audio)."""
     yield Option(
         name="source",
         flags=("--video",),
         kind="path",
         group="source",
-        help="The video to edit; for ltx2 long a control video or reference of an IC-LoRA.",
+        help="The video file to edit. With ltx2 long it is the control video or reference video for an "
+        "IC-LoRA.",
     )
     yield Option(
         name="background",
@@ -23,7 +24,7 @@ def edits_options() -> Iterator[Option]:
         group="source",
         metavar="COLOUR",
         default="black",
-        help="Colour behind transparent pixels of --video, such as white or #00ff00.",
+        help="Colour that replaces transparent pixels of --video, such as white or #00ff00.",
     )
     yield Option(
         name="extend_seconds",
@@ -31,8 +32,8 @@ def edits_options() -> Iterator[Option]:
         kind="float",
         group="edit",
         command="extend",
-        help="Length to add, in seconds; it becomes the nearest whole number of frames, halves upwards: 0.5 "
-        "at 25 fps are 13.",
+        help="Seconds to add to the video, in place of --frames. They are rounded to whole frames, halves "
+        "upwards: 0.5 at 25 fps adds 13 frames.",
         range=(0, MAX_SECONDS),
         above=True,
         unit="s",
@@ -43,7 +44,7 @@ def edits_options() -> Iterator[Option]:
         kind="int",
         group="edit",
         command="extend",
-        help="Length to add, in frames.",
+        help="Number of frames to add to the video.",
         range=(1, MAX_FRAMES),
         unit="frames",
     )
@@ -53,7 +54,8 @@ def edits_options() -> Iterator[Option]:
         kind="int",
         group="edit",
         command="extend",
-        help="How many of the last frames of the source the new ones are conditioned on, 8k + 1.",
+        help="How many of the last frames of the source the new frames continue from, 8k + 1 (such as 25). "
+        "More preserve its motion and voices better.",
         range=(1, MAX_FRAMES),
         unit="frames",
         default=25,
@@ -77,8 +79,8 @@ def edits_options() -> Iterator[Option]:
         command="retake",
         choices=("inside", "cover", "touch"),
         default="cover",
-        help="Latent frames that a region takes: those inside it, all that it covers in part, or also those "
-        "that it touches.",
+        help="How a region is rounded to latent frames (8 frames each): inside takes those that lie entirely "
+        "in it, cover also those that it covers in part, touch also those that it only touches at a border.",
     )
     yield Option(
         name="paste",
@@ -87,15 +89,17 @@ def edits_options() -> Iterator[Option]:
         group="edit",
         command="retake",
         default=True,
-        help="Put the source's own frames back outside the regions.",
+        help="Outside the regions, save the source's own frames. With --no-paste all frames come from the "
+        "video decoder, which changes them slightly.",
     )
     yield Option(
         name="feather",
         flags=("--feather",),
         kind="int",
         group="edit",
-        help="Frames over which new frames fade from and to those of the source, inside the region of a "
-        "retake or before the joint of an extension; by default 0 for a retake, 8 for an extension.",
+        help="Frames of a linear fade between frames of the source and new ones. With ltx2 retake it lies "
+        "inside each region, at both ends (0 by default: a cut); with ltx2 extend it lies before the first "
+        "new frame (8 by default).",
         range=(0, None),
         unit="frames",
     )
@@ -106,7 +110,7 @@ def edits_options() -> Iterator[Option]:
         group="edit",
         command="retake",
         default=False,
-        help="A region may end after the video, which becomes longer.",
+        help="Allow a region to end after the end of the video; the result is then longer than the source.",
     )
     yield Option(
         name="exact_outside",
@@ -114,8 +118,9 @@ def edits_options() -> Iterator[Option]:
         kind="flag",
         group="edit",
         default=False,
-        help="Copy the packets of all GOPs (runs of frames from a keyframe on) without new frames, and "
-        "encode only the others; for H.264 of constant frame rate in MP4, MOV or MKV.",
+        help="Encode only the GOPs (runs of frames that start with a keyframe) that contain new frames, and "
+        "copy all others from the source file unchanged. It needs H.264 of constant frame rate in MP4, MOV "
+        "or MKV.",
     )
     yield Option(
         name="sound_window_frames",
@@ -123,8 +128,8 @@ def edits_options() -> Iterator[Option]:
         kind="int",
         group="edit",
         command="sound",
-        help="Frames, 8k + 1, that are sampled at a time; the audio of a longer video is made in windows, "
-        "each of which continues the one before.",
+        help="Frames, 8k + 1, for which audio is sampled at once. A longer video is divided into windows of "
+        "this length, and each continues the audio of the one before.",
         range=(17, None),
         unit="frames",
         default=257,
@@ -135,7 +140,7 @@ def edits_options() -> Iterator[Option]:
         kind="float",
         group="edit",
         command="sound",
-        help="Without a video: length of the audio in seconds, saved as WAV.",
+        help="Generate audio without a video, of this length in seconds; it is saved as WAV.",
         range=(0, MAX_SECONDS),
         above=True,
         unit="s",
@@ -146,7 +151,8 @@ def edits_options() -> Iterator[Option]:
         kind="float",
         group="edit",
         command="sound",
-        help="Peak of the generated audio, in dB of full scale; louder audio is scaled down as a whole.",
+        help="Highest peak of the generated audio, in dB of full scale; louder audio is made quieter as a "
+        "whole, without clipping.",
         range=(-200, 0),
         unit="dB",
         default=-1.0,
@@ -154,7 +160,7 @@ def edits_options() -> Iterator[Option]:
 
 
 def windows_options() -> Iterator[Option]:
-    """The options of long clips."""
+    """Yield the options of the command for long clips, which are sampled window by window."""
     group, command = "window", "long"
     yield Option(
         name="prompts",
@@ -162,9 +168,9 @@ def windows_options() -> Iterator[Option]:
         kind="text",
         group="text",
         command=command,
-        help="Required without --from-file. One prompt; parts by time between ; or on lines, such as '0: a; "
-        "30: b', with times like 2.5, 0-4, 0:30 or 50%; prompts for windows between |; JSON; or @FILE that "
-        "holds one of these.",
+        help="The prompts; required unless --from-file is used. Either one text; or texts with the time at "
+        "which each begins, between ; or on lines, such as '0: a cat; 30: a dog' (times: 2.5, 0-4, 0:30 or "
+        "50%); or one text for each window, between |; or JSON; or @FILE to read any of these from a file.",
     )
     yield Option(
         name="window_frames",
@@ -172,7 +178,7 @@ def windows_options() -> Iterator[Option]:
         kind="int",
         group=group,
         command=command,
-        help="Length of a window, 8k + 1 frames.",
+        help="Length of a window (the part that is sampled at once), 8k + 1 frames.",
         range=(9, MAX_FRAMES),
         unit="frames",
         default=121,
@@ -183,7 +189,7 @@ def windows_options() -> Iterator[Option]:
         kind="int",
         group=group,
         command=command,
-        help="Frames that two windows share, 8k.",
+        help="How many frames a window shares with the one before, 8k (a multiple of 8).",
         range=(8, MAX_FRAMES),
         unit="frames",
         default=24,
@@ -194,7 +200,8 @@ def windows_options() -> Iterator[Option]:
         kind="float",
         group=group,
         command=command,
-        help="How much of the overlap is preserved in the next window: 1 all of it.",
+        help="How much of the overlap (the frames shared with the previous window) is preserved: 1 all of "
+        "it. Less regenerates it in part and cross-fades.",
         range=(0, 1),
         default=1.0,
     )
@@ -204,7 +211,8 @@ def windows_options() -> Iterator[Option]:
         kind="float",
         group=group,
         command=command,
-        help="How far colours and contrast of each window return to those of the first; 0 is off.",
+        help="How far colours and contrast of each window are brought back to those of the first window; 0 "
+        "is off, 1 fully.",
         range=(0, 1),
         default=0.0,
     )
@@ -214,7 +222,8 @@ def windows_options() -> Iterator[Option]:
         kind="float",
         group=group,
         command=command,
-        help="Strength of --video as a reference; 0 is off.",
+        help="Strength of --video as a reference: how closely the clip follows it; 0 is off. 1 presents it "
+        "unchanged to the model.",
         range=(0, 1),
         default=1.0,
     )
@@ -224,7 +233,8 @@ def windows_options() -> Iterator[Option]:
         kind="float",
         group=group,
         command=command,
-        help="Part of the schedule that is sampled: below 1 each window starts from --video.",
+        help="Part of the schedule that is sampled: below 1 each window starts from --video in place of "
+        "noise. 0.3 preserves most of it, 1 nothing.",
         range=(0, 1),
         default=1.0,
         request=True,
@@ -235,12 +245,13 @@ def windows_options() -> Iterator[Option]:
         kind="path",
         group=group,
         command=command,
-        help="Folder for finished windows; the same command continues a stopped clip.",
+        help="Folder in which each finished window is saved. If the run is stopped, the same command "
+        "continues after the last finished window.",
     )
 
 
 def plans_options() -> Iterator[Option]:
-    """The options of the memory plan."""
+    """Yield the options of the command that predicts memory."""
     group, command = "model", "plan"
     yield Option(
         name="budgets",
@@ -249,8 +260,8 @@ def plans_options() -> Iterator[Option]:
         group="execution",
         command=command,
         multiple=True,
-        help="Budget such as 12GB, or auto for what the GPU has free; repeat to compare. By default auto "
-        "where there is a GPU, else 8, 12, 16, 24, 32 and 80 GB.",
+        help="Memory budget to plan for, such as 12GB, or auto for the free memory of the GPU. Repeat it to "
+        "compare budgets. By default auto where there is a GPU, else 8, 12, 16, 24, 32 and 80 GB.",
     )
     yield Option(
         name="model",
@@ -260,7 +271,7 @@ def plans_options() -> Iterator[Option]:
         command=command,
         choices=("2.0", "2.3"),
         default="2.3",
-        help="Released model to plan for, where no --checkpoint is named.",
+        help="Released generation of LTX-2 to plan for. It is used only if no --checkpoint is named.",
     )
     yield Option(
         name="stored",
@@ -270,7 +281,8 @@ def plans_options() -> Iterator[Option]:
         command=command,
         choices=("bf16", "fp8"),
         default="bf16",
-        help="Number format in which the file of --model stores the blocks.",
+        help="Number format of the transformer's blocks in the file of the released model (see --model): "
+        "bf16 or fp8.",
     )
     yield Option(
         name="picture",
@@ -278,5 +290,5 @@ def plans_options() -> Iterator[Option]:
         kind="path",
         group="output",
         command=command,
-        help="Draw the plans into this PNG.",
+        help="Draw the memory plans as a chart into this PNG file.",
     )

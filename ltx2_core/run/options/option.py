@@ -1,4 +1,4 @@
-"""One option: what is declared of it, and how its default reads."""
+"""The class of one option: what is declared about it, and how its values are checked and described."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Kind: TypeAlias = Literal["int", "float", "text", "path", "flag", "choice"]
 
 
 class ByRecipe(Enum):
-    """The default of an option that the checkpoint decides."""
+    """Marks a default that depends on the checkpoint: its recipe decides the value."""
 
     BY_RECIPE = "by the recipe of the checkpoint"
 
@@ -84,7 +84,7 @@ class Option:
 
     @property
     def flag(self) -> str:
-        """The long flag, for messages."""
+        """The long flag of the option, such as ``--steps``, for messages."""
         return next(flag for flag in self.flags if flag.startswith("--"))
 
     @property
@@ -94,7 +94,7 @@ class Option:
 
     @property
     def allowed(self) -> str:
-        """The values that it takes, in words, such as "a whole number from 1 to 16384 (pixels)"."""
+        """The values that the option takes, in words: "a whole number from 1 to 16384 (pixels)"."""
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         low, high = self.range
@@ -104,10 +104,10 @@ class Option:
         return " ".join([_WORDS[self.kind], *bounds]) + unit
 
     def read(self, value: Any, name: str | None = None) -> Any:
-        """``value`` in the type of this option; numbers of numpy become numbers of Python.
+        """Return ``value`` converted to the type of this option; numpy numbers become Python numbers.
 
-        Raises TypeError for another type and ValueError for a value out of range; both begin with the value
-        under ``name``, which is how the caller wrote the option, by default its keyword.
+        Raises TypeError for a value of another type and ValueError for one out of range. Both messages begin
+        with ``name``, the option as the caller wrote it (by default its keyword), and the value.
         """
         problem = f"{name or self.name + '='}{value!r:.80} must be {self.allowed}"
         if self.kind == "text" and not self.choices:
@@ -128,7 +128,7 @@ class Option:
         return value
 
     def default_text(self, command: str = "generate") -> str:
-        """The default of a command in words, as the help has it; "" where absent means off."""
+        """The default for ``command`` in words, as ``--help`` shows it; "" for an option that is off."""
         if self.edit_default is not None and command in ("extend", "retake", "sound", "long"):
             return str(self.edit_default)
         if self.default is BY_RECIPE:
@@ -159,7 +159,10 @@ def _has_type(value: Any, kind: Kind) -> bool:
 
 
 def check_text(text: str, name: str) -> str:
-    """``text``, unless it holds half of a character. Raises ValueError that names ``name``."""
+    """Return ``text`` unchanged; raise ValueError if it contains half of a surrogate pair.
+
+    Such text cannot be written as UTF-8. ``name`` is the option that the message names.
+    """
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

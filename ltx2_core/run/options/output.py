@@ -1,4 +1,4 @@
-"""Options of the output file, and of what is shown."""
+"""Declares the options for the output file and for what a command prints."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .option import Option
 
 
 def output_options() -> Iterator[Option]:
-    """Options of the output file, resuming, dry run and progress."""
+    """Yield the options for the output file, resuming, the dry run and the progress bar."""
     group = "output"
     yield Option(
         name="output",
@@ -17,9 +17,9 @@ def output_options() -> Iterator[Option]:
         kind="text",
         group=group,
         metavar="FILE",
-        help="What to write, as the name says: .mp4, .mov, .mkv, .webm; .gif, .webp, a folder for PNG frames "
-        "(frames/) or numbered PNGs (f_%05d.png), all without audio; .wav, .flac, .mp3, .m4a for the audio "
-        "alone; - for stdout.",
+        help="File to write; its suffix decides the kind. Video with audio: .mp4, .mov, .mkv, .webm. Frames "
+        "without audio: .gif, .webp, a folder for PNG frames (frames/), or numbered PNGs (f_%05d.png). Audio "
+        "alone: .wav, .flac, .mp3, .m4a. - is stdout.",
         default="ltx2.mp4",
     )
     yield from _encoding_options(group)
@@ -28,8 +28,9 @@ def output_options() -> Iterator[Option]:
         flags=("--resume",),
         kind="flag",
         group=group,
-        help="Decode the saved latents of a run that failed after sampling: that of --output, or the newest. "
-        "With ltx2 long and the same options: continue after the last finished window.",
+        help="Finish a run that failed after sampling: decode its saved latents without sampling again. "
+        "--output names the file of that run; without it the newest one is finished. With ltx2 long, and the "
+        "options of the stopped run, continue after the last finished window.",
         default=False,
     )
     yield Option(
@@ -37,7 +38,8 @@ def output_options() -> Iterator[Option]:
         flags=("--dry-run",),
         kind="flag",
         group=group,
-        help="Print sizes, tokens, sigmas, the recipe and predicted memory, and stop.",
+        help="Print what would run and stop without loading weights: sizes, number of tokens, noise levels, "
+        "the default settings chosen for this checkpoint (its recipe), and the predicted memory.",
         default=False,
     )
     yield Option(
@@ -45,20 +47,20 @@ def output_options() -> Iterator[Option]:
         flags=("-q", "--quiet"),
         kind="flag",
         group=group,
-        help="No progress bar, and at the end no line that says what to try next.",
+        help="Show no progress bar, and do not suggest what to try next.",
         default=False,
     )
 
 
 def _encoding_options(group: str) -> Iterator[Option]:
-    """How the output file is encoded."""
+    """Yield the options that choose how the output file is encoded."""
     yield Option(
         name="container",
         flags=("--container",),
         kind="choice",
         group=group,
         choices=STREAMED,
-        help="Kind of file for -o -, which has no name that says it; by default mp4 (fragmented), wav for "
+        help="Kind of file to write to stdout (-o -), such as mkv. By default mp4 (fragmented), or wav for "
         "audio alone.",
     )
     yield Option(
@@ -67,8 +69,8 @@ def _encoding_options(group: str) -> Iterator[Option]:
         kind="choice",
         group=group,
         choices=VIDEO_CODECS,
-        help="Video codec; by default h264, in .webm vp9. ProRes goes into .mov and .mkv. With ltx2 sound it "
-        "encodes the video again, which is copied without it.",
+        help="Video codec. By default h264, and vp9 in .webm; prores needs .mov or .mkv. ltx2 sound copies "
+        "the video of its source unless a codec is named, which encodes it again.",
     )
     yield Option(
         name="crf",
@@ -76,8 +78,8 @@ def _encoding_options(group: str) -> Iterator[Option]:
         kind="int",
         group=group,
         range=(0, 63),
-        help="Constant rate factor: lower is better and larger. To 51 with h264 (by default 18) and h265 "
-        "(20), to 63 with av1 and vp9 (24).",
+        help="Quality of the video (constant rate factor): lower is better and makes a larger file. The "
+        "range is 0 to 51 for h264 (by default 18) and h265 (20), 0 to 63 for av1 and vp9 (24).",
     )
     yield Option(
         name="encoder_preset",
@@ -85,8 +87,9 @@ def _encoding_options(group: str) -> Iterator[Option]:
         kind="text",
         group=group,
         metavar="NAME",
-        help="Time for size, as the encoder calls it: ultrafast to veryslow with h264 and h265, 0 (slow) to "
-        "13 with av1, best, good or realtime with vp9; the profile of ProRes, proxy to 4444xq.",
+        help="How much time the encoder spends to make the file smaller: ultrafast to veryslow for h264 and "
+        "h265; 0 (slowest) to 13 for av1; best, good or realtime for vp9. For ProRes it is the profile, "
+        "proxy to 4444xq.",
     )
     yield Option(
         name="pixel_format",
@@ -94,8 +97,8 @@ def _encoding_options(group: str) -> Iterator[Option]:
         kind="choice",
         group=group,
         choices=tuple(PIXEL_FORMATS),
-        help="How pixels are stored; formats that end in 10 or 48 have 10 and 16 bits, from the float frames "
-        "of the decoder.",
+        help="Pixel format of the encoded video, such as yuv420p. Names that end in 10 or 48 store 10 or 16 "
+        "bits a channel in place of 8, taken from the decoder's float frames.",
     )
     yield Option(
         name="audio_bitrate",
@@ -103,5 +106,5 @@ def _encoding_options(group: str) -> Iterator[Option]:
         kind="text",
         group=group,
         metavar="BITS",
-        help="Bits a second of compressed audio, such as 192k or 192000.",
+        help="Bit rate of compressed audio in bits per second, such as 192k or 192000.",
     )

@@ -1,4 +1,4 @@
-"""Options of model files, of the execution and of several clips."""
+"""Declares the options for model files, for execution (device, memory, kernels) and for several clips."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LORA = "FILE[:STRENGTH[:AUDIO_STRENGTH]]"
 
 
 def model_options() -> Iterator[Option]:
-    """Options that name model files and LoRAs."""
+    """Yield the options that name model files and LoRAs."""
     group = "model"
     yield Option(
         name="checkpoints",
@@ -21,21 +21,22 @@ def model_options() -> Iterator[Option]:
         kind="path",
         group=group,
         multiple=True,
-        help="Model file; repeat it for split files. Without one the tiny set of the package is used.",
+        help="Model file of LTX-2. If the model is split into several files, repeat the option for each. "
+        "Without it the tiny model of the package is used.",
     )
     yield Option(
         name="text_encoder",
         flags=("--text-encoder",),
         kind="path",
         group=group,
-        help="Folder or file of the Gemma text encoder.",
+        help="Folder or file of the Gemma text encoder that belongs to the checkpoint.",
     )
     yield Option(
         name="upscaler",
         flags=("--upscaler",),
         kind="path",
         group=group,
-        help="Latent upscaler file, for two stages.",
+        help="Model file of the latent upscaler; two stages (--stages 2) need it.",
     )
     yield Option(
         name="loras",
@@ -62,19 +63,21 @@ def model_options() -> Iterator[Option]:
         group=group,
         choices=("official", "comfy"),
         default="official",
-        help="Implementation to agree with where the official pipelines and ComfyUI differ.",
+        help="Where the official pipelines and ComfyUI compute different results, give those of this "
+        "implementation.",
     )
 
 
 def execution_options() -> Iterator[Option]:
-    """Device, number format, memory and kernels."""
+    """Yield the options for the device, the number format, memory and kernels."""
     group = "execution"
     yield Option(
         name="device",
         flags=("--device",),
         kind="text",
         group=group,
-        help="cuda, cuda:1, cpu and so on; by default cuda where there is a GPU.",
+        help="Device to compute on, such as cuda, cuda:1 or cpu. By default cuda where there is a GPU, else "
+        "cpu.",
     )
     yield Option(
         name="dtype",
@@ -89,17 +92,18 @@ def execution_options() -> Iterator[Option]:
         flags=("--max-memory",),
         kind="text",
         group=group,
-        help="Memory of the device that the run may use, such as 12GB, or auto for what is free: tokens are "
-        "computed in chunks and blocks copied when they are needed, with the same result; a frame whose "
-        "decoder does not fit is decoded in tiles, exact where their borders fit. See ltx2 plan.",
+        help="Device memory that the run may use, such as 12GB, or auto for what is free. To stay below it, "
+        "tokens are computed in chunks and transformer blocks are copied to the device one after another, "
+        "with the same result; frames that do not fit are decoded in tiles, which may change them slightly. "
+        "ltx2 plan shows what a budget means.",
     )
     yield Option(
         name="passes_per_call",
         flags=("--passes-per-call",),
         kind="int",
         group=group,
-        help="Guidance passes that one forward pass of the network evaluates as a batch; more are faster "
-        "on a GPU with free memory.",
+        help="How many guidance passes (forward passes of one sampling step, such as for prompt and negative "
+        "prompt) are computed as one batch. More is faster on a GPU with free memory.",
         range=(1, 64),
         default=1,
     )
@@ -108,8 +112,8 @@ def execution_options() -> Iterator[Option]:
         flags=("--guidance-parallel",),
         kind="int",
         group=group,
-        help="Under torchrun: groups of processes among which the guidance passes are divided; the processes "
-        "of a group share the tokens.",
+        help="Only when torchrun starts several processes: divide them into this many groups. The groups "
+        "share the guidance passes of a step, and the processes of a group share the tokens.",
         range=(1, 1024),
         default=1,
     )
@@ -118,7 +122,8 @@ def execution_options() -> Iterator[Option]:
         flags=("--fused",),
         kind="flag",
         group=group,
-        help="Compute several elementwise operations in one kernel; faster on a GPU.",
+        help="Combine several elementwise operations of the transformer into one kernel. Faster on a GPU; "
+        "last digits may differ.",
         default=False,
     )
     yield Option(
@@ -126,7 +131,8 @@ def execution_options() -> Iterator[Option]:
         flags=("--keep-text-keys",),
         kind="flag",
         group=group,
-        help="Cache keys and values of the text for the whole run (LTX-2.0): 1.2 GB more a prompt.",
+        help="Compute the attention keys and values of the prompt once and reuse them in all steps. Only "
+        "LTX-2.0 can do this; needs 1.2 GB more for each prompt.",
         default=False,
     )
     yield Option(
@@ -134,7 +140,8 @@ def execution_options() -> Iterator[Option]:
         flags=("--cuda-graphs",),
         kind="flag",
         group=group,
-        help="Replay the blocks of short clips as one CUDA graph, which saves the launches of their kernels.",
+        help="Record the transformer's blocks as a CUDA graph and replay it, which is faster for short clips "
+        "on a GPU.",
         default=False,
     )
     yield Option(
@@ -142,8 +149,8 @@ def execution_options() -> Iterator[Option]:
         flags=("--fp8-blocks",),
         kind="flag",
         group=group,
-        help="Hold all blocks but the first and the last in fp8 and multiply them in fp8: half the memory, "
-        "rounded.",
+        help="Convert the large layers of all transformer blocks except the first and the last to fp8 while "
+        "loading, and multiply in fp8. Needs half the memory and is faster; the result is less precise.",
         default=False,
     )
     yield Option(
@@ -151,7 +158,8 @@ def execution_options() -> Iterator[Option]:
         flags=("--fp8-matmul",),
         kind="flag",
         group=group,
-        help="Compute layers that a file stores in fp8 by products in fp8: faster, but rounds their inputs.",
+        help="For checkpoints that store layers in fp8: also multiply in fp8. Faster, but the inputs of "
+        "these layers are rounded.",
         default=False,
     )
     yield Option(
@@ -159,14 +167,14 @@ def execution_options() -> Iterator[Option]:
         flags=("--nvfp4-matmul",),
         kind="flag",
         group=group,
-        help="Compute layers that a file stores in NVFP4 by products in NVFP4, on Blackwell: faster, but "
-        "rounds their inputs.",
+        help="For checkpoints that store layers in NVFP4, on a Blackwell GPU: also multiply in NVFP4. "
+        "Faster, but the inputs of these layers are rounded.",
         default=False,
     )
 
 
 def several_options() -> Iterator[Option]:
-    """Options of several clips in one call."""
+    """Yield the options that generate several clips in one call."""
     group = "several"
     yield Option(
         name="prompts_file",
@@ -174,8 +182,9 @@ def several_options() -> Iterator[Option]:
         kind="path",
         group=group,
         command="generate",
-        help="Text file with a prompt on each line: a clip of each is generated with one load of the model, "
-        "as OUT_01.mp4, OUT_02.mp4 and so on. Empty lines and lines that begin with # are left out.",
+        help="Text file with one prompt on each line; a clip is generated for each, and the model is loaded "
+        "once. Empty lines and lines that begin with # are skipped. With -o OUT.mp4 the files are "
+        "OUT_01.mp4, OUT_02.mp4 and so on.",
     )
     yield Option(
         name="seeds",
@@ -184,8 +193,8 @@ def several_options() -> Iterator[Option]:
         group=group,
         command="generate",
         metavar="A-B,C,...",
-        help="A clip of each seed with one load of the model, such as 1-8 or 1,5,9, as OUT_seed1.mp4 and so "
-        "on.",
+        help="Generate one clip for each of these seeds, such as 1-8 or 1,5,9-12; the model is loaded once. "
+        "With -o OUT.mp4 the files are OUT_seed1.mp4 and so on.",
     )
     yield Option(
         name="contact_sheet",
@@ -193,6 +202,7 @@ def several_options() -> Iterator[Option]:
         kind="flag",
         group=group,
         command="generate",
-        help="With several clips: also draw frames of each into OUT_sheet.png.",
+        help="With --seeds or --prompts-file: also save an image, OUT_sheet.png, with a few frames of every "
+        "clip.",
         default=False,
     )

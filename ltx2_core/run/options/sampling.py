@@ -1,4 +1,4 @@
-"""Options of how a clip is sampled: schedule, sampler, guidance of both streams."""
+"""Declares the options for sampling: schedule, sampler, and the guidance of video and audio."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PRESET_NAMES: Final = ("distilled 8", "distilled 3", "dev 20", "dev 30 guided", 
 
 
 def sampling_options() -> Iterator[Option]:
-    """Schedule, sampler, cache and seed."""
+    """Yield the options for the schedule, the sampler, the cache, tiles and the seed."""
     group = "sampling"
     yield Option(
         name="preset",
@@ -30,7 +30,8 @@ def sampling_options() -> Iterator[Option]:
         kind="choice",
         group=group,
         choices=PRESET_NAMES,
-        help="Published sampler, schedule and guidance to start from; further options change them.",
+        help="Start from a published combination of sampler, schedule and guidance; other options replace "
+        "single settings of it.",
     )
     yield Option(
         name="steps",
@@ -48,7 +49,7 @@ def sampling_options() -> Iterator[Option]:
         flags=("--distilled",),
         kind="flag",
         group=group,
-        help="For distilled weights or a distilled LoRA: 8 fixed steps without guidance.",
+        help="Sample with 8 fixed steps and no guidance, for a distilled checkpoint or a distilled LoRA.",
         default=False,
         request=True,
     )
@@ -57,8 +58,8 @@ def sampling_options() -> Iterator[Option]:
         flags=("--sigmas",),
         kind="text",
         group=group,
-        help="Noise levels of the first stage, such as '1, 0.725, 0.42', in place of --steps; a final 0 is "
-        "appended.",
+        help="Noise levels of the first stage from 1 (noise) downwards, such as '1, 0.725, 0.42', in place "
+        "of --steps. A final 0 is appended if it is missing.",
         request=True,
     )
     yield Option(
@@ -67,8 +68,9 @@ def sampling_options() -> Iterator[Option]:
         kind="choice",
         group=group,
         choices=("4096", "clip"),
-        help="Tokens that the steps are spread for: 4096 as in the official pipelines, or those of the clip "
-        "as in diffusers and ai-toolkit; by default 4096, with --numerics comfy those of the clip.",
+        help="Number of tokens for which the noise levels of the steps are computed: 4096 always, like the "
+        "official pipelines, or clip for the number of tokens of this clip, like diffusers and ai-toolkit. "
+        "By default 4096; clip with --numerics comfy.",
         request=True,
     )
     yield Option(
@@ -76,7 +78,8 @@ def sampling_options() -> Iterator[Option]:
         flags=("--stage2-sigmas",),
         kind="text",
         group=group,
-        help="Noise levels of the second stage.",
+        help="Noise levels of the second stage, such as '0.9, 0.7, 0.4'. A final 0 is appended if it is "
+        "missing.",
         default=None,
         request=True,
     )
@@ -95,7 +98,8 @@ def sampling_options() -> Iterator[Option]:
         flags=("--eta",),
         kind="float",
         group=group,
-        help="Share of the noise that each step replaces by fresh noise, for samplers that do so; 0 is none.",
+        help="Share of the noise that is replaced by fresh noise in each step, for samplers that add noise; "
+        "0 adds none.",
         range=(0, 1),
         request=True,
     )
@@ -105,7 +109,8 @@ def sampling_options() -> Iterator[Option]:
         kind="choice",
         group=group,
         choices=SAMPLER_NAMES,
-        help="Sampler of the second stage; by default that of an unguided first stage, else euler.",
+        help="Sampler of the second stage. By default that of the first stage if this has no guidance, else "
+        "euler.",
         request=True,
     )
     yield Option(
@@ -114,8 +119,9 @@ def sampling_options() -> Iterator[Option]:
         kind="text",
         group=group,
         metavar="KIND:THRESHOLD",
-        help="Reuse the network's output over steps that change little: first_block:0.1 or timestep:0.1. "
-        "Faster and not exact.",
+        help="Skip the network in steps in which its result would hardly change, and reuse the last result. "
+        "KIND is first_block or timestep; a higher THRESHOLD skips more, such as first_block:0.1. Faster, "
+        "but the result differs.",
         request=True,
     )
     yield Option(
@@ -124,7 +130,8 @@ def sampling_options() -> Iterator[Option]:
         kind="text",
         group=group,
         metavar="COLUMNSxROWS",
-        help="Compute each step of a large frame in overlapping tiles, such as 2x1.",
+        help="Divide large frames into overlapping tiles and compute each sampling step tile by tile. The "
+        "value is COLUMNSxROWS: 2x1 is a left and a right half, 1x2 an upper and a lower one.",
         request=True,
     )
     yield Option(
@@ -132,7 +139,7 @@ def sampling_options() -> Iterator[Option]:
         flags=("--seed",),
         kind="int",
         group=group,
-        help="Seed of the noise; the same seed and settings give the same clip. -1 draws one.",
+        help="Seed of the noise; the same seed and settings give the same clip. -1 draws a random seed.",
         range=(-1, 2**64 - 1),
         default=0,
         request=True,
@@ -140,36 +147,45 @@ def sampling_options() -> Iterator[Option]:
 
 
 _STREAM_SCALES = (
-    ("cfg", "float", (0, MAX_SCALE), "Guidance away from the negative prompt; 1 is off."),
+    (
+        "cfg",
+        "float",
+        (0, MAX_SCALE),
+        "Strength of classifier-free guidance, away from the negative prompt; 1 is off.",
+    ),
     (
         "stg",
         "float",
         (-MAX_SCALE, MAX_SCALE),
-        "Guidance away from a pass with perturbed self-attention; 0 is off.",
+        "Strength of spatio-temporal guidance (STG), away from a forward pass in which the self-attention of "
+        "some blocks is perturbed; 0 is off.",
     ),
     (
         "modality",
         "float",
         (-MAX_SCALE, MAX_SCALE),
-        "Guidance towards agreement of video and audio; 1 is off.",
+        "Strength of guidance that makes video and audio agree, away from a forward pass in which neither "
+        "sees the other; 1 is off.",
     ),
     (
         "rescale",
         "float",
         (0, 1),
-        "Bring the contrast of the guided estimate back towards that of the unguided one; 0 is off.",
+        "How far the contrast (standard deviation) of the guided estimate is brought back to that of the "
+        "unguided one: 1 fully; 0 is off.",
     ),
     (
         "skip_steps",
         "int",
         (0, 10000),
-        "Repeat the estimate of an evaluated step in this many steps after it; faster, not exact; 0 is off.",
+        "After each sampling step that is computed, reuse its estimate for this many further steps; faster, "
+        "not exact; 0 is off.",
     ),
 )
 
 
 def guidance_options() -> Iterator[Option]:
-    """Options of guidance; those of the audio have the prefix ``audio_``."""
+    """Yield the options for guidance; those for the audio have the prefix ``audio_``."""
     group = "guidance"
     for stream in ("", "audio_"):
         for name, kind, bounds, words in _STREAM_SCALES:
@@ -180,7 +196,10 @@ def guidance_options() -> Iterator[Option]:
                 flags=("--" + own.replace("_", "-"),),
                 kind=kind,  # type: ignore[arg-type]
                 group=group,
-                help=f"--{dashed} of the audio, where it differs from the video's." if stream else words,
+                help=f"For the audio: {words[0].lower()}{words[1:]} By default the value given for "
+                f"--{dashed}, or that of --preset."
+                if stream
+                else words,
                 range=bounds,
                 default=BY_RECIPE if name == "cfg" else None,
                 request=name == "cfg",
@@ -190,14 +209,16 @@ def guidance_options() -> Iterator[Option]:
         flags=("--stg-blocks",),
         kind="text",
         group=group,
-        help="Transformer blocks that --stg perturbs, such as '28'; by default those of the checkpoint.",
+        help="Numbers of the transformer blocks that --stg perturbs, counted from 0 and separated by "
+        "commas, such as '28' or '14,19'; by default those recommended for the checkpoint.",
     )
     yield Option(
         name="cfg_star",
         flags=("--cfg-star",),
         kind="flag",
         group=group,
-        help="Scale the negative estimate to fit the conditional one before it is subtracted (CFG-Zero*).",
+        help="Scale the estimate for the negative prompt to fit the estimate for the prompt before --cfg "
+        "takes their difference (CFG-Zero*).",
     )
     yield Option(
         name="apg_eta",
@@ -205,14 +226,16 @@ def guidance_options() -> Iterator[Option]:
         kind="float",
         range=(-MAX_SCALE, MAX_SCALE),
         group=group,
-        help="Weight of the part of the --cfg update that is parallel to the estimate (APG); 1 is plain CFG.",
+        help="Adaptive projected guidance (APG): weight of the part of the --cfg correction that is "
+        "parallel to the estimate; 1 is plain --cfg.",
     )
     yield Option(
         name="apg_threshold",
         flags=("--apg-threshold",),
         kind="float",
         group=group,
-        help="Limit for the norm of the --cfg update, above which it is scaled down (APG); 0 is no limit.",
+        help="Adaptive projected guidance (APG): largest norm of the --cfg correction, which is scaled down "
+        "to it; 0 is no limit.",
         range=(0, 1e6),
     )
     yield Option(
@@ -220,7 +243,8 @@ def guidance_options() -> Iterator[Option]:
         flags=("--from-sigma",),
         kind="float",
         group=group,
-        help="Guidance is on at this noise level and below; 1 by default.",
+        help="Guidance starts at this noise level: it is off in steps with a higher one; 1 is from the first "
+        "step on.",
         range=(0, 1),
     )
     yield Option(
@@ -228,7 +252,8 @@ def guidance_options() -> Iterator[Option]:
         flags=("--to-sigma",),
         kind="float",
         group=group,
-        help="Guidance is on at this noise level and above; 0 by default.",
+        help="Guidance ends at this noise level: it is off in steps with a lower one; 0 is until the last "
+        "step.",
         range=(0, 1),
     )
     yield Option(
@@ -237,7 +262,8 @@ def guidance_options() -> Iterator[Option]:
         kind="float",
         range=(1, MAX_SCALE),
         group=group,
-        help="Normalised attention guidance: avoids the negative prompt without --cfg. 1 is off, 11 usual.",
+        help="Strength of normalised attention guidance, which avoids the negative prompt without a second "
+        "forward pass, also where --cfg is 1. 1 is off, 11 is usual.",
         request=True,
     )
     yield Option(
@@ -245,7 +271,7 @@ def guidance_options() -> Iterator[Option]:
         flags=("--nag-alpha",),
         kind="float",
         group=group,
-        help="Share of the guided attention that --nag mixes in; 0.25 by default.",
+        help="Share of the guided attention output that --nag mixes into the unguided one; 0.25 by default.",
         range=(0, 1),
     )
     yield Option(
@@ -255,5 +281,6 @@ def guidance_options() -> Iterator[Option]:
         range=(0, MAX_SCALE),
         above=True,
         group=group,
-        help="How many times longer --nag may make the output of attention of a token; 2.5 by default.",
+        help="Limit for --nag: the norm of a token's attention output may grow to at most this many times "
+        "the norm without it; 2.5 by default.",
     )

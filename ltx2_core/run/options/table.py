@@ -1,4 +1,4 @@
-"""All options in one table, and which of them each command has."""
+"""All options in one tuple, and which of them each command takes."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ _ALSO: Final[dict[str, tuple[str, ...]]] = {
 
 
 def by_name(name: str) -> Option:
-    """The option of a name. Raises KeyError where there is none."""
+    """Return the option whose ``name`` field is ``name``; raises KeyError if there is none."""
     return BY_NAME[name]
 
 
 def options_of(command: str) -> tuple[Option, ...]:
-    """The options of a command, group after group."""
+    """Return the options of a command, such as "generate", ordered by group."""
     groups, without, also = COMMANDS[command], WITHOUT.get(command, {}), _ALSO.get(command, ())
     chosen = [
         option
@@ -89,7 +89,7 @@ def options_of(command: str) -> tuple[Option, ...]:
 
 
 def _recipe_rows() -> tuple[tuple[str, ...], ...]:
-    """A header, and one row of texts for each recipe."""
+    """The table of recipes for the docs: a header row, then one row of texts for each recipe."""
     names = (
         "sampler",
         "steps",

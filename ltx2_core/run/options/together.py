@@ -1,4 +1,4 @@
-"""Options that contradict each other, and options that need another one."""
+"""Checks for options that contradict each other, and for options that have no effect without another one."""
 
 from __future__ import annotations
 
@@ -53,11 +53,12 @@ ALTERNATIVES: Final[dict[str, tuple[str, ...]]] = {
 
 
 def check_keywords(named: Mapping[str, Any], present: Set[str], *, distilled: bool = False) -> None:
-    """Raise ValueError, with both keywords named, for keywords of a request that contradict each other.
+    """Raise ValueError if keywords of a request contradict each other, or one has no effect without another.
 
-    ``named`` are the keywords that a call names with a value, ``present`` the options that have one in the
-    request, ``distilled`` whether it was distilled before. A need is not checked for a value that is the
-    default, which changes nothing.
+    ``named`` are the keywords that the call passes, with their values. ``present`` are the names of all
+    fields that have a value in the request. ``distilled`` says that the request being changed is distilled
+    already. A keyword whose value is its default is not checked for a missing partner, because it changes
+    nothing.
     """
     written = {name: value for name, value in named.items() if value is not None and value is not False}
     if distilled and named.get("distilled") is not False:
@@ -82,9 +83,10 @@ def _keyword(name: str, written: Mapping[str, Any]) -> str:
 def check_together(
     explicit: Mapping[str, Any], known: Mapping[str, Any] | None = None, *, command: str
 ) -> None:
-    """Raise ValueError, with both flags named, for options that contradict each other.
+    """Raise ValueError if options of a command line contradict each other, or one lacks a partner.
 
-    ``explicit`` are the options that were written, ``known`` the values that a file's settings have.
+    ``explicit`` are the options that the user wrote, with their values; ``known`` are the settings stored in
+    the file of ``--from-file``. The message names both flags.
     """
     names = {option.name for option in options_of(command)}
     known = known or {}
