@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from torch import nn
 
 from ltx2_core import LTX2Pipeline
-from ltx2_core.cli.generate import generate
+from ltx2_core.cli.main import main
 from ltx2_core.storage import quantized as module
 from ltx2_core.storage.dequantize import Format, decode, untile_block_scales
 from ltx2_core.storage.header import TensorInfo
@@ -113,7 +113,7 @@ def test_a_pipeline_on_the_cpu_refuses_them_before_anything_is_loaded(option):
     with pytest.raises(ValueError, match=rf"{option} needs an NVIDIA GPU .*the device is cpu\. Leave"):
         LTX2Pipeline.embedded(device="cpu", **{option: True})
     result = CliRunner().invoke(
-        generate, ["--prompt", "x", "--device", "cpu", "--dry-run", f"--{option.replace('_', '-')}"]
+        main, ["generate", "--prompt", "x", "--device", "cpu", "--dry-run", f"--{option.replace('_', '-')}"]
     )
     assert result.exit_code == 2
     assert f"{option} needs an NVIDIA GPU" in result.output

@@ -83,4 +83,4 @@ def test_the_trigger_word_takes_its_place_in_the_prompt(tmp_path):
     assert result.exit_code == 0, result.output
     settings = json.loads(read_metadata(out)[METADATA_KEY])["request"]
     assert settings["prompt"] == "a sks ball"
-    assert settings["negative_prompt"] == "no sks"
+    assert settings["negative_prompt"] == "no [trigger]", "the word belongs to the positive prompt alone"

@@ -140,6 +140,6 @@ def test_nag_and_a_cache_change_the_clip_and_are_in_its_settings(pipeline):
     led = pipeline(nag=Nag(), **options)
     assert not torch.equal(led.latents.video, plain.latents.video)
     assert led.evaluations == plain.evaluations
-    cached = pipeline(cache=StepCache(kind="timestep", threshold=1e6), **options)
+    cached = pipeline(cache=StepCache(kind="timestep", threshold=100.0), **options)
     assert cached.evaluations[0] == (1, 2)
-    assert cached.settings()["request"]["cache"] == {"kind": "timestep", "threshold": 1e6}
+    assert cached.settings()["request"]["cache"] == {"kind": "timestep", "threshold": 100.0}
