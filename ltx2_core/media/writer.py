@@ -5,6 +5,7 @@ Letters: N frames, H W pixel rows and columns, C channels, S samples.
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -190,6 +191,8 @@ def open_output(destination: Destination, metadata: Mapping[str, str]) -> Iterat
             # Writing the trailer of a broken file may fail too; the first error is the one to report.
             with suppress(av.error.FFmpegError, OSError):
                 container.close()
+            if isinstance(target, Pipe) and target.stop is not None:
+                raise target.stop from None
             raise
         container.close()
 
@@ -220,6 +223,8 @@ class Pipe:
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._ended = False
+        self.stop: KeyboardInterrupt | None = None
+        """What stopped the run while bytes were written."""
 
     def end(self) -> None:
         """Discard all further bytes: a reader that has stopped reading would block the end of the run."""
@@ -227,9 +232,14 @@ class Pipe:
 
     def write(self, data: bytes) -> int:
         rest = memoryview(b"" if self._ended else data)
-        while rest:
-            # A file descriptor may take a part of the bytes.
-            rest = rest[self._stream.write(rest) :]
+        try:
+            while rest:
+                # A file descriptor may take a part of the bytes.
+                rest = rest[self._stream.write(rest) :]
+        except KeyboardInterrupt as stop:
+            # PyAV passes on errors of a file, and drops what is no Exception.
+            self._ended, self.stop = True, stop
+            raise OSError(errno.EINTR, "the run was stopped") from stop
         return len(data)
 
 
