@@ -282,18 +282,17 @@ def test_a_stage_with_a_preset_is_the_guider_and_the_sampler_by_hand(
 
 
 @pytest.mark.parametrize(
-    ("ours", "scales", "changes", "message"),
+    ("scales", "changes", "message"),
     [
-        (False, {"stg": 1.0}, {}, "LTX-2 Load Checkpoint"),
-        (True, {"cfg": 3.0}, {"nag_scale": 5.0}, "takes the place"),
-        (True, {"stg": 1.0}, {"stg_blocks": "99"}, "blocks 0 to"),
-        (True, {"stg": 1.0}, {"stg_blocks": "x"}, "block numbers"),
-        (True, {"cfg": 3.0}, {"to_sigma": 0.9, "from_sigma": 0.5}, "to_sigma"),
+        ({"cfg": 3.0}, {"nag_scale": 5.0}, "takes the place"),
+        ({"stg": 1.0}, {"stg_blocks": "99"}, "blocks 0 to"),
+        ({"stg": 1.0}, {"stg_blocks": "x"}, "block numbers"),
+        ({"cfg": 3.0}, {"to_sigma": 0.9, "from_sigma": 0.5}, "to_sigma"),
     ],
 )
 def test_what_cannot_be_guided_says_what_to_do(
-    server: Server, models: TinyModels, ours: bool, scales: dict, changes: dict, message: str
+    server: Server, models: TinyModels, scales: dict, changes: dict, message: str
 ) -> None:
-    bench = Bench(models, ours=ours)
+    bench = Bench(models, ours=True)
     with pytest.raises(GraphError, match=message):
         bench.run(server, latent=bench.sample(bench.guider(scales, **changes), bench.core("euler")))
