@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from workflow_format import Workflow, node
-from workflow_parts import DISTILLED, lora, models, plan, prompt, save, source, stage
+from workflow_parts import BY_HAND, DISTILLED, lora, models, plan, prompt, save, source, stage
 
 PARTS = (
     "0-2.4: a red circle bounces on a blue background, a knock at each bounce\n"
@@ -27,6 +27,7 @@ LONG = {
                     seed=42,
                     schedule="distilled 8",
                     cfg=1.0,
+                    preset=BY_HAND,
                     window_frames=49,
                     overlap_frames=16,
                     folder="long_video",
@@ -53,6 +54,7 @@ LONG = {
                     seed=42,
                     schedule="distilled 3 (second stage)",
                     cfg=1.0,
+                    preset=BY_HAND,
                     window_frames=33,
                     overlap_frames=16,
                     folder="detailer",

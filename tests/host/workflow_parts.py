@@ -7,6 +7,8 @@ from typing import Any
 from workflow_format import Node, node
 
 FPS = 25.0
+BY_HAND = "as above"
+"""No preset, stated since the page keeps that of the workflow before."""
 DISTILLED = "ltx2-tiny-distilled-lora.safetensors"
 EDGES = "ltx2-tiny-edges-ic-lora.safetensors"
 
@@ -54,7 +56,7 @@ def prompt(text: str, fps: float | str = FPS) -> Node:
 
 def stage(latent: str, seed: int = 42, **changes: Any) -> Node:
     """A stage of the full model: 20 steps, guided."""
-    return node("LTX2AVSampleStage", latent=latent, seed=seed, **{"cfg": 3.0, **changes})
+    return node("LTX2AVSampleStage", latent=latent, seed=seed, **{"cfg": 3.0, "preset": BY_HAND, **changes})
 
 
 def fast_stage(latent: str, seed: int = 42, **changes: Any) -> Node:

@@ -18,7 +18,7 @@ from workflow_files import (
     File,
 )
 from workflow_format import Node, Workflow, node
-from workflow_parts import save
+from workflow_parts import BY_HAND, save
 
 PROMPT = (
     "A woman in a yellow raincoat walks along a pier at dusk. She stops, turns to the camera and smiles. "
@@ -63,6 +63,7 @@ class Release:
             seed=seed,
             schedule="distilled 8",
             cfg=1.0,
+            preset=BY_HAND,
             sampler=self.sampler,
             **changes,
         )
@@ -142,6 +143,7 @@ def second(release: Release, latent: str, text: str) -> Node:
         seed=43,
         schedule="distilled 3 (second stage)",
         cfg=1.0,
+        preset=BY_HAND,
         sigmas="@sigmas",
     )
 
