@@ -22,6 +22,7 @@ from ..inputs import (
     size_input,
     stages_input,
 )
+from ..numbers import real_input
 
 __all__ = ["FRAMES", "SECONDS", "LTX2AVClipPlan", "Plan", "empty_latent", "fps_input", "whole_frames"]
 
@@ -79,11 +80,11 @@ class LTX2AVClipPlan(io.ComfyNode):
                     optional=True,
                     tooltip="The clip gets the shape of this image, in place of width and height.",
                 ),
-                io.Float.Input(
+                real_input(
                     "megapixels",
                     default=1.0,
-                    min=0.01,
-                    max=36.0,
+                    low=0.01,
+                    high=36.0,
                     step=0.01,
                     optional=True,
                     tooltip="Size of the clip with an image connected, in millions of pixels: 1 is about "

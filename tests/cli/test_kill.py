@@ -99,9 +99,9 @@ def same_clip(one: Path, other: Path) -> bool:
     ("name", "events"),
     [
         # The last window has another prompt than the first.
-        ("long", ("step", "write")),
+        pytest.param("long", ("step", "write"), marks=pytest.mark.slow),
         ("generate", ("write",)),
-        ("extend", ("decode",)),
+        pytest.param("extend", ("decode",), marks=pytest.mark.slow),
         ("retake", ("encode audio",)),
         ("sound", ("decode audio",)),
     ],
@@ -126,6 +126,7 @@ WORK = {
 }
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_each_phase_at_once_and_the_next_run_is_clean(image, tmp_path) -> None:
     words = ["generate", "--image", image, "--prompt", "a ball", "--frames", "9", "--stages", "2"]
     words += ["--width", "128", "--height", "128", "--fps", "8", *QUICK]

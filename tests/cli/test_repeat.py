@@ -225,6 +225,7 @@ def test_a_drawn_seed_is_said_and_repeats_the_clip(tmp_path):
     assert decoded(tmp_path / "a.mp4") == decoded(tmp_path / "b.mp4")
 
 
+@pytest.mark.slow
 def test_a_long_clip_takes_images_at_frames_and_asks_for_them_again(photo, tmp_path):
     words = [*MADE["long"][:-6], "--prompts", "a ball", *QUICK]
     plain, first, again = (tmp_path / name for name in ("plain.mp4", "first.mp4", "again.mp4"))

@@ -113,6 +113,7 @@ def test_a_reader_that_does_not_read_can_be_left_by_a_signal(tmp_path) -> None:
     assert "--resume -o -" in printed
 
 
+@pytest.mark.slow
 def test_a_long_clip_that_was_told_to_stop_continues(tmp_path) -> None:
     words = [
         "long",

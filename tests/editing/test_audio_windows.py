@@ -65,6 +65,7 @@ def test_a_short_video_is_one_run_and_windows_do_not_change_it(pipeline, source)
     assert torch.equal(one.audio()[0], add_audio(pipeline, "x", short, **QUICK).audio()[0])
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_resumed_from_its_latents(pipeline, source, tmp_path):
     path = []
 

@@ -82,6 +82,7 @@ def test_slices_of_a_file_are_those_of_the_whole(clip_path):
     assert torch.equal(torch.cat(list(frames.split(16))), whole)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_source(tmp_path):
     code = (
         "import resource, sys; from ltx2_core.editing import Footage\n"
