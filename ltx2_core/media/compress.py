@@ -18,6 +18,7 @@ from torch import Tensor
 from .images import to_bytes_hwc
 from .x264 import repeatable_options
 
+# The range of the widget of ComfyUI's LTXVPreprocess, so that its workflows load with the same numbers.
 MAX_CRF = 100
 
 
@@ -50,6 +51,8 @@ def _round_trip(pixels: NDArray[np.uint8], crf: int) -> NDArray[np.uint8]:
     with BytesIO() as file:
         with av.open(file, "w", format="mp4") as container:
             options = {"crf": str(crf), "preset": "veryfast", **repeatable_options()}
+            # The rate enters libx264's rate control, so that another one would give other artefacts for the
+            # same crf.
             stream = container.add_stream("libx264", rate=1, options=options)
             stream.height, stream.width = pixels.shape[:2]
             stream.pix_fmt = "yuv420p"
@@ -59,4 +62,5 @@ def _round_trip(pixels: NDArray[np.uint8], crf: int) -> NDArray[np.uint8]:
             container.mux(stream.encode(None))
         file.seek(0)
         with av.open(file) as container:
+            # The container has to be closed before it is read, because MP4 writes its index at the end.
             return np.asarray(next(container.decode(video=0)).to_ndarray(format="rgb24"), dtype=np.uint8)
