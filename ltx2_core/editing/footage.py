@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Float32 frames of 1280x704 take 11 MB each, so that a chunk stays below 400 MB.
 CHUNK_FRAMES = 32
 """Source frames that are converted at a time."""
 
@@ -110,6 +111,7 @@ class Footage:
         """
         width, height = self.size
         if max_pixels is not None and width * height > max_pixels:
+            # The factor of each side is the root of that of the area.
             scale = math.sqrt(max_pixels / (width * height))
             width, height = round(width * scale), round(height * scale)
         longer = plan_clip(
@@ -170,6 +172,7 @@ class Footage:
         if self.audio is None:
             return torch.zeros(channels, samples)
         waveform, own = self.audio
+        # Equal rates are left alone, so that samples of the source stay exact.
         waveform = waveform if own == rate else resample(waveform, own, rate)
         return functional.pad(waveform, (0, samples - waveform.shape[1])).expand(channels, -1)
 
@@ -234,6 +237,7 @@ class Edit:
                 on_frames(self.frame_count, self.frame_count)
         else:
             if self.unchanged is not None:
+                # A warning, because encoding again loses quality.
                 log.warning("%s is encoded again", self.unchanged.path)
             save_clip(destination, self.as_clip(), chosen, on_frames=on_frames, timed=timed)
 
@@ -243,6 +247,7 @@ class Edit:
         Returns False if its video has to be encoded instead.
         """
         fmt = destination.format
+        # A video option asks for encoding, which copying would silently ignore.
         if chosen.of_video or not (fmt.video and fmt.audio) or check_copy(clip.path, fmt) is not None:
             return False
         origin_s = clip.timeline.origin_s
@@ -303,6 +308,7 @@ def cross_fade(before: Tensor, after: Tensor, at: int, length: int) -> Tensor:
     Both begin at the same time. The ``length`` samples before ``at`` fade linearly from one to the other;
     earlier ones are those of ``before`` bit for bit.
     """
+    # A joint right at the beginning has less before it than the fade is long.
     length = min(length, at)
     weight = torch.arange(1, length + 1, dtype=before.dtype, device=before.device) / (length + 1)
     start = at - length

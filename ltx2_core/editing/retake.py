@@ -70,12 +70,14 @@ def retake(
         return make_edit(pipeline, plan, prompt, **options)
     if not paste:
         raise ValueError("exact_outside and paste=False contradict each other: all frames would be new")
+    # Planned before sampling, so that a file that cannot be copied costs no time.
     recut = plan.recut()
     return replace(make_edit(pipeline, plan, prompt, **options), recut=recut)
 
 
 def _ranges(flags: Tensor) -> list[tuple[int, int]]:
     """The ranges [first, stop) of consecutive True values in ``flags`` (N,)."""
+    # Zeros at both ends, so that a range at the border has a start and a stop, too.
     steps = functional.pad(flags.int(), (1, 1)).diff()
     return list(
         zip(
@@ -227,6 +229,7 @@ def retaken_frames(source: Footage, sampled: Iterator[Tensor], weights: Tensor) 
     for chunk in cropped(sampled, source.size):
         chunk = chunk[: total - position]
         share = weights[position : position + len(chunk)].view(-1, 1, 1, 1)
+        # Frames of the source are decoded only where they are needed.
         if bool((share < 1).any()):
             own = to_signed(source.frames[position : position + len(chunk)])
             new, share = chunk[: len(own)].to(own), share[: len(own)]
@@ -268,6 +271,8 @@ def _ramps(weight: Tensor, length: int) -> Tensor:
     padded = functional.pad(weight[None, None], (length, length), mode="replicate")
     # In float64, because float32 counts only to 2^24, six minutes at 48 kHz.
     sums = padded[0, 0].double().cumsum(0)
+    # The moving average of a step is a ramp across it; scaled and clamped, its upper half lies inside the
+    # ones.
     width = 2 * length + 1
     mean = (sums[width - 1 :] - torch.cat((sums.new_zeros(1), sums[:-width]))) / width
     return ((mean - 0.5) * 2).clamp(0, 1).float() * weight

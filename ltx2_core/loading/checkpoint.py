@@ -194,6 +194,8 @@ class Checkpoint:
 
     def _require(self, component: Component) -> Names:
         if component not in self._names:
+            # Its tensors have other names, so that the general message would say that the file has no video
+            # VAE.
             if component in _VIDEO_HALVES and self._is_diffusion_vae():
                 raise ValueError(f"{component} of {self.path}: {DIFFUSION_VAE_ADVICE}")
             raise ValueError(

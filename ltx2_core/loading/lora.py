@@ -39,6 +39,7 @@ STACKED = (
     "two IC-LoRAs are stacked: each was trained alone with references of its own, so together they seldom do "
     "what either does; use one of them"
 )
+# The range of ComfyUI's LoraLoader, so that its workflows load with the same numbers.
 MAX_STRENGTH = 100
 """The largest strength of a LoRA, in either direction."""
 
@@ -214,6 +215,7 @@ class Lora:
         return _change_shape(self.header, layer)
 
     def _factor(self, key: str) -> int:
+        # A file without the key was trained with references of the clip's own size.
         value = self.metadata.get(key, 1)
         # A bool is an int in Python, and no factor.
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -281,6 +283,7 @@ def _change_shape(header: Header, layer: LoraLayer) -> Shape:
     """
     if layer.factors:
         return change_shape({role: header.tensors[name].shape for role, name in layer.factors.items()})
+    # Factors that do not fit each other give a shape that no layer has, so that the report names them.
     a, b = header.tensors[layer.a].shape, header.tensors[layer.b].shape
     return (b[0], a[1]) if len(a) == len(b) == 2 and a[0] == b[1] else (*b, *a)
 
