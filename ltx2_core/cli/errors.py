@@ -35,6 +35,7 @@ def ending(error: ValueError | OSError) -> click.ClickException:
     """
     # A path may hold bytes that no terminal can show.
     text = str(error).encode("utf-8", "backslashreplace").decode()
+    # One line, because scripts and logs read stderr line by line.
     line = " ".join(text.split()) or type(error).__name__
     of_the_machine = isinstance(error, OSError) and error.errno not in (None, *_OF_THE_REQUEST)
     return click.ClickException(line) if of_the_machine else Refused(line)

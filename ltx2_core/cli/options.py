@@ -81,6 +81,7 @@ class GroupedCommand(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one section for each group of options, and at the end one for all other parameters."""
+        # click makes the records, so that metavars and flags look as in other commands.
         records = {param.name: param.get_help_record(ctx) for param in self.get_params(ctx)}
         assert self.name is not None
         for group, options in groupby(options_of(self.name), key=lambda option: option.group):
@@ -88,6 +89,7 @@ class GroupedCommand(click.Command):
             with formatter.section(GROUPS[group]):
                 formatter.write_dl(rows)
         with formatter.section("Other"):
+            # What remains is --help, which click adds by itself.
             formatter.write_dl([record for record in records.values() if record])
 
 

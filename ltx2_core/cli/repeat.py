@@ -27,6 +27,7 @@ Settings = Mapping[str, Any]
 _EDITS = {"extend": "extend", "retake": "retake", "add_audio": "sound", "window": "long"}
 """Settings that only an edit writes, and the command that does."""
 
+# Without this table a repeated run would hold both its old sigmas and new steps, and a request refuses both.
 _REPLACES = {
     "cfg": ("guidance",),
     "audio_cfg": ("guidance",),

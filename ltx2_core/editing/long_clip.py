@@ -243,6 +243,7 @@ def sample_windows(
     done, all windows). Raises ValueError if another run writes to the store.
     """
     with store.writing():
+        # Any window may be missing and not only the last ones: a damaged file is sampled again by itself.
         missing = [window for window in plan.windows if not store.has(window.index)]
         keyframes = [_encoded(keyframe, codecs, plan.clip) for keyframe in plan.how.keyframes]
         sample = prepare(plan, tuple(dict.fromkeys(plan.prompt_of(window) for window in missing)))
@@ -304,4 +305,5 @@ def _encoded(keyframe: Keyframe, codecs: Encoders, clip: ClipPlan) -> GuideFrame
 
 def _decoded_rate(codecs: Decoders) -> int:
     """The sample rate of decoded audio in Hz, found by decoding a very short latent."""
+    # Decoders return the rate only together with samples.
     return codecs.decode_audio(torch.zeros(1, 8, 2, 16))[1]

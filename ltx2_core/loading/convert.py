@@ -91,10 +91,12 @@ def convert(path: Path, sources: Sequence[Checkpoint], parts: Sequence[Component
     layers = 0
     for component in parts:
         source = next(source for source in sources if component in source.components)
+        # The first source wins for its sections, as it does for components.
         config = {**source.config, **config}
         infos = source.infos(component)
         markers = read_markers(infos, source.metadata)
         prefix = OFFICIAL_PREFIXES[component]
+        # Sorted, so that equal sources give an equal file.
         for own, info in sorted(infos.items()):
             name, layer = prefix + own, own.removesuffix(".weight")
             if fp8 and component is Component.TRANSFORMER and _becomes_fp8(own, info):

@@ -128,6 +128,7 @@ def _generator(
             f"vocoder kernels {kernels} are not the released ones, so their rates are unknown: "
             "a file with its 'config' metadata is needed"
         )
+    # The residual blocks of all stages are in one list, an equal number for each.
     per_stage = count(shapes, f"{prefix}resblocks.") // len(kernels)
     return {
         **fixed,

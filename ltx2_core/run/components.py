@@ -100,6 +100,7 @@ class Components:
         # A diffusers folder has its text encoder next to the other components; one that is named takes
         # precedence.
         included = next((folder for folder in own if folder is not None), None)
+        # A folder is checked only by a run that encodes text, because decoding needs no Gemma.
         self.text_encoder = included if text_encoder is None else Path(text_encoder)
         if self.text_encoder is not None and self.text_encoder.is_file():
             # The encoder file of LTX-2.5 also holds the projection.
@@ -135,6 +136,7 @@ class Components:
 
         With ``max_memory`` they are offloaded to system memory between their uses. They are freed at the end.
         """
+        # Contexts may be nested, so that the set before this one is restored and not emptied.
         before, self._holding = self._holding, self._holding | {*components}
         try:
             yield
@@ -278,6 +280,7 @@ class Components:
         if self.max_memory is None:
             return None
         return choose_decode(
+            # The weights of the decoder share the budget with what it computes.
             usable(self.max_memory) - self.component_bytes(Component.VIDEO_DECODER),
             vae=video_vae_config(self.file(Component.VIDEO_DECODER).config),
             clip=clip,
@@ -402,6 +405,7 @@ class Components:
             return None
         _, infos, _ = find_encoder(self.text_encoder)
         # Quantised layers may be packed along their columns, never along their rows.
+        # Peak memory of Gemma is in its feed-forward, whose widths decide it.
         rows = {name: infos[f"layers.0.mlp.{name}.weight"].shape[0] for name in ("gate_proj", "down_proj")}
         config = text_config(self.file(Component.TEXT_CONNECTORS).config)
         return TextSize.of(config, hidden=rows["down_proj"], intermediate=rows["gate_proj"])

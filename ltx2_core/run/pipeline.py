@@ -310,6 +310,7 @@ class LTX2Pipeline(Codecs):
         first = open_loras(loras)
         second = self.stage2_loras if stage2_loras is None else open_loras(stage2_loras)
         for lora in (*first, *second):
+            # All are checked before one is replaced, so that a wrong LoRA leaves the pipeline as it is.
             self.networks.lora_report(lora)
         warn_of_stacked((*first, *second))
         self.loras, self.stage2_loras = first, second
@@ -333,6 +334,7 @@ class LTX2Pipeline(Codecs):
         """
         request = self.resolve(request)
         stages = self.stages(request)
+        # From cheap to costly: inputs and headers are read only for a request that is possible in itself.
         check_run_size(stages[-1].clip)
         check_inputs(request, stages, self.loras)
         check_stages(request, stages, transformer_config(self.networks.file(Component.TRANSFORMER).config))

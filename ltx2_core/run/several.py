@@ -59,6 +59,8 @@ def sample_each(
     """
     made: dict[tuple[Prompt, bool], PromptEmbeds] = {}
     with pipeline.networks.holding(Component.TEXT_ENCODER, *TEXT_PARTS):
+        # Whether a negative prompt is needed belongs to the key, because encoding it takes as long as the
+        # prompt.
         keys = [(pipeline.resolve(one).text, _reads_negative(pipeline, one)) for one in requests]
         for text, negative in keys:
             if text.embeds is None and (text, negative) not in made:
