@@ -33,7 +33,7 @@ def ending(error: ValueError | OSError) -> click.ClickException:
     It is :class:`Refused` (exit code 2), or for an error of the machine, such as a full disk, one with exit
     code 1.
     """
-    # A path may hold bytes that no terminal can show.
+    # A path may hold bytes that no terminal can display.
     text = str(error).encode("utf-8", "backslashreplace").decode()
     # One line, because scripts and logs read stderr line by line.
     line = " ".join(text.split()) or type(error).__name__

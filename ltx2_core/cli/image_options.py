@@ -51,6 +51,7 @@ def parse_control(text: str) -> VideoReference:
 
     Raises ValueError for other text.
     """
+    # Only a comma before a known setting divides, because names of files may hold commas.
     path, *settings = re.split(r",(?=\s*(?:scale|every)\s*=)", text)
     numbers: dict[str, int] = {}
     for setting in settings:

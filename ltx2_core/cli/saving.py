@@ -287,7 +287,7 @@ def _embedded(pipeline: LTX2Pipeline) -> bool:
 
 
 def show(bar: Any, progress: Progress) -> None:
-    """Show a step on a tqdm bar; the bar starts again for each stage."""
+    """Draw a step on a tqdm bar; the bar starts again for each stage."""
     # One bar serves all stages; the second test notices a stage of the same name that starts again.
     if bar.desc != f"{progress.stage}: " or progress.step < bar.n:
         bar.set_description(progress.stage, refresh=False)

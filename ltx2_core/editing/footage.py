@@ -111,7 +111,6 @@ class Footage:
         """
         width, height = self.size
         if max_pixels is not None and width * height > max_pixels:
-            # The factor of each side is the root of that of the area.
             scale = math.sqrt(max_pixels / (width * height))
             width, height = round(width * scale), round(height * scale)
         longer = plan_clip(

@@ -44,7 +44,7 @@ class LongVideo:
         keyframes: single images that guide the clip, at frames counted from its beginning.
         source: a clip of at least the same length. It is the reference of an IC-LoRA, and sampling starts
             from it if ``denoise`` is below 1; each window uses its own frames of it.
-        source_strength: 1 shows the reference to the model without noise, less lets the model change it, 0
+        source_strength: with 1 the model attends to it without noise, less lets the model change it, 0
             does not use it.
         source_scale: how many times smaller than the clip the reference is encoded; None is what the LoRAs
             were trained with.

@@ -214,7 +214,7 @@ def _record(
     *,
     by_window: bool,
 ) -> JsonObject:
-    """JSON values for the tags of a long clip that are needed, beside its settings, to repeat it.
+    """JSON values for the tags of a long clip that are needed to repeat it, in addition to its settings.
 
     ``chosen`` are the names of the fields that the recipe filled in.
     """
@@ -239,7 +239,7 @@ _ADDED: JsonObject = {
 
 
 def _settings(pipeline: LongPipeline, request: Request, plan: LongPlan) -> JsonObject:
-    """JSON values of everything that decides what the clip looks and sounds like."""
+    """JSON values of everything that decides the frames and the audio of the clip."""
     clip, how = plan.clip, plan.how
     # The keys are those of folders that exist, which must stay resumable.
     source = how.source_strength, _reference_scale(pipeline, how), how.denoise

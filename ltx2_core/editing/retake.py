@@ -199,7 +199,7 @@ def frame_weights(regenerated: Tensor, sources: int, total: int, feather: int) -
     """Weights (total,) of sampled frames in the result: 1 in ``regenerated`` (F,) latent frames, else 0.
 
     With ``feather`` the weights of the first and last so many frames of a region rise linearly from the
-    preserved frames beside it. The source has ``sources`` frames; later ones have weight 1, because there is
+    preserved frames next to it. The source has ``sources`` frames; later ones have weight 1, because there is
     nothing to preserve.
     """
     # Latent frame 0 stands for frame 0, and each later one for eight frames.

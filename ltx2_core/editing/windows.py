@@ -140,7 +140,7 @@ class WindowStore:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         # Sorted keys, so that equal settings are equal text.
         plan, text = folder / "clip.json", json.dumps(settings, sort_keys=True, indent=1)
-        # Windows of another clip would be joined without an error and show as a jump.
+        # Windows of another clip would be joined without an error, with a visible jump.
         if plan.exists() and plan.read_text(encoding="utf-8") != text:
             raise ValueError(
                 f"{folder} holds windows of a clip with other settings: use another folder, or empty it"

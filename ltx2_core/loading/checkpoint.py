@@ -108,7 +108,7 @@ class Checkpoint:
     ) -> nn.Module:
         """Load the network of ``component``, in evaluation mode and without gradients.
 
-        With ``dtype`` None every tensor keeps the file's dtype. On the CPU such tensors stay memory-mapped:
+        With ``dtype`` None every tensor has the file's dtype. On the CPU such tensors stay memory-mapped:
         they are read from disk when used and shared between processes. ``operations`` is the namespace of
         layer classes, torch.nn or a host's. ``numerics`` selects the implementation whose rounding is
         reproduced, the official one or ComfyUI. ``loras`` are merged in float32, which copies only the layers

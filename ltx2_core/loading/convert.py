@@ -32,7 +32,7 @@ NOT_QUANTISED = re.compile(
     r"|\.to_gate_logits$"
     r"|_embeddings_connector\."
 )
-"""Layers of the transformer that keep their dtype when the rest is converted to fp8.
+"""Layers of the transformer whose dtype is preserved when the rest is converted to fp8.
 
 The audio stream and both cross-modal attentions are half as wide as the video stream, so they save little,
 and errors in audio are noticed sooner than errors in frames. Every token passes the input and output
@@ -91,7 +91,7 @@ def convert(path: Path, sources: Sequence[Checkpoint], parts: Sequence[Component
     layers = 0
     for component in parts:
         source = next(source for source in sources if component in source.components)
-        # The first source wins for its sections, as it does for components.
+        # Of two sources with the same section the first one wins, as it does for components.
         config = {**source.config, **config}
         infos = source.infos(component)
         markers = read_markers(infos, source.metadata)

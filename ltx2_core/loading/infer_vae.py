@@ -106,7 +106,7 @@ def _video_blocks(shapes: Shapes, prefix: str, width: int, suffix: str, *, old: 
             continue
         out = shapes[f"{prefix}{index}.conv.conv.weight"][0]
         after = shapes[f"{prefix}{index + 1}.res_blocks.0.conv1.conv.weight"][0]
-        # Folded or unfolded cells show in the ratio, in whichever direction.
+        # Folded or unfolded cells appear in the ratio, in whichever direction.
         ratio = max(after, out) // min(after, out)
         if ratio not in kinds:
             raise ValueError(f"{prefix}{index}: {out} and {after} channels fit no supported resampling")

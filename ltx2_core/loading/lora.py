@@ -166,7 +166,7 @@ class Lora:
         return self.report_all({component: shapes}, generation)
 
     def report_all(self, parts: Mapping[Component, Shapes], generation: str | None = None) -> LoraReport:
-        """Report how the layers fit several components of a model, given their tensors' shapes in ``parts``.
+        """Report how the layers fit several components of a model, whose tensors' shapes are ``parts``.
 
         Layers for other components are reported as "elsewhere". ``generation`` is the model's, if it is
         known.

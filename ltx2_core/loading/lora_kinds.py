@@ -96,7 +96,7 @@ def change_shape(shapes: Shapes) -> Shape:
 
 
 def change(factors: Mapping[str, Tensor]) -> Tensor:
-    """Multiply the factors of a LoKr or LoHa, given by role.
+    """Multiply the factors of a LoKr or LoHa, by role.
 
     Returns the weight change in float32, without its scale.
     """

@@ -122,8 +122,8 @@ def save_diffusers(
     """Write ``sources`` as a diffusers pipeline to ``folder``, then read it back and compare.
 
     Tensors are copied bit for bit. Each component is taken from the first source that has it. The folder
-    ``text_encoder``, if given, is copied with its tokenizer. ``folder`` must not exist, or be empty. Returns
-    the components in each subfolder.
+    ``text_encoder`` is copied with its tokenizer if it is not None. ``folder`` must not exist, or be empty.
+    Returns the components in each subfolder.
 
     Raises ValueError for quantised weights, which diffusers does not read, for a configuration that diffusers
     cannot express, and for half of a model, such as a video VAE without its encoder.

@@ -45,8 +45,8 @@ def write_audio(
     destination = Destination.of(path)
     destination.check_audio()
     chosen = encoding or Encoding()
-    check_encoding(destination.format, chosen, audio_alone=True)
     # Options are judged before the destination, so that a wrong option leaves no trace on the disk.
+    check_encoding(destination.format, chosen, audio_alone=True)
     track_encoding = audio_encoding(destination.format, chosen)
     assert track_encoding is not None
     destination.check()

@@ -121,7 +121,7 @@ def video_encoding(fmt: Format, chosen: Encoding) -> VideoEncoding | None:
     if name == "h264":
         # Without these options equal seeds would not give equal files on some machines.
         options.update(repeatable_options())
-    # Apple's players know H.265 in these containers by this name alone.
+    # Apple's players recognise H.265 in these containers by this name alone.
     tag = "hvc1" if name == "h265" and fmt.name in ("mp4", "mov") else None
     encoding = VideoEncoding(
         codec=codec,
@@ -277,5 +277,5 @@ def _check_encoder(encoding: VideoEncoding, chosen: Encoding) -> None:
             "choose another pixel format or codec"
         )
     if codec.encoder == "libsvtav1":
-        # The only way to keep it from printing its configuration on stderr.
+        # The only way to stop it from printing its configuration on stderr.
         os.environ.setdefault("SVT_LOG", "1")

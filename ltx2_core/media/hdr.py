@@ -102,7 +102,7 @@ def _scaled(plane: Any, zero: int, steps: int) -> Array:
 
 
 def _light(signal: Array, curve: int) -> Array:
-    """Convert a signal to the light in nits that a display of ``PEAK_NITS`` shows; HLG by BT.2100."""
+    """Convert a signal to the light in nits that a display of ``PEAK_NITS`` emits; HLG by BT.2100."""
     if curve == PQ:
         # 16 bits at most, so that a table has every value.
         light: Array = _pq_table()[(signal * 65535).round().astype(np.uint16)]

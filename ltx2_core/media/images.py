@@ -88,7 +88,7 @@ def fit_image(frames: Tensor, width: int, height: int, *, mode: FitMode = "offic
 
     ``official`` scales until the size is covered and then crops, as the LTX-2 repository does; ``comfy``
     crops to the aspect ratio and then scales to the exact size, as ComfyUI does: both bilinear without
-    antialiasing, which keeps the value range. ``pad`` scales until it fits and adds black borders,
+    antialiasing, which preserves the value range. ``pad`` scales until it fits and adds black borders,
     ``stretch`` scales to the exact size, as ai-toolkit does: both by Pillow's Lanczos filter on 8-bit colours
     in [0, 1]. Raises ValueError for another mode, shape or a size below 1.
     """
@@ -274,7 +274,7 @@ def _contain_then_pad(frames: Tensor, width: int, height: int) -> Tensor:
     inner = max(1, round(columns * scale)), max(1, round(rows * scale))
     left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
     borders = (left, width - inner[0] - left, top, height - inner[1] - top)
-    # An image that fits without scaling keeps its pixels.
+    # An image that fits without scaling is not resampled.
     scaled = frames if inner == (columns, rows) else _lanczos(frames, *inner)
     return F.pad(scaled, borders)
 

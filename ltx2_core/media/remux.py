@@ -87,7 +87,7 @@ def check_copy(source: str | os.PathLike[str], fmt: Format) -> str | None:
         matroska = FORMATS["mkv"]
         # Almost everything fits there, and what does not has no use in another kind of file either.
         if _fits(video, matroska):
-            # Encoding loses, so that the user has to ask for it.
+            # Encoding loses, so that the user has to choose it.
             raise ValueError(
                 f"{fmt.suffixes[0]} cannot hold the {name} video of {source}: name the output "
                 f"{matroska.suffixes[0]} to copy it, or choose a video codec ({fmt.video[0]}) to "

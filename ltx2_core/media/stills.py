@@ -103,7 +103,7 @@ class AnimatedWebP:
 
 
 def _durations(image: Image.Image) -> Iterator[int]:
-    """Yield how many milliseconds each frame is shown; Pillow knows this only after decoding it."""
+    """Yield how many milliseconds each frame is shown; Pillow reads this when it decodes the frame."""
     for number in range(getattr(image, "n_frames", 1)):
         image.seek(number)
         image.load()

@@ -47,7 +47,7 @@ class Timeline:
     notes: tuple[str, ...] = field(default=())
 
     def stored(self, frame: int) -> int:
-        """The number of the stored frame that frame number ``frame`` of the clip shows."""
+        """The number of the stored frame that frame number ``frame`` of the clip displays."""
         return max(int(np.searchsorted(self.first_shown, frame, side="right")) - 1, 0)
 
     def number_of(self, time: int) -> int:

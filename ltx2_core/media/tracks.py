@@ -146,7 +146,7 @@ def _converter(encoding: VideoEncoding, width: int, height: int, fps: Fraction) 
 
 
 class AudioTrack:
-    """The audio track of a file: samples are buffered, and encoded up to a given time.
+    """The audio track of a file: samples are buffered, and encoded up to a time.
 
     It is stereo, or mono with ``channels`` 1.
     """

@@ -88,7 +88,7 @@ class Components:
         """Read the headers of all files.
 
         Raises ValueError for files that are not of LTX-2 or do not belong together (see ``check_set``), and
-        if the device cannot multiply in fp8 or NVFP4 where ``execution`` asks for that.
+        if the device cannot multiply in fp8 or NVFP4 where ``execution`` requires that.
         """
         # The product is checked before any file is opened, because it fails by the device alone.
         matmul = {"fp8_matmul": execution.fp8_matmul, "nvfp4_matmul": execution.nvfp4_matmul}
@@ -195,7 +195,7 @@ class Components:
             yield network
         finally:
             self._offload(network, component)
-            # The name would keep the weights alive while memory is released.
+            # The name would hold the weights while memory is released.
             del network
             self._release()
 
@@ -383,7 +383,7 @@ class Components:
                 with self.clock.timed("load"):
                     gemma = load_gemma(self.text_encoder, dtype=self.dtype, device=device)
                     encoder = TextEncoder(gemma, load_tokenizer(self.text_encoder), projection)
-                # This name would keep the network alive after the encoder is freed.
+                # This name would hold the network after the encoder is freed.
                 del gemma
             else:
                 self._place(encoder, device)
@@ -395,7 +395,7 @@ class Components:
                 yield encoder
             finally:
                 self._offload(encoder, Component.TEXT_ENCODER)
-                # The name would keep the weights alive while memory is released.
+                # The name would hold the weights while memory is released.
                 del encoder
         self._release()
 

@@ -227,7 +227,7 @@ def _of_loras(loras: Sequence[Lora], name: str) -> int:
 def _with_noise(audio: tuple[Tensor, int], clip: ClipPlan, noise_db: float | None) -> tuple[Tensor, int]:
     """Add noise of ``noise_db`` dB of full scale to the input audio, up to the end of the clip.
 
-    If the audio ends before the clip, the noise goes on alone. None returns the audio unchanged.
+    If the audio ends before the clip, the noise continues alone. None returns the audio unchanged.
     """
     if noise_db is None:
         return audio

@@ -1,6 +1,6 @@
 """Generates video with audio from text, images and audio, in one or two stages.
 
-Only the networks of the current stage are in memory; ``keep_loaded`` keeps them all loaded, which saves time.
+Only the networks of the current stage are in memory; ``keep_loaded`` holds all of them, which saves time.
 """
 
 from __future__ import annotations

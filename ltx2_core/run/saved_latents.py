@@ -94,7 +94,7 @@ def save_latents(
         "encoding": dict(encoding or {}),
         "models": generation.codecs.networks.identity(),
     }
-    # A random part keeps the latents of an earlier run of the same output.
+    # A random part preserves the latents of an earlier run of the same output.
     name = f"{Path(output).stem}-{uuid4().hex[:8]}{SUFFIX}"
     metadata = {KEY: json.dumps(about)}
     if folder is not None:

@@ -34,7 +34,7 @@ class Stage:
 
     @property
     def guided(self) -> bool:
-        """Whether a sampling step has further guidance passes beside the one for the prompt."""
+        """Whether a sampling step has guidance passes in addition to the one for the prompt."""
         return len(self.guidance.passes()) > 1
 
     @property

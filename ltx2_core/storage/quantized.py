@@ -273,7 +273,7 @@ def check_matmul(device: torch.device, *, fp8_matmul: bool, nvfp4_matmul: bool) 
 
 
 def loaded_bytes(infos: Iterable[TensorInfo], dtype: torch.dtype) -> int:
-    """Size in bytes of tensors after loading in ``dtype``; quantised ones keep their stored size."""
+    """Size in bytes of tensors after loading in ``dtype``; quantised ones have their stored size."""
     return sum(
         info.nbytes if info.dtype in QUANTISED_DTYPES else info.numel * dtype.itemsize for info in infos
     )

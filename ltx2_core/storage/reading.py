@@ -77,7 +77,7 @@ def read_state(
 
     ``layers`` are the quantised layers. Those in ``resident`` stay in their stored format; the others are
     decoded to ``shapes``, the shapes of the network's tensors. All other tensors are converted to ``dtype``.
-    With ``dtype`` None they keep their dtype, and decoded ones become bfloat16.
+    With ``dtype`` None their dtype is preserved, and decoded ones become bfloat16.
 
     Raises ValueError, naming tensor and file, for values that are NaN or infinite.
     """

@@ -58,7 +58,7 @@ class FeatureExtractor(nn.Module):
         return FeatureAccumulator(self, mask)
 
     def forward(self, hidden_states: Iterable[Tensor], mask: Tensor) -> TextFeatures:
-        """Compute features in float32 from all L hidden states (B, T, D), given in order.
+        """Compute features in float32 from all L hidden states (B, T, D), passed in order.
 
         ``mask`` (B, T) is 1 on valid tokens.
         """

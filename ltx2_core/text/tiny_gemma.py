@@ -95,6 +95,7 @@ def tiny_tokenizer(words: Sequence[str] = (), vocab_size: int = VOCAB_SIZE) -> F
     They are pad, eos, bos, unk, all bytes, then pieces of words up to ``vocab_size`` tokens: those of
     ``words`` first, then those of common English words.
     """
+    # A word at the start of a prompt has no space before it, and may have a capital.
     own = [form for word in words for form in (SPACE + word, word, word.capitalize())]
     common = [SPACE + word for word in _WORDS.split()]
     merges = [*_learn_merges(own, vocab_size), *_learn_merges(common, vocab_size)]

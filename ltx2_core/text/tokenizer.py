@@ -48,7 +48,7 @@ class Tokenizer:
     ) -> None:
         """Wrap ``encode``, which maps text to token ids without special tokens, and ``decode``, its reverse.
 
-        ``special`` holds the ids of those ``MARKERS`` that this tokenizer knows.
+        ``special`` holds the ids of those ``MARKERS`` that this tokenizer has.
         """
         self.encode = encode
         self.decode = decode
