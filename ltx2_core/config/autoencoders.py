@@ -204,6 +204,7 @@ def _generator(
     final: Literal["tanh", "clamp", "none"] = "tanh"
     if not c.get("apply_final_activation", True):
         final = "none"
+    # BigVGAN chooses between tanh and a clamp; HiFi-GAN has tanh alone.
     elif not c.get("use_tanh_at_final", not amp):
         final = "clamp"
     return GeneratorConfig(

@@ -37,6 +37,7 @@ def decoded_audio(
     ``decode`` converts a latent to a waveform at ``rate`` Hz. Each chunk is decoded together with the latents
     around it, so that there are no seams. In all the chunks are as long as the frames of ``clip``.
     """
+    # Whole at the rates of all vocoders, 24 and 48 kHz.
     per_latent, total = rate // AUDIO_LATENTS_PER_SECOND, round(clip.seconds * rate)
     buffer, first = torch.zeros(1, 8, 0, 16), 0
     for start in range(0, clip.audio_latents, AUDIO_CHUNK):

@@ -246,7 +246,7 @@ class Edit:
         Returns False if its video has to be encoded instead.
         """
         fmt = destination.format
-        # A video option asks for encoding, which copying would silently ignore.
+        # A video option requires encoding, and copying would silently ignore it.
         if chosen.of_video or not (fmt.video and fmt.audio) or check_copy(clip.path, fmt) is not None:
             return False
         origin_s = clip.timeline.origin_s

@@ -161,6 +161,7 @@ def plan_retake(
     if not any(start < end for start, end in regions) and source.audio is not None:
         raise ValueError("nothing is to be regenerated: set a region of the video or of the audio")
     last_frame = round(max([source.seconds, *(end for _, end in regions)]) * source.fps)
+    # Compared in whole frames: an end that rounds to the last frame extends nothing.
     extends = last_frame > len(source.frames)
     if extends and not allow_past_end:
         last = max(end for _, end in regions)
@@ -181,6 +182,7 @@ def plan_retake(
     frame_count = last_frame if extends else len(source.frames)
     weights = frame_weights(new_video, len(source.frames), frame_count, feather)
     if not paste:
+        # Frames after the last 8k + 1 are not encoded and remain those of the source.
         weights[: clip.frames] = 1
     settings = {"video": [*video], "audio": [*audio], "rounding": rounding.value, "paste": paste}
     return Retake(

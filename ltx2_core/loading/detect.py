@@ -146,6 +146,7 @@ LAYOUTS: tuple[Layout, ...] = (
     ),
 )
 
+# Gemma has a norm after its feed-forward, which Llama and Qwen do not have.
 _TEXT_ENCODER_ANCHORS = (
     "model.layers.0.post_feedforward_layernorm.weight",
     "language_model.model.layers.0.post_feedforward_layernorm.weight",

@@ -246,6 +246,7 @@ def open_lora(
     layers = find_layers(header.path, header.tensors)
     _check_tensors(header, layers)
     # PEFT stores alpha and rank in its settings and not next to the tensors.
+    # Only PEFT's own files have this prefix: a configuration next to another file may belong to another LoRA.
     settings = _peft_settings(header, any("base_model.model." in layer.names[0] for layer in layers.values()))
     if settings:
         layers = {m: _scaled(header, layer, settings) for m, layer in layers.items()}
@@ -340,6 +341,7 @@ def _scaled(header: Header, layer: LoraLayer, settings: ParsedJson) -> LoraLayer
     patterns = setting("alpha_pattern") or {}
     for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
         try:
+            # As in PEFT, the first pattern that fits the end of the module's name counts.
             found = re.match(rf"(.*\.)?({pattern})$", layer.raw)
         # A pattern that is no regular expression applies to no layer.
         except re.error:
@@ -354,5 +356,6 @@ def _scaled(header: Header, layer: LoraLayer, settings: ParsedJson) -> LoraLayer
     # json.loads gives a bool for true, which is an int to isinstance.
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
         raise ValueError(f"{path}: lora_alpha must be a number; got {alpha!r}")
+    # Rank-stabilised LoRA, Kalajdzievski (2023).
     root = math.sqrt(rank) if setting("use_rslora") else rank
     return replace(layer, scale=alpha / root)

@@ -353,6 +353,7 @@ class Components:
         # The same prompt has other features with another LoRA, so they are part of the cache's key.
         changes = tuple((lora.path, lora.strength, *lora.settings) for lora in loras)
         features = self._features.encode((self.text_encoder, projection, self.dtype, changes), prompts, run)
+        # Cached features are on the CPU.
         return TextFeatures(*(t.to(self.device) for t in (features.video, features.audio, features.mask)))
 
     def check_text_encoder(self) -> None:

@@ -108,6 +108,7 @@ def conditioning(
 def source_size(items: Sequence[ConditioningInput]) -> tuple[int, int] | None:
     """The largest (width, height) in pixels of the source videos among ``items``; None if there are none."""
     sizes = [size for item in items if (size := getattr(item, "footage_size", None)) is not None]
+    # The largest one decides how much memory reading takes.
     return max(sizes, key=lambda size: size[0] * size[1], default=None)
 
 

@@ -95,6 +95,7 @@ class LTX2Pipeline(Codecs):
             raise ValueError("no checkpoint is named: give its file, or use LTX2Pipeline.embedded()")
         if execution is None:
             execution = Execution.on(device, dtype, **options)
+        # To prefer one of them would silently ignore what the caller wrote.
         elif device is not None or dtype is not None or options:
             shortcuts = {"device": device, "dtype": dtype, **options}
             named = ", ".join(name for name, value in shortcuts.items() if value is not None)
@@ -180,7 +181,10 @@ class LTX2Pipeline(Codecs):
                 index, stage, state, *contexts[index], request, start_noise, step_noise, run, plan
             )
             evaluations.append(used)
+            # Guides are extra tokens, which neither the upscaler nor the decoder takes.
             latents = drop_guides(latents, state)
+            # The second stage samples audio all the same, because both streams attend to each other; its
+            # result is exchanged at the end.
             if index == 0 and self._audio_stage(request, stages) == 1:
                 first_audio = latents.audio
         assert latents is not None

@@ -84,6 +84,7 @@ def save_latents(
             tensors[name] = stream.detach().cpu().contiguous()
     rate = None
     if generation.input_audio is not None:
+        # Input audio becomes part of the clip unchanged, and its file may be gone when the run is resumed.
         tensors["waveform"], rate = generation.input_audio[0].contiguous(), generation.input_audio[1]
     about = {
         "output": _absolute(output),
@@ -222,6 +223,7 @@ def resume(path: str | os.PathLike[str], codecs: Codecs) -> Generation:
     try:
         _check_models(about, codecs)
         return _generation(path, about, codecs)
+    # A damaged file may hold values of any type where others are expected.
     except (LookupError, TypeError, AttributeError, ArithmeticError, SafetensorError) as error:
         raise ValueError(f"{path} is damaged ({error!r}): sample the clip again") from None
 

@@ -20,7 +20,7 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-# Latents of a long clip take gigabytes, and a user who has not resumed for a month has given up on them.
+# Latents of a long clip take gigabytes, and after a month hardly anybody resumes it.
 SAVED_AGE = 30 * 86400.0
 """Seconds after which latents that were never resumed are removed."""
 

@@ -176,7 +176,7 @@ def _shapes(
 
 def _random(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     # Gemma adds 1 to the stored norm weights and multiplies the embedding by sqrt(hidden).
-    # The scale keeps activations near 1 at any width.
+    # The scale makes activations stay near 1 at any width.
     std = 0.1 if len(shape) == 1 else shape[-1] ** -0.5
     return torch.randn(shape, generator=generator) * std
 
