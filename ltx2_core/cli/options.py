@@ -29,6 +29,7 @@ class PathType(click.Path):
     """The click type of paths, which refuses empty text and text with a NUL character."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        # Path takes an empty text for the current folder.
         if not str(value).strip():
             self.fail("a path is missing: the text is empty", param, ctx)
         if "\0" in str(value):

@@ -207,6 +207,7 @@ def last_audio(source: Footage, seconds: float) -> Waveform:
     """
     assert source.audio is not None
     waveform, rate = source.audio
+    # Cut or padded first, because the audio of a file seldom ends exactly with its frames.
     track = source.track(waveform.shape[0], rate, source.seconds)
     return track[:, track.shape[1] - round(seconds * rate) :], rate
 

@@ -113,6 +113,7 @@ class Footage:
         if max_pixels is not None and width * height > max_pixels:
             scale = math.sqrt(max_pixels / (width * height))
             width, height = round(width * scale), round(height * scale)
+        # Rounded up, because a source at its own size is padded and never cut.
         longer = plan_clip(
             width, height, frames=frames, fps=self.fps, snap=Snap.CEIL, stages=stages, numerics=numerics
         )
@@ -309,6 +310,7 @@ def cross_fade(before: Tensor, after: Tensor, at: int, length: int) -> Tensor:
     """
     # A joint right at the beginning has less before it than the fade is long.
     length = min(length, at)
+    # Neither 0 nor 1 occurs, so that every sample of the fade is a mixture.
     weight = torch.arange(1, length + 1, dtype=before.dtype, device=before.device) / (length + 1)
     start = at - length
     mixed = torch.lerp(before[..., start:at], after[..., start:at].to(before), weight)
@@ -329,5 +331,6 @@ def take(chunks: Iterator[Tensor], first: int, count: int) -> Iterator[Tensor]:
         position += len(chunk)
         if high > low:
             yield chunk[low:high]
+        # The stream is not exhausted, because decoding frames that are dropped takes time.
         if position >= stop:
             return

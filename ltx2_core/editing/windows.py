@@ -88,6 +88,7 @@ def plan_windows(clip: ClipPlan, window_frames: int, overlap_frames: int) -> tup
     a window.
     """
     length, overlap = latent_frames_of(window_frames), overlap_frames // TEMPORAL_SCALE
+    # Two latent frames are the least overlap, and at least one has to be new.
     if window_frames != frames_of(length) or length < 3:
         raise ValueError(f"window_frames={window_frames} must be 8k + 1 and at least 17")
     # A longer window with a single new latent frame would be sampled for eight frames.

@@ -66,6 +66,7 @@ def sample_each(
             if text.embeds is None and (text, negative) not in made:
                 run = Run(on_step, stop)
                 made[text, negative] = encode_prompts(pipeline, text, negative=negative, run=run)
+    # The text encoder is freed before, because both together exceed the memory of most GPUs.
     with pipeline.networks.holding(Component.TRANSFORMER, Component.UPSAMPLER, Component.VIDEO_ENCODER):
         for number, (request, key) in enumerate(zip(requests, keys, strict=True), start=1):
             own = request if key not in made else request.changed(prompt_embeds=made[key])
