@@ -39,12 +39,14 @@ class JobBar:
         if self._quiet:
             return
         text = f"window {done} of {windows}"
+        # A line printed over a drawn bar would be mixed with it.
         self._bar.clear()
         click.echo(text, err=True)
         # Before the windows comes the text.
         self._draw(self._job.reach(1 + done), text)
 
     def _draw(self, share: float, text: str) -> None:
+        # Set and not added to, since a share is absolute.
         self._bar.n = share
         self._bar.set_description_str(text, refresh=False)
         self._bar.refresh()

@@ -65,6 +65,7 @@ def convert(
         files = {destination / f"{name}.safetensors": parts for name, parts in split.items()}
     if fp8 and not any(Component.TRANSFORMER in parts for parts in files.values()):
         raise ValueError("--fp8 converts the transformer, which none of the sources contains")
+    # All are checked before the first is written, which takes minutes.
     for path in files:
         check_output(path, overwrite=overwrite)
     for path, parts in files.items():

@@ -63,7 +63,7 @@ def retake(chosen: Chosen) -> None:
 def sound(chosen: Chosen) -> None:
     """Generate audio for a video, whose frames are preserved, or audio alone."""
     seconds, source = chosen["sound_seconds"], chosen["source"]
-    # A resumed or repeated run knows its source.
+    # The source of a resumed or repeated run is recorded.
     known = chosen["resume"] or chosen["from_file"]
     if (source is None) == (seconds is None) if not known else bool(source and seconds):
         raise click.UsageError("give --video, or --seconds for audio alone")
@@ -107,6 +107,7 @@ def _edited(kind: EditKind, chosen: Chosen) -> str | None:
     if chosen["dry_run"]:
         _print_edit(pipeline, made)
         return None
+    # Before sampling, because the kind of the file decides whether packets can be copied.
     if kind == "sound" and made.source is not None:
         _check_copy(made.source, output)
     run_edit(pipeline, made, output)

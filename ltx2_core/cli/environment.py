@@ -48,6 +48,7 @@ class Fact:
 def examine() -> Iterator[Fact]:
     """Run all checks and yield their results; a check may yield several."""
     yield _python()
+    # Packages come first, since the checks after them import these.
     yield from _packages()
     for name, check in (
         ("resampling", _resampling),

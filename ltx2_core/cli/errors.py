@@ -33,8 +33,9 @@ def ending(error: ValueError | OSError) -> click.ClickException:
     It is :class:`Refused` (exit code 2), or for an error of the machine, such as a full disk, one with exit
     code 1.
     """
-    # A path may hold bytes that no terminal can show.
+    # A path may hold bytes that no terminal can display.
     text = str(error).encode("utf-8", "backslashreplace").decode()
+    # One line, because scripts and logs read stderr line by line.
     line = " ".join(text.split()) or type(error).__name__
     of_the_machine = isinstance(error, OSError) and error.errno not in (None, *_OF_THE_REQUEST)
     return click.ClickException(line) if of_the_machine else Refused(line)

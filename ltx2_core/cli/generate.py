@@ -80,10 +80,12 @@ def _generated(chosen: Chosen) -> str | None:
     processes, device = join_processes(chosen["device"], passes=chosen["guidance_parallel"])
     # Called when the command ends, also by an error.
     click.get_current_context().call_on_close(leave_processes)
+    # A clip repeats exactly only in the number format in which it was made.
     dtype = None if recorded is None else recorded.get("dtype")
     execution = execution_of(chosen, processes, device=device, dtype=chosen["dtype"] or dtype)
     pipeline = open_recorded(chosen, recorded, execution)
     request = _request(chosen, pipeline, recorded)
+    # Before a dry run prints anything, so that what it prints can also be run.
     stages = pipeline.check(request)
     _report(chosen, pipeline, request)
     jobs = several_jobs(chosen, request)
@@ -92,6 +94,7 @@ def _generated(chosen: Chosen) -> str | None:
         for job in jobs:
             click.echo(f"file      {job.path}: {job.what}")
         return None
+    # On stderr, because stdout holds the path of the file alone, or the file itself.
     for change in stages[-1].clip.changes:
         click.echo(change, err=True)
     if jobs:

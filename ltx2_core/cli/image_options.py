@@ -22,6 +22,7 @@ def image_fields(explicit: MutableMapping[str, Any]) -> dict[str, Any]:
     guides: list[ImageAt] = []
     for text in explicit.pop("image", ()):
         path, frame, strength = _parse("--image", text)
+        # An image with a frame is a keyframe, so that one flag serves both.
         if frame is not None:
             guides.append(ImageAt(source=path, frame=frame, strength=strength))
         elif "image" in fields:
@@ -51,6 +52,7 @@ def parse_control(text: str) -> VideoReference:
 
     Raises ValueError for other text.
     """
+    # Only a comma before a known setting divides, because names of files may hold commas.
     path, *settings = re.split(r",(?=\s*(?:scale|every)\s*=)", text)
     numbers: dict[str, int] = {}
     for setting in settings:
@@ -71,12 +73,14 @@ def _parse(flag: str, text: str) -> tuple[str, int | None, float]:
     # Names such as photo@2x.png contain the sign; a frame is never followed by a file type.
     if not at or _SUFFIX.search(frame):
         path, frame = where, ""
+    # Seven digits hold the largest number of frames of a clip, a million.
     if (frame and not re.fullmatch(r"-?\d{1,7}", frame)) or (at and not path):
         raise ValueError(
             f"{flag} {text}: {frame!r} after @ is no frame. Write a whole number, -1 for the last frame, and "
             f"then the strength: {path or 'last.png'}@-1:0.7"
         )
     number = int(frame) if frame else None
+    # Made for its checks alone, so that the error of a wrong strength names the flag.
     _made(flag, text, lambda: ImageAt(source=path, strength=strength))
     return path, number, strength
 

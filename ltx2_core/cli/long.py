@@ -63,6 +63,7 @@ def _generated(chosen: Chosen) -> str | None:
     recorded = None if chosen["from_file"] is None else settings_of(chosen["from_file"])
     if recorded is not None:
         check_command(recorded, "long", chosen["from_file"])
+    # Checked here and not by click, because --from-file holds the prompts too; the words are those of click.
     elif chosen["prompts"] is None:
         raise click.UsageError("Missing option '--prompts'.")
     chosen.check()
@@ -143,6 +144,7 @@ def _folder_of_windows(chosen: Chosen, output: Output) -> Iterator[Path]:
     from ..storage.private import locked, private_folder, prune_saved
     from .saving import spare_windows
 
+    # A folder that the user named stays; only the temporary one belongs to the command.
     if chosen["state"] is not None:
         yield chosen["state"]
         return

@@ -24,6 +24,7 @@ def plan(chosen: Chosen) -> None:
 
     chosen.check()
     if chosen["picture"] is not None:
+        # Before the plans are computed, so that a wrong path costs no time.
         _check_picture(chosen["picture"])
     clips = _clips(chosen)
     planner = _of_files(chosen, clips) if chosen["checkpoints"] else _of_released(chosen, clips)
@@ -70,6 +71,7 @@ def _budgets(texts: Sequence[str]) -> list[int]:
     if texts:
         return [parse_budget(text, device) for text in texts]
     free = free_memory(device)
+    # A machine without a GPU plans for another machine, whose memory is unknown.
     return list(PRESETS.values()) if free is None else [free]
 
 
@@ -79,6 +81,7 @@ def _of_released(chosen: Chosen, clips: list[ClipPlan]) -> Planner:
     from .values import DTYPES
 
     size = released_size(chosen["model"], chosen["stored"])
+    # The default of a GPU, for which the plan is made, and not that of this machine.
     dtype, batch = DTYPES[chosen["dtype"] or "bfloat16"], chosen["passes_per_call"]
     return lambda budget: plan_memory(budget, size, clips=clips, dtype=dtype, batch=batch)
 

@@ -29,6 +29,7 @@ class PathType(click.Path):
     """The click type of paths, which refuses empty text and text with a NUL character."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        # Path takes an empty text for the current folder.
         if not str(value).strip():
             self.fail("a path is missing: the text is empty", param, ctx)
         if "\0" in str(value):
@@ -81,6 +82,7 @@ class GroupedCommand(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one section for each group of options, and at the end one for all other parameters."""
+        # click makes the records, so that metavars and flags look as in other commands.
         records = {param.name: param.get_help_record(ctx) for param in self.get_params(ctx)}
         assert self.name is not None
         for group, options in groupby(options_of(self.name), key=lambda option: option.group):
@@ -88,6 +90,7 @@ class GroupedCommand(click.Command):
             with formatter.section(GROUPS[group]):
                 formatter.write_dl(rows)
         with formatter.section("Other"):
+            # What remains is --help, which click adds by itself.
             formatter.write_dl([record for record in records.values() if record])
 
 

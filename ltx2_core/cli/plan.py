@@ -62,6 +62,7 @@ def print_long(pipeline: LTX2Pipeline, plan: LongPlan, request: Request, chosen:
             f"{(plan.seed + window.index) % 2**64}: {plan.prompt_of(window)}"
         )
     first = first_window(request, plan)
+    # Values of the recipe are opened again, so that the plan can say which they are.
     opened: Any = dict.fromkeys(name for name in chosen if name not in ("width", "height", "num_frames"))
     first = first.changed(**opened)
     print_plan(pipeline, first, pipeline.stages(first), name="window")
@@ -167,6 +168,7 @@ def recipe_line(pipeline: LTX2Pipeline, request: Request) -> str:
     """List the values that the recipe of the checkpoint filled in, and name the recipe."""
     recipe = of_kind(pipeline.recipe, distilled=request.sampling.distilled)
     resolved, chosen = request.with_recipe(recipe)
+    # The negative prompt is long, and the crf has an effect with an image alone.
     values = [
         f"{name} {getattr(resolved, name)}" for name in chosen if name not in ("negative_prompt", "image_crf")
     ]

@@ -22,6 +22,7 @@ def read_text(file: Path, option: str) -> str:
     if len(content) > MAX_BYTES:
         raise ValueError(f"{option} {file} is larger than {MAX_BYTES} bytes")
     try:
+        # Editors on Windows put a byte order mark in front of UTF-8.
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{option} {file} is not text in UTF-8: {error}") from None

@@ -27,6 +27,7 @@ Settings = Mapping[str, Any]
 _EDITS = {"extend": "extend", "retake": "retake", "add_audio": "sound", "window": "long"}
 """Settings that only an edit writes, and the command that does."""
 
+# Without this table a repeated run would hold both its old sigmas and new steps, and a request refuses both.
 _REPLACES = {
     "cfg": ("guidance",),
     "audio_cfg": ("guidance",),
@@ -198,6 +199,7 @@ def check_files(settings: Settings, pipeline: LTX2Pipeline, *, named_loras: bool
         raise ValueError(f"the file was made with LoRAs, whose folders are not known: give {names} again")
     now = [file.path.name for file in pipeline.networks.checkpoints]
     before = settings.get("checkpoints", now)
+    # A note and no error, because files may have been renamed.
     if now == before:
         return None
     return f"sampled with {', '.join(before)}; this run uses {', '.join(now)}"
@@ -238,6 +240,7 @@ def _source(settings: Settings) -> Path:
 def _own_arguments(settings: Settings) -> dict[str, Any]:
     """Return the recorded arguments that only this kind of edit has, such as regions."""
     own = dict(settings[next(key for key in _EDITS if key in settings)])
+    # The record has frames, in whatever unit the user wrote the length.
     if "new_frames" in own:
         own["frames"] = own.pop("new_frames")
     for name in ("video", "audio"):

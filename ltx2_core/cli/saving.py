@@ -43,6 +43,7 @@ def run(pipeline: LTX2Pipeline, request: Request, output: Output) -> None:
     """
     stages = pipeline.stages(request)
     if request.size.video:
+        # An encoder may refuse a size, which would otherwise appear after minutes of sampling.
         output.check_clip(stages[-1].clip)
     with (
         job_bar(job_parts(stages), quiet=output.quiet) as bar,
@@ -134,6 +135,7 @@ def resume_run(chosen: Chosen, output: Output) -> Output:
     # Without a named output the result goes where the interrupted run would have written it.
     target = output if output.named else output.to(about["output"])
     settings, edit = about["settings"], about.get("edit")
+    # Encoding options of this command replace those of the interrupted run.
     written = {**about.get("encoding", {}), **output.encoding.settings()}
     target = replace(target, encoding=Encoding(**written))
     # Before the networks are loaded, so that a wrong path costs no time.
@@ -187,6 +189,7 @@ def run_long(pipeline: LTX2Pipeline, arguments: LongArguments, folder: Path, out
             **output.encoding.chosen(),
         )
     if spare is not None:
+        # Only after the clip is saved: until then the windows are what a further call resumes from.
         shutil.rmtree(spare, ignore_errors=True)
     report(output, made.as_clip(), pipeline.networks.clock, seed=request.seed, embedded=_embedded(pipeline))
 
@@ -284,7 +287,7 @@ def _embedded(pipeline: LTX2Pipeline) -> bool:
 
 
 def show(bar: Any, progress: Progress) -> None:
-    """Show a step on a tqdm bar; the bar starts again for each stage."""
+    """Draw a step on a tqdm bar; the bar starts again for each stage."""
     # One bar serves all stages; the second test notices a stage of the same name that starts again.
     if bar.desc != f"{progress.stage}: " or progress.step < bar.n:
         bar.set_description(progress.stage, refresh=False)

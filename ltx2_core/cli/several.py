@@ -25,6 +25,7 @@ from .prompt_files import read_text
 from .saving import files_of, show
 from .values import Output
 
+# A typo such as 1-80000 would otherwise sample for days.
 MOST: Final = 1000
 """Clips of one call."""
 SHEET_FRAMES: Final = 5
@@ -58,7 +59,9 @@ def several_jobs(chosen: Chosen, request: Request) -> tuple[Job, ...]:
         for seed in seeds:
             own = request if seed is None else request.changed(seed=seed)
             if prompt is not None:
+                # The trigger word is set again, because it replaces a mark in the prompt.
                 own = own.changed(prompt=prompt, **({} if trigger is None else {"trigger": trigger}))
+            # Padded with zeros, so that file managers list the clips in the order of the prompts.
             suffix = "" if prompt is None else f"_{number:0{max(2, len(str(len(prompts))))}d}"
             suffix += "" if seed is None else f"_seed{seed}"
             output = Path(chosen["output"])

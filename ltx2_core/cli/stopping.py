@@ -29,6 +29,7 @@ def stopping() -> Iterator[None]:
     If a signal or Ctrl+C ends the block, the command exits with 128 plus the number of the signal: 130 for
     Ctrl+C, 143 for SIGTERM. A signal that is already ignored, such as SIGHUP under nohup, stays ignored.
     """
+    # Python installs signal handlers from the main thread alone; elsewhere, such as in tests, it raises.
     before = _take_over() if threading.current_thread() is threading.main_thread() else {}
     try:
         yield
@@ -47,6 +48,7 @@ def _take_over() -> dict[int, signal.Handlers]:
 
     Returns a dict: number of a signal -> its previous handler.
     """
+    # Windows has no SIGHUP. SIGINT is absent, since Python turns it into a KeyboardInterrupt already.
     names = ("SIGTERM", "SIGHUP")
     numbers = [int(getattr(signal, name)) for name in names if hasattr(signal, name)]
     taken = {number: signal.SIG_DFL for number in numbers if signal.getsignal(number) is signal.SIG_DFL}

@@ -16,6 +16,7 @@ from .values import Output
 
 def report(output: Output, clip: Clip, clock: Clock, *, seed: int | None, embedded: bool) -> None:
     """Print on stderr what was written and how long it took; unless quiet, also what to try next."""
+    # On stderr, because stdout holds the path of the file alone.
     click.echo(made_line(output.destination, clip, output.encoding, seed), err=True)
     click.echo(time_line(clock), err=True)
     if not output.quiet:
@@ -41,6 +42,7 @@ def time_line(clock: Clock) -> str:
     """A line with the seconds of the whole run and of its parts, such as "12.3 s: load 4.0, sampling 7.1"."""
     total, parts = clock.total, clock.seconds()
     rest = total - sum(parts.values())
+    # Less than 0.05 s would be printed as 0.0.
     named = [f"{part} {seconds:.1f}" for part, seconds in {**parts, "other": rest}.items() if seconds >= 0.05]
     return f"{total:.1f} s" + (f": {', '.join(named)}" if named else "")
 
@@ -49,6 +51,7 @@ def next_lines(destination: Destination, seed: int | None, *, embedded: bool) ->
     """Yield lines that suggest commands to try next with this file."""
     fmt = destination.format
     if fmt.video and fmt.audio and not destination.is_stdout:
+        # Quoted, so that the line can be pasted into a shell.
         name = shlex.quote(str(destination))
         yield f'next: ltx2 extend --video {name} --seconds 1 --prompt "..." makes it longer'
         yield f'      ltx2 retake --video {name} --video-region 0.5-1 --prompt "..." makes a part of it again'

@@ -41,6 +41,7 @@ class StepsOption(click.ParamType):  # type: ignore[type-arg]  # generic in new 
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         stage, _, count = str(value).partition("=")
+        # Cut before int(), which raises for a text of thousands of digits.
         if not stage or not count.isdecimal() or not 1 <= int(count[:10]) <= MAX_STEPS:
             self.fail(f"{value!r} is not a stage and a number of steps, such as transformer=8000", param, ctx)
         return stage, int(count)

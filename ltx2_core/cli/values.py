@@ -66,6 +66,7 @@ class Output:
         text = chosen["output"] if named or not audio_alone else AUDIO_OUTPUT
         container = chosen["container"]
         if text == STDOUT and audio_alone and container is None:
+            # WAV can be streamed, and the default kind for stdout, MP4, is for video.
             container = "wav"
         output = cls(
             path=Path(text),

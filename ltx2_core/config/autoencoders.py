@@ -39,6 +39,7 @@ def video_vae_config(config: ParsedJson) -> VideoVAEConfig:
     require(c, "use_quant_conv", False)
     require(c, "timestep_conditioning", False)
     require(c, "normalize_latent_channels", False)
+    # Encoder and decoder share one number of channels here.
     require(c, "out_channels", int(c.get("in_channels", 3)))
     # Releases of the official code read different keys; for released files all of them agree.
     padding = c.get("spatial_padding_mode")
@@ -69,6 +70,7 @@ def audio_vae_config(config: ParsedJson) -> AudioVAEConfig:
     stft, mel = pre.get("stft", {}), pre.get("mel", {})
     require(dd, "double_z", True)
     require(dd, "norm_type", "pixel")
+    # The axis of time: the official code lays mel spectrograms out as images with time along the height.
     require(dd, "causality_axis", "height")
     require(dd, "mid_block_add_attention", False)
     require(dd, "attn_resolutions", [])
@@ -202,6 +204,7 @@ def _generator(
     final: Literal["tanh", "clamp", "none"] = "tanh"
     if not c.get("apply_final_activation", True):
         final = "none"
+    # BigVGAN chooses between tanh and a clamp; HiFi-GAN has tanh alone.
     elif not c.get("use_tanh_at_final", not amp):
         final = "clamp"
     return GeneratorConfig(

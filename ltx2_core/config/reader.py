@@ -51,6 +51,7 @@ def transformer_config(config: ParsedJson) -> TransformerConfig:
         audio_in_channels=int(c.get("audio_in_channels", 128)),
         audio_out_channels=int(c.get("audio_out_channels", 128)),
         caption_channels=int(c.get("caption_channels", 3840)),
+        # The key that tells the generations apart: 2.0 lacks it, and later headers set it.
         caption_projection=not c.get("caption_proj_before_connector", False),
         gated_attention=bool(c.get("apply_gated_attention", False)),
         cross_attention_adaln=bool(c.get("cross_attention_adaln", False)),

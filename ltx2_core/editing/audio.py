@@ -23,6 +23,7 @@ from .edit import finished, make_edit, sampled_clip
 from .footage import Edit, Footage
 from .protocols import Encoders, Pipeline, SampledClip, StageInput, Waveform
 
+# Lossy codecs overshoot their input by a fraction of a dB, which clips at full scale.
 CEILING_DB = -1.0
 """The loudest sample of generated audio, in dB of full scale."""
 

@@ -34,9 +34,10 @@ def decoded_audio(
 ) -> Iterator[Tensor]:
     """Decode consecutive ``pieces`` (1, 8, t, 16) of an audio latent to chunks of a waveform (C, S).
 
-    ``decode`` converts a latent to a waveform at ``rate`` Hz. Each chunk is decoded together with latents
-    beside it, so that there are no seams. In all the chunks are as long as the frames of ``clip``.
+    ``decode`` converts a latent to a waveform at ``rate`` Hz. Each chunk is decoded together with the latents
+    around it, so that there are no seams. In all the chunks are as long as the frames of ``clip``.
     """
+    # Whole at the rates of all vocoders, 24 and 48 kHz.
     per_latent, total = rate // AUDIO_LATENTS_PER_SECOND, round(clip.seconds * rate)
     buffer, first = torch.zeros(1, 8, 0, 16), 0
     for start in range(0, clip.audio_latents, AUDIO_CHUNK):

@@ -62,6 +62,7 @@ class SampledAudio:
     def audio(self) -> Waveform:
         latent, clip = self.generation.latents.audio, self.clip
         assert latent is not None
+        # Two latents are enough to learn the rate, without decoding the whole track.
         rate = self.codecs.decode_audio(latent[:, :, :2])[1]
         chunks = decoded_audio(lambda part: self.codecs.decode_audio(part)[0], iter((latent,)), clip, rate)
         return torch.cat(list(chunks), dim=1), rate
@@ -98,8 +99,10 @@ def sampled_audio(
         request = whole.changed(num_frames=window.clip.frames, seed=(seed + window.index) % 2**64)
         result = sample(pipeline, request, _conditioning(source, window, track), on_step, stop)
         assert result.latents.audio is not None
+        # The new window has preserved the overlap, so that its own copy replaces the old one.
         track = torch.cat((track[:, :, : window.audio_start], result.latents.audio.cpu().float()), dim=2)
     assert result is not None
+    # Without video, which takes most of the room in saved latents: the frames are those of the source.
     generation = replace(result, latents=AVLatent(None, track), clip=clip, request=whole)
     if on_sampled is not None:
         on_sampled(generation)

@@ -126,6 +126,7 @@ def check_resumed(pipeline: Pipeline, request: Request, sampled: Generation) -> 
     Raises ValueError if its size or length differ from those of the request.
     """
     expected = pipeline.stages(request)[-1].clip
+    # Latents of another size or rate could be decoded, but not be joined with the source.
     sizes = [(clip.width, clip.height, clip.frames, clip.fps) for clip in (expected, sampled.clip)]
     if sizes[0] != sizes[1]:
         raise ValueError(

@@ -24,7 +24,9 @@ from .edit import make_edit
 from .footage import CHUNK_FRAMES, Edit, Footage, cropped, cross_fade, take
 from .protocols import Encoders, Pipeline, SampledClip, StageInput, Waveform
 
+# About a second of motion and voice to continue from.
 KEEP_FRAMES = 25
+# The frames of one latent frame.
 FADE_FRAMES = 8
 FADE_S = 0.05
 
@@ -152,6 +154,7 @@ class Extension:
 
     def recut(self) -> Recut:
         """Plan to copy the packets of all frames before the fade. Raises ValueError where that fails."""
+        # Frames of the fade are mixtures and have to be encoded, too.
         joint = len(self.source.frames) - min(self.fade_frames, self.keep_frames)
         return self.source.recut([(joint, self.frame_count)], self.frame_count)
 
@@ -190,6 +193,7 @@ def plan_extension(
             f"keep_frames={keep_frames} must be 8k + 1, at least 1, and at most the {len(source.frames)} "
             "frames of the source"
         )
+    # Rounded up to 8k + 1; surplus frames at the end are sampled and dropped.
     clip = source.plan(keep_frames + new_frames, stages=stages, numerics=numerics)
     return Extension(
         source=source, clip=clip, keep_frames=keep_frames, new_frames=new_frames, fade_frames=fade_frames
@@ -203,6 +207,7 @@ def last_audio(source: Footage, seconds: float) -> Waveform:
     """
     assert source.audio is not None
     waveform, rate = source.audio
+    # Cut or padded first, because the audio of a file seldom ends exactly with its frames.
     track = source.track(waveform.shape[0], rate, source.seconds)
     return track[:, track.shape[1] - round(seconds * rate) :], rate
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Float32 frames of 1280x704 take 11 MB each, so that a chunk stays below 400 MB.
 CHUNK_FRAMES = 32
 """Source frames that are converted at a time."""
 
@@ -112,6 +113,7 @@ class Footage:
         if max_pixels is not None and width * height > max_pixels:
             scale = math.sqrt(max_pixels / (width * height))
             width, height = round(width * scale), round(height * scale)
+        # Rounded up, because a source at its own size is padded and never cut.
         longer = plan_clip(
             width, height, frames=frames, fps=self.fps, snap=Snap.CEIL, stages=stages, numerics=numerics
         )
@@ -170,6 +172,7 @@ class Footage:
         if self.audio is None:
             return torch.zeros(channels, samples)
         waveform, own = self.audio
+        # Equal rates are left alone, so that samples of the source stay exact.
         waveform = waveform if own == rate else resample(waveform, own, rate)
         return functional.pad(waveform, (0, samples - waveform.shape[1])).expand(channels, -1)
 
@@ -234,6 +237,7 @@ class Edit:
                 on_frames(self.frame_count, self.frame_count)
         else:
             if self.unchanged is not None:
+                # A warning, because encoding again loses quality.
                 log.warning("%s is encoded again", self.unchanged.path)
             save_clip(destination, self.as_clip(), chosen, on_frames=on_frames, timed=timed)
 
@@ -243,6 +247,7 @@ class Edit:
         Returns False if its video has to be encoded instead.
         """
         fmt = destination.format
+        # A video option requires encoding, and copying would silently ignore it.
         if chosen.of_video or not (fmt.video and fmt.audio) or check_copy(clip.path, fmt) is not None:
             return False
         origin_s = clip.timeline.origin_s
@@ -303,7 +308,9 @@ def cross_fade(before: Tensor, after: Tensor, at: int, length: int) -> Tensor:
     Both begin at the same time. The ``length`` samples before ``at`` fade linearly from one to the other;
     earlier ones are those of ``before`` bit for bit.
     """
+    # A joint right at the beginning has less before it than the fade is long.
     length = min(length, at)
+    # Neither 0 nor 1 occurs, so that every sample of the fade is a mixture.
     weight = torch.arange(1, length + 1, dtype=before.dtype, device=before.device) / (length + 1)
     start = at - length
     mixed = torch.lerp(before[..., start:at], after[..., start:at].to(before), weight)
@@ -324,5 +331,6 @@ def take(chunks: Iterator[Tensor], first: int, count: int) -> Iterator[Tensor]:
         position += len(chunk)
         if high > low:
             yield chunk[low:high]
+        # The stream is not exhausted, because decoding frames that are dropped takes time.
         if position >= stop:
             return

@@ -44,7 +44,7 @@ class LongVideo:
         keyframes: single images that guide the clip, at frames counted from its beginning.
         source: a clip of at least the same length. It is the reference of an IC-LoRA, and sampling starts
             from it if ``denoise`` is below 1; each window uses its own frames of it.
-        source_strength: 1 shows the reference to the model without noise, less lets the model change it, 0
+        source_strength: with 1 the model attends to it without noise, less lets the model change it, 0
             does not use it.
         source_scale: how many times smaller than the clip the reference is encoded; None is what the LoRAs
             were trained with.
@@ -243,6 +243,7 @@ def sample_windows(
     done, all windows). Raises ValueError if another run writes to the store.
     """
     with store.writing():
+        # Any window may be missing and not only the last ones: a damaged file is sampled again by itself.
         missing = [window for window in plan.windows if not store.has(window.index)]
         keyframes = [_encoded(keyframe, codecs, plan.clip) for keyframe in plan.how.keyframes]
         sample = prepare(plan, tuple(dict.fromkeys(plan.prompt_of(window) for window in missing)))
@@ -304,4 +305,5 @@ def _encoded(keyframe: Keyframe, codecs: Encoders, clip: ClipPlan) -> GuideFrame
 
 def _decoded_rate(codecs: Decoders) -> int:
     """The sample rate of decoded audio in Hz, found by decoding a very short latent."""
+    # Decoders return the rate only together with samples.
     return codecs.decode_audio(torch.zeros(1, 8, 2, 16))[1]

@@ -162,6 +162,7 @@ def _sample(
     own = _request_of(request, run.window, prompt=run.prompt, seed=run.seed, latents=latents, how=how)
     if audio is not None:
         start_s = request.audio_start_s + run.window.audio_start / AUDIO_LATENTS_PER_SECOND
+        # By the time of the window's audio latents, which is rounded apart from that of its frames.
         own = own.changed(audio=audio.seconds(start_s, run.window.clip.seconds), audio_start_s=0.0)
     return sample(pipeline, own, conditioning, on_step, stop).latents
 
@@ -177,6 +178,7 @@ def _request_of(
         num_frames=window.clip.frames,
         seconds=None,
         seed=seed,
+        # Later windows begin with latents of the one before, which the image would replace.
         image=request.image if window.index == 0 else None,
         latents=latents,
         denoise=how.denoise,
@@ -198,6 +200,7 @@ def _reference_step(pipeline: LongPipeline) -> int:
 def _models(pipeline: LongPipeline) -> JsonObject:
     """JSON values that identify the networks and the LoRAs by digests."""
     return {
+        # File names are in the settings; digests also notice other weights of the same name.
         **pipeline.networks.identity(),
         "loras": [[identity([lora.path]), *lora.settings[1:]] for lora in pipeline.loras],
     }
@@ -211,7 +214,7 @@ def _record(
     *,
     by_window: bool,
 ) -> JsonObject:
-    """JSON values for the tags of a long clip that are needed, beside its settings, to repeat it.
+    """JSON values for the tags of a long clip that are needed to repeat it, in addition to its settings.
 
     ``chosen`` are the names of the fields that the recipe filled in.
     """
@@ -236,7 +239,7 @@ _ADDED: JsonObject = {
 
 
 def _settings(pipeline: LongPipeline, request: Request, plan: LongPlan) -> JsonObject:
-    """JSON values of everything that decides what the clip looks and sounds like."""
+    """JSON values of everything that decides the frames and the audio of the clip."""
     clip, how = plan.clip, plan.how
     # The keys are those of folders that exist, which must stay resumable.
     source = how.source_strength, _reference_scale(pipeline, how), how.denoise

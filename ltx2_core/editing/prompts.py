@@ -20,6 +20,7 @@ _LIKE_TIME = r"[-+]?(?:[\d.][\d.:e+]*|nan|inf(?:inity)?)\s?[s%]?"
 _LIKE_HEAD = re.compile(rf"{_LIKE_TIME}\s*(?:(?:-|–|to)\s*{_LIKE_TIME}\s*)?:(?!\d)", re.IGNORECASE)
 _EMPTY_HEAD = re.compile(r":\s")
 """A forgotten time, which is an error where other parts have times."""
+# Bounds the search of the patterns, which would be slow on a long run of digits.
 _LONGEST_HEAD = 64
 LATEST = 1e9
 """The latest time of a prompt in seconds."""

@@ -70,12 +70,14 @@ def retake(
         return make_edit(pipeline, plan, prompt, **options)
     if not paste:
         raise ValueError("exact_outside and paste=False contradict each other: all frames would be new")
+    # Planned before sampling, so that a file that cannot be copied costs no time.
     recut = plan.recut()
     return replace(make_edit(pipeline, plan, prompt, **options), recut=recut)
 
 
 def _ranges(flags: Tensor) -> list[tuple[int, int]]:
     """The ranges [first, stop) of consecutive True values in ``flags`` (N,)."""
+    # Zeros at both ends, so that a range at the border has a start and a stop, too.
     steps = functional.pad(flags.int(), (1, 1)).diff()
     return list(
         zip(
@@ -159,6 +161,7 @@ def plan_retake(
     if not any(start < end for start, end in regions) and source.audio is not None:
         raise ValueError("nothing is to be regenerated: set a region of the video or of the audio")
     last_frame = round(max([source.seconds, *(end for _, end in regions)]) * source.fps)
+    # Compared in whole frames: an end that rounds to the last frame extends nothing.
     extends = last_frame > len(source.frames)
     if extends and not allow_past_end:
         last = max(end for _, end in regions)
@@ -179,6 +182,7 @@ def plan_retake(
     frame_count = last_frame if extends else len(source.frames)
     weights = frame_weights(new_video, len(source.frames), frame_count, feather)
     if not paste:
+        # Frames after the last 8k + 1 are not encoded and remain those of the source.
         weights[: clip.frames] = 1
     settings = {"video": [*video], "audio": [*audio], "rounding": rounding.value, "paste": paste}
     return Retake(
@@ -197,7 +201,7 @@ def frame_weights(regenerated: Tensor, sources: int, total: int, feather: int) -
     """Weights (total,) of sampled frames in the result: 1 in ``regenerated`` (F,) latent frames, else 0.
 
     With ``feather`` the weights of the first and last so many frames of a region rise linearly from the
-    preserved frames beside it. The source has ``sources`` frames; later ones have weight 1, because there is
+    preserved frames next to it. The source has ``sources`` frames; later ones have weight 1, because there is
     nothing to preserve.
     """
     # Latent frame 0 stands for frame 0, and each later one for eight frames.
@@ -227,6 +231,7 @@ def retaken_frames(source: Footage, sampled: Iterator[Tensor], weights: Tensor) 
     for chunk in cropped(sampled, source.size):
         chunk = chunk[: total - position]
         share = weights[position : position + len(chunk)].view(-1, 1, 1, 1)
+        # Frames of the source are decoded only where they are needed.
         if bool((share < 1).any()):
             own = to_signed(source.frames[position : position + len(chunk)])
             new, share = chunk[: len(own)].to(own), share[: len(own)]
@@ -268,6 +273,8 @@ def _ramps(weight: Tensor, length: int) -> Tensor:
     padded = functional.pad(weight[None, None], (length, length), mode="replicate")
     # In float64, because float32 counts only to 2^24, six minutes at 48 kHz.
     sums = padded[0, 0].double().cumsum(0)
+    # The moving average of a step is a ramp across it; scaled and clamped, its upper half lies inside the
+    # ones.
     width = 2 * length + 1
     mean = (sums[width - 1 :] - torch.cat((sums.new_zeros(1), sums[:-width]))) / width
     return ((mean - 0.5) * 2).clamp(0, 1).float() * weight

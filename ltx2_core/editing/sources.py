@@ -87,6 +87,7 @@ class FramesInFile:
 
     @property
     def identity(self) -> str:
+        # By content and not by path, so that a folder of windows is resumed after its source has moved.
         return identity([self.path])
 
     def part(self, first: int, count: int) -> Tensor:

@@ -92,6 +92,7 @@ class EditTask:
         run = request
         if plan is not None and self.kind == "sound":
             windows = audio_windows(plan.clip, own.get("window_frames", WINDOW_FRAMES))
+            # Memory is that of one window, and the first one is the longest.
             run = request.changed(num_frames=windows[0].clip.frames)
         pipeline.check(run, further=plan is not None, source=None if plan is None else plan.source.size)
         return plan, request
@@ -133,6 +134,7 @@ class EditTask:
             "kind": self.kind,
             "prompt": self.prompt,
             "source": None if self.source is None else str(self.source.resolve()),
+            # The size finds an exchanged file at once, without reading it.
             "bytes": None if self.source is None else self.source.stat().st_size,
             "options": dict(self.options),
         }

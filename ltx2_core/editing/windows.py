@@ -88,6 +88,7 @@ def plan_windows(clip: ClipPlan, window_frames: int, overlap_frames: int) -> tup
     a window.
     """
     length, overlap = latent_frames_of(window_frames), overlap_frames // TEMPORAL_SCALE
+    # Two latent frames are the least overlap, and at least one has to be new.
     if window_frames != frames_of(length) or length < 3:
         raise ValueError(f"window_frames={window_frames} must be 8k + 1 and at least 17")
     # A longer window with a single new latent frame would be sampled for eight frames.
@@ -100,6 +101,7 @@ def plan_windows(clip: ClipPlan, window_frames: int, overlap_frames: int) -> tup
     # The last window is shorter rather than moved: moving it would change its overlap.
     starts = [0]
     while starts[-1] + length < clip.latent_frames:
+        # Starts are whole latent frames, because latents of a window are joined and not its pixels.
         starts.append(starts[-1] + length - overlap)
     windows = [_window_at(clip, index, start, length) for index, start in enumerate(starts)]
     # Rounding each start by itself could leave the audio of the last window short of the clip's end.
@@ -137,8 +139,9 @@ class WindowStore:
     ) -> None:
         self.folder, self.spare = folder, spare
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Sorted keys, so that equal settings are equal text.
         plan, text = folder / "clip.json", json.dumps(settings, sort_keys=True, indent=1)
-        # Windows of another clip would be joined without an error and show as a jump.
+        # Windows of another clip would be joined without an error, with a visible jump.
         if plan.exists() and plan.read_text(encoding="utf-8") != text:
             raise ValueError(
                 f"{folder} holds windows of a clip with other settings: use another folder, or empty it"
@@ -150,6 +153,7 @@ class WindowStore:
             self._check_models(models)
 
     def _check_models(self, models: Mapping[str, JsonValue]) -> None:
+        # Apart from the settings, so that folders of earlier versions can still be resumed.
         path, text = self.folder / "models.json", json.dumps(models, sort_keys=True, indent=1)
         if path.exists():
             before = read_object(path)
@@ -195,6 +199,7 @@ class WindowStore:
         if not path.is_file():
             return False
         try:
+            # The header states the size of the file, which finds a truncated one without reading it.
             read_header(path)
         except ValueError as error:
             log.warning("window %d is sampled again: %s", index, error)
@@ -264,6 +269,7 @@ def _window_at(clip: ClipPlan, index: int, start: int, length: int) -> Window:
     It has ``length`` latent frames, or fewer at the end of the clip.
     """
     frames = frames_of(min(length, clip.latent_frames - start))
+    # Audio latents have a rate of their own, 25 per second, so that a start in frames is seldom whole there.
     audio_start = round(start * TEMPORAL_SCALE / clip.fps * AUDIO_LATENTS_PER_SECOND)
     own = replace(clip, frames=frames, changes=())
     return Window(index=index, start=start, audio_start=audio_start, clip=own)

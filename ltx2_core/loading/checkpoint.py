@@ -108,7 +108,7 @@ class Checkpoint:
     ) -> nn.Module:
         """Load the network of ``component``, in evaluation mode and without gradients.
 
-        With ``dtype`` None every tensor keeps the file's dtype. On the CPU such tensors stay memory-mapped:
+        With ``dtype`` None every tensor has the file's dtype. On the CPU such tensors stay memory-mapped:
         they are read from disk when used and shared between processes. ``operations`` is the namespace of
         layer classes, torch.nn or a host's. ``numerics`` selects the implementation whose rounding is
         reproduced, the official one or ComfyUI. ``loras`` are merged in float32, which copies only the layers
@@ -194,6 +194,8 @@ class Checkpoint:
 
     def _require(self, component: Component) -> Names:
         if component not in self._names:
+            # Its tensors have other names, so that the general message would say that the file has no video
+            # VAE.
             if component in _VIDEO_HALVES and self._is_diffusion_vae():
                 raise ValueError(f"{component} of {self.path}: {DIFFUSION_VAE_ADVICE}")
             raise ValueError(

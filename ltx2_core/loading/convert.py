@@ -32,7 +32,7 @@ NOT_QUANTISED = re.compile(
     r"|\.to_gate_logits$"
     r"|_embeddings_connector\."
 )
-"""Layers of the transformer that keep their dtype when the rest is converted to fp8.
+"""Layers of the transformer whose dtype is preserved when the rest is converted to fp8.
 
 The audio stream and both cross-modal attentions are half as wide as the video stream, so they save little,
 and errors in audio are noticed sooner than errors in frames. Every token passes the input and output
@@ -91,10 +91,12 @@ def convert(path: Path, sources: Sequence[Checkpoint], parts: Sequence[Component
     layers = 0
     for component in parts:
         source = next(source for source in sources if component in source.components)
+        # Of two sources with the same section the first one wins, as it does for components.
         config = {**source.config, **config}
         infos = source.infos(component)
         markers = read_markers(infos, source.metadata)
         prefix = OFFICIAL_PREFIXES[component]
+        # Sorted, so that equal sources give an equal file.
         for own, info in sorted(infos.items()):
             name, layer = prefix + own, own.removesuffix(".weight")
             if fp8 and component is Component.TRANSFORMER and _becomes_fp8(own, info):

@@ -41,6 +41,7 @@ def is_text_encoder(path: Path) -> bool:
     if path.is_dir():
         config = path / "config.json"
         if config.is_file():
+            # diffusers states the class in each of its configurations, and transformers does not.
             return b"_class_name" not in config.read_bytes()
         return not (path / "model_index.json").is_file() and not any(path.glob("*.safetensors"))
     return path.is_file() and open_checkpoint(path).components == {Component.TEXT_ENCODER}
@@ -81,6 +82,7 @@ def _describe_text_encoder(path: Path) -> Report:
     return {
         "file": str(path),
         "size": sum(file.stat().st_size for file in {info.path for info in infos.values()}),
+        # Gemma 3 serves 2.0 and 2.3, so that it does not tell the generation.
         "generation": "2.5" if "gemma4" in str(config.get("model_type")) else None,
         "kind": "text encoder",
         "layout": "Hugging Face folder" if path.is_dir() else "text encoder in one file",

@@ -146,6 +146,7 @@ LAYOUTS: tuple[Layout, ...] = (
     ),
 )
 
+# Gemma has a norm after its feed-forward, which Llama and Qwen do not have.
 _TEXT_ENCODER_ANCHORS = (
     "model.layers.0.post_feedforward_layernorm.weight",
     "language_model.model.layers.0.post_feedforward_layernorm.weight",
@@ -182,6 +183,7 @@ def find_components(names: Iterable[str]) -> dict[Component, Names]:
     found: dict[Component, Names] = {}
     claimed: set[str] = set()
     for layout in LAYOUTS:
+        # The first layout of a component that matches counts; later ones are repackaged variants.
         prefix = _prefix_of(layout, present)
         if prefix is None or layout.component in found:
             continue

@@ -74,6 +74,8 @@ def _video_vae(c: ParsedJson) -> JsonObject:
         raise ValueError(f"video VAE: patch_size_t is {c['patch_size_t']!r}; only 1 is supported")
     widths = c["block_out_channels"]
     encoder: list[JsonValue] = []
+    # Not strict: layers_per_block has one entry more, for the middle block, and the first list one for the
+    # input.
     for before, width, kind, layers in zip(
         [base, *widths], widths, c["downsample_type"], c["layers_per_block"], strict=False
     ):

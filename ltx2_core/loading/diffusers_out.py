@@ -103,6 +103,7 @@ def video_vae_out(config: Json, shapes: Shapes) -> Json:  # noqa: ARG001 names o
     padding = c.get("spatial_padding_mode", "zeros")
     return {
         "latent_channels": latent,
+        # A key of this library, which is left out where the rule of diffusers gives the same number.
         **({} if first == latent else {"encoder_base_channels": first}),
         "block_out_channels": widths,
         "layers_per_block": [_options(options)["num_layers"] for _, options in encoder[::2]],

@@ -25,7 +25,7 @@ def check_set(checkpoints: Sequence[Checkpoint]) -> None:
     for checkpoint in checkpoints:
         for component in sorted(checkpoint.components - {Component.LORA}, key=str):
             other = holders.setdefault(component, checkpoint)
-            # The same file may be given twice, for two purposes.
+            # The same file may be named twice, for two purposes.
             if other.path.resolve() != checkpoint.path.resolve():
                 raise ValueError(
                     f"two files hold the {component}: {other.path} and {checkpoint.path}; "
@@ -63,7 +63,7 @@ def _of_two(one: Checkpoint, other: Checkpoint) -> ValueError:
 
 
 def _is_certain(checkpoint: Checkpoint) -> bool:
-    """Whether a file shows if it is of 2.3 or 2.5: by its transformer, or by the version in its metadata."""
+    """Whether a file states if it is of 2.3 or 2.5: by its transformer, or by the version in its metadata."""
     stated = str(checkpoint.metadata.get("model_version", ""))
     return Component.TRANSFORMER in checkpoint.components or stated.startswith(("2.3", "2.5"))
 

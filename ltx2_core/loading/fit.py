@@ -26,6 +26,7 @@ def check_fit(
     component's header entries by official name, ``layers`` the quantised layers among them, ``expected`` the
     shapes of the network's tensors.
     """
+    # Scales belong to a weight and are no tensors of the plain network.
     companions = {f"{name}.{s}" for name, layer in layers.items() for s in layer.infos if s != "weight"}
     names_in_file = infos.keys() - companions
     wrong, unreadable = [], []

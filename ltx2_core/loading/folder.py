@@ -54,6 +54,7 @@ def _read_part(folder: Path) -> Header:
     try:
         section = translate(config)
     except (LookupError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        # The text of a KeyError is its key alone.
         reason = str(error) if type(error) is ValueError else repr(error)
         raise ValueError(f"{folder / 'config.json'} is not a configuration of a {name}: {reason}") from None
     tensors: dict[str, TensorInfo] = {}

@@ -15,6 +15,7 @@ from .infer_vae import Shapes, count, infer_audio_vae, infer_video_vae, infer_vo
 
 Generation = Literal["2.0", "2.3", "2.5"]
 
+# Shapes give only the product of heads and their width.
 HEAD_DIM = 128
 """Width of a video attention head in every released transformer and connector."""
 
@@ -28,6 +29,7 @@ def infer_generation(parts: Mapping[Component, Shapes], version: str) -> Generat
     stated = next((g for g in _GENERATIONS if version == g or version.startswith(f"{g}.")), None)
     transformer = parts.get(Component.TRANSFORMER)
     if transformer is not None:
+        # Since 2.3 blocks also modulate the text, with a table of its own.
         if "transformer_blocks.0.prompt_scale_shift_table" not in transformer:
             return "2.0"
         # Either sign of 2.5 is enough: the keyframe embedding, or a feed-forward without biases.

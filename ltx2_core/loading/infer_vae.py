@@ -106,7 +106,7 @@ def _video_blocks(shapes: Shapes, prefix: str, width: int, suffix: str, *, old: 
             continue
         out = shapes[f"{prefix}{index}.conv.conv.weight"][0]
         after = shapes[f"{prefix}{index + 1}.res_blocks.0.conv1.conv.weight"][0]
-        # Folded or unfolded cells show in the ratio, in whichever direction.
+        # Folded or unfolded cells appear in the ratio, in whichever direction.
         ratio = max(after, out) // min(after, out)
         if ratio not in kinds:
             raise ValueError(f"{prefix}{index}: {out} and {after} channels fit no supported resampling")
@@ -128,6 +128,7 @@ def _generator(
             f"vocoder kernels {kernels} are not the released ones, so their rates are unknown: "
             "a file with its 'config' metadata is needed"
         )
+    # The residual blocks of all stages are in one list, an equal number for each.
     per_stage = count(shapes, f"{prefix}resblocks.") // len(kernels)
     return {
         **fixed,

@@ -39,6 +39,7 @@ STACKED = (
     "two IC-LoRAs are stacked: each was trained alone with references of its own, so together they seldom do "
     "what either does; use one of them"
 )
+# The range of ComfyUI's LoraLoader, so that its workflows load with the same numbers.
 MAX_STRENGTH = 100
 """The largest strength of a LoRA, in either direction."""
 
@@ -165,7 +166,7 @@ class Lora:
         return self.report_all({component: shapes}, generation)
 
     def report_all(self, parts: Mapping[Component, Shapes], generation: str | None = None) -> LoraReport:
-        """Report how the layers fit several components of a model, given their tensors' shapes in ``parts``.
+        """Report how the layers fit several components of a model, whose tensors' shapes are ``parts``.
 
         Layers for other components are reported as "elsewhere". ``generation`` is the model's, if it is
         known.
@@ -214,6 +215,7 @@ class Lora:
         return _change_shape(self.header, layer)
 
     def _factor(self, key: str) -> int:
+        # A file without the key was trained with references of the clip's own size.
         value = self.metadata.get(key, 1)
         # A bool is an int in Python, and no factor.
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -244,6 +246,7 @@ def open_lora(
     layers = find_layers(header.path, header.tensors)
     _check_tensors(header, layers)
     # PEFT stores alpha and rank in its settings and not next to the tensors.
+    # Only PEFT's own files have this prefix: a configuration next to another file may belong to another LoRA.
     settings = _peft_settings(header, any("base_model.model." in layer.names[0] for layer in layers.values()))
     if settings:
         layers = {m: _scaled(header, layer, settings) for m, layer in layers.items()}
@@ -281,6 +284,7 @@ def _change_shape(header: Header, layer: LoraLayer) -> Shape:
     """
     if layer.factors:
         return change_shape({role: header.tensors[name].shape for role, name in layer.factors.items()})
+    # Factors that do not fit each other give a shape that no layer has, so that the report names them.
     a, b = header.tensors[layer.a].shape, header.tensors[layer.b].shape
     return (b[0], a[1]) if len(a) == len(b) == 2 and a[0] == b[1] else (*b, *a)
 
@@ -337,6 +341,7 @@ def _scaled(header: Header, layer: LoraLayer, settings: ParsedJson) -> LoraLayer
     patterns = setting("alpha_pattern") or {}
     for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
         try:
+            # As in PEFT, the first pattern that fits the end of the module's name counts.
             found = re.match(rf"(.*\.)?({pattern})$", layer.raw)
         # A pattern that is no regular expression applies to no layer.
         except re.error:
@@ -351,5 +356,6 @@ def _scaled(header: Header, layer: LoraLayer, settings: ParsedJson) -> LoraLayer
     # json.loads gives a bool for true, which is an int to isinstance.
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
         raise ValueError(f"{path}: lora_alpha must be a number; got {alpha!r}")
+    # Rank-stabilised LoRA, Kalajdzievski (2023).
     root = math.sqrt(rank) if setting("use_rslora") else rank
     return replace(layer, scale=alpha / root)

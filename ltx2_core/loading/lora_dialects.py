@@ -151,6 +151,7 @@ def _check_complete(
         raise ValueError(
             f"{path} is not a LoRA: none of its tensors ends in lora_A/lora_B.weight (found {few(other)})"
         )
+    # To ignore them would merge only a part of the change.
     if other:
         raise ValueError(
             f"{path} holds tensors of an unsupported LoRA kind: {few(other)}; "

@@ -74,6 +74,7 @@ def rank_of(shapes: Shapes) -> int | None:
 
     It is None for a LoKr of two factors that are whole matrices, which has no alpha.
     """
+    # As in ComfyUI, the second factor of a LoKr decides where both are low-rank.
     for role in ("hada_w1_b", "lokr_w2_b", "lokr_w1_b"):
         if role in shapes:
             return shapes[role][0] if shapes[role] else 0
@@ -96,7 +97,7 @@ def change_shape(shapes: Shapes) -> Shape:
 
 
 def change(factors: Mapping[str, Tensor]) -> Tensor:
-    """Multiply the factors of a LoKr or LoHa, given by role.
+    """Multiply the factors of a LoKr or LoHa, by role.
 
     Returns the weight change in float32, without its scale.
     """
@@ -123,6 +124,7 @@ def rescaled(weight: Tensor, delta: Tensor, magnitude: Tensor, strength: float, 
         magnitude = magnitude.reshape(-1, 1)
     # A row of zeros has no direction and must not divide by 0.
     changed *= magnitude.float() / (norm + torch.finfo(torch.float32).eps)
+    # Scaled around the original weight, because the magnitudes do not scale with the strength.
     return changed if strength == 1 else weight + strength * (changed - weight)
 
 

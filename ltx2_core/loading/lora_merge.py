@@ -106,6 +106,7 @@ def merged(
     stored = read_tensors({n: base.infos[n] for module in changes for n in base.names(module)})
     for name, tensor in stored.items():
         check_loaded(tensor, base.infos[name])
+    # Each file is opened once, however many layers it has.
     files = {lora.path: safe_open(lora.path, framework="pt") for c in changes.values() for lora, _, _ in c}
     for module, own in changes.items():
         tensors = {name.rpartition(".")[2]: stored.pop(name) for name in base.names(module)}
@@ -243,7 +244,9 @@ def _read(file: Any, lora: Lora, layer: LoraLayer, strength: float, device: torc
     if layer.alpha is not None:
         shapes = {role: tuple(tensors[name].shape) for role, name in layer.factors.items()}
         rank = rank_of(shapes) if layer.factors else tensors[layer.a].shape[0]
+        # kohya's convention: alpha / rank is the factor, and without alpha it is 1.
         scale = file.get_tensor(layer.alpha).item() / rank if rank else 1.0
+    # Written so that NaN fails too.
     if not abs(scale * strength) <= torch.finfo(torch.float32).max:
         raise ValueError(
             f"{lora.path}: {layer.names[0]} is to be scaled by {scale * strength:g}; the file is damaged"

@@ -128,8 +128,10 @@ def stream_of(component: Component, module: str) -> Stream:
 def updated_stream(module: str) -> Literal["video", "audio"] | None:
     """The stream that a module changes, "video" or "audio", whose LoRA strength it takes; None if both."""
     name = _BLOCK.sub("", module)
+    # The one projection of 2.0 serves both streams.
     if name.startswith("aggregate_embed"):
         return None
+    # The name begins with the stream that is read, and not with the one that changes.
     if name.startswith("audio_to_video_attn"):
         return "video"
     if name.startswith(("audio_", "video_to_audio_attn", "av_ca_audio", "av_ca_v2a")):

@@ -122,8 +122,8 @@ def save_diffusers(
     """Write ``sources`` as a diffusers pipeline to ``folder``, then read it back and compare.
 
     Tensors are copied bit for bit. Each component is taken from the first source that has it. The folder
-    ``text_encoder``, if given, is copied with its tokenizer. ``folder`` must not exist, or be empty. Returns
-    the components in each subfolder.
+    ``text_encoder`` is copied with its tokenizer if it is not None. ``folder`` must not exist, or be empty.
+    Returns the components in each subfolder.
 
     Raises ValueError for quantised weights, which diffusers does not read, for a configuration that diffusers
     cannot express, and for half of a model, such as a video VAE without its encoder.
@@ -148,6 +148,7 @@ def save_diffusers(
         # mkdtemp makes folders that only their user may read.
         temporary.chmod(0o755)
         temporary.rename(folder)
+    # Ctrl+C, which is no Exception, must not leave tens of gigabytes behind either.
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -167,6 +168,7 @@ def _write(
         target.mkdir(parents=True)
         _write_json(target / "config.json", config)
         write_safetensors(target / WEIGHTS, entries, {"format": "pt"})
+        # In diffusers the upsampler belongs to a pipeline of its own.
         if part.folder != "latent_upsampler":
             index[part.folder] = [part.library, config["_class_name"]]
         _verify(part, target, chosen[part])
@@ -189,6 +191,7 @@ def _sources(part: Part, sources: Sequence[Checkpoint]) -> dict[Component, Check
     found = {
         component: source
         for component in part.components
+        # Reversed, so that of several sources with a component the first one is set last.
         for source in reversed(sources)
         if component in source.components
     }
@@ -246,6 +249,7 @@ def _copy_text_encoder(source: Path, folder: Path) -> None:
     shutil.copytree(source, folder / "text_encoder")
     (folder / "tokenizer").mkdir()
     for path in sorted(tokenizer.parent.iterdir()):
+        # Only files of the tokenizer, because its folder may also hold the weights.
         if path.is_file() and path.suffix in (".json", ".model", ".jinja") and "token" in path.name:
             shutil.copy2(path, folder / "tokenizer" / path.name)
 

@@ -54,6 +54,7 @@ def check_new_folder(path: Path) -> None:
     """
     _check_folder(path)
     if path.is_dir():
+        # A clip among the frames of another one would have its length, with nothing that tells them apart.
         if any(path.iterdir()):
             raise FileExistsError(
                 errno.EEXIST, "the folder is not empty; empty it or choose another", str(path)
@@ -70,6 +71,7 @@ def check_new_files(folder: Path, names: re.Pattern[str]) -> None:
 
     Raises what :func:`check_output` raises, and FileExistsError for such a file.
     """
+    # The name stands for any file in the folder, since the check looks at a path's parent.
     _check_folder(folder / "frames")
     for old in folder.iterdir():
         if names.fullmatch(old.name):
@@ -94,6 +96,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         # Checked again, since it may have appeared while the file was written.
         _check_replaceable(real, path)
+        # Unlike rename, this also replaces an existing file on Windows.
         temporary.replace(real)
     except OSError as error:
         raise explain(error, path) from error
@@ -109,6 +112,7 @@ def filling(folder: Path, *, own: bool) -> Iterator[Path]:
     With ``own`` the temporary folder itself becomes ``folder``, which must be missing or empty. Otherwise the
     files are moved into it, and none of their names may exist there.
     """
+    # The temporary folder is next to its destination, so that moving the frames copies no data.
     temporary = _temporary(folder if own else folder / "frames")
     try:
         temporary.mkdir()
@@ -128,9 +132,11 @@ def filling(folder: Path, *, own: bool) -> Iterator[Path]:
 
 def remove_dead_parts(path: Path) -> None:
     """Remove unfinished files of ``path`` that nobody has written to for an hour: their runs were killed."""
+    # A killed process runs no cleanup, and nobody looks for hidden files of several gigabytes.
     for part in path.parent.glob(f".{escape(path.stem)}-*.part"):
         # Another run may remove it at the same time.
         with suppress(OSError):
+            # Age and not a lock, since locks do not work across machines on every network file system.
             if time.time() - part.lstat().st_mtime > PART_AGE:
                 part.unlink()
 
@@ -173,6 +179,7 @@ def _check_folder(path: Path) -> None:
 def _check_replaceable(real: Path, path: Path) -> None:
     """Raise FileExistsError if ``real`` is a device, a pipe or a socket, which a rename would destroy."""
     try:
+        # A device as output is nearly always a mistake, except /dev/stdout, for which there is "-".
         mode = real.stat().st_mode
     except FileNotFoundError:
         return
@@ -205,6 +212,7 @@ def _move_all(source: Path, folder: Path) -> None:
                 raise FileExistsError(errno.EEXIST, "the output exists; choose another name", str(target))
             file.rename(target)
             moved.append(target)
+    # Ctrl-C is not an Exception, and a half-moved sequence would block the next run.
     except BaseException:
         for target in moved:
             target.unlink(missing_ok=True)

@@ -44,6 +44,7 @@ def read_audio(
     if duration_s is not None and not duration_s > 0:
         raise ValueError(f"duration_s must be positive; got {duration_s}")
     with AudioReader(path) as reader:
+        # Positions are in samples of the file's own rate, because seconds would be rounded twice.
         rate = reader.rate
         samples = reader.part(round(start_s * rate), None if duration_s is None else round(duration_s * rate))
     if samples.shape[1] == 0:
@@ -105,11 +106,13 @@ class AudioReader:
             container = self._stack.enter_context(open_media(self.path, "audio"))
             if not container.streams.audio:
                 raise ValueError(f"{self.path} has no audio stream; use an audio file or a video with audio")
+            # Of several languages the default one usually comes first, which players choose too.
             stream = container.streams.audio[0]
             if stream.codec_context is None:
                 raise ValueError(
                     f"{self.path} has audio of a codec that PyAV cannot decode: convert it to AAC"
                 )
+            # The audio autoencoder takes stereo; a surround track is mixed by FFmpeg's standard matrix.
             self.rate, self.channels = int(stream.rate), min(int(stream.channels), 2)
             self._blocks = _blocks(container, stream, self.channels, self.rate)
         except (av.error.FFmpegError, UnicodeError) as error:
@@ -122,6 +125,7 @@ class AudioReader:
     def _between(self, first: int, stop: int) -> NDArray[np.float32]:
         """Return the samples ``first`` to ``stop - 1`` from the decoded blocks that are held in memory."""
         # Missing audio is silence, so that the rest stays in sync with the video.
+        # Overlapping blocks do not add up: the later one replaces what is under it.
         samples = np.zeros((self.channels, max(stop - first, 0)), np.float32)
         for position, block in self._held:
             low, high = max(position, first), min(position + block.shape[1], stop)
@@ -142,6 +146,7 @@ def _blocks(
     container: Any, stream: Any, channels: int, rate: int
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Yield (index of the first sample from the file's start, block (C, n)) for each decoded block."""
+    # The rate stays that of the file: it is resampled once, later, to what the network takes.
     resampler = av.AudioResampler(format="fltp", layout="mono" if channels == 1 else "stereo", rate=rate)
     # Containers may begin at any time stamp, not only at 0.
     origin_s = (container.start_time or 0) / av.time_base

@@ -45,6 +45,7 @@ def write_audio(
     destination = Destination.of(path)
     destination.check_audio()
     chosen = encoding or Encoding()
+    # Options are judged before the destination, so that a wrong option leaves no trace on the disk.
     check_encoding(destination.format, chosen, audio_alone=True)
     track_encoding = audio_encoding(destination.format, chosen)
     assert track_encoding is not None
@@ -53,11 +54,14 @@ def write_audio(
         track: AudioTrack | None = None
         target = track_encoding.codec.rate_for(rate)
         for piece in resampled(map(checked_audio, pieces), rate, target):
+            # The first piece says how many channels there are, and a container takes no stream after its
+            # header.
             if track is None:
                 channels = piece.shape[0]
                 track = AudioTrack(container, track_encoding, target, channels=channels)
             track.add(piece)
             track.encode()
+        # Raised inside the context, so that the temporary file without samples is removed.
         if track is None or not track.sample_count:
             raise ValueError("the audio must be (1 or 2 channels, samples); it holds no samples")
         track.finish()
@@ -72,6 +76,8 @@ def resampled(pieces: Iterable[Tensor], rate: int, target: int) -> Iterator[Tens
     position = 0
     for piece in pieces:
         layout = "stereo" if piece.shape[0] == 2 else "mono"
+        # One resampler for all pieces, since its filter reaches over their borders: a new one would click
+        # there.
         if resampler is None:
             resampler = av.AudioResampler(format="fltp", layout=layout, rate=target)
         block = av.AudioFrame.from_ndarray(
@@ -81,4 +87,5 @@ def resampled(pieces: Iterable[Tensor], rate: int, target: int) -> Iterator[Tens
         position += piece.shape[1]
         yield from (torch.from_numpy(frame.to_ndarray()) for frame in resampler.resample(block))
     if resampler is not None:
+        # The filter holds back half its length, a few milliseconds, until it is flushed.
         yield from (torch.from_numpy(frame.to_ndarray()) for frame in resampler.resample(None))

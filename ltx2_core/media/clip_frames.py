@@ -60,8 +60,11 @@ class ClipFrames:
 
         Raises ValueError if the file is damaged or ends before the length that its header states.
         """
+        # As with tensors, a slice that reaches past the end is cut and no error.
         first, stop, _ = index.indices(len(self))
         frames = list(islice(self._from(first), max(stop - first, 0)))
+        # The number of frames is that of the packets, so that fewer decoded frames are not a matter of
+        # rounding.
         if len(frames) < stop - first:
             raise ValueError(
                 f"{self.clip.path} ends at frame {self.first + first + len(frames)} of "
@@ -72,6 +75,8 @@ class ClipFrames:
             return torch.zeros(0, *self.shape[1:])
         # In place, since the frames of a chunk are most of what is held of a source.
         pixels = torch.stack(frames).float().div_(255.0)
+        # In this order, because ``size`` has the proportions of the padded frames, so that fitting crops
+        # nothing.
         if self.padding is not None:
             pixels = pad_image(pixels, *self.padding)
         return pixels if self.size is None else fit_image(pixels, *self.size, mode=self.fit)
@@ -107,6 +112,8 @@ class ClipFrames:
 
     def _from(self, first: int) -> Iterator[Tensor]:
         """Yield decoded frames from number ``first`` on."""
+        # Opening the file again for each chunk would decode from the keyframe before it, often seconds of
+        # video.
         if self._decoded is None or first != self._position:
             self._decoded = self.clip.frames(self.first + first)
             self._position = first

@@ -18,13 +18,14 @@ from torch import Tensor
 from .images import to_bytes_hwc
 from .x264 import repeatable_options
 
+# The range of the widget of ComfyUI's LTXVPreprocess, so that its workflows load with the same numbers.
 MAX_CRF = 100
 
 
 def compress_image(frame: Tensor, crf: int) -> Tensor:
     """Compress an image (3, H, W) -> (3, H', W'), H' and W' rounded down to even numbers.
 
-    The image is uint8, or float in [0, 1], and keeps its dtype. ``crf`` sets the strength: 0 returns the
+    The image is uint8, or float in [0, 1], with its dtype preserved. ``crf`` sets the strength: 0 returns the
     image unchanged, 33 is usual for LTX-2.0, 18 for 2.3 and later; libx264 treats values above 51 as 51.
     Raises ValueError for a crf outside [0, 100] or an image of another shape.
     """
@@ -50,6 +51,8 @@ def _round_trip(pixels: NDArray[np.uint8], crf: int) -> NDArray[np.uint8]:
     with BytesIO() as file:
         with av.open(file, "w", format="mp4") as container:
             options = {"crf": str(crf), "preset": "veryfast", **repeatable_options()}
+            # The rate enters libx264's rate control, so that another one would give other artefacts for the
+            # same crf.
             stream = container.add_stream("libx264", rate=1, options=options)
             stream.height, stream.width = pixels.shape[:2]
             stream.pix_fmt = "yuv420p"
@@ -57,6 +60,7 @@ def _round_trip(pixels: NDArray[np.uint8], crf: int) -> NDArray[np.uint8]:
             container.mux(stream.encode(frame))
             # The encoder holds frames back until it is flushed.
             container.mux(stream.encode(None))
+        # Only the closed container can be read, because MP4 writes its index at the end.
         file.seek(0)
         with av.open(file) as container:
             return np.asarray(next(container.decode(video=0)).to_ndarray(format="rgb24"), dtype=np.uint8)

@@ -10,6 +10,7 @@ from typing import Any
 
 import av
 
+# A small file may state any size, and the memory for its frame is allocated before a pixel is decoded.
 MAX_PIXELS = 2**26
 """The largest image or frame that is decoded: 8192 x 8192 or as many pixels in another shape."""
 
@@ -61,6 +62,7 @@ def open_media(path: str | os.PathLike[str], kind: str = "media") -> Iterator[An
     _refuse_playlist(file)
     try:
         # The prefix and the pattern type make FFmpeg take the name literally: "concat:a|b", "frame%03d.png".
+        # The whitelist also holds for files inside of files, which FFmpeg opens by itself.
         container = av.open(
             f"file:{os.fspath(file)}",
             options={"format_whitelist": _allowed_formats(), "pattern_type": "none"},
@@ -83,6 +85,7 @@ def check_pixels(path: str | os.PathLike[str], width: int, height: int) -> None:
 def _refuse_playlist(file: Path) -> None:
     with file.open("rb") as stream:
         # A byte order mark and blanks may come before the mark of a playlist.
+        # Enough for the mark: a DASH manifest has its root element after one XML declaration.
         head = stream.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n")
     for mark, name in _PLAYLISTS:
         if head.startswith(mark) or (mark.startswith(b"<") and head.startswith(b"<?xml") and mark in head):
@@ -90,4 +93,5 @@ def _refuse_playlist(file: Path) -> None:
 
 
 def _allowed_formats() -> str:
+    # By exclusion, since builds of FFmpeg differ in the formats they have.
     return ",".join(sorted(av.formats_available - REFERRING_FORMATS))

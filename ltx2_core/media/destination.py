@@ -13,6 +13,7 @@ from typing import BinaryIO
 from ..formats import FORMATS, STREAMED, Format, format_of, suffixes
 from .atomic import check_new_files, check_new_folder, check_output
 
+# The name that FFmpeg, ffplay and most command lines use for stdout.
 STDOUT = "-"
 FRAME_NAME = "frame_%05d.png"
 """Name of the images in a folder of frames, which are numbered from 1."""
@@ -45,6 +46,7 @@ class Destination:
         if isinstance(output, Destination):
             return output
         text = os.fspath(output)
+        # The operating system's own error for a null byte names neither the option nor the value.
         if not text.strip() or "\0" in text:
             raise ValueError(f"output={text!r} is no path: give a name such as clip.mp4")
         if text == STDOUT:
@@ -54,6 +56,7 @@ class Destination:
                 f"container={container} is for the output - alone: the name {text} says the kind of file, so "
                 "leave it out"
             )
+        # Tested on the text, since Path drops a slash at the end.
         if text.endswith(("/", os.sep)):
             return cls(path=Path(text) / FRAME_NAME, format=FORMATS["png"], own_folder=True)
         path = Path(text)
@@ -83,6 +86,7 @@ class Destination:
         if stdout is a terminal.
         """
         if self.is_stdout:
+            # Binary data in a terminal may change its settings. Windows has no stdout without a console.
             if sys.stdout is not None and sys.stdout.isatty():
                 raise ValueError(
                     "the output - is the terminal: give a file name, or redirect stdout to a file or program"
@@ -106,6 +110,7 @@ class Destination:
 
     def _names(self) -> re.Pattern[str]:
         before, digits, after = self._parts()
+        # As printf does, a number of more digits than the width is written in full, hence "or more".
         return re.compile(rf"{re.escape(before)}\d{{{digits},}}{re.escape(after)}")
 
     def _parts(self) -> tuple[str, int, str]:

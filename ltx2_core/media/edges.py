@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 LUMA = (0.299, 0.587, 0.114)
+# The sigma of the Gaussian, in pixels, that is usual for Canny (a kernel of 5 to 7 pixels).
 SMOOTHING = 1.4
 
 
@@ -54,6 +55,7 @@ def _edges(frames: Tensor, low: float, high: float) -> Tensor:
 def _smoothed(grey: Tensor) -> Tensor:
     reach = math.ceil(2 * SMOOTHING)
     kernel = torch.exp(-(torch.arange(-reach, reach + 1).to(grey) ** 2) / (2 * SMOOTHING**2))
+    # The kernel is cut off at two sigma, where its sum is not 1 and would darken the frame.
     kernel = kernel / kernel.sum()
     # Zeros at the border would be an edge around every frame.
     padded = F.pad(grey, (reach,) * 4, mode="replicate")
@@ -62,6 +64,7 @@ def _smoothed(grey: Tensor) -> Tensor:
 
 def _sobel(grey: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of ``grey`` (N, 1, H, W) along x and y, each (N, H, W)."""
+    # The weights of one side sum to 4, so that the quotient is a difference of lumas, at most 1.
     kernel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]).to(grey) / 4
     gradients = F.conv2d(F.pad(grey, (1,) * 4, mode="replicate"), torch.stack((kernel, kernel.T))[:, None])
     return gradients[:, 0], gradients[:, 1]
@@ -72,6 +75,7 @@ def _on_crest(size: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
 
     ``size`` is its magnitude; its direction is rounded to the nearest of four.
     """
+    # Zeros here, unlike above, let an edge reach the border of the frame.
     around = F.pad(size[:, None], (1,) * 4)[:, 0]
     height, width = size.shape[1:]
     # Opposite directions are the same axis, hence modulo 4.

@@ -106,6 +106,7 @@ def video_encoding(fmt: Format, chosen: Encoding) -> VideoEncoding | None:
     Raises ValueError that names the choice if this kind of file, or the installed PyAV, does not support it.
     """
     if not fmt.video:
+        # An option without effect is an error, since the user would find out only from the finished file.
         _refuse(chosen, chosen.of_video, f"a {fmt.suffixes[0]} file holds audio alone")
         return None
     name = _codec_name(fmt, chosen)
@@ -118,8 +119,9 @@ def video_encoding(fmt: Format, chosen: Encoding) -> VideoEncoding | None:
     if preset is not None:
         options[codec.preset_option] = preset
     if name == "h264":
+        # Without these options equal seeds would not give equal files on some machines.
         options.update(repeatable_options())
-    # Apple's players know H.265 in these containers by this name alone.
+    # Apple's players recognise H.265 in these containers by this name alone.
     tag = "hvc1" if name == "h265" and fmt.name in ("mp4", "mov") else None
     encoding = VideoEncoding(
         codec=codec,
@@ -140,6 +142,7 @@ def audio_encoding(fmt: Format, chosen: Encoding) -> AudioEncoding | None:
     if fmt.audio is None:
         _refuse(chosen, ("audio_bitrate",), f"a {fmt.suffixes[0]} file holds no audio")
         return None
+    # Some video codecs come with an audio codec of their own, such as ProRes with PCM for editing programs.
     own = VIDEO[_codec_name(fmt, chosen)].audio if fmt.video else None
     codec = AUDIO[own or fmt.audio]
     if not has_encoder(codec.encoder):
@@ -208,6 +211,7 @@ def _crf(codec: VideoCodec, chosen: Encoding) -> int | None:
         return None
     low, high = codec.crf
     crf = codec.default_crf if chosen.crf is None else chosen.crf
+    # bool is a subclass of int, so that True would be a crf of 1.
     if isinstance(crf, bool) or not isinstance(crf, int) or not low <= crf <= high:
         raise ValueError(
             f"crf={crf} must be {low} (best) to {high} for {codec.title}; try {codec.default_crf}"
@@ -224,6 +228,7 @@ def _preset(codec: VideoCodec, chosen: Encoding) -> str | None:
             f"encoder_preset={preset} is unknown to {codec.title}: choose from {', '.join(codec.presets)}"
         )
     if preset is None and codec.preset_option == "profile" and chosen.pixel_format == "yuv444p10":
+        # The pixel format has full chroma, which only the profiles named 4444 hold.
         return "4444"
     return codec.default_preset if preset is None else str(preset)
 
@@ -250,6 +255,7 @@ def _bits(value: int | str) -> int:
     """Convert a bit rate, a number or a text such as "192k", to bits per second."""
     text = str(value).strip().lower()
     number, factor = (text[:-1], 1000) if text.endswith("k") else (text, 1)
+    # Nine digits are far beyond every codec and bound what int() has to convert.
     if not number.isdecimal() or len(number) > 9:
         raise ValueError(f"audio_bitrate={value} must be bits a second, such as 192k or 192000")
     return int(number) * factor
@@ -264,11 +270,12 @@ def _check_encoder(encoding: VideoEncoding, chosen: Encoding) -> None:
             "choose another codec"
         )
     known = [one.name for one in av.Codec(codec.encoder, "w").video_formats or ()]
+    # An encoder that lists no formats takes what it is fed, and is left to report it.
     if known and encoding.pixel_format not in known:
         raise ValueError(
             f"pixel_format={chosen.pixel_format}: the {codec.title} encoder of this PyAV has not got it; "
             "choose another pixel format or codec"
         )
     if codec.encoder == "libsvtav1":
-        # The only way to keep it from printing its configuration on stderr.
+        # The only way to stop it from printing its configuration on stderr.
         os.environ.setdefault("SVT_LOG", "1")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 SLICE_IDR, SPS, PPS = 5, 7, 8
 """Kinds of units: a slice of a frame that nothing before is needed for, and the two parameter sets."""
+# An SPS has an id from 0 to 31 (H.264, section 7.4.2.1.1); x264 gives its PPS the same id.
 _LAST_ID = 31
 
 
@@ -25,6 +26,8 @@ class Parameters:
         if not data or len(data) < 7 or data[0] != 1 or data[4] & 3 != 3:
             return None
         try:
+            # The upper three bits of the number of SPS are reserved, and all set; that of PPS takes the whole
+            # byte.
             sps, at = _sets(data, 6, data[5] & 31)
             pps, at = _sets(data, at + 1, data[at])
         except IndexError:
@@ -33,7 +36,10 @@ class Parameters:
 
     def free_id(self) -> int:
         """Return an id that none of the parameter sets uses."""
+        # The id follows the header byte of a unit, and in an SPS also three bytes of profile and level.
         used = {_exp_golomb(unit[4:]) for unit in self.sps} | {_exp_golomb(unit[1:]) for unit in self.pps}
+        # From the top, because encoders number from 0 and a later packet may bring a set that the header
+        # lacks.
         return next(number for number in range(_LAST_ID, -1, -1) if number not in used)
 
     def joined(self, units: list[bytes]) -> bytes:
@@ -44,6 +50,7 @@ class Parameters:
         for unit in sps[len(self.sps) :]:
             # Profile and level of the record are those of the most demanding set.
             head[1], head[3] = max(head[1], unit[1]), max(head[3], unit[3])
+        # The reserved bits in front of the number of SPS are ones (ISO 14496-15).
         parts = [bytes(head), bytes([0xE0 | len(sps)])]
         parts += [len(unit).to_bytes(2, "big") + unit for unit in sps]
         parts += [bytes([len(pps)]), *(len(unit).to_bytes(2, "big") + unit for unit in pps)]
@@ -53,6 +60,7 @@ class Parameters:
 def stored_units(packet: bytes) -> Iterator[bytes]:
     """Yield the units of a packet in which a length stands before each unit, as in MP4."""
     at = 0
+    # A length at the very end has no unit after it, and belongs to a packet that was cut off.
     while at + 4 < len(packet):
         length = int.from_bytes(packet[at : at + 4], "big")
         yield packet[at + 4 : at + 4 + length]
@@ -85,6 +93,7 @@ def _sets(data: bytes, at: int, count: int) -> tuple[tuple[bytes, ...], int]:
 
 def _exp_golomb(data: bytes) -> int:
     """Decode the number with which ``data`` begins, an exponential Golomb code (H.264, section 9.1)."""
+    # Eight bytes are more than the code of any id needs: 255, the largest of a PPS, has 17 bits.
     bits = f"{int.from_bytes(data[:8].ljust(8, bytes(1)), 'big'):064b}"
     zeros = len(bits) - len(bits.lstrip("0"))
     return int(bits[zeros : 2 * zeros + 1] or "1", 2) - 1

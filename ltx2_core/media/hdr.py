@@ -42,9 +42,11 @@ def tone_mapped(frame: Any, curve: int, width: int, height: int) -> NDArray[np.u
     is hardly changed. Colours outside BT.709 are clipped.
     """
     light = _light(_rgb(frame, width, height), curve)
+    # The gain comes from the brightest channel, not from luminance, so that no channel exceeds white.
     brightest = light.max(axis=-1, keepdims=True)
     nits, share = _compression()
     light *= np.interp(brightest, nits, share).astype(np.float32)
+    # After the tone curve, which is defined for the colours of the source; the sums are of linear light.
     if frame.color_primaries == BT2020:
         light = light @ _TO_709.T
     shown = np.clip(light / WHITE_NITS, 0, 1) ** np.float32(1 / SDR_GAMMA)
@@ -86,6 +88,7 @@ def _rgb(frame: Any, width: int, height: int) -> Array:
     black, luma, chroma = (0, 65535, 65535) if frame.color_range == 2 else (4096, 56064, 57344)
     y = _scaled(full.planes[0], black, luma)
     u, v = (_scaled(plane, 32768, chroma) for plane in full.planes[1:3])
+    # HDR without a stated matrix is BT.2020 in practice.
     red, blue = _WEIGHTS.get(frame.colorspace, _WEIGHTS[BT2020])
     r, b = y + 2 * (1 - red) * v, y + 2 * (1 - blue) * u
     g = (y - red * r - blue * b) / (1 - red - blue)
@@ -99,11 +102,12 @@ def _scaled(plane: Any, zero: int, steps: int) -> Array:
 
 
 def _light(signal: Array, curve: int) -> Array:
-    """Convert a signal to the light in nits that a display of ``PEAK_NITS`` shows; HLG by BT.2100."""
+    """Convert a signal to the light in nits that a display of ``PEAK_NITS`` emits; HLG by BT.2100."""
     if curve == PQ:
         # 16 bits at most, so that a table has every value.
         light: Array = _pq_table()[(signal * 65535).round().astype(np.uint16)]
         return light
+    # The constants of the inverse OETF of HLG; 0.2 below is its system gamma of 1.2 less 1, at 1000 nits.
     a, b, c = 0.17883277, 0.28466892, 0.55991073
     scene = np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - c) / a) + b) / 12)
     luminance = scene @ np.array([0.2627, 0.6780, 0.0593])
@@ -123,7 +127,9 @@ def _compression() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     The curve is that of BT.2390, section 5.4.1.
     """
     peak, white = nits_to_pq(PEAK_NITS), nits_to_pq(WHITE_NITS) / nits_to_pq(PEAK_NITS)
+    # Not from 0, where the factor is 0 / 0; in steps of PQ, which are about equally visible.
     signal = np.linspace(1e-4, 1, 2048)
+    # Below the knee the curve is the identity (KS in BT.2390).
     knee = 1.5 * white - 0.5
     t = np.clip((signal - knee) / (1 - knee), 0, 1)
     spline = (2 * t**3 - 3 * t**2 + 1) * knee + (t**3 - 2 * t**2 + t) * (1 - knee)

@@ -44,6 +44,7 @@ class ImageWriter:
         self.frame_count = 0
         self._pixel_format = chosen.pixel_format
         self._metadata = dict(metadata or {})
+        # Checked when the writer is made, before a run that takes minutes, and not when it is entered.
         destination.check()
         self._stack = ExitStack()
         self._folder: Path | None = None
@@ -70,6 +71,7 @@ class ImageWriter:
                 f"frames must be (N, 3, {self.height}, {self.width}); got shape {tuple(frames.shape)}"
             )
         for frame in frames:
+            # In each image, because a user shares or loads a single one of them.
             content = with_png_tags(self._png(frame), self._metadata)
             self.frame_count += 1
             (self._folder / self.destination.image(self.frame_count)).write_bytes(content)
@@ -83,6 +85,7 @@ class ImageWriter:
         # An encoder of its own for each image, since a PNG encoder holds back frames.
         encoder = av.CodecContext.create("png", "w")
         encoder.width, encoder.height, encoder.pix_fmt = self.width, self.height, self._pixel_format
+        # PNG has no time, but FFmpeg opens no encoder without a time base.
         encoder.time_base = Fraction(1, 25)
         packets = [*encoder.encode(pixels.reformat(format=self._pixel_format)), *encoder.encode(None)]
         return b"".join(map(bytes, packets))

@@ -37,6 +37,7 @@ SourceFit: TypeAlias = Literal["own", "official", "comfy"]
 def parse_colour(text: str) -> Colour:
     """Parse a CSS colour, such as white or #00ff00, to RGB in [0, 1]. Raises ValueError for other text."""
     try:
+        # Pillow returns a fourth value for colours with alpha, which a background cannot have.
         red, green, blue = ImageColor.getrgb(text)[:3]
     except ValueError:
         raise ValueError(
@@ -63,6 +64,7 @@ def load_image(source: ImageSource, *, background: Colour = BLACK) -> Tensor:
             raise ValueError(
                 f"an image array has 2 or 3 axes, (H, W) or (H, W, C); got shape {tuple(source.shape)}"
             )
+        # The array is copied below, because torch refuses negative strides and warns of read-only memory.
         array = source[:, :, None] if source.ndim == 2 else source
         return _from_channels_first(torch.from_numpy(np.array(array)).permute(2, 0, 1), background)
     if isinstance(source, Image.Image):
@@ -86,7 +88,7 @@ def fit_image(frames: Tensor, width: int, height: int, *, mode: FitMode = "offic
 
     ``official`` scales until the size is covered and then crops, as the LTX-2 repository does; ``comfy``
     crops to the aspect ratio and then scales to the exact size, as ComfyUI does: both bilinear without
-    antialiasing, which keeps the value range. ``pad`` scales until it fits and adds black borders,
+    antialiasing, which preserves the value range. ``pad`` scales until it fits and adds black borders,
     ``stretch`` scales to the exact size, as ai-toolkit does: both by Pillow's Lanczos filter on 8-bit colours
     in [0, 1]. Raises ValueError for another mode, shape or a size below 1.
     """
@@ -118,6 +120,7 @@ def pad_image(frames: Tensor, width: int, height: int) -> Tensor:
         raise ValueError(f"frames of {columns}x{rows} cannot be padded to {width}x{height}")
     if (rows, columns) == (height, width):
         return frames
+    # Repeated pixels are closer to the training data than a black bar, which the model may continue.
     return F.pad(frames, (0, width - columns, 0, height - rows), mode="replicate")
 
 
@@ -129,6 +132,7 @@ def as_frames(frames: Tensor | NDArray[Any]) -> Tensor:
     if isinstance(frames, np.ndarray):
         if frames.ndim != 4 or frames.shape[3] != 3:
             raise ValueError(f"frames of an array are (N, H, W, 3); got {frames.shape}")
+        # Arrays have channels last, as imageio, OpenCV and ComfyUI return them.
         frames = rearrange(torch.from_numpy(np.ascontiguousarray(frames)), "n h w c -> n c h w")
     return frames.float() / 255.0 if frames.dtype == torch.uint8 else frames
 
@@ -136,6 +140,7 @@ def as_frames(frames: Tensor | NDArray[Any]) -> Tensor:
 def to_signed(frames: Tensor) -> Tensor:
     """Frames of any shape, uint8 or float in [0, 1] -> float in [-1, 1], the range of the networks."""
     if frames.dtype == torch.uint8:
+        # As the reference does: 0 becomes -1 and 255 becomes 1, and no byte becomes 0.
         return frames.float() / 127.5 - 1.0
     return frames * 2.0 - 1.0
 
@@ -171,6 +176,7 @@ def _from_pillow(image: Image.Image, background: Colour) -> Tensor:
         # Pillow clips 16-bit grey to 255 when it converts to RGB, so it is scaled from 65535 here.
         grey = np.asarray(upright).astype(np.float32) / 65535.0
         return _from_channels_first(torch.from_numpy(grey)[None].clamp(0.0, 1.0), background)
+    # A palette or an RGB PNG may name one colour as transparent instead of having an alpha channel.
     has_alpha = "A" in upright.getbands() or "transparency" in upright.info
     pixels = np.array(upright.convert("RGBA" if has_alpha else "RGB"))
     return _from_channels_first(torch.from_numpy(pixels).permute(2, 0, 1), background)
@@ -233,6 +239,7 @@ def _from_channels_first(image: Tensor, background: Colour) -> Tensor:
 def _cover_then_crop(frames: Tensor, width: int, height: int) -> Tensor:
     rows, columns = frames.shape[-2:]
     scale = max(height / rows, width / columns)
+    # Rounded up, since a side that is one pixel short could not be cropped to size.
     size = (math.ceil(rows * scale), math.ceil(columns * scale))
     # Without antialiasing, as in the LTX-2 repository.
     scaled = F.interpolate(frames, size=size, mode="bilinear", align_corners=False)
@@ -243,6 +250,7 @@ def _cover_then_crop(frames: Tensor, width: int, height: int) -> Tensor:
 def _crop_then_scale(frames: Tensor, width: int, height: int) -> Tensor:
     rows, columns = frames.shape[-2:]
     aspect, target = columns / rows, width / height
+    # The order of operations is that of ComfyUI's common_upscale, since another one rounds differently.
     top = round((rows - rows * (aspect / target)) / 2) if aspect < target else 0
     left = round((columns - columns * (target / aspect)) / 2) if aspect > target else 0
     # At least one row and one column must remain, whatever the proportions.
@@ -266,7 +274,7 @@ def _contain_then_pad(frames: Tensor, width: int, height: int) -> Tensor:
     inner = max(1, round(columns * scale)), max(1, round(rows * scale))
     left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
     borders = (left, width - inner[0] - left, top, height - inner[1] - top)
-    # An image that fits without scaling keeps its pixels.
+    # An image that fits without scaling is not resampled.
     scaled = frames if inner == (columns, rows) else _lanczos(frames, *inner)
     return F.pad(scaled, borders)
 
@@ -288,6 +296,7 @@ def to_words_hwc(frame: Tensor, number: int = 0) -> NDArray[np.uint16]:
         return words
     if not frame.is_floating_point():
         raise ValueError(f"frames are uint8 or float in [-1, 1]; got {frame.dtype}")
+    # In float64, because adding 1 in float32 drops bits of small values, which decide how a level is rounded.
     levels = (frame.detach().cpu().double() + 1.0) * 32767.5
     if not torch.stack(torch.aminmax(levels)).isfinite().all():
         raise ValueError(f"frame {number} holds NaN or infinite values; nothing was saved")

@@ -42,6 +42,8 @@ class VideoFile:
         """
         with open_video(path) as (container, stream):
             try:
+                # Containers may state another size and format than their packets, so that a decoded frame
+                # decides.
                 first = next(_decoded(container, stream))
                 pixels = PixelFormat.of(path, stream, first, background)
                 upright = pixels.rgb(first)
@@ -49,6 +51,7 @@ class VideoFile:
                 raise ValueError(f"{path} holds no video frame") from None
             except av.error.FFmpegError as error:
                 raise ValueError(f"cannot decode the video in {path}: {error}") from error
+        # A second opening, since demuxing starts where the decoder has stopped.
         timeline = _read_timeline(path)
         return cls(
             path=path,
@@ -72,6 +75,7 @@ class VideoFile:
         # Without time stamps there is nothing to seek by, so that frames are counted from the start.
         if wanted and not self.timeline.by_count:
             with open_video(self.path) as (container, stream):
+                # PyAV seeks backward by default: to the keyframe at or before this time.
                 container.seek(int(self.timeline.times[wanted]), stream=stream)
                 frames = self._numbered(container, stream, wanted)
                 first = next(frames, None)
@@ -115,6 +119,7 @@ def open_video(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
             raise ValueError(f"{path} has video of a codec that PyAV cannot decode: convert it to H.264")
         # Checked before any frame is decoded, since decoding is what takes the memory.
         check_pixels(path, stream.codec_context.width, stream.codec_context.height)
+        # Slice threads alone, PyAV's default, use one core for files whose frames are one slice.
         stream.thread_type = "AUTO"
         yield container, stream
 
@@ -122,6 +127,7 @@ def open_video(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
 def _decoded(container: Any, stream: Any) -> Iterator[Any]:
     """Decode frames from the current position of the container, with the alpha channel of WebM video."""
     own = _WITH_ALPHA.get(stream.codec_context.name)
+    # Matroska writes the name of this tag in either case, depending on the muxer.
     tags = {name.lower(): text for name, text in stream.metadata.items()}
     if own is None or tags.get("alpha_mode") != "1":
         yield from container.decode(stream)
@@ -163,6 +169,7 @@ def _read_timeline(path: Path) -> Timeline:
         declared = [Fraction(rate) for rate in rates if rate]
         start_s, tick_s = _start_s(container, stream, packets), Fraction(stream.time_base)
     ticks = [pts for pts, _, _ in packets]
+    # One frame without a time makes all of them uncertain, so that they are counted instead.
     by_count = not ticks or None in ticks
     if by_count:
         ticks = [dts for _, dts, _ in packets]

@@ -50,6 +50,7 @@ class PixelFormat:
                 f"{path} is interlaced: convert it first, for example with "
                 "ffmpeg -i IN -vf bwdif -c:a copy OUT.mp4"
             )
+        # In older PyAV only the codec context has the transfer function, and frames have no such attribute.
         curve = getattr(first, "color_trc", stream.codec_context.color_trc)
         width, height = _square(first.width, first.height, stream.sample_aspect_ratio)
         check_pixels(path, width, height)
@@ -68,10 +69,12 @@ class PixelFormat:
             pixels = self._opaque(frame, options)
         else:
             pixels = tone_mapped(frame, self.hdr, self.width, self.height)
+        # torch takes no array with negative strides, which is what a mirrored one has.
         upright = np.ascontiguousarray(_turned(pixels, _display_matrix(frame)))
         return torch.from_numpy(upright).permute(2, 0, 1).contiguous()
 
     def _opaque(self, frame: Any, options: dict[str, Any]) -> NDArray[np.uint8]:
+        # A palette may have transparent colours, although its pixel format has no alpha component.
         if any(part.is_alpha for part in frame.format.components) or frame.format.name == "pal8":
             rgba: NDArray[np.uint8] = frame.to_ndarray(format="rgba", **options)
             alpha = rgba[..., 3:]
@@ -101,9 +104,12 @@ def _display_matrix(frame: Any) -> tuple[int, int, int, int] | None:
 
     The pixel at column p and row q is displayed at x = a p + c q, y = b p + d q.
     """
+    # FFmpeg's command line turns frames by a filter; decoders leave them as stored and only attach the
+    # matrix.
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return None
+    # The matrix is 3 x 3 in rows of (a, b, u), of which u and the last row are not needed for a rotation.
     a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
     return a, b, c, d
 
@@ -113,6 +119,7 @@ def _turned(pixels: NDArray[np.uint8], matrix: tuple[int, int, int, int] | None)
     if matrix is None:
         return pixels
     a, b, c, d = matrix
+    # Only quarter turns can be represented without resampling, and phones write no others.
     if abs(a) + abs(d) >= abs(b) + abs(c):
         x, y = a, d
     else:

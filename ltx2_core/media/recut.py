@@ -37,7 +37,9 @@ PIXEL_FORMATS = frozenset(
     for kind, depth in (("yuv", ""), ("yuvj", ""), ("yuv", "10le"))
 )
 """What is decoded and encoded again without a change of format."""
+# Visually lossless for x264, because the new frames stand next to copied ones.
 DEFAULT_CRF = 18
+# x264 with three B-frames and a pyramid, its default, needs two frames of delay.
 REORDER_FRAMES = 2
 """Frames that x264 holds back for B-frames."""
 ITU_601 = 5
@@ -74,11 +76,13 @@ def plan_recut(clip: VideoClip, changed: Sequence[tuple[int, int]], frame_count:
         parameters = Parameters.read(stream.codec_context.extradata)
         tick_s = Fraction(stream.time_base)
         packets = [
+            # is_keyframe is also true for recovery points, before which older frames may still be referenced.
             (packet.pts, packet.is_keyframe and _starts_anew(bytes(packet)))
             for packet in container.demux(stream)
             if packet.size
         ]
     times = clip.timeline.times
+    # Edit lists and invisible frames make packets and presentation times differ.
     if len(packets) != len(times) or parameters is None:
         raise ValueError(f"--exact-outside copies packets, and {clip.path} hides some of them: leave it out")
     order = np.searchsorted(times, [pts for pts, _ in packets])
@@ -89,6 +93,7 @@ def plan_recut(clip: VideoClip, changed: Sequence[tuple[int, int]], frame_count:
     own = np.array([pts for pts, _ in packets])
     reorder = int((times - own).max())
     shift = max(reorder, math.ceil(REORDER_FRAMES / clip.fps / tick_s) + 1) if reorder else 0
+    # Each time is rounded from the frame's number, so that rounding does not add up over a long extension.
     ticks = [round(frame / clip.fps / tick_s) for frame in range(1, frame_count - len(times) + 1)]
     return Recut(
         clip=clip,
@@ -129,12 +134,15 @@ def write_recut(
             video = output.add_stream_from_template(stream)
             spans = [_Span(recut, stream, first, stop, crf) for first, stop in recut.spans]
             if spans:
+                # All spans have the same parameter sets, since size, format and options are equal.
                 video.codec_context.extradata = recut.parameters.joined(spans[0].parameter_sets)
             audio = track_of(output, track, checked_audio(waveform), rate)
             packets = _packets(recut, container.demux(stream), spans, _Feed(frames))
             for index, (data, pts, key) in enumerate(packets):
                 packet = av.Packet(data)
                 packet.stream, packet.time_base, packet.is_keyframe = video, recut.tick_s, key
+                # Decoding times are the sorted presentation times moved earlier, so that they rise and none
+                # is late.
                 packet.pts, packet.dts = pts, int(recut.times[index]) - recut.shift
                 # Audio is interleaved half a second ahead, so that players need not seek.
                 audio.encode(round((float(packet.dts * recut.tick_s) + 0.5) * audio.rate))
@@ -207,9 +215,11 @@ class _Span:
         source = stream.codec_context
         context: Any = av.CodecContext.create("libx264", "w")
         context.width, context.height, context.pix_fmt = source.width, source.height, source.pix_fmt
+        # The denominator of broadcast rates, which fps holds as a rounded float.
         context.framerate = Fraction(recut.clip.fps).limit_denominator(1001)
         context.time_base = 1 / context.framerate
         for name in ("color_primaries", "color_trc", "colorspace", "color_range"):
+            # Other tags in the new parameter set would change the colours at each cut.
             setattr(context, name, getattr(source, name))
         own = repeatable_options().get("x264-params", "")
         context.options = {
@@ -219,6 +229,7 @@ class _Span:
             "bf": "3" if recut.shift else "0",
             "x264-params": ":".join(filter(None, (f"sps-id={recut.parameters.free_id()}", own))),
         }
+        # MP4 holds parameter sets in its header and not in the packets.
         context.flags |= av.codec.context.Flags.global_header
         context.open()
         self._context = context
@@ -245,6 +256,7 @@ class _Span:
         yield from map(self._stored, self._context.encode(None))
 
     def _stored(self, packet: Any) -> tuple[bytes, int, bool]:
+        # The source's time stamps are used and not the encoder's, whose frames are exactly regular.
         number = round(packet.pts * packet.time_base * self._context.framerate)
         return to_stored(encoded_units(bytes(packet))), int(self.recut.times[number]), packet.is_keyframe
 
@@ -262,6 +274,7 @@ def _packets(
         if not packet.size:
             continue
         if left and number == left[0].first:
+            # New packets come before the first one they replace; the order of packets is that of decoding.
             yield from left[0].encoded(feed.take(left[0].first, left[0].stop))
         if not (left and left[0].first <= number < left[0].stop):
             yield bytes(packet), packet.pts - zero, packet.is_keyframe

@@ -58,9 +58,11 @@ def copy_with_audio(
     samples = checked_audio(waveform)
     destination.check()
     with open_media(source, "video") as container:
+        # New tags come last, so that the settings of this run replace those of the run that made the source.
         tags = {**plain_tags(container.metadata), **(metadata or {})}
         with open_output(destination, tags) as output:
             copies = _copied_streams(Path(source), container, output, destination.format)
+            # All streams have to exist before the first packet, which writes the header.
             audio = track_of(output, track_encoding, samples, rate)
             try:
                 _mux(container, output, copies, audio, origin_s)
@@ -75,6 +77,7 @@ def check_copy(source: str | os.PathLike[str], fmt: Format) -> str | None:
     says that the video is encoded again. Raises ValueError if another kind can, and names it.
     """
     with open_media(source, "video") as container:
+        # The reader of the source has a better message for these.
         if not container.streams.video or container.streams.video[0].codec_context is None:
             return None
         video = container.streams.video[0]
@@ -84,7 +87,7 @@ def check_copy(source: str | os.PathLike[str], fmt: Format) -> str | None:
         matroska = FORMATS["mkv"]
         # Almost everything fits there, and what does not has no use in another kind of file either.
         if _fits(video, matroska):
-            # Encoding loses, so that the user has to ask for it.
+            # Encoding loses, so that the user has to choose it.
             raise ValueError(
                 f"{fmt.suffixes[0]} cannot hold the {name} video of {source}: name the output "
                 f"{matroska.suffixes[0]} to copy it, or choose a video codec ({fmt.video[0]}) to "
@@ -121,6 +124,8 @@ def _copied_streams(source: Path, container: Any, output: Any, fmt: Format) -> d
 
 def _fits(stream: Any, fmt: Format) -> bool:
     """Whether a kind of file can hold a stream; found out by writing its header."""
+    # FFmpeg's tables of codecs for each container are not complete; its muxers check when they write a
+    # header.
     with av.open(os.devnull, "w", format=fmt.muxer) as trial:
         try:
             trial.add_stream_from_template(stream)
@@ -147,9 +152,11 @@ def _mux(container: Any, output: Any, copies: Mapping[int, Any], audio: AudioTra
     zero = Fraction(origin_s)
     streams: Iterable[Any] = [stream for stream in container.streams if stream.index in copies]
     for packet in container.demux(*streams):
+        # The last packet of the demuxer is empty: it only flushes decoders.
         if packet.dts is None and packet.pts is None:
             continue
         # Moved in units of each stream, whose time bases differ.
+        # Presentation and decoding time move together, so that the decoder's delay for B-frames stays.
         moved = round(zero / packet.time_base)
         packet.pts = None if packet.pts is None else packet.pts - moved
         packet.dts = None if packet.dts is None else packet.dts - moved

@@ -87,6 +87,7 @@ def save_clip(
     timed = timed or (lambda name: nullcontext())
     for note in destination.notes(frames=clip.frames is not None):
         log.info(note)
+    # An audio file of a clip with video does not decode its frames, the longest part of the work.
     if clip.frames is None or not destination.format.video:
         pieces, rate = clip.audio()
         with timed("encode"):
@@ -116,6 +117,7 @@ def _save_video(
     if audio is not None:
         pieces, own = clip.audio()
         rate = audio.codec.rate_for(own)
+        # Not every codec has the rate of the vocoder.
         pieces = resampled(pieces, own, rate)
     video = video_encoding(destination.format, encoding)
     assert video is not None
@@ -141,9 +143,11 @@ def _write_frames(
     timed: Timed,
 ) -> None:
     """Write all frames, and the pieces of audio up to the time of the last frame."""
+    # Audio follows the frames and is not written first: a long clip would otherwise be buffered whole.
     rest, samples = iter(pieces), 0
     for chunk in frames(as_bytes=not writer.takes_floats):
         with timed("encode"):
+            # The last row and column are cut, not scaled away, since scaling would blur every pixel.
             writer.write_frames(chunk[..., : writer.height, : writer.width])
         if isinstance(writer, VideoWriter) and writer.sample_rate is not None:
             while samples < writer.frame_count / clip.fps * writer.sample_rate:

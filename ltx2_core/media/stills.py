@@ -19,6 +19,7 @@ from .images import Colour, load_image
 from .stored import Stored
 from .timeline import Timeline, timeline_of
 
+# The rate of film; that of FFmpeg for numbered images is 25.
 FOLDER_FPS = 24
 """The frame rate of a folder of images, which states none."""
 
@@ -83,6 +84,7 @@ class AnimatedWebP:
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"cannot read {path} as an animation: {error}") from error
         ticks = [0, *accumulate(durations[:-1])]
+        # Durations are whole milliseconds, so that 24 fps alternates 41 and 42: only their mean is the rate.
         typical = Fraction(1000 * len(durations), sum(durations))
         timeline = timeline_of(ticks, MILLISECOND, start_s=0.0, last_ticks=durations[-1], declared=[typical])
         return cls(path=path, timeline=timeline, width=width, height=height, background=background)
@@ -96,11 +98,12 @@ class AnimatedWebP:
                     frame = _bytes(load_image(image, background=self.background))
                 except (OSError, SyntaxError) as error:
                     raise ValueError(f"{self.path} is damaged: {error}; convert it again") from error
+                # Not the frame alone: the reader may change the pixels of what a call returns.
                 yield Stored(number, partial(torch.clone, frame))
 
 
 def _durations(image: Image.Image) -> Iterator[int]:
-    """Yield how many milliseconds each frame is shown; Pillow knows this only after decoding it."""
+    """Yield how many milliseconds each frame is shown; Pillow reads this when it decodes the frame."""
     for number in range(getattr(image, "n_frames", 1)):
         image.seek(number)
         image.load()
@@ -110,6 +113,7 @@ def _durations(image: Image.Image) -> Iterator[int]:
 
 def is_animated_webp(path: Path) -> bool:
     with path.open("rb") as stream:
+        # Byte 20 holds the flags of the VP8X chunk, and bit 1 of them says that there is an animation.
         head = stream.read(21)
     return head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and len(head) > 20 and bool(head[20] & 2)
 

@@ -14,6 +14,7 @@ class Stored(NamedTuple):
     """A frame as a file stores it: its number, and a function that converts it to (3, H, W) uint8 RGB."""
 
     number: int
+    # Frames that a lower rate skips have to be decoded, but need not be converted.
     rgb: Callable[[], Tensor]
 
 

@@ -32,6 +32,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
 def with_png_tags(png: bytes, tags: Mapping[str, str]) -> bytes:
     """Insert tags, texts by name, into the bytes of a PNG, as iTXt chunks after its first chunk."""
     chunks = b"".join(_text_chunk(name, text) for name, text in tags.items())
+    # Before the image data, because readers of tags alone stop there.
     return png[:_IHDR_END] + chunks + png[_IHDR_END:]
 
 

@@ -47,7 +47,7 @@ class Timeline:
     notes: tuple[str, ...] = field(default=())
 
     def stored(self, frame: int) -> int:
-        """The number of the stored frame that frame number ``frame`` of the clip shows."""
+        """The number of the stored frame that frame number ``frame`` of the clip displays."""
         return max(int(np.searchsorted(self.first_shown, frame, side="right")) - 1, 0)
 
     def number_of(self, time: int) -> int:
@@ -60,6 +60,7 @@ class Timeline:
 
     def frame_at(self, seconds: float) -> int:
         """The first frame of the clip at ``seconds`` or later; one up to half a frame earlier counts too."""
+        # A start that was read off a player is rounded, and must not skip the frame that was meant.
         return max(math.ceil(seconds * self.fps - 0.5), 0)
 
 
@@ -87,13 +88,16 @@ def timeline_of(
     numbers = np.arange(len(times))
     # Declared rates come first, since a measured one is rounded by the ticks of the container.
     rate = next((r for r in (*declared, _common_rate(relative)) if r and _on_grid(relative, r)), None)
+    # Half a frame of tolerance, because Matroska and FLV round times to milliseconds.
     constant = rate is not None
     if not constant and len(times) < 2:
         raise ValueError("it declares no frame rate")
+    # Slide shows have a frame every few seconds, which is a rate the model was not trained on.
     fps = float(rate if rate is not None else max(_common_rate(relative) or 0, LOWEST_FPS))
     late_s = max(float(times[0] * tick_s) - start_s, 0.0)
     # Audio that begins a little earlier is the priming of its encoder and delays nothing.
     lead = 0 if late_s < max(PRIMING_S, 1 / fps) else math.floor(late_s * fps + 1e-6)
+    # For a constant rate frames are numbered, so that rounded time stamps neither drop nor repeat one.
     shown = numbers if constant else np.ceil(relative * fps - 0.5).astype(np.int64)
     length = len(times)
     if not constant:
@@ -142,6 +146,7 @@ def _common_rate(relative: NDArray[np.float64]) -> Fraction | None:
     # Intervals far from the median are pauses or cuts, and would falsify the mean.
     rate = min(1 / float(gaps[np.abs(gaps - median) <= median / 4].mean()), HIGHEST_FPS)
     nearest = min(USUAL_RATES, key=lambda usual: abs(float(usual) - rate))
+    # One percent is more than the rounding to milliseconds gives, and 23.976 and 24 are decided by distance.
     near = abs(float(nearest) - rate) < 0.01 * rate
     return nearest if near else Fraction(rate).limit_denominator(1000)
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from .encoding import AudioEncoding, VideoEncoding
 from .images import ITU_709, to_bytes, to_bytes_hwc, to_words_hwc
 
+# FFmpeg's number; players treat untagged and studio range alike, and full range often wrongly.
 STUDIO_RANGE = 1
 
 # The threads of FFmpeg 8's conversion sometimes leave rows of 4:2:2 frames in other colours (73 of 3000
@@ -39,6 +40,7 @@ class VideoTrack:
         self._stream.pix_fmt = encoding.pixel_format
         context = self._stream.codec_context
         if encoding.tag is not None:
+            # The tag has to be set before the encoder opens, which the first frame does.
             context.codec_tag = encoding.tag
         if encoding.pixel_format.startswith("yuv"):
             # Players guess the colour matrix of untagged video from its size, which shifts some colours.
@@ -51,6 +53,7 @@ class VideoTrack:
 
         Raises ValueError for NaN and infinite values.
         """
+        # Time stamps count frames in units of one frame, so that 24000/1001 fps does not drift.
         picture = _rgb_frame(frame, self.frame_count, deep=self._encoding.deep)
         picture.pts, picture.time_base = self.frame_count, 1 / self._fps
         self.frame_count += 1
@@ -88,6 +91,7 @@ class _Reformatted:
         if not self._format.startswith("yuv"):
             yield picture.reformat(format=self._format, **_ONE_THREAD)
             return
+        # swscale's default matrix is that of BT.601, whatever the tags of the stream say.
         stored = picture.reformat(format=self._format, dst_colorspace="ITU709", **_ONE_THREAD)
         for name in ("color_primaries", "color_trc"):
             # Some encoders take these from the frame; older PyAV cannot set them there.
@@ -105,6 +109,7 @@ class _Palette:
     def __init__(self, width: int, height: int, fps: Fraction) -> None:
         graph: Any = av.filter.Graph()
         source = graph.add_buffer(width=width, height=height, format="rgb24", time_base=1 / fps)
+        # The palette is computed from the same frame that it is then applied to.
         both = graph.add("split")
         colours = graph.add("palettegen", "stats_mode=single:reserve_transparent=0")
         # Bayer dithering is fixed in place, so that still areas do not flicker.
@@ -141,7 +146,7 @@ def _converter(encoding: VideoEncoding, width: int, height: int, fps: Fraction) 
 
 
 class AudioTrack:
-    """The audio track of a file: samples are buffered, and encoded up to a given time.
+    """The audio track of a file: samples are buffered, and encoded up to a time.
 
     It is stereo, or mono with ``channels`` 1.
     """
@@ -162,6 +167,7 @@ class AudioTrack:
 
         Raises ValueError for wrong audio.
         """
+        # An expanded tensor shares its memory, so that stereo from mono takes none.
         self._pending.append(checked_audio(waveform).expand(self._channels, -1))
 
     def encode(self, until: int | None = None) -> None:
@@ -177,6 +183,7 @@ class AudioTrack:
 
     def finish(self) -> None:
         """Drop the samples that are still buffered, and write what the encoder holds back."""
+        # Audio that is longer than the video would make players hold the last frame.
         self._pending.clear()
         self._container.mux(self._stream.encode(None))
 
@@ -205,6 +212,7 @@ def checked_audio(waveform: Tensor) -> Tensor:
     """
     if waveform.ndim != 2 or waveform.shape[0] not in (1, 2):
         raise ValueError(f"audio must be (1 or 2 channels, samples); got shape {tuple(waveform.shape)}")
+    # Vocoders may return bfloat16, which numpy does not have.
     samples = waveform.detach().to(device="cpu", dtype=torch.float32)
     if not torch.isfinite(samples).all():
         raise ValueError("the audio holds NaN or infinite samples; nothing was saved")

@@ -64,6 +64,7 @@ class VideoClip:
             return
         stored = self.source.stored(timeline.stored(at))
         shown = next(stored, None)
+        # A frame is on screen until the next one appears, so that its last number needs the one that follows.
         pixels: Tensor | None = None
         while shown is not None and at < stop:
             # A file may end early; the frames after its last one are not made up.
@@ -109,6 +110,7 @@ class VideoClip:
         """
         if not self.has_audio:
             return None
+        # Without a limit the audio is read to its end, which may be later than the last frame.
         duration_s = None if self.max_frames is None else self.max_frames / self.fps
         # Time stamps of audio count from the start of the file, those of frames from the first one.
         return read_audio(self.path, start_s=self.timeline.zero_s + self.start_s, duration_s=duration_s)
@@ -133,6 +135,7 @@ def read_video(
     if not start_s >= 0:
         raise ValueError(f"start_s must be 0 or later; got {start_s}")
     file = Path(path)
+    # The first frame has to be decoded: rotation, transfer function and interlacing are properties of frames.
     source = _open(file, background)
     timeline = source.timeline
     left = max(timeline.frame_count - timeline.frame_at(start_s), 0)
@@ -154,6 +157,7 @@ def read_video(
 def _open(file: Path, background: Colour) -> StoredFrames:
     if file.is_dir():
         return ImageFolder.open(file, background)
+    # Told by content and before FFmpeg sees the file, because not every FFmpeg decodes an animation.
     if file.is_file() and is_animated_webp(file):
         return AnimatedWebP.open(file, background)
     return VideoFile.open(file, background)

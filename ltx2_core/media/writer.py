@@ -59,6 +59,7 @@ class VideoWriter:
             raise ValueError(
                 f"{self.destination} is no video file; use a Generation's save for images and audio"
             )
+        # Encoders report a wrong size by a number alone, and only when the first frame arrives.
         video.check_size(width, height, float(fps))
         self._encoding = video
         self._audio_encoding = None if sample_rate is None else audio_encoding(fmt, chosen)
@@ -105,6 +106,7 @@ class VideoWriter:
             )
             if self.sample_rate is not None and self._audio_encoding is not None:
                 self._audio = AudioTrack(container, self._audio_encoding, self.sample_rate)
+            # Only when all tracks exist: an error before that closes and removes the file at once.
             self._stack = stack.pop_all()
         return self
 
@@ -112,6 +114,7 @@ class VideoWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
+            # Flushing may fail too, for example on a full disk, and must then remove the file.
             with self._stack:
                 self._finish()
         else:
@@ -178,9 +181,11 @@ def open_output(destination: Destination, metadata: Mapping[str, str]) -> Iterat
         target: Any
         if destination.is_stdout:
             target = stack.enter_context(_explained(destination))
+            # An ordinary MP4 needs to seek back to write its index, and a pipe cannot.
             options = dict(FRAGMENTED) if fmt.name == "mp4" else options
         else:
             target = os.fspath(stack.enter_context(replacing(destination.path)))
+        # The muxer is named, because the temporary name ends in .part and says nothing.
         container = av.open(target, "w", format=fmt.muxer, options=options)
         container.metadata.update(metadata if fmt.tags else {})
         try:
@@ -205,6 +210,7 @@ def check_clip(destination: Destination, encoding: Encoding, *, width: int, heig
     video = video_encoding(destination.format, encoding)
     if video is None or destination.is_images:
         return
+    # The size that is written, not that of the clip: an odd size is cut and so no error.
     columns, rows = video.multiples
     width, height = width // columns * columns, height // rows * rows
     video.check_size(width, height, fps)
@@ -238,8 +244,10 @@ class Pipe:
                 rest = rest[self._stream.write(rest) :]
         except KeyboardInterrupt as stop:
             # PyAV passes on errors of a file, and drops what is no Exception.
+            # Closing the container writes its trailer, which must not block on the same reader again.
             self._ended, self.stop = True, stop
             raise OSError(errno.EINTR, "the run was stopped") from stop
+        # Discarded bytes count as written, so that the muxer can finish.
         return len(data)
 
 
@@ -258,6 +266,7 @@ def frame_rate(fps: float | Fraction) -> Fraction:
     """
     if not (math.isfinite(fps) and 0 < fps <= 1000):
         raise ValueError(f"fps must be above 0 and at most 1000; got {fps}")
+    # A fraction is exact, and rounding it to a broadcast rate would change what the caller asked for.
     if isinstance(fps, Fraction):
         return fps
     # Broadcast rates are an integer times 1000/1001 and are usually written with three digits.

@@ -22,6 +22,7 @@ def repeatable_options() -> dict[str, str]:
 @cache
 def _has_avx512() -> bool:
     """Whether this processor has AVX-512, even if torch or numpy are configured not to use it."""
+    # The query is private in torch, so its absence must not be an error.
     supported = getattr(torch.cpu, "_is_avx512_supported", None)
     if supported is not None:
         return bool(supported())

@@ -181,6 +181,8 @@ class _Simulation:
         self._note(above + wide + 2 * outputs * stage.inner)
         if stage.residual:
             self._note(above + wide + outputs * (stage.inner + stage.input))
+        # Upsampling in time drops the first frame of the clip, because the first latent frame stands for one
+        # frame.
         first = stage.times == 2 and outputs > 0 and number not in self._started
         if first:
             self._started.add(number)

@@ -80,6 +80,7 @@ def step_bytes(
     (input, four hidden widths and output of its chunk) and chunked self-attention (keys and values of all
     tokens, four widths of the chunk).
     """
+    # The factors below are counted with ``Trace`` on the meta device; tests compare both.
     video = clip.video_tokens * config.dim * itemsize
     audio = clip.audio_tokens * config.audio_dim * itemsize
     tables = video + clip.video_tokens * config.audio_dim * itemsize

@@ -24,6 +24,7 @@ CHUNK_TOKENS = 2048
 _RESERVE = 0.06
 """Share of the budget left free, for rounding by allocators and workspace of kernels."""
 
+# GB is 10^9 and GiB 2^30, as drives and standards have it; nvidia-smi prints MiB.
 _SIZES = {"": 1, "b": 1, "m": 10**6, "mb": 10**6, "g": GB, "gb": GB, "mib": 2**20, "gib": 2**30}
 
 _COPIES = 2
@@ -159,6 +160,8 @@ def plan_memory(
     resident, on_device = blocks, size.transformer_weights
     block = size.block_weights
     if size.transformer_weights + max(steps) > room and blocks > _COPIES:
+        # Embeddings, projections and tables are small and used in every step, so that they are never
+        # streamed.
         others = size.transformer_weights - blocks * block
         left = room - max(steps) - others - _COPIES * block
         # With fewer streamed blocks than copies on the device, streaming would save nothing.
@@ -180,6 +183,7 @@ def plan_memory(
         PlannedStage(stage=f"stage {number}", weights=on_device, activations=step, host=offloaded)
         for number, step in enumerate(steps, start=1)
     ]
+    # Audio is decoded before the video, which is the order of these rows.
     if size.audio is not None:
         weights, activations = audio_bytes(size.audio, clips[-1].audio_latents)
         stages.append(PlannedStage(stage="audio", weights=weights, activations=activations))

@@ -30,6 +30,7 @@ def draw_plans(plans: Sequence[MemoryPlan]) -> Tensor:
     image = Image.new("RGB", (WIDTH, 2 * MARGIN + rows * ROW + 2 * ROW), BACK)
     draw = ImageDraw.Draw(image)
     longest = max(max(stage.total + stage.host for stage in plan.stages) for plan in plans)
+    # A budget far above the need would squeeze the bars, and is then not drawn.
     most = max(longest, *(min(plan.budget, 2 * longest) for plan in plans)) * 1.05
 
     def x(size: float) -> float:

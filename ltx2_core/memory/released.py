@@ -29,6 +29,7 @@ RELEASED: tuple[Released, ...] = ("2.0", "2.3")
 STORED: dict[Stored, int] = {"bf16": 2, "fp8": 1}
 """How the weights of the transformer's blocks are stored -> bytes per weight."""
 
+# Constants, because transformers would have to be imported to count them, which takes seconds.
 _GEMMA = 11_770_000_000
 """Parameters of the language model in Gemma 3 12B."""
 
@@ -74,6 +75,7 @@ def released_size(generation: Released, stored: Stored = "bf16") -> ModelSize:
     # A block is the difference of two depths; building all 48 on the meta device would take seconds.
     one, two = (_parameters(Transformer(replace(transformer, num_layers=n), device="meta")) for n in (1, 2))
     block = two - one
+    # Two bytes a weight for all but the blocks: released fp8 files store only these in eight bits.
     connectors = _parameters(TextConnectors(text, device="meta"))
     return ModelSize(
         transformer=transformer,

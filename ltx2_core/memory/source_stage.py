@@ -28,7 +28,7 @@ def source_host_bytes(size: tuple[int, int], clip: ClipPlan) -> int:
 
 @lru_cache(maxsize=8)
 def encoder_bytes(config: VideoVAEConfig, width: int, height: int, dtype: torch.dtype) -> int:
-    """Bytes of device memory for encoding a clip of any length, besides the weights of the encoder.
+    """Bytes of device memory for encoding a clip of any length, in addition to the weights of the encoder.
 
     Two chunks are traced on the meta device: the caches of the first are alive in the second.
     """

@@ -41,6 +41,7 @@ class BlockStreaming:
         self._copying: Any = torch.cuda.Stream(self.device) if self._cuda else None
         self._streamed = blocks[resident:]
         self._place_rest(transformer, blocks[:resident])
+        # Only the streamed blocks, since pinned memory cannot be swapped out and is scarce.
         if self._cuda if pin is None else pin:
             for tensor in chain.from_iterable(map(_tensors, self._streamed)):
                 # Only from pinned memory does CUDA copy without blocking.
@@ -90,6 +91,7 @@ class BlockStreaming:
             for copy in copies:
                 copy.record_stream(now)
         tensors = _tensors(block)
+        # Weights are never copied back: nothing changes them in a forward pass.
         self._home[block] = [tensor.data for tensor in tensors]
         for tensor, copy in zip(tensors, copies, strict=True):
             tensor.data = copy

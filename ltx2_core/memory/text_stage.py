@@ -52,6 +52,7 @@ def text_bytes(
     """
     count, row = prompts * tokens, 4 * size.hidden
     sums = 4 * size.features
+    # One byte for each pair of tokens, since masks of attention are boolean.
     masks = prompts * tokens * tokens
     layer = count * (itemsize * (4 * size.hidden + 3 * size.intermediate) + sums)
     adding = count * (itemsize * 2 * size.hidden + 2 * row + sums)

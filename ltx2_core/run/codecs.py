@@ -60,6 +60,7 @@ class Codecs:
         run = run or Run()
         loras = self.loras if loras is None else loras
         prompts = [prompt] if negative_prompt is None else [prompt, negative_prompt]
+        # Features are cached and contexts are not: connectors are small, and LoRAs may change them.
         features = self.networks.encode(
             prompts, loras=loras, on_layer=lambda step, steps: run.report("text", step, steps)
         )

@@ -88,7 +88,7 @@ class Components:
         """Read the headers of all files.
 
         Raises ValueError for files that are not of LTX-2 or do not belong together (see ``check_set``), and
-        if the device cannot multiply in fp8 or NVFP4 where ``execution`` asks for that.
+        if the device cannot multiply in fp8 or NVFP4 where ``execution`` requires that.
         """
         # The product is checked before any file is opened, because it fails by the device alone.
         matmul = {"fp8_matmul": execution.fp8_matmul, "nvfp4_matmul": execution.nvfp4_matmul}
@@ -100,6 +100,7 @@ class Components:
         # A diffusers folder has its text encoder next to the other components; one that is named takes
         # precedence.
         included = next((folder for folder in own if folder is not None), None)
+        # A folder is checked only by a run that encodes text, because decoding needs no Gemma.
         self.text_encoder = included if text_encoder is None else Path(text_encoder)
         if self.text_encoder is not None and self.text_encoder.is_file():
             # The encoder file of LTX-2.5 also holds the projection.
@@ -135,6 +136,7 @@ class Components:
 
         With ``max_memory`` they are offloaded to system memory between their uses. They are freed at the end.
         """
+        # Contexts may be nested, so that the set before this one is restored and not emptied.
         before, self._holding = self._holding, self._holding | {*components}
         try:
             yield
@@ -193,7 +195,7 @@ class Components:
             yield network
         finally:
             self._offload(network, component)
-            # The name would keep the weights alive while memory is released.
+            # The name would hold the weights while memory is released.
             del network
             self._release()
 
@@ -278,6 +280,7 @@ class Components:
         if self.max_memory is None:
             return None
         return choose_decode(
+            # The weights of the decoder share the budget with what it computes.
             usable(self.max_memory) - self.component_bytes(Component.VIDEO_DECODER),
             vae=video_vae_config(self.file(Component.VIDEO_DECODER).config),
             clip=clip,
@@ -350,6 +353,7 @@ class Components:
         # The same prompt has other features with another LoRA, so they are part of the cache's key.
         changes = tuple((lora.path, lora.strength, *lora.settings) for lora in loras)
         features = self._features.encode((self.text_encoder, projection, self.dtype, changes), prompts, run)
+        # Cached features are on the CPU.
         return TextFeatures(*(t.to(self.device) for t in (features.video, features.audio, features.mask)))
 
     def check_text_encoder(self) -> None:
@@ -380,7 +384,7 @@ class Components:
                 with self.clock.timed("load"):
                     gemma = load_gemma(self.text_encoder, dtype=self.dtype, device=device)
                     encoder = TextEncoder(gemma, load_tokenizer(self.text_encoder), projection)
-                # This name would keep the network alive after the encoder is freed.
+                # This name would hold the network after the encoder is freed.
                 del gemma
             else:
                 self._place(encoder, device)
@@ -392,7 +396,7 @@ class Components:
                 yield encoder
             finally:
                 self._offload(encoder, Component.TEXT_ENCODER)
-                # The name would keep the weights alive while memory is released.
+                # The name would hold the weights while memory is released.
                 del encoder
         self._release()
 
@@ -402,6 +406,7 @@ class Components:
             return None
         _, infos, _ = find_encoder(self.text_encoder)
         # Quantised layers may be packed along their columns, never along their rows.
+        # Peak memory of Gemma is in its feed-forward, whose widths decide it.
         rows = {name: infos[f"layers.0.mlp.{name}.weight"].shape[0] for name in ("gate_proj", "down_proj")}
         config = text_config(self.file(Component.TEXT_CONNECTORS).config)
         return TextSize.of(config, hidden=rows["down_proj"], intermediate=rows["gate_proj"])

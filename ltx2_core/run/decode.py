@@ -43,6 +43,7 @@ def decode_chunks(
     elif choice.tiles is None:
         chunks = decoder.decode_stream(latents, max_piece_bytes=choice.piece_bytes)
     else:
+        # Faded tiles are the last resort, and a user who sees a seam needs to learn where it comes from.
         if not choice.exact:
             logger.warning("the decoder's state does not fit: %s", choice.line())
         convert = _to_bytes if as_bytes else None

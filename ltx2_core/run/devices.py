@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+# Others that torch can name, such as meta, hold no values.
 COMPUTING = ("cpu", "cuda", "mps", "xpu")
 """Kinds of devices that hold weights and compute."""
 

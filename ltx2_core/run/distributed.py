@@ -42,6 +42,7 @@ def join_processes(device: str | None = None, *, passes: int = 1) -> tuple[Proce
     # A single process needs no process group, which PyTorch may be built without.
     if count < 2:
         return Processes(), device
+    # A numbered device would be the same GPU in every process; LOCAL_RANK decides below.
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if kind not in ("cuda", "cpu"):
         raise ValueError(f"with {count} processes the device must be cuda or cpu; got {kind}")
@@ -53,6 +54,8 @@ def join_processes(device: str | None = None, *, passes: int = 1) -> tuple[Proce
         dist.init_process_group("nccl" if kind != "cpu" else "gloo")
     each = count // passes
     # torch.distributed requires that every process creates every group, in the same order.
+    # Neighbouring ranks divide the tokens, because they exchange keys and values in every block, and
+    # neighbours are usually on one machine; the passes meet once in a step.
     tokens = [dist.new_group(list(range(start, start + each))) for start in range(0, count, each)]
     guided = [dist.new_group(list(range(place, count, each))) for place in range(each)]
     rank = dist.get_rank()

@@ -175,6 +175,7 @@ class Speed:
         """Bytes that ``keep_text_keys`` adds to ``stages``; 0 if it is off or has no effect on this model."""
         if not self.keep_text_keys:
             return 0
+        # Stages run one after the other, so that the largest counts and not their sum.
         passes = max(len(stage.guidance.passes()) for stage in stages)
         texts = 1 + any(stage.needs_negative for stage in stages)
         # Passes that share a call are one text to the model.

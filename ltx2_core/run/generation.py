@@ -147,6 +147,7 @@ class Generation:
             frame_count=self.clip.frames,
             frames=None if self.latents.video is None else frames,
             audio=audio,
+            # Players and file managers display the tag ``comment``.
             tags={METADATA_KEY: json.dumps(self.settings()), "comment": self.request.text.prompt},
         )
 

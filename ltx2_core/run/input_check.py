@@ -62,6 +62,7 @@ def check_components(
     needed += [Component.VIDEO_DECODER, Component.AUDIO_DECODER, Component.VOCODER]
     if len(stages) > 1:
         needed.append(Component.UPSAMPLER)
+    # Two stages need the video encoder for its statistics, which the upscaler takes.
     if len(stages) > 1 or inputs.image.source is not None or inputs.images or inputs.references or further:
         needed.append(Component.VIDEO_ENCODER)
     if inputs.audio.source is not None or inputs.reference_audio.source is not None:
@@ -83,6 +84,7 @@ def check_inputs(request: Request, stages: tuple[Stage, ...], loras: Sequence[Lo
             _check_images(inputs.image.source)
     for image in inputs.images:
         with _named("images"):
+            # Decoded and not only opened, because damage appears only then.
             load_image(image.source)
             if image.frame < -clip.frames:
                 raise ValueError(f"frame {image.frame} is before the first of {clip.frames} frames")

@@ -31,6 +31,7 @@ def found(name: str, record: Mapping[str, str], what: str) -> str:
     ``what`` says in errors what the file was used as, such as "image". Raises ValueError if the file is gone
     or its content has changed.
     """
+    # The name comes first, so that a project that was moved as a whole finds its own files.
     places = [path for path in (Path(name), Path(record["path"])) if path.exists()]
     for path in places:
         if identity(_content(path)) == record["identity"]:

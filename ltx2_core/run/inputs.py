@@ -83,6 +83,7 @@ def conditioning(
         by_input.append([_first_image(codecs, frames, stage, crf, inputs.fit) for stage in stages])
     if inputs.reference_audio.source is not None:
         run.report("reference", 0, 1)
+        # A voice has no size in pixels and is the same in every stage.
         voice = ReferenceAudio(latent=codecs.encode_audio(*_reference_audio(request)))
         by_input.append([voice] * len(stages))
     if audio is not None:
@@ -107,6 +108,7 @@ def conditioning(
 def source_size(items: Sequence[ConditioningInput]) -> tuple[int, int] | None:
     """The largest (width, height) in pixels of the source videos among ``items``; None if there are none."""
     sizes = [size for item in items if (size := getattr(item, "footage_size", None)) is not None]
+    # The largest one decides how much memory reading takes.
     return max(sizes, key=lambda size: size[0] * size[1], default=None)
 
 
@@ -165,6 +167,7 @@ def _first_image(codecs: Codecs, frames: Tensor, stage: Stage, crf: int, fit: Fi
 
 def _keyframe(codecs: Codecs, image: ImageAt, clip: ClipPlan, crf: int, fit: Fit) -> GuideFrames:
     """Encode an image as a guide at its frame."""
+    # A negative number counts from the end of the clip, and is resolved before the image is encoded.
     placed = place_guide(1, image.frame, clip.latent_frames)
     pixels = _prepare(load_image(image.source), clip, crf, codecs.networks.numerics, fit)
     return GuideFrames(
@@ -195,6 +198,7 @@ def _video_reference(codecs: Codecs, reference: VideoReference, clip: ClipPlan, 
     if isinstance(frames, ClipFrames):
         latent = codecs.encode_video(frames.fitted(*size, mode))
     else:
+        # The step is that of the LoRA's training: rotary positions are spread by the same factor.
         frames = frames[: clip.frames : every]
         # The encoder takes 8k + 1 frames, which every n-th one of a clip need not be.
         frames = frames[: frames_of(latent_frames_of(len(frames)))]
@@ -224,7 +228,7 @@ def _of_loras(loras: Sequence[Lora], name: str) -> int:
 def _with_noise(audio: tuple[Tensor, int], clip: ClipPlan, noise_db: float | None) -> tuple[Tensor, int]:
     """Add noise of ``noise_db`` dB of full scale to the input audio, up to the end of the clip.
 
-    If the audio ends before the clip, the noise goes on alone. None returns the audio unchanged.
+    If the audio ends before the clip, the noise continues alone. None returns the audio unchanged.
     """
     if noise_db is None:
         return audio

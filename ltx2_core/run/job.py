@@ -31,6 +31,8 @@ def job_parts(stages: Sequence[Stage], *, windows: int = 1) -> tuple[Part, ...]:
 
     The stages of a long clip are repeated for each of its windows.
     """
+    # Attention is quadratic and the rest linear in the tokens; at usual sizes linear is close enough for a
+    # bar.
     sampling = [
         Part(f"stage {index}", _passes(stage) * _tokens(stage)) for index, stage in enumerate(stages, start=1)
     ]
@@ -87,5 +89,6 @@ class Job:
     def _set(self, index: int, within: float) -> float:
         before = sum(part.share for part in self._parts[:index])
         now = before + (self._parts[index].share * within if index < len(self._parts) else 0.0)
+        # A bar that falls back makes its remaining time useless.
         self._done = max(self._done, now / self._total)
         return self._done

@@ -59,6 +59,7 @@ def html_of(generation: Shown) -> str:
 
 def _player(generation: Shown) -> str:
     video = generation.latents.video is not None
+    # Kinds of files that every browser plays.
     name, kind = ("clip.mp4", "video/mp4") if video else ("clip.m4a", "audio/mp4")
     with tempfile.TemporaryDirectory(prefix="ltx2_notebook_") as folder:
         generation.save(Path(folder) / name)

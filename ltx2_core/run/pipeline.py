@@ -1,6 +1,6 @@
 """Generates video with audio from text, images and audio, in one or two stages.
 
-Only the networks of the current stage are in memory; ``keep_loaded`` keeps them all loaded, which saves time.
+Only the networks of the current stage are in memory; ``keep_loaded`` holds all of them, which saves time.
 """
 
 from __future__ import annotations
@@ -95,6 +95,7 @@ class LTX2Pipeline(Codecs):
             raise ValueError("no checkpoint is named: give its file, or use LTX2Pipeline.embedded()")
         if execution is None:
             execution = Execution.on(device, dtype, **options)
+        # To prefer one of them would silently ignore what the caller wrote.
         elif device is not None or dtype is not None or options:
             shortcuts = {"device": device, "dtype": dtype, **options}
             named = ", ".join(name for name, value in shortcuts.items() if value is not None)
@@ -180,7 +181,10 @@ class LTX2Pipeline(Codecs):
                 index, stage, state, *contexts[index], request, start_noise, step_noise, run, plan
             )
             evaluations.append(used)
+            # Guides are extra tokens, which neither the upscaler nor the decoder takes.
             latents = drop_guides(latents, state)
+            # The second stage samples audio all the same, because both streams attend to each other; its
+            # result is exchanged at the end.
             if index == 0 and self._audio_stage(request, stages) == 1:
                 first_audio = latents.audio
         assert latents is not None
@@ -310,6 +314,7 @@ class LTX2Pipeline(Codecs):
         first = open_loras(loras)
         second = self.stage2_loras if stage2_loras is None else open_loras(stage2_loras)
         for lora in (*first, *second):
+            # All are checked before one is replaced, so that a wrong LoRA leaves the pipeline as it is.
             self.networks.lora_report(lora)
         warn_of_stacked((*first, *second))
         self.loras, self.stage2_loras = first, second
@@ -333,6 +338,7 @@ class LTX2Pipeline(Codecs):
         """
         request = self.resolve(request)
         stages = self.stages(request)
+        # From cheap to costly: inputs and headers are read only for a request that is possible in itself.
         check_run_size(stages[-1].clip)
         check_inputs(request, stages, self.loras)
         check_stages(request, stages, transformer_config(self.networks.file(Component.TRANSFORMER).config))

@@ -50,6 +50,7 @@ class Run:
 
         ``where`` finds out, for the error, where in the network that began.
         """
+        # Damaged values appear in the first step; a check in each would synchronise with the GPU every time.
         if step == 1:
             check_estimate(stage, step, steps, x0, where)
         self.report(stage, step, steps, x0)

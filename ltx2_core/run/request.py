@@ -155,7 +155,7 @@ class Request:
         return [*super().__dir__(), *FIELDS]
 
     def changed(self, *, prompt: str | None = None, **options: Unpack[RequestOptions]) -> Request:
-        """Return a copy of this request in which the given flat keywords have new values."""
+        """Return a copy of this request in which these flat keywords have new values."""
         text = self.text if prompt is None else replace(self.text, prompt=prompt)
         return Request(**{**self._parts(), "text": text}, **options)
 
@@ -273,13 +273,13 @@ def _default(name: str) -> Any:
 
 
 def flat_signature(*before: Parameter) -> Signature:
-    """Make the signature that ``help`` shows: ``before``, then every flat keyword with its type."""
+    """Make the signature that ``help`` displays: ``before``, then every flat keyword with its type."""
     keywords = [
         Parameter(
             name,
             Parameter.KEYWORD_ONLY,
             default=_default(name),
-            # The text of a type that is written as text, as inspect shows those of functions.
+            # The text of a type that is written as text, as inspect writes those of functions.
             annotation=getattr(annotation, "__forward_arg__", annotation),
         )
         for name, annotation in RequestOptions.__annotations__.items()

@@ -85,6 +85,7 @@ def from_json(settings: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises ValueError for unknown names, for values of a wrong type, and for values that were in memory.
     """
+    # Before pydantic, whose message would not name the cause: a file of a newer version.
     unknown = settings.keys() - FIELDS.keys()
     if unknown:
         raise ValueError(
@@ -98,6 +99,7 @@ def from_json(settings: Mapping[str, Any]) -> dict[str, Any]:
         model = _model().model_validate(dict(settings))
     except ValidationError as error:
         raise ValueError(_one_line(error)) from None
+    # Only the fields that were stated, because a request tells a default from a value that was chosen.
     values: dict[str, Any] = {name: getattr(model, name) for name in model.model_fields_set}
     if "snap" in values:
         values["snap"] = Snap(values["snap"])
@@ -148,6 +150,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Tensor | AVLatent) or hasattr(value, "__array_interface__"):
         return f"<{type(value).__name__} in memory>"
     if is_dataclass(value) and not isinstance(value, type):
+        # Not asdict, which would copy the pixels of an image in memory.
         if isinstance(value, ImageAt | VideoReference):
             return {name: _plain(one) for name, one in vars(value).items()}
         return asdict(value)

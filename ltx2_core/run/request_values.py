@@ -27,6 +27,7 @@ from .devices import usable_device
 from .flat_options import RequestOptions
 from .options import BY_NAME
 
+# The noise levels of 10000 steps, which is the bound of ComfyUI's KSampler.
 MAX_SIGMAS = 10_001
 MAX_RATE = 768_000
 """The highest sample rate of audio in Hz."""
@@ -127,7 +128,7 @@ def _audio(name: str, value: Any) -> Any:
 
 
 def _items(kind: type, example: str, name: str, value: Any) -> tuple[Any, ...]:
-    """Convert a sequence to a tuple of ``kind``; ``example`` shows in errors how one item is written."""
+    """Convert a sequence to a tuple of ``kind``; ``example`` says in errors how one item is written."""
     if isinstance(value, str | Mapping | kind) or not isinstance(value, Iterable):
         raise TypeError(f"{name} must be a list of {kind.__name__}, such as [{example}]; got {value!r:.80}")
     # Tuples and, for references, plain videos stand for the values.

@@ -31,7 +31,9 @@ from .request_json import in_memory
 
 KEY = "ltx2_kept"
 """The metadata of a file that holds saved latents; the name is that of 0.1."""
+# Ends like every file of tensors, so that other tools open it.
 SUFFIX = ".latents.safetensors"
+# Hidden, since it stands among the user's own files.
 _SPARE = ".ltx2-latents"
 
 _log = logging.getLogger(__name__)
@@ -78,9 +80,11 @@ def save_latents(
     for name in ("video", "audio"):
         stream = getattr(generation.latents, name)
         if stream is not None:
+            # safetensors stores contiguous tensors alone.
             tensors[name] = stream.detach().cpu().contiguous()
     rate = None
     if generation.input_audio is not None:
+        # Input audio becomes part of the clip unchanged, and its file may be gone when the run is resumed.
         tensors["waveform"], rate = generation.input_audio[0].contiguous(), generation.input_audio[1]
     about = {
         "output": _absolute(output),
@@ -91,7 +95,7 @@ def save_latents(
         "encoding": dict(encoding or {}),
         "models": generation.codecs.networks.identity(),
     }
-    # A random part keeps the latents of an earlier run of the same output.
+    # A random part preserves the latents of an earlier run of the same output.
     name = f"{Path(output).stem}-{uuid4().hex[:8]}{SUFFIX}"
     metadata = {KEY: json.dumps(about)}
     if folder is not None:
@@ -139,6 +143,7 @@ def find_saved(output: str | os.PathLike[str] | None = None, *, folder: Path | N
             # Another user could have made this folder first and placed files of their own in it.
             check_private(one)
     found = [path for one in folders for path in one.glob(f"*{SUFFIX}")]
+    # By time and not by name, whose last part is random.
     files = sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
     target = None if output is None else _absolute(output)
     outputs = {path: output for path in files if (output := _output_of(path)) is not None}
@@ -218,6 +223,7 @@ def resume(path: str | os.PathLike[str], codecs: Codecs) -> Generation:
     try:
         _check_models(about, codecs)
         return _generation(path, about, codecs)
+    # A damaged file may hold values of any type where others are expected.
     except (LookupError, TypeError, AttributeError, ArithmeticError, SafetensorError) as error:
         raise ValueError(f"{path} is damaged ({error!r}): sample the clip again") from None
 

@@ -59,11 +59,14 @@ def sample_each(
     """
     made: dict[tuple[Prompt, bool], PromptEmbeds] = {}
     with pipeline.networks.holding(Component.TEXT_ENCODER, *TEXT_PARTS):
+        # Whether a negative prompt is needed belongs to the key, because encoding it takes as long as the
+        # prompt.
         keys = [(pipeline.resolve(one).text, _reads_negative(pipeline, one)) for one in requests]
         for text, negative in keys:
             if text.embeds is None and (text, negative) not in made:
                 run = Run(on_step, stop)
                 made[text, negative] = encode_prompts(pipeline, text, negative=negative, run=run)
+    # The text encoder is freed before, because both together exceed the memory of most GPUs.
     with pipeline.networks.holding(Component.TRANSFORMER, Component.UPSAMPLER, Component.VIDEO_ENCODER):
         for number, (request, key) in enumerate(zip(requests, keys, strict=True), start=1):
             own = request if key not in made else request.changed(prompt_embeds=made[key])

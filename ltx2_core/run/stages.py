@@ -34,7 +34,7 @@ class Stage:
 
     @property
     def guided(self) -> bool:
-        """Whether a sampling step has further guidance passes beside the one for the prompt."""
+        """Whether a sampling step has guidance passes in addition to the one for the prompt."""
         return len(self.guidance.passes()) > 1
 
     @property
@@ -60,6 +60,8 @@ def plan_stages(
     request, _ = request.with_recipe(recipe)
     sampling, staging = request.sampling, request.staging
     clip = _clip(request, numerics)
+    # Planned backwards: the user names the size of the result, and the upscaler fixes that of the first
+    # stage.
     first = clip if staging.count == 1 else clip.before(enlargement)
     guidance = _first_guidance(request)
     reads_negative = Pass.NEGATIVE in guidance.passes()
@@ -82,6 +84,7 @@ def plan_stages(
         stage,
         clip=clip,
         sigmas=fixed if staging.sigmas is None else as_sigmas(staging.sigmas),
+        # The second stage of the official pipelines runs distilled weights, which have guidance built in.
         guidance=Guidance(),
         # As in the published graphs, which weaken the image in the first stage alone.
         image_strength=1.0,
@@ -160,6 +163,7 @@ def _first_sigmas(request: Request, clip: ClipPlan, numerics: Numerics, recipe: 
     sampling = request.sampling
     if sampling.sigmas is not None:
         return as_sigmas(sampling.sigmas)
+    # Distilled weights were trained at these noise levels alone, so that ``steps`` has no effect.
     if recipe.sigmas is not None:
         return last_sigmas(FIXED_SIGMAS[recipe.sigmas], sampling.denoise)
 

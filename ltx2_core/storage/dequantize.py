@@ -23,6 +23,7 @@ SCALE_NAMES = ("weight_scale", "scale_weight")
 COMPANIONS = (*SCALE_NAMES, "weight_scale_2", "input_scale", "scale_input", "comfy_quant")
 """Names of the tensors that may accompany a quantised ``weight``."""
 
+# The largest finite value of float8_e4m3fn.
 FP8_MAX = 448.0
 NVFP4_BLOCK = 16
 MXFP8_BLOCK = 32
@@ -62,6 +63,7 @@ def format_of(name: str, dtypes: Mapping[str, torch.dtype], marker: ParsedJson |
     Raises:
         ValueError: the format is not supported, or a tensor that it needs is missing or of another dtype.
     """
+    # A marker is decisive where there is one: several formats store their weights in the same dtype.
     weight = dtypes["weight"]
     if marker is not None:
         stated = str(marker.get("format"))
@@ -146,6 +148,7 @@ def untile_block_scales(stored: Tensor, rows: int, columns: int) -> Tensor:
     R is ``rows`` rounded up to 128, C ``columns`` rounded up to 4. A tile covers 128 rows and 4 columns and
     stores rows r, r + 32, r + 64 and r + 96 next to each other.
     """
+    # cuBLAS reads the scales of a tile as one block of 512 bytes, hence the order.
     tiles = rearrange(
         stored.reshape(-1), "(a b s q c) -> (a q s) (b c)", b=stored.shape[1] // 4, s=32, q=4, c=4
     )

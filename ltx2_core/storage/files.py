@@ -40,6 +40,7 @@ def entries(folder: Path) -> list[Path]:
         try:
             with os.scandir(pending.pop()) as listing:
                 for entry in listing:
+                    # Counted while listing, since a wrong path may name a whole disk.
                     found.append(Path(entry.path))
                     if len(found) > MAX_ENTRIES:
                         raise ValueError(
@@ -70,6 +71,7 @@ def read_object(path: Path) -> ParsedJson:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     try:
         value = json.loads(content.decode("utf-8"))
+    # json raises RecursionError for deep nesting, which a damaged or hostile file may have.
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); download it again") from None
     if not isinstance(value, dict):
@@ -97,4 +99,5 @@ def indexed_files(index: Path) -> list[Path]:
 
 
 def _is_file_name(name: object) -> bool:
+    # A name with a folder could make an index read files from anywhere on the machine.
     return isinstance(name, str) and name == Path(name).name and name.endswith(".safetensors")

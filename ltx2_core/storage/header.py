@@ -103,6 +103,8 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict):
         raise ValueError(f"{path}: __metadata__ must be an object; got {type(metadata).__name__}")
+    # Every entry is checked here, because safetensors maps the file and a wrong offset would end in other
+    # weights.
     tensors = {name: _tensor(path, name, entry, 8 + length) for name, entry in entries.items()}
     _check_coverage(path, tensors, 8 + length, size)
     return Header(
@@ -136,6 +138,7 @@ def _foreign(start: bytes) -> str | None:
     """The name of the format of a file that is not safetensors, from its first 8 bytes; None if unknown."""
     if start[:4] == b"GGUF":
         return "a GGUF file"
+    # torch.save writes a zip archive.
     if start[:2] == b"PK":
         return "a zip archive (a PyTorch .ckpt/.pt/.bin pickle)"
     if (

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+# Reading a file of 40 GB in full takes minutes on a disk, before every run.
 SAMPLES = 256
 SAMPLE_BYTES = 4096
 
@@ -29,6 +30,7 @@ def identity(paths: Iterable[Path]) -> str:
 
 def tensor_identity(x: Tensor) -> str:
     """A digest of dtype, shape and every value of a tensor."""
+    # Tensors of other dtype or shape may have equal bytes.
     digest = sha256(f"{x.dtype} {tuple(x.shape)}".encode())
     # Part by part, since a clip from a file would be copied whole.
     for part in x.detach() if x.ndim > 1 else (x.detach(),):
@@ -46,6 +48,8 @@ def _state(path: Path) -> tuple[Path, int, int]:
 def _of_file(path: Path, size: int, _modified: int) -> str:
     digest = sha256(str(size).encode())
     with path.open("rb") as file:
+        # The header holds the name and place of every tensor, so that another layout never passes for this
+        # one.
         digest.update(file.read(2**20))
         for number in range(SAMPLES + 1):
             file.seek(max(0, size - SAMPLE_BYTES) * number // SAMPLES, os.SEEK_SET)

@@ -20,6 +20,7 @@ if sys.platform == "win32":
 else:
     import fcntl
 
+# Latents of a long clip take gigabytes, and after a month hardly anybody resumes it.
 SAVED_AGE = 30 * 86400.0
 """Seconds after which latents that were never resumed are removed."""
 
@@ -62,6 +63,7 @@ def locked(folder: Path) -> Iterator[None]:
     The lock is the file ``.NAME.lock`` next to the folder. The operating system releases it when the process
     ends, even by a crash. Raises ValueError if another run holds it.
     """
+    # Resolved, so that two names of one folder have the same lock.
     folder, thread = folder.resolve(), threading.get_ident()
     # A lock of files does not tell apart threads of one process, so that threads are told apart here.
     with _guard:
@@ -82,6 +84,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 def prune_parts(folder: Path) -> None:
     """Remove the unfinished ``.part`` files in ``folder``. The caller must hold the lock of the folder."""
+    # Whatever their age: with the lock held nobody can be writing one.
     for path in folder.glob(".*.part"):
         path.unlink(missing_ok=True)
 
@@ -142,6 +145,7 @@ def _try_lock(descriptor: int) -> None:
     Raises OSError if another process has locked it.
     """
     if sys.platform == "win32":
+        # Windows locks bytes of a file and not the file, and one byte is enough.
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
     else:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

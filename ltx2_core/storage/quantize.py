@@ -20,7 +20,9 @@ FP8_ERROR = 2.0**-4
 FP8_STEP = 2.0**-10
 """Largest absolute rounding error among the smallest float8_e4m3fn values, in units of the scale."""
 
+# Not -128: a symmetric range needs no zero point.
 INT8_MAX = 127
+# The smallest scale: that of a weight of zeros would be 0, and is divided by.
 _TINY = 1e-12
 
 
@@ -66,6 +68,7 @@ def _int8(form: Format, weight: Tensor) -> dict[str, Tensor]:
         scale = (weight.abs().amax() / INT8_MAX).clamp(min=_TINY)
         return {"weight": (weight / scale).round().to(torch.int8), "weight_scale": scale}
     groups = rearrange(weight, "o (n g) -> o n g", g=form.rotation)
+    # The rotation spreads outliers over the group, so that they no longer set the scale of their row.
     rotated = rearrange(groups @ hadamard(form.rotation).to(weight.device), "o n g -> o (n g)")
     # Rotated weights have one scale for each output row.
     scales = (rotated.abs().amax(dim=1, keepdim=True) / INT8_MAX).clamp(min=_TINY)
@@ -101,6 +104,7 @@ def _mxfp8(_form: Format, weight: Tensor) -> dict[str, Tensor]:
     return {
         # Exponents are stored with a bias of 127, as in the E8M0 format.
         "weight": rearrange(stored, "o n b -> o (n b)"),
+        # 254 is the largest exponent, because E8M0 reserves 255 for NaN.
         "weight_scale": tile_block_scales((exponents + 127).clamp(0, 254).to(torch.uint8)),
     }
 

@@ -132,6 +132,7 @@ class QuantizedLinear(nn.Module):
             return self._fp8(x, bias)
         if self.nvfp4_matmul and self._is_nvfp4_ready(x):
             return self._nvfp4(x, bias)
+        # Decoded in float32 and rounded once: products of scales in bfloat16 would be rounded twice.
         return F.linear(x, self.decoded(x.device).to(x.dtype), bias)
 
     def decoded(self, device: torch.device | None = None) -> Tensor:
@@ -250,6 +251,7 @@ def supports_nvfp4_matmul(device: torch.device) -> bool:
     """
     if device.type != "cuda" or torch.version.hip is not None:
         return False
+    # Blackwell is the first generation with tensor cores for four bits.
     return hasattr(torch, "float4_e2m1fn_x2") and torch.cuda.get_device_capability(device) >= (10, 0)
 
 
@@ -271,7 +273,7 @@ def check_matmul(device: torch.device, *, fp8_matmul: bool, nvfp4_matmul: bool) 
 
 
 def loaded_bytes(infos: Iterable[TensorInfo], dtype: torch.dtype) -> int:
-    """Size in bytes of tensors after loading in ``dtype``; quantised ones keep their stored size."""
+    """Size in bytes of tensors after loading in ``dtype``; quantised ones have their stored size."""
     return sum(
         info.nbytes if info.dtype in QUANTISED_DTYPES else info.numel * dtype.itemsize for info in infos
     )

@@ -30,6 +30,8 @@ def read_tensors(infos: Infos) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for path, pairs in by_file.items():
         try:
+            # Opened on the CPU, where tensors map the file: what is converted or moved later is read only
+            # once.
             with safe_open(path, framework="pt", device="cpu") as file:
                 tensors.update((own, file.get_tensor(name)) for own, name in pairs)
         except SafetensorError as error:
@@ -75,7 +77,7 @@ def read_state(
 
     ``layers`` are the quantised layers. Those in ``resident`` stay in their stored format; the others are
     decoded to ``shapes``, the shapes of the network's tensors. All other tensors are converted to ``dtype``.
-    With ``dtype`` None they keep their dtype, and decoded ones become bfloat16.
+    With ``dtype`` None their dtype is preserved, and decoded ones become bfloat16.
 
     Raises ValueError, naming tensor and file, for values that are NaN or infinite.
     """
@@ -97,6 +99,7 @@ def read_state(
             # On the CPU the stored tensor has fewer bytes to read; a device is faster with what it holds.
             check_loaded(tensor if device.type == "cpu" else state[own], infos[own])
     for name, tensors in stored.items():
+        # Layer by layer after all files are read, because the scales of a layer may be in another shard.
         decoded = decode(name, layers[name].form, tensors, shapes[f"{name}.weight"])
         state[f"{name}.weight"] = decoded.to(device=device, dtype=dtype or torch.bfloat16)
     return state

@@ -42,6 +42,7 @@ class FeatureCache:
         result = batched([self._held[encoder, prompt] for prompt in prompts])
         for prompt in prompts:
             self._held.move_to_end((encoder, prompt))
+        # After the result is made, so that a call with more prompts than the limit still finds all of them.
         while len(self._held) > self.limit:
             self._held.popitem(last=False)
         return result

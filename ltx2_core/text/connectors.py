@@ -83,6 +83,7 @@ class Connector(nn.Module):
                 f"text features are {features.shape[-1]} wide, the connector takes {self.config.dim}: "
                 "they come from another checkpoint's projection"
             )
+        # Registers take the place of padding, as in training, so that no position is masked.
         x = fill_with_registers(features, mask, self.learnable_registers, length=length)
         rope = self.rope(x.shape[1], x.device) if rope is None else rope
         # Computed in float32 and cast once, since positions beyond 256 are not whole in bfloat16.

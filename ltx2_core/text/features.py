@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..config import TextConfig
 from ..types import LayerOptions, TextFeatures
 
+# The value of the official implementation, for both normalisations.
 EPS = 1e-6
 
 
@@ -57,7 +58,7 @@ class FeatureExtractor(nn.Module):
         return FeatureAccumulator(self, mask)
 
     def forward(self, hidden_states: Iterable[Tensor], mask: Tensor) -> TextFeatures:
-        """Compute features in float32 from all L hidden states (B, T, D), given in order.
+        """Compute features in float32 from all L hidden states (B, T, D), passed in order.
 
         ``mask`` (B, T) is 1 on valid tokens.
         """
@@ -124,6 +125,8 @@ class FeatureAccumulator:
             )
         self.added.add(layer)
         self._valid = self._valid.to(hidden.device)
+        # In float32, because hidden states of Gemma reach values of thousands, whose squares bfloat16 holds
+        # in 8 bits.
         valid = hidden.flatten(0, 1).index_select(0, self._valid).float()
         z = rms_per_token(valid) if self.extractor.per_token_norm else range_per_prompt(valid, self.lengths)
         shares = [self._project(z, projection, layer) for projection in self.extractor.projections]

@@ -54,6 +54,7 @@ def find_config(folder: Path) -> tuple[Path, ParsedJson]:
         except ValueError as error:
             malformed.append(error)
             continue
+        # Components of a diffusers pipeline state a class in place of a model type.
         kind = config.get("model_type") or config.get("_class_name") or "no model_type"
         if kind in KINDS:
             return path, config
@@ -65,6 +66,7 @@ def find_config(folder: Path) -> tuple[Path, ParsedJson]:
             )
             continue
         others.append(f"{path.relative_to(folder)} is {kind}")
+    # A malformed file is a likelier cause than the configurations of other models next to it.
     if malformed:
         raise malformed[0]
     found = "; ".join(others[:4]) or "no config.json"

@@ -70,6 +70,7 @@ class Gemma(nn.Module):
         try:
             device = self.model.device
             tokens = {"input_ids": input_ids.to(device)} if embeds is None else {"inputs_embeds": embeds}
+            # Without a cache of keys and values, which serves the generation of tokens alone.
             output = self.model(**tokens, attention_mask=attention_mask.to(device), use_cache=False)
         finally:
             for handle in handles:
@@ -134,6 +135,7 @@ def _from_infos(
     model = _empty(config)
     shapes = _shapes(model)
     layers = find_quantized(infos, read_markers(infos, metadata))
+    # Scales have no counterpart in the model of transformers and would count as unexpected.
     companions = {f"{name}.{s}" for name, layer in layers.items() for s in layer.infos if s != "weight"}
     _check(
         {
@@ -234,6 +236,7 @@ def _check(actual: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[i
 
 def _restore_constants(model: Any) -> None:
     """Compute constants that checkpoints do not store, in place: embedding scale and rotary frequencies."""
+    # In float32: transformers casts it to the dtype of the weights when it is used.
     model.embed_tokens.embed_scale = torch.tensor(model.config.hidden_size**0.5)
     for name, module in list(model.named_children()):
         if name.startswith("rotary_emb"):

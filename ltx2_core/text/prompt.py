@@ -37,7 +37,7 @@ class Prompt:
 
     ``negative`` is used only by guidance away from it and by some samplers; None takes the recipe's text for
     the checkpoint. ``trigger`` is the trigger word of a LoRA. It replaces the text ``[trigger]`` in the
-    prompt, but not in the negative one. If ``embeds`` is given, nothing is encoded.
+    prompt, but not in the negative one. If ``embeds`` is set, nothing is encoded.
     """
 
     prompt: str

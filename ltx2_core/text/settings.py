@@ -11,6 +11,7 @@ from typing import Any
 
 from ..storage.files import JsonObject, ParsedJson
 
+# transformers builds a module for each layer, so that a huge number would take all memory on any device.
 MAX_LAYERS = 1000
 MAX_SIZE = 2**31
 

@@ -95,6 +95,7 @@ def tiny_tokenizer(words: Sequence[str] = (), vocab_size: int = VOCAB_SIZE) -> F
     They are pad, eos, bos, unk, all bytes, then pieces of words up to ``vocab_size`` tokens: those of
     ``words`` first, then those of common English words.
     """
+    # A word at the start of a prompt has no space before it, and may have a capital.
     own = [form for word in words for form in (SPACE + word, word, word.capitalize())]
     common = [SPACE + word for word in _WORDS.split()]
     merges = [*_learn_merges(own, vocab_size), *_learn_merges(common, vocab_size)]
@@ -175,7 +176,7 @@ def _shapes(
 
 def _random(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     # Gemma adds 1 to the stored norm weights and multiplies the embedding by sqrt(hidden).
-    # The scale keeps activations near 1 at any width.
+    # The scale makes activations stay near 1 at any width.
     std = 0.1 if len(shape) == 1 else shape[-1] ** -0.5
     return torch.randn(shape, generator=generator) * std
 

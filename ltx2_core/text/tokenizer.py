@@ -20,6 +20,7 @@ from .single_file import find_tokenizer_tensor, tokenizer_bytes
 
 logger = logging.getLogger(__name__)
 
+# The length to which the official pipelines pad and truncate.
 MAX_TOKENS = 1024
 
 MARKERS = ("<start_of_turn>", "<end_of_turn>", "<|turn>", "<turn|>")
@@ -47,7 +48,7 @@ class Tokenizer:
     ) -> None:
         """Wrap ``encode``, which maps text to token ids without special tokens, and ``decode``, its reverse.
 
-        ``special`` holds the ids of those ``MARKERS`` that this tokenizer knows.
+        ``special`` holds the ids of those ``MARKERS`` that this tokenizer has.
         """
         self.encode = encode
         self.decode = decode
@@ -77,6 +78,8 @@ class Tokenizer:
         return ids, mask
 
     def _ids(self, prompt: str) -> list[int]:
+        # Stripped as in the official encoder: a space at the end is a token of its own and changes the
+        # features.
         ids = [self.bos_id, *self.encode(prompt.strip())]
         if len(ids) > self.max_tokens:
             logger.warning("the prompt has %d tokens; only the first %d are used", len(ids), self.max_tokens)
@@ -132,6 +135,7 @@ def _from_json(path: Path, content: bytes) -> Tokenizer:
     def decode(ids: list[int]) -> str:
         return str(fast.decode(ids, skip_special_tokens=True))
 
+    # Gemma 3 and 4 have different markers, of which a tokenizer holds one pair.
     found = {marker: fast.token_to_id(marker) for marker in MARKERS}
     special = {marker: number for marker, number in found.items() if number is not None}
     return Tokenizer(

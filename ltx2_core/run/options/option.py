@@ -117,6 +117,7 @@ class Option:
         if not _has_type(value, self.kind):
             raise TypeError(problem)
         if self.kind in ("int", "float"):
+            # Settings are written as JSON, which has no numpy numbers.
             value = value if type(value) in (int, float) else (int if self.kind == "int" else float)(value)
             low, high = self.range
             below = low is not None and (value <= low if self.above else value < low)

@@ -60,6 +60,7 @@ def check_keywords(named: Mapping[str, Any], present: Set[str], *, distilled: bo
     already. A keyword whose value is its default is not checked for a missing partner, because it changes
     nothing.
     """
+    # None and False are the values of keywords that are left out.
     written = {name: value for name, value in named.items() if value is not None and value is not False}
     if distilled and named.get("distilled") is not False:
         written["distilled"] = True
