@@ -90,6 +90,8 @@ class TransformerBlock(nn.Module):
             stream.text_attention()
         if v is not None and a is not None:
             cross_modal_attention(v, a)
+        # Feed-forward comes last although its parameters are the second triple of the table: the text's
+        # triple was appended in LTX-2.3.
         for stream in enabled:
             stream.feed_forward()
         return None if v is None else v.tokens.x, None if a is None else a.tokens.x
@@ -133,6 +135,7 @@ class BlockStream:
         self.cross = None if inputs.cross is None else self._cross_modulation(inputs.cross)
 
     def self_attention(self) -> None:
+        # The mask and the rotary table are those of the stream: the block itself has no positions.
         branch = SelfAttention(
             attention=self._layer("attn1"),
             projections=self.tokens.projections,
@@ -168,6 +171,8 @@ class BlockStream:
         attention = getattr(self._block, f"{other.inputs.spec.name}_to_{self.inputs.spec.name}_attn")
         assert other.cross is not None
         assert self.inputs.cross_rope is not None
+        # Each side is rotated by its own cross table, which has the same frequencies of time in seconds, so
+        # that tokens of the same moment have the same angle.
         keys, values = other.tokens.keys_values(attention, other.cross.keys, other.inputs.cross_rope)
         return CrossAttention(
             attention=attention,
