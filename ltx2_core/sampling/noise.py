@@ -55,6 +55,7 @@ def initial_state(
     noised = latent.zip(noise, lambda x, n: torch.lerp(x, n.to(x.device), sigma))
     if numerics is Numerics.COMFY:
         return noised
+    # Blending the mixture by the mask equals mixing at mask * sigma, which is the timestep of each token.
     return blend(latent, noised, state.mask)
 
 

@@ -87,6 +87,8 @@ class Passes:
         return velocities if group is None else group.share(velocities, plan.passes, x)
 
     def _perturbations(self, guidance: Guidance, passes: Sequence[Pass]) -> Perturbations:
+        # Passes are the slower axis of the batch, as in the concatenated contexts: all samples of one pass,
+        # then all of the next.
         return Perturbations(
             tuple(guidance.perturbation(which) for which in passes for _ in range(self._clip.batch))
         )
