@@ -65,6 +65,7 @@ def mask_to_grid(mask: Tensor, frames: int, height: int, width: int) -> Tensor:
         return first.expand(frames, -1, -1)
     group = len(rest) // (frames - 1)
     if group:
+        # Frames that fill no whole group at the end are dropped, as in ComfyUI.
         rest = rearrange(rest[: group * (frames - 1)], "(f g) h w -> f g h w", g=group).mean(dim=1)
     else:
         flat = rearrange(rest, "f h w -> (h w) 1 f")
