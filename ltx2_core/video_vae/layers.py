@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 Strides = tuple[int, int, int]
+# Not the 1e-6 of ``resnet_eps``, which the official constructors pass along but this norm does not read.
 PIXEL_NORM_EPS = 1e-8
 
 
@@ -46,6 +47,7 @@ def patchify(frames: Tensor, size: int) -> Tensor:
 
     In the channel index the column offset varies slower than the row offset, as in released checkpoints.
     """
+    # ``pixel_unshuffle`` has rows before columns, which would transpose every cell of 4 x 4 pixels.
     return rearrange(frames, "b c t (h p) (w q) -> b (c q p) t h w", p=size, q=size)
 
 
