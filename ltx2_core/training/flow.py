@@ -77,6 +77,8 @@ def predict(
         tokens=tokens,
         # Conditioning tokens are clean, which a timestep of 0 states, as at inference.
         timesteps=video_mask * sigma[:, None],
+        # A stream that is conditioning as a whole has sigma 0, so that the cross-modal gates of the other one
+        # open as for a clean stream.
         sigma=sigma * (video_mask > 0).any(dim=1),
         positions=video_positions,
         context=context.video,

@@ -43,6 +43,7 @@ def plot(history: History, path: Path) -> bool:
     panels = figure.subplots(len(history.curves), squeeze=False)[:, 0]
     for axes, (name, points) in zip(panels, history.curves.items(), strict=True):
         steps, values = zip(*points, strict=True)
+        # Markers show where few points lie; many would merge into a band.
         axes.plot(steps, values, marker="." if len(points) < 40 else None)
         axes.set_ylabel(name)
         axes.grid(alpha=0.3)

@@ -147,6 +147,7 @@ def _update(state: TrainingState, step_fn: StepFn, rank: int, options: LoopOptio
     Returns the scalars that ``step_fn`` computed.
     """
     parameters = [p for p in state.model.parameters() if p.requires_grad]
+    # None and not zero, so that an optimizer skips parameters that took no part in the step.
     state.optimizer.zero_grad(set_to_none=True)
     with _autocast(options.dtype, parameters[0].device):
         scalars = step_fn(state.model, step_generator(state.seed, state.step, rank), state.step)
