@@ -170,6 +170,8 @@ def audio_only_latent(seconds: float, batch: int) -> Latent:
     It is one audio latent longer than ``seconds``, because the vocoder shortens the end.
     """
     device, length = intermediate_device(), math.ceil(seconds * AUDIO_LATENTS_PER_SECOND) + 1
+    # ComfyUI's model and samplers take an audio-video latent; two cells a side are the least that all of them
+    # accept.
     video = torch.zeros(batch, VIDEO_CHANNELS, 1, SIDE, SIDE, device=device)
     audio = torch.zeros(batch, AUDIO_CHANNELS, length, AUDIO_BINS, device=device)
     joined = concat_av(
@@ -208,6 +210,7 @@ def with_identity(model: Model, scale: float, start_percent: float, end_percent:
     of the schedule from ``start_percent`` to ``end_percent`` (0 to 1).
     """
     sampling = model.get_model_object("model_sampling")
+    # Per cent of the model's schedule and not of this run's steps, as in ComfyUI's own ranges.
     first, last = sampling.percent_to_sigma(start_percent), sampling.percent_to_sigma(end_percent)
 
     def add_identity(args: Options) -> Tensor:

@@ -57,6 +57,7 @@ class HostAttention(Attention):
         attending: Samples = transformer_options.get(ATTENDING) if context is None else None
         if attending is not None and not any(attending):
             return self._result(values, x)
+        # Norm before rotation, over all heads together, as in the library's own form of this class.
         q, k = self.q_norm(self.to_q(x)), self.k_norm(self.to_k(source))
         if pe is not None:
             q = lightricks.apply_rotary_emb(q, pe)
@@ -144,6 +145,7 @@ class HostBlock(TransformerBlock):
         hidden, gate = rms_norm(x, self.config.norm_eps), None
         if self.cross_attention_adaln:
             shift, scale, gate = self.get_ada_values(scale_shift_table, len(x), timestep, slice(6, 9))
+            # Tables store scales as differences from 1.
             hidden = hidden * (1 + scale) + shift
         more = {"transformer_options": transformer_options}
 
@@ -244,12 +246,15 @@ class HostBlock(TransformerBlock):
             )
             table = getattr(self, f"scale_shift_table_a2v_ca_{stream}")[4:]
             (gate,) = self.get_ada_values(table, len(x), named[f"{q}_cross_gate_timestep"])
+            # Collected and added below: the second direction must read the video as it was before the first
+            # one.
             updates.append((x, update, gate if samples is None else gate * _of_samples(samples, gate)))
         for x, update, gate in updates:
             x.addcmul_(update, gate)
 
     def _feed_forward(self, x: Tensor, prefix: str, timestep: Timestep) -> None:
         table = getattr(self, f"{prefix}scale_shift_table")
+        # Rows 0 to 2 of the table are of self-attention, 3 to 5 of this, 6 to 8 of text attention.
         shift, scale, gate = self.get_ada_values(table, len(x), timestep, slice(3, 6))
         x.addcmul_(
             getattr(self, f"{prefix}ff")(rms_norm(x, self.config.norm_eps) * (1 + scale) + shift), gate

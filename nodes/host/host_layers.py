@@ -79,6 +79,7 @@ class OffsetRMSNorm(nn.Module, comfy.ops.CastWeightBiasOp):
 
     def forward(self, x: Tensor) -> Tensor:
         weight: Tensor = comfy.ops.cast_to_input(self.weight, x.float(), copy=False)
+        # The host patches LoRAs of a model that is loaded in part when a weight is used.
         for change in self.weight_function:
             weight = change(weight)
         normed = x.float() * torch.rsqrt(x.float().square().mean(dim=-1, keepdim=True) + self.eps)

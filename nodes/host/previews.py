@@ -103,6 +103,7 @@ class _Preview:
         self, callback: Callback, shapes: Sequence[Sequence[int]], steps: int, fitted: Previews | None
     ) -> None:
         self._callback, self._shapes, self._fitted = callback, shapes, fitted
+        # A bar of its own: the host attaches an image to the bar that reports it.
         self._bar = comfy.utils.ProgressBar(steps)
         self._time = TimeShare(SHARE)
         self._decode: Callable[[Tensor], Tensor] | None = None

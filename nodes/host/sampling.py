@@ -112,6 +112,8 @@ def _check_first(guider: Any, samples: Any, x0: Tensor, x: Tensor, sigmas: Tenso
     network = guider.model_patcher.model.diffusion_model
 
     def where() -> str:
+        # The callback of the first step gets the latent at the first noise level, so that this repeats that
+        # step.
         sigma = sigmas[:1].to(x.device).expand(len(x))
         return first_broken_block(network.transformer_blocks, lambda: guider.predict_noise(x, sigma))
 

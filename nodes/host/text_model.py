@@ -55,6 +55,7 @@ class HostTextModel(nn.Module):
 
     def _encoded(self, tokens: Tokens) -> tuple[Tensor, None, dict[str, bool]]:
         (row,) = tokens[self.name]
+        # Cut here and not in the tokenizer, whose full list other packs count.
         row = row[:MAX_TOKENS]
         ids, mask = _ids(row), torch.ones(1, len(row), dtype=torch.int64)
         accumulator = self.extractor.accumulator(mask)
@@ -101,6 +102,8 @@ class HostTextModel(nn.Module):
         )
         made: list[int] = []
         while len(made) < max_length:
+            # After the first call only the new token is passed, since keys and values of all others are in
+            # the cache.
             output = model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
             token = draw(
                 self,

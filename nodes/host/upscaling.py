@@ -61,6 +61,7 @@ def _on_device(
     # Older hosts pass the bare network, whose memory nobody manages.
     if isinstance(upscale_model, nn.Module):
         device = host.get_torch_device()
+        # Both the weights and the work have to fit, as the host knows neither of a bare network.
         host.free_memory(host.module_size(upscale_model) + nbytes, device)
         try:
             yield (
@@ -69,6 +70,7 @@ def _on_device(
                 next(upscale_model.parameters()).dtype,
             )
         finally:
+            # Back at once: nothing else would ever free this memory.
             upscale_model.cpu()
     elif hasattr(upscale_model, "model_dtype") and upscale_model.model_dtype() is not None:
         host.load_models_gpu([upscale_model], memory_required=nbytes)

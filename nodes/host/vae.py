@@ -223,6 +223,7 @@ def encode_audio(audio_vae: Vae, waveform: Tensor, sample_rate: int) -> Tensor:
     audio_rate_of(audio_vae)
     network = audio_vae.first_stage_model
     memory = audio_vae.memory_used_encode(waveform.shape, audio_vae.vae_dtype)
+    # The host loads a VAE's weights in its own ``encode``, which is not called here.
     comfy.model_management.load_models_gpu(
         [audio_vae.patcher], memory_required=memory, force_full_load=audio_vae.disable_offload
     )
@@ -290,6 +291,8 @@ class _HostVAE(comfy.sd.VAE):
         A plain tensor is returned unchanged.
         """
         streams: Sequence[Tensor] = samples.unbind() if getattr(samples, "is_nested", False) else (samples,)
+        # The video comes first, as in ComfyUI's nodes: VAE Decode takes the first stream and the audio node
+        # the last.
         return streams[0] if self.latent_dim == 3 else streams[-1]
 
 

@@ -91,6 +91,7 @@ class Weights:
     def _tensor(self, info: TensorInfo) -> Tensor:
         # Several components usually share a file, which is mapped only once.
         if info.path not in self._files:
+            # The host's reader maps the file, so that a tensor that is not used is never read from disk.
             self._files[info.path] = comfy.utils.load_torch_file(str(info.path))
         return self._files[info.path][info.name]
 
@@ -137,6 +138,7 @@ def _for_host(
     if full_precision:
         entry["full_precision_matrix_mult"] = True
     renamed = {HOST_NAMES.get(suffix, suffix): tensor for suffix, tensor in parts.items()}
+    # Only the parameters of this format: the host's layers reject any other tensor.
     taken = {
         suffix: renamed[suffix] for suffix in renamed if suffix in {"weight", *known[name]["parameters"]}
     }

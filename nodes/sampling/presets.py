@@ -86,6 +86,8 @@ def _numbers(preset: Preset) -> list[io.Input]:
             "sampler", options=list(SAMPLERS), default=preset.sampler, tooltip="See LTX-2 Sampler."
         )
     )
+    # A deterministic preset gets a usual value too, since its sampler widget may be changed to one that adds
+    # noise.
     eta = STOCHASTIC.get(preset.sampler, 1.0) if preset.eta is None else preset.eta
     inputs.append(quantity("eta", eta, step=0.01))
     for stream in ("video", "audio"):
