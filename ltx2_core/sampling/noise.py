@@ -72,7 +72,7 @@ def check_noise(noise: AVLatent, clip: ClipPlan, *, video: bool) -> None:
 
 
 def with_own_noise(drawn: AVLatent, own: AVLatent) -> AVLatent:
-    """``drawn`` noise with ``own`` in its place; guides, which follow the video, keep what was drawn."""
+    """``drawn`` noise with ``own`` in its place, except for guides, which follow the video."""
 
     def replaced(new: Tensor, old: Tensor) -> Tensor:
         return torch.cat((new.to(old), old[:, :, new.shape[2] :]), dim=2)

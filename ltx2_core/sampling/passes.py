@@ -80,7 +80,7 @@ class Passes:
                     velocities[which] = _chunk(latents, number, len(call.passes))
             return velocities
 
-        # Processes that compute one step together would wait for one that began it again.
+        # Processes that compute one step together would block on one that repeats it.
         alone = getattr(self._model, "shards", None) is None
         velocities = attempt("sampling", evaluated, again=alone)
         group = self.batching.group

@@ -75,9 +75,9 @@ class TransformerBlock(nn.Module):
     ) -> tuple[Tensor | None, Tensor | None]:
         """Update the hidden tokens of video x (B, Nv, Wv) and audio y (B, Na, Wa); returns both.
 
-        ``video`` and ``audio`` are what each stream takes besides its tokens. For an absent stream, tokens
-        and inputs are None. ``switches`` say which attentions run for which samples of the batch. x and y may
-        be overwritten, if the ``execution`` of the inputs works in place.
+        ``video`` and ``audio`` are what each stream takes in addition to its tokens. For an absent stream,
+        tokens and inputs are None. ``switches`` say which attentions run for which samples of the batch. x and
+        y may be overwritten, if the ``execution`` of the inputs works in place.
         """
         v = None if x is None or video is None else BlockStream(self, x, video, switches.video)
         a = None if y is None or audio is None else BlockStream(self, y, audio, switches.audio)

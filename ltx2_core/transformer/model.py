@@ -123,7 +123,7 @@ class Transformer(nn.Module):
         rope: RopeTables | None = None,
         texts: TextMemory | None = None,
     ) -> BothInputs:
-        """What every block takes besides the tokens: modulation, text, rotary tables, attention biases.
+        """What every block takes in addition to tokens: modulation, text, rotary tables, attention biases.
 
         It is the same for all blocks; video and audio have one each. Arguments are those of :meth:`forward`.
         """
@@ -175,7 +175,7 @@ class Transformer(nn.Module):
         block itself.
         """
         x, y = hidden
-        # The caller's tuple must not keep the first activations alive through all blocks.
+        # The caller's tuple must not hold the first activations in memory through all blocks.
         del hidden
         for number in range(start, len(self.transformer_blocks) if until is None else until):
             if on_block is not None:
@@ -239,7 +239,7 @@ class Transformer(nn.Module):
         return x
 
     def _mark_keyframes(self, x: Tensor, keyframes: Tensor) -> Tensor:
-        # Markers are ignored before LTX-2.5, so that callers need not know the
+        # Markers are ignored before LTX-2.5, so that callers need not check the
         # generation.
         if not self.config.keyframe_embedding:
             return x

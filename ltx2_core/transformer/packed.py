@@ -1,6 +1,6 @@
 """Projections of one input as one matrix product: q, k and v of self-attention, k and v of the others.
 
-The layers keep their names and the values of their weights, which become consecutive parts of one tensor. If
+Names of layers and values of weights do not change; the weights become consecutive parts of one tensor. If
 they no longer are, after a layer was moved or a weight replaced, each layer multiplies by itself.
 """
 

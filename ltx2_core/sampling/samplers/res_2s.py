@@ -31,7 +31,7 @@ def sample_res_2s(
     eta: float,
     substep_eta: float | None = None,
 ) -> Stepped:
-    """One step of second order: an evaluation at ``sigma`` and another half way in -ln(sigma).
+    """One step of second order: an evaluation at ``sigma`` and another at the middle in -ln(sigma).
 
     ``eta`` is the share of the noise that is replaced by fresh noise after the step, ``substep_eta`` that at
     the half-way point, by default 0.5 as in the official pipeline, or 0 if ``eta`` is 0. A step to 0 has no
