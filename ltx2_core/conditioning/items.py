@@ -238,7 +238,7 @@ class GuideFrames:
         positions[:, 1:, :, 1] += (self.scale - 1) * SPATIAL_SCALE
         if self.time_scale > 1:
             # The first frame of the reference stands for the first frame of the clip alone, so that all later
-            # ones are earlier by the frames that it does not cover. The bound keeps that first one at 0.
+            # ones are earlier by the frames that it does not cover. The bound leaves that first one at 0.
             seconds = positions[:, :1] * self.time_scale - (self.time_scale - 1) / fps
             positions = torch.cat((seconds.clamp(min=0), positions[:, 1:]), dim=1)
         return positions

@@ -172,6 +172,8 @@ class Downsample(nn.Module):
             stream.cache(self, x[:, :, paired:])
             x = x[:, :, :paired]
         skip = reduce(self._to_cells(x), "b (c g) t h w -> b c t h w", "mean", c=self.out_channels)
+        # The convolution gets the pairs after the first frame was repeated, as the skip does: both then have
+        # the same cells.
         h: Tensor = self.conv(x, stream, last)
         return self._to_cells(h).add_(skip)
 
@@ -216,6 +218,8 @@ class Upsample(nn.Module):
         frames = h.shape[2]
         h = self._from_cells(h)
         if self.residual:
+            # From the window and not from ``x``: the convolution lags, and its outputs belong to earlier
+            # frames.
             skip = self._from_cells(window[:, :, stream.centre : stream.centre + frames])
             # The skip has fewer channels and is repeated as a whole: c0 c1 c2 c0 c1 c2.
             h.view(h.shape[0], h.shape[1] // skip.shape[1], *skip.shape[1:]).add_(skip.unsqueeze(1))

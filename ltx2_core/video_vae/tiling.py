@@ -155,6 +155,7 @@ class _Blend:
     def release(self, until: int) -> Tensor:
         """Return the blended frames from the last release to before ``until``, and free their sums."""
         count = until - self.origin
+        # Divided by the summed weights, which repairs the borders where a ramp has no neighbour.
         done = (self.sums[:, :, :count] / self.weights[:count]).to(self.dtype)
         self.sums, self.weights, self.origin = (
             # Clones, since views would hold the sums of the finished frames in memory.
