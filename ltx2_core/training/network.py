@@ -147,7 +147,7 @@ def official_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def freeze_cross_modal_gates(transformer: Transformer) -> None:
-    """Exclude gates and modulation of cross-modal attention from training; they keep their neutral values.
+    """Exclude gates and modulation of cross-modal attention from training, at their neutral values.
 
     Early in training the other stream is only noise, so closing these gates lowers the loss first, and they
     do not open again: audio and video are then learnt independently, which no loss reveals

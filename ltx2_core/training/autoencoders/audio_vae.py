@@ -103,6 +103,7 @@ def audio_vae_step(recipe: AudioVAERecipe) -> StepFn:
         decoded = pair.decoder.decoder(latent).float()
         # The decoder returns 4L - 3 frames, up to three fewer than were encoded.
         error = weighted_mel_error(decoded, mel[:, :, : decoded.shape[2]])
+        # The part of the Kullback-Leibler divergence that depends on the mean; the deviation is a constant.
         divergence = 0.5 * mean.square().mean()
         return {
             "loss": error + recipe.divergence_weight * divergence,

@@ -104,7 +104,7 @@ def _each_written(shards: Sequence[_Shard], load: Callable[[], Encoders], worker
             for future in as_completed(futures):
                 yield future.result()
         except BaseException:
-            # Without this the pool would still encode every shard that waits.
+            # Without this the pool would still encode every shard in its queue.
             pool.shutdown(cancel_futures=True)
             raise
 
