@@ -137,6 +137,7 @@ class LTX2AVReferenceAudio(io.ComfyNode):
     ) -> io.NodeOutput:
         tokens = patchify_audio(encoded_reference(audio_vae, audio, start, seconds))
         reference = ReferenceAudio(tokens=tokens)
+        # At 0 the extra forward pass of each step would be multiplied by 0.
         patched = with_identity(model, identity, start_percent, end_percent) if identity else model
         length = tokens.shape[1] / AUDIO_LATENTS_PER_SECOND
         report = f"reference of {length:.2f} s, {tokens.shape[1]} audio latents"

@@ -1,4 +1,4 @@
-"""Nodes that add guides (images and clips as extra tokens beside the video), and that remove them again."""
+"""Nodes that add guides (images and clips as extra tokens next to the video), and that remove them again."""
 
 from __future__ import annotations
 
@@ -136,6 +136,7 @@ class LTX2AVAddGuide(io.ComfyNode):
             image=compress(image, crf),
             frame=frame,
             strength=strength,
+            # ComfyUI has one strength for both, so that 0 means the same as there.
             attention=attention_strength or strength,
             mask=attention_mask,
             downscale=downscale or downscale_of(iclora_parameters),
@@ -192,6 +193,7 @@ def add_guide(
     video = video_of(latent)
     samples = video["samples"]
     rows, columns = samples.shape[3:]
+    # Frames of earlier guides are no part of the clip, in which the new guide is placed.
     before = guide_frames_of(positive, samples)
     scale = guide.downscale
     if rows % scale or columns % scale:
@@ -258,7 +260,7 @@ def crop_guides(
     # The conditioning also states guides that nodes of the host added.
     frames = guide_frames_of(positive, video["samples"])
     own = video["samples"].shape[2] - frames
-    # A slice alone would keep the memory of the guide frames alive.
+    # A slice alone would hold the guide frames in memory.
     samples, mask = video["samples"][:, :, :own].clone(), frame_mask(video)[:, :, :own]
     cropped = {**video, "samples": samples, "noise_mask": mask}
     joined = marked_guides(Streams(cropped, split(latent).audio).joined(), 0)

@@ -27,7 +27,7 @@ class AVGuider(comfy.samplers.CFGGuider):
     def __init__(self, model: Any, guidance: GuidanceAt, nag: Nag | None = None) -> None:
         """Prepare the guider for ``model``; ``guidance`` has the scales for each noise level.
 
-        Raises ValueError if another node has given ``model`` a guidance of its own. Raises it also for stg,
+        Raises ValueError if another node has set a guidance of its own in ``model``. Raises it also for stg,
         modality guidance and nag with a network that is not LTX-2, or in which another pack has replaced what
         they change.
         """

@@ -108,5 +108,5 @@ class _OnDevice:
 
 
 def _become(module: nn.Module, kind: type[nn.Module]) -> None:
-    # Changing the class keeps the parameters where they are, without a second copy of the weights.
+    # Changing the class leaves the parameters where they are, without a second copy of the weights.
     module.__class__ = kind

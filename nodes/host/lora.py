@@ -61,7 +61,7 @@ def apply_lora(
     values of LoRAs that were added before remain. Raises ValueError if the file is no LoRA, or if no layer of
     it matches.
     """
-    # The library's reader is used for its dialects; the host's own skips names that it does not know.
+    # The library's reader is used for its dialects; the host's own skips names that it does not recognise.
     lora = open_lora(path, strength, audio_strength=audio_strength)
     shapes, projection = _model_shapes(model), _projection_names(clip)
     parts: dict[Component, Shapes] = dict.fromkeys(IN_MODEL, shapes)
@@ -151,7 +151,7 @@ def _tensors(lora: Lora, own: str, layer: LoraLayer, stored: Mapping[str, Tensor
     # The host divides alpha by the rank, so a scale without alpha is expressed as one.
     scale = float(stored[layer.alpha]) / rank if layer.alpha and rank else layer.scale
     if "lokr_t2" in layer.factors:
-        # The host fails on Tucker's core of a linear layer, so the change is given as one whole factor.
+        # The host fails on Tucker's core of a linear layer, so the change is passed as one whole factor.
         whole = change({role: stored[name] for role, name in layer.factors.items()}) * scale
         tensors = {f"{own}.lokr_w1": torch.ones(1, 1), f"{own}.lokr_w2": whole.flatten(1)}
     elif rank is None:

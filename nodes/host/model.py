@@ -65,7 +65,8 @@ def load_host_model(*paths: str | Path, disable_dynamic: bool = False) -> Model:
     """Load the same transformer with ComfyUI's own network in place of this pack's.
 
     Its results are those of the installed ComfyUI version, and every pack that changes ComfyUI's LTX-2
-    network works. Raises ValueError if the files hold no transformer, or one that this version does not know.
+    network works. Raises ValueError if the files hold no transformer, or one that this version does not
+    support.
     """
     weights = read_weights(*paths)
     tensors = weights.take_quantised(Component.TRANSFORMER, Component.TEXT_CONNECTORS)
@@ -90,7 +91,7 @@ def load_host_model(*paths: str | Path, disable_dynamic: bool = False) -> Model:
 class LatentFormatAV(comfy.latent_formats.LTXAV):
     """ComfyUI's latent format without its own previews.
 
-    Since 0.30 ComfyUI shows a preview of the video alone at every step, beside this pack's preview of both
+    Since 0.30 ComfyUI draws a preview of the video alone at every step, next to this pack's preview of both
     streams.
     """
 

@@ -91,7 +91,7 @@ class HostTransformer(Transformer):
         self.caption_proj_before_connector = not config.caption_projection
         self.caption_projection_first_linear = config.caption_projection
         if not config.caption_projection:
-            # Other packs call them, or ask whether they are there, in every generation.
+            # Other packs call them, or check whether they exist, in every generation.
             self.caption_projection = self.audio_caption_projection = _unchanged
         self.in_channels = config.in_channels
 

@@ -32,7 +32,7 @@ def perturbations_of(options: Options, batch: int) -> Perturbations | None:
 
 
 def _switched_off(options: Options) -> Perturbation:
-    """The perturbation that ComfyUI's options of a call ask for, the same in every sample."""
+    """The perturbation that ComfyUI's options of a call request, the same in every sample."""
     passing = tuple(options.get("stg_self_attn_blocks", ()))
     return Perturbation(
         video_self_attention=passing,

@@ -61,7 +61,7 @@ def _on_device(
     # Older hosts pass the bare network, whose memory nobody manages.
     if isinstance(upscale_model, nn.Module):
         device = host.get_torch_device()
-        # Both the weights and the work have to fit, as the host knows neither of a bare network.
+        # Both the weights and the work have to fit, as the host manages neither for a bare network.
         host.free_memory(host.module_size(upscale_model) + nbytes, device)
         try:
             yield (

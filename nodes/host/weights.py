@@ -124,14 +124,14 @@ def _for_host(
 ) -> Tensors:
     """The tensors of one quantised layer under the host's names, with its marker ``comfy_quant``.
 
-    ``parts`` are the stored tensors. A layer whose format the host does not know is decoded to bfloat16.
+    ``parts`` are the stored tensors. A layer whose format the host does not support is decoded to bfloat16.
     """
     name = HOST_FORMATS.get(layer.form.kind) or FP8_FORMATS.get(layer.infos["weight"].dtype)
     # fp8 without a scale is only a storage dtype, which the host casts when it computes.
     if layer.form.kind == "float" and not any(suffix in parts for suffix in SCALE_NAMES):
         return {"weight": parts["weight"]}
     known = getattr(comfy.quant_ops, "QUANT_ALGOS", {})
-    # Older hosts know fewer formats, and a decoded layer computes the same more slowly.
+    # Older hosts support fewer formats, and a decoded layer computes the same more slowly.
     if name not in known:
         return {"weight": decode(layer.name, layer.form, parts, layer.shape).bfloat16()}
     entry = {**(marker or _entry(layer.form)), "format": name}
