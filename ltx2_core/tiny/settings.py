@@ -211,8 +211,8 @@ def _vocoder_20() -> JsonObject:
     return {
         "resblock": "1",
         "upsample_initial_channel": 32,
+        # 240 samples a mel frame, which is 24 kHz.
         "upsample_rates": [6, 5, 2, 2, 2],
-        # Rates of 240 samples a mel frame, which is 24 kHz.
         "upsample_kernel_sizes": [16, 15, 8, 4, 4],
         **_RESBLOCKS,
     }

@@ -76,8 +76,8 @@ class TransformerBlock(nn.Module):
         """Update the hidden tokens of video x (B, Nv, Wv) and audio y (B, Na, Wa); returns both.
 
         ``video`` and ``audio`` are what each stream takes in addition to its tokens. For an absent stream,
-        tokens and inputs are None. ``switches`` say which attentions run for which samples of the batch. x and
-        y may be overwritten, if the ``execution`` of the inputs works in place.
+        tokens and inputs are None. ``switches`` say which attentions run for which samples of the batch. x
+        and y may be overwritten, if the ``execution`` of the inputs works in place.
         """
         v = None if x is None or video is None else BlockStream(self, x, video, switches.video)
         a = None if y is None or audio is None else BlockStream(self, y, audio, switches.audio)
@@ -135,7 +135,6 @@ class BlockStream:
         self.cross = None if inputs.cross is None else self._cross_modulation(inputs.cross)
 
     def self_attention(self) -> None:
-        # The mask and the rotary table are those of the stream: the block itself has no positions.
         branch = SelfAttention(
             attention=self._layer("attn1"),
             projections=self.tokens.projections,

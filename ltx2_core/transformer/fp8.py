@@ -192,8 +192,7 @@ def _trial(index: int) -> str | None:
 
 
 def _large_layers(transformer: Transformer) -> Iterator[tuple[nn.Module, str, nn.Module]]:
-    # The first and the last block read the embedded tokens and feed the head, where rounding errors are
-    # largest and no later block corrects them.
+    # All later blocks inherit the errors of the first one, and no later block corrects those of the last.
     for block in transformer.transformer_blocks[1:-1]:
         for parent in block.modules():
             for name, layer in parent.named_children():

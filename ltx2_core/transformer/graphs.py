@@ -44,7 +44,6 @@ class CudaRecord:
 
     def __init__(self, run: Callable[[], Hidden]) -> None:
         # Libraries allocate when they are first used, which a capture does not allow.
-        # capture.
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):

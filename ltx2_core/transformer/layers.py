@@ -92,7 +92,6 @@ class Attention(nn.Module):
 
         With ``gated``, each head is first multiplied by its gate, which is computed from x (B, N, query_dim).
         """
-        # The gate is computed from the query input after modulation, not from the attended values.
         out = rearrange(attended, "b h n d -> b n h d")
         del attended
         if self.to_gate_logits is not None:

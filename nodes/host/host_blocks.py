@@ -225,6 +225,7 @@ class HostBlock(TransformerBlock):
             return self.get_ada_values(table, len(x), named[f"{letter}_cross_scale_shift_timestep"])
 
         v, a = parameters(vx, "v", "video"), parameters(ax, "a", "audio")
+        # Both before either update, since each direction reads the other stream as it was.
         normed = {"v": rms_norm(vx, self.config.norm_eps), "a": rms_norm(ax, self.config.norm_eps)}
         updates = []
         # Rows of both tables: scale and shift from audio to video, then from video to audio.
@@ -246,8 +247,6 @@ class HostBlock(TransformerBlock):
             )
             table = getattr(self, f"scale_shift_table_a2v_ca_{stream}")[4:]
             (gate,) = self.get_ada_values(table, len(x), named[f"{q}_cross_gate_timestep"])
-            # Collected and added below: the second direction must read the video as it was before the first
-            # one.
             updates.append((x, update, gate if samples is None else gate * _of_samples(samples, gate)))
         for x, update, gate in updates:
             x.addcmul_(update, gate)

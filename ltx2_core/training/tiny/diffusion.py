@@ -230,8 +230,7 @@ def _train(
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer: torch.optim.Optimizer
     if isinstance(model, LoraAdapters):
-        # Adam divides by an average of past gradients, which a single large one of a small LoRA would
-        # outlast.
+        # A single large gradient stays in the averages of Adam for some fifty steps, at these betas.
         options = replace(options, clip=1.0 if options.clip is None else options.clip)
         # Muon does not suit LoRA: the change is the product of a pair, which has only as many directions as
         # the rank.
