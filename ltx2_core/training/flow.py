@@ -70,6 +70,7 @@ def predict(
     for clean in (None if guides is None else guides.latent, reference):
         if clean is None:
             continue
+        # The order is that of ``FlowNetwork.positions``: the video, then guides, then the reference.
         appended = patchify_video(clean)
         tokens = torch.cat((tokens, appended), dim=1)
         video_mask = torch.cat((video_mask, video_mask.new_zeros(appended.shape[:2])), dim=1)

@@ -272,6 +272,7 @@ def tensor_cores(device: torch.device) -> Iterator[None]:
 @contextmanager
 def swapped(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
     """Replace the parameters of ``model`` by ``weights`` within the context, and restore them after it."""
+    # Clones and not references: the weights are copied into the parameters themselves.
     own = {name: p.detach().clone() for name, p in model.named_parameters()}
     try:
         copy_weights(model, weights)

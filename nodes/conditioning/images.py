@@ -202,6 +202,7 @@ def put_in_place(video: Latent, encoded: Tensor, strength: float) -> Latent:
 
     Their noise mask becomes 1 - ``strength``.
     """
+    # A clone, since other branches of the graph hold the same samples.
     samples, mask, frames = video["samples"].clone(), frame_mask(video), encoded.shape[2]
     samples[:, :, :frames] = encoded
     mask[:, :, :frames] = 1.0 - strength

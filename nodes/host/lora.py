@@ -81,6 +81,7 @@ def apply_lora(
         text += "\n  it also changes how prompts are encoded: connect clip, and encode with the clip that "
         "comes out"
     stored, metadata = comfy.utils.load_torch_file(str(lora.path), safe_load=True, return_metadata=True)
+    # The MODEL of the graph stays without this LoRA; a clone shares its weights.
     patched = model.clone()
     for component in IN_MODEL:
         names = {own: f"{NETWORK}{own}.weight" for own in lora.pairs(component, shapes)}

@@ -87,6 +87,8 @@ def run(guider: Any, sampler: Any, latent: Latent, *, seed: int, sigmas: Tensor)
     on_count = count_bar(len(sigmas) - 1, "sampling step")
 
     def on_step(step: int, x0: Tensor, x: Tensor, total: int) -> None:
+        # Only the first step: checking reads the whole estimate, and a network that is broken is so from the
+        # start.
         if step == 0:
             _check_first(guider, samples, x0, x, sigmas)
         on_count(step + 1)

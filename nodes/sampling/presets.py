@@ -55,6 +55,7 @@ def preset_of(values: Mapping[str, Any], model: Model) -> ChosenPreset:
     """The preset that the widgets of ``preset_input`` describe; ``values`` maps their names to values."""
     preset = PRESETS[values["preset"]]
     sampler = values.get("sampler", preset.sampler)
+    # Workflows that were saved before a widget existed lack its value and get that of the preset.
     numbers = {name: values[name] for name in ("steps", *SHAPE) if values.get(name) is not None}
     chosen = replace(
         preset,

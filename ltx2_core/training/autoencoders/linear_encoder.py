@@ -162,6 +162,7 @@ def _fit(
         return (found - target[rows]).square().sum() / target[rows].square().sum()
 
     for step in range(steps):
+        # The last tenth is never drawn; cells are shuffled, so that it is a fair sample.
         rows = torch.randint(len(patches) - held_out, (min(512, len(patches)),), generator=generator)
         optimizer.zero_grad()
         error_on(rows).backward()

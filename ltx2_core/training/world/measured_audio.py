@@ -166,6 +166,7 @@ def _glide(times: Tensor, pitch: Tensor) -> float:
     if int(valid.sum()) < 4:
         return 0.0
     time, octave = times[valid], pitch[valid].log2()
+    # Pairs half of the tone apart: the slope of neighbouring frames is mostly the error of their pitches.
     apart = len(time) // 2
     return float(((octave[apart:] - octave[:-apart]) / (time[apart:] - time[:-apart])).median())
 

@@ -265,6 +265,7 @@ def _fill(values: Tensor) -> Tensor:
 
 
 def _range(values: Tensor) -> float:
+    # Quantiles and not extremes, which one badly decoded frame would decide.
     low, high = torch.quantile(values, torch.tensor([0.05, 0.95])).tolist()
     return float(high - low)
 
