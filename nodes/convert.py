@@ -133,7 +133,7 @@ def image_at_stage(image: Tensor, video: Latent, crf: int) -> Tensor:
     ``crf`` is the H.264 compression.
     """
     rows, columns = (SPATIAL_SCALE * size for size in video["samples"].shape[3:])
-    # Compressed after scaling, since the artefacts of H.264 must have the size that they have in the clip.
+    # Scaled first and compressed second, as graphs of ComfyUI do; the official pipelines compress first.
     fitted = fit_image(frames_from_image(image), columns, rows, mode="comfy")
     return compress(image_from_frames(fitted), crf)
 

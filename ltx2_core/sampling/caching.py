@@ -110,6 +110,7 @@ class Reuse:
             level = torch.tensor([sigma * scale], device=weight.device)
             embedding = embed(level, weight.dtype if weight.is_floating_point() else torch.float32)[0].float()
         if self._embedding is not None:
+            # The sum and not the distance to the last evaluated step, as in TeaCache.
             self._change += _distance(embedding, self._embedding)
         self._embedding = embedding
 

@@ -184,6 +184,8 @@ class Guidance:
         """The operations that the model skips in guidance pass ``which``."""
         if which is Pass.PERTURBED:
             return Perturbation(
+                # A stream without stg attends as usual in this pass, of which only the other stream's
+                # estimate is read.
                 video_self_attention=self.stg_blocks if self.video.stg else (),
                 audio_self_attention=self.stg_blocks if self.audio.stg else (),
             )

@@ -232,6 +232,8 @@ def guide_attention(guides: Sequence[Guide], *, between_guides: float) -> GuideW
     each = []
     for guide in guides:
         weight = torch.as_tensor(guide.attention, dtype=torch.float32).expand(guide.positions.shape[2])
+        # Cells without a token are removed here as they are from the tokens, or weights and tokens would be
+        # out of step.
         each.append(weight if guide.valid is None else weight[guide.valid.to(weight.device)])
     weights = GuideWeights(tuple(each), between=between_guides)
     return None if weights.plain else weights

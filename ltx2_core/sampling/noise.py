@@ -52,6 +52,8 @@ def initial_state(
     """
     # The clean latent may be bfloat16, in which the mixture would be rounded at every step.
     latent = state.latent.map(lambda x: x.float())
+    # For a second stage sigma is the first of its schedule (0.909375 or 0.85), and the latent is the upscaled
+    # one.
     noised = latent.zip(noise, lambda x, n: torch.lerp(x, n.to(x.device), sigma))
     if numerics is Numerics.COMFY:
         return noised

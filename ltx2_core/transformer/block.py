@@ -229,6 +229,8 @@ class BlockStream:
 def cross_modal_attention(video: BlockStream, audio: BlockStream) -> None:
     """Update both streams by attention to each other; each reads the other as it was before this update."""
     # Keys and values are computed here, for both directions, before either stream is written into.
+    # The official code and ComfyUI before 0.31 do so, too. Later versions of ComfyUI update the video first
+    # and let the audio read the result, which changes one forward pass of the tiny set by up to 0.6 per cent.
     a2v = video.cross_attention(audio)
     v2a = audio.cross_attention(video)
     if a2v is not None:

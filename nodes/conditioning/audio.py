@@ -171,8 +171,8 @@ def audio_only_latent(seconds: float, batch: int) -> Latent:
     It is one audio latent longer than ``seconds``, because the vocoder shortens the end.
     """
     device, length = intermediate_device(), math.ceil(seconds * AUDIO_LATENTS_PER_SECOND) + 1
-    # ComfyUI's model takes an audio-video latent. Two cells a side (64 pixels) are the least that its own
-    # nodes for empty latents make.
+    # ComfyUI's model takes an audio-video latent; the placeholder is as large as that of LTXVideo's
+    # ``LTXVAudioOnlyModel``.
     video = torch.zeros(batch, VIDEO_CHANNELS, 1, SIDE, SIDE, device=device)
     audio = torch.zeros(batch, AUDIO_CHANNELS, length, AUDIO_BINS, device=device)
     joined = concat_av(

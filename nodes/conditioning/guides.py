@@ -274,6 +274,8 @@ def _pixels(image: Tensor, placed: GuidePlacement, rows: int, columns: int) -> T
 
     ``rows`` and ``columns`` are the size in latent cells of 32 pixels.
     """
+    # With the doubled first frame of a clip inside the video, which core's Add Guide has and most other guide
+    # nodes lack: their content is misaligned by up to seven frames.
     frames = placed.frames_to_encode(frames_from_image(image))
     return image_from_frames(fit_image(frames, columns * SPATIAL_SCALE, rows * SPATIAL_SCALE, mode="comfy"))
 

@@ -52,6 +52,7 @@ def with_core_guidance(model: Any, *, stg: bool, apart: bool, nag: Nag | None) -
 
 def core_switches(perturbation: Perturbation) -> dict[str, bool]:
     """Convert a perturbation that skips attention between the streams in all blocks to ComfyUI's options."""
+    # ComfyUI has one switch for each direction in all blocks, and none by block.
     found = {"a2v_cross_attn": perturbation.a2v, "v2a_cross_attn": perturbation.v2a}
     # Only those that are off: another node may have turned a direction off for the whole run.
     return {name: False for name, blocks in found.items() if blocks == "all"}

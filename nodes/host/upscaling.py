@@ -26,6 +26,7 @@ def upscale_video(upscale_model: UpscaleModel, samples: Tensor, video_vae: Vae) 
     Raises ValueError if ``upscale_model`` belongs to another model family, or enlarges this latent to a
     size between latent rows or columns.
     """
+    # Upscalers work on raw latents, and only the VAE has the statistics that convert to them.
     statistics = video_vae.first_stage_model.per_channel_statistics
     with _on_device(upscale_model, prod(samples.shape) * BYTES_PER_VALUE) as (network, device, dtype):
         _check_grid(network, samples)

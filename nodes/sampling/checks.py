@@ -47,6 +47,8 @@ def check_stage(positive: Conditioning, latent: Latent) -> None:
             "together to the sampler, and after LTX-2 Crop Guides its three outputs"
         )
     fps = _value(positive, "frame_rate")
+    # Core's 2.3 templates compute frames as seconds * fps + 1, so that audio and video often differ in
+    # length.
     if audio is not None and fps:
         # Guide frames are no part of the time that the audio has to fill.
         check_audio(frames - guide_tokens // cells, audio["samples"].shape[2], fps)

@@ -286,8 +286,7 @@ def held_out_psnr(
             [HELD_OUT + index], frames=frames, width=width, height=height, device=_device(vae)
         )
         latent = latent_mean(vae, truth) if code is None else code.encode(truth)
-        # One clip at a time: PSNR is a mean over clips, and a batch of them would not fit with all
-        # activations.
+        # One clip at a time, since each is decoded in one piece, with all its activations.
         total += float(psnr(decode_whole(vae, latent), truth))
     return total / clips
 

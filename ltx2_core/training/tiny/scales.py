@@ -131,8 +131,7 @@ def full_scale() -> Scale:
         upsampler=UpsamplerRecipe(),
         buckets=(
             Bucket(width=128, height=128, frames=25, clips=4096, share=0.62),
-            # Long and small clips are few: they only have to generalise sizes and lengths from the first
-            # bucket.
+            # Few long and small clips: most steps train on the first bucket, which has the usual size.
             Bucket(width=128, height=128, frames=49, clips=2048, share=0.12),
             # With a quarter of these clips the edge LoRA overfits.
             Bucket(width=128, height=96, frames=25, clips=4096, share=0.06, reference=True),
