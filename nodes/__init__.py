@@ -28,6 +28,7 @@ from .sampling.stage import LTX2AVDistilledSigmas, LTX2AVSampleStage, LTX2AVSche
 from .sampling.tiles import LTX2AVSpatialTiles
 from .sampling.two_stage import LTX2AVNextStage
 
+# In the order of a graph: load, plan, condition, sample, decode, then editing and tools.
 NODES: list[type[io.ComfyNode]] = [
     LTX2AVLoadAll,
     LTX2AVLoadCheckpoint,

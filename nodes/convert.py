@@ -133,6 +133,7 @@ def image_at_stage(image: Tensor, video: Latent, crf: int) -> Tensor:
     ``crf`` is the H.264 compression.
     """
     rows, columns = (SPATIAL_SCALE * size for size in video["samples"].shape[3:])
+    # Scaled first and compressed second, as graphs of ComfyUI do; the official pipelines compress first.
     fitted = fit_image(frames_from_image(image), columns, rows, mode="comfy")
     return compress(image_from_frames(fitted), crf)
 
@@ -183,6 +184,8 @@ def track_of(audio: Audio, index: int) -> tuple[Tensor, int]:
     The rate is one that AAC supports. An ``index`` past the end of the batch takes the last clip.
     """
     waveform, rate = audio["waveform"], int(audio["sample_rate"])
+    # One audio may serve all clips of a batch. AAC of a video file gets stereo at most, as the model
+    # generates.
     one = waveform[min(index, len(waveform) - 1)][:2]
     # Only other rates are resampled, so that usual audio reaches the file as it is.
     return (one, rate) if rate in AAC_RATES else (resample(one, rate, VIDEO_AUDIO_RATE), VIDEO_AUDIO_RATE)

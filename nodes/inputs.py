@@ -87,7 +87,9 @@ def quantity(
     """
     declared = by_name(option)
     bounds = [own if own is not None else of for own, of in zip((low, high), declared.range, strict=True)]
+    # ComfyUI has no widgets without bounds, unlike the options of the command line.
     assert None not in bounds, f"{option} has no bound in the table: state it"
+    # The first sentence says what the option is; later ones are about the command line.
     sentence = declared.help.partition(". ")[0].rstrip(".")
     named = _FLAG.sub(lambda flag: flags.get(flag[1], flag[1].replace("-", "_")), sentence)
     tooltip = f"{text or named}. {more}".rstrip()

@@ -18,6 +18,7 @@ from .layers import Layers
 RATIO = 2
 TAPS = 12
 CUTOFF = 0.5 / RATIO
+# The transition band of the filter, with the constants of BigVGAN, by which its activations were trained.
 HALF_WIDTH = 0.6 / RATIO
 
 

@@ -36,6 +36,8 @@ def encode_audio(
     config = encoder.config
     batched = waveform if waveform.ndim == 3 else waveform[None]
     # The networks were trained on stereo at one rate, whatever the file has.
+    # One resampling, without a crop: ComfyUI's nodes go through 44.1 kHz and crop to multiples of 4096
+    # samples, which loses up to 93 ms.
     samples = resample(to_stereo(batched), sample_rate, config.sample_rate)
     if latent_frames is not None:
         # A negative padding trims.

@@ -111,6 +111,7 @@ def own_mel_filter_bank(
 
     Each triangle rises from the centre of the previous filter and falls to the centre of the next one.
     """
+    # Integer division, as in torchaudio, so that the filters are the same bits at odd rates, too.
     hertz = torch.linspace(0, sample_rate // 2, frequencies)
     corners = _mel_to_hertz(torch.linspace(_hertz_to_mel(f_min), _hertz_to_mel(f_max), mel_bins + 2))
     left, right = corners[:-2], corners[2:]

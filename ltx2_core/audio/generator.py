@@ -43,6 +43,7 @@ class Generator(nn.Module):
         self.samples_per_frame = prod(rates)
         self.final_activation = config.final_activation
         self.blocks_per_stage = len(config.resblock_kernels)
+        # Both channels enter as features of one signal: twice 64 mel bins.
         self.conv_pre = layers.conv1d(config.channels * config.mel_bins, width, 7)
         self.ups = nn.ModuleList()
         self.resblocks = nn.ModuleList()

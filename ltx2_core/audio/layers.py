@@ -26,7 +26,7 @@ class Layers:
     def conv1d(
         self, inner: int, outer: int, kernel: int, *, dilation: int = 1, bias: bool = True
     ) -> nn.Module:
-        """Convolution from ``inner`` to ``outer`` channels, padded to keep the length of the input."""
+        """Convolution from ``inner`` to ``outer`` channels, padded so that the length does not change."""
         padding = dilation * (kernel - 1) // 2
         return self._make("Conv1d", inner, outer, kernel, padding=padding, dilation=dilation, bias=bias)
 

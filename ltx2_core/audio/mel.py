@@ -64,6 +64,8 @@ def log_mel(waveform: Tensor, config: AudioVAEConfig) -> Tensor:
             hop_length=config.hop_length,
             win_length=config.win_length,
             window=torch.hann_window(config.win_length, device=waveform.device),
+            # Headers say ``causal: true`` for this transform, which no reference reads: all of them centre
+            # it.
             center=True,
             pad_mode="reflect",
             return_complex=True,

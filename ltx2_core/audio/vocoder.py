@@ -81,6 +81,8 @@ class BandwidthVocoder(nn.Module):
             samples = low_rate.shape[-1]
             # The log-mel needs whole hops; the padding is cut off from the result again.
             whole_hops = F.pad(low_rate, (0, -samples % self.hop_length))
+            # The second generator reads a log-mel of this waveform, at half the hop of the one that came from
+            # the decoder.
             added_band = self.bwe_generator(self.mel_stft(whole_hops))
             # The interpolated waveform may leave the range once the predicted band is added.
             waveform: Tensor = (added_band + sinc_upsample(whole_hops, self.ratio)).clamp(-1, 1)

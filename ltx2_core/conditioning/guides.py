@@ -37,6 +37,7 @@ class GuidePlacement:
     @property
     def latent_index(self) -> int:
         """Index of the clip's latent frame in which the guide begins."""
+        # Rounded up, as latent frame k begins at pixel frame 8k - 7.
         return (self.frame + TEMPORAL_SCALE - 1) // TEMPORAL_SCALE
 
     def describe(self) -> str:
@@ -78,9 +79,12 @@ def place_guide(images: int, frame: int, latent_frames: int) -> GuidePlacement:
     # At frame 0 the guide's first latent frame coincides with the clip's, which also stands for one frame.
     lead = at != 0 and whole > 1
     if lead:
+        # One frame more is encoded, the doubled first one, and then cut to 8k + 1 as the encoder needs.
         encoded = frames_of(latent_frames_of(images + 1))
         used, length = encoded - 1, latent_frames_of(encoded) - 1
         if used > 1:
+            # Only there do eight pixel frames begin that share one latent frame; a guide between two of them
+            # would blend with half of each. A single image covers one pixel frame and can stay where it is.
             at = (at - 1) // TEMPORAL_SCALE * TEMPORAL_SCALE + 1
     else:
         encoded = used = whole

@@ -63,6 +63,7 @@ class ImageAt:
 
     def __post_init__(self) -> None:
         """Raises TypeError for a frame that is no whole number, ValueError for values out of range."""
+        # ``True`` is an integer to Python and would be frame 1.
         if not isinstance(self.frame, Integral) or isinstance(self.frame, bool):
             raise TypeError(f"frame={self.frame!r} of an image must be a whole number; -1 is the last frame")
         check_strength(self.strength, "an image")

@@ -237,6 +237,8 @@ class GuideFrames:
         # Each cell of a small reference stands for scale x scale cells of the clip, so its interval grows.
         positions[:, 1:, :, 1] += (self.scale - 1) * SPATIAL_SCALE
         if self.time_scale > 1:
+            # The first frame of the reference stands for the first frame of the clip alone, so that all later
+            # ones are earlier by the frames that it does not cover. The bound leaves that first one at 0.
             seconds = positions[:, :1] * self.time_scale - (self.time_scale - 1) / fps
             positions = torch.cat((seconds.clamp(min=0), positions[:, 1:]), dim=1)
         return positions
@@ -261,11 +263,15 @@ class GuideFrames:
             attention=self._attention(frames, height, width),
             valid=None if valid is None else valid.flatten(),
         )
+        # The rest of the strength is the noise level of the guide's tokens. Above 1 there is no less noise
+        # than none.
         guide_mask = mask.new_full((len(video), 1, frames, height, width), max(0.0, 1 - self.strength))
         if valid is not None:
             # Cells without a token are of mask 0, so that they come back as they are.
             guide_mask = guide_mask * valid.to(guide_mask)
         state = _with_video(state, torch.cat((video, cells), dim=2), torch.cat((mask, guide_mask), dim=2))
+        # Frames, mask and positions are appended in the same order, by which the model finds the tokens of
+        # each guide.
         return replace(state, guides=(*state.guides, guide))
 
     def _attention(self, *grid: int) -> float | Tensor:
@@ -276,6 +282,7 @@ class GuideFrames:
         """
         if not isinstance(self.attention, Tensor):
             return self.attention
+        # Repeated over the finer grid, of which only the cells with a token are read later.
         cells = repeat(self.attention, "k h w -> k (h y) (w x)", y=self.scale, x=self.scale)
         if cells.shape != grid:
             raise ValueError(

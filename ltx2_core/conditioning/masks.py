@@ -46,6 +46,8 @@ def token_mask(mask: Tensor) -> Tensor:
 def blend(clean: AVLatent, x: AVLatent, mask: AVLatent) -> AVLatent:
     """``mask * x + (1 - mask) * clean``; exact where the mask is 0 or 1."""
     # Products with exactly 0 and 1 return preserved content bit for bit.
+    # The official form. ComfyUI instead adds (1 - m) (clean - x_in) to the estimate. The difference is
+    # m (1 - m) sigma v: nothing for a mask of 0 or 1.
     return x * mask + clean * mask.map(lambda m: 1 - m)
 
 
@@ -65,6 +67,7 @@ def mask_to_grid(mask: Tensor, frames: int, height: int, width: int) -> Tensor:
         return first.expand(frames, -1, -1)
     group = len(rest) // (frames - 1)
     if group:
+        # Frames that fill no whole group at the end are dropped, as in ComfyUI.
         rest = rearrange(rest[: group * (frames - 1)], "(f g) h w -> f g h w", g=group).mean(dim=1)
     else:
         flat = rearrange(rest, "f h w -> (h w) 1 f")

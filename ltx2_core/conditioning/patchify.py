@@ -107,6 +107,7 @@ def audio_positions(length: int, shift: int = 0, batch: int = 1) -> Tensor:
     Latent 0 stands for one mel frame, every later one for four; the interval of latent i begins at mel frame
     4i - 3.
     """
+    # The codec is causal: without this shift the audio would be 30 ms late against the video in attention.
     mel_frames = (_steps(length) + shift) * AUDIO_DOWNSAMPLE + (1 - AUDIO_DOWNSAMPLE)
     seconds = mel_frames.clamp(min=0) * AUDIO_HOP_LENGTH / AUDIO_SAMPLE_RATE
     return repeat(seconds, "t e -> b 1 t e", b=batch)

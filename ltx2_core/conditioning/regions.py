@@ -102,6 +102,7 @@ def video_cells(regions: Sequence[Region], latent_frames: int, fps: float, round
     if rounding is not Rounding.INSIDE:
         return _overlapped(check_regions(regions), video_positions(latent_frames, 1, 1, fps)[0, 0], rounding)
     for start, end in check_regions(regions):
+        # Rounded to the nearest frame, since times of users are seldom exact multiples of 1 / fps.
         first, last = round(start * fps), round(end * fps)
         # Latent frame k begins at pixel frame 8k - 7.
         begin = -(-(first + TEMPORAL_SCALE - 1) // TEMPORAL_SCALE) if first else 0
@@ -117,6 +118,8 @@ def audio_cells(regions: Sequence[Region], length: int, rounding: Rounding) -> T
     if rounding is not Rounding.INSIDE:
         return _overlapped(check_regions(regions), audio_positions(length)[0, 0], rounding)
     for start, end in check_regions(regions):
+        # As KJNodes does, latents are counted from 0 at 25 a second here, without the causal shift of their
+        # positions.
         first, last = round(start * AUDIO_LATENTS_PER_SECOND), round(end * AUDIO_LATENTS_PER_SECOND)
         # An empty region must select nothing, although its slice has one latent.
         chosen[first : last + 1] |= start < end

@@ -34,6 +34,7 @@ def draw_timeline(streams: Sequence[Covered]) -> Tensor:
         draw.text((MARGIN, top + 6), stream.name, fill=INK)
         draw.rectangle((x(0), top, x(float(stream.spans[-1, 1])), top + ROW - 10), fill=PRESERVED)
         for start, end in stream.ranges:
+            # At least one pixel wide, so that a short region in a long clip remains visible.
             draw.rectangle((x(start), top, max(x(start) + 1, x(end)), top + ROW - 10), fill=REGENERATED)
     # About twelve ticks at most, so that their labels do not overlap.
     step = next(s for s in (0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 300, 3600) if seconds / s <= 12 or s == 3600)

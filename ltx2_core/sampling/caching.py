@@ -105,9 +105,12 @@ class Reuse:
         weight = next(embed.parameters())
         scale = self._model.config.timestep_scale
         with torch.inference_mode():
+            # The embedding of sigma alone: tokens with a mask have other timesteps, but they follow sigma in
+            # proportion, so that its change stands for theirs.
             level = torch.tensor([sigma * scale], device=weight.device)
             embedding = embed(level, weight.dtype if weight.is_floating_point() else torch.float32)[0].float()
         if self._embedding is not None:
+            # The sum and not the distance to the last evaluated step, as in TeaCache.
             self._change += _distance(embedding, self._embedding)
         self._embedding = embedding
 
@@ -129,6 +132,8 @@ class _Watch:
         self._input: list[Tensor | None] = []
 
     def __enter__(self) -> _Watch:
+        # A forward pass returns velocities and not what its first block adds, so that hooks read it. While
+        # they are registered, the runner records no graphs, which would not call them.
         self._hooks = (
             self._block.register_forward_pre_hook(self._record_input),
             self._block.register_forward_hook(self._record_residual),

@@ -61,6 +61,8 @@ class Denoiser:
         # Moved to float32 once, as every step reads it.
         self._clean = state.latent.to(dtype=torch.float32)
         self._mask = expand_mask(state.mask, state.latent).to(dtype=torch.float32)
+        # A stream that the mask preserves as a whole needs no guidance pass of its own; it still counts for
+        # the guidance that sets both streams apart.
         self._streams = ActiveStreams(
             video=_any(self._mask.video),
             audio=_any(self._mask.audio),
@@ -68,6 +70,8 @@ class Denoiser:
         )
         self._referenced = state.reference_audio is not None and self._clean.audio is not None
         self._check(model, negative, nag)
+        # Only the negative pass reads another text; the others perturb the network or its input, not the
+        # prompt.
         contexts = dict.fromkeys(self._guidance.passes(), positive)
         if negative is not None:
             contexts[Pass.NEGATIVE] = negative
@@ -142,6 +146,8 @@ class Denoiser:
             )
             self._evaluated += evaluated
             self._reused += len(plan.passes) - evaluated
+        # All of these are float32, as in the official pipelines: in bfloat16 the estimate would have two or
+        # three digits.
         return {which: x - velocities[which] * removed for which in plan.passes}
 
     def _check(self, model: Network, negative: TextContext | None, nag: Nag | None) -> None:

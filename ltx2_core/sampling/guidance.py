@@ -85,6 +85,8 @@ class StreamGuidance:
 
     def combine(self, x0: Mapping[Pass, Tensor]) -> Tensor:
         """The guided estimate (B, ...) from the estimates of the passes; a missing pass adds nothing."""
+        # Differences of estimates and not of velocities: the official pipelines guide x0. Both agree up to
+        # rounding unless a nonlinear step such as rescaling follows.
         conditional = result = x0[Pass.CONDITIONAL]
         for which, weight in self.weights.items():
             if which in x0:
@@ -105,6 +107,8 @@ class StreamGuidance:
             # A latent of zeros has no direction, and its product would be undefined.
             negative = negative * (_dot(conditional, negative) / _dot(negative, negative).clamp_min(1e-8))
         update = conditional - negative
+        # The order is that of the paper: limit the length first, then weight the parallel part of what is
+        # left.
         if self.apg_threshold:
             update = update * (self.apg_threshold / _dot(update, update).sqrt().clamp_min(1e-8)).clamp_max(1)
         if self.apg_eta != 1:
@@ -180,6 +184,8 @@ class Guidance:
         """The operations that the model skips in guidance pass ``which``."""
         if which is Pass.PERTURBED:
             return Perturbation(
+                # A stream without stg attends as usual in this pass, of which only the other stream's
+                # estimate is read.
                 video_self_attention=self.stg_blocks if self.video.stg else (),
                 audio_self_attention=self.stg_blocks if self.audio.stg else (),
             )

@@ -56,6 +56,8 @@ class ClipInputs:
         texts = {which: c.audio for which, c in contexts.items()}
         self._reference = None if clean.audio is None else state.reference_audio
         self._audio = self._audio_stream(mask.audio, texts, self._reference)
+        # Built once next to the other, since a run with identity guidance alternates between both at every
+        # step.
         self._unreferenced = None if self._reference is None else self._audio_stream(mask.audio, texts, None)
         streams = [stream for stream in (self._video, self._audio) if stream is not None]
         if not streams:
@@ -93,6 +95,8 @@ class ClipInputs:
         """
         video_latent = audio_latent = None
         if x.video is not None and video is not None:
+            # Back to float32 here, so that guidance and sampler subtract estimates without the rounding of
+            # the model's dtype.
             video_latent = unpatchify_video(self._all_cells(video.float()), *x.video.shape[2:])
         if x.audio is not None and audio is not None:
             # The clip's tokens are the last ones, since the reference comes before them.
@@ -228,6 +232,8 @@ def guide_attention(guides: Sequence[Guide], *, between_guides: float) -> GuideW
     each = []
     for guide in guides:
         weight = torch.as_tensor(guide.attention, dtype=torch.float32).expand(guide.positions.shape[2])
+        # Cells without a token are removed here as they are from the tokens, or weights and tokens would be
+        # out of step.
         each.append(weight if guide.valid is None else weight[guide.valid.to(weight.device)])
     weights = GuideWeights(tuple(each), between=between_guides)
     return None if weights.plain else weights

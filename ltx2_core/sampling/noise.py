@@ -52,9 +52,12 @@ def initial_state(
     """
     # The clean latent may be bfloat16, in which the mixture would be rounded at every step.
     latent = state.latent.map(lambda x: x.float())
+    # For a second stage sigma is the first of its schedule (0.909375 or 0.85), and the latent is the upscaled
+    # one.
     noised = latent.zip(noise, lambda x, n: torch.lerp(x, n.to(x.device), sigma))
     if numerics is Numerics.COMFY:
         return noised
+    # Blending the mixture by the mask equals mixing at mask * sigma, which is the timestep of each token.
     return blend(latent, noised, state.mask)
 
 
@@ -71,7 +74,7 @@ def check_noise(noise: AVLatent, clip: ClipPlan, *, video: bool) -> None:
 
 
 def with_own_noise(drawn: AVLatent, own: AVLatent) -> AVLatent:
-    """``drawn`` noise with ``own`` in its place; guides, which follow the video, keep what was drawn."""
+    """``drawn`` noise with ``own`` in its place, except for guides, which follow the video."""
 
     def replaced(new: Tensor, old: Tensor) -> Tensor:
         return torch.cat((new.to(old), old[:, :, new.shape[2] :]), dim=2)

@@ -59,5 +59,6 @@ class PassGroup:
         count = dist.get_world_size(self.group)
         ordered = [which for which in Pass if which in passes]
         units = dict.fromkeys(_TOGETHER[0] if which in _TOGETHER else which for which in ordered)
+        # Round-robin in the fixed order of ``Pass``: all processes derive the same owners without a message.
         ranks = {unit: number % count for number, unit in enumerate(units)}
         return {which: ranks[_TOGETHER[0] if which in _TOGETHER else which] for which in ordered}

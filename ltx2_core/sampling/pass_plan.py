@@ -110,6 +110,8 @@ def needed_passes(
     """
     needed = {*guidance.passes(video=streams.video, audio=streams.audio)}
     if not streams.both:
+        # With one stream in the latent there is nothing between the streams to switch off, and the pass would
+        # equal the conditional one.
         needed.discard(Pass.APART)
     if negative:
         needed.add(Pass.NEGATIVE)
@@ -119,6 +121,8 @@ def needed_passes(
 def _calls(guidance: Guidance, passes: tuple[Pass, ...], batching: Batching) -> tuple[PassCall, ...]:
     own = passes if batching.group is None else tuple(batching.group.mine(passes))
     forked = batching.forks and {Pass.CONDITIONAL, Pass.PERTURBED} <= {*own}
+    # Up to the first perturbed block both passes compute the same. A fork at block 0 saves nothing and reads
+    # as no fork.
     fork = min(guidance.stg_blocks) if forked else 0
     # The perturbed pass reuses blocks of the conditional one, so it runs after it.
     last: list[Pass] = [which for which in own if which is Pass.PERTURBED]

@@ -80,13 +80,15 @@ class Passes:
                     velocities[which] = _chunk(latents, number, len(call.passes))
             return velocities
 
-        # Processes that compute one step together would wait for one that began it again.
+        # Processes that compute one step together would block on one that repeats it.
         alone = getattr(self._model, "shards", None) is None
         velocities = attempt("sampling", evaluated, again=alone)
         group = self.batching.group
         return velocities if group is None else group.share(velocities, plan.passes, x)
 
     def _perturbations(self, guidance: Guidance, passes: Sequence[Pass]) -> Perturbations:
+        # Passes are the slower axis of the batch, as in the concatenated contexts: all samples of one pass,
+        # then all of the next.
         return Perturbations(
             tuple(guidance.perturbation(which) for which in passes for _ in range(self._clip.batch))
         )

@@ -77,6 +77,8 @@ def fit_previews(encoder: VideoEncoder, decoder: VideoDecoder, audio: Callable[[
         cells.append(rearrange(latent[0, :, 1], "c h w -> (h w) c"))
         colours.append(blocks.mean(dim=-1))
     noise = torch.randn(_AUDIO_CLIPS, AUDIO_CHANNELS, 33, AUDIO_BINS, generator=generator)
+    # The first mel frame stands for the first latent alone, since the codec is causal; all later latents have
+    # four frames each.
     mel = rearrange(audio(noise)[:, :, 1:], "b c (t s) m -> (b t) (c s m)", s=AUDIO_DOWNSAMPLE)
     levels = mel.mean(dim=-1, keepdim=True)
     return Previews(
@@ -150,9 +152,12 @@ def _clip(generator: torch.Generator) -> Tensor:
 
 def _fit(x: Tensor, y: Tensor, ridge: float) -> LinearMap:
     """Ridge regression of ``y`` (K, D) on ``x`` (K, C), with the penalty ``ridge`` for each sample."""
+    # Normal equations square the condition number, which float32 does not survive with 128 correlated
+    # channels.
     x, y = x.double(), y.double()
     mean, target = x.mean(dim=0), y.mean(dim=0)
     a = x - mean
+    # Only the slope is penalised, not the mean, so that a ridge cannot make previews darker.
     gram = a.T @ a + ridge * len(x) * torch.eye(x.shape[1], dtype=x.dtype)
     weights = torch.linalg.solve(gram, a.T @ (y - target))
     return LinearMap(weights.float(), (target - mean @ weights).float())

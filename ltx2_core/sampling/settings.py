@@ -88,6 +88,7 @@ def _seed(seed: Any) -> int:
     if seed is None or seed == -1:
         # Short enough to be typed again.
         return secrets.randbelow(2**32)
+    # The range of torch's generators, and of the seed widget of ComfyUI.
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed must be 0 ... 2**64 - 1, or -1 to draw one; got {seed}")
     return int(seed)

@@ -12,6 +12,8 @@ from ..storage.files import JsonObject, JsonValue
 
 TinyGeneration = Literal["2.0", "2.3"]
 
+# Video heads are twice as wide as audio heads, as in released models, so that code that mixes up the two
+# widths fails on the tiny set as well.
 HEADS = 4
 VIDEO_HEAD_DIM = 16
 AUDIO_HEAD_DIM = 8
@@ -59,6 +61,8 @@ def _transformer(*, late: bool) -> JsonObject:
         "_class_name": "AVTransformer3DModel",
         "activation_fn": "gelu-approximate",
         "attention_bias": True,
+        # Two, so that there is a first block and another one after it, for caches, forks and guidance by
+        # block.
         "num_layers": 2,
         "num_attention_heads": HEADS,
         "attention_head_dim": VIDEO_HEAD_DIM,
@@ -128,6 +132,8 @@ def _video_vae(*, late: bool) -> JsonObject:
             ("compress_all", {"multiplier": 2}),
         ]
     else:
+        # 2.0 has three residual upsamplers of one kind, 2.3 four plain ones of different kinds: the set
+        # covers both.
         decoder = [("compress_all", {"multiplier": 2, "residual": True})] * 3
     return {
         "_class_name": "CausalVideoAutoencoder",
@@ -205,6 +211,7 @@ def _vocoder_20() -> JsonObject:
     return {
         "resblock": "1",
         "upsample_initial_channel": 32,
+        # 240 samples a mel frame, which is 24 kHz.
         "upsample_rates": [6, 5, 2, 2, 2],
         "upsample_kernel_sizes": [16, 15, 8, 4, 4],
         **_RESBLOCKS,
@@ -223,6 +230,7 @@ def _vocoder_23() -> JsonObject:
     return {
         "vocoder": {
             "upsample_initial_channel": 64,
+            # 160 samples a mel frame, which is 16 kHz.
             "upsample_rates": [5, 2, 2, 2, 2, 2],
             "upsample_kernel_sizes": [11, 4, 4, 4, 4, 4],
             **amp,
@@ -234,6 +242,7 @@ def _vocoder_23() -> JsonObject:
             "apply_final_activation": False,
             "input_sampling_rate": 16000,
             "output_sampling_rate": 48000,
+            # 80 samples at 16 kHz become 240 at 48 kHz, the product of the rates above.
             "hop_length": 80,
             "n_fft": 512,
             "win_size": 512,

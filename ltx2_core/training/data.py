@@ -19,6 +19,7 @@ def noise_like(tensor: Tensor, generator: torch.Generator) -> Tensor:
     """
     if tensor.device.type == "cpu":
         return torch.randn(tensor.shape, generator=generator)
+    # One number from the CPU, so that the run's generator advances equally on every device.
     seed = int(torch.randint(1 << 62, (), generator=generator))
     on_device = torch.Generator(tensor.device).manual_seed(seed)
     return torch.randn(tensor.shape, generator=on_device, device=tensor.device)

@@ -70,6 +70,7 @@ def predict(
     for clean in (None if guides is None else guides.latent, reference):
         if clean is None:
             continue
+        # The order is that of ``FlowNetwork.positions``: the video, then guides, then the reference.
         appended = patchify_video(clean)
         tokens = torch.cat((tokens, appended), dim=1)
         video_mask = torch.cat((video_mask, video_mask.new_zeros(appended.shape[:2])), dim=1)
@@ -77,6 +78,8 @@ def predict(
         tokens=tokens,
         # Conditioning tokens are clean, which a timestep of 0 states, as at inference.
         timesteps=video_mask * sigma[:, None],
+        # A stream that is conditioning as a whole has sigma 0, so that the cross-modal gates of the other one
+        # open as for a clean stream.
         sigma=sigma * (video_mask > 0).any(dim=1),
         positions=video_positions,
         context=context.video,

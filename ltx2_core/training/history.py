@@ -38,11 +38,12 @@ def plot(history: History, path: Path) -> bool:
         return False
     if not history.curves:
         return False
-    # Without pyplot, which would choose a backend for the whole process and keep figures alive.
+    # Without pyplot, which would choose a backend for the whole process and hold figures in memory.
     figure = Figure(figsize=(7, 2.2 * len(history.curves)), layout="constrained")
     panels = figure.subplots(len(history.curves), squeeze=False)[:, 0]
     for axes, (name, points) in zip(panels, history.curves.items(), strict=True):
         steps, values = zip(*points, strict=True)
+        # Markers make few points visible; many would merge into a band.
         axes.plot(steps, values, marker="." if len(points) < 40 else None)
         axes.set_ylabel(name)
         axes.grid(alpha=0.3)

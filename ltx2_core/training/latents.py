@@ -129,6 +129,7 @@ class _Part:
         shards = [_read(path) for path in paths]
         if any("last" not in shard for shard, _ in shards):
             raise ValueError(f"{folder} was written without last frames: remove it to have it written again")
+        # Shards hold captions without padding; here all of them get that of the longest.
         captions = [caption for _, states in shards for caption in states.all()]
         tensors = {name: torch.cat([shard[name] for shard, _ in shards]).to(device) for name in shards[0][0]}
         text = batch_text(captions).map(lambda t: t.to(device))

@@ -147,6 +147,7 @@ def _update(state: TrainingState, step_fn: StepFn, rank: int, options: LoopOptio
     Returns the scalars that ``step_fn`` computed.
     """
     parameters = [p for p in state.model.parameters() if p.requires_grad]
+    # None and not zero, so that an optimizer skips parameters that took no part in the step.
     state.optimizer.zero_grad(set_to_none=True)
     with _autocast(options.dtype, parameters[0].device):
         scalars = step_fn(state.model, step_generator(state.seed, state.step, rank), state.step)
@@ -271,6 +272,7 @@ def tensor_cores(device: torch.device) -> Iterator[None]:
 @contextmanager
 def swapped(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
     """Replace the parameters of ``model`` by ``weights`` within the context, and restore them after it."""
+    # Clones and not references: the weights are copied into the parameters themselves.
     own = {name: p.detach().clone() for name, p in model.named_parameters()}
     try:
         copy_weights(model, weights)

@@ -144,6 +144,7 @@ def save_lora(
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Sorted, so that equal weights give equal files.
     stored = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in sorted(tensors.items())}
     with replacing(path) as temporary:
         save_file(stored, temporary, metadata=dict(metadata or {}) or None)

@@ -147,7 +147,7 @@ def official_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def freeze_cross_modal_gates(transformer: Transformer) -> None:
-    """Exclude gates and modulation of cross-modal attention from training; they keep their neutral values.
+    """Exclude gates and modulation of cross-modal attention from training, at their neutral values.
 
     Early in training the other stream is only noise, so closing these gates lowers the loss first, and they
     do not open again: audio and video are then learnt independently, which no loss reveals
@@ -176,6 +176,7 @@ def initialise(network: FlowNetwork, seed: int) -> None:
             parameter.normal_(generator=generator)
         elif "table" in name:
             parameter.zero_()
+            # The fifth parameter of a cross-modal table, and every third one of the others.
             gates = parameter[4:] if "ca_" in name else parameter[2::3]
             gates.fill_(1)
         elif name.endswith(".bias") or any(part in name for part in _ZERO):
@@ -189,6 +190,7 @@ def initialise(network: FlowNetwork, seed: int) -> None:
         into = transformer.get_parameter(f"{prefix}patchify_proj.weight")
         nn.init.orthogonal_(into, generator=generator)
         transformer.get_parameter(f"{prefix}proj_out.weight").copy_(into.mT / 2)
+        # The head adds this embedding to its own shift and scale, which should start near neutral.
         transformer.get_parameter(f"{prefix}adaln_single.emb.timestep_embedder.linear_2.weight").mul_(0.3)
     attend_near_in_time(transformer)
 

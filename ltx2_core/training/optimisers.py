@@ -106,6 +106,8 @@ class Muon(torch.optim.Optimizer):
         fast, slow = betas
         torch._foreach_lerp_(means, grads, 1 - fast)
         torch._foreach_lerp_(squares, torch._foreach_pow(grads, 2), 1 - slow)
+        # Both averages start at zero and are too small at first; these quotients correct that (Kingma and Ba
+        # 2015).
         denominators = torch._foreach_div(squares, [1 - slow**step for step in steps])
         torch._foreach_sqrt_(denominators)
         torch._foreach_add_(denominators, eps)

@@ -130,6 +130,7 @@ class RecordedStep(Generic[B]):
         if self.problem is not None or inputs[0].device.type not in self._devices:
             return self._loss(batch)
         parameters = [p for p in model.parameters() if p.requires_grad]
+        # The identities of the parameters, since a replay writes the gradients of those that were recorded.
         key = (batch.layout, tuple((t.shape, t.dtype) for t in inputs), tuple(map(id, parameters)))
         recording = self._recordings.get(key)
         if recording is None:
@@ -140,6 +141,7 @@ class RecordedStep(Generic[B]):
         # A replay reads the addresses of its recording.
         for own, tensor in zip(recording.inputs.tensors(), inputs, strict=True):
             own.copy_(tensor)
+        # The gradients of a replay lie in the tensors of its recording, one set for each shape of inputs.
         recording.record.replay()
         for p, gradient in zip(parameters, recording.gradients, strict=True):
             p.grad = gradient

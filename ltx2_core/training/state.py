@@ -68,6 +68,7 @@ class TrainingState:
         except RuntimeError as error:
             raise ValueError(f"{path} was written for another network; name another file: {error}") from error
         for name, tensor in _tensors(path, _AVERAGED).items():
+            # Into the existing tensors, which may be on another device than the file's.
             self.averaged[name].copy_(tensor)
         self._load_optimizer({**_tensors(path, ""), **rest["numbers"]})
         self.history.curves = {

@@ -84,8 +84,10 @@ def draw_sigmas(
     ``uniform`` of the levels is drawn from the uniform distribution instead.
     """
     low, few, high, many = 0.95, 1024, 2.05, 4096
+    # Not extrapolated beyond 4096 tokens, unlike the schedule of inference: the official trainer clamps here.
     mu = low + (high - low) * (min(tokens, many) - few) / (many - few) if shift is None else shift
     drawn = torch.sigmoid(torch.randn(count, generator=generator) + mu)
+    # Normal quantiles of 0.5 and 99.9 per cent.
     bottom, top = (1 / (1 + math.exp(-mu - z)) for z in (-2.5758, 3.0902))
     # Levels below 0 are reflected; 0 itself does not occur, as nothing would be left to predict.
     stretched = ((drawn - bottom) / (top - bottom)).abs().clamp(_SMALLEST, 1)

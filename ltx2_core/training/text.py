@@ -64,6 +64,7 @@ class TextBatch:
 
 def batch_text(captions: Sequence[Tensor]) -> TextBatch:
     """Pad the states (T, L, D) of captions of different lengths into one batch, in float32."""
+    # The side of the padding does not matter: connectors move the valid tokens to the front by the mask.
     hidden = torch.nn.utils.rnn.pad_sequence([c.float() for c in captions], batch_first=True)
     lengths = torch.tensor([len(caption) for caption in captions])
     return TextBatch(hidden, (torch.arange(hidden.shape[1]) < lengths[:, None]).long())

@@ -42,6 +42,8 @@ class AdaLNSingle(nn.Module):
 
         P is ``count``, W the width. Timesteps are sigmas times the configured scale, mostly 0 to 1000.
         """
+        # Cast only after the sinusoid, as in the official code: a timestep in bfloat16 would move all later
+        # layers.
         embedding = self.emb.timestep_embedder(sinusoid(timesteps).to(dtype))
         # The SiLU is not part of the returned embedding, to which the head adds its own table.
         # Parameters vary slowest in the rows of the weight, as in released checkpoints.

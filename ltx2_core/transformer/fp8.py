@@ -21,6 +21,7 @@ from .model import Transformer
 
 _log = logging.getLogger(__name__)
 
+# Far below the scale of any row that is not zero, and far above the smallest float32.
 _TINY = 1e-12
 _ALIGNED = 16
 """The kernels need sizes of a product that are a multiple of this."""
@@ -135,6 +136,7 @@ def fp8_saving(infos: Mapping[str, TensorInfo], dtype: torch.dtype) -> int:
     """
     saved = 0
     for name, info in infos.items():
+        # Block 1 stands for all that are converted; block 0 is not one of them.
         if not (name.startswith("transformer_blocks.1.") and name.endswith(".weight")):
             continue
         if info.dtype in QUANTISED_DTYPES or len(info.shape) != 2 or ".to_gate_logits." in name:
@@ -184,13 +186,18 @@ def _trial(index: int) -> str | None:
         return f"this PyTorch has no fp8 product with scales a row for capability {found}: {first}"
     exact = exact_product(*factors, torch.float32)
     wrong = float((product.float() - exact).norm() / exact.norm())
+    # bfloat16 and the fast accumulation of the kernel differ from the exact product by a few thousandths; a
+    # kernel with the wrong scales is off by far more than a hundredth.
     return None if wrong < 0.01 else f"the fp8 product of {device} is off by {wrong:.1%} in a trial"
 
 
 def _large_layers(transformer: Transformer) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    # All later blocks inherit the errors of the first one, and no later block corrects those of the last.
     for block in transformer.transformer_blocks[1:-1]:
         for parent in block.modules():
             for name, layer in parent.named_children():
+                # Gates have one output per head: too narrow for the kernel to pay, and each rounding scales a
+                # whole head.
                 if name != "to_gate_logits" and _fits(layer):
                     yield parent, name, layer
 
@@ -207,9 +214,13 @@ def _fp8_layer(
 ) -> Fp8Linear:
     if isinstance(layer, QuantizedLinear):
         scale = next((getattr(layer, s) for s in SCALE_NAMES if s in layer.companions), torch.ones(()))
+        # One scale for the tensor becomes the same scale for each row: the kernel takes scales by rows only,
+        # and the stored weight need not be rounded a second time.
         rows = scale.to(layer.weight.device, torch.float32).reshape(1, 1).expand(layer.out_features, 1)
         return Fp8Linear(layer.weight, rows.contiguous(), layer.bias, product, fused)
     assert isinstance(layer, nn.Linear)
     home = layer.weight.device
+    # Rounded on the GPU if there is one, where a layer takes milliseconds, and returned at once so that only
+    # one layer needs room there.
     stored, scale = quantize_rows(layer.weight.detach().to(device))
     return Fp8Linear(stored.to(home), scale.to(home), layer.bias, product, fused)

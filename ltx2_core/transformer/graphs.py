@@ -89,15 +89,21 @@ class Graphs:
             return self.problem
         if tokens[0].device.type not in self._devices:
             return f"graphs are recorded on {', '.join(self._devices)}; the tokens are on {tokens[0].device}"
+        # A replay computes into the same buffers each time, which autograd would still have to read.
         if torch.is_grad_enabled():
             return "gradients are enabled"
+        # Above the limit a graph saves no time, and would hold the activations of a large clip between the
+        # steps.
         if sum(stream.shape[1] for stream in tokens) > self._max_tokens:
             return f"there are more than {self._max_tokens} tokens"
         # Caches are filled while a step is recorded, and a replay would not fill them for another text.
         if any(stream.negative is not None or stream.texts.keys for stream in present):
             return "the text of every block is cached or has a negative one"
+        # Biases are neither copied into a record nor compared by address, so that a replay would use those of
+        # its first step.
         if any(stream.attention_bias is not None for stream in present):
             return "attention has a mask"
+        # Hooks run in Python, which a replay does not: offloading and caching by hooks would silently stop.
         if any(m._forward_pre_hooks or m._forward_hooks for m in blocks.modules()):
             return "hooks read or move the blocks"
         return None
@@ -123,6 +129,7 @@ class Graphs:
                 return run(hidden, inputs)
         else:
             self._records.move_to_end(key)
+        # The record reads its own tensors, at fixed addresses, so that new values are copied into them.
         for own, tensor in zip(recorded.changing, changing, strict=True):
             own.copy_(tensor)
         recorded.record.replay()
@@ -204,6 +211,7 @@ def _own(inputs: BothInputs) -> BothInputs:
 
     def copied(modulation: Modulation) -> Modulation:
         layout = modulation.layout
+        # Groups are found again at each step, so that their index changes as the values do.
         index = None if layout.index is None else layout.index.clone()
         return replace(
             modulation,

@@ -54,6 +54,9 @@ class Attention(nn.Module):
         self.to_q = operations.Linear(query_dim, inner, **layer)
         self.to_k = operations.Linear(context_dim, inner, **layer)
         self.to_v = operations.Linear(context_dim, inner, **layer)
+        # The norm spans all heads and comes before the rotation; one norm per head, as in most other
+        # networks, would need weights of another size. ComfyUI has an epsilon of 1e-5 here, released headers
+        # say 1e-6.
         self.q_norm = rms_norm_class(inner, eps=qk_norm_eps, **layer)
         self.k_norm = rms_norm_class(inner, eps=qk_norm_eps, **layer)
         # A sequence of one, since the checkpoint calls it to_out.0.

@@ -67,10 +67,13 @@ class Transformer(nn.Module):
             # stream.
             self.add_module(f"av_ca_{spec.name}_scale_shift_adaln_single", AdaLNSingle(width, 4, **built))
             self.add_module(f"av_ca_{spec.cross_gate}_gate_adaln_single", AdaLNSingle(width, 1, **built))
+            # The two settings are separate, since a network may have static prompts: per-block tables for the
+            # text, without a layer that makes them depend on the noise level.
             if config.cross_attention_adaln and config.prompt_adaln:
                 add("prompt_adaln_single", AdaLNSingle(width, 2, **built))
             if config.caption_projection:
                 add("caption_projection", CaptionProjection(config.caption_channels, width, **built))
+            # Two vectors, shift then scale: the head has no gate.
             self.register_parameter(
                 f"{prefix}scale_shift_table", nn.Parameter(torch.empty(2, width, **layer))
             )
@@ -120,12 +123,14 @@ class Transformer(nn.Module):
         rope: RopeTables | None = None,
         texts: TextMemory | None = None,
     ) -> BothInputs:
-        """What every block takes besides the tokens: modulation, text, rotary tables, attention biases.
+        """What every block takes in addition to tokens: modulation, text, rotary tables, attention biases.
 
         It is the same for all blocks; video and audio have one each. Arguments are those of :meth:`forward`.
         """
         if rope is None:
             tokens = next(stream.tokens for stream in (video, audio) if stream is not None)
+            # Positions stay float32 up to here: in bfloat16 seconds would be off by up to 1/16 of a second
+            # near the end of a long clip, which changes the result by about a tenth.
             rope = self.rope_tables(
                 None if video is None else video.positions,
                 None if audio is None else audio.positions,
@@ -137,6 +142,7 @@ class Transformer(nn.Module):
         if video is not None:
             v = self._condition(video_spec(self.config), video, audio, rope.video, rope.video_cross, texts)
         if audio is not None:
+            # Each stream gets the other one as well, for the noise level that opens its cross-modal gate.
             a = self._condition(audio_spec(self.config), audio, video, rope.audio, rope.audio_cross, texts)
         return v, a
 
@@ -148,6 +154,7 @@ class Transformer(nn.Module):
         x = None if video is None else self._embed(video_spec(self.config), video)
         y = None if audio is None else self._embed(audio_spec(self.config), audio)
         if x is not None and video is not None and video.keyframes is not None:
+            # After the projection: the learned vector has the width of the stream, not of a token.
             x = self._mark_keyframes(x, video.keyframes)
         return x, y
 
@@ -168,7 +175,7 @@ class Transformer(nn.Module):
         block itself.
         """
         x, y = hidden
-        # The caller's tuple must not keep the first activations alive through all blocks.
+        # The caller's tuple must not hold the first activations in memory through all blocks.
         del hidden
         for number in range(start, len(self.transformer_blocks) if until is None else until):
             if on_block is not None:
@@ -232,7 +239,7 @@ class Transformer(nn.Module):
         return x
 
     def _mark_keyframes(self, x: Tensor, keyframes: Tensor) -> Tensor:
-        # Markers are ignored before LTX-2.5, so that callers need not know the
+        # Markers are ignored before LTX-2.5, so that callers need not check the
         # generation.
         if not self.config.keyframe_embedding:
             return x
@@ -256,10 +263,13 @@ class Transformer(nn.Module):
         groups = group_timesteps(modality.timesteps, modality.tokens.shape[1], device)
         # The network was trained on timesteps from 0 to 1000, callers pass sigmas from 0 to 1.
         timesteps = groups.timesteps * c.timestep_scale
+        # Both results are read: the blocks take the parameters, the head takes the embedding before its SiLU.
         values, embedding = spec.layer(self, "adaln_single")(timesteps, dtype)
         adaptive_text = c.cross_attention_adaln and c.prompt_adaln
         negative = modality.negative
         if negative is not None:
+            # A negative text has the width of the encoder as the positive one has, and goes through the same
+            # projection.
             negative = replace(negative, context=self._project(spec, negative.context, texts))
         return StreamInputs(
             spec=spec,
@@ -291,6 +301,8 @@ class Transformer(nn.Module):
             # The prompt follows the noise level of the step, not the timesteps of single tokens.
             values = adaln(modality.sigma * self.config.timestep_scale, modality.tokens.dtype)[0]
         else:
+            # One zero, which broadcasts over both parameters: the learned table of each block then stands
+            # alone.
             values = modality.tokens.new_zeros(1, 1, 1)
         return Modulation.of_samples(values, 2, slice(1, None))
 
@@ -301,6 +313,8 @@ class Transformer(nn.Module):
 
         The gate is that of what this stream takes from the other; it depends on the noise level of the other.
         """
+        # The own timesteps of each token, unlike the gate below; early releases and some ports use one for
+        # both, which agrees only while both streams are wholly noisy.
         scale_shift = getattr(self, f"av_ca_{spec.name}_scale_shift_adaln_single")(timesteps, dtype)[0]
         gate_adaln = getattr(self, f"av_ca_{spec.cross_gate}_gate_adaln_single")
         # How much to take from the other stream depends on how noisy that one is.
@@ -311,6 +325,7 @@ class Transformer(nn.Module):
     def _project(self, spec: StreamSpec, context: Tensor, texts: TextMemory) -> Tensor:
         if not self.config.caption_projection:
             return context
+        # Only LTX-2.0 projects inside the transformer; later generations project before the connectors.
         projection: nn.Module = spec.layer(self, "caption_projection")
         return texts.projected(projection, context, lambda: projection(context))
 

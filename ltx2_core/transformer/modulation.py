@@ -179,6 +179,7 @@ class Modulation:
         if not groups.segments:
             return cls(by_group, Layout((), groups.index), ones)
         by_segment = by_group[groups.index.T].unsqueeze(1)
+        # A single segment drops its axis, so that the usual text-to-video step broadcasts without slicing.
         several = len(groups.segments) > 1
         return cls(by_segment if several else by_segment[:, :, 0], Layout(groups.segments), ones)
 

@@ -1,6 +1,6 @@
 """Projections of one input as one matrix product: q, k and v of self-attention, k and v of the others.
 
-The layers keep their names and the values of their weights, which become consecutive parts of one tensor. If
+Names of layers and values of weights do not change; the weights become consecutive parts of one tensor. If
 they no longer are, after a layer was moved or a weight replaced, each layer multiplies by itself.
 """
 
@@ -62,17 +62,21 @@ def _consecutive(tensors: Sequence[Tensor | None]) -> Tensor | None:
     needed = (first.storage_offset() + rows * first.stride(0)) * first.element_size()
     if first.is_meta or first.untyped_storage().nbytes() < needed:
         return None
+    # A view, so that writing into a layer's weight, as a LoRA does, changes what the joint product reads.
     return first.detach().as_strided((rows, *first.shape[1:]), first.stride())
 
 
 def _groups(blocks: nn.Module) -> Iterator[list[Any]]:
     for name, module in blocks.named_modules():
         if hasattr(module, "to_q") and hasattr(module, "to_v"):
+            # Only self-attention has queries from the same input as its keys and values. Elsewhere the query
+            # reads the stream itself and the others read the text or the other stream.
             layers = [module.to_q, module.to_k, module.to_v]
             yield layers if name.rpartition(".")[2] in _SELF else layers[1:]
 
 
 def _can_pack(layers: Sequence[Any]) -> bool:
+    # A weight in training has to stay a leaf of its own: the joint view would have no gradient for it.
     plain = all(type(layer) is nn.Linear and not layer.weight.requires_grad for layer in layers)
     if not plain:
         return False

@@ -56,6 +56,8 @@ def frequency_grid(config: RopeConfig, width: int, axes: int) -> Tensor:
     """
     count = width // (2 * axes)
     if config.precision == "float64":
+        # Both ends are included: the highest frequency is exactly theta * pi/2. The official code uses numpy
+        # here, too.
         exponents = np.linspace(0.0, 1.0, count, dtype=np.float64)
         return torch.from_numpy((np.power(config.theta, exponents) * pi / 2).astype(np.float32))
     return torch.pow(config.theta, torch.linspace(0.0, 1.0, count)) * (pi / 2)
@@ -87,6 +89,7 @@ def rope_table(
     # Two channels of 4096 are left over by three axes; released checkpoints have them at the front.
     pad = width // 2 - axes * len(grid)
     shape = (len(points), tokens, width // 2)
+    # The table has the dtype of the tokens, as in the official code; diffusers rotates in float32 instead.
     cos = torch.empty(shape, dtype=dtype, device=device or points.device)
     sin = torch.empty_like(cos)
     # Cosine 1 and sine 0 leave a channel as it is.

@@ -86,6 +86,8 @@ class Runner:
         start, hidden = (0, self.transformer.embed(video, audio)) if resume is None else resume
         del resume
         blocks = len(self.transformer_blocks)
+        # A record contains all blocks and both heads without perturbations, so that only such a step can be
+        # one.
         complete = (
             start == 0 and until is None and (perturbations is None or perturbations.skip_nothing(blocks))
         )
@@ -154,6 +156,7 @@ class Runner:
         if self.shards is None:
             return Execution(tokens, self._attend, self._attend, self._attend)
         shared = self.shards.attend
+        # The text is whole in every process, so that attention to it exchanges nothing.
         return Execution(
             tokens,
             partial(shared, tokens=(own, own)),

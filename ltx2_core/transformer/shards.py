@@ -108,6 +108,7 @@ class Shards:
         batch, heads, _, width = x.shape
         own = heads // self.count
         sizes = [part.stop - part.start for part in self._parts(tokens)]
+        # Consecutive heads for each process, so that the way back is a concatenation along the heads.
         sent = [x[:, own * rank : own * (rank + 1)] for rank in range(self.count)]
         received = self._exchange(sent, [(batch, own, size, width) for size in sizes])
         return torch.cat(received, dim=2)

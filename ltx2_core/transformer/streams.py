@@ -67,7 +67,7 @@ def audio_spec(config: TransformerConfig) -> StreamSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamInputs:
-    """What one stream takes into every block besides its tokens, the same for all blocks.
+    """What one stream takes into every block in addition to its tokens, the same for all blocks.
 
     ``modulation`` holds shift, scale and gate of the branches, ``head`` shift and scale of the head,
     ``prompt`` those of the text if it is modulated, ``cross`` those of attention between the streams.

@@ -43,7 +43,7 @@ def group_timesteps(timesteps: Tensor, tokens: int, device: torch.device) -> Gro
 
 
     A conditioned clip has thousands of tokens but few noise levels, so the modulation is evaluated per level.
-    In training on a GPU it is not: finding the levels would make the CPU wait for the GPU in every step.
+    In training on a GPU it is not: finding the levels would synchronise the CPU with the GPU in every step.
     """
     batch = len(timesteps)
     samples = torch.arange(batch, device=timesteps.device)

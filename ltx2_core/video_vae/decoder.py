@@ -64,6 +64,8 @@ class VideoDecoder(AutoencoderHalf):
         more. A decoder that is not causal lags behind its input: it yields the first frames after 23 latent
         frames (2.0) or 15 (2.3), and the last ones with the last chunk.
         """
+        # Released decoders were trained with a look-ahead. Running them causally works, but changes every
+        # frame.
         stream = Stream(causal=self.config.causal_decoder if causal is None else causal)
         stages = self._stages()
         for chunk, last in mark_last([latents] if isinstance(latents, Tensor) else latents):
@@ -146,6 +148,8 @@ class Decoder(nn.Module):
         width = config.decoder_base_channels * prod(block.multiplier for block in config.decoder_blocks)
         self.conv_in = StreamConv3d(config.latent_channels, width, **options)
         self.up_blocks = nn.ModuleList()
+        # The configuration reverses the list of the header, which names the blocks from the output to the
+        # latent.
         for block in config.decoder_blocks:
             if block.kind == "res_x":
                 self.up_blocks.append(ResBlocks(width, block.num_layers, **options))
@@ -165,5 +169,6 @@ class Decoder(nn.Module):
         ]
 
     def _head(self, h: Tensor, stream: Stream, last: bool) -> Tensor:
+        # No clamp and no tanh, as in the official decoder: callers clamp once they convert to pixels.
         h = self.conv_out(normed(h), stream, last)
         return unpatchify(h, self.patch_size)

@@ -113,6 +113,7 @@ class Encoder(nn.Module):
         width = config.encoder_base_channels
         self.conv_in = StreamConv3d(config.channels * config.patch_size**2, width, **options)
         self.down_blocks = nn.ModuleList()
+        # The encoder's header list is in the order of execution, unlike that of the decoder.
         for block in config.encoder_blocks:
             if block.kind == "res_x":
                 self.down_blocks.append(ResBlocks(width, block.num_layers, **options))

@@ -31,6 +31,7 @@ class AutoencoderHalf(nn.Module):
     ) -> None:
         super().__init__()
         time, height, width = _strides(config.encoder_blocks)
+        # Positions, masks and plans assume one factor for both halves and for both axes of the frame.
         if (time, height, width) != _strides(config.decoder_blocks) or height != width:
             raise ValueError(
                 "encoder_blocks and decoder_blocks must compress alike; check their compress_* entries"

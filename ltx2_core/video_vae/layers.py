@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 Strides = tuple[int, int, int]
+# Not the 1e-6 of ``resnet_eps``, which the official constructors pass along but this norm does not read.
 PIXEL_NORM_EPS = 1e-8
 
 
@@ -46,6 +47,7 @@ def patchify(frames: Tensor, size: int) -> Tensor:
 
     In the channel index the column offset varies slower than the row offset, as in released checkpoints.
     """
+    # ``pixel_unshuffle`` has rows before columns, which would transpose every cell of 4 x 4 pixels.
     return rearrange(frames, "b c t (h p) (w q) -> b (c q p) t h w", p=size, q=size)
 
 
@@ -170,6 +172,8 @@ class Downsample(nn.Module):
             stream.cache(self, x[:, :, paired:])
             x = x[:, :, :paired]
         skip = reduce(self._to_cells(x), "b (c g) t h w -> b c t h w", "mean", c=self.out_channels)
+        # The convolution gets the pairs after the first frame was repeated, as the skip does: both then have
+        # the same cells.
         h: Tensor = self.conv(x, stream, last)
         return self._to_cells(h).add_(skip)
 
@@ -214,6 +218,8 @@ class Upsample(nn.Module):
         frames = h.shape[2]
         h = self._from_cells(h)
         if self.residual:
+            # From the window and not from ``x``: the convolution lags, and its outputs belong to earlier
+            # frames.
             skip = self._from_cells(window[:, :, stream.centre : stream.centre + frames])
             # The skip has fewer channels and is repeated as a whole: c0 c1 c2 c0 c1 c2.
             h.view(h.shape[0], h.shape[1] // skip.shape[1], *skip.shape[1:]).add_(skip.unsqueeze(1))

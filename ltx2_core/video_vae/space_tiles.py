@@ -109,6 +109,7 @@ def decode_in_tiles(
         )
         frames: Tensor | None = None
         for part in parts:
+            # At 3840x2160 the caches of a whole frame are some 8 GB (LTX-2.0 in bfloat16).
             part.stream.move(chunk.device)
             rows, columns = part.rows, part.columns
             tile = chunk[:, :, :, rows.start : rows.stop, columns.start : columns.stop]
@@ -212,6 +213,8 @@ def _contribution(span: _Span, scale: int, *, exact: bool) -> tuple[slice, Tenso
     weights = torch.ones((span.stop - span.start) * scale)
     before, after = (2 * scale * size for size in (span.first - span.start, span.stop - span.end))
     if before:
+        # Sampled at the centres of pixels: the fades of two neighbours are mirror images and add up to 1
+        # without a division.
         weights[:before] = (torch.arange(before) + 0.5) / before
     if after:
         weights[-after:] = (after - torch.arange(after) - 0.5) / after

@@ -35,6 +35,7 @@ class PerChannelStatistics(nn.Module):
         return z * self._of("std-of-means", z) + self._of("mean-of-means", z)
 
     def _of(self, name: str, z: Tensor) -> Tensor:
+        # Cast at each use: a host may hold buffers on another device or in another dtype than the latent.
         statistic = self.get_buffer(name).to(device=z.device, dtype=z.dtype)
         return statistic.view(-1, *[1] * (z.ndim - 2))
 

@@ -81,6 +81,7 @@ class Stream:
         """
         before = self.take(owner)
         if before is None:
+            # Repeated frames and not zeros, which pad space alone: the networks were trained so.
             before = x[:, :, :1].repeat(1, 1, self.centre, 1, 1)
         parts = [before, x]
         if last and not self.causal:
@@ -124,6 +125,8 @@ def run_stages(
     # No local name may refer to a piece while later stages run, or every stage would hold one in memory.
     del x
     while pieces:
+        # At least one frame, whatever it takes: time cannot be cut further, and only spatial tiles make it
+        # smaller.
         _cut(pieces, max(1, int(max_piece_bytes / stream.parts / frame_bytes)))
         ends = last and len(pieces) == 1
         result = _attempt(head, pieces, stream, ends)
@@ -177,6 +180,8 @@ def mark_last(chunks: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:
 
     Raises ValueError if no chunk has frames, or if two chunks differ in more than the number of frames.
     """
+    # A generator does not say in advance that a chunk is the last one, and the stages have to flush in the
+    # same call.
     held: Tensor | None = None
     for chunk in chunks:
         if held is not None and (chunk.shape[:2], chunk.shape[3:]) != (held.shape[:2], held.shape[3:]):

@@ -115,6 +115,8 @@ class Window(NamedTuple):
         """Blending weights (stop - start,) in float32; with ``from_zero`` the fade-in starts at weight 0."""
         weights = torch.ones(self.stop - self.start, device=device)
         if self.fade_in:
+            # The ends of the line are left out, so that no overlapping position has all of its weight from
+            # one tile alone.
             ramp = torch.linspace(0, 1, self.fade_in + (1 if from_zero else 2), device=device)
             weights[: self.fade_in] *= ramp[0 if from_zero else 1 : -1]
         if self.fade_out:
@@ -153,6 +155,7 @@ class _Blend:
     def release(self, until: int) -> Tensor:
         """Return the blended frames from the last release to before ``until``, and free their sums."""
         count = until - self.origin
+        # Divided by the summed weights, which repairs the borders where a ramp has no neighbour.
         done = (self.sums[:, :, :count] / self.weights[:count]).to(self.dtype)
         self.sums, self.weights, self.origin = (
             # Clones, since views would hold the sums of the finished frames in memory.

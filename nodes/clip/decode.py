@@ -156,6 +156,8 @@ class LTX2AVDecodeToVideo(io.ComfyNode):
 
 def decoded_images(video_vae: Vae, latent: Latent) -> Tensor:
     """Decode the video of a LATENT to IMAGE (N, H, W, 3); the clips of a batch follow one another."""
+    # Through the host's VAE, which loads weights, frees memory and falls back to tiles as for its own
+    # networks.
     images: Tensor = video_vae.decode(video_of(latent)["samples"])
     return rearrange(images, "b f h w c -> (b f) h w c")
 

@@ -37,6 +37,7 @@ class LTX2AVEmptyLatent(io.ComfyNode):
 
     @classmethod
     def execute(cls, width: int, height: int, frames: int, fps: float, batch_size: int) -> io.NodeOutput:
+        # The numerics of ComfyUI round the length of the audio up, as its own node for empty audio does.
         plan = plan_clip(width, height, frames=frames, fps=fps, snap=Snap.ERROR, numerics=Numerics.COMFY)
         return io.NodeOutput(empty_latent(plan, batch_size))
 

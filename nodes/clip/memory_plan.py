@@ -96,6 +96,7 @@ class LTX2AVMemoryPlan(io.ComfyNode):
             )
         size = released_size(model_version, weights)
         size, dtype = (size, torch.bfloat16) if model is None else _of_model(size, model)
+        # Both stages are planned, since the second one has four times the tokens and decides the memory.
         clips = [plan] if stages == "1" else [plan.half(), plan]
         plans = [plan_memory(room, size, clips=clips, dtype=dtype) for room in _budgets(budget)]
         tables = ["\n".join((f"within {one.budget / 1e9:.3g} GB", *one.lines())) for one in plans]
@@ -110,6 +111,7 @@ def _budgets(budget: str) -> list[int]:
         return list(PRESETS.values())
     if budget in PRESETS:
         return [PRESETS[budget]]
+    # Free and not total memory: other programs, and models that ComfyUI cannot unload, have the rest.
     return [int(comfy.model_management.get_free_memory(comfy.model_management.get_torch_device()))]
 
 

@@ -152,6 +152,8 @@ def size_of(image: Tensor, megapixels: float, multiple: int) -> tuple[int, int]:
     """
     rows, columns = image.shape[1:3]
     scale = (megapixels * 1e6 / (rows * columns)) ** 0.5
+    # Rounded for the first stage: with two stages its sides are half of these, and must lie on the grid of
+    # 32.
     width, height = (max(1, round(size * scale / multiple)) * multiple for size in (columns, rows))
     return width, height
 

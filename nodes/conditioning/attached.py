@@ -47,6 +47,7 @@ def attached_to(latent: Latent) -> tuple[Attached, ...]:
 
 def remember(latent: Latent, item: Attached) -> Latent:
     """Return a copy of the LATENT to which ``item`` is attached too."""
+    # A new tuple: the LATENT may go to several branches of the graph, each with further items.
     return {**latent, ATTACHED: (*attached_to(latent), item)}
 
 

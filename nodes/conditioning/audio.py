@@ -137,6 +137,7 @@ class LTX2AVReferenceAudio(io.ComfyNode):
     ) -> io.NodeOutput:
         tokens = patchify_audio(encoded_reference(audio_vae, audio, start, seconds))
         reference = ReferenceAudio(tokens=tokens)
+        # At 0 the extra forward pass of each step would be multiplied by 0.
         patched = with_identity(model, identity, start_percent, end_percent) if identity else model
         length = tokens.shape[1] / AUDIO_LATENTS_PER_SECOND
         report = f"reference of {length:.2f} s, {tokens.shape[1]} audio latents"
@@ -170,6 +171,8 @@ def audio_only_latent(seconds: float, batch: int) -> Latent:
     It is one audio latent longer than ``seconds``, because the vocoder shortens the end.
     """
     device, length = intermediate_device(), math.ceil(seconds * AUDIO_LATENTS_PER_SECOND) + 1
+    # ComfyUI's model takes an audio-video latent; the placeholder is as large as that of LTXVideo's
+    # ``LTXVAudioOnlyModel``.
     video = torch.zeros(batch, VIDEO_CHANNELS, 1, SIDE, SIDE, device=device)
     audio = torch.zeros(batch, AUDIO_CHANNELS, length, AUDIO_BINS, device=device)
     joined = concat_av(
@@ -208,6 +211,7 @@ def with_identity(model: Model, scale: float, start_percent: float, end_percent:
     of the schedule from ``start_percent`` to ``end_percent`` (0 to 1).
     """
     sampling = model.get_model_object("model_sampling")
+    # Per cent of the model's schedule and not of this run's steps, as in ComfyUI's own ranges.
     first, last = sampling.percent_to_sigma(start_percent), sampling.percent_to_sigma(end_percent)
 
     def add_identity(args: Options) -> Tensor:

@@ -1,4 +1,4 @@
-"""Nodes that add guides (images and clips as extra tokens beside the video), and that remove them again."""
+"""Nodes that add guides (images and clips as extra tokens next to the video), and that remove them again."""
 
 from __future__ import annotations
 
@@ -136,6 +136,7 @@ class LTX2AVAddGuide(io.ComfyNode):
             image=compress(image, crf),
             frame=frame,
             strength=strength,
+            # ComfyUI has one strength for both, so that 0 means the same as there.
             attention=attention_strength or strength,
             mask=attention_mask,
             downscale=downscale or downscale_of(iclora_parameters),
@@ -192,6 +193,7 @@ def add_guide(
     video = video_of(latent)
     samples = video["samples"]
     rows, columns = samples.shape[3:]
+    # Frames of earlier guides are no part of the clip, in which the new guide is placed.
     before = guide_frames_of(positive, samples)
     scale = guide.downscale
     if rows % scale or columns % scale:
@@ -258,7 +260,7 @@ def crop_guides(
     # The conditioning also states guides that nodes of the host added.
     frames = guide_frames_of(positive, video["samples"])
     own = video["samples"].shape[2] - frames
-    # A slice alone would keep the memory of the guide frames alive.
+    # A slice alone would hold the guide frames in memory.
     samples, mask = video["samples"][:, :, :own].clone(), frame_mask(video)[:, :, :own]
     cropped = {**video, "samples": samples, "noise_mask": mask}
     joined = marked_guides(Streams(cropped, split(latent).audio).joined(), 0)
@@ -272,6 +274,8 @@ def _pixels(image: Tensor, placed: GuidePlacement, rows: int, columns: int) -> T
 
     ``rows`` and ``columns`` are the size in latent cells of 32 pixels.
     """
+    # With the doubled first frame of a clip inside the video, which core's Add Guide has and most other guide
+    # nodes lack: their content is misaligned by up to seven frames.
     frames = placed.frames_to_encode(frames_from_image(image))
     return image_from_frames(fit_image(frames, columns * SPATIAL_SCALE, rows * SPATIAL_SCALE, mode="comfy"))
 

@@ -192,6 +192,7 @@ def place_image(video_vae: Vae, latent: Latent, attached: AttachedImage) -> Late
             f"{len(attached.image)} images are {frames} latent frames and the clip has only "
             f"{video['samples'].shape[2]}: use fewer images or plan a longer clip"
         )
+    # At the size of this stage, as ComfyUI does: an upscaled latent of the image would be less exact.
     encoded = video_vae.encode(image_at_stage(attached.image, video, attached.crf))
     joined = Streams(put_in_place(video, encoded, attached.strength), split(latent).audio).joined()
     return remember(joined, attached)
@@ -202,6 +203,7 @@ def put_in_place(video: Latent, encoded: Tensor, strength: float) -> Latent:
 
     Their noise mask becomes 1 - ``strength``.
     """
+    # A clone, since other branches of the graph hold the same samples.
     samples, mask, frames = video["samples"].clone(), frame_mask(video), encoded.shape[2]
     samples[:, :, :frames] = encoded
     mask[:, :, :frames] = 1.0 - strength

@@ -114,6 +114,7 @@ class LTX2AVTimeMask(io.ComfyNode):
         state = regions.apply(LatentState(latent=samples, mask=mask, fps=rate))
         regenerated = _within(state.mask, where)
         if length == EXTEND:
+            # After the mask of the frame was applied, which would leave holes of zeros in what was added.
             regenerated = _open_tail(regenerated, streams)
         spans = covered(regenerated, rate)
         report = "\n".join(str(span) for span in spans)

@@ -40,7 +40,7 @@ class HostCodecs:
         It is first cut or padded with silence to ``latent_frames`` latents, T. Raises ValueError if there is
         no audio VAE.
         """
-        # The protocol has a default for other callers; an edit always knows the length of its run.
+        # The protocol has a default for other callers; an edit always passes the length of its run.
         assert latent_frames is not None
         if self.audio_vae is None:
             raise ValueError(

@@ -103,6 +103,7 @@ class DecodedClip:
                 f"of {self.clip.width} x {self.clip.height}: connect the latent of the last stage, and set "
                 "stages of the preparing node to the number of stages"
             )
+        # Converted 32 frames at a time, so that a second copy of a long clip is never whole in memory.
         return iter(to_signed(part) for part in frames_from_image(self.images).float().cpu().split(32))
 
     def audio(self) -> Waveform:

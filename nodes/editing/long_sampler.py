@@ -89,6 +89,8 @@ class HostSampler:
         if window.source is not None and how.denoise < 1:
             frames = fit_image(window.source, clip.width, clip.height, mode="comfy")
             encoded = self.codecs.encode_video(frames)
+            # Strength 0 makes the mask 1: the source is where sampling starts from, at the noise of a
+            # shortened schedule, and no part of it is preserved.
             latent = applied(latent, InputVideo(latent=encoded, strength=0.0))
         if self.image is not None and window.window.index == 0:
             crf, _ = chosen_crf(self.codecs.video_vae, BY_MODEL, len(self.image))

@@ -79,6 +79,7 @@ class LTX2AVLongVideo(io.ComfyNode):
     def execute(cls, seed: int, folder: str, **widgets: Any) -> io.NodeOutput:
         inputs = LongInputs.of(widgets)
         long = inputs.planned(seed)
+        # The digest of the graph names the folder, so that a change anywhere upstream starts new windows.
         settings = inputs.settings(upstream(cls.hidden.prompt, cls.hidden.unique_id))
         store = WindowStore(state_folder(folder, settings), settings, inputs.models())
         sampled = sample_windows(long, store, inputs.codecs, inputs.sampler())

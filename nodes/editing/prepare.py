@@ -167,6 +167,7 @@ class LTX2AVSound(io.ComfyNode):
     @classmethod
     def execute(cls, video_vae: Vae, images: Tensor, fps: float, ceiling: float) -> io.NodeOutput:
         edit = plan_audio(footage_of(images, fps), ceiling, numerics=Numerics.COMFY)
+        # One stage: the frames are preserved, and the audio latent has the same size in every stage.
         return _prepared(edit, HostCodecs(video_vae), "1")
 
 

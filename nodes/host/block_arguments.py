@@ -68,6 +68,8 @@ class TokenTimesteps:
         if len(self.layout.segments) == 1:
             return values
         lengths = [stop - start for start, stop in self.layout.segments]
+        # One entry for each segment becomes one for each of its tokens, the only form that ComfyUI's formulas
+        # take.
         repeats = torch.tensor(lengths, device=values.device)
         return values[:, 0].repeat_interleave(repeats, dim=1)
 
@@ -130,6 +132,7 @@ def _of_stream(stream: StreamInputs, letter: str, batch: int) -> dict[str, Any]:
 
 def _timestep(modulation: Modulation, rows: slice, *, plain: bool) -> Tensor | TokenTimesteps:
     timesteps = TokenTimesteps(modulation.values[..., rows, :], modulation.layout)
+    # A plain tensor where one entry serves all tokens: packs that read timesteps expect a tensor.
     one_level = modulation.layout.index is None and len(modulation.layout.segments) == 1
     return timesteps.tensor() if plain or one_level else timesteps
 
@@ -165,7 +168,9 @@ def _guide_mask(bias: Bias, x: Tensor) -> Any:
         return bias
     tokens, weights = x.shape[1], bias.weights
     kind = getattr(lightricks, "GuideAttentionMask", None)
+    # Older versions take one mask of all tokens by all tokens, which the split form avoids.
     if kind is None:
         return log_weights(weights.dense(tokens), x.dtype).unsqueeze(1).to(x.device)
+    # Weights and not their logarithms: the class takes the logarithm itself.
     tracked = torch.cat([guide.to(x) for guide in weights.guides])[None]
     return kind(tokens, tokens - weights.count, weights.count, tracked)

@@ -82,6 +82,7 @@ class BlockCalls:
         negatives = tuple(None if stream is None else stream.negative for stream in inputs)
         options = self.options
         if switches is not ALL_ON or any(negatives):
+            # In a copy, since the host passes the same options to every block and to other packs.
             options = {**options, SWITCHES: switches, NEGATIVES: negatives}
         return {**self._shared[0], "transformer_options": options}
 

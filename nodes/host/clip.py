@@ -49,6 +49,7 @@ def load_clip(gemma: str | Path, *checkpoints: str | Path) -> comfy.sd.CLIP:
     path = Path(gemma)
     files = [open_checkpoint(checkpoint) for checkpoint in checkpoints]
     if path.is_file():
+        # Last, so that the projection of a checkpoint is preferred to one in the encoder's own file.
         files.append(open_checkpoint(path))
     projection = find_component(files, Component.TEXT_PROJECTION)
     # Headers suffice for this check, which spares the user a load of many GB.
@@ -103,6 +104,7 @@ class CachingCLIP(comfy.sd.CLIP):
         # The host changes this id whenever weight patches are added.
         key = (self.patcher.patches_uuid, row)
         if key not in self.recent:
+            # The fullest form is cached, from which the other two can be taken.
             self.recent[key] = super().encode_from_tokens(tokens, return_pooled=True, return_dict=True)
         self.recent.move_to_end(key)
         while len(self.recent) > PROMPTS:
@@ -131,6 +133,7 @@ class CachingCLIP(comfy.sd.CLIP):
 def stop_tokens(gemma: Gemma, tokenizer: Tokenizer) -> frozenset[int]:
     """The ids of tokens that end a generated answer: EOS, and the end of a turn."""
     stated = gemma.model.config.eos_token_id
+    # Gemma's configuration may state EOS alone, while an answer of a chat ends with the mark of its turn.
     ends = {tokenizer.special[mark] for mark in ("<end_of_turn>", "<turn|>") if mark in tokenizer.special}
     return frozenset({*(stated if isinstance(stated, list) else [stated]), *ends})
 

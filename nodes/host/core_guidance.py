@@ -52,6 +52,7 @@ def with_core_guidance(model: Any, *, stg: bool, apart: bool, nag: Nag | None) -
 
 def core_switches(perturbation: Perturbation) -> dict[str, bool]:
     """Convert a perturbation that skips attention between the streams in all blocks to ComfyUI's options."""
+    # ComfyUI has one switch for each direction in all blocks, and none by block.
     found = {"a2v_cross_attn": perturbation.a2v, "v2a_cross_attn": perturbation.v2a}
     # Only those that are off: another node may have turned a direction off for the whole run.
     return {name: False for name, blocks in found.items() if blocks == "all"}
@@ -66,6 +67,7 @@ def _followed(entry: dict[str, Any], negative: Tensor) -> dict[str, Any]:
     # Both texts pass the projections and modulations of the network as one, which treat tokens alike.
     text = entry["model_conds"]["c_crossattn"].cond
     both = torch.cat((text, negative.to(text).expand(len(text), -1, -1)), dim=1)
+    # A copy at both levels, since the entries belong to the run and are read again at the next step.
     return {**entry, "model_conds": {**entry["model_conds"], "c_crossattn": comfy.conds.CONDRegular(both)}}
 
 
@@ -89,6 +91,7 @@ def _perturbed(number: int, *, audio: bool) -> Callable[[nn.Module, Forward], Fo
             own = None if switches is None else (switches.audio if audio else switches.video).self_attention
             if own is None:
                 return underlying(x, *args, transformer_options=transformer_options, **more)
+            # Samples of one call may differ, so that both results are computed and chosen from by sample.
             passed = _passed_through(attention, x)
             if not any(own):
                 return passed
@@ -130,6 +133,8 @@ def _guided() -> Callable[[nn.Module, Forward], Forward]:
             nag, text = transformer_options[NAG]
             positive, negative = context.split((context.shape[1] - text.shape[1], text.shape[1]), dim=1)
             guidance = NegativeText(context=negative, scale=nag.scale, alpha=nag.alpha, tau=nag.tau)
+            # The mask belongs to the positive text; the negative one has no padding, as its connectors
+            # replaced it by registers.
             update = underlying(x, context=positive, mask=mask, **more)
             return guidance.guide(update, underlying(x, context=negative, mask=None, **more))
 

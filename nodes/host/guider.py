@@ -27,7 +27,7 @@ class AVGuider(comfy.samplers.CFGGuider):
     def __init__(self, model: Any, guidance: GuidanceAt, nag: Nag | None = None) -> None:
         """Prepare the guider for ``model``; ``guidance`` has the scales for each noise level.
 
-        Raises ValueError if another node has given ``model`` a guidance of its own. Raises it also for stg,
+        Raises ValueError if another node has set a guidance of its own in ``model``. Raises it also for stg,
         modality guidance and nag with a network that is not LTX-2, or in which another pack has replaced what
         they change.
         """
@@ -40,6 +40,7 @@ class AVGuider(comfy.samplers.CFGGuider):
         _check_parts(model, passes, nag is not None)
         self._hosts = not isinstance(model.model.diffusion_model, HostTransformer)
         if self._hosts:
+            # ComfyUI's own network is patched on a clone, so that the MODEL of the graph stays as it was.
             model = with_core_guidance(
                 model, stg=Pass.PERTURBED in passes, apart=Pass.APART in passes, nag=nag
             )
@@ -142,6 +143,8 @@ class AVGuider(comfy.samplers.CFGGuider):
                 conds = (
                     conds if NAG not in options else [with_negative_text(c, options[NAG][1]) for c in conds]
                 )
+            # The host's function and not the network itself, since masks, areas, hooks and context windows
+            # are applied there.
             found = comfy.samplers.calc_cond_batch(
                 self.inner_model,
                 conds,
@@ -173,6 +176,7 @@ class AVGuider(comfy.samplers.CFGGuider):
         """
         # The host applies these in its own cfg function, which this guider does not call.
         for patch in model_options.get("sampler_post_cfg_function", []):
+            # The keys are those of ComfyUI's ``cfg_function``, which other packs read by name.
             guided = patch(
                 {
                     "denoised": guided,

@@ -126,6 +126,7 @@ def guide_attention(guides: GuideTokens, entries: Sequence[Entry]) -> GuideWeigh
     if untracked:
         # Guides of other packs may come without entries; their attention is plain.
         weights.append(torch.ones(untracked))
+    # Guides attend to each other plainly, as in ComfyUI; the official pipelines block that.
     attention = GuideWeights(tuple(weights))
     return None if attention.plain else attention
 

@@ -47,6 +47,8 @@ def attend_by(function: Callable[..., Tensor], options: Mapping[str, Any]) -> At
         # The arguments are those of the host's own blocks, as packs count and read them.
         arguments = more if bias is None else {"mask": bias, **more}
         flat = (tensor.transpose(1, 2).flatten(2) for tensor in (q, k, v))
+        # The host's functions take all heads of a token behind one another, (B, N, H D), and return that
+        # form.
         out = function(*flat, heads, attn_precision=None, transformer_options=options, **arguments)
         by_head: Tensor = out.unflatten(-1, (heads, -1)).transpose(1, 2)
         return by_head

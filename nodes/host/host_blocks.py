@@ -57,6 +57,7 @@ class HostAttention(Attention):
         attending: Samples = transformer_options.get(ATTENDING) if context is None else None
         if attending is not None and not any(attending):
             return self._result(values, x)
+        # Norm before rotation, over all heads together, as in the library's own form of this class.
         q, k = self.q_norm(self.to_q(x)), self.k_norm(self.to_k(source))
         if pe is not None:
             q = lightricks.apply_rotary_emb(q, pe)
@@ -144,6 +145,7 @@ class HostBlock(TransformerBlock):
         hidden, gate = rms_norm(x, self.config.norm_eps), None
         if self.cross_attention_adaln:
             shift, scale, gate = self.get_ada_values(scale_shift_table, len(x), timestep, slice(6, 9))
+            # Tables store scales as differences from 1.
             hidden = hidden * (1 + scale) + shift
         more = {"transformer_options": transformer_options}
 
@@ -223,6 +225,7 @@ class HostBlock(TransformerBlock):
             return self.get_ada_values(table, len(x), named[f"{letter}_cross_scale_shift_timestep"])
 
         v, a = parameters(vx, "v", "video"), parameters(ax, "a", "audio")
+        # Both before either update, since each direction reads the other stream as it was.
         normed = {"v": rms_norm(vx, self.config.norm_eps), "a": rms_norm(ax, self.config.norm_eps)}
         updates = []
         # Rows of both tables: scale and shift from audio to video, then from video to audio.
@@ -250,6 +253,7 @@ class HostBlock(TransformerBlock):
 
     def _feed_forward(self, x: Tensor, prefix: str, timestep: Timestep) -> None:
         table = getattr(self, f"{prefix}scale_shift_table")
+        # Rows 0 to 2 of the table are of self-attention, 3 to 5 of this, 6 to 8 of text attention.
         shift, scale, gate = self.get_ada_values(table, len(x), timestep, slice(3, 6))
         x.addcmul_(
             getattr(self, f"{prefix}ff")(rms_norm(x, self.config.norm_eps) * (1 + scale) + shift), gate

@@ -33,6 +33,7 @@ class HostConnector(Connector):
         """
         if mask is not None:
             return super().forward(features, mask, length=length, rope=rope)
+        # ComfyUI's connectors get valid tokens alone, so that every token counts.
         valid = torch.ones(features.shape[:2], dtype=torch.int64, device=features.device)
         return super().forward(features, valid, length=length), None
 

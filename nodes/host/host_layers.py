@@ -79,6 +79,7 @@ class OffsetRMSNorm(nn.Module, comfy.ops.CastWeightBiasOp):
 
     def forward(self, x: Tensor) -> Tensor:
         weight: Tensor = comfy.ops.cast_to_input(self.weight, x.float(), copy=False)
+        # The host patches LoRAs of a model that is loaded in part when a weight is used.
         for change in self.weight_function:
             weight = change(weight)
         normed = x.float() * torch.rsqrt(x.float().square().mean(dim=-1, keepdim=True) + self.eps)
@@ -107,5 +108,5 @@ class _OnDevice:
 
 
 def _become(module: nn.Module, kind: type[nn.Module]) -> None:
-    # Changing the class keeps the parameters where they are, without a second copy of the weights.
+    # Changing the class leaves the parameters where they are, without a second copy of the weights.
     module.__class__ = kind

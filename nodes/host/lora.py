@@ -61,7 +61,7 @@ def apply_lora(
     values of LoRAs that were added before remain. Raises ValueError if the file is no LoRA, or if no layer of
     it matches.
     """
-    # The library's reader is used for its dialects; the host's own skips names that it does not know.
+    # The library's reader is used for its dialects; the host's own skips names that it does not recognise.
     lora = open_lora(path, strength, audio_strength=audio_strength)
     shapes, projection = _model_shapes(model), _projection_names(clip)
     parts: dict[Component, Shapes] = dict.fromkeys(IN_MODEL, shapes)
@@ -81,6 +81,7 @@ def apply_lora(
         text += "\n  it also changes how prompts are encoded: connect clip, and encode with the clip that "
         "comes out"
     stored, metadata = comfy.utils.load_torch_file(str(lora.path), safe_load=True, return_metadata=True)
+    # The MODEL of the graph stays without this LoRA; a clone shares its weights.
     patched = model.clone()
     for component in IN_MODEL:
         names = {own: f"{NETWORK}{own}.weight" for own in lora.pairs(component, shapes)}
@@ -151,7 +152,7 @@ def _tensors(lora: Lora, own: str, layer: LoraLayer, stored: Mapping[str, Tensor
     # The host divides alpha by the rank, so a scale without alpha is expressed as one.
     scale = float(stored[layer.alpha]) / rank if layer.alpha and rank else layer.scale
     if "lokr_t2" in layer.factors:
-        # The host fails on Tucker's core of a linear layer, so the change is given as one whole factor.
+        # The host fails on Tucker's core of a linear layer, so the change is passed as one whole factor.
         whole = change({role: stored[name] for role, name in layer.factors.items()}) * scale
         tensors = {f"{own}.lokr_w1": torch.ones(1, 1), f"{own}.lokr_w2": whole.flatten(1)}
     elif rank is None:

@@ -54,6 +54,7 @@ def _in_form_of(mask: Tensor, samples: Tensor) -> Tensor:
         size in (1, full) for size, full in zip(mask.shape, samples.shape, strict=True)
     ):
         return mask
+    # The host's own function, so that a mask selects the same cells as in its samplers.
     reshaped: Tensor = comfy.utils.reshape_mask(mask.float(), samples.shape)
     # The host repeats a mask of one channel for all; the first one says the same.
     has_channels = mask.ndim == samples.ndim == 5 and mask.shape[1] > 1

@@ -43,6 +43,7 @@ def video_modality(
     if guides is not None:
         present = guides.keep.to(latent.device)
         positions = positions.to(latent.device)
+        # Repeated for the batch, since the coordinates that ComfyUI attaches to a guide have a batch axis.
         tokens, positions = tokens[:, present], positions[:, :, present].repeat(len(latent), 1, 1, 1)
         # The host puts guide tokens at the end; their positions are those of the guide, not of the grid.
         if guides.count:
@@ -110,6 +111,7 @@ def velocities_of(
         velocity = torch.zeros_like(video)
     else:
         if guides is not None:
+            # A velocity of 0 leaves the cells of a guide's holes as they are at every step.
             whole = tokens.new_zeros(len(video), len(guides.keep), tokens.shape[-1])
             whole[:, guides.keep.to(tokens.device)] = tokens
             tokens = whole

@@ -46,6 +46,7 @@ def load_model(*paths: str | Path, disable_dynamic: bool = False) -> Model:
     _choose_dtypes(config, tensors)
     load_device = comfy.model_management.get_torch_device()
     offload_device = comfy.model_management.unet_offload_device()
+    # Built where it is offloaded to: the host moves it to the GPU when it runs, as far as there is room.
     model = LTX2Model(config, device=offload_device)
     patcher = make_patcher(model, load_device, offload_device, dynamic=not disable_dynamic)
     # A dynamic patcher streams weights from the file's memory map, which copying into parameters would load
@@ -64,7 +65,8 @@ def load_host_model(*paths: str | Path, disable_dynamic: bool = False) -> Model:
     """Load the same transformer with ComfyUI's own network in place of this pack's.
 
     Its results are those of the installed ComfyUI version, and every pack that changes ComfyUI's LTX-2
-    network works. Raises ValueError if the files hold no transformer, or one that this version does not know.
+    network works. Raises ValueError if the files hold no transformer, or one that this version does not
+    support.
     """
     weights = read_weights(*paths)
     tensors = weights.take_quantised(Component.TRANSFORMER, Component.TEXT_CONNECTORS)
@@ -89,7 +91,7 @@ def load_host_model(*paths: str | Path, disable_dynamic: bool = False) -> Model:
 class LatentFormatAV(comfy.latent_formats.LTXAV):
     """ComfyUI's latent format without its own previews.
 
-    Since 0.30 ComfyUI shows a preview of the video alone at every step, beside this pack's preview of both
+    Since 0.30 ComfyUI draws a preview of the video alone at every step, next to this pack's preview of both
     streams.
     """
 
@@ -209,6 +211,7 @@ def _network_arguments(config: Config) -> NetworkArguments:
     """Read the configuration of the network; its numerics are those of ComfyUI."""
     text = text_config(config)
     return {
+        # 1e-5, where the header says 1e-6: with it the results of both networks can be compared in ComfyUI.
         "config": replace(transformer_config(config), qk_norm_eps=COMFY_QK_NORM_EPS),
         "text": replace(
             text,

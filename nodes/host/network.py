@@ -91,7 +91,7 @@ class HostTransformer(Transformer):
         self.caption_proj_before_connector = not config.caption_projection
         self.caption_projection_first_linear = config.caption_projection
         if not config.caption_projection:
-            # Other packs call them, or ask whether they are there, in every generation.
+            # Other packs call them, or check whether they exist, in every generation.
             self.caption_projection = self.audio_caption_projection = _unchanged
         self.in_channels = config.in_channels
 
@@ -111,6 +111,8 @@ class HostTransformer(Transformer):
                 f"the text conditioning is {context.shape[-1]} wide and this checkpoint takes {sum(widths)}: "
                 "encode the prompt with a text encoder loaded for the same checkpoint"
             )
+        # Without a norm per token (LTX-2.0) one projection serves both streams, which then read the same
+        # features.
         parts = context.split(widths, dim=-1)
         # The CLIP returns valid tokens only; the connectors add the registers themselves.
         mask = torch.ones(context.shape[:2], dtype=torch.int64, device=context.device)
@@ -198,6 +200,7 @@ class HostTransformer(Transformer):
         # The host passes a bare tensor for video alone.
         latents = list(x) if isinstance(x, (list, tuple)) else [x]
         video_latent, audio_latent = latents[0], latents[1] if len(latents) > 1 else None
+        # Another pack may replace ``process_timestep`` and pass one noise level for both streams.
         times = timestep if isinstance(timestep, tuple) else (timestep, timestep)
         widths = (self.text_config.video.dim, self.text_config.audio.dim)
         contexts = context.split(widths, dim=-1)
@@ -210,6 +213,8 @@ class HostTransformer(Transformer):
         audio = None
         if audio_latent is not None and audio_latent.numel():
             audio = audio_modality(audio_latent, times[1], contexts[1], ref_audio)
+        # The mask of the text is one for both streams: their contexts are equally long and were joined by
+        # width.
         video = replace(
             video,
             context_mask=attention_mask,

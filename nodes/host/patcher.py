@@ -40,6 +40,7 @@ def forget_tables_when_idle(patcher: Patcher) -> None:
     def forget(patcher: Patcher, *_unused: object) -> None:
         patcher.model.diffusion_model.rope_memory.clear()
 
+    # Cleanup follows every run; a model that is unloaded without one, as by /free, is only detached.
     for event in (CallbacksMP.ON_CLEANUP, CallbacksMP.ON_DETACH):
         patcher.add_callback_with_key(event, "ltx2_rope", forget)
 

@@ -23,6 +23,8 @@ def perturbations_of(options: Options, batch: int) -> Perturbations | None:
     off = _switched_off(options)
     if PERTURBATIONS in options:
         each = [_both(own, off) for own in options[PERTURBATIONS]]
+        # The host decides which passes share a call and in which order, so that its list is read and not the
+        # guider's.
         order = options["cond_or_uncond"]
         # One call of the host holds all samples of a pass, then those of the next one.
         return Perturbations(tuple(each[number] for number in order for _ in range(batch // len(order))))
@@ -30,7 +32,7 @@ def perturbations_of(options: Options, batch: int) -> Perturbations | None:
 
 
 def _switched_off(options: Options) -> Perturbation:
-    """The perturbation that ComfyUI's options of a call ask for, the same in every sample."""
+    """The perturbation that ComfyUI's options of a call request, the same in every sample."""
     passing = tuple(options.get("stg_self_attn_blocks", ()))
     return Perturbation(
         video_self_attention=passing,

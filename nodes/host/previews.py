@@ -1,7 +1,7 @@
 """Live previews while an audio-video latent is sampled: a frame and, below it, the loudness of the audio.
 
 ComfyUI's own previewer cannot read the packed latent. A wrapper around the sampling run unpacks the predicted
-clean latent and passes an image to ComfyUI's progress bar, which shows it on the node.
+clean latent and passes an image to ComfyUI's progress bar, which displays it on the node.
 """
 
 from __future__ import annotations
@@ -103,6 +103,7 @@ class _Preview:
         self, callback: Callback, shapes: Sequence[Sequence[int]], steps: int, fitted: Previews | None
     ) -> None:
         self._callback, self._shapes, self._fitted = callback, shapes, fitted
+        # A bar of its own: the host attaches an image to the bar that reports it.
         self._bar = comfy.utils.ProgressBar(steps)
         self._time = TimeShare(SHARE)
         self._decode: Callable[[Tensor], Tensor] | None = None
@@ -140,7 +141,7 @@ class _Preview:
 
     def _frame(self, video: Tensor) -> Tensor:
         """Draw the middle frame of ``video`` (B, C, F, H, W): uint8 (height, width, 3)."""
-        # The first frame may be the input image, which would show nothing of the run.
+        # The first frame may be the input image, which would reveal nothing of the run.
         frame = video.shape[2] // 2
         if not self._decoder_tried:
             self._decoder_tried, self._decode = True, _tiny_decoder()
@@ -149,6 +150,7 @@ class _Preview:
         colours = false_colours if self._fitted is None else self._fitted.colours
         cells = colours(video[:1, :, frame : frame + 1].cpu(), 0)
         size = (_CELL * cells.shape[1], _CELL * cells.shape[0])
+        # One pixel a cell would be a thumbnail of 24 x 16, which the page enlarges to blocks.
         image = Image.fromarray(_bytes(cells).numpy()).resize(size, Image.Resampling.BILINEAR)
         # A bytearray, because torch warns of tensors over read-only bytes.
         return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(size[1], size[0], 3)

@@ -46,6 +46,8 @@ def _run(
             # The host counts steps from 0 and calls back with the level at which the step began.
             callback({"i": step - 1, "denoised": denoised, "x": denoise.last, "sigma": sigmas[step - 1]})
 
+    # Plus one, as ComfyUI does: with the seed itself the first fresh noise would equal the initial noise of
+    # the run.
     generator = torch.Generator().manual_seed(((extra_args.get("seed") or 0) + 1) % 2**64)
     return packing.pack(sampler(denoise, packing.unpack(x), sigmas, on_step, generator=generator))
 
@@ -79,6 +81,7 @@ class _HostDenoise:
 
     def __call__(self, x: AVLatent, sigma: float) -> AVLatent:
         self.last = self._packing.pack(x)
+        # The host takes one noise level for each sample, all of which are equal here.
         level = self.last.new_full((len(self.last),), sigma)
         return self._packing.unpack(self._model(self.last, level, **self._args))
 

@@ -87,6 +87,8 @@ def run(guider: Any, sampler: Any, latent: Latent, *, seed: int, sigmas: Tensor)
     on_count = count_bar(len(sigmas) - 1, "sampling step")
 
     def on_step(step: int, x0: Tensor, x: Tensor, total: int) -> None:
+        # Only the first step: checking reads the whole estimate, and a network that is broken is so from the
+        # start.
         if step == 0:
             _check_first(guider, samples, x0, x, sigmas)
         on_count(step + 1)
@@ -112,6 +114,8 @@ def _check_first(guider: Any, samples: Any, x0: Tensor, x: Tensor, sigmas: Tenso
     network = guider.model_patcher.model.diffusion_model
 
     def where() -> str:
+        # The callback of the first step gets the latent at the first noise level, so that this repeats that
+        # step.
         sigma = sigmas[:1].to(x.device).expand(len(x))
         return first_broken_block(network.transformer_blocks, lambda: guider.predict_noise(x, sigma))
 

@@ -40,6 +40,8 @@ def upstream(prompt: Mapping[str, Any] | None, node: str | None) -> str:
         if number not in digests:
             entry = prompt.get(number, {})
             inputs = {
+                # A link becomes the digest of its source and the slot, in place of a number that differs
+                # between graphs.
                 name: [of(value[0]), value[1]] if _is_link(value) else value
                 for name, value in entry.get("inputs", {}).items()
             }

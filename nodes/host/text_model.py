@@ -29,7 +29,7 @@ class HostTextModel(nn.Module):
 
     def __init__(self, encoder: TextEncoder, dtype: torch.dtype, name: str, stops: frozenset[int]) -> None:
         super().__init__()
-        # The host keeps this name for Gemma 4 too.
+        # The host uses this name for Gemma 4 too.
         self.gemma3_12b = _Branch(encoder.gemma)
         self.text_embedding_projection = encoder.extractor
         self.name, self.stops = name, stops
@@ -55,6 +55,7 @@ class HostTextModel(nn.Module):
 
     def _encoded(self, tokens: Tokens) -> tuple[Tensor, None, dict[str, bool]]:
         (row,) = tokens[self.name]
+        # Cut here and not in the tokenizer, whose full list other packs count.
         row = row[:MAX_TOKENS]
         ids, mask = _ids(row), torch.ones(1, len(row), dtype=torch.int64)
         accumulator = self.extractor.accumulator(mask)
@@ -101,6 +102,8 @@ class HostTextModel(nn.Module):
         )
         made: list[int] = []
         while len(made) < max_length:
+            # After the first call only the new token is passed, since keys and values of all others are in
+            # the cache.
             output = model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
             token = draw(
                 self,
@@ -168,7 +171,7 @@ def _cache(config: Any) -> Any:
     """Make a cache for the keys and values of past tokens; sliding-window layers drop old ones."""
     import transformers
 
-    # Older caches have a fixed length, or know nothing of sliding windows.
+    # Older caches have a fixed length, or do not support sliding windows.
     if "config" not in signature(transformers.DynamicCache.__init__).parameters:
         raise ValueError(
             f"writing text with Gemma needs a newer release of transformers than {transformers.__version__}: "

@@ -96,6 +96,7 @@ class HostTokenizer:
         """Split a text at the embeddings that it names; yields texts and embeddings (N, D)."""
         done = 0
         for match in EMBEDDING.finditer(text):
+            # Punctuation that follows a name in a prompt is part of the text.
             name = match[1].rstrip(",.;")
             yield text[done : match.start()]
             done = match.start() + len("embedding:") + len(name)

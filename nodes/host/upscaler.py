@@ -35,6 +35,7 @@ def load_upscaler(path: str | Path) -> UpscaleModel:
     )
     # The library's loader makes its own class, which lacks the method for the host.
     network.__class__ = HostUpsampler
+    # Older hosts and their nodes call the network directly.
     if not MANAGED:
         return network
     remember_dtypes(network)

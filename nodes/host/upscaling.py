@@ -26,6 +26,7 @@ def upscale_video(upscale_model: UpscaleModel, samples: Tensor, video_vae: Vae) 
     Raises ValueError if ``upscale_model`` belongs to another model family, or enlarges this latent to a
     size between latent rows or columns.
     """
+    # Upscalers work on raw latents, and only the VAE has the statistics that convert to them.
     statistics = video_vae.first_stage_model.per_channel_statistics
     with _on_device(upscale_model, prod(samples.shape) * BYTES_PER_VALUE) as (network, device, dtype):
         _check_grid(network, samples)
@@ -61,6 +62,7 @@ def _on_device(
     # Older hosts pass the bare network, whose memory nobody manages.
     if isinstance(upscale_model, nn.Module):
         device = host.get_torch_device()
+        # Both the weights and the work have to fit, as the host manages neither for a bare network.
         host.free_memory(host.module_size(upscale_model) + nbytes, device)
         try:
             yield (
@@ -69,6 +71,7 @@ def _on_device(
                 next(upscale_model.parameters()).dtype,
             )
         finally:
+            # Back at once: nothing else would ever free this memory.
             upscale_model.cpu()
     elif hasattr(upscale_model, "model_dtype") and upscale_model.model_dtype() is not None:
         host.load_models_gpu([upscale_model], memory_required=nbytes)

@@ -109,6 +109,7 @@ def load_audio_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.s
     vae.upscale_ratio = vae.downscale_ratio = HOST_AUDIO_RATIO
     vae.extra_1d_channel, vae.pad_channel_value = config.latent_bins, "replicate"
     vae.process_input = vae.process_output = lambda audio: audio
+    # Loaded whole or not at all, as ComfyUI does with its own audio VAE: the networks are small.
     vae.working_dtypes, vae.disable_offload = [dtype], True
     vae.audio_sample_rate, vae.audio_sample_rate_output = HOST_AUDIO_RATE, vocoder.sample_rate
     vae.autoencoder = AudioFrontEnd(config.sample_rate, config.hop_length, config.mel_bins)
@@ -119,14 +120,14 @@ def load_audio_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.s
 
 
 def _decode_bytes(config: VideoVAEConfig, shape: tuple[int, ...], dtype: torch.dtype) -> int:
-    """Estimate the bytes for decoding a latent (B, C, f, h, w), beside those of weights and frames."""
+    """Estimate the bytes for decoding a latent (B, C, f, h, w), without those of weights and frames."""
     batch, _, frames, *cells = shape
     memory = decoder_memory(config, latent_frames=frames, cells=(cells[0], cells[1]), itemsize=dtype.itemsize)
     return max(STREAM_BYTES, batch * memory.peak)
 
 
 def _encode_bytes(config: VideoVAEConfig, shape: tuple[int, ...], dtype: torch.dtype) -> int:
-    """Estimate the bytes for encoding frames (B, 3, F, H, W), beside those of weights and frames.
+    """Estimate the bytes for encoding frames (B, 3, F, H, W), without those of weights and frames.
 
     It is half as much again as for decoding the same frames; measurements never exceeded that.
     """
@@ -223,6 +224,7 @@ def encode_audio(audio_vae: Vae, waveform: Tensor, sample_rate: int) -> Tensor:
     audio_rate_of(audio_vae)
     network = audio_vae.first_stage_model
     memory = audio_vae.memory_used_encode(waveform.shape, audio_vae.vae_dtype)
+    # The host loads a VAE's weights in its own ``encode``, which is not called here.
     comfy.model_management.load_models_gpu(
         [audio_vae.patcher], memory_required=memory, force_full_load=audio_vae.disable_offload
     )
@@ -290,6 +292,8 @@ class _HostVAE(comfy.sd.VAE):
         A plain tensor is returned unchanged.
         """
         streams: Sequence[Tensor] = samples.unbind() if getattr(samples, "is_nested", False) else (samples,)
+        # The video comes first, as in ComfyUI's nodes: VAE Decode takes the first stream and the audio node
+        # the last.
         return streams[0] if self.latent_dim == 3 else streams[-1]
 
 

@@ -91,6 +91,7 @@ class Weights:
     def _tensor(self, info: TensorInfo) -> Tensor:
         # Several components usually share a file, which is mapped only once.
         if info.path not in self._files:
+            # The host's reader maps the file, so that a tensor that is not used is never read from disk.
             self._files[info.path] = comfy.utils.load_torch_file(str(info.path))
         return self._files[info.path][info.name]
 
@@ -123,20 +124,21 @@ def _for_host(
 ) -> Tensors:
     """The tensors of one quantised layer under the host's names, with its marker ``comfy_quant``.
 
-    ``parts`` are the stored tensors. A layer whose format the host does not know is decoded to bfloat16.
+    ``parts`` are the stored tensors. A layer whose format the host does not support is decoded to bfloat16.
     """
     name = HOST_FORMATS.get(layer.form.kind) or FP8_FORMATS.get(layer.infos["weight"].dtype)
     # fp8 without a scale is only a storage dtype, which the host casts when it computes.
     if layer.form.kind == "float" and not any(suffix in parts for suffix in SCALE_NAMES):
         return {"weight": parts["weight"]}
     known = getattr(comfy.quant_ops, "QUANT_ALGOS", {})
-    # Older hosts know fewer formats, and a decoded layer computes the same more slowly.
+    # Older hosts support fewer formats, and a decoded layer computes the same more slowly.
     if name not in known:
         return {"weight": decode(layer.name, layer.form, parts, layer.shape).bfloat16()}
     entry = {**(marker or _entry(layer.form)), "format": name}
     if full_precision:
         entry["full_precision_matrix_mult"] = True
     renamed = {HOST_NAMES.get(suffix, suffix): tensor for suffix, tensor in parts.items()}
+    # Only the parameters of this format: the host's layers reject any other tensor.
     taken = {
         suffix: renamed[suffix] for suffix in renamed if suffix in {"weight", *known[name]["parameters"]}
     }

@@ -36,6 +36,7 @@ class LTX2AVInspect(io.ComfyNode):
         path = model_path(file)
         try:
             report = as_text(describe(path))
+        # A report and not a failed node: why a file cannot be loaded is what this node is for.
         except (OSError, ValueError) as error:
             report = f"{file} cannot be loaded: {error}"
         return io.NodeOutput(report, ui=ui.PreviewText(report))

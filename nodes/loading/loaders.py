@@ -258,7 +258,7 @@ def _model() -> io.Input:
 
 
 def _parts() -> list[io.Input]:
-    """The inputs for files that a model split into several files has besides the transformer.
+    """The inputs for files that a model split into several files has in addition to the transformer.
 
     They are the last inputs and optional, because older workflows lack them.
     """

@@ -1,4 +1,4 @@
-"""Checks before sampling for wrongly connected nodes, which would else show only in the finished clip."""
+"""Checks before sampling for wrongly connected nodes, which would else appear only in the finished clip."""
 
 from __future__ import annotations
 
@@ -37,6 +37,8 @@ def check_stage(positive: Conditioning, latent: Latent) -> None:
             f"the conditioning describes {guide_tokens} guide tokens, which do not fit a latent of {frames} "
             f"frames of {rows} x {columns}: it is from another stage; {CROP}"
         )
+    # Guide frames of other packs have no mark, so that only a mark that contradicts the conditioning is an
+    # error.
     marked = guides_marked(latent)
     if marked is not None and marked * cells != guide_tokens:
         raise ValueError(
@@ -45,6 +47,8 @@ def check_stage(positive: Conditioning, latent: Latent) -> None:
             "together to the sampler, and after LTX-2 Crop Guides its three outputs"
         )
     fps = _value(positive, "frame_rate")
+    # Core's 2.3 templates compute frames as seconds * fps + 1, so that audio and video often differ in
+    # length.
     if audio is not None and fps:
         # Guide frames are no part of the time that the audio has to fill.
         check_audio(frames - guide_tokens // cells, audio["samples"].shape[2], fps)
@@ -53,7 +57,7 @@ def check_stage(positive: Conditioning, latent: Latent) -> None:
 def check_audio(latent_frames: int, audio_latents: int, fps: float) -> None:
     """Raise ValueError if the audio ends before the video, by more than ``ROUNDING`` audio latents.
 
-    Lengths are given in latents, ``fps`` is the frame rate of the video.
+    Lengths are in latents, ``fps`` is the frame rate of the video.
     """
     frames = frames_of(latent_frames)
     if audio_latents < audio_latents_of(frames, fps, Numerics.COMFY) - ROUNDING:

@@ -180,6 +180,7 @@ class LTX2AVGuider(io.ComfyNode):
             )
 
         guidance = GuidanceSchedule(tuple((sigma, guidance_of(streams)) for sigma, streams in scales.items()))
+        # At 1 it is neutral, and the second text attention of every block would have no effect.
         nag = None if nag_scale == 1 else Nag(scale=nag_scale, alpha=nag_alpha, tau=nag_tau)
         guider = AVGuider(model, guidance, nag)
         guider.set_conds(positive, negative)

@@ -55,6 +55,7 @@ def preset_of(values: Mapping[str, Any], model: Model) -> ChosenPreset:
     """The preset that the widgets of ``preset_input`` describe; ``values`` maps their names to values."""
     preset = PRESETS[values["preset"]]
     sampler = values.get("sampler", preset.sampler)
+    # Workflows that were saved before a widget existed lack its value and get that of the preset.
     numbers = {name: values[name] for name in ("steps", *SHAPE) if values.get(name) is not None}
     chosen = replace(
         preset,
@@ -86,6 +87,8 @@ def _numbers(preset: Preset) -> list[io.Input]:
             "sampler", options=list(SAMPLERS), default=preset.sampler, tooltip="See LTX-2 Sampler."
         )
     )
+    # A deterministic preset gets a usual value too, since its sampler widget may be changed to one that adds
+    # noise.
     eta = STOCHASTIC.get(preset.sampler, 1.0) if preset.eta is None else preset.eta
     inputs.append(quantity("eta", eta, step=0.01))
     for stream in ("video", "audio"):

@@ -185,6 +185,8 @@ def plan_run(model: Model, latent: Latent, widgets: RunWidgets, *, denoise: floa
         chosen, listed, blocks = preset_of(widgets.preset, model)
         if sigmas is None and chosen.schedule == SCHEDULED:
             tokens = video_tokens(latent)
+            # With less denoising a scheduler makes a longer schedule, of which these steps are the end; a
+            # fixed list can only be cut.
             sigmas = partial_sigmas(
                 lambda count: replace(chosen, steps=count).sigmas(tokens), chosen.steps, denoise
             )

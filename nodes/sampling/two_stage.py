@@ -75,6 +75,8 @@ class LTX2AVNextStage(io.ComfyNode):
                 f"this latent holds {guides_marked(latent)} guide frames and the conditioning describes "
                 f"{guides}: connect positive and negative of the last LTX-2 Add Guide to LTX-2 Next Stage"
             )
+        # Guides are removed before the upscaler, which would blend them with the last frames of the clip in
+        # time.
         positive, negative, latent = crop_guides(positive, negative, without_attached(latent))
         latent = enlarged(latent, upscale_model, video_vae)
         rows, columns = (SPATIAL_SCALE * size for size in video_of(latent)["samples"].shape[3:])

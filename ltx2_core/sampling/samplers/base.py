@@ -75,6 +75,8 @@ class SamplerRun:
         """Fresh unit Gaussian noise like ``x``; raises ValueError if there is no generator."""
         if self.generator is None:
             raise ValueError("a step that adds noise needs a generator: pass one, or eta=0")
+        # Drawn where the generator is, by default on the CPU, and then moved: every device gets the same
+        # noise.
         return make_noise(x, self.generator).zip(x, lambda noise, like: noise.to(like))
 
 

@@ -31,7 +31,10 @@ def _cfg_pp(run: SamplerRun, x: AVLatent, sigma: float, sigma_next: float, eta: 
     x0, negative = run.pair(x, sigma)
     if sigma_next == 0:
         return Stepped(x0, x0)
+    # At sigma 1 and eta 1 all noise is fresh. ComfyUI gets the same by the order of NaN in a minimum, the
+    # official code by a clamp of the signal.
     fresh = cfg_pp_step(sigma, sigma_next, eta)
+    # The variances of old and fresh noise add up to 1, so that the state has exactly the noise sigma_next.
     noise = (x - negative * (1 - sigma)) * (math.sqrt(1 - fresh**2) / sigma)
     if fresh > 0:
         noise = noise + run.noise(x) * fresh

@@ -55,6 +55,8 @@ def ancestral_step(sigma: float, sigma_next: float, eta: float) -> AncestralStep
     # The last step adds no noise, since nothing would remove it.
     if eta == 0 or sigma_next == 0:
         return AncestralStep(down=down, alpha=1.0, noise=0.0)
+    # Rectified flow does not preserve variance: the signal has to shrink to 1 - sigma_next before noise is
+    # added. k-diffusion's formula for variance-exploding models has no such factor.
     alpha = (1 - sigma_next) / (1 - down)
     # Rounding may make the difference of the squares slightly negative.
     return AncestralStep(

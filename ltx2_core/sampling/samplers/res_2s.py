@@ -31,7 +31,7 @@ def sample_res_2s(
     eta: float,
     substep_eta: float | None = None,
 ) -> Stepped:
-    """One step of second order: an evaluation at ``sigma`` and another half way in -ln(sigma).
+    """One step of second order: an evaluation at ``sigma`` and another at the middle in -ln(sigma).
 
     ``eta`` is the share of the noise that is replaced by fresh noise after the step, ``substep_eta`` that at
     the half-way point, by default 0.5 as in the official pipeline, or 0 if ``eta`` is 0. A step to 0 has no
@@ -46,6 +46,7 @@ def sample_res_2s(
         start = _double(x)
         x0 = run.denoise(x, sigma)
         middle = start + (x0 - start) * (c.h * c.a21)
+        # The first of the two draws of a step: in another order the same seed would give another clip.
         middle = _renoise(run, start, middle, sigma, c.sigma, substep_eta)
         # The conditions are those of the official loop. Without noise the anchor is the start itself.
         if substep_eta > 0 and c.h < 0.5 and sigma > 0.03:

@@ -101,7 +101,9 @@ def audio_vae_step(recipe: AudioVAERecipe) -> StepFn:
         mean = pair.encoder.encoder(mel).chunk(2, dim=1)[0].float()
         latent = mean + recipe.latent_noise * torch.randn(mean.shape, generator=generator).to(device)
         decoded = pair.decoder.decoder(latent).float()
+        # The decoder returns 4L - 3 frames, up to three fewer than were encoded.
         error = weighted_mel_error(decoded, mel[:, :, : decoded.shape[2]])
+        # The part of the Kullback-Leibler divergence that depends on the mean; the deviation is a constant.
         divergence = 0.5 * mean.square().mean()
         return {
             "loss": error + recipe.divergence_weight * divergence,
@@ -137,6 +139,7 @@ def new_audio_vae(config: AudioVAEConfig, seed: int) -> AudioPair:
         for module in pair.modules():
             if isinstance(module, ResidualBlock):
                 module.get_parameter("conv2.conv.weight").zero_()
+        # Log-mels lie between -11 and 2, several times the unit range that the following layers start from.
         pair.get_parameter("encoder.encoder.conv_in.conv.weight").mul_(0.3)
         # About the log-mel of the noise floor of the world, which is most of a clip.
         pair.get_parameter("decoder.decoder.conv_out.conv.bias").fill_(-8.0)
@@ -176,6 +179,7 @@ def finish_audio_vae(pair: AudioPair, recipe: AudioVAERecipe, *, clips: int = 25
         half.per_channel_statistics.get_buffer("mean-of-means").copy_(flat.mean(0))
         half.per_channel_statistics.get_buffer("std-of-means").copy_(deviation)
     final = pair.encoder.get_submodule("encoder.conv_out.conv")
+    # Training used one constant deviation, and a file states it as readers of a posterior expect it.
     final.get_parameter("weight")[config.z_channels :] = 0
     final.get_parameter("bias")[config.z_channels :] = 2 * math.log(recipe.latent_noise)
 

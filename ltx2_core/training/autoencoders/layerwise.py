@@ -236,6 +236,8 @@ def _ridge(
         windows = F.pad(_padded_in_time(x), (1, 1, 1, 1)).unfold(2, 3, 1).unfold(3, 3, 1).unfold(4, 3, 1)
         h, w = target.shape[3:]
         at = rows // (h * w), rows // w % h, rows % w
+        # Indexed before it is flattened: the windows of all positions would take 27 times the memory of the
+        # input.
         windows_of.append(windows[0].permute(1, 2, 3, 0, 4, 5, 6)[at].flatten(1))
         targets_of.append(target[0].flatten(1).mT[rows])
     inputs, outputs = torch.cat(windows_of), torch.cat(targets_of)

@@ -162,6 +162,7 @@ def _fit(
         return (found - target[rows]).square().sum() / target[rows].square().sum()
 
     for step in range(steps):
+        # The last tenth is never drawn; cells are shuffled, so that it is a fair sample.
         rows = torch.randint(len(patches) - held_out, (min(512, len(patches)),), generator=generator)
         optimizer.zero_grad()
         error_on(rows).backward()
@@ -186,7 +187,7 @@ def _write(
 ) -> None:
     """Write the fitted weights into the convolutions of the encoder.
 
-    The last convolution, which follows norm and SiLU, is fitted anew by least squares.
+    The last convolution, which follows norm and SiLU, is fitted again, by least squares.
     """
     # Pixels are pooled by the first convolution. In a patch of pixels rows vary fastest, in a pooled one
     # columns.
@@ -197,6 +198,8 @@ def _write(
     for weight, block in zip(weights[1:], blocks, strict=False):
         _set(block.conv.conv, weight.mT)
     values = _run(patches, weights[:-2], blocks)
+    # Far above the values, so that norm and SiLU act on a small range around it, in which they are nearly
+    # linear.
     constant = _CONSTANT * float(values.square().mean().sqrt())
     last = blocks[-1].conv.conv
     assert last.bias is not None

@@ -89,6 +89,7 @@ def upsampler_step(recipe: UpsamplerRecipe, code: EncodesVideo) -> StepFn:
         with torch.no_grad():
             small, large = encoded_pair(code, draw_seeds(generator, size.batch), size, _device(net))
         noise = noise_like(small, generator)
+        # The network works on raw latents, while both latents here are normalised; this function converts.
         upsampled = upsample_latent(net, small + recipe.input_noise * noise, statistics)
         return {"loss": (upsampled.float() - large).square().mean()}
 
@@ -103,6 +104,8 @@ def encoded_pair(
     Returns two normalised latents: (B, C, f, h, w) and (B, C, f, 2h, 2w).
     """
     small, large = (
+        # The same scene rendered twice, not one rendering scaled: the target has the edges of the larger
+        # size.
         code.encode(
             video_batch(
                 seeds,

@@ -250,7 +250,10 @@ def new_video_vae(config: VideoVAEConfig, code: EncodesVideo, seed: int) -> Vide
             # A residual branch of zero leaves the skip alone, which is nearly linear at first.
             module.conv2.conv.weight.zero_()
         elif isinstance(module, Downsample):
+            # The convolution and the skip are summed, so that half of the gain leaves the sum near the scale
+            # of the skip.
             module.conv.conv.weight.mul_(0.5)
+    # A decoder that starts near grey has no large errors of random colours to undo first.
     vae.decoder.conv_out.conv.weight.mul_(0.2)
     last = vae.encoder.conv_out.conv
     assert last.bias is not None
@@ -283,6 +286,7 @@ def held_out_psnr(
             [HELD_OUT + index], frames=frames, width=width, height=height, device=_device(vae)
         )
         latent = latent_mean(vae, truth) if code is None else code.encode(truth)
+        # One clip at a time, since each is decoded in one piece, with all its activations.
         total += float(psnr(decode_whole(vae, latent), truth))
     return total / clips
 

@@ -233,6 +233,7 @@ def new_vocoder(config: VocoderConfig, seed: int) -> BandwidthVocoder:
             if ".convs2." in name:
                 p.zero_()
             if name.endswith("conv_pre.weight"):
+                # Log-mels reach -11, ten times the unit range of the layers that follow.
                 p.mul_(0.2)
             if name.endswith("conv_post.weight"):
                 p.mul_(0.1)

@@ -95,6 +95,7 @@ def _train_half(
         train(vae, code, run.state(stage), recipe=recipe, seed=run.seed, options=run.options())
         spent = time.monotonic() - began
         run.check_finished(stage, recipe.total_steps, after=spent, seconds=recipe.seconds)
+    # Written with either half, as released files of one half have them, too.
     statistics = prefixed("vae.per_channel_statistics.", vae.per_channel_statistics)
     save_tensors(run.part(stage), prefixed(f"vae.{half}.", network) | statistics)
 

@@ -84,6 +84,7 @@ class FlowRecipe:
 
         ``share``, in [0, 1], is how much of the run is done.
         """
+        # The last entry also holds at a share of exactly 1, which a run that ends by the clock reaches.
         choices = next(c for until, c in self.contexts if share < until or until >= 1)
         shares = torch.tensor([choice.share for choice in choices])
         return choices[int(torch.multinomial(shares, 1, generator=generator))]
@@ -229,6 +230,7 @@ def _train(
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer: torch.optim.Optimizer
     if isinstance(model, LoraAdapters):
+        # A single large gradient stays in the averages of Adam for some fifty steps, at these betas.
         options = replace(options, clip=1.0 if options.clip is None else options.clip)
         # Muon does not suit LoRA: the change is the product of a pair, which has only as many directions as
         # the rank.

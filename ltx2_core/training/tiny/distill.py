@@ -133,6 +133,8 @@ def distill_loss(
 def _interval(count: int, options: DistillOptions, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw neighbouring entries of the student's schedule: upper and lower noise levels, each (count,)."""
     sigmas = torch.tensor(options.sigmas)
+    # The first four steps of the published schedule are 0.00625 long and alike, so that drawing all steps
+    # equally often would spend half of the training on them.
     large = sigmas[:-1] - sigmas[1:] > _SMALL
     weights = torch.where(large, 1 / large.sum().clamp(min=1), 0.0)
     if bool((~large).any()):
@@ -164,6 +166,7 @@ def _teach(
     assert x.audio is not None
     grid, bins = x.video.shape[2:], x.audio.shape[3]
     for step in range(options.substeps):
+        # Equal steps within the interval; each clip of a batch has an interval of its own.
         sigma = upper + (lower - upper) * (step / options.substeps)
         change = (lower - upper) / options.substeps
         # One after the other: a batch of both would take twice the memory.

@@ -120,7 +120,7 @@ def _flow_network(run: Run) -> FlowNetwork:
 
 def _load_flow(network: FlowNetwork, path: Path) -> None:
     tensors = load_file(path)
-    # ``tensors()`` keeps the order of the state dict and changes names only.
+    # ``tensors()`` has the order of the state dict and changes names only.
     own = {name: tensors[full] for name, full in zip(network.state_dict(), network.tensors(), strict=True)}
     network.load_state_dict(own, strict=True)
 

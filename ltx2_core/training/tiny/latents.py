@@ -65,6 +65,8 @@ def write_latents(
     planned: list[_Shard] = []
     seed = first_seed
     for bucket in buckets:
+        # Seeds follow from the plan alone and not from what exists, so that a resumed call renders the same
+        # clips.
         for number, start in enumerate(range(0, bucket.clips, shard_clips)):
             seeds = range(seed + start, seed + min(start + shard_clips, bucket.clips))
             planned.append(_Shard(bucket.shard(folder, number), bucket, seeds))
@@ -104,7 +106,7 @@ def _each_written(shards: Sequence[_Shard], load: Callable[[], Encoders], worker
             for future in as_completed(futures):
                 yield future.result()
         except BaseException:
-            # Without this the pool would still encode every shard that waits.
+            # Without this the pool would still encode every shard in its queue.
             pool.shutdown(cancel_futures=True)
             raise
 

@@ -15,7 +15,7 @@ def trained_config() -> ParsedJson:
     """The ``config`` object of the trained checkpoint, except for the widths of its transformer.
 
     Autoencoders and vocoder have other widths than in :func:`ltx2_core.tiny.settings.tiny_config`. The
-    transformer still has the widths given there; :func:`.scales.with_transformer` replaces them.
+    transformer still has the widths from there; :func:`.scales.with_transformer` replaces them.
     """
     config: ParsedJson = tiny_config("2.3")
     vae = config["vae"]

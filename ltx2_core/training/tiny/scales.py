@@ -57,6 +57,7 @@ The rate is low because training starts from a fitted decoder, near an optimum.
 """
 
 HEADS = 8
+# Eight heads of 20 are 160 channels and of 16 are 128, at least the 128 channels of a latent.
 HEAD_DIM = 20
 AUDIO_HEAD_DIM = 16
 LAYERS = 4
@@ -103,6 +104,7 @@ _EDGE_TASKS = FlowOptions(
     input_video=0.0,
     region=0.0,
     guides=0.0,
+    # Edges say nothing of the audio, so that a step should rather improve the frames.
     audio_weight=0.2,
     shift=1.6,
     uniform=0.3,
@@ -129,6 +131,7 @@ def full_scale() -> Scale:
         upsampler=UpsamplerRecipe(),
         buckets=(
             Bucket(width=128, height=128, frames=25, clips=4096, share=0.62),
+            # Few long and small clips: most steps train on the first bucket, which has the usual size.
             Bucket(width=128, height=128, frames=49, clips=2048, share=0.12),
             # With a quarter of these clips the edge LoRA overfits.
             Bucket(width=128, height=96, frames=25, clips=4096, share=0.06, reference=True),
@@ -215,6 +218,7 @@ def smoke_scale() -> Scale:
     flow = FlowRecipe(total_steps=2, batch=2, contexts=contexts)
     lora = LoraRecipe(rank=2, targets=ATTENTION, flow=flow)
     return Scale(
+        # The widths of the untrained set suffice, since nothing is learnt here.
         config=tiny_config("2.3"),
         upsampler_config=tiny_upsampler_config(),
         code_sizes=(ClipSize(batch=24, frames=17, width=64, height=64),),
@@ -231,6 +235,7 @@ def smoke_scale() -> Scale:
         distilled=lora,
         edges=lora,
         minutes={},
+        # Measuring held-out clips would take longer than these few steps.
         evaluates=False,
         statistics_clips=2,
     )

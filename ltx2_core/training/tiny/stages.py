@@ -92,6 +92,7 @@ def stage_text(run: Run) -> None:
 def stage_export(run: Run) -> None:
     """Write all trained networks into one checkpoint in the released layout, in bfloat16."""
     tensors: dict[str, Tensor] = {}
+    # Prefixes are part of the names in each file, so that parts are joined without renaming.
     for name in PARTS:
         tensors |= load_file(run.part(name))
     metadata = {"config": json.dumps(run.scale.config), "model_version": "2.3.0-tiny"}

@@ -40,6 +40,8 @@ def start_from(run: Run, models: TinySet, stages: Sequence[str]) -> None:
         )
     with safe_open(models.checkpoint, framework="pt") as file:
         config = json.loads(file.metadata()["config"])
+        # Whole configurations are compared: weights of other widths would fail only when a stage loads them,
+        # late in the run.
         if config != run.scale.config:
             raise ValueError(f"{models.checkpoint} has other widths than this scale: leave out --from")
         for part, prefixes in PREFIXES.items():
@@ -49,6 +51,7 @@ def start_from(run: Run, models: TinySet, stages: Sequence[str]) -> None:
                 save_tensors(path, {name: file.get_tensor(name) for name in names})
     if not run.models.text_encoder.exists():
         shutil.copytree(models.text_encoder, run.models.text_encoder)
+    # The upsampler has a file of its own and so no prefix above.
     if "upsampler" not in stages and not run.models.upsampler.exists():
         run.models.upsampler.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(models.upsampler, run.models.upsampler)

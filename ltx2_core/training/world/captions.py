@@ -81,6 +81,7 @@ def caption(scene: Scene, seed: int, *, places: bool = True) -> str:
     # All draws are made whether used or not, so that a seed stands for the same wording of every scene.
     form, move, sound, joint = choose(_FORMS), choose(range(4)), choose(range(4)), choose(_JOINTS)
     company, sentence = choose(_COMPANY), choose((False, True))
+    # The draw comes first, so that ``places`` does not change what a seed draws.
     placed = generator.random() < _PLACED and places
     place = _place(scene.actor.path, alone=not others) if placed else ""
     text = form.format(

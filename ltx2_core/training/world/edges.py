@@ -65,6 +65,7 @@ def edge_sharpness(frames: Tensor) -> float:
     dx, dy = _gradient(frames)
     size, strongest = (dx.square() + dy.square()).sqrt().max(dim=1)
     contrast = F.max_pool2d(frames, 9, stride=1, padding=4) + F.max_pool2d(-frames, 9, stride=1, padding=4)
+    # Of the same channel as the gradient: another one may change more within these pixels, at another edge.
     contrast = contrast.gather(1, strongest[:, None])[:, 0]
     return float((size / contrast.clamp(min=1e-3))[edges].mean())
 

@@ -67,6 +67,7 @@ def measure_audio(waveform: Tensor, sample_rate: int, frames: int, fps: float) -
             for t, on in zip(times, loud, strict=True)
         ]
     )
+    # Four milliseconds after the onset, when the attack is over and the tone is at its loudest.
     knocks = torch.tensor([_pitch(sides, sample_rate, at + 0.004, 0.08) for at in onsets])
     sound = _sound(envelope, onsets, loudness)
     # The pitch of a knock is clear just after its start only; a tone has it in every frame.
@@ -106,6 +107,7 @@ def _struck(envelope: Tensor, i: int, least: float) -> bool:
 
     This excludes the flutter of a vocoder within a tone, which is loud on both sides.
     """
+    # From 70 to 16 ms before the onset: nearer steps are part of the rise that a vocoder smears.
     before = envelope[max(0, i - 35) : max(0, i - 8)]
     after = envelope[i : i + 20].mean()
     return len(before) > 4 and float(after) > max(least, 2.5 * float(before.mean()))
@@ -164,6 +166,7 @@ def _glide(times: Tensor, pitch: Tensor) -> float:
     if int(valid.sum()) < 4:
         return 0.0
     time, octave = times[valid], pitch[valid].log2()
+    # Pairs half of the tone apart: the slope of neighbouring frames is mostly the error of their pitches.
     apart = len(time) // 2
     return float(((octave[apart:] - octave[:-apart]) / (time[apart:] - time[:-apart])).median())
 

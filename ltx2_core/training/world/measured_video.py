@@ -229,9 +229,12 @@ def find_contacts(y: Tensor) -> tuple[float, ...]:
     found: list[float] = []
     for i in range(1, len(y) - 1):
         window = y[max(0, i - 3) : i + 4]
+        # Of a flat top only the first frame counts, or one contact would be found several times.
         if y[i] < window.max() or y[i] == y[i - 1]:
             continue
         before, after = y[max(0, i - 6) : i + 1].min(), y[i : i + 7].min()
+        # Near the ends of a clip a part of the fall or of the rise is missing, so that a smaller drop is
+        # enough.
         edge = min(i, len(y) - 1 - i) < 6
         drop = float(torch.minimum(y[i] - before, y[i] - after))
         if drop > (0.08 if edge else 0.25) * height:
@@ -262,6 +265,7 @@ def _fill(values: Tensor) -> Tensor:
 
 
 def _range(values: Tensor) -> float:
+    # Quantiles and not extremes, which one badly decoded frame would decide.
     low, high = torch.quantile(values, torch.tensor([0.05, 0.95])).tolist()
     return float(high - low)
 

@@ -54,6 +54,7 @@ class Bounce:
         phase = torch.remainder((times - self.first_contact_s) / self.period_s, 1.0)
         # Free fall: the height of a bounce grows with the square of its period.
         height = (self.period_s / LONGEST_PERIOD_S) ** 2
+        # A parabola that is 0 at both contacts and reaches its height half-way between them.
         lift = height * 4 * phase * (1 - phase)
         return Pose(self.across * torch.ones_like(times), lift, torch.ones_like(times))
 

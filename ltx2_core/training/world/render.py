@@ -41,6 +41,7 @@ def _coverage(body: Body, times: Tensor, width: int, height: int, device: torch.
     x = torch.arange(width, device=device) + 0.5 - across
     y = torch.arange(height, device=device) + 0.5 - down
     size = size[:, :, None]
+    # The distance in pixels, moved by a half, is the covered share of a pixel that an edge crosses.
     return (0.5 - distance(body.kind, x[:, None, :], y[:, :, None], size)).clamp_(0, 1)
 
 

@@ -195,7 +195,7 @@ def _path(motion: Motion, u: np.ndarray, company: bool) -> Path:
 
     With ``company`` it stays clear of the place of a second body, at a side or below it.
     """
-    # Beside a second body only the outermost columns, so that the two never overlap.
+    # Next to a second body only the outermost columns, so that the two never overlap.
     across = _pick(COLUMNS[:: len(COLUMNS) - 1] if company else COLUMNS, u[0])
     lift = _pick(HEIGHTS, u[1])
     if motion == "bounce":
