@@ -208,8 +208,9 @@ def _options(value: Any) -> Json:
 def _rope(c: Json) -> Json:
     return {
         "rope_theta": c.get("positional_embedding_theta", 10000.0),
-        "rope_type": c.get("rope_type", "interleaved"),
-        "rope_double_precision": c.get("frequencies_precision", "float32") == "float64",
+        # Where the source states nothing, our reader takes these, see config.reader.
+        "rope_type": c.get("rope_type", "split"),
+        "rope_double_precision": c.get("frequencies_precision", "float64") == "float64",
     }
 
 
