@@ -79,7 +79,8 @@ def apply_lora(
     # The MODEL does not hold this projection, so without a CLIP this part of the LoRA has no effect.
     if clip is None and Component.TEXT_PROJECTION in lora.components:
         text += (
-            "\n  it also changes how prompts are encoded: connect clip, and encode with the clip that comes out"
+            "\n  it also changes how prompts are encoded: connect clip, and encode with the clip that comes "
+            "out"
         )
     stored, metadata = comfy.utils.load_torch_file(str(lora.path), safe_load=True, return_metadata=True)
     # The MODEL of the graph stays without this LoRA; a clone shares its weights.
