@@ -54,7 +54,7 @@ def next_lines(destination: Destination, seed: int | None, *, embedded: bool) ->
         # Quoted, so that the line can be pasted into a shell.
         name = shlex.quote(str(destination))
         yield f'next: ltx2 extend --video {name} --seconds 1 --prompt "..." makes it longer'
-        yield f'      ltx2 retake --video {name} --video-region 0.5-1 --prompt "..." makes a part of it again'
+        yield f'      ltx2 retake --video {name} --video-region 0.5-1 --prompt "..." regenerates a part of it'
     if seed is not None:
         yield f"{'      ' if fmt.video and fmt.audio and not destination.is_stdout else 'next: '}" + (
             f"--seed {seed + 1} gives another take"
