@@ -23,6 +23,7 @@ from ...ltx2_core.transformer.diagnosis import first_broken_block
 from ...ltx2_core.types import AVLatent
 from .guider import AVGuider
 from .latents import Latent, check_batch_index, to_av
+from .masks import streams_of
 from .network import HostTransformer
 from .progress import count_bar
 from .samplers import sampler_object
@@ -116,13 +117,16 @@ def _check_first(guider: Any, samples: Any, x0: Tensor, x: Tensor, sigmas: Tenso
     def where() -> str:
         # The callback of the first step gets the latent at the first noise level, so that this repeats that
         # step.
-        sigma = sigmas[:1].to(x.device).expand(len(x))
-        return first_broken_block(network.transformer_blocks, lambda: guider.predict_noise(x, sigma))
+        packed = comfy.utils.pack_latents(x.unbind())[0] if getattr(x, "is_nested", False) else x
+        sigma = sigmas[:1].to(packed.device).expand(len(packed))
+        return first_broken_block(network.transformer_blocks, lambda: guider.predict_noise(packed, sigma))
 
-    streams = samples.unbind() if getattr(samples, "is_nested", False) else (samples,)
-    nested = len(streams) == 2 and x0.ndim == 3
-    parts = comfy.utils.unpack_latents(x0, [stream.shape for stream in streams]) if nested else [x0]
-    audio = parts[1] if nested else None
+    streams = streams_of(samples)
+    # From ComfyUI 0.30 on the callback gets both streams apart, before that packed into one tensor.
+    parts = streams_of(x0)
+    if len(streams) == 2 and len(parts) == 1:
+        parts = comfy.utils.unpack_latents(x0, [stream.shape for stream in streams])
+    audio = parts[1] if len(parts) == 2 else None
     ours = isinstance(network, HostTransformer)
     check_estimate("sampling", 1, len(sigmas) - 1, AVLatent(parts[0], audio), where if ours else None)
 
