@@ -126,7 +126,7 @@ class _Events:
         self.log, self.kill_at, self.after, self.count = log, kill_at, after, 0
 
     def reached(self, name: str) -> bool:
-        """Record an event; returns whether the process shall end at it."""
+        """Record an event; returns whether the process must end at it."""
         ends = self.count == self.kill_at
         self.count += 1
         os.write(self.log, f"{name}\n".encode())

@@ -139,7 +139,7 @@ def test_an_interrupt_ends_each_phase_at_once_and_the_next_run_is_clean(image, t
         stopped = run(ltx2, *words, "-o", out, folder=where, kill_at=at, after="interrupt")
         assert stopped.code > 0, name
         assert "Traceback" not in stopped.output, (name, stopped.output)
-        assert not WORK & set(stopped.events[at + 1 :]), f"{name}: work goes on after the interrupt"
+        assert not WORK & set(stopped.events[at + 1 :]), f"{name}: work continues after the interrupt"
         assert not out.exists()
         assert not list(tmp_path.glob(".*.part")), f"{name}: a partial file is left"
         saved = any(where.rglob("*.latents.safetensors"))

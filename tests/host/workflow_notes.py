@@ -70,8 +70,7 @@ NOTES = {
     ),
     "text_to_video_distilled": Note(
         "Text to video with audio, fast",
-        "The distilled LoRA in both stages: 8 steps at half size and 3 at full size, without guidance. "
-        "About a third of the time of the full model.",
+        "The distilled LoRA in both stages: 8 steps at half size and 3 at full size, without guidance.",
         (PROMPT, SIZE),
     ),
     "text_to_video_guided": Note(
