@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..formats import VIDEO
 from .destination import Destination
 from .encoding import Encoding, audio_encoding
 from .h264 import SLICE_IDR, Parameters, encoded_units, stored_units, to_stored
@@ -38,7 +39,6 @@ PIXEL_FORMATS = frozenset(
 )
 """What is decoded and encoded again without a change of format."""
 # Visually lossless for x264, because the new frames stand next to copied ones.
-DEFAULT_CRF = 18
 # x264 with three B-frames and a pyramid, its default, needs two frames of delay.
 REORDER_FRAMES = 2
 """Frames that x264 holds back for B-frames."""
@@ -127,7 +127,8 @@ def write_recut(
     track = audio_encoding(destination.format, encoding)
     assert track is not None
     destination.check()
-    crf = DEFAULT_CRF if encoding.crf is None else encoding.crf
+    crf = VIDEO["h264"].default_crf if encoding.crf is None else encoding.crf
+    assert crf is not None
     with open_video(recut.clip.path) as (container, stream):
         tags = {**plain_tags(container.metadata), **metadata}
         with open_output(destination, tags) as output:

@@ -34,9 +34,9 @@ class VideoWriter:
     The file is written under a temporary name in the same folder and renamed to ``path`` when the block ends
     without an exception. On an exception the temporary file is removed and an old file at ``path`` stays.
 
-    ``encoding`` holds the options of the encoder; without it, ``crf`` sets that one option. Raises ValueError
-    for sizes, rates or values that cannot be encoded, and OSError (no permission, disk full, ...) with advice
-    on what to do.
+    ``encoding`` holds the options of the encoder; in its place ``crf`` sets one option. Raises ValueError
+    for both, and for sizes, rates or values that cannot be encoded; OSError (no permission, disk full, ...)
+    with advice on what to do.
     """
 
     def __init__(
@@ -52,6 +52,8 @@ class VideoWriter:
         overwrite: bool = True,
         encoding: Encoding | None = None,
     ) -> None:
+        if crf is not None and encoding is not None:
+            raise ValueError("crf is a field of encoding: set it there, or leave encoding out")
         self.destination = Destination.of(path)
         fmt, chosen = self.destination.format, encoding or Encoding(crf=crf)
         video = None if self.destination.is_images else video_encoding(fmt, chosen)
