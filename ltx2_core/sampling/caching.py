@@ -25,14 +25,17 @@ Velocities = Mapping[Pass, AVLatent]
 
 @dataclass(frozen=True, kw_only=True)
 class StepCache:
-    """Two ways to decide in which steps the last velocities are reused; ``kind`` is one of them.
+    """Step caching: in which sampling steps the last velocities are reused instead of running the model.
 
-    - ``timestep``: they are reused until the embedding of the noise level has changed by ``threshold`` in all
-      (relative L1) since the last evaluation, as in TeaCache (Liu et al. 2024, arXiv 2411.19108). Deciding
-      takes no time and does not depend on the prompt.
-    - ``first_block``: they are reused if what the first block adds differs by less than ``threshold``
-      (relative L1) from the last full evaluation, as in the First Block Cache of ParaAttention. Deciding
-      takes the time of that block and depends on the content.
+    ``kind`` is one of two ways to decide. ``threshold``, above 0, is how much change is allowed; a higher one
+    reuses more.
+
+    - ``timestep``: velocities are reused until the embedding of the noise level has changed by ``threshold``
+      in all (relative L1) since the last evaluation, as in TeaCache (Liu et al. 2024, arXiv 2411.19108).
+      Deciding takes no time and does not depend on the prompt.
+    - ``first_block``: velocities are reused if what the first block adds to the hidden states differs by less
+      than ``threshold`` (relative L1) from the last full evaluation, as in the First Block Cache of
+      ParaAttention. Deciding takes the time of that block and depends on the content.
     """
 
     kind: Literal["timestep", "first_block"] = "first_block"
@@ -49,16 +52,18 @@ class StepCache:
 
 
 class Evaluations(NamedTuple):
-    """Numbers of guidance passes that the model evaluated, and of those whose result was reused instead."""
+    """How many guidance passes of a run the model evaluated (``run``), and how many were
+    ``reused`` instead.
+    """
 
     run: int
     reused: int
 
 
 class Reuse:
-    """The cached velocities of one run, and the decision at each step whether to reuse them.
+    """The cached velocities of one run of ``model``; ``cache`` decides at each step whether they are reused.
 
-    A step reuses either those of all its guidance passes or none.
+    A step reuses the velocities of all its guidance passes or of none.
     """
 
     def __init__(self, cache: StepCache, model: Network) -> None:
@@ -74,10 +79,12 @@ class Reuse:
         passes: tuple[Pass, ...],
         evaluate: Callable[[OnBlock | None], dict[Pass, AVLatent]],
     ) -> tuple[Velocities, int]:
-        """Velocities of the passes, and how many of the passes were evaluated: all of them or 0.
+        """Velocities of ``passes`` at noise level ``sigma``, and how many passes were evaluated: all of them
+        or 0.
 
         ``evaluate(on_block)`` computes the velocities of all passes. It has to call ``on_block``, if that is
-        not None, before each block of the model, and pass on an exception from it.
+        not None, with the number of each block of the model before that block, and let an exception from it
+        through.
         """
         # A pass that was not evaluated before has nothing to reuse, so that all are evaluated.
         cached = all(which in self._last for which in passes)
@@ -98,7 +105,10 @@ class Reuse:
         return self._last, len(passes)
 
     def _accumulate_change(self, sigma: float) -> None:
-        """Add the change of the noise level's embedding since the last call to the sum since evaluation."""
+        """Add how far the embedding of noise level ``sigma`` is from that of the previous step (relative L1).
+
+        The sum, which is compared with the threshold, starts at 0 after each evaluation of the model.
+        """
         # That of the video stands for both streams, as each is a function of the noise level alone.
         embed = self._model.get_submodule("adaln_single")
         # A quantised weight has an integer dtype, in which no embedding can be computed.
@@ -116,13 +126,18 @@ class Reuse:
 
 
 class _Unchanged(Exception):
-    """Raised to end a forward pass whose first block adds about the same as before: reuse the velocities."""
+    """Raised to end a forward pass whose first block adds about the same as before, so that velocities are
+    reused.
+    """
 
 
 class _Watch:
-    """Records the residual (output - input) of the first block in the first forward pass of a step.
+    """Context that records the residual (output - input) of block 0 of ``model`` in the first forward pass of
+    a step.
 
-    It ends the forward pass if the residual is close to ``last``, that of the last full evaluation.
+    ``last`` is the residual of the last full evaluation, one tensor per stream. If the new one differs from
+    it by less than ``threshold`` (relative L1), the forward pass is ended by an exception. With None it never
+    is.
     """
 
     def __init__(self, model: Network, last: Sequence[Tensor] | None, threshold: float) -> None:
@@ -148,7 +163,9 @@ class _Watch:
             hook.remove()
 
     def on_block(self, number: int) -> None:
-        """Raise before block 1 if block 0 has added about the same as at the last full evaluation."""
+        """Called before block ``number``; raises before block 1 if block 0 added about the same
+        as last time.
+        """
         if number != 1 or self._last is None or self.residual is None:
             return
         # Taken, so that later forward passes of the step are not compared.
@@ -173,7 +190,7 @@ class _Watch:
 
 
 def _distance(now: Tensor, last: Tensor) -> float:
-    """L1 distance relative to ``last``; infinite for different shapes, as when the batch changes."""
+    """Mean L1 distance of ``now`` from ``last``, relative to ``last``; infinite if their shapes differ."""
     if now.shape != last.shape:
         return float("inf")
     # The bound guards against a residual of 0, as in a network whose first block adds nothing.

@@ -43,17 +43,18 @@ class Denoiser:
         """Prepare a run.
 
         Args:
-            model, state: the network, and the clean latent with its mask.
-            positive, negative: the texts, of one sample or as many as the state has.
-            guidance: by default none, which takes one guidance pass per step.
-            nag: makes the passes of the positive prompt avoid the negative one.
+            model: the diffusion transformer.
+            state: the clean latent with its mask, guides and reference audio.
+            positive, negative: the encoded prompts, with a batch of 1 or that of the state.
+            guidance: None is no guidance, which takes one guidance pass per step.
+            nag: makes the passes of the positive prompt avoid the negative one; None is off.
             numerics: which public implementation to reproduce where they differ.
-            sigmas: the schedule, by which guidance with ``skip_steps`` counts the steps.
-            calls: how the model is called.
+            sigmas: the schedule, by which guidance with ``skip_steps`` counts the steps; else not needed.
+            calls: how the model is called: dtype, passes per forward pass, caches.
 
         Raises ValueError if guidance or ``nag`` need a ``negative`` or ``sigmas`` that are missing, or a
-        block that the model lacks; if both use the negative prompt; if the number of samples of a text does
-        not fit.
+        block that the model lacks; if both guidance and ``nag`` use the negative prompt; if the batch of a
+        prompt does not fit.
         """
         self._numerics = numerics
         self._guidance: GuidanceAt = Guidance() if guidance is None else guidance
@@ -87,7 +88,9 @@ class Denoiser:
 
     @property
     def evaluations(self) -> Evaluations:
-        """How many guidance passes the model has evaluated in this run, and how many were reused."""
+        """How many guidance passes the model has evaluated so far in this run, and how many reused an earlier
+        result.
+        """
         return Evaluations(run=self._evaluated, reused=self._reused)
 
     def __call__(self, x: AVLatent, sigma: float) -> AVLatent:
@@ -95,9 +98,9 @@ class Denoiser:
         return blend(self._clean, self._guided(x, sigma, negative=False).x0, self._mask)
 
     def pair(self, x: AVLatent, sigma: float) -> Estimates:
-        """The x0 that a call returns, and that of the negative prompt, evaluated even at neutral guidance.
+        """The x0 that calling the denoiser returns, and the x0 of the negative prompt alone.
 
-        Raises ValueError if there is no negative context.
+        The negative prompt is evaluated even if cfg is 1. Raises ValueError if there is no negative prompt.
         """
         if not self._has_negative:
             raise ValueError("this sampler needs a negative prompt at any cfg: pass its context")
@@ -108,28 +111,30 @@ class Denoiser:
         return Estimates(blend(self._clean, x0, self._mask), negative)
 
     def preserve(self, x: AVLatent) -> AVLatent:
-        """Restore preserved content in ``x``, to which a sampler has added noise.
+        """``x``, to which a sampler has added noise, with the clean latent put back where the mask is 0.
 
-        In the comfy numerics ``x`` is returned as it is: there the denoiser itself restores preserved
-        content, before each forward pass.
+        With ``Numerics.COMFY`` ``x`` is returned as it is: there the denoiser puts the clean latent back
+        before each forward pass.
         """
         # There the network gets preserved content clean, whatever ``x`` has in its place.
         return x if self._numerics is Numerics.COMFY else blend(self._clean, x, self._mask)
 
     def _guided(self, x: AVLatent, sigma: float, *, negative: bool) -> Estimates:
-        """The guided x0 and that of the negative prompt, both before masking.
+        """The guided x0 of ``x`` at noise level ``sigma``, and that of the negative prompt, both before
+        masking.
 
-        With ``negative`` the negative prompt is evaluated even if the guidance does not need it; without it,
-        the second x0 may be that of the positive prompt.
-
-        A stream that skips this step repeats its estimate of the last step that it did not skip.
+        With ``negative`` the negative prompt is evaluated even if the guidance does not need it; otherwise
+        the second x0 may be that of the positive prompt. A stream (video or audio) that skips this step
+        repeats its estimate of the last step that it did not skip.
         """
         plan = self._steps.plan(sigma, self._sigmas, self._streams, self._passes.batching, negative=negative)
         self._reused += plan.reused
         return self._steps.combine(plan, self._estimates(x, sigma, plan) if plan.passes else {})
 
     def _estimates(self, x: AVLatent, sigma: float, plan: StepPlan) -> dict[Pass, AVLatent]:
-        """The estimate of x0 of each guidance pass of ``plan``, before guidance and masking."""
+        """The estimate of x0 from ``x`` at ``sigma`` of each guidance pass of ``plan``, before guidance and
+        masking.
+        """
         x = x.to(self._device, torch.float32)
         # Mask times sigma is the timestep of a token, and with it the noise that it has.
         removed: AVLatent | float = self._mask * sigma
@@ -167,5 +172,7 @@ class Denoiser:
 
 
 def _any(mask: Tensor | None) -> bool:
-    """Whether a mask generates any of its stream; False for no stream."""
+    """Whether a denoise mask is above 0 anywhere, so that the stream is generated; False for None, an absent
+    stream.
+    """
     return mask is not None and bool((mask > 0).any())

@@ -22,7 +22,12 @@ from ..types import AVLatent
 
 
 class Pass(Enum):
-    """A guidance pass: one evaluation of the model within a step, for a clean estimate of its own."""
+    """A guidance pass: one evaluation of the model within a step, for a clean estimate of its own.
+
+    ``CONDITIONAL`` has the positive prompt, ``NEGATIVE`` the negative one. The others have the positive
+    prompt and ``PERTURBED`` skips self-attention of some blocks, ``APART`` the attention between video and
+    audio, and ``UNREFERENCED`` leaves the reference audio out.
+    """
 
     CONDITIONAL = "conditional"
     NEGATIVE = "negative"
@@ -33,7 +38,10 @@ class Pass(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class StreamGuidance:
-    """Guidance scales of one stream. The defaults are neutral: one pass, without guidance."""
+    """Guidance scales of one stream (video or audio). The defaults are neutral: one pass, without guidance.
+
+    ``cfg`` and ``modality`` are neutral at 1, ``stg`` and ``identity`` at 0.
+    """
 
     cfg: float = 1.0
     stg: float = 0.0
@@ -71,7 +79,7 @@ class StreamGuidance:
 
     @property
     def weights(self) -> dict[Pass, float]:
-        """For each guidance pass the weight of its difference from the conditional estimate.
+        """For each guidance pass the weight of its difference in the guided estimate.
 
         The difference is the conditional estimate minus that of the pass. Passes of weight 0 are left out.
         """
@@ -84,7 +92,10 @@ class StreamGuidance:
         return {which: weight for which, weight in weights.items() if weight != 0}
 
     def combine(self, x0: Mapping[Pass, Tensor]) -> Tensor:
-        """The guided estimate (B, ...) from the estimates of the passes; a missing pass adds nothing."""
+        """The guided estimate of x0 (B, ...) of one stream from those of the passes, all of that shape.
+
+        The conditional pass must be among them; another one that is missing adds nothing.
+        """
         # Differences of estimates and not of velocities: the official pipelines guide x0. Both agree up to
         # rounding unless a nonlinear step such as rescaling follows.
         conditional = result = x0[Pass.CONDITIONAL]
@@ -99,9 +110,9 @@ class StreamGuidance:
         return result
 
     def _negative_update(self, conditional: Tensor, negative: Tensor) -> Tensor:
-        """The conditional minus the negative estimate, which ``cfg`` - 1 multiplies.
+        """The difference that ``cfg`` - 1 multiplies: the conditional minus the negative estimate, (B, ...).
 
-        ``cfg_star`` and adaptive projected guidance change this difference.
+        ``cfg_star`` and adaptive projected guidance change it.
         """
         if self.cfg_star:
             # A latent of zeros has no direction, and its product would be undefined.
@@ -118,21 +129,23 @@ class StreamGuidance:
 
 
 class GuidanceAt(Protocol):
-    """What a denoiser needs of guidance: the :class:`Guidance` of each step, and what it takes in all."""
+    """What a denoiser needs to know of guidance: the :class:`Guidance` of each step, and which passes, blocks
+    and skipped steps the run may need.
+    """
 
     def at(self, sigma: float) -> Guidance:
         """The guidance of the step at noise level ``sigma``."""
 
     def passes(self, *, video: bool = True, audio: bool = True) -> tuple[Pass, ...]:
-        """Every pass that some step needs to generate ``video`` and ``audio``."""
+        """Every pass that some step needs for the streams that are generated, ``video`` and ``audio``."""
 
     @property
     def skips(self) -> bool:
-        """Whether a stream may skip steps, in which it repeats its last estimate."""
+        """Whether some steps may not evaluate a stream, but repeat its last estimate."""
 
     @property
     def perturbed_blocks(self) -> frozenset[int]:
-        """Every block whose self-attention the perturbed pass of some step skips."""
+        """The number of every block whose self-attention the perturbed pass of some step skips."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,12 +170,14 @@ class Guidance:
             )
 
     def at(self, sigma: float) -> Guidance:
-        """This guidance if ``sigma`` is in its range, else one without effect."""
+        """This guidance if ``sigma`` is from ``to_sigma`` to ``from_sigma``, else one without effect."""
         # In a float32 schedule 0.909375 differs a little from the float that a user passes.
         return self if self.to_sigma - 1e-6 <= sigma <= self.from_sigma + 1e-6 else Guidance()
 
     def passes(self, *, video: bool = True, audio: bool = True) -> tuple[Pass, ...]:
-        """The passes of a step that generates ``video`` and ``audio``, the conditional one first."""
+        """The passes of a step that generates ``video`` and ``audio`` (or one of them), the conditional one
+        first.
+        """
         needed = {**(self.video.weights if video else {}), **(self.audio.weights if audio else {})}
         # Both streams share each pass, so that it runs once if either needs it.
         return (Pass.CONDITIONAL, *(which for which in Pass if which in needed))
@@ -176,7 +191,9 @@ class Guidance:
         return frozenset(self.stg_blocks)
 
     def skipped(self, step: int) -> tuple[bool, bool]:
-        """Whether video and audio repeat their last estimate at ``step`` of a run, counted from 0."""
+        """Whether video and whether audio repeat their last estimate at ``step``, the number of a step from
+        0.
+        """
         # The first step of a run is always evaluated, since there is nothing to repeat yet.
         return step % (self.video.skip_steps + 1) > 0, step % (self.audio.skip_steps + 1) > 0
 
@@ -195,7 +212,7 @@ class Guidance:
         return Perturbation()
 
     def combine(self, x0: Mapping[Pass, AVLatent]) -> AVLatent:
-        """The guided estimate of both streams from the estimates of the passes, each stream by its scales."""
+        """The guided x0 of both streams from the x0 of each pass; each stream has its own scales."""
         video = {which: latent.video for which, latent in x0.items() if latent.video is not None}
         audio = {which: latent.audio for which, latent in x0.items() if latent.audio is not None}
         return AVLatent(
@@ -205,10 +222,11 @@ class Guidance:
 
 @dataclass(frozen=True)
 class GuidanceSchedule:
-    """Different guidance by range of sigma: each entry (sigma, guidance) is for steps up to that sigma.
+    """Different guidance by range of sigma.
 
-    A step uses the entry with the smallest sigma that is not below the sigma of the step; a step above all
-    entries uses the highest one.
+    ``entries`` are pairs of a sigma and the guidance of steps up to that sigma: a step uses the entry with
+    the smallest sigma that is not below its own. A step above all entries uses the highest one. Raises
+    ValueError for no entry, and for sigmas that are equal or outside of [0, 1].
     """
 
     entries: tuple[tuple[float, Guidance], ...]
@@ -226,7 +244,7 @@ class GuidanceSchedule:
         return entry[1].at(sigma)
 
     def passes(self, *, video: bool = True, audio: bool = True) -> tuple[Pass, ...]:
-        """Every pass that some step needs to generate ``video`` and ``audio``."""
+        """Every pass that some entry needs for the streams that are generated, ``video`` and ``audio``."""
         needed = {which for _, entry in self.entries for which in entry.passes(video=video, audio=audio)}
         return tuple(which for which in Pass if which in needed)
 
@@ -262,7 +280,11 @@ class Nag:
 
 
 def CFG(*, video: float = 1.0, audio: float = 1.0, rescale: float = 0.0) -> Guidance:  # noqa: N802 the word of the field
-    """Classifier-free guidance alone, with a scale for each stream; at 1 no negative prompt is needed."""
+    """Classifier-free guidance alone, with a scale for each stream; at 1 no negative prompt is needed.
+
+    ``rescale`` from 0 to 1 is how far the standard deviation of the result is scaled to that of the
+    conditional estimate.
+    """
     return Guidance(
         video=StreamGuidance(cfg=video, rescale=rescale), audio=StreamGuidance(cfg=audio, rescale=rescale)
     )
@@ -279,9 +301,11 @@ def check_blocks(guidance: GuidanceAt, layers: int) -> None:
 
 
 def stg_blocks_of(layers: int, generation: str) -> tuple[int, ...]:
-    """The number of the block whose self-attention the perturbed pass skips, in a tuple.
+    """The number of the block whose self-attention the perturbed pass skips, as a tuple of one.
 
-    Of 48 ``layers`` it is block 29 in generation 2.0 and block 28 later; of fewer it is at the same depth.
+    ``layers`` is the number of blocks of the transformer, ``generation`` its release, such as "2.0" or "2.3".
+    Of 48 blocks it is number 29 in generation 2.0 and 28 later; with fewer blocks it is the one at the same
+    relative depth.
     """
     # A smaller model, such as the tiny set, has its block at the same depth.
     block = 29 if generation == "2.0" else 28
@@ -289,7 +313,7 @@ def stg_blocks_of(layers: int, generation: str) -> tuple[int, ...]:
 
 
 def _deviation(x: Tensor) -> Tensor:
-    """Standard deviation per sample, so that a sample does not depend on the others of its batch."""
+    """Standard deviation over all but the batch axis, (B, ...) -> (B, 1, ...)."""
     return x.std(dim=tuple(range(1, x.ndim)), keepdim=True)
 
 

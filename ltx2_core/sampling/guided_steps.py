@@ -14,9 +14,9 @@ from .schedules import step_of
 
 
 class GuidedSteps:
-    """Plans the steps of one run, and combines the estimates of their guidance passes.
+    """Plans the steps of one run with ``guidance``, and combines the estimates of their guidance passes.
 
-    The first step is always evaluated, whatever ``skip_steps`` says.
+    The first step is always evaluated, even if ``skip_steps`` of the guidance skips it.
     """
 
     def __init__(self, guidance: GuidanceAt) -> None:
@@ -32,9 +32,11 @@ class GuidedSteps:
         *,
         negative: bool = False,
     ) -> StepPlan:
-        """The plan of the step at ``sigma``; without the schedule ``sigmas`` no step is skipped.
+        """The guidance passes and forward passes of the step at noise level ``sigma``.
 
-        With ``negative`` the negative prompt is evaluated even if the guidance does not need it.
+        ``sigmas`` is the whole schedule; with None no step is skipped. ``streams`` says which of video and
+        audio are generated, ``batching`` how many passes a forward pass may evaluate. With ``negative`` the
+        negative prompt is evaluated even if the guidance does not need it.
         """
         guidance = self._guidance.at(sigma)
         skipped = (False, False)
@@ -44,10 +46,10 @@ class GuidedSteps:
         return plan_passes(guidance, streams, batching, skipped=skipped, negative=negative)
 
     def combine(self, plan: StepPlan, x0: Mapping[Pass, AVLatent]) -> Estimates:
-        """The guided estimate of a step from the estimates ``x0`` of its passes, and the negative one.
+        """The guided x0 of a step, and that of the negative prompt, from ``x0``, the estimates of its passes.
 
-        The negative estimate is the conditional one if the negative prompt was not evaluated. Skipped streams
-        have the estimates of the last step.
+        The second is the conditional estimate if the negative prompt was not evaluated. Streams that the plan
+        skips have the estimates of the last step.
         """
         last = self._last
         if last is not None and not plan.passes:
@@ -63,5 +65,5 @@ class GuidedSteps:
 
 
 def _repeat(new: AVLatent, last: AVLatent, skipped: tuple[bool, bool]) -> AVLatent:
-    """``new``, with the streams (video, audio) that are ``skipped`` taken from ``last``."""
+    """``new``, with those streams taken from ``last`` that are skipped; ``skipped`` is for (video, audio)."""
     return AVLatent(last.video if skipped[0] else new.video, last.audio if skipped[1] else new.audio)

@@ -31,11 +31,12 @@ Pair = tuple[Modality | None, Modality | None]
 
 
 class ClipInputs:
-    """Both streams of a clip as the model takes them, for any passes at any noise level.
+    """Both streams of a clip as the model takes them, for any guidance passes at any noise level.
 
-    ``clean`` and ``mask`` are those of ``state`` in float32 on the device of the run; ``contexts`` hold the
-    text of each pass. Raises ValueError if there is neither stream, or if a context has neither one sample
-    nor as many as the state.
+    ``state`` is the clip; ``clean`` and ``mask`` are its latent and mask in float32 on the device of the run.
+    ``contexts`` holds the encoded prompt of each pass. ``nag`` adds the negative prompt to attention (None:
+    off); the model computes in ``dtype``. Raises ValueError if there is neither video nor audio, or if the
+    batch of a context is neither 1 nor that of the state.
     """
 
     def __init__(
@@ -67,9 +68,11 @@ class ClipInputs:
         """Whether passes with different text can share a call."""
 
     def modalities(self, x: AVLatent, sigma: float, passes: Sequence[Pass]) -> Pair:
-        """The model's inputs for ``x`` at noise level ``sigma``: a batch with one copy of x per pass.
+        """The model's inputs (video, audio) for ``x`` at noise level ``sigma``: a batch with one copy of x
+        per pass.
 
-        The pass without the reference audio has fewer audio tokens, so it cannot be batched with others.
+        None stands for an absent stream. The pass without the reference audio has fewer audio tokens, so it
+        must be the only one of ``passes``.
         """
         video = audio = None
         if x.video is not None and self._video is not None:
@@ -89,7 +92,7 @@ class ClipInputs:
         return video, audio
 
     def latents(self, x: AVLatent, video: Tensor | None, audio: Tensor | None) -> AVLatent:
-        """Tokens (B, N, C) of both streams as float32 latents of the shape of ``x``.
+        """Tokens (B, N, C) of both streams as float32 latents of the shape of ``x``; None stays None.
 
         Cells of guide frames that have no token are 0; tokens of the reference audio are dropped.
         """
@@ -104,7 +107,7 @@ class ClipInputs:
         return AVLatent(video_latent, audio_latent)
 
     def _all_cells(self, tokens: Tensor) -> Tensor:
-        """Insert zeros into video tokens (B, N, C) for the cells of guides that have no token."""
+        """Video tokens (B, N, C) with zeros inserted for the latent cells of guides that have no token."""
         if self._present is None:
             return tokens
         cells = tokens.new_zeros(tokens.shape[0], len(self._present), tokens.shape[2])
@@ -179,8 +182,11 @@ class ClipInputs:
 class _Stream:
     """The inputs of the model for one stream, without its tokens.
 
-    ``mask`` (B, N), or (B, 1) where the tokens of a sample agree; ``level`` (B,) is the factor on sigma for
-    gates and text modulation; ``contexts`` holds one (B, S, K) per pass.
+    ``mask`` (B, N) is the denoise mask of each token, or (B, 1) where the tokens of a sample have the same.
+    ``level`` (B,) is what sigma is multiplied by for gates and text modulation. ``positions`` (1 or B, axes,
+    N, 2) are the start and end of each token, in seconds and pixels. ``contexts`` holds one (B, S, K) per
+    pass, S text tokens of width K. ``attention_mask`` is the weight of guides (None: all 1), ``keyframes``
+    (1, N, 1) is 1 on video tokens of latent frame 0.
     """
 
     mask: Tensor
@@ -197,7 +203,11 @@ class _Stream:
         return len({context.shape[1] for context in self.contexts.values()}) == 1
 
     def modality(self, tokens: Tensor, sigma: float, passes: Sequence[Pass], nag: Nag | None) -> Modality:
-        """The input of the model for tokens (B, N, C) at ``sigma``: a batch with one copy per pass."""
+        """The input of the model for ``tokens`` (B, N, C) at noise level ``sigma``: a batch with one copy per
+        pass.
+
+        ``nag`` adds the negative prompt to the attention to text; None is off.
+        """
         count = len(passes)
         return Modality(
             tokens=tokens.repeat(count, 1, 1),
@@ -224,10 +234,10 @@ class _Stream:
 
 
 def guide_attention(guides: Sequence[Guide], *, between_guides: float) -> GuideWeights | None:
-    """Attention weights of a video with its guides; None if all are 1.
+    """Attention weights between the tokens of a video and of its guides; None if all are 1.
 
     Attention between a guide and the video has the weight of the guide, in both directions. Attention between
-    two guides has the weight ``between_guides``.
+    two guides has the weight ``between_guides``, 0 or 1.
     """
     each = []
     for guide in guides:
@@ -240,7 +250,9 @@ def guide_attention(guides: Sequence[Guide], *, between_guides: float) -> GuideW
 
 
 def _present_tokens(state: LatentState, video: Tensor | None) -> Tensor | None:
-    """Which cells of the video latent, guides included, have a token: (N,) bool, None if all have."""
+    """Which cells of the video latent, guides included, have a token: (N,) bool; None if all have, or without
+    video.
+    """
     if video is None or all(guide.valid is None for guide in state.guides):
         return None
     guides = [

@@ -20,13 +20,13 @@ class ModelCalls:
         dtype: in which the model computes.
         passes_per_call: how many guidance passes one forward pass may evaluate. More need more memory; the
             result is the same, bit for bit in float32 on the CPU.
-        pass_group: the processes that share the passes.
-        cache: reuses velocities between steps.
-        tiles: evaluates a large frame in parts.
-        text_keys: caches the keys and values of the text; ``text_keys_bytes`` is their size.
-        on_block: called before each block of the model; it may raise to stop within a step.
+        pass_group: the processes among which the passes of a step are divided; None is this process alone.
+        cache: reuses velocities between steps; None evaluates every step.
+        tiles: evaluates a large frame in overlapping tiles; None evaluates it whole.
+        text_keys: caches the attention keys and values of the text in every block, which takes memory.
+        on_block: called with its number before each block of the model; it may raise to stop within a step.
 
-    Raises ValueError for fewer passes than one, and for a ``cache`` with ``tiles``.
+    Raises ValueError for ``passes_per_call`` below 1, and for a ``cache`` together with ``tiles``.
     """
 
     dtype: torch.dtype = torch.float32

@@ -23,8 +23,9 @@ def make_noise(
     """Unit Gaussian noise, float32: one draw for the whole video, then one for the audio, from one generator.
 
     ``shapes`` is a plan (with ``batch`` samples) or a latent to match. Guide frames of the latent are drawn
-    with its video, before the audio, and so change the noise of the audio. A seed draws on ``device``; only
-    the noise of the CPU is the same on every machine. A generator continues its sequence, on its own device.
+    with its video, before the audio, and so change the noise of the audio. A ``seed`` that is a number is
+    drawn on ``device``; only the noise of the CPU is the same on every machine. A generator continues its
+    sequence, on its own device.
     """
     generator = seed
     if not isinstance(generator, torch.Generator):
@@ -45,10 +46,11 @@ def make_noise(
 def initial_state(
     state: LatentState, noise: AVLatent, sigma: float, numerics: Numerics = Numerics.OFFICIAL
 ) -> AVLatent:
-    """The clean latent mixed with noise, float32: ``sigma * noise + (1 - sigma) * latent``.
+    """What a sampler starts from at noise level ``sigma``: ``sigma * noise + (1 - sigma) * latent``, float32.
 
-    ``OFFICIAL`` mixes less where the mask is below 1 and not at all where it is 0. ``COMFY`` mixes
-    everywhere: its denoiser replaces preserved content with the clean latent before the model gets it.
+    With ``OFFICIAL`` sigma is multiplied by the mask, so that nothing is mixed in where the mask is 0.
+    ``COMFY`` mixes everywhere: its denoiser replaces preserved content with the clean latent before the model
+    gets it.
     """
     # The clean latent may be bfloat16, in which the mixture would be rounded at every step.
     latent = state.latent.map(lambda x: x.float())
@@ -62,7 +64,9 @@ def initial_state(
 
 
 def check_noise(noise: AVLatent, clip: ClipPlan, *, video: bool) -> None:
-    """Raise ValueError unless ``noise`` has the shape of the clip's latents, audio alone if not ``video``."""
+    """Raise ValueError unless ``noise`` has the shapes of the latents of ``clip``: video and audio, or only
+    audio.
+    """
     shapes = {"video": clip.video_shape() if video else None, "audio": clip.audio_shape()}
     for name, shape in shapes.items():
         own = getattr(noise, name)
@@ -74,7 +78,10 @@ def check_noise(noise: AVLatent, clip: ClipPlan, *, video: bool) -> None:
 
 
 def with_own_noise(drawn: AVLatent, own: AVLatent) -> AVLatent:
-    """``drawn`` noise with ``own`` in its place, except for guides, which follow the video."""
+    """The noise ``own`` that a user gave in place of the ``drawn`` noise of the same clip.
+
+    Guides have further latent frames after those of the video; their noise stays the drawn one.
+    """
 
     def replaced(new: Tensor, old: Tensor) -> Tensor:
         return torch.cat((new.to(old), old[:, :, new.shape[2] :]), dim=2)

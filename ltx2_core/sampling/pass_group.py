@@ -19,7 +19,9 @@ _TOGETHER = (Pass.CONDITIONAL, Pass.PERTURBED)
 
 @dataclass(frozen=True)
 class PassGroup:
-    """Divides the guidance passes of a step among the processes of ``group``, by default all processes."""
+    """Divides the guidance passes of a step among the processes of ``group`` of torch.distributed, None being
+    all.
+    """
 
     group: Any = None
 
@@ -31,9 +33,9 @@ class PassGroup:
     def share(
         self, own: Mapping[Pass, AVLatent], passes: Sequence[Pass], x: AVLatent
     ) -> dict[Pass, AVLatent]:
-        """Exchange results: from the latents of the ``own`` passes to those of all ``passes``.
+        """Exchange results: from the latents of this process's ``own`` passes to those of all ``passes``.
 
-        Latents have the shape of ``x``. Every process of the group has to call this.
+        All latents have the shape and dtype of ``x``. Every process of the group has to call this.
         """
         shared: dict[Pass, AVLatent] = {}
         for which, owner in self._owners(passes).items():

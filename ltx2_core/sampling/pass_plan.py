@@ -13,7 +13,10 @@ from .pass_group import PassGroup
 
 @dataclass(frozen=True, kw_only=True)
 class ActiveStreams:
-    """Which streams a step generates, and whether the latent has ``both``, be they generated or not."""
+    """Whether a step generates the video, whether it generates the audio, and whether the latent has both.
+
+    ``both`` is True even if one of the two is preserved rather than generated.
+    """
 
     video: bool
     audio: bool
@@ -24,10 +27,10 @@ class ActiveStreams:
 class Batching:
     """What one forward pass of a network can do.
 
-    ``size`` is how many guidance passes it may evaluate as one batch. With ``forks`` it can stop before a
-    block, and another one can resume at that block. With ``joins`` a guidance pass that resumes can join the
-    batch of others there; otherwise it takes a forward pass of its own. The passes are divided among the
-    processes of ``group``.
+    ``size`` is how many guidance passes it may evaluate as one batch. With ``forks`` a forward pass can stop
+    before a block, and another one can resume there from its hidden states. With ``joins`` a guidance pass
+    that resumes can join the batch of others at that block; otherwise it takes a forward pass of its own.
+    Guidance passes are divided among the processes of ``group``; None is this process alone.
     """
 
     size: int = 1
@@ -41,8 +44,8 @@ class PassCall:
     """One forward pass of the network, which evaluates ``passes`` as one batch in this order.
 
     With ``fork`` above 0 the perturbed pass reuses blocks of the conditional one, from which it differs only
-    at block ``fork`` and later: the conditional pass saves its hidden states before that block, and the
-    perturbed pass resumes from them.
+    in block number ``fork`` and later: the conditional pass saves its hidden states before that block, and
+    the perturbed pass resumes from them. 0 is no reuse.
     """
 
     passes: tuple[Pass, ...]
@@ -84,9 +87,11 @@ def plan_passes(
     skipped: tuple[bool, bool] = (False, False),
     negative: bool = False,
 ) -> StepPlan:
-    """Plan a step with ``guidance``; streams (video, audio) that are ``skipped`` repeat their last estimate.
+    """Plan one step: its guidance passes, and the forward passes that evaluate them.
 
-    With ``negative`` the negative prompt is evaluated even if the guidance does not need it.
+    ``streams`` says which of video and audio are generated, ``batching`` what a forward pass can do.
+    ``skipped`` is for (video, audio): a skipped stream repeats its last estimate. With ``negative`` the
+    negative prompt is evaluated even if the guidance does not need it.
     """
     unskipped = needed_passes(guidance, streams, negative=negative)
     streams = replace(streams, video=streams.video and not skipped[0], audio=streams.audio and not skipped[1])
@@ -106,7 +111,7 @@ def needed_passes(
 ) -> tuple[Pass, ...]:
     """The passes that ``guidance`` needs to generate ``streams``, in the order of ``Pass``.
 
-    With ``negative`` the pass of the negative prompt is one of them in any case.
+    With ``negative`` the pass of the negative prompt is always among them.
     """
     needed = {*guidance.passes(video=streams.video, audio=streams.audio)}
     if not streams.both:

@@ -19,12 +19,13 @@ from .pass_plan import Batching, PassCall, StepPlan
 
 
 class Passes:
-    """Evaluates guidance passes of one clip with ``model``; ``batching`` says how they may be batched.
+    """Evaluates the guidance passes of one clip with ``model``; ``calls`` says how many may share a forward
+    pass.
 
-    In float32 on the CPU a forward pass always evaluates one pass, whatever ``calls`` allow: kernels round
-    batches of different sizes differently, and there the result has to be the same bit for bit. Passes whose
-    texts differ in length are evaluated one by one, too. With tiles, passes share no blocks. Keys and values
-    of the text are cached only where they are the same at every step.
+    In float32 on the CPU a forward pass always evaluates one guidance pass, whatever ``calls`` allows:
+    kernels round batches of different sizes differently, and there the result has to be the same bit for bit.
+    Passes whose texts differ in length are evaluated one by one, too. With tiles, passes share no blocks.
+    Keys and values of the text are cached only where they are the same at every step.
     """
 
     def __init__(self, model: Network, clip: ClipInputs, calls: ModelCalls) -> None:
@@ -38,9 +39,9 @@ class Passes:
     def velocities(
         self, x: AVLatent, sigma: float, plan: StepPlan, on_block: OnBlock | None = None
     ) -> dict[Pass, AVLatent]:
-        """Velocities of ``x`` at ``sigma`` for each pass of ``plan``.
+        """Velocities of ``x`` at noise level ``sigma`` for each guidance pass of ``plan``.
 
-        ``on_block`` is called before each block, after the callback of ``ModelCalls``.
+        ``on_block`` is called with its number before each block, after the callback of ``ModelCalls``.
         """
 
         def forward(
@@ -98,7 +99,9 @@ class Passes:
     ) -> tuple[Hidden, Hidden | None]:
         """Run a call in which the perturbed pass resumes from hidden states of the conditional pass.
 
-        Returns the tokens of all its passes, and the hidden states to pass as ``saved`` to later calls.
+        ``forward`` runs the network on some passes; ``saved`` are the hidden states of an earlier call, None
+        before the conditional pass has run. Returns the tokens of all passes of the call, and the hidden
+        states to pass as ``saved`` to later calls.
         """
         hidden = forward(call.whole, until=call.fork) if call.whole else (None, None)
         if call.saves:

@@ -18,8 +18,9 @@ UNGUIDED: Final = StreamGuidance()
 class Preset:
     """Sampling settings of a published pipeline.
 
-    ``schedule`` is ``ltxv``, which makes ``steps`` steps by ``ltxv_sigmas`` with ``max_shift``,
-    ``base_shift`` and ``terminal``, or a name of ``FIXED_SIGMAS``.
+    ``schedule`` is a name of ``FIXED_SIGMAS``, or "ltxv": the schedule of ``ltxv_sigmas`` for ``steps`` steps
+    with ``max_shift``, ``base_shift`` and ``terminal``. ``sampler`` is a name of ``SAMPLERS``, ``eta`` its
+    share of fresh noise (None: the sampler's default), ``video`` and ``audio`` the guidance of each stream.
     """
 
     schedule: str
@@ -33,7 +34,9 @@ class Preset:
     terminal: float = 0.1
 
     def sigmas(self, tokens: int | None = None) -> Tensor:
-        """The schedule (steps + 1,); ``ltxv`` depends on the number of video ``tokens``, by default 4096."""
+        """The schedule (steps + 1,). Of "ltxv" it depends on ``tokens``, the number of video tokens; None is
+        4096.
+        """
         if self.schedule != LTXV:
             return FIXED_SIGMAS[self.schedule].clone()
         return ltxv_sigmas(
@@ -45,7 +48,9 @@ class Preset:
         )
 
     def guidance(self, stg_blocks: tuple[int, ...]) -> Guidance:
-        """The guidance of both streams; ``stg_blocks`` are those of ``stg_blocks_of``, unused without stg."""
+        """The guidance of both streams; ``stg_blocks`` are the blocks that stg perturbs, unused in a preset
+        without stg.
+        """
         stg = self.video.stg or self.audio.stg
         return Guidance(video=self.video, audio=self.audio, stg_blocks=stg_blocks if stg else ())
 

@@ -27,7 +27,10 @@ _RIDGE = {"colour": 0.01, "loudness": 0.1}
 
 @dataclass(frozen=True, eq=False)
 class LinearMap:
-    """An affine map of the channels of latents: (..., C) -> (..., D), D being 3 colours or 1 loudness."""
+    """An affine map of the channels of latents, ``x @ weights + bias``: (..., C) -> (..., D).
+
+    D is 3 for colours and 1 for loudness; weights are (C, D), bias (D,).
+    """
 
     weights: Tensor
     bias: Tensor
@@ -38,7 +41,7 @@ class LinearMap:
 
 @dataclass(frozen=True, eq=False)
 class Previews:
-    """Colour and loudness of the latents of one pair of autoencoders.
+    """Linear maps from the latents of one pair of autoencoders to colour (video) and loudness (audio).
 
     ``quiet`` and ``loud`` are the log-mel values that count as loudness 0 and 1.
     """
@@ -49,12 +52,14 @@ class Previews:
     loud: float
 
     def colours(self, video: Tensor, frame: int) -> Tensor:
-        """Colours (H, W, 3) in [0, 1] of latent frame ``frame`` of video (B, C, F, H, W), first sample."""
+        """Colours (H, W, 3) in [0, 1] of latent frame number ``frame`` of video (B, C, F, H, W), first
+        sample.
+        """
         cells = rearrange(video[0, :, frame].float(), "c h w -> h w c")
         return ((self.colour(cells) + 1) / 2).clamp(0, 1)
 
     def levels(self, audio: Tensor) -> Tensor:
-        """Loudness (T,) in [0, 1] of the first sample of ``audio`` (B, 8, T, 16)."""
+        """Loudness (T,) in [0, 1] of each latent frame of ``audio`` (B, 8, T, 16), first sample."""
         log_mel = self.loudness(rearrange(audio[0].float(), "c t n -> t (c n)"))[:, 0]
         return ((log_mel - self.quiet) / max(self.loud - self.quiet, 1e-6)).clamp(0, 1)
 
@@ -63,8 +68,9 @@ class Previews:
 def fit_previews(encoder: VideoEncoder, decoder: VideoDecoder, audio: Callable[[Tensor], Tensor]) -> Previews:
     """Fit linear maps from latents to colours and loudness, by least squares on outputs of the decoders.
 
-    The colour of a cell is the mean of its pixels in synthetic clips, the loudness of an audio latent the
-    mean of its mel bins in decoded noise. ``audio`` is an AudioDecoder; all must be on the CPU in float32.
+    The colour of a latent cell is the mean of its pixels in synthetic clips, the loudness of an audio latent
+    the mean of its mel bins in decoded noise. ``audio`` decodes audio latents to log-mel, as an AudioDecoder
+    does; all three must be on the CPU in float32.
     """
     # A fixed seed, so that a preview of the same latent is always the same.
     generator = torch.Generator().manual_seed(0)
@@ -93,7 +99,7 @@ def fit_previews(encoder: VideoEncoder, decoder: VideoDecoder, audio: Callable[[
 class TimeShare:
     """Limits a recurring job to a ``share``, such as 0.05, of the time since this object was made.
 
-    The first run is allowed at once.
+    ``clock`` returns seconds. The first run of the job is allowed at once.
     """
 
     def __init__(self, share: float, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -117,7 +123,8 @@ class TimeShare:
 
 
 def false_colours(video: Tensor, frame: int) -> Tensor:
-    """As :meth:`Previews.colours`, without linear maps of an autoencoder: shapes, not true colours.
+    """As :meth:`Previews.colours`, for an autoencoder without fitted linear maps: shapes are true, colours
+    are not.
 
     The three strongest principal components of the channels become red, green and blue.
     """
@@ -133,9 +140,9 @@ def false_colours(video: Tensor, frame: int) -> Tensor:
 
 
 def relative_levels(audio: Tensor) -> Tensor:
-    """As :meth:`Previews.levels`, without linear maps of an autoencoder.
+    """As :meth:`Previews.levels`, for an autoencoder without a fitted linear map.
 
-    The level of a latent is its distance from the mean over time, and the largest is 1.
+    The level of an audio latent is its distance from the mean over time; the largest level is 1.
     """
     moments = rearrange(audio[0].float(), "c t n -> t (c n)")
     distance: Tensor = (moments - moments.mean(dim=0)).norm(dim=1)
@@ -143,7 +150,9 @@ def relative_levels(audio: Tensor) -> Tensor:
 
 
 def _clip(generator: torch.Generator) -> Tensor:
-    """Smooth random colours that move a little, (1, 3, 9, 128, 128) in [-1, 1]."""
+    """A clip of smooth random colours that move a little, drawn by ``generator``: (1, 3, 9, 128, 128) in [-1,
+    1].
+    """
     # Wider than [-1, 1] before it is clamped, so that saturated colours are well represented.
     coarse = 2.4 * torch.rand(1, 3, 2, 6, 6, generator=generator) - 1.2
     coarse[:, :, 1] = 0.7 * coarse[:, :, 0] + 0.3 * coarse[:, :, 1]
@@ -151,7 +160,7 @@ def _clip(generator: torch.Generator) -> Tensor:
 
 
 def _fit(x: Tensor, y: Tensor, ridge: float) -> LinearMap:
-    """Ridge regression of ``y`` (K, D) on ``x`` (K, C), with the penalty ``ridge`` for each sample."""
+    """Ridge regression of ``y`` (K, D) on ``x`` (K, C), K samples; ``ridge`` is the penalty per sample."""
     # Normal equations square the condition number, which float32 does not survive with 128 correlated
     # channels.
     x, y = x.double(), y.double()

@@ -14,7 +14,7 @@ FEW_TOKENS, MANY_TOKENS = 1024, 4096
 
 
 def as_sigmas(values: Sequence[float] | Tensor) -> Tensor:
-    """A checked schedule from numbers; see :func:`validate_sigmas` for what is refused."""
+    """A schedule, float32 on the CPU, from numbers; raises ValueError where :func:`validate_sigmas` does."""
     # Parsed in float64, so that a value is rounded once and equals the published list.
     sigmas = torch.as_tensor(values, dtype=torch.float64).flatten().to("cpu", torch.float32)
     validate_sigmas(sigmas)
@@ -46,7 +46,7 @@ def validate_sigmas(sigmas: Tensor, *, partial: bool = False) -> None:
 
 
 def finished(values: Sequence[float]) -> list[float]:
-    """Sigmas with a final 0, which is appended if they end above 0, as in diffusers."""
+    """``values`` with a final 0, which is appended if they end above 0, as in diffusers."""
     return [*values, 0.0] if values and values[-1] > 0 else [*values]
 
 
@@ -78,9 +78,10 @@ def ltxv_sigmas(
     """The schedule of LTX-2: uniform steps shifted towards noise, the more the larger the clip.
 
     Equal to the official ``LTX2Scheduler`` and to ComfyUI's ``LTXVScheduler``; the shift is that of FLUX.1.
-    The shift mu is linear in ``tokens``: ``base_shift`` at 1024, ``max_shift`` at 4096, and extrapolated
-    beyond both; then ``sigma = e^mu / (e^mu + 1/u - 1)`` for u falling uniformly. With ``stretch`` all but
-    the final 0 is scaled about 1 so that it ends in ``terminal``; a single step has nothing to stretch.
+    The shift mu is linear in ``tokens``, the number of video tokens: ``base_shift`` at 1024, ``max_shift`` at
+    4096, and extrapolated beyond both; then ``sigma = e^mu / (e^mu + 1/u - 1)`` for u falling uniformly from
+    1. With ``stretch`` all but the final 0 is scaled about 1 so that the last sigma before 0 is ``terminal``;
+    a single step is 1, 0.
     """
     _check_steps(steps)
     if tokens < 1:
@@ -106,7 +107,8 @@ def partial_sigmas(schedule: Callable[[int], Tensor], steps: int, denoise: float
     """The last ``steps`` steps of a schedule of ``steps / denoise`` steps, to regenerate a clip in part.
 
     ``schedule`` makes the sigmas for a number of steps. With ``denoise`` 1 the result is the whole schedule,
-    with 0.3 it starts at the low noise of the last 30 per cent. Raises ValueError for others than (0, 1].
+    with 0.3 it is its last 30 per cent, which start at low noise. Raises ValueError unless ``denoise`` is
+    above 0 and at most 1.
     """
     if not 0 < denoise <= 1:
         raise ValueError(f"denoise={denoise} must be above 0 and at most 1")
@@ -116,9 +118,10 @@ def partial_sigmas(schedule: Callable[[int], Tensor], steps: int, denoise: float
 
 
 def last_sigmas(sigmas: Tensor, denoise: float) -> Tensor:
-    """The end of a schedule, to regenerate a clip in part: ``denoise`` in (0, 1] of its steps, at least one.
+    """The last steps of a schedule, to regenerate a clip in part: the share ``denoise`` of its steps, at
+    least one.
 
-    Raises ValueError for another ``denoise``.
+    Raises ValueError unless ``denoise`` is above 0 and at most 1.
     """
     if not 0 < denoise <= 1:
         raise ValueError(f"denoise={denoise} must be above 0 and at most 1")
@@ -127,7 +130,9 @@ def last_sigmas(sigmas: Tensor, denoise: float) -> Tensor:
 
 
 def step_of(sigmas: Tensor, sigma: float) -> int:
-    """The number, from 0, of the step that starts at or above ``sigma`` and ends below it."""
+    """The number, from 0, of the step of the schedule ``sigmas`` that starts at or above ``sigma`` and ends
+    below it.
+    """
     # A sampler may pass a sigma that differs from the float32 one of the schedule by rounding.
     return max(int((sigmas >= sigma - 1e-6).sum()) - 1, 0)
 

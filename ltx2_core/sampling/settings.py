@@ -25,10 +25,12 @@ SCHEDULES: Final[tuple[ScheduleOf, ...]] = ("4096", "clip")
 class SamplingSettings:
     """How the first stage is sampled; None is left to the recipe of the checkpoint, or is off.
 
-    ``guidance`` takes the place of ``cfg`` and ``audio_cfg``; ``sigmas`` takes the place of ``steps``.
-    ``schedule`` is the number of tokens for which the schedule is made: always 4096, or that of the clip;
-    None is as in the numerics. ``denoise`` below 1 runs only that share of the steps, the last ones, and
-    needs latents to start from. A ``seed`` of None or -1 is drawn.
+    ``sigmas`` takes the place of ``steps``, ``guidance`` that of ``cfg`` and ``audio_cfg``. ``schedule`` is
+    the number of tokens for which the schedule is made: "4096" or that of the "clip"; None follows the
+    numerics. ``denoise`` below 1 runs only that share of the steps, the last ones, and needs latents to start
+    from. ``eta`` is the sampler's share of fresh noise, ``distilled`` samples as for a distilled model.
+    ``cache`` reuses velocities between steps, ``tiles`` evaluates large frames in parts. A ``seed`` of None
+    or -1 is drawn; ``noise_device`` is the device whose generator draws the noise.
     """
 
     steps: int | None = None
@@ -48,7 +50,7 @@ class SamplingSettings:
     noise_device: str = "cpu"
 
     def __post_init__(self) -> None:
-        """Raises ValueError for values outside their range and for unknown samplers."""
+        """Draw a missing seed. Raises ValueError for values outside their range and for unknown samplers."""
         if self.sigmas is not None:
             object.__setattr__(self, "sigmas", plain_sigmas(self.sigmas))
         if self.sampler is not None:
@@ -64,10 +66,11 @@ class SamplingSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class StageSettings:
-    """How many stages a run has, and how the second one is sampled.
+    """How many stages a run has (``count``), and the schedule and sampler of the second one.
 
-    ``audio_stage`` is the stage that the audio is taken from; by default 1 with guidance and 2 without, as in
-    the official pipelines, and always 2 in the comfy numerics.
+    ``sigmas`` of None are those of the checkpoint's recipe; a ``sampler`` of None is Euler after a guided
+    first stage, else that of the first stage. ``audio_stage`` is the stage that the audio is taken from; None
+    is 1 with guidance and 2 without, as in the official pipelines, and always 2 in the comfy numerics.
     """
 
     count: Literal[1, 2] = 1
@@ -76,7 +79,7 @@ class StageSettings:
     audio_stage: Literal[1, 2] | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError for an unknown sampler."""
+        """Append a missing final 0 to ``sigmas``. Raises ValueError for an unknown sampler."""
         if self.sigmas is not None:
             object.__setattr__(self, "sigmas", plain_sigmas(self.sigmas))
         if self.sampler is not None:

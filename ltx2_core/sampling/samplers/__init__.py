@@ -44,10 +44,10 @@ EVALUATIONS: Final = {name: one.evaluations for name, one in SAMPLERS.items() if
 
 
 def get_sampler(name: str, *, eta: float | None = None) -> Sampler:
-    """The sampler ``name``, with ``eta`` in [0, 1] in place of its default share of fresh noise.
+    """The sampler ``name``; ``eta`` in [0, 1] replaces its share of fresh noise, None is its default.
 
-    Raises ValueError for an unknown name, and for an ``eta`` outside of [0, 1] or of a sampler that adds no
-    noise.
+    Raises ValueError for an unknown name, for an ``eta`` outside of [0, 1], and for an ``eta`` of a sampler
+    that adds no noise.
     """
     if name not in SAMPLERS:
         raise ValueError(f"sampler {name!r} is unknown; use one of {', '.join(SAMPLERS)}")

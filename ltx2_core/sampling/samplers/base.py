@@ -34,10 +34,10 @@ class PairDenoise(Protocol):
 
 @dataclass
 class History:
-    """The previous step of a multistep sampler: its sigma, and its x0 or velocity.
+    """The previous step of a multistep sampler: its ``sigma``, and as ``value`` its x0 or velocity.
 
-    Pass the same object to both parts of a split schedule to get the result of the whole one; without it the
-    first step of each part is an Euler step.
+    Both are None before the first step, which is then an Euler step. Pass the same object to both parts of a
+    split schedule to get the result of the whole schedule.
     """
 
     sigma: float | None = None
@@ -53,7 +53,11 @@ class Stepped(NamedTuple):
 
 @dataclass(frozen=True)
 class SamplerRun:
-    """What a sampler's steps use in one run: denoiser, generator of fresh noise, ``preserve``, history."""
+    """What the steps of a sampler use in one run.
+
+    ``denoise`` predicts x0. ``generator`` draws fresh noise, None where none is needed. ``preserve`` puts
+    back the content that a mask preserves. ``history`` is the previous step.
+    """
 
     denoise: Denoise
     generator: torch.Generator | None
@@ -72,7 +76,9 @@ class SamplerRun:
         return self.denoise.pair(x, sigma)
 
     def noise(self, x: AVLatent) -> AVLatent:
-        """Fresh unit Gaussian noise like ``x``; raises ValueError if there is no generator."""
+        """Fresh unit Gaussian noise with the shape, dtype and device of ``x``; ValueError if there is no
+        generator.
+        """
         if self.generator is None:
             raise ValueError("a step that adds noise needs a generator: pass one, or eta=0")
         # Drawn where the generator is, by default on the CPU, and then moved: every device gets the same
@@ -85,9 +91,9 @@ class Sampler:
     """One entry of ``SAMPLERS``: a loop over sigmas that calls ``step`` for each.
 
     ``step(run, x, sigma, sigma_next, **options)`` holds the maths of one step. ``eta`` is the default share
-    of fresh noise of samplers that add some, None for deterministic ones. ``paired`` samplers need a
-    :class:`PairDenoise`, and with it the guidance pass of the negative prompt at every step. ``evaluations``
-    is how often a step calls the denoiser.
+    of fresh noise, None for samplers that add none. ``paired`` samplers need a :class:`PairDenoise`, and so
+    the guidance pass of the negative prompt at every step. ``evaluations`` is how often a step calls the
+    denoiser.
     """
 
     name: str
@@ -116,10 +122,13 @@ class Sampler:
     ) -> AVLatent:
         """The state at ``sigmas[-1]``, float32, from ``x`` at ``sigmas[0]``; ``sigmas`` (N + 1,) fall.
 
-        ``generator`` draws the noise of samplers that add some. ``preserve`` is applied after noise was
-        added, where the official pipelines restore the content that a mask preserves. ``history`` is read
-        and updated by multistep samplers. ``options`` are those of the sampler, such as ``eta``. Raises
-        ValueError for sigmas that do not fall, and for ``eta`` above 0 without ``generator``.
+        ``denoise`` predicts x0. ``on_step`` is called after each step with the number of finished steps, that
+        of all steps, and x0. ``generator`` draws the noise of samplers that add some. ``preserve`` is applied
+        after noise was added, where the official pipelines restore the content that a mask preserves.
+        ``history`` is read and updated by multistep samplers; None is a fresh one. ``options`` are those of
+        the sampler, such as ``eta``.
+
+        Raises ValueError for sigmas that do not fall, and for ``eta`` above 0 without ``generator``.
         """
         # A schedule may be split between two calls, of which the first ends above 0.
         validate_sigmas(sigmas, partial=True)
@@ -142,7 +151,11 @@ class Sampler:
 def sampler(
     name: str, *, eta: float | None = None, paired: bool = False, evaluations: int = 1
 ) -> Callable[[Callable[..., Stepped]], Sampler]:
-    """Decorator that makes a :class:`Sampler`, with these fields, of a function that computes one step."""
+    """Decorator that makes a :class:`Sampler` of a function that computes one step.
+
+    ``eta`` is the default share of fresh noise (None: adds none), ``paired`` whether each step needs the
+    estimate of the negative prompt, ``evaluations`` how often a step calls the denoiser.
+    """
 
     def decorate(step: Callable[..., Stepped]) -> Sampler:
         return Sampler(name=name, step=step, eta=eta, paired=paired, evaluations=evaluations)

@@ -12,21 +12,24 @@ from .base import SamplerRun, Stepped, sampler
 def sample_euler_ancestral_cfg_pp(
     run: SamplerRun, x: AVLatent, sigma: float, sigma_next: float, *, eta: float
 ) -> Stepped:
-    """CFG++ with fresh noise in place of a share of the old at each step; ``eta`` 0 is none, 1 the most."""
+    """CFG++ that replaces part of the noise by fresh noise at each step: none with ``eta`` 0, the most with
+    1.
+    """
     return _cfg_pp(run, x, sigma, sigma_next, eta)
 
 
 @sampler("euler_cfg_pp", paired=True)
 def sample_euler_cfg_pp(run: SamplerRun, x: AVLatent, sigma: float, sigma_next: float) -> Stepped:
-    """CFG++ without fresh noise."""
+    """CFG++ (Chung et al. 2024, arXiv 2406.08070) in Euler steps, without fresh noise."""
     return _cfg_pp(run, x, sigma, sigma_next, eta=0.0)
 
 
 def _cfg_pp(run: SamplerRun, x: AVLatent, sigma: float, sigma_next: float, eta: float) -> Stepped:
     """One step of CFG++: the next state is ``(1 - sigma_next) x0 + sigma_next n``.
 
-    x0 is the guided estimate. n is the noise in ``x`` if its clean latent is the estimate of the negative
-    prompt; ``eta`` decides how much of n is replaced by fresh noise. A step to 0 returns x0.
+    x0 is the guided estimate. n is the noise in ``x`` under the assumption that its clean latent is the
+    estimate of the negative prompt; ``eta`` decides how much of n is replaced by fresh noise. A step to 0
+    returns x0.
     """
     x0, negative = run.pair(x, sigma)
     if sigma_next == 0:
@@ -42,10 +45,10 @@ def _cfg_pp(run: SamplerRun, x: AVLatent, sigma: float, sigma_next: float, eta: 
 
 
 def cfg_pp_step(sigma: float, sigma_next: float, eta: float) -> float:
-    """The share of fresh noise, from 0 to 1, in the noise of the next state; ``sigma_next`` above 0.
+    """The share of fresh noise, from 0 to 1, in the noise of the next state; ``sigma_next`` must be above 0.
 
-    It is that of an ancestral step of k-diffusion for the ratio of noise to signal, ``sigma / (1 - sigma)``.
-    At sigma 1, where the ratio is infinite, it has its limit ``eta``.
+    It is the share of k-diffusion's ancestral step for the ratio of noise to signal, ``sigma / (1 - sigma)``,
+    times ``eta``. At sigma 1, where the ratio is infinite, it is the limit, ``eta``.
     """
     ratio = sigma_next * (1 - sigma) / (sigma * (1 - sigma_next))
     # Rounding may carry the difference below 0, and an eta above 1 the share above 1.

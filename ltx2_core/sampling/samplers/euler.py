@@ -24,10 +24,10 @@ def sample_euler(run: SamplerRun, x: AVLatent, sigma: float, sigma_next: float) 
 def sample_euler_ancestral(
     run: SamplerRun, x: AVLatent, sigma: float, sigma_next: float, *, eta: float
 ) -> Stepped:
-    """Euler steps to below the next sigma, followed by fresh noise up to it.
+    """An Euler step to below the next sigma, followed by fresh noise that raises the noise level to it.
 
     The ancestral sampling of Karras et al. 2022 (arXiv 2206.00364) as k-diffusion splits it, for rectified
-    flow as ComfyUI does. ``eta`` 0 is plain Euler and adds no noise; 1 renews the most.
+    flow as ComfyUI does. ``eta`` 0 is plain Euler and adds no noise; 1 replaces the most noise.
     """
     x0 = run.denoise(x, sigma)
     c = ancestral_step(sigma, sigma_next, eta)
@@ -40,7 +40,7 @@ def sample_euler_ancestral(
 class AncestralStep(NamedTuple):
     """Coefficients of an ancestral step.
 
-    An Euler step goes ``down`` to that sigma; the state is then multiplied by ``alpha``, and unit noise times
+    An Euler step goes to the sigma ``down``; the state is then multiplied by ``alpha``, and unit noise times
     ``noise`` is added.
     """
 
@@ -50,7 +50,11 @@ class AncestralStep(NamedTuple):
 
 
 def ancestral_step(sigma: float, sigma_next: float, eta: float) -> AncestralStep:
-    """Coefficients after which a state has the signal ``1 - sigma_next`` and the noise ``sigma_next``."""
+    """Coefficients of a step from ``sigma`` that ends with signal ``1 - sigma_next`` and noise
+    ``sigma_next``.
+
+    ``eta`` 0 adds no fresh noise, 1 the most.
+    """
     down = sigma_next * (1 + (sigma_next / sigma - 1) * eta)
     # The last step adds no noise, since nothing would remove it.
     if eta == 0 or sigma_next == 0:

@@ -1,4 +1,4 @@
-"""Second order at one evaluation per step, by what the previous step computed.
+"""Multistep samplers: second order at one evaluation per step, by what the previous step computed.
 
 Time is ``-ln(sigma)`` and h its step, in which ``dx = x0 - x``: an Euler step in sigma is exact for a
 constant x0, and a second-order method adds the change of x0 since the previous step, times a weight. The
@@ -23,7 +23,9 @@ def sample_dpmpp_2m(run: SamplerRun, x: AVLatent, sigma: float, sigma_next: floa
 
 @sampler("res_multistep")
 def sample_res_multistep(run: SamplerRun, x: AVLatent, sigma: float, sigma_next: float) -> Stepped:
-    """Refined exponential solver, multistep (Zhang et al. 2023, arXiv 2308.02157)."""
+    """One step of RES, the refined exponential solver, in its multistep form (Zhang et al. 2023, arXiv
+    2308.02157).
+    """
     return _extrapolate(run, x, sigma, sigma_next, lambda h, h_last: phi2(-h) * h * h / h_last)
 
 
@@ -57,7 +59,8 @@ def _extrapolate(
 ) -> Stepped:
     """An Euler step, plus ``weight(h, h_last)`` times the change of x0 since the previous step.
 
-    h is the length of the step in ``-ln(sigma)``, h_last that of the previous one.
+    h is the length of the step in ``-ln(sigma)``, h_last that of the previous step. Without a previous step,
+    and for a step to 0, it is a plain Euler step.
     """
     x0, last = run.denoise(x, sigma), run.history
     x = x0 + (x - x0) * (sigma_next / sigma)

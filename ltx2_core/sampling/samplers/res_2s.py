@@ -62,10 +62,11 @@ def sample_res_2s(
 
 
 class Res2sStep(NamedTuple):
-    """Coefficients of a step of length ``h`` in -ln(sigma), with its second evaluation at ``sigma``.
+    """Coefficients of a step of length ``h`` in -ln(sigma), with its second evaluation at noise level
+    ``sigma``.
 
-    Before the second evaluation the state moves by h a21 (x0 - x). The whole step adds h b1 times that of the
-    first evaluation and h b2 times that of the second.
+    Before the second evaluation the state x moves by h a21 (x0 - x), x0 being the first estimate. The whole
+    step adds h b1 (x0 - x) of the first evaluation and h b2 (x0 - x) of the second.
     """
 
     h: float
@@ -76,7 +77,7 @@ class Res2sStep(NamedTuple):
 
 
 def res_2s_step(sigma: float, sigma_next: float) -> Res2sStep:
-    """Coefficients of a step from ``sigma`` to ``sigma_next``, both above 0."""
+    """Coefficients of a res_2s step from noise level ``sigma`` to ``sigma_next``, both above 0."""
     h = math.log(sigma / sigma_next)
     b2 = phi2(-h) / HALF
     return Res2sStep(
@@ -96,7 +97,10 @@ class SdeStep(NamedTuple):
 
 
 def sde_step(sigma_next: float, eta: float) -> SdeStep:
-    """Coefficients for a state at ``sigma_next``; ``eta`` is the share of fresh noise, 0 changes nothing."""
+    """Coefficients to renew noise in a state at noise level ``sigma_next``.
+
+    ``eta`` in [0, 1] is the share of fresh noise; 0 changes nothing.
+    """
     # The official limit: at sigma 1 and eta 1, alpha would be 0 and down undefined.
     noise = min(eta, 0.9999) * sigma_next
     left = math.sqrt(sigma_next**2 - noise**2)
@@ -105,22 +109,25 @@ def sde_step(sigma_next: float, eta: float) -> SdeStep:
 
 
 def phi1(z: float) -> float:
-    """(e^z - 1) / z."""
+    """phi_1 of exponential integrators, (e^z - 1) / z; 1 at 0."""
     # The difference e^z - 1 loses its digits near 0.
     return math.expm1(z) / z if z else 1.0
 
 
 def phi2(z: float) -> float:
-    """(e^z - 1 - z) / z², by its series where the difference would lose its digits."""
+    """phi_2 of exponential integrators, (e^z - 1 - z) / z², near 0 by its series, as the difference loses
+    digits.
+    """
     return (phi1(z) - 1) / z if abs(z) > 1e-4 else 0.5 + z / 6 + z * z / 24
 
 
 def _renoise(
     run: SamplerRun, start: AVLatent, end: AVLatent, sigma: float, sigma_next: float, eta: float
 ) -> AVLatent:
-    """Replace the share ``eta`` of the noise in the state ``end`` by fresh noise.
+    """The state ``end`` with the share ``eta`` of its noise replaced by fresh noise.
 
-    A step from ``sigma`` to ``sigma_next`` led to it from the state ``start``.
+    A step from ``sigma`` to ``sigma_next`` led from the state ``start`` to ``end``; their difference is the
+    velocity by which ``end`` is split into clean latent and noise.
     """
     if eta == 0:
         return end
@@ -133,15 +140,16 @@ def _renoise(
 
 
 def _anchor(middle: AVLatent, x0: AVLatent, weight: float) -> AVLatent:
-    """The start from which ``middle`` would have been reached without noise, by ``weight (x0 - start)``.
+    """The start from which a step of ``weight (x0 - start)`` ends exactly at ``middle``.
 
-    The official loop repeats ``start = middle - weight (x0 - start)`` a hundred times; this is its limit.
+    ``weight`` is a fraction of the way to ``x0``. The official loop repeats ``start = middle - weight (x0 -
+    start)`` a hundred times; this is its limit.
     """
     return (middle - x0 * weight) * (1 / (1 - weight))
 
 
 def _standardised(noise: Tensor) -> Tensor:
-    """Normalise noise to mean 0 and deviation 1 in each sample, as in the official pipeline."""
+    """Noise (B, ...) with mean 0 and standard deviation 1 in each sample, as in the official pipeline."""
     axes = tuple(range(1, noise.ndim))
     return (noise - noise.mean(dim=axes, keepdim=True)) / noise.std(dim=axes, keepdim=True)
 
