@@ -52,9 +52,7 @@ class StepCache:
 
 
 class Evaluations(NamedTuple):
-    """How many guidance passes of a run the model evaluated (``run``), and how many were
-    ``reused`` instead.
-    """
+    """How many guidance passes of a run the model evaluated, and how many reused an earlier result."""
 
     run: int
     reused: int
@@ -79,8 +77,7 @@ class Reuse:
         passes: tuple[Pass, ...],
         evaluate: Callable[[OnBlock | None], dict[Pass, AVLatent]],
     ) -> tuple[Velocities, int]:
-        """Velocities of ``passes`` at noise level ``sigma``, and how many passes were evaluated: all of them
-        or 0.
+        """Velocities of ``passes`` at noise level ``sigma``, and how many passes were evaluated: all or 0.
 
         ``evaluate(on_block)`` computes the velocities of all passes. It has to call ``on_block``, if that is
         not None, with the number of each block of the model before that block, and let an exception from it
@@ -126,18 +123,15 @@ class Reuse:
 
 
 class _Unchanged(Exception):
-    """Raised to end a forward pass whose first block adds about the same as before, so that velocities are
-    reused.
-    """
+    """Raised to end a forward pass whose first block adds about as before; the last velocities are reused."""
 
 
 class _Watch:
-    """Context that records the residual (output - input) of block 0 of ``model`` in the first forward pass of
-    a step.
+    """Context that records the residual (output - input) of the first block of ``model``.
 
-    ``last`` is the residual of the last full evaluation, one tensor per stream. If the new one differs from
-    it by less than ``threshold`` (relative L1), the forward pass is ended by an exception. With None it never
-    is.
+    It is that of the first forward pass of a step. ``last`` is the residual of the last full evaluation, one
+    tensor per stream. If the new one differs from it by less than ``threshold`` (relative L1), the forward
+    pass is ended by an exception. With None it never is.
     """
 
     def __init__(self, model: Network, last: Sequence[Tensor] | None, threshold: float) -> None:
@@ -163,9 +157,7 @@ class _Watch:
             hook.remove()
 
     def on_block(self, number: int) -> None:
-        """Called before block ``number``; raises before block 1 if block 0 added about the same
-        as last time.
-        """
+        """Called before block ``number``: before block 1, raises if block 0 added about the same as last."""
         if number != 1 or self._last is None or self.residual is None:
             return
         # Taken, so that later forward passes of the step are not compared.

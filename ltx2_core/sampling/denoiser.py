@@ -88,9 +88,7 @@ class Denoiser:
 
     @property
     def evaluations(self) -> Evaluations:
-        """How many guidance passes the model has evaluated so far in this run, and how many reused an earlier
-        result.
-        """
+        """How many guidance passes the model has evaluated in this run, and how many were reused."""
         return Evaluations(run=self._evaluated, reused=self._reused)
 
     def __call__(self, x: AVLatent, sigma: float) -> AVLatent:
@@ -120,8 +118,7 @@ class Denoiser:
         return x if self._numerics is Numerics.COMFY else blend(self._clean, x, self._mask)
 
     def _guided(self, x: AVLatent, sigma: float, *, negative: bool) -> Estimates:
-        """The guided x0 of ``x`` at noise level ``sigma``, and that of the negative prompt, both before
-        masking.
+        """The guided x0 of ``x`` at noise level ``sigma`` and that of the negative prompt, before masking.
 
         With ``negative`` the negative prompt is evaluated even if the guidance does not need it; otherwise
         the second x0 may be that of the positive prompt. A stream (video or audio) that skips this step
@@ -132,9 +129,7 @@ class Denoiser:
         return self._steps.combine(plan, self._estimates(x, sigma, plan) if plan.passes else {})
 
     def _estimates(self, x: AVLatent, sigma: float, plan: StepPlan) -> dict[Pass, AVLatent]:
-        """The estimate of x0 from ``x`` at ``sigma`` of each guidance pass of ``plan``, before guidance and
-        masking.
-        """
+        """The x0 of ``x`` at ``sigma`` by each guidance pass of ``plan``, before guidance and masking."""
         x = x.to(self._device, torch.float32)
         # Mask times sigma is the timestep of a token, and with it the noise that it has.
         removed: AVLatent | float = self._mask * sigma
@@ -172,7 +167,5 @@ class Denoiser:
 
 
 def _any(mask: Tensor | None) -> bool:
-    """Whether a denoise mask is above 0 anywhere, so that the stream is generated; False for None, an absent
-    stream.
-    """
+    """Whether a denoise mask is above 0 anywhere, so that its stream is generated; False for None."""
     return mask is not None and bool((mask > 0).any())

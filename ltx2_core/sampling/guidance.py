@@ -129,9 +129,7 @@ class StreamGuidance:
 
 
 class GuidanceAt(Protocol):
-    """What a denoiser needs to know of guidance: the :class:`Guidance` of each step, and which passes, blocks
-    and skipped steps the run may need.
-    """
+    """What a denoiser needs of guidance, be it the same in all steps or different by sigma."""
 
     def at(self, sigma: float) -> Guidance:
         """The guidance of the step at noise level ``sigma``."""
@@ -175,9 +173,7 @@ class Guidance:
         return self if self.to_sigma - 1e-6 <= sigma <= self.from_sigma + 1e-6 else Guidance()
 
     def passes(self, *, video: bool = True, audio: bool = True) -> tuple[Pass, ...]:
-        """The passes of a step that generates ``video`` and ``audio`` (or one of them), the conditional one
-        first.
-        """
+        """The passes of a step that generates ``video``, ``audio`` or both, the conditional one first."""
         needed = {**(self.video.weights if video else {}), **(self.audio.weights if audio else {})}
         # Both streams share each pass, so that it runs once if either needs it.
         return (Pass.CONDITIONAL, *(which for which in Pass if which in needed))
@@ -191,9 +187,7 @@ class Guidance:
         return frozenset(self.stg_blocks)
 
     def skipped(self, step: int) -> tuple[bool, bool]:
-        """Whether video and whether audio repeat their last estimate at ``step``, the number of a step from
-        0.
-        """
+        """Whether video and whether audio repeat their last estimate at step number ``step``, from 0."""
         # The first step of a run is always evaluated, since there is nothing to repeat yet.
         return step % (self.video.skip_steps + 1) > 0, step % (self.audio.skip_steps + 1) > 0
 

@@ -68,11 +68,10 @@ class ClipInputs:
         """Whether passes with different text can share a call."""
 
     def modalities(self, x: AVLatent, sigma: float, passes: Sequence[Pass]) -> Pair:
-        """The model's inputs (video, audio) for ``x`` at noise level ``sigma``: a batch with one copy of x
-        per pass.
+        """The model's inputs (video, audio) for ``x`` at noise level ``sigma``.
 
-        None stands for an absent stream. The pass without the reference audio has fewer audio tokens, so it
-        must be the only one of ``passes``.
+        They are a batch with one copy of x per pass; None stands for an absent stream. The pass without the
+        reference audio has fewer audio tokens, so it must be the only one of ``passes``.
         """
         video = audio = None
         if x.video is not None and self._video is not None:
@@ -203,10 +202,10 @@ class _Stream:
         return len({context.shape[1] for context in self.contexts.values()}) == 1
 
     def modality(self, tokens: Tensor, sigma: float, passes: Sequence[Pass], nag: Nag | None) -> Modality:
-        """The input of the model for ``tokens`` (B, N, C) at noise level ``sigma``: a batch with one copy per
-        pass.
+        """The input of the model for ``tokens`` (B, N, C) at noise level ``sigma``.
 
-        ``nag`` adds the negative prompt to the attention to text; None is off.
+        It is a batch with one copy of the tokens per pass. ``nag`` adds the negative prompt to the attention
+        to text; None is off.
         """
         count = len(passes)
         return Modality(
@@ -250,8 +249,9 @@ def guide_attention(guides: Sequence[Guide], *, between_guides: float) -> GuideW
 
 
 def _present_tokens(state: LatentState, video: Tensor | None) -> Tensor | None:
-    """Which cells of the video latent, guides included, have a token: (N,) bool; None if all have, or without
-    video.
+    """Which cells of the video latent, guides included, have a token: (N,) bool.
+
+    None if all have one, or without video.
     """
     if video is None or all(guide.valid is None for guide in state.guides):
         return None

@@ -64,8 +64,9 @@ def initial_state(
 
 
 def check_noise(noise: AVLatent, clip: ClipPlan, *, video: bool) -> None:
-    """Raise ValueError unless ``noise`` has the shapes of the latents of ``clip``: video and audio, or only
-    audio.
+    """Raise ValueError unless ``noise`` has the shapes of the latents of ``clip``.
+
+    With ``video`` False it must be noise of the audio alone.
     """
     shapes = {"video": clip.video_shape() if video else None, "audio": clip.audio_shape()}
     for name, shape in shapes.items():

@@ -19,8 +19,9 @@ _TOGETHER = (Pass.CONDITIONAL, Pass.PERTURBED)
 
 @dataclass(frozen=True)
 class PassGroup:
-    """Divides the guidance passes of a step among the processes of ``group`` of torch.distributed, None being
-    all.
+    """Divides the guidance passes of a step among processes.
+
+    ``group`` is a process group of torch.distributed; None is all processes.
     """
 
     group: Any = None

@@ -19,13 +19,13 @@ from .pass_plan import Batching, PassCall, StepPlan
 
 
 class Passes:
-    """Evaluates the guidance passes of one clip with ``model``; ``calls`` says how many may share a forward
-    pass.
+    """Evaluates the guidance passes of one clip with ``model``.
 
-    In float32 on the CPU a forward pass always evaluates one guidance pass, whatever ``calls`` allows:
-    kernels round batches of different sizes differently, and there the result has to be the same bit for bit.
-    Passes whose texts differ in length are evaluated one by one, too. With tiles, passes share no blocks.
-    Keys and values of the text are cached only where they are the same at every step.
+    ``calls`` says how many passes may share a forward pass. In float32 on the CPU a forward pass always
+    evaluates one guidance pass, whatever ``calls`` allow: kernels round batches of different sizes
+    differently, and there the result has to be the same bit for bit. Passes whose texts differ in length are
+    evaluated one by one, too. With tiles, passes share no blocks. Keys and values of the text are cached only
+    where they are the same at every step.
     """
 
     def __init__(self, model: Network, clip: ClipInputs, calls: ModelCalls) -> None:

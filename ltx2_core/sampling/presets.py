@@ -34,8 +34,9 @@ class Preset:
     terminal: float = 0.1
 
     def sigmas(self, tokens: int | None = None) -> Tensor:
-        """The schedule (steps + 1,). Of "ltxv" it depends on ``tokens``, the number of video tokens; None is
-        4096.
+        """The schedule (steps + 1,).
+
+        That of "ltxv" depends on ``tokens``, the number of video tokens; None is 4096.
         """
         if self.schedule != LTXV:
             return FIXED_SIGMAS[self.schedule].clone()
@@ -48,9 +49,7 @@ class Preset:
         )
 
     def guidance(self, stg_blocks: tuple[int, ...]) -> Guidance:
-        """The guidance of both streams; ``stg_blocks`` are the blocks that stg perturbs, unused in a preset
-        without stg.
-        """
+        """The guidance of both streams; ``stg_blocks`` are the blocks that stg perturbs."""
         stg = self.video.stg or self.audio.stg
         return Guidance(video=self.video, audio=self.audio, stg_blocks=stg_blocks if stg else ())
 

@@ -52,8 +52,9 @@ class Previews:
     loud: float
 
     def colours(self, video: Tensor, frame: int) -> Tensor:
-        """Colours (H, W, 3) in [0, 1] of latent frame number ``frame`` of video (B, C, F, H, W), first
-        sample.
+        """Colours (H, W, 3) in [0, 1] of one latent frame of ``video`` (B, C, F, H, W), first sample.
+
+        ``frame`` is the number of the latent frame, from 0.
         """
         cells = rearrange(video[0, :, frame].float(), "c h w -> h w c")
         return ((self.colour(cells) + 1) / 2).clamp(0, 1)
@@ -123,10 +124,10 @@ class TimeShare:
 
 
 def false_colours(video: Tensor, frame: int) -> Tensor:
-    """As :meth:`Previews.colours`, for an autoencoder without fitted linear maps: shapes are true, colours
-    are not.
+    """As :meth:`Previews.colours`, without linear maps of an autoencoder: shapes, not true colours.
 
-    The three strongest principal components of the channels become red, green and blue.
+    ``video`` is (B, C, F, H, W), the result (H, W, 3) in [0, 1]. The three strongest principal components of
+    the channels become red, green and blue.
     """
     cells = rearrange(video[0, :, frame].float(), "c h w -> c (h w)")
     cells = cells - cells.mean(dim=1, keepdim=True)
@@ -140,7 +141,7 @@ def false_colours(video: Tensor, frame: int) -> Tensor:
 
 
 def relative_levels(audio: Tensor) -> Tensor:
-    """As :meth:`Previews.levels`, for an autoencoder without a fitted linear map.
+    """As :meth:`Previews.levels`, without a linear map of an autoencoder: (B, 8, T, 16) -> (T,).
 
     The level of an audio latent is its distance from the mean over time; the largest level is 1.
     """
@@ -150,9 +151,7 @@ def relative_levels(audio: Tensor) -> Tensor:
 
 
 def _clip(generator: torch.Generator) -> Tensor:
-    """A clip of smooth random colours that move a little, drawn by ``generator``: (1, 3, 9, 128, 128) in [-1,
-    1].
-    """
+    """Smooth random colours that move a little, drawn by ``generator``: (1, 3, 9, 128, 128) in [-1, 1]."""
     # Wider than [-1, 1] before it is clamped, so that saturated colours are well represented.
     coarse = 2.4 * torch.rand(1, 3, 2, 6, 6, generator=generator) - 1.2
     coarse[:, :, 1] = 0.7 * coarse[:, :, 0] + 0.3 * coarse[:, :, 1]

@@ -118,10 +118,10 @@ def partial_sigmas(schedule: Callable[[int], Tensor], steps: int, denoise: float
 
 
 def last_sigmas(sigmas: Tensor, denoise: float) -> Tensor:
-    """The last steps of a schedule, to regenerate a clip in part: the share ``denoise`` of its steps, at
-    least one.
+    """The end of the schedule ``sigmas``, to regenerate a clip in part.
 
-    Raises ValueError unless ``denoise`` is above 0 and at most 1.
+    ``denoise`` is the share of the steps that are returned, at least one. Raises ValueError unless it is
+    above 0 and at most 1.
     """
     if not 0 < denoise <= 1:
         raise ValueError(f"denoise={denoise} must be above 0 and at most 1")
@@ -130,9 +130,7 @@ def last_sigmas(sigmas: Tensor, denoise: float) -> Tensor:
 
 
 def step_of(sigmas: Tensor, sigma: float) -> int:
-    """The number, from 0, of the step of the schedule ``sigmas`` that starts at or above ``sigma`` and ends
-    below it.
-    """
+    """The number, from 0, of the step of ``sigmas`` that starts at or above ``sigma`` and ends below it."""
     # A sampler may pass a sigma that differs from the float32 one of the schedule by rounding.
     return max(int((sigmas >= sigma - 1e-6).sum()) - 1, 0)
 

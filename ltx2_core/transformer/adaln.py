@@ -18,9 +18,10 @@ _SINUSOID_WIDTH = 256
 
 
 class AdaLNSingle(nn.Module):
-    """Network from timesteps to ``count`` modulation parameters, which all blocks share.
+    """Network from timesteps to modulation parameters (shift, scale, gate), which all blocks share.
 
-    It also returns the timestep embedding from which the parameters are computed.
+    ``count`` is the number of parameters, each a vector of ``width``, the width of the stream. The network
+    also returns the timestep embedding from which the parameters are computed.
     """
 
     def __init__(
@@ -38,9 +39,10 @@ class AdaLNSingle(nn.Module):
         self.linear = operations.Linear(width, count * width, dtype=dtype, device=device)
 
     def forward(self, timesteps: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """G timesteps (G,) -> parameters (P, G, W) and timestep embedding (G, W), both in ``dtype``.
+        """Timesteps (G,) -> parameters (P, G, W) and timestep embedding (G, W), both in ``dtype``.
 
-        P is ``count``, W the width. Timesteps are sigmas times the configured scale, mostly 0 to 1000.
+        G is the number of timesteps, P that of parameters, W the width of the stream. Timesteps are sigmas
+        times the configured scale, mostly 0 to 1000.
         """
         # Cast only after the sinusoid, as in the official code: a timestep in bfloat16 would move all later
         # layers.
@@ -75,7 +77,7 @@ class TimestepEmbedder(nn.Module):
         self.linear_2 = operations.Linear(width, width, dtype=dtype, device=device)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Sinusoids (G, 256) of G timesteps -> embeddings (G, W)."""
+        """Sinusoids (G, 256) of G timesteps -> embeddings (G, W), W being the width of the stream."""
         embedding: Tensor = self.linear_2(F.silu(self.linear_1(x)))
         return embedding
 

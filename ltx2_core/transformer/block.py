@@ -75,9 +75,10 @@ class TransformerBlock(nn.Module):
     ) -> tuple[Tensor | None, Tensor | None]:
         """Update the hidden tokens of video x (B, Nv, Wv) and audio y (B, Na, Wa); returns both.
 
-        ``video`` and ``audio`` are what each stream takes in addition to its tokens. For an absent stream,
-        tokens and inputs are None. ``switches`` say which attentions run for which samples of the batch. x
-        and y may be overwritten, if the ``execution`` of the inputs works in place.
+        Nv and Na are numbers of tokens, Wv and Wa widths of the streams. ``video`` and ``audio`` are what
+        each stream takes in addition to its tokens, such as text and modulation. For an absent stream tokens
+        and inputs are None. ``switches`` say which attentions run for which samples of the batch. x and y may
+        be overwritten, if the ``execution`` of the inputs works in place.
         """
         v = None if x is None or video is None else BlockStream(self, x, video, switches.video)
         a = None if y is None or audio is None else BlockStream(self, y, audio, switches.audio)
@@ -99,7 +100,10 @@ class TransformerBlock(nn.Module):
 
 @dataclass(frozen=True)
 class BranchModulation:
-    """Shift, scale and gate of each branch of one stream; the fields are in the order of checkpoints."""
+    """Shift, scale and gate of the branches of one stream in one block, in the order of checkpoints.
+
+    The text attention of LTX-2.0 is not modulated.
+    """
 
     self_attention: ShiftScaleGate
     feed_forward: ShiftScaleGate
@@ -118,10 +122,10 @@ class CrossModulation:
 
 
 class BlockStream:
-    """One stream, video or audio, in one block.
+    """One stream, video or audio, in one block: its tokens, and the branches that update them.
 
-    It holds the ``tokens``, and updates them by the layers and the modulation that the block has for this
-    stream.
+    ``x`` (B, N, W) are its hidden tokens, ``inputs`` what the stream takes into every block, ``switches`` for
+    which samples its attentions run. Layers and learned modulation are those of ``block`` for this stream.
     """
 
     def __init__(
@@ -159,9 +163,10 @@ class BlockStream:
         self.tokens.add(branch, self.modulation.text_attention)
 
     def cross_attention(self, other: BlockStream) -> CrossAttention | None:
-        """The branch by which this stream attends to the present tokens of ``other``; it is not applied here.
+        """The branch by which this stream attends to ``other``, without applying it.
 
-        None if it would change nothing: the stream is not enabled, or every sample skips this attention.
+        Keys and values are computed at once, from the tokens that ``other`` has now. None if the branch would
+        change nothing: this stream is not enabled, or every sample of the batch skips the attention.
         """
         samples = self._switches.cross_attention
         # A stream that is not enabled is read by the other one and does not change itself.
@@ -191,7 +196,10 @@ class BlockStream:
         self.tokens.add(TokenWise(self._layer("ff")), self.modulation.feed_forward)
 
     def _text(self, attention: Attention, context: Tensor) -> KeysValues:
-        """Keys and values of a text (B, S, W), which is modulated first if this network modulates texts."""
+        """Attention keys and values of a text (B, S, W), S text tokens.
+
+        The text is modulated first if this network modulates texts.
+        """
 
         def compute() -> KeysValues:
             source, prompt = context, self.inputs.prompt
@@ -218,7 +226,7 @@ class BlockStream:
         return self.inputs.spec.layer(self._block, name)
 
     def _table(self, name: str) -> Tensor:
-        """The block's learned modulation parameters ``name``, in the dtype and on the device of tokens."""
+        """The learned modulation parameters ``name`` of the block, in dtype and device of the tokens."""
         table: Tensor = getattr(self._block, name)
         # A host may hold the tables on another device or in another dtype than the tokens.
         if (table.device, table.dtype) == (self._device, self._dtype):
@@ -227,7 +235,7 @@ class BlockStream:
 
 
 def cross_modal_attention(video: BlockStream, audio: BlockStream) -> None:
-    """Update both streams by attention to each other; each reads the other as it was before this update."""
+    """Update both streams by attention to each other, each to the other as it was before the update."""
     # Keys and values are computed here, for both directions, before either stream is written into.
     # The official code and ComfyUI before 0.31 do so, too. Later versions of ComfyUI update the video first
     # and let the audio read the result, which changes one forward pass of the tiny set by up to 0.6 per cent.

@@ -1,7 +1,7 @@
 """The branches of a block: attention and feed-forward, whose results are added to a stream as updates.
 
-A branch reads normalised and modulated tokens. It is called for all tokens of its stream; ``part`` makes a
-branch that is called for some of them.
+A branch is called with normalised and modulated tokens, all of its stream; its method ``part`` returns a
+branch to be called with some of the tokens.
 
 Letters: B batch, N tokens, S tokens or text tokens that are attended to, W stream width, H heads, D head
 width.
@@ -29,30 +29,33 @@ Attend = Callable[[Tensor, Tensor, Tensor, Bias], Tensor]
 
 class Branch(Protocol):
     def __call__(self, hidden: Tensor) -> Tensor:
-        """Normalised and modulated tokens (B, n, W) -> their update (B, n, W), not multiplied by the gate."""
+        """Normalised and modulated tokens (B, n, W) -> their update (B, n, W), without the gate."""
 
     def part(self, tokens: slice) -> Branch:
-        """This branch for the slice ``tokens`` of the stream; it is then called with these tokens alone."""
+        """This branch for some tokens of the stream, a slice; it is then called with these alone."""
 
 
 class Projections:
-    """Computes queries, keys and values by the layers of an :class:`Attention`, one operation at a time."""
+    """Computes queries, keys and values by the linear layers of an :class:`Attention`, one by one."""
 
     def queries(self, attention: Attention, x: Tensor, rope: Rope | None) -> Tensor:
-        """Queries (B, H, N, D) of x (B, N, W), RMS-normalised and, with ``rope``, rotated."""
+        """Queries (B, H, N, D) of x (B, N, W), RMS-normalised and, unless ``rope`` is None, rotated by it."""
         return attention.queries(x, rope)
 
     def keys_values(self, attention: Attention, source: Tensor, rope: Rope | None) -> KeysValues:
         """Keys and values, each (B, H, S, D), of source (B, S, W).
 
-        Keys are RMS-normalised and, with ``rope``, rotated.
+        Keys are RMS-normalised and, unless ``rope`` is None, rotated by it.
         """
         return attention.keys_values(source, rope)
 
     def queries_keys_values(
         self, attention: Attention, x: Tensor, rope: Rope | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each (B, H, N, D), of the same x (B, N, W), for self-attention."""
+        """Queries, keys and values, each (B, H, N, D), of the same x (B, N, W), for self-attention.
+
+        Queries and keys are RMS-normalised and, unless ``rope`` is None, rotated by it.
+        """
         return (attention.queries(x, rope), *attention.keys_values(x, rope))
 
 
@@ -60,8 +63,9 @@ class Projections:
 class SelfAttention:
     """Attention of a stream's tokens to each other.
 
-    ``samples`` says for each sample whether it attends. The others use the values of their own tokens in
-    place of attended values (spatio-temporal guidance, Hyung et al. 2024, arXiv 2411.18664).
+    ``attend`` is the attention function, ``bias`` is added to its logits (None: nothing). ``samples`` says
+    for each sample whether it attends, None being all. The other samples use the values of their own tokens
+    in place of attended values (spatio-temporal guidance, Hyung et al. 2024, arXiv 2411.18664).
     """
 
     attention: Attention
@@ -73,7 +77,7 @@ class SelfAttention:
 
     @property
     def divisible(self) -> bool:
-        """Whether some queries can be computed at a time; with weighted guides only all at once can."""
+        """Whether queries can be computed a part at a time; with weighted guides they cannot."""
         return not isinstance(self.bias, GuideBias)
 
     def __call__(self, hidden: Tensor) -> Tensor:
@@ -92,16 +96,17 @@ class SelfAttention:
     def on(self, keys: Tensor, values: Tensor) -> SelfQueries:
         """This attention with ``keys`` and ``values`` (B, H, N, D) that are already computed for all tokens.
 
-        Unlike this object, the result has a ``part`` for some of the queries.
+        The result, unlike this object, can be cut by ``part`` into branches for some of the queries.
         """
         return SelfQueries(self, keys, values, values, self.rope, self.bias)
 
 
 @dataclass(frozen=True)
 class SelfQueries:
-    """Self-attention of some tokens to ``keys`` and ``values`` that are already computed for all tokens.
+    """Self-attention of some tokens to ``keys`` and ``values`` (B, H, N, D) that are computed for all tokens.
 
-    ``own`` are the values of these tokens alone, which samples use that skip attention.
+    ``whole`` is the attention of all tokens. ``own`` (B, H, n, D) are the values of the n tokens alone, which
+    samples use that skip attention; ``rope`` and ``bias`` are those of the n tokens.
     """
 
     whole: SelfAttention
@@ -132,7 +137,8 @@ class SelfQueries:
 class CrossAttention:
     """Attention to ``keys`` and ``values`` of the other stream, which are already computed.
 
-    ``samples`` says for each sample whether it attends; the update of the others is 0.
+    ``attend`` is the attention function, ``rope`` rotates the queries. ``samples`` says for each sample
+    whether it attends, None being all; the update of the others is 0.
     """
 
     attention: Attention
@@ -156,10 +162,10 @@ class CrossAttention:
 
 @dataclass(frozen=True, kw_only=True)
 class TextAttention:
-    """Attention to the keys and values of a ``text``, which are already computed.
+    """Attention to the keys and values of a ``text``, which are already computed; ``bias`` hides its padding.
 
     With ``guidance`` (normalized attention guidance) tokens also attend to the keys and values of a
-    ``negative`` text, and both results are combined into one update.
+    ``negative`` text, and both results are combined into one update. Both are None without it.
     """
 
     attention: Attention
@@ -205,7 +211,10 @@ def _nobody(samples: Samples) -> bool:
 
 
 def _pass_through(attended: Tensor, values: Tensor, samples: Samples) -> Tensor:
-    """Take ``attended`` (B, H, N, D) for samples that attend, ``values`` of the same shape for the others."""
+    """``attended`` (B, H, N, D) for the samples that attend, ``values`` of the same shape for the others.
+
+    ``samples`` says which attend; None is all.
+    """
     if samples is None or all(samples):
         return attended
     return torch.where(torch.tensor(samples, device=attended.device)[:, None, None, None], attended, values)

@@ -22,17 +22,19 @@ _log = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class Chunks:
-    """Computes at most ``tokens`` tokens at a time, or all at once for None.
+    """Computes at most ``tokens`` tokens at a time; None is all tokens at once.
 
-    When memory runs out, ``tokens`` becomes half of what was tried and stays so.
+    When memory runs out, ``tokens`` becomes half of the number that was tried, and is not raised again.
     """
 
     tokens: int | None = None
 
     def each(self, count: int, step: Step) -> None:
-        """Call ``step`` with consecutive slices of ``count`` tokens, or once with None for all.
+        """Call ``step`` with consecutive slices that cover tokens 0 to ``count`` - 1.
 
-        A slice that runs out of memory is repeated in halves. The error is raised at 64 tokens or fewer.
+        A slice has at most ``tokens`` tokens. If all may be computed at once, ``step`` is called once, with
+        None. A slice that runs out of memory is tried again, then in halves; at 64 tokens or fewer the
+        out-of-memory error is raised.
         """
         start = 0
         while start < count:
@@ -41,9 +43,9 @@ class Chunks:
                 start = count if part is None else part.stop
 
     def whole(self, count: int, step: Step) -> bool:
-        """Call ``step(None)``, for all ``count`` tokens, if ``tokens`` and memory allow it.
+        """Call ``step(None)``, which computes all ``count`` tokens, if ``tokens`` and memory allow it.
 
-        Returns whether it ran.
+        Returns whether it was computed.
         """
         return self._part(0, count) is None and self._fits(step, None, count)
 
@@ -70,7 +72,7 @@ class Chunks:
 
 
 def _succeeds(step: Step, part: slice | None) -> bool:
-    """Call ``step``; False if memory ran out. Other errors would only occur again for fewer tokens."""
+    """Call ``step`` with ``part``; False if memory ran out. Other errors are raised."""
     try:
         step(part)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Where in the transformer values stopped being finite; asked only once a result is not."""
+"""Which block of the transformer first returned NaN or infinity; computed only after a result had some."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from ..storage.finite import is_finite
 
 
 def first_broken_block(blocks: Iterable[nn.Module], evaluate: Callable[[], object]) -> str:
-    """Run ``evaluate`` again and name the first block whose video or audio is NaN or infinite.
+    """Run ``evaluate`` again, and name the first of ``blocks`` that returns NaN or infinity.
 
-    Returns "before the blocks" if the first block gets such values already, and "after the last block" if
-    none returns any.
+    ``evaluate`` is a forward pass through the blocks. The answer is such as "in block 3, video". It is
+    "before the blocks" if the first block already receives such values, and "after the last block" if no
+    block returns any.
     """
     found: list[str] = []
 

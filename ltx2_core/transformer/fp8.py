@@ -46,10 +46,10 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 def exact_product(
     x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
-    """x (M, I) times the transpose of weight (O, I), plus bias -> (M, O) in ``dtype``, on any device.
+    """x (M, I) times the transpose of weight (O, I), plus bias (O,) -> (M, O) in ``dtype``, on any device.
 
-    Both factors are fp8 with scales (M, 1) and (O, 1). They are multiplied in float32, so that
-    :func:`kernel_product` can be compared with the result.
+    x and weight are fp8 with scales (M, 1) and (O, 1). They are multiplied in float32: the reference that
+    :func:`kernel_product` is compared with.
     """
     out = (x.float() * x_scale) @ (weight.float() * weight_scale).mT
     return (out if bias is None else out + bias.float()).to(dtype)
@@ -58,9 +58,9 @@ def exact_product(
 def kernel_product(
     x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
-    """The same as :func:`exact_product` by the fp8 kernel of an NVIDIA GPU, rounded to bfloat16.
+    """As :func:`exact_product`, by the fp8 kernel of an NVIDIA GPU; the product is rounded to bfloat16.
 
-    It exists where :func:`fp8_problem` returns None.
+    It can be used where :func:`fp8_problem` returns None.
     """
     out: Tensor = torch._scaled_mm(
         x, weight.t(), scale_a=x_scale, scale_b=weight_scale.t(), bias=bias, out_dtype=torch.bfloat16,
@@ -83,10 +83,10 @@ class Fp8Linear(nn.Module):
         product: Product,
         fused: Fused | None = None,
     ) -> None:
-        """weight (O, I) float8_e4m3fn, weight_scale (O, 1) float32, bias (O,).
+        """weight (O, I) float8_e4m3fn, weight_scale (O, 1) float32, bias (O,) or None for a layer without.
 
-        ``product`` multiplies, for example :func:`kernel_product`. With ``fused`` the input is rounded by one
-        compiled kernel.
+        ``product`` multiplies, for example :func:`kernel_product`. With ``fused`` the input is rounded to fp8
+        by one compiled kernel.
         """
         super().__init__()
         self.out_features, self.in_features = weight.shape
@@ -97,7 +97,7 @@ class Fp8Linear(nn.Module):
         self._quantize = quantize_rows if fused is None else partial(fused.run, quantize_rows)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., I) -> (..., O) in the dtype of ``x``."""
+        """x (..., I) -> (..., O) in the dtype of ``x``, for I input and O output features."""
         rows, scale = self._quantize(x.reshape(-1, self.in_features))
         bias = None if self.bias is None else self.bias.to(x.dtype)
         out = self._product(rows, scale, self.weight, self.weight_scale, bias, x.dtype)
@@ -116,10 +116,10 @@ def use_fp8(
 ) -> int:
     """Replace each large linear layer by an :class:`Fp8Linear`, except in the first and the last block.
 
-    Weights are rounded on ``device`` and stored where they were, one layer after another, so that the network
-    never exists twice. Weights that a file stores in fp8 with one scale are used as they are. ``product``
-    multiplies; with ``fused`` inputs are rounded by one compiled kernel. Returns how many layers were
-    replaced; layers that were replaced before are not counted.
+    Weights are rounded on ``device`` (None: where they are) and stored where they were, one layer after
+    another, so that the network never exists twice. Weights that a file stores in fp8 with one scale are used
+    as they are. ``product`` multiplies; with ``fused`` inputs are rounded by one compiled kernel. Returns how
+    many layers were replaced; layers that were replaced before are not counted.
     """
     count = 0
     for parent, name, layer in list(_large_layers(transformer)):
@@ -129,10 +129,10 @@ def use_fp8(
 
 
 def fp8_saving(infos: Mapping[str, TensorInfo], dtype: torch.dtype) -> int:
-    """Bytes by which :func:`use_fp8` makes a block smaller, from the header of a file.
+    """Bytes by which :func:`use_fp8` makes each block except the first and the last smaller.
 
-    ``infos`` maps the network's parameter names to dtype and shape. ``dtype`` is that of the weights without
-    fp8. The first and the last block do not change; layers that the file stores in fp8 save nothing.
+    ``infos`` maps the network's parameter names to dtype and shape, as in the header of a file. ``dtype`` is
+    what weights have without fp8. Layers that the file stores quantised save nothing.
     """
     saved = 0
     for name, info in infos.items():

@@ -1,6 +1,7 @@
-"""Elementwise regions of a block as one kernel each: a gated update, norm and modulation; norm and rotation.
+"""Elementwise operations of a block joined into one kernel: update, norm and modulation; norm and rotation.
 
-The plain formulas stay the reference: a region that cannot be compiled on this machine runs uncompiled.
+The plain formulas stay the reference: what cannot be compiled on this machine runs uncompiled.
+
 Letters: B batch, N tokens, W width, H heads, D head width.
 """
 
@@ -23,7 +24,8 @@ _log = logging.getLogger(__name__)
 class Fused:
     """Kernels that join elementwise operations; each is compiled by ``torch.compile`` when first used.
 
-    If that fails, ``problem`` says why, and the same formulas run uncompiled from then on.
+    ``backend`` is that of ``torch.compile``. If compiling fails, ``problem`` says why (None until then), and
+    the same formulas run uncompiled from then on.
     """
 
     def __init__(self, backend: str = "inductor") -> None:
@@ -32,25 +34,28 @@ class Fused:
         self._compiled: dict[Callable[..., Any], Any] = {}
 
     def norm_modulate(self, x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
-        """RMS-normalise x (B, N, W), multiply by ``scale`` and add ``shift``, both (B, 1, W)."""
+        """RMS-normalise x (B, N, W), multiply by ``scale`` and add ``shift``, both (B, 1, W).
+
+        ``eps`` is the epsilon of the norm.
+        """
         result: Tensor = self.run(_norm_modulate, x, scale, shift, eps)
         return result
 
     def add_norm_modulate(
         self, x: Tensor, update: Tensor, gate: Tensor, scale: Tensor, shift: Tensor, eps: float
     ) -> Tensor:
-        """Add ``update * gate`` to x (B, N, W) in place and return :meth:`norm_modulate` of the new x.
+        """Add ``update * gate`` to x (B, N, W) in place; returns :meth:`norm_modulate` of the new x.
 
-        ``update`` is (B, N, W); gate, scale and shift are (B, 1, W). x is written last, so that it is
-        unchanged if memory runs out.
+        ``update`` is (B, N, W); gate, scale and shift are (B, 1, W); ``eps`` is the epsilon of the norm. x is
+        written last, so that it is unchanged if memory runs out.
         """
         result: Tensor = self.run(_add_norm_modulate, x, update, gate, scale, shift, eps)
         return result
 
     def norm_rotate(self, x: Tensor, norm: nn.Module, rope: Rope, heads: int) -> Tensor:
-        """RMS-normalise x (B, N, H D) over all heads with the weight of ``norm``, then rotate it by ``rope``.
+        """RMS-normalise x (B, N, H D) over all heads together, then rotate it by ``rope``.
 
-        Returns (B, H, N, D).
+        H = ``heads``; weight and epsilon are those of ``norm``. Returns (B, H, N, D).
         """
         result: Tensor = self.run(
             _norm_rotate, x, norm.weight, norm.eps, rope.cos, rope.sin, rope.rope_type, heads
@@ -58,7 +63,7 @@ class Fused:
         return result
 
     def run(self, formula: Callable[..., Any], *arguments: Any) -> Any:
-        """The result of ``formula(*arguments)``, compiled as one kernel if that is possible.
+        """The result of ``formula(*arguments)``, compiled as one kernel where that is possible.
 
         If compiling fails, the formula runs uncompiled. Out-of-memory errors are raised.
         """

@@ -1,4 +1,4 @@
-"""Branches on fused kernels, which read and write their stream in fewer passes over memory.
+"""Branches on fused kernels, which read and write the tokens of their stream less often.
 
 Letters: B batch, N tokens, W stream width, H heads, D head width.
 """
@@ -27,10 +27,11 @@ and their results would be in memory together.
 
 
 class FusedTokens(InPlaceTokens):
-    """Tokens of a stream, with norm and modulation in one kernel.
+    """Tokens ``x`` (B, N, W) of a stream, with norm and modulation in one kernel of ``fused``.
 
-    The update of a branch is not added at once if it is for all tokens. It is stored with its gate, and the
-    kernel that normalises the tokens for the next branch adds it, which saves a pass over memory.
+    The update of a branch that covers all tokens is not added at once. It is stored with its gate, and the
+    kernel that normalises the tokens for the next branch adds it, which saves one round trip through memory.
+    ``chunks`` says how many tokens are computed at a time, ``eps`` is the epsilon of the norms.
     """
 
     def __init__(self, fused: Fused, chunks: Chunks, x: Tensor, eps: float) -> None:
@@ -70,7 +71,7 @@ class FusedTokens(InPlaceTokens):
 
 
 class FusedProjections(Projections):
-    """Computes queries, keys and values in fewer kernels.
+    """Computes queries, keys and values in fewer kernels than :class:`Projections`.
 
     Norm and rotation are one kernel. Layers whose weights are consecutive in memory are one matrix product.
     """

@@ -40,7 +40,7 @@ class Record(Protocol):
 
 
 class CudaRecord:
-    """Records ``run`` as a CUDA graph, whose memory nothing else uses."""
+    """Records ``run`` as a CUDA graph, in memory that nothing else uses; replays overwrite its ``out``."""
 
     def __init__(self, run: Callable[[], Hidden]) -> None:
         # Libraries allocate when they are first used, which a capture does not allow.
@@ -58,12 +58,14 @@ class CudaRecord:
 
 
 class Graphs:
-    """Records the blocks of one transformer as graphs and replays them; the last ``limit`` graphs are cached.
+    """Records the blocks of one transformer as CUDA graphs and replays them.
 
-    A record is found by the shapes of the tensors that change from step to step, and by the addresses of
-    those that do not: rotary tables and every weight. New values that are written into a weight need no new
-    record, since a replay reads them there; a weight that is replaced by another tensor does. If recording
-    fails, ``problem`` says why, and all later steps are computed one kernel at a time.
+    ``record`` makes a record of a function. Only steps on ``devices`` and of at most ``max_tokens`` tokens,
+    both streams together, are recorded; the last ``limit`` records are cached. A record is found by the
+    shapes of the tensors that change from step to step, and by the addresses of those that do not: rotary
+    tables and every weight. New values that are written into a weight need no new record, since a replay
+    reads them there; a weight that is replaced by another tensor does. If recording fails, ``problem`` says
+    why (None until then), and all later steps are computed one kernel at a time.
     """
 
     def __init__(
@@ -82,7 +84,11 @@ class Graphs:
         self._records: OrderedDict[Any, _Recorded] = OrderedDict()
 
     def why_not(self, blocks: nn.Module, hidden: Hidden, inputs: BothInputs) -> str | None:
-        """Why a step with these tokens and inputs cannot be recorded as a graph; None if it can."""
+        """Why a step cannot be recorded as a graph, in words; None if it can.
+
+        ``blocks`` are the transformer's, ``hidden`` the tokens before the first of them, ``inputs`` what the
+        streams take into every block.
+        """
         tokens = [stream for stream in hidden if stream is not None]
         present = [stream for stream in inputs if stream is not None]
         if self.problem is not None:
@@ -111,8 +117,8 @@ class Graphs:
     def run(self, network: nn.Module, run: Run, hidden: Hidden, inputs: BothInputs) -> Hidden:
         """The result of ``run(hidden, inputs)``, by replaying its graph.
 
-        A step that has no graph yet is recorded first; if that fails, ``run`` is called as usual. ``network``
-        has the weights that ``run`` reads.
+        ``run`` computes velocities from hidden tokens (video, audio) by the weights of ``network``. A step
+        that has no graph yet is recorded first; if recording fails, ``run`` is called as usual.
         """
         changing = _changing(hidden, inputs)
         constant = _constants(network, inputs)
@@ -174,8 +180,8 @@ class Graphs:
 class _Recorded:
     """A record and the tensors that it reads.
 
-    ``changing`` are filled before each replay. ``constant`` and ``inputs`` are held only so that their memory
-    is not freed.
+    ``changing`` are filled with new values before each replay. ``constant`` and ``inputs`` are held only so
+    that their memory is not freed.
     """
 
     record: Record

@@ -25,9 +25,9 @@ QUERIES = 256
 class GuideWeights:
     """Weights of attention between video and guide tokens: 1 is plain attention, 0 none, above 1 more.
 
-    ``guides`` has a tensor (g,) for each guide of g tokens, in the order of the tokens, on any device. Its
-    values are the weights of attention between each guide token and the video, in both directions. Attention
-    within the video and within one guide is plain; between two guides it has the weight ``between``.
+    ``guides`` has a tensor (g,) for each guide of g tokens, in the order of the tokens, on any device: the
+    weight of attention between each guide token and the video, in both directions. Attention within the video
+    and within one guide is plain; between two guides it has the weight ``between``.
     """
 
     guides: tuple[Tensor, ...]
@@ -44,11 +44,17 @@ class GuideWeights:
 
     @property
     def plain(self) -> bool:
-        """Whether every weight in ``guides`` is 1; ``between`` is then ignored, as in the reference code."""
+        """Whether every weight in ``guides`` is 1, so that attention needs no mask.
+
+        ``between`` is then ignored, as in the reference code.
+        """
         return all(weight == 1 for weight in self.uniform)
 
     def dense(self, tokens: int) -> Tensor:
-        """The same weights as one mask (1, S, S), queries by keys; S = ``tokens`` counts video and guides."""
+        """The same weights as one mask (1, S, S), float32, queries by keys.
+
+        S is ``tokens``, the number of video and guide tokens together, guides last.
+        """
         mask = torch.ones(1, tokens, tokens)
         video = tokens - self.count
         mask[:, video:, video:] = self.between
@@ -65,7 +71,10 @@ class GuideWeights:
 
 @dataclass(frozen=True, eq=False)
 class GuideBias:
-    """The logarithms of :class:`GuideWeights`, which are added to attention logits, on the tokens' device."""
+    """The logarithms of :class:`GuideWeights`, which are added to attention logits, on the tokens' device.
+
+    ``logs`` has a tensor (g,) for each guide, ``between`` is the logarithm of the weight between two guides.
+    """
 
     weights: GuideWeights
     logs: tuple[Tensor, ...]
@@ -85,7 +94,7 @@ Bias = Tensor | GuideBias | None
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
     """Attention with any bias: None, a tensor that is added to the logits, or a :class:`GuideBias`.
 
-    q (B, H, N, D), k and v (B, H, S, D) -> (B, H, N, D).
+    q (B, H, N, D), k and v (B, H, S, D) -> (B, H, N, D): N queries, S keys, H heads of width D.
     """
     if isinstance(bias, GuideBias):
         return guided_attention(q, k, v, bias)
@@ -97,12 +106,10 @@ def guided_attention(
 ) -> Tensor:
     """Self-attention with weights between the video and its guides; q, k, v (B, H, S, D) -> (B, H, S, D).
 
-    ``by`` is the attention function that computes it, for some of the queries and their bias at a time; by
-    default ``attention``.
-
-    All queries of the video have the same bias, so that one row (1, S) serves them. The same holds for a
-    guide whose tokens have one weight. Queries of other guides are computed 256 (``QUERIES``) at a time, so
-    that no bias is larger than (256, S).
+    ``by`` is the attention function that computes it, called with some of the queries and their bias at a
+    time; None is ``attention``. S is the number of tokens, guides last. All queries of the video have the
+    same bias, one row (1, S). So have those of a guide whose tokens have one weight. Queries of other guides
+    are computed 256 (``QUERIES``) at a time, so that no bias is larger than (256, S).
     """
     by = attention if by is None else by
     tokens = q.shape[2]
@@ -129,7 +136,10 @@ def guided_attention(
 
 
 def log_weights(weights: Tensor, dtype: torch.dtype) -> Tensor:
-    """Attention weights from 0 -> biases of logits: their logarithm, the lowest number of ``dtype`` for 0."""
+    """Attention weights, at least 0 -> biases of logits in ``dtype``: their logarithms.
+
+    The bias of weight 0 is the lowest finite number of ``dtype``.
+    """
     weights = weights.float()
     # The smallest normal float bounds the logarithm, as in the official code.
     log = weights.clamp(min=torch.finfo(torch.float32).tiny).log().to(dtype)

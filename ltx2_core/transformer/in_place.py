@@ -19,11 +19,11 @@ from .tokens import Tokens
 
 
 class InPlaceTokens(Tokens):
-    """Tokens of a stream that branches overwrite, with gradients off.
+    """Tokens ``x`` (B, N, W) of a stream that branches overwrite, with gradients off.
 
     Branches are computed in ``chunks`` of tokens; only the keys and values of self-attention and for the
     other stream are in memory for all tokens. The update of a chunk is added when all of it is computed, so
-    that a chunk that runs out of memory can be computed again in halves.
+    that a chunk that runs out of memory can be computed again in halves. ``eps`` is the epsilon of the norms.
     """
 
     def __init__(self, chunks: Chunks, x: Tensor, eps: float) -> None:
@@ -97,7 +97,7 @@ def _start(part: slice | None) -> int:
 def _room(piece: Tensor, tokens: int) -> Tensor:
     """An uninitialised (B, H, tokens, D), into which pieces (B, H, n, D) like ``piece`` are written.
 
-    All heads of a token are next to each other in memory.
+    All heads of a token are next to each other in memory, so that the tensor is not contiguous.
     """
     batch, heads, _, width = piece.shape
     # This layout is the one in which the projections return their pieces, so that copies are contiguous.

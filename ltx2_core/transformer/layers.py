@@ -18,7 +18,7 @@ from .rope import Rope, rotate_heads
 
 
 def rms_norm(x: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean(x²) + eps) over the last axis, without a weight; statistics in float32.
+    """x / sqrt(mean(x²) + eps) over the last axis, without a weight; the mean is computed in float32.
 
     Zhang and Sennrich 2019, arXiv 1910.07467.
     """
@@ -28,8 +28,10 @@ def rms_norm(x: Tensor, eps: float) -> Tensor:
 class Attention(nn.Module):
     """Multi-head attention; queries and keys are RMS-normalised over all heads together, then rotated.
 
-    With ``gated``, each head of each token is multiplied by a gate in (0, 2) that is computed from the query
-    input.
+    ``query_dim`` and ``context_dim`` are the widths of what queries and keys are made from; there are
+    ``heads`` heads of ``head_dim`` channels. With ``gated``, each head of each token is multiplied by a gate
+    in (0, 2) that is computed from the query input. ``operations`` is a namespace of layer classes like
+    ``torch.nn``.
     """
 
     def __init__(
@@ -64,11 +66,17 @@ class Attention(nn.Module):
         self.to_gate_logits = operations.Linear(query_dim, heads, **layer) if gated else None
 
     def forward(self, x: Tensor, *, rope: Rope | None = None) -> Tensor:
-        """Self-attention: x (B, N, query_dim) -> (B, N, query_dim)."""
+        """Self-attention: x (B, N, query_dim) -> (B, N, query_dim).
+
+        ``rope`` rotates queries and keys; None does not.
+        """
         return self.attend(x, *self.keys_values(x, rope), rope=rope)
 
     def attend(self, x: Tensor, keys: Tensor, values: Tensor, *, rope: Rope | None = None) -> Tensor:
-        """Attention of x (B, N, query_dim) to ``keys`` and ``values`` (B, H, S, D) -> (B, N, query_dim)."""
+        """Attention of x (B, N, query_dim) to ``keys`` and ``values`` (B, H, S, D) -> (B, N, query_dim).
+
+        ``rope`` rotates the queries; None does not.
+        """
         return self.output(attention(self.queries(x, rope), keys, values), x)
 
     def queries(self, x: Tensor, rope: Rope | None) -> Tensor:
@@ -84,7 +92,10 @@ class Attention(nn.Module):
         return self.by_head(self.to_v(source))
 
     def keys_values(self, source: Tensor, rope: Rope | None) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, H, S, D) of source (B, S, context_dim)."""
+        """Keys and values (B, H, S, D) of source (B, S, context_dim).
+
+        Keys are RMS-normalised and, with ``rope``, rotated.
+        """
         return self.keys(source, rope), self.values(source)
 
     def output(self, attended: Tensor, x: Tensor) -> Tensor:
@@ -106,7 +117,10 @@ class Attention(nn.Module):
         return result
 
     def normed(self, projected: Tensor, norm: nn.Module, rope: Rope | None) -> Tensor:
-        """Normalise ``projected`` (B, N, H D) by ``norm``, split the heads and rotate -> (B, H, N, D)."""
+        """Normalise ``projected`` (B, N, H D) by ``norm``, split the heads, rotate -> (B, H, N, D).
+
+        ``rope`` rotates; None does not.
+        """
         normed = norm(projected)
         return self.by_head(normed) if rope is None else rotate_heads(normed, rope, self.heads)
 
@@ -117,7 +131,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Feed-forward network: linear to four times the width, tanh-GELU, linear back."""
+    """Feed-forward network: linear from ``width`` to four times that, tanh-GELU, linear back."""
 
     def __init__(
         self,
@@ -138,7 +152,7 @@ class FeedForward(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, N, width) -> (B, N, width)."""
+        """Tokens (B, N, width) -> their update (B, N, width)."""
         result: Tensor = self.net(x)
         return result
 
@@ -158,7 +172,10 @@ class _GELUProjection(nn.Module):
 
 
 class CaptionProjection(nn.Module):
-    """Projection of text features to stream width, by two linear layers with a tanh-GELU (LTX-2.0)."""
+    """Projection of text features from ``text_dim`` to ``width``, that of a stream (LTX-2.0).
+
+    It is two linear layers with a tanh-GELU between.
+    """
 
     def __init__(
         self,
@@ -174,6 +191,6 @@ class CaptionProjection(nn.Module):
         self.linear_2 = operations.Linear(width, width, dtype=dtype, device=device)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, S, text_dim) -> (B, S, width)."""
+        """Text features (B, S, text_dim) -> (B, S, width), S text tokens."""
         result: Tensor = self.linear_2(F.gelu(self.linear_1(x), approximate="tanh"))
         return result

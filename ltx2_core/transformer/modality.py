@@ -69,7 +69,7 @@ class Modality:
 def context_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """Text mask (B, S) -> bias (B, 1, 1, S) of attention logits: 0 where it is 1, very low where it is 0.
 
-    A floating mask is a bias already and is only reshaped.
+    A floating mask is a bias already, and is only reshaped and cast to ``dtype``; None stays None.
     """
     if mask is None:
         return None
@@ -82,9 +82,9 @@ def context_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 def attention_bias(
     mask: Tensor | GuideWeights | None, dtype: torch.dtype, device: torch.device | None = None
 ) -> Tensor | GuideBias | None:
-    """Attention weights (B, N, N) -> bias (B, 1, N, N) of the logits, by :func:`.guided.log_weights`.
+    """Attention weights ``mask`` (B, N, N) -> bias (B, 1, N, N) of the logits: their logarithms in ``dtype``.
 
-    :class:`GuideWeights` become a :class:`GuideBias`, None stays None.
+    :class:`GuideWeights` become a :class:`GuideBias` on ``device``; None stays None.
     """
     if mask is None:
         return None

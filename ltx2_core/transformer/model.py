@@ -1,6 +1,7 @@
 """The LTX-2 diffusion transformer: one velocity for each video and audio token.
 
-Letters: B batch, N tokens, C token channels, S text tokens, K text width, W stream width, A position axes.
+Letters: B batch, N tokens, C token channels, S text tokens, K text width, W stream width, A position axes
+(time, and for video also row and column).
 """
 
 from __future__ import annotations
@@ -34,13 +35,11 @@ RunBlock = Callable[[int, Any, Hidden, BothInputs, Switches], Hidden]
 
 
 class Transformer(nn.Module):
-    """The diffusion transformer of LTX-2.0, 2.3 and 2.5.
+    """The diffusion transformer of LTX-2.0, 2.3 and 2.5, built from ``config``.
 
-    Parameters have the names of released files, without the prefix ``model.diffusion_model.``.
-
-
-    Called by itself it computes all tokens at once, out of place, with gradients where they are enabled. A
-    :class:`Runner` calls it in less memory or time.
+    Parameters have the names of released files, without the prefix ``model.diffusion_model.``. Layers are
+    classes of ``operations``, a namespace like ``torch.nn``. Called by itself it computes all tokens at once,
+    out of place, with gradients where they are enabled. A :class:`Runner` calls it in less memory or time.
     """
 
     def __init__(
@@ -99,12 +98,14 @@ class Transformer(nn.Module):
         """Velocity (B, N, C) of the video and the audio tokens; x0 = tokens - timestep * velocity.
 
         A stream that is None or has no tokens takes no part. The result is None for such a stream, and for
-        one that is not enabled. ``perturbations`` say which operations are skipped. ``rope`` are the tables
-        of :meth:`rope_tables`, ``texts`` is a cache of what depends on the text alone; both save computing
-        that again in every step. ``on_block`` is called with the number of each block before it runs.
+        one that is not enabled. ``perturbations`` say which operations are skipped, None is none. ``rope``
+        are the tables of :meth:`rope_tables`, ``texts`` is a cache of what depends on the text alone; passing
+        both saves computing them again in every step. ``on_block`` is called with the number of each block
+        before it runs.
 
         With ``until`` it stops before block number ``until`` and returns hidden tokens (B, N, W) instead of
-        velocities. ``resume`` is (number, hidden tokens): it continues from these tokens at that block.
+        velocities. ``resume`` is (number, hidden tokens): the forward pass continues from these tokens at the
+        block of that number.
 
         Raises:
             ValueError: there is no stream, batches differ, or ``rope`` or ``perturbations`` do not fit.
@@ -125,7 +126,8 @@ class Transformer(nn.Module):
     ) -> BothInputs:
         """What every block takes in addition to tokens: modulation, text, rotary tables, attention biases.
 
-        It is the same for all blocks; video and audio have one each. Arguments are those of :meth:`forward`.
+        Returns it for video and for audio, None for an absent stream; it is the same for all blocks.
+        Arguments are those of :meth:`forward`.
         """
         if rope is None:
             tokens = next(stream.tokens for stream in (video, audio) if stream is not None)
@@ -169,10 +171,11 @@ class Transformer(nn.Module):
         on_block: OnBlock | None = None,
         run_block: RunBlock | None = None,
     ) -> Hidden:
-        """Run blocks ``start`` to ``until - 1``, by default to the last one, on hidden tokens (B, N, W).
+        """Run blocks ``start`` to ``until - 1`` on hidden tokens (B, N, W) of both streams.
 
-        ``on_block`` is called with the number of each block before it runs, ``run_block`` in place of the
-        block itself.
+        With ``until`` None it runs to the last block. ``inputs`` are those that :meth:`condition` returns.
+        ``on_block`` is called with the number of each block before it runs; ``run_block``, if not None, is
+        called in place of the block itself.
         """
         x, y = hidden
         # The caller's tuple must not hold the first activations in memory through all blocks.
@@ -205,9 +208,11 @@ class Transformer(nn.Module):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> RopeTables:
-        """Rotary tables for positions of video (B, 3, N, 2) and audio (B, 1, N, 2); B may be 1 for a batch.
+        """Rotary tables for the positions of video (B, 3, N, 2) and audio (B, 1, N, 2) tokens.
 
-        They are computed in float32 and stored as ``dtype`` on ``device``, by default that of the positions.
+        B is the batch or 1; None is an absent stream. The last axis is start and end of a token, the second
+        is seconds, and for video also pixel rows and columns. Tables are computed in float32 and stored as
+        ``dtype`` on ``device``, by default that of the positions.
         """
         return clip_tables(self.config, video_positions, audio_positions, dtype=dtype, device=device)
 
@@ -220,16 +225,19 @@ class Transformer(nn.Module):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> tuple[Rope, Rope | None]:
-        """Rotary tables at ``positions`` (B, A, N, 2) of the audio stream, or of the video if not ``audio``.
+        """Rotary tables for the tokens of one stream: ``audio``, or the video if False.
 
-        Returns those for self-attention and, with ``cross``, those for attention between the streams.
+        ``positions`` are (B, 3, N, 2) for video and (B, 1, N, 2) for audio: start and end of each token in
+        seconds, and for video also in pixel rows and columns. The first table is for self-attention; the
+        second, for attention between the streams, is None unless ``cross``. Each has cosines and sines (B, H,
+        N, D/2), of H heads of width D, stored as ``dtype`` on ``device``.
         """
         return stream_tables(self.config, positions, audio=audio, cross=cross, dtype=dtype, device=device)
 
     def project_context(self, context: Tensor, *, audio: bool) -> Tensor:
-        """Project a text (B, S, K) to the width of the video or the audio stream, (B, S, W).
+        """Project a text (B, S, K) to the width of the ``audio`` or the video stream, (B, S, W).
 
-        After LTX-2.0 a text has that width already and is returned as it is.
+        After LTX-2.0 a text has the right width already and is returned as it is.
         """
         spec = audio_spec(self.config) if audio else video_spec(self.config)
         return self._project(spec, context, NO_TEXT_MEMORY)
@@ -294,7 +302,7 @@ class Transformer(nn.Module):
     def _prompt(self, spec: StreamSpec, modality: Modality) -> Modulation:
         """Shift and scale of the text from the noise level, to which each block adds learned ones.
 
-        They are zero if the noise level does not modulate the text.
+        They are zero in a network whose noise level does not modulate the text.
         """
         if self.config.prompt_adaln:
             adaln = spec.layer(self, "prompt_adaln_single")
@@ -309,9 +317,11 @@ class Transformer(nn.Module):
     def _cross(
         self, spec: StreamSpec, timesteps: Tensor, groups: Groups, other: Modality, dtype: torch.dtype
     ) -> Modulation:
-        """Modulation for attention between the streams: scale and shift for either direction, then a gate.
+        """Modulation of one stream for attention between the streams.
 
-        The gate is that of what this stream takes from the other; it depends on the noise level of the other.
+        It is scale and shift for either direction, then a gate. Scale and shift depend on ``timesteps``,
+        those of this stream's ``groups`` of tokens. The gate is for what this stream takes from the
+        ``other``, and depends on the noise level of the other.
         """
         # The own timesteps of each token, unlike the gate below; early releases and some ports use one for
         # both, which agrees only while both streams are wholly noisy.
@@ -339,10 +349,9 @@ class Transformer(nn.Module):
 def check_streams(
     video: Modality | None, audio: Modality | None, perturbations: Perturbations | None
 ) -> tuple[Modality | None, Modality | None]:
-    """``video`` and ``audio``, with None in place of a stream without tokens.
+    """``video`` and ``audio`` as they were passed, with None in place of a stream without tokens.
 
-    Raises ValueError if no stream is left, if batches differ, or if the number of perturbations is not that
-    of samples.
+    Raises ValueError if no stream is left, if batches differ, or if ``perturbations`` are not one per sample.
     """
     # An empty audio latent means video alone, as in ComfyUI.
     present = [m if m is not None and m.tokens.shape[1] else None for m in (video, audio)]

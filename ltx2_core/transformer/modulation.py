@@ -1,8 +1,8 @@
 """Adaptive layer norm: the shift, scale and gate of each branch of a block.
 
-Every branch computes ``x + gate * branch(norm(x) * scale + shift)``. Each of the three is the sum of two
-vectors: one that is computed from the timestep, once for all blocks, and one that each block has learned
-(Peebles and Xie 2023, arXiv 2212.09748; the sharing is that of PixArt-alpha, arXiv 2310.00426).
+Every branch computes ``x + gate * branch(norm(x) * scale + shift)``. Shift, scale and gate are each the sum
+of two vectors: one that is computed from the timestep, once for all blocks, and one that each block has
+learned (Peebles and Xie 2023, arXiv 2212.09748; the sharing is that of PixArt-alpha, arXiv 2310.00426).
 
 Letters: B batch, N tokens, W stream width, P modulation parameters, S segments of the tokens, G groups:
 tokens that share one timestep.
@@ -25,11 +25,12 @@ Parameter = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Layout:
-    """Which token has which shift, scale and gate.
+    """Which token has which modulation parameters (shift, scale, gate).
 
-    ``segments`` are intervals [start, stop) of the tokens. With several of them a parameter has one tensor
-    (B, 1, W) for each. With one it is a single tensor, (B, 1, W) or (B, N, W). Without segments it is (G, W),
-    and ``index`` (B, N) is the row of that tensor for every token.
+    ``segments`` are intervals [start, stop) of the tokens. With several segments a parameter has one tensor
+    (B, 1, W) for each. With one segment it is a single tensor: (B, 1, W) for all tokens, or (B, N, W).
+    Without segments it is (G, W), a row for each distinct timestep, and ``index`` (B, N) is the row of every
+    token.
     """
 
     segments: Bounds
@@ -44,11 +45,11 @@ class Layout:
         start: int,
         in_place: bool,
     ) -> Tensor:
-        """Call ``formula(out, *tensors, *parameters)`` with the parameters that belong to each token.
+        """Call ``formula(out, *tensors, *parameters)`` with the parameters of each token; returns the result.
 
-        ``tensors`` are (B, n, W), for n tokens of which the first is number ``start`` of the stream. The
-        formula writes its result to ``out``, or returns a new tensor if that is None. With ``in_place``,
-        ``out`` is the first of ``tensors``.
+        ``tensors`` are (B, n, W), for n tokens of which the first is number ``start`` of the stream;
+        ``parameters`` are those of all tokens. The formula writes its result to ``out``, or returns a new
+        tensor if ``out`` is None. With ``in_place``, ``out`` is the first of ``tensors``.
         """
         target = tensors[0] if in_place else None
         if self.index is not None:
@@ -90,9 +91,9 @@ class Layout:
 
 @dataclass(frozen=True)
 class ShiftScale:
-    """Shift and scale of normalised tokens, which a branch reads as x * scale + shift.
+    """Shift and scale of normalised tokens: a branch reads x * scale + shift.
 
-    ``scale`` is 1 plus what a network stores.
+    ``layout`` says which token has which. ``scale`` is 1 plus the value that a network computes.
     """
 
     layout: Layout
@@ -105,7 +106,7 @@ class ShiftScale:
         return len(self.layout.segments) == 1
 
     def modulate(self, x: Tensor, *, start: int = 0, in_place: bool = False) -> Tensor:
-        """x (B, n, W) * scale + shift, where the first token is number ``start`` of the stream.
+        """x (B, n, W) * scale + shift, for n tokens of which the first is number ``start`` of the stream.
 
         ``in_place`` writes into x, which must need no gradients.
         """
@@ -125,7 +126,10 @@ class ShiftScaleGate(ShiftScale):
     gate: Parameter
 
     def add(self, x: Tensor, update: Tensor, *, start: int = 0, in_place: bool = False) -> Tensor:
-        """x (B, n, W) + update * gate; ``start`` and ``in_place`` as in :meth:`modulate`."""
+        """x (B, n, W) + update * gate, for n tokens of which the first is number ``start`` of the stream.
+
+        ``in_place`` writes into x, which must need no gradients.
+        """
         return self.layout.apply(
             lambda out, x, update, gate: torch.addcmul(x, update, gate, out=out),
             (x, update),
@@ -154,11 +158,12 @@ UNGATED = Ungated()
 
 @dataclass(frozen=True)
 class Modulation:
-    """P modulation parameters from the timesteps, held once for each distinct timestep.
+    """P modulation parameters computed from the timesteps, held once for each distinct timestep.
 
-    ``values`` are (B, 1, P, W) where all tokens of a sample agree, (B, N, P, W) where every token has its
-    own, (B, 1, S, P, W) for several segments, (G, P, W) for groups that ``layout`` looks up. ``ones`` (P, 1)
-    is 1 for scales, which networks store as differences from 1, and 0 for the other parameters.
+    ``values`` are (B, 1, P, W) where all tokens of a sample have the same, (B, N, P, W) where every token has
+    its own, (B, 1, S, P, W) for S segments of tokens, (G, P, W) for groups of tokens that ``layout`` looks
+    up. ``ones`` (P, 1) is 1 for scales, which networks compute as differences from 1, and 0 for the other
+    parameters.
     """
 
     values: Tensor
@@ -170,7 +175,7 @@ class Modulation:
         """Modulation from ``values`` (P, G, W), the parameters of each of the G ``groups`` of tokens.
 
         ``count`` is the number of parameters that each block has learned; if P is 1, the one value is added
-        to all of them. ``scales`` are the positions of those that are scales.
+        to all of them. ``scales`` says which of the ``count`` parameters are scales.
         """
         ones, by_group = _ones(values, count, scales), values.transpose(0, 1)
         if groups.index is None:
@@ -187,7 +192,8 @@ class Modulation:
     def of_samples(cls, values: Tensor, count: int, scales: slice) -> Modulation:
         """Modulation from ``values`` (P, B, W), which are the same for all tokens of a sample.
 
-        ``count`` and ``scales`` are those of :meth:`of`.
+        ``count`` is the number of parameters that each block has learned, ``scales`` says which of them are
+        scales.
         """
         # The end of a single segment is never read, so that it serves texts of any length.
         return cls(values.transpose(0, 1).unsqueeze(1), Layout(((0, -1),)), _ones(values, count, scales))
@@ -219,12 +225,12 @@ class Modulation:
         return [parts[number::count] for number in range(count)]
 
     def branches(self, table: Tensor) -> list[ShiftScaleGate]:
-        """:meth:`parameters` of ``table`` (P, W) in threes: shift, scale and gate of one branch each."""
+        """Shift, scale and gate of each branch of a block, from its learned ``table`` (P, W)."""
         values = self.parameters(table)
         return [ShiftScaleGate(self.layout, *values[i : i + 3]) for i in range(0, len(values), 3)]
 
     def shift_scale(self, table: Tensor) -> ShiftScale:
-        """The shift and the scale that :meth:`parameters` gives for ``table`` (2, W)."""
+        """Shift and scale from these values and a learned ``table`` (2, W), which holds the shift first."""
         return ShiftScale(self.layout, *self.parameters(table))
 
 

@@ -12,11 +12,11 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class NegativeText:
-    """A negative text (B, S, K) and the strength of its guidance (Chen et al. 2025, arXiv 2505.21179).
+    """A negative text and the strength of its guidance in attention (Chen et al. 2025, arXiv 2505.21179).
 
-    ``scale`` extrapolates from the negative to the positive text, 1 is neutral. ``tau`` limits the L1 norm of
-    a token's extrapolated update to that many times the norm of its positive update. ``alpha`` is the share
-    of the extrapolated update in the result.
+    ``context`` (B, S, K) is the encoded text. ``scale`` extrapolates from the negative to the positive text,
+    1 is neutral. ``tau`` limits the L1 norm of a token's extrapolated update to that many times the norm of
+    its positive update. ``alpha`` from 0 to 1 is the share of the extrapolated update in the result.
     """
 
     context: Tensor
@@ -27,8 +27,8 @@ class NegativeText:
     def guide(self, positive: Tensor, negative: Tensor) -> Tensor:
         """Combine the updates (B, N, W) of attention to the positive and to the negative text into one.
 
-        The extrapolation of a token is scaled down until its L1 norm is at most ``tau`` times the positive
-        one.
+        The extrapolated update of a token is scaled down until its L1 norm is at most ``tau`` times that of
+        the positive update.
         """
         guided = self.scale * positive - (self.scale - 1) * negative
         # Padding or masked tokens may have an update of 0, whose ratio would be undefined.

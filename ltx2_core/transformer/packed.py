@@ -1,4 +1,4 @@
-"""Projections of one input as one matrix product: q, k and v of self-attention, k and v of the others.
+"""Projections of one input as one matrix product: q, k and v of self-attention, k and v of other attention.
 
 Names of layers and values of weights do not change; the weights become consecutive parts of one tensor. If
 they no longer are, after a layer was moved or a weight replaced, each layer multiplies by itself.
@@ -15,11 +15,11 @@ _SELF = ("attn1", "audio_attn1")
 
 
 def pack_projections(blocks: nn.Module) -> int:
-    """Move the weights of projections with the same input next to each other in memory.
+    """Move the weights of those projections in ``blocks`` that have the same input together in memory.
 
-    Returns how many matrix products that saves. One group of layers is moved after another, so that at most
-    one exists twice. Layers of other classes than ``nn.Linear``, such as quantised ones, and weights that
-    require gradients are not touched.
+    Returns how many matrix products per forward pass that saves. Groups of layers are moved one after
+    another, so that at most one group exists twice. Layers of other classes than ``nn.Linear``, such as
+    quantised ones, and weights that require gradients are not touched.
     """
     saved = 0
     for layers in _groups(blocks):
@@ -30,10 +30,11 @@ def pack_projections(blocks: nn.Module) -> int:
 
 
 def together(layers: Sequence[Any]) -> tuple[Tensor, Tensor | None] | None:
-    """All weights of ``layers`` as one view (sum of their O, I), and their biases likewise or None.
+    """The weights (O, I) of ``layers`` as one view (sum of all O, I), and their biases likewise.
 
-    None if the weights are not consecutive in memory, or if a layer is of another class than ``nn.Linear``,
-    which may change or decode its weight before it multiplies.
+    The second is None for layers without bias. The result is None if the weights are not consecutive in
+    memory, or if a layer is of another class than ``nn.Linear``, which may change or decode its weight before
+    it multiplies.
     """
     if any(type(layer) is not nn.Linear for layer in layers):
         return None

@@ -19,10 +19,11 @@ Samples = tuple[bool, ...] | None
 
 @dataclass(frozen=True, kw_only=True)
 class Perturbation:
-    """The blocks in which one sample skips an operation: numbers from 0, or ``all``.
+    """The blocks in which one sample skips an operation: a collection of numbers from 0, or "all".
 
-    A skipped self-attention passes its values through: head gates, output projection and gate still apply. A
-    skipped cross-modal attention (``a2v`` writes to video, ``v2a`` to audio) adds nothing.
+    Where a self-attention is skipped, the values of a token take the place of what it would attend to; head
+    gates, output projection and branch gate still apply. Attention between the streams (``a2v`` updates the
+    video, ``v2a`` the audio) adds nothing where it is skipped.
     """
 
     video_self_attention: Blocks = ()

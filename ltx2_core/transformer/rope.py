@@ -25,7 +25,8 @@ _PAIRS: Mapping[RopeType, tuple[int, int]] = {"split": (2, -1), "interleaved": (
 class Rope:
     """Rotary table: cosine and sine, each (B, H, N, D/2), of an angle for each pair of channels of a head.
 
-    ``rope_type`` says which channels form a pair, as in :func:`rotate`.
+    H heads of width D, N tokens; B is the batch or 1. ``rope_type`` says which channels form a pair: channel
+    i of either half of a head ("split"), or neighbours ("interleaved").
     """
 
     cos: Tensor
@@ -34,7 +35,7 @@ class Rope:
 
     @cached_property
     def paired(self) -> Tensor:
-        """The cosines with one more axis of size 1, which broadcasts over the two channels of a pair."""
+        """The cosines with a new axis of size 1, which broadcasts over the two channels of a pair."""
         return self.cos.unsqueeze(-2 if self.rope_type == "split" else -1)
 
     def to(self, dtype: torch.dtype, device: torch.device) -> Rope:
@@ -43,16 +44,17 @@ class Rope:
         return Rope(self.cos.to(device, dtype), self.sin.to(device, dtype), self.rope_type)
 
     def part(self, tokens: slice) -> Rope:
-        """The table for the slice ``tokens`` of the tokens."""
+        """The table for some of the tokens, those of the slice ``tokens``."""
         return Rope(self.cos[:, :, tokens], self.sin[:, :, tokens], self.rope_type)
 
 
 def frequency_grid(config: RopeConfig, width: int, axes: int) -> Tensor:
     """Angular frequencies (G,) float32 on the CPU, spaced geometrically from pi/2 to theta * pi/2.
 
-    G = width // (2 axes), for attention of ``width`` channels at positions with ``axes`` axes. Released
-    checkpoints were trained with frequencies that are computed in float64 and rounded once. Computed in
-    float32, the highest are off by up to 0.005, where a clip spans thousands of radians.
+    G = width // (2 axes), for attention of ``width`` channels, all heads together, at positions with ``axes``
+    axes. ``config`` has theta and the precision: released checkpoints were trained with frequencies that are
+    computed in float64 and rounded once. Computed in float32, the highest are off by up to 0.005, where a
+    clip spans thousands of radians.
     """
     count = width // (2 * axes)
     if config.precision == "float64":
@@ -75,9 +77,10 @@ def rope_table(
 ) -> Rope:
     """Rotary table of N tokens at ``points`` (B, A, N), for ``heads`` heads of ``width`` channels in all.
 
-    Points from 0 to ``max_pos`` (A,) are scaled to [-1, 1]; both have the same unit. The table is computed in
-    float32 and stored as ``dtype`` on ``device``, by default that of the points. If the frequencies do not
-    fill all channels, the first channels of head 0 are not rotated. Raises ValueError if the axes differ.
+    Points are one position per token on each of A axes, such as seconds and pixels; 0 to ``max_pos``, a
+    number for each axis in the same unit, is scaled to [-1, 1]. The table is computed in float32 and stored
+    as ``dtype`` on ``device``, by default that of the points. If the frequencies do not fill all channels,
+    the first channels of head 0 are not rotated. Raises ValueError if the numbers of axes differ.
     """
     axes, tokens = points.shape[1:]
     if len(max_pos) != axes:
@@ -107,18 +110,21 @@ def rope_table(
 def rotate(x: Tensor, rope: Rope) -> Tensor:
     """Rotate each pair of channels of x (B, H, N, D) by its angle in ``rope``.
 
-    Pairs are channel i of either half of a head (split), or neighbours (interleaved).
+    Pairs are channel i of either half of a head ("split"), or neighbours ("interleaved"), as ``rope`` says.
     """
     return _rotated(x.unflatten(-1, _PAIRS[rope.rope_type]), rope)
 
 
 def rotate_heads(x: Tensor, rope: Rope, heads: int) -> Tensor:
-    """Split x (B, N, H D) into ``heads`` and rotate it as :func:`rotate` does -> (B, H, N, D)."""
+    """Split x (B, N, H D) into ``heads`` heads and rotate their channels by ``rope`` -> (B, H, N, D)."""
     return _rotated(x.unflatten(-1, (heads, *_PAIRS[rope.rope_type])).transpose(1, 2), rope)
 
 
 def _rotated(pairs: Tensor, rope: Rope) -> Tensor:
-    """Rotate pairs (B, H, N, 2, D / 2), or if interleaved (B, H, N, D / 2, 2) -> (B, H, N, D)."""
+    """Rotate pairs of channels by ``rope`` -> (B, H, N, D).
+
+    Pairs are (B, H, N, 2, D / 2), or (B, H, N, D / 2, 2) if ``rope`` is interleaved.
+    """
     axis = -2 if rope.rope_type == "split" else -1
     first, second = pairs.unbind(axis)
     out = pairs * rope.paired

@@ -1,4 +1,4 @@
-"""A cache of rotary tables from step to step, looked up by their positions."""
+"""A cache of rotary tables from step to step, in which a table is found by the positions it was made for."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class RopeMemory:
     """A cache of one transformer's rotary tables for the last clip: 0.4 GB for 1920x1088x121 in bfloat16.
 
     Tables are found by the values of the positions, so that callers may compute equal positions again in
-    every step; comparing them takes next to no time on the CPU. With gradients, or in a compiled call,
-    nothing is cached.
+    every step; comparing them takes next to no time on the CPU. While gradients are enabled, or in a call
+    compiled by ``torch.compile``, nothing is cached.
     """
 
     computed: int = 0
@@ -36,13 +36,13 @@ class RopeMemory:
 
     @property
     def kept(self) -> int:
-        """How many entries are cached; each has the tables of one stream of a clip."""
+        """How many entries are cached; each holds the tables of one stream (video or audio) of a clip."""
         return sum(map(len, self._cached.values()))
 
     def tables(self, model: Network, video: Modality | None, audio: Modality | None) -> RopeTables:
-        """The rotary tables of ``model`` for these streams, from the cache or computed.
+        """The rotary tables of ``model`` for the tokens of these streams, from the cache or computed.
 
-        They have the dtype and the device of the tokens. A stream that is None or empty has none.
+        They have the dtype and the device of the tokens. A stream that is None or empty has no table.
         """
         present = [
             stream if stream is not None and stream.tokens.shape[1] else None for stream in (video, audio)

@@ -28,7 +28,7 @@ class RopeTables:
     audio_cross: Rope | None = None
 
     def part(self, video: slice, audio: slice) -> RopeTables:
-        """The tables for these slices of the ``video`` tokens and of the ``audio`` tokens."""
+        """The tables for some of the tokens: the slice ``video`` of the video's, ``audio`` of the audio's."""
         parts: dict[str, Rope] = {}
         for name in (field.name for field in fields(self)):
             table: Rope | None = getattr(self, name)
@@ -45,7 +45,11 @@ def clip_tables(
     dtype: torch.dtype,
     device: torch.device | str | None,
 ) -> RopeTables:
-    """Rotary tables at positions of video (B, 3, N, 2) and of audio (B, 1, N, 2); either may be None."""
+    """Rotary tables at positions of video (B, 3, N, 2) and of audio (B, 1, N, 2); None is an absent stream.
+
+    Positions are start and end of each token in seconds, and for video also in pixel rows and columns. Tables
+    are stored as ``dtype`` on ``device``; None is the device of the positions.
+    """
     cross = video_positions is not None and audio_positions is not None
     tables: dict[str, Rope | None] = {}
     for name, positions in (("video", video_positions), ("audio", audio_positions)):
@@ -65,10 +69,12 @@ def stream_tables(
     dtype: torch.dtype,
     device: torch.device | str | None,
 ) -> tuple[Rope, Rope | None]:
-    """Rotary tables at ``positions`` (B, A, N, 2) of the audio stream, or of the video if not ``audio``.
+    """Rotary tables for the tokens of one stream: ``audio``, or the video if False.
 
-    The first is for self-attention. With ``cross`` the second is for attention between the streams, which
-    rotates by time alone, in seconds, and has the inner width of audio; else it is None.
+    ``positions`` (B, A, N, 2) are start and end of N tokens on A axes: seconds, and for video also pixel rows
+    and columns. The first table is for self-attention. The second is for attention between the streams, which
+    rotates by time alone and has the inner width of audio; it is None unless ``cross``. Both are stored as
+    ``dtype`` on ``device``; None is the device of the positions.
     """
 
     def table(axes: int, max_pos: tuple[float, ...], width: int) -> Rope:

@@ -1,4 +1,4 @@
-"""Calls of a transformer in less memory or time: in chunks, fused, recorded, or on several processes."""
+"""Calls of a transformer in less memory or time: in chunks, fused, as CUDA graphs or by several processes."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Runner:
     Args:
         chunk_tokens: the most tokens of a stream that go through a layer at once, None for all. It is halved
             when memory runs out and stays so; runners that are passed the same ``Chunks`` share it.
-        fused: computes norm, modulation and rotation in single kernels.
-        graphs: records the blocks of small steps and replays them, where that is possible.
+        fused: computes norm, modulation and rotation in single kernels; None in separate ones.
+        graphs: records the blocks of small steps and replays them, where that is possible; None never.
         shards: divides the tokens among processes. Each process passes the same inputs and gets the same
-            result.
-        attend: the attention function of all branches; with ``shards`` that of the text alone.
+            result. None is this process alone.
+        attend: the attention function of all branches; with ``shards`` only that of attention to the text.
         run_block: called in place of each block, see :meth:`Transformer.run_blocks`.
     """
 
@@ -110,7 +110,7 @@ class Runner:
 
     @property
     def chunk_tokens(self) -> int | None:
-        """The most tokens that go through a layer at once, None for all; lower after memory has run out."""
+        """The most tokens that go through a layer at once, None for all; lowered when memory runs out."""
         return self.chunks.tokens
 
     @property
@@ -136,7 +136,7 @@ class Runner:
     def _inputs(self, inputs: BothInputs, counts: list[int]) -> BothInputs:
         """A copy of ``inputs`` that says how the branches of each stream are computed.
 
-        ``counts`` are the numbers of video and audio tokens, those of all processes together.
+        ``counts`` are the numbers of video and of audio tokens, of all processes together.
         """
 
         def executed(stream: StreamInputs | None, own: int, other: int) -> StreamInputs | None:
@@ -174,7 +174,7 @@ class Runner:
         )
 
     def _compute(self, hidden: Hidden, inputs: BothInputs) -> Hidden:
-        """Hidden tokens to velocities, through all blocks and the heads: what graphs record."""
+        """Hidden tokens to velocities, through all blocks and the heads: what a CUDA graph records."""
         return self.transformer.head(self.transformer.run_blocks(hidden, inputs), inputs)
 
     def _head(self, hidden: Hidden, inputs: BothInputs, counts: list[int]) -> Hidden:

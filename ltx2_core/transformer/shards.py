@@ -1,4 +1,4 @@
-"""One stream's tokens over several processes, each of which computes a part of them (DeepSpeed-Ulysses).
+"""The tokens of a stream over several processes, each of which computes a part of them (DeepSpeed-Ulysses).
 
 Everything but attention is computed token by token. For attention the processes exchange tokens for heads:
 each gets all tokens of some heads, and sends the result back (Jacobs et al. 2023, arXiv 2309.14509).
@@ -22,9 +22,10 @@ from .rope_tables import RopeTables
 
 @dataclass(frozen=True)
 class Shards:
-    """Divides the tokens of both streams among the processes of ``group``, by default all processes.
+    """Divides the tokens of both streams among processes.
 
-    Every process has an object of its own, which stands for its part.
+    ``group`` is a process group of torch.distributed; None is all processes. Every process has an object of
+    its own, whose methods return the part of that process.
     """
 
     group: Any = None
@@ -38,7 +39,10 @@ class Shards:
         return dist.get_rank(self.group)
 
     def part(self, tokens: int, rank: int | None = None) -> slice:
-        """The slice of ``tokens`` tokens of this process, or of ``rank``; sizes differ by one at most."""
+        """Which of ``tokens`` tokens a process computes; the parts differ in length by one at most.
+
+        ``rank`` is the number of the process; None is this one.
+        """
         rank = self.rank if rank is None else rank
         return slice(tokens * rank // self.count, tokens * (rank + 1) // self.count)
 
@@ -66,7 +70,10 @@ class Shards:
     def cut(
         self, video: Modality | None, audio: Modality | None, rope: RopeTables | None
     ) -> tuple[Modality | None, Modality | None, RopeTables | None]:
-        """The part of both streams, and of their rotary tables, of this process; raises as :meth:`of`."""
+        """The part of both streams, and of their rotary tables, that this process computes; None stays None.
+
+        Raises ValueError if a stream has fewer tokens than there are processes.
+        """
         counts = [0 if stream is None else stream.tokens.shape[1] for stream in (video, audio)]
         return (
             None if video is None else self.of(video),
@@ -75,7 +82,7 @@ class Shards:
         )
 
     def gather(self, x: Tensor, tokens: int) -> Tensor:
-        """Join the parts x (B, t, C) of all processes; each gets (B, T, C), with T = ``tokens``."""
+        """Join the parts x (B, t, C) of all processes; every process gets (B, ``tokens``, C)."""
         sizes = [part.stop - part.start for part in self._parts(tokens)]
         longest = max(sizes)
         # A gather needs pieces of one size, so that shorter parts are padded and cut again.
@@ -86,10 +93,11 @@ class Shards:
         return torch.cat([piece[:, :size] for piece, size in zip(pieces, sizes, strict=True)], dim=1)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Bias, *, tokens: tuple[int, int]) -> Tensor:
-        """Attention over the tokens of all processes; q, k, v and the result are (B, H, t, D) of this one.
+        """Attention over the tokens of all processes; q, k, v and the result are (B, H, t, D).
 
-        ``tokens`` are the numbers of queries and of keys in all processes. Raises ValueError if the number of
-        heads is not a multiple of that of processes.
+        t is the number of tokens of this process, H that of heads, D their width. ``bias`` is added to the
+        logits of all tokens (None: nothing). ``tokens`` are the numbers of queries and of keys in all
+        processes. Raises ValueError if H is not a multiple of the number of processes.
         """
         # The heads are what is exchanged for tokens, and each process takes equally many.
         if q.shape[1] % self.count:
@@ -104,7 +112,10 @@ class Shards:
         return [self.part(tokens, rank) for rank in range(self.count)]
 
     def _to_heads(self, x: Tensor, tokens: int) -> Tensor:
-        """Exchange tokens for heads: all heads of some tokens (B, H, t, D) -> (B, H / P, T, D)."""
+        """Exchange tokens for heads: all heads of this process's tokens -> some heads of all tokens.
+
+        (B, H, t, D) -> (B, H / P, T, D), with P processes and T = ``tokens`` tokens in all of them.
+        """
         batch, heads, _, width = x.shape
         own = heads // self.count
         sizes = [part.stop - part.start for part in self._parts(tokens)]
@@ -114,7 +125,10 @@ class Shards:
         return torch.cat(received, dim=2)
 
     def _to_tokens(self, x: Tensor, tokens: int) -> Tensor:
-        """The reverse of :meth:`_to_heads`: (B, H / P, T, D) -> (B, H, t, D)."""
+        """The reverse of :meth:`_to_heads`: some heads of all tokens -> all heads of this process's tokens.
+
+        (B, H / P, T, D) -> (B, H, t, D), with P processes and T = ``tokens`` tokens in all of them.
+        """
         parts = self._parts(tokens)
         batch, own, _, width = x.shape
         here = parts[self.rank].stop - parts[self.rank].start

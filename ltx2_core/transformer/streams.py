@@ -1,4 +1,4 @@
-"""The two streams of tokens: how video differs from audio, and what each of them takes into every block."""
+"""The two streams of tokens: how video differs from audio, and what each stream takes into every block."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from .tokens import PLAIN, Execution
 class StreamSpec:
     """Names and sizes in which the video and the audio stream differ.
 
-    A checkpoint has the layers of both streams side by side; the names of this stream's layers begin with
-    ``prefix``. ``cross_gate`` (a2v or v2a) names the attention by which the other stream updates this one.
+    ``name`` is "video" or "audio". A checkpoint has the layers of both streams side by side; the names of
+    this stream's layers begin with ``prefix``. ``cross_gate`` ("a2v" or "v2a") names the attention by which
+    the other stream updates this one. ``width`` is that of hidden tokens, ``head_dim`` that of an attention
+    head, ``in_channels`` and ``out_channels`` those of latent tokens.
     """
 
     name: str
@@ -69,10 +71,14 @@ def audio_spec(config: TransformerConfig) -> StreamSpec:
 class StreamInputs:
     """What one stream takes into every block in addition to its tokens, the same for all blocks.
 
-    ``modulation`` holds shift, scale and gate of the branches, ``head`` shift and scale of the head,
-    ``prompt`` those of the text if it is modulated, ``cross`` those of attention between the streams.
-    ``cross`` and ``cross_rope`` are None unless there are both streams. A stream that is not ``enabled`` is
-    read by the other one but not updated.
+    ``modulation`` holds shift, scale and gate of the branches, ``head`` shift and scale of the output head,
+    ``prompt`` those of the text (None where text is not modulated), ``cross`` those of attention between the
+    streams. ``context`` (B, S, W) is the text, ``context_bias`` and ``attention_bias`` are added to the
+    logits of attention to text and within the stream (None: nothing). ``rope`` and ``cross_rope`` rotate
+    self-attention and attention between the streams; ``cross`` and ``cross_rope`` are None unless there are
+    both streams. ``negative`` is a negative text for normalized attention guidance, None without. ``texts``
+    caches keys and values of the text. A stream that is not ``enabled`` is attended to by the other one but
+    not updated. ``execution`` says how branches are computed.
     """
 
     spec: StreamSpec

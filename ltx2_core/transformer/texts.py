@@ -19,9 +19,10 @@ KeysValues = tuple[Tensor, Tensor]
 
 
 def text_keys_bytes(config: TransformerConfig, dtype: torch.dtype, *, tokens: int, samples: int = 1) -> int:
-    """Bytes that a :class:`TextMemory` with ``keys`` needs for ``samples`` texts of ``tokens`` tokens each.
+    """Bytes that caching the attention keys and values of a text takes, in all blocks.
 
-    0 for a network that modulates its text by the noise level.
+    For ``samples`` texts of ``tokens`` tokens each, in ``dtype``. 0 for a network that modulates its text by
+    the noise level, for which nothing is cached.
     """
     # Such keys and values are different in every step.
     if config.cross_attention_adaln and config.prompt_adaln:
@@ -31,19 +32,19 @@ def text_keys_bytes(config: TransformerConfig, dtype: torch.dtype, *, tokens: in
 
 @dataclass(eq=False)
 class TextMemory:
-    """A cache of projected texts and, with ``keys``, of their keys and values in every block.
+    """A cache of projected texts and, with ``keys``, of their attention keys and values in every block.
 
     It serves one run of one transformer. Texts are told apart as tensor objects, not by value: pass the same
-    objects in each step. A projected text takes S x stream width. Keys and values take twice that in every
-    block, 1.2 GB for LTX-2.0 in bfloat16; they are cached only where the network does not modulate them by
-    the noise level (LTX-2.0, and later ones with static prompts).
+    objects in each step. A projected text is S x stream width, S text tokens. Keys and values take twice that
+    in every block, 1.2 GB for LTX-2.0 in bfloat16; they are cached only where the network does not modulate
+    them by the noise level (LTX-2.0, and later ones with static prompts).
     """
 
     keys: bool = False
     _cached: dict[tuple[nn.Module, int], tuple[Tensor, Any]] = field(default_factory=dict)
 
     def projected(self, projection: nn.Module, text: Tensor, compute: Callable[[], Tensor]) -> Tensor:
-        """``compute()`` for the first call with this ``projection`` and ``text``, later the cached result."""
+        """``compute()`` for the first call with this ``projection`` and ``text``, later its cached result."""
         projected: Tensor = self._once(projection, text, compute)
         return projected
 
@@ -52,7 +53,7 @@ class TextMemory:
     ) -> KeysValues:
         """``compute()`` for the first call with this ``attention`` and ``text``, later the cached result.
 
-        Without ``keys`` nothing is cached, and each call computes.
+        Unless the object has ``keys``, nothing is cached and each call computes.
         """
         # Off by default, since the keys and values of all blocks take a gigabyte.
         if not self.keys:

@@ -23,9 +23,10 @@ Evaluate = Callable[[Modality, Modality | None], tuple[Tensor | None, Tensor | N
 
 @dataclass(frozen=True, kw_only=True)
 class Tiles:
-    """How many tiles a frame has, and how many latent cells (of 32 pixels) neighbours share.
+    """How many ``columns`` and ``rows`` of tiles a frame is divided into.
 
-    Memory and time of attention are those of a tile; the overlaps are computed twice.
+    ``overlap`` is how many latent cells, of 32 pixels, neighbouring tiles share. Memory and time of attention
+    are those of a tile; the overlaps are computed more than once.
     """
 
     columns: int = 1
@@ -40,11 +41,10 @@ class Tiles:
 
 
 def tile_spans(length: int, count: int, overlap: int) -> list[tuple[int, int]]:
-    """Divide ``length`` cells into ``count`` spans (start, stop) of equal size.
+    """Divide ``length`` latent cells into ``count`` spans of equal size.
 
-    Neighbouring spans share at least ``overlap`` cells.
-
-    Raises ValueError where a tile would be no larger than its overlap.
+    Spans are (start, stop) with stop exclusive; neighbours share at least ``overlap`` cells. Raises
+    ValueError where a span would be no larger than its overlap, or no smaller than the whole.
     """
     # Equal tiles, rounded up, so that one set of kernels and one memory peak serve all of them.
     size = -(-(length + (count - 1) * overlap) // count)
@@ -59,9 +59,10 @@ def tile_spans(length: int, count: int, overlap: int) -> list[tuple[int, int]]:
 
 
 def tile_weights(length: int, spans: list[tuple[int, int]]) -> Tensor:
-    """The weight of each span in each of ``length`` cells, (spans, length), for blending.
+    """The weight of each span in each of ``length`` latent cells, (spans, length), for blending.
 
-    Weights are linear ramps where spans overlap; those of one cell add up to 1.
+    Spans are (start, stop) with stop exclusive. Weights are linear ramps where spans overlap; those of one
+    cell add up to 1.
     """
     weights = torch.zeros(len(spans), length)
     for number, (start, stop) in enumerate(spans):
@@ -83,9 +84,9 @@ def evaluate_tiles(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Call ``evaluate(video, audio)`` for each tile of the video, with all of the audio.
 
-    Returns the blended velocities (B, N, C) of all video tokens, and the mean over the tiles of the audio
-    velocities. Tokens of guides belong to tiles by their positions, as those of the video do. Raises
-    ValueError for tiles that do not fit.
+    It returns velocities. The results are the blended velocities (B, N, C) of all video tokens, and the mean
+    over the tiles of the audio velocities; None for a stream without result. Tokens of guides belong to tiles
+    by their positions, as those of the video do. Raises ValueError for tiles that do not fit into the frame.
     """
     whole = audio_mean = None
     for chosen, share, origin, part in _parts(video, tiles):
@@ -101,9 +102,10 @@ def evaluate_tiles(
 
 
 def _parts(video: Modality, tiles: Tiles) -> Iterator[tuple[Tensor, Tensor, tuple[int, int], float]]:
-    """Yield each tile: numbers of its tokens, their weights, its origin, its share of the audio mean.
+    """For each tile: the numbers of its tokens, their weights, its origin, its share of the audio mean.
 
-    The origin is the tile's first row and column in pixels.
+    Numbers and weights (in the blend) are (n,), for n tokens. The origin is the tile's first row and column
+    in pixels.
     """
     spans = video.positions[0, 1:].cpu()
     # By the centre of a token, as those of a small reference span several cells.
@@ -127,7 +129,11 @@ def _parts(video: Modality, tiles: Tiles) -> Iterator[tuple[Tensor, Tensor, tupl
 
 
 def _within(video: Modality, chosen: Tensor, origin: tuple[int, int]) -> Modality:
-    """The tokens with numbers ``chosen`` as a clip of their own, which begins at pixel ``origin``."""
+    """The tokens with numbers ``chosen`` as a clip of their own.
+
+    Their positions are moved so that ``origin``, a row and a column in pixels, becomes the first row and
+    column.
+    """
     positions = video.positions[:, :, chosen.to(video.positions.device)].clone()
     # A tile begins at the origin, as a clip of its size would.
     positions[:, 1] -= origin[0]
@@ -150,7 +156,7 @@ def _within(video: Modality, chosen: Tensor, origin: tuple[int, int]) -> Modalit
 def _guides_within(weights: GuideWeights, chosen: Tensor, tokens: int) -> GuideWeights:
     """The weights of those guide tokens whose numbers are in ``chosen``.
 
-    ``tokens`` is the number of all tokens, of which the guides are the last.
+    ``tokens`` is the number of all tokens, of which those of guides are the last.
     """
     chosen, start = chosen.cpu(), tokens - weights.count
     guides = []

@@ -21,9 +21,9 @@ class Groups:
     """Groups of tokens that share a timestep: the ``timesteps`` (G,), and which token is in which group.
 
     Along the tokens a timestep usually changes a few times. ``segments`` are the S intervals [start, stop) of
-    tokens in which it is constant in every sample, and ``index`` (S, B) is the number of each one's group. If
-    timesteps change often there are no segments, and ``index`` (B, N) is the number of each token's group.
-    If ``index`` is None, every token is a group of its own, in order.
+    tokens in which it is constant in every sample, and ``index`` (S, B) is the number of the group of each
+    segment and sample. If timesteps change often there are no segments, and ``index`` (B, N) is the number of
+    each token's group. If ``index`` is None, every token is a group of its own, in order.
     """
 
     timesteps: Tensor
@@ -37,13 +37,12 @@ class Groups:
 
 
 def group_timesteps(timesteps: Tensor, tokens: int, device: torch.device) -> Groups:
-    """Group ``tokens`` = N tokens that share a timestep; the result is on ``device``.
+    """Find the tokens that share a timestep; the result is on ``device``.
 
-    ``timesteps`` are (B, N), or (B, 1) where all tokens of a sample agree.
-
-
-    A conditioned clip has thousands of tokens but few noise levels, so the modulation is evaluated per level.
-    In training on a GPU it is not: finding the levels would synchronise the CPU with the GPU in every step.
+    ``timesteps`` are (B, N), N = ``tokens``, or (B, 1) where all tokens of a sample have the same. A
+    conditioned clip has thousands of tokens but few noise levels, so the modulation is evaluated per level.
+    In training on a GPU every token is a group: finding the levels would synchronise the CPU with the GPU in
+    every step.
     """
     batch = len(timesteps)
     samples = torch.arange(batch, device=timesteps.device)

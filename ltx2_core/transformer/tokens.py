@@ -23,7 +23,10 @@ from .texts import KeysValues
 
 
 class Tokens:
-    """Tokens ``x`` (B, N, W) of one stream: branches read them normalised and modulated, and update them."""
+    """Hidden tokens ``x`` (B, N, W) of one stream, which the branches of a block read and update.
+
+    A branch reads them normalised and modulated; its result is added to them.
+    """
 
     projections = Projections()
 
@@ -40,20 +43,26 @@ class Tokens:
         self._x = by.add(self.x, branch(self.hidden(by)))
 
     def add_self_attention(self, branch: SelfAttention, by: ShiftScaleGate) -> None:
-        """As :meth:`add`, for self-attention, whose keys and values are those of these tokens."""
+        """As :meth:`add`, for self-attention: keys and values are computed from these same tokens."""
         self.add(branch, by)
 
     def keys_values(self, attention: Attention, by: ShiftScale, rope: Rope | None) -> KeysValues:
-        """Keys and values (B, H, N, D) of all tokens, modulated by ``by``, for attention to this stream."""
+        """Keys and values (B, H, N, D) of all tokens, for another stream that attends to them.
+
+        Tokens are normalised and modulated by ``by`` first; ``rope`` rotates the keys, None does not.
+        """
         return self.projections.keys_values(attention, self.hidden(by), rope)
 
     def project(self, layer: nn.Module, by: ShiftScale) -> Tensor:
-        """The head of a stream: returns layer(layer_norm(x) * scale + shift), its velocities (B, N, C)."""
+        """The output head: returns layer(layer_norm(x) * scale + shift), the velocities (B, N, C).
+
+        ``by`` has scale and shift.
+        """
         velocity: Tensor = layer(by.modulate(F.layer_norm(self.x, self.x.shape[-1:], eps=self._eps)))
         return velocity
 
     def hidden(self, by: ShiftScale | Ungated) -> Tensor:
-        """The input of a branch: norm(x) * scale + shift, (B, N, W)."""
+        """The input of a branch: norm(x) * scale + shift, (B, N, W); ``by`` has scale and shift."""
         return by.modulate(rms_norm(self.x, self._eps))
 
 
@@ -61,8 +70,9 @@ class Tokens:
 class Execution:
     """How the branches of a stream are computed.
 
-    ``tokens`` makes the :class:`Tokens` of x and an epsilon. ``attend_self``, ``attend_other`` and
-    ``attend_text`` compute attention to the stream itself, to the other stream and to the text.
+    ``tokens(x, eps)`` makes the :class:`Tokens` of hidden tokens x (B, N, W). ``attend_self``,
+    ``attend_other`` and ``attend_text`` are the functions that compute attention to the stream itself, to the
+    other stream and to the text.
     """
 
     tokens: Callable[[Tensor, float], Tokens] = Tokens

@@ -76,9 +76,7 @@ class SamplerRun:
         return self.denoise.pair(x, sigma)
 
     def noise(self, x: AVLatent) -> AVLatent:
-        """Fresh unit Gaussian noise with the shape, dtype and device of ``x``; ValueError if there is no
-        generator.
-        """
+        """Fresh unit Gaussian noise like ``x``; raises ValueError if there is no generator."""
         if self.generator is None:
             raise ValueError("a step that adds noise needs a generator: pass one, or eta=0")
         # Drawn where the generator is, by default on the CPU, and then moved: every device gets the same

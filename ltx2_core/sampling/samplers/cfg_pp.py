@@ -12,9 +12,7 @@ from .base import SamplerRun, Stepped, sampler
 def sample_euler_ancestral_cfg_pp(
     run: SamplerRun, x: AVLatent, sigma: float, sigma_next: float, *, eta: float
 ) -> Stepped:
-    """CFG++ that replaces part of the noise by fresh noise at each step: none with ``eta`` 0, the most with
-    1.
-    """
+    """CFG++ that replaces part of the noise by fresh noise at each step: none for ``eta`` 0, most for 1."""
     return _cfg_pp(run, x, sigma, sigma_next, eta)
 
 

@@ -50,10 +50,10 @@ class AncestralStep(NamedTuple):
 
 
 def ancestral_step(sigma: float, sigma_next: float, eta: float) -> AncestralStep:
-    """Coefficients of a step from ``sigma`` that ends with signal ``1 - sigma_next`` and noise
-    ``sigma_next``.
+    """Coefficients of a step from ``sigma`` to the noise level ``sigma_next``.
 
-    ``eta`` 0 adds no fresh noise, 1 the most.
+    After it a state has the signal ``1 - sigma_next`` and the noise ``sigma_next``. ``eta`` 0 adds no fresh
+    noise, 1 the most.
     """
     down = sigma_next * (1 + (sigma_next / sigma - 1) * eta)
     # The last step adds no noise, since nothing would remove it.

@@ -23,9 +23,7 @@ def sample_dpmpp_2m(run: SamplerRun, x: AVLatent, sigma: float, sigma_next: floa
 
 @sampler("res_multistep")
 def sample_res_multistep(run: SamplerRun, x: AVLatent, sigma: float, sigma_next: float) -> Stepped:
-    """One step of RES, the refined exponential solver, in its multistep form (Zhang et al. 2023, arXiv
-    2308.02157).
-    """
+    """RES, the refined exponential solver, in its multistep form (Zhang et al. 2023, arXiv 2308.02157)."""
     return _extrapolate(run, x, sigma, sigma_next, lambda h, h_last: phi2(-h) * h * h / h_last)
 
 

@@ -62,11 +62,11 @@ def sample_res_2s(
 
 
 class Res2sStep(NamedTuple):
-    """Coefficients of a step of length ``h`` in -ln(sigma), with its second evaluation at noise level
-    ``sigma``.
+    """Coefficients of one step of res_2s.
 
-    Before the second evaluation the state x moves by h a21 (x0 - x), x0 being the first estimate. The whole
-    step adds h b1 (x0 - x) of the first evaluation and h b2 (x0 - x) of the second.
+    ``h`` is its length in -ln(sigma), ``sigma`` the noise level of its second evaluation. Before that the
+    state x moves by h a21 (x0 - x), x0 being the first estimate. The whole step adds h b1 (x0 - x) of the
+    first estimate and h b2 (x0 - x) of the second.
     """
 
     h: float
@@ -115,9 +115,7 @@ def phi1(z: float) -> float:
 
 
 def phi2(z: float) -> float:
-    """phi_2 of exponential integrators, (e^z - 1 - z) / z², near 0 by its series, as the difference loses
-    digits.
-    """
+    """phi_2 of exponential integrators, (e^z - 1 - z) / z²; 1/2 at 0, and near 0 computed by its series."""
     return (phi1(z) - 1) / z if abs(z) > 1e-4 else 0.5 + z / 6 + z * z / 24
 
 
