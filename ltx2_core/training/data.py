@@ -12,9 +12,9 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def noise_like(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard normal noise of the shape and device of ``tensor``, in float32, fixed by a CPU ``generator``.
+    """Standard normal noise, float32, of the shape and device of ``tensor``, fixed by a CPU ``generator``.
 
-    On another device the generator only draws the seed of a generator there, so the numbers differ from those
+    On another device ``generator`` only draws the seed of a generator there, so the numbers differ from those
     of the CPU.
     """
     if tensor.device.type == "cpu":

@@ -45,10 +45,10 @@ def predict(
         sigma: noise levels (B,).
         context: text context of both streams.
         fps: frames per second of the clips.
-        guides: clean latents of single frames, appended as tokens at the positions of their frames.
+        guides: clean latents of single frames, appended as tokens at the positions of their frames; or None.
         reference: clean latents (B, 128, F, H, W) of a control video, appended as tokens at the positions of
-            the video, as for an IC-LoRA.
-        reference_scale: how much coarser the grid of ``reference`` is than that of the video.
+            the video, as for an IC-LoRA; or None.
+        reference_scale: how many times coarser the grid of ``reference`` is than that of the video.
     """
     assert x.video is not None
     assert x.audio is not None
@@ -105,7 +105,7 @@ def _grid(latent: Tensor) -> Grid:
 
 
 def noised(clean: AVLatent, task: Task, sigma: Tensor) -> AVLatent:
-    """Mix latents with noise where the mask of ``task`` is 1; elsewhere take the conditioning.
+    """Mix ``clean`` latents with noise where the mask of ``task`` is 1; elsewhere take its conditioning.
 
     The mixture is ``(1 - sigma) clean + sigma noise``, with one noise level of ``sigma`` (B,) per clip.
     """
@@ -137,7 +137,12 @@ def masked_error(prediction: AVLatent, target: AVLatent, task: Task) -> dict[str
 
 @dataclass(frozen=True, kw_only=True)
 class FlowBatch(StepInputs):
-    """The random inputs of one training step: clean latents, a task for each clip, and its text."""
+    """The random inputs of one training step: clean latents, a task for each clip, and its text.
+
+    ``context_length`` is the text context in tokens. ``guides`` are latents of single frames, ``reference``
+    (B, 128, F, H, W) those of a control video, each None where there are none. The grid of the control video
+    is ``reference_scale`` times coarser than that of the clip.
+    """
 
     latent: AVLatent
     task: Task
@@ -150,7 +155,7 @@ class FlowBatch(StepInputs):
 
     @property
     def layout(self) -> object:
-        """The hashable values other than tensors: steps that differ in them need separate CUDA graphs."""
+        """The values that are no tensors; steps in which they differ need separate CUDA graphs."""
         frames = None if self.guides is None else self.guides.frames
         return self.context_length, self.fps, frames, self.reference_scale
 
@@ -181,10 +186,11 @@ def draw_flow(
     context_length: int = CONTEXT_LENGTH,
     reference_scale: int = 1,
 ) -> FlowBatch:
-    """Draw the random inputs of a step: a task for each clip, and the text that it gets.
+    """Draw the random inputs of a step: a task for each clip of ``sample``, and the text that it gets.
 
     A share of the captions is replaced by those of ``unconditional``, which stand for no prompt.
-    ``context_length`` and ``reference_scale`` are stored for :func:`flow_loss`.
+    ``context_length`` (text tokens) and ``reference_scale`` (how many times coarser the grid of a control
+    video is) are stored for :func:`flow_loss`.
     """
     return FlowBatch(
         latent=sample.latent,

@@ -23,7 +23,10 @@ class History:
 
 
 def write_line(path: Path, step: int, seconds: float, values: Mapping[str, float]) -> None:
-    """Append one line to a text log: time of day, step, seconds since the start, and ``values`` by name."""
+    """Append one line to the text log ``path``.
+
+    It has the time of day, ``step``, ``seconds`` since the start, and ``values`` by name.
+    """
     figures = " ".join(f"{name} {value:.5g}" for name, value in values.items())
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
@@ -31,7 +34,7 @@ def write_line(path: Path, step: int, seconds: float, values: Mapping[str, float
 
 
 def plot(history: History, path: Path) -> bool:
-    """Draw the curves as a PNG, one panel each; returns False without curves or without matplotlib."""
+    """Draw the curves as the PNG ``path``, one panel each; returns False without curves or matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError:

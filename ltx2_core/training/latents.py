@@ -2,7 +2,8 @@
 
 A shard holds N clips of one size and length: ``video`` (N, 128, F, H, W), ``last`` (N, 128, 1, H, W), which
 is the last frame of each clip encoded by itself, ``audio`` (N, 8, T, 16), optionally ``edges`` (like
-``video``, the latents of a control video), and the hidden states of N captions. Letters as in types.py.
+``video``, the latents of a control video), and the hidden states of N captions. F, H, W are latent frames,
+rows and columns, T audio latent frames.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ from .text import TextBatch, TextStates, batch_text
 
 @dataclass(frozen=True, kw_only=True)
 class Bucket:
-    """A group of clips of one size and length; size and length are in the names of its files (shards)."""
+    """A group of clips of one size and length; size and length are in the names of its files (shards).
+
+    ``width`` and ``height`` are pixels, ``frames`` pixel frames.
+    """
 
     width: int
     height: int
@@ -42,7 +46,7 @@ class Bucket:
         return f"{self.width}x{self.height}x{self.frames}"
 
     def shard(self, folder: Path, number: int) -> Path:
-        """Path of file ``number`` of this bucket in ``folder``."""
+        """Path of file number ``number`` of this bucket in ``folder``."""
         return folder / f"{self.name}-{number:04d}.safetensors"
 
 
@@ -62,7 +66,7 @@ class Sample:
 
 
 class LatentCache:
-    """All latents of a folder, held in the memory of a device; :meth:`batch` draws from them."""
+    """All latents of a folder of shards, held in the memory of a device; :meth:`batch` draws from them."""
 
     def __init__(
         self,
@@ -146,9 +150,11 @@ def write_shard(
     reference: Tensor | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write one shard of N clips: latents in float16, text states in their own dtype.
+    """Write one shard of N clips to ``path``: latents in float16, text states in their own dtype.
 
-    The file appears whole or not at all. Raises ValueError if ``latent`` lacks video or audio.
+    ``last`` (N, 128, 1, H, W) are the last frames, each encoded by itself; ``reference`` (N, 128, F, H, W)
+    are latents of control videos, None without. ``metadata`` is for the header. The file appears whole or not
+    at all. Raises ValueError if ``latent`` lacks video or audio.
     """
     if latent.video is None or latent.audio is None:
         raise ValueError("a shard holds both streams: give video and audio latents")

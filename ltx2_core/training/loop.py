@@ -1,7 +1,8 @@
 """The training loop of all networks here: resumable from one file, with averaged weights, logs and curves.
 
-Data and noise of a step come from a generator seeded with (seed, step, rank), so the step number is the whole
-random state. A run that was killed continues with the same result: bit for bit in float32 on a CPU.
+Data and noise of a step come from a generator seeded with (seed, step, rank of the process), so the step
+number is the whole random state. A run that was killed continues with the same result: bit for bit in float32
+on a CPU.
 """
 
 from __future__ import annotations
@@ -87,10 +88,13 @@ def train(
 ) -> History:
     """Train ``model`` in place up to ``total_steps``; resumes from ``state_path`` if the file exists.
 
-    At the end, or after ``options.max_seconds``, ``model`` has the current weights and ``state_path`` the
-    whole state; read the averaged weights from it with ``averaged_weights``. A log (``.log``) and the curves
-    (``.png``, if matplotlib is installed) are written next to it under the same name. If torch.distributed is
-    initialised, each rank draws its own data, gradients are averaged, and rank 0 writes the files.
+    ``step_fn`` computes the loss of a step, ``schedule`` the factor on the learning rates. ``evaluate``
+    computes figures for the log from averaged weights; None logs only losses. ``seed`` determines the data;
+    ``options`` of None are the defaults. At the end, or after ``options.max_seconds``, ``model`` has the
+    current weights and ``state_path`` the whole state; read the averaged weights from it with
+    ``averaged_weights``. A log (``.log``) and the curves (``.png``, if matplotlib is installed) are written
+    next to it under the same name. If torch.distributed is initialised, each rank draws its own data,
+    gradients are averaged, and rank 0 writes the files.
 
     Raises ValueError if the file belongs to another run, and FloatingPointError if the loss is not finite;
     the file then stays as it was last saved.
@@ -144,7 +148,7 @@ def train(
 def _update(state: TrainingState, step_fn: StepFn, rank: int, options: LoopOptions) -> Mapping[str, Tensor]:
     """Do one training step in place: gradients, optimizer, averaged weights.
 
-    Returns the scalars that ``step_fn`` computed.
+    ``rank`` is the number of this process. Returns the scalars that ``step_fn`` computed.
     """
     parameters = [p for p in state.model.parameters() if p.requires_grad]
     # None and not zero, so that an optimizer skips parameters that took no part in the step.
@@ -187,7 +191,7 @@ class _Clocks:
         return self.seconds > self.max_seconds
 
     def due(self, what: str) -> bool:
-        """Whether the interval of the job ``what`` has passed; if so, its next interval starts now."""
+        """Whether the interval of ``what`` ("log", "evaluate" or "save") has passed; if so it starts anew."""
         last, interval = self.last[what]
         now = time.monotonic()
         if now - last <= interval:
@@ -207,7 +211,7 @@ def _numbers(scalars: Mapping[str, Tensor], step: int, path: Path) -> dict[str, 
 
 
 def step_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
-    """A CPU generator whose random numbers depend only on ``seed``, ``step`` and ``rank``."""
+    """A CPU generator whose numbers depend only on ``seed``, ``step`` and process number ``rank``."""
     # A generator for each step lets a resumed run draw the same data without replaying earlier steps.
     digest = hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()
     # 63 bits, so that the seed is positive as a signed number too.
@@ -215,7 +219,7 @@ def step_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
 
 
 class Elapsed:
-    """The share of a run that is done, by steps or by wall-clock time, whichever is larger.
+    """The share of a run that is done: of ``total_steps`` or of ``seconds``, whichever share is larger.
 
     With a limit in seconds the learning rate decays in time on a machine whose speed is not known in advance.
     """
@@ -225,7 +229,7 @@ class Elapsed:
         self._began = time.monotonic()
 
     def share(self, step: int) -> float:
-        """The share of the run done at ``step``, in [0, 1]; time counts from when this object was made."""
+        """The share of the run done at ``step``, in [0, 1]; seconds count from when this object was made."""
         # Monotonic, because the wall clock may be set during a run.
         by_clock = (time.monotonic() - self._began) / self.seconds
         return min(1.0, max(step / self.total_steps, by_clock))
@@ -253,7 +257,7 @@ def warmup_stable_decay(elapsed: Elapsed | int, *, warmup: int = 40, decay: floa
 def tensor_cores(device: torch.device) -> Iterator[None]:
     """Within the context, compute float32 products in TF32 on CUDA, which is faster and less exact.
 
-    cuDNN also measures which convolutions are fastest. On other devices it does nothing.
+    cuDNN also measures which convolutions are fastest. For a ``device`` other than CUDA it does nothing.
     """
     if device.type != "cuda":
         yield
@@ -271,7 +275,7 @@ def tensor_cores(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def swapped(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Replace the parameters of ``model`` by ``weights`` within the context, and restore them after it."""
+    """Within the context the parameters of ``model`` are ``weights``, by name; then they are restored."""
     # Clones and not references: the weights are copied into the parameters themselves.
     own = {name: p.detach().clone() for name, p in model.named_parameters()}
     try:

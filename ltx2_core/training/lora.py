@@ -92,13 +92,16 @@ class LoraAdapters(nn.Module):
             self.enabled = before
 
     def remove(self) -> None:
-        """Remove the hooks from the network."""
+        """Remove the forward hooks from the network, which then runs without the LoRA."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
 
     def tensors(self, prefix: str = PREFIX) -> dict[str, Tensor]:
-        """Copies of all A and B under their official names, with the scale folded into B."""
+        """Copies of all A and B under their official names, with the scale folded into B.
+
+        ``prefix`` comes before the name of the layer.
+        """
         tensors: dict[str, Tensor] = {}
         for name, pair in zip(self.names, self.pairs, strict=True):
             assert isinstance(pair, _Pair)
@@ -115,7 +118,10 @@ class LoraAdapters(nn.Module):
 
 
 class _Pair(nn.Module):
-    """The matrices A and B of one linear layer, in float32 on the layer's device."""
+    """The matrices A (R, I) and B (O, R) of one linear layer, in float32 on the layer's device.
+
+    R is ``rank``, I and O are inputs and outputs of the layer; ``generator`` draws A, B starts at zero.
+    """
 
     def __init__(self, layer: nn.Linear, rank: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -127,7 +133,7 @@ class _Pair(nn.Module):
         self.b = nn.Parameter(torch.zeros(layer.out_features, rank, device=layer.weight.device))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., I) -> B A x (..., O)."""
+        """x (..., I) -> B A x (..., O), for a layer of I inputs and O outputs."""
         return F.linear(F.linear(x.to(self.a.dtype), self.a), self.b)
 
 
@@ -138,7 +144,7 @@ def save_lora(
     dtype: torch.dtype = torch.bfloat16,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a LoRA file in ``dtype``, whole or not at all.
+    """Write the LoRA matrices ``tensors``, by name, to a safetensors file in ``dtype``, whole or not at all.
 
     ``metadata`` are strings for the header; that of an IC-LoRA has a ``reference_downscale_factor``.
     """

@@ -36,7 +36,7 @@ Grid = tuple[int, int, int]
 
 
 class TokenLayout(NamedTuple):
-    """What the positions of the tokens of a forward pass depend on."""
+    """What the positions of the tokens of a forward pass depend on: sizes, frame rate, guides, reference."""
 
     grid: Grid
     """Latent frames, rows and columns of the video."""
@@ -73,9 +73,9 @@ class FlowNetwork(nn.Module):
     def context(self, text: TextBatch, length: int) -> TextContext:
         """Compute the text contexts (B, S, K) of both streams from the hidden states of the text encoder.
 
-        S is ``length``, or more for longer prompts. At inference most tokens of the context are registers. A
-        smaller ``length`` uses only the first registers, which makes a step several times cheaper; training
-        must end with the full length.
+        S is ``length``, or more for longer prompts. The context of a prompt is filled up by learned
+        registers, and at inference has 1024 tokens, most of them registers. A smaller ``length`` uses only
+        the first registers, which makes a step several times cheaper; training must end with the full length.
         """
         if self.projection.per_token_norm:
             features = self.projection.padded(text.hidden, text.mask)
@@ -106,9 +106,10 @@ class FlowNetwork(nn.Module):
         )
 
     def positions(self, layout: TokenLayout, device: torch.device) -> tuple[Tensor, Tensor, RopeTables]:
-        """Positions of the video and audio tokens, on the CPU, and their rotary tables on ``device``.
+        """Positions of the video (1, 3, N, 2) and audio (1, 1, N, 2) tokens, and their rotary tables.
 
-        Both are cached by ``layout`` and ``device``.
+        Positions are on the CPU, start and end of each token in seconds, and for video also in pixel rows and
+        columns. Tables are on ``device``. Both are cached by ``layout`` and ``device``.
         """
 
         def compute() -> tuple[Tensor, Tensor, RopeTables]:
@@ -125,7 +126,7 @@ class FlowNetwork(nn.Module):
         return self._cached(layout, device, compute)
 
     def _cached(self, key: object, device: torch.device, compute: Callable[[], T]) -> T:
-        """Return ``compute()``, which runs only once for each pair of ``key`` and ``device``."""
+        """Return ``compute()``, which runs only once for each pair of ``key`` and ``device``, then cached."""
         if (key, device) not in self._cache:
             with torch.no_grad():
                 self._cache[key, device] = compute()
@@ -138,7 +139,7 @@ class FlowNetwork(nn.Module):
 
 
 def official_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the parameters of a :class:`FlowNetwork` to their names in a released single file."""
+    """Rename the parameters ``state`` of a :class:`FlowNetwork` to their names in a released single file."""
     tensors: dict[str, Tensor] = {}
     for name, tensor in state.items():
         own = next(prefix for prefix in _PREFIXES if name.startswith(prefix))
@@ -147,7 +148,7 @@ def official_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def freeze_cross_modal_gates(transformer: Transformer) -> None:
-    """Exclude gates and modulation of cross-modal attention from training, at their neutral values.
+    """Exclude gates and modulation of cross-modal attention from training, at their present values.
 
     Early in training the other stream is only noise, so closing these gates lowers the loss first, and they
     do not open again: audio and video are then learnt independently, which no loss reveals
@@ -161,12 +162,12 @@ def freeze_cross_modal_gates(transformer: Transformer) -> None:
 
 @torch.no_grad()
 def initialise(network: FlowNetwork, seed: int) -> None:
-    """Set the initial weights in place, so that each block is the identity.
+    """Set the initial weights of ``network`` in place, so that each block is the identity.
 
-    A velocity is mostly the noise of its input. The input projection is therefore an isometry and the head
-    half its transpose. Gates are open, modulation is neutral, and the last layer of each branch is zero:
-    unlike gates at zero (Peebles and Xie, 2023) this gives a branch gradients in the first step. Cross-modal
-    attention starts near the time of the query (:mod:`.timing`).
+    ``seed`` draws them. A velocity is mostly the noise of its input. The input projection is therefore an
+    isometry and the head half its transpose. Gates are open, modulation is neutral, and the last layer of
+    each branch is zero: unlike gates at zero (Peebles and Xie, 2023) this gives a branch gradients in the
+    first step. Cross-modal attention starts near the time of the query (:mod:`.timing`).
     """
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in network.named_parameters():

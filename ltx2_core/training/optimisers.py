@@ -60,7 +60,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient."""
+        """Update every parameter that has a gradient; ``closure`` must be None."""
         assert closure is None
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
@@ -115,7 +115,7 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_addcdiv_(params, means, denominators, value=-lr)
 
     def _average(self, p: Tensor, name: str) -> Tensor:
-        """The running average ``name`` in the optimizer state of ``p``, created as zeros at first use."""
+        """The running average ``name`` in the optimizer state of ``p``; zeros when it is first used."""
         state = self.state[p]
         if name not in state:
             state[name] = torch.zeros_like(p)
@@ -127,7 +127,7 @@ def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
     """Bring all singular values of matrices (..., R, C) near 1, by ``steps`` Newton-Schulz steps.
 
     A step multiplies the matrix by a polynomial of its Gram matrix. Iterating only the Gram matrix, of the
-    smaller side, is a fifth of the work for the wide matrices of convolutions.
+    smaller of R rows and C columns, is a fifth of the work for the wide matrices of convolutions.
     """
     linear, cubic, quintic = NEWTON_SCHULZ
     tall = matrix.shape[-2] > matrix.shape[-1]

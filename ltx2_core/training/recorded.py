@@ -34,7 +34,7 @@ class StepInputs(ABC):
     @property
     @abstractmethod
     def layout(self) -> object:
-        """The hashable values other than tensors: steps that differ in them need separate recordings."""
+        """The values that are no tensors; steps in which they differ need separate recordings."""
 
     @abstractmethod
     def map(self, change: Callable[[Tensor], Tensor]) -> Self:
@@ -62,9 +62,9 @@ Compute = Callable[[], Mapping[str, Tensor]]
 
 
 class Record(Protocol):
-    """Interface of a recorded step: :meth:`replay` recomputes ``out`` and the gradients.
+    """Interface of a recorded step: :meth:`replay` recomputes ``out`` (loss and its parts) and the gradients.
 
-    It reads the same input tensors as at recording, so new inputs are copied into them first.
+    A replay reads the same input tensors as at recording, so new inputs are copied into them first.
     """
 
     out: Mapping[str, Tensor]
@@ -73,7 +73,7 @@ class Record(Protocol):
 
 
 class CudaRecord:
-    """A step recorded as a CUDA graph.
+    """One training step, ``compute``, recorded as a CUDA graph.
 
     All graphs of a process share one memory pool, as they never run at once.
     """
@@ -101,8 +101,8 @@ class _Recording(Generic[B]):
 class RecordedStep(Generic[B]):
     """A step function for :func:`ltx2_core.training.loop.train`, recorded once for each shape of its inputs.
 
-    On devices other than ``devices``, and after a recording has failed (``problem`` has the reason), steps
-    run without recording.
+    Each recording is a CUDA graph. On devices other than ``devices``, and after a recording has failed
+    (``problem`` has the reason), steps run without recording.
 
     Args:
         draw: (generator, step) -> the inputs of the step.
@@ -148,7 +148,7 @@ class RecordedStep(Generic[B]):
         return recording.record.out
 
     def _recorded(self, batch: B, parameters: list[nn.Parameter]) -> _Recording[B] | None:
-        """Record a step with inputs like ``batch``; None, with ``problem`` set, if that fails."""
+        """Record a step with inputs like ``batch``; None, with ``problem`` set, if recording fails."""
         # A recording reads fixed addresses, so it needs inputs of its own that no later batch replaces.
         own = batch.copied()
 

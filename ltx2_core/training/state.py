@@ -20,7 +20,11 @@ _MODEL, _AVERAGED, _OPTIMIZER = "model/", "ema/", "optimizer/"
 
 @dataclass(kw_only=True)
 class TrainingState:
-    """Everything that a run needs to resume; ``averaged`` are moving averages of the parameters by name."""
+    """Everything that a training run needs to resume.
+
+    ``averaged`` are moving averages of the parameters by name, ``step`` the number of finished steps,
+    ``history`` the curves of losses and figures.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -30,7 +34,7 @@ class TrainingState:
     history: History = field(default_factory=History)
 
     def save(self, path: Path) -> None:
-        """Write the file, replacing an existing one whole."""
+        """Write the state to the safetensors file ``path``, replacing an existing one whole."""
         tensors = {_MODEL + name: tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {_AVERAGED + name: tensor for name, tensor in self.averaged.items()}
         numbers: JsonObject = {}
@@ -94,12 +98,12 @@ class TrainingState:
 
 
 def averaged_weights(path: str | Path) -> dict[str, Tensor]:
-    """The averaged parameters in a state file, by name."""
+    """The averaged parameters in the training state ``path``, by name."""
     return _tensors(Path(path), _AVERAGED)
 
 
 def load_averaged(model: nn.Module, path: str | Path) -> None:
-    """Load the averaged parameters of a state file into ``model``; without the file do nothing."""
+    """Load the averaged parameters of the training state ``path`` into ``model``, if the file exists."""
     if Path(path).exists():
         copy_weights(model, averaged_weights(path))
 

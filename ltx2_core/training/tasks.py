@@ -68,7 +68,7 @@ class Task:
 
 
 class Guides(NamedTuple):
-    """Latents (B, 128, G, H, W) of G single frames, and the pixel frames at which they guide the video."""
+    """Latents (B, 128, G, H, W) of G single frames, and the numbers of the pixel frames that they guide."""
 
     latent: Tensor
     frames: tuple[int, ...]
@@ -99,7 +99,10 @@ _SMALLEST = 1e-3
 
 
 def draw_task(sample: Sample, options: FlowOptions, generator: torch.Generator) -> Task:
-    """Draw noise, noise levels and conditioning for each clip of ``sample``, on its device."""
+    """Draw noise, noise levels and conditioning for each clip of ``sample``, on its device.
+
+    ``options`` says how often each kind of conditioning is drawn.
+    """
     latent = sample.latent
     assert latent.video is not None
     assert latent.audio is not None
@@ -151,8 +154,9 @@ def time_region(
 ) -> AVLatent:
     """Masks for video (1, 1, F, 1, 1) and audio (1, 1, T, 1) that select a region of time.
 
-    A latent is 1, to be generated, if its centre is in [start_s, end_s), and otherwise 0. With ``video`` or
-    ``audio`` False the mask of that stream is 0 throughout.
+    ``latent`` gives the lengths F and T, ``fps`` the pixel frames per second. A latent frame is 1, to be
+    generated, if its centre is in [start_s, end_s) seconds, and otherwise 0. With ``video`` or ``audio``
+    False the mask of that stream is 0 throughout.
     """
     assert latent.video is not None
     assert latent.audio is not None
@@ -167,8 +171,8 @@ def time_region(
 def _random_region(latent: AVLatent, fps: float, streams: float, region_at: Sequence[float]) -> AVLatent:
     """Masks (see :func:`time_region`) of a random region of 20 to 80 % of the clip.
 
-    ``streams``, uniform in [0, 1), decides whether it is in both streams or, with a chance of a quarter each,
-    in one. ``region_at`` are two such numbers, for the length and the start of the region.
+    ``streams``, uniform in [0, 1), decides whether the region is in both streams or, with a chance of a
+    quarter each, in one. ``region_at`` are two such numbers, for the length and the start of the region.
     """
     assert latent.audio is not None
     seconds = latent.audio.shape[2] / AUDIO_LATENTS_PER_SECOND
@@ -184,7 +188,7 @@ def _random_region(latent: AVLatent, fps: float, streams: float, region_at: Sequ
 def drop_text(
     text: TextBatch, unconditional: TextBatch, share: float, generator: torch.Generator
 ) -> TextBatch:
-    """Replace a random ``share`` of the captions by random prompts of ``unconditional``."""
+    """Replace a random ``share`` of the captions of ``text`` by random prompts of ``unconditional``."""
     # Both padded alike, so that rows of either can be chosen.
     length = max(text.mask.shape[1], unconditional.mask.shape[1])
     own, others = text.padded(length), unconditional.padded(length)
@@ -198,7 +202,10 @@ def drop_text(
 
 
 def draw_guides(sample: Sample, options: FlowOptions, generator: torch.Generator) -> Guides | None:
-    """Draw the guides of a batch: the last frame of each clip, its first and last frame, or none (None)."""
+    """Draw the guides of a batch: the last frame of each clip, its first and last frame, or no guides (None).
+
+    ``options`` says how often there are guides; without latents of last frames in ``sample`` there are none.
+    """
     chance, both = torch.rand(2, generator=generator).tolist()
     if sample.last is None or chance >= options.guides:
         return None

@@ -1,7 +1,7 @@
 """Text for training: the hidden states of a frozen Gemma, computed once per caption and batched with padding.
 
 Projection and connectors are trained and start from these states. Letters: P tokens of all captions together,
-L hidden states per token, D hidden width, B captions of a batch, T tokens of the longest of them.
+L hidden states per token, D hidden width, B captions of a batch, T tokens of the longest caption.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ def load_text(folder: Path) -> tuple[Gemma, Tokenizer]:
 class TextStates:
     """Hidden states of several captions without padding.
 
-    ``hidden`` (P, L, D) holds the tokens of one caption after the other.
+    ``hidden`` (P, L, D) holds the P tokens of one caption after the other, L hidden states of width D for
+    each token.
     """
 
     hidden: Tensor
@@ -37,23 +38,26 @@ class TextStates:
         return len(self.lengths)
 
     def all(self) -> list[Tensor]:
-        """The states of each caption, (T, L, D) with its own number of tokens T."""
+        """The states of each caption, (T, L, D): T tokens of that caption, L hidden states of width D."""
         return list(torch.split(self.hidden, list(self.lengths)))
 
 
 @dataclass(frozen=True)
 class TextBatch:
-    """Padded hidden states of a batch: ``hidden`` (B, T, L, D) in float32, ``mask`` (B, T) 1 on tokens."""
+    """Padded hidden states of B captions: ``hidden`` (B, T, L, D) in float32, ``mask`` (B, T) 1 on tokens.
+
+    T is the number of tokens with padding, L that of hidden states per token, D their width.
+    """
 
     hidden: Tensor
     mask: Tensor
 
     def states(self) -> Iterable[Tensor]:
-        """The L hidden states (B, T, D), one by one, as the projection takes them."""
+        """The L hidden states of all tokens, each (B, T, D), in order, as the text projection takes them."""
         return self.hidden.unbind(dim=2)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> TextBatch:
-        """A copy with ``change`` applied to both tensors."""
+        """A copy with ``change`` applied to hidden states and mask."""
         return TextBatch(change(self.hidden), change(self.mask))
 
     def padded(self, length: int) -> TextBatch:
@@ -63,7 +67,7 @@ class TextBatch:
 
 
 def batch_text(captions: Sequence[Tensor]) -> TextBatch:
-    """Pad the states (T, L, D) of captions of different lengths into one batch, in float32."""
+    """Pad the states (T, L, D) of captions of different lengths T into one batch, in float32."""
     # The side of the padding does not matter: connectors move the valid tokens to the front by the mask.
     hidden = torch.nn.utils.rnn.pad_sequence([c.float() for c in captions], batch_first=True)
     lengths = torch.tensor([len(caption) for caption in captions])
@@ -78,7 +82,10 @@ def encode_captions(
     batch: int = 64,
     dtype: torch.dtype = torch.bfloat16,
 ) -> TextStates:
-    """Compute the hidden states of all captions, ``batch`` captions at a time; stored in ``dtype``."""
+    """Compute the hidden states of all captions by ``gemma``, ``batch`` captions at a time.
+
+    They are stored in ``dtype``.
+    """
     pieces: list[Tensor] = []
     lengths: list[int] = []
     for start in range(0, len(captions), batch):

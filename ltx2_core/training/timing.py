@@ -50,7 +50,7 @@ def attend_near_in_time(transformer: Transformer) -> None:
 
 
 def _set_offset(attention: Attention, transformer: Transformer, head: int, seconds: float) -> None:
-    """Set the biases of one head so that a query matches best the key that is ``seconds`` later in time."""
+    """Set the biases of head ``head`` so that a query matches best the key that is ``seconds`` later."""
     config = transformer.config
     query, key = attention.to_q.bias, attention.to_k.bias
     width = len(query)

@@ -28,7 +28,11 @@ LOUD = -6.0
 
 @dataclass(frozen=True, kw_only=True)
 class AudioVAERecipe:
-    """Settings of the training: batches, loss weights, learning rates and number of steps."""
+    """Settings for training the audio autoencoder: batches, loss weights, learning rates, number of steps.
+
+    ``batch`` is clips per step, ``lr`` the learning rate of matrices (Muon), ``adam_lr`` that of other
+    parameters.
+    """
 
     total_steps: int = 500
     batch: int = 6
@@ -61,10 +65,10 @@ def train_audio_vae(
     options: LoopOptions | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[AudioPair, History]:
-    """Train a new encoder and decoder, or resume from ``state_path``.
+    """Train a new audio encoder and decoder, or resume from the training state ``state_path`` if it exists.
 
-    Returns the pair with its averaged weights, and the history of the run. The latent statistics are not set
-    yet: call ``finish_audio_vae`` after the last step.
+    ``recipe`` and ``options`` of None are the defaults. Returns the pair with its averaged weights, and the
+    history of the run. The latent statistics are not set yet: call ``finish_audio_vae`` after the last step.
     """
     recipe = recipe or AudioVAERecipe()
     pair = new_audio_vae(config, seed).to(device)
@@ -88,7 +92,11 @@ def train_audio_vae(
 
 
 def audio_vae_step(recipe: AudioVAERecipe) -> StepFn:
-    """Build a step function for :func:`ltx2_core.training.loop.train`: the loss of one random batch."""
+    """Build a step function for :func:`ltx2_core.training.loop.train`.
+
+    It returns the loss of one random batch, rendered by the settings of ``recipe``, and the parts of the
+    loss.
+    """
 
     def step_fn(pair: nn.Module, generator: torch.Generator, _step: int) -> Mapping[str, Tensor]:
         assert isinstance(pair, AudioPair)
@@ -115,7 +123,7 @@ def audio_vae_step(recipe: AudioVAERecipe) -> StepFn:
 
 
 def weighted_mel_error(mel: Tensor, truth: Tensor) -> Tensor:
-    """Weighted mean of the absolute and squared errors of log-mels (B, C, T, M) against ``truth``.
+    """Weighted mean of the absolute and squared errors of log-mels (B, C, T, M) against ``truth``; a scalar.
 
     Quiet values weigh a tenth of loud ones: the noise floor is random, and learning it would take the
     capacity that tones need.
@@ -126,7 +134,7 @@ def weighted_mel_error(mel: Tensor, truth: Tensor) -> Tensor:
 
 
 def new_audio_vae(config: AudioVAEConfig, seed: int) -> AudioPair:
-    """Build an encoder and a decoder with the weights from which training starts.
+    """Build an encoder and a decoder with the weights from which training starts; ``seed`` draws them.
 
     Convolutions are nearly isometric, residual branches output zero, and the decoder outputs near silence.
     """
@@ -148,9 +156,9 @@ def new_audio_vae(config: AudioVAEConfig, seed: int) -> AudioPair:
 
 @torch.no_grad()
 def held_out_mel_error(pair: nn.Module, *, clips: int = 32, seconds: float = 1.0) -> float:
-    """``weighted_mel_error`` between held-out audio and its reconstruction by ``pair``.
+    """``weighted_mel_error`` between audio that training never uses and its reconstruction by ``pair``.
 
-    It is the mean over ``clips`` scenes of ``seconds`` each, which training never uses.
+    It is the mean over ``clips`` clips of ``seconds`` each.
     """
     assert isinstance(pair, AudioPair)
     config = pair.encoder.config
@@ -165,8 +173,8 @@ def held_out_mel_error(pair: nn.Module, *, clips: int = 32, seconds: float = 1.0
 def finish_audio_vae(pair: AudioPair, recipe: AudioVAERecipe, *, clips: int = 256, seed: int = 0) -> None:
     """Set the latent statistics of ``pair`` and its constant log-variance, in place, after training.
 
-    The mean and deviation of each channel and bin are measured on ``clips`` newly drawn clips. The
-    log-variance becomes that of ``recipe.latent_noise``.
+    The mean and deviation of each channel and bin of the latents are measured on ``clips`` clips, drawn by
+    ``seed``. The log-variance becomes that of ``recipe.latent_noise``.
     """
     config = pair.encoder.config
     generator = torch.Generator().manual_seed(seed)

@@ -15,7 +15,7 @@ NOISE = 0.3
 
 @torch.no_grad()
 def rotate_convolution(conv: nn.Conv2d | nn.Conv3d, generator: torch.Generator) -> None:
-    """Set the kernel to a random semi-orthogonal matrix at its centre plus noise, the bias to zero.
+    """Set the kernel of ``conv`` to a random semi-orthogonal matrix at its centre plus noise, its bias to 0.
 
     Signals and gradients then pass through all layers from the first step (dynamical isometry: Saxe et al.,
     2014), so that training does not begin with a plateau.

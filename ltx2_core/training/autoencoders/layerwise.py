@@ -46,8 +46,9 @@ OnLayer = Callable[[str, float], None]
 class _Clip:
     """One clip on which the decoder is fitted.
 
-    ``x`` is the output of the layers that are fitted, and so the input of the next one. The scenes and the
-    cut describe the clip's true frames, which are rendered when they are needed.
+    ``x`` is the output of the layers that are fitted so far, and so the input of the next layer. ``scenes``
+    are the seeds of two scenes of the synthetic world; the clip changes from the first to the second at frame
+    ``cut``. Its true frames are rendered from them when they are needed.
     """
 
     x: Tensor
@@ -72,7 +73,8 @@ class _Clip:
     def truth(self, blocks: Blocks, length: int) -> Tensor:
         """True principal components (1, K, length, H, W) of the clip, for blocks like those of ``blocks``.
 
-        Of the blocks in time, only the last ``length`` are returned.
+        A block is a box of pooled pixels for which one grid position stands; ``length`` is how many blocks in
+        time are returned, the last ones.
         """
         t, y, x = blocks.shape
         small = F.avg_pool3d(self.frames, (1, POOL, POOL))
@@ -96,12 +98,12 @@ def fit_decoder(
 ) -> None:
     """Fit every convolution of a decoder in place.
 
-    :func:`.linear_decoder.start_linear_decoder` must have set it before.
+    :func:`.linear_decoder.start_linear_decoder` must have set the decoder before.
 
     Args:
         decoder: its convolutions are fitted in the order in which they run. Each one is fitted on the output
             of the fitted ones before it.
-        levels: the list that ``start_linear_decoder`` returned.
+        levels: the list that ``start_linear_decoder`` returned: what the channels mean at each resolution.
         codes: video encoders, used for one clip each in turn. With the trained encoder among them, the
             decoder learns to tolerate its errors.
         sizes: number, length and size of the clips that are rendered for the fit.
@@ -153,7 +155,7 @@ def _draw_clips(
 
 
 def _enough(clips: list[_Clip]) -> list[_Clip]:
-    """The first clips: enough for twice ``_ROWS`` grid positions in all, and at least ``_CLIPS`` clips."""
+    """The first of ``clips``: at least 300, and as many as have twice ``_ROWS`` grid positions in all."""
     positions = torch.tensor([clip.x[0, 0].numel() for clip in clips]).cumsum(0)
     return clips[: max(_CLIPS, int((positions < 2 * _ROWS).sum()) + 1)]
 
@@ -161,8 +163,8 @@ def _enough(clips: list[_Clip]) -> list[_Clip]:
 def _fit_upsample(block: Upsample, parts: Blocks, clips: list[_Clip], generator: torch.Generator) -> float:
     """Fit the convolution of an upsampling block so that its output has the true components of ``parts``.
 
-    Runs the fitted block on ``clips`` in place. Returns the squared error relative to the power of the
-    targets.
+    ``parts`` says what the output channels mean. Runs the fitted block on ``clips`` in place. Returns the
+    squared error relative to the power of the targets.
     """
     strides = dict(zip("pqr", block.strides, strict=True))
     used = parts.basis.shape[1]
@@ -184,8 +186,9 @@ def _fit_upsample(block: Upsample, parts: Blocks, clips: list[_Clip], generator:
 def _fit_branch(branch: nn.Module, blocks: Blocks, clips: list[_Clip], generator: torch.Generator) -> float:
     """Fit the second convolution of a residual branch: to true components minus the skip connection.
 
-    Its input is the output of the first convolution, which stays random. Runs the fitted branch on ``clips``
-    in place. Returns the squared error relative to the power of the targets.
+    ``blocks`` says which components the channels mean. The input of the convolution is the output of the
+    first one, which stays random. Runs the fitted branch on ``clips`` in place. Returns the squared error
+    relative to the power of the targets.
     """
     conv1, conv2 = branch.get_submodule("conv1"), branch.get_submodule("conv2")
     assert isinstance(conv1, StreamConv3d)
@@ -210,7 +213,8 @@ def _fit_branch(branch: nn.Module, blocks: Blocks, clips: list[_Clip], generator
 def _fit_pixels(decoder: Decoder, clips: list[_Clip], generator: torch.Generator) -> float:
     """Fit the decoder's last convolution, from the activations of ``clips`` to their true pixels.
 
-    Returns the squared error relative to the power of the targets.
+    ``generator`` draws the positions that are fitted. Returns the squared error relative to the power of the
+    targets.
     """
     pairs = [(normed(clip.x), patchify(clip.frames, decoder.patch_size)) for clip in clips]
     weight, bias, error = _ridge(pairs, generator)
@@ -223,8 +227,8 @@ def _ridge(
 ) -> tuple[Tensor, Tensor, float]:
     """Fit a 3 x 3 x 3 convolution by ridge regression on ``pairs`` of input and target.
 
-    Inputs are (1, C, T, H, W), targets (1, O, T, H, W). Returns kernels (O, C, 3, 3, 3), biases (O,) and the
-    squared error relative to the power of the targets.
+    Inputs are (1, C, T, H, W), targets (1, O, T, H, W); ``generator`` draws the positions that are used.
+    Returns kernels (O, C, 3, 3, 3), biases (O,) and the squared error relative to the power of the targets.
     """
     total = sum(target[0, 0].numel() for _, target in pairs)
     windows_of, targets_of = [], []
@@ -265,7 +269,8 @@ def _convolved(layer: StreamConv3d, x: Tensor) -> Tensor:
 def _write(layer: StreamConv3d, kernels: Tensor, biases: Tensor, *, negated: int = 0) -> None:
     """Write fitted ``kernels`` and ``biases`` into the first output channels of a convolution.
 
-    ``negated`` is 0, or equals their number: then the next output channels get the same with opposite sign.
+    ``negated`` is 0, or equals the number of kernels: then as many output channels after them get the same
+    weights with opposite sign.
     """
     conv, count = layer.conv, len(kernels)
     conv.weight[:count], conv.bias[:count] = kernels, biases

@@ -31,10 +31,11 @@ _BLOCKS = 40_000
 
 
 class Blocks(NamedTuple):
-    """What the K channels of a layer mean: each position stands for a block of pooled pixels.
+    """What the K channels of a layer mean: each grid position stands for a block of pooled pixels.
 
     The D values of a block are ``mean`` (D,) + ``basis`` (D, K) @ channels, and its channels are ``(block -
-    mean) @ read`` with ``read`` (D, K). ``shape`` counts the frames, rows and columns of a block.
+    mean) @ read`` with ``read`` (D, K). ``shape`` is the size of a block in frames, rows and columns of
+    pooled pixels, each the mean of 2 x 2 pixels.
     """
 
     shape: Strides
@@ -49,10 +50,11 @@ class Blocks(NamedTuple):
 def start_linear_decoder(
     decoder: Decoder, code: VideoCode, *, sizes: Sequence[ClipSize], seed: int = 0
 ) -> list[Blocks]:
-    """Set the convolutions of ``decoder`` to invert ``code``, in place.
+    """Set the convolutions of ``decoder`` to invert ``code``, a linear video encoder, in place.
 
     The residual branches must still output zero. The principal components of smaller blocks are computed on
-    clips of ``sizes``. Returns what the channels mean at the latent and after each upsampling, in this order.
+    clips of ``sizes``, drawn by ``seed``. Returns what the channels mean at the latent and after each
+    upsampling, in this order.
     """
     cells = sample_cells(sizes, torch.Generator().manual_seed(seed))
     side = SPATIAL_SCALE // POOL
@@ -86,8 +88,8 @@ def start_linear_decoder(
 def _split(upsampler: Upsample, blocks: Blocks, parts: Blocks, read: Tensor, *, constants: int = 0) -> None:
     """Set the convolution of an upsampling block to compute ``read`` (channels, D) of each part of a block.
 
-    The input channels are those of ``blocks``, and ``parts`` describes the smaller blocks of the output.
-    ``constants`` further output channels get a constant value.
+    The input channels are components of ``blocks``; ``parts`` describes the smaller blocks, of D values, of
+    the output. ``constants`` further output channels get a constant value.
     """
     p, q, r = upsampler.strides
     pattern = "(c p t q y r x) k -> (p q r) (c t y x) k"
@@ -105,7 +107,8 @@ def _split(upsampler: Upsample, blocks: Blocks, parts: Blocks, read: Tensor, *, 
 def _set_output(decoder: Decoder, parts: Blocks, cells: Tensor) -> None:
     """Set the decoder's last convolution to map components of ``parts`` and their negatives to pixels.
 
-    ``cells`` (N, values) are example cells, from which the factor that undoes the last norm is measured.
+    ``cells`` (N, values) are example cells of 8 frames of 32 x 32 pixels, from which the factor that undoes
+    the last norm is measured.
     """
     k = parts.basis.shape[1]
     width = decoder.conv_out.conv.in_channels
@@ -132,7 +135,7 @@ def _set_output(decoder: Decoder, parts: Blocks, cells: Tensor) -> None:
 
 
 def _components(cells: Tensor, shape: Strides, count: int) -> Blocks:
-    """Compute the first ``count`` principal components of blocks of size ``shape``.
+    """Compute the first ``count`` principal components of blocks of ``shape`` (frames, rows, columns).
 
     The blocks are all those in the example cells ``cells`` (N, values).
     """
@@ -146,7 +149,7 @@ def _components(cells: Tensor, shape: Strides, count: int) -> Blocks:
 
 
 def _blocks(cells: Tensor, shape: Strides) -> Tensor:
-    """Split cells (N, values) into smaller blocks of size ``shape``: (blocks, D)."""
+    """Split cells (N, values) into blocks of ``shape`` (frames, rows, columns): (blocks, block values)."""
     t, y, x = shape
     side = SPATIAL_SCALE // POOL
     sizes = {"c": 3, "p": TEMPORAL_SCALE // t, "q": side // y, "r": side // x, "t": t, "y": y}
@@ -161,7 +164,7 @@ def _cut(shape: Strides, strides: Strides) -> Strides:
 def _set(conv: nn.Conv3d, centre: Tensor, bias: Tensor | None = None) -> None:
     """Set a convolution to zero except for the bias and the centre of the kernel.
 
-    ``centre`` is (outputs, inputs).
+    ``centre`` is (outputs, inputs), ``bias`` (outputs,) or None for zero.
     """
     conv.weight.zero_()
     # Only the centre: a block is mapped by itself, without its neighbours.

@@ -1,9 +1,10 @@
 """Sets a video encoder to a linear one, fitted to the video code on single cells, which takes minutes.
 
-A cell is what one latent position stands for: 8 frames of 32 x 32 pixels. Without residual branches, and with
-only the centre of each kernel, the encoder is linear and maps each cell by itself, so it can be fitted
-without convolutions. A closed form does not exist because the skips of its downsampling blocks average
-channels. A constant added before the last norm makes norm and SiLU nearly linear.
+A cell is what one latent position stands for: 8 frames of 32 x 32 pixels. The video code is a fixed linear
+encoder. Without residual branches, and with only the centre of each kernel, the encoder is linear and maps
+each cell by itself, so it can be fitted without convolutions. A closed form does not exist because the skips
+of its downsampling blocks average channels. A constant added before the last norm makes norm and SiLU nearly
+linear.
 
 Letters: N cells, t y x grid inside a cell, C channels.
 """
@@ -40,11 +41,11 @@ def start_linear_encoder(
     seed: int = 0,
     on_step: OnStep | None = None,
 ) -> float:
-    """Set the convolutions of ``encoder`` to compute ``code``, in place.
+    """Set the convolutions of ``encoder`` to compute ``code``, a fixed linear encoder, in place.
 
     The residual branches must still output zero. The convolutions are fitted by ``steps`` steps of Adam on
-    cells of clips of ``sizes``. Returns the squared error on held-out cells, relative to the power of their
-    codes.
+    cells (8 frames of 32 x 32 pixels) of clips of ``sizes``. ``on_step`` is called with the step and the
+    error. Returns the squared error on held-out cells, relative to the power of their codes.
     """
     generator = torch.Generator().manual_seed(seed)
     cells = _fitted_cells(sample_cells(sizes, generator), generator)
@@ -60,7 +61,7 @@ def start_linear_encoder(
 
 
 def _fitted_cells(cells: Tensor, generator: torch.Generator) -> Tensor:
-    """Select all cells (N, D) that contain an edge and a few of the flat ones, in random order."""
+    """Select all cells (N, D) that contain an edge and a few that do not, in random order."""
     spread = rearrange(cells, "n (c d) -> n c d", c=3).var(dim=2).sum(dim=1) > 1e-4
     flat = cells[~spread]
     chosen = torch.cat((cells[spread], flat[: int(_FLAT * int(spread.sum()))]))
@@ -85,7 +86,7 @@ def _to_cells(x: Tensor, block: Downsample) -> Tensor:
 def _run(patches: Tensor, weights: Sequence[Tensor], blocks: Sequence[Downsample]) -> Tensor:
     """Run the linear encoder: patches (N, t, y, x, C) -> the values before the last norm, (N, C).
 
-    ``weights`` are those of the first convolution, then one for each downsampling block.
+    ``weights`` (inputs, outputs) are those of the first convolution, then one for each downsampling block.
     """
     x = patches @ weights[0]
     for weight, block in zip(weights[1:], blocks, strict=False):
@@ -101,10 +102,10 @@ def _first_guess(
     blocks: Sequence[Downsample],
     generator: torch.Generator,
 ) -> list[Tensor]:
-    """Compute the weights from which Adam starts.
+    """Compute the weights from which Adam starts, for ``patches`` (N, t, y, x, C).
 
     They are: a random orthogonal matrix to ``width`` channels, principal components of the input of each
-    block of ``blocks``, then matrix and bias of the output by least squares to ``target``.
+    block of ``blocks``, then matrix and bias of the output by least squares to ``target`` (N, components).
     """
     first = torch.empty(patches.shape[-1], width)
     weights = [nn.init.orthogonal_(first, generator=generator)]
@@ -124,10 +125,10 @@ def _first_guess(
 
 
 def least_squares(values: Tensor, target: Tensor) -> Tensor:
-    """The X (K, C) for which ``values`` (N, K) @ X comes closest to ``target`` (N, C).
+    """The matrix X (K, C) for which ``values`` (N, K) @ X comes closest to ``target`` (N, C).
 
-    It is the same bit for bit in every process, unlike ``torch.linalg.lstsq``, whose rounding depends on the
-    addresses of its working memory.
+    The result is the same bit for bit in every process, unlike that of ``torch.linalg.lstsq``, whose rounding
+    depends on the addresses of its working memory.
     """
     wide = values.double()
     gram = wide.mT @ wide
@@ -146,9 +147,10 @@ def _fit(
     generator: torch.Generator,
     on_step: OnStep | None,
 ) -> float:
-    """Fit all weights by ``steps`` steps of Adam, in place.
+    """Fit all ``weights`` of the linear encoder by ``steps`` steps of Adam, in place.
 
-    Returns the squared error on the held-out last tenth of the cells, relative to the power of ``target``.
+    ``patches`` are its inputs, ``target`` (N, components) what it shall return. Returns the squared error on
+    the held-out last tenth of the cells, relative to the power of ``target``.
     """
     for weight in weights:
         weight.requires_grad_(True)
@@ -185,9 +187,10 @@ def _write(
     weights: Sequence[Tensor],
     blocks: Sequence[Downsample],
 ) -> None:
-    """Write the fitted weights into the convolutions of the encoder.
+    """Write the fitted ``weights`` of a linear encoder into the convolutions of ``encoder``.
 
-    The last convolution, which follows norm and SiLU, is fitted again, by least squares.
+    The last convolution, which follows norm and SiLU, is fitted again by least squares, from ``patches`` to
+    ``target``.
     """
     # Pixels are pooled by the first convolution. In a patch of pixels rows vary fastest, in a pooled one
     # columns.

@@ -1,6 +1,6 @@
 """Training of the spatial x2 latent upsampler on pairs of latents: one scene, encoded at two sizes.
 
-B batch, C channels, f h w grid of the latent; F frames, H W rows and columns of pixels.
+B batch, C channels, f h w latent frames, rows and columns; F frames, H W rows and columns of pixels.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from .video_code import EncodesVideo
 
 @dataclass(frozen=True, kw_only=True)
 class UpsamplerRecipe:
-    """Settings of the training: batches, learning rates and number of steps.
+    """Settings for training the latent upsampler: batches, learning rates and number of steps.
 
-    ``sizes`` are the clips before upsampling; the targets have twice their width and height.
+    ``sizes`` are the clips before upsampling; the targets have twice their width and height. ``lr`` is the
+    learning rate of matrices (Muon), ``adam_lr`` that of other parameters.
     """
 
     total_steps: int = 3000
@@ -56,8 +57,9 @@ def train_upsampler(
 ) -> tuple[LatentUpsampler, History]:
     """Train a new upsampler for the latents of the encoder ``code``, or resume from ``state_path``.
 
-    ``code`` must be on ``device``. Returns the upsampler with its averaged weights, and the history of the
-    run.
+    ``code`` must be on ``device``. It resumes if the training state ``state_path`` exists; ``recipe`` and
+    ``options`` of None are the defaults. Returns the upsampler with its averaged weights, and the history of
+    the run.
     """
     recipe = recipe or UpsamplerRecipe()
     net = new_upsampler(config, seed).to(device)
@@ -79,7 +81,8 @@ def train_upsampler(
 def upsampler_step(recipe: UpsamplerRecipe, code: EncodesVideo) -> StepFn:
     """Return a step function for :func:`ltx2_core.training.loop.train`.
 
-    Its loss is the mean squared error of the upsampled normalised latents of one batch.
+    Its loss is the mean squared error of the upsampled normalised latents of one random batch, encoded by
+    ``code``.
     """
     statistics = code.per_channel_statistics
 
@@ -99,9 +102,9 @@ def upsampler_step(recipe: UpsamplerRecipe, code: EncodesVideo) -> StepFn:
 def encoded_pair(
     code: EncodesVideo, seeds: list[int], size: ClipSize, device: torch.device | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Render and encode the scenes of ``seeds`` at ``size`` and at twice its width and height.
+    """Render the scenes of ``seeds`` at ``size`` and at twice its width and height, and encode both.
 
-    Returns two normalised latents: (B, C, f, h, w) and (B, C, f, 2h, 2w).
+    Returns two normalised latents of the encoder ``code``: (B, C, f, h, w) and (B, C, f, 2h, 2w).
     """
     small, large = (
         # The same scene rendered twice, not one rendering scaled: the target has the edges of the larger
@@ -121,7 +124,7 @@ def encoded_pair(
 
 
 def new_upsampler(config: UpsamplerConfig, seed: int) -> LatentUpsampler:
-    """Build an upsampler with the weights from which training starts.
+    """Build an upsampler with the weights from which training starts; ``seed`` draws them.
 
     Its convolutions are nearly isometric, and its residual branches output zero.
     """
@@ -140,7 +143,10 @@ def new_upsampler(config: UpsamplerConfig, seed: int) -> LatentUpsampler:
 
 @torch.no_grad()
 def held_out_upsampling_error(net: nn.Module, code: EncodesVideo, *, clips: int = 8) -> float:
-    """Squared error of the upsampled latents of held-out clips, relative to the power of the true ones."""
+    """Squared error of the latents that ``net`` upsamples, relative to the power of the true ones.
+
+    It is measured on ``clips`` clips that training never uses, encoded by ``code``.
+    """
     assert isinstance(net, LatentUpsampler)
     size = ClipSize(batch=clips, frames=25, width=64, height=64)
     seeds = [HELD_OUT + index for index in range(clips)]

@@ -40,10 +40,11 @@ SAMPLES = (
 class VideoCode:
     """A linear encoder: it subtracts ``mean`` (D,) from each cell and projects it on ``basis`` (D, K).
 
-    The columns of ``basis`` are principal components of the cells of many clips, and ``deviation`` (K,) is
-    the standard deviation of each. Channels of a raw latent have standard deviation 1, those of a normalised
-    latent ``amplitude`` (K,). This is proportional to the square root of ``deviation``: components that
-    matter more to the frames are larger, and so emerge from the noise first in sampling.
+    A cell is 8 frames of 32 x 32 pixels. The columns of ``basis`` are principal components of the cells of
+    many clips, and ``deviation`` (K,) is the standard deviation of each. Channels of a raw latent have
+    standard deviation 1, those of a normalised latent ``amplitude`` (K,). This is proportional to the square
+    root of ``deviation``: components that matter more to the frames are larger, and so emerge from the noise
+    first in sampling.
     """
 
     mean: Tensor
@@ -53,7 +54,7 @@ class VideoCode:
 
     @classmethod
     def load(cls, path: Path) -> VideoCode:
-        """Load a code from a file that holds its :meth:`tensors`."""
+        """Load a code from a safetensors file that holds its :meth:`tensors`."""
         return cls(**load_file(path))
 
     def tensors(self) -> dict[str, Tensor]:
@@ -65,13 +66,13 @@ class VideoCode:
         return VideoCode(**{name: tensor.to(device) for name, tensor in self.tensors().items()})
 
     def encode(self, frames: Tensor) -> Tensor:
-        """Frames (B, 3, F, H, W) in [-1, 1] -> normalised latent (B, K, f, h, w)."""
+        """Frames (B, 3, F, H, W) in [-1, 1] -> normalised latent (B, K, f, h, w), K components."""
         components = (cells(frames) - self.mean) @ (self.basis * (self.amplitude / self.deviation))
         return components.movedim(-1, 1).contiguous()
 
     @property
     def per_channel_statistics(self) -> PerChannelStatistics:
-        """Statistics (mean, deviation) with which an autoencoder of this code normalises its raw latents."""
+        """Mean and deviation of each channel, by which an autoencoder of this code normalises raw latents."""
         statistics = PerChannelStatistics(len(self.amplitude), device=self.amplitude.device)
         statistics.get_buffer("std-of-means").copy_(1 / self.amplitude)
         return statistics
@@ -85,14 +86,14 @@ class EncodesVideo(Protocol):
         """The mean and deviation of each latent channel, with which this encoder normalises."""
 
     def encode(self, frames: Tensor) -> Tensor:
-        """Frames (B, 3, F, H, W) in [-1, 1] -> normalised latents (B, K, f, h, w)."""
+        """Frames (B, 3, F, H, W) in [-1, 1] -> normalised latents (B, K, f, h, w), K channels."""
 
 
 def cells(frames: Tensor) -> Tensor:
     """Split frames (B, 3, F, H, W), F = 8k + 1, into one cell per latent position: (B, f, h, w, D).
 
-    A cell holds 8 frames of 32 x 32 pixels, averaged over 2 x 2 pixels. The first cell in time is the first
-    frame, repeated 8 times.
+    A cell is D values: 8 frames of 32 x 32 pixels, averaged over 2 x 2 pixels. The first cell in time is the
+    first frame, repeated 8 times.
     """
     # Pooled in space only: motion between two frames must not blur.
     small = F.avg_pool3d(frames, (1, POOL, POOL))
@@ -108,9 +109,10 @@ def cells(frames: Tensor) -> Tensor:
 
 
 def principal_code(components: int, *, sizes: Sequence[ClipSize] = SAMPLES, seed: int = 0) -> VideoCode:
-    """Compute a code of ``components`` components from clips of the synthetic world.
+    """Compute a linear video encoder of ``components`` principal components from rendered clips.
 
-    ``sizes`` are the clips to render; the same ``seed`` gives the same code.
+    ``sizes`` are number, length and size of the clips of the synthetic world; the same ``seed`` gives the
+    same code.
     """
     generator = torch.Generator().manual_seed(seed)
     found = sample_cells(sizes, generator)
@@ -132,7 +134,10 @@ def principal_code(components: int, *, sizes: Sequence[ClipSize] = SAMPLES, seed
 
 
 def sample_cells(sizes: Sequence[ClipSize], generator: torch.Generator) -> Tensor:
-    """Render random clips of the world, ``batch`` clips of each size, and return all their cells (N, D)."""
+    """Render ``batch`` random clips of each of ``sizes``, and return all their cells (N, D).
+
+    A cell is 8 frames of 32 x 32 pixels, averaged over 2 x 2 pixels.
+    """
     found = []
     for size in sizes:
         for scene in draw_seeds(generator, size.batch):
@@ -144,7 +149,8 @@ def sample_cells(sizes: Sequence[ClipSize], generator: torch.Generator) -> Tenso
 def pooled_grid(found: Tensor, patch: int) -> Tensor:
     """Split cells (N, D) into patches (N, t, y, x, C) of ``patch`` x ``patch`` pooled pixels.
 
-    A pooled pixel is the mean of 2 x 2 pixels. C is in the order (colour, row, column).
+    A cell is 8 frames of 32 x 32 pixels, a pooled pixel the mean of 2 x 2 pixels. C is in the order (colour,
+    row, column).
     """
     side = SPATIAL_SCALE // POOL // patch
     return rearrange(

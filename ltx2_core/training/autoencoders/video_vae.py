@@ -3,7 +3,7 @@
 The encoder learns to compute the code of a clip, the decoder to reconstruct the clip from a code with noise.
 Latents can be computed from the code before either is trained.
 
-B batch, C channels, f h w grid of the latent; F frames, H W rows and columns of pixels.
+B batch, C channels, f h w latent frames, rows and columns; F frames, H W rows and columns of pixels.
 """
 
 from __future__ import annotations
@@ -49,7 +49,11 @@ SIZES = (
 
 @dataclass(frozen=True, kw_only=True)
 class VideoVAERecipe:
-    """Settings for training the encoder or the decoder: steps, learning rates, loss and clip sizes."""
+    """Settings for training the encoder or the decoder: steps, learning rates, loss and clip sizes.
+
+    ``lr`` is the learning rate of matrices (Muon), ``adam_lr`` that of other parameters. ``clip`` is the
+    largest norm of the gradient; None leaves it to the options of the loop.
+    """
 
     total_steps: int
     lr: float = 3e-4
@@ -78,9 +82,10 @@ def train_video_encoder(
     seed: int = 0,
     options: LoopOptions | None = None,
 ) -> History:
-    """Train the encoder of ``vae`` in place to compute ``code``, or resume from ``state_path``.
+    """Train the encoder of ``vae`` in place to compute ``code``, a fixed linear encoder.
 
-    At the end it has its averaged weights.
+    It resumes from the training state ``state_path`` if the file exists; ``options`` of None are the
+    defaults. At the end the encoder has its averaged weights.
     """
 
     device = _device(vae)
@@ -107,10 +112,12 @@ def train_video_decoder(
     seed: int = 0,
     options: LoopOptions | None = None,
 ) -> History:
-    """Train the decoder of ``vae`` in place to invert ``code``, or resume from ``state_path``.
+    """Train the decoder of ``vae`` in place to invert ``code``, a fixed linear encoder.
 
-    At the end it has its averaged weights. With ``encoded`` half of the latents come from the encoder of
-    ``vae`` and half from the code, so that the decoder learns to tolerate the errors of the encoder.
+    It resumes from the training state ``state_path`` if the file exists; ``options`` of None are the
+    defaults. At the end the decoder has its averaged weights. With ``encoded`` half of the latents come from
+    the encoder of ``vae`` and half from the code, so that the decoder learns to tolerate the errors of the
+    encoder.
     """
     device = _device(vae)
 
@@ -169,9 +176,9 @@ def _train(
 def draw_frames(
     recipe: VideoVAERecipe, generator: torch.Generator, device: torch.device, *, cuts: float = 0.0
 ) -> Tensor:
-    """Render random clips (B, 3, F, H, W) on ``device``.
+    """Render random clips (B, 3, F, H, W) in [-1, 1] on ``device``, of one of the recipe's sizes.
 
-    A share ``cuts`` of them changes to another scene half-way.
+    A share ``cuts`` of them, from 0 to 1, changes to another scene half-way.
     """
     size = draw_size(recipe.sizes, generator)
     # One clip more, since each may end as the next one.
@@ -188,7 +195,7 @@ def _device(vae: nn.Module) -> torch.device:
 
 
 def cut_to_next(frames: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Turn clips (B + 1, ...) into B clips, some of which cut to another scene.
+    """Turn clips (B + 1, C, F, H, W) into B clips, some of which cut to another scene.
 
     A random ``share`` of them continues as the next clip of the batch, from a random latent frame on.
     """
@@ -202,7 +209,7 @@ def cut_to_next(frames: Tensor, share: float, generator: torch.Generator) -> Ten
 
 
 def encoder_error(vae: VideoVAE, code: EncodesVideo, frames: Tensor) -> Tensor:
-    """Mean squared error of the encoder's latents of ``frames`` against the latents of ``code``."""
+    """Mean squared error of the encoder's latents of ``frames`` (B, 3, F, H, W) against those of ``code``."""
     with torch.no_grad():
         target = code.encode(frames)
     return (latent_mean(vae, frames) - target).square().mean()
@@ -213,7 +220,8 @@ def decoder_error(
 ) -> Tensor:
     """Decode noisy latents of ``frames`` and subtract ``frames``: the error of each pixel, (B, 3, F, H, W).
 
-    The latents of the first ``encoded`` clips come from the encoder of ``vae``, the others from ``code``.
+    The latents of the first ``encoded`` clips come from the encoder of ``vae``, those of the others from
+    ``code``.
     """
     with torch.no_grad():
         latents = [code.encode(frames[encoded:])] if encoded < len(frames) else []
@@ -224,18 +232,21 @@ def decoder_error(
 
 
 def latent_mean(vae: VideoVAE, frames: Tensor) -> Tensor:
-    """Encode frames (B, 3, F, H, W) in one piece: normalised latent (B, C, f, h, w), float32."""
+    """Encode frames (B, 3, F, H, W) in one piece: normalised latent (B, C, f, h, w), float32.
+
+    It is the mean of the posterior, without noise.
+    """
     return vae.encode(frames, max_piece_bytes=WHOLE).float()
 
 
 def decode_whole(vae: VideoVAE, latent: Tensor) -> Tensor:
-    """Decode a normalised latent in one piece: frames (B, 3, F, H, W)."""
+    """Decode a normalised latent (B, C, f, h, w) in one piece: frames (B, 3, F, H, W)."""
     return vae.decode(latent, max_piece_bytes=WHOLE)
 
 
 @torch.no_grad()
 def new_video_vae(config: VideoVAEConfig, code: EncodesVideo, seed: int) -> VideoVAE:
-    """Build an autoencoder with initial weights and the latent statistics of ``code``.
+    """Build an autoencoder with initial weights, drawn by ``seed``, and the latent statistics of ``code``.
 
     Its convolutions are nearly isometric, its residual branches output zero, and its log-variance is
     constant.
@@ -274,7 +285,7 @@ def held_out_psnr(
     width: int = 128,
     height: int = 128,
 ) -> float:
-    """Mean PSNR in dB of held-out scenes against what the decoder reconstructs from their latents.
+    """Mean PSNR in dB of clips that training never uses against what the decoder of ``vae`` reconstructs.
 
     The latents come from ``code`` or, if it is None, from the encoder of ``vae``. ``clips`` scenes are
     rendered with ``frames`` frames of ``width`` x ``height`` pixels.
@@ -293,9 +304,10 @@ def held_out_psnr(
 
 @torch.no_grad()
 def held_out_code_error(vae: VideoVAE, code: EncodesVideo, *, clips: int = 12) -> float:
-    """Squared error of the encoder's latents of held-out clips, relative to the mean square of its targets.
+    """Squared error of the encoder's latents, relative to the mean square of its targets.
 
-    The targets are the latents of ``code``, the fixed linear code that the encoder is trained to compute.
+    The targets are the latents of ``code``, the fixed linear encoder that the encoder is trained to compute.
+    It is measured on ``clips`` clips that training never uses.
     """
     error = power = 0.0
     for index in range(clips):

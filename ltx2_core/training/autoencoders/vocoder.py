@@ -40,7 +40,11 @@ QUIET = 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class VocoderRecipe:
-    """Settings of the training: segments, loss, learning rates and number of steps."""
+    """Settings for training the vocoder: segments, loss, learning rates and number of steps.
+
+    ``batch`` is clips per step, ``mel_frames`` the length of a segment in mel frames, ``lr`` the learning
+    rate of matrices (Muon), ``adam_lr`` that of other parameters.
+    """
 
     total_steps: int = 5000
     batch: int = 4
@@ -72,10 +76,11 @@ def train_vocoder(
     options: LoopOptions | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[BandwidthVocoder, History]:
-    """Train a new vocoder, or resume from ``state_path``.
+    """Train a new vocoder, or resume from the training state ``state_path`` if it exists.
 
-    ``pair`` is the audio autoencoder through which some of the mels pass first; None uses true mels only.
-    Returns the vocoder with its averaged weights, and the history of the run.
+    ``mel_config`` says how mels are computed. ``pair`` is the audio autoencoder through which some of the
+    mels pass first; None uses true mels only. ``recipe`` and ``options`` of None are the defaults. Returns
+    the vocoder with its averaged weights, and the history of the run.
     """
     recipe = recipe or VocoderRecipe()
     vocoder = new_vocoder(config, seed).to(device)
@@ -96,7 +101,12 @@ def train_vocoder(
 
 
 def vocoder_step(recipe: VocoderRecipe, mel_config: AudioVAEConfig, pair: AudioPair | None) -> StepFn:
-    """Build a step function for :func:`ltx2_core.training.loop.train`: the loss of one random batch."""
+    """Build a step function for :func:`ltx2_core.training.loop.train`: the loss of one random batch.
+
+    The loss is the error of the waveform plus that of its spectra. ``mel_config`` says how mels are computed
+    from waveforms. ``pair`` is the audio autoencoder through which a share of the mels pass first, so that
+    the vocoder learns to tolerate its errors; None uses true mels only.
+    """
 
     def step_fn(vocoder: nn.Module, generator: torch.Generator, step: int) -> Mapping[str, Tensor]:
         assert isinstance(vocoder, BandwidthVocoder)
@@ -129,7 +139,7 @@ def vocoder_step(recipe: VocoderRecipe, mel_config: AudioVAEConfig, pair: AudioP
 def generate(generator: Generator, mel: Tensor, stages: int | None = None) -> Tensor:
     """Run the first stage of the vocoder: mel (B, 2, T, M) -> waveform (B, 2, S).
 
-    With ``stages``, only the first so many upsampling stages use their residual blocks.
+    With ``stages``, only the first so many upsampling stages use their residual blocks; None is all of them.
     """
     if stages is None:
         whole: Tensor = generator(mel)
@@ -148,10 +158,10 @@ def generate(generator: Generator, mel: Tensor, stages: int | None = None) -> Te
 def hop_locked(waveform: Tensor, hop: int) -> Tensor:
     """Approximate a waveform (B, 2, S) by one that repeats with every hop: (B, 2, S // hop * hop).
 
-    The result consists of harmonics of the hop's frequency with fixed phases; their amplitudes are those of
-    the input around them. Where neighbouring harmonics compete, the weaker ones are reduced further, so that
-    one dominates. The sum is scaled to the loudness of the input, because a gliding tone would otherwise fade
-    between two harmonics.
+    ``hop`` is the hop length of the mel in samples. The result consists of harmonics of the hop's frequency
+    with fixed phases; their amplitudes are those of the input around them. Where neighbouring harmonics
+    compete, the weaker ones are reduced further, so that one dominates. The sum is scaled to the loudness of
+    the input, because a gliding tone would otherwise fade between two harmonics.
     """
     spectrum = torch.stft(
         rearrange(waveform, "b c s -> (b c) s"),
@@ -183,10 +193,10 @@ def _loudness(waveform: Tensor) -> Tensor:
 
 
 def spectral_error(generated: Tensor, truth: Tensor, resolutions: tuple[int, ...]) -> Tensor:
-    """Distance of two waveforms (B, 2, S): spectral convergence plus difference of log amplitudes.
+    """Distance of two waveforms (B, 2, S): spectral convergence plus difference of log amplitudes; a scalar.
 
     It is the mean over STFTs with windows of each length in ``resolutions``, in samples: the multi-resolution
-    STFT loss (Yamamoto et al., "Parallel WaveGAN", 2020, equations 6 to 8) with a floor.
+    STFT loss (Yamamoto et al., "Parallel WaveGAN", 2020, equations 6 to 8) with a floor for quiet amplitudes.
     """
     total = generated.new_zeros(())
     for size in resolutions:
@@ -199,7 +209,7 @@ def spectral_error(generated: Tensor, truth: Tensor, resolutions: tuple[int, ...
 def _amplitudes(waveform: Tensor, size: int) -> Tensor:
     """Amplitude spectra (B C, K, T) of a waveform (B, C, S), by an STFT with windows of ``size`` samples.
 
-    They are scaled so that a steady tone appears with its own amplitude.
+    K is the number of frequencies, T that of windows. A steady tone appears with its own amplitude.
     """
     spectrum = torch.stft(
         rearrange(waveform, "b c s -> (b c) s"),
@@ -213,9 +223,10 @@ def _amplitudes(waveform: Tensor, size: int) -> Tensor:
 
 
 def new_vocoder(config: VocoderConfig, seed: int) -> BandwidthVocoder:
-    """Build a vocoder with residual branches that output zero and a second stage that outputs zero.
+    """Build a vocoder with the weights from which training starts; ``seed`` draws them.
 
-    Raises ValueError for a configuration without bandwidth extension.
+    Its residual branches and its second stage, which extends the bandwidth, output zero. Raises ValueError
+    for a configuration without bandwidth extension.
     """
     generator = torch.Generator().manual_seed(seed)
     vocoder = build_vocoder(config)
@@ -250,9 +261,10 @@ def new_vocoder(config: VocoderConfig, seed: int) -> BandwidthVocoder:
 def held_out_spectral_error(
     vocoder: nn.Module, mel_config: AudioVAEConfig, recipe: VocoderRecipe, *, clips: int = 16
 ) -> float:
-    """``spectral_error`` of what the vocoder's first stage generates from true mels of held-out scenes.
+    """``spectral_error`` of what the vocoder's first stage generates from true mels.
 
-    ``clips`` scenes of one second are used.
+    It is measured on ``clips`` clips of one second that training never uses; ``mel_config`` says how mels are
+    computed.
     """
     assert isinstance(vocoder, BandwidthVocoder)
     seeds = range(HELD_OUT, HELD_OUT + clips)

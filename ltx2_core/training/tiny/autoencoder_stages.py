@@ -33,7 +33,7 @@ from .run import Run, prefixed, save_tensors, without_prefix
 
 
 def stage_video_code(run: Run) -> None:
-    """Compute the video code, the principal components of clips of the synthetic world, and write it."""
+    """Compute the video code, the principal components of clips of the synthetic world, and write them."""
     code = principal_code(VIDEO_CHANNELS, sizes=run.scale.code_sizes, seed=run.seed)
     save_tensors(run.part("video-code"), code.tensors())
 
@@ -71,8 +71,8 @@ def _train_half(
 ) -> None:
     """Train and write one half of the video autoencoder; ``half`` is "encoder" or "decoder".
 
-    It begins with weights of an existing set, with the state of a stopped run, or else with what ``start``
-    computes. ``train`` then does the gradient steps of ``recipe``, if it has any.
+    The half begins with weights of an existing set, with the state of a stopped run, or else with what
+    ``start`` computes. ``train`` then does the gradient steps of ``recipe``, if it has any.
     """
     stage = f"video-{half}"
     recipe, code = run.sized(stage, recipe), code_of(run)
@@ -101,7 +101,7 @@ def _train_half(
 
 
 def stage_audio_vae(run: Run) -> None:
-    """Train the audio autoencoder and set its statistics."""
+    """Train the audio autoencoder, set its latent statistics, and write it."""
     recipe = run.sized("audio-vae", run.scale.audio_vae)
     state = run.state("audio-vae")
     config = cfg.audio_vae_config(run.scale.config)
@@ -116,7 +116,7 @@ def stage_audio_vae(run: Run) -> None:
 
 
 def stage_vocoder(run: Run) -> None:
-    """Train the vocoder on true mels and on those of the audio autoencoder."""
+    """Train the vocoder, on true mels and on those that the audio autoencoder decodes, and write it."""
     recipe = run.sized("vocoder", run.scale.vocoder)
     state = run.state("vocoder")
     config = cfg.vocoder_config(run.scale.config)
@@ -138,7 +138,7 @@ def stage_vocoder(run: Run) -> None:
 
 
 def stage_upsampler(run: Run) -> None:
-    """Train the spatial x2 upsampler of latents."""
+    """Train the spatial x2 upsampler of latents, and write it."""
     recipe = run.sized("upsampler", run.scale.upsampler)
     upsampler, _ = train_upsampler(
         cfg.upsampler_config(run.scale.upsampler_config),
@@ -155,9 +155,10 @@ def stage_upsampler(run: Run) -> None:
 
 
 def code_of(run: Run) -> VideoCode | VideoVAE:
-    """Load the target of the video encoder: the video code.
+    """Load the video code, the fixed linear encoder that the video encoder is trained to compute.
 
-    In a run that starts from an existing set, this is the encoder of that set, which has learnt the code.
+    In a run that starts from an existing set, return the encoder of that set instead, which has learnt the
+    code.
     """
     tensors = load_file(run.part("video-code"))
     # The file may also hold a whole encoder, which then stands in for the code.

@@ -39,7 +39,10 @@ FIRST_AND_LAST = (
 
 @dataclass(frozen=True, kw_only=True)
 class ContextChoice:
-    """One length of the text context in tokens, and how often training steps use it."""
+    """One length of the text context in tokens, and how often training steps use it.
+
+    Longer contexts cost more, so ``batch`` is a factor on the batch size of these steps.
+    """
 
     length: int
     share: float = 1.0
@@ -62,7 +65,11 @@ LONG = (
 
 @dataclass(frozen=True, kw_only=True)
 class FlowRecipe:
-    """Settings of a training run: steps, learning rates, tasks and lengths of the text context."""
+    """Settings of a training run: steps, learning rates, tasks and lengths of the text context.
+
+    ``lr`` is the learning rate of matrices (Muon), ``adam_lr`` that of other parameters, ``batch`` clips per
+    step.
+    """
 
     total_steps: int = 12000
     seconds: float = math.inf
@@ -97,7 +104,10 @@ class FlowRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraRecipe:
-    """Rank and target layers of a LoRA on the frozen model; ``flow`` has the settings of its training."""
+    """Rank and target layers of a LoRA on the frozen model; ``flow`` has the settings of its training.
+
+    ``targets`` is a regular expression for the names of the layers.
+    """
 
     rank: int = 16
     targets: str = ATTENTION_AND_FEED_FORWARD
@@ -114,11 +124,12 @@ def train_flow(
     seed: int = 0,
     options: LoopOptions | None = None,
 ) -> History:
-    """Train transformer, text connectors and text projection together, in place.
+    """Train transformer, text connectors and text projection of ``network`` together, in place.
 
-    ``unconditional`` holds the hidden states of prompts that stand for "no prompt". ``network`` ends with its
-    current weights. The averaged weights, which are the ones to use, are in ``state_path``:
-    :func:`load_averaged`.
+    ``cache`` holds the clips. ``unconditional`` holds the hidden states of prompts that stand for "no
+    prompt". The run resumes from the training state ``state_path`` if the file exists; ``options`` of None
+    are the defaults. ``network`` ends with its current weights. The averaged weights, which are the ones to
+    use, are in ``state_path``: :func:`load_averaged`.
     """
     elapsed = Elapsed(recipe.total_steps, recipe.seconds)
     step = _flow_step(network, cache, unconditional, recipe, elapsed, reference=False)
@@ -141,10 +152,11 @@ def train_lora(
     seed: int = 0,
     options: LoopOptions | None = None,
 ) -> History:
-    """Train ``adapters`` on the frozen transformer of ``network``, in place.
+    """Train ``adapters``, a LoRA, on the frozen transformer of ``network``, in place.
 
-    ``step_of`` builds the step function: :func:`distilled_step` or :func:`edges_step`. ``text`` holds the
-    hidden states of prompts that stand for "no prompt".
+    ``step_of`` builds the step function: :func:`distilled_step` or :func:`edges_step`. ``cache`` holds the
+    clips, ``text`` the hidden states of prompts that stand for "no prompt". The run resumes from the training
+    state ``state_path`` if the file exists; ``options`` of None are the defaults.
     """
     network.requires_grad_(False)
     # The clock starts here, so that loading does not count as training.
@@ -161,10 +173,10 @@ def distilled_step(
     recipe: FlowRecipe,
     elapsed: Elapsed,
 ) -> StepFn:
-    """Build the step function that trains a LoRA to sample in few steps and without guidance.
+    """Build the step function that trains a LoRA, ``adapters``, to sample in few steps and without guidance.
 
-    ``negative`` holds the hidden states of the negative prompts, from which guidance steers the teacher away.
-    ``elapsed`` measures how much of the run is done.
+    ``cache`` holds the clips, ``negative`` the hidden states of the negative prompts, from which guidance
+    steers the teacher away. ``elapsed`` measures how much of the run is done.
     """
     settings = DistillOptions()
 
@@ -188,6 +200,7 @@ def edges_step(
 ) -> StepFn:
     """Build the step function that trains a LoRA to follow a control video of edges.
 
+    ``cache`` holds the clips, ``unconditional`` the hidden states of prompts that stand for "no prompt".
     ``elapsed`` measures how much of the run is done.
     """
     return _flow_step(network, cache, unconditional, recipe, elapsed, reference=True)
@@ -211,7 +224,10 @@ def _flow_step(
 
 
 def load_averaged(model: nn.Module, state_path: str | Path) -> None:
-    """Load the averaged weights of a run into ``model``; raises if names or shapes differ."""
+    """Load the averaged weights of the training state ``state_path`` into ``model``.
+
+    Raises RuntimeError if names or shapes differ.
+    """
     model.load_state_dict(averaged_weights(state_path), strict=True)
 
 

@@ -52,7 +52,8 @@ class DistillOptions:
 class DistillBatch(StepInputs):
     """The random inputs of a training step: clips, tasks, text, and two noise levels for each clip.
 
-    The student goes from ``upper`` (B,) to ``lower`` (B,) in one step.
+    The student goes from noise level ``upper`` (B,) to ``lower`` (B,) in one step. ``flow`` has clips, tasks
+    and captions, ``negative`` the negative prompt.
     """
 
     flow: FlowBatch
@@ -82,9 +83,10 @@ def draw_distill(
     *,
     context_length: int = CONTEXT_LENGTH,
 ) -> DistillBatch:
-    """Draw the random inputs of a training step; all its clips get the same random ``negative`` prompt.
+    """Draw the random inputs of a training step for the clips of ``sample``.
 
-    ``tasks`` says how often clips have conditioning, ``context_length`` is the text context in tokens.
+    All clips get the same random prompt of ``negative``. ``tasks`` says how often clips have conditioning,
+    ``context_length`` is the text context in tokens.
     """
     task = draw_task(sample, tasks, generator)
     upper, lower = (to_device(s, task.sigma.device) for s in _interval(len(task.sigma), options, generator))
@@ -111,9 +113,9 @@ def distill_loss(
 ) -> dict[str, Tensor]:
     """Compute the losses of a step: scalars "video", "audio" and "loss", their sum.
 
-    Each error is the mean square of the student's velocity minus the target velocity, which leads to the
-    point where the guided teacher ends. ``adapters`` is the student's LoRA, on the transformer of
-    ``network``.
+    Each is the mean squared difference of the student's velocity and the target velocity: the one with which
+    a single step ends where the guided teacher ends after several. ``adapters`` is the student's LoRA, on the
+    transformer of ``network``.
     """
     flow, upper, lower = batch.flow, batch.upper, batch.lower
     with torch.no_grad():
@@ -131,7 +133,10 @@ def distill_loss(
 
 
 def _interval(count: int, options: DistillOptions, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw neighbouring entries of the student's schedule: upper and lower noise levels, each (count,)."""
+    """Draw neighbouring entries of the student's schedule: upper and lower noise levels, each (count,).
+
+    ``options`` has the schedule, and how often its first, small intervals are drawn.
+    """
     sigmas = torch.tensor(options.sigmas)
     # The first four steps of the published schedule are 0.00625 long and alike, so that drawing all steps
     # equally often would spend half of the training on them.
@@ -159,7 +164,7 @@ def _teach(
 ) -> AVLatent:
     """Sample each clip from noise level ``upper`` (B,) to ``lower`` (B,) with the guided teacher.
 
-    It takes ``options.substeps`` Euler steps. ``contexts`` are those of the captions and of the negative
+    It takes ``options.substeps`` Euler steps. ``contexts`` are the texts of the captions and of the negative
     prompt.
     """
     assert x.video is not None
@@ -186,7 +191,7 @@ def _next_where(chosen: Tensor, x: Tensor) -> Tensor:
 
 
 def _repeated(index: int, count: int, tensor: Tensor) -> Tensor:
-    """The entry ``index`` of a tensor (N, ...), expanded to (count, ...)."""
+    """The entry number ``index`` of a tensor (N, ...), expanded to (count, ...)."""
     return tensor[index : index + 1].expand(count, *tensor.shape[1:])
 
 

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 def stage_latents(run: Run) -> None:
-    """Write the dataset: encode the clips of all buckets and their captions."""
+    """Write the dataset: encode the clips of all buckets (one per clip size) and their captions."""
     folder = run.folder / "latents"
 
     def on_shard(done: int, count: int) -> None:
@@ -51,7 +51,7 @@ def _encoders(run: Run) -> Encoders:
 
 
 def stage_transformer(run: Run) -> None:
-    """Train transformer, connectors and text projection by flow matching."""
+    """Train transformer, text connectors and text projection by flow matching, and write them."""
     recipe = run.sized("transformer", run.scale.transformer)
     state = run.state("transformer")
     network = _flow_network(run)
@@ -73,12 +73,12 @@ def stage_transformer(run: Run) -> None:
 
 
 def stage_distilled(run: Run) -> None:
-    """Train the distilled LoRA, with which the model samples in eight steps without guidance."""
+    """Train and write the distilled LoRA, with which the model samples in eight steps without guidance."""
     _train_lora(run, "distilled", run.scale.distilled, distilled_step, run.distilled)
 
 
 def stage_edges(run: Run) -> None:
-    """Train the IC-LoRA that follows a control video of edges."""
+    """Train and write the IC-LoRA that follows a control video of edges."""
     # Readers of IC-LoRAs recognise them by this key.
     metadata = {"reference_downscale_factor": "1"}
     _train_lora(run, "edges", run.scale.edges, edges_step, run.edges, metadata)
@@ -92,7 +92,10 @@ def _train_lora(
     path: Path,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Train a LoRA on the frozen model and write it to ``path``, with ``metadata`` in its header."""
+    """Train a LoRA on the frozen model and write it to ``path``, with ``metadata`` in its header.
+
+    ``stage`` names the run's training state, ``step_of`` builds the step function.
+    """
     network, adapters = _adapted(run, recipe)
     flow, state = run.sized(stage, recipe.flow), run.state(stage)
     train_lora(

@@ -1,4 +1,4 @@
-"""The text encoder of the tiny set: a random Gemma 3 whose tokenizer covers the world's words."""
+"""The text encoder of the tiny set: a random Gemma 3 whose tokenizer covers the words of all captions."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ GEMMA_VOCABULARY = 1024
 
 
 def write_world_gemma(folder: Path, *, prompts: Sequence[str] = (), seed: int = 0) -> None:
-    """Write a tiny random Gemma 3 and its tokenizer as a Hugging Face folder.
+    """Write a tiny Gemma 3 with random weights and its tokenizer as a Hugging Face folder.
 
-    Each word that the world's captions or ``prompts`` use is one token.
+    Each word that captions of the synthetic world or ``prompts`` use is one token.
     """
     from ...text.tiny_gemma import write_tiny_gemma
 

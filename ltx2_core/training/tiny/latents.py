@@ -1,4 +1,4 @@
-"""Encodes clips of the synthetic world and writes shards for :mod:`ltx2_core.training.latents`."""
+"""Encodes rendered clips of the synthetic world and writes shards for :mod:`ltx2_core.training.latents`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _CLIPS_PER_CALL = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Encoders:
-    """The networks that encode a clip (video and audio) and its caption."""
+    """The networks that encode the frames, the audio and the caption of a clip."""
 
     video: EncodesVideo
     audio: AudioEncoder
@@ -50,12 +50,13 @@ def write_latents(
     workers: int = 1,
     on_shard: OnShard | None = None,
 ) -> None:
-    """Write the shards that ``folder`` lacks.
+    """Write the shards (files of latents) of ``buckets`` that ``folder`` lacks.
 
-    Existing shards are left, so an interrupted call loses at most one shard per worker. The scenes of the
-    clips have the seeds from ``first_seed`` on, one bucket after the other, so no two buckets share a scene.
-    With more than one worker, ``workers`` processes of one thread each encode shards in parallel; ``load``,
-    which returns the encoders, is called in each of them and must be picklable.
+    Existing shards are left, so an interrupted call loses at most one shard per worker. A shard has
+    ``shard_clips`` clips; ``on_shard`` is called after each with the numbers of finished and of all shards.
+    The scenes of the clips have the seeds from ``first_seed`` on, one bucket after the other, so no two
+    buckets share a scene. With more than one worker, ``workers`` processes of one thread each encode shards
+    in parallel; ``load``, which returns the encoders, is called in each of them and must be picklable.
 
     Raises ValueError if the seeds would reach those that are held out for evaluation.
     """
@@ -86,7 +87,10 @@ class _Shard(NamedTuple):
 
 
 def _each_written(shards: Sequence[_Shard], load: Callable[[], Encoders], workers: int) -> Iterator[None]:
-    """Write all ``shards``, with ``workers`` processes; yields once after each shard."""
+    """Write all ``shards``, with ``workers`` processes; yields once after each shard.
+
+    ``load`` returns the encoders; it is called once in each process.
+    """
     if workers == 1 or len(shards) < 2:
         encoders = load()
         for shard in shards:

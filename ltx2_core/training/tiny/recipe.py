@@ -12,7 +12,7 @@ _AUDIO_WIDTH = 24
 
 
 def trained_config() -> ParsedJson:
-    """The ``config`` object of the trained checkpoint, except for the widths of its transformer.
+    """The ``config`` object of the trained checkpoint's header, except for the widths of its transformer.
 
     Autoencoders and vocoder have other widths than in :func:`ltx2_core.tiny.settings.tiny_config`. The
     transformer still has the widths from there; :func:`.scales.with_transformer` replaces them.
@@ -46,12 +46,15 @@ def trained_config() -> ParsedJson:
 
 
 def trained_upsampler_config() -> JsonObject:
-    """The ``config`` object of the trained spatial x2 upscaler; its keys are not in a section."""
+    """The ``config`` object of the trained spatial x2 upsampler's header.
+
+    Its keys are at the top level, not in a section as those of other networks.
+    """
     return tiny_upsampler_config() | {"mid_channels": 64}
 
 
 def merged(base: ParsedJson, changes: ParsedJson) -> ParsedJson:
-    """A copy of ``base`` with the values of ``changes``; objects that both have are merged, at any depth."""
+    """A copy of ``base`` with the values of ``changes``; JSON objects in both are merged, at any depth."""
     result = dict(base)
     for key, value in changes.items():
         nested = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)

@@ -29,12 +29,14 @@ Recipe = TypeVar("Recipe")
 
 
 class Unfinished(Exception):
-    """Raised when the time limit ends a run before its stage is done; the same call resumes the stage."""
+    """Raised when the time limit ends a run before a stage is done; the same call resumes the stage."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run of the recipe: its folder, scale, seed and limits."""
+    """One run of the recipe of the tiny set: its folder, seed, limits, and scale (sizes, numbers
+    of steps).
+    """
 
     folder: Path
     scale: Scale
@@ -71,7 +73,10 @@ class Run:
         return self.folder / "parts" / f"{name}.safetensors"
 
     def start(self, name: str) -> Path:
-        """Path of weights from an existing set, with which stage ``name`` starts if the file exists."""
+        """Path of weights from an existing set, with which stage ``name`` starts if the file exists.
+
+        Without the file the stage starts from random weights.
+        """
         return self.folder / "start" / f"{name}.safetensors"
 
     def state(self, name: str) -> Path:
@@ -89,7 +94,7 @@ class Run:
         }.get(stage, (self.part(stage),))
 
     def options(self) -> LoopOptions:
-        """Options for a training loop that starts now; its time limit is what remains of the run's."""
+        """Options for a training loop that starts now; its time limit is what remains of that of the run."""
         left = max(0.0, self.max_seconds - (time.monotonic() - self.started))
         return LoopOptions(
             max_seconds=left, dtype=self.dtype, progress=self.progress, evaluates=self.scale.evaluates
@@ -107,9 +112,9 @@ class Run:
         return batch_text(states).map(lambda t: t.to(self.device))
 
     def load(self, network: nn.Module, path: Path, prefix: str) -> None:
-        """Load weights into ``network`` and freeze it.
+        """Load weights from the file ``path`` into ``network``, and freeze it.
 
-        They are the tensors of the file ``path`` whose names start with ``prefix``.
+        They are the tensors whose names in the file start with ``prefix``; the network's names have none.
         """
         tensors = load_file(path)
         state = {name: tensors[prefix + name] for name in network.state_dict()}
@@ -119,8 +124,8 @@ class Run:
     def check_finished(self, stage: str, total_steps: int, *, after: float = 0, seconds: float = 1) -> None:
         """Raise Unfinished unless the state file of ``stage`` has reached ``total_steps``.
 
-        A stage with a time limit of ``seconds`` also counts as finished when it has trained for ``after`` >=
-        ``seconds``.
+        A stage with a time limit of ``seconds`` also counts as finished when it has trained for ``after``
+        seconds, at least as long.
         """
         if after >= seconds:
             return
@@ -159,7 +164,10 @@ def save_tensors(
     dtype: torch.dtype = torch.float32,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a safetensors file in ``dtype`` that all users may read; it appears whole or not at all."""
+    """Write ``tensors``, by name, as a safetensors file in ``dtype`` that all users may read.
+
+    ``metadata`` is for its header. The file appears whole or not at all.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Sorted, so that equal tensors give equal files.
     stored = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in sorted(tensors.items())}
@@ -174,5 +182,5 @@ def prefixed(prefix: str, network: nn.Module) -> dict[str, Tensor]:
 
 
 def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those of ``tensors`` whose names start with ``prefix``, under names without it."""
+    """Those of ``tensors`` whose names start with ``prefix``, under their names without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

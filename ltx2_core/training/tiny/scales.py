@@ -65,7 +65,11 @@ LAYERS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """Configurations of all networks and training settings of all stages of ``ltx2 train tiny``."""
+    """Configurations of all networks and training settings of all stages of ``ltx2 train tiny``.
+
+    ``config`` is that of the checkpoint's header, ``buckets`` and ``shard_clips`` describe the dataset of
+    latents.
+    """
 
     config: ParsedJson
     upsampler_config: ParsedJson
@@ -112,7 +116,7 @@ _EDGE_TASKS = FlowOptions(
 
 
 def full_scale() -> Scale:
-    """The sizes and numbers of steps of the embedded set: about four hours on two CPU cores."""
+    """The sizes and numbers of steps of the embedded set: about four hours of training on two CPU cores."""
     return Scale(
         config=with_transformer(trained_config()),
         upsampler_config=trained_upsampler_config(),
@@ -245,7 +249,7 @@ SCALES = {"full": full_scale, "gpu": gpu_scale, "smoke": smoke_scale}
 
 
 def with_transformer(config: ParsedJson) -> ParsedJson:
-    """A copy of ``config`` with transformer and connectors as wide as those of the trained set.
+    """A copy of the header's ``config`` with transformer and connectors as wide as those of the trained set.
 
     Each stream is at least as wide as its 128 latent channels, because most of a velocity is the noise of its
     input and has to pass through.

@@ -1,7 +1,7 @@
 """The stages of ``ltx2 train tiny``, from new weights to a model set in ComfyUI's folders.
 
 A stage whose output files exist is skipped; remove them to run it again. A stopped stage resumes from its
-state.
+state file.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ OnStage = Callable[[str, str], None]
 
 
 def run_stages(run: Run, stages: Sequence[str] | None = None, *, on_stage: OnStage | None = None) -> None:
-    """Run ``stages`` (default: all) in the order of ``STAGES``, skipping those whose output exists.
+    """Run ``stages`` (None: all) in the order of ``STAGES``, skipping those whose output files exist.
 
-    Raises ValueError for an unknown stage or one whose inputs are missing, and Unfinished at the time limit.
+    ``on_stage`` is called with the name of a stage and "starts", "exists", "done" or "stopped". Raises
+    ValueError for an unknown stage or one whose inputs are missing, and Unfinished at the time limit.
     """
     selected = list(STAGES) if stages is None else list(stages)
     unknown = [stage for stage in selected if stage not in STAGES]
@@ -81,7 +82,7 @@ def _newer(run: Run, one: str, other: str) -> bool:
 
 
 def stage_text(run: Run) -> None:
-    """Write a random text encoder.
+    """Write a text encoder with random weights.
 
     It is not trained: its random hidden states distinguish words, and the text projection learns their
     meaning.

@@ -30,7 +30,8 @@ def start_from(run: Run, models: TinySet, stages: Sequence[str]) -> None:
 
     Networks of ``stages`` become start weights and are trained further; all others count as finished.
     Existing files stay, so that a stopped run can be resumed with the same arguments. Raises ValueError if
-    the set has other widths than the scale of ``run``, and for stages on which every other network depends.
+    the set has other widths than the scale of ``run``, and for stages on which every other network depends,
+    which must not be trained further.
     """
     foundations = [stage for stage in stages if stage in _FOUNDATIONS]
     if foundations:

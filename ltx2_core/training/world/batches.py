@@ -1,4 +1,4 @@
-"""Batches of the world's clips, by the seeds of their scenes; some seeds are held out for evaluation."""
+"""Batches of clips of the synthetic world, by the seeds of their scenes; some are held out for evaluation."""
 
 from __future__ import annotations
 
@@ -42,11 +42,14 @@ def draw_size(sizes: Sequence[ClipSize], generator: torch.Generator) -> ClipSize
 def video_batch(
     seeds: Sequence[int], *, frames: int, width: int, height: int, device: torch.device | None = None
 ) -> Tensor:
-    """Render the scenes of ``seeds``: frames (B, 3, F, H, W) float32 in [-1, 1] on ``device``."""
+    """Render the scenes of ``seeds``: frames (B, 3, F, H, W) float32 in [-1, 1] on ``device`` (None: CPU)."""
     clips = [render_frames(sample_scene(seed), frames, width, height, device) for seed in seeds]
     return torch.stack(clips).movedim(1, 2)
 
 
 def audio_batch(seeds: Sequence[int], *, seconds: float, sample_rate: int) -> Tensor:
-    """Waveforms (B, 2, S) float32 in [-1, 1] of the scenes of ``seeds``, S = round(seconds * sample_rate)."""
+    """Render the audio of the scenes of ``seeds``: waveforms (B, 2, S) float32 in [-1, 1].
+
+    S = round(seconds * sample_rate) samples.
+    """
     return torch.stack([render_audio(sample_scene(seed), seconds, sample_rate) for seed in seeds])

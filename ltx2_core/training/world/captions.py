@@ -71,9 +71,9 @@ _JOINTS = (", {}", "; {}", ", with sound: {}")
 
 
 def caption(scene: Scene, seed: int, *, places: bool = True) -> str:
-    """Caption of a scene in one of some hundreds of wordings; ``seed`` and the scene select it.
+    """Caption of ``scene`` in one of some hundreds of wordings; ``seed`` and the scene select the wording.
 
-    With ``places=False`` the caption never names the position of the body.
+    With ``places`` False the caption never names the position of the body.
     """
     generator = random.Random(seed)
     choose = generator.choice
@@ -97,8 +97,9 @@ def caption(scene: Scene, seed: int, *, places: bool = True) -> str:
 def _place(path: Path, *, alone: bool) -> str:
     """Words for the position of a body, such as "top centre left"; "" if no word would be right throughout.
 
-    They name only what does not change along ``path``: a bounce has no height and a slide no column. A slide
-    next to a second body (``alone`` False) always runs at the bottom, so its position is not named.
+    They name only what does not change along ``path``: a bounce has no height and a slide no column.
+    ``alone`` says that there is no second body. A slide next to a second body always runs at the bottom, so
+    its position is not named.
     """
     if isinstance(path, Slide) and not alone:
         return ""
@@ -120,7 +121,7 @@ def plain_caption(scene: Scene) -> str:
 
 
 def vocabulary() -> tuple[str, ...]:
-    """All words of captions, lower case and sorted, from which a tokenizer is built.
+    """All words that captions use, lower case and sorted, from which a tokenizer is built.
 
     The words of positions ("top", "left") are left out, because any tokenizer has them.
     """

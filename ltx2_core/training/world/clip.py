@@ -1,4 +1,6 @@
-"""One clip of the world: frames, waveform, caption, and its true content, with which results are compared."""
+"""One clip of the synthetic world: frames, waveform, caption, and its true content to compare
+results with.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,10 @@ from .waveform import render_audio
 
 @dataclass(frozen=True, kw_only=True)
 class Truth:
-    """The true content of a clip of F frames and N bodies, in the units of :class:`Measured`."""
+    """The true content of a clip of F frames and N bodies (shapes), in the units of :class:`Measured`.
+
+    Colours, kinds (shapes), motion and sound are words of the captions; the motion is that of the first body.
+    """
 
     background: Colour
     colours: tuple[Colour, ...]
@@ -36,7 +41,10 @@ class Truth:
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """A rendered clip: ``frames`` (F, 3, H, W) and ``waveform`` (2, S) in [-1, 1], of F / fps seconds."""
+    """A rendered clip: ``frames`` (F, 3, H, W) and ``waveform`` (2, S) in [-1, 1], of F / fps seconds.
+
+    ``scene`` is what was rendered, ``truth`` what a measurement of the clip should find.
+    """
 
     frames: Tensor
     waveform: Tensor
@@ -66,7 +74,10 @@ def truth_of(scene: Scene, frames: int, width: int, height: int) -> Truth:
 def render_clip(
     scene: Scene, frames: int, width: int, height: int, sample_rate: int, caption_seed: int = 0
 ) -> Clip:
-    """Render a scene at a size, length and sample rate; ``caption_seed`` selects the caption's wording."""
+    """Render a scene in ``frames`` frames of ``width`` x ``height`` pixels, with audio at ``sample_rate`` Hz.
+
+    ``caption_seed`` selects the caption's wording.
+    """
     return Clip(
         frames=render_frames(scene, frames, width, height),
         waveform=render_audio(scene, frames / scene.fps, sample_rate),
@@ -79,7 +90,8 @@ def render_clip(
 def clip_from_seed(seed: int, frames: int, width: int, height: int, sample_rate: int) -> Clip:
     """Render the scene that ``seed`` draws; the seed also selects the caption's wording.
 
-    Size and length of the clip do not change the scene.
+    The clip has ``frames`` frames of ``width`` x ``height`` pixels, and audio at ``sample_rate`` Hz. These do
+    not change the scene.
     """
     # One seed for scene and wording, so that a number alone names a training example.
     return render_clip(sample_scene(seed), frames, width, height, sample_rate, caption_seed=seed)

@@ -38,12 +38,12 @@ def edge_map(frames: Tensor, *, threshold: float = 0.25, sigma: float = 1.0) -> 
 
 
 def edge_frames(frames: Tensor) -> Tensor:
-    """The control video of frames (F, 3, H, W): their edges in white on black, (F, 3, H, W) in [-1, 1]."""
+    """The control video of frames (F, 3, H, W): their edges in white on black, (F, 3, H, W), -1 or 1."""
     return repeat(edge_map(frames) * 2 - 1, "f h w -> f c h w", c=3)
 
 
 def edge_iou(a: Tensor, b: Tensor, *, tolerance: int = 1) -> float:
-    """Intersection over union of two edge maps (F, H, W) of 0 and 1; it is 1 if both are empty.
+    """Intersection over union of two edge maps (F, H, W) of 0 and 1; 1 if both are empty.
 
     Each map is first dilated by ``tolerance`` pixels.
     """
@@ -71,7 +71,7 @@ def edge_sharpness(frames: Tensor) -> float:
 
 
 def _gradient(frames: Tensor) -> tuple[Tensor, Tensor]:
-    """Changes per pixel along x and along y, by central differences with replicated borders."""
+    """Changes per pixel of (F, C, H, W) along x and along y, by central differences, borders replicated."""
     padded = F.pad(frames, (1, 1, 1, 1), mode="replicate")
     dx = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
     dy = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
@@ -79,7 +79,7 @@ def _gradient(frames: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _smooth(frames: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of (F, C, H, W), with replicated borders."""
+    """Blur (F, C, H, W) by a Gaussian of ``sigma`` pixels, with replicated borders."""
     reach = max(1, math.ceil(3 * sigma))
     kernel = torch.exp(-torch.arange(-reach, reach + 1).float().square() / (2 * sigma**2))
     kernel = (kernel / kernel.sum()).to(frames.device).expand(frames.shape[1], 1, -1)

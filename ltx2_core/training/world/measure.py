@@ -26,7 +26,7 @@ class Measured:
 
     @property
     def actor(self) -> MeasuredBody | None:
-        """The body that moves most; None if there is only background."""
+        """The body that moves most, among the shapes of the clip; None if there is only background."""
         return self.video.bodies[0] if self.video.bodies else None
 
     @property
@@ -43,19 +43,19 @@ class Measured:
 
     @property
     def contacts_s(self) -> tuple[float, ...]:
-        """Seconds at which the actor touches the floor."""
+        """Seconds at which the actor, the body that moves most, touches the floor."""
         return tuple(frame / self.fps for frame in self.video.contacts)
 
     @property
     def onsets_s(self) -> tuple[float, ...]:
-        """Seconds at which knocks start."""
+        """Seconds at which knocks start in the audio; none without audio."""
         return self.audio.onsets_s if self.audio else ()
 
 
 def measure(frames: Tensor, waveform: Tensor | None, sample_rate: int = 0, fps: float = FPS) -> Measured:
     """Measure the content of frames (F, 3, H, W) in [-1, 1] and of a waveform (2, S) at ``sample_rate`` Hz.
 
-    ``waveform`` may be None.
+    ``waveform`` is None for a clip without audio; ``fps`` is the frame rate of the frames.
     """
     audio = None if waveform is None else measure_audio(waveform, sample_rate, len(frames), fps)
     return Measured(video=measure_video(frames), audio=audio, fps=fps)

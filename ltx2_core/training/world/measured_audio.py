@@ -86,7 +86,7 @@ def measure_audio(waveform: Tensor, sample_rate: int, frames: int, fps: float) -
 def find_onsets(envelope: Tensor) -> tuple[float, ...]:
     """Times in seconds at which a loudness envelope (E,) rises steeply: the middle of each rise.
 
-    The steps of the envelope are 2 ms.
+    The E steps of the envelope are 2 ms each.
     """
     peak = float(envelope.max())
     if peak < _SILENCE:
@@ -103,9 +103,10 @@ def find_onsets(envelope: Tensor) -> tuple[float, ...]:
 
 
 def _struck(envelope: Tensor, i: int, least: float) -> bool:
-    """Whether a knock starts at step ``i`` of the envelope: quiet before, and louder than ``least`` after.
+    """Whether a knock starts at step ``i`` of the envelope (E,): quiet before, loud after.
 
-    This excludes the flutter of a vocoder within a tone, which is loud on both sides.
+    The mean of the 40 ms after must exceed ``least``, and 2.5 times the mean before. This excludes the
+    flutter of a vocoder within a tone, which is loud on both sides.
     """
     # From 70 to 16 ms before the onset: nearer steps are part of the rise that a vocoder smears.
     before = envelope[max(0, i - 35) : max(0, i - 8)]
@@ -114,7 +115,7 @@ def _struck(envelope: Tensor, i: int, least: float) -> bool:
 
 
 def _envelope(power: Tensor, sample_rate: int) -> Tensor:
-    """Loudness over time (E,) of squared samples (S,): RMS over windows of 8 ms, in steps of 2 ms."""
+    """Loudness over time (E,) of squared samples (S,): RMS over windows of 8 ms, one each 2 ms."""
     step = sample_rate * _STEP_S
     # Sums of windows as differences of one running sum, in double precision as it grows with the clip.
     total = F.pad(power.double().cumsum(0), (1, 0))
@@ -128,7 +129,7 @@ def _envelope(power: Tensor, sample_rate: int) -> Tensor:
 def _levels(sides: Tensor, sample_rate: int, times: Tensor, span_s: float) -> tuple[Tensor, Tensor]:
     """RMS and pan, each (F,), of stereo samples (2, S) at each of ``times`` (F,) in seconds.
 
-    Each is measured over a window of ``span_s`` seconds. Pan goes from -1, only the left channel, to 1, only
+    Both are measured over a window of ``span_s`` seconds. Pan goes from -1, only the left channel, to 1, only
     the right one.
     """
     total = F.pad(sides.square().double().cumsum(dim=1), (1, 0))
@@ -141,7 +142,7 @@ def _levels(sides: Tensor, sample_rate: int, times: Tensor, span_s: float) -> tu
 
 
 def _pitch(sides: Tensor, sample_rate: int, start_s: float, span_s: float) -> float:
-    """The strongest frequency in Hz of ``span_s`` seconds from ``start_s`` on.
+    """The strongest frequency in Hz of stereo samples (2, S), in ``span_s`` seconds from ``start_s`` on.
 
     It is NaN if most of this span lies outside the waveform.
     """
@@ -158,9 +159,9 @@ def _pitch(sides: Tensor, sample_rate: int, start_s: float, span_s: float) -> fl
 
 
 def _glide(times: Tensor, pitch: Tensor) -> float:
-    """Slope of ``pitch`` over ``times`` in octaves per second.
+    """Slope of ``pitch`` (F,) in Hz, NaN where unknown, over ``times`` (F,): octaves per second.
 
-    It is a median of slopes, which single outliers do not move.
+    It is a median of slopes, which single outliers do not move; 0 with fewer than four known pitches.
     """
     valid = ~pitch.isnan()
     if int(valid.sum()) < 4:
@@ -172,7 +173,10 @@ def _glide(times: Tensor, pitch: Tensor) -> float:
 
 
 def _sound(envelope: Tensor, onsets: tuple[float, ...], loudness: Tensor) -> Sound:
-    """Classify the kind of sound: knocks are short, a glide is steadily loud, a swell grows and fades."""
+    """Classify the kind of sound: knocks are short, a glide is steadily loud, a swell grows and fades.
+
+    ``envelope`` (E,) is the loudness in steps of 2 ms, ``loudness`` (F,) that at each frame.
+    """
     if float(envelope.max()) < _SILENCE:
         return "silence"
     # Quantiles and not extremes, which single frames of a decoder would decide.

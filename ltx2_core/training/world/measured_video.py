@@ -33,7 +33,7 @@ _MIN_BOUNCE, _MIN_SLIDE, _MIN_PULSE = 0.06, 0.07, 0.22
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredBody:
-    """One body of a clip; positions are NaN in frames where it is not found."""
+    """One body (coloured shape) of a clip of F frames; positions are NaN in frames where it is not found."""
 
     colour: Colour
     kind: Kind
@@ -78,7 +78,7 @@ def measure_video(frames: Tensor) -> MeasuredVideo:
 
 
 def _ground(pixels: Tensor) -> Tensor:
-    """The colour of the background (3,): the median of the frames' border pixels."""
+    """The colour of the background (3,): the median of the border pixels of ``pixels`` (F, 3, H, W)."""
     # Bodies stay within margins, so that the border is background alone.
     ring = max(1, min(pixels.shape[2:]) // 16)
     strips = (pixels[:, :, :ring], pixels[:, :, -ring:], pixels[..., :ring], pixels[..., -ring:])
@@ -87,10 +87,10 @@ def _ground(pixels: Tensor) -> Tensor:
 
 
 def _body_colours(pixels: Tensor, ground: Tensor, background: Colour) -> list[tuple[Colour, Tensor]]:
-    """Find up to two bodies by colour: names and RGB (3,), larger body first.
+    """Find up to two bodies by colour in ``pixels`` (F, 3, H, W): names and RGB (3,), larger body first.
 
-    ``ground`` (3,) is the colour of the background. If no area has a palette colour, the pixels farthest from
-    the background count as one body.
+    ``ground`` (3,) is the colour of the background, ``background`` its name. If no area has a palette colour,
+    the pixels farthest from the background count as one body.
     """
     flat = rearrange(pixels, "f c h w -> f (h w) c")
     shorter = min(pixels.shape[2:])
@@ -119,9 +119,10 @@ def _body_colours(pixels: Tensor, ground: Tensor, background: Colour) -> list[tu
 
 
 def _mattes(pixels: Tensor, ground: Tensor, found: list[tuple[Colour, Tensor]]) -> Tensor:
-    """Compute the share of each pixel that each body covers, (N, F, H, W).
+    """Compute the share of each pixel of (F, 3, H, W) that each body covers, (N, F, H, W) in [0, 1].
 
-    Each pixel is taken as a mixture of the colours of background and bodies and solved by least squares.
+    Each pixel is taken as a mixture of the colours of the background, ``ground`` (3,), and the N bodies
+    ``found``, and solved by least squares.
     """
     if not found:
         return pixels.new_zeros(0, *pixels[:, 0].shape)
@@ -132,7 +133,7 @@ def _mattes(pixels: Tensor, ground: Tensor, found: list[tuple[Colour, Tensor]]) 
 
 
 def _body(cover: Tensor, colour: Colour) -> MeasuredBody:
-    """Measure the shape, place and size of a body of a known colour.
+    """Measure the shape, place and size of the body of the colour named ``colour``.
 
     ``cover`` (F, H, W) in [0, 1] is the share of each pixel that the body covers.
     """
@@ -163,10 +164,10 @@ def _body(cover: Tensor, colour: Colour) -> MeasuredBody:
 
 
 def _kind(cover: Tensor, cx: Tensor, cy: Tensor, radius: Tensor) -> tuple[Kind, float]:
-    """Find the shape of a body; returns its name and by which margin it fits better than the next shape.
+    """Find the shape of a body: its name, and the error of the next best shape over that of the best.
 
     The mean over frames of the patch around the body is compared with blurred templates. ``cover`` (F, H, W)
-    is the share of each pixel that it covers; centres and radii (F,) are in pixels.
+    is the share of each pixel that the body covers; centres ``cx``, ``cy`` and ``radius`` (F,) are in pixels.
     """
     if not len(cover):
         return "circle", 1.0
@@ -188,7 +189,7 @@ def _kind(cover: Tensor, cx: Tensor, cy: Tensor, radius: Tensor) -> tuple[Kind, 
 
 
 def _activity(body: MeasuredBody) -> dict[str, float]:
-    """How much a body bounces, slides and pulses; 1 is the least change that counts as such a motion."""
+    """How much a body bounces, slides and pulses; 1 is the least change that counts as that motion."""
     found = ~body.radius.isnan()
     time = torch.arange(len(found))[found].float()
     if len(time) < 4:
@@ -216,9 +217,10 @@ def _motion(body: MeasuredBody) -> Motion:
 def find_contacts(y: Tensor) -> tuple[float, ...]:
     """Find the frames at which a body touches the floor, as fractional frame numbers.
 
-    ``y`` (F,) is its vertical position in each frame, growing downwards. A contact is a maximum, placed where
-    the lines through the frames before and after it meet. In the first and last two frames this is
-    impossible, and the contact is a whole frame. A curve flatter than any bounce has no contacts.
+    ``y`` (F,) is its vertical position in each frame, as a fraction of the height, growing downwards. A
+    contact is a maximum of y, placed where the lines through the frames before and after it meet. In the
+    first and last two frames this is impossible, and the contact is a whole frame. A curve flatter than any
+    bounce has no contacts.
     """
     if bool(y.isnan().all()):
         return ()
@@ -243,9 +245,9 @@ def find_contacts(y: Tensor) -> tuple[float, ...]:
 
 
 def _turn(y: Tensor, i: int) -> float:
-    """The fractional frame at which two lines meet: through two frames before and two after the maximum.
+    """The fractional frame at which two lines through ``y`` (F,) meet, before and after its maximum.
 
-    ``i`` is the frame of the maximum.
+    ``i`` is the frame of the maximum; each line goes through the two frames next to it.
     """
     if i < 2 or i > len(y) - 3:
         return float(i)
@@ -258,7 +260,7 @@ def _turn(y: Tensor, i: int) -> float:
 
 
 def _fill(values: Tensor) -> Tensor:
-    """Replace NaN by the last valid value before it, or by the first one at the start."""
+    """Replace NaN in ``values`` (F,) by the last valid value before it, or at the start by the first one."""
     valid = ~values.isnan()
     last = torch.where(valid, torch.arange(len(values)), -1).cummax(dim=0).values
     return values[last.clamp(min=int(valid.float().argmax()))]

@@ -1,4 +1,4 @@
-"""How bodies move, in units that do not depend on the size of the frame.
+"""How bodies (the moving shapes of a scene) move, in units that do not depend on the size of the frame.
 
 A pose is (across, lift, scale): ``across`` goes from 0, where the body touches the left margin, to 1 at the
 right one, ``lift`` from 0 on the floor to 1 at the upper margin, and ``scale`` multiplies the radius.
@@ -18,7 +18,11 @@ LONGEST_PERIOD_S = 0.8
 
 
 class Pose(NamedTuple):
-    """Place and size of a body at T times, each (T,); the units are described at the top of this file."""
+    """Place and size of a body at T times, each (T,).
+
+    ``across`` goes from 0 at the left margin to 1 at the right one, ``lift`` from 0 on the floor to 1 at the
+    upper margin; ``scale`` multiplies the radius.
+    """
 
     across: Tensor
     lift: Tensor
@@ -27,7 +31,11 @@ class Pose(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Still:
-    """The path of a body at rest."""
+    """The path of a body at rest.
+
+    It stands at ``across`` from 0 (left margin) to 1 (right margin), and ``lift`` from 0 (floor) to 1 (upper
+    margin).
+    """
 
     across: float
     lift: float
@@ -42,7 +50,9 @@ class Still:
 class Bounce:
     """The path of a body that bounces without loss of height.
 
-    Gravity is the same for all bodies, so a higher bounce takes longer.
+    ``across`` is its place from 0 (left margin) to 1 (right). It first touches the floor at
+    ``first_contact_s`` seconds, then every ``period_s`` seconds. Gravity is the same for all bodies, so a
+    higher bounce takes longer.
     """
 
     across: float
@@ -59,7 +69,7 @@ class Bounce:
         return Pose(self.across * torch.ones_like(times), lift, torch.ones_like(times))
 
     def contacts(self, seconds: float) -> tuple[float, ...]:
-        """Times in [0, seconds) at which the body hits the floor."""
+        """Times in [0, seconds) at which the body hits the floor, in seconds."""
         # The end is excluded, since a knock at the last sample could not be heard.
         count = max(0, math.ceil((seconds - self.first_contact_s) / self.period_s))
         return tuple(self.first_contact_s + n * self.period_s for n in range(count))
@@ -67,9 +77,10 @@ class Bounce:
 
 @dataclass(frozen=True, kw_only=True)
 class Slide:
-    """The path of a body that moves to and fro between the margins at constant speed.
+    """The path of a body that moves to and fro between the left and the right margin at constant speed.
 
-    ``speed`` is in path widths per second, negative to the left.
+    It begins at ``start`` from 0 (left margin) to 1 (right). ``speed`` is in widths of this path per second,
+    negative to the left. ``lift`` is its height from 0 (floor) to 1.
     """
 
     start: float
@@ -86,7 +97,12 @@ class Slide:
 
 @dataclass(frozen=True, kw_only=True)
 class Pulse:
-    """The path of a body at a fixed place; its radius oscillates between factors 1 - depth and 1 + depth."""
+    """The path of a body at a fixed place; its radius oscillates between factors 1 - depth and 1 + depth.
+
+    ``across`` is its place from 0 (left margin) to 1 (right), ``lift`` its height from 0 (floor) to 1,
+    ``period_s`` the seconds of an oscillation, ``phase`` the share of it, from 0 to 1, that has passed at the
+    start.
+    """
 
     across: float
     lift: float

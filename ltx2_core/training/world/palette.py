@@ -1,4 +1,6 @@
-"""The vocabulary of the world: colours, shapes, motions and kinds of sound, and the pitch of each shape."""
+"""The vocabulary of the synthetic world: colours, shapes, motions, kinds of sound, the pitch of
+each shape.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Renders the frames of a scene. F frames, H W rows and columns of pixels."""
+"""Renders the frames of a scene of the synthetic world. F frames, H W rows and columns of pixels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from .scene import EXTENTS, Body, Scene
 def render_frames(
     scene: Scene, frames: int, width: int, height: int, device: torch.device | None = None
 ) -> Tensor:
-    """Antialiased frames (F, 3, H, W) float32 in [-1, 1], rendered on ``device`` (default: the CPU)."""
+    """Antialiased frames (F, 3, H, W) of a scene, float32 in [-1, 1], rendered on ``device`` (None: the CPU).
+
+    There are ``frames`` frames of ``width`` x ``height`` pixels.
+    """
     device = device or torch.device("cpu")
 
     def paint(colour: Colour) -> Tensor:
@@ -29,7 +32,7 @@ def render_frames(
 
 
 def _coverage(body: Body, times: Tensor, width: int, height: int, device: torch.device) -> Tensor:
-    """Share of each pixel that a body covers at ``times`` (F,): (F, H, W) in [0, 1] on ``device``.
+    """Share of each pixel that a body covers at ``times`` (F,) in seconds: (F, H, W) in [0, 1] on ``device``.
 
     Positions are computed on the CPU, so that they are the same on all devices.
     """
@@ -46,10 +49,11 @@ def _coverage(body: Body, times: Tensor, width: int, height: int, device: torch.
 
 
 def distance(kind: Kind, x: Tensor, y: Tensor, radius: Tensor | float) -> Tensor:
-    """Signed distance of points to the outline of a shape, negative inside.
+    """Signed distance of points to the outline of a shape of size ``radius``, negative inside.
 
-    ``x`` to the right and ``y`` down are measured from the shape's centroid, in the unit of ``radius``.
-    Outside a corner it is the distance to the line of the nearest edge, which suffices for antialiasing.
+    ``x`` to the right and ``y`` down are measured from the shape's centroid, in the unit of ``radius``, which
+    is that of the circle of equal area. Outside a corner it is the distance to the line of the nearest edge,
+    which suffices for antialiasing.
     """
     extent = EXTENTS[kind]
     if kind == "circle":

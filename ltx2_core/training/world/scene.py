@@ -1,8 +1,8 @@
 """A scene: what a clip contains, independent of its size, length and sample rate.
 
 Positions are fractions of width and height from the upper left, radii fractions of the shorter side. The
-first body, the actor, moves and makes the sound; a second one, if there is one, stands still. Letters: T
-times.
+first body (shape), the actor, moves and makes the sound; a second body, if there is one, stands still.
+Letters: T times.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ class Placement(NamedTuple):
 class Body:
     """One coloured shape that moves on a path.
 
-    ``radius`` is that of the circle of equal area, as a fraction of the shorter side; the path may scale it.
+    ``kind`` is its shape. ``radius`` is that of the circle of equal area, as a fraction of the shorter side;
+    the path may scale it.
     """
 
     kind: Kind
@@ -104,7 +105,10 @@ class Body:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """The content of a clip: background, motion and bodies; ``seed`` also fixes the audio's noise floor."""
+    """The content of a clip: background, motion and bodies (shapes), of which the first moves.
+
+    ``seed`` determines the noise floor of its audio.
+    """
 
     seed: int
     background: Colour
@@ -122,7 +126,7 @@ class Scene:
 
     @property
     def pitch_hz(self) -> float:
-        """Pitch in Hz of the knocks or the swell; for a glide, its pitch at the centre of the frame."""
+        """Pitch in Hz of the knocks or the swell; of a glide, the pitch at the centre of the frame."""
         return PITCH_HZ[self.actor.kind]
 
     def times(self, frames: int) -> Tensor:
@@ -130,7 +134,7 @@ class Scene:
         return torch.arange(frames, dtype=torch.float64) / self.fps
 
     def contacts(self, seconds: float) -> tuple[float, ...]:
-        """Times in [0, seconds) at which the actor hits the floor, each the start of a knock."""
+        """Times in [0, seconds) at which the first body hits the floor, each the start of a knock."""
         path = self.actor.path
         return path.contacts(seconds) if isinstance(path, Bounce) else ()
 
@@ -146,12 +150,12 @@ def sample_scene(
 ) -> Scene:
     """Draw a scene from ``seed``, at least 0; each argument that is not None fixes its part of the scene.
 
-    The other parts are those that the seed gives. ``kind`` and ``colour`` are those of the actor; ``company``
-    says whether there is a second body. A colour may differ from what the seed alone gives where it would be
-    confused with one that was fixed.
+    The other parts are those that the seed gives. ``kind`` (shape) and ``colour`` are those of the actor, the
+    body that moves; ``company`` says whether there is a second body. A colour may differ from what the seed
+    alone gives where it would be confused with one that was fixed.
 
-    Raises ValueError for a value that the world does not have, and for a colour that is confusable with the
-    background.
+    Raises ValueError for a word that is not in the world's vocabulary, and for a colour that is confusable
+    with the background.
     """
     for name, value, allowed in (
         ("motion", motion, tuple(_SHARES)),
@@ -191,9 +195,9 @@ def sample_scene(
 
 
 def _path(motion: Motion, u: np.ndarray, company: bool) -> Path:
-    """The path of the actor for ``motion``, from 5 uniform random numbers ``u``.
+    """The path of the actor, the body that moves, for ``motion``, from 5 uniform random numbers ``u``.
 
-    With ``company`` it stays clear of the place of a second body, at a side or below it.
+    With ``company`` it stays clear of the place of a second body: at a side or below that one.
     """
     # Next to a second body only the outermost columns, so that the two never overlap.
     across = _pick(COLUMNS[:: len(COLUMNS) - 1] if company else COLUMNS, u[0])

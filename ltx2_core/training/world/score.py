@@ -12,7 +12,11 @@ from .measure import Measured
 
 
 class Agreement(NamedTuple):
-    """Which words of the prompt are right in the clip; ``colour`` and ``kind`` are those of the actor."""
+    """Which words of the prompt are right in the clip.
+
+    ``colour`` and ``kind`` (shape) are those of the actor, the body that moves; ``company`` is the second
+    body.
+    """
 
     background: bool
     colour: bool
@@ -24,9 +28,9 @@ class Agreement(NamedTuple):
 
 
 def agreement(measured: Measured, truth: Truth) -> Agreement:
-    """Compare a measured clip with its true content, word by word.
+    """Compare a measured clip with its true content, word by word of the prompt.
 
-    Of two still bodies either may be the actor.
+    If nothing moves, either of two bodies may be the actor.
     """
     expected = list(zip(truth.colours, truth.kinds, strict=True))
     found = list(zip(measured.colours, measured.kinds, strict=True))
@@ -85,7 +89,7 @@ def event_distance(a_s: Sequence[float], b_s: Sequence[float]) -> float:
 
 
 def contact_onset_distance(measured: Measured) -> float:
-    """Median distance between the contacts and the knocks of a clip, in frames; inf if either are missing."""
+    """Median distance in frames between contacts with the floor and knocks; inf if either are missing."""
     if not measured.contacts_s or not measured.onsets_s:
         return math.inf
     return event_distance(measured.contacts_s, measured.onsets_s) * measured.fps

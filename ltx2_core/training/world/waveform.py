@@ -1,4 +1,7 @@
-"""Renders the waveform of a scene: knocks, a gliding or a swelling tone. S samples, T times."""
+"""Renders the waveform of a scene of the synthetic world: knocks, a gliding or a swelling tone.
+
+S samples, T times.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,7 @@ def _tone(path: Path, pitch_hz: float, times: Tensor, seconds: float) -> Tensor:
 
 
 def _knock(since: Tensor, pitch_hz: float) -> Tensor:
-    """A struck tone: a short attack, then an exponential decay.
+    """A struck tone of ``pitch_hz``: a short attack, then an exponential decay.
 
     ``since`` holds seconds since the stroke; before it, where they are negative, the tone is silent.
     """
@@ -69,7 +72,7 @@ def _knock(since: Tensor, pitch_hz: float) -> Tensor:
 
 
 def _voice(cycles: Tensor) -> Tensor:
-    """A tone of a fundamental and its faint octave; ``cycles`` counts periods of the fundamental."""
+    """A tone of a fundamental and its faint octave; ``cycles`` counts periods of the fundamental so far."""
     phase = 2 * math.pi * cycles
     # The octave makes the voice richer than a sine, and stays below 8 kHz at the highest pitch.
     return 0.85 * torch.sin(phase) + 0.15 * torch.sin(2 * phase)
