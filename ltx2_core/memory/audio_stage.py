@@ -17,17 +17,20 @@ _TRACED = (25, 50)
 
 @dataclass(frozen=True, kw_only=True)
 class AudioSize:
-    """Configurations of the two networks that turn an audio latent into a waveform, both in float32."""
+    """Configurations of the two networks that turn an audio latent into a waveform: decoder and vocoder.
+
+    Both compute in float32, whatever the dtype of a run.
+    """
 
     decoder: AudioVAEConfig
     vocoder: VocoderConfig
 
 
 def audio_bytes(size: AudioSize, latents: int) -> tuple[int, int]:
-    """Bytes of (weights, activations) for decoding ``latents`` audio latents, within 10 % of ``Trace``.
+    """Bytes of (weights, activations) for decoding ``latents`` audio latent frames.
 
     The activations are traced on the meta device at two lengths and extrapolated as a line, because every
-    layer is local in time.
+    layer is local in time; they are within 10 % of what ``Trace`` counts.
     """
     weights, (short, long) = _traced(size)
     # Two lengths determine the line, since every layer is local in time.

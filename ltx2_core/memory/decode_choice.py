@@ -26,11 +26,12 @@ FADED_HALOS = (8, 6, 4)
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeChoice:
-    """How to decode a clip, and what memory that takes.
+    """How to decode the video of a clip, and what memory that takes.
 
-    ``piece_bytes`` is the decoder's ``max_piece_bytes``. Without ``tiles`` every frame is decoded whole.
-    ``exact`` is False if tile borders are cross-faded. ``memory`` is the working memory on the device,
-    ``host`` the bytes of system memory for the caches of inactive tiles and for the frames being assembled.
+    ``piece_bytes`` is the decoder's ``max_piece_bytes``, by which it divides the clip in time. Without
+    ``tiles`` (None) every frame is decoded whole. ``exact`` is False if tile borders are cross-faded.
+    ``memory`` is the working memory on the device, ``host`` the bytes of system memory for the caches of
+    inactive tiles and for the frames being assembled.
     """
 
     piece_bytes: int
@@ -52,8 +53,8 @@ class DecodeChoice:
 def choose_decode(room: int, *, vae: VideoVAEConfig, clip: ClipPlan, dtype: torch.dtype) -> DecodeChoice:
     """The fastest way to decode ``clip`` in ``dtype`` that needs at most ``room`` bytes for activations.
 
-    It tries, in this order: whole frames in ever smaller pieces, exact tiles, tiles with cross-faded borders.
-    If none of them fits, it returns the one with the lowest peak.
+    It tries, in this order: whole frames in ever smaller pieces of time, exact tiles, tiles with cross-faded
+    borders. If no way fits, it returns the one with the lowest peak.
     """
     cells = clip.latent_height, clip.latent_width
 
@@ -96,7 +97,7 @@ def choose_decode(room: int, *, vae: VideoVAEConfig, clip: ClipPlan, dtype: torc
 
 
 def _cuts(cells: tuple[int, int], halo: int, view: int) -> list[SpaceTiles]:
-    """All ways to cut a frame of ``cells`` (rows, columns) into smaller tiles, the least work first.
+    """All ways to cut a frame of ``cells`` (latent rows, columns) into smaller tiles, least work first.
 
     Tiles have borders of ``halo`` cells; ``view`` is the decoder's field of view in cells.
     """
@@ -111,10 +112,11 @@ def _cuts(cells: tuple[int, int], halo: int, view: int) -> list[SpaceTiles]:
 
 
 def _host(choice: DecodeChoice, clip: ClipPlan, vae: VideoVAEConfig) -> int:
-    """Bytes of system memory for tiled decoding: caches of the inactive tiles, and frames being assembled.
+    """Bytes of system memory for decoding ``clip`` by the tiles of ``choice``.
 
-    Most frames are assembled at the end of the clip, when the decoder releases all frames by which it lags
-    behind. Exact tiles arrive as bytes, cross-faded ones are summed in float32.
+    They hold the caches of the inactive tiles, and frames being assembled. Most frames are assembled at the
+    end of the clip, when the decoder releases all frames by which it lags behind. Exact tiles arrive as
+    bytes, cross-faded ones are summed in float32.
     """
     assert choice.tiles is not None
     # A decoder that is not causal releases the frames by which it lags at the end of the clip.
@@ -127,7 +129,7 @@ def _host(choice: DecodeChoice, clip: ClipPlan, vae: VideoVAEConfig) -> int:
 
 
 def _lag(vae: VideoVAEConfig) -> float:
-    """Latent frames by which output frames lag behind: each convolution needs one later frame."""
+    """Latent frames by which the decoder's output lags behind: each convolution needs one later frame."""
     lag, scale = 1.0, 1
     for block in vae.decoder_blocks:
         if block.kind == "res_x":

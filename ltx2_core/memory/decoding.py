@@ -1,7 +1,7 @@
 """Peak memory of the streaming video decoder, by a simulation that counts frames instead of computing them.
 
-It follows ``video_vae.streaming.run_stages`` step by step and must change together with it. Sizes in bytes
-are those of one frame at that point of the decoder.
+It follows ``video_vae.streaming.run_stages`` step by step and must change together with that function. Sizes
+in bytes are those of one frame at that point of the decoder.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Kind = Literal["plain", "conv", "residual", "upsample", "head"]
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderMemory:
-    """Peak bytes of a decode (``peak``), and the most that is cached between pieces (``state``)."""
+    """Peak bytes of a decode (``peak``), and the most that is cached between pieces of time (``state``)."""
 
     peak: int
     state: int
@@ -41,8 +41,9 @@ def decoder_memory(
 ) -> DecoderMemory:
     """Bytes of working memory to decode a latent of ``latent_frames`` frames of ``cells`` (rows, columns).
 
-    ``itemsize`` is the bytes of one value, ``piece_bytes`` the decoder's ``max_piece_bytes``. Within 10 % of
-    what ``Trace`` counts. Weights, the latent and the frames already yielded are not included.
+    ``itemsize`` is the bytes of one value, ``piece_bytes`` the decoder's ``max_piece_bytes``, by which it
+    divides the clip in time. Within 10 % of what ``Trace`` counts. Weights, the latent and the frames already
+    yielded are not included.
     """
     # Longer clips do not raise the peak, and their simulation would only take longer.
     frames = min(latent_frames, _ENOUGH_LATENTS)
@@ -114,7 +115,10 @@ def _stages(vae: VideoVAEConfig, cells: tuple[int, int], itemsize: int) -> list[
 
 @dataclass(kw_only=True)
 class _Simulation:
-    """Simulates one pass over a clip: how many frames every convolution caches, and the peak so far."""
+    """Simulates the memory of one decode: bytes that convolutions cache, and the peak so far, in bytes.
+
+    ``stages`` are those of the decoder, ``piece`` is its ``max_piece_bytes``. No frame is computed.
+    """
 
     stages: list[_Stage]
     piece: int
@@ -130,10 +134,10 @@ class _Simulation:
     """Bytes cached now by all convolutions."""
 
     def through(self, number: int, frames: int, *, last: bool, above: float, unused: int = 0) -> None:
-        """Simulate a piece of ``frames`` frames in stage ``number`` and all later ones.
+        """Simulate a piece of ``frames`` frames in stage ``number`` of the decoder and all later stages.
 
-        ``last``: the piece ends the clip. ``above`` are the bytes that earlier stages hold meanwhile. The
-        piece is a view of a tensor that has ``unused`` frames more.
+        ``last`` says that the piece ends the clip. ``above`` are the bytes that earlier stages hold
+        meanwhile. The piece is a view of a tensor that has ``unused`` frames more.
         """
         if frames == 0:
             return
@@ -154,8 +158,9 @@ class _Simulation:
             self.through(number + 1, outputs - dropped, last=ends, above=held, unused=dropped)
 
     def _run(self, number: int, frames: int, last: bool, above: float) -> tuple[int, int]:
-        """Simulate one call of stage ``number`` with ``frames`` input frames.
+        """Simulate the memory of one call of stage ``number`` with ``frames`` input frames.
 
+        ``last`` says that they end the clip; ``above`` are the bytes that earlier stages hold meanwhile.
         Returns the number of output frames, and how many of these the stage drops.
         """
         stage = self.stages[number]
@@ -191,9 +196,11 @@ class _Simulation:
     def _convolve(
         self, number: int, which: int, frames: int, last: bool, above: float, out_bytes: float
     ) -> int:
-        """Simulate convolution ``which`` (0 or 1) of stage ``number`` with ``frames`` more input frames.
+        """Simulate the memory of one convolution, ``which`` (0 or 1), of stage ``number`` of the decoder.
 
-        Returns the number of output frames, of which each has ``out_bytes``.
+        It gets ``frames`` new input frames, and also reads frames that it cached before; ``last`` says that
+        the new ones end the clip. ``above`` are the bytes that others hold meanwhile. Returns the number of
+        output frames, of which each has ``out_bytes``.
         """
         in_bytes = self.stages[number].input
         window = self._window(number, which, frames, last, above, in_bytes)
@@ -204,16 +211,18 @@ class _Simulation:
     def _kernel(self, window: int, out: int, above: float, in_bytes: float, out_bytes: float) -> None:
         """Count the memory of a convolution from ``window`` to ``out`` frames: input, padded copy, output.
 
-        ``in_bytes`` and ``out_bytes`` are those of one frame.
+        ``in_bytes`` and ``out_bytes`` are those of one frame, ``above`` those that others hold meanwhile.
         """
         if out:
             self._note(above + window * in_bytes * (1 + self.pad))
             self._note(above + window * in_bytes * (self.pad or 1) + out * out_bytes)
 
     def _window(self, number: int, which: int, frames: int, last: bool, above: float, in_bytes: float) -> int:
-        """The number of frames that convolution ``which`` of a stage reads for ``frames`` new input frames.
+        """How many frames convolution ``which`` of stage ``number`` reads for ``frames`` new input frames.
 
-        Also updates how many frames that convolution caches for the next piece, and the peak.
+        Also updates the peak and how many frames of ``in_bytes`` the convolution caches for the next piece of
+        the clip. ``last`` says that there is no next piece; ``above`` are the bytes that others hold
+        meanwhile.
         """
         before = self._cached.pop((number, which), None)
         count = self.centre if before is None else before
@@ -230,5 +239,5 @@ class _Simulation:
         return window
 
     def _note(self, bytes_: float) -> None:
-        """Raise the peak to ``bytes_`` of activations plus what is cached now, if that is larger."""
+        """Raise the peak to ``bytes_`` of activations plus all that is cached now, if that sum is larger."""
         self.peak = max(self.peak, bytes_ + self._held)

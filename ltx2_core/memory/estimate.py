@@ -16,7 +16,10 @@ from .text_stage import TextSize, text_bytes
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
-    """Bytes of one stage of a run: ``weights`` on the device, and ``activations`` at their largest."""
+    """Bytes of one stage of a run (text, sampling, decoding).
+
+    ``weights`` are on the device throughout, ``activations`` are counted at their largest.
+    """
 
     stage: str
     weights: int
@@ -41,9 +44,10 @@ def estimate_memory(
 ) -> tuple[MemoryEstimate, ...]:
     """The memory of each stage of a run with a batch of one: text, sampling of each clip, decoding.
 
-    The ``*_weights`` are bytes; ``clips`` has one entry for each sampling stage. Only one network is assumed
-    to be loaded at a time, so the peak of the run is the largest entry. An estimate, not a bound: attention
-    is assumed to be fused, and allocators round up.
+    The ``*_weights`` are bytes; those of the connectors are part of ``text_weights``. ``clips`` has one entry
+    for each sampling stage. Without ``text`` the activations of text encoding count 0. Only one network is
+    assumed to be loaded at a time, so the peak of the run is the largest entry. An estimate, not a bound:
+    attention is assumed to be fused, and allocators round up.
     """
     itemsize = dtype.itemsize
     encoder, connectors = (0, 0) if text is None else text_bytes(text, itemsize)
@@ -75,10 +79,10 @@ def step_bytes(
 ) -> int:
     """Bytes of activations of one forward pass of the transformer, within 10 % of ``Trace`` at real sizes.
 
-    With ``chunk_tokens`` the branches of a block process that many video tokens at a time. Always counted:
-    the tokens of both streams and two rotary tables for each. On top comes the larger of the feed-forward
-    (input, four hidden widths and output of its chunk) and chunked self-attention (keys and values of all
-    tokens, four widths of the chunk).
+    ``itemsize`` is the bytes of one activation. With ``chunk_tokens`` the branches of a block process that
+    many video tokens at a time; None is all. Always counted: the tokens of both streams and two rotary tables
+    for each. On top comes the larger of the feed-forward (input, four hidden widths and output of its chunk)
+    and chunked self-attention (keys and values of all tokens, four widths of the chunk).
     """
     # The factors below are counted with ``Trace`` on the meta device; tests compare both.
     video = clip.video_tokens * config.dim * itemsize
@@ -94,7 +98,11 @@ def step_bytes(
 def decoding(
     vae: VideoVAEConfig, clip: ClipPlan, itemsize: int, piece_bytes: int = MAX_PIECE_BYTES
 ) -> DecoderMemory:
-    """Working memory for decoding ``clip`` in whole frames, within 10 % of what ``Trace`` counts."""
+    """Working memory for decoding ``clip`` in whole frames, within 10 % of what ``Trace`` counts.
+
+    ``itemsize`` is the bytes of one value, ``piece_bytes`` the decoder's ``max_piece_bytes``, by which it
+    divides the clip in time.
+    """
     return decoder_memory(
         vae,
         latent_frames=clip.latent_frames,

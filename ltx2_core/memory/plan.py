@@ -36,8 +36,9 @@ class ModelSize:
     """Configurations of the networks that a run loads, and the bytes of their weights.
 
     ``transformer_weights`` are of the whole transformer, ``block_weights`` of one of its blocks,
-    ``text_weights`` of encoder and connectors, ``connector_weights`` of the connectors alone. Without
-    ``text`` the activations of text encoding are not counted, without ``audio`` the decoding of audio.
+    ``text_weights`` of encoder and connectors, ``connector_weights`` of the connectors alone,
+    ``decoder_weights`` of the video decoder. Without ``text`` the activations of text encoding are not
+    counted, without ``audio`` the decoding of audio.
     """
 
     transformer: TransformerConfig
@@ -53,9 +54,9 @@ class ModelSize:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedStage:
-    """Bytes of one stage: ``weights`` and ``activations`` on the device, ``host`` in system memory.
+    """Bytes of one stage of a run: ``weights`` and ``activations`` on the device, ``host`` in system memory.
 
-    ``state`` is the part of the activations that a decoder caches between pieces.
+    ``state`` is the part of the activations that a decoder caches between pieces of time.
     """
 
     stage: str
@@ -73,8 +74,8 @@ class PlannedStage:
 class MemoryPlan:
     """How to run within ``budget`` bytes of device memory.
 
-    ``resident_blocks`` of the transformer's ``blocks`` stay on the device, the others are streamed.
-    ``chunk_tokens`` is how many video tokens ``Runner`` computes at a time (None: all), ``decode`` how the
+    ``resident_blocks`` of the transformer's ``blocks`` stay on the device, the others are streamed to it.
+    ``chunk_tokens`` is how many video tokens go through a layer at a time (None: all), ``decode`` how the
     video is decoded. The ``host`` bytes of a stage hold streamed blocks, the text encoder if it runs on the
     CPU, the decoded frames of a source, or the caches of inactive tiles.
     """
@@ -92,7 +93,7 @@ class MemoryPlan:
 
     @property
     def fits(self) -> bool:
-        """Whether every stage stays within the budget; if not, this is the plan with the lowest peak."""
+        """Whether every stage fits into the budget, less a reserve; if not, no plan has a lower peak."""
         return self.peak <= usable(self.budget)
 
     @property
@@ -138,12 +139,13 @@ def plan_memory(
     """The fastest plan that fits into ``budget`` bytes of device memory, or else that with the lowest peak.
 
     For sampling it tries, in this order: everything resident, tokens in chunks, blocks streamed. For
-    decoding: smaller pieces, then tiles. A text encoder that does not fit stays in system memory and runs on
-    the CPU.
+    decoding: smaller pieces of time, then tiles. A text encoder that does not fit stays in system memory and
+    runs on the CPU.
 
-    ``batch`` samples go through the transformer at once, and ``text_keys`` bytes of cached text keys and
-    values are held while it samples. ``source`` is the stage that encodes the source of an edit. A positive
-    and a negative prompt of the full length are assumed.
+    ``clips`` has one entry for each sampling stage. ``batch`` samples go through the transformer at once, and
+    ``text_keys`` bytes of cached text keys and values are held while it samples. ``source`` is the stage that
+    encodes the source of an edit, None without. A positive and a negative prompt of the full length are
+    assumed.
 
     Raises ValueError for a budget below 1.
     """
@@ -211,7 +213,8 @@ def text_stages(
 ) -> tuple[PlannedStage, PlannedStage]:
     """The memory of the text encoder and of the connectors, which are loaded one after the other.
 
-    Weights are bytes, those of ``text_weights`` for both together. Without ``text`` activations count 0.
+    Weights are bytes; ``text_weights`` are those of both together. ``itemsize`` is the bytes of one
+    activation. Without ``text`` (None) activations count 0.
     """
     encoder, connectors = (0, 0) if text is None else text_bytes(text, itemsize)
     return (
@@ -221,7 +224,7 @@ def text_stages(
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Free bytes of ``device``, plus what this process's allocator has cached; None if it is not CUDA."""
+    """Free bytes of ``device``, plus what this process's allocator has cached; None unless it is CUDA."""
     if device.type != "cuda":
         return None
     # Memory that this process's allocator has cached is not free for the driver, but it is for a run.
@@ -230,20 +233,21 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def usable(budget: int) -> int:
-    """Bytes that a plan may use of ``budget`` bytes: all but a reserve for the allocator."""
+    """Bytes that a plan may use of a memory budget of ``budget`` bytes: all but 6 % for the allocator."""
     return int(budget * (1 - _RESERVE))
 
 
 def check_budget(budget: int) -> None:
-    """Raise ValueError for a budget below 1 byte."""
+    """Raise ValueError for a memory budget below 1 byte."""
     if budget < 1:
         raise ValueError(f"the budget must be at least 1 byte; got {budget}. Use what the device has free")
 
 
 def parse_budget(text: str, device: torch.device) -> int:
-    """Parse a memory budget: a size as for ``parse_size``, or ``auto`` for the free memory of ``device``.
+    """Parse a memory budget: a size as for ``parse_size``, or "auto" for the free memory of ``device``.
 
-    Returns bytes. Raises ValueError for other text, and for ``auto`` on a device that does not report it.
+    Returns bytes. Raises ValueError for other text, and for "auto" on a device that does not report its free
+    memory.
     """
     if text.strip().lower() != "auto":
         return parse_size(text)
@@ -254,7 +258,10 @@ def parse_budget(text: str, device: torch.device) -> int:
 
 
 def parse_size(text: str) -> int:
-    """``8GB``, ``7.5 GiB``, ``900MB`` or a number of bytes -> bytes. Raises ValueError for anything else."""
+    """Parse a size such as "8GB", "7.5 GiB", "900MB" or a number of bytes; returns bytes.
+
+    Raises ValueError for anything else.
+    """
     number = text.strip().rstrip("BGMbgim ")
     factor = _SIZES.get(text.strip()[len(number) :].strip().lower())
     try:

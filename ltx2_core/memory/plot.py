@@ -1,4 +1,4 @@
-"""A bar chart of memory plans: one bar for every stage, and the budget as a line."""
+"""A bar chart of memory plans: one bar for every stage of a run, and the budget as a line."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ PARTS = {
 
 
 def draw_plans(plans: Sequence[MemoryPlan]) -> Tensor:
-    """Draw a group of bars for each plan over an axis in GB; a red line marks the plan's budget.
+    """Draw a group of bars for each plan, one bar for every stage, over an axis in GB.
 
-    Returns an image (H, W, 3) in [0, 1].
+    A red line marks the plan's budget. Returns an image (H, W, 3) in [0, 1].
     """
     rows = sum(len(plan.stages) + 1 for plan in plans)
     image = Image.new("RGB", (WIDTH, 2 * MARGIN + rows * ROW + 2 * ROW), BACK)

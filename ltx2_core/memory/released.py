@@ -60,10 +60,9 @@ _UP = (("space", 2, 6), ("time", 2, 4), ("all", 1, 2), ("all", 2, 2))
 def released_size(generation: Released, stored: Stored = "bf16") -> ModelSize:
     """Configurations and bytes of weights of a released model.
 
-    ``stored`` says how the weights of the transformer's blocks are stored: "fp8" takes one byte for each.
-
-
-    Raises ValueError for a generation that is not in ``RELEASED`` or storage that is not in ``STORED``.
+    ``generation`` is its release, "2.0" or "2.3". ``stored`` says how the weights of the transformer's blocks
+    are stored: "fp8" takes one byte for each, "bf16" two. Raises ValueError for a generation that is not in
+    ``RELEASED`` or storage that is not in ``STORED``.
     """
     if generation not in RELEASED or stored not in STORED:
         raise ValueError(

@@ -21,7 +21,10 @@ _FITTED_BYTES = 3 * (4 + 4)
 
 
 def source_host_bytes(size: tuple[int, int], clip: ClipPlan) -> int:
-    """Bytes of system memory for the frames that are held at once of a source of (width, height)."""
+    """Bytes of system memory for the frames of a source clip that are held at once while it is read.
+
+    ``size`` is (width, height) of the source in pixels; ``clip`` has the size to which its frames are scaled.
+    """
     width, height = size
     return CHUNK_FRAMES * (_OWN_BYTES * width * height + _FITTED_BYTES * clip.width * clip.height)
 
@@ -30,7 +33,8 @@ def source_host_bytes(size: tuple[int, int], clip: ClipPlan) -> int:
 def encoder_bytes(config: VideoVAEConfig, width: int, height: int, dtype: torch.dtype) -> int:
     """Bytes of device memory for encoding a clip of any length, in addition to the weights of the encoder.
 
-    Two chunks are traced on the meta device: the caches of the first are alive in the second.
+    ``width`` and ``height`` are pixels. Two chunks of frames are traced on the meta device: what is cached of
+    the first is alive in the second.
     """
     encoder = VideoEncoder(config, dtype=dtype, device="meta")
     frames = frames_of(2 * CHUNK_FRAMES // 8)

@@ -12,12 +12,12 @@ from ..transformer import Transformer
 
 
 class BlockStreaming:
-    """Holds the first ``resident`` blocks of ``transformer`` on ``device`` and streams the others.
+    """Holds the first ``resident`` blocks of ``transformer`` on ``device`` and streams the others to it.
 
     At most two streamed blocks are on the device at once: the one that computes and the next one. Their
-    weights stay in system memory, which may be a memory-mapped file. ``pin`` (default: True for CUDA) first
-    copies them to pinned memory, which CUDA needs to copy while it computes. Results equal those of the
-    resident network bit for bit. Do not move the transformer before :meth:`close`.
+    weights stay in system memory, which may be a memory-mapped file. ``pin`` (None: True for CUDA) first
+    copies them to pinned memory, which CUDA needs to copy while it computes. Results equal those of a
+    transformer wholly on the device bit for bit. Do not move the transformer before :meth:`close`.
 
     Raises ValueError if ``resident`` is negative or more than the number of blocks.
     """
@@ -59,7 +59,10 @@ class BlockStreaming:
         ]
 
     def close(self) -> None:
-        """Remove the hooks; every streamed block then has its weights in system memory again."""
+        """Remove the hooks by which blocks are streamed.
+
+        Every streamed block then has its weights in system memory again.
+        """
         for hook in self._hooks:
             hook.remove()
         # An interrupted pass may have left a block on the device.

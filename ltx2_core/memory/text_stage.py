@@ -1,4 +1,4 @@
-"""Memory for encoding the prompts, without weights: Gemma, the features of its states, and connectors."""
+"""Memory for encoding the prompts, without weights: Gemma, projection of its hidden states, connectors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ PROMPTS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class TextSize:
-    """Widths that decide the memory: Gemma's hidden states and feed-forward, video and audio features."""
+    """Widths of tensors that decide the memory of text encoding, in values per token.
+
+    ``hidden`` and ``intermediate`` are those of Gemma's hidden states and feed-forward, ``video`` and
+    ``audio`` those of the features of each modality.
+    """
 
     hidden: int
     intermediate: int
@@ -25,7 +29,10 @@ class TextSize:
 
     @classmethod
     def of(cls, config: TextConfig, *, hidden: int, intermediate: int) -> TextSize:
-        """The widths of a run, with the connectors of ``config`` behind a text encoder of the two widths."""
+        """The widths for the connectors of ``config`` behind a text encoder.
+
+        ``hidden`` and ``intermediate`` are the widths of the encoder's hidden states and feed-forward.
+        """
         return cls(
             hidden=hidden,
             intermediate=intermediate,
@@ -43,12 +50,13 @@ class TextSize:
 def text_bytes(
     size: TextSize, itemsize: int, *, prompts: int = PROMPTS, tokens: int = MAX_TOKENS
 ) -> tuple[int, int]:
-    """Bytes of activations of (encoder, connectors) for ``prompts`` of ``tokens`` each.
+    """Bytes of activations of (encoder, connectors) for ``prompts`` prompts of ``tokens`` tokens each.
 
-    Within 10 % of ``Trace``. Counted while a layer of Gemma runs: four hidden widths (embedding, input,
-    residual, normalised input), three feed-forward widths and the features summed so far. While a hidden
-    state is projected: the embedding and the state, both again in float32 and normalised, the sums twice, and
-    the projection's columns for this state in float32. ``itemsize`` is the bytes of one activation.
+    Within 10 % of what ``Trace`` counts. ``itemsize`` is the bytes of one activation. Counted while a layer
+    of Gemma runs: four hidden widths (embedding, input, residual, normalised input), three feed-forward
+    widths and the features summed so far. While a hidden state is projected: the embedding and the state,
+    both again in float32 and normalised, the sums twice, and the projection's columns for this state in
+    float32.
     """
     count, row = prompts * tokens, 4 * size.hidden
     sums = 4 * size.features

@@ -24,7 +24,7 @@ class Trace(TorchDispatchMode):
     their result is counted. Workspace inside kernels is not counted.
 
     ``limit`` simulates a device of that many bytes: an operation that would exceed it raises
-    ``torch.OutOfMemoryError``, and its result is freed.
+    ``torch.OutOfMemoryError``, and its result is freed. None is no limit.
 
     Under ``torch.inference_mode()`` an operation is one call (``linear``, ``rms_norm``); under ``no_grad``
     torch splits such calls into smaller operations first, and each of them counts.
@@ -60,14 +60,17 @@ class Trace(TorchDispatchMode):
         return sum(size for _, size in self._alive.values())
 
     def hold(self, tensor: Tensor) -> None:
-        """Count ``tensor`` too, for as long as it is alive."""
+        """Count the bytes of ``tensor``, which existed before, for as long as it is alive."""
         storage = tensor.untyped_storage()
         # The weak reference prevents that the address is reused for another storage while it is a key.
         self._alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Context that records the peak inside it in ``stages[name]``; if entered again, the larger one."""
+        """Context that records the most bytes alive at once inside it in ``stages[name]``.
+
+        If the same name is entered again, the larger number stays.
+        """
         self._stage.append(name)
         self._note()
         try:
