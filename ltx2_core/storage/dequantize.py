@@ -58,7 +58,8 @@ def format_of(name: str, dtypes: Mapping[str, torch.dtype], marker: ParsedJson |
     """Detect the format of layer ``name`` from the dtypes of its tensors and from its marker.
 
     ``dtypes`` maps ``weight`` and the names of its companion tensors (scales and others) to dtypes.
-    ``marker`` is the JSON object of the tensor ``comfy_quant`` or of the header's ``_quantization_metadata``.
+    ``marker`` is the JSON object of the tensor ``comfy_quant`` or of the header's ``_quantization_metadata``;
+    None where there is none.
 
     Raises:
         ValueError: the format is not supported, or a tensor that it needs is missing or of another dtype.
@@ -100,8 +101,9 @@ def format_of(name: str, dtypes: Mapping[str, torch.dtype], marker: ParsedJson |
 def decode(name: str, form: Format, tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
     """Decode the stored weight of layer ``name`` to float32 of shape ``shape``.
 
-    ``tensors`` holds ``weight`` and its companions (scales and others) under these names. ``shape`` is (O,
-    I), or any shape if ``form.kind`` is "float"; padding of the stored weight beyond it is cut off.
+    ``form`` is how it is stored. ``tensors`` holds ``weight`` and its companions (scales and others) under
+    these names. ``shape`` is (O, I), outputs and inputs, or any shape if ``form.kind`` is "float"; padding of
+    the stored weight beyond it is cut off.
 
     Raises:
         ValueError: the sizes of weight and scales do not fit each other.
@@ -123,7 +125,7 @@ def decode(name: str, form: Format, tensors: Mapping[str, Tensor], shape: tuple[
 
 
 def read_marker(name: str, raw: bytes) -> ParsedJson:
-    """Parse the bytes of layer ``name``'s tensor ``comfy_quant``, which describes its format.
+    """Parse ``raw``, the bytes of layer ``name``'s tensor ``comfy_quant``, which describes its format.
 
     Raises ValueError unless they are a JSON object.
     """
@@ -137,7 +139,10 @@ def read_marker(name: str, raw: bytes) -> ParsedJson:
 
 
 def logical_shape(dtype: torch.dtype, stored: Iterable[int]) -> tuple[int, ...]:
-    """Shape (O, I) of a weight from its stored dtype and shape; uint8 means two fp4 values per byte."""
+    """Shape of a decoded weight from the dtype and shape of the ``stored`` tensor.
+
+    For a uint8 matrix, which holds two fp4 values per byte, the last size is doubled; other shapes stay.
+    """
     sizes = tuple(stored)
     return (*sizes[:-1], 2 * sizes[-1]) if dtype == torch.uint8 and len(sizes) == 2 else sizes
 

@@ -55,9 +55,9 @@ def entries(folder: Path) -> list[Path]:
 
 
 def read_object(path: Path) -> ParsedJson:
-    """Read a JSON object from a file.
+    """Read a JSON object from the file ``path``.
 
-    Raises ValueError that names the file if it cannot be read, is too large, or holds something else.
+    Raises ValueError that names the file if it cannot be read, has more than 64 MiB, or holds something else.
     """
     try:
         status = path.stat()
@@ -82,7 +82,7 @@ def read_object(path: Path) -> ParsedJson:
 def indexed_files(index: Path) -> list[Path]:
     """The weight files (shards) that an index file ``*.safetensors.index.json`` lists, as full paths.
 
-    Raises ValueError if it lists none, a name with a folder in it, or a file that is missing.
+    Raises ValueError if the index lists no file, a name with a folder in it, or a file that is missing.
     """
     names = read_object(index).get("weight_map")
     if not isinstance(names, dict) or not all(_is_file_name(name) for name in names.values()):

@@ -20,9 +20,9 @@ _checked: set[tuple[Path, int, int, str]] = set()
 
 
 def check_finite(tensor: Tensor, name: str, path: Path) -> None:
-    """Raise ValueError that names ``name`` and ``path`` if a value of ``tensor`` is NaN or infinite.
+    """Raise ValueError that names the tensor and its file if a value of ``tensor`` is NaN or infinite.
 
-    A tensor of an unchanged file is checked once in a process.
+    ``name`` is its name in the file ``path``. A tensor of an unchanged file is checked once in a process.
     """
     # Damaged weights give a black or noisy clip without any error, which takes hours to trace back to a file.
     status = path.stat()

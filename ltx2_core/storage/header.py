@@ -44,7 +44,10 @@ MAX_HEADER_BYTES = 100_000_000
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """The header entry of one tensor; its data are the bytes ``start`` to ``end`` of the file at ``path``."""
+    """The header entry of one tensor: its name, dtype (such as "BF16") and shape in the file at ``path``.
+
+    Its data are the bytes from ``start`` up to but without ``end``, counted from the start of the file.
+    """
 
     name: str
     dtype: str
@@ -78,8 +81,9 @@ class Header:
 def read_header(path: str | os.PathLike[str]) -> Header:
     """Read and check the header of a safetensors file; no tensor data is read.
 
-    Raises FileNotFoundError, or ValueError that names the file and what is wrong with it: a folder, an empty,
-    truncated or foreign file (pickle, GGUF, text), or entries that contradict the file's size or each other.
+    Raises FileNotFoundError for a missing file, and ValueError that names the file and what is wrong with it:
+    a folder, an empty, truncated or foreign file (pickle, GGUF, text), or entries that contradict the file's
+    size or each other.
     """
     path = Path(path)
     size = _size(path)
@@ -117,7 +121,8 @@ def read_header(path: str | os.PathLike[str]) -> Header:
 def _size(path: Path) -> int:
     """Size in bytes of the file at ``path``.
 
-    Raises the errors of :func:`read_header` for a missing or empty file and for anything but a regular file.
+    Raises FileNotFoundError for a missing file, and ValueError for an empty one and for anything but a
+    regular file.
     """
     if path.is_dir():
         raise ValueError(f"{path} is a folder; a single .safetensors file is needed")
@@ -135,7 +140,7 @@ _AGAIN = "the download or copy was cut short, get it again"
 
 
 def _foreign(start: bytes) -> str | None:
-    """The name of the format of a file that is not safetensors, from its first 8 bytes; None if unknown."""
+    """What a file is that is not safetensors, in words, from its first 8 bytes ``start``; None if unknown."""
     if start[:4] == b"GGUF":
         return "a GGUF file"
     # torch.save writes a zip archive.

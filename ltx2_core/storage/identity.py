@@ -17,19 +17,18 @@ SAMPLE_BYTES = 4096
 
 
 def identity(paths: Iterable[Path]) -> str:
-    """A digest of the contents of files; their names, places and order do not count.
+    """A digest of the contents of files, 32 hexadecimal digits; their names, places and order do not count.
 
     It covers the size of each file, its first megabyte at most (the whole header of nearly every file), its
-    last bytes, and ``SAMPLES`` pieces of ``SAMPLE_BYTES`` spread evenly over it: up to 2 MB per file. Other
-    weights under the same name differ in nearly every piece; a change of a few values between the pieces is
-    not noticed.
+    last bytes, and 256 pieces of 4096 bytes spread evenly over it: up to 2 MB per file. Other weights under
+    the same name differ in nearly every piece; a change of a few values between the pieces is not noticed.
     """
     # Sorted and without names, so that renamed or moved files count as the same model.
     return sha256("".join(sorted(_of_file(*_state(path)) for path in set(paths))).encode()).hexdigest()[:32]
 
 
 def tensor_identity(x: Tensor) -> str:
-    """A digest of dtype, shape and every value of a tensor."""
+    """A digest of dtype, shape and every value of a tensor, as 32 hexadecimal digits."""
     # Tensors of other dtype or shape may have equal bytes.
     digest = sha256(f"{x.dtype} {tuple(x.shape)}".encode())
     # Part by part, since a clip from a file would be copied whole.

@@ -33,7 +33,8 @@ _guard = threading.Lock()
 def private_folder(path: Path) -> Path:
     """Create the folder ``path`` if needed, make it readable by this user only (mode 0700), and return it.
 
-    Raises ValueError if it is a link, or belongs to another user, who could exchange what is in it.
+    Raises ValueError if ``path`` is a link, or belongs to another user, who could exchange what is in the
+    folder.
     """
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     check_private(path)
@@ -43,7 +44,7 @@ def private_folder(path: Path) -> Path:
 def check_private(path: Path) -> None:
     """Set the mode of the folder ``path`` to 0700, so that only this user can read it.
 
-    Raises ValueError if it is no folder or belongs to another user.
+    Raises ValueError if ``path`` is no folder (or a link to one), or belongs to another user.
     """
     status = path.lstat()
     if not stat.S_ISDIR(status.st_mode):
@@ -60,8 +61,8 @@ def check_private(path: Path) -> None:
 def locked(folder: Path) -> Iterator[None]:
     """Hold the lock of ``folder`` within the context; the same thread may take it again.
 
-    The lock is the file ``.NAME.lock`` next to the folder. The operating system releases it when the process
-    ends, even by a crash. Raises ValueError if another run holds it.
+    The lock is the file ``.NAME.lock`` next to the folder ``NAME``. The operating system releases it when the
+    process ends, even by a crash. Raises ValueError if another run holds the lock.
     """
     # Resolved, so that two names of one folder have the same lock.
     folder, thread = folder.resolve(), threading.get_ident()
@@ -90,9 +91,10 @@ def prune_parts(folder: Path) -> None:
 
 
 def prune_saved(folder: Path) -> None:
-    """Clean a folder of saved latents: remove ``.part`` files and entries that have not been used for long.
+    """Clean a folder of saved latents: remove ``.part`` files and saved latents that are too old.
 
-    The ages are ``PART_AGE`` and ``SAVED_AGE``, in seconds.
+    ``.part`` files are unfinished; they are removed after ``PART_AGE`` seconds, saved latents ``SAVED_AGE``
+    seconds (30 days) after they were last changed.
     """
     now = time.time()
     for path in folder.iterdir() if folder.is_dir() else ():
@@ -140,7 +142,7 @@ def _file_lock(folder: Path) -> Iterator[None]:
 
 
 def _try_lock(descriptor: int) -> None:
-    """Lock the open file ``descriptor`` until the process closes it or ends.
+    """Lock the open file ``descriptor`` until the process closes the file or ends.
 
     Raises OSError if another process has locked it.
     """

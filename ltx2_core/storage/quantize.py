@@ -27,17 +27,17 @@ _TINY = 1e-12
 
 
 def encode(form: Format, weight: Tensor) -> dict[str, Tensor]:
-    """Encode ``weight`` (O, I) in the format ``form``.
+    """Encode ``weight`` (O, I), outputs by inputs, in the format ``form``.
 
     Returns the stored weight and its scales, under names such as ``weight`` and ``weight_scale``. Scales are
-    computed from this weight. The kind "float" gives float8_e4m3fn with one scale. Block formats pad the
-    weight with zeros to whole blocks.
+    computed from this weight. The kind "float" gives float8_e4m3fn with one scale. Block formats (NVFP4,
+    MXFP8) pad the weight with zeros to whole blocks.
     """
     return _ENCODERS[form.kind](form, weight.float())
 
 
 def quantize_fp8(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Encode ``weight`` in fp8: returns float8_e4m3fn values and a scalar float32 scale.
+    """Encode ``weight``, of any shape, in fp8: returns float8_e4m3fn values and a scalar float32 scale.
 
     Values times scale give the weight, up to rounding.
     """
@@ -50,7 +50,7 @@ def quantize_fp8(weight: Tensor) -> tuple[Tensor, Tensor]:
 def tile_block_scales(scales: Tensor) -> Tensor:
     """Arrange block scales (rows, columns) in cuBLAS's tiled layout, padded with zeros.
 
-    It is the inverse of :func:`.dequantize.untile_block_scales`, which describes the layout.
+    The inverse of :func:`.dequantize.untile_block_scales`, which describes the layout.
     """
     rows, columns = scales.shape
     padded = F.pad(scales, (0, -columns % 4, 0, -rows % 128))

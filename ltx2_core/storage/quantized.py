@@ -40,7 +40,11 @@ QUANTISED_DTYPES = ("F8_E4M3", "F8_E5M2", "U8", "I8")
 
 @dataclass(frozen=True)
 class StoredLayer:
-    """One quantised layer of a file, described by its header entries."""
+    """One quantised layer of a file, described by its header entries.
+
+    ``form`` is the format, ``infos`` has the entries of its weight and of the tensors that accompany it, such
+    as scales.
+    """
 
     name: str
     form: Format
@@ -53,7 +57,7 @@ class StoredLayer:
         return logical_shape(TORCH_DTYPES[self.infos["weight"].dtype], self.infos["weight"].shape)
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether the decoded weight fits a layer of ``shape``; padding to whole blocks is allowed."""
+        """Whether the decoded weight fits a layer of ``shape``, except for padding to whole blocks."""
         if self.form.kind == "float" or self.shape == shape or len(self.shape) != len(shape):
             return self.shape == shape
         block = {"nvfp4": 16, "mxfp8": 32}.get(self.form.kind, 1)
@@ -65,9 +69,9 @@ def find_quantized(
 ) -> dict[str, StoredLayer]:
     """Find the quantised layers of a file: name of the layer -> its description.
 
-    ``infos`` maps official tensor names to header entries, ``markers`` maps a layer's name to its marker (see
-    :func:`.dequantize.format_of`). A layer is quantised if its weight has a dtype of ``QUANTISED_DTYPES`` or
-    companion tensors such as scales.
+    ``infos`` maps official tensor names to header entries, ``markers`` maps the name of a layer to the JSON
+    object that describes its format (see :func:`.dequantize.format_of`). A layer is quantised if its weight
+    has a dtype of ``QUANTISED_DTYPES`` or companion tensors such as scales.
 
     Raises:
         ValueError: a format or dtype is not supported, or a companion has no weight.
@@ -106,7 +110,7 @@ class QuantizedLinear(nn.Module):
     def __init__(
         self, linear: nn.Linear, layer: StoredLayer, *, fp8_matmul: bool = False, nvfp4_matmul: bool = False
     ) -> None:
-        """Create the replacement of ``linear`` for the stored ``layer``.
+        """Create the replacement of ``linear`` for the stored ``layer``; the flags are those of the class.
 
         Its tensors are on ``meta`` until a state dict is assigned.
         """
@@ -126,7 +130,7 @@ class QuantizedLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(linear.out_features, device="meta")) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Multiply x (..., I) by the weight: (..., O) in the dtype of ``x``."""
+        """Multiply x (..., I) by the weight: (..., O) in the dtype of ``x``, for I inputs and O outputs."""
         bias = None if self.bias is None else self.bias.to(device=x.device, dtype=x.dtype)
         if self.fp8_matmul and self._is_fp8_ready(x):
             return self._fp8(x, bias)
@@ -214,8 +218,9 @@ def replace_linears(
     """Replace those linear layers of ``network`` that ``layers`` describes by :class:`QuantizedLinear`.
 
     Returns the names of the replaced layers. ``plain`` is the same network built with ``torch.nn`` layers,
-    needed if the layers of ``network`` have no parameters yet. Quantised tensors of other modules
-    (convolutions, norms, tables cast to fp8) are not replaced and must be decoded while loading.
+    needed if the layers of ``network`` have no parameters yet, else None. The two flags are those of
+    :class:`QuantizedLinear`. Quantised tensors of other modules (convolutions, norms, tables cast to fp8) are
+    not replaced and must be decoded while loading.
     """
     replaced = []
     for layer in layers:
@@ -273,7 +278,7 @@ def check_matmul(device: torch.device, *, fp8_matmul: bool, nvfp4_matmul: bool) 
 
 
 def loaded_bytes(infos: Iterable[TensorInfo], dtype: torch.dtype) -> int:
-    """Size in bytes of tensors after loading in ``dtype``; quantised ones have their stored size."""
+    """Bytes of the tensors ``infos`` after loading in ``dtype``; quantised ones keep their stored size."""
     return sum(
         info.nbytes if info.dtype in QUANTISED_DTYPES else info.numel * dtype.itemsize for info in infos
     )

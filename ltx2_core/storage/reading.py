@@ -22,7 +22,10 @@ _METADATA = "_quantization_metadata"
 
 
 def read_tensors(infos: Infos) -> dict[str, Tensor]:
-    """Read tensors in their stored format, memory-mapped. Raises ValueError for a damaged file."""
+    """Read tensors in their stored format, memory-mapped; raises ValueError for a damaged file.
+
+    ``infos`` maps the names that they get in the result to their header entries.
+    """
     by_file: dict[Path, list[tuple[str, str]]] = {}
     for own, info in infos.items():
         # Grouped by file, so that each file is opened once.
@@ -40,10 +43,10 @@ def read_tensors(infos: Infos) -> dict[str, Tensor]:
 
 
 def read_markers(infos: Infos, metadata: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Read the markers of quantised layers, by the layer's official name (see :func:`.dequantize.format_of`).
+    """Read the markers of quantised layers: JSON objects that name the format, by the layer's official name.
 
-    They are in the header's metadata or in small tensors ``comfy_quant``. Raises ValueError for a malformed
-    marker.
+    ``infos`` maps official tensor names to header entries. Markers are in ``metadata`` of the header or in
+    small tensors ``comfy_quant``. Raises ValueError for a malformed marker.
     """
     stated = metadata.get(_METADATA, {})
     layers = stated.get("layers", {}) if isinstance(stated, Mapping) else None
@@ -73,11 +76,12 @@ def read_state(
     dtype: torch.dtype | None,
     device: torch.device,
 ) -> dict[str, Tensor]:
-    """Read the tensors ``infos`` as a state dict, quantised layers in their stored format or decoded.
+    """Read the tensors ``infos`` as a state dict on ``device``, quantised layers as stored or decoded.
 
-    ``layers`` are the quantised layers. Those in ``resident`` stay in their stored format; the others are
-    decoded to ``shapes``, the shapes of the network's tensors. All other tensors are converted to ``dtype``.
-    With ``dtype`` None their dtype is preserved, and decoded ones become bfloat16.
+    ``layers`` are the quantised layers. Those whose names are in ``resident`` stay in their stored format;
+    the others are decoded to ``shapes``, the shapes of the network's tensors. All other tensors are converted
+    to ``dtype``. With ``dtype`` None their dtype is preserved, except that fp8 tensors and decoded layers
+    become bfloat16.
 
     Raises ValueError, naming tensor and file, for values that are NaN or infinite.
     """
@@ -106,5 +110,5 @@ def read_state(
 
 
 def decoded_shape(info: TensorInfo) -> tuple[int, ...]:
-    """Shape of a tensor after decoding, from its header entry; padding to whole blocks is included."""
+    """Shape of a tensor after decoding, from its header entry, including padding to whole blocks."""
     return logical_shape(TORCH_DTYPES.get(info.dtype, torch.float32), info.shape)

@@ -16,10 +16,10 @@ from ..media.atomic import replacing
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a safetensors file; an old file at ``path`` stays until the new one is complete.
+    """Write ``tensors``, by name, as a safetensors file; an old file at ``path`` stays until it is complete.
 
-    ``tensors`` must be contiguous; ``metadata`` are strings for the header. Raises OSError with advice, for
-    example for a full disk.
+    ``tensors`` must be contiguous; ``metadata`` are strings for the header, None for none. Raises OSError
+    with advice, for example for a full disk.
     """
     with replacing(path) as temporary:
         try:
@@ -29,7 +29,7 @@ def write_tensors(
 
 
 def _system_error(error: SafetensorError, path: Path) -> OSError:
-    """Turn a SafetensorError into the OSError that its text describes."""
+    """The OSError that the text of ``error`` describes, for the file ``path`` that was written."""
     # Its text is the only place that has the system's number.
     number = re.search(r"os error (\d+)", str(error))
     return OSError(int(number[1]), str(error), str(path)) if number else OSError(f"{path}: {error}")
