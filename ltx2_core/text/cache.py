@@ -29,9 +29,9 @@ class FeatureCache:
     ) -> TextFeatures:
         """Return the text features of ``prompts`` on the CPU, from the cache where possible.
 
-        ``encode`` computes the features of prompts that are not cached. ``encoder`` identifies this function:
-        for the same key, a prompt must always give the same features, whatever the other prompts of the call
-        are.
+        ``encode`` computes the features of prompts that are not cached. ``encoder`` is a key that identifies
+        that function: for the same key, a prompt must always give the same features, whatever the other
+        prompts of the call are.
         """
         # A prompt that occurs twice in a call is encoded once.
         missing = [p for p in dict.fromkeys(prompts) if (encoder, p) not in self._held]
@@ -49,9 +49,9 @@ class FeatureCache:
 
 
 def _of_prompt(features: TextFeatures, index: int) -> TextFeatures:
-    """The features (1, T, K) of prompt number ``index``, on the CPU and without padding.
+    """The features (1, T, K) of prompt number ``index`` of a batch, on the CPU and without padding.
 
-    Padding is left out, because it depends on the other prompts of the call.
+    Padding is left out, because it depends on the other prompts of the batch.
     """
     valid = features.mask[index].bool()
     # On the CPU, since cached features must not take the memory of the network.

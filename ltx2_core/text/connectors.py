@@ -40,12 +40,12 @@ class TextConnectors(nn.Module):
     def forward(self, features: TextFeatures, *, length: int = CONTEXT_LENGTH) -> TextContext:
         """Text features (B, T, W) -> context (B, S, W) for each modality, in the dtype of the features.
 
-        Padding may be on the left or on the right. S is ``length``; if a prompt has more valid tokens, S is
-        their number rounded up to a multiple of R. Registers replace the padding, so the result needs no
-        mask.
+        Padding may be on the left or on the right; learnt registers, R of them, replace it, so the result
+        needs no mask. S is ``length``; if a prompt has more valid tokens, S is their number rounded up to a
+        multiple of R.
 
         Raises:
-            ValueError: ``length`` is not a multiple of R, or the features do not have width W.
+            ValueError: ``length`` is not a multiple of R, or the features are not as wide as the connector.
         """
         return TextContext(
             self.video_embeddings_connector(features.video, features.mask, length=length),
@@ -54,7 +54,7 @@ class TextConnectors(nn.Module):
 
 
 class Connector(nn.Module):
-    """One text connector: appends registers to the text, then applies transformer blocks and an RMS norm."""
+    """One text connector: replaces padding by registers, then applies transformer blocks and an RMS norm."""
 
     def __init__(
         self,
@@ -73,10 +73,10 @@ class Connector(nn.Module):
         )
 
     def forward(self, features: Tensor, mask: Tensor, *, length: int, rope: Rope | None = None) -> Tensor:
-        """Turn text features (B, T, W) with token mask (B, T) into context (B, S, W).
+        """Turn text features (B, T, W) with token mask (B, T), 1 on text, into context (B, S, W).
 
-        See :meth:`TextConnectors.forward` for S and ``length``. ``rope`` is the result of :meth:`rope` for S,
-        if the caller has it already.
+        S is ``length``, or more for longer prompts, see :meth:`TextConnectors.forward`. ``rope`` is the
+        result of :meth:`rope` for S, if the caller has it already; None computes it.
         """
         if features.shape[-1] != self.config.dim:
             raise ValueError(
@@ -129,7 +129,7 @@ class ConnectorBlock(nn.Module):
         self.ff = FeedForward(config.dim, bias=config.ff_bias, **options)
 
     def forward(self, x: Tensor, rope: Rope) -> Tensor:
-        """Apply the block to x (B, S, W); the shape does not change."""
+        """Apply the block to x (B, S, W); the shape does not change. ``rope`` rotates queries and keys."""
         x = x + self.attn1(rms_norm(x, self.norm_eps), rope=rope)
         result: Tensor = x + self.ff(rms_norm(x, self.norm_eps))
         return result
@@ -138,8 +138,9 @@ class ConnectorBlock(nn.Module):
 def fill_with_registers(features: Tensor, mask: Tensor, registers: Tensor, *, length: int) -> Tensor:
     """Move valid tokens to the front, in order, and fill every later position p with register p mod R.
 
-    features (B, T, W), mask (B, T), registers (R, W) -> (B, S, W), with S as in
-    :meth:`TextConnectors.forward`. Raises ValueError if ``length`` is not a multiple of R.
+    features (B, T, W), mask (B, T) 1 on valid tokens, registers (R, W) -> (B, S, W). S is ``length``; if a
+    prompt has more valid tokens, S is their number rounded up to a multiple of R. Raises ValueError if
+    ``length`` is not a multiple of R.
     """
     count = registers.shape[0]
     if length % count:

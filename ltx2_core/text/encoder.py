@@ -49,7 +49,7 @@ class TextEncoder(nn.Module):
         """Compute the text features of ``prompts`` in float32, padded with zeros on the left to one length.
 
         The features of a prompt do not depend on the other prompts of the call, bit for bit. ``on_layer`` is
-        called with the number of hidden states that are done and their total.
+        called with the number of hidden states that are done and their total, over all prompts.
         """
         states = self.gemma.num_states
         total = states * len(prompts)
@@ -68,7 +68,7 @@ class TextEncoder(nn.Module):
         return batched([encode_one(*numbered) for numbered in enumerate(prompts)])
 
     def _encode_one(self, prompt: str, on_state: Callable[[int], None]) -> TextFeatures:
-        """Compute the features (1, T, K) of one prompt, without padding.
+        """Compute the features (1, T, K) of one prompt of T tokens, without padding.
 
         ``on_state`` is called with the number of hidden states that are done.
         """

@@ -28,7 +28,8 @@ EPS = 1e-6
 class FeatureExtractor(nn.Module):
     """The text projection: normalises hidden states and projects them to features for video and audio.
 
-    2.0 has one projection for both modalities, 2.3 and later have one for each.
+    ``hidden_size`` is the width of the text encoder's hidden states, ``num_states`` their number per token.
+    Generation 2.0 has one projection for both modalities, 2.3 and later have one for each.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class FeatureExtractor(nn.Module):
 class FeatureAccumulator:
     """Sums the projected hidden states of a batch of prompts, in float32, as they are computed.
 
-    Raises ValueError for a prompt without valid tokens.
+    ``mask`` (B, T) is 1 on valid tokens. Raises ValueError for a prompt without valid tokens.
     """
 
     def __init__(self, extractor: FeatureExtractor, mask: Tensor) -> None:
@@ -111,7 +112,7 @@ class FeatureAccumulator:
             raise ValueError("every prompt needs at least one valid token (BOS); the mask has a row of zeros")
 
     def add(self, layer: int, hidden: Tensor) -> None:
-        """Add hidden state number ``layer`` (B, T, D); values at padding tokens are ignored.
+        """Add hidden state number ``layer``, from 0: ``hidden`` (B, T, D); values at padding are ignored.
 
         Raises:
             ValueError: there is no such state, it was added before, or its shape is not (B, T, D).

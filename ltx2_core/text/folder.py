@@ -20,7 +20,7 @@ KINDS = ("gemma3_text", "gemma4_text", "gemma4_unified_text")
 
 
 def language_name(key: str) -> str | None:
-    """The name that the tensor ``key`` of a file has in Gemma's language model; None for other tensors.
+    """The name in Gemma's language model of the tensor that a file calls ``key``; None for other tensors.
 
     Other tensors are, for example, those of the vision model.
     """
@@ -80,7 +80,7 @@ def find_weights(folder: Path, config_path: Path) -> dict[str, TensorInfo]:
     """Header entries of the language model's tensors, by their name in that model.
 
     Vision weights are left out. The folder of ``config_path`` is searched first, then the whole ``folder``.
-    In a directory with an index only the files in the index are read.
+    In a directory with an index only the files that it lists are read.
 
     Raises:
         ValueError: there are no weights, a shard of the index is missing, or two files hold the same tensor.
@@ -101,7 +101,7 @@ def find_tokenizer(folder: Path) -> Path:
     """Path of ``tokenizer.json``, or else of ``tokenizer.model``, in ``folder`` or below it.
 
     Raises:
-        ValueError: there is neither.
+        ValueError: there is neither of the two files.
     """
     found = entries(folder)
     # The JSON comes first, since it needs no further package.

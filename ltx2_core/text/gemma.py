@@ -47,12 +47,13 @@ class Gemma(nn.Module):
         *,
         embeds: Tensor | None = None,
     ) -> None:
-        """Run the model and pass each of its L + 1 hidden states to ``on_hidden`` as soon as it is computed.
+        """Run the model and pass each of its L + 1 hidden states (B, T, D) to ``on_hidden`` one by one.
 
+        Each is passed as soon as it is computed and not stored, so that the states are never all in memory.
         ``input_ids`` and ``attention_mask`` are (B, T), padded on the left. ``embeds`` (B, T, D) are scaled
-        embeddings to use in place of those of the tokens. State 0 is the scaled embedding, state i the input
-        of layer i, state L the output of the final norm. Values at padding tokens are arbitrary. The states
-        are not stored, so that they are never all in memory.
+        embeddings to use in place of those of the tokens; None uses the tokens. State 0 is the scaled
+        embedding, state i the input of layer i, state L the output of the final norm. Values at padding
+        tokens are arbitrary.
         """
 
         def entering(index: int) -> Callable[..., None]:
@@ -88,8 +89,8 @@ def load_gemma(
     memory-mapped. Quantised layers stay quantised and decode their weights in the forward pass.
 
     Raises:
-        ValueError: it is not a Gemma, weights are missing or do not fit the configuration, or ``dtype`` is
-            float16, in which the hidden states overflow.
+        ValueError: ``path`` is not a Gemma, weights are missing or do not fit the configuration, or
+            ``dtype`` is float16, in which the hidden states overflow.
     """
     # Refused before any weight is read.
     if dtype == torch.float16:
@@ -105,7 +106,8 @@ def load_gemma(
 def find_encoder(path: Path) -> tuple[ParsedJson, dict[str, TensorInfo], ParsedJson]:
     """Find the Gemma in the folder or file at ``path``, from headers only.
 
-    Returns its configuration, the header entries of the language model's tensors, and the file's metadata.
+    Returns its configuration, the header entries of the language model's tensors by their name in that model,
+    and the metadata of a single file's header (empty for a folder).
 
     Raises:
         ValueError: ``path`` does not contain a Gemma.
@@ -199,7 +201,10 @@ def _decoded(
     layers: Mapping[str, StoredLayer],
     shapes: Mapping[str, tuple[int, ...]],
 ) -> tuple[int, ...]:
-    """Shape of the tensor ``name`` after decoding, without the padding of quantised formats."""
+    """Shape of the tensor ``name`` after decoding, without the padding of quantised formats.
+
+    ``info`` is its header entry, ``layers`` are the quantised layers, ``shapes`` those that the network has.
+    """
     layer = layers.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
     if layer is None:
         return info.shape

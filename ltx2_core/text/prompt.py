@@ -16,9 +16,9 @@ TRIGGER: Final = "[trigger]"
 class PromptEmbeds:
     """A prompt and a negative prompt, already encoded to contexts for the transformer; usable in many runs.
 
-    ``stages`` holds the contexts (positive, negative) of the first stage. It has a second entry only if the
-    LoRAs of the second stage change the text networks. ``models`` identifies, in JSON values, the networks
-    that computed the contexts.
+    ``stages`` holds a pair of contexts (positive, negative) for the first stage; None stands for no negative
+    prompt. ``stages`` has a second entry only if the LoRAs of the second stage change the text networks.
+    ``models`` identifies, in JSON values, the networks that computed the contexts.
     """
 
     prompt: str
@@ -27,7 +27,7 @@ class PromptEmbeds:
     models: Mapping[str, Any]
 
     def of_stage(self, index: int) -> tuple[TextContext, TextContext | None]:
-        """The contexts (positive, negative) for stage ``index``, counted from 0."""
+        """The contexts (positive, negative) for stage ``index``, counted from 0; negative may be None."""
         return self.stages[min(index, len(self.stages) - 1)]
 
 
@@ -35,9 +35,10 @@ class PromptEmbeds:
 class Prompt:
     """The description of a clip and its audio, and what to avoid.
 
-    ``negative`` is used only by guidance away from it and by some samplers; None takes the recipe's text for
-    the checkpoint. ``trigger`` is the trigger word of a LoRA. It replaces the text ``[trigger]`` in the
-    prompt, but not in the negative one. If ``embeds`` is set, nothing is encoded.
+    ``negative`` is used only by guidance away from it and by some samplers; None takes the text of the
+    checkpoint's recipe. ``trigger`` is the trigger word of a LoRA, which replaces the text ``[trigger]`` in
+    the prompt, but not in the negative one; None replaces nothing. If ``embeds``, encoded prompts, are set,
+    nothing is encoded.
     """
 
     prompt: str
@@ -48,7 +49,8 @@ class Prompt:
     def __post_init__(self) -> None:
         """Insert the trigger word, and check the texts.
 
-        Raises ValueError for a prompt that is not text, and for texts that are not those of ``embeds``.
+        Raises ValueError for a prompt that is not text, and for texts that differ from those that ``embeds``
+        encode.
         """
         if not isinstance(self.prompt, str):
             raise ValueError(

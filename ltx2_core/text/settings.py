@@ -44,7 +44,7 @@ LAYER_TYPES = frozenset({"sliding_attention", "full_attention"})
 
 
 def network_settings(config: ParsedJson) -> ParsedJson:
-    """Select the entries of ``config`` that describe the network, and check their values.
+    """Select the entries of a text encoder's ``config`` that describe the network, and check their values.
 
     Raises ValueError that names the key for a value that no Gemma has: of another type, an unknown word, or a
     size beyond ``MAX_SIZE`` (``MAX_LAYERS`` for the layers).
@@ -90,7 +90,7 @@ def network_settings(config: ParsedJson) -> ParsedJson:
 
 
 def check_layers(config: ParsedJson, names: Collection[str]) -> None:
-    """Raise ValueError if ``config`` states another number of layers than the tensor names have."""
+    """Raise ValueError if ``config`` states another number of layers than the tensor ``names`` have."""
     stated = config.get("num_hidden_layers")
     # Distinct numbers, since a damaged name could claim a huge one.
     held = len({name.split(".")[1] for name in names if name.startswith("layers.")})

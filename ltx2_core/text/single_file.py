@@ -48,7 +48,7 @@ def read_encoder_file(path: Path) -> tuple[ParsedJson, dict[str, TensorInfo], He
 
 
 def tokenizer_bytes(path: Path) -> tuple[str, bytes]:
-    """Read the tokenizer stored in the file: its kind, one of ``TOKENIZERS``, and its bytes.
+    """Read the tokenizer stored in the file ``path``: its kind, one of ``TOKENIZERS``, and its bytes.
 
     Raises:
         ValueError: the file contains no tokenizer.
@@ -58,7 +58,7 @@ def tokenizer_bytes(path: Path) -> tuple[str, bytes]:
 
 
 def find_tokenizer_tensor(path: Path) -> tuple[str, TensorInfo]:
-    """Name and header entry of the tensor that holds the tokenizer in a file.
+    """Name and header entry of the tensor that holds the tokenizer in the file ``path``.
 
     Raises ValueError if there is none.
     """
@@ -74,7 +74,7 @@ def find_tokenizer_tensor(path: Path) -> tuple[str, TensorInfo]:
 
 
 def _config_of(infos: Mapping[str, TensorInfo]) -> JsonObject:
-    """Reconstruct the configuration of a Gemma 3 from its tensor shapes.
+    """Reconstruct the configuration of a Gemma 3 from the shapes of its tensors, given as header entries.
 
     Settings that shapes do not determine are those of the released 12B model.
     """
@@ -109,7 +109,11 @@ def _config_of(infos: Mapping[str, TensorInfo]) -> JsonObject:
 
 
 def _describe_other(names: Iterable[str], infos: Mapping[str, TensorInfo]) -> str | None:
-    """Say in words what a file is if it is not a Gemma 3; None if it is one."""
+    """Say in words what a file is if it is not a Gemma 3; None if it is a Gemma 3.
+
+    ``names`` are those of all its tensors, ``infos`` the header entries of those that look like a language
+    model's.
+    """
     all_names = list(names)
 
     def has(pattern: str) -> bool:

@@ -50,7 +50,8 @@ def write_tiny_gemma(
 
     The weights depend on ``seed`` and the sizes only. The tokenizer has ``vocab_size`` tokens: four special
     ones, all bytes, so that any text can be encoded, and pieces of words. Each of ``words`` becomes a single
-    token, with and without a capital, as long as there is room. ComfyUI assumes a head width of 256.
+    token, with and without a capital, as long as there is room. ``hidden_size`` is the width of hidden
+    states, ``layers`` the number of layers; ComfyUI assumes a ``head_dim`` of 256.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config: JsonObject = {
@@ -92,8 +93,8 @@ def write_tiny_gemma(
 def tiny_tokenizer(words: Sequence[str] = (), vocab_size: int = VOCAB_SIZE) -> FastTokenizer:
     """Build a BPE tokenizer with byte fallback, with its tokens in the order of Gemma's.
 
-    They are pad, eos, bos, unk, all bytes, then pieces of words up to ``vocab_size`` tokens: those of
-    ``words`` first, then those of common English words.
+    They are pad, eos, bos, unk, all bytes, then pieces of words up to ``vocab_size`` tokens: pieces of
+    ``words`` first, then of common English words.
     """
     # A word at the start of a prompt has no space before it, and may have a capital.
     own = [form for word in words for form in (SPACE + word, word, word.capitalize())]
@@ -123,7 +124,7 @@ def tiny_tokenizer(words: Sequence[str] = (), vocab_size: int = VOCAB_SIZE) -> F
 
 
 def _learn_merges(words: list[str], count: int) -> list[tuple[str, str]]:
-    """Learn at most ``count`` byte-pair merges, most frequent pair first; ties are broken alphabetically."""
+    """Learn at most ``count`` byte-pair merges from ``words``, most frequent pair first, ties by alphabet."""
     split = Counter(tuple(word) for word in words)
     merges: list[tuple[str, str]] = []
     while len(merges) < count:

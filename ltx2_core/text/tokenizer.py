@@ -48,7 +48,9 @@ class Tokenizer:
     ) -> None:
         """Wrap ``encode``, which maps text to token ids without special tokens, and ``decode``, its reverse.
 
-        ``special`` holds the ids of those ``MARKERS`` that this tokenizer has.
+        ``vocab_size`` is the number of tokens, ``bos_id`` and ``pad_id`` are ids, ``max_tokens`` is the
+        length to which prompts are truncated. ``special`` holds the ids of those ``MARKERS`` that this
+        tokenizer has.
         """
         self.encode = encode
         self.decode = decode
@@ -60,6 +62,8 @@ class Tokenizer:
 
     def __call__(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Tokenize ``prompts``: token ids and attention mask, both int64 (B, T); the mask is 0 on padding.
+
+        T is the number of tokens of the longest prompt.
 
         Raises:
             ValueError: ``prompts`` is empty or a single string.
@@ -87,7 +91,10 @@ class Tokenizer:
 
 
 def check_tokenizer(path: str | os.PathLike[str]) -> None:
-    """Raise ValueError if there is no tokenizer at ``path`` for :func:`load_tokenizer`; it is not loaded."""
+    """Raise ValueError if the folder or file ``path`` has no tokenizer for :func:`load_tokenizer`.
+
+    The tokenizer is not loaded.
+    """
     path = Path(path)
     if path.is_file():
         find_tokenizer_tensor(path)
@@ -106,7 +113,9 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
 
 
 def read_tokenizer(path: Path) -> tuple[Path, str, bytes]:
-    """Read the tokenizer of a folder or file: (file that holds it, its kind in ``TOKENIZERS``, its bytes).
+    """Read the tokenizer of a folder or file: (file that holds it, its kind, its bytes).
+
+    The kind is one of ``TOKENIZERS``: "tokenizer_json", or "spiece_model" for a sentencepiece model.
 
     Raises:
         ValueError: there is no tokenizer.
