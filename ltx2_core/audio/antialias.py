@@ -23,7 +23,7 @@ HALF_WIDTH = 0.6 / RATIO
 
 
 class AntiAliasedSnake(nn.Module):
-    """SnakeBeta at twice the sample rate, x (B, C, S) -> (B, C, S).
+    """SnakeBeta activation at twice the sample rate, x (B, C, S) -> (B, C, S): C channels, S samples.
 
     The nonlinearity creates overtones. At the doubled rate they can be filtered out before they alias.
     """
@@ -40,7 +40,7 @@ class AntiAliasedSnake(nn.Module):
 
 
 class SnakeBeta(nn.Module):
-    """x + sin²(αx) / β on (B, C, S), with one α and β per channel, stored as logarithms."""
+    """The activation x + sin²(αx) / β on (B, C, S), with one α and β per channel, stored as logarithms."""
 
     def __init__(self, channels: int, layers: Layers) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class SnakeBeta(nn.Module):
 
 
 class UpsampleByTwo(nn.Module):
-    """Windowed-sinc interpolation (B, C, S) -> (B, C, 2S)."""
+    """Windowed-sinc interpolation to twice the sample rate, (B, C, S) -> (B, C, 2S)."""
 
     filter: Tensor
 
@@ -72,7 +72,7 @@ class UpsampleByTwo(nn.Module):
 
 
 class DownsampleByTwo(nn.Module):
-    """Windowed-sinc decimation (B, C, 2S) -> (B, C, S)."""
+    """Windowed-sinc low-pass filter and decimation to half the sample rate, (B, C, 2S) -> (B, C, S)."""
 
     def __init__(self, layers: Layers) -> None:
         super().__init__()
@@ -84,7 +84,10 @@ class DownsampleByTwo(nn.Module):
 
 
 class Lowpass(nn.Module):
-    """Low-pass filter and decimation by two. A module of its own only to match names in the checkpoint."""
+    """Low-pass filter and decimation by two, (B, C, 2S) -> (B, C, S).
+
+    A module of its own only to match names in the checkpoint.
+    """
 
     filter: Tensor
 
@@ -104,7 +107,7 @@ def upsample(x: Tensor, taps: Tensor, ratio: int, *, edge: int, cut: tuple[int, 
     """Interpolate x (B, C, S) -> (B, C, ratio * S) with a filter ``taps`` (1, 1, K) whose values sum to 1.
 
     The input is padded by repeating its first and last sample ``edge`` times. From the result, ``cut``
-    samples are dropped at the start and at the end.
+    samples are dropped: (at the start, at the end).
     """
     channels = x.shape[1]
     # Zeros at the ends would make a step, which the filter turns into ringing.

@@ -42,7 +42,10 @@ class AudioEncoder(nn.Module):
         self.per_channel_statistics = LatentStatistics(config, layers)
 
     def forward(self, mel: Tensor) -> Tensor:
-        """mel (B, 2, T, M) -> normalised latent (B, 8, L, N) in float32, L = ceil(T / 4)."""
+        """mel (B, 2, T, M) -> normalised latent (B, 8, L, N) in float32.
+
+        T mel frames, M mel bins; L = ceil(T / 4) latent frames, N = M / 4 latent bins.
+        """
         # Autocast would round the convolutions to bfloat16, which is audible.
         with without_autocast(mel.device):
             # The second half is the log-variance of the posterior, which is needed only for training.
@@ -71,16 +74,19 @@ class AudioDecoder(nn.Module):
         self.per_channel_statistics = LatentStatistics(config, layers)
 
     def forward(self, latent: Tensor) -> Tensor:
-        """Normalised latent (B, 8, L, N) -> mel (B, 2, 4L - 3, M) in float32."""
+        """Normalised latent (B, 8, L, N) -> mel (B, 2, 4L - 3, M) in float32.
+
+        L latent frames, N latent bins; M = 4N mel bins.
+        """
         with without_autocast(latent.device):
             mel: Tensor = self.decoder(self.per_channel_statistics.un_normalize(latent.float()))
             return mel
 
 
 class LatentStatistics(nn.Module):
-    """Mean and standard deviation for each pair of latent channel and bin.
+    """Mean and standard deviation for each pair of latent channel and latent bin.
 
-    Stored flat in the order of a token's features: index = channel * bins + bin.
+    They are stored flat in the order of a token's features: index = channel * bins + bin.
     """
 
     def __init__(self, config: AudioVAEConfig, layers: Layers) -> None:
@@ -93,7 +99,7 @@ class LatentStatistics(nn.Module):
         self.register_buffer("std-of-means", torch.ones(size, dtype=layers.dtype, device=layers.device))
 
     def normalize(self, latent: Tensor) -> Tensor:
-        """Raw latent (B, C, L, N) -> zero mean and unit deviation per (channel, bin)."""
+        """Raw latent (B, C, L, N) -> zero mean and unit deviation for each of C channels and N bins."""
         return (latent - self._table("mean-of-means", latent)) / self._table("std-of-means", latent)
 
     def un_normalize(self, latent: Tensor) -> Tensor:
@@ -154,7 +160,11 @@ class _Decoder(nn.Module):
 
 
 class _Stage(nn.Module):
-    """Residual blocks of one level, followed by its resampling, if it has one."""
+    """Residual blocks of one resolution, followed by a down- or upsampling, if the stage has one.
+
+    ``inner`` are the channels of the input, ``outer`` those of the output; ``blocks`` is the number of
+    blocks.
+    """
 
     def __init__(self, inner: int, outer: int, blocks: int, layers: Layers) -> None:
         super().__init__()
@@ -184,7 +194,10 @@ class _Middle(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x)))))); the skip is projected if the number of channels changes."""
+    """x + conv(silu(norm(conv(silu(norm(x)))))), from ``inner`` to ``outer`` channels.
+
+    The skip is projected if the number of channels changes.
+    """
 
     def __init__(self, inner: int, outer: int, layers: Layers) -> None:
         super().__init__()
@@ -202,7 +215,10 @@ class ResidualBlock(nn.Module):
 
 
 class CausalConv2d(nn.Module):
-    """Convolution over (time, mel bins), padded with zeros: in time only before, in mel on both sides."""
+    """Convolution over (time, mel bins), padded with zeros: in time only before, in mel on both sides.
+
+    It maps ``inner`` to ``outer`` channels.
+    """
 
     def __init__(self, inner: int, outer: int, layers: Layers, *, kernel: int = 3) -> None:
         super().__init__()
@@ -217,7 +233,7 @@ class CausalConv2d(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Strided convolution that halves frames and bins: (T, M) -> (ceil(T / 2), M / 2)."""
+    """Strided convolution that halves mel frames T and mel bins M: (T, M) -> (ceil(T / 2), M / 2)."""
 
     def __init__(self, width: int, layers: Layers) -> None:
         super().__init__()
@@ -230,7 +246,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour doubling of frames and bins, then a convolution: (T, M) -> (2T - 1, 2M)."""
+    """Doubles mel frames T and mel bins M by nearest neighbours, then convolves: (T, M) -> (2T - 1, 2M)."""
 
     def __init__(self, width: int, layers: Layers) -> None:
         super().__init__()

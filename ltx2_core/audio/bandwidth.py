@@ -46,7 +46,7 @@ class LogMel(nn.Module):
         self.register_buffer("mel_basis", layers.constant(filters.T.contiguous()))
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """waveform (B, 2, S) -> log-mel (B, 2, T, M), T = ceil(S / hop_length).
+        """waveform (B, 2, S) -> log-mel (B, 2, T, M), T = ceil(S / hop_length) frames, M mel bins.
 
         Zeros fill the last hop and, on the left, the part of the window before the first hop.
         """
@@ -64,7 +64,8 @@ class LogMel(nn.Module):
 class FourierBasis(nn.Module):
     """Short-time Fourier transform as convolution filters (2K, 1, W): windowed cosines, then sines.
 
-    Checkpoints also store the inverse transform, which nothing uses.
+    K is the number of frequencies, W the length of the window in samples. Checkpoints also store the inverse
+    transform, which nothing uses.
     """
 
     forward_basis: Tensor
@@ -93,7 +94,10 @@ def sinc_upsample(waveform: Tensor, ratio: int) -> Tensor:
 
 
 def sinc_taps(ratio: int) -> list[float]:
-    """Taps of ``sinc_upsample``: a Hann-windowed sinc with six zero crossings on each side; sum about 1."""
+    """Taps of ``sinc_upsample`` by ``ratio``: a Hann-windowed sinc with six zero crossings on each side.
+
+    Their sum is about 1.
+    """
     width = math.ceil(ZERO_CROSSINGS / ROLLOFF)
     t = (np.arange(2 * width * ratio + 1) / ratio - width) * ROLLOFF
     # Clipped, since the cosine would rise again beyond the last zero crossing.

@@ -23,9 +23,10 @@ def encode_audio(
 ) -> Tensor:
     """waveform (C, S) or (B, C, S) in [-1, 1] at ``sample_rate`` Hz -> normalised latent (B, 8, L, N).
 
-    With ``latent_frames`` the audio is trimmed, or padded with silence, to exactly that L. Otherwise L is
-    about 25 per second of audio, plus 1. Computes in float32 on the waveform's device, where the encoder must
-    be. Raises ValueError for an empty waveform or one of another shape.
+    C channels, S samples; L latent frames, N latent bins. With ``latent_frames`` the audio is trimmed, or
+    padded with silence, to exactly that L. With None L is about 25 per second of audio, plus 1. Computes in
+    float32 on the waveform's device, where the encoder must be. Raises ValueError for an empty waveform or
+    one of another shape.
     """
     if waveform.ndim not in (2, 3):
         raise ValueError(
@@ -50,8 +51,8 @@ def encode_audio(
 def decode_audio(decoder: AudioDecoder, vocoder: Vocoder, latent: Tensor) -> tuple[Tensor, int]:
     """Normalised latent (B, 8, L, N) -> waveform (B, 2, S) float32 in [-1, 1] and its sample rate in Hz.
 
-    S covers 4L - 3 mel frames of 10 ms, which is 30 ms less than L latent frames of 40 ms. Raises ValueError
-    for a latent of another shape.
+    L latent frames, N latent bins. S samples cover 4L - 3 mel frames of 10 ms, which is 30 ms less than L
+    latent frames of 40 ms. Raises ValueError for a latent of another shape.
     """
     expected = (decoder.config.z_channels, decoder.config.latent_bins)
     # The bins are checked as well, since a transposed latent would decode to noise without an error.
@@ -67,8 +68,9 @@ def decode_audio(decoder: AudioDecoder, vocoder: Vocoder, latent: Tensor) -> tup
 def samples_for_latents(latent_frames: int, config: AudioVAEConfig) -> int:
     """The largest number of samples at ``config.sample_rate`` that encodes to ``latent_frames``.
 
-    Every mel frame of the last latent is then computed from real samples, so that trimming audio to this
-    length before encoding equals encoding all of it and cropping the latent. Raises ValueError below 1.
+    Every mel frame of the last latent frame is then computed from real samples, so that trimming audio to
+    this length before encoding equals encoding all of it and cropping the latent. Raises ValueError for
+    ``latent_frames`` below 1.
     """
     if latent_frames < 1:
         raise ValueError(f"latent_frames must be at least 1; got {latent_frames}")
@@ -86,11 +88,14 @@ class AudioVAE(nn.Module):
         self.vocoder = vocoder
 
     def encode(self, waveform: Tensor, sample_rate: int, *, latent_frames: int | None = None) -> Tensor:
-        """Waveform to normalised latent; see :func:`encode_audio`."""
+        """Waveform at ``sample_rate`` Hz to normalised latent, by :func:`encode_audio`.
+
+        ``latent_frames`` is the length of the result; None follows the waveform.
+        """
         return encode_audio(self.encoder, waveform, sample_rate, latent_frames=latent_frames)
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Normalised latent (B, 8, L, N) -> waveform (B, 2, S) at ``output_sample_rate``."""
+        """Normalised latent (B, 8, L, N) -> waveform (B, 2, S) in [-1, 1] at ``output_sample_rate``."""
         return decode_audio(self.decoder, self.vocoder, latent)[0]
 
     def num_of_latents_from_frames(self, frames: int, fps: float) -> int:

@@ -72,10 +72,10 @@ def in_use() -> str:
 def own_resample(waveform: Tensor, rate: int, target: int) -> Tensor:
     """:func:`resample_sinc` without torchaudio, by band-limited interpolation (Smith and Gossett, 1984).
 
-    y(j) = sum_i x(i) h(i / rate - j / target) with h the windowed sinc. Output j + target / gcd uses the same
-    filter as output j, shifted by rate / gcd samples. So one strided convolution with target / gcd filters
-    computes all outputs. Filters are computed in the dtype of the waveform, as in torchaudio, to get the same
-    bits.
+    y(j) = sum_i x(i) h(i / rate - j / target), with rates in Hz and h the windowed sinc. With gcd the common
+    divisor of the rates, output j + target / gcd uses the same filter as output j, shifted by rate / gcd
+    samples. So one strided convolution with target / gcd filters computes all outputs. Filters are computed
+    in the dtype of the waveform, as in torchaudio, to get the same bits.
     """
     if rate == target:
         return waveform
@@ -107,7 +107,7 @@ def own_resample(waveform: Tensor, rate: int, target: int) -> Tensor:
 def own_mel_filter_bank(
     *, frequencies: int, mel_bins: int, sample_rate: int, f_min: float, f_max: float
 ) -> Tensor:
-    """:func:`mel_filter_bank` without torchaudio.
+    """:func:`mel_filter_bank` without torchaudio, with the same arguments and result (K, M).
 
     Each triangle rises from the centre of the previous filter and falls to the centre of the next one.
     """
@@ -123,7 +123,7 @@ def own_mel_filter_bank(
 
 
 def _hertz_to_mel(hertz: float) -> float:
-    """Slaney's mel scale: linear below 1 kHz, logarithmic above, where 27 mel are a factor of 6.4."""
+    """Hz to Slaney's mel: linear below 1 kHz, logarithmic above, where 27 mel are a factor of 6.4."""
     if hertz < _LOG_FROM_HZ:
         return hertz / _HZ_PER_MEL
     return _LOG_FROM_MEL + math.log(hertz / _LOG_FROM_HZ) / _LOG_STEP

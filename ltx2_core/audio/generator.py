@@ -24,7 +24,8 @@ FINAL_SLOPE = 0.01
 class Generator(nn.Module):
     """Vocoder network, log-mel (B, 2, T, M) -> waveform (B, 2, T * samples_per_frame).
 
-    Raises ValueError for a configuration whose lists or widths do not fit each other.
+    T mel frames, M mel bins. Raises ValueError for a configuration whose lists or widths do not fit each
+    other.
     """
 
     def __init__(self, config: GeneratorConfig, layers: Layers) -> None:
@@ -58,7 +59,10 @@ class Generator(nn.Module):
         self.conv_post = layers.conv1d(width, config.channels, 7, bias=config.final_bias)
 
     def forward(self, mel: Tensor) -> Tensor:
-        """Log-mel (B, 2, T, M) in float32 -> waveform (B, 2, S); both channels are computed together."""
+        """Log-mel (B, 2, T, M) in float32 -> waveform (B, 2, S); both channels are computed together.
+
+        S = T * samples_per_frame samples, for T mel frames of M bins.
+        """
         x = self.conv_pre(rearrange(mel, "b c t m -> b (c m) t"))
         for stage, up in enumerate(self.ups):
             x = up(self.act_up(x))
@@ -75,7 +79,10 @@ class Generator(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(act(dilated conv(act(x)))), once for each dilation in turn."""
+    """x + conv(act(dilated conv(act(x)))), for each of ``dilations`` in turn.
+
+    ``amp`` chooses the anti-aliased SnakeBeta activation of BigVGAN instead of leaky ReLU.
+    """
 
     def __init__(
         self, width: int, kernel: int, dilations: Sequence[int], layers: Layers, *, amp: bool

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Layers:
-    """Factory for the layers of one network.
+    """Factory for the layers of one network, which compute in float32.
 
-    With ``operations`` = torch.nn, layers store weights in ``dtype`` and cast them to float32 in the forward
-    pass. Another namespace (a host's layers) must compute in the dtype of the input by itself.
+    With ``operations`` = torch.nn, layers store weights in ``dtype`` on ``device`` and cast them to float32
+    in the forward pass. Another namespace (a host's layers) must compute in the dtype of the input by itself.
     """
 
     operations: Any
@@ -26,18 +26,21 @@ class Layers:
     def conv1d(
         self, inner: int, outer: int, kernel: int, *, dilation: int = 1, bias: bool = True
     ) -> nn.Module:
-        """Convolution from ``inner`` to ``outer`` channels, padded so that the length does not change."""
+        """1-D convolution from ``inner`` to ``outer`` channels, padded so that the length does not change.
+
+        ``kernel`` is an odd number of taps.
+        """
         padding = dilation * (kernel - 1) // 2
         return self._make("Conv1d", inner, outer, kernel, padding=padding, dilation=dilation, bias=bias)
 
     def conv2d(self, inner: int, outer: int, kernel: int, *, stride: int = 1) -> nn.Module:
-        """Convolution from ``inner`` to ``outer`` channels, without padding."""
+        """2-D convolution from ``inner`` to ``outer`` channels, without padding."""
         return self._make("Conv2d", inner, outer, kernel, stride=stride)
 
     def conv_transpose1d(self, inner: int, outer: int, kernel: int, *, stride: int) -> nn.Module:
-        """Transposed convolution from ``inner`` to ``outer`` channels, exactly ``stride`` times as long.
+        """1-D transposed convolution from ``inner`` to ``outer`` channels, exactly ``stride`` times as long.
 
-        Raises ValueError for a kernel with which that length is impossible.
+        Raises ValueError for a ``kernel`` (number of taps) with which that length is impossible.
         """
         # Otherwise the output would be a sample too long or too short for its rate.
         if kernel < stride or (kernel - stride) % 2:

@@ -19,9 +19,9 @@ LOG_FLOOR = 1e-5
 
 
 def to_stereo(waveform: Tensor) -> Tensor:
-    """Waveform (B, C, S) -> (B, 2, S): mono is repeated, of more than two channels the first two are taken.
+    """Waveform (B, C, S) -> (B, 2, S): mono is repeated; of more than two channels the first two are taken.
 
-    Raises ValueError for a waveform without channels.
+    C channels, S samples. Raises ValueError for a waveform without channels.
     """
     channels = waveform.shape[-2]
     if channels == 0:
@@ -48,9 +48,9 @@ def resample(waveform: Tensor, rate: int, target: int) -> Tensor:
 def log_mel(waveform: Tensor, config: AudioVAEConfig) -> Tensor:
     """waveform (B, C, S) in [-1, 1] at ``config.sample_rate`` -> log-mel (B, C, T, M).
 
-    T = S // hop_length + 1. Natural logarithm of the mel-weighted magnitude (not power) of a centred
-    short-time Fourier transform with a periodic Hann window, in float32. Raises ValueError for an empty
-    waveform.
+    S samples, M mel bins, T = S // hop_length + 1 mel frames. Natural logarithm of the mel-weighted magnitude
+    (not power) of a centred short-time Fourier transform with a periodic Hann window, in float32. Raises
+    ValueError for an empty waveform.
     """
     samples = waveform.shape[-1]
     if samples == 0:
@@ -78,7 +78,10 @@ def log_mel(waveform: Tensor, config: AudioVAEConfig) -> Tensor:
 
 
 def mel_filters(config: AudioVAEConfig) -> Tensor:
-    """Mel filters (K, M) of a configuration; see :func:`.dsp.mel_filter_bank`."""
+    """Mel filters (K, M) of ``config``: the weight of each of K frequencies in each of M mel bins.
+
+    See :func:`.dsp.mel_filter_bank`.
+    """
     return mel_filter_bank(
         frequencies=config.n_fft // 2 + 1,
         mel_bins=config.mel_bins,

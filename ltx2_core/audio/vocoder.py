@@ -26,8 +26,9 @@ def build_vocoder(
 ) -> Vocoder:
     """Build the vocoder of ``config``: log-mel (B, 2, T, M) -> waveform (B, 2, S) in [-1, 1].
 
-    Parameter names are those of a checkpoint without the prefix ``vocoder.``. Both kinds compute in float32.
-    Raises ValueError for a configuration whose rates do not fit each other.
+    T mel frames, M mel bins, S samples. Parameter names are those of a checkpoint without the prefix
+    ``vocoder.``. Layers are classes of ``operations``, a namespace like ``torch.nn``; both kinds of vocoder
+    compute in float32. Raises ValueError for a configuration whose rates do not fit each other.
     """
     layers = Layers(operations, dtype, device)
     if config.bwe is None:
@@ -36,14 +37,17 @@ def build_vocoder(
 
 
 class PlainVocoder(Generator):
-    """The 2.0 vocoder: a single generator that produces the output sample rate."""
+    """The 2.0 vocoder: a single generator that produces waveforms at ``sample_rate``."""
 
     def __init__(self, config: VocoderConfig, layers: Layers) -> None:
         super().__init__(config.generator, layers)
         self.sample_rate = config.sample_rate
 
     def forward(self, mel: Tensor) -> Tensor:
-        """mel (B, 2, T, M) -> waveform (B, 2, T * samples_per_frame) float32 in [-1, 1]."""
+        """mel (B, 2, T, M) -> waveform (B, 2, T * samples_per_frame) float32 in [-1, 1].
+
+        T mel frames, M mel bins.
+        """
         with without_autocast(mel.device):
             return super().forward(mel.float())
 
@@ -51,8 +55,8 @@ class PlainVocoder(Generator):
 class BandwidthVocoder(nn.Module):
     """The 2.3 vocoder, with bandwidth extension from 16 kHz to 48 kHz.
 
-    A first generator makes the waveform at 16 kHz. A second one predicts the band above 8 kHz from it, which
-    is added to the interpolated waveform.
+    A first generator makes the waveform at 16 kHz. A second generator predicts the band above 8 kHz from this
+    waveform; the band is added to the waveform, interpolated to 48 kHz.
     """
 
     def __init__(self, config: VocoderConfig, bwe: BandwidthExtensionConfig, layers: Layers) -> None:
@@ -75,7 +79,7 @@ class BandwidthVocoder(nn.Module):
             )
 
     def forward(self, mel: Tensor) -> Tensor:
-        """mel (B, 2, T, M) -> waveform (B, 2, S) float32 in [-1, 1]."""
+        """mel (B, 2, T, M) -> waveform (B, 2, S) float32 in [-1, 1]: T mel frames, M mel bins, S samples."""
         with without_autocast(mel.device):
             low_rate: Tensor = self.vocoder(mel.float())
             samples = low_rate.shape[-1]
