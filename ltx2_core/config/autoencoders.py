@@ -1,4 +1,7 @@
-"""Reads settings of the autoencoders and the vocoder from checkpoint JSON; defaults as in :mod:`.reader`."""
+"""Reads settings of the autoencoders and the vocoder from the JSON in a checkpoint's header.
+
+A key that is missing takes the released value.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ DIFFUSION_VAE_ADVICE = (
 
 
 def video_vae_config(config: ParsedJson) -> VideoVAEConfig:
-    """Read the video autoencoder's settings from ``config["vae"]``.
+    """Read the video autoencoder's settings from ``config["vae"]`` of a checkpoint's header.
 
     Raises ValueError that names the key for a value that is not supported, such as the diffusion VAE of 2.5.
     """
@@ -59,7 +62,7 @@ def video_vae_config(config: ParsedJson) -> VideoVAEConfig:
 
 
 def audio_vae_config(config: ParsedJson) -> AudioVAEConfig:
-    """Read the settings of mel front end and audio autoencoder from ``config["audio_vae"]``.
+    """Read the settings of mel front end and audio autoencoder from ``config["audio_vae"]`` of a header.
 
     Raises ValueError that names the key for a value that is not supported.
     """

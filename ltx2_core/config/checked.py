@@ -1,4 +1,4 @@
-"""Reads values of checkpoint JSON; errors name the key."""
+"""Reads values of the JSON in a checkpoint's header; errors name the key."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def section(config: ParsedJson, name: str) -> ParsedJson:
 
 
 def require(c: ParsedJson, key: str, value: object) -> None:
-    """Raise ValueError if ``key`` of ``c`` has another value than ``value``, the only one supported.
+    """Raise ValueError if ``key`` of the JSON object ``c`` has another value than ``value``.
 
-    A missing key is accepted.
+    ``value`` is the only one supported. A missing key is accepted.
     """
     # A missing key is fine: files of older generations lack the newer keys.
     if key in c and c[key] != value:
@@ -29,7 +29,7 @@ def require(c: ParsedJson, key: str, value: object) -> None:
 
 
 def unsupported(key: str, value: object, allowed: object) -> ValueError:
-    """Build the ValueError for a key whose value this library does not implement.
+    """Build the ValueError for a key of a configuration whose value this library does not implement.
 
     ``value`` is what was found, ``allowed`` what is supported.
     """

@@ -12,7 +12,11 @@ PaddingMode = Literal["zeros", "reflect"]
 
 @dataclass(frozen=True, kw_only=True)
 class RopeConfig:
-    """Settings of the rotary embedding, used by the transformer and the text connectors."""
+    """Settings of the rotary embedding, used by the transformer and the text connectors.
+
+    ``theta`` is the ratio of the highest frequency to the lowest, ``rope_type`` how channels are paired
+    (halves of a head, or neighbours), ``precision`` that in which frequencies are computed.
+    """
 
     theta: float = 10000.0
     rope_type: RopeType = "split"
@@ -21,7 +25,14 @@ class RopeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """Settings of the audio-video diffusion transformer. The defaults are those of LTX-2.0 19B."""
+    """Settings of the audio-video diffusion transformer. The defaults are those of LTX-2.0 19B.
+
+    Widths of attention are ``heads`` times ``head_dim``; fields with ``audio_`` are those of the audio
+    stream. ``gated_attention`` gives each head a gate, ``cross_attention_adaln`` modulates text attention by
+    the noise level, ``keyframe_embedding`` marks single frames (2.5). ``timestep_scale`` multiplies sigma,
+    ``cross_timestep_scale`` the sigma that gates attention between the streams. ``audio_max_pos`` is in
+    seconds.
+    """
 
     num_layers: int = 48
     heads: int = 32
@@ -61,13 +72,17 @@ class TransformerConfig:
 
     @property
     def modulation_rows(self) -> int:
-        """Number of modulation vectors per block: a shift, a scale and a gate for each of 2 or 3 branches."""
+        """Number of modulation vectors per block: shift, scale and gate for each of 2 or 3 branches."""
         return 9 if self.cross_attention_adaln else 6
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConnectorConfig:
-    """Settings of one text connector: a small 1-D transformer with learnable registers."""
+    """Settings of one text connector: a small 1-D transformer with learnable registers.
+
+    Registers replace the padding of a prompt. ``max_pos`` is the number of positions to which rotary
+    frequencies are scaled, ``gated_attention`` gives each head a gate.
+    """
 
     heads: int
     head_dim: int
@@ -101,7 +116,12 @@ class TextConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoBlock:
-    """One block of the video encoder or decoder: its kind, number of layers and change of width."""
+    """One block of the video encoder or decoder.
+
+    ``kind`` is "res_x", ``num_layers`` residual blocks, or the axes that the block down- or upsamples by 2.
+    ``multiplier`` is the factor between the widths before and after, ``residual`` whether an upsampling adds
+    its input to the result.
+    """
 
     kind: Literal["res_x", "compress_space", "compress_time", "compress_all"]
     num_layers: int = 1
@@ -110,7 +130,7 @@ class VideoBlock:
 
     @property
     def strides(self) -> tuple[int, int, int]:
-        """Factors by which the block changes the resolution: (time, height, width).
+        """Factors by which the block changes the resolution: (time, height, width), 1 or 2 each.
 
         All are 1 for residual blocks.
         """
@@ -126,7 +146,9 @@ class VideoBlock:
 class VideoVAEConfig:
     """Settings of the video autoencoder.
 
-    Both block lists are in the order in which the blocks run, from the input to the output.
+    Both block lists are in the order in which the blocks run, from the input to the output. ``patch_size`` is
+    the side in pixels of the squares that become channels first. The two paddings are in space: zeros or
+    reflection. ``causal_decoder`` says that a frame depends on no later latent frame.
     """
 
     encoder_blocks: tuple[VideoBlock, ...]
@@ -145,7 +167,8 @@ class VideoVAEConfig:
 class AudioVAEConfig:
     """Settings of the audio autoencoder and its mel front end.
 
-    Window and hop lengths are in samples, frequencies in Hz.
+    ``channels`` times ``channel_mult`` are the widths at each resolution. ``n_fft``, window and hop lengths
+    are in samples, frequencies in Hz.
     """
 
     channels: int = 128
@@ -174,7 +197,12 @@ class AudioVAEConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorConfig:
-    """Settings of one mel-to-waveform generator (HiFi-GAN style, or anti-aliased AMP blocks)."""
+    """Settings of one mel-to-waveform generator (HiFi-GAN style, or anti-aliased AMP blocks).
+
+    ``initial_channels`` is the width before the first upsampling, which each stage halves. ``upsample_rates``
+    and ``upsample_kernels`` have an entry per stage, ``resblock_kernels`` and ``resblock_dilations`` one per
+    residual block of a stage. ``channels`` are those of the audio.
+    """
 
     initial_channels: int
     upsample_rates: tuple[int, ...]
@@ -193,7 +221,7 @@ class GeneratorConfig:
 class BandwidthExtensionConfig:
     """Settings of the second stage of the vocoder since 2.3, which extends its 16 kHz waveform to 48 kHz.
 
-    Rates are in Hz.
+    Rates are in Hz, ``n_fft``, window and hop lengths in samples of the 16 kHz waveform.
     """
 
     generator: GeneratorConfig
@@ -217,7 +245,11 @@ class VocoderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class UpsamplerConfig:
-    """Settings of a latent upsampler: spatial (scale 0.75, 1.5, 2 or 4), temporal x2, or both."""
+    """Settings of a latent upsampler: spatial (scale 0.75, 1.5, 2 or 4), temporal x2, or both.
+
+    ``in_channels`` are those of the latent, ``mid_channels`` the width of the network, ``blocks_per_stage``
+    its residual blocks before and again after the upsampling.
+    """
 
     in_channels: int = 128
     mid_channels: int = 1024

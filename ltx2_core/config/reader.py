@@ -14,7 +14,7 @@ from .networks import ConnectorConfig, RopeConfig, TextConfig, TransformerConfig
 
 
 def transformer_config(config: ParsedJson) -> TransformerConfig:
-    """Read the transformer's settings from ``config["transformer"]`` of a released header.
+    """Read the transformer's settings from ``config["transformer"]`` of a checkpoint's header.
 
     Raises ValueError that names the key for a value that is not supported.
     """
@@ -74,7 +74,7 @@ def transformer_config(config: ParsedJson) -> TransformerConfig:
 
 
 def text_config(config: ParsedJson) -> TextConfig:
-    """Read the text connectors' settings, which are keys of ``config["transformer"]``.
+    """Read the text connectors' settings, keys of ``config["transformer"]`` of a checkpoint's header.
 
     Raises ValueError that names the key for a value that is not supported.
     """
