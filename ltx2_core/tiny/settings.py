@@ -24,7 +24,7 @@ AUDIO_BASE_CHANNELS = 8
 
 
 def tiny_config(generation: TinyGeneration) -> JsonObject:
-    """Build the ``config`` object for the header of a tiny single-file checkpoint of a model generation."""
+    """Build the ``config`` object for the header of a tiny single-file checkpoint of ``generation``."""
     return {
         "transformer": _transformer(late=generation == "2.3"),
         "vae": _video_vae(late=generation == "2.3"),
@@ -158,7 +158,7 @@ def _video_vae(*, late: bool) -> JsonObject:
 
 
 def _with_res_blocks(resamplers: list[tuple[str, JsonObject]]) -> list[JsonValue]:
-    """A list of blocks with a residual block before, between and after ``resamplers``.
+    """A list of blocks with a residual block before, between and after ``resamplers`` (name, options).
 
     ComfyUI detects the decoder's version by the last residual block.
     """

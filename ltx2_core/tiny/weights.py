@@ -23,7 +23,7 @@ Fill = Callable[[tuple[int, ...], torch.Generator], Tensor]
 
 
 def random_weights(network: nn.Module, seed: int, *, prefix: str = "") -> dict[str, Tensor]:
-    """A random float32 state dict for ``network``; each name begins with ``prefix``.
+    """A random float32 state dict for ``network``, fixed by ``seed``; each name begins with ``prefix``.
 
     Only names and shapes of the network are used, so it may be on the ``meta`` device.
     """
@@ -36,7 +36,7 @@ def random_weights(network: nn.Module, seed: int, *, prefix: str = "") -> dict[s
 def random_tensor(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
     """Draw the float32 tensor ``name`` of the random model set with this ``seed``.
 
-    Its distribution depends on the name: the first entry of ``_RULES`` that matches decides.
+    Its distribution depends on the name: the first entry of ``_RULES`` whose pattern matches decides.
     """
     # A hash of the name, so that a tensor does not change when others are added.
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
@@ -49,7 +49,7 @@ def random_tensor(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
 def stored_transforms(config: cfg.BandwidthExtensionConfig, prefix: str) -> Mapping[str, Tensor]:
     """The Fourier basis and mel filters that a 2.3 vocoder stores; each name begins with ``prefix``.
 
-    They get their real values, because random ones would not compute a spectrum.
+    They have their real values, because random ones would not compute a spectrum.
     """
     return {
         f"{prefix}{name}": tensor
@@ -62,7 +62,7 @@ def _normal(std: float, mean: float = 0.0) -> Fill:
 
 
 def _scaled(gain: float) -> Fill:
-    """Build a function that draws normal weights (outputs, inputs, ...) of deviation gain / sqrt(inputs)."""
+    """Build a function that draws normal weights (outputs, inputs, ...) of deviation gain / sqrt(fan-in)."""
     return lambda shape, generator: (
         torch.randn(shape, generator=generator) * (gain / math.sqrt(math.prod(shape[1:])))
     )
@@ -71,7 +71,7 @@ def _scaled(gain: float) -> Fill:
 def _transposed(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Draw the weights (inputs, outputs, kernel) of a transposed convolution.
 
-    Its kernel is twice the stride, so each output sample sums two taps of every input channel.
+    The kernel of such layers is twice the stride, so each output sample sums two taps of every input channel.
     """
     return torch.randn(shape, generator=generator) / math.sqrt(2 * shape[0])
 

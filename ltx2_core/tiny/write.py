@@ -27,7 +27,7 @@ LORA_RANK = 4
 
 @dataclass(frozen=True)
 class TinySet:
-    """Paths of the files and folders of a tiny model set."""
+    """Paths of the files of a tiny model set, and of the folder of its text encoder."""
 
     checkpoint: Path
     text_encoder: Path
@@ -47,7 +47,7 @@ class TinySet:
 
     @classmethod
     def in_folder(cls, folder: Path, generation: TinyGeneration = "2.3") -> TinySet:
-        """The paths of a set in ``folder``, as ``write_tiny_set`` names them."""
+        """The paths of a set of a model ``generation`` in ``folder``, as ``write_tiny_set`` names them."""
         return cls(
             folder / "checkpoints" / f"ltx2-tiny-{generation}.safetensors",
             folder / "text_encoders" / "gemma-tiny",
@@ -114,7 +114,7 @@ def _write(files: TinySet, generation: TinyGeneration, seed: int, dtype: torch.d
 
 
 def checkpoint_tensors(config: ParsedJson, seed: int) -> dict[str, Tensor]:
-    """Draw random float32 tensors for a single-file checkpoint with configuration ``config``, by name."""
+    """Draw random float32 tensors for a single-file checkpoint with the header's ``config``, by name."""
     # One state more than layers: the embedding counts too.
     flat = TEXT_WIDTH * (TEXT_LAYERS + 1)
     text = dict.fromkeys(("aggregate_embed.weight", "video_aggregate_embed.weight"), (0, flat))
@@ -132,7 +132,7 @@ def checkpoint_tensors(config: ParsedJson, seed: int) -> dict[str, Tensor]:
 
 
 def lora_tensors(config: ParsedJson, seed: int) -> dict[str, Tensor]:
-    """Draw random LoRA tensors, named as in official LoRA files.
+    """Draw random LoRA tensors for the transformer of ``config``, named as in official LoRA files.
 
     They are for attention layers that the transformer has in all generations.
     """
