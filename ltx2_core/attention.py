@@ -26,7 +26,8 @@ _log = logging.getLogger(__name__)
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """Attention of each head: softmax(q kᵀ / √D + bias) v.
 
-    q (B, H, T, D), k and v (B, H, S, D) -> (B, H, T, D). ``bias`` is additive and broadcasts to (B, H, T, S).
+    q (B, H, T, D), k and v (B, H, S, D) -> (B, H, T, D), for H heads of width D, T queries and S keys.
+    ``bias`` is additive and broadcasts to (B, H, T, S); None is no bias.
     """
     # The fast backends take half precision without a bias, and FlashAttention 3 has no gradients here.
     if bias is not None or not q.is_cuda or q.dtype not in _HALF or torch.is_grad_enabled():
@@ -57,9 +58,10 @@ _ORDER = [
 
 @lru_cache(maxsize=16)
 def _choice(index: int) -> tuple[Backend, Callable[[Tensor, Tensor, Tensor], Tensor] | None]:
-    """The backend of CUDA device number ``index``, and the function of FlashAttention 3 if it is chosen.
+    """The backend of CUDA device number ``index``, and FlashAttention 3's function if that is chosen.
 
-    Backends are tried on a small input; one that is missing or wrong is not chosen.
+    The second is None for other backends. Backends are tried on a small input; one that is missing or wrong
+    is not chosen.
     """
     if torch.version.hip or torch.cuda.get_device_capability(index) < _HOPPER:
         return "PyTorch", None
@@ -97,7 +99,7 @@ def _cudnn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _agrees(run: Callable[[Tensor, Tensor, Tensor], Tensor], device: torch.device) -> bool:
-    """Whether the attention function ``run`` works on ``device`` and agrees with the plain formula."""
+    """Whether the attention function ``run(q, k, v)`` works on ``device`` and equals the plain formula."""
     generator = torch.Generator(device).manual_seed(0)
     q, k, v = (
         torch.randn(1, 2, 96, 64, device=device, dtype=torch.bfloat16, generator=generator) for _ in range(3)

@@ -11,7 +11,10 @@ PARTS = ("load", "text", "inputs", "sampling", "decode", "encode")
 
 
 class Clock:
-    """Seconds by part of the work. A part within another one counts as its own alone."""
+    """Seconds that a run has spent on each part of the work, such as "load" or "sampling".
+
+    If one part is timed within another, its seconds count for the inner part alone.
+    """
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
@@ -21,7 +24,7 @@ class Clock:
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
-        """Count the seconds of the block as those of ``part``.
+        """Context that counts the seconds of its block as those of ``part``, one of ``PARTS``.
 
         A generator must not yield within the block, since the time of its caller would be counted too.
         """
@@ -35,7 +38,7 @@ class Clock:
 
     @property
     def total(self) -> float:
-        """Seconds since the clock was made."""
+        """Seconds since this object was made."""
         return time.perf_counter() - self._start
 
     def seconds(self) -> Mapping[str, float]:

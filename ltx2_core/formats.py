@@ -30,16 +30,17 @@ class VideoCodec:
     """A video codec.
 
     Attributes:
+        title: its name for people.
         encoder: FFmpeg's name of the encoder.
         pixel_formats: keys of ``PIXEL_FORMATS``, the default first; empty where there is no choice.
-        stored_as: FFmpeg's pixel format where there is no choice.
+        stored_as: FFmpeg's pixel format where there is no choice, else None.
         crf: lowest and highest constant rate factor; None where the codec has none.
-        default_crf: the one that is used if none is chosen.
+        default_crf: the constant rate factor that is used if none is chosen.
         presets: names that the encoder has for its trades of time for size, or for its profiles.
-        preset_option: what FFmpeg calls that option.
-        default_preset: the one that is used if none is chosen; None for that of the encoder.
+        preset_option: what FFmpeg calls the option that takes a preset.
+        default_preset: the preset that is used if none is chosen; None for that of the encoder.
         options: further options of the encoder.
-        audio: the audio codec that goes with it, where that is not the one of the container.
+        audio: the audio codec that goes with it, where that is not the one of the container; else None.
         max_fps: the highest frame rate that it can hold.
     """
 
@@ -123,7 +124,11 @@ VIDEO: Final[Mapping[str, VideoCodec]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class AudioCodec:
-    """An audio codec: its encoder, sample rates (None for any), and bit rates (lowest, highest, default)."""
+    """An audio codec: its name, FFmpeg's name of its encoder, sample rates and bit rates.
+
+    ``rates`` are those that it has in Hz, None for any. ``bit_rate`` is (lowest, highest, default) in bits
+    per second, None for a codec without.
+    """
 
     title: str
     encoder: str
@@ -131,7 +136,7 @@ class AudioCodec:
     bit_rate: tuple[int, int, int] | None = None
 
     def rate_for(self, rate: int) -> int:
-        """``rate`` where the codec has it, else the one that audio at ``rate`` Hz is resampled to."""
+        """``rate`` in Hz where the codec has it, else 48000, to which audio at ``rate`` is resampled."""
         return rate if self.rates is None or rate in self.rates else 48000
 
 
@@ -165,11 +170,11 @@ class Format:
 
     Attributes:
         name: as errors and ``--container`` have it.
-        suffixes: what names of such files end in, the usual one first.
+        suffixes: what names of such files end in, the usual suffix first.
         muxer: FFmpeg's name; empty for numbered images.
-        video: keys of ``VIDEO`` that it can hold, the default first; empty for audio files.
+        video: keys of ``VIDEO`` that such a file can hold, the default first; empty for audio files.
         audio: a key of ``AUDIO``; None for a kind without audio.
-        tags: whether it holds the settings of a clip.
+        tags: whether the settings of a clip can be stored in the file.
         options: options of the muxer.
     """
 
@@ -238,10 +243,10 @@ STREAMED: Final = ("mp4", "mkv", "webm", "wav")
 
 
 def format_of(suffix: str) -> Format | None:
-    """The format of files whose name ends in ``suffix``, such as ".mp4"."""
+    """The format of files whose name ends in ``suffix``, such as ".mp4"; None for an unknown suffix."""
     return next((one for one in FORMATS.values() if suffix.lower() in one.suffixes), None)
 
 
 def suffixes(formats: Iterable[Format]) -> str:
-    """The usual suffixes as a text: ".mp4, .mov"."""
+    """The usual suffix of each of ``formats``, as a text such as ".mp4, .mov"."""
     return ", ".join(one.suffixes[0] for one in formats)

@@ -1,6 +1,6 @@
 """Filters on latents: matching of channel statistics (AdaIN) and tone mapping.
 
-B batch, C channels, f h w grid of the latent; tensors are (B, C, f, h, w).
+B batch, C channels, f h w latent frames, rows and columns; tensors are (B, C, f, h, w).
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ def adain(x: Tensor, reference: Tensor, *, factor: float = 1.0, per_frame: bool 
     """Move each channel's mean and standard deviation towards those of the reference.
 
     Returns x + factor (y - x), where y is x with the reference's statistics (adaptive instance normalisation,
-    Huang and Belongie 2017). x is (B, C, f, h, w), reference (B, C, f', h', w'). Statistics are taken over
-    the whole clip, or with ``per_frame`` over each frame and the same frame of the reference (its first for
-    all, if it has only one). A constant channel takes the reference's mean. Raises ValueError if the
-    reference has too few frames.
+    Huang and Belongie 2017). x is (B, C, f, h, w), reference (B, C, f', h', w'): latent frames, rows and
+    columns. Statistics are taken over the whole clip, or with ``per_frame`` over each latent frame and the
+    same frame of the reference (its first for all, if it has only one). A constant channel takes the
+    reference's mean. Raises ValueError if the reference has fewer latent frames than x, but more than one.
     """
     dims = (3, 4) if per_frame else (2, 3, 4)
     if per_frame and reference.shape[2] > 1:
@@ -49,7 +49,10 @@ def tone_map(x: Tensor, compression: float) -> Tensor:
 
 
 def _moments(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased standard deviation over ``dims``; the deviation of a single value is 0, not NaN."""
+    """Mean and unbiased standard deviation of x (B, C, f, h, w) over ``dims``, which are kept with size 1.
+
+    The deviation of a single value is 0, not NaN.
+    """
     mean = x.mean(dims, keepdim=True)
     values = x[0, 0].numel() if len(dims) == 3 else x[0, 0, 0].numel()
     return mean, x.std(dims, keepdim=True) if values > 1 else torch.zeros_like(mean)

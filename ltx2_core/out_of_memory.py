@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class OutOfMemory(torch.OutOfMemoryError):
-    """Memory ran out, and there is nothing left to try; the message is one line for users."""
+    """Memory ran out, and there is nothing left to try; the message is one line for the user."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -35,11 +35,11 @@ def release_cached() -> None:
 
 
 def attempt(doing: str, work: Callable[[], T], *, again: bool = True) -> T:
-    """``work()``, and with ``again`` a second time if memory ran out, once cached memory is released.
+    """The result of ``work()``; with ``again``, ``work`` is called a second time if memory ran out.
 
-    Memory that is fragmented or in use by another process for a moment is there at the second attempt, with
-    the same result. ``work`` must leave nothing half done. Raises :class:`OutOfMemory` that says what the run
-    was ``doing`` if it runs out again.
+    Before the second attempt cached memory is released: memory that is fragmented or in use by another
+    process for a moment may be there then. ``work`` must leave nothing half done. If memory runs out at the
+    last attempt, raises :class:`OutOfMemory` that says what the run was ``doing``, such as "sampling".
     """
     try:
         return work()
@@ -58,7 +58,10 @@ def attempt(doing: str, work: Callable[[], T], *, again: bool = True) -> T:
 
 @contextmanager
 def clearly(doing: str) -> Iterator[None]:
-    """Turn a lack of memory in the block into :class:`OutOfMemory`, which says what the run was ``doing``."""
+    """Turn a lack of memory in the block into :class:`OutOfMemory`, which says what the run was ``doing``.
+
+    ``doing`` is such as "sampling".
+    """
     try:
         yield
     except OutOfMemory:

@@ -60,7 +60,11 @@ def audio_latents_of(frames: int, fps: float, numerics: Numerics = Numerics.OFFI
 
 @dataclass(frozen=True, kw_only=True)
 class ClipPlan:
-    """Size and length of a clip on the latent grid, video and audio together; built by :func:`plan_clip`."""
+    """Size and length of a clip on the latent grid, video and audio together; built by :func:`plan_clip`.
+
+    ``width`` and ``height`` are pixels, ``frames`` pixel frames at ``fps``; ``numerics`` decides how the
+    length of the audio is rounded. ``changes`` are sentences about what differs from the request.
+    """
 
     width: int
     height: int
@@ -99,11 +103,11 @@ class ClipPlan:
         return self.audio_latents
 
     def video_shape(self, batch: int = 1) -> tuple[int, int, int, int, int]:
-        """Shape (B, 128, F, H, W) of the video latent."""
+        """Shape (B, 128, F, H, W) of the video latent: F latent frames, H latent rows, W latent columns."""
         return batch, VIDEO_CHANNELS, self.latent_frames, self.latent_height, self.latent_width
 
     def audio_shape(self, batch: int = 1) -> tuple[int, int, int, int]:
-        """Shape (B, 8, T, 16) of the audio latent."""
+        """Shape (B, 8, T, 16) of the audio latent: T latent frames, 16 latent bins."""
         return batch, AUDIO_CHANNELS, self.audio_latents, AUDIO_BINS
 
     def half(self) -> ClipPlan:
@@ -153,8 +157,9 @@ def plan_clip(
 ) -> ClipPlan:
     """Bring a requested size and length onto the latent grid, and record what changed.
 
-    Width and height become multiples of 32 (of 64 with two stages), the length 8k + 1 frames. The length is
-    either ``frames`` or ``seconds``. The audio follows the snapped length, so that both end together.
+    Width and height in pixels become multiples of 32 (of 64 with two ``stages``), the length 8k + 1 frames,
+    by the rule ``snap``. The length is either ``frames`` or ``seconds``. The audio follows the snapped
+    length, so that both end together; ``numerics`` decides how its length is rounded.
 
     Raises ValueError for values that are not positive and finite, for both or neither of ``frames`` and
     ``seconds``, and, with ``Snap.ERROR``, for anything off the grid (naming the nearest values on it).
@@ -215,13 +220,19 @@ def plan_clip(
 
 
 def _neighbours(value: float, *, first: int, step: int) -> tuple[int, int]:
-    """The grid values ``first + k * step`` below and above ``value``; both are ``first`` below the grid."""
+    """The grid values ``first + k * step`` (k from 0) below and above ``value``.
+
+    Both are ``value`` if it is on the grid, and ``first`` if it is below the grid.
+    """
     steps = (value - first) / step
     return first + max(0, math.floor(steps)) * step, first + max(0, math.ceil(steps)) * step
 
 
 def _snap(value: float, *, first: int, step: int, snap: Snap) -> int | None:
-    """``value`` snapped to the grid ``first + k * step``; None if it is off the grid with ``Snap.ERROR``."""
+    """``value`` snapped to the grid ``first + k * step``, k from 0, by the rule ``snap``.
+
+    None if ``value`` is off the grid with ``Snap.ERROR``.
+    """
     below, above = _neighbours(value, first=first, step=step)
     if snap is Snap.ERROR:
         return below if below == value else None
@@ -247,8 +258,8 @@ def _check_whole(name: str, value: int) -> None:
 class ClipSize:
     """The size and length that a request asks for; None is left to the recipe of the checkpoint.
 
-    ``width`` and ``height`` are pixels; the length is ``num_frames`` or ``seconds``. ``video`` False is audio
-    alone, of that length.
+    ``width`` and ``height`` are pixels; the length is ``num_frames`` (at ``fps``) or ``seconds``. ``snap`` is
+    how they are brought onto the latent grid. ``video`` False is audio alone, of that length.
     """
 
     width: int | None = None

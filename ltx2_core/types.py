@@ -81,10 +81,10 @@ class AVLatent:
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """Projected text features, input of the connectors.
+    """Projected text features of B prompts, input of the text connectors.
 
-    ``video`` (B, S, Kv) and ``audio`` (B, S, Ka), one set of features for each modality; ``mask`` (B, S) is 1
-    on valid tokens and 0 on padding.
+    ``video`` (B, S, Kv) and ``audio`` (B, S, Ka), one set of features for each modality, S text tokens of
+    width Kv and Ka; ``mask`` (B, S) is 1 on valid tokens and 0 on padding.
     """
 
     video: Tensor
@@ -92,7 +92,7 @@ class TextFeatures:
     mask: Tensor
 
     def to(self, dtype: torch.dtype) -> TextFeatures:
-        """The features in another dtype."""
+        """The features in another dtype; the mask stays as it is."""
         return TextFeatures(self.video.to(dtype), self.audio.to(dtype), self.mask)
 
     def split(self) -> list[TextFeatures]:
@@ -103,7 +103,10 @@ class TextFeatures:
 
 @dataclass(frozen=True)
 class TextContext:
-    """Text that the transformer attends to, from the connectors: video (B, S, Kv), audio (B, S, Ka)."""
+    """Text that the transformer attends to, from the text connectors: video (B, S, Kv), audio (B, S, Ka).
+
+    S text tokens; Kv and Ka are the widths of the text for each stream.
+    """
 
     video: Tensor
     audio: Tensor
@@ -113,10 +116,10 @@ class TextContext:
 class Guide:
     """Conditioning tokens appended to the video's along time, attended to and removed after sampling.
 
-    ``frames`` is their number of latent frames. ``positions`` (1 or B, 3, N, 2) are in seconds and pixels.
-    ``attention`` weights the attention between guide and video, as one number or per token (N,): 1 is plain
-    attention, 0 none. ``valid`` (N,) bool marks the tokens that exist, where a small reference was spread
-    over a finer grid; None means all.
+    ``frames`` is their number of latent frames. ``positions`` (1 or B, 3, N, 2) are start and end of each of
+    N tokens in seconds, pixel rows and pixel columns. ``attention`` weights the attention between guide and
+    video, as one number or per token (N,): 1 is plain attention, 0 none. ``valid`` (N,) bool marks the tokens
+    that exist, where a small reference was spread over a finer grid; None means all.
     """
 
     frames: int
@@ -130,8 +133,10 @@ class LatentState:
     """Conditioned latents and their denoise mask, from which a sampler starts.
 
     ``latent`` holds the clean content (zeros where there is none). ``mask`` is 1 where to generate, 0 where
-    to preserve, between where to regenerate partly: video (B, 1, F, H, W), audio (B, 1, T, 1), or shapes
-    that broadcast to these. ``fps`` is the video's frame rate in pixel frames per second.
+    to preserve, between where to regenerate partly: video (B, 1, F, H, W), audio (B, 1, T, 1), or shapes that
+    broadcast to these (F, H, W latent frames, rows and columns, T audio latent frames). ``fps`` is the
+    video's frame rate in pixel frames per second. ``guides`` are in the last latent frames of the video;
+    ``reference_audio`` is a latent of audio to imitate, None without.
     """
 
     latent: AVLatent

@@ -1,7 +1,8 @@
 """Latent upsampler: a small convolutional net that enlarges a video latent in space, in time or in both.
 
-B batch, C channels, f h w grid of the latent; tensors are (B, C, f, h, w). Its group norms take statistics
-over the whole clip, so that tiling or streaming could not be exact; whole latents are small enough.
+B batch, C channels, f h w latent frames, rows and columns; tensors are (B, C, f, h, w). Its group norms take
+statistics over the whole clip, so that tiling or streaming could not be exact; whole latents are small
+enough.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ def upsample_latent(
 ) -> Tensor:
     """Enlarge a normalised latent (B, C, f, h, w) by ``net`` -> normalised latent (B, C, f', h', w').
 
-    ``statistics`` are the video autoencoder's, since the net works on un-normalised latents. ``adain`` in
-    [0, 1] moves mean and deviation of each channel back to those of ``latent`` (of each frame with
-    ``per_frame``), ``tone_map`` in [0, 1] compresses large values; 0 turns either off. A temporal upsampler
-    doubles the frame rate: duration and audio do not change.
+    f, h, w are latent frames, rows and columns. ``statistics`` are those of the video autoencoder, since the
+    net works on un-normalised latents. ``adain`` in [0, 1] moves mean and deviation of each channel back to
+    those of ``latent`` (of each latent frame with ``per_frame``), ``tone_map`` in [0, 1] compresses large
+    values; 0 turns either off. A temporal upsampler doubles the frame rate: duration and audio do not change.
     """
     raw = statistics.un_normalize(latent)
     upsampled: Tensor = net(raw)
@@ -71,7 +72,7 @@ class LatentUpsampler(nn.Module):
         self.final_conv = operations.Conv3d(width, config.in_channels, 3, padding=1, **factory)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Raw latent (B, C, f, h, w) -> raw latent (B, C, f', h', w').
+        """Raw latent (B, C, f, h, w) -> raw latent (B, C, f', h', w'): f latent frames, h rows, w columns.
 
         x2 gives 2h x 2w; x1.5 gives ceil(1.5h) x ceil(1.5w); temporal gives 2f - 1 latent frames.
         """
@@ -86,7 +87,10 @@ class LatentUpsampler(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Two convolutions with group norm and a skip connection; the last SiLU follows the addition."""
+    """Two convolutions with group norm and a skip connection; the last SiLU follows the addition.
+
+    ``operations`` is a namespace of layers like ``torch.nn``, ``factory`` their dtype and device.
+    """
 
     def __init__(self, channels: int, operations: Any, factory: LayerOptions) -> None:
         super().__init__()
@@ -96,7 +100,7 @@ class ResBlock(nn.Module):
         self.norm2 = operations.GroupNorm(NORM_GROUPS, channels, **factory)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, f, h, w) -> the same shape."""
+        """x (B, C, f, h, w) -> the same shape: f latent frames, h rows, w columns."""
         h = F.silu(self.norm1(self.conv1(x)))
         return F.silu(self.norm2(self.conv2(h)) + x)
 
@@ -104,7 +108,8 @@ class ResBlock(nn.Module):
 class Shuffle(nn.Module):
     """Pixel shuffle in three dimensions: channels become cells of (time, height, width).
 
-    A doubled time axis drops its first frame, because the first latent frame stands for one pixel frame.
+    ``time`` and ``space`` are the factors. A doubled time axis drops its first frame, because the first
+    latent frame stands for one pixel frame.
     """
 
     def __init__(self, time: int, space: int) -> None:
@@ -113,7 +118,7 @@ class Shuffle(nn.Module):
         self.space = space
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C p q q, f, h, w) -> (B, C, p f - p + 1, q h, q w), p and q the factors of time and space."""
+        """x (B, C p q q, f, h, w) -> (B, C, p f - p + 1, q h, q w), with p = ``time`` and q = ``space``."""
         x = rearrange(
             x, "b (c p q r) f h w -> b c (f p) (h q) (w r)", p=self.time, q=self.space, r=self.space
         )
@@ -122,10 +127,10 @@ class Shuffle(nn.Module):
 
 
 class PerFrame(nn.Sequential):
-    """A sequence of two-dimensional layers, applied to each frame separately."""
+    """A sequence of two-dimensional layers, applied to each frame of a clip separately."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, f, h, w) -> (B, C', f, h', w')."""
+        """x (B, C, f, h, w) -> (B, C', f, h', w'): f frames of h rows and w columns."""
         batch = x.shape[0]
         # Spatial upscalers have two-dimensional layers, so that frames take the place of the batch.
         frames = rearrange(x, "b c f h w -> (b f) c h w")
@@ -135,7 +140,10 @@ class PerFrame(nn.Sequential):
 
 
 class RationalResampler(nn.Module):
-    """Scales height and width by p / q: a pixel shuffle by p, then a low-pass filter and every q-th pixel."""
+    """Scales height and width by p / q: a pixel shuffle by p, then a low-pass filter and every q-th pixel.
+
+    ``scale`` = p / q is a key of ``RATIOS``.
+    """
 
     def __init__(self, channels: int, scale: float, operations: Any, factory: LayerOptions) -> None:
         super().__init__()
@@ -144,7 +152,7 @@ class RationalResampler(nn.Module):
         self.blur_down = Blur(self.down, **factory)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, f, h, w) -> (B, C, f, h', w')."""
+        """x (B, C, f, h, w) -> (B, C, f, h', w'), with h' and w' the rows and columns times ``scale``."""
         batch = x.shape[0]
         frames = F.pixel_shuffle(self.conv(rearrange(x, "b c f h w -> (b f) c h w")), self.up)
         if self.down > 1:

@@ -34,9 +34,7 @@ class Unfinished(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run of the recipe of the tiny set: its folder, seed, limits, and scale (sizes, numbers
-    of steps).
-    """
+    """One run of the recipe of the tiny set: its folder, scale (sizes and steps), seed and limits."""
 
     folder: Path
     scale: Scale

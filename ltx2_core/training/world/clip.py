@@ -1,6 +1,4 @@
-"""One clip of the synthetic world: frames, waveform, caption, and its true content to compare
-results with.
-"""
+"""One clip of the synthetic world: frames, waveform, caption, and its true content, to judge results by."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The vocabulary of the synthetic world: colours, shapes, motions, kinds of sound, the pitch of
-each shape.
-"""
+"""The vocabulary of the synthetic world: colours, shapes, motions, kinds of sound, and pitches of shapes."""
 
 from __future__ import annotations
 
