@@ -1,4 +1,4 @@
-"""What can be written: containers, codecs, and which of them belong together. No FFmpeg is opened here."""
+"""What can be written: containers, codecs, and which of them belong together. FFmpeg is not opened here."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def attempt(doing: str, work: Callable[[], T], *, again: bool = True) -> T:
 def clearly(doing: str) -> Iterator[None]:
     """Turn a lack of memory in the block into :class:`OutOfMemory`, which says what the run was ``doing``.
 
-    ``doing`` is such as "sampling".
+    ``doing`` is words such as "sampling".
     """
     try:
         yield

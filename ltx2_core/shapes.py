@@ -47,7 +47,7 @@ def frames_of(latent_frames: int) -> int:
 
 
 def audio_latents_of(frames: int, fps: float, numerics: Numerics = Numerics.OFFICIAL) -> int:
-    """Audio latents that accompany ``frames`` pixel frames at ``fps``; at least one.
+    """Audio latent frames that accompany ``frames`` pixel frames at ``fps``; at least one.
 
     ``OFFICIAL`` rounds to nearest (ties to even), ``COMFY`` rounds up.
     """

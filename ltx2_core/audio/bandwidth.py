@@ -21,10 +21,10 @@ from .mel import LOG_FLOOR, mel_filters
 
 
 class LogMel(nn.Module):
-    """Log-mel spectrogram of the low-rate waveform, with Fourier basis and mel filters from the checkpoint.
+    """Log-mel spectrogram of the 16 kHz waveform, with Fourier basis and mel filters from the checkpoint.
 
-    The stored values are rounded to bfloat16 and the model was trained with these, so exact ones would
-    change the result.
+    The stored values are rounded to bfloat16 and the model was trained with these, so exact ones would change
+    the result.
     """
 
     mel_basis: Tensor

@@ -92,11 +92,11 @@ def mel_filters(config: AudioVAEConfig) -> Tensor:
 
 
 def with_noise_floor(waveform: Tensor, level_db: float, seed: int = 0) -> Tensor:
-    """Add white noise of ``level_db`` dB of full scale (RMS) to a waveform (..., S).
+    """Add white noise of ``level_db`` dB relative to full scale (RMS) to a waveform (..., S).
 
-    The audio model was trained on recordings, which have a noise floor, and follows reference audio better if
-    it has one instead of digital silence. Equal seeds give equal noise. Raises ValueError for a level above
-    0 dB.
+    The audio model was trained on recordings, which have a noise floor, and follows a reference audio better
+    if that has a noise floor instead of digital silence. Equal seeds give equal noise. Raises ValueError for
+    a level above 0 dB.
     """
     if not level_db <= 0:
         raise ValueError(f"level_db={level_db:g} must be 0 or below, such as -60")

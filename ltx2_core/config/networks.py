@@ -102,7 +102,11 @@ class ConnectorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
-    """Settings of the networks between text encoder and transformer: text projection and text connectors."""
+    """Settings of the networks between text encoder and transformer: text projection and text connectors.
+
+    ``per_token_norm`` says how hidden states are normalised: by the RMS of each token (2.3), or by the value
+    range of the whole prompt (2.0). ``video`` and ``audio`` are the connectors of the two streams.
+    """
 
     per_token_norm: bool
     """How hidden states are normalised and projected to features.
@@ -235,7 +239,10 @@ class BandwidthExtensionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VocoderConfig:
-    """Settings of the vocoder of one generation; ``bwe``, its second stage, is None for 2.0."""
+    """Settings of the vocoder of one generation, whose output has ``sample_rate`` Hz.
+
+    ``generator`` is its first stage, ``bwe`` the second, which extends the bandwidth; None for 2.0.
+    """
 
     generator: GeneratorConfig
     sample_rate: int
@@ -248,7 +255,8 @@ class UpsamplerConfig:
     """Settings of a latent upsampler: spatial (scale 0.75, 1.5, 2 or 4), temporal x2, or both.
 
     ``in_channels`` are those of the latent, ``mid_channels`` the width of the network, ``blocks_per_stage``
-    its residual blocks before and again after the upsampling.
+    its residual blocks before and again after the upsampling. ``rational`` says that the spatial step is a
+    rational resampler.
     """
 
     in_channels: int = 128

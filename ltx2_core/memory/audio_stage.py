@@ -30,7 +30,7 @@ def audio_bytes(size: AudioSize, latents: int) -> tuple[int, int]:
     """Bytes of (weights, activations) for decoding ``latents`` audio latent frames.
 
     The activations are traced on the meta device at two lengths and extrapolated as a line, because every
-    layer is local in time; they are within 10 % of what ``Trace`` counts.
+    layer is local in time; they are within 10 % of what the memory tracer ``Trace`` counts.
     """
     weights, (short, long) = _traced(size)
     # Two lengths determine the line, since every layer is local in time.

@@ -42,8 +42,8 @@ def decoder_memory(
     """Bytes of working memory to decode a latent of ``latent_frames`` frames of ``cells`` (rows, columns).
 
     ``itemsize`` is the bytes of one value, ``piece_bytes`` the decoder's ``max_piece_bytes``, by which it
-    divides the clip in time. Within 10 % of what ``Trace`` counts. Weights, the latent and the frames already
-    yielded are not included.
+    divides the clip in time. Within 10 % of what the memory tracer ``Trace`` counts. Weights, the latent and
+    the frames already yielded are not included.
     """
     # Longer clips do not raise the peak, and their simulation would only take longer.
     frames = min(latent_frames, _ENOUGH_LATENTS)
@@ -66,7 +66,10 @@ def _simulated(
 
 @dataclass(frozen=True, kw_only=True)
 class _Stage:
-    """One stage of the decoder; ``input`` and ``output`` are the bytes of one frame before and after it."""
+    """One stage of the decoder; ``input`` and ``output`` are the bytes of one frame before and after it.
+
+    ``kind`` says which operations it has. The other fields are for upsampling stages.
+    """
 
     kind: Kind
     input: float

@@ -77,12 +77,13 @@ def estimate_memory(
 def step_bytes(
     config: TransformerConfig, clip: ClipPlan, itemsize: int, *, chunk_tokens: int | None = None
 ) -> int:
-    """Bytes of activations of one forward pass of the transformer, within 10 % of ``Trace`` at real sizes.
+    """Bytes of activations of one forward pass of the transformer.
 
-    ``itemsize`` is the bytes of one activation. With ``chunk_tokens`` the branches of a block process that
-    many video tokens at a time; None is all. Always counted: the tokens of both streams and two rotary tables
-    for each. On top comes the larger of the feed-forward (input, four hidden widths and output of its chunk)
-    and chunked self-attention (keys and values of all tokens, four widths of the chunk).
+    Within 10 % of what the memory tracer ``Trace`` counts at real sizes. ``itemsize`` is the bytes of one
+    activation. With ``chunk_tokens`` the branches of a block process that many video tokens at a time; None
+    is all. Always counted: the tokens of both streams and two rotary tables for each. On top comes the larger
+    of the feed-forward (input, four hidden widths and output of its chunk) and chunked self-attention (keys
+    and values of all tokens, four widths of the chunk).
     """
     # The factors below are counted with ``Trace`` on the meta device; tests compare both.
     video = clip.video_tokens * config.dim * itemsize
@@ -98,10 +99,10 @@ def step_bytes(
 def decoding(
     vae: VideoVAEConfig, clip: ClipPlan, itemsize: int, piece_bytes: int = MAX_PIECE_BYTES
 ) -> DecoderMemory:
-    """Working memory for decoding ``clip`` in whole frames, within 10 % of what ``Trace`` counts.
+    """Working memory for decoding ``clip`` in whole frames.
 
-    ``itemsize`` is the bytes of one value, ``piece_bytes`` the decoder's ``max_piece_bytes``, by which it
-    divides the clip in time.
+    Within 10 % of what the memory tracer ``Trace`` counts. ``itemsize`` is the bytes of one value,
+    ``piece_bytes`` the decoder's ``max_piece_bytes``, by which it divides the clip in time.
     """
     return decoder_memory(
         vae,

@@ -52,11 +52,11 @@ def text_bytes(
 ) -> tuple[int, int]:
     """Bytes of activations of (encoder, connectors) for ``prompts`` prompts of ``tokens`` tokens each.
 
-    Within 10 % of what ``Trace`` counts. ``itemsize`` is the bytes of one activation. Counted while a layer
-    of Gemma runs: four hidden widths (embedding, input, residual, normalised input), three feed-forward
-    widths and the features summed so far. While a hidden state is projected: the embedding and the state,
-    both again in float32 and normalised, the sums twice, and the projection's columns for this state in
-    float32.
+    Within 10 % of what the memory tracer ``Trace`` counts. ``itemsize`` is the bytes of one activation.
+    Counted while a layer of Gemma runs: four hidden widths (embedding, input, residual, normalised input),
+    three feed-forward widths and the features summed so far. While a hidden state is projected: the embedding
+    and the state, both again in float32 and normalised, the sums twice, and the projection's columns for this
+    state in float32.
     """
     count, row = prompts * tokens, 4 * size.hidden
     sums = 4 * size.features

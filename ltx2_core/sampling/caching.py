@@ -157,7 +157,10 @@ class _Watch:
             hook.remove()
 
     def on_block(self, number: int) -> None:
-        """Called before block ``number``: before block 1, raises if block 0 added about the same as last."""
+        """Called before block ``number``: raises before block 1 if block 0 added about the same as before.
+
+        What block 0 added is compared with its residual in the last full evaluation, by the threshold.
+        """
         if number != 1 or self._last is None or self.residual is None:
             return
         # Taken, so that later forward passes of the step are not compared.

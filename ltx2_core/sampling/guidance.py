@@ -148,7 +148,11 @@ class GuidanceAt(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Guidance:
-    """Guidance scales of both streams; the default is no guidance, which takes one pass per step."""
+    """Guidance scales of both streams; the default is no guidance, which takes one pass per step.
+
+    ``stg_blocks`` are the blocks whose self-attention stg skips. Steps at a sigma above ``from_sigma`` or
+    below ``to_sigma`` are not guided.
+    """
 
     video: StreamGuidance = StreamGuidance()
     audio: StreamGuidance = StreamGuidance()
@@ -231,7 +235,7 @@ class GuidanceSchedule:
             raise ValueError(f"a guidance schedule needs entries at different sigmas in [0, 1]; got {sigmas}")
 
     def at(self, sigma: float) -> Guidance:
-        """The guidance of a step at ``sigma``."""
+        """The guidance of a step at ``sigma``, by the entry that holds for it."""
         entries = sorted(self.entries, key=lambda entry: entry[0])
         # The same tolerance as in ``Guidance.at``.
         entry = next((entry for entry in entries if entry[0] >= sigma - 1e-6), entries[-1])
@@ -255,10 +259,10 @@ class GuidanceSchedule:
 class Nag:
     """Normalized attention guidance (Chen et al. 2025, arXiv 2505.21179): a negative prompt without a pass.
 
-    It extrapolates the text attention of the positive prompt away from that of the negative one, which costs
-    a second text attention in each block. ``scale`` 1 is neutral. ``tau`` limits the L1 norm of a token's
-    extrapolated attention to that many times the norm of the positive one. ``alpha`` in [0, 1] is the share
-    of the extrapolated attention in the result, the rest is the positive one.
+    The text attention of the positive prompt is extrapolated away from that of the negative prompt, which
+    costs a second text attention in each block. ``scale`` 1 is neutral. ``tau`` limits the L1 norm of a
+    token's extrapolated attention to that many times the norm of the positive one. ``alpha`` in [0, 1] is the
+    share of the extrapolated attention in the result, the rest is the positive one.
     """
 
     scale: float = 11.0

@@ -44,7 +44,12 @@ _KINDS: Mapping[str, Kind] = {
 
 @dataclass(frozen=True)
 class Format:
-    """The format in which one quantised layer is stored."""
+    """The format in which one quantised layer is stored.
+
+    ``kind`` is "nvfp4", "mxfp8", "int8" or "float", which includes fp8. ``rotation`` is the number of inputs
+    per group whose weights were rotated, 0 for none. ``full_precision`` demands that the layer is multiplied
+    in the compute dtype.
+    """
 
     kind: Kind
     """ "float" is any floating-point weight, fp8 included, times one scale if it has one."""
@@ -101,9 +106,9 @@ def format_of(name: str, dtypes: Mapping[str, torch.dtype], marker: ParsedJson |
 def decode(name: str, form: Format, tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
     """Decode the stored weight of layer ``name`` to float32 of shape ``shape``.
 
-    ``form`` is how it is stored. ``tensors`` holds ``weight`` and its companions (scales and others) under
-    these names. ``shape`` is (O, I), outputs and inputs, or any shape if ``form.kind`` is "float"; padding of
-    the stored weight beyond it is cut off.
+    ``form`` is the format of the layer. ``tensors`` holds ``weight`` and its companions (scales and others)
+    under these names. ``shape`` is (O, I), outputs and inputs, or any shape if ``form.kind`` is "float";
+    padding of the stored weight beyond it is cut off.
 
     Raises:
         ValueError: the sizes of weight and scales do not fit each other.
@@ -181,7 +186,11 @@ _E8M0 = getattr(torch, "float8_e8m0fnu", torch.uint8)
 
 
 def _nvfp4(name: str, weight: Tensor, block_scale: Tensor, scale: Tensor) -> Tensor:
-    """Decode NVFP4: E2M1 value x scale of its block of 16 inputs x scale of the tensor."""
+    """Decode NVFP4: E2M1 value x scale of its block of 16 inputs x scale of the tensor.
+
+    ``weight`` has two values per byte, ``block_scale`` cuBLAS's tiled layout; ``name`` is the layer, for
+    errors.
+    """
     values = (*E2M1, *(-magnitude for magnitude in E2M1))
     # The even element of each pair is in the high nibble. One look-up per byte gives both.
     pairs = torch.tensor([(high, low) for high in values for low in values], device=weight.device)
@@ -195,7 +204,10 @@ def _nvfp4(name: str, weight: Tensor, block_scale: Tensor, scale: Tensor) -> Ten
 
 
 def _mxfp8(name: str, weight: Tensor, block_scale: Tensor) -> Tensor:
-    """Decode MXFP8: fp8 value x 2^(exponent of its block of 32 inputs)."""
+    """Decode MXFP8: fp8 value x 2^(exponent of its block of 32 inputs).
+
+    ``block_scale`` has the exponents in cuBLAS's tiled layout; ``name`` is the layer, for errors.
+    """
     blocks = rearrange(weight.float(), "o (n b) -> o n b", b=_divide(name, weight, MXFP8_BLOCK))
     exponents = _untiled(name, block_scale.view(torch.uint8).float(), blocks)
     # The exponent has the bias of float32.

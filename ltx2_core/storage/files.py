@@ -32,7 +32,7 @@ MAX_JSON_BYTES = 64 * 2**20
 def entries(folder: Path) -> list[Path]:
     """All files and folders below ``folder``, sorted by depth and then by path.
 
-    Folders that cannot be listed are left out. Raises ValueError for more than ``MAX_ENTRIES``.
+    Folders that cannot be listed are left out. Raises ValueError for more than 10,000 files and folders.
     """
     found: list[Path] = []
     pending = [folder]

@@ -17,11 +17,12 @@ SAMPLE_BYTES = 4096
 
 
 def identity(paths: Iterable[Path]) -> str:
-    """A digest of the contents of files, 32 hexadecimal digits; their names, places and order do not count.
+    """A digest of the contents of the files ``paths``; their names, places and order do not count.
 
-    It covers the size of each file, its first megabyte at most (the whole header of nearly every file), its
-    last bytes, and 256 pieces of 4096 bytes spread evenly over it: up to 2 MB per file. Other weights under
-    the same name differ in nearly every piece; a change of a few values between the pieces is not noticed.
+    It is 32 hexadecimal digits. It covers the size of each file, its first megabyte at most (the whole header
+    of nearly every file), its last bytes, and 256 pieces of 4096 bytes spread evenly over it: up to 2 MB per
+    file. Other weights under the same name differ in nearly every piece; a change of a few values between the
+    pieces is not noticed.
     """
     # Sorted and without names, so that renamed or moved files count as the same model.
     return sha256("".join(sorted(_of_file(*_state(path)) for path in set(paths))).encode()).hexdigest()[:32]

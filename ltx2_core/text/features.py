@@ -59,9 +59,9 @@ class FeatureExtractor(nn.Module):
         return FeatureAccumulator(self, mask)
 
     def forward(self, hidden_states: Iterable[Tensor], mask: Tensor) -> TextFeatures:
-        """Compute features in float32 from all L hidden states (B, T, D), passed in order.
+        """Compute features in float32 from all L hidden states, each (B, T, D), passed in order.
 
-        ``mask`` (B, T) is 1 on valid tokens.
+        ``mask`` (B, T) is 1 on valid tokens of B prompts of T tokens; D is the width of the states.
         """
         accumulator = self.accumulator(mask)
         for index, hidden in enumerate(hidden_states):
@@ -97,7 +97,8 @@ class FeatureExtractor(nn.Module):
 class FeatureAccumulator:
     """Sums the projected hidden states of a batch of prompts, in float32, as they are computed.
 
-    ``mask`` (B, T) is 1 on valid tokens. Raises ValueError for a prompt without valid tokens.
+    ``extractor`` has the projection, ``mask`` (B, T) is 1 on valid tokens. Raises ValueError for a prompt
+    without valid tokens.
     """
 
     def __init__(self, extractor: FeatureExtractor, mask: Tensor) -> None:
@@ -134,7 +135,7 @@ class FeatureAccumulator:
         self.sums = [a.add_(b) for a, b in zip(self.sums, shares, strict=True)] if self.sums else shares
 
     def result(self) -> TextFeatures:
-        """The finished features (B, T, K) in float32, zero on padding tokens.
+        """The finished features, (B, T, K) for each modality, in float32, zero on padding tokens.
 
         Raises:
             ValueError: not all hidden states have been added.

@@ -35,7 +35,7 @@ class PromptEmbeds:
 class Prompt:
     """The description of a clip and its audio, and what to avoid.
 
-    ``negative`` is used only by guidance away from it and by some samplers; None takes the text of the
+    ``negative`` is read only where guidance or a sampler needs a negative prompt; None takes the text of the
     checkpoint's recipe. ``trigger`` is the trigger word of a LoRA, which replaces the text ``[trigger]`` in
     the prompt, but not in the negative one; None replaces nothing. If ``embeds``, encoded prompts, are set,
     nothing is encoded.

@@ -49,7 +49,8 @@ def random_tensor(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
 def stored_transforms(config: cfg.BandwidthExtensionConfig, prefix: str) -> Mapping[str, Tensor]:
     """The Fourier basis and mel filters that a 2.3 vocoder stores; each name begins with ``prefix``.
 
-    They have their real values, because random ones would not compute a spectrum.
+    ``config`` is that of its bandwidth extension. They have their real values, because random ones would not
+    compute a spectrum.
     """
     return {
         f"{prefix}{name}": tensor

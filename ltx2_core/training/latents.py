@@ -52,10 +52,11 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Sample:
-    """A batch of B clips of one bucket: clean normalised latents in float32 and the states of their captions.
+    """A batch of B clips of one size and length: clean normalised latents in float32, and their captions.
 
-    ``last`` (B, 128, 1, H, W) are the last frames, each encoded by itself, and ``reference`` (B, 128, F, H,
-    W) the latents of a control video; None where there are none.
+    ``text`` has the hidden states of the captions. ``last`` (B, 128, 1, H, W) are the last frames, each
+    encoded by itself, and ``reference`` (B, 128, F, H, W) the latents of a control video; None where there
+    are none.
     """
 
     latent: AVLatent
@@ -76,7 +77,7 @@ class LatentCache:
         *,
         fps: float = 25.0,
     ) -> None:
-        """Read all shards of ``buckets`` in ``folder``; ``fps`` is the frame rate of all clips.
+        """Read all shards (files) of ``buckets`` in ``folder`` to ``device``; ``fps`` is that of all clips.
 
         Raises ValueError for a bucket without shards, and for shards without the tensor ``last``.
         """
@@ -88,10 +89,10 @@ class LatentCache:
         return sum(len(part.lengths) for part in self._parts)
 
     def batch(self, size: int, generator: torch.Generator, *, reference: bool = False) -> Sample:
-        """Draw ``size`` clips of one random bucket.
+        """Draw ``size`` clips of one random bucket, a group of clips of one size and length.
 
-        With ``reference`` only buckets with control videos are drawn from. Raises ValueError if there are
-        none.
+        With ``reference`` only buckets with control videos are drawn from. Raises ValueError if no bucket has
+        any.
         """
         shares = self._shares.clone()
         if reference:
@@ -116,7 +117,7 @@ class LatentCache:
 
 @dataclass(frozen=True)
 class _Part:
-    """All tensors of one bucket; ``lengths`` (clips,) counts the tokens of each caption, on the CPU."""
+    """All tensors of one bucket (clips of one size); ``lengths`` (clips,) counts the tokens of captions."""
 
     video: Tensor
     last: Tensor

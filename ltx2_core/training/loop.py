@@ -55,7 +55,10 @@ Evaluate = Callable[[nn.Module, int], Mapping[str, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class LoopOptions:
-    """How to run the loop. ``dtype``, ``ema`` and ``clip`` change the result, the others do not."""
+    """How to run the training loop: precision, averaging, clipping, and seconds between saves and logs.
+
+    ``dtype``, ``ema`` and ``clip`` change the result, the others do not.
+    """
 
     dtype: torch.dtype = torch.float32
     """bfloat16 computes under autocast; weights and optimizer state stay float32."""

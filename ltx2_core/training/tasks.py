@@ -28,7 +28,7 @@ class FlowOptions:
     """How often each task is drawn, as probabilities, and the distribution of noise levels.
 
     ``input_audio``, ``input_video`` and ``region`` exclude each other; ``first_frame`` may be combined with
-    ``input_audio``.
+    ``input_audio``. ``shift`` of None is that of the official trainer.
     """
 
     unconditional: float = 0.1

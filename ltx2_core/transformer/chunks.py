@@ -45,7 +45,7 @@ class Chunks:
     def whole(self, count: int, step: Step) -> bool:
         """Call ``step(None)``, which computes all ``count`` tokens, if ``tokens`` and memory allow it.
 
-        Returns whether it was computed.
+        Returns whether all were computed; if not, nothing is stored.
         """
         return self._part(0, count) is None and self._fits(step, None, count)
 

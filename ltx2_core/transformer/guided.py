@@ -39,7 +39,7 @@ class GuideWeights:
 
     @cached_property
     def uniform(self) -> tuple[float | None, ...]:
-        """For each guide the weight that all of its tokens have; None if they differ."""
+        """For each guide the weight that all of its tokens have, or None where its tokens differ."""
         return tuple(float(g[0]) if bool((g == g[0]).all()) else None for g in self.guides)
 
     @property

@@ -27,10 +27,11 @@ class Modality:
       for video also pixel rows and pixel columns.
     - ``context`` (B, S, K) is the text.
     - ``context_mask`` (B, S) is 1 on text to attend to, 0 elsewhere; a floating mask is added to the logits.
+      None attends to all.
     - ``attention_mask`` (B, N, N) has a weight for each query (row) and key (column): 0 is no attention, 1 is
-      plain. ``GuideWeights`` do the same for guides at the end of a video, in far less memory.
-    - ``keyframes`` (B, N, 1) is above 0 on single-frame tokens; generations before 2.5 ignore it.
-    - ``negative`` is a negative text for normalized attention guidance, instead of a guidance pass.
+      plain. ``GuideWeights`` do the same for guides at the end of a video, in far less memory. None is plain.
+    - ``keyframes`` (B, N, 1) is above 0 on single-frame tokens, and ignored before LTX-2.5; None marks none.
+    - ``negative`` is a negative text for normalized attention guidance, instead of a guidance pass, or None.
     - a stream that is not ``enabled`` is not changed; the other one attends to it.
     """
 

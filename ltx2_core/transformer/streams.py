@@ -37,7 +37,7 @@ class StreamSpec:
     ff_bias: bool
 
     def layer(self, owner: nn.Module, name: str) -> Any:
-        """The layer or parameter of ``owner`` whose name is ``prefix`` followed by ``name``."""
+        """The layer or parameter of ``owner`` whose name is the stream's ``prefix`` followed by ``name``."""
         return getattr(owner, self.prefix + name)
 
 

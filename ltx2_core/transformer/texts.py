@@ -19,7 +19,7 @@ KeysValues = tuple[Tensor, Tensor]
 
 
 def text_keys_bytes(config: TransformerConfig, dtype: torch.dtype, *, tokens: int, samples: int = 1) -> int:
-    """Bytes that caching the attention keys and values of a text takes, in all blocks.
+    """Bytes that caching the attention keys and values of a text takes, over all blocks.
 
     For ``samples`` texts of ``tokens`` tokens each, in ``dtype``. 0 for a network that modulates its text by
     the noise level, for which nothing is cached.

@@ -84,9 +84,10 @@ def evaluate_tiles(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Call ``evaluate(video, audio)`` for each tile of the video, with all of the audio.
 
-    It returns velocities. The results are the blended velocities (B, N, C) of all video tokens, and the mean
-    over the tiles of the audio velocities; None for a stream without result. Tokens of guides belong to tiles
-    by their positions, as those of the video do. Raises ValueError for tiles that do not fit into the frame.
+    ``evaluate`` returns velocities. Returns the blended velocities (B, N, C) of all video tokens, and the
+    mean over the tiles of the audio velocities; None for a stream without velocities. Tokens of guides belong
+    to tiles by their positions, as those of the video do. Raises ValueError for tiles that do not fit into
+    the frame.
     """
     whole = audio_mean = None
     for chosen, share, origin, part in _parts(video, tiles):

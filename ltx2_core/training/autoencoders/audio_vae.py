@@ -94,8 +94,7 @@ def train_audio_vae(
 def audio_vae_step(recipe: AudioVAERecipe) -> StepFn:
     """Build a step function for :func:`ltx2_core.training.loop.train`.
 
-    It returns the loss of one random batch, rendered by the settings of ``recipe``, and the parts of the
-    loss.
+    It renders one random batch by the settings of ``recipe``, and returns the loss and its parts.
     """
 
     def step_fn(pair: nn.Module, generator: torch.Generator, _step: int) -> Mapping[str, Tensor]:

@@ -155,7 +155,7 @@ def _draw_clips(
 
 
 def _enough(clips: list[_Clip]) -> list[_Clip]:
-    """The first of ``clips``: at least 300, and as many as have twice ``_ROWS`` grid positions in all."""
+    """The first of ``clips``: at least 300, and as many as have 60,000 grid positions in all."""
     positions = torch.tensor([clip.x[0, 0].numel() for clip in clips]).cumsum(0)
     return clips[: max(_CLIPS, int((positions < 2 * _ROWS).sum()) + 1)]
 

@@ -39,7 +39,10 @@ def stage_video_code(run: Run) -> None:
 
 
 def stage_video_encoder(run: Run) -> None:
-    """Fit a linear encoder to the video code, then train it further if the recipe has gradient steps."""
+    """Fit a linear video encoder, train it further if the recipe has steps, and write it.
+
+    Its target is the video code, a fixed linear encoder of principal components.
+    """
 
     def start(vae: VideoVAE, code: VideoCode) -> None:
         scale = run.scale
@@ -51,7 +54,7 @@ def stage_video_encoder(run: Run) -> None:
 
 
 def stage_video_decoder(run: Run) -> None:
-    """Fit the decoder layer by layer, then train it further if the recipe has gradient steps."""
+    """Fit the video decoder layer by layer, train it further if the recipe has steps, and write it."""
 
     def start(vae: VideoVAE, code: VideoCode) -> None:
         scale = run.scale

@@ -73,7 +73,7 @@ _JOINTS = (", {}", "; {}", ", with sound: {}")
 def caption(scene: Scene, seed: int, *, places: bool = True) -> str:
     """Caption of ``scene`` in one of some hundreds of wordings; ``seed`` and the scene select the wording.
 
-    With ``places`` False the caption never names the position of the body.
+    With ``places`` False the caption never names the position of the moving shape.
     """
     generator = random.Random(seed)
     choose = generator.choice

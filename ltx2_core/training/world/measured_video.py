@@ -33,7 +33,11 @@ _MIN_BOUNCE, _MIN_SLIDE, _MIN_PULSE = 0.06, 0.07, 0.22
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredBody:
-    """One body (coloured shape) of a clip of F frames; positions are NaN in frames where it is not found."""
+    """One body (coloured shape) of a clip of F frames; positions are NaN in frames where it is not found.
+
+    ``centre`` (F, 2) is x and y as fractions of width and height, ``radius`` (F,) a fraction of the shorter
+    side.
+    """
 
     colour: Colour
     kind: Kind
@@ -189,7 +193,10 @@ def _kind(cover: Tensor, cx: Tensor, cy: Tensor, radius: Tensor) -> tuple[Kind, 
 
 
 def _activity(body: MeasuredBody) -> dict[str, float]:
-    """How much a body bounces, slides and pulses; 1 is the least change that counts as that motion."""
+    """How much a body bounces, slides and pulses; 1 is the least change that counts as that motion.
+
+    Returns numbers under the keys "bounce", "slide" and "pulse".
+    """
     found = ~body.radius.isnan()
     time = torch.arange(len(found))[found].float()
     if len(time) < 4:

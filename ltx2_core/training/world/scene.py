@@ -88,7 +88,7 @@ class Body:
     def place(self, times: Tensor, width: int, height: int) -> Placement:
         """Where the body is at ``times`` (T,) in seconds, in frames of ``width`` x ``height`` pixels.
 
-        It stays within the margins of the frame.
+        The body stays within the margins of the frame.
         """
         pose = self.path.pose(times)
         shorter = min(width, height)

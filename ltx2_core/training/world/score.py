@@ -80,7 +80,7 @@ def event_f1(
 def event_distance(a_s: Sequence[float], b_s: Sequence[float]) -> float:
     """Median distance in seconds from each event, of either list, to the nearest event of the other list.
 
-    It is inf if one of the lists is empty, and 0 if both are.
+    Events are times in seconds. The distance is inf if one of the lists is empty, and 0 if both are.
     """
     if not a_s or not b_s:
         return 0.0 if not a_s and not b_s else math.inf
