@@ -31,8 +31,9 @@ class Numerics(Enum):
 class AVLatent:
     """Normalised latents of one clip: video (B, C, F, H, W), audio (B, 8, T, 16); None is an absent stream.
 
-    Supports ``+`` and ``-`` with another AVLatent of the same streams, and ``*`` with a number, a tensor or
-    an AVLatent of broadcastable masks, so that sampler code is the same as for a single tensor.
+    F, H, W are latent frames, rows and columns, T audio latent frames. Supports ``+`` and ``-`` with another
+    AVLatent of the same streams, and ``*`` with a number, a tensor or an AVLatent of broadcastable masks, so
+    that sampler code is the same as for a single tensor.
     """
 
     video: Tensor | None

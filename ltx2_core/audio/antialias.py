@@ -106,8 +106,8 @@ class Lowpass(nn.Module):
 def upsample(x: Tensor, taps: Tensor, ratio: int, *, edge: int, cut: tuple[int, int]) -> Tensor:
     """Interpolate x (B, C, S) -> (B, C, ratio * S) with a filter ``taps`` (1, 1, K) whose values sum to 1.
 
-    The input is padded by repeating its first and last sample ``edge`` times. From the result, ``cut``
-    samples are dropped: (at the start, at the end).
+    C channels, S samples, K taps. The input is padded by repeating its first and last sample ``edge`` times.
+    From the result, ``cut`` samples are dropped: (at the start, at the end).
     """
     channels = x.shape[1]
     # Zeros at the ends would make a step, which the filter turns into ringing.

@@ -99,7 +99,10 @@ class LatentStatistics(nn.Module):
         self.register_buffer("std-of-means", torch.ones(size, dtype=layers.dtype, device=layers.device))
 
     def normalize(self, latent: Tensor) -> Tensor:
-        """Raw latent (B, C, L, N) -> zero mean and unit deviation for each of C channels and N bins."""
+        """Raw latent (B, C, L, N) -> zero mean and unit deviation for each of C channels and N bins.
+
+        L is the number of latent frames.
+        """
         return (latent - self._table("mean-of-means", latent)) / self._table("std-of-means", latent)
 
     def un_normalize(self, latent: Tensor) -> Tensor:
@@ -259,7 +262,10 @@ class Upsample(nn.Module):
 
 
 def pixel_norm(x: Tensor) -> Tensor:
-    """Root-mean-square normalisation over the channels of x (B, C, T, M) (Karras et al. 2018, 1710.10196)."""
+    """Root-mean-square normalisation over the channels of x (B, C, T, M) (Karras et al. 2018, 1710.10196).
+
+    T frames, M bins.
+    """
     return x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + NORM_EPS)
 
 

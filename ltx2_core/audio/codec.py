@@ -95,7 +95,10 @@ class AudioVAE(nn.Module):
         return encode_audio(self.encoder, waveform, sample_rate, latent_frames=latent_frames)
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Normalised latent (B, 8, L, N) -> waveform (B, 2, S) in [-1, 1] at ``output_sample_rate``."""
+        """Normalised latent (B, 8, L, N) -> waveform (B, 2, S) in [-1, 1] at ``output_sample_rate``.
+
+        L latent frames, N latent bins, S samples.
+        """
         return decode_audio(self.decoder, self.vocoder, latent)[0]
 
     def num_of_latents_from_frames(self, frames: int, fps: float) -> int:

@@ -109,7 +109,8 @@ def own_mel_filter_bank(
 ) -> Tensor:
     """:func:`mel_filter_bank` without torchaudio, with the same arguments and result (K, M).
 
-    Each triangle rises from the centre of the previous filter and falls to the centre of the next one.
+    K frequencies, M mel bins. Each triangle rises from the centre of the previous filter and falls to the
+    centre of the next one.
     """
     # Integer division, as in torchaudio, so that the filters are the same bits at odd rates, too.
     hertz = torch.linspace(0, sample_rate // 2, frequencies)

@@ -51,7 +51,7 @@ class FeatureCache:
 def _of_prompt(features: TextFeatures, index: int) -> TextFeatures:
     """The features (1, T, K) of prompt number ``index`` of a batch, on the CPU and without padding.
 
-    Padding is left out, because it depends on the other prompts of the batch.
+    T tokens of width K. Padding is left out, because it depends on the other prompts of the batch.
     """
     valid = features.mask[index].bool()
     # On the CPU, since cached features must not take the memory of the network.

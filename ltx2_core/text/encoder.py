@@ -68,7 +68,7 @@ class TextEncoder(nn.Module):
         return batched([encode_one(*numbered) for numbered in enumerate(prompts)])
 
     def _encode_one(self, prompt: str, on_state: Callable[[int], None]) -> TextFeatures:
-        """Compute the features (1, T, K) of one prompt of T tokens, without padding.
+        """Compute the features (1, T, K) of one prompt, T tokens of width K, without padding.
 
         ``on_state`` is called with the number of hidden states that are done.
         """

@@ -71,8 +71,9 @@ class FeatureExtractor(nn.Module):
     def padded(self, hidden: Tensor, mask: Tensor) -> TextFeatures:
         """Compute features in float32 from stacked hidden states (B, T, L, D), for training.
 
-        ``mask`` (B, T) is 1 on valid tokens. Padding tokens are computed and then zeroed. Unlike in
-        ``forward``, no value of the mask is read on the host, so that a GPU is not synchronised.
+        T tokens, L hidden states of width D for each. ``mask`` (B, T) is 1 on valid tokens. Padding tokens
+        are computed and then zeroed. Unlike in ``forward``, no value of the mask is read on the host, so that
+        a GPU is not synchronised.
 
         Raises:
             ValueError: the model is 2.0, whose normalisation over whole prompts needs their lengths.
@@ -137,6 +138,8 @@ class FeatureAccumulator:
     def result(self) -> TextFeatures:
         """The finished features, (B, T, K) for each modality, in float32, zero on padding tokens.
 
+        T tokens of width K.
+
         Raises:
             ValueError: not all hidden states have been added.
         """
@@ -168,9 +171,10 @@ class FeatureAccumulator:
 
 
 def batched(features: Sequence[TextFeatures]) -> TextFeatures:
-    """Join the features of single prompts, each (1, T_b, K) without padding, to a batch (B, T, K).
+    """Join the features of B single prompts, each (1, T_b, K) without padding, to a batch (B, T, K).
 
-    Shorter prompts are padded with zeros on the left.
+    T is the largest number of tokens, K the width of features. Shorter prompts are padded with zeros on the
+    left.
     """
     lengths = torch.tensor([one.mask.shape[1] for one in features])
     longest = int(lengths.max())
@@ -187,7 +191,7 @@ def _padded(features: Sequence[Tensor], longest: int) -> Tensor:
 
 
 def rms_per_token(x: Tensor) -> Tensor:
-    """Normalise x (..., D) to a root mean square of 1 for each token (2.3 and later)."""
+    """Normalise tokens x (..., D) to a root mean square of 1 over D channels each (2.3 and later)."""
     return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + EPS)
 
 

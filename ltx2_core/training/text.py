@@ -53,7 +53,10 @@ class TextBatch:
     mask: Tensor
 
     def states(self) -> Iterable[Tensor]:
-        """The L hidden states of all tokens, each (B, T, D), in order, as the text projection takes them."""
+        """The L hidden states of all tokens, each (B, T, D), in order, as the text projection takes them.
+
+        T is the number of tokens with padding, D the width of a state.
+        """
         return self.hidden.unbind(dim=2)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> TextBatch:
@@ -67,7 +70,10 @@ class TextBatch:
 
 
 def batch_text(captions: Sequence[Tensor]) -> TextBatch:
-    """Pad the states (T, L, D) of captions of different lengths T into one batch, in float32."""
+    """Pad the states of captions, each (T, L, D) with its own number of tokens T, into one batch in float32.
+
+    L hidden states of width D for each token.
+    """
     # The side of the padding does not matter: connectors move the valid tokens to the front by the mask.
     hidden = torch.nn.utils.rnn.pad_sequence([c.float() for c in captions], batch_first=True)
     lengths = torch.tensor([len(caption) for caption in captions])

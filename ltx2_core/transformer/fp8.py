@@ -33,8 +33,8 @@ Product = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None, torch.dtype],
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """Round x (M, I) to float8_e4m3fn with a float32 scale for each row; returns (M, I) and (M, 1).
 
-    x = stored * scale, up to rounding. The largest magnitude of a row becomes the largest number of fp8, so
-    that nothing is clipped.
+    M rows of I values; x = stored * scale, up to rounding. The largest magnitude of a row becomes the largest
+    number of fp8, so that nothing is clipped.
     """
     # As a norm it is one kernel without a copy of x, unlike the maximum of x.abs().
     largest = torch.linalg.vector_norm(x, float("inf"), dim=-1, keepdim=True, dtype=torch.float32)
@@ -48,8 +48,8 @@ def exact_product(
 ) -> Tensor:
     """x (M, I) times the transpose of weight (O, I), plus bias (O,) -> (M, O) in ``dtype``, on any device.
 
-    x and weight are fp8 with scales (M, 1) and (O, 1). They are multiplied in float32: the reference that
-    :func:`kernel_product` is compared with.
+    M tokens, I inputs, O outputs. x and weight are fp8 with scales (M, 1) and (O, 1). They are multiplied in
+    float32: the reference that :func:`kernel_product` is compared with.
     """
     out = (x.float() * x_scale) @ (weight.float() * weight_scale).mT
     return (out if bias is None else out + bias.float()).to(dtype)
@@ -85,8 +85,8 @@ class Fp8Linear(nn.Module):
     ) -> None:
         """weight (O, I) float8_e4m3fn, weight_scale (O, 1) float32, bias (O,) or None for a layer without.
 
-        ``product`` multiplies, for example :func:`kernel_product`. With ``fused`` the input is rounded to fp8
-        by one compiled kernel.
+        O outputs, I inputs. ``product`` multiplies, for example :func:`kernel_product`. With ``fused`` the
+        input is rounded to fp8 by one compiled kernel.
         """
         super().__init__()
         self.out_features, self.in_features = weight.shape

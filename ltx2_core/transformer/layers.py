@@ -125,7 +125,7 @@ class Attention(nn.Module):
         return self.by_head(normed) if rope is None else rotate_heads(normed, rope, self.heads)
 
     def by_head(self, projected: Tensor) -> Tensor:
-        """Split the heads: (B, N, H D) -> (B, H, N, D)."""
+        """Split the heads: (B, N, H D) -> (B, H, N, D), for H heads of width D."""
         heads: Tensor = projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)
         return heads
 

@@ -70,7 +70,8 @@ class Modality:
 def context_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """Text mask (B, S) -> bias (B, 1, 1, S) of attention logits: 0 where it is 1, very low where it is 0.
 
-    A floating mask is a bias already, and is only reshaped and cast to ``dtype``; None stays None.
+    S text tokens. A floating mask is a bias already, and is only reshaped and cast to ``dtype``; None stays
+    None.
     """
     if mask is None:
         return None

@@ -237,7 +237,7 @@ class Transformer(nn.Module):
     def project_context(self, context: Tensor, *, audio: bool) -> Tensor:
         """Project a text (B, S, K) to the width of the ``audio`` or the video stream, (B, S, W).
 
-        After LTX-2.0 a text has the right width already and is returned as it is.
+        S text tokens of width K. After LTX-2.0 a text has the right width already and is returned as it is.
         """
         spec = audio_spec(self.config) if audio else video_spec(self.config)
         return self._project(spec, context, NO_TEXT_MEMORY)

@@ -160,10 +160,10 @@ UNGATED = Ungated()
 class Modulation:
     """P modulation parameters computed from the timesteps, held once for each distinct timestep.
 
-    ``values`` are (B, 1, P, W) where all tokens of a sample have the same, (B, N, P, W) where every token has
-    its own, (B, 1, S, P, W) for S segments of tokens, (G, P, W) for groups of tokens that ``layout`` looks
-    up. ``ones`` (P, 1) is 1 for scales, which networks compute as differences from 1, and 0 for the other
-    parameters.
+    ``values`` are (B, 1, P, W) where all tokens of a sample have the same, W being the width of the stream,
+    (B, N, P, W) where every token has its own, (B, 1, S, P, W) for S segments of tokens, (G, P, W) for G
+    groups of tokens that ``layout`` looks up. ``ones`` (P, 1) is 1 for scales, which networks compute as
+    differences from 1, and 0 for the other parameters.
     """
 
     values: Tensor
@@ -190,7 +190,7 @@ class Modulation:
 
     @classmethod
     def of_samples(cls, values: Tensor, count: int, scales: slice) -> Modulation:
-        """Modulation from ``values`` (P, B, W), which are the same for all tokens of a sample.
+        """Modulation from ``values`` (P, B, W): P parameters that are the same for all tokens of a sample.
 
         ``count`` is the number of parameters that each block has learned, ``scales`` says which of them are
         scales.
@@ -199,7 +199,7 @@ class Modulation:
         return cls(values.transpose(0, 1).unsqueeze(1), Layout(((0, -1),)), _ones(values, count, scales))
 
     def and_samples(self, values: Tensor) -> Modulation:
-        """A copy with more parameters ``values`` (P, B, W) at the end.
+        """A copy with more parameters at the end: ``values`` (P, B, W), P parameters of width W.
 
         They are the same for all tokens of a sample, and none of them is a scale.
         """
@@ -225,7 +225,10 @@ class Modulation:
         return [parts[number::count] for number in range(count)]
 
     def branches(self, table: Tensor) -> list[ShiftScaleGate]:
-        """Shift, scale and gate of each branch of a block, from its learned ``table`` (P, W)."""
+        """Shift, scale and gate of each branch of a block, from its learned ``table`` (P, W).
+
+        P is three times the number of branches, W the width of the stream.
+        """
         values = self.parameters(table)
         return [ShiftScaleGate(self.layout, *values[i : i + 3]) for i in range(0, len(values), 3)]
 

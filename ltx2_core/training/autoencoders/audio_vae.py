@@ -124,8 +124,8 @@ def audio_vae_step(recipe: AudioVAERecipe) -> StepFn:
 def weighted_mel_error(mel: Tensor, truth: Tensor) -> Tensor:
     """Weighted mean of the absolute and squared errors of log-mels (B, C, T, M) against ``truth``; a scalar.
 
-    Quiet values weigh a tenth of loud ones: the noise floor is random, and learning it would take the
-    capacity that tones need.
+    T mel frames, M mel bins. Quiet values weigh a tenth of loud ones: the noise floor is random, and learning
+    it would take the capacity that tones need.
     """
     weight = 0.1 + 0.9 * torch.sigmoid(torch.maximum(truth, mel.detach()) - LOUD)
     difference = (mel - truth).abs()

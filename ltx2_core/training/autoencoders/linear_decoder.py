@@ -120,7 +120,10 @@ def _set_output(decoder: Decoder, parts: Blocks, cells: Tensor) -> None:
     rows = size // parts.shape[1], size // parts.shape[2]
 
     def pixels(blocks: Tensor) -> Tensor:
-        """Blocks of pooled pixels (D, K) -> patches of full pixels (values, K), as ``unpatchify`` expects."""
+        """Blocks of D pooled pixels, (D, K), -> patches of full pixels (values, K).
+
+        The order of values is that which ``unpatchify`` expects.
+        """
         grid = rearrange(blocks, "(c t y x) k -> c (t y) x k", t=1, **spread)
         # Pooled pixels are spread evenly over the pixels they stand for.
         grid = grid.repeat_interleave(rows[0], 1).repeat_interleave(rows[1], 2)

@@ -61,7 +61,10 @@ def start_linear_encoder(
 
 
 def _fitted_cells(cells: Tensor, generator: torch.Generator) -> Tensor:
-    """Select all cells (N, D) that contain an edge and a few that do not, in random order."""
+    """Select all cells (N, D) that contain an edge and a few that do not, in random order.
+
+    N is the number of cells, D that of values in each.
+    """
     spread = rearrange(cells, "n (c d) -> n c d", c=3).var(dim=2).sum(dim=1) > 1e-4
     flat = cells[~spread]
     chosen = torch.cat((cells[spread], flat[: int(_FLAT * int(spread.sum()))]))

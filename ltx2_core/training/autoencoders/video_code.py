@@ -40,11 +40,11 @@ SAMPLES = (
 class VideoCode:
     """A linear encoder: it subtracts ``mean`` (D,) from each cell and projects it on ``basis`` (D, K).
 
-    A cell is 8 frames of 32 x 32 pixels. The columns of ``basis`` are principal components of the cells of
-    many clips, and ``deviation`` (K,) is the standard deviation of each. Channels of a raw latent have
-    standard deviation 1, those of a normalised latent ``amplitude`` (K,). This is proportional to the square
-    root of ``deviation``: components that matter more to the frames are larger, and so emerge from the noise
-    first in sampling.
+    A cell is 8 frames of 32 x 32 pixels, D values after pooling. The K columns of ``basis`` are principal
+    components of the cells of many clips, and ``deviation`` (K,) is the standard deviation of each. Channels
+    of a raw latent have standard deviation 1, those of a normalised latent ``amplitude`` (K,). This is
+    proportional to the square root of ``deviation``: components that matter more to the frames are larger,
+    and so emerge from the noise first in sampling.
     """
 
     mean: Tensor
@@ -136,7 +136,8 @@ def principal_code(components: int, *, sizes: Sequence[ClipSize] = SAMPLES, seed
 def sample_cells(sizes: Sequence[ClipSize], generator: torch.Generator) -> Tensor:
     """Render ``batch`` random clips of each of ``sizes``, and return all their cells (N, D).
 
-    A cell is 8 frames of 32 x 32 pixels, averaged over 2 x 2 pixels.
+    N is the number of cells, D that of values in each: 8 frames of 32 x 32 pixels, averaged over 2 x 2
+    pixels.
     """
     found = []
     for size in sizes:
@@ -149,8 +150,8 @@ def sample_cells(sizes: Sequence[ClipSize], generator: torch.Generator) -> Tenso
 def pooled_grid(found: Tensor, patch: int) -> Tensor:
     """Split cells (N, D) into patches (N, t, y, x, C) of ``patch`` x ``patch`` pooled pixels.
 
-    A cell is 8 frames of 32 x 32 pixels, a pooled pixel the mean of 2 x 2 pixels. C is in the order (colour,
-    row, column).
+    A cell is D values: 8 frames of 32 x 32 pixels, pooled, each pooled pixel the mean of 2 x 2 pixels. There
+    are t x y x x patches in a cell; C is in the order (colour, row, column).
     """
     side = SPATIAL_SCALE // POOL // patch
     return rearrange(

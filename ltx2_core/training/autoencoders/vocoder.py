@@ -139,7 +139,8 @@ def vocoder_step(recipe: VocoderRecipe, mel_config: AudioVAEConfig, pair: AudioP
 def generate(generator: Generator, mel: Tensor, stages: int | None = None) -> Tensor:
     """Run the first stage of the vocoder: mel (B, 2, T, M) -> waveform (B, 2, S).
 
-    With ``stages``, only the first so many upsampling stages use their residual blocks; None is all of them.
+    T mel frames, M mel bins, S samples. With ``stages``, only the first so many upsampling stages use their
+    residual blocks; None is all of them.
     """
     if stages is None:
         whole: Tensor = generator(mel)

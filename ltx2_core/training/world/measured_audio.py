@@ -118,7 +118,10 @@ def _struck(envelope: Tensor, i: int, least: float) -> bool:
 
 
 def _envelope(power: Tensor, sample_rate: int) -> Tensor:
-    """Loudness over time (E,) of squared samples (S,): RMS over windows of 8 ms, one each 2 ms."""
+    """Loudness over time (E,) of squared samples (S,): RMS over windows of 8 ms, one each 2 ms.
+
+    E is the number of windows; ``sample_rate`` is in Hz.
+    """
     step = sample_rate * _STEP_S
     # Sums of windows as differences of one running sum, in double precision as it grows with the clip.
     total = F.pad(power.double().cumsum(0), (1, 0))
