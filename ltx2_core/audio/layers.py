@@ -28,7 +28,7 @@ class Layers:
     ) -> nn.Module:
         """1-D convolution from ``inner`` to ``outer`` channels, padded so that the length does not change.
 
-        ``kernel`` is an odd number of taps.
+        ``kernel`` is an odd number of taps, ``dilation`` their distance in samples.
         """
         padding = dilation * (kernel - 1) // 2
         return self._make("Conv1d", inner, outer, kernel, padding=padding, dilation=dilation, bias=bias)

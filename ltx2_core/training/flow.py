@@ -117,7 +117,7 @@ def noised(clean: AVLatent, task: Task, sigma: Tensor) -> AVLatent:
 
 
 def masked_error(prediction: AVLatent, target: AVLatent, task: Task) -> dict[str, Tensor]:
-    """Mean squared error of each stream, over its tokens to generate only.
+    """Mean squared error of each stream, over its tokens to generate only, by the mask of ``task``.
 
     ``prediction`` has tokens (B, N, C), ``target`` latents. Returns scalars under the keys ``video`` and
     ``audio``; a stream with nothing to generate has error 0.

@@ -50,7 +50,11 @@ def attend_near_in_time(transformer: Transformer) -> None:
 
 
 def _set_offset(attention: Attention, transformer: Transformer, head: int, seconds: float) -> None:
-    """Set the biases of head ``head`` so that a query matches best the key that is ``seconds`` later."""
+    """Set the biases of head ``head`` so that a query matches best the key that is ``seconds`` later.
+
+    ``attention`` is one between the streams of ``transformer``; ``seconds`` may be negative, for earlier
+    keys.
+    """
     config = transformer.config
     query, key = attention.to_q.bias, attention.to_k.bias
     width = len(query)

@@ -173,9 +173,10 @@ class Transformer(nn.Module):
     ) -> Hidden:
         """Run blocks ``start`` to ``until - 1`` on hidden tokens (B, N, W) of both streams.
 
-        With ``until`` None it runs to the last block. ``inputs`` are those that :meth:`condition` returns.
-        ``on_block`` is called with the number of each block before it runs; ``run_block``, if not None, is
-        called in place of the block itself.
+        With ``until`` None it runs to the last block. ``inputs`` are those that :meth:`condition` returns;
+        ``perturbations`` say which operations are skipped, None is none. ``on_block`` is called with the
+        number of each block before it runs; ``run_block``, if not None, is called in place of the block
+        itself.
         """
         x, y = hidden
         # The caller's tuple must not hold the first activations in memory through all blocks.
@@ -193,7 +194,10 @@ class Transformer(nn.Module):
         return x, y
 
     def head(self, hidden: Hidden, inputs: BothInputs) -> Hidden:
-        """Hidden tokens (B, N, W) -> velocities (B, N, C) of the streams that are enabled."""
+        """Hidden tokens (B, N, W) -> velocities (B, N, C) of the streams that are enabled, None for others.
+
+        ``inputs`` are those that :meth:`condition` returns.
+        """
         x, y = (
             None if tokens is None or stream is None or not stream.enabled else self._head(tokens, stream)
             for tokens, stream in zip(hidden, inputs, strict=True)
@@ -300,9 +304,10 @@ class Transformer(nn.Module):
         )
 
     def _prompt(self, spec: StreamSpec, modality: Modality) -> Modulation:
-        """Shift and scale of the text from the noise level, to which each block adds learned ones.
+        """Shift and scale of the text of one stream from its noise level; each block adds learned ones.
 
-        They are zero in a network whose noise level does not modulate the text.
+        ``spec`` and ``modality`` are those of the stream. Shift and scale are zero in a network whose noise
+        level does not modulate the text.
         """
         if self.config.prompt_adaln:
             adaln = spec.layer(self, "prompt_adaln_single")

@@ -43,7 +43,10 @@ class Tokens:
         self._x = by.add(self.x, branch(self.hidden(by)))
 
     def add_self_attention(self, branch: SelfAttention, by: ShiftScaleGate) -> None:
-        """As :meth:`add`, for self-attention: keys and values are computed from these same tokens."""
+        """As :meth:`add`, for self-attention: keys and values are computed from these same tokens.
+
+        ``by`` has gate, scale and shift.
+        """
         self.add(branch, by)
 
     def keys_values(self, attention: Attention, by: ShiftScale, rope: Rope | None) -> KeysValues:

@@ -152,8 +152,9 @@ def _fit(
 ) -> float:
     """Fit all ``weights`` of the linear encoder by ``steps`` steps of Adam, in place.
 
-    ``patches`` are its inputs, ``target`` (N, components) what it shall return. Returns the squared error on
-    the held-out last tenth of the cells, relative to the power of ``target``.
+    ``patches`` are its inputs, ``blocks`` its downsampling blocks, ``target`` (N, components) what it shall
+    return for N cells. ``on_step`` is called with step and error from time to time. Returns the squared error
+    on the held-out last tenth of the cells, relative to the power of ``target``.
     """
     for weight in weights:
         weight.requires_grad_(True)
@@ -192,7 +193,8 @@ def _write(
 ) -> None:
     """Write the fitted ``weights`` of a linear encoder into the convolutions of ``encoder``.
 
-    The last convolution, which follows norm and SiLU, is fitted again by least squares, from ``patches`` to
+    ``blocks`` are its downsampling blocks, ``code`` is the linear encoder that it computes. The last
+    convolution, which follows norm and SiLU, is fitted again by least squares, from ``patches`` to
     ``target``.
     """
     # Pixels are pooled by the first convolution. In a patch of pixels rows vary fastest, in a pooled one

@@ -164,8 +164,8 @@ def _teach(
 ) -> AVLatent:
     """Sample each clip from noise level ``upper`` (B,) to ``lower`` (B,) with the guided teacher.
 
-    It takes ``options.substeps`` Euler steps. ``contexts`` are the texts of the captions and of the negative
-    prompt.
+    It takes ``options.substeps`` Euler steps. ``task`` has the mask and the content that is preserved,
+    ``contexts`` are the texts of the captions and of the negative prompt.
     """
     assert x.video is not None
     assert x.audio is not None

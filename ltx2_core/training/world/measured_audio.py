@@ -181,7 +181,8 @@ def _glide(times: Tensor, pitch: Tensor) -> float:
 def _sound(envelope: Tensor, onsets: tuple[float, ...], loudness: Tensor) -> Sound:
     """Classify the kind of sound: knocks are short, a glide is steadily loud, a swell grows and fades.
 
-    ``envelope`` (E,) is the loudness in steps of 2 ms, ``loudness`` (F,) that at each frame.
+    ``envelope`` (E,) is the loudness in steps of 2 ms, ``loudness`` (F,) that at each frame, ``onsets`` are
+    the times of steep rises in seconds.
     """
     if float(envelope.max()) < _SILENCE:
         return "silence"
