@@ -35,7 +35,7 @@ from ..tiny import embedded_set
 from ..transformer.diagnosis import first_broken_block
 from ..types import AVLatent, LatentState, Numerics, TextContext
 from .codecs import Codecs
-from .components import Components, LoraFile, open_loras, warn_of_stacked
+from .components import Components
 from .distributed import Processes
 from .execution import Execution
 from .flat_options import RequestOptions
@@ -44,6 +44,7 @@ from .input_check import check_components, check_inputs, check_run_size, check_s
 from .input_files import file_records
 from .inputs import ConditioningInput, describe, read_input_audio, source_size
 from .inputs import conditioning as encoded_inputs
+from .lora_files import LoraFile, open_loras, warn_of_stacked
 from .progress import OnStep, Progress, Run, Stop, Stopped
 from .recipes import Recipe, generation_of, of_kind, recipe_for
 from .request import Request, flat_signature, request_of
