@@ -13,7 +13,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..conditioning.items import Conditioning, GuideFrames, InputAudio, Overlap
+from ..conditioning.guide_frames import GuideFrames
+from ..conditioning.items import Conditioning, InputAudio, Overlap
 from ..latent_filters import adain
 from ..media import fit_image
 from ..run.request import AudioSource

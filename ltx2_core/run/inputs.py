@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..audio import with_noise_floor
+from ..conditioning.guide_frames import GuideFrames
 from ..conditioning.guides import place_guide
 from ..conditioning.inputs import Fit, ImageAt, VideoReference
-from ..conditioning.items import Conditioning, GuideFrames, ImageInPlace, InputAudio
+from ..conditioning.items import Conditioning, ImageInPlace, InputAudio
 from ..conditioning.reference import ReferenceAudio
 from ..loading import Lora
 from ..media import compress_image, fit_image, load_image, read_audio, read_video

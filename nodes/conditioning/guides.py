@@ -8,8 +8,8 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ...ltx2_core.conditioning.guide_frames import GuideFrames, dilate
 from ...ltx2_core.conditioning.guides import GuidePlacement, place_guide
-from ...ltx2_core.conditioning.items import GuideFrames, dilate
 from ...ltx2_core.media import fit_image
 from ...ltx2_core.shapes import SPATIAL_SCALE
 from ..convert import Streams, compress, frames_from_image, image_from_frames, split, video_of

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from ...ltx2_core.conditioning.items import GuideFrames, InputVideo
+from ...ltx2_core.conditioning.guide_frames import GuideFrames
+from ...ltx2_core.conditioning.items import InputVideo
 from ...ltx2_core.editing.conditioning import Keyframe
 from ...ltx2_core.editing.long_clip import LongPlan, LongVideo, SampleWindow, WindowRun
 from ...ltx2_core.media import fit_image
