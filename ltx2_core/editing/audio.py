@@ -20,8 +20,9 @@ from ..types import Numerics
 from .audio_windows import WINDOW_FRAMES, audio_windows, sampled_audio
 from .conditioning import WholeVideo
 from .edit import finished, make_edit, sampled_clip
-from .footage import Edit, Footage
+from .footage import Footage
 from .protocols import Encoders, Pipeline, SampledClip, StageInput, Waveform
+from .result import Edit
 
 # Lossy codecs overshoot their input by a fraction of a dB, which clips at full scale.
 CEILING_DB = -1.0

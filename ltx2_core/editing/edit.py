@@ -12,8 +12,9 @@ from ..run.input_files import file_record
 from ..run.progress import OnStep, Stop
 from ..run.request import Request
 from ..shapes import ClipPlan
-from .footage import Edit, Footage
+from .footage import Footage
 from .protocols import Encoders, OnSampled, Pipeline, SampledClip, StageInput
+from .result import Edit
 
 log = logging.getLogger(__name__)
 

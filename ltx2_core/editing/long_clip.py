@@ -22,9 +22,9 @@ from ..shapes import ClipPlan
 from ..types import AVLatent
 from .audio_track import audio_rate, decoded_audio, read_input_audio
 from .conditioning import Keyframe
-from .footage import Edit
 from .prompts import PromptSchedule
 from .protocols import Decoders, Encoders
+from .result import Edit
 from .sources import FrameSource, check_length, source_frames
 from .windows import Window, WindowStore, audio_pieces, plan_windows, video_pieces
 

@@ -22,8 +22,10 @@ from ..types import AVLatent, Numerics
 from .conditioning import SourceFrames, source_audio
 from .edit import make_edit
 from .extend import FADE_S, matched_audio
-from .footage import CHUNK_FRAMES, Edit, Footage, cropped
+from .footage import CHUNK_FRAMES, Footage
+from .joints import cropped
 from .protocols import Encoders, Pipeline, SampledClip, StageInput, Waveform
+from .result import Edit
 
 
 def retake(

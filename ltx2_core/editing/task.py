@@ -16,8 +16,9 @@ from .audio import CEILING_DB, add_audio, audio_length, plan_audio_of, text_to_a
 from .audio_windows import WINDOW_FRAMES, audio_windows
 from .edit import EditPlan, planned_size
 from .extend import FADE_FRAMES, KEEP_FRAMES, Extension, extend, new_length, plan_extension
-from .footage import Edit, Footage
+from .footage import Footage
 from .protocols import OnSampled, Pipeline, Waveform
+from .result import Edit
 from .retake import Retake, plan_retake, retake
 
 EditKind = Literal["extend", "retake", "sound", "audio"]
