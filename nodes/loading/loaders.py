@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ...ltx2_core.loading.checkpoint import open_checkpoint
 from ...ltx2_core.loading.file_set import check_generations
 from ..host.clip import load_clip
-from ..host.folders import FileList
+from ..host.file_list import FileList
 from ..host.model import load_host_model, load_model
 from ..host.upscaler import load_upscaler
 from ..host.vae import load_audio_vae, load_video_vae
