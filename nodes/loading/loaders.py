@@ -9,12 +9,13 @@ from comfy_api.latest import io
 
 from ...ltx2_core.loading.checkpoint import open_checkpoint
 from ...ltx2_core.loading.file_set import check_generations
+from ..host.audio_vae import load_audio_vae
 from ..host.clip import load_clip
 from ..host.file_list import FileList
 from ..host.model import load_host_model, load_model
 from ..host.upscaler import load_upscaler
-from ..host.vae import load_audio_vae, load_video_vae
 from ..host.values import Vae
+from ..host.video_vae import load_video_vae
 from . import file_lists
 from .file_lists import NONE, SAME
 
