@@ -27,10 +27,10 @@ from ..inputs import (
     model_input,
     percent_inputs,
     positive_input,
-    quantity,
     start_input,
 )
 from ..numbers import real_input
+from ..quantity import quantity
 from .attached import marked_guides
 from .images import CATEGORY
 

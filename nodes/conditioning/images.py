@@ -15,7 +15,8 @@ from ..host.latents import Latent, concat_av
 from ..host.masks import frame_mask
 from ..host.values import Audio, Vae
 from ..host.video_vae import RECIPE
-from ..inputs import BY_MODEL, image_crf_input, quantity, start_input
+from ..inputs import BY_MODEL, image_crf_input, start_input
+from ..quantity import quantity
 from .attached import AttachedImage, remember
 
 CATEGORY = "LTX-2/conditioning"

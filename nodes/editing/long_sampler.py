@@ -20,7 +20,7 @@ from ...ltx2_core.types import AVLatent
 from ..clip.plan import empty_latent
 from ..clip.prompt import encode_prompt
 from ..conditioning.attached import AttachedGuide, AttachedImage
-from ..conditioning.guides import add_guide, attach_guide, crop_guides
+from ..conditioning.guide_latents import add_guide, attach_guide, crop_guides
 from ..conditioning.images import chosen_crf, place_image
 from ..convert import frames_from_image, image_from_frames, split
 from ..host.latents import Latent
