@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import torch
 from torch import Tensor
@@ -67,6 +67,19 @@ class LongVideo:
             raise ValueError(
                 f"denoise={self.denoise:g} preserves a part of the source: set a source, or denoise=1"
             )
+
+
+class WindowArguments(TypedDict, total=False):
+    """The keywords of :class:`LongVideo` other than its source."""
+
+    window_frames: int
+    overlap_frames: int
+    overlap_strength: float
+    adain_factor: float
+    keyframes: Sequence[Keyframe]
+    source_strength: float
+    source_scale: int | None
+    denoise: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

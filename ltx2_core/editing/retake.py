@@ -18,6 +18,7 @@ from ..conditioning.regions import Region, Rounding, audio_cells, check_regions,
 from ..media import to_signed
 from ..media.recut import Recut
 from ..shapes import ClipPlan, frames_of, latent_frames_of
+from ..storage.files import JsonObject
 from ..types import AVLatent, Numerics
 from .conditioning import SourceFrames, source_audio
 from .edit import make_edit
@@ -103,7 +104,7 @@ class Retake:
     weights: Tensor
     video: Tensor
     audio: Tensor
-    settings: dict[str, Any]
+    settings: JsonObject
     regenerates_video = True
 
     @property
@@ -186,7 +187,7 @@ def plan_retake(
     if not paste:
         # Frames after the last 8k + 1 are not encoded and remain those of the source.
         weights[: clip.frames] = 1
-    settings = {"video": [*video], "audio": [*audio], "rounding": rounding.value, "paste": paste}
+    settings: JsonObject = {"video": [*video], "audio": [*audio], "rounding": rounding.value, "paste": paste}
     return Retake(
         source=source,
         clip=clip,

@@ -25,6 +25,7 @@ from ..media import compress_image, fit_image, load_image, read_audio, read_vide
 from ..media.clip_frames import ClipFrames, Frames
 from ..media.images import FitMode, ImageSource
 from ..shapes import SPATIAL_SCALE, ClipPlan, frames_of, latent_frames_of
+from ..storage.files import JsonObject, JsonValue
 from ..types import Numerics
 from .codecs import Codecs
 from .progress import Run
@@ -113,18 +114,18 @@ def source_size(items: Sequence[ConditioningInput]) -> tuple[int, int] | None:
     return max(sizes, key=lambda size: size[0] * size[1], default=None)
 
 
-def describe(item: ConditioningInput) -> dict[str, Any]:
+def describe(item: ConditioningInput) -> JsonObject:
     """Describe a conditioning item as JSON values, for the record: its class and its plain fields.
 
     A tensor is replaced by a note, ``<Tensor in memory>``.
     """
-    values: dict[str, Any] = {"kind": type(item).__name__}
+    values: JsonObject = {"kind": type(item).__name__}
     if is_dataclass(item):
         values |= {field.name: _described(getattr(item, field.name)) for field in fields(item)}
     return values
 
 
-def _described(value: Any) -> Any:
+def _described(value: object) -> JsonValue:
     if isinstance(value, PathLike):
         return fspath(value)
     if value is None or isinstance(value, bool | int | float | str):
