@@ -148,7 +148,7 @@ def _run_of(kind: EditKind, chosen: Chosen, pipeline: LTX2Pipeline, recorded: Pa
     own = _own_arguments(kind, chosen, before)
     prompt = fields.pop("prompt")
     if source is not None:
-        regions = {name: own[name] for name in ("video", "audio") if name in own}
+        regions: Mapping[str, object] = {name: own[name] for name in ("video", "audio") if name in own}
         fields["source_clip"] = {"path": str(source), "edit": kind, **regions}
     return EditRun(kind=kind, prompt=prompt, source=source, own=own, fields=fields)
 

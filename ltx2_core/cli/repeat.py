@@ -14,7 +14,7 @@ from ..editing.task import EditArguments
 from ..media import read_metadata
 from ..media.images import BLACK, Colour
 from ..run.execution import Execution
-from ..run.flat_options import RequestFields
+from ..run.flat_options import RequestOptions
 from ..run.generation import METADATA_KEY
 from ..run.input_files import found, with_found_files
 from ..run.pipeline import LTX2Pipeline
@@ -124,7 +124,7 @@ class RecordedEdit:
     prompt: str
     source: Path | None
     own: EditArguments
-    fields: RequestFields
+    fields: RequestOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +134,7 @@ class RecordedLong:
     prompts: PromptSchedule
     source: Path | None
     windows: WindowArguments
-    fields: RequestFields
+    fields: RequestOptions
 
 
 def repeated_edit(settings: ParsedJson, changes: Mapping[str, Any], *, source: Path | None) -> RecordedEdit:
@@ -222,7 +222,7 @@ def _without(request: ParsedJson, changes: Iterable[str]) -> JsonObject:
     return {name: value for name, value in request.items() if name not in changed | replaced}
 
 
-def _named_fields(settings: ParsedJson, changes: set[str]) -> RequestFields:
+def _named_fields(settings: ParsedJson, changes: set[str]) -> RequestOptions:
     """Return the recorded fields that the user of that run had set; the recipe decided the others."""
     chosen = {*settings.get("recipe", {}).get("chose", ())}
     recorded = _without(_with_files(settings, changes), changes)

@@ -70,7 +70,7 @@ class EditRun:
     prompt: str
     source: Path | None
     own: EditArguments
-    fields: RequestFields
+    fields: RequestOptions
 
     def task(self, fields: Mapping[str, Any] | None = None) -> EditTask:
         """Return the edit as a task. ``fields`` replace all fields of its request; None leaves them."""
@@ -92,7 +92,8 @@ def run_edit(pipeline: LTX2Pipeline, edit: EditRun, output: Output) -> None:
     settings = edit.settings()
     generations: list[Generation] = []
     # Only the shares of its stages matter, which do not depend on the size that the source decides.
-    plain = Request(prompt=edit.prompt, **{**edit.fields, **_one_stage(edit.kind)})
+    fields: RequestOptions = {**edit.fields, **_one_stage(edit.kind)}
+    plain = Request(prompt=edit.prompt, **fields)
     with (
         job_bar(job_parts(pipeline.stages(plain)), quiet=output.quiet) as bar,
         _saved_until_written("sound" if edit.kind == "audio" else edit.kind, output) as saved,
@@ -111,6 +112,7 @@ def run_edit(pipeline: LTX2Pipeline, edit: EditRun, output: Output) -> None:
 
 
 def _one_stage(kind: EditKind) -> RequestOptions:
+    """The number of stages where the kind of edit decides it: audio is generated in one."""
     return {"stages": 1} if kind in ("sound", "audio") else {}
 
 
@@ -122,7 +124,7 @@ def _task_of(settings: ParsedJson) -> EditTask:
     task = EditTask.from_settings(settings)
     names = set(settings.get("fields", ()))
     plain = {name: value for name, value in task.options.items() if name in names}
-    fields = from_json({"prompt": task.prompt, **plain})
+    fields: Mapping[str, object] = from_json({"prompt": task.prompt, **plain})
     return replace(task, options={**task.options, **{name: fields[name] for name in plain}})
 
 

@@ -127,7 +127,8 @@ def describe(item: ConditioningInput) -> JsonObject:
 
 def _described(value: object) -> JsonValue:
     if isinstance(value, PathLike):
-        return fspath(value)
+        path: str = fspath(value)
+        return path
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return f"<{type(value).__name__} in memory>"

@@ -165,8 +165,10 @@ class Request:
 
     def changed(self, *, prompt: str | None = None, **options: Unpack[RequestOptions]) -> Request:
         """Return a copy of this request in which these flat keywords have new values."""
-        text = self.text if prompt is None else replace(self.text, prompt=prompt)
-        return Request(**{**self._parts(), "text": text}, **options)
+        parts = self._parts()
+        if prompt is not None:
+            parts["text"] = replace(self.text, prompt=prompt)
+        return Request(**parts, **options)
 
     def _parts(self) -> RequestParts:
         return {

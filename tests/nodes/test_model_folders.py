@@ -267,9 +267,9 @@ def test_a_folder_of_a_hundred_thousand_files_is_refused_unread(models, lists, s
         os.close(os.open(f"{folder}/{number}{suffix}", os.O_CREAT))
     opened = []
     for name in ("find_encoder", "open_checkpoint", "open_lora"):
-        original = getattr(lists.folders, name)
+        original = getattr(lists.file_checks, name)
         monkeypatch.setattr(
-            lists.folders, name, lambda path, original=original: (opened.append(path), original(path))[1]
+            lists.file_checks, name, lambda path, original=original: (opened.append(path), original(path))[1]
         )
     lists.ENCODERS.names()
     assert len(opened) <= 3
