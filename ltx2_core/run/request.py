@@ -107,7 +107,7 @@ class Request:
         staging: StageSettings | None = None,
         **options: Unpack[RequestOptions],
     ) -> None:
-        flat: RequestFields = {**options}
+        flat = cast(RequestFields, {**options})
         check_names(flat)
         embeds = flat.get("prompt_embeds")
         if text is None and prompt is None and isinstance(embeds, PromptEmbeds):
