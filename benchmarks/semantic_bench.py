@@ -15,7 +15,7 @@ from ltx2_core import LTX2Pipeline
 from ltx2_core.conditioning.items import Conditioning
 from ltx2_core.conditioning.state import drop_guides, empty_state
 from ltx2_core.loading import Component
-from ltx2_core.run.components import LoraFile, open_loras
+from ltx2_core.run.lora_files import LoraFile, open_loras
 from ltx2_core.run.request import NEGATIVE_PROMPT
 from ltx2_core.sampling.denoiser import Denoiser
 from ltx2_core.sampling.guidance import CFG

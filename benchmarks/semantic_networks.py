@@ -9,7 +9,7 @@ from semantic_bench import Bench, Missing
 from semantic_figures import Figure, agreements, mean, percent, score
 
 from ltx2_core import LTX2Pipeline
-from ltx2_core.conditioning.items import GuideFrames
+from ltx2_core.conditioning.guide_frames import GuideFrames
 from ltx2_core.training.data import psnr
 from ltx2_core.training.world import (
     FPS,

@@ -187,6 +187,25 @@ def plan_clip(
         return result
 
     width, height = snapped_size("width", width), snapped_size("height", height)
+    length, change = _snapped_length(frames, seconds, fps, snap)
+    return ClipPlan(
+        width=width,
+        height=height,
+        frames=length,
+        fps=float(fps),
+        numerics=numerics,
+        changes=(*changes, *change),
+    )
+
+
+def _snapped_length(
+    frames: int | None, seconds: float | None, fps: float, snap: Snap
+) -> tuple[int, tuple[str, ...]]:
+    """Bring a length, stated as ``frames`` or else as ``seconds``, to 8k + 1 frames at ``fps`` per second.
+
+    Returns the number of frames, and a sentence if it is not what was asked for. Raises ValueError for a
+    length that is not positive, and with ``Snap.ERROR`` for one that is not 8k + 1 frames.
+    """
     if seconds is None:
         assert frames is not None
         _check_whole("frames", frames)
@@ -204,18 +223,11 @@ def plan_clip(
             f"{n} ({n / fps:.3f} s)" for n in _neighbours(requested, first=1, step=TEMPORAL_SCALE)
         )
         raise ValueError(f"{text} must be {TEMPORAL_SCALE}k + 1 frames: the nearest are {options}")
-    if length != requested:
-        changes.append(
-            f"the clip has {length} frames ({length / fps:.3f} s) instead of {text}: "
-            f"it must be {TEMPORAL_SCALE}k + 1 frames"
-        )
-    return ClipPlan(
-        width=width,
-        height=height,
-        frames=length,
-        fps=float(fps),
-        numerics=numerics,
-        changes=tuple(changes),
+    if length == requested:
+        return length, ()
+    return length, (
+        f"the clip has {length} frames ({length / fps:.3f} s) instead of {text}: "
+        f"it must be {TEMPORAL_SCALE}k + 1 frames",
     )
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import click
 
 from .options import Chosen, command
 
 if TYPE_CHECKING:
+    from ..editing.task import EditArguments
     from ..run.pipeline import LTX2Pipeline
+    from ..storage.files import ParsedJson
     from .repeat import RecordedEdit
     from .saving import EditRun
     from .values import Output
@@ -129,9 +131,7 @@ def _check_copy(source: Path, output: Output) -> None:
             click.echo(note, err=True)
 
 
-def _run_of(
-    kind: EditKind, chosen: Chosen, pipeline: LTX2Pipeline, recorded: Mapping[str, Any] | None
-) -> EditRun:
+def _run_of(kind: EditKind, chosen: Chosen, pipeline: LTX2Pipeline, recorded: ParsedJson | None) -> EditRun:
     """The edit that the options describe.
 
     ``recorded`` are the settings of ``--from-file``: options on the command line replace single ones of them.
@@ -144,21 +144,21 @@ def _run_of(
     source = None if kind == "audio" else chosen["source"]
     before = None if recorded is None else repeated_edit(recorded, fields, source=source)
     if before is not None:
-        source, fields = before.source, {"prompt": before.prompt, **before.fields, **fields}
+        source, fields = before.source, {**before.fields, "prompt": before.prompt, **fields}
     own = _own_arguments(kind, chosen, before)
     prompt = fields.pop("prompt")
     if source is not None:
-        regions = {name: own[name] for name in ("video", "audio") if name in own}
+        regions: Mapping[str, object] = {name: own[name] for name in ("video", "audio") if name in own}
         fields["source_clip"] = {"path": str(source), "edit": kind, **regions}
     return EditRun(kind=kind, prompt=prompt, source=source, own=own, fields=fields)
 
 
-def _own_arguments(kind: EditKind, chosen: Chosen, before: RecordedEdit | None) -> dict[str, Any]:
+def _own_arguments(kind: EditKind, chosen: Chosen, before: RecordedEdit | None) -> EditArguments:
     """The arguments that only this kind of edit has, such as regions.
 
     Options on the command line come first, then the recorded edit ``before``, then the defaults.
     """
-    own = {
+    own: dict[str, object] = {
         argument: _read(option, chosen[option])
         for option, argument in _OWN[kind].items()
         if before is None or option in chosen.explicit
@@ -166,14 +166,12 @@ def _own_arguments(kind: EditKind, chosen: Chosen, before: RecordedEdit | None) 
     # Each edit has its own number of feathered frames.
     if "feather" in _OWN[kind] and chosen["feather"] is None:
         own.pop(_OWN[kind]["feather"], None)
-    if before is None:
-        return own
-    recorded = dict(before.own)
+    recorded: dict[str, object] = {} if before is None else {**before.own}
     # A new length or region takes the place of the recorded one, in whatever unit or stream.
     for group in ({"seconds", "frames"}, {"video", "audio"}):
         if group & own.keys():
             recorded = {name: value for name, value in recorded.items() if name not in group}
-    return {**recorded, **own}
+    return cast("EditArguments", {**recorded, **own})
 
 
 def _read(option: str, value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,8 +13,7 @@ from .options import Chosen, command
 if TYPE_CHECKING:
     from ..run.pipeline import LTX2Pipeline
     from ..run.request import Request
-
-Settings = dict[str, Any]
+    from ..storage.files import ParsedJson
 
 
 @command("generate")
@@ -118,19 +117,19 @@ def _report(chosen: Chosen, pipeline: LTX2Pipeline, request: Request) -> None:
         click.echo(f"seed {request.seed}", err=True)
 
 
-def _recorded(chosen: Chosen) -> Settings | None:
+def _recorded(chosen: Chosen) -> ParsedJson | None:
     """Read the settings from the tags of ``--from-file``; None without that option."""
     from .repeat import settings_of
 
     return None if chosen["from_file"] is None else settings_of(chosen["from_file"])
 
 
-def _named(request: Settings) -> Settings:
+def _named(request: ParsedJson) -> ParsedJson:
     """Return the fields of recorded settings whose value is not None."""
     return {name: value for name, value in request.items() if value is not None}
 
 
-def _request(chosen: Chosen, pipeline: LTX2Pipeline, recorded: Settings | None) -> Request:
+def _request(chosen: Chosen, pipeline: LTX2Pipeline, recorded: ParsedJson | None) -> Request:
     """Make the request: options of the command line replace the settings of ``--from-file``.
 
     Without that file the recipe of the checkpoint fills in the rest. Raises ValueError without a prompt.
@@ -147,5 +146,6 @@ def _request(chosen: Chosen, pipeline: LTX2Pipeline, recorded: Settings | None) 
     if recorded is None:
         if "prompt" not in fields:
             raise ValueError("--prompt is missing: describe the clip, or give --from-file")
-        return Request(**{"stages": pipeline.recipe.stages, **fields})
+        fields.setdefault("stages", pipeline.recipe.stages)
+        return Request(**fields)
     return repeated_request(recorded, fields)

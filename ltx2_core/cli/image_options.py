@@ -7,18 +7,19 @@ from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, TypeVar
 
 from ..conditioning.inputs import ImageAt, VideoReference
+from ..run.flat_options import RequestFields
 
 T = TypeVar("T")
 
 _SUFFIX = re.compile(r"\.[a-z]\w*$", re.IGNORECASE)
 
 
-def image_fields(explicit: MutableMapping[str, Any]) -> dict[str, Any]:
+def image_fields(explicit: MutableMapping[str, Any]) -> RequestFields:
     """Remove --image and --keyframe from ``explicit`` and return the fields of a request that they stand for.
 
     Raises ValueError for text that cannot be parsed, and for two images without a frame.
     """
-    fields: dict[str, Any] = {}
+    fields: RequestFields = {}
     guides: list[ImageAt] = []
     for text in explicit.pop("image", ()):
         path, frame, strength = _parse("--image", text)
@@ -44,7 +45,9 @@ def image_fields(explicit: MutableMapping[str, Any]) -> dict[str, Any]:
                 f"--keyframe {text} must be an image and its frame, such as end.png@-1 or a.png@40:0.8"
             )
         guides.append(ImageAt(source=path, frame=frame, strength=strength))
-    return {**fields, "images": tuple(guides)} if guides else fields
+    if guides:
+        fields["images"] = tuple(guides)
+    return fields
 
 
 def parse_control(text: str) -> VideoReference:

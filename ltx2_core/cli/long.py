@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import click
 
@@ -14,9 +14,12 @@ from .options import Chosen, command
 from .prompt_files import read_text
 
 if TYPE_CHECKING:
-    from ..editing import LongVideo, PromptSchedule
     from ..editing.conditioning import Keyframe
+    from ..editing.long_clip import WindowArguments
+    from ..run.flat_options import RequestFields
     from ..run.pipeline import LTX2Pipeline
+    from ..storage.files import ParsedJson
+    from .saving import LongArguments
     from .values import Output
 
 
@@ -78,9 +81,7 @@ def _generated(chosen: Chosen) -> str | None:
     return output.printed
 
 
-def _arguments(
-    chosen: Chosen, pipeline: LTX2Pipeline, recorded: Mapping[str, Any] | None
-) -> tuple[str | PromptSchedule, LongVideo, dict[str, Any]]:
+def _arguments(chosen: Chosen, pipeline: LTX2Pipeline, recorded: ParsedJson | None) -> LongArguments:
     """Return the prompts, the division into windows, and the fields of a request.
 
     Options on the command line come first, then the settings of ``--from-file`` (``recorded``), then the
@@ -95,19 +96,26 @@ def _arguments(
     fields.pop("denoise", None)
     source: Path | None = chosen["source"]
     background = parse_colour(chosen["background"])
-    windows = {argument: chosen[option] for option, argument in _WINDOWS.items()}
     if recorded is None:
-        windows["keyframes"] = _keyframes(fields)
+        windows = _windows(chosen, _WINDOWS, fields)
         return _prompts(chosen), long_video_of(windows, source, background=background), fields
     before = repeated_long(recorded, fields, source=source)
-    written = {arg: chosen[option] for option, arg in _WINDOWS.items() if option in chosen.explicit}
-    prompts = before.own["prompts"] if chosen["prompts"] is None else _prompts(chosen)
-    written["keyframes"] = _keyframes(fields)
-    how = long_video_of({**before.own["how"], **written}, before.source, background=background)
+    written = _windows(chosen, _WINDOWS.keys() & chosen.explicit.keys(), fields)
+    prompts = before.prompts if chosen["prompts"] is None else _prompts(chosen)
+    how = long_video_of({**before.windows, **written}, before.source, background=background)
     return prompts, how, {**before.fields, **fields}
 
 
-def _keyframes(fields: dict[str, Any]) -> tuple[Keyframe, ...]:
+def _windows(chosen: Chosen, options: Iterable[str], fields: RequestFields) -> WindowArguments:
+    """Return the arguments of ``LongVideo`` that ``options`` of the call set, and its images at frames.
+
+    The images are removed from ``fields``.
+    """
+    windows = {_WINDOWS[option]: chosen[option] for option in options}
+    return cast("WindowArguments", {**windows, "keyframes": _keyframes(fields)})
+
+
+def _keyframes(fields: RequestFields) -> tuple[Keyframe, ...]:
     """Remove the images at frames from ``fields`` and load them, so that each window gets those within it."""
     from ..editing.conditioning import Keyframe
     from ..media import load_image
@@ -118,7 +126,7 @@ def _keyframes(fields: dict[str, Any]) -> tuple[Keyframe, ...]:
     )
 
 
-def _print_long(chosen: Chosen, pipeline: LTX2Pipeline, recorded: Mapping[str, Any] | None) -> None:
+def _print_long(chosen: Chosen, pipeline: LTX2Pipeline, recorded: ParsedJson | None) -> None:
     from ..editing.long_video import planned_long
     from .plan import print_long
 

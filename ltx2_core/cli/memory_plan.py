@@ -88,13 +88,13 @@ def _of_released(chosen: Chosen, clips: list[ClipPlan]) -> Planner:
 
 def _of_files(chosen: Chosen, clips: list[ClipPlan]) -> Planner:
     """Return a function from a budget in bytes to the plan for the model files named, from their headers."""
-    from ..run.components import Components
+    from ..run.network_sizes import NetworkSizes
     from ..types import Numerics
     from .values import execution_of
 
     # Plans are for the GPU that the run will use, which need not be in this machine.
     execution = execution_of(chosen, device="cpu", dtype=chosen["dtype"] or "bfloat16")
-    networks = Components(
+    networks = NetworkSizes(
         chosen["checkpoints"], chosen["text_encoder"], execution=execution, numerics=Numerics.OFFICIAL
     )
     return lambda budget: networks.plan(clips, budget=budget, batch=execution.passes_per_call)

@@ -19,6 +19,7 @@ from ..run.recipes import of_kind
 from ..run.request import Request
 from ..run.stages import Stage
 from ..shapes import ClipPlan
+from ..storage.files import ParsedJson
 from ..storage.quantized import loaded_bytes
 from ..types import Numerics
 
@@ -140,7 +141,8 @@ def _file_lines(pipeline: LTX2Pipeline) -> Iterator[str]:
 
 def _input_lines(request: Request) -> Iterator[str]:
     """Yield a line for each image, control video and audio, with its place in the clip and its strength."""
-    plain, inputs = request.settings(), request.inputs
+    plain: ParsedJson = request.settings()
+    inputs = request.inputs
     if plain["image"] is not None:
         yield f"{plain['image']}: first frame, strength {inputs.image.strength:g}"
     for image in plain["images"]:

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..editing import FramesInFile, LongVideo, PromptSchedule
+from ..editing.long_clip import WindowArguments
+from ..editing.task import EditArguments
 from ..media import read_metadata
 from ..media.images import BLACK, Colour
 from ..run.execution import Execution
-from ..run.flat_options import FIELDS
+from ..run.flat_options import RequestOptions
 from ..run.generation import METADATA_KEY
 from ..run.input_files import found, with_found_files
 from ..run.pipeline import LTX2Pipeline
 from ..run.request import Request
 from ..run.request_json import from_json
+from ..storage.files import JsonObject, ParsedJson
 from ..types import Numerics
 from .options import Chosen
 from .values import execution_of, open_pipeline
 
-Settings = Mapping[str, Any]
-
 _EDITS = {"extend": "extend", "retake": "retake", "add_audio": "sound", "window": "long"}
-"""Settings that only an edit writes, and the command that does."""
+"""ParsedJson that only an edit writes, and the command that does."""
 
 # Without this table a repeated run would hold both its old sigmas and new steps, and a request refuses both.
 _REPLACES = {
@@ -48,13 +49,13 @@ _SIZE = frozenset({"width", "height", "num_frames", "seconds", "fps", "snap", "v
 """Fields that the source of an edit decides."""
 
 
-def settings_of(path: Path) -> dict[str, Any]:
+def settings_of(path: Path) -> ParsedJson:
     """Read the settings from the tags of a file. Raises ValueError if it has none or they are damaged."""
     tags = read_metadata(path)
     if METADATA_KEY not in tags:
         raise ValueError(f"{path} holds no settings: it was not made by ltx2, or its tags were lost")
     try:
-        settings: dict[str, Any] = json.loads(tags[METADATA_KEY])
+        settings: ParsedJson = json.loads(tags[METADATA_KEY])
         # Read here, so that a damaged file fails with its own message.
         settings["request"]["prompt"]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -62,12 +63,12 @@ def settings_of(path: Path) -> dict[str, Any]:
     return settings
 
 
-def command_of(settings: Settings) -> str:
+def command_of(settings: ParsedJson) -> str:
     """The name of the command, such as "retake", that made a file with these settings."""
     return next((command for key, command in _EDITS.items() if key in settings), "generate")
 
 
-def check_command(settings: Settings, command: str, path: Path) -> None:
+def check_command(settings: ParsedJson, command: str, path: Path) -> None:
     """Raise ValueError if the settings of the file ``path`` come from another command than ``command``."""
     made = command_of(settings)
     if made != command:
@@ -75,7 +76,7 @@ def check_command(settings: Settings, command: str, path: Path) -> None:
 
 
 def open_recorded(
-    chosen: Chosen, settings: Settings | None, execution: Execution | None = None
+    chosen: Chosen, settings: ParsedJson | None, execution: Execution | None = None
 ) -> LTX2Pipeline:
     """Open the pipeline of a call, with the number format and numerics that ``settings`` record, if any.
 
@@ -97,7 +98,7 @@ def open_recorded(
     return pipeline
 
 
-def repeated_request(settings: Settings, changes: Mapping[str, Any]) -> Request:
+def repeated_request(settings: ParsedJson, changes: Mapping[str, Any]) -> Request:
     """Return the recorded request with ``changes``, which are flat fields of a request.
 
     A recorded field that contradicts a change, such as steps and sigmas, is dropped. Raises ValueError for an
@@ -115,18 +116,28 @@ def repeated_request(settings: Settings, changes: Mapping[str, Any]) -> Request:
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedEdit:
-    """An edit or a long clip, as recorded in a file.
+    """An edit of a video, as recorded in a file.
 
     ``own`` are the arguments that only this kind of edit has; ``fields`` are fields of a request.
     """
 
     prompt: str
     source: Path | None
-    own: dict[str, Any] = field(default_factory=dict)
-    fields: dict[str, Any] = field(default_factory=dict)
+    own: EditArguments
+    fields: RequestOptions
 
 
-def repeated_edit(settings: Settings, changes: Mapping[str, Any], *, source: Path | None) -> RecordedEdit:
+@dataclass(frozen=True, kw_only=True)
+class RecordedLong:
+    """A long clip, as recorded in a file: its prompts, source, windows, and fields of its request."""
+
+    prompts: PromptSchedule
+    source: Path | None
+    windows: WindowArguments
+    fields: RequestOptions
+
+
+def repeated_edit(settings: ParsedJson, changes: Mapping[str, Any], *, source: Path | None) -> RecordedEdit:
     """Return the recorded edit without the fields that ``changes`` replace.
 
     ``source`` replaces the recorded source if it is not None. Raises ValueError for a recorded source that
@@ -141,43 +152,37 @@ def repeated_edit(settings: Settings, changes: Mapping[str, Any], *, source: Pat
     )
 
 
-def repeated_long(settings: Settings, changes: Mapping[str, Any], *, source: Path | None) -> RecordedEdit:
+def repeated_long(settings: ParsedJson, changes: Mapping[str, Any], *, source: Path | None) -> RecordedLong:
     """Return the recorded long clip; arguments are those of :func:`repeated_edit`.
 
-    Its ``own`` arguments are "prompts" and "how". Raises ValueError if it had images at frames and the user
-    did not name them again.
+    Raises ValueError if it had images at frames and the user did not name them again.
     """
     if settings["keyframes"] and "images" not in changes:
         raise ValueError(
             "the clip was made with images at frames, whose files its tags do not name: give them again with "
             "--image FILE@FRAME"
         )
-    window = dict(
-        zip(
-            ("window_frames", "overlap_frames", "overlap_strength", "adain_factor"),
-            settings["window"],
-            strict=True,
-        )
-    )
+    frames, overlap, strength, adain = settings["window"]
+    windows: WindowArguments = {
+        "window_frames": frames,
+        "overlap_frames": overlap,
+        "overlap_strength": strength,
+        "adain_factor": adain,
+    }
     before = settings["source"]
     path = source
     if before is not None:
         path = _source(settings) if source is None else source
         # The second value is the scale in use, which the LoRAs decide again.
-        _, strength, _, denoise = before
-        window |= {"source_strength": strength, "denoise": denoise}
+        _, windows["source_strength"], _, windows["denoise"] = before
     parts = tuple((float(start), prompt) for start, prompt in settings["prompts"])
     prompts = PromptSchedule(parts, by_window=bool(settings.get("by_window")))
-    return RecordedEdit(
-        prompt=settings["request"]["prompt"],
-        source=path,
-        own={"prompts": prompts, "how": window},
-        fields=_named_fields(settings, set(changes)),
-    )
+    fields = _named_fields(settings, set(changes))
+    return RecordedLong(prompts=prompts, source=path, windows=windows, fields=fields)
 
 
 def long_video_of(
-    arguments: Mapping[str, Any], source: Path | None, *, background: Colour = BLACK
+    arguments: WindowArguments, source: Path | None, *, background: Colour = BLACK
 ) -> LongVideo:
     """Make the division into windows from ``arguments`` of :class:`LongVideo`, and open the source.
 
@@ -187,7 +192,7 @@ def long_video_of(
     return LongVideo(**arguments, source=opened)
 
 
-def check_files(settings: Settings, pipeline: LTX2Pipeline, *, named_loras: bool) -> str | None:
+def check_files(settings: ParsedJson, pipeline: LTX2Pipeline, *, named_loras: bool) -> str | None:
     """Compare the checkpoints of ``pipeline`` with the recorded ones.
 
     Returns a line if they differ, else None. Raises ValueError if the settings have LoRAs and ``named_loras``
@@ -205,18 +210,19 @@ def check_files(settings: Settings, pipeline: LTX2Pipeline, *, named_loras: bool
     return f"sampled with {', '.join(before)}; this run uses {', '.join(now)}"
 
 
-def _with_files(settings: Settings, changes: Iterable[str]) -> dict[str, Any]:
+def _with_files(settings: ParsedJson, changes: Iterable[str]) -> JsonObject:
+    """Return the recorded request with the current paths of its files, except fields in ``changes``."""
     return with_found_files(settings["request"], settings.get("inputs", {}), replaced={*changes})
 
 
-def _without(request: Mapping[str, Any], changes: Iterable[str]) -> dict[str, Any]:
+def _without(request: ParsedJson, changes: Iterable[str]) -> JsonObject:
     """Return the recorded fields, except those that ``changes`` set or contradict."""
     changed = {*changes}
     replaced = {name for change in changed for name in _REPLACES.get(change, ())}
     return {name: value for name, value in request.items() if name not in changed | replaced}
 
 
-def _named_fields(settings: Settings, changes: set[str]) -> dict[str, Any]:
+def _named_fields(settings: ParsedJson, changes: set[str]) -> RequestOptions:
     """Return the recorded fields that the user of that run had set; the recipe decided the others."""
     chosen = {*settings.get("recipe", {}).get("chose", ())}
     recorded = _without(_with_files(settings, changes), changes)
@@ -224,10 +230,11 @@ def _named_fields(settings: Settings, changes: set[str]) -> dict[str, Any]:
     apart = chosen | {"prompt", "source_clip", "denoise"}
     plain = {name: value for name, value in recorded.items() if value is not None and name not in apart}
     fields = from_json({**plain, "prompt": settings["request"]["prompt"]})
-    return {name: value for name, value in fields.items() if name in FIELDS and name != "prompt"}
+    del fields["prompt"]
+    return fields
 
 
-def _source(settings: Settings) -> Path:
+def _source(settings: ParsedJson) -> Path:
     record = settings.get("source_file")
     if record is None:
         raise ValueError(
@@ -237,7 +244,7 @@ def _source(settings: Settings) -> Path:
     return Path(found(record["path"], record, "source"))
 
 
-def _own_arguments(settings: Settings) -> dict[str, Any]:
+def _own_arguments(settings: ParsedJson) -> EditArguments:
     """Return the recorded arguments that only this kind of edit has, such as regions."""
     own = dict(settings[next(key for key in _EDITS if key in settings)])
     # The record has frames, in whatever unit the user wrote the length.
@@ -246,4 +253,4 @@ def _own_arguments(settings: Settings) -> dict[str, Any]:
     for name in ("video", "audio"):
         if name in own:
             own[name] = tuple((start, end) for start, end in own[name])
-    return own
+    return cast(EditArguments, own)

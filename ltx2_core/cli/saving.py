@@ -15,16 +15,18 @@ from torch import Tensor
 
 from ..editing import Edit, EditTask, LongVideo, PromptSchedule, long_video
 from ..editing.long_video import first_window, planned_long
-from ..editing.task import EditKind
+from ..editing.task import EditArguments, EditKind
 from ..media import Encoding
 from ..media.save import Clip, audio_clip, save_clip
 from ..out_of_memory import OutOfMemory, is_out_of_memory
+from ..run.flat_options import RequestFields, RequestOptions
 from ..run.generation import METADATA_KEY, Generation
 from ..run.job import DECODE, Part, job_parts
 from ..run.pipeline import LTX2Pipeline, Progress
 from ..run.request import Request
 from ..run.request_json import from_json
 from ..run.saved_latents import find_saved, read_saved, remove_saved, resume, save_latents
+from ..storage.files import JsonObject, ParsedJson
 from ..tiny import embedded_set
 from ..types import Numerics
 from .bar import JobBar, job_bar
@@ -32,7 +34,7 @@ from .options import Chosen
 from .summary import report
 from .values import Output, execution_of
 
-LongArguments: TypeAlias = "tuple[str | PromptSchedule, LongVideo, dict[str, Any]]"
+LongArguments: TypeAlias = "tuple[str | PromptSchedule, LongVideo, RequestFields]"
 """Prompts, windows and the fields of a request."""
 
 
@@ -67,15 +69,15 @@ class EditRun:
     kind: EditKind
     prompt: str
     source: Path | None
-    own: Mapping[str, Any]
-    fields: Mapping[str, Any]
+    own: EditArguments
+    fields: RequestOptions
 
     def task(self, fields: Mapping[str, Any] | None = None) -> EditTask:
         """Return the edit as a task. ``fields`` replace all fields of its request; None leaves them."""
         options = {**(self.fields if fields is None else fields), **self.own}
         return EditTask(kind=self.kind, prompt=self.prompt, source=self.source, options=options)
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> JsonObject:
         """The edit as JSON values, which :func:`_task_of` converts back."""
         plain = Request(prompt=self.prompt, **self.fields).settings()
         task = self.task({name: plain[name] for name in self.fields})
@@ -90,7 +92,8 @@ def run_edit(pipeline: LTX2Pipeline, edit: EditRun, output: Output) -> None:
     settings = edit.settings()
     generations: list[Generation] = []
     # Only the shares of its stages matter, which do not depend on the size that the source decides.
-    plain = Request(prompt=edit.prompt, **{**edit.fields, **_one_stage(edit.kind)})
+    fields: RequestOptions = {**edit.fields, **_one_stage(edit.kind)}
+    plain = Request(prompt=edit.prompt, **fields)
     with (
         job_bar(job_parts(pipeline.stages(plain)), quiet=output.quiet) as bar,
         _saved_until_written("sound" if edit.kind == "audio" else edit.kind, output) as saved,
@@ -108,11 +111,12 @@ def run_edit(pipeline: LTX2Pipeline, edit: EditRun, output: Output) -> None:
     )
 
 
-def _one_stage(kind: EditKind) -> dict[str, Any]:
+def _one_stage(kind: EditKind) -> RequestOptions:
+    """The number of stages where the kind of edit decides it: audio is generated in one."""
     return {"stages": 1} if kind in ("sound", "audio") else {}
 
 
-def _task_of(settings: Mapping[str, Any]) -> EditTask:
+def _task_of(settings: ParsedJson) -> EditTask:
     """Make the edit from the JSON values that were saved with its latents.
 
     Raises ValueError if its source has changed.
@@ -120,7 +124,7 @@ def _task_of(settings: Mapping[str, Any]) -> EditTask:
     task = EditTask.from_settings(settings)
     names = set(settings.get("fields", ()))
     plain = {name: value for name, value in task.options.items() if name in names}
-    fields = from_json({"prompt": task.prompt, **plain})
+    fields: Mapping[str, object] = from_json({"prompt": task.prompt, **plain})
     return replace(task, options={**task.options, **{name: fields[name] for name in plain}})
 
 
@@ -232,7 +236,7 @@ def _memory_ran_out(error: BaseException) -> str:
     return str(error) if isinstance(error, OutOfMemory) else f"memory ran out while decoding: {error}"
 
 
-def files_of(pipeline: LTX2Pipeline) -> dict[str, Any]:
+def files_of(pipeline: LTX2Pipeline) -> JsonObject:
     """JSON values with the absolute paths of the checkpoints, which resuming needs."""
     return {"checkpoints": [str(file.path.resolve()) for file in pipeline.networks.checkpoints]}
 

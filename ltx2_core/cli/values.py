@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 import torch
@@ -21,6 +21,7 @@ from ..media.writer import check_clip
 from ..memory import parse_budget
 from ..run.distributed import Processes
 from ..run.execution import Execution
+from ..run.flat_options import RequestFields
 from ..run.options import BY_NAME
 from ..run.pipeline import LTX2Pipeline
 from ..sampling.caching import StepCache
@@ -159,23 +160,22 @@ def open_pipeline(
 
     ``execution`` and ``numerics`` replace those of the options.
     """
-    how: dict[str, Any] = {
-        "loras": loras_of(chosen, "loras"),
-        "stage2_loras": loras_of(chosen, "stage2_loras"),
-        "numerics": Numerics(chosen["numerics"]) if numerics is None else numerics,
-        "execution": execution_of(chosen) if execution is None else execution,
-    }
+    checkpoints: Sequence[Path] = chosen["checkpoints"]
+    text_encoder, upscaler = chosen["text_encoder"], chosen["upscaler"]
     # Without files the embedded tiny model runs, so that the command can be tried at once.
-    if not chosen["checkpoints"]:
+    if not checkpoints:
         tiny = embedded_set()
-        return LTX2Pipeline(
-            tiny.checkpoint,
-            text_encoder=chosen["text_encoder"] or tiny.text_encoder,
-            upscaler=chosen["upscaler"] or tiny.upsampler,
-            **how,
-        )
-    files = {name: chosen[name] for name in ("text_encoder", "upscaler")}
-    return LTX2Pipeline(*chosen["checkpoints"], **files, **how)
+        checkpoints = (tiny.checkpoint,)
+        text_encoder, upscaler = text_encoder or tiny.text_encoder, upscaler or tiny.upsampler
+    return LTX2Pipeline(
+        *checkpoints,
+        text_encoder=text_encoder,
+        upscaler=upscaler,
+        loras=loras_of(chosen, "loras"),
+        stage2_loras=loras_of(chosen, "stage2_loras"),
+        numerics=Numerics(chosen["numerics"]) if numerics is None else numerics,
+        execution=execution_of(chosen) if execution is None else execution,
+    )
 
 
 def loras_of(chosen: Chosen, name: str) -> tuple[LoraSpec, ...]:
@@ -254,7 +254,7 @@ _READERS: Mapping[str, Any] = {
 }
 
 
-def request_fields(chosen: Chosen, pipeline: LTX2Pipeline) -> dict[str, Any]:
+def request_fields(chosen: Chosen, pipeline: LTX2Pipeline) -> RequestFields:
     """Convert the options that the user wrote to keywords of :class:`Request`.
 
     Raises ValueError for values that cannot be parsed and for options that contradict each other.
@@ -262,9 +262,9 @@ def request_fields(chosen: Chosen, pipeline: LTX2Pipeline) -> dict[str, Any]:
     from .guidance import guidance_fields
 
     explicit = dict(chosen.explicit)
-    fields = {**guidance_fields(explicit, pipeline), **image_fields(explicit)}
+    fields: dict[str, object] = {**guidance_fields(explicit, pipeline), **image_fields(explicit)}
     for name, value in explicit.items():
         if BY_NAME[name].request and name not in fields:
             with naming(BY_NAME[name].flag):
                 fields[name] = _READERS[name](value) if name in _READERS else value
-    return fields
+    return cast(RequestFields, fields)

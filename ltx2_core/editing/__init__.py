@@ -7,11 +7,12 @@ from typing import Any
 
 from .audio import add_audio, limit_loudness, text_to_audio
 from .extend import extend
-from .footage import Edit, Footage
+from .footage import Footage
 from .long_clip import LongVideo
 from .long_video import long_video
 from .prompts import PromptSchedule
 from .renamed import warn_renamed
+from .result import Edit
 from .retake import retake
 from .sources import FramesInFile, FramesInMemory
 from .task import EditTask

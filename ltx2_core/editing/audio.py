@@ -14,14 +14,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..media import to_signed
-from ..run.request import Request
+from ..run.request import Request, RequestOptions
 from ..shapes import ClipPlan, frames_of, latent_frames_of
 from ..types import Numerics
 from .audio_windows import WINDOW_FRAMES, audio_windows, sampled_audio
 from .conditioning import WholeVideo
 from .edit import finished, make_edit, sampled_clip
-from .footage import Edit, Footage
+from .footage import Footage
 from .protocols import Encoders, Pipeline, SampledClip, StageInput, Waveform
+from .result import Edit
 
 # Lossy codecs overshoot their input by a fraction of a dB, which clips at full scale.
 CEILING_DB = -1.0
@@ -140,7 +141,7 @@ def text_to_audio(
     return limit_loudness(waveform[:, : round(seconds * rate)], ceiling_db), rate
 
 
-def audio_length(pipeline: Pipeline, seconds: float, options: Mapping[str, Any]) -> dict[str, Any]:
+def audio_length(pipeline: Pipeline, seconds: float, options: Mapping[str, Any]) -> RequestOptions:
     """The fields of a request that make it generate ``seconds`` of audio alone.
 
     ``options`` are the other fields of the request.

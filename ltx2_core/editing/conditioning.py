@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..conditioning.guide_frames import GuideFrames
 from ..conditioning.guides import place_guide
-from ..conditioning.items import Conditioning, GuideFrames, ImageInPlace, InputVideo, Overlap, PreserveOutside
+from ..conditioning.items import Conditioning, ImageInPlace, InputVideo, Overlap, PreserveOutside
 from ..media import fit_image
 from ..shapes import SPATIAL_SCALE, ClipPlan, frames_of, latent_frames_of
 from ..types import AVLatent

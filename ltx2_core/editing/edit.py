@@ -10,10 +10,11 @@ from typing import Any, Protocol
 from ..run.generation import Generation
 from ..run.input_files import file_record
 from ..run.progress import OnStep, Stop
-from ..run.request import Request
+from ..run.request import Request, RequestOptions
 from ..shapes import ClipPlan
-from .footage import Edit, Footage
+from .footage import Footage
 from .protocols import Encoders, OnSampled, Pipeline, SampledClip, StageInput
+from .result import Edit
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def finished(plan: EditPlan, sampled: SampledClip) -> Edit:
     return replace(edit, settings=settings)
 
 
-def planned_size(plan: EditPlan, options: Mapping[str, Any]) -> dict[str, Any]:
+def planned_size(plan: EditPlan, options: Mapping[str, Any]) -> RequestOptions:
     """The fields of a request for size and length, which the plan of an edit decides.
 
     Raises TypeError if ``options`` sets one of them too.

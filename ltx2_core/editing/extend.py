@@ -21,8 +21,10 @@ from ..shapes import ClipPlan, frames_of, latent_frames_of
 from ..types import Numerics
 from .conditioning import FirstFrames, first_audio
 from .edit import make_edit
-from .footage import CHUNK_FRAMES, Edit, Footage, cropped, cross_fade, take
+from .footage import CHUNK_FRAMES, Footage
+from .joints import cropped, cross_fade, take
 from .protocols import Encoders, Pipeline, SampledClip, StageInput, Waveform
+from .result import Edit
 
 # About a second of motion and voice to continue from.
 KEEP_FRAMES = 25

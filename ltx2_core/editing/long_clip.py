@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import torch
 from torch import Tensor
 
-from ..conditioning.items import Conditioning, GuideFrames, InputAudio, Overlap
+from ..conditioning.guide_frames import GuideFrames
+from ..conditioning.items import Conditioning, InputAudio, Overlap
 from ..latent_filters import adain
 from ..media import fit_image
 from ..run.request import AudioSource
@@ -21,9 +22,9 @@ from ..shapes import ClipPlan
 from ..types import AVLatent
 from .audio_track import audio_rate, decoded_audio, read_input_audio
 from .conditioning import Keyframe
-from .footage import Edit
 from .prompts import PromptSchedule
 from .protocols import Decoders, Encoders
+from .result import Edit
 from .sources import FrameSource, check_length, source_frames
 from .windows import Window, WindowStore, audio_pieces, plan_windows, video_pieces
 
@@ -66,6 +67,19 @@ class LongVideo:
             raise ValueError(
                 f"denoise={self.denoise:g} preserves a part of the source: set a source, or denoise=1"
             )
+
+
+class WindowArguments(TypedDict, total=False):
+    """The keywords of :class:`LongVideo` other than its source."""
+
+    window_frames: int
+    overlap_frames: int
+    overlap_strength: float
+    adain_factor: float
+    keyframes: Sequence[Keyframe]
+    source_strength: float
+    source_scale: int | None
+    denoise: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

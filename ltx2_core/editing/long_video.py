@@ -22,10 +22,10 @@ from ..types import AVLatent
 from .audio_track import AudioParts, audio_identity, opened
 from .conditioning import Encoded, Reference, check_scale
 from .edit import sample
-from .footage import Edit
 from .long_clip import LongPlan, LongVideo, OnWindow, SampleWindow, WindowRun, plan_long, sample_windows
 from .prompts import PromptSchedule
 from .protocols import Pipeline, StageInput
+from .result import Edit
 from .sources import FramesInFile
 from .windows import Window, WindowStore
 

@@ -18,12 +18,15 @@ from ..conditioning.regions import Region, Rounding, audio_cells, check_regions,
 from ..media import to_signed
 from ..media.recut import Recut
 from ..shapes import ClipPlan, frames_of, latent_frames_of
+from ..storage.files import JsonObject
 from ..types import AVLatent, Numerics
 from .conditioning import SourceFrames, source_audio
 from .edit import make_edit
 from .extend import FADE_S, matched_audio
-from .footage import CHUNK_FRAMES, Edit, Footage, cropped
+from .footage import CHUNK_FRAMES, Footage
+from .joints import cropped
 from .protocols import Encoders, Pipeline, SampledClip, StageInput, Waveform
+from .result import Edit
 
 
 def retake(
@@ -101,7 +104,7 @@ class Retake:
     weights: Tensor
     video: Tensor
     audio: Tensor
-    settings: dict[str, Any]
+    settings: JsonObject
     regenerates_video = True
 
     @property
@@ -184,7 +187,7 @@ def plan_retake(
     if not paste:
         # Frames after the last 8k + 1 are not encoded and remain those of the source.
         weights[: clip.frames] = 1
-    settings = {"video": [*video], "audio": [*audio], "rounding": rounding.value, "paste": paste}
+    settings: JsonObject = {"video": [*video], "audio": [*audio], "rounding": rounding.value, "paste": paste}
     return Retake(
         source=source,
         clip=clip,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
-from ..conditioning.regions import Rounding
+from ..conditioning.regions import Region, Rounding
 from ..media.images import BLACK
 from ..run.generation import Generation
 from ..run.request import Request
@@ -16,29 +16,51 @@ from .audio import CEILING_DB, add_audio, audio_length, plan_audio_of, text_to_a
 from .audio_windows import WINDOW_FRAMES, audio_windows
 from .edit import EditPlan, planned_size
 from .extend import FADE_FRAMES, KEEP_FRAMES, Extension, extend, new_length, plan_extension
-from .footage import Edit, Footage
+from .footage import Footage
 from .protocols import OnSampled, Pipeline, Waveform
+from .result import Edit
 from .retake import Retake, plan_retake, retake
 
 EditKind = Literal["extend", "retake", "sound", "audio"]
 
 
-_OWN = frozenset(
-    {
-        *("seconds", "frames", "keep_frames", "fade_frames", "ceiling_db", "window_frames"),
-        *("video", "audio", "rounding", "paste", "feather", "allow_past_end"),
-        *("exact_outside", "background"),
-    }
-)
-"""Arguments of the edits that are no fields of a request."""
+class EditArguments(TypedDict, total=False):
+    """Arguments of the edits that are no fields of a request; each edit has some of them."""
+
+    seconds: float | None
+    frames: int | None
+    keep_frames: int
+    fade_frames: int
+    ceiling_db: float
+    window_frames: int
+    video: Sequence[Region]
+    audio: Sequence[Region]
+    rounding: str
+    paste: bool
+    feather: int
+    allow_past_end: bool
+    exact_outside: bool
+    background: Sequence[float]
 
 
-def _retake_options(options: Mapping[str, Any]) -> dict[str, Any]:
+class RetakeRegions(TypedDict):
+    """What a retake regenerates: seconds of the video and of the audio, rounded to latent frames."""
+
+    video: Sequence[Region]
+    audio: Sequence[Region]
+    rounding: Rounding
+
+
+_OWN = frozenset(EditArguments.__annotations__)
+
+
+def _retake_regions(options: Mapping[str, Any]) -> RetakeRegions:
     """Convert regions and rounding of a retake from JSON values, which have lists in place of tuples."""
-    regions = {
-        name: tuple((start, end) for start, end in options.get(name, ())) for name in ("video", "audio")
-    }
-    return {**regions, "rounding": Rounding(options.get("rounding", Rounding.COVER.value))}
+    video, audio = (
+        tuple((start, end) for start, end in options.get(name, ())) for name in ("video", "audio")
+    )
+    rounding = Rounding(options.get("rounding", Rounding.COVER.value))
+    return {"video": video, "audio": audio, "rounding": rounding}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +96,7 @@ class EditTask:
             return extend(pipeline, self.prompt, source, **options)
         if self.kind == "sound":
             return add_audio(pipeline, self.prompt, source, **options)
-        return retake(pipeline, self.prompt, source, **{**options, **_retake_options(options)})
+        return retake(pipeline, self.prompt, source, **{**options, **_retake_regions(options)})
 
     def plan(self, pipeline: Pipeline) -> tuple[EditPlan | None, Request]:
         """Return the plan and the request of the run that :meth:`make` would sample, and check both.
@@ -87,7 +109,9 @@ class EditTask:
         if plan is None:
             size = audio_length(pipeline, own["seconds"], fields)
         else:
-            size = planned_size(plan, fields) | ({"stages": 1} if self.kind == "sound" else {})
+            size = planned_size(plan, fields)
+            if self.kind == "sound":
+                size["stages"] = 1
         request = Request(prompt=self.prompt, **{**fields, **size})
         run = request
         if plan is not None and self.kind == "sound":
@@ -113,7 +137,7 @@ class EditTask:
         else:
             plan = plan_retake(
                 source,
-                **_retake_options(own),
+                **_retake_regions(own),
                 **{name: own[name] for name in ("paste", "feather", "allow_past_end") if name in own},
                 stages=stages,
                 numerics=pipeline.numerics,

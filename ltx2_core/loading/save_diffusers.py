@@ -27,9 +27,8 @@ from . import diffusers_out as out
 from .checkpoint import Checkpoint, open_checkpoint
 from .convert import TensorReader
 from .detect import Component
+from .diffusers_out import Json
 from .write import Entry, as_bytes, write_safetensors
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypedDict, cast
+from typing import TypedDict, cast
 
 import av
 
 from ..formats import AUDIO, DEEP, FORMATS, PIXEL_FORMATS, VIDEO, AudioCodec, Format, VideoCodec, suffixes
+from ..storage.files import JsonObject
 from .x264 import repeatable_options
 
 
@@ -49,7 +50,7 @@ class Encoding:
         names = ("video_codec", "crf", "encoder_preset", "pixel_format")
         return tuple(name for name in names if getattr(self, name) is not None)
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> JsonObject:
         """The options that are set, as JSON values."""
         return {name: value for name, value in vars(self).items() if value is not None}
 

@@ -77,7 +77,7 @@ def nits_to_pq(nits: Any) -> Any:
 
 def _rgb(frame: Any, width: int, height: int) -> Array:
     """Convert a frame to RGB (H, W, 3) in [0, 1] that is still encoded by its transfer function."""
-    size: dict[str, Any] = {"width": width, "height": height, "interpolation": "BICUBIC"}
+    size: dict[str, int | str] = {"width": width, "height": height, "interpolation": "BICUBIC"}
     same_size = (frame.width, frame.height) == (width, height)
     if frame.format.is_rgb:
         rgb = frame.to_ndarray(format="rgb48le", **({} if same_size else size))

@@ -5,6 +5,7 @@ Letters: H W pixel rows and columns.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -60,7 +61,7 @@ class PixelFormat:
     def rgb(self, frame: Any) -> Tensor:
         """Convert a decoded frame to RGB (3, H, W) uint8."""
         # Older PyAV applies the frame's colour matrix only if source and target are both named.
-        options: dict[str, Any] = {}
+        options: dict[str, int | str] = {}
         if frame.colorspace == ITU_709:
             options = {"src_colorspace": "ITU709", "dst_colorspace": "ITU601"}
         if (frame.width, frame.height) != (self.width, self.height):
@@ -73,7 +74,7 @@ class PixelFormat:
         upright = np.ascontiguousarray(_turned(pixels, _display_matrix(frame)))
         return torch.from_numpy(upright).permute(2, 0, 1).contiguous()
 
-    def _opaque(self, frame: Any, options: dict[str, Any]) -> NDArray[np.uint8]:
+    def _opaque(self, frame: Any, options: Mapping[str, int | str]) -> NDArray[np.uint8]:
         # A palette may have transparent colours, although its pixel format has no alpha component.
         if any(part.is_alpha for part in frame.format.components) or frame.format.name == "pal8":
             rgba: NDArray[np.uint8] = frame.to_ndarray(format="rgba", **options)

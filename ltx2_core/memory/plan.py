@@ -159,17 +159,8 @@ def plan_memory(
     chunk_tokens = None if size.transformer_weights + max(working(None)) <= room else CHUNK_TOKENS
     steps = working(chunk_tokens)
     # Chunks cost little time, streaming costs much, so chunks are used before any block is offloaded.
-    resident, on_device = blocks, size.transformer_weights
-    block = size.block_weights
-    if size.transformer_weights + max(steps) > room and blocks > _COPIES:
-        # Embeddings, projections and tables are small and used in every step, so that they are never
-        # streamed.
-        others = size.transformer_weights - blocks * block
-        left = room - max(steps) - others - _COPIES * block
-        # With fewer streamed blocks than copies on the device, streaming would save nothing.
-        resident = min(max(left // block, 0), blocks - _COPIES)
-        on_device = others + (resident + _COPIES) * block
-    offloaded = (blocks - resident) * block
+    resident, on_device = _resident_blocks(size, room - max(steps))
+    offloaded = (blocks - resident) * size.block_weights
 
     decode = choose_decode(room - size.decoder_weights, vae=size.vae, clip=clips[-1], dtype=dtype)
     # The connectors are small and always run on the device, even if the encoder does not.
@@ -206,6 +197,23 @@ def plan_memory(
         decode=decode,
         stages=tuple(stages),
     )
+
+
+def _resident_blocks(size: ModelSize, room: int) -> tuple[int, int]:
+    """How many blocks of the transformer stay on the device if its weights have ``room`` bytes there.
+
+    The other blocks are copied to the device in turn. Returns the number of resident blocks, and the bytes of
+    all weights that are on the device at a time, with the copies.
+    """
+    blocks, block = size.transformer.num_layers, size.block_weights
+    if size.transformer_weights <= room or blocks <= _COPIES:
+        return blocks, size.transformer_weights
+    # Embeddings, projections and tables are small and used in every step, so that they are never streamed.
+    others = size.transformer_weights - blocks * block
+    left = room - others - _COPIES * block
+    # With fewer streamed blocks than copies on the device, streaming would save nothing.
+    resident = min(max(left // block, 0), blocks - _COPIES)
+    return resident, others + (resident + _COPIES) * block
 
 
 def text_stages(

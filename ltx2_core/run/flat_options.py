@@ -68,6 +68,12 @@ class RequestOptions(TypedDict, total=False):
     audio_stage: Literal[1, 2] | None
 
 
+class RequestFields(RequestOptions, total=False):
+    """All keywords of :class:`Request`, with the prompt."""
+
+    prompt: str
+
+
 FIELDS: dict[str, str] = {
     "prompt": "text.prompt",
     "negative_prompt": "text.negative",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from einops import rearrange
@@ -19,6 +19,7 @@ from ..media import Destination, Encoding
 from ..media.save import Clip, save_clip
 from ..sampling.caching import Evaluations
 from ..shapes import ClipPlan
+from ..storage.files import ParsedJson
 from ..types import AVLatent
 from . import notebook
 from .codecs import Codecs
@@ -48,11 +49,11 @@ class Generation:
     clip: ClipPlan
     request: Request
     sigmas: tuple[tuple[float, ...], ...]
-    run_settings: Mapping[str, Any] = field(default_factory=dict)
+    run_settings: ParsedJson = field(default_factory=dict)
     input_audio: tuple[Tensor, int] | None = None
     evaluations: tuple[Evaluations, ...] = ()
     """Of each stage: passes that the transformer evaluated, and passes that the step cache saved."""
-    recorded: dict[str, Any] | None = None
+    recorded: ParsedJson | None = None
     """The settings, where the latents come from an earlier run."""
 
     @property
@@ -81,7 +82,7 @@ class Generation:
         assert self.latents.audio is not None
         return self.codecs.decode_audio(self.latents.audio)
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> ParsedJson:
         """The settings from which the same clip can be generated again, as JSON values."""
         if self.recorded is not None:
             return self.recorded

@@ -7,6 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from ..storage.files import JsonObject, ParsedJson
 from ..storage.identity import identity
 from .request import Request
 
@@ -48,31 +49,31 @@ def found(name: str, record: Mapping[str, str], what: str) -> str:
 
 
 def with_found_files(
-    request: Mapping[str, Any], records: Mapping[str, Mapping[str, str]], *, replaced: Set[str]
-) -> dict[str, Any]:
+    request: ParsedJson, records: Mapping[str, Mapping[str, str]], *, replaced: Set[str]
+) -> JsonObject:
     """Return the JSON values of a request with the current path of each file.
 
     ``records`` are those of :func:`file_records`. Fields in ``replaced`` are not looked up, because the
     caller replaces them; neither are files without a record, which earlier versions did not write. Raises
     ValueError for a file that is gone or has changed.
     """
-    plain = dict(request)
+    plain: JsonObject = dict(request)
 
     def now(source: Any, what: str) -> Any:
         record = records.get(source) if isinstance(source, str) else None
         return source if record is None else found(source, record, what)
 
     for name in _SINGLE:
-        if name not in replaced and plain.get(name) is not None:
-            plain[name] = now(plain[name], name)
+        if name not in replaced and request.get(name) is not None:
+            plain[name] = now(request[name], name)
     for name in _LISTS:
-        if name not in replaced and plain.get(name):
+        if name not in replaced and request.get(name):
             one = name.removesuffix("s")
-            plain[name] = [{**entry, "source": now(entry["source"], one)} for entry in plain[name]]
+            plain[name] = [{**entry, "source": now(entry["source"], one)} for entry in request[name]]
     return plain
 
 
-def _names(request: Mapping[str, Any]) -> Iterator[str]:
+def _names(request: ParsedJson) -> Iterator[str]:
     """Yield the name of every file in the JSON values of a request."""
     sources = [request[name] for name in _SINGLE]
     sources += [entry["source"] for name in _LISTS for entry in request[name]]

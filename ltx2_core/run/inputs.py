@@ -15,15 +15,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..audio import with_noise_floor
+from ..conditioning.guide_frames import GuideFrames
 from ..conditioning.guides import place_guide
 from ..conditioning.inputs import Fit, ImageAt, VideoReference
-from ..conditioning.items import Conditioning, GuideFrames, ImageInPlace, InputAudio
+from ..conditioning.items import Conditioning, ImageInPlace, InputAudio
 from ..conditioning.reference import ReferenceAudio
 from ..loading import Lora
 from ..media import compress_image, fit_image, load_image, read_audio, read_video
 from ..media.clip_frames import ClipFrames, Frames
 from ..media.images import FitMode, ImageSource
 from ..shapes import SPATIAL_SCALE, ClipPlan, frames_of, latent_frames_of
+from ..storage.files import JsonObject, JsonValue
 from ..types import Numerics
 from .codecs import Codecs
 from .progress import Run
@@ -112,20 +114,21 @@ def source_size(items: Sequence[ConditioningInput]) -> tuple[int, int] | None:
     return max(sizes, key=lambda size: size[0] * size[1], default=None)
 
 
-def describe(item: ConditioningInput) -> dict[str, Any]:
+def describe(item: ConditioningInput) -> JsonObject:
     """Describe a conditioning item as JSON values, for the record: its class and its plain fields.
 
     A tensor is replaced by a note, ``<Tensor in memory>``.
     """
-    values: dict[str, Any] = {"kind": type(item).__name__}
+    values: JsonObject = {"kind": type(item).__name__}
     if is_dataclass(item):
         values |= {field.name: _described(getattr(item, field.name)) for field in fields(item)}
     return values
 
 
-def _described(value: Any) -> Any:
+def _described(value: object) -> JsonValue:
     if isinstance(value, PathLike):
-        return fspath(value)
+        path: str = fspath(value)
+        return path
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return f"<{type(value).__name__} in memory>"

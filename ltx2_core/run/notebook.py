@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..shapes import ClipPlan
+from ..storage.files import ParsedJson
 from ..types import AVLatent
 from .request import Request
 
@@ -30,7 +31,7 @@ class Shown(Protocol):
     @property
     def request(self) -> Request: ...
 
-    def settings(self) -> dict[str, Any]: ...
+    def settings(self) -> ParsedJson: ...
 
     def save(self, path: Path) -> None: ...
 

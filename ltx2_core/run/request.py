@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from inspect import Parameter, Signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from ..conditioning.inputs import AudioSource, Inputs, SourceClip
 from ..sampling.settings import SamplingSettings, StageSettings
 from ..shapes import ClipSize
+from ..storage.files import JsonObject
 from ..text.prompt import TRIGGER, Prompt, PromptEmbeds
-from .flat_options import FIELDS, RequestOptions, check_names
+from .flat_options import FIELDS, RequestFields, RequestOptions, check_names
 from .options import check_keywords
 from .recipes import DEFAULT, NEGATIVE_PROMPT, Recipe, of_kind
 from .request_json import from_json, schema, to_json
@@ -22,6 +23,16 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["NEGATIVE_PROMPT", "AudioSource", "Request", "RequestOptions"]
+
+
+class RequestParts(TypedDict):
+    """The nested parts of a request."""
+
+    text: Prompt
+    size: ClipSize
+    inputs: Inputs
+    sampling: SamplingSettings
+    staging: StageSettings
 
 
 @dataclass(frozen=True, kw_only=True, init=False)
@@ -96,7 +107,7 @@ class Request:
         staging: StageSettings | None = None,
         **options: Unpack[RequestOptions],
     ) -> None:
-        flat: dict[str, Any] = {**options}
+        flat = cast(RequestFields, {**options})
         check_names(flat)
         embeds = flat.get("prompt_embeds")
         if text is None and prompt is None and isinstance(embeds, PromptEmbeds):
@@ -123,23 +134,21 @@ class Request:
         present = {name for name in FIELDS if _is_present(getattr(self, name))}
         check_keywords(flat, present, distilled=distilled)
 
-    def _fill(self, parts: dict[str, Any], flat: dict[str, Any]) -> None:
+    def _fill(self, parts: RequestParts, flat: RequestFields) -> None:
         """Set all fields to ``parts``, with the flat values put in their places, and check the result.
 
         Raises what ``checked_values`` and ``_check`` raise.
         """
-        if isinstance(flat.get("source_clip"), Mapping):
-            flat["source_clip"] = SourceClip(**flat["source_clip"])
-        changes: dict[str, Any] = {}
+        source_clip = flat.get("source_clip")
+        if isinstance(source_clip, Mapping):
+            flat["source_clip"] = SourceClip(**source_clip)
+        changes: dict[str, dict[str, object]] = {}
         for name, value in checked_values(flat).items():
-            *path, last = FIELDS[name].split(".")
-            target = changes
-            for step in path:
-                target = target.setdefault(step, {})
-            target[last] = value
+            path, _, last = FIELDS[name].rpartition(".")
+            changes.setdefault(path, {})[last] = value
         for name, part in parts.items():
             # The dataclass is frozen, which holds for its own constructor, too.
-            object.__setattr__(self, name, _replaced(part, changes.get(name, {})))
+            object.__setattr__(self, name, _replaced(part, name, changes))
         self._check()
 
     def __getattr__(self, name: str) -> Any:
@@ -156,14 +165,22 @@ class Request:
 
     def changed(self, *, prompt: str | None = None, **options: Unpack[RequestOptions]) -> Request:
         """Return a copy of this request in which these flat keywords have new values."""
-        text = self.text if prompt is None else replace(self.text, prompt=prompt)
-        return Request(**{**self._parts(), "text": text}, **options)
+        parts = self._parts()
+        if prompt is not None:
+            parts["text"] = replace(self.text, prompt=prompt)
+        return Request(**parts, **options)
 
-    def _parts(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+    def _parts(self) -> RequestParts:
+        return {
+            "text": self.text,
+            "size": self.size,
+            "inputs": self.inputs,
+            "sampling": self.sampling,
+            "staging": self.staging,
+        }
 
     @classmethod
-    def _unchecked(cls, parts: dict[str, Any], flat: dict[str, Any]) -> Request:
+    def _unchecked(cls, parts: RequestParts, flat: RequestFields) -> Request:
         """Make a request without checking whether its keywords contradict each other.
 
         This is for values that no user chose together, such as those that a recipe fills in.
@@ -203,9 +220,9 @@ class Request:
             # Embeddings bring their own, which is no choice of the recipe.
             chosen["negative_prompt"] = self.text.embeds.negative_prompt
             names = tuple(name for name in names if name != "negative_prompt")
-        return self._unchecked(self._parts(), chosen), names
+        return self._unchecked(self._parts(), cast(RequestFields, chosen)), names
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> JsonObject:
         """The request as flat JSON values: files by their names, tensors by the note "<Tensor in memory>"."""
         return to_json(self)
 
@@ -220,7 +237,7 @@ class Request:
         return cls._unchecked(cls(prompt=flat["prompt"])._parts(), flat)
 
     @staticmethod
-    def json_schema() -> dict[str, Any]:
+    def json_schema() -> JsonObject:
         """The JSON schema of the values that :meth:`settings` returns."""
         return schema()
 
@@ -251,20 +268,18 @@ def _is_present(value: Any) -> bool:
     return value is not None and not (isinstance(value, tuple) and not value)
 
 
-def _replaced(part: Any, changes: Mapping[str, Any]) -> Any:
-    """Return a copy of the dataclass ``part`` with the values in ``changes``.
+def _replaced(part: Any, path: str, changes: Mapping[str, Mapping[str, object]]) -> Any:
+    """Return a copy of the dataclass ``part``, which is at ``path`` in a request, with new values.
 
-    A dict in ``changes`` holds changes of a nested part with that name.
+    ``changes`` has them by path: "inputs" for fields of the inputs, "inputs.image" for those of the image in
+    the inputs.
     """
-    if not changes:
-        return part
-    values = {
-        name: _replaced(getattr(part, name), value)
-        if isinstance(value, dict) and name in ("image", "audio", "reference_audio")
-        else value
-        for name, value in changes.items()
-    }
-    return replace(part, **values)
+    values = {**changes.get(path, {})}
+    for inner, new in changes.items():
+        outer, _, name = inner.rpartition(".")
+        if outer == path:
+            values[name] = replace(getattr(part, name), **new)
+    return replace(part, **values) if values else part
 
 
 def _default(name: str) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from functools import cache
 from os import PathLike, fspath
-from typing import Annotated, Any, Literal, TypeAlias, get_type_hints
+from typing import Annotated, Any, Literal, TypeAlias, cast, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Tag, ValidationError, create_model
 from torch import Tensor
@@ -19,10 +19,11 @@ from torch import Tensor
 from ..conditioning.inputs import ImageAt, SourceClip, VideoReference
 from ..sampling.guidance import Guidance, GuidanceSchedule
 from ..shapes import Snap
+from ..storage.files import JsonObject, ParsedJson
 from ..text.prompt import PromptEmbeds
 from ..types import AVLatent
 from . import flat_options
-from .flat_options import FIELDS, RequestOptions
+from .flat_options import FIELDS, RequestFields, RequestOptions
 from .options import BY_RECIPE, OPTIONS
 
 
@@ -53,7 +54,7 @@ _AnyGuidance: TypeAlias = Annotated[
     Discriminator(_guidance_kind),
 ]
 
-_JSON_TYPES: dict[str, Any] = {
+_JSON_TYPES: Mapping[str, object] = {
     "prompt": str,
     "snap": Literal["floor", "nearest", "ceil", "error"],
     "image": str | None,
@@ -72,7 +73,7 @@ _JSON_TYPES: dict[str, Any] = {
 """What JSON holds where a keyword also takes values that JSON does not have."""
 
 
-def to_json(request: Any) -> dict[str, Any]:
+def to_json(request: Any) -> JsonObject:
     """Convert a request to flat JSON values: files by name, tensors by the note "<Tensor in memory>"."""
     plain = {name: _plain(getattr(request, name)) for name in FIELDS}
     # A value that JSON does not have is an error here, before anything is sampled or written.
@@ -80,7 +81,7 @@ def to_json(request: Any) -> dict[str, Any]:
     return plain
 
 
-def from_json(settings: Mapping[str, Any]) -> dict[str, Any]:
+def from_json(settings: ParsedJson) -> RequestFields:
     """Convert JSON values of :func:`to_json` back to the keywords of a request.
 
     Raises ValueError for unknown names, for values of a wrong type, and for values that were in memory.
@@ -100,16 +101,16 @@ def from_json(settings: Mapping[str, Any]) -> dict[str, Any]:
     except ValidationError as error:
         raise ValueError(_one_line(error)) from None
     # Only the fields that were stated, because a request tells a default from a value that was chosen.
-    values: dict[str, Any] = {name: getattr(model, name) for name in model.model_fields_set}
+    values = {name: getattr(model, name) for name in model.model_fields_set}
     if "snap" in values:
         values["snap"] = Snap(values["snap"])
     for name, kind in (("images", ImageAt), ("references", VideoReference)):
         if name in values:
             values[name] = tuple(kind(**vars(one)) for one in values[name])
-    return values
+    return cast(RequestFields, values)
 
 
-def schema() -> dict[str, Any]:
+def schema() -> JsonObject:
     """The JSON schema of a request's settings."""
     whole = _model().model_json_schema()
     whole["title"] = "LTX-2 request"

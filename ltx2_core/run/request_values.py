@@ -37,7 +37,7 @@ _MAY_BE_NONE = frozenset(
 )
 
 
-def checked_values(flat: Mapping[str, Any]) -> dict[str, Any]:
+def checked_values(flat: Mapping[str, Any]) -> dict[str, object]:
     """Return the keywords in ``flat`` with each value converted to its type; None stays None (left open).
 
     Raises TypeError for a value of another type and ValueError for one that is out of range; both name the

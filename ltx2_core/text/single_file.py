@@ -73,6 +73,27 @@ def find_tokenizer_tensor(path: Path) -> tuple[str, TensorInfo]:
     )
 
 
+def gemma3_settings() -> JsonObject:
+    """The settings of the released Gemma 3 12B that the shapes of its tensors do not determine.
+
+    Keys and values are those of its ``config.json``.
+    """
+    # A new dict at every call, because its readers may change the nested one.
+    return {
+        "hidden_activation": "gelu_pytorch_tanh",
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e6,
+        "rope_local_base_freq": 1e4,
+        "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        "sliding_window": 1024,
+        "sliding_window_pattern": 6,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "bos_token_id": 2,
+    }
+
+
 def _config_of(infos: Mapping[str, TensorInfo]) -> JsonObject:
     """Reconstruct the configuration of a Gemma 3 from the shapes of its tensors, given as header entries.
 
@@ -94,17 +115,7 @@ def _config_of(infos: Mapping[str, TensorInfo]) -> JsonObject:
         "num_key_value_heads": shapes[f"{attention}k_proj.weight"][0] // head_dim,
         "head_dim": head_dim,
         "query_pre_attn_scalar": head_dim,
-        "hidden_activation": "gelu_pytorch_tanh",
-        "max_position_embeddings": 131072,
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 1e6,
-        "rope_local_base_freq": 1e4,
-        "rope_scaling": {"rope_type": "linear", "factor": 8.0},
-        "sliding_window": 1024,
-        "sliding_window_pattern": 6,
-        "pad_token_id": 0,
-        "eos_token_id": 1,
-        "bos_token_id": 2,
+        **gemma3_settings(),
     }
 
 

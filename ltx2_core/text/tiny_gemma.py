@@ -16,6 +16,7 @@ from tokenizers.models import BPE
 from torch import Tensor
 
 from ..storage.files import JsonObject
+from .single_file import gemma3_settings
 
 VOCAB_SIZE = 512
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")
@@ -65,17 +66,7 @@ def write_tiny_gemma(
         "num_key_value_heads": _KV_HEADS,
         "head_dim": head_dim,
         "query_pre_attn_scalar": head_dim,
-        "hidden_activation": "gelu_pytorch_tanh",
-        "max_position_embeddings": 131072,
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 1e6,
-        "rope_local_base_freq": 1e4,
-        "rope_scaling": {"rope_type": "linear", "factor": 8.0},
-        "sliding_window": 1024,
-        "sliding_window_pattern": 6,
-        "pad_token_id": 0,
-        "eos_token_id": 1,
-        "bos_token_id": 2,
+        **gemma3_settings(),
         "tie_word_embeddings": True,
         "torch_dtype": str(dtype).removeprefix("torch."),
     }

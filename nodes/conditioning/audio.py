@@ -16,9 +16,9 @@ from ...ltx2_core.audio.mel import resample, to_stereo
 from ...ltx2_core.conditioning.patchify import patchify_audio
 from ...ltx2_core.shapes import AUDIO_BINS, AUDIO_CHANNELS, AUDIO_LATENTS_PER_SECOND, VIDEO_CHANNELS
 from ...ltx2_core.types import AVLatent
+from ..host.audio_vae import audio_rate_of, encode_audio
 from ..host.guider import without_reference
 from ..host.latents import AUDIO_ONLY, Latent, concat_av, from_av
-from ..host.vae import audio_rate_of, encode_audio
 from ..host.values import Audio, Conditioning, Model, Options, Vae
 from ..inputs import (
     MAX_SECONDS,
@@ -27,10 +27,10 @@ from ..inputs import (
     model_input,
     percent_inputs,
     positive_input,
-    quantity,
     start_input,
 )
 from ..numbers import real_input
+from ..quantity import quantity
 from .attached import marked_guides
 from .images import CATEGORY
 

@@ -10,11 +10,13 @@ from ...ltx2_core.audio import with_noise_floor
 from ...ltx2_core.run.recipes import DEFAULT, Recipe
 from ...ltx2_core.shapes import AUDIO_LATENTS_PER_SECOND, latent_frames_of
 from ..convert import Streams, clip_audio, compress, encoder_audio, image_at_stage, split, split_av, video_of
+from ..host.audio_vae import audio_rate_of, encode_audio
 from ..host.latents import Latent, concat_av
 from ..host.masks import frame_mask
-from ..host.vae import RECIPE, audio_rate_of, encode_audio
 from ..host.values import Audio, Vae
-from ..inputs import BY_MODEL, image_crf_input, quantity, start_input
+from ..host.video_vae import RECIPE
+from ..inputs import BY_MODEL, image_crf_input, start_input
+from ..quantity import quantity
 from .attached import AttachedImage, remember
 
 CATEGORY = "LTX-2/conditioning"

@@ -14,7 +14,7 @@ from ...ltx2_core.editing.footage import Footage
 from ...ltx2_core.editing.protocols import Waveform
 from ...ltx2_core.media.clip_frames import Frames
 from ..convert import audio_from_decoder, clip_audio, encoder_audio, frames_from_image, image_from_frames
-from ..host.vae import audio_rate_of, encode_audio
+from ..host.audio_vae import audio_rate_of, encode_audio
 from ..host.values import Audio, Vae
 from ..host.video import decoded_frames
 

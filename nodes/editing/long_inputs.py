@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..inputs import (
-    MAX_STRENGTH,
-    downscale_input,
-    iclora_parameters_input,
-    quantity,
-    strength_input,
-)
+from ..inputs import MAX_STRENGTH, downscale_input, iclora_parameters_input, strength_input
+from ..quantity import quantity
 
 SOURCE = {"video": "the source"}
 """The flag of the source, as the tooltips name it."""

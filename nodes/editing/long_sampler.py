@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from ...ltx2_core.conditioning.items import GuideFrames, InputVideo
+from ...ltx2_core.conditioning.guide_frames import GuideFrames
+from ...ltx2_core.conditioning.items import InputVideo
 from ...ltx2_core.editing.conditioning import Keyframe
 from ...ltx2_core.editing.long_clip import LongPlan, LongVideo, SampleWindow, WindowRun
 from ...ltx2_core.media import fit_image
@@ -19,7 +20,7 @@ from ...ltx2_core.types import AVLatent
 from ..clip.plan import empty_latent
 from ..clip.prompt import encode_prompt
 from ..conditioning.attached import AttachedGuide, AttachedImage
-from ..conditioning.guides import add_guide, attach_guide, crop_guides
+from ..conditioning.guide_latents import add_guide, attach_guide, crop_guides
 from ..conditioning.images import chosen_crf, place_image
 from ..convert import frames_from_image, image_from_frames, split
 from ..host.latents import Latent

@@ -15,7 +15,7 @@ from ...ltx2_core.editing.sources import FramesInMemory
 from ...ltx2_core.shapes import ClipPlan
 from ...ltx2_core.storage.files import JsonObject
 from ...ltx2_core.storage.identity import tensor_identity
-from ..conditioning.guides import downscale_of, every_of
+from ..conditioning.iclora import downscale_of, every_of
 from ..convert import clip_audio, frames_from_image, track_of
 from ..host.identity import model_identity
 from ..host.values import Audio, Clip, Model, Options, Vae

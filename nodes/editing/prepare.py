@@ -18,10 +18,10 @@ from ..inputs import (
     ceiling_input,
     length_input,
     length_unit_input,
-    quantity,
     rounding_input,
     video_regions_input,
 )
+from ..quantity import quantity
 from ..sampling.two_stage import placed
 from .codecs import HostCodecs, footage_of
 from .inputs import prepared_schema, source_inputs, staged_inputs

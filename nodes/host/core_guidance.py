@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ...ltx2_core.sampling.guidance import Nag
 from ...ltx2_core.transformer.nag import NegativeText
 from ...ltx2_core.transformer.perturbations import Perturbation
-from .network import NAG
+from .call import NAG
 from .perturbing import perturbations_of
 
 Options = Mapping[str, Any]

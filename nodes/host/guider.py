@@ -11,11 +11,12 @@ from ...ltx2_core.sampling.guidance import GuidanceAt, Nag, Pass
 from ...ltx2_core.sampling.guided_steps import GuidedSteps
 from ...ltx2_core.sampling.pass_plan import ActiveStreams, Batching, StepPlan
 from .block_calls import block_patches
+from .call import NAG, TILES
 from .core_guidance import core_switches, with_core_guidance, with_negative_text
 from .foreign import patched_parts
 from .forking import FORK, Fork, Late
 from .latents import check_noise
-from .network import NAG, TILES, HostTransformer
+from .network import HostTransformer
 from .perturbing import PERTURBATIONS
 from .streams import Packing
 from .values import Options

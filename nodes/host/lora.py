@@ -88,14 +88,8 @@ def apply_lora(
     for component in IN_MODEL:
         names = {own: f"{NETWORK}{own}.weight" for own in lora.pairs(component, shapes)}
         _add(patched, lora, component, names, shapes, stored)
-    if metadata:
-        earlier = patched.get_attachment(ATTACHMENT) or {}
-        # The metadata has room for one reference, so the factors of a later IC-LoRA replace those of an
-        # earlier one.
-        if lora.is_ic_lora and any(key in earlier for key in REFERENCE_KEYS):
-            text += f"\n  {STACKED}"
-            log.warning("%s: %s", lora.path.name, STACKED)
-        patched.set_attachments(ATTACHMENT, {**(patched.get_attachment(ATTACHMENT) or {}), **metadata})
+    if metadata and _attach(patched, lora, metadata):
+        text += f"\n  {STACKED}"
     if clip is not None:
         clip = clip.clone()
         _add(
@@ -111,6 +105,21 @@ def apply_lora(
         "reference_temporal_scale_factor": lora.reference_temporal_scale_factor,
     }
     return AppliedLora(patched, clip, text, parameters)
+
+
+def _attach(model: Model, lora: Lora, metadata: Mapping[str, str]) -> bool:
+    """Attach the metadata of a LoRA's file to a MODEL, over that of LoRAs that were added before.
+
+    Returns whether this is an IC-LoRA that replaces the reference of an earlier one, which is logged too.
+    """
+    earlier = model.get_attachment(ATTACHMENT) or {}
+    # The metadata has room for one reference, so the factors of a later IC-LoRA replace those of an earlier
+    # one.
+    stacked = lora.is_ic_lora and any(key in earlier for key in REFERENCE_KEYS)
+    if stacked:
+        log.warning("%s: %s", lora.path.name, STACKED)
+    model.set_attachments(ATTACHMENT, {**earlier, **metadata})
+    return stacked
 
 
 def _add(

@@ -6,9 +6,7 @@ text tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import comfy.patcher_extension
@@ -20,30 +18,15 @@ from ...ltx2_core.config import TextConfig, TransformerConfig
 from ...ltx2_core.out_of_memory import attempt
 from ...ltx2_core.shapes import AUDIO_BINS, AUDIO_CHANNELS, SPATIAL_SCALE, TEMPORAL_SCALE
 from ...ltx2_core.text.connectors import TextConnectors
-from ...ltx2_core.transformer import Modality, RopeMemory, Runner, Transformer
+from ...ltx2_core.transformer import RopeMemory, Transformer
 from ...ltx2_core.transformer.chunks import Chunks
-from ...ltx2_core.transformer.nag import NegativeText
-from ...ltx2_core.transformer.tiles import evaluate_tiles
 from ...ltx2_core.types import TextFeatures
-from .block_calls import BlockCalls
-from .forking import FORK, Fork, Late
-from .guides import Entry, Slots, guide_tokens, single_frame_marks
-from .host_attention import attend_for
+from .call import Call, Options, velocities
+from .forking import FORK, Late
+from .guides import Entry, Slots
 from .host_blocks import as_host_block
 from .host_connectors import as_host_connectors
-from .modalities import audio_modality, velocities_of, video_modality
 from .notices import USE_CORE, notice_once
-from .perturbing import perturbations_of
-from .progress import check_interrupted
-
-Options = Mapping[str, Any]
-NAG = "ltx2_nag"
-"""Key in the options of a call: the settings of normalized attention guidance and its negative text."""
-TILES = "ltx2_tiles"
-"""Key in the options of a call: the tiles in which the frame is computed."""
-FUSED = "ltx2_fused"
-"""Key in the options of a call: its fused kernels."""
-
 
 WITHOUT_EFFECT = {"latent_shapes", "audio_denoise_mask"}
 """Arguments of a call that need no notice: others of their kind, or the model itself, have read them."""
@@ -159,7 +142,7 @@ class HostTransformer(Transformer):
         )
         # Other packs wrap the network by the host's patcher, so an evaluation must pass through its executor.
         run = comfy.patcher_extension.WrapperExecutor.new_class_executor(self._attempted, self, wrappers)
-        velocities: list[Tensor] | Tensor = run.execute(
+        result: list[Tensor] | Tensor = run.execute(
             x,
             timestep,
             context,
@@ -170,7 +153,7 @@ class HostTransformer(Transformer):
             denoise_mask=denoise_mask,
             **conds,
         )
-        return velocities
+        return result
 
     def _attempted(self, *inputs: Any, **conds: Any) -> list[Tensor] | Tensor:
         """The velocities; the whole evaluation runs a second time if memory runs out.
@@ -199,69 +182,23 @@ class HostTransformer(Transformer):
         _name_unused(unused)
         # The host passes a bare tensor for video alone.
         latents = list(x) if isinstance(x, (list, tuple)) else [x]
-        video_latent, audio_latent = latents[0], latents[1] if len(latents) > 1 else None
-        # Another pack may replace ``process_timestep`` and pass one noise level for both streams.
-        times = timestep if isinstance(timestep, tuple) else (timestep, timestep)
         widths = (self.text_config.video.dim, self.text_config.audio.dim)
-        contexts = context.split(widths, dim=-1)
-
-        guides, entries = None, guide_attention_entries or []
-        if keyframe_idxs is not None and keyframe_idxs.shape[2]:
-            count = video_latent[0, 0].numel()
-            guides = guide_tokens(keyframe_idxs, denoise_mask, entries, count)
-        video = video_modality(video_latent, times[0], frame_rate, contexts[0], guides, entries)
-        audio = None
-        if audio_latent is not None and audio_latent.numel():
-            audio = audio_modality(audio_latent, times[1], contexts[1], ref_audio)
-        # The mask of the text is one for both streams: their contexts are equally long and were joined by
-        # width.
-        video = replace(
-            video,
+        call = Call(
+            video=latents[0],
+            audio=latents[1] if len(latents) > 1 else None,
+            # Another pack may replace ``process_timestep`` and pass one noise level for both streams.
+            timesteps=timestep if isinstance(timestep, tuple) else (timestep, timestep),
+            contexts=context.split(widths, dim=-1),
             context_mask=attention_mask,
-            keyframes=single_frame_marks(video_latent, generated_keyframes, guides),
-            enabled=transformer_options.get("run_vx", True),
+            fps=frame_rate,
+            options=transformer_options,
+            guide_coordinates=keyframe_idxs,
+            denoise_mask=denoise_mask,
+            entries=guide_attention_entries or [],
+            keyframes=generated_keyframes,
+            reference=ref_audio,
         )
-        if audio is not None:
-            audio = replace(
-                audio, context_mask=attention_mask, enabled=transformer_options.get("run_ax", True)
-            )
-        if NAG in transformer_options:
-            negatives = _negative_texts(transformer_options, contexts)
-            video = replace(video, negative=negatives[0])
-            audio = None if audio is None else replace(audio, negative=negatives[1])
-
-        perturbations = perturbations_of(transformer_options, len(video_latent))
-        samples, fork = len(video_latent), transformer_options.get(FORK)
-        # Blocks before the fork do not run, so that the prefetch queue must not hold them either.
-        start = fork.start(samples) if isinstance(fork, Late) else 0
-        device = video_latent.device
-
-        def evaluate(
-            video: Modality, audio: Modality | None, **part: Any
-        ) -> tuple[Tensor | None, Tensor | None]:
-            # All clones of a MODEL share the network, so that the kernels are chosen by each call.
-            runner = Runner(
-                self,
-                chunk_tokens=self.chunks,
-                fused=transformer_options.get(FUSED),
-                attend=attend_for(transformer_options),
-                run_block=BlockCalls(transformer_options),
-            )
-            blocks = list(self.transformer_blocks)[start:]
-            on_block = _on_block(blocks, start, device, transformer_options)
-            rope = self.rope_memory.tables(self, video, audio)
-            return runner(video, audio, perturbations, rope=rope, on_block=on_block, **part)
-
-        tiles, run = transformer_options.get(TILES), partial(evaluate, video, audio)
-        if tiles is not None:
-            streams = evaluate_tiles(evaluate, tiles, video, audio)
-        elif isinstance(fork, Late):
-            streams = fork.run(run, samples)
-        elif isinstance(fork, Fork):
-            streams = fork.passing(run, transformer_options["cond_or_uncond"], samples)
-        else:
-            streams = run()
-        return velocities_of(streams, video_latent, audio_latent, guides)
+        return velocities(self, call, chunks=self.chunks, rope_memory=self.rope_memory)
 
 
 # Other packs find out by this name whether a network has both streams.
@@ -276,58 +213,3 @@ def _name_unused(conds: Mapping[str, Any]) -> None:
 
 def _unchanged(features: Tensor) -> Tensor:
     return features
-
-
-def with_option(model: Any, name: str, value: Any, *, what: str) -> Any:
-    """Clone a MODEL and set the option ``name`` in its calls of the network.
-
-    Raises ValueError for ComfyUI's own network, which does not read it; ``what`` names in the message what
-    needs the option.
-    """
-    if not isinstance(model.model.diffusion_model, HostTransformer):
-        raise ValueError(
-            f"{what} need the model of LTX-2 Load Checkpoint or LTX-2 Load All, with its network set to "
-            "LTX-2: connect that in place of this one"
-        )
-    # The MODEL may be connected to other nodes, which must not see the option.
-    clone = model.clone()
-    options = clone.model_options
-    clone.model_options = {
-        **options,
-        "transformer_options": {**options.get("transformer_options", {}), name: value},
-    }
-    return clone
-
-
-def _negative_texts(options: Options, contexts: Sequence[Tensor]) -> list[NegativeText]:
-    """The negative text for video and audio, repeated to the batch size of ``contexts``."""
-    nag, text = options[NAG]
-    parts = text.to(contexts[0]).split([context.shape[-1] for context in contexts], dim=-1)
-    return [
-        NegativeText(
-            context=part.repeat(len(context) // len(part), 1, 1),
-            scale=nag.scale,
-            alpha=nag.alpha,
-            tau=nag.tau,
-        )
-        for part, context in zip(parts, contexts, strict=True)
-    ]
-
-
-def _on_block(blocks: list[Any], start: int, device: torch.device, options: Options) -> Callable[[int], None]:
-    """Make a callback that stops before a block if the user cancels, and fetches the next block's weights.
-
-    Only ComfyUI versions that stream weights fetch them.
-    """
-    try:
-        # The module is imported here because older hosts do not have it.
-        from comfy.model_prefetch import make_prefetch_queue, prefetch_queue_pop
-    except ImportError:
-        return lambda number: check_interrupted()
-    queue = make_prefetch_queue(blocks, device, options)
-
-    def on_block(number: int) -> None:
-        check_interrupted()
-        prefetch_queue_pop(queue, device, blocks[number - start])
-
-    return on_block

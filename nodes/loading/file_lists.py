@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...ltx2_core.loading.detect import Component
-from ..host import folders
-from ..host.folders import FileList, holds
+from ..host import file_checks, folders
+from ..host.file_checks import holds
+from ..host.file_list import FileList
 
 SAME = "in ckpt_name"
 NONE = "none"
@@ -65,8 +66,8 @@ TEXT_SOURCES = FileList(
 ENCODERS = FileList(
     what="a text encoder",
     categories=(folders.TEXT_ENCODERS, folders.DIFFUSERS),
-    problem=folders.encoder_problem,
-    list_anyway=folders.is_faulty_encoder,
+    problem=file_checks.encoder_problem,
+    list_anyway=file_checks.is_faulty_encoder,
     download="gemma_3_12B_it (bf16, fp8_scaled or fp4_mixed; for 2.5 gemma4-12b-with-proj-ltx-2.5-bf16) into "
     "models/text_encoders",
 )
@@ -80,7 +81,7 @@ UPSCALERS = FileList(
 LORAS = FileList(
     what="a LoRA",
     categories=(folders.LORAS,),
-    problem=folders.lora_problem,
+    problem=file_checks.lora_problem,
     download="ltx-2-19b-distilled-lora-384 or ltx-2.3-22b-distilled-lora-384 into models/loras",
 )
 

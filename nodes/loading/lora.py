@@ -11,7 +11,8 @@ from ..host.values import Clip, Model
 from ..inputs import ICLoraParameters
 from ..numbers import real_input
 from . import file_lists
-from .loaders import CATEGORY, combo
+from .file_inputs import combo
+from .loaders import CATEGORY
 
 
 class LTX2AVLoadLora(io.ComfyNode):

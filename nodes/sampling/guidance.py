@@ -7,7 +7,8 @@ from comfy_api.latest import io
 from ...ltx2_core.sampling.guidance import Guidance, GuidanceSchedule, Nag, StreamGuidance, stg_blocks_of
 from ..host.guider import AVGuider
 from ..host.values import Conditioning, Model
-from ..inputs import identity_input, quantity, sampled_inputs
+from ..inputs import identity_input, sampled_inputs
+from ..quantity import quantity
 
 CATEGORY = "LTX-2/sampling"
 Scales = io.Custom("LTX2AV_GUIDANCE")

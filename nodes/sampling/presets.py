@@ -15,7 +15,8 @@ from ...ltx2_core.sampling.presets import PRESETS, Preset
 from ...ltx2_core.sampling.samplers import SAMPLERS, STOCHASTIC
 from ...ltx2_core.sampling.schedules import parse_sigmas
 from ..host.values import Model
-from ..inputs import quantity, shift_input, steps_input
+from ..inputs import shift_input, steps_input
+from ..quantity import quantity
 from .guidance import SCALES, blocks_input, parse_blocks, scale_input
 
 BY_HAND = "as above"

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ...ltx2_core.sampling.samplers import SAMPLERS, STOCHASTIC
 from ..host.samplers import sampler_object
-from ..inputs import quantity
+from ..quantity import quantity
 
 
 class LTX2AVSampler(io.ComfyNode):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...ltx2_core.transformer.fused import Fused
-from ..host.network import FUSED, with_option
+from ..host.call import FUSED
+from ..host.model_options import with_option
 from ..host.values import Model
 
 

@@ -23,7 +23,8 @@ from ..convert import video_of
 from ..host.latents import AUDIO_ONLY, Latent
 from ..host.sampling import GuidedSampling, HostSampling
 from ..host.values import Conditioning, Model
-from ..inputs import cfg_input, quantity, sampled_inputs, shift_input, steps_input
+from ..inputs import cfg_input, sampled_inputs, shift_input, steps_input
+from ..quantity import quantity
 from .checks import check_stage
 from .presets import BY_HAND, preset_input, preset_of
 

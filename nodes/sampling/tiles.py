@@ -5,7 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...ltx2_core.transformer.tiles import Tiles
-from ..host.network import TILES, with_option
+from ..host.call import TILES
+from ..host.model_options import with_option
 from ..host.values import Model
 
 

@@ -23,7 +23,7 @@ from ..conditioning.attached import (
     remember,
     without_attached,
 )
-from ..conditioning.guides import add_guide, crop_guides
+from ..conditioning.guide_latents import add_guide, crop_guides
 from ..conditioning.images import place_image
 from ..convert import Streams, split, video_of
 from ..editing.codecs import HostCodecs

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import av
 import pytest
-import torch
 from click.testing import CliRunner
 
 from ltx2_core.cli.main import main
-from ltx2_core.media import VideoWriter
+
+from .edits import write_source
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
-    with VideoWriter(path, width=64, height=64, fps=8, sample_rate=48000) as writer:
-        writer.write_audio(0.2 * torch.sin(torch.arange(2 * 48000) / 20)[None])
-        writer.write_frames(torch.rand(17, 3, 64, 64) * 2 - 1)
-    return path
+    return write_source(tmp_path_factory.mktemp("clip") / "clip.mp4")
 
 
 def test_a_retake_leaves_a_file_of_the_same_length(clip, tmp_path):

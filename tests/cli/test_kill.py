@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from ltx2_core.media import VideoWriter, read_audio, read_video
+from ltx2_core.media import read_audio, read_video
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from kill_points import ltx2, run, spread
+
+from .edits import EXTEND, RETAKE, write_source
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork and no SIGKILL")
 
@@ -23,19 +25,8 @@ LONG = ["--prompts", "0-1.5: a red ball\n1.5: a blue square", "--seconds", "4", 
 COMMANDS = {
     "long": ["long", *LONG, "--overlap-frames", "16", *SMALL, *QUICK[:-1], "--adain", "0.5"],
     "generate": ["generate", "--prompt", "a ball", "--frames", "9", "--stages", "1", *SMALL, *QUICK],
-    "extend": [
-        "extend",
-        "--video",
-        "CLIP",
-        "--prompt",
-        "a ball",
-        "--frames",
-        "4",
-        "--keep-frames",
-        "9",
-        *QUICK,
-    ],
-    "retake": ["retake", "--video", "CLIP", "--prompt", "a ball", "--video-region", "1-1.5", *QUICK],
+    "extend": [*EXTEND, *QUICK],
+    "retake": [*RETAKE, *QUICK],
     "sound": ["sound", "--video", "CLIP", "--prompt", "a knock", *QUICK],
 }
 
@@ -51,11 +42,7 @@ def image(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    path = tmp_path_factory.mktemp("source") / "source.mp4"
-    with VideoWriter(path, width=64, height=64, fps=8, sample_rate=48000) as writer:
-        writer.write_audio(0.2 * torch.sin(torch.arange(2 * 48000) / 20)[None])
-        writer.write_frames(torch.rand(17, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1)
-    return path
+    return write_source(tmp_path_factory.mktemp("source") / "source.mp4")
 
 
 class Case:

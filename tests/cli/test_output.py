@@ -14,28 +14,19 @@ import torch
 from click.testing import CliRunner
 
 from ltx2_core.cli.main import main
-from ltx2_core.media import VideoWriter, read_audio, read_metadata, read_video
+from ltx2_core.media import read_audio, read_metadata, read_video
 from ltx2_core.run import saved_latents as kept
 from ltx2_core.run.pipeline import LTX2Pipeline
+
+from .edits import EXTEND, RETAKE, write_source
 
 QUICK = ["--steps", "1", "--cfg", "1", "--seed", "3", "-q"]
 SIZE = ["--width", "64", "--height", "64", "--fps", "8"]
 SMALL = [*SIZE, "--frames", "9", "--stages", "1", *QUICK]
 COMMANDS = {
     "generate": ["generate", "--prompt", "a ball", *SMALL],
-    "extend": [
-        "extend",
-        "--video",
-        "CLIP",
-        "--prompt",
-        "a ball",
-        "--frames",
-        "4",
-        "--keep-frames",
-        "9",
-        *QUICK,
-    ],
-    "retake": ["retake", "--video", "CLIP", "--prompt", "a ball", "--video-region", "1-1.5", *QUICK],
+    "extend": [*EXTEND, *QUICK],
+    "retake": [*RETAKE, *QUICK],
     "sound": ["sound", "--video", "CLIP", "--prompt", "a ball", *QUICK],
     "audio": ["sound", "--seconds", "1", "--prompt", "a ball", *QUICK],
     "long": ["long", "--prompts", "a ball", "--seconds", "2", "--window-frames", "17", *SIZE, *QUICK],
@@ -79,11 +70,7 @@ TABLE = [
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
-    with VideoWriter(path, width=64, height=64, fps=8, sample_rate=48000) as writer:
-        writer.write_audio(0.2 * torch.sin(torch.arange(2 * 48000) / 20)[None])
-        writer.write_frames(torch.rand(17, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1)
-    return path
+    return write_source(tmp_path_factory.mktemp("clip") / "clip.mp4")
 
 
 @pytest.fixture

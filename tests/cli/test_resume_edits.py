@@ -7,9 +7,10 @@ import torch
 from click.testing import CliRunner
 
 from ltx2_core.cli.main import main
-from ltx2_core.media import VideoWriter
 from ltx2_core.run import saved_latents as kept
 from ltx2_core.run.pipeline import LTX2Pipeline
+
+from .edits import write_source
 
 QUICK = ["--steps", "1", "--cfg", "1", "--seed", "3"]
 EDITS = {
@@ -28,11 +29,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def clip(tmp_path):
-    path = tmp_path / "source.mp4"
-    with VideoWriter(path, width=64, height=64, fps=8, sample_rate=48000) as writer:
-        writer.write_audio(0.2 * torch.sin(torch.arange(2 * 48000) / 20)[None])
-        writer.write_frames(torch.rand(17, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1)
-    return path
+    return write_source(tmp_path / "source.mp4")
 
 
 def ltx2(*words):

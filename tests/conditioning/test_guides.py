@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ltx2_core.conditioning.guide_frames import GuideFrames, dilate
 from ltx2_core.conditioning.guides import place_guide
-from ltx2_core.conditioning.items import GuideFrames, dilate
 from ltx2_core.conditioning.patchify import reference_positions
 from ltx2_core.conditioning.state import empty_state
 from ltx2_core.shapes import plan_clip

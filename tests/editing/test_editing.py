@@ -9,7 +9,7 @@ import torch
 from ltx2_core import LTX2Pipeline, resume, save_latents
 from ltx2_core.conditioning.regions import Rounding
 from ltx2_core.editing import Footage, add_audio, extend, limit_loudness, retake, text_to_audio
-from ltx2_core.editing.footage import cross_fade, take
+from ltx2_core.editing.joints import cross_fade, take
 from ltx2_core.media import to_signed
 
 FPS, RATE = 8.0, 22050

@@ -10,7 +10,8 @@ from einops import rearrange
 from torch import Tensor
 
 from ltx2_core.audio import decode_audio
-from ltx2_core.conditioning.items import GuideFrames, ImageInPlace, InputAudio
+from ltx2_core.conditioning.guide_frames import GuideFrames
+from ltx2_core.conditioning.items import ImageInPlace, InputAudio
 from ltx2_core.conditioning.state import empty_state
 from ltx2_core.config import vocoder_config
 from ltx2_core.loading import Component, open_checkpoint, open_lora

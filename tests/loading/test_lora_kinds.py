@@ -11,7 +11,7 @@ import torch
 
 from ltx2_core.loading import Component, open_checkpoint, open_lora
 from ltx2_core.loading.lora_dialects import PREFIXES
-from ltx2_core.run.components import warn_of_stacked
+from ltx2_core.run.lora_files import warn_of_stacked
 
 MODULE = "transformer_blocks.0.attn1.to_q"
 ALPHA = 3.0

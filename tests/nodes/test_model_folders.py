@@ -76,8 +76,8 @@ def lists(models: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         package = ModuleType(name)
         package.__path__ = [str(path)]
         monkeypatch.setitem(sys.modules, name, package)
-    for name in (f"{PACK}.nodes.host.folders", f"{PACK}.nodes.loading.file_lists"):
-        sys.modules.pop(name, None)
+    for name in ("host.folders", "host.file_checks", "host.file_list", "loading.file_lists"):
+        sys.modules.pop(f"{PACK}.nodes.{name}", None)
 
     def late(*_: object) -> None:
         raise AssertionError("a list waits for something")
@@ -253,7 +253,7 @@ def test_an_unforeseen_error_is_a_fault_and_not_the_end_of_the_nodes(models, lis
         raise TypeError("list indices must be integers")
 
     for name in ("find_encoder", "open_checkpoint", "open_lora"):
-        monkeypatch.setattr(lists.folders, name, unforeseen)
+        monkeypatch.setattr(lists.file_checks, name, unforeseen)
     every_list(lists)
     assert lists.ENCODERS.names() == [BAD, GOOD]
     assert "it is malformed (TypeError: list indices" in lists.ENCODERS.refusal(BAD)
@@ -267,9 +267,9 @@ def test_a_folder_of_a_hundred_thousand_files_is_refused_unread(models, lists, s
         os.close(os.open(f"{folder}/{number}{suffix}", os.O_CREAT))
     opened = []
     for name in ("find_encoder", "open_checkpoint", "open_lora"):
-        original = getattr(lists.folders, name)
+        original = getattr(lists.file_checks, name)
         monkeypatch.setattr(
-            lists.folders, name, lambda path, original=original: (opened.append(path), original(path))[1]
+            lists.file_checks, name, lambda path, original=original: (opened.append(path), original(path))[1]
         )
     lists.ENCODERS.names()
     assert len(opened) <= 3

@@ -8,7 +8,8 @@ import pytest
 import torch
 from recorded import CONFIG, PLAN, Recorded, assert_equal, noisy, soft_state, text
 
-from ltx2_core.conditioning.items import GuideFrames, ImageInPlace, InputAudio, InputVideo
+from ltx2_core.conditioning.guide_frames import GuideFrames
+from ltx2_core.conditioning.items import ImageInPlace, InputAudio, InputVideo
 from ltx2_core.conditioning.patchify import unpatchify_audio, unpatchify_video
 from ltx2_core.conditioning.state import empty_state
 from ltx2_core.sampling.caching import StepCache

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ltx2_core.conditioning.items import GuideFrames, ImageInPlace, InputAudio
+from ltx2_core.conditioning.guide_frames import GuideFrames
+from ltx2_core.conditioning.items import ImageInPlace, InputAudio
 from ltx2_core.conditioning.state import empty_state
 from ltx2_core.sampling.noise import initial_state, make_noise
 from ltx2_core.shapes import plan_clip

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ltx2_core.conditioning.items import GuideFrames, ImageInPlace, InputAudio
+from ltx2_core.conditioning.guide_frames import GuideFrames
+from ltx2_core.conditioning.items import ImageInPlace, InputAudio
 from ltx2_core.conditioning.masks import mask_like
 from ltx2_core.conditioning.patchify import patchify_audio, patchify_video, unpatchify_audio, unpatchify_video
 from ltx2_core.conditioning.state import drop_guides

@@ -1,0 +1,45 @@
+"""Cuts and joins of streams of frames and of audio.
+
+Letters: N frames, H W pixel rows and columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+
+def cross_fade(before: Tensor, after: Tensor, at: int, length: int) -> Tensor:
+    """Join two tensors along the last axis: ``before`` up to index ``at``, then ``after``.
+
+    Both begin at the same time. The ``length`` samples before ``at`` fade linearly from one to the other;
+    earlier ones are those of ``before`` bit for bit.
+    """
+    # A joint right at the beginning has less before it than the fade is long.
+    length = min(length, at)
+    # Neither 0 nor 1 occurs, so that every sample of the fade is a mixture.
+    weight = torch.arange(1, length + 1, dtype=before.dtype, device=before.device) / (length + 1)
+    start = at - length
+    mixed = torch.lerp(before[..., start:at], after[..., start:at].to(before), weight)
+    return torch.cat((before[..., :start], mixed, after[..., at:].to(before)), dim=-1)
+
+
+def cropped(chunks: Iterator[Tensor], size: tuple[int, int]) -> Iterator[Tensor]:
+    """Crop chunks of frames (N, 3, H, W) to their top left corner of ``size`` (width, height)."""
+    width, height = size
+    return (chunk[..., :height, :width] for chunk in chunks)
+
+
+def take(chunks: Iterator[Tensor], first: int, count: int) -> Iterator[Tensor]:
+    """Yield chunks with the frames ``first`` to ``first + count - 1`` of a stream of chunks."""
+    position, stop = 0, first + count
+    for chunk in chunks:
+        low, high = max(first - position, 0), min(stop - position, len(chunk))
+        position += len(chunk)
+        if high > low:
+            yield chunk[low:high]
+        # The stream is not exhausted, because decoding frames that are dropped takes time.
+        if position >= stop:
+            return

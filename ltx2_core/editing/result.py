@@ -1,0 +1,156 @@
+"""The finished clip that an edit returns, and how it is written to a file.
+
+Letters: N frames, H W pixel rows and columns, C channels, S samples.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..media import Destination, Encoding, VideoClip
+from ..media.recut import Recut, write_recut
+from ..media.remux import CannotCopy, check_copy, copy_with_audio
+from ..media.save import Clip, Timed, save_clip
+from ..run.generation import METADATA_KEY
+from .protocols import Waveform
+from .renamed import renamed
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..media.encoding import EncodingOptions
+
+log = logging.getLogger(__name__)
+
+
+@renamed(pictures="frame_chunks", sounds="audio_chunks", byte_pictures="byte_chunks", sound="audio")
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Edit:
+    """A finished clip, decoded on demand.
+
+    Attributes:
+        frame_chunks: a function that yields ``frame_count`` frames in chunks (N, 3, H, W) in [-1, 1].
+        audio_chunks: a function that yields chunks (C, S) of audio at ``rate`` Hz.
+        byte_chunks: as ``frame_chunks``, but in uint8, converted before they leave the device; None if the
+            decoder cannot do that.
+        settings: JSON values for the tags of a file.
+        unchanged: the video file whose frames these are, if only the audio is new; its packets are copied.
+        recut: for a file in which packets of GOPs without new frames are copied, see ``plan_recut``.
+    """
+
+    frame_chunks: Callable[[], Iterator[Tensor]]
+    audio_chunks: Callable[[], Iterable[Tensor]]
+    frame_count: int
+    width: int
+    height: int
+    fps: float
+    rate: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    byte_chunks: Callable[[], Iterator[Tensor]] | None = None
+    unchanged: VideoClip | None = None
+    recut: Recut | None = None
+
+    def frames(self) -> Tensor:
+        """Decode all frames at once: (N, 3, H, W) in [-1, 1]."""
+        return torch.cat(list(self.frame_chunks()))
+
+    def audio(self) -> Waveform:
+        """Decode all audio at once: (waveform (C, S), rate in Hz)."""
+        return torch.cat(list(self.audio_chunks()), dim=1), self.rate
+
+    def save(
+        self,
+        path: str | os.PathLike[str] | Destination,
+        *,
+        on_frames: Callable[[int, int], None] | None = None,
+        timed: Timed | None = None,
+        **encoding: Unpack[EncodingOptions],
+    ) -> None:
+        """Decode the clip and write it to a file, whose name decides the kind of file.
+
+        Kinds of file and ``encoding`` are those of :meth:`~ltx2_core.run.generation.Generation.save`. If the
+        video is ``unchanged`` its packets are copied, unless ``encoding`` sets a video option. Frames of odd
+        size lose their last row or column if the pixel format needs even sizes. ``on_frames`` is called with
+        (frames written, all frames); ``timed`` measures the seconds of encoding. Raises what
+        ``Generation.save`` raises, and ValueError if the packets of an ``unchanged`` video do not fit this
+        kind of file but fit another.
+        """
+        destination, chosen = Destination.of(path), Encoding(**encoding)
+        if self.recut is not None:
+            self._recut(self.recut, destination, chosen, on_frames)
+        elif self.unchanged is not None and self._copied(self.unchanged, destination, chosen):
+            if on_frames is not None:
+                on_frames(self.frame_count, self.frame_count)
+        else:
+            if self.unchanged is not None:
+                # A warning, because encoding again loses quality.
+                log.warning("%s is encoded again", self.unchanged.path)
+            save_clip(destination, self.as_clip(), chosen, on_frames=on_frames, timed=timed)
+
+    def _copied(self, clip: VideoClip, destination: Destination, chosen: Encoding) -> bool:
+        """Write the packets of ``clip`` with the new audio.
+
+        Returns False if its video has to be encoded instead.
+        """
+        fmt = destination.format
+        # A video option requires encoding, and copying would silently ignore it.
+        if chosen.of_video or not (fmt.video and fmt.audio) or check_copy(clip.path, fmt) is not None:
+            return False
+        origin_s = clip.timeline.origin_s
+        try:
+            copy_with_audio(
+                clip.path,
+                destination,
+                *self.audio(),
+                origin_s=origin_s,
+                metadata=self._tags(),
+                encoding=chosen,
+            )
+        except CannotCopy as error:
+            log.warning("%s", error)
+            return False
+        return True
+
+    def as_clip(self) -> Clip:
+        """The frames, the audio and the tags for writing a file."""
+
+        def frames(*, as_bytes: bool) -> Iterator[Tensor]:
+            return (self.byte_chunks if as_bytes and self.byte_chunks else self.frame_chunks)()
+
+        return Clip(
+            width=self.width,
+            height=self.height,
+            fps=self.fps,
+            frame_count=self.frame_count,
+            frames=frames,
+            audio=lambda: (self.audio_chunks(), self.rate),
+            tags=self._tags(),
+        )
+
+    def _recut(
+        self,
+        recut: Recut,
+        destination: Destination,
+        chosen: Encoding,
+        on_frames: Callable[[int, int], None] | None,
+    ) -> None:
+        def reported() -> Iterator[Tensor]:
+            done = 0
+            for chunk in self.frame_chunks():
+                done += len(chunk)
+                yield chunk
+                if on_frames is not None:
+                    on_frames(done, self.frame_count)
+
+        write_recut(recut, destination, reported(), *self.audio(), metadata=self._tags(), encoding=chosen)
+
+    def _tags(self) -> dict[str, str]:
+        return {METADATA_KEY: json.dumps(dict(self.settings))}

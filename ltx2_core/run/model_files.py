@@ -1,0 +1,129 @@
+"""The model files of a run, known by their headers: which file holds which network, and their identity."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from ..loading import Checkpoint, Component, Lora, LoraReport, find_component, open_checkpoint
+from ..loading.file_set import check_generations, check_set
+from ..loading.folder import text_encoder_folder
+from ..loading.text_match import check_text_encoder
+from ..storage.files import JsonObject
+from ..storage.identity import identity
+from ..storage.quantized import check_matmul
+from ..text import check_tokenizer
+from ..text.gemma import find_encoder
+from ..transformer.fp8 import Product, fp8_problem, kernel_product
+from ..types import Numerics
+from .execution import Execution
+
+_log = logging.getLogger(__name__)
+
+_WITH_LORA: Final = (Component.TRANSFORMER, Component.TEXT_CONNECTORS, Component.TEXT_PROJECTION)
+
+
+class ModelFiles:
+    """The model files of a run and how their networks will compute; reads headers, never weights.
+
+    ``checkpoints`` is one official file, or several files that each hold some of the components.
+    ``text_encoder`` is the folder or the file of a Gemma. ``execution`` says where and how networks compute.
+
+    The attribute ``fp8_problem`` says why ``fp8_blocks`` cannot be used here, None if it can.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Sequence[str | os.PathLike[str]],
+        text_encoder: str | os.PathLike[str] | None,
+        *,
+        execution: Execution,
+        numerics: Numerics,
+    ) -> None:
+        """Read the headers of all files.
+
+        Raises ValueError for files that are not of LTX-2 or do not belong together (see ``check_set``), and
+        if the device cannot multiply in fp8 or NVFP4 where ``execution`` requires that.
+        """
+        # The product is checked before any file is opened, because it fails by the device alone.
+        matmul = {"fp8_matmul": execution.fp8_matmul, "nvfp4_matmul": execution.nvfp4_matmul}
+        device, dtype = execution.device, execution.dtype
+        check_matmul(device, **matmul)
+        self.checkpoints = tuple(open_checkpoint(path) for path in checkpoints)
+        check_set(self.checkpoints)
+        own = (text_encoder_folder(checkpoint.path) for checkpoint in self.checkpoints)
+        # A diffusers folder has its text encoder next to the other components; one that is named takes
+        # precedence.
+        included = next((folder for folder in own if folder is not None), None)
+        # A folder is checked only by a run that encodes text, because decoding needs no Gemma.
+        self.text_encoder = included if text_encoder is None else Path(text_encoder)
+        if self.text_encoder is not None and self.text_encoder.is_file():
+            # The encoder file of LTX-2.5 also holds the projection.
+            packed = open_checkpoint(self.text_encoder)
+            if Component.TEXT_PROJECTION in packed.components:
+                self.checkpoints = (*self.checkpoints, packed)
+                check_generations(self.checkpoints)
+        self.device = device
+        self.dtype = dtype
+        self.numerics = numerics
+        self.keep_loaded = execution.keep_loaded
+        self.max_memory = execution.max_memory
+        self._matmul = matmul
+        self.fp8_problem = fp8_problem(device, dtype) if execution.fp8_blocks else None
+        self.fp8_product: Product | None = None
+        if execution.fp8_blocks and self.fp8_problem is None:
+            self.fp8_product = kernel_product
+        elif execution.fp8_blocks:
+            _log.warning("blocks are not held in fp8: %s", self.fp8_problem)
+
+    def file(self, component: Component) -> Checkpoint:
+        """The file that ``component`` comes from. Raises ValueError where none of the files holds it."""
+        return find_component(self.checkpoints, component)
+
+    def identity(self) -> JsonObject:
+        """JSON values that identify the networks of this run: digests of their files, dtype and arithmetic.
+
+        LoRAs are not part of them. ``storage.identity`` describes what a digest covers.
+        """
+        return {
+            "files": self.digests(),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "numerics": self.numerics.value,
+            **self._matmul,
+            "fp8_blocks": self.fp8_product is not None,
+        }
+
+    def digests(self) -> dict[str, str]:
+        """Return a dict: name of a component (or "text encoder") -> digest of the files that hold it."""
+        files: dict[str, str] = {}
+        for component in Component:
+            file = next((f for f in self.checkpoints if component in f.components), None)
+            if file is not None:
+                files[str(component)] = identity(info.path for info in file.infos(component).values())
+        if self.text_encoder is not None:
+            _, infos, _ = find_encoder(self.text_encoder)
+            files["text encoder"] = identity(info.path for info in infos.values())
+        return files
+
+    def lora_report(self, lora: Lora) -> LoraReport:
+        """Report which layers of this run's networks ``lora`` changes; only headers are read.
+
+        Raises ValueError if it fits no layer.
+        """
+        parts = {c: self.file(c).shapes(c) for c in _WITH_LORA}
+        report = lora.report_all(parts, self.file(Component.TRANSFORMER).generation)
+        report.require_match()
+        return report
+
+    def check_text_encoder(self) -> None:
+        """Raise ValueError unless the text encoder is there, is complete and belongs to the checkpoint.
+
+        Only headers are read.
+        """
+        if self.text_encoder is None:
+            raise ValueError("no text encoder is named; give the folder or file of a Gemma 3 as text_encoder")
+        check_text_encoder(self.checkpoints, self.text_encoder)
+        check_tokenizer(self.text_encoder)

@@ -1,0 +1,138 @@
+"""The memory that the networks of a run need, estimated from the headers of their files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..config import audio_vae_config, text_config, transformer_config, video_vae_config, vocoder_config
+from ..loading import Component
+from ..memory import (
+    AudioSize,
+    DecodeChoice,
+    MemoryPlan,
+    ModelSize,
+    PlannedStage,
+    TextSize,
+    choose_decode,
+    encoder_bytes,
+    plan_memory,
+    source_host_bytes,
+    text_stages,
+    usable,
+)
+from ..shapes import ClipPlan
+from ..storage.quantized import loaded_bytes
+from ..text.gemma import find_encoder
+from ..transformer.fp8 import fp8_saving
+from .model_files import ModelFiles
+
+
+class NetworkSizes(ModelFiles):
+    """Model files with the bytes of their networks, and plans of how a run fits into a memory budget."""
+
+    def plan(
+        self,
+        clips: Sequence[ClipPlan],
+        *,
+        budget: int,
+        batch: int = 1,
+        text_keys: int = 0,
+        source: tuple[int, int] | None = None,
+    ) -> MemoryPlan:
+        """Plan how to sample and decode ``clips``, one for each stage, within ``budget`` bytes.
+
+        ``batch`` is how many samples share one forward pass of the transformer, ``text_keys`` how many bytes
+        the cached keys and values of the text take. ``source`` is the (width, height) of an edit's source,
+        which is encoded too. Only headers of files are read.
+        """
+        transformer = transformer_config(self.file(Component.TRANSFORMER).config)
+        weights = self.component_bytes(Component.TRANSFORMER)
+        blocks = self.component_bytes(Component.TRANSFORMER, within="transformer_blocks.")
+        saved = 0
+        if self.fp8_product is not None:
+            saved = fp8_saving(self.file(Component.TRANSFORMER).infos(Component.TRANSFORMER), self.dtype)
+        size = ModelSize(
+            text_weights=self.text_bytes(),
+            transformer_weights=weights - saved * max(0, transformer.num_layers - 2),
+            # The first and the last block are larger, in 16 bits; the difference counts as resident.
+            block_weights=blocks // transformer.num_layers - saved,
+            decoder_weights=self.component_bytes(Component.VIDEO_DECODER),
+            transformer=transformer,
+            vae=video_vae_config(self.file(Component.VIDEO_DECODER).config),
+            connector_weights=self.component_bytes(Component.TEXT_CONNECTORS),
+            text=self.text_size(),
+            audio=self.audio_size(),
+        )
+        reading = None if source is None else self._source_stage(source, clips[-1])
+        return plan_memory(
+            budget, size, clips=clips, dtype=self.dtype, batch=batch, text_keys=text_keys, source=reading
+        )
+
+    def _source_stage(self, size: tuple[int, int], clip: ClipPlan) -> PlannedStage:
+        """The memory for reading frames of ``size`` (width, height) and encoding them for ``clip``."""
+        config = video_vae_config(self.file(Component.VIDEO_ENCODER).config)
+        return PlannedStage(
+            stage="source",
+            weights=self.component_bytes(Component.VIDEO_ENCODER),
+            activations=encoder_bytes(config, clip.width, clip.height, self.dtype),
+            host=source_host_bytes(size, clip),
+        )
+
+    def decode_choice(self, clip: ClipPlan) -> DecodeChoice | None:
+        """Choose the chunks and tiles in which ``clip`` is decoded within ``max_memory``; None without it."""
+        if self.max_memory is None:
+            return None
+        return choose_decode(
+            # The weights of the decoder share the budget with what it computes.
+            usable(self.max_memory) - self.component_bytes(Component.VIDEO_DECODER),
+            vae=video_vae_config(self.file(Component.VIDEO_DECODER).config),
+            clip=clip,
+            dtype=self.dtype,
+        )
+
+    def component_bytes(self, *components: Component, within: str = "") -> int:
+        """Bytes that the tensors of ``components`` take once they are loaded in this run's number format.
+
+        Only tensors whose name begins with ``within`` are counted, such as ``transformer_blocks.``.
+        """
+        infos = (item for c in components for item in self.file(c).infos(c).items())
+        return loaded_bytes((info for name, info in infos if name.startswith(within)), self.dtype)
+
+    def text_bytes(self) -> int:
+        """Bytes of the text encoder, the text projection and the connectors once they are loaded."""
+        parts = (Component.TEXT_PROJECTION, Component.TEXT_CONNECTORS)
+        return self.text_encoder_bytes() + self.component_bytes(*parts)
+
+    def text_encoder_bytes(self) -> int:
+        """Bytes of the text encoder once it is loaded in this run's number format; 0 if none is named."""
+        if self.text_encoder is None:
+            return 0
+        _, infos, _ = find_encoder(self.text_encoder)
+        return loaded_bytes(infos.values(), self.dtype)
+
+    def text_size(self) -> TextSize | None:
+        """The layer widths of the text encoder, from which its memory is estimated; None if none is named."""
+        if self.text_encoder is None:
+            return None
+        _, infos, _ = find_encoder(self.text_encoder)
+        # Quantised layers may be packed along their columns, never along their rows.
+        # Peak memory of Gemma is in its feed-forward, whose widths decide it.
+        rows = {name: infos[f"layers.0.mlp.{name}.weight"].shape[0] for name in ("gate_proj", "down_proj")}
+        config = text_config(self.file(Component.TEXT_CONNECTORS).config)
+        return TextSize.of(config, hidden=rows["down_proj"], intermediate=rows["gate_proj"])
+
+    def audio_size(self) -> AudioSize | None:
+        """The configurations of audio decoder and vocoder, for memory estimates; None if one is missing."""
+        parts = (Component.AUDIO_DECODER, Component.VOCODER)
+        if not all(any(part in file.components for file in self.checkpoints) for part in parts):
+            return None
+        decoder, vocoder = (self.file(part).config for part in parts)
+        return AudioSize(decoder=audio_vae_config(decoder), vocoder=vocoder_config(vocoder))
+
+    def _text_stays_on_cpu(self) -> bool:
+        """Whether the text encoder runs on the CPU, because it does not fit ``max_memory``."""
+        if self.max_memory is None:
+            return False
+        connectors = self.component_bytes(Component.TEXT_CONNECTORS)
+        reading, _ = text_stages(self.text_bytes(), connectors, self.text_size(), self.dtype.itemsize)
+        return reading.total > usable(self.max_memory)

@@ -1,0 +1,168 @@
+"""Plans and checks the runs of a pipeline from the headers of its model files, before a weight is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+from ..config import transformer_config
+from ..loading import Component, Lora, LoraReport
+from ..loading.file_set import stage_factor
+from ..memory import MemoryPlan
+from ..storage.files import JsonObject
+from ..types import Numerics
+from .codecs import Codecs
+from .components import Components
+from .distributed import Processes
+from .execution import Execution
+from .input_check import check_components, check_inputs, check_run_size, check_stages
+from .lora_files import LoraFile, open_loras, warn_of_stacked
+from .prompt_embeds import TEXT_PARTS, check_embeds
+from .recipes import Recipe, generation_of, of_kind, recipe_for
+from .request import Request
+from .stages import Stage, plan_stages
+
+
+class Planner(Codecs):
+    """The model files, LoRAs and settings of a pipeline, and what a run with them would do.
+
+    ``loras`` are merged in every stage, ``stage2_loras`` in addition to them in the second one. ``numerics``
+    says whose results are followed, those of the official pipelines or of ComfyUI.
+    """
+
+    def __init__(
+        self,
+        networks: Components,
+        loras: tuple[Lora, ...],
+        stage2_loras: tuple[Lora, ...],
+        *,
+        numerics: Numerics,
+        execution: Execution,
+    ) -> None:
+        super().__init__(networks, loras)
+        self.stage2_loras = stage2_loras
+        warn_of_stacked((*self.loras, *self.stage2_loras))
+        self.numerics = numerics
+        self.execution = execution
+        self.speed = execution.speed()
+
+    @property
+    def recipe(self) -> Recipe:
+        """The default settings for this checkpoint with full (not distilled) weights."""
+        file = self.networks.file(Component.TRANSFORMER)
+        version = str(file.metadata.get("model_version", ""))
+        return recipe_for(generation_of(version, inferred=file.generation))
+
+    def resolve(self, request: Request) -> Request:
+        """Return ``request`` with every open value filled in from the recipe of the checkpoint."""
+        return request.with_recipe(self.recipe)[0]
+
+    def stages(self, request: Request) -> tuple[Stage, ...]:
+        """Plan the sampling runs for ``request``: size, sigmas and guidance of each stage.
+
+        The recipe, numerics and upscaler of this pipeline decide what the request leaves open. Raises
+        ValueError if two stages are asked for and the upscaler cannot be used between them.
+        """
+        factor = Fraction(2)
+        if request.staging.count == 2:
+            factor = stage_factor(self.networks.file(Component.UPSAMPLER))
+        return plan_stages(request, self.numerics, self.recipe, enlargement=factor)
+
+    def settings(self) -> JsonObject:
+        """JSON values that describe this pipeline: its files, its LoRAs and its numerics."""
+        return {
+            "checkpoints": [file.path.name for file in self.networks.checkpoints],
+            "loras": [lora.settings for lora in self.loras],
+            "stage2_loras": [lora.settings for lora in self.stage2_loras],
+            "numerics": self.numerics.value,
+            "dtype": str(self.networks.dtype).removeprefix("torch."),
+        }
+
+    def lora_reports(self) -> tuple[LoraReport, ...]:
+        """Report for each LoRA which layers it changes, from headers alone.
+
+        Raises ValueError if one fits no layer.
+        """
+        return tuple(self.networks.lora_report(lora) for lora in (*self.loras, *self.stage2_loras))
+
+    def set_loras(
+        self, loras: Sequence[LoraFile] = (), *, stage2_loras: Sequence[LoraFile] | None = None
+    ) -> None:
+        """Replace the LoRAs, or change their strengths, for later calls.
+
+        ``loras`` replace those of every stage. ``stage2_loras`` replace those added in the second stage; None
+        leaves them as they are. In networks that are loaded, only the layers concerned are changed. Results
+        equal those of a new pipeline. Raises ValueError, and changes nothing, if a LoRA fits no layer.
+        """
+        first = open_loras(loras)
+        second = self.stage2_loras if stage2_loras is None else open_loras(stage2_loras)
+        for lora in (*first, *second):
+            # All are checked before one is replaced, so that a wrong LoRA leaves the pipeline as it is.
+            self.networks.lora_report(lora)
+        warn_of_stacked((*first, *second))
+        self.loras, self.stage2_loras = first, second
+
+    def stage_loras(self, index: int) -> tuple[Lora, ...]:
+        """All LoRAs that stage number ``index`` merges; 0 is the first stage."""
+        return self.loras + (self.stage2_loras if index else ())
+
+    @property
+    def second_text(self) -> bool:
+        """Whether the LoRAs of stage 2 change the text networks, so that it needs its own text contexts."""
+        return any(TEXT_PARTS & lora.components for lora in self.stage2_loras)
+
+    def plan(
+        self, stages: Sequence[Stage], budget: int, *, source: tuple[int, int] | None = None
+    ) -> MemoryPlan:
+        """Plan how ``stages`` run within ``budget`` bytes of device memory, from headers of files alone.
+
+        ``source`` is the (width, height) of an edit's source, whose frames are encoded too.
+        """
+        return self.networks.plan(
+            [stage.clip for stage in stages],
+            budget=budget,
+            batch=self.speed.batch(stages),
+            text_keys=self.text_keys_bytes(stages),
+            source=source,
+        )
+
+    def text_keys_bytes(self, stages: Sequence[Stage]) -> int:
+        """Bytes that ``keep_text_keys`` adds to ``stages``; 0 if it is off or has no effect on this model."""
+        config = transformer_config(self.networks.file(Component.TRANSFORMER).config)
+        return self.speed.text_keys_bytes(stages, config, self.networks.dtype)
+
+    def check(
+        self, request: Request, *, further: bool = False, source: tuple[int, int] | None = None
+    ) -> tuple[Stage, ...]:
+        """Check all that can be checked before a network is loaded; returns the stages of ``request``.
+
+        All inputs are read, and the headers of all model files. ``further`` says that the call has
+        conditioning beyond its request, ``source`` is the (width, height) of an edit's source. Raises
+        ValueError or FileNotFoundError for what cannot be sampled.
+        """
+        request = self.resolve(request)
+        stages = self.stages(request)
+        # From cheap to costly: inputs and headers are read only for a request that is possible in itself.
+        check_run_size(stages[-1].clip)
+        check_inputs(request, stages, self.loras)
+        check_stages(request, stages, transformer_config(self.networks.file(Component.TRANSFORMER).config))
+        check_components(self.networks, request, stages, further=further)
+        self.lora_reports()
+        if request.text.embeds is not None:
+            check_embeds(self, request.text.embeds)
+        if request.sampling.cache is not None and self.speed.processes != Processes():
+            raise ValueError(
+                "a step cache decides from the tensors of one process: use it without several processes"
+            )
+        plan = self._memory_plan(stages, source)
+        if plan is not None and not plan.fits:
+            raise ValueError(plan.shortage)
+        return stages
+
+    def _memory_plan(self, stages: Sequence[Stage], source: tuple[int, int] | None) -> MemoryPlan | None:
+        """Plan how the stages run within ``max_memory``; None if there is no such budget."""
+        budget = self.networks.max_memory
+        return None if budget is None else self.plan(stages, budget, source=source)
+
+    def _recipe_of(self, request: Request) -> Recipe:
+        return of_kind(self.recipe, distilled=request.sampling.distilled)

@@ -1,0 +1,108 @@
+"""Encodes prompts once for several runs, and checks that what was encoded fits the networks of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from ..loading import Component, Lora
+from ..storage.files import JsonObject
+from ..text.prompt import Prompt, PromptEmbeds
+from ..types import TextContext
+from .components import Components
+from .progress import Run
+from .stages import Stage
+
+TEXT_PARTS: Final = frozenset({Component.TEXT_CONNECTORS, Component.TEXT_PROJECTION})
+"""The components that encode text together with the text encoder."""
+
+Contexts = tuple[TextContext, TextContext | None]
+"""What the transformer reads of the prompt and of the negative prompt; None without a negative prompt."""
+
+
+class TextModels(Protocol):
+    """The text networks of a pipeline and their LoRAs; :class:`~ltx2_core.LTX2Pipeline` has them."""
+
+    @property
+    def networks(self) -> Components: ...
+
+    @property
+    def second_text(self) -> bool:
+        """Whether the LoRAs of stage 2 change the text networks, so that it needs its own text contexts."""
+        ...
+
+    def stage_loras(self, index: int) -> tuple[Lora, ...]: ...
+
+    def encode_text(
+        self,
+        prompt: str,
+        negative_prompt: str | None = None,
+        *,
+        loras: tuple[Lora, ...] | None = None,
+        run: Run | None = None,
+    ) -> Contexts: ...
+
+
+def stage_contexts(models: TextModels, text: Prompt, stages: Sequence[Stage], run: Run) -> list[Contexts]:
+    """Encode the prompts, or take what was encoded before: the contexts of each of ``stages``.
+
+    The negative prompt is encoded only if a stage needs it. The stages share their contexts, unless the LoRAs
+    of the second stage change the text networks.
+    """
+    needed = any(stage.needs_negative for stage in stages)
+    if text.embeds is not None:
+        each = [text.embeds.of_stage(index) for index in range(len(stages))]
+        return [(positive, negative if needed else None) for positive, negative in each]
+    negative = text.negative if needed else None
+    contexts: list[Contexts] = []
+    for index in range(len(stages)):
+        if index == 0 or models.second_text:
+            loras = models.stage_loras(index)
+            contexts.append(models.encode_text(text.prompt, negative, loras=loras, run=run))
+        else:
+            contexts.append(contexts[0])
+    return contexts
+
+
+def encode_prompts(
+    models: TextModels, text: Prompt, *, negative: bool = True, run: Run | None = None
+) -> PromptEmbeds:
+    """Encode a prompt, and its negative prompt if ``negative``, for every stage."""
+    texts = text.prompt, (text.negative or "") if negative else None
+    stages = [models.encode_text(*texts, loras=models.stage_loras(0), run=run)]
+    if models.second_text:
+        stages.append(models.encode_text(*texts, loras=models.stage_loras(1), run=run))
+    return PromptEmbeds(
+        prompt=text.prompt,
+        negative_prompt=text.negative,
+        stages=tuple(stages),
+        models=_identity_of(models),
+    )
+
+
+def check_embeds(models: TextModels, embeds: PromptEmbeds) -> None:
+    """Raise ValueError if other text networks, LoRAs or dtypes than those of ``models`` made ``embeds``."""
+    now = _identity_of(models)
+    changed = [name for name in now if now[name] != embeds.models.get(name)]
+    if changed:
+        raise ValueError(
+            f"prompt_embeds were made with other {', '.join(changed)}: encode the prompt again with "
+            "encode_prompt of this pipeline"
+        )
+
+
+def _identity_of(models: TextModels) -> JsonObject:
+    """JSON values that identify what encodes text: networks, LoRAs, number format and numerics."""
+    networks = models.networks.identity()
+    files = models.networks.digests()
+    parts = {str(component) for component in (*TEXT_PARTS, Component.TEXT_ENCODER)}
+    loras = [
+        [lora.settings for lora in models.stage_loras(index) if TEXT_PARTS & lora.components]
+        for index in (0, 1)
+    ]
+    return {
+        "text networks": {name: digest for name, digest in files.items() if name in parts},
+        "LoRAs": loras,
+        "number format": networks["dtype"],
+        "numerics": networks["numerics"],
+    }

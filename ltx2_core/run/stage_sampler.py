@@ -1,0 +1,132 @@
+"""Samples the stages of one run: noise is added to a state, and the sampler removes it step by step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from ..conditioning.state import empty_state
+from ..loading import Lora
+from ..memory import MemoryPlan
+from ..sampling.caching import Evaluations
+from ..sampling.denoiser import Denoiser
+from ..sampling.model_calls import ModelCalls
+from ..sampling.noise import initial_state, make_noise, with_own_noise
+from ..sampling.samplers import get_sampler
+from ..transformer import Transformer
+from ..transformer.diagnosis import first_broken_block
+from ..types import AVLatent, LatentState, Numerics
+from .components import Components
+from .execution import Speed
+from .progress import Run
+from .prompt_embeds import Contexts
+from .request import Request
+from .stages import Stage
+
+
+class StageSampler:
+    """What the stages of one run share: the request, its random generators, and how networks are called.
+
+    ``networks`` loads the transformer; ``speed`` says how it is called and ``plan``, if there is a memory
+    budget, how much of it is on the device. ``run`` receives the progress. The seed of ``request`` decides
+    all noise, so that one sampler samples one run.
+    """
+
+    def __init__(
+        self,
+        networks: Components,
+        request: Request,
+        run: Run,
+        *,
+        speed: Speed,
+        numerics: Numerics,
+        plan: MemoryPlan | None,
+    ) -> None:
+        self.networks = networks
+        self.request = request
+        self.run = run
+        self.speed = speed
+        self.numerics = numerics
+        self.plan = plan
+        seed, device = request.sampling.seed, request.sampling.noise_device
+        assert seed is not None
+        # It draws the noise of the second stage, too, like that of the official pipelines.
+        self._start_noise = torch.Generator(device).manual_seed(seed)
+        # The official samplers draw theirs from a generator of its own, this far from the seed.
+        self._step_noise = torch.Generator(device).manual_seed((seed + 10000) % 2**64)
+
+    def state(self, stage: Stage, latents: AVLatent | None) -> LatentState:
+        """The state that ``stage`` starts from, without conditioning.
+
+        It holds ``latents``, those of an earlier stage or of the request, or zeros if they are None; audio
+        that ``latents`` do not have is zeros too.
+        """
+        state = empty_state(stage.clip, video=self.request.size.video, device=self.networks.device)
+        if latents is None:
+            return state
+        # Samplers compute in float32, whatever the networks compute in.
+        latents = latents.to(self.networks.device, torch.float32)
+        audio = latents.audio if latents.audio is not None else state.latent.audio
+        return replace(state, latent=AVLatent(latents.video, audio))
+
+    def sample(
+        self, index: int, stage: Stage, state: LatentState, contexts: Contexts, loras: tuple[Lora, ...]
+    ) -> tuple[AVLatent, Evaluations]:
+        """Sample stage number ``index``, from 0, with ``loras`` merged into the transformer.
+
+        ``state`` holds the latents and the conditioning, ``contexts`` the encoded prompts. Returns the
+        latents, which still hold the guides of ``state``, and how often the transformer was called. Raises
+        ValueError if the first step is NaN or infinite, and Stopped if the run is stopped.
+        """
+        name = f"stage {index + 1}"
+        self.run.report(name, 0, len(stage.sigmas) - 1)
+        with (
+            self.networks.clock.timed("sampling"),
+            self.networks.use_transformer(loras, self.plan, fused=self.speed.fused) as transformer,
+        ):
+            denoise = self._denoiser(transformer, stage, state, contexts)
+            # Drawn even where it is replaced, so that a second stage has the noise of its seed.
+            noise = make_noise(state.latent, self._start_noise)
+            if index == 0 and self.request.inputs.noise is not None:
+                noise = with_own_noise(noise, self.request.inputs.noise)
+            x = initial_state(state, noise, float(stage.sigmas[0]), self.numerics)
+            # The first evaluation of a stage, which is repeated to find the block where values break.
+            where = partial(
+                first_broken_block,
+                transformer.transformer_blocks,
+                lambda: denoise(x, float(stage.sigmas[0])),
+            )
+            latents = get_sampler(stage.sampler, eta=stage.eta)(
+                denoise,
+                x,
+                stage.sigmas,
+                lambda step, steps, x0: self.run.report_estimate(name, step, steps, x0, where),
+                generator=self._step_noise,
+                preserve=denoise.preserve,
+            )
+            return latents, denoise.evaluations
+
+    def _denoiser(
+        self, transformer: Transformer, stage: Stage, state: LatentState, contexts: Contexts
+    ) -> Denoiser:
+        """The function of one sampling step of ``stage``: noisy latents and a sigma to clean latents."""
+        return Denoiser(
+            self.speed.runner(transformer, self.plan),
+            state,
+            *contexts,
+            guidance=stage.guidance,
+            nag=stage.nag,
+            numerics=self.numerics,
+            sigmas=stage.sigmas,
+            calls=ModelCalls(
+                dtype=self.networks.dtype,
+                passes_per_call=self.speed.passes_per_call,
+                pass_group=self.speed.processes.passes,
+                cache=self.request.sampling.cache,
+                tiles=self.request.sampling.tiles,
+                text_keys=self.speed.keep_text_keys,
+                on_block=lambda block: self.run.check(),
+            ),
+        )

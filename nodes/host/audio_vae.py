@@ -1,0 +1,135 @@
+"""The audio VAE as a ComfyUI VAE, and the encoding of audio with any audio VAE of LTX-2.
+
+Letters: B batch, L audio latent frames, S samples.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import comfy.model_management
+import comfy.ops
+import comfy.sd
+import torch
+from torch import Tensor
+
+from ...ltx2_core.audio import AudioDecoder, AudioEncoder, AudioVAE, build_vocoder
+from ...ltx2_core.config import audio_vae_config, vocoder_config
+from ...ltx2_core.loading.detect import Component
+from ...ltx2_core.out_of_memory import attempt
+from .host_vae import HostVAE
+from .patcher import Patcher
+from .values import Vae
+from .weights import load_exactly, read_weights
+
+HOST_AUDIO_RATIO = 4096
+"""Samples per latent in the host's arithmetic for audio, by which it cuts tiles and crops what it encodes."""
+
+HOST_AUDIO_RATE = 44100
+"""Rate in Hz of the waveforms that the host and other packs encode, whatever rate the networks take."""
+
+
+def load_audio_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.sd.VAE:
+    """Load the audio VAE and the vocoder from a checkpoint or from files with its parts.
+
+    Its ``encode`` takes what ComfyUI's own audio VAE takes; the function :func:`encode_audio` takes any rate
+    and crops nothing. Raises ValueError if they hold none or the weights do not fit.
+    """
+    weights = read_weights(*paths)
+    parts = {
+        name: weights.take(component)
+        for name, component in (
+            ("encoder", Component.AUDIO_ENCODER),
+            ("decoder", Component.AUDIO_DECODER),
+            ("vocoder", Component.VOCODER),
+        )
+    }
+    config, vocoder = audio_vae_config(weights.config), vocoder_config(weights.config)
+    # The vocoder loses quality in bfloat16, and the networks for audio are small.
+    dtype, operations = torch.float32, comfy.ops.disable_weight_init
+    network = HostAudioVAE(
+        AudioEncoder(config, dtype=dtype, operations=operations),
+        AudioDecoder(config, dtype=dtype, operations=operations),
+        build_vocoder(vocoder, dtype=dtype, operations=operations),
+    )
+    for name, tensors in parts.items():
+        load_exactly(getattr(network, name), tensors, f"audio {name} of {weights.name}", assign=False)
+    vae = HostVAE(network, dtype, dynamic=False)
+    vae.latent_channels, vae.latent_dim, vae.output_channels = config.z_channels, 2, config.out_channels
+    vae.upscale_ratio = vae.downscale_ratio = HOST_AUDIO_RATIO
+    vae.extra_1d_channel, vae.pad_channel_value = config.latent_bins, "replicate"
+    vae.process_input = vae.process_output = lambda audio: audio
+    # Loaded whole or not at all, as ComfyUI does with its own audio VAE: the networks are small.
+    vae.working_dtypes, vae.disable_offload = [dtype], True
+    vae.audio_sample_rate, vae.audio_sample_rate_output = HOST_AUDIO_RATE, vocoder.sample_rate
+    vae.autoencoder = AudioFrontEnd(config.sample_rate, config.hop_length, config.mel_bins)
+    vae.memory_used_encode = lambda shape, dtype: 2048 * shape[2]
+    vae.memory_used_decode = lambda shape, dtype: 512 * 1024 * prod(shape[2:])
+    vae.patcher.cached_patcher_init = (_audio_vae_patcher, tuple(map(str, paths)))
+    return vae
+
+
+class AudioFrontEnd(NamedTuple):
+    """The attributes of ``vae.autoencoder`` that other packs read.
+
+    They are the sample rate in Hz, the samples per mel frame, and the number of mel bins.
+    """
+
+    sampling_rate: int
+    mel_hop_length: int
+    mel_bins: int
+
+
+class HostAudioVAE(AudioVAE):
+    """The audio VAE with ComfyUI's interface; waveforms have ``HOST_AUDIO_RATE`` by default."""
+
+    def encode(self, waveform: Tensor, sample_rate: int = HOST_AUDIO_RATE) -> Tensor:  # type: ignore[override]
+        """Waveform (B, channels, S) at ``sample_rate`` Hz -> latent (B, 8, L, 16)."""
+        return attempt("encoding audio", lambda: super(HostAudioVAE, self).encode(waveform, sample_rate))
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Normalised latent (B, 8, L, 16) -> waveform (B, 2, S) at ``output_sample_rate``."""
+        return attempt("decoding the audio", lambda: super(HostAudioVAE, self).decode(latent))
+
+    @property
+    def mel_hop_length(self) -> int:
+        return self.encoder.config.hop_length
+
+    @property
+    def latents_per_second(self) -> float:
+        return self.sample_rate / self.mel_hop_length / self.encoder.config.downsample
+
+
+def encode_audio(audio_vae: Vae, waveform: Tensor, sample_rate: int) -> Tensor:
+    """Encode a waveform (B, 2, S) at ``sample_rate`` Hz to a normalised latent (B, 8, L, 16).
+
+    ``audio_vae`` is any audio VAE of LTX-2, this pack's or ComfyUI's. Its network is called directly, because
+    ComfyUI's ``VAE.encode`` crops up to 93 ms. Raises ValueError for another VAE.
+    """
+    audio_rate_of(audio_vae)
+    network = audio_vae.first_stage_model
+    memory = audio_vae.memory_used_encode(waveform.shape, audio_vae.vae_dtype)
+    # The host loads a VAE's weights in its own ``encode``, which is not called here.
+    comfy.model_management.load_models_gpu(
+        [audio_vae.patcher], memory_required=memory, force_full_load=audio_vae.disable_offload
+    )
+    samples = waveform.to(device=audio_vae.device, dtype=audio_vae.vae_dtype)
+    latent: Tensor = network.encode(samples, sample_rate)
+    return latent.to(audio_vae.output_device).float()
+
+
+def audio_rate_of(audio_vae: Vae) -> int:
+    """The sample rate in Hz that an audio VAE of LTX-2 encodes. Raises ValueError for another VAE."""
+    network: Any = getattr(audio_vae, "first_stage_model", None)
+    if not hasattr(network, "num_of_latents_from_frames"):
+        raise ValueError(
+            f"audio_vae is a {type(network).__name__} and no audio VAE of LTX-2: connect audio_vae of LTX-2 "
+            "Load Checkpoint or LTX-2 Load All, or ComfyUI's Load LTXV Audio VAE"
+        )
+    return int(network.sample_rate)
+
+
+def _audio_vae_patcher(*paths: str, disable_dynamic: bool = False) -> Patcher:
+    return load_audio_vae(*paths, disable_dynamic=disable_dynamic).patcher

@@ -1,0 +1,174 @@
+"""One call of the network by the host: its arguments become the streams of the transformer, which is run.
+
+Letters: B batch, C channels, F latent frames, H W latent rows and columns, T audio latent frames, S text
+tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...ltx2_core.transformer import Hidden, Modality, RopeMemory, Runner, Transformer
+from ...ltx2_core.transformer.chunks import Chunks
+from ...ltx2_core.transformer.nag import NegativeText
+from ...ltx2_core.transformer.tiles import evaluate_tiles
+from .block_calls import BlockCalls
+from .forking import FORK, Fork, Late
+from .guides import Entry, GuideTokens, Slots, guide_tokens, single_frame_marks
+from .host_attention import attend_for
+from .modalities import audio_modality, velocities_of, video_modality
+from .perturbing import perturbations_of
+from .progress import check_interrupted
+
+Options = Mapping[str, Any]
+"""The host's ``transformer_options`` of a call."""
+
+NAG = "ltx2_nag"
+"""Key in the options of a call: the settings of normalized attention guidance and its negative text."""
+TILES = "ltx2_tiles"
+"""Key in the options of a call: the tiles in which the frame is computed."""
+FUSED = "ltx2_fused"
+"""Key in the options of a call: its fused kernels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """The arguments of one call of the network, for each stream.
+
+    Attributes:
+        video, audio: latents (B, 128, F, H, W) and (B, 8, T, 16); audio is None or of length 0 without audio.
+        timesteps: the noise levels of video and audio, one for each sample or for each token.
+        contexts: text contexts of video and audio (B, S, width of the stream).
+        context_mask: which text tokens are valid; it holds for both contexts.
+        fps: frames of the clip per second.
+        options: the host's options, in which nodes state what they change.
+        guide_coordinates: positions of the guides' tokens in the video; None or empty without guides.
+        denoise_mask: the mask of the video, which marks holes of guides that are smaller than the clip.
+        entries: attention weights of the guides.
+        keyframes: which latent frames were generated as single frames.
+        reference: the tokens of a reference audio.
+    """
+
+    video: Tensor
+    audio: Tensor | None
+    timesteps: tuple[Tensor, Tensor]
+    contexts: Sequence[Tensor]
+    context_mask: Tensor | None
+    fps: float
+    options: Options
+    guide_coordinates: Tensor | None
+    denoise_mask: Tensor | None
+    entries: list[Entry]
+    keyframes: Slots | None
+    reference: dict[str, Tensor] | None
+
+    def guides(self) -> GuideTokens | None:
+        """The tokens of the guides in the video; None without guides."""
+        if self.guide_coordinates is None or not self.guide_coordinates.shape[2]:
+            return None
+        count = self.video[0, 0].numel()
+        return guide_tokens(self.guide_coordinates, self.denoise_mask, self.entries, count)
+
+    def streams(self, guides: GuideTokens | None) -> tuple[Modality, Modality | None]:
+        """Video and audio as the transformer takes them, tokens with positions; audio may be missing."""
+        # The mask of the text is one for both streams: their contexts are equally long and were joined by
+        # width.
+        video = replace(
+            video_modality(self.video, self.timesteps[0], self.fps, self.contexts[0], guides, self.entries),
+            context_mask=self.context_mask,
+            keyframes=single_frame_marks(self.video, self.keyframes, guides),
+            enabled=self.options.get("run_vx", True),
+        )
+        audio = None
+        if self.audio is not None and self.audio.numel():
+            audio = replace(
+                audio_modality(self.audio, self.timesteps[1], self.contexts[1], self.reference),
+                context_mask=self.context_mask,
+                enabled=self.options.get("run_ax", True),
+            )
+        if NAG in self.options:
+            negatives = _negative_texts(self.options, self.contexts)
+            video = replace(video, negative=negatives[0])
+            audio = None if audio is None else replace(audio, negative=negatives[1])
+        return video, audio
+
+
+def velocities(
+    network: Transformer, call: Call, *, chunks: Chunks, rope_memory: RopeMemory
+) -> list[Tensor] | Tensor:
+    """Run the transformer for a call: velocities of the shapes of its latents, a tensor without audio.
+
+    ``chunks`` is how many tokens are computed at a time; ``rope_memory`` holds the rotary tables of earlier
+    calls.
+    """
+    guides = call.guides()
+    video, audio = call.streams(guides)
+    perturbations = perturbations_of(call.options, len(call.video))
+    samples, fork = len(call.video), call.options.get(FORK)
+    # Blocks before the fork do not run, so that the prefetch queue must not hold them either.
+    start = fork.start(samples) if isinstance(fork, Late) else 0
+
+    def evaluate(video: Modality, audio: Modality | None, **part: Any) -> Hidden:
+        # All clones of a MODEL share the network, so that the kernels are chosen by each call.
+        runner = Runner(
+            network,
+            chunk_tokens=chunks,
+            fused=call.options.get(FUSED),
+            attend=attend_for(call.options),
+            run_block=BlockCalls(call.options),
+        )
+        blocks = list(network.transformer_blocks)[start:]
+        on_block = _on_block(blocks, start, call.video.device, call.options)
+        rope = rope_memory.tables(network, video, audio)
+        return runner(video, audio, perturbations, rope=rope, on_block=on_block, **part)
+
+    tiles, run = call.options.get(TILES), partial(evaluate, video, audio)
+    if tiles is not None:
+        streams = evaluate_tiles(evaluate, tiles, video, audio)
+    elif isinstance(fork, Late):
+        streams = fork.run(run, samples)
+    elif isinstance(fork, Fork):
+        streams = fork.passing(run, call.options["cond_or_uncond"], samples)
+    else:
+        streams = run()
+    return velocities_of(streams, call.video, call.audio, guides)
+
+
+def _negative_texts(options: Options, contexts: Sequence[Tensor]) -> list[NegativeText]:
+    """The negative text for video and audio, repeated to the batch size of ``contexts``."""
+    nag, text = options[NAG]
+    parts = text.to(contexts[0]).split([context.shape[-1] for context in contexts], dim=-1)
+    return [
+        NegativeText(
+            context=part.repeat(len(context) // len(part), 1, 1),
+            scale=nag.scale,
+            alpha=nag.alpha,
+            tau=nag.tau,
+        )
+        for part, context in zip(parts, contexts, strict=True)
+    ]
+
+
+def _on_block(blocks: list[Any], start: int, device: torch.device, options: Options) -> Callable[[int], None]:
+    """Make a callback that stops before a block if the user cancels, and fetches the next block's weights.
+
+    Only ComfyUI versions that stream weights fetch them.
+    """
+    try:
+        # The module is imported here because older hosts do not have it.
+        from comfy.model_prefetch import make_prefetch_queue, prefetch_queue_pop
+    except ImportError:
+        return lambda number: check_interrupted()
+    queue = make_prefetch_queue(blocks, device, options)
+
+    def on_block(number: int) -> None:
+        check_interrupted()
+        prefetch_queue_pop(queue, device, blocks[number - start])
+
+    return on_block

@@ -1,0 +1,89 @@
+"""The files that can be loaded for one purpose, with the errors for those that cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .folders import paths_in
+
+SHOWN = 4
+"""Number of names that an error lists."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileList:
+    """The files in some of the host's folders that can be loaded for one purpose.
+
+    Names of files in the first category are plain, those in others begin with the category:
+    ``vae/x.safetensors``. ``what`` names the purpose in errors. ``problem`` returns why a path cannot be
+    loaded, "" if it can; ``download`` says which files to download, and to which folders. Paths for which
+    ``list_anyway`` is true are listed last although they cannot be loaded: choosing one is an error that says
+    why.
+    """
+
+    what: str
+    categories: tuple[str, ...]
+    problem: Callable[[Path], str]
+    download: str
+    list_anyway: Callable[[Path], bool] = lambda path: False
+
+    def names(self) -> list[str]:
+        """Names of the files that can be loaded, then of those that are listed although they cannot."""
+        usable, faulty = self._sorted()
+        return usable + faulty
+
+    @property
+    def placeholder(self) -> str:
+        """The single name that is listed if there is no file.
+
+        Choosing it is an error that says what to download.
+        """
+        return f"no {self.what.removeprefix('a ').removeprefix('an ')} found"
+
+    def path(self, name: str) -> Path:
+        """The path of the file with this name. Raises ValueError for one that cannot be loaded."""
+        if message := self.refusal(name):
+            raise ValueError(message)
+        return dict(self._listed())[name]
+
+    def refusal(self, name: str) -> str:
+        """Why the file ``name`` cannot be loaded, and which files can; "" if it can."""
+        # The files are listed again at each call: the user may have added or removed some since the nodes
+        # were defined.
+        listed = dict(self._listed())
+        # The placeholder is checked first, because it is no file and would else be reported as a missing one.
+        if name == self.placeholder:
+            reason = f"{self.placeholder} in models/{' or models/'.join(self.categories)}"
+        elif name.lower().endswith(".gguf"):
+            reason = (
+                f"{name} is a GGUF: these loaders read safetensors. A GGUF pack loads it, and its MODEL fits"
+            )
+        elif name not in listed:
+            reason = f"{name} is not in models/{' or models/'.join(self.categories)}"
+        elif reason := self.problem(listed[name]):
+            reason = f"{name} cannot serve as {self.what}: {reason}"
+        else:
+            return ""
+        names, _ = self._sorted()
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        choose = f"Choose {', '.join(names[:SHOWN])}{more}, or download" if names else "Download"
+        return f"{reason}. {choose} {self.download}"
+
+    def _sorted(self) -> tuple[list[str], list[str]]:
+        """Two lists of names: files that can be loaded, and files that are listed although they cannot."""
+        usable: list[str] = []
+        faulty: list[str] = []
+        for name, path in self._listed():
+            if not self.problem(path):
+                usable.append(name)
+            elif self.list_anyway(path):
+                faulty.append(name)
+        return usable, faulty
+
+    def _listed(self) -> Iterator[tuple[str, Path]]:
+        """Yield name and path of every file in the categories, loadable or not."""
+        for category in self.categories:
+            for name, path in paths_in(category):
+                yield (name if category == self.categories[0] else f"{category}/{name}"), path

@@ -1,0 +1,28 @@
+"""Options of a MODEL that the network of this pack reads in every call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .network import HostTransformer
+
+
+def with_option(model: Any, name: str, value: Any, *, what: str) -> Any:
+    """Clone a MODEL and set the option ``name`` in its calls of the network.
+
+    Raises ValueError for ComfyUI's own network, which does not read it; ``what`` names in the message what
+    needs the option.
+    """
+    if not isinstance(model.model.diffusion_model, HostTransformer):
+        raise ValueError(
+            f"{what} need the model of LTX-2 Load Checkpoint or LTX-2 Load All, with its network set to "
+            "LTX-2: connect that in place of this one"
+        )
+    # The MODEL may be connected to other nodes, which must not see the option.
+    clone = model.clone()
+    options = clone.model_options
+    clone.model_options = {
+        **options,
+        "transformer_options": {**options.get("transformer_options", {}), name: value},
+    }
+    return clone

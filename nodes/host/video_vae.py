@@ -1,0 +1,135 @@
+"""The video VAE as a ComfyUI VAE, so that its nodes for decoding, encoding and saving take it.
+
+Letters: B batch, C latent channels, F frames, H W rows and columns of pixels, f h w those of the latent.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import comfy.model_management
+import comfy.ops
+import comfy.sd
+import torch
+from torch import Tensor
+
+from ...ltx2_core.config import VideoVAEConfig, video_vae_config
+from ...ltx2_core.loading.detect import Component
+from ...ltx2_core.memory import decoder_memory
+from ...ltx2_core.out_of_memory import attempt
+from ...ltx2_core.run.recipes import generation_of, recipe_for
+from ...ltx2_core.shapes import SPATIAL_SCALE, TEMPORAL_SCALE, latent_frames_of
+from ...ltx2_core.video_vae import VideoVAE
+from .host_vae import HostVAE
+from .patcher import Patcher, is_dynamic
+from .progress import check_interrupted, count_bar
+from .weights import load_exactly, read_weights
+
+ENCODE_CHUNK = 16
+"""Pixel frames that are moved to the device at a time."""
+
+STREAM_BYTES = 1 << 30
+"""Least working memory of a streamed pass in addition to the clip itself, whatever the clip's length."""
+
+RECIPE = "ltx2_recipe"
+"""Attribute of a video VAE: the recipe of the checkpoint that it is from, which images are compressed by."""
+
+
+def load_video_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.sd.VAE:
+    """Load the video VAE from a checkpoint, a VAE file, or two files with its encoder and decoder.
+
+    Raises ValueError if they hold none or its weights do not fit.
+    """
+    weights = read_weights(*paths)
+    tensors = weights.take(Component.VIDEO_ENCODER, Component.VIDEO_DECODER)
+    config = video_vae_config(weights.config)
+    encoder = weights.source(Component.VIDEO_ENCODER)
+    dtype = comfy.model_management.vae_dtype(
+        comfy.model_management.vae_device(), [torch.bfloat16, torch.float32]
+    )
+    # These operations skip the random initialisation, which loading overwrites.
+    network = HostVideoVAE(config, dtype=dtype, operations=comfy.ops.disable_weight_init)
+    vae = HostVAE(network, dtype, dynamic=not disable_dynamic)
+    load_exactly(network, tensors, f"video VAE of {weights.name}", assign=is_dynamic(vae.patcher))
+    version = str(encoder.metadata.get("model_version", ""))
+    setattr(vae, RECIPE, recipe_for(generation_of(version, inferred=encoder.generation)))
+    time, space = TEMPORAL_SCALE, SPATIAL_SCALE
+    vae.latent_channels, vae.latent_dim, vae.output_channels = config.latent_channels, 3, config.channels
+    # The host computes tiles and sizes of results from these.
+    vae.upscale_ratio = (lambda latents: max(0, time * (latents - 1) + 1), space, space)
+    vae.downscale_ratio = (lambda frames: max(0, (frames + time - 1) // time), space, space)
+    vae.upscale_index_formula = vae.downscale_index_formula = (time, space, space)
+    # Decoded frames lie on the output device, so only pieces of bounded size count here.
+    vae.memory_used_decode = lambda shape, dtype: _decode_bytes(config, tuple(shape), dtype)
+    vae.memory_used_encode = lambda shape, dtype: _encode_bytes(config, tuple(shape), dtype)
+    vae.patcher.cached_patcher_init = (_video_vae_patcher, tuple(map(str, paths)))
+    return vae
+
+
+def _decode_bytes(config: VideoVAEConfig, shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    """Estimate the bytes for decoding a latent (B, C, f, h, w), without those of weights and frames."""
+    batch, _, frames, *cells = shape
+    memory = decoder_memory(config, latent_frames=frames, cells=(cells[0], cells[1]), itemsize=dtype.itemsize)
+    return max(STREAM_BYTES, batch * memory.peak)
+
+
+def _encode_bytes(config: VideoVAEConfig, shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    """Estimate the bytes for encoding frames (B, 3, F, H, W), without those of weights and frames.
+
+    It is half as much again as for decoding the same frames; measurements never exceeded that.
+    """
+    batch, _, frames, height, width = shape
+    cells = max(1, height // SPATIAL_SCALE), max(1, width // SPATIAL_SCALE)
+    return _decode_bytes(config, (batch, 0, latent_frames_of(frames), *cells), dtype) * 3 // 2
+
+
+class HostVideoVAE(VideoVAE):
+    """The video VAE with ComfyUI's interface for decoding and encoding a clip in chunks."""
+
+    comfy_has_chunked_io = True
+
+    def decode_output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the decoded frames, (B, 3, F, H, W), for a latent of shape (B, C, f, h, w)."""
+        batch, _, frames, height, width = shape
+        pixels = self.time_scale * (frames - 1) + 1, self.space_scale * height, self.space_scale * width
+        return batch, self.config.channels, *pixels
+
+    def decode(self, latent: Tensor, output_buffer: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """Decode a normalised latent (B, C, f, h, w) to frames (B, 3, F, H, W) in [-1, 1].
+
+        Each chunk of frames is written to ``output_buffer``, if there is one, as soon as it is decoded.
+        """
+        shape = self.decode_output_shape(tuple(latent.shape))
+        # The host's buffer is on the output device, so that only one decoded piece is on the GPU.
+        frames = latent.new_empty(shape) if output_buffer is None else output_buffer
+        attempt("decoding the video", lambda: self._decode_into(frames, latent))
+        return frames
+
+    def _decode_into(self, frames: Tensor, latent: Tensor) -> None:
+        done, on_count = 0, count_bar(frames.shape[2], "decoding frame")
+        for piece in self.decode_stream(latent):
+            frames[:, :, done : done + piece.shape[2]].copy_(piece)
+            done += piece.shape[2]
+            on_count(done)
+
+    def encode(self, frames: Tensor, device: torch.device | None = None) -> Tensor:  # type: ignore[override]
+        """Encode frames (B, 3, F, H, W) in [-1, 1] to a normalised latent.
+
+        Only the first 8k + 1 frames are used.
+        """
+        # The encoder is causal and takes one frame and then groups of eight.
+        usable = (frames.shape[2] - 1) // self.time_scale * self.time_scale + 1
+        chunks = frames[:, :, :usable].split(ENCODE_CHUNK, dim=2)
+
+        def moved(chunk: Tensor) -> Tensor:
+            check_interrupted()
+            return chunk.to(device or chunk.device)
+
+        def encoded() -> Tensor:
+            return torch.cat(list(self.encode_stream(map(moved, chunks))), dim=2)
+
+        return attempt("encoding frames", encoded)
+
+
+def _video_vae_patcher(*paths: str, disable_dynamic: bool = False) -> Patcher:
+    return load_video_vae(*paths, disable_dynamic=disable_dynamic).patcher

@@ -1,0 +1,96 @@
+"""Inputs and outputs that the nodes for loading share: choices of files, and what a checkpoint gives."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..host.file_list import FileList
+from ..host.model import load_host_model, load_model
+from . import file_lists
+from .file_lists import NONE, SAME
+
+OURS = "LTX-2"
+NETWORKS = {OURS: load_model, "ComfyUI": load_host_model}
+"""Choices of the widget ``network``."""
+
+
+def combo(name: str, files: FileList, tooltip: str, *fixed: str, optional: bool = False) -> io.Input:
+    """Create the input ``name``: a choice of the values ``fixed`` and, after them, of the files ``files``."""
+    default = fixed[0] if optional else None
+    # An empty list could not say what to download: its placeholder does, when it is chosen.
+    options = [*fixed, *files.names()] or [files.placeholder]
+    return io.Combo.Input(name, options=options, tooltip=tooltip, optional=optional, default=default)
+
+
+def model_input() -> io.Input:
+    return combo(
+        "ckpt_name",
+        file_lists.MODELS,
+        "LTX-2 checkpoint in models/checkpoints, transformer file in models/diffusion_models, or folder in "
+        "models/diffusers. Only what can be loaded is listed: LTX-2 Inspect File says why a file is not.",
+    )
+
+
+def part_inputs() -> list[io.Input]:
+    """The inputs for files that a model split into several files has in addition to the transformer.
+
+    They are the last inputs and optional, because older workflows lack them.
+    """
+    return [
+        combo(
+            "video_vae",
+            file_lists.VIDEO_VAES,
+            "Where the video VAE is, if not in ckpt_name: a file in models/vae.",
+            SAME,
+            NONE,
+            optional=True,
+        ),
+        combo(
+            "audio_vae",
+            file_lists.AUDIO_VAES,
+            "Where the audio VAE with its vocoder is, if not in ckpt_name: a file in models/vae.",
+            SAME,
+            NONE,
+            optional=True,
+        ),
+        combo(
+            "text_parts",
+            file_lists.TEXT_PARTS,
+            "Where text connectors and projection are, if not in ckpt_name: a file in models/text_encoders.",
+            SAME,
+            optional=True,
+        ),
+    ]
+
+
+def network_input() -> io.Input:
+    """Create the choice of the network that computes the model: that of this library or ComfyUI's own.
+
+    It is the last input and optional, because older workflows lack it.
+    """
+    return io.Combo.Input(
+        "network",
+        options=list(NETWORKS),
+        default=OURS,
+        optional=True,
+        tooltip="LTX-2: the network of this pack, for Speed, Spatial Tiles and less memory. ComfyUI: the "
+        "host's own network from the same file, for nodes of other packs that LTX-2 refuses, and for the "
+        "results of ComfyUI's own loader in this version.",
+    )
+
+
+def text_encoder_input() -> io.Input:
+    return combo(
+        "text_encoder",
+        file_lists.ENCODERS,
+        "Gemma 3 12B (for LTX-2.5 its Gemma 4) in models/text_encoders: one file in bf16, fp8_scaled or "
+        "fp4_mixed, or a folder with config.json, tokenizer and weights, which appears by its first file.",
+    )
+
+
+def checkpoint_outputs() -> list[io.Output]:
+    return [
+        io.Model.Output(display_name="model", tooltip="The transformer, for sampling."),
+        io.Vae.Output(display_name="video_vae", tooltip="Encodes and decodes video frames."),
+        io.Vae.Output(display_name="audio_vae", tooltip="Encodes and decodes audio."),
+    ]

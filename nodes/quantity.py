@@ -1,0 +1,65 @@
+"""Number widgets for options of the table, with its bounds and its help."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..ltx2_core.run.options import by_name
+from .numbers import real_input
+
+_FLAG = re.compile(r"--([a-z][a-z-]*)")
+
+
+def quantity(
+    option: str,
+    default: float,
+    *,
+    name: str | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    step: float | None = None,
+    more: str = "",
+    text: str | None = None,
+    flags: Mapping[str, str] = MappingProxyType({}),
+    **others: Any,
+) -> io.Input:
+    """A number widget for an option of the table, with its bounds and the first sentence of its help.
+
+    ``name`` is the widget's name, by default the option's. ``low`` and ``high`` replace bounds, where the
+    table has none or a saved workflow may hold a value outside them. ``text`` replaces the help in the
+    tooltip, and ``more`` is appended to it. ``flags`` maps flags in the help to names of the node's inputs.
+    ``others`` are passed to the widget.
+    """
+    declared = by_name(option)
+    bounds = [own if own is not None else of for own, of in zip((low, high), declared.range, strict=True)]
+    # ComfyUI has no widgets without bounds, unlike the options of the command line.
+    assert None not in bounds, f"{option} has no bound in the table: state it"
+    # The first sentence says what the option is; later ones are about the command line.
+    sentence = declared.help.partition(". ")[0].rstrip(".")
+    named = _FLAG.sub(lambda flag: flags.get(flag[1], flag[1].replace("-", "_")), sentence)
+    tooltip = f"{text or named}. {more}".rstrip()
+    if declared.kind == "int":
+        whole = int(bounds[0] or 0), int(bounds[1] or 0)
+        return io.Int.Input(
+            name or option,
+            default=int(default),
+            min=whole[0],
+            max=whole[1],
+            step=None if step is None else int(step),
+            tooltip=tooltip,
+            **others,
+        )
+    return real_input(
+        name or option,
+        default=default,
+        low=float(bounds[0] or 0),
+        high=float(bounds[1] or 0),
+        step=step,
+        tooltip=tooltip,
+        **others,
+    )
