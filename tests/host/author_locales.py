@@ -1,6 +1,6 @@
-"""Writes ``locales/source.json`` from the nodes: ``python tests/host/author_locales.py`` with ``COMFYUI_DIR`` set.
+"""Writes ``locales/source.json``: ``python tests/host/author_locales.py`` with ``COMFYUI_DIR`` set.
 
-Translations of texts that have changed are removed from all languages, and what is left to translate is
+The English texts come from the nodes. Translations of texts that have changed are removed from all languages, and what is left to translate is
 printed. Where only the wording has changed and not the meaning, edit ``source.json`` by hand instead.
 """
 

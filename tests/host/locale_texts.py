@@ -38,13 +38,13 @@ def write(path: Path, texts: Texts) -> None:
 
 
 def english(object_info: Json) -> Texts:
-    """The texts of this pack's nodes in the host's ``/object_info``, under the paths at which the page looks."""
+    """Texts of this pack's nodes in the host's ``/object_info``, under the paths at which the page looks."""
     nodes = {name: node for name, node in sorted(object_info.items()) if name.startswith(PREFIX)}
     return _flat({name: _texts_of_node(node) for name, node in nodes.items()})
 
 
 def carried_over(translated: Texts, before: Texts, now: Texts) -> Texts:
-    """What remains of a translation, in the order of ``now``: the texts whose English is as it was ``before``."""
+    """The texts of a translation whose English is ``now`` as it was ``before``, in the order of ``now``."""
     return {path: translated[path] for path in now if path in translated and before.get(path) == now[path]}
 
 

@@ -1,4 +1,4 @@
-"""Texts of the nodes in other languages: those of the nodes as they are, served by the host, shown on the page."""
+"""Translated texts of the nodes: made from the texts as they are, served by the host, shown on the page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHOWN = """([name, combos]) => {
     const texts = { [`${name}.display_name`]: node.title };
     const note = (part, key, label) => { texts[`${name}.${part}.${key.replaceAll(".", "_")}.name`] = label; };
     const look = () => {
-        for (const widget of node.widgets ?? []) if (widget.name !== "report") note("inputs", widget.name, widget.label);
+        for (const widget of node.widgets ?? []) note("inputs", widget.name, widget.label);
         for (const input of node.inputs ?? []) note("inputs", input.name, input.localized_name);
         node.outputs.forEach((output, index) => note("outputs", String(index), output.localized_name));
     };
