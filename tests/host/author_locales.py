@@ -1,7 +1,8 @@
 """Writes ``locales/source.json``: ``python tests/host/author_locales.py`` with ``COMFYUI_DIR`` set.
 
-The English texts come from the nodes. Translations of texts that have changed are removed from all languages, and what is left to translate is
-printed. Where only the wording has changed and not the meaning, edit ``source.json`` by hand instead.
+The English texts come from the nodes. Translations of texts that have changed are removed from all languages,
+and what is left to translate is printed. Where only the wording has changed and not the meaning, edit
+``source.json`` by hand instead.
 """
 
 from __future__ import annotations
