@@ -12,7 +12,9 @@ const LABELS = { positive: "Prompt", negative: "Negative prompt: what to avoid",
  */
 export function labelTextBoxes(node) {
   for (const widget of node.widgets ?? []) {
-    const label = LABELS[/** @type {keyof typeof LABELS} */ (widget.name)];
+    const english = LABELS[/** @type {keyof typeof LABELS} */ (widget.name)];
+    // The page sets a label where its language has one for this widget.
+    const label = english && widget.label && widget.label !== widget.name ? widget.label : english;
     const box = widget.inputEl ?? widget.element;
     if (!label || !(box instanceof HTMLTextAreaElement)) continue;
     // A background needs no element of its own, which some versions of the page would lay over the text.
