@@ -148,7 +148,7 @@ def test_frames_of_videohelpersuite_go_into_images_guides_and_audio(
         latent = our_latent(g, 17)
         image = g.add("ImageFromBatch", image=clip, batch_index=0, length=1)
         begun = g.add(
-            "LTX2AVImgToVideoInplace", video_vae=loaded.vae, image=image, latent=latent, strength=1.0, crf=-1
+            "LTX2AVImgToVideoInplace", video_vae=loaded.vae, image=image, latent=latent, strength=1.0, crf=0
         )
         guided = g.add(
             "LTX2AVAddGuide",
