@@ -1,8 +1,8 @@
 """Every workflow that ComfyUI-LTXVideo ships, on core's loaders and on ours: the same frames and audio.
 
 ``COMFYUI_PACKS`` names a folder with packs; without ComfyUI-LTXVideo in it this file is skipped. What their
-graphs take of packs that are not there, such as depth estimators, is left out, and so is what Gemma would write:
-their node for it builds a Gemma of 12B.
+graphs take of packs that are not there, such as depth estimators, is left out, and so is what Gemma would
+write: their node for it builds a Gemma of 12B.
 """
 
 from __future__ import annotations
