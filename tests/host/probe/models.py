@@ -34,6 +34,7 @@ class LTX2ProbeModel(io.ComfyNode):
             "family": _family(model.model.model_config),
             "keys": sorted(model.model.state_dict()),
             "patches": len(model.patches),
+            "quantised": sorted({getattr(m, "quant_format", None) or "" for m in network.modules()} - {""}),
             "lora_metadata": model.get_attachment("lora_metadata"),
             "dtype": str(network.dtype),
             "host_layers": all(
