@@ -16,6 +16,12 @@ ICLoraParameters = io.Custom("IC_LORA_PARAMETERS")
 BY_MODEL = -1
 """Value of an image's ``crf`` that leaves it to the recipe of the model."""
 
+LEFT_TO_MODEL = "by the model"
+"""Value of a choice that leaves it to the recipe of the model."""
+
+AS_ABOVE = "as above"
+"""Value of a choice that leaves it to the widgets above."""
+
 SECONDS, FRAMES = "seconds", "frames"
 """Values of ``length_unit``."""
 

@@ -2,7 +2,7 @@
 /** Registers what this pack adds to the page. */
 import { app } from "../../scripts/app.js";
 import { showReports } from "./report.js";
-import { greyWithoutEffect, labelTextBoxes } from "./widgets.js";
+import { countSavedStrength, greyWithoutEffect, labelTextBoxes } from "./widgets.js";
 
 const PREFIX = "LTX2AV";
 
@@ -12,6 +12,8 @@ app.registerExtension({
     if (!String(node.comfyClass).startsWith(PREFIX)) return;
     showReports(node);
     labelTextBoxes(node);
+    // First, since it decides what is grey.
+    countSavedStrength(node);
     greyWithoutEffect(node);
   },
 });

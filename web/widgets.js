@@ -3,7 +3,9 @@
 
 const SCHEDULE = "schedule";
 const WITH_STEPS = "LTX-2 scheduler";
-const BY_HAND = "as above";
+const AS_ABOVE = "as above";
+const BY_MODEL = "by the model";
+const BY_KIND = "distilled_strength";
 const LABELS = { positive: "Prompt", negative: "Negative prompt: what to avoid", prompts: "Prompts by time" };
 
 /**
@@ -34,7 +36,7 @@ export function labelTextBoxes(node) {
  * @returns {Record<string, boolean>}
  */
 export function withoutEffect(value, linked) {
-  const preset = value("preset") !== undefined && value("preset") !== BY_HAND;
+  const preset = value("preset") !== undefined && value("preset") !== AS_ABOVE;
   const schedule = linked("sigmas") || preset;
   return {
     [SCHEDULE]: schedule,
@@ -45,13 +47,14 @@ export function withoutEffect(value, linked) {
     width: linked("image"),
     height: linked("image"),
     megapixels: !linked("image"),
+    strength: value(BY_KIND) === BY_MODEL && /distilled/i.test(value("lora")),
   };
 }
 
-const GREYED = ["LTX2AVSampleStage", "LTX2AVLongVideo", "LTX2AVClipPlan"];
+const GREYED = ["LTX2AVSampleStage", "LTX2AVLongVideo", "LTX2AVClipPlan", "LTX2AVLoadLora"];
 
 /**
- * Grey the widgets that have no effect: the steps of a fixed schedule, a size that an image decides.
+ * Grey the widgets that have no effect: steps of a fixed schedule, a size or strength decided elsewhere.
  * @param {any} node
  */
 export function greyWithoutEffect(node) {
@@ -70,7 +73,7 @@ export function greyWithoutEffect(node) {
     }
     node.setDirtyCanvas?.(true, true);
   };
-  for (const name of [SCHEDULE, "preset"]) if (widget(name)) after(widget(name), "callback", update);
+  for (const name of [SCHEDULE, "preset", "lora", BY_KIND]) if (widget(name)) after(widget(name), "callback", update);
   // A workflow that is opened sets values and links after the node was made.
   after(node, "onConfigure", update);
   after(node, "onConnectionsChange", update);
@@ -78,16 +81,29 @@ export function greyWithoutEffect(node) {
 }
 
 /**
- * Call ``then`` after each call of a method.
+ * Let the strength of a LoRA count in a workflow that was saved before it could be left to the model.
+ * @param {any} node
+ */
+export function countSavedStrength(node) {
+  const index = node.widgets?.findIndex((/** @type {any} */ one) => one.name === BY_KIND) ?? -1;
+  if (index < 0) return;
+  after(node, "onConfigure", (/** @type {any} */ saved) => {
+    const values = saved?.widgets_values;
+    if (Array.isArray(values) && values.length <= index) node.widgets[index].value = AS_ABOVE;
+  });
+}
+
+/**
+ * Call ``then`` after each call of a method, with the same values.
  * @param {any} object
  * @param {string} method
- * @param {() => void} then
+ * @param {(...values: any[]) => void} then
  */
 function after(object, method, then) {
   const before = object[method];
   object[method] = function (/** @type {unknown[]} */ ...values) {
     const result = before?.apply(this, values);
-    then();
+    then(...values);
     return result;
   };
 }

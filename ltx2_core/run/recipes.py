@@ -22,7 +22,8 @@ class Recipe:
 
     ``sigmas`` and ``stage2_sigmas`` are keys of ``FIXED_SIGMAS``. If ``sigmas`` is None, the first stage uses
     the LTX-2 schedule with ``steps`` steps. ``stages`` is the default of ``ltx2 generate`` only; in Python
-    the default is one stage.
+    the default is one stage. ``node_stage2_sigmas`` is the list for ComfyUI, whose published graphs differ
+    from Lightricks' own code there. ``distilled_lora`` is the strength of a distilled LoRA in those graphs.
     """
 
     name: str
@@ -36,6 +37,8 @@ class Recipe:
     sigmas: str | None = None
     stage2_sampler: str = "euler"
     stage2_sigmas: str = "distilled_stage2"
+    node_stage2_sigmas: str = "distilled_stage2"
+    distilled_lora: float = 1.0
     image_crf: int = 33
     width: int = 768
     height: int = 512
@@ -68,10 +71,10 @@ def _distilled(dev: Recipe, **changes: object) -> Recipe:
 
 
 _LTX20 = Recipe(name="LTX-2.0 dev", generation="2.0")
-_LTX23 = Recipe(name="LTX-2.3 dev", generation="2.3")
+_LTX23 = Recipe(name="LTX-2.3 dev", generation="2.3", node_stage2_sigmas="stage2_2.3", distilled_lora=0.5)
 # The image encoders of 2.4 and later were trained on images that are compressed less.
-_LTX24 = Recipe(name="LTX-2.4 dev", generation="2.4", image_crf=18)
-_LTX25 = Recipe(name="LTX-2.5 dev", generation="2.5", image_crf=18)
+_LTX24 = replace(_LTX23, name="LTX-2.4 dev", generation="2.4", image_crf=18)
+_LTX25 = replace(_LTX24, name="LTX-2.5 dev", generation="2.5")
 # Sizes and frame rate are those that the tiny set was trained at, on frames as they were drawn.
 _TINY = Recipe(
     name="the tiny set",

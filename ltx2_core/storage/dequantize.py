@@ -1,4 +1,4 @@
-"""Decodes quantised linear weights to float32: fp8, NVFP4, MXFP8 and int8.
+"""Decodes quantised linear weights to float32: fp8, NVFP4, MXFP8, int8 and 4-bit integers.
 
 Letters: O output features, I input features.
 """
@@ -16,11 +16,15 @@ from einops import rearrange
 from torch import Tensor
 
 from .files import ParsedJson
+from .int4 import grouped_values, signed_nibbles
 
 FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 SCALE_NAMES = ("weight_scale", "scale_weight")
 """The second name belongs to older files, those with a tensor ``scaled_fp8``."""
-COMPANIONS = (*SCALE_NAMES, "weight_scale_2", "input_scale", "scale_input", "comfy_quant")
+GROUP_SCALES = ("weight_s_rel", "weight_s_channel", "weight_codebook")
+"""Tensors of W4A8: scales of groups of inputs and of outputs, and perhaps the values of the 16 codes."""
+
+COMPANIONS = (*SCALE_NAMES, "weight_scale_2", "input_scale", "scale_input", "comfy_quant", *GROUP_SCALES)
 """Names of the tensors that may accompany a quantised ``weight``."""
 
 # The largest finite value of float8_e4m3fn.
@@ -30,15 +34,33 @@ MXFP8_BLOCK = 32
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """Magnitudes of the codes 0 ... 7; bit 3 is the sign."""
 ROTATION = 256
-"""Default number of inputs that share one rotation in int8 files."""
+"""Default number of inputs that share one rotation."""
 
-Kind = Literal["float", "nvfp4", "mxfp8", "int8"]
+Kind = Literal["float", "nvfp4", "mxfp8", "int8", "w4a4", "w4a8"]
 _KINDS: Mapping[str, Kind] = {
     "float8_e4m3fn": "float",
     "float8_e5m2": "float",
     "nvfp4": "nvfp4",
     "mxfp8": "mxfp8",
     "int8_tensorwise": "int8",
+    "convrot_w4a4": "w4a4",
+    "asym_w4a8_int8": "w4a8",
+}
+PACKED: tuple[Kind, ...] = ("w4a4", "w4a8")
+"""Kinds that store two 4-bit codes in each byte of an int8 weight; their weights are always rotated."""
+
+_STORED: Mapping[Kind, tuple[torch.dtype, ...]] = {
+    "nvfp4": (torch.uint8,),
+    "mxfp8": FP8,
+    "int8": (torch.int8,),
+    "w4a4": (torch.int8,),
+    "w4a8": (torch.int8,),
+}
+_NEEDED: Mapping[Kind, tuple[str, ...]] = {
+    "nvfp4": ("weight_scale", "weight_scale_2"),
+    "mxfp8": ("weight_scale",),
+    "w4a4": ("weight_scale",),
+    "w4a8": GROUP_SCALES[:2],
 }
 
 
@@ -89,18 +111,24 @@ def format_of(name: str, dtypes: Mapping[str, torch.dtype], marker: ParsedJson |
         kind = "float"
     else:
         raise ValueError(f"{name}.weight holds {weight} without a marker that says how to decode it")
-    stored = {"nvfp4": (torch.uint8,), "mxfp8": FP8, "int8": (torch.int8,)}.get(kind)
+    stored = _STORED.get(kind)
     if (stored and weight not in stored) or not (stored or weight.is_floating_point):
         raise ValueError(f"{name} is marked {kind} but its weight is {weight}; the file is damaged")
-    needed = {"nvfp4": ("weight_scale", "weight_scale_2"), "mxfp8": ("weight_scale",)}.get(kind, ())
-    for suffix in needed:
+    for suffix in _NEEDED.get(kind, ()):
         if suffix not in dtypes:
             raise ValueError(
                 f"{name} is quantised as {kind} but {name}.{suffix} is missing; the file is incomplete"
             )
-    options = marker or {}
-    rotation = int(options.get("convrot_groupsize", ROTATION)) if options.get("convrot") else 0
+    options = {**_options(marker), **(marker or {})}
+    rotated = options.get("convrot") or kind in PACKED
+    rotation = int(options.get("convrot_groupsize", ROTATION)) if rotated else 0
     return Format(kind, rotation, bool(options.get("full_precision_matrix_mult")))
+
+
+def _options(marker: ParsedJson | None) -> ParsedJson:
+    """The options that a marker holds in its entry ``params``, where some tools write them."""
+    params = (marker or {}).get("params")
+    return params if isinstance(params, dict) else {}
 
 
 def decode(name: str, form: Format, tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
@@ -118,6 +146,14 @@ def decode(name: str, form: Format, tensors: Mapping[str, Tensor], shape: tuple[
         result = _nvfp4(name, weight, tensors["weight_scale"], tensors["weight_scale_2"])
     elif form.kind == "mxfp8":
         result = _mxfp8(name, weight, tensors["weight_scale"])
+    elif form.kind == "w4a4":
+        scale = _broadcast(name, tensors["weight_scale"], weight, rows=True)
+        result = _unrotate(name, signed_nibbles(weight) * scale, form.rotation)
+    elif form.kind == "w4a8":
+        rel, channel, codebook = (tensors.get(suffix) for suffix in GROUP_SCALES)
+        assert rel is not None
+        assert channel is not None
+        result = _unrotate(name, grouped_values(name, weight, rel, channel, codebook), form.rotation)
     else:
         result = weight.float()
         scale = next((tensors[s] for s in SCALE_NAMES if s in tensors), None)
@@ -143,13 +179,15 @@ def read_marker(name: str, raw: bytes) -> ParsedJson:
     return marker
 
 
-def logical_shape(dtype: torch.dtype, stored: Iterable[int]) -> tuple[int, ...]:
+def logical_shape(dtype: torch.dtype, stored: Iterable[int], *, packed: bool = False) -> tuple[int, ...]:
     """Shape of a decoded weight from the dtype and shape of the ``stored`` tensor.
 
-    For a uint8 matrix, which holds two fp4 values per byte, the last size is doubled; other shapes stay.
+    The last size of a matrix that holds two values per byte is doubled; other shapes stay. uint8 always means
+    two fp4 values per byte, ``packed`` that another dtype holds two values per byte too.
     """
     sizes = tuple(stored)
-    return (*sizes[:-1], 2 * sizes[-1]) if dtype == torch.uint8 and len(sizes) == 2 else sizes
+    twice = (packed or dtype == torch.uint8) and len(sizes) == 2
+    return (*sizes[:-1], 2 * sizes[-1]) if twice else sizes
 
 
 def untile_block_scales(stored: Tensor, rows: int, columns: int) -> Tensor:

@@ -14,14 +14,17 @@ from einops import rearrange
 from torch import Tensor
 
 from .dequantize import E2M1, FP8_MAX, MXFP8_BLOCK, NVFP4_BLOCK, Format, Kind, hadamard
+from .int4 import INT8_MAX, packed_nibbles
 
 FP8_ERROR = 2.0**-4
 """Largest relative error of rounding to float8_e4m3fn: half of the last of its three fraction bits."""
 FP8_STEP = 2.0**-10
 """Largest absolute rounding error among the smallest float8_e4m3fn values, in units of the scale."""
 
-# Not -128: a symmetric range needs no zero point.
-INT8_MAX = 127
+INT4_MAX = 7
+W4A8_GROUP = 16
+"""Inputs that share a scale in W4A8."""
+
 # The smallest scale: that of a weight of zeros would be 0, and is divided by.
 _TINY = 1e-12
 
@@ -67,12 +70,33 @@ def _int8(form: Format, weight: Tensor) -> dict[str, Tensor]:
     if not form.rotation:
         scale = (weight.abs().amax() / INT8_MAX).clamp(min=_TINY)
         return {"weight": (weight / scale).round().to(torch.int8), "weight_scale": scale}
-    groups = rearrange(weight, "o (n g) -> o n g", g=form.rotation)
-    # The rotation spreads outliers over the group, so that they no longer set the scale of their row.
-    rotated = rearrange(groups @ hadamard(form.rotation).to(weight.device), "o n g -> o (n g)")
+    rotated = _rotated(form, weight)
     # Rotated weights have one scale for each output row.
     scales = (rotated.abs().amax(dim=1, keepdim=True) / INT8_MAX).clamp(min=_TINY)
     return {"weight": (rotated / scales).round().to(torch.int8), "weight_scale": scales}
+
+
+def _rotated(form: Format, weight: Tensor) -> Tensor:
+    groups = rearrange(weight, "o (n g) -> o n g", g=form.rotation)
+    # The rotation spreads outliers over the group, so that they no longer set the scale of their row.
+    return rearrange(groups @ hadamard(form.rotation).to(weight.device), "o n g -> o (n g)")
+
+
+def _w4a4(form: Format, weight: Tensor) -> dict[str, Tensor]:
+    rotated = _rotated(form, weight)
+    scales = (rotated.abs().amax(dim=1, keepdim=True) / INT4_MAX).clamp(min=_TINY)
+    return {"weight": packed_nibbles((rotated / scales).round()), "weight_scale": scales[:, 0]}
+
+
+def _w4a8(form: Format, weight: Tensor) -> dict[str, Tensor]:
+    rotated = _rotated(form, weight)
+    channel = (rotated.abs().amax(dim=1) / INT8_MAX).clamp(min=_TINY)
+    groups = rearrange(rotated / channel[:, None], "o (n g) -> o n g", g=W4A8_GROUP)
+    # Scales are stored in fp8, so that codes are found with what they are rounded to.
+    rel = (groups.abs().amax(dim=2) / INT4_MAX).clamp(min=2.0**-6).to(torch.float8_e4m3fn)
+    codes = (groups / rel.float()[..., None]).round().clamp(-8, 7) + 8
+    packed = packed_nibbles(rearrange(codes, "o n g -> o (n g)"))
+    return {"weight": packed, "weight_s_rel": rel, "weight_s_channel": channel}
 
 
 def _nvfp4(_form: Format, weight: Tensor) -> dict[str, Tensor]:
@@ -114,4 +138,6 @@ _ENCODERS: Mapping[Kind, Callable[[Format, Tensor], dict[str, Tensor]]] = {
     "int8": _int8,
     "nvfp4": _nvfp4,
     "mxfp8": _mxfp8,
+    "w4a4": _w4a4,
+    "w4a8": _w4a8,
 }

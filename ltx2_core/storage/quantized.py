@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .dequantize import COMPANIONS, FP8_MAX, SCALE_NAMES, Format, decode, format_of, logical_shape
+from .dequantize import COMPANIONS, FP8_MAX, PACKED, SCALE_NAMES, Format, decode, format_of, logical_shape
 from .files import ParsedJson
 from .header import TensorInfo
 from .quantize import encode
@@ -54,7 +54,8 @@ class StoredLayer:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the decoded weight, including padding to whole blocks."""
-        return logical_shape(TORCH_DTYPES[self.infos["weight"].dtype], self.infos["weight"].shape)
+        weight = self.infos["weight"]
+        return logical_shape(TORCH_DTYPES[weight.dtype], weight.shape, packed=self.form.kind in PACKED)
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether the decoded weight fits a layer of ``shape``, except for padding to whole blocks."""

@@ -7,14 +7,13 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ...ltx2_core.audio import with_noise_floor
-from ...ltx2_core.run.recipes import DEFAULT, Recipe
 from ...ltx2_core.shapes import AUDIO_LATENTS_PER_SECOND, latent_frames_of
 from ..convert import Streams, clip_audio, compress, encoder_audio, image_at_stage, split, split_av, video_of
 from ..host.audio_vae import audio_rate_of, encode_audio
 from ..host.latents import Latent, concat_av
 from ..host.masks import frame_mask
+from ..host.recipe import recipe_of_vae
 from ..host.values import Audio, Vae
-from ..host.video_vae import RECIPE
 from ..inputs import BY_MODEL, image_crf_input, start_input
 from ..quantity import quantity
 from .attached import AttachedImage, remember
@@ -177,8 +176,7 @@ def chosen_crf(video_vae: Vae | None, crf: int, frames: int) -> tuple[int, str]:
     # Models were trained with stills that were compressed and with clips as they are.
     if frames > 1:
         return 0, f"clip of {frames} frames not compressed"
-    # VAEs of the host's own loaders say nothing of their generation.
-    recipe: Recipe = getattr(video_vae, RECIPE, DEFAULT)
+    recipe = recipe_of_vae(video_vae)
     return recipe.image_crf, f"image compressed with crf {recipe.image_crf}, {recipe.reason}"
 
 

@@ -27,7 +27,7 @@ from ..host.latents import Latent
 from ..host.progress import part_of_job
 from ..host.values import Clip, Conditioning, Model
 from ..inputs import BY_MODEL
-from ..sampling.stage import Run
+from ..sampling.runs import Run
 from ..sampling.two_stage import applied
 from .codecs import HostCodecs
 

@@ -19,7 +19,7 @@ from ..conditioning.iclora import downscale_of, every_of
 from ..convert import clip_audio, frames_from_image, track_of
 from ..host.identity import model_identity
 from ..host.values import Audio, Clip, Model, Options, Vae
-from ..sampling.stage import RunWidgets, plan_run
+from ..sampling.runs import RunWidgets, plan_run, settings_for
 from .codecs import HostCodecs, waveform_of
 from .long_sampler import HostSampler, keyframes_of
 
@@ -61,6 +61,14 @@ class LongInputs:
     @property
     def codecs(self) -> HostCodecs:
         return HostCodecs(self.video_vae, self.audio_vae)
+
+    @property
+    def chosen(self) -> str:
+        """A line for the report on what the recipe of the model has chosen; empty if the widgets say all."""
+        if self.run.has_preset:
+            return ""
+        settings = settings_for(self.model, self.run)
+        return settings.reason and f"\n{settings.sampler}{settings.reason}"
 
     def planned(self, seed: int) -> LongPlan:
         """Plan the windows of the clip.

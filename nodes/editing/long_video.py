@@ -16,7 +16,7 @@ from ..host.state import state_folder, upstream
 from ..host.values import Audio, Vae
 from ..host.video import write_edit
 from ..inputs import file_crf_input, model_input, text_encoder_input
-from ..sampling.stage import run_extras, run_inputs
+from ..sampling.runs import run_extras, run_inputs
 from .codecs import HostCodecs
 from .long_inputs import conditioning_inputs, source_inputs, window_inputs
 from .long_values import LongInputs
@@ -83,7 +83,7 @@ class LTX2AVLongVideo(io.ComfyNode):
         settings = inputs.settings(upstream(cls.hidden.prompt, cls.hidden.unique_id))
         store = WindowStore(state_folder(folder, settings), settings, inputs.models())
         sampled = sample_windows(long, store, inputs.codecs, inputs.sampler())
-        report = sampled.describe()
+        report = sampled.describe() + inputs.chosen
         return io.NodeOutput(sampled, report, ui=ui.PreviewText(report))
 
 

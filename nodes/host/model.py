@@ -12,7 +12,7 @@ import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
 import comfy.sd
-import comfy.supported_models_base
+import comfy.supported_models
 import comfy.utils
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from .foreign import refuse_changes_without_effect
 from .network import HostTransformer
 from .patcher import forget_tables_when_idle, is_dynamic, make_patcher
 from .previews import add_av_previews
+from .recipe import remember_recipe
 from .values import Model, Options
 from .weights import Config, Tensors, load_exactly, read_weights
 
@@ -48,6 +49,7 @@ def load_model(*paths: str | Path, disable_dynamic: bool = False) -> Model:
     offload_device = comfy.model_management.unet_offload_device()
     # Built where it is offloaded to: the host moves it to the GPU when it runs, as far as there is room.
     model = LTX2Model(config, device=offload_device)
+    remember_recipe(model, weights.source(Component.TRANSFORMER))
     patcher = make_patcher(model, load_device, offload_device, dynamic=not disable_dynamic)
     # A dynamic patcher streams weights from the file's memory map, which copying into parameters would load
     # whole.
@@ -84,6 +86,7 @@ def load_host_model(*paths: str | Path, disable_dynamic: bool = False) -> Model:
             f"{weights.name}: the network of this ComfyUI does not have {left[0]} and {len(left) - 1} more "
             "of its tensors. Set network to LTX-2, or update ComfyUI"
         )
+    remember_recipe(patcher.model, weights.source(Component.TRANSFORMER))
     patcher.cached_patcher_init = (load_host_model, tuple(map(str, paths)))
     return patcher
 
@@ -103,19 +106,10 @@ class LatentFormatAV(comfy.latent_formats.LTXAV):
         self.latent_rgb_factors = self.latent_rgb_factors_bias = None
 
 
-class LTX2Config(comfy.supported_models_base.BASE):
-    """ComfyUI's description of a model family, for LTX-2 with this pack's network."""
+class LTX2Config(comfy.supported_models.LTXAV):
+    """ComfyUI's description of its LTX-2 models, which other packs recognise, with this pack's network."""
 
-    unet_config: Options = {}  # noqa: RUF012 the host's class attributes, copied per instance
-    unet_extra_config: Options = {}  # noqa: RUF012
     latent_format = LatentFormatAV
-    # The shift and the memory factor are the host's for this model family, so that its nodes and memory
-    # estimates behave the same.
-    sampling_settings = {"shift": 2.37}  # noqa: RUF012
-    memory_usage_factor = 0.077
-    supported_inference_dtypes = DTYPES
-    vae_key_prefix = ["vae."]  # noqa: RUF012
-    text_encoder_key_prefix = ["text_encoders."]  # noqa: RUF012
 
     def process_clip_state_dict_for_saving(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         """Rename the text encoder's tensors for a checkpoint: all but the text projection get a prefix."""
@@ -124,10 +118,6 @@ class LTX2Config(comfy.supported_models_base.BASE):
             name if name.startswith("text_embedding_projection.") else prefix + name: tensor
             for name, tensor in state_dict.items()
         }
-
-    def process_unet_state_dict_for_saving(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        renamed: dict[str, Tensor] = comfy.utils.state_dict_prefix_replace(state_dict, {"": PREFIX})
-        return renamed
 
 
 class LTX2Model(comfy.model_base.LTXAV):
@@ -138,6 +128,8 @@ class LTX2Model(comfy.model_base.LTXAV):
         comfy.model_base.BaseModel.__init__(
             self, config, comfy.model_base.ModelType.FLUX, device=device, unet_model=HostTransformer
         )
+        # Other packs read here which family a model is of. It is no argument of this pack's network.
+        config.unet_config |= comfy.supported_models.LTXAV.unet_config
 
     def extra_conds(self, **kwargs: Any) -> Options:
         """Convert conditioning to arguments of the network.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ...ltx2_core.loading.checkpoint import Checkpoint, find_component, open_checkpoint
 from ...ltx2_core.loading.detect import Component
 from ...ltx2_core.loading.folder import join_sections
-from ...ltx2_core.storage.dequantize import SCALE_NAMES, Format, decode
+from ...ltx2_core.storage.dequantize import GROUP_SCALES, SCALE_NAMES, Format, decode
 from ...ltx2_core.storage.files import JsonObject, ParsedJson
 from ...ltx2_core.storage.header import TensorInfo
 from ...ltx2_core.storage.quantized import StoredLayer, find_quantized
@@ -29,7 +29,13 @@ Config = ParsedJson
 HOST_NAMES = {"scale_weight": "weight_scale", "scale_input": "input_scale"}
 """The host's names for the scale tensors of older files."""
 
-HOST_FORMATS: Mapping[str, str] = {"nvfp4": "nvfp4", "mxfp8": "mxfp8", "int8": "int8_tensorwise"}
+HOST_FORMATS: Mapping[str, str] = {
+    "nvfp4": "nvfp4",
+    "mxfp8": "mxfp8",
+    "int8": "int8_tensorwise",
+    "w4a4": "convrot_w4a4",
+    "w4a8": "asym_w4a8_int8",
+}
 FP8_FORMATS: Mapping[str, str] = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
 
 
@@ -138,10 +144,10 @@ def _for_host(
     if full_precision:
         entry["full_precision_matrix_mult"] = True
     renamed = {HOST_NAMES.get(suffix, suffix): tensor for suffix, tensor in parts.items()}
-    # Only the parameters of this format: the host's layers reject any other tensor.
-    taken = {
-        suffix: renamed[suffix] for suffix in renamed if suffix in {"weight", *known[name]["parameters"]}
-    }
+    # Only the parameters of this format: the host's layers reject any other tensor. Its list for W4A8 leaves
+    # out what its layers read.
+    read = {"weight", *known[name]["parameters"], *GROUP_SCALES}
+    taken = {suffix: renamed[suffix] for suffix in renamed if suffix in read}
     # The host stores a layer's marker as JSON text in a tensor of bytes.
     raw = list(json.dumps(entry).encode())
     return {**taken, "comfy_quant": torch.tensor(raw, dtype=torch.uint8)}

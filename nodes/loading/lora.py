@@ -7,12 +7,15 @@ import math
 from comfy_api.latest import io, ui
 
 from ..host.lora import apply_lora
+from ..host.recipe import recipe_of_model
 from ..host.values import Clip, Model
-from ..inputs import ICLoraParameters
+from ..inputs import AS_ABOVE, LEFT_TO_MODEL, ICLoraParameters
 from ..numbers import real_input
 from . import file_lists
 from .file_inputs import combo
 from .loaders import CATEGORY
+
+_DISTILLED = "distilled"
 
 
 class LTX2AVLoadLora(io.ComfyNode):
@@ -36,7 +39,7 @@ class LTX2AVLoadLora(io.ComfyNode):
                     high=10.0,
                     step=0.05,
                     tooltip="How strongly the LoRA acts: more changes the model more, 0 is off, negative "
-                    "values do the opposite. Distilled LoRAs: 1.0 for LTX-2.0, about 0.5 for 2.3.",
+                    "values do the opposite. See distilled_strength for distilled LoRAs.",
                 ),
                 io.String.Input(
                     "audio_strength",
@@ -50,6 +53,14 @@ class LTX2AVLoadLora(io.ComfyNode):
                     optional=True,
                     tooltip="Text encoder, for the few LoRAs that also change how prompts are read: the "
                     "report says so. Encode the prompt with the clip that comes out.",
+                ),
+                io.Combo.Input(
+                    "distilled_strength",
+                    options=[LEFT_TO_MODEL, AS_ABOVE],
+                    default=LEFT_TO_MODEL,
+                    optional=True,
+                    tooltip="Only for files with distilled in their name. by the model: strength 1 for "
+                    "LTX-2.0, 0.5 from 2.3 on. as above: strength.",
                 ),
             ],
             outputs=[
@@ -71,12 +82,24 @@ class LTX2AVLoadLora(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Model, lora: str, strength: float, audio_strength: str = "", clip: Clip | None = None
+        cls,
+        model: Model,
+        lora: str,
+        strength: float,
+        audio_strength: str = "",
+        clip: Clip | None = None,
+        # Not the default of the widget: prompts from before it existed lack it, and their strength counts.
+        distilled_strength: str = AS_ABOVE,
     ) -> io.NodeOutput:
-        path = file_lists.LORAS.path(lora)
+        path, reason = file_lists.LORAS.path(lora), ""
+        # Nothing in a file tells distilled LoRAs from others, so its name has to.
+        if distilled_strength == LEFT_TO_MODEL and _DISTILLED in path.name.lower():
+            recipe = recipe_of_model(model)
+            strength, reason = recipe.distilled_lora, f"\n  strength of a distilled LoRA {recipe.reason}"
         applied = apply_lora(model, path, strength, audio_strength=_strength(audio_strength), clip=clip)
+        report = applied.report + reason
         return io.NodeOutput(
-            applied.model, applied.report, applied.parameters, applied.clip, ui=ui.PreviewText(applied.report)
+            applied.model, report, applied.parameters, applied.clip, ui=ui.PreviewText(report)
         )
 
 

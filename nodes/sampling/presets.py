@@ -15,11 +15,10 @@ from ...ltx2_core.sampling.presets import PRESETS, Preset
 from ...ltx2_core.sampling.samplers import SAMPLERS, STOCHASTIC
 from ...ltx2_core.sampling.schedules import parse_sigmas
 from ..host.values import Model
-from ..inputs import shift_input, steps_input
+from ..inputs import AS_ABOVE, shift_input, steps_input
 from ..quantity import quantity
 from .guidance import SCALES, blocks_input, parse_blocks, scale_input
 
-BY_HAND = "as above"
 SHAPE = {
     "max_shift": (100.0, "shift towards noise at 4096 video tokens."),
     "base_shift": (100.0, "shift towards noise at 1024 video tokens."),
@@ -41,7 +40,7 @@ class ChosenPreset(NamedTuple):
 
 def preset_input() -> io.Input:
     """Create the choice of presets; each has widgets for its numbers, which can be changed."""
-    options = [io.DynamicCombo.Option(BY_HAND, [])]
+    options = [io.DynamicCombo.Option(AS_ABOVE, [])]
     options += [io.DynamicCombo.Option(name, _numbers(preset)) for name, preset in PRESETS.items()]
     return io.DynamicCombo.Input(
         "preset",

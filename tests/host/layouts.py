@@ -14,7 +14,7 @@ from torch import Tensor
 from ltx2_core.loading import open_checkpoint
 from ltx2_core.loading.convert import convert, split_parts
 from ltx2_core.storage.dequantize import Format, decode
-from ltx2_core.storage.quantize import encode
+from ltx2_core.storage.quantize import W4A8_GROUP, encode
 
 DIT = "model.diffusion_model."
 CONNECTORS = (f"{DIT}video_embeddings_connector.", f"{DIT}audio_embeddings_connector.")
@@ -23,6 +23,8 @@ FORMATS = {
     "fp8 official": (Format("float"), ""),
     "nvfp4": (Format("nvfp4"), "nvfp4"),
     "int8": (Format("int8", 16), "int8_tensorwise"),
+    "w4a4": (Format("w4a4", 16), "convrot_w4a4"),
+    "w4a8": (Format("w4a8", 16), "asym_w4a8_int8"),
 }
 """Number formats of the video's attention: how it is stored, and how the file says so."""
 
@@ -84,7 +86,7 @@ def quantised(
         decoded[name] = decode(layer, form, parts, tuple(weight.shape))
         if mark:
             rotation = {"convrot": True, "convrot_groupsize": form.rotation} if form.rotation else {}
-            raw = json.dumps({"format": mark, **rotation}).encode()
+            raw = json.dumps({"format": mark, **rotation, "group_size": W4A8_GROUP}).encode()
             stored[f"{layer}.comfy_quant"] = torch.tensor(list(raw), dtype=torch.uint8)
         else:
             stored[f"{layer}.input_scale"] = torch.tensor(1.0)

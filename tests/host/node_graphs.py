@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 from host_graph import Graph, Link
 from host_server import Result
 from tiny_models import TinyModels
 
 FRAMES, FPS, SIDE = 9, 24.0, 64
+OF_A_STAGE = re.compile(r"\d+ steps? from noise level")
+"""How the report of LTX-2 Sample Stage begins."""
 
 
 def checkpoint(g: Graph, models: TinyModels) -> Link:
@@ -81,9 +85,15 @@ def distance(result: Result, ours: str, exact: str) -> float:
 
 
 def report(result: Result) -> str:
-    """The one text that the graph showed."""
-    (text,) = (o["text"][0] for o in result.outputs.values() if "text" in o)
+    """The one text that the graph showed, other than those of sampling stages."""
+    texts = [o["text"][0] for o in result.outputs.values() if "text" in o]
+    (text,) = (text for text in texts if not OF_A_STAGE.match(text))
     return text
+
+
+def reports(result: Result) -> str:
+    """All texts that the graph showed."""
+    return "\n".join(o["text"][0] for o in result.outputs.values() if "text" in o)
 
 
 def lora(g: Graph, models: TinyModels, name: str) -> Link:

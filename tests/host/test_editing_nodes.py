@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from host_graph import Graph, Link
-from host_server import GraphError, Result, Server
-from node_graphs import FPS, checkpoint, image, our_latent, prompt, sound_of, stage, text_encoder
+from host_server import GraphError, Server
+from node_graphs import FPS, checkpoint, image, our_latent, prompt, reports, sound_of, stage, text_encoder
 from tiny_models import TinyModels
 
 RATE = 22050
@@ -47,10 +47,6 @@ def finished(g: Graph, loaded: Link, edit: Link, latent: Link, *, decoded: bool)
         audio=g.add("LTX2AVDecodeAudio", audio_vae=loaded[2], latent=latent),
         images=g.add("LTX2AVDecodeVideo", video_vae=loaded[1], latent=latent),
     )
-
-
-def reports(result: Result) -> str:
-    return "\n".join(o["text"][0] for o in result.outputs.values() if "text" in o)
 
 
 def test_the_next_stage_equals_the_single_nodes_in_the_right_order(server: Server, models: TinyModels):

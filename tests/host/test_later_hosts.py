@@ -7,11 +7,14 @@ a later node reads, and frame rates are floats.
 from __future__ import annotations
 
 import pytest
+import torch
 from host_graph import Graph
 from host_server import Server
 from node_graphs import our_latent
 from test_masks import NODES, Node, assert_same, bench_of, sampled_by_core
 from tiny_models import TinyModels
+
+from ltx2_core.storage.dequantize import GROUP_SCALES, Format, decode
 
 
 @pytest.mark.parametrize("node", NODES, ids=lambda node: node.__name__)
@@ -48,3 +51,30 @@ def test_the_audio_vae_counts_latents_for_any_frame_rate(server: Server, models:
     vae = g.add("LTX2AVLoadCheckpoint", ckpt_name=models.checkpoints["2.3"])[2]
     g.add("LTX2ProbeLatentCount", vae=vae, frames=121, fps=29.97)
     assert server.run(g.prompt).report() == 101
+
+
+@pytest.mark.parametrize("shape", [(32, 64), (48, 128)])
+@pytest.mark.parametrize("kind", ["w4a4", "w4a8", "w4a8 with values"])
+def test_four_bit_weights_are_decoded_as_the_hosts_library_decodes_them(kind: str, shape: tuple[int, int]):
+    """From 0.33 on; in other versions these files are decoded when they are loaded."""
+    module = {"w4a4": "convrot_w4a4"}.get(kind, "w4a8_int8")
+    theirs = pytest.importorskip(f"comfy_kitchen.tensor.{module}")
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(3))
+    if kind == "w4a4":
+        packed, scale = theirs.quantize_convrot_w4a4_weight(weight, 64)
+        parts = {"weight": packed, "weight_scale": scale}
+        expected = theirs.dequantize_convrot_w4a4_weight(packed, scale, 64)
+    else:
+        values = kind.endswith("values")
+        packed, rel, channel, correction, codebook = theirs.quantize_w4a8_int8_weight(
+            weight, 16, 64, codebook=values
+        )
+        assert correction is None
+        parts = dict(zip(("weight", *GROUP_SCALES), (packed, rel, channel, codebook), strict=True))
+        assert (codebook is not None) == values
+        options = {"group_size": 16, "convrot_groupsize": 64, "output_dtype": torch.float32}
+        expected = theirs.dequantize_w4a8_int8_weight(packed, rel, channel, codebook, **options)
+    held = {suffix: part for suffix, part in parts.items() if part is not None}
+    found = decode("layer", Format(kind[:4], 64), held, shape)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert (found - weight).norm() / weight.norm() < 0.2

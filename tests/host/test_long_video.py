@@ -10,8 +10,8 @@ import av
 import pytest
 import torch
 from host_graph import Graph, Link
-from host_server import GraphError, Result, Server
-from node_graphs import checkpoint, image, plan_node, prompt, sound_of, stage, text_encoder
+from host_server import GraphError, Server
+from node_graphs import checkpoint, image, plan_node, prompt, reports, sound_of, stage, text_encoder
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_ab_guides import our_guide
@@ -76,10 +76,6 @@ def second_base(server: Server, folder: Path) -> Path:
     return folder
 
 
-def report(result: Result) -> str:
-    return "\n".join(o["text"][0] for o in result.outputs.values() if "text" in o)
-
-
 def test_a_long_clip_has_its_length_and_is_not_sampled_twice(server: Server, models: TinyModels):
     for there in (0, 3):
         g = Graph()
@@ -91,7 +87,7 @@ def test_a_long_clip_has_its_length_and_is_not_sampled_twice(server: Server, mod
         loaded, made = long_graph(g, models)
         saved(g, loaded, made, f"long{there}")
         result = server.run(g.prompt, timeout_s=900)
-        assert f"3 windows of up to 25 frames for 57 frames; {there} of them reused" in report(result)
+        assert f"3 windows of up to 25 frames for 57 frames; {there} of them reused" in reports(result)
     one, two = (content(clip_file(server, f"long{there}")) for there in (0, 3))
     assert one == two
     assert one[1] == FRAMES
@@ -156,7 +152,7 @@ def test_a_server_that_is_killed_ends_with_the_identical_file(
     finished = {path: path.stat().st_mtime_ns for path in windows[0].parent.glob("window_*")}
     assert 1 <= len(finished) < 3
     again = server.run(graph.prompt, timeout_s=900)
-    assert f"{len(finished)} of them reused" in report(again)
+    assert f"{len(finished)} of them reused" in reports(again)
     assert all(path.stat().st_mtime_ns == at for path, at in finished.items())
     assert content(clip_file(server, "whole")) == content(clip_file(server, "killed"))
 
@@ -195,7 +191,7 @@ def test_windows_of_other_weights_under_the_same_name_are_refused(
     file.write_bytes(original.read_bytes())
     server.free(unload_models=True, free_memory=True)
     again = server.run(graph().prompt, timeout_s=900)
-    assert "2 of them reused" in report(again)
+    assert "2 of them reused" in reports(again)
 
 
 @pytest.mark.parametrize(

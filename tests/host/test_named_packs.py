@@ -44,8 +44,8 @@ SAME = ("LTXVChunkFeedForward", "LTX2SamplingPreviewOverride")
 class PackBench(Bench):
     """A bench with the LATENT of the video alone, and with audio and video apart where core is no oracle."""
 
-    def __init__(self, models: TinyModels, ours: bool, streams_off: str) -> None:
-        super().__init__(models, ours=ours)
+    def __init__(self, models: TinyModels, ours: bool, streams_off: str, *, mask: str = "") -> None:
+        super().__init__(models, ours=ours, mask=mask)
         self.video = self.g.add("LTXVSeparateAVLatent", av_latent=self.latent)
         self.crosses = not streams_off
         if streams_off:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from host_graph import Graph, Link
 from host_server import GraphError, Server
+from layouts import FORMATS
 from node_graphs import (
     assert_equal,
     checkpoint,
@@ -119,7 +120,7 @@ def test_a_lora_in_other_names_gives_the_same_clip(server: Server, models: TinyM
     assert_equal(server.run(g.prompt), "ours", "official")
 
 
-@pytest.mark.parametrize("file", ["ltx2-tiny-2.3", "fp8 marked", "fp8 official", "nvfp4", "int8"])
+@pytest.mark.parametrize("file", ["ltx2-tiny-2.3", *FORMATS])
 def test_a_lora_acts_the_same_on_a_model_that_is_only_partly_loaded(
     server: Server, models: TinyModels, folder: Path, file: str
 ):

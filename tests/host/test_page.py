@@ -30,6 +30,11 @@ SIZES = """() => {
 }"""
 LABELS = """() => JSON.stringify(
     [...document.querySelectorAll("textarea[aria-label]")].map((box) => box.ariaLabel).sort())"""
+STRENGTH = """() => {
+    const lora = app.graph.nodes.find((node) => node.type === "LTX2AVLoadLora");
+    const widget = (name) => lora.widgets.find((one) => one.name === name);
+    return JSON.stringify([widget("distilled_strength").value, widget("strength").disabled]);
+}"""
 PLAYS = """() => {
     const video = document.querySelector("video");
     return video && video.readyState === 4 && video.duration > 1.9;
@@ -46,8 +51,9 @@ def test_a_dropped_workflow_runs_and_its_video_plays(server: Server, runs: Runs,
         page.fit_view()
         page.page.wait_for_function(PLAYS, timeout=30_000)
         reports = page.ask(REPORTS)
-        assert len(reports) == 4
+        assert len(reports) == 6
         told_by_nodes = (
+            "20 steps from noise level 1, euler, cfg 3; sampler by the recipe of the tiny set",
             "128 x 128, 49 frames at 25 fps",
             "16 of 16 layers",
             "image compressed with crf 0, by the recipe of the tiny set",
@@ -61,10 +67,24 @@ def test_boxes_have_labels_and_steps_are_grey_while_the_schedule_is_fixed(
 ):
     with comfy_page(server.port, chromium) as page:
         page.drop(f"{NAME}.json", (EXAMPLES / f"{NAME}.json").read_text(encoding="utf-8"))
-        assert page.ask(STEPS) == {"LTX-2 scheduler": False, "distilled 3 (second stage)": True}
+        assert page.ask(STEPS) == {"LTX-2 scheduler": False, "second stage, by the model": True}
         assert page.ask(CHOSEN) is False, "choosing a schedule with steps makes them count again"
         assert page.ask(SIZES) == [True, True, False], "the image decides the size"
         assert page.ask(LABELS) == ["Negative prompt: what to avoid", "Prompt"]
+
+
+def test_the_strength_of_a_lora_counts_in_workflows_that_could_not_leave_it_to_the_model(
+    server: Server, runs: Runs, chromium: str
+):
+    text = (EXAMPLES / f"{NAME}.json").read_text(encoding="utf-8")
+    before = json.loads(text)
+    (lora,) = (node for node in before["nodes"] if node["type"] == "LTX2AVLoadLora")
+    assert lora["widgets_values"].pop() == "by the model"
+    with comfy_page(server.port, chromium) as page:
+        page.drop(f"{NAME}.json", text)
+        assert page.ask(STRENGTH) == ["by the model", True]
+        page.drop(f"{NAME}.json", json.dumps(before))
+        assert page.ask(STRENGTH) == ["as above", False]
 
 
 def test_every_workflow_opens_with_nothing_missing_and_is_sent_as_its_api_file(

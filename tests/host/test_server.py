@@ -55,6 +55,7 @@ def test_the_host_takes_our_model_for_one_of_the_family(
     assert ours["host_layers"]
     assert ours["factory_keys_equal"]
     assert ours["keys"] == core["keys"]
+    assert ours["family"] == core["family"]
     assert ours["patches"] == core["patches"] > 0
     assert ours["lora_metadata"] == {"reference_downscale_factor": "2"}
 

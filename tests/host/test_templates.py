@@ -11,6 +11,7 @@ import pytest
 from browser import comfy_page
 from host_server import Json, Server
 from saved import decoded, saved_video
+from test_text_encoder import a_lora
 from tiny_models import TinyModels
 from workflow_inputs import FOLDER as INPUTS
 
@@ -42,6 +43,9 @@ CORE_LOADERS = {
 """Our node for each loader, and our output for each of its outputs."""
 FILES = {"LoadImage": ("image", "first.png"), "LoadAudio": ("audio", "knocks.wav")}
 FILES["LoadVideo"] = ("file", "clip.mp4")
+ENHANCER = "TextGenerateLTX2Prompt"
+ENHANCED = ("video_ltx2_3_i2v", "video_ltx2_3_ia2v", "video_ltx2_3_t2v")
+"""Templates in which Gemma writes the prompt, with a LoRA of its own; in another one it looks at an image."""
 DEPTH = {"MoGeRender": ("MoGeInference", "image"), "ImageInvert": ("VAEEncode", "pixels")}
 """Ends of the depth estimators, whose models cannot be tiny, and where they get their frames from."""
 
@@ -61,10 +65,13 @@ def test_a_template_of_core_runs_on_our_loaders(
 ):
     for kind in FILES.values():
         shutil.copy(INPUTS / kind[1], server.base / "input")
-    graph = with_our_loaders(small(typed_prompt(without_depth(converted[name]))), models, name)
+    graph = chosen_prompt(without_depth(converted[name]), written=name in ENHANCED)
+    graph = with_our_loaders(small(graph), models, name)
     kinds = {node["class_type"] for node in graph.values()}
     assert "LTX2AVLoadCheckpoint" in kinds
     assert not kinds & CORE_LOADERS.keys()
+    assert (ENHANCER in kinds) == (name in ENHANCED)
+    a_lora(server.base)
     clip = decoded(saved_video(server.run(graph, timeout_s=300)))
     assert clip.frames.shape == (NAMES[name], 3, SIDE, SIDE)
     assert clip.frames.std() > 0.01, "not one flat colour"
@@ -85,20 +92,20 @@ def without_depth(graph: Json) -> Json:
     )
 
 
-def typed_prompt(graph: Json) -> Json:
-    """The graph with the prompt that was typed in place of one that Gemma writes: it has no tiny stand-in."""
+def chosen_prompt(graph: Json, *, written: bool) -> Json:
+    """The graph with the prompt that Gemma writes, or with the one that was typed, where it has both."""
     ends = {}
     for key, node in graph.items():
         if node["class_type"] == "ComfySwitchNode":
             choices = [node["inputs"].get(one) for one in ("on_false", "on_true")]
-            plain = [one for one in choices if not is_written(graph, one)]
-            if len(plain) == 1:
-                ends[key] = plain[0]
+            of_kind = [one for one in choices if is_written(graph, one) == written]
+            if len(of_kind) == 1:
+                ends[key] = of_kind[0]
     return redirected(graph, ends)
 
 
 def is_written(graph: Json, value: Any) -> bool:
-    return isinstance(value, list) and graph[value[0]]["class_type"] == "TextGenerateLTX2Prompt"
+    return isinstance(value, list) and graph[value[0]]["class_type"] == ENHANCER
 
 
 def small(graph: Json) -> Json:
@@ -119,6 +126,8 @@ def smaller(kind: str, name: str, value: int) -> int:
         return SIDE
     if name == "length" and value > 100:
         return 17
+    if kind == ENHANCER and name == "max_length":
+        return 16
     return min(value, 2) if name == "steps" and kind == "LTXVScheduler" else value
 
 
@@ -142,6 +151,8 @@ def with_our_loaders(graph: Json, models: TinyModels, name: str) -> Json:
             node["class_type"] = CORE_LOADERS[node["class_type"]][0]
             links = {one: value for one, value in node["inputs"].items() if isinstance(value, list)}
             node["inputs"] = {**links, **files[node["class_type"]]}
+        elif node["class_type"] == "LoraLoader":
+            node["inputs"]["lora_name"] = "gemma.safetensors"
         elif node["class_type"] in FILES:
             one, file = FILES[node["class_type"]]
             node["inputs"] = {one: file}

@@ -66,11 +66,13 @@ def fast_stage(latent: str, seed: int = 42, **changes: Any) -> Node:
 
 def last_stage(latent: str, seed: int = 43, **changes: Any) -> Node:
     """A second stage: 3 steps without guidance."""
-    return stage(latent, seed, schedule="distilled 3 (second stage)", cfg=1.0, **changes)
+    return stage(latent, seed, schedule="second stage, by the model", cfg=1.0, **changes)
 
 
-def lora(file: str = DISTILLED, model: str = "@models", strength: float = 1.0) -> Node:
-    return node("LTX2AVLoadLora", model=model, lora=file, strength=strength)
+def lora(file: str = DISTILLED, model: str = "@models", strength: float | None = None) -> Node:
+    """A LoRA; without a strength that is 1, or for a distilled one what the model takes."""
+    given = {} if strength is None else {"strength": strength, "distilled_strength": "as above"}
+    return node("LTX2AVLoadLora", model=model, lora=file, **given)
 
 
 def next_stage(latent: str, text: str = "@text") -> Node:

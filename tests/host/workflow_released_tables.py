@@ -24,19 +24,17 @@ PROMPT = (
     "A woman in a yellow raincoat walks along a pier at dusk. She stops, turns to the camera and smiles. "
     "Waves break against the wood, gulls call, the wind is heard in the microphone."
 )
-SECOND_STAGE = "stage2_2.3"
 
 
 @dataclass(frozen=True)
 class Release:
-    """What differs between generations: files, LoRA strength and sampler."""
+    """What differs between generations: files and frame rate; sampler and strengths follow the model."""
 
     checkpoint: File
     text_encoder: File
     upscaler: File
     fps: float
-    sampler: str
-    lora: tuple[File, float] | None = None
+    lora: File | None = None
     parts: dict[str, str] = field(default_factory=dict)
 
     def models(self) -> dict[str, Node]:
@@ -49,11 +47,10 @@ class Release:
         )
         nodes = {"models": loaded}
         if self.lora is not None:
-            file, strength = self.lora
-            nodes["distilled"] = node("LTX2AVLoadLora", model="@models", lora=file.name, strength=strength)
+            nodes["distilled"] = node("LTX2AVLoadLora", model="@models", lora=self.lora.name)
         return nodes
 
-    def stage(self, latent: str, seed: int, text: str = "@text", **changes: Any) -> Node:
+    def stage(self, latent: str, seed: int, text: str = "@text", *, schedule: str = "distilled 8") -> Node:
         return node(
             "LTX2AVSampleStage",
             model="@models" if self.lora is None else "@distilled",
@@ -61,21 +58,21 @@ class Release:
             negative=text,
             latent=latent,
             seed=seed,
-            schedule="distilled 8",
+            schedule=schedule,
             cfg=1.0,
             preset=BY_HAND,
-            sampler=self.sampler,
-            **changes,
         )
 
+    def second(self, latent: str, text: str = "@text") -> Node:
+        return self.stage(latent, 43, text, schedule="second stage, by the model")
 
-LTX23 = Release(DEV23, GEMMA3, UPSCALER23, 25.0, "euler", (DISTILLED23, 0.5))
+
+LTX23 = Release(DEV23, GEMMA3, UPSCALER23, 25.0, DISTILLED23)
 LTX25 = Release(
     DISTILLED25,
     GEMMA4,
     UPSCALER25,
     24.0,
-    "euler_ancestral",
     parts={"video_vae": VIDEO_VAE25.name, "audio_vae": AUDIO_VAE25.name, "text_parts": GEMMA4.name},
 )
 
@@ -88,8 +85,7 @@ def text_to_video(name: str, release: Release) -> Workflow:
             "First stage: half size, 8 steps": {"first": release.stage("@plan", 42)},
             "Second stage: full size, 3 steps": {
                 "larger": node("LTX2AVLatentUpscale", latent="@first"),
-                "sigmas": node("LTX2AVDistilledSigmas", schedule=SECOND_STAGE),
-                "second": second(release, "@larger", "@text"),
+                "second": release.second("@larger"),
             },
             "Result": saved(name, release),
         }
@@ -111,8 +107,7 @@ def image_to_video(name: str, release: Release) -> Workflow:
             },
             "Second stage: full size, image again": {
                 "next": node("LTX2AVNextStage", latent="@first"),
-                "sigmas": node("LTX2AVDistilledSigmas", schedule=SECOND_STAGE),
-                "second": second(release, "@next.latent", "@next"),
+                "second": release.second("@next.latent", "@next"),
             },
             "Result": saved(name, release),
         }
@@ -129,22 +124,6 @@ def plan(release: Release, **more: Any) -> Node:
         fps=release.fps,
         stages="2",
         **more,
-    )
-
-
-def second(release: Release, latent: str, text: str) -> Node:
-    # Three steps cannot remove fresh noise, so that no generation is ancestral here.
-    return node(
-        "LTX2AVSampleStage",
-        model="@models" if release.lora is None else "@distilled",
-        positive=text,
-        negative=text,
-        latent=latent,
-        seed=43,
-        schedule="distilled 3 (second stage)",
-        cfg=1.0,
-        preset=BY_HAND,
-        sigmas="@sigmas",
     )
 
 

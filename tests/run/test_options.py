@@ -140,6 +140,7 @@ def test_every_recipe_has_two_kinds_and_known_schedules():
         assert recipe.sampler in SAMPLERS
         assert recipe.stage2_sampler in SAMPLERS
         assert recipe.stage2_sigmas in FIXED_SIGMAS
+        assert recipe.node_stage2_sigmas in FIXED_SIGMAS
         assert (recipe.kind == "distilled") == (recipe.sigmas in FIXED_SIGMAS)
     kinds = {(recipe.generation, recipe.kind) for recipe in RECIPES}
     assert len(kinds) == len(RECIPES) == 2 * len({generation for generation, _ in kinds})

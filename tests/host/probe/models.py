@@ -7,6 +7,7 @@ from typing import Any
 
 import comfy.model_base
 import comfy.model_management
+import comfy.supported_models
 import torch
 from comfy_api.latest import io
 
@@ -30,8 +31,10 @@ class LTX2ProbeModel(io.ComfyNode):
         second = second[model.cached_patcher_init[2]] if len(model.cached_patcher_init) > 2 else second
         report = {
             "is_ltxav": isinstance(model.model, comfy.model_base.LTXAV),
+            "family": _family(model.model.model_config),
             "keys": sorted(model.model.state_dict()),
             "patches": len(model.patches),
+            "quantised": sorted({getattr(m, "quant_format", None) or "" for m in network.modules()} - {""}),
             "lora_metadata": model.get_attachment("lora_metadata"),
             "dtype": str(network.dtype),
             "host_layers": all(
@@ -40,6 +43,12 @@ class LTX2ProbeModel(io.ComfyNode):
             "factory_keys_equal": sorted(second.model.state_dict()) == sorted(model.model.state_dict()),
         }
         return io.NodeOutput(ui={"report": [json.dumps(report)]})
+
+
+def _family(config: Any) -> list[Any]:
+    """What nodes of other packs read of a MODEL's description to find out which family it is of."""
+    parent = isinstance(config, comfy.supported_models.LTXAV)
+    return [parent, config.unet_config["image_model"], config.memory_usage_factor, config.sampling_settings]
 
 
 class LTX2ProbeInterrupt(io.ComfyNode):
