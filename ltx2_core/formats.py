@@ -21,6 +21,9 @@ PIXEL_FORMATS: Final[Mapping[str, str]] = {
 DEEP: Final = frozenset({"yuv420p10", "yuv422p10", "yuv444p10", "rgb48"})
 """Pixel formats of more than 8 bits, which are encoded from float frames."""
 
+HDR_NAMES: Final = ("srgb-linear", "acescg", "acescct")
+"""Colour spaces of HDR clips that can be chosen; ``media.hdr_space`` has what they mean."""
+
 VIDEO_CODECS: Final = ("h264", "h265", "av1", "prores", "vp9")
 """Video codecs that can be chosen."""
 

@@ -122,6 +122,7 @@ KINDS: dict[str, Callable[[Golden], bool]] = {
         g.has("model.diffusion_model.patchify_proj.weight")
         and not g.any(lambda n: n.startswith(("in/", "out/", "vae.")))
     ),
+    "numbers_ltx25": lambda g: g.has("golden.logc3.code", "golden.dub.tokens"),
     "mel": lambda g: g.has("golden.mel", "golden.waveform"),
     "audio_vae": lambda g: _holds(g, "audio_vae.", "golden."),
     "vocoder": lambda g: _holds(g, "vocoder.", "golden."),

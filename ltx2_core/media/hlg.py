@@ -1,0 +1,92 @@
+"""HLG masters: linear light to the signal of BT.2100 and to the planes of 10-bit video.
+
+Letters: N frames, H W pixel rows and columns.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import av
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .hdr_space import Primaries, codes_to_rec709, to_rec2020
+
+PRIMARIES, TRANSFER, MATRIX = 9, 18, 9
+"""FFmpeg's numbers of BT.2020 primaries, of the transfer function HLG (ARIB STD-B67) and of the BT.2020
+matrix."""
+
+_A, _B, _C = 0.17883277, 0.28466892, 0.55991073
+WHITE_SIGNAL = 0.75
+"""The signal of diffuse white, BT.2408."""
+_WHITE = (math.exp((WHITE_SIGNAL - _C) / _A) + _B) / 12
+"""Scene light of ``WHITE_SIGNAL``, of 1 for the brightest."""
+_ROLL = _WHITE / (1 - _WHITE)
+"""Slope of the roll-off above white, with which it continues the straight line below."""
+
+_RED, _BLUE = 0.2627, 0.0593
+
+
+def hlg_signal(light: Tensor, primaries: Primaries = "rec709") -> Tensor:
+    """Linear light (..., 3, H, W) of ``primaries`` -> HLG signal in [0, 1] on the primaries of BT.2020.
+
+    Light up to diffuse white (1) is scaled so that white has the signal 0.75. Brighter light approaches 1 by
+    an exponential curve and is never cut off.
+    """
+    x = to_rec2020(light, primaries).clamp(min=0)
+    x = torch.where(x <= 1, x * _WHITE, 1 - (1 - _WHITE) * torch.exp(-_ROLL * (x - 1)))
+    # The clamps only keep the branch that is not chosen finite.
+    log = _A * torch.log((12 * x - _B).clamp(min=1e-12)) + _C
+    return torch.where(x <= 1 / 12, torch.sqrt(3 * x), log).clamp(0, 1)
+
+
+def planes_of(signal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Signal (N, 3, H, W) in [0, 1], H and W even -> 10-bit planes Y (N, H, W), U and V (N, H/2, W/2), int32.
+
+    The matrix is that of BT.2020 (non-constant luminance), the range that of studios: 64 to 940 for Y.
+    """
+    red, green, blue = signal.float().unbind(1)
+    y = _RED * red + (1 - _RED - _BLUE) * green + _BLUE * blue
+    u, v = (blue - y) / (2 - 2 * _BLUE), (red - y) / (2 - 2 * _RED)
+    colour = F.avg_pool2d(torch.stack((u, v), dim=1), 2)
+    levels = (y * 876 + 64, colour[:, 0] * 896 + 512, colour[:, 1] * 896 + 512)
+    first, second, third = (one.round().clamp(0, 1023).to(torch.int32) for one in levels)
+    return first, second, third
+
+
+def hlg_frame(codes: Tensor, number: int) -> Any:
+    """PyAV's frame, ``yuv420p10le``, for one frame (3, H, W) of a decoder, whose codes are in [-1, 1].
+
+    ``number`` is that of the frame in the clip. Raises ValueError for NaN and infinite values.
+    """
+    frame = checked_codes(codes, number)
+    planes = planes_of(hlg_signal(codes_to_rec709(frame))[None])
+    picture = av.VideoFrame(codes.shape[2], codes.shape[1], "yuv420p10le")
+    for plane, levels in zip(picture.planes, planes, strict=True):
+        rows = np.zeros((plane.height, plane.line_size // 2), np.uint16)
+        rows[:, : plane.width] = levels[0].numpy()
+        plane.update(rows)
+    picture.colorspace, picture.color_range = MATRIX, 1
+    for name, value in (("color_primaries", PRIMARIES), ("color_trc", TRANSFER)):
+        # Older PyAV cannot set these on a frame.
+        if hasattr(picture, name):
+            setattr(picture, name, value)
+    return picture
+
+
+def checked_codes(frame: Tensor, number: int) -> Tensor:
+    """A decoder's frame of any shape in [-1, 1] -> codes in [0, 1], float32 on the CPU.
+
+    ``number`` is that of the frame in the clip. Raises ValueError for frames that are not float, and for NaN
+    and infinite values.
+    """
+    if not frame.is_floating_point():
+        raise ValueError(f"HDR frames are float in [-1, 1]; got {frame.dtype}")
+    codes = (frame.detach().cpu().float() + 1) / 2
+    if not bool(codes.isfinite().all()):
+        raise ValueError(f"frame {number} holds NaN or infinite values; nothing was saved")
+    return codes.clamp(0, 1)
