@@ -32,8 +32,8 @@ def read_audio(
 ) -> tuple[Tensor, int]:
     """Decode the audio of a file: (waveform (C, S) float32, full scale at -1 and 1; sample rate in Hz).
 
-    Mono and stereo keep their channels; more channels are mixed down to stereo. Time 0 is the start of the
-    file: if the audio track begins later than the video, silence is put before the audio. ``start_s`` and
+    Mono and stereo audio is returned as such; more channels are mixed down to stereo. Time 0 is the start of
+    the file: if the audio track begins later than the video, silence is put before the audio. ``start_s`` and
     ``duration_s`` (seconds; None is up to the end) select a part, exact to the sample; a part that reaches
     past the end is returned shorter.
 
