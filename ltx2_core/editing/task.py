@@ -34,7 +34,10 @@ _OWN = frozenset(
 
 
 def _retake_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert regions and rounding of a retake from JSON values, which have lists in place of tuples."""
+    """Convert the regions and the rounding of a retake from JSON values to those that ``retake`` takes.
+
+    Regions are lists in JSON and become tuples; the rounding is a text and becomes a :class:`Rounding`.
+    """
     regions = {
         name: tuple((start, end) for start, end in options.get(name, ())) for name in ("video", "audio")
     }
@@ -45,7 +48,8 @@ def _retake_options(options: Mapping[str, Any]) -> dict[str, Any]:
 class EditTask:
     """A stored call of ``extend``, ``retake``, ``add_audio`` (kind "sound") or ``text_to_audio`` ("audio").
 
-    ``options`` are the other arguments of the call, as JSON values. "audio" has no source.
+    ``options`` are the other arguments of the call, as JSON values. ``source`` is the video file; None for
+    "audio".
     """
 
     kind: EditKind
@@ -60,9 +64,11 @@ class EditTask:
         sampled: Generation | None = None,
         on_sampled: OnSampled | None = None,
     ) -> Edit | Waveform:
-        """Make the call and return its result: an edit, or for "audio" a waveform with its rate.
+        """Make the call and return its result: an edit, or for "audio" (waveform (C, S), rate in Hz).
 
-        ``sampled`` and ``on_sampled`` are those of ``sampled_clip``. Raises what the called function raises.
+        ``sampled``, if it is not None, is the result of an earlier sampling run, which is used in place of
+        sampling. ``on_sampled`` is called with the sampled clip before it is decoded. Raises what the called
+        function raises.
         """
         options = {**self.options, "sampled": sampled, "on_sampled": on_sampled}
         # Reading the source has used it.
