@@ -149,7 +149,7 @@ class Lora:
 
     @property
     def is_of_family(self) -> bool:
-        """Whether at least one layer has the name of an LTX-2 transformer's, connector's or projection's module."""
+        """Whether at least one layer is named after a module of an LTX-2 transformer or its text networks."""
         return any(_FAMILY.search(target_of(module)[1]) for module in self.layers)
 
     def strength_of(self, module: str) -> float:

@@ -59,7 +59,7 @@ class Base:
         return read_state(infos, self.layers, self.resident, self.shapes, self.dtype, self.device)
 
     def names(self, module: str) -> list[str]:
-        """Names of the stored tensors of ``module``: its weight and, if it is quantised, scales and others."""
+        """Names of the stored tensors of ``module``: its weight, and scales and others if it is quantised."""
         layer = self.layers.get(module)
         return [f"{module}.{suffix}" for suffix in (layer.infos if layer else ("weight",))]
 
