@@ -185,7 +185,7 @@ _STREAM_SCALES = (
 
 
 def guidance_options() -> Iterator[Option]:
-    """Yield the options for guidance; those for the audio have the prefix ``audio_``."""
+    """Yield the options for guidance; those for the audio have the prefix ``audio_`` in their names."""
     group = "guidance"
     for stream in ("", "audio_"):
         for name, kind, bounds, words in _STREAM_SCALES:
