@@ -51,8 +51,8 @@ def image_fields(explicit: MutableMapping[str, Any]) -> dict[str, Any]:
 def parse_control(text: str) -> VideoReference:
     """Parse a value of --control, ``FILE[:STRENGTH][,scale=N][,every=N]``; the strength is 1 by default.
 
-    ``scale`` is how many times smaller than the clip the video is encoded, ``every`` of how many frames one
-    is used. Raises ValueError for other text.
+    ``scale=N`` encodes the video N times smaller than the clip, ``every=N`` uses each N-th frame. Raises
+    ValueError for other text.
     """
     # Only a comma before a known setting divides, because names of files may hold commas.
     path, *settings = re.split(r",(?=\s*(?:scale|every)\s*=)", text)

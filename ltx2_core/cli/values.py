@@ -210,9 +210,8 @@ def naming(flag: str) -> Iterator[None]:
 def parse_lora(text: str) -> LoraSpec:
     """Parse ``FILE[:STRENGTH[:AUDIO_STRENGTH]]`` to a LoRA with its strengths.
 
-    STRENGTH is 1 by default; AUDIO_STRENGTH is for the audio layers, by default STRENGTH.
-
-    A colon with no number after it is part of the file's name.
+    STRENGTH is 1 by default; AUDIO_STRENGTH is for the audio layers, by default STRENGTH. A colon with no
+    number after it is part of the file's name.
     """
     path, strengths = split_numbers(text, 2)
     if len(strengths) == 2:

@@ -129,9 +129,9 @@ def sampled_clip(
 
 
 def check_resumed(pipeline: Pipeline, request: Request, sampled: Generation) -> Generation:
-    """Return ``sampled``, the result of an earlier run of ``request``.
+    """Return ``sampled``, the result of an earlier run of ``request``, if it fits.
 
-    Raises ValueError if its size or length differ from those of the request.
+    Raises ValueError if the size, length or frame rate of ``sampled`` differ from those of the request.
     """
     expected = pipeline.stages(request)[-1].clip
     # Latents of another size or rate could be decoded, but not be joined with the source.

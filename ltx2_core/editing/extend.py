@@ -113,7 +113,7 @@ class Extension:
 
     @property
     def keep_s(self) -> float:
-        """How many seconds the preserved frames take, with which the run begins."""
+        """The duration in seconds of the preserved frames with which the run begins."""
         return self.keep_frames / self.source.fps
 
     @property

@@ -184,7 +184,8 @@ def _request_of(
 ) -> Request:
     """Change the request of the whole clip to that of one window.
 
-    ``latents`` are those of the source in this window, from which sampling starts; None without a source.
+    ``latents`` are those of the source in this window, from which sampling starts; None starts from noise.
+    ``how`` is the division of the clip into windows.
     """
     return request.changed(
         prompt=prompt,

@@ -63,7 +63,7 @@ class Window:
     def frame_within(self, frame: int) -> int | None:
         """Convert the number of a pixel frame of the whole clip to its number in this window.
 
-        None if it is outside.
+        None if the frame is not in this window.
         """
         own = frame - self.first_frame
         # Frame 0 of a later window is one of the window before, from which its latent frame is taken.
@@ -198,7 +198,7 @@ class WindowStore:
     _owned: tempfile.TemporaryDirectory[str] | None = None
 
     def has(self, index: int) -> bool:
-        """Whether window number ``index`` is finished. If its file cannot be read, that is deleted."""
+        """Whether window number ``index`` is finished. If its file cannot be read, the file is deleted."""
         path = self._path(index)
         if not path.is_file():
             return False

@@ -63,9 +63,7 @@ class Checkpoint:
 
     @cached_property
     def config(self) -> ParsedJson:
-        """The configuration of the networks in the header.
-
-        A missing section is reconstructed from tensor shapes.
+        """The configuration of the networks in the header; a missing section is inferred from tensor shapes.
 
         Raises ValueError if the header is malformed, or if the shapes do not determine a missing section.
         """
@@ -182,9 +180,8 @@ class Checkpoint:
     def shapes(self, component: Component) -> Mapping[str, tuple[int, ...]]:
         """Shapes of a component's tensors, by official name.
 
-        A quantised tensor has the shape of its decoded weight.
-
-        Raises ValueError if the file does not contain the component.
+        A quantised tensor has the shape of its decoded weight. Raises ValueError if the file does not contain
+        the component.
         """
         self._require(component)
         return self._shapes[component]

@@ -216,9 +216,9 @@ _KINDS = {"compress_space": "spatial", "compress_time": "temporal", "compress_al
 
 
 def _options(value: Any) -> Json:
-    """The options of a VAE block as an object.
+    """The options of a VAE block as a JSON object.
 
-    ``value`` is such an object, or in older configurations the block's number of layers, which becomes one.
+    In older configurations ``value`` is the number of layers, which becomes {"num_layers": value}.
     """
     return value if isinstance(value, dict) else {"num_layers": value}
 

@@ -107,10 +107,10 @@ def _video_blocks(shapes: Shapes, prefix: str, width: int, suffix: str, *, old: 
     """Reconstruct the block list of a video encoder or decoder, in the order of the tensor names.
 
     ``prefix`` begins these names, such as "encoder.down_blocks."; ``width`` is the number of channels before
-    the first block. ``suffix`` is appended to the kinds of resamplers, "_res" for an encoder. ``old`` says
-    that it is the decoder of LTX-2.0, whose upsamplers have a skip connection. The kind of a resampler
-    follows from its convolution: its output channels over those of the next block, or the inverse, is the
-    number of positions in time and space that one position is unfolded to or folded from.
+    the first block. ``suffix`` is appended to the kinds of resamplers, "_res" for an encoder. ``old`` selects
+    the decoder of LTX-2.0, whose upsamplers have a skip connection. The kind of a resampler follows from its
+    convolution: its output channels over those of the next block, or the inverse, is the number of positions
+    in time and space that one position is unfolded to or folded from.
     """
     kinds = {8: "compress_all", 4: "compress_space", 2: "compress_time"}
     blocks: list[JsonValue] = []

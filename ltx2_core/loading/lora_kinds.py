@@ -27,11 +27,11 @@ PEFT_MAGNITUDE = re.compile(r"\.lora_magnitude_vector(\.[^.]+)?(\.weight)?$")
 
 @dataclass(frozen=True)
 class Magnitude:
-    """The magnitudes of a DoRA layer, by tensor name; they replace the norms of the weight's rows or columns.
+    """The magnitudes of a DoRA layer, which replace the norms of the weight's rows or columns.
 
-    LyCORIS names the tensor ``dora_scale``, and ComfyUI divides by the norms of the original rows, or of the
-    merged columns. PEFT names it ``lora_magnitude_vector`` and divides by the norms of the merged rows;
-    ``merged_norm`` is then True.
+    ``name`` is the tensor that holds them. LyCORIS calls it ``dora_scale``, and ComfyUI divides by the norms
+    of the original rows, or of the merged columns. PEFT calls it ``lora_magnitude_vector`` and divides by the
+    norms of the merged rows; ``merged_norm`` is then True.
     """
 
     name: str
@@ -111,7 +111,7 @@ def change(factors: Mapping[str, Tensor]) -> Tensor:
 
 
 def rescaled(weight: Tensor, delta: Tensor, magnitude: Tensor, strength: float, *, merged: bool) -> Tensor:
-    """Apply a DoRA to ``weight`` (O, I): add ``strength`` times the difference to the fully changed weight.
+    """Apply a DoRA to ``weight`` (O, I): returns weight + strength * (fully changed weight - weight).
 
     The result is float32. ``delta`` (O, I) is the low-rank change with its scale. ``magnitude`` has O values
     for rows, or is (1, I) for columns. ``merged`` says by which norm rows are divided: that of the changed

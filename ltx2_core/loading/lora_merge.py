@@ -338,7 +338,7 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
 
 
 def _stacked(pairs: Sequence[_Pair]) -> tuple[Tensor, Tensor]:
-    """Join the matrices of all pairs to one A (R, I) and one B (O, R), whose product is their sum.
+    """Join the matrices of all pairs to one A (R, I) and one B (O, R): B @ A is the sum of their changes.
 
     All are bfloat16; the product is still to be multiplied by the first pair's factor, which is the largest.
     The factors of the others, relative to it, are multiplied into their A. A scaled A does not fit into

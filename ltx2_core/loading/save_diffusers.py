@@ -37,8 +37,8 @@ class Part:
     """One model of a diffusers folder: its subfolder, the components in it, and how they are translated.
 
     ``config`` and ``class_name`` make the model's ``config.json``, ``rules`` rename its tensors, and ``read``
-    parses the single-file configuration for comparison. ``library`` is what the pipeline's index names for
-    it.
+    parses the single-file configuration for comparison. ``library`` is the Python package of the model's
+    class.
     """
 
     folder: str

@@ -20,7 +20,7 @@ ALIGNMENT = 64
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor to write: its dtype in safetensors' words ("BF16"), its shape, a function that makes it.
+    """One tensor to write: its dtype as safetensors names it ("BF16"), its shape, a function that makes it.
 
     The function ``make`` is called once, just before the tensor is written.
     """

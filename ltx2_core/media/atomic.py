@@ -216,9 +216,8 @@ def _probe(path: Path) -> None:
 def _move_all(source: Path, folder: Path) -> None:
     """Move all files of folder ``source`` into ``folder``.
 
-    If one cannot be moved, those already moved are deleted.
-
-    Raises FileExistsError if a name exists in ``folder``.
+    If one cannot be moved, those already moved are deleted. Raises FileExistsError if a name exists in
+    ``folder``.
     """
     moved: list[Path] = []
     try:

@@ -115,7 +115,7 @@ class Destination:
         return re.compile(rf"{re.escape(before)}\d{{{digits},}}{re.escape(after)}")
 
     def _parts(self) -> tuple[str, int, str]:
-        """Split the pattern of image names: (text before the number, its least count of digits, the rest)."""
+        """Split the pattern of image names: (text before the number, its least count of digits, rest)."""
         name = self.path.name
         found = _NUMBER.search(name)
         assert found is not None

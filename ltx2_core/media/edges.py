@@ -73,8 +73,8 @@ def _sobel(grey: Tensor) -> tuple[Tensor, Tensor]:
 def _on_crest(size: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
     """Mask (N, H, W), True at pixels where the gradient is a local maximum across the edge.
 
-    ``size`` is the gradient's magnitude, ``dx`` and ``dy`` are its components, each (N, H, W). Its direction
-    is rounded to the nearest of four: horizontal, vertical and the two diagonals.
+    ``size`` is the gradient's magnitude, ``dx`` and ``dy`` are its components, each (N, H, W). The gradient's
+    direction is rounded to the nearest of four: horizontal, vertical and the two diagonals.
     """
     # Zeros here, unlike above, let an edge reach the border of the frame.
     around = F.pad(size[:, None], (1,) * 4)[:, 0]

@@ -171,7 +171,7 @@ def audio_encoding(fmt: Format, chosen: Encoding) -> AudioEncoding | None:
 
 
 def has_encoder(name: str) -> bool:
-    """Whether the installed PyAV has an encoder called ``name`` by FFmpeg, such as "libx264"."""
+    """Whether the installed PyAV has the encoder that FFmpeg calls ``name``, such as "libx264"."""
     try:
         av.Codec(name, "w")
     except (ValueError, av.error.FFmpegError):

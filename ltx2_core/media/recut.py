@@ -283,8 +283,8 @@ def _packets(
 ) -> Iterator[tuple[bytes, int, bool]]:
     """Yield all packets of the result in the order of decoding, both copied and newly encoded ones.
 
-    ``packets`` are those of the source; ``feed`` gives the new frames. Each result is (data, presentation
-    time in ticks, whether it is a keyframe).
+    ``packets`` are those of the source; ``spans`` encode the new frames, which ``feed`` yields. Each result
+    is (data, presentation time in ticks, whether the packet is a keyframe).
     """
     zero, left = int(recut.clip.timeline.times[0]), list(spans)
     number = 0

@@ -85,8 +85,9 @@ def save_clip(
 
     Memory does not grow with the clip's length. For audio files no frames are decoded, and no audio for kinds
     without audio. Frames of odd size lose their last row or column if the pixel format needs even sizes.
-    ``on_frames`` is called with (frames written, all frames). ``timed`` returns a context that measures the
-    seconds of the work that it is given the name of, such as "encode". No file is left if writing fails.
+    ``on_frames`` is called with (frames written, all frames). ``timed(name)`` is a context that counts the
+    seconds of its block as those of the work called ``name``, such as "encode"; None counts nothing. No file
+    is left if writing fails.
     """
     destination = Destination.of(path)
     # Everything that can be wrong is found before anything is decoded.

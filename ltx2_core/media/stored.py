@@ -21,7 +21,7 @@ class Stored(NamedTuple):
 class StoredFrames(Protocol):
     """A reader of the frames of a file, in the order in which they are displayed.
 
-    ``width`` x ``height`` pixels.
+    ``width`` and ``height`` are the size of the frames in pixels; ``timeline`` has their times.
     """
 
     @property

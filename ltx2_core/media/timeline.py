@@ -32,9 +32,9 @@ class Timeline:
 
     Frame ``k`` of the clip is shown ``zero_s + k / fps`` seconds after the start of the file, and its time
     stamp in the stream is ``origin_s + k / fps`` seconds. ``times`` are the presentation times of the stored
-    frames, ascending, in ticks of the stream. ``first_shown`` are the frames of the clip at which each of
-    them appears. ``by_count`` is True if decoded frames have no time stamps, so that they are identified by
-    their order. ``notes`` are sentences for reports that say what was changed.
+    frames, ascending, in ticks of the stream. ``first_shown`` has for each stored frame the number of the
+    clip's frame at which it appears. ``by_count`` is True if decoded frames have no time stamps, so that they
+    are identified by their order. ``notes`` are sentences for reports that say what was changed.
     """
 
     fps: float

@@ -172,9 +172,8 @@ class AudioTrack:
     def add(self, waveform: Tensor) -> None:
         """Buffer samples (C, S), full scale at -1 and 1.
 
-        Mono samples are written to both channels of a stereo track.
-
-        Raises ValueError for more than two channels, and for NaN or infinite samples.
+        Mono samples are written to both channels of a stereo track. Raises ValueError for more than two
+        channels, and for NaN or infinite samples.
         """
         # An expanded tensor shares its memory, so that stereo from mono takes none.
         self._pending.append(checked_audio(waveform).expand(self._channels, -1))

@@ -96,7 +96,7 @@ class VideoClip:
             raise ValueError(f"{self.path} has no frame from {self.start_s:g} s on; choose an earlier start")
 
     def warn_of_rate(self, fps: float) -> None:
-        """Log a warning if this part, played frame by frame at ``fps``, would have another duration."""
+        """Log a warning if this part, played frame by frame at ``fps``, would change its duration."""
         # A folder of images states no rate.
         if isinstance(self.source, VideoFile | AnimatedWebP) and abs(self.fps - fps) > 0.01 * fps:
             log.warning(

@@ -43,7 +43,10 @@ class AutoencoderHalf(nn.Module):
 
 
 def check_5d(x: Tensor, channels: int, what: str) -> None:
-    """Raise ValueError unless ``x`` is (B, channels, T, H, W); ``what`` names it in the message."""
+    """Raise ValueError unless ``x`` is (B, channels, T, H, W).
+
+    ``what`` is the tensor's name in the message.
+    """
     if x.ndim != 5 or x.shape[1] != channels:
         raise ValueError(f"{what} must be (B, {channels}, T, H, W); got {tuple(x.shape)}")
 

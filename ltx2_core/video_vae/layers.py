@@ -167,9 +167,10 @@ class Downsample(nn.Module):
         self.conv = StreamConv3d(in_channels, self.out_channels // cell, **options)
 
     def forward(self, x: Tensor, stream: Stream, last: bool) -> Tensor:
-        """x (B, C, T, H, W), the next piece -> (B, C x multiplier, T', H', W'), divided by the strides.
+        """x (B, C, T, H, W), the next piece -> (B, C x multiplier, T', H', W').
 
-        With a stride of 2 in time, a last frame without a partner is cached for the next piece.
+        T', H' and W' are T, H and W divided by the strides in time, height and width. With a stride of 2 in
+        time, a last frame without a partner is cached for the next piece.
         """
         if self.strides[0] == 2:
             # The clip's first frame has a cell of its own, so it is paired with itself.
@@ -219,9 +220,10 @@ class Upsample(nn.Module):
         self.conv = StreamConv3d(in_channels, cell * self.out_channels, **options)
 
     def forward(self, x: Tensor, stream: Stream, last: bool) -> Tensor:
-        """x (B, C, T, H, W), the next piece -> (B, C / multiplier, T', H', W'), multiplied by the strides.
+        """x (B, C, T, H, W), the next piece -> (B, C / multiplier, T', H', W').
 
-        With a stride of 2 in time, the first frame of the clip becomes one frame, every later one two.
+        T', H' and W' are T, H and W times the strides in time, height and width. With a stride of 2 in time,
+        the first frame of the clip becomes one frame, every later one two.
         """
         window = stream.window(self, x, last)
         h = self.conv.convolve(window)

@@ -103,7 +103,7 @@ class Stage(NamedTuple):
     """One step of the chain, called as ``run(x, stream, last)``.
 
     ``x`` is the next piece, ``stream`` holds the caches, and ``last`` is True for the last piece of the clip.
-    ``growth`` is the size of its result over the size of its input, but at least 1.
+    ``growth`` is the size of the result over the size of ``x``, but at least 1.
     """
 
     run: Callable[[Tensor, Stream, bool], Tensor]

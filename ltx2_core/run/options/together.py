@@ -85,11 +85,9 @@ def check_together(
 ) -> None:
     """Raise ValueError if options of a command line contradict each other, or one lacks another.
 
-    An option lacks another if it has no effect without it.
-
-    ``explicit`` are the options that the user wrote, by name, with their values. ``known`` are the settings
-    stored in the file of ``--from-file``; None without that option. ``command`` is the subcommand, such as
-    "extend". The message names both flags.
+    An option lacks another if it has no effect without it. ``explicit`` are the options that the user wrote,
+    by name, with their values. ``known`` are the settings stored in the file of ``--from-file``; None without
+    that option. ``command`` is the subcommand, such as "extend". The message names both flags.
     """
     names = {option.name for option in options_of(command)}
     known = known or {}
