@@ -57,7 +57,7 @@ class JobBar:
 def job_bar(parts: Sequence[Part], *, quiet: bool) -> Iterator[JobBar]:
     """A context that yields the progress bar of a job that consists of ``parts``.
 
-    With ``quiet`` it draws nothing.
+    With ``quiet`` the bar draws nothing.
     """
     with tqdm(total=1.0, bar_format=_FORMAT, desc="load", file=sys.stderr, disable=quiet) as bar:
         yield JobBar(bar, Job(parts), quiet=quiet)

@@ -120,8 +120,8 @@ def _edited(kind: EditKind, chosen: Chosen) -> str | None:
 def _check_copy(source: Path, output: Output) -> None:
     """Check whether the video packets of the file ``source`` can be copied into the output without encoding.
 
-    If no kind of file can hold them, a line on stderr says that the video is encoded again. Raises ValueError
-    if only another kind of file than the output's can hold them.
+    If no kind of file can hold these packets, a line on stderr says that the video is encoded again. Raises
+    ValueError if another kind of file than that of the output can hold them.
     """
     from ..media.remux import check_copy
 

@@ -64,7 +64,7 @@ def _clips(chosen: Chosen) -> list[ClipPlan]:
 def _budgets(texts: Sequence[str]) -> list[int]:
     """Parse GPU memory sizes, such as "24GB", to bytes.
 
-    Without any, the free memory of the GPU or common sizes.
+    If there are none, return the free memory of the GPU, or some common sizes if there is no GPU.
     """
     import torch
 

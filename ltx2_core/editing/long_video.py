@@ -202,14 +202,20 @@ def _request_of(
 
 
 def _reference_scale(pipeline: LongPipeline, how: LongVideo) -> int:
-    """How many times smaller than the clip its source is encoded as a reference, in width and height."""
+    """How many times smaller than the clip, in width and height, its source is encoded as a reference.
+
+    ``how`` states it, or if that is None the LoRAs of the pipeline.
+    """
     if how.source_scale is not None:
         return how.source_scale
     return max((lora.reference_downscale_factor for lora in pipeline.loras), default=1)
 
 
 def _reference_step(pipeline: LongPipeline) -> int:
-    """Every how manyth frame of the source is used as a reference; 1 uses all."""
+    """n if every n-th frame of the source is used as a reference; 1 uses all.
+
+    The LoRAs of the pipeline state it.
+    """
     return max((lora.reference_temporal_scale_factor for lora in pipeline.loras), default=1)
 
 

@@ -93,18 +93,15 @@ class Lora:
 
     @property
     def reference_downscale_factor(self) -> int:
-        """n if an IC-LoRA was trained with reference videos of 1/n of the width and height.
+        """n if an IC-LoRA was trained with reference videos of 1/n of the clip's width and height.
 
-        1 if not stated.
+        The result is 1 if the file does not state it.
         """
         return self._factor(REFERENCE_KEYS[0])
 
     @property
     def reference_temporal_scale_factor(self) -> int:
-        """n if an IC-LoRA was trained with every n-th frame of its reference videos.
-
-        1 if the file does not state it.
-        """
+        """n if an IC-LoRA was trained with every n-th frame of its reference videos; 1 if not stated."""
         return self._factor(REFERENCE_KEYS[1])
 
     @property
@@ -140,9 +137,9 @@ class Lora:
 
     @property
     def base_model(self) -> str:
-        """A text: the generation of the model that the LoRA was trained on and how it was detected.
+        """The generation of the model that the LoRA was trained on and how it was detected, as text.
 
-        "" if unknown.
+        The text is "" if the generation is unknown.
         """
         shapes = {target_of(module): self._shape(layer) for module, layer in self.layers.items()}
         return describe_generation(shapes, self.metadata, None)[0]

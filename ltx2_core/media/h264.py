@@ -32,8 +32,8 @@ class Parameters:
     def read(cls, data: bytes | None) -> Parameters | None:
         """Parse the bytes of an ``avcC`` record.
 
-        Returns None if ``data`` is None or no such record, or if it says that lengths of units do not take
-        four bytes.
+        Returns None if ``data`` is None or no such record, or if the record says that lengths of units do not
+        take four bytes.
         """
         if not data or len(data) < 7 or data[0] != 1 or data[4] & 3 != 3:
             return None

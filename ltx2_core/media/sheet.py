@@ -51,7 +51,10 @@ def _row(words: str, frames: Tensor) -> Image.Image:
 def _shortened(
     words: str, width: int, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
 ) -> str:
-    """Put a text on one line, and cut its end off if it is wider than ``width`` pixels in this font."""
+    """Put a text on one line, and cut its end off if it is wider than ``width`` pixels in this font.
+
+    ``draw`` measures the text.
+    """
     # The font that Pillow may fall back to has no other letters.
     line = " ".join(words.split()).encode("latin-1", "replace").decode("latin-1")
     while draw.textlength(line, font=font) > width:
