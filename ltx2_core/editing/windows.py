@@ -213,7 +213,7 @@ class WindowStore:
         return True
 
     def save(self, index: int, latent: AVLatent) -> None:
-        """Write the latents of window number ``index``, to the spare folder if the first folder's disk is full.
+        """Write the latents of window number ``index``, to the spare folder if the other disk is full.
 
         Raises OSError with advice on what to do if neither has room.
         """

@@ -63,7 +63,7 @@ def _of_two(one: Checkpoint, other: Checkpoint) -> ValueError:
 
 
 def _is_certain(checkpoint: Checkpoint) -> bool:
-    """Whether a file states if it is of LTX-2.3 or 2.5, by its transformer or by a version in its metadata."""
+    """Whether a file states if it is of LTX-2.3 or 2.5, by its transformer or a version in its metadata."""
     stated = str(checkpoint.metadata.get("model_version", ""))
     return Component.TRANSFORMER in checkpoint.components or stated.startswith(("2.3", "2.5"))
 
