@@ -73,7 +73,10 @@ def sound(chosen: Chosen) -> None:
 
 
 def edit(kind: EditKind, chosen: Chosen) -> None:
-    """Run an edit, or with ``--resume`` finish one whose latents are saved; prints the path of the file."""
+    """Run an edit of the given kind, or with ``--resume`` finish the one whose sampled latents are saved.
+
+    Prints the path of the written file on stdout. ``chosen`` are the options of the call.
+    """
     path = _resumed(chosen) if chosen["resume"] else _edited(kind, chosen)
     if path is not None:
         click.echo(path)
@@ -88,9 +91,9 @@ def _resumed(chosen: Chosen) -> str | None:
 
 
 def _edited(kind: EditKind, chosen: Chosen) -> str | None:
-    """Sample and save an edit; returns the path of the file.
+    """Sample and save an edit; returns the path of the written file.
 
-    With ``--dry-run`` it prints the plan and returns None. For stdout it returns None too.
+    Returns None with ``--dry-run``, which prints the plan instead, and if the clip is written to stdout.
     """
     from .repeat import check_command, open_recorded, settings_of
     from .saving import run_edit
@@ -117,10 +120,10 @@ def _edited(kind: EditKind, chosen: Chosen) -> str | None:
 
 
 def _check_copy(source: Path, output: Output) -> None:
-    """Check whether the video of ``source`` can be copied into the output without encoding.
+    """Check whether the video packets of the file ``source`` can be copied into the output without encoding.
 
-    If no kind of file can hold its packets, a line says that it is encoded again. Raises ValueError if
-    another kind of file could hold them.
+    If no kind of file can hold these packets, a line on stderr says that the video is encoded again. Raises
+    ValueError if another kind of file than that of the output can hold them.
     """
     from ..media.remux import check_copy
 
@@ -132,9 +135,10 @@ def _check_copy(source: Path, output: Output) -> None:
 
 
 def _run_of(kind: EditKind, chosen: Chosen, pipeline: LTX2Pipeline, recorded: ParsedJson | None) -> EditRun:
-    """The edit that the options describe.
+    """Make the edit that the options describe.
 
-    ``recorded`` are the settings of ``--from-file``: options on the command line replace single ones of them.
+    ``recorded`` are the settings of the file of ``--from-file``, or None without that option; options on the
+    command line replace single settings.
     """
     from .repeat import repeated_edit
     from .saving import EditRun
@@ -154,9 +158,10 @@ def _run_of(kind: EditKind, chosen: Chosen, pipeline: LTX2Pipeline, recorded: Pa
 
 
 def _own_arguments(kind: EditKind, chosen: Chosen, before: RecordedEdit | None) -> EditArguments:
-    """The arguments that only this kind of edit has, such as regions.
+    """The arguments that only this kind of edit has, such as the regions of a retake.
 
-    Options on the command line come first, then the recorded edit ``before``, then the defaults.
+    Each comes from the command line if it is written there, else from ``before``, the edit of the
+    ``--from-file`` file (None without one), else from the defaults.
     """
     own: dict[str, object] = {
         argument: _read(option, chosen[option])
@@ -177,7 +182,7 @@ def _own_arguments(kind: EditKind, chosen: Chosen, before: RecordedEdit | None) 
 def _read(option: str, value: Any) -> Any:
     """Convert the value of an edit's option: regions and colours are parsed, other values returned unchanged.
 
-    Raises ValueError that names the flag.
+    ``option`` is the option's name in the table of options. Raises ValueError that names the flag.
     """
     from ..conditioning.regions import parse_regions
     from ..media.images import parse_colour
@@ -200,7 +205,7 @@ def _print_edit(pipeline: LTX2Pipeline, made: EditRun) -> None:
 
 
 def _check_needed(chosen: Chosen, names: tuple[str, ...]) -> None:
-    """Raise a usage error if one of the options ``names`` is missing."""
+    """Raise click's usage error if one of the options ``names`` was not written and has no default."""
     from ..run.options import by_name
 
     for name in names:

@@ -1,7 +1,8 @@
 """How a command ends with an error: one line on stderr, and an exit code.
 
-0: done. 1: the run failed, or ``doctor`` found something to repair. 2: the request was refused: an option, a
-file or a combination of them is wrong. 130 and 143: interrupted by Ctrl+C (SIGINT) and by SIGTERM.
+Exit codes: 0 done; 1 the run failed, or ``ltx2 doctor`` found something to repair; 2 the request was refused:
+an option, a file or a combination of them is wrong; 130 and 143 interrupted, by Ctrl+C (SIGINT) and by
+SIGTERM.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ _OF_THE_REQUEST = frozenset(
 
 
 class Refused(click.ClickException):
-    """Ends a command with exit code 2: the request is wrong, and nothing was done."""
+    """An error that ends a command with exit code 2: the request is wrong, and nothing was done."""
 
     exit_code = REFUSED
 
 
 def ending(error: ValueError | OSError) -> click.ClickException:
-    """Convert an error of the library to the exception that ends the command with one line.
+    """Convert an error of the library to the click exception that ends the command with one line on stderr.
 
-    It is :class:`Refused` (exit code 2), or for an error of the machine, such as a full disk, one with exit
-    code 1.
+    The exception is :class:`Refused` (exit code 2), but for an error of the machine, such as a full disk, one
+    with exit code 1.
     """
     # A path may hold bytes that no terminal can display.
     text = str(error).encode("utf-8", "backslashreplace").decode()

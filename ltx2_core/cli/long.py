@@ -41,7 +41,7 @@ def long(chosen: Chosen) -> None:
 
 
 def run_long(chosen: Chosen) -> None:
-    """Generate or repeat a long clip, or print its plan."""
+    """Run ``ltx2 long``: generate or repeat a long clip, or with ``--dry-run`` print its plan."""
     from ..out_of_memory import is_out_of_memory
 
     try:
@@ -57,7 +57,7 @@ def run_long(chosen: Chosen) -> None:
 def _generated(chosen: Chosen) -> str | None:
     """Sample the windows that are not finished yet, and save the clip; returns the path of the file.
 
-    With ``--dry-run`` it prints the plan and returns None. For stdout it returns None too.
+    Returns None with ``--dry-run``, which prints the plan instead, and if the clip is written to stdout.
     """
     from .repeat import check_command, open_recorded, settings_of
     from .saving import run_long as run
@@ -82,10 +82,10 @@ def _generated(chosen: Chosen) -> str | None:
 
 
 def _arguments(chosen: Chosen, pipeline: LTX2Pipeline, recorded: ParsedJson | None) -> LongArguments:
-    """Return the prompts, the division into windows, and the fields of a request.
+    """Return the prompts, the division of the clip into windows, and the fields of a request by name.
 
-    Options on the command line come first, then the settings of ``--from-file`` (``recorded``), then the
-    defaults.
+    Values come from the command line if they are written there, else from ``recorded``, the settings of the
+    file of ``--from-file`` (None without that option), else from the defaults.
     """
     from ..media.images import parse_colour
     from .repeat import long_video_of, repeated_long
@@ -116,7 +116,7 @@ def _windows(chosen: Chosen, options: Iterable[str], fields: RequestFields) -> W
 
 
 def _keyframes(fields: RequestFields) -> tuple[Keyframe, ...]:
-    """Remove the images at frames from ``fields`` and load them, so that each window gets those within it."""
+    """Remove the images at frames from ``fields``, the fields of a request, and load them as keyframes."""
     from ..editing.conditioning import Keyframe
     from ..media import load_image
 
@@ -143,10 +143,11 @@ def _prompts(chosen: Chosen) -> str:
 
 @contextmanager
 def _folder_of_windows(chosen: Chosen, output: Output) -> Iterator[Path]:
-    """The folder of --state, or one of this clip that is removed when its file is written.
+    """A context that yields the folder in which finished windows are saved.
 
-    It is that of ``--state``, or else a temporary one that belongs to the output's name and is deleted when
-    the block succeeds. Raises ValueError for ``--resume`` if no windows are finished.
+    It is the folder of ``--state``, which stays, or else a private folder that belongs to the output's name
+    and is deleted if the block succeeds. Raises ValueError for ``--resume`` without ``--state`` if no windows
+    are saved.
     """
     from ..run.saved_latents import saved_windows
     from ..storage.private import locked, private_folder, prune_saved

@@ -32,9 +32,9 @@ OVERLAP_S = 1.0
 
 
 def audio_windows(clip: ClipPlan, window_frames: int) -> tuple[Window, ...]:
-    """Divide a clip into windows for sampling its audio; neighbours overlap by about a second.
+    """Divide a clip into windows of at most ``window_frames`` (8k + 1) frames, for sampling its audio.
 
-    Raises ValueError if ``window_frames`` is not 8k + 1 or too small.
+    Neighbours overlap by about a second. Raises ValueError if ``window_frames`` is not 8k + 1 or too small.
     """
     overlap = max(round(OVERLAP_S * clip.fps / TEMPORAL_SCALE), 2) * TEMPORAL_SCALE
     # At least half of each window is new, at high frame rates too.
@@ -44,9 +44,9 @@ def audio_windows(clip: ClipPlan, window_frames: int) -> tuple[Window, ...]:
 
 @dataclass(frozen=True, eq=False)
 class SampledAudio:
-    """Sampled audio of any length, decoded in chunks.
+    """Sampled audio of any length, without video; :meth:`audio` decodes it.
 
-    ``generation`` holds its latent; it has no video.
+    ``generation`` holds its latent.
     """
 
     generation: Generation
@@ -84,10 +84,12 @@ def sampled_audio(
     stop: Stop | None = None,
     **options: Any,
 ) -> SampledAudio:
-    """Sample the audio of ``clip`` window by window; each continues the audio of the one before.
+    """Sample the audio of ``clip`` window by window; each window continues the audio of the one before.
 
-    The noise of a window is drawn with the request's seed plus the window's number. The other arguments are
-    those of :func:`~ltx2_core.editing.edit.sampled_clip`.
+    ``source`` are the frames to which the audio is made, ``windows`` the division of ``clip``. The noise of a
+    window is drawn with the request's seed plus the window's number. ``sampled`` is the result of an earlier
+    run, to be used in place of sampling; ``on_sampled`` is called with the result; ``on_step`` and ``stop``
+    are those of the pipeline; ``options`` are fields of :class:`Request`.
     """
     size = {"width": clip.width, "height": clip.height, "fps": clip.fps}
     whole = pipeline.resolve(Request(prompt=prompt, **{**options, **size, "num_frames": clip.frames}))
@@ -110,7 +112,10 @@ def sampled_audio(
 
 
 def _conditioning(source: Footage, window: Window, track: Tensor) -> list[StageInput]:
-    """The conditioning of a window: its frames of the source, and the end of ``track``, the audio so far."""
+    """The conditioning of a window: its frames of ``source``, and the last audio of the window before.
+
+    ``track`` (1, 8, T, 16) is the latent of all audio sampled so far.
+    """
     first = window.first_frame
     items: list[StageInput] = [WholeVideo(source.part(first, first + window.clip.frames))]
     if window.audio_overlap > 0:

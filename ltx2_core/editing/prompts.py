@@ -30,8 +30,8 @@ LATEST = 1e9
 class PromptSchedule:
     """Prompts with the time at which each begins.
 
-    ``parts`` are (start in seconds, prompt) in rising order; the first starts at 0. With ``by_window`` starts
-    are numbers of windows.
+    ``parts`` are (start in seconds, prompt) in rising order; the first starts at 0. If ``by_window`` is True
+    the starts are not seconds but numbers of windows, from 0.
     """
 
     parts: tuple[tuple[float, str], ...]
@@ -48,10 +48,11 @@ class PromptSchedule:
 
         By time: ``0: prompt; 2.5: prompt``, parts between ``;`` or on lines, each after a start or a range:
         seconds (``2.5``, ``2.5-4``), ``0:30``, ``00:00:30``, or ``50%`` of the clip, which is ``seconds``
-        long. Blank lines and lines that begin with ``#`` are skipped. Or JSON, a list of ``{"from": time,
-        "prompt": text}``. By window: prompts between ``|``, or a JSON list of texts; the last one serves all
-        further windows. The first part starts at 0 even if another start is written, and each part ends
-        where the next one starts, even if an earlier end is written. Other text is one prompt.
+        long (None: percentages are an error). Blank lines and lines that begin with ``#`` are skipped. Or
+        JSON, a list of ``{"from": time, "prompt": text}``. By window: prompts between ``|``, or a JSON list
+        of texts; the last one serves all further windows. The first part starts at 0 even if another start is
+        written, and each part ends where the next one starts, even if an earlier end is written. Other text
+        is one prompt.
 
         Raises ValueError with line and column for a part without a time, for a time that cannot be read, and
         for times that do not rise.
@@ -109,9 +110,10 @@ class _Part:
 
 
 def _pieces(text: str) -> Iterator[tuple[str, str]]:
-    """Split a schedule at line ends and at each ``;`` that a time follows.
+    """Split the text of a schedule at line ends and at each ``;`` that is followed by a time.
 
-    Yields (place for errors, text).
+    Yields (line and column of the piece, for error messages; the piece). Blank lines and comments are left
+    out.
     """
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
@@ -162,7 +164,8 @@ def _json_part(entry: ParsedJson, index: int, seconds: float | None) -> _Part:
 def _seconds(time: Any, place: str, seconds: float | None) -> float:
     """Parse a time to seconds: a number, or text such as 2.5s, 0:30, 00:00:30 or 50%.
 
-    A percentage refers to ``seconds``, the length of the clip. ``place`` is where the text is, for errors.
+    A percentage refers to ``seconds``, the length of the clip, and is an error if that is None. ``place``
+    says where the text is, for error messages.
     """
     if isinstance(time, str) and re.fullmatch(_TIME, time.strip()):
         text = time.strip()

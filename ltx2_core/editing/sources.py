@@ -1,4 +1,4 @@
-"""The source of a long clip, read part by part, so that it is never in memory as a whole.
+"""The source video of a long clip, read in parts, so that it is never in memory as a whole.
 
 Letters: N frames, H W pixel rows and columns.
 """
@@ -25,11 +25,14 @@ class FrameSource(Protocol):
 
     @property
     def identity(self) -> str:
-        """A text that identifies the frames, also in another process."""
+        """A text that is equal only for the same frames, also in another process."""
         ...
 
     def part(self, first: int, count: int) -> Tensor:
-        """Read ``count`` frames from number ``first`` on: (N, 3, H, W) in [0, 1]."""
+        """Read ``count`` frames from number ``first`` on: (N, 3, H, W) in [0, 1].
+
+        Fewer at the end of the video.
+        """
         ...
 
 
@@ -53,7 +56,7 @@ class FramesInMemory:
 
 @dataclass(frozen=True, eq=False)
 class FramesInFile:
-    """A source whose frames are in a video file; they are decoded when they are read."""
+    """A source whose frames are in a video file; frames are decoded when they are read."""
 
     clip: VideoClip
 
@@ -95,9 +98,9 @@ class FramesInFile:
 
 
 def source_frames(source: FrameSource, first: int, count: int) -> Tensor:
-    """Read exactly ``count`` frames of a source from number ``first`` on.
+    """Read exactly ``count`` frames of a source from number ``first`` on: (N, 3, H, W) in [0, 1].
 
-    Raises ValueError if it has fewer.
+    Raises ValueError if the source has fewer.
     """
     check_length(source, first + count)
     frames = source.part(first, count)

@@ -67,7 +67,8 @@ def _retake_regions(options: Mapping[str, Any]) -> RetakeRegions:
 class EditTask:
     """A stored call of ``extend``, ``retake``, ``add_audio`` (kind "sound") or ``text_to_audio`` ("audio").
 
-    ``options`` are the other arguments of the call, as JSON values. "audio" has no source.
+    ``options`` are the other arguments of the call, as JSON values. ``source`` is the video file; None for
+    "audio".
     """
 
     kind: EditKind
@@ -82,9 +83,11 @@ class EditTask:
         sampled: Generation | None = None,
         on_sampled: OnSampled | None = None,
     ) -> Edit | Waveform:
-        """Make the call and return its result: an edit, or for "audio" a waveform with its rate.
+        """Make the call and return its result: an edit, or for "audio" (waveform (C, S), rate in Hz).
 
-        ``sampled`` and ``on_sampled`` are those of ``sampled_clip``. Raises what the called function raises.
+        ``sampled``, if it is not None, is the result of an earlier sampling run, which is used in place of
+        sampling. ``on_sampled`` is called with the sampled clip before it is decoded. Raises what the called
+        function raises.
         """
         options = {**self.options, "sampled": sampled, "on_sampled": on_sampled}
         # Reading the source has used it.

@@ -24,7 +24,8 @@ _STATISTICS = "per_channel_statistics."
 def read_folder(folder: Path) -> Header:
     """Merge the headers of a diffusers pipeline, of one of its component folders, or of split files.
 
-    Raises ValueError that names the folder and says what is missing or contradictory.
+    The result is that of a single file. Raises ValueError that names the folder and says what is missing or
+    contradictory.
     """
     # A pipeline may be downloaded in part, so that only the folders that exist are read.
     if (folder / "model_index.json").is_file():
@@ -81,7 +82,7 @@ def _inside(folder: Path, end: str) -> list[Path]:
 
 
 def join_sections(known: JsonValue, value: JsonValue) -> JsonValue:
-    """Join what two files state for one section of the configuration.
+    """Join what two files state for one section of the configuration, a JSON object each.
 
     ``value`` wins where both have a key.
     """

@@ -33,7 +33,12 @@ from .write import Entry, as_bytes, write_safetensors
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One model of a diffusers folder: its subfolder, the components in it, and how they are translated."""
+    """One model of a diffusers folder: its subfolder, the components in it, and how they are translated.
+
+    ``config`` and ``class_name`` make the model's ``config.json``, ``rules`` rename its tensors, and ``read``
+    parses the single-file configuration for comparison. ``library`` is the Python package of the model's
+    class.
+    """
 
     folder: str
     components: tuple[Component, ...]
@@ -160,7 +165,11 @@ def _write(
     chosen: Mapping[Part, dict[Component, Checkpoint]],
     text_encoder: Path | None,
 ) -> None:
-    """Write every part to its subfolder and check it, then write scheduler, text encoder and index."""
+    """Write every part to its subfolder and check it, then write scheduler, text encoder and index.
+
+    ``planned`` has the ``config.json`` and the tensors of each part, ``chosen`` the file from which each of
+    its components is taken. ``text_encoder`` is a folder to copy; None for none.
+    """
     index: Json = {"_class_name": "LTX2Pipeline", "_diffusers_version": "0.37.0"}
     for part, (config, entries) in planned.items():
         target = folder / part.folder
@@ -185,7 +194,8 @@ def _write(
 def _sources(part: Part, sources: Sequence[Checkpoint]) -> dict[Component, Checkpoint]:
     """The file from which each component of a part is read; empty if no source has any of them.
 
-    Raises ValueError if the sources have only some of them.
+    The first of ``sources`` that has a component is taken. Raises ValueError if the sources have only some of
+    the components.
     """
     found = {
         component: source

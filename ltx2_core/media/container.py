@@ -49,11 +49,11 @@ _PLAYLISTS = ((b"#EXTM3U", "an HLS playlist"), (b"ffconcat", "a concat list"), (
 
 @contextmanager
 def open_media(path: str | os.PathLike[str], kind: str = "media") -> Iterator[Any]:
-    """A context that opens a local file with PyAV and yields its container; ``kind`` names it in errors.
+    """A context that opens a local file with PyAV and yields its container.
 
-    Raises FileNotFoundError unless ``path`` is a file, and ValueError for a file that cannot be read.
-    Playlists are refused too, because they open other files, and a downloaded one could name any file of this
-    machine.
+    ``kind`` is the word for the file in error messages, such as "audio". Raises FileNotFoundError unless
+    ``path`` is a file, and ValueError for a file that cannot be read. Playlists are refused too, because they
+    open other files: a playlist from the internet could name any file of this machine.
     """
     file = Path(path)
     if not file.is_file():
@@ -74,7 +74,10 @@ def open_media(path: str | os.PathLike[str], kind: str = "media") -> Iterator[An
 
 
 def check_pixels(path: str | os.PathLike[str], width: int, height: int) -> None:
-    """Raise ValueError for an image or frame of more than ``MAX_PIXELS`` pixels."""
+    """Raise ValueError for an image or frame of ``width * height`` above ``MAX_PIXELS``.
+
+    ``path`` is for the message.
+    """
     if width * height > MAX_PIXELS:
         raise ValueError(
             f"{path} is {width} x {height}, more than the {MAX_PIXELS // 10**6} megapixels that are decoded: "

@@ -1,4 +1,4 @@
-"""Reads the stored frames of a video file with PyAV."""
+"""Reads the frames of a video file with PyAV, by their numbers in the file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 @dataclass(frozen=True, kw_only=True)
 class VideoFile:
-    """The video stream of a file: its time line, and how its frames become upright RGB."""
+    """The video stream of a file: the times of its frames, and how the frames become upright RGB.
+
+    ``width`` and ``height`` are the size in pixels after rotation and with square pixels.
+    """
 
     path: Path
     timeline: Timeline
@@ -38,7 +41,7 @@ class VideoFile:
     def open(cls, path: Path, background: Colour) -> VideoFile:
         """Read the time stamps of a file and decode its first frame. Raises what ``read_video`` raises.
 
-        Transparent pixels are blended with ``background``, RGB in [0, 1].
+        Transparent pixels will be blended with ``background``, RGB in [0, 1].
         """
         with open_video(path) as (container, stream):
             try:
@@ -62,9 +65,10 @@ class VideoFile:
         )
 
     def stored(self, wanted: int) -> Iterator[Stored]:
-        """Yield stored frames in order from number ``wanted`` on, or from the last decodable one before it.
+        """Yield stored frames in order from number ``wanted`` on, or from the last decodable frame before it.
 
-        Decoding starts at the keyframe before it. Raises ValueError for a damaged file.
+        Decoding starts at the keyframe at or before ``wanted``; numbers count from 0. Raises ValueError for a
+        damaged file.
         """
         try:
             yield from self._decoded(wanted)
@@ -88,7 +92,11 @@ class VideoFile:
             yield from self._numbered(container, stream, wanted)
 
     def _numbered(self, container: Any, stream: Any, wanted: int) -> Iterator[Stored]:
-        """Number the decoded frames; yields the last one at or before ``wanted``, and all that follow it."""
+        """Decode and number the frames.
+
+        Yields the last frame at or before number ``wanted``, and all that follow. ``container`` and
+        ``stream`` are PyAV's, and decoding starts at their current position.
+        """
         number = -1
         held: Stored | None = None
         for frame in _decoded(container, stream):
@@ -125,7 +133,10 @@ def open_video(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
 
 
 def _decoded(container: Any, stream: Any) -> Iterator[Any]:
-    """Decode frames from the current position of the container, with the alpha channel of WebM video."""
+    """Decode the video frames of a PyAV container from its current position on.
+
+    VP8 and VP9 are decoded with their alpha channel if they have one.
+    """
     own = _WITH_ALPHA.get(stream.codec_context.name)
     # Matroska writes the name of this tag in either case, depending on the muxer.
     tags = {name.lower(): text for name, text in stream.metadata.items()}
@@ -139,9 +150,9 @@ def _decoded(container: Any, stream: Any) -> Iterator[Any]:
 
 
 def _start_s(container: Any, stream: Any, packets: list[tuple[Any, Any, int]]) -> float:
-    """The time stamp of the video stream, in seconds, at which the file's audio starts.
+    """The time stamp of the video stream, in seconds, that belongs to the start of the file's audio.
 
-    Without audio it is that of the first frame.
+    ``packets`` are those of the video stream. Without audio the time stamp of the first frame is returned.
     """
     times = [pts for pts, _, _ in packets if pts is not None]
     if not container.streams.audio and times:
@@ -154,7 +165,7 @@ def _start_s(container: Any, stream: Any, packets: list[tuple[Any, Any, int]]) -
 
 
 def _read_timeline(path: Path) -> Timeline:
-    """Make the time line of a file from the time stamps of its packets; nothing is decoded."""
+    """Read the time stamps of a file's packets and make the time line of its frames; nothing is decoded."""
     with open_video(path) as (container, stream):
         try:
             packets = [

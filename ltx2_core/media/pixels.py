@@ -37,14 +37,15 @@ class PixelFormat:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences that say what the conversion changes, for reports."""
+        """Sentences for reports that say what the conversion changes, such as HDR to SDR."""
         return () if self.hdr is None else (note_of(self.hdr),)
 
     @classmethod
     def of(cls, path: Path, stream: Any, first: Any, background: Colour = BLACK) -> PixelFormat:
-        """Find out how to convert a stream from its decoded first frame.
+        """Find out how to convert the frames of a PyAV stream from ``first``, its first decoded frame.
 
-        Raises ValueError for interlaced video, which is not supported.
+        ``path`` is the file, for messages; ``background`` is the RGB colour in [0, 1] behind transparent
+        pixels. Raises ValueError for interlaced video, which is not supported.
         """
         if first.interlaced_frame:
             raise ValueError(
@@ -59,7 +60,7 @@ class PixelFormat:
         return cls(width=width, height=height, background=background, hdr=hdr)
 
     def rgb(self, frame: Any) -> Tensor:
-        """Convert a decoded frame to RGB (3, H, W) uint8."""
+        """Convert a decoded frame of PyAV to upright RGB (3, H, W) uint8."""
         # Older PyAV applies the frame's colour matrix only if source and target are both named.
         options: dict[str, int | str] = {}
         if frame.colorspace == ITU_709:
@@ -90,9 +91,10 @@ class PixelFormat:
 
 
 def _square(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]:
-    """The size of a frame in square pixels, when its pixels have the proportions ``aspect``.
+    """The (width, height) in square pixels of a frame of ``width`` x ``height`` pixels that are not square.
 
-    The side along which pixels are longer grows.
+    ``aspect`` is the width of a pixel divided by its height; None means square. The side along which pixels
+    are longer grows.
     """
     # Ratios beyond these are damage, and would make frames of absurd size.
     if not aspect or aspect == 1 or not Fraction(1, 16) <= aspect <= 16:
@@ -116,7 +118,10 @@ def _display_matrix(frame: Any) -> tuple[int, int, int, int] | None:
 
 
 def _turned(pixels: NDArray[np.uint8], matrix: tuple[int, int, int, int] | None) -> NDArray[np.uint8]:
-    """Rotate pixels (H, W, 3) by the nearest quarter turn and mirror them, as the display matrix says."""
+    """Rotate pixels (H, W, 3) by the nearest quarter turn and mirror them, as the display matrix says.
+
+    ``matrix`` is (a, b, c, d) of :func:`_display_matrix`; None leaves the pixels unchanged.
+    """
     if matrix is None:
         return pixels
     a, b, c, d = matrix

@@ -49,8 +49,10 @@ ITU_601 = 5
 class Recut:
     """The plan of a file that copies the packets of ``clip`` except in some ranges of frames.
 
-    ``spans`` are the ranges [first, stop) to encode, which are whole GOPs. ``times`` are the times of all
-    frames of the result in ticks of ``tick_s`` seconds, starting at 0.
+    ``spans`` are the ranges [first, stop) of frames to encode; they begin and end at GOPs. ``times`` are the
+    times of all frames of the result in ticks of ``tick_s`` seconds, starting at 0. ``shift`` is how many
+    ticks before its display a frame is decoded at most, 0 without B-frames. ``parameters`` are the H.264
+    parameter sets of the source.
     """
 
     clip: VideoClip
@@ -62,10 +64,11 @@ class Recut:
 
 
 def plan_recut(clip: VideoClip, changed: Sequence[tuple[int, int]], frame_count: int) -> Recut:
-    """Plan to write ``clip`` with new frames in the ranges ``changed``, ``frame_count`` frames in all.
+    """Plan to write ``clip`` with new frames in the ranges ``changed``.
 
-    Each range grows to the keyframes around it. Packets are read and nothing is decoded. Raises ValueError,
-    with the reason, for a file whose packets cannot be mixed with new ones.
+    The result has ``frame_count`` frames. ``changed`` are ranges [first, stop) of frame numbers, which grow
+    to the keyframes around them. Packets are read and nothing is decoded. Raises ValueError, with the reason,
+    for a file whose packets cannot be mixed with new ones.
     """
     with open_video(clip.path) as (container, stream):
         if reason := _obstacle(clip, stream):
@@ -115,12 +118,12 @@ def write_recut(
     metadata: Mapping[str, str],
     encoding: Encoding,
 ) -> None:
-    """Write an MP4 file: packets of the source, and in the spans of ``recut`` newly encoded frames.
+    """Write an MP4 file: copied packets of the source, and in the spans of ``recut`` newly encoded frames.
 
     ``frames`` yields all frames of the result in chunks (N, 3, H, W), uint8 or float in [-1, 1]; those
-    outside the spans are ignored. ``waveform`` (C, S) is the audio, at ``rate`` Hz. Of ``encoding`` only crf
-    and the audio options are used. Raises ValueError for another kind of file than MP4, and what
-    :class:`~ltx2_core.media.VideoWriter` raises.
+    outside the spans are ignored. ``waveform`` (C, S) is the audio of the result, at ``rate`` Hz.
+    ``metadata`` are tags. Of ``encoding`` only crf and the audio options are used. Raises ValueError for
+    another kind of file than MP4, and what :class:`~ltx2_core.media.VideoWriter` raises.
     """
     if destination.format.name != "mp4":
         raise ValueError(f"--exact-outside writes an MP4; got {destination.path}: name the output .mp4")
@@ -153,7 +156,7 @@ def write_recut(
 
 
 def _obstacle(clip: VideoClip, stream: Any) -> str:
-    """Say why the packets of a file cannot be mixed with new ones; "" if they can."""
+    """Say why the packets of a file cannot be mixed with new ones; "" if they can. ``stream`` is PyAV's."""
     context, source = stream.codec_context, clip.source
     if not isinstance(source, VideoFile) or context.name != "h264":
         return f"holds {context.name} video"
@@ -179,9 +182,11 @@ def _starts_anew(packet: bytes) -> bool:
 def _whole_gops(
     changed: Sequence[tuple[int, int]], starts: Sequence[int], frame_count: int
 ) -> tuple[tuple[int, int], ...]:
-    """Extend ranges of frames to the starts of GOPs around them, and join those that touch.
+    """Extend ranges of frames [first, stop) to the starts of GOPs around them, and join those that touch.
 
-    ``starts`` are the first frames of all GOPs, and after them the end of the source.
+    ``starts`` are the numbers of the first frames of all GOPs in ascending order, followed by the number of
+    frames of the source. ``frame_count`` is the number of frames of the result, at which a range beyond the
+    source ends. The result has ranges [first, stop) too.
     """
     spans: list[tuple[int, int]] = []
     for first, stop in sorted(changed):
@@ -195,7 +200,10 @@ def _whole_gops(
 
 
 class _Feed:
-    """Gives single frames of a stream of chunks by their numbers, which must rise."""
+    """Takes ranges of frames by number from an iterator of chunks (N, 3, H, W).
+
+    The ranges must be in rising order.
+    """
 
     def __init__(self, chunks: Iterator[Tensor]) -> None:
         self._frames = (frame for chunk in chunks for frame in chunk)
@@ -209,7 +217,11 @@ class _Feed:
 
 
 class _Span:
-    """Encodes the frames [first, stop) in the format of the source's stream, with its own parameter sets."""
+    """Encodes the frames [first, stop) in the H.264 format of the source, with parameter sets of its own.
+
+    ``stream`` is the source's video stream in PyAV; ``crf`` is the constant rate factor, where lower is
+    better.
+    """
 
     def __init__(self, recut: Recut, stream: Any, first: int, stop: int, crf: int) -> None:
         self.first, self.stop, self.recut = first, stop, recut
@@ -242,7 +254,11 @@ class _Span:
         return encoded_units(bytes(self._context.extradata))
 
     def encoded(self, frames: Iterator[Tensor]) -> Iterator[tuple[bytes, int, bool]]:
-        """Yield (data, time in ticks, whether it is a keyframe) for each packet, in the order of decoding."""
+        """Encode ``frames`` (3, H, W), the frames of this span in order.
+
+        Yields (data, presentation time in ticks, whether it is a keyframe) for each packet, in the order of
+        decoding.
+        """
         for number, frame in enumerate(frames, start=self.first):
             picture = av.VideoFrame.from_ndarray(
                 to_bytes_hwc(to_bytes(frame[None], first=number)[0]), format="rgb24"
@@ -265,9 +281,10 @@ class _Span:
 def _packets(
     recut: Recut, packets: Iterator[Any], spans: Sequence[_Span], feed: _Feed
 ) -> Iterator[tuple[bytes, int, bool]]:
-    """Yield all packets of the result in the order of decoding: copied ones, and those of the spans.
+    """Yield all packets of the result in the order of decoding, both copied and newly encoded ones.
 
-    Each is (data, time in ticks, whether it is a keyframe).
+    ``packets`` are those of the source; ``spans`` encode the new frames, which ``feed`` yields. Each result
+    is (data, presentation time in ticks, whether the packet is a keyframe).
     """
     zero, left = int(recut.clip.timeline.times[0]), list(spans)
     number = 0

@@ -28,7 +28,10 @@ log = logging.getLogger(__name__)
 
 
 class CannotCopy(ValueError):
-    """Raised if the container cannot hold the video of a file: for its codec, or packets without times."""
+    """Raised if the video packets of a file cannot be copied into another container.
+
+    The container may not support the codec, or the packets have no time stamps.
+    """
 
 
 def copy_with_audio(
@@ -41,11 +44,11 @@ def copy_with_audio(
     metadata: Mapping[str, str] | None = None,
     encoding: Encoding | None = None,
 ) -> None:
-    """Write the video packets of ``source`` with new audio: ``waveform`` (C, S), C 1 or 2, at ``rate`` Hz.
+    """Write the video packets of ``source`` with new audio ``waveform`` (C, S), C 1 or 2, at ``rate`` Hz.
 
     Time stamps, rotation, colour tags, and subtitles that the container can hold are copied too; the source's
-    audio is not. The new audio begins at the time stamp ``origin_s`` (seconds) of the source. Of ``encoding``
-    only the audio options are used.
+    audio is not. The new audio begins at the time stamp ``origin_s`` (seconds) of the source. ``metadata``
+    are tags, texts by name. Of ``encoding`` only the audio options are used.
 
     Raises CannotCopy for a codec that the container cannot hold and packets without times, ValueError for
     audio that cannot be encoded, and what :func:`open_media` and :class:`VideoWriter` raise.
@@ -71,10 +74,11 @@ def copy_with_audio(
 
 
 def check_copy(source: str | os.PathLike[str], fmt: Format) -> str | None:
-    """Check whether the video packets of ``source`` can be copied into this kind of file.
+    """Check whether the video packets of ``source`` can be copied into a file of the kind ``fmt``.
 
-    Reads only its header. Returns None if they can. If no kind of file can hold them, returns a sentence that
-    says that the video is encoded again. Raises ValueError if another kind can, and names it.
+    Only the header of ``source`` is read. Returns None if they can be copied. If no kind of file can hold
+    them, returns a sentence that says that the video will be encoded again. Raises ValueError if only another
+    kind can hold them, and names that kind.
     """
     with open_media(source, "video") as container:
         # The reader of the source has a better message for these.
@@ -97,9 +101,11 @@ def check_copy(source: str | os.PathLike[str], fmt: Format) -> str | None:
 
 
 def _copied_streams(source: Path, container: Any, output: Any, fmt: Format) -> dict[int, Any]:
-    """Create a stream in ``output`` for each stream of the source that is copied.
+    """Create a stream in ``output`` for each stream of the source that a file of kind ``fmt`` can hold.
 
-    Returns a dict: number of the source's stream -> new stream. The first video stream must be among them.
+    ``container`` is the opened source, ``output`` the opened result, both of PyAV. Returns a dict: number of
+    the source's stream -> new stream. Raises CannotCopy if the first video stream is not among them;
+    ``source`` is its path, for the message.
     """
     copies = {}
     for stream in container.streams:
@@ -123,7 +129,10 @@ def _copied_streams(source: Path, container: Any, output: Any, fmt: Format) -> d
 
 
 def _fits(stream: Any, fmt: Format) -> bool:
-    """Whether a kind of file can hold a stream; found out by writing its header."""
+    """Whether a file of the kind ``fmt`` can hold a stream of PyAV.
+
+    Found out by writing the header of such a file.
+    """
     # FFmpeg's tables of codecs for each container are not complete; its muxers check when they write a
     # header.
     with av.open(os.devnull, "w", format=fmt.muxer) as trial:
@@ -136,7 +145,10 @@ def _fits(stream: Any, fmt: Format) -> bool:
 
 
 def track_of(output: Any, encoding: AudioEncoding, samples: Tensor, rate: int) -> AudioTrack:
-    """Create the audio track and give it all samples; they are not encoded yet."""
+    """Create an audio track in a container of PyAV and buffer all ``samples`` (C, S) at ``rate`` Hz.
+
+    The samples are not encoded yet.
+    """
     target = encoding.codec.rate_for(rate)
     audio = AudioTrack(output, encoding, target)
     for piece in resampled((samples,), rate, target):
@@ -145,9 +157,10 @@ def track_of(output: Any, encoding: AudioEncoding, samples: Tensor, rate: int) -
 
 
 def _mux(container: Any, output: Any, copies: Mapping[int, Any], audio: AudioTrack, origin_s: float) -> None:
-    """Copy the packets of the source, and encode audio up to the time of each packet.
+    """Copy the packets of the source to ``output``, and before each packet encode the audio up to its time.
 
-    Times are moved so that the clip begins at 0.
+    ``container`` and ``output`` are containers of PyAV; ``copies`` maps the number of a source's stream to
+    the new stream. Times are moved so that the time stamp ``origin_s`` (seconds) of the source becomes 0.
     """
     zero = Fraction(origin_s)
     streams: Iterable[Any] = [stream for stream in container.streams if stream.index in copies]
@@ -170,7 +183,7 @@ def _mux(container: Any, output: Any, copies: Mapping[int, Any], audio: AudioTra
 
 
 def plain_tags(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Return tags without those that describe the container or the encoder of the source file."""
+    """Return the tags of a file without those that describe its container or its encoder."""
     # These describe the source and would be wrong for the copy.
     own = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "creation_time"}
     return {name: text for name, text in metadata.items() if name.lower() not in own}

@@ -26,12 +26,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class VideoClip:
-    """A part of a video file. This is only its description; :meth:`frames` decodes it.
+    """A part of a video file. This object only describes the part; :meth:`frames` decodes it.
 
-    ``width`` and ``height`` are in square pixels, after rotation. The part begins at ``start_s`` seconds and
-    has ``frame_count`` frames (at most ``max_frames``) at a constant ``fps``. A file of variable rate is
-    resampled by its time stamps, see :class:`~ltx2_core.media.timeline.Timeline`. ``notes`` are sentences
-    that say what was changed.
+    ``width`` and ``height`` are in square pixels, after rotation. The part begins ``start_s`` seconds after
+    the start of the file and has ``frame_count`` frames (at most ``max_frames``) at a constant ``fps``. A
+    file of variable rate is resampled by its time stamps, see :class:`~ltx2_core.media.timeline.Timeline`.
+    ``notes`` are sentences for reports that say what was changed.
     """
 
     path: Path
@@ -53,9 +53,10 @@ class VideoClip:
         return self.timeline.notes
 
     def frames(self, first: int = 0, count: int | None = None) -> Iterator[Tensor]:
-        """Yield frames (3, H, W) uint8 in order, ``count`` of them from ``first`` on.
+        """Yield frames (3, H, W) uint8 in order, ``count`` of them from number ``first`` on.
 
-        Every call decodes again, from the last keyframe before ``first``.
+        Numbers count from the start of this part; ``count`` None is up to its end. Every call decodes again,
+        from the last keyframe before ``first``.
         """
         timeline, offset = self.timeline, self.timeline.frame_at(self.start_s)
         stop = self.frame_count if count is None else min(first + count, self.frame_count)
@@ -78,9 +79,10 @@ class VideoClip:
             shown, pixels = following, None
 
     def read(self, first: int = 0, count: int | None = None) -> Tensor:
-        """Frames as (N, 3, H, W) float32 in [0, 1]: all, or ``count`` of them from ``first`` on.
+        """Decode ``count`` frames from number ``first`` of this part on: (N, 3, H, W) float32 in [0, 1].
 
-        Raises ValueError if there are none or the file is damaged.
+        ``count`` None is up to the end of the part. Raises ValueError if there are no frames or the file is
+        damaged.
         """
         frames = list(self.frames(first, count))
         if not frames:
@@ -89,12 +91,12 @@ class VideoClip:
         return torch.stack(frames).float() / 255.0
 
     def check_not_empty(self) -> None:
-        """Raise ValueError for a part without frames."""
+        """Raise ValueError if this part of the file has no frames."""
         if self.frame_count < 1:
             raise ValueError(f"{self.path} has no frame from {self.start_s:g} s on; choose an earlier start")
 
     def warn_of_rate(self, fps: float) -> None:
-        """Log a warning if this part, played frame by frame at ``fps``, would have another duration."""
+        """Log a warning if this part, played frame by frame at ``fps``, would change its duration."""
         # A folder of images states no rate.
         if isinstance(self.source, VideoFile | AnimatedWebP) and abs(self.fps - fps) > 0.01 * fps:
             log.warning(
@@ -123,12 +125,12 @@ def read_video(
     start_s: float = 0.0,
     background: Colour = BLACK,
 ) -> VideoClip:
-    """Describe a part of a video file; reads its time stamps and decodes only its first frame.
+    """Describe a part of a video file; reads the file's time stamps and decodes only its first frame.
 
-    The part begins at ``start_s`` seconds and has at most ``max_frames`` frames. Transparent pixels are
-    blended with ``background``, RGB in [0, 1]. HDR video becomes SDR, see :mod:`~ltx2_core.media.hdr`. Raises
-    FileNotFoundError for a missing file, ValueError for one without readable video or frame rate, and for
-    interlaced video.
+    The part begins ``start_s`` seconds after the start of the file and has at most ``max_frames`` frames;
+    None is up to the end. Transparent pixels are blended with ``background``, RGB in [0, 1]. HDR video
+    becomes SDR, see :mod:`~ltx2_core.media.hdr`. Raises FileNotFoundError for a missing file, ValueError for
+    a file without readable video or frame rate, and for interlaced video.
     """
     if max_frames is not None and max_frames < 1:
         raise ValueError(f"max_frames must be at least 1; got {max_frames}")

@@ -78,7 +78,7 @@ def by_name(name: str) -> Option:
 
 
 def options_of(command: str) -> tuple[Option, ...]:
-    """Return the options of a command, such as "generate", ordered by group."""
+    """Return the options of the subcommand ``command``, such as "generate", ordered by group."""
     groups, without, also = COMMANDS[command], WITHOUT.get(command, {}), _ALSO.get(command, ())
     chosen = [
         option
@@ -90,7 +90,10 @@ def options_of(command: str) -> tuple[Option, ...]:
 
 
 def _recipe_rows() -> tuple[tuple[str, ...], ...]:
-    """The table of recipes for the docs: a header row, then one row of texts for each recipe."""
+    """The table of recipes (default settings of each kind of checkpoint) for the docs, as rows of texts.
+
+    The first row is the header; each other row is one recipe.
+    """
     names = (
         "sampler",
         "steps",
