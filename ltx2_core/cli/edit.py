@@ -104,29 +104,35 @@ def _edited(kind: EditKind, chosen: Chosen) -> str | None:
     output.check(audio_alone=kind == "audio")
     pipeline = open_recorded(chosen, recorded)
     made = _run_of(kind, chosen, pipeline, recorded)
+    # Before sampling, because the kind of the file decides whether packets can be copied.
+    if made.source is not None:
+        _check_copy(made, output)
     if chosen["dry_run"]:
         _print_edit(pipeline, made)
         return None
-    # Before sampling, because the kind of the file decides whether packets can be copied.
-    if kind == "sound" and made.source is not None:
-        _check_copy(made.source, output)
     run_edit(pipeline, made, output)
     return output.printed
 
 
-def _check_copy(source: Path, output: Output) -> None:
-    """Check whether the video of ``source`` can be copied into the output without encoding.
+def _check_copy(made: EditRun, output: Output) -> None:
+    """Print what the new file will not have of the source: its encoded video, subtitles, other tracks.
 
-    If no kind of file can hold its packets, a line says that it is encoded again. Raises ValueError if
-    another kind of file could hold them.
+    Raises ValueError if the video of added audio could be copied without encoding, but not into this kind of
+    file.
     """
+    from ..media.other_tracks import left_out
     from ..media.remux import check_copy
 
-    fmt = output.destination.format
-    if fmt.video and fmt.audio and not output.encoding.of_video and source.is_file():
-        note = check_copy(source, fmt)
-        if note is not None:
-            click.echo(note, err=True)
+    source, fmt = made.source, output.destination.format
+    # Folders of images and animations have one track.
+    if source is None or not (source.is_file() and fmt.video and fmt.audio):
+        return
+    copied, notes = bool(made.own.get("exact_outside")), []
+    if made.kind == "sound" and not output.encoding.of_video:
+        notes = [check_copy(source, fmt)]
+        copied = notes == [None]
+    for note in filter(None, (*notes, left_out(source, fmt if copied else None))):
+        click.echo(note, err=True)
 
 
 def _run_of(
