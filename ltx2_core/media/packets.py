@@ -15,6 +15,7 @@ import av
 import numpy as np
 
 from .container import check_pixels, open_media
+from .deinterlace import deinterlaced
 from .images import Colour
 from .pixels import PixelFormat
 from .stored import Stored
@@ -72,6 +73,8 @@ class VideoFile:
             raise ValueError(f"{self.path} is damaged: {error}; convert it again") from error
 
     def _decoded(self, wanted: int) -> Iterator[Stored]:
+        # Deinterlacing a frame needs the one before it.
+        wanted = max(wanted - self.pixels.interlaced, 0)
         # Without time stamps there is nothing to seek by, so that frames are counted from the start.
         if wanted and not self.timeline.by_count:
             with open_video(self.path) as (container, stream):
@@ -91,7 +94,8 @@ class VideoFile:
         """Number the decoded frames; yields the last one at or before ``wanted``, and all that follow it."""
         number = -1
         held: Stored | None = None
-        for frame in _decoded(container, stream):
+        frames = _decoded(container, stream)
+        for frame in deinterlaced(frames, stream) if self.pixels.interlaced else frames:
             untimed = self.timeline.by_count or frame.pts is None
             number = number + 1 if untimed else self.timeline.number_of(frame.pts)
             # The last frame before the wanted one may still be on the screen at its time.

@@ -168,6 +168,8 @@ def _obstacle(clip: VideoClip, stream: Any) -> str:
         return "stores H.264 in another way than MP4 does"
     if context.pix_fmt not in PIXEL_FORMATS:
         return f"has the pixel format {context.pix_fmt}"
+    if source.pixels.interlaced:
+        return "is interlaced"
     if source.timeline.by_count or clip.notes:
         return clip.notes[0] if clip.notes else "has no time stamps"
     if (clip.width, clip.height) != (context.width, context.height):

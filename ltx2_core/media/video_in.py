@@ -126,9 +126,9 @@ def read_video(
     """Describe a part of a video file; reads its time stamps and decodes only its first frame.
 
     The part begins at ``start_s`` seconds and has at most ``max_frames`` frames. Transparent pixels are
-    blended with ``background``, RGB in [0, 1]. HDR video becomes SDR, see :mod:`~ltx2_core.media.hdr`. Raises
-    FileNotFoundError for a missing file, ValueError for one without readable video or frame rate, and for
-    interlaced video.
+    blended with ``background``, RGB in [0, 1]. HDR video becomes SDR, see :mod:`~ltx2_core.media.hdr`, and
+    interlaced video progressive, see :mod:`~ltx2_core.media.deinterlace`. Raises FileNotFoundError for a
+    missing file, ValueError for one without readable video or frame rate.
     """
     if max_frames is not None and max_frames < 1:
         raise ValueError(f"max_frames must be at least 1; got {max_frames}")

@@ -186,10 +186,50 @@ def test_every_pixel_format_has_the_same_levels(tmp_path, codec, pix_fmt):
     torch.testing.assert_close(shown, torch.tensor(levels, dtype=torch.float32), rtol=0, atol=3)
 
 
-def test_interlaced_video_is_refused_by_name(tmp_path):
-    path = write_clip(tmp_path / "a.mp4", [0, 0.1, 0.2], [9, 99, 9], fps=10, options={"x264-params": "tff=1"})
-    with pytest.raises(ValueError, match=r"interlaced: convert it first.*bwdif"):
-        read_video(path)
+def write_fields(path: Path, codec: str, pix_fmt: str, options: dict[str, str], count: int = 14) -> Path:
+    """Interlaced frames of a bright bar that moves right by 4 columns from field to field."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options={"g": "4", **options})
+        stream.width, stream.height, stream.pix_fmt = 128, 48, pix_fmt
+        # FFmpeg's flags for interlaced transform and motion.
+        stream.codec_context.flags |= 1 << 18 | 1 << 29
+        for number in range(count):
+            pixels = np.full((48, 128, 3), 30, np.uint8)
+            for field in (0, 1):
+                start = 8 * number + 4 * field
+                pixels[field::2, start : start + 12] = 220
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=pix_fmt)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pix_fmt", "options"),
+    [
+        ("a.mp4", "libx264", "yuv420p", {"x264-params": "interlaced=1:tff=1", "bf": "2"}),
+        ("a.mkv", "libx264", "yuv422p", {"x264-params": "interlaced=1:tff=1", "bf": "0"}),
+        ("a.mpg", "mpeg2video", "yuv420p", {"bf": "2"}),
+        ("a.ts", "mpeg2video", "yuv422p", {}),
+    ],
+)
+def test_interlaced_video_gives_a_progressive_frame_for_each_stored_one(
+    tmp_path, name, codec, pix_fmt, options
+):
+    clip = read_video(write_fields(tmp_path / name, codec, pix_fmt, options))
+    frames = clip.read()
+    assert (clip.fps, clip.frame_count, len(frames)) == (25, 14, 14)
+    assert any("interlaced" in note for note in clip.notes)
+    # The bar is one shape at one time, that of a field, and no line is apart from its neighbours.
+    for number in range(1, 13):
+        lines = frames[number].mean(0)
+        assert (lines[1:] - lines[:-1]).abs().mean() < 0.01
+        centre = float((lines.mean(0) - 0.12).clamp(min=0) @ torch.arange(128.0)) / float(
+            (lines.mean(0) - 0.12).clamp(min=0).sum()
+        )
+        assert min(abs(centre - 8 * number - 5.5 - late) for late in (0, 4)) < 1.5
+    for first in (0, 3, 4, 5, 8, 11, 13):
+        assert torch.equal(clip.read(first, 1)[0], frames[first])
 
 
 @pytest.mark.parametrize("background", [(0.0, 0.0, 0.0), (1.0, 0.0, 0.0)])
