@@ -72,9 +72,29 @@ def sound(chosen: Chosen) -> None:
 
 def edit(kind: EditKind, chosen: Chosen) -> None:
     """Run an edit, or with ``--resume`` finish one whose latents are saved; prints the path of the file."""
-    path = _resumed(chosen) if chosen["resume"] else _edited(kind, chosen)
+    resumed = chosen["resume"] and not _has_windows(kind, chosen)
+    path = _resumed(chosen) if resumed else _edited(kind, chosen)
     if path is not None:
         click.echo(path)
+
+
+def _has_windows(kind: EditKind, chosen: Chosen) -> bool:
+    """Whether a stopped run left finished windows of the audio of this output, and no latents of all of it.
+
+    Raises ValueError if it did, but the command does not say for which video.
+    """
+    from ..run.saved_latents import find_saved, saved_windows
+
+    output = chosen["output"]
+    if kind != "sound" or not saved_windows(output).is_dir():
+        return False
+    try:
+        find_saved(output)
+    except ValueError:
+        if chosen["source"] is None and chosen["from_file"] is None:
+            raise ValueError(f"windows of {output} are finished: run the whole command again") from None
+        return True
+    return False
 
 
 def _resumed(chosen: Chosen) -> str | None:

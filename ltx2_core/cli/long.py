@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -141,31 +140,14 @@ def _folder_of_windows(chosen: Chosen, output: Output) -> Iterator[Path]:
     the block succeeds. Raises ValueError for ``--resume`` if no windows are finished.
     """
     from ..run.saved_latents import saved_windows
-    from ..storage.private import locked, private_folder, prune_saved
-    from .saving import spare_windows
+    from .windows import windows_until_written
 
     # A folder that the user named stays; only the temporary one belongs to the command.
     if chosen["state"] is not None:
         yield chosen["state"]
         return
-    own = saved_windows(chosen["output"])
-    prune_saved(private_folder(own.parent))
-    with locked(own):
-        if not chosen["resume"]:
-            shutil.rmtree(own, ignore_errors=True)
-        elif not own.is_dir():
-            raise ValueError(f"no windows of {chosen['output']} are saved: run the command without --resume")
-        try:
-            yield own
-        # Ctrl+C, which is no Exception, leaves finished windows as well.
-        except BaseException:
-            both = filter(None, (own, spare_windows(output)))
-            folders = [str(folder) for folder in both if any(folder.glob("window_*"))]
-            if folders:
-                click.echo(
-                    f"the finished windows are saved in {' and '.join(folders)}; "
-                    "the same command with --resume continues",
-                    err=True,
-                )
-            raise
-        shutil.rmtree(own)
+    if chosen["resume"] and not saved_windows(output.text).is_dir():
+        raise ValueError(f"no windows of {chosen['output']} are saved: run the command without --resume")
+    again = "the same command with --resume"
+    with windows_until_written(output, again=again, fresh=not chosen["resume"]) as folder:
+        yield folder

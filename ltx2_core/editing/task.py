@@ -17,7 +17,7 @@ from .audio_windows import WINDOW_FRAMES, audio_windows
 from .edit import EditPlan, planned_size
 from .extend import FADE_FRAMES, KEEP_FRAMES, Extension, extend, new_length, plan_extension
 from .footage import Edit, Footage
-from .protocols import OnSampled, Pipeline, Waveform
+from .protocols import LongPipeline, OnSampled, Pipeline, Waveform
 from .retake import Retake, plan_retake, retake
 
 EditKind = Literal["extend", "retake", "sound", "audio"]
@@ -27,7 +27,7 @@ _OWN = frozenset(
     {
         *("seconds", "frames", "keep_frames", "fade_frames", "ceiling_db", "window_frames"),
         *("video", "audio", "rounding", "paste", "feather", "allow_past_end"),
-        *("exact_outside", "background"),
+        *("exact_outside", "background", "folder", "spare"),
     }
 )
 """Arguments of the edits that are no fields of a request."""
@@ -55,7 +55,7 @@ class EditTask:
 
     def make(
         self,
-        pipeline: Pipeline,
+        pipeline: LongPipeline,
         *,
         sampled: Generation | None = None,
         on_sampled: OnSampled | None = None,

@@ -30,8 +30,8 @@ class VideoClip:
 
     ``width`` and ``height`` are in square pixels, after rotation. The part begins at ``start_s`` seconds and
     has ``frame_count`` frames (at most ``max_frames``) at a constant ``fps``. A file of variable rate is
-    resampled by its time stamps, see :class:`~ltx2_core.media.timeline.Timeline`. ``notes`` are sentences
-    that say what was changed.
+    resampled by its time stamps, see :class:`~ltx2_core.media.timeline.Timeline`. Transparent pixels are
+    blended with ``background``, RGB in [0, 1]. ``notes`` are sentences that say what was changed.
     """
 
     path: Path
@@ -42,6 +42,7 @@ class VideoClip:
     start_s: float
     max_frames: int | None
     has_audio: bool
+    background: Colour
     source: StoredFrames = field(repr=False)
 
     @property
@@ -69,7 +70,7 @@ class VideoClip:
         while shown is not None and at < stop:
             # A file may end early; the frames after its last one are not made up.
             following = next(stored, None) if timeline.stored(stop - 1) > shown.number else None
-            last = shown.number if following is None else following.number - 1
+            last = timeline.last_repeat(shown.number) if following is None else following.number - 1
             while at < stop and timeline.stored(at) <= last:
                 # A frame that a higher rate repeats is converted once.
                 pixels = shown.rgb() if pixels is None else pixels
@@ -150,6 +151,7 @@ def read_video(
         start_s=start_s,
         max_frames=max_frames,
         has_audio=isinstance(source, VideoFile) and has_audio(file),
+        background=background,
         source=source,
     )
 

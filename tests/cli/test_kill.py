@@ -37,6 +37,9 @@ COMMANDS = {
     ],
     "retake": ["retake", "--video", "CLIP", "--prompt", "a ball", "--video-region", "1-1.5", *QUICK],
     "sound": ["sound", "--video", "CLIP", "--prompt", "a knock", *QUICK],
+    "sound by windows": [
+        *("sound", "--video", "LONG", "--prompt", "a knock", "--window-frames", "17", *QUICK)
+    ],
 }
 
 
@@ -51,11 +54,13 @@ def image(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    path = tmp_path_factory.mktemp("source") / "source.mp4"
-    with VideoWriter(path, width=64, height=64, fps=8, sample_rate=48000) as writer:
-        writer.write_audio(0.2 * torch.sin(torch.arange(2 * 48000) / 20)[None])
-        writer.write_frames(torch.rand(17, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1)
-    return path
+    folder = tmp_path_factory.mktemp("source")
+    for name, frames in (("source.mp4", 17), ("long.mp4", 33)):
+        with VideoWriter(folder / name, width=64, height=64, fps=8, sample_rate=48000) as writer:
+            writer.write_audio(0.2 * torch.sin(torch.arange(frames * 6000) / 20)[None])
+            generator = torch.Generator().manual_seed(0)
+            writer.write_frames(torch.rand(frames, 3, 64, 64, generator=generator) * 2 - 1)
+    return folder / "source.mp4"
 
 
 class Case:
@@ -63,7 +68,8 @@ class Case:
 
     def __init__(self, name: str, clip: Path, folder: Path) -> None:
         self.name, self.folder = name, folder
-        self.words = [clip if word == "CLIP" else word for word in COMMANDS[name]]
+        files = {"CLIP": clip, "LONG": clip.with_name("long.mp4")}
+        self.words = [files.get(word, word) for word in COMMANDS[name]]
         self.whole = folder / "whole.mp4"
         ran = run(ltx2, *self.words, "-o", self.whole, folder=folder / "whole")
         assert ran.code == 0, ran.output
@@ -104,6 +110,8 @@ def same_clip(one: Path, other: Path) -> bool:
         pytest.param("extend", ("decode",), marks=pytest.mark.slow),
         ("retake", ("encode audio",)),
         ("sound", ("decode audio",)),
+        # Killed in the last window, when the others are finished.
+        ("sound by windows", ("step", "decode audio")),
     ],
 )
 def test_a_killed_run_resumes_with_the_identical_clip(name, events, clip, tmp_path) -> None:

@@ -13,6 +13,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from av.stream import Disposition
 from PIL import Image
 
 from ltx2_core.media import VideoWriter, read_audio, read_metadata, read_video
@@ -22,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from written_clips import (
     CLICK_S,
     CODECS,
+    MORE_CODECS,
     FLASH_S,
     RATE,
     click_of,
@@ -70,6 +72,42 @@ def test_a_clip_of_constant_rate_gives_every_stored_frame_once(tmp_path, suffix,
     assert torch.equal(frames, expected)
     for first, length in ((0, 1), (5, 4), (22, 1), (17, 9)):
         assert torch.equal(clip.read(first, length), frames[first : first + length])
+
+
+@pytest.mark.parametrize("suffix", [*MORE_CODECS])
+def test_older_and_rarer_kinds_keep_their_times_and_are_read_from_any_frame(tmp_path, suffix):
+    times = [n / 25 for n in range(60)]
+    # Frames that repeat the one before are empty packets in some of these files.
+    path = write_clip(tmp_path / f"a.{suffix}", times, flashing(times), fps=25, audio_s=2.4)
+    clip = read_video(path)
+    frames = clip.read()
+    # The muxer of MPEG puts a frame without data at the start.
+    assert clip.frame_count == len(frames) == pytest.approx(60, abs=1)
+    assert flash_of(clip) == pytest.approx(FLASH_S, abs=0.5 / 25 + 1e-3)
+    if clip.has_audio:
+        assert click_of(clip) == pytest.approx(CLICK_S, abs=0.5 / 25 + 2e-2)
+    for first in (0, 1, 25, 38, 59):
+        assert torch.equal(clip.read(first, 1)[0], frames[first])
+
+
+def test_a_cover_image_is_no_video(tmp_path):
+    path = tmp_path / "song.m4a"
+    with av.open(str(path), "w", format="mp4") as container:
+        audio = container.add_stream("aac", rate=RATE, layout="mono")
+        image = container.add_stream("mjpeg", rate=25)
+        image.width, image.height, image.pix_fmt = 64, 64, "yuvj420p"
+        try:
+            image.disposition = Disposition.attached_pic
+        except AttributeError:
+            pytest.skip("this PyAV cannot write a cover image")
+        frame = av.VideoFrame.from_image(Image.new("RGB", (64, 64), "red"))
+        container.mux(image.encode(frame))
+        container.mux(image.encode(None))
+        block = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        block.sample_rate, block.time_base, block.pts = RATE, Fraction(1, RATE), 0
+        container.mux([*audio.encode(block), *audio.encode(None)])
+    with pytest.raises(ValueError, match="no video but a cover image"):
+        read_video(path)
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "mov", "webm"])
