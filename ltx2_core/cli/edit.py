@@ -25,7 +25,6 @@ _OWN: Final[Mapping[EditKind, Mapping[str, str]]] = {
         "keep_frames": "keep_frames",
         "feather": "fade_frames",
         "exact_outside": "exact_outside",
-        "background": "background",
     },
     "retake": {
         "video_region": "video",
@@ -35,12 +34,10 @@ _OWN: Final[Mapping[EditKind, Mapping[str, str]]] = {
         "feather": "feather",
         "allow_past_end": "allow_past_end",
         "exact_outside": "exact_outside",
-        "background": "background",
     },
     "sound": {
         "ceiling_db": "ceiling_db",
         "sound_window_frames": "window_frames",
-        "background": "background",
     },
     "audio": {"ceiling_db": "ceiling_db", "sound_seconds": "seconds"},
 }
@@ -203,17 +200,14 @@ def _own_arguments(kind: EditKind, chosen: Chosen, before: RecordedEdit | None) 
 
 
 def _read(option: str, value: Any) -> Any:
-    """Convert the value of an edit's option: regions and colours are parsed, other values returned unchanged.
+    """Convert the value of an edit's option: regions are parsed, other values returned unchanged.
 
     Raises ValueError that names the flag.
     """
     from ..conditioning.regions import parse_regions
-    from ..media.images import parse_colour
     from ..run.options import by_name
     from .values import naming
 
-    if option == "background":
-        return [*parse_colour(value)]
     if not option.endswith("_region"):
         return value
     with naming(by_name(option).flag):

@@ -15,6 +15,7 @@ from .prompt_files import read_text
 if TYPE_CHECKING:
     from ..editing import LongVideo, PromptSchedule
     from ..editing.conditioning import Keyframe
+    from ..media.images import Colour
     from ..run.pipeline import LTX2Pipeline
     from .values import Output
 
@@ -93,26 +94,36 @@ def _arguments(
     # A request with it needs latents, which only windows have: LongVideo takes it to them.
     fields.pop("denoise", None)
     source: Path | None = chosen["source"]
-    background = parse_colour(chosen["background"])
     windows = {argument: chosen[option] for option, argument in _WINDOWS.items()}
     if recorded is None:
-        windows["keyframes"] = _keyframes(fields)
+        background = parse_colour(chosen["background"])
+        windows["keyframes"] = _keyframes(fields, background)
         return _prompts(chosen), long_video_of(windows, source, background=background), fields
     before = repeated_long(recorded, fields, source=source)
     written = {arg: chosen[option] for option, arg in _WINDOWS.items() if option in chosen.explicit}
     prompts = before.own["prompts"] if chosen["prompts"] is None else _prompts(chosen)
-    written["keyframes"] = _keyframes(fields)
+    fields = {**before.fields, **fields}
+    background = parse_colour(fields.get("background", chosen["background"]))
+    written["keyframes"] = _keyframes(fields, background)
     how = long_video_of({**before.own["how"], **written}, before.source, background=background)
-    return prompts, how, {**before.fields, **fields}
+    return prompts, how, fields
 
 
-def _keyframes(fields: dict[str, Any]) -> tuple[Keyframe, ...]:
-    """Remove the images at frames from ``fields`` and load them, so that each window gets those within it."""
+def _keyframes(fields: dict[str, Any], background: Colour) -> tuple[Keyframe, ...]:
+    """Remove the images at frames from ``fields`` and load them, so that each window gets those within it.
+
+    Transparent pixels are blended with ``background``, RGB in [0, 1].
+    """
     from ..editing.conditioning import Keyframe
     from ..media import load_image
 
     return tuple(
-        Keyframe(frames=load_image(image.source), frame=image.frame, strength=image.strength)
+        Keyframe(
+            frames=load_image(image.source, background=background),
+            frame=image.frame,
+            strength=image.strength,
+            path=image.source,
+        )
         for image in fields.pop("images", ())
     )
 

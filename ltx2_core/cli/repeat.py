@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..conditioning.inputs import ImageAt
 from ..editing import FramesInFile, LongVideo, PromptSchedule
 from ..media import read_metadata
 from ..media.images import BLACK, Colour
@@ -144,14 +145,9 @@ def repeated_edit(settings: Settings, changes: Mapping[str, Any], *, source: Pat
 def repeated_long(settings: Settings, changes: Mapping[str, Any], *, source: Path | None) -> RecordedEdit:
     """Return the recorded long clip; arguments are those of :func:`repeated_edit`.
 
-    Its ``own`` arguments are "prompts" and "how". Raises ValueError if it had images at frames and the user
-    did not name them again.
+    Its ``own`` arguments are "prompts" and "how"; ``fields`` has its images at frames too. Raises ValueError
+    if the user did not name these again and one of them was in memory, is gone or has changed.
     """
-    if settings["keyframes"] and "images" not in changes:
-        raise ValueError(
-            "the clip was made with images at frames, whose files its tags do not name: give them again with "
-            "--image FILE@FRAME"
-        )
     window = dict(
         zip(
             ("window_frames", "overlap_frames", "overlap_strength", "adain_factor"),
@@ -172,8 +168,29 @@ def repeated_long(settings: Settings, changes: Mapping[str, Any], *, source: Pat
         prompt=settings["request"]["prompt"],
         source=path,
         own={"prompts": prompts, "how": window},
-        fields=_named_fields(settings, set(changes)),
+        fields={**_named_fields(settings, set(changes)), **_keyframe_images(settings, changes)},
     )
+
+
+def _keyframe_images(settings: Settings, changes: Mapping[str, Any]) -> dict[str, tuple[ImageAt, ...]]:
+    """Return the recorded images at frames of a long clip as the field "images"; {} if there are none.
+
+    It is empty too if ``changes`` has other ones.
+    """
+    frames, files = settings["keyframes"], settings.get("keyframe_files", ())
+    if not frames or "images" in changes:
+        return {}
+    if len(files) != len(frames) or None in files:
+        raise ValueError(
+            "the clip was made with images at frames, whose files its tags do not name: give them again with "
+            "--image FILE@FRAME"
+        )
+    return {
+        "images": tuple(
+            ImageAt(source=found(record["path"], record, "image"), frame=frame, strength=strength)
+            for (frame, strength, _), record in zip(frames, files, strict=True)
+        )
+    }
 
 
 def long_video_of(

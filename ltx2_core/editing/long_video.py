@@ -204,6 +204,7 @@ def _record(
         "by_window": by_window,
         "inputs": file_records(request),
         "source_file": None if path is None else file_record(path),
+        "keyframe_files": [None if k.path is None else file_record(k.path) for k in how.keyframes],
     }
 
 
@@ -211,6 +212,7 @@ _ADDED: JsonObject = {
     "trigger": None,
     "prompt_embeds": None,
     "fit": "crop",
+    "background": "black",
     "noise": None,
     "schedule": None,
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..conditioning.regions import Rounding
-from ..media.images import BLACK
+from ..media.images import parse_colour
 from ..run.generation import Generation
 from ..run.request import Request
 from ..storage.files import JsonObject, ParsedJson
@@ -27,7 +27,7 @@ _OWN = frozenset(
     {
         *("seconds", "frames", "keep_frames", "fade_frames", "ceiling_db", "window_frames"),
         *("video", "audio", "rounding", "paste", "feather", "allow_past_end"),
-        *("exact_outside", "background", "folder", "spare"),
+        *("exact_outside", "folder", "spare"),
     }
 )
 """Arguments of the edits that are no fields of a request."""
@@ -65,8 +65,6 @@ class EditTask:
         ``sampled`` and ``on_sampled`` are those of ``sampled_clip``. Raises what the called function raises.
         """
         options = {**self.options, "sampled": sampled, "on_sampled": on_sampled}
-        # Reading the source has used it.
-        options.pop("background", None)
         if self.kind == "audio":
             return text_to_audio(pipeline, self.prompt, **options)
         source = self._footage()
@@ -125,8 +123,7 @@ class EditTask:
 
     def _footage(self) -> Footage:
         assert self.source is not None
-        red, green, blue = self.options.get("background", BLACK)
-        return Footage.read(self.source, background=(red, green, blue))
+        return Footage.read(self.source, background=parse_colour(self.options.get("background", "black")))
 
     def settings(self) -> JsonObject:
         """The task as JSON values, which :meth:`from_settings` converts back."""
