@@ -11,6 +11,8 @@ import errno
 
 import click
 
+from ..run.options import BY_NAME
+
 REFUSED = 2
 
 _OF_THE_REQUEST = frozenset(
@@ -37,6 +39,14 @@ def ending(error: ValueError | OSError) -> click.ClickException:
     # A path may hold bytes that no terminal can display.
     text = str(error).encode("utf-8", "backslashreplace").decode()
     # One line, because scripts and logs read stderr line by line.
-    line = " ".join(text.split()) or type(error).__name__
+    line = in_flags(" ".join(text.split())) or type(error).__name__
     of_the_machine = isinstance(error, OSError) and error.errno not in (None, *_OF_THE_REQUEST)
     return click.ClickException(line) if of_the_machine else Refused(line)
+
+
+def in_flags(line: str) -> str:
+    """Change the keyword at the start of a message to its flag: "steps=0 must ..." -> "--steps 0 must ..."."""
+    name, equals, rest = line.partition("=")
+    flags = {option.flag.removeprefix("--").replace("-", "_"): option.flag for option in BY_NAME.values()}
+    flag = BY_NAME[name].flag if name in BY_NAME else flags.get(name)
+    return f"{flag} {rest}" if equals and flag is not None else line

@@ -23,6 +23,7 @@ from ..run.options import (
     check_together,
     options_of,
 )
+from ..run.options.option import number_text
 
 
 class PathType(click.Path):
@@ -201,7 +202,10 @@ def _values(option: Option) -> str:
         return ", ".join(f"`{choice}`" for choice in option.choices)
     low, high = option.range
     first = "above" if option.above else "from"
-    bounds = [f"{first} {low:.20g}" if low is not None else "", f"to {high:.20g}" if high is not None else ""]
+    bounds = [
+        "" if low is None else f"{first} {number_text(low)}",
+        "" if high is None else f"to {number_text(high)}",
+    ]
     words = [option.metavar or option.kind, *filter(None, bounds), option.unit]
     return " ".join(word for word in words if word)
 

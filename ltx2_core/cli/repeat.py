@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from ..conditioning.inputs import ImageAt
 from ..editing import FramesInFile, LongVideo, PromptSchedule
 from ..editing.long_clip import WindowArguments
 from ..editing.task import EditArguments
@@ -159,13 +160,9 @@ def repeated_edit(settings: ParsedJson, changes: Mapping[str, Any], *, source: P
 def repeated_long(settings: ParsedJson, changes: Mapping[str, Any], *, source: Path | None) -> RecordedLong:
     """Return the recorded long clip; arguments are those of :func:`repeated_edit`.
 
-    Raises ValueError if it had images at frames and the user did not name them again.
+    Its ``fields`` have the images at frames too. Raises ValueError if the user did not name these again and
+    one of them was in memory, is gone or has changed.
     """
-    if settings["keyframes"] and "images" not in changes:
-        raise ValueError(
-            "the clip was made with images at frames, whose files its tags do not name: give them again with "
-            "--image FILE@FRAME"
-        )
     frames, overlap, strength, adain = settings["window"]
     windows: WindowArguments = {
         "window_frames": frames,
@@ -181,8 +178,29 @@ def repeated_long(settings: ParsedJson, changes: Mapping[str, Any], *, source: P
         _, windows["source_strength"], _, windows["denoise"] = before
     parts = tuple((float(start), prompt) for start, prompt in settings["prompts"])
     prompts = PromptSchedule(parts, by_window=bool(settings.get("by_window")))
-    fields = _named_fields(settings, set(changes))
-    return RecordedLong(prompts=prompts, source=path, windows=windows, fields=fields)
+    fields = {**_named_fields(settings, set(changes)), **_keyframe_images(settings, changes)}
+    return RecordedLong(prompts=prompts, source=path, windows=windows, fields=cast("RequestOptions", fields))
+
+
+def _keyframe_images(settings: ParsedJson, changes: Mapping[str, Any]) -> dict[str, tuple[ImageAt, ...]]:
+    """Return the recorded images at frames of a long clip as the field "images"; {} if there are none.
+
+    It is empty too if ``changes`` has other ones.
+    """
+    frames, files = settings["keyframes"], settings.get("keyframe_files", ())
+    if not frames or "images" in changes:
+        return {}
+    if len(files) != len(frames) or None in files:
+        raise ValueError(
+            "the clip was made with images at frames, whose files its tags do not name: give them again with "
+            "--image FILE@FRAME"
+        )
+    return {
+        "images": tuple(
+            ImageAt(source=found(record["path"], record, "image"), frame=frame, strength=strength)
+            for (frame, strength, _), record in zip(frames, files, strict=True)
+        )
+    }
 
 
 def long_video_of(

@@ -29,7 +29,14 @@ from ..run.job import DECODE, Part, job_parts
 from ..run.pipeline import LTX2Pipeline, Progress
 from ..run.request import Request
 from ..run.request_json import from_json
-from ..run.saved_latents import find_saved, read_saved, remove_saved, resume, save_latents
+from ..run.saved_latents import (
+    find_saved,
+    read_saved,
+    remove_saved,
+    resume,
+    save_latents,
+    saved_windows,
+)
 from ..storage.files import JsonObject, ParsedJson
 from ..tiny import embedded_set
 from ..types import Numerics
@@ -37,6 +44,7 @@ from .bar import JobBar, job_bar
 from .options import Chosen
 from .summary import report
 from .values import Output, execution_of
+from .windows import spare_windows, windows_until_written
 
 LongArguments: TypeAlias = "tuple[str | PromptSchedule, LongVideo, RequestFields]"
 """Prompts, windows and the fields of a request."""
@@ -105,18 +113,29 @@ def run_edit(pipeline: LTX2Pipeline, edit: EditRun, output: Output) -> None:
     with (
         job_bar(job_parts(pipeline.stages(plain)), quiet=output.quiet) as bar,
         _saved_until_written("sound" if edit.kind == "audio" else edit.kind, output) as saved,
+        _window_folders(edit, output, saved) as folders,
     ):
 
         def save(generation: Generation) -> None:
             generations.append(generation)
             _save_latents(saved, pipeline, generation, output, edit=settings)
 
-        task = edit.task({**edit.fields, "on_step": bar.show})
+        task = edit.task({**edit.fields, **folders, "on_step": bar.show})
         made = task.make(pipeline, on_sampled=save)
         clip = _save_edit(made, generations[0], output, bar, pipeline)
     report(
         output, clip, pipeline.networks.clock, seed=generations[0].request.seed, embedded=_embedded(pipeline)
     )
+
+
+@contextmanager
+def _window_folders(edit: EditRun, output: Output, saved: list[Path]) -> Iterator[EditArguments]:
+    """A context with the arguments of an edit that say where its finished windows are saved."""
+    if edit.kind != "sound":
+        yield {}
+        return
+    with windows_until_written(output, again="the same command", saved=saved) as folder:
+        yield {"folder": folder, "spare": spare_windows(output)}
 
 
 def _one_stage(kind: EditKind) -> RequestOptions:
@@ -168,6 +187,7 @@ def resume_run(chosen: Chosen, output: Output) -> Output:
         else:
             made = _task_of(edit).make(pipeline, sampled=generation)
             clip = _save_edit(made, generation, target, bar, pipeline)
+    shutil.rmtree(saved_windows(target.text), ignore_errors=True)
     seed = generation.request.seed
     report(target, clip, pipeline.networks.clock, seed=seed, embedded=_embedded(pipeline))
     return target
@@ -205,15 +225,6 @@ def run_long(pipeline: LTX2Pipeline, arguments: LongArguments, folder: Path, out
         # Only after the clip is saved: until then the windows are what a further call resumes from.
         shutil.rmtree(spare, ignore_errors=True)
     report(output, made.as_clip(), pipeline.networks.clock, seed=request.seed, embedded=_embedded(pipeline))
-
-
-def spare_windows(output: Output) -> Path | None:
-    """The folder for windows of a long clip when the disk of their usual folder is full: next to the output.
-
-    None if the clip is written to stdout.
-    """
-    path = output.destination.path
-    return None if output.destination.is_stdout else path.with_name(f".{path.stem}.windows")
 
 
 @contextmanager

@@ -112,30 +112,17 @@ class Output:
         ``audio_alone`` is for runs without video. Raises what :meth:`Destination.check` and
         :func:`check_encoding` raise.
         """
-        with in_flags():
-            destination = self.destination
-            if audio_alone:
-                destination.check_audio()
-            check_encoding(destination.format, self.encoding, audio_alone=audio_alone)
-            destination.check()
+        destination = self.destination
+        if audio_alone:
+            destination.check_audio()
+        check_encoding(destination.format, self.encoding, audio_alone=audio_alone)
+        destination.check()
         for note in destination.notes(frames=not audio_alone):
             click.echo(note, err=True)
 
     def check_clip(self, clip: ClipPlan) -> None:
         """Raise ValueError if the chosen encoder does not support the size or frame rate of ``clip``."""
         check_clip(self.destination, self.encoding, width=clip.width, height=clip.height, fps=clip.fps)
-
-
-@contextmanager
-def in_flags() -> Iterator[None]:
-    """A context that changes keywords in errors to flags: "steps=0 must ..." -> "--steps 0 must ..."."""
-    try:
-        yield
-    except ValueError as error:
-        name, equals, rest = str(error).partition("=")
-        if not equals or name not in BY_NAME:
-            raise
-        raise ValueError(f"{BY_NAME[name].flag} {rest}") from error
 
 
 def execution_of(

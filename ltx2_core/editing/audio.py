@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -21,7 +22,7 @@ from .audio_windows import WINDOW_FRAMES, audio_windows, sampled_audio
 from .conditioning import WholeVideo
 from .edit import finished, make_edit, sampled_clip
 from .footage import Footage
-from .protocols import Encoders, Pipeline, SampledClip, StageInput, Waveform
+from .protocols import Encoders, LongPipeline, Pipeline, SampledClip, StageInput, Waveform
 from .result import Edit
 
 # Lossy codecs overshoot their input by a fraction of a dB, which clips at full scale.
@@ -30,21 +31,24 @@ CEILING_DB = -1.0
 
 
 def add_audio(
-    pipeline: Pipeline,
+    pipeline: LongPipeline,
     prompt: str,
     source: Footage,
     *,
     ceiling_db: float = CEILING_DB,
     window_frames: int = WINDOW_FRAMES,
+    folder: str | Path | None = None,
+    spare: str | Path | None = None,
     **options: Any,
 ) -> Edit:
     """Generate audio for a video; the result has the source's own frames, and audio of the same length.
 
     The model is conditioned on the first 8k + 1 frames of the source, scaled down if they are larger than the
     default size of the checkpoint. A source of more than ``window_frames`` (8k + 1) frames is sampled in
-    windows; each continues the last second of audio of the window before. Audio whose peak is above
-    ``ceiling_db`` (dB of full scale, 0 or below) is scaled down as a whole. ``options`` are those of
-    :func:`extend`.
+    windows; each continues the last second of audio of the one before. Finished windows are saved below
+    ``folder``, or ``spare`` where its disk is full, and another call with the same arguments reuses them.
+    Audio whose peak is above ``ceiling_db`` (dB of full scale) is scaled down as a whole. ``options`` are
+    those of :func:`extend`.
     """
     plan = plan_audio_of(pipeline, source, ceiling_db)
     # The frames stay as they are, so a second stage would have nothing to refine.
@@ -52,7 +56,8 @@ def add_audio(
     windows = audio_windows(plan.clip, window_frames)
     if len(windows) == 1:
         return make_edit(pipeline, plan, prompt, **options)
-    return finished(plan, sampled_audio(pipeline, prompt, source, windows, plan.clip, **options))
+    places = {"folder": folder, "spare": spare}
+    return finished(plan, sampled_audio(pipeline, prompt, source, windows, plan.clip, **places, **options))
 
 
 def plan_audio_of(pipeline: Pipeline, source: Footage, ceiling_db: float = CEILING_DB) -> AddedAudio:

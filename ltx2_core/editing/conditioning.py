@@ -6,6 +6,7 @@ Letters: N frames, F latent frames, T audio latents, S samples.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from os import PathLike
 
 import torch
 from torch import Tensor
@@ -107,14 +108,16 @@ def source_audio(codecs: Encoders, audio: Waveform, regenerate: Tensor) -> Encod
 class Keyframe:
     """An image or clip (N, 3, H, W) in [0, 1] that guides the video from pixel frame ``frame`` on.
 
-    A negative frame counts from the end: -1 is the last. With ``strength`` 1 the guide has no noise; less
-    lets the model change it. ``attention`` scales how much the video attends to the guide; 1 is unscaled.
+    A negative frame counts from the end: -1 is the last. With ``strength`` 1 the model sees the image without
+    noise; less lets the model change it. ``attention`` scales how much the video attends to it. ``path`` is
+    the file of the image, for the record.
     """
 
     frames: Tensor
     frame: int
     strength: float = 1.0
     attention: float = 1.0
+    path: str | PathLike[str] | None = None
 
     def at(self, codecs: Encoders, clip: ClipPlan) -> Conditioning:
         # The length in latent frames is the same in every stage, so a guide is at the same place in each.

@@ -5,18 +5,16 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from ..loading import Lora
 from ..media import fit_image
-from ..run.components import Components
 from ..run.flat_options import FIELDS
 from ..run.input_files import file_record, file_records
 from ..run.progress import OnStep, Stop
 from ..run.request import Request
 from ..shapes import AUDIO_LATENTS_PER_SECOND
 from ..storage.files import JsonObject
-from ..storage.identity import identity, tensor_identity
+from ..storage.identity import tensor_identity
 from ..text.prompt import TRIGGER
 from ..types import AVLatent
 from .audio_track import AudioParts, audio_identity, opened
@@ -24,23 +22,10 @@ from .conditioning import Encoded, Reference, check_scale
 from .edit import sample
 from .long_clip import LongPlan, LongVideo, OnWindow, SampleWindow, WindowRun, plan_long, sample_windows
 from .prompts import PromptSchedule
-from .protocols import Pipeline, StageInput
+from .protocols import LongPipeline, StageInput
 from .result import Edit
 from .sources import FramesInFile
-from .windows import Window, WindowStore
-
-
-class LongPipeline(Pipeline, Protocol):
-    """A pipeline that also says which model files and LoRAs it uses.
-
-    :class:`~ltx2_core.LTX2Pipeline` is one.
-    """
-
-    @property
-    def networks(self) -> Components: ...
-
-    @property
-    def loras(self) -> tuple[Lora, ...]: ...
+from .windows import Window, WindowStore, models_of
 
 
 def long_video(
@@ -75,7 +60,7 @@ def long_video(
         WindowStore.temporary(settings)
         if folder is None
         else WindowStore(
-            Path(folder), settings, _models(pipeline), spare=None if spare is None else Path(spare)
+            Path(folder), settings, models_of(pipeline), spare=None if spare is None else Path(spare)
         )
     )
 
@@ -219,15 +204,6 @@ def _reference_step(pipeline: LongPipeline) -> int:
     return max((lora.reference_temporal_scale_factor for lora in pipeline.loras), default=1)
 
 
-def _models(pipeline: LongPipeline) -> JsonObject:
-    """JSON values that identify the networks and the LoRAs by digests."""
-    return {
-        # File names are in the settings; digests also notice other weights of the same name.
-        **pipeline.networks.identity(),
-        "loras": [[identity([lora.path]), *lora.settings[1:]] for lora in pipeline.loras],
-    }
-
-
 def _record(
     pipeline: LongPipeline,
     request: Request,
@@ -248,6 +224,7 @@ def _record(
         "by_window": by_window,
         "inputs": file_records(request),
         "source_file": None if path is None else file_record(path),
+        "keyframe_files": [None if k.path is None else file_record(k.path) for k in how.keyframes],
     }
 
 
@@ -255,6 +232,7 @@ _ADDED: JsonObject = {
     "trigger": None,
     "prompt_embeds": None,
     "fit": "crop",
+    "background": "black",
     "noise": None,
     "schedule": None,
 }

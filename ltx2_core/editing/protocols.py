@@ -12,7 +12,9 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ..conditioning.items import Conditioning
+from ..loading import Lora
 from ..media.clip_frames import Frames
+from ..run.components import Components
 from ..run.generation import Generation
 from ..run.progress import OnStep, Stop
 from ..run.request import Request
@@ -111,3 +113,13 @@ class Pipeline(Encoders, Decoders, Protocol):
         on_step: OnStep | None = None,
         stop: Stop | None = None,
     ) -> Generation: ...
+
+
+class LongPipeline(Pipeline, Protocol):
+    """A pipeline whose model files and LoRAs can be read; :class:`~ltx2_core.LTX2Pipeline` is one."""
+
+    @property
+    def networks(self) -> Components: ...
+
+    @property
+    def loras(self) -> tuple[Lora, ...]: ...

@@ -13,7 +13,10 @@ from typing import Protocol
 from torch import Tensor
 
 from ..media import VideoClip, read_video
+from ..media.clip_frames import ClipFrames, Frames
 from ..media.images import BLACK, Colour
+from ..run.input_files import content_files
+from ..storage.files import JsonValue
 from ..storage.identity import identity, tensor_identity
 
 
@@ -91,7 +94,7 @@ class FramesInFile:
     @property
     def identity(self) -> str:
         # By content and not by path, so that a folder of windows is resumed after its source has moved.
-        return identity([self.path])
+        return identity(content_files(self.path))
 
     def part(self, first: int, count: int) -> Tensor:
         return self.clip.read(first, count)
@@ -117,3 +120,10 @@ def check_length(source: FrameSource, frames: int) -> None:
             f"the source has {source.frame_count} frames and the clip needs {frames}: plan a clip that is "
             "not longer than its source"
         )
+
+
+def frames_identity(frames: Frames) -> JsonValue:
+    """JSON values that identify frames, in memory or in a file, also in another process."""
+    if isinstance(frames, ClipFrames):
+        return [identity(content_files(frames.clip.path)), *frames.description]
+    return tensor_identity(frames)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from ..conditioning.regions import Region, Rounding
-from ..media.images import BLACK
+from ..media.images import parse_colour
 from ..run.generation import Generation
 from ..run.request import Request
 from ..storage.files import JsonObject, ParsedJson
@@ -17,7 +17,7 @@ from .audio_windows import WINDOW_FRAMES, audio_windows
 from .edit import EditPlan, planned_size
 from .extend import FADE_FRAMES, KEEP_FRAMES, Extension, extend, new_length, plan_extension
 from .footage import Footage
-from .protocols import OnSampled, Pipeline, Waveform
+from .protocols import LongPipeline, OnSampled, Pipeline, Waveform
 from .result import Edit
 from .retake import Retake, plan_retake, retake
 
@@ -40,7 +40,8 @@ class EditArguments(TypedDict, total=False):
     feather: int
     allow_past_end: bool
     exact_outside: bool
-    background: Sequence[float]
+    folder: Path | None
+    spare: Path | None
 
 
 class RetakeRegions(TypedDict):
@@ -78,7 +79,7 @@ class EditTask:
 
     def make(
         self,
-        pipeline: Pipeline,
+        pipeline: LongPipeline,
         *,
         sampled: Generation | None = None,
         on_sampled: OnSampled | None = None,
@@ -90,8 +91,6 @@ class EditTask:
         function raises.
         """
         options = {**self.options, "sampled": sampled, "on_sampled": on_sampled}
-        # Reading the source has used it.
-        options.pop("background", None)
         if self.kind == "audio":
             return text_to_audio(pipeline, self.prompt, **options)
         source = self._footage()
@@ -152,8 +151,7 @@ class EditTask:
 
     def _footage(self) -> Footage:
         assert self.source is not None
-        red, green, blue = self.options.get("background", BLACK)
-        return Footage.read(self.source, background=(red, green, blue))
+        return Footage.read(self.source, background=parse_colour(self.options.get("background", "black")))
 
     def settings(self) -> JsonObject:
         """The task as JSON values, which :meth:`from_settings` converts back."""

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,13 @@ from torch import Tensor
 
 from ..media.atomic import replacing
 from ..shapes import AUDIO_LATENTS_PER_SECOND, TEMPORAL_SCALE, ClipPlan, frames_of, latent_frames_of
-from ..storage.files import JsonValue, read_object
+from ..storage.files import JsonObject, JsonValue, read_object
 from ..storage.header import read_header
+from ..storage.identity import identity
 from ..storage.private import locked, private_folder, prune_parts
 from ..storage.writing import write_tensors
 from ..types import AVLatent
+from .protocols import LongPipeline
 
 log = logging.getLogger(__name__)
 
@@ -127,10 +130,10 @@ def plan_windows(clip: ClipPlan, window_frames: int, overlap_frames: int) -> tup
 class WindowStore:
     """A folder with the latents of finished windows; each file is complete or absent.
 
-    ``settings`` are JSON values of everything that decides the clip, ``models`` are JSON values that identify
-    the networks (None is not checked). Both are stored in the folder. ``spare`` is a folder on another disk,
-    for windows when this disk is full; None for none. Raises ValueError if the folder holds windows of a clip
-    with other settings or of other models.
+    ``settings`` are JSON values of everything that decides the clip, ``models`` those of what the networks
+    are; a folder of an earlier version has none of these. ``spare`` is a folder on another disk, for windows
+    that no longer fit on this one; they go into a subfolder of their own for each clip. Raises ValueError if
+    the folder holds windows of a clip with other settings or of other models.
     """
 
     def __init__(
@@ -141,7 +144,9 @@ class WindowStore:
         *,
         spare: Path | None = None,
     ) -> None:
-        self.folder, self.spare = folder, spare
+        self.folder = folder
+        # Windows of another clip may be left there, and the files have the same names.
+        self.spare = None if spare is None else spare / clip_digest(settings, models)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         # Sorted keys, so that equal settings are equal text.
         plan, text = folder / "clip.json", json.dumps(settings, sort_keys=True, indent=1)
@@ -241,6 +246,20 @@ class WindowStore:
     @staticmethod
     def _file(folder: Path, index: int) -> Path:
         return folder / f"window_{index:05d}.safetensors"
+
+
+def clip_digest(settings: Mapping[str, JsonValue], models: Mapping[str, JsonValue] | None) -> str:
+    """A short name for a clip that is decided by ``settings`` and ``models``, for a folder of its windows."""
+    return sha256(json.dumps([settings, models], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def models_of(pipeline: LongPipeline) -> JsonObject:
+    """JSON values that identify the networks and the LoRAs of a pipeline by digests."""
+    return {
+        # File names are in the settings; digests also notice other weights of the same name.
+        **pipeline.networks.identity(),
+        "loras": [[identity([lora.path]), *lora.settings[1:]] for lora in pipeline.loras],
+    }
 
 
 def _differences(before: Any, after: Any, name: str = "") -> list[str]:

@@ -25,6 +25,7 @@ from .infer import Generation, infer_config, infer_generation
 from .lora import Lora
 from .lora_merge import Base, find_changes, merged, network_shapes, put, switch
 from .lora_report import LoraReport
+from .sections import SECTION
 
 
 class Checkpoint:
@@ -72,7 +73,7 @@ class Checkpoint:
             kind = type(stated).__name__
             raise ValueError(f"{self.path}: metadata 'config' must be a JSON object; got {kind}")
         # A section that the header states is never guessed from shapes.
-        missing = {c: s for c, s in self._shapes.items() if _SECTION.get(c, "mid_channels") not in stated}
+        missing = {c: s for c, s in self._shapes.items() if SECTION.get(c, "mid_channels") not in stated}
         try:
             # Repackaged files often lose their metadata, so that the shapes of their tensors stand for it.
             return {**infer_config(missing), **stated}
@@ -299,18 +300,6 @@ def find_component(checkpoints: Iterable[Checkpoint], component: Component) -> C
 
 
 _VIDEO_HALVES = (Component.VIDEO_ENCODER, Component.VIDEO_DECODER)
-
-_SECTION: Mapping[Component, str] = {
-    Component.TRANSFORMER: "transformer",
-    Component.TEXT_CONNECTORS: "transformer",
-    Component.TEXT_PROJECTION: "transformer",
-    Component.VIDEO_ENCODER: "vae",
-    Component.VIDEO_DECODER: "vae",
-    Component.AUDIO_ENCODER: "audio_vae",
-    Component.AUDIO_DECODER: "audio_vae",
-    Component.VOCODER: "vocoder",
-}
-"""Section of the header's configuration for each component; an upsampler's keys are in no section."""
 
 
 def _listed(components: Iterable[Component]) -> str:

@@ -25,6 +25,7 @@ from ..storage.quantized import QUANTISED_DTYPES
 from ..storage.reading import read_markers
 from .checkpoint import Checkpoint
 from .detect import OFFICIAL_PREFIXES, Component
+from .sections import joined_config
 from .write import Entry, as_bytes, write_safetensors
 
 NOT_QUANTISED = re.compile(
@@ -88,12 +89,9 @@ def convert(path: Path, sources: Sequence[Checkpoint], parts: Sequence[Component
     read = TensorReader()
     entries: dict[str, Entry] = {}
     checks: dict[str, Callable[[Mapping[str, TensorInfo]], bool]] = {}
-    config: ParsedJson = {}
     layers = 0
-    for component in parts:
-        source = next(source for source in sources if component in source.components)
-        # Of two sources with the same section the first one wins, as it does for components.
-        config = {**source.config, **config}
+    chosen = {c: next(source for source in sources if c in source.components) for c in parts}
+    for component, source in chosen.items():
         infos = source.infos(component)
         markers = read_markers(infos, source.metadata)
         prefix = OFFICIAL_PREFIXES[component]
@@ -113,9 +111,11 @@ def convert(path: Path, sources: Sequence[Checkpoint], parts: Sequence[Component
             checks[name] = partial(_is_equal, read, name, info)
             if own.endswith(".weight") and layer in markers and f"{layer}.comfy_quant" not in infos:
                 _mark(entries, prefix + layer, markers[layer])
+    used = {source: [c for c, own in chosen.items() if own is source] for source in chosen.values()}
+    config = joined_config([(source.config, components) for source, components in used.items()])
     # The exact version of a source is preferred to the detected generation, which has no patch number.
-    version = next((str(s.metadata["model_version"]) for s in sources if "model_version" in s.metadata), None)
-    stated = next((s.generation for s in sources if s.generation), None)
+    version = next((str(s.metadata["model_version"]) for s in used if "model_version" in s.metadata), None)
+    stated = next((s.generation for s in used if s.generation), None)
     metadata = {"config": json.dumps(config)}
     if version or stated:
         metadata["model_version"] = version or f"{stated}.0"

@@ -157,7 +157,10 @@ _TEXT_ENCODER_ANCHORS = (
     "language_model.model.layers.0.post_feedforward_layernorm.weight",
     "model.language_model.layers.0.post_feedforward_layernorm.weight",
 )
-_LORA_MARKS = (".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.", ".lokr_w", ".hada_w")
+_LORA_MARKS = (
+    *(".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.", ".lora.down.", ".lora.up."),
+    *(".lokr_w", ".hada_w"),
+)
 
 OFFICIAL_PREFIXES: Mapping[Component, str] = {
     Component.TRANSFORMER: "model.diffusion_model.",

@@ -21,11 +21,20 @@ PREFIXES = (
     "diffusion_model.",
     "transformer.",
     "connectors.",
+    "model.",
+    "dit.",
+    "unet.",
+    "module.",
+    "_orig_mod.",
 )
-"""Prefixes of module names, removed in any order and number; names without prefix are accepted too."""
+"""Prefixes of module names, removed in any order and number; names without prefix are accepted too.
 
-FLAT_PREFIXES = ("lora_unet_", "lora_transformer_")
-"""Prefixes of flat names (kohya), in which dots are underscores; only a model's names can resolve them."""
+The last two are of distributed and of compiled modules."""
+
+FLAT_PREFIXES = ("lycoris_", "lora_unet_", "lora_transformer_")
+"""Prefixes of flat names (kohya, LyCORIS), in which dots are underscores.
+
+Only a model's names can resolve them."""
 
 ENDINGS: tuple[tuple[re.Pattern[str], str], ...] = (
     (FACTOR, ""),
@@ -259,6 +268,9 @@ def few(names: Iterable[str], limit: int = 3) -> str:
 
 
 def _stripped(name: str) -> str:
-    while prefix := next((prefix for prefix in PREFIXES if name.startswith(prefix)), ""):
+    # Without its "model." a layer of a text encoder would be taken for one of the transformer.
+    while prefix := next(
+        (prefix for prefix in PREFIXES if name.startswith(prefix) and not name.startswith(_TEXT_ENCODER)), ""
+    ):
         name = name.removeprefix(prefix)
     return name

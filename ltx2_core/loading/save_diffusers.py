@@ -28,6 +28,7 @@ from .checkpoint import Checkpoint, open_checkpoint
 from .convert import TensorReader
 from .detect import Component
 from .diffusers_out import Json
+from .sections import joined_config
 from .write import Entry, as_bytes, write_safetensors
 
 
@@ -212,14 +213,17 @@ def _sources(part: Part, sources: Sequence[Checkpoint]) -> dict[Component, Check
     return found
 
 
+def _config(found: Mapping[Component, Checkpoint]) -> Json:
+    """The joined configuration of the files in ``found``, the file of each component."""
+    return joined_config([(file.config, [component]) for component, file in found.items()])
+
+
 def _planned(part: Part, found: dict[Component, Checkpoint]) -> tuple[Json, dict[str, Entry]]:
     """The ``config.json`` of a part, and its tensors to write by their names in diffusers.
 
     ``found`` has the file of each component. Raises ValueError for quantised weights.
     """
-    # All components of a part share a section of the configuration.
-    source = next(iter(found.values()))
-    config = {**source.config}
+    config = _config(found)
     last = part.components[-1]
     written = {"_class_name": part.class_name(config), "_diffusers_version": "0.37.0"}
     written |= part.config(config, found[last].shapes(last))
@@ -241,11 +245,12 @@ def _verify(part: Part, target: Path, found: dict[Component, Checkpoint]) -> Non
     ``found`` has the file from which each component was taken.
     """
     written, read = open_checkpoint(target), TensorReader()
+    if part.read(written.config) != part.read(_config(found)):
+        names = ", ".join(sorted({str(source.path) for source in found.values()}))
+        raise ValueError(f"the configuration of {names} is none that diffusers has for a {part.folder}")
     for component, source in found.items():
         if component not in written.components or written.shapes(component) != source.shapes(component):
             raise ValueError(f"the {component} of {source.path} has tensors that diffusers does not name")
-        if part.read(written.config) != part.read(source.config):
-            raise ValueError(f"the configuration of the {component} of {source.path} is none of diffusers")
         infos = written.infos(component)
         for own, info in source.infos(component).items():
             if not torch.equal(as_bytes(read(info)), as_bytes(read(infos[own]))):

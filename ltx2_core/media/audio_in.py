@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .container import open_media
+from .container import decode, open_media
 
 LONGEST_GAP_S = 600
 """Longer gaps in the time stamps of audio are damage and not silence."""
@@ -158,7 +158,7 @@ def _blocks(
     origin_s = (container.start_time or 0) / av.time_base
     position: int | None = None
     # None at the end makes the resampler return the samples that it still buffers.
-    for frame in chain(container.decode(stream), (None,)):
+    for frame in chain(decode(container, stream), (None,)):
         # Samples are continuous except for real gaps, because containers round the times of blocks.
         if position is None:
             if frame is None:

@@ -13,6 +13,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from ..storage.files import JsonValue
 from .images import FitMode, fit_image, pad_image
 from .packets import VideoFile
 from .video_in import VideoClip
@@ -115,6 +116,12 @@ class ClipFrames:
         part = clip.start_s > 0 or clip.max_frames is not None or len(self) < clip.frame_count
         changed = self.size is not None or self.padding is not None
         return not part and not changed and isinstance(clip.source, VideoFile)
+
+    @property
+    def description(self) -> list[JsonValue]:
+        """JSON values that decide the pixels of these frames, apart from the content of the file."""
+        part = [self.first, self.stop, self.clip.start_s]
+        return [*part, self.padding, self.size, self.fit, self.clip.background]
 
     def _from(self, first: int) -> Iterator[Tensor]:
         """Yield decoded frames (3, H, W), one by one, from number ``first`` of this sequence on."""

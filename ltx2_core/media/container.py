@@ -73,6 +73,15 @@ def open_media(path: str | os.PathLike[str], kind: str = "media") -> Iterator[An
         yield container
 
 
+def decode(container: Any, stream: Any, decoder: Any = None) -> Iterator[Any]:
+    """Decode a stream of a container from its current position, by default with its own decoder."""
+    decoder = stream.codec_context if decoder is None else decoder
+    for packet in container.demux(stream):
+        # An empty packet with a time stands for a repeated frame; decoders take it for the end of the file.
+        if packet.size or packet.pts is None:
+            yield from decoder.decode(packet)
+
+
 def check_pixels(path: str | os.PathLike[str], width: int, height: int) -> None:
     """Raise ValueError for an image or frame of ``width * height`` above ``MAX_PIXELS``.
 

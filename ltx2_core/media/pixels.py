@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .container import check_pixels
+from .deinterlace import NOTE, PROGRESSIVE, can_deinterlace
 from .hdr import CURVES, note_of, tone_mapped
 from .images import BLACK, ITU_709, Colour
 
@@ -28,36 +29,41 @@ class PixelFormat:
     ``width`` and ``height`` are the size with square pixels, before rotation; frames of another size are
     scaled to it. Transparent pixels are blended with ``background``, RGB in [0, 1]. ``hdr`` is FFmpeg's
     number of the transfer function if frames have to be tone-mapped, see :mod:`~ltx2_core.media.hdr`.
+    ``interlaced`` says that frames have to be deinterlaced first.
     """
 
     width: int
     height: int
     background: Colour = BLACK
     hdr: int | None = None
+    interlaced: bool = False
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences for reports that say what the conversion changes, such as HDR to SDR."""
-        return () if self.hdr is None else (note_of(self.hdr),)
+        tone_mapped = () if self.hdr is None else (note_of(self.hdr),)
+        return (*tone_mapped, NOTE) if self.interlaced else tone_mapped
 
     @classmethod
     def of(cls, path: Path, stream: Any, first: Any, background: Colour = BLACK) -> PixelFormat:
-        """Find out how to convert the frames of a PyAV stream from ``first``, its first decoded frame.
+        """Find out how to convert a stream from its decoded first frame.
 
-        ``path`` is the file, for messages; ``background`` is the RGB colour in [0, 1] behind transparent
-        pixels. Raises ValueError for interlaced video, which is not supported.
+        Raises ValueError for interlaced video if FFmpeg has no filter for it.
         """
-        if first.interlaced_frame:
+        # Streams of several kinds of frames may begin with a progressive one; older PyAV has no field order.
+        order = getattr(stream.codec_context, "field_order", PROGRESSIVE)
+        interlaced = bool(first.interlaced_frame or order > PROGRESSIVE)
+        if interlaced and not can_deinterlace():
             raise ValueError(
-                f"{path} is interlaced: convert it first, for example with "
-                "ffmpeg -i IN -vf bwdif -c:a copy OUT.mp4"
+                f"{path} is interlaced, and this build of FFmpeg has no bwdif filter: convert it first, for "
+                "example with ffmpeg -i IN -vf bwdif -c:a copy OUT.mp4"
             )
         # In older PyAV only the codec context has the transfer function, and frames have no such attribute.
         curve = getattr(first, "color_trc", stream.codec_context.color_trc)
         width, height = _square(first.width, first.height, stream.sample_aspect_ratio)
         check_pixels(path, width, height)
         hdr = curve if curve in CURVES else None
-        return cls(width=width, height=height, background=background, hdr=hdr)
+        return cls(width=width, height=height, background=background, hdr=hdr, interlaced=interlaced)
 
     def rgb(self, frame: Any) -> Tensor:
         """Convert a decoded frame of PyAV to upright RGB (3, H, W) uint8."""

@@ -23,8 +23,9 @@ from .destination import Destination
 from .encoding import Encoding, audio_encoding
 from .h264 import SLICE_IDR, Parameters, encoded_units, stored_units, to_stored
 from .images import ITU_709, to_bytes, to_bytes_hwc
+from .other_tracks import other_tracks, plain_tags
 from .packets import VideoFile, open_video
-from .remux import plain_tags, track_of
+from .remux import AHEAD_S, track_of
 from .tracks import checked_audio
 from .video_in import VideoClip
 from .writer import open_output
@@ -118,12 +119,13 @@ def write_recut(
     metadata: Mapping[str, str],
     encoding: Encoding,
 ) -> None:
-    """Write an MP4 file: copied packets of the source, and in the spans of ``recut`` newly encoded frames.
+    """Write an MP4 file: packets of the source, and in the spans of ``recut`` newly encoded frames.
 
     ``frames`` yields all frames of the result in chunks (N, 3, H, W), uint8 or float in [-1, 1]; those
-    outside the spans are ignored. ``waveform`` (C, S) is the audio of the result, at ``rate`` Hz.
-    ``metadata`` are tags. Of ``encoding`` only crf and the audio options are used. Raises ValueError for
-    another kind of file than MP4, and what :class:`~ltx2_core.media.VideoWriter` raises.
+    outside the spans are ignored. ``waveform`` (C, S) is the audio, at ``rate`` Hz; subtitles and other tracks
+    of the source are copied, see :mod:`~ltx2_core.media.other_tracks`. Of ``encoding`` only crf and the audio
+    options are used. Raises ValueError for another kind of file than MP4, and what
+    :class:`~ltx2_core.media.VideoWriter` raises.
     """
     if destination.format.name != "mp4":
         raise ValueError(f"--exact-outside writes an MP4; got {destination.path}: name the output .mp4")
@@ -142,17 +144,22 @@ def write_recut(
                 video.codec_context.extradata = recut.parameters.joined(spans[0].parameter_sets)
             audio = track_of(output, track, checked_audio(waveform), rate)
             packets = _packets(recut, container.demux(stream), spans, _Feed(frames))
-            for index, (data, pts, key) in enumerate(packets):
-                packet = av.Packet(data)
-                packet.stream, packet.time_base, packet.is_keyframe = video, recut.tick_s, key
-                # Decoding times are the sorted presentation times moved earlier, so that they rise and none
-                # is late.
-                packet.pts, packet.dts = pts, int(recut.times[index]) - recut.shift
-                # Audio is interleaved half a second ahead, so that players need not seek.
-                audio.encode(round((float(packet.dts * recut.tick_s) + 0.5) * audio.rate))
-                output.mux(packet)
-            audio.encode()
-            audio.finish()
+            origin_s = recut.clip.timeline.origin_s
+            with other_tracks(recut.clip.path, output, destination.format, origin_s) as others:
+                for index, (data, pts, key) in enumerate(packets):
+                    packet = av.Packet(data)
+                    packet.stream, packet.time_base, packet.is_keyframe = video, recut.tick_s, key
+                    # Decoding times are the sorted presentation times moved earlier, so that they rise and
+                    # none is late.
+                    packet.pts, packet.dts = pts, int(recut.times[index]) - recut.shift
+                    # Ahead of the video, so that players need not seek.
+                    until_s = float(packet.dts * recut.tick_s) + AHEAD_S
+                    audio.encode(round(until_s * audio.rate))
+                    others.copy(until_s)
+                    output.mux(packet)
+                audio.encode()
+                audio.finish()
+                others.copy()
 
 
 def _obstacle(clip: VideoClip, stream: Any) -> str:
@@ -164,6 +171,8 @@ def _obstacle(clip: VideoClip, stream: Any) -> str:
         return "stores H.264 in another way than MP4 does"
     if context.pix_fmt not in PIXEL_FORMATS:
         return f"has the pixel format {context.pix_fmt}"
+    if source.pixels.interlaced:
+        return "is interlaced"
     if source.timeline.by_count or clip.notes:
         return clip.notes[0] if clip.notes else "has no time stamps"
     if (clip.width, clip.height) != (context.width, context.height):

@@ -32,9 +32,10 @@ class Timeline:
 
     Frame ``k`` of the clip is shown ``zero_s + k / fps`` seconds after the start of the file, and its time
     stamp in the stream is ``origin_s + k / fps`` seconds. ``times`` are the presentation times of the stored
-    frames, ascending, in ticks of the stream. ``first_shown`` has for each stored frame the number of the
-    clip's frame at which it appears. ``by_count`` is True if decoded frames have no time stamps, so that they
-    are identified by their order. ``notes`` are sentences for reports that say what was changed.
+    frames, ascending, in ticks of the stream. ``first_shown`` are the frames of the clip at which each of
+    them appears. ``by_count`` is True if decoded frames have no time stamps, so that they are identified by
+    their order. The last ``repeated`` stored frames are empty and repeat the one before them. ``notes`` are
+    sentences for reports that say what was changed.
     """
 
     fps: float
@@ -44,11 +45,17 @@ class Timeline:
     times: NDArray[np.int64]
     first_shown: NDArray[np.int64]
     by_count: bool = False
+    repeated: int = 0
     notes: tuple[str, ...] = field(default=())
 
     def stored(self, frame: int) -> int:
         """The number of the stored frame that is displayed at frame ``frame`` of the clip."""
         return max(int(np.searchsorted(self.first_shown, frame, side="right")) - 1, 0)
+
+    def last_repeat(self, number: int) -> int:
+        """The last stored frame that shows the same as number ``number``, after which no other was decoded."""
+        end = len(self.times) - 1
+        return end if number >= end - self.repeated else number
 
     def number_of(self, time: int) -> int:
         """The number of the stored frame whose presentation time is nearest to ``time`` (in ticks)."""

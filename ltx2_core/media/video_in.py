@@ -26,12 +26,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class VideoClip:
-    """A part of a video file. This object only describes the part; :meth:`frames` decodes it.
+    """A part of a video file. This is only its description; :meth:`frames` decodes it.
 
-    ``width`` and ``height`` are in square pixels, after rotation. The part begins ``start_s`` seconds after
-    the start of the file and has ``frame_count`` frames (at most ``max_frames``) at a constant ``fps``. A
-    file of variable rate is resampled by its time stamps, see :class:`~ltx2_core.media.timeline.Timeline`.
-    ``notes`` are sentences for reports that say what was changed.
+    ``width`` and ``height`` are in square pixels, after rotation. The part begins at ``start_s`` seconds and
+    has ``frame_count`` frames (at most ``max_frames``) at a constant ``fps``. A file of variable rate is
+    resampled by its time stamps, see :class:`~ltx2_core.media.timeline.Timeline`. Transparent pixels are
+    blended with ``background``, RGB in [0, 1]. ``notes`` are sentences that say what was changed.
     """
 
     path: Path
@@ -42,6 +42,7 @@ class VideoClip:
     start_s: float
     max_frames: int | None
     has_audio: bool
+    background: Colour
     source: StoredFrames = field(repr=False)
 
     @property
@@ -70,7 +71,7 @@ class VideoClip:
         while shown is not None and at < stop:
             # A file may end early; the frames after its last one are not made up.
             following = next(stored, None) if timeline.stored(stop - 1) > shown.number else None
-            last = shown.number if following is None else following.number - 1
+            last = timeline.last_repeat(shown.number) if following is None else following.number - 1
             while at < stop and timeline.stored(at) <= last:
                 # A frame that a higher rate repeats is converted once.
                 pixels = shown.rgb() if pixels is None else pixels
@@ -125,12 +126,12 @@ def read_video(
     start_s: float = 0.0,
     background: Colour = BLACK,
 ) -> VideoClip:
-    """Describe a part of a video file; reads the file's time stamps and decodes only its first frame.
+    """Describe a part of a video file; reads its time stamps and decodes only its first frame.
 
-    The part begins ``start_s`` seconds after the start of the file and has at most ``max_frames`` frames;
-    None is up to the end. Transparent pixels are blended with ``background``, RGB in [0, 1]. HDR video
-    becomes SDR, see :mod:`~ltx2_core.media.hdr`. Raises FileNotFoundError for a missing file, ValueError for
-    a file without readable video or frame rate, and for interlaced video.
+    The part begins at ``start_s`` seconds and has at most ``max_frames`` frames. Transparent pixels are
+    blended with ``background``, RGB in [0, 1]. HDR video becomes SDR, see :mod:`~ltx2_core.media.hdr`, and
+    interlaced video progressive, see :mod:`~ltx2_core.media.deinterlace`. Raises FileNotFoundError for a
+    missing file, ValueError for one without readable video or frame rate.
     """
     if max_frames is not None and max_frames < 1:
         raise ValueError(f"max_frames must be at least 1; got {max_frames}")
@@ -152,6 +153,7 @@ def read_video(
         start_s=start_s,
         max_frames=max_frames,
         has_audio=isinstance(source, VideoFile) and has_audio(file),
+        background=background,
         source=source,
     )
 

@@ -197,6 +197,17 @@ def inputs_options() -> Iterator[Option]:
         request=True,
     )
     yield Option(
+        name="background",
+        flags=("--background",),
+        kind="text",
+        group=group,
+        metavar="COLOUR",
+        default="black",
+        help="Colour that replaces transparent pixels of images, control videos and the source of an edit, "
+        "such as white or #00ff00.",
+        request=True,
+    )
+    yield Option(
         name="audio",
         flags=("--audio",),
         kind="path",

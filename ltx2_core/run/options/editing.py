@@ -18,15 +18,6 @@ def edits_options() -> Iterator[Option]:
         "IC-LoRA.",
     )
     yield Option(
-        name="background",
-        flags=("--background",),
-        kind="text",
-        group="source",
-        metavar="COLOUR",
-        default="black",
-        help="Colour that replaces transparent pixels of --video, such as white or #00ff00.",
-    )
-    yield Option(
         name="extend_seconds",
         flags=("--seconds",),
         kind="float",

@@ -103,8 +103,8 @@ class Option:
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         low, high = self.range
-        bounds = [] if low is None else [f"{'above' if self.above else 'from'} {low:.20g}"]
-        bounds += [] if high is None else [f"to {high:.20g}"]
+        bounds = [] if low is None else [f"{'above' if self.above else 'from'} {number_text(low)}"]
+        bounds += [] if high is None else [f"to {number_text(high)}"]
         unit = f" ({self.unit})" if self.unit else ""
         return " ".join([_WORDS[self.kind], *bounds]) + unit
 
@@ -159,6 +159,12 @@ _WORDS: Final[dict[Kind, str]] = {
     "flag": "True or False",
     "choice": "text",
 }
+
+
+def number_text(value: float) -> str:
+    """A bound of an option as text, without rounding."""
+    # Seeds need all digits of a whole number, and 0.1 is to read as it was written.
+    return str(value) if isinstance(value, int) else f"{value:.15g}"
 
 
 def _has_type(value: Any, kind: Kind) -> bool:

@@ -66,9 +66,9 @@ WITHOUT: Final[dict[str, dict[str, str]]] = {
 """Options of a command's groups that it does not have, and why."""
 # An edit has its size and images from the source, so that of those groups only these options remain.
 _ALSO: Final[dict[str, tuple[str, ...]]] = {
-    "extend": ("stages", "reference_audio", "reference_s", "identity"),
-    "retake": ("stages", "reference_audio", "reference_s", "identity"),
-    "sound": ("reference_audio", "reference_s", "identity"),
+    "extend": ("stages", "background", "reference_audio", "reference_s", "identity"),
+    "retake": ("stages", "background", "reference_audio", "reference_s", "identity"),
+    "sound": ("background", "reference_audio", "reference_s", "identity"),
 }
 
 

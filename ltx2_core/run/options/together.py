@@ -104,6 +104,9 @@ def check_together(
         options = {needed, *ALTERNATIVES.get(one, ())}
         if one in explicit and needed in names and not options & present:
             raise ValueError(f"{by_name(one).flag} has no effect without {by_name(needed).flag}: add it")
+    # In an edit it is the background of the source.
+    if command == "generate" and "background" in explicit and not present & {"image", "images", "references"}:
+        raise ValueError("--background has no effect without --image: add it")
     if "trigger" in explicit:
         prompts = [str(explicit.get(name) or "") for name in ("prompt", "prompts")]
         in_file = "prompts_file" in explicit or prompts[1].startswith("@")
