@@ -169,7 +169,7 @@ def test_a_dry_run_judges_and_prints_what_would_run(kind, clips, tmp_path):
     ("words", "message"),
     [
         (["extend", "--video", "missing.mp4", "--seconds", "1"], "missing.mp4"),
-        (["extend", "--video", "CLIP", "--seconds", "1", "--keep-frames", "25"], "keep_frames=25"),
+        (["extend", "--video", "CLIP", "--seconds", "1", "--keep-frames", "25"], "--keep-frames 25"),
         (
             [
                 "extend",
