@@ -116,13 +116,15 @@ class Guide:
     ``frames`` is their number of latent frames. ``positions`` (1 or B, 3, N, 2) are in seconds and pixels.
     ``attention`` weights the attention between guide and video, as one number or per token (N,): 1 is plain
     attention, 0 none. ``valid`` (N,) bool marks the tokens that exist, where a small reference was spread
-    over a finer grid; None means all.
+    over a finer grid; None means all. ``generated`` says that the tokens are sampled with the video, one
+    pixel frame for each latent frame, and not given.
     """
 
     frames: int
     positions: Tensor
     attention: float | Tensor = 1.0
     valid: Tensor | None = None
+    generated: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from ..loading import Component
 from ..loading.describe import describe_upscaler
 from ..memory import MemoryEstimate, estimate_memory, size_text
 from ..run.pipeline import LTX2Pipeline
-from ..run.recipes import of_kind
+from ..run.recipes import Recipe, of_kind
 from ..run.request import Request
 from ..run.stages import Stage
 from ..shapes import ClipPlan
@@ -169,12 +169,19 @@ def recipe_line(pipeline: LTX2Pipeline, request: Request) -> str:
     recipe = of_kind(pipeline.recipe, distilled=request.sampling.distilled)
     resolved, chosen = request.with_recipe(recipe)
     # The negative prompt is long, and the crf has an effect with an image alone.
-    values = [
-        f"{name} {getattr(resolved, name)}" for name in chosen if name not in ("negative_prompt", "image_crf")
-    ]
+    apart = ("negative_prompt", "image_crf", "guidance")
+    values = [f"{name} {getattr(resolved, name)}" for name in chosen if name not in apart]
+    if "guidance" in chosen:
+        values.append(_scales_text(recipe))
     if resolved.image is not None and "image_crf" in chosen:
         values.append(f"image_crf {resolved.image_crf}")
     return f"{', '.join(values) or 'nothing'}: {recipe.reason}"
+
+
+def _scales_text(recipe: Recipe) -> str:
+    """List the guidance scales of ``recipe`` that both streams share: "stg 1 in block 28, modality 3"."""
+    blocks = ", ".join(map(str, recipe.stg_blocks))
+    return f"stg {recipe.stg:g} in block {blocks}, modality {recipe.modality:g}, rescale {recipe.rescale:g}"
 
 
 def predict(pipeline: LTX2Pipeline, stages: Sequence[Stage]) -> tuple[MemoryEstimate, ...]:

@@ -26,6 +26,7 @@ from ..memory import MemoryPlan
 from ..out_of_memory import clearly
 from ..sampling.caching import Evaluations
 from ..sampling.denoiser import Denoiser
+from ..sampling.guidance import stg_blocks_of
 from ..sampling.model_calls import ModelCalls
 from ..sampling.noise import initial_state, make_noise, with_own_noise
 from ..sampling.samplers import get_sampler
@@ -211,7 +212,11 @@ class LTX2Pipeline(Codecs):
         """The default settings for this checkpoint with full (not distilled) weights."""
         file = self.networks.file(Component.TRANSFORMER)
         version = str(file.metadata.get("model_version", ""))
-        return recipe_for(generation_of(version, inferred=file.generation))
+        recipe = recipe_for(generation_of(version, inferred=file.generation))
+        if not recipe.stg:
+            return recipe
+        layers = transformer_config(file.config).num_layers
+        return replace(recipe, stg_blocks=stg_blocks_of(layers, recipe.generation))
 
     def resolve(self, request: Request) -> Request:
         """Return ``request`` with every open value filled in from the recipe of the checkpoint."""
@@ -461,6 +466,7 @@ class LTX2Pipeline(Codecs):
                 lambda step, steps, x0: run.report_estimate(name, step, steps, x0, where),
                 generator=step_noise,
                 preserve=denoise.preserve,
+                noise_by_token=stage.noise_by_token,
             )
             return latents, denoise.evaluations
 

@@ -9,11 +9,13 @@ from inspect import Parameter, Signature
 from typing import TYPE_CHECKING, Any
 
 from ..conditioning.inputs import AudioSource, Inputs, SourceClip
+from ..sampling.guidance import Guidance
 from ..sampling.settings import SamplingSettings, StageSettings
 from ..shapes import ClipSize
 from ..text.prompt import TRIGGER, Prompt, PromptEmbeds
 from .flat_options import FIELDS, RequestOptions, check_names
 from .options import check_keywords
+from .recipe_guidance import guidance_of
 from .recipes import DEFAULT, NEGATIVE_PROMPT, Recipe, of_kind
 from .request_json import from_json, schema, to_json
 from .request_values import checked_values
@@ -198,12 +200,24 @@ class Request:
             # An audio scale that is absent follows a cfg that is named.
             undecided.append("audio_cfg")
         chosen = {name: getattr(recipe, name) for name in undecided if getattr(self, name) is None}
+        if sampling.guidance is None and recipe.guided:
+            chosen["guidance"] = self._guidance(recipe)
         names = tuple(chosen)
         if self.text.embeds is not None and chosen.get("negative_prompt") != self.text.embeds.negative_prompt:
             # Embeddings bring their own, which is no choice of the recipe.
             chosen["negative_prompt"] = self.text.embeds.negative_prompt
             names = tuple(name for name in names if name != "negative_prompt")
         return self._unchecked(self._parts(), chosen), names
+
+    def _guidance(self, recipe: Recipe) -> Guidance:
+        """The guidance of ``recipe``, with the scales that this request names."""
+        sampling, voice = self.sampling, self.inputs.reference_audio
+        return guidance_of(
+            recipe,
+            cfg=sampling.cfg,
+            audio_cfg=sampling.audio_cfg,
+            identity=0.0 if voice.source is None else voice.identity,
+        )
 
     def settings(self) -> dict[str, Any]:
         """The request as flat JSON values: files by their names, tensors by the note "<Tensor in memory>"."""

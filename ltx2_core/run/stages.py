@@ -22,6 +22,7 @@ class Stage:
 
     ``clip`` is its size and length, ``sigmas`` its noise levels. ``image_strength`` is how much of the first
     image is preserved, from 0 to 1. ``eta`` is the sampler's share of fresh noise; None is its default.
+    ``noise_by_token`` draws that noise in the order of the official pipelines.
     """
 
     clip: ClipPlan
@@ -31,6 +32,7 @@ class Stage:
     sampler: str = "euler"
     eta: float | None = None
     nag: Nag | None = None
+    noise_by_token: bool = False
 
     @property
     def guided(self) -> bool:
@@ -73,6 +75,7 @@ def plan_stages(
         image_strength=request.inputs.image.strength,
         sampler=sampling.sampler,
         eta=sampling.eta,
+        noise_by_token=recipe.noise_by_token and numerics is Numerics.OFFICIAL,
         # A pass of its own avoids the negative prompt already, and the denoiser refuses both.
         nag=None if reads_negative else sampling.nag,
     )

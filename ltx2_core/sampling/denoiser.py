@@ -68,6 +68,7 @@ class Denoiser:
             audio=_any(self._mask.audio),
             both=self._mask.video is not None and self._mask.audio is not None,
         )
+        self._guides = state.guides
         self._referenced = state.reference_audio is not None and self._clean.audio is not None
         self._check(model, negative, nag)
         # Only the negative pass reads another text; the others perturb the network or its input, not the
@@ -162,6 +163,11 @@ class Denoiser:
             raise ValueError("nag takes the place of cfg: use cfg 1 with it, or leave nag out")
         if self._guidance.skips and self._sigmas is None:
             raise ValueError("skip_steps counts the steps of a schedule: pass sigmas, or use skip_steps 0")
+        if any(guide.generated for guide in self._guides) and not model.config.keyframe_embedding:
+            raise ValueError(
+                "this model cannot generate keyframes, which LTX-2.5 introduced: use one of its checkpoints, "
+                "or leave the keyframes out"
+            )
         if Pass.PERTURBED in needed:
             check_blocks(self._guidance, model.config.num_layers)
 

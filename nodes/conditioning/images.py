@@ -12,7 +12,8 @@ from ...ltx2_core.shapes import AUDIO_LATENTS_PER_SECOND, latent_frames_of
 from ..convert import Streams, clip_audio, compress, encoder_audio, image_at_stage, split, split_av, video_of
 from ..host.latents import Latent, concat_av
 from ..host.masks import frame_mask
-from ..host.vae import RECIPE, audio_rate_of, encode_audio
+from ..host.recipe import RECIPE
+from ..host.vae import audio_rate_of, encode_audio
 from ..host.values import Audio, Vae
 from ..inputs import BY_MODEL, image_crf_input, quantity, start_input
 from .attached import AttachedImage, remember

@@ -26,6 +26,7 @@ from .foreign import refuse_changes_without_effect
 from .network import HostTransformer
 from .patcher import forget_tables_when_idle, is_dynamic, make_patcher
 from .previews import add_av_previews
+from .recipe import RECIPE, recipe_of_file
 from .values import Model, Options
 from .weights import Config, Tensors, load_exactly, read_weights
 
@@ -48,6 +49,7 @@ def load_model(*paths: str | Path, disable_dynamic: bool = False) -> Model:
     offload_device = comfy.model_management.unet_offload_device()
     # Built where it is offloaded to: the host moves it to the GPU when it runs, as far as there is room.
     model = LTX2Model(config, device=offload_device)
+    setattr(model, RECIPE, recipe_of_file(weights.source(Component.TRANSFORMER)))
     patcher = make_patcher(model, load_device, offload_device, dynamic=not disable_dynamic)
     # A dynamic patcher streams weights from the file's memory map, which copying into parameters would load
     # whole.
@@ -84,6 +86,7 @@ def load_host_model(*paths: str | Path, disable_dynamic: bool = False) -> Model:
             f"{weights.name}: the network of this ComfyUI does not have {left[0]} and {len(left) - 1} more "
             "of its tensors. Set network to LTX-2, or update ComfyUI"
         )
+    setattr(patcher.model, RECIPE, recipe_of_file(weights.source(Component.TRANSFORMER)))
     patcher.cached_patcher_init = (load_host_model, tuple(map(str, paths)))
     return patcher
 

@@ -24,11 +24,11 @@ from ...ltx2_core.config import VideoVAEConfig, audio_vae_config, video_vae_conf
 from ...ltx2_core.loading.detect import Component
 from ...ltx2_core.memory import decoder_memory
 from ...ltx2_core.out_of_memory import attempt
-from ...ltx2_core.run.recipes import generation_of, recipe_for
 from ...ltx2_core.shapes import SPATIAL_SCALE, TEMPORAL_SCALE, latent_frames_of
 from ...ltx2_core.video_vae import VideoVAE
 from .patcher import Patcher, is_dynamic, make_patcher, remember_dtypes
 from .progress import check_interrupted, count_bar
+from .recipe import RECIPE, recipe_of_file
 from .values import Vae
 from .weights import load_exactly, read_weights
 
@@ -37,9 +37,6 @@ ENCODE_CHUNK = 16
 
 STREAM_BYTES = 1 << 30
 """Least working memory of a streamed pass in addition to the clip itself, whatever the clip's length."""
-
-RECIPE = "ltx2_recipe"
-"""Attribute of a video VAE: the recipe of the checkpoint that it is from, which images are compressed by."""
 
 HOST_AUDIO_RATIO = 4096
 """Samples per latent in the host's arithmetic for audio, by which it cuts tiles and crops what it encodes."""
@@ -64,8 +61,8 @@ def load_video_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.s
     network = HostVideoVAE(config, dtype=dtype, operations=comfy.ops.disable_weight_init)
     vae = _HostVAE(network, dtype, dynamic=not disable_dynamic)
     load_exactly(network, tensors, f"video VAE of {weights.name}", assign=is_dynamic(vae.patcher))
-    version = str(encoder.metadata.get("model_version", ""))
-    setattr(vae, RECIPE, recipe_for(generation_of(version, inferred=encoder.generation)))
+    # Images are compressed by the recipe of the encoder.
+    setattr(vae, RECIPE, recipe_of_file(encoder))
     time, space = TEMPORAL_SCALE, SPATIAL_SCALE
     vae.latent_channels, vae.latent_dim, vae.output_channels = config.latent_channels, 3, config.channels
     # The host computes tiles and sizes of results from these.

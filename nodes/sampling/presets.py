@@ -9,16 +9,20 @@ from typing import Any, NamedTuple
 from comfy_api.latest import io
 from torch import Tensor
 
+from ...ltx2_core.run.recipe_guidance import preset_of as of_recipe
 from ...ltx2_core.sampling.guidance import StreamGuidance
 from ...ltx2_core.sampling.presets import LTXV as SCHEDULED
 from ...ltx2_core.sampling.presets import PRESETS, Preset
 from ...ltx2_core.sampling.samplers import SAMPLERS, STOCHASTIC
 from ...ltx2_core.sampling.schedules import parse_sigmas
+from ..host.recipe import recipe_of_model
 from ..host.values import Model
 from ..inputs import quantity, shift_input, steps_input
 from .guidance import SCALES, blocks_input, parse_blocks, scale_input
 
 BY_HAND = "as above"
+OF_MODEL = {"recipe of the model": False, "recipe of the model, distilled": True}
+"""Presets that the generation of the model decides -> whether they are for distilled weights."""
 SHAPE = {
     "max_shift": (100.0, "shift towards noise at 4096 video tokens."),
     "base_shift": (100.0, "shift towards noise at 1024 video tokens."),
@@ -30,29 +34,48 @@ SHAPE = {
 class ChosenPreset(NamedTuple):
     """A preset with the numbers that its widgets have now.
 
-    ``sigmas`` is the list in its widget, or None. ``stg_blocks`` are the blocks that stg perturbs.
+    ``sigmas`` is the list in its widget, or None. ``stg_blocks`` are the blocks that stg perturbs. ``reason``
+    says in a report which recipe decided the numbers; it is empty for a preset that the user chose.
     """
 
     preset: Preset
     sigmas: Tensor | None
     stg_blocks: tuple[int, ...]
+    reason: str = ""
+
+    def describe(self) -> str:
+        """One line for a report: sampler, steps and guidance of both streams, and where they are from."""
+        preset = self.preset
+        streams = {"video": preset.video, "audio": preset.audio}
+        scales = [
+            f"{stream} " + ", ".join(f"{name} {getattr(guidance, name):g}" for name in SCALES)
+            for stream, guidance in streams.items()
+        ]
+        passes = len(preset.guidance(self.stg_blocks).passes())
+        guidance = "; ".join(scales) if passes > 1 else "no guidance"
+        return f"{preset.sampler}, {preset.steps} steps, {guidance}: {self.reason or 'as chosen'}"
 
 
 def preset_input() -> io.Input:
     """Create the choice of presets; each has widgets for its numbers, which can be changed."""
     options = [io.DynamicCombo.Option(BY_HAND, [])]
     options += [io.DynamicCombo.Option(name, _numbers(preset)) for name, preset in PRESETS.items()]
+    options += [io.DynamicCombo.Option(name, []) for name in OF_MODEL]
     return io.DynamicCombo.Input(
         "preset",
         options=options,
         optional=True,
         tooltip="as above: schedule, steps, cfg, audio_cfg and sampler are used. A preset replaces all of "
-        "them with the numbers below it, which can be changed.",
+        "them with the numbers below it, which can be changed; recipe of the model takes what suits its "
+        "generation.",
     )
 
 
 def preset_of(values: Mapping[str, Any], model: Model) -> ChosenPreset:
     """The preset that the widgets of ``preset_input`` describe; ``values`` maps their names to values."""
+    if values["preset"] in OF_MODEL:
+        recipe = recipe_of_model(model, distilled=OF_MODEL[values["preset"]])
+        return ChosenPreset(of_recipe(recipe), None, parse_blocks("", model), recipe.reason)
     preset = PRESETS[values["preset"]]
     sampler = values.get("sampler", preset.sampler)
     # Workflows that were saved before a widget existed lack its value and get that of the preset.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ...ltx2_core.sampling.presets import LTXV as SCHEDULED
@@ -116,6 +116,7 @@ class LTX2AVSampleStage(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LTX2AVSampleStage",
+            has_intermediate_output=True,
             display_name="LTX-2 Sample Stage",
             search_aliases=["ksampler", "sampler", "sampling", "generate", "denoise"],
             category=CATEGORY,
@@ -144,7 +145,8 @@ class LTX2AVSampleStage(io.ComfyNode):
     ) -> io.NodeOutput:
         check_stage(positive, latent)
         run = plan_run(model, latent, RunWidgets(**widgets))
-        return io.NodeOutput(run(model, positive, negative, latent, seed))
+        sampled = run(model, positive, negative, latent, seed)
+        return io.NodeOutput(sampled, ui=ui.PreviewText(run.report) if run.report else None)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -162,10 +164,14 @@ class RunWidgets:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A sampling run that is ready to start: its noise levels, and what samples along them."""
+    """A sampling run that is ready to start: its noise levels, and what samples along them.
+
+    ``report`` says what a preset chose; it is empty without one.
+    """
 
     sigmas: Tensor
     sampling: HostSampling | GuidedSampling
+    report: str = ""
 
     def __call__(
         self, model: Model, positive: Conditioning, negative: Conditioning, latent: Latent, seed: int
@@ -180,9 +186,11 @@ def plan_run(model: Model, latent: Latent, widgets: RunWidgets, *, denoise: floa
     they are. Raises ValueError for sigmas that do not fall.
     """
     sampling: HostSampling | GuidedSampling
-    sigmas = widgets.sigmas
+    sigmas, report = widgets.sigmas, ""
     if widgets.preset is not None and widgets.preset["preset"] != BY_HAND:
-        chosen, listed, blocks = preset_of(widgets.preset, model)
+        of_widgets = preset_of(widgets.preset, model)
+        chosen, listed, blocks, _ = of_widgets
+        report = of_widgets.describe()
         if sigmas is None and chosen.schedule == SCHEDULED:
             tokens = video_tokens(latent)
             # With less denoising a scheduler makes a longer schedule, of which these steps are the end; a
@@ -201,7 +209,7 @@ def plan_run(model: Model, latent: Latent, widgets: RunWidgets, *, denoise: floa
         sampling = HostSampling(cfg=widgets.cfg, audio_cfg=audio_cfg, sampler=widgets.sampler)
     # A connected schedule may be a part of one, and so end above 0.
     validate_sigmas(sigmas, partial=True)
-    return Run(sigmas, sampling)
+    return Run(sigmas, sampling, report)
 
 
 def run_inputs() -> list[io.Input]:

@@ -147,7 +147,7 @@ def two_processes(model, runs):
     return first
 
 
-@pytest.mark.golden("dit")
+@pytest.mark.golden("dit", "keyframe_slots")
 @pytest.mark.parametrize("mode", [plain, chunked, fused, streamed, two_processes])
 def test_velocities_match(golden, mode):
     model, checked = model_of(golden), set()

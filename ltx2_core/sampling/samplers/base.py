@@ -53,12 +53,16 @@ class Stepped(NamedTuple):
 
 @dataclass(frozen=True)
 class SamplerRun:
-    """What a sampler's steps use in one run: denoiser, generator of fresh noise, ``preserve``, history."""
+    """What a sampler's steps use in one run: denoiser, generator of fresh noise, ``preserve``, history.
+
+    ``noise_by_token`` is the ``by_token`` of :func:`make_noise` for fresh noise.
+    """
 
     denoise: Denoise
     generator: torch.Generator | None
     preserve: Preserve
     history: History
+    noise_by_token: bool = False
 
     def pair(self, x: AVLatent, sigma: float) -> Estimates:
         """The guided x0 of ``x``, and that of the negative prompt alone.
@@ -77,7 +81,8 @@ class SamplerRun:
             raise ValueError("a step that adds noise needs a generator: pass one, or eta=0")
         # Drawn where the generator is, by default on the CPU, and then moved: every device gets the same
         # noise.
-        return make_noise(x, self.generator).zip(x, lambda noise, like: noise.to(like))
+        noise = make_noise(x, self.generator, by_token=self.noise_by_token)
+        return noise.zip(x, lambda noise, like: noise.to(like))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -112,14 +117,16 @@ class Sampler:
         generator: torch.Generator | None = None,
         preserve: Preserve | None = None,
         history: History | None = None,
+        noise_by_token: bool = False,
         **options: float,
     ) -> AVLatent:
         """The state at ``sigmas[-1]``, float32, from ``x`` at ``sigmas[0]``; ``sigmas`` (N + 1,) fall.
 
         ``generator`` draws the noise of samplers that add some. ``preserve`` is applied after noise was
         added, where the official pipelines restore the content that a mask preserves. ``history`` is read
-        and updated by multistep samplers. ``options`` are those of the sampler, such as ``eta``. Raises
-        ValueError for sigmas that do not fall, and for ``eta`` above 0 without ``generator``.
+        and updated by multistep samplers. ``noise_by_token`` draws noise in the order of the official
+        pipelines. ``options`` are those of the sampler, such as ``eta``. Raises ValueError for sigmas that do
+        not fall, and for ``eta`` above 0 without ``generator``.
         """
         # A schedule may be split between two calls, of which the first ends above 0.
         validate_sigmas(sigmas, partial=True)
@@ -129,7 +136,7 @@ class Sampler:
                 raise ValueError(
                     f"eta={eta} adds noise at every step and needs a generator: pass one, or eta=0"
                 )
-        run = SamplerRun(denoise, generator, preserve or _unchanged, history or History())
+        run = SamplerRun(denoise, generator, preserve or _unchanged, history or History(), noise_by_token)
         # Rounding the state to the model's dtype after each step would accumulate.
         x, steps = x.to(dtype=torch.float32), len(sigmas) - 1
         for number, (sigma, sigma_next) in enumerate(pairwise(sigmas.tolist()), start=1):
