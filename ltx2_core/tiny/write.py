@@ -120,8 +120,8 @@ def checkpoint_tensors(config: ParsedJson, seed: int) -> dict[str, Tensor]:
     text = dict.fromkeys(("aggregate_embed.weight", "video_aggregate_embed.weight"), (0, flat))
     tensors: dict[str, Tensor] = {}
     for component, prefix in OFFICIAL_PREFIXES.items():
-        if component is Component.UPSAMPLER:
-            # The upsampler has a file of its own.
+        if component in (Component.UPSAMPLER, Component.DURATION_HEAD):
+            # They have files of their own.
             continue
         network = build(component, config, text, operations=torch.nn, numerics=Numerics.OFFICIAL)
         tensors |= random_weights(network, seed, prefix=prefix)
