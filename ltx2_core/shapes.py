@@ -55,7 +55,7 @@ def audio_latents_of(frames: int, fps: float, numerics: Numerics = Numerics.OFFI
     # and near a tie that changes the length.
     latents = frames / fps * AUDIO_LATENTS_PER_SECOND
     # Clips of a few frames would otherwise get no audio at all, which the networks cannot take.
-    return max(1, math.ceil(latents) if numerics is Numerics.COMFY else round(latents))
+    return max(1, math.ceil(latents) if numerics.is_comfy else round(latents))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,11 +20,19 @@ class Numerics(Enum):
 
     ``OFFICIAL`` follows the official LTX-2 repository, ``COMFY`` ComfyUI core 0.27. They differ in the
     epsilon of the query/key norm, in the timestep that feeds cross-modal gates and prompt modulation, in
-    fractional denoise masks, and in the rounding of audio lengths.
+    fractional denoise masks, and in the rounding of audio lengths. ``COMFY_033`` follows ComfyUI core 0.31 to
+    0.33, in which the audio of each block attends to the video after this block's update by the audio, and
+    not before: it differs from the trained model, and is offered for parity with graphs alone.
     """
 
     OFFICIAL = "official"
     COMFY = "comfy"
+    COMFY_033 = "comfy-0.33"
+
+    @property
+    def is_comfy(self) -> bool:
+        """Whether this follows some version of ComfyUI."""
+        return self is not Numerics.OFFICIAL
 
 
 @dataclass(frozen=True)

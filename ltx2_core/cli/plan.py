@@ -20,7 +20,6 @@ from ..run.request import Request
 from ..run.stages import Stage
 from ..shapes import ClipPlan
 from ..storage.quantized import loaded_bytes
-from ..types import Numerics
 
 
 def print_edit(pipeline: LTX2Pipeline, plan: EditPlan | None, request: Request) -> None:
@@ -158,7 +157,7 @@ def _input_lines(request: Request) -> Iterator[str]:
 def _schedule(pipeline: LTX2Pipeline, request: Request, stage: Stage) -> str:
     """Say for how many tokens the noise levels are computed, and which setting decided that."""
     schedule = request.sampling.schedule
-    of_clip = (schedule or ("clip" if pipeline.numerics is Numerics.COMFY else "4096")) == "clip"
+    of_clip = (schedule or ("clip" if pipeline.numerics.is_comfy else "4096")) == "clip"
     why = f"the {pipeline.numerics.value} numerics" if schedule is None else "as written"
     tokens = f"the {stage.clip.video_tokens} tokens of the clip" if of_clip else "4096 tokens"
     return f"for {tokens}: {why}"

@@ -62,8 +62,10 @@ _log = logging.getLogger(__name__)
 
 _WITH_LORA = (Component.TRANSFORMER, Component.TEXT_CONNECTORS, Component.TEXT_PROJECTION)
 
-_FLOAT32 = frozenset({Component.AUDIO_ENCODER, Component.AUDIO_DECODER, Component.VOCODER})
-"""Small, and audibly better than in bfloat16."""
+_FLOAT32 = frozenset(
+    {Component.AUDIO_ENCODER, Component.AUDIO_DECODER, Component.VOCODER, Component.DURATION_HEAD}
+)
+"""Small, and the audio is audibly better than in bfloat16."""
 
 
 class Components:

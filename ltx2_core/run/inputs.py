@@ -144,7 +144,7 @@ def _prepare(frames: Tensor, clip: ClipPlan, crf: int, numerics: Numerics, fit: 
 
     A single frame is also compressed with H.264 at ``crf`` and decoded.
     """
-    comfy = numerics is Numerics.COMFY
+    comfy = numerics.is_comfy
     # Official pipelines compress the image at its own size, ComfyUI after it was resized.
     if len(frames) == 1 and not comfy:
         frames = compress_image(frames[0], crf)[None]

@@ -473,7 +473,7 @@ class LTX2Pipeline(Codecs):
     def _audio_stage(self, request: Request, stages: Sequence[Stage]) -> int:
         if request.staging.audio_stage is not None:
             return request.staging.audio_stage
-        return 1 if stages[0].guided and self.numerics is Numerics.OFFICIAL else 2
+        return 1 if stages[0].guided and not self.numerics.is_comfy else 2
 
 
 # Unpack is for type checkers; help() and completion in an editor read this signature.

@@ -75,7 +75,7 @@ def plan_stages(
         image_strength=request.inputs.image.strength,
         sampler=sampling.sampler,
         eta=sampling.eta,
-        noise_by_token=recipe.noise_by_token and numerics is Numerics.OFFICIAL,
+        noise_by_token=recipe.noise_by_token and not numerics.is_comfy,
         # A pass of its own avoids the negative prompt already, and the denoiser refuses both.
         nag=None if reads_negative else sampling.nag,
     )
@@ -171,7 +171,7 @@ def _first_sigmas(request: Request, clip: ClipPlan, numerics: Numerics, recipe: 
         return last_sigmas(FIXED_SIGMAS[recipe.sigmas], sampling.denoise)
 
     # The official pipelines always schedule for 4096 tokens, ComfyUI and diffusers for those of the clip.
-    usual = "clip" if numerics is Numerics.COMFY else "4096"
+    usual = "clip" if numerics.is_comfy else "4096"
     of_clip = (sampling.schedule or usual) == "clip"
 
     def schedule(steps: int) -> Tensor:

@@ -104,7 +104,7 @@ class Denoiser:
             raise ValueError("this sampler needs a negative prompt at any cfg: pass its context")
         x0, negative = self._guided(x, sigma, negative=True)
         # ComfyUI masks the result of guidance alone, and not the estimates that a sampler reads.
-        if self._numerics is Numerics.OFFICIAL:
+        if not self._numerics.is_comfy:
             negative = blend(self._clean, negative, self._mask)
         return Estimates(blend(self._clean, x0, self._mask), negative)
 
@@ -115,7 +115,7 @@ class Denoiser:
         content, before each forward pass.
         """
         # There the network gets preserved content clean, whatever ``x`` has in its place.
-        return x if self._numerics is Numerics.COMFY else blend(self._clean, x, self._mask)
+        return x if self._numerics.is_comfy else blend(self._clean, x, self._mask)
 
     def _guided(self, x: AVLatent, sigma: float, *, negative: bool) -> Estimates:
         """The guided x0 and that of the negative prompt, both before masking.
@@ -134,7 +134,7 @@ class Denoiser:
         x = x.to(self._device, torch.float32)
         # Mask times sigma is the timestep of a token, and with it the noise that it has.
         removed: AVLatent | float = self._mask * sigma
-        if self._numerics is Numerics.COMFY:
+        if self._numerics.is_comfy:
             # The model gets preserved content clean, and every cell loses the noise of the step, not its own.
             x, removed = blend(self._clean, x, self._mask), sigma
         velocities: Mapping[Pass, AVLatent]

@@ -50,7 +50,7 @@ class ClipInputs:
         dtype: torch.dtype,
     ) -> None:
         self.dtype = dtype
-        self._nag, self._comfy = nag, numerics is Numerics.COMFY
+        self._nag, self._comfy = nag, numerics.is_comfy
         self._present = _present_tokens(state, clean.video)
         self._video = self._video_stream(state, mask.video, {which: c.video for which, c in contexts.items()})
         texts = {which: c.audio for which, c in contexts.items()}

@@ -65,7 +65,7 @@ def initial_state(
     # For a second stage sigma is the first of its schedule (0.909375 or 0.85), and the latent is the upscaled
     # one.
     noised = latent.zip(noise, lambda x, n: torch.lerp(x, n.to(x.device), sigma))
-    if numerics is Numerics.COMFY:
+    if numerics.is_comfy:
         return noised
     # Blending the mixture by the mask equals mixing at mask * sigma, which is the timestep of each token.
     return blend(latent, noised, state.mask)

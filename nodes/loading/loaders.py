@@ -11,7 +11,7 @@ from ...ltx2_core.loading.checkpoint import open_checkpoint
 from ...ltx2_core.loading.file_set import check_generations
 from ..host.clip import load_clip
 from ..host.folders import FileList
-from ..host.model import load_host_model, load_model
+from ..host.model import load_host_model, load_model, load_model_as_host
 from ..host.upscaler import load_upscaler
 from ..host.vae import load_audio_vae, load_video_vae
 from ..host.values import Vae
@@ -20,7 +20,7 @@ from .file_lists import NONE, SAME
 
 CATEGORY = "LTX-2/loaders"
 OURS = "LTX-2"
-NETWORKS = {OURS: load_model, "ComfyUI": load_host_model}
+NETWORKS = {OURS: load_model, "ComfyUI": load_host_model, "LTX-2, as this ComfyUI": load_model_as_host}
 """Choices of the widget ``network``."""
 
 
@@ -301,7 +301,9 @@ def _network() -> io.Input:
         optional=True,
         tooltip="LTX-2: the network of this pack, for Speed, Spatial Tiles and less memory. ComfyUI: the "
         "host's own network from the same file, for nodes of other packs that LTX-2 refuses, and for the "
-        "results of ComfyUI's own loader in this version.",
+        "results of ComfyUI's own loader in this version. LTX-2, as this ComfyUI: the network of this pack, "
+        "computed as the installed version does; from 0.31 on its audio differs from that of the trained "
+        "model.",
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from host_graph import CROSS_MODAL, Graph, Loaded, Recipe, Whose, load, sample
+from host_graph import Graph, Loaded, Recipe, Whose, load, sample
 from host_graph import Guide as Frames
 from host_server import GraphError, Server
 from safetensors.torch import save_file
@@ -20,8 +20,7 @@ from ltx2_core.tiny.settings import tiny_config
 from ltx2_core.tiny.write import checkpoint_tensors
 
 MARKER = "model.diffusion_model.keyframes_abs_pos_embedding"
-# Every host that supports the marker is one of those that the fixture `streams_off` describes.
-ONE_PASS = Recipe(steps=1, cfg=1.0, streams_off=CROSS_MODAL)
+ONE_PASS = Recipe(steps=1, cfg=1.0)
 RECIPES = {
     "text": ONE_PASS,
     "guidance": replace(ONE_PASS, steps=2, cfg=3.0, batch=2),
