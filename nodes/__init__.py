@@ -13,6 +13,11 @@ from .conditioning.audio import LTX2AVReferenceAudio, LTX2AVTextToAudio
 from .conditioning.control import LTX2AVCanny
 from .conditioning.guides import LTX2AVAddGuide, LTX2AVCropGuides
 from .conditioning.images import LTX2AVImgToVideoInplace, LTX2AVPreprocess, LTX2AVSetAudio
+from .conditioning.keyframes import (
+    LTX2AVAddGeneratedKeyframes,
+    LTX2AVGeneratedKeyframesToGuides,
+    LTX2AVSeparateGeneratedKeyframes,
+)
 from .conditioning.time_mask import LTX2AVTimeMask
 from .editing.finish import LTX2AVFinishEdit
 from .editing.long_video import LTX2AVDecodeLongVideo, LTX2AVLongVideo
@@ -48,6 +53,9 @@ NODES: list[type[io.ComfyNode]] = [
     LTX2AVSetAudio,
     LTX2AVAddGuide,
     LTX2AVCropGuides,
+    LTX2AVAddGeneratedKeyframes,
+    LTX2AVSeparateGeneratedKeyframes,
+    LTX2AVGeneratedKeyframesToGuides,
     LTX2AVTimeMask,
     LTX2AVScheduler,
     LTX2AVDistilledSigmas,

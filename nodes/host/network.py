@@ -197,6 +197,11 @@ class HostTransformer(Transformer):
         **unused: Any,
     ) -> list[Tensor] | Tensor:
         _name_unused(unused)
+        if generated_keyframes is not None and not self.config.keyframe_embedding:
+            raise ValueError(
+                "this model cannot generate keyframes, which LTX-2.5 introduced: load a checkpoint of it, or "
+                "remove LTX-2 Add Generated Keyframes"
+            )
         # The host passes a bare tensor for video alone.
         latents = list(x) if isinstance(x, (list, tuple)) else [x]
         video_latent, audio_latent = latents[0], latents[1] if len(latents) > 1 else None
