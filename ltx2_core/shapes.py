@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, replace
 from enum import Enum
 from fractions import Fraction
+from typing import Final, Literal
 
 from .types import Numerics
 
@@ -22,6 +23,8 @@ AUDIO_SAMPLE_RATE = 16000
 AUDIO_HOP_LENGTH = 160
 AUDIO_DOWNSAMPLE = 4
 AUDIO_LATENTS_PER_SECOND = 25
+AUTO: Final = "auto"
+"""In place of a length in seconds: it is predicted from the prompt."""
 
 
 class Snap(Enum):
@@ -247,14 +250,19 @@ def _check_whole(name: str, value: int) -> None:
 class ClipSize:
     """The size and length that a request asks for; None is left to the recipe of the checkpoint.
 
-    ``width`` and ``height`` are pixels; the length is ``num_frames`` or ``seconds``. ``video`` False is audio
-    alone, of that length.
+    ``width`` and ``height`` are pixels; the length is ``num_frames`` or ``seconds``, which "auto" leaves to
+    the duration head of the model. ``video`` False is audio alone, of that length.
     """
 
     width: int | None = None
     height: int | None = None
     num_frames: int | None = None
-    seconds: float | None = None
+    seconds: float | Literal["auto"] | None = None
     fps: float | None = None
     snap: Snap = Snap.NEAREST
     video: bool = True
+
+    @property
+    def auto(self) -> bool:
+        """Whether the length is predicted from the prompt."""
+        return self.seconds == AUTO

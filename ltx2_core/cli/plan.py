@@ -77,8 +77,8 @@ def print_plan(
     clip = stages[-1].clip
     size = f"{clip.width}x{clip.height}, " if request.size.video else "audio alone, "
     click.echo(f"{name:<10}{size}{clip.frames} frames at {clip.fps:g} fps, {clip.seconds:.3f} s")
-    for change in clip.changes:
-        click.echo(f"          {change}")
+    for note in _length_notes(request, clip):
+        click.echo(f"          {note}")
     click.echo(f"recipe    {recipe_line(pipeline, request)}")
     click.echo(f"seed      {request.seed}")
     for line in _file_lines(pipeline):
@@ -117,6 +117,13 @@ def print_plan(
     # Stages follow one another, so the largest one counts and not their sum.
     peak = max(memory, key=lambda entry: entry.total)
     click.echo(f"peak      about {size_text(peak.total)} in {peak.stage} ({pipeline.networks.dtype})")
+
+
+def _length_notes(request: Request, clip: ClipPlan) -> Iterator[str]:
+    """Yield a line for a length that is predicted later, and for each value that was rounded."""
+    if request.size.auto:
+        yield "length auto: predicted from the prompt in the run; planned here as above"
+    yield from clip.changes
 
 
 def _tokens(clip: ClipPlan, *, video: bool) -> str:

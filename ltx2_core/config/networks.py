@@ -82,9 +82,7 @@ class DurationHeadConfig:
 
     def __post_init__(self) -> None:
         if self.heads < 1 or self.hidden % self.heads:
-            raise ValueError(
-                f"num_pooler_heads={self.heads} does not divide pooler_hidden_dim={self.hidden}"
-            )
+            raise ValueError(f"num_pooler_heads={self.heads} does not divide pooler_hidden_dim={self.hidden}")
 
 
 @dataclass(frozen=True, kw_only=True)

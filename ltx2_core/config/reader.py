@@ -10,7 +10,14 @@ from collections.abc import Sequence
 
 from ..storage.files import ParsedJson
 from .checked import require, section, unsupported
-from .networks import ConnectorConfig, DurationHeadConfig, RopeConfig, TextConfig, TransformerConfig, UpsamplerConfig
+from .networks import (
+    ConnectorConfig,
+    DurationHeadConfig,
+    RopeConfig,
+    TextConfig,
+    TransformerConfig,
+    UpsamplerConfig,
+)
 
 
 def transformer_config(config: ParsedJson) -> TransformerConfig:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..conditioning.slots import generated_keyframes
 from ..conditioning.state import drop_guides, empty_state
 from ..config import transformer_config
 from ..loading import Component, Lora, LoraReport
@@ -38,6 +39,7 @@ from ..types import AVLatent, LatentState, Numerics, TextContext
 from .codecs import Codecs
 from .components import Components, LoraFile, open_loras, warn_of_stacked
 from .distributed import Processes
+from .duration import predict_seconds, with_length
 from .execution import Execution
 from .flat_options import RequestOptions
 from .generation import Generation
@@ -152,10 +154,16 @@ class LTX2Pipeline(Codecs):
         run = Run(on_step, stop)
         stages = self.check(request, further=bool(extra), source=source_size(extra))
         plan = self._memory_plan(stages, source_size(extra))
-        files = file_records(request)
+        files, predicted_s = file_records(request), None
         # Text first: unless networks are held, its encoder is freed before the transformer is loaded.
         with self.networks.clock.timed("text"):
             contexts = self._contexts(request, stages, run)
+            if request.size.auto:
+                predicted_s = predict_seconds(self.networks, contexts[0][0])
+                request = with_length(request, predicted_s)
+                # Size and memory were checked for the usual length.
+                stages = self.check(request, further=bool(extra), source=source_size(extra))
+                plan = self._memory_plan(stages, source_size(extra))
         input_audio = read_input_audio(request, stages[-1])
         items = encoded_inputs(self, request, stages, input_audio, run)
         for stage, more in zip(stages, items, strict=True):
@@ -170,6 +178,7 @@ class LTX2Pipeline(Codecs):
         latents = request.inputs.latents
         first_audio: Tensor | None = None
         evaluations: list[Evaluations] = []
+        keyframes: Tensor | None = None
         for index, stage in enumerate(stages):
             if index and latents is not None:
                 run.report(f"upscale to {stage.clip.width}x{stage.clip.height}", 0, 1)
@@ -182,6 +191,9 @@ class LTX2Pipeline(Codecs):
                 index, stage, state, *contexts[index], request, start_noise, step_noise, run, plan
             )
             evaluations.append(used)
+            # The official pipelines generate them in the first stage.
+            if index == 0:
+                keyframes = generated_keyframes(latents, state)
             # Guides are extra tokens, which neither the upscaler nor the decoder takes.
             latents = drop_guides(latents, state)
             # The second stage samples audio all the same, because both streams attend to each other; its
@@ -198,6 +210,7 @@ class LTX2Pipeline(Codecs):
                 "recipe": {"name": self._recipe_of(request).name, "chose": list(chosen)},
                 "conditioning": [describe(item) for item in extra],
                 "inputs": files,
+                **({} if predicted_s is None else {"predicted_s": round(predicted_s, 3)}),
             },
             latents=latents,
             clip=stages[-1].clip,
@@ -205,6 +218,7 @@ class LTX2Pipeline(Codecs):
             sigmas=tuple(tuple(round(v, 6) for v in s.sigmas.tolist()) for s in stages),
             input_audio=input_audio,
             evaluations=tuple(evaluations),
+            keyframes=keyframes,
         )
 
     @property

@@ -38,7 +38,8 @@ class Request:
         trigger: trigger word of a LoRA, which takes the place of ``[trigger]`` in the prompt.
         prompt_embeds: both prompts as ``pipeline.encode_prompt`` made them, in place of encoding them.
         width, height: size of the finished clip in pixels; a multiple of 32, of 64 with two stages.
-        num_frames, seconds: length of the clip, one of the two; 8k + 1 frames.
+        num_frames, seconds: length of the clip, one of the two; 8k + 1 frames. seconds="auto" predicts it
+            from the prompt, by the duration head of LTX-2.5.
         fps, snap: frames per second; how a size or length that is not on the latent grid is rounded: "floor",
             "nearest" or "ceil", or "error" to refuse it.
         video: False generates audio alone, in one stage.
@@ -246,6 +247,8 @@ class Request:
             raise ValueError(
                 "latents are continued in one stage: give stages=1 and upscale between two calls"
             )
+        if self.size.auto and self.inputs.latents is not None:
+            raise ValueError("latents have a length of their own: leave seconds='auto' out")
         if self.sampling.denoise != 1 and self.inputs.latents is None:
             raise ValueError(
                 f"denoise={self.sampling.denoise} needs latents to preserve something of; give latents or "

@@ -63,6 +63,12 @@ class DurationHead(nn.Module):
         """The seconds of one prompt. Raises ValueError for a batch."""
         if len(context.video) != 1:
             raise ValueError(f"a duration is predicted for one prompt; got {len(context.video)}")
+        widths = self.video_input_proj.in_features, self.audio_input_proj.in_features
+        if (context.video.shape[2], context.audio.shape[2]) != widths:
+            raise ValueError(
+                f"the duration head takes texts of width {widths[0]} and {widths[1]} and this model has "
+                f"{context.video.shape[2]} and {context.audio.shape[2]}: use the one of the same release"
+            )
         # In float32: ten megabytes of weights, and a length that must not depend on the number format.
         return float(self(context.video.float(), context.audio.float()))
 
